@@ -1,0 +1,43 @@
+# make demo and make test set up all they need in .venv, without root. PYTHON chooses the interpreter (3.11 or newer).
+PYTHON ?= python3
+BIN := .venv/bin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: demo test bench lint clean
+
+demo: .venv/demo
+	$(BIN)/kvpoll replay --limit 3000 --speed 60 --prefill 2 --decode 2 --policy strict --seed 7 \
+	    --abort-rate 0.03 --late-rate 0.05 --reuse-rate 0.05 --crash-rate 0.002
+
+test: .venv/test
+	$(BIN)/python -m pytest -n auto --dist worksteal
+
+bench: .venv/test
+	$(BIN)/python -m bench
+
+# luacheck comes from the system (Debian: lua-check); make test has its own check of the Lua's globals.
+lint: .venv/lint
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	luacheck --no-color lua
+
+clean:
+	rm -rf .venv dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo "redis-kvpoll needs Python 3.11 or newer; try: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv .venv
+
+.venv/demo: .venv/bin/python pyproject.toml
+	$(BIN)/pip install --quiet --editable '.[cli,embedded,fast]'
+	@touch $@
+
+.venv/test: .venv/bin/python pyproject.toml
+	$(BIN)/pip install --quiet --editable '.[test]'
+	@touch $@
+
+.venv/lint: .venv/test pyproject.toml
+	$(BIN)/pip install --quiet --editable '.[test,lint]'
+	@touch $@

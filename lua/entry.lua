@@ -1,0 +1,16 @@
+-- Read all that is known of each room, at one moment. Times are milliseconds.
+--
+-- KEYS   each: room, prefix
+-- ARGV   nothing
+-- REPLY  each: ttl_ms, length, fields
+-- FEED   nothing
+--
+-- fields are name and value in turn; none when the room is absent.
+
+local reply = {}
+for i = 1, #KEYS, 2 do
+  reply[#reply + 1] = redis.call('PTTL', KEYS[i])
+  reply[#reply + 1] = redis.call('HGET', KEYS[i + 1], 'length')
+  reply[#reply + 1] = redis.call('HGETALL', KEYS[i])
+end
+return reply

@@ -1,0 +1,24 @@
+-- Agree on the settings of a namespace: the first user writes them, everybody reads them and renews their TTL.
+-- An empty argument adopts what is there, else the default. A user who disagrees writes nothing and gets to
+-- see what is there. Times are milliseconds.
+--
+-- KEYS   settings
+-- ARGV   ttl_ms, schema, policy, shards, mode
+-- REPLY  schema, policy, shards, mode
+-- FEED   nothing
+
+local NAMES = {'schema', 'policy', 'shards', 'mode'}
+local DEFAULTS = {'1', 'compat', '1', 'none'}
+local there = redis.call('HMGET', KEYS[1], 'schema', 'policy', 'shards', 'mode')
+local agreed = {}
+
+for i = 1, #NAMES do
+  local asked = ARGV[i + 1]
+  if there[i] and asked ~= '' and asked ~= there[i] then return there end
+  agreed[i] = there[i] or (asked ~= '' and asked) or DEFAULTS[i]
+end
+for i = 1, #NAMES do
+  if not there[i] then redis.call('HSET', KEYS[1], NAMES[i], agreed[i]) end
+end
+redis.call('PEXPIRE', KEYS[1], ARGV[1])
+return agreed

@@ -1,0 +1,47 @@
+"""One consistent table of KV-transfer statuses, in a Redis that all processes share.
+
+from redis_kvpoll import KVPoll, StatusStore
+
+with StatusStore.from_url("redis://localhost:6379/0", namespace="prod") as store:
+    store.update_status(42, KVPoll.Bootstrapping)
+    store.poll([42, 43])                            # [KVPoll.Bootstrapping, None]
+"""
+
+from redis_kvpoll.aio import AsyncStatusStore
+from redis_kvpoll.errors import (
+    CorruptEntryError,
+    EmbeddedServerError,
+    EvictionWarning,
+    InvalidInputError,
+    KVPollError,
+    KVTransferError,
+    NamespaceMismatchError,
+    OutcomeUnknownError,
+    RoomNotFoundError,
+    ServerRefusedError,
+    StoreClosedError,
+    StoreUnavailableError,
+)
+from redis_kvpoll.status import Entry, KVPoll, Outcome, Update
+from redis_kvpoll.store import StatusStore
+
+__all__ = [
+    "AsyncStatusStore",
+    "CorruptEntryError",
+    "EmbeddedServerError",
+    "Entry",
+    "EvictionWarning",
+    "InvalidInputError",
+    "KVPoll",
+    "KVPollError",
+    "KVTransferError",
+    "NamespaceMismatchError",
+    "Outcome",
+    "OutcomeUnknownError",
+    "RoomNotFoundError",
+    "ServerRefusedError",
+    "StatusStore",
+    "StoreClosedError",
+    "StoreUnavailableError",
+    "Update",
+]

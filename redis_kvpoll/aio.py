@@ -1,0 +1,184 @@
+"""AsyncStatusStore: the table for asyncio."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import AsyncIterator, Iterable, Mapping
+from types import TracebackType
+from typing import NoReturn, Self, TypeVar, Unpack, overload
+
+import redis.asyncio as redis
+from redis.exceptions import RedisError
+
+from redis_kvpoll import checks, commands
+from redis_kvpoll.checks import Mode, Policy
+from redis_kvpoll.clients import aioroutes
+from redis_kvpoll.commands import Agreement, Command, Scan, Settings
+from redis_kvpoll.commands.rooms import DEFAULT_ABORT_REASON
+from redis_kvpoll.delivery import DEFAULT_DEADLINE, Delivery, Flow, StoreOptions
+from redis_kvpoll.errors import StoreClosedError
+from redis_kvpoll.faults import NotSent
+from redis_kvpoll.status import Entry, KVPoll, Update
+from redis_kvpoll.store import StatusStore
+
+T = TypeVar("T")
+V = TypeVar("V")
+D = TypeVar("D")
+
+
+class AsyncStatusStore:
+    """StatusStore for asyncio: every method is its twin's, awaited; arguments, results and errors are the same.
+
+    ``client`` is a ``redis.asyncio.Redis`` or ``redis.asyncio.RedisCluster``. A store serves one event loop at a
+    time and is an async context manager (``aclose``). A call that is cancelled may have reached the server.
+    """
+
+    def __init__(
+        self,
+        client: redis.Redis | redis.RedisCluster | aioroutes.Route,
+        *,
+        namespace: str = "default",
+        ttl: float = 900.0,
+        terminal_ttl: float = 300.0,
+        deadline: float = DEFAULT_DEADLINE,
+        policy: Policy | None = None,
+        mode: Mode | None = None,
+        shards: int | None = None,
+    ) -> None:
+        self._delivery = Delivery(
+            Agreement.checked(namespace, policy, shards, mode),
+            ttl=checks.seconds(ttl, "ttl"),
+            terminal_ttl=checks.seconds(terminal_ttl, "terminal_ttl"),
+            deadline=checks.seconds(deadline, "deadline"),
+        )
+        self._route = client if isinstance(client, aioroutes.Route) else aioroutes.route_for(client, deadline)
+        self._closed = False
+
+    @classmethod
+    def from_url(cls, url: str, **options: Unpack[StoreOptions]) -> Self:
+        # No connection is made yet, so a failing constructor leaves only an embedded server, which ends by itself.
+        route = aioroutes.open_route(url, checks.seconds(options.get("deadline", DEFAULT_DEADLINE), "deadline"))
+        return cls(route, **options)
+
+    async def update_status(self, room: int, status: KVPoll | int) -> Update:
+        return await self._run(commands.update_status(room, status))
+
+    async def update_many(self, statuses: Mapping[int, KVPoll | int]) -> dict[int, Update]:
+        return await self._run(commands.update_many(statuses))
+
+    async def abort(self, room: int, reason: str = DEFAULT_ABORT_REASON) -> Update:
+        return await self._run(commands.abort(room, reason))
+
+    async def record_failure(self, room: int, reason: str) -> bool:
+        return await self._run(commands.record_failure(room, reason))
+
+    async def touch(self, rooms: Iterable[int]) -> int:
+        return await self._run(commands.touch(rooms))
+
+    async def set_decode_prefix_len(self, room: int, length: int) -> None:
+        return await self._run(commands.set_decode_prefix_len(room, length))
+
+    async def clear(self, room: int) -> KVPoll | None:
+        return await self._run(commands.clear(room))
+
+    async def clear_many(self, rooms: Iterable[int]) -> dict[int, KVPoll | None]:
+        return await self._run(commands.clear_many(rooms))
+
+    async def pop_decode_prefix_len(self, room: int) -> int:
+        return await self._run(commands.pop_decode_prefix_len(room))
+
+    async def failure_exception(self, room: int) -> NoReturn:
+        raise await self._run(commands.failure_exception(room))
+
+    async def check_status(self, room: int) -> KVPoll:
+        return await self._run(commands.check_status(room))
+
+    @overload
+    async def get(self, room: int) -> KVPoll | None: ...
+    @overload
+    async def get(self, room: int, default: D) -> KVPoll | D: ...
+    async def get(self, room: int, default: object = None) -> object:
+        return await self._run(commands.get(room, default))
+
+    async def poll(self, rooms: Iterable[int]) -> list[KVPoll | None]:
+        return await self._run(commands.poll(rooms))
+
+    async def failure_reason(self, room: int) -> str | None:
+        return await self._run(commands.failure_reason(room))
+
+    async def entry(self, room: int) -> Entry | None:
+        return await self._run(commands.entry(room))
+
+    def rooms(self, status: KVPoll | int | None = None) -> AsyncIterator[int]:
+        return self._rooms(None if status is None else checks.status(status))
+
+    async def counts(self) -> dict[KVPoll, int]:
+        counts = dict.fromkeys(KVPoll, 0)
+        async for page in self._pages():
+            for status in await self.poll(page):
+                if status is not None:
+                    counts[status] += 1
+        return counts
+
+    async def settings(self) -> Settings | None:
+        return await self._take(self._delivery.settings())
+
+    async def aclose(self) -> None:
+        """Close the store's connections; with from_url, all that it opened. May be repeated."""
+        self._closed = True
+        await self._route.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} namespace={self._delivery.namespace!r} on {self._route}>"
+
+    async def _rooms(self, wanted: KVPoll | None) -> AsyncIterator[int]:
+        async for page in self._pages():
+            statuses = await self.poll(page) if wanted is not None else [None] * len(page)
+            for room, status in zip(page, statuses, strict=True):
+                if status is wanted:
+                    yield room
+
+    async def _pages(self) -> AsyncIterator[list[int]]:
+        scan = Scan()
+        while (page := await self._take(self._delivery.next_page(scan, self._route.clustered))) is not None:
+            yield page
+
+    async def _run(self, command: Command[V, T]) -> T:
+        return await self._take(self._delivery.run(command))
+
+    async def _take(self, flow: Flow[T]) -> T:
+        """Do each step that a flow asks for, until it returns."""
+        if self._closed:
+            raise StoreClosedError("this store was closed; make another")
+        try:
+            step = next(flow)
+            while True:
+                try:
+                    result = await self._route.take(step)
+                except (NotSent, RedisError, OSError) as error:
+                    step = flow.throw(error)
+                else:
+                    step = flow.send(result)
+        except StopIteration as end:
+            value: T = end.value
+            return value
+
+
+def _share_docstrings() -> None:
+    """One text for both worlds: a method without one here is documented by its blocking twin."""
+    for name, twin in inspect.getmembers(StatusStore, callable):
+        here = vars(AsyncStatusStore).get(name)
+        here = here.__func__ if isinstance(here, classmethod) else here
+        if here is not None and here.__doc__ is None:
+            here.__doc__ = twin.__doc__
+
+
+_share_docstrings()

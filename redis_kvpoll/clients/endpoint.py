@@ -1,0 +1,63 @@
+"""What the sync and the asyncio routes have in common: how our own connections are made.
+
+We take connections of our own, made to the settings of the client that the user gave us, rather than going
+through the client, for two reasons. A client repeats calls by itself, so a clear could run twice, against our
+promise, and turning that off would change the user's object. And a connection that stays with us saves the
+client's pool book-keeping: a quarter of the time of a call.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+from redis.retry import Retry
+
+from redis_kvpoll.clients.urls import Target
+from redis_kvpoll.errors import InvalidInputError
+
+logger = logging.getLogger("redis_kvpoll")
+
+MAX_IDLE = 16
+"""Connections kept for the next call, a server. More are opened when more threads call at once, then closed."""
+
+# What a client sets for connections that its own pool watches over.
+_POOL_ONLY = ("maint_notifications_pool_handler", "maint_notifications_config", "retry_on_timeout", "retry_on_error")
+
+
+def connection_options(client_options: dict[str, Any]) -> dict[str, Any]:
+    """The keyword arguments for a connection of ours, from a client's."""
+    options = {key: value for key, value in client_options.items() if key not in _POOL_ONLY}
+    # Replies are decoded by us, whatever the client is set to.
+    options |= {"retry": Retry(NoBackoff(), 0), "decode_responses": False, "encoding": "utf-8"}
+    return options
+
+
+def time_limit(options: dict[str, Any], deadline: float) -> float:
+    """Seconds for one try: the client's own socket_timeout, but never above the deadline."""
+    own = options.get("socket_timeout")
+    return deadline if own is None else min(float(own), deadline)
+
+
+@contextmanager
+def options_of(target: Target) -> Iterator[None]:
+    """Turn redis-py's complaints about a URL's options into ours, before anything is opened."""
+    try:
+        yield
+    except (TypeError, ValueError, RedisError) as error:
+        raise InvalidInputError(f"URL {target.shown}: {error}") from None
+
+
+def wrong_client(client: Any, store: str, takes: str, other: str) -> InvalidInputError:
+    """The error for a client of another kind; most often it is the other world's."""
+    return InvalidInputError(
+        f"{store} takes a {takes}, not {type(client).__module__}.{type(client).__name__} (is it one for {other}?)"
+    )
+
+
+def warn_of_memory() -> None:
+    logger.warning("memory:// keeps the table inside this process: no other process can see it")

@@ -1,0 +1,102 @@
+"""What a URL asks for. Parsing only; nothing is opened here."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from redis.connection import parse_url
+
+from redis_kvpoll.errors import InvalidInputError, printable
+
+Kind = Literal["memory", "embedded", "single", "sentinel", "cluster"]
+
+SCHEMES = (
+    "memory://, embedded://, redis://, rediss://, valkey://, valkeys://, unix://, "
+    "redis+sentinel://host:port,host:port/service/db, redis+cluster://host:port"
+)
+_PORTS = {"single": 6379, "cluster": 6379, "sentinel": 26379}
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A URL, taken apart."""
+
+    kind: Kind
+    hosts: tuple[tuple[str, int], ...] = ()
+    service: str = ""
+    """The name of the primary, for Sentinel."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """redis-py's keyword arguments for a connection."""
+    sentinel_options: dict[str, Any] = field(default_factory=dict)
+    shown: str = ""
+    """The URL without its password."""
+
+
+def parse(url: Any) -> Target:
+    """Take a URL apart; InvalidInputError says what is wrong with it, without showing its password."""
+    if not isinstance(url, str):
+        raise InvalidInputError(f"a URL is a str, not {type(url).__name__}")
+    shown = printable(re.sub(r"//[^/]*@", "//***@", url))
+    scheme, separator, rest = url.partition("://")
+    try:
+        if separator and scheme in ("memory", "embedded"):
+            if rest:
+                raise ValueError(f"nothing may follow {scheme}://")
+            return Target(scheme, shown=shown)  # type: ignore[arg-type]
+        base, _, kind = scheme.replace("valkey", "redis", 1).partition("+")
+        if not separator or base not in ("redis", "rediss", "unix") or (base == "unix" and kind):
+            raise ValueError(f"it must start with one of {SCHEMES}")
+        if kind not in ("", "sentinel", "cluster"):
+            raise ValueError(f"it must start with one of {SCHEMES}")
+        return _servers(base, kind or "single", rest, shown)  # type: ignore[arg-type]
+    except ValueError as error:
+        raise InvalidInputError(f"URL {shown}: {error}") from None
+
+
+def _servers(base: str, kind: Kind, rest: str, shown: str) -> Target:
+    if base == "unix":
+        options = parse_url(f"unix://{rest}")
+        if not options.get("path"):
+            raise ValueError("it has no path to a socket")
+        return Target(kind, options=_plain(options), shown=shown)
+    where, _, query = rest.partition("?")
+    authority, _, path = where.partition("/")
+    user, at, addresses = authority.rpartition("@")
+    hosts = tuple(_address(address, kind) for address in addresses.split(","))
+    if len(hosts) > 1 and kind == "single":
+        raise ValueError("more than one host takes redis+sentinel:// or redis+cluster://")
+    service = ""
+    if kind == "sentinel":
+        service, _, path = path.partition("/")
+        if not service:
+            raise ValueError("it names no service: redis+sentinel://host:port/service/db")
+    if path and not path.isdecimal():
+        raise ValueError(f"the database is a number, not {path!r}")
+    if kind == "cluster" and path not in ("", "0"):
+        raise ValueError("a cluster has only database 0")
+    # redis-py's own parser reads the user and the options; it knows one host, so it gets a stand-in.
+    options = _plain(parse_url(f"{base}://{user}{at}host/{path}?{query}"))
+    sentinel = {key.removeprefix("sentinel_"): options.pop(key) for key in list(options) if key.startswith("sentinel_")}
+    if kind == "single":
+        options["host"], options["port"] = hosts[0]
+    if base == "rediss":
+        options["ssl"] = sentinel["ssl"] = True
+    return Target(kind, hosts, service, options, sentinel, shown)
+
+
+def _plain(options: Any) -> dict[str, Any]:
+    return {key: value for key, value in options.items() if key not in ("host", "port", "connection_class")}
+
+
+def _address(address: str, kind: Kind) -> tuple[str, int]:
+    parts = urlsplit(f"//{address}")
+    try:
+        port = parts.port
+    except ValueError:
+        raise ValueError(f"{address!r} has no valid port") from None
+    if parts.hostname is None and kind != "single":
+        raise ValueError("it names no host")
+    return parts.hostname or "localhost", port if port is not None else _PORTS[kind]

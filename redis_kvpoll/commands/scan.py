@@ -1,0 +1,43 @@
+"""Walking over all rooms of a namespace, a page at a time, by SCAN."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from redis_kvpoll import keys
+from redis_kvpoll.commands.shape import Table
+
+PAGE = 1000
+
+
+class Scan:
+    """The state of one walk: where it stands, and which rooms it has already given.
+
+    SCAN may name a key twice, and gives every key that is there from start to end; a room that comes or goes
+    meanwhile may be in it or not.
+    """
+
+    def __init__(self) -> None:
+        self._tags: list[str] | None = None
+        self._cursor = b"0"
+        self._seen: set[int] = set()
+
+    def request(self, table: Table, clustered: bool) -> tuple[str, list[str | bytes]] | None:
+        """(the shard to ask, the words to send) for the next page; None after the last."""
+        if self._tags is None:
+            # In a cluster each shard is on a node of its own; one server sees all shards in a single walk.
+            tags = keys.tags(table.namespace, table.shards)
+            self._tags = tags if clustered or table.shards == 1 else [f"{table.namespace}/*"]
+        if not self._tags:
+            return None
+        pattern = keys.rooms_pattern(self._tags[0])
+        return self._tags[0], ["SCAN", self._cursor, "MATCH", pattern, "COUNT", str(PAGE)]
+
+    def page(self, reply: list[Any]) -> list[int]:
+        """The rooms of a page that were not given before."""
+        self._cursor, names = reply
+        if self._cursor == b"0" and self._tags:
+            self._tags.pop(0)
+        rooms = {room for name in names if (room := keys.room_of(name)) is not None} - self._seen
+        self._seen |= rooms
+        return list(rooms)

@@ -1,0 +1,118 @@
+"""Every exception that this library raises.
+
+KVPollError
+├── InvalidInputError (ValueError)      refused before anything was sent
+├── RoomNotFoundError (KeyError)        check_status of an absent room
+├── KVTransferError                     raised for the caller by failure_exception
+├── CorruptEntryError                   a key of the table holds what no script writes
+├── NamespaceMismatchError              this store and the namespace disagree on a setting
+├── StoreClosedError                    the store was closed
+├── ServerRefusedError                  the server answered with an error; trying again would not help
+├── StoreUnavailableError               no answer within the deadline
+│   └── OutcomeUnknownError             sent, but the reply was lost: it may or may not have happened
+└── EmbeddedServerError                 embedded:// found no server program, or it did not start
+
+EvictionWarning (UserWarning)           the server may evict live rooms under memory pressure
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class KVPollError(Exception):
+    """The root of this library's exceptions."""
+
+
+class InvalidInputError(KVPollError, ValueError):
+    """An argument was refused. Nothing was sent to Redis."""
+
+
+class _RoomError(KVPollError):
+    """An error about one room; ``args`` are the constructor's, so that it survives pickling."""
+
+    def __init__(self, room: int, *details: Any) -> None:
+        super().__init__(room, *details)
+        self.room = room
+
+
+class RoomNotFoundError(_RoomError, KeyError):
+    """The room is not in the table: never opened, cleared, or expired."""
+
+    # KeyError would print the repr of its argument, quotes and all.
+    def __str__(self) -> str:
+        return f"check_status: room {self.room} is not in the table (never opened, cleared, or expired)"
+
+
+class KVTransferError(_RoomError):
+    """The KV transfer of a room failed, for ``reason`` (named as SGLang names its own)."""
+
+    def __init__(self, room: int, reason: str) -> None:
+        super().__init__(room, reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"KV transfer of room {self.room} failed: {printable(self.reason)}"
+
+
+class CorruptEntryError(_RoomError):
+    """The room's key holds something that no script of this library writes."""
+
+    def __init__(self, room: int, operation: str, found: str) -> None:
+        super().__init__(room, operation, found)
+        self.operation = operation
+        self.found = found
+
+    def __str__(self) -> str:
+        return (
+            f"{self.operation}: room {self.room} holds {printable(self.found)}, which this library never writes; "
+            f"look at its key with redis-cli, or clear({self.room}) to start over"
+        )
+
+
+class NamespaceMismatchError(KVPollError):
+    """The namespace is in use with another setting, so sharing it would split or mix the table."""
+
+    def __init__(self, namespace: str, setting: str, ours: str, theirs: str) -> None:
+        super().__init__(namespace, setting, ours, theirs)
+        self.namespace = namespace
+        self.setting = setting
+        self.ours = ours
+        self.theirs = theirs
+
+    def __str__(self) -> str:
+        return (
+            f"namespace {self.namespace!r} has {self.setting}={self.theirs}, but this store was made with "
+            f"{self.setting}={self.ours}; pass {self.setting}=None to adopt what is there, or use another namespace"
+        )
+
+
+class StoreClosedError(KVPollError):
+    """The store was closed before this call."""
+
+
+class ServerRefusedError(KVPollError):
+    """The server answered with an error that trying again would not change."""
+
+
+class StoreUnavailableError(KVPollError):
+    """The server gave no answer within the store's deadline."""
+
+
+class OutcomeUnknownError(StoreUnavailableError):
+    """A call that destroys was sent and its reply was lost; it was not repeated."""
+
+
+class EmbeddedServerError(KVPollError):
+    """A server for embedded:// could not be found or started."""
+
+
+class EvictionWarning(UserWarning):
+    """The server's maxmemory-policy may drop live rooms."""
+
+
+def printable(text: str) -> str:
+    """``text`` with everything that a terminal would obey (escapes, newlines, bidi marks) spelled out."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -1,0 +1,70 @@
+"""Every key name, and nothing else builds one.
+
+The braces are Redis Cluster's hash tag: all keys of one shard live in one slot, so that one script may touch
+them together. They are there from the first day, on a single server too, so no key is renamed when a
+deployment moves to a cluster.
+
+    kvpoll:{prod}:settings          what all users of the namespace agree on
+    kvpoll:{prod}:room:42           one room
+    kvpoll:{prod}:prefix:42         its decode prefix length
+    kvpoll:{prod/3}:room:42         the same with shards > 1
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+
+from redis_kvpoll.checks import MAX_ROOM
+
+_ROOM_KEY = re.compile(rb"kvpoll:\{[^}]+\}:room:(0|[1-9][0-9]{0,18})")
+_SETTINGS_KEY = re.compile(rb"kvpoll:\{([A-Za-z0-9._-]{1,64})\}:settings")
+
+ALL_SETTINGS = "kvpoll:{*}:settings"
+"""The pattern that finds every namespace of a server."""
+
+
+def tag(namespace: str, shards: int, room: int) -> str:
+    """The hash tag of the shard that holds ``room``.
+
+    CRC-32 of the decimal id, because ids are not always random: SGLang routes by ``room % dp_size``, so the
+    rooms of one worker can share their remainder, and a plain modulo would put them all into one shard.
+    """
+    if shards == 1:
+        return namespace
+    return f"{namespace}/{zlib.crc32(b'%d' % room) % shards}"
+
+
+def tags(namespace: str, shards: int) -> list[str]:
+    """The hash tags of all shards."""
+    return [namespace] if shards == 1 else [f"{namespace}/{shard}" for shard in range(shards)]
+
+
+def settings(namespace: str) -> str:
+    return f"kvpoll:{{{namespace}}}:settings"
+
+
+def room(tag: str, room: int) -> str:
+    return f"kvpoll:{{{tag}}}:room:{room}"
+
+
+def prefix(tag: str, room: int) -> str:
+    return f"kvpoll:{{{tag}}}:prefix:{room}"
+
+
+def rooms_pattern(tag: str) -> str:
+    """The pattern that finds the rooms of one shard, or of every shard for ``prod/*``."""
+    return f"kvpoll:{{{tag}}}:room:*"
+
+
+def room_of(key: bytes) -> int | None:
+    """The room id in a room's key; None for a key that no room has (somebody else's, by hand)."""
+    match = _ROOM_KEY.fullmatch(key)
+    number = int(match[1]) if match else -1
+    return number if 0 <= number <= MAX_ROOM else None
+
+
+def namespace_of(key: bytes) -> str | None:
+    """The namespace in a settings key."""
+    match = _SETTINGS_KEY.fullmatch(key)
+    return match[1].decode() if match else None

@@ -1,0 +1,75 @@
+"""The words of the table: a room's status, and what a call did to it."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class KVPoll(enum.IntEnum):
+    """The status of one request's KV-cache transfer, with SGLang's numbers."""
+
+    Failed = 0
+    Bootstrapping = 1
+    WaitingForInput = 2
+    Transferring = 3
+    Success = 4
+
+    @property
+    def is_terminal(self) -> bool:
+        """True for Success and Failed: the room only waits to be cleared."""
+        return self in (KVPoll.Success, KVPoll.Failed)
+
+
+class Outcome(enum.Enum):
+    """What one call did, apart from the state the room is in now.
+
+    The values are the reply codes of the Lua scripts.
+    """
+
+    CREATED = 1
+    """The room was absent; now it has the given status."""
+    ADVANCED = 2
+    """The room moved on to the given status."""
+    UNCHANGED = 3
+    """The room was already there, or further; nothing was written."""
+    FAILED = 4
+    """The room became Failed."""
+    SKIPPED = 5
+    """The room is absent and this status may not create it; nothing was written."""
+    STALE = 6
+    """The write belonged to another generation of the room; nothing was written."""
+
+
+class Update(NamedTuple):
+    """The answer to a write: what this call did, and the status that the room has now.
+
+    ``status`` is None when the room is absent.
+    """
+
+    outcome: Outcome
+    status: KVPoll | None
+
+    @property
+    def changed(self) -> bool:
+        """True when this call wrote something."""
+        return self.outcome in (Outcome.CREATED, Outcome.ADVANCED, Outcome.FAILED)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """All that the table knows of one room, read in one atomic step.
+
+    Times are Unix times of the Redis server in seconds; ``ttl`` is the seconds that the entry has left
+    (infinite only when somebody took its TTL away by hand).
+    """
+
+    room: int
+    status: KVPoll
+    opened_at: float
+    updated_at: float
+    ttl: float
+    reason: str | None = None
+    failed_by: str | None = None
+    decode_prefix_len: int | None = None

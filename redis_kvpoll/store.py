@@ -1,0 +1,256 @@
+"""StatusStore: the table for blocking code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from types import TracebackType
+from typing import NoReturn, Self, TypeVar, Unpack, overload
+
+import redis
+from redis.exceptions import RedisError
+
+from redis_kvpoll import checks, commands
+from redis_kvpoll.checks import Mode, Policy
+from redis_kvpoll.clients import routes
+from redis_kvpoll.commands import Agreement, Command, Scan, Settings
+from redis_kvpoll.commands.rooms import DEFAULT_ABORT_REASON
+from redis_kvpoll.delivery import DEFAULT_DEADLINE, Delivery, Flow, StoreOptions
+from redis_kvpoll.errors import StoreClosedError
+from redis_kvpoll.faults import NotSent
+from redis_kvpoll.status import Entry, KVPoll, Update
+
+T = TypeVar("T")
+V = TypeVar("V")
+D = TypeVar("D")
+
+
+class StatusStore:
+    """The status table of one namespace, shared by every process that opens it.
+
+    Making a store does no I/O; the first call checks the namespace's settings on the server. One store may be
+    used by many threads, and in a child after ``fork``. It is a context manager.
+
+    Args:
+        client: a ``redis.Redis`` or ``redis.RedisCluster`` (fakeredis too). Its address, credentials and TLS
+            settings are used for connections of the store's own; the client is neither changed nor closed.
+        namespace: the name of the table, 1 to 64 of ``A-Z a-z 0-9 . _ -``.
+        ttl: seconds that a live room stays without being written or touched. 900 by default: three times
+            SGLang's 300 s bootstrap timeout, so the table never forgets a room that SGLang still waits for.
+        terminal_ttl: seconds that a room stays after Success or Failed. 300 by default: time for every rank
+            to see the end, and for a person to look why.
+        deadline: seconds for one call with all its retries. 5 by default: longer than a failover's blink,
+            shorter than a scheduler may hang.
+        policy: ``"compat"`` or ``"strict"``; None adopts the namespace's, else compat.
+        mode: ``"prefill"``, ``"decode"`` or ``"none"``; None adopts the namespace's, else none. In mode prefill
+            a Failed drops the room's decode prefix length, as SGLang's prefill side does.
+        shards: over how many Redis Cluster slots the rooms are spread; None adopts the namespace's, else 1.
+
+    Every method may raise, besides what it names:
+        InvalidInputError: an argument was refused; nothing was sent.
+        NamespaceMismatchError: the namespace is in use with another policy, mode or number of shards.
+        StoreUnavailableError: no answer within the deadline.
+        OutcomeUnknownError: a call that destroys was sent, and its reply was lost.
+        ServerRefusedError: the server's final word (permissions, memory, a foreign key).
+        CorruptEntryError: a room's key holds what this library never writes.
+        StoreClosedError: the store was closed.
+    """
+
+    def __init__(
+        self,
+        client: redis.Redis | redis.RedisCluster | routes.Route,
+        *,
+        namespace: str = "default",
+        ttl: float = 900.0,
+        terminal_ttl: float = 300.0,
+        deadline: float = DEFAULT_DEADLINE,
+        policy: Policy | None = None,
+        mode: Mode | None = None,
+        shards: int | None = None,
+    ) -> None:
+        self._delivery = Delivery(
+            Agreement.checked(namespace, policy, shards, mode),
+            ttl=checks.seconds(ttl, "ttl"),
+            terminal_ttl=checks.seconds(terminal_ttl, "terminal_ttl"),
+            deadline=checks.seconds(deadline, "deadline"),
+        )
+        self._route = client if isinstance(client, routes.Route) else routes.route_for(client, deadline)
+        self._closed = False
+
+    @classmethod
+    def from_url(cls, url: str, **options: Unpack[StoreOptions]) -> Self:
+        """A store on the server that a URL names; ``options`` are the constructor's.
+
+        ``memory://`` is a table inside this process; ``embedded://`` starts a private server that lives as long as
+        the store (it takes about 0.1 s); ``redis://``, ``rediss://``, ``valkey://``, ``valkeys://`` and ``unix://``
+        are redis-py's, with its options; ``redis+sentinel://host:port,host:port/service/db`` follows a primary;
+        ``redis+cluster://host:port`` finds the other nodes by itself.
+
+        Raises:
+            InvalidInputError: the URL is wrong; the message hides its password.
+            EmbeddedServerError: embedded:// found no server to run, or it did not start.
+        """
+        route = routes.open_route(url, checks.seconds(options.get("deadline", DEFAULT_DEADLINE), "deadline"))
+        try:
+            return cls(route, **options)
+        except BaseException:
+            route.close()
+            raise
+
+    # Writing
+
+    def update_status(self, room: int, status: KVPoll | int) -> Update:
+        """Merge a status into a room, by the policy (the rule of SGLang PR 24539, or its stricter form).
+
+        Sent again when a reply is lost; the second time it is only a late message, and answers so (UNCHANGED).
+        """
+        return self._run(commands.update_status(room, status))
+
+    def update_many(self, statuses: Mapping[int, KVPoll | int]) -> dict[int, Update]:
+        """Merge many statuses, in one round trip a shard for every 1,000. Atomic a room, not as a whole."""
+        return self._run(commands.update_many(statuses))
+
+    def abort(self, room: int, reason: str = DEFAULT_ABORT_REASON) -> Update:
+        """Fail a room and say why, in one step.
+
+        An absent room is SKIPPED: an abort that comes late never brings a room back. A reason that is already
+        there stays, since the first cause explains the later ones. Reasons are cut to 1,000 characters.
+        """
+        return self._run(commands.abort(room, reason))
+
+    def record_failure(self, room: int, reason: str) -> bool:
+        """Note why a room is failing, without failing it. True when this reason is now the room's.
+
+        False when the room is absent, or an earlier reason stands.
+        """
+        return self._run(commands.record_failure(room, reason))
+
+    def touch(self, rooms: Iterable[int]) -> int:
+        """Give live rooms a full TTL again; how many there were. A terminal room is left to expire."""
+        return self._run(commands.touch(rooms))
+
+    def set_decode_prefix_len(self, room: int, length: int) -> None:
+        """Record how many tokens of a room's prompt decode already holds. The room may still be absent."""
+        return self._run(commands.set_decode_prefix_len(room, length))
+
+    # Destroying: not sent again once the reply was lost (OutcomeUnknownError)
+
+    def clear(self, room: int) -> KVPoll | None:
+        """Remove a room, its reason and its decode prefix length; the status that it had, or None."""
+        return self._run(commands.clear(room))
+
+    def clear_many(self, rooms: Iterable[int]) -> dict[int, KVPoll | None]:
+        """Remove many rooms, in one round trip a shard for every 1,000."""
+        return self._run(commands.clear_many(rooms))
+
+    def pop_decode_prefix_len(self, room: int) -> int:
+        """Take a room's decode prefix length out of the table; 0 when there is none."""
+        return self._run(commands.pop_decode_prefix_len(room))
+
+    def failure_exception(self, room: int) -> NoReturn:
+        """Clear a room and raise why it failed, in one step.
+
+        Raises:
+            KVTransferError: always, with the room and its reason.
+        """
+        raise self._run(commands.failure_exception(room))
+
+    # Reading
+
+    def check_status(self, room: int) -> KVPoll:
+        """The status of a room.
+
+        Raises:
+            RoomNotFoundError: the room is absent (a KeyError, as SGLang's dict would raise).
+        """
+        return self._run(commands.check_status(room))
+
+    @overload
+    def get(self, room: int) -> KVPoll | None: ...
+    @overload
+    def get(self, room: int, default: D) -> KVPoll | D: ...
+    def get(self, room: int, default: object = None) -> object:
+        """The status of a room, or ``default`` when it is absent."""
+        return self._run(commands.get(room, default))
+
+    def poll(self, rooms: Iterable[int]) -> list[KVPoll | None]:
+        """The status of each room in the given order, in one round trip a shard for every 1,000."""
+        return self._run(commands.poll(rooms))
+
+    def failure_reason(self, room: int) -> str | None:
+        """Why a room failed; None when it is absent or nobody said."""
+        return self._run(commands.failure_reason(room))
+
+    def entry(self, room: int) -> Entry | None:
+        """All that the table knows of a room, read at one moment."""
+        return self._run(commands.entry(room))
+
+    def rooms(self, status: KVPoll | int | None = None) -> Iterator[int]:
+        """The rooms of the namespace, or those at one status; each once, in no order.
+
+        It walks by SCAN: a room that comes or goes meanwhile may be in it or not.
+        """
+        return self._rooms(None if status is None else checks.status(status))
+
+    def counts(self) -> dict[KVPoll, int]:
+        """How many rooms there are at each status."""
+        counts = dict.fromkeys(KVPoll, 0)
+        for page in self._pages():
+            for status in self.poll(page):
+                if status is not None:
+                    counts[status] += 1
+        return counts
+
+    def settings(self) -> Settings | None:
+        """The namespace's policy, shards and mode; None when nobody has used it. Writes nothing."""
+        return self._take(self._delivery.settings())
+
+    # Living and ending
+
+    def close(self) -> None:
+        """Close the store's connections; with from_url, all that it opened. May be repeated."""
+        self._closed = True
+        self._route.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} namespace={self._delivery.namespace!r} on {self._route}>"
+
+    def _rooms(self, wanted: KVPoll | None) -> Iterator[int]:
+        for page in self._pages():
+            if wanted is None:
+                yield from page
+            else:
+                statuses = self.poll(page)
+                yield from (room for room, status in zip(page, statuses, strict=True) if status is wanted)
+
+    def _pages(self) -> Iterator[list[int]]:
+        scan = Scan()
+        while (page := self._take(self._delivery.next_page(scan, self._route.clustered))) is not None:
+            yield page
+
+    def _run(self, command: Command[V, T]) -> T:
+        return self._take(self._delivery.run(command))
+
+    def _take(self, flow: Flow[T]) -> T:
+        """Do each step that a flow asks for, until it returns."""
+        if self._closed:
+            raise StoreClosedError("this store was closed; make another")
+        try:
+            step = next(flow)
+            while True:
+                try:
+                    result = self._route.take(step)
+                except (NotSent, RedisError, OSError) as error:
+                    step = flow.throw(error)
+                else:
+                    step = flow.send(result)
+        except StopIteration as end:
+            value: T = end.value
+            return value

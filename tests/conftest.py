@@ -1,0 +1,82 @@
+"""Fixtures: every test that asks for ``server`` or ``store`` runs on every kind of server there is."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import redis
+
+from redis_kvpoll import AsyncStatusStore, StatusStore
+from tests import servers as matrix
+from tests.blocking import Blocking
+
+
+@pytest.fixture(scope="session")
+def real_servers() -> Iterator[matrix.Servers]:
+    servers = matrix.Servers()
+    yield servers
+    servers.stop()
+
+
+@pytest.fixture(autouse=True)
+def watched() -> Iterator[list[redis.Redis]]:
+    """Clients of the servers that a test used. Afterwards no key on them may be without a TTL, and all keys go."""
+    clients: list[redis.Redis] = []
+    yield clients
+    for client in clients:
+        left = matrix.keys_without_ttl(client)
+        client.flushall()
+        client.close()
+        assert not left, f"keys without a TTL: {left}"
+
+
+@pytest.fixture(params=matrix.KINDS)
+def server(
+    request: pytest.FixtureRequest, real_servers: matrix.Servers, watched: list[redis.Redis]
+) -> Iterator[matrix.Server]:
+    """Each kind of server in turn, empty."""
+    found = real_servers.get(request.param)
+    if found is None:
+        pytest.skip(matrix.why_absent(request.param))
+    watched.append(found.client())
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def client(server: matrix.Server) -> redis.Redis:
+    """A plain client, for looking at keys as redis-cli would."""
+    return server.client(decode_responses=True)
+
+
+@pytest.fixture(params=("sync", "async"))
+def make_store(request: pytest.FixtureRequest, server: matrix.Server) -> Iterator[Callable[..., Any]]:
+    """Makes stores on the server, blocking and asyncio in turn; both are used as the blocking one is."""
+    with asyncio.Runner() as runner:
+        made: list[Any] = []
+
+        def make(client_options: dict[str, Any] | None = None, **options: Any) -> Any:
+            if request.param == "sync":
+                made.append(StatusStore(server.client(**client_options or {}), **options))
+            else:
+                store = AsyncStatusStore(server.async_client(**client_options or {}), **options)
+                made.append(Blocking(store, runner))
+            return made[-1]
+
+        yield make
+        for store in made:
+            store.close()
+
+
+@pytest.fixture(params=("compat", "strict"))
+def policy(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def store(make_store: Callable[..., Any]) -> Any:
+    """A store with the defaults."""
+    return make_store()

