@@ -1,0 +1,4 @@
+from redis_kvpoll.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""What the commands share: how a table is named, and opened to be looked at."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from redis_kvpoll import checks, keys
+from redis_kvpoll.errors import InvalidInputError
+from redis_kvpoll.store import StatusStore
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+DEADLINE = 2.0
+"""Seconds. A person at a terminal would rather hear soon that the server is away."""
+
+
+def table_options(command: F) -> F:
+    """--redis and --namespace."""
+    options = (
+        click.option(
+            "-n",
+            "--namespace",
+            envvar="KVPOLL_NAMESPACE",
+            default="default",
+            show_default=True,
+            show_envvar=True,
+            metavar="NAME",
+            help="The table's namespace.",
+        ),
+        click.option(
+            "--redis",
+            "url",
+            envvar="KVPOLL_URL",
+            default="redis://localhost:6379/0",
+            show_default=True,
+            show_envvar=True,
+            metavar="URL",
+            help="The server.",
+        ),
+    )
+    return functools.reduce(lambda wrapped, option: option(wrapped), options, command)
+
+
+class Room(click.ParamType[int]):
+    """A room id on the command line."""
+
+    name = "room"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            return checks.room(int(value))
+        except (InvalidInputError, ValueError):
+            self.fail(f"{value!r} is no room: a room is an int from 0 to 2^63-1", param, ctx)
+
+
+def open_table(url: str, namespace: str) -> StatusStore:
+    """A store that adopts the namespace as it is."""
+    return StatusStore.from_url(url, namespace=namespace, deadline=DEADLINE)
+
+
+def is_in_use(store: StatusStore, namespace: str) -> bool:
+    """Whether anybody uses the namespace; if not, say so.
+
+    Looking must not be using: a store's first command writes the settings that later users must agree with.
+    """
+    if store.settings() is not None:
+        return True
+    click.echo(
+        f"Nobody uses namespace {namespace!r}: it has no rooms and no settings.\n"
+        f"Those in use: redis-cli --scan --pattern '{keys.ALL_SETTINGS}'"
+    )
+    return False

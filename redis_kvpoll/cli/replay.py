@@ -1,0 +1,94 @@
+"""kvpoll replay: traffic by real processes over one table, and what became of it."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import sys
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from redis_kvpoll.checks import Policy
+from redis_kvpoll.cli.progress import Progress
+from redis_kvpoll.cli.report import as_json, render
+from redis_kvpoll.replay import runner, traffic
+from redis_kvpoll.replay.hazards import Rates
+from redis_kvpoll.replay.report import Report
+from redis_kvpoll.replay.router import Run
+
+PROMISE_BROKEN = 3
+GENERATED = 1000
+
+_rate = click.FloatRange(0, 1)
+_workers = click.IntRange(1, 64)
+
+
+@click.command()
+@click.option("--trace", type=click.Path(path_type=Path), help="JSON lines with timestamp (ms), input_length and "
+              "output_length; without it, traffic is generated.")  # fmt: skip
+@click.option("--redis", "url", envvar="KVPOLL_URL", show_envvar=True, metavar="URL",
+              help="The server; without it, a private one is started and ended.")  # fmt: skip
+@click.option("--prefill", type=_workers, default=2, show_default=True, help="Prefill worker processes.")
+@click.option("--decode", type=_workers, default=2, show_default=True, help="Decode worker processes.")
+@click.option("--speed", type=click.FloatRange(0, min_open=True), default=20.0, show_default=True,
+              help="How many times faster than the trace.")  # fmt: skip
+@click.option("--limit", type=click.IntRange(min=1), help=f"Requests at most; {GENERATED:,} when generated.")
+@click.option("--policy", type=click.Choice(["compat", "strict"]), default="strict", show_default=True,
+              help="How late messages are merged.")  # fmt: skip
+@click.option("--abort-rate", type=_rate, default=0.03, show_default=True, help="Requests aborted, from either side.")
+@click.option("--late-rate", type=_rate, default=0.05, show_default=True,
+              help="Requests with a message that arrives after the clear.")  # fmt: skip
+@click.option("--reuse-rate", type=_rate, default=0.05, show_default=True,
+              help="Requests that get the room of one before them.")  # fmt: skip
+@click.option("--crash-rate", type=_rate, default=0.002, show_default=True,
+              help="Requests during which a worker is killed with SIGKILL.")  # fmt: skip
+@click.option("--seed", type=int, help="Repeats the traffic and the hazards of a run; random by default.")
+@click.option("--json", "wants_json", is_flag=True, help="Print the report as JSON.")
+def replay(
+    trace: Path | None,
+    url: str | None,
+    prefill: int,
+    decode: int,
+    speed: float,
+    limit: int | None,
+    policy: Policy,
+    abort_rate: float,
+    late_rate: float,
+    reuse_rate: float,
+    crash_rate: float,
+    seed: int | None,
+    wants_json: bool,
+) -> None:
+    """Replay prefill/decode traffic by real processes over one shared table.
+
+    A router gives each request a room; prefill and decode workers run SGLang's handshake over two tables; aborts,
+    late messages, reused rooms and killed workers happen at the given rates. The report says what became of every
+    request and every room. Exit status 3: something happened that the policy promises not to have.
+    """
+    seed = secrets.randbelow(2**31) if seed is None else seed
+    requests = traffic.read_trace(trace, limit) if trace else traffic.generate(limit or GENERATED, seed)
+    rates = Rates(abort_rate, late_rate, reuse_rate, crash_rate)
+    # The report goes to stdout; everything on the way to it to stderr.
+    console = Console(stderr=True, highlight=False)
+    with runner.server(url) as server:
+        plan = runner.plan(server, policy, speed)
+        source = trace.name if trace else "generated traffic"
+        console.print(f"[bold]kvpoll replay[/]: {len(requests):,} requests of {source}, policy {policy}, seed {seed}")
+        console.print(f"Look at it from another shell, while it runs:\n  kvpoll ls --redis {server} "
+                      f"--namespace {plan.namespace}-decode", soft_wrap=True)  # fmt: skip
+        with Progress(console, len(requests)) as progress:
+            report = runner.replay(Run(plan, requests, rates, prefill, decode, seed), progress.show)
+    _print(report, wants_json)
+    if report.violations():
+        sys.exit(PROMISE_BROKEN)
+
+
+def _print(report: Report, wants_json: bool) -> None:
+    if wants_json:
+        click.echo(json.dumps(as_json(report), indent=2))
+    else:
+        console = Console(highlight=False)
+        for part in render(report):
+            console.print(part)

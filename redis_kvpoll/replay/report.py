@@ -1,0 +1,88 @@
+"""The figures of a replay, and which promises they break."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from redis_kvpoll.checks import Policy
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """Milliseconds a call took."""
+
+    calls: int
+    p50: float
+    p90: float
+    p99: float
+    max: float
+
+    @classmethod
+    def of(cls, seconds: list[float]) -> Latency:
+        if not seconds:
+            return cls(0, 0.0, 0.0, 0.0, 0.0)
+        ordered = sorted(seconds)
+
+        def at(share: float) -> float:
+            return round(ordered[min(len(ordered) - 1, int(share * len(ordered)))] * 1000, 3)
+
+        return cls(len(ordered), at(0.50), at(0.90), at(0.99), at(1.0))
+
+
+@dataclass(slots=True)
+class Report:
+    """What a replay found. Rates are per second of ``seconds``, the time from the first request to the last end."""
+
+    policy: Policy
+    requests: int
+    prefill: int
+    decode: int
+    speed: float
+    seed: int
+    seconds: float
+    input_tokens: int
+    output_tokens: int
+    results: dict[str, int]
+    rooms_updated: int
+    rooms_polled: int
+    updates: Latency
+    polls: Latency
+    outcomes: dict[str, int]
+    late: dict[str, dict[str, int]]
+    """Planned late messages: status -> what the table answered -> how many."""
+    reused: int
+    crashes: int
+    lost: int
+    orphaned: int
+    orphans_past_ttl: int
+    leaked: dict[str, int]
+    """By the status that brought the room back; ``unknown`` for rooms that nothing explains."""
+    polluted: int
+    pollution: dict[str, int]
+    """Kind -> requests."""
+    errors: list[str] = field(default_factory=list)
+    """What went wrong with the replay itself."""
+
+    @property
+    def updates_per_second(self) -> float:
+        return self.rooms_updated / self.seconds if self.seconds else 0.0
+
+    @property
+    def polls_per_second(self) -> float:
+        return self.rooms_polled / self.seconds if self.seconds else 0.0
+
+    @property
+    def late_failed_skipped(self) -> int:
+        return self.late.get("Failed", {}).get("SKIPPED", 0)
+
+    def violations(self) -> list[str]:
+        """What the policy promises not to have, in words; empty when all holds."""
+        found = list(self.errors)
+        if self.lost:
+            found.append(f"{self.lost} requests lost: they have no end")
+        if self.orphans_past_ttl:
+            found.append(f"{self.orphans_past_ttl} rooms of killed workers outlived their TTL")
+        for status, count in self.leaked.items():
+            if self.policy == "strict" or status not in ("Success", "Transferring"):
+                found.append(f"{count} rooms leaked through a late {status}")
+        return found

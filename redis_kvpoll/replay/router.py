@@ -1,0 +1,211 @@
+"""The router process: it gives each request a room and two workers, and kills workers as the hazards say."""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import random
+import signal
+import time
+from collections import Counter, deque
+from multiprocessing.connection import Connection
+from typing import NamedTuple
+
+from redis_kvpoll.errors import KVPollError
+from redis_kvpoll.replay.handshake import compute_seconds, timeout_seconds, transfer_seconds
+from redis_kvpoll.replay.hazards import SIDES, Fate, Rates, fate
+from redis_kvpoll.replay.ledger import Ledger
+from redis_kvpoll.replay.messages import Announced, Arrived, Ended, FromWorker, Job, Measured, Opened, Plan
+from redis_kvpoll.replay.pool import Pool, Slot
+from redis_kvpoll.replay.report import Report
+from redis_kvpoll.replay.sweep import Sweep
+from redis_kvpoll.replay.tally import Tally
+from redis_kvpoll.replay.traffic import Request
+
+SNAPSHOT_SECONDS = 0.1
+SETTLE_SECONDS = 0.3
+"""After the last end: longer than any message is late."""
+
+
+class Run(NamedTuple):
+    """A whole replay."""
+
+    plan: Plan
+    requests: list[Request]
+    rates: Rates
+    prefill: int
+    decode: int
+    seed: int
+
+
+class Snapshot(NamedTuple):
+    """How far a replay is."""
+
+    phase: str
+    arrived: int
+    over: int
+    results: dict[str, int]
+    late_skipped: int
+    crashes: int
+
+
+def main(run: Run, pipe: Connection[Snapshot | Report | str, None]) -> None:
+    """The whole life of the router process; it ends early when the other end of the pipe is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    router = Router(run, pipe)
+    try:
+        pipe.send(router.run())
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        pass
+    except KVPollError as error:
+        with contextlib.suppress(OSError):
+            pipe.send(str(error))
+    finally:
+        router.kill()
+
+
+class Router:
+    """A replay under way."""
+
+    def __init__(self, run: Run, pipe: Connection[Snapshot | Report | str, None]) -> None:
+        self._run, self._pipe = run, pipe
+        self._pool = Pool(run.plan, run.prefill, run.decode)
+        self._ledger = Ledger()
+        self._tally = Tally()
+        self._sweep = Sweep(run.plan)
+        self._rng = random.Random(run.seed)  # noqa: S311 - room ids, not secrets
+        self._free: deque[int] = deque(maxlen=64)  # rooms of requests that are over, the latest last
+        self._kills: list[tuple[float, int, Slot]] = []  # a heap: when, a number, whom
+        self._open = 0
+        self._reused = 0
+        self._snapshot_at = 0.0
+        self._errors: list[str] = []
+
+    def run(self) -> Report:
+        started = time.monotonic()
+        for number, request in enumerate(self._run.requests):
+            due = started + request.at / self._run.plan.speed
+            while (now := time.monotonic()) < due:
+                self._attend(min(due - now, 0.02), "replaying", number)
+            self._dispatch(request, now)
+        total = len(self._run.requests)
+        give_up_at = time.monotonic() + timeout_seconds(self._run.plan.speed) + 5
+        while self._open and time.monotonic() < give_up_at:
+            self._attend(0.02, "finishing", total)
+        seconds = time.monotonic() - started
+        settled_at = time.monotonic() + SETTLE_SECONDS
+        while time.monotonic() < settled_at:
+            self._attend(0.02, "finishing", total)
+        self._pool.stop()
+        self._sweep.begin(self._ledger)
+        while self._sweep.is_waiting():
+            self._tell("waiting for orphans to expire", total)
+            time.sleep(SNAPSHOT_SECONDS)
+        return self._report(seconds)
+
+    def kill(self) -> None:
+        self._pool.kill()
+        self._sweep.close()
+
+    def _dispatch(self, request: Request, now: float) -> None:
+        what = fate(self._run.rates, self._run.seed, request.id)
+        room = self._room(what)
+        prefix_length = int(request.input_length * what.prefix_share)
+        speed = self._run.plan.speed
+        life = (compute_seconds(request.input_length) + transfer_seconds(request.input_length)) / speed + 0.02
+        self._ledger.dispatched(request.id, room)
+        self._open += 1
+        for side in SIDES:
+            slot = self._pool.least_busy(side)
+            slot.requests.add(request.id)
+            late = what.late if what.late and what.late.side == side else None
+            abort_after = what.abort_at * life if what.abort_side == side else None
+            self._pool.send(slot, Job(request.id, room, request.input_length, prefix_length, abort_after, late))
+            if what.crash_side == side:
+                heapq.heappush(self._kills, (now + what.crash_at * life, request.id, slot))
+
+    def _room(self, what: Fate) -> int:
+        """A new random id, as SGLang's router makes them, or the latest one that is free again."""
+        if what.reuse and self._free:
+            self._reused += 1
+            return self._free.pop()
+        return self._rng.randrange(2**63)
+
+    def _attend(self, timeout: float, phase: str, arrived: int) -> None:
+        """Listen to the workers, kill those whose time has come, and tell how far it is."""
+        for slot, message in self._pool.messages(timeout):
+            if message is None:
+                self._errors.append(f"a {slot.side} worker died by itself; its own message is above")
+                self._bury(slot)
+            else:
+                self._handle(slot, message)
+        while self._kills and self._kills[0][0] <= time.monotonic():
+            _, _, slot = heapq.heappop(self._kills)
+            if slot in self._pool.slots[slot.side]:  # else its place was taken: it was killed for another request
+                self._bury(slot)
+        if time.monotonic() >= self._snapshot_at:
+            self._tell(phase, arrived)
+
+    def _handle(self, slot: Slot, message: FromWorker) -> None:
+        if isinstance(message, Measured):
+            self._tally.add(message)
+        elif isinstance(message, Opened):
+            self._ledger.opened(slot.side, message)
+        elif isinstance(message, Arrived):
+            self._ledger.arrived(message)
+        elif isinstance(message, Announced):
+            if prefill := self._pool.holder("prefill", message.request):
+                self._pool.send(prefill, message)
+        elif isinstance(message, Ended):
+            slot.requests.discard(message.request)
+            if self._ledger.ended(slot.side, message):
+                self._over(message.request)
+
+    def _bury(self, slot: Slot) -> None:
+        for message in self._pool.replace(slot):
+            self._handle(slot, message)
+        requests = sorted(slot.requests)
+        self._sweep.bury(slot.side, [self._ledger.room(request) for request in requests])
+        for request in self._ledger.crashed(slot.side, requests, time.monotonic()):
+            self._over(request)
+
+    def _over(self, request: int) -> None:
+        self._open -= 1
+        room = self._ledger.room(request)
+        if not any(room in rooms for rooms in self._ledger.orphans.values()):
+            self._free.append(room)
+
+    def _tell(self, phase: str, arrived: int) -> None:
+        """Send a snapshot. The other end being gone ends the replay, by the exception."""
+        self._snapshot_at = time.monotonic() + SNAPSHOT_SECONDS
+        skipped = sum(answers.get("SKIPPED", 0) for answers in self._ledger.late.values())
+        results = {str(result): count for result, count in self._ledger.results.items()}
+        over = sum(results.values())
+        self._pipe.send(Snapshot(phase, arrived, over, results, skipped, self._ledger.crashes))
+
+    def _report(self, seconds: float) -> Report:
+        run, ledger = self._run, self._ledger
+        polluted = ledger.polluted()
+        return Report(
+            policy=run.plan.policy,
+            requests=len(run.requests),
+            prefill=run.prefill,
+            decode=run.decode,
+            speed=run.plan.speed,
+            seed=run.seed,
+            seconds=round(seconds, 3),
+            input_tokens=sum(request.input_length for request in run.requests),
+            output_tokens=sum(request.output_length for request in run.requests),
+            reused=self._reused,
+            crashes=ledger.crashes,
+            lost=len(ledger.lost),
+            results={str(result): count for result, count in ledger.results.items()},
+            orphaned=self._sweep.orphaned,
+            orphans_past_ttl=self._sweep.past_ttl,
+            leaked=self._sweep.leaked(ledger),
+            polluted=len(polluted),
+            pollution=dict(Counter(polluted.values())),
+            late=ledger.late,
+            errors=self._errors,
+            **self._tally.figures(),
+        )

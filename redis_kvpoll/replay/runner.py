@@ -1,0 +1,71 @@
+"""A replay from the outside: the server it needs, the router, and its report."""
+
+from __future__ import annotations
+
+import multiprocessing
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from redis_kvpoll.checks import Policy
+from redis_kvpoll.clients.embedded import EmbeddedServer
+from redis_kvpoll.clients.urls import parse
+from redis_kvpoll.errors import InvalidInputError, KVPollError
+from redis_kvpoll.replay import router
+from redis_kvpoll.replay.messages import Plan
+from redis_kvpoll.replay.report import Report
+from redis_kvpoll.replay.router import Run, Snapshot
+
+TTL_SECONDS = 10.0
+"""Short, so that what a killed worker leaves behind is gone before a person gets impatient."""
+
+
+class ReplayError(KVPollError):
+    """A replay could not be run to its end."""
+
+
+@contextmanager
+def server(url: str | None) -> Iterator[str]:
+    """The URL to use: the given one, or that of a private server for as long as the block lasts."""
+    if url is not None and parse(url).kind == "memory":
+        raise InvalidInputError("memory:// is inside one process; a replay runs many: use embedded:// or a server")
+    if url is not None and parse(url).kind != "embedded":
+        yield url
+    else:
+        with EmbeddedServer() as embedded:
+            yield embedded.url
+
+
+def plan(url: str, policy: Policy, speed: float) -> Plan:
+    """The plan of a new replay, in namespaces of its own."""
+    return Plan(url, f"replay-{secrets.token_hex(2)}", policy, speed, TTL_SECONDS)
+
+
+def replay(run: Run, progress: Callable[[Snapshot], None]) -> Report:
+    """Run a replay in processes of its own; ``progress`` is told how far it is, ten times a second.
+
+    Raises:
+        ReplayError: it could not be run to its end; the message says why.
+    """
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=router.main, args=(run, theirs), name="kvpoll-router")
+    process.start()
+    theirs.close()
+    try:
+        while True:
+            message = ours.recv()
+            if isinstance(message, Report):
+                return message
+            if isinstance(message, str):
+                raise ReplayError(message)
+            progress(message)
+    except EOFError:
+        raise ReplayError("the router process died; its own message is above") from None
+    finally:
+        # The router sees the end of its pipe, ends the workers, and itself.
+        ours.close()
+        process.join(timeout=10)
+        if process.is_alive():
+            process.kill()
+            process.join()

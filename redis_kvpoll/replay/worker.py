@@ -1,0 +1,173 @@
+"""A worker process of one side: it runs the handshakes of all requests that the router gives it."""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import signal
+import time
+from multiprocessing.connection import Connection
+
+from redis_kvpoll.errors import KVTransferError
+from redis_kvpoll.replay.handshake import SIDES, Decode, Prefill, Turn
+from redis_kvpoll.replay.hazards import Late, Side
+from redis_kvpoll.replay.messages import (
+    Announced,
+    Arrived,
+    Ended,
+    FromWorker,
+    Job,
+    Opened,
+    Plan,
+    Result,
+    Stop,
+    ToWorker,
+)
+from redis_kvpoll.replay.tables import Meter, Table
+from redis_kvpoll.status import KVPoll, Outcome, Update
+
+LOOK_SECONDS = 0.004
+"""Between two looks at all rooms: a scheduler's loop is of this order."""
+
+
+def main(side: Side, plan: Plan, pipe: Connection[FromWorker, ToWorker]) -> None:
+    """The whole life of a worker process. It ends when the router says so, or is gone."""
+    # Ctrl-C reaches the whole group of processes; the router decides how it ends.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        Worker(side, plan, pipe).run()
+
+
+class Worker:
+    """Rooms in flight, and what is to be done about them."""
+
+    def __init__(self, side: Side, plan: Plan, pipe: Connection[FromWorker, ToWorker]) -> None:
+        self._side, self._plan, self._pipe = side, plan, pipe
+        self._meter = Meter()
+        self._own = Table(plan, side, self._meter)
+        self._peer = Table(plan, "decode" if side == "prefill" else "prefill", self._meter)
+        self._new: list[Job] = []
+        self._running: dict[int, Prefill | Decode] = {}  # by room
+        self._known: dict[int, int] = {}  # room by request, of all requests so far
+        self._announced: list[int] = []
+        self._late: list[tuple[float, int, int, Late]] = []  # a heap: when, request, room, message
+        self._touch_at = 0.0
+        self._stopping = False
+        self._events: list[FromWorker] = []
+
+    def run(self) -> None:
+        while not (self._stopping and not self._new and not self._running and not self._late):
+            self._listen()
+            self._open()
+            turn = self._look()
+            self._answer_announcements(turn)
+            self._write(turn)
+            self._conclude(turn)
+            self._send_late()
+            self._touch()
+            self._report()
+
+    def _listen(self) -> None:
+        wait = LOOK_SECONDS if self._running or self._late else None
+        while self._pipe.poll(wait):
+            wait = 0
+            message = self._pipe.recv()
+            if isinstance(message, Job):
+                self._new.append(message)
+            elif isinstance(message, Announced):
+                self._announced.append(message.request)
+            elif isinstance(message, Stop):
+                self._stopping = True
+
+    def _open(self) -> None:
+        """Open the entries of new requests. Whatever but CREATED they are born with is somebody else's."""
+        if not self._new:
+            return
+        now = time.monotonic()
+        updates = self._own.update({job.room: KVPoll.Bootstrapping for job in self._new})
+        for job in self._new:
+            self._running[job.room] = SIDES[self._side](job, self._plan.speed, now)
+            self._known[job.request] = job.room
+            self._events.append(Opened(job.request, updates[job.room].outcome, now))
+        self._new.clear()
+
+    def _look(self) -> Turn:
+        """Poll every room in flight and let each take its step."""
+        turn = Turn()
+        rooms = list(self._running)
+        if rooms:
+            statuses = self._own.poll(rooms)
+            now = time.monotonic()
+            for room, status in zip(rooms, statuses, strict=True):
+                self._running[room].look(status, now, turn)
+        return turn
+
+    def _answer_announcements(self, turn: Turn) -> None:
+        """Prefill's part: when decode is ready, and when the table says so."""
+        early = []
+        for request in self._announced:
+            room = self._known.get(request)
+            if room is None:
+                early.append(request)  # decode was faster than the router's word to us
+                continue
+            handshake = self._running.get(room)
+            if isinstance(handshake, Prefill) and handshake.job.request == request:
+                self._own.store.set_decode_prefix_len(room, handshake.job.prefix_length)
+                handshake.announced(turn)
+        self._announced = early
+        for room, handshake in self._running.items():
+            if isinstance(handshake, Prefill) and handshake.waits_for_start:
+                handshake.start(self._own.store.pop_decode_prefix_len(room), time.monotonic())
+
+    def _write(self, turn: Turn) -> None:
+        self._events += (Announced(request) for request in turn.announced)
+        for table, statuses in ((self._own, turn.own), (self._peer, turn.peer)):
+            if not statuses:
+                continue
+            for room, update in table.update(statuses).items():
+                if update.outcome is Outcome.CREATED:  # it came after the clear
+                    self._arrived(self._running[room].job.request, table.side, statuses[room], update, planned=False)
+        for room, reason, tell in turn.aborts:
+            self._own.abort(room, reason)
+            if tell:
+                self._peer.abort(room, reason)
+
+    def _conclude(self, turn: Turn) -> None:
+        """Clear what has ended, and tell the router."""
+        if not turn.done:
+            return
+        failed = [room for room in turn.done if self._running[room].status is KVPoll.Failed]
+        self._own.store.clear_many(room for room in turn.done if room not in failed)
+        for room in turn.done:
+            handshake = self._running.pop(room)
+            result: Result = "success" if handshake.status is KVPoll.Success else "failed"
+            if room in failed:
+                try:
+                    self._own.store.failure_exception(room)
+                except KVTransferError as error:
+                    result = handshake.result(error.reason)
+            now = time.monotonic()
+            self._events.append(Ended(handshake.job.request, result, now))
+            if late := handshake.job.late:
+                heapq.heappush(self._late, (now + late.delay, handshake.job.request, room, late))
+
+    def _send_late(self) -> None:
+        while self._late and self._late[0][0] <= time.monotonic():
+            _, request, room, late = heapq.heappop(self._late)
+            update = self._own.update({room: late.status})[room]
+            self._arrived(request, self._side, late.status, update, planned=True)
+
+    def _touch(self) -> None:
+        if self._running and time.monotonic() >= self._touch_at:
+            self._touch_at = time.monotonic() + self._plan.ttl / 4
+            self._own.store.touch(self._running)
+
+    def _arrived(self, request: int, side: Side, status: KVPoll, update: Update, planned: bool) -> None:
+        self._events.append(Arrived(request, side, status, update.outcome, time.monotonic(), planned))
+
+    def _report(self) -> None:
+        if measured := self._meter.take():
+            self._events.append(measured)
+        for event in self._events:
+            self._pipe.send(event)
+        self._events.clear()
