@@ -75,7 +75,10 @@ def replay(
     with runner.server(url) as server:
         plan = runner.plan(server, policy, speed)
         source = trace.name if trace else "generated traffic"
-        console.print(f"[bold]kvpoll replay[/]: {len(requests):,} requests of {source}, policy {policy}, seed {seed}")
+        console.print(
+            f"[bold]kvpoll replay[/]: {len(requests):,} requests of {source}, policy {policy}, seed {seed}",
+            soft_wrap=True,
+        )
         console.print(f"Look at it from another shell, while it runs:\n  kvpoll ls --redis {server} "
                       f"--namespace {plan.namespace}-decode", soft_wrap=True)  # fmt: skip
         with Progress(console, len(requests)) as progress:

@@ -15,7 +15,7 @@ from redis_kvpoll.errors import KVPollError
 from redis_kvpoll.replay.handshake import compute_seconds, timeout_seconds, transfer_seconds
 from redis_kvpoll.replay.hazards import SIDES, Fate, Rates, fate
 from redis_kvpoll.replay.ledger import Ledger
-from redis_kvpoll.replay.messages import Announced, Arrived, Ended, FromWorker, Job, Measured, Opened, Plan
+from redis_kvpoll.replay.messages import Announced, Arrived, Broken, Ended, FromWorker, Job, Measured, Opened, Plan
 from redis_kvpoll.replay.pool import Pool, Slot
 from redis_kvpoll.replay.report import Report
 from redis_kvpoll.replay.sweep import Sweep
@@ -25,6 +25,10 @@ from redis_kvpoll.replay.traffic import Request
 SNAPSHOT_SECONDS = 0.1
 SETTLE_SECONDS = 0.3
 """After the last end: longer than any message is late."""
+
+
+class ReplayError(KVPollError):
+    """A replay could not be run to its end."""
 
 
 class Run(NamedTuple):
@@ -156,6 +160,8 @@ class Router:
         elif isinstance(message, Announced):
             if prefill := self._pool.holder("prefill", message.request):
                 self._pool.send(prefill, message)
+        elif isinstance(message, Broken):
+            raise ReplayError(message.why)
         elif isinstance(message, Ended):
             slot.requests.discard(message.request)
             if self._ledger.ended(slot.side, message):

@@ -10,18 +10,16 @@ from contextlib import contextmanager
 from redis_kvpoll.checks import Policy
 from redis_kvpoll.clients.embedded import EmbeddedServer
 from redis_kvpoll.clients.urls import parse
-from redis_kvpoll.errors import InvalidInputError, KVPollError
+from redis_kvpoll.errors import InvalidInputError
 from redis_kvpoll.replay import router
+from redis_kvpoll.replay.hazards import SIDES
 from redis_kvpoll.replay.messages import Plan
 from redis_kvpoll.replay.report import Report
-from redis_kvpoll.replay.router import Run, Snapshot
+from redis_kvpoll.replay.router import ReplayError, Run, Snapshot
+from redis_kvpoll.replay.tables import open_store
 
 TTL_SECONDS = 10.0
 """Short, so that what a killed worker leaves behind is gone before a person gets impatient."""
-
-
-class ReplayError(KVPollError):
-    """A replay could not be run to its end."""
 
 
 @contextmanager
@@ -46,7 +44,11 @@ def replay(run: Run, progress: Callable[[Snapshot], None]) -> Report:
 
     Raises:
         ReplayError: it could not be run to its end; the message says why.
+        StoreUnavailableError: the server is out of reach; no process was started.
     """
+    for side in SIDES:
+        with open_store(run.plan, side) as store:
+            store.get(0)
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=router.main, args=(run, theirs), name="kvpoll-router")

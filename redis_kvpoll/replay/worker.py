@@ -8,12 +8,13 @@ import signal
 import time
 from multiprocessing.connection import Connection
 
-from redis_kvpoll.errors import KVTransferError
+from redis_kvpoll.errors import KVPollError, KVTransferError
 from redis_kvpoll.replay.handshake import SIDES, Decode, Prefill, Turn
 from redis_kvpoll.replay.hazards import Late, Side
 from redis_kvpoll.replay.messages import (
     Announced,
     Arrived,
+    Broken,
     Ended,
     FromWorker,
     Job,
@@ -35,7 +36,10 @@ def main(side: Side, plan: Plan, pipe: Connection[FromWorker, ToWorker]) -> None
     # Ctrl-C reaches the whole group of processes; the router decides how it ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
-        Worker(side, plan, pipe).run()
+        try:
+            Worker(side, plan, pipe).run()
+        except KVPollError as error:
+            pipe.send(Broken(str(error)))
 
 
 class Worker:
