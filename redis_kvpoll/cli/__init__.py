@@ -10,7 +10,8 @@ def main() -> None:
     try:
         from redis_kvpoll.cli.app import kvpoll
     except ModuleNotFoundError as error:
-        if error.name not in ("click", "rich"):
+        missing = (error.name or "").partition(".")[0]
+        if missing not in ("click", "rich"):
             raise
-        sys.exit(f"kvpoll needs {error.name}: pip install 'redis-kvpoll[cli]'")
+        sys.exit(f"kvpoll needs {missing}: pip install 'redis-kvpoll[cli]'")
     kvpoll(prog_name="kvpoll")

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from redis_kvpoll import checks
 from redis_kvpoll.cli.options import Room, is_in_use, open_table, table_options
 from redis_kvpoll.errors import printable
 from redis_kvpoll.status import Entry, KVPoll
@@ -39,8 +40,7 @@ def ls(url: str, namespace: str, status: str | None, limit: int) -> None:
         wanted = KVPoll[status] if status else None
         entries = [entry for room in islice(store.rooms(wanted), limit) if (entry := store.entry(room))]
     if not entries:
-        what = f"no room at {wanted.name}" if wanted is not None else "no rooms"
-        click.echo(f"There is {what} in namespace {namespace!r}.")
+        click.echo(f"Namespace {namespace!r} has no rooms" + (f" at {wanted.name}." if wanted is not None else "."))
         return
     entries.sort(key=lambda entry: entry.updated_at, reverse=True)
     if sys.stdout.isatty():
@@ -97,16 +97,18 @@ def _print_table(namespace: str, entries: list[Entry], counts: dict[KVPoll, int]
     table = Table(box=None, header_style="dim", pad_edge=False)
     for name in COLUMNS:
         right = name in ("age", "updated", "ttl")
-        table.add_column(name, justify="right" if right else "left", no_wrap=name != "reason")
+        # However narrow the terminal: an id that is cut short cannot be copied.
+        width = {"room": len(str(checks.MAX_ROOM)), "status": max(len(s.name) for s in KVPoll)}.get(name)
+        table.add_column(name, justify="right" if right else "left", no_wrap=name != "reason", min_width=width)
     for entry in entries:
         room, status, *rest = _cells(entry)
         table.add_row(room, Text(status, STYLES[entry.status]), *map(Text, rest))
     console = Console(highlight=False)
     console.print(table)
     total = counts[wanted] if wanted is not None else sum(counts.values())
-    shown = f"{len(entries):,} of {total:,} rooms" if total > len(entries) else f"{len(entries):,} rooms"
+    shown = f"{len(entries):,} of {total:,}" if total > len(entries) else f"{total:,}"
     by_status = ", ".join(f"{count:,} {status.name}" for status, count in counts.items() if count)
-    console.print(Text(f"{namespace}: {shown} ({by_status})", "dim"))
+    console.print(Text(f"{namespace}: {shown} room{'' if total == 1 else 's'} ({by_status})", "dim"))
 
 
 def _cells(entry: Entry) -> tuple[str, ...]:

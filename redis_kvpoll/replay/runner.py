@@ -21,6 +21,9 @@ from redis_kvpoll.replay.tables import open_store
 TTL_SECONDS = 10.0
 """Short, so that what a killed worker leaves behind is gone before a person gets impatient."""
 
+KNOCK_SECONDS = 2.0
+"""How long to try whether the server is there at all, before any process is started."""
+
 
 @contextmanager
 def server(url: str | None) -> Iterator[str]:
@@ -47,8 +50,8 @@ def replay(run: Run, progress: Callable[[Snapshot], None]) -> Report:
         StoreUnavailableError: the server is out of reach; no process was started.
     """
     for side in SIDES:
-        with open_store(run.plan, side) as store:
-            store.get(0)
+        with open_store(run.plan, side, KNOCK_SECONDS) as store:
+            store.settings()
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=router.main, args=(run, theirs), name="kvpoll-router")

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+from redis_kvpoll.delivery import DEFAULT_DEADLINE
 from redis_kvpoll.replay.hazards import Side
 from redis_kvpoll.replay.messages import Measured, Plan
 from redis_kvpoll.status import KVPoll, Outcome, Update
@@ -17,7 +18,7 @@ def namespace(plan: Plan, side: Side) -> str:
     return f"{plan.namespace}-{side}"
 
 
-def open_store(plan: Plan, side: Side) -> StatusStore:
+def open_store(plan: Plan, side: Side, deadline: float = DEFAULT_DEADLINE) -> StatusStore:
     """The store of one side; ended rooms stay no longer than live ones, so that a leak shows soon."""
     return StatusStore.from_url(
         plan.url,
@@ -26,6 +27,7 @@ def open_store(plan: Plan, side: Side) -> StatusStore:
         mode=side,
         ttl=plan.ttl,
         terminal_ttl=plan.ttl,
+        deadline=deadline,
     )
 
 
