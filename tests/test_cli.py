@@ -63,7 +63,7 @@ class TestLooking:
         assert rows["7"][5] == r"peer\x1b[31m gone\n"
 
     def test_ls_by_status_and_with_a_limit(self, url, store):
-        store.update_many({room: KVPoll.Bootstrapping for room in range(9)} | {9: KVPoll.Success})
+        store.update_many(dict.fromkeys(range(9), KVPoll.Bootstrapping) | {9: KVPoll.Success})
         assert run("ls", "--redis", url, "-n", "prod", "--status", "success").output.count("\n") == 2
         assert run("ls", "--redis", url, "-n", "prod", "--limit", "3").output.count("\n") == 4
         assert "has no rooms at Failed" in run("ls", "--redis", url, "-n", "prod", "--status", "failed").output

@@ -95,7 +95,7 @@ class TestHazards:
     def test_no_rates_no_hazards(self):
         for request in range(100):
             what = fate(Rates(), 1, request)
-            assert not (what.abort_side or what.late or what.reuse or what.crash_side)
+            assert not any((what.abort_side, what.late, what.reuse, what.crash_side))
 
 
 def job(**changes):
