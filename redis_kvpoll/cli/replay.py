@@ -28,8 +28,8 @@ _workers = click.IntRange(1, 64)
 @click.command()
 @click.option("--trace", type=click.Path(path_type=Path), help="JSON lines with timestamp (ms), input_length and "
               "output_length; without it, traffic is generated.")  # fmt: skip
-@click.option("--redis", "url", envvar="KVPOLL_URL", show_envvar=True, metavar="URL",
-              help="The server; without it, a private one is started and ended.")  # fmt: skip
+# Not from KVPOLL_URL: who has that set for looking at production must not put load on it by forgetting.
+@click.option("--redis", "url", metavar="URL", help="The server; without it, a private one is started and ended.")
 @click.option("--prefill", type=_workers, default=2, show_default=True, help="Prefill worker processes.")
 @click.option("--decode", type=_workers, default=2, show_default=True, help="Decode worker processes.")
 @click.option("--speed", type=click.FloatRange(0, min_open=True), default=20.0, show_default=True,
