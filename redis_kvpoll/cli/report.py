@@ -16,9 +16,9 @@ RESULTS = ("success", "failed", "aborted", "timed out", "crashed")
 ANSWERS = {
     "SKIPPED": "skipped",
     "UNCHANGED": "no effect",
-    "CREATED": "revived a room",
-    "ADVANCED": "hit a new request",
-    "FAILED": "failed a new request",
+    "CREATED": "revived",
+    "ADVANCED": "hit the next",
+    "FAILED": "failed the next",
 }
 
 
