@@ -39,7 +39,7 @@ class Send:
     """Send ``words`` to the server that holds the shard of ``tag``, and give back its reply."""
 
     tag: str
-    words: Sequence[str | bytes]
+    words: Sequence[str]
     timeout: float | None = None
     """Seconds; None is the connection's own, which is never above the deadline."""
     fresh: bool = False
@@ -214,11 +214,11 @@ class _Trip:
             words[:2] = "EVAL", call.script.source
             return (yield from self._persist(call.tag, words, settling))
 
-    def ask(self, tag: str, words: Sequence[str | bytes]) -> Flow[Any]:
+    def ask(self, tag: str, words: Sequence[str]) -> Flow[Any]:
         """Send a plain command that only reads."""
         return self._persist(tag, words, settling=True)
 
-    def _persist(self, tag: str, words: Sequence[str | bytes], settling: bool) -> Flow[Any]:
+    def _persist(self, tag: str, words: Sequence[str], settling: bool) -> Flow[Any]:
         """Send until there is a reply, a final refusal, or no time left.
 
         ``settling`` marks what belongs to no operation's effect: it may be repeated, and does not settle first.
