@@ -30,7 +30,7 @@ def _row(name: str, sizes: list[float], budget: Budget | None) -> Row:
 
 
 def _key(ground: Ground, room: int) -> str:
-    return keys.room(f"{ground.id}.memory", room)
+    return keys.rooms(f"{ground.id}.memory", [room])[0]
 
 
 def _usage(ground: Ground, store: StatusStore, reason: str | None) -> list[float]:

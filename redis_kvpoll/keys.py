@@ -44,12 +44,16 @@ def settings(namespace: str) -> str:
     return f"kvpoll:{{{namespace}}}:settings"
 
 
-def room(tag: str, room: int) -> str:
-    return f"kvpoll:{{{tag}}}:room:{room}"
+def rooms(tag: str, rooms: list[int]) -> list[str]:
+    """The keys of many rooms of one shard."""
+    start = f"kvpoll:{{{tag}}}:room:"
+    return [f"{start}{number}" for number in rooms]
 
 
-def prefix(tag: str, room: int) -> str:
-    return f"kvpoll:{{{tag}}}:prefix:{room}"
+def prefixes(tag: str, rooms: list[int]) -> list[str]:
+    """The prefix keys of many rooms of one shard."""
+    start = f"kvpoll:{{{tag}}}:prefix:"
+    return [f"{start}{number}" for number in rooms]
 
 
 def rooms_pattern(tag: str) -> str:
