@@ -24,7 +24,8 @@ class Sizes:
     """How much is measured."""
 
     rooms: int
-    """For one call at a time; six calls each."""
+    """For one call at a time; six calls each. Few, so that a round is a few milliseconds and the machine the same."""
+    call_rounds: int
     rounds: int
     peer_seconds: float
     peer_turns: int
@@ -32,13 +33,19 @@ class Sizes:
     scale: tuple[int, int] | None
 
 
-FULL = Sizes(rooms=64, rounds=25, peer_seconds=2.0, peer_turns=4, memory_rooms=100_000, scale=(1_000, 1_000_000))
-QUICK = Sizes(rooms=8, rounds=3, peer_seconds=0.1, peer_turns=1, memory_rooms=2_000, scale=None)
+FULL = Sizes(
+    rooms=16, call_rounds=151, rounds=31, peer_seconds=2.0, peer_turns=4, memory_rooms=100_000, scale=(1_000, 1_000_000)
+)
+QUICK = Sizes(rooms=8, call_rounds=5, rounds=3, peer_seconds=0.1, peer_turns=1, memory_rooms=2_000, scale=None)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description="What the table costs, beside plain Redis.")
-    parser.add_argument("--url", default="embedded://", help="one real server (default: a private one, embedded://)")
+    parser.add_argument(
+        "--url",
+        default="",
+        help="one real server (default: a private one on loopback; embedded:// is one on a unix socket)",
+    )
     parser.add_argument(
         "--quick", action="store_true", help="a few seconds, to see that it runs; its figures are rough"
     )
@@ -56,13 +63,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             facts = environment(ground, asked.url)
             sections = measure(ground, sizes)
         if asked.json:
-            found = report.as_json(sections, facts, asdict(sizes))
+            found = report.as_json(sections, facts, asdict(sizes), time.monotonic() - started)
             asked.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
         if asked.markdown:
             report.refresh(asked.markdown, report.as_markdown(sections, facts))
     except (KVPollError, RedisError, OSError) as error:
         sys.stderr.write(f"bench: {error}\n")
         return 1
+    except KeyboardInterrupt:
+        return 130
     report.show(console, sections, facts)
     console.print(f"It took {time.monotonic() - started:.0f} s.", style="dim", highlight=False)
     return 0
@@ -71,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def measure(ground: Ground, sizes: Sizes) -> list[Section]:
     """All sections, one after the other on the same server; the largest last, so that it is beside none."""
     say("one call at a time")
-    sections = single.measure(ground, sizes.rooms, sizes.rounds)
+    sections = single.measure(ground, sizes.rooms, sizes.call_rounds)
     say("batches")
     sections += batches.measure(ground, sizes.rounds)
     say(f"{peers.PROCESSES} processes at once")

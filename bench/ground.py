@@ -6,6 +6,7 @@ import contextlib
 import os
 import platform
 import secrets
+import socket
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -79,7 +80,12 @@ class Ground:
 
 @contextlib.contextmanager
 def opened(url: str) -> Iterator[Ground]:
-    """The server of a URL; for embedded:// one of our own."""
+    """The server of a URL; private for embedded://, and for no URL private but reached by TCP, as a cluster's is."""
+    if not url:
+        port = _free_port()
+        with EmbeddedServer(arguments=("--bind", "127.0.0.1", "--port", str(port))):
+            yield Ground(f"redis://127.0.0.1:{port}/0")
+        return
     target = parse(url)
     if target.kind == "embedded":
         with EmbeddedServer() as server:
@@ -104,7 +110,7 @@ def environment(ground: Ground, url: str) -> dict[str, str | int]:
     name = str(info.get("server_name", "redis"))
     return {
         "server": f"{name} {info.get(f'{name}_version', info.get('redis_version', '?'))}",
-        "transport": _transport(parse(ground.url)) + (" (embedded)" if url == "embedded://" else ""),
+        "transport": _transport(parse(ground.url)) + (" (private server)" if url in ("", "embedded://") else ""),
         "protocol": "RESP3",
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "redis-py": version("redis"),
@@ -113,6 +119,13 @@ def environment(ground: Ground, url: str) -> dict[str, str | int]:
         "system": f"{platform.system()} {platform.machine()}",
         "cpus": os.cpu_count() or 0,
     }
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
 
 
 def _own_version() -> str:

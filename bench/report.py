@@ -42,11 +42,14 @@ def _table(section: Section) -> Table:
     return table
 
 
-def as_json(sections: list[Section], environment: Environment, settings: dict[str, Any]) -> dict[str, Any]:
+def as_json(
+    sections: list[Section], environment: Environment, settings: dict[str, Any], seconds: float
+) -> dict[str, Any]:
     """Everything, for machines. Times are microseconds."""
     return {
         "environment": environment,
         "settings": settings,
+        "took_seconds": round(seconds, 1),
         "sections": [
             {
                 "id": section.id,
@@ -90,14 +93,10 @@ def refresh(page: Path, markdown: str) -> None:
 
 
 def _described(environment: Environment) -> str:
-    return ", ".join(
-        [
-            f"{environment['server']} by {environment['transport']}",
-            f"redis-py {environment['redis-py']} ({environment['protocol']})",
-            f"hiredis {environment['hiredis']}",
-            str(environment["python"]),
-            f"{environment['system']} with {environment['cpus']} CPUs",
-        ]
+    facts = environment
+    return (
+        f"{facts['server']} by {facts['transport']}; {facts['system']} with {facts['cpus']} CPUs;\n"
+        f"{facts['python']}, redis-py {facts['redis-py']} ({facts['protocol']}), hiredis {facts['hiredis']}"
     )
 
 

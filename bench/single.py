@@ -13,33 +13,32 @@ from bench.results import Budget, Section, compare
 
 UPDATE_BUDGET = Budget(1.1)
 
+_HOW = {False: "", True: ", no hiredis"}
+
 
 def measure(ground: Ground, rooms: int, rounds: int) -> list[Section]:
-    blocking = Section("one_call", "One call at a time, blocking", "ours / theirs")
     with contextlib.ExitStack() as closing:
-        for pure in (False, True):
-            contenders = closing.enter_context(_blocking(ground, rooms, pure))
-            _add_rows(blocking, contenders, rounds, pure)
-    waiting = Section("one_call_asyncio", "One call at a time, asyncio", "ours / theirs")
-    with asyncio.Runner() as runner:
-        for pure in (False, True):
-            with _asyncio(ground, rooms, pure, runner) as contenders:
-                _add_rows(waiting, contenders, rounds, pure)
+        contenders = [c for pure in (False, True) for c in closing.enter_context(_blocking(ground, rooms, pure))]
+        blocking = _section("one_call", "One call at a time, blocking", contenders, rounds)
+    with asyncio.Runner() as runner, contextlib.ExitStack() as closing:
+        contenders = [c for pure in (False, True) for c in closing.enter_context(_asyncio(ground, rooms, pure, runner))]
+        waiting = _section("one_call_asyncio", "One call at a time, asyncio", contenders, rounds)
     return [blocking, waiting]
 
 
-def _add_rows(section: Section, contenders: list[Contender], rounds: int, pure: bool) -> None:
+def _section(name: str, title: str, contenders: list[Contender], rounds: int) -> Section:
+    section = Section(name, title, "ours / theirs")
     times = interleave(contenders, rounds)
-    how = ", no hiredis" if pure else ""
-    section.rows += [
-        compare(f"update_status{how}", "update_status", "SET with expiry", "SET", times, UPDATE_BUDGET),
-        compare(f"get{how}", "get", "GET", "GET", times),
-    ]
+    for how in _HOW.values():
+        update, get = f"update_status{how}", f"get{how}"
+        section.rows.append(compare(update, update, "SET with expiry", f"SET{how}", times, UPDATE_BUDGET))
+        section.rows.append(compare(get, get, "GET", f"GET{how}", times))
+    return section
 
 
 @contextlib.contextmanager
 def _blocking(ground: Ground, count: int, pure: bool) -> Iterator[list[Contender]]:
-    rooms = ground.ids(count)
+    rooms, how = ground.ids(count), _HOW[pure]
     calls = traffic.calls(rooms)
     # The plain side gets its keys ready made: it is measured at its best.
     plain = [(ground.key("one", room), status.name) for room, status in calls]
@@ -62,16 +61,16 @@ def _blocking(ground: Ground, count: int, pure: bool) -> Iterator[list[Contender
                 client.get(key)
 
         yield [
-            Contender("update_status", update, len(calls), lambda: store.clear_many(rooms)),
-            Contender("SET", plain_set, len(calls), lambda: client.delete(*(key for key, _ in plain))),
-            Contender("get", get, len(calls)),
-            Contender("GET", plain_get, len(calls)),
+            Contender(f"update_status{how}", update, len(calls), lambda: store.clear_many(rooms)),
+            Contender(f"SET{how}", plain_set, len(calls), lambda: client.delete(*(key for key, _ in plain))),
+            Contender(f"get{how}", get, len(calls)),
+            Contender(f"GET{how}", plain_get, len(calls)),
         ]
 
 
 @contextlib.contextmanager
 def _asyncio(ground: Ground, count: int, pure: bool, runner: asyncio.Runner) -> Iterator[list[Contender]]:
-    rooms = ground.ids(count)
+    rooms, how = ground.ids(count), _HOW[pure]
     calls = traffic.calls(rooms)
     plain = [(ground.key("aio", room), status.name) for room, status in calls]
     store, client = ground.store_async("aio", pure=pure), ground.plain_async(pure)
@@ -98,11 +97,14 @@ def _asyncio(ground: Ground, count: int, pure: bool, runner: asyncio.Runner) -> 
     try:
         yield [
             Contender(
-                "update_status", lambda: runner.run(update()), len(calls), lambda: runner.run(store.clear_many(rooms))
+                f"update_status{how}",
+                lambda: runner.run(update()),
+                len(calls),
+                lambda: runner.run(store.clear_many(rooms)),
             ),
-            Contender("SET", lambda: runner.run(plain_set()), len(calls), lambda: runner.run(delete())),
-            Contender("get", lambda: runner.run(get()), len(calls)),
-            Contender("GET", lambda: runner.run(plain_get()), len(calls)),
+            Contender(f"SET{how}", lambda: runner.run(plain_set()), len(calls), lambda: runner.run(delete())),
+            Contender(f"get{how}", lambda: runner.run(get()), len(calls)),
+            Contender(f"GET{how}", lambda: runner.run(plain_get()), len(calls)),
         ]
     finally:
         runner.run(store.aclose())

@@ -44,7 +44,7 @@ def merged(current: int | None, incoming: int) -> int | None:
 
 
 class Ours:
-    shown: ClassVar[str] = "(ours)"
+    shown: ClassVar[str] = "redis_kvpoll (ours)"
 
     def __init__(self, shared: Shared) -> None:
         self._store = StatusStore(redis.Redis.from_url(shared.url, protocol=3), namespace=shared.namespace)
