@@ -103,11 +103,8 @@ class Command(NamedTuple, Generic[V, T]):
         return self._calls_by_shard(table)
 
     def _calls_by_shard(self, table: Table) -> list[Call]:
-        by_tag: dict[str, list[int]] = {}
-        for position, room in enumerate(self.rooms):
-            by_tag.setdefault(keys.tag(table.namespace, table.shards, room), []).append(position)
         calls = []
-        for tag, all_positions in by_tag.items():
+        for tag, all_positions in keys.positions_by_tag(table.namespace, table.shards, self.rooms).items():
             for at, end in _chunks(len(all_positions)):
                 positions = all_positions[at:end]
                 rooms = [self.rooms[p] for p in positions]
