@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import operator
 import re
+from collections.abc import Iterable
 from typing import Any, Literal, cast, get_args
 
 from redis_kvpoll.errors import InvalidInputError, printable
@@ -23,6 +24,8 @@ MAX_PREFIX_LEN = 2**53 - 1
 
 _NAMESPACE = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _STATUSES = {int(status): status for status in KVPoll}
+_NAMES = {status: status.name for status in KVPoll}
+"""Looked up in a tenth of the time that an enum takes for its name."""
 
 
 def room(value: Any) -> int:
@@ -31,6 +34,15 @@ def room(value: Any) -> int:
     if not 0 <= number <= MAX_ROOM:
         raise InvalidInputError(f"a room is an int from 0 to 2^63-1, not {number}")
     return number
+
+
+def rooms(values: Iterable[Any]) -> list[int]:
+    """Many rooms."""
+    numbers = list(values)
+    # What is true of nearly every batch is seen at once for all of it; any other is looked at one by one.
+    if set(map(type, numbers)) == {int} and min(numbers) >= 0 and max(numbers) <= MAX_ROOM:
+        return numbers
+    return [room(number) for number in numbers]
 
 
 def status(value: Any) -> KVPoll:
@@ -42,6 +54,16 @@ def status(value: Any) -> KVPoll:
         names = ", ".join(f"{s.name} {int(s)}" for s in KVPoll)
         raise InvalidInputError(f"a status is one of {names}, not {_shown(value)}")
     return found
+
+
+def status_name(value: Any) -> str:
+    """The name of a status, which is what is stored."""
+    return _NAMES[status(value)]
+
+
+def status_names(values: Iterable[Any]) -> list[str]:
+    """The names of many statuses."""
+    return [_NAMES[value if value.__class__ is KVPoll else status(value)] for value in values]
 
 
 def reason(value: Any) -> str:

@@ -29,6 +29,7 @@ from redis_kvpoll.errors import (
     printable,
 )
 from redis_kvpoll.faults import Fault, NotSent
+from redis_kvpoll.scripts import Script
 
 T = TypeVar("T")
 V = TypeVar("V")
@@ -39,7 +40,7 @@ class Send:
     """Send ``words`` to the server that holds the shard of ``tag``, and give back its reply."""
 
     tag: str
-    words: Sequence[str | bytes]
+    words: Sequence[str]
     timeout: float | None = None
     """Seconds; None is the connection's own, which is never above the deadline."""
     fresh: bool = False
@@ -111,7 +112,7 @@ class Delivery:
         if not rooms:
             return command.finish(rooms, [])
         trip = _Trip(self, command.operation, rooms, command.repeatable)
-        table = yield from self._agreed(trip)
+        table = self._agreed or (yield from self._agree(trip))
         calls = command.calls(table)
         if len(calls) == 1:
             reply = yield from trip.deliver(calls[0])
@@ -128,7 +129,8 @@ class Delivery:
     def next_page(self, scan: Scan, clustered: bool) -> Flow[list[int] | None]:
         """The next rooms of a walk; None after the last."""
         trip = _Trip(self, "rooms", [], repeatable=True)
-        request = scan.request((yield from self._agreed(trip)), clustered)
+        table = self._agreed or (yield from self._agree(trip))
+        request = scan.request(table, clustered)
         if request is None:
             return None
         return scan.page((yield from trip.ask(*request)))
@@ -159,9 +161,12 @@ class Delivery:
             self._settled_until = time.monotonic() + RENEW_SECONDS
         return self._table
 
-    def _agreed(self, trip: _Trip) -> Flow[Table]:
-        if self._table is not None and self.settled:
-            return self._table
+    @property
+    def _agreed(self) -> Table | None:
+        """What was agreed on; None before the first call, and when it is time to look again."""
+        return self._table if self.settled else None
+
+    def _agree(self, trip: _Trip) -> Flow[Table]:
         table = yield from self.settle(trip)
         if not self._looked_at_eviction:
             self._looked_at_eviction = True
@@ -205,20 +210,14 @@ class _Trip:
 
     def carry(self, call: Call, settling: bool = False) -> Flow[Any]:
         """Send a script call by its digest, or whole to a server that does not know the script."""
-        size = str(len(call.keys))
-        words = ["EVALSHA", call.script.sha, size, *call.keys, *call.args]
-        try:
-            return (yield from self._persist(call.tag, words, settling))
-        except NoScriptError:
-            # EVAL goes the same way, so it loads the script on just the node that lacks it.
-            words[:2] = "EVAL", call.script.source
-            return (yield from self._persist(call.tag, words, settling))
+        words = ["EVALSHA", call.script.sha, str(len(call.keys)), *call.keys, *call.args]
+        return self._persist(call.tag, words, settling, call.script)
 
-    def ask(self, tag: str, words: Sequence[str | bytes]) -> Flow[Any]:
+    def ask(self, tag: str, words: list[str]) -> Flow[Any]:
         """Send a plain command that only reads."""
         return self._persist(tag, words, settling=True)
 
-    def _persist(self, tag: str, words: Sequence[str | bytes], settling: bool) -> Flow[Any]:
+    def _persist(self, tag: str, words: list[str], settling: bool, script: Script | None = None) -> Flow[Any]:
         """Send until there is a reply, a final refusal, or no time left.
 
         ``settling`` marks what belongs to no operation's effect: it may be repeated, and does not settle first.
@@ -229,7 +228,11 @@ class _Trip:
             try:
                 return (yield step)
             except NoScriptError:
-                raise
+                if script is None:
+                    raise
+                # EVAL goes the same way, so it loads the script on just the node that lacks it.
+                words[:2] = "EVAL", script.source
+                script, step = None, Send(tag, words, fresh=not repeatable)
             except MovedError as moved:
                 yield from self._redirected(moved)
                 yield Reroute(moved)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 import zlib
+from collections import defaultdict
 
 from redis_kvpoll.checks import MAX_ROOM
 
@@ -30,9 +31,19 @@ def tag(namespace: str, shards: int, room: int) -> str:
     CRC-32 of the decimal id, because ids are not always random: SGLang routes by ``room % dp_size``, so the
     rooms of one worker can share their remainder, and a plain modulo would put them all into one shard.
     """
-    if shards == 1:
-        return namespace
-    return f"{namespace}/{zlib.crc32(b'%d' % room) % shards}"
+    return namespace if shards == 1 else f"{namespace}/{_shard(room, shards)}"
+
+
+def positions_by_tag(namespace: str, shards: int, rooms: list[int]) -> dict[str, list[int]]:
+    """Where the rooms of each shard stand in a list of rooms, for shards > 1."""
+    positions: dict[int, list[int]] = defaultdict(list)
+    for position, room in enumerate(rooms):
+        positions[_shard(room, shards)].append(position)
+    return {f"{namespace}/{shard}": found for shard, found in positions.items()}
+
+
+def _shard(room: int, shards: int) -> int:
+    return zlib.crc32(b"%d" % room) % shards
 
 
 def tags(namespace: str, shards: int) -> list[str]:
@@ -44,12 +55,16 @@ def settings(namespace: str) -> str:
     return f"kvpoll:{{{namespace}}}:settings"
 
 
-def room(tag: str, room: int) -> str:
-    return f"kvpoll:{{{tag}}}:room:{room}"
+def rooms(tag: str, rooms: list[int]) -> list[str]:
+    """The keys of many rooms of one shard."""
+    start = f"kvpoll:{{{tag}}}:room:"
+    return [f"{start}{number}" for number in rooms]
 
 
-def prefix(tag: str, room: int) -> str:
-    return f"kvpoll:{{{tag}}}:prefix:{room}"
+def prefixes(tag: str, rooms: list[int]) -> list[str]:
+    """The prefix keys of many rooms of one shard."""
+    start = f"kvpoll:{{{tag}}}:prefix:"
+    return [f"{start}{number}" for number in rooms]
 
 
 def rooms_pattern(tag: str) -> str:

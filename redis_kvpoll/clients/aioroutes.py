@@ -16,6 +16,7 @@ from redis_kvpoll.clients.endpoint import (
     MAX_IDLE,
     connection_options,
     options_of,
+    pack,
     time_limit,
     warn_of_memory,
     wrong_client,
@@ -53,7 +54,7 @@ class Endpoint:
                     if step.asking:
                         await connection.send_command("ASKING")
                         await connection.read_response()
-                    await connection.send_command(*step.words)
+                    await connection.send_packed_command(pack(step.words))
                     reply = await connection.read_response()
             except ResponseError:
                 self._idle.append(connection)

@@ -17,6 +17,7 @@ from redis_kvpoll.clients.endpoint import (
     MAX_IDLE,
     connection_options,
     options_of,
+    pack,
     time_limit,
     warn_of_memory,
     wrong_client,
@@ -116,7 +117,7 @@ class Route:
             if step.asking:
                 connection.send_command("ASKING")
                 connection.read_response()
-            connection.send_command(*step.words)
+            connection.send_packed_command([pack(step.words)])
             reply = connection.read_response()
         except ResponseError:
             endpoint.give_back(connection)

@@ -19,22 +19,23 @@ DEFAULT_ABORT_REASON = "Aborted by AbortReq."
 NO_REASON = "no reason was recorded"
 
 _STATUSES: dict[bytes | None, KVPoll | None] = {None: None, **{s.name.encode(): s for s in KVPoll}}
-_OUTCOMES = {outcome.value: outcome for outcome in Outcome}
+# There are so few different updates that each is made once.
+_UPDATES = {(o.value, name): Update(o, status) for o in Outcome for name, status in _STATUSES.items()}
 
 
 # Writing
 
 
 def update_status(room: int, status: KVPoll | int) -> Command[Update, Update]:
-    items = [checks.status(status).name]
+    items = [checks.status_name(status)]
     return Command("update_status", shape.UPDATE, [checks.room(room)], items, _updates, _only)
 
 
 def update_many(statuses: Mapping[int, KVPoll | int]) -> Command[Update, dict[int, Update]]:
     if not isinstance(statuses, Mapping):
         raise InvalidInputError(f"update_many takes a mapping of room to status, not {type(statuses).__name__}")
-    items = [checks.status(status).name for status in statuses.values()]
-    return Command("update_many", shape.UPDATE, [checks.room(r) for r in statuses], items, _updates, _by_room)
+    items = checks.status_names(statuses.values())
+    return Command("update_many", shape.UPDATE, checks.rooms(statuses), items, _updates, _by_room)
 
 
 def abort(room: int, reason: str) -> Command[Update, Update]:
@@ -119,7 +120,7 @@ def entry(room: int) -> Command[Entry | None, Entry | None]:
 def _listed(rooms: Iterable[int], operation: str) -> list[int]:
     if isinstance(rooms, str | bytes) or not isinstance(rooms, Iterable):
         raise InvalidInputError(f"{operation} takes a list of rooms, not {type(rooms).__name__}")
-    return [checks.room(room) for room in rooms]
+    return checks.rooms(rooms)
 
 
 def _distinct(rooms: Iterable[int], operation: str) -> list[int]:
@@ -148,8 +149,10 @@ def _statuses(operation: str, rooms: list[int], reply: list[Any]) -> list[KVPoll
 
 
 def _updates(operation: str, rooms: list[int], reply: list[Any]) -> list[Update]:
-    statuses = _statuses(operation, rooms, reply[1::2])
-    return [Update(_OUTCOMES[code], status) for code, status in zip(reply[::2], statuses, strict=True)]
+    try:
+        return [_UPDATES[answer] for answer in zip(reply[::2], reply[1::2], strict=True)]
+    except KeyError:
+        _corrupt(operation, rooms, reply[1::2])
 
 
 def _cleared(operation: str, _: list[int], reply: list[Any]) -> list[KVPoll | None]:

@@ -19,10 +19,10 @@ class Scan:
 
     def __init__(self) -> None:
         self._tags: list[str] | None = None
-        self._cursor = b"0"
+        self._cursor = "0"
         self._seen: set[int] = set()
 
-    def request(self, table: Table, clustered: bool) -> tuple[str, list[str | bytes]] | None:
+    def request(self, table: Table, clustered: bool) -> tuple[str, list[str]] | None:
         """(the shard to ask, the words to send) for the next page; None after the last."""
         if self._tags is None:
             # In a cluster each shard is on a node of its own; one server sees all shards in a single walk.
@@ -35,8 +35,9 @@ class Scan:
 
     def page(self, reply: list[Any]) -> list[int]:
         """The rooms of a page that were not given before."""
-        self._cursor, names = reply
-        if self._cursor == b"0" and self._tags:
+        cursor, names = reply
+        self._cursor = cursor.decode()
+        if self._cursor == "0" and self._tags:
             self._tags.pop(0)
         rooms = {room for name in names if (room := keys.room_of(name)) is not None} - self._seen
         self._seen |= rooms

@@ -55,10 +55,10 @@ class Shape:
         key_names = self.keys
         if self.prefix_in_prefill and table.mode == "prefill":
             key_names = ("room", "prefix")
-        if key_names == ("room",):
-            key_list = [keys.room(tag, room) for room in rooms]
-        else:
-            key_list = [_KEY[name](tag, room) for room in rooms for name in key_names]
+        key_list = _KEYS[key_names[0]](tag, rooms)
+        if len(key_names) > 1:
+            by_kind = [_KEYS[name](tag, rooms) for name in key_names]
+            key_list = [key for of_room in zip(*by_kind, strict=True) for key in of_room]
         once = [getattr(table, name) for name in self.once]
         return Call(self.script, tag, key_list, once + items, rooms, positions)
 
@@ -75,8 +75,7 @@ class Call(NamedTuple):
     """Where these rooms stand in the command's own list."""
 
 
-@dataclass(frozen=True, slots=True)
-class Command(Generic[V, T]):
+class Command(NamedTuple, Generic[V, T]):
     """An operation on rooms whose input has been checked."""
 
     operation: str
@@ -104,11 +103,8 @@ class Command(Generic[V, T]):
         return self._calls_by_shard(table)
 
     def _calls_by_shard(self, table: Table) -> list[Call]:
-        by_tag: dict[str, list[int]] = {}
-        for position, room in enumerate(self.rooms):
-            by_tag.setdefault(keys.tag(table.namespace, table.shards, room), []).append(position)
         calls = []
-        for tag, all_positions in by_tag.items():
+        for tag, all_positions in keys.positions_by_tag(table.namespace, table.shards, self.rooms).items():
             for at, end in _chunks(len(all_positions)):
                 positions = all_positions[at:end]
                 rooms = [self.rooms[p] for p in positions]
@@ -122,7 +118,7 @@ def _chunks(total: int) -> list[tuple[int, int]]:
 
 
 _FIRST = range(1)
-_KEY: dict[str, Callable[[str, int], str]] = {"room": keys.room, "prefix": keys.prefix}
+_KEYS: dict[str, Callable[[str, list[int]], list[str]]] = {"room": keys.rooms, "prefix": keys.prefixes}
 
 UPDATE = Shape(
     load("update"),

@@ -1,0 +1,102 @@
+"""python -m bench: measure everything on one server, and print it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from redis.exceptions import RedisError
+from rich.console import Console
+
+from bench import batches, memory, peers, report, scale, single
+from bench.ground import Ground, environment, opened
+from bench.results import Section
+from redis_kvpoll import KVPollError
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How much is measured."""
+
+    rooms: int
+    """For one call at a time; six calls each. Few, so that a round is a few milliseconds and the machine the same."""
+    call_rounds: int
+    rounds: int
+    peer_seconds: float
+    peer_turns: int
+    memory_rooms: int
+    scale: tuple[int, int] | None
+
+
+FULL = Sizes(
+    rooms=16, call_rounds=151, rounds=31, peer_seconds=2.0, peer_turns=4, memory_rooms=100_000, scale=(1_000, 1_000_000)
+)
+QUICK = Sizes(rooms=8, call_rounds=5, rounds=3, peer_seconds=0.1, peer_turns=1, memory_rooms=2_000, scale=None)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench", description="What the table costs, beside plain Redis.")
+    parser.add_argument(
+        "--url",
+        default="",
+        help="one real server (default: a private one on loopback; embedded:// is one on a unix socket)",
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="a few seconds, to see that it runs; its figures are rough"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there too")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="refresh the tables of this page too")
+    asked = parser.parse_args(arguments)
+    sizes = QUICK if asked.quick else FULL
+    # Results are wide; where no terminal says how wide it is, they get what they need.
+    console = Console(width=None if sys.stdout.isatty() else 100)
+    started = time.monotonic()
+    try:
+        if asked.markdown:
+            report.check_markers(asked.markdown)
+        with opened(asked.url) as ground:
+            facts = environment(ground, asked.url)
+            sections = measure(ground, sizes)
+        if asked.json:
+            found = report.as_json(sections, facts, asdict(sizes), time.monotonic() - started)
+            asked.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        if asked.markdown:
+            report.refresh(asked.markdown, report.as_markdown(sections, facts))
+    except (KVPollError, RedisError, OSError) as error:
+        sys.stderr.write(f"bench: {error}\n")
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    report.show(console, sections, facts)
+    console.print(f"It took {time.monotonic() - started:.0f} s.", style="dim", highlight=False)
+    return 0
+
+
+def measure(ground: Ground, sizes: Sizes) -> list[Section]:
+    """All sections, one after the other on the same server; the largest last, so that it is beside none."""
+    say("one call at a time")
+    sections = single.measure(ground, sizes.rooms, sizes.call_rounds)
+    say("batches")
+    sections += batches.measure(ground, sizes.rounds)
+    say(f"{peers.PROCESSES} processes at once")
+    sections.append(peers.measure(ground, sizes.peer_seconds, sizes.peer_turns))
+    say("memory")
+    sections.append(memory.measure(ground, sizes.memory_rooms))
+    if sizes.scale:
+        say(f"at {sizes.scale[0]:,} rooms")
+        sections.append(scale.measure(ground, sizes.scale, sizes.rounds, say))
+    return sections
+
+
+def say(what: str) -> None:
+    """Progress, apart from the results."""
+    sys.stderr.write(f"... {what}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,62 @@
+"""What a room weighs on the server, beside its key name."""
+
+from __future__ import annotations
+
+from bench.ground import Ground
+from bench.measure import Spread
+from bench.results import Budget, Row, Section
+from redis_kvpoll import KVPoll, StatusStore, keys
+
+BUDGET = Budget(256)
+_REASON = "Decode instance could be dead, remote mooncake session 10.0.0.7:17012 is not alive"
+
+
+def measure(ground: Ground, count: int) -> Section:
+    section = Section("memory", "Memory of a room on the server, beside its key name", "bytes")
+    with ground.store("memory") as store:
+        store.update_status(0, KVPoll.Bootstrapping)  # the connection and the settings are there from now on
+        store.clear(0)
+        section.rows = [
+            _row("live room, MEMORY USAGE", _usage(ground, store, None), BUDGET),
+            _row(f"failed room, reason of {len(_REASON)} characters", _usage(ground, store, _REASON), None),
+            _row(f"live room, used_memory of {count:,}", [_growth(ground, store, count)], BUDGET),
+        ]
+    return section
+
+
+def _row(name: str, sizes: list[float], budget: Budget | None) -> Row:
+    size = Spread.of(sizes)
+    return Row(name, "", "bytes", size.median, None, size, budget)
+
+
+def _key(ground: Ground, room: int) -> str:
+    return keys.rooms(f"{ground.id}.memory", [room])[0]
+
+
+def _usage(ground: Ground, store: StatusStore, reason: str | None) -> list[float]:
+    rooms = ground.ids(100)
+    store.update_many(dict.fromkeys(rooms, KVPoll.Bootstrapping))
+    store.update_many(dict.fromkeys(rooms, KVPoll.Transferring))
+    if reason:
+        for room in rooms:
+            store.abort(room, reason)
+    names = [_key(ground, room) for room in rooms]
+    # SAMPLES 0: every field counts, none is estimated from others.
+    sizes: list[float] = [int(ground.client.memory_usage(name, samples=0) or 0) - len(name) for name in names]
+    store.clear_many(rooms)
+    return sizes
+
+
+def _growth(ground: Ground, store: StatusStore, count: int) -> float:
+    """Bytes a room by which the server grows: with its tables of keys and of expiry times, which MEMORY USAGE omits."""
+    rooms = ground.ids(count)
+    before = _used(ground)
+    store.update_many(dict.fromkeys(rooms, KVPoll.Bootstrapping))
+    store.update_many(dict.fromkeys(rooms, KVPoll.Transferring))
+    growth = (_used(ground) - before) / count - len(_key(ground, rooms[0]))
+    store.clear_many(rooms)
+    return growth
+
+
+def _used(ground: Ground) -> int:
+    return int(ground.client.info("memory")["used_memory"])

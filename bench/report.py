@@ -1,0 +1,155 @@
+"""A run's results: a table for the terminal, JSON, and Markdown for the docs."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from bench.results import Row, Section
+from redis_kvpoll import InvalidInputError
+
+START, END = "<!-- bench: start -->", "<!-- bench: end -->"
+
+Environment = dict[str, str | int]
+
+
+def show(console: Console, sections: list[Section], environment: Environment) -> None:
+    """Print all tables, their columns in line."""
+    console.print(_described(environment), style="dim", highlight=False)
+    for section in sections:
+        console.print(_table(section))
+    over = [row for section in sections for row in section.rows if row.verdict == "over"]
+    held = sum(row.budget is not None for section in sections for row in section.rows)
+    style = "bold yellow" if over else "bold green"
+    console.print(f"{held - len(over)} of {held} budgets are kept.", style=style, highlight=False)
+
+
+def _table(section: Section) -> Table:
+    table = Table(title=section.title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    table.padding = (0, 1, 0, 0)
+    columns = _columns(section)
+    for header, width, right in columns.values():
+        table.add_column(header, justify="right" if right else "left", min_width=width, no_wrap=True)
+    for row in section.rows:
+        cells = _cells(row)
+        cells["verdict"] = f"[{_colour(row)}]{row.verdict}[/]" if row.verdict else ""
+        table.add_row(*(cells[column] for column in columns))
+    return table
+
+
+def as_json(
+    sections: list[Section], environment: Environment, settings: dict[str, Any], seconds: float
+) -> dict[str, Any]:
+    """Everything, for machines. Times are microseconds."""
+    return {
+        "environment": environment,
+        "settings": settings,
+        "took_seconds": round(seconds, 1),
+        "sections": [
+            {
+                "id": section.id,
+                "title": section.title,
+                "figure": section.figure,
+                "rows": [asdict(row) | {"verdict": row.verdict} for row in section.rows],
+            }
+            for section in sections
+        ],
+    }
+
+
+def as_markdown(sections: list[Section], environment: Environment) -> str:
+    lines = [_described(environment)]
+    for section in sections:
+        columns = _columns(section)
+        lines += ["", f"### {section.title}", ""]
+        lines.append("| " + " | ".join(header for header, _, _ in columns.values()) + " |")
+        lines.append("|" + "|".join("--:" if right else "---" for _, _, right in columns.values()) + "|")
+        for row in section.rows:
+            cells = _cells(row)
+            lines.append("| " + " | ".join(cells[column] for column in columns) + " |")
+    return "\n".join(lines)
+
+
+def check_markers(page: Path) -> None:
+    """Refuse a page without a place for the tables, before a run rather than after."""
+    try:
+        text = page.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InvalidInputError(f"--markdown {page}: {error.strerror}") from None
+    if text.count(START) != 1 or text.count(END) != 1 or text.index(START) > text.index(END):
+        raise InvalidInputError(f"--markdown {page}: it must have one line {START} and, below, one line {END}")
+
+
+def refresh(page: Path, markdown: str) -> None:
+    """Put the tables between the page's two markers."""
+    text = page.read_text(encoding="utf-8")
+    head, tail = text.split(START)[0], text.split(END)[1]
+    page.write_text(f"{head}{START}\n{markdown}\n{END}{tail}", encoding="utf-8")
+
+
+def _described(environment: Environment) -> str:
+    facts = environment
+    return (
+        f"{facts['server']} by {facts['transport']}; {facts['system']} with {facts['cpus']} CPUs;\n"
+        f"{facts['python']}, redis-py {facts['redis-py']} ({facts['protocol']}), hiredis {facts['hiredis']}"
+    )
+
+
+def _columns(section: Section) -> dict[str, tuple[str, int, bool]]:
+    """Header, least width and alignment of each column that has something in it; widths line the tables up."""
+    columns = {
+        "name": ("operation", 25, False),
+        "ours": ("ours", 8, True),
+        "against": ("beside", 15, False),
+        "theirs": ("theirs", 8, True),
+        "figure": (section.figure, 16, True),
+        "budget": ("budget", 6, True),
+        "verdict": ("verdict", 7, False),
+    }
+    filled = [_cells(row) for row in section.rows]
+    return {key: column for key, column in columns.items() if any(cells[key] for cells in filled)}
+
+
+def _cells(row: Row) -> dict[str, str]:
+    figure, ours = row.figure, _value(row, row.ours)
+    shown = _plain(figure.median)
+    if figure.low != figure.high:
+        shown += f" ({_plain(figure.low)}–{_plain(figure.high)})"  # noqa: RUF001 - a range has an en dash
+    if row.unit == "bytes":
+        ours, shown = "", f"{shown} B"
+    budget = ""
+    if row.budget is not None:
+        budget = f"{'≥' if row.budget.at_least else '≤'} {row.budget.limit:g}"
+    theirs = "" if row.theirs is None else _value(row, row.theirs)
+    return {
+        "name": row.name,
+        "ours": ours,
+        "against": row.against,
+        "theirs": theirs,
+        "figure": shown,
+        "budget": budget,
+        "verdict": row.verdict,
+    }
+
+
+def _value(row: Row, value: float) -> str:
+    match row.unit:
+        case "us":
+            return f"{_plain(value)} µs"
+        case "per_second":
+            return f"{value:,.0f}/s"
+        case _:
+            return _plain(value)
+
+
+def _plain(value: float) -> str:
+    return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:,.0f}"
+
+
+def _colour(row: Row) -> str:
+    return "green" if row.verdict in ("within", "correct") else "bold yellow"

@@ -1,0 +1,116 @@
+"""The benchmark runs and reports in full. How fast anything is, no test says: machines differ."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench import report
+from bench.measure import Contender, Spread, interleave, ratio
+from bench.results import Budget, Row
+from bench.ways import merged
+from redis_kvpoll import KVPoll, StatusStore
+
+ROOT = Path(__file__).parent.parent
+BUDGETED = {
+    "one_call": {"update_status": 1.1, "update_status, no hiredis": 1.1},
+    "one_call_asyncio": dict.fromkeys(("update_status", "update_status, no hiredis", "update_status, 8 tasks"), 1.1),
+    "batches": {"poll": 3, "poll, 8 shards": 3, "poll, asyncio": 3},
+    "batches_cheaper": {"update_many": 20, "poll": 30, "update_many, 8 shards": 20, "poll, 8 shards": 30},
+    "memory": {"live room, MEMORY USAGE": 256, "live room, used_memory of 2,000": 256},
+}
+
+
+def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "bench", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+
+
+def test_a_quick_run_reports_everything(tmp_path):
+    page, found = tmp_path / "page.md", tmp_path / "found.json"
+    page.write_text(f"before\n{report.START}\nold\n{report.END}\nafter\n")
+    done = bench("--quick", "--json", str(found), "--markdown", str(page))
+    assert done.returncode == 0, done.stderr
+    assert "budgets are kept" in done.stdout
+
+    results = json.loads(found.read_text())
+    assert {"server", "transport", "python", "redis-py", "hiredis", "cpus"} <= results["environment"].keys()
+    sections = {section["id"]: {row["name"]: row for row in section["rows"]} for section in results["sections"]}
+    budgets = {
+        name: {row["name"]: row["budget"]["limit"] for row in rows.values() if row["budget"]}
+        for name, rows in sections.items()
+    }
+    assert budgets == {**BUDGETED, "peers": {}}
+    assert {"get", "get, no hiredis"} <= sections["one_call"].keys() & sections["one_call_asyncio"].keys()
+    assert {"update_many", "touch", "clear_many"} <= sections["batches"].keys()
+    assert len(sections["peers"]) == 5
+    for rows in sections.values():
+        for row in rows.values():
+            assert row["ours"] > 0
+            assert 0 < row["figure"]["low"] <= row["figure"]["median"] <= row["figure"]["high"]
+    guarded = [row for name, row in sections["peers"].items() if "unguarded" not in name]
+    assert {row["verdict"] for row in guarded} == {"correct"}
+
+    text = page.read_text()
+    assert text.startswith("before\n")
+    assert text.endswith("\nafter\n")
+    assert "old" not in text
+    assert "| poll, 8 shards | " in text
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [("memory://", "needs one real server"), ("redis://127.0.0.1:1", "127.0.0.1:1"), ("foo://", "must start with")],
+)
+def test_a_server_that_will_not_do_gets_a_sentence(url, said):
+    done = bench("--quick", "--url", url)
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_page_without_its_markers_is_refused_before_the_run(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("nothing")
+    done = bench("--quick", "--markdown", str(page))
+    assert (done.returncode, page.read_text()) == (1, "nothing")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_contenders_take_turns_and_prepare_untimed():
+    order = []
+    contenders = [
+        Contender(name, lambda n=name: order.append(n), 2, lambda n=name: order.append(f"prepare {n}")) for name in "ab"
+    ]
+    times = interleave(contenders, rounds=2)
+    assert {name: len(rounds) for name, rounds in times.items()} == {"a": 2, "b": 2}
+    assert [step for step in order if len(step) == 1] == ["b", "a", "a", "b", "b", "a"]
+    assert all(order[at - 1] == f"prepare {step}" for at, step in enumerate(order) if len(step) == 1)
+
+
+def test_a_ratio_is_taken_round_by_round():
+    # The machine was ten times slower in the second round, for both.
+    assert ratio([1, 10, 1], [2, 20, 1]) == Spread(0.5, 0.5, 1)
+
+
+@pytest.mark.parametrize(
+    ("budget", "verdict"), [(Budget(2), "within"), (Budget(1.9), "over"), (Budget(3, True), "over")]
+)
+def test_verdicts(budget, verdict):
+    assert Row("a", "b", "us", 1, 1, Spread(2, 1, 9), budget).verdict == verdict
+
+
+def test_what_others_write_follows_the_same_rule():
+    with StatusStore.from_url("memory://") as store:
+        for current in (None, *KVPoll):
+            for incoming in KVPoll:
+                store.clear(1)
+                if current is not None:
+                    store.update_many({1: KVPoll.Bootstrapping})
+                    store.update_status(1, current)
+                store.update_status(1, incoming)
+                assert merged(current, incoming) == store.get(1), (current, incoming)
