@@ -117,9 +117,13 @@ def entry(room: int) -> Command[Entry | None, Entry | None]:
 
 
 def _listed(rooms: Iterable[int], operation: str) -> list[int]:
-    if isinstance(rooms, str | bytes) or not isinstance(rooms, Iterable):
-        raise InvalidInputError(f"{operation} takes a list of rooms, not {type(rooms).__name__}")
-    return [checks.room(room) for room in rooms]
+    try:
+        if isinstance(rooms, str | bytes | bytearray):  # the ids in it would be its characters
+            raise TypeError
+        each = iter(rooms)  # a numpy array without dimensions is an Iterable and yet refuses
+    except TypeError:
+        raise InvalidInputError(f"{operation} takes a list of rooms, not {type(rooms).__name__}") from None
+    return [checks.room(room) for room in each]
 
 
 def _distinct(rooms: Iterable[int], operation: str) -> list[int]:
