@@ -170,7 +170,14 @@ def _flags(operation: str, rooms: list[int], reply: list[Any]) -> list[bool]:
 
 
 def _lengths(operation: str, rooms: list[int], reply: list[Any]) -> list[int]:
-    return [int(length or 0) for length in reply]
+    return [_length(operation, room, length) or 0 for room, length in zip(rooms, reply, strict=True)]
+
+
+def _length(operation: str, room: int, length: bytes | None) -> int | None:
+    try:
+        return None if length is None else int(length)
+    except ValueError:
+        raise CorruptEntryError(room, operation, f"the decode prefix length {_text(length)!r}") from None
 
 
 def _entries(operation: str, rooms: list[int], reply: list[Any]) -> list[Entry | None]:
@@ -197,7 +204,7 @@ def _entry(operation: str, room: int, ttl_ms: int, length: bytes | None, pairs: 
         ttl=ttl_ms / 1000 if ttl_ms >= 0 else math.inf,
         reason=_text(fields.get(b"reason")),
         failed_by=_text(fields.get(b"failed_by")),
-        decode_prefix_len=None if length is None else int(length),
+        decode_prefix_len=_length(operation, room, length),
     )
 
 
