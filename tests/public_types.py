@@ -86,7 +86,7 @@ def errors(store: StatusStore) -> int:
     except RoomNotFoundError as error:
         assert_type(error.room, int)
     except NamespaceMismatchError as error:
-        assert_type((error.setting, error.ours, error.theirs), tuple[str, str, str])
+        assert_type((error.setting, error.ours, error.theirs), tuple[str, str | None, str])
     except (InvalidInputError, OutcomeUnknownError, StoreUnavailableError) as error:
         base: KVPollError = error
         raise base from None

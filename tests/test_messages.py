@@ -59,6 +59,7 @@ def test_printable_is_printable(text):
         KVTransferError(7, "peer \x1b[31mgone"),
         CorruptEntryError(7, "get", "status 'Banana\x07'"),
         NamespaceMismatchError("prod", "shards", "3", "1"),
+        NamespaceMismatchError("prod", "policy", None, "lax\x1b[31m"),
         InvalidInputError("a room is an int"),
     ],
 )
@@ -109,3 +110,16 @@ def test_a_mismatch_names_both_values(make_store):
         NamespaceMismatchError, match=r"'default' has shards=3, .* made with shards=1; pass shards=None"
     ):
         make_store(shards=1).get(1)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"), [("policy", b"lax"), ("mode", b"\xff\x1b"), ("shards", b"many"), ("shards", b"01")]
+)
+def test_a_setting_that_this_version_does_not_know_is_not_adopted(make_store, client, setting, value):
+    """A policy of a later version, or somebody's slip of the hand: to take it for compat would mix the table."""
+    client.hset("kvpoll:{default}:settings", setting, value)
+    client.expire("kvpoll:{default}:settings", 60)
+    store = make_store()
+    with pytest.raises(NamespaceMismatchError, match=f"'default' has {setting}=.*, which this version does not know"):
+        store.update_status(1, 1)
+    assert client.keys("*:room:*") == []
