@@ -245,3 +245,15 @@ def test_the_whole_rule_as_a_table(make_store, client):
             assert store.update_status(1, status) == expected, line
             assert store.get(1) == after, line
     assert len(TABLE.split("\n")) - 2 == 6 * 5
+
+
+def test_a_batch_beyond_one_call_a_shard_keeps_every_room_in_its_place(make_store):
+    store = make_store(shards=2)
+    statuses = {room * 8: KVPoll(room % 4 + 1) for room in range(2_500)}
+    assert {r: u.status for r, u in store.update_many(statuses).items()} == statuses
+    asked = [*reversed(statuses), 1, *statuses]
+    assert store.poll(asked) == [statuses.get(room) for room in asked]
+    assert sorted(store.rooms(KVPoll.Success)) == [r for r, status in statuses.items() if status is KVPoll.Success]
+    assert store.touch(asked) == sum(not status.is_terminal for status in statuses.values())
+    assert store.clear_many(asked) == {room: statuses.get(room) for room in asked}
+    assert store.counts() == dict.fromkeys(KVPoll, 0)
