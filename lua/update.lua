@@ -8,7 +8,6 @@
 --
 -- Failed sorts lowest but means the end, so it is decided before the ranks are compared.
 
-local call = redis.call
 local RANK = {Failed = 0, Bootstrapping = 1, WaitingForInput = 2, Transferring = 3, Success = 4}
 local strict = ARGV[1] == 'strict'
 local count = #ARGV - 3
@@ -18,10 +17,10 @@ local reply = {}
 
 for i = 1, count do
   local room, incoming = KEYS[(i - 1) * step + 1], ARGV[i + 3]
-  local current = call('HGET', room, 'status')
+  local current = redis.call('HGET', room, 'status')
   local outcome = 3
   if incoming == 'Failed' then
-    if step == 2 then call('HDEL', KEYS[i * 2], 'length') end
+    if step == 2 then redis.call('HDEL', KEYS[i * 2], 'length') end
     if not current then
       outcome = 5
     elseif current ~= 'Failed' then
@@ -31,24 +30,24 @@ for i = 1, count do
     outcome = (strict and RANK[incoming] > 2) and 5 or 1
   elseif not (strict and current == 'Failed') and RANK[incoming] > (RANK[current] or 9) then
     outcome = 2
-    if current == 'Failed' then call('HDEL', room, 'reason', 'failed_by') end
+    if current == 'Failed' then redis.call('HDEL', room, 'reason', 'failed_by') end
   end
 
   if outcome == 1 or outcome == 2 or outcome == 4 then
     if not now then
       -- Many updates change nothing and need no time. The milliseconds are put together as text: the first three
       -- of the six digits of the microseconds.
-      local time = call('TIME')
+      local time = redis.call('TIME')
       now = time[1] .. string.sub('00000' .. time[2], -6, -4)
     end
     if outcome == 1 then
-      call('HSET', room, 'status', incoming, 'opened_ms', now, 'updated_ms', now)
+      redis.call('HSET', room, 'status', incoming, 'opened_ms', now, 'updated_ms', now)
     else
-      call('HSET', room, 'status', incoming, 'updated_ms', now)
+      redis.call('HSET', room, 'status', incoming, 'updated_ms', now)
     end
     current = incoming
     local terminal = incoming == 'Success' or incoming == 'Failed'
-    call('PEXPIRE', room, terminal and ARGV[3] or ARGV[2])
+    redis.call('PEXPIRE', room, terminal and ARGV[3] or ARGV[2])
   end
   reply[i * 2 - 1], reply[i * 2] = outcome, current
 end

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import operator
 import re
 from collections.abc import Iterable
@@ -32,7 +31,7 @@ def room(value: Any) -> int:
     """A bootstrap_room: an int in 0 … 2^63-1 (or what says it is one, as numpy's ints do); bool and str are not."""
     number = _integer(value, "a room")
     if not 0 <= number <= MAX_ROOM:
-        raise InvalidInputError(f"a room is an int from 0 to 2^63-1, not {number}")
+        raise InvalidInputError(f"a room is an int from 0 to 2^63-1, not {_shown(number)}")
     return number
 
 
@@ -81,8 +80,8 @@ def seconds(value: Any, name: str) -> float:
     """A duration in seconds: finite, at least a millisecond (what Redis can count)."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise InvalidInputError(f"{name} is a number of seconds, not {_shown(value)}")
-    if not (math.isfinite(value) and 0.001 <= value <= MAX_SECONDS):
-        raise InvalidInputError(f"{name} must be from 0.001 to {MAX_SECONDS:,.0f} seconds, not {value}")
+    if not 0.001 <= value <= MAX_SECONDS:  # NaN is not in it either
+        raise InvalidInputError(f"{name} must be from 0.001 to {MAX_SECONDS:,.0f} seconds, not {_shown(value)}")
     return float(value)
 
 
@@ -90,7 +89,7 @@ def prefix_len(value: Any) -> int:
     """A decode prefix length in tokens."""
     number = _integer(value, "a decode prefix length")
     if not 0 <= number <= MAX_PREFIX_LEN:
-        raise InvalidInputError(f"a decode prefix length is an int from 0 to 2^53-1, not {number}")
+        raise InvalidInputError(f"a decode prefix length is an int from 0 to 2^53-1, not {_shown(number)}")
     return number
 
 
@@ -115,7 +114,7 @@ def shards(value: Any) -> int | None:
         return None
     number = _integer(value, "shards")
     if not 1 <= number <= MAX_SHARDS:
-        raise InvalidInputError(f"shards is an int from 1 to {MAX_SHARDS}, not {number}")
+        raise InvalidInputError(f"shards is an int from 1 to {MAX_SHARDS}, not {_shown(number)}")
     return number
 
 
@@ -128,12 +127,12 @@ def _choice(value: Any, name: str, choices: tuple[str, ...]) -> str | None:
 def _integer(value: Any, what: str) -> int:
     if value.__class__ is int:
         return value
-    if not isinstance(value, bool):
-        try:
-            return operator.index(value)
-        except TypeError:
-            pass
-    raise InvalidInputError(f"{what} is an int, not {_shown(value)}")
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        return operator.index(value)
+    except Exception:  # whatever an object of somebody else's raises, it is no int
+        raise InvalidInputError(f"{what} is an int, not {_shown(value)}") from None
 
 
 def _shown(value: Any) -> str:
@@ -141,5 +140,5 @@ def _shown(value: Any) -> str:
     try:
         text = repr(value)
     except Exception:
-        text = f"a {type(value).__name__}"
+        text = f"an unprintable {type(value).__name__}"  # an int of many thousand digits is one, too
     return printable(text if len(text) <= 80 else text[:77] + "...")

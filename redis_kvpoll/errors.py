@@ -71,9 +71,12 @@ class CorruptEntryError(_RoomError):
 
 
 class NamespaceMismatchError(KVPollError):
-    """The namespace is in use with another setting, so sharing it would split or mix the table."""
+    """The namespace is in use with another setting, so sharing it would split or mix the table.
 
-    def __init__(self, namespace: str, setting: str, ours: str, theirs: str) -> None:
+    ``ours`` is None when this store would adopt any setting, but does not know the one that is there.
+    """
+
+    def __init__(self, namespace: str, setting: str, ours: str | None, theirs: str) -> None:
         super().__init__(namespace, setting, ours, theirs)
         self.namespace = namespace
         self.setting = setting
@@ -81,9 +84,12 @@ class NamespaceMismatchError(KVPollError):
         self.theirs = theirs
 
     def __str__(self) -> str:
+        there = f"namespace {self.namespace!r} has {self.setting}={printable(self.theirs)}"
+        if self.ours is None:
+            return f"{there}, which this version does not know; use the version that wrote it, or another namespace"
         return (
-            f"namespace {self.namespace!r} has {self.setting}={self.theirs}, but this store was made with "
-            f"{self.setting}={self.ours}; pass {self.setting}=None to adopt what is there, or use another namespace"
+            f"{there}, but this store was made with {self.setting}={self.ours}; "
+            f"pass {self.setting}=None to adopt what is there, or use another namespace"
         )
 
 

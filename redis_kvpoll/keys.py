@@ -19,7 +19,6 @@ from collections import defaultdict
 from redis_kvpoll.checks import MAX_ROOM
 
 _ROOM_KEY = re.compile(rb"kvpoll:\{[^}]+\}:room:(0|[1-9][0-9]{0,18})")
-_SETTINGS_KEY = re.compile(rb"kvpoll:\{([A-Za-z0-9._-]{1,64})\}:settings")
 
 ALL_SETTINGS = "kvpoll:{*}:settings"
 """The pattern that finds every namespace of a server."""
@@ -77,9 +76,3 @@ def room_of(key: bytes) -> int | None:
     match = _ROOM_KEY.fullmatch(key)
     number = int(match[1]) if match else -1
     return number if 0 <= number <= MAX_ROOM else None
-
-
-def namespace_of(key: bytes) -> str | None:
-    """The namespace in a settings key."""
-    match = _SETTINGS_KEY.fullmatch(key)
-    return match[1].decode() if match else None

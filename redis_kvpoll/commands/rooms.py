@@ -118,9 +118,13 @@ def entry(room: int) -> Command[Entry | None, Entry | None]:
 
 
 def _listed(rooms: Iterable[int], operation: str) -> list[int]:
-    if isinstance(rooms, str | bytes) or not isinstance(rooms, Iterable):
-        raise InvalidInputError(f"{operation} takes a list of rooms, not {type(rooms).__name__}")
-    return checks.rooms(rooms)
+    try:
+        if isinstance(rooms, str | bytes | bytearray):  # the ids in it would be its characters
+            raise TypeError
+        each = iter(rooms)  # a numpy array without dimensions is an Iterable and yet refuses
+    except TypeError:
+        raise InvalidInputError(f"{operation} takes a list of rooms, not {type(rooms).__name__}") from None
+    return checks.rooms(each)
 
 
 def _distinct(rooms: Iterable[int], operation: str) -> list[int]:
@@ -169,7 +173,14 @@ def _flags(operation: str, rooms: list[int], reply: list[Any]) -> list[bool]:
 
 
 def _lengths(operation: str, rooms: list[int], reply: list[Any]) -> list[int]:
-    return [int(length or 0) for length in reply]
+    return [_length(operation, room, length) or 0 for room, length in zip(rooms, reply, strict=True)]
+
+
+def _length(operation: str, room: int, length: bytes | None) -> int | None:
+    try:
+        return None if length is None else int(length)
+    except ValueError:
+        raise CorruptEntryError(room, operation, f"the decode prefix length {_text(length)!r}") from None
 
 
 def _entries(operation: str, rooms: list[int], reply: list[Any]) -> list[Entry | None]:
@@ -196,7 +207,7 @@ def _entry(operation: str, room: int, ttl_ms: int, length: bytes | None, pairs: 
         ttl=ttl_ms / 1000 if ttl_ms >= 0 else math.inf,
         reason=_text(fields.get(b"reason")),
         failed_by=_text(fields.get(b"failed_by")),
-        decode_prefix_len=None if length is None else int(length),
+        decode_prefix_len=_length(operation, room, length),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 from redis_kvpoll import checks, keys
 from redis_kvpoll.checks import Mode, Policy
@@ -15,6 +15,12 @@ SCRIPT = load("settings")
 NAMES = ("schema", "policy", "shards", "mode")
 SCHEMA = "1"
 """Grows when the layout of keys or fields changes so that older versions would misread it."""
+
+_KNOWN = {
+    "policy": get_args(Policy),
+    "shards": frozenset(map(str, range(1, checks.MAX_SHARDS + 1))),
+    "mode": get_args(Mode),
+}
 
 TTL_MS = 7 * 24 * 3600 * 1000
 RENEW_SECONDS = 3600.0
@@ -50,11 +56,15 @@ class Agreement:
 
     def settle(self, reply: list[Any]) -> Settings:
         """The settings in the server's answer; NamespaceMismatchError when they are not what was asked for."""
-        there = {name: (value or b"").decode() for name, value in zip(NAMES, reply, strict=True)}
+        there = {name: (value or b"").decode("utf-8", "replace") for name, value in zip(NAMES, reply, strict=True)}
         asked = {"schema": SCHEMA, "policy": self.policy, "shards": self.shards, "mode": self.mode}
         for name, value in asked.items():
             if value is not None and str(value) != there[name]:
                 raise NamespaceMismatchError(self.namespace, name, str(value), there[name])
+        # What is adopted must be understood: scripts take any policy that is not strict for compat.
+        for name, known in _KNOWN.items():
+            if there[name] not in known:
+                raise NamespaceMismatchError(self.namespace, name, None, there[name])
         return Settings(cast("Policy", there["policy"]), int(there["shards"]), cast("Mode", there["mode"]))
 
     def adopt(self, settings: Settings) -> Agreement:

@@ -1,0 +1,71 @@
+"""One of the processes that hammer the same few rooms. Its orders come on standard input, its history goes out.
+
+A line of JSON is a job; "ready" is answered once the store has settled, and the next line is the signal to start.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+import time
+
+from redis_kvpoll import KVPoll, StatusStore
+
+NAMES = ["update"] * 6 + ["update_many"] * 2 + ["abort", "abort", "record_failure", "clear", "clear", "clear_many"]
+NAMES += ["get", "failure_reason"]
+
+
+def plain(answer):
+    """An answer in JSON's terms; a KVPoll is its number."""
+    return [answer.outcome.name, answer.status] if isinstance(answer, tuple) else answer
+
+
+def do(store, name, room, both, status, reason):
+    """One operation: the answer and the argument for each room that it was on."""
+    calls = {
+        "update": lambda: {room: (store.update_status(room, status), status)},
+        "update_many": lambda: {r: (u, status) for r, u in store.update_many(dict.fromkeys(both, status)).items()},
+        "abort": lambda: {room: (store.abort(room, reason), reason)},
+        "record_failure": lambda: {room: (store.record_failure(room, reason), reason)},
+        "clear": lambda: {room: (store.clear(room), None)},
+        "clear_many": lambda: {r: (was, None) for r, was in store.clear_many(both).items()},
+        "get": lambda: {room: (store.get(room), None)},
+        "failure_reason": lambda: {room: (store.failure_reason(room), None)},
+    }
+    return calls[name]()
+
+
+def hammer(store, who, job):
+    chance = random.Random(f"{job['seed']} {who}")
+    history = []
+    for count in range(job["count"]):
+        name, room, both = chance.choice(NAMES), chance.choice(job["rooms"]), chance.sample(job["rooms"], 2)
+        status = chance.choice(list(KVPoll))
+        began = time.monotonic_ns()
+        answers = do(store, name, room, both, status, reason=f"{who} {count}")
+        ended = time.monotonic_ns()
+        for on, (answer, argument) in answers.items():
+            history.append((who, on, name.removesuffix("_many"), argument, plain(answer), began, ended))
+    return history
+
+
+def say(line):
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def main():
+    who = int(sys.argv[1])
+    for line in sys.stdin:
+        job = json.loads(line)
+        with StatusStore.from_url(job["url"], namespace=job["namespace"], policy=job["policy"]) as store:
+            store.get(0)
+            say("ready")
+            sys.stdin.readline()
+            history = hammer(store, who, job)
+        say(json.dumps(history))
+
+
+if __name__ == "__main__":
+    main()

