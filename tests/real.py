@@ -77,6 +77,20 @@ def until(condition: Callable[[], Any], what: str, seconds: float = 20.0) -> Any
     return answer
 
 
+def at_the_second_pause(monkeypatch: pytest.MonkeyPatch, do: Callable[[], Any]) -> list[int]:
+    """Do something once a call has been tried twice. The list grows by one with each pause, which are short."""
+    pauses: list[int] = []
+
+    def compute(tries: int) -> float:
+        pauses.append(tries)
+        if len(pauses) == 2:
+            do()
+        return 0.005
+
+    monkeypatch.setattr("redis_kvpoll.delivery._BACKOFF.compute", compute)
+    return pauses
+
+
 def emptied(server: EmbeddedServer) -> list[bytes]:
     """The keys without a TTL on a server, which loses all keys."""
     with redis.Redis(unix_socket_path=str(server.socket)) as client:
@@ -132,8 +146,12 @@ class World:
     def shared(self, kind: str = "valkey") -> PortServer:
         """A server that this test shares with others, and leaves as it was."""
         server = shared(kind)
-        self._used.append(server)
+        self.share(server)
         return server
+
+    def share(self, *servers: EmbeddedServer) -> None:
+        """Servers that this test shares with others; they are emptied after it."""
+        self._used.extend(servers)
 
     def open(self, url: str, **options: Any) -> Any:
         """A store from a URL."""

@@ -97,20 +97,6 @@ def store(world, proxy):
     return store
 
 
-def at_the_second_pause(monkeypatch, do):
-    """Do something once a call has been tried twice. The list grows by one with each pause, which are short."""
-    pauses = []
-
-    def compute(tries):
-        pauses.append(tries)
-        if len(pauses) == 2:
-            do()
-        return 0.005
-
-    monkeypatch.setattr("redis_kvpoll.delivery._BACKOFF.compute", compute)
-    return pauses
-
-
 class TestReplyLost:
     @pytest.mark.parametrize("operation", REPEATED)
     def test_what_does_no_harm_is_repeated(self, store, proxy, operation):
@@ -186,7 +172,7 @@ class TestNotSent:
     def test_the_server_is_there_only_later(self, world, monkeypatch):
         port = real.free_port()
         store = world.open(f"redis://127.0.0.1:{port}", deadline=60.0)
-        at_the_second_pause(monkeypatch, lambda: world.serve(port=port))
+        real.at_the_second_pause(monkeypatch, lambda: world.serve(port=port))
         assert store.update_status(1, 1).outcome is Outcome.CREATED
 
 
@@ -311,7 +297,7 @@ class TestNotNow:
             answer = Update(Outcome.ADVANCED, KVPoll.Transferring)
         with server.client() as client:
             client.replicaof("127.0.0.1", real.free_port())
-            pauses = at_the_second_pause(monkeypatch, lambda: client.replicaof("NO", "ONE"))
+            pauses = real.at_the_second_pause(monkeypatch, lambda: client.replicaof("NO", "ONE"))
             assert call(store) == answer
         assert len(pauses) == 2
 
@@ -326,7 +312,7 @@ class TestNotNow:
             connection = client.connection_pool.get_connection()
             connection.send_command("EVAL", "while true do end", 0)
             real.until(lambda: is_busy(killer), "the server says that it is busy")
-            pauses = at_the_second_pause(monkeypatch, killer.script_kill)
+            pauses = real.at_the_second_pause(monkeypatch, killer.script_kill)
             assert call(store) == answer
             with pytest.raises(redis.ResponseError):
                 connection.read_response()
@@ -336,7 +322,7 @@ class TestNotNow:
     def test_a_server_that_loads_its_data(self, world, monkeypatch):
         server = world.serve("--enable-debug-command", "yes")
         store = world.open(server.tcp, deadline=60.0)
-        pauses = at_the_second_pause(monkeypatch, lambda: None)
+        pauses = real.at_the_second_pause(monkeypatch, lambda: None)
         with server.client() as client:
             client.config_set("key-load-delay", "1000")  # microseconds
             client.config_set("loading-process-events-interval-bytes", "1024")

@@ -94,7 +94,8 @@ def _servers(base: str, kind: Kind, rest: str, shown: str) -> Target:
     if kind == "single":
         options["host"], options["port"] = hosts[0]
     if base == "rediss":
-        options["ssl"] = sentinel["ssl"] = True
+        options["ssl"] = True
+        sentinel |= {"ssl": True} if kind == "sentinel" else {}
     return Target(kind, hosts, service, options, sentinel, shown)
 
 
