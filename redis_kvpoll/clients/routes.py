@@ -179,8 +179,20 @@ def _single_client(target: Target) -> redis.Redis:
     return redis.Redis(**options)
 
 
+class _Sentinel(Sentinel):
+    """Keeps no connection to a Sentinel: it is asked seldom, and the connection would outlive the store."""
+
+    def discover_master(self, service_name: str) -> Any:
+        try:
+            return super().discover_master(service_name)  # type: ignore[no-untyped-call]
+        finally:
+            for watcher in self.sentinels:
+                watcher.connection_pool.disconnect(inuse_connections=False)
+
+
 def _sentinel_client(target: Target, deadline: float) -> redis.Redis:
-    sentinel = Sentinel(target.hosts, sentinel_kwargs=sentinel_options(target, deadline), **target.options)
+    watchers = sentinel_options(target, deadline)
+    sentinel: Sentinel = _Sentinel(target.hosts, sentinel_kwargs=watchers, **target.options)  # type: ignore[no-untyped-call]
     client: redis.Redis = sentinel.master_for(target.service)
     return client
 
