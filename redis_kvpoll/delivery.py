@@ -58,9 +58,10 @@ class Pause:
 
 @dataclass(slots=True)
 class Reroute:
-    """Learn from a cluster's MOVED where a slot now lives."""
+    """Learn from a cluster's MOVED where a slot now lives. The answer is whether this way knows of clusters."""
 
-    moved: MovedError
+    redirect: AskError
+    """ASK, or MOVED, which redis-py makes a kind of it."""
 
 
 Step: TypeAlias = Send | Pause | Reroute
@@ -223,36 +224,34 @@ class _Trip:
         ``settling`` marks what belongs to no operation's effect: it may be repeated, and does not settle first.
         """
         repeatable = settling or self._repeatable
-        step = Send(tag, words, fresh=not repeatable)
+        asking = None
         while True:
+            error: Exception
             try:
-                return (yield step)
+                return (yield Send(tag, words, self._timeout(), not repeatable, asking))
             except NoScriptError:
                 if script is None:
                     raise
                 # EVAL goes the same way, so it loads the script on just the node that lacks it.
                 words[:2] = "EVAL", script.source
-                script, step = None, Send(tag, words, fresh=not repeatable)
-            except MovedError as moved:
-                yield from self._redirected(moved)
-                yield Reroute(moved)
-                step = Send(tag, words, self._time_left(), not repeatable)
-            except AskError as ask:
-                yield from self._redirected(ask)
-                step = Send(tag, words, self._time_left(), not repeatable, (ask.host, ask.port))
-            except (NotSent, RedisError, OSError) as error:
-                yield from self._recover(error, repeatable)
-                if not settling and not self._delivery.settled:
-                    yield from self._delivery.settle(self)
-                step = Send(tag, words, self._time_left(), not repeatable)
+                script = None
+                continue
+            except (NotSent, RedisError, OSError) as caught:
+                error = caught
+            # Not in the except block: this error would become the next one's context, which faults.judge reads.
+            asking = None
+            if isinstance(error, AskError):
+                asking = yield from self._redirected(error)
+                continue
+            yield from self._recover(error, repeatable)
+            if not settling and not self._delivery.settled:
+                yield from self._delivery.settle(self)
 
     def _recover(self, error: Exception, repeatable: bool) -> Flow[None]:
         """Wait before the next try, or raise what the caller gets to see."""
         fault, cause = faults.judge(error), faults.reason(error)
         if fault is Fault.REFUSED:
-            hint = faults.hint(cause)
-            why = f"the server refused: {cause}" + (f" ({hint})" if hint else "")
-            raise self._failed(ServerRefusedError, why) from cause
+            raise self._failed(ServerRefusedError, faults.refusal(cause)) from cause
         self._delivery.unsettle()
         if fault is Fault.LOST and not repeatable:
             raise self._failed(
@@ -261,12 +260,15 @@ class _Trip:
             ) from cause
         yield from self._pause(cause)
 
-    def _redirected(self, error: RedisError) -> Flow[None]:
-        """Follow a cluster's redirect at once; wait only when they do not end."""
+    def _redirected(self, error: AskError) -> Flow[tuple[str, int] | None]:
+        """Follow a cluster's redirect at once; wait only when they do not end. The node to ask, for ASK."""
+        if not (yield Reroute(error)):
+            raise self._failed(ServerRefusedError, faults.refusal(error)) from error
         if self._tries < _FREE_REDIRECTS:
             self._tries += 1
         else:
             yield from self._pause(error)
+        return None if isinstance(error, MovedError) else (error.host, error.port)
 
     def _pause(self, cause: BaseException) -> Flow[None]:
         self._tries += 1
@@ -280,8 +282,13 @@ class _Trip:
             ) from cause
         yield Pause(seconds)
 
-    def _time_left(self) -> float:
-        return max(0.001, self._give_up_at - time.monotonic())
+    def _timeout(self) -> float | None:
+        """Seconds for the next try; None, the connection's own, while the deadline has hardly begun.
+
+        A time of its own takes a connection of its own, so the usual case must do without.
+        """
+        left = self._give_up_at - time.monotonic()
+        return None if left > 0.9 * self._delivery.deadline else max(0.001, left)
 
     def _failed(self, kind: type[KVPollError], what: str) -> KVPollError:
         return kind(f"{self._operation}{self._subject()}: {printable(what)}")

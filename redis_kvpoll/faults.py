@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import enum
+import re
+import ssl
 
 from redis.exceptions import (
     AuthenticationError,
@@ -39,17 +41,27 @@ _HINTS = {
     "WRONGPASS": "check the user name and the password in the URL",
     "OOM": "the server has reached its maxmemory: give it more, or choose shorter TTLs",
     "MOVED": "this server is part of a cluster: use redis+cluster:// or a RedisCluster client",
+    "ASK": "this server is part of a cluster: use redis+cluster:// or a RedisCluster client",
     "CROSSSLOT": "this server is part of a cluster: use redis+cluster:// or a RedisCluster client",
 }
+_UNTRUSTED = "the server's certificate is not one we trust: name its CA in the URL with ?ssl_ca_certs=FILE"
+
+# An error inside a script comes as it is, or (Redis 6.2) inside "ERR Error running script …: -CODE …". Only codes
+# of the protocol are looked for; the wording around them differs from server to server.
+_WRAPPED_CODE = re.compile(r"(?:^|[ :]|-)(WRONGTYPE|NOPERM|OOM|READONLY|CROSSSLOT)\b")
 
 
 def judge(error: BaseException) -> Fault:
     """What is known of the call after ``error``."""
     cause = reason(error)
-    if isinstance(cause, AuthenticationError | AuthorizationError):
+    if isinstance(cause, AuthenticationError | AuthorizationError) or _is_untrusted(cause):
         return Fault.REFUSED
-    if isinstance(error, NotSent) or _is_not_now(cause) or _is_not_now(cause.__context__):
+    # redis-py's Sentinel turns READONLY into a ConnectionError; the READONLY is then its context.
+    if _is_not_now(cause) or _is_not_now(cause.__context__):
         return Fault.NOT_RUN
+    if isinstance(error, NotSent):
+        # Who is turned away at the door (HELLO, SELECT) will be so the next time too.
+        return Fault.REFUSED if isinstance(cause, ResponseError) else Fault.NOT_RUN
     if isinstance(cause, RedisConnectionError | RedisTimeoutError | OSError):
         return Fault.LOST
     return Fault.REFUSED
@@ -60,10 +72,20 @@ def reason(error: BaseException) -> BaseException:
     return (error.__cause__ or error) if isinstance(error, NotSent) else error
 
 
-def hint(error: BaseException) -> str:
-    """What to do about a refusal, if that is known."""
-    words = str(error).split(maxsplit=1)
-    return _HINTS.get(words[0], "") if words else ""
+def refusal(error: BaseException) -> str:
+    """A refusal in words: the server's, with its code, and what to do about it if that is known."""
+    code = getattr(error, "status_code", None)
+    text = str(error)
+    if code in _HINTS:
+        text = f"{code} {text}"
+    elif wrapped := _WRAPPED_CODE.search(text):
+        code = wrapped[1]
+    hint = _UNTRUSTED if _is_untrusted(error) else _HINTS.get(code or "", "")
+    return f"the server refused: {text}" + (f" ({hint})" if hint else "")
+
+
+def _is_untrusted(error: BaseException) -> bool:
+    return isinstance(error.__context__, ssl.SSLCertVerificationError)
 
 
 def _is_not_now(error: BaseException | None) -> bool:
@@ -72,6 +94,4 @@ def _is_not_now(error: BaseException | None) -> bool:
     if not isinstance(error, ResponseError):
         return False
     text = str(error)
-    # Redis 6.2 wraps what happened inside a script: "ERR Error running script … -READONLY …". Only codes of the
-    # protocol are looked for; the wording around them differs from server to server.
     return text.startswith(_NOT_NOW_CODES) or "-READONLY " in text

@@ -249,6 +249,10 @@ class StatusStore:
                     result = self._route.take(step)
                 except (NotSent, RedisError, OSError) as error:
                     step = flow.throw(error)
+                except BaseException:
+                    # Interrupted or cancelled: the connection is gone, as if it had been lost.
+                    self._delivery.unsettle()
+                    raise
                 else:
                     step = flow.send(result)
         except StopIteration as end:

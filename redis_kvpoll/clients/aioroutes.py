@@ -7,91 +7,23 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import redis.asyncio as redis
-from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.sentinel import Sentinel
-from redis.exceptions import RedisClusterException, RedisError, ResponseError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import MovedError, RedisError, ResponseError
 
+from redis_kvpoll.clients.aioconnections import Endpoint
 from redis_kvpoll.clients.embedded import EmbeddedServer
 from redis_kvpoll.clients.endpoint import (
-    MAX_IDLE,
     connection_options,
     options_of,
-    pack,
-    time_limit,
+    sentinel_options,
     warn_of_memory,
     wrong_client,
 )
+from redis_kvpoll.clients.topology import CLUSTER_SLOTS, Address, Topology
 from redis_kvpoll.clients.urls import Target, parse
 from redis_kvpoll.delivery import Pause, Send, Step
 from redis_kvpoll.faults import NotSent
-
-
-class Endpoint:
-    """One server, and our connections to it: at most MAX_IDLE, for which calls wait in line."""
-
-    def __init__(self, connection_class: Any, client_options: dict[str, Any], deadline: float) -> None:
-        self._class = connection_class
-        self.limit = time_limit(client_options, deadline)
-        # The time limit is set around a whole call, here; one inside each send and read would cost more.
-        self._options = connection_options(client_options) | {"socket_timeout": None, "socket_connect_timeout": None}
-        self._idle: list[Any] = []
-        self._places = asyncio.Semaphore(MAX_IDLE)
-        self._loop: asyncio.AbstractEventLoop | None = None
-
-    async def call(self, step: Send) -> Any:
-        """Send a call over one connection and read its reply."""
-        loop = asyncio.get_running_loop()
-        if loop is not self._loop:
-            # Connections live and die with their event loop; another one (a second asyncio.run) starts afresh.
-            self._loop, self._idle, self._places = loop, [], asyncio.Semaphore(MAX_IDLE)
-        async with self._places:
-            limit = self.limit if step.timeout is None else min(step.timeout, self.limit)
-            connection, sent = None, False
-            try:
-                async with asyncio.timeout(limit):
-                    connection = await self._connection(step.fresh)
-                    sent = True
-                    if step.asking:
-                        await connection.send_command("ASKING")
-                        await connection.read_response()
-                    await connection.send_packed_command(pack(step.words))
-                    reply = await connection.read_response()
-            except ResponseError:
-                self._idle.append(connection)
-                raise
-            except BaseException as error:
-                if connection is not None:
-                    await connection.disconnect(nowait=True)
-                if not sent and isinstance(error, RedisError | OSError):
-                    raise NotSent from error
-                if type(error) is TimeoutError:
-                    raise TimeoutError(f"no reply within {limit:.3g} s") from None
-                raise
-            self._idle.append(connection)
-            return reply
-
-    async def _connection(self, fresh: bool) -> Any:
-        while self._idle:
-            connection = self._idle.pop()
-            if not fresh or await _is_open(connection):
-                return connection
-            await connection.disconnect(nowait=True)
-        connection = self._class(**self._options)
-        await connection.connect()
-        return connection
-
-    async def close(self) -> None:
-        if self._loop is asyncio.get_running_loop():
-            while self._idle:
-                await self._idle.pop().disconnect()
-
-
-async def _is_open(connection: Any) -> bool:
-    """Whether an idle connection is still good. Nothing is due on it, so anything to read means it is not."""
-    try:
-        return not await connection.can_read()
-    except (RedisError, OSError):
-        return False
 
 
 class Route:
@@ -117,7 +49,7 @@ class Route:
             return await self._send(step)
         if isinstance(step, Pause):
             return await asyncio.sleep(step.seconds)
-        return await self._reroute(step.moved)
+        return self._reroute(step.redirect)
 
     async def close(self) -> None:
         for endpoint in self._endpoints():
@@ -131,82 +63,108 @@ class Route:
     def _endpoints(self) -> list[Endpoint]:
         return [self._endpoint]
 
-    async def _reroute(self, moved: Any) -> None:
-        """Only clusters move slots."""
+    def _reroute(self, redirect: Any) -> bool:
+        return False  # only clusters redirect
 
 
 class ClusterRoute(Route):
-    """The ways to the nodes of a Redis Cluster; redis-py's client keeps the map of slots."""
+    """The ways to the nodes of a Redis Cluster."""
 
     clustered = True
 
     def __init__(
-        self,
-        cluster: redis.RedisCluster,
-        deadline: float,
-        shown: str,
-        on_close: Callable[[], Awaitable[None]] | None = None,
+        self, connection_class: Any, options: dict[str, Any], topology: Topology, deadline: float, shown: str
     ) -> None:
         self._shown = shown
-        self._cluster = cluster
+        self._class = connection_class
+        self._options = options
+        self._topology = topology
         self._deadline = deadline
-        self._by_node: dict[str, Endpoint] = {}
-        self._slots: dict[str, int] = {}
-        self._stale = True
-        self._on_close = on_close
+        self._by_address: dict[Address, Endpoint] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._lock = asyncio.Lock()
+        self._on_close = None
 
     async def _send(self, step: Send) -> Any:
         try:
-            async with asyncio.timeout(step.timeout or self._deadline):
-                endpoint = await self._endpoint_for(step)
-        except (RedisError, RedisClusterException, OSError) as error:
-            self._stale = True
-            raise NotSent from error
-        try:
-            return await endpoint.call(step)
+            return await (await self._endpoint_for(step)).call(step)
         except ResponseError:
             raise
         except BaseException:
-            self._stale = True
+            self._topology.stale = True
             raise
 
     async def _endpoint_for(self, step: Send) -> Endpoint:
-        cluster = self._cluster
-        if self._stale:
-            await cluster.initialize()
-            await cluster.nodes_manager.initialize()
-            self._stale = False
+        topology = self._topology
+        if topology.stale:
+            await self._read_map_once((step.timeout or self._deadline) / 2)
         if step.asking:
-            node = cluster.get_node(*step.asking)
-            if node is None:
-                self._stale = True
-                raise RedisClusterException(f"the cluster redirected to {step.asking}, which it does not list")
-        else:
-            slot = self._slots.get(step.tag)
-            if slot is None:
-                slot = self._slots[step.tag] = cluster.keyslot(step.tag)
-            node = cluster.nodes_manager.get_node_from_slot(slot)
-        endpoint = self._by_node.get(node.name)
+            return self._endpoint_at(topology.redirected(*step.asking))
+        try:
+            return self._endpoint_at(topology.owner(step.tag))
+        except ResponseError as error:
+            raise NotSent from error
+
+    async def _read_map_once(self, seconds: float) -> None:
+        """Read the map of slots, or wait until another task has."""
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            self._loop, self._lock = loop, asyncio.Lock()
+        try:
+            async with asyncio.timeout(seconds), self._lock:
+                if self._topology.stale:
+                    await self._read_map(seconds)
+        except TimeoutError as error:
+            raise NotSent from error
+
+    async def _read_map(self, seconds: float) -> None:
+        """Ask one node after another for the map of slots; together they have ``seconds``."""
+        nodes = self._topology.nodes()
+        failure: BaseException = RedisConnectionError("no node of the cluster knows of any slot")
+        for node in nodes:
+            try:
+                reply = await self._endpoint_at(node).call(Send("", CLUSTER_SLOTS, seconds / len(nodes)))
+            except NotSent as error:
+                failure = error.__cause__ or error
+            except (RedisError, OSError) as error:
+                failure = error
+            else:
+                if self._topology.learn(reply, node):
+                    return
+        raise NotSent from failure
+
+    def _endpoint_at(self, address: Address) -> Endpoint:
+        endpoint = self._by_address.get(address)
         if endpoint is None:
-            endpoint = Endpoint(node.connection_class, node.connection_kwargs, self._deadline)
-            self._by_node[node.name] = endpoint
+            options = self._options | {"host": address[0], "port": address[1]}
+            endpoint = self._by_address[address] = Endpoint(self._class, options, self._deadline)
         return endpoint
 
     def _endpoints(self) -> list[Endpoint]:
-        return list(self._by_node.values())
+        return list(self._by_address.values())
 
-    async def _reroute(self, moved: Any) -> None:
-        await self._cluster.nodes_manager.move_slot(moved)
+    def _reroute(self, redirect: Any) -> bool:
+        if isinstance(redirect, MovedError):
+            self._topology.moved(redirect)
+        return True
 
 
 def route_for(client: Any, deadline: float) -> Route:
     """The route over a client that the user made. The client itself is neither changed nor closed."""
     if isinstance(client, redis.RedisCluster):
-        return ClusterRoute(client, deadline, shown="a RedisCluster client")
+        return _over_cluster(client, deadline)
     if isinstance(client, redis.Redis):
         return Route(client, deadline, shown=f"a {type(client).__name__} client")
     takes = "redis.asyncio.Redis or redis.asyncio.RedisCluster"
     raise wrong_client(client, "AsyncStatusStore", takes, "StatusStore")
+
+
+def _over_cluster(client: redis.RedisCluster, deadline: float) -> ClusterRoute:
+    manager = client.nodes_manager
+    nodes = [*manager.nodes_cache.values(), *manager.startup_nodes.values()]
+    topology = Topology([(node.host, int(node.port)) for node in nodes], manager.remap_host_port)
+    shown = f"a {type(client).__name__} client"
+    return ClusterRoute(nodes[0].connection_class, nodes[0].connection_kwargs, topology, deadline, shown)
 
 
 def open_route(url: str, deadline: float) -> Route:
@@ -222,11 +180,7 @@ def open_route(url: str, deadline: float) -> Route:
         client = redis.Redis(unix_socket_path=str(server.socket))
         return Route(client, deadline, f"{target.shown} at {server.url}", lambda: asyncio.to_thread(server.stop))
     if target.kind == "cluster":
-        with options_of(target):
-            nodes = [ClusterNode(host, port) for host, port in target.hosts]
-            options: dict[str, Any] = {"socket_timeout": deadline, **target.options}
-            cluster = redis.RedisCluster(startup_nodes=nodes, **options)
-        return ClusterRoute(cluster, deadline, target.shown, cluster.aclose)
+        return _open_cluster(target, deadline)
     with options_of(target):
         client = _sentinel_client(target, deadline) if target.kind == "sentinel" else _single_client(target)
         pool = client.connection_pool
@@ -241,8 +195,27 @@ def _single_client(target: Target) -> redis.Redis:
     return redis.Redis(**options)
 
 
+class _Sentinel(Sentinel):
+    """Keeps no connection to a Sentinel: it is asked seldom, and the connection would outlive the store."""
+
+    async def discover_master(self, service_name: str) -> Any:
+        try:
+            return await super().discover_master(service_name)
+        finally:
+            for watcher in self.sentinels:
+                await watcher.connection_pool.disconnect(inuse_connections=False)
+
+
 def _sentinel_client(target: Target, deadline: float) -> redis.Redis:
-    watchers = {"socket_timeout": deadline, **target.sentinel_options}
-    sentinel = Sentinel(target.hosts, sentinel_kwargs=watchers, **target.options)
+    watchers = sentinel_options(target, deadline)
+    sentinel: Sentinel = _Sentinel(target.hosts, sentinel_kwargs=watchers, **target.options)  # type: ignore[no-untyped-call]
     client: redis.Redis = sentinel.master_for(target.service)
     return client
+
+
+def _open_cluster(target: Target, deadline: float) -> ClusterRoute:
+    options = dict(target.options)
+    connection_class = redis.SSLConnection if options.pop("ssl", False) else redis.Connection
+    with options_of(target):
+        connection_class(**connection_options(options))
+    return ClusterRoute(connection_class, options, Topology(target.hosts), deadline, target.shown)

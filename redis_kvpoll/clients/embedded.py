@@ -54,10 +54,11 @@ class EmbeddedServer:
     """
 
     def __init__(self, program: str | None = None, arguments: Sequence[str] = ()) -> None:
+        program = program or find_program()
         self.folder = _private_folder()
         self.socket = self.folder / "redis.sock"
         command = [
-            program or find_program(),
+            program,
             *("--port", "0", "--unixsocket", str(self.socket), "--unixsocketperm", "700"),
             *("--dir", str(self.folder), "--save", "", "--appendonly", "no", "--maxmemory-policy", "noeviction"),
             *arguments,

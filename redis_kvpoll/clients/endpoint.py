@@ -9,6 +9,7 @@ client's pool book-keeping: a quarter of the time of a call.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -25,13 +26,24 @@ logger = logging.getLogger("redis_kvpoll")
 MAX_IDLE = 16
 """Connections kept for the next call, a server. More are opened when more threads call at once, then closed."""
 
-# What a client sets for connections that its own pool watches over.
-_POOL_ONLY = ("maint_notifications_pool_handler", "maint_notifications_config", "retry_on_timeout", "retry_on_error")
+IDLE_CLOSED = "the server had closed an idle connection"
+
+# What a client sets for connections that its own pool watches over, and what makes redis-py send or repeat more
+# than we asked for.
+_NOT_OURS = (
+    "maint_notifications_pool_handler",
+    "maint_notifications_config",
+    "oss_cluster_maint_notifications_handler",
+    "health_check_interval",
+    "retry_on_timeout",
+    "retry_on_error",
+)
+_UNKNOWN_OPTION = re.compile(r"unexpected keyword argument '(\w+)'")
 
 
 def connection_options(client_options: dict[str, Any]) -> dict[str, Any]:
     """The keyword arguments for a connection of ours, from a client's."""
-    options = {key: value for key, value in client_options.items() if key not in _POOL_ONLY}
+    options = {key: value for key, value in client_options.items() if key not in _NOT_OURS}
     # Replies are decoded by us, whatever the client is set to.
     options |= {"retry": Retry(NoBackoff(), 0), "decode_responses": False, "encoding": "utf-8"}
     return options
@@ -57,13 +69,24 @@ def pack(words: Sequence[str]) -> bytes:
     return b"*%d\r\n" % len(words) + b"".join([b"$%d\r\n%b\r\n" % (len(word), word) for word in encoded])
 
 
+def sentinel_options(target: Target, deadline: float) -> dict[str, Any]:
+    """The keyword arguments for clients of the Sentinels: asking all of them in vain takes half the deadline."""
+    return {
+        "socket_timeout": deadline / (2 * len(target.hosts)),
+        "retry": Retry(NoBackoff(), 0),
+        **target.sentinel_options,
+    }
+
+
 @contextmanager
 def options_of(target: Target) -> Iterator[None]:
     """Turn redis-py's complaints about a URL's options into ours, before anything is opened."""
     try:
         yield
     except (TypeError, ValueError, RedisError) as error:
-        raise InvalidInputError(f"URL {target.shown}: {error}") from None
+        unknown = _UNKNOWN_OPTION.search(str(error))
+        what = f"redis-py has no option {unknown[1]!r}" if unknown else str(error)
+        raise InvalidInputError(f"URL {target.shown}: {what}") from None
 
 
 def wrong_client(client: Any, store: str, takes: str, other: str) -> InvalidInputError:

@@ -2,78 +2,28 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from typing import Any
 
 import redis
-from redis.cluster import ClusterNode
-from redis.exceptions import RedisClusterException, RedisError, ResponseError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import MovedError, RedisError, ResponseError
 from redis.sentinel import Sentinel
 
+from redis_kvpoll.clients.connections import Endpoint
 from redis_kvpoll.clients.embedded import EmbeddedServer
 from redis_kvpoll.clients.endpoint import (
-    MAX_IDLE,
     connection_options,
     options_of,
-    pack,
-    time_limit,
+    sentinel_options,
     warn_of_memory,
     wrong_client,
 )
+from redis_kvpoll.clients.topology import CLUSTER_SLOTS, Address, Topology
 from redis_kvpoll.clients.urls import Target, parse
 from redis_kvpoll.delivery import Pause, Send, Step
 from redis_kvpoll.faults import NotSent
-
-
-class Endpoint:
-    """One server, and our idle connections to it."""
-
-    def __init__(self, pool: Any, deadline: float) -> None:
-        self._class = pool.connection_class
-        self._options = connection_options(pool.connection_kwargs)
-        self.limit = time_limit(self._options, deadline)
-        self.idle: list[Any] = []
-
-    def connection(self, timeout: float | None, fresh: bool) -> Any:
-        """A connection for one call: idle or new. ``timeout`` (seconds) shortens the usual one."""
-        if timeout is not None and timeout < self.limit:
-            return self._connect(timeout)
-        pid = os.getpid()
-        while self.idle:
-            try:
-                connection = self.idle.pop()
-            except IndexError:
-                break  # another thread was faster
-            if connection.pid != pid:
-                continue  # the parent's, from before a fork
-            if fresh and not _is_open(connection):
-                connection.disconnect()
-                continue
-            return connection
-        return self._connect(self.limit)
-
-    def give_back(self, connection: Any) -> None:
-        """Keep a connection for the next call, unless it was made for a short one."""
-        if len(self.idle) < MAX_IDLE and connection.socket_timeout == self.limit:
-            self.idle.append(connection)
-        else:
-            connection.disconnect()
-
-    def _connect(self, timeout: float) -> Any:
-        options = self._options | {"socket_timeout": timeout, "socket_connect_timeout": timeout}
-        connection = self._class(**options)
-        connection.connect()
-        return connection
-
-
-def _is_open(connection: Any) -> bool:
-    """Whether an idle connection is still good. Nothing is due on it, so anything to read means it is not."""
-    try:
-        return not connection.can_read(0)
-    except (RedisError, OSError):
-        return False
 
 
 class Route:
@@ -84,7 +34,8 @@ class Route:
     def __init__(self, client: Any, deadline: float, shown: str, on_close: Callable[[], None] | None = None) -> None:
         self._shown = shown
         self._client = client  # its pool holds the Sentinel manager, by a weak reference
-        self._endpoint = Endpoint(client.connection_pool, deadline)
+        pool = client.connection_pool
+        self._endpoint = Endpoint(pool.connection_class, pool.connection_kwargs, deadline)
         self._on_close = on_close
 
     def __str__(self) -> str:
@@ -96,115 +47,108 @@ class Route:
             return self._send(step)
         if isinstance(step, Pause):
             return time.sleep(step.seconds)
-        return self._reroute(step.moved)
+        return self._reroute(step.redirect)
 
     def close(self) -> None:
-        endpoints = self._endpoints()
-        for endpoint in endpoints:
-            while endpoint.idle:
-                endpoint.idle.pop().disconnect()
+        for endpoint in self._endpoints():
+            endpoint.close()
         if self._on_close:
             self._on_close()
 
     def _send(self, step: Send) -> Any:
-        try:
-            endpoint = self._endpoint_for(step)
-            connection = endpoint.connection(step.timeout, step.fresh)
-        except (RedisError, RedisClusterException, OSError) as error:
-            self._lost()
-            raise NotSent from error
-        try:
-            if step.asking:
-                connection.send_command("ASKING")
-                connection.read_response()
-            connection.send_packed_command([pack(step.words)])
-            reply = connection.read_response()
-        except ResponseError:
-            endpoint.give_back(connection)
-            raise
-        except BaseException:
-            connection.disconnect()
-            self._lost()
-            raise
-        endpoint.give_back(connection)
-        return reply
-
-    def _endpoint_for(self, step: Send) -> Endpoint:
-        return self._endpoint
+        return self._endpoint.call(step)
 
     def _endpoints(self) -> list[Endpoint]:
         return [self._endpoint]
 
-    def _lost(self) -> None:
-        """A server did not answer."""
-
-    def _reroute(self, moved: Any) -> None:
-        """Only clusters move slots."""
+    def _reroute(self, redirect: Any) -> bool:
+        return False  # only clusters redirect
 
 
 class ClusterRoute(Route):
-    """The ways to the nodes of a Redis Cluster; redis-py's client keeps the map of slots."""
+    """The ways to the nodes of a Redis Cluster."""
 
     clustered = True
 
     def __init__(
-        self,
-        connect: Callable[[], redis.RedisCluster],
-        deadline: float,
-        shown: str,
-        on_close: Callable[[], None] | None = None,
+        self, connection_class: Any, options: dict[str, Any], topology: Topology, deadline: float, shown: str
     ) -> None:
         self._shown = shown
-        self._connect = connect
+        self._class = connection_class
+        self._options = options
+        self._topology = topology
         self._deadline = deadline
-        self._cluster: redis.RedisCluster | None = None
-        self._by_node: dict[str, Endpoint] = {}
-        self._slots: dict[str, int] = {}
-        self._stale = False
-        self._on_close = on_close
+        self._by_address: dict[Address, Endpoint] = {}
+        self._on_close = None
+
+    def _send(self, step: Send) -> Any:
+        try:
+            return self._endpoint_for(step).call(step)
+        except ResponseError:
+            raise
+        except BaseException:
+            self._topology.stale = True
+            raise
 
     def _endpoint_for(self, step: Send) -> Endpoint:
-        # RedisCluster reads the map of slots when it is made, so it is made with the first call.
-        if self._cluster is None:
-            self._cluster = self._connect()
-        cluster = self._cluster
-        if self._stale:
-            cluster.nodes_manager.initialize()
-            self._stale = False
+        topology = self._topology
+        if topology.stale:
+            self._read_map((step.timeout or self._deadline) / 2)
         if step.asking:
-            node = cluster.get_node(*step.asking)
-            if node is None:
-                self._stale = True
-                raise RedisClusterException(f"the cluster redirected to {step.asking}, which it does not list")
-        else:
-            slot = self._slots.get(step.tag)
-            if slot is None:
-                slot = self._slots[step.tag] = cluster.keyslot(step.tag)
-            node = cluster.nodes_manager.get_node_from_slot(slot)
-        endpoint = self._by_node.get(node.name)
+            return self._endpoint_at(topology.redirected(*step.asking))
+        try:
+            return self._endpoint_at(topology.owner(step.tag))
+        except ResponseError as error:
+            raise NotSent from error
+
+    def _read_map(self, seconds: float) -> None:
+        """Ask one node after another for the map of slots; together they have ``seconds``."""
+        nodes = self._topology.nodes()
+        failure: BaseException = RedisConnectionError("no node of the cluster knows of any slot")
+        for node in nodes:
+            try:
+                reply = self._endpoint_at(node).call(Send("", CLUSTER_SLOTS, seconds / len(nodes)))
+            except NotSent as error:
+                failure = error.__cause__ or error
+            except (RedisError, OSError) as error:
+                failure = error
+            else:
+                if self._topology.learn(reply, node):
+                    return
+        raise NotSent from failure
+
+    def _endpoint_at(self, address: Address) -> Endpoint:
+        endpoint = self._by_address.get(address)
         if endpoint is None:
-            pool = cluster.get_redis_connection(node).connection_pool
-            endpoint = self._by_node.setdefault(node.name, Endpoint(pool, self._deadline))
+            options = self._options | {"host": address[0], "port": address[1]}
+            endpoint = self._by_address.setdefault(address, Endpoint(self._class, options, self._deadline))
         return endpoint
 
     def _endpoints(self) -> list[Endpoint]:
-        return list(self._by_node.values())
+        return list(self._by_address.values())
 
-    def _lost(self) -> None:
-        self._stale = True
-
-    def _reroute(self, moved: Any) -> None:
-        if self._cluster:
-            self._cluster.nodes_manager.move_slot(moved)
+    def _reroute(self, redirect: Any) -> bool:
+        if isinstance(redirect, MovedError):
+            self._topology.moved(redirect)
+        return True
 
 
 def route_for(client: Any, deadline: float) -> Route:
     """The route over a client that the user made. The client itself is neither changed nor closed."""
     if isinstance(client, redis.RedisCluster):
-        return ClusterRoute(lambda: client, deadline, shown="a RedisCluster client")
+        return _over_cluster(client, deadline)
     if isinstance(client, redis.Redis):
         return Route(client, deadline, shown=f"a {type(client).__name__} client")
     raise wrong_client(client, "StatusStore", "redis.Redis or redis.RedisCluster", "AsyncStatusStore")
+
+
+def _over_cluster(client: redis.RedisCluster, deadline: float) -> ClusterRoute:
+    nodes = client.get_nodes()
+    pool = client.get_redis_connection(nodes[0]).connection_pool
+    topology = Topology([(node.host, node.port) for node in nodes], client.nodes_manager.remap_host_port)
+    return ClusterRoute(
+        pool.connection_class, pool.connection_kwargs, topology, deadline, shown=f"a {type(client).__name__} client"
+    )
 
 
 def open_route(url: str, deadline: float) -> Route:
@@ -235,26 +179,27 @@ def _single_client(target: Target) -> redis.Redis:
     return redis.Redis(**options)
 
 
+class _Sentinel(Sentinel):
+    """Keeps no connection to a Sentinel: it is asked seldom, and the connection would outlive the store."""
+
+    def discover_master(self, service_name: str) -> Any:
+        try:
+            return super().discover_master(service_name)  # type: ignore[no-untyped-call]
+        finally:
+            for watcher in self.sentinels:
+                watcher.connection_pool.disconnect(inuse_connections=False)
+
+
 def _sentinel_client(target: Target, deadline: float) -> redis.Redis:
-    watchers = {"socket_timeout": deadline, **target.sentinel_options}
-    sentinel = Sentinel(target.hosts, sentinel_kwargs=watchers, **target.options)
+    watchers = sentinel_options(target, deadline)
+    sentinel: Sentinel = _Sentinel(target.hosts, sentinel_kwargs=watchers, **target.options)  # type: ignore[no-untyped-call]
     client: redis.Redis = sentinel.master_for(target.service)
     return client
 
 
 def _open_cluster(target: Target, deadline: float) -> ClusterRoute:
+    options = dict(target.options)
+    connection_class = redis.SSLConnection if options.pop("ssl", False) else redis.Connection
     with options_of(target):
-        redis.Connection(**connection_options({k: v for k, v in target.options.items() if k != "ssl"}))
-    opened: list[redis.RedisCluster] = []
-
-    def connect() -> redis.RedisCluster:
-        nodes = [ClusterNode(host, port) for host, port in target.hosts]
-        options: dict[str, Any] = {"socket_timeout": deadline, **target.options}
-        opened.append(redis.RedisCluster(startup_nodes=nodes, **options))
-        return opened[0]
-
-    def close() -> None:
-        for cluster in opened:
-            cluster.close()
-
-    return ClusterRoute(connect, deadline, target.shown, close)
+        connection_class(**connection_options(options))
+    return ClusterRoute(connection_class, options, Topology(target.hosts), deadline, target.shown)

@@ -39,7 +39,7 @@ def parse(url: Any) -> Target:
     """Take a URL apart; InvalidInputError says what is wrong with it, without showing its password."""
     if not isinstance(url, str):
         raise InvalidInputError(f"a URL is a str, not {type(url).__name__}")
-    shown = printable(re.sub(r"//[^/]*@", "//***@", url))
+    shown = _without_secrets(url)
     scheme, separator, rest = url.partition("://")
     try:
         if separator and scheme in ("memory", "embedded"):
@@ -59,9 +59,12 @@ def parse(url: Any) -> Target:
 def _servers(base: str, kind: Kind, rest: str, shown: str) -> Target:
     if base == "unix":
         options = parse_url(f"unix://{rest}")
-        if not options.get("path"):
-            raise ValueError("it has no path to a socket")
+        if not options.get("path") or urlsplit(f"//{rest}").hostname:
+            raise ValueError("it names no absolute path to a socket: unix:///path/to/redis.sock")
         return Target(kind, options=_plain(options), shown=shown)
+    # Where an unencoded password ends is a guess; wrongly guessed, half of it would be a host or a database.
+    if re.search(r"[/?#\s]", rest.rpartition("@")[0]) or "#" in rest or re.search(r"\s", rest):
+        raise ValueError("write / ? # @ and blanks inside it as %2F %3F %23 %40 %20")
     where, _, query = rest.partition("?")
     authority, _, path = where.partition("/")
     user, at, addresses = authority.rpartition("@")
@@ -79,12 +82,27 @@ def _servers(base: str, kind: Kind, rest: str, shown: str) -> Target:
         raise ValueError("a cluster has only database 0")
     # redis-py's own parser reads the user and the options; it knows one host, so it gets a stand-in.
     options = _plain(parse_url(f"{base}://{user}{at}host/{path}?{query}"))
-    sentinel = {key.removeprefix("sentinel_"): options.pop(key) for key in list(options) if key.startswith("sentinel_")}
+    if "path" in options:
+        raise ValueError("it has an option 'path', which is for unix:// alone")
+    if kind == "cluster" and options.pop("db", 0):
+        raise ValueError("a cluster has only database 0")
+    sentinel = {}
+    if kind == "sentinel":
+        sentinel = {
+            key.removeprefix("sentinel_"): options.pop(key) for key in list(options) if key.startswith("sentinel_")
+        }
     if kind == "single":
         options["host"], options["port"] = hosts[0]
     if base == "rediss":
-        options["ssl"] = sentinel["ssl"] = True
+        options["ssl"] = True
+        sentinel |= {"ssl": True} if kind == "sentinel" else {}
     return Target(kind, hosts, service, options, sentinel, shown)
+
+
+def _without_secrets(url: str) -> str:
+    """The URL as it may be shown: without user and password, wherever they stand."""
+    hidden = re.sub(r"://(?!/).*@", "://***@", url, flags=re.DOTALL)
+    return printable(re.sub(r"((?:^|[?&])[^=&]*(?:password|username)[^=&]*=)[^&]*", r"\1***", hidden))
 
 
 def _plain(options: Any) -> dict[str, Any]:
@@ -99,4 +117,6 @@ def _address(address: str, kind: Kind) -> tuple[str, int]:
         raise ValueError(f"{address!r} has no valid port") from None
     if parts.hostname is None and kind != "single":
         raise ValueError("it names no host")
+    if port == 0:
+        raise ValueError("port 0 is none")
     return parts.hostname or "localhost", port if port is not None else _PORTS[kind]

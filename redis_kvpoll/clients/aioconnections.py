@@ -1,0 +1,111 @@
+"""One server, and our asyncio connections to it. The same as ``connections``, awaited."""
+
+from __future__ import annotations
+
+import asyncio
+import select
+from typing import Any
+
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError, ResponseError
+
+from redis_kvpoll.clients.endpoint import IDLE_CLOSED, MAX_IDLE, connection_options, pack, time_limit
+from redis_kvpoll.delivery import Send
+from redis_kvpoll.faults import NotSent
+
+
+class Endpoint:
+    """One server, and our connections to it: at most MAX_IDLE, for which calls wait in line."""
+
+    def __init__(self, connection_class: Any, client_options: dict[str, Any], deadline: float) -> None:
+        self._class = connection_class
+        self._deadline = deadline
+        self.limit = time_limit(client_options, deadline)
+        # The time limit is set around a whole call, here; one inside each send and read would cost more.
+        self._options = connection_options(client_options) | {"socket_timeout": None, "socket_connect_timeout": None}
+        self._idle: list[Any] = []
+        self._places = asyncio.Semaphore(MAX_IDLE)
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def call(self, step: Send) -> Any:
+        """Send a call over one connection and read its reply."""
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            # Connections live and die with their event loop; another one (a second asyncio.run) starts afresh.
+            self._loop, self._idle, self._places = loop, [], asyncio.Semaphore(MAX_IDLE)
+        places = self._places
+        if places.locked():
+            try:
+                async with asyncio.timeout(step.timeout or self._deadline):
+                    await places.acquire()
+            except TimeoutError:
+                raise NotSent from TimeoutError(f"all {MAX_IDLE} connections of this store were busy")
+        else:
+            await places.acquire()
+        try:
+            return await self._talk(step, self.limit if step.timeout is None else min(step.timeout, self.limit))
+        finally:
+            places.release()
+
+    async def close(self) -> None:
+        """Close the idle connections."""
+        if self._loop is asyncio.get_running_loop():
+            while self._idle:
+                await self._idle.pop().disconnect()
+
+    async def _talk(self, step: Send, limit: float) -> Any:
+        connection = None
+        try:
+            async with asyncio.timeout(limit):
+                connection = await self._connection(step.fresh)
+                if step.asking:
+                    await connection.send_command("ASKING")
+                    await connection.read_response()
+                await connection.send_packed_command(pack(step.words))
+                reply = await connection.read_response()
+        except BaseException as error:
+            if connection is not None and isinstance(error, ResponseError):
+                self._idle.append(connection)
+                raise
+            # What cut this connection has most likely cut the idle ones as well.
+            for cut in [*([] if connection is None else [connection]), *self._idle]:
+                await cut.disconnect(nowait=True)
+            self._idle.clear()
+            if type(error) is TimeoutError:
+                error = TimeoutError(f"no {'reply' if connection else 'connection'} within {limit:.3g} s")
+            if connection is None and isinstance(error, RedisError | OSError):
+                raise NotSent from error
+            raise error from None
+        self._idle.append(connection)
+        return reply
+
+    async def _connection(self, fresh: bool) -> Any:
+        if self._idle:
+            connection = self._idle.pop()
+            if not fresh or await _is_open(connection):
+                return connection
+            await connection.disconnect(nowait=True)
+            raise RedisConnectionError(IDLE_CLOSED)
+        connection = self._class(**self._options)
+        try:
+            await connection.connect()
+        except BaseException:
+            await connection.disconnect(nowait=True)  # redis-py itself does not when it is cancelled
+            raise
+        return connection
+
+
+async def _is_open(connection: Any) -> bool:
+    """Whether an idle connection is still good. Nothing is due on it, so anything to read means it is not."""
+    try:
+        if await connection.can_read():
+            return False
+        # What came since the event loop last looked, redis-py has not seen: after a busy stretch, or between two runs.
+        writer: Any = getattr(connection, "_writer", None)
+        if hasattr(writer, "get_extra_info"):
+            poll = select.poll()
+            poll.register(writer.get_extra_info("socket"), select.POLLIN)
+            return not poll.poll(0)
+    except (RedisError, OSError, ValueError):
+        return False
+    return True

@@ -1,0 +1,69 @@
+"""Which node of a Redis Cluster holds which slot, learned from the nodes themselves.
+
+Not redis-py's own map: reading that goes over the client's connections, with the client's time limits (for each
+node in turn, so several times our deadline when nodes hang), and in asyncio only in the event loop that first did.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, TypeAlias
+
+from redis.crc import key_slot
+from redis.exceptions import AskError, ClusterDownError
+
+Address: TypeAlias = tuple[str, int]
+
+CLUSTER_SLOTS = ("CLUSTER", "SLOTS")
+
+
+class Topology:
+    """The map of slots. ``seeds`` are where to ask first; ``remap`` turns an announced address into ours."""
+
+    def __init__(self, seeds: Iterable[Address], remap: Callable[[str, int], Address] | None = None) -> None:
+        self.stale = True
+        self._seeds = list(seeds)
+        self._remap = remap or (lambda host, port: (host, port))
+        self._owners: dict[int, Address] = {}
+        self._slots: dict[str, int] = {}
+        self._turn = 0
+
+    def nodes(self) -> list[Address]:
+        """Whom to ask for the map: all that are known, each time beginning with another."""
+        known = list(dict.fromkeys([*self._owners.values(), *self._seeds]))
+        self._turn += 1
+        at = self._turn % len(known)
+        return known[at:] + known[:at]
+
+    def learn(self, reply: list[Any], asked: Address) -> bool:
+        """Take in the reply to CLUSTER SLOTS; False when the node knows of no slot."""
+        owners: dict[int, Address] = {}
+        for first, last, (host, port, *_), *_ in reply:
+            # A node that was not told its own address leaves it empty: it is where we asked.
+            address = self._remap((host or b"").decode() or asked[0], int(port))
+            owners.update(dict.fromkeys(range(int(first), int(last) + 1), address))
+        if owners:
+            self._owners, self.stale = owners, False
+        return bool(owners)
+
+    def owner(self, tag: str) -> Address:
+        """The node that holds the slot of a hash tag."""
+        slot = self._slots.get(tag)
+        if slot is None:
+            slot = self._slots[tag] = key_slot(tag.encode())
+        owner = self._owners.get(slot)
+        if owner is None:
+            self.stale = True
+            raise ClusterDownError(f"no node of the cluster holds slot {slot}")
+        return owner
+
+    def moved(self, redirect: AskError) -> None:
+        """Learn from one MOVED."""
+        if redirect.host:
+            self._owners[redirect.slot_id] = self.redirected(redirect.host, redirect.port)
+        else:
+            self.stale = True
+
+    def redirected(self, host: str, port: int) -> Address:
+        """The address that a redirect names, as we reach it."""
+        return self._remap(host, port)

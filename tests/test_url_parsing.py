@@ -1,0 +1,158 @@
+"""What a URL asks for, and what is wrong with it, before anything is opened."""
+
+from __future__ import annotations
+
+import pytest
+
+from redis_kvpoll import AsyncStatusStore, InvalidInputError, StatusStore
+from redis_kvpoll.clients.urls import Target, parse
+
+H = ("h", 6379)
+
+GOOD = {
+    "memory://": Target("memory"),
+    "embedded://": Target("embedded"),
+    "redis://": Target("single", (("localhost", 6379),), options={"host": "localhost", "port": 6379}),
+    "redis://h": Target("single", (H,), options={"host": "h", "port": 6379}),
+    "redis://h:1/": Target("single", (("h", 1),), options={"host": "h", "port": 1}),
+    "valkey://h:1/3": Target("single", (("h", 1),), options={"host": "h", "port": 1, "db": 3}),
+    "redis://h?db=3": Target("single", (H,), options={"host": "h", "port": 6379, "db": 3}),
+    "redis://[::1]:1": Target("single", (("::1", 1),), options={"host": "::1", "port": 1}),
+    "redis://:p%40%2F%3F%23w@h": Target("single", (H,), options={"host": "h", "port": 6379, "password": "p@/?#w"}),
+    "redis://u:p@h": Target("single", (H,), options={"host": "h", "port": 6379, "username": "u", "password": "p"}),
+    "redis://h?protocol=2&socket_timeout=0.5": Target(
+        "single", (H,), options={"host": "h", "port": 6379, "protocol": 2, "socket_timeout": 0.5}
+    ),
+    "rediss://h": Target("single", (H,), options={"host": "h", "port": 6379, "ssl": True}),
+    "valkeys://h": Target("single", (H,), options={"host": "h", "port": 6379, "ssl": True}),
+    "unix:///a/b.sock?db=2": Target("single", options={"path": "/a/b.sock", "db": 2}),
+    "unix://u:p@/a@b.sock": Target("single", options={"path": "/a@b.sock", "username": "u", "password": "p"}),
+    "redis+cluster://h": Target("cluster", (H,)),
+    "redis+cluster://h:1,i:2/0": Target("cluster", (("h", 1), ("i", 2))),
+    "rediss+cluster://u:p@h": Target("cluster", (H,), options={"username": "u", "password": "p", "ssl": True}),
+    "valkey+sentinel://h:1,i/main/2": Target("sentinel", (("h", 1), ("i", 26379)), "main", {"db": 2}),
+    "redis+sentinel://:p@h/main?sentinel_password=q": Target(
+        "sentinel", (("h", 26379),), "main", {"password": "p"}, {"password": "q"}
+    ),
+}
+
+BAD = {
+    "": "must start with one of memory://",
+    "h:6379": "must start with one of",
+    "http://h": "must start with one of",
+    "redis:/h": "must start with one of",
+    "redis+foo://h": "must start with one of",
+    "redis+cluster+sentinel://h": "must start with one of",
+    "unix+cluster:///a": "must start with one of",
+    "memory+cluster://": "must start with one of",
+    "memory://h": "nothing may follow memory://",
+    "embedded:///tmp": "nothing may follow embedded://",
+    "unix://": "absolute path to a socket",
+    "unix://a/b.sock": "absolute path to a socket",
+    "redis://h:port": "has no valid port",
+    "redis://h:70000": "has no valid port",
+    "redis://h:0": "port 0",
+    "redis://h/db": "the database is a number",
+    "redis://h/-1": "the database is a number",
+    "redis://h?db=x": "Invalid value for 'db'",
+    "redis://h?protocol=x": "Invalid value for 'protocol'",
+    "redis://h,i": r"more than one host takes redis\+sentinel://",
+    "redis://h i": "write / . # @ and blanks inside it as",
+    "redis://h#x": "write / . # @ and blanks inside it as",
+    "redis://h?path=/a": "option 'path'",
+    "redis+cluster://": "names no host",
+    "redis+cluster://h,": "names no host",
+    "redis+cluster://h/1": "a cluster has only database 0",
+    "redis+cluster://h?db=1": "a cluster has only database 0",
+    "redis+sentinel://h": "names no service",
+    "redis+sentinel://h//0": "names no service",
+    "redis+sentinel:///main": "names no host",
+    "redis+sentinel://h/main/x": "the database is a number",
+}
+
+UNKNOWN_OPTIONS = (
+    "redis://h?colour=red",
+    "rediss://h?ssl_colour=red",
+    "unix:///a?colour=red",
+    "redis://h?sentinel_password=x",
+    "redis+cluster://h?colour=red",
+    "redis+sentinel://h/main?colour=red",
+    "redis+sentinel://h/main?sentinel_colour=red",
+    "redis://h?protocol=9",
+)
+
+SECRET = "s3cr3t"  # noqa: S105
+LEAKY = (
+    f"redis://u:{SECRET}@h:port",
+    f"redis://u:{SECRET}/x@h",
+    f"redis://u:x/{SECRET}@h",
+    f"redis://u:x/{SECRET}@h/1",
+    f"redis://u:x?{SECRET}@h",
+    f"redis://:x#{SECRET}@h",
+    f"redis://:x@{SECRET}@h:port",
+    f"redis://:{SECRET}@h@i/x",
+    f"redis://u:\n{SECRET}@h",
+    f"redis://h/x?password={SECRET}",
+    f"redis://h/x?db=1&password={SECRET}&protocol=2",
+    f"redis+sentinel://h/main/x?sentinel_password={SECRET}",
+    f"rediss://h/x?ssl_password={SECRET}",
+    f"http://u:{SECRET}@h",
+    f"redis+cluster://u:{SECRET}@",
+    f"redis+cluster://u:{SECRET}@h/7",
+    f"unix://u:{SECRET}@",
+    f"redis://u:{SECRET}@h?colour=red",
+)
+
+
+@pytest.mark.parametrize("url", GOOD)
+def test_good_urls(url):
+    found = parse(url)
+    wanted = GOOD[url]
+    assert (found.kind, found.hosts, found.service) == (wanted.kind, wanted.hosts, wanted.service)
+    options = {key: value for key, value in found.options.items() if (key, value) != ("db", 0)}
+    assert (options, found.sentinel_options) == (wanted.options, wanted.sentinel_options)
+
+
+def test_tls_goes_to_the_sentinels_too():
+    found = parse("rediss+sentinel://h/main")
+    assert (found.options["ssl"], found.sentinel_options["ssl"]) == (True, True)
+
+
+@pytest.mark.parametrize("url", BAD)
+def test_bad_urls(url):
+    with pytest.raises(InvalidInputError, match=BAD[url]) as caught:
+        parse(url)
+    assert str(caught.value).startswith(f"URL {url}: ")
+
+
+@pytest.mark.parametrize("url", [None, 6379, b"redis://h", ["redis://h"]])
+def test_a_url_is_a_str(url):
+    with pytest.raises(InvalidInputError, match="a URL is a str, not"):
+        parse(url)
+
+
+@pytest.mark.parametrize("maker", [StatusStore, AsyncStatusStore])
+@pytest.mark.parametrize("url", UNKNOWN_OPTIONS)
+def test_unknown_options_are_refused_when_the_store_is_made(maker, url):
+    with pytest.raises(InvalidInputError, match=r"^URL .*: .*(colour|sentinel_password|protocol)"):
+        maker.from_url(url)
+
+
+@pytest.mark.parametrize("maker", [StatusStore, AsyncStatusStore])
+@pytest.mark.parametrize("url", LEAKY)
+def test_no_message_shows_a_password(maker, url):
+    with pytest.raises(InvalidInputError) as caught:
+        maker.from_url(url)
+    assert SECRET not in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize("maker", [StatusStore, AsyncStatusStore])
+@pytest.mark.parametrize(
+    "url",
+    [f"redis://u:{SECRET}@h", f"redis+cluster://:{SECRET}@h", f"redis+sentinel://h/m?sentinel_password={SECRET}"],
+)
+def test_the_repr_of_a_store_shows_none_either(maker, url):
+    assert SECRET not in repr(maker.from_url(url))
+    assert "***" in repr(maker.from_url(url))
