@@ -15,10 +15,11 @@ from redis_kvpoll.checks import Mode, Policy
 from redis_kvpoll.clients import aioroutes
 from redis_kvpoll.commands import Agreement, Command, Scan, Settings
 from redis_kvpoll.commands.rooms import DEFAULT_ABORT_REASON
-from redis_kvpoll.delivery import DEFAULT_DEADLINE, Delivery, Flow, StoreOptions
+from redis_kvpoll.delivery import DEFAULT_DEADLINE, Delivery, StoreOptions
 from redis_kvpoll.errors import StoreClosedError
 from redis_kvpoll.faults import NotSent
 from redis_kvpoll.status import Entry, KVPoll, Update
+from redis_kvpoll.steps import Flow
 from redis_kvpoll.store import StatusStore
 
 T = TypeVar("T")

@@ -87,7 +87,7 @@ def at_the_second_pause(monkeypatch: pytest.MonkeyPatch, do: Callable[[], Any]) 
             do()
         return 0.005
 
-    monkeypatch.setattr("redis_kvpoll.delivery._BACKOFF.compute", compute)
+    monkeypatch.setattr("redis_kvpoll.trip._BACKOFF.compute", compute)
     return pauses
 
 

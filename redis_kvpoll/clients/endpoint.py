@@ -83,7 +83,7 @@ def options_of(target: Target) -> Iterator[None]:
     """Turn redis-py's complaints about a URL's options into ours, before anything is opened."""
     try:
         yield
-    except (TypeError, ValueError, RedisError) as error:
+    except (AttributeError, TypeError, ValueError, RedisError) as error:
         unknown = _UNKNOWN_OPTION.search(str(error))
         what = f"redis-py has no option {unknown[1]!r}" if unknown else str(error)
         raise InvalidInputError(f"URL {target.shown}: {what}") from None

@@ -22,8 +22,8 @@ from redis_kvpoll.clients.endpoint import (
 )
 from redis_kvpoll.clients.topology import CLUSTER_SLOTS, Address, Topology
 from redis_kvpoll.clients.urls import Target, parse
-from redis_kvpoll.delivery import Pause, Send, Step
 from redis_kvpoll.faults import NotSent
+from redis_kvpoll.steps import Pause, Send, Step
 
 
 class Route:

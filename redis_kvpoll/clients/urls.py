@@ -71,6 +71,23 @@ def _servers(base: str, kind: Kind, rest: str, shown: str) -> Target:
     hosts = tuple(_address(address, kind) for address in addresses.split(","))
     if len(hosts) > 1 and kind == "single":
         raise ValueError("more than one host takes redis+sentinel:// or redis+cluster://")
+    service, path = _path(kind, path)
+    # redis-py's own parser reads the user and the options; it knows one host, so it gets a stand-in.
+    options = _plain(parse_url(f"{base}://{user}{at}host/{path}?{query}"))
+    if "path" in options:
+        raise ValueError("it has an option 'path', which is for unix:// alone")
+    if kind == "cluster" and options.pop("db", 0):
+        raise ValueError("a cluster has only database 0")
+    if base == "rediss":
+        options["ssl"] = True
+    if kind == "single":
+        options["host"], options["port"] = hosts[0]
+    sentinel = _for_sentinels(options) if kind == "sentinel" else {}
+    return Target(kind, hosts, service, options, sentinel, shown)
+
+
+def _path(kind: Kind, path: str) -> tuple[str, str]:
+    """The service, for Sentinel, and the database that stand in a path."""
     service = ""
     if kind == "sentinel":
         service, _, path = path.partition("/")
@@ -78,30 +95,19 @@ def _servers(base: str, kind: Kind, rest: str, shown: str) -> Target:
             raise ValueError("it names no service: redis+sentinel://host:port/service/db")
     if path and not path.isdecimal():
         raise ValueError(f"the database is a number, not {path!r}")
-    if kind == "cluster" and path not in ("", "0"):
-        raise ValueError("a cluster has only database 0")
-    # redis-py's own parser reads the user and the options; it knows one host, so it gets a stand-in.
-    options = _plain(parse_url(f"{base}://{user}{at}host/{path}?{query}"))
-    if "path" in options:
-        raise ValueError("it has an option 'path', which is for unix:// alone")
-    if kind == "cluster" and options.pop("db", 0):
-        raise ValueError("a cluster has only database 0")
-    sentinel = {}
-    if kind == "sentinel":
-        sentinel = {
-            key.removeprefix("sentinel_"): options.pop(key) for key in list(options) if key.startswith("sentinel_")
-        }
-    if kind == "single":
-        options["host"], options["port"] = hosts[0]
-    if base == "rediss":
-        options["ssl"] = True
-        sentinel |= {"ssl": True} if kind == "sentinel" else {}
-    return Target(kind, hosts, service, options, sentinel, shown)
+    return service, path
+
+
+def _for_sentinels(options: dict[str, Any]) -> dict[str, Any]:
+    """Take out the options that are for the Sentinels; TLS is for them and for the servers."""
+    names = [name for name in options if name.startswith("sentinel_")]
+    taken = {name.removeprefix("sentinel_"): options.pop(name) for name in names}
+    return taken | ({"ssl": True} if "ssl" in options else {})
 
 
 def _without_secrets(url: str) -> str:
     """The URL as it may be shown: without user and password, wherever they stand."""
-    hidden = re.sub(r"://(?!/).*@", "://***@", url, flags=re.DOTALL)
+    hidden = re.sub(r"(://(?!/)|^(?!.*://)).*@", r"\1***@", url, flags=re.DOTALL)
     return printable(re.sub(r"((?:^|[?&])[^=&]*(?:password|username)[^=&]*=)[^&]*", r"\1***", hidden))
 
 

@@ -1,0 +1,49 @@
+"""What a flow may ask its driver to do.
+
+A flow is a generator that does no I/O: it yields the next step to take, is given that step's reply or exception,
+and returns the result. The blocking and the asyncio store each drive the same flows with a few lines, so every
+decision about failures is made once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias, TypeVar
+
+from redis.exceptions import AskError
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Send:
+    """Send ``words`` to the server that holds the shard of ``tag``, and give back its reply."""
+
+    tag: str
+    words: Sequence[str]
+    timeout: float | None = None
+    """Seconds; None is the connection's own, which is never above the deadline."""
+    fresh: bool = False
+    """Look first whether an idle connection is still open: what may not be repeated must not die of an old one."""
+    asking: tuple[str, int] | None = None
+    """The node that a cluster's ASK named, for this call only."""
+
+
+@dataclass(slots=True)
+class Pause:
+    """Wait."""
+
+    seconds: float
+
+
+@dataclass(slots=True)
+class Reroute:
+    """Learn from a cluster's MOVED where a slot now lives. The answer is whether this way knows of clusters."""
+
+    redirect: AskError
+    """ASK, or MOVED, which redis-py makes a kind of it."""
+
+
+Step: TypeAlias = Send | Pause | Reroute
+Flow: TypeAlias = Generator[Step, Any, T]
