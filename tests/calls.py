@@ -1,0 +1,58 @@
+"""Calls of the operations, with the answers to expect."""
+
+from __future__ import annotations
+
+import pytest
+
+from redis_kvpoll import KVPoll, KVTransferError, Outcome, Update
+
+# Far above what the machine may lose on a slow day, far below what a wrong retry or time limit would cost.
+MARGIN = 15.0
+
+# Each on a room 1 that is Bootstrapping: script, call, answer.
+REPEATED = {
+    "update_status": (
+        "update",
+        lambda store: store.update_status(1, 3),
+        Update(Outcome.UNCHANGED, KVPoll.Transferring),
+    ),
+    "update_many": (
+        "update",
+        lambda store: store.update_many({1: 3}),
+        {1: Update(Outcome.UNCHANGED, KVPoll.Transferring)},
+    ),
+    "abort": ("abort", lambda store: store.abort(1), Update(Outcome.UNCHANGED, KVPoll.Failed)),
+    "record_failure": ("record_failure", lambda store: store.record_failure(1, "why"), True),
+    "touch": ("touch", lambda store: store.touch([1]), 1),
+    "set_decode_prefix_len": ("set_prefix", lambda store: store.set_decode_prefix_len(1, 7), None),
+    "check_status": ("poll", lambda store: store.check_status(1), KVPoll.Bootstrapping),
+    "poll": ("poll", lambda store: store.poll([1]), [KVPoll.Bootstrapping]),
+    "entry": ("entry", lambda store: store.entry(1).status, KVPoll.Bootstrapping),
+    "failure_reason": ("entry", lambda store: store.failure_reason(1), None),
+}
+
+
+def failed(store):
+    with pytest.raises(KVTransferError) as caught:
+        store.failure_exception(1)
+    return caught.value.reason
+
+
+DESTROYING = {
+    "clear": ("clear", lambda store: store.clear(1), KVPoll.Bootstrapping),
+    "clear_many": ("clear", lambda store: store.clear_many([1]), {1: KVPoll.Bootstrapping}),
+    "pop_decode_prefix_len": ("pop_prefix", lambda store: store.pop_decode_prefix_len(1), 7),
+    "failure_exception": ("clear", failed, "no reason was recorded"),
+}
+
+
+def works(store, server=None):
+    """A store that a URL made does its work; ``server`` is where the keys must be."""
+    assert store.update_status(1, 1).outcome is Outcome.CREATED
+    assert store.update_many({1: 3, 2: 2})[1].outcome is Outcome.ADVANCED
+    assert store.poll([1, 2, 3]) == [KVPoll.Transferring, KVPoll.WaitingForInput, None]
+    assert sorted(store.rooms()) == [1, 2]
+    if server:
+        with server.client() as client:
+            assert client.exists("kvpoll:{default}:room:1")
+    assert store.clear(1) is KVPoll.Transferring

@@ -1,0 +1,118 @@
+"""How long a call may take, with margins that a slow machine does not use up."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from redis_kvpoll import (
+    OutcomeUnknownError,
+    StoreUnavailableError,
+)
+from tests import real
+from tests.calls import MARGIN
+from tests.proxy import Proxy
+
+
+@pytest.fixture(params=("sync", "async"))
+def world(request):
+    with real.World(request.param) as world:
+        yield world
+
+
+@pytest.fixture
+def server(world):
+    return world.shared()
+
+
+@pytest.fixture
+def client(server):
+    with server.client(decode_responses=True) as client:
+        yield client
+
+
+@pytest.fixture
+def proxy(server):
+    with Proxy(server.socket) as proxy:
+        yield proxy
+
+
+class TestDeadline:
+    def timed(self, call, match):
+        began = time.monotonic()
+        with pytest.raises(StoreUnavailableError, match=match) as caught:
+            call()
+        assert type(caught.value) is StoreUnavailableError
+        return time.monotonic() - began
+
+    def test_a_server_that_stalls(self, world, proxy):
+        store = world.open(proxy.url, deadline=0.3)
+        proxy.stalled = True
+        took = self.timed(
+            lambda: store.update_status(7, 1), r"^update_status of room 7: no answer within 0.3 s \(1 try"
+        )
+        assert 0.25 < took < MARGIN
+
+    def test_a_server_that_begins_to_stall(self, world, proxy):
+        store = world.open(proxy.url, deadline=0.3)
+        store.update_many({1: 1, 2: 1})
+        proxy.stalled = True
+        took = self.timed(lambda: store.poll([1, 2]), r"^poll of rooms 1, 2: no answer within 0.3 s \(1 try")
+        assert 0.25 < took < MARGIN
+        proxy.stalled = False
+        assert store.poll([1, 2]) == [1, 1]
+
+    def test_what_destroys_and_was_sent_is_unknown_after_it(self, world, proxy):
+        store = world.open(proxy.url, deadline=0.3)
+        store.poll([1])
+        proxy.stalled = True
+        with pytest.raises(OutcomeUnknownError, match="clear of room 1: sent, but the reply was lost"):
+            store.clear(1)
+
+    def test_nobody_listens(self, world):
+        store = world.open(f"redis://127.0.0.1:{real.free_port()}", deadline=0.3)
+        took = self.timed(lambda: store.clear(7), r"^clear of room 7: no answer within 0.3 s \([0-9]+ tries; last: ")
+        assert took < MARGIN
+
+    def test_every_connection_is_closed_at_once(self, world, proxy):
+        proxy.refusals = 10_000
+        store = world.open(proxy.url, deadline=0.3)
+        assert self.timed(lambda: store.settings(), r"^settings of namespace 'default': no answer") < MARGIN
+        assert proxy.connections > 3
+
+    def test_a_clients_own_time_limit_gives_several_tries(self, world, proxy):
+        store = world.open(f"{proxy.url}?socket_timeout=0.02", deadline=0.4)
+        store.poll([1])
+        proxy.stalled = True
+        took = self.timed(lambda: store.poll([1]), r"\(([3-9]|1[0-9]) tries; last: ")
+        assert took < MARGIN
+
+    def test_settling_and_the_call_share_it(self, world, proxy, monkeypatch):
+        """A server that answers the first command late and the second never takes one deadline, not two."""
+        store = world.open(proxy.url, deadline=2.0)
+        limits = []
+        route = (store._store if world.is_async else store)._route
+        take = route.take
+
+        def late(step):
+            limits.append(getattr(step, "timeout", None))
+            if len(limits) == 1:
+                now = time.monotonic()
+                monkeypatch.setattr("redis_kvpoll.delivery.time.monotonic", lambda: now + 1.5)
+            return take(step)
+
+        monkeypatch.setattr(route, "take", late)
+        store.poll([1])
+        assert limits[0] is None
+        assert all(0 < limit <= 0.5 for limit in limits[1:])
+
+    @pytest.mark.parametrize("shape", ["redis+sentinel://{0},{1}/main", "redis+cluster://{0},{1}"])
+    def test_sentinels_and_cluster_nodes_that_stall_share_it(self, world, server, shape):
+        with Proxy(server.socket) as one, Proxy(server.socket) as two:
+            one.stalled = two.stalled = True
+            url = shape.format(f"127.0.0.1:{one.port}", f"127.0.0.1:{two.port}")
+            store = world.open(url, deadline=0.5)
+            took = self.timed(lambda: store.clear(1), r"clear of room 1: no answer within 0.5 s")
+        assert took < MARGIN
+        assert one.connections < 10  # each is asked once or twice, not ten times over

@@ -1,0 +1,40 @@
+"""Exceptions cross process boundaries: from a worker of a pool to its owner."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+
+import redis_kvpoll
+from redis_kvpoll import errors
+
+ARGUMENTS = {
+    errors.RoomNotFoundError: (5,),
+    errors.KVTransferError: (5, "peer gone"),
+    errors.CorruptEntryError: (5, "get", "status 'Banana'"),
+    errors.NamespaceMismatchError: ("prod", "policy", "strict", "compat"),
+}
+ALL = [
+    value
+    for value in vars(errors).values()
+    if isinstance(value, type) and issubclass(value, Exception) and not value.__name__.startswith("_")
+]
+
+
+@pytest.mark.parametrize("kind", ALL)
+@pytest.mark.parametrize("again", [lambda error: pickle.loads(pickle.dumps(error)), copy.copy])  # noqa: S301
+def test_each_survives_with_all_it_says(kind, again):
+    error = kind(*ARGUMENTS.get(kind, ("what happened",)))
+    found = again(error)
+    assert type(found) is kind
+    assert str(found) == str(error) != ""
+    assert (found.args, vars(found)) == (error.args, vars(error))
+
+
+def test_all_are_public_and_in_one_tree():
+    assert len(ALL) > 10
+    for kind in set(ALL) - {errors.KVPollError, errors.EvictionWarning}:
+        assert issubclass(kind, errors.KVPollError)
+    assert {kind.__name__ for kind in ALL} <= set(redis_kvpoll.__all__)
