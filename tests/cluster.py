@@ -12,18 +12,26 @@ from tests import real
 SLOTS = 16384
 
 
+def node() -> real.PortServer:
+    """A server that may become a node of a cluster; those need a second port, for each other."""
+    return real.PortServer(
+        *("--cluster-enabled", "yes", "--cluster-port", str(real.free_port())),
+        *("--cluster-node-timeout", "2000", "--cluster-config-file", "nodes.conf", "--repl-diskless-sync-delay", "0"),
+    )
+
+
+def meet(client: redis.Redis, other: real.PortServer) -> None:
+    """Make a node known to another."""
+    with other.client(decode_responses=True) as there:
+        port = there.config_get("cluster-port")["cluster-port"]
+    client.execute_command("CLUSTER", "MEET", "127.0.0.1", other.port, port)
+
+
 class Cluster:
     """Three primaries that share the slots evenly. It ends with this process."""
 
     def __init__(self) -> None:
-        # Nodes need a second port, for each other.
-        self.nodes = [
-            real.PortServer(
-                *("--cluster-enabled", "yes", "--cluster-port", str(real.free_port())),
-                *("--cluster-node-timeout", "2000", "--cluster-config-file", "nodes.conf"),
-            )
-            for _ in range(3)
-        ]
+        self.nodes = [node() for _ in range(3)]
         self.clients = [node.client(decode_responses=True) for node in self.nodes]
         self._ids = [client.execute_command("CLUSTER MYID") for client in self.clients]
         bounds = [SLOTS * share // 3 for share in range(4)]
@@ -32,9 +40,8 @@ class Cluster:
         self._owner = [share for share in range(3) for _ in range(bounds[share], bounds[share + 1])]
         for number, client in enumerate(self.clients):
             client.execute_command("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
-        for node in self.nodes[1:]:
-            port = node.client().config_get("cluster-port")["cluster-port"]
-            self.clients[0].execute_command("CLUSTER", "MEET", "127.0.0.1", node.port, port)
+        for other in self.nodes[1:]:
+            meet(self.clients[0], other)
         real.until(lambda: all(map(_is_ready, self.clients)), "the cluster is up")
 
     @property
@@ -63,8 +70,8 @@ class Cluster:
         while keys := self.clients[source].execute_command("CLUSTER", "GETKEYSINSLOT", slot, 100):
             port = self.nodes[target].port
             self.clients[source].execute_command("MIGRATE", "127.0.0.1", port, "", 0, 5000, "KEYS", *keys)
-        for node in (target, source):
-            self.clients[node].execute_command("CLUSTER", "SETSLOT", slot, "NODE", self._ids[target])
+        for number in (target, source):
+            self.clients[number].execute_command("CLUSTER", "SETSLOT", slot, "NODE", self._ids[target])
         self._owner[slot] = target
 
 

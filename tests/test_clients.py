@@ -23,6 +23,7 @@ from redis_kvpoll import (
     StoreClosedError,
 )
 from tests import cluster, real
+from tests.proxy import Proxy
 
 
 @pytest.fixture(params=("sync", "async"))
@@ -83,6 +84,14 @@ def test_a_blocking_pool_that_is_used_up(world, server):
     use(world.over(client))
     world.finish(pool.release(taken))
     world.finish(pool.disconnect())
+
+
+def test_nothing_is_sent_but_what_we_send(world, server):
+    """A health check would be a command more before some of ours, and a failed one a lost call that was never sent."""
+    with Proxy(server.socket) as proxy:
+        client = world.client(lambda: world.redis.Redis(port=proxy.port, health_check_interval=1))
+        use(world.over(client))
+        assert not {b"PING", b"CLIENT MAINT_NOTIFICATIONS"} & {command[0] for command in proxy.commands}
 
 
 @pytest.mark.parametrize("from_url", [False, True])

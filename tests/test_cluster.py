@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import ClassVar
+from contextlib import ExitStack
 
 import pytest
 from redis.crc import key_slot
@@ -12,7 +12,7 @@ from redis_kvpoll import AsyncStatusStore, KVPoll, Outcome, ServerRefusedError, 
 from redis_kvpoll.clients.topology import Topology
 from redis_kvpoll.keys import tag, tags
 from tests import real
-from tests.cluster import shared
+from tests.cluster import meet, node, shared
 
 SHARDS = 8
 ROOMS = range(400)
@@ -256,33 +256,23 @@ def test_a_thousand_first_calls_at_once_read_the_map_once(cluster, monkeypatch):
         client.flushall()
 
 
-class TestTopology:
-    """The map of slots by itself."""
-
-    REPLY: ClassVar = [
-        [0, 8191, [b"10.0.0.1", 7000, b"id", []], [b"10.0.0.9", 7000]],
-        [8192, 16383, [b"", 7001, b"id"]],
-    ]
-
-    def test_a_node_without_a_known_address_is_where_we_asked(self):
-        topology = Topology([("seed", 1)])
-        assert topology.learn(self.REPLY, ("seed", 1))
-        assert {topology.owner(name) for name in "abcdef"} == {("10.0.0.1", 7000), ("seed", 7001)}
-
-    def test_an_empty_map_is_none(self):
-        topology = Topology([("seed", 1)])
-        topology.learn(self.REPLY, ("seed", 1))
-        topology.stale = True
-        assert not topology.learn([], ("seed", 1))
-        assert topology.stale
-        assert topology.owner("a")
-
-    def test_announced_addresses_are_mapped(self):
-        topology = Topology([("seed", 1)], lambda host, port: ("proxy", port + 1))
-        topology.learn(self.REPLY, ("seed", 1))
-        assert {topology.owner(name) for name in "abcdef"} == {("proxy", 7001), ("proxy", 7002)}
-        assert topology.redirected("10.0.0.1", 5) == ("proxy", 6)
-
-    def test_each_node_is_asked_first_in_turn(self):
-        topology = Topology([("one", 1), ("two", 1)])
-        assert {topology.nodes()[0] for _ in range(2)} == {("one", 1), ("two", 1)}
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_a_replica_takes_over_from_a_dead_primary(kind):
+    """The URL names only the primary; that there is a replica was learned from it."""
+    with ExitStack() as stack:
+        world, primary, replica = (stack.enter_context(made) for made in (real.World(kind), node(), node()))
+        client, other = (stack.enter_context(server.client(decode_responses=True)) for server in (primary, replica))
+        client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+        meet(client, replica)
+        name = client.execute_command("CLUSTER MYID")
+        real.until(lambda: name in str(other.execute_command("CLUSTER NODES")), "the replica knows the primary")
+        other.execute_command("CLUSTER", "REPLICATE", name)
+        real.until(lambda: len(client.execute_command("CLUSTER SLOTS")[0]) == 4, "the replica is announced")
+        real.until(lambda: client.execute_command("CLUSTER INFO")["cluster_state"] == "ok", "all is well")
+        store = world.open(f"redis+cluster://127.0.0.1:{primary.port}", shards=SHARDS, deadline=60.0)
+        store.update_many(dict.fromkeys(ROOMS, 1))
+        real.until(lambda: client.execute_command("WAIT", 1, 100), "the replica has it all")
+        primary.stop()
+        other.execute_command("CLUSTER", "FAILOVER", "TAKEOVER")
+        assert store.clear(1) is KVPoll.Bootstrapping
+        assert store.poll(ROOMS).count(None) == 1

@@ -27,11 +27,16 @@ def world(request):
         yield world
 
 
+def folder_of(store):
+    """The folder of the store's server, which its repr names."""
+    return Path(repr(getattr(store, "_store", store)).partition("unix://")[2].rstrip(">")).parent
+
+
 class TestEmbedded:
     def test_it_works_and_ends_with_the_store(self, world):
         store = world.open("embedded://")
         works(store)
-        folder = Path(repr(store._store if world.is_async else store).partition("unix://")[2].rstrip(">")).parent
+        folder = folder_of(store)
         assert folder.stat().st_mode & 0o777 == 0o700
         store.close()
         assert not folder.exists()
@@ -113,6 +118,7 @@ class TestEmbedded:
     def test_the_end_of_a_fork_does_not_end_it(self, world):
         store = world.open("embedded://")
         store.update_status(1, 1)
+        folder = folder_of(store)
         # A fork that ends as a program does: with its exit handlers, finalizers among them.
         child = os.fork()
         if not child:
@@ -123,5 +129,6 @@ class TestEmbedded:
             finally:
                 os._exit(0)
         os.waitpid(child, 0)
+        assert (folder / "redis.sock").exists()
         assert store.get(1) is KVPoll.Bootstrapping
         assert store.update_status(2, 1).outcome is Outcome.CREATED

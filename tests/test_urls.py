@@ -167,6 +167,17 @@ class TestSentinel:
         assert store.clear(2) is KVPoll.WaitingForInput
         works(store, replica)
 
+    def test_a_primary_that_is_demoted_did_not_run_it(self, world, tmp_path, monkeypatch):
+        """redis-py says ConnectionError here, which would leave the outcome of a clear unknown."""
+        server = world.serve()
+        with real.Sentinel(tmp_path, server.port) as sentinel, server.client() as client:
+            store = world.open(f"redis+sentinel://127.0.0.1:{sentinel.port}/main", deadline=60.0)
+            store.update_status(1, 1)
+            client.replicaof("127.0.0.1", real.free_port())
+            pauses = real.at_the_second_pause(monkeypatch, lambda: client.replicaof("NO", "ONE"))
+            assert store.clear(1) is KVPoll.Bootstrapping
+        assert len(pauses) == 2
+
     def test_an_unknown_service(self, world, tmp_path):
         with real.Sentinel(tmp_path, world.shared().port) as sentinel:
             store = world.open(f"redis+sentinel://127.0.0.1:{sentinel.port}/other", deadline=0.3)

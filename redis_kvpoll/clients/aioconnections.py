@@ -87,11 +87,7 @@ class Endpoint:
             await connection.disconnect(nowait=True)
             raise RedisConnectionError(IDLE_CLOSED)
         connection = self._class(**self._options)
-        try:
-            await connection.connect()
-        except BaseException:
-            await connection.disconnect(nowait=True)  # redis-py itself does not when it is cancelled
-            raise
+        await connection.connect()
         return connection
 
 

@@ -23,6 +23,7 @@ class Topology:
     def __init__(self, seeds: Iterable[Address], remap: Callable[[str, int], Address] | None = None) -> None:
         self.stale = True
         self._seeds = list(seeds)
+        self._known = self._seeds
         self._remap = remap or (lambda host, port: (host, port))
         self._owners: dict[int, Address] = {}
         self._slots: dict[str, int] = {}
@@ -30,20 +31,22 @@ class Topology:
 
     def nodes(self) -> list[Address]:
         """Whom to ask for the map: all that are known, each time beginning with another."""
-        known = list(dict.fromkeys([*self._owners.values(), *self._seeds]))
         self._turn += 1
-        at = self._turn % len(known)
-        return known[at:] + known[:at]
+        at = self._turn % len(self._known)
+        return self._known[at:] + self._known[:at]
 
     def learn(self, reply: list[Any], asked: Address) -> bool:
         """Take in the reply to CLUSTER SLOTS; False when the node knows of no slot."""
         owners: dict[int, Address] = {}
-        for first, last, (host, port, *_), *_ in reply:
+        nodes: list[Address] = []
+        for first, last, *holders in reply:
             # A node that was not told its own address leaves it empty: it is where we asked.
-            address = self._remap((host or b"").decode() or asked[0], int(port))
-            owners.update(dict.fromkeys(range(int(first), int(last) + 1), address))
+            found = [self._remap((host or b"").decode() or asked[0], int(port)) for host, port, *_ in holders]
+            owners.update(dict.fromkeys(range(int(first), int(last) + 1), found[0]))
+            nodes += found  # the primary and its replicas, one of which may be all that is left
         if owners:
             self._owners, self.stale = owners, False
+            self._known = list(dict.fromkeys([*nodes, *self._seeds]))
         return bool(owners)
 
     def owner(self, tag: str) -> Address:
