@@ -27,8 +27,8 @@ clean:
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	    { echo "redis-kvpoll needs Python 3.11 or newer; try: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
-	$(PYTHON) -m venv .venv
+	    { echo "Python 3.11 or newer is needed, and '$(PYTHON)' is none; try: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -m venv .venv || { rm -rf .venv; echo "making .venv failed (on Debian: apt install python3-venv)"; exit 1; }
 
 .venv/demo: .venv/bin/python pyproject.toml
 	$(BIN)/pip install --quiet --editable '.[cli,embedded,fast]'

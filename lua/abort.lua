@@ -9,8 +9,7 @@
 
 local count = #ARGV - 1
 local step = #KEYS / count
-local time = redis.call('TIME')
-local now = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))
+local now
 local reply = {}
 
 for i = 1, count do
@@ -21,6 +20,10 @@ for i = 1, count do
   if not current then
     outcome = 5
   elseif current ~= 'Failed' then
+    if not now then
+      local time = redis.call('TIME')
+      now = time[1] .. string.sub('00000' .. time[2], -6, -4)
+    end
     outcome, current = 4, 'Failed'
     redis.call('HSET', room, 'status', 'Failed', 'updated_ms', now)
     redis.call('HSETNX', room, 'reason', ARGV[i + 1])

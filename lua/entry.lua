@@ -5,12 +5,13 @@
 -- REPLY  each: ttl_ms, length, fields
 -- FEED   nothing
 --
--- fields are name and value in turn; none when the room is absent.
+-- fields are name and value in turn; none when the room is absent. A key of another type (made by hand) puts its
+-- error in their place.
 
 local reply = {}
 for i = 1, #KEYS, 2 do
   reply[#reply + 1] = redis.call('PTTL', KEYS[i])
-  reply[#reply + 1] = redis.call('HGET', KEYS[i + 1], 'length')
-  reply[#reply + 1] = redis.call('HGETALL', KEYS[i])
+  reply[#reply + 1] = redis.pcall('HGET', KEYS[i + 1], 'length')
+  reply[#reply + 1] = redis.pcall('HGETALL', KEYS[i])
 end
 return reply

@@ -6,7 +6,8 @@
 -- FEED   nothing
 -- CODES  1 CREATED, 2 ADVANCED, 3 UNCHANGED, 4 FAILED, 5 SKIPPED
 --
--- Failed sorts lowest but means the end, so it is decided before the ranks are compared.
+-- Failed sorts lowest but means the end, so it is decided before the ranks are compared. A status that is none of
+-- ours (made by hand) ranks above all: it is left alone, and the client says so.
 
 local RANK = {Failed = 0, Bootstrapping = 1, WaitingForInput = 2, Transferring = 3, Success = 4}
 local strict = ARGV[1] == 'strict'
@@ -30,13 +31,13 @@ for i = 1, count do
     outcome = (strict and RANK[incoming] > 2) and 5 or 1
   elseif not (strict and current == 'Failed') and RANK[incoming] > (RANK[current] or 9) then
     outcome = 2
-    if current == 'Failed' then redis.call('HDEL', room, 'reason', 'failed_by') end
+    if current == 'Failed' then redis.call('HDEL', room, 'reason') end
   end
 
   if outcome == 1 or outcome == 2 or outcome == 4 then
     if not now then
-      -- Many updates change nothing and need no time. The milliseconds are put together as text: the first three
-      -- of the six digits of the microseconds.
+      -- Many updates change nothing and need no time. Milliseconds as text: of the microseconds' six digits, the
+      -- first three.
       local time = redis.call('TIME')
       now = time[1] .. string.sub('00000' .. time[2], -6, -4)
     end

@@ -8,6 +8,8 @@ with StatusStore.from_url("redis://localhost:6379/0", namespace="prod") as store
 """
 
 from redis_kvpoll.aio import AsyncStatusStore
+from redis_kvpoll.checks import Mode, Policy
+from redis_kvpoll.commands import Settings
 from redis_kvpoll.errors import (
     CorruptEntryError,
     EmbeddedServerError,
@@ -17,6 +19,7 @@ from redis_kvpoll.errors import (
     KVTransferError,
     NamespaceMismatchError,
     OutcomeUnknownError,
+    ReplayError,
     RoomNotFoundError,
     ServerRefusedError,
     StoreClosedError,
@@ -35,11 +38,15 @@ __all__ = [
     "KVPoll",
     "KVPollError",
     "KVTransferError",
+    "Mode",
     "NamespaceMismatchError",
     "Outcome",
     "OutcomeUnknownError",
+    "Policy",
+    "ReplayError",
     "RoomNotFoundError",
     "ServerRefusedError",
+    "Settings",
     "StatusStore",
     "StoreClosedError",
     "StoreUnavailableError",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import AsyncIterator, Iterable, Mapping
 from types import TracebackType
-from typing import NoReturn, Self, TypeVar, Unpack, overload
+from typing import NoReturn, Self, TypeVar, Unpack, cast, overload
 
 import redis.asyncio as redis
 from redis.exceptions import RedisError
@@ -14,9 +14,8 @@ from redis_kvpoll import checks, commands
 from redis_kvpoll.checks import Mode, Policy
 from redis_kvpoll.clients import aioroutes
 from redis_kvpoll.commands import Agreement, Command, Scan, Settings
-from redis_kvpoll.commands.rooms import DEFAULT_ABORT_REASON
-from redis_kvpoll.delivery import DEFAULT_DEADLINE, Delivery, StoreOptions
-from redis_kvpoll.errors import StoreClosedError
+from redis_kvpoll.commands.rooms import DEFAULT_ABORT_REASON, wanted
+from redis_kvpoll.delivery import DEFAULT_DEADLINE, DEFAULT_TERMINAL_TTL, DEFAULT_TTL, Delivery, StoreOptions
 from redis_kvpoll.faults import NotSent
 from redis_kvpoll.status import Entry, KVPoll, Update
 from redis_kvpoll.steps import Flow
@@ -36,11 +35,11 @@ class AsyncStatusStore:
 
     def __init__(
         self,
-        client: redis.Redis | redis.RedisCluster | aioroutes.Route,
+        client: redis.Redis | redis.RedisCluster,
         *,
         namespace: str = "default",
-        ttl: float = 900.0,
-        terminal_ttl: float = 300.0,
+        ttl: float = DEFAULT_TTL,
+        terminal_ttl: float = DEFAULT_TERMINAL_TTL,
         deadline: float = DEFAULT_DEADLINE,
         policy: Policy | None = None,
         mode: Mode | None = None,
@@ -52,14 +51,13 @@ class AsyncStatusStore:
             terminal_ttl=checks.seconds(terminal_ttl, "terminal_ttl"),
             deadline=checks.seconds(deadline, "deadline"),
         )
-        self._route = client if isinstance(client, aioroutes.Route) else aioroutes.route_for(client, deadline)
-        self._closed = False
+        self._route = aioroutes.route_for(client, deadline)
 
     @classmethod
     def from_url(cls, url: str, **options: Unpack[StoreOptions]) -> Self:
         # No connection is made yet, so a failing constructor leaves only an embedded server, which ends by itself.
         route = aioroutes.open_route(url, checks.seconds(options.get("deadline", DEFAULT_DEADLINE), "deadline"))
-        return cls(route, **options)
+        return cls(cast(redis.Redis, route), **options)  # see route_for
 
     async def update_status(self, room: int, status: KVPoll | int) -> Update:
         return await self._run(commands.update_status(room, status))
@@ -111,7 +109,7 @@ class AsyncStatusStore:
         return await self._run(commands.entry(room))
 
     def rooms(self, status: KVPoll | int | None = None) -> AsyncIterator[int]:
-        return self._rooms(None if status is None else checks.status(status))
+        return self._rooms(wanted(status))
 
     async def counts(self) -> dict[KVPoll, int]:
         counts = dict.fromkeys(KVPoll, 0)
@@ -126,7 +124,7 @@ class AsyncStatusStore:
 
     async def aclose(self) -> None:
         """Close the store's connections; with from_url, all that it opened. May be repeated."""
-        self._closed = True
+        self._delivery.closed = True
         await self._route.close()
 
     async def __aenter__(self) -> Self:
@@ -140,11 +138,11 @@ class AsyncStatusStore:
     def __repr__(self) -> str:
         return f"<{type(self).__name__} namespace={self._delivery.namespace!r} on {self._route}>"
 
-    async def _rooms(self, wanted: KVPoll | None) -> AsyncIterator[int]:
+    async def _rooms(self, only: KVPoll | None) -> AsyncIterator[int]:
         async for page in self._pages():
-            statuses = await self.poll(page) if wanted is not None else [None] * len(page)
+            statuses = await self.poll(page) if only is not None else [None] * len(page)
             for room, status in zip(page, statuses, strict=True):
-                if status is wanted:
+                if status is only:
                     yield room
 
     async def _pages(self) -> AsyncIterator[list[int]]:
@@ -157,8 +155,6 @@ class AsyncStatusStore:
 
     async def _take(self, flow: Flow[T]) -> T:
         """Do each step that a flow asks for, until it returns."""
-        if self._closed:
-            raise StoreClosedError("this store was closed; make another")
         try:
             step = next(flow)
             while True:

@@ -1,4 +1,4 @@
-"""The deciding part of a store: what it has agreed on with its namespace, and how commands become script calls."""
+"""What a store decides: its agreement with the namespace, and which script calls carry a command out. No I/O."""
 
 from __future__ import annotations
 
@@ -7,15 +7,18 @@ import warnings
 from typing import Any, TypedDict, TypeVar
 
 from redis_kvpoll.checks import Mode, Policy
-from redis_kvpoll.commands import Agreement, Command, Scan, Settings, Table
+from redis_kvpoll.commands import Agreement, Command, Layout, Scan, Settings
 from redis_kvpoll.commands.settings import NAMES, RENEW_SECONDS
-from redis_kvpoll.errors import EvictionWarning, ServerRefusedError
+from redis_kvpoll.errors import EvictionWarning, ServerRefusedError, StoreClosedError
 from redis_kvpoll.steps import Flow
 from redis_kvpoll.trip import Trip
 
 T = TypeVar("T")
 V = TypeVar("V")
 
+# Seconds; StatusStore says why.
+DEFAULT_TTL = 900.0
+DEFAULT_TERMINAL_TTL = 300.0
 DEFAULT_DEADLINE = 5.0
 
 
@@ -32,7 +35,7 @@ class StoreOptions(TypedDict, total=False):
 
 
 class Delivery:
-    """The deciding part of a store: its agreement with the namespace, and how calls are carried through.
+    """The part that the blocking and the asyncio store have in common.
 
     ``ttl``, ``terminal_ttl`` and ``deadline`` are seconds and have been checked.
     """
@@ -41,10 +44,11 @@ class Delivery:
         self.deadline = deadline
         self._agreement = agreement
         self._times = (str(round(ttl * 1000)), str(round(terminal_ttl * 1000)))
-        self._table: Table | None = None
+        self._layout: Layout | None = None
         self._settled_until = 0.0
         self._losses = 0
         self._looked_at_eviction = False
+        self.closed = False
 
     @property
     def namespace(self) -> str:
@@ -53,11 +57,12 @@ class Delivery:
     def run(self, command: Command[V, T]) -> Flow[T]:
         """Carry a command out."""
         rooms = command.rooms
+        self._check_open(command.operation)
         if not rooms:
             return command.finish(rooms, [])
         trip = Trip(self, command.operation, rooms, command.repeatable)
-        table = self._agreed or (yield from self._agree(trip))
-        calls = command.calls(table)
+        layout = self._agreed or (yield from self._agree(trip))
+        calls = command.calls(layout)
         if len(calls) == 1:
             reply = yield from trip.deliver(calls[0])
             return command.finish(rooms, command.decode(command.operation, rooms, reply))
@@ -72,19 +77,25 @@ class Delivery:
 
     def next_page(self, scan: Scan, clustered: bool) -> Flow[list[int] | None]:
         """The next rooms of a walk; None after the last."""
+        self._check_open("rooms")
         trip = Trip(self, "rooms", [], repeatable=True)
-        table = self._agreed or (yield from self._agree(trip))
-        request = scan.request(table, clustered)
+        layout = self._agreed or (yield from self._agree(trip))
+        request = scan.request(layout, clustered)
         if request is None:
             return None
         return scan.page((yield from trip.ask(*request)))
 
     def settings(self) -> Flow[Settings | None]:
         """The settings of the namespace, without writing them; None when nobody uses it."""
+        self._check_open("settings")
         trip = Trip(self, "settings", [], repeatable=True)
         call = self._agreement.call()
         reply = yield from trip.ask(call.tag, ["HMGET", call.keys[0], *NAMES])
-        return self._agreement.settle(reply) if any(reply) else None
+        return self._agreement.read(reply) if any(reply) else None
+
+    def _check_open(self, operation: str) -> None:
+        if self.closed:
+            raise StoreClosedError(f"{operation}: this store was closed; make another")
 
     @property
     def settled(self) -> bool:
@@ -95,27 +106,27 @@ class Delivery:
         self._losses += 1
         self._settled_until = 0.0
 
-    def settle(self, trip: Trip) -> Flow[Table]:
+    def settle(self, trip: Trip) -> Flow[Layout]:
         """Check the settings of the namespace, and renew them."""
         losses = self._losses
-        settings = self._agreement.settle((yield from trip.carry(self._agreement.call(), settling=True)))
+        settings = self._agreement.read((yield from trip.carry(self._agreement.call(), preliminary=True)))
         self._agreement = self._agreement.adopt(settings)
-        self._table = self._agreement.table(settings, *self._times)
+        self._layout = self._agreement.layout(settings, *self._times)
         if losses == self._losses:
             self._settled_until = time.monotonic() + RENEW_SECONDS
-        return self._table
+        return self._layout
 
     @property
-    def _agreed(self) -> Table | None:
+    def _agreed(self) -> Layout | None:
         """What was agreed on; None before the first call, and when it is time to look again."""
-        return self._table if self.settled else None
+        return self._layout if self.settled else None
 
-    def _agree(self, trip: Trip) -> Flow[Table]:
-        table = yield from self.settle(trip)
+    def _agree(self, trip: Trip) -> Flow[Layout]:
+        layout = yield from self.settle(trip)
         if not self._looked_at_eviction:
             self._looked_at_eviction = True
             yield from self._look_at_eviction(trip)
-        return table
+        return layout
 
     def _look_at_eviction(self, trip: Trip) -> Flow[None]:
         """Warn, once a store, of a server that may drop live rooms."""
@@ -130,5 +141,5 @@ class Delivery:
                 f"the server's maxmemory-policy is {policy}: short of memory, it may drop live rooms of "
                 f"namespace {self.namespace!r}; set it to noeviction",
                 EvictionWarning,
-                stacklevel=2,
+                stacklevel=1,
             )

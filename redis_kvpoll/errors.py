@@ -10,7 +10,8 @@ KVPollError
 ├── ServerRefusedError                  the server answered with an error; trying again would not help
 ├── StoreUnavailableError               no answer within the deadline
 │   └── OutcomeUnknownError             sent, but the reply was lost: it may or may not have happened
-└── EmbeddedServerError                 embedded:// found no server program, or it did not start
+├── EmbeddedServerError                 embedded:// found no server program, or it did not start
+└── ReplayError                         kvpoll replay could not be run to its end
 
 EvictionWarning (UserWarning)           the server may evict live rooms under memory pressure
 """
@@ -111,6 +112,10 @@ class OutcomeUnknownError(StoreUnavailableError):
 
 class EmbeddedServerError(KVPollError):
     """A server for embedded:// could not be found or started."""
+
+
+class ReplayError(KVPollError):
+    """A replay could not be run to its end."""
 
 
 class EvictionWarning(UserWarning):

@@ -71,5 +71,4 @@ class Entry:
     updated_at: float
     ttl: float
     reason: str | None = None
-    failed_by: str | None = None
     decode_prefix_len: int | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
-from typing import NoReturn, Self, TypeVar, Unpack, overload
+from typing import NoReturn, Self, TypeVar, Unpack, cast, overload
 
 import redis
 from redis.exceptions import RedisError
@@ -13,9 +13,8 @@ from redis_kvpoll import checks, commands
 from redis_kvpoll.checks import Mode, Policy
 from redis_kvpoll.clients import routes
 from redis_kvpoll.commands import Agreement, Command, Scan, Settings
-from redis_kvpoll.commands.rooms import DEFAULT_ABORT_REASON
-from redis_kvpoll.delivery import DEFAULT_DEADLINE, Delivery, StoreOptions
-from redis_kvpoll.errors import StoreClosedError
+from redis_kvpoll.commands.rooms import DEFAULT_ABORT_REASON, wanted
+from redis_kvpoll.delivery import DEFAULT_DEADLINE, DEFAULT_TERMINAL_TTL, DEFAULT_TTL, Delivery, StoreOptions
 from redis_kvpoll.faults import NotSent
 from redis_kvpoll.status import Entry, KVPoll, Update
 from redis_kvpoll.steps import Flow
@@ -58,11 +57,11 @@ class StatusStore:
 
     def __init__(
         self,
-        client: redis.Redis | redis.RedisCluster | routes.Route,
+        client: redis.Redis | redis.RedisCluster,
         *,
         namespace: str = "default",
-        ttl: float = 900.0,
-        terminal_ttl: float = 300.0,
+        ttl: float = DEFAULT_TTL,
+        terminal_ttl: float = DEFAULT_TERMINAL_TTL,
         deadline: float = DEFAULT_DEADLINE,
         policy: Policy | None = None,
         mode: Mode | None = None,
@@ -74,14 +73,13 @@ class StatusStore:
             terminal_ttl=checks.seconds(terminal_ttl, "terminal_ttl"),
             deadline=checks.seconds(deadline, "deadline"),
         )
-        self._route = client if isinstance(client, routes.Route) else routes.route_for(client, deadline)
-        self._closed = False
+        self._route = routes.route_for(client, deadline)
 
     @classmethod
     def from_url(cls, url: str, **options: Unpack[StoreOptions]) -> Self:
         """A store on the server that a URL names; ``options`` are the constructor's.
 
-        ``memory://`` is a table inside this process; ``embedded://`` starts a private server that lives as long as
+        ``memory://`` is a table inside this store alone; ``embedded://`` starts a private server that lives as long as
         the store (it takes about 0.1 s); ``redis://``, ``rediss://``, ``valkey://``, ``valkeys://`` and ``unix://``
         are redis-py's, with its options; ``redis+sentinel://host:port,host:port/service/db`` follows a primary;
         ``redis+cluster://host:port`` finds the other nodes by itself.
@@ -92,7 +90,7 @@ class StatusStore:
         """
         route = routes.open_route(url, checks.seconds(options.get("deadline", DEFAULT_DEADLINE), "deadline"))
         try:
-            return cls(route, **options)
+            return cls(cast(redis.Redis, route), **options)  # see route_for
         except BaseException:
             route.close()
             raise
@@ -114,7 +112,8 @@ class StatusStore:
         """Fail a room and say why, in one step.
 
         An absent room is SKIPPED: an abort that comes late never brings a room back. A reason that is already
-        there stays, since the first cause explains the later ones. Reasons are cut to 1,000 characters.
+        there stays, since the first cause explains the later ones. A room that is Failed already is UNCHANGED, with
+        its reason or without one; ``record_failure`` adds one. Reasons are cut to 1,000 characters.
         """
         return self._run(commands.abort(room, reason))
 
@@ -148,10 +147,10 @@ class StatusStore:
         return self._run(commands.pop_decode_prefix_len(room))
 
     def failure_exception(self, room: int) -> NoReturn:
-        """Clear a room and raise why it failed, in one step.
+        """Clear a room and raise why it failed, in one step; also one that has not failed, or is absent.
 
         Raises:
-            KVTransferError: always, with the room and its reason.
+            KVTransferError: always, with the room and its reason ("no reason was recorded" if there is none).
         """
         raise self._run(commands.failure_exception(room))
 
@@ -190,7 +189,7 @@ class StatusStore:
 
         It walks by SCAN: a room that comes or goes meanwhile may be in it or not.
         """
-        return self._rooms(None if status is None else checks.status(status))
+        return self._rooms(wanted(status))
 
     def counts(self) -> dict[KVPoll, int]:
         """How many rooms there are at each status."""
@@ -209,7 +208,7 @@ class StatusStore:
 
     def close(self) -> None:
         """Close the store's connections; with from_url, all that it opened. May be repeated."""
-        self._closed = True
+        self._delivery.closed = True
         self._route.close()
 
     def __enter__(self) -> Self:
@@ -223,13 +222,13 @@ class StatusStore:
     def __repr__(self) -> str:
         return f"<{type(self).__name__} namespace={self._delivery.namespace!r} on {self._route}>"
 
-    def _rooms(self, wanted: KVPoll | None) -> Iterator[int]:
+    def _rooms(self, only: KVPoll | None) -> Iterator[int]:
         for page in self._pages():
-            if wanted is None:
+            if only is None:
                 yield from page
             else:
                 statuses = self.poll(page)
-                yield from (room for room, status in zip(page, statuses, strict=True) if status is wanted)
+                yield from (room for room, status in zip(page, statuses, strict=True) if status is only)
 
     def _pages(self) -> Iterator[list[int]]:
         scan = Scan()
@@ -241,8 +240,6 @@ class StatusStore:
 
     def _take(self, flow: Flow[T]) -> T:
         """Do each step that a flow asks for, until it returns."""
-        if self._closed:
-            raise StoreClosedError("this store was closed; make another")
         try:
             step = next(flow)
             while True:

@@ -25,11 +25,13 @@ from redis_kvpoll.steps import Flow, Pause, Reroute, Send
 # Seconds. The first pause is about 10 ms, as long as a server takes to accept again after a restart on the same
 # host; a quarter of a second at most, so that 1,000 waiting clients do not hammer a server that comes back.
 _BACKOFF = EqualJitterBackoff(cap=0.25, base=0.01)
+# Redirects followed at once. One is usual (a slot has moved); more come only from nodes that disagree, and those
+# need a moment.
 _FREE_REDIRECTS = 4
 
 
-class Base(Protocol):
-    """Where trips start from: what they need to know of their store."""
+class Home(Protocol):
+    """Where trips start from: what one needs to know of its store."""
 
     deadline: float
 
@@ -44,65 +46,63 @@ class Base(Protocol):
 class Trip:
     """One operation under way: its name and rooms for messages, and the time that it has left."""
 
-    def __init__(self, base: Base, operation: str, rooms: Sequence[int], repeatable: bool) -> None:
+    def __init__(self, home: Home, operation: str, rooms: Sequence[int], repeatable: bool) -> None:
         self.done = 0
-        self._base = base
+        self._home = home
         self._operation = operation
         self._rooms = rooms
         self._repeatable = repeatable
         self._tries = 0
-        self._give_up_at = time.monotonic() + base.deadline
+        self._give_up_at = time.monotonic() + home.deadline
 
     def deliver(self, call: Call) -> Flow[Any]:
         """Carry one call of the operation through to its reply. Each has the whole deadline to itself."""
         if self.done:
-            self._tries, self._give_up_at = 0, time.monotonic() + self._base.deadline
+            self._tries, self._give_up_at = 0, time.monotonic() + self._home.deadline
         return self.carry(call)
 
-    def carry(self, call: Call, settling: bool = False) -> Flow[Any]:
+    def carry(self, call: Call, preliminary: bool = False) -> Flow[Any]:
         """Send a script call by its digest, or whole to a server that does not know the script."""
         words = ["EVALSHA", call.script.sha, str(len(call.keys)), *call.keys, *call.args]
-        return self._persist(call.tag, words, settling, call.script)
+        return self._persist(call.tag, words, preliminary, call.script)
 
     def ask(self, tag: str, words: list[str]) -> Flow[Any]:
         """Send a plain command that only reads."""
-        return self._persist(tag, words, settling=True)
+        return self._persist(tag, words, preliminary=True)
 
-    def _persist(self, tag: str, words: list[str], settling: bool, script: Script | None = None) -> Flow[Any]:
+    def _persist(self, tag: str, words: list[str], preliminary: bool, script: Script | None = None) -> Flow[Any]:
         """Send until there is a reply, a final refusal, or no time left.
 
-        ``settling`` marks what belongs to no operation's effect: it may be repeated, and does not settle first.
+        ``preliminary`` marks what is no part of the operation's effect: it may always be repeated, and does not
+        itself wait for the settings to be checked.
         """
-        repeatable = settling or self._repeatable
+        repeatable = preliminary or self._repeatable
         asking = None
         while True:
             error: Exception
             try:
                 return (yield Send(tag, words, self._timeout(), not repeatable, asking))
-            except NoScriptError:
-                if script is None:
-                    raise
-                # EVAL goes the same way, so it loads the script on just the node that lacks it.
-                words[:2] = "EVAL", script.source
-                script = None
-                continue
             except (NotSent, RedisError, OSError) as caught:
                 error = caught
             # Not in the except block: this error would become the next one's context, which faults.judge reads.
             asking = None
-            if isinstance(error, AskError):
+            if isinstance(error, NoScriptError) and script:
+                # EVAL goes the same way, so it loads the script on just the node that lacks it.
+                words[:2] = "EVAL", script.source
+                script = None
+            elif isinstance(error, AskError):
                 asking = yield from self._redirected(error)
-                continue
-            yield from self._recover(error, repeatable)
-            if not settling and not self._base.settled:
-                yield from self._base.settle(self)
+            else:
+                yield from self._recover(error, repeatable)
+                if not preliminary and not self._home.settled:
+                    yield from self._home.settle(self)
 
     def _recover(self, error: Exception, repeatable: bool) -> Flow[None]:
         """Wait before the next try, or raise what the caller gets to see."""
         fault, cause = faults.judge(error), faults.reason(error)
         if fault is Fault.REFUSED:
             raise self._failed(ServerRefusedError, faults.refusal(cause)) from cause
-        self._base.unsettle()
+        self._home.unsettle()
         if fault is Fault.LOST and not repeatable:
             raise self._failed(
                 OutcomeUnknownError,
@@ -125,9 +125,10 @@ class Trip:
         seconds = _BACKOFF.compute(self._tries)
         if time.monotonic() + seconds >= self._give_up_at:
             tries = "1 try" if self._tries == 1 else f"{self._tries} tries"
+            last = str(cause).rstrip(".")
             raise self._failed(
                 StoreUnavailableError,
-                f"no answer within {self._base.deadline:g} s ({tries}; last: {cause}): "
+                f"no answer within {self._home.deadline:g} s ({tries}; last: {last}): "
                 "check that the server is up and reachable; the call may be repeated",
             ) from cause
         yield Pause(seconds)
@@ -138,7 +139,7 @@ class Trip:
         A time of its own takes a connection of its own, so the usual case must do without.
         """
         left = self._give_up_at - time.monotonic()
-        return None if left > 0.9 * self._base.deadline else max(0.001, left)
+        return None if left > 0.9 * self._home.deadline else max(0.001, left)
 
     def _failed(self, kind: type[KVPollError], what: str) -> KVPollError:
         return kind(f"{self._operation}{self._subject()}: {printable(what)}")
@@ -146,7 +147,7 @@ class Trip:
     def _subject(self) -> str:
         """The rooms, for a message: all of a few, the first of many."""
         if not self._rooms:
-            return f" of namespace {self._base.namespace!r}"
+            return f" of namespace {self._home.namespace!r}"
         if len(self._rooms) == 1:
             return f" of room {self._rooms[0]}"
         shown = ", ".join(map(str, self._rooms[:3]))

@@ -136,7 +136,7 @@ class Oracle:
             return None
         left = there.expires - self.now
         length = prefix.length if prefix else None
-        return Entry(room, there.status, there.opened, there.updated, left, there.reason, None, length)
+        return Entry(room, there.status, there.opened, there.updated, left, there.reason, length)
 
     def rooms(self, status=None):
         return iter([room for room, there in self.table.items() if status in (None, there.status)])

@@ -64,7 +64,7 @@ def blocking(store: StatusStore) -> None:
 def entry(entry: Entry | None) -> None:
     assert entry
     assert_type((entry.room, entry.status, entry.ttl), tuple[int, KVPoll, float])
-    assert_type((entry.reason, entry.failed_by, entry.decode_prefix_len), tuple[str | None, str | None, int | None])
+    assert_type((entry.reason, entry.decode_prefix_len), tuple[str | None, int | None])
     entry.status = KVPoll.Failed  # type: ignore[misc]
 
 

@@ -72,9 +72,28 @@ class TestLooking:
         store.update_status(2**63 - 1, KVPoll.Transferring)
         out = io.StringIO()
         monkeypatch.setattr(table_view, "Console", lambda **_: Console(file=out, width=40, force_terminal=True))
-        table_view._print_table("prod", [store.entry(2**63 - 1)], store.counts(), None)
+        table_view._print_table([table_view._look(store, 2**63 - 1)], table_view._footer("prod", 1, 1, None))
         assert "9223372036854775807" in out.getvalue()
-        assert "1 room (1 Transferring)" in out.getvalue()
+        assert "Transferring" in out.getvalue()
+        assert "prod: 1 room" in out.getvalue()
+
+    def test_one_bad_key_hides_no_other(self, url, store, watched):
+        store.update_status(7, KVPoll.Transferring)
+        watched[0].set("kvpoll:{prod}:room:8", "by hand", ex=60)
+        watched[0].hset("kvpoll:{prod}:room:9", "status", "Bana\x1bna")
+        watched[0].expire("kvpoll:{prod}:room:9", 60)
+        result = run("ls", "--redis", url, "-n", "prod")
+        assert result.exit_code == 0
+        rows = {line.split("\t")[0]: line.split("\t") for line in result.output.splitlines()}
+        assert [rows[room][1] for room in ("7", "8", "9")] == ["Transferring", "corrupt", "corrupt"]
+        assert "\x1b" not in result.output
+        for room in ("8", "9"):
+            assert f"Cleared room {room}; it was corrupt" in run("clear", room, "--redis", url, "-n", "prod").output
+        assert list(store.rooms()) == [7]
+
+    def test_the_footer_says_how_many_there_are(self):
+        assert table_view._footer("prod", 50, 3000, None) == "prod: 50 of 3,000 rooms"
+        assert table_view._footer("prod", 1, 1, KVPoll.Failed) == "prod: 1 room at Failed"
 
     def test_show_has_every_field(self, url, store):
         store.update_status(7, KVPoll.Transferring)
@@ -137,7 +156,17 @@ class TestReplayCommand:
         assert (result.exit_code, "inside one process" in result.output) == (1, True)
 
     @pytest.mark.parametrize(
-        "option", [("--speed", "0"), ("--late-rate", "1.5"), ("--prefill", "0"), ("--limit", "0"), ("--policy", "x")]
+        "option",
+        [
+            ("--speed", "0"),
+            ("--speed", "nan"),
+            ("--speed", "inf"),
+            ("--late-rate", "nan"),
+            ("--late-rate", "1.5"),
+            ("--prefill", "0"),
+            ("--limit", "0"),
+            ("--policy", "x"),
+        ],
     )
     def test_options_out_of_range_are_wrong_usage(self, option):
         assert run("replay", *option).exit_code == 2

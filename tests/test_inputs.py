@@ -99,14 +99,14 @@ CALLS = [
     ("update_status", lambda bad: (1, bad), NO_STATUS, "a status"),
     ("update_many", lambda bad: ({2: 1, bad: 1} if hashable(bad) else {2: 1, -1: 1},), NO_ROOM, "a room"),
     ("update_many", lambda bad: ({2: 1, 1: bad},), NO_STATUS, "a status"),
-    ("update_many", lambda bad: (bad,), [*NO_LIST, [1], [(1, 2)], {1, 2}], "update_many takes a mapping"),
+    ("update_many", lambda bad: (bad,), [*NO_LIST, [1], [(1, 2)], {1, 2}], "it takes a mapping"),
     ("abort", lambda bad: (1, bad), NO_REASON, "a reason"),
     ("record_failure", lambda bad: (bad, "why"), NO_ROOM, "a room"),
     ("record_failure", lambda bad: (1, bad), NO_REASON, "a reason"),
     ("set_decode_prefix_len", lambda bad: (bad, 1), NO_ROOM, "a room"),
     ("set_decode_prefix_len", lambda bad: (1, bad), NO_LENGTH, "a decode prefix length"),
     *[(name, lambda bad: ([1, bad],), NO_ROOM, "a room") for name in ("touch", "clear_many", "poll")],
-    *[(name, lambda bad: (bad,), NO_LIST, f"{name} takes a list of rooms") for name in ("touch", "clear_many", "poll")],
+    *[(name, lambda bad: (bad,), NO_LIST, "it takes a list of rooms") for name in ("touch", "clear_many", "poll")],
     ("rooms", lambda bad: (bad,), [bad for bad in NO_STATUS if bad is not None], "a status"),
 ]
 OPTIONS = [
@@ -138,7 +138,7 @@ def refused(call, names):
 )
 def test_a_method_refuses(store, client, name, arguments, bad, names):
     for value in bad:
-        refused(lambda value=value: getattr(store, name)(*arguments(value)), names)
+        refused(lambda value=value: getattr(store, name)(*arguments(value)), f"{name}: {names}")
     assert client.dbsize() == 0
 
 

@@ -20,6 +20,10 @@ SHELL_LINES = [line.partition("  #")[0].strip() for kind, text in BLOCKS if kind
 ROOM = 1655955501905217457
 
 
+def test_nothing_is_left_to_fill_in():
+    assert not re.search(r"^[A-Z]+$", (ROOT / "README.md").read_text(), re.MULTILINE)
+
+
 def test_every_kind_of_block_is_run_here():
     assert {kind for kind, _ in BLOCKS} == {"sh", "python", "redis-cli"}
     assert {line.split()[0] for line in SHELL_LINES} == {"make", "pip", "kvpoll"}
@@ -67,6 +71,8 @@ def server(real_servers, watched):
 def test_kvpoll_commands_run(line, server):
     result = CliRunner(env={"KVPOLL_URL": server.url}).invoke(kvpoll, shlex.split(line)[1:])
     assert result.exit_code == 0, result.output
+    if "--crash-rate" in line:
+        assert re.search(r"rooms of [1-9]\d* killed workers", result.output), "the text around it promises SIGKILL"
 
 
 def test_redis_cli_shows_what_it_shows(server):

@@ -205,6 +205,15 @@ class TestReading:
         assert store.clear(ROOM) is None
         assert store.get(ROOM) is None
 
+    def test_a_key_of_another_type_is_named_and_can_be_cleared(self, store, client):
+        store.update_status(1, KVPoll.Transferring)
+        client.set(KEY, "by hand", ex=60)
+        for read in (store.get, store.entry, lambda room: store.poll([1, room]), lambda room: store.counts()):
+            with pytest.raises(CorruptEntryError, match=f"room {ROOM} holds a key of another type .*WRONGTYPE"):
+                read(ROOM)
+        assert store.clear_many([ROOM, 1]) == {ROOM: None, 1: KVPoll.Transferring}
+        assert not client.exists(KEY)
+
 
 class TestClearing:
     def test_says_what_it_was_and_leaves_nothing(self, store, client):

@@ -8,8 +8,9 @@ from redis.exceptions import AskError
 
 from redis_kvpoll.clients.topology import Topology
 from redis_kvpoll.commands import Agreement
-from redis_kvpoll.delivery import Delivery, Pause, Reroute
+from redis_kvpoll.delivery import Delivery
 from redis_kvpoll.faults import NotSent
+from redis_kvpoll.steps import Pause, Reroute
 
 
 def test_after_a_failed_ask_the_owner_is_asked_again():

@@ -31,7 +31,7 @@ class TestMemory:
     def test_it_works_and_says_what_it_is(self, world, caplog):
         with caplog.at_level(logging.WARNING, logger="redis_kvpoll"):
             works(world.open("memory://"))
-        assert "no other process can see it" in caplog.text
+        assert "no other store or process can see it" in caplog.text
 
     def test_nothing_is_shared(self, world):
         one, other = world.open("memory://"), world.open("memory://")

@@ -6,8 +6,12 @@ from typing import Self
 
 from rich import progress
 from rich.console import Console
+from rich.table import Column
 
 from redis_kvpoll.replay.router import Snapshot
+
+WIDE = 100
+"""Columns, from which on there is room for a long bar."""
 
 
 class Progress:
@@ -16,10 +20,10 @@ class Progress:
     def __init__(self, console: Console, total: int) -> None:
         self._bar = progress.Progress(
             progress.TextColumn("{task.description}"),
-            progress.BarColumn(bar_width=24),
-            progress.MofNCompleteColumn(),
-            progress.TimeElapsedColumn(),
-            progress.TextColumn("{task.fields[counts]}"),
+            progress.BarColumn(bar_width=24 if console.width >= WIDE else 8),
+            progress.MofNCompleteColumn(table_column=Column(no_wrap=True, min_width=2 * len(str(total)) + 1)),
+            progress.TimeElapsedColumn(table_column=Column(no_wrap=True, min_width=len("0:00:00"))),
+            progress.TextColumn("{task.fields[counts]}", table_column=Column(no_wrap=True, overflow="ellipsis")),
             console=console,
             transient=True,
             disable=not console.is_terminal,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import secrets
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
@@ -21,7 +23,18 @@ from redis_kvpoll.replay.router import Run
 PROMISE_BROKEN = 3
 GENERATED = 1000
 
-_rate = click.FloatRange(0, 1)
+
+class Finite(click.FloatRange):
+    """A range without NaN, which is neither below nor above any bound, and without infinity."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is no finite number", param, ctx)
+        return number
+
+
+_rate = Finite(0, 1)
 _workers = click.IntRange(1, 64)
 
 
@@ -32,7 +45,7 @@ _workers = click.IntRange(1, 64)
 @click.option("--redis", "url", metavar="URL", help="The server; without it, a private one is started and ended.")
 @click.option("--prefill", type=_workers, default=2, show_default=True, help="Prefill worker processes.")
 @click.option("--decode", type=_workers, default=2, show_default=True, help="Decode worker processes.")
-@click.option("--speed", type=click.FloatRange(0, min_open=True), default=20.0, show_default=True,
+@click.option("--speed", type=Finite(0, min_open=True), default=20.0, show_default=True,
               help="How many times faster than the trace.")  # fmt: skip
 @click.option("--limit", type=click.IntRange(min=1), help=f"Requests at most; {GENERATED:,} when generated.")
 @click.option("--policy", type=click.Choice(["compat", "strict"]), default="strict", show_default=True,
@@ -92,6 +105,7 @@ def _print(report: Report, wants_json: bool) -> None:
     if wants_json:
         click.echo(json.dumps(as_json(report), indent=2))
     else:
-        console = Console(highlight=False)
+        # Into a file or a pipe: as wide as the widest table, rather than rich's 80 columns.
+        console = Console(highlight=False, width=None if sys.stdout.isatty() else 100)
         for part in render(report):
             console.print(part)

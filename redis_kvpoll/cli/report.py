@@ -42,7 +42,8 @@ def render(report: Report) -> Iterator[RenderableType]:
     yield _results(report)
     yield ""
     yield _calls(report)
-    yield Text("outcomes      " + ", ".join(f"{count:,} {name}" for name, count in report.outcomes.items()))
+    yield ""
+    yield _outcomes(report)
     yield ""
     if report.late:
         yield _late(report)
@@ -77,6 +78,12 @@ def _calls(report: Report) -> Table:
     return table
 
 
+def _outcomes(report: Report) -> Table:
+    table = _table("outcomes", *report.outcomes)
+    table.add_row("of updates", *(f"{count:,}" for count in report.outcomes.values()))
+    return table
+
+
 def _late(report: Report) -> Table:
     table = _table("late messages", "sent", *ANSWERS.values())
     for status, answers in sorted(report.late.items()):
@@ -90,7 +97,8 @@ def _promises(report: Report) -> Table:
     table.columns[2].justify = "left"
     leaked = sum(report.leaked.values())
     how = ", ".join(f"{count:,} by a late {status}" for status, count in report.leaked.items())
-    kinds = ", ".join(f"{count:,} {kind}" for kind, count in report.pollution.items())
+    by_count = sorted(report.pollution.items(), key=lambda kind: -kind[1])
+    kinds = "\n".join(f"{count:,} {kind}" for kind, count in by_count)
     table.add_row("lost", f"{report.lost:,}", "requests without an end")
     orphans = f"rooms of {report.crashes:,} killed workers; {report.orphans_past_ttl:,} of them outlived their TTL"
     table.add_row("orphaned", f"{report.orphaned:,}", orphans)

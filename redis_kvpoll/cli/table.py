@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from datetime import datetime
-from itertools import islice
+from typing import NamedTuple
 
 import click
 from rich.console import Console
@@ -14,8 +14,9 @@ from rich.text import Text
 
 from redis_kvpoll import checks
 from redis_kvpoll.cli.options import Room, is_in_use, open_table, table_options
-from redis_kvpoll.errors import printable
-from redis_kvpoll.status import Entry, KVPoll
+from redis_kvpoll.errors import CorruptEntryError, printable
+from redis_kvpoll.status import KVPoll
+from redis_kvpoll.store import StatusStore
 
 STYLES = {
     KVPoll.Failed: "red",
@@ -30,25 +31,28 @@ COLUMNS = ("room", "status", "age", "updated", "ttl", "reason")
 @click.command()
 @table_options
 @click.option("--status", type=click.Choice([s.name for s in KVPoll], case_sensitive=False), help="Only these.")
-@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="Rooms at most.")
+@click.option(
+    "--limit", type=click.IntRange(min=1), default=50, show_default=True, help="Rooms at most, of many in no order."
+)
 def ls(url: str, namespace: str, status: str | None, limit: int) -> None:
     """List the rooms of a table; into a pipe, as lines with tabs."""
+    wanted = KVPoll[status] if status else None
     with open_table(url, namespace) as store:
         if not is_in_use(store, namespace):
             return
-        counts = store.counts()
-        wanted = KVPoll[status] if status else None
-        entries = [entry for room in islice(store.rooms(wanted), limit) if (entry := store.entry(room))]
-    if not entries:
+        rooms = list(store.rooms(wanted))
+        found = [_look(store, room) for room in rooms[:limit]]
+    if not rooms:
         click.echo(f"Namespace {namespace!r} has no rooms" + (f" at {wanted.name}." if wanted is not None else "."))
         return
-    entries.sort(key=lambda entry: entry.updated_at, reverse=True)
+    lines = [line for line in found if line is not None]
+    lines.sort(key=lambda line: line.updated_at, reverse=True)
     if sys.stdout.isatty():
-        _print_table(namespace, entries, counts, wanted)
+        _print_table(lines, _footer(namespace, len(lines), len(rooms), wanted))
     else:
         click.echo("\t".join(COLUMNS))
-        for entry in entries:
-            click.echo("\t".join(_cells(entry)))
+        for line in lines:
+            click.echo("\t".join(line.cells))
 
 
 @click.command()
@@ -69,7 +73,6 @@ def show(url: str, namespace: str, room: int) -> None:
         "updated": _moment(entry.updated_at),
         "ttl": f"{entry.ttl:.1f} s",
         "reason": printable(entry.reason or ""),
-        "failed by": printable(entry.failed_by or ""),
         "decode prefix": "" if entry.decode_prefix_len is None else f"{entry.decode_prefix_len:,} tokens",
     }
     grid = Table.grid(padding=(0, 2))
@@ -87,35 +90,60 @@ def clear(url: str, namespace: str, room: int) -> None:
     with open_table(url, namespace) as store:
         if not is_in_use(store, namespace):
             sys.exit(1)
-        was = store.clear(room)
-    if was is None:
+        try:
+            entry = store.entry(room)
+            was = entry.status.name if entry else None
+        except CorruptEntryError as error:
+            was = f"corrupt: it held {printable(error.found)}"
+        cleared = store.clear(room)
+    if was is None and cleared is None:
         raise click.ClickException(_absent(room, namespace))
-    click.echo(f"Cleared room {room}; it was {was.name}.")
+    click.echo(f"Cleared room {room}; it was {cleared.name if cleared is not None else was}.")
 
 
-def _print_table(namespace: str, entries: list[Entry], counts: dict[KVPoll, int], wanted: KVPoll | None) -> None:
+class Line(NamedTuple):
+    """One room, as it is listed."""
+
+    cells: tuple[str, ...]
+    style: str
+    updated_at: float
+
+
+def _look(store: StatusStore, room: int) -> Line | None:
+    """A room's line; None when it has gone meanwhile. One bad key must not hide all the others."""
+    try:
+        entry = store.entry(room)
+    except CorruptEntryError as error:
+        return Line((str(room), "corrupt", "", "", "", printable(error.found)), "bold red", 0.0)
+    if entry is None:
+        return None
+    # Ages by our clock, the times by the server's: a skew between them must not show a room from the future.
+    now = time.time()
+    ages = (f"{max(0.0, now - then):.1f} s" for then in (entry.opened_at, entry.updated_at))
+    cells = (str(room), entry.status.name, *ages, f"{entry.ttl:.1f} s", printable(entry.reason or ""))
+    return Line(cells, STYLES[entry.status], entry.updated_at)
+
+
+def _print_table(lines: list[Line], footer: str) -> None:
     table = Table(box=None, header_style="dim", pad_edge=False)
     for name in COLUMNS:
         right = name in ("age", "updated", "ttl")
         # However narrow the terminal: an id that is cut short cannot be copied.
         width = {"room": len(str(checks.MAX_ROOM)), "status": max(len(s.name) for s in KVPoll)}.get(name)
         table.add_column(name, justify="right" if right else "left", no_wrap=name != "reason", min_width=width)
-    for entry in entries:
-        room, status, *rest = _cells(entry)
-        table.add_row(room, Text(status, STYLES[entry.status]), *map(Text, rest))
+    for line in lines:
+        room, status, *rest = map(Text, line.cells)
+        status.stylize(line.style)
+        table.add_row(room, status, *rest)
     console = Console(highlight=False)
     console.print(table)
-    total = counts[wanted] if wanted is not None else sum(counts.values())
-    shown = f"{len(entries):,} of {total:,}" if total > len(entries) else f"{total:,}"
-    by_status = ", ".join(f"{count:,} {status.name}" for status, count in counts.items() if count)
-    console.print(Text(f"{namespace}: {shown} room{'' if total == 1 else 's'} ({by_status})", "dim"))
+    console.print(Text(footer, "dim"))
 
 
-def _cells(entry: Entry) -> tuple[str, ...]:
-    # Ages by our clock, the times by the server's: a skew between them must not show a room from the future.
-    now = time.time()
-    ages = (f"{max(0.0, now - then):.1f} s" for then in (entry.opened_at, entry.updated_at))
-    return (str(entry.room), entry.status.name, *ages, f"{entry.ttl:.1f} s", printable(entry.reason or ""))
+def _footer(namespace: str, shown: int, total: int, wanted: KVPoll | None) -> str:
+    count = f"{shown:,} of {total:,}" if total > shown else f"{total:,}"
+    at = f" at {wanted.name}" if wanted is not None else ""
+    return f"{namespace}: {count} room{'' if total == 1 else 's'}{at}"
 
 
 def _moment(at: float) -> str:

@@ -24,7 +24,7 @@ from redis_kvpoll.errors import InvalidInputError
 logger = logging.getLogger("redis_kvpoll")
 
 MAX_IDLE = 16
-"""Connections kept for the next call, a server. More are opened when more threads call at once, then closed."""
+"""Connections to one server that are kept. Threads that need more open them and close them again; tasks wait."""
 
 IDLE_CLOSED = "the server had closed an idle connection"
 
@@ -97,4 +97,4 @@ def wrong_client(client: Any, store: str, takes: str, other: str) -> InvalidInpu
 
 
 def warn_of_memory() -> None:
-    logger.warning("memory:// keeps the table inside this process: no other process can see it")
+    logger.warning("memory:// keeps the table inside this one store: no other store or process can see it")

@@ -134,7 +134,12 @@ class ClusterRoute(Route):
 
 
 def route_for(client: Any, deadline: float) -> Route:
-    """The route over a client that the user made. The client itself is neither changed nor closed."""
+    """The route over a client that the user made; a route, which only ``from_url`` gives, is taken as it is.
+
+    The client itself is neither changed nor closed.
+    """
+    if isinstance(client, Route):
+        return client
     if isinstance(client, redis.RedisCluster):
         return _over_cluster(client, deadline)
     if isinstance(client, redis.Redis):

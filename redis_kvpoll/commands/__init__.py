@@ -19,15 +19,15 @@ from redis_kvpoll.commands.rooms import (
 )
 from redis_kvpoll.commands.scan import Scan
 from redis_kvpoll.commands.settings import Agreement, Settings
-from redis_kvpoll.commands.shape import Call, Command, Table
+from redis_kvpoll.commands.shape import Call, Command, Layout
 
 __all__ = [
     "Agreement",
     "Call",
     "Command",
+    "Layout",
     "Scan",
     "Settings",
-    "Table",
     "abort",
     "check_status",
     "clear",

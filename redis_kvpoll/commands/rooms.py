@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from typing import Any, NoReturn, TypeVar
+from collections.abc import Callable, Iterable, Mapping
+from functools import wraps
+from typing import Any, NoReturn, ParamSpec, TypeVar
 
 from redis_kvpoll import checks
 from redis_kvpoll.commands import shape
@@ -14,6 +15,8 @@ from redis_kvpoll.status import Entry, KVPoll, Outcome, Update
 
 V = TypeVar("V")
 D = TypeVar("D")
+C = TypeVar("C")
+P = ParamSpec("P")
 
 DEFAULT_ABORT_REASON = "Aborted by AbortReq."
 NO_REASON = "no reason was recorded"
@@ -23,35 +26,54 @@ _STATUSES: dict[bytes | None, KVPoll | None] = {None: None, **{s.name.encode(): 
 _UPDATES = {(o.value, name): Update(o, status) for o in Outcome for name, status in _STATUSES.items()}
 
 
+def _named(build: Callable[P, C]) -> Callable[P, C]:
+    """Put the operation's name before what is said of its arguments."""
+
+    @wraps(build)
+    def named(*args: P.args, **kwargs: P.kwargs) -> C:
+        try:
+            return build(*args, **kwargs)
+        except InvalidInputError as error:
+            raise InvalidInputError(f"{build.__name__}: {error}") from None
+
+    return named
+
+
 # Writing
 
 
+@_named
 def update_status(room: int, status: KVPoll | int) -> Command[Update, Update]:
     items = [checks.status_name(status)]
     return Command("update_status", shape.UPDATE, [checks.room(room)], items, _updates, _only)
 
 
+@_named
 def update_many(statuses: Mapping[int, KVPoll | int]) -> Command[Update, dict[int, Update]]:
     if not isinstance(statuses, Mapping):
-        raise InvalidInputError(f"update_many takes a mapping of room to status, not {type(statuses).__name__}")
+        raise InvalidInputError(f"it takes a mapping of room to status, not {type(statuses).__name__}")
     items = checks.status_names(statuses.values())
     return Command("update_many", shape.UPDATE, checks.rooms(statuses), items, _updates, _by_room)
 
 
+@_named
 def abort(room: int, reason: str) -> Command[Update, Update]:
     items = [checks.reason(reason)]
     return Command("abort", shape.ABORT, [checks.room(room)], items, _updates, _only)
 
 
+@_named
 def record_failure(room: int, reason: str) -> Command[bool, bool]:
     items = [checks.reason(reason)]
     return Command("record_failure", shape.RECORD_FAILURE, [checks.room(room)], items, _flags, _only)
 
 
+@_named
 def touch(rooms: Iterable[int]) -> Command[bool, int]:
-    return Command("touch", shape.TOUCH, _distinct(rooms, "touch"), [], _flags, lambda _, kept: sum(kept))
+    return Command("touch", shape.TOUCH, _distinct(rooms), [], _flags, lambda _, kept: sum(kept))
 
 
+@_named
 def set_decode_prefix_len(room: int, length: int) -> Command[bool, None]:
     items = [str(checks.prefix_len(length))]
     rooms = [checks.room(room)]
@@ -61,20 +83,24 @@ def set_decode_prefix_len(room: int, length: int) -> Command[bool, None]:
 # Destroying: never sent again once the reply was lost
 
 
+@_named
 def clear(room: int) -> Command[KVPoll | None, KVPoll | None]:
     return Command("clear", shape.CLEAR, [checks.room(room)], [], _cleared, _only, repeatable=False)
 
 
+@_named
 def clear_many(rooms: Iterable[int]) -> Command[KVPoll | None, dict[int, KVPoll | None]]:
-    distinct = _distinct(rooms, "clear_many")
+    distinct = _distinct(rooms)
     return Command("clear_many", shape.CLEAR, distinct, [], _cleared, _by_room, repeatable=False)
 
 
+@_named
 def failure_exception(room: int) -> Command[KVTransferError, KVTransferError]:
     rooms = [checks.room(room)]
     return Command("failure_exception", shape.CLEAR, rooms, [], _failures, _only, repeatable=False)
 
 
+@_named
 def pop_decode_prefix_len(room: int) -> Command[int, int]:
     rooms = [checks.room(room)]
     return Command("pop_decode_prefix_len", shape.POP_PREFIX, rooms, [], _lengths, _only, repeatable=False)
@@ -83,6 +109,7 @@ def pop_decode_prefix_len(room: int) -> Command[int, int]:
 # Reading
 
 
+@_named
 def get(room: int, default: D) -> Command[KVPoll | None, KVPoll | D]:
     def finish(_: list[int], values: list[KVPoll | None]) -> KVPoll | D:
         return default if values[0] is None else values[0]
@@ -90,6 +117,7 @@ def get(room: int, default: D) -> Command[KVPoll | None, KVPoll | D]:
     return Command("get", shape.POLL, [checks.room(room)], [], _statuses, finish)
 
 
+@_named
 def check_status(room: int) -> Command[KVPoll | None, KVPoll]:
     def finish(rooms: list[int], values: list[KVPoll | None]) -> KVPoll:
         if values[0] is None:
@@ -99,10 +127,12 @@ def check_status(room: int) -> Command[KVPoll | None, KVPoll]:
     return Command("check_status", shape.POLL, [checks.room(room)], [], _statuses, finish)
 
 
+@_named
 def poll(rooms: Iterable[int]) -> Command[KVPoll | None, list[KVPoll | None]]:
-    return Command("poll", shape.POLL, _listed(rooms, "poll"), [], _statuses, lambda _, values: values)
+    return Command("poll", shape.POLL, _listed(rooms), [], _statuses, lambda _, values: values)
 
 
+@_named
 def failure_reason(room: int) -> Command[Entry | None, str | None]:
     def finish(_: list[int], entries: list[Entry | None]) -> str | None:
         return entries[0].reason if entries[0] else None
@@ -110,25 +140,34 @@ def failure_reason(room: int) -> Command[Entry | None, str | None]:
     return Command("failure_reason", shape.ENTRY, [checks.room(room)], [], _entries, finish)
 
 
+@_named
 def entry(room: int) -> Command[Entry | None, Entry | None]:
     return Command("entry", shape.ENTRY, [checks.room(room)], [], _entries, _only)
+
+
+def wanted(status: KVPoll | int | None) -> KVPoll | None:
+    """The status that ``rooms`` is to look for; None for any."""
+    try:
+        return None if status is None else checks.status(status)
+    except InvalidInputError as error:
+        raise InvalidInputError(f"rooms: {error}") from None
 
 
 # Lists of rooms
 
 
-def _listed(rooms: Iterable[int], operation: str) -> list[int]:
+def _listed(rooms: Iterable[int]) -> list[int]:
     try:
         if isinstance(rooms, str | bytes | bytearray):  # the ids in it would be its characters
             raise TypeError
         each = iter(rooms)  # a numpy array without dimensions is an Iterable and yet refuses
     except TypeError:
-        raise InvalidInputError(f"{operation} takes a list of rooms, not {type(rooms).__name__}") from None
+        raise InvalidInputError(f"it takes a list of rooms, not {type(rooms).__name__}") from None
     return checks.rooms(each)
 
 
-def _distinct(rooms: Iterable[int], operation: str) -> list[int]:
-    return list(dict.fromkeys(_listed(rooms, operation)))
+def _distinct(rooms: Iterable[int]) -> list[int]:
+    return list(dict.fromkeys(_listed(rooms)))
 
 
 # What a caller gets from the values of all rooms
@@ -179,8 +218,8 @@ def _lengths(operation: str, rooms: list[int], reply: list[Any]) -> list[int]:
 def _length(operation: str, room: int, length: bytes | None) -> int | None:
     try:
         return None if length is None else int(length)
-    except ValueError:
-        raise CorruptEntryError(room, operation, f"the decode prefix length {_text(length)!r}") from None
+    except (TypeError, ValueError):
+        raise CorruptEntryError(room, operation, f"the decode prefix length {_found(length)}") from None
 
 
 def _entries(operation: str, rooms: list[int], reply: list[Any]) -> list[Entry | None]:
@@ -189,9 +228,11 @@ def _entries(operation: str, rooms: list[int], reply: list[Any]) -> list[Entry |
     ]
 
 
-def _entry(operation: str, room: int, ttl_ms: int, length: bytes | None, pairs: list[bytes]) -> Entry | None:
+def _entry(operation: str, room: int, ttl_ms: int, length: Any, pairs: Any) -> Entry | None:
     if not pairs:
         return None
+    if isinstance(pairs, Exception):
+        raise CorruptEntryError(room, operation, _found(pairs))
     fields = dict(zip(pairs[::2], pairs[1::2], strict=True))
     status = _statuses(operation, [room], [fields.get(b"status", b"")])[0]
     assert status is not None  # noqa: S101 - an absent status is not None here but refused above
@@ -206,7 +247,6 @@ def _entry(operation: str, room: int, ttl_ms: int, length: bytes | None, pairs: 
         updated_at,
         ttl=ttl_ms / 1000 if ttl_ms >= 0 else math.inf,
         reason=_text(fields.get(b"reason")),
-        failed_by=_text(fields.get(b"failed_by")),
         decode_prefix_len=_length(operation, room, length),
     )
 
@@ -215,6 +255,12 @@ def _text(value: bytes | None) -> str | None:
     return None if value is None else value.decode("utf-8", "replace")
 
 
-def _corrupt(operation: str, rooms: list[int], names: list[bytes | None]) -> NoReturn:
+def _corrupt(operation: str, rooms: list[int], names: list[Any]) -> NoReturn:
     room, name = next((r, n) for r, n in zip(rooms, names, strict=True) if n not in _STATUSES)
-    raise CorruptEntryError(room, operation, f"status {_text(name)!r}")
+    what = _found(name) if isinstance(name, Exception) else f"status {_found(name)}"
+    raise CorruptEntryError(room, operation, what)
+
+
+def _found(value: bytes | Exception | None) -> str:
+    """What stands where it should not: a text, or the error that reading it gave."""
+    return f"a key of another type ({value})" if isinstance(value, Exception) else repr(_text(value))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from redis_kvpoll import keys
-from redis_kvpoll.commands.shape import Table
+from redis_kvpoll.commands.shape import Layout
 
 PAGE = 1000
 
@@ -22,12 +22,12 @@ class Scan:
         self._cursor = "0"
         self._seen: set[int] = set()
 
-    def request(self, table: Table, clustered: bool) -> tuple[str, list[str]] | None:
+    def request(self, layout: Layout, clustered: bool) -> tuple[str, list[str]] | None:
         """(the shard to ask, the words to send) for the next page; None after the last."""
         if self._tags is None:
             # In a cluster each shard is on a node of its own; one server sees all shards in a single walk.
-            tags = keys.tags(table.namespace, table.shards)
-            self._tags = tags if clustered or table.shards == 1 else [f"{table.namespace}/*"]
+            tags = keys.tags(layout.namespace, layout.shards)
+            self._tags = tags if clustered or layout.shards == 1 else [f"{layout.namespace}/*"]
         if not self._tags:
             return None
         pattern = keys.rooms_pattern(self._tags[0])

@@ -7,7 +7,7 @@ from typing import Any, cast, get_args
 
 from redis_kvpoll import checks, keys
 from redis_kvpoll.checks import Mode, Policy
-from redis_kvpoll.commands.shape import Call, Table
+from redis_kvpoll.commands.shape import Call, Layout
 from redis_kvpoll.errors import NamespaceMismatchError
 from redis_kvpoll.scripts import load
 
@@ -54,7 +54,7 @@ class Agreement:
         asked = [SCHEMA, self.policy or "", str(self.shards or ""), self.mode or ""]
         return Call(SCRIPT, self.namespace, [keys.settings(self.namespace)], [str(TTL_MS), *asked], [], [])
 
-    def settle(self, reply: list[Any]) -> Settings:
+    def read(self, reply: list[Any]) -> Settings:
         """The settings in the server's answer; NamespaceMismatchError when they are not what was asked for."""
         there = {name: (value or b"").decode("utf-8", "replace") for name, value in zip(NAMES, reply, strict=True)}
         asked = {"schema": SCHEMA, "policy": self.policy, "shards": self.shards, "mode": self.mode}
@@ -71,5 +71,5 @@ class Agreement:
         """The same, holding from now on to what was found: a server that lost its data must not change a layout."""
         return Agreement(self.namespace, settings.policy, settings.shards, settings.mode)
 
-    def table(self, settings: Settings, ttl_ms: str, terminal_ttl_ms: str) -> Table:
-        return Table(self.namespace, settings.shards, settings.policy, settings.mode, ttl_ms, terminal_ttl_ms)
+    def layout(self, settings: Settings, ttl_ms: str, terminal_ttl_ms: str) -> Layout:
+        return Layout(self.namespace, settings.shards, settings.policy, settings.mode, ttl_ms, terminal_ttl_ms)

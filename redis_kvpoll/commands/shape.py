@@ -23,7 +23,7 @@ MAX_BATCH = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class Layout:
     """What commands need to know of their namespace. Times are strings of milliseconds, ready to be sent."""
 
     namespace: str
@@ -38,7 +38,7 @@ class Table:
 class Shape:
     """How a script is called: the words of its head, in the same order.
 
-    ``keys``, ``item`` and ``reply`` repeat for each room; ``once`` names the fields of Table that go first in ARGV.
+    ``keys``, ``item`` and ``reply`` repeat for each room; ``once`` names the fields of Layout that go first in ARGV.
     """
 
     script: Script
@@ -50,16 +50,16 @@ class Shape:
     prefix_in_prefill: bool = False
     """Whether a prefix key follows each room key in mode prefill, and only then."""
 
-    def call(self, table: Table, tag: str, rooms: list[int], items: list[str], positions: Sequence[int]) -> Call:
+    def call(self, layout: Layout, tag: str, rooms: list[int], items: list[str], positions: Sequence[int]) -> Call:
         """One script call for rooms that share a shard."""
         key_names = self.keys
-        if self.prefix_in_prefill and table.mode == "prefill":
+        if self.prefix_in_prefill and layout.mode == "prefill":
             key_names = ("room", "prefix")
         key_list = _KEYS[key_names[0]](tag, rooms)
         if len(key_names) > 1:
             by_kind = [_KEYS[name](tag, rooms) for name in key_names]
             key_list = [key for of_room in zip(*by_kind, strict=True) for key in of_room]
-        once = [getattr(table, name) for name in self.once]
+        once = [getattr(layout, name) for name in self.once]
         return Call(self.script, tag, key_list, once + items, rooms, positions)
 
 
@@ -90,26 +90,26 @@ class Command(NamedTuple, Generic[V, T]):
     repeatable: bool = True
     """Whether it may be sent again when its reply was lost; what destroys may not."""
 
-    def calls(self, table: Table) -> list[Call]:
+    def calls(self, layout: Layout) -> list[Call]:
         """The script calls that carry this command out, in the order in which to send them."""
         rooms, items = self.rooms, self.items
         if len(rooms) == 1:
-            return [self.shape.call(table, keys.tag(table.namespace, table.shards, rooms[0]), rooms, items, _FIRST)]
-        if table.shards == 1:
+            return [self.shape.call(layout, keys.tag(layout.namespace, layout.shards, rooms[0]), rooms, items, _FIRST)]
+        if layout.shards == 1:
             return [
-                self.shape.call(table, table.namespace, rooms[at:end], items[at:end], range(at, end))
+                self.shape.call(layout, layout.namespace, rooms[at:end], items[at:end], range(at, end))
                 for at, end in _chunks(len(rooms))
             ]
-        return self._calls_by_shard(table)
+        return self._calls_by_shard(layout)
 
-    def _calls_by_shard(self, table: Table) -> list[Call]:
+    def _calls_by_shard(self, layout: Layout) -> list[Call]:
         calls = []
-        for tag, all_positions in keys.positions_by_tag(table.namespace, table.shards, self.rooms).items():
+        for tag, all_positions in keys.positions_by_tag(layout.namespace, layout.shards, self.rooms).items():
             for at, end in _chunks(len(all_positions)):
                 positions = all_positions[at:end]
                 rooms = [self.rooms[p] for p in positions]
                 items = [self.items[p] for p in positions] if self.items else []
-                calls.append(self.shape.call(table, tag, rooms, items, positions))
+                calls.append(self.shape.call(layout, tag, rooms, items, positions))
         return calls
 
 

@@ -129,4 +129,4 @@ class Decode(Handshake):
             turn.announced.append(self.job.request)
 
 
-SIDES: dict[Side, type[Prefill] | type[Decode]] = {"prefill": Prefill, "decode": Decode}
+HANDSHAKES: dict[Side, type[Prefill] | type[Decode]] = {"prefill": Prefill, "decode": Decode}

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from redis_kvpoll.checks import Policy
+
+UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +27,7 @@ class Latency:
         ordered = sorted(seconds)
 
         def at(share: float) -> float:
-            return round(ordered[min(len(ordered) - 1, int(share * len(ordered)))] * 1000, 3)
+            return round(ordered[math.ceil(share * len(ordered)) - 1] * 1000, 3)
 
         return cls(len(ordered), at(0.50), at(0.90), at(0.99), at(1.0))
 
@@ -84,5 +87,6 @@ class Report:
             found.append(f"{self.orphans_past_ttl} rooms of killed workers outlived their TTL")
         for status, count in self.leaked.items():
             if self.policy == "strict" or status not in ("Success", "Transferring"):
-                found.append(f"{count} rooms leaked through a late {status}")
+                how = "that nothing explains" if status == UNKNOWN else f"through a late {status}"
+                found.append(f"{count} rooms leaked {how}")
         return found

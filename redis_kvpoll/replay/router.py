@@ -11,7 +11,7 @@ from collections import Counter, deque
 from multiprocessing.connection import Connection
 from typing import NamedTuple
 
-from redis_kvpoll.errors import KVPollError
+from redis_kvpoll.errors import KVPollError, ReplayError
 from redis_kvpoll.replay.handshake import compute_seconds, timeout_seconds, transfer_seconds
 from redis_kvpoll.replay.hazards import SIDES, Fate, Rates, fate
 from redis_kvpoll.replay.ledger import Ledger
@@ -25,10 +25,6 @@ from redis_kvpoll.replay.traffic import Request
 SNAPSHOT_SECONDS = 0.1
 SETTLE_SECONDS = 0.3
 """After the last end: longer than any message is late."""
-
-
-class ReplayError(KVPollError):
-    """A replay could not be run to its end."""
 
 
 class Run(NamedTuple):
@@ -103,7 +99,7 @@ class Router:
         self._pool.stop()
         self._sweep.begin(self._ledger)
         while self._sweep.is_waiting():
-            self._tell("waiting for orphans to expire", total)
+            self._tell("orphans expire", total)
             time.sleep(SNAPSHOT_SECONDS)
         return self._report(seconds)
 

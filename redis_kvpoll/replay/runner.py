@@ -10,12 +10,12 @@ from contextlib import contextmanager
 from redis_kvpoll.checks import Policy
 from redis_kvpoll.clients.embedded import EmbeddedServer
 from redis_kvpoll.clients.urls import parse
-from redis_kvpoll.errors import InvalidInputError
+from redis_kvpoll.errors import InvalidInputError, ReplayError
 from redis_kvpoll.replay import router
 from redis_kvpoll.replay.hazards import SIDES
 from redis_kvpoll.replay.messages import Plan
 from redis_kvpoll.replay.report import Report
-from redis_kvpoll.replay.router import ReplayError, Run, Snapshot
+from redis_kvpoll.replay.router import Run, Snapshot
 from redis_kvpoll.replay.tables import open_store
 
 TTL_SECONDS = 10.0

@@ -8,6 +8,7 @@ from collections import Counter
 from redis_kvpoll.replay.hazards import SIDES, Side
 from redis_kvpoll.replay.ledger import Ledger
 from redis_kvpoll.replay.messages import Plan
+from redis_kvpoll.replay.report import UNKNOWN
 from redis_kvpoll.replay.tables import open_store
 
 SLACK_SECONDS = 1.0
@@ -32,7 +33,11 @@ class Sweep:
         self._waiting[side] |= set(left)
 
     def begin(self, ledger: Ledger) -> None:
-        """All requests are over: from now on nothing keeps an orphan alive, and nothing else should be there."""
+        """All requests are over: from now on nothing keeps an orphan alive, and nothing else should be there.
+
+        What the workers' own answers tell of leaks is complete; this look from outside finds only those of the last
+        TTL, which have not expired yet.
+        """
         self._give_up_at = time.monotonic() + self._ttl + SLACK_SECONDS
         revived = {(side, room) for side, room, _ in ledger.revived()}
         for side, table in self._tables.items():
@@ -55,7 +60,7 @@ class Sweep:
         """Rooms brought back after their clear, by the status that did it; and those that nothing explains."""
         leaked = Counter(status.name for _, _, status in ledger.revived())
         if self._unknown:
-            leaked["unknown"] = self._unknown
+            leaked[UNKNOWN] = self._unknown
         return dict(leaked)
 
     def close(self) -> None:

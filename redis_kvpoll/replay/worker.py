@@ -9,7 +9,7 @@ import time
 from multiprocessing.connection import Connection
 
 from redis_kvpoll.errors import KVPollError, KVTransferError
-from redis_kvpoll.replay.handshake import SIDES, Decode, Prefill, Turn
+from redis_kvpoll.replay.handshake import HANDSHAKES, Decode, Prefill, Turn
 from redis_kvpoll.replay.hazards import Late, Side
 from redis_kvpoll.replay.messages import (
     Announced,
@@ -90,7 +90,7 @@ class Worker:
         now = time.monotonic()
         updates = self._own.update({job.room: KVPoll.Bootstrapping for job in self._new})
         for job in self._new:
-            self._running[job.room] = SIDES[self._side](job, self._plan.speed, now)
+            self._running[job.room] = HANDSHAKES[self._side](job, self._plan.speed, now)
             self._known[job.request] = job.room
             self._events.append(Opened(job.request, updates[job.room].outcome, now))
         self._new.clear()
