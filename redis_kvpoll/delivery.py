@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 import warnings
 from typing import Any, TypedDict, TypeVar
@@ -15,6 +16,8 @@ from redis_kvpoll.trip import Trip
 
 T = TypeVar("T")
 V = TypeVar("V")
+
+logger = logging.getLogger("redis_kvpoll")
 
 # Seconds; StatusStore says why.
 DEFAULT_TTL = 900.0
@@ -137,9 +140,11 @@ class Delivery:
         fields = dict(line.split(":", 1) for line in memory.decode().splitlines() if ":" in line)
         policy = fields.get("maxmemory_policy", "noeviction")
         if fields.get("maxmemory", "0") != "0" and policy != "noeviction":
-            warnings.warn(
-                f"the server's maxmemory-policy is {policy}: short of memory, it may drop live rooms of "
-                f"namespace {self.namespace!r}; set it to noeviction",
-                EvictionWarning,
-                stacklevel=1,
+            what = (
+                f"the server's maxmemory-policy is {policy}: short of memory, it may drop live rooms of namespace "
+                f"{self.namespace!r}; set it to noeviction"
             )
+            try:
+                warnings.warn(what, EvictionWarning, stacklevel=1)
+            except EvictionWarning:  # warnings are errors here; but the caller's call has yet to be carried out
+                logger.warning(what)

@@ -54,14 +54,13 @@ _WRAPPED_CODE = re.compile(r"(?:^|[ :]|-)(WRONGTYPE|NOPERM|OOM|READONLY|CROSSSLO
 def judge(error: BaseException) -> Fault:
     """What is known of the call after ``error``."""
     cause = reason(error)
-    if isinstance(cause, AuthenticationError | AuthorizationError) or _is_untrusted(cause):
+    if isinstance(cause, AuthenticationError | AuthorizationError):
         return Fault.REFUSED
-    # redis-py's Sentinel turns READONLY into a ConnectionError; the READONLY is then its context.
-    if _is_not_now(cause) or _is_not_now(cause.__context__):
+    if _is_not_now(cause):
         return Fault.NOT_RUN
     if isinstance(error, NotSent):
-        # Who is turned away at the door (HELLO, SELECT) will be so the next time too.
-        return Fault.REFUSED if isinstance(cause, ResponseError) else Fault.NOT_RUN
+        # Who is turned away at the door (HELLO, SELECT, TLS) will be so the next time too.
+        return Fault.REFUSED if isinstance(cause, ResponseError) or _is_untrusted(cause) else Fault.NOT_RUN
     if isinstance(cause, RedisConnectionError | RedisTimeoutError | OSError):
         return Fault.LOST
     return Fault.REFUSED
@@ -85,6 +84,7 @@ def refusal(error: BaseException) -> str:
 
 
 def _is_untrusted(error: BaseException) -> bool:
+    """Asked only of failures to connect: elsewhere the context may be what the caller is handling just then."""
     return isinstance(error.__context__, ssl.SSLCertVerificationError)
 
 
@@ -94,4 +94,4 @@ def _is_not_now(error: BaseException | None) -> bool:
     if not isinstance(error, ResponseError):
         return False
     text = str(error)
-    return text.startswith(_NOT_NOW_CODES) or "-READONLY " in text
+    return text.startswith(_NOT_NOW_CODES) or any(f"-{code} " in text for code in _NOT_NOW_CODES)

@@ -38,8 +38,9 @@ class StatusStore:
             SGLang's 300 s bootstrap timeout, so the table never forgets a room that SGLang still waits for.
         terminal_ttl: seconds that a room stays after Success or Failed. 300 by default: time for every rank
             to see the end, and for a person to look why.
-        deadline: seconds for one call with all its retries. 5 by default: longer than a failover's blink,
-            shorter than a scheduler may hang.
+        deadline: seconds for one call with all its retries; for a batch, for each 1,000 rooms of a shard. 5 by
+            default: time for a server to restart, and no longer than a scheduler may hang. A server that answers,
+            but bit by bit, can stretch it in the blocking store.
         policy: ``"compat"`` or ``"strict"``; None adopts the namespace's, else compat.
         mode: ``"prefill"``, ``"decode"`` or ``"none"``; None adopts the namespace's, else none. In mode prefill
             a Failed drops the room's decode prefix length, as SGLang's prefill side does.

@@ -84,7 +84,7 @@ class Trip:
                 return (yield Send(tag, words, self._timeout(), not repeatable, asking))
             except (NotSent, RedisError, OSError) as caught:
                 error = caught
-            # Not in the except block: this error would become the next one's context, which faults.judge reads.
+            # Outside the except block, so that the next try's error does not carry this one along.
             asking = None
             if isinstance(error, NoScriptError) and script:
                 # EVAL goes the same way, so it loads the script on just the node that lacks it.

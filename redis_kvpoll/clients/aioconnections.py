@@ -6,8 +6,10 @@ import asyncio
 import select
 from typing import Any
 
+from redis.asyncio.connection import AbstractConnection
+from redis.asyncio.sentinel import SentinelManagedConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import ReadOnlyError, RedisError, ResponseError
 
 from redis_kvpoll.clients.endpoint import IDLE_CLOSED, MAX_IDLE, connection_options, pack, time_limit
 from redis_kvpoll.faults import NotSent
@@ -20,12 +22,16 @@ class Endpoint:
     def __init__(self, connection_class: Any, client_options: dict[str, Any], deadline: float) -> None:
         self._class = connection_class
         self._deadline = deadline
-        self.limit = time_limit(client_options, deadline)
+        self._limit = time_limit(client_options, deadline)
         # The time limit is set around a whole call, here; one inside each send and read would cost more.
         self._options = connection_options(client_options) | {"socket_timeout": None, "socket_connect_timeout": None}
         self._idle: list[Any] = []
         self._places = asyncio.Semaphore(MAX_IDLE)
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._closed = False
+        # Sentinel's connection would turn READONLY into a lost connection, and what did not run into what may have.
+        sentinel = issubclass(connection_class, SentinelManagedConnection)
+        self._read = AbstractConnection.read_response if sentinel else connection_class.read_response
 
     async def call(self, step: Send) -> Any:
         """Send a call over one connection and read its reply."""
@@ -33,22 +39,25 @@ class Endpoint:
         if loop is not self._loop:
             # Connections live and die with their event loop; another one (a second asyncio.run) starts afresh.
             self._loop, self._idle, self._places = loop, [], asyncio.Semaphore(MAX_IDLE)
-        places = self._places
+        places, left = self._places, step.timeout or self._deadline
         if places.locked():
+            end = loop.time() + left
             try:
-                async with asyncio.timeout(step.timeout or self._deadline):
+                async with asyncio.timeout(left):
                     await places.acquire()
             except TimeoutError:
                 raise NotSent from TimeoutError(f"all {MAX_IDLE} connections of this store were busy")
+            left = max(0.001, end - loop.time())  # standing in line was a part of it
         else:
             await places.acquire()
         try:
-            return await self._talk(step, self.limit if step.timeout is None else min(step.timeout, self.limit))
+            return await self._talk(step, min(left, self._limit))
         finally:
             places.release()
 
     async def close(self) -> None:
         """Close the idle connections."""
+        self._closed = True
         if self._loop is asyncio.get_running_loop():
             while self._idle:
                 await self._idle.pop().disconnect()
@@ -60,24 +69,32 @@ class Endpoint:
                 connection = await self._connection(step.fresh)
                 if step.asking:
                     await connection.send_command("ASKING")
-                    await connection.read_response()
+                    await self._read(connection)
                 await connection.send_packed_command(pack(step.words))
-                reply = await connection.read_response()
+                reply = await self._read(connection)
         except BaseException as error:
-            if connection is not None and isinstance(error, ResponseError):
-                self._idle.append(connection)
+            if connection is not None and isinstance(error, ResponseError) and not isinstance(error, ReadOnlyError):
+                await self._give_back(connection)
                 raise
-            # What cut this connection has most likely cut the idle ones as well.
-            for cut in [*([] if connection is None else [connection]), *self._idle]:
+            # What cut this connection has most likely cut the idle ones as well; a caller who gave up has not.
+            gone = [] if isinstance(error, asyncio.CancelledError) else list(self._idle)
+            for cut in [*([] if connection is None else [connection]), *gone]:
                 await cut.disconnect(nowait=True)
-            self._idle.clear()
+            if gone:
+                self._idle.clear()
             if type(error) is TimeoutError:
                 error = TimeoutError(f"no {'reply' if connection else 'connection'} within {limit:.3g} s")
             if connection is None and isinstance(error, RedisError | OSError):
                 raise NotSent from error
             raise error from None
-        self._idle.append(connection)
+        await self._give_back(connection)
         return reply
+
+    async def _give_back(self, connection: Any) -> None:
+        if self._closed:
+            await connection.disconnect()
+        else:
+            self._idle.append(connection)
 
     async def _connection(self, fresh: bool) -> Any:
         if self._idle:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from redis.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import ReadOnlyError, RedisError, ResponseError
+from redis.sentinel import SentinelManagedConnection
 
 from redis_kvpoll.clients.endpoint import IDLE_CLOSED, MAX_IDLE, connection_options, pack, time_limit
 from redis_kvpoll.faults import NotSent
@@ -19,41 +21,49 @@ class Endpoint:
     def __init__(self, connection_class: Any, client_options: dict[str, Any], deadline: float) -> None:
         self._class = connection_class
         self._options = connection_options(client_options)
-        self.limit = time_limit(self._options, deadline)
+        self._limit = time_limit(self._options, deadline)
         self._idle: list[Any] = []
+        self._closed = False
+        # Sentinel's connection would turn READONLY into a lost connection, and what did not run into what may have.
+        sentinel = issubclass(connection_class, SentinelManagedConnection)
+        self._read = AbstractConnection.read_response if sentinel else connection_class.read_response
 
     def call(self, step: Send) -> Any:
         """Send a call over one connection and read its reply."""
         try:
             connection = self._connection(step.timeout, step.fresh)
         except (RedisError, OSError) as error:
-            self.close()
+            self._drop_idle()
             raise NotSent from error
         try:
             if step.asking:
                 connection.send_command("ASKING")
-                connection.read_response()
+                self._read(connection)
             connection.send_packed_command([pack(step.words)])
-            reply = connection.read_response()
-        except ResponseError:
-            self._give_back(connection)
-            raise
-        except BaseException:
+            reply = self._read(connection)
+        except BaseException as error:
+            if isinstance(error, ResponseError) and not isinstance(error, ReadOnlyError):
+                self._give_back(connection)
+                raise
             # What cut this connection has most likely cut the idle ones as well.
             connection.disconnect()
-            self.close()
+            self._drop_idle()
             raise
         self._give_back(connection)
         return reply
 
     def close(self) -> None:
-        """Close the idle connections."""
+        """Close the idle connections, and each that is in use when its call is over."""
+        self._closed = True
+        self._drop_idle()
+
+    def _drop_idle(self) -> None:
         while (connection := self._pop()) is not None:
             connection.disconnect()
 
     def _connection(self, timeout: float | None, fresh: bool) -> Any:
         """A connection for one call: idle or new. ``timeout`` (seconds) shortens the usual one."""
-        if timeout is not None and timeout < self.limit:
+        if timeout is not None and timeout < self._limit:
             return self._connect(timeout)
         pid = os.getpid()
         while (connection := self._pop()) is not None:
@@ -63,7 +73,7 @@ class Endpoint:
                 connection.disconnect()
                 raise RedisConnectionError(IDLE_CLOSED)
             return connection
-        return self._connect(self.limit)
+        return self._connect(self._limit)
 
     def _pop(self) -> Any:
         try:
@@ -73,7 +83,7 @@ class Endpoint:
 
     def _give_back(self, connection: Any) -> None:
         """Keep a connection for the next call, unless it was made for a short one."""
-        if len(self._idle) < MAX_IDLE and connection.socket_timeout == self.limit:
+        if len(self._idle) < MAX_IDLE and connection.socket_timeout == self._limit and not self._closed:
             self._idle.append(connection)
         else:
             connection.disconnect()

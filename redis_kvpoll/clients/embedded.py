@@ -29,17 +29,29 @@ _START_SECONDS = 10.0
 _MAX_SOCKET_PATH = 100
 """The kernel's limit is 108 bytes (104 on macOS)."""
 
-# $1 is the folder; the rest is the server's command line. The server's process id goes to our end of the pipe.
+# $1 is the folder; the rest is the server's command line. The server's process id goes to our end of the pipe. The
+# traps come first, and a broken pipe is ignored: we may be killed at any moment, this one included.
 _GUARD = """
 folder=$1; shift
-"$@" >"$folder/log" 2>&1 </dev/null &
-server=$!
-trap 'kill -KILL $server 2>/dev/null; wait; rm -rf "$folder"' EXIT
+trap 'kill -KILL $! 2>/dev/null; wait; rm -rf "$folder"' EXIT
 trap 'exit 0' TERM INT HUP
-echo $server
+trap '' PIPE
+"$@" >"$folder/log" 2>&1 </dev/null &
+echo $! 2>/dev/null
 exec >/dev/null
 read -r _
 """
+
+_LIVE: weakref.WeakSet[EmbeddedServer] = weakref.WeakSet()
+
+
+def _let_go_in_child() -> None:
+    """A fork must not hold the guard's input open, or the server would outlive its owner for the fork's sake."""
+    for server in list(_LIVE):
+        server.let_go()
+
+
+os.register_at_fork(after_in_child=_let_go_in_child)
 
 
 class EmbeddedServer:
@@ -70,9 +82,12 @@ class EmbeddedServer:
             stdout=subprocess.PIPE,
             start_new_session=True,
         )
-        self._finalizer = weakref.finalize(self, _end, self._guard, self.folder, os.getpid())
-        assert self._guard.stdout is not None  # noqa: S101 - it was opened three lines above
+        _LIVE.add(self)
+        pids: list[int] = []
+        self._finalizer = weakref.finalize(self, _end, self._guard, pids, self.folder, os.getpid())
+        assert self._guard.stdout is not None  # noqa: S101 - it is a pipe
         self.pid = int(self._guard.stdout.readline())
+        pids.append(self.pid)
         self._wait_until_ready()
 
     @property
@@ -83,6 +98,11 @@ class EmbeddedServer:
     def stop(self) -> None:
         """End the server and remove its folder. May be repeated."""
         self._finalizer()
+
+    def let_go(self) -> None:
+        """Close this process's end of the guard's input; in a fork of the owner, which has one of its own."""
+        if self._guard.stdin is not None:
+            self._guard.stdin.close()
 
     def __enter__(self) -> EmbeddedServer:
         return self
@@ -138,10 +158,10 @@ def _is_gone(pid: int) -> bool:
     return status.exists() and status.read_text().rpartition(")")[2].split()[0] == "Z"
 
 
-def _end(guard: subprocess.Popen[bytes], folder: Path, owner: int) -> None:
+def _end(guard: subprocess.Popen[bytes], pids: list[int], folder: Path, owner: int) -> None:
     if os.getpid() != owner:
         return  # a fork of the owner: the server is not its to end
-    assert guard.stdin is not None and guard.stdout is not None  # noqa: S101, PT018 - opened with the guard
+    assert guard.stdin is not None and guard.stdout is not None  # noqa: S101, PT018 - they are pipes
     guard.stdout.close()
     try:
         guard.send_signal(signal.SIGTERM)
@@ -149,5 +169,8 @@ def _end(guard: subprocess.Popen[bytes], folder: Path, owner: int) -> None:
     except subprocess.TimeoutExpired:
         guard.kill()
         guard.wait()
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
     guard.stdin.close()
     shutil.rmtree(folder, ignore_errors=True)
