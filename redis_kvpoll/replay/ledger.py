@@ -52,12 +52,15 @@ class Ledger:
         self._arrived: list[Arrived] = []
         self.orphans: dict[Side, set[int]] = {side: set() for side in SIDES}
         """By table, the rooms that killed workers may have left behind."""
+        self.in_flight: Counter[int] = Counter()
+        """How many requests are under way in each room."""
         self.results: Counter[Result] = Counter()
         self.crashes = 0
 
     def dispatched(self, request: int, room: int) -> None:
         self._accounts[request] = Account(room)
         self._by_room[room].append(request)
+        self.in_flight[room] += 1
 
     def opened(self, side: Side, message: Opened) -> None:
         part = self._accounts[message.request].parts[side]
@@ -133,4 +136,7 @@ class Ledger:
         result = account.result
         if result:
             self.results[result] += 1
+            self.in_flight[account.room] -= 1
+            if not self.in_flight[account.room]:
+                del self.in_flight[account.room]
         return result is not None

@@ -51,7 +51,9 @@ class Snapshot(NamedTuple):
 
 def main(run: Run, pipe: Connection[Snapshot | Report | str, None]) -> None:
     """The whole life of the router process; it ends early when the other end of the pipe is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # It ends by the end of its pipe, and then cleans up; a signal to the whole group must not stop it from that.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     router = Router(run, pipe)
     try:
         pipe.send(router.run())
@@ -79,12 +81,14 @@ class Router:
         self._open = 0
         self._reused = 0
         self._snapshot_at = 0.0
+        self._patrol_at = 0.0
         self._errors: list[str] = []
 
     def run(self) -> Report:
         started = time.monotonic()
         for number, request in enumerate(self._run.requests):
             due = started + request.at / self._run.plan.speed
+            self._attend(0, "replaying", number)  # also when late: the workers' reports must not pile up
             while (now := time.monotonic()) < due:
                 self._attend(min(due - now, 0.02), "replaying", number)
             self._dispatch(request, now)
@@ -143,7 +147,11 @@ class Router:
             _, _, slot = heapq.heappop(self._kills)
             if slot in self._pool.slots[slot.side]:  # else its place was taken: it was killed for another request
                 self._bury(slot)
-        if time.monotonic() >= self._snapshot_at:
+        now = time.monotonic()
+        if now >= self._patrol_at:
+            self._patrol_at = now + self._run.plan.ttl / 4
+            self._sweep.patrol(self._ledger)
+        if now >= self._snapshot_at:
             self._tell(phase, arrived)
 
     def _handle(self, slot: Slot, message: FromWorker) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import secrets
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -55,7 +57,8 @@ def replay(run: Run, progress: Callable[[Snapshot], None]) -> Report:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=router.main, args=(run, theirs), name="kvpoll-router")
-    process.start()
+    with _no_interrupts():
+        process.start()
     theirs.close()
     try:
         while True:
@@ -74,3 +77,16 @@ def replay(run: Run, progress: Callable[[Snapshot], None]) -> Report:
         if process.is_alive():
             process.kill()
             process.join()
+
+
+@contextmanager
+def _no_interrupts() -> Iterator[None]:
+    """What is started in here is deaf to Ctrl-C from its first moment, not only once it has got round to saying so."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

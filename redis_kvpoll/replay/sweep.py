@@ -16,33 +16,44 @@ SLACK_SECONDS = 1.0
 
 
 class Sweep:
-    """The rooms that nobody will clear."""
+    """The rooms that nobody will clear. It trusts what it sees, not what the scripts answered to the workers."""
 
     def __init__(self, plan: Plan) -> None:
         self._ttl = plan.ttl
         self._tables = {side: open_store(plan, side) for side in SIDES}
+        self._suspects: dict[Side, set[int]] = {side: set() for side in SIDES}
+        self._unknown: dict[Side, set[int]] = {side: set() for side in SIDES}
         self._waiting: dict[Side, set[int]] = {side: set() for side in SIDES}
-        self._unknown = 0
         self._give_up_at = 0.0
         self.orphaned = 0
 
     def bury(self, side: Side, rooms: list[int]) -> None:
         """A worker was killed with these rooms on it; count those that it leaves behind."""
-        left = [room for room, status in zip(rooms, self._tables[side].poll(rooms), strict=True) if status is not None]
-        self.orphaned += len(left)
-        self._waiting[side] |= set(left)
+        self.orphaned += sum(status is not None for status in self._tables[side].poll(rooms))
 
-    def begin(self, ledger: Ledger) -> None:
-        """All requests are over: from now on nothing keeps an orphan alive, and nothing else should be there.
+    def patrol(self, ledger: Ledger) -> None:
+        """Look for rooms without a request. Seen in two looks running they are leaks: clears are not that slow.
 
-        What the workers' own answers tell of leaks is complete; this look from outside finds only those of the last
-        TTL, which have not expired yet.
+        To be called more often than a room's TTL is long, or a leak may expire unseen.
         """
-        self._give_up_at = time.monotonic() + self._ttl + SLACK_SECONDS
         revived = {(side, room) for side, room, _ in ledger.revived()}
         for side, table in self._tables.items():
-            explained = self._waiting[side] | {room for table_side, room in revived if table_side == side}
-            self._unknown += len(set(table.rooms()) - explained - ledger.orphans[side])
+            strays = {
+                room
+                for room in table.rooms()
+                if room not in ledger.in_flight and room not in ledger.orphans[side] and (side, room) not in revived
+            }
+            self._unknown[side] |= strays & self._suspects[side]
+            self._suspects[side] = strays
+
+    def begin(self, ledger: Ledger) -> None:
+        """All requests are over: from now on nothing keeps an orphan alive, and nothing else should be there."""
+        self._give_up_at = time.monotonic() + self._ttl + SLACK_SECONDS
+        self.patrol(ledger)
+        for side in SIDES:
+            self._unknown[side] |= self._suspects[side]
+            # Also those that a killed worker's last words, still on their way then, have written since.
+            self._waiting[side] = set(ledger.orphans[side])
 
     def is_waiting(self) -> bool:
         """Whether there are orphans left, and time for them to expire."""
@@ -59,8 +70,8 @@ class Sweep:
     def leaked(self, ledger: Ledger) -> dict[str, int]:
         """Rooms brought back after their clear, by the status that did it; and those that nothing explains."""
         leaked = Counter(status.name for _, _, status in ledger.revived())
-        if self._unknown:
-            leaked[UNKNOWN] = self._unknown
+        if unknown := sum(len(rooms) for rooms in self._unknown.values()):
+            leaked[UNKNOWN] = unknown
         return dict(leaked)
 
     def close(self) -> None:

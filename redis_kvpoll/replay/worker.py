@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import heapq
+import queue
 import signal
+import threading
 import time
 from multiprocessing.connection import Connection
 
@@ -47,6 +49,7 @@ class Worker:
 
     def __init__(self, side: Side, plan: Plan, pipe: Connection[FromWorker, ToWorker]) -> None:
         self._side, self._plan, self._pipe = side, plan, pipe
+        self._inbox: queue.SimpleQueue[ToWorker | None] = queue.SimpleQueue()
         self._meter = Meter()
         self._own = Table(plan, side, self._meter)
         self._peer = Table(plan, "decode" if side == "prefill" else "prefill", self._meter)
@@ -60,6 +63,8 @@ class Worker:
         self._events: list[FromWorker] = []
 
     def run(self) -> None:
+        # The router must never wait for us to read, for we may be waiting for it to do so.
+        threading.Thread(target=self._receive, daemon=True).start()
         while not (self._stopping and not self._new and not self._running and not self._late):
             self._listen()
             self._open()
@@ -71,17 +76,28 @@ class Worker:
             self._touch()
             self._report()
 
+    def _receive(self) -> None:
+        """Read all that the router says, at once; None stands for its end."""
+        try:
+            while True:
+                self._inbox.put(self._pipe.recv())
+        except (EOFError, OSError):
+            self._inbox.put(None)
+
     def _listen(self) -> None:
         wait = LOOK_SECONDS if self._running or self._late else None
-        while self._pipe.poll(wait):
-            wait = 0
-            message = self._pipe.recv()
-            if isinstance(message, Job):
-                self._new.append(message)
-            elif isinstance(message, Announced):
-                self._announced.append(message.request)
-            elif isinstance(message, Stop):
-                self._stopping = True
+        with contextlib.suppress(queue.Empty):
+            while True:
+                message = self._inbox.get(timeout=wait)
+                wait = 0
+                if isinstance(message, Job):
+                    self._new.append(message)
+                elif isinstance(message, Announced):
+                    self._announced.append(message.request)
+                elif isinstance(message, Stop):
+                    self._stopping = True
+                else:
+                    raise EOFError
 
     def _open(self) -> None:
         """Open the entries of new requests. Whatever but CREATED they are born with is somebody else's."""
