@@ -146,8 +146,8 @@ class AsyncStatusStore:
                     yield room
 
     async def _pages(self) -> AsyncIterator[list[int]]:
-        scan = Scan()
-        while (page := await self._take(self._delivery.next_page(scan, self._route.clustered))) is not None:
+        scan = Scan(self._route.clustered)
+        while (page := await self._take(self._delivery.next_page(scan))) is not None:
             yield page
 
     async def _run(self, command: Command[V, T]) -> T:

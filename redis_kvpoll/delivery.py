@@ -50,6 +50,7 @@ class Delivery:
         self._layout: Layout | None = None
         self._settled_until = 0.0
         self._losses = 0
+        self.map_version = 0
         self._looked_at_eviction = False
         self.closed = False
 
@@ -78,15 +79,16 @@ class Delivery:
                 values[position] = value
         return command.finish(rooms, values)
 
-    def next_page(self, scan: Scan, clustered: bool) -> Flow[list[int] | None]:
+    def next_page(self, scan: Scan) -> Flow[list[int] | None]:
         """The next rooms of a walk; None after the last."""
         self._check_open("rooms")
         trip = Trip(self, "rooms", [], repeatable=True)
         layout = self._agreed or (yield from self._agree(trip))
-        request = scan.request(layout, clustered)
+        request = scan.request(layout, self.map_version)
         if request is None:
             return None
-        return scan.page((yield from trip.ask(*request)))
+        reply = yield from trip.ask(*request)
+        return scan.page(reply, self.map_version)
 
     def settings(self) -> Flow[Settings | None]:
         """The settings of the namespace, without writing them; None when nobody uses it."""
@@ -107,6 +109,7 @@ class Delivery:
     def unsettle(self) -> None:
         """A connection was lost, and the server may be another: check the settings before the next call."""
         self._losses += 1
+        self.map_version += 1
         self._settled_until = 0.0
 
     def settle(self, trip: Trip) -> Flow[Layout]:

@@ -232,8 +232,8 @@ class StatusStore:
                 yield from (room for room, status in zip(page, statuses, strict=True) if status is only)
 
     def _pages(self) -> Iterator[list[int]]:
-        scan = Scan()
-        while (page := self._take(self._delivery.next_page(scan, self._route.clustered))) is not None:
+        scan = Scan(self._route.clustered)
+        while (page := self._take(self._delivery.next_page(scan))) is not None:
             yield page
 
     def _run(self, command: Command[V, T]) -> T:

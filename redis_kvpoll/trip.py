@@ -34,6 +34,7 @@ class Home(Protocol):
     """Where trips start from: what one needs to know of its store."""
 
     deadline: float
+    map_version: int
 
     @property
     def namespace(self) -> str: ...
@@ -112,6 +113,7 @@ class Trip:
 
     def _redirected(self, error: AskError) -> Flow[tuple[str, int] | None]:
         """Follow a cluster's redirect at once; wait only when they do not end. The node to ask, for ASK."""
+        self._home.map_version += 1
         if not (yield Reroute(error)):
             raise self._failed(ServerRefusedError, faults.refusal(error)) from error
         if self._tries < _FREE_REDIRECTS:

@@ -36,6 +36,18 @@ class TestAsyncio:
                     assert found == [KVPoll(1 + room % 4) for room in rooms]
                     await asyncio.gather(task, return_exceptions=True)
 
+    async def test_a_cancelled_call_costs_only_its_own_connection(self, server_alone):
+        async with AsyncStatusStore.from_url(server_alone.tcp) as store:
+            await asyncio.gather(*(store.get(room) for room in range(32)))
+            endpoint = store._route._endpoint
+            idle = len(endpoint._idle)
+            task = asyncio.create_task(store.get(1))
+            await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            assert idle > 8
+            assert len(endpoint._idle) >= idle - 1
+
     async def test_a_call_cancelled_while_it_waits_in_line_gives_its_place_back(self, server_alone):
         with Proxy(server_alone.socket) as proxy:
             async with AsyncStatusStore.from_url(proxy.url, deadline=60.0) as store:

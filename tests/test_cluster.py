@@ -131,6 +131,24 @@ class TestMovingSlots:
         assert store.poll(ROOMS).count(None) == 1
         assert sorted(store.rooms()) == sorted(set(ROOMS) - {HERE[0]})
 
+    def test_a_store_that_only_looks_finds_the_rooms_that_have_moved(self, world, store, cluster):
+        """SCAN is answered by any node, with what it has."""
+        store.update_many(dict.fromkeys(ROOMS, 1))
+        observer = world.open(cluster.url, namespace="prod", deadline=60.0)
+        assert sorted(observer.rooms()) == sorted(ROOMS)
+        cluster.start_moving(TAG)
+        cluster.finish_moving(TAG)
+        assert sorted(observer.rooms()) == sorted(ROOMS)
+        assert sum(observer.counts().values()) == len(ROOMS)
+
+    def test_a_walk_ends_also_while_a_slot_is_on_its_way(self, store, cluster):
+        store.update_many(dict.fromkeys(ROOMS, 1))
+        cluster.start_moving(TAG)
+        try:
+            assert sorted(store.rooms()) == sorted(ROOMS)
+        finally:
+            cluster.finish_moving(TAG)
+
     def test_the_way_is_learned(self, world, store, cluster, monkeypatch):
         store.update_many(dict.fromkeys(HERE, 1))
         cluster.start_moving(TAG)

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,36 @@ def folder_of(store):
 
 
 class TestEmbedded:
+    def test_a_fork_does_not_keep_it_alive_after_its_owner(self, tmp_path):
+        """The owner is killed while a child of its lives on."""
+        code = """
+            import os, signal, sys, time
+            from redis_kvpoll.clients.embedded import EmbeddedServer
+            server = EmbeddedServer()
+            if (child := os.fork()) == 0:
+                time.sleep(60)
+            print(child, server.pid, flush=True)
+            os.kill(os.getpid(), signal.SIGKILL)
+        """
+        command = [sys.executable, "-c", textwrap.dedent(code)]
+        environment = os.environ | {"TMPDIR": str(tmp_path)}
+        with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as owner:
+            child = int(owner.stdout.readline().split()[0])
+            try:
+                real.until(lambda: not list(tmp_path.glob("kvpoll-*")), "the server and its folder are gone")
+            finally:
+                os.kill(child, signal.SIGKILL)
+
+    @pytest.mark.parametrize("after", [0.0, 0.002, 0.005, 0.01, 0.02])
+    def test_an_owner_killed_while_it_starts_one_leaves_nothing(self, tmp_path, after):
+        code = "from redis_kvpoll.clients.embedded import EmbeddedServer; print(flush=True); EmbeddedServer()"
+        environment = os.environ | {"TMPDIR": str(tmp_path)}
+        with subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE) as owner:
+            owner.stdout.readline()
+            threading.Event().wait(after)  # to be in the midst of it; whatever the moment, the end is the same
+            owner.kill()
+        real.until(lambda: not list(tmp_path.glob("kvpoll-*/*")), "the server and what is in its folder are gone")
+
     def test_it_works_and_ends_with_the_store(self, world):
         store = world.open("embedded://")
         works(store)

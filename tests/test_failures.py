@@ -1,8 +1,9 @@
-"""What a call does when its reply is lost, or it could not be sent (DESIGN, section 8)."""
+"""What a call does when its reply is lost, or it could not be sent."""
 
 from __future__ import annotations
 
 import pytest
+from redis import exceptions
 
 from redis_kvpoll import (
     KVPoll,
@@ -70,6 +71,17 @@ class TestReplyLost:
         assert proxy.calls(script) == 1
         assert store.get(1) is (KVPoll.Bootstrapping if script == "pop_prefix" else None)
         assert not client.exists("kvpoll:{default}:prefix:1")
+
+    @pytest.mark.parametrize("around", [exceptions.ReadOnlyError("x"), exceptions.TryAgainError("x")])
+    def test_nor_when_the_caller_is_handling_an_error_of_his_own(self, store, proxy, around):
+        """Python notes what is being handled as the context of any new exception; it says nothing of this call."""
+        proxy.lose_next_reply("clear")
+        try:
+            raise around
+        except exceptions.ResponseError:
+            with pytest.raises(OutcomeUnknownError):
+                store.clear(1)
+        assert proxy.calls("clear") == 1
 
     @pytest.mark.parametrize("operation", DESTROYING)
     def test_a_lost_reply_to_the_settings_costs_nothing(self, world, store, proxy, operation):

@@ -215,6 +215,11 @@ class TestEviction:
                 store.update_status(1, 1)
             store.update_status(1, 2)  # a second warning would be an error
 
+    def test_where_warnings_are_errors_the_call_is_carried_out_all_the_same(self, world, caplog):
+        store = world.open(world.serve("--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru").tcp)
+        assert store.update_status(1, 1).outcome is Outcome.CREATED
+        assert "allkeys-lru" in caplog.text
+
     @pytest.mark.parametrize("options", [("--maxmemory", "100mb"), ("--maxmemory-policy", "allkeys-lru")])
     def test_no_warning_without_a_cause(self, world, options):
         world.open(world.serve(*options).tcp).update_status(1, 1)

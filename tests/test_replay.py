@@ -22,6 +22,8 @@ from redis_kvpoll.replay.ledger import Ledger
 from redis_kvpoll.replay.messages import Arrived, Ended, Job, Opened, Plan
 from redis_kvpoll.replay.report import Latency, Report
 from redis_kvpoll.replay.router import Run
+from redis_kvpoll.replay.sweep import Sweep
+from redis_kvpoll.replay.tables import open_store
 from tests import servers as matrix
 
 TRACE = Path(os.environ.get("KVPOLL_TRACE", Path(__file__).parents[2] / "shared/traces/conversation_trace.jsonl"))
@@ -222,6 +224,57 @@ class TestLedger:
         assert list(ledger.polluted()) == [1]
 
 
+class TestSweep:
+    """It looks at the tables for itself, whatever the scripts have answered."""
+
+    @pytest.fixture
+    def plan(self, real_servers, watched):
+        server = real_servers.get("valkey")
+        if server is None:
+            pytest.skip(matrix.why_absent("valkey"))
+        watched.append(server.client())
+        return Plan(server.url, f"replay-{uuid.uuid4().hex[:8]}", "strict", speed=1.0, ttl=60.0)
+
+    @pytest.fixture
+    def sweep(self, plan):
+        sweep = Sweep(plan)
+        yield sweep
+        sweep.close()
+
+    def test_a_room_that_outlives_its_request_is_a_leak(self, plan, sweep):
+        ledger = Ledger()
+        ledger.dispatched(1, room=9)
+        with open_store(plan, "decode") as store:
+            store.update_status(9, KVPoll.Bootstrapping)
+            for _ in range(2):
+                sweep.patrol(ledger)
+            assert sweep.leaked(ledger) == {}  # it is in flight
+            for side in ("prefill", "decode"):
+                ledger.ended(side, Ended(1, "success", 1.0))
+            sweep.patrol(ledger)
+            assert sweep.leaked(ledger) == {}  # its clear may be under way
+            sweep.patrol(ledger)
+            assert sweep.leaked(ledger) == {"unknown": 1}
+
+    def test_what_is_there_at_the_end_is_a_leak_at_once(self, plan, sweep):
+        with open_store(plan, "prefill") as store:
+            store.update_status(9, KVPoll.Bootstrapping)
+        sweep.begin(Ledger())
+        assert sweep.leaked(Ledger()) == {"unknown": 1}
+
+    def test_orphans_are_counted_and_waited_for(self, plan, sweep):
+        ledger = Ledger()
+        ledger.dispatched(1, room=9)
+        with open_store(plan, "decode") as store:
+            store.update_status(9, KVPoll.Bootstrapping)
+            ledger.crashed("decode", [1], 1.0)
+            sweep.bury("decode", [9])
+            sweep.begin(ledger)
+            assert (sweep.orphaned, sweep.is_waiting(), sweep.past_ttl) == (1, True, 1)
+            store.clear(9)
+            assert (sweep.is_waiting(), sweep.past_ttl, sweep.leaked(ledger)) == (False, 0, {})
+
+
 def report(**changes):
     none = Latency.of([])
     fields = {
@@ -281,6 +334,17 @@ class TestWholeRuns:
         assert found.reused > 0
         assert found.rooms_updated > 4 * 150
         assert bool(found.leaked) is (policy == "compat")
+
+    def test_a_burst_does_not_tie_router_and_workers_up(self, real_servers, watched):
+        """Router and workers, each waiting for the other to read, would wait for ever."""
+        server = real_servers.get("valkey")
+        if server is None:
+            pytest.skip(matrix.why_absent("valkey"))
+        watched.append(server.client())
+        requests = [traffic.Request(number, 0.0, 100, 1) for number in range(2_000)]
+        plan = Plan(server.url, f"replay-{uuid.uuid4().hex[:8]}", "strict", speed=20.0, ttl=10.0)
+        found = runner.replay(Run(plan, requests, Rates(), 1, 1, seed=5), lambda snapshot: None)
+        assert (found.violations(), sum(found.results.values())) == ([], 2_000)
 
     def test_late_messages_come_soon_enough_to_hit_a_reused_room(self):
         assert MAX_LATE_SECONDS < 1

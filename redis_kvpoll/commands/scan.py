@@ -8,6 +8,9 @@ from redis_kvpoll import keys
 from redis_kvpoll.commands.shape import Layout
 
 PAGE = 1000
+MAX_WALKS = 5
+"""Of one shard. While a slot is on its way, every look is redirected; a walk that waited for its end might never
+come to one itself. It may then miss rooms that are being moved."""
 
 
 class Scan:
@@ -15,30 +18,63 @@ class Scan:
 
     SCAN may name a key twice, and gives every key that is there from start to end; a room that comes or goes
     meanwhile may be in it or not.
+
+    In a cluster, each shard is walked on its own node. SCAN is no keyed command: a node that has lost the slot
+    answers it as if nothing were wrong. So each walk of a shard begins and ends with a keyed look, which is
+    redirected when the slot has moved, and is begun again when the map of slots has changed in between.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clustered: bool) -> None:
+        self._clustered = clustered
         self._tags: list[str] | None = None
-        self._cursor = "0"
+        self._cursor: str | None = None
+        """None: the walk of this shard has not begun, or has come to its end."""
+        self._map_version: int | None = None
+        self._walks = 0
         self._seen: set[int] = set()
 
-    def request(self, layout: Layout, clustered: bool) -> tuple[str, list[str]] | None:
-        """(the shard to ask, the words to send) for the next page; None after the last."""
+    def request(self, layout: Layout, map_version: int) -> tuple[str, list[str]] | None:
+        """(the shard to ask, the words to send) next; None after the last.
+
+        ``map_version`` is another number whenever the map of slots may be another.
+        """
         if self._tags is None:
-            # In a cluster each shard is on a node of its own; one server sees all shards in a single walk.
             tags = keys.tags(layout.namespace, layout.shards)
-            self._tags = tags if clustered or layout.shards == 1 else [f"{layout.namespace}/*"]
+            self._tags = tags if self._clustered or layout.shards == 1 else [f"{layout.namespace}/*"]
+            self._cursor = None if self._clustered else "0"
         if not self._tags:
             return None
-        pattern = keys.rooms_pattern(self._tags[0])
-        return self._tags[0], ["SCAN", self._cursor, "MATCH", pattern, "COUNT", str(PAGE)]
+        tag = self._tags[0]
+        if self._cursor is None:
+            return tag, ["EXISTS", *keys.rooms(tag, [0])]
+        if self._map_version is None:
+            self._map_version = map_version
+        return tag, ["SCAN", self._cursor, "MATCH", keys.rooms_pattern(tag), "COUNT", str(PAGE)]
 
-    def page(self, reply: list[Any]) -> list[int]:
-        """The rooms of a page that were not given before."""
+    def page(self, reply: Any, map_version: int) -> list[int]:
+        """The rooms of the reply that were not given before."""
+        if self._cursor is None:
+            self._looked(map_version)
+            return []
         cursor, names = reply
         self._cursor = cursor.decode()
-        if self._cursor == "0" and self._tags:
-            self._tags.pop(0)
+        if self._cursor == "0":
+            self._cursor = None
+            if not self._clustered:
+                self._next_shard()
         rooms = {room for name in names if (room := keys.room_of(name)) is not None} - self._seen
         self._seen |= rooms
         return list(rooms)
+
+    def _looked(self, map_version: int) -> None:
+        """A keyed look was answered by the node that has the slot: begin the walk, or end it."""
+        if self._map_version == map_version or self._walks > MAX_WALKS:
+            self._next_shard()
+        else:
+            self._map_version, self._cursor = map_version, "0"
+            self._walks += 1
+
+    def _next_shard(self) -> None:
+        assert self._tags is not None  # noqa: S101 - there is no page before the first request
+        self._tags.pop(0)
+        self._map_version, self._walks = None, 0
