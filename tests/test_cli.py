@@ -117,7 +117,7 @@ class TestLooking:
         assert (result.exit_code, result.output) == (0, "Cleared room 7; it was Transferring.\n")
         assert store.get(7) is None
 
-    @pytest.mark.parametrize("room", ["x", "-1", str(2**63), "1.5", ""])
+    @pytest.mark.parametrize("room", ["x", "-1", str(2**63), "1.5", "1_0", ""])
     def test_what_is_no_room_is_wrong_usage(self, url, room):
         result = run("show", "--redis", url, "--", room)
         assert result.exit_code == 2
@@ -176,6 +176,12 @@ class TestReplayCommand:
         result = run("replay", "--redis", url)
         assert result.exit_code == replay_command.PROMISE_BROKEN == 3
         assert "2 requests lost" in result.output
+
+    def test_the_way_in_is_shown_whole_and_without_its_password(self, monkeypatch):
+        monkeypatch.setattr(runner, "replay", lambda run, progress: report())
+        result = run("replay", "--redis", "redis://:s3cret@[fd00::1]:6379/0")
+        assert "kvpoll ls --redis redis://***@[fd00::1]:6379/0 --namespace replay-" in result.output
+        assert "s3cret" not in result.output
 
     def test_json_is_one_document_on_stdout(self, url):
         result = run("replay", "--redis", url, "--limit", "20", "--speed", "60", "--crash-rate", "0", "--json")

@@ -105,6 +105,22 @@ LEAKY = (
 
 
 @pytest.mark.parametrize("url", GOOD)
+@pytest.mark.parametrize(
+    "url", ["redis://:s3cret", "redis://user:s3cret", "redis://user:s3cret/0", "rediss://a:s3cret,b"]
+)
+def test_a_password_without_its_host_is_not_shown(url):
+    with pytest.raises(InvalidInputError) as caught:
+        parse(url)
+    assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://h:6379/0", "redis://[fd00::1]:6379/0", "redis+cluster://a:1,[::1]:2", "redis://[::1]"]
+)
+def test_a_good_host_and_port_are_shown(url):
+    assert parse(url).shown == url
+
+
 def test_good_urls(url):
     found = parse(url)
     wanted = GOOD[url]

@@ -52,6 +52,8 @@ class Room(click.ParamType[int]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         try:
+            if not str(value).isdecimal():
+                raise ValueError
             return checks.room(int(value))
         except (InvalidInputError, ValueError):
             self.fail(f"{value!r} is no room: a room is an int from 0 to 2^63-1", param, ctx)

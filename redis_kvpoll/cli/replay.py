@@ -15,6 +15,8 @@ from rich.console import Console
 from redis_kvpoll.checks import Policy
 from redis_kvpoll.cli.progress import Progress
 from redis_kvpoll.cli.report import as_json, render
+from redis_kvpoll.clients.urls import parse
+from redis_kvpoll.errors import printable
 from redis_kvpoll.replay import runner, traffic
 from redis_kvpoll.replay.hazards import Rates
 from redis_kvpoll.replay.report import Report
@@ -88,12 +90,13 @@ def replay(
     with runner.server(url) as server:
         plan = runner.plan(server, policy, speed)
         source = trace.name if trace else "generated traffic"
-        console.print(
-            f"[bold]kvpoll replay[/]: {len(requests):,} requests of {source}, policy {policy}, seed {seed}",
-            soft_wrap=True,
-        )
-        console.print(f"Look at it from another shell, while it runs:\n  kvpoll ls --redis {server} "
-                      f"--namespace {plan.namespace}-decode", soft_wrap=True)  # fmt: skip
+        # No markup: an IPv6 address looks like it. No password: this goes into logs.
+        for line in (
+            f"kvpoll replay: {len(requests):,} requests of {printable(source)}, policy {policy}, seed {seed}",
+            "Look at it from another shell, while it runs:",
+            f"  kvpoll ls --redis {parse(server).shown} --namespace {plan.namespace}-decode",
+        ):
+            console.print(line, soft_wrap=True, markup=False)
         with Progress(console, len(requests)) as progress:
             report = runner.replay(Run(plan, requests, rates, prefill, decode, seed), progress.show)
     _print(report, wants_json)

@@ -147,7 +147,10 @@ def _footer(namespace: str, shown: int, total: int, wanted: KVPoll | None) -> st
 
 
 def _moment(at: float) -> str:
-    return datetime.fromtimestamp(at).astimezone().isoformat(sep=" ", timespec="milliseconds")
+    try:
+        return datetime.fromtimestamp(at).astimezone().isoformat(sep=" ", timespec="milliseconds")
+    except (OSError, OverflowError, ValueError):  # made by hand, and far from any calendar
+        return f"{at:g} s after 1970"
 
 
 def _absent(room: int, namespace: str) -> str:

@@ -18,6 +18,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
+from redis_kvpoll import checks
 from redis_kvpoll.clients.urls import Target
 from redis_kvpoll.errors import InvalidInputError
 
@@ -52,7 +53,7 @@ def connection_options(client_options: dict[str, Any]) -> dict[str, Any]:
 def time_limit(options: dict[str, Any], deadline: float) -> float:
     """Seconds for one try: the client's own socket_timeout, but never above the deadline."""
     own = options.get("socket_timeout")
-    return deadline if own is None else min(float(own), deadline)
+    return deadline if own is None else min(checks.seconds(own, "socket_timeout"), deadline)
 
 
 def pack(words: Sequence[str]) -> bytes:
@@ -83,7 +84,7 @@ def options_of(target: Target) -> Iterator[None]:
     """Turn redis-py's complaints about a URL's options into ours, before anything is opened."""
     try:
         yield
-    except (AttributeError, TypeError, ValueError, RedisError) as error:
+    except (AttributeError, LookupError, TypeError, ValueError, RedisError) as error:
         unknown = _UNKNOWN_OPTION.search(str(error))
         what = f"redis-py has no option {unknown[1]!r}" if unknown else str(error)
         raise InvalidInputError(f"URL {target.shown}: {what}") from None

@@ -108,6 +108,8 @@ def _for_sentinels(options: dict[str, Any]) -> dict[str, Any]:
 def _without_secrets(url: str) -> str:
     """The URL as it may be shown: without user and password, wherever they stand."""
     hidden = re.sub(r"(://(?!/)|^(?!.*://)).*@", r"\1***@", url, flags=re.DOTALL)
+    # What stands where a port should, and is none: somebody forgot the @host behind it.
+    hidden = re.sub(r"(://[^/?#@,]*[^/?#@,:\[\]]?:)(?!\d*(?:[/?#,]|$))(?![^/?#]*\])[^/?#,]*", r"\1***", hidden)
     return printable(re.sub(r"((?:^|[?&])[^=&]*(?:password|username)[^=&]*=)[^&]*", r"\1***", hidden))
 
 
@@ -120,7 +122,9 @@ def _address(address: str, kind: Kind) -> tuple[str, int]:
     try:
         port = parts.port
     except ValueError:
-        raise ValueError(f"{address!r} has no valid port") from None
+        # Not quoted: without an @ it may well be a password.
+        host = address.rpartition(":")[0]
+        raise ValueError(f"the port after {host!r} is no number from 1 to 65535") from None
     if parts.hostname is None and kind != "single":
         raise ValueError("it names no host")
     if port == 0:

@@ -238,7 +238,7 @@ def _entry(operation: str, room: int, ttl_ms: int, length: Any, pairs: Any) -> E
     assert status is not None  # noqa: S101 - an absent status is not None here but refused above
     try:
         opened_at, updated_at = int(fields[b"opened_ms"]) / 1000, int(fields[b"updated_ms"]) / 1000
-    except (KeyError, ValueError):
+    except (KeyError, OverflowError, ValueError):
         raise CorruptEntryError(room, operation, f"the fields {_text(b', '.join(sorted(fields)))}") from None
     return Entry(
         room,

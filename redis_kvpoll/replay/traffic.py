@@ -18,6 +18,8 @@ REQUESTS_PER_SECOND = 3.4
 BURST_SECONDS = 3.0
 INPUT_MU, INPUT_SIGMA, MAX_INPUT = 8.74, 1.20, 126_195
 MAX_OUTPUT = 2_000
+MAX_FIELD = 2**53 - 1
+"""Of a trace: what every reader of JSON can hold."""
 OUTPUT_SCALE = 344.0
 """Of an exponential cut at MAX_OUTPUT, whose mean is then 343."""
 
@@ -73,7 +75,7 @@ def _row(path: Path, number: int, line: str) -> tuple[int, int, int]:
     where = f"{path}, line {number}"
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (RecursionError, ValueError) as error:
         raise InvalidInputError(f"{where}: not JSON: {error}") from None
     if not isinstance(row, dict):
         raise InvalidInputError(f"{where}: a JSON object is expected, not {type(row).__name__}")
@@ -86,6 +88,8 @@ def _counts(where: str, row: dict[str, Any], fields: Iterable[str]) -> Iterator[
         if field not in row:
             raise InvalidInputError(f"{where}: the field {field} is missing")
         value = row[field]
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            raise InvalidInputError(f"{where}: {field} must be an int of at least 0, not {printable(repr(value))[:40]}")
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_FIELD:
+            raise InvalidInputError(
+                f"{where}: {field} must be an int from 0 to 2^53-1, not {printable(repr(value))[:40]}"
+            )
         yield value
