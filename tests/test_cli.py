@@ -17,7 +17,7 @@ from redis_kvpoll.cli import table as table_view
 from redis_kvpoll.cli.app import kvpoll
 from redis_kvpoll.cli.report import as_json, render
 from redis_kvpoll.replay import runner
-from tests.test_replay import report
+from tests.reports import report
 
 
 @pytest.fixture

@@ -49,8 +49,8 @@ BAD = {
     "embedded:///tmp": "nothing may follow embedded://",
     "unix://": "absolute path to a socket",
     "unix://a/b.sock": "absolute path to a socket",
-    "redis://h:port": "has no valid port",
-    "redis://h:70000": "has no valid port",
+    "redis://h:port": "is no number from 1 to 65535",
+    "redis://h:70000": "is no number from 1 to 65535",
     "redis://h:0": "port 0",
     "redis://h/db": "the database is a number",
     "redis://h/-1": "the database is a number",
@@ -105,22 +105,6 @@ LEAKY = (
 
 
 @pytest.mark.parametrize("url", GOOD)
-@pytest.mark.parametrize(
-    "url", ["redis://:s3cret", "redis://user:s3cret", "redis://user:s3cret/0", "rediss://a:s3cret,b"]
-)
-def test_a_password_without_its_host_is_not_shown(url):
-    with pytest.raises(InvalidInputError) as caught:
-        parse(url)
-    assert "s3cret" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    "url", ["redis://h:6379/0", "redis://[fd00::1]:6379/0", "redis+cluster://a:1,[::1]:2", "redis://[::1]"]
-)
-def test_a_good_host_and_port_are_shown(url):
-    assert parse(url).shown == url
-
-
 def test_good_urls(url):
     found = parse(url)
     wanted = GOOD[url]
@@ -172,3 +156,19 @@ def test_no_message_shows_a_password(maker, url):
 def test_the_repr_of_a_store_shows_none_either(maker, url):
     assert SECRET not in repr(maker.from_url(url))
     assert "***" in repr(maker.from_url(url))
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://:s3cret", "redis://user:s3cret", "redis://user:s3cret/0", "rediss://a:s3cret,b"]
+)
+def test_a_password_without_its_host_is_not_shown(url):
+    with pytest.raises(InvalidInputError) as caught:
+        parse(url)
+    assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://h:6379/0", "redis://[fd00::1]:6379/0", "redis+cluster://a:1,[::1]:2", "redis://[::1]"]
+)
+def test_a_good_host_and_port_are_shown(url):
+    assert parse(url).shown == url

@@ -1,0 +1,16 @@
+"""A replay's report, for tests: all well, but for what they change."""
+
+from __future__ import annotations
+
+from redis_kvpoll.replay.report import Latency, Report
+
+
+def report(**changes):
+    none = Latency.of([])
+    fields = {
+        "policy": "strict", "requests": 1, "prefill": 1, "decode": 1, "speed": 1.0, "seed": 1, "seconds": 1.0,
+        "input_tokens": 1, "output_tokens": 1, "results": {"success": 1}, "rooms_updated": 0, "rooms_polled": 0,
+        "updates": none, "polls": none, "outcomes": {}, "late": {}, "reused": 0, "crashes": 0, "lost": 0, "orphaned": 3,
+        "orphans_past_ttl": 0, "leaked": {}, "polluted": 5, "pollution": {},
+    }  # fmt: skip
+    return Report(**(fields | changes))
