@@ -12,7 +12,7 @@ from redis.exceptions import RedisError
 
 from redis_kvpoll import checks, commands
 from redis_kvpoll.checks import Mode, Policy
-from redis_kvpoll.clients import aioroutes
+from redis_kvpoll.clients import aioopening
 from redis_kvpoll.commands import Agreement, Command, Scan, Settings
 from redis_kvpoll.commands.rooms import DEFAULT_ABORT_REASON, wanted
 from redis_kvpoll.delivery import DEFAULT_DEADLINE, DEFAULT_TERMINAL_TTL, DEFAULT_TTL, Delivery, StoreOptions
@@ -51,12 +51,12 @@ class AsyncStatusStore:
             terminal_ttl=checks.seconds(terminal_ttl, "terminal_ttl"),
             deadline=checks.seconds(deadline, "deadline"),
         )
-        self._route = aioroutes.route_for(client, deadline)
+        self._route = aioopening.route_for(client, deadline)
 
     @classmethod
     def from_url(cls, url: str, **options: Unpack[StoreOptions]) -> Self:
         # No connection is made yet, so a failing constructor leaves only an embedded server, which ends by itself.
-        route = aioroutes.open_route(url, checks.seconds(options.get("deadline", DEFAULT_DEADLINE), "deadline"))
+        route = aioopening.open_route(url, checks.seconds(options.get("deadline", DEFAULT_DEADLINE), "deadline"))
         return cls(cast(redis.Redis, route), **options)  # see route_for
 
     async def update_status(self, room: int, status: KVPoll | int) -> Update:

@@ -11,7 +11,7 @@ from redis.exceptions import RedisError
 
 from redis_kvpoll import checks, commands
 from redis_kvpoll.checks import Mode, Policy
-from redis_kvpoll.clients import routes
+from redis_kvpoll.clients import opening
 from redis_kvpoll.commands import Agreement, Command, Scan, Settings
 from redis_kvpoll.commands.rooms import DEFAULT_ABORT_REASON, wanted
 from redis_kvpoll.delivery import DEFAULT_DEADLINE, DEFAULT_TERMINAL_TTL, DEFAULT_TTL, Delivery, StoreOptions
@@ -74,7 +74,7 @@ class StatusStore:
             terminal_ttl=checks.seconds(terminal_ttl, "terminal_ttl"),
             deadline=checks.seconds(deadline, "deadline"),
         )
-        self._route = routes.route_for(client, deadline)
+        self._route = opening.route_for(client, deadline)
 
     @classmethod
     def from_url(cls, url: str, **options: Unpack[StoreOptions]) -> Self:
@@ -89,7 +89,7 @@ class StatusStore:
             InvalidInputError: the URL is wrong; the message hides its password.
             EmbeddedServerError: embedded:// found no server to run, or it did not start.
         """
-        route = routes.open_route(url, checks.seconds(options.get("deadline", DEFAULT_DEADLINE), "deadline"))
+        route = opening.open_route(url, checks.seconds(options.get("deadline", DEFAULT_DEADLINE), "deadline"))
         try:
             return cls(cast(redis.Redis, route), **options)  # see route_for
         except BaseException:

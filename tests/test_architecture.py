@@ -115,7 +115,7 @@ class TestFloors:
         """Or all of the above would hold for an empty list."""
         assert f"{ROOT}.commands.shape" in ours(f"{ROOT}.commands.rooms")
         assert f"{ROOT}.store" in ours(f"{ROOT}.aio")
-        assert "fakeredis" in set(imports(f"{ROOT}.clients.routes"))
+        assert "fakeredis" in set(imports(f"{ROOT}.clients.opening"))
         assert (
             floor(f"{ROOT}.store")
             < floor(f"{ROOT}.clients.urls")

@@ -11,7 +11,7 @@ from redis.asyncio.sentinel import SentinelManagedConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ReadOnlyError, RedisError, ResponseError
 
-from redis_kvpoll.clients.endpoint import IDLE_CLOSED, MAX_IDLE, connection_options, pack, time_limit
+from redis_kvpoll.clients.making import IDLE_CLOSED, MAX_IDLE, connection_options, pack, time_limit
 from redis_kvpoll.faults import NotSent
 from redis_kvpoll.steps import Send
 
@@ -19,7 +19,10 @@ from redis_kvpoll.steps import Send
 class Endpoint:
     """One server, and our connections to it: at most MAX_IDLE, for which calls wait in line."""
 
-    def __init__(self, connection_class: Any, client_options: dict[str, Any], deadline: float) -> None:
+    def __init__(
+        self, connection_class: Any, client_options: dict[str, Any], deadline: float, keep: object = None
+    ) -> None:
+        self._keep = keep
         self._class = connection_class
         self._deadline = deadline
         self._limit = time_limit(client_options, deadline)

@@ -10,7 +10,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ReadOnlyError, RedisError, ResponseError
 from redis.sentinel import SentinelManagedConnection
 
-from redis_kvpoll.clients.endpoint import IDLE_CLOSED, MAX_IDLE, connection_options, pack, time_limit
+from redis_kvpoll.clients.making import IDLE_CLOSED, MAX_IDLE, connection_options, pack, time_limit
 from redis_kvpoll.faults import NotSent
 from redis_kvpoll.steps import Send
 
@@ -18,7 +18,10 @@ from redis_kvpoll.steps import Send
 class Endpoint:
     """One server, and our idle connections to it."""
 
-    def __init__(self, connection_class: Any, client_options: dict[str, Any], deadline: float) -> None:
+    def __init__(
+        self, connection_class: Any, client_options: dict[str, Any], deadline: float, keep: object = None
+    ) -> None:
+        self._keep = keep
         self._class = connection_class
         self._options = connection_options(client_options)
         self._limit = time_limit(self._options, deadline)

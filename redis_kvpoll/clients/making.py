@@ -1,4 +1,4 @@
-"""What the sync and the asyncio routes have in common: how our own connections are made.
+"""What the blocking and the asyncio stores have in common: how our own connections are made, and a command packed.
 
 We take connections of our own, made to the settings of the client that the user gave us, rather than going
 through the client, for two reasons. A client repeats calls by itself, so a clear could run twice, against our
@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
@@ -23,6 +23,15 @@ from redis_kvpoll.clients.urls import Target
 from redis_kvpoll.errors import InvalidInputError
 
 logger = logging.getLogger("redis_kvpoll")
+
+
+class WithPool(Protocol):
+    """A client of redis-py, blocking or not."""
+
+    connection_pool: Any
+
+
+C = TypeVar("C", bound=WithPool)
 
 MAX_IDLE = 16
 """Connections to one server that are kept. Threads that need more open them and close them again; tasks wait."""
@@ -88,6 +97,32 @@ def options_of(target: Target) -> Iterator[None]:
         unknown = _UNKNOWN_OPTION.search(str(error))
         what = f"redis-py has no option {unknown[1]!r}" if unknown else str(error)
         raise InvalidInputError(f"URL {target.shown}: {what}") from None
+
+
+def server_options(target: Target) -> dict[str, Any]:
+    """redis-py's keyword arguments for a client to one server."""
+    options = dict(target.options)
+    if path := options.pop("path", None):
+        options["unix_socket_path"] = path
+    return options
+
+
+def checked_client(target: Target, make: Callable[[], C]) -> C:
+    """The client that ``make`` makes, once it is known that its connections take the URL's options."""
+    with options_of(target):
+        client = make()
+        pool: Any = client.connection_pool
+        pool.connection_class(**connection_options(pool.connection_kwargs))
+    return client
+
+
+def cluster_connection(target: Target, module: Any) -> tuple[Any, dict[str, Any]]:
+    """The class and the options of connections to the nodes of a cluster; ``module`` is redis or redis.asyncio."""
+    options = dict(target.options)
+    connection_class = module.SSLConnection if options.pop("ssl", False) else module.Connection
+    with options_of(target):
+        connection_class(**connection_options(options))
+    return connection_class, options
 
 
 def wrong_client(client: Any, store: str, takes: str, other: str) -> InvalidInputError:
