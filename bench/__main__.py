@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from rich.console import Console
 from bench import batches, memory, peers, report, scale, single
 from bench.ground import Ground, environment, opened
 from bench.results import Section
-from redis_kvpoll import KVPollError
+from redis_kvpoll import InvalidInputError, KVPollError
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--quick", action="store_true", help="a few seconds, to see that it runs; its figures are rough"
     )
+    parser.add_argument(
+        "--one-cpu",
+        action="store_true",
+        help="keep client and private server on one CPU: steadier, since no call has to wake another",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there too")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="refresh the tables of this page too")
     asked = parser.parse_args(arguments)
@@ -57,6 +63,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console(width=None if sys.stdout.isatty() else 100)
     started = time.monotonic()
     try:
+        if asked.one_cpu:
+            if not hasattr(os, "sched_setaffinity"):
+                raise InvalidInputError("--one-cpu: this system does not let a process choose its CPU")
+            os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
         if asked.markdown:
             report.check_markers(asked.markdown)
         with opened(asked.url) as ground:

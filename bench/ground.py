@@ -117,7 +117,7 @@ def environment(ground: Ground, url: str) -> dict[str, str | int]:
         "hiredis": version("hiredis") if find_spec("hiredis") else "not installed",
         "redis_kvpoll": _own_version(),
         "system": f"{platform.system()} {platform.machine()}",
-        "cpus": os.cpu_count() or 0,
+        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 0,
     }
 
 

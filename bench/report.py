@@ -92,10 +92,10 @@ def refresh(page: Path, markdown: str) -> None:
     page.write_text(f"{head}{START}\n{markdown}\n{END}{tail}", encoding="utf-8")
 
 
-def _described(environment: Environment) -> str:
-    facts = environment
+def _described(facts: Environment) -> str:
+    cpus = "one CPU" if facts["cpus"] == 1 else f"{facts['cpus']} CPUs"
     return (
-        f"{facts['server']} by {facts['transport']}; {facts['system']} with {facts['cpus']} CPUs;\n"
+        f"{facts['server']} by {facts['transport']}; {facts['system']} on {cpus};\n"
         f"{facts['python']}, redis-py {facts['redis-py']} ({facts['protocol']}), hiredis {facts['hiredis']}"
     )
 
