@@ -10,6 +10,7 @@ import pytest
 import redis
 
 from redis_kvpoll import AsyncStatusStore, StatusStore
+from tests import real
 from tests import servers as matrix
 from tests.blocking import Blocking
 
@@ -80,3 +81,10 @@ def policy(request: pytest.FixtureRequest) -> str:
 def store(make_store: Callable[..., Any]) -> Any:
     """A store with the defaults."""
     return make_store()
+
+
+@pytest.fixture(params=("sync", "async"))
+def world(request: pytest.FixtureRequest) -> Iterator[real.World]:
+    """Stores by URL on servers with ports of their own, blocking and asyncio in turn; and what may befall those."""
+    with real.World(request.param) as world:
+        yield world

@@ -22,12 +22,6 @@ from tests.calls import works
 from tests.servers import program
 
 
-@pytest.fixture(params=("sync", "async"))
-def world(request):
-    with real.World(request.param) as world:
-        yield world
-
-
 def folder_of(store):
     """The folder of the store's server, which its repr names."""
     return Path(repr(getattr(store, "_store", store)).partition("unix://")[2].rstrip(">")).parent

@@ -17,12 +17,6 @@ from tests.calls import DESTROYING, REPEATED
 from tests.proxy import Proxy
 
 
-@pytest.fixture(params=("sync", "async"))
-def world(request):
-    with real.World(request.param) as world:
-        yield world
-
-
 @pytest.fixture
 def server(world):
     return world.shared()

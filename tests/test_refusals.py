@@ -22,12 +22,6 @@ from tests.calls import DESTROYING, MARGIN, REPEATED
 from tests.proxy import Proxy
 
 
-@pytest.fixture(params=("sync", "async"))
-def world(request):
-    with real.World(request.param) as world:
-        yield world
-
-
 class TestNotNow:
     """Answers that say "later": the call is repeated, what destroys too, since it did not run."""
 

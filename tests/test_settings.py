@@ -117,11 +117,6 @@ def test_making_a_store_does_no_io(maker):
 class TestAfterReconnect:
     """The server was restarted without its data, and somebody else was there first."""
 
-    @pytest.fixture(params=("sync", "async"))
-    def world(self, request):
-        with real.World(request.param) as world:
-            yield world
-
     @pytest.mark.parametrize(("call", "arguments"), [("update_status", [1, KVPoll.Bootstrapping]), ("clear", [1])])
     def test_other_settings_are_refused_not_mixed(self, world, call, arguments):
         server = world.serve()

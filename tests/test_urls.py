@@ -21,12 +21,6 @@ from tests.proxy import Proxy
 from tests.servers import program, why_absent
 
 
-@pytest.fixture(params=("sync", "async"))
-def world(request):
-    with real.World(request.param) as world:
-        yield world
-
-
 class TestMemory:
     def test_it_works_and_says_what_it_is(self, world, caplog):
         with caplog.at_level(logging.WARNING, logger="redis_kvpoll"):
