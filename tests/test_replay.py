@@ -61,13 +61,24 @@ class TestWholeRuns:
         mark = f"KVPOLL_TEST_MARK={uuid.uuid4()}"
         environment = os.environ | {"TMPDIR": str(tmp_path)} | dict([mark.split("=", 1)])
         command = [sys.executable, "-m", "redis_kvpoll.cli", "replay", "--limit", "5000", "--json"]
-        with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL) as process:
+        with subprocess.Popen(
+            command,
+            env=environment,
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            preexec_fn=hear_ctrl_c,
+        ) as process:
             wait_for(lambda: len(marked(mark)) >= 7)  # itself, guard and server, router, two forkservers, workers
             process.send_signal(how)
             process.stderr.read()
         assert process.returncode != 0
         wait_for(lambda: not marked(mark))
         wait_for(lambda: not list(tmp_path.glob("kvpoll-*")))
+
+
+def hear_ctrl_c():
+    """Whoever runs the tests in the background has it ignored, and what is ignored is inherited."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def marked(mark):
