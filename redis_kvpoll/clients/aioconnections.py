@@ -17,7 +17,10 @@ from redis_kvpoll.steps import Send
 
 
 class Endpoint:
-    """One server, and our connections to it: at most MAX_IDLE, for which calls wait in line."""
+    """One server, and our connections to it: at most MAX_IDLE, for which calls wait in line.
+
+    ``keep`` must live as long as the endpoint does.
+    """
 
     def __init__(
         self, connection_class: Any, client_options: dict[str, Any], deadline: float, keep: object = None

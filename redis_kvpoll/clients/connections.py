@@ -16,7 +16,7 @@ from redis_kvpoll.steps import Send
 
 
 class Endpoint:
-    """One server, and our idle connections to it."""
+    """One server, and our idle connections to it. ``keep`` must live as long as the endpoint does."""
 
     def __init__(
         self, connection_class: Any, client_options: dict[str, Any], deadline: float, keep: object = None
