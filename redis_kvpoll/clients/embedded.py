@@ -154,8 +154,11 @@ def _is_gone(pid: int) -> bool:
     except ProcessLookupError:
         return True
     # A child of the guard that ended stays as a zombie until the guard does.
-    status = Path(f"/proc/{pid}/stat")
-    return status.exists() and status.read_text().rpartition(")")[2].split()[0] == "Z"
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return Path("/proc/self/stat").exists()  # it went just now; where there is no /proc, it did not
+    return state == "Z"
 
 
 def _end(guard: subprocess.Popen[bytes], pids: list[int], folder: Path, owner: int) -> None:
