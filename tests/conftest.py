@@ -13,6 +13,7 @@ from redis_kvpoll import AsyncStatusStore, StatusStore
 from tests import real
 from tests import servers as matrix
 from tests.blocking import Blocking
+from tests.proxy import Proxy
 
 
 @pytest.fixture(scope="session")
@@ -88,3 +89,10 @@ def world(request: pytest.FixtureRequest) -> Iterator[real.World]:
     """Stores by URL on servers with ports of their own, blocking and asyncio in turn; and what may befall those."""
     with real.World(request.param) as world:
         yield world
+
+
+@pytest.fixture
+def proxy(server: real.PortServer) -> Iterator[Proxy]:
+    """A faulty network before a module's own ``server``."""
+    with Proxy(server.socket) as proxy:
+        yield proxy

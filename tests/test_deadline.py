@@ -26,12 +26,6 @@ def client(server):
         yield client
 
 
-@pytest.fixture
-def proxy(server):
-    with Proxy(server.socket) as proxy:
-        yield proxy
-
-
 class TestDeadline:
     def timed(self, call, match):
         began = time.monotonic()

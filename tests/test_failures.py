@@ -14,7 +14,6 @@ from redis_kvpoll import (
 )
 from tests import real
 from tests.calls import DESTROYING, REPEATED
-from tests.proxy import Proxy
 
 
 @pytest.fixture
@@ -26,12 +25,6 @@ def server(world):
 def client(server):
     with server.client(decode_responses=True) as client:
         yield client
-
-
-@pytest.fixture
-def proxy(server):
-    with Proxy(server.socket) as proxy:
-        yield proxy
 
 
 @pytest.fixture
