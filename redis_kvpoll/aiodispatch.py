@@ -10,22 +10,36 @@ from typing import Any, TypeVar
 
 from redis.exceptions import RedisError
 
+from redis_kvpoll import lanes
 from redis_kvpoll.clients.aioroutes import Route
 from redis_kvpoll.commands import Call, Command
 from redis_kvpoll.delivery import Delivery
 from redis_kvpoll.faults import NotSent
-from redis_kvpoll.lanes import Lane
 from redis_kvpoll.steps import Board, Flow, Rider, Send
 
 T = TypeVar("T")
 V = TypeVar("V")
 
 
+class Lane(lanes.Lane):
+    """A lane of one event loop. A task, its pilot, flies until nobody waits in it."""
+
+    __slots__ = ("loop",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = asyncio.get_running_loop()
+
+    @property
+    def has_pilot(self) -> bool:
+        return self.pilot is not None and not self.pilot.done()
+
+
 class Dispatcher:
     """The driver and the lanes of one asyncio store.
 
-    A task, the lane's pilot, flies until nobody waits in it. It begins in the turn after the first call, so all calls
-    of that turn go along; and since it is no caller's own, a caller who is cancelled takes nobody down.
+    A pilot begins in the turn after the first call, so all calls of that turn go along; and since it is no caller's
+    own, a caller who is cancelled takes nobody down.
     """
 
     def __init__(self, delivery: Delivery, route: Route) -> None:
@@ -33,7 +47,6 @@ class Dispatcher:
         self._route = route
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lanes: defaultdict[str, Lane] = defaultdict(Lane)
-        self._pilots: dict[str, asyncio.Task[None]] = {}
 
     async def execute(self, command: Command[V, T]) -> T:
         """Carry a command out. A call alone in its turn is sent by its caller, which saves it a task."""
@@ -44,10 +57,12 @@ class Dispatcher:
         call, now = calls[0], time.monotonic()
         rider = Rider(call, now + delivery.deadline)
         lane = self._lane(call.tag)
-        if lane.board(rider) and not self._has_pilot(call.tag) and await self._is_alone(lane, rider):
+        first = lane.is_free and not lane.has_pilot
+        lane.board(rider)
+        if first and await self._is_alone(lane, rider):
             reply = await self._fly_alone(lane, command, call, now)
         else:
-            await self._arrive([rider])
+            await self._arrive([(lane, rider)])
             (reply,) = delivery.arrived(command, [rider])
         return command.finish(command.rooms, command.decode(command.operation, command.rooms, reply))
 
@@ -75,14 +90,15 @@ class Dispatcher:
         """Let the rest of this turn come along. Whether nobody has: then the lane is this caller's."""
         try:
             await asyncio.sleep(0)
-        except asyncio.CancelledError:
-            self._leave(rider)
+        except BaseException:
+            self._leave(lane, rider)
             raise
-        if len(lane.waiting) == 1:
-            lane.depart_alone()
-            return True
-        self._fly_on(rider.call.tag)
-        return False
+        if any(other is not rider and not other.arrived for other in lane.waiting):
+            self._fly_on(lane)
+            return False
+        lane.waiting.clear()
+        lane.flight = rider.call
+        return True
 
     async def _fly_alone(self, lane: Lane, command: Command[V, T], call: Call, now: float) -> list[Any]:
         """The reply to a call that has its lane for itself."""
@@ -98,74 +114,78 @@ class Dispatcher:
                 raise
             return delivery.read(call, marks, reply)
         finally:
-            lane.end()
-            self._fly_on(call.tag)
+            lane.flight = None
+            self._fly_on(lane)
 
     async def _carry(self, riders: list[Rider]) -> None:
         """Return when all riders have arrived. Each is of another lane."""
-        for rider in riders:
-            if self._lane(rider.call.tag).board(rider):
-                self._fly_on(rider.call.tag)
-        await self._arrive(riders)
+        boarded = [(self._lane(rider.call.tag), rider) for rider in riders]
+        for lane, rider in boarded:
+            if lane.is_free:
+                lane.board(rider)
+                self._fly_on(lane)
+            else:
+                lane.board(rider)
+        await self._arrive(boarded)
 
-    async def _arrive(self, riders: list[Rider]) -> None:
-        for rider in riders:
-            rider.place = self._loop.create_future()  # type: ignore[union-attr]
+    async def _arrive(self, boarded: list[tuple[Lane, Rider]]) -> None:
+        for lane, rider in boarded:
+            rider.place = lane.loop.create_future()
         try:
-            for rider in riders:
+            for _, rider in boarded:
                 await rider.place
-        except asyncio.CancelledError:
-            for rider in riders:
-                rider.place.cancel()
-                self._leave(rider)
+        except BaseException:
+            for lane, rider in boarded:
+                self._leave(lane, rider)
             raise
 
     def _lane(self, tag: str) -> Lane:
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
             # Who flew and who waited in a former event loop has ended with it.
-            self._loop, self._lanes, self._pilots = loop, defaultdict(Lane), {}
+            self._loop, self._lanes = loop, defaultdict(Lane)
         return self._lanes[tag]
 
-    def _fly_on(self, tag: str) -> None:
-        """A pilot for those who wait."""
-        lane = self._lane(tag)
-        if lane.waiting and not self._has_pilot(tag):
-            self._pilots[tag] = asyncio.create_task(self._fly(lane))
-
-    def _has_pilot(self, tag: str) -> bool:
-        pilot = self._pilots.get(tag)
-        return pilot is not None and not pilot.done()
+    def _fly_on(self, lane: Lane) -> None:
+        """A pilot for those who wait. He begins in the next turn, whatever kind of tasks the event loop makes."""
+        if lane.waiting and not lane.flight and not lane.has_pilot and not lane.loop.is_closed():
+            lane.pilot = asyncio.Task(self._fly(lane), loop=lane.loop)
+            lane.pilot.add_done_callback(lambda _: self._fly_on(lane))  # who is cancelled before he begins is replaced
 
     async def _fly(self, lane: Lane) -> None:
         while lane.waiting:
             flight = lane.depart()
             try:
                 await self.run(self._delivery.fly(flight))
-            except BaseException as error:
-                task = asyncio.current_task()
-                if task is None or not isinstance(error, asyncio.CancelledError) or not _abandoned(flight.riders):
-                    # The event loop ends, or this is a mistake of ours: nobody may wait for ever.
-                    for rider in (*flight.riders, *lane.waiting):
-                        rider.place.cancel()
-                    lane.waiting.clear()
-                    lane.flight = None
-                    raise
-                task.uncancel()
-                flight.riders.clear()
-            for rider in lane.end():
-                if rider.arrived and not rider.place.done():
+            except asyncio.CancelledError:
+                # Nobody waits for this flight any more; or everything is being cancelled, but who waits has not been.
+                while self._pilot_of(lane).uncancel():
+                    pass
+                for rider in flight.riders:
+                    if rider.place.cancelled():
+                        lane.leave(rider)
+                told = lane.abandon(flight)
+            except Exception as error:  # a mistake of ours; nobody may wait for ever
+                flight.fail(error, 0.0)
+                told = lane.end(flight)
+            else:
+                told = lane.end(flight)
+            for rider in told:
+                if not rider.place.done():
                     rider.place.set_result(None)
 
-    def _leave(self, rider: Rider) -> None:
+    def _pilot_of(self, lane: Lane) -> asyncio.Task[None]:
+        pilot: asyncio.Task[None] = lane.pilot
+        return pilot
+
+    def _leave(self, lane: Lane, rider: Rider) -> None:
         """A caller was cancelled. A flight that nobody waits for any more ends."""
-        tag = rider.call.tag
-        lane = self._lane(tag)
-        if rider in lane.waiting:
-            if lane.leave(rider) and not lane.flight:
-                self._fly_on(tag)
-        elif lane.flight and rider in lane.flight.riders and _abandoned(lane.flight.riders):
-            self._pilots[tag].cancel()
+        if rider.place:
+            rider.place.cancel()
+        lane.leave(rider)
+        if isinstance(lane.flight, lanes.Flight) and rider in lane.flight.riders and _abandoned(lane.flight.riders):
+            lane.pilot.cancel()
+        self._fly_on(lane)
 
 
 def _abandoned(riders: Iterable[Rider]) -> bool:

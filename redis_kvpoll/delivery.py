@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeAlias, TypedDict, TypeVar
 from redis_kvpoll.checks import Mode, Policy
 from redis_kvpoll.commands import Agreement, Call, Command, Layout, Scan, Settings
 from redis_kvpoll.commands.settings import NAMES, RENEW_SECONDS
-from redis_kvpoll.errors import EvictionWarning, KVPollError, StoreClosedError
+from redis_kvpoll.errors import EvictionWarning, KVPollError, StoreClosedError, StoreUnavailableError
 from redis_kvpoll.lanes import Flight
 from redis_kvpoll.steps import Board, Flow, Rider
 from redis_kvpoll.trip import Trip, Undelivered
@@ -109,6 +109,11 @@ class Delivery:
 
     def fly(self, flight: Flight, met: Exception | None = None) -> Flow[None]:
         """Carry a flight's call to its reply, and tell its riders; ``met`` as in Trip.carry."""
+        now = time.monotonic()
+        if met is None and flight.give_up_at <= now:
+            what = f"no answer within {self.deadline:g} s (not sent: it stood in line all the while)"
+            flight.fail(Undelivered(StoreUnavailableError, what), now)
+            return
         call, marks = flight.call, self.marks()
         trip = Trip(self, call.shape.repeatable, flight.give_up_at)
         try:

@@ -1,7 +1,11 @@
 """Drives flows for blocking code. Threads share flights: whoever leads a lane sends for all that wait in it.
 
-A thread that comes to a free lane flies at once, and pays two short locks for it. One that comes while another flies
-waits in line; at that flight's end the first in line flies next and takes along who waits with it.
+A thread that comes to a free lane flies at once, and pays one short lock for it. One that comes while another flies
+waits in line; at that flight's end one of those in line flies next and takes along who waits with it.
+
+An interrupt (Ctrl-C, a time limit set by a signal) may come between any two steps of a thread, and nobody else must
+pay for it. So what a thread has begun in a lane is ended in a ``finally`` that may begin again, and nobody waits
+much longer than his deadline for another thread, whatever has become of that.
 """
 
 from __future__ import annotations
@@ -10,22 +14,40 @@ import os
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterable
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
+from threading import get_ident
 from typing import Any, TypeVar
 from weakref import WeakSet
 
 from redis.exceptions import RedisError
 
-from redis_kvpoll.clients.routes import Pending, Route
+from redis_kvpoll.clients.routes import Route
 from redis_kvpoll.commands import Call, Command
 from redis_kvpoll.delivery import Delivery
+from redis_kvpoll.errors import OutcomeUnknownError, StoreUnavailableError
 from redis_kvpoll.faults import NotSent
-from redis_kvpoll.lanes import Lane
-from redis_kvpoll.steps import Board, Flow, Pause, Rider, Send, Step
+from redis_kvpoll.formation import Formation
+from redis_kvpoll.lanes import Flight, Lane
+from redis_kvpoll.steps import Board, Flow, Rider, Send
+from redis_kvpoll.trip import Undelivered
 
 T = TypeVar("T")
 V = TypeVar("V")
+
+OVERDUE = 1.0
+"""Seconds after its deadline that a caller still waits for who flies it: usually that one knows better."""
+
+
+class Caller:
+    """A thread that waits for its riders."""
+
+    __slots__ = ("bell", "busy")
+
+    def __init__(self) -> None:
+        self.bell: SimpleQueue[None] = SimpleQueue()
+        """Rung for each rider that arrives, or is to lead."""
+        self.busy = False
+        """Whether it flies, and has riders in further lanes, which it cannot lead meanwhile."""
 
 
 class Dispatcher:
@@ -39,8 +61,10 @@ class Dispatcher:
 
     def forget_riders(self) -> None:
         """In the child of a fork: who flew and who waited were threads of the parent."""
-        self._lock = threading.Lock()
+        # Reentrant, for signal handlers and finalizers that use the store.
+        self._lock = threading.RLock()
         self._lanes: defaultdict[str, Lane] = defaultdict(Lane)
+        self._aboard: set[int] = set()
 
     def execute(self, command: Command[V, T]) -> T:
         """Carry a command out. A call alone in its lane is sent at once; only trouble takes a flow."""
@@ -48,21 +72,26 @@ class Dispatcher:
         calls = delivery.calls(command)
         if len(calls) != 1:
             return self.run(delivery.run(command, calls))
-        call, now = calls[0], time.monotonic()
-        with self._lock:
-            lane = self._lanes[call.tag]
-            if lane.is_free:
-                lane.depart_alone()
-                rider = None
-            else:
+        call, now, own = calls[0], time.monotonic(), None
+        try:
+            with self._lock:
+                lane = self._lanes[call.tag]
+                if lane.flight is None and not lane.waiting:
+                    lane.pilot = get_ident()
+                    own = lane.flight = call  # no interrupt comes between the two: what begins here is ended below
+            if own is None:
                 rider = Rider(call, now + delivery.deadline)
-                rider.place = SimpleQueue()
-                lane.board(rider)
-        if rider is None:
-            reply = self._fly_alone(command, call, now)
-        else:
-            self._arrive([rider], rider.place)
-            (reply,) = delivery.arrived(command, [rider])
+                self._carry([rider])
+                (reply,) = delivery.arrived(command, [rider])
+            else:
+                reply = self._fly_alone(command, call, now)
+        finally:
+            if own is not None:
+                # Without the lock: who boards looks at the flight once more after he has.
+                if lane.flight is own:
+                    lane.flight = None
+                if lane.waiting:
+                    self._hand_on(lane)
         return command.finish(command.rooms, command.decode(command.operation, command.rooms, reply))
 
     def _fly_alone(self, command: Command[V, T], call: Call, now: float) -> list[Any]:
@@ -70,16 +99,13 @@ class Dispatcher:
         delivery = self._delivery
         marks = delivery.marks()
         try:
-            try:
-                reply = self._route.take(Send(call.tag, call.words(), None, not call.shape.repeatable))
-            except (NotSent, RedisError, OSError) as error:
-                return self.run(delivery.recover(command, call, now, error))
-            except BaseException:
-                delivery.unsettle()  # interrupted: the connection is gone, as if it had been lost
-                raise
-            return delivery.read(call, marks, reply)
-        finally:
-            self._end(call.tag)
+            reply = self._route.take(Send(call.tag, call.words(), None, not call.shape.repeatable))
+        except (NotSent, RedisError, OSError) as error:
+            return self.run(delivery.recover(command, call, now, error))
+        except BaseException:
+            delivery.unsettle()  # interrupted: the connection is gone, as if it had been lost
+            raise
+        return delivery.read(call, marks, reply)
 
     def run(self, flow: Flow[T]) -> T:
         """Do each step that a flow asks for, until it returns."""
@@ -87,7 +113,7 @@ class Dispatcher:
             step = next(flow)
             while True:
                 try:
-                    result = self._carry(step) if isinstance(step, Board) else self._route.take(step)
+                    result = self._carry(step.riders) if isinstance(step, Board) else self._route.take(step)
                 except (NotSent, RedisError, OSError) as error:
                     step = flow.throw(error)
                 except BaseException:
@@ -100,49 +126,84 @@ class Dispatcher:
             value: T = end.value
             return value
 
-    def _carry(self, step: Board) -> list[Rider]:
+    def _carry(self, riders: list[Rider]) -> None:
         """Return when all riders have arrived. Each is of another lane."""
-        riders = step.riders
-        bell: SimpleQueue[None] = SimpleQueue()
-        with self._lock:
+        me = get_ident()
+        if me in self._aboard or any(lane.flight and lane.pilot == me for lane in map(self._lane, riders)):
+            # A signal handler or a finalizer, in the midst of a call of this thread, which must not wait for itself.
             for rider in riders:
-                rider.place = bell
-                if self._lane(rider).board(rider):
-                    bell.put(None)
-        self._arrive(riders, bell)
-        return riders
-
-    def _arrive(self, riders: list[Rider], bell: SimpleQueue[None]) -> None:
-        """Wait, and see to the flights that this thread is told to lead, until all riders have arrived."""
+                self.run(self._delivery.fly(Flight([rider])))
+            return
+        caller = Caller()
         try:
-            while not all([rider.arrived for rider in riders]):  # noqa: C419 - a list is faster, and most have one
-                bell.get()  # rung for each that arrives, or is to lead
-                led = [rider for rider in riders if rider.leads]
-                if led:
-                    self._fly(led)
+            self._aboard.add(me)
+            with self._lock:
+                for rider in riders:
+                    rider.place = caller
+                    lane = self._lane(rider)
+                    lane.board(rider)
+                    if lane.leader is None:
+                        _ring(lane.lead())
+            self._arrive(riders, caller)
         except BaseException:
             self._leave(riders)
             raise
+        finally:
+            self._aboard.discard(me)
+
+    def _arrive(self, riders: list[Rider], caller: Caller) -> None:
+        """Wait, and see to the flights that this thread is told to lead, until all riders have arrived."""
+        until = max([rider.give_up_at for rider in riders]) + OVERDUE
+        while not all([rider.arrived for rider in riders]):  # noqa: C419 - a list is faster, and most have one
+            try:
+                caller.bell.get(timeout=max(0.0, until - time.monotonic()))
+            except Empty:
+                self._despair(riders)
+                return
+            self._fly(riders, caller)
 
     def _lane(self, rider: Rider) -> Lane:
         return self._lanes[rider.call.tag]
 
-    def _fly(self, led: list[Rider]) -> None:
+    def _fly(self, riders: list[Rider], caller: Caller) -> None:
         """The next flights of the lanes that these riders lead, all at once."""
+        flights: list[tuple[Lane, Flight]] = []
         with self._lock:
-            flights = {rider.call.tag: self._lanes[rider.call.tag].depart() for rider in led}
-        flows = {tag: self._delivery.fly(flight) for tag, flight in flights.items()}
-        if len(flows) == 1:
-            ((tag, flow),) = flows.items()
-            self.run(flow)
-            self._end(tag)
-        else:
-            Formation(self._route, flows).fly(self._end)
+            for rider in riders:
+                lane = self._lane(rider)
+                if lane.leader is rider:
+                    caller.busy = len(riders) > 1
+                    lane.pilot = get_ident()
+                    flights.append((lane, lane.depart()))
+        if len(flights) == 1:
+            ((lane, flight),) = flights
+            self.run(self._delivery.fly(flight))
+            self._end(lane, flight)
+        elif flights:
+            flows = [self._delivery.fly(flight) for _, flight in flights]
+            Formation(self._route, flows, self._delivery.deadline, lambda number: self._end(*flights[number])).fly()
+        if caller.busy:
+            caller.busy = False
+            for rider in riders:
+                if not rider.arrived:
+                    self._hand_on(self._lane(rider))
 
-    def _end(self, tag: str) -> None:
+    def _end(self, lane: Lane, flight: Flight) -> None:
         with self._lock:
-            told = self._lanes[tag].end()
-        _tell(told)
+            told = lane.end(flight)
+        for rider in told:
+            rider.place.bell.put(None)
+        self._hand_on(lane)
+
+    def _hand_on(self, lane: Lane) -> None:
+        """Tell who leads to fly, if nobody does."""
+        try:
+            with self._lock:
+                leader = lane.lead()
+            _ring(leader)
+        except BaseException:
+            self._hand_on(lane)
+            raise
 
     def _leave(self, riders: list[Rider]) -> None:
         """This thread was interrupted: others must not wait for it."""
@@ -151,73 +212,38 @@ class Dispatcher:
         with self._lock:
             for rider in riders:
                 lane = self._lane(rider)
-                if rider in lane.waiting:
-                    told += lane.leave(rider)
-                elif lane.flight and lane.flight.riders[:1] == [rider]:  # who leads is the first
-                    lane.interrupt()
-                    lane.flight.riders.remove(rider)
-                    told += lane.end()
-        _tell(told)
+                lane.leave(rider)
+                if lane.flight and lane.pilot == get_ident():
+                    told += lane.abandon(lane.flight)
+                _ring(lane.lead())
+        for rider in told:
+            rider.place.bell.put(None)
+
+    def _despair(self, riders: list[Rider]) -> None:
+        """Nothing has been heard for too long: who flies hangs, or was interrupted where no care could be taken."""
+        told: list[Rider] = []
+        with self._lock:
+            for rider in riders:
+                lane = self._lane(rider)
+                if rider.arrived:
+                    continue
+                stands = rider in lane.waiting
+                kind = StoreUnavailableError if stands or rider.call.shape.repeatable else OutcomeUnknownError
+                rider.failure = Undelivered(kind, f"no answer within {self._delivery.deadline:g} s: another thread hangs")
+                flight = lane.flight
+                if flight and (flight is rider.behind or (isinstance(flight, Flight) and rider in flight.riders)):
+                    told += lane.abandon(flight)
+                if not lane.flight:
+                    lane.leader = None  # has not come in all this time
+                lane.leave(rider)
+                _ring(lane.lead())
+        for rider in told:
+            rider.place.bell.put(None)
 
 
-class Formation:
-    """Flights that go at once: all is sent before the first reply is waited for."""
-
-    def __init__(self, route: Route, flows: dict[str, Flow[None]]) -> None:
-        self._route = route
-        self._flows = flows
-        self._steps: dict[str, Step] = {}
-
-    def fly(self, ended: Any) -> None:
-        """``ended`` is called with the tag of each flight when it is over."""
-        for tag, flow in self._flows.items():
-            self._steps[tag] = next(flow)
-        while self._steps:
-            for tag, answer in self._answers().items():
-                flow = self._flows[tag]
-                try:
-                    self._steps[tag] = flow.throw(answer) if isinstance(answer, BaseException) else flow.send(answer)
-                except StopIteration:
-                    del self._steps[tag]
-                    ended(tag)
-
-    def _answers(self) -> dict[str, Any]:
-        """Do the steps that can be done now: sends first; pauses only when nothing else is left to do."""
-        answers: dict[str, Any] = {}
-        pending: dict[str, Pending] = {}
-        try:
-            for tag, step in self._steps.items():
-                if isinstance(step, Send):
-                    try:
-                        pending[tag] = self._route.begin(step)
-                    except (NotSent, RedisError, OSError) as error:
-                        answers[tag] = error
-                elif not isinstance(step, Pause):
-                    answers[tag] = self._route.take(step)
-            while pending:
-                tag = next(iter(pending))
-                try:
-                    answers[tag] = self._route.finish(*pending.pop(tag))
-                except (NotSent, RedisError, OSError) as error:
-                    answers[tag] = error
-        finally:
-            for sent in pending.values():
-                self._route.give_up(*sent)
-        return answers or self._pause()
-
-    def _pause(self) -> dict[str, Any]:
-        """Nothing but pauses is left: sleep through the shortest."""
-        pauses = {tag: step for tag, step in self._steps.items() if isinstance(step, Pause)}
-        shortest = min(step.seconds for step in pauses.values())
-        time.sleep(shortest)
-        for step in pauses.values():
-            step.seconds -= shortest
-        return {tag: None for tag, step in pauses.items() if step.seconds <= 0}
-
-
-def _tell(riders: Iterable[Rider]) -> None:
-    for rider in riders:
-        rider.place.put(None)
+def _ring(leader: Rider | None) -> None:
+    if leader is not None:
+        leader.place.bell.put(None)
 
 
 _ALL: WeakSet[Dispatcher] = WeakSet()

@@ -9,11 +9,12 @@ in which it was asked, whatever a flight goes through on its way.
 from __future__ import annotations
 
 from collections import deque
+from itertools import islice
 from typing import Any
 
 from redis_kvpoll.commands import Call
 from redis_kvpoll.commands.shape import MAX_BATCH
-from redis_kvpoll.errors import KVPollError, OutcomeUnknownError, StoreUnavailableError
+from redis_kvpoll.errors import OutcomeUnknownError, StoreUnavailableError
 from redis_kvpoll.steps import Rider
 from redis_kvpoll.trip import Undelivered
 
@@ -46,7 +47,7 @@ class Flight:
             end = at + width * len(rider.call.rooms)
             rider.reply, at = reply[at:end], end
 
-    def fail(self, failure: Undelivered | KVPollError, now: float) -> None:
+    def fail(self, failure: Exception, now: float) -> None:
         """Tell the riders; where only time was short, not those who came later and have some left."""
         short_of_time = isinstance(failure, Undelivered) and failure.kind is StoreUnavailableError
         for rider in self.riders:
@@ -54,80 +55,109 @@ class Flight:
                 rider.failure = failure
 
 
-_ALONE = Flight([])
-
-
 class Lane:
     """One shard: the flight that is under way, and who waits for the next.
 
-    Who comes to a free lane leads: it sees to the first flight. At a flight's end the first in line leads.
+    Who leads sees to the next flight. The one at the head of the line is always a caller who still waits.
     """
 
-    __slots__ = ("flight", "waiting")
+    __slots__ = ("flight", "leader", "pilot", "waiting")
 
     def __init__(self) -> None:
         self.waiting: deque[Rider] = deque()
-        self.flight: Flight | None = None
+        self.flight: Flight | Call | None = None
+        """A Call is its caller's own: he looks to its reply himself."""
+        self.leader: Rider | None = None
+        self.pilot: Any = None
+        """Who flies, as the driver knows them."""
 
     @property
     def is_free(self) -> bool:
         """Whether nobody flies and nobody waits to."""
         return self.flight is None and not self.waiting
 
-    def depart_alone(self) -> None:
-        """A caller flies for itself, and looks to its reply itself; whoever waited was only that caller."""
-        self.waiting.clear()
-        self.flight = _ALONE
-
-    def board(self, rider: Rider) -> bool:
-        """Stand in line. Whether this caller leads."""
-        rider.leads = self.is_free
+    def board(self, rider: Rider) -> None:
+        """Stand in line."""
+        rider.behind = self.flight
         self.waiting.append(rider)
-        return rider.leads
+
+    def lead(self) -> Rider | None:
+        """Who is to see to the next flight: the first in line who is not busy with another lane's.
+
+        None while one is under way. A lane whose waiting callers are all busy is led by the first to be free.
+        """
+        if self.flight is not None:
+            return None
+        if self.leader is None:
+            self.leader = next((rider for rider in self.waiting if not rider.arrived and not rider.place.busy), None)
+        return self.leader
 
     def depart(self) -> Flight:
         """The next flight: the first in line, and all behind that may go along without passing one of their rooms."""
-        first = self.waiting.popleft()
-        first.leads = False
-        riders = [first]
+        first = self.waiting[0]
+        riders, left = [first], deque[Rider]()
         seats = MAX_BATCH - len(first.call.rooms)
-        if self.waiting and seats > 0:
-            left: deque[Rider] = deque()
-            passed: set[int] = set()
-            for rider in self.waiting:
-                rooms = rider.call.rooms
-                if len(rooms) <= seats and rider.call.is_like(first.call) and passed.isdisjoint(rooms):
-                    riders.append(rider)
-                    seats -= len(rooms)
-                else:
-                    left.append(rider)
-                    passed.update(rooms)
-            self.waiting = left
-        self.flight = Flight(riders)
-        return self.flight
+        passed: set[int] = set()
+        seen = 1
+        for rider in islice(self.waiting, 1, None):
+            if seats <= 0:
+                break
+            seen += 1
+            rooms = rider.call.rooms
+            if rider.arrived:
+                pass  # its caller has left
+            elif len(rooms) <= seats and rider.call.is_like(first.call) and passed.isdisjoint(rooms):
+                riders.append(rider)
+                seats -= len(rooms)
+            else:
+                left.append(rider)
+                passed.update(rooms)
+        left.extend(islice(self.waiting, seen, None))
+        for rider in riders:
+            rider.behind = None
+        flight = Flight(riders)
+        # Only now, and with nothing between: who is interrupted here loses nobody.
+        self.leader, self.flight, self.waiting = None, flight, left
+        self._close_up()
+        return flight
 
-    def end(self) -> list[Rider]:
-        """The flight is over: who has not arrived goes back to the head of the line. Whom to tell of it."""
-        riders = self.flight.riders if self.flight else []
-        self.flight = None
-        told = [rider for rider in riders if rider.arrived]
-        if len(told) < len(riders):
-            self.waiting.extendleft(rider for rider in reversed(riders) if not rider.arrived)
-        if self.waiting:
-            self.waiting[0].leads = True
-            told.append(self.waiting[0])
-        return told
+    def end(self, flight: Flight) -> list[Rider]:
+        """A flight is over: who has not arrived goes back to the head of the line. Those who have, to be told of it.
 
-    def leave(self, rider: Rider) -> list[Rider]:
-        """A caller gives up its place in line. Whom to tell of it."""
-        self.waiting.remove(rider)
-        if not (rider.leads and self.waiting):
+        May be repeated: whoever is interrupted here must be able to begin again.
+        """
+        if self.flight is flight:
+            back = [rider for rider in flight.riders if not rider.arrived]
+            # An interrupt cannot come between these two.
+            self.waiting, self.flight = deque([*back, *self.waiting]) if back else self.waiting, None
+            self._close_up()
+        return [rider for rider in flight.riders if rider.arrived]
+
+    def leave(self, rider: Rider) -> None:
+        """A caller gives up. What he was on its way with goes on, but does not begin again."""
+        rider.behind = None
+        if not rider.arrived:
+            rider.failure = _LEFT
+        if self.leader is rider:
+            self.leader = None
+        self._close_up()
+
+    def abandon(self, flight: Flight | Call) -> list[Rider]:
+        """Whoever flew has gone: its riders try again, or learn that the outcome is unknown. Those, to be told."""
+        if self.flight is not flight:
             return []
-        self.waiting[0].leads = True
-        return [self.waiting[0]]
-
-    def interrupt(self) -> None:
-        """Whoever flew has gone: its riders try again, or learn that the outcome is unknown."""
-        if self.flight and not self.flight.riders[0].call.shape.repeatable:
+        if not isinstance(flight, Flight):
+            self.flight = None
+            return []
+        if not flight.riders[0].call.shape.repeatable:
             what = "sent, but who sent it was interrupted: it may have happened or not; look before doing it again"
-            self.flight.fail(Undelivered(OutcomeUnknownError, what), now=0.0)
+            flight.fail(Undelivered(OutcomeUnknownError, what), now=0.0)
+        return self.end(flight)
+
+    def _close_up(self) -> None:
+        """Who has left need not be looked for until his place is the first."""
+        while self.waiting and self.waiting[0].arrived:
+            self.waiting.popleft()
+
+
+_LEFT = Undelivered(StoreUnavailableError, "its caller has left")

@@ -52,15 +52,15 @@ class Reroute:
 class Rider:
     """One caller's call on its way. It has arrived when it has a reply or a failure."""
 
-    __slots__ = ("call", "failure", "give_up_at", "leads", "place", "reply")
+    __slots__ = ("behind", "call", "failure", "give_up_at", "place", "reply")
 
     def __init__(self, call: Call, give_up_at: float) -> None:
         self.call = call
         self.give_up_at = give_up_at
         self.reply: list[Any] | None = None
         self.failure: Exception | None = None
-        self.leads = False
-        """Whether its lane was handed to this caller, who must now see to the next flight."""
+        self.behind: Any = None
+        """The flight that was under way when it came, until its own departs."""
         self.place: Any = None
         """What its caller waits by, as the driver knows how."""
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
+import select
+from socket import socket
 from typing import Any
 
 from redis.connection import AbstractConnection
@@ -27,6 +30,8 @@ class Endpoint:
         self._limit = time_limit(self._options, deadline)
         self._idle: list[Any] = []
         self._closed = False
+        self.doubtful = False
+        """Whether the last try failed: then it may take long to connect."""
         # Sentinel's connection would turn READONLY into a lost connection, and what did not run into what may have.
         sentinel = issubclass(connection_class, SentinelManagedConnection)
         self._read = AbstractConnection.read_response if sentinel else connection_class.read_response
@@ -40,6 +45,7 @@ class Endpoint:
         try:
             connection = self._connection(step.timeout, step.fresh)
         except (RedisError, OSError) as error:
+            self.doubtful = True
             self._drop_idle()
             raise NotSent from error
         try:
@@ -48,7 +54,7 @@ class Endpoint:
                 self._read(connection)
             connection.send_packed_command([pack(words) for words in (step.words, *step.then)])
         except BaseException:
-            self._drop(connection)
+            self.drop(connection)
             raise
         return connection
 
@@ -63,13 +69,14 @@ class Endpoint:
             if isinstance(error, ResponseError) and not isinstance(error, ReadOnlyError) and not step.then:
                 self._give_back(connection)
                 raise
-            self._drop(connection)
+            self.drop(connection)
             raise
         self._give_back(connection)
         return reply
 
-    def _drop(self, connection: Any) -> None:
+    def drop(self, connection: Any) -> None:
         """Close a connection, and the idle ones: what cut it has most likely cut them as well."""
+        self.doubtful = True
         connection.disconnect()
         self._drop_idle()
 
@@ -104,6 +111,7 @@ class Endpoint:
 
     def _give_back(self, connection: Any) -> None:
         """Keep a connection for the next call, unless it was made for a short one."""
+        self.doubtful = False
         if len(self._idle) < MAX_IDLE and connection.socket_timeout == self._limit and not self._closed:
             self._idle.append(connection)
         else:
@@ -114,6 +122,19 @@ class Endpoint:
         connection = self._class(**options)
         connection.connect()
         return connection
+
+
+def readable(connections: list[Any], seconds: float) -> list[Any]:
+    """Wait until there is something to read on one of these connections; on which there is."""
+    sockets = {connection: getattr(connection, "_sock", None) for connection in connections}
+    found = [connection for connection, sock in sockets.items() if not isinstance(sock, socket)]
+    if found:
+        return found  # fakeredis has its replies at once; and one that was closed says so when it is read
+    poll = select.poll()
+    by_number = {sock.fileno(): connection for connection, sock in sockets.items()}
+    for number in by_number:
+        poll.register(number, select.POLLIN)
+    return [by_number[number] for number, _ in poll.poll(math.ceil(seconds * 1000))]
 
 
 def _is_open(connection: Any) -> bool:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeAlias
 
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 
 from redis_kvpoll.clients.base import ToCluster, ToServer
-from redis_kvpoll.clients.connections import Endpoint
+from redis_kvpoll.clients.connections import Endpoint, readable
 from redis_kvpoll.clients.topology import CLUSTER_SLOTS, Topology
 from redis_kvpoll.faults import NotSent
 from redis_kvpoll.steps import Pause, Reroute, Send, Step
@@ -60,7 +60,15 @@ class Route:
 
     def give_up(self, endpoint: Endpoint, connection: Any, step: Send) -> None:
         """Do not wait for the reply to what was sent."""
-        connection.disconnect()
+        endpoint.drop(connection)
+
+    def ready(self, pending: Iterable[Pending], seconds: float) -> list[Any]:
+        """Wait until a reply comes in over one of these connections; over which there is one."""
+        return readable([connection for _, connection, _ in pending], seconds)
+
+    def doubts(self, step: Send) -> bool:
+        """Whether sending this may take long, by what came of the last try."""
+        raise AssertionError("a route leads to a server or to a cluster")
 
 
 class ServerRoute(Route):
@@ -72,6 +80,9 @@ class ServerRoute(Route):
 
     def begin(self, step: Send) -> Pending:
         return self._endpoint, self._endpoint.send(step), step
+
+    def doubts(self, step: Send) -> bool:
+        return self._endpoint.doubtful
 
 
 class ClusterRoute(Route):
@@ -92,6 +103,16 @@ class ClusterRoute(Route):
     def finish(self, endpoint: Endpoint, connection: Any, step: Send) -> Any:
         with self._suspicious():
             return endpoint.receive(connection, step)
+
+    def give_up(self, endpoint: Endpoint, connection: Any, step: Send) -> None:
+        self._nodes.topology.stale = True
+        super().give_up(endpoint, connection, step)
+
+    def doubts(self, step: Send) -> bool:
+        try:
+            return self._nodes.topology.stale or self._nodes.endpoint_for(step).doubtful
+        except NotSent:
+            return True
 
     @contextlib.contextmanager
     def _suspicious(self) -> Iterator[Topology]:
