@@ -150,18 +150,19 @@ class Dispatcher:
         """A pilot for those who wait. He begins in the next turn, whatever kind of tasks the event loop makes."""
         if lane.waiting and not lane.flight and not lane.has_pilot and not lane.loop.is_closed():
             lane.pilot = asyncio.Task(self._fly(lane), loop=lane.loop)
-            lane.pilot.add_done_callback(lambda _: self._fly_on(lane))  # who is cancelled before he begins is replaced
+            # One that is cancelled before it begins is replaced.
+            lane.pilot.add_done_callback(lambda pilot: self._fly_on(lane) if pilot.cancelled() else None)
 
     async def _fly(self, lane: Lane) -> None:
-        while lane.waiting:
+        while lane.waiting and not lane.flight:
             flight = lane.depart()
             try:
                 await self.run(self._delivery.fly(flight))
             except asyncio.CancelledError:
                 # Nobody waits for this flight any more; or everything is being cancelled, but who waits has not been.
-                while self._pilot_of(lane).uncancel():
+                while lane.pilot.uncancel():
                     pass
-                for rider in flight.riders:
+                for rider in (*flight.riders, *lane.waiting):
                     if rider.place.cancelled():
                         lane.leave(rider)
                 told = lane.abandon(flight)
@@ -173,10 +174,6 @@ class Dispatcher:
             for rider in told:
                 if not rider.place.done():
                     rider.place.set_result(None)
-
-    def _pilot_of(self, lane: Lane) -> asyncio.Task[None]:
-        pilot: asyncio.Task[None] = lane.pilot
-        return pilot
 
     def _leave(self, lane: Lane, rider: Rider) -> None:
         """A caller was cancelled. A flight that nobody waits for any more ends."""
