@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping
 from types import TracebackType
 from typing import NoReturn, Self, TypeVar, Unpack, cast, overload
 
@@ -150,7 +150,7 @@ class AsyncStatusStore:
         while (page := await self._dispatcher.run(self._delivery.next_page(scan))) is not None:
             yield page
 
-    def _run(self, command: Command[V, T]) -> Coroutine[None, None, T]:
+    def _run(self, command: Command[V, T]) -> Awaitable[T]:
         return self._dispatcher.execute(command)
 
 
