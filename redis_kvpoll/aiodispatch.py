@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, TypeVar, cast
 
 from redis.exceptions import RedisError
@@ -24,15 +24,14 @@ V = TypeVar("V")
 class Place(asyncio.Future[Any]):
     """Where a caller waits for its rider. Cancelled, it leaves its place in line, or its flight."""
 
-    def __init__(self, dispatcher: Dispatcher, rider: Rider) -> None:
-        super().__init__()
-        self._dispatcher = dispatcher
-        self._rider = rider
+    rider: Rider
+    leave: Callable[[Rider], None]
+    __slots__ = ("leave", "rider")  # set by who makes it: an __init__ would cost more than all the rest of it
 
     def cancel(self, msg: Any | None = None) -> bool:
         if not super().cancel(msg):
             return False
-        self._dispatcher.leave(self._rider)
+        self.leave(self.rider)
         return True
 
 
@@ -60,8 +59,7 @@ class Dispatcher:
         lane = self._lane(call.tag)
         if lane.board(rider) and not self._has_pilot(call.tag):
             return self._lead(lane, rider, command, now)
-        rider.place = Place(self, rider)
-        return cast("Place", rider.place)
+        return self._place(rider)
 
     async def run(self, flow: Flow[T]) -> T:
         """Do each step that a flow asks for, until it returns."""
@@ -91,9 +89,8 @@ class Dispatcher:
             self.leave(rider)
             raise
         if len(lane.waiting) > 1:
-            rider.place = Place(self, rider)
             self._fly_on(rider.call.tag)
-            return cast("T", await rider.place)
+            return cast("T", await self._place(rider))
         lane.depart_alone()
         reply = await self._fly_alone(lane, command, rider.call, now)
         return command.finish(command.rooms, command.decode(command.operation, command.rooms, reply))
@@ -118,8 +115,9 @@ class Dispatcher:
     async def _carry(self, riders: list[Rider]) -> None:
         """Return when all riders have arrived. Each is of another lane."""
         for rider in riders:
-            rider.place = Place(self, rider)
-            if self._lane(rider.call.tag).board(rider):
+            lane = self._lane(rider.call.tag)
+            self._place(rider)
+            if lane.board(rider):
                 self._fly_on(rider.call.tag)
         try:
             for rider in riders:
@@ -128,6 +126,11 @@ class Dispatcher:
             for rider in riders:
                 rider.place.cancel()
             raise
+
+    def _place(self, rider: Rider) -> Place:
+        rider.place = place = Place(loop=self._loop)
+        place.rider, place.leave = rider, self.leave
+        return place
 
     def _lane(self, tag: str) -> Lane:
         loop = asyncio.get_running_loop()
