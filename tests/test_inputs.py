@@ -81,6 +81,7 @@ NO_SECONDS = [
 NO_NAMESPACE = ["", " ", "a b", "a/b", "{a}", "a:b", "a*", "a\n", "ä", "a" * 65, None, 1, True, b"a", ["a"], "\x1b"]
 NO_CHOICE = ["", "Strict", "STRICT", "compat ", b"strict", 1, True, 0, [], {}, "\x1b[31m", Hostile()]
 NO_SHARDS = [0, -1, 1025, HUGE, True, False, 1.0, "1", math.nan, [], Hostile()]
+NO_FEED = [-1, 10_000_001, HUGE, True, False, 1.0, "1", "", math.nan, [], Index(-1), Hostile()]
 
 # Each public method with one argument to be spoiled: (name, how it is called, bad values, their name)
 BY_ROOM = [
@@ -115,6 +116,7 @@ OPTIONS = [
     ("policy", NO_CHOICE, "policy"),
     ("mode", [*NO_CHOICE, "strict"], "mode"),
     ("shards", NO_SHARDS, "shards"),
+    ("feed", NO_FEED, "feed"),
 ]
 
 
@@ -165,6 +167,7 @@ class TestOptions:
             "ttl": (0.001, 1, 1e9, 10**9),
             "namespace": ("a", "A-z_0.9", "a" * 64, "..", "-"),
             "shards": (1, 1024, Index(3), None),
+            "feed": (0, 1, 10_000_000, Index(3), None),
             "policy": ("compat", "strict", None),
             "mode": ("none", "prefill", "decode", None),
         }.items():
@@ -261,7 +264,10 @@ def test_junk_is_refused_or_understood(client, make_store, name, first, second):
 
 @given(
     st.fixed_dictionaries(
-        {}, optional=dict.fromkeys(("namespace", "ttl", "terminal_ttl", "deadline", "policy", "mode", "shards"), junk)
+        {},
+        optional=dict.fromkeys(
+            ("namespace", "ttl", "terminal_ttl", "deadline", "policy", "mode", "shards", "feed"), junk
+        ),
     )
 )
 @examples(100)
