@@ -8,10 +8,10 @@ import warnings
 from typing import Any, TypedDict, TypeVar
 
 from redis_kvpoll.checks import Mode, Policy
-from redis_kvpoll.commands import Agreement, Command, Layout, Scan, Settings
+from redis_kvpoll.commands import Agreement, Command, Layout, Reading, Scan, Settings
 from redis_kvpoll.commands.settings import NAMES, RENEW_SECONDS
-from redis_kvpoll.errors import EvictionWarning, ServerRefusedError, StoreClosedError
-from redis_kvpoll.steps import Flow
+from redis_kvpoll.errors import EvictionWarning, FeedOffError, ServerRefusedError, StoreClosedError
+from redis_kvpoll.steps import Flow, Pause
 from redis_kvpoll.trip import Trip
 
 T = TypeVar("T")
@@ -92,6 +92,21 @@ class Delivery:
             return None
         reply = yield from trip.ask(*request)
         return scan.page(reply, self.map_version)
+
+    def read_on(self, operation: str, reading: Reading) -> Flow[bool]:
+        """The next step of a walk over the feed; False after the last."""
+        if reading.pause:
+            yield Pause(reading.pause)
+        self._check_open(operation)
+        trip = Trip(self, operation, [], repeatable=True)
+        layout = self._agreed or (yield from self._agree(trip))
+        if layout.feed_length == "0":
+            raise FeedOffError(self.namespace)
+        request = reading.request(layout)
+        if request is None:
+            return False
+        reading.take((yield from trip.ask(*request)))
+        return True
 
     def settings(self) -> Flow[Settings | None]:
         """The settings of the namespace, without writing them; None when nobody uses it."""

@@ -14,6 +14,7 @@ from redis_kvpoll import KVPoll, Outcome, commands, keys, scripts
 from redis_kvpoll.commands import Agreement, Command, Layout
 from redis_kvpoll.commands import settings as settings_module
 from redis_kvpoll.commands.shape import POLL, SHAPES, SNAPSHOT, Shape
+from tests.feeds import entries
 
 NAMES = sorted(scripts.names())
 SHARED = sorted(file.name.removesuffix(".lua") for file in (scripts.folder() / "shared").iterdir())
@@ -168,14 +169,14 @@ class TestCalls:
     def test_what_is_appended_is_what_the_head_says(self, client, name):
         appended = []
         for command in over_all_fills(client, name):
-            before = len(entries(client))
+            before = len(entries(client, "ns"))
             last = send(client, command, table())[0]
-            after = entries(client)
+            after = entries(client, "ns")
             appended += [fields for _, fields in after[before:]]
             if command.shape.feed and len(after) > before:
-                assert last == after[-1][0]
+                assert last == after[-1][0].decode()
             elif command.shape.feed:
-                assert last is None or (name, last) == ("snapshot", after[-1][0])
+                assert last is None or (name, last) == ("snapshot", after[-1][0].decode())
         found = list(dict.fromkeys(word for fields in appended for word in feed_words(fields)))
         said = head(name)[1]["FEED"]
         assert found == ([] if said == "nothing" else [word.strip() for word in said.split(",")])
@@ -244,20 +245,10 @@ def send(client, command, table):
     return client.eval(call.shape.script.source, *call.words()[2:])
 
 
-def entries(client):
-    """[(id, names and values in turn)] of the feed."""
-    # Not by xrange(), which would make a dict of the fields: they have an order, and a name may come twice.
-    reply = client.connection_pool.get_connection()
-    try:
-        reply.send_command("XRANGE", keys.feed("ns"), "-", "+")
-        return reply.read_response()
-    finally:
-        client.connection_pool.release(reply)
-
-
 def feed_words(fields):
     """What a head calls the names and values of an entry."""
-    for name, value in zip(fields[::2], fields[1::2], strict=True):
+    text = [word.decode() for word in fields]
+    for name, value in zip(text[::2], text[1::2], strict=True):
         if name.isdigit():
             assert value == "absent" or value in KVPoll.__members__
             yield "absent" if value == "absent" else "status"
