@@ -1,9 +1,11 @@
 """Random sequences of operations, side by side on the oracle and on the store: every answer, and the whole table.
 
 After every single operation the keys on the server are read as redis-cli would read them, and must be the oracle's:
-which keys there are, their fields, their TTLs. And the feed must tell the same table. On fakeredis the clock is moved, TTLs and the scripts' TIME with it.
-A real server's clock stands above us, so there time passes by bringing every key's expiry nearer, and times are
-compared in steps so large that no test is slow enough to miss one.
+which keys there are, their fields, their TTLs. And the feed, read on from where it stood, must tell the same table.
+
+On fakeredis the clock is moved, TTLs and the scripts' TIME with it. A real server's clock stands above us, so there
+time passes by bringing every key's expiry nearer, and times are compared in steps so large that no test is slow enough
+to miss one.
 """
 
 from __future__ import annotations
