@@ -194,6 +194,8 @@ class TestCalls:
     @pytest.mark.parametrize("name", sorted(OPERATIONS.keys() - {"snapshot"}))  # mirrors need a feed
     def test_without_a_feed_nothing_is_appended(self, client, name):
         for command in over_all_fills(client, name, feed="0"):
+            (call,) = command.calls(table(feed="0"))
+            assert {*call.first_keys} <= {*call.keys}, "a cluster waits with several keys where it goes on with one"
             send(client, command, table(feed="0"))
         assert not client.exists(keys.feed("ns"))
 

@@ -66,7 +66,14 @@ class Shape:
             by_kind = [_KEYS[name](tag, rooms) for name in key_names]
             key_list = [key for of_room in zip(*by_kind, strict=True) for key in of_room]
         once = [getattr(layout, name) for name in self.once]
-        return Call(self, tag, [keys.feed(tag)] if self.feed else [], once, rooms, key_list, items, positions)
+        return Call(self, tag, self._feed_key(layout, tag, key_list), once, rooms, key_list, items, positions)
+
+    def _feed_key(self, layout: Layout, tag: str, key_list: list[str]) -> list[str]:
+        if not self.feed:
+            return []
+        # Without a feed, a key of the call's own keeps its place: a call with one key goes on while a cluster moves its
+        # slot, one with several waits for the end of the move.
+        return key_list[:1] if layout.feed_length == "0" else [keys.feed(tag)]
 
 
 class Call(NamedTuple):
