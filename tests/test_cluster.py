@@ -77,6 +77,12 @@ def store(world, cluster):
     return world.open(cluster.url, namespace="prod", shards=SHARDS, deadline=60.0)
 
 
+@pytest.fixture
+def feedless(world, cluster):
+    """A store whose calls on one room have one key."""
+    return world.open(cluster.url, namespace="prod", shards=SHARDS, feed=0, deadline=60.0)
+
+
 class TestSpread:
     def test_the_rooms_are_on_all_nodes(self, store, cluster):
         updates = store.update_many(dict.fromkeys(ROOMS, KVPoll.Bootstrapping))
@@ -162,7 +168,8 @@ class TestMovingSlots:
         assert steps[:3] == ["Send", "Reroute", "Send"]
         assert (steps.count("Reroute"), steps[-1]) == (1, "Send")
 
-    def test_while_it_moves(self, store, cluster):
+    def test_without_a_feed_single_rooms_go_on_while_it_moves(self, feedless, cluster):
+        store = feedless
         old, new, *_ = HERE
         store.update_status(old, 1)
         source = cluster.owner(TAG)
@@ -173,13 +180,72 @@ class TestMovingSlots:
             assert store.get(new) is KVPoll.Bootstrapping
             store.set_decode_prefix_len(new, 7)
             assert store.pop_decode_prefix_len(new) == 7
+            assert store.record_failure(new, "why") is True
+            assert store.abort(new).outcome is Outcome.FAILED
             assert source.exists(f"kvpoll:{{{TAG}}}:room:{old}")
             assert target.execute_command("CLUSTER", "COUNTKEYSINSLOT", key_slot(TAG.encode())) == 1
         finally:
             cluster.finish_moving(TAG)
-        assert store.poll([old, new]) == [KVPoll.WaitingForInput, KVPoll.Bootstrapping]
+        assert store.poll([old, new]) == [KVPoll.WaitingForInput, KVPoll.Failed]
 
-    def test_a_batch_that_the_move_splits_waits_for_its_end(self, store, cluster, monkeypatch):
+    def test_what_reads_goes_on_while_it_moves(self, store, cluster):
+        old, new, *_ = HERE
+        store.update_status(old, 1)
+        cluster.start_moving(TAG)
+        try:
+            assert [store.get(room) for room in (old, new)] == [KVPoll.Bootstrapping, None]
+            cluster.move_key(f"kvpoll:{{{TAG}}}:feed")
+            assert [change.status for change in store.history(old)] == [
+                KVPoll.Bootstrapping
+            ]  # ASK: it is at the target
+            cluster.move_key(f"kvpoll:{{{TAG}}}:room:{old}")
+            assert [store.get(room) for room in (old, new)] == [KVPoll.Bootstrapping, None]
+        finally:
+            cluster.finish_moving(TAG)
+
+    @pytest.mark.parametrize("moved", ["room", "feed"])
+    @pytest.mark.parametrize(
+        ("change", "answer"),
+        [
+            (lambda store, room: store.update_status(room, 2), (Outcome.ADVANCED, KVPoll.WaitingForInput)),
+            (lambda store, room: store.abort(room, "why"), (Outcome.FAILED, KVPoll.Failed)),
+            (lambda store, room: store.record_failure(room, "why"), True),
+            (lambda store, room: store.touch([room]), 1),
+            (lambda store, room: store.clear(room), KVPoll.Bootstrapping),
+        ],
+        ids=["update", "abort", "record_failure", "touch", "clear"],
+    )
+    def test_what_changes_a_room_waits_until_its_feed_is_where_the_room_is(
+        self, store, cluster, monkeypatch, change, answer, moved
+    ):
+        room = HERE[0]
+        store.update_status(room, 1)
+        cluster.start_moving(TAG)
+        cluster.move_key(f"kvpoll:{{{TAG}}}:{'feed' if moved == 'feed' else f'room:{room}'}")
+        pauses = real.at_the_second_pause(monkeypatch, lambda: cluster.finish_moving(TAG))  # TRYAGAIN until then
+        assert change(store, room) == answer
+        assert len(pauses) == 2
+        assert len(store.history(room)) == 2, "done once, and in the feed that has moved"
+
+    def test_a_room_that_is_there_with_its_feed_is_changed_before_they_move(self, store, cluster):
+        store.update_status(HERE[0], 1)
+        cluster.start_moving(TAG)
+        try:
+            assert store.update_status(HERE[0], 2).outcome is Outcome.ADVANCED
+        finally:
+            cluster.finish_moving(TAG)
+
+    def test_a_new_room_waits_for_the_end_of_the_move(self, store, cluster, monkeypatch):
+        old, new, *_ = HERE
+        store.update_status(old, 1)
+        cluster.start_moving(TAG)
+        pauses = real.at_the_second_pause(monkeypatch, lambda: cluster.finish_moving(TAG))
+        assert store.update_status(new, 1).outcome is Outcome.CREATED
+        assert len(pauses) == 2
+        assert [change.room for change in [*store.history(old), *store.history(new)]] == [old, new]
+
+    def test_a_batch_that_the_move_splits_waits_for_its_end(self, feedless, cluster, monkeypatch):
+        store = feedless
         old, new, *_ = HERE
         store.update_status(old, 1)
         cluster.start_moving(TAG)
@@ -200,7 +266,7 @@ class TestMovingSlots:
         assert len(pauses) == 2
 
     def test_a_namespace_in_one_slot_moves_with_its_settings(self, world, cluster):
-        store = world.open(cluster.url, namespace="single", deadline=60.0)
+        store = world.open(cluster.url, namespace="single", feed=0, deadline=60.0)
         store.update_status(1, 1)
         cluster.start_moving("single")
         assert store.update_status(2, 1).outcome is Outcome.CREATED
