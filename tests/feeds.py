@@ -1,9 +1,10 @@
-"""The feed of a shard, read as it is, and replayed."""
+"""The feed of a shard, read as it is, and replayed; and a tail, round by round."""
 
 from __future__ import annotations
 
 from redis_kvpoll import KVPoll, keys
 from redis_kvpoll.commands.feed import changes
+from tests.blocking import Blocking
 
 # Not by xrange(), which would make a dict of the fields: they have an order, and a name may come twice.
 _READ = "return redis.call('XRANGE', KEYS[1], ARGV[1], '+')"
@@ -19,6 +20,18 @@ def entries(client, tag="default", after=None):
 def words(client, tag="default"):
     """The names and values of each entry, as text."""
     return [[word.decode() for word in fields] for _, fields in entries(client, tag)]
+
+
+def a_round(store, tail):
+    """What a Tail finds when it looks at all shards once, without waiting before it does."""
+    tail.pause = 0.0
+    if isinstance(store, Blocking):
+        while store._runner.run(store._store._take(store._store._delivery.read_on("tail", tail))):
+            pass
+    else:
+        while store._take(store._delivery.read_on("tail", tail)):
+            pass
+    return tail.news()
 
 
 class Replay:

@@ -139,7 +139,7 @@ class _Shard:
         self.key = keys.feed(tag)
         self.position = START
         self.must_be_there = False
-        """Whether the feed had an entry at this position when it was looked at last."""
+        """Whether the entry at this position was read; if not, one that is there now is new."""
         self.newest_before: str | None = "+"
         """Where to look for the newest entries; None once that is done, and what comes after them is read."""
         self.found = 0
@@ -176,8 +176,7 @@ class Tail:
         if shard.newest_before is not None:
             count = min(max(self._last - shard.found, 1), PAGE) if self._is_first_round else 1
             return shard.tag, ["XREVRANGE", shard.key, shard.newest_before, "-", "COUNT", str(count)]
-        start = shard.position if shard.must_be_there else f"({shard.position}"
-        return shard.tag, ["XRANGE", shard.key, start, "+", "COUNT", str(PAGE)]
+        return shard.tag, ["XRANGE", shard.key, shard.position, "+", "COUNT", str(PAGE)]
 
     def take(self, reply: list[Any]) -> None:
         assert self._shards is not None  # noqa: S101 - there is no reply before the first request
