@@ -17,7 +17,6 @@ from redis_kvpoll import (
     StoreUnavailableError,
 )
 from redis_kvpoll.commands import Tail
-from redis_kvpoll.commands.feed import PAGE
 from tests import real
 from tests.feeds import a_round
 
@@ -56,8 +55,9 @@ class TestTheTailInRounds:
         store.update_status(1, 1)
         assert short(a_round(store, tail)) == [(1, KVPoll.Bootstrapping)]
 
-    def test_more_than_a_page(self, store):
-        rooms = range(20 * PAGE)
+    def test_more_than_a_page(self, store, monkeypatch):
+        monkeypatch.setattr("redis_kvpoll.commands.feed.PAGE", 10)
+        rooms = range(16 * 25)
         store.update_many(dict.fromkeys(rooms, 1))
         tail = Tail(10**9)
         assert [change.room for change in a_round(store, tail)] == list(rooms)
