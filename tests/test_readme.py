@@ -79,7 +79,7 @@ def test_kvpoll_commands_run(line, server, monkeypatch):
 
 
 def test_redis_cli_shows_what_it_shows(server):
-    [transcript] = [text for kind, text in BLOCKS if kind == "redis-cli"]
+    transcript = "".join(text for kind, text in BLOCKS if kind == "redis-cli")
     client = server.client(decode_responses=True)
     for command, shown in re.findall(r"^> (.+)\n((?:[^>].*\n)+)", transcript, re.MULTILINE):
         answer = client.execute_command(*shlex.split(command))
