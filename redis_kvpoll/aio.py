@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
 from types import TracebackType
 from typing import NoReturn, Self, TypeVar, Unpack, cast, overload
 
 import redis.asyncio as redis
-from redis.exceptions import RedisError
 
 from redis_kvpoll import checks, commands
+from redis_kvpoll.aiodispatch import Dispatcher
 from redis_kvpoll.checks import Mode, Policy
 from redis_kvpoll.clients import aioopening
 from redis_kvpoll.commands import Agreement, Change, Command, FeedGap, History, Scan, Settings, Tail
 from redis_kvpoll.commands.rooms import DEFAULT_ABORT_REASON, wanted
 from redis_kvpoll.delivery import DEFAULT_DEADLINE, DEFAULT_TERMINAL_TTL, DEFAULT_TTL, Delivery, StoreOptions
-from redis_kvpoll.faults import NotSent
 from redis_kvpoll.status import Entry, KVPoll, Update
-from redis_kvpoll.steps import Flow
 from redis_kvpoll.store import StatusStore
 
 T = TypeVar("T")
@@ -53,6 +51,7 @@ class AsyncStatusStore:
             deadline=checks.seconds(deadline, "deadline"),
         )
         self._route = aioopening.route_for(client, deadline)
+        self._dispatcher = Dispatcher(self._delivery, self._route)
 
     @classmethod
     def from_url(cls, url: str, **options: Unpack[StoreOptions]) -> Self:
@@ -122,7 +121,7 @@ class AsyncStatusStore:
 
     async def history(self, room: int) -> list[Change]:
         history = History(room)
-        while await self._take(self._delivery.read_on("history", history)):
+        while await self._dispatcher.run(self._delivery.read_on("history", history)):
             pass
         return history.changes()
 
@@ -130,7 +129,7 @@ class AsyncStatusStore:
         return self._tail(Tail(last))
 
     async def settings(self) -> Settings | None:
-        return await self._take(self._delivery.settings())
+        return await self._dispatcher.run(self._delivery.settings())
 
     async def aclose(self) -> None:
         """Close the store's connections; with from_url, all that it opened. May be repeated."""
@@ -157,37 +156,18 @@ class AsyncStatusStore:
 
     async def _pages(self) -> AsyncIterator[list[int]]:
         scan = Scan(self._route.clustered)
-        while (page := await self._take(self._delivery.next_page(scan))) is not None:
+        while (page := await self._dispatcher.run(self._delivery.next_page(scan))) is not None:
             yield page
 
     async def _tail(self, tail: Tail) -> AsyncIterator[Change | FeedGap]:
         while True:
-            while await self._take(self._delivery.read_on("tail", tail)):
+            while await self._dispatcher.run(self._delivery.read_on("tail", tail)):
                 pass
             for change in tail.news():
                 yield change
 
-    async def _run(self, command: Command[V, T]) -> T:
-        return await self._take(self._delivery.run(command))
-
-    async def _take(self, flow: Flow[T]) -> T:
-        """Do each step that a flow asks for, until it returns."""
-        try:
-            step = next(flow)
-            while True:
-                try:
-                    result = await self._route.take(step)
-                except (NotSent, RedisError, OSError) as error:
-                    step = flow.throw(error)
-                except BaseException:
-                    # Interrupted or cancelled: the connection is gone, as if it had been lost.
-                    self._delivery.unsettle()
-                    raise
-                else:
-                    step = flow.send(result)
-        except StopIteration as end:
-            value: T = end.value
-            return value
+    def _run(self, command: Command[V, T]) -> Coroutine[None, None, T]:
+        return self._dispatcher.execute(command)
 
 
 def _share_docstrings() -> None:

@@ -7,7 +7,6 @@ from types import TracebackType
 from typing import NoReturn, Self, TypeVar, Unpack, cast, overload
 
 import redis
-from redis.exceptions import RedisError
 
 from redis_kvpoll import checks, commands
 from redis_kvpoll.checks import Mode, Policy
@@ -15,9 +14,8 @@ from redis_kvpoll.clients import opening
 from redis_kvpoll.commands import Agreement, Change, Command, FeedGap, History, Scan, Settings, Tail
 from redis_kvpoll.commands.rooms import DEFAULT_ABORT_REASON, wanted
 from redis_kvpoll.delivery import DEFAULT_DEADLINE, DEFAULT_TERMINAL_TTL, DEFAULT_TTL, Delivery, StoreOptions
-from redis_kvpoll.faults import NotSent
+from redis_kvpoll.dispatch import Dispatcher
 from redis_kvpoll.status import Entry, KVPoll, Update
-from redis_kvpoll.steps import Flow
 
 T = TypeVar("T")
 V = TypeVar("V")
@@ -80,6 +78,7 @@ class StatusStore:
             deadline=checks.seconds(deadline, "deadline"),
         )
         self._route = opening.route_for(client, deadline)
+        self._dispatcher = Dispatcher(self._delivery, self._route)
 
     @classmethod
     def from_url(cls, url: str, **options: Unpack[StoreOptions]) -> Self:
@@ -213,7 +212,7 @@ class StatusStore:
             FeedOffError: the namespace was opened with feed=0.
         """
         history = History(room)
-        while self._take(self._delivery.read_on("history", history)):
+        while self._dispatcher.run(self._delivery.read_on("history", history)):
             pass
         return history.changes()
 
@@ -230,7 +229,7 @@ class StatusStore:
 
     def settings(self) -> Settings | None:
         """The namespace's policy, shards and mode; None when nobody has used it. Writes nothing."""
-        return self._take(self._delivery.settings())
+        return self._dispatcher.run(self._delivery.settings())
 
     # Living and ending
 
@@ -260,33 +259,14 @@ class StatusStore:
 
     def _pages(self) -> Iterator[list[int]]:
         scan = Scan(self._route.clustered)
-        while (page := self._take(self._delivery.next_page(scan))) is not None:
+        while (page := self._dispatcher.run(self._delivery.next_page(scan))) is not None:
             yield page
 
     def _tail(self, tail: Tail) -> Iterator[Change | FeedGap]:
         while True:
-            while self._take(self._delivery.read_on("tail", tail)):
+            while self._dispatcher.run(self._delivery.read_on("tail", tail)):
                 pass
             yield from tail.news()
 
     def _run(self, command: Command[V, T]) -> T:
-        return self._take(self._delivery.run(command))
-
-    def _take(self, flow: Flow[T]) -> T:
-        """Do each step that a flow asks for, until it returns."""
-        try:
-            step = next(flow)
-            while True:
-                try:
-                    result = self._route.take(step)
-                except (NotSent, RedisError, OSError) as error:
-                    step = flow.throw(error)
-                except BaseException:
-                    # Interrupted or cancelled: the connection is gone, as if it had been lost.
-                    self._delivery.unsettle()
-                    raise
-                else:
-                    step = flow.send(result)
-        except StopIteration as end:
-            value: T = end.value
-            return value
+        return self._dispatcher.execute(command)

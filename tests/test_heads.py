@@ -86,7 +86,7 @@ class TestHeads:
         assert tuple(labelled) == expected, "KEYS, ARGV, REPLY, FEED and perhaps CODES and USES, in this order"
         assert re.match(r"[A-Z][^.]+\.", prose), "a head begins with what the script does"
         assert ("_ms" in " ".join(labelled.values())) == ("imes are milliseconds" in prose), "units are named"
-        assert text_of(name).count("\n") <= 60
+        assert text_of(name).count("\n") <= 64
 
     @pytest.mark.parametrize("name", SHARED)
     def test_the_form_of_what_is_shared(self, name):
@@ -96,12 +96,16 @@ class TestHeads:
         assert not labelled, "KEYS and ARGV are said by the scripts that use it"
         assert text_of(f"shared/{name}").count("\n") <= 60
 
-    def test_what_is_shared_is_used_and_goes_before(self):
+    def test_a_feed_has_one_ttl_whoever_begins_it(self):
+        (in_lua,) = re.findall(r"FEED_TTL_MS = '(\d+)'", text_of("shared/feed"))
+        assert table().feed_ttl_ms == in_lua
+
+    def test_what_is_shared_is_used_and_goes_behind(self):
         used = {name: head(name)[1]["USES"] for name in NAMES if "USES" in head(name)[1]}
         assert set(used.values()) == set(SHARED)
         for name in NAMES:
             shared = text_of(f"shared/{used[name]}") if name in used else ""
-            assert scripts.load(name).source == shared + text_of(name)
+            assert scripts.load(name).source == text_of(name) + shared
 
     def test_every_script_is_known_and_every_known_script_is_there(self):
         assert set(NAMES) == {shape.script.name for shape in SHAPES} | {settings_module.SETTINGS.script.name}
@@ -127,8 +131,9 @@ class TestHeads:
         assert words(labelled["KEYS"]) == (["feed"] if shape.feed else [], names)
         assert words(labelled["ARGV"]) == (list(shape.once), list(shape.item))
         assert words(labelled["REPLY"]) == (["feed_id"] if shape.feed else [], list(shape.reply))
-        assert labelled.get("USES") == ("feed" if shape.feed else None)
-        assert (shape.once[:1] == ("feed_length",)) == shape.feed, "ARGV[1] of all that use the feed"
+        appends = shape.once[:1] == ("feed_length",)  # ARGV[1] of all that use it
+        assert labelled.get("USES") == ("feed" if appends else None)
+        assert appends <= shape.feed
         assert codes(shape.script.name) == {outcome.value: outcome.name for outcome in shape.codes}
         assert ("outcome" in shape.reply) == bool(shape.codes)
 

@@ -7,7 +7,7 @@ and ARGV of every call are built in one place.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from redis_kvpoll import keys
@@ -34,6 +34,10 @@ class Layout:
     """Entries that the feed of a shard keeps; "0" for no feed."""
     ttl_ms: str
     terminal_ttl_ms: str
+    feed_ttl_ms: str = "86400000"
+    """As in lua/shared/feed.lua, where the other writers have it from: one word less to send with every call."""
+    words: dict[tuple[str, ...], list[str]] = field(default_factory=dict, compare=False, repr=False)
+    """What each ``once`` of a shape comes to: looked up with every call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +57,8 @@ class Shape:
     """Whether a prefix key follows each room key in mode prefill, and only then."""
     feed: bool = False
     """Whether KEYS begins with the feed, and the reply with the id of its entry."""
+    repeatable: bool = True
+    """Whether it may be sent again when its reply was lost; what destroys may not."""
     leaves: Callable[[list[Any]], list[Any]] | None = None
     """For what changes statuses: from the reply, the name of the status that each room has now, or None."""
 
@@ -61,19 +67,18 @@ class Shape:
         key_names = self.keys
         if self.prefix_in_prefill and layout.mode == "prefill":
             key_names = ("room", "prefix")
-        key_list = _KEYS[key_names[0]](tag, rooms)
-        if len(key_names) > 1:
+        if len(key_names) == 1:
+            key_list = _KEYS[key_names[0]](tag, rooms)
+        else:
             by_kind = [_KEYS[name](tag, rooms) for name in key_names]
             key_list = [key for of_room in zip(*by_kind, strict=True) for key in of_room]
-        once = [getattr(layout, name) for name in self.once]
-        return Call(self, tag, self._feed_key(layout, tag, key_list), once, rooms, key_list, items, positions)
-
-    def _feed_key(self, layout: Layout, tag: str, key_list: list[str]) -> list[str]:
-        if not self.feed:
-            return []
+        once = layout.words.get(self.once)
+        if once is None:
+            once = layout.words[self.once] = [getattr(layout, name) for name in self.once]
         # Without a feed, a key of the call's own keeps its place: a call with one key goes on while a cluster moves its
         # slot, one with several waits for the end of the move.
-        return key_list[:1] if layout.feed_length == "0" else [keys.feed(tag)]
+        first_keys = [] if not self.feed else key_list[:1] if layout.feed_length == "0" else [keys.feed(tag)]
+        return Call(self, tag, first_keys, once, rooms, key_list, items, positions)
 
 
 class Call(NamedTuple):
@@ -107,7 +112,7 @@ class Call(NamedTuple):
 
     def is_like(self, other: Call) -> bool:
         """Whether both may travel as one: the same script for the same shard, by the same settings."""
-        return self.shape is other.shape and self.tag == other.tag and self.once == other.once
+        return self.shape is other.shape and self.once == other.once and self.tag == other.tag
 
 
 class Command(NamedTuple, Generic[V, T]):
@@ -122,8 +127,6 @@ class Command(NamedTuple, Generic[V, T]):
     """(operation, rooms of a call, its reply) -> a value for each room."""
     finish: Callable[[list[int], list[V]], T]
     """(all rooms, all values) -> what the caller gets."""
-    repeatable: bool = True
-    """Whether it may be sent again when its reply was lost; what destroys may not."""
 
     def calls(self, layout: Layout) -> list[Call]:
         """The script calls that carry this command out, in the order in which to send them."""
@@ -182,13 +185,14 @@ CLEAR = Shape(
     once=("feed_length",),
     reply=("status", "reason"),
     feed=True,
+    repeatable=False,
     leaves=lambda reply: [None] * (len(reply) // 2),
 )
 POLL = Shape(load("poll"))
 TOUCH = Shape(load("touch"), keys=("room", "prefix"), once=("feed_length", "ttl_ms"), reply=("kept",), feed=True)
 ENTRY = Shape(load("entry"), keys=("room", "prefix"), reply=("ttl_ms", "length", "fields"))
 SET_PREFIX = Shape(load("set_prefix"), keys=("prefix",), once=("ttl_ms",), item=("length",), reply=("stored",))
-POP_PREFIX = Shape(load("pop_prefix"), keys=("prefix",), reply=("length",))
-SNAPSHOT = Shape(load("snapshot"), once=("feed_length",), reply=("status", "left_ms"), feed=True)
+POP_PREFIX = Shape(load("pop_prefix"), keys=("prefix",), reply=("length",), repeatable=False)
+SNAPSHOT = Shape(load("snapshot"), once=("feed_ttl_ms",), reply=("status", "left_ms"), feed=True)
 
 SHAPES = (UPDATE, ABORT, RECORD_FAILURE, CLEAR, POLL, TOUCH, ENTRY, SET_PREFIX, POP_PREFIX, SNAPSHOT)
