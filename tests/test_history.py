@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from redis_kvpoll import Change, FeedOffError, InvalidInputError, KVPoll, keys
+from redis_kvpoll import Change, FeedOffError, KVPoll, keys
 from redis_kvpoll.commands import Tail
 from redis_kvpoll.commands.feed import PAGE, changes
 from tests.feeds import a_round
@@ -109,11 +109,6 @@ class TestHistory:
         pipeline.execute()
         found = store.history(5)
         assert [c.reason for c in found] == [None, "0", "500", "1000", "1500", "2000"]
-
-    @pytest.mark.parametrize("bad", [-1, "1", None, True])
-    def test_no_room(self, store, bad):
-        with pytest.raises(InvalidInputError, match=r"^history: a room is an int"):
-            store.history(bad)
 
     def test_where_there_is_no_feed(self, make_store):
         store = make_store(namespace="prod", feed=0)

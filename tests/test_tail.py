@@ -10,7 +10,6 @@ import pytest
 from redis_kvpoll import (
     AsyncStatusStore,
     FeedGap,
-    InvalidInputError,
     KVPoll,
     StatusStore,
     StoreClosedError,
@@ -139,11 +138,6 @@ class TestTheTailInRounds:
         assert a_round(store, tail) == []
         store.update_status(1, 2)
         assert short(a_round(store, tail)) == [(1, KVPoll.WaitingForInput)]
-
-    @pytest.mark.parametrize("bad", [-1, "1", None, True, 1.0])
-    def test_no_number(self, bad):
-        with pytest.raises(InvalidInputError, match=r"^tail: last is an int"):
-            Tail(bad)
 
 
 class Follower:
