@@ -9,11 +9,12 @@ with StatusStore.from_url("redis://localhost:6379/0", namespace="prod") as store
 
 from redis_kvpoll.aio import AsyncStatusStore
 from redis_kvpoll.checks import Mode, Policy
-from redis_kvpoll.commands import Settings
+from redis_kvpoll.commands import Change, FeedGap, Settings
 from redis_kvpoll.errors import (
     CorruptEntryError,
     EmbeddedServerError,
     EvictionWarning,
+    FeedOffError,
     InvalidInputError,
     KVPollError,
     KVTransferError,
@@ -30,10 +31,13 @@ from redis_kvpoll.store import StatusStore
 
 __all__ = [
     "AsyncStatusStore",
+    "Change",
     "CorruptEntryError",
     "EmbeddedServerError",
     "Entry",
     "EvictionWarning",
+    "FeedGap",
+    "FeedOffError",
     "InvalidInputError",
     "KVPoll",
     "KVPollError",

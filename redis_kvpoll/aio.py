@@ -13,7 +13,7 @@ from redis_kvpoll import checks, commands
 from redis_kvpoll.aiodispatch import Dispatcher
 from redis_kvpoll.checks import Mode, Policy
 from redis_kvpoll.clients import aioopening
-from redis_kvpoll.commands import Agreement, Command, Scan, Settings
+from redis_kvpoll.commands import Agreement, Change, Command, FeedGap, History, Scan, Settings, Tail
 from redis_kvpoll.commands.rooms import DEFAULT_ABORT_REASON, wanted
 from redis_kvpoll.delivery import DEFAULT_DEADLINE, DEFAULT_TERMINAL_TTL, DEFAULT_TTL, Delivery, StoreOptions
 from redis_kvpoll.status import Entry, KVPoll, Update
@@ -119,6 +119,15 @@ class AsyncStatusStore:
                     counts[status] += 1
         return counts
 
+    async def history(self, room: int) -> list[Change]:
+        history = History(room)
+        while await self._dispatcher.run(self._delivery.read_on("history", history)):
+            pass
+        return history.changes()
+
+    def tail(self, last: int = 0) -> AsyncIterator[Change | FeedGap]:
+        return self._tail(Tail(last))
+
     async def settings(self) -> Settings | None:
         return await self._dispatcher.run(self._delivery.settings())
 
@@ -149,6 +158,13 @@ class AsyncStatusStore:
         scan = Scan(self._route.clustered)
         while (page := await self._dispatcher.run(self._delivery.next_page(scan))) is not None:
             yield page
+
+    async def _tail(self, tail: Tail) -> AsyncIterator[Change | FeedGap]:
+        while True:
+            while await self._dispatcher.run(self._delivery.read_on("tail", tail)):
+                pass
+            for change in tail.news():
+                yield change
 
     def _run(self, command: Command[V, T]) -> Awaitable[T]:
         return self._dispatcher.execute(command)

@@ -132,6 +132,14 @@ def feed(value: Any) -> int | None:
     return number
 
 
+def count(value: Any, name: str) -> int:
+    """How many of something; there may be none."""
+    number = _integer(value, name)
+    if number < 0:
+        raise InvalidInputError(f"{name} is an int from 0 on, not {_shown(number)}")
+    return number
+
+
 def _choice(value: Any, name: str, choices: tuple[str, ...]) -> str | None:
     if value is None or (isinstance(value, str) and value in choices):
         return value

@@ -11,11 +11,11 @@ from itertools import zip_longest
 from typing import Any, Protocol, TypeAlias, TypedDict, TypeVar
 
 from redis_kvpoll.checks import Mode, Policy
-from redis_kvpoll.commands import Agreement, Call, Command, Layout, Scan, Settings
+from redis_kvpoll.commands import Agreement, Call, Command, Layout, Reading, Scan, Settings
 from redis_kvpoll.commands.settings import NAMES, RENEW_SECONDS
-from redis_kvpoll.errors import EvictionWarning, KVPollError, StoreClosedError
+from redis_kvpoll.errors import EvictionWarning, FeedOffError, KVPollError, StoreClosedError
 from redis_kvpoll.lanes import Flight
-from redis_kvpoll.steps import Board, Flow, Rider
+from redis_kvpoll.steps import Board, Flow, Pause, Rider
 from redis_kvpoll.trip import Trip, Undelivered
 
 T = TypeVar("T")
@@ -146,6 +146,20 @@ class Delivery:
             return None
         reply = yield from self._ask("rooms", *request)
         return scan.page(reply, self.map_version)
+
+    def read_on(self, operation: str, reading: Reading) -> Flow[bool]:
+        """The next step of a walk over the feed; False after the last."""
+        if reading.pause:
+            yield Pause(reading.pause)
+        self._check_open(operation)
+        layout = self._agreed or (yield from self._agree(operation))
+        if layout.feed_length == "0":
+            raise FeedOffError(self.namespace)
+        request = reading.request(layout)
+        if request is None:
+            return False
+        reading.take((yield from self._ask(operation, *request)))
+        return True
 
     def settings(self) -> Flow[Settings | None]:
         """The settings of the namespace, without writing them; None when nobody uses it."""

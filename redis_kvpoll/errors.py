@@ -6,6 +6,7 @@ KVPollError
 ├── KVTransferError                     raised for the caller by failure_exception
 ├── CorruptEntryError                   a key of the table holds what no script writes
 ├── NamespaceMismatchError              this store and the namespace disagree on a setting
+├── FeedOffError                        the namespace keeps no feed of its changes
 ├── StoreClosedError                    the store was closed
 ├── ServerRefusedError                  the server answered with an error; trying again would not help
 ├── StoreUnavailableError               no answer within the deadline
@@ -91,6 +92,20 @@ class NamespaceMismatchError(KVPollError):
         return (
             f"{there}, but this store was made with {self.setting}={self.ours}; "
             f"pass {self.setting}=None to adopt what is there, or use another namespace"
+        )
+
+
+class FeedOffError(KVPollError):
+    """What was asked for comes from the namespace's feed of changes, and it keeps none."""
+
+    def __init__(self, namespace: str) -> None:
+        super().__init__(namespace)
+        self.namespace = namespace
+
+    def __str__(self) -> str:
+        return (
+            f"namespace {self.namespace!r} was opened with feed=0, so nothing of its changes is kept; use another "
+            "namespace, or stop all that use this one, delete its settings with redis-cli, and open it without feed=0"
         )
 
 

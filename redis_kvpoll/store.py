@@ -11,7 +11,7 @@ import redis
 from redis_kvpoll import checks, commands
 from redis_kvpoll.checks import Mode, Policy
 from redis_kvpoll.clients import opening
-from redis_kvpoll.commands import Agreement, Command, Scan, Settings
+from redis_kvpoll.commands import Agreement, Change, Command, FeedGap, History, Scan, Settings, Tail
 from redis_kvpoll.commands.rooms import DEFAULT_ABORT_REASON, wanted
 from redis_kvpoll.delivery import DEFAULT_DEADLINE, DEFAULT_TERMINAL_TTL, DEFAULT_TTL, Delivery, StoreOptions
 from redis_kvpoll.dispatch import Dispatcher
@@ -50,7 +50,7 @@ class StatusStore:
 
     Every method may raise, besides what it names:
         InvalidInputError: an argument was refused; nothing was sent.
-        NamespaceMismatchError: the namespace is in use with another policy, mode or number of shards.
+        NamespaceMismatchError: the namespace is in use with another policy, mode, number of shards or feed.
         StoreUnavailableError: no answer within the deadline.
         OutcomeUnknownError: a call that destroys was sent, and its reply was lost.
         ServerRefusedError: the server's final word (permissions, memory, a foreign key).
@@ -205,6 +205,28 @@ class StatusStore:
                     counts[status] += 1
         return counts
 
+    def history(self, room: int) -> list[Change]:
+        """What the feed still has of a room's changes, the oldest first; an expiry is none.
+
+        Raises:
+            FeedOffError: the namespace was opened with feed=0.
+        """
+        history = History(room)
+        while self._dispatcher.run(self._delivery.read_on("history", history)):
+            pass
+        return history.changes()
+
+    def tail(self, last: int = 0) -> Iterator[Change | FeedGap]:
+        """The last changes of all rooms, and then each new one when it comes, without end.
+
+        In the order of the server's time; with many shards, as far as they are read together. A FeedGap among them says
+        that changes may be missing there.
+
+        Raises:
+            FeedOffError: the namespace was opened with feed=0.
+        """
+        return self._tail(Tail(last))
+
     def settings(self) -> Settings | None:
         """The namespace's policy, shards and mode; None when nobody has used it. Writes nothing."""
         return self._dispatcher.run(self._delivery.settings())
@@ -239,6 +261,12 @@ class StatusStore:
         scan = Scan(self._route.clustered)
         while (page := self._dispatcher.run(self._delivery.next_page(scan))) is not None:
             yield page
+
+    def _tail(self, tail: Tail) -> Iterator[Change | FeedGap]:
+        while True:
+            while self._dispatcher.run(self._delivery.read_on("tail", tail)):
+                pass
+            yield from tail.news()
 
     def _run(self, command: Command[V, T]) -> T:
         return self._dispatcher.execute(command)

@@ -146,11 +146,13 @@ class TestKeys:
         assert any(map(is_key, literals(MODULES[f"{ROOT}.keys"][1])))
 
     def test_no_script_builds_one(self):
-        assert not [path.name for path in (PACKAGE.parent / "lua").glob("*.lua") if "kvpoll:" in path.read_text()]
+        assert not [path.name for path in (PACKAGE.parent / "lua").rglob("*.lua") if "kvpoll:" in path.read_text()]
 
     def test_names_never_change(self):
         """Other processes and older versions look for exactly these."""
         assert keys.settings("prod") == "kvpoll:{prod}:settings"
+        assert keys.feed("prod") == "kvpoll:{prod}:feed"
+        assert keys.feed(keys.tag("prod", 8, 42)) == "kvpoll:{prod/0}:feed"
         assert keys.rooms("prod", [2**63 - 1]) == ["kvpoll:{prod}:room:9223372036854775807"]
         assert keys.prefixes(keys.tag("prod", 1, 0), [0]) == ["kvpoll:{prod}:prefix:0"]
         assert keys.rooms(keys.tag("prod", 8, 42), [42]) == ["kvpoll:{prod/0}:room:42"]
@@ -185,7 +187,7 @@ def literals(tree):
 
 
 def is_key(text):
-    return re.search(r"kvpoll:\\?\{|\}:(room|prefix|settings)", text) is not None
+    return re.search(r"kvpoll:\\?\{|\}:(room|prefix|settings|feed)", text) is not None
 
 
 class TestTwins:
@@ -213,7 +215,7 @@ class TestTwins:
 
     @pytest.mark.parametrize("name", METHODS)
     def test_awaited_where_the_other_waits(self, name):
-        answers_at_once = name in ("__init__", "from_url", "rooms")
+        answers_at_once = name in ("__init__", "from_url", "rooms", "tail")
         assert inspect.iscoroutinefunction(self.twin(name)) is not answers_at_once
 
     @pytest.mark.parametrize("name", [name for name in METHODS if not name.startswith("_")])

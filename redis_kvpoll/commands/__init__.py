@@ -1,5 +1,6 @@
 """Every operation as a command: what to send and what the reply means, without a client and without I/O."""
 
+from redis_kvpoll.commands.feed import Change, FeedGap, History, Reading, Tail
 from redis_kvpoll.commands.rooms import (
     abort,
     check_status,
@@ -24,10 +25,15 @@ from redis_kvpoll.commands.shape import Call, Command, Layout
 __all__ = [
     "Agreement",
     "Call",
+    "Change",
     "Command",
+    "FeedGap",
+    "History",
     "Layout",
+    "Reading",
     "Scan",
     "Settings",
+    "Tail",
     "abort",
     "check_status",
     "clear",

@@ -75,7 +75,10 @@ class Shape:
         once = layout.words.get(self.once)
         if once is None:
             once = layout.words[self.once] = [getattr(layout, name) for name in self.once]
-        return Call(self, tag, [keys.feed(tag)] if self.feed else [], once, rooms, key_list, items, positions)
+        # Without a feed, a key of the call's own keeps its place: a call with one key goes on while a cluster moves its
+        # slot, one with several waits for the end of the move.
+        first_keys = [] if not self.feed else key_list[:1] if layout.feed_length == "0" else [keys.feed(tag)]
+        return Call(self, tag, first_keys, once, rooms, key_list, items, positions)
 
 
 class Call(NamedTuple):
