@@ -19,7 +19,7 @@ _BATCH = 1000
 _ROOMS_A_ROUND = 64
 
 
-def measure(ground: Ground, sizes: tuple[int, int], rounds: int, say: Callable[[str], None]) -> Section:
+def measure(ground: Ground, sizes: tuple[int, ...], rounds: int, say: Callable[[str], None]) -> Section:
     small, large = sizes
     section = Section("scale", f"The ratios at {large:,} live rooms, beside those at {small:,}", "large / small")
     rooms = ground.ids(large)

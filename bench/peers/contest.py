@@ -1,0 +1,76 @@
+"""Where ways meet: what the processes share, the services that run, and which ways are missing."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from multiprocessing.context import ForkServerContext
+from multiprocessing.managers import SyncManager
+from multiprocessing.synchronize import Lock
+
+from bench import services
+from bench.ground import Ground
+from bench.peers.etcd import Etcd
+from bench.peers.local import Manager, Replica
+from bench.peers.nats import Nats
+from bench.peers.postgres import Postgres
+from bench.peers.texts import Locked, Naive, Ours, Watch
+from bench.peers.way import Shared, Way
+
+OURS = "ours"
+WAYS: dict[str, type[Way]] = {
+    OURS: Ours,
+    "watch": Watch,
+    "lock": Locked,
+    "manager": Manager,
+    "zmq": Replica,
+    "postgres": Postgres,
+    "etcd": Etcd,
+    "nats": Nats,
+    "naive": Naive,
+}
+_QUICK = "not in a quick run"
+_PRELOAD = ["bench.peers.rates", "bench.peers.known", "zmq", "psycopg", "nats"]
+
+
+@dataclass(frozen=True, slots=True)
+class Contest:
+    """One contest, for as long as its services run."""
+
+    ground: Ground
+    context: ForkServerContext
+    """Starts a process in 20 ms, from one that has imported everything: some of what follows takes dozens."""
+    manager: SyncManager
+    lock: Lock
+    addresses: dict[str, str]
+    missing: dict[str, str] = field(default_factory=dict)
+
+    def turn(self, name: str, title: str, count: int) -> list[Shared]:
+        """What each process of a turn is given, all but the lock, which only a starting process can be."""
+        table, ports = self.manager.dict(), services.free_ports(count)
+        address = self.addresses.get(WAYS[name].service, "")
+        namespace = f"{self.ground.id}.{title}.{name}"
+        return [Shared(self.ground.url, namespace, table, address, ports, count, number) for number in range(count)]
+
+    def here(self, name: str) -> bool:
+        return name not in self.missing
+
+
+@contextlib.contextmanager
+def opened(ground: Ground, quick: bool = False) -> Iterator[Contest]:
+    context = get_context("forkserver")
+    context.set_forkserver_preload(_PRELOAD)
+    with contextlib.ExitStack() as closing:
+        contest = Contest(ground, context, closing.enter_context(context.Manager()), context.Lock(), {})
+        for name, way in WAYS.items():
+            if not way.service:
+                continue
+            try:
+                if quick and services.SERVICES[way.service].program:
+                    raise services.ServiceMissingError(_QUICK)
+                contest.addresses[way.service] = closing.enter_context(services.running(way.service))
+            except services.ServiceMissingError as error:
+                contest.missing[name] = str(error)
+        yield contest
