@@ -14,7 +14,7 @@ from pathlib import Path
 from redis.exceptions import RedisError
 from rich.console import Console
 
-from bench import batches, memory, report, scale, single
+from bench import batches, memory, report, scale, single, together
 from bench.ground import Ground, environment, opened
 from bench.peers import contest, known, rates, reading
 from bench.results import Section
@@ -40,6 +40,7 @@ class Sizes:
     call_rounds: int
     rounds: int
     peers: PeerSizes
+    together_rounds: int
     memory_rooms: int
     scale: tuple[int, ...]
 
@@ -49,6 +50,7 @@ FULL = Sizes(
     call_rounds=151,
     rounds=31,
     peers=PeerSizes(processes=(4, 1, 8), seconds=1.5, turns=3, changes=300),
+    together_rounds=15,
     memory_rooms=100_000,
     scale=(1_000, 10_000, 100_000, 1_000_000),
 )
@@ -57,6 +59,7 @@ QUICK = Sizes(
     call_rounds=5,
     rounds=3,
     peers=PeerSizes(processes=(4,), seconds=0.1, turns=1, changes=4),
+    together_rounds=1,
     memory_rooms=2_000,
     scale=(),
 )
@@ -118,10 +121,11 @@ def measure(ground: Ground, sizes: Sizes) -> list[Section]:
     say("batches")
     sections += batches.measure(ground, sizes.rounds)
     sections += _peers(ground, sizes)
+    say("many calls at once")
+    sections.append(together.measure(ground, sizes.together_rounds))
     say("memory")
     sections.append(memory.measure(ground, sizes.memory_rooms))
     if sizes.scale:
-        say(f"at {sizes.scale[0]:,} rooms")
         sections.append(scale.measure(ground, sizes.scale, sizes.rounds, say))
     return sections
 

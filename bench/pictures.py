@@ -9,8 +9,8 @@ from html import escape
 
 from bench.results import Row, Section, plain, value
 
-_WIDTH = 820
-_LEFT, _RIGHT = 250, 620
+_WIDTH = 900
+_LEFT, _RIGHT = 266, 590
 """Where the bars begin and end; names stand before, figures behind."""
 _TOP, _ROW, _BAR = 64, 30, 14
 _LOG_FROM = 25
@@ -47,7 +47,8 @@ class Bar:
 def draw(section: Section) -> str:
     """The SVG of a section."""
     bars = [_bar(section, row) for row in section.rows]
-    place, ticks = _scale(bars)
+    place, ticks, by_tens = _scale(bars)
+    scale = "; each upright line ten times the one before" if by_tens else ""
     height = _TOP + _ROW * len(bars) + 34
     bottom = _TOP + _ROW * len(bars)
     told = "; ".join(f"{bar.name}: {bar.shown}" for bar in bars)
@@ -59,7 +60,7 @@ def draw(section: Section) -> str:
         f"<style>{_STYLE}\n</style>",
         f'<rect class="back" x="0.5" y="0.5" width="{_WIDTH - 1}" height="{height - 1}" rx="6"/>',
         f'<text class="title" x="16" y="26">{escape(section.title)}</text>',
-        f'<text class="small" x="16" y="45">{escape(_legend(section, bars))}</text>',
+        f'<text class="small" x="16" y="45">{escape(_legend(section, bars))}{scale}</text>',
     ]
     for tick in ticks:
         x = place(tick)
@@ -99,7 +100,7 @@ def _bar(section: Section, row: Row) -> Bar:
     if section.pictured != "figure":
         drawn = row.ours if section.pictured == "ours" else row.theirs
         assert drawn is not None  # noqa: S101 - such a section's rows have it
-        kind = "ours" if "ours" in row.name else "none"
+        kind = "ours" if "ours" in row.name else "over" if _is_wrong(row) else "none"
         if section.pictured == "theirs":
             return Bar(row.name, drawn, drawn, drawn, None, value(row, drawn) + verdict, kind)
         assert row.theirs is not None  # noqa: S101 - as above
@@ -110,13 +111,21 @@ def _bar(section: Section, row: Row) -> Bar:
     if row.budget:
         shown += f", budget {'≥' if row.budget.at_least else '≤'} {limit:g}"
     kind = row.verdict if row.verdict in ("within", "over") else "none"
-    name = f"{row.name} / {row.against}" if row.against and section.figure == "ours / theirs" else row.name
+    name = f"{row.name} / {row.against}" if section.figure == "ours / theirs" else row.name
+    name = name if len(name) <= _MAX_NAME else row.name
     return Bar(name, figure.median, figure.low, figure.high, limit, shown + verdict, kind)
 
 
+def _is_wrong(row: Row) -> bool:
+    return row.verdict not in ("", "correct")
+
+
 def _legend(section: Section, bars: Sequence[Bar]) -> str:
+    if section.pictured == "theirs" and section.rows[0].unit == "per_second":
+        wrong = "; orange: not correct" if any(_is_wrong(row) for row in section.rows if row.figure) else ""
+        return f"calls a second: the more, the better{wrong}"
     if section.pictured == "theirs":
-        return "the more, the better" if section.rows[0].unit == "per_second" else "the less, the better"
+        return "time: the less, the better"
     if section.pictured == "ours":
         return f"bar: {section.ours}; thin line: up to {section.theirs}; the less, the better"
     said = f"{section.figure}; bar: the median"
@@ -127,18 +136,18 @@ def _legend(section: Section, bars: Sequence[Bar]) -> str:
     return said
 
 
-def _scale(bars: Sequence[Bar]) -> tuple[Callable[[float], float], list[float]]:
-    """Where a value lies, and where the grid does. A value off the scale lies at its end."""
+def _scale(bars: Sequence[Bar]) -> tuple[Callable[[float], float], list[float], bool]:
+    """Where a value lies, where the grid does, and whether by powers of ten. A value off the scale lies at its end."""
     lengths = [bar.length for bar in bars if bar.length is not None] or [1.0]
     marks = lengths + [bar.budget for bar in bars if bar.budget is not None]
     # One wild round must not press all bars flat.
     most = max([*marks, *(min(bar.high, 2 * bar.length) for bar in bars if bar.length is not None)])
     if max(marks) / min(marks) > _LOG_FROM:
-        return _by_tens(min(marks), most)
+        return *_by_tens(min(marks), most), True
     top = most * 1.05
     step = next(s for s in _steps(top) if top / s <= 6)
     ticks = [step * n for n in range(int(top / step) + 1)]
-    return (lambda at: _LEFT + (_RIGHT - _LEFT) * min(max(at / top, 0), 1)), ticks
+    return (lambda at: _LEFT + (_RIGHT - _LEFT) * min(max(at / top, 0), 1)), ticks, False
 
 
 def _by_tens(least: float, most: float) -> tuple[Callable[[float], float], list[float]]:

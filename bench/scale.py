@@ -13,6 +13,7 @@ from bench.results import Budget, Row, Section
 from redis_kvpoll import KVPoll, StatusStore
 
 BUDGET = Budget(1.5)
+_RATIOS = (("update_status", "SET"), ("poll", "MGET"), ("update_many", "update_status"))
 
 _LIFE = (KVPoll.WaitingForInput, KVPoll.Transferring, KVPoll.Transferring, KVPoll.Transferring, KVPoll.Success)
 _BATCH = 1000
@@ -20,19 +21,26 @@ _ROOMS_A_ROUND = 64
 
 
 def measure(ground: Ground, sizes: tuple[int, ...], rounds: int, say: Callable[[str], None]) -> Section:
-    small, large = sizes
-    section = Section("scale", f"The ratios at {large:,} live rooms, beside those at {small:,}", "large / small")
-    rooms = ground.ids(large)
+    """Ratios at each size beside those at the first."""
+    first, last = sizes[0], sizes[-1]
+    section = Section(
+        "scale",
+        f"The ratios with up to {last:,} live rooms, beside those with {first:,}",
+        "large / small",
+        theirs=f"with {first:,}",
+    )
+    rooms = ground.ids(last)
+    found: dict[int, Times] = {}
+    filled = 0
     with ground.store("mass") as store, ground.plain() as client:
-        _fill(ground, store, client, rooms[:small])
-        at_small = _times(ground, store, client, rooms[:small], rounds)
-        say(f"filling up to {large:,} rooms and as many plain keys")
-        _fill(ground, store, client, rooms[small:])
-        at_large = _times(ground, store, client, rooms, rounds)
-    section.rows = [
-        _row("update_status / SET", "update_status", "SET", at_small, at_large),
-        _row("poll / MGET", "poll", "MGET", at_small, at_large),
-    ]
+        for size in sizes:
+            say(f"at {size:,} rooms and as many plain keys")
+            _fill(ground, store, client, rooms[filled:size])
+            found[size] = _times(ground, store, client, rooms[:size], rounds)
+            filled = size
+    for ours, theirs in _RATIOS:
+        for size in sizes[1:]:
+            section.rows.append(_row(f"{ours} / {theirs}, {size:,}", ours, theirs, found[first], found[size]))
     return section
 
 
@@ -40,7 +48,7 @@ def _row(name: str, ours: str, theirs: str, small: Times, large: Times) -> Row:
     before, after = ratio(small[ours], small[theirs]), ratio(large[ours], large[theirs])
     # The two sizes are not in the same rounds, so only their medians can be compared.
     growth = after.median / before.median
-    return Row(name, "the smaller", "ratio", after.median, before.median, Spread(growth, growth, growth), BUDGET)
+    return Row(name, "", "ratio", after.median, before.median, Spread(growth, growth, growth), BUDGET)
 
 
 def _fill(ground: Ground, store: StatusStore, client: redis.Redis, rooms: list[int]) -> None:
@@ -59,6 +67,7 @@ def _times(ground: Ground, store: StatusStore, client: redis.Redis, rooms: list[
     calls: list[tuple[int, KVPoll]] = []
     plain: list[tuple[str, str]] = []
     some: list[int] = []
+    many: dict[int, KVPoll] = {}
     keys: list[str] = []
 
     def pick() -> None:
@@ -76,6 +85,13 @@ def _times(ground: Ground, store: StatusStore, client: redis.Redis, rooms: list[
         some[:] = random.sample(rooms, _BATCH)
         keys[:] = [ground.key("mass", room) for room in random.sample(rooms, _BATCH)]
 
+    def pick_many() -> None:
+        pick()
+        many.clear()
+        many.update(dict.fromkeys(random.sample(rooms, _BATCH), KVPoll.WaitingForInput))
+        store.clear_many(many)
+        store.update_many(dict.fromkeys(many, KVPoll.Bootstrapping))
+
     def update() -> None:
         for room, status in calls:
             store.update_status(room, status)
@@ -90,6 +106,7 @@ def _times(ground: Ground, store: StatusStore, client: redis.Redis, rooms: list[
             Contender("update_status", update, units, pick),
             Contender("SET", plain_set, units, pick_plain),
             Contender("poll", lambda: store.poll(some), _BATCH, pick_batch),
+            Contender("update_many", lambda: store.update_many(many), _BATCH, pick_many),
             Contender("MGET", lambda: client.mget(keys), _BATCH, pick_batch),
         ],
         rounds,

@@ -18,6 +18,19 @@ class Nats(Way):
     learns: ClassVar[str] = "NATS KV watch"
     lacks: ClassVar[str] = "a TTL a room (the bucket has one for all); a cleared room leaves a mark behind"
 
+    @classmethod
+    def set_up(cls, address: str) -> None:
+        import nats
+        from nats.js import api
+
+        async def make() -> None:
+            client = await nats.connect(address)
+            config = api.KeyValueConfig(bucket=_BUCKET, storage=api.StorageType.MEMORY, direct=True)
+            await client.jetstream().create_key_value(config)
+            await client.close()
+
+        asyncio.run(make())
+
     def __init__(self, shared: Shared) -> None:
         self._runner = asyncio.Runner()
         self._prefix = f"{shared.namespace}."
@@ -26,12 +39,11 @@ class Nats(Way):
 
     async def _connect(self, address: str) -> None:
         import nats
-        from nats.js import api, errors
+        from nats.js import errors
 
         self._errors = errors
         self._client = await nats.connect(address, connect_timeout=int(GIVE_UP_SECONDS))
-        config = api.KeyValueConfig(bucket=_BUCKET, storage=api.StorageType.MEMORY, direct=True)
-        self._bucket = await self._client.jetstream().create_key_value(config)
+        self._bucket = await self._client.jetstream(timeout=GIVE_UP_SECONDS).key_value(_BUCKET)
 
     def merge(self, room: int, status: int) -> bool:
         return self._runner.run(self._merge(f"{self._prefix}{room}", status))

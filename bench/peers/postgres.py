@@ -8,7 +8,7 @@ from typing import ClassVar
 from bench.peers.way import GIVE_UP_SECONDS, Shared, Way
 
 _TABLE = """
-CREATE UNLOGGED TABLE IF NOT EXISTS rooms (
+CREATE UNLOGGED TABLE rooms (
     namespace text NOT NULL, room bigint NOT NULL, status smallint NOT NULL, PRIMARY KEY (namespace, room)
 ) WITH (fillfactor = 50)"""
 
@@ -34,16 +34,19 @@ class Postgres(Way):
     learns: ClassVar[str] = "LISTEN/NOTIFY"
     lacks: ClassVar[str] = "a TTL (a job must sweep); a notice that is not a statement more (rates are without one)"
 
+    @classmethod
+    def set_up(cls, address: str) -> None:
+        import psycopg
+
+        with psycopg.connect(address, autocommit=True) as connection:
+            connection.execute(_TABLE)
+
     def __init__(self, shared: Shared) -> None:
         import psycopg
 
         self._namespace = shared.namespace
         self._connection = psycopg.connect(shared.address, autocommit=True, prepare_threshold=0)
         self._cursor = self._connection.cursor()
-        self._cursor.execute("SELECT pg_advisory_lock(1)")  # IF NOT EXISTS alone lets two makers collide
-        self._cursor.execute("SET client_min_messages = warning")
-        self._cursor.execute(_TABLE)
-        self._cursor.execute("SELECT pg_advisory_unlock(1)")
 
     def merge(self, room: int, status: int) -> bool:
         if status == 0:

@@ -68,9 +68,13 @@ def measure(contest: Contest, counts: Sequence[int], seconds: float, turns: int)
             scores = {name: Score() for name in WAYS if contest.here(name)}
             for _ in range(turns):
                 for name, score in scores.items():
+                    if not contest.here(name):
+                        continue
                     rooms = contest.ground.ids(ROOMS)
                     jobs = [(name, shared, rooms, seconds / turns) for shared in contest.turn(name, "rate", count)]
-                    score.add(list(workers.map(_turn, jobs, timeout=_START_SECONDS + seconds)))
+                    barriers[count].reset()
+                    with contest.may_fail(name):
+                        score.add(list(workers.map(_turn, jobs, timeout=_START_SECONDS + seconds)))
             sections.append(_section(contest, count, scores, lacking=not sections))
     return sections
 
@@ -81,9 +85,10 @@ def _section(contest: Contest, count: int, scores: dict[str, Score], lacking: bo
     ours = scores[OURS]
     for name, way in WAYS.items():
         lacks = way.lacks if lacking else ""
-        if (score := scores.get(name)) is None:
+        if not contest.here(name):
             row = Row(way.shown, "", "per_second", None, None, None, note=contest.missing[name], lacks=lacks)
         else:
+            score = scores[name]
             faster = Spread.of([a / b for a, b in zip(ours.rates, score.rates, strict=True)])
             rates = Spread.of(ours.rates).median, Spread.of(score.rates).median
             row = Row(way.shown, "", "per_second", *rates, faster, note=score.verdict, lacks=lacks)
@@ -106,7 +111,15 @@ def _turn(job: tuple[str, Shared, list[int], float]) -> Tally:
     name, shared, rooms, seconds = job
     barriers, lock = _met
     barrier: Barrier = barriers[shared.processes]
-    way = WAYS[name](shared._replace(lock=lock))
+    try:
+        return _play(name, shared._replace(lock=lock), rooms, seconds, barrier)
+    except Exception:
+        barrier.abort()  # nobody is to wait for us
+        raise
+
+
+def _play(name: str, shared: Shared, rooms: list[int], seconds: float, barrier: Barrier) -> Tally:
+    way = WAYS[name](shared)
     calls = _calls(rooms, shared.number)
     way.read(rooms)  # connect before the start
     created = cleared = done = 0

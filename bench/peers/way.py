@@ -41,6 +41,10 @@ class Way:
     lacks: ClassVar[str]
     """What people must add, or do without."""
 
+    @classmethod
+    def set_up(cls, address: str) -> None:
+        """Once, before any process comes: what the way's service must hold."""
+
     def __init__(self, shared: Shared) -> None:
         raise NotImplementedError
 
