@@ -1,34 +1,39 @@
 -- Fail each room for a reason, in one step. A reason that is already there is the first cause and stays.
 -- Times are milliseconds.
 --
--- KEYS   each: room, prefix in mode prefill
--- ARGV   terminal_ttl_ms; each: reason
--- REPLY  each: outcome, status
--- FEED   nothing
+-- KEYS   feed; each: room, prefix in mode prefill
+-- ARGV   feed_length, terminal_ttl_ms; each: reason
+-- REPLY  feed_id; each: outcome, status
+-- FEED   ttl_ms, status, reason
 -- CODES  3 UNCHANGED, 4 FAILED, 5 SKIPPED
+-- USES   feed
+--
+-- A key of another type (made by hand) puts its error in the place of its status; the other rooms go on.
 
-local count = #ARGV - 1
-local step = #KEYS / count
+local count = #ARGV - 2
+local step = (#KEYS - 1) / count
 local now
 local reply = {}
 
 for i = 1, count do
-  local room = KEYS[(i - 1) * step + 1]
-  local current = redis.call('HGET', room, 'status')
+  local room = KEYS[(i - 1) * step + 2]
+  local current = redis.pcall('HGET', room, 'status')
   local outcome = 3
-  if step == 2 then redis.call('HDEL', KEYS[i * 2], 'length') end
+  if step == 2 then
+    local dropped = redis.pcall('HDEL', KEYS[i * 2 + 1], 'length')
+    if type(dropped) == 'table' then current = dropped end
+  end
   if not current then
     outcome = 5
-  elseif current ~= 'Failed' then
-    if not now then
-      local time = redis.call('TIME')
-      now = time[1] .. string.sub('00000' .. time[2], -6, -4)
-    end
+  elseif current ~= 'Failed' and type(current) ~= 'table' then
+    now = now or now_ms()
     outcome, current = 4, 'Failed'
     redis.call('HSET', room, 'status', 'Failed', 'updated_ms', now)
-    redis.call('HSETNX', room, 'reason', ARGV[i + 1])
-    redis.call('PEXPIRE', room, ARGV[1])
+    local first = redis.call('HSETNX', room, 'reason', ARGV[i + 2]) == 1
+    redis.call('PEXPIRE', room, ARGV[2])
+    changed(room, 'Failed', ARGV[2], first and ARGV[i + 2])
   end
-  reply[i * 2 - 1], reply[i * 2] = outcome, current
+  reply[i * 2], reply[i * 2 + 1] = outcome, current
 end
+reply[1] = announced()
 return reply

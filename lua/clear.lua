@@ -1,16 +1,19 @@
 -- Remove each room with its decode prefix length, and say what it was.
 --
--- KEYS   each: room, prefix
--- ARGV   nothing
--- REPLY  each: status, reason
--- FEED   nothing
+-- KEYS   feed; each: room, prefix
+-- ARGV   feed_length
+-- REPLY  feed_id; each: status, reason
+-- FEED   absent
+-- USES   feed
 --
 -- A key of another type (made by hand) is removed just so: clearing is how one gets rid of it.
 
 local reply = {}
-for i = 1, #KEYS, 2 do
+for i = 2, #KEYS, 2 do
   local was = redis.pcall('HMGET', KEYS[i], 'status', 'reason')
   redis.call('DEL', KEYS[i], KEYS[i + 1])
+  if was[1] or was.err then changed(KEYS[i], 'absent') end
   reply[i], reply[i + 1] = was[1] or false, was[2] or false
 end
+reply[1] = announced()
 return reply

@@ -1,20 +1,29 @@
 -- Note why each room fails, without failing it. The first cause stays; an absent room keeps none.
 -- The room's TTL stays as it is.
 --
--- KEYS   each: room
--- ARGV   each: reason
--- REPLY  each: stored
--- FEED   nothing
+-- KEYS   feed; each: room
+-- ARGV   feed_length; each: reason
+-- REPLY  feed_id; each: stored
+-- FEED   status, reason
+-- USES   feed
 --
--- stored is 1 when the room's reason is now this one: a repeated call answers as the first did.
+-- stored is 1 when the room's reason is now this one: a repeated call answers as the first did. A key of another type
+-- (made by hand) puts its error there; the other rooms go on.
 
 local reply = {}
-for i = 1, #KEYS do
-  local room, stored = KEYS[i], 0
-  if redis.call('EXISTS', room) == 1 then
-    redis.call('HSETNX', room, 'reason', ARGV[i])
-    if redis.call('HGET', room, 'reason') == ARGV[i] then stored = 1 end
+for i = 2, #KEYS do
+  local room, reason = KEYS[i], ARGV[i]
+  local there = redis.pcall('HMGET', room, 'status', 'reason')
+  local status, first = there[1], there[2]
+  if there.err then
+    reply[i] = there
+  elseif status and not first then
+    redis.call('HSET', room, 'reason', reason)
+    changed(room, status, nil, reason)
+    reply[i] = 1
+  else
+    reply[i] = (status and first == reason) and 1 or 0
   end
-  reply[i] = stored
 end
+reply[1] = announced()
 return reply

@@ -3,13 +3,13 @@
 -- see what is there. Times are milliseconds.
 --
 -- KEYS   settings
--- ARGV   ttl_ms, schema, policy, shards, mode
--- REPLY  schema, policy, shards, mode
+-- ARGV   ttl_ms, schema, policy, shards, mode, feed
+-- REPLY  schema, policy, shards, mode, feed
 -- FEED   nothing
 
-local NAMES = {'schema', 'policy', 'shards', 'mode'}
-local DEFAULTS = {'1', 'compat', '1', 'none'}
-local there = redis.call('HMGET', KEYS[1], 'schema', 'policy', 'shards', 'mode')
+local NAMES = {'schema', 'policy', 'shards', 'mode', 'feed'}
+local DEFAULTS = {'2', 'compat', '1', 'none', '100000'}
+local there = redis.call('HMGET', KEYS[1], 'schema', 'policy', 'shards', 'mode', 'feed')
 local agreed = {}
 
 for i = 1, #NAMES do

@@ -1,22 +1,27 @@
 -- Give each live room, and its decode prefix length, a full TTL again. Times are milliseconds.
 -- A terminal room is left to expire: nothing but its clear is still to come.
 --
--- KEYS   each: room, prefix
--- ARGV   ttl_ms
--- REPLY  each: kept
--- FEED   nothing
+-- KEYS   feed; each: room, prefix
+-- ARGV   feed_length, ttl_ms
+-- REPLY  feed_id; each: kept
+-- FEED   ttl_ms, status
+-- USES   feed
 --
--- kept is 1 when the room is live.
+-- kept is 1 when the room is live. A key of another type (made by hand) puts its error there; the other rooms go on.
 
 local reply = {}
-for i = 1, #KEYS, 2 do
-  local status = redis.call('HGET', KEYS[i], 'status')
+for i = 2, #KEYS, 2 do
+  local status = redis.pcall('HGET', KEYS[i], 'status')
   local kept = 0
-  if status and status ~= 'Success' and status ~= 'Failed' then
-    redis.call('PEXPIRE', KEYS[i], ARGV[1])
-    redis.call('PEXPIRE', KEYS[i + 1], ARGV[1])
-    kept = 1
+  if type(status) == 'table' then
+    kept = status
+  elseif status and status ~= 'Success' and status ~= 'Failed' then
+    redis.call('PEXPIRE', KEYS[i], ARGV[2])
+    redis.call('PEXPIRE', KEYS[i + 1], ARGV[2])
+    changed(KEYS[i], status, ARGV[2])
+    kept, renew_feed = 1, true
   end
-  reply[(i + 1) / 2] = kept
+  reply[i / 2 + 1] = kept
 end
+reply[1] = announced()
 return reply

@@ -44,9 +44,10 @@ class AsyncStatusStore:
         policy: Policy | None = None,
         mode: Mode | None = None,
         shards: int | None = None,
+        feed: int | None = None,
     ) -> None:
         self._delivery = Delivery(
-            Agreement.checked(namespace, policy, shards, mode),
+            Agreement.checked(namespace, policy, shards, mode, feed),
             ttl=checks.seconds(ttl, "ttl"),
             terminal_ttl=checks.seconds(terminal_ttl, "terminal_ttl"),
             deadline=checks.seconds(deadline, "deadline"),

@@ -20,6 +20,8 @@ MAX_SECONDS = 1e9
 MAX_REASON = 1000
 """Characters. A reason is for a person to read; a stack trace belongs in a log."""
 MAX_PREFIX_LEN = 2**53 - 1
+MAX_FEED = 10_000_000
+"""Entries a shard: some 4 GB, if all of them come from batches."""
 
 _NAMESPACE = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _STATUSES = {int(status): status for status in KVPoll}
@@ -115,6 +117,16 @@ def shards(value: Any) -> int | None:
     number = _integer(value, "shards")
     if not 1 <= number <= MAX_SHARDS:
         raise InvalidInputError(f"shards is an int from 1 to {MAX_SHARDS}, not {_shown(number)}")
+    return number
+
+
+def feed(value: Any) -> int | None:
+    """How many entries a shard's feed keeps, 0 for no feed, or None."""
+    if value is None:
+        return None
+    number = _integer(value, "feed")
+    if not 0 <= number <= MAX_FEED:
+        raise InvalidInputError(f"feed is an int from 0 (no feed) to {MAX_FEED:,}, not {_shown(number)}")
     return number
 
 

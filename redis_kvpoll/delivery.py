@@ -35,6 +35,7 @@ class StoreOptions(TypedDict, total=False):
     policy: Policy | None
     mode: Mode | None
     shards: int | None
+    feed: int | None
 
 
 class Delivery:
@@ -69,10 +70,12 @@ class Delivery:
         calls = command.calls(layout)
         if len(calls) == 1:
             reply = yield from trip.deliver(calls[0])
+            reply = reply[1:] if calls[0].shape.feed else reply
             return command.finish(rooms, command.decode(command.operation, rooms, reply))
         values: list[Any] = [None] * len(rooms)
         for call in calls:
             reply = yield from trip.deliver(call)
+            reply = reply[1:] if call.shape.feed else reply
             trip.done += len(call.rooms)
             some = command.decode(command.operation, call.rooms, reply)
             for position, value in zip(call.positions, some, strict=True):
@@ -95,7 +98,7 @@ class Delivery:
         self._check_open("settings")
         trip = Trip(self, "settings", [], repeatable=True)
         call = self._agreement.call()
-        reply = yield from trip.ask(call.tag, ["HMGET", call.keys[0], *NAMES])
+        reply = yield from trip.ask(call.tag, ["HMGET", call.first_keys[0], *NAMES])
         return self._agreement.read(reply) if any(reply) else None
 
     def _check_open(self, operation: str) -> None:

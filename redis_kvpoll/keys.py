@@ -7,6 +7,7 @@ deployment moves to a cluster.
     kvpoll:{prod}:settings          what all users of the namespace agree on
     kvpoll:{prod}:room:42           one room
     kvpoll:{prod}:prefix:42         its decode prefix length
+    kvpoll:{prod}:feed              what changed, entry by entry (a stream a shard)
     kvpoll:{prod/3}:room:42         the same with shards > 1
 """
 
@@ -52,6 +53,11 @@ def tags(namespace: str, shards: int) -> list[str]:
 
 def settings(namespace: str) -> str:
     return f"kvpoll:{{{namespace}}}:settings"
+
+
+def feed(tag: str) -> str:
+    """The feed of one shard."""
+    return f"kvpoll:{{{tag}}}:feed"
 
 
 def rooms(tag: str, rooms: list[int]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -32,6 +33,9 @@ def folder() -> Traversable:
 @cache
 def load(name: str) -> Script:
     source = (folder() / f"{name}.lua").read_text(encoding="utf-8")
+    if used := re.search(r"^-- USES +(\w+)$", source, re.MULTILINE):
+        # Lua in Redis has no modules: what scripts share goes before each of them.
+        source = (folder() / "shared" / f"{used[1]}.lua").read_text(encoding="utf-8") + source
     # SHA-1 is how Redis names scripts; nothing here rests on its strength.
     return Script(name, source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
 

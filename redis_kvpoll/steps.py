@@ -28,6 +28,8 @@ class Send:
     """Look first whether an idle connection is still open: what may not be repeated must not die of an old one."""
     asking: tuple[str, int] | None = None
     """The node that a cluster's ASK named, for this call only."""
+    then: Sequence[Sequence[str]] = ()
+    """Further commands, sent right behind over the same connection; the reply is then a list of all replies."""
 
 
 @dataclass(slots=True)

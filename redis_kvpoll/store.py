@@ -45,6 +45,10 @@ class StatusStore:
         mode: ``"prefill"``, ``"decode"`` or ``"none"``; None adopts the namespace's, else none. In mode prefill
             a Failed drops the room's decode prefix length, as SGLang's prefill side does.
         shards: over how many Redis Cluster slots the rooms are spread; None adopts the namespace's, else 1.
+        feed: how many of the latest changes a shard keeps for mirrors, ``wait`` and ``kvpoll tail``, counted in
+            entries (a batch puts up to 16 rooms into one); 0 switches the feed off. None adopts the namespace's, else
+            100,000: 5 to 40 MB of Redis, and at 1,000 changes a second more than a minute in which a mirror that was
+            cut off can read on where it was.
 
     Every method may raise, besides what it names:
         InvalidInputError: an argument was refused; nothing was sent.
@@ -67,9 +71,10 @@ class StatusStore:
         policy: Policy | None = None,
         mode: Mode | None = None,
         shards: int | None = None,
+        feed: int | None = None,
     ) -> None:
         self._delivery = Delivery(
-            Agreement.checked(namespace, policy, shards, mode),
+            Agreement.checked(namespace, policy, shards, mode, feed),
             ttl=checks.seconds(ttl, "ttl"),
             terminal_ttl=checks.seconds(terminal_ttl, "terminal_ttl"),
             deadline=checks.seconds(deadline, "deadline"),

@@ -64,8 +64,7 @@ class Trip:
 
     def carry(self, call: Call, preliminary: bool = False) -> Flow[Any]:
         """Send a script call by its digest, or whole to a server that does not know the script."""
-        words = ["EVALSHA", call.script.sha, str(len(call.keys)), *call.keys, *call.args]
-        return self._persist(call.tag, words, preliminary, call.script)
+        return self._persist(call.tag, call.words(), preliminary, call.shape.script)
 
     def ask(self, tag: str, words: list[str]) -> Flow[Any]:
         """Send a plain command that only reads."""

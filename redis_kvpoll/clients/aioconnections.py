@@ -76,10 +76,14 @@ class Endpoint:
                 if step.asking:
                     await connection.send_command("ASKING")
                     await self._read(connection)
-                await connection.send_packed_command(pack(step.words))
+                await connection.send_packed_command(b"".join(pack(words) for words in (step.words, *step.then)))
                 reply = await self._read(connection)
+                if step.then:
+                    reply = [reply, *[await self._read(connection) for _ in step.then]]
         except BaseException as error:
-            if connection is not None and isinstance(error, ResponseError) and not isinstance(error, ReadOnlyError):
+            refused = isinstance(error, ResponseError) and not isinstance(error, ReadOnlyError)
+            # After an error reply the connection is in step, unless more replies are to come.
+            if connection is not None and refused and not step.then:
                 await self._give_back(connection)
                 raise
             # What cut this connection has most likely cut the idle ones as well; a caller who gave up has not.

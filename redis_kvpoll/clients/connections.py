@@ -42,10 +42,13 @@ class Endpoint:
             if step.asking:
                 connection.send_command("ASKING")
                 self._read(connection)
-            connection.send_packed_command([pack(step.words)])
+            connection.send_packed_command([pack(words) for words in (step.words, *step.then)])
             reply = self._read(connection)
+            if step.then:
+                reply = [reply, *(self._read(connection) for _ in step.then)]
         except BaseException as error:
-            if isinstance(error, ResponseError) and not isinstance(error, ReadOnlyError):
+            # After an error reply the connection is in step, unless more replies are to come.
+            if isinstance(error, ResponseError) and not isinstance(error, ReadOnlyError) and not step.then:
                 self._give_back(connection)
                 raise
             # What cut this connection has most likely cut the idle ones as well.

@@ -208,6 +208,9 @@ def _failures(operation: str, rooms: list[int], reply: list[Any]) -> list[KVTran
 
 
 def _flags(operation: str, rooms: list[int], reply: list[Any]) -> list[bool]:
+    for room, flag in zip(rooms, reply, strict=True):
+        if isinstance(flag, Exception):
+            raise CorruptEntryError(room, operation, _found(flag))
     return [flag == 1 for flag in reply]
 
 

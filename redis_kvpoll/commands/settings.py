@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any, cast, get_args
 
 from redis_kvpoll import checks, keys
 from redis_kvpoll.checks import Mode, Policy
-from redis_kvpoll.commands.shape import Call, Layout
+from redis_kvpoll.commands.shape import Call, Layout, Shape
 from redis_kvpoll.errors import NamespaceMismatchError
 from redis_kvpoll.scripts import load
 
-SCRIPT = load("settings")
-NAMES = ("schema", "policy", "shards", "mode")
-SCHEMA = "1"
+SETTINGS = Shape(load("settings"), keys=(), reply=())
+NAMES = ("schema", "policy", "shards", "mode", "feed")
+SCHEMA = "2"
 """Grows when the layout of keys or fields changes so that older versions would misread it."""
 
 _KNOWN = {
@@ -21,6 +22,7 @@ _KNOWN = {
     "shards": frozenset(map(str, range(1, checks.MAX_SHARDS + 1))),
     "mode": get_args(Mode),
 }
+_FEED = re.compile(r"0|[1-9][0-9]{0,7}")
 
 TTL_MS = 7 * 24 * 3600 * 1000
 RENEW_SECONDS = 3600.0
@@ -34,6 +36,8 @@ class Settings:
     policy: Policy
     shards: int
     mode: Mode
+    feed: int
+    """Entries that the feed of a shard keeps; 0 when there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,20 +48,28 @@ class Agreement:
     policy: Policy | None
     shards: int | None
     mode: Mode | None
+    feed: int | None
 
     @classmethod
-    def checked(cls, namespace: Any, policy: Any, shards: Any, mode: Any) -> Agreement:
+    def checked(cls, namespace: Any, policy: Any, shards: Any, mode: Any, feed: Any) -> Agreement:
         """The same from unchecked input."""
-        return cls(checks.namespace(namespace), checks.policy(policy), checks.shards(shards), checks.mode(mode))
+        return cls(
+            checks.namespace(namespace),
+            checks.policy(policy),
+            checks.shards(shards),
+            checks.mode(mode),
+            checks.feed(feed),
+        )
 
     def call(self) -> Call:
-        asked = [SCHEMA, self.policy or "", str(self.shards or ""), self.mode or ""]
-        return Call(SCRIPT, self.namespace, [keys.settings(self.namespace)], [str(TTL_MS), *asked], [], [])
+        asked = [SCHEMA, self.policy or "", str(self.shards or ""), self.mode or "", _text(self.feed)]
+        return Call(SETTINGS, self.namespace, [keys.settings(self.namespace)], [str(TTL_MS), *asked])
 
     def read(self, reply: list[Any]) -> Settings:
         """The settings in the server's answer; NamespaceMismatchError when they are not what was asked for."""
         there = {name: (value or b"").decode("utf-8", "replace") for name, value in zip(NAMES, reply, strict=True)}
         asked = {"schema": SCHEMA, "policy": self.policy, "shards": self.shards, "mode": self.mode}
+        asked["feed"] = self.feed
         for name, value in asked.items():
             if value is not None and str(value) != there[name]:
                 raise NamespaceMismatchError(self.namespace, name, str(value), there[name])
@@ -65,11 +77,19 @@ class Agreement:
         for name, known in _KNOWN.items():
             if there[name] not in known:
                 raise NamespaceMismatchError(self.namespace, name, None, there[name])
-        return Settings(cast("Policy", there["policy"]), int(there["shards"]), cast("Mode", there["mode"]))
+        if not _FEED.fullmatch(there["feed"]):
+            raise NamespaceMismatchError(self.namespace, "feed", None, there["feed"])
+        policy, mode = cast("Policy", there["policy"]), cast("Mode", there["mode"])
+        return Settings(policy, int(there["shards"]), mode, int(there["feed"]))
 
     def adopt(self, settings: Settings) -> Agreement:
         """The same, holding from now on to what was found: a server that lost its data must not change a layout."""
-        return Agreement(self.namespace, settings.policy, settings.shards, settings.mode)
+        return Agreement(self.namespace, settings.policy, settings.shards, settings.mode, settings.feed)
 
     def layout(self, settings: Settings, ttl_ms: str, terminal_ttl_ms: str) -> Layout:
-        return Layout(self.namespace, settings.shards, settings.policy, settings.mode, ttl_ms, terminal_ttl_ms)
+        feed = str(settings.feed)
+        return Layout(self.namespace, settings.shards, settings.policy, settings.mode, feed, ttl_ms, terminal_ttl_ms)
+
+
+def _text(number: int | None) -> str:
+    return "" if number is None else str(number)

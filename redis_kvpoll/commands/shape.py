@@ -30,6 +30,8 @@ class Layout:
     shards: int
     policy: Policy
     mode: Mode
+    feed_length: str
+    """Entries that the feed of a shard keeps; "0" for no feed."""
     ttl_ms: str
     terminal_ttl_ms: str
 
@@ -49,6 +51,10 @@ class Shape:
     codes: tuple[Outcome, ...] = ()
     prefix_in_prefill: bool = False
     """Whether a prefix key follows each room key in mode prefill, and only then."""
+    feed: bool = False
+    """Whether KEYS begins with the feed, and the reply with the id of its entry."""
+    leaves: Callable[[list[Any]], list[Any]] | None = None
+    """For what changes statuses: from the reply, the name of the status that each room has now, or None."""
 
     def call(self, layout: Layout, tag: str, rooms: list[int], items: list[str], positions: Sequence[int]) -> Call:
         """One script call for rooms that share a shard."""
@@ -60,19 +66,41 @@ class Shape:
             by_kind = [_KEYS[name](tag, rooms) for name in key_names]
             key_list = [key for of_room in zip(*by_kind, strict=True) for key in of_room]
         once = [getattr(layout, name) for name in self.once]
-        return Call(self.script, tag, key_list, once + items, rooms, positions)
+        return Call(self, tag, [keys.feed(tag)] if self.feed else [], once, rooms, key_list, items, positions)
 
 
 class Call(NamedTuple):
     """One script call, ready to be sent to the shard of ``tag``."""
 
-    script: Script
+    shape: Shape
     tag: str
-    keys: list[str]
-    args: list[str]
-    rooms: list[int]
-    positions: Sequence[int]
+    first_keys: list[str]
+    once: list[str]
+    rooms: list[int] = []  # noqa: RUF012 - never changed
+    keys: list[str] = []  # noqa: RUF012
+    """Of the rooms, in their order."""
+    items: list[str] = []  # noqa: RUF012
+    positions: Sequence[int] = ()
     """Where these rooms stand in the command's own list."""
+
+    def words(self) -> list[str]:
+        """What is sent, when the server knows the script."""
+        count = str(len(self.first_keys) + len(self.keys))
+        return ["EVALSHA", self.shape.script.sha, count, *self.first_keys, *self.keys, *self.once, *self.items]
+
+    def together(self, others: Sequence[Call]) -> Call:
+        """This call and others of its kind as one, the rooms in this order."""
+        calls = [self, *others]
+        return self._replace(
+            rooms=[room for call in calls for room in call.rooms],
+            keys=[key for call in calls for key in call.keys],
+            items=[item for call in calls for item in call.items],
+            positions=(),
+        )
+
+    def is_like(self, other: Call) -> bool:
+        """Whether both may travel as one: the same script for the same shard, by the same settings."""
+        return self.shape is other.shape and self.tag == other.tag and self.once == other.once
 
 
 class Command(NamedTuple, Generic[V, T]):
@@ -122,26 +150,38 @@ _KEYS: dict[str, Callable[[str, list[int]], list[str]]] = {"room": keys.rooms, "
 
 UPDATE = Shape(
     load("update"),
-    once=("policy", "ttl_ms", "terminal_ttl_ms"),
+    once=("feed_length", "policy", "ttl_ms", "terminal_ttl_ms"),
     item=("status",),
     reply=("outcome", "status"),
     codes=(Outcome.CREATED, Outcome.ADVANCED, Outcome.UNCHANGED, Outcome.FAILED, Outcome.SKIPPED),
     prefix_in_prefill=True,
+    feed=True,
+    leaves=lambda reply: reply[1::2],
 )
 ABORT = Shape(
     load("abort"),
-    once=("terminal_ttl_ms",),
+    once=("feed_length", "terminal_ttl_ms"),
     item=("reason",),
     reply=("outcome", "status"),
     codes=(Outcome.UNCHANGED, Outcome.FAILED, Outcome.SKIPPED),
     prefix_in_prefill=True,
+    feed=True,
+    leaves=lambda reply: reply[1::2],
 )
-RECORD_FAILURE = Shape(load("record_failure"), item=("reason",), reply=("stored",))
-CLEAR = Shape(load("clear"), keys=("room", "prefix"), reply=("status", "reason"))
+RECORD_FAILURE = Shape(load("record_failure"), once=("feed_length",), item=("reason",), reply=("stored",), feed=True)
+CLEAR = Shape(
+    load("clear"),
+    keys=("room", "prefix"),
+    once=("feed_length",),
+    reply=("status", "reason"),
+    feed=True,
+    leaves=lambda reply: [None] * (len(reply) // 2),
+)
 POLL = Shape(load("poll"))
-TOUCH = Shape(load("touch"), keys=("room", "prefix"), once=("ttl_ms",), reply=("kept",))
+TOUCH = Shape(load("touch"), keys=("room", "prefix"), once=("feed_length", "ttl_ms"), reply=("kept",), feed=True)
 ENTRY = Shape(load("entry"), keys=("room", "prefix"), reply=("ttl_ms", "length", "fields"))
 SET_PREFIX = Shape(load("set_prefix"), keys=("prefix",), once=("ttl_ms",), item=("length",), reply=("stored",))
 POP_PREFIX = Shape(load("pop_prefix"), keys=("prefix",), reply=("length",))
+SNAPSHOT = Shape(load("snapshot"), once=("feed_length",), reply=("status", "left_ms"), feed=True)
 
-SHAPES = (UPDATE, ABORT, RECORD_FAILURE, CLEAR, POLL, TOUCH, ENTRY, SET_PREFIX, POP_PREFIX)
+SHAPES = (UPDATE, ABORT, RECORD_FAILURE, CLEAR, POLL, TOUCH, ENTRY, SET_PREFIX, POP_PREFIX, SNAPSHOT)
