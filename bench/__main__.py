@@ -14,7 +14,7 @@ from pathlib import Path
 from redis.exceptions import RedisError
 from rich.console import Console
 
-from bench import batches, memory, report, scale, single, together
+from bench import batches, feed, memory, mirrors, report, scale, single, together
 from bench.ground import Ground, environment, opened
 from bench.peers import contest, known, rates, reading
 from bench.results import Section
@@ -29,6 +29,8 @@ class PeerSizes:
     seconds: float
     turns: int
     changes: int
+    mirrors: tuple[int, ...]
+    mirror_changes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,7 @@ class Sizes:
     rounds: int
     peers: PeerSizes
     together_rounds: int
+    feed_entries: int
     memory_rooms: int
     scale: tuple[int, ...]
 
@@ -49,8 +52,9 @@ FULL = Sizes(
     rooms=16,
     call_rounds=151,
     rounds=31,
-    peers=PeerSizes(processes=(4, 1, 8), seconds=1.5, turns=3, changes=300),
-    together_rounds=15,
+    peers=PeerSizes(processes=(4, 1, 8), seconds=1.5, turns=3, changes=300, mirrors=(1, 8, 32), mirror_changes=300),
+    together_rounds=9,
+    feed_entries=feed.FULL,
     memory_rooms=100_000,
     scale=(1_000, 10_000, 100_000, 1_000_000),
 )
@@ -58,8 +62,9 @@ QUICK = Sizes(
     rooms=8,
     call_rounds=5,
     rounds=3,
-    peers=PeerSizes(processes=(4,), seconds=0.1, turns=1, changes=4),
+    peers=PeerSizes(processes=(4,), seconds=0.1, turns=1, changes=4, mirrors=(1, 2), mirror_changes=10),
     together_rounds=1,
+    feed_entries=5_000,
     memory_rooms=2_000,
     scale=(),
 )
@@ -123,6 +128,9 @@ def measure(ground: Ground, sizes: Sizes) -> list[Section]:
     sections += _peers(ground, sizes)
     say("many calls at once")
     sections.append(together.measure(ground, sizes.together_rounds))
+    say("the change feed")
+    sections.append(feed.measure(ground, sizes.rooms, sizes.call_rounds, sizes.rounds))
+    sections.append(feed.memory(ground, sizes.feed_entries))
     say("memory")
     sections.append(memory.measure(ground, sizes.memory_rooms))
     if sizes.scale:
@@ -133,13 +141,17 @@ def measure(ground: Ground, sizes: Sizes) -> list[Section]:
 def _peers(ground: Ground, sizes: Sizes) -> list[Section]:
     asked = sizes.peers
     say("what people use instead: starting it")
-    with contest.opened(ground, quick=sizes is QUICK) as opened_contest:
+    with contest.opened(ground, only=("zmq",) if sizes is QUICK else None) as opened_contest:
         say(f"{', '.join(map(str, asked.processes))} processes at once")
         sections = rates.measure(opened_contest, asked.processes, asked.seconds, asked.turns)
         say("reading 1,000 statuses")
         sections.append(reading.measure(opened_contest, sizes.rounds))
         say("from a change to knowing it")
-        sections.append(known.measure(opened_contest, asked.changes, asked.turns))
+        sections += known.measure(opened_contest, asked.changes, asked.turns)
+        if opened_contest.here(contest.MIRROR):
+            say("mirrors")
+            sections.append(mirrors.read(ground, sizes.rounds))
+            sections += mirrors.many(opened_contest, asked.mirrors, asked.mirror_changes, asked.turns)
     return sections
 
 

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from bench.results import Row, Section, plain, value
+from bench.results import Row, Section, measured, value
 
-_WIDTH = 900
-_LEFT, _RIGHT = 266, 590
+_WIDTH = 940
+_LEFT, _RIGHT = 300, 620
 """Where the bars begin and end; names stand before, figures behind."""
 _TOP, _ROW, _BAR = 64, 30, 14
 _LOG_FROM = 25
@@ -47,7 +47,7 @@ class Bar:
 def draw(section: Section) -> str:
     """The SVG of a section."""
     bars = [_bar(section, row) for row in section.rows]
-    place, ticks, by_tens = _scale(bars)
+    place, ticks, by_tens = _scale(bars, longest=10 if section.pictured == "ours" else 2)
     scale = "; each upright line ten times the one before" if by_tens else ""
     height = _TOP + _ROW * len(bars) + 34
     bottom = _TOP + _ROW * len(bars)
@@ -107,7 +107,7 @@ def _bar(section: Section, row: Row) -> Bar:
         shown = f"{value(row, drawn)}, {section.theirs} {value(row, row.theirs)}"
         return Bar(row.name, drawn, drawn, row.theirs, None, shown, kind)
     figure, limit = row.figure, row.budget.limit if row.budget else None
-    shown = plain(figure.median) + {"bytes": " B", "ms": " ms"}.get(row.unit, "")
+    shown = measured(row.unit if row.unit == "bytes" else "ratio", figure.median)
     if row.budget:
         shown += f", budget {'≥' if row.budget.at_least else '≤'} {limit:g}"
     kind = row.verdict if row.verdict in ("within", "over") else "none"
@@ -136,12 +136,12 @@ def _legend(section: Section, bars: Sequence[Bar]) -> str:
     return said
 
 
-def _scale(bars: Sequence[Bar]) -> tuple[Callable[[float], float], list[float], bool]:
+def _scale(bars: Sequence[Bar], longest: float) -> tuple[Callable[[float], float], list[float], bool]:
     """Where a value lies, where the grid does, and whether by powers of ten. A value off the scale lies at its end."""
     lengths = [bar.length for bar in bars if bar.length is not None] or [1.0]
     marks = lengths + [bar.budget for bar in bars if bar.budget is not None]
     # One wild round must not press all bars flat.
-    most = max([*marks, *(min(bar.high, 2 * bar.length) for bar in bars if bar.length is not None)])
+    most = max([*marks, *(min(bar.high, longest * bar.length) for bar in bars if bar.length is not None)])
     if max(marks) / min(marks) > _LOG_FROM:
         return *_by_tens(min(marks), most), True
     top = most * 1.05

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench import pictures
-from bench.results import Row, Section, plain, value
+from bench.results import Row, Section, measured, plain, value
 from redis_kvpoll import InvalidInputError
 
 START, END = "<!-- bench: start -->", "<!-- bench: end -->"
@@ -147,6 +147,8 @@ def _cells(row: Row) -> dict[str, str]:
 def _figure(row: Row) -> str:
     if (figure := row.figure) is None:
         return ""
+    if row.unit == "bytes" and figure.low == figure.high:
+        return measured("bytes", figure.median)
     shown = plain(figure.median)
     if figure.low != figure.high:
         shown += f" ({plain(figure.low)}–{plain(figure.high)})"  # noqa: RUF001 - a range has an en dash

@@ -82,7 +82,11 @@ def value(row: Row, number: float | None) -> str:
     """A number of a row's, with its unit; empty for none."""
     if number is None:
         return ""
-    match row.unit:
+    return measured(row.unit, number)
+
+
+def measured(unit: Unit, number: float) -> str:
+    match unit:
         case "us":
             return f"{plain(number)} µs"
         case "ms":
@@ -90,7 +94,7 @@ def value(row: Row, number: float | None) -> str:
         case "per_second":
             return f"{number:,.0f}/s"
         case "bytes":
-            return f"{plain(number)} B"
+            return f"{plain(number)} B" if number < 1e5 else f"{plain(number / 1e6)} MB"
         case _:
             return plain(number)
 

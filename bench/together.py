@@ -33,9 +33,9 @@ def measure(ground: Ground, rounds: int) -> Section:
     section.rows.append(cheaper(f"{CALLS:,} asyncio gets gathered", "gathered gets", "one by one", "gets", times))
     with _threads(ground) as contenders:
         times = interleave(contenders, rounds)
-    name = f"{THREADS} threads, one store"
-    section.rows.append(cheaper(name, "many", "one thread", "one", times, THREADED))
-    section.rows.append(cheaper(name, "many", f"{THREADS} threads, SET, pool", "pool", times, POOLED))
+    name = f"{THREADS} threads of one store"
+    section.rows.append(cheaper(f"{name} beside one", "many", "one thread", "one", times, THREADED))
+    section.rows.append(cheaper(f"{name} beside SET", "many", f"{THREADS} threads, a pool", "pool", times, POOLED))
     section.rows.append(cheaper("one thread of a store", "one", "one thread, SET", "SET", times))
     return section
 

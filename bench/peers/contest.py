@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from multiprocessing.context import ForkServerContext
@@ -16,12 +16,15 @@ from bench.peers.etcd import Etcd
 from bench.peers.local import Manager, Replica
 from bench.peers.nats import Nats
 from bench.peers.postgres import Postgres
-from bench.peers.texts import Locked, Naive, Ours, Watch
+from bench.peers.texts import Locked, Mirrored, Naive, Ours, Watch
 from bench.peers.way import Shared, Way
+from redis_kvpoll import StatusStore
 
 OURS = "ours"
+MIRROR = "mirror"
 WAYS: dict[str, type[Way]] = {
     OURS: Ours,
+    MIRROR: Mirrored,
     "watch": Watch,
     "lock": Locked,
     "manager": Manager,
@@ -69,7 +72,8 @@ class Contest:
 
 
 @contextlib.contextmanager
-def opened(ground: Ground, quick: bool = False) -> Iterator[Contest]:
+def opened(ground: Ground, only: Collection[str] | None = None) -> Iterator[Contest]:
+    """``only``: the services to start, for a run that must be short; all by default."""
     context = get_context("forkserver")
     context.set_forkserver_preload(_PRELOAD)
     with contextlib.ExitStack() as closing:
@@ -78,11 +82,13 @@ def opened(ground: Ground, quick: bool = False) -> Iterator[Contest]:
             if not way.service:
                 continue
             try:
-                if quick and services.SERVICES[way.service].program:
+                if only is not None and way.service not in only:
                     raise services.ServiceMissingError(_QUICK)
                 address = closing.enter_context(services.running(way.service))
                 way.set_up(address)
                 contest.addresses[way.service] = address
             except services.ServiceMissingError as error:
                 contest.missing[name] = str(error)
+        if not hasattr(StatusStore, "mirror"):
+            contest.missing[MIRROR] = "not built yet"
         yield contest

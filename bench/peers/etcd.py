@@ -21,6 +21,7 @@ class Etcd(Way):
         self._address = shared.address
         self._prefix = f"{shared.namespace}/"
         self._connection = self._connect()
+        self._watching = self._connect()
         self._changes: http.client.HTTPResponse | None = None
 
     def merge(self, room: int, status: int) -> bool:
@@ -47,9 +48,8 @@ class Etcd(Way):
         return [found.get(room) for room in rooms]
 
     def listen(self, rooms: Sequence[int]) -> None:
-        connection = self._connect()
-        connection.request("POST", "/v3/watch", json.dumps({"create_request": self._all()}))
-        self._changes = connection.getresponse()
+        self._watching.request("POST", "/v3/watch", json.dumps({"create_request": self._all()}))
+        self._changes = self._watching.getresponse()
         self._changes.readline()  # it says that it listens
 
     def until(self, room: int, status: int) -> None:
@@ -65,6 +65,7 @@ class Etcd(Way):
         self._connection.close()
         if self._changes is not None:
             self._changes.close()
+        self._watching.close()
 
     def _get(self, room: int) -> tuple[int | None, str]:
         return _found(self._call("kv/range", {"key": self._key(room)}))

@@ -16,12 +16,14 @@ from random import Random
 from typing import Any
 
 from bench.measure import Spread
-from bench.peers.contest import OURS, WAYS, Contest
+from bench.peers.contest import MIRROR, OURS, WAYS, Contest
 from bench.peers.way import Shared
 from bench.results import Row, Section
 
 ROOMS = 64
 _START_SECONDS = 60.0
+_RATED = {name: way for name, way in WAYS.items() if name != MIRROR}
+"""A mirror does not write."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,7 @@ def measure(contest: Contest, counts: Sequence[int], seconds: float, turns: int)
         max(counts), contest.context, initializer=_join, initargs=(barriers, contest.lock)
     ) as workers:
         for count in counts:
-            scores = {name: Score() for name in WAYS if contest.here(name)}
+            scores = {name: Score() for name in _RATED if contest.here(name)}
             for _ in range(turns):
                 for name, score in scores.items():
                     if not contest.here(name):
@@ -83,7 +85,7 @@ def _section(contest: Contest, count: int, scores: dict[str, Score], lacking: bo
     who = "One process merges and clears" if count == 1 else f"{count} processes merge and clear"
     section = Section(f"peers_{count}", f"{who} the same {ROOMS} rooms", "times faster", pictured="theirs")
     ours = scores[OURS]
-    for name, way in WAYS.items():
+    for name, way in _RATED.items():
         lacks = way.lacks if lacking else ""
         if not contest.here(name):
             row = Row(way.shown, "", "per_second", None, None, None, note=contest.missing[name], lacks=lacks)

@@ -8,8 +8,8 @@ from typing import ClassVar
 import redis
 
 from bench.ground import TTL
-from bench.peers.way import Shared, Way, merged
-from redis_kvpoll import Outcome, StatusStore
+from bench.peers.way import GIVE_UP_SECONDS, Shared, Way, merged, wait_until
+from redis_kvpoll import KVPoll, Outcome, StatusStore
 
 
 class Ours(Way):
@@ -29,8 +29,36 @@ class Ours(Way):
     def read(self, rooms: Sequence[int]) -> list[int | None]:
         return list(self._store.poll(rooms))
 
+    def until(self, room: int, status: int) -> None:
+        if not hasattr(self._store, "wait"):
+            return super().until(room, status)
+        self._store.wait(room, KVPoll(status), timeout=GIVE_UP_SECONDS)
+
     def close(self) -> None:
         self._store.close()
+
+
+class Mirrored(Ours):
+    """Reads from a local copy that the change feed keeps up."""
+
+    shown: ClassVar[str] = "redis_kvpoll mirror (ours)"
+    learns: ClassVar[str] = "mirror.wait"
+
+    def __init__(self, shared: Shared) -> None:
+        super().__init__(shared)
+        self._mirror = self._store.mirror()
+        self._mirror.__enter__()
+        wait_until(lambda: self._mirror.synced)
+
+    def read(self, rooms: Sequence[int]) -> list[int | None]:
+        return list(self._mirror.poll(rooms))
+
+    def until(self, room: int, status: int) -> None:
+        self._mirror.wait(room, KVPoll(status), timeout=GIVE_UP_SECONDS)
+
+    def close(self) -> None:
+        self._mirror.__exit__(None, None, None)
+        super().close()
 
 
 class Naive(Way):

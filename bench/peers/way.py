@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing.managers import DictProxy
 from multiprocessing.synchronize import Lock
 from typing import ClassVar, NamedTuple
@@ -73,11 +73,16 @@ class Way:
 
     def until(self, room: int, status: int) -> None:
         """Return as soon as this process knows that the room has the status."""
-        give_up_at = time.monotonic() + GIVE_UP_SECONDS
-        while self.read([room]) != [status]:
-            if time.monotonic() > give_up_at:
-                raise TimeoutError(f"{self.shown}: nothing came")
-            time.sleep(POLL_SECONDS)
+        wait_until(lambda: self.read([room]) == [status])
+
+
+def wait_until(reached: Callable[[], bool]) -> None:
+    """Ask every millisecond."""
+    give_up_at = time.monotonic() + GIVE_UP_SECONDS
+    while not reached():
+        if time.monotonic() > give_up_at:
+            raise TimeoutError("nothing came")
+        time.sleep(POLL_SECONDS)
 
 
 def merged(current: int | None, incoming: int) -> int | None:
