@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -17,10 +23,11 @@ from bench.peers import contest
 from bench.peers.contest import WAYS
 from bench.peers.known import p99
 from bench.peers.rates import Score, Tally
-from bench.peers.way import merged
+from bench.peers.way import Way, merged
 from redis_kvpoll import KVPoll
 
 ROOT = Path(__file__).parent.parent
+UNGUARDED = ("naive", "zmq")
 
 
 @pytest.fixture(scope="module")
@@ -40,12 +47,23 @@ def gone(pid: int) -> bool:
     return False
 
 
-@pytest.mark.parametrize("name", WAYS)
-def test_every_way_follows_the_rule_and_tells_the_other_process(ground, name):
+@pytest.fixture(scope="module", params=WAYS)
+def ways(request, ground):
+    """A way's name, and a maker of its two ends."""
+    name = request.param
     with contest.opened(ground, only={WAYS[name].service}) as found:
         if name in found.missing:
             pytest.skip(found.missing[name])
-        here, there = (WAYS[name](end._replace(lock=found.lock)) for end in found.turn(name, "rule", 2))
+
+        def ends(title: str) -> list[Callable[[], Way]]:
+            return [partial(WAYS[name], end._replace(lock=found.lock)) for end in found.turn(name, title, 2)]
+
+        yield name, ends
+
+
+def test_every_way_follows_the_rule_and_tells_the_other_process(ways):
+    here, there = (end() for end in ways[1]("rule"))
+    with contextlib.closing(here), contextlib.closing(there):
         room = 0
         for current in (None, *KVPoll):
             for incoming in KVPoll:
@@ -63,8 +81,28 @@ def test_every_way_follows_the_rule_and_tells_the_other_process(ground, name):
         here.announce(room + 1, KVPoll.Success)
         there.until(room + 1, KVPoll.Success)
         assert there.read([room + 1]) == [KVPoll.Success]
-        here.close()
-        there.close()
+
+
+def test_two_at_once_are_told_what_fits_together(ways):
+    name, ends = ways
+    if name in UNGUARDED:
+        pytest.skip("it has no guard, and the benchmark says so")
+    rooms, start = [1, 2], threading.Barrier(2)
+
+    def play(end: Callable[[], Way], seed: int) -> int:
+        random, sum_ = Random(seed), 0
+        with contextlib.closing(end()) as way:
+            start.wait(10)
+            for _ in range(150):
+                room, status = random.choice(rooms), random.choice((1, 2, 3, 4, 0, None, None))
+                sum_ += way.merge(room, status) if status is not None else -way.clear(room)
+        return sum_
+
+    here, there = ends("race")
+    with ThreadPoolExecutor(2) as threads:
+        told = sum(threads.map(play, (here, there), (1, 2)))
+    with contextlib.closing(here()) as way:
+        assert told == sum(status is not None for status in way.read(rooms))
 
 
 def test_what_is_not_installed_is_named():
