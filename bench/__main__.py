@@ -71,25 +71,7 @@ QUICK = Sizes(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench", description="What the table costs, beside plain Redis.")
-    parser.add_argument(
-        "--url",
-        default="",
-        help="one real server (default: a private one on loopback; embedded:// is one on a unix socket)",
-    )
-    parser.add_argument(
-        "--quick", action="store_true", help="a few seconds, to see that it runs; its figures are rough"
-    )
-    parser.add_argument(
-        "--one-cpu",
-        action="store_true",
-        help="keep client and private server on one CPU: steadier, since no call has to wake another",
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there too")
-    parser.add_argument(
-        "--markdown", type=Path, metavar="FILE", help="refresh the tables of this page too, and the pictures beside it"
-    )
-    asked = parser.parse_args(arguments)
+    asked = _asked(arguments)
     sizes = QUICK if asked.quick else FULL
     # Results are wide; where no terminal says how wide it is, they get what they need.
     console = Console(width=None if sys.stdout.isatty() else 120)
@@ -117,6 +99,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     report.show(console, sections, facts)
     console.print(f"It took {time.monotonic() - started:.0f} s.", style="dim", highlight=False)
     return 0
+
+
+def _asked(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench", description="What the table costs, beside plain Redis.")
+    parser.add_argument(
+        "--url",
+        default="",
+        help="one real server (default: a private one on loopback; embedded:// is one on a unix socket)",
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="a few seconds, to see that it runs; its figures are rough"
+    )
+    parser.add_argument(
+        "--one-cpu",
+        action="store_true",
+        help="keep client and private server on one CPU: steadier, since no call has to wake another",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there too")
+    parser.add_argument(
+        "--markdown", type=Path, metavar="FILE", help="refresh the tables of this page too, and the pictures beside it"
+    )
+    return parser.parse_args(arguments)
 
 
 def measure(ground: Ground, sizes: Sizes) -> list[Section]:

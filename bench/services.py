@@ -84,47 +84,56 @@ def running(name: str) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _postgres(program: str) -> Iterator[str]:
-    folder = _folder()
     user = _plain_user()
-    with contextlib.ExitStack() as undo:
-        undo.callback(shutil.rmtree, folder, ignore_errors=True)
-        as_user: list[str] = []
-        if user is not None:  # PostgreSQL refuses to run as root
-            os.chown(folder, user.pw_uid, user.pw_gid)
-            as_user = ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
-        data, secret = folder / "data", folder / "secret"
-        (port,), password = free_ports(1), secrets.token_hex(16)
-        secret.write_text(password)
-        if user is not None:
-            os.chown(secret, user.pw_uid, user.pw_gid)
-        # A password, as TCP lets every user of the machine in: PostgreSQL's superuser may run programs.
-        access = ["-U", "bench", "-A", "scram-sha-256", "--pwfile", str(secret)]
-        made = subprocess.run(  # noqa: S603 - the program is one that find found
-            [*as_user, str(Path(program).with_name("initdb")), "-D", str(data), "-N", *access],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            timeout=START_SECONDS,
-            cwd=folder,
-            check=False,
-        )
-        if made.returncode:
-            raise ServiceMissingError(f"initdb failed: {_last_line(made.stderr)}")
-        settings = {
-            "listen_addresses": "127.0.0.1",
-            "port": str(port),
-            "unix_socket_directories": "",
-            "fsync": "off",
-            "synchronous_commit": "off",
-            "full_page_writes": "off",
-            "wal_level": "minimal",
-            "max_wal_senders": "0",
-        }
-        options = [part for key, value in settings.items() for part in ("-c", f"{key}={value}")]
-        command = [*as_user, program, "-D", str(data), *options]
+    folder = _folder()
+    as_user: list[str] = []
+    if user is not None:  # PostgreSQL refuses to run as root
+        os.chown(folder, user.pw_uid, user.pw_gid)
+        as_user = ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
+    (port,) = free_ports(1)
+    settings = {
+        "listen_addresses": "127.0.0.1",
+        "port": str(port),
+        "unix_socket_directories": "",
+        "fsync": "off",
+        "synchronous_commit": "off",
+        "full_page_writes": "off",
+        "wal_level": "minimal",
+        "max_wal_senders": "0",
+    }
+    options = [part for key, value in settings.items() for part in ("-c", f"{key}={value}")]
+    command = [*as_user, program, "-D", str(folder / "data"), *options]
+    try:
+        password = _made_cluster([*as_user, str(Path(program).with_name("initdb"))], folder, user)
         # QUIT is its "immediate": no last checkpoint of what nobody keeps.
-        undo.enter_context(_guarded(command, folder, "QUIT", lambda: _answers(port)))
-        yield f"host=127.0.0.1 port={port} user=bench password={password} dbname=postgres"
+        with _guarded(command, folder, "QUIT", lambda: _answers(port)):
+            yield f"host=127.0.0.1 port={port} user=bench password={password} dbname=postgres"
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _made_cluster(initdb: list[str], folder: Path, user: pwd.struct_passwd | None) -> str:
+    """Make PostgreSQL's data; the superuser's password.
+
+    It has one, as TCP lets every user of the machine in, and PostgreSQL's superuser may run programs.
+    """
+    secret, password = folder / "secret", secrets.token_hex(16)
+    secret.touch(mode=0o600)
+    secret.write_text(password)
+    if user is not None:
+        os.chown(secret, user.pw_uid, user.pw_gid)
+    made = subprocess.run(  # noqa: S603 - the program is one that find found
+        [*initdb, "-D", str(folder / "data"), "-N", "-U", "bench", "-A", "scram-sha-256", "--pwfile", str(secret)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=START_SECONDS,
+        cwd=folder,
+        check=False,
+    )
+    if made.returncode:
+        raise ServiceMissingError(f"initdb failed: {_last_line(made.stderr)}")
+    return password
 
 
 @contextlib.contextmanager
