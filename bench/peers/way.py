@@ -76,9 +76,9 @@ class Way:
         wait_until(lambda: self.read([room]) == [status])
 
 
-def wait_until(reached: Callable[[], bool]) -> None:
+def wait_until(reached: Callable[[], bool], seconds: float = GIVE_UP_SECONDS) -> None:
     """Ask every millisecond."""
-    give_up_at = time.monotonic() + GIVE_UP_SECONDS
+    give_up_at = time.monotonic() + seconds
     while not reached():
         if time.monotonic() > give_up_at:
             raise TimeoutError("nothing came")
