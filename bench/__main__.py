@@ -14,7 +14,7 @@ from pathlib import Path
 from redis.exceptions import RedisError
 from rich.console import Console
 
-from bench import batches, feed, memory, mirrors, report, scale, single, together
+from bench import batches, feed, memory, mirrors, report, scale, single, together, waiting
 from bench.ground import Ground, environment, opened
 from bench.peers import contest, known, rates, reading
 from bench.results import Section
@@ -42,6 +42,7 @@ class Sizes:
     call_rounds: int
     rounds: int
     peers: PeerSizes
+    together: int
     together_rounds: int
     feed_entries: int
     memory_rooms: int
@@ -53,6 +54,7 @@ FULL = Sizes(
     call_rounds=151,
     rounds=31,
     peers=PeerSizes(processes=(4, 1, 8), seconds=1.5, turns=3, changes=300, mirrors=(1, 8, 32), mirror_changes=300),
+    together=2_000,
     together_rounds=9,
     feed_entries=feed.FULL,
     memory_rooms=100_000,
@@ -63,6 +65,7 @@ QUICK = Sizes(
     call_rounds=5,
     rounds=3,
     peers=PeerSizes(processes=(4,), seconds=0.1, turns=1, changes=4, mirrors=(1, 2), mirror_changes=10),
+    together=200,
     together_rounds=1,
     feed_entries=5_000,
     memory_rooms=2_000,
@@ -131,7 +134,7 @@ def measure(ground: Ground, sizes: Sizes) -> list[Section]:
     sections += batches.measure(ground, sizes.rounds)
     sections += _peers(ground, sizes)
     say("many calls at once")
-    sections.append(together.measure(ground, sizes.together_rounds))
+    sections.append(together.measure(ground, sizes.together, sizes.together_rounds))
     say("the change feed")
     sections.append(feed.measure(ground, sizes.rooms, sizes.call_rounds, sizes.rounds))
     sections.append(feed.memory(ground, sizes.feed_entries))
@@ -152,7 +155,7 @@ def _peers(ground: Ground, sizes: Sizes) -> list[Section]:
         sections.append(reading.measure(opened_contest, sizes.rounds))
         say("from a change to knowing it")
         sections += known.measure(opened_contest, asked.changes, asked.turns)
-        if opened_contest.here(contest.MIRROR):
+        if waiting.HERE:
             say("mirrors")
             sections.append(mirrors.read(ground, sizes.rounds))
             sections += mirrors.many(opened_contest, asked.mirrors, asked.mirror_changes, asked.turns)

@@ -7,19 +7,15 @@ from random import Random
 
 import redis
 
-from bench import mirrors
+from bench import mirrors, waiting
 from bench.ground import TTL, Ground
 from bench.measure import Contender, Spread, Times, interleave, ratio
 from bench.results import Budget, Row, Section
 from redis_kvpoll import KVPoll, StatusStore
 
 BUDGET = Budget(1.5)
-_RATIOS = (
-    ("update_status", "SET"),
-    ("poll", "MGET"),
-    ("update_many", "SET pipeline"),
-    ("mirror.get", "dict.get"),
-)
+_RATIOS = [("update_status", "SET"), ("poll", "MGET"), ("update_many", "SET pipeline")]
+_RATIOS += [("mirror.get", "dict.get")] if waiting.HERE else []
 
 _LIFE = (KVPoll.WaitingForInput, KVPoll.Transferring, KVPoll.Transferring, KVPoll.Transferring, KVPoll.Success)
 _BATCH = 1000
@@ -43,12 +39,10 @@ def measure(ground: Ground, sizes: tuple[int, ...], rounds: int, say: Callable[[
             say(f"at {size:,} rooms and as many plain keys")
             _fill(ground, store, client, rooms[filled:size])
             found[size] = _times(ground, store, client, rooms[:size], rounds)
-            if hasattr(store, "mirror"):
+            if waiting.HERE:
                 found[size] |= mirrors.read_times(store, rooms[:size], rounds)
             filled = size
     for ours, theirs in _RATIOS:
-        if ours not in found[first]:
-            continue
         for size in sizes[1:]:
             section.rows.append(_row(f"{ours} / {theirs}, {size:,}", ours, theirs, found[first], found[size]))
     return section

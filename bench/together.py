@@ -1,4 +1,4 @@
-"""Many calls at once: 2,000 asyncio calls gathered, and 16 threads on one store."""
+"""Many calls at once: asyncio calls gathered, and 16 threads on one store."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from bench.measure import Contender, interleave
 from bench.results import Budget, Section, cheaper
 from redis_kvpoll import KVPoll, StatusStore
 
-CALLS = 2000
 THREADS = 16
 GATHERED = Budget(10, at_least=True)
 THREADED = Budget(2, at_least=True)
@@ -24,13 +23,13 @@ _ALONE = 200
 _ROOMS_A_THREAD = 12
 
 
-def measure(ground: Ground, rounds: int) -> Section:
+def measure(ground: Ground, calls: int, rounds: int) -> Section:
     section = Section("together", "Many calls at once, a call", "times cheaper")
-    with _asyncio(ground) as contenders:
+    with _asyncio(ground, calls) as contenders:
         times = interleave(contenders, rounds)
-    name = f"{CALLS:,} asyncio updates gathered"
+    name = f"{calls:,} asyncio updates gathered"
     section.rows.append(cheaper(name, "gathered", "awaited one by one", "awaited", times, GATHERED))
-    section.rows.append(cheaper(f"{CALLS:,} asyncio gets gathered", "gathered gets", "one by one", "gets", times))
+    section.rows.append(cheaper(f"{calls:,} asyncio gets gathered", "gathered gets", "one by one", "gets", times))
     with _threads(ground) as contenders:
         times = interleave(contenders, rounds)
     name = f"{THREADS} threads of one store"
@@ -41,8 +40,8 @@ def measure(ground: Ground, rounds: int) -> Section:
 
 
 @contextlib.contextmanager
-def _asyncio(ground: Ground) -> Iterator[list[Contender]]:
-    rooms = ground.ids(CALLS)
+def _asyncio(ground: Ground, count: int) -> Iterator[list[Contender]]:
+    rooms = ground.ids(count)
     store = ground.store_async("gather")
 
     async def gathered() -> None:
@@ -72,9 +71,9 @@ def _asyncio(ground: Ground) -> Iterator[list[Contender]]:
         lives = len(traffic.LIFE)
         try:
             yield [
-                Contender("gathered", lambda: runner.run(gathered()), CALLS * lives, clear),
+                Contender("gathered", lambda: runner.run(gathered()), count * lives, clear),
                 Contender("awaited", lambda: runner.run(awaited()), _ALONE * lives, clear),
-                Contender("gathered gets", lambda: runner.run(gathered_gets()), CALLS, fill),
+                Contender("gathered gets", lambda: runner.run(gathered_gets()), count, fill),
                 Contender("gets", lambda: runner.run(gets()), _ALONE, fill),
             ]
         finally:

@@ -10,7 +10,7 @@ from multiprocessing.context import ForkServerContext
 from multiprocessing.managers import SyncManager
 from multiprocessing.synchronize import Lock
 
-from bench import services
+from bench import services, waiting
 from bench.ground import Ground
 from bench.peers.etcd import Etcd
 from bench.peers.local import Manager, Replica
@@ -18,13 +18,12 @@ from bench.peers.nats import Nats
 from bench.peers.postgres import Postgres
 from bench.peers.texts import Locked, Mirrored, Naive, Ours, Watch
 from bench.peers.way import Shared, Way
-from redis_kvpoll import StatusStore
 
 OURS = "ours"
 MIRROR = "mirror"
 WAYS: dict[str, type[Way]] = {
     OURS: Ours,
-    MIRROR: Mirrored,
+    **({MIRROR: Mirrored} if waiting.HERE else {}),
     "watch": Watch,
     "lock": Locked,
     "manager": Manager,
@@ -89,6 +88,4 @@ def opened(ground: Ground, only: Collection[str] | None = None) -> Iterator[Cont
                 contest.addresses[way.service] = address
             except services.ServiceMissingError as error:
                 contest.missing[name] = str(error)
-        if not hasattr(StatusStore, "mirror"):
-            contest.missing[MIRROR] = "not built yet"
         yield contest

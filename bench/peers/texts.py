@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import ClassVar
 
 import redis
 
+from bench import waiting
 from bench.ground import TTL
 from bench.peers.way import GIVE_UP_SECONDS, Shared, Way, merged, wait_until
-from redis_kvpoll import KVPoll, Outcome, StatusStore
+from redis_kvpoll import Outcome, StatusStore
 
 
 class Ours(Way):
     shown: ClassVar[str] = "redis_kvpoll (ours)"
-    learns: ClassVar[str] = "store.wait"
+    learns: ClassVar[str] = "store.wait" if waiting.HERE else Way.learns
     lacks: ClassVar[str] = ""
 
     def __init__(self, shared: Shared) -> None:
@@ -30,9 +32,10 @@ class Ours(Way):
         return list(self._store.poll(rooms))
 
     def until(self, room: int, status: int) -> None:
-        if not hasattr(self._store, "wait"):
-            return super().until(room, status)
-        self._store.wait(room, KVPoll(status), timeout=GIVE_UP_SECONDS)
+        if waiting.HERE:
+            waiting.wait(self._store, room, status, GIVE_UP_SECONDS)
+        else:
+            super().until(room, status)
 
     def close(self) -> None:
         self._store.close()
@@ -46,18 +49,18 @@ class Mirrored(Ours):
 
     def __init__(self, shared: Shared) -> None:
         super().__init__(shared)
-        self._mirror = self._store.mirror()
-        self._mirror.__enter__()
+        self._closing = contextlib.ExitStack()
+        self._mirror = self._closing.enter_context(waiting.mirror_of(self._store))
         wait_until(lambda: self._mirror.synced)
 
     def read(self, rooms: Sequence[int]) -> list[int | None]:
         return list(self._mirror.poll(rooms))
 
     def until(self, room: int, status: int) -> None:
-        self._mirror.wait(room, KVPoll(status), timeout=GIVE_UP_SECONDS)
+        waiting.wait(self._mirror, room, status, GIVE_UP_SECONDS)
 
     def close(self) -> None:
-        self._mirror.__exit__(None, None, None)
+        self._closing.close()
         super().close()
 
 
