@@ -13,7 +13,7 @@
 local count = #ARGV - 2
 local step = (#KEYS - 1) / count
 local now
-local reply = {}
+local reply, changes, renew = {false}, {}, false
 
 for i = 1, count do
   local room = KEYS[(i - 1) * step + 2]
@@ -26,14 +26,16 @@ for i = 1, count do
   if not current then
     outcome = 5
   elseif current ~= 'Failed' and type(current) ~= 'table' then
-    now = now or now_ms()
+    if not now then
+      local time = redis.call('TIME')
+      now = time[1] .. string.sub('00000' .. time[2], -6, -4)
+    end
     outcome, current = 4, 'Failed'
     redis.call('HSET', room, 'status', 'Failed', 'updated_ms', now)
     local first = redis.call('HSETNX', room, 'reason', ARGV[i + 2]) == 1
     redis.call('PEXPIRE', room, ARGV[2])
-    changed(room, 'Failed', ARGV[2], first and ARGV[i + 2])
+    local n = #changes
+    changes[n + 1], changes[n + 2], changes[n + 3], changes[n + 4] = room, 'Failed', ARGV[2], first and ARGV[i + 2]
   end
   reply[i * 2], reply[i * 2 + 1] = outcome, current
 end
-reply[1] = announced()
-return reply

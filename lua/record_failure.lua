@@ -10,7 +10,7 @@
 -- stored is 1 when the room's reason is now this one: a repeated call answers as the first did. A key of another type
 -- (made by hand) puts its error there; the other rooms go on.
 
-local reply = {}
+local reply, changes, renew = {false}, {}, false
 for i = 2, #KEYS do
   local room, reason = KEYS[i], ARGV[i]
   local there = redis.pcall('HMGET', room, 'status', 'reason')
@@ -19,11 +19,10 @@ for i = 2, #KEYS do
     reply[i] = there
   elseif status and not first then
     redis.call('HSET', room, 'reason', reason)
-    changed(room, status, nil, reason)
+    local n = #changes
+    changes[n + 1], changes[n + 2], changes[n + 3], changes[n + 4] = room, status, false, reason
     reply[i] = 1
   else
     reply[i] = (status and first == reason) and 1 or 0
   end
 end
-reply[1] = announced()
-return reply

@@ -9,7 +9,7 @@
 --
 -- kept is 1 when the room is live. A key of another type (made by hand) puts its error there; the other rooms go on.
 
-local reply = {}
+local reply, changes, renew = {false}, {}, false
 for i = 2, #KEYS, 2 do
   local status = redis.pcall('HGET', KEYS[i], 'status')
   local kept = 0
@@ -18,10 +18,9 @@ for i = 2, #KEYS, 2 do
   elseif status and status ~= 'Success' and status ~= 'Failed' then
     redis.call('PEXPIRE', KEYS[i], ARGV[2])
     redis.call('PEXPIRE', KEYS[i + 1], ARGV[2])
-    changed(KEYS[i], status, ARGV[2])
-    kept, renew_feed = 1, true
+    local n = #changes
+    changes[n + 1], changes[n + 2], changes[n + 3], changes[n + 4] = KEYS[i], status, ARGV[2], false
+    kept, renew = 1, true
   end
   reply[i / 2 + 1] = kept
 end
-reply[1] = announced()
-return reply

@@ -16,7 +16,7 @@ local strict = ARGV[2] == 'strict'
 local count = #ARGV - 4
 local step = (#KEYS - 1) / count
 local now
-local reply = {}
+local reply, changes, renew = {false}, {}, false
 
 for i = 1, count do
   local room, incoming = KEYS[(i - 1) * step + 2], ARGV[i + 4]
@@ -40,19 +40,23 @@ for i = 1, count do
   end
 
   if outcome == 1 or outcome == 2 or outcome == 4 then
-    now = now or now_ms()  -- many updates change nothing and need no time
+    if not now then
+      -- Many updates change nothing and need no time. Milliseconds as text: of the microseconds' six digits, the
+      -- first three.
+      local time = redis.call('TIME')
+      now = time[1] .. string.sub('00000' .. time[2], -6, -4)
+    end
     if outcome == 1 then
       redis.call('HSET', room, 'status', incoming, 'opened_ms', now, 'updated_ms', now)
-      renew_feed = true
+      renew = true
     else
       redis.call('HSET', room, 'status', incoming, 'updated_ms', now)
     end
     current = incoming
     local ttl_ms = (incoming == 'Success' or incoming == 'Failed') and ARGV[4] or ARGV[3]
     redis.call('PEXPIRE', room, ttl_ms)
-    changed(room, incoming, ttl_ms)
+    local n = #changes
+    changes[n + 1], changes[n + 2], changes[n + 3], changes[n + 4] = room, incoming, ttl_ms, false
   end
   reply[i * 2], reply[i * 2 + 1] = outcome, current
 end
-reply[1] = announced()
-return reply

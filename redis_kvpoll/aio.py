@@ -8,17 +8,15 @@ from types import TracebackType
 from typing import NoReturn, Self, TypeVar, Unpack, cast, overload
 
 import redis.asyncio as redis
-from redis.exceptions import RedisError
 
 from redis_kvpoll import checks, commands
+from redis_kvpoll.aiodispatch import Dispatcher
 from redis_kvpoll.checks import Mode, Policy
 from redis_kvpoll.clients import aioopening
 from redis_kvpoll.commands import Agreement, Command, Scan, Settings
 from redis_kvpoll.commands.rooms import DEFAULT_ABORT_REASON, wanted
 from redis_kvpoll.delivery import DEFAULT_DEADLINE, DEFAULT_TERMINAL_TTL, DEFAULT_TTL, Delivery, StoreOptions
-from redis_kvpoll.faults import NotSent
 from redis_kvpoll.status import Entry, KVPoll, Update
-from redis_kvpoll.steps import Flow
 from redis_kvpoll.store import StatusStore
 
 T = TypeVar("T")
@@ -53,6 +51,7 @@ class AsyncStatusStore:
             deadline=checks.seconds(deadline, "deadline"),
         )
         self._route = aioopening.route_for(client, deadline)
+        self._dispatcher = Dispatcher(self._delivery, self._route)
 
     @classmethod
     def from_url(cls, url: str, **options: Unpack[StoreOptions]) -> Self:
@@ -121,7 +120,7 @@ class AsyncStatusStore:
         return counts
 
     async def settings(self) -> Settings | None:
-        return await self._take(self._delivery.settings())
+        return await self._dispatcher.run(self._delivery.settings())
 
     async def aclose(self) -> None:
         """Close the store's connections; with from_url, all that it opened. May be repeated."""
@@ -148,30 +147,11 @@ class AsyncStatusStore:
 
     async def _pages(self) -> AsyncIterator[list[int]]:
         scan = Scan(self._route.clustered)
-        while (page := await self._take(self._delivery.next_page(scan))) is not None:
+        while (page := await self._dispatcher.run(self._delivery.next_page(scan))) is not None:
             yield page
 
     async def _run(self, command: Command[V, T]) -> T:
-        return await self._take(self._delivery.run(command))
-
-    async def _take(self, flow: Flow[T]) -> T:
-        """Do each step that a flow asks for, until it returns."""
-        try:
-            step = next(flow)
-            while True:
-                try:
-                    result = await self._route.take(step)
-                except (NotSent, RedisError, OSError) as error:
-                    step = flow.throw(error)
-                except BaseException:
-                    # Interrupted or cancelled: the connection is gone, as if it had been lost.
-                    self._delivery.unsettle()
-                    raise
-                else:
-                    step = flow.send(result)
-        except StopIteration as end:
-            value: T = end.value
-            return value
+        return await self._dispatcher.run(self._delivery.run(command))
 
 
 def _share_docstrings() -> None:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import time
 import warnings
-from typing import Any, TypedDict, TypeVar
+from collections.abc import Iterator
+from itertools import zip_longest
+from typing import Any, Protocol, TypedDict, TypeVar
 
 from redis_kvpoll.checks import Mode, Policy
-from redis_kvpoll.commands import Agreement, Command, Layout, Scan, Settings
+from redis_kvpoll.commands import Agreement, Call, Command, Layout, Scan, Settings
 from redis_kvpoll.commands.settings import NAMES, RENEW_SECONDS
-from redis_kvpoll.errors import EvictionWarning, ServerRefusedError, StoreClosedError
-from redis_kvpoll.steps import Flow
-from redis_kvpoll.trip import Trip
+from redis_kvpoll.errors import EvictionWarning, KVPollError, StoreClosedError
+from redis_kvpoll.lanes import Flight
+from redis_kvpoll.steps import Board, Flow, Rider
+from redis_kvpoll.trip import Trip, Undelivered
 
 T = TypeVar("T")
 V = TypeVar("V")
@@ -38,6 +42,19 @@ class StoreOptions(TypedDict, total=False):
     feed: int | None
 
 
+class Watcher(Protocol):
+    """A local copy, as far as writers need to know of it."""
+
+    def departing(self) -> int:
+        """A mark that is another once the copy has begun anew."""
+
+    def wrote(self, mark: int, call: Call, feed_id: bytes, reply: list[Any]) -> None:
+        """What this process wrote, before its caller knows; ``reply`` is true at ``feed_id``."""
+
+    def suspect(self) -> None:
+        """A connection was lost, and the server may be another."""
+
+
 class Delivery:
     """The part that the blocking and the asyncio store have in common.
 
@@ -54,6 +71,7 @@ class Delivery:
         self.map_version = 0
         self._looked_at_eviction = False
         self.closed = False
+        self.watchers: list[Watcher] = []
 
     @property
     def namespace(self) -> str:
@@ -65,41 +83,89 @@ class Delivery:
         self._check_open(command.operation)
         if not rooms:
             return command.finish(rooms, [])
-        trip = Trip(self, command.operation, rooms, command.repeatable)
-        layout = self._agreed or (yield from self._agree(trip))
+        layout = self._agreed or (yield from self._agree(command))
         calls = command.calls(layout)
         if len(calls) == 1:
-            reply = yield from trip.deliver(calls[0])
-            reply = reply[1:] if calls[0].shape.feed else reply
-            return command.finish(rooms, command.decode(command.operation, rooms, reply))
+            replies = yield from self._board(command, calls)
+            return command.finish(rooms, command.decode(command.operation, rooms, replies[0]))
         values: list[Any] = [None] * len(rooms)
-        for call in calls:
-            reply = yield from trip.deliver(call)
-            reply = reply[1:] if call.shape.feed else reply
-            trip.done += len(call.rooms)
-            some = command.decode(command.operation, call.rooms, reply)
-            for position, value in zip(call.positions, some, strict=True):
-                values[position] = value
+        done = 0
+        for wave in _waves(calls):
+            replies = yield from self._board(command, wave, done)
+            for call, reply in zip(wave, replies, strict=True):
+                done += len(call.rooms)
+                some = command.decode(command.operation, call.rooms, reply)
+                for position, value in zip(call.positions, some, strict=True):
+                    values[position] = value
         return command.finish(rooms, values)
+
+    def fly(self, flight: Flight) -> Flow[None]:
+        """Carry a flight's call to its reply, and tell its riders."""
+        call = flight.call
+        watched = self.watchers and call.shape.leaves is not None
+        marks = [(watcher, watcher.departing()) for watcher in self.watchers] if watched else ()
+        try:
+            reply = yield from Trip(self, call.shape.repeatable, flight.give_up_at).carry(call, preliminary=not call.rooms)
+        except (Undelivered, KVPollError) as failure:
+            flight.fail(failure, time.monotonic())
+            return
+        if call.shape.feed:
+            feed_id = reply.pop(0)
+            if feed_id is not None:
+                for watcher, mark in marks:
+                    watcher.wrote(mark, call, feed_id, reply)
+        flight.land(reply)
 
     def next_page(self, scan: Scan) -> Flow[list[int] | None]:
         """The next rooms of a walk; None after the last."""
         self._check_open("rooms")
-        trip = Trip(self, "rooms", [], repeatable=True)
-        layout = self._agreed or (yield from self._agree(trip))
+        layout = self._agreed or (yield from self._agree("rooms"))
         request = scan.request(layout, self.map_version)
         if request is None:
             return None
-        reply = yield from trip.ask(*request)
+        reply = yield from self._ask("rooms", *request)
         return scan.page(reply, self.map_version)
 
     def settings(self) -> Flow[Settings | None]:
         """The settings of the namespace, without writing them; None when nobody uses it."""
         self._check_open("settings")
-        trip = Trip(self, "settings", [], repeatable=True)
         call = self._agreement.call()
-        reply = yield from trip.ask(call.tag, ["HMGET", call.first_keys[0], *NAMES])
+        reply = yield from self._ask("settings", call.tag, ["HMGET", call.first_keys[0], *NAMES])
         return self._agreement.read(reply) if any(reply) else None
+
+    def _board(self, command: Command[Any, Any] | str, calls: list[Call], done: int = 0) -> Flow[list[Any]]:
+        """Send calls, each by the lane of its shard, and wait until all have arrived. Their replies."""
+        give_up_at = time.monotonic() + self.deadline
+        riders = [Rider(call, give_up_at) for call in calls]
+        yield Board(riders)
+        for rider in riders:
+            if isinstance(rider.failure, Undelivered):
+                done += sum(len(rider.call.rooms) for rider in riders if rider.failure is None)
+                raise rider.failure.named(self._name(command, done)) from rider.failure.__cause__
+            if rider.failure is not None:
+                raise copy.copy(rider.failure)  # the others get it too, each with a traceback of its own
+        return [rider.reply for rider in riders]
+
+    def _ask(self, operation: str, tag: str, words: list[str]) -> Flow[Any]:
+        """Send a plain command that only reads, past all lanes."""
+        try:
+            return (yield from self._trip().ask(tag, words))
+        except Undelivered as failure:
+            raise failure.named(self._name(operation)) from failure.__cause__
+
+    def _trip(self) -> Trip:
+        return Trip(self, repeatable=True, give_up_at=time.monotonic() + self.deadline)
+
+    def _name(self, command: Command[Any, Any] | str, done: int = 0) -> str:
+        """What errors call an operation: with its rooms, all of a few, the first of many."""
+        if isinstance(command, str):
+            return f"{command} of namespace {self.namespace!r}"
+        rooms = command.rooms
+        if len(rooms) == 1:
+            return f"{command.operation} of room {rooms[0]}"
+        shown = ", ".join(map(str, rooms[:3]))
+        more = f" and {len(rooms) - 3:,} more" if len(rooms) > 3 else ""
+        return f"{command.operation} of rooms {shown}{more}" + (f" ({done:,} done)" if done else "")
 
     def _check_open(self, operation: str) -> None:
         if self.closed:
@@ -114,11 +180,16 @@ class Delivery:
         self._losses += 1
         self.map_version += 1
         self._settled_until = 0.0
+        for watcher in self.watchers:
+            watcher.suspect()
 
     def settle(self, trip: Trip) -> Flow[Layout]:
         """Check the settings of the namespace, and renew them."""
         losses = self._losses
-        settings = self._agreement.read((yield from trip.carry(self._agreement.call(), preliminary=True)))
+        return self._adopt((yield from trip.carry(self._agreement.call(), preliminary=True)), losses)
+
+    def _adopt(self, reply: list[Any], losses: int) -> Layout:
+        settings = self._agreement.read(reply)
         self._agreement = self._agreement.adopt(settings)
         self._layout = self._agreement.layout(settings, *self._times)
         if losses == self._losses:
@@ -130,18 +201,21 @@ class Delivery:
         """What was agreed on; None before the first call, and when it is time to look again."""
         return self._layout if self.settled else None
 
-    def _agree(self, trip: Trip) -> Flow[Layout]:
-        layout = yield from self.settle(trip)
+    def _agree(self, command: Command[Any, Any] | str) -> Flow[Layout]:
+        """Check the settings before a call; callers that come at once share one look."""
+        losses = self._losses
+        (reply,) = yield from self._board(command, [self._agreement.call()])
+        layout = self._agreed or self._adopt(reply, losses)
         if not self._looked_at_eviction:
             self._looked_at_eviction = True
-            yield from self._look_at_eviction(trip)
+            yield from self._look_at_eviction()
         return layout
 
-    def _look_at_eviction(self, trip: Trip) -> Flow[None]:
+    def _look_at_eviction(self) -> Flow[None]:
         """Warn, once a store, of a server that may drop live rooms."""
         try:
-            memory = yield from trip.ask(self.namespace, ["INFO", "memory"])
-        except ServerRefusedError:
+            memory = yield from self._trip().ask(self.namespace, ["INFO", "memory"])
+        except Undelivered:
             return  # fakeredis has no INFO, and a careful operator may deny it
         fields = dict(line.split(":", 1) for line in memory.decode().splitlines() if ":" in line)
         policy = fields.get("maxmemory_policy", "noeviction")
@@ -154,3 +228,12 @@ class Delivery:
                 warnings.warn(what, EvictionWarning, stacklevel=1)
             except EvictionWarning:  # warnings are errors here; but the caller's call has yet to be carried out
                 logger.warning(what)
+
+
+def _waves(calls: list[Call]) -> Iterator[list[Call]]:
+    """Calls that go at once: one a shard, then the next of each."""
+    by_tag: dict[str, list[Call]] = {}
+    for call in calls:
+        by_tag.setdefault(call.tag, []).append(call)
+    for wave in zip_longest(*by_tag.values()):
+        yield [call for call in wave if call is not None]

@@ -34,8 +34,8 @@ def folder() -> Traversable:
 def load(name: str) -> Script:
     source = (folder() / f"{name}.lua").read_text(encoding="utf-8")
     if used := re.search(r"^-- USES +(\w+)$", source, re.MULTILINE):
-        # Lua in Redis has no modules: what scripts share goes before each of them.
-        source = (folder() / "shared" / f"{used[1]}.lua").read_text(encoding="utf-8") + source
+        # Lua in Redis has no modules: what scripts share goes behind each of them.
+        source += (folder() / "shared" / f"{used[1]}.lua").read_text(encoding="utf-8")
     # SHA-1 is how Redis names scripts; nothing here rests on its strength.
     return Script(name, source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
 

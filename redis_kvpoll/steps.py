@@ -13,6 +13,8 @@ from typing import Any, TypeAlias, TypeVar
 
 from redis.exceptions import AskError
 
+from redis_kvpoll.commands import Call
+
 T = TypeVar("T")
 
 
@@ -47,5 +49,36 @@ class Reroute:
     """ASK, or MOVED, which redis-py makes a kind of it."""
 
 
-Step: TypeAlias = Send | Pause | Reroute
+class Rider:
+    """One caller's call on its way. It has arrived when it has a reply or a failure."""
+
+    __slots__ = ("call", "failure", "give_up_at", "leads", "place", "reply")
+
+    def __init__(self, call: Call, give_up_at: float) -> None:
+        self.call = call
+        self.give_up_at = give_up_at
+        self.reply: list[Any] | None = None
+        self.failure: Exception | None = None
+        self.leads = False
+        """Whether its lane was handed to this caller, who must now see to the next flight."""
+        self.place: Any = None
+        """Where its caller waits, as the driver knows how; None while it does not wait."""
+
+    @property
+    def arrived(self) -> bool:
+        return self.reply is not None or self.failure is not None
+
+
+@dataclass(slots=True)
+class Board:
+    """Wait until all riders have arrived. What concerns one shard travels in the order in which it came."""
+
+    riders: list[Rider]
+
+    @property
+    def arrived(self) -> bool:
+        return all([rider.arrived for rider in self.riders])  # noqa: C419 - a list is faster, and most have one
+
+
+Step: TypeAlias = Send | Pause | Reroute | Board
 Flow: TypeAlias = Generator[Step, Any, T]

@@ -7,7 +7,6 @@ from types import TracebackType
 from typing import NoReturn, Self, TypeVar, Unpack, cast, overload
 
 import redis
-from redis.exceptions import RedisError
 
 from redis_kvpoll import checks, commands
 from redis_kvpoll.checks import Mode, Policy
@@ -15,9 +14,8 @@ from redis_kvpoll.clients import opening
 from redis_kvpoll.commands import Agreement, Command, Scan, Settings
 from redis_kvpoll.commands.rooms import DEFAULT_ABORT_REASON, wanted
 from redis_kvpoll.delivery import DEFAULT_DEADLINE, DEFAULT_TERMINAL_TTL, DEFAULT_TTL, Delivery, StoreOptions
-from redis_kvpoll.faults import NotSent
+from redis_kvpoll.dispatch import Dispatcher
 from redis_kvpoll.status import Entry, KVPoll, Update
-from redis_kvpoll.steps import Flow
 
 T = TypeVar("T")
 V = TypeVar("V")
@@ -80,6 +78,7 @@ class StatusStore:
             deadline=checks.seconds(deadline, "deadline"),
         )
         self._route = opening.route_for(client, deadline)
+        self._dispatcher = Dispatcher(self._delivery, self._route)
 
     @classmethod
     def from_url(cls, url: str, **options: Unpack[StoreOptions]) -> Self:
@@ -208,7 +207,7 @@ class StatusStore:
 
     def settings(self) -> Settings | None:
         """The namespace's policy, shards and mode; None when nobody has used it. Writes nothing."""
-        return self._take(self._delivery.settings())
+        return self._dispatcher.run(self._delivery.settings())
 
     # Living and ending
 
@@ -238,27 +237,8 @@ class StatusStore:
 
     def _pages(self) -> Iterator[list[int]]:
         scan = Scan(self._route.clustered)
-        while (page := self._take(self._delivery.next_page(scan))) is not None:
+        while (page := self._dispatcher.run(self._delivery.next_page(scan))) is not None:
             yield page
 
     def _run(self, command: Command[V, T]) -> T:
-        return self._take(self._delivery.run(command))
-
-    def _take(self, flow: Flow[T]) -> T:
-        """Do each step that a flow asks for, until it returns."""
-        try:
-            step = next(flow)
-            while True:
-                try:
-                    result = self._route.take(step)
-                except (NotSent, RedisError, OSError) as error:
-                    step = flow.throw(error)
-                except BaseException:
-                    # Interrupted or cancelled: the connection is gone, as if it had been lost.
-                    self._delivery.unsettle()
-                    raise
-                else:
-                    step = flow.send(result)
-        except StopIteration as end:
-            value: T = end.value
-            return value
+        return self._dispatcher.run(self._delivery.run(command))

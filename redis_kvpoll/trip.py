@@ -1,9 +1,8 @@
-"""One operation on its way to the server: retries, scripts the server forgot, redirects, and the deadline."""
+"""One call on its way to the server: retries, scripts the server forgot, redirects, and the deadline."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from typing import Any, Protocol
 
 from redis.backoff import EqualJitterBackoff
@@ -44,23 +43,28 @@ class Home(Protocol):
     def settle(self, trip: Trip) -> Flow[object]: ...
 
 
-class Trip:
-    """One operation under way: its name and rooms for messages, and the time that it has left."""
+class Undelivered(Exception):  # noqa: N818 - between a trip and its store, never seen outside
+    """A trip ended without a reply. The store names the operation and raises ``kind``."""
 
-    def __init__(self, home: Home, operation: str, rooms: Sequence[int], repeatable: bool) -> None:
-        self.done = 0
+    def __init__(self, kind: type[KVPollError], what: str) -> None:
+        super().__init__(what)
+        self.kind = kind
+
+    def named(self, name: str) -> KVPollError:
+        """What the caller gets to see."""
+        error = self.kind(f"{name}: {printable(str(self))}")
+        error.__cause__ = self.__cause__
+        return error
+
+
+class Trip:
+    """One script call or command under way, and the time that it has left."""
+
+    def __init__(self, home: Home, repeatable: bool, give_up_at: float) -> None:
         self._home = home
-        self._operation = operation
-        self._rooms = rooms
         self._repeatable = repeatable
         self._tries = 0
-        self._give_up_at = time.monotonic() + home.deadline
-
-    def deliver(self, call: Call) -> Flow[Any]:
-        """Carry one call of the operation through to its reply. Each has the whole deadline to itself."""
-        if self.done:
-            self._tries, self._give_up_at = 0, time.monotonic() + self._home.deadline
-        return self.carry(call)
+        self._give_up_at = give_up_at
 
     def carry(self, call: Call, preliminary: bool = False) -> Flow[Any]:
         """Send a script call by its digest, or whole to a server that does not know the script."""
@@ -73,8 +77,8 @@ class Trip:
     def _persist(self, tag: str, words: list[str], preliminary: bool, script: Script | None = None) -> Flow[Any]:
         """Send until there is a reply, a final refusal, or no time left.
 
-        ``preliminary`` marks what is no part of the operation's effect: it may always be repeated, and does not
-        itself wait for the settings to be checked.
+        ``preliminary`` marks what is no part of a call's effect: it may always be repeated, and does not itself
+        wait for the settings to be checked.
         """
         repeatable = preliminary or self._repeatable
         asking = None
@@ -101,10 +105,10 @@ class Trip:
         """Wait before the next try, or raise what the caller gets to see."""
         fault, cause = faults.judge(error), faults.reason(error)
         if fault is Fault.REFUSED:
-            raise self._failed(ServerRefusedError, faults.refusal(cause)) from cause
+            raise Undelivered(ServerRefusedError, faults.refusal(cause)) from cause
         self._home.unsettle()
         if fault is Fault.LOST and not repeatable:
-            raise self._failed(
+            raise Undelivered(
                 OutcomeUnknownError,
                 f"sent, but the reply was lost ({cause}): it may have happened or not; look before doing it again",
             ) from cause
@@ -114,7 +118,7 @@ class Trip:
         """Follow a cluster's redirect at once; wait only when they do not end. The node to ask, for ASK."""
         self._home.map_version += 1
         if not (yield Reroute(error)):
-            raise self._failed(ServerRefusedError, faults.refusal(error)) from error
+            raise Undelivered(ServerRefusedError, faults.refusal(error)) from error
         if self._tries < _FREE_REDIRECTS:
             self._tries += 1
         else:
@@ -127,7 +131,7 @@ class Trip:
         if time.monotonic() + seconds >= self._give_up_at:
             tries = "1 try" if self._tries == 1 else f"{self._tries} tries"
             last = str(cause).rstrip(".")
-            raise self._failed(
+            raise Undelivered(
                 StoreUnavailableError,
                 f"no answer within {self._home.deadline:g} s ({tries}; last: {last}): "
                 "check that the server is up and reachable; the call may be repeated",
@@ -141,16 +145,3 @@ class Trip:
         """
         left = self._give_up_at - time.monotonic()
         return None if left > 0.9 * self._home.deadline else max(0.001, left)
-
-    def _failed(self, kind: type[KVPollError], what: str) -> KVPollError:
-        return kind(f"{self._operation}{self._subject()}: {printable(what)}")
-
-    def _subject(self) -> str:
-        """The rooms, for a message: all of a few, the first of many."""
-        if not self._rooms:
-            return f" of namespace {self._home.namespace!r}"
-        if len(self._rooms) == 1:
-            return f" of room {self._rooms[0]}"
-        shown = ", ".join(map(str, self._rooms[:3]))
-        more = f" and {len(self._rooms) - 3:,} more" if len(self._rooms) > 3 else ""
-        return f" of rooms {shown}{more}" + (f" ({self.done:,} done)" if self.done else "")

@@ -13,7 +13,7 @@ from redis_kvpoll.clients.aioconnections import Endpoint
 from redis_kvpoll.clients.base import ToCluster, ToServer
 from redis_kvpoll.clients.topology import CLUSTER_SLOTS
 from redis_kvpoll.faults import NotSent
-from redis_kvpoll.steps import Pause, Send, Step
+from redis_kvpoll.steps import Pause, Reroute, Send, Step
 
 
 class Route:
@@ -39,7 +39,9 @@ class Route:
             return await self._send(step)
         if isinstance(step, Pause):
             return await asyncio.sleep(step.seconds)
-        return self._ways.reroute(step.redirect)
+        if isinstance(step, Reroute):
+            return self._ways.reroute(step.redirect)
+        raise AssertionError("whoever drives a flow sees to its riders")
 
     async def close(self) -> None:
         for endpoint in self._ways.endpoints():

@@ -33,6 +33,10 @@ class Endpoint:
 
     def call(self, step: Send) -> Any:
         """Send a call over one connection and read its reply."""
+        return self.receive(self.send(step), step)
+
+    def send(self, step: Send) -> Any:
+        """Send a call; the connection to receive its reply from."""
         try:
             connection = self._connection(step.timeout, step.fresh)
         except (RedisError, OSError) as error:
@@ -43,6 +47,14 @@ class Endpoint:
                 connection.send_command("ASKING")
                 self._read(connection)
             connection.send_packed_command([pack(words) for words in (step.words, *step.then)])
+        except BaseException:
+            self._drop(connection)
+            raise
+        return connection
+
+    def receive(self, connection: Any, step: Send) -> Any:
+        """Read the reply to a call that was sent over this connection."""
+        try:
             reply = self._read(connection)
             if step.then:
                 reply = [reply, *(self._read(connection) for _ in step.then)]
@@ -51,12 +63,15 @@ class Endpoint:
             if isinstance(error, ResponseError) and not isinstance(error, ReadOnlyError) and not step.then:
                 self._give_back(connection)
                 raise
-            # What cut this connection has most likely cut the idle ones as well.
-            connection.disconnect()
-            self._drop_idle()
+            self._drop(connection)
             raise
         self._give_back(connection)
         return reply
+
+    def _drop(self, connection: Any) -> None:
+        """Close a connection, and the idle ones: what cut it has most likely cut them as well."""
+        connection.disconnect()
+        self._drop_idle()
 
     def close(self) -> None:
         """Close the idle connections, and each that is in use when its call is over."""

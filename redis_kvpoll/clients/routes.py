@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TypeAlias
 
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 
 from redis_kvpoll.clients.base import ToCluster, ToServer
 from redis_kvpoll.clients.connections import Endpoint
-from redis_kvpoll.clients.topology import CLUSTER_SLOTS
+from redis_kvpoll.clients.topology import CLUSTER_SLOTS, Topology
 from redis_kvpoll.faults import NotSent
-from redis_kvpoll.steps import Pause, Send, Step
+from redis_kvpoll.steps import Pause, Reroute, Send, Step
+
+Pending: TypeAlias = tuple[Endpoint, Any, Send]
+"""A call that was sent, and the connection that its reply will come over."""
 
 
 class Route:
@@ -33,10 +37,12 @@ class Route:
     def take(self, step: Step) -> Any:
         """Do what a flow asks for."""
         if isinstance(step, Send):
-            return self._send(step)
+            return self.finish(*self.begin(step))
         if isinstance(step, Pause):
             return time.sleep(step.seconds)
-        return self._ways.reroute(step.redirect)
+        if isinstance(step, Reroute):
+            return self._ways.reroute(step.redirect)
+        raise AssertionError("whoever drives a flow sees to its riders")
 
     def close(self) -> None:
         for endpoint in self._ways.endpoints():
@@ -44,8 +50,17 @@ class Route:
         if self._on_close:
             self._on_close()
 
-    def _send(self, step: Send) -> Any:
+    def begin(self, step: Send) -> Pending:
+        """Send, without waiting for the reply."""
         raise AssertionError("a route leads to a server or to a cluster")
+
+    def finish(self, endpoint: Endpoint, connection: Any, step: Send) -> Any:
+        """Wait for the reply to what was sent."""
+        return endpoint.receive(connection, step)
+
+    def give_up(self, endpoint: Endpoint, connection: Any, step: Send) -> None:
+        """Do not wait for the reply to what was sent."""
+        connection.disconnect()
 
 
 class ServerRoute(Route):
@@ -55,8 +70,8 @@ class ServerRoute(Route):
         super().__init__(ToServer(endpoint), shown, on_close)
         self._endpoint = endpoint
 
-    def _send(self, step: Send) -> Any:
-        return self._endpoint.call(step)
+    def begin(self, step: Send) -> Pending:
+        return self._endpoint, self._endpoint.send(step), step
 
 
 class ClusterRoute(Route):
@@ -67,12 +82,23 @@ class ClusterRoute(Route):
         self._nodes = ways
         self._deadline = deadline
 
-    def _send(self, step: Send) -> Any:
-        topology = self._nodes.topology
-        try:
+    def begin(self, step: Send) -> Pending:
+        with self._suspicious() as topology:
             if topology.stale:
                 self._read_map((step.timeout or self._deadline) / 2)
-            return self._nodes.endpoint_for(step).call(step)
+            endpoint = self._nodes.endpoint_for(step)
+            return endpoint, endpoint.send(step), step
+
+    def finish(self, endpoint: Endpoint, connection: Any, step: Send) -> Any:
+        with self._suspicious():
+            return endpoint.receive(connection, step)
+
+    @contextlib.contextmanager
+    def _suspicious(self) -> Iterator[Topology]:
+        """A connection that fails may mean that the nodes have changed their parts."""
+        topology = self._nodes.topology
+        try:
+            yield topology
         except ResponseError:
             raise
         except BaseException:

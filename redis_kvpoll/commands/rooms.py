@@ -85,25 +85,25 @@ def set_decode_prefix_len(room: int, length: int) -> Command[bool, None]:
 
 @_named
 def clear(room: int) -> Command[KVPoll | None, KVPoll | None]:
-    return Command("clear", shape.CLEAR, [checks.room(room)], [], _cleared, _only, repeatable=False)
+    return Command("clear", shape.CLEAR, [checks.room(room)], [], _cleared, _only)
 
 
 @_named
 def clear_many(rooms: Iterable[int]) -> Command[KVPoll | None, dict[int, KVPoll | None]]:
     distinct = _distinct(rooms)
-    return Command("clear_many", shape.CLEAR, distinct, [], _cleared, _by_room, repeatable=False)
+    return Command("clear_many", shape.CLEAR, distinct, [], _cleared, _by_room)
 
 
 @_named
 def failure_exception(room: int) -> Command[KVTransferError, KVTransferError]:
     rooms = [checks.room(room)]
-    return Command("failure_exception", shape.CLEAR, rooms, [], _failures, _only, repeatable=False)
+    return Command("failure_exception", shape.CLEAR, rooms, [], _failures, _only)
 
 
 @_named
 def pop_decode_prefix_len(room: int) -> Command[int, int]:
     rooms = [checks.room(room)]
-    return Command("pop_decode_prefix_len", shape.POP_PREFIX, rooms, [], _lengths, _only, repeatable=False)
+    return Command("pop_decode_prefix_len", shape.POP_PREFIX, rooms, [], _lengths, _only)
 
 
 # Reading

@@ -34,6 +34,8 @@ class Layout:
     """Entries that the feed of a shard keeps; "0" for no feed."""
     ttl_ms: str
     terminal_ttl_ms: str
+    feed_ttl_ms: str = "86400000"
+    """As in lua/shared/feed.lua, where the other writers have it from: one word less to send with every call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,8 @@ class Shape:
     """Whether a prefix key follows each room key in mode prefill, and only then."""
     feed: bool = False
     """Whether KEYS begins with the feed, and the reply with the id of its entry."""
+    repeatable: bool = True
+    """Whether it may be sent again when its reply was lost; what destroys may not."""
     leaves: Callable[[list[Any]], list[Any]] | None = None
     """For what changes statuses: from the reply, the name of the status that each room has now, or None."""
 
@@ -115,8 +119,6 @@ class Command(NamedTuple, Generic[V, T]):
     """(operation, rooms of a call, its reply) -> a value for each room."""
     finish: Callable[[list[int], list[V]], T]
     """(all rooms, all values) -> what the caller gets."""
-    repeatable: bool = True
-    """Whether it may be sent again when its reply was lost; what destroys may not."""
 
     def calls(self, layout: Layout) -> list[Call]:
         """The script calls that carry this command out, in the order in which to send them."""
@@ -175,13 +177,14 @@ CLEAR = Shape(
     once=("feed_length",),
     reply=("status", "reason"),
     feed=True,
+    repeatable=False,
     leaves=lambda reply: [None] * (len(reply) // 2),
 )
 POLL = Shape(load("poll"))
 TOUCH = Shape(load("touch"), keys=("room", "prefix"), once=("feed_length", "ttl_ms"), reply=("kept",), feed=True)
 ENTRY = Shape(load("entry"), keys=("room", "prefix"), reply=("ttl_ms", "length", "fields"))
 SET_PREFIX = Shape(load("set_prefix"), keys=("prefix",), once=("ttl_ms",), item=("length",), reply=("stored",))
-POP_PREFIX = Shape(load("pop_prefix"), keys=("prefix",), reply=("length",))
-SNAPSHOT = Shape(load("snapshot"), once=("feed_length",), reply=("status", "left_ms"), feed=True)
+POP_PREFIX = Shape(load("pop_prefix"), keys=("prefix",), reply=("length",), repeatable=False)
+SNAPSHOT = Shape(load("snapshot"), once=("feed_ttl_ms",), reply=("status", "left_ms"), feed=True)
 
 SHAPES = (UPDATE, ABORT, RECORD_FAILURE, CLEAR, POLL, TOUCH, ENTRY, SET_PREFIX, POP_PREFIX, SNAPSHOT)
