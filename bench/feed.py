@@ -37,9 +37,8 @@ def memory(ground: Ground, entries: int) -> Section:
     section = Section("feed_memory", f"Memory of a feed of {entries:,} entries on the server", "bytes")
     for how, at_once in (("one by one", 1), ("in batches", _SAMPLE)):
         size = _size(ground, at_once, entries)
-        section.rows.append(Row(f"changes {how}", "", "bytes", size, None, Spread(size, size, size)))
-        each = size / entries
-        section.rows.append(Row(f"changes {how}, an entry", "", "bytes", each, None, Spread(each, each, each)))
+        name = f"changes {how}, {size / entries:.0f} B an entry"
+        section.rows.append(Row(name, "", "bytes", size, None, Spread(size, size, size)))
     return section
 
 

@@ -166,4 +166,6 @@ def _steps(top: float) -> list[float]:
 
 
 def _tick(at: float) -> str:
-    return f"{at:,.0f}" if at >= 1000 else f"{at:g}"
+    if at < 10_000:
+        return f"{at:g}"
+    return f"{at / 1e3:g}k" if at < 1e6 else f"{at / 1e6:g}M"

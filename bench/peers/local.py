@@ -107,7 +107,8 @@ class Replica(Way):
             self._apply(self._in.recv())
 
     def listen(self, rooms: Sequence[int]) -> None:
-        self._apply(self._in.recv())  # something came, so the other is connected
+        while not self._table:  # something came, so the other is connected
+            self._apply(self._in.recv())
 
     def until(self, room: int, status: int) -> None:
         give_up_at = time.monotonic() + GIVE_UP_SECONDS
