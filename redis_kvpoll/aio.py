@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
 from types import TracebackType
 from typing import NoReturn, Self, TypeVar, Unpack, cast, overload
 
@@ -150,8 +150,8 @@ class AsyncStatusStore:
         while (page := await self._dispatcher.run(self._delivery.next_page(scan))) is not None:
             yield page
 
-    async def _run(self, command: Command[V, T]) -> T:
-        return await self._dispatcher.run(self._delivery.run(command))
+    def _run(self, command: Command[V, T]) -> Coroutine[None, None, T]:
+        return self._dispatcher.execute(command)
 
 
 def _share_docstrings() -> None:

@@ -6,9 +6,9 @@ import copy
 import logging
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import zip_longest
-from typing import Any, Protocol, TypedDict, TypeVar
+from typing import Any, Protocol, TypeAlias, TypedDict, TypeVar
 
 from redis_kvpoll.checks import Mode, Policy
 from redis_kvpoll.commands import Agreement, Call, Command, Layout, Scan, Settings
@@ -55,6 +55,9 @@ class Watcher(Protocol):
         """A connection was lost, and the server may be another."""
 
 
+Marks: TypeAlias = Sequence[tuple[Watcher, int]]
+
+
 class Delivery:
     """The part that the blocking and the asyncio store have in common.
 
@@ -77,14 +80,19 @@ class Delivery:
     def namespace(self) -> str:
         return self._agreement.namespace
 
-    def run(self, command: Command[V, T]) -> Flow[T]:
-        """Carry a command out."""
-        rooms = command.rooms
+    def calls(self, command: Command[V, T]) -> list[Call]:
+        """The script calls that carry a command out; none while the settings must be looked at first."""
         self._check_open(command.operation)
+        layout = self._agreed
+        return command.calls(layout) if layout and command.rooms else []
+
+    def run(self, command: Command[V, T], calls: list[Call]) -> Flow[T]:
+        """Carry a command out, by these calls if there are any."""
+        rooms = command.rooms
         if not rooms:
             return command.finish(rooms, [])
-        layout = self._agreed or (yield from self._agree(command))
-        calls = command.calls(layout)
+        if not calls:
+            calls = command.calls((yield from self._agree(command)))
         if len(calls) == 1:
             replies = yield from self._board(command, calls)
             return command.finish(rooms, command.decode(command.operation, rooms, replies[0]))
@@ -99,22 +107,35 @@ class Delivery:
                     values[position] = value
         return command.finish(rooms, values)
 
-    def fly(self, flight: Flight) -> Flow[None]:
-        """Carry a flight's call to its reply, and tell its riders."""
-        call = flight.call
-        watched = self.watchers and call.shape.leaves is not None
-        marks = [(watcher, watcher.departing()) for watcher in self.watchers] if watched else ()
+    def fly(self, flight: Flight, met: Exception | None = None) -> Flow[None]:
+        """Carry a flight's call to its reply, and tell its riders; ``met`` as in Trip.carry."""
+        call, marks = flight.call, self.marks()
+        trip = Trip(self, call.shape.repeatable, flight.give_up_at)
         try:
-            reply = yield from Trip(self, call.shape.repeatable, flight.give_up_at).carry(call, preliminary=not call.rooms)
+            reply = yield from trip.carry(call, preliminary=not call.rooms, met=met)
         except (Undelivered, KVPollError) as failure:
             flight.fail(failure, time.monotonic())
-            return
+        else:
+            flight.land(self.read(call, marks, reply))
+
+    def recover(self, command: Command[V, T], call: Call, sent_at: float, met: Exception) -> Flow[list[Any]]:
+        """The reply to a command's only call, which was sent once, at ``sent_at``, and met an error."""
+        rider = Rider(call, sent_at + self.deadline)
+        yield from self.fly(Flight([rider]), met)
+        return self.arrived(command, [rider])[0]
+
+    def marks(self) -> Marks:
+        """What watchers must be told with what is now sent."""
+        return [(watcher, watcher.departing()) for watcher in self.watchers] if self.watchers else ()
+
+    def read(self, call: Call, marks: Marks, reply: list[Any]) -> list[Any]:
+        """The words of the rooms in a reply; watchers get to know what was written."""
         if call.shape.feed:
             feed_id = reply.pop(0)
-            if feed_id is not None:
+            if marks and feed_id is not None and call.shape.leaves:
                 for watcher, mark in marks:
                     watcher.wrote(mark, call, feed_id, reply)
-        flight.land(reply)
+        return reply
 
     def next_page(self, scan: Scan) -> Flow[list[int] | None]:
         """The next rooms of a walk; None after the last."""
@@ -138,13 +159,19 @@ class Delivery:
         give_up_at = time.monotonic() + self.deadline
         riders = [Rider(call, give_up_at) for call in calls]
         yield Board(riders)
+        return self.arrived(command, riders, done)
+
+    def arrived(self, command: Command[Any, Any] | str, riders: list[Rider], done: int = 0) -> list[list[Any]]:
+        """The riders' replies, or what failed, as the caller gets to see it."""
+        for rider in riders:
+            if rider.reply is not None:
+                done += len(rider.call.rooms)
         for rider in riders:
             if isinstance(rider.failure, Undelivered):
-                done += sum(len(rider.call.rooms) for rider in riders if rider.failure is None)
                 raise rider.failure.named(self._name(command, done)) from rider.failure.__cause__
             if rider.failure is not None:
                 raise copy.copy(rider.failure)  # the others get it too, each with a traceback of its own
-        return [rider.reply for rider in riders]
+        return [rider.reply for rider in riders if rider.reply is not None]
 
     def _ask(self, operation: str, tag: str, words: list[str]) -> Flow[Any]:
         """Send a plain command that only reads, past all lanes."""

@@ -18,12 +18,14 @@ from weakref import WeakSet
 from redis.exceptions import RedisError
 
 from redis_kvpoll.clients.routes import Pending, Route
+from redis_kvpoll.commands import Command
 from redis_kvpoll.delivery import Delivery
 from redis_kvpoll.faults import NotSent
 from redis_kvpoll.lanes import Lane
 from redis_kvpoll.steps import Board, Flow, Pause, Rider, Send, Step
 
 T = TypeVar("T")
+V = TypeVar("V")
 
 
 class Dispatcher:
@@ -39,6 +41,27 @@ class Dispatcher:
         """In the child of a fork: who flew and who waited were threads of the parent."""
         self._lock = threading.Lock()
         self._lanes: defaultdict[str, Lane] = defaultdict(Lane)
+
+    def execute(self, command: Command[V, T]) -> T:
+        """Carry a command out. A call alone in its lane is sent at once; only trouble takes a flow."""
+        delivery = self._delivery
+        calls = delivery.calls(command)
+        if len(calls) != 1 or not self._take_lane(calls[0].tag):
+            return self.run(delivery.run(command, calls))
+        call, marks, now = calls[0], delivery.marks(), time.monotonic()
+        try:
+            try:
+                reply = self._route.take(Send(call.tag, call.words(), None, not call.shape.repeatable))
+            except (NotSent, RedisError, OSError) as error:
+                reply = self.run(delivery.recover(command, call, now, error))
+            except BaseException:
+                delivery.unsettle()  # interrupted: the connection is gone, as if it had been lost
+                raise
+            else:
+                reply = delivery.read(call, marks, reply)
+        finally:
+            self._end(call.tag)
+        return command.finish(command.rooms, command.decode(command.operation, command.rooms, reply))
 
     def run(self, flow: Flow[T]) -> T:
         """Do each step that a flow asks for, until it returns."""
@@ -74,6 +97,15 @@ class Dispatcher:
         except BaseException:
             self._leave(riders)
             raise
+
+    def _take_lane(self, tag: str) -> bool:
+        """Fly at once, if nobody does and nobody waits to."""
+        with self._lock:
+            lane = self._lanes[tag]
+            if lane.is_free:
+                lane.depart_alone()
+                return True
+        return False
 
     def _lane(self, rider: Rider) -> Lane:
         return self._lanes[rider.call.tag]
@@ -114,7 +146,7 @@ class Dispatcher:
                 lane = self._lane(rider)
                 if rider in lane.waiting:
                     told += lane.leave(rider)
-                elif lane.flight and lane.flight.riders[0] is rider:  # who leads is the first
+                elif lane.flight and lane.flight.riders[:1] == [rider]:  # who leads is the first
                     lane.interrupt()
                     lane.flight.riders.remove(rider)
                     told += lane.end()

@@ -54,6 +54,9 @@ class Flight:
                 rider.failure = failure
 
 
+_ALONE = Flight([])
+
+
 class Lane:
     """One shard: the flight that is under way, and who waits for the next.
 
@@ -66,9 +69,19 @@ class Lane:
         self.waiting: deque[Rider] = deque()
         self.flight: Flight | None = None
 
+    @property
+    def is_free(self) -> bool:
+        """Whether nobody flies and nobody waits to."""
+        return self.flight is None and not self.waiting
+
+    def depart_alone(self) -> None:
+        """A caller flies for itself, and looks to its reply itself; whoever waited was only that caller."""
+        self.waiting.clear()
+        self.flight = _ALONE
+
     def board(self, rider: Rider) -> bool:
         """Stand in line. Whether this caller leads."""
-        rider.leads = self.flight is None and not self.waiting
+        rider.leads = self.is_free
         self.waiting.append(rider)
         return rider.leads
 

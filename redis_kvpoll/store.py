@@ -241,4 +241,4 @@ class StatusStore:
             yield page
 
     def _run(self, command: Command[V, T]) -> T:
-        return self._dispatcher.run(self._delivery.run(command))
+        return self._dispatcher.execute(command)

@@ -66,15 +66,25 @@ class Trip:
         self._tries = 0
         self._give_up_at = give_up_at
 
-    def carry(self, call: Call, preliminary: bool = False) -> Flow[Any]:
-        """Send a script call by its digest, or whole to a server that does not know the script."""
-        return self._persist(call.tag, call.words(), preliminary, call.shape.script)
+    def carry(self, call: Call, preliminary: bool = False, met: Exception | None = None) -> Flow[Any]:
+        """Send a script call by its digest, or whole to a server that does not know the script.
+
+        ``met`` is what it met when it was already sent once.
+        """
+        return self._persist(call.tag, call.words(), preliminary, call.shape.script, met)
 
     def ask(self, tag: str, words: list[str]) -> Flow[Any]:
         """Send a plain command that only reads."""
         return self._persist(tag, words, preliminary=True)
 
-    def _persist(self, tag: str, words: list[str], preliminary: bool, script: Script | None = None) -> Flow[Any]:
+    def _persist(
+        self,
+        tag: str,
+        words: list[str],
+        preliminary: bool,
+        script: Script | None = None,
+        met: Exception | None = None,
+    ) -> Flow[Any]:
         """Send until there is a reply, a final refusal, or no time left.
 
         ``preliminary`` marks what is no part of a call's effect: it may always be repeated, and does not itself
@@ -83,13 +93,13 @@ class Trip:
         repeatable = preliminary or self._repeatable
         asking = None
         while True:
-            error: Exception
-            try:
-                return (yield Send(tag, words, self._timeout(), not repeatable, asking))
-            except (NotSent, RedisError, OSError) as caught:
-                error = caught
+            if met is None:
+                try:
+                    return (yield Send(tag, words, self._timeout(), not repeatable, asking))
+                except (NotSent, RedisError, OSError) as caught:
+                    met = caught
             # Outside the except block, so that the next try's error does not carry this one along.
-            asking = None
+            error, met, asking = met, None, None
             if isinstance(error, NoScriptError) and script:
                 # EVAL goes the same way, so it loads the script on just the node that lacks it.
                 words[:2] = "EVAL", script.source

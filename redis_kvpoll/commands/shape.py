@@ -7,7 +7,7 @@ and ARGV of every call are built in one place.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from redis_kvpoll import keys
@@ -36,6 +36,8 @@ class Layout:
     terminal_ttl_ms: str
     feed_ttl_ms: str = "86400000"
     """As in lua/shared/feed.lua, where the other writers have it from: one word less to send with every call."""
+    words: dict[tuple[str, ...], list[str]] = field(default_factory=dict, compare=False, repr=False)
+    """What each ``once`` of a shape comes to: looked up with every call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +67,14 @@ class Shape:
         key_names = self.keys
         if self.prefix_in_prefill and layout.mode == "prefill":
             key_names = ("room", "prefix")
-        key_list = _KEYS[key_names[0]](tag, rooms)
-        if len(key_names) > 1:
+        if len(key_names) == 1:
+            key_list = _KEYS[key_names[0]](tag, rooms)
+        else:
             by_kind = [_KEYS[name](tag, rooms) for name in key_names]
             key_list = [key for of_room in zip(*by_kind, strict=True) for key in of_room]
-        once = [getattr(layout, name) for name in self.once]
+        once = layout.words.get(self.once)
+        if once is None:
+            once = layout.words[self.once] = [getattr(layout, name) for name in self.once]
         return Call(self, tag, [keys.feed(tag)] if self.feed else [], once, rooms, key_list, items, positions)
 
 
@@ -104,7 +109,7 @@ class Call(NamedTuple):
 
     def is_like(self, other: Call) -> bool:
         """Whether both may travel as one: the same script for the same shard, by the same settings."""
-        return self.shape is other.shape and self.tag == other.tag and self.once == other.once
+        return self.shape is other.shape and self.once == other.once and self.tag == other.tag
 
 
 class Command(NamedTuple, Generic[V, T]):
