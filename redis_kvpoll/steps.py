@@ -62,7 +62,7 @@ class Rider:
         self.leads = False
         """Whether its lane was handed to this caller, who must now see to the next flight."""
         self.place: Any = None
-        """Where its caller waits, as the driver knows how; None while it does not wait."""
+        """What its caller waits by, as the driver knows how."""
 
     @property
     def arrived(self) -> bool:
@@ -74,10 +74,6 @@ class Board:
     """Wait until all riders have arrived. What concerns one shard travels in the order in which it came."""
 
     riders: list[Rider]
-
-    @property
-    def arrived(self) -> bool:
-        return all([rider.arrived for rider in self.riders])  # noqa: C419 - a list is faster, and most have one
 
 
 Step: TypeAlias = Send | Pause | Reroute | Board
