@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import time
 import warnings
-from typing import Any, TypedDict, TypeVar
+from collections.abc import Sequence
+from typing import Any, Protocol, TypedDict, TypeVar
 
 from redis_kvpoll.checks import Mode, Policy
-from redis_kvpoll.commands import Agreement, Command, Layout, Scan, Settings
+from redis_kvpoll.commands import Agreement, Call, Command, Layout, Scan, Settings
 from redis_kvpoll.commands.settings import NAMES, RENEW_SECONDS
 from redis_kvpoll.errors import EvictionWarning, ServerRefusedError, StoreClosedError
 from redis_kvpoll.steps import Flow
@@ -38,6 +39,14 @@ class StoreOptions(TypedDict, total=False):
     feed: int | None
 
 
+class Watcher(Protocol):
+    """Whoever must know what this process writes, and that it lost a connection."""
+
+    def departing(self) -> Any: ...
+    def wrote(self, mark: Any, call: Call, feed_id: bytes, reply: Sequence[Any]) -> None: ...
+    def suspect(self) -> None: ...
+
+
 class Delivery:
     """The part that the blocking and the asyncio store have in common.
 
@@ -54,6 +63,25 @@ class Delivery:
         self.map_version = 0
         self._looked_at_eviction = False
         self.closed = False
+        self.watchers: tuple[Watcher, ...] = ()
+
+    @property
+    def agreement(self) -> Agreement:
+        """What this store holds to; what it adopted, too."""
+        return self._agreement
+
+    def watch(self, watcher: Watcher) -> None:
+        """Let a watcher hear of the calls that begin from now on."""
+        self.watchers = (*self.watchers, watcher)
+
+    def unwatch(self, watcher: Watcher) -> None:
+        self.watchers = tuple(other for other in self.watchers if other is not watcher)
+
+    def agreed(self, operation: str) -> Flow[Layout]:
+        """The layout of the namespace, for an operation that is more than one command."""
+        self.check_open(operation)
+        trip = Trip(self, operation, [], repeatable=True)
+        return self._agreed or (yield from self._agree(trip))
 
     @property
     def namespace(self) -> str:
@@ -62,29 +90,40 @@ class Delivery:
     def run(self, command: Command[V, T]) -> Flow[T]:
         """Carry a command out."""
         rooms = command.rooms
-        self._check_open(command.operation)
+        self.check_open(command.operation)
         if not rooms:
             return command.finish(rooms, [])
         trip = Trip(self, command.operation, rooms, command.repeatable)
         layout = self._agreed or (yield from self._agree(trip))
         calls = command.calls(layout)
         if len(calls) == 1:
-            reply = yield from trip.deliver(calls[0])
-            reply = reply[1:] if calls[0].shape.feed else reply
+            reply = yield from self._deliver(trip, calls[0])
             return command.finish(rooms, command.decode(command.operation, rooms, reply))
         values: list[Any] = [None] * len(rooms)
         for call in calls:
-            reply = yield from trip.deliver(call)
-            reply = reply[1:] if call.shape.feed else reply
+            reply = yield from self._deliver(trip, call)
             trip.done += len(call.rooms)
             some = command.decode(command.operation, call.rooms, reply)
             for position, value in zip(call.positions, some, strict=True):
                 values[position] = value
         return command.finish(rooms, values)
 
+    def _deliver(self, trip: Trip, call: Call) -> Flow[Any]:
+        """Carry one call, and let the watchers hear of its reply before anybody else does."""
+        watchers = self.watchers if call.shape.leaves else ()
+        marks = [watcher.departing() for watcher in watchers]
+        reply = yield from trip.deliver(call)
+        if not call.shape.feed:
+            return reply
+        feed_id, *reply = reply
+        if feed_id is not None:
+            for watcher, mark in zip(watchers, marks, strict=True):
+                watcher.wrote(mark, call, feed_id, reply)
+        return reply
+
     def next_page(self, scan: Scan) -> Flow[list[int] | None]:
         """The next rooms of a walk; None after the last."""
-        self._check_open("rooms")
+        self.check_open("rooms")
         trip = Trip(self, "rooms", [], repeatable=True)
         layout = self._agreed or (yield from self._agree(trip))
         request = scan.request(layout, self.map_version)
@@ -95,13 +134,14 @@ class Delivery:
 
     def settings(self) -> Flow[Settings | None]:
         """The settings of the namespace, without writing them; None when nobody uses it."""
-        self._check_open("settings")
+        self.check_open("settings")
         trip = Trip(self, "settings", [], repeatable=True)
         call = self._agreement.call()
         reply = yield from trip.ask(call.tag, ["HMGET", call.first_keys[0], *NAMES])
         return self._agreement.read(reply) if any(reply) else None
 
-    def _check_open(self, operation: str) -> None:
+    def check_open(self, operation: str) -> None:
+        """Raise StoreClosedError if the store was closed."""
         if self.closed:
             raise StoreClosedError(f"{operation}: this store was closed; make another")
 
@@ -114,6 +154,8 @@ class Delivery:
         self._losses += 1
         self.map_version += 1
         self._settled_until = 0.0
+        for watcher in self.watchers:
+            watcher.suspect()
 
     def settle(self, trip: Trip) -> Flow[Layout]:
         """Check the settings of the namespace, and renew them."""
