@@ -14,6 +14,7 @@ from redis_kvpoll.errors import (
     CorruptEntryError,
     EmbeddedServerError,
     EvictionWarning,
+    FeedOffError,
     InvalidInputError,
     KVPollError,
     KVTransferError,
@@ -24,20 +25,26 @@ from redis_kvpoll.errors import (
     ServerRefusedError,
     StoreClosedError,
     StoreUnavailableError,
+    WaitTimeoutError,
 )
+from redis_kvpoll.mirror.aio import AsyncMirror
+from redis_kvpoll.mirror.blocking import Mirror
 from redis_kvpoll.status import Entry, KVPoll, Outcome, Update
 from redis_kvpoll.store import StatusStore
 
 __all__ = [
+    "AsyncMirror",
     "AsyncStatusStore",
     "CorruptEntryError",
     "EmbeddedServerError",
     "Entry",
     "EvictionWarning",
+    "FeedOffError",
     "InvalidInputError",
     "KVPoll",
     "KVPollError",
     "KVTransferError",
+    "Mirror",
     "Mode",
     "NamespaceMismatchError",
     "Outcome",
@@ -51,4 +58,5 @@ __all__ = [
     "StoreClosedError",
     "StoreUnavailableError",
     "Update",
+    "WaitTimeoutError",
 ]

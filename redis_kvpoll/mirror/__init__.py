@@ -3,5 +3,6 @@
 replica, shard, expiry      what is known, and when to believe news (pure)
 follow                      what to ask the server, and what to do when it fails (a flow, as in trip)
 view                        what both kinds of mirror have in common
-threads, tasks              who takes the steps: a thread or a task for each group of shards
+threads, tasks              who takes the steps: a thread or a task for each follower
+blocking, aio               the mirror and the waits of blocking code, and of asyncio
 """

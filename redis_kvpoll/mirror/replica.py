@@ -32,6 +32,7 @@ class Replica:
         self, layout: Layout, lock: AbstractContextManager[Any], wants: Callable[[int], bool] | None = None
     ) -> None:
         self.layout = layout
+        self.only_waited = wants is None
         self.lock = lock
         self.statuses: dict[int, KVPoll] = {}
         self.telling = False

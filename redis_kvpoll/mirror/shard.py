@@ -65,7 +65,8 @@ class Shard:
         wants: Callable[[int], bool] | None,
         tell: Callable[[int, KVPoll | None], object],
     ) -> None:
-        self.waiters: dict[int, list[Waiter]] = {}
+        self.waiters: dict[int, dict[Waiter, None]] = {}
+        """In the order in which they came."""
         self.synced = False
         self.round = 0
         """Grows with each fresh start. Ids of different rounds cannot be compared: the server may be another."""
@@ -199,7 +200,7 @@ class Shard:
 
     def enter(self, waiter: Waiter) -> None:
         """Somebody waits. Of a room that was not followed before, nothing older than this moment will be believed."""
-        self.waiters.setdefault(waiter.room, []).append(waiter)
+        self.waiters.setdefault(waiter.room, {})[waiter] = None
         if self.only_waited and self.position != NOWHERE:
             self._ids.setdefault(waiter.room, self.position)
 
@@ -209,9 +210,9 @@ class Shard:
 
     def leave(self, waiter: Waiter) -> None:
         """He waits no more. May be repeated."""
-        there = self.waiters.get(waiter.room, [])
+        there = self.waiters.get(waiter.room, {})
         if waiter in there:
-            there.remove(waiter)
+            del there[waiter]
             if not there:
                 del self.waiters[waiter.room]
                 if self.only_waited:
