@@ -30,6 +30,8 @@ class Endpoint:
         self._deadline = deadline
         self.limit = time_limit(client_options, deadline)
         """Seconds that a call may take, unless it says otherwise."""
+        # fakeredis's cannot: nothing ends its long reads before their time, and in asyncio they outlive the connection.
+        self.can_block = not connection_class.__module__.startswith("fakeredis")
         # The time limit is set around a whole call, here; one inside each send and read would cost more.
         self._options = connection_options(client_options) | {"socket_timeout": None, "socket_connect_timeout": None}
         self._idle: list[Any] = []

@@ -27,6 +27,8 @@ class Route:
         on_close: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self.clustered = ways.clustered
+        self.can_block = True
+        """Whether a call may wait on the server for something to happen."""
         self._ways = ways
         self._shown = shown
         self._on_close = on_close
@@ -67,6 +69,7 @@ class ServerRoute(Route):
     def __init__(self, endpoint: Endpoint, shown: str, on_close: Callable[[], Awaitable[None]] | None = None) -> None:
         super().__init__(ToServer(endpoint), shown, on_close)
         self._endpoint = endpoint
+        self.can_block = endpoint.can_block
 
     @property
     def limit(self) -> float:

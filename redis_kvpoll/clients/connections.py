@@ -28,6 +28,8 @@ class Endpoint:
         self._options = connection_options(client_options)
         self.limit = time_limit(self._options, deadline)
         """Seconds that a call may take, unless it says otherwise."""
+        # fakeredis's cannot: nothing ends its long reads before their time, and in asyncio they outlive the connection.
+        self.can_block = not connection_class.__module__.startswith("fakeredis")
         self._idle: list[Any] = []
         self._closed = False
         # Sentinel's connection would turn READONLY into a lost connection, and what did not run into what may have.

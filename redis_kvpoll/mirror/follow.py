@@ -31,7 +31,7 @@ from redis_kvpoll.errors import KVPollError, ServerRefusedError, StoreUnavailabl
 from redis_kvpoll.faults import Fault, NotSent
 from redis_kvpoll.mirror.replica import Replica
 from redis_kvpoll.mirror.shard import text_of
-from redis_kvpoll.steps import Flow, Reroute, Send
+from redis_kvpoll.steps import Flow, Pause, Reroute, Send
 
 logger = logging.getLogger("redis_kvpoll")
 
@@ -39,6 +39,8 @@ ENTRIES = 1000
 """Read at once, of each shard."""
 HEARTBEAT = 0.25
 """Seconds. So often the server is heard of when nothing changes, and rooms that are due are asked about."""
+NAP = 0.01
+"""Seconds between looks where a read cannot wait: in memory://."""
 SLOW = 2.0
 """Seconds between tries while the server refuses us: somebody has to put that right by hand."""
 
@@ -54,8 +56,9 @@ class Follower:
     """Keeps the copies of some shards, all on one server, in a replica. Whoever takes its steps runs ``session``.
 
     ``agreement`` gives what the store holds to, to be checked on each new connection; ``limit`` (seconds) is how long
-    the route waits for a reply; ``tell`` is called with the changes, in order, after the lock was let go; ``has_news``
-    when ``began`` or ``failure`` has changed; ``may_end`` says whether nobody needs this follower any more.
+    the route waits for a reply, and ``can_block`` whether it may wait for news; ``tell`` is called when there may be
+    changes to tell of, without the lock; ``has_news`` when ``began`` or ``failure`` is another; ``may_end`` says
+    whether nobody needs this follower any more.
     """
 
     def __init__(
@@ -65,6 +68,7 @@ class Follower:
         agreement: Callable[[], Agreement],
         clustered: bool,
         limit: float,
+        can_block: bool,
         tell: Callable[[], object],
         has_news: Callable[[], object],
         may_end: Callable[[], bool],
@@ -78,6 +82,7 @@ class Follower:
         self._agreement = agreement
         self._clustered = clustered
         self._limit = limit
+        self._can_block = can_block
         self._tell = tell
         self._has_news = has_news
         self._may_end = may_end
@@ -162,6 +167,9 @@ class Follower:
 
     def _read(self, block: bool) -> Flow[bool]:
         """Read on in each feed; whether that was all there is."""
+        if block and not self._can_block:
+            yield Pause(NAP)
+            block = False
         shards = [self._replica.shards[tag] for tag in self.tags]
         positions = [text_of(shard.position) for shard in shards]
         wait = ["BLOCK", self._block] if block else []

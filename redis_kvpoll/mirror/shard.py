@@ -84,8 +84,8 @@ class Shard:
         self._ahead: list[tuple[int, int]] = []
         """A heap of (id, room): what is known ahead of the feed, and needs a look when that has come there."""
         self._unconfirmed: set[int] = set()
-        self._untold: set[int] = set()
-        """Rooms that an own write changed: who listens is told when the feed has come there."""
+        self._untold: dict[int, KVPoll | None] = {}
+        """Rooms that an own write changed ahead of the feed, and what who listens was told of each last."""
 
     def begin(self, position: int) -> None:
         """Start afresh, at a position in what may be another feed. The statuses stay, as the last known."""
@@ -125,8 +125,7 @@ class Shard:
         for room, name, left_ms in zip(rooms, reply[::2], reply[1::2], strict=True):
             if self.wants(room) and at >= self._ids.get(room, self.position):
                 status = known(name)
-                if self._put(room, status, at) or room in self._untold:
-                    self._tell(room, status)
+                self._put(room, status, at)
                 if status is not None and left_ms >= 0:
                     self.expiry.set(room, now + left_ms / 1000)
                 else:
@@ -150,23 +149,25 @@ class Shard:
             elif name.isdigit() and self.wants(room := int(name)):
                 last = self._ids.get(room, NOWHERE)
                 if at > last:
-                    status = known(value)
-                    if self._put(room, status, at) or room in self._untold:
-                        self._tell(room, status)
+                    self._put(room, known(value), at)
+                elif at < last and room in self._untold:
+                    self._tell(room, known(value))
                 if ttl is not None and at >= last and room in self._statuses:
                     self.expiry.set(room, now + ttl)
 
-    def _put(self, room: int, status: KVPoll | None, at: int, own: bool = False) -> bool:
-        """Take over what is newest; whether the status is another."""
-        changed = self._statuses.get(room) is not status
+    def _put(self, room: int, status: KVPoll | None, at: int, own: bool = False) -> None:
+        """Take over what is newest."""
+        was = self._statuses.get(room)
         self._ids[room] = at
         if status is not None:
             self._statuses[room] = status
         else:
             self._statuses.pop(room, None)
             self.expiry.drop(room)
-        if own and changed:
-            self._untold.add(room)
+        if own and was is not status:
+            self._untold.setdefault(room, was)
+        elif not own and self._untold.pop(room, was) is not status:
+            self._tell_of(room, status)
         if at > self.position:
             if status is None or room in self._untold:
                 heapq.heappush(self._ahead, (at, room))
@@ -175,7 +176,6 @@ class Shard:
         self._unconfirmed.discard(room)
         if room in self.waiters:
             self._evaluate(room)
-        return changed
 
     def _come_to(self, at: int) -> None:
         """The feed has come so far: what was known ahead of it is so no more."""
@@ -184,6 +184,7 @@ class Shard:
             if self._ids.get(room) == known_at:  # else there is newer
                 if room in self._untold:
                     self._tell(room, self._statuses.get(room))
+                    del self._untold[room]
                 if room not in self._statuses:
                     self._bury(room)
 
@@ -193,8 +194,10 @@ class Shard:
             del self._ids[room]
 
     def _tell(self, room: int, status: KVPoll | None) -> None:
-        self._untold.discard(room)
-        self._tell_of(room, status)
+        """Say what an untold room has become, if that is news."""
+        if self._untold[room] is not status:
+            self._untold[room] = status
+            self._tell_of(room, status)
 
     # Waiting
 
@@ -223,7 +226,7 @@ class Shard:
         self._ids.pop(room, None)
         self.expiry.drop(room)
         self._unconfirmed.discard(room)
-        self._untold.discard(room)
+        self._untold.pop(room, None)
 
     def _evaluate(self, room: int) -> None:
         if not self.synced:

@@ -80,6 +80,7 @@ class Watch:
             agreement=lambda: self._delivery.agreement,
             clustered=route.clustered,
             limit=route.limit,
+            can_block=route.can_block,
             tell=self._tell,
             has_news=self._has_news,
             may_end=may_end,
