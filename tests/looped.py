@@ -13,7 +13,7 @@ from typing import Any
 
 from redis_kvpoll import AsyncStatusStore, StatusStore
 
-PATIENCE = 60
+PATIENCE = 300
 """Seconds; a call that takes longer has hung."""
 
 
@@ -60,6 +60,7 @@ class Looped:
         self._loop = loop
 
     def __enter__(self) -> Looped:
+        """As a mirror is entered; a store has nothing to enter."""
         self._loop.run(self.inner.__aenter__())
         return self
 
