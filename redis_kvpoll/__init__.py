@@ -25,11 +25,15 @@ from redis_kvpoll.errors import (
     ServerRefusedError,
     StoreClosedError,
     StoreUnavailableError,
+    WaitTimeoutError,
 )
+from redis_kvpoll.mirror.aio import AsyncMirror
+from redis_kvpoll.mirror.blocking import Mirror
 from redis_kvpoll.status import Entry, KVPoll, Outcome, Update
 from redis_kvpoll.store import StatusStore
 
 __all__ = [
+    "AsyncMirror",
     "AsyncStatusStore",
     "Change",
     "CorruptEntryError",
@@ -42,6 +46,7 @@ __all__ = [
     "KVPoll",
     "KVPollError",
     "KVTransferError",
+    "Mirror",
     "Mode",
     "NamespaceMismatchError",
     "Outcome",
@@ -55,4 +60,5 @@ __all__ = [
     "StoreClosedError",
     "StoreUnavailableError",
     "Update",
+    "WaitTimeoutError",
 ]

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any, TypeVar, cast
 
 from redis.exceptions import RedisError
 
 from redis_kvpoll.clients.aioroutes import Route
-from redis_kvpoll.commands import Call, Command
+from redis_kvpoll.commands import Call, Change, Command, FeedGap, Scan, Tail
 from redis_kvpoll.delivery import Delivery
 from redis_kvpoll.faults import NotSent
 from redis_kvpoll.lanes import Lane
@@ -43,19 +43,19 @@ class Dispatcher:
     """
 
     def __init__(self, delivery: Delivery, route: Route) -> None:
-        self._delivery = delivery
-        self._route = route
+        self.delivery = delivery
+        self.route = route
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lanes: defaultdict[str, Lane] = defaultdict(Lane)
         self._pilots: dict[str, asyncio.Task[None]] = {}
 
     def execute(self, command: Command[V, T]) -> Awaitable[T]:
         """Carry a command out. One that goes along with others costs a future, and no coroutine of its own."""
-        calls = self._delivery.calls(command)
+        calls = self.delivery.calls(command)
         if len(calls) != 1:
-            return self.run(self._delivery.run(command, calls))
+            return self.run(self.delivery.run(command, calls))
         call, now = calls[0], time.monotonic()
-        rider = Rider(call, now + self._delivery.deadline, command)
+        rider = Rider(call, now + self.delivery.deadline, command)
         lane = self._lane(call.tag)
         if lane.board(rider) and not self._has_pilot(call.tag):
             return self._lead(lane, rider, command, now)
@@ -67,19 +67,33 @@ class Dispatcher:
             step = next(flow)
             while True:
                 try:
-                    result = await (self._carry(step.riders) if isinstance(step, Board) else self._route.take(step))
+                    result = await (self._carry(step.riders) if isinstance(step, Board) else self.route.take(step))
                 except (NotSent, RedisError, OSError) as error:
                     step = flow.throw(error)
                 except BaseException:
                     # Cancelled: the connection is gone, as if it had been lost. A rider only leaves its flight.
                     if not isinstance(step, Board):
-                        self._delivery.unsettle()
+                        self.delivery.unsettle()
                     raise
                 else:
                     step = flow.send(result)
         except StopIteration as end:
             value: T = end.value
             return value
+
+    async def pages(self) -> AsyncIterator[list[int]]:
+        """The rooms of the namespace, some at a time."""
+        scan = Scan(self.route.clustered)
+        while (page := await self.run(self.delivery.next_page(scan))) is not None:
+            yield page
+
+    async def news(self, tail: Tail) -> AsyncIterator[Change | FeedGap]:
+        """What is new in the feed, for ever."""
+        while True:
+            while await self.run(self.delivery.read_on("tail", tail)):
+                pass
+            for change in tail.news():
+                yield change
 
     async def _lead(self, lane: Lane, rider: Rider, command: Command[V, T], now: float) -> T:
         """Let the rest of this turn come along. A call that is still alone is sent by its caller, without a task."""
@@ -97,11 +111,11 @@ class Dispatcher:
 
     async def _fly_alone(self, lane: Lane, command: Command[V, T], call: Call, now: float) -> list[Any]:
         """The reply to a call that has its lane for itself."""
-        delivery = self._delivery
+        delivery = self.delivery
         marks = delivery.marks()
         try:
             try:
-                reply = await self._route.take(Send(call.tag, call.words(), None, not call.shape.repeatable))
+                reply = await self.route.take(Send(call.tag, call.words(), None, not call.shape.repeatable))
             except (NotSent, RedisError, OSError) as error:
                 return await self.run(delivery.recover(command, call, now, error))
             except BaseException:
@@ -153,7 +167,7 @@ class Dispatcher:
         while lane.waiting:
             flight = lane.depart()
             try:
-                await self.run(self._delivery.fly(flight))
+                await self.run(self.delivery.fly(flight))
             except BaseException as error:
                 task = asyncio.current_task()
                 if task is None or not isinstance(error, asyncio.CancelledError) or not _abandoned(flight.riders):
@@ -181,7 +195,7 @@ class Dispatcher:
             rider.place.set_result(None)
             return
         try:
-            (reply,) = self._delivery.arrived(command, [rider])
+            (reply,) = self.delivery.arrived(command, [rider])
             value = command.finish(command.rooms, command.decode(command.operation, command.rooms, reply))
         except Exception as error:
             rider.place.set_exception(error)

@@ -89,6 +89,20 @@ def seconds(value: Any, name: str) -> float:
     return float(value)
 
 
+def timeout(value: Any) -> float | None:
+    """How long to wait at most, in seconds; 0 only looks, None waits for ever."""
+    return None if value is None else 0.0 if value == 0 and value is not False else seconds(value, "timeout")
+
+
+def wait_statuses(values: Iterable[Any]) -> frozenset[KVPoll]:
+    """What ends a wait for these statuses (Success and Failed, if there are none): they, and all that is further on.
+
+    The end of a room ends every wait: a Failed room gets to no other status, and one at Success has passed the rest.
+    """
+    first = min((s for s in map(status, values) if s is not KVPoll.Failed), default=KVPoll.Success)
+    return frozenset(s for s in KVPoll if s >= first or s.is_terminal)
+
+
 def prefix_len(value: Any) -> int:
     """A decode prefix length in tokens."""
     number = _integer(value, "a decode prefix length")

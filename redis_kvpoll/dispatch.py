@@ -10,7 +10,7 @@ import os
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from queue import SimpleQueue
 from typing import Any, TypeVar
 from weakref import WeakSet
@@ -18,7 +18,7 @@ from weakref import WeakSet
 from redis.exceptions import RedisError
 
 from redis_kvpoll.clients.routes import Pending, Route
-from redis_kvpoll.commands import Call, Command
+from redis_kvpoll.commands import Call, Change, Command, FeedGap, Scan, Tail
 from redis_kvpoll.delivery import Delivery
 from redis_kvpoll.faults import NotSent
 from redis_kvpoll.lanes import Lane
@@ -32,8 +32,8 @@ class Dispatcher:
     """The driver and the lanes of one blocking store."""
 
     def __init__(self, delivery: Delivery, route: Route) -> None:
-        self._delivery = delivery
-        self._route = route
+        self.delivery = delivery
+        self.route = route
         self.forget_riders()
         _ALL.add(self)
 
@@ -44,7 +44,7 @@ class Dispatcher:
 
     def execute(self, command: Command[V, T]) -> T:
         """Carry a command out. A call alone in its lane is sent at once; only trouble takes a flow."""
-        delivery = self._delivery
+        delivery = self.delivery
         calls = delivery.calls(command)
         if len(calls) != 1:
             return self.run(delivery.run(command, calls))
@@ -67,11 +67,11 @@ class Dispatcher:
 
     def _fly_alone(self, command: Command[V, T], call: Call, now: float) -> list[Any]:
         """The reply to a call that has its lane for itself."""
-        delivery = self._delivery
+        delivery = self.delivery
         marks = delivery.marks()
         try:
             try:
-                reply = self._route.take(Send(call.tag, call.words(), None, not call.shape.repeatable))
+                reply = self.route.take(Send(call.tag, call.words(), None, not call.shape.repeatable))
             except (NotSent, RedisError, OSError) as error:
                 return self.run(delivery.recover(command, call, now, error))
             except BaseException:
@@ -87,18 +87,31 @@ class Dispatcher:
             step = next(flow)
             while True:
                 try:
-                    result = self._carry(step) if isinstance(step, Board) else self._route.take(step)
+                    result = self._carry(step) if isinstance(step, Board) else self.route.take(step)
                 except (NotSent, RedisError, OSError) as error:
                     step = flow.throw(error)
                 except BaseException:
                     # Interrupted: the connection is gone, as if it had been lost.
-                    self._delivery.unsettle()
+                    self.delivery.unsettle()
                     raise
                 else:
                     step = flow.send(result)
         except StopIteration as end:
             value: T = end.value
             return value
+
+    def pages(self) -> Iterator[list[int]]:
+        """The rooms of the namespace, some at a time."""
+        scan = Scan(self.route.clustered)
+        while (page := self.run(self.delivery.next_page(scan))) is not None:
+            yield page
+
+    def news(self, tail: Tail) -> Iterator[Change | FeedGap]:
+        """What is new in the feed, for ever."""
+        while True:
+            while self.run(self.delivery.read_on("tail", tail)):
+                pass
+            yield from tail.news()
 
     def _carry(self, step: Board) -> list[Rider]:
         """Return when all riders have arrived. Each is of another lane."""
@@ -131,13 +144,13 @@ class Dispatcher:
         """The next flights of the lanes that these riders lead, all at once."""
         with self._lock:
             flights = {rider.call.tag: self._lanes[rider.call.tag].depart() for rider in led}
-        flows = {tag: self._delivery.fly(flight) for tag, flight in flights.items()}
+        flows = {tag: self.delivery.fly(flight) for tag, flight in flights.items()}
         if len(flows) == 1:
             ((tag, flow),) = flows.items()
             self.run(flow)
             self._end(tag)
         else:
-            Formation(self._route, flows).fly(self._end)
+            Formation(self.route, flows).fly(self._end)
 
     def _end(self, tag: str) -> None:
         with self._lock:
@@ -146,7 +159,7 @@ class Dispatcher:
 
     def _leave(self, riders: list[Rider]) -> None:
         """This thread was interrupted: others must not wait for it."""
-        self._delivery.unsettle()
+        self.delivery.unsettle()
         told: list[Rider] = []
         with self._lock:
             for rider in riders:
@@ -164,7 +177,7 @@ class Formation:
     """Flights that go at once: all is sent before the first reply is waited for."""
 
     def __init__(self, route: Route, flows: dict[str, Flow[None]]) -> None:
-        self._route = route
+        self.route = route
         self._flows = flows
         self._steps: dict[str, Step] = {}
 
@@ -189,20 +202,20 @@ class Formation:
             for tag, step in self._steps.items():
                 if isinstance(step, Send):
                     try:
-                        pending[tag] = self._route.begin(step)
+                        pending[tag] = self.route.begin(step)
                     except (NotSent, RedisError, OSError) as error:
                         answers[tag] = error
                 elif not isinstance(step, Pause):
-                    answers[tag] = self._route.take(step)
+                    answers[tag] = self.route.take(step)
             while pending:
                 tag = next(iter(pending))
                 try:
-                    answers[tag] = self._route.finish(*pending.pop(tag))
+                    answers[tag] = self.route.finish(*pending.pop(tag))
                 except (NotSent, RedisError, OSError) as error:
                     answers[tag] = error
         finally:
             for sent in pending.values():
-                self._route.give_up(*sent)
+                self.route.give_up(*sent)
         return answers or self._pause()
 
     def _pause(self) -> dict[str, Any]:

