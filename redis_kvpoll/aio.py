@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping
 from types import TracebackType
 from typing import NoReturn, Self, TypeVar, Unpack, cast, overload
 
@@ -166,7 +166,7 @@ class AsyncStatusStore:
             for change in tail.news():
                 yield change
 
-    def _run(self, command: Command[V, T]) -> Coroutine[None, None, T]:
+    def _run(self, command: Command[V, T]) -> Awaitable[T]:
         return self._dispatcher.execute(command)
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Iterable
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, TypeVar, cast
 
 from redis.exceptions import RedisError
 
@@ -19,6 +19,20 @@ from redis_kvpoll.steps import Board, Flow, Rider, Send
 
 T = TypeVar("T")
 V = TypeVar("V")
+
+
+class Place(asyncio.Future[Any]):
+    """Where a caller waits for its rider. Cancelled, it leaves its place in line, or its flight."""
+
+    rider: Rider
+    leave: Callable[[Rider], None]
+    __slots__ = ("leave", "rider")  # set by who makes it: an __init__ would cost more than all the rest of it
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        if not super().cancel(msg):
+            return False
+        self.leave(self.rider)
+        return True
 
 
 class Dispatcher:
@@ -35,21 +49,17 @@ class Dispatcher:
         self._lanes: defaultdict[str, Lane] = defaultdict(Lane)
         self._pilots: dict[str, asyncio.Task[None]] = {}
 
-    async def execute(self, command: Command[V, T]) -> T:
-        """Carry a command out. A call alone in its turn is sent by its caller, which saves it a task."""
-        delivery = self._delivery
-        calls = delivery.calls(command)
+    def execute(self, command: Command[V, T]) -> Awaitable[T]:
+        """Carry a command out. One that goes along with others costs a future, and no coroutine of its own."""
+        calls = self._delivery.calls(command)
         if len(calls) != 1:
-            return await self.run(delivery.run(command, calls))
+            return self.run(self._delivery.run(command, calls))
         call, now = calls[0], time.monotonic()
-        rider = Rider(call, now + delivery.deadline)
+        rider = Rider(call, now + self._delivery.deadline, command)
         lane = self._lane(call.tag)
-        if lane.board(rider) and not self._has_pilot(call.tag) and await self._is_alone(lane, rider):
-            reply = await self._fly_alone(lane, command, call, now)
-        else:
-            await self._arrive([rider])
-            (reply,) = delivery.arrived(command, [rider])
-        return command.finish(command.rooms, command.decode(command.operation, command.rooms, reply))
+        if lane.board(rider) and not self._has_pilot(call.tag):
+            return self._lead(lane, rider, command, now)
+        return self._place(rider)
 
     async def run(self, flow: Flow[T]) -> T:
         """Do each step that a flow asks for, until it returns."""
@@ -71,18 +81,19 @@ class Dispatcher:
             value: T = end.value
             return value
 
-    async def _is_alone(self, lane: Lane, rider: Rider) -> bool:
-        """Let the rest of this turn come along. Whether nobody has: then the lane is this caller's."""
+    async def _lead(self, lane: Lane, rider: Rider, command: Command[V, T], now: float) -> T:
+        """Let the rest of this turn come along. A call that is still alone is sent by its caller, without a task."""
         try:
             await asyncio.sleep(0)
         except asyncio.CancelledError:
-            self._leave(rider)
+            self.leave(rider)
             raise
-        if len(lane.waiting) == 1:
-            lane.depart_alone()
-            return True
-        self._fly_on(rider.call.tag)
-        return False
+        if len(lane.waiting) > 1:
+            self._fly_on(rider.call.tag)
+            return cast("T", await self._place(rider))
+        lane.depart_alone()
+        reply = await self._fly_alone(lane, command, rider.call, now)
+        return command.finish(command.rooms, command.decode(command.operation, command.rooms, reply))
 
     async def _fly_alone(self, lane: Lane, command: Command[V, T], call: Call, now: float) -> list[Any]:
         """The reply to a call that has its lane for itself."""
@@ -104,21 +115,22 @@ class Dispatcher:
     async def _carry(self, riders: list[Rider]) -> None:
         """Return when all riders have arrived. Each is of another lane."""
         for rider in riders:
-            if self._lane(rider.call.tag).board(rider):
+            lane = self._lane(rider.call.tag)
+            self._place(rider)
+            if lane.board(rider):
                 self._fly_on(rider.call.tag)
-        await self._arrive(riders)
-
-    async def _arrive(self, riders: list[Rider]) -> None:
-        for rider in riders:
-            rider.place = self._loop.create_future()  # type: ignore[union-attr]
         try:
             for rider in riders:
                 await rider.place
         except asyncio.CancelledError:
             for rider in riders:
                 rider.place.cancel()
-                self._leave(rider)
             raise
+
+    def _place(self, rider: Rider) -> Place:
+        rider.place = place = Place(loop=self._loop)
+        place.rider, place.leave = rider, self.leave
+        return place
 
     def _lane(self, tag: str) -> Lane:
         loop = asyncio.get_running_loop()
@@ -146,18 +158,37 @@ class Dispatcher:
                 task = asyncio.current_task()
                 if task is None or not isinstance(error, asyncio.CancelledError) or not _abandoned(flight.riders):
                     # The event loop ends, or this is a mistake of ours: nobody may wait for ever.
-                    for rider in (*flight.riders, *lane.waiting):
-                        rider.place.cancel()
+                    riders = [*flight.riders, *lane.waiting]
                     lane.waiting.clear()
                     lane.flight = None
+                    for rider in riders:
+                        rider.place.cancel()
                     raise
                 task.uncancel()
                 flight.riders.clear()
-            for rider in lane.end():
-                if rider.arrived and not rider.place.done():
-                    rider.place.set_result(None)
+            # In the next turn: first the next flight departs, and the server works while the callers go on.
+            asyncio.get_running_loop().call_soon(self._settle_all, lane.end())
 
-    def _leave(self, rider: Rider) -> None:
+    def _settle_all(self, riders: list[Rider]) -> None:
+        for rider in riders:
+            if rider.arrived and not rider.place.done():
+                self._settle(rider)
+
+    def _settle(self, rider: Rider) -> None:
+        """Give a caller what it waits for."""
+        command = rider.command
+        if command is None:
+            rider.place.set_result(None)
+            return
+        try:
+            (reply,) = self._delivery.arrived(command, [rider])
+            value = command.finish(command.rooms, command.decode(command.operation, command.rooms, reply))
+        except Exception as error:
+            rider.place.set_exception(error)
+        else:
+            rider.place.set_result(value)
+
+    def leave(self, rider: Rider) -> None:
         """A caller was cancelled. A flight that nobody waits for any more ends."""
         tag = rider.call.tag
         lane = self._lane(tag)

@@ -31,6 +31,8 @@ _NAMES = {status: status.name for status in KVPoll}
 
 def room(value: Any) -> int:
     """A bootstrap_room: an int in 0 … 2^63-1 (or what says it is one, as numpy's ints do); bool and str are not."""
+    if value.__class__ is int and 0 <= value <= MAX_ROOM:
+        return value  # nearly every one, with every call
     number = _integer(value, "a room")
     if not 0 <= number <= MAX_ROOM:
         raise InvalidInputError(f"a room is an int from 0 to 2^63-1, not {_shown(number)}")
@@ -59,7 +61,7 @@ def status(value: Any) -> KVPoll:
 
 def status_name(value: Any) -> str:
     """The name of a status, which is what is stored."""
-    return _NAMES[status(value)]
+    return _NAMES[value if value.__class__ is KVPoll else status(value)]
 
 
 def status_names(values: Iterable[Any]) -> list[str]:

@@ -18,7 +18,7 @@ from weakref import WeakSet
 from redis.exceptions import RedisError
 
 from redis_kvpoll.clients.routes import Pending, Route
-from redis_kvpoll.commands import Command
+from redis_kvpoll.commands import Call, Command
 from redis_kvpoll.delivery import Delivery
 from redis_kvpoll.faults import NotSent
 from redis_kvpoll.lanes import Lane
@@ -46,22 +46,40 @@ class Dispatcher:
         """Carry a command out. A call alone in its lane is sent at once; only trouble takes a flow."""
         delivery = self._delivery
         calls = delivery.calls(command)
-        if len(calls) != 1 or not self._take_lane(calls[0].tag):
+        if len(calls) != 1:
             return self.run(delivery.run(command, calls))
-        call, marks, now = calls[0], delivery.marks(), time.monotonic()
+        call, now = calls[0], time.monotonic()
+        with self._lock:
+            lane = self._lanes[call.tag]
+            if lane.is_free:
+                lane.depart_alone()
+                rider = None
+            else:
+                rider = Rider(call, now + delivery.deadline)
+                rider.place = SimpleQueue()
+                lane.board(rider)
+        if rider is None:
+            reply = self._fly_alone(command, call, now)
+        else:
+            self._arrive([rider], rider.place)
+            (reply,) = delivery.arrived(command, [rider])
+        return command.finish(command.rooms, command.decode(command.operation, command.rooms, reply))
+
+    def _fly_alone(self, command: Command[V, T], call: Call, now: float) -> list[Any]:
+        """The reply to a call that has its lane for itself."""
+        delivery = self._delivery
+        marks = delivery.marks()
         try:
             try:
                 reply = self._route.take(Send(call.tag, call.words(), None, not call.shape.repeatable))
             except (NotSent, RedisError, OSError) as error:
-                reply = self.run(delivery.recover(command, call, now, error))
+                return self.run(delivery.recover(command, call, now, error))
             except BaseException:
                 delivery.unsettle()  # interrupted: the connection is gone, as if it had been lost
                 raise
-            else:
-                reply = delivery.read(call, marks, reply)
+            return delivery.read(call, marks, reply)
         finally:
             self._end(call.tag)
-        return command.finish(command.rooms, command.decode(command.operation, command.rooms, reply))
 
     def run(self, flow: Flow[T]) -> T:
         """Do each step that a flow asks for, until it returns."""
@@ -82,30 +100,29 @@ class Dispatcher:
             value: T = end.value
             return value
 
-    def _carry(self, step: Board) -> bool:
+    def _carry(self, step: Board) -> list[Rider]:
         """Return when all riders have arrived. Each is of another lane."""
         riders = step.riders
+        bell: SimpleQueue[None] = SimpleQueue()
+        with self._lock:
+            for rider in riders:
+                rider.place = bell
+                if self._lane(rider).board(rider):
+                    bell.put(None)
+        self._arrive(riders, bell)
+        return riders
+
+    def _arrive(self, riders: list[Rider], bell: SimpleQueue[None]) -> None:
+        """Wait, and see to the flights that this thread is told to lead, until all riders have arrived."""
         try:
-            with self._lock:
-                led = [rider for rider in riders if self._lane(rider).board(rider)]
-            while True:
+            while not all([rider.arrived for rider in riders]):  # noqa: C419 - a list is faster, and most have one
+                bell.get()  # rung for each that arrives, or is to lead
+                led = [rider for rider in riders if rider.leads]
                 if led:
                     self._fly(led)
-                if step.arrived:
-                    return True
-                led = self._wait(step)
         except BaseException:
             self._leave(riders)
             raise
-
-    def _take_lane(self, tag: str) -> bool:
-        """Fly at once, if nobody does and nobody waits to."""
-        with self._lock:
-            lane = self._lanes[tag]
-            if lane.is_free:
-                lane.depart_alone()
-                return True
-        return False
 
     def _lane(self, rider: Rider) -> Lane:
         return self._lanes[rider.call.tag]
@@ -114,32 +131,22 @@ class Dispatcher:
         """The next flights of the lanes that these riders lead, all at once."""
         with self._lock:
             flights = {rider.call.tag: self._lanes[rider.call.tag].depart() for rider in led}
-        if len(flights) == 1:
-            ((tag, flight),) = flights.items()
-            self.run(self._delivery.fly(flight))
+        flows = {tag: self._delivery.fly(flight) for tag, flight in flights.items()}
+        if len(flows) == 1:
+            ((tag, flow),) = flows.items()
+            self.run(flow)
             self._end(tag)
         else:
-            Formation(self._route, {tag: self._delivery.fly(flight) for tag, flight in flights.items()}).fly(self._end)
+            Formation(self._route, flows).fly(self._end)
 
     def _end(self, tag: str) -> None:
         with self._lock:
             told = self._lanes[tag].end()
         _tell(told)
 
-    def _wait(self, step: Board) -> list[Rider]:
-        """Wait until all have arrived, or some lead. Those that lead."""
-        bell: SimpleQueue[None] = SimpleQueue()
-        while True:
-            with self._lock:
-                led = [rider for rider in step.riders if rider.leads]
-                if led or step.arrived:
-                    return led
-                for rider in step.riders:
-                    rider.place = bell
-            bell.get()
-
     def _leave(self, riders: list[Rider]) -> None:
         """This thread was interrupted: others must not wait for it."""
+        self._delivery.unsettle()
         told: list[Rider] = []
         with self._lock:
             for rider in riders:
@@ -160,7 +167,6 @@ class Formation:
         self._route = route
         self._flows = flows
         self._steps: dict[str, Step] = {}
-        self._due: dict[str, float] = {}
 
     def fly(self, ended: Any) -> None:
         """``ended`` is called with the tag of each flight when it is over."""
@@ -211,8 +217,7 @@ class Formation:
 
 def _tell(riders: Iterable[Rider]) -> None:
     for rider in riders:
-        if rider.place is not None:
-            rider.place.put(None)
+        rider.place.put(None)
 
 
 _ALL: WeakSet[Dispatcher] = WeakSet()

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from redis.exceptions import AskError
 
-from redis_kvpoll.commands import Call
+from redis_kvpoll.commands import Call, Command
 
 T = TypeVar("T")
 
@@ -52,17 +52,19 @@ class Reroute:
 class Rider:
     """One caller's call on its way. It has arrived when it has a reply or a failure."""
 
-    __slots__ = ("call", "failure", "give_up_at", "leads", "place", "reply")
+    __slots__ = ("call", "command", "failure", "give_up_at", "leads", "place", "reply")
 
-    def __init__(self, call: Call, give_up_at: float) -> None:
+    def __init__(self, call: Call, give_up_at: float, command: Command[Any, Any] | None = None) -> None:
         self.call = call
         self.give_up_at = give_up_at
+        self.command = command
+        """What the reply is for, where the driver reads it for the caller."""
         self.reply: list[Any] | None = None
         self.failure: Exception | None = None
         self.leads = False
         """Whether its lane was handed to this caller, who must now see to the next flight."""
         self.place: Any = None
-        """Where its caller waits, as the driver knows how; None while it does not wait."""
+        """What its caller waits by, as the driver knows how."""
 
     @property
     def arrived(self) -> bool:
@@ -74,10 +76,6 @@ class Board:
     """Wait until all riders have arrived. What concerns one shard travels in the order in which it came."""
 
     riders: list[Rider]
-
-    @property
-    def arrived(self) -> bool:
-        return all([rider.arrived for rider in self.riders])  # noqa: C419 - a list is faster, and most have one
 
 
 Step: TypeAlias = Send | Pause | Reroute | Board
