@@ -131,6 +131,15 @@ class TestTheReply:
             assert self.run(client, command)[0] == self.last(client)
             assert len(entries(client)) == count + -(-len(command.rooms) // 16)
 
+    def test_calls_that_travel_as_one_keep_each_rooms_words(self, client):
+        self.run(client, commands.update_many(dict.fromkeys(range(20), 3)))
+        one, *others = [commands.abort(room, f"why {room}").calls(LAYOUT)[0] for room in range(20)]
+        together = one.together(others)
+        client.eval(together.shape.script.source, *together.words()[2:])
+        assert [len(fields) for fields in words(client)[2:]] == [2 + 16 * 4, 2 + 4 * 4]
+        replayed = Replay(client).read_on().table
+        assert replayed == {room: [KVPoll.Failed, f"why {room}", 300.0] for room in range(20)}
+
     def test_without_a_change_there_is_none(self, client):
         self.run(client, commands.update_status(1, 3))
         for command in (commands.update_status(1, 2), commands.clear(2), commands.abort(2, "why"), commands.touch([2])):

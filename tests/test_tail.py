@@ -15,7 +15,9 @@ from redis_kvpoll import (
     StoreClosedError,
     StoreUnavailableError,
 )
-from redis_kvpoll.commands import Tail
+from redis_kvpoll.commands import Agreement, Tail
+from redis_kvpoll.delivery import Delivery
+from redis_kvpoll.steps import Pause
 from tests import real
 from tests.feeds import a_round
 
@@ -130,6 +132,17 @@ class TestTheTailInRounds:
         client.xadd(FEED, {"7": "Success"}, id="6-1")
         assert short(a_round(store, tail)) == [(7, KVPoll.Success)]
 
+    def test_a_feed_that_was_lost_and_begins_anew_with_older_ids(self, store, client):
+        store.update_status(1, 1)
+        tail = Tail(1)
+        (seen,) = a_round(store, tail)
+        client.delete(FEED)
+        assert a_round(store, tail) == [FeedGap(seen.id, None)]
+        assert a_round(store, tail) == []
+        client.xadd(FEED, {"7": "Success"}, id="5-1")
+        client.expire(FEED, 60)
+        assert short(a_round(store, tail)) == [(7, KVPoll.Success)]
+
     def test_entries_that_say_nothing_are_passed_over(self, store, client):
         store.update_status(1, 1)
         tail = Tail(1)
@@ -138,6 +151,14 @@ class TestTheTailInRounds:
         assert a_round(store, tail) == []
         store.update_status(1, 2)
         assert short(a_round(store, tail)) == [(1, KVPoll.WaitingForInput)]
+
+
+def test_it_waits_before_it_looks_again():
+    delivery = Delivery(Agreement.checked("prod", None, None, None, None), 9.0, 9.0, 5.0)
+    tail = Tail(0)
+    assert not isinstance(next(delivery.read_on("tail", tail)), Pause)
+    tail.pause = 0.05
+    assert next(delivery.read_on("tail", tail)) == Pause(0.05)
 
 
 class Follower:
