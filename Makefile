@@ -12,7 +12,7 @@ demo: .venv/demo
 test: .venv/test
 	$(BIN)/python -m pytest -n auto --dist worksteal
 
-bench: .venv/test
+bench: .venv/bench
 	$(BIN)/python -m bench
 
 # luacheck comes from the system (Debian: lua-check); make test has its own check of the Lua's globals.
@@ -36,6 +36,10 @@ clean:
 
 .venv/test: .venv/bin/python pyproject.toml
 	$(BIN)/pip install --quiet --editable '.[test]'
+	@touch $@
+
+.venv/bench: .venv/bin/python pyproject.toml
+	$(BIN)/pip install --quiet --editable '.[test,bench]'
 	@touch $@
 
 .venv/lint: .venv/test pyproject.toml

@@ -14,10 +14,23 @@ from pathlib import Path
 from redis.exceptions import RedisError
 from rich.console import Console
 
-from bench import batches, memory, peers, report, scale, single
+from bench import batches, feed, memory, mirrors, report, scale, single, together, waiting
 from bench.ground import Ground, environment, opened
+from bench.peers import contest, known, rates, reading
 from bench.results import Section
 from redis_kvpoll import InvalidInputError, KVPollError
+
+
+@dataclass(frozen=True, slots=True)
+class PeerSizes:
+    """How much is measured of what people use instead."""
+
+    processes: tuple[int, ...]
+    seconds: float
+    turns: int
+    changes: int
+    mirrors: tuple[int, ...]
+    mirror_changes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,39 +41,43 @@ class Sizes:
     """For one call at a time; six calls each. Few, so that a round is a few milliseconds and the machine the same."""
     call_rounds: int
     rounds: int
-    peer_seconds: float
-    peer_turns: int
+    peers: PeerSizes
+    together: int
+    together_rounds: int
+    feed_entries: int
     memory_rooms: int
-    scale: tuple[int, int] | None
+    scale: tuple[int, ...]
 
 
 FULL = Sizes(
-    rooms=16, call_rounds=151, rounds=31, peer_seconds=2.0, peer_turns=4, memory_rooms=100_000, scale=(1_000, 1_000_000)
+    rooms=16,
+    call_rounds=151,
+    rounds=31,
+    peers=PeerSizes(processes=(4, 1, 8), seconds=1.5, turns=3, changes=300, mirrors=(1, 8, 32), mirror_changes=300),
+    together=2_000,
+    together_rounds=9,
+    feed_entries=feed.FULL,
+    memory_rooms=100_000,
+    scale=(1_000, 10_000, 100_000, 1_000_000),
 )
-QUICK = Sizes(rooms=8, call_rounds=5, rounds=3, peer_seconds=0.1, peer_turns=1, memory_rooms=2_000, scale=None)
+QUICK = Sizes(
+    rooms=8,
+    call_rounds=5,
+    rounds=3,
+    peers=PeerSizes(processes=(4,), seconds=0.1, turns=1, changes=4, mirrors=(1, 2), mirror_changes=10),
+    together=200,
+    together_rounds=1,
+    feed_entries=5_000,
+    memory_rooms=2_000,
+    scale=(),
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench", description="What the table costs, beside plain Redis.")
-    parser.add_argument(
-        "--url",
-        default="",
-        help="one real server (default: a private one on loopback; embedded:// is one on a unix socket)",
-    )
-    parser.add_argument(
-        "--quick", action="store_true", help="a few seconds, to see that it runs; its figures are rough"
-    )
-    parser.add_argument(
-        "--one-cpu",
-        action="store_true",
-        help="keep client and private server on one CPU: steadier, since no call has to wake another",
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there too")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="refresh the tables of this page too")
-    asked = parser.parse_args(arguments)
+    asked = _asked(arguments)
     sizes = QUICK if asked.quick else FULL
     # Results are wide; where no terminal says how wide it is, they get what they need.
-    console = Console(width=None if sys.stdout.isatty() else 100)
+    console = Console(width=None if sys.stdout.isatty() else 120)
     started = time.monotonic()
     try:
         if asked.one_cpu:
@@ -76,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             found = report.as_json(sections, facts, asdict(sizes), time.monotonic() - started)
             asked.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
         if asked.markdown:
-            report.refresh(asked.markdown, report.as_markdown(sections, facts))
+            report.write_page(asked.markdown, sections, facts)
     except (KVPollError, RedisError, OSError) as error:
         sys.stderr.write(f"bench: {error}\n")
         return 1
@@ -87,19 +104,61 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _asked(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench", description="What the table costs, beside plain Redis.")
+    parser.add_argument(
+        "--url",
+        default="",
+        help="one real server (default: a private one on loopback; embedded:// is one on a unix socket)",
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="a few seconds, to see that it runs; its figures are rough"
+    )
+    parser.add_argument(
+        "--one-cpu",
+        action="store_true",
+        help="keep client and private server on one CPU: steadier, since no call has to wake another",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there too")
+    parser.add_argument(
+        "--markdown", type=Path, metavar="FILE", help="refresh the tables of this page too, and the pictures beside it"
+    )
+    return parser.parse_args(arguments)
+
+
 def measure(ground: Ground, sizes: Sizes) -> list[Section]:
     """All sections, one after the other on the same server; the largest last, so that it is beside none."""
     say("one call at a time")
     sections = single.measure(ground, sizes.rooms, sizes.call_rounds)
     say("batches")
     sections += batches.measure(ground, sizes.rounds)
-    say(f"{peers.PROCESSES} processes at once")
-    sections.append(peers.measure(ground, sizes.peer_seconds, sizes.peer_turns))
+    sections += _peers(ground, sizes)
+    say("many calls at once")
+    sections.append(together.measure(ground, sizes.together, sizes.together_rounds))
+    say("the change feed")
+    sections.append(feed.measure(ground, sizes.rooms, sizes.call_rounds, sizes.rounds))
+    sections.append(feed.memory(ground, sizes.feed_entries))
     say("memory")
     sections.append(memory.measure(ground, sizes.memory_rooms))
     if sizes.scale:
-        say(f"at {sizes.scale[0]:,} rooms")
         sections.append(scale.measure(ground, sizes.scale, sizes.rounds, say))
+    return sections
+
+
+def _peers(ground: Ground, sizes: Sizes) -> list[Section]:
+    asked = sizes.peers
+    say("what people use instead: starting it")
+    with contest.opened(ground, only=("zmq",) if sizes is QUICK else None) as opened_contest:
+        say(f"{', '.join(map(str, asked.processes))} processes at once")
+        sections = rates.measure(opened_contest, asked.processes, asked.seconds, asked.turns)
+        say("reading 1,000 statuses")
+        sections.append(reading.measure(opened_contest, sizes.rounds))
+        say("from a change to knowing it")
+        sections += known.measure(opened_contest, asked.changes, asked.turns)
+        if waiting.HERE:
+            say("mirrors")
+            sections.append(mirrors.read(ground, sizes.rounds))
+            sections += mirrors.many(opened_contest, asked.mirrors, asked.mirror_changes, asked.turns)
     return sections
 
 

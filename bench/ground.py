@@ -6,7 +6,6 @@ import contextlib
 import os
 import platform
 import secrets
-import socket
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -19,6 +18,7 @@ from redis._parsers import _AsyncRESP3Parser, _RESP3Parser
 from redis._parsers.encoders import Encoder
 from redis.connection import PythonRespSerializer
 
+from bench.services import free_ports
 from redis_kvpoll import AsyncStatusStore, InvalidInputError, StatusStore
 from redis_kvpoll.clients.embedded import EmbeddedServer
 from redis_kvpoll.clients.urls import Target, parse
@@ -52,8 +52,8 @@ class Ground:
         client: redis.asyncio.Redis = redis.asyncio.Redis.from_url(self.url, protocol=3, **options)
         return client
 
-    def store(self, table: str, shards: int = 1, pure: bool = False) -> StatusStore:
-        return StatusStore(self.plain(pure), namespace=f"{self.id}.{table}", ttl=TTL, shards=shards)
+    def store(self, table: str, shards: int = 1, pure: bool = False, feed: int | None = None) -> StatusStore:
+        return StatusStore(self.plain(pure), namespace=f"{self.id}.{table}", ttl=TTL, shards=shards, feed=feed)
 
     def store_async(self, table: str, pure: bool = False) -> AsyncStatusStore:
         return AsyncStatusStore(self.plain_async(pure), namespace=f"{self.id}.{table}", ttl=TTL)
@@ -82,7 +82,7 @@ class Ground:
 def opened(url: str) -> Iterator[Ground]:
     """The server of a URL; private for embedded://, and for no URL private but reached by TCP, as a cluster's is."""
     if not url:
-        port = _free_port()
+        (port,) = free_ports(1)
         with EmbeddedServer(arguments=("--bind", "127.0.0.1", "--port", str(port))):
             yield Ground(f"redis://127.0.0.1:{port}/0")
         return
@@ -119,13 +119,6 @@ def environment(ground: Ground, url: str) -> dict[str, str | int]:
         "system": f"{platform.system()} {platform.machine()}",
         "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 0,
     }
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def _own_version() -> str:

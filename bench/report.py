@@ -10,7 +10,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from bench.results import Row, Section
+from bench import pictures
+from bench.results import Row, Section, measured, plain, value
 from redis_kvpoll import InvalidInputError
 
 START, END = "<!-- bench: start -->", "<!-- bench: end -->"
@@ -62,11 +63,14 @@ def as_json(
     }
 
 
-def as_markdown(sections: list[Section], environment: Environment) -> str:
+def as_markdown(sections: list[Section], environment: Environment, pictures_in: str) -> str:
+    """All tables, each below its picture, which lies in a folder beside the page."""
     lines = [_described(environment)]
     for section in sections:
-        columns = _columns(section)
-        lines += ["", f"### {section.title}", ""]
+        columns = _columns(section) | {"lacks": ("what it does not give", 0, False)}
+        if not any(row.lacks for row in section.rows):
+            del columns["lacks"]
+        lines += ["", f"### {section.title}", "", f"![{section.title}]({pictures_in}/{section.id}.svg)", ""]
         lines.append("| " + " | ".join(header for header, _, _ in columns.values()) + " |")
         lines.append("|" + "|".join("--:" if right else "---" for _, _, right in columns.values()) + "|")
         for row in section.rows:
@@ -83,6 +87,15 @@ def check_markers(page: Path) -> None:
         raise InvalidInputError(f"--markdown {page}: {error.strerror}") from None
     if text.count(START) != 1 or text.count(END) != 1 or text.index(START) > text.index(END):
         raise InvalidInputError(f"--markdown {page}: it must have one line {START} and, below, one line {END}")
+
+
+def write_page(page: Path, sections: list[Section], environment: Environment) -> None:
+    """Put the tables between the page's two markers, and their pictures into a folder of the page's name."""
+    folder = page.with_suffix("")
+    folder.mkdir(exist_ok=True)
+    for section in sections:
+        (folder / f"{section.id}.svg").write_text(pictures.draw(section), encoding="utf-8")
+    refresh(page, as_markdown(sections, environment, folder.name))
 
 
 def refresh(page: Path, markdown: str) -> None:
@@ -104,9 +117,9 @@ def _columns(section: Section) -> dict[str, tuple[str, int, bool]]:
     """Header, least width and alignment of each column that has something in it; widths line the tables up."""
     columns = {
         "name": ("operation", 25, False),
-        "ours": ("ours", 8, True),
+        "ours": (section.ours, 8, True),
         "against": ("beside", 15, False),
-        "theirs": ("theirs", 8, True),
+        "theirs": (section.theirs, 8, True),
         "figure": (section.figure, 16, True),
         "budget": ("budget", 6, True),
         "verdict": ("verdict", 7, False),
@@ -116,39 +129,30 @@ def _columns(section: Section) -> dict[str, tuple[str, int, bool]]:
 
 
 def _cells(row: Row) -> dict[str, str]:
-    figure, ours = row.figure, _value(row, row.ours)
-    shown = _plain(figure.median)
-    if figure.low != figure.high:
-        shown += f" ({_plain(figure.low)}–{_plain(figure.high)})"  # noqa: RUF001 - a range has an en dash
-    if row.unit == "bytes":
-        ours, shown = "", f"{shown} B"
     budget = ""
     if row.budget is not None:
         budget = f"{'≥' if row.budget.at_least else '≤'} {row.budget.limit:g}"
-    theirs = "" if row.theirs is None else _value(row, row.theirs)
     return {
         "name": row.name,
-        "ours": ours,
+        "ours": "" if row.unit == "bytes" else value(row, row.ours),
         "against": row.against,
-        "theirs": theirs,
-        "figure": shown,
+        "theirs": value(row, row.theirs),
+        "figure": _figure(row),
         "budget": budget,
         "verdict": row.verdict,
+        "lacks": row.lacks,
     }
 
 
-def _value(row: Row, value: float) -> str:
-    match row.unit:
-        case "us":
-            return f"{_plain(value)} µs"
-        case "per_second":
-            return f"{value:,.0f}/s"
-        case _:
-            return _plain(value)
-
-
-def _plain(value: float) -> str:
-    return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:,.0f}"
+def _figure(row: Row) -> str:
+    if (figure := row.figure) is None:
+        return ""
+    if row.unit == "bytes" and figure.low == figure.high:
+        return measured("bytes", figure.median)
+    shown = plain(figure.median)
+    if figure.low != figure.high:
+        shown += f" ({plain(figure.low)}–{plain(figure.high)})"  # noqa: RUF001 - a range has an en dash
+    return f"{shown} B" if row.unit == "bytes" else shown
 
 
 def _colour(row: Row) -> str:

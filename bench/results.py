@@ -8,7 +8,10 @@ from typing import Literal
 
 from bench.measure import Spread, Times, ratio
 
-Unit = Literal["us", "per_second", "bytes", "ratio"]
+Unit = Literal["us", "ms", "per_second", "bytes", "ratio"]
+
+Pictured = Literal["figure", "ours", "theirs"]
+"""The column that a section's picture shows: the ratio; ours, with a line to theirs (a median and its p99); theirs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,20 +27,24 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One comparison. ``figure`` is what the budget is about: a ratio, or bytes."""
+    """One comparison. ``figure`` is what the budget is about: a ratio, bytes or milliseconds.
+
+    A row without a figure names what could not be measured, and ``note`` says why.
+    """
 
     name: str
     against: str
     unit: Unit
-    ours: float
+    ours: float | None
     theirs: float | None
-    figure: Spread
+    figure: Spread | None
     budget: Budget | None = None
     note: str = ""
+    lacks: str = ""
 
     @property
     def verdict(self) -> str:
-        if self.budget is None:
+        if self.budget is None or self.figure is None:
             return self.note
         return "within" if self.budget.holds(self.figure.median) else "over"
 
@@ -50,6 +57,9 @@ class Section:
     title: str
     figure: str
     rows: list[Row] = field(default_factory=list)
+    ours: str = "ours"
+    theirs: str = "theirs"
+    pictured: Pictured = "figure"
 
 
 def compare(name: str, ours: str, against: str, theirs: str, times: Times, budget: Budget | None = None) -> Row:
@@ -66,3 +76,31 @@ def cheaper(name: str, ours: str, against: str, theirs: str, times: Times, budge
 
 def _us(seconds: Sequence[float]) -> float:
     return Spread.of(seconds).median * 1e6
+
+
+def value(row: Row, number: float | None) -> str:
+    """A number of a row's, with its unit; empty for none."""
+    if number is None:
+        return ""
+    return measured(row.unit, number)
+
+
+def measured(unit: Unit, number: float) -> str:
+    match unit:
+        case "us":
+            return f"{plain(number)} µs"
+        case "ms":
+            return f"{plain(number)} ms"
+        case "per_second":
+            return f"{number:,.0f}/s"
+        case "bytes":
+            return f"{plain(number)} B" if number < 1e5 else f"{plain(number / 1e6)} MB"
+        case _:
+            return plain(number)
+
+
+def plain(number: float) -> str:
+    """Three figures or so."""
+    if number < 0.1:
+        return f"{number:.3f}"
+    return f"{number:.2f}" if number < 10 else f"{number:.1f}" if number < 100 else f"{number:,.0f}"

@@ -2,37 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from random import Random
 
 import redis
 
+from bench import mirrors, waiting
 from bench.ground import TTL, Ground
 from bench.measure import Contender, Spread, Times, interleave, ratio
 from bench.results import Budget, Row, Section
 from redis_kvpoll import KVPoll, StatusStore
 
 BUDGET = Budget(1.5)
+_RATIOS = [("update_status", "SET"), ("poll", "MGET"), ("update_many", "SET pipeline")]
+_RATIOS += [("mirror.get", "dict.get")] if waiting.HERE else []
 
 _LIFE = (KVPoll.WaitingForInput, KVPoll.Transferring, KVPoll.Transferring, KVPoll.Transferring, KVPoll.Success)
 _BATCH = 1000
 _ROOMS_A_ROUND = 64
 
 
-def measure(ground: Ground, sizes: tuple[int, int], rounds: int, say: Callable[[str], None]) -> Section:
-    small, large = sizes
-    section = Section("scale", f"The ratios at {large:,} live rooms, beside those at {small:,}", "large / small")
-    rooms = ground.ids(large)
+def measure(ground: Ground, sizes: tuple[int, ...], rounds: int, say: Callable[[str], None]) -> Section:
+    """Ratios at each size beside those at the first."""
+    first, last = sizes[0], sizes[-1]
+    section = Section(
+        "scale",
+        f"The ratios with up to {last:,} live rooms, beside those with {first:,}",
+        "large / small",
+        theirs=f"with {first:,}",
+    )
+    rooms = ground.ids(last)
+    found: dict[int, Times] = {}
+    filled = 0
     with ground.store("mass") as store, ground.plain() as client:
-        _fill(ground, store, client, rooms[:small])
-        at_small = _times(ground, store, client, rooms[:small], rounds)
-        say(f"filling up to {large:,} rooms and as many plain keys")
-        _fill(ground, store, client, rooms[small:])
-        at_large = _times(ground, store, client, rooms, rounds)
-    section.rows = [
-        _row("update_status / SET", "update_status", "SET", at_small, at_large),
-        _row("poll / MGET", "poll", "MGET", at_small, at_large),
-    ]
+        for size in sizes:
+            say(f"at {size:,} rooms and as many plain keys")
+            _fill(ground, store, client, rooms[filled:size])
+            found[size] = _times(ground, store, client, rooms[:size], rounds)
+            if waiting.HERE:
+                found[size] |= mirrors.read_times(store, rooms[:size], rounds)
+            filled = size
+    for ours, theirs in _RATIOS:
+        for size in sizes[1:]:
+            section.rows.append(_row(f"{ours} / {theirs}, {size:,}", ours, theirs, found[first], found[size]))
     return section
 
 
@@ -40,7 +52,7 @@ def _row(name: str, ours: str, theirs: str, small: Times, large: Times) -> Row:
     before, after = ratio(small[ours], small[theirs]), ratio(large[ours], large[theirs])
     # The two sizes are not in the same rounds, so only their medians can be compared.
     growth = after.median / before.median
-    return Row(name, "the smaller", "ratio", after.median, before.median, Spread(growth, growth, growth), BUDGET)
+    return Row(name, "", "ratio", after.median, before.median, Spread(growth, growth, growth), BUDGET)
 
 
 def _fill(ground: Ground, store: StatusStore, client: redis.Redis, rooms: list[int]) -> None:
@@ -53,47 +65,75 @@ def _fill(ground: Ground, store: StatusStore, client: redis.Redis, rooms: list[i
             pipe.execute()
 
 
+class _Pick:
+    """What the contenders of one size do next: every round takes other rooms, from all over the table."""
+
+    def __init__(self, ground: Ground, store: StatusStore, client: redis.Redis, rooms: list[int]) -> None:
+        self._ground, self._store, self._client, self._rooms = ground, store, client, rooms
+        self._random = Random(11)  # noqa: S311 - which rooms are measured
+        self.calls: list[tuple[int, KVPoll]] = []
+        self.plain: list[tuple[str, str]] = []
+        self.many: list[int] = []
+        self.keys: list[str] = []
+
+    def one_by_one(self) -> None:
+        self._back({room: None for room, _ in self.calls})
+        picked = self._random.sample(self._rooms, _ROOMS_A_ROUND)
+        self.calls = [(room, status) for status in _LIFE for room in picked]
+
+    def plain_one_by_one(self) -> None:
+        picked = self._random.sample(self._rooms, _ROOMS_A_ROUND)
+        self.plain = [(self._ground.key("mass", room), status.name) for status in _LIFE for room in picked]
+
+    def batch(self) -> None:
+        self.many = self._random.sample(self._rooms, _BATCH)
+        self.keys = [self._ground.key("mass", room) for room in self._random.sample(self._rooms, _BATCH)]
+
+    def batch_to_update(self) -> None:
+        self.batch()
+        self._back(self.many)
+
+    def end(self) -> None:
+        self._back({room: None for room, _ in self.calls})
+
+    def _back(self, rooms: Iterable[int]) -> None:
+        """To the beginning of their lives."""
+        rooms = list(rooms)
+        self._store.clear_many(rooms)
+        self._store.update_many(dict.fromkeys(rooms, KVPoll.Bootstrapping))
+
+    def update(self) -> None:
+        for room, status in self.calls:
+            self._store.update_status(room, status)
+
+    def plain_set(self) -> None:
+        for key, name in self.plain:
+            self._client.set(key, name, ex=TTL)
+
+    def update_many(self) -> None:
+        self._store.update_many(dict.fromkeys(self.many, KVPoll.WaitingForInput))
+
+    def pipeline(self) -> None:
+        with self._client.pipeline(transaction=False) as pipe:
+            for key in self.keys:
+                pipe.set(key, KVPoll.WaitingForInput.name, ex=TTL)
+            pipe.execute()
+
+
 def _times(ground: Ground, store: StatusStore, client: redis.Redis, rooms: list[int], rounds: int) -> Times:
-    """Times at one size; every round takes other rooms, from all over the table."""
-    random = Random(11)  # noqa: S311 - which rooms are measured
-    calls: list[tuple[int, KVPoll]] = []
-    plain: list[tuple[str, str]] = []
-    some: list[int] = []
-    keys: list[str] = []
-
-    def pick() -> None:
-        back = list(dict.fromkeys(room for room, _ in calls))
-        store.clear_many(back)
-        store.update_many(dict.fromkeys(back, KVPoll.Bootstrapping))
-        picked = random.sample(rooms, _ROOMS_A_ROUND)
-        calls[:] = [(room, status) for status in _LIFE for room in picked]
-
-    def pick_plain() -> None:
-        picked = random.sample(rooms, _ROOMS_A_ROUND)
-        plain[:] = [(ground.key("mass", room), status.name) for status in _LIFE for room in picked]
-
-    def pick_batch() -> None:
-        some[:] = random.sample(rooms, _BATCH)
-        keys[:] = [ground.key("mass", room) for room in random.sample(rooms, _BATCH)]
-
-    def update() -> None:
-        for room, status in calls:
-            store.update_status(room, status)
-
-    def plain_set() -> None:
-        for key, name in plain:
-            client.set(key, name, ex=TTL)
-
+    """Times at one size."""
+    pick = _Pick(ground, store, client, rooms)
     units = _ROOMS_A_ROUND * len(_LIFE)
     times = interleave(
         [
-            Contender("update_status", update, units, pick),
-            Contender("SET", plain_set, units, pick_plain),
-            Contender("poll", lambda: store.poll(some), _BATCH, pick_batch),
-            Contender("MGET", lambda: client.mget(keys), _BATCH, pick_batch),
+            Contender("update_status", pick.update, units, pick.one_by_one),
+            Contender("SET", pick.plain_set, units, pick.plain_one_by_one),
+            Contender("poll", lambda: store.poll(pick.many), _BATCH, pick.batch),
+            Contender("MGET", lambda: client.mget(pick.keys), _BATCH, pick.batch),
+            Contender("update_many", pick.update_many, _BATCH, pick.batch_to_update),
+            Contender("SET pipeline", pick.pipeline, _BATCH, pick.batch),
         ],
         rounds,
     )
-    store.clear_many(dict.fromkeys(room for room, _ in calls))
-    store.update_many(dict.fromkeys((room for room, _ in calls), KVPoll.Bootstrapping))
+    pick.end()
     return times

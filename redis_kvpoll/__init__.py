@@ -9,11 +9,12 @@ with StatusStore.from_url("redis://localhost:6379/0", namespace="prod") as store
 
 from redis_kvpoll.aio import AsyncStatusStore
 from redis_kvpoll.checks import Mode, Policy
-from redis_kvpoll.commands import Settings
+from redis_kvpoll.commands import Change, FeedGap, Settings
 from redis_kvpoll.errors import (
     CorruptEntryError,
     EmbeddedServerError,
     EvictionWarning,
+    FeedOffError,
     InvalidInputError,
     KVPollError,
     KVTransferError,
@@ -24,20 +25,28 @@ from redis_kvpoll.errors import (
     ServerRefusedError,
     StoreClosedError,
     StoreUnavailableError,
+    WaitTimeoutError,
 )
+from redis_kvpoll.mirror.aio import AsyncMirror
+from redis_kvpoll.mirror.blocking import Mirror
 from redis_kvpoll.status import Entry, KVPoll, Outcome, Update
 from redis_kvpoll.store import StatusStore
 
 __all__ = [
+    "AsyncMirror",
     "AsyncStatusStore",
+    "Change",
     "CorruptEntryError",
     "EmbeddedServerError",
     "Entry",
     "EvictionWarning",
+    "FeedGap",
+    "FeedOffError",
     "InvalidInputError",
     "KVPoll",
     "KVPollError",
     "KVTransferError",
+    "Mirror",
     "Mode",
     "NamespaceMismatchError",
     "Outcome",
@@ -51,4 +60,5 @@ __all__ = [
     "StoreClosedError",
     "StoreUnavailableError",
     "Update",
+    "WaitTimeoutError",
 ]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from types import TracebackType
 from typing import NoReturn, Self, TypeVar, Unpack, cast, overload
+from weakref import WeakSet
 
 import redis.asyncio as redis
 
@@ -13,9 +14,10 @@ from redis_kvpoll import checks, commands
 from redis_kvpoll.aiodispatch import Dispatcher
 from redis_kvpoll.checks import Mode, Policy
 from redis_kvpoll.clients import aioopening
-from redis_kvpoll.commands import Agreement, Command, Scan, Settings
+from redis_kvpoll.commands import Agreement, Change, Command, FeedGap, History, Settings, Tail
 from redis_kvpoll.commands.rooms import DEFAULT_ABORT_REASON, wanted
 from redis_kvpoll.delivery import DEFAULT_DEADLINE, DEFAULT_TERMINAL_TTL, DEFAULT_TTL, Delivery, StoreOptions
+from redis_kvpoll.mirror.aio import AsyncMirror, AsyncWaits
 from redis_kvpoll.status import Entry, KVPoll, Update
 from redis_kvpoll.store import StatusStore
 
@@ -52,6 +54,8 @@ class AsyncStatusStore:
         )
         self._route = aioopening.route_for(client, deadline)
         self._dispatcher = Dispatcher(self._delivery, self._route)
+        self._mirrors: WeakSet[AsyncMirror] = WeakSet()
+        self._waits = AsyncWaits(self._dispatcher)
 
     @classmethod
     def from_url(cls, url: str, **options: Unpack[StoreOptions]) -> Self:
@@ -113,18 +117,40 @@ class AsyncStatusStore:
 
     async def counts(self) -> dict[KVPoll, int]:
         counts = dict.fromkeys(KVPoll, 0)
-        async for page in self._pages():
+        async for page in self._dispatcher.pages():
             for status in await self.poll(page):
                 if status is not None:
                     counts[status] += 1
         return counts
 
+    async def history(self, room: int) -> list[Change]:
+        history = History(room)
+        while await self._dispatcher.run(self._delivery.read_on("history", history)):
+            pass
+        return history.changes()
+
+    def tail(self, last: int = 0) -> AsyncIterator[Change | FeedGap]:
+        return self._dispatcher.news(Tail(last))
+
     async def settings(self) -> Settings | None:
         return await self._dispatcher.run(self._delivery.settings())
 
+    def mirror(self, *, rooms: Callable[[int], bool] | None = None) -> AsyncMirror:
+        self._delivery.check_open("mirror")
+        mirror = AsyncMirror(self._dispatcher, rooms)
+        self._mirrors.add(mirror)
+        return mirror
+
+    async def wait(self, room: int, *statuses: KVPoll | int, timeout: float | None = None) -> KVPoll:  # noqa: ASYNC109
+        self._delivery.check_open("wait")
+        return await self._waits.wait(lambda: self._run(commands.wait(room)), room, statuses, timeout)
+
     async def aclose(self) -> None:
-        """Close the store's connections; with from_url, all that it opened. May be repeated."""
+        """Close the store's connections and mirrors; with from_url, all that it opened. May be repeated."""
         self._delivery.closed = True
+        for mirror in list(self._mirrors):
+            await mirror.aclose()
+        await self._waits.close()
         await self._route.close()
 
     async def __aenter__(self) -> Self:
@@ -139,18 +165,13 @@ class AsyncStatusStore:
         return f"<{type(self).__name__} namespace={self._delivery.namespace!r} on {self._route}>"
 
     async def _rooms(self, only: KVPoll | None) -> AsyncIterator[int]:
-        async for page in self._pages():
+        async for page in self._dispatcher.pages():
             statuses = await self.poll(page) if only is not None else [None] * len(page)
             for room, status in zip(page, statuses, strict=True):
                 if status is only:
                     yield room
 
-    async def _pages(self) -> AsyncIterator[list[int]]:
-        scan = Scan(self._route.clustered)
-        while (page := await self._dispatcher.run(self._delivery.next_page(scan))) is not None:
-            yield page
-
-    def _run(self, command: Command[V, T]) -> Coroutine[None, None, T]:
+    def _run(self, command: Command[V, T]) -> Awaitable[T]:
         return self._dispatcher.execute(command)
 
 

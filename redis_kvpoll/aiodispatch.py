@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Iterable
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, TypeVar, cast
 
 from redis.exceptions import RedisError
 
 from redis_kvpoll import lanes
 from redis_kvpoll.clients.aioroutes import Route
-from redis_kvpoll.commands import Call, Command
+from redis_kvpoll.commands import Call, Change, Command, FeedGap, Scan, Tail
 from redis_kvpoll.delivery import Delivery
 from redis_kvpoll.faults import NotSent
 from redis_kvpoll.steps import Board, Flow, Rider, Send
@@ -35,6 +35,21 @@ class Lane(lanes.Lane):
         return self.pilot is not None and not self.pilot.done()
 
 
+class Place(asyncio.Future[Any]):
+    """Where a caller waits for its rider. Cancelled, it leaves its place in line, or its flight."""
+
+    lane: Lane
+    rider: Rider
+    leave: Callable[[Lane, Rider], None]
+    __slots__ = ("lane", "leave", "rider")  # set by who makes it: an __init__ would cost more than all the rest of it
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        if not super().cancel(msg):
+            return False
+        self.leave(self.lane, self.rider)
+        return True
+
+
 class Dispatcher:
     """The driver and the lanes of one asyncio store.
 
@@ -43,28 +58,24 @@ class Dispatcher:
     """
 
     def __init__(self, delivery: Delivery, route: Route) -> None:
-        self._delivery = delivery
-        self._route = route
+        self.delivery = delivery
+        self.route = route
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lanes: defaultdict[str, Lane] = defaultdict(Lane)
 
-    async def execute(self, command: Command[V, T]) -> T:
-        """Carry a command out. A call alone in its turn is sent by its caller, which saves it a task."""
-        delivery = self._delivery
-        calls = delivery.calls(command)
+    def execute(self, command: Command[V, T]) -> Awaitable[T]:
+        """Carry a command out. One that goes along with others costs a future, and no coroutine of its own."""
+        calls = self.delivery.calls(command)
         if len(calls) != 1:
-            return await self.run(delivery.run(command, calls))
+            return self.run(self.delivery.run(command, calls))
         call, now = calls[0], time.monotonic()
-        rider = Rider(call, now + delivery.deadline)
+        rider = Rider(call, now + self.delivery.deadline, command)
         lane = self._lane(call.tag)
-        first = lane.is_free and not lane.has_pilot
+        if lane.flight is None and not lane.waiting and not lane.has_pilot:
+            lane.board(rider)
+            return self._lead(lane, rider, command, now)
         lane.board(rider)
-        if first and await self._is_alone(lane, rider):
-            reply = await self._fly_alone(lane, command, call, now)
-        else:
-            await self._arrive([(lane, rider)])
-            (reply,) = delivery.arrived(command, [rider])
-        return command.finish(command.rooms, command.decode(command.operation, command.rooms, reply))
+        return self._place(lane, rider)
 
     async def run(self, flow: Flow[T]) -> T:
         """Do each step that a flow asks for, until it returns."""
@@ -72,13 +83,13 @@ class Dispatcher:
             step = next(flow)
             while True:
                 try:
-                    result = await (self._carry(step.riders) if isinstance(step, Board) else self._route.take(step))
+                    result = await (self._carry(step.riders) if isinstance(step, Board) else self.route.take(step))
                 except (NotSent, RedisError, OSError) as error:
                     step = flow.throw(error)
                 except BaseException:
                     # Cancelled: the connection is gone, as if it had been lost. A rider only leaves its flight.
                     if not isinstance(step, Board):
-                        self._delivery.unsettle()
+                        self.delivery.unsettle()
                     raise
                 else:
                     step = flow.send(result)
@@ -86,27 +97,42 @@ class Dispatcher:
             value: T = end.value
             return value
 
-    async def _is_alone(self, lane: Lane, rider: Rider) -> bool:
-        """Let the rest of this turn come along. Whether nobody has: then the lane is this caller's."""
+    async def pages(self) -> AsyncIterator[list[int]]:
+        """The rooms of the namespace, some at a time."""
+        scan = Scan(self.route.clustered)
+        while (page := await self.run(self.delivery.next_page(scan))) is not None:
+            yield page
+
+    async def news(self, tail: Tail) -> AsyncIterator[Change | FeedGap]:
+        """What is new in the feed, for ever."""
+        while True:
+            while await self.run(self.delivery.read_on("tail", tail)):
+                pass
+            for change in tail.news():
+                yield change
+
+    async def _lead(self, lane: Lane, rider: Rider, command: Command[V, T], now: float) -> T:
+        """Let the rest of this turn come along. A call that is still alone is sent by its caller, without a task."""
         try:
             await asyncio.sleep(0)
         except BaseException:
             self._leave(lane, rider)
             raise
-        if any(other is not rider and not other.arrived for other in lane.waiting):
+        if len(lane.waiting) > 1:
             self._fly_on(lane)
-            return False
+            return cast("T", await self._place(lane, rider))
         lane.waiting.clear()
         lane.flight = rider.call
-        return True
+        reply = await self._fly_alone(lane, command, rider.call, now)
+        return command.finish(command.rooms, command.decode(command.operation, command.rooms, reply))
 
     async def _fly_alone(self, lane: Lane, command: Command[V, T], call: Call, now: float) -> list[Any]:
         """The reply to a call that has its lane for itself."""
-        delivery = self._delivery
+        delivery = self.delivery
         marks = delivery.marks()
         try:
             try:
-                reply = await self._route.take(Send(call.tag, call.words(), None, not call.shape.repeatable))
+                reply = await self.route.take(Send(call.tag, call.words(), None, not call.shape.repeatable))
             except (NotSent, RedisError, OSError) as error:
                 return await self.run(delivery.recover(command, call, now, error))
             except BaseException:
@@ -119,25 +145,24 @@ class Dispatcher:
 
     async def _carry(self, riders: list[Rider]) -> None:
         """Return when all riders have arrived. Each is of another lane."""
-        boarded = [(self._lane(rider.call.tag), rider) for rider in riders]
-        for lane, rider in boarded:
-            if lane.is_free:
-                lane.board(rider)
-                self._fly_on(lane)
-            else:
-                lane.board(rider)
-        await self._arrive(boarded)
-
-    async def _arrive(self, boarded: list[tuple[Lane, Rider]]) -> None:
-        for lane, rider in boarded:
-            rider.place = lane.loop.create_future()
+        places = [self._place(self._lane(rider.call.tag), rider) for rider in riders]
+        for place in places:
+            was_free = place.lane.is_free
+            place.lane.board(place.rider)
+            if was_free:
+                self._fly_on(place.lane)
         try:
-            for _, rider in boarded:
-                await rider.place
+            for place in places:
+                await place
         except BaseException:
-            for lane, rider in boarded:
-                self._leave(lane, rider)
+            for place in places:
+                place.cancel()
             raise
+
+    def _place(self, lane: Lane, rider: Rider) -> Place:
+        rider.place = place = Place(loop=lane.loop)
+        place.lane, place.rider, place.leave = lane, rider, self._leave
+        return place
 
     def _lane(self, tag: str) -> Lane:
         loop = asyncio.get_running_loop()
@@ -157,33 +182,46 @@ class Dispatcher:
         while lane.waiting and not lane.flight:
             flight = lane.depart()
             try:
-                await self.run(self._delivery.fly(flight))
+                await self.run(self.delivery.fly(flight))
             except asyncio.CancelledError:
-                # Nobody waits for this flight any more; or everything is being cancelled, but who waits has not been.
+                # Nobody waits for this flight any more; or all tasks are being cancelled. Who waits still, must not
+                # wait for ever.
                 while lane.pilot.uncancel():
                     pass
-                for rider in (*flight.riders, *lane.waiting):
-                    if rider.place.cancelled():
-                        lane.leave(rider)
                 told = lane.abandon(flight)
-            except Exception as error:  # a mistake of ours; nobody may wait for ever
-                flight.fail(error, 0.0)
+            except Exception as error:  # a mistake of ours
+                flight.fail(error, now=0.0)
                 told = lane.end(flight)
             else:
                 told = lane.end(flight)
-            for rider in told:
-                if not rider.place.done():
-                    rider.place.set_result(None)
+            # In the next turn: first the next flight departs, and the server works while the callers go on.
+            lane.loop.call_soon(self._settle_all, told)
+
+    def _settle_all(self, riders: list[Rider]) -> None:
+        for rider in riders:
+            if rider.place is not None and not rider.place.done():
+                self._settle(rider)
+
+    def _settle(self, rider: Rider) -> None:
+        """Give a caller what it waits for."""
+        command, place = rider.command, rider.place
+        rider.place = None  # or the two would hold each other, and wait for the garbage collector
+        if command is None:
+            place.set_result(None)
+            return
+        try:
+            (reply,) = self.delivery.arrived(command, [rider])
+            value = command.finish(command.rooms, command.decode(command.operation, command.rooms, reply))
+        except Exception as error:
+            place.set_exception(error)
+        else:
+            place.set_result(value)
 
     def _leave(self, lane: Lane, rider: Rider) -> None:
         """A caller was cancelled. A flight that nobody waits for any more ends."""
-        if rider.place:
-            rider.place.cancel()
         lane.leave(rider)
-        if isinstance(lane.flight, lanes.Flight) and rider in lane.flight.riders and _abandoned(lane.flight.riders):
+        rider.place = None
+        flight = lane.flight
+        if isinstance(flight, lanes.Flight) and rider in flight.riders and flight.is_empty:
             lane.pilot.cancel()
         self._fly_on(lane)
-
-
-def _abandoned(riders: Iterable[Rider]) -> bool:
-    return all(rider.place.cancelled() for rider in riders)

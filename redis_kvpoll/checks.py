@@ -31,6 +31,8 @@ _NAMES = {status: status.name for status in KVPoll}
 
 def room(value: Any) -> int:
     """A bootstrap_room: an int in 0 … 2^63-1 (or what says it is one, as numpy's ints do); bool and str are not."""
+    if value.__class__ is int and 0 <= value <= MAX_ROOM:
+        return value  # nearly every one, with every call
     number = _integer(value, "a room")
     if not 0 <= number <= MAX_ROOM:
         raise InvalidInputError(f"a room is an int from 0 to 2^63-1, not {_shown(number)}")
@@ -59,7 +61,7 @@ def status(value: Any) -> KVPoll:
 
 def status_name(value: Any) -> str:
     """The name of a status, which is what is stored."""
-    return _NAMES[status(value)]
+    return _NAMES[value if value.__class__ is KVPoll else status(value)]
 
 
 def status_names(values: Iterable[Any]) -> list[str]:
@@ -85,6 +87,20 @@ def seconds(value: Any, name: str) -> float:
     if not 0.001 <= value <= MAX_SECONDS:  # NaN is not in it either
         raise InvalidInputError(f"{name} must be from 0.001 to {MAX_SECONDS:,.0f} seconds, not {_shown(value)}")
     return float(value)
+
+
+def timeout(value: Any) -> float | None:
+    """How long to wait at most, in seconds; 0 only looks, None waits for ever."""
+    return None if value is None else 0.0 if value == 0 and value is not False else seconds(value, "timeout")
+
+
+def wait_statuses(values: Iterable[Any]) -> frozenset[KVPoll]:
+    """What ends a wait for these statuses (Success and Failed, if there are none): they, and all that is further on.
+
+    The end of a room ends every wait: a Failed room gets to no other status, and one at Success has passed the rest.
+    """
+    first = min((s for s in map(status, values) if s is not KVPoll.Failed), default=KVPoll.Success)
+    return frozenset(s for s in KVPoll if s >= first or s.is_terminal)
 
 
 def prefix_len(value: Any) -> int:
@@ -127,6 +143,14 @@ def feed(value: Any) -> int | None:
     number = _integer(value, "feed")
     if not 0 <= number <= MAX_FEED:
         raise InvalidInputError(f"feed is an int from 0 (no feed) to {MAX_FEED:,}, not {_shown(number)}")
+    return number
+
+
+def count(value: Any, name: str) -> int:
+    """How many of something; there may be none."""
+    number = _integer(value, name)
+    if number < 0:
+        raise InvalidInputError(f"{name} is an int from 0 on, not {_shown(number)}")
     return number
 
 

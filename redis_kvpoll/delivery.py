@@ -11,11 +11,11 @@ from itertools import zip_longest
 from typing import Any, Protocol, TypeAlias, TypedDict, TypeVar
 
 from redis_kvpoll.checks import Mode, Policy
-from redis_kvpoll.commands import Agreement, Call, Command, Layout, Scan, Settings
+from redis_kvpoll.commands import Agreement, Call, Command, Layout, Reading, Scan, Settings
 from redis_kvpoll.commands.settings import NAMES, RENEW_SECONDS
-from redis_kvpoll.errors import EvictionWarning, KVPollError, StoreClosedError, StoreUnavailableError
+from redis_kvpoll.errors import EvictionWarning, FeedOffError, KVPollError, StoreClosedError, StoreUnavailableError
 from redis_kvpoll.lanes import Flight
-from redis_kvpoll.steps import Board, Flow, Rider
+from redis_kvpoll.steps import Board, Flow, Pause, Rider
 from redis_kvpoll.trip import Trip, Undelivered
 
 T = TypeVar("T")
@@ -45,17 +45,17 @@ class StoreOptions(TypedDict, total=False):
 class Watcher(Protocol):
     """A local copy, as far as writers need to know of it."""
 
-    def departing(self) -> int:
+    def departing(self) -> Any:
         """A mark that is another once the copy has begun anew."""
 
-    def wrote(self, mark: int, call: Call, feed_id: bytes, reply: list[Any]) -> None:
+    def wrote(self, mark: Any, call: Call, feed_id: bytes, reply: Sequence[Any]) -> None:
         """What this process wrote, before its caller knows; ``reply`` is true at ``feed_id``."""
 
     def suspect(self) -> None:
         """A connection was lost, and the server may be another."""
 
 
-Marks: TypeAlias = Sequence[tuple[Watcher, int]]
+Marks: TypeAlias = Sequence[tuple[Watcher, Any]]
 
 
 class Delivery:
@@ -74,7 +74,24 @@ class Delivery:
         self.map_version = 0
         self._looked_at_eviction = False
         self.closed = False
-        self.watchers: list[Watcher] = []
+        self.watchers: tuple[Watcher, ...] = ()
+
+    @property
+    def agreement(self) -> Agreement:
+        """What this store holds to; what it adopted, too."""
+        return self._agreement
+
+    def watch(self, watcher: Watcher) -> None:
+        """Let a watcher hear of the calls that begin from now on."""
+        self.watchers = (*self.watchers, watcher)
+
+    def unwatch(self, watcher: Watcher) -> None:
+        self.watchers = tuple(other for other in self.watchers if other is not watcher)
+
+    def agreed(self, operation: str) -> Flow[Layout]:
+        """The layout of the namespace, for an operation that is more than one command."""
+        self.check_open(operation)
+        return self._agreed or (yield from self._agree(operation))
 
     @property
     def namespace(self) -> str:
@@ -82,7 +99,7 @@ class Delivery:
 
     def calls(self, command: Command[V, T]) -> list[Call]:
         """The script calls that carry a command out; none while the settings must be looked at first."""
-        self._check_open(command.operation)
+        self.check_open(command.operation)
         layout = self._agreed
         return command.calls(layout) if layout and command.rooms else []
 
@@ -144,7 +161,7 @@ class Delivery:
 
     def next_page(self, scan: Scan) -> Flow[list[int] | None]:
         """The next rooms of a walk; None after the last."""
-        self._check_open("rooms")
+        self.check_open("rooms")
         layout = self._agreed or (yield from self._agree("rooms"))
         request = scan.request(layout, self.map_version)
         if request is None:
@@ -152,9 +169,23 @@ class Delivery:
         reply = yield from self._ask("rooms", *request)
         return scan.page(reply, self.map_version)
 
+    def read_on(self, operation: str, reading: Reading) -> Flow[bool]:
+        """The next step of a walk over the feed; False after the last."""
+        if reading.pause:
+            yield Pause(reading.pause)
+        self.check_open(operation)
+        layout = self._agreed or (yield from self._agree(operation))
+        if layout.feed_length == "0":
+            raise FeedOffError(operation, self.namespace)
+        request = reading.request(layout)
+        if request is None:
+            return False
+        reading.take((yield from self._ask(operation, *request)))
+        return True
+
     def settings(self) -> Flow[Settings | None]:
         """The settings of the namespace, without writing them; None when nobody uses it."""
-        self._check_open("settings")
+        self.check_open("settings")
         call = self._agreement.call()
         reply = yield from self._ask("settings", call.tag, ["HMGET", call.first_keys[0], *NAMES])
         return self._agreement.read(reply) if any(reply) else None
@@ -199,7 +230,8 @@ class Delivery:
         more = f" and {len(rooms) - 3:,} more" if len(rooms) > 3 else ""
         return f"{command.operation} of rooms {shown}{more}" + (f" ({done:,} done)" if done else "")
 
-    def _check_open(self, operation: str) -> None:
+    def check_open(self, operation: str) -> None:
+        """Raise StoreClosedError if the store was closed."""
         if self.closed:
             raise StoreClosedError(f"{operation}: this store was closed; make another")
 

@@ -14,6 +14,7 @@ import os
 import threading
 import time
 from collections import defaultdict
+from collections.abc import Iterator
 from queue import Empty, SimpleQueue
 from threading import get_ident
 from typing import Any, TypeVar
@@ -22,7 +23,7 @@ from weakref import WeakSet
 from redis.exceptions import RedisError
 
 from redis_kvpoll.clients.routes import Route
-from redis_kvpoll.commands import Call, Command
+from redis_kvpoll.commands import Call, Change, Command, FeedGap, Scan, Tail
 from redis_kvpoll.delivery import Delivery
 from redis_kvpoll.errors import OutcomeUnknownError, StoreUnavailableError
 from redis_kvpoll.faults import NotSent
@@ -54,8 +55,8 @@ class Dispatcher:
     """The driver and the lanes of one blocking store."""
 
     def __init__(self, delivery: Delivery, route: Route) -> None:
-        self._delivery = delivery
-        self._route = route
+        self.delivery = delivery
+        self.route = route
         self.forget_riders()
         _ALL.add(self)
 
@@ -68,7 +69,7 @@ class Dispatcher:
 
     def execute(self, command: Command[V, T]) -> T:
         """Carry a command out. A call alone in its lane is sent at once; only trouble takes a flow."""
-        delivery = self._delivery
+        delivery = self.delivery
         calls = delivery.calls(command)
         if len(calls) != 1:
             return self.run(delivery.run(command, calls))
@@ -96,10 +97,10 @@ class Dispatcher:
 
     def _fly_alone(self, command: Command[V, T], call: Call, now: float) -> list[Any]:
         """The reply to a call that has its lane for itself."""
-        delivery = self._delivery
+        delivery = self.delivery
         marks = delivery.marks()
         try:
-            reply = self._route.take(Send(call.tag, call.words(), None, not call.shape.repeatable))
+            reply = self.route.take(Send(call.tag, call.words(), None, not call.shape.repeatable))
         except (NotSent, RedisError, OSError) as error:
             return self.run(delivery.recover(command, call, now, error))
         except BaseException:
@@ -113,12 +114,12 @@ class Dispatcher:
             step = next(flow)
             while True:
                 try:
-                    result = self._carry(step.riders) if isinstance(step, Board) else self._route.take(step)
+                    result = self._carry(step.riders) if isinstance(step, Board) else self.route.take(step)
                 except (NotSent, RedisError, OSError) as error:
                     step = flow.throw(error)
                 except BaseException:
                     # Interrupted: the connection is gone, as if it had been lost.
-                    self._delivery.unsettle()
+                    self.delivery.unsettle()
                     raise
                 else:
                     step = flow.send(result)
@@ -126,13 +127,26 @@ class Dispatcher:
             value: T = end.value
             return value
 
+    def pages(self) -> Iterator[list[int]]:
+        """The rooms of the namespace, some at a time."""
+        scan = Scan(self.route.clustered)
+        while (page := self.run(self.delivery.next_page(scan))) is not None:
+            yield page
+
+    def news(self, tail: Tail) -> Iterator[Change | FeedGap]:
+        """What is new in the feed, for ever."""
+        while True:
+            while self.run(self.delivery.read_on("tail", tail)):
+                pass
+            yield from tail.news()
+
     def _carry(self, riders: list[Rider]) -> None:
         """Return when all riders have arrived. Each is of another lane."""
         me = get_ident()
         if me in self._aboard or any(lane.flight and lane.pilot == me for lane in map(self._lane, riders)):
             # A signal handler or a finalizer, in the midst of a call of this thread, which must not wait for itself.
             for rider in riders:
-                self.run(self._delivery.fly(Flight([rider])))
+                self.run(self.delivery.fly(Flight([rider])))
             return
         caller = Caller()
         try:
@@ -177,11 +191,11 @@ class Dispatcher:
                     flights.append((lane, lane.depart()))
         if len(flights) == 1:
             ((lane, flight),) = flights
-            self.run(self._delivery.fly(flight))
+            self.run(self.delivery.fly(flight))
             self._end(lane, flight)
         elif flights:
-            flows = [self._delivery.fly(flight) for _, flight in flights]
-            Formation(self._route, flows, self._delivery.deadline, lambda number: self._end(*flights[number])).fly()
+            flows = [self.delivery.fly(flight) for _, flight in flights]
+            Formation(self.route, flows, self.delivery.deadline, lambda number: self._end(*flights[number])).fly()
         if caller.busy:
             caller.busy = False
             for rider in riders:
@@ -207,7 +221,7 @@ class Dispatcher:
 
     def _leave(self, riders: list[Rider]) -> None:
         """This thread was interrupted: others must not wait for it."""
-        self._delivery.unsettle()
+        self.delivery.unsettle()
         told: list[Rider] = []
         with self._lock:
             for rider in riders:
@@ -229,7 +243,9 @@ class Dispatcher:
                     continue
                 stands = rider in lane.waiting
                 kind = StoreUnavailableError if stands or rider.call.shape.repeatable else OutcomeUnknownError
-                rider.failure = Undelivered(kind, f"no answer within {self._delivery.deadline:g} s: another thread hangs")
+                rider.failure = Undelivered(
+                    kind, f"no answer within {self.delivery.deadline:g} s: another thread hangs"
+                )
                 flight = lane.flight
                 if flight and (flight is rider.behind or (isinstance(flight, Flight) and rider in flight.riders)):
                     told += lane.abandon(flight)

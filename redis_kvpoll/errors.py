@@ -2,10 +2,12 @@
 
 KVPollError
 ├── InvalidInputError (ValueError)      refused before anything was sent
-├── RoomNotFoundError (KeyError)        check_status of an absent room
+├── RoomNotFoundError (KeyError)        check_status of an absent room, or waiting for it
+├── WaitTimeoutError (TimeoutError)     the room has not got there in the time that wait was given
 ├── KVTransferError                     raised for the caller by failure_exception
 ├── CorruptEntryError                   a key of the table holds what no script writes
 ├── NamespaceMismatchError              this store and the namespace disagree on a setting
+├── FeedOffError                        the namespace keeps no feed of its changes
 ├── StoreClosedError                    the store was closed
 ├── ServerRefusedError                  the server answered with an error; trying again would not help
 ├── StoreUnavailableError               no answer within the deadline
@@ -19,6 +21,8 @@ EvictionWarning (UserWarning)           the server may evict live rooms under me
 from __future__ import annotations
 
 from typing import Any
+
+from redis_kvpoll.status import KVPoll
 
 
 class KVPollError(Exception):
@@ -40,9 +44,31 @@ class _RoomError(KVPollError):
 class RoomNotFoundError(_RoomError, KeyError):
     """The room is not in the table: never opened, cleared, or expired."""
 
+    def __init__(self, room: int, operation: str = "check_status") -> None:
+        super().__init__(room, operation)
+        self.operation = operation
+
     # KeyError would print the repr of its argument, quotes and all.
     def __str__(self) -> str:
-        return f"check_status: room {self.room} is not in the table (never opened, cleared, or expired)"
+        return f"{self.operation}: room {self.room} is not in the table (never opened, cleared, or expired)"
+
+
+class WaitTimeoutError(_RoomError, TimeoutError):
+    """The room did not get to any status that was waited for in time; ``status`` is the last that was seen, if any."""
+
+    def __init__(self, room: int, status: KVPoll | None, seconds: float) -> None:
+        super().__init__(room, status, seconds)
+        # OSError, which TimeoutError is, keeps only two of three.
+        self.args = (room, status, seconds)
+        self.status = status
+        self.seconds = seconds
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), self.args
+
+    def __str__(self) -> str:
+        last = "nothing was heard of it" if self.status is None else f"last seen at {self.status.name}"
+        return f"wait: room {self.room} did not get there within {self.seconds:g} s ({last})"
 
 
 class KVTransferError(_RoomError):
@@ -91,6 +117,22 @@ class NamespaceMismatchError(KVPollError):
         return (
             f"{there}, but this store was made with {self.setting}={self.ours}; "
             f"pass {self.setting}=None to adopt what is there, or use another namespace"
+        )
+
+
+class FeedOffError(KVPollError):
+    """What was asked for comes from the namespace's feed of changes, and it keeps none."""
+
+    def __init__(self, operation: str, namespace: str) -> None:
+        super().__init__(operation, namespace)
+        self.operation = operation
+        self.namespace = namespace
+
+    def __str__(self) -> str:
+        return (
+            f"{self.operation}: namespace {self.namespace!r} was opened with feed=0, so none of its changes is kept; "
+            "use another namespace, or stop all that use this one, delete its settings with redis-cli, and open it "
+            "without feed=0"
         )
 
 

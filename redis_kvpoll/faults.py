@@ -35,7 +35,10 @@ class Fault(enum.Enum):
 _NOT_NOW = (BusyLoadingError, ClusterDownError, MasterDownError, ReadOnlyError, TryAgainError)
 _NOT_NOW_CODES = ("BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "NOREPLICAS", "READONLY", "TRYAGAIN")
 _HINTS = {
-    "WRONGTYPE": "a key of the table holds something else: look at it with redis-cli, and delete it",
+    "WRONGTYPE": (
+        "a key of the table (its feed, its settings, or a room's prefix) is of another type, made by hand: "
+        "look at it with redis-cli, and delete it"
+    ),
     "NOPERM": "this Redis user may not do it: allow it the keys kvpoll:* and the commands that this library sends",
     "NOAUTH": "the server wants a password: put it into the URL",
     "WRONGPASS": "check the user name and the password in the URL",

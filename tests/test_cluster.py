@@ -1,4 +1,4 @@
-"""A namespace spread over shards: on a real cluster, whose slots move under it, and on one server."""
+"""A namespace spread over shards: on a real cluster, and on one server."""
 
 from __future__ import annotations
 
@@ -6,18 +6,17 @@ import asyncio
 from contextlib import ExitStack
 
 import pytest
-from redis.crc import key_slot
 
 from redis_kvpoll import AsyncStatusStore, KVPoll, Outcome, ServerRefusedError, StatusStore
 from redis_kvpoll.clients.topology import Topology
+from redis_kvpoll.commands import Tail
 from redis_kvpoll.keys import tag, tags
 from tests import real
 from tests.cluster import meet, node, shared
+from tests.feeds import a_round
 
 SHARDS = 8
 ROOMS = range(400)
-TAG = "prod/3"
-HERE = tuple(room for room in ROOMS if tag("prod", SHARDS, room) == TAG)
 
 
 class TestTheShardOfARoom:
@@ -111,6 +110,14 @@ class TestSpread:
             assert store.pop_decode_prefix_len(room) == 7
             assert store.clear(room) is KVPoll.Failed
 
+    def test_the_feeds_of_all_shards(self, store):
+        store.update_many(dict.fromkeys(ROOMS, 1))
+        store.update_many(dict.fromkeys(ROOMS, 2))
+        found = a_round(store, Tail(10**6))
+        assert len(found) == 2 * len(ROOMS)
+        assert {change.room: change.status for change in found} == dict.fromkeys(ROOMS, KVPoll.WaitingForInput)
+        assert [change.status for change in store.history(7)] == [KVPoll.Bootstrapping, KVPoll.WaitingForInput]
+
     def test_script_flush_on_one_node(self, store, cluster):
         store.update_many(dict.fromkeys(ROOMS, 1))
         cluster.clients[1].script_flush()
@@ -118,97 +125,6 @@ class TestSpread:
         for room in ROOMS[:20]:
             cluster.clients[2].script_flush()
             assert store.clear(room) is KVPoll.Bootstrapping
-
-
-class TestMovingSlots:
-    """A slot moves while a store is in use."""
-
-    def test_after_it_has_moved(self, store, cluster):
-        store.update_many(dict.fromkeys(ROOMS, 1))
-        cluster.start_moving(TAG)
-        cluster.finish_moving(TAG)
-        assert store.clear(HERE[0]) is KVPoll.Bootstrapping
-        assert store.poll(ROOMS).count(None) == 1
-        assert sorted(store.rooms()) == sorted(set(ROOMS) - {HERE[0]})
-
-    def test_a_store_that_only_looks_finds_the_rooms_that_have_moved(self, world, store, cluster):
-        """SCAN is answered by any node, with what it has."""
-        store.update_many(dict.fromkeys(ROOMS, 1))
-        observer = world.open(cluster.url, namespace="prod", deadline=60.0)
-        assert sorted(observer.rooms()) == sorted(ROOMS)
-        cluster.start_moving(TAG)
-        cluster.finish_moving(TAG)
-        assert sorted(observer.rooms()) == sorted(ROOMS)
-        assert sum(observer.counts().values()) == len(ROOMS)
-
-    def test_a_walk_ends_also_while_a_slot_is_on_its_way(self, store, cluster):
-        store.update_many(dict.fromkeys(ROOMS, 1))
-        cluster.start_moving(TAG)
-        try:
-            assert sorted(store.rooms()) == sorted(ROOMS)
-        finally:
-            cluster.finish_moving(TAG)
-
-    def test_the_way_is_learned(self, world, store, cluster, monkeypatch):
-        store.update_many(dict.fromkeys(HERE, 1))
-        cluster.start_moving(TAG)
-        cluster.finish_moving(TAG)
-        route = (store._store if world.is_async else store)._route
-        steps, take = [], route.take
-        monkeypatch.setattr(route, "take", lambda step: steps.append(type(step).__name__) or take(step))
-        store.poll(HERE)
-        store.poll(HERE)
-        # Sent, redirected, sent to a node that may not know the script, sent whole; and then just sent.
-        assert steps[:3] == ["Send", "Reroute", "Send"]
-        assert (steps.count("Reroute"), steps[-1]) == (1, "Send")
-
-    def test_while_it_moves(self, store, cluster):
-        old, new, *_ = HERE
-        store.update_status(old, 1)
-        source = cluster.owner(TAG)
-        target = cluster.start_moving(TAG)
-        try:
-            assert store.update_status(old, 2).outcome is Outcome.ADVANCED  # still served by the source
-            assert store.update_status(new, 1).outcome is Outcome.CREATED  # ASK: made at the target
-            assert store.get(new) is KVPoll.Bootstrapping
-            store.set_decode_prefix_len(new, 7)
-            assert store.pop_decode_prefix_len(new) == 7
-            assert source.exists(f"kvpoll:{{{TAG}}}:room:{old}")
-            assert target.execute_command("CLUSTER", "COUNTKEYSINSLOT", key_slot(TAG.encode())) == 1
-        finally:
-            cluster.finish_moving(TAG)
-        assert store.poll([old, new]) == [KVPoll.WaitingForInput, KVPoll.Bootstrapping]
-
-    def test_a_batch_that_the_move_splits_waits_for_its_end(self, store, cluster, monkeypatch):
-        old, new, *_ = HERE
-        store.update_status(old, 1)
-        cluster.start_moving(TAG)
-        store.update_status(new, 1)
-        pauses = real.at_the_second_pause(monkeypatch, lambda: cluster.finish_moving(TAG))  # TRYAGAIN until then
-        assert store.update_many({old: 2, new: 2}) == {
-            old: (Outcome.ADVANCED, KVPoll.WaitingForInput),
-            new: (Outcome.ADVANCED, KVPoll.WaitingForInput),
-        }
-        assert len(pauses) == 2
-
-    def test_a_clear_that_the_move_splits_is_done_once_it_ended(self, store, cluster, monkeypatch):
-        room = HERE[0]
-        store.update_status(room, 1)  # the room is there, its prefix length is not: TRYAGAIN
-        cluster.start_moving(TAG)
-        pauses = real.at_the_second_pause(monkeypatch, lambda: cluster.finish_moving(TAG))
-        assert store.clear(room) is KVPoll.Bootstrapping
-        assert len(pauses) == 2
-
-    def test_a_namespace_in_one_slot_moves_with_its_settings(self, world, cluster):
-        store = world.open(cluster.url, namespace="single", deadline=60.0)
-        store.update_status(1, 1)
-        cluster.start_moving("single")
-        assert store.update_status(2, 1).outcome is Outcome.CREATED
-        second = world.open(cluster.url, namespace="single", deadline=60.0)
-        assert second.update_status(3, 1).outcome is Outcome.CREATED
-        cluster.finish_moving("single")
-        assert store.poll([1, 2, 3]) == [KVPoll.Bootstrapping] * 3
-        assert second.clear_many([1, 2, 3]).keys() == {1, 2, 3}
 
 
 class TestFindingTheNodes:

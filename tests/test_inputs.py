@@ -81,6 +81,8 @@ NO_SECONDS = [
 NO_NAMESPACE = ["", " ", "a b", "a/b", "{a}", "a:b", "a*", "a\n", "ä", "a" * 65, None, 1, True, b"a", ["a"], "\x1b"]
 NO_CHOICE = ["", "Strict", "STRICT", "compat ", b"strict", 1, True, 0, [], {}, "\x1b[31m", Hostile()]
 NO_SHARDS = [0, -1, 1025, HUGE, True, False, 1.0, "1", math.nan, [], Hostile()]
+NO_COUNT = [-1, True, False, 1.0, "1", "", math.nan, None, [], -HUGE, Index(-1), Hostile()]
+NO_FEED = [-1, 10_000_001, HUGE, True, False, 1.0, "1", "", math.nan, [], Index(-1), Hostile()]
 
 # Each public method with one argument to be spoiled: (name, how it is called, bad values, their name)
 BY_ROOM = [
@@ -92,6 +94,7 @@ BY_ROOM = [
     "failure_reason",
     "entry",
     "abort",
+    "history",
 ]
 CALLS = [
     *[(name, lambda bad: (bad,), NO_ROOM, "a room") for name in BY_ROOM],
@@ -108,6 +111,7 @@ CALLS = [
     *[(name, lambda bad: ([1, bad],), NO_ROOM, "a room") for name in ("touch", "clear_many", "poll")],
     *[(name, lambda bad: (bad,), NO_LIST, "it takes a list of rooms") for name in ("touch", "clear_many", "poll")],
     ("rooms", lambda bad: (bad,), [bad for bad in NO_STATUS if bad is not None], "a status"),
+    ("tail", lambda bad: (bad,), NO_COUNT, "last"),
 ]
 OPTIONS = [
     *[(name, NO_SECONDS, name) for name in ("ttl", "terminal_ttl", "deadline")],
@@ -115,6 +119,7 @@ OPTIONS = [
     ("policy", NO_CHOICE, "policy"),
     ("mode", [*NO_CHOICE, "strict"], "mode"),
     ("shards", NO_SHARDS, "shards"),
+    ("feed", NO_FEED, "feed"),
 ]
 
 
@@ -165,6 +170,7 @@ class TestOptions:
             "ttl": (0.001, 1, 1e9, 10**9),
             "namespace": ("a", "A-z_0.9", "a" * 64, "..", "-"),
             "shards": (1, 1024, Index(3), None),
+            "feed": (0, 1, 10_000_000, Index(3), None),
             "policy": ("compat", "strict", None),
             "mode": ("none", "prefill", "decode", None),
         }.items():
@@ -231,13 +237,13 @@ def assert_printable(error):
 
 BY_TWO = ("update_status", "abort", "record_failure", "set_decode_prefix_len", "get")
 BY_ONE = ("update_many", "touch", "clear", "clear_many", "pop_decode_prefix_len", "failure_exception", "check_status")
-METHODS = dict.fromkeys(BY_TWO, 2) | dict.fromkeys((*BY_ONE, "poll", "failure_reason", "entry", "rooms"), 1)
+METHODS = dict.fromkeys(BY_TWO, 2) | dict.fromkeys((*BY_ONE, "poll", "failure_reason", "entry", "history", "rooms"), 1)
 """How many arguments each of them takes."""
 
 
 def test_the_junk_goes_into_every_method():
-    public = {name for name in vars(StatusStore) if not name.startswith("_")}
-    assert public - set(METHODS) == {"from_url", "close", "counts", "settings"}
+    public = {name for name in vars(StatusStore) if not name.startswith("_")}  # tail and wait may never end
+    assert public - set(METHODS) == {"from_url", "close", "counts", "settings", "tail", "mirror", "wait"}
 
 
 @given(st.sampled_from(sorted(METHODS)), junk, junk)
@@ -261,7 +267,10 @@ def test_junk_is_refused_or_understood(client, make_store, name, first, second):
 
 @given(
     st.fixed_dictionaries(
-        {}, optional=dict.fromkeys(("namespace", "ttl", "terminal_ttl", "deadline", "policy", "mode", "shards"), junk)
+        {},
+        optional=dict.fromkeys(
+            ("namespace", "ttl", "terminal_ttl", "deadline", "policy", "mode", "shards", "feed"), junk
+        ),
     )
 )
 @examples(100)

@@ -1,9 +1,11 @@
 """Random sequences of operations, side by side on the oracle and on the store: every answer, and the whole table.
 
 After every single operation the keys on the server are read as redis-cli would read them, and must be the oracle's:
-which keys there are, their fields, their TTLs. On fakeredis the clock is moved, TTLs and the scripts' TIME with it.
-A real server's clock stands above us, so there time passes by bringing every key's expiry nearer, and times are
-compared in steps so large that no test is slow enough to miss one.
+which keys there are, their fields, their TTLs. And the feed, read on from where it stood, must tell the same table.
+
+On fakeredis the clock is moved, TTLs and the scripts' TIME with it. A real server's clock stands above us, so there
+time passes by bringing every key's expiry nearer, and times are compared in steps so large that no test is slow enough
+to miss one.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from redis_kvpoll import Entry, KVPoll, KVTransferError, Outcome, RoomNotFoundError, Update, keys
+from tests.feeds import Replay
 from tests.fuzzing import examples
 from tests.oracle import Oracle, merge
 
@@ -62,6 +65,7 @@ class Bench:
         self.server, self.client, self.store = server, client, store
         self.namespace, self.shards = f"{policy}-{mode}-{shards}", shards
         self.oracle = Oracle(policy, mode, TTL, TERMINAL, START)
+        self.replay = Replay(client, keys.tags(self.namespace, shards))
         self.clock = None
 
     def run(self, operations):
@@ -73,9 +77,11 @@ class Bench:
                     expected, found = answer(self.oracle, name, args), answer(self.store, name, args)
                     assert self.comparable(found) == self.comparable(expected), (name, args)
                 assert self.on_server() == self.in_oracle(), (name, args)
+                assert self.in_feed() == self.told_by_oracle(), (name, args)
 
     def pass_time(self, seconds):
         self.oracle.pass_time(seconds)
+        self.replay.pass_time(seconds)
         if self.clock:
             self.clock.shift(seconds)
             return
@@ -87,7 +93,7 @@ class Bench:
                 self.client.pexpireat(key, 1)
 
     def on_server(self):
-        names = [name for name in self.client.scan_iter(count=100) if not name.endswith(":settings")]
+        names = [name for name in self.client.scan_iter(count=100) if not name.endswith((":settings", ":feed"))]
         pipeline = self.client.pipeline(transaction=False)
         for name in names:
             pipeline.hgetall(name).pttl(name)
@@ -106,6 +112,18 @@ class Bench:
             name = keys.prefixes(self.tag(number), [number])[0]
             table[name] = ({"length": str(prefix.length)}, self.seconds(prefix.expires - self.oracle.now))
         return table
+
+    def in_feed(self):
+        """The table as it follows from the feed alone."""
+        table = self.replay.read_on().table
+        return {room: (status, reason, self.seconds(left)) for room, (status, reason, left) in table.items()}
+
+    def told_by_oracle(self):
+        now = self.oracle.now
+        return {
+            room: (there.status, there.reason, self.seconds(there.expires - now))
+            for room, there in self.oracle.table.items()
+        }
 
     def tag(self, number):
         return keys.tag(self.namespace, self.shards, number)

@@ -8,12 +8,14 @@ import pickle
 import pytest
 
 import redis_kvpoll
-from redis_kvpoll import errors
+from redis_kvpoll import KVPoll, errors
 
 ARGUMENTS = {
     errors.RoomNotFoundError: (5,),
     errors.KVTransferError: (5, "peer gone"),
     errors.CorruptEntryError: (5, "get", "status 'Banana'"),
+    errors.WaitTimeoutError: (5, KVPoll.Bootstrapping, 2.5),
+    errors.FeedOffError: ("mirror", "prod"),
     errors.NamespaceMismatchError: ("prod", "policy", "strict", "compat"),
 }
 ALL = [

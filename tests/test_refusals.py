@@ -108,17 +108,26 @@ class TestRefused:
         return str(caught.value)
 
     @pytest.mark.parametrize("kind", ["valkey", "redis", "redis62"])
-    @pytest.mark.parametrize("operation", ["update_status", "touch"])
-    def test_a_key_of_another_type(self, world, kind, operation):
-        _, call, _ = REPEATED[operation]
+    @pytest.mark.parametrize(
+        ("operation", "key"),
+        [
+            ("set_decode_prefix_len", "prefix:1"),
+            *[(operation, "feed") for operation in ("update_status", "touch", "abort", "record_failure", "clear")],
+        ],
+    )
+    def test_a_key_of_another_type(self, world, kind, operation, key):
+        """A room's own key is not among them: that is an error about the room."""
+        _, call, _ = (REPEATED | DESTROYING)[operation]
         server = world.shared(kind)
         with server.client() as client, Proxy(server.socket) as proxy:
-            client.set("kvpoll:{default}:room:1", "mine", ex=60)
             store = world.open(proxy.url)
-            message = self.refused(lambda: call(store), r"WRONGTYPE.*look at it with redis-cli")
+            store.update_status(1, 1)
+            client.delete(f"kvpoll:{{default}}:{key}")
+            client.set(f"kvpoll:{{default}}:{key}", "mine", ex=60)
+            message = self.refused(lambda: call(store), r"WRONGTYPE.*its feed.* look at it with redis-cli")
             assert message.startswith(f"{operation} of room 1: the server refused: ")
-            assert client.get("kvpoll:{default}:room:1") == b"mine"
-            store.update_status(2, 1)
+            assert client.get(f"kvpoll:{{default}}:{key}") == b"mine"
+            assert store.poll([2]) == [None]
             assert proxy.connections == 1  # the connection is as good as before
 
     @pytest.mark.parametrize("kind", ["valkey", "redis", "redis62"])

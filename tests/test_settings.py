@@ -13,13 +13,14 @@ from tests import real
 
 KEY = "kvpoll:{prod}:settings"
 WEEK_MS = 7 * 24 * 3600 * 1000
-DEFAULTS = {"schema": "1", "policy": "compat", "shards": "1", "mode": "none"}
+DEFAULTS = {"schema": "2", "policy": "compat", "shards": "1", "mode": "none", "feed": "100000"}
 
 
 class TestAgreement:
     def test_the_first_user_writes_them_for_a_week(self, make_store, client):
-        make_store(namespace="prod", policy="strict", shards=8, mode="prefill").poll([1])
-        assert client.hgetall(KEY) == {"schema": "1", "policy": "strict", "shards": "8", "mode": "prefill"}
+        make_store(namespace="prod", policy="strict", shards=8, mode="prefill", feed=0).poll([1])
+        asked = {"policy": "strict", "shards": "8", "mode": "prefill", "feed": "0"}
+        assert client.hgetall(KEY) == DEFAULTS | asked
         assert WEEK_MS - 60_000 < client.pttl(KEY) <= WEEK_MS
 
     def test_none_takes_the_defaults_in_a_new_namespace(self, make_store, client):
@@ -27,21 +28,27 @@ class TestAgreement:
         assert client.hgetall(KEY) == DEFAULTS
 
     def test_none_adopts_what_is_there(self, make_store, client):
-        make_store(namespace="prod", policy="strict", shards=8, mode="prefill").poll([1])
+        make_store(namespace="prod", policy="strict", shards=8, mode="prefill", feed=500).poll([1])
         second = make_store(namespace="prod")
         second.update_status(5, KVPoll.Success)  # strict: skipped
         second.update_status(7, KVPoll.Bootstrapping)
-        assert second.settings() == Settings("strict", 8, "prefill")
+        assert second.settings() == Settings("strict", 8, "prefill", 500)
         assert list(client.scan_iter("*:room:*")) == ["kvpoll:{prod/2}:room:7"]
 
     @pytest.mark.parametrize(
         ("option", "ours", "theirs"),
-        [("policy", "strict", "compat"), ("shards", 4, "1"), ("mode", "prefill", "none")],
+        [
+            ("policy", "strict", "compat"),
+            ("shards", 4, "1"),
+            ("mode", "prefill", "none"),
+            ("feed", 0, "100000"),
+            ("feed", 50, "100000"),
+        ],
     )
     def test_another_setting_is_refused_and_writes_nothing(self, make_store, client, option, ours, theirs):
         make_store(namespace="prod").update_status(1, KVPoll.Transferring)
         client.pexpire(KEY, 5000)
-        before = {key: client.hgetall(key) for key in client.scan_iter()}
+        before = {key: client.dump(key) for key in client.scan_iter()}
         second = make_store(namespace="prod", **{option: ours})
         for write in (lambda: second.update_status(2, 1), lambda: second.clear(1), lambda: second.update_many({3: 1})):
             with pytest.raises(NamespaceMismatchError) as caught:
@@ -50,13 +57,25 @@ class TestAgreement:
         assert (error.namespace, error.setting, error.ours, error.theirs) == ("prod", option, str(ours), theirs)
         assert f"{option}={ours}" in str(error)
         assert f"{option}={theirs}" in str(error)
-        assert {key: client.hgetall(key) for key in client.scan_iter()} == before
+        assert {key: client.dump(key) for key in client.scan_iter()} == before
         assert client.pttl(KEY) <= 5000
 
-    def test_a_later_schema_is_refused(self, make_store, client):
-        client.hset(KEY, mapping=DEFAULTS | {"schema": "2"})
+    @pytest.mark.parametrize("schema", ["1", "3"])
+    def test_another_schema_is_refused(self, make_store, client, schema):
+        """Version 1 had no feed: what it writes, a mirror would never see."""
+        client.hset(KEY, mapping=DEFAULTS | {"schema": schema})
         client.expire(KEY, 60)
-        with pytest.raises(NamespaceMismatchError, match="schema=2"):
+        with pytest.raises(NamespaceMismatchError, match=f"schema={schema}, which this version does not know"):
+            make_store(namespace="prod").update_status(1, 1)
+        assert list(client.scan_iter()) == [KEY]
+
+    @pytest.mark.parametrize(
+        ("setting", "there"), [("policy", "Strict"), ("shards", "08"), ("mode", ""), ("feed", "many"), ("feed", "-1")]
+    )
+    def test_what_cannot_be_understood_is_not_adopted(self, make_store, client, setting, there):
+        client.hset(KEY, mapping=DEFAULTS | {setting: there})
+        client.expire(KEY, 60)
+        with pytest.raises(NamespaceMismatchError, match=f"{setting}={there}, which this version does not know"):
             make_store(namespace="prod").update_status(1, 1)
         assert list(client.scan_iter()) == [KEY]
 
@@ -82,7 +101,7 @@ class TestAgreement:
         assert client.dbsize() == 0
         make_store(namespace="prod", policy="strict").poll([1])
         client.pexpire(KEY, 5000)
-        assert store.settings() == Settings("strict", 1, "none")
+        assert store.settings() == Settings("strict", 1, "none", 100_000)
         assert client.pttl(KEY) <= 5000
 
     def test_looking_is_refused_as_well(self, make_store):

@@ -214,6 +214,32 @@ class TestReading:
         assert store.clear_many([ROOM, 1]) == {ROOM: None, 1: KVPoll.Transferring}
         assert not client.exists(KEY)
 
+    @pytest.mark.parametrize("mode", ["none", "prefill"])
+    def test_a_key_of_another_type_keeps_no_other_room_from_being_written(self, make_store, client, mode):
+        store = make_store(mode=mode)
+        client.set(KEY, "by hand", ex=60)
+        corrupt = {"match": f"room {ROOM} holds a key of another type .*WRONGTYPE"}
+        with pytest.raises(CorruptEntryError, **corrupt):
+            store.update_many({1: KVPoll.Bootstrapping, ROOM: KVPoll.Failed, 2: KVPoll.Success})
+        assert store.poll([1, 2]) == [KVPoll.Bootstrapping, KVPoll.Success]
+        client.pexpire("kvpoll:{default}:room:1", 5000)
+        with pytest.raises(CorruptEntryError, **corrupt):
+            store.touch([ROOM, 1])
+        assert client.pttl("kvpoll:{default}:room:1") > 5000
+        for write in (store.abort, lambda room: store.record_failure(room, "why")):
+            with pytest.raises(CorruptEntryError, **corrupt):
+                write(ROOM)
+        assert client.get(KEY) == "by hand"
+
+    def test_a_prefix_key_of_another_type_keeps_no_other_room_from_failing(self, make_store, client):
+        store = make_store(mode="prefill")
+        store.update_many({1: 1, ROOM: 1, 2: 1})
+        client.set(PREFIX, "by hand", ex=60)
+        for write in (lambda: store.update_many(dict.fromkeys((1, ROOM, 2), 0)), lambda: store.abort(ROOM)):
+            with pytest.raises(CorruptEntryError, match=f"room {ROOM} holds a key of another type"):
+                write()
+        assert store.poll([1, ROOM, 2]) == [KVPoll.Failed, KVPoll.Bootstrapping, KVPoll.Failed]
+
 
 class TestClearing:
     def test_says_what_it_was_and_leaves_nothing(self, store, client):

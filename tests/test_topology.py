@@ -15,7 +15,7 @@ from redis_kvpoll.steps import Pause, Reroute
 
 def test_after_a_failed_ask_the_owner_is_asked_again():
     """The importing node may be gone, and the slot may stay where it was."""
-    delivery = Delivery(Agreement.checked("prod", None, None, None), 9.0, 9.0, 5.0)
+    delivery = Delivery(Agreement.checked("prod", None, None, None, None), 9.0, 9.0, 5.0)
     flow = delivery.settings()
     assert next(flow).asking is None
     assert isinstance(flow.throw(AskError("5 10.0.0.1:7000")), Reroute)

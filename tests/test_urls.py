@@ -16,7 +16,7 @@ from redis_kvpoll import (
     StoreUnavailableError,
 )
 from tests import cluster, real
-from tests.calls import works
+from tests.calls import DESTROYING, REPEATED, works
 from tests.proxy import Proxy
 from tests.servers import program, why_absent
 
@@ -65,9 +65,15 @@ class TestSingle:
         server = world.shared()
         with server.client() as client:
             rights = "+eval +evalsha +scan +hmget +hget +hset +hsetnx +hdel +hgetall +exists +del +pexpire +pttl +time"
+            rights += " +xadd +xrange +xrevrange +xread"  # the feed
             client.execute_command("ACL", "SETUSER", "kv", "on", ">pw", "~kvpoll:*", *rights.split(), "+hello")
             try:
-                works(world.open(f"redis://kv:pw@127.0.0.1:{server.port}"))
+                url = f"redis://kv:pw@127.0.0.1:{server.port}"
+                works(world.open(url))
+                store = world.open(url, namespace="more", mode="prefill")
+                store.update_status(1, 1)
+                for _, call, _ in [*REPEATED.values(), *DESTROYING.values()]:
+                    call(store)
             finally:
                 client.acl_deluser("kv")
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 CHECKOUT = Path(__file__).parents[1]
-LUA = sorted(path.name for path in (CHECKOUT / "lua").glob("*.lua"))
+LUA = sorted(path.relative_to(CHECKOUT / "lua").as_posix() for path in (CHECKOUT / "lua").rglob("*.lua"))
 
 # Run by the clean environment, isolated (-I) and in another folder, so that nothing of the checkout is on its path.
 TRY_IT = """
@@ -26,7 +26,9 @@ from redis_kvpoll import AsyncStatusStore, KVPoll, Outcome, StatusStore, Update,
 here = Path(redis_kvpoll.__file__).parent
 assert here.is_relative_to(sys.prefix), here
 assert Path(str(scripts.folder())) == here / "lua", scripts.folder()
-assert sorted(name + ".lua" for name in scripts.names()) == sys.argv[1:], list(scripts.names())
+found = sorted(path.relative_to(here / "lua").as_posix() for path in (here / "lua").rglob("*.lua"))
+assert found == sys.argv[1:], found
+assert {name + ".lua" for name in scripts.names()} == {name for name in found if "/" not in name}
 assert (here / "py.typed").exists()
 
 with StatusStore.from_url("memory://", mode="prefill") as store:
@@ -36,6 +38,7 @@ with StatusStore.from_url("memory://", mode="prefill") as store:
     assert (store.failure_reason(42), store.pop_decode_prefix_len(42), store.touch([42])) == ("why", 0, 0)
     assert store.entry(42).status is KVPoll.Failed
     assert store.clear(42) is KVPoll.Failed
+    assert [change.status for change in store.history(42)] == [KVPoll.Bootstrapping, KVPoll.Failed, None]
 
 async def main():
     async with AsyncStatusStore.from_url("memory://") as store:
@@ -85,7 +88,8 @@ def test_a_wheel_made_from_the_sdist_is_the_same(tmp_path):
         options = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
         archive.extractall(tmp_path / "source", **options)  # noqa: S202 - our own, made two lines above
     (source,) = (tmp_path / "source").iterdir()
-    assert sorted(path.name for path in (source / "lua").iterdir()) == LUA
+    assert sorted(path.relative_to(source / "lua").as_posix() for path in (source / "lua").rglob("*.lua")) == LUA
+    assert "shared/feed.lua" in LUA
     files = files_of(build("wheel", source, tmp_path / "second"))
     assert files == files_of(build("wheel", CHECKOUT, tmp_path / "first"))
     assert [name for name in files if name.endswith(".lua")] == [f"redis_kvpoll/lua/{name}" for name in LUA]

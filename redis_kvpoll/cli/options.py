@@ -59,9 +59,9 @@ class Room(click.ParamType[int]):
             self.fail(f"{value!r} is no room: a room is an int from 0 to 2^63-1", param, ctx)
 
 
-def open_table(url: str, namespace: str) -> StatusStore:
+def open_table(url: str, namespace: str, deadline: float = DEADLINE) -> StatusStore:
     """A store that adopts the namespace as it is."""
-    return StatusStore.from_url(url, namespace=namespace, deadline=DEADLINE)
+    return StatusStore.from_url(url, namespace=namespace, deadline=deadline)
 
 
 def is_in_use(store: StatusStore, namespace: str) -> bool:

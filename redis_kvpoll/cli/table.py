@@ -69,8 +69,8 @@ def show(url: str, namespace: str, room: int) -> None:
     fields: dict[str, str | Text] = {
         "room": str(room),
         "status": Text(entry.status.name, STYLES[entry.status]),
-        "opened": _moment(entry.opened_at),
-        "updated": _moment(entry.updated_at),
+        "opened": moment(entry.opened_at),
+        "updated": moment(entry.updated_at),
         "ttl": f"{entry.ttl:.1f} s",
         "reason": printable(entry.reason or ""),
         "decode prefix": "" if entry.decode_prefix_len is None else f"{entry.decode_prefix_len:,} tokens",
@@ -146,7 +146,8 @@ def _footer(namespace: str, shown: int, total: int, wanted: KVPoll | None) -> st
     return f"{namespace}: {count} room{'' if total == 1 else 's'}{at}"
 
 
-def _moment(at: float) -> str:
+def moment(at: float) -> str:
+    """A Unix time for people, in their own zone."""
     try:
         return datetime.fromtimestamp(at).astimezone().isoformat(sep=" ", timespec="milliseconds")
     except (OSError, OverflowError, ValueError):  # made by hand, and far from any calendar

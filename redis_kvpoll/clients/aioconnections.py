@@ -28,7 +28,10 @@ class Endpoint:
         self._keep = keep
         self._class = connection_class
         self._deadline = deadline
-        self._limit = time_limit(client_options, deadline)
+        self.limit = time_limit(client_options, deadline)
+        """Seconds that a call may take, unless it says otherwise."""
+        # fakeredis's cannot: nothing ends its long reads before their time, and in asyncio they outlive the connection.
+        self.can_block = not connection_class.__module__.startswith("fakeredis")
         # The time limit is set around a whole call, here; one inside each send and read would cost more.
         self._options = connection_options(client_options) | {"socket_timeout": None, "socket_connect_timeout": None}
         self._idle: list[Any] = []
@@ -38,6 +41,10 @@ class Endpoint:
         # Sentinel's connection would turn READONLY into a lost connection, and what did not run into what may have.
         sentinel = issubclass(connection_class, SentinelManagedConnection)
         self._read = AbstractConnection.read_response if sentinel else connection_class.read_response
+
+    def twin(self) -> Endpoint:
+        """The same server, with connections of its own."""
+        return Endpoint(self._class, self._options, self.limit, self._keep)
 
     async def call(self, step: Send) -> Any:
         """Send a call over one connection and read its reply."""
@@ -57,7 +64,7 @@ class Endpoint:
         else:
             await places.acquire()
         try:
-            return await self._talk(step, min(left, self._limit))
+            return await self._talk(step, min(left, self.limit))
         finally:
             places.release()
 

@@ -11,6 +11,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from redis_kvpoll.clients.aioconnections import Endpoint
 from redis_kvpoll.clients.base import ToCluster, ToServer
+from redis_kvpoll.clients.making import time_limit
 from redis_kvpoll.clients.topology import CLUSTER_SLOTS
 from redis_kvpoll.faults import NotSent
 from redis_kvpoll.steps import Pause, Reroute, Send, Step
@@ -26,12 +27,23 @@ class Route:
         on_close: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self.clustered = ways.clustered
+        self.can_block = True
+        """Whether a call may wait on the server for something to happen."""
         self._ways = ways
         self._shown = shown
         self._on_close = on_close
 
     def __str__(self) -> str:
         return self._shown
+
+    @property
+    def limit(self) -> float:
+        """Seconds that a call may take, unless it says otherwise."""
+        raise AssertionError("a route leads to a server or to a cluster")
+
+    def twin(self) -> Route:
+        """To the same place, with connections and a map of slots of its own; what was opened stays this one's."""
+        raise AssertionError("a route leads to a server or to a cluster")
 
     async def take(self, step: Step) -> Any:
         """Do what a flow asks for."""
@@ -59,6 +71,14 @@ class ServerRoute(Route):
     def __init__(self, endpoint: Endpoint, shown: str, on_close: Callable[[], Awaitable[None]] | None = None) -> None:
         super().__init__(ToServer(endpoint), shown, on_close)
         self._endpoint = endpoint
+        self.can_block = endpoint.can_block
+
+    @property
+    def limit(self) -> float:
+        return self._endpoint.limit
+
+    def twin(self) -> Route:
+        return ServerRoute(self._endpoint.twin(), self._shown)
 
     async def _send(self, step: Send) -> Any:
         return await self._endpoint.call(step)
@@ -73,6 +93,13 @@ class ClusterRoute(Route):
         self._deadline = deadline
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lock = asyncio.Lock()
+
+    @property
+    def limit(self) -> float:
+        return time_limit(self._nodes.options, self._deadline)
+
+    def twin(self) -> Route:
+        return ClusterRoute(self._nodes.twin(), self._deadline, self._shown)
 
     async def _send(self, step: Send) -> Any:
         topology = self._nodes.topology

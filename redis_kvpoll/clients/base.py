@@ -38,9 +38,13 @@ class ToCluster(Generic[E]):
 
     def __init__(self, make: Callable[[dict[str, Any]], E], options: dict[str, Any], topology: Topology) -> None:
         self._make = make
-        self._options = options
+        self.options = options
         self._by_address: dict[Address, E] = {}
         self.topology = topology
+
+    def twin(self) -> ToCluster[E]:
+        """The same, with a map of its own."""
+        return ToCluster(self._make, self.options, self.topology.twin())
 
     def endpoints(self) -> list[E]:
         return list(self._by_address.values())
@@ -48,7 +52,7 @@ class ToCluster(Generic[E]):
     def endpoint_at(self, address: Address) -> E:
         endpoint = self._by_address.get(address)
         if endpoint is None:
-            made = self._make(self._options | {"host": address[0], "port": address[1]})
+            made = self._make(self.options | {"host": address[0], "port": address[1]})
             endpoint = self._by_address.setdefault(address, made)
         return endpoint
 

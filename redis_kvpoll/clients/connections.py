@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import select
-from socket import socket
+import socket
 from typing import Any
 
 from redis.connection import AbstractConnection
@@ -27,7 +28,10 @@ class Endpoint:
         self._keep = keep
         self._class = connection_class
         self._options = connection_options(client_options)
-        self._limit = time_limit(self._options, deadline)
+        self.limit = time_limit(self._options, deadline)
+        """Seconds that a call may take, unless it says otherwise."""
+        # fakeredis's cannot: nothing ends its long reads before their time, and in asyncio they outlive the connection.
+        self.can_block = not connection_class.__module__.startswith("fakeredis")
         self._idle: list[Any] = []
         self._closed = False
         self.doubtful = False
@@ -35,6 +39,13 @@ class Endpoint:
         # Sentinel's connection would turn READONLY into a lost connection, and what did not run into what may have.
         sentinel = issubclass(connection_class, SentinelManagedConnection)
         self._read = AbstractConnection.read_response if sentinel else connection_class.read_response
+
+    def twin(self) -> Endpoint:
+        """The same server, with connections of its own, which ``cut`` can end."""
+        return _Cuttable(self._class, self._options, self.limit, self._keep)
+
+    def cut(self) -> None:
+        """End the call that is under way; only for a twin."""
 
     def call(self, step: Send) -> Any:
         """Send a call over one connection and read its reply."""
@@ -91,7 +102,7 @@ class Endpoint:
 
     def _connection(self, timeout: float | None, fresh: bool) -> Any:
         """A connection for one call: idle or new. ``timeout`` (seconds) shortens the usual one."""
-        if timeout is not None and timeout < self._limit:
+        if timeout is not None and timeout < self.limit:
             return self._connect(timeout)
         pid = os.getpid()
         while (connection := self._pop()) is not None:
@@ -101,7 +112,7 @@ class Endpoint:
                 connection.disconnect()
                 raise RedisConnectionError(IDLE_CLOSED)
             return connection
-        return self._connect(self._limit)
+        return self._connect(self.limit)
 
     def _pop(self) -> Any:
         try:
@@ -112,7 +123,7 @@ class Endpoint:
     def _give_back(self, connection: Any) -> None:
         """Keep a connection for the next call, unless it was made for a short one."""
         self.doubtful = False
-        if len(self._idle) < MAX_IDLE and connection.socket_timeout == self._limit and not self._closed:
+        if len(self._idle) < MAX_IDLE and connection.socket_timeout == self.limit and not self._closed:
             self._idle.append(connection)
         else:
             connection.disconnect()
@@ -127,7 +138,7 @@ class Endpoint:
 def readable(connections: list[Any], seconds: float) -> list[Any]:
     """Wait until there is something to read on one of these connections; on which there is."""
     sockets = {connection: getattr(connection, "_sock", None) for connection in connections}
-    found = [connection for connection, sock in sockets.items() if not isinstance(sock, socket)]
+    found = [connection for connection, sock in sockets.items() if not isinstance(sock, socket.socket)]
     if found:
         return found  # fakeredis has its replies at once; and one that was closed says so when it is read
     poll = select.poll()
@@ -135,6 +146,29 @@ def readable(connections: list[Any], seconds: float) -> list[Any]:
     for number in by_number:
         poll.register(number, select.POLLIN)
     return [by_number[number] for number, _ in poll.poll(math.ceil(seconds * 1000))]
+
+
+class _Cuttable(Endpoint):
+    """For one thread, which another may wake from a long read."""
+
+    _last: Any = None
+    _is_cut = False
+
+    def cut(self) -> None:
+        self._is_cut = True
+        # The thread that reads from it sees its end, and disconnects it; fakeredis has no socket. TLS is passed by: its
+        # state belongs to that thread.
+        sock = getattr(self._last, "_sock", None)
+        if isinstance(sock, socket.socket):
+            with contextlib.suppress(OSError):
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+    def _connection(self, timeout: float | None, fresh: bool) -> Any:
+        self._last = super()._connection(timeout, fresh)
+        if self._is_cut:
+            self._last.disconnect()
+            raise RedisConnectionError("cut off")
+        return self._last
 
 
 def _is_open(connection: Any) -> bool:

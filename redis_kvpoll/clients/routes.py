@@ -12,6 +12,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from redis_kvpoll.clients.base import ToCluster, ToServer
 from redis_kvpoll.clients.connections import Endpoint, readable
+from redis_kvpoll.clients.making import time_limit
 from redis_kvpoll.clients.topology import CLUSTER_SLOTS, Topology
 from redis_kvpoll.faults import NotSent
 from redis_kvpoll.steps import Pause, Reroute, Send, Step
@@ -27,12 +28,23 @@ class Route:
         self, ways: ToServer[Endpoint] | ToCluster[Endpoint], shown: str, on_close: Callable[[], None] | None = None
     ) -> None:
         self.clustered = ways.clustered
+        self.can_block = True
+        """Whether a call may wait on the server for something to happen."""
         self._ways = ways
         self._shown = shown
         self._on_close = on_close
 
     def __str__(self) -> str:
         return self._shown
+
+    @property
+    def limit(self) -> float:
+        """Seconds that a call may take, unless it says otherwise."""
+        raise AssertionError("a route leads to a server or to a cluster")
+
+    def twin(self) -> Route:
+        """To the same place, with connections and a map of slots of its own; what was opened stays this one's."""
+        raise AssertionError("a route leads to a server or to a cluster")
 
     def take(self, step: Step) -> Any:
         """Do what a flow asks for."""
@@ -43,6 +55,11 @@ class Route:
         if isinstance(step, Reroute):
             return self._ways.reroute(step.redirect)
         raise AssertionError("whoever drives a flow sees to its riders")
+
+    def cut(self) -> None:
+        """End the calls that are under way, from another thread: they lose their connection."""
+        for endpoint in self._ways.endpoints():
+            endpoint.cut()
 
     def close(self) -> None:
         for endpoint in self._ways.endpoints():
@@ -77,6 +94,14 @@ class ServerRoute(Route):
     def __init__(self, endpoint: Endpoint, shown: str, on_close: Callable[[], None] | None = None) -> None:
         super().__init__(ToServer(endpoint), shown, on_close)
         self._endpoint = endpoint
+        self.can_block = endpoint.can_block
+
+    @property
+    def limit(self) -> float:
+        return self._endpoint.limit
+
+    def twin(self) -> Route:
+        return ServerRoute(self._endpoint.twin(), self._shown)
 
     def begin(self, step: Send) -> Pending:
         return self._endpoint, self._endpoint.send(step), step
@@ -92,6 +117,13 @@ class ClusterRoute(Route):
         super().__init__(ways, shown)
         self._nodes = ways
         self._deadline = deadline
+
+    @property
+    def limit(self) -> float:
+        return time_limit(self._nodes.options, self._deadline)
+
+    def twin(self) -> Route:
+        return ClusterRoute(self._nodes.twin(), self._deadline, self._shown)
 
     def begin(self, step: Send) -> Pending:
         with self._suspicious() as topology:

@@ -29,6 +29,10 @@ class Topology:
         self._slots: dict[str, int] = {}
         self._turn = 0
 
+    def twin(self) -> Topology:
+        """A map that is learned anew, from the same nodes."""
+        return Topology(self._known, self._remap)
+
     def nodes(self) -> list[Address]:
         """Whom to ask for the map: all that are known, each time beginning with another."""
         self._turn += 1

@@ -1,5 +1,6 @@
 """Every operation as a command: what to send and what the reply means, without a client and without I/O."""
 
+from redis_kvpoll.commands.feed import Change, FeedGap, History, Reading, Tail
 from redis_kvpoll.commands.rooms import (
     abort,
     check_status,
@@ -16,6 +17,7 @@ from redis_kvpoll.commands.rooms import (
     touch,
     update_many,
     update_status,
+    wait,
 )
 from redis_kvpoll.commands.scan import Scan
 from redis_kvpoll.commands.settings import Agreement, Settings
@@ -24,10 +26,15 @@ from redis_kvpoll.commands.shape import Call, Command, Layout
 __all__ = [
     "Agreement",
     "Call",
+    "Change",
     "Command",
+    "FeedGap",
+    "History",
     "Layout",
+    "Reading",
     "Scan",
     "Settings",
+    "Tail",
     "abort",
     "check_status",
     "clear",
@@ -43,4 +50,5 @@ __all__ = [
     "touch",
     "update_many",
     "update_status",
+    "wait",
 ]

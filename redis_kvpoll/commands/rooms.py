@@ -133,6 +133,12 @@ def poll(rooms: Iterable[int]) -> Command[KVPoll | None, list[KVPoll | None]]:
 
 
 @_named
+def wait(room: int) -> Command[KVPoll | None, KVPoll | None]:
+    """The read that a wait begins with; what hears of the replies (see Delivery) learns at which id it was true."""
+    return Command("wait", shape.SNAPSHOT, [checks.room(room)], [], _snapshots, _only)
+
+
+@_named
 def failure_reason(room: int) -> Command[Entry | None, str | None]:
     def finish(_: list[int], entries: list[Entry | None]) -> str | None:
         return entries[0].reason if entries[0] else None
@@ -151,6 +157,11 @@ def wanted(status: KVPoll | int | None) -> KVPoll | None:
         return None if status is None else checks.status(status)
     except InvalidInputError as error:
         raise InvalidInputError(f"rooms: {error}") from None
+
+
+def known(name: Any) -> KVPoll | None:
+    """The status that the server names; None for an absent room, and for what no script of ours writes."""
+    return _STATUSES.get(name) if isinstance(name, bytes) else None
 
 
 # Lists of rooms
@@ -189,6 +200,10 @@ def _statuses(operation: str, rooms: list[int], reply: list[Any]) -> list[KVPoll
         return [_STATUSES[name] for name in reply]
     except KeyError:
         _corrupt(operation, rooms, reply)
+
+
+def _snapshots(operation: str, rooms: list[int], reply: list[Any]) -> list[KVPoll | None]:
+    return _statuses(operation, rooms, reply[::2])
 
 
 def _updates(operation: str, rooms: list[int], reply: list[Any]) -> list[Update]:

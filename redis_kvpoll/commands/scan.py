@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from redis_kvpoll import keys
@@ -24,10 +25,11 @@ class Scan:
     redirected when the slot has moved, and is begun again when the map of slots has changed in between.
     """
 
-    def __init__(self, clustered: bool) -> None:
+    def __init__(self, clustered: bool, tags: Sequence[str] | None = None) -> None:
         self._clustered = clustered
-        self._tags: list[str] | None = None
-        self._cursor: str | None = None
+        self._tags = None if tags is None else list(tags)
+        """The shards that are left to walk over; None for all, before the first look."""
+        self._cursor: str | None = None if clustered or tags is None else "0"
         """None: the walk of this shard has not begun, or has come to its end."""
         self._map_version: int | None = None
         self._walks = 0

@@ -68,8 +68,9 @@ class Agreement:
     def read(self, reply: list[Any]) -> Settings:
         """The settings in the server's answer; NamespaceMismatchError when they are not what was asked for."""
         there = {name: (value or b"").decode("utf-8", "replace") for name, value in zip(NAMES, reply, strict=True)}
-        asked = {"schema": SCHEMA, "policy": self.policy, "shards": self.shards, "mode": self.mode}
-        asked["feed"] = self.feed
+        if there["schema"] != SCHEMA:  # no argument of a store, so there is nothing to adopt
+            raise NamespaceMismatchError(self.namespace, "schema", None, there["schema"])
+        asked = {"policy": self.policy, "shards": self.shards, "mode": self.mode, "feed": self.feed}
         for name, value in asked.items():
             if value is not None and str(value) != there[name]:
                 raise NamespaceMismatchError(self.namespace, name, str(value), there[name])

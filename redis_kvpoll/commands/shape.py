@@ -60,7 +60,8 @@ class Shape:
     repeatable: bool = True
     """Whether it may be sent again when its reply was lost; what destroys may not."""
     leaves: Callable[[list[Any]], list[Any]] | None = None
-    """For what changes statuses: from the reply, the name of the status that each room has now, or None."""
+    """For what changes statuses, and for SNAPSHOT: from the reply, the name of the status that each room has now, or
+    None."""
 
     def call(self, layout: Layout, tag: str, rooms: list[int], items: list[str], positions: Sequence[int]) -> Call:
         """One script call for rooms that share a shard."""
@@ -75,7 +76,10 @@ class Shape:
         once = layout.words.get(self.once)
         if once is None:
             once = layout.words[self.once] = [getattr(layout, name) for name in self.once]
-        return Call(self, tag, [keys.feed(tag)] if self.feed else [], once, rooms, key_list, items, positions)
+        # Without a feed, a key of the call's own keeps its place: a call with one key goes on while a cluster moves its
+        # slot, one with several waits for the end of the move.
+        first_keys = [] if not self.feed else key_list[:1] if layout.feed_length == "0" else [keys.feed(tag)]
+        return Call(self, tag, first_keys, once, rooms, key_list, items, positions)
 
 
 class Call(NamedTuple):
@@ -190,6 +194,8 @@ TOUCH = Shape(load("touch"), keys=("room", "prefix"), once=("feed_length", "ttl_
 ENTRY = Shape(load("entry"), keys=("room", "prefix"), reply=("ttl_ms", "length", "fields"))
 SET_PREFIX = Shape(load("set_prefix"), keys=("prefix",), once=("ttl_ms",), item=("length",), reply=("stored",))
 POP_PREFIX = Shape(load("pop_prefix"), keys=("prefix",), reply=("length",), repeatable=False)
-SNAPSHOT = Shape(load("snapshot"), once=("feed_ttl_ms",), reply=("status", "left_ms"), feed=True)
+SNAPSHOT = Shape(
+    load("snapshot"), once=("feed_ttl_ms",), reply=("status", "left_ms"), feed=True, leaves=lambda reply: reply[::2]
+)
 
 SHAPES = (UPDATE, ABORT, RECORD_FAILURE, CLEAR, POLL, TOUCH, ENTRY, SET_PREFIX, POP_PREFIX, SNAPSHOT)

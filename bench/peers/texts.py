@@ -1,50 +1,23 @@
-"""Ways to share the table between processes: ours, and those that people write.
-
-Every way follows the same rule and says of a merge whether it created the room, of a clear whether it was there.
-Text keys hold the status as a number.
-"""
+"""On the same Redis: ours, and what people write over plain text keys, which hold the status as a number."""
 
 from __future__ import annotations
 
-from multiprocessing.managers import DictProxy
-from multiprocessing.synchronize import Lock
-from typing import ClassVar, NamedTuple, Protocol
+import contextlib
+from collections.abc import Sequence
+from typing import ClassVar
 
 import redis
 
+from bench import waiting
 from bench.ground import TTL
+from bench.peers.way import GIVE_UP_SECONDS, Shared, Way, merged, wait_until
 from redis_kvpoll import Outcome, StatusStore
 
 
-class Shared(NamedTuple):
-    """What the processes have in common."""
-
-    url: str
-    namespace: str
-    table: DictProxy[int, int]
-    """Of a multiprocessing.Manager."""
-    lock: Lock
-
-
-class Way(Protocol):
-    shown: ClassVar[str]
-
-    def __init__(self, shared: Shared) -> None: ...
-    def merge(self, room: int, status: int) -> bool: ...
-    def clear(self, room: int) -> bool: ...
-    def left(self, rooms: list[int]) -> list[int]: ...
-    def close(self) -> None: ...
-
-
-def merged(current: int | None, incoming: int) -> int | None:
-    """The rule (compat), in the process."""
-    if incoming == 0:
-        return None if current is None else 0
-    return incoming if current is None else max(current, incoming)
-
-
-class Ours:
+class Ours(Way):
     shown: ClassVar[str] = "redis_kvpoll (ours)"
+    learns: ClassVar[str] = "store.wait" if waiting.HERE else Way.learns
+    lacks: ClassVar[str] = ""
 
     def __init__(self, shared: Shared) -> None:
         self._store = StatusStore(redis.Redis.from_url(shared.url, protocol=3), namespace=shared.namespace)
@@ -55,17 +28,47 @@ class Ours:
     def clear(self, room: int) -> bool:
         return self._store.clear(room) is not None
 
-    def left(self, rooms: list[int]) -> list[int]:
-        return [room for room, status in zip(rooms, self._store.poll(rooms), strict=True) if status is not None]
+    def read(self, rooms: Sequence[int]) -> list[int | None]:
+        return list(self._store.poll(rooms))
+
+    def until(self, room: int, status: int) -> None:
+        if waiting.HERE:
+            waiting.wait(self._store, room, status, GIVE_UP_SECONDS)
+        else:
+            super().until(room, status)
 
     def close(self) -> None:
         self._store.close()
 
 
-class Naive:
+class Mirrored(Ours):
+    """Reads from a local copy that the change feed keeps up."""
+
+    shown: ClassVar[str] = "redis_kvpoll mirror (ours)"
+    learns: ClassVar[str] = "mirror.wait"
+
+    def __init__(self, shared: Shared) -> None:
+        super().__init__(shared)
+        self._closing = contextlib.ExitStack()
+        self._mirror = self._closing.enter_context(waiting.mirror_of(self._store))
+        wait_until(lambda: self._mirror.synced)
+
+    def read(self, rooms: Sequence[int]) -> list[int | None]:
+        return list(self._mirror.poll(rooms))
+
+    def until(self, room: int, status: int) -> None:
+        waiting.wait(self._mirror, room, status, GIVE_UP_SECONDS)
+
+    def close(self) -> None:
+        self._closing.close()
+        super().close()
+
+
+class Naive(Way):
     """GET, then SET: what a first version does."""
 
     shown: ClassVar[str] = "GET then SET, unguarded"
+    lacks: ClassVar[str] = "any guard: here to show that the sum finds what is lost"
 
     def __init__(self, shared: Shared) -> None:
         self._client: redis.Redis = redis.Redis.from_url(shared.url, protocol=3)
@@ -82,9 +85,8 @@ class Naive:
     def clear(self, room: int) -> bool:
         return self._client.delete(f"{self._prefix}{room}") == 1
 
-    def left(self, rooms: list[int]) -> list[int]:
-        values = self._client.mget([f"{self._prefix}{room}" for room in rooms])
-        return [room for room, value in zip(rooms, values, strict=True) if value is not None]
+    def read(self, rooms: Sequence[int]) -> list[int | None]:
+        return [_number(value) for value in self._client.mget([f"{self._prefix}{room}" for room in rooms])]
 
     def close(self) -> None:
         self._client.close()
@@ -94,6 +96,7 @@ class Watch(Naive):
     """Read under WATCH, write in MULTI/EXEC, and begin again when somebody was faster."""
 
     shown: ClassVar[str] = "WATCH/MULTI/EXEC loop"
+    lacks: ClassVar[str] = "a wake-up on a change; ranks; reasons"
 
     def merge(self, room: int, status: int) -> bool:
         key = f"{self._prefix}{room}"
@@ -117,6 +120,7 @@ class Locked(Naive):
     """GET and SET under redis-py's lock, one a room. Tried again after 1 ms, where redis-py's default is 100 ms."""
 
     shown: ClassVar[str] = "redis.lock.Lock, GET, SET"
+    lacks: ClassVar[str] = "a wake-up on a change; a holder that dies blocks its room until the lock expires"
 
     def merge(self, room: int, status: int) -> bool:
         with self._lock(room):
@@ -131,36 +135,5 @@ class Locked(Naive):
         return lock
 
 
-class Manager:
-    """A dict of a multiprocessing.Manager under a lock: on one host only, with no TTL and no look from outside."""
-
-    shown: ClassVar[str] = "Manager dict under a lock"
-
-    def __init__(self, shared: Shared) -> None:
-        self._table, self._lock = shared.table, shared.lock
-
-    def merge(self, room: int, status: int) -> bool:
-        with self._lock:
-            current = self._table.get(room)
-            new = merged(current, status)
-            if new is None or new == current:
-                return False
-            self._table[room] = new
-            return current is None
-
-    def clear(self, room: int) -> bool:
-        with self._lock:
-            return self._table.pop(room, None) is not None
-
-    def left(self, rooms: list[int]) -> list[int]:
-        return [room for room in rooms if room in self._table]
-
-    def close(self) -> None:
-        pass
-
-
 def _number(value: bytes | str | None) -> int | None:
     return None if value is None else int(value)
-
-
-WAYS: dict[str, type[Way]] = {"ours": Ours, "watch": Watch, "lock": Locked, "manager": Manager, "naive": Naive}

@@ -1,0 +1,1 @@
+"""What people use instead, beside us: how fast, whether it is right, and what it does not give."""

@@ -1,0 +1,128 @@
+"""How long after a process began to change a room another process knows it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from multiprocessing.synchronize import Lock
+from random import Random
+
+from bench import waiting
+from bench.measure import Spread
+from bench.peers.contest import MIRROR, OURS, WAYS, Contest
+from bench.peers.way import GIVE_UP_SECONDS, Shared
+from bench.results import Budget, Row, Section
+
+MEDIAN_BUDGET, P99_BUDGET = Budget(1), Budget(5)
+_SAME = ("lock", "watch")
+"""They would ask as the unguarded way does."""
+
+
+@dataclass(slots=True)
+class Delays:
+    """Milliseconds, of each turn."""
+
+    turns: list[list[float]] = field(default_factory=list)
+
+    @property
+    def medians(self) -> list[float]:
+        return [Spread.of(turn).median for turn in self.turns]
+
+    @property
+    def all(self) -> list[float]:
+        return [delay for turn in self.turns for delay in turn]
+
+
+def p99(delays: Sequence[float]) -> float:
+    """The delay that 99 of 100 stay within."""
+    return sorted(delays)[math.ceil(len(delays) * 0.99) - 1]
+
+
+def measure(contest: Contest, changes: int, turns: int) -> list[Section]:
+    """Ours with its budgets, and ours beside all others."""
+    shown = {name: way.shown for name, way in WAYS.items() if name not in _SAME} | {"naive": "GET (WATCH, lock)"}
+    delays = {name: Delays() for name in shown if contest.here(name)}
+    for _ in range(turns):
+        for name, found in delays.items():
+            if contest.here(name):
+                with contest.may_fail(name):
+                    found.turns.append(_turn(contest, name, changes // turns))
+    section = Section(
+        "peers_known",
+        "From a change to another process knowing it",
+        "times faster",
+        ours="median",
+        theirs="p99",
+        pictured="ours",
+    )
+    for name, title in shown.items():
+        if not contest.here(name):
+            section.rows.append(Row(title, WAYS[name].learns, "ms", None, None, None, note=contest.missing[name]))
+            continue
+        mine = delays[name]
+        faster = Spread.of([b / a for a, b in zip(delays[OURS].medians, mine.medians, strict=True)])
+        median = Spread.of(mine.all).median
+        section.rows.append(Row(title, WAYS[name].learns, "ms", median, p99(mine.all), faster))
+    return [_woken(delays), section] if waiting.HERE else [section]
+
+
+def _woken(delays: dict[str, Delays]) -> Section:
+    section = Section("woken", "From a change to a wake-up in another process", "milliseconds")
+    for name in (OURS, MIRROR):
+        if name in delays:
+            mine, how = delays[name], WAYS[name].learns
+            section.rows.append(Row(f"{how}, median", "", "ms", None, None, Spread.of(mine.medians), MEDIAN_BUDGET))
+            most = p99(mine.all)
+            section.rows.append(Row(f"{how}, p99", "", "ms", None, None, Spread(most, most, most), P99_BUDGET))
+    return section
+
+
+def _turn(contest: Contest, name: str, changes: int) -> list[float]:
+    """One process changes, another waits for it: which room, and which status, it knows beforehand."""
+    here, there = contest.turn(name, "known", 2)
+    rooms = contest.ground.ids(changes)
+    random = Random(changes)  # noqa: S311 - pauses
+    ours, theirs = contest.context.Pipe()
+    other = contest.context.Process(target=_wait, args=(name, there, contest.lock, rooms, theirs), daemon=True)
+    way = WAYS[name](here._replace(lock=contest.lock))
+    delays = []
+    try:
+        other.start()
+        theirs.close()
+        for room in rooms:
+            way.merge(room, 1)
+        _hear(ours)  # it listens
+        for room in rooms:
+            _hear(ours)  # it is about to wait
+            time.sleep(random.uniform(0.001, 0.003))  # so that it does, and in no step with those that ask each 1 ms
+            start = time.monotonic()
+            way.announce(room, 4)
+            delays.append((_hear(ours) - start) * 1000)
+        other.join(GIVE_UP_SECONDS)
+    finally:
+        other.kill()
+        other.join()
+        ours.close()
+        way.close()
+    return delays
+
+
+def _hear(ours: Connection[None, float]) -> float:
+    if not ours.poll(2 * GIVE_UP_SECONDS):
+        raise TimeoutError("the other process says nothing")
+    return ours.recv()
+
+
+def _wait(name: str, shared: Shared, lock: Lock, rooms: list[int], parent: Connection[float, None]) -> None:
+    way = WAYS[name](shared._replace(lock=lock))
+    way.read(rooms)
+    way.listen(rooms)
+    parent.send(0.0)
+    for room in rooms:
+        parent.send(0.0)
+        way.until(room, 4)
+        parent.send(time.monotonic())
+    way.close()

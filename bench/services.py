@@ -1,0 +1,242 @@
+"""The services that peers need: each private, for one run, by TCP on loopback, with nothing kept on a disk.
+
+A shell stands guard between us and a service, as with embedded://: it waits for its standard input to close, which
+the kernel does however we die, then ends the service by its process id and removes its folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+START_SECONDS = 15.0
+_STOP_SECONDS = 10.0
+_ROOMY = 1 << 30
+_SBIN = "/usr/local/sbin:/usr/sbin:/sbin"
+"""Where Debian puts some of them, and where PATH does not always look."""
+
+# $1 is the signal that ends the service at once, $2 its folder; the rest is its command line.
+_GUARD = """
+how=$1; folder=$2; shift 2
+trap 'kill -$how $! 2>/dev/null; wait $!; rm -rf "$folder"' EXIT
+trap 'exit 0' TERM INT HUP
+trap '' PIPE
+"$@" >"$folder/log" 2>&1 </dev/null &
+echo $! 2>/dev/null
+exec >/dev/null 2>&1
+read -r _
+"""
+
+
+class ServiceMissingError(Exception):
+    """It is not there, or did not start; the message says which, for the table."""
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What a way needs besides our own server."""
+
+    package: str
+    """Debian's."""
+    program: str
+    client: str
+    """Of Python; the module's name. Empty: none is needed."""
+    start: Callable[[str], contextlib.AbstractContextManager[str]]
+    """Run the program; gives its address."""
+
+
+def find(service: Service) -> str:
+    """The program's path; empty when there is none to run."""
+    if service.client and find_spec(service.client) is None:
+        raise ServiceMissingError(f"not installed: Python's {service.client} (extra bench)")
+    if not service.program:
+        return ""
+    found = shutil.which(service.program, path=f"{os.environ.get('PATH', '')}:{_SBIN}")
+    # Debian keeps PostgreSQL's versions beside each other, off PATH.
+    versions = Path("/usr/lib/postgresql").glob(f"*/bin/{service.program}")
+    newest = max(versions, key=lambda path: int(path.parts[-3]), default=None)
+    if found is None and newest is not None:
+        found = str(newest)
+    if found is None:
+        raise ServiceMissingError(f"not installed: Debian's {service.package}")
+    return found
+
+
+@contextlib.contextmanager
+def running(name: str) -> Iterator[str]:
+    """Start a service, and give its address; raises ServiceMissingError."""
+    service = SERVICES[name]
+    with service.start(find(service)) as address:
+        yield address
+
+
+@contextlib.contextmanager
+def _postgres(program: str) -> Iterator[str]:
+    user = _plain_user()
+    folder = _folder()
+    as_user: list[str] = []
+    if user is not None:  # PostgreSQL refuses to run as root
+        os.chown(folder, user.pw_uid, user.pw_gid)
+        as_user = ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
+    (port,) = free_ports(1)
+    settings = {
+        "listen_addresses": "127.0.0.1",
+        "port": str(port),
+        "unix_socket_directories": "",
+        "fsync": "off",
+        "synchronous_commit": "off",
+        "full_page_writes": "off",
+        "wal_level": "minimal",
+        "max_wal_senders": "0",
+    }
+    options = [part for key, value in settings.items() for part in ("-c", f"{key}={value}")]
+    command = [*as_user, program, "-D", str(folder / "data"), *options]
+    try:
+        password = _made_cluster([*as_user, str(Path(program).with_name("initdb"))], folder, user)
+        # QUIT is its "immediate": no last checkpoint of what nobody keeps.
+        with _guarded(command, folder, "QUIT", lambda: _answers(port)):
+            yield f"host=127.0.0.1 port={port} user=bench password={password} dbname=postgres"
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _made_cluster(initdb: list[str], folder: Path, user: pwd.struct_passwd | None) -> str:
+    """Make PostgreSQL's data; the superuser's password.
+
+    It has one, as TCP lets every user of the machine in, and PostgreSQL's superuser may run programs.
+    """
+    secret, password = folder / "secret", secrets.token_hex(16)
+    secret.touch(mode=0o600)
+    secret.write_text(password)
+    if user is not None:
+        os.chown(secret, user.pw_uid, user.pw_gid)
+    made = subprocess.run(  # noqa: S603 - the program is one that find found
+        [*initdb, "-D", str(folder / "data"), "-N", "-U", "bench", "-A", "scram-sha-256", "--pwfile", str(secret)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=START_SECONDS,
+        cwd=folder,
+        check=False,
+    )
+    if made.returncode:
+        raise ServiceMissingError(f"initdb failed: {_last_line(made.stderr)}")
+    return password
+
+
+@contextlib.contextmanager
+def _etcd(program: str) -> Iterator[str]:
+    folder = _folder()
+    port, peer_port = free_ports(2)
+    client, peer = (f"http://127.0.0.1:{number}" for number in (port, peer_port))
+    command = [
+        *(program, "--name", "bench", "--data-dir", str(folder / "data"), "--logger", "zap", "--log-level", "error"),
+        *("--listen-client-urls", client, "--advertise-client-urls", client),
+        *("--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", f"bench={peer}"),
+    ]
+    with _guarded(command, folder, "TERM", lambda: _answers(port)):
+        yield f"127.0.0.1:{port}"
+
+
+@contextlib.contextmanager
+def _nats(program: str) -> Iterator[str]:
+    folder = _folder()
+    (port,) = free_ports(1)
+    command = [program, "--addr", "127.0.0.1", "--port", str(port), "--jetstream", "--store_dir", str(folder / "data")]
+    with _guarded(command, folder, "TERM", lambda: _answers(port)):
+        yield f"nats://127.0.0.1:{port}"
+
+
+@contextlib.contextmanager
+def _guarded(command: list[str], folder: Path, how: str, ready: Callable[[], bool]) -> Iterator[None]:
+    """Run a command until the end of the block; its own session, so that Ctrl-C goes to us alone."""
+    guard = subprocess.Popen(  # noqa: S603 - the program is one that find found
+        ["/bin/sh", "-c", _GUARD, "bench-guard", how, str(folder), *command],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+        cwd="/",
+    )
+    assert guard.stdin is not None and guard.stdout is not None  # noqa: S101, PT018 - they are pipes
+    pid = 0
+    try:
+        pid = int(guard.stdout.readline())
+        give_up_at = time.monotonic() + START_SECONDS
+        while not ready():
+            if time.monotonic() > give_up_at or guard.poll() is not None or _ended(pid):
+                raise ServiceMissingError(f"did not start: {_last_line((folder / 'log').read_text(errors='replace'))}")
+            time.sleep(0.02)
+        yield
+    finally:
+        guard.stdin.close()
+        guard.stdout.close()
+        try:
+            guard.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            if pid:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            guard.wait(_STOP_SECONDS)
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as client:
+        client.settimeout(1)
+        return client.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _ended(pid: int) -> bool:
+    """Whether a child of the guard ended: until the guard is told to end, it stays as a zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return Path("/proc/self/stat").exists()  # where there is no /proc, the clock decides
+
+
+def free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as held:
+        listeners = [held.enter_context(socket.socket()) for _ in range(count)]
+        for listener in listeners:
+            listener.bind(("127.0.0.1", 0))
+        return [listener.getsockname()[1] for listener in listeners]
+
+
+def _folder() -> Path:
+    """In memory where the system has such a place: what a service writes is to cost no disk."""
+    memory = Path("/dev/shm")  # noqa: S108 - mkdtemp makes a folder for us alone
+    roomy = os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > _ROOMY  # a container may have 64 MB
+    return Path(tempfile.mkdtemp(prefix="kvpoll-bench-", dir=memory if roomy else None))
+
+
+def _plain_user() -> pwd.struct_passwd | None:
+    """Who runs what refuses root; None when we are not root."""
+    if os.geteuid() != 0:
+        return None
+    for name in ("postgres", "nobody"):
+        with contextlib.suppress(KeyError):
+            return pwd.getpwnam(name)
+    raise ServiceMissingError("it refuses root, and there is no user nobody")
+
+
+def _last_line(text: str) -> str:
+    return (text.strip().splitlines() or ["it said nothing"])[-1][:200]
+
+
+SERVICES = {
+    "postgres": Service("postgresql", "postgres", "psycopg", _postgres),
+    "etcd": Service("etcd-server", "etcd", "", _etcd),
+    "nats": Service("nats-server", "nats-server", "nats", _nats),
+    "zmq": Service("", "", "zmq", contextlib.nullcontext),
+}

@@ -1,0 +1,190 @@
+"""kvpoll tail and history: what has changed, from the feed of the table."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from redis_kvpoll.cli.options import Room, is_in_use, open_table, table_options
+from redis_kvpoll.cli.table import STYLES, moment
+from redis_kvpoll.commands import Change, FeedGap
+from redis_kvpoll.errors import CorruptEntryError, printable
+from redis_kvpoll.status import KVPoll
+from redis_kvpoll.store import StatusStore
+
+PATIENCE = 60.0
+"""Seconds that a running tail waits for a server that is away."""
+INTERRUPTED = 130
+GAP = "changes may be missing here: the feed was trimmed before they were read, or it was lost"
+CLEARED = "cleared"
+COLUMNS = ("since", "status", "lasted", "reason", "note")
+
+
+@click.command()
+@table_options
+@click.option(
+    "--last", type=click.IntRange(min=0), default=10, show_default=True, help="Begin with so many past changes."
+)
+@click.option("--json", "wants_json", is_flag=True, help="Print each change as a line of JSON.")
+def tail(url: str, namespace: str, last: int, wants_json: bool) -> None:
+    """Print changes as they come, until Ctrl-C; into a pipe, as lines with tabs.
+
+    Exit status: 130 after Ctrl-C.
+    """
+    with open_table(url, namespace) as store:
+        if not is_in_use(store, namespace):
+            sys.exit(1)
+    try:
+        with open_table(url, namespace, PATIENCE) as store:
+            _print_changes(store.tail(last), wants_json)
+    except KeyboardInterrupt:
+        if sys.stdout.isatty():
+            click.echo()  # the terminal has shown ^C
+        sys.exit(INTERRUPTED)
+
+
+@click.command()
+@table_options
+@click.argument("room", type=Room())
+@click.option("--json", "wants_json", is_flag=True, help="Print the changes as JSON, each by itself.")
+def history(url: str, namespace: str, room: int, wants_json: bool) -> None:
+    """Show what is left of one room's changes, and how long each status lasted."""
+    with open_table(url, namespace) as store:
+        if not is_in_use(store, namespace):
+            sys.exit(1)
+        found = store.history(room)
+        is_there = _is_there(store, room)
+        settings = store.settings()
+    if wants_json:
+        click.echo(json.dumps([_as_json(change) for change in found], indent=2))
+    elif not found:
+        kept = f"{settings.feed:,}" if settings else "few"
+        raise click.ClickException(
+            f"the feed of namespace {namespace!r} has nothing of room {room}"
+            + (", though the room is there" if is_there else "")
+            + f"; it keeps the last {kept} entries of a shard, and none once no room was opened or touched for a day"
+        )
+    else:
+        _print_history([_cells(stay) for stay in stays(found, is_there, time.time())])
+
+
+class Stay(NamedTuple):
+    """A status for as long as a room had it. Times are Unix times in seconds."""
+
+    since: float
+    what: str
+    """A status, or cleared, expired, gone."""
+    until: float | None = None
+    reason: str = ""
+    touched: int = 0
+    is_now: bool = False
+
+
+def stays(changes: list[Change], is_there: bool, now: float) -> Iterator[Stay]:
+    """Changes as the times between them. An expiry is in no feed: it follows from the TTLs."""
+    stay: Stay | None = None
+    expires: float | None = None
+    for change in changes:
+        what = CLEARED if change.status is None else change.status.name
+        if stay and expires is not None and change.at > expires:
+            yield stay._replace(until=expires)
+            yield Stay(expires, "expired")
+            stay = expires = None
+        if stay and what == stay.what != CLEARED:
+            reason = change.reason or stay.reason
+            stay = stay._replace(reason=reason, touched=stay.touched + (change.reason is None))
+        else:
+            if stay:
+                yield stay if stay.what == CLEARED else stay._replace(until=change.at)
+            stay = Stay(change.at, what, reason=change.reason or "")
+        if change.ttl is not None or change.status is None:
+            expires = None if change.ttl is None else change.at + change.ttl
+    if stay is None or stay.what == CLEARED:
+        yield from [stay] if stay else []
+    elif is_there:
+        yield stay._replace(until=max(now, stay.since), is_now=True)
+    elif expires is not None and expires <= now:
+        yield stay._replace(until=expires)
+        yield Stay(expires, "expired")
+    else:
+        yield stay
+        yield Stay(now, "gone")
+
+
+def _is_there(store: StatusStore, room: int) -> bool:
+    try:
+        return store.get(room) is not None
+    except CorruptEntryError:
+        return True
+
+
+def _print_changes(changes: Iterator[Change | FeedGap], wants_json: bool) -> None:
+    console = Console(highlight=False) if sys.stdout.isatty() and not wants_json else None
+    for change in changes:
+        if wants_json:
+            click.echo(json.dumps(_as_json(change)))
+        elif console:
+            console.print(_line(change), soft_wrap=True)
+        elif isinstance(change, FeedGap):
+            click.echo(f"\t\tgap\t{GAP}")
+        else:
+            cells = moment(change.at), str(change.room), _status(change), printable(change.reason or "")
+            click.echo("\t".join(cells))
+
+
+def _line(change: Change | FeedGap) -> Text:
+    if isinstance(change, FeedGap):
+        return Text(f"-- {GAP} --", "bold yellow")
+    # As wide as the longest of each, so that all lines stand in columns. Without the zone: it is the terminal's own.
+    style = STYLES[change.status] if change.status is not None else ""
+    line = Text.assemble(
+        (f"{moment(change.at)[:23]:23}", "dim"), f"  {change.room:<19}  ", (f"{_status(change):<15}", style)
+    )
+    line.append(f"  {printable(change.reason)}" if change.reason else "")
+    line.rstrip()
+    return line
+
+
+def _status(change: Change) -> str:
+    return CLEARED if change.status is None else change.status.name
+
+
+def _as_json(change: Change | FeedGap) -> dict[str, Any]:
+    if isinstance(change, FeedGap):
+        return {"gap": change._asdict()}
+    return change._asdict() | {"status": None if change.status is None else change.status.name}
+
+
+def _cells(stay: Stay) -> tuple[str, ...]:
+    lasted = "" if stay.until is None else f"{stay.until - stay.since:.3f} s"
+    times = "once" if stay.touched == 1 else f"{stay.touched:,} times"
+    notes = ["until now"] * stay.is_now + [f"touched {times}"] * (stay.touched > 0)
+    return moment(stay.since), stay.what, lasted, printable(stay.reason), ", ".join(notes)
+
+
+def _print_history(rows: list[tuple[str, ...]]) -> None:
+    if not sys.stdout.isatty():
+        for row in (COLUMNS, *rows):
+            click.echo("\t".join(row))
+        return
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    for name in COLUMNS:
+        # A column without a word in it is left out.
+        if name in ("since", "status") or any(row[COLUMNS.index(name)] for row in rows):
+            right = name == "lasted"
+            table.add_column(name, justify="right" if right else "left", no_wrap=name != "reason")
+    shown = [column.header for column in table.columns]
+    for row in rows:
+        cells = {name: Text(cell) for name, cell in zip(COLUMNS, row, strict=True)}
+        cells["since"] = Text(row[0][:23])
+        cells["status"].stylize(STYLES[KVPoll[row[1]]] if row[1] in KVPoll.__members__ else "dim")
+        table.add_row(*(cells[str(name)] for name in shown))
+    Console(highlight=False).print(table)

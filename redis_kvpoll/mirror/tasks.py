@@ -1,0 +1,99 @@
+"""A task for each follower, and how asyncio code waits. The same as ``threads``, awaited."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import TypeVar
+
+from redis.exceptions import RedisError
+
+from redis_kvpoll.clients.aioroutes import Route
+from redis_kvpoll.errors import KVPollError, WaitTimeoutError
+from redis_kvpoll.faults import NotSent
+from redis_kvpoll.mirror.follow import SLOW, Follower
+from redis_kvpoll.mirror.replica import Replica
+from redis_kvpoll.mirror.shard import Waiter
+from redis_kvpoll.status import KVPoll
+from redis_kvpoll.steps import Flow
+
+T = TypeVar("T")
+
+logger = logging.getLogger("redis_kvpoll")
+
+
+async def drive(route: Route, flow: Flow[T]) -> T:
+    """Take each step that a flow asks for, until it returns."""
+    try:
+        step = next(flow)
+        while True:
+            try:
+                reply = await route.take(step)
+            except (NotSent, RedisError, OSError) as error:
+                step = flow.throw(error)
+            else:
+                step = flow.send(reply)
+    except StopIteration as end:
+        value: T = end.value
+        return value
+
+
+class FollowerTask:
+    """The task that runs a follower, a session after another, each over connections of its own."""
+
+    def __init__(self, route: Route, follower: Follower, namespace: str) -> None:
+        self.follower = follower
+        self._route = route
+        self._task = asyncio.get_running_loop().create_task(self._run(), name=f"kvpoll-follow-{namespace}")
+
+    def runs_in(self, loop: asyncio.AbstractEventLoop) -> bool:
+        return self._task.get_loop() is loop
+
+    async def stop(self) -> None:
+        """Stop, and be gone when this returns; unless it is the task itself that says so."""
+        if not self.runs_in(asyncio.get_running_loop()):
+            return  # it ended with its event loop
+        self._task.cancel()
+        if self._task is not asyncio.current_task():
+            await asyncio.wait([self._task])
+
+    async def _run(self) -> None:
+        pause: float | None = 0.0
+        while pause is not None:
+            await asyncio.sleep(pause)
+            twin, session = self._route.twin(), self.follower.session()
+            pause = SLOW
+            try:
+                pause = await drive(twin, session)
+            except Exception:
+                logger.exception("a follower's session ended as it never should; the next begins in %g s", SLOW)
+            finally:
+                session.close()
+                await twin.close()
+
+
+async def await_outcome(
+    replica: Replica, waiter: Waiter, woken: asyncio.Future[None], until: float | None, seconds: float | None
+) -> KVPoll:
+    """Sleep until the waiter is woken. ``until`` is a time of the loop, that of ``seconds`` from the beginning."""
+    if waiter.outcome is None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(until):
+                await woken
+    outcome = waiter.outcome
+    if outcome is None:
+        raise WaitTimeoutError(waiter.room, replica.statuses.get(waiter.room), seconds or 0.0)
+    if isinstance(outcome, KVPollError):
+        raise outcome
+    return outcome
+
+
+def until(seconds: float | None) -> float | None:
+    return None if seconds is None else asyncio.get_running_loop().time() + seconds
+
+
+def waker(woken: asyncio.Future[None]) -> None:
+    """Wake who awaits; he may have been cancelled just now."""
+    if not woken.done():
+        woken.set_result(None)

@@ -1,0 +1,132 @@
+"""A thread for each follower, and how blocking code waits."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+import weakref
+from typing import Any, Protocol, TypeVar
+
+from redis.exceptions import RedisError
+
+from redis_kvpoll.clients.routes import Route
+from redis_kvpoll.errors import KVPollError, WaitTimeoutError
+from redis_kvpoll.faults import NotSent
+from redis_kvpoll.mirror.follow import SLOW, Follower
+from redis_kvpoll.mirror.replica import Replica
+from redis_kvpoll.mirror.shard import Waiter
+from redis_kvpoll.status import KVPoll
+from redis_kvpoll.steps import Flow
+
+T = TypeVar("T")
+
+logger = logging.getLogger("redis_kvpoll")
+
+
+def drive(route: Route, flow: Flow[T]) -> T:
+    """Take each step that a flow asks for, until it returns."""
+    try:
+        step = next(flow)
+        while True:
+            try:
+                reply = route.take(step)
+            except (NotSent, RedisError, OSError) as error:
+                step = flow.throw(error)
+            else:
+                step = flow.send(reply)
+    except StopIteration as end:
+        value: T = end.value
+        return value
+
+
+class FollowerThread:
+    """The thread that runs a follower, a session after another, each over connections of its own."""
+
+    def __init__(self, route: Route, follower: Follower, namespace: str) -> None:
+        self.follower = follower
+        self._route = route
+        self._twin: Route | None = None
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"kvpoll-follow-{namespace}", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop, and be gone when this returns; unless it is the thread itself that says so, in a callback."""
+        self._stopping.set()
+        if (twin := self._twin) is not None:
+            twin.cut()
+        if self._thread is not threading.current_thread():
+            self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            self._twin = twin = self._route.twin()
+            session = self.follower.session()
+            pause: float | None = SLOW
+            try:
+                pause = drive(twin, self._until_stopped(session))
+            except Exception:
+                logger.exception("a follower's session ended as it never should; the next begins in %g s", SLOW)
+            finally:
+                session.close()
+                twin.close()
+            if pause is None:
+                return
+            self._stopping.wait(pause)
+
+    def _until_stopped(self, session: Flow[float | None]) -> Flow[float | None]:
+        """The session's steps; none after ``stop``."""
+        reply: Any = None
+        error: BaseException | None = None
+        while not self._stopping.is_set():
+            try:
+                step = session.send(reply) if error is None else session.throw(error)
+            except StopIteration as end:
+                pause: float | None = end.value
+                return pause
+            reply, error = None, None
+            try:
+                reply = yield step
+            except (NotSent, RedisError, OSError) as caught:
+                error = caught
+        return None
+
+
+def await_outcome(replica: Replica, waiter: Waiter, woken: Any, until: float | None, seconds: float | None) -> KVPoll:
+    """Sleep until the waiter is woken. ``until`` is a time, that of ``seconds`` from the beginning."""
+    woken.acquire(timeout=-1 if until is None else max(0.0, until - time.monotonic()))
+    outcome = waiter.outcome
+    if outcome is None:
+        raise WaitTimeoutError(waiter.room, replica.statuses.get(waiter.room), seconds or 0.0)
+    if isinstance(outcome, KVPollError):
+        raise outcome
+    return outcome
+
+
+def locked() -> Any:
+    lock = threading.Lock()
+    lock.acquire()
+    return lock
+
+
+def until(seconds: float | None) -> float | None:
+    return None if seconds is None else time.monotonic() + seconds
+
+
+class Forkable(Protocol):
+    """What has threads, and must know that a child of ``fork`` has none of them."""
+
+    def after_fork(self) -> None: ...
+
+
+forkable: weakref.WeakSet[Forkable] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for one in list(forkable):
+        one.after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork)
