@@ -82,7 +82,7 @@ class Dispatcher:
                     own = lane.flight = call  # no interrupt comes between the two: what begins here is ended below
             if own is None:
                 rider = Rider(call, now + delivery.deadline)
-                self._carry([rider])
+                self._carry(Board([rider]))
                 (reply,) = delivery.arrived(command, [rider])
             else:
                 reply = self._fly_alone(command, call, now)
@@ -114,7 +114,7 @@ class Dispatcher:
             step = next(flow)
             while True:
                 try:
-                    result = self._carry(step.riders) if isinstance(step, Board) else self.route.take(step)
+                    result = self._carry(step) if isinstance(step, Board) else self.route.take(step)
                 except (NotSent, RedisError, OSError) as error:
                     step = flow.throw(error)
                 except BaseException:
@@ -140,14 +140,15 @@ class Dispatcher:
                 pass
             yield from tail.news()
 
-    def _carry(self, riders: list[Rider]) -> None:
+    def _carry(self, step: Board) -> list[Rider]:
         """Return when all riders have arrived. Each is of another lane."""
+        riders = step.riders
         me = get_ident()
         if me in self._aboard or any(lane.flight and lane.pilot == me for lane in map(self._lane, riders)):
             # A signal handler or a finalizer, in the midst of a call of this thread, which must not wait for itself.
             for rider in riders:
                 self.run(self.delivery.fly(Flight([rider])))
-            return
+            return riders
         caller = Caller()
         try:
             self._aboard.add(me)
@@ -164,6 +165,7 @@ class Dispatcher:
             raise
         finally:
             self._aboard.discard(me)
+        return riders
 
     def _arrive(self, riders: list[Rider], caller: Caller) -> None:
         """Wait, and see to the flights that this thread is told to lead, until all riders have arrived."""

@@ -137,7 +137,7 @@ class Endpoint:
 
 def readable(connections: list[Any], seconds: float) -> list[Any]:
     """Wait until there is something to read on one of these connections; on which there is."""
-    sockets = {connection: getattr(connection, "_sock", None) for connection in connections}
+    sockets: dict[Any, Any] = {connection: getattr(connection, "_sock", None) for connection in connections}
     found = [connection for connection, sock in sockets.items() if not isinstance(sock, socket.socket)]
     if found:
         return found  # fakeredis has its replies at once; and one that was closed says so when it is read
