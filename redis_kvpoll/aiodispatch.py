@@ -190,7 +190,7 @@ class Dispatcher:
                     pass
                 told = lane.abandon(flight)
             except Exception as error:  # a mistake of ours
-                flight.fail(error, now=0.0)
+                flight.fail(error)
                 told = lane.end(flight)
             else:
                 told = lane.end(flight)

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import copy
-import logging
 import time
-import warnings
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 from typing import Any, Protocol, TypeAlias, TypedDict, TypeVar
 
+from redis_kvpoll import eviction
 from redis_kvpoll.checks import Mode, Policy
 from redis_kvpoll.commands import Agreement, Call, Command, Layout, Reading, Scan, Settings
 from redis_kvpoll.commands.settings import NAMES, RENEW_SECONDS
-from redis_kvpoll.errors import EvictionWarning, FeedOffError, KVPollError, StoreClosedError, StoreUnavailableError
+from redis_kvpoll.errors import FeedOffError, KVPollError, StoreClosedError, StoreUnavailableError
 from redis_kvpoll.lanes import Flight
 from redis_kvpoll.steps import Board, Flow, Pause, Rider
 from redis_kvpoll.trip import Trip, Undelivered
 
 T = TypeVar("T")
 V = TypeVar("V")
-
-logger = logging.getLogger("redis_kvpoll")
 
 # Seconds; StatusStore says why.
 DEFAULT_TTL = 900.0
@@ -105,18 +102,19 @@ class Delivery:
 
     def run(self, command: Command[V, T], calls: list[Call]) -> Flow[T]:
         """Carry a command out, by these calls if there are any."""
-        rooms = command.rooms
+        rooms, give_up_at = command.rooms, self._give_up_at
         if not rooms:
             return command.finish(rooms, [])
         if not calls:
-            calls = command.calls((yield from self._agree(command)))
+            calls = command.calls((yield from self._agree(command, give_up_at)))
         if len(calls) == 1:
-            replies = yield from self._board(command, calls)
+            replies = yield from self._board(command, calls, give_up_at)
             return command.finish(rooms, command.decode(command.operation, rooms, replies[0]))
         values: list[Any] = [None] * len(rooms)
         done = 0
         for wave in _waves(calls):
-            replies = yield from self._board(command, wave, done)
+            replies = yield from self._board(command, wave, give_up_at, done)
+            give_up_at = self._give_up_at  # of the next thousands
             for call, reply in zip(wave, replies, strict=True):
                 done += len(call.rooms)
                 some = command.decode(command.operation, call.rooms, reply)
@@ -129,16 +127,14 @@ class Delivery:
         now = time.monotonic()
         if met is None and flight.give_up_at <= now:
             what = f"no answer within {self.deadline:g} s (not sent: it stood in line all the while)"
-            flight.fail(Undelivered(StoreUnavailableError, what), now)
-            return
+            return flight.fail(Undelivered(StoreUnavailableError, what, until=now))
         call, marks = flight.call, self.marks()
         trip = Trip(self, call.shape.repeatable, flight.give_up_at)
         try:
             reply = yield from trip.carry(call, preliminary=not call.rooms, met=met)
         except (Undelivered, KVPollError) as failure:
-            flight.fail(failure, time.monotonic())
-        else:
-            flight.land(self.read(call, marks, reply))
+            return flight.fail(failure)
+        return flight.land(self.read(call, marks, reply))
 
     def recover(self, command: Command[V, T], call: Call, sent_at: float, met: Exception) -> Flow[list[Any]]:
         """The reply to a command's only call, which was sent once, at ``sent_at``, and met an error."""
@@ -190,9 +186,10 @@ class Delivery:
         reply = yield from self._ask("settings", call.tag, ["HMGET", call.first_keys[0], *NAMES])
         return self._agreement.read(reply) if any(reply) else None
 
-    def _board(self, command: Command[Any, Any] | str, calls: list[Call], done: int = 0) -> Flow[list[Any]]:
+    def _board(
+        self, command: Command[Any, Any] | str, calls: list[Call], give_up_at: float, done: int = 0
+    ) -> Flow[list[Any]]:
         """Send calls, each by the lane of its shard, and wait until all have arrived. Their replies."""
-        give_up_at = time.monotonic() + self.deadline
         riders = [Rider(call, give_up_at) for call in calls]
         yield Board(riders)
         return self.arrived(command, riders, done)
@@ -212,12 +209,14 @@ class Delivery:
     def _ask(self, operation: str, tag: str, words: list[str]) -> Flow[Any]:
         """Send a plain command that only reads, past all lanes."""
         try:
-            return (yield from self._trip().ask(tag, words))
+            return (yield from Trip(self, True, self._give_up_at).ask(tag, words))
         except Undelivered as failure:
             raise failure.named(self._name(operation)) from failure.__cause__
 
-    def _trip(self) -> Trip:
-        return Trip(self, repeatable=True, give_up_at=time.monotonic() + self.deadline)
+    @property
+    def _give_up_at(self) -> float:
+        """When to give up what begins now."""
+        return time.monotonic() + self.deadline
 
     def _name(self, command: Command[Any, Any] | str, done: int = 0) -> str:
         """What errors call an operation: with its rooms, all of a few, the first of many."""
@@ -265,33 +264,20 @@ class Delivery:
         """What was agreed on; None before the first call, and when it is time to look again."""
         return self._layout if self.settled else None
 
-    def _agree(self, command: Command[Any, Any] | str) -> Flow[Layout]:
-        """Check the settings before a call; callers that come at once share one look."""
-        losses = self._losses
-        (reply,) = yield from self._board(command, [self._agreement.call()])
+    def _agree(self, command: Command[Any, Any] | str, give_up_at: float | None = None) -> Flow[Layout]:
+        """Check the settings before a call, within its deadline; callers that come at once share one look."""
+        losses, give_up_at = self._losses, give_up_at or self._give_up_at
+        (reply,) = yield from self._board(command, [self._agreement.call()], give_up_at)
         layout = self._agreed or self._adopt(reply, losses)
         if not self._looked_at_eviction:
             self._looked_at_eviction = True
-            yield from self._look_at_eviction()
-        return layout
-
-    def _look_at_eviction(self) -> Flow[None]:
-        """Warn, once a store, of a server that may drop live rooms."""
-        try:
-            memory = yield from self._trip().ask(self.namespace, ["INFO", "memory"])
-        except Undelivered:
-            return  # fakeredis has no INFO, and a careful operator may deny it
-        fields = dict(line.split(":", 1) for line in memory.decode().splitlines() if ":" in line)
-        policy = fields.get("maxmemory_policy", "noeviction")
-        if fields.get("maxmemory", "0") != "0" and policy != "noeviction":
-            what = (
-                f"the server's maxmemory-policy is {policy}: short of memory, it may drop live rooms of namespace "
-                f"{self.namespace!r}; set it to noeviction"
-            )
             try:
-                warnings.warn(what, EvictionWarning, stacklevel=1)
-            except EvictionWarning:  # warnings are errors here; but the caller's call has yet to be carried out
-                logger.warning(what)
+                memory = yield from Trip(self, True, give_up_at).ask(self.namespace, ["INFO", "memory"])
+            except Undelivered:
+                pass  # fakeredis has no INFO, and a careful operator may deny it
+            else:
+                eviction.warn(memory, self.namespace)
+        return layout
 
 
 def _waves(calls: list[Call]) -> Iterator[list[Call]]:

@@ -8,6 +8,7 @@ in which it was asked, whatever a flight goes through on its way.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from itertools import islice
 from typing import Any
@@ -52,11 +53,11 @@ class Flight:
             end = at + width * len(rider.call.rooms)
             rider.reply, at = reply[at:end], end
 
-    def fail(self, failure: Exception, now: float) -> None:
+    def fail(self, failure: Exception) -> None:
         """Tell the riders; where only time was short, not those who came later and have some left."""
-        short_of_time = isinstance(failure, Undelivered) and failure.kind is StoreUnavailableError
+        until = failure.until if isinstance(failure, Undelivered) else math.inf
         for rider in self.riders:
-            if not rider.arrived and (not short_of_time or rider.give_up_at <= now):
+            if not rider.arrived and rider.give_up_at <= until:
                 rider.failure = failure
 
 
@@ -156,7 +157,7 @@ class Lane:
             return []
         if not flight.riders[0].call.shape.repeatable:
             what = "sent, but who sent it was interrupted: it may have happened or not; look before doing it again"
-            flight.fail(Undelivered(OutcomeUnknownError, what), now=0.0)
+            flight.fail(Undelivered(OutcomeUnknownError, what))
         return self.end(flight)
 
     def _close_up(self) -> None:

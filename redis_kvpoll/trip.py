@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any, Protocol
 
@@ -44,11 +45,15 @@ class Home(Protocol):
 
 
 class Undelivered(Exception):  # noqa: N818 - between a trip and its store, never seen outside
-    """A trip ended without a reply. The store names the operation and raises ``kind``."""
+    """A trip ended without a reply. The store names the operation and raises ``kind``.
 
-    def __init__(self, kind: type[KVPollError], what: str) -> None:
+    Who has a deadline after ``until`` may try again; for time was all that was short.
+    """
+
+    def __init__(self, kind: type[KVPollError], what: str, until: float = math.inf) -> None:
         super().__init__(what)
         self.kind = kind
+        self.until = until
 
     def named(self, name: str) -> KVPollError:
         """What the caller gets to see."""
@@ -138,13 +143,15 @@ class Trip:
     def _pause(self, cause: BaseException) -> Flow[None]:
         self._tries += 1
         seconds = _BACKOFF.compute(self._tries)
-        if time.monotonic() + seconds >= self._give_up_at:
+        until = time.monotonic() + seconds
+        if until >= self._give_up_at:
             tries = "1 try" if self._tries == 1 else f"{self._tries} tries"
             last = str(cause).rstrip(".")
             raise Undelivered(
                 StoreUnavailableError,
                 f"no answer within {self._home.deadline:g} s ({tries}; last: {last}): "
                 "check that the server is up and reachable; the call may be repeated",
+                until,
             ) from cause
         yield Pause(seconds)
 

@@ -31,6 +31,8 @@ class Proxy:
         """How many connections were made."""
         self._target = str(target)
         self._tls = tls
+        self._held: Callable[[Command], bool] | None = None
+        self._released = threading.Event()
         self._lose: Callable[[Command], bool] | None = None
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
@@ -50,6 +52,7 @@ class Proxy:
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
+        self.release()
         self.cut()
         for thread in self._threads:
             thread.join(timeout=10)
@@ -57,6 +60,16 @@ class Proxy:
     def lose_next_reply(self, script: str) -> None:
         """Cut the connection instead of passing on the reply to the next call of a script."""
         self._lose = lambda command: _calls(command, script)
+
+    def hold(self, *scripts: str) -> None:
+        """From now on, let no call of these scripts through, until it is released."""
+        self._released = threading.Event()
+        self._held = lambda command: any(_calls(command, script) for script in scripts)
+
+    def release(self) -> None:
+        """Let through what is held, and hold nothing any more."""
+        self._held = None
+        self._released.set()
 
     def calls(self, script: str) -> int:
         """How often a script was called."""
@@ -102,6 +115,7 @@ class Proxy:
     def _forward(self, client: Any, server: socket.socket) -> None:
         reader = hiredis.Reader(notEnoughData=...)
         lose = False
+        held: threading.Event | None = None
         while True:
             ready = [client] if self._tls and client.pending() else select.select([client, server], [], [])[0]
             if client in ready:
@@ -109,8 +123,13 @@ class Proxy:
                 reader.feed(data)
                 while (command := reader.gets()) is not ...:
                     self.commands.append(command)
+                    if self._held and self._held(command):
+                        held = self._released
                     if self._lose and self._lose(command):
                         self._lose, lose = None, True
+                if held:
+                    held.wait(60)
+                    held = None
                 if not self.stalled and data:
                     server.sendall(data)
             else:

@@ -110,10 +110,7 @@ class TestRefused:
     @pytest.mark.parametrize("kind", ["valkey", "redis", "redis62"])
     @pytest.mark.parametrize(
         ("operation", "key"),
-        [
-            ("set_decode_prefix_len", "prefix:1"),
-            *[(operation, "feed") for operation in ("update_status", "touch", "abort", "record_failure", "clear")],
-        ],
+        [(operation, "feed") for operation in ("update_status", "touch", "abort", "record_failure", "clear")],
     )
     def test_a_key_of_another_type(self, world, kind, operation, key):
         """A room's own key is not among them: that is an error about the room."""
