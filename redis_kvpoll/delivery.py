@@ -6,7 +6,7 @@ import copy
 import time
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
-from typing import Any, Protocol, TypeAlias, TypedDict, TypeVar
+from typing import Any, Protocol, TypeAlias, TypedDict, TypeVar, cast
 
 from redis_kvpoll import eviction
 from redis_kvpoll.checks import Mode, Policy
@@ -67,7 +67,7 @@ class Delivery:
         self._times = (str(round(ttl * 1000)), str(round(terminal_ttl * 1000)))
         self._layout: Layout | None = None
         self._settled_until = 0.0
-        self._losses = 0
+        self.losses = 0
         self.map_version = 0
         self._looked_at_eviction = False
         self.closed = False
@@ -106,7 +106,8 @@ class Delivery:
         if not rooms:
             return command.finish(rooms, [])
         if not calls:
-            calls = command.calls((yield from self._agree(command, give_up_at)))
+            # What was once agreed on does not change; that it still holds, the flight looks first, and keeps the order.
+            calls = command.calls(self._layout or (yield from self._agree(command, give_up_at)))
         if len(calls) == 1:
             replies = yield from self._board(command, calls, give_up_at)
             return command.finish(rooms, command.decode(command.operation, rooms, replies[0]))
@@ -128,13 +129,17 @@ class Delivery:
         if met is None and flight.give_up_at <= now:
             what = f"no answer within {self.deadline:g} s (not sent: it stood in line all the while)"
             return flight.fail(Undelivered(StoreUnavailableError, what, until=now))
-        call, marks = flight.call, self.marks()
+        call = flight.call
         trip = Trip(self, call.shape.repeatable, flight.give_up_at)
         try:
+            if call.rooms and met is None and not self.settled:
+                yield from self.settle(trip)
+            marks = self.marks()
             reply = yield from trip.carry(call, preliminary=not call.rooms, met=met)
+            reply = self.read(call, marks, reply) if call.rooms else [self._adopt(reply, trip)]
         except (Undelivered, KVPollError) as failure:
             return flight.fail(failure)
-        return flight.land(self.read(call, marks, reply))
+        return flight.land(reply)
 
     def recover(self, command: Command[V, T], call: Call, sent_at: float, met: Exception) -> Flow[list[Any]]:
         """The reply to a command's only call, which was sent once, at ``sent_at``, and met an error."""
@@ -240,7 +245,7 @@ class Delivery:
 
     def unsettle(self) -> None:
         """A connection was lost, and the server may be another: check the settings before the next call."""
-        self._losses += 1
+        self.losses += 1
         self.map_version += 1
         self._settled_until = 0.0
         for watcher in self.watchers:
@@ -248,14 +253,13 @@ class Delivery:
 
     def settle(self, trip: Trip) -> Flow[Layout]:
         """Check the settings of the namespace, and renew them."""
-        losses = self._losses
-        return self._adopt((yield from trip.carry(self._agreement.call(), preliminary=True)), losses)
+        return self._adopt((yield from trip.carry(self._agreement.call(), preliminary=True)), trip)
 
-    def _adopt(self, reply: list[Any], losses: int) -> Layout:
+    def _adopt(self, reply: list[Any], trip: Trip) -> Layout:
         settings = self._agreement.read(reply)
         self._agreement = self._agreement.adopt(settings)
         self._layout = self._agreement.layout(settings, *self._times)
-        if losses == self._losses:
+        if trip.losses == self.losses:
             self._settled_until = time.monotonic() + RENEW_SECONDS
         return self._layout
 
@@ -266,9 +270,8 @@ class Delivery:
 
     def _agree(self, command: Command[Any, Any] | str, give_up_at: float | None = None) -> Flow[Layout]:
         """Check the settings before a call, within its deadline; callers that come at once share one look."""
-        losses, give_up_at = self._losses, give_up_at or self._give_up_at
-        (reply,) = yield from self._board(command, [self._agreement.call()], give_up_at)
-        layout = self._agreed or self._adopt(reply, losses)
+        give_up_at = give_up_at or self._give_up_at
+        ((layout,),) = yield from self._board(command, [self._agreement.call()], give_up_at)
         if not self._looked_at_eviction:
             self._looked_at_eviction = True
             try:
@@ -277,7 +280,7 @@ class Delivery:
                 pass  # fakeredis has no INFO, and a careful operator may deny it
             else:
                 eviction.warn(memory, self.namespace)
-        return layout
+        return cast(Layout, layout)
 
 
 def _waves(calls: list[Call]) -> Iterator[list[Call]]:

@@ -34,6 +34,7 @@ class Home(Protocol):
     """Where trips start from: what one needs to know of its store."""
 
     deadline: float
+    losses: int
     map_version: int
 
     @property
@@ -70,6 +71,8 @@ class Trip:
         self._repeatable = repeatable
         self._tries = 0
         self._give_up_at = give_up_at
+        self.losses = home.losses
+        """How many connections its store had lost when this was last sent."""
 
     def carry(self, call: Call, preliminary: bool = False, met: Exception | None = None) -> Flow[Any]:
         """Send a script call by its digest, or whole to a server that does not know the script.
@@ -99,6 +102,7 @@ class Trip:
         asking = None
         while True:
             if met is None:
+                self.losses = self._home.losses
                 try:
                     return (yield Send(tag, words, self._timeout(), not repeatable, asking))
                 except (NotSent, RedisError, OSError) as caught:
