@@ -229,7 +229,7 @@ def assert_printable(error):
     assert str(error).isprintable()
 
 
-BY_TWO = ("update_status", "abort", "record_failure", "set_decode_prefix_len", "get")
+BY_TWO = ("update_status", "abort", "record_failure", "set_decode_prefix_len", "get", "wait")
 BY_ONE = ("update_many", "touch", "clear", "clear_many", "pop_decode_prefix_len", "failure_exception", "check_status")
 METHODS = dict.fromkeys(BY_TWO, 2) | dict.fromkeys((*BY_ONE, "poll", "failure_reason", "entry", "rooms"), 1)
 """How many arguments each of them takes."""
@@ -237,7 +237,7 @@ METHODS = dict.fromkeys(BY_TWO, 2) | dict.fromkeys((*BY_ONE, "poll", "failure_re
 
 def test_the_junk_goes_into_every_method():
     public = {name for name in vars(StatusStore) if not name.startswith("_")}
-    assert public - set(METHODS) == {"from_url", "close", "counts", "settings"}
+    assert public - set(METHODS) == {"from_url", "close", "counts", "settings", "mirror"}
 
 
 @given(st.sampled_from(sorted(METHODS)), junk, junk)
