@@ -374,6 +374,7 @@ class TestOnlyWaited:
 
     def test_a_look_is_believed_though_the_feed_has_gone_on_since(self, run):
         run.server.write({1: KVPoll.Bootstrapping})
+        run.read(10)
         waiter = self.enter(run)
         run.late_look([1])
         run.server.write({2: KVPoll.Bootstrapping})
