@@ -327,6 +327,8 @@ class TestWaitOfAStore:
             with pytest.raises(WaitTimeoutError):
                 store.wait(1, timeout=0)
             real.until(lambda: not following(side), "it is gone")
+            replica = getattr(store, "inner", store)._waits._replica
+            assert not any(shard.synced for shard in replica.shards.values())
         assert getattr(store, "inner", store)._waits._replica.statuses == {}
 
     def test_one_follower_for_all_and_it_holds_only_what_is_waited_for(self, side, store, peer, threads):

@@ -183,6 +183,7 @@ class AsyncWaits(Watch):
     def _may_end(self, replica: Replica, tags: list[str]) -> bool:
         if any(replica.shards[tag].waiters for tag in tags) or time.monotonic() - self._quiet_since < LINGER:
             return False
+        replica.doubt(tags)
         for tag in tags:
             self._tasks.pop(tag, None)
         return True

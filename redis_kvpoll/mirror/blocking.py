@@ -212,6 +212,7 @@ class Waits(Watch):
             # Whoever comes now looks for the thread after he has entered, and finds that there is none.
             if any(replica.shards[tag].waiters for tag in tags):
                 return False
+            replica.doubt(tags)
             for tag in tags:
                 self._threads.pop(tag, None)
             return True
