@@ -58,7 +58,7 @@ class Follower:
     ``agreement`` gives what the store holds to, to be checked on each new connection; ``limit`` (seconds) is how long
     the route waits for a reply, and ``can_block`` whether it may wait for news; ``tell`` is called when there may be
     changes to tell of, without the lock; ``has_news`` when ``began`` or ``failure`` is another; ``may_end`` says
-    whether nobody needs this follower any more.
+    whether nobody needs this follower any more, and has then declared its shards not synced.
     """
 
     def __init__(
@@ -100,10 +100,12 @@ class Follower:
         It must be given a new connection, and a route that nobody else takes: where a slot is, is learned here.
         """
         self._suspicions = self._replica.suspicions
+        is_over = False
         try:
             yield from self._check_settings()
             yield from self._start_afresh()
             yield from self._keep_up()
+            is_over = True
             return None
         except AskError as redirect:
             self._replica.doubt(self.tags)
@@ -122,7 +124,8 @@ class Follower:
             # A predicate's, most likely. Whoever polls must not go on with an old copy that calls itself current.
             return self._refused(KVPollError(f"mirror: {printable(repr(error))}"), error)
         finally:
-            self._replica.doubt(self.tags)
+            if not is_over:  # else these shards may be another follower's by now
+                self._replica.doubt(self.tags)
 
     # The session, in order
 
