@@ -236,11 +236,15 @@ class Delivery:
 
     def unsettle(self) -> None:
         """A connection was lost, and the server may be another: check the settings before the next call."""
+        self.interrupted()
+        for watcher in self.watchers:
+            watcher.suspect()
+
+    def interrupted(self) -> None:
+        """A connection was given up in the midst of a call, by us: the next one is new, and is checked."""
         self._losses += 1
         self.map_version += 1
         self._settled_until = 0.0
-        for watcher in self.watchers:
-            watcher.suspect()
 
     def settle(self, trip: Trip) -> Flow[Layout]:
         """Check the settings of the namespace, and renew them."""
