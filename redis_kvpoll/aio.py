@@ -16,8 +16,9 @@ from redis_kvpoll.checks import Mode, Policy
 from redis_kvpoll.clients import aioopening
 from redis_kvpoll.commands import Agreement, Change, Command, FeedGap, History, Settings, Tail
 from redis_kvpoll.commands.rooms import DEFAULT_ABORT_REASON, wanted
-from redis_kvpoll.delivery import DEFAULT_DEADLINE, DEFAULT_TERMINAL_TTL, DEFAULT_TTL, Delivery, StoreOptions
+from redis_kvpoll.delivery import Delivery
 from redis_kvpoll.mirror.aio import AsyncMirror, AsyncWaits
+from redis_kvpoll.standing import DEFAULT_DEADLINE, DEFAULT_TERMINAL_TTL, DEFAULT_TTL, StoreOptions
 from redis_kvpoll.status import Entry, KVPoll, Update
 from redis_kvpoll.store import StatusStore
 

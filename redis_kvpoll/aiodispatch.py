@@ -89,7 +89,7 @@ class Dispatcher:
                 except BaseException:
                     # Cancelled: the connection is gone, as if it had been lost. A rider only leaves its flight.
                     if not isinstance(step, Board):
-                        self.delivery.unsettle()
+                        self.delivery.interrupted()
                     raise
                 else:
                     step = flow.send(result)
@@ -136,7 +136,7 @@ class Dispatcher:
             except (NotSent, RedisError, OSError) as error:
                 return await self.run(delivery.recover(command, call, now, error))
             except BaseException:
-                delivery.unsettle()  # cancelled: the connection is gone, as if it had been lost
+                delivery.interrupted()  # cancelled: the connection is gone, as if it had been lost
                 raise
             return delivery.read(call, marks, reply)
         finally:

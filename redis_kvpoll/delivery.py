@@ -4,95 +4,30 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import zip_longest
-from typing import Any, Protocol, TypeAlias, TypedDict, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from redis_kvpoll import eviction
-from redis_kvpoll.checks import Mode, Policy
-from redis_kvpoll.commands import Agreement, Call, Command, Layout, Reading, Scan, Settings
-from redis_kvpoll.commands.settings import NAMES, RENEW_SECONDS
-from redis_kvpoll.errors import FeedOffError, KVPollError, StoreClosedError, StoreUnavailableError
+from redis_kvpoll.commands import Call, Command, Layout, Reading, Scan, Settings
+from redis_kvpoll.commands.settings import NAMES
+from redis_kvpoll.errors import FeedOffError, KVPollError, StoreUnavailableError
 from redis_kvpoll.lanes import Flight
+from redis_kvpoll.standing import Standing
 from redis_kvpoll.steps import Board, Flow, Pause, Rider
 from redis_kvpoll.trip import Trip, Undelivered
 
 T = TypeVar("T")
 V = TypeVar("V")
 
-# Seconds; StatusStore says why.
-DEFAULT_TTL = 900.0
-DEFAULT_TERMINAL_TTL = 300.0
-DEFAULT_DEADLINE = 5.0
 
-
-class StoreOptions(TypedDict, total=False):
-    """The options of both stores, as ``from_url`` takes them."""
-
-    namespace: str
-    ttl: float
-    terminal_ttl: float
-    deadline: float
-    policy: Policy | None
-    mode: Mode | None
-    shards: int | None
-    feed: int | None
-
-
-class Watcher(Protocol):
-    """A local copy, as far as writers need to know of it."""
-
-    def departing(self) -> Any:
-        """A mark that is another once the copy has begun anew."""
-
-    def wrote(self, mark: Any, call: Call, feed_id: bytes, reply: Sequence[Any]) -> None:
-        """What this process wrote, before its caller knows; ``reply`` is true at ``feed_id``."""
-
-    def suspect(self) -> None:
-        """A connection was lost, and the server may be another."""
-
-
-Marks: TypeAlias = Sequence[tuple[Watcher, Any]]
-
-
-class Delivery:
-    """The part that the blocking and the asyncio store have in common.
-
-    ``ttl``, ``terminal_ttl`` and ``deadline`` are seconds and have been checked.
-    """
-
-    def __init__(self, agreement: Agreement, ttl: float, terminal_ttl: float, deadline: float) -> None:
-        self.deadline = deadline
-        self._agreement = agreement
-        self._times = (str(round(ttl * 1000)), str(round(terminal_ttl * 1000)))
-        self._layout: Layout | None = None
-        self._settled_until = 0.0
-        self.losses = 0
-        self.map_version = 0
-        self._looked_at_eviction = False
-        self.closed = False
-        self.watchers: tuple[Watcher, ...] = ()
-
-    @property
-    def agreement(self) -> Agreement:
-        """What this store holds to; what it adopted, too."""
-        return self._agreement
-
-    def watch(self, watcher: Watcher) -> None:
-        """Let a watcher hear of the calls that begin from now on."""
-        self.watchers = (*self.watchers, watcher)
-
-    def unwatch(self, watcher: Watcher) -> None:
-        self.watchers = tuple(other for other in self.watchers if other is not watcher)
+class Delivery(Standing):
+    """The part that the blocking and the asyncio store have in common: the calls, and what becomes of them."""
 
     def agreed(self, operation: str) -> Flow[Layout]:
         """The layout of the namespace, for an operation that is more than one command."""
         self.check_open(operation)
         return self._agreed or (yield from self._agree(operation))
-
-    @property
-    def namespace(self) -> str:
-        return self._agreement.namespace
 
     def calls(self, command: Command[V, T]) -> list[Call]:
         """The script calls that carry a command out; none while the settings must be looked at first."""
@@ -136,7 +71,7 @@ class Delivery:
                 yield from self.settle(trip)
             marks = self.marks()
             reply = yield from trip.carry(call, preliminary=not call.rooms, met=met)
-            reply = self.read(call, marks, reply) if call.rooms else [self._adopt(reply, trip)]
+            reply = self.read(call, marks, reply) if call.rooms else [self.adopt(reply, trip)]
         except (Undelivered, KVPollError) as failure:
             return flight.fail(failure)
         return flight.land(reply)
@@ -146,19 +81,6 @@ class Delivery:
         rider = Rider(call, sent_at + self.deadline)
         yield from self.fly(Flight([rider]), met)
         return self.arrived(command, [rider])[0]
-
-    def marks(self) -> Marks:
-        """What watchers must be told with what is now sent."""
-        return [(watcher, watcher.departing()) for watcher in self.watchers] if self.watchers else ()
-
-    def read(self, call: Call, marks: Marks, reply: list[Any]) -> list[Any]:
-        """The words of the rooms in a reply; watchers get to know what was written."""
-        if call.shape.feed:
-            feed_id = reply.pop(0)
-            if marks and feed_id is not None and call.shape.leaves:
-                for watcher, mark in marks:
-                    watcher.wrote(mark, call, feed_id, reply)
-        return reply
 
     def next_page(self, scan: Scan) -> Flow[list[int] | None]:
         """The next rooms of a walk; None after the last."""
@@ -233,40 +155,6 @@ class Delivery:
         shown = ", ".join(map(str, rooms[:3]))
         more = f" and {len(rooms) - 3:,} more" if len(rooms) > 3 else ""
         return f"{command.operation} of rooms {shown}{more}" + (f" ({done:,} done)" if done else "")
-
-    def check_open(self, operation: str) -> None:
-        """Raise StoreClosedError if the store was closed."""
-        if self.closed:
-            raise StoreClosedError(f"{operation}: this store was closed; make another")
-
-    @property
-    def settled(self) -> bool:
-        return time.monotonic() < self._settled_until
-
-    def unsettle(self) -> None:
-        """A connection was lost, and the server may be another: check the settings before the next call."""
-        self.losses += 1
-        self.map_version += 1
-        self._settled_until = 0.0
-        for watcher in self.watchers:
-            watcher.suspect()
-
-    def settle(self, trip: Trip) -> Flow[Layout]:
-        """Check the settings of the namespace, and renew them."""
-        return self._adopt((yield from trip.carry(self._agreement.call(), preliminary=True)), trip)
-
-    def _adopt(self, reply: list[Any], trip: Trip) -> Layout:
-        settings = self._agreement.read(reply)
-        self._agreement = self._agreement.adopt(settings)
-        self._layout = self._agreement.layout(settings, *self._times)
-        if trip.losses == self.losses:
-            self._settled_until = time.monotonic() + RENEW_SECONDS
-        return self._layout
-
-    @property
-    def _agreed(self) -> Layout | None:
-        """What was agreed on; None before the first call, and when it is time to look again."""
-        return self._layout if self.settled else None
 
     def _agree(self, command: Command[Any, Any] | str, give_up_at: float | None = None) -> Flow[Layout]:
         """Check the settings before a call, within its deadline; callers that come at once share one look."""

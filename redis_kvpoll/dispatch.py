@@ -104,7 +104,7 @@ class Dispatcher:
         except (NotSent, RedisError, OSError) as error:
             return self.run(delivery.recover(command, call, now, error))
         except BaseException:
-            delivery.unsettle()  # interrupted: the connection is gone, as if it had been lost
+            delivery.interrupted()  # interrupted: the connection is gone, as if it had been lost
             raise
         return delivery.read(call, marks, reply)
 
@@ -119,7 +119,7 @@ class Dispatcher:
                     step = flow.throw(error)
                 except BaseException:
                     # Interrupted: the connection is gone, as if it had been lost.
-                    self.delivery.unsettle()
+                    self.delivery.interrupted()
                     raise
                 else:
                     step = flow.send(result)
@@ -223,7 +223,7 @@ class Dispatcher:
 
     def _leave(self, riders: list[Rider]) -> None:
         """This thread was interrupted: others must not wait for it."""
-        self.delivery.unsettle()
+        self.delivery.interrupted()
         told: list[Rider] = []
         with self._lock:
             for rider in riders:

@@ -14,9 +14,10 @@ from redis_kvpoll.checks import Mode, Policy
 from redis_kvpoll.clients import opening
 from redis_kvpoll.commands import Agreement, Change, Command, FeedGap, History, Settings, Tail
 from redis_kvpoll.commands.rooms import DEFAULT_ABORT_REASON, wanted
-from redis_kvpoll.delivery import DEFAULT_DEADLINE, DEFAULT_TERMINAL_TTL, DEFAULT_TTL, Delivery, StoreOptions
+from redis_kvpoll.delivery import Delivery
 from redis_kvpoll.dispatch import Dispatcher
 from redis_kvpoll.mirror.blocking import Mirror, Waits
+from redis_kvpoll.standing import DEFAULT_DEADLINE, DEFAULT_TERMINAL_TTL, DEFAULT_TTL, StoreOptions
 from redis_kvpoll.status import Entry, KVPoll, Update
 
 T = TypeVar("T")

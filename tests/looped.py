@@ -95,11 +95,12 @@ class Side:
         self.loop.__exit__()
         assert not left, f"left behind: {left}"
 
-    def over(self, server: Any, **options: Any) -> Any:
+    def over(self, server: Any, client_options: dict[str, Any] | None = None, **options: Any) -> Any:
         """A store on a server of the matrix."""
+        of_client = client_options or {}
         if self.is_async:
-            return self._keep(self.loop.make(lambda: AsyncStatusStore(server.async_client(), **options)))
-        return self._keep(StatusStore(server.client(), **options))
+            return self._keep(self.loop.make(lambda: AsyncStatusStore(server.async_client(**of_client), **options)))
+        return self._keep(StatusStore(server.client(**of_client), **options))
 
     def open(self, url: str, **options: Any) -> Any:
         if self.is_async:

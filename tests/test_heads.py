@@ -34,7 +34,7 @@ OPERATIONS = {
     "entry": [commands.entry(A), commands.failure_reason(A)],
     "set_prefix": [commands.set_decode_prefix_len(A, 7)],
     "pop_prefix": [commands.pop_decode_prefix_len(A)],
-    "snapshot": [Command("snapshot", SNAPSHOT, [A, B], [], lambda *_: [], lambda *_: None)],
+    "snapshot": [commands.wait(A), Command("snapshot", SNAPSHOT, [A, B], [], lambda *_: [], lambda *_: None)],
 }
 
 

@@ -165,6 +165,15 @@ class TestReading:
             assert mirror.poll([1, 2]) == [None, None]
         client.delete("kvpoll:{default}:room:1", "kvpoll:{default}:room:2")
 
+    @pytest.mark.parametrize("options", [{"protocol": 2, "decode_responses": True}, {"protocol": 3}])
+    def test_whatever_the_client_is_set_to(self, side, server, peer, options):
+        store = side.over(server, options)
+        store.update_status(1, BOOT)
+        with store.mirror() as mirror:
+            peer.update_status(1, MOVE)
+            real.until(lambda: mirror.get(1) is MOVE, "it reads the feed")
+            assert store.wait(1, MOVE) is MOVE
+
 
 class TestCallbacks:
     def test_each_change_in_order_and_own_ones_too(self, store, peer):
@@ -318,6 +327,8 @@ class TestWaitOfAStore:
             with pytest.raises(WaitTimeoutError):
                 store.wait(1, timeout=0)
             real.until(lambda: not following(side), "it is gone")
+            replica = getattr(store, "inner", store)._waits._replica
+            assert not any(shard.synced for shard in replica.shards.values())
         assert getattr(store, "inner", store)._waits._replica.statuses == {}
 
     def test_one_follower_for_all_and_it_holds_only_what_is_waited_for(self, side, store, peer, threads):

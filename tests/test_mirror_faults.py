@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -13,7 +14,14 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import redis
 
-from redis_kvpoll import AsyncStatusStore, KVPoll, RoomNotFoundError, ServerRefusedError, StatusStore
+from redis_kvpoll import (
+    AsyncStatusStore,
+    KVPoll,
+    OutcomeUnknownError,
+    RoomNotFoundError,
+    ServerRefusedError,
+    StatusStore,
+)
 from tests import cluster as clusters
 from tests import real
 from tests.looped import Side
@@ -389,3 +397,67 @@ print(mirror.get(1).name)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
     assert (done.returncode, done.stdout, done.stderr) == (0, "Bootstrapping\n", "")
+
+
+class TestStorms:
+    """Writers in threads, the store's own and a peer's, on the same few rooms, while the worst befalls the mirror."""
+
+    ROOMS = range(6)
+
+    @pytest.mark.parametrize("harm", ["none", "cut", "trim", "restart the feed"])
+    def test_it_ends_as_the_table(self, store, peer, client, proxy, threads, harm):
+        heard = {}
+        with store.mirror() as mirror:
+            mirror.on_change(heard.__setitem__)
+            writing = [threads.submit(self.write, one, seed) for seed, one in enumerate((store, store, peer, peer))]
+            for _ in range(12):
+                self.do(harm, client, proxy)
+                real.until(lambda: mirror.synced, "synced, for a while")
+                assert all(status is None or isinstance(status, KVPoll) for status in mirror.poll(self.ROOMS))
+            for one in writing:
+                one.result(30)
+            peer.update_status(99, BOOT)
+            real.until(lambda: mirror.get(99), "the feed is read to its end")
+            current(mirror, peer)
+            real.until(lambda: heard.get(99), "and told of")
+            assert [heard.get(room) for room in self.ROOMS] == peer.poll(self.ROOMS)
+            inner = getattr(mirror, "inner", mirror)
+            shard = inner._replica.shards["default"]
+            assert shard._ids.keys() == inner._replica.statuses.keys()
+            assert not shard._ahead
+
+    @staticmethod
+    def do(harm, client, proxy):
+        if harm == "cut":
+            proxy.cut()
+        elif harm == "trim":
+            client.xtrim(FEED, maxlen=0, approximate=False)
+        elif harm == "restart the feed":
+            client.delete(FEED)
+
+    def write(self, store, seed):
+        chance = random.Random(seed)
+        for _ in range(150):
+            some = chance.sample(self.ROOMS, chance.randint(1, 4))
+            try:
+                if chance.random() < 0.3:
+                    store.clear_many(some)
+                elif chance.random() < 0.2:
+                    store.abort(some[0])
+                else:
+                    store.update_many({room: chance.choice(list(KVPoll)) for room in some})
+            except OutcomeUnknownError:
+                pass  # it was cut in the middle of a clear
+
+    def test_own_writes_are_seen_at_once_in_the_thick_of_it(self, side, server, peer, threads):
+        store = side.open(server.tcp)
+        with store.mirror() as mirror:
+            noise = threads.submit(self.write, peer, 1)
+            for room in range(1000, 1300):
+                store.update_status(room, BOOT)
+                assert mirror.get(room) is BOOT
+                store.update_status(room, MOVE)
+                assert mirror.get(room) is MOVE
+                store.clear(room)
+                assert mirror.get(room) is None
+            noise.result(30)

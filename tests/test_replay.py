@@ -39,6 +39,8 @@ class TestWholeRuns:
         assert found.late_failed_skipped > 0
         assert found.reused > 0
         assert found.rooms_updated > 4 * 150
+        assert found.looks.calls == found.polls.calls > 0
+        assert found.behind < found.rooms_polled / 5  # most often mirror and call say the same, a moment apart
         assert bool(found.leaked) is (policy == "compat")
 
     def test_a_burst_does_not_tie_router_and_workers_up(self, real_servers, watched):

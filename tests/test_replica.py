@@ -235,6 +235,17 @@ def test_what_expires_without_a_word_goes_when_the_server_is_asked(steps, gone):
     assert run.replica.statuses == run.server.rooms
 
 
+def test_an_entry_that_is_read_after_a_look_brings_nothing_back_that_has_expired():
+    run = Run()
+    run.start()
+    run.confirm()
+    run.server.write({0: KVPoll.Transferring})
+    run.server.expire(0)
+    run.look([0])
+    run.read(10)
+    assert run.replica.statuses == {}
+
+
 class TestWaiting:
     @pytest.fixture
     def run(self):
@@ -360,6 +371,18 @@ class TestOnlyWaited:
         run.server.write({1: KVPoll.Success})
         run.read(10)
         assert waiter.outcome is KVPoll.Success
+
+    def test_a_look_is_believed_though_the_feed_has_gone_on_since(self, run):
+        run.server.write({1: KVPoll.Bootstrapping})
+        run.read(10)
+        waiter = self.enter(run)
+        run.late_look([1])
+        run.server.write({2: KVPoll.Bootstrapping})
+        run.read(10)
+        run.deliver(0)
+        run.replica.arm(waiter)
+        assert run.replica.statuses == {1: KVPoll.Bootstrapping}
+        assert waiter.outcome is None
 
     def test_a_look_that_comes_late_does_not_undo_what_the_feed_said(self, run):
         run.server.write({1: KVPoll.Bootstrapping})

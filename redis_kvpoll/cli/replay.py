@@ -95,6 +95,7 @@ def replay(
             f"kvpoll replay: {len(requests):,} requests of {printable(source)}, policy {policy}, seed {seed}",
             "Look at it from another shell, while it runs:",
             f"  kvpoll ls --redis {parse(server).shown} --namespace {plan.namespace}-decode",
+            f"  kvpoll tail --redis {parse(server).shown} --namespace {plan.namespace}-decode",
         ):
             console.print(line, soft_wrap=True, markup=False)
         with Progress(console, len(requests)) as progress:

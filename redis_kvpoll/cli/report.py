@@ -42,6 +42,7 @@ def render(report: Report) -> Iterator[RenderableType]:
     yield _results(report)
     yield ""
     yield _calls(report)
+    yield _mirror(report)
     yield ""
     yield _outcomes(report)
     yield ""
@@ -70,12 +71,24 @@ def _calls(report: Report) -> Table:
     table = _table("table calls", "calls", "rooms", "rooms/s", "p50 ms", "p90 ms", "p99 ms", "max ms")
     rows: tuple[tuple[str, Latency, int, float], ...] = (
         ("update", report.updates, report.rooms_updated, report.updates_per_second),
-        ("poll", report.polls, report.rooms_polled, report.polls_per_second),
+        ("poll, mirror", report.looks, report.rooms_polled, report.polls_per_second),
+        ("poll, by call", report.polls, report.rooms_polled, report.polls_per_second),
     )
     for name, latency, rooms, rate in rows:
-        times = (f"{value:.2f}" for value in (latency.p50, latency.p90, latency.p99, latency.max))
+        times = map(_milliseconds, (latency.p50, latency.p90, latency.p99, latency.max))
         table.add_row(name, f"{latency.calls:,}", f"{rooms:,}", f"{rate:,.0f}", *times)
     return table
+
+
+def _milliseconds(value: float) -> str:
+    return f"{value:.2f}" if value >= 0.1 else f"{value:.3f}"  # a look at a mirror takes microseconds
+
+
+def _mirror(report: Report) -> Text:
+    """How the two ways of polling compare in what they said."""
+    behind = f"{report.behind:,} of {report.rooms_polled:,} rooms had changed by the call just behind the mirror"
+    unsynced = f"; {report.unsynced:,} times a mirror said it was not current" if report.unsynced else ""
+    return Text(f"{behind}{unsynced}", "dim")
 
 
 def _outcomes(report: Report) -> Table:

@@ -83,7 +83,10 @@ class Endpoint:
                 if step.asking:
                     await connection.send_command("ASKING")
                     await self._read(connection)
-                await connection.send_packed_command(b"".join(pack(words) for words in (step.words, *step.then)))
+                packed = pack(step.words)
+                if step.then:
+                    packed = b"".join([packed, *map(pack, step.then)])
+                await connection.send_packed_command(packed)
                 reply = await self._read(connection)
                 if step.then:
                     reply = [reply, *[await self._read(connection) for _ in step.then]]

@@ -82,11 +82,13 @@ class AsyncMirror(View):
         while not all(follower.began for follower in self._followers):
             await self._news.wait()
             self._news.clear()
-            if self._closed:
-                raise self._refuse("mirror")
             for follower in self._followers:
                 if not follower.began and follower.failure is not None:
                     raise follower.failure
+            if self._closed:
+                break
+        if self._closed:  # by somebody else, meanwhile
+            raise self._refuse("mirror")
 
     def _has_news(self) -> None:
         self._news.set()
@@ -182,6 +184,7 @@ class AsyncWaits(Watch):
     def _may_end(self, replica: Replica, tags: list[str]) -> bool:
         if any(replica.shards[tag].waiters for tag in tags) or time.monotonic() - self._quiet_since < LINGER:
             return False
+        replica.doubt(tags)
         for tag in tags:
             self._tasks.pop(tag, None)
         return True

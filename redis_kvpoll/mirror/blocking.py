@@ -107,11 +107,13 @@ class Mirror(View):
         while not all(follower.began for follower in self._followers):
             self._news.wait()
             self._news.clear()
-            if self._closed:
-                raise self._refuse("mirror")
             for follower in self._followers:
                 if not follower.began and follower.failure is not None:
                     raise follower.failure
+            if self._closed:
+                break
+        if self._closed:  # by somebody else, meanwhile
+            raise self._refuse("mirror")
 
     def _has_news(self) -> None:
         self._news.set()
@@ -211,6 +213,7 @@ class Waits(Watch):
             # Whoever comes now looks for the thread after he has entered, and finds that there is none.
             if any(replica.shards[tag].waiters for tag in tags):
                 return False
+            replica.doubt(tags)
             for tag in tags:
                 self._threads.pop(tag, None)
             return True

@@ -39,6 +39,9 @@ ENTRIES = 1000
 """Read at once, of each shard."""
 HEARTBEAT = 0.25
 """Seconds. So often the server is heard of when nothing changes, and rooms that are due are asked about."""
+BREATH = 0.0003
+"""Seconds of rest between reads while one change follows the other: waking for each costs the process that writes
+them, on the same interpreter, as much as the write itself. The first after a quiet moment is read at once."""
 NAP = 0.01
 """Seconds between looks where a read cannot wait: in memory://."""
 SLOW = 2.0
@@ -58,7 +61,7 @@ class Follower:
     ``agreement`` gives what the store holds to, to be checked on each new connection; ``limit`` (seconds) is how long
     the route waits for a reply, and ``can_block`` whether it may wait for news; ``tell`` is called when there may be
     changes to tell of, without the lock; ``has_news`` when ``began`` or ``failure`` is another; ``may_end`` says
-    whether nobody needs this follower any more.
+    whether nobody needs this follower any more, and has then declared its shards not synced.
     """
 
     def __init__(
@@ -100,10 +103,12 @@ class Follower:
         It must be given a new connection, and a route that nobody else takes: where a slot is, is learned here.
         """
         self._suspicions = self._replica.suspicions
+        is_over = False
         try:
             yield from self._check_settings()
             yield from self._start_afresh()
             yield from self._keep_up()
+            is_over = True
             return None
         except AskError as redirect:
             self._replica.doubt(self.tags)
@@ -122,7 +127,8 @@ class Follower:
             # A predicate's, most likely. Whoever polls must not go on with an old copy that calls itself current.
             return self._refused(KVPollError(f"mirror: {printable(repr(error))}"), error)
         finally:
-            self._replica.doubt(self.tags)
+            if not is_over:  # else these shards may be another follower's by now
+                self._replica.doubt(self.tags)
 
     # The session, in order
 
@@ -157,7 +163,10 @@ class Follower:
 
     def _keep_up(self) -> Flow[None]:
         while not self._may_end():
+            asked_at = time.monotonic()
             yield from self._read(block=True)
+            if time.monotonic() - asked_at < 2 * BREATH:
+                yield Pause(BREATH)
             for tag in self.tags:
                 while rooms := self._replica.due(tag, time.monotonic(), MAX_BATCH):
                     yield from self._look(rooms)

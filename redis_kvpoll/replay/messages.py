@@ -87,8 +87,15 @@ class Measured(NamedTuple):
 
     updates: list[float]
     polls: list[float]
+    looks: list[float]
+    """Polls of the mirror."""
     rooms_updated: int
     rooms_polled: int
+    """By call; the mirror is asked for the same rooms."""
+    behind: int
+    """Rooms of which a poll that followed the look at the mirror said something else."""
+    unsynced: int
+    """Looks for which the mirror said that it was not current."""
     outcomes: Counter[Outcome]
 
 

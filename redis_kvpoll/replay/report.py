@@ -50,6 +50,12 @@ class Report:
     rooms_polled: int
     updates: Latency
     polls: Latency
+    looks: Latency
+    """Polls of the mirrors, by which the workers went; each was followed by one by call, for the same rooms."""
+    behind: int
+    """Rooms of which the call said something else than the mirror just before."""
+    unsynced: int
+    """Looks at a mirror that said it was not current."""
     outcomes: dict[str, int]
     late: dict[str, dict[str, int]]
     """Planned late messages: status -> what the table answered -> how many."""

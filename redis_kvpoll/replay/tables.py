@@ -1,15 +1,16 @@
-"""The two tables of a replay, and how long calls to them take."""
+"""The two tables of a replay, the mirror of one, and how long calls to them take."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from redis_kvpoll.delivery import DEFAULT_DEADLINE
+from redis_kvpoll.mirror.blocking import Mirror
 from redis_kvpoll.replay.hazards import Side
 from redis_kvpoll.replay.messages import Measured, Plan
+from redis_kvpoll.standing import DEFAULT_DEADLINE
 from redis_kvpoll.status import KVPoll, Outcome, Update
 from redis_kvpoll.store import StatusStore
 
@@ -35,13 +36,27 @@ class Meter:
     """Durations and outcomes since they were last taken."""
 
     def __init__(self) -> None:
-        self._measured = Measured([], [], 0, 0, Counter())
+        self._measured = _nothing()
 
     @contextmanager
-    def poll(self, rooms: int) -> Iterator[None]:
+    def poll(self) -> Iterator[None]:
         with self._timed(self._measured.polls):
             yield
-        self._measured = self._measured._replace(rooms_polled=self._measured.rooms_polled + rooms)
+
+    @contextmanager
+    def look(self) -> Iterator[None]:
+        with self._timed(self._measured.looks):
+            yield
+
+    def compare(self, seen: Sequence[KVPoll | None], polled: Sequence[KVPoll | None], synced: bool) -> None:
+        """What the mirror said, and what a call said right behind it."""
+        measured = self._measured
+        behind = sum(one is not other for one, other in zip(seen, polled, strict=True)) if synced else 0
+        self._measured = measured._replace(
+            rooms_polled=measured.rooms_polled + len(polled),
+            behind=measured.behind + behind,
+            unsynced=measured.unsynced + (not synced),
+        )
 
     @contextmanager
     def update(self) -> Iterator[list[Update]]:
@@ -57,7 +72,7 @@ class Meter:
         taken = self._measured
         if not taken.updates and not taken.polls:
             return None
-        self._measured = Measured([], [], 0, 0, Counter[Outcome]())
+        self._measured = _nothing()
         return taken
 
     @contextmanager
@@ -67,6 +82,10 @@ class Meter:
         durations.append(time.perf_counter() - started)
 
 
+def _nothing() -> Measured:
+    return Measured([], [], [], 0, 0, 0, 0, Counter[Outcome]())
+
+
 class Table:
     """One side's table. Its updates and polls are measured; the rest goes to ``store`` directly."""
 
@@ -74,6 +93,22 @@ class Table:
         self.side = side
         self.store = open_store(plan, side)
         self._meter = meter
+        self._followed: set[int] = set()
+        self._mirror: Mirror | None = None
+
+    @contextmanager
+    def mirrored(self) -> Iterator[None]:
+        """Polls come from a mirror in this block, of the rooms that are followed."""
+        with self.store.mirror(rooms=self._followed.__contains__) as mirror:
+            self._mirror = mirror
+            yield
+
+    def follow(self, rooms: Iterable[int]) -> None:
+        """To be called before the first write, so that the mirror sees all that becomes of a room."""
+        self._followed.update(rooms)
+
+    def forget(self, rooms: Iterable[int]) -> None:
+        self._followed.difference_update(rooms)
 
     def update(self, statuses: Mapping[int, KVPoll]) -> dict[int, Update]:
         with self._meter.update() as updates:
@@ -86,5 +121,15 @@ class Table:
             updates.append(self.store.abort(room, reason))
 
     def poll(self, rooms: Sequence[int]) -> list[KVPoll | None]:
-        with self._meter.poll(len(rooms)):
-            return self.store.poll(rooms)
+        """What the mirror says; a call is made beside it, so that both ways can be compared.
+
+        While the mirror is not current, the call's answer counts.
+        """
+        assert self._mirror is not None  # noqa: S101 - only rooms of the own side are polled
+        with self._meter.look():
+            seen = self._mirror.poll(rooms)
+            synced = self._mirror.synced
+        with self._meter.poll():
+            polled = self.store.poll(rooms)
+        self._meter.compare(seen, polled, synced)
+        return seen if synced else polled

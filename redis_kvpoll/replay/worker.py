@@ -65,16 +65,17 @@ class Worker:
     def run(self) -> None:
         # The router must never wait for us to read, for we may be waiting for it to do so.
         threading.Thread(target=self._receive, daemon=True).start()
-        while not (self._stopping and not self._new and not self._running and not self._late):
-            self._listen()
-            self._open()
-            turn = self._look()
-            self._answer_announcements(turn)
-            self._write(turn)
-            self._conclude(turn)
-            self._send_late()
-            self._touch()
-            self._report()
+        with self._own.mirrored():
+            while not (self._stopping and not self._new and not self._running and not self._late):
+                self._listen()
+                self._open()
+                turn = self._look()
+                self._answer_announcements(turn)
+                self._write(turn)
+                self._conclude(turn)
+                self._send_late()
+                self._touch()
+                self._report()
 
     def _receive(self) -> None:
         """Read all that the router says, at once; None stands for its end."""
@@ -104,6 +105,7 @@ class Worker:
         if not self._new:
             return
         now = time.monotonic()
+        self._own.follow(job.room for job in self._new)
         updates = self._own.update({job.room: KVPoll.Bootstrapping for job in self._new})
         for job in self._new:
             self._running[job.room] = HANDSHAKES[self._side](job, self._plan.speed, now)
@@ -168,6 +170,7 @@ class Worker:
                     result = handshake.result(error.reason)
             now = time.monotonic()
             self._events.append(Ended(handshake.job.request, result, now))
+            self._own.forget([room])
             if late := handshake.job.late:
                 heapq.heappush(self._late, (now + late.delay, handshake.job.request, room, late))
 
