@@ -14,7 +14,7 @@ from pathlib import Path
 from redis.exceptions import RedisError
 from rich.console import Console
 
-from bench import batches, feed, memory, mirrors, report, scale, single, together, waiting
+from bench import batches, feed, memory, mirrors, report, scale, single, together
 from bench.ground import Ground, environment, opened
 from bench.peers import contest, known, rates, reading
 from bench.results import Section
@@ -155,10 +155,9 @@ def _peers(ground: Ground, sizes: Sizes) -> list[Section]:
         sections.append(reading.measure(opened_contest, sizes.rounds))
         say("from a change to knowing it")
         sections += known.measure(opened_contest, asked.changes, asked.turns)
-        if waiting.HERE:
-            say("mirrors")
-            sections.append(mirrors.read(ground, sizes.rounds))
-            sections += mirrors.many(opened_contest, asked.mirrors, asked.mirror_changes, asked.turns)
+        say("mirrors")
+        sections.append(mirrors.read(ground, sizes.rounds))
+        sections += mirrors.many(opened_contest, asked.mirrors, asked.mirror_changes, asked.turns)
     return sections
 
 

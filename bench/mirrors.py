@@ -18,7 +18,6 @@ from bench.peers.contest import Contest
 from bench.peers.known import p99
 from bench.peers.way import wait_until
 from bench.results import Budget, Row, Section, compare
-from bench.waiting import mirror_of, wait
 from redis_kvpoll import KVPoll, StatusStore
 
 READ_BUDGET = Budget(5)
@@ -47,7 +46,7 @@ def read_times(store: StatusStore, rooms: list[int], rounds: int) -> Times:
     """Of a mirror of the store, beside a dict of as many rooms."""
     plain = dict.fromkeys(rooms, KVPoll.Transferring)
     some = Random(3).sample(rooms, _ROOMS)  # noqa: S311 - from all over the table
-    with mirror_of(store) as mirror:
+    with store.mirror() as mirror:
         wait_until(lambda: mirror.synced, _SYNC_SECONDS)
         contenders = [
             Contender("mirror.get", lambda: _gets(mirror.get, some), _ROOMS * _TIMES),
@@ -163,12 +162,12 @@ def _hear(parent: Connection[Any, Any]) -> Any:
 
 
 def _follow(url: str, namespace: str, rooms: list[int], parent: Connection[Any, Any]) -> None:
-    with StatusStore(redis.Redis.from_url(url, protocol=3), namespace=namespace) as store, mirror_of(store) as mirror:
+    with StatusStore(redis.Redis.from_url(url, protocol=3), namespace=namespace) as store, store.mirror() as mirror:
         wait_until(lambda: mirror.synced, _SYNC_SECONDS)
         parent.send(None)
         ends = []
         for room in rooms:
-            wait(mirror, room, KVPoll.Success, _SYNC_SECONDS)
+            mirror.wait(room, KVPoll.Success, timeout=_SYNC_SECONDS)
             ends.append(time.monotonic())
         parent.send(ends)
         with contextlib.suppress(EOFError):

@@ -7,15 +7,14 @@ from random import Random
 
 import redis
 
-from bench import mirrors, waiting
+from bench import mirrors
 from bench.ground import TTL, Ground
 from bench.measure import Contender, Spread, Times, interleave, ratio
 from bench.results import Budget, Row, Section
 from redis_kvpoll import KVPoll, StatusStore
 
 BUDGET = Budget(1.5)
-_RATIOS = [("update_status", "SET"), ("poll", "MGET"), ("update_many", "SET pipeline")]
-_RATIOS += [("mirror.get", "dict.get")] if waiting.HERE else []
+_RATIOS = [("update_status", "SET"), ("poll", "MGET"), ("update_many", "SET pipeline"), ("mirror.get", "dict.get")]
 
 _LIFE = (KVPoll.WaitingForInput, KVPoll.Transferring, KVPoll.Transferring, KVPoll.Transferring, KVPoll.Success)
 _BATCH = 1000
@@ -39,8 +38,7 @@ def measure(ground: Ground, sizes: tuple[int, ...], rounds: int, say: Callable[[
             say(f"at {size:,} rooms and as many plain keys")
             _fill(ground, store, client, rooms[filled:size])
             found[size] = _times(ground, store, client, rooms[:size], rounds)
-            if waiting.HERE:
-                found[size] |= mirrors.read_times(store, rooms[:size], rounds)
+            found[size] |= mirrors.read_times(store, rooms[:size], rounds)
             filled = size
     for ours, theirs in _RATIOS:
         for size in sizes[1:]:

@@ -113,11 +113,13 @@ class Dispatcher:
 
     async def _lead(self, lane: Lane, rider: Rider, command: Command[V, T], now: float) -> T:
         """Let the rest of this turn come along. A call that is still alone is sent by its caller, without a task."""
-        try:
-            await asyncio.sleep(0)
-        except BaseException:
-            self._leave(lane, rider)
-            raise
+        # asyncio's own loops show whether anything else is due in this turn; of others it is assumed.
+        if getattr(lane.loop, "_ready", True):
+            try:
+                await asyncio.sleep(0)
+            except BaseException:
+                self._leave(lane, rider)
+                raise
         if len(lane.waiting) > 1:
             self._fly_on(lane)
             return cast("T", await self._place(lane, rider))

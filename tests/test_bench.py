@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import report, waiting
+from bench import report
 from bench.measure import Contender, Spread, interleave, ratio
 from bench.peers.contest import WAYS
 from bench.peers.way import merged
@@ -31,9 +31,8 @@ BUDGETED = {
     },
     "memory": {"live room, MEMORY USAGE": 256, "live room, used_memory of 2,000": 256},
 }
-if waiting.HERE:
-    BUDGETED["woken"] = {f"{how}.wait, {figure}": ms for how in ("store", "mirror") for figure, ms in FIGURES.items()}
-    BUDGETED["mirror_read"] = {"mirror.get": 5, "mirror.poll, 1,000 rooms": 5}
+BUDGETED["woken"] = {f"{how}.wait, {figure}": ms for how in ("store", "mirror") for figure, ms in FIGURES.items()}
+BUDGETED["mirror_read"] = {"mirror.get": 5, "mirror.poll, 1,000 rooms": 5}
 
 
 def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -58,8 +57,7 @@ def test_a_quick_run_reports_everything(tmp_path):
     assert {name: rows for name, rows in budgets.items() if rows} == BUDGETED
     assert {"get", "get, no hiredis"} <= sections["one_call"].keys() & sections["one_call_asyncio"].keys()
     assert {"update_many", "touch", "clear_many"} <= sections["batches"].keys()
-    if waiting.HERE:
-        assert {"1 mirror", "2 mirrors"} == sections["mirrors_cpu"].keys() == sections["mirrors_known"].keys()
+    assert {"1 mirror", "2 mirrors"} == sections["mirrors_cpu"].keys() == sections["mirrors_known"].keys()
     unmeasured = {row["name"]: row["note"] for rows in sections.values() for row in rows.values() if not row["figure"]}
     # What a quick run starts no service for is named, not dropped.
     assert unmeasured.keys() >= {"PostgreSQL ON CONFLICT", "etcd transaction", "NATS KV compare-and-set"}
@@ -70,7 +68,7 @@ def test_a_quick_run_reports_everything(tmp_path):
                 assert 0 < figure["low"] <= figure["median"] <= figure["high"]
                 assert row["ours"] is None or row["ours"] > 0
     peers = sections["peers_4"]
-    assert len(peers) == len(WAYS) - waiting.HERE
+    assert len(peers) == len(WAYS) - 1
     exact = ("(ours)", "WATCH", "redis.lock", "Manager")
     assert {row["verdict"] for name, row in peers.items() if any(word in name for word in exact)} == {"correct"}
 

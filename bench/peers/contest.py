@@ -10,7 +10,7 @@ from multiprocessing.context import ForkServerContext
 from multiprocessing.managers import SyncManager
 from multiprocessing.synchronize import Lock
 
-from bench import services, waiting
+from bench import services
 from bench.ground import Ground
 from bench.peers.etcd import Etcd
 from bench.peers.local import Manager, Replica
@@ -23,7 +23,7 @@ OURS = "ours"
 MIRROR = "mirror"
 WAYS: dict[str, type[Way]] = {
     OURS: Ours,
-    **({MIRROR: Mirrored} if waiting.HERE else {}),
+    MIRROR: Mirrored,
     "watch": Watch,
     "lock": Locked,
     "manager": Manager,

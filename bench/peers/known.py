@@ -10,7 +10,6 @@ from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Lock
 from random import Random
 
-from bench import waiting
 from bench.measure import Spread
 from bench.peers.contest import MIRROR, OURS, WAYS, Contest
 from bench.peers.way import GIVE_UP_SECONDS, Shared
@@ -66,7 +65,7 @@ def measure(contest: Contest, changes: int, turns: int) -> list[Section]:
         faster = Spread.of([b / a for a, b in zip(delays[OURS].medians, mine.medians, strict=True)])
         median = Spread.of(mine.all).median
         section.rows.append(Row(title, WAYS[name].learns, "ms", median, p99(mine.all), faster))
-    return [_woken(delays), section] if waiting.HERE else [section]
+    return [_woken(delays), section]
 
 
 def _woken(delays: dict[str, Delays]) -> Section:

@@ -8,15 +8,14 @@ from typing import ClassVar
 
 import redis
 
-from bench import waiting
 from bench.ground import TTL
 from bench.peers.way import GIVE_UP_SECONDS, Shared, Way, merged, wait_until
-from redis_kvpoll import Outcome, StatusStore
+from redis_kvpoll import KVPoll, Outcome, StatusStore
 
 
 class Ours(Way):
     shown: ClassVar[str] = "redis_kvpoll (ours)"
-    learns: ClassVar[str] = "store.wait" if waiting.HERE else Way.learns
+    learns: ClassVar[str] = "store.wait"
     lacks: ClassVar[str] = ""
 
     def __init__(self, shared: Shared) -> None:
@@ -32,10 +31,7 @@ class Ours(Way):
         return list(self._store.poll(rooms))
 
     def until(self, room: int, status: int) -> None:
-        if waiting.HERE:
-            waiting.wait(self._store, room, status, GIVE_UP_SECONDS)
-        else:
-            super().until(room, status)
+        self._store.wait(room, KVPoll(status), timeout=GIVE_UP_SECONDS)
 
     def close(self) -> None:
         self._store.close()
@@ -50,14 +46,16 @@ class Mirrored(Ours):
     def __init__(self, shared: Shared) -> None:
         super().__init__(shared)
         self._closing = contextlib.ExitStack()
-        self._mirror = self._closing.enter_context(waiting.mirror_of(self._store))
+        self._mirror = self._closing.enter_context(self._store.mirror())
         wait_until(lambda: self._mirror.synced)
 
     def read(self, rooms: Sequence[int]) -> list[int | None]:
         return list(self._mirror.poll(rooms))
 
     def until(self, room: int, status: int) -> None:
-        waiting.wait(self._mirror, room, status, GIVE_UP_SECONDS)
+        # A room that another process has made just now is absent here for a moment.
+        wait_until(lambda: self._mirror.get(room) is not None)
+        self._mirror.wait(room, KVPoll(status), timeout=GIVE_UP_SECONDS)
 
     def close(self) -> None:
         self._closing.close()
