@@ -24,6 +24,7 @@ from redis_kvpoll import (
 )
 from tests import cluster as clusters
 from tests import real
+from tests.fuzzing import LONG
 from tests.looped import Side
 from tests.test_mirror import following, sleeping
 
@@ -358,7 +359,8 @@ def ended(peer, found, rooms):
 
 def test_restarts_under_a_mirror_and_who_waits(side, world, tmp_path):
     """No wrong status, no missed wake-up, no thread left (which is for Side to see)."""
-    restarts(side, world, tmp_path, waiters=120, times=3)
+    waiters, times = (1_000, 20) if LONG else (120, 3)
+    restarts(side, world, tmp_path, waiters, times)
 
 
 def test_ten_thousand_wait_on_one_connection(world):
