@@ -299,6 +299,10 @@ class TestWaiting:
         with pytest.raises(InvalidInputError, match=r"^wait: "):
             waits.wait(*arguments, timeout=timeout)
 
+    def test_what_is_said_of_a_timeout_allows_0(self, waits):
+        with pytest.raises(InvalidInputError, match="timeout, if not 0 or None, must be from 0.001 to"):
+            waits.wait(1, timeout=-1)
+
     def test_many_at_once(self, waits, store, peer, threads):
         rooms = range(16)
         store.update_many(dict.fromkeys(rooms, BOOT))
