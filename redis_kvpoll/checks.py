@@ -91,7 +91,9 @@ def seconds(value: Any, name: str) -> float:
 
 def timeout(value: Any) -> float | None:
     """How long to wait at most, in seconds; 0 only looks, None waits for ever."""
-    return None if value is None else 0.0 if value == 0 and value is not False else seconds(value, "timeout")
+    if value is None:
+        return None
+    return 0.0 if value == 0 and value is not False else seconds(value, "timeout, if not 0 or None,")
 
 
 def wait_statuses(values: Iterable[Any]) -> frozenset[KVPoll]:

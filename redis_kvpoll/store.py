@@ -253,7 +253,8 @@ class StatusStore:
 
         It returns the status that the room has got to; a room's end ends every wait for it, so that may be Failed also
         for who waited for Success. While anybody waits (and 5 s longer), one thread follows the feed for all (on Redis
-        Cluster, one for each shard). An outage prolongs the wait, up to ``timeout`` seconds; 0 only looks.
+        Cluster, one for each shard). An outage prolongs the wait, up to ``timeout`` seconds; 0 only looks. The first
+        look is a call like any other: while the server is away it may take ``deadline``, whatever the ``timeout``.
 
         Raises:
             WaitTimeoutError: it did not get there in time (a TimeoutError).

@@ -77,6 +77,15 @@ class TestLooking:
         assert "Transferring" in out.getvalue()
         assert "prod: 1 room" in out.getvalue()
 
+    def test_a_narrow_terminal_loses_no_reason(self, store, monkeypatch):
+        store.update_status(1, KVPoll.Transferring)
+        store.abort(1, "decode worker gone, twice")
+        out = io.StringIO()
+        monkeypatch.setattr(table_view, "Console", lambda **_: Console(file=out, width=60, force_terminal=True))
+        table_view._print_table([table_view._look(store, 1)], "")
+        assert "decode worker gone, twice" in out.getvalue()
+        assert "…" not in out.getvalue()
+
     def test_one_bad_key_hides_no_other(self, url, store, watched):
         store.update_status(7, KVPoll.Transferring)
         watched[0].set("kvpoll:{prod}:room:8", "by hand", ex=60)

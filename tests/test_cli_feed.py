@@ -173,6 +173,16 @@ class TestHistory:
         assert "reason" not in out.getvalue()
         assert "note" not in out.getvalue()
 
+    def test_on_a_narrow_terminal_no_time_and_no_reason_is_cut(self, monkeypatch):
+        out = io.StringIO()
+        monkeypatch.setattr(feed_view, "Console", lambda **_: Console(file=out, width=50, force_terminal=True))
+        monkeypatch.setattr(feed_view.sys.stdout, "isatty", lambda: True)
+        rows = [change(10, KVPoll.WaitingForInput, ttl=900), change(250, KVPoll.Failed, "decode worker gone", ttl=300)]
+        feed_view._print_history([feed_view._cells(stay) for stay in feed_view.stays(rows, True, 260)])
+        shown = out.getvalue()
+        assert "…" not in shown
+        assert all(word in shown for word in ("WaitingForInput", "240.000 s", "decode worker gone", "until now"))
+
 
 class Tailing:
     """A kvpoll tail in a process of its own; ``stdout`` is where its lines are read."""

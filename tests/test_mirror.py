@@ -299,6 +299,10 @@ class TestWaiting:
         with pytest.raises(InvalidInputError, match=r"^wait: "):
             waits.wait(*arguments, timeout=timeout)
 
+    def test_what_is_said_of_a_timeout_allows_0(self, waits):
+        with pytest.raises(InvalidInputError, match=r"timeout, if not 0 or None, must be from 0\.001 to"):
+            waits.wait(1, timeout=-1)
+
     def test_many_at_once(self, waits, store, peer, threads):
         rooms = range(16)
         store.update_many(dict.fromkeys(rooms, BOOT))
@@ -467,3 +471,13 @@ def in_child(do):
     os.kill(pid, 9)
     os.waitpid(pid, 0)
     return "it hung"
+
+
+def test_its_repr_says_how_it_stands():
+    with StatusStore.from_url("memory://", namespace="prod") as store:
+        store.update_status(1, BOOT)
+        mirror = store.mirror()
+        assert repr(mirror) == "<Mirror namespace='prod': not open>"
+        with mirror:
+            assert "'prod': 1 room, synced=True, lag=0." in repr(mirror)
+        assert repr(mirror) == "<Mirror namespace='prod': closed>"

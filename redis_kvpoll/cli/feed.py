@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from redis_kvpoll.cli.options import Room, is_in_use, open_table, table_options
-from redis_kvpoll.cli.table import STYLES, moment
+from redis_kvpoll.cli.table import STYLES, moment, print_table
 from redis_kvpoll.commands import Change, FeedGap
 from redis_kvpoll.errors import CorruptEntryError, printable
 from redis_kvpoll.status import KVPoll
@@ -187,4 +187,4 @@ def _print_history(rows: list[tuple[str, ...]]) -> None:
         cells["since"] = Text(row[0][:23])
         cells["status"].stylize(STYLES[KVPoll[row[1]]] if row[1] in KVPoll.__members__ else "dim")
         table.add_row(*(cells[str(name)] for name in shown))
-    Console(highlight=False).print(table)
+    print_table(Console(highlight=False), table)

@@ -73,7 +73,7 @@ def is_in_use(store: StatusStore, namespace: str) -> bool:
         return True
     click.echo(
         f"Nobody uses namespace {namespace!r}: it has no rooms and no settings.\n"
-        f"Those in use: redis-cli --scan --pattern '{keys.ALL_SETTINGS}'",
+        f"Those in use, on the same server: redis-cli --scan --pattern '{keys.ALL_SETTINGS}'",
         err=True,
     )
     return False

@@ -86,7 +86,7 @@ def _milliseconds(value: float) -> str:
 
 def _mirror(report: Report) -> Text:
     """How the two ways of polling compare in what they said."""
-    behind = f"{report.behind:,} of {report.rooms_polled:,} rooms had changed by the call just behind the mirror"
+    behind = f"{report.behind:,} of {report.rooms_polled:,} rooms had changed between a mirror and the call right after"
     unsynced = f"; {report.unsynced:,} times a mirror said it was not current" if report.unsynced else ""
     return Text(f"{behind}{unsynced}", "dim")
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import click
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from redis_kvpoll import checks
@@ -26,6 +26,8 @@ STYLES = {
     KVPoll.Success: "green",
 }
 COLUMNS = ("room", "status", "age", "updated", "ttl", "reason")
+REASON_WIDTH = 20
+"""Cells that a reason gets at least, if it needs them."""
 
 
 @click.command()
@@ -136,8 +138,33 @@ def _print_table(lines: list[Line], footer: str) -> None:
         status.stylize(line.style)
         table.add_row(room, status, *rest)
     console = Console(highlight=False)
-    console.print(table)
+    print_table(console, table)
     console.print(Text(footer, "dim"))
+
+
+def print_table(console: Console, table: Table) -> None:
+    """Where a terminal is too narrow for it, as lines that wrap, the reason last: nothing is cut or left out."""
+    columns = sorted(table.columns, key=lambda column: not column.no_wrap)
+    rows = list(zip(*map(_texts, columns), strict=True))
+    by_column = zip(columns, zip(*rows, strict=True), strict=True)
+    widths = [max(column.min_width or 0, *(text.cell_len for text in texts)) for column, texts in by_column]
+    needed = [w if column.no_wrap else min(w, REASON_WIDTH) for w, column in zip(widths, columns, strict=True)]
+    if sum(needed) + 2 * (len(columns) - 1) <= console.width:
+        console.print(table)
+        return
+    for row in rows:
+        line = Text()
+        for text, width, column in zip(row, widths, columns, strict=True):
+            padding = " " * (width - text.cell_len)
+            line += Text.assemble(padding, text) if column.justify == "right" else Text.assemble(text, padding)
+            line += Text("  ")
+        line.rstrip()
+        console.print(line, soft_wrap=True)
+
+
+def _texts(column: Column) -> list[Text]:
+    texts = (cell if isinstance(cell, Text) else Text(str(cell)) for cell in column.cells)
+    return [Text(str(column.header), "dim"), *texts]
 
 
 def _footer(namespace: str, shown: int, total: int, wanted: KVPoll | None) -> str:

@@ -125,7 +125,7 @@ class Follower:
             return self._refused(error)
         except Exception as error:
             # A predicate's, most likely. Whoever polls must not go on with an old copy that calls itself current.
-            return self._refused(KVPollError(f"mirror: {printable(repr(error))}"), error)
+            return self._refused(KVPollError(f"mirror: its rooms= most likely raised {printable(repr(error))}"), error)
         finally:
             if not is_over:  # else these shards may be another follower's by now
                 self._replica.doubt(self.tags)

@@ -163,6 +163,14 @@ class View(Watch):
         replica = self._replica
         return float("inf") if replica is None else replica.lag(time.monotonic())
 
+    def __repr__(self) -> str:
+        if (replica := self._replica) is None or self._closed:
+            state = "closed" if self._closed else "not open"
+        else:
+            rooms = len(replica.statuses)
+            state = f"{rooms:,} room{'' if rooms == 1 else 's'}, synced={self.synced}, lag={self.lag:.3f} s"
+        return f"<{type(self).__name__} namespace={self._delivery.namespace!r}: {state}>"
+
     def _open_replica(self, operation: str) -> Replica:
         raise NotImplementedError
 
