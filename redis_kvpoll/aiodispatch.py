@@ -174,7 +174,7 @@ class Dispatcher:
         return self._lanes[tag]
 
     def _fly_on(self, lane: Lane) -> None:
-        """A pilot for those who wait. He begins in the next turn, whatever kind of tasks the event loop makes."""
+        """A pilot for those who wait. It begins in the next turn, whatever kind of tasks the event loop makes."""
         if lane.waiting and not lane.flight and not lane.has_pilot and not lane.loop.is_closed():
             lane.pilot = asyncio.Task(self._fly(lane), loop=lane.loop)
             # One that is cancelled before it begins is replaced.

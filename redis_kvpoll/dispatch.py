@@ -4,8 +4,8 @@ A thread that comes to a free lane flies at once, and pays one short lock for it
 waits in line; at that flight's end one of those in line flies next and takes along who waits with it.
 
 An interrupt (Ctrl-C, a time limit set by a signal) may come between any two steps of a thread, and nobody else must
-pay for it. So what a thread has begun in a lane is ended in a ``finally`` that may begin again, and nobody waits
-much longer than his deadline for another thread, whatever has become of that.
+pay for it. So what a thread has begun in a lane is ended in a ``finally`` that may begin again, and no
+caller waits much longer than its deadline for another thread, whatever has become of that.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class Dispatcher:
                 reply = self._fly_alone(command, call, now)
         finally:
             if own is not None:
-                # Without the lock: who boards looks at the flight once more after he has.
+                # Without the lock: who boards looks at the flight once more thereafter.
                 if lane.flight is own:
                     lane.flight = None
                 if lane.waiting:

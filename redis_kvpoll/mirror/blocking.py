@@ -210,7 +210,7 @@ class Waits(Watch):
         if any(replica.shards[tag].waiters for tag in tags) or time.monotonic() - self._quiet_since < LINGER:
             return False
         with self._lock:
-            # Whoever comes now looks for the thread after he has entered, and finds that there is none.
+            # Whoever comes now enters first, then looks for the thread, and finds that there is none.
             if any(replica.shards[tag].waiters for tag in tags):
                 return False
             replica.doubt(tags)

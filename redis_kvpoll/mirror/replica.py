@@ -146,7 +146,7 @@ class Replica:
         return waiter
 
     def arm(self, waiter: Waiter) -> None:
-        """The waiter's room has been read since he came, and the reply was given to ``wrote``."""
+        """The waiter's room has been read since it entered, and the reply was given to ``wrote``."""
         with self.lock:
             if waiter in self.shards[waiter.tag].waiters.get(waiter.room, ()):
                 self.shards[waiter.tag].arm(waiter)

@@ -94,6 +94,6 @@ def until(seconds: float | None) -> float | None:
 
 
 def waker(woken: asyncio.Future[None]) -> None:
-    """Wake who awaits; he may have been cancelled just now."""
+    """Wake who awaits, unless that was cancelled just now."""
     if not woken.done():
         woken.set_result(None)
