@@ -10,7 +10,6 @@ caller waits much longer than its deadline for another thread, whatever has beco
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections import defaultdict
@@ -18,7 +17,6 @@ from collections.abc import Iterator
 from queue import Empty, SimpleQueue
 from threading import get_ident
 from typing import Any, TypeVar
-from weakref import WeakSet
 
 from redis.exceptions import RedisError
 
@@ -27,6 +25,7 @@ from redis_kvpoll.commands import Call, Change, Command, FeedGap, Scan, Tail
 from redis_kvpoll.delivery import Delivery
 from redis_kvpoll.errors import OutcomeUnknownError, StoreUnavailableError
 from redis_kvpoll.faults import NotSent
+from redis_kvpoll.forks import forkable
 from redis_kvpoll.formation import Formation
 from redis_kvpoll.lanes import Flight, Lane
 from redis_kvpoll.steps import Board, Flow, Rider, Send
@@ -57,11 +56,11 @@ class Dispatcher:
     def __init__(self, delivery: Delivery, route: Route) -> None:
         self.delivery = delivery
         self.route = route
-        self.forget_riders()
-        _ALL.add(self)
+        self.after_fork()
+        forkable.add(self)
 
-    def forget_riders(self) -> None:
-        """In the child of a fork: who flew and who waited were threads of the parent."""
+    def after_fork(self) -> None:
+        """Begin with free lanes. In the child of a fork, who flew and who waited were threads of the parent."""
         # Reentrant, for signal handlers and finalizers that use the store.
         self._lock = threading.RLock()
         self._lanes: defaultdict[str, Lane] = defaultdict(Lane)
@@ -262,14 +261,3 @@ class Dispatcher:
 def _ring(leader: Rider | None) -> None:
     if leader is not None:
         leader.place.bell.put(None)
-
-
-_ALL: WeakSet[Dispatcher] = WeakSet()
-
-
-def _after_fork() -> None:
-    for dispatcher in _ALL:
-        dispatcher.forget_riders()
-
-
-os.register_at_fork(after_in_child=_after_fork)

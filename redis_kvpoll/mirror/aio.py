@@ -12,10 +12,10 @@ from typing import Self
 
 from redis_kvpoll.aiodispatch import Dispatcher
 from redis_kvpoll.errors import RoomNotFoundError, StoreClosedError
+from redis_kvpoll.forks import forkable
 from redis_kvpoll.mirror.blocking import Mirror
 from redis_kvpoll.mirror.replica import Replica
 from redis_kvpoll.mirror.tasks import FollowerTask, await_outcome, until, waker
-from redis_kvpoll.mirror.threads import forkable
 from redis_kvpoll.mirror.view import LINGER, View, Watch, checked_wait, followed, groups
 from redis_kvpoll.status import KVPoll
 

@@ -10,8 +10,9 @@ from typing import Self
 
 from redis_kvpoll.dispatch import Dispatcher
 from redis_kvpoll.errors import RoomNotFoundError, StoreClosedError
+from redis_kvpoll.forks import forkable
 from redis_kvpoll.mirror.replica import Replica
-from redis_kvpoll.mirror.threads import FollowerThread, await_outcome, forkable, locked, until
+from redis_kvpoll.mirror.threads import FollowerThread, await_outcome, locked, until
 from redis_kvpoll.mirror.view import LINGER, View, Watch, checked_wait, followed, groups
 from redis_kvpoll.status import KVPoll
 
@@ -219,6 +220,7 @@ class Waits(Watch):
             return True
 
     def after_fork(self) -> None:
+        """In the child: without a thread; the next to wait starts one."""
         self._delivery.unwatch(self)
         self._replica, self._threads = None, {}
         self._lock = threading.Lock()

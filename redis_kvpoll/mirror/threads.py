@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
-import weakref
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from redis.exceptions import RedisError
 
@@ -113,20 +111,3 @@ def locked() -> Any:
 
 def until(seconds: float | None) -> float | None:
     return None if seconds is None else time.monotonic() + seconds
-
-
-class Forkable(Protocol):
-    """What has threads, and must know that a child of ``fork`` has none of them."""
-
-    def after_fork(self) -> None: ...
-
-
-forkable: weakref.WeakSet[Forkable] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    for one in list(forkable):
-        one.after_fork()
-
-
-os.register_at_fork(after_in_child=_after_fork)
