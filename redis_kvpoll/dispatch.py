@@ -13,7 +13,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from queue import Empty, SimpleQueue
 from threading import get_ident
 from typing import Any, TypeVar
@@ -28,7 +28,7 @@ from redis_kvpoll.faults import NotSent
 from redis_kvpoll.forks import forkable
 from redis_kvpoll.formation import Formation
 from redis_kvpoll.lanes import Flight, Lane
-from redis_kvpoll.steps import Board, Flow, Rider, Send
+from redis_kvpoll.steps import Board, Flow, Rider, Send, Step
 from redis_kvpoll.trip import Undelivered
 
 T = TypeVar("T")
@@ -36,6 +36,22 @@ V = TypeVar("V")
 
 OVERDUE = 1.0
 """Seconds after its deadline that a caller still waits for who flies it: usually that one knows better."""
+
+
+def drive(flow: Flow[T], take: Callable[[Step], Any]) -> T:
+    """``take`` each step that a flow asks for, until it returns. What goes wrong on the way, the flow judges."""
+    try:
+        step = next(flow)
+        while True:
+            try:
+                result = take(step)
+            except (NotSent, RedisError, OSError) as error:
+                step = flow.throw(error)
+            else:
+                step = flow.send(result)
+    except StopIteration as end:
+        value: T = end.value
+        return value
 
 
 class Caller:
@@ -109,22 +125,16 @@ class Dispatcher:
 
     def run(self, flow: Flow[T]) -> T:
         """Do each step that a flow asks for, until it returns."""
+        return drive(flow, self._take)
+
+    def _take(self, step: Step) -> Any:
         try:
-            step = next(flow)
-            while True:
-                try:
-                    result = self._carry(step) if isinstance(step, Board) else self.route.take(step)
-                except (NotSent, RedisError, OSError) as error:
-                    step = flow.throw(error)
-                except BaseException:
-                    # Interrupted: the connection is gone, as if it had been lost.
-                    self.delivery.interrupted()
-                    raise
-                else:
-                    step = flow.send(result)
-        except StopIteration as end:
-            value: T = end.value
-            return value
+            return self._carry(step) if isinstance(step, Board) else self.route.take(step)
+        except (NotSent, RedisError, OSError):
+            raise
+        except BaseException:
+            self.delivery.interrupted()  # the connection is gone, as if it had been lost
+            raise
 
     def pages(self) -> Iterator[list[int]]:
         """The rooms of the namespace, some at a time."""
