@@ -105,16 +105,9 @@ class Mirror(View):
             self._bind()
 
     def _await_first_sync(self) -> None:
-        while not all(follower.began for follower in self._followers):
+        while not self._has_begun():
             self._news.wait()
             self._news.clear()
-            for follower in self._followers:
-                if not follower.began and follower.failure is not None:
-                    raise follower.failure
-            if self._closed:
-                break
-        if self._closed:  # by somebody else, meanwhile
-            raise self._refuse("mirror")
 
     def _has_news(self) -> None:
         self._news.set()
@@ -146,7 +139,6 @@ class Waits(Watch):
         super().__init__(dispatcher.delivery)
         self._dispatcher = dispatcher
         self._route = dispatcher.route
-        self._closed = False
         self._lock = threading.Lock()
         self._threads: dict[str, FollowerThread] = {}
         self._quiet_since = 0.0
@@ -175,7 +167,6 @@ class Waits(Watch):
 
     def close(self) -> None:
         """Stop following; who waits gets StoreClosedError. May be repeated."""
-        self._closed = True
         self._delivery.unwatch(self)
         with self._lock:
             threads, self._threads = self._threads, {}
@@ -200,8 +191,7 @@ class Waits(Watch):
         with self._lock:
             if tag in self._threads:
                 return
-            if self._closed:
-                raise StoreClosedError("wait: this store was closed; make another")
+            self._delivery.check_open("wait")  # once more: the store says that it is closed before it ends its threads
             tags = next(group for group in groups(replica.layout, self._route.clustered) if tag in group)
             follower = self._follower(replica, tags, self._route, lambda: self._may_end(replica, tags))
             thread = FollowerThread(self._route, follower, replica.layout.namespace)
