@@ -40,6 +40,7 @@ async def store(proxy):
     """A store behind the proxy, which has agreed on its settings."""
     async with AsyncStatusStore.from_url(proxy.url, deadline=60.0) as store:
         await store.update_many(dict.fromkeys(range(5), BOOT))
+        await asyncio.gather(store.get(9), store.clear(9))  # the server knows the scripts
         proxy.commands.clear()
         yield store
         proxy.release()
@@ -398,7 +399,7 @@ def test_calls_that_a_closed_event_loop_left_behind_stop_nobody(server):
             proxy.hold("poll")
             for room in range(count):
                 asyncio.ensure_future(store.get(room))  # noqa: RUF006
-            await asyncio.sleep(0.01)
+            await sent(proxy, "poll", 1)
 
         async def work():
             proxy.release()
