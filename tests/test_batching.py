@@ -336,16 +336,18 @@ class TestCancelling:
 
     async def test_a_cancelled_call_is_not_tried_again(self, store, proxy):
         """It travels with another, is sent in vain, and the other is tried again, alone."""
-        store._delivery.deadline = 0.2
-        early = asyncio.create_task(store.clear(2))
-        await asyncio.sleep(0)
-        store._delivery.deadline = 60.0
-        gone = asyncio.create_task(store.clear(1))
+
+        async def clear(room, deadline):
+            store._delivery.deadline = deadline
+            return await store.clear(room)
+
+        early, gone = asyncio.create_task(clear(2, 0.2)), asyncio.create_task(clear(1, 60.0))
         proxy.refusals = 10_000
         proxy.cut()
         await asyncio.to_thread(real.until, lambda: proxy.refusals < 9_998, "it was tried")
         gone.cancel()
-        await gather(gone, early)
+        _, error = await gather(gone, early)
+        assert type(error) is StoreUnavailableError
         proxy.refusals = 0
         await settled(store, proxy)
         assert await store.get(1) is BOOT
