@@ -30,8 +30,9 @@ D = TypeVar("D")
 class AsyncStatusStore:
     """StatusStore for asyncio: every method is its twin's, awaited; arguments, results and errors are the same.
 
-    ``client`` is a ``redis.asyncio.Redis`` or ``redis.asyncio.RedisCluster``. A store serves one event loop at a
-    time and is an async context manager (``aclose``). A call that is cancelled may have reached the server.
+    ``client`` is a ``redis.asyncio.Redis`` or ``redis.asyncio.RedisCluster``. Calls made in the
+    same turn of the event loop travel together. A store serves one event loop at a time and is an async context manager
+    (``aclose``). A call that is cancelled may have reached the server; those that travel with it go on.
     """
 
     def __init__(

@@ -15,10 +15,26 @@ from redis_kvpoll.clients.aioroutes import Route
 from redis_kvpoll.commands import Call, Change, Command, FeedGap, Scan, Tail
 from redis_kvpoll.delivery import Delivery
 from redis_kvpoll.faults import NotSent
-from redis_kvpoll.steps import Board, Flow, Rider, Send
+from redis_kvpoll.steps import Board, Flow, Rider, Send, Step
 
 T = TypeVar("T")
 V = TypeVar("V")
+
+
+async def drive(flow: Flow[T], take: Callable[[Step], Awaitable[Any]]) -> T:
+    """The same as in ``dispatch``, awaited."""
+    try:
+        step = next(flow)
+        while True:
+            try:
+                result = await take(step)
+            except (NotSent, RedisError, OSError) as error:
+                step = flow.throw(error)
+            else:
+                step = flow.send(result)
+    except StopIteration as end:
+        value: T = end.value
+        return value
 
 
 class Lane(lanes.Lane):
@@ -79,23 +95,18 @@ class Dispatcher:
 
     async def run(self, flow: Flow[T]) -> T:
         """Do each step that a flow asks for, until it returns."""
+        return await drive(flow, self._take)
+
+    async def _take(self, step: Step) -> Any:
+        if isinstance(step, Board):
+            return await self._carry(step.riders)  # cancelled, its riders only leave their flights
         try:
-            step = next(flow)
-            while True:
-                try:
-                    result = await (self._carry(step.riders) if isinstance(step, Board) else self.route.take(step))
-                except (NotSent, RedisError, OSError) as error:
-                    step = flow.throw(error)
-                except BaseException:
-                    # Cancelled: the connection is gone, as if it had been lost. A rider only leaves its flight.
-                    if not isinstance(step, Board):
-                        self.delivery.interrupted()
-                    raise
-                else:
-                    step = flow.send(result)
-        except StopIteration as end:
-            value: T = end.value
-            return value
+            return await self.route.take(step)
+        except (NotSent, RedisError, OSError):
+            raise
+        except BaseException:
+            self.delivery.interrupted()  # cancelled: the connection is gone, as if it had been lost
+            raise
 
     async def pages(self) -> AsyncIterator[list[int]]:
         """The rooms of the namespace, some at a time."""
@@ -174,7 +185,7 @@ class Dispatcher:
         return self._lanes[tag]
 
     def _fly_on(self, lane: Lane) -> None:
-        """A pilot for those who wait. He begins in the next turn, whatever kind of tasks the event loop makes."""
+        """A pilot for those who wait. It begins in the next turn, whatever kind of tasks the event loop makes."""
         if lane.waiting and not lane.flight and not lane.has_pilot and not lane.loop.is_closed():
             lane.pilot = asyncio.Task(self._fly(lane), loop=lane.loop)
             # One that is cancelled before it begins is replaced.

@@ -1,4 +1,4 @@
-"""What a store decides: its agreement with the namespace, and which script calls carry a command out. No I/O."""
+"""What a store decides: which script calls carry a command out, and what their replies or failures come to. No I/O."""
 
 from __future__ import annotations
 
@@ -84,8 +84,7 @@ class Delivery(Standing):
 
     def next_page(self, scan: Scan) -> Flow[list[int] | None]:
         """The next rooms of a walk; None after the last."""
-        self.check_open("rooms")
-        layout = self._agreed or (yield from self._agree("rooms"))
+        layout = yield from self.agreed("rooms")
         request = scan.request(layout, self.map_version)
         if request is None:
             return None
@@ -96,8 +95,7 @@ class Delivery(Standing):
         """The next step of a walk over the feed; False after the last."""
         if reading.pause:
             yield Pause(reading.pause)
-        self.check_open(operation)
-        layout = self._agreed or (yield from self._agree(operation))
+        layout = yield from self.agreed(operation)
         if layout.feed_length == "0":
             raise FeedOffError(operation, self.namespace)
         request = reading.request(layout)

@@ -4,21 +4,19 @@ A thread that comes to a free lane flies at once, and pays one short lock for it
 waits in line; at that flight's end one of those in line flies next and takes along who waits with it.
 
 An interrupt (Ctrl-C, a time limit set by a signal) may come between any two steps of a thread, and nobody else must
-pay for it. So what a thread has begun in a lane is ended in a ``finally`` that may begin again, and nobody waits
-much longer than his deadline for another thread, whatever has become of that.
+pay for it. So what a thread has begun in a lane is ended in a ``finally`` that may begin again, and no
+caller waits much longer than its deadline for another thread, whatever has become of that.
 """
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from queue import Empty, SimpleQueue
 from threading import get_ident
 from typing import Any, TypeVar
-from weakref import WeakSet
 
 from redis.exceptions import RedisError
 
@@ -27,9 +25,10 @@ from redis_kvpoll.commands import Call, Change, Command, FeedGap, Scan, Tail
 from redis_kvpoll.delivery import Delivery
 from redis_kvpoll.errors import OutcomeUnknownError, StoreUnavailableError
 from redis_kvpoll.faults import NotSent
+from redis_kvpoll.forks import forkable
 from redis_kvpoll.formation import Formation
 from redis_kvpoll.lanes import Flight, Lane
-from redis_kvpoll.steps import Board, Flow, Rider, Send
+from redis_kvpoll.steps import Board, Flow, Rider, Send, Step
 from redis_kvpoll.trip import Undelivered
 
 T = TypeVar("T")
@@ -37,6 +36,22 @@ V = TypeVar("V")
 
 OVERDUE = 1.0
 """Seconds after its deadline that a caller still waits for who flies it: usually that one knows better."""
+
+
+def drive(flow: Flow[T], take: Callable[[Step], Any]) -> T:
+    """``take`` each step that a flow asks for, until it returns. What goes wrong on the way, the flow judges."""
+    try:
+        step = next(flow)
+        while True:
+            try:
+                result = take(step)
+            except (NotSent, RedisError, OSError) as error:
+                step = flow.throw(error)
+            else:
+                step = flow.send(result)
+    except StopIteration as end:
+        value: T = end.value
+        return value
 
 
 class Caller:
@@ -57,11 +72,11 @@ class Dispatcher:
     def __init__(self, delivery: Delivery, route: Route) -> None:
         self.delivery = delivery
         self.route = route
-        self.forget_riders()
-        _ALL.add(self)
+        self.after_fork()
+        forkable.add(self)
 
-    def forget_riders(self) -> None:
-        """In the child of a fork: who flew and who waited were threads of the parent."""
+    def after_fork(self) -> None:
+        """Begin with free lanes. In the child of a fork, who flew and who waited were threads of the parent."""
         # Reentrant, for signal handlers and finalizers that use the store.
         self._lock = threading.RLock()
         self._lanes: defaultdict[str, Lane] = defaultdict(Lane)
@@ -88,7 +103,7 @@ class Dispatcher:
                 reply = self._fly_alone(command, call, now)
         finally:
             if own is not None:
-                # Without the lock: who boards looks at the flight once more after he has.
+                # Without the lock: who boards looks at the flight once more thereafter.
                 if lane.flight is own:
                     lane.flight = None
                 if lane.waiting:
@@ -110,22 +125,16 @@ class Dispatcher:
 
     def run(self, flow: Flow[T]) -> T:
         """Do each step that a flow asks for, until it returns."""
+        return drive(flow, self._take)
+
+    def _take(self, step: Step) -> Any:
         try:
-            step = next(flow)
-            while True:
-                try:
-                    result = self._carry(step) if isinstance(step, Board) else self.route.take(step)
-                except (NotSent, RedisError, OSError) as error:
-                    step = flow.throw(error)
-                except BaseException:
-                    # Interrupted: the connection is gone, as if it had been lost.
-                    self.delivery.interrupted()
-                    raise
-                else:
-                    step = flow.send(result)
-        except StopIteration as end:
-            value: T = end.value
-            return value
+            return self._carry(step) if isinstance(step, Board) else self.route.take(step)
+        except (NotSent, RedisError, OSError):
+            raise
+        except BaseException:
+            self.delivery.interrupted()  # the connection is gone, as if it had been lost
+            raise
 
     def pages(self) -> Iterator[list[int]]:
         """The rooms of the namespace, some at a time."""
@@ -262,14 +271,3 @@ class Dispatcher:
 def _ring(leader: Rider | None) -> None:
     if leader is not None:
         leader.place.bell.put(None)
-
-
-_ALL: WeakSet[Dispatcher] = WeakSet()
-
-
-def _after_fork() -> None:
-    for dispatcher in _ALL:
-        dispatcher.forget_riders()
-
-
-os.register_at_fork(after_in_child=_after_fork)

@@ -72,7 +72,7 @@ class Lane:
     def __init__(self) -> None:
         self.waiting: deque[Rider] = deque()
         self.flight: Flight | Call | None = None
-        """A Call is its caller's own: he looks to its reply himself."""
+        """A Call is flown by its caller, who sees to its reply without a rider."""
         self.leader: Rider | None = None
         self.pilot: Any = None
         """Who flies, as the driver knows them."""
@@ -140,7 +140,7 @@ class Lane:
         return [rider for rider in flight.riders if rider.arrived]
 
     def leave(self, rider: Rider) -> None:
-        """A caller gives up. What he was on its way with goes on, but does not begin again."""
+        """A caller gives up. A flight that carries its rider goes on; a rider that stands in line is left behind."""
         rider.behind = None
         if not rider.arrived:
             rider.failure = _LEFT
@@ -161,7 +161,7 @@ class Lane:
         return self.end(flight)
 
     def _close_up(self) -> None:
-        """Who has left need not be looked for until his place is the first."""
+        """Drop those who have left from the head of the line; further back, they are passed over by ``depart``."""
         while self.waiting and self.waiting[0].arrived:
             self.waiting.popleft()
 

@@ -61,7 +61,9 @@ class Standing:
         self._layout: Layout | None = None
         self._settled_until = 0.0
         self.losses = 0
+        """How many connections have been lost or given up."""
         self.map_version = 0
+        """Grows when a cluster's map of slots may be another."""
         self._looked_at_eviction = False
         self.closed = False
         self.watchers: tuple[Watcher, ...] = ()
@@ -89,6 +91,7 @@ class Standing:
 
     @property
     def settled(self) -> bool:
+        """Whether the settings were looked at, over the server that is there now, in the last hour."""
         return time.monotonic() < self._settled_until
 
     def unsettle(self) -> None:

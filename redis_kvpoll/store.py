@@ -29,7 +29,7 @@ class StatusStore:
     """The status table of one namespace, shared by every process that opens it.
 
     Making a store does no I/O; the first call checks the namespace's settings on the server. One store may be
-    used by many threads, and in a child after ``fork``. It is a context manager.
+    used by many threads, whose calls then share round trips, and in a child after ``fork``. It is a context manager.
 
     Args:
         client: a ``redis.Redis`` or ``redis.RedisCluster`` (fakeredis too). Its address, credentials and TLS
@@ -39,9 +39,10 @@ class StatusStore:
             SGLang's 300 s bootstrap timeout, so the table never forgets a room that SGLang still waits for.
         terminal_ttl: seconds that a room stays after Success or Failed. 300 by default: time for every rank
             to see the end, and for a person to look why.
-        deadline: seconds for one call with all its retries; for a batch, for each 1,000 rooms of a shard. 5 by
-            default: time for a server to restart, and no longer than a scheduler may hang. A server that answers,
-            but bit by bit, can stretch it in the blocking store.
+        deadline: seconds for one call with all its retries, and with the time in which it stands in line behind
+            others; for a batch, for each 1,000 rooms of a shard. 5 by default: time for a server to restart, and no
+            longer than a scheduler may hang. In the blocking store, a server that answers bit by bit can stretch it,
+            and by 1 s another thread that hangs.
         policy: ``"compat"`` or ``"strict"``; None adopts the namespace's, else compat.
         mode: ``"prefill"``, ``"decode"`` or ``"none"``; None adopts the namespace's, else none. In mode prefill
             a Failed drops the room's decode prefix length, as SGLang's prefill side does.
@@ -233,7 +234,7 @@ class StatusStore:
         return self._dispatcher.news(Tail(last))
 
     def settings(self) -> Settings | None:
-        """The namespace's policy, shards and mode; None when nobody has used it. Writes nothing."""
+        """The namespace's policy, shards, mode and feed; None when nobody has used it. Writes nothing."""
         return self._dispatcher.run(self._delivery.settings())
 
     # Following
@@ -241,7 +242,8 @@ class StatusStore:
     def mirror(self, *, rooms: Callable[[int], bool] | None = None) -> Mirror:
         """A local copy of the table that follows its changes, to be used in a ``with`` statement.
 
-        ``rooms`` narrows it to those for which the function is true; it must always answer the same for a room.
+        ``rooms`` narrows it to those for which the function is true; it must not change its answer for a room that is
+        in the table.
         """
         self._delivery.check_open("mirror")
         mirror = Mirror(self._dispatcher, rooms)

@@ -10,6 +10,7 @@ import pytest
 import redis
 
 from redis_kvpoll import AsyncStatusStore, StatusStore
+from tests import cluster as clusters
 from tests import real
 from tests import servers as matrix
 from tests.blocking import Blocking
@@ -71,6 +72,22 @@ def make_store(request: pytest.FixtureRequest, server: matrix.Server) -> Iterato
         yield make
         for store in made:
             store.close()
+
+
+@pytest.fixture
+def url(real_servers: matrix.Servers, watched: list[redis.Redis]) -> str:
+    """Of a Valkey server, empty: for the command, which takes no client."""
+    server = real_servers.get("valkey")
+    if server is None:
+        pytest.skip(matrix.why_absent("valkey"))
+    watched.append(server.client())
+    return server.url
+
+
+@pytest.fixture
+def cluster() -> clusters.Cluster:
+    """The cluster of this process."""
+    return clusters.shared()
 
 
 @pytest.fixture(params=("compat", "strict"))

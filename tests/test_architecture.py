@@ -28,7 +28,7 @@ FLOORS = (
     ("eviction",),
     ("lanes", "standing"),
     ("trip",),
-    ("steps", "faults"),
+    ("steps", "faults", "forks"),
     ("commands",),
     ("scripts", "keys"),
     ("checks",),

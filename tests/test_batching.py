@@ -40,6 +40,7 @@ async def store(proxy):
     """A store behind the proxy, which has agreed on its settings."""
     async with AsyncStatusStore.from_url(proxy.url, deadline=60.0) as store:
         await store.update_many(dict.fromkeys(range(5), BOOT))
+        await asyncio.gather(store.get(9), store.clear(9))  # the server knows the scripts
         proxy.commands.clear()
         yield store
         proxy.release()
@@ -335,16 +336,18 @@ class TestCancelling:
 
     async def test_a_cancelled_call_is_not_tried_again(self, store, proxy):
         """It travels with another, is sent in vain, and the other is tried again, alone."""
-        store._delivery.deadline = 0.2
-        early = asyncio.create_task(store.clear(2))
-        await asyncio.sleep(0)
-        store._delivery.deadline = 60.0
-        gone = asyncio.create_task(store.clear(1))
+
+        async def clear(room, deadline):
+            store._delivery.deadline = deadline
+            return await store.clear(room)
+
+        early, gone = asyncio.create_task(clear(2, 0.2)), asyncio.create_task(clear(1, 60.0))
         proxy.refusals = 10_000
         proxy.cut()
         await asyncio.to_thread(real.until, lambda: proxy.refusals < 9_998, "it was tried")
         gone.cancel()
-        await gather(gone, early)
+        _, error = await gather(gone, early)
+        assert type(error) is StoreUnavailableError
         proxy.refusals = 0
         await settled(store, proxy)
         assert await store.get(1) is BOOT
@@ -398,7 +401,7 @@ def test_calls_that_a_closed_event_loop_left_behind_stop_nobody(server):
             proxy.hold("poll")
             for room in range(count):
                 asyncio.ensure_future(store.get(room))  # noqa: RUF006
-            await asyncio.sleep(0.01)
+            await sent(proxy, "poll", 1)
 
         async def work():
             proxy.release()

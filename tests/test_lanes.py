@@ -228,7 +228,7 @@ class TestWhoGoesAlong:
 
 class TestLeaving:
     def test_who_left_a_flight_that_fails_does_not_go_again(self):
-        """He would be the first in line, and nobody would lead."""
+        """It would be the first in line, and nobody would lead."""
         first, second = rider("clear", [1]), rider("clear", [2])
         lane = lane_with(first, second)
         flight = lane.depart()

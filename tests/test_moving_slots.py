@@ -8,22 +8,11 @@ from redis.crc import key_slot
 from redis_kvpoll import KVPoll, Outcome
 from redis_kvpoll.keys import tag
 from tests import real
-from tests.cluster import shared
 
 SHARDS = 8
 ROOMS = range(400)
 TAG = "prod/3"
 HERE = tuple(room for room in ROOMS if tag("prod", SHARDS, room) == TAG)
-
-
-@pytest.fixture(scope="session")
-def started():
-    return shared()
-
-
-@pytest.fixture
-def cluster(started):
-    return started
 
 
 @pytest.fixture(params=("sync", "async"))

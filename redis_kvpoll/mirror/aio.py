@@ -12,10 +12,10 @@ from typing import Self
 
 from redis_kvpoll.aiodispatch import Dispatcher
 from redis_kvpoll.errors import RoomNotFoundError, StoreClosedError
+from redis_kvpoll.forks import forkable
 from redis_kvpoll.mirror.blocking import Mirror
 from redis_kvpoll.mirror.replica import Replica
 from redis_kvpoll.mirror.tasks import FollowerTask, await_outcome, until, waker
-from redis_kvpoll.mirror.threads import forkable
 from redis_kvpoll.mirror.view import LINGER, View, Watch, checked_wait, followed, groups
 from redis_kvpoll.status import KVPoll
 
@@ -79,16 +79,9 @@ class AsyncMirror(View):
         return self._replica
 
     async def _await_first_sync(self) -> None:
-        while not all(follower.began for follower in self._followers):
+        while not self._has_begun():
             await self._news.wait()
             self._news.clear()
-            for follower in self._followers:
-                if not follower.began and follower.failure is not None:
-                    raise follower.failure
-            if self._closed:
-                break
-        if self._closed:  # by somebody else, meanwhile
-            raise self._refuse("mirror")
 
     def _has_news(self) -> None:
         self._news.set()

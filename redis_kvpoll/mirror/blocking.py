@@ -10,8 +10,9 @@ from typing import Self
 
 from redis_kvpoll.dispatch import Dispatcher
 from redis_kvpoll.errors import RoomNotFoundError, StoreClosedError
+from redis_kvpoll.forks import forkable
 from redis_kvpoll.mirror.replica import Replica
-from redis_kvpoll.mirror.threads import FollowerThread, await_outcome, forkable, locked, until
+from redis_kvpoll.mirror.threads import FollowerThread, await_outcome, locked, until
 from redis_kvpoll.mirror.view import LINGER, View, Watch, checked_wait, followed, groups
 from redis_kvpoll.status import KVPoll
 
@@ -104,16 +105,9 @@ class Mirror(View):
             self._bind()
 
     def _await_first_sync(self) -> None:
-        while not all(follower.began for follower in self._followers):
+        while not self._has_begun():
             self._news.wait()
             self._news.clear()
-            for follower in self._followers:
-                if not follower.began and follower.failure is not None:
-                    raise follower.failure
-            if self._closed:
-                break
-        if self._closed:  # by somebody else, meanwhile
-            raise self._refuse("mirror")
 
     def _has_news(self) -> None:
         self._news.set()
@@ -145,7 +139,6 @@ class Waits(Watch):
         super().__init__(dispatcher.delivery)
         self._dispatcher = dispatcher
         self._route = dispatcher.route
-        self._closed = False
         self._lock = threading.Lock()
         self._threads: dict[str, FollowerThread] = {}
         self._quiet_since = 0.0
@@ -174,7 +167,6 @@ class Waits(Watch):
 
     def close(self) -> None:
         """Stop following; who waits gets StoreClosedError. May be repeated."""
-        self._closed = True
         self._delivery.unwatch(self)
         with self._lock:
             threads, self._threads = self._threads, {}
@@ -199,8 +191,7 @@ class Waits(Watch):
         with self._lock:
             if tag in self._threads:
                 return
-            if self._closed:
-                raise StoreClosedError("wait: this store was closed; make another")
+            self._delivery.check_open("wait")  # once more: the store says that it is closed before it ends its threads
             tags = next(group for group in groups(replica.layout, self._route.clustered) if tag in group)
             follower = self._follower(replica, tags, self._route, lambda: self._may_end(replica, tags))
             thread = FollowerThread(self._route, follower, replica.layout.namespace)
@@ -210,7 +201,7 @@ class Waits(Watch):
         if any(replica.shards[tag].waiters for tag in tags) or time.monotonic() - self._quiet_since < LINGER:
             return False
         with self._lock:
-            # Whoever comes now looks for the thread after he has entered, and finds that there is none.
+            # Whoever comes now enters first, then looks for the thread, and finds that there is none.
             if any(replica.shards[tag].waiters for tag in tags):
                 return False
             replica.doubt(tags)
@@ -219,6 +210,7 @@ class Waits(Watch):
             return True
 
     def after_fork(self) -> None:
+        """In the child: without a thread; the next to wait starts one."""
         self._delivery.unwatch(self)
         self._replica, self._threads = None, {}
         self._lock = threading.Lock()

@@ -13,7 +13,6 @@ from redis_kvpoll.errors import KVPollError
 from redis_kvpoll.mirror.shard import Shard, Waiter, number_of
 from redis_kvpoll.status import KVPoll
 
-Change: TypeAlias = tuple[int, KVPoll | None]
 Mark: TypeAlias = Mapping[str, int]
 """The round of each shard, at the moment when a write was sent."""
 
@@ -38,7 +37,7 @@ class Replica:
         self.telling = False
         """Whether anybody wants to be told of changes."""
         self.suspicions = 0
-        self._changes: list[Change] = []
+        self._changes: list[tuple[int, KVPoll | None]] = []
         tags = keys.tags(layout.namespace, layout.shards)
         self.shards = {tag: Shard(self.statuses, wants, self._note) for tag in tags}
         self._rounds: Mark = dict.fromkeys(tags, 0)
@@ -47,8 +46,8 @@ class Replica:
         if self.telling:
             self._changes.append((room, status))
 
-    def take_changes(self) -> list[Change]:
-        """The changes since the last call, in order."""
+    def take_changes(self) -> list[tuple[int, KVPoll | None]]:
+        """The changes since the last call, in order: each room with its new status, None when it is gone."""
         if not self._changes:
             return []
         with self.lock:
@@ -146,7 +145,7 @@ class Replica:
         return waiter
 
     def arm(self, waiter: Waiter) -> None:
-        """The waiter's room has been read since he came, and the reply was given to ``wrote``."""
+        """The waiter's room has been read since it entered, and the reply was given to ``wrote``."""
         with self.lock:
             if waiter in self.shards[waiter.tag].waiters.get(waiter.room, ()):
                 self.shards[waiter.tag].arm(waiter)

@@ -212,7 +212,7 @@ class Shard:
         self._evaluate(waiter.room)
 
     def leave(self, waiter: Waiter) -> None:
-        """He waits no more. May be repeated."""
+        """End of a wait. May be repeated."""
         there = self.waiters.get(waiter.room, {})
         if waiter in there:
             del there[waiter]

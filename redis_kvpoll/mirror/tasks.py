@@ -5,38 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from typing import TypeVar
 
-from redis.exceptions import RedisError
-
+from redis_kvpoll.aiodispatch import drive
 from redis_kvpoll.clients.aioroutes import Route
 from redis_kvpoll.errors import KVPollError, WaitTimeoutError
-from redis_kvpoll.faults import NotSent
 from redis_kvpoll.mirror.follow import SLOW, Follower
 from redis_kvpoll.mirror.replica import Replica
 from redis_kvpoll.mirror.shard import Waiter
 from redis_kvpoll.status import KVPoll
-from redis_kvpoll.steps import Flow
-
-T = TypeVar("T")
 
 logger = logging.getLogger("redis_kvpoll")
-
-
-async def drive(route: Route, flow: Flow[T]) -> T:
-    """Take each step that a flow asks for, until it returns."""
-    try:
-        step = next(flow)
-        while True:
-            try:
-                reply = await route.take(step)
-            except (NotSent, RedisError, OSError) as error:
-                step = flow.throw(error)
-            else:
-                step = flow.send(reply)
-    except StopIteration as end:
-        value: T = end.value
-        return value
 
 
 class FollowerTask:
@@ -65,7 +43,7 @@ class FollowerTask:
             twin, session = self._route.twin(), self.follower.session()
             pause = SLOW
             try:
-                pause = await drive(twin, session)
+                pause = await drive(session, twin.take)
             except Exception:
                 logger.exception("a follower's session ended as it never should; the next begins in %g s", SLOW)
             finally:
@@ -94,6 +72,6 @@ def until(seconds: float | None) -> float | None:
 
 
 def waker(woken: asyncio.Future[None]) -> None:
-    """Wake who awaits; he may have been cancelled just now."""
+    """Wake who awaits, unless that was cancelled just now."""
     if not woken.done():
         woken.set_result(None)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
-import weakref
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 from redis.exceptions import RedisError
 
 from redis_kvpoll.clients.routes import Route
+from redis_kvpoll.dispatch import drive
 from redis_kvpoll.errors import KVPollError, WaitTimeoutError
 from redis_kvpoll.faults import NotSent
 from redis_kvpoll.mirror.follow import SLOW, Follower
@@ -20,25 +19,7 @@ from redis_kvpoll.mirror.shard import Waiter
 from redis_kvpoll.status import KVPoll
 from redis_kvpoll.steps import Flow
 
-T = TypeVar("T")
-
 logger = logging.getLogger("redis_kvpoll")
-
-
-def drive(route: Route, flow: Flow[T]) -> T:
-    """Take each step that a flow asks for, until it returns."""
-    try:
-        step = next(flow)
-        while True:
-            try:
-                reply = route.take(step)
-            except (NotSent, RedisError, OSError) as error:
-                step = flow.throw(error)
-            else:
-                step = flow.send(reply)
-    except StopIteration as end:
-        value: T = end.value
-        return value
 
 
 class FollowerThread:
@@ -66,7 +47,7 @@ class FollowerThread:
             session = self.follower.session()
             pause: float | None = SLOW
             try:
-                pause = drive(twin, self._until_stopped(session))
+                pause = drive(self._until_stopped(session), twin.take)
             except Exception:
                 logger.exception("a follower's session ended as it never should; the next begins in %g s", SLOW)
             finally:
@@ -113,20 +94,3 @@ def locked() -> Any:
 
 def until(seconds: float | None) -> float | None:
     return None if seconds is None else time.monotonic() + seconds
-
-
-class Forkable(Protocol):
-    """What has threads, and must know that a child of ``fork`` has none of them."""
-
-    def after_fork(self) -> None: ...
-
-
-forkable: weakref.WeakSet[Forkable] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    for one in list(forkable):
-        one.after_fork()
-
-
-os.register_at_fork(after_in_child=_after_fork)

@@ -187,6 +187,15 @@ class View(Watch):
         self._followers = [self._follower(replica, tags, route, may_end) for tags in groups(layout, route.clustered)]
         self._delivery.watch(self)
 
+    def _has_begun(self) -> bool:
+        """Whether there was a moment when all was known; raises what keeps a follower from getting there."""
+        if self._closed:  # by somebody else, meanwhile
+            raise self._refuse("mirror")
+        for follower in self._followers:
+            if not follower.began and follower.failure is not None:
+                raise follower.failure
+        return all(follower.began for follower in self._followers)
+
     def _bind(self) -> None:
         """Everything is known: from now on, reading is the dict's."""
         assert self._replica is not None  # noqa: S101 - it was prepared
