@@ -214,6 +214,42 @@ class TestCallbacks:
             peer.update_status(1, BOOT)
             real.until(lambda: seen == [(BOOT, True)], "called without the lock")
 
+    def test_one_that_waits_for_the_mirror_is_told_at_once(self, server, peer):
+        with StatusStore(server.client()) as store, store.mirror() as mirror:
+            found = []
+
+            def listen(room, status):
+                try:
+                    mirror.wait(room, timeout=60)
+                except Exception as error:
+                    found.append((room, error))
+
+            mirror.on_change(listen)
+            peer.update_status(1, BOOT)
+            real.until(lambda: found, "refused, and not asleep")
+            assert found[0][0] == 1
+            assert isinstance(found[0][1], InvalidInputError)
+
+    def test_one_that_waits_in_another_thread_does_not_hinder_the_close(self, server, peer, threads):
+        store = StatusStore(server.client())
+        with store.mirror() as mirror:
+            mirror.on_change(lambda room, status: threads.submit(mirror.wait, 1).exception(60))
+            peer.update_status(1, BOOT)
+            real.until(lambda: sleeping(mirror), "it sleeps")
+            began = time.monotonic()
+            mirror.close()
+            assert time.monotonic() - began < 30
+        store.close()
+
+    def test_one_that_closes_the_mirror(self, server, peer):
+        with StatusStore(server.client()) as store, store.mirror() as mirror:
+            mirror.on_change(lambda room, status: mirror.close())
+            (thread,) = mirror._threads
+            peer.update_status(1, BOOT)
+            real.until(lambda: not thread._thread.is_alive(), "it ends")
+            with pytest.raises(StoreClosedError):
+                mirror.get(1)
+
 
 class TestWaiting:
     """The same for a mirror and for the store itself."""
@@ -335,6 +371,32 @@ class TestWaitOfAStore:
             assert not any(shard.synced for shard in replica.shards.values())
         assert getattr(store, "inner", store)._waits._replica.statuses == {}
 
+    def test_who_comes_while_the_follower_goes(self, server, peer, threads, monkeypatch):
+        monkeypatch.setattr("redis_kvpoll.mirror.blocking.LINGER", 0.0)
+        peer.update_status(1, BOOT)
+        with StatusStore(server.client()) as store:
+            with pytest.raises(WaitTimeoutError):
+                store.wait(1, timeout=0)
+            real.until(lambda: not threads_that_follow(), "it is gone")
+            replica, found, doubt = store._waits._replica, [], store._waits._replica.doubt
+
+            def enter_just_now(tags):
+                if not found and not replica.shards["default"].waiters and store._waits._lock.locked():
+                    found.append(threads.submit(store.wait, 1, timeout=20))
+                    real.until(lambda: replica.shards["default"].waiters, "he has entered")
+                    for _ in range(100):  # and has looked for the thread, if he looks without the lock
+                        if any(waiter.armed for waiter in replica.shards["default"].waiters.get(1, ())):
+                            break
+                        time.sleep(0.001)
+                doubt(tags)
+
+            monkeypatch.setattr(replica, "doubt", enter_just_now)
+            with pytest.raises(WaitTimeoutError):
+                store.wait(1, timeout=0)
+            real.until(lambda: found, "somebody else came while it went")
+            peer.update_status(1, DONE)
+            assert found[0].result(30) is DONE
+
     def test_one_follower_for_all_and_it_holds_only_what_is_waited_for(self, side, store, peer, threads):
         peer.update_many(dict.fromkeys(range(100), BOOT))
         found = [threads.submit(store.wait, room) for room in range(8)]
@@ -348,8 +410,10 @@ class TestWaitOfAStore:
 
 def following(side):
     """The threads or tasks that follow."""
-    if side.is_async:
-        return side.loop.tasks()
+    return side.loop.tasks() if side.is_async else threads_that_follow()
+
+
+def threads_that_follow():
     return [thread for thread in threading.enumerate() if thread.name.startswith("kvpoll-follow")]
 
 

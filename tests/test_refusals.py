@@ -14,6 +14,7 @@ from redis_kvpoll import (
     KVPoll,
     Outcome,
     ServerRefusedError,
+    StatusStore,
     StoreUnavailableError,
     Update,
 )
@@ -141,6 +142,25 @@ class TestRefused:
                         assert proxy.calls("settings") == 1
             finally:
                 client.acl_deluser("reader", "other")
+
+    @pytest.mark.parametrize("command", ["xadd", "hsetnx", "hdel", "pexpire"])
+    @pytest.mark.parametrize("kind", ["valkey", "redis", "redis62"])
+    def test_who_may_do_only_half_of_what_a_script_does_changes_nothing(self, world, kind, command):
+        """Else rooms would be changed, and no mirror would hear of it."""
+        server = world.shared(kind)
+        boot, rooms = KVPoll.Bootstrapping, (1, 2)
+        with server.client() as client, StatusStore(server.client(), namespace="half") as peer:
+            client.execute_command("ACL", "SETUSER", "half", "on", ">pw", "~*", "+@all", f"-{command}")
+            try:
+                peer.update_status(1, boot)
+                store = world.open(f"redis://half:pw@127.0.0.1:{server.port}", namespace="half")
+                self.refused(
+                    lambda: store.update_many({1: KVPoll.Success, 2: KVPoll.Success}), "can't run|no perm|NOPERM"
+                )
+                self.refused(lambda: store.abort(1), "can't run|no perm|NOPERM")
+                assert peer.poll(rooms) == [boot, None]
+            finally:
+                client.acl_deluser("half")
 
     def test_a_user_who_may_not_even_enter(self, world):
         """Who is refused during the handshake is told so at once; the connection is not kept."""

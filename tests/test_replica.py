@@ -134,6 +134,21 @@ class TestShards:
         replica.wrote(mark, call, b"2-0", [1, b"Bootstrapping"], 0)
         assert replica.statuses == {7: KVPoll.Bootstrapping}
 
+    def test_a_backlog_is_not_current_and_leaves_no_ghosts(self):
+        """This process was stopped for 600 s, and then reads what was appended at any time in them."""
+        replica = replica_of()
+        replica.begin("ns", b"1-0", 0)
+        replica.read("ns", [], True, 0)
+        replica.confirm("ns", 0)
+        replica.read("ns", [(b"2-0", [b"ttl_ms", b"300000", b"1", b"Success"])], False, 600)
+        assert not replica.is_synced(600)
+        assert replica.due("ns", 600, 10) == [1], "it may have expired long ago"
+        replica.read("ns", [(b"3-0", [b"ttl_ms", b"300000", b"2", b"Success"])], True, 600)
+        assert replica.is_synced(600)
+        assert replica.due("ns", 600, 10) == [1, 2]
+        replica.read("ns", [(b"4-0", [b"ttl_ms", b"300000", b"3", b"Success"])], True, 600)
+        assert replica.due("ns", 600, 10) == [1, 2]
+
     def test_current_means_heard_of_lately(self):
         replica = replica_of(shards=2, policy="compat", mode="none", feed_length="9", ttl_ms="9", terminal_ttl_ms="9")
         for shard in replica.shards:

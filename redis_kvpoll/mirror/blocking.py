@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Self
 
 from redis_kvpoll.dispatch import Dispatcher
-from redis_kvpoll.errors import RoomNotFoundError, StoreClosedError
+from redis_kvpoll.errors import InvalidInputError, RoomNotFoundError, StoreClosedError
 from redis_kvpoll.forks import forkable
 from redis_kvpoll.mirror.replica import Replica
 from redis_kvpoll.mirror.threads import FollowerThread, await_outcome, locked, until
@@ -56,6 +56,8 @@ class Mirror(View):
         woken = locked()
         replica, waiter, seconds = self._enter(room, statuses, timeout, woken.release)
         try:
+            if waiter.outcome is None and any(thread.is_current for thread in self._threads):
+                raise InvalidInputError("wait: a callback of this mirror would wait for itself: use the store's wait")
             return await_outcome(replica, waiter, woken, until(seconds), seconds)
         finally:
             replica.leave(waiter)
@@ -116,12 +118,12 @@ class Mirror(View):
         self._unbind()
         self._is_open = False
         self._news.set()
+        replica, self._replica = self._replica, None
+        if replica is not None:
+            replica.end(self._refuse("wait"))  # first, since a callback may be among those who wait
         threads, self._threads = self._threads, []
         for thread in threads:
             thread.stop()
-        replica, self._replica = self._replica, None
-        if replica is not None:
-            replica.end(self._refuse("wait"))
 
     def after_fork(self) -> None:
         """In the child: the threads are the parent's, and so is all that they hold."""
@@ -201,12 +203,14 @@ class Waits(Watch):
         if any(replica.shards[tag].waiters for tag in tags) or time.monotonic() - self._quiet_since < LINGER:
             return False
         with self._lock:
-            # Whoever comes now enters first, then looks for the thread, and finds that there is none.
+            # Whoever comes enters first, and then looks for the thread, without the lock. So it is taken away before
+            # the second look at who is there: either none is found, or the newcomer is.
+            threads = self._threads
+            self._threads = {tag: thread for tag, thread in threads.items() if tag not in tags}
             if any(replica.shards[tag].waiters for tag in tags):
+                self._threads = threads
                 return False
             replica.doubt(tags)
-            for tag in tags:
-                self._threads.pop(tag, None)
             return True
 
     def after_fork(self) -> None:

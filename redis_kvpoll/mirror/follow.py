@@ -140,8 +140,9 @@ class Follower:
 
     def _start_afresh(self) -> Flow[None]:
         for tag in self.tags:
+            asked_at = time.monotonic()
             feed_id, *_ = yield from self._carry(SNAPSHOT.call(self._replica.layout, tag, [], [], ()))
-            self._replica.begin(tag, feed_id, self._now())
+            self._replica.begin(tag, feed_id, self._now(asked_at))
         if not self._replica.only_waited:
             yield from self._walk()
         for tag in self.tags:
@@ -162,14 +163,19 @@ class Follower:
             yield from self._read(block=False)
 
     def _keep_up(self) -> Flow[None]:
+        more_due = False
         while not self._may_end():
             asked_at = time.monotonic()
-            yield from self._read(block=True)
+            yield from self._read(block=not more_due)
             if time.monotonic() - asked_at < 2 * BREATH:
                 yield Pause(BREATH)
+            more_due = False
             for tag in self.tags:
-                while rooms := self._replica.due(tag, time.monotonic(), MAX_BATCH):
+                # One batch at a time, and then on in the feed. A look may leave a room due: one that a server's lower
+                # clock dates before what is known of it is not believed, and only the feed shows what has happened.
+                if rooms := self._replica.due(tag, time.monotonic(), MAX_BATCH):
                     yield from self._look(rooms)
+                    more_due = more_due or len(rooms) == MAX_BATCH
             self._tell()
             if time.monotonic() > self._checked_at + RENEW_SECONDS:
                 yield from self._check_settings()
@@ -184,11 +190,12 @@ class Follower:
         wait = ["BLOCK", self._block] if block else []
         words = ["XREAD", "COUNT", str(ENTRIES), *wait, "STREAMS", *self._feeds, *positions]
         look = [["XRANGE", feed, at, at] for feed, at in zip(self._feeds, positions, strict=True)]
+        asked_at = time.monotonic()
         reply, *there = yield Send(self.tags[0], words, then=look)
         if not all(there):
             raise _Doubt("the feed no longer reaches back to where it was read")
         found = dict(reply.items() if isinstance(reply, dict) else reply or ())
-        now, all_read = self._now(), True
+        now, all_read = self._now(asked_at), True
         for tag, feed in zip(self.tags, self._feeds, strict=True):
             entries = found.get(feed.encode(), ())
             self._replica.read(tag, entries, len(entries) < ENTRIES, now)
@@ -201,8 +208,9 @@ class Follower:
     def _look(self, rooms: list[int]) -> Flow[None]:
         """Read rooms as they are now."""
         for call in self._looks(rooms):
+            asked_at = time.monotonic()
             feed_id, *reply = yield from self._carry(call)
-            self._replica.snapshot(call.tag, feed_id, call.rooms, reply, self._now())
+            self._replica.snapshot(call.tag, feed_id, call.rooms, reply, self._now(asked_at))
 
     def _looks(self, rooms: list[int]) -> Iterator[Call]:
         layout = self._replica.layout
@@ -224,10 +232,13 @@ class Follower:
             words[:2] = "EVAL", call.shape.script.source
         return (yield Send(call.tag, words))
 
-    def _now(self) -> float:
-        """The time at which the server has just been heard of."""
+    def _now(self, asked_at: float) -> float:
+        """The time for which an answer that has just come is true.
+
+        Where this process was stopped meanwhile, the answer may be as old as the question.
+        """
         self._heard_at = time.monotonic()
-        return self._heard_at
+        return self._heard_at if self._heard_at - asked_at < 2 * HEARTBEAT else asked_at
 
     # How it goes
 

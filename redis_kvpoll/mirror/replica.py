@@ -17,7 +17,8 @@ Mark: TypeAlias = Mapping[str, int]
 """The round of each shard, at the moment when a write was sent."""
 
 FRESH = 1.0
-"""Seconds. A server that has said nothing for so long may be hung or cut off: what is here may be old."""
+"""Seconds. Where the end of the feed was not seen for so long, what is here may be old: the server hangs or is cut off,
+this process was stopped, or the follower cannot keep up."""
 
 
 class Replica:
@@ -57,7 +58,7 @@ class Replica:
     # How it stands
 
     def is_synced(self, now: float) -> bool:
-        return all(shard.synced and now - shard.heard < FRESH for shard in self.shards.values())
+        return all(shard.synced and now - shard.reached < FRESH for shard in self.shards.values())
 
     def lag(self, now: float) -> float:
         return max(now - shard.at_tail for shard in self.shards.values())
@@ -68,7 +69,7 @@ class Replica:
         with self.lock:
             shard = self.shards[tag]
             shard.begin(number_of(feed_id))
-            shard.heard = now
+            shard.reached = now
             self._rounds = {**self._rounds, tag: shard.round}
 
     def confirm(self, tag: str, suspicions: int) -> None:
@@ -87,17 +88,17 @@ class Replica:
         shard = self.shards[tag]
         with self.lock:
             if entries:
-                shard.read(entries, now)
-            shard.heard = now
+                # All that is known of their age: they were appended since the end of the feed was last seen. To take
+                # a room to be due too early costs a look; too late keeps a ghost.
+                shard.read(entries, now if now - shard.reached < FRESH else shard.reached)
             if at_tail:
-                shard.at_tail = now
+                shard.at_tail = shard.reached = now
 
     def snapshot(self, tag: str, feed_id: bytes, rooms: Sequence[int], reply: Sequence[Any], now: float) -> None:
         shard = self.shards.get(tag)
         if shard is not None:
             with self.lock:
                 shard.snapshot(number_of(feed_id), rooms, reply, now)
-                shard.heard = now
 
     def due(self, tag: str, now: float, limit: int) -> list[int]:
         """Rooms that should have expired by now: whether they have is for the server to say."""

@@ -71,8 +71,10 @@ class Shard:
         self.round = 0
         """Grows with each fresh start. Ids of different rounds cannot be compared: the server may be another."""
         self.position = NOWHERE
-        self.heard = self.at_tail = float("-inf")
-        """When the server last answered, and when there was last nothing more to read."""
+        self.at_tail = float("-inf")
+        """When there was last nothing more to read."""
+        self.reached = float("-inf")
+        """When this last was at the feed's end, be it only by beginning there: what comes is not older."""
         self.expiry = Expiry()
         self.only_waited = wants is None
         self.wants = self.waiters.__contains__ if wants is None else wants

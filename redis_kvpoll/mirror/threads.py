@@ -38,8 +38,13 @@ class FollowerThread:
         self._stopping.set()
         if (twin := self._twin) is not None:
             twin.cut()
-        if self._thread is not threading.current_thread():
+        if not self.is_current:
             self._thread.join()
+
+    @property
+    def is_current(self) -> bool:
+        """Whether this is the thread that asks: in a callback."""
+        return self._thread is threading.current_thread()
 
     def _run(self) -> None:
         while not self._stopping.is_set():

@@ -87,7 +87,7 @@ class Watch:
         """A follower has begun, or could not."""
 
     def _tell(self) -> None:
-        """Call who listens, in the follower's thread or task. The lock is free: they may read, write and wait."""
+        """Call who listens, in the follower's thread or task. The lock is free: they may read, and use the store."""
         replica = self._replica
         if replica is None or not replica.telling:
             return
@@ -150,7 +150,7 @@ class View(Watch):
 
     @property
     def synced(self) -> bool:
-        """Whether this copy is current: all of the table is known, and the server was heard of in the last second."""
+        """Whether this copy is current: all is known, and the end of the feed was seen in the last second."""
         replica = self._replica
         return replica is not None and not self._closed and replica.is_synced(time.monotonic())
 
