@@ -153,7 +153,7 @@ class Dispatcher:
         """Return when all riders have arrived. Each is of another lane."""
         riders = step.riders
         me = get_ident()
-        if me in self._aboard or any(lane.flight and lane.pilot == me for lane in map(self._lane, riders)):
+        if me in self._aboard or self._flies(me, riders):
             # A signal handler or a finalizer, in the midst of a call of this thread, which must not wait for itself.
             for rider in riders:
                 self.run(self.delivery.fly(Flight([rider])))
@@ -178,14 +178,27 @@ class Dispatcher:
 
     def _arrive(self, riders: list[Rider], caller: Caller) -> None:
         """Wait, and see to the flights that this thread is told to lead, until all riders have arrived."""
-        until = max([rider.give_up_at for rider in riders]) + OVERDUE
-        while not all([rider.arrived for rider in riders]):  # noqa: C419 - a list is faster, and most have one
+        until = riders[0].give_up_at + OVERDUE  # those of one call have the same
+        while True:
             try:
                 caller.bell.get(timeout=max(0.0, until - time.monotonic()))
             except Empty:
                 self._despair(riders)
                 return
+            for rider in riders:
+                if not rider.arrived:
+                    break
+            else:
+                return
             self._fly(riders, caller)
+
+    def _flies(self, thread: int, riders: list[Rider]) -> bool:
+        """Whether a thread is just flying one of these riders' lanes."""
+        for rider in riders:
+            lane = self._lane(rider)
+            if lane.flight is not None and lane.pilot == thread:
+                return True
+        return False
 
     def _lane(self, rider: Rider) -> Lane:
         return self._lanes[rider.call.tag]
