@@ -87,7 +87,7 @@ class Dispatcher:
         call, now = calls[0], time.monotonic()
         rider = Rider(call, now + self.delivery.deadline, command)
         lane = self._lane(call.tag)
-        if lane.flight is None and not lane.waiting and not lane.has_pilot:
+        if lane.is_free and not lane.has_pilot:
             lane.board(rider)
             return self._lead(lane, rider, command, now)
         lane.board(rider)

@@ -92,7 +92,7 @@ class Dispatcher:
         try:
             with self._lock:
                 lane = self._lanes[call.tag]
-                if lane.flight is None and not lane.waiting:
+                if lane.is_free:
                     lane.pilot = get_ident()
                     own = lane.flight = call  # no interrupt comes between the two: what begins here is ended below
             if own is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -17,7 +18,7 @@ from redis_kvpoll.faults import NotSent
 from redis_kvpoll.steps import Pause, Reroute, Send, Step
 
 
-class Route:
+class Route(ABC):
     """What a store sends its steps to. ``shown`` names it for people; ``on_close`` closes what it was opened on."""
 
     def __init__(
@@ -37,13 +38,13 @@ class Route:
         return self._shown
 
     @property
+    @abstractmethod
     def limit(self) -> float:
         """Seconds that a call may take, unless it says otherwise."""
-        raise AssertionError("a route leads to a server or to a cluster")
 
+    @abstractmethod
     def twin(self) -> Route:
         """To the same place, with connections and a map of slots of its own; what was opened stays this one's."""
-        raise AssertionError("a route leads to a server or to a cluster")
 
     async def take(self, step: Step) -> Any:
         """Do what a flow asks for."""
@@ -61,8 +62,9 @@ class Route:
         if self._on_close:
             await self._on_close()
 
+    @abstractmethod
     async def _send(self, step: Send) -> Any:
-        raise AssertionError("a route leads to a server or to a cluster")
+        """Send, and wait for the reply."""
 
 
 class ServerRoute(Route):

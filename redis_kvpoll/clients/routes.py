@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeAlias
 
@@ -21,7 +22,7 @@ Pending: TypeAlias = tuple[Endpoint, Any, Send]
 """A call that was sent, and the connection that its reply will come over."""
 
 
-class Route:
+class Route(ABC):
     """What a store sends its steps to. ``shown`` names it for people; ``on_close`` closes what it was opened on."""
 
     def __init__(
@@ -38,13 +39,13 @@ class Route:
         return self._shown
 
     @property
+    @abstractmethod
     def limit(self) -> float:
         """Seconds that a call may take, unless it says otherwise."""
-        raise AssertionError("a route leads to a server or to a cluster")
 
+    @abstractmethod
     def twin(self) -> Route:
         """To the same place, with connections and a map of slots of its own; what was opened stays this one's."""
-        raise AssertionError("a route leads to a server or to a cluster")
 
     def take(self, step: Step) -> Any:
         """Do what a flow asks for."""
@@ -67,9 +68,9 @@ class Route:
         if self._on_close:
             self._on_close()
 
+    @abstractmethod
     def begin(self, step: Send) -> Pending:
         """Send, without waiting for the reply."""
-        raise AssertionError("a route leads to a server or to a cluster")
 
     def finish(self, endpoint: Endpoint, connection: Any, step: Send) -> Any:
         """Wait for the reply to what was sent."""
@@ -83,9 +84,9 @@ class Route:
         """Wait until a reply comes in over one of these connections; over which there is one."""
         return readable([connection for _, connection, _ in pending], seconds)
 
+    @abstractmethod
     def doubts(self, step: Send) -> bool:
         """Whether sending this may take long, by what came of the last try."""
-        raise AssertionError("a route leads to a server or to a cluster")
 
 
 class ServerRoute(Route):

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 from redis_kvpoll import keys
 from redis_kvpoll.commands import Call
 from redis_kvpoll.commands.shape import SNAPSHOT, Layout
-from redis_kvpoll.errors import KVPollError
+from redis_kvpoll.errors import KVPollError, WaitTimeoutError
 from redis_kvpoll.mirror.shard import Shard, Waiter, number_of
 from redis_kvpoll.status import KVPoll
 
@@ -150,6 +150,15 @@ class Replica:
         with self.lock:
             if waiter in self.shards[waiter.tag].waiters.get(waiter.room, ()):
                 self.shards[waiter.tag].arm(waiter)
+
+    def result(self, waiter: Waiter, seconds: float | None) -> KVPoll:
+        """What a wait comes to that has ended, or whose ``seconds`` are over."""
+        outcome = waiter.outcome
+        if outcome is None:
+            raise WaitTimeoutError(waiter.room, self.statuses.get(waiter.room), seconds or 0.0)
+        if isinstance(outcome, KVPollError):
+            raise outcome
+        return outcome
 
     def leave(self, waiter: Waiter) -> None:
         with self.lock:

@@ -8,7 +8,6 @@ import logging
 
 from redis_kvpoll.aiodispatch import drive
 from redis_kvpoll.clients.aioroutes import Route
-from redis_kvpoll.errors import KVPollError, WaitTimeoutError
 from redis_kvpoll.mirror.follow import SLOW, Follower
 from redis_kvpoll.mirror.replica import Replica
 from redis_kvpoll.mirror.shard import Waiter
@@ -59,12 +58,7 @@ async def await_outcome(
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout_at(until):
                 await woken
-    outcome = waiter.outcome
-    if outcome is None:
-        raise WaitTimeoutError(waiter.room, replica.statuses.get(waiter.room), seconds or 0.0)
-    if isinstance(outcome, KVPollError):
-        raise outcome
-    return outcome
+    return replica.result(waiter, seconds)
 
 
 def until(seconds: float | None) -> float | None:

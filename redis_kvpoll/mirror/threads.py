@@ -11,7 +11,6 @@ from redis.exceptions import RedisError
 
 from redis_kvpoll.clients.routes import Route
 from redis_kvpoll.dispatch import drive
-from redis_kvpoll.errors import KVPollError, WaitTimeoutError
 from redis_kvpoll.faults import NotSent
 from redis_kvpoll.mirror.follow import SLOW, Follower
 from redis_kvpoll.mirror.replica import Replica
@@ -83,12 +82,7 @@ class FollowerThread:
 def await_outcome(replica: Replica, waiter: Waiter, woken: Any, until: float | None, seconds: float | None) -> KVPoll:
     """Sleep until the waiter is woken. ``until`` is a time, that of ``seconds`` from the beginning."""
     woken.acquire(timeout=-1 if until is None else max(0.0, until - time.monotonic()))
-    outcome = waiter.outcome
-    if outcome is None:
-        raise WaitTimeoutError(waiter.room, replica.statuses.get(waiter.room), seconds or 0.0)
-    if isinstance(outcome, KVPollError):
-        raise outcome
-    return outcome
+    return replica.result(waiter, seconds)
 
 
 def locked() -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, TypeVar, overload
@@ -99,7 +100,7 @@ class Watch:
                     logger.exception("a callback of on_change raised for room %d", room)
 
 
-class View(Watch):
+class View(Watch, ABC):
     """A local copy of a table, to be read. Mirror and AsyncMirror say how it is kept."""
 
     def __init__(self, delivery: Delivery, rooms: Callable[[int], bool] | None) -> None:
@@ -171,8 +172,9 @@ class View(Watch):
             state = f"{rooms:,} room{'' if rooms == 1 else 's'}, synced={self.synced}, lag={self.lag:.3f} s"
         return f"<{type(self).__name__} namespace={self._delivery.namespace!r}: {state}>"
 
+    @abstractmethod
     def _open_replica(self, operation: str) -> Replica:
-        raise NotImplementedError
+        """The replica, when it is all there; StoreClosedError when the mirror is not open."""
 
     def _refuse(self, operation: str) -> StoreClosedError:
         state = "was closed" if self._closed else "is not open: use it in a with statement"
