@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Protocol, TypeAlias, TypedDict
 
 from redis_kvpoll.checks import Mode, Policy
@@ -131,6 +132,12 @@ class Standing:
         if trip.losses == self.losses:
             self._settled_until = time.monotonic() + RENEW_SECONDS
         return self._layout
+
+    def own(self, owner: str, incarnation: str) -> None:
+        """From now on, what this store creates is owned by a lease; or by nobody, when both are empty."""
+        self._identity = replace(self._identity, owner=owner, incarnation=incarnation)
+        if self._layout is not None:
+            self._layout = replace(self._layout, owner=owner, incarnation=incarnation, words={})
 
     @property
     def _agreed(self) -> Layout | None:

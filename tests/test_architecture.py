@@ -20,6 +20,7 @@ ROOT = "redis_kvpoll"
 FLOORS = (
     ("cli", "replay", "__main__"),
     (ROOT, "store", "aio"),
+    ("table", "aiotable"),
     ("mirror",),
     ("dispatch", "aiodispatch"),
     ("formation",),
