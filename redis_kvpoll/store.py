@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Self, TypeVar, Unpack, cast
+from typing import Any, Self, TypeVar, Unpack, cast
 from weakref import WeakSet
 
 import redis
@@ -12,11 +12,14 @@ import redis
 from redis_kvpoll import checks, commands
 from redis_kvpoll.checks import Mode, Policy
 from redis_kvpoll.clients import opening
-from redis_kvpoll.commands import Agreement, Change, Command, FeedGap, History, Settings, Tail
+from redis_kvpoll.commands import Agreement, Change, Command, FeedGap, History, Settings, Tail, handles
+from redis_kvpoll.commands.replies import Opened
 from redis_kvpoll.commands.rooms import wanted
 from redis_kvpoll.delivery import Delivery
 from redis_kvpoll.dispatch import Dispatcher
+from redis_kvpoll.handle import Handle
 from redis_kvpoll.mirror.blocking import Mirror, Waits
+from redis_kvpoll.room import Room
 from redis_kvpoll.standing import DEFAULT_DEADLINE, DEFAULT_TERMINAL_TTL, DEFAULT_TTL, StoreOptions
 from redis_kvpoll.status import KVPoll
 from redis_kvpoll.table import Table
@@ -157,6 +160,37 @@ class StatusStore(Table):
         """The namespace's policy, shards, mode and feed; None when nobody has used it. Writes nothing."""
         return self._dispatcher.run(self._delivery.settings())
 
+    # Generations
+
+    def open(self, room: int, request: str | None = None, status: KVPoll | int = KVPoll.Bootstrapping) -> Room:
+        """Claim a room for a request: a handle whose writes can touch no other request, and are touched by none.
+
+        A room that is absent gets a new generation. One that this request has opened before is joined: so an ``open``
+        may be repeated, and every rank of a request gets the same generation. One that has Failed for another request
+        is taken over. ``request`` is any id of up to 200 printable characters; a random one if there is none.
+        ``status`` is what the room begins with, Bootstrapping or WaitingForInput.
+
+        Raises:
+            RoomBusyError: another request has the room; it says which, since when and at which status.
+            WorldSizeMismatchError: this request has opened it with another number of ranks.
+            LeaseLostError: the store's lease was lost.
+        """
+        return self._room(handles.open(room, request, status, self._delivery.held.seen))
+
+    def attach(self, room: int | Handle[Any]) -> Room:
+        """The live generation of a room, for a process that did not open it.
+
+        Given a handle (from another process, say), one for the same generation that belongs to this store, without
+        asking the server.
+
+        Raises:
+            RoomNotFoundError: the room is absent (a KeyError).
+            InvalidInputError: the handle is one of another namespace.
+        """
+        if isinstance(room, Handle):
+            return Room(self._dispatcher, *self._delivery.adopted(room))
+        return self._room(handles.attach(room))
+
     # Following
 
     def mirror(self, *, rooms: Callable[[int], bool] | None = None) -> Mirror:
@@ -206,6 +240,10 @@ class StatusStore(Table):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} namespace={self._delivery.namespace!r} on {self._route}>"
+
+    def _room(self, command: Command[Any, Opened]) -> Room:
+        found = self._run(command)
+        return Room(self._dispatcher, self._delivery.namespace, command.rooms[0], found.generation, found.request)
 
     def _rooms(self, only: KVPoll | None) -> Iterator[int]:
         for page in self._dispatcher.pages():
