@@ -69,7 +69,8 @@ class Hands(ABC):
         return None
 
     def go_on(self) -> None:
-        """Do what could not be done before."""
+        """Do what could not be done before, if there can be such."""
+        return
 
 
 class Plain(Hands):
@@ -192,9 +193,8 @@ class Fenced(Hands):
         now = time.monotonic()
         if self._owed and now >= self._retry_at:
             self._retry_at = now + RETRY_SECONDS
-            self._owed = {
-                job: owed for job, owed in self._owed.items() if owed[1] > now and not self._pay(job, owed[0])
-            }
+            still = ((job, owed) for job, owed in self._owed.items() if owed[1] > now)
+            self._owed = {job: owed for job, owed in still if not self._pay(job, owed[0])}
 
     def _owe(self, words: Mapping[Job, KVPoll | str]) -> None:
         until = time.monotonic() + OWED_SECONDS

@@ -143,7 +143,7 @@ class Worker:
                 self._hands.set_prefix(handshake.job)
                 handshake.announced(turn)
         self._announced = early
-        for room, handshake in self._running.items():
+        for handshake in self._running.values():
             if isinstance(handshake, Prefill) and handshake.waits_for_start:
                 handshake.start(self._hands.take_prefix(handshake.job), time.monotonic())
 
