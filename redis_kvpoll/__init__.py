@@ -18,21 +18,27 @@ from redis_kvpoll.errors import (
     InvalidInputError,
     KVPollError,
     KVTransferError,
+    LeaseLostError,
     NamespaceMismatchError,
     OutcomeUnknownError,
     ReplayError,
+    RoomBusyError,
     RoomNotFoundError,
     ServerRefusedError,
     StoreClosedError,
     StoreUnavailableError,
     WaitTimeoutError,
+    WorldSizeMismatchError,
 )
+from redis_kvpoll.leases.aio import AsyncLease
+from redis_kvpoll.leases.blocking import Lease
 from redis_kvpoll.mirror.aio import AsyncMirror
 from redis_kvpoll.mirror.blocking import Mirror
-from redis_kvpoll.status import Entry, KVPoll, Outcome, Update
+from redis_kvpoll.status import Entry, KVPoll, Outcome, Owner, Update
 from redis_kvpoll.store import StatusStore
 
 __all__ = [
+    "AsyncLease",
     "AsyncMirror",
     "AsyncStatusStore",
     "Change",
@@ -46,13 +52,17 @@ __all__ = [
     "KVPoll",
     "KVPollError",
     "KVTransferError",
+    "Lease",
+    "LeaseLostError",
     "Mirror",
     "Mode",
     "NamespaceMismatchError",
     "Outcome",
     "OutcomeUnknownError",
+    "Owner",
     "Policy",
     "ReplayError",
+    "RoomBusyError",
     "RoomNotFoundError",
     "ServerRefusedError",
     "Settings",
@@ -61,4 +71,5 @@ __all__ = [
     "StoreUnavailableError",
     "Update",
     "WaitTimeoutError",
+    "WorldSizeMismatchError",
 ]

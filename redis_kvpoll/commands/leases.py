@@ -114,9 +114,7 @@ def reap(rooms: list[int], incarnation: str, reason: str) -> Command[Update, int
 
 def _reaped(_: str, rooms: list[int], reply: list[Any]) -> list[Update]:
     # A room that holds what no script writes is nobody's to fail, and hinders no other.
-    return [
-        Update(Outcome(code), replies.known(status)) for code, status in zip(reply[::2], reply[1::2], strict=True)
-    ]
+    return [Update(Outcome(code), replies.known(status)) for code, status in zip(reply[::2], reply[1::2], strict=True)]
 
 
 # For people
