@@ -34,7 +34,7 @@ def folder() -> Traversable:
 def load(name: str) -> Script:
     source = (folder() / f"{name}.lua").read_text(encoding="utf-8")
     if used := re.search(r"^-- USES +(.+)$", source, re.MULTILINE):
-        # Lua in Redis has no modules: what scripts share goes in front of each of them; the feed, which ends it, behind.
+        # Lua in Redis has no modules: what scripts share goes in front of each of them; the feed goes behind.
         shared = {
             part: (folder() / "shared" / f"{part}.lua").read_text(encoding="utf-8") for part in used[1].split(", ")
         }

@@ -20,8 +20,8 @@ logger = logging.getLogger("redis_kvpoll")
 class AsyncLease(LeaseView):
     """Lease for asyncio: an async context manager, with ``aclose``.
 
-    A task of the event loop in which it was entered keeps it alive: a loop that is blocked for longer than ``ttl`` loses
-    it, as a process that was stopped does.
+    A task of the event loop in which it was entered keeps it alive: a loop that is blocked for longer than ``ttl``
+    loses it, as a process that was stopped does.
     """
 
     def __init__(self, dispatcher: Dispatcher, terms: Terms) -> None:

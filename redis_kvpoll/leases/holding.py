@@ -1,4 +1,4 @@
-"""What the holder of a lease knows of it, and what it does: take it, keep it and its rooms alive, give it up. No I/O."""
+"""What the holder of a lease knows of it, and does: take it, keep it and its rooms alive, give it up. No I/O."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ class Holding:
             logger.warning("%s was not renewed: %s", self, error)
 
     def _renew(self, now: float) -> Flow[dict[str, Findings]]:
-        """What the shards say; a shard that is away keeps those that are there waiting for a third of the TTL at most."""
+        """What the shards say. One that is away keeps the others waiting for a third of the TTL at most."""
         seconds = self._delivery.deadline
         if len(self._tags) > 1:
             seconds = min(seconds, self.terms.ttl / 3)
