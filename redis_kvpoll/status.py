@@ -116,7 +116,6 @@ class Owner:
     """A lease, as all can see it. Times are Unix times of the Redis server, and durations, in seconds."""
 
     name: str
-    """Empty when it is lost."""
     incarnation: int
     """When it was taken, in microseconds; the rooms that were created under it have it, too."""
     ttl: float = 0.0

@@ -24,6 +24,7 @@ MIN_HEARTBEATS = 3
 
 _RECORD = re.compile(rb"(\d+) (\d+) (\d+) (\d+) (\d+)")
 _LOST = re.compile(rb"lost (\d+)")
+_REASON = re.compile(r"owner (\S+) ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,5 +136,7 @@ def overview(fields: Iterable[bytes], now: float) -> list[Owner]:
             times = (ttl_ms / 1000, heartbeat_ms / 1000, beaten_ms / 1000)
             owners.append(Owner(owner, incarnation, *times, state))
         elif lost := _LOST.fullmatch(name):
-            owners.append(Owner("", int(lost[1]), state="lost", reason=value.decode("utf-8", "replace")))
+            reason = value.decode("utf-8", "replace")
+            name_in = _REASON.match(reason)
+            owners.append(Owner(name_in[1] if name_in else "", int(lost[1]), state="lost", reason=reason))
     return owners
