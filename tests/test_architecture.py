@@ -29,12 +29,12 @@ FLOORS = (
     ("lanes", "standing"),
     ("trip",),
     ("steps", "faults", "forks"),
-    ("commands",),
+    ("acl", "commands"),
     ("scripts", "keys"),
     ("checks",),
     ("errors", "status"),
 )
-PURE = ("commands", "keys", "checks", "status", "errors")
+PURE = ("acl", "commands", "keys", "checks", "status", "errors")
 """No client, no I/O, and no clock: what they do depends on their arguments alone."""
 IMPURE = {
     "asyncio",
