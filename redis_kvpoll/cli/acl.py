@@ -14,8 +14,8 @@ from redis_kvpoll import acl as rules
 def acl(namespace: str | None, user: str, aclfile: bool) -> None:
     """Print the ACL rule of the smallest Redis user that can do all that this library does.
 
-    It goes into redis-cli, with a password in the place of PASSWORD; without ">PASSWORD" an existing user keeps its own.
-    No server is asked, and none is changed. It fits Redis from 6.2 on, and Valkey.
+    It goes into redis-cli, with a password in the place of PASSWORD; without ">PASSWORD" an existing user keeps its
+    own. No server is asked, and none is changed. It fits Redis from 6.2 on, and Valkey.
     """
     command = "user" if aclfile else "ACL SETUSER"
     click.echo(f"{command} {rules.user_name(user)} on >PASSWORD {rules.rule(namespace)}")
