@@ -213,17 +213,21 @@ class TestDenied:
     def test_every_other_command(self, kind):
         server = real.shared(kind)
         not_denied = []
-        with user(server) as (name, password), connected(server, name, password) as send:
+        with user(server) as (name, password), connected(server, name, password) as send, server.client() as client:
             others = [c for c in all_commands(kind) if not is_allowed(c) and c not in FOR_ALL]
             assert len(others) > 150
             for command in others:
                 words = command.split("|")
+                words += ["1"] * (all_commands(kind)[command] - len(words))
                 try:
-                    answer = send(*words, *["1"] * (all_commands(kind)[command] - len(words)))
+                    answer = send(*words)
                 except ResponseError as error:
                     if isinstance(error, NoPermissionError) or "NOPERM" in str(error):  # inside the error of an EXEC
                         continue
-                    answer = error
+                    # From 7.0 on, DEBUG and MODULE LOAD are denied to everybody, before the rule is looked at.
+                    answer = client.execute_command("ACL", "DRYRUN", name, *words)
+                    if b"no permissions" in answer:
+                        continue
                 not_denied.append((command, answer))
         assert not_denied == []
 
