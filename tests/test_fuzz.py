@@ -35,6 +35,8 @@ NOT_FOR_INPUT = (CorruptEntryError, ServerRefusedError, StoreClosedError, StoreU
 ENDS = {"close", "aclose"}
 INTERNAL = {"after_fork", "departing", "suspect", "wrote"}
 """Of a mirror: by these the store tells it what happens. No user is told of them."""
+UNCHECKED = {"mirror().get"}
+"""It is a dict's own, and what has no hash is a TypeError, as it says."""
 ENDLESS = {"tail"}
 """Their input is checked at the call; what they give is not read."""
 PATIENCE = 10.0
@@ -211,6 +213,9 @@ def check(caller, client, name, method, args, kwargs, refused_after=None):
         answer = caller(name, method, *args, **kwargs)
     except KVPollError as caught:
         answer = caught
+    except TypeError:
+        assert name in UNCHECKED
+        return
     if isinstance(answer, KVPollError):
         assert not isinstance(answer, NOT_FOR_INPUT), f"{name}: {answer!r}"
         assert str(answer).isprintable(), answer

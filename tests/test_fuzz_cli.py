@@ -93,7 +93,7 @@ def bounded(monkeypatch, url):
 
 @pytest.mark.usefixtures("bounded")
 @given(st.data())
-@examples(400)
+@examples(250)
 def test_junk_on_the_command_line(url, watched, data):
     client = watched[0]
     client.flushall()
