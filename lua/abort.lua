@@ -2,17 +2,18 @@
 -- stays. Times are milliseconds.
 --
 -- KEYS   feed; each: room, prefix in mode prefill
--- ARGV   feed_length, terminal_ttl_ms, author; each: reason
+-- ARGV   feed_length, terminal_ttl_ms, author, rank; each: reason
 -- REPLY  feed_id; each: outcome, status
 -- FEED   ttl_ms, status, reason
 -- CODES  3 UNCHANGED, 4 FAILED, 5 SKIPPED
 -- USES   feed
 --
--- author is who fails it, or empty. A key of another type (made by hand) puts its error in the place of its status; the
--- other rooms go on.
+-- author is who fails it, or empty. For a rank that has cleared the room is absent: its abort comes late, and is SKIPPED.
+-- A key of another type (made by hand) puts its error in the place of its status; the other rooms go on.
 
-local count = #ARGV - 3
+local count = #ARGV - 4
 local step = (#KEYS - 1) / count
+local length = ARGV[4] == '' and 'length' or 'length:' .. ARGV[4]
 local now
 local reply, changes, renew = {false}, {}, false
 
@@ -21,8 +22,11 @@ for i = 1, count do
   local current = redis.pcall('HGET', room, 'status')
   local outcome = 3
   if step == 2 then
-    local dropped = redis.pcall('HDEL', KEYS[i * 2 + 1], 'length')
+    local dropped = redis.pcall('HDEL', KEYS[i * 2 + 1], length)
     if type(dropped) == 'table' then current = dropped end
+  end
+  if ARGV[4] ~= '' and type(current) == 'string' and redis.call('HEXISTS', room, 'cleared:' .. ARGV[4]) == 1 then
+    current = false
   end
   if not current then
     outcome = 5
@@ -40,12 +44,12 @@ for i = 1, count do
       if step == 2 then redis.call('DEL', KEYS[i * 2 + 1]) end
     end
     redis.call('HSET', room, 'status', 'Failed', 'updated_ms', now)
-    local first = redis.call('HSETNX', room, 'reason', ARGV[i + 3]) == 1
+    local first = redis.call('HSETNX', room, 'reason', ARGV[i + 4]) == 1
     if ARGV[3] ~= '' then redis.call('HSETNX', room, 'failed_by', ARGV[3]) end
     redis.call('PEXPIRE', room, ARGV[2])
     local n = #changes
     changes[n + 1], changes[n + 2], changes[n + 3] = room, 'Failed', ARGV[2]
-    changes[n + 4], changes[n + 5] = first and ARGV[i + 3], false
+    changes[n + 4], changes[n + 5] = first and ARGV[i + 4], false
   end
   reply[i * 2], reply[i * 2 + 1] = outcome, current
 end

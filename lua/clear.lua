@@ -15,14 +15,15 @@ local reply, changes, renew = {false, redis.call('HGET', KEYS[2], 'epoch')}, {},
 local rank = ARGV[2]
 for i = 1, #ARGV - 2 do
   local room, prefix, fence = KEYS[i * 2 + 2], KEYS[i * 2 + 3], ARGV[i + 2]
-  local was = redis.pcall('HMGET', room, 'status', 'reason', 'generation', 'world_size', 'status:' .. rank)
+  local was = redis.pcall('HMGET', room, 'status', 'reason', 'generation', 'world_size', 'status:' .. rank,
+    'cleared:' .. rank)
   local has_ranks = rank ~= '' and was[4]
   local outcome, status, goes = 7, was[1], true
-  if has_ranks then status = was[5] and (was[1] == 'Failed' and 'Failed' or was[5]) end
+  if has_ranks then status = was[1] == 'Failed' and not was[6] and 'Failed' or was[5] end
   if fence ~= '' and was[3] ~= fence then
     outcome, goes = 6, false
   elseif has_ranks then
-    if not status then
+    if not was[5] then
       outcome, goes = fence == '' and 5 or 6, false
     else
       redis.call('HSET', room, 'cleared:' .. rank, was[5])

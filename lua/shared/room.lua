@@ -53,9 +53,9 @@ local function fields_of(room)
   return there, words.err and words
 end
 
--- How the caller's rank sees a room.
+-- How the caller's rank sees a room: as in view.lua, Failed also before it has been heard of.
 local function view(there)
-  return there[own] and (there.status == 'Failed' and 'Failed' or there[own]) or false
+  return there.status == 'Failed' and not there[cleared] and 'Failed' or there[own] or false
 end
 
 -- Any rank Failed: Failed. A rank missing: Bootstrapping. Else the lowest.
@@ -76,6 +76,7 @@ end
 local function create(room, there, generation, request)
   clock()
   there.generation, there.world_size = generation, world_size ~= '' and world_size or nil
+  there.request, there.owner = request ~= '' and request or nil, owner ~= '' and owner or nil
   redis.call('HSET', room, 'generation', generation, 'opened_ms', now_ms)
   if request ~= '' then redis.call('HSET', room, 'request', request) end
   if rank ~= '' then redis.call('HSET', room, 'world_size', world_size) end

@@ -82,7 +82,7 @@ ATTACH = Shape(
 ABORT = Shape(
     load("abort"),
     first=("feed",),
-    once=("feed_length", "terminal_ttl_ms", "author"),
+    once=("feed_length", "terminal_ttl_ms", "author", "rank"),
     item=("reason",),
     reply=("outcome", "status"),
     codes=(Outcome.UNCHANGED, Outcome.FAILED, Outcome.SKIPPED),
@@ -103,7 +103,7 @@ CLEAR = Shape(
     epoch=True,
     repeatable=False,
     leaves=lambda reply: [
-        s if o == Outcome.STALE.value else None for o, s in zip(reply[::3], reply[1::3], strict=True)
+        None if o == Outcome.CLEARED.value else s for o, s in zip(reply[::3], reply[1::3], strict=True)
     ],
 )
 CLEAR_FENCED = replace(CLEAR, repeatable=True)
