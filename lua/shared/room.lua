@@ -53,7 +53,7 @@ local function fields_of(room)
   return there, words.err and words
 end
 
--- How the caller's rank sees a room: as in view.lua, Failed also before it has been heard of.
+-- How the caller's rank sees a room, as in view.lua.
 local function view(there)
   return there.status == 'Failed' and not there[cleared] and 'Failed' or there[own] or false
 end
@@ -75,8 +75,9 @@ end
 -- The fields that a room is born with.
 local function create(room, there, generation, request)
   clock()
-  there.generation, there.world_size = generation, world_size ~= '' and world_size or nil
-  there.request, there.owner = request ~= '' and request or nil, owner ~= '' and owner or nil
+  there.generation, there.request = generation, request
+  if rank ~= '' then there.world_size = world_size end
+  if owner ~= '' then there.owner = owner end
   redis.call('HSET', room, 'generation', generation, 'opened_ms', now_ms)
   if request ~= '' then redis.call('HSET', room, 'request', request) end
   if rank ~= '' then redis.call('HSET', room, 'world_size', world_size) end
