@@ -65,7 +65,8 @@ local function agreement(there)
   for name, status in pairs(there) do
     if string.find(name, '^status:') or string.find(name, '^cleared:') then
       heard = heard + 1
-      if RANK[status] < RANK[lowest] then lowest = status end
+      -- One that is none of ours (made by hand) counts as heard of, and for nothing more.
+      if (RANK[status] or 9) < RANK[lowest] then lowest = status end
     end
   end
   if lowest == 'Failed' or string.format('%d', heard) == there.world_size then return lowest end
@@ -102,7 +103,8 @@ local function put(room, there, status, reason)
     if was == 'Failed' then redis.call('HDEL', room, 'reason', 'failed_by') end
   else
     is_first = reason ~= '' and redis.call('HSETNX', room, 'reason', reason) == 1
-    if status == 'Failed' and ARGV[10] ~= '' then redis.call('HSETNX', room, 'failed_by', ARGV[10]) end
+    -- Who fails a room that has failed before, or is born so, is not the cause.
+    if was ~= 'Failed' and ARGV[10] ~= '' then redis.call('HSETNX', room, 'failed_by', ARGV[10]) end
   end
   local ttl_ms = (there.status == 'Success' or there.status == 'Failed') and ARGV[3] or ARGV[2]
   redis.call('PEXPIRE', room, ttl_ms)
