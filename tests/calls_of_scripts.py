@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from redis_kvpoll import commands, keys
-from redis_kvpoll.commands import Command, handles
+from redis_kvpoll.commands import Command, handles, leases
 from redis_kvpoll.commands.shapes import RESTATE, SNAPSHOT
 from tests.layouts import layout
 
@@ -55,18 +55,19 @@ OPERATIONS = {
     ],
     "attach": [handles.attach(A), handles.look(A, GENERATION)],
     "abort": [commands.abort(A, "why"), commands.abort(B, "why")],
+    "reap": [leases.reap([A], _OWNER["incarnation"], "why"), leases.reap([A, B], "1600000000000001", "why")],
     "record_failure": [commands.record_failure(A, "why")],
     "clear": [
         commands.clear(A),
         commands.clear_many([A, B]),
         commands.failure_exception(A),
-        handles.finish(A, GENERATION),
+        handles.clear(A, GENERATION),
     ],
     "poll": [commands.get(A, None), commands.check_status(A), commands.poll([A, B, A]), commands.survey([A, B])],
     "consensus": [commands.consensus([A, B])],
     "touch": [commands.touch([A, B])],
     "entry": [commands.entry(A), commands.failure_reason(A), commands.collect(A)],
-    "set_prefix": [commands.set_decode_prefix_len(A, 7), handles.bind_decode_prefix_len(A, GENERATION, 7)],
+    "set_prefix": [commands.set_decode_prefix_len(A, 7), handles.set_decode_prefix_len(A, GENERATION, 7)],
     "pop_prefix": [commands.pop_decode_prefix_len(A)],
     "snapshot": [commands.wait(A), bare("snapshot", SNAPSHOT, [A, B])],
 }

@@ -264,6 +264,7 @@ def signature(method):
         .replace("aioroutes.", "routes.")
         .replace("AsyncMirror", "Mirror")
         .replace("AsyncLease", "Lease")
+        .replace("AsyncRoom", "Room")
     )
 
 
