@@ -97,8 +97,8 @@ REAP = Shape(
     reply=("outcome", "status"),
     codes=(Outcome.UNCHANGED, Outcome.FAILED, Outcome.SKIPPED),
     prefix_in_prefill=True,
-    leaves=_leaves(2),
 )
+"""The rooms of others: a mirror hears of them from the feed, since the reply does not say how a rank sees them."""
 RECORD_FAILURE = Shape(
     load("record_failure"), first=("feed",), once=("feed_length", "author"), item=("reason",), reply=("stored",)
 )
