@@ -18,24 +18,28 @@ from redis_kvpoll.errors import (
     InvalidInputError,
     KVPollError,
     KVTransferError,
+    LeaseLostError,
     NamespaceMismatchError,
     OutcomeUnknownError,
     ReplayError,
+    RoomBusyError,
     RoomNotFoundError,
     ServerRefusedError,
     StoreClosedError,
     StoreUnavailableError,
     WaitTimeoutError,
+    WorldSizeMismatchError,
 )
 from redis_kvpoll.mirror.aio import AsyncMirror
 from redis_kvpoll.mirror.blocking import Mirror
-from redis_kvpoll.status import Entry, KVPoll, Outcome, Update
+from redis_kvpoll.status import Consensus, Entry, KVPoll, Outcome, Update
 from redis_kvpoll.store import StatusStore
 
 __all__ = [
     "AsyncMirror",
     "AsyncStatusStore",
     "Change",
+    "Consensus",
     "CorruptEntryError",
     "EmbeddedServerError",
     "Entry",
@@ -46,6 +50,7 @@ __all__ = [
     "KVPoll",
     "KVPollError",
     "KVTransferError",
+    "LeaseLostError",
     "Mirror",
     "Mode",
     "NamespaceMismatchError",
@@ -53,6 +58,7 @@ __all__ = [
     "OutcomeUnknownError",
     "Policy",
     "ReplayError",
+    "RoomBusyError",
     "RoomNotFoundError",
     "ServerRefusedError",
     "Settings",
@@ -61,4 +67,5 @@ __all__ = [
     "StoreUnavailableError",
     "Update",
     "WaitTimeoutError",
+    "WorldSizeMismatchError",
 ]
