@@ -82,7 +82,7 @@ ATTACH = Shape(
 ABORT = Shape(
     load("abort"),
     first=("feed",),
-    once=("feed_length", "terminal_ttl_ms", "author"),
+    once=("feed_length", "terminal_ttl_ms", "author", "rank"),
     item=("reason",),
     reply=("outcome", "status"),
     codes=(Outcome.UNCHANGED, Outcome.FAILED, Outcome.SKIPPED),
