@@ -24,10 +24,6 @@ for i = 1, count do
   local current = redis.pcall('HGET', room, 'status')
   local outcome = 3
   if incoming == 'Failed' then
-    if step == 2 then
-      local dropped = redis.pcall('HDEL', KEYS[i * 2 + 2], 'length')
-      if type(dropped) == 'table' then current = dropped end
-    end
     if not current then
       outcome = 5
     elseif current ~= 'Failed' and type(current) ~= 'table' then
@@ -45,6 +41,10 @@ for i = 1, count do
     elseif current == 'Failed' then
       redis.call('HDEL', room, 'reason', 'failed_by')
     end
+  end
+  if step == 2 and incoming == 'Failed' and outcome ~= -3 then
+    local dropped = redis.pcall('HDEL', KEYS[i * 2 + 2], 'length')
+    if type(dropped) == 'table' then outcome, current = 3, dropped end
   end
 
   if outcome == 1 or outcome == 2 or outcome == 4 then
