@@ -90,7 +90,7 @@ class Run:
         rooms = list(statuses)
         names = [status.name.encode() if status is not None else None for status in statuses.values()]
         if None in names:
-            command, reply = commands.clear_many(rooms), [None, None] * len(rooms)
+            command, reply = commands.clear_many(rooms), [7, None, None] * len(rooms)
         else:
             command = commands.update_many(statuses)
             reply = [word for name in names for word in (2, name)]
