@@ -142,6 +142,45 @@ class TestOneByOne:
         assert run.replica.statuses == {0: INPUT}
         assert run.told == [(0, INPUT), (0, FAIL), (0, INPUT)]
 
+    def test_who_has_cleared_a_failed_room_asks_once_and_not_for_each_who_clears(self, run):
+        for rank in range(3):
+            run.update(rank, [0], MOVE)
+        run.others(0, "clear", [0])
+        run.others(2, "abort", [0])
+        run.read(9)
+        run.ask()
+        run.others(1, "clear", [0])
+        run.read(9)
+        assert run.replica.uncertain("ns") == []
+
+    def test_going_on_while_another_has_failed_stays_failed(self, run):
+        run.update(1, [0], BOOT)
+        run.update(0, [0], BOOT)
+        run.update(1, [0], FAIL)
+        run.update(0, [0], MOVE)
+        run.read(9)
+        assert run.server.table.rooms[0].live == {0: MOVE, 1: FAIL}
+        assert run.replica.statuses == {0: FAIL}
+
+    def test_what_was_uncertain_before_a_fresh_start_is_not_asked_for(self, run):
+        run.update(1, [0], BOOT)
+        run.update(1, [0], FAIL)
+        run.read(9)
+        assert run.replica.uncertain("ns") == [0]
+        run.another_server(0)
+        assert run.replica.uncertain("ns") == []
+
+    def test_what_was_told_of_others_before_an_own_write_is_not_its_status(self, run):
+        run.update(0, [0], BOOT)
+        run.read(9)
+        run.update(1, [0], MOVE)
+        run.update(0, [0], INPUT)
+        run.update(2, [0], BOOT)
+        run.own([0], DONE)
+        run.deliver(0)
+        run.read(9)
+        assert run.told == [(0, BOOT), (0, INPUT), (0, DONE)]
+
     def test_its_own_clear_is_its_end(self, run):
         run.update(0, [0], DONE)
         run.update(1, [0], DONE)
@@ -185,6 +224,36 @@ class TestWaiting:
         run.others(1, "abort", [0])
         run.read(9)
         assert waiter.outcome is FAIL
+
+    def test_an_older_look_leaves_uncertain_what_is(self, run):
+        run.replica = replica_of(None, rank="0", world_size="3")
+        run.shard = run.replica.shards["ns"]
+        run.start()
+        run.confirm()
+        run.update(0, [0], BOOT)
+        run.update(1, [0], BOOT)
+        run.read(9)
+        waiter = run.replica.enter(0, wait_statuses(()), lambda: None, armed=False)
+        run.late_look([0])
+        run.update(1, [0], FAIL)
+        run.read(9)
+        run.deliver(0)
+        run.replica.arm(waiter)
+        assert run.replica.statuses == {0: BOOT}
+        run.ask()
+        assert waiter.outcome is FAIL
+
+    def test_who_left_is_not_asked_for(self, run):
+        run.replica = replica_of(None, rank="0", world_size="3")
+        run.shard = run.replica.shards["ns"]
+        run.start()
+        waiter = run.replica.enter(0, wait_statuses(()), lambda: None, armed=False)
+        run.update(1, [0], BOOT)
+        run.update(1, [0], FAIL)
+        run.read(9)
+        assert run.replica.uncertain("ns") == [0]
+        run.replica.leave(waiter)
+        assert run.replica.uncertain("ns") == []
 
     def test_a_fresh_start_believes_no_others_word_for_an_old_status(self, run):
         run.replica = replica_of(None, rank="0", world_size="3")
