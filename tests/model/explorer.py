@@ -16,9 +16,9 @@ import time
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple
 
-from redis_kvpoll import scripts
 from redis_kvpoll.commands import Call
 from redis_kvpoll.errors import KVPollError
 from tests.model import invariants
@@ -137,9 +137,12 @@ class Explorer:
             others = (*processes[:place], *processes[place + 1 :])
             for done in self._steps_of(server, process, is_behind):
                 if done.message is None:
-                    yield self._state(done.server, under_way, lost, expiries, losses, (*others, done.process)), done.told
+                    yield (
+                        self._state(done.server, under_way, lost, expiries, losses, (*others, done.process)),
+                        done.told,
+                    )
                 elif lost:
-                    ways = self._ways.number(tuple(sorted((*self._ways[under_way], done.message))))
+                    ways = self._ways.number(tuple(sorted((*self._ways[under_way], done.message), key=repr)))
                     yield self._state(server, ways, lost - 1, expiries, losses, (*others, done.process)), done.told
         for place, message in enumerate(self._ways[under_way]):
             after, told = self._arrival(server, message, is_behind)
@@ -183,9 +186,12 @@ class Explorer:
                 continue
             left = process.left - (operation is not self.setting.restate)
             learnt = operation.learn(process, value)._replace(left=left, pending=-1)
-            if after != server or learnt != process._replace(left=left, pending=-1) or process.must_restate:
-                yield Done(after, self._processes.number(learnt), None, f"{self._name(process)}: {told}")
-            elif process.pending >= 0:
+            if (
+                after != server
+                or learnt != process._replace(left=left, pending=-1)
+                or process.must_restate
+                or process.pending >= 0
+            ):
                 yield Done(after, self._processes.number(learnt), None, f"{self._name(process)}: {told}")
             if process.pending < 0 and not operation.reads and operation is not self.setting.restate:
                 waiting = self._processes.number(self._unsure(process, at, operation))
@@ -237,7 +243,9 @@ class Explorer:
         said = invariants.said(self.setting, before, after, process, operation, value)
         step = invariants.Step(self.setting, process, operation, View(before.state), after, said, value)
         if found := list(invariants.wrong(step)):
-            raise BrokenError(f"{self._name(process)}: {told}: {'; '.join(found)}\n     before: {step.before}\n     after:  {after}")
+            raise BrokenError(
+                f"{self._name(process)}: {told}: {'; '.join(found)}\n     before: {step.before}\n     after:  {after}"
+            )
         number = self._servers.number(Server(normal(after.state, self._model.now_us), said))
         return number, value, told
 
@@ -278,7 +286,7 @@ class Explorer:
             numbers.append(self._parents[numbers[-1]])
         numbers.reverse()
         told = []
-        for before, after in zip(numbers, numbers[1:], strict=False):
+        for before, after in pairwise(numbers):
             state = self._states[after]
             step = next(step for found, step in self.successors(self._states[before]) if found == state)
             told.append(f"{step}\n     {View(self._servers[state.server].state)}")

@@ -41,7 +41,9 @@ class Step:
         return bool(self.before.room and self.after.room) and self.before.generation == self.after.generation
 
 
-def said(setting: Setting, before: Server, after: View, process: Process, operation: Operation, value: Any) -> tuple[str, ...]:
+def said(
+    setting: Setting, before: Server, after: View, process: Process, operation: Operation, value: Any
+) -> tuple[str, ...]:
     """The ranks that have said Success in the room's generation, after a call."""
     was = View(before.state)
     ranks = set(before.said) if was.room and after.room and was.generation == after.generation else set()
@@ -77,7 +79,10 @@ def _order(step: Step) -> Iterator[str]:
     may_leave_failed = step.setting.policy == "compat" and step.fence is None
     names = [name for name in step.before.room if name == "status" or name.startswith("status:")]
     for name in names:
-        was, now = step.before.room[name], step.after.room.get(name, step.after.room.get(name.replace("status:", "cleared:")))
+        was, now = (
+            step.before.room[name],
+            step.after.room.get(name, step.after.room.get(name.replace("status:", "cleared:"))),
+        )
         if now is None:
             yield f"{name} went away with the room still there"
         elif was == "Failed" and now != "Failed" and not may_leave_failed:

@@ -230,7 +230,10 @@ class RedisModel:
         if (end, start) != (b"+", b"-") or len(options) != 2 or options[0].upper() != b"COUNT":
             raise NotImplementedError("the model's XREVRANGE knows + - COUNT alone")
         entries = reversed(self._read(key, "stream").items())
-        return [[b"%d-%d" % entry_id, list(words)] for (entry_id, words), _ in zip(entries, range(int(options[1])), strict=False)]
+        return [
+            [b"%d-%d" % entry_id, list(words)]
+            for (entry_id, words), _ in zip(entries, range(int(options[1])), strict=False)
+        ]
 
 
 def _score(word: bytes) -> float:

@@ -92,5 +92,7 @@ class View:
 
 
 def _text(kept: Kept) -> str:
-    told = " ".join(f"{name.decode()}={text.decode() if isinstance(text, bytes) else f'{text:.0f}'}" for name, text in kept.value)
+    told = " ".join(
+        f"{name.decode()}={text.decode() if isinstance(text, bytes) else f'{text:.0f}'}" for name, text in kept.value
+    )
     return f"({told})"
