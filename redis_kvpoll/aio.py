@@ -47,12 +47,15 @@ class AsyncStatusStore:
         mode: Mode | None = None,
         shards: int | None = None,
         feed: int | None = None,
+        rank: int | None = None,
+        world_size: int | None = None,
     ) -> None:
         self._delivery = Delivery(
             Agreement.checked(namespace, policy, shards, mode, feed),
             ttl=checks.seconds(ttl, "ttl"),
             terminal_ttl=checks.seconds(terminal_ttl, "terminal_ttl"),
             deadline=checks.seconds(deadline, "deadline"),
+            ranks=checks.ranks(rank, world_size),
         )
         self._route = aioopening.route_for(client, deadline)
         self._dispatcher = Dispatcher(self._delivery, self._route)
@@ -120,7 +123,7 @@ class AsyncStatusStore:
     async def counts(self) -> dict[KVPoll, int]:
         counts = dict.fromkeys(KVPoll, 0)
         async for page in self._dispatcher.pages():
-            for status in await self.poll(page):
+            for status in await self._run(commands.survey(page)):
                 if status is not None:
                     counts[status] += 1
         return counts
@@ -168,7 +171,9 @@ class AsyncStatusStore:
 
     async def _rooms(self, only: KVPoll | None) -> AsyncIterator[int]:
         async for page in self._dispatcher.pages():
-            statuses = await self.poll(page) if only is not None else [None] * len(page)
+            statuses: list[KVPoll | None] = [None] * len(page)
+            if only is not None:
+                statuses = await self._run(commands.survey(page))
             for room, status in zip(page, statuses, strict=True):
                 if status is only:
                     yield room

@@ -74,12 +74,15 @@ class StatusStore:
         mode: Mode | None = None,
         shards: int | None = None,
         feed: int | None = None,
+        rank: int | None = None,
+        world_size: int | None = None,
     ) -> None:
         self._delivery = Delivery(
             Agreement.checked(namespace, policy, shards, mode, feed),
             ttl=checks.seconds(ttl, "ttl"),
             terminal_ttl=checks.seconds(terminal_ttl, "terminal_ttl"),
             deadline=checks.seconds(deadline, "deadline"),
+            ranks=checks.ranks(rank, world_size),
         )
         self._route = opening.route_for(client, deadline)
         self._dispatcher = Dispatcher(self._delivery, self._route)
@@ -206,7 +209,7 @@ class StatusStore:
         """How many rooms there are at each status."""
         counts = dict.fromkeys(KVPoll, 0)
         for page in self._dispatcher.pages():
-            for status in self.poll(page):
+            for status in self._run(commands.survey(page)):
                 if status is not None:
                     counts[status] += 1
         return counts
@@ -292,7 +295,7 @@ class StatusStore:
             if only is None:
                 yield from page
             else:
-                statuses = self.poll(page)
+                statuses = self._run(commands.survey(page))
                 yield from (room for room, status in zip(page, statuses, strict=True) if status is only)
 
     def _run(self, command: Command[V, T]) -> T:
