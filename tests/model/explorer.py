@@ -24,7 +24,7 @@ from redis_kvpoll.errors import KVPollError
 from tests.model import invariants
 from tests.model.canonical import BEHIND_US, NOW_US, Values, is_canonical
 from tests.model.operations import Operation, Process, Setting
-from tests.model.redis_lua import ScriptRunner
+from tests.model.redis_lua import ScriptError, ScriptRunner
 from tests.model.redis_model import EMPTY, RedisModel
 from tests.model.table import NOTHING, PREFIX_KEY, ROOM_KEY, Server, View, normal
 
@@ -90,6 +90,9 @@ class Explorer:
         self._model = RedisModel(NOW_US)
         self._runner = ScriptRunner(self._model)
         self._servers, self._processes, self._ways = Values(), Values(), Values()
+        self._forgotten: dict[int, int] = {}
+        """Processes without what they can never use again; and the same once no loss of data is to come."""
+        self._settled: dict[int, int] = {}
         self._done: dict[tuple[int, int, bool], list[Done]] = {}
         self._arrived: dict[tuple[int, Message, bool], tuple[int, str]] = {}
         self._befallen: dict[int, list[tuple[int, str]]] = {}
@@ -116,9 +119,12 @@ class Explorer:
 
     def _start(self) -> State:
         setting = self.setting
-        processes = tuple(sorted(self._processes.number(Process(kind, setting.each)) for kind in setting.processes))
+        processes = tuple(sorted(self._processes.number(self._fresh(kind)) for kind in setting.processes))
         nothing, no_message = self._servers.number(NOTHING), self._ways.number(())
         return State(nothing, no_message, setting.lost, setting.expiries, setting.losses, processes)
+
+    def _fresh(self, kind: int) -> Process:
+        return Process(kind, self.setting.each, kind_has_rank=self.setting.kinds[kind].rank != "")
 
     def _add(self, state: State, parent: int) -> None:
         self._numbers[state] = len(self._states)
@@ -158,6 +164,8 @@ class Explorer:
 
     def _state(self, server: int, under_way: int, lost: int, expiries: int, losses: int, who: tuple[int, ...]) -> State:
         """The canonical form: generations renamed by their order, processes sorted."""
+        forget = self._forgotten if losses else self._settled
+        who = tuple([forget.get(process) or self._forget(process, forget) for process in who])
         masks = self._processes.masks
         if not is_canonical([self._servers.masks[server], self._ways.masks[under_way], *[masks[p] for p in who]]):
             found = {*self._servers.generations(server), *self._ways.generations(under_way)}
@@ -168,6 +176,19 @@ class Explorer:
             under_way = self._ways.renamed(under_way, in_order)
             who = tuple([self._processes.renamed(process, in_order) for process in who])
         return State(server, under_way, lost, expiries, losses, tuple(sorted(who)))
+
+    def _forget(self, number: int, known: dict[int, int]) -> int:
+        """A process without what it knows and can never use again."""
+        process = self._processes[number]
+        may_restate = self.setting.restate is not None and (known is self._forgotten or process.must_restate)
+        if not may_restate:
+            process = process._replace(held=process.held and process.held.for_writing())
+        if process.left == 0 and process.pending < 0:
+            process = process._replace(held=process.held if may_restate else None, seen=b"")
+        if not self.setting.is_behind:
+            process = process._replace(seen=b"")  # then the clock alone keeps generations apart
+        known[number] = self._processes.number(process)
+        return known[number]
 
     def _steps_of(self, server: int, process: int, is_behind: bool) -> list[Done]:
         key = server, process, is_behind
@@ -195,7 +216,7 @@ class Explorer:
                 yield Done(after, self._processes.number(learnt), None, f"{self._name(process)}: {told}")
             if process.pending < 0 and not operation.reads and operation is not self.setting.restate:
                 waiting = self._processes.number(self._unsure(process, at, operation))
-                message = Message(process, at)
+                message = Message(self._sender(process, operation), at)
                 yield Done(server, waiting, message, f"{self._name(process)}: {operation.name}, and the reply is lost")
 
     def _thinkable(self, process: Process) -> Iterator[tuple[int, Operation]]:
@@ -214,8 +235,13 @@ class Explorer:
             return process._replace(pending=at)
         return process._replace(left=process.left - 1)
 
+    def _sender(self, process: Process, operation: Operation) -> Process:
+        """What of a process is in its message."""
+        held = process.held.for_writing() if operation.fence(process) else None
+        return process._replace(left=0, pending=-1, held=held, must_restate=False)
+
     def _bereft(self, process: Process) -> Process:
-        return process._replace(must_restate=process.held is not None and self.setting.restate is not None)
+        return process._replace(must_restate=bool(self.setting.restate and process.held and process.held.status))
 
     def _name(self, process: Process) -> str:
         return self.setting.kinds[process.kind].name
@@ -233,11 +259,15 @@ class Explorer:
         self._model.now_us = BEHIND_US if is_behind else NOW_US
         self._model.put(before.state)
         (call,) = command.calls(self.setting.kinds[process.kind].layout)
-        reply = self._run(call)
         try:
+            reply = self._run(call)
             value = command.finish(call.rooms, command.decode(command.operation, call.rooms, reply))
         except KVPollError as error:
             value = error
+        except ScriptError as error:
+            raise BrokenError(
+                f"{self._name(process)}: {operation.name}: {error}\n     before: {View(before.state)}"
+            ) from None
         after = View(self._model.state())
         told = f"{operation.name} -> {_told(value)}"
         said = invariants.said(self.setting, before, after, process, operation, value)
@@ -255,7 +285,7 @@ class Explorer:
         source = self.setting.broken.get(script.name, str)(script.source)
         keys = [key.encode() for key in (*call.first_keys, *call.keys)]
         reply = self._runner.run(source, keys, [word.encode() for word in (*call.once, *call.items)])
-        return reply[1:] if call.shape.feed else reply
+        return reply[call.shape.feed + call.shape.epoch :]
 
     def _arrival(self, server: int, message: Message, is_behind: bool) -> tuple[int, str]:
         """A message that was under way is carried out; nobody hears of it."""

@@ -7,7 +7,7 @@ A new one takes a line or two in an alphabet below.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from redis_kvpoll import KVPoll, commands
@@ -24,9 +24,12 @@ class Process(NamedTuple):
     """Operations that it has left."""
     held: Any = None
     """What it knows of a room that it holds."""
+    seen: bytes = b""
+    """The highest generation that it has seen."""
     pending: int = -1
     """The operation whose reply was lost and that it has to send again."""
     must_restate: bool = False
+    kind_has_rank: bool = False
 
 
 @dataclass(frozen=True)
@@ -38,10 +41,12 @@ class Operation:
     """What the process would send; None when it has no reason to."""
     learn: Callable[[Process, Any], Process] = lambda process, _: process
     """The process after a reply."""
-    says: str | None = None
+    says: Callable[[Process], str | None] = lambda _: None
     """The status that it brings."""
     fence: Callable[[Process], str | None] = lambda _: None
     """The generation through which it writes."""
+    creates: bool = False
+    """Whether it may create a room, whatever it says."""
     clears: bool = False
     reads: bool = False
 
@@ -52,7 +57,10 @@ class Kind:
 
     name: str
     layout: Layout
-    rank: str = ""
+
+    @property
+    def rank(self) -> str:
+        return self.layout.rank
 
 
 @dataclass(frozen=True)
@@ -78,13 +86,24 @@ class Setting:
     """Faults to put into scripts: from a source, another."""
 
 
-def layout(policy: str, mode: str = "prefill") -> Layout:
-    return Layout(NAMESPACE, 1, policy, mode, "100", "900000", "300000")
+def layout(policy: str, mode: str = "prefill", rank: str = "", world_size: str = "") -> Layout:
+    return Layout(
+        ttl_ms="900000",
+        terminal_ttl_ms="300000",
+        rank=rank,
+        world_size=world_size,
+        nonce="n",
+        namespace=NAMESPACE,
+        shards=1,
+        policy=policy,
+        mode=mode,
+        feed_length="100",
+    )
 
 
 def _update(status: KVPoll) -> Operation:
     command = commands.update_status(ROOM, status)
-    return Operation(f"update {status.name}", lambda _: command, says=status.name)
+    return Operation(f"update {status.name}", lambda _: command, says=lambda _: status.name)
 
 
 def _plain(name: str, command: Command[Any, Any], **about: Any) -> Operation:
@@ -94,18 +113,10 @@ def _plain(name: str, command: Command[Any, Any], **about: Any) -> Operation:
 UPDATES = tuple(_update(status) for status in KVPoll)
 UNFENCED = (
     *UPDATES,
-    _plain("abort", commands.abort(ROOM, "aborted"), says="Failed"),
+    _plain("abort", commands.abort(ROOM, "aborted"), says=lambda _: "Failed"),
     _plain("clear", commands.clear(ROOM), clears=True),
     _plain("touch", commands.touch([ROOM])),
     _plain("record_failure", commands.record_failure(ROOM, "cause")),
     _plain("set_decode_prefix_len", commands.set_decode_prefix_len(ROOM, 7)),
     _plain("pop_decode_prefix_len", commands.pop_decode_prefix_len(ROOM)),
 )
-
-
-def unfenced(policy: str, each: int, processes: int = 3) -> Setting:
-    """The calls that know no generation."""
-    return Setting(policy, (Kind("process", layout(policy)),), (0,) * processes, each, UNFENCED, losses=1)
-
-
-__all__ = ["UNFENCED", "UPDATES", "Kind", "Operation", "Process", "Setting", "layout", "replace", "unfenced"]

@@ -14,6 +14,7 @@ ROOM = 2**53 + 1  # no double holds it
 FEED = keys.feed(NAMESPACE).encode()
 ROOM_KEY = keys.rooms(NAMESPACE, [ROOM])[0].encode()
 PREFIX_KEY = keys.prefixes(NAMESPACE, [ROOM])[0].encode()
+EPOCH_KEY = keys.epoch(NAMESPACE).encode()
 NOW_MS = NOW_US // 1000
 _TIMES = {b"opened_ms", b"updated_ms", b"version"}
 """Fields that grow and that no script decides by."""
