@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import time
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -42,18 +42,14 @@ class Done(NamedTuple):
     server: int
     process: int
     message: Message | None
+    mask: int
+    """The generations that both name."""
     told: str
 
 
-class State(NamedTuple):
-    """All numbers, in the explorer's Values; the processes in order, since those of a kind are interchangeable."""
-
-    server: int
-    under_way: int
-    lost: int
-    expiries: int
-    losses: int
-    processes: tuple[int, ...]
+State = tuple[int, int, int, int, int, tuple[int, ...]]
+"""The server and the messages under way, by their numbers; how many replies may still be lost, rooms expire, servers
+lose all; the processes, by their numbers and in order, since those of a kind are interchangeable."""
 
 
 class BrokenError(Exception):
@@ -90,10 +86,8 @@ class Explorer:
         self._model = RedisModel(NOW_US)
         self._runner = ScriptRunner(self._model)
         self._servers, self._processes, self._ways = Values(), Values(), Values()
-        self._forgotten: dict[int, int] = {}
-        """Processes without what they can never use again; and the same once no loss of data is to come."""
-        self._settled: dict[int, int] = {}
-        self._done: dict[tuple[int, int, bool], list[Done]] = {}
+        self._carried: dict[tuple[int, Process, str, bool], tuple[int | None, Any, str]] = {}
+        self._done: dict[tuple[int, int, int], list[Done]] = {}
         self._arrived: dict[tuple[int, Message, bool], tuple[int, str]] = {}
         self._befallen: dict[int, list[tuple[int, str]]] = {}
         self._states: list[State] = []
@@ -102,7 +96,7 @@ class Explorer:
         self._calls = 0
 
     def explore(self) -> Report:
-        began, steps, violation, path = time.perf_counter(), 0, None, ()
+        began, steps, violation, path = time.process_time(), 0, None, ()
         self._add(self._start(), -1)
         at = 0
         try:
@@ -114,14 +108,14 @@ class Explorer:
                 at += 1
         except BrokenError as error:
             violation, path = str(error), self._path(at)
-        seconds = time.perf_counter() - began
+        seconds = time.process_time() - began
         return Report(len(self._states), steps, len(self._servers.values), self._calls, seconds, violation, path)
 
     def _start(self) -> State:
         setting = self.setting
         processes = tuple(sorted(self._processes.number(self._fresh(kind)) for kind in setting.processes))
         nothing, no_message = self._servers.number(NOTHING), self._ways.number(())
-        return State(nothing, no_message, setting.lost, setting.expiries, setting.losses, processes)
+        return nothing, no_message, setting.lost, setting.expiries, setting.losses, processes
 
     def _fresh(self, kind: int) -> Process:
         return Process(kind, self.setting.each, kind_has_rank=self.setting.kinds[kind].rank != "")
@@ -135,89 +129,112 @@ class Explorer:
 
     def successors(self, state: State) -> Iterator[tuple[State, str]]:
         """Every state that one step leads to, and what the step was."""
+        yield from self._by_processes(state)
+        yield from self._by_messages(state)
+        yield from self._by_fate(state)
+
+    def _by_processes(self, state: State) -> Iterator[tuple[State, str]]:
         server, under_way, lost, expiries, losses, processes = state
-        is_behind = self.setting.is_behind and losses < self.setting.losses
+        masks, messages = self._processes.masks, self._ways.masks[under_way]
         for place, process in enumerate(processes):
             if place and process == processes[place - 1]:
                 continue
-            others = (*processes[:place], *processes[place + 1 :])
-            for done in self._steps_of(server, process, is_behind):
-                if done.message is None:
-                    yield (
-                        self._state(done.server, under_way, lost, expiries, losses, (*others, done.process)),
-                        done.told,
-                    )
-                elif lost:
-                    ways = self._ways.number(tuple(sorted((*self._ways[under_way], done.message), key=repr)))
-                    yield self._state(server, ways, lost - 1, expiries, losses, (*others, done.process)), done.told
-        for place, message in enumerate(self._ways[under_way]):
-            after, told = self._arrival(server, message, is_behind)
-            rest = self._ways[under_way]
-            ways = self._ways.number((*rest[:place], *rest[place + 1 :]))
-            yield self._state(after, ways, lost, expiries, losses, processes), told
+            others = processes[:place] + processes[place + 1 :]
+            rest = messages
+            for other in others:
+                rest |= masks[other]
+            for after, learnt, message, mask, told in self._steps_of(server, process, losses):
+                who = (*others, learnt)
+                if message is not None:
+                    if lost:
+                        ways = self._ways.number(tuple(sorted((*self._ways[under_way], message), key=repr)))
+                        yield self._canonical(server, ways, lost - 1, expiries, losses, who), told
+                elif (all_ := rest | mask) >= 0 and not all_ & (all_ + 1):
+                    yield (after, under_way, lost, expiries, losses, tuple(sorted(who))), told
+                else:
+                    yield self._canonical(after, under_way, lost, expiries, losses, who), told
+
+    def _by_messages(self, state: State) -> Iterator[tuple[State, str]]:
+        server, under_way, lost, expiries, losses, processes = state
+        messages = self._ways[under_way]
+        for place, message in enumerate(messages):
+            after, told = self._arrival(server, message, self._is_behind(losses))
+            ways = self._ways.number(messages[:place] + messages[place + 1 :])
+            yield self._canonical(after, ways, lost, expiries, losses, processes), told
+
+    def _by_fate(self, state: State) -> Iterator[tuple[State, str]]:
+        server, under_way, lost, expiries, losses, processes = state
         if expiries:
             for after, told in self._expired(server):
-                yield self._state(after, under_way, lost, expiries - 1, losses, processes), told
+                yield self._canonical(after, under_way, lost, expiries - 1, losses, processes), told
         if losses and server:
-            survivors = tuple(self._processes.number(self._bereft(self._processes[p])) for p in processes)
-            yield self._state(0, under_way, lost, expiries, losses - 1, survivors), "the server loses all its data"
+            bereft = [self._processes.number(self._bereft(self._processes[process])) for process in processes]
+            survivors = tuple([self._forget(process, losses - 1) for process in bereft])
+            yield self._canonical(0, under_way, lost, expiries, losses - 1, survivors), "the server loses all its data"
 
-    def _state(self, server: int, under_way: int, lost: int, expiries: int, losses: int, who: tuple[int, ...]) -> State:
-        """The canonical form: generations renamed by their order, processes sorted."""
-        forget = self._forgotten if losses else self._settled
-        who = tuple([forget.get(process) or self._forget(process, forget) for process in who])
-        masks = self._processes.masks
-        if not is_canonical([self._servers.masks[server], self._ways.masks[under_way], *[masks[p] for p in who]]):
-            found = {*self._servers.generations(server), *self._ways.generations(under_way)}
+    def _is_behind(self, losses: int) -> bool:
+        return self.setting.is_behind and losses < self.setting.losses
+
+    def _canonical(
+        self, server: int, under_way: int, lost: int, expiries: int, losses: int, who: Sequence[int]
+    ) -> State:
+        """Generations renamed by their order, processes sorted."""
+        processes, servers, ways = self._processes, self._servers, self._ways
+        if not is_canonical([servers.masks[server], ways.masks[under_way], *[processes.masks[p] for p in who]]):
+            found = {*servers.generations(server), *ways.generations(under_way)}
             for process in who:
-                found.update(self._processes.generations(process))
+                found.update(processes.generations(process))
             in_order = tuple(sorted(found))
-            server = self._servers.renamed(server, in_order)
-            under_way = self._ways.renamed(under_way, in_order)
-            who = tuple([self._processes.renamed(process, in_order) for process in who])
-        return State(server, under_way, lost, expiries, losses, tuple(sorted(who)))
+            server, under_way = servers.renamed(server, in_order), ways.renamed(under_way, in_order)
+            who = [processes.renamed(process, in_order) for process in who]
+        return server, under_way, lost, expiries, losses, tuple(sorted(who))
 
-    def _forget(self, number: int, known: dict[int, int]) -> int:
+    def _forget(self, number: int, losses: int) -> int:
         """A process without what it knows and can never use again."""
         process = self._processes[number]
-        may_restate = self.setting.restate is not None and (known is self._forgotten or process.must_restate)
+        may_restate = self.setting.restate is not None and (losses > 0 or process.must_restate)
         if not may_restate:
             process = process._replace(held=process.held and process.held.for_writing())
         if process.left == 0 and process.pending < 0:
             process = process._replace(held=process.held if may_restate else None, seen=b"")
         if not self.setting.is_behind:
             process = process._replace(seen=b"")  # then the clock alone keeps generations apart
-        known[number] = self._processes.number(process)
-        return known[number]
+        return self._processes.number(process)
 
-    def _steps_of(self, server: int, process: int, is_behind: bool) -> list[Done]:
-        key = server, process, is_behind
+    def _steps_of(self, server: int, process: int, losses: int) -> list[Done]:
+        key = server, process, losses
         done = self._done.get(key)
         if done is None:
-            found = dict.fromkeys(self._work_out(server, process, is_behind))
-            first = {(step.server, step.process, step.message): step for step in reversed(found)}
+            first: dict[tuple[int, int, Message | None], Done] = {}
+            for after, learnt, message, told in self._work_out(server, process, self._is_behind(losses)):
+                number = self._forget(self._processes.number(learnt), losses)
+                mask = self._servers.masks[after] | self._processes.masks[number]
+                first.setdefault((after, number, message), Done(after, number, message, mask, told))
             done = self._done[key] = list(first.values())
         return done
 
-    def _work_out(self, server: int, number: int, is_behind: bool) -> Iterator[Done]:
+    def _work_out(
+        self, server: int, number: int, is_behind: bool
+    ) -> Iterator[tuple[int, Process, Message | None, str]]:
+        """What one process may do: (the server and the process after it, or the message that is under way, what)."""
         process = self._processes[number]
+        name = self._name(process)
         for at, operation in self._thinkable(process):
             after, value, told = self._carry_out(server, process, operation, is_behind)
             if after is None:
                 continue
-            left = process.left - (operation is not self.setting.restate)
-            learnt = operation.learn(process, value)._replace(left=left, pending=-1)
-            if (
-                after != server
-                or learnt != process._replace(left=left, pending=-1)
-                or process.must_restate
-                or process.pending >= 0
-            ):
-                yield Done(after, self._processes.number(learnt), None, f"{self._name(process)}: {told}")
-            if process.pending < 0 and not operation.reads and operation is not self.setting.restate:
-                waiting = self._processes.number(self._unsure(process, at, operation))
+            restates = operation is self.setting.restate
+            taught = operation.learn(process, value)
+            if after != server or taught != process or process.pending >= 0 or restates:
+                yield after, taught._replace(left=process.left - (not restates), pending=-1), None, f"{name}: {told}"
+            if process.pending < 0 and not operation.reads and not restates:
                 message = Message(self._sender(process, operation), at)
-                yield Done(server, waiting, message, f"{self._name(process)}: {operation.name}, and the reply is lost")
+                yield (
+                    server,
+                    self._unsure(process, at, operation),
+                    message,
+                    f"{name}: {operation.name}; the reply is lost",
+                )
 
     def _thinkable(self, process: Process) -> Iterator[tuple[int, Operation]]:
         setting = self.setting
@@ -238,7 +255,8 @@ class Explorer:
     def _sender(self, process: Process, operation: Operation) -> Process:
         """What of a process is in its message."""
         held = process.held.for_writing() if operation.fence(process) else None
-        return process._replace(left=0, pending=-1, held=held, must_restate=False)
+        seen = process.seen if operation.creates else b""
+        return process._replace(left=0, pending=-1, held=held, seen=seen, must_restate=False)
 
     def _bereft(self, process: Process) -> Process:
         return process._replace(must_restate=bool(self.setting.restate and process.held and process.held.status))
@@ -248,7 +266,15 @@ class Explorer:
 
     # Calls
 
-    def _carry_out(
+    def _carry_out(self, server: int, process: Process, operation: Operation, is_behind: bool) -> tuple[Any, Any, str]:
+        """The same, looked up where it was done before: how many operations are left matters to no script."""
+        sender = process if operation is self.setting.restate else self._sender(process, operation)
+        key = server, sender, operation.name, is_behind
+        if key not in self._carried:
+            self._carried[key] = self._call(server, sender, operation, is_behind)
+        return self._carried[key]
+
+    def _call(
         self, server: int, process: Process, operation: Operation, is_behind: bool
     ) -> tuple[int | None, Any, str]:
         """Run the script; (the server after it, what the caller gets, what it was), all invariants checked."""
@@ -319,7 +345,7 @@ class Explorer:
         for before, after in pairwise(numbers):
             state = self._states[after]
             step = next(step for found, step in self.successors(self._states[before]) if found == state)
-            told.append(f"{step}\n     {View(self._servers[state.server].state)}")
+            told.append(f"{step}\n     {View(self._servers[state[0]].state)}")
         return tuple(told)
 
 
