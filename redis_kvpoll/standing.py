@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Protocol, TypeAlias, TypedDict
 
 from redis_kvpoll.checks import Mode, Policy
@@ -132,6 +133,12 @@ class Standing:
             self._settled_until = time.monotonic() + RENEW_SECONDS
         return self._layout
 
+    def own(self, owner: str, incarnation: str) -> None:
+        """From now on, what this store creates is owned by a lease; or by nobody, when both are empty."""
+        self._identity = replace(self._identity, owner=owner, incarnation=incarnation)
+        if self._layout is not None:
+            self._layout = replace(self._layout, owner=owner, incarnation=incarnation, words={})
+
     @property
     def _agreed(self) -> Layout | None:
         """What was agreed on; None before the first call, and when it is time to look again."""
@@ -144,13 +151,10 @@ class Standing:
     def read(self, call: Call, marks: Marks, reply: list[Any]) -> list[Any]:
         """The words of the rooms in a reply; watchers get to know what was written."""
         shape = call.shape
-        if shape.feed:
-            feed_id = reply.pop(0)
-            if shape.epoch:
-                reply.pop(0)
-            if marks and feed_id is not None and shape.leaves:
-                for watcher, mark in marks:
-                    watcher.wrote(mark, call, feed_id, reply)
-        elif shape.epoch:
+        feed_id = reply.pop(0) if shape.feed else None
+        if shape.epoch:
             reply.pop(0)
+        if marks and feed_id is not None and shape.leaves:
+            for watcher, mark in marks:
+                watcher.wrote(mark, call, feed_id, reply)
         return reply
