@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from redis_kvpoll.commands import Call
+from redis_kvpoll.commands import Call, Layout
 from redis_kvpoll.errors import KVPollError
-from tests.model import invariants
+from tests.model import handles, invariants
 from tests.model.canonical import BEHIND_US, NOW_US, Values, is_canonical
 from tests.model.operations import Operation, Process, Setting
 from tests.model.redis_lua import ScriptError, ScriptRunner
@@ -44,6 +44,17 @@ class Done(NamedTuple):
     message: Message | None
     mask: int
     """The generations that both name."""
+    told: str
+
+
+class Carried(NamedTuple):
+    """A call that was carried out."""
+
+    server: int
+    call: Call
+    reply: list[Any]
+    value: Any
+    """What the caller gets, or the exception."""
     told: str
 
 
@@ -86,7 +97,7 @@ class Explorer:
         self._model = RedisModel(NOW_US)
         self._runner = ScriptRunner(self._model)
         self._servers, self._processes, self._ways = Values(), Values(), Values()
-        self._carried: dict[tuple[int, Process, str, bool], tuple[int | None, Any, str]] = {}
+        self._carried: dict[tuple[int, Process, str, bool], Carried | None] = {}
         self._done: dict[tuple[int, int, int], list[Done]] = {}
         self._arrived: dict[tuple[int, Message, bool], tuple[int, str]] = {}
         self._befallen: dict[int, list[tuple[int, str]]] = {}
@@ -113,12 +124,9 @@ class Explorer:
 
     def _start(self) -> State:
         setting = self.setting
-        processes = tuple(sorted(self._processes.number(self._fresh(kind)) for kind in setting.processes))
+        processes = tuple(sorted(self._processes.number(Process(kind, setting.each)) for kind in setting.processes))
         nothing, no_message = self._servers.number(NOTHING), self._ways.number(())
         return nothing, no_message, setting.lost, setting.expiries, setting.losses, processes
-
-    def _fresh(self, kind: int) -> Process:
-        return Process(kind, self.setting.each, kind_has_rank=self.setting.kinds[kind].rank != "")
 
     def _add(self, state: State, parent: int) -> None:
         self._numbers[state] = len(self._states)
@@ -192,11 +200,10 @@ class Explorer:
     def _forget(self, number: int, losses: int) -> int:
         """A process without what it knows and can never use again."""
         process = self._processes[number]
-        may_restate = self.setting.restate is not None and (losses > 0 or process.must_restate)
-        if not may_restate:
-            process = process._replace(held=process.held and process.held.for_writing())
+        if self.setting.restate is None or not (losses or process.must_restate):
+            process = process._replace(held=None)
         if process.left == 0 and process.pending < 0:
-            process = process._replace(held=process.held if may_restate else None, seen=b"")
+            process = process._replace(handle=b"", seen=b"" if process.held is None else process.seen)
         if not self.setting.is_behind:
             process = process._replace(seen=b"")  # then the clock alone keeps generations apart
         return self._processes.number(process)
@@ -218,92 +225,105 @@ class Explorer:
     ) -> Iterator[tuple[int, Process, Message | None, str]]:
         """What one process may do: (the server and the process after it, or the message that is under way, what)."""
         process = self._processes[number]
-        name = self._name(process)
+        name, layout = self._name(process), self._layout(process)
         for at, operation in self._thinkable(process):
-            after, value, told = self._carry_out(server, process, operation, is_behind)
-            if after is None:
+            carried = self._carry_out(server, process, operation, is_behind)
+            if carried is None:
                 continue
-            restates = operation is self.setting.restate
+            after, call, reply, value, told = carried
             taught = operation.learn(process, value)
-            if after != server or taught != process or process.pending >= 0 or restates:
-                yield after, taught._replace(left=process.left - (not restates), pending=-1), None, f"{name}: {told}"
-            if process.pending < 0 and not operation.reads and not restates:
+            if self.setting.restate:
+                taught = handles.heard(taught, layout, call, list(reply))
+            if after != server or taught != process or process.pending >= 0:
+                yield after, taught._replace(left=process.left - 1, pending=-1), None, f"{name}: {told}"
+            if process.pending < 0 and not operation.reads:
+                waiting = self._unsure(handles.sent(process, layout, call), at, call)
                 message = Message(self._sender(process, operation), at)
-                yield (
-                    server,
-                    self._unsure(process, at, operation),
-                    message,
-                    f"{name}: {operation.name}; the reply is lost",
-                )
+                yield server, waiting, message, f"{name}: {operation.name}; the reply is lost"
+        if process.must_restate or (process.held and process.held.waits):
+            yield from self._restate(server, process, is_behind)
+
+    def _restate(
+        self, server: int, process: Process, is_behind: bool
+    ) -> Iterator[tuple[int, Process, Message | None, str]]:
+        """What it holds is said before anything else; a guest, whose room is not there yet, says it again or gives up."""
+        restate, name = self.setting.restate, self._name(process)
+        assert restate is not None
+        carried = self._carry_out(server, process, restate, is_behind)
+        if carried is None:
+            yield server, process._replace(must_restate=False), None, f"{name}: has nothing to restate"
+            return
+        after, call, reply, _, told = carried
+        taught = handles.heard(process, self._layout(process), call, list(reply))._replace(must_restate=False)
+        if (after, taught) != (server, process):
+            yield after, taught, None, f"{name}: {told}"
+        if not process.must_restate:
+            yield server, process._replace(held=None), None, f"{name}: has waited for the opener long enough"
 
     def _thinkable(self, process: Process) -> Iterator[tuple[int, Operation]]:
-        setting = self.setting
-        if process.must_restate and setting.restate:
-            yield -1, setting.restate
-        elif process.pending >= 0:
-            yield process.pending, setting.operations[process.pending]
+        operations = self.setting.operations
+        if process.must_restate:
+            return
+        if process.pending >= 0:
+            yield process.pending, operations[process.pending]
         elif process.left:
-            yield from enumerate(setting.operations)
+            yield from enumerate(operations)
 
-    def _unsure(self, process: Process, at: int, operation: Operation) -> Process:
+    def _unsure(self, process: Process, at: int, call: Call) -> Process:
         """After a lost reply: it sends the same again; what destroys is not repeated."""
-        command = operation.command(process)
-        if command is not None and command.shape.repeatable:
-            return process._replace(pending=at)
-        return process._replace(left=process.left - 1)
+        return process._replace(pending=at) if call.shape.repeatable else process._replace(left=process.left - 1)
 
     def _sender(self, process: Process, operation: Operation) -> Process:
         """What of a process is in its message."""
-        held = process.held.for_writing() if operation.fence(process) else None
+        handle = process.handle if operation.fence(process) else b""
         seen = process.seen if operation.creates else b""
-        return process._replace(left=0, pending=-1, held=held, seen=seen, must_restate=False)
+        return Process(process.kind, 0, handle, None, seen)
 
     def _bereft(self, process: Process) -> Process:
-        return process._replace(must_restate=bool(self.setting.restate and process.held and process.held.status))
+        return process._replace(must_restate=process.held is not None)
+
+    def _layout(self, process: Process) -> Layout:
+        return self.setting.kinds[process.kind].layout
 
     def _name(self, process: Process) -> str:
         return self.setting.kinds[process.kind].name
 
     # Calls
 
-    def _carry_out(self, server: int, process: Process, operation: Operation, is_behind: bool) -> tuple[Any, Any, str]:
-        """The same, looked up where it was done before: how many operations are left matters to no script."""
+    def _carry_out(self, server: int, process: Process, operation: Operation, is_behind: bool) -> Carried | None:
+        """Run an operation's script, or look up what came of it: how many operations are left matters to no script."""
         sender = process if operation is self.setting.restate else self._sender(process, operation)
         key = server, sender, operation.name, is_behind
         if key not in self._carried:
             self._carried[key] = self._call(server, sender, operation, is_behind)
         return self._carried[key]
 
-    def _call(
-        self, server: int, process: Process, operation: Operation, is_behind: bool
-    ) -> tuple[int | None, Any, str]:
-        """Run the script; (the server after it, what the caller gets, what it was), all invariants checked."""
-        command = operation.command(process)
+    def _call(self, server: int, process: Process, operation: Operation, is_behind: bool) -> Carried | None:
+        layout = self._layout(process)
+        command = operation.command(process, layout)
         if command is None:
-            return None, None, ""
-        before = self._servers[server]
+            return None
+        before = View(self._servers[server].state)
         self._model.now_us = BEHIND_US if is_behind else NOW_US
         self._model.put(before.state)
-        (call,) = command.calls(self.setting.kinds[process.kind].layout)
+        (call,) = command.calls(layout)
+        name = f"{self._name(process)}: {operation.name}"
         try:
             reply = self._run(call)
-            value = command.finish(call.rooms, command.decode(command.operation, call.rooms, reply))
+        except ScriptError as error:
+            raise BrokenError(f"{name}: {error}\n     before: {before}") from None
+        try:
+            value = command.finish(call.rooms, command.decode(command.operation, call.rooms, list(reply)))
         except KVPollError as error:
             value = error
-        except ScriptError as error:
-            raise BrokenError(
-                f"{self._name(process)}: {operation.name}: {error}\n     before: {View(before.state)}"
-            ) from None
         after = View(self._model.state())
         told = f"{operation.name} -> {_told(value)}"
-        said = invariants.said(self.setting, before, after, process, operation, value)
-        step = invariants.Step(self.setting, process, operation, View(before.state), after, said, value)
+        said = invariants.said(self.setting, self._servers[server], after, process, operation, value)
+        step = invariants.Step(self.setting, process, operation, before, after, said, value)
         if found := list(invariants.wrong(step)):
-            raise BrokenError(
-                f"{self._name(process)}: {told}: {'; '.join(found)}\n     before: {step.before}\n     after:  {after}"
-            )
+            raise BrokenError(f"{name}: {'; '.join(found)}\n     before: {before}\n     after:  {after}")
         number = self._servers.number(Server(normal(after.state, self._model.now_us), said))
-        return number, value, told
+        return Carried(number, call, reply, value, told)
 
     def _run(self, call: Call) -> Any:
         self._calls += 1
@@ -318,9 +338,10 @@ class Explorer:
         key = server, message, is_behind
         if key not in self._arrived:
             operation = self.setting.operations[message.operation]
-            after, _, told = self._carry_out(server, message.process, operation, is_behind)
-            assert after is not None
-            self._arrived[key] = after, f"the first message of {self._name(message.process)} arrives: {told}"
+            carried = self._carry_out(server, message.process, operation, is_behind)
+            assert carried is not None
+            told = f"the first message of {self._name(message.process)} arrives: {carried.told}"
+            self._arrived[key] = carried.server, told
         return self._arrived[key]
 
     def _expired(self, server: int) -> list[tuple[int, str]]:

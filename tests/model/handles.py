@@ -1,4 +1,4 @@
-"""Operations through a generation: what a process holds, and how it brings that back after the server lost it."""
+"""Operations through a generation, and what a store holds of it: by the real Held, which brings it back after a loss."""
 
 from __future__ import annotations
 
@@ -6,113 +6,131 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from redis_kvpoll import KVPoll, Outcome, Update
-from redis_kvpoll.commands import Command, handles, replies, shapes
+from redis_kvpoll.commands import Call, Command, Layout, handles, replies, shapes
 from redis_kvpoll.commands.forming import only
 from redis_kvpoll.commands.replies import Opened
+from redis_kvpoll.held import CLEARING, Claim, Held
 from tests.model.operations import Operation, Process
-from tests.model.table import ROOM
+from tests.model.table import NAMESPACE, ROOM
 
 REASON = "failed through a handle"
+TTL, NOW = 1e9, 0.0
+"""Seconds. What a store holds does not end here: expiry is the server's."""
 
 
-class Held(NamedTuple):
-    """What a store keeps of a room that it opened or attached. Bytes, which are renamed with their generation."""
+class Claimed(NamedTuple):
+    """A Claim that does not change. Bytes, which are renamed with their generation."""
 
     generation: bytes
     request: bytes
-    status: bytes
     role: bytes
-    """As in restate: opener, guest, or cleared."""
-    reason: bytes = b""
+    status: bytes
+    reason: bytes
+    length: bytes
+    is_ending: bool
+    waits: bool
 
-    def for_writing(self) -> Held | None:
-        """What matters where nothing is to be restated."""
-        return None if self.role == b"cleared" else Held(self.generation, b"", b"", b"")
+    @classmethod
+    def of(cls, claim: Claim) -> Claimed:
+        status = claim.status.name if claim.status is not None else ""
+        words = (str(claim.generation), claim.request, claim.role, status, claim.reason, claim.length)
+        return cls(*[word.encode() for word in words], claim.is_ending, claim.waits_since is not None)
+
+    def claim(self) -> Claim:
+        generation, request, role, status, reason, length = (word.decode() for word in self[:6])
+        held = Claim(int(generation), request, role, KVPoll[status] if status else None, TTL, reason, length)  # type: ignore[arg-type]
+        held.is_ending, held.waits_since = self.is_ending, NOW if self.waits else None
+        return held
+
+
+def store_of(process: Process, layout: Layout) -> Held:
+    """What the process's store holds."""
+    held = Held(TTL, TTL, bool(layout.rank))
+    held.seen = int(process.seen or 0)
+    if process.held:
+        held._shards[NAMESPACE] = {ROOM: process.held.claim()}
+    return held
+
+
+def _with(process: Process, held: Held) -> Process:
+    claim = held._shards.get(NAMESPACE, {}).get(ROOM)
+    seen = b"%d" % held.seen if held.seen else b""
+    return process._replace(held=Claimed.of(claim) if claim else None, seen=seen)
+
+
+def sent(process: Process, layout: Layout, call: Call) -> Process:
+    """The process as it forms a call: what it clears is not to be brought back."""
+    if call.shape not in CLEARING or process.held is None:
+        return process
+    held = store_of(process, layout)
+    held.end(call.tag, call.rooms)
+    return _with(process, held)
+
+
+def heard(process: Process, layout: Layout, call: Call, reply: list[Any]) -> Process:
+    """The process's store hears a reply."""
+    held = store_of(sent(process, layout, call), layout)
+    held.hear(call, reply, NOW)
+    return _with(process, held)
 
 
 def fence(process: Process) -> str | None:
-    return process.held.generation.decode() if process.held else None
+    return process.handle.decode() or None
 
 
-def _through(build: Callable[[int], Command[Any, Any]]) -> Callable[[Process], Command[Any, Any] | None]:
-    """A command for who holds a room that it has not cleared."""
-
-    def command(process: Process) -> Command[Any, Any] | None:
-        held = process.held
-        return build(int(held.generation)) if held and held.role != b"cleared" else None
-
-    return command
+def _through(build: Callable[[int], Command[Any, Any]]) -> Callable[[Process, Layout], Command[Any, Any] | None]:
+    """A command for who has a handle."""
+    return lambda process, _: build(int(process.handle)) if process.handle else None
 
 
-def _learn_status(process: Process, value: Any) -> Process:
-    if not isinstance(value, Update):
-        return process
-    if value.outcome is Outcome.STALE:
-        return process._replace(held=None)
-    if value.status is None:
-        return process
-    reason = REASON.encode() if value.outcome is Outcome.FAILED else process.held.reason
-    return process._replace(held=process.held._replace(status=value.status.name.encode(), reason=reason))
+def _learn_stale(process: Process, value: Any) -> Process:
+    """Who is told that the generation is not its own any more, writes to it no more."""
+    is_over = isinstance(value, Update) and value.outcome in (Outcome.STALE, Outcome.CLEARED)
+    return process._replace(handle=b"") if is_over else process
 
 
-def _learn_clear(process: Process, value: Any) -> Process:
-    if value.outcome is Outcome.CLEARED and value.status is not None and process.kind_has_rank:
-        return process._replace(held=process.held._replace(status=value.status.name.encode(), role=b"cleared"))
-    return process._replace(held=None)
-
-
-def _learn_opened(role: bytes) -> Callable[[Process, Any], Process]:
-    def learn(process: Process, value: Any) -> Process:
-        if not isinstance(value, Opened):
-            return process
-        status = value.status.name.encode() if value.status is not None else b""
-        request = (value.request or "").encode()
-        held = Held(b"%d" % value.generation, request, status, role)
-        return process._replace(held=held, seen=max(held.generation, process.seen))
-
-    return learn
+def _learn_opened(process: Process, value: Any) -> Process:
+    return process._replace(handle=b"%d" % value.generation) if isinstance(value, Opened) else process
 
 
 def _open(request: str) -> Operation:
-    def command(process: Process) -> Command[Any, Any]:
+    def command(process: Process, _: Layout) -> Command[Any, Any]:
         return handles.open(ROOM, request, KVPoll.Bootstrapping, int(process.seen or 0))
 
-    return Operation(f"open for {request}", command, _learn_opened(b"opener"), creates=True)
+    return Operation(f"open for {request}", command, _learn_opened, creates=True)
 
 
 def _update(status: KVPoll) -> Operation:
     command = _through(lambda generation: handles.update(ROOM, generation, status))
-    return Operation(f"room.update {status.name}", command, _learn_status, lambda _: status.name, fence)
+    return Operation(f"room.update {status.name}", command, _learn_stale, lambda _: status.name, fence)
 
 
-def _restate(process: Process) -> Command[Any, Any]:
-    held = process.held
-    words = [word.decode() for word in (held.generation, held.request, held.status, held.reason, b"", held.role)]
-    return Command("restate", shapes.RESTATE, [ROOM], words, replies.updates, only)
-
-
-def _learn_restated(process: Process, value: Any) -> Process:
-    return _learn_status(process, value)._replace(must_restate=False) if process.held else process
+def _restate(process: Process, layout: Layout) -> Command[Any, Any] | None:
+    """What the store says of its rooms; None when there is nothing that it would bring back."""
+    only_waiting = not process.must_restate
+    for call in store_of(process, layout).restating(NAMESPACE, layout, NOW, only_waiting):
+        return Command("restate", shapes.RESTATE, call.rooms, call.items, replies.updates, only)
+    return None
 
 
 OPENINGS = (
     _open("a"),
     _open("b"),
-    Operation("attach", lambda _: handles.attach(ROOM), _learn_opened(b"guest"), reads=True),
+    Operation("attach", lambda *_: handles.attach(ROOM), _learn_opened, reads=True),
 )
 FENCED = (
     *[_update(status) for status in KVPoll if status],
     Operation(
         "room.fail",
         _through(lambda generation: handles.fail(ROOM, generation, REASON)),
-        _learn_status,
+        _learn_stale,
         lambda _: "Failed",
         fence,
     ),
     Operation(
         "room.clear",
         _through(lambda generation: handles.finish(ROOM, generation)),
-        _learn_clear,
+        _learn_stale,
         fence=fence,
         clears=True,
     ),
@@ -123,5 +141,9 @@ BIND = Operation(
     fence=fence,
 )
 RESTATE = Operation(
-    "restate", _restate, _learn_restated, lambda process: process.held.status.decode() or None, fence, creates=True
+    "restate",
+    _restate,
+    says=lambda process: process.held.status.decode() or None,
+    fence=lambda process: process.held.generation.decode(),
+    creates=True,
 )

@@ -196,7 +196,7 @@ def _restated(step: Step) -> Iterator[str]:
         yield f"its opener restated {generation}, and it is not there"
     if room.get("generation") == generation and step.before.generation in (None, generation):
         now = step.after.own(step.rank) or room.get(f"cleared:{step.rank}") or "Failed"
-        if now != "Failed" and (held.status == b"Failed" or RANK[now] < RANK[held.status.decode()]):
+        if step.after.status != "Failed" and (held.status == b"Failed" or RANK[now] < RANK[held.status.decode()]):
             yield f"it was restated as {held.status.decode()}, and is {now}"
 
 

@@ -22,14 +22,15 @@ class Process(NamedTuple):
     """Which of the setting's kinds."""
     left: int
     """Operations that it has left."""
+    handle: bytes = b""
+    """The generation that it has a handle of."""
     held: Any = None
-    """What it knows of a room that it holds."""
+    """What its store keeps of the room, to bring it back."""
     seen: bytes = b""
     """The highest generation that it has seen."""
     pending: int = -1
     """The operation whose reply was lost and that it has to send again."""
     must_restate: bool = False
-    kind_has_rank: bool = False
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Operation:
     """One letter of the alphabet."""
 
     name: str
-    command: Callable[[Process], Command[Any, Any] | None]
+    command: Callable[[Process, Layout], Command[Any, Any] | None]
     """What the process would send; None when it has no reason to."""
     learn: Callable[[Process, Any], Process] = lambda process, _: process
     """The process after a reply."""
@@ -103,11 +104,11 @@ def layout(policy: str, mode: str = "prefill", rank: str = "", world_size: str =
 
 def _update(status: KVPoll) -> Operation:
     command = commands.update_status(ROOM, status)
-    return Operation(f"update {status.name}", lambda _: command, says=lambda _: status.name)
+    return Operation(f"update {status.name}", lambda *_: command, says=lambda _: status.name)
 
 
 def _plain(name: str, command: Command[Any, Any], **about: Any) -> Operation:
-    return Operation(name, lambda _: command, **about)
+    return Operation(name, lambda *_: command, **about)
 
 
 UPDATES = tuple(_update(status) for status in KVPoll)
