@@ -8,12 +8,14 @@ called 1, the next 2, and so on. The clock stands far above the highest, unless 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 BASE = 1_700_000_000_000_000
 STEP = 1_000_000
 """Between two renamed generations, so that one that is made by adding 1 to another finds its place in the order."""
+MOST = 60
+"""Generations in one state."""
 NOW_US = 1_800_000_000_000_000
 BEHIND_US = 1_600_000_000_000_000
 """The clock of a server that is behind all generations that were ever given."""
@@ -21,13 +23,14 @@ BEHIND_US = 1_600_000_000_000_000
 _GENERATION = re.compile(rb"(?<!\d)1[678]\d{14}(?!\d)")
 
 
-def number(order: int) -> int:
-    return BASE + order * STEP
-
-
 def short(text: str) -> str:
-    """With g1, g2 ... in the place of the generations, for people."""
-    return _GENERATION.sub(lambda m: b"g%d" % ((int(m[0]) - BASE) // STEP), text.encode()).decode()
+    """With g0, g1 ... in the place of the generations, and new for one that the clock has just given, for people."""
+
+    def name(match: re.Match[bytes]) -> bytes:
+        order, rest = divmod(int(match[0]) - BASE, STEP)
+        return b"g%d" % order + b"+" * (rest > 0) if 0 <= order < MOST else b"new"
+
+    return _GENERATION.sub(name, text.encode()).decode()
 
 
 def _walk(value: Any, found: set[int]) -> None:
@@ -74,7 +77,7 @@ class Values:
             _walk(value, found)
             self._generations.append(tuple(found))
             orders = [divmod(generation - BASE, STEP) for generation in found]
-            is_renamed = all(rest == 0 and 0 <= order < 60 for order, rest in orders)
+            is_renamed = all(rest == 0 and 0 <= order < MOST for order, rest in orders)
             self.masks.append(sum(1 << order for order, _ in orders) if is_renamed else -1)
         return there
 
@@ -97,6 +100,3 @@ def is_canonical(masks: Iterable[int]) -> bool:
     for mask in masks:
         all_ |= mask
     return all_ >= 0 and all_ & (all_ + 1) == 0
-
-
-Rename = Callable[[int], int]

@@ -1,4 +1,4 @@
-"""Operations through a generation, and what a store holds of it: by the real Held, which brings it back after a loss."""
+"""Operations through a generation, and what a store holds of it: by the real Held, which brings it back."""
 
 from __future__ import annotations
 
@@ -64,7 +64,9 @@ def sent(process: Process, layout: Layout, call: Call) -> Process:
         return process
     held = store_of(process, layout)
     held.end(call.tag, call.rooms)
-    return _with(process, held)
+    fence = call.items[0].encode()
+    is_over = not layout.rank and fence in (b"", process.held.generation)  # a rank leaves its last status behind
+    return _with(process, held)._replace(ended=process.held.generation if is_over else process.ended)
 
 
 def heard(process: Process, layout: Layout, call: Call, reply: list[Any]) -> Process:
@@ -90,7 +92,7 @@ def _learn_stale(process: Process, value: Any) -> Process:
 
 
 def _learn_opened(process: Process, value: Any) -> Process:
-    return process._replace(handle=b"%d" % value.generation) if isinstance(value, Opened) else process
+    return process._replace(handle=b"%d" % value.generation, ended=b"") if isinstance(value, Opened) else process
 
 
 def _open(request: str) -> Operation:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from redis_kvpoll import KVPoll, Outcome, Update
-from redis_kvpoll.errors import KVPollError
+from redis_kvpoll.errors import KVPollError, RoomBusyError
 from tests.model.operations import Operation, Process, Setting
 from tests.model.table import EPOCH_KEY, PREFIX_KEY, ROOM, Server, View
 
@@ -168,6 +168,9 @@ def _outcome(step: Step) -> Iterator[str]:
         exempt = (PREFIX_KEY, EPOCH_KEY) if step.operation.creates else (PREFIX_KEY,)
         if before.without(*exempt) != after.without(*exempt):
             yield f"{_name(step.value)}, and something was written"
+    if isinstance(step.value, RoomBusyError) and step.operation.name == f"open for {before.room.get('request')}":
+        if f"cleared:{rank}" not in before.room:
+            yield "the request that has the room was refused as if it were another"
     if step.restates or not isinstance(step.value, Update):
         return
     if outcome is Outcome.SKIPPED and before.own(rank):
@@ -192,6 +195,12 @@ def _restated(step: Step) -> Iterator[str]:
     if not step.restates or isinstance(step.value, KVPollError):
         return
     room, generation = step.after.room, held.generation.decode()
+    if getattr(step.value, "outcome", None) is Outcome.STALE:
+        if not (room.get("generation", "") > generation or f"cleared:{step.rank}" in room):
+            yield f"restating {generation} was refused as stale"
+        return
+    if generation == step.process.ended.decode() and not step.before.room and room:
+        yield f"{generation} was cleared by the process that brings it back"
     if held.role == b"opener" and (not room or room["generation"] < generation):
         yield f"its opener restated {generation}, and it is not there"
     if room.get("generation") == generation and step.before.generation in (None, generation):

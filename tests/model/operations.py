@@ -26,6 +26,8 @@ class Process(NamedTuple):
     """The generation that it has a handle of."""
     held: Any = None
     """What its store keeps of the room, to bring it back."""
+    ended: bytes = b""
+    """The generation that it has sent a clear of: its own restating may not bring it back."""
     seen: bytes = b""
     """The highest generation that it has seen."""
     pending: int = -1

@@ -35,10 +35,10 @@ def lossy(policy: str, each: int, lost: int = 0, is_behind: bool = False) -> Set
     return Setting(policy, kinds, (0, 0, 0), each, _FEW, lost=lost, expiries=0, **restating)
 
 
-def ranked(policy: str, each: int, third: int = 0) -> Setting:
+def ranked(policy: str, each: int, third: int = 0, lost: int = 0) -> Setting:
     """Two ranks; the third process is of rank 0 too, or (2) an operator, who has none."""
-    alphabet = (*handles.OPENINGS, *handles.FENCED, *UPDATES, ABORT, CLEAR)
-    return Setting(policy, _kinds(policy), (0, 1, third), each, alphabet)
+    alphabet = (*_FEW, UPDATES[0], UPDATES[4], ABORT)
+    return Setting(policy, _kinds(policy), (0, 1, third), each, alphabet, lost=lost)
 
 
 def ranked_lossy(policy: str, each: int) -> Setting:

@@ -67,8 +67,8 @@ class View:
         return self.room.get("generation")
 
     def own(self, rank: str) -> str | None:
-        """What a rank itself has written."""
-        return self.room.get(f"status:{rank}" if rank else "status")
+        """What a rank itself has written; of a room without ranks, its status."""
+        return self.room.get(f"status:{rank}" if rank and "world_size" in self.room else "status")
 
     @cached_property
     def entries(self) -> list[list[str]]:
