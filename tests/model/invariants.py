@@ -153,6 +153,8 @@ def _agreement(step: Step) -> Iterator[str]:
     if "world_size" not in room:
         return
     ranks = [text for name, text in room.items() if name.startswith(("status:", "cleared:"))]
+    if twice := [name for name in room if name.startswith("status:") and name.replace("status", "cleared") in room]:
+        yield f"{twice} has cleared, and is there again"
     everybody = len(ranks) == int(room["world_size"])
     due = "Failed" if "Failed" in ranks else min(ranks, key=RANK.__getitem__) if everybody else "Bootstrapping"
     if room["status"] != due:
@@ -168,9 +170,9 @@ def _outcome(step: Step) -> Iterator[str]:
         exempt = (PREFIX_KEY, EPOCH_KEY) if step.operation.creates else (PREFIX_KEY,)
         if before.without(*exempt) != after.without(*exempt):
             yield f"{_name(step.value)}, and something was written"
-    if isinstance(step.value, RoomBusyError) and step.operation.name == f"open for {before.room.get('request')}":
-        if f"cleared:{rank}" not in before.room:
-            yield "the request that has the room was refused as if it were another"
+    is_own = step.operation.name == f"open for {before.room.get('request')}" and f"cleared:{rank}" not in before.room
+    if isinstance(step.value, RoomBusyError) and is_own:
+        yield "the request that has the room was refused as if it were another"
     if step.restates or not isinstance(step.value, Update):
         return
     if outcome is Outcome.SKIPPED and before.own(rank):
@@ -212,6 +214,9 @@ def _restated(step: Step) -> Iterator[str]:
 def _end(step: Step) -> Iterator[str]:
     if step.before.room and not step.after.room and not step.operation.clears:
         yield f"{step.operation.name} removed the room"
+    others = [name for name in step.before.room if name.startswith("status:") and name != f"status:{step.rank}"]
+    if step.rank and others and not step.after.room:
+        yield f"the room went with the clear of one rank, and {others} had not cleared"
     if step.operation.clears and step.before.room and not step.after.room and PREFIX_KEY in step.after.kept:
         yield "the prefix length outlived its room's clear"
 

@@ -88,9 +88,16 @@ FAULTS = [
     ),
     ("2 ranks", "strict", "write", "string.format('%d', heard) == there.world_size", "true", "only ['0'] of 2 said so"),
     ("2 ranks", "strict", "write", "or string.find(name, '^cleared:')", "", "the consensus is"),
-    ("2 ranks", "strict", "clear", "if string.find(name, '^status:') then goes = false end", "", "went away"),
+    (
+        "2 ranks",
+        "strict",
+        "clear",
+        "if string.find(name, '^status:') then goes = false end",
+        "",
+        "went with the clear of one rank",
+    ),
     ("2 ranks", "strict", "abort", "redis.call('HSET', room, name, 'Failed')", "local _ = name", ""),
-    ("2 ranks", "compat", "write", "there.generation ~= fence or there[cleared]", "there.generation ~= fence", ""),
+    ("2 ranks", "compat", "write", "if there[cleared] then", "if false then", "has cleared, and is there again"),
 ]
 
 
