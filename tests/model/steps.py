@@ -51,6 +51,7 @@ class Steps:
         self._model = RedisModel(NOW_US)
         self._runner = ScriptRunner(self._model)
         self._carried: dict[tuple[int, Process, str, bool], Carried | None] = {}
+        self._views: dict[int, View] = {}
         self._befallen: dict[int, list[tuple[int, str]]] = {}
 
     def of(self, server: int, process: Process, is_behind: bool) -> Iterator[Taken]:
@@ -128,7 +129,9 @@ class Steps:
         command = operation.command(process, layout)
         if command is None:
             return None
-        before = View(self._servers[server].state)
+        before = self._views.get(server)
+        if before is None:
+            before = self._views[server] = View(self._servers[server].state)
         self._model.now_us = BEHIND_US if is_behind else NOW_US
         self._model.put(before.state)
         (call,) = command.calls(layout)
