@@ -53,7 +53,7 @@ def store_of(process: Process, layout: Layout) -> Held:
 
 
 def _with(process: Process, held: Held) -> Process:
-    claim = held._shards.get(NAMESPACE, {}).get(ROOM)
+    claim = held.claims(NAMESPACE).get(ROOM)
     seen = b"%d" % held.seen if held.seen else b""
     return process._replace(held=Claimed.of(claim) if claim else None, seen=seen)
 
@@ -131,7 +131,7 @@ FENCED = (
     ),
     Operation(
         "room.clear",
-        _through(lambda generation: handles.finish(ROOM, generation)),
+        _through(lambda generation: handles.clear(ROOM, generation)),
         _learn_stale,
         fence=fence,
         clears=True,
@@ -139,7 +139,7 @@ FENCED = (
 )
 BIND = Operation(
     "room.set_decode_prefix_len",
-    _through(lambda generation: handles.bind_decode_prefix_len(ROOM, generation, 7)),
+    _through(lambda generation: handles.set_decode_prefix_len(ROOM, generation, 7)),
     fence=fence,
 )
 RESTATE = Operation(
