@@ -12,6 +12,7 @@ on. Steps that change nothing and teach nothing are left out: whatever can follo
 
 from __future__ import annotations
 
+import gc
 import time
 from array import array
 from collections.abc import Iterator, Sequence
@@ -80,6 +81,7 @@ class Explorer:
         began, steps, violation, path = time.process_time(), 0, None, ()
         self._add(self._start(), -1)
         at = 0
+        gc.disable()  # nothing here goes in circles, and looking through millions of tuples takes most of the time
         try:
             while at < min(len(self._states), most or len(self._states)):
                 for after, _ in self.successors(self._states[at]):
@@ -89,6 +91,8 @@ class Explorer:
                 at += 1
         except BrokenError as error:
             violation, path = str(error), self._path(at)
+        finally:
+            gc.enable()
         seconds = time.process_time() - began
         return Report(len(self._states), steps, len(self._servers.values), self._steps.calls, seconds, violation, path)
 
