@@ -30,7 +30,8 @@ _MAX_SOCKET_PATH = 100
 """The kernel's limit is 108 bytes (104 on macOS)."""
 
 # $1 is the folder; the rest is the server's command line. The server's process id goes to our end of the pipe; a line
-# from there asks for another server. The traps come first, and a broken pipe is ignored: we may be killed at any moment, this one included.
+# from there asks for another server. The traps come first, and a broken pipe is ignored: we may be killed at any
+# moment, this one included.
 _GUARD = """
 folder=$1; shift
 trap 'kill -KILL $! 2>/dev/null; wait; rm -rf "$folder"' EXIT
