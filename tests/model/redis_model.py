@@ -190,6 +190,9 @@ class RedisModel:
         score = self._read(key, "zset").get(member)
         return None if score is None else b"%.17g" % score
 
+    def zcount(self, key: bytes, low: bytes, high: bytes) -> int:
+        return len(self.zrangebyscore(key, low, high))
+
     def zrangebyscore(self, key: bytes, low: bytes, high: bytes, *options: bytes) -> list[bytes]:
         at, count = 0, -1
         if options:
@@ -257,7 +260,7 @@ _COMMANDS = {
         for name in (
             *("exists", "pexpire", "pttl", "time"),
             *("hget", "hmget", "hgetall", "hkeys", "hlen", "hexists", "hset", "hsetnx", "hdel", "hincrby"),
-            *("zadd", "zrem", "zcard", "zscore", "zrangebyscore", "xadd", "xlen", "xrevrange"),
+            *("zadd", "zrem", "zcard", "zscore", "zcount", "zrangebyscore", "xadd", "xlen", "xrevrange"),
         )
     },
 }

@@ -163,6 +163,7 @@ COMMANDS = st.one_of(
     command(b"PEXPIRE", KEY, st.sampled_from((*TTLS, b"0", b"-1"))),
     command(b"ZADD", KEY, SCORES),
     command(b"ZRANGEBYSCORE", KEY, BOUND, BOUND, LIMIT),
+    command(b"ZCOUNT", KEY, BOUND, BOUND),
     command(b"XADD", KEY, st.sampled_from(((b"*",), (b"NOMKSTREAM", b"MAXLEN", b"~", b"100", b"*"))), PAIRS),
     command(b"XREVRANGE", KEY, st.just((b"+", b"-", b"COUNT")), st.sampled_from((b"1", b"3"))),
 )
