@@ -1,0 +1,108 @@
+"""One run: workers at work, one injury after the other, and then the verdict on what they saw."""
+
+from __future__ import annotations
+
+import random
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from chaos import calls, checker, history
+from chaos.checker import Violation
+from chaos.crew import Crew
+from chaos.faults import Injury
+from chaos.history import Done, Fault, History
+from chaos.scenarios import NAMESPACE, Field, Scenario
+from chaos.worker import Plan
+from redis_kvpoll import StatusStore
+
+WORKERS = 4
+DEADLINE = 5.0
+TTL = 1800.0
+"""Seconds: no room expires in a run, so none may be missing."""
+CALM = (0.1, 0.4)
+"""Seconds between injuries."""
+
+
+@dataclass
+class Verdict:
+    """What one run came to."""
+
+    name: str
+    seconds: float
+    faults: Counter[str]
+    operations: int
+    answered: int
+    """Of these, those that got an answer."""
+    violations: list[Violation]
+    longest_wait: float
+
+
+def run(name: str, scenario: Scenario, seconds: float, seed: int) -> Verdict:
+    """Carry a scenario out."""
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="chaos-") as folder, scenario.make(Path(folder)) as field:
+        start = time.monotonic()
+        plan = Plan(-1, field.url, "", f"{seed} {name}", start, False, DEADLINE, TTL, field.shards)
+        with Crew(Path(folder), plan, WORKERS) as crew:
+            chance = random.Random(f"{seed} {name}")  # noqa: S311 - chance, not secrets
+            faults = injure(field.injuries, crew, chance, seconds)
+            crew.quiet()
+            rooms = list(range(calls.rooms_at(time.monotonic() - start)[-1] + 1))
+            looks = look(field, rooms)
+            copies = crew.copies(rooms)
+            kept = History([*crew.calls(), *looks], faults, DEADLINE)
+            found = checker.check(kept, field.refusals)
+            found += checker.check_end({d.room: d.answer for d in looks}, copies, ttls(field), TTL)
+            found += [Violation("a worker complained", text) for text in crew.complaints()]
+    made = {(done.worker, done.began): done.ended < float("inf") and not done.error for done in kept.calls}
+    return Verdict(
+        name,
+        time.monotonic() - began,
+        Counter(fault.name for fault in faults),
+        len(made),
+        sum(made.values()),
+        found,
+        checker.longest_wait(kept),
+    )
+
+
+def injure(injuries: list[Injury], crew: Crew, chance: random.Random, seconds: float) -> list[Fault]:
+    """Inflict them in turn, in an order by lot, each at least once, until the time is up."""
+    faults: list[Fault] = []
+    until = time.monotonic() + seconds
+    turn: list[Injury] = []
+    while time.monotonic() < until or len(faults) < len(injuries):
+        turn = turn or chance.sample(injuries, len(injuries))
+        injury = turn.pop()
+        time.sleep(chance.uniform(*CALM))
+        began = time.monotonic()
+        hit = injury.inflict(chance, crew)
+        faults.append(Fault(injury.name, began, time.monotonic(), hit, injury.outage, injury.loses))
+    time.sleep(CALM[1])
+    return faults
+
+
+def look(field: Field, rooms: list[int]) -> list[Done]:
+    """The table as it is when all is quiet, as one more part of the history."""
+    with StatusStore.from_url(field.direct, namespace=NAMESPACE, deadline=DEADLINE) as store:
+        began = time.monotonic()
+        statuses = store.poll(rooms)
+        ended = time.monotonic()
+    return [
+        Done(history.JUDGE, "poll", room, None, None if status is None else int(status), "", began, ended)
+        for room, status in zip(rooms, statuses, strict=True)
+    ]
+
+
+def ttls(field: Field) -> dict[str, int]:
+    """What every key of the table has left, in milliseconds."""
+    found = {}
+    for client in field.primaries():
+        for key in client.scan_iter("kvpoll:*", count=1000):
+            left = client.pttl(key)
+            if left != -2:  # expired just now
+                found[key] = left
+    return found
