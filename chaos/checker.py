@@ -128,8 +128,8 @@ def wrong_errors(history: History, refusals: Sequence[str]) -> list[Violation]:
 
 
 def _unexplained(done: Done, history: History, refusals: Sequence[str]) -> str:
-    kind = done.error.partition(":")[0]
-    if kind in EXPECTED.get(done.name, ()):
+    kind = failure(done)
+    if not kind:
         return ""
     if kind == "ServerRefusedError":
         return "" if any(word in done.error for word in refusals) else "a refusal that nobody arranged"
@@ -142,6 +142,12 @@ def _unexplained(done: Done, history: History, refusals: Sequence[str]) -> str:
         return "a call gave up before its deadline"
     outages = [fault for fault in history.faults if fault.outage or fault.worker == done.worker]
     return "" if overlap(done, outages) > history.deadline / 2 else "a call failed for a fault that it should outlive"
+
+
+def failure(done: Done) -> str:
+    """The class of the error that a call ended with instead of an answer; empty if it got one, or was killed."""
+    kind = done.error.partition(":")[0]
+    return "" if kind in EXPECTED.get(done.name, ()) else kind
 
 
 def overlap(done: Done, faults: Iterable[Fault]) -> float:

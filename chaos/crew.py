@@ -18,6 +18,7 @@ from chaos.servers import ChaosError
 from chaos.worker import SYNC_SECONDS, Plan
 
 START_SECONDS = 20.0
+COMPLAINTS = ("Traceback", "Warning", "Exception ignored", "as it never should", "Fatal")
 ROOT = Path(__file__).parent.parent
 
 
@@ -99,9 +100,9 @@ class Crew:
         return [done for one in everyone for done in history.read(Path(one.plan.file), one.plan.number)]
 
     def complaints(self) -> list[str]:
-        """Tracebacks that workers have printed."""
+        """What workers have printed that is more than a mirror's word on its connection."""
         texts = (worker.errors.read_text(errors="replace") for worker in self.gone + self.working)
-        return [text[-2000:] for text in texts if "Traceback" in text or "Error" in text]
+        return [text[-2000:] for text in texts if any(word in text for word in COMPLAINTS)]
 
     def __enter__(self) -> Crew:
         return self

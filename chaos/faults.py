@@ -110,7 +110,7 @@ def of_memory(server: Server) -> Injury:
         if others := list(server.client.scan_iter("other:*")):
             server.client.delete(*others)
 
-    return simple("maxmemory reached", fill, outage=True)
+    return simple("maxmemory reached", fill)
 
 
 def of_network(network: Network) -> list[Injury]:

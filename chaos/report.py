@@ -23,6 +23,11 @@ def report(verdicts: Iterable[Verdict]) -> str:
     for one in verdicts:
         told = ", ".join(f"{count} x {name}" for name, count in sorted(one.faults.items()))
         lines.append(f"  {one.name:<10}{told}")
+    if any(one.errors for one in verdicts):
+        lines += ["", "errors told to callers, all of them explained by a fault unless a violation says otherwise"]
+        for one in verdicts:
+            if told := ", ".join(f"{count:,} x {name}" for name, count in sorted(one.errors.items())):
+                lines.append(f"  {one.name:<10}{told}")
     for one in verdicts:
         for violation in one.violations[:SHOWN]:
             lines.append(f"VIOLATION in {one.name}: {violation.rule}: {violation.what}")

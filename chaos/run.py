@@ -34,8 +34,8 @@ class Verdict:
     seconds: float
     faults: Counter[str]
     operations: int
-    answered: int
-    """Of these, those that got an answer."""
+    errors: Counter[str]
+    """The errors that operations ended with, by their class; those of a wait that say how it went are none."""
     violations: list[Violation]
     longest_wait: float
 
@@ -57,13 +57,13 @@ def run(name: str, scenario: Scenario, seconds: float, seed: int) -> Verdict:
             found = checker.check(kept, field.refusals)
             found += checker.check_end({d.room: d.answer for d in looks}, copies, ttls(field), TTL)
             found += [Violation("a worker complained", text) for text in crew.complaints()]
-    made = {(done.worker, done.began): done.ended < float("inf") and not done.error for done in kept.calls}
+    made = {(done.worker, done.began): checker.failure(done) for done in kept.calls}
     return Verdict(
         name,
         time.monotonic() - began,
         Counter(fault.name for fault in faults),
         len(made),
-        sum(made.values()),
+        Counter(filter(None, made.values())),
         found,
         checker.longest_wait(kept),
     )
