@@ -23,7 +23,7 @@ LIFETIME = 2.0
 from then on."""
 WAIT = 0.1
 """Seconds that a wait is given."""
-MEANWHILE = 0.004
+MEANWHILE = 0.006
 """Seconds between calls: all workers together are to keep two CPUs busy, not to drown them."""
 
 

@@ -26,7 +26,7 @@ from redis_kvpoll.standing import StoreOptions
 
 SYNC_SECONDS = 10.0
 """In which a mirror must be current again once all is quiet."""
-LANES = 2
+LANES = 3
 """Threads or tasks of a worker that use its store at the same time."""
 
 
