@@ -14,8 +14,9 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from chaos import rules
+from chaos import fenced, rules
 from chaos.history import Done, Fault, History
+from chaos.violations import Span, Violation
 
 SLACK = 2.5
 """Seconds beyond the deadline: one for a thread that hangs (see StatusStore), the rest for a machine that is busy."""
@@ -23,20 +24,6 @@ EARLY = 0.5
 """Seconds before the deadline at which a call may give up: its next pause would have been longer than what is left."""
 EXPECTED = {"wait": ("WaitTimeoutError", "RoomNotFoundError")}
 """The errors that answer a call."""
-
-
-class Violation(NamedTuple):
-    """One thing that must not be, in words."""
-
-    rule: str
-    what: str
-
-
-class Span(NamedTuple):
-    """A time within which something may have happened."""
-
-    began: float
-    ended: float
 
 
 class Look(NamedTuple):
@@ -62,10 +49,12 @@ def check(history: History, refusals: Sequence[str] = ()) -> list[Violation]:
         if wrong := rules.misfit(done):
             found.append(Violation("an answer that no rule gives", f"{wrong}: {done}"))
     losses = [Span(fault.began, fault.ended) for fault in history.faults if fault.loses]
+    returns = [Span(fault.began, fault.ended) for fault in history.faults if fault.loses == "latest"]
     late = late_copies(history.faults)
     for of_room in by_room.values():
         found += goes_back(of_room, losses, late)
-        found += comes_back(of_room, losses, late)
+        found += comes_back(of_room, returns, late)
+    found += fenced.check(history.calls, history.faults, late)
     found += wrong_errors(history, refusals)
     found += waits_too_long(history)
     return found
@@ -97,9 +86,9 @@ def goes_back(of_room: list[Done], losses: list[Span], span: Callable[[Done], Sp
     ]
 
 
-def comes_back(of_room: list[Done], losses: list[Span], span: Callable[[Done], Span]) -> list[Violation]:
+def comes_back(of_room: list[Done], returns: list[Span], span: Callable[[Done], Span]) -> list[Violation]:
     """A room that was absent, and is there again though nobody may have made it."""
-    creations = [Cause(span(done)) for done in of_room if rules.may_create(done)] + [Cause(loss) for loss in losses]
+    creations = [Cause(span(done)) for done in of_room if rules.may_create(done)] + [Cause(back) for back in returns]
     absent = [Look(rules.ABSENT, done) for done in of_room if rules.place_after(done) == rules.ABSENT]
     present = [Look(at, done) for done in of_room if (at := rules.place_before(done) or rules.place_after(done))]
     return [

@@ -50,7 +50,7 @@ class Cluster(contextlib.ExitStack):
 
     def injuries(self) -> list[Injury]:
         return [
-            simple("SIGKILL of a master, replica promoted", self._kill, outage=True, loses=True),
+            simple("SIGKILL of a master, replica promoted", self._kill, outage=True, loses="latest"),
             simple("slots migrated", self._migrate),
             simple("SCRIPT FLUSH on a master", lambda c: c.choice(self.primaries()).client.script_flush()),
             simple("CLUSTER FAILOVER", self._fail_over, outage=True),

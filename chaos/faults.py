@@ -11,6 +11,7 @@ import redis
 
 from chaos import crew
 from chaos.crew import Crew
+from chaos.history import Loss
 from chaos.network import Network
 from chaos.servers import Server, until
 
@@ -26,11 +27,11 @@ class Injury:
     """Do it, and wait until all is well. The number of the worker that it hit; None: it hit others."""
     outage: bool = False
     """Whether calls have to wait meanwhile."""
-    loses: bool = False
-    """Whether what was acknowledged may be lost."""
+    loses: Loss = ""
+    """What of the table's data goes by it."""
 
 
-def simple(name: str, inflict: Callable[[Chance], object], outage: bool = False, loses: bool = False) -> Injury:
+def simple(name: str, inflict: Callable[[Chance], object], outage: bool = False, loses: Loss = "") -> Injury:
     """An injury of others than workers."""
 
     def do(chance: Chance, crew: Crew) -> None:
@@ -93,7 +94,7 @@ def amnesia(server: Server) -> Injury:
         time.sleep(chance.uniform(0.0, 0.2))
         server.start()
 
-    return simple("SIGKILL of the server, restart without its data", forget, outage=True, loses=True)
+    return simple("SIGKILL of the server, restart without its data", forget, outage=True, loses="all")
 
 
 def of_memory(server: Server) -> Injury:

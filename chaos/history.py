@@ -13,10 +13,14 @@ import os
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 JUDGE = -1
 """The worker number of the run's own looks at the table, when all is over."""
+
+
+Loss = Literal["", "all", "latest"]
+"""Everything; or what was acknowledged last, clears included, so that what was cleared may be there again."""
 
 
 class Done(NamedTuple):
@@ -34,6 +38,10 @@ class Done(NamedTuple):
     began: float
     ended: float
     """Infinite when the worker was killed before."""
+    generation: str = ""
+    """Of calls through a handle, and those that answer with one."""
+    request: str = ""
+    """Of what opens a room."""
 
 
 class Fault(NamedTuple):
@@ -46,8 +54,8 @@ class Fault(NamedTuple):
     """Whom it hit; None: the servers, or the way to them."""
     outage: bool = False
     """Whether calls had to wait until its end."""
-    loses: bool = False
-    """Whether what was acknowledged before may be lost by it, clears included."""
+    loses: Loss = ""
+    """What of the table's data went by it."""
 
 
 class History(NamedTuple):

@@ -33,8 +33,8 @@ class Replicas(contextlib.ExitStack):
 
     def injuries(self) -> list[Injury]:
         return [
-            simple("SIGKILL of the primary, replica promoted", self._kill, outage=True, loses=True),
-            simple("SIGSTOP of the primary, replica promoted", self._stop, outage=True, loses=True),
+            simple("SIGKILL of the primary, replica promoted", self._kill, outage=True, loses="latest"),
+            simple("SIGSTOP of the primary, replica promoted", self._stop, outage=True, loses="latest"),
         ]
 
     def _kill(self, chance: Chance) -> None:

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from chaos import calls, checker, history
-from chaos.checker import Violation
 from chaos.crew import Crew
 from chaos.faults import Injury
 from chaos.history import Done, Fault, History
 from chaos.scenarios import NAMESPACE, Field, Scenario
+from chaos.violations import Violation
 from chaos.worker import Plan
 from redis_kvpoll import StatusStore
 

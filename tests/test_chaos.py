@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from chaos import checker, history, report
+from chaos import checker, fenced, history, report
 from chaos.history import Done, Fault, History, Writer
 from chaos.run import run
 from chaos.scenarios import SCENARIOS
@@ -134,16 +134,19 @@ def test_the_judge_accepts(story):
 
 
 class TestFaultsExplain:
-    def test_the_loss_of_data(self):
+    @pytest.mark.parametrize(("loses", "rule"), [("all", []), ("latest", []), ("", [BACK])])
+    def test_the_loss_of_data(self, loses, rule):
         lost = [CREATED, ADVANCED, call("get", None, None, 6, 7), update(BOOT, "CREATED", BOOT, 8, 9)]
+        assert rules(*lost, faults=[fault(3.5, 5, loses=loses)]) == rule
+
+    @pytest.mark.parametrize(("loses", "rule"), [("all", [AGAIN]), ("latest", []), ("", [AGAIN])])
+    def test_only_of_the_latest_data_brings_a_room_back(self, loses, rule):
         restored = [ADVANCED, CLEARED, call("get", None, MOVE, 8, 9)]
-        assert rules(*lost, faults=[fault(3.5, 5, loses=True)]) == rules(*restored, faults=[fault(5.5, 7, loses=True)])
-        assert rules(*lost, faults=[fault(3.5, 5)]) == [BACK]
-        assert rules(*restored, faults=[fault(5.5, 7)]) == [AGAIN]
+        assert rules(*restored, faults=[fault(5.5, 7, loses=loses)]) == rule
 
     def test_but_only_what_came_before_it(self):
         later = [update(MOVE, "ADVANCED", MOVE, 6, 7), call("get", None, BOOT, 8, 9)]
-        assert rules(*later, faults=[fault(3.5, 5, loses=True)]) == [BACK]
+        assert rules(*later, faults=[fault(3.5, 5, loses="all")]) == [BACK]
 
     def test_a_copy_that_comes_late(self):
         """The update had met a fault, so one more copy of it may have been on its way when the room was cleared."""
@@ -224,3 +227,100 @@ class TestHistory:
 
     def test_of_who_never_began(self, tmp_path):
         assert history.read(tmp_path / "calls", 0) == []
+
+
+# The judge of handles
+
+G, H = "1763800000000001", "1763800000000002"
+
+
+def handle(name, argument, answer, began, ended, generation=G, worker=0, request=""):
+    return call(name, argument, answer, began, ended, worker)._replace(generation=generation, request=request)
+
+
+def opened(began, ended, status=BOOT, generation=G, worker=0, request="a"):
+    return handle("open", status, ["CREATED", status], began, ended, generation, worker, request)
+
+
+def wrote(outcome, now, began, ended, given=None, **rest):
+    return handle("write", now if given is None else given, [outcome, now], began, ended, **rest)
+
+
+def released(began, ended, **rest):
+    return handle("release", None, ["CLEARED", None], began, ended, **rest)
+
+
+def entry(status, began, ended, generation=G):
+    answer = None if status is None else [None, status]
+    return handle("entry", None, answer, began, ended, generation if answer else "", worker=history.JUDGE)
+
+
+OPENED, MOVED = opened(0, 1), wrote("ADVANCED", MOVE, 2, 3)
+GEN_BACK, GEN_AGAIN, GIVEN = "a generation went back", "a generation came back", "a living room was given away"
+BAD_HANDLES = {
+    "two requests share one": ([OPENED, opened(2, 3, worker=1, request="b")], "two requests share a generation"),
+    "a status went back": ([OPENED, MOVED, entry(BOOT, 4, 5)], GEN_BACK),
+    "another saw it go back": ([OPENED, MOVED, handle("attach", None, [None, READY], 4, 5, worker=1)], GEN_BACK),
+    "Failed was left": ([OPENED, handle("fail", FAIL, ["FAILED", FAIL], 2, 3), wrote("ADVANCED", OK, 4, 5)], GEN_BACK),
+    "a room vanished": ([OPENED, entry(None, 2, 3)], GEN_BACK),
+    "a write was stale for no reason": ([OPENED, wrote("STALE", None, 2, 3, given=MOVE)], GEN_BACK),
+    "a living room was opened anew": ([OPENED, opened(2, 3, generation=H, worker=1, request="b")], GIVEN),
+    "a stale write changed something": ([OPENED, released(2, 3), wrote("ADVANCED", MOVE, 4, 5, worker=1)], GEN_AGAIN),
+    "a cleared generation is seen": ([OPENED, released(2, 3), entry(BOOT, 4, 5)], GEN_AGAIN),
+    "a stale handle lives again": (
+        [OPENED, released(2, 3), wrote("STALE", None, 4, 5, given=OK), wrote("ADVANCED", OK, 6, 7, worker=1)],
+        GEN_AGAIN,
+    ),
+}
+
+
+@pytest.mark.parametrize("story", BAD_HANDLES)
+def test_the_judge_of_handles_finds(story):
+    calls, rule = BAD_HANDLES[story]
+    assert rules(*calls) == [rule]
+
+
+FAILED_ROOM = handle("fail", FAIL, ["FAILED", FAIL], 2, 3)
+GOOD_HANDLES = {
+    "a whole life": [OPENED, MOVED, released(4, 5), wrote("STALE", None, 6, 7, given=OK), entry(None, 8, 9)],
+    "one after the other": [OPENED, released(2, 3), opened(4, 5, generation=H, request="b"), entry(BOOT, 6, 7, H)],
+    "a failed room opened anew": [OPENED, FAILED_ROOM, opened(4, 5, generation=H, request="b", worker=1)],
+    "a failure by who was killed": [
+        OPENED,
+        handle("fail", FAIL, None, 2, OPEN, worker=1),
+        opened(4, 5, generation=H, request="b", worker=2),
+    ],
+    "joined": [OPENED, handle("open", BOOT, ["UNCHANGED", BOOT], 2, 3, worker=1, request="a")],
+    "a clear that was under way": [OPENED, released(1.5, 9), entry(None, 2, 3)],
+}
+
+
+@pytest.mark.parametrize("story", GOOD_HANDLES)
+def test_the_judge_of_handles_accepts(story):
+    assert rules(*GOOD_HANDLES[story]) == []
+
+
+class TestFaultsAndHandles:
+    LOST = fault(10, 11, loses="all")
+
+    def test_what_was_lost_must_be_there_again_after_two_seconds(self):
+        assert rules(OPENED, MOVED, entry(None, 12, 12.5), entry(MOVE, 14, 15), faults=[self.LOST]) == []
+        assert rules(OPENED, MOVED, entry(None, 14, 15), faults=[self.LOST]) == [GEN_BACK]
+        assert rules(OPENED, MOVED, entry(BOOT, 14, 15), faults=[self.LOST]) == [GEN_BACK]
+
+    def test_what_its_owner_cleared_stays_cleared(self):
+        seen = entry(BOOT, 14, 15)
+        assert rules(OPENED, released(2, 3), seen, faults=[self.LOST]) == [GEN_AGAIN]
+        assert rules(OPENED, released(2, 3, worker=1), seen, faults=[self.LOST]) == []
+        assert rules(OPENED, released(2, 3), seen, faults=[fault(10, 11, loses="latest")]) == []
+
+    def test_a_room_of_who_was_stopped_may_be_another_s(self):
+        anew = opened(4, 5, generation=H, request="b", worker=1)
+        assert rules(OPENED, anew, faults=[fault(1.5, 3, worker=0)]) == []
+        assert rules(OPENED, anew, faults=[fault(1.5, 3, worker=1)]) == [GIVEN]
+
+    @pytest.mark.parametrize(("status", "seen", "alive"), [(BOOT, 9, True), (BOOT, 7.5, False), (FAIL, 9, False)])
+    def test_a_dead_workers_room(self, status, seen, alive):
+        calls = [OPENED, entry(status, seen, seen + 0.1)]
+        found = [one.rule for one in fenced.lives_on(calls, {0: 5.0}, lease=1.0)]
+        assert found == ["a dead worker's room lives on"] * alive

@@ -1,0 +1,155 @@
+"""What no history of handles may show: rooms that were opened, written through generations, and cleared. Pure.
+
+Here a look is at one generation of a room: how far it has got, or that it is over. What a server lost is to be there
+again, so only looks within the time that the owners have for that are left out. A call that may still be carried out
+later than its end (see checker) explains what it could have done.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
+
+from chaos import rules
+from chaos.history import JUDGE, Done, Fault
+from chaos.violations import Span, Violation
+from redis_kvpoll import KVPoll, Outcome
+
+RESTORED = 2.0
+"""Seconds after a server's return in which its rooms are there again, and after a lease's end in which its rooms are
+seen to be lost."""
+OPENS = frozenset({"open", "attach"})
+WRITES = frozenset({"write", "fail"})
+OVER = 0
+"""The place of a generation that is no longer the room's."""
+
+
+class Look(NamedTuple):
+    """Where a generation was, at some moment of a call."""
+
+    place: int
+    done: Done
+
+
+def check(calls: Iterable[Done], faults: list[Fault], span: Callable[[Done], Span]) -> list[Violation]:
+    """All that is wrong with the fenced part of a history. ``span`` says when a call may have been carried out."""
+    found: list[Violation] = []
+    rooms: defaultdict[int, list[Done]] = defaultdict(list)
+    for done in calls:
+        if done.name in OPENS | WRITES | {"release", "entry"}:
+            rooms[done.room].append(done)
+    for of_room in rooms.values():
+        found += shared_generations(of_room)
+        calm = [done for done in of_room if not _is_disturbed(done, faults)]
+        for generation in sorted({done.generation for done in calm} - {""}):
+            found += goes_back(generation, of_room, calm, faults, span)
+            found += comes_back(generation, calm, faults)
+    return found
+
+
+def shared_generations(of_room: list[Done]) -> list[Violation]:
+    """A generation that two requests have."""
+    first: dict[str, Done] = {}
+    named = [done for done in of_room if done.generation and done.request]
+    return [
+        Violation("two requests share a generation", f"{first[done.generation]} and {done}")
+        for done in named
+        if first.setdefault(done.generation, done).request != done.request
+    ]
+
+
+def goes_back(
+    generation: str, of_room: list[Done], calm: list[Done], faults: list[Fault], span: Callable[[Done], Span]
+) -> list[Violation]:
+    """A generation that is behind where it was, or gone though nobody may have cleared it."""
+    ends = [span(done) for done in of_room if done.name == "release" and done.generation in ("", generation)]
+    rollbacks = [Span(fault.began, fault.ended) for fault in faults if fault.loses == "latest"]
+    renewals = [span(done) for done in of_room if done.name == "open" and done.generation != generation]
+    failures = _failures(generation, of_room, faults, span)
+    found = []
+    for first, second in _pairs(list(_looks(generation, calm)), rollbacks):
+        if second.place >= first.place:
+            continue
+        between = Span(first.done.began, second.done.ended)
+        if second.place == OVER and _any_met(ends, between):
+            continue
+        if second.place == OVER and _any_met(renewals, between):
+            if first.place != rules.FAILED and not _any_met(failures, between):
+                found.append(Violation("a living room was given away", f"from {first.done} to {second.done}"))
+            continue
+        found.append(Violation("a generation went back", f"from {first.done} to {second.done}"))
+    return found
+
+
+def comes_back(generation: str, calm: list[Done], faults: list[Fault]) -> list[Violation]:
+    """A generation that was over, and is there again."""
+    rollbacks = [Span(fault.began, fault.ended) for fault in faults if fault.loses == "latest"]
+    openers = {done.worker for done in calm if done.name == "open" and done.generation == generation}
+    found = []
+    for first, second in _pairs(list(_looks(generation, calm)), rollbacks):
+        # A clear by another than the opener may be undone by a loss: docs/guarantees.md, what the owner cannot know.
+        undone = first.done.worker not in openers and any(
+            fault.loses == "all" and first.done.began < fault.ended and fault.began < second.done.ended
+            for fault in faults
+        )
+        if first.place == OVER and second.place != OVER and not undone:
+            found.append(Violation("a generation came back", f"after {first.done}, {second.done}"))
+    return found
+
+
+def lives_on(calls: Iterable[Done], killed: dict[int, float], lease: float) -> list[Violation]:
+    """Rooms of workers that were killed (when), which a later look of the judge finds alive."""
+    calls = list(calls)
+    owners = {(d.room, d.generation): d.worker for d in calls if d.name == "open" and d.answer[0] == "CREATED"}
+    found = []
+    for done in calls:
+        if done.worker != JUDGE or done.name != "entry" or done.answer is None:
+            continue
+        died = killed.get(owners.get((done.room, done.generation), JUDGE), math.inf)
+        if done.began > died + lease + RESTORED and not KVPoll(done.answer[1]).is_terminal:
+            found.append(Violation("a dead worker's room lives on", f"{done.began - died:.1f} s later: {done}"))
+    return found
+
+
+def _failures(generation: str, of_room: list[Done], faults: list[Fault], span: Callable[[Done], Span]) -> list[Span]:
+    """The times within which it may have failed: told so, or because its owner was stopped or killed."""
+    told = [d for d in of_room if d.generation == generation and d.name in WRITES and d.argument == KVPoll.Failed]
+    openers = {done.worker for done in of_room if done.name == "open" and done.generation == generation}
+    return [span(done) for done in told] + [Span(fault.began, math.inf) for fault in faults if fault.worker in openers]
+
+
+def _looks(generation: str, calm: list[Done]) -> Iterator[Look]:
+    """What calls say of a generation. One that has not begun yet is not over."""
+    born = min((done.began for done in calm if done.generation == generation), default=math.inf)
+    for done in calm:
+        if done.error or done.ended == math.inf or done.began < born:
+            continue
+        if done.generation == generation:
+            if done.name == "release" or (done.name in WRITES and done.answer[0] == Outcome.STALE.name):
+                yield Look(OVER, done)
+            elif done.answer is not None:
+                yield Look(rules.place(done.answer[1]), done)
+        elif done.name in OPENS | {"entry"}:
+            yield Look(OVER, done)
+
+
+def _pairs(looks: list[Look], between: list[Span]) -> Iterator[tuple[Look, Look]]:
+    """For each look, an earlier one from each end: the furthest, and one at which all was over."""
+    for second in looks:
+        since = max((span.ended for span in between if span.began <= second.done.ended), default=-math.inf)
+        known = [one for one in looks if one.done.ended < second.done.began and one.done.began > since]
+        if known:
+            yield max(known, key=lambda look: look.place), second
+            if (over := min(known, key=lambda look: look.place)).place == OVER:
+                yield over, second
+
+
+def _is_disturbed(done: Done, faults: list[Fault]) -> bool:
+    """Whether it fell into a time in which data was lost and not yet brought back."""
+    return any(f.loses and done.began < f.ended + RESTORED and f.began < done.ended for f in faults)
+
+
+def _any_met(spans: list[Span], between: Span) -> bool:
+    return any(span.began <= between.ended and span.ended >= between.began for span in spans)
