@@ -74,14 +74,14 @@ class Writer:
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         self._numbers = itertools.count()  # threads may share a writer
 
-    def begin(self, name: str, arguments: Mapping[int, Any]) -> int:
+    def begin(self, name: str, arguments: Mapping[int, Any], generation: str = "", request: str = "") -> int:
         number = next(self._numbers)
-        self._append(["begin", number, name, list(arguments.items()), time.monotonic()])
+        self._append(["begin", number, name, list(arguments.items()), time.monotonic(), generation, request])
         return number
 
-    def end(self, number: int, answers: Mapping[int, Any], error: str = "") -> None:
+    def end(self, number: int, answers: Mapping[int, Any], error: str = "", generation: str = "") -> None:
         ended = time.monotonic()
-        self._append(["end", number, list(answers.items()), error, ended])
+        self._append(["end", number, list(answers.items()), error, ended, generation])
 
     def saw(self, room: int, status: int | None, since: float) -> None:
         """A local copy said so, which was current at some moment since then."""
@@ -107,13 +107,16 @@ def joined(worker: int, lines: Iterable[list[Any]]) -> list[Done]:
         if kind == "begin":
             begun[rest[0]] = rest
         elif kind == "end":
-            number, answers, error, ended = rest
-            _, name, arguments, began = begun.pop(number)
+            number, answers, error, ended, learned = rest
+            _, name, arguments, began, known, request = begun.pop(number)
             told = dict(answers)
-            calls += [Done(worker, name, room, a, told.get(room), error, began, ended) for room, a in arguments]
+            calls += [
+                Done(worker, name, room, argument, told.get(room), error, began, ended, learned or known, request)
+                for room, argument in arguments
+            ]
         else:
             room, status, since, now = rest
             calls.append(Done(worker, "mirror", room, None, status, "", since, now))
-    for _, name, arguments, began in begun.values():
-        calls += [Done(worker, name, room, argument, None, "", began, math.inf) for room, argument in arguments]
+    for _, name, arguments, began, known, request in begun.values():
+        calls += [Done(worker, name, room, a, None, "", began, math.inf, known, request) for room, a in arguments]
     return calls
