@@ -31,6 +31,8 @@ class Field:
     primaries: Callable[[], list[redis.Redis]]
     """To all servers that hold keys, when all is quiet."""
     shards: int = 1
+    feed: int = 100_000
+    """How many entries a shard's feed keeps."""
     refusals: tuple[str, ...] = ()
     """Words of the server's refusals that the injuries explain."""
     direct: str = ""
@@ -53,14 +55,15 @@ class Scenario:
     """What it needs, in words."""
 
 
-def _on(server: Server, injuries: list[Injury], **options: tuple[str, ...]) -> Field:
-    return Field(server.url, injuries, lambda: [server.client], **options)  # type: ignore[arg-type]
+def _on(server: Server, injuries: list[Injury]) -> Field:
+    return Field(server.url, injuries, lambda: [server.client])
 
 
 @contextlib.contextmanager
 def workers(folder: Path) -> Iterator[Field]:
+    """With a short feed: who was stopped finds that it no longer reaches back to where they were."""
     with Server(folder / "server") as server:
-        yield _on(server, faults.of_workers())
+        yield Field(server.url, faults.of_workers(), lambda: [server.client], feed=100)
 
 
 @contextlib.contextmanager

@@ -44,6 +44,7 @@ class Plan:
     deadline: float
     ttl: float
     shards: int
+    feed: int
 
     def text(self) -> str:
         return json.dumps(asdict(self))
@@ -56,6 +57,7 @@ class Plan:
             ttl=self.ttl,
             terminal_ttl=self.ttl,
             shards=self.shards,
+            feed=self.feed,
         )
 
 
