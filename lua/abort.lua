@@ -1,16 +1,17 @@
--- Fail each room for a reason, in one step. A reason that is already there is the first cause and stays.
--- Times are milliseconds.
+-- Fail each room for a reason, with all its ranks, in one step. A reason that is already there is the first cause and
+-- stays. Times are milliseconds.
 --
 -- KEYS   feed; each: room, prefix in mode prefill
--- ARGV   feed_length, terminal_ttl_ms; each: reason
+-- ARGV   feed_length, terminal_ttl_ms, author; each: reason
 -- REPLY  feed_id; each: outcome, status
 -- FEED   ttl_ms, status, reason
 -- CODES  3 UNCHANGED, 4 FAILED, 5 SKIPPED
 -- USES   feed
 --
--- A key of another type (made by hand) puts its error in the place of its status; the other rooms go on.
+-- author is who fails it, or empty. A key of another type (made by hand) puts its error in the place of its status; the
+-- other rooms go on.
 
-local count = #ARGV - 2
+local count = #ARGV - 3
 local step = (#KEYS - 1) / count
 local now
 local reply, changes, renew = {false}, {}, false
@@ -31,11 +32,20 @@ for i = 1, count do
       now = time[1] .. string.sub('00000' .. time[2], -6, -4)
     end
     outcome, current = 4, 'Failed'
+    if redis.call('HGET', room, 'world_size') then
+      for _, name in ipairs(redis.call('HKEYS', room)) do
+        if string.find(name, '^status:') then redis.call('HSET', room, name, 'Failed') end
+      end
+      redis.call('HINCRBY', room, 'version', '1')
+      if step == 2 then redis.call('DEL', KEYS[i * 2 + 1]) end
+    end
     redis.call('HSET', room, 'status', 'Failed', 'updated_ms', now)
-    local first = redis.call('HSETNX', room, 'reason', ARGV[i + 2]) == 1
+    local first = redis.call('HSETNX', room, 'reason', ARGV[i + 3]) == 1
+    if ARGV[3] ~= '' then redis.call('HSETNX', room, 'failed_by', ARGV[3]) end
     redis.call('PEXPIRE', room, ARGV[2])
     local n = #changes
-    changes[n + 1], changes[n + 2], changes[n + 3], changes[n + 4] = room, 'Failed', ARGV[2], first and ARGV[i + 2]
+    changes[n + 1], changes[n + 2], changes[n + 3] = room, 'Failed', ARGV[2]
+    changes[n + 4], changes[n + 5] = first and ARGV[i + 3], false
   end
   reply[i * 2], reply[i * 2 + 1] = outcome, current
 end

@@ -2,25 +2,27 @@
 -- The room's TTL stays as it is.
 --
 -- KEYS   feed; each: room
--- ARGV   feed_length; each: reason
+-- ARGV   feed_length, author; each: reason
 -- REPLY  feed_id; each: stored
 -- FEED   status, reason
 -- USES   feed
 --
--- stored is 1 when the room's reason is now this one: a repeated call answers as the first did. A key of another type
--- (made by hand) puts its error there; the other rooms go on.
+-- author is who says so, or empty. stored is 1 when the room's reason is now this one: a repeated call answers as the
+-- first did. A key of another type (made by hand) puts its error there; the other rooms go on.
 
 local reply, changes, renew = {false}, {}, false
 for i = 2, #KEYS do
-  local room, reason = KEYS[i], ARGV[i]
+  local room, reason = KEYS[i], ARGV[i + 1]
   local there = redis.pcall('HMGET', room, 'status', 'reason')
   local status, first = there[1], there[2]
   if there.err then
     reply[i] = there
   elseif status and not first then
     redis.call('HSET', room, 'reason', reason)
+    if ARGV[2] ~= '' then redis.call('HSETNX', room, 'failed_by', ARGV[2]) end
     local n = #changes
-    changes[n + 1], changes[n + 2], changes[n + 3], changes[n + 4] = room, status, false, reason
+    changes[n + 1], changes[n + 2], changes[n + 3] = room, status, false
+    changes[n + 4], changes[n + 5] = reason, false
     reply[i] = 1
   else
     reply[i] = (status and first == reason) and 1 or 0

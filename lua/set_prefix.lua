@@ -1,15 +1,25 @@
 -- Record the decode prefix length of each room; the room itself may still be absent. Times are milliseconds.
 --
--- KEYS   each: prefix
--- ARGV   ttl_ms; each: length
--- REPLY  each: stored
+-- KEYS   epoch; each: room, prefix
+-- ARGV   ttl_ms, length_field; each: length, generation
+-- REPLY  epoch; each: stored
 -- FEED   nothing
 --
--- A key of another type (made by hand) puts its error in the place of its stored; the other rooms go on.
+-- With a generation it is bound to that, and stored is 0 when the room has another. length_field names the caller's
+-- rank's. A key of another type (made by hand) puts its error in the place of its stored; the other rooms go on.
 
-local reply = {}
-for i = 1, #KEYS do
-  local done = redis.pcall('HSET', KEYS[i], 'length', ARGV[i + 1])
-  reply[i] = type(done) == 'table' and done or redis.call('PEXPIRE', KEYS[i], ARGV[1])
+local reply = {redis.call('HGET', KEYS[1], 'epoch')}
+for i = 1, (#KEYS - 1) / 2 do
+  local room, prefix, generation = KEYS[i * 2], KEYS[i * 2 + 1], ARGV[i * 2 + 2]
+  local done
+  if generation == '' then
+    done = redis.pcall('HSET', prefix, ARGV[2], ARGV[i * 2 + 1])
+  else
+    local there = redis.pcall('HGET', room, 'generation')
+    done = there == generation and redis.pcall('HSET', prefix, ARGV[2], ARGV[i * 2 + 1], 'generation', generation)
+    if type(there) == 'table' then done = there end
+  end
+  if done and type(done) ~= 'table' then done = redis.call('PEXPIRE', prefix, ARGV[1]) end
+  reply[i + 1] = done or 0
 end
 return reply

@@ -1,26 +1,30 @@
 -- Give each live room, and its decode prefix length, a full TTL again. Times are milliseconds.
 -- A terminal room is left to expire: nothing but its clear is still to come.
 --
--- KEYS   feed; each: room, prefix
+-- KEYS   feed, owned; each: room, prefix
 -- ARGV   feed_length, ttl_ms
 -- REPLY  feed_id; each: kept
 -- FEED   ttl_ms, status
 -- USES   feed
 --
 -- kept is 1 when the room is live. A key of another type (made by hand) puts its error there; the other rooms go on.
+-- What is gone is nobody's any more.
 
 local reply, changes, renew = {false}, {}, false
-for i = 2, #KEYS, 2 do
+for i = 3, #KEYS, 2 do
   local status = redis.pcall('HGET', KEYS[i], 'status')
   local kept = 0
   if type(status) == 'table' then
     kept = status
-  elseif status and status ~= 'Success' and status ~= 'Failed' then
+  elseif not status then
+    redis.call('ZREM', KEYS[2], string.sub(KEYS[i], #KEYS[1] + 2))
+  elseif status ~= 'Success' and status ~= 'Failed' then
     redis.call('PEXPIRE', KEYS[i], ARGV[2])
     redis.call('PEXPIRE', KEYS[i + 1], ARGV[2])
     local n = #changes
-    changes[n + 1], changes[n + 2], changes[n + 3], changes[n + 4] = KEYS[i], status, ARGV[2], false
+    changes[n + 1], changes[n + 2], changes[n + 3] = KEYS[i], status, ARGV[2]
+    changes[n + 4], changes[n + 5] = false, false
     kept, renew = 1, true
   end
-  reply[i / 2 + 1] = kept
+  reply[(i + 1) / 2] = kept
 end

@@ -1,30 +1,31 @@
 -- Merge one status into each room, by the policy of the namespace. Times are milliseconds.
 --
--- KEYS   feed; each: room, prefix in mode prefill
--- ARGV   feed_length, policy, ttl_ms, terminal_ttl_ms; each: status
+-- KEYS   feed, epoch; each: room, prefix in mode prefill
+-- ARGV   feed_length, policy, ttl_ms, terminal_ttl_ms, epoch_ttl_ms; each: status
 -- REPLY  feed_id; each: outcome, status
 -- FEED   ttl_ms, status
--- CODES  1 CREATED, 2 ADVANCED, 3 UNCHANGED, 4 FAILED, 5 SKIPPED
+-- CODES  1 CREATED, 2 ADVANCED, 3 UNCHANGED, 4 FAILED, 5 SKIPPED, -3 WORLD_SIZE
 -- USES   feed
 --
 -- Failed sorts lowest but means the end, so it is decided before the ranks are compared. A status that is none of
 -- ours (made by hand) ranks above all: it is left alone, and the client says so. A key of another type puts its error
--- in the place of its status; the other rooms go on.
+-- in the place of its status; the other rooms go on. This is the script for who has no rank and no lease, and it is
+-- called most: write does the rest. What it would change in a room that has ranks is refused by WORLD_SIZE.
 
 local RANK = {Failed = 0, Bootstrapping = 1, WaitingForInput = 2, Transferring = 3, Success = 4}
 local strict = ARGV[2] == 'strict'
-local count = #ARGV - 4
-local step = (#KEYS - 1) / count
-local now
+local count = #ARGV - 5
+local step = (#KEYS - 2) / count
+local now, generation
 local reply, changes, renew = {false}, {}, false
 
 for i = 1, count do
-  local room, incoming = KEYS[(i - 1) * step + 2], ARGV[i + 4]
+  local room, incoming = KEYS[(i - 1) * step + 3], ARGV[i + 5]
   local current = redis.pcall('HGET', room, 'status')
   local outcome = 3
   if incoming == 'Failed' then
     if step == 2 then
-      local dropped = redis.pcall('HDEL', KEYS[i * 2 + 1], 'length')
+      local dropped = redis.pcall('HDEL', KEYS[i * 2 + 2], 'length')
       if type(dropped) == 'table' then current = dropped end
     end
     if not current then
@@ -36,7 +37,14 @@ for i = 1, count do
     outcome = (strict and RANK[incoming] > 2) and 5 or 1
   elseif not (strict and current == 'Failed') and RANK[incoming] > (RANK[current] or 9) then
     outcome = 2
-    if current == 'Failed' then redis.call('HDEL', room, 'reason') end
+  end
+  if outcome == 2 or outcome == 4 then
+    local world_size = redis.call('HGET', room, 'world_size')
+    if world_size then
+      outcome, current = -3, world_size
+    elseif current == 'Failed' then
+      redis.call('HDEL', room, 'reason', 'failed_by')
+    end
   end
 
   if outcome == 1 or outcome == 2 or outcome == 4 then
@@ -44,11 +52,19 @@ for i = 1, count do
       -- Many updates change nothing and need no time. Milliseconds as text: of the microseconds' six digits, the
       -- first three.
       local time = redis.call('TIME')
-      now = time[1] .. string.sub('00000' .. time[2], -6, -4)
+      local micros = string.sub('00000' .. time[2], -6)
+      now, generation = time[1] .. string.sub(micros, 1, 3), time[1] .. micros
     end
     if outcome == 1 then
-      redis.call('HSET', room, 'status', incoming, 'opened_ms', now, 'updated_ms', now)
-      renew = true
+      if not renew then
+        -- One for all rooms of a call: it only has to be above what any of them had before.
+        local last = redis.call('HGET', KEYS[2], 'generation')
+        if last and last >= generation then generation = string.format('%.0f', last + 1) end
+        redis.call('HSET', KEYS[2], 'generation', generation)
+        redis.call('PEXPIRE', KEYS[2], ARGV[5])
+        renew = true
+      end
+      redis.call('HSET', room, 'status', incoming, 'generation', generation, 'opened_ms', now, 'updated_ms', now)
     else
       redis.call('HSET', room, 'status', incoming, 'updated_ms', now)
     end
@@ -56,7 +72,8 @@ for i = 1, count do
     local ttl_ms = (incoming == 'Success' or incoming == 'Failed') and ARGV[4] or ARGV[3]
     redis.call('PEXPIRE', room, ttl_ms)
     local n = #changes
-    changes[n + 1], changes[n + 2], changes[n + 3], changes[n + 4] = room, incoming, ttl_ms, false
+    changes[n + 1], changes[n + 2], changes[n + 3] = room, incoming, ttl_ms
+    changes[n + 4], changes[n + 5] = false, false
   end
   reply[i * 2], reply[i * 2 + 1] = outcome, current
 end

@@ -19,10 +19,15 @@ MAX_SECONDS = 1e9
 """Some 31 years: far beyond use, and far from where milliseconds overflow in PEXPIRE."""
 MAX_REASON = 1000
 """Characters. A reason is for a person to read; a stack trace belongs in a log."""
+MAX_NAME = 200
+"""Characters of a request's id, or of an owner's name."""
+MAX_WORLD_SIZE = 1024
+"""Ranks of a room; each is a field or two of its hash."""
 MAX_PREFIX_LEN = 2**53 - 1
 MAX_FEED = 10_000_000
 """Entries a shard: some 4 GB, if all of them come from batches."""
 
+_OWNER = re.compile(r"[A-Za-z0-9._:@/-]{1,200}")
 _NAMESPACE = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _STATUSES = {int(status): status for status in KVPoll}
 _NAMES = {status: status.name for status in KVPoll}
@@ -78,6 +83,42 @@ def reason(value: Any) -> str:
     # A lone surrogate (from os.fsdecode, say) has no UTF-8 form; better a question mark than no reason.
     text = value.encode("utf-8", "replace").decode("utf-8")
     return text if len(text) <= MAX_REASON else text[: MAX_REASON - 1] + "…"
+
+
+def request(value: Any) -> str:
+    """The id of a request: short text. Shown to people, so that what a terminal would obey is refused."""
+    if not isinstance(value, str) or not 1 <= len(value) <= MAX_NAME or not value.isprintable():
+        raise InvalidInputError(f"a request is a str of 1 to {MAX_NAME} printable characters, not {_shown(value)}")
+    return value
+
+
+def owner(value: Any) -> str:
+    """The name of a lease."""
+    if not isinstance(value, str) or not _OWNER.fullmatch(value):
+        raise InvalidInputError(f"an owner is 1 to {MAX_NAME} of A-Z a-z 0-9 . _ : @ / -, not {_shown(value)}")
+    return value
+
+
+def opening_status(value: Any) -> str:
+    """The name of a status that a room may be opened with."""
+    found = status(value)
+    if found not in (KVPoll.Bootstrapping, KVPoll.WaitingForInput):
+        raise InvalidInputError(f"a room is opened at Bootstrapping or WaitingForInput, not {found.name}")
+    return _NAMES[found]
+
+
+def ranks(rank: Any, world_size: Any) -> tuple[str, str]:
+    """A rank, and how many there are; both or none."""
+    if rank is None and world_size is None:
+        return "", ""
+    if rank is None or world_size is None:
+        raise InvalidInputError("rank and world_size go together: give both or none")
+    number, size = _integer(rank, "rank"), _integer(world_size, "world_size")
+    if not 1 <= size <= MAX_WORLD_SIZE:
+        raise InvalidInputError(f"world_size is an int from 1 to {MAX_WORLD_SIZE}, not {_shown(size)}")
+    if not 0 <= number < size:
+        raise InvalidInputError(f"rank is an int from 0 to {size - 1} (world_size {size}), not {_shown(number)}")
+    return str(number), str(size)
 
 
 def seconds(value: Any, name: str) -> float:

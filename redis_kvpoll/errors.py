@@ -3,6 +3,9 @@
 KVPollError
 ├── InvalidInputError (ValueError)      refused before anything was sent
 ├── RoomNotFoundError (KeyError)        check_status of an absent room, or waiting for it
+├── RoomBusyError                       another request has the room
+├── WorldSizeMismatchError              the room was made for another number of ranks
+├── LeaseLostError                      this process was taken for dead, and its rooms were failed
 ├── WaitTimeoutError (TimeoutError)     the room has not got there in the time that wait was given
 ├── KVTransferError                     raised for the caller by failure_exception
 ├── CorruptEntryError                   a key of the table holds what no script writes
@@ -51,6 +54,60 @@ class RoomNotFoundError(_RoomError, KeyError):
     # KeyError would print the repr of its argument, quotes and all.
     def __str__(self) -> str:
         return f"{self.operation}: room {self.room} is not in the table (never opened, cleared, or expired)"
+
+
+class RoomBusyError(_RoomError):
+    """The room cannot be opened: another request has it, or this rank has cleared it and others have yet to.
+
+    ``age`` is the seconds since it was opened; ``owner`` and ``request`` are None where nobody said.
+    """
+
+    def __init__(self, room: int, status: KVPoll | None, age: float, owner: str | None, request: str | None) -> None:
+        super().__init__(room, status, age, owner, request)
+        self.status = status
+        self.age = age
+        self.owner = owner
+        self.request = request
+
+    def __str__(self) -> str:
+        by = f"request {printable(self.request)}" if self.request else "a request without a name"
+        by += f" of owner {printable(self.owner)}" if self.owner else ""
+        at = self.status.name if self.status is not None else "an unknown status"
+        return (
+            f"open: room {self.room} is at {at}, opened {self.age:.1f} s ago by {by}; "
+            f"it is free once that has cleared it or failed (or clear({self.room}) by hand)"
+        )
+
+
+class WorldSizeMismatchError(_RoomError):
+    """The room was made for another number of ranks than this store has. Nothing was written."""
+
+    def __init__(self, room: int, operation: str, theirs: str) -> None:
+        super().__init__(room, operation, theirs)
+        self.operation = operation
+        self.theirs = theirs
+
+    def __str__(self) -> str:
+        has = f"world_size={printable(self.theirs)}" if self.theirs not in ("", "0") else "no ranks"
+        return (
+            f"{self.operation}: room {self.room} has {has}, and this store was made with another; "
+            "give all that share a room the same rank= and world_size="
+        )
+
+
+class LeaseLostError(KVPollError):
+    """The lease under which this store works is no longer its own; its rooms were failed, or will be."""
+
+    def __init__(self, operation: str, owner: str) -> None:
+        super().__init__(operation, owner)
+        self.operation = operation
+        self.owner = owner
+
+    def __str__(self) -> str:
+        return (
+            f"{self.operation}: the lease of owner {printable(self.owner)!r} was lost: it was not renewed in time, or "
+            "its name was taken by another; its rooms are failed. End what is under way, then take a new lease"
+        )
 
 
 class WaitTimeoutError(_RoomError, TimeoutError):

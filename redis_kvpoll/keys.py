@@ -8,6 +8,9 @@ deployment moves to a cluster.
     kvpoll:{prod}:room:42           one room
     kvpoll:{prod}:prefix:42         its decode prefix length
     kvpoll:{prod}:feed              what changed, entry by entry (a stream a shard)
+    kvpoll:{prod}:epoch             whether the shard is still the one it was, and its last generation
+    kvpoll:{prod}:leases            who lives, and who is lost
+    kvpoll:{prod}:owned             which room was opened under which lease
     kvpoll:{prod/3}:room:42         the same with shards > 1
 """
 
@@ -58,6 +61,21 @@ def settings(namespace: str) -> str:
 def feed(tag: str) -> str:
     """The feed of one shard."""
     return f"kvpoll:{{{tag}}}:feed"
+
+
+def epoch(tag: str) -> str:
+    """What tells one shard from the same shard after a loss of all data."""
+    return f"kvpoll:{{{tag}}}:epoch"
+
+
+def leases(tag: str) -> str:
+    """The leases of one shard, by owner."""
+    return f"kvpoll:{{{tag}}}:leases"
+
+
+def owned(tag: str) -> str:
+    """The rooms of one shard that have an owner, by its incarnation."""
+    return f"kvpoll:{{{tag}}}:owned"
 
 
 def rooms(tag: str, rooms: list[int]) -> list[str]:

@@ -33,9 +33,12 @@ def folder() -> Traversable:
 @cache
 def load(name: str) -> Script:
     source = (folder() / f"{name}.lua").read_text(encoding="utf-8")
-    if used := re.search(r"^-- USES +(\w+)$", source, re.MULTILINE):
-        # Lua in Redis has no modules: what scripts share goes behind each of them.
-        source += (folder() / "shared" / f"{used[1]}.lua").read_text(encoding="utf-8")
+    if used := re.search(r"^-- USES +(.+)$", source, re.MULTILINE):
+        # Lua in Redis has no modules: what scripts share goes in front of each of them, or behind.
+        shared = {
+            part: (folder() / "shared" / f"{part}.lua").read_text(encoding="utf-8") for part in used[1].split(", ")
+        }
+        source = shared.get("room", "") + source + shared.get("feed", "")
     # SHA-1 is how Redis names scripts; nothing here rests on its strength.
     return Script(name, source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Protocol, TypeAlias, TypedDict
 
 from redis_kvpoll.checks import Mode, Policy
 from redis_kvpoll.commands import Agreement, Call, Layout
 from redis_kvpoll.commands.settings import RENEW_SECONDS
+from redis_kvpoll.commands.shape import Identity
 from redis_kvpoll.errors import StoreClosedError
 from redis_kvpoll.steps import Flow
 from redis_kvpoll.trip import Trip
@@ -30,6 +33,8 @@ class StoreOptions(TypedDict, total=False):
     mode: Mode | None
     shards: int | None
     feed: int | None
+    rank: int | None
+    world_size: int | None
 
 
 class Watcher(Protocol):
@@ -54,10 +59,19 @@ class Standing:
     ``ttl``, ``terminal_ttl`` and ``deadline`` are seconds and have been checked.
     """
 
-    def __init__(self, agreement: Agreement, ttl: float, terminal_ttl: float, deadline: float) -> None:
+    def __init__(
+        self,
+        agreement: Agreement,
+        ttl: float,
+        terminal_ttl: float,
+        deadline: float,
+        ranks: tuple[str, str] = ("", ""),
+    ) -> None:
         self.deadline = deadline
         self._agreement = agreement
-        self._times = (str(round(ttl * 1000)), str(round(terminal_ttl * 1000)))
+        self._identity = Identity(
+            str(round(ttl * 1000)), str(round(terminal_ttl * 1000)), *ranks, nonce=secrets.token_hex(4)
+        )
         self._layout: Layout | None = None
         self._settled_until = 0.0
         self.losses = 0
@@ -114,10 +128,16 @@ class Standing:
         """Hold to the settings that a trip brought, unless they say otherwise than ours."""
         settings = self._agreement.read(reply)
         self._agreement = self._agreement.adopt(settings)
-        self._layout = self._agreement.layout(settings, *self._times)
+        self._layout = self._agreement.layout(settings, self._identity)
         if trip.losses == self.losses:
             self._settled_until = time.monotonic() + RENEW_SECONDS
         return self._layout
+
+    def own(self, owner: str, incarnation: str) -> None:
+        """From now on, what this store creates is owned by a lease; or by nobody, when both are empty."""
+        self._identity = replace(self._identity, owner=owner, incarnation=incarnation)
+        if self._layout is not None:
+            self._layout = replace(self._layout, owner=owner, incarnation=incarnation, words={})
 
     @property
     def _agreed(self) -> Layout | None:
@@ -130,9 +150,11 @@ class Standing:
 
     def read(self, call: Call, marks: Marks, reply: list[Any]) -> list[Any]:
         """The words of the rooms in a reply; watchers get to know what was written."""
-        if call.shape.feed:
-            feed_id = reply.pop(0)
-            if marks and feed_id is not None and call.shape.leaves:
-                for watcher, mark in marks:
-                    watcher.wrote(mark, call, feed_id, reply)
+        shape = call.shape
+        feed_id = reply.pop(0) if shape.feed else None
+        if shape.epoch:
+            reply.pop(0)
+        if marks and feed_id is not None and shape.leaves:
+            for watcher, mark in marks:
+                watcher.wrote(mark, call, feed_id, reply)
         return reply

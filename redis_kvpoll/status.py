@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 
@@ -40,12 +41,22 @@ class Outcome(enum.Enum):
     """The room is absent and this status may not create it; nothing was written."""
     STALE = 6
     """The write belonged to another generation of the room; nothing was written."""
+    CLEARED = 7
+    """The room is no more; for one of several ranks, what was this rank's of it."""
+
+
+class Refusal(enum.Enum):
+    """Why a script refused a call, where that raises an error. The values are reply codes, beside those of Outcome."""
+
+    BUSY = -1
+    LEASE = -2
+    WORLD_SIZE = -3
 
 
 class Update(NamedTuple):
     """The answer to a write: what this call did, and the status that the room has now.
 
-    ``status`` is None when the room is absent.
+    ``status`` is None when the room is absent. After CLEARED it is the one that the room had.
     """
 
     outcome: Outcome
@@ -55,6 +66,19 @@ class Update(NamedTuple):
     def changed(self) -> bool:
         """True when this call wrote something."""
         return self.outcome in (Outcome.CREATED, Outcome.ADVANCED, Outcome.FAILED)
+
+
+class Consensus(NamedTuple):
+    """What the ranks of a room agree on.
+
+    Any rank Failed: Failed; a rank missing: Bootstrapping; else the lowest. Of two of them the later one has the higher
+    (generation, version); the version grows with every write of a rank. A room without ranks agrees with itself, and
+    has version 0. None, 0 and 0 when the room is absent.
+    """
+
+    status: KVPoll | None
+    generation: int
+    version: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,3 +96,16 @@ class Entry:
     ttl: float
     reason: str | None = None
     decode_prefix_len: int | None = None
+    generation: int | None = None
+    failed_by: str | None = None
+    """Who failed it: an owner, a rank, or both."""
+    request: str | None = None
+    """The request that it was opened for."""
+    owner: str | None = None
+    """The name of the lease under which it was opened."""
+    world_size: int | None = None
+    """How many ranks it has; ``status`` is then what they agree on."""
+    ranks: Mapping[int, KVPoll] = field(default_factory=dict)
+    """The status of each rank that has been heard of."""
+    cleared: frozenset[int] = frozenset()
+    """Those of the ranks that have cleared; their last status still counts."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import NoReturn, Self, TypeVar, Unpack, cast, overload
+from typing import Any, Self, TypeVar, Unpack, cast
 from weakref import WeakSet
 
 import redis
@@ -12,20 +12,24 @@ import redis
 from redis_kvpoll import checks, commands
 from redis_kvpoll.checks import Mode, Policy
 from redis_kvpoll.clients import opening
-from redis_kvpoll.commands import Agreement, Change, Command, FeedGap, History, Settings, Tail
-from redis_kvpoll.commands.rooms import DEFAULT_ABORT_REASON, wanted
+from redis_kvpoll.commands import Agreement, Change, Command, FeedGap, History, Settings, Tail, handles
+from redis_kvpoll.commands.replies import Opened
+from redis_kvpoll.commands.rooms import wanted
 from redis_kvpoll.delivery import Delivery
 from redis_kvpoll.dispatch import Dispatcher
+from redis_kvpoll.handle import Handle
 from redis_kvpoll.mirror.blocking import Mirror, Waits
+from redis_kvpoll.room import Room
 from redis_kvpoll.standing import DEFAULT_DEADLINE, DEFAULT_TERMINAL_TTL, DEFAULT_TTL, StoreOptions
-from redis_kvpoll.status import Entry, KVPoll, Update
+from redis_kvpoll.status import KVPoll
+from redis_kvpoll.table import Table
 
 T = TypeVar("T")
 V = TypeVar("V")
 D = TypeVar("D")
 
 
-class StatusStore:
+class StatusStore(Table):
     """The status table of one namespace, shared by every process that opens it.
 
     Making a store does no I/O; the first call checks the namespace's settings on the server. One store may be
@@ -51,6 +55,11 @@ class StatusStore:
             entries (a batch puts up to 16 rooms into one); 0 switches the feed off. None adopts the namespace's, else
             100,000: 5 to 40 MB of Redis, and at 1,000 changes a second more than a minute in which a mirror that was
             cut off can read on where it was.
+        rank: which of the ranks of a request this store speaks for, from 0; with ``world_size``, or neither. Each rank
+            has a status of its own in every room, and what is said of "a room" is then said of this rank's part in
+            it, from its first write to its clear. Reading gives this rank's status, but Failed as
+            soon as any rank is. ``abort`` fails all ranks; ``counts`` and ``rooms(status)`` go by what they agree on.
+        world_size: how many ranks there are, 1 to 1,024. A room that was made for another number is refused.
 
     Every method may raise, besides what it names:
         InvalidInputError: an argument was refused; nothing was sent.
@@ -74,12 +83,15 @@ class StatusStore:
         mode: Mode | None = None,
         shards: int | None = None,
         feed: int | None = None,
+        rank: int | None = None,
+        world_size: int | None = None,
     ) -> None:
         self._delivery = Delivery(
             Agreement.checked(namespace, policy, shards, mode, feed),
             ttl=checks.seconds(ttl, "ttl"),
             terminal_ttl=checks.seconds(terminal_ttl, "terminal_ttl"),
             deadline=checks.seconds(deadline, "deadline"),
+            ranks=checks.ranks(rank, world_size),
         )
         self._route = opening.route_for(client, deadline)
         self._dispatcher = Dispatcher(self._delivery, self._route)
@@ -106,95 +118,6 @@ class StatusStore:
             route.close()
             raise
 
-    # Writing
-
-    def update_status(self, room: int, status: KVPoll | int) -> Update:
-        """Merge a status into a room, by the policy (the rule of SGLang PR 24539, or its stricter form).
-
-        Sent again when a reply is lost; the second time it is only a late message, and answers so (UNCHANGED).
-        """
-        return self._run(commands.update_status(room, status))
-
-    def update_many(self, statuses: Mapping[int, KVPoll | int]) -> dict[int, Update]:
-        """Merge many statuses, in one round trip a shard for every 1,000. Atomic a room, not as a whole."""
-        return self._run(commands.update_many(statuses))
-
-    def abort(self, room: int, reason: str = DEFAULT_ABORT_REASON) -> Update:
-        """Fail a room and say why, in one step.
-
-        An absent room is SKIPPED: an abort that comes late never brings a room back. A reason that is already
-        there stays, since the first cause explains the later ones. A room that is Failed already is UNCHANGED, with
-        its reason or without one; ``record_failure`` adds one. Reasons are cut to 1,000 characters.
-        """
-        return self._run(commands.abort(room, reason))
-
-    def record_failure(self, room: int, reason: str) -> bool:
-        """Note why a room is failing, without failing it. True when this reason is now the room's.
-
-        False when the room is absent, or an earlier reason stands.
-        """
-        return self._run(commands.record_failure(room, reason))
-
-    def touch(self, rooms: Iterable[int]) -> int:
-        """Give live rooms a full TTL again; how many there were. A terminal room is left to expire."""
-        return self._run(commands.touch(rooms))
-
-    def set_decode_prefix_len(self, room: int, length: int) -> None:
-        """Record how many tokens of a room's prompt decode already holds. The room may still be absent."""
-        return self._run(commands.set_decode_prefix_len(room, length))
-
-    # Destroying: not sent again once the reply was lost (OutcomeUnknownError)
-
-    def clear(self, room: int) -> KVPoll | None:
-        """Remove a room, its reason and its decode prefix length; the status that it had, or None."""
-        return self._run(commands.clear(room))
-
-    def clear_many(self, rooms: Iterable[int]) -> dict[int, KVPoll | None]:
-        """Remove many rooms, in one round trip a shard for every 1,000."""
-        return self._run(commands.clear_many(rooms))
-
-    def pop_decode_prefix_len(self, room: int) -> int:
-        """Take a room's decode prefix length out of the table; 0 when there is none."""
-        return self._run(commands.pop_decode_prefix_len(room))
-
-    def failure_exception(self, room: int) -> NoReturn:
-        """Clear a room and raise why it failed, in one step; also one that has not failed, or is absent.
-
-        Raises:
-            KVTransferError: always, with the room and its reason ("no reason was recorded" if there is none).
-        """
-        raise self._run(commands.failure_exception(room))
-
-    # Reading
-
-    def check_status(self, room: int) -> KVPoll:
-        """The status of a room.
-
-        Raises:
-            RoomNotFoundError: the room is absent (a KeyError, as SGLang's dict would raise).
-        """
-        return self._run(commands.check_status(room))
-
-    @overload
-    def get(self, room: int) -> KVPoll | None: ...
-    @overload
-    def get(self, room: int, default: D) -> KVPoll | D: ...
-    def get(self, room: int, default: object = None) -> object:
-        """The status of a room, or ``default`` when it is absent."""
-        return self._run(commands.get(room, default))
-
-    def poll(self, rooms: Iterable[int]) -> list[KVPoll | None]:
-        """The status of each room in the given order, in one round trip a shard for every 1,000."""
-        return self._run(commands.poll(rooms))
-
-    def failure_reason(self, room: int) -> str | None:
-        """Why a room failed; None when it is absent or nobody said."""
-        return self._run(commands.failure_reason(room))
-
-    def entry(self, room: int) -> Entry | None:
-        """All that the table knows of a room, read at one moment."""
-        return self._run(commands.entry(room))
-
     def rooms(self, status: KVPoll | int | None = None) -> Iterator[int]:
         """The rooms of the namespace, or those at one status; each once, in no order.
 
@@ -206,7 +129,7 @@ class StatusStore:
         """How many rooms there are at each status."""
         counts = dict.fromkeys(KVPoll, 0)
         for page in self._dispatcher.pages():
-            for status in self.poll(page):
+            for status in self._run(commands.survey(page)):
                 if status is not None:
                     counts[status] += 1
         return counts
@@ -236,6 +159,37 @@ class StatusStore:
     def settings(self) -> Settings | None:
         """The namespace's policy, shards, mode and feed; None when nobody has used it. Writes nothing."""
         return self._dispatcher.run(self._delivery.settings())
+
+    # Generations
+
+    def open(self, room: int, request: str | None = None, status: KVPoll | int = KVPoll.Bootstrapping) -> Room:
+        """Claim a room for a request: a handle whose writes can touch no other request, and are touched by none.
+
+        A room that is absent gets a new generation. One that this request has opened before is joined: so an ``open``
+        may be repeated, and every rank of a request gets the same generation. One that has Failed for another request
+        is taken over. ``request`` is any id of up to 200 printable characters; a random one if there is none.
+        ``status`` is what the room begins with, Bootstrapping or WaitingForInput.
+
+        Raises:
+            RoomBusyError: another request has the room; it says which, since when and at which status.
+            WorldSizeMismatchError: this request has opened it with another number of ranks.
+            LeaseLostError: the store's lease was lost.
+        """
+        return self._room(handles.open(room, request, status, self._delivery.held.seen))
+
+    def attach(self, room: int | Handle[Any]) -> Room:
+        """The live generation of a room, for a process that did not open it.
+
+        Given a handle (from another process, say), one for the same generation that belongs to this store, without
+        asking the server.
+
+        Raises:
+            RoomNotFoundError: the room is absent (a KeyError).
+            InvalidInputError: the handle is one of another namespace.
+        """
+        if isinstance(room, Handle):
+            return Room(self._dispatcher, *self._delivery.adopted(room))
+        return self._room(handles.attach(room))
 
     # Following
 
@@ -287,12 +241,16 @@ class StatusStore:
     def __repr__(self) -> str:
         return f"<{type(self).__name__} namespace={self._delivery.namespace!r} on {self._route}>"
 
+    def _room(self, command: Command[Any, Opened]) -> Room:
+        found = self._run(command)
+        return Room(self._dispatcher, self._delivery.namespace, command.rooms[0], found.generation, found.request)
+
     def _rooms(self, only: KVPoll | None) -> Iterator[int]:
         for page in self._dispatcher.pages():
             if only is None:
                 yield from page
             else:
-                statuses = self.poll(page)
+                statuses = self._run(commands.survey(page))
                 yield from (room for room, status in zip(page, statuses, strict=True) if status is only)
 
     def _run(self, command: Command[V, T]) -> T:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 
 from redis_kvpoll import commands
-from redis_kvpoll.commands import Layout
-from redis_kvpoll.commands.shape import SNAPSHOT
+from redis_kvpoll.commands.shapes import SNAPSHOT
 from redis_kvpoll.mirror.replica import Replica
 from redis_kvpoll.mirror.shard import number_of, text_of
+from tests.layouts import layout
 
-LAYOUT = Layout("ns", 1, "compat", "none", "1000", "900000", "300000")
+LAYOUT = layout()
 ROOMS = range(5)
 
 
@@ -18,8 +18,8 @@ def anything(room):
     return True
 
 
-def replica_of(wants=anything, **layout):
-    return Replica(LAYOUT if not layout else Layout("ns", **layout), contextlib.nullcontext(), wants)
+def replica_of(wants=anything, **changes):
+    return Replica(layout(**changes), contextlib.nullcontext(), wants)
 
 
 class Server:

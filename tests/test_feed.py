@@ -8,15 +8,15 @@ import threading
 import pytest
 
 from redis_kvpoll import KVPoll, NamespaceMismatchError, Outcome, ServerRefusedError, StatusStore, commands, keys
-from redis_kvpoll.commands import Layout
-from redis_kvpoll.commands.shape import SNAPSHOT
+from redis_kvpoll.commands.shapes import SNAPSHOT
 from tests import real
 from tests.feeds import Replay, entries, words
+from tests.layouts import layout
 
 ROOM = 2**63 - 1
 FEED = "kvpoll:{default}:feed"
 DAY_MS = 24 * 3600 * 1000
-LAYOUT = Layout("default", 1, "compat", "none", "100000", "900000", "300000")
+LAYOUT = layout(namespace="default")
 
 
 @pytest.fixture

@@ -6,12 +6,12 @@ import contextlib
 
 import pytest
 
-from redis_kvpoll.commands import Layout
 from redis_kvpoll.mirror.follow import Follower
 from redis_kvpoll.mirror.replica import Replica
 from redis_kvpoll.steps import Pause, Send
+from tests.layouts import layout
 
-LAYOUT = Layout("ns", 1, "compat", "none", "1000", "900000", "300000")
+LAYOUT = layout()
 
 
 @pytest.fixture

@@ -11,10 +11,12 @@ import re
 import pytest
 
 from redis_kvpoll import KVPoll, Outcome, commands, keys, scripts
-from redis_kvpoll.commands import Agreement, Command, Layout
+from redis_kvpoll.commands import Agreement, Command, shapes
 from redis_kvpoll.commands import settings as settings_module
-from redis_kvpoll.commands.shape import POLL, SHAPES, SNAPSHOT, Shape
+from redis_kvpoll.commands.shape import Shape
+from redis_kvpoll.commands.shapes import POLL, SHAPES, SNAPSHOT
 from tests.feeds import entries
+from tests.layouts import layout
 
 NAMES = sorted(scripts.names())
 SHARED = sorted(file.name.removesuffix(".lua") for file in (scripts.folder() / "shared").iterdir())
@@ -39,7 +41,7 @@ OPERATIONS = {
 
 
 def table(mode="none", policy="compat", feed="100"):
-    return Layout("ns", 1, policy, mode, feed, TTL_MS, TTL_MS)
+    return layout(policy=policy, mode=mode, feed_length=feed, ttl_ms=TTL_MS, terminal_ttl_ms=TTL_MS)
 
 
 def text_of(name):
@@ -112,7 +114,7 @@ class TestHeads:
         assert len(SHAPES) == len({shape.script.name for shape in SHAPES})
 
     def test_every_shape_is_listed_and_used(self):
-        made = [value for value in vars(commands.shape).values() if isinstance(value, Shape)]
+        made = [value for value in vars(shapes).values() if isinstance(value, Shape)]
         assert sorted(shape.script.name for shape in made) == sorted(shape.script.name for shape in SHAPES)
         for name, operations in OPERATIONS.items():
             assert {command.shape.script.name for command in operations} == {name}

@@ -9,15 +9,15 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from redis_kvpoll import OutcomeUnknownError, ServerRefusedError, StoreUnavailableError, commands
-from redis_kvpoll.commands import Layout
 from redis_kvpoll.commands.shape import MAX_BATCH
 from redis_kvpoll.lanes import Flight, Lane
 from redis_kvpoll.steps import Rider
 from redis_kvpoll.trip import Undelivered
 from tests.fuzzing import examples
+from tests.layouts import layout
 
-LAYOUT = Layout("default", 1, "compat", "none", "100", "900000", "300000")
-OTHER = Layout("default", 1, "strict", "none", "100", "900000", "300000")
+LAYOUT = layout(namespace="default")
+OTHER = layout(namespace="default", policy="strict")
 MAKE = {
     "update": lambda rooms: commands.update_many(dict.fromkeys(rooms, 2)),
     "poll": commands.poll,

@@ -23,7 +23,7 @@ class TestUpdate:
     def test_creates_a_room_with_fields_for_people(self, store, client):
         assert store.update_status(ROOM, KVPoll.Bootstrapping) == Update(Outcome.CREATED, KVPoll.Bootstrapping)
         fields = client.hgetall(KEY)
-        assert fields.keys() == {"status", "opened_ms", "updated_ms"}
+        assert fields.keys() == {"status", "generation", "opened_ms", "updated_ms"}
         assert fields["status"] == "Bootstrapping"
         seconds, _ = client.time()
         assert abs(int(fields["opened_ms"]) / 1000 - seconds) < 60

@@ -2,16 +2,17 @@
 -- every script that USES feed, and ends it. Times are milliseconds.
 --
 -- KEYS[1] is the feed, ARGV[1] the feed_length: how many entries it keeps, 0 for no feed. The script leaves three
--- locals: reply, whose first place is the feed_id's; changes, four words for each room that changed (its key; its
--- status now, or absent; its new ttl_ms, or false if it is as it was; why it fails, or false); renew, whether the feed
--- gets its full TTL again. Room by room into a table, and no function: a call of one room pays for every line.
+-- locals: reply, whose first place is the feed_id's; changes, five words for each room that changed (its key; its
+-- status now, or absent; its new ttl_ms, or false if it is as it was; why it fails, or false; a list of the rank that
+-- changed and its own status, or false); renew, whether the feed gets its full TTL again. Room by room into a table,
+-- and no function: a call of one room pays for every line.
 --
 -- An entry is a list of names and values in turn. A room's id has its new status; ttl_ms, the TTL of the rooms after
--- it; reason, why the room before it fails. So many rooms an entry that a batch costs little more than a room, so few
--- that the longest feed stays at some 40 MB.
+-- it; reason, why the room before it fails; rank:<rank>, what that rank of the room before it is at. So many rooms an
+-- entry that a batch costs little more than a room, so few that the longest feed stays at some 40 MB.
 
 local FEED_TTL_MS = '86400000'  -- a day: last night's changes can be looked at in the morning
-local WORDS, ROOMS_AN_ENTRY = 4, 16
+local WORDS, ROOMS_AN_ENTRY = 5, 16
 
 if #changes > 0 and ARGV[1] ~= '0' then
   local id_at = #KEYS[1] + 2  -- where the id begins in "…:room:42", beside "…:feed"
@@ -19,6 +20,8 @@ if #changes > 0 and ARGV[1] ~= '0' then
     -- The first room, most often the only one, by one constructor: a table that grows word by word costs a microsecond.
     local ttl_ms, id = changes[first + 2], string.sub(changes[first], id_at)
     local entry = ttl_ms and {'ttl_ms', ttl_ms, id, changes[first + 1]} or {id, changes[first + 1]}
+    local rank = changes[first + 4]
+    if rank then entry[#entry + 1], entry[#entry + 2] = rank[1], rank[2] end
     if changes[first + 3] then entry[#entry + 1], entry[#entry + 2] = 'reason', changes[first + 3] end
     for i = first + WORDS, math.min(first + WORDS * ROOMS_AN_ENTRY, #changes) - 1, WORDS do
       local n = #entry
@@ -28,7 +31,9 @@ if #changes > 0 and ARGV[1] ~= '0' then
         n = n + 2
       end
       entry[n + 1], entry[n + 2] = string.sub(changes[i], id_at), changes[i + 1]
-      if changes[i + 3] then entry[n + 3], entry[n + 4] = 'reason', changes[i + 3] end
+      rank = changes[i + 4]
+      if rank then entry[n + 3], entry[n + 4] = rank[1], rank[2] end
+      if changes[i + 3] then entry[#entry + 1], entry[#entry + 2] = 'reason', changes[i + 3] end
     end
     reply[1] = redis.call('XADD', KEYS[1], 'NOMKSTREAM', 'MAXLEN', '~', ARGV[1], '*', unpack(entry))
     if not reply[1] then

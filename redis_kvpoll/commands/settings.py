@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, cast, get_args
 
 from redis_kvpoll import checks, keys
 from redis_kvpoll.checks import Mode, Policy
-from redis_kvpoll.commands.shape import Call, Layout, Shape
+from redis_kvpoll.commands.shape import Call, Identity, Layout, Shape
 from redis_kvpoll.errors import NamespaceMismatchError
 from redis_kvpoll.scripts import load
 
@@ -87,9 +87,15 @@ class Agreement:
         """The same, holding from now on to what was found: a server that lost its data must not change a layout."""
         return Agreement(self.namespace, settings.policy, settings.shards, settings.mode, settings.feed)
 
-    def layout(self, settings: Settings, ttl_ms: str, terminal_ttl_ms: str) -> Layout:
-        feed = str(settings.feed)
-        return Layout(self.namespace, settings.shards, settings.policy, settings.mode, feed, ttl_ms, terminal_ttl_ms)
+    def layout(self, settings: Settings, identity: Identity) -> Layout:
+        return Layout(
+            **asdict(identity),
+            namespace=self.namespace,
+            shards=settings.shards,
+            policy=settings.policy,
+            mode=settings.mode,
+            feed_length=str(settings.feed),
+        )
 
 
 def _text(number: int | None) -> str:

@@ -12,8 +12,8 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from redis_kvpoll import keys
 from redis_kvpoll.checks import Mode, Policy
-from redis_kvpoll.scripts import Script, load
-from redis_kvpoll.status import Outcome
+from redis_kvpoll.scripts import Script
+from redis_kvpoll.status import Outcome, Refusal
 
 V = TypeVar("V")
 T = TypeVar("T")
@@ -22,9 +22,44 @@ MAX_BATCH = 1000
 """Rooms a call. A script blocks the server while it runs: 1,000 rooms are some 2 ms."""
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """What commands need to know of their namespace. Times are strings of milliseconds, ready to be sent."""
+UNSAID = object()
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who a store is to the scripts: strings, ready to be sent; empty what is not there. Times are milliseconds."""
+
+    ttl_ms: str
+    terminal_ttl_ms: str
+    rank: str = ""
+    """Whose status the store's calls are about; empty where rooms have no ranks."""
+    world_size: str = ""
+    owner: str = ""
+    """The name of the lease under which the store creates rooms."""
+    incarnation: str = ""
+    nonce: str = ""
+    """Random; it makes the epochs that this store begins its own."""
+
+    @property
+    def epoch_ttl_ms(self) -> str:
+        """Far longer than a room that nobody touches can live: an epoch that ends is taken for a loss of data."""
+        return str(max(7 * 24 * 3600 * 1000, 10 * int(self.ttl_ms)))
+
+    @property
+    def length_field(self) -> str:
+        """Where the decode prefix length of this rank stands."""
+        return f"length:{self.rank}" if self.rank else "length"
+
+    @property
+    def author(self) -> str:
+        """Who fails a room, when this store does: what is known of it."""
+        rank = f"rank {self.rank}" if self.rank else ""
+        return f"{self.owner} {rank}".strip()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout(Identity):
+    """What commands need to know of their namespace and of their store."""
 
     namespace: str
     shards: int
@@ -32,8 +67,6 @@ class Layout:
     mode: Mode
     feed_length: str
     """Entries that the feed of a shard keeps; "0" for no feed."""
-    ttl_ms: str
-    terminal_ttl_ms: str
     feed_ttl_ms: str = "86400000"
     """As in lua/shared/feed.lua, where the other writers have it from: one word less to send with every call."""
     words: dict[tuple[str, ...], list[str]] = field(default_factory=dict, compare=False, repr=False)
@@ -49,19 +82,37 @@ class Shape:
 
     script: Script
     keys: tuple[str, ...] = ("room",)
+    first: tuple[str, ...] = ()
+    """The keys of the shard that go before those of the rooms; by feed, the reply begins with the id of its entry, by
+    epoch, with that (behind it)."""
     once: tuple[str, ...] = ()
     item: tuple[str, ...] = ()
     reply: tuple[str, ...] = ("status",)
-    codes: tuple[Outcome, ...] = ()
+    codes: tuple[Outcome | Refusal, ...] = ()
     prefix_in_prefill: bool = False
     """Whether a prefix key follows each room key in mode prefill, and only then."""
-    feed: bool = False
-    """Whether KEYS begins with the feed, and the reply with the id of its entry."""
+    epoch: bool = False
+    """Whether the epoch of the shard stands in the reply, behind the feed's id if there is one."""
     repeatable: bool = True
     """Whether it may be sent again when its reply was lost; what destroys may not."""
     leaves: Callable[[list[Any]], list[Any]] | None = None
-    """For what changes statuses, and for SNAPSHOT: from the reply, the name of the status that each room has now, or
-    None."""
+    """For what changes statuses, and for SNAPSHOT: from the reply, the name of the status that each room has now, None
+    when it is absent, UNSAID when the reply does not say."""
+    for_rank: Shape | None = None
+    """What does the same for a store that has a rank."""
+    for_owner: Shape | None = None
+    """What does the same for a store that holds a lease, or has a rank. Its further words of a room stay empty."""
+
+    @property
+    def feed(self) -> bool:
+        """Whether the reply begins with the id of an entry of the feed."""
+        return self.first[:1] == ("feed",)
+
+    def of(self, layout: Layout) -> Shape:
+        """The shape that does this for a store as the layout says."""
+        if layout.rank:
+            return self.for_rank or self.for_owner or self
+        return (self.for_owner or self) if layout.owner else self
 
     def call(self, layout: Layout, tag: str, rooms: list[int], items: list[str], positions: Sequence[int]) -> Call:
         """One script call for rooms that share a shard."""
@@ -76,10 +127,7 @@ class Shape:
         once = layout.words.get(self.once)
         if once is None:
             once = layout.words[self.once] = [getattr(layout, name) for name in self.once]
-        # Without a feed, a key of the call's own keeps its place: a call with one key goes on while a cluster moves its
-        # slot, one with several waits for the end of the move.
-        first_keys = [] if not self.feed else key_list[:1] if layout.feed_length == "0" else [keys.feed(tag)]
-        return Call(self, tag, first_keys, once, rooms, key_list, items, positions)
+        return Call(self, tag, [_FIRST_KEYS[name](tag) for name in self.first], once, rooms, key_list, items, positions)
 
 
 class Call(NamedTuple):
@@ -131,25 +179,37 @@ class Command(NamedTuple, Generic[V, T]):
 
     def calls(self, layout: Layout) -> list[Call]:
         """The script calls that carry this command out, in the order in which to send them."""
-        rooms, items = self.rooms, self.items
+        rooms, items, shape = self.rooms, self.items, self.shape
+        if layout.rank or layout.owner:
+            shape = shape.of(layout)
+            items = _widened(items, len(self.shape.item), len(shape.item))
         if len(rooms) == 1:
-            return [self.shape.call(layout, keys.tag(layout.namespace, layout.shards, rooms[0]), rooms, items, _FIRST)]
+            return [shape.call(layout, keys.tag(layout.namespace, layout.shards, rooms[0]), rooms, items, _FIRST)]
         if layout.shards == 1:
+            width = len(shape.item)
             return [
-                self.shape.call(layout, layout.namespace, rooms[at:end], items[at:end], range(at, end))
+                shape.call(layout, layout.namespace, rooms[at:end], items[at * width : end * width], range(at, end))
                 for at, end in _chunks(len(rooms))
             ]
-        return self._calls_by_shard(layout)
+        return self._calls_by_shard(layout, shape, items)
 
-    def _calls_by_shard(self, layout: Layout) -> list[Call]:
-        calls = []
+    def _calls_by_shard(self, layout: Layout, shape: Shape, items: list[str]) -> list[Call]:
+        calls, width = [], len(shape.item)
         for tag, all_positions in keys.positions_by_tag(layout.namespace, layout.shards, self.rooms).items():
             for at, end in _chunks(len(all_positions)):
                 positions = all_positions[at:end]
                 rooms = [self.rooms[p] for p in positions]
-                items = [self.items[p] for p in positions] if self.items else []
-                calls.append(self.shape.call(layout, tag, rooms, items, positions))
+                some = [word for p in positions for word in items[p * width : (p + 1) * width]]
+                calls.append(shape.call(layout, tag, rooms, some, positions))
         return calls
+
+
+def _widened(items: list[str], width: int, wider: int) -> list[str]:
+    """The same words, with empty ones behind those of each room."""
+    if width == wider:
+        return items
+    blank = [""] * (wider - width)
+    return [word for at in range(0, len(items), width) for word in (*items[at : at + width], *blank)]
 
 
 def _chunks(total: int) -> list[tuple[int, int]]:
@@ -158,44 +218,9 @@ def _chunks(total: int) -> list[tuple[int, int]]:
 
 _FIRST = range(1)
 _KEYS: dict[str, Callable[[str, list[int]], list[str]]] = {"room": keys.rooms, "prefix": keys.prefixes}
-
-UPDATE = Shape(
-    load("update"),
-    once=("feed_length", "policy", "ttl_ms", "terminal_ttl_ms"),
-    item=("status",),
-    reply=("outcome", "status"),
-    codes=(Outcome.CREATED, Outcome.ADVANCED, Outcome.UNCHANGED, Outcome.FAILED, Outcome.SKIPPED),
-    prefix_in_prefill=True,
-    feed=True,
-    leaves=lambda reply: reply[1::2],
-)
-ABORT = Shape(
-    load("abort"),
-    once=("feed_length", "terminal_ttl_ms"),
-    item=("reason",),
-    reply=("outcome", "status"),
-    codes=(Outcome.UNCHANGED, Outcome.FAILED, Outcome.SKIPPED),
-    prefix_in_prefill=True,
-    feed=True,
-    leaves=lambda reply: reply[1::2],
-)
-RECORD_FAILURE = Shape(load("record_failure"), once=("feed_length",), item=("reason",), reply=("stored",), feed=True)
-CLEAR = Shape(
-    load("clear"),
-    keys=("room", "prefix"),
-    once=("feed_length",),
-    reply=("status", "reason"),
-    feed=True,
-    repeatable=False,
-    leaves=lambda reply: [None] * (len(reply) // 2),
-)
-POLL = Shape(load("poll"))
-TOUCH = Shape(load("touch"), keys=("room", "prefix"), once=("feed_length", "ttl_ms"), reply=("kept",), feed=True)
-ENTRY = Shape(load("entry"), keys=("room", "prefix"), reply=("ttl_ms", "length", "fields"))
-SET_PREFIX = Shape(load("set_prefix"), keys=("prefix",), once=("ttl_ms",), item=("length",), reply=("stored",))
-POP_PREFIX = Shape(load("pop_prefix"), keys=("prefix",), reply=("length",), repeatable=False)
-SNAPSHOT = Shape(
-    load("snapshot"), once=("feed_ttl_ms",), reply=("status", "left_ms"), feed=True, leaves=lambda reply: reply[::2]
-)
-
-SHAPES = (UPDATE, ABORT, RECORD_FAILURE, CLEAR, POLL, TOUCH, ENTRY, SET_PREFIX, POP_PREFIX, SNAPSHOT)
+_FIRST_KEYS: dict[str, Callable[[str], str]] = {
+    "feed": keys.feed,
+    "epoch": keys.epoch,
+    "leases": keys.leases,
+    "owned": keys.owned,
+}

@@ -26,7 +26,8 @@ from redis.exceptions import AskError, NoScriptError, RedisError
 from redis_kvpoll import faults, keys
 from redis_kvpoll.commands import Agreement, Call, Scan
 from redis_kvpoll.commands.settings import RENEW_SECONDS
-from redis_kvpoll.commands.shape import MAX_BATCH, SNAPSHOT
+from redis_kvpoll.commands.shape import MAX_BATCH
+from redis_kvpoll.commands.shapes import SNAPSHOT
 from redis_kvpoll.errors import KVPollError, ServerRefusedError, StoreUnavailableError, printable
 from redis_kvpoll.faults import Fault, NotSent
 from redis_kvpoll.mirror.replica import Replica

@@ -8,7 +8,8 @@ from typing import Any, TypeAlias
 
 from redis_kvpoll import keys
 from redis_kvpoll.commands import Call
-from redis_kvpoll.commands.shape import SNAPSHOT, Layout
+from redis_kvpoll.commands.shape import UNSAID, Layout
+from redis_kvpoll.commands.shapes import SNAPSHOT
 from redis_kvpoll.errors import KVPollError, WaitTimeoutError
 from redis_kvpoll.mirror.shard import Shard, Waiter, number_of
 from redis_kvpoll.status import KVPoll
@@ -124,7 +125,8 @@ class Replica:
                 shard.snapshot(at, call.rooms, reply, now)
             else:
                 ttls = [int(ms) for name, ms in zip(call.shape.once, call.once, strict=True) if name.endswith("ttl_ms")]
-                statuses = dict(zip(call.rooms, call.shape.leaves(list(reply)), strict=True))
+                left = zip(call.rooms, call.shape.leaves(list(reply)), strict=True)
+                statuses = {room: name for room, name in left if name is not UNSAID}
                 shard.wrote(at, statuses, min(ttls, default=0) / 1000, now)
 
     def suspect(self) -> None:

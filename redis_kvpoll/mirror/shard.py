@@ -12,7 +12,7 @@ import heapq
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from redis_kvpoll.commands.rooms import known
+from redis_kvpoll.commands.replies import known
 from redis_kvpoll.errors import KVPollError, RoomNotFoundError
 from redis_kvpoll.mirror.expiry import Expiry
 from redis_kvpoll.status import KVPoll

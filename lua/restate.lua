@@ -1,0 +1,63 @@
+-- Bring each room back to where one who holds it knows it to be, after the server has lost it. Times are milliseconds.
+--
+-- KEYS   feed, epoch, leases, owned; each: room, prefix
+-- ARGV   feed_length, ttl_ms, terminal_ttl_ms, epoch_ttl_ms, nonce, rank, world_size, owner,
+--        incarnation, author; each: generation, request, status, reason, length, role
+-- REPLY  feed_id, epoch; each: outcome, status
+-- FEED   ttl_ms, status, rank, reason
+-- CODES  1 CREATED, 2 ADVANCED, 3 UNCHANGED, 4 FAILED, 5 SKIPPED, 6 STALE, -2 LEASE, -3 WORLD_SIZE
+-- USES   room, feed
+--
+-- role is opener, who creates the room if it is absent or has a lower generation; guest, who only merges; or cleared:
+-- a guest who has cleared, and whose last status still counts. A higher generation wins. Merged by strict.
+
+see_to_epoch()
+local lease_lost = is_lease_lost()
+
+for i = 1, (#ARGV - 10) / 6 do
+  local room, prefix, at = KEYS[i * 2 + 3], KEYS[i * 2 + 4], i * 6 + 5
+  local generation, incoming, role = ARGV[at], ARGV[at + 2], ARGV[at + 5]
+  local there, wrong = fields_of(room)
+  local has = there.generation or ''
+  local outcome, status = 3, view(there)
+  if wrong then
+    status = wrong
+  elseif has > generation or (has == generation and there[cleared] and role ~= 'cleared') then
+    outcome = 6
+  elseif lease_lost then
+    outcome, status = -2, owner
+  elseif has ~= generation and role ~= 'opener' then
+    outcome = 5
+  elseif has == generation and (there.world_size or '') ~= world_size then
+    outcome, status = -3, there.world_size or ''
+  elseif not (has == generation and there[cleared]) then
+    if has ~= generation then
+      redis.call('DEL', room, prefix)
+      there = {}
+      create(room, there, generation, ARGV[at + 1])
+      if (redis.call('HGET', KEYS[2], 'generation') or '') < generation then
+        redis.call('HSET', KEYS[2], 'generation', generation)
+        redis.call('PEXPIRE', KEYS[2], ARGV[4])
+      end
+    end
+    if incoming == 'Failed' then
+      outcome = there[own] == 'Failed' and 3 or 4
+    elseif there.status ~= 'Failed' and RANK[incoming] > (RANK[there[own]] or 0) then
+      outcome = there[own] and 2 or 1
+    end
+    if outcome ~= 3 then put(room, there, incoming, ARGV[at + 3]) end
+    if ARGV[at + 4] ~= '' then
+      local field = rank == '' and 'length' or 'length:' .. rank
+      redis.call('HSET', prefix, field, ARGV[at + 4], 'generation', generation)
+      redis.call('PEXPIRE', prefix, ARGV[2])
+    end
+    status = view(there)
+    if role == 'cleared' and there[own] then
+      redis.call('HSET', room, cleared, there[own])
+      redis.call('HDEL', room, own)
+      status = false
+      if changes[#changes] and changes[#changes - 4] == room then changes[#changes] = {'rank:' .. rank, 'absent'} end
+    end
+  end
+  reply[i * 2 + 1], reply[i * 2 + 2] = outcome, status
+end

@@ -1,0 +1,112 @@
+-- A room in all its fields: what its ranks agree on, how one of them sees it, and what a write leaves. This goes in
+-- front of every script that USES room. Times are milliseconds.
+--
+-- KEYS begin with feed, epoch, leases, owned. ARGV begin with who calls: feed_length, ttl_ms, terminal_ttl_ms,
+-- epoch_ttl_ms, nonce, rank, world_size, owner, incarnation, author. A word that is empty is not there: no rank, no
+-- lease. With ranks, each has a field status:<rank>, or cleared:<rank> once it has cleared, and status is what they
+-- agree on; without, status is all there is.
+
+local RANK = {Failed = 0, Bootstrapping = 1, WaitingForInput = 2, Transferring = 3, Success = 4}
+local rank, world_size, owner, incarnation = ARGV[6], ARGV[7], ARGV[8], ARGV[9]
+local own, cleared = 'status', ''
+if rank ~= '' then own, cleared = 'status:' .. rank, 'cleared:' .. rank end
+local reply, changes, renew = {false, redis.call('HGET', KEYS[2], 'epoch')}, {}, false
+local now_ms, now_us
+
+local function clock()
+  if now_ms then return end
+  local time = redis.call('TIME')
+  local micros = string.sub('00000' .. time[2], -6)
+  now_ms, now_us = time[1] .. string.sub(micros, 1, 3), time[1] .. micros
+end
+
+-- The shard's epoch is made when it is missing: with it, all else that was here is gone.
+local function see_to_epoch()
+  if reply[2] then return end
+  clock()
+  reply[2] = now_us .. '-' .. ARGV[5]
+  redis.call('HSET', KEYS[2], 'epoch', reply[2])
+  redis.call('PEXPIRE', KEYS[2], ARGV[4])
+end
+
+-- Whether the caller's lease is its own no more.
+local function is_lease_lost()
+  local lease = owner ~= '' and redis.call('HGET', KEYS[3], owner)
+  return owner ~= '' and not (lease and string.find(lease, incarnation .. ' ', 1, true) == 1)
+end
+
+-- A generation above all that this shard has given, and above what the caller has seen.
+local function next_generation(seen)
+  clock()
+  local last = redis.call('HGET', KEYS[2], 'generation') or ''
+  if last < seen then last = seen end
+  local generation = now_us > last and now_us or string.format('%.0f', last + 1)
+  redis.call('HSET', KEYS[2], 'generation', generation)
+  redis.call('PEXPIRE', KEYS[2], ARGV[4])
+  return generation
+end
+
+-- All fields of a room, none when it is absent; or none, and the error that a key of another type gives.
+local function fields_of(room)
+  local words, there = redis.pcall('HGETALL', room), {}
+  for i = 1, #words, 2 do there[words[i]] = words[i + 1] end
+  return there, words.err and words
+end
+
+-- How the caller's rank sees a room.
+local function view(there)
+  return there[own] and (there.status == 'Failed' and 'Failed' or there[own]) or false
+end
+
+-- Any rank Failed: Failed. A rank missing: Bootstrapping. Else the lowest.
+local function agreement(there)
+  if rank == '' then return there.status end
+  local heard, lowest = 0, 'Success'
+  for name, status in pairs(there) do
+    if string.find(name, '^status:') or string.find(name, '^cleared:') then
+      heard = heard + 1
+      if RANK[status] < RANK[lowest] then lowest = status end
+    end
+  end
+  if lowest == 'Failed' or string.format('%d', heard) == there.world_size then return lowest end
+  return 'Bootstrapping'
+end
+
+-- The fields that a room is born with.
+local function create(room, there, generation, request)
+  clock()
+  there.generation, there.request = generation, request
+  if rank ~= '' then there.world_size = world_size end
+  redis.call('HSET', room, 'generation', generation, 'opened_ms', now_ms)
+  if request ~= '' then redis.call('HSET', room, 'request', request) end
+  if rank ~= '' then redis.call('HSET', room, 'world_size', world_size) end
+  if owner ~= '' then
+    redis.call('HSET', room, 'owner', owner, 'incarnation', incarnation)
+    redis.call('ZADD', KEYS[4], incarnation, string.sub(room, #KEYS[1] + 2))
+    redis.call('PEXPIRE', KEYS[4], ARGV[4])
+  end
+  renew = true
+end
+
+-- Give the caller's rank a status, for a reason if there is one; the first stays.
+local function put(room, there, status, reason)
+  clock()
+  local was = there.status
+  there[own] = status
+  there.status = agreement(there)
+  redis.call('HSET', room, own, status, 'status', there.status, 'updated_ms', now_ms)
+  if rank ~= '' then redis.call('HINCRBY', room, 'version', '1') end
+  local is_first = false
+  if there.status ~= 'Failed' then
+    if was == 'Failed' then redis.call('HDEL', room, 'reason', 'failed_by') end
+  else
+    is_first = reason ~= '' and redis.call('HSETNX', room, 'reason', reason) == 1
+    if status == 'Failed' and ARGV[10] ~= '' then redis.call('HSETNX', room, 'failed_by', ARGV[10]) end
+  end
+  local ttl_ms = (there.status == 'Success' or there.status == 'Failed') and ARGV[3] or ARGV[2]
+  redis.call('PEXPIRE', room, ttl_ms)
+  local n = #changes
+  changes[n + 1], changes[n + 2], changes[n + 3] = room, there.status, ttl_ms
+  changes[n + 4], changes[n + 5] = is_first and reason, rank ~= '' and {'rank:' .. rank, status}
+end
+

@@ -1,0 +1,63 @@
+"""What is done through a generation: opened or attached once, then fenced."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any
+
+from redis_kvpoll import checks
+from redis_kvpoll.commands import replies, shapes
+from redis_kvpoll.commands.forming import named, only
+from redis_kvpoll.commands.replies import Opened
+from redis_kvpoll.commands.shape import Command
+from redis_kvpoll.errors import RoomNotFoundError
+from redis_kvpoll.status import KVPoll, Update
+
+
+@named
+def open(room: int, request: str | None, status: KVPoll | int, seen: int) -> Command[Opened, Opened]:  # noqa: A001
+    request = secrets.token_hex(8) if request is None else checks.request(request)
+    items = [request, checks.opening_status(status), str(seen) if seen else ""]
+    return Command("open", shapes.OPEN, [checks.room(room)], items, replies.openings, only)
+
+
+@named
+def attach(room: int) -> Command[Opened | None, Opened]:
+    def finish(rooms: list[int], found: list[Opened | None]) -> Opened:
+        if found[0] is None:
+            raise RoomNotFoundError(rooms[0], "attach")
+        return found[0]
+
+    return Command("attach", shapes.ATTACH, [checks.room(room)], [], replies.attachments, finish)
+
+
+@named
+def update(room: int, generation: int, status: KVPoll | int) -> Command[Update, Update]:
+    items = [checks.status_name(status), str(generation), ""]
+    return Command("update", shapes.WRITE, [room], items, replies.updates, only)
+
+
+@named
+def fail(room: int, generation: int, reason: str) -> Command[Update, Update]:
+    items = [KVPoll.Failed.name, str(generation), checks.reason(reason)]
+    return Command("fail", shapes.WRITE, [room], items, replies.updates, only)
+
+
+def finish(room: int, generation: int) -> Command[Update, Update]:
+    """The clear of one generation."""
+    return Command("clear", shapes.CLEAR_FENCED, [room], [str(generation)], replies.clearings, only)
+
+
+@named
+def bind_decode_prefix_len(room: int, generation: int, length: int) -> Command[bool, bool]:
+    items = [str(checks.prefix_len(length)), str(generation)]
+    return Command("set_decode_prefix_len", shapes.SET_PREFIX, [room], items, replies.flags, only)
+
+
+def look(room: int, generation: int) -> Command[Any, Opened | None]:
+    """What is there of a generation; None when there is another, or none."""
+
+    def finish(_: list[int], found: list[Opened | None]) -> Opened | None:
+        return found[0] if found[0] is not None and found[0].generation == generation else None
+
+    return Command("look", shapes.ATTACH, [room], [], replies.attachments, finish)

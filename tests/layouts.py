@@ -1,0 +1,19 @@
+"""Layouts, as a store would have them from its settings."""
+
+from __future__ import annotations
+
+from redis_kvpoll.commands import Layout
+
+DEFAULTS = {
+    "namespace": "ns",
+    "shards": 1,
+    "policy": "compat",
+    "mode": "none",
+    "feed_length": "1000",
+    "ttl_ms": "900000",
+    "terminal_ttl_ms": "300000",
+}
+
+
+def layout(**changes):
+    return Layout(**{**DEFAULTS, **changes})
