@@ -2,51 +2,31 @@
 
 from __future__ import annotations
 
-import inspect
-import random
 import time
-import traceback
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from chaos.history import Writer
-from redis_kvpoll import AsyncMirror, AsyncStatusStore, KVPoll, KVPollError, Mirror, StatusStore, Update
+from chaos.notes import Notes
+from redis_kvpoll import AsyncMirror, AsyncStatusStore, Mirror, StatusStore
 from redis_kvpoll.mirror.follow import HEARTBEAT
 
 Store = StatusStore | AsyncStatusStore
 Calls = list[Callable[[], Awaitable[None]]]
 
-ROOMS = 24
-"""That are in use at a time."""
-LIFETIME = 2.0
-"""Seconds after which everybody goes on to other rooms: one of which it is not known whether it was cleared says little
-from then on."""
 WAIT = 0.1
 """Seconds that a wait is given."""
 MEANWHILE = 0.006
 """Seconds between calls: all workers together are to keep two CPUs busy, not to drown them."""
 
 
-def rooms_at(seconds: float) -> list[int]:
-    """The rooms that are in use so long after the beginning of a run."""
-    first = int(seconds / LIFETIME) * ROOMS
-    return list(range(first, first + ROOMS))
-
-
-def plain(answer: Any) -> Any:
-    """An answer in JSON's terms."""
-    return [answer.outcome.name, answer.status] if isinstance(answer, Update) else answer
-
-
-class Caller:
-    """Makes calls and notes them. In blocking stores nothing is really awaited."""
+class Caller(Notes):
+    """Makes plain calls."""
 
     def __init__(self, store: Store, mirror: Mirror | AsyncMirror, writer: Writer, seed: str, start: float) -> None:
+        super().__init__(writer, seed, start)
         self._store = store
         self._mirror = mirror
-        self._writer = writer
-        self._chance = random.Random(seed)  # noqa: S311 - chance, not secrets
-        self._start = start
         lot: list[tuple[int, Callable[[], Awaitable[None]]]] = [
             (12, self._update),
             (3, self._update_many),
@@ -65,18 +45,6 @@ class Caller:
         """One call, and a look at the mirror."""
         await self._chance.choice(self._lot)()
         self._look(self._room())
-
-    def _rooms(self) -> list[int]:
-        return rooms_at(time.monotonic() - self._start)
-
-    def _room(self) -> int:
-        return self._chance.choice(self._rooms())
-
-    def _some(self, count: int) -> list[int]:
-        return self._chance.sample(self._rooms(), count)
-
-    def _status(self) -> KVPoll:
-        return self._chance.choices(list(KVPoll), weights=(1, 6, 5, 5, 3))[0]
 
     async def _update(self) -> None:
         room, status = self._room(), self._status()
@@ -126,25 +94,6 @@ class Caller:
         since = time.monotonic() - self._mirror.lag - 2 * HEARTBEAT
         if self._mirror.synced:
             self._writer.saw(room, self._mirror.get(room), since)
-
-    async def _note(
-        self,
-        name: str,
-        arguments: dict[int, Any],
-        call: Callable[[], Any],
-        answers: Callable[[list[int], Any], dict[int, Any]],
-    ) -> None:
-        number = self._writer.begin(name, arguments)
-        try:
-            answer = call()
-            if inspect.isawaitable(answer):
-                answer = await answer
-        except KVPollError as error:
-            self._writer.end(number, {}, f"{type(error).__name__}: {error}")
-        except Exception as error:
-            self._writer.end(number, {}, f"{type(error).__name__}: {traceback.format_exc()}")
-        else:
-            self._writer.end(number, {room: plain(one) for room, one in answers(list(arguments), answer).items()})
 
 
 def _alone(rooms: list[int], answer: Any) -> dict[int, Any]:

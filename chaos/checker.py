@@ -22,7 +22,11 @@ SLACK = 2.5
 """Seconds beyond the deadline: one for a thread that hangs (see StatusStore), the rest for a machine that is busy."""
 EARLY = 0.5
 """Seconds before the deadline at which a call may give up: its next pause would have been longer than what is left."""
-EXPECTED = {"wait": ("WaitTimeoutError", "RoomNotFoundError")}
+EXPECTED = {
+    "wait": ("WaitTimeoutError", "RoomNotFoundError"),
+    "open": ("RoomBusyError",),
+    "attach": ("RoomNotFoundError",),
+}
 """The errors that answer a call."""
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from chaos import rules
@@ -22,14 +22,15 @@ RESTORED = 2.0
 seen to be lost."""
 OPENS = frozenset({"open", "attach"})
 WRITES = frozenset({"write", "fail"})
-OVER = 0
-"""The place of a generation that is no longer the room's."""
+NAMES = OPENS | WRITES | {"release", "look", "entry"}
+OVER, SOMEWHERE = 0, 0.5
+"""The places of a generation that is no longer the room's, and of one that is, at a status that nobody says."""
 
 
 class Look(NamedTuple):
     """Where a generation was, at some moment of a call."""
 
-    place: int
+    place: float
     done: Done
 
 
@@ -38,7 +39,7 @@ def check(calls: Iterable[Done], faults: list[Fault], span: Callable[[Done], Spa
     found: list[Violation] = []
     rooms: defaultdict[int, list[Done]] = defaultdict(list)
     for done in calls:
-        if done.name in OPENS | WRITES | {"release", "entry"}:
+        if done.name in NAMES:
             rooms[done.room].append(done)
     for of_room in rooms.values():
         found += shared_generations(of_room)
@@ -70,7 +71,7 @@ def goes_back(
     failures = _failures(generation, of_room, faults, span)
     found = []
     for first, second in _pairs(list(_looks(generation, calm)), rollbacks):
-        if second.place >= first.place:
+        if second.place >= first.place or second.place == SOMEWHERE:
             continue
         between = Span(first.done.began, second.done.ended)
         if second.place == OVER and _any_met(ends, between):
@@ -99,17 +100,15 @@ def comes_back(generation: str, calm: list[Done], faults: list[Fault]) -> list[V
     return found
 
 
-def lives_on(calls: Iterable[Done], killed: dict[int, float], lease: float) -> list[Violation]:
-    """Rooms of workers that were killed (when), which a later look of the judge finds alive."""
-    calls = list(calls)
-    owners = {(d.room, d.generation): d.worker for d in calls if d.name == "open" and d.answer[0] == "CREATED"}
+def lives_on(calls: Iterable[Done], killed: Mapping[str, float], lease: float) -> list[Violation]:
+    """Rooms of owners that were killed (when), which a later look of the judge finds alive."""
     found = []
     for done in calls:
-        if done.worker != JUDGE or done.name != "entry" or done.answer is None:
-            continue
-        died = killed.get(owners.get((done.room, done.generation), JUDGE), math.inf)
-        if done.began > died + lease + RESTORED and not KVPoll(done.answer[1]).is_terminal:
-            found.append(Violation("a dead worker's room lives on", f"{done.began - died:.1f} s later: {done}"))
+        if done.worker == JUDGE and done.name == "entry" and done.answer is not None:
+            owner, status = done.answer
+            late = done.began - killed.get(owner, math.inf) - lease - RESTORED
+            if late > 0 and not KVPoll(status).is_terminal:
+                found.append(Violation("a dead owner's room lives on", f"{late:.1f} s too long: {done}"))
     return found
 
 
@@ -127,12 +126,18 @@ def _looks(generation: str, calm: list[Done]) -> Iterator[Look]:
         if done.error or done.ended == math.inf or done.began < born:
             continue
         if done.generation == generation:
-            if done.name == "release" or (done.name in WRITES and done.answer[0] == Outcome.STALE.name):
-                yield Look(OVER, done)
-            elif done.answer is not None:
-                yield Look(rules.place(done.answer[1]), done)
+            yield Look(_place(done), done)
         elif done.name in OPENS | {"entry"}:
             yield Look(OVER, done)
+
+
+def _place(done: Done) -> float:
+    """Where the generation of a call was, after what that did."""
+    if done.name in OPENS:
+        return SOMEWHERE
+    if done.name == "release" or done.answer is None or done.answer[0] == Outcome.STALE.name:
+        return OVER
+    return rules.place(done.answer[1])
 
 
 def _pairs(looks: list[Look], between: list[Span]) -> Iterator[tuple[Look, Look]]:

@@ -9,7 +9,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from chaos import calls, checker, history
+from chaos import checker, history, notes
 from chaos.crew import Crew
 from chaos.faults import Injury
 from chaos.history import Done, Fault, History
@@ -50,7 +50,7 @@ def run(name: str, scenario: Scenario, seconds: float, seed: int) -> Verdict:
             chance = random.Random(f"{seed} {name}")  # noqa: S311 - chance, not secrets
             faults = injure(field.injuries, crew, chance, seconds)
             crew.quiet()
-            rooms = list(range(calls.rooms_at(time.monotonic() - start)[-1] + 1))
+            rooms = list(range(notes.rooms_at(time.monotonic() - start)[-1] + 1))
             looks = look(field, rooms)
             copies = crew.copies(rooms)
             kept = History([*crew.calls(), *looks], faults, DEADLINE)

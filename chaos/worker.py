@@ -19,7 +19,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from chaos.calls import MEANWHILE, Caller
+from chaos.calls import MEANWHILE, Caller, Store
+from chaos.handles import HandleCaller
 from chaos.history import Writer
 from redis_kvpoll import AsyncMirror, AsyncStatusStore, KVPoll, Mirror, StatusStore
 from redis_kvpoll.standing import StoreOptions
@@ -101,7 +102,7 @@ def _work(plan: Plan, orders: Orders) -> None:
         _say("working")
 
         def lane(number: int) -> None:
-            caller = Caller(store, mirror, writer, f"{plan.seed} {number}", plan.start)
+            caller = _caller(plan, store, mirror, writer, number)
             while not orders.quiet.is_set():
                 finish(caller.call())
                 time.sleep(MEANWHILE)
@@ -125,7 +126,7 @@ async def _work_async(plan: Plan, orders: Orders) -> None:
         _say("working")
 
         async def lane(number: int) -> None:
-            caller = Caller(store, mirror, writer, f"{plan.seed} {number}", plan.start)
+            caller = _caller(plan, store, mirror, writer, number)
             while not orders.quiet.is_set():
                 await caller.call()
                 await asyncio.sleep(MEANWHILE)
@@ -139,6 +140,16 @@ async def _work_async(plan: Plan, orders: Orders) -> None:
         while not _is_current(mirror, since) and time.monotonic() < give_up_at:  # noqa: ASYNC110 - it is its lag
             await asyncio.sleep(0.02)
         _say(json.dumps(_copy(mirror, orders.rooms, since)))
+
+
+def _caller(
+    plan: Plan, store: Store, mirror: Mirror | AsyncMirror, writer: Writer, number: int
+) -> Caller | HandleCaller:
+    """One lane makes plain calls, the others use handles."""
+    seed = f"{plan.seed} {number}"
+    if number == 0:
+        return Caller(store, mirror, writer, seed, plan.start)
+    return HandleCaller(store, writer, seed, plan.start)
 
 
 def finish(call: Coroutine[Any, Any, None]) -> None:

@@ -239,7 +239,7 @@ def handle(name, argument, answer, began, ended, generation=G, worker=0, request
 
 
 def opened(began, ended, status=BOOT, generation=G, worker=0, request="a"):
-    return handle("open", status, ["CREATED", status], began, ended, generation, worker, request)
+    return handle("open", status, [None, None], began, ended, generation, worker, request)
 
 
 def wrote(outcome, now, began, ended, given=None, **rest):
@@ -250,8 +250,8 @@ def released(began, ended, **rest):
     return handle("release", None, ["CLEARED", None], began, ended, **rest)
 
 
-def entry(status, began, ended, generation=G):
-    answer = None if status is None else [None, status]
+def entry(status, began, ended, generation=G, owner=None):
+    answer = None if status is None else [owner, status]
     return handle("entry", None, answer, began, ended, generation if answer else "", worker=history.JUDGE)
 
 
@@ -260,9 +260,11 @@ GEN_BACK, GEN_AGAIN, GIVEN = "a generation went back", "a generation came back",
 BAD_HANDLES = {
     "two requests share one": ([OPENED, opened(2, 3, worker=1, request="b")], "two requests share a generation"),
     "a status went back": ([OPENED, MOVED, entry(BOOT, 4, 5)], GEN_BACK),
-    "another saw it go back": ([OPENED, MOVED, handle("attach", None, [None, READY], 4, 5, worker=1)], GEN_BACK),
+    "another saw it go back": ([OPENED, MOVED, handle("look", None, [None, READY], 4, 5, worker=1)], GEN_BACK),
     "Failed was left": ([OPENED, handle("fail", FAIL, ["FAILED", FAIL], 2, 3), wrote("ADVANCED", OK, 4, 5)], GEN_BACK),
     "a room vanished": ([OPENED, entry(None, 2, 3)], GEN_BACK),
+    "its handle finds nothing": ([OPENED, handle("look", None, None, 2, 3)], GEN_BACK),
+    "a cleared one was joined": ([OPENED, released(2, 3), opened(4, 5, worker=1)], GEN_AGAIN),
     "a write was stale for no reason": ([OPENED, wrote("STALE", None, 2, 3, given=MOVE)], GEN_BACK),
     "a living room was opened anew": ([OPENED, opened(2, 3, generation=H, worker=1, request="b")], GIVEN),
     "a stale write changed something": ([OPENED, released(2, 3), wrote("ADVANCED", MOVE, 4, 5, worker=1)], GEN_AGAIN),
@@ -290,7 +292,7 @@ GOOD_HANDLES = {
         handle("fail", FAIL, None, 2, OPEN, worker=1),
         opened(4, 5, generation=H, request="b", worker=2),
     ],
-    "joined": [OPENED, handle("open", BOOT, ["UNCHANGED", BOOT], 2, 3, worker=1, request="a")],
+    "joined": [OPENED, opened(2, 3, worker=1), handle("attach", None, [None, None], 4, 5, worker=2)],
     "a clear that was under way": [OPENED, released(1.5, 9), entry(None, 2, 3)],
 }
 
@@ -320,7 +322,6 @@ class TestFaultsAndHandles:
         assert rules(OPENED, anew, faults=[fault(1.5, 3, worker=1)]) == [GIVEN]
 
     @pytest.mark.parametrize(("status", "seen", "alive"), [(BOOT, 9, True), (BOOT, 7.5, False), (FAIL, 9, False)])
-    def test_a_dead_workers_room(self, status, seen, alive):
-        calls = [OPENED, entry(status, seen, seen + 0.1)]
-        found = [one.rule for one in fenced.lives_on(calls, {0: 5.0}, lease=1.0)]
-        assert found == ["a dead worker's room lives on"] * alive
+    def test_a_dead_owners_room(self, status, seen, alive):
+        found = fenced.lives_on([entry(status, seen, seen + 0.1, owner="w")], {"w": 5.0}, lease=1.0)
+        assert [one.rule for one in found] == ["a dead owner's room lives on"] * alive
