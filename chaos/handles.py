@@ -1,4 +1,4 @@
-"""What a worker does with handles: rooms opened and attached, written through their generations, also late, and cleared.
+"""What a worker does with handles: rooms opened and attached, written through their generations (also late), cleared.
 
 They are other rooms than those of plain calls, so that nothing unfenced explains what happens to them.
 """
@@ -11,7 +11,9 @@ from typing import Any
 from chaos.calls import Store
 from chaos.history import Writer
 from chaos.notes import Notes
-from redis_kvpoll import AsyncRoom, KVPoll, Room
+from redis_kvpoll import KVPoll
+from redis_kvpoll.aioroom import AsyncRoom
+from redis_kvpoll.room import Room
 
 Handle = Room | AsyncRoom
 
