@@ -51,9 +51,9 @@ class Cluster(contextlib.ExitStack):
     def injuries(self) -> list[Injury]:
         return [
             simple("SIGKILL of a master, replica promoted", self._kill, outage=True, loses="latest"),
-            simple("slots migrated", self._migrate),
+            simple("slots migrated", self._migrate, anew=True),
             simple("SCRIPT FLUSH on a master", lambda c: c.choice(self.primaries()).client.script_flush()),
-            simple("CLUSTER FAILOVER", self._fail_over, outage=True),
+            simple("CLUSTER FAILOVER", self._fail_over, outage=True, anew=True),
             simple("CLIENT KILL on a master", lambda chance: kill_clients(chance.choice(self.primaries()).client)),
         ]
 

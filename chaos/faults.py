@@ -13,7 +13,7 @@ from chaos import crew
 from chaos.crew import Crew
 from chaos.history import Loss
 from chaos.network import Network
-from chaos.servers import Server, until
+from chaos.servers import Server
 
 Chance = random.Random
 
@@ -29,15 +29,19 @@ class Injury:
     """Whether calls have to wait meanwhile."""
     loses: Loss = ""
     """What of the table's data goes by it."""
+    anew: bool = False
+    """Whether a server begins anew by it."""
 
 
-def simple(name: str, inflict: Callable[[Chance], object], outage: bool = False, loses: Loss = "") -> Injury:
+def simple(
+    name: str, inflict: Callable[[Chance], object], outage: bool = False, loses: Loss = "", anew: bool = False
+) -> Injury:
     """An injury of others than workers."""
 
     def do(chance: Chance, crew: Crew) -> None:
         inflict(chance)
 
-    return Injury(name, do, outage, loses)
+    return Injury(name, do, outage, loses, anew or bool(loses))
 
 
 def of_workers() -> list[Injury]:
@@ -78,7 +82,7 @@ def of_server(server: Server) -> list[Injury]:
 
     return [
         simple("SIGSTOP of the server", stop, outage=True),
-        simple("SIGKILL of the server, restart with its data", restart, outage=True),
+        simple("SIGKILL of the server, restart with its data", restart, outage=True, anew=True),
         simple("SCRIPT FLUSH", lambda _: server.client.script_flush()),
         simple("CLIENT KILL", lambda _: kill_clients(server.client)),
         simple("CLIENT PAUSE", pause, outage=True),
@@ -151,7 +155,3 @@ def is_replica_of(client: redis.Redis, port: int) -> bool:
     """Whether it follows that primary, and has all its data."""
     state = client.info("replication")
     return (state["role"], state.get("master_port"), state.get("master_link_status")) == ("slave", port, "up")
-
-
-def until_replica_of(client: redis.Redis, port: int) -> None:
-    until(lambda: is_replica_of(client, port), "a replica has caught up")

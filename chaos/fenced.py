@@ -87,15 +87,16 @@ def goes_back(
 def comes_back(generation: str, calm: list[Done], faults: list[Fault]) -> list[Violation]:
     """A generation that was over, and is there again."""
     rollbacks = [Span(fault.began, fault.ended) for fault in faults if fault.loses == "latest"]
-    openers = {done.worker for done in calm if done.name == "open" and done.generation == generation}
+    ours = [done for done in calm if done.generation == generation]
     found = []
     for first, second in _pairs(list(_looks(generation, calm)), rollbacks):
-        # A clear by another than the opener may be undone by a loss: docs/guarantees.md, what the owner cannot know.
-        undone = first.done.worker not in openers and any(
-            fault.loses == "all" and first.done.began < fault.ended and fault.began < second.done.ended
-            for fault in faults
-        )
-        if first.place == OVER and second.place != OVER and not undone:
+        if first.place != OVER or second.place == OVER:
+            continue
+        # A clear that a living opener has not seen may be undone by it: docs/guarantees.md.
+        knew = {done.worker for done in ours if _says_over(done) and done.began < second.done.ended}
+        keepers = {done.worker for done in ours if done.name == "open"} - knew
+        again = any(f.anew and first.done.began < f.ended and f.began < second.done.ended for f in faults)
+        if not (keepers and again):
             found.append(Violation("a generation came back", f"after {first.done}, {second.done}"))
     return found
 
@@ -120,14 +121,14 @@ def _failures(generation: str, of_room: list[Done], faults: list[Fault], span: C
 
 
 def _looks(generation: str, calm: list[Done]) -> Iterator[Look]:
-    """What calls say of a generation. One that has not begun yet is not over."""
-    born = min((done.began for done in calm if done.generation == generation), default=math.inf)
+    """What calls say of a generation. While it may not have begun yet, it is not over."""
+    born = min((done.ended for done in calm if done.generation == generation and not done.error), default=math.inf)
     for done in calm:
-        if done.error or done.ended == math.inf or done.began < born:
+        if done.error or done.ended == math.inf:
             continue
         if done.generation == generation:
             yield Look(_place(done), done)
-        elif done.name in OPENS | {"entry"}:
+        elif done.name in OPENS | {"entry"} and done.began > born:
             yield Look(OVER, done)
 
 
@@ -138,6 +139,11 @@ def _place(done: Done) -> float:
     if done.name == "release" or done.answer is None or done.answer[0] == Outcome.STALE.name:
         return OVER
     return rules.place(done.answer[1])
+
+
+def _says_over(done: Done) -> bool:
+    """Whether its caller was told that the generation is over."""
+    return not done.error and done.ended < math.inf and _place(done) == OVER
 
 
 def _pairs(looks: list[Look], between: list[Span]) -> Iterator[tuple[Look, Look]]:

@@ -56,6 +56,8 @@ class Fault(NamedTuple):
     """Whether calls had to wait until its end."""
     loses: Loss = ""
     """What of the table's data went by it."""
+    anew: bool = False
+    """Whether a server began anew, or is another since: owners then say again what they hold."""
 
 
 class History(NamedTuple):

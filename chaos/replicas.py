@@ -6,7 +6,7 @@ import contextlib
 import time
 from pathlib import Path
 
-from chaos.faults import Chance, Injury, simple, until_replica_of
+from chaos.faults import Chance, Injury, is_replica_of, simple
 from chaos.servers import Sentinel, Server, until
 
 
@@ -19,7 +19,7 @@ class Replicas(contextlib.ExitStack):
         self._servers = [self.enter_context(Server(folder / f"server-{n}", *options)) for n in range(2)]
         primary, replica = self._servers
         replica.client.replicaof("127.0.0.1", primary.port)
-        until_replica_of(replica.client, primary.port)
+        until(lambda: is_replica_of(replica.client, primary.port), "the replica has caught up")
         self._sentinel = self.enter_context(Sentinel(folder / "sentinel", primary.port))
         until(lambda: self._knows_replica(), "the sentinel knows the replica")
 
@@ -42,8 +42,7 @@ class Replicas(contextlib.ExitStack):
         old.kill()
         self._await_promotion(new)
         old.start()
-        old.client.replicaof("127.0.0.1", new.port)
-        self._settle(old, new)
+        self._settle()
 
     def _stop(self, chance: Chance) -> None:
         old, new = self._pair()
@@ -51,8 +50,7 @@ class Replicas(contextlib.ExitStack):
         self._await_promotion(new)
         old.resume()  # for a moment it takes itself for the primary, and is believed by who is connected to it
         time.sleep(0.1)
-        old.client.replicaof("127.0.0.1", new.port)
-        self._settle(old, new)
+        self._settle()
 
     def _pair(self) -> tuple[Server, Server]:
         primary = self.primary
@@ -62,9 +60,15 @@ class Replicas(contextlib.ExitStack):
         until(lambda: self._sentinel.primary() == new.port, "the replica is promoted")
         until(lambda: new.client.info("replication")["role"] == "master", "the replica knows that it is the primary")
 
-    def _settle(self, old: Server, new: Server) -> None:
-        until_replica_of(old.client, new.port)
-        until(self._knows_replica, "the sentinel knows the new replica")
+    def _settle(self) -> None:
+        """Make the other one follow, without the seconds that a sentinel takes to be sure of it."""
+        until(self._is_settled, "the former primary has caught up, and the sentinel knows")
+
+    def _is_settled(self) -> bool:
+        primary, replica = self._pair()
+        if replica.client.info("replication").get("master_port") != primary.port:
+            replica.client.replicaof("127.0.0.1", primary.port)
+        return is_replica_of(replica.client, primary.port) and self._knows_replica()
 
     def _knows_replica(self) -> bool:
         """Whether it would promote one if it had to."""

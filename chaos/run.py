@@ -80,7 +80,7 @@ def injure(injuries: list[Injury], crew: Crew, chance: random.Random, seconds: f
         time.sleep(chance.uniform(*CALM))
         began = time.monotonic()
         hit = injury.inflict(chance, crew)
-        faults.append(Fault(injury.name, began, time.monotonic(), hit, injury.outage, injury.loses))
+        faults.append(Fault(injury.name, began, time.monotonic(), hit, injury.outage, injury.loses, injury.anew))
     time.sleep(CALM[1])
     return faults
 

@@ -120,7 +120,7 @@ class Server:
 
 
 class Sentinel(EmbeddedServer):
-    """A sentinel that watches the primary ``main`` at a port, and promotes a replica half a second after its death."""
+    """A sentinel that watches the primary ``main`` at a port, and promotes a replica a second after its death."""
 
     def __init__(self, folder: Path, primary: int) -> None:
         folder.mkdir()
@@ -128,7 +128,7 @@ class Sentinel(EmbeddedServer):
         configuration = folder / "sentinel.conf"
         configuration.write_text(
             f"port {self.port}\nbind 127.0.0.1\ndir {folder}\nsentinel monitor main 127.0.0.1 {primary} 1\n"
-            "sentinel down-after-milliseconds main 500\nsentinel failover-timeout main 3000\n"
+            "sentinel down-after-milliseconds main 1000\nsentinel failover-timeout main 3000\n"
         )
         wrapper = folder / "sentinel"
         # $4 is the path of the unix socket, by which EmbeddedServer sees that it is up.

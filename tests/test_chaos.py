@@ -293,6 +293,7 @@ GOOD_HANDLES = {
         opened(4, 5, generation=H, request="b", worker=2),
     ],
     "joined": [OPENED, opened(2, 3, worker=1), handle("attach", None, [None, None], 4, 5, worker=2)],
+    "two that open it at once": [opened(0, 9), entry(None, 2, 3), opened(4, 5, worker=1)],
     "a clear that was under way": [OPENED, released(1.5, 9), entry(None, 2, 3)],
 }
 
@@ -303,7 +304,7 @@ def test_the_judge_of_handles_accepts(story):
 
 
 class TestFaultsAndHandles:
-    LOST = fault(10, 11, loses="all")
+    LOST = fault(10, 11, loses="all", anew=True)
 
     def test_what_was_lost_must_be_there_again_after_two_seconds(self):
         assert rules(OPENED, MOVED, entry(None, 12, 12.5), entry(MOVE, 14, 15), faults=[self.LOST]) == []
@@ -314,6 +315,7 @@ class TestFaultsAndHandles:
         seen = entry(BOOT, 14, 15)
         assert rules(OPENED, released(2, 3), seen, faults=[self.LOST]) == [GEN_AGAIN]
         assert rules(OPENED, released(2, 3, worker=1), seen, faults=[self.LOST]) == []
+        assert rules(OPENED, released(2, 3, worker=1), seen, faults=[fault(10, 11)]) == [GEN_AGAIN]
         assert rules(OPENED, released(2, 3), seen, faults=[fault(10, 11, loses="latest")]) == []
 
     def test_a_room_of_who_was_stopped_may_be_another_s(self):
