@@ -8,6 +8,7 @@ with StatusStore.from_url("redis://localhost:6379/0", namespace="prod") as store
 """
 
 from redis_kvpoll.aio import AsyncStatusStore
+from redis_kvpoll.aioroom import AsyncRoom
 from redis_kvpoll.checks import Mode, Policy
 from redis_kvpoll.commands import Change, FeedGap, Settings
 from redis_kvpoll.errors import (
@@ -18,24 +19,30 @@ from redis_kvpoll.errors import (
     InvalidInputError,
     KVPollError,
     KVTransferError,
+    LeaseLostError,
     NamespaceMismatchError,
     OutcomeUnknownError,
     ReplayError,
+    RoomBusyError,
     RoomNotFoundError,
     ServerRefusedError,
     StoreClosedError,
     StoreUnavailableError,
     WaitTimeoutError,
+    WorldSizeMismatchError,
 )
 from redis_kvpoll.mirror.aio import AsyncMirror
 from redis_kvpoll.mirror.blocking import Mirror
-from redis_kvpoll.status import Entry, KVPoll, Outcome, Update
+from redis_kvpoll.room import Room
+from redis_kvpoll.status import Consensus, Entry, KVPoll, Outcome, Update
 from redis_kvpoll.store import StatusStore
 
 __all__ = [
     "AsyncMirror",
+    "AsyncRoom",
     "AsyncStatusStore",
     "Change",
+    "Consensus",
     "CorruptEntryError",
     "EmbeddedServerError",
     "Entry",
@@ -46,6 +53,7 @@ __all__ = [
     "KVPoll",
     "KVPollError",
     "KVTransferError",
+    "LeaseLostError",
     "Mirror",
     "Mode",
     "NamespaceMismatchError",
@@ -53,6 +61,8 @@ __all__ = [
     "OutcomeUnknownError",
     "Policy",
     "ReplayError",
+    "Room",
+    "RoomBusyError",
     "RoomNotFoundError",
     "ServerRefusedError",
     "Settings",
@@ -61,4 +71,5 @@ __all__ = [
     "StoreUnavailableError",
     "Update",
     "WaitTimeoutError",
+    "WorldSizeMismatchError",
 ]

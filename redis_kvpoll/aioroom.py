@@ -33,11 +33,11 @@ class AsyncRoom(Handle[Dispatcher]):
         return await self._run("fail", handles.fail(self._id, self._generation, reason))
 
     async def clear(self) -> Update:
-        return await self._run("clear", handles.finish(self._id, self._generation))
+        return await self._run("clear", handles.clear(self._id, self._generation))
 
     async def set_decode_prefix_len(self, length: int) -> bool:
         return await self._run(
-            "set_decode_prefix_len", handles.bind_decode_prefix_len(self._id, self._generation, length)
+            "set_decode_prefix_len", handles.set_decode_prefix_len(self._id, self._generation, length)
         )
 
     async def decode_prefix_len(self) -> int:

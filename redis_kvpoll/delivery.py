@@ -16,6 +16,7 @@ from redis_kvpoll.handle import Handle
 from redis_kvpoll.held import RETRY
 from redis_kvpoll.lanes import Flight
 from redis_kvpoll.restating import Restating
+from redis_kvpoll.status import Outcome, Update
 from redis_kvpoll.steps import Board, Flow, Pause, Rider
 from redis_kvpoll.trip import Trip, Undelivered
 
@@ -97,7 +98,7 @@ class Delivery(Restating):
     def insist(self, command: Command[V, T], value: T) -> Flow[T]:
         """``value``; but when the room of a guest is lost, and its opener has yet to bring it back, what comes then."""
         give_up_at = self._give_up_at
-        while self.held.waits(command.rooms[0]) and time.monotonic() < give_up_at:
+        while _missed(value) and self.held.waits(command.rooms[0]) and time.monotonic() < give_up_at:
             yield Pause(RETRY)
             value = yield from self.run(command, [])
         return value
@@ -201,6 +202,11 @@ class Delivery(Restating):
             else:
                 eviction.warn(memory, self.namespace)
         return cast(Layout, layout)
+
+
+def _missed(value: Any) -> bool:
+    """Whether what a handle got is that its room is not there."""
+    return value.outcome is Outcome.STALE if isinstance(value, Update) else not value
 
 
 def _waves(calls: list[Call]) -> Iterator[list[Call]]:

@@ -80,6 +80,10 @@ class Held:
     def tags(self) -> Iterable[str]:
         return self._shards.keys()
 
+    def claims(self, tag: str) -> dict[int, Claim]:
+        """What is held of a shard."""
+        return self._shards.get(tag, {})
+
     def waits(self, room: int) -> bool:
         """Whether a room is to come back by its opener."""
         return bool(self.waiting) and any(
@@ -90,7 +94,7 @@ class Held:
 
     def restating(self, tag: str, layout: Layout, now: float, only_waiting: bool = False) -> Iterator[Call]:
         """The calls that say all that is held of a shard, or only what was said in vain."""
-        claims = self._shards.get(tag, {})
+        claims = self.claims(tag)
         for room in [room for room, claim in claims.items() if claim.until <= now]:
             del claims[room]
         said = {
@@ -127,7 +131,7 @@ class Held:
                 self._claim(call.tag, room, Claim(int(generation), request.decode(), "opener", known(status), now), now)
 
     def _attached(self, call: Call, reply: Sequence[Any], now: float) -> None:
-        claims = self._shards.get(call.tag, {})
+        claims = self.claims(call.tag)
         for room, at in zip(call.rooms, range(0, len(reply), 4), strict=True):
             status, generation, request = reply[at], int(reply[at + 1] or 0), reply[at + 2]
             claim = claims.get(room)
@@ -141,7 +145,7 @@ class Held:
 
     def _written(self, call: Call, reply: Sequence[Any], now: float) -> None:
         """Also of plain writes to rooms that are held: they are not fenced, but say how the rooms are."""
-        claims = self._shards.get(call.tag, {})
+        claims = self.claims(call.tag)
         width = len(call.shape.item)
         for number, room in enumerate(call.rooms):
             code, status = reply[number * 2], reply[number * 2 + 1]
@@ -162,7 +166,7 @@ class Held:
                     claim.reason = claim.reason or status_words[-1]
 
     def _restated(self, call: Call, reply: Sequence[Any], now: float) -> None:
-        claims = self._shards.get(call.tag, {})
+        claims = self.claims(call.tag)
         for room, code, status in zip(call.rooms, reply[::2], reply[1::2], strict=True):
             claim = claims.get(room)
             if claim is None:
@@ -182,7 +186,7 @@ class Held:
             self.waiting.pop(call.tag, None)
 
     def _cleared(self, call: Call, reply: Sequence[Any], now: float) -> None:
-        claims = self._shards.get(call.tag, {})
+        claims = self.claims(call.tag)
         for room, code, fence in zip(call.rooms, reply[::3], call.items, strict=True):
             claim = claims.get(room)
             if claim is None or (fence and int(fence) != claim.generation):
@@ -194,13 +198,13 @@ class Held:
                 del claims[room]
 
     def _touched(self, call: Call, reply: Sequence[Any], now: float) -> None:
-        claims = self._shards.get(call.tag, {})
+        claims = self.claims(call.tag)
         for room, kept in zip(call.rooms, reply, strict=True):
             if kept == 1 and (claim := claims.get(room)):
                 claim.until = now + self._ttl
 
     def _bound(self, call: Call, reply: Sequence[Any], now: float) -> None:
-        claims = self._shards.get(call.tag, {})
+        claims = self.claims(call.tag)
         for number, room in enumerate(call.rooms):
             length, generation = call.items[number * 2 : number * 2 + 2]
             claim = claims.get(room)
@@ -224,9 +228,15 @@ class Held:
             self._sweep_at = len(claims) * 2 + SWEEP
 
     def _take(self, claim: Claim, status: KVPoll | None, now: float) -> None:
-        if status is not None:
+        if status is None:
+            return
+        if claim.waits_since is None or claim.status is None:
             claim.status = status
-            claim.until = now + (self._terminal_ttl if status.is_terminal else self._ttl)
+        elif KVPoll.Failed in (claim.status, status):
+            claim.status = KVPoll.Failed
+        else:  # what this store knows has yet to be said, and is not to be forgotten for what is there now
+            claim.status = max(claim.status, status)
+        claim.until = now + (self._terminal_ttl if claim.status.is_terminal else self._ttl)
 
 
 _DONE = frozenset(outcome.value for outcome in Outcome) - {Outcome.SKIPPED.value, Outcome.STALE.value}

@@ -45,11 +45,11 @@ class Room(Handle[Dispatcher]):
 
     def clear(self) -> Update:
         """Remove the room: CLEARED with the status that it had, or STALE when it is no longer this generation."""
-        return self._run("clear", handles.finish(self._id, self._generation))
+        return self._run("clear", handles.clear(self._id, self._generation))
 
     def set_decode_prefix_len(self, length: int) -> bool:
         """Record how many tokens of the prompt decode already holds, for this generation; False when it is no more."""
-        return self._run("set_decode_prefix_len", handles.bind_decode_prefix_len(self._id, self._generation, length))
+        return self._run("set_decode_prefix_len", handles.set_decode_prefix_len(self._id, self._generation, length))
 
     def decode_prefix_len(self) -> int:
         """What was recorded, for this generation or for the room before it was opened; 0 when there is nothing."""
