@@ -293,7 +293,7 @@ GOOD_HANDLES = {
         opened(4, 5, generation=H, request="b", worker=2),
     ],
     "joined": [OPENED, opened(2, 3, worker=1), handle("attach", None, [None, None], 4, 5, worker=2)],
-    "two that open it at once": [opened(0, 9), entry(None, 2, 3), opened(4, 5, worker=1)],
+    "two that open it at once": [opened(0, 7), entry(None, 2, 3), opened(4, 5, worker=1)],
     "a clear that was under way": [OPENED, released(1.5, 9), entry(None, 2, 3)],
 }
 
