@@ -129,10 +129,15 @@ def _unexplained(done: Done, history: History, refusals: Sequence[str]) -> str:
     if kind == "OutcomeUnknownError":
         met = overlap(done, history.faults) > 0
         return "" if met and done.name in rules.CLEARS else "an outcome is unknown for no reason"
+    if kind == "LeaseLostError":
+        hurt = any(fault.worker == done.worker and fault.began < done.ended for fault in history.faults)
+        return "" if hurt else "a living owner lost its lease"
     if kind != "StoreUnavailableError":
         return "an exception that nobody documented"
     if done.ended - done.began < history.deadline - EARLY:
         return "a call gave up before its deadline"
+    if done.name in fenced.NAMES and any(overlap(done, [fault]) for fault in history.faults if fault.anew):
+        return ""  # most of its time may have gone by in waiting for the opener of its room
     outages = [fault for fault in history.faults if fault.outage or fault.worker == done.worker]
     return "" if overlap(done, outages) > history.deadline / 2 else "a call failed for a fault that it should outlive"
 

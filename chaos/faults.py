@@ -16,6 +16,7 @@ from chaos.network import Network
 from chaos.servers import Server
 
 Chance = random.Random
+KILL = "SIGKILL of a worker"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +56,11 @@ def of_workers() -> list[Injury]:
     def stop(chance: Chance, workers: Crew) -> int:
         victim = chance.choice(workers.working)
         crew.pause(victim)
-        time.sleep(chance.uniform(0.2, 1.5))
+        time.sleep(chance.uniform(0.2, 3.0))
         crew.resume(victim)
         return victim.plan.number
 
-    return [Injury("SIGKILL of a worker", kill), Injury("SIGSTOP of a worker", stop)]
+    return [Injury(KILL, kill), Injury("SIGSTOP of a worker", stop)]
 
 
 def of_server(server: Server) -> list[Injury]:
@@ -87,6 +88,18 @@ def of_server(server: Server) -> list[Injury]:
         simple("CLIENT KILL", lambda _: kill_clients(server.client)),
         simple("CLIENT PAUSE", pause, outage=True),
     ]
+
+
+def long_pause(server: Server, seconds: float) -> Injury:
+    """A server that says nothing for so long that all owners seem dead."""
+
+    def stop(chance: Chance) -> None:
+        server.pause()
+        time.sleep(seconds)
+        server.resume()
+        server.client.ping()
+
+    return simple(f"SIGSTOP of the server for {seconds:g} s", stop, outage=True)
 
 
 def amnesia(server: Server) -> Injury:

@@ -8,8 +8,9 @@ later than its end (see checker) explains what it could have done.
 from __future__ import annotations
 
 import math
+import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from chaos import rules
@@ -20,6 +21,7 @@ from redis_kvpoll import KVPoll, Outcome
 RESTORED = 2.0
 """Seconds after a server's return in which its rooms are there again, and after a lease's end in which its rooms are
 seen to be lost."""
+LOST = re.compile(r"owner .* lost")
 OPENS = frozenset({"open", "attach"})
 WRITES = frozenset({"write", "fail"})
 NAMES = OPENS | WRITES | {"release", "look", "entry"}
@@ -104,13 +106,27 @@ def comes_back(generation: str, calm: list[Done], faults: list[Fault]) -> list[V
 def lives_on(calls: Iterable[Done], killed: Mapping[str, float], lease: float) -> list[Violation]:
     """Rooms of owners that were killed (when), which a later look of the judge finds alive."""
     found = []
-    for done in calls:
-        if done.worker == JUDGE and done.name == "entry" and done.answer is not None:
-            owner, status = done.answer
-            late = done.began - killed.get(owner, math.inf) - lease - RESTORED
-            if late > 0 and not KVPoll(status).is_terminal:
-                found.append(Violation("a dead owner's room lives on", f"{late:.1f} s too long: {done}"))
+    for done in _entries(calls):
+        owner, status, _ = done.answer
+        late = done.began - killed.get(owner, math.inf) - lease - RESTORED
+        if late > 0 and not KVPoll(status).is_terminal:
+            found.append(Violation("a dead owner's room lives on", f"{late:.1f} s too long: {done}"))
     return found
+
+
+def taken_for_dead(calls: Iterable[Done], hurt: Collection[str]) -> list[Violation]:
+    """Rooms that failed because their owner was lost, though that was neither killed nor stopped."""
+    found = []
+    for done in _entries(calls):
+        owner, status, reason = done.answer
+        if owner not in hurt and KVPoll(status) is KVPoll.Failed and LOST.fullmatch(reason or ""):
+            found.append(Violation("a living owner was taken for dead", str(done)))
+    return found
+
+
+def _entries(calls: Iterable[Done]) -> Iterator[Done]:
+    """What the judge saw of rooms that have an owner."""
+    return (done for done in calls if done.worker == JUDGE and done.name == "entry" and done.answer and done.answer[0])
 
 
 def _failures(generation: str, of_room: list[Done], faults: list[Fault], span: Callable[[Done], Span]) -> list[Span]:

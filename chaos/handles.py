@@ -104,8 +104,8 @@ def _generation(handle: Any) -> str:
 
 
 def entry_answer(rooms: list[int], entry: Any) -> dict[int, Any]:
-    """Whose it is, and at which status."""
-    return {rooms[0]: None if entry is None else [entry.owner, int(entry.status)]}
+    """Whose it is, at which status, and why."""
+    return {rooms[0]: None if entry is None else [entry.owner, int(entry.status), entry.reason]}
 
 
 def entry_generation(entry: Any) -> str:

@@ -18,6 +18,14 @@ LIFETIME = 2.0
 """Seconds after which everybody goes on to other rooms: one of which it is not known whether it was cleared says little
 from then on."""
 
+LEASE = 1.5
+"""Seconds after which an owner that is not heard of is taken for dead."""
+
+
+def owner(worker: int) -> str:
+    """The name under which a worker owns rooms."""
+    return f"worker-{worker}"
+
 
 def rooms_at(seconds: float) -> list[int]:
     """The rooms that are in use so long after the beginning of a run."""
@@ -34,6 +42,8 @@ class Notes:
     """Notes calls. In blocking stores nothing is really awaited."""
 
     def __init__(self, writer: Writer, seed: str, start: float) -> None:
+        self.lost = False
+        """Whether a call was told that its owner was taken for dead."""
         self._writer = writer
         self._chance = random.Random(seed)  # noqa: S311 - chance, not secrets
         self._start = start
@@ -67,6 +77,7 @@ class Notes:
             if inspect.isawaitable(answer):
                 answer = await answer
         except KVPollError as error:
+            self.lost = self.lost or type(error).__name__ == "LeaseLostError"
             self._writer.end(number, {}, f"{type(error).__name__}: {error}")
         except Exception as error:
             self._writer.end(number, {}, f"{type(error).__name__}: {traceback.format_exc()}")

@@ -9,9 +9,9 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from chaos import checker, history, notes
+from chaos import checker, fenced, handles, history, notes
 from chaos.crew import Crew
-from chaos.faults import Injury
+from chaos.faults import KILL, Injury
 from chaos.history import Done, Fault, History
 from chaos.scenarios import NAMESPACE, Field, Scenario
 from chaos.violations import Violation
@@ -51,11 +51,15 @@ def run(name: str, scenario: Scenario, seconds: float, seed: int) -> Verdict:
             faults = injure(field.injuries, crew, chance, seconds)
             crew.quiet()
             rooms = list(range(notes.rooms_at(time.monotonic() - start)[-1] + 1))
+            killed = {notes.owner(f.worker): f.began for f in faults if f.worker is not None and f.name == KILL}
+            hurt = {notes.owner(fault.worker) for fault in faults if fault.worker is not None}
+            time.sleep(max(0.0, max(killed.values(), default=0.0) + notes.LEASE + fenced.RESTORED - time.monotonic()))
             looks = look(field, rooms)
             copies = crew.copies(rooms)
             kept = History([*crew.calls(), *looks], faults, DEADLINE)
             found = checker.check(kept, field.refusals)
-            found += checker.check_end({d.room: d.answer for d in looks}, copies, ttls(field), TTL)
+            found += fenced.lives_on(looks, killed, notes.LEASE) + fenced.taken_for_dead(looks, hurt)
+            found += checker.check_end({d.room: d.answer for d in looks if d.name == "poll"}, copies, ttls(field), TTL)
             found += [Violation("a worker complained", text) for text in crew.complaints()]
     made = {(done.worker, done.began): checker.failure(done) for done in kept.calls}
     return Verdict(
@@ -87,14 +91,19 @@ def injure(injuries: list[Injury], crew: Crew, chance: random.Random, seconds: f
 
 def look(field: Field, rooms: list[int]) -> list[Done]:
     """The table as it is when all is quiet, as one more part of the history."""
+    looks = []
     with StatusStore.from_url(field.direct, namespace=NAMESPACE, deadline=DEADLINE) as store:
         began = time.monotonic()
-        statuses = store.poll(rooms)
+        statuses = [None if status is None else int(status) for status in store.poll(rooms)]
         ended = time.monotonic()
-    return [
-        Done(history.JUDGE, "poll", room, None, None if status is None else int(status), "", began, ended)
-        for room, status in zip(rooms, statuses, strict=True)
-    ]
+        for room, status in zip(rooms, statuses, strict=True):
+            looks.append(Done(history.JUDGE, "poll", room, None, status, "", began, ended))
+        for room in (handles.FIRST + room for room in rooms):
+            began = time.monotonic()
+            entry = store.entry(room)
+            answer, generation = handles.entry_answer([room], entry)[room], handles.entry_generation(entry)
+            looks.append(Done(history.JUDGE, "entry", room, None, answer, "", began, time.monotonic(), generation))
+    return looks
 
 
 def ttls(field: Field) -> dict[str, int]:

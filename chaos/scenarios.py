@@ -14,6 +14,7 @@ from chaos import faults
 from chaos.clusters import Cluster
 from chaos.faults import Injury
 from chaos.network import Network
+from chaos.notes import LEASE
 from chaos.replicas import Replicas
 from chaos.servers import DURABLE, Server, system_redis
 from redis_kvpoll import keys
@@ -61,9 +62,11 @@ def _on(server: Server, injuries: list[Injury]) -> Field:
 
 @contextlib.contextmanager
 def workers(folder: Path) -> Iterator[Field]:
-    """With a short feed: who was stopped finds that it no longer reaches back to where they were."""
+    """With a short feed: who was stopped finds that it no longer reaches back to where they were. And the server is
+    silent for three times the life of a lease, which is no reason to take anybody for dead."""
     with Server(folder / "server") as server:
-        yield Field(server.url, faults.of_workers(), lambda: [server.client], feed=100)
+        injuries = [*faults.of_workers(), faults.long_pause(server, 3 * LEASE)]
+        yield Field(server.url, injuries, lambda: [server.client], feed=100)
 
 
 @contextlib.contextmanager

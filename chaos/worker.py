@@ -7,14 +7,16 @@ line. When that input ends, so does the worker.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
+import itertools
 import json
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from typing import Any
 from chaos.calls import MEANWHILE, Caller, Store
 from chaos.handles import HandleCaller
 from chaos.history import Writer
+from chaos.notes import LEASE, Notes, owner
 from redis_kvpoll import AsyncMirror, AsyncStatusStore, KVPoll, Mirror, StatusStore
 from redis_kvpoll.standing import StoreOptions
 
@@ -99,57 +102,79 @@ def main() -> None:
 def _work(plan: Plan, orders: Orders) -> None:
     writer = Writer(Path(plan.file))
     with StatusStore.from_url(plan.url, **plan.options()) as store, store.mirror() as mirror:
-        _say("working")
+        for shift in itertools.count():
+            callers = _callers(plan, store, mirror, writer, shift)
+            with _lease(store, plan):
+                if shift == 0:
+                    _say("working")
 
-        def lane(number: int) -> None:
-            caller = _caller(plan, store, mirror, writer, number)
-            while not orders.quiet.is_set():
-                finish(caller.call())
-                time.sleep(MEANWHILE)
+                def lane(caller: Caller | HandleCaller, callers: Sequence[Notes] = callers) -> None:
+                    while _goes_on(orders, callers):
+                        finish(caller.call())
+                        time.sleep(MEANWHILE)
 
-        threads = [threading.Thread(target=lane, args=[number]) for number in range(LANES)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        _say("quiet")
-        orders.look.wait()
-        since, give_up_at = time.monotonic(), time.monotonic() + SYNC_SECONDS
-        while not _is_current(mirror, since) and time.monotonic() < give_up_at:
-            time.sleep(0.02)
-        _say(json.dumps(_copy(mirror, orders.rooms, since)))
+                threads = [threading.Thread(target=lane, args=[caller]) for caller in callers]
+                for thread in threads:
+                    thread.start()
+                for thread in threads:
+                    thread.join()
+                if not orders.quiet.is_set():
+                    continue
+                _say("quiet")
+                orders.look.wait()
+                since, give_up_at = time.monotonic(), time.monotonic() + SYNC_SECONDS
+                while not _is_current(mirror, since) and time.monotonic() < give_up_at:
+                    time.sleep(0.02)
+                _say(json.dumps(_copy(mirror, orders.rooms, since)))
+                return
 
 
 async def _work_async(plan: Plan, orders: Orders) -> None:
     writer = Writer(Path(plan.file))
     async with AsyncStatusStore.from_url(plan.url, **plan.options()) as store, store.mirror() as mirror:
-        _say("working")
+        for shift in itertools.count():
+            callers = _callers(plan, store, mirror, writer, shift)
+            async with _lease(store, plan):
+                if shift == 0:
+                    _say("working")
 
-        async def lane(number: int) -> None:
-            caller = _caller(plan, store, mirror, writer, number)
-            while not orders.quiet.is_set():
-                await caller.call()
-                await asyncio.sleep(MEANWHILE)
+                async def lane(caller: Caller | HandleCaller, callers: Sequence[Notes] = callers) -> None:
+                    while _goes_on(orders, callers):
+                        await caller.call()
+                        await asyncio.sleep(MEANWHILE)
 
-        async with asyncio.TaskGroup() as group:
-            for number in range(LANES):
-                group.create_task(lane(number))
-        _say("quiet")
-        await asyncio.to_thread(orders.look.wait)
-        since, give_up_at = time.monotonic(), time.monotonic() + SYNC_SECONDS
-        while not _is_current(mirror, since) and time.monotonic() < give_up_at:  # noqa: ASYNC110 - it is its lag
-            await asyncio.sleep(0.02)
-        _say(json.dumps(_copy(mirror, orders.rooms, since)))
+                async with asyncio.TaskGroup() as group:
+                    for caller in callers:
+                        group.create_task(lane(caller))
+                if not orders.quiet.is_set():
+                    continue
+                _say("quiet")
+                await asyncio.to_thread(orders.look.wait)
+                since, give_up_at = time.monotonic(), time.monotonic() + SYNC_SECONDS
+                while not _is_current(mirror, since) and time.monotonic() < give_up_at:  # noqa: ASYNC110 - it is its lag
+                    await asyncio.sleep(0.02)
+                _say(json.dumps(_copy(mirror, orders.rooms, since)))
+                return
 
 
-def _caller(
-    plan: Plan, store: Store, mirror: Mirror | AsyncMirror, writer: Writer, number: int
-) -> Caller | HandleCaller:
+def _lease(store: Store, plan: Plan) -> Any:
+    """What makes a worker the owner of what it creates."""
+    take = getattr(store, "lease", None)
+    return take(owner(plan.number), ttl=LEASE) if take else contextlib.nullcontext()
+
+
+def _goes_on(orders: Orders, callers: Sequence[Notes]) -> bool:
+    """Whether there is more to do. Who was taken for dead ends what is under way, and takes a new lease."""
+    return not orders.quiet.is_set() and not any(caller.lost for caller in callers)
+
+
+def _callers(
+    plan: Plan, store: Store, mirror: Mirror | AsyncMirror, writer: Writer, shift: int
+) -> list[Caller | HandleCaller]:
     """One lane makes plain calls, the others use handles."""
-    seed = f"{plan.seed} {number}"
-    if number == 0:
-        return Caller(store, mirror, writer, seed, plan.start)
-    return HandleCaller(store, writer, seed, plan.start)
+    seeds = [f"{plan.seed} {shift} {lane}" for lane in range(LANES)]
+    handles = [HandleCaller(store, writer, seed, plan.start) for seed in seeds[1:]]
+    return [Caller(store, mirror, writer, seeds[0], plan.start), *handles]
 
 
 def finish(call: Coroutine[Any, Any, None]) -> None:

@@ -250,8 +250,8 @@ def released(began, ended, **rest):
     return handle("release", None, ["CLEARED", None], began, ended, **rest)
 
 
-def entry(status, began, ended, generation=G, owner=None):
-    answer = None if status is None else [owner, status]
+def entry(status, began, ended, generation=G, owner=None, reason=None):
+    answer = None if status is None else [owner, status, reason]
     return handle("entry", None, answer, began, ended, generation if answer else "", worker=history.JUDGE)
 
 
@@ -327,3 +327,19 @@ class TestFaultsAndHandles:
     def test_a_dead_owners_room(self, status, seen, alive):
         found = fenced.lives_on([entry(status, seen, seen + 0.1, owner="w")], {"w": 5.0}, lease=1.0)
         assert [one.rule for one in found] == ["a dead owner's room lives on"] * alive
+
+    @pytest.mark.parametrize("hurt", [{}, {"w"}])
+    def test_a_living_owner(self, hurt):
+        lost, aborted = (entry(FAIL, 1, 2, owner="w", reason=why) for why in ("owner w lost", "by chance"))
+        found = [one.rule for one in fenced.taken_for_dead([lost, aborted], hurt)]
+        assert found == ([] if hurt else ["a living owner was taken for dead"])
+
+    @pytest.mark.parametrize(("worker", "rule"), [(0, []), (1, ["a living owner lost its lease"])])
+    def test_who_is_told_that_it_was_taken_for_dead(self, worker, rule):
+        told = update(BOOT, None, None, 4, 5, error="LeaseLostError: …")
+        assert rules(told, faults=[fault(1, 3, worker=worker)]) == rule
+
+    def test_a_guest_s_time_may_go_by_in_waiting_for_its_opener(self):
+        failed = handle("write", OK, None, 0, 5)._replace(error="StoreUnavailableError: …")
+        assert rules(failed, faults=[fault(4, 4.5, outage=True, anew=True)]) == []
+        assert rules(failed, faults=[fault(4, 4.5, outage=True)]) == [NOT_OUTLIVED]
