@@ -31,13 +31,16 @@ from redis_kvpoll.errors import (
     WaitTimeoutError,
     WorldSizeMismatchError,
 )
+from redis_kvpoll.leases.aio import AsyncLease
+from redis_kvpoll.leases.blocking import Lease
 from redis_kvpoll.mirror.aio import AsyncMirror
 from redis_kvpoll.mirror.blocking import Mirror
 from redis_kvpoll.room import Room
-from redis_kvpoll.status import Consensus, Entry, KVPoll, Outcome, Update
+from redis_kvpoll.status import Consensus, Entry, KVPoll, Outcome, Owner, Update
 from redis_kvpoll.store import StatusStore
 
 __all__ = [
+    "AsyncLease",
     "AsyncMirror",
     "AsyncRoom",
     "AsyncStatusStore",
@@ -53,12 +56,14 @@ __all__ = [
     "KVPoll",
     "KVPollError",
     "KVTransferError",
+    "Lease",
     "LeaseLostError",
     "Mirror",
     "Mode",
     "NamespaceMismatchError",
     "Outcome",
     "OutcomeUnknownError",
+    "Owner",
     "Policy",
     "ReplayError",
     "Room",

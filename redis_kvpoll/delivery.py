@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 
 from redis_kvpoll import eviction
 from redis_kvpoll.commands import Call, Command, Layout, Reading, Scan, Settings
-from redis_kvpoll.commands.settings import NAMES
+from redis_kvpoll.commands.settings import NAMES, SETTINGS
 from redis_kvpoll.errors import FeedOffError, InvalidInputError, KVPollError, StoreUnavailableError
 from redis_kvpoll.handle import Handle
 from redis_kvpoll.held import RETRY
@@ -75,7 +75,8 @@ class Delivery(Restating):
         call = flight.call
         trip = Trip(self, call.shape.repeatable, flight.give_up_at)
         try:
-            reply = yield from (self._carry(call, trip, met) if call.rooms else self._look(call, trip, met))
+            is_settings = call.shape is SETTINGS
+            reply = yield from (self._look(call, trip, met) if is_settings else self._carry(call, trip, met))
         except (Undelivered, KVPollError) as failure:
             return flight.fail(failure)
         return flight.land(reply)
@@ -126,7 +127,7 @@ class Delivery(Restating):
         request = scan.request(layout, self.map_version)
         if request is None:
             return None
-        reply = yield from self._ask("rooms", *request)
+        reply = yield from self.ask("rooms", *request)
         return scan.page(reply, self.map_version)
 
     def read_on(self, operation: str, reading: Reading) -> Flow[bool]:
@@ -139,15 +140,19 @@ class Delivery(Restating):
         request = reading.request(layout)
         if request is None:
             return False
-        reading.take((yield from self._ask(operation, *request)))
+        reading.take((yield from self.ask(operation, *request)))
         return True
 
     def settings(self) -> Flow[Settings | None]:
         """The settings of the namespace, without writing them; None when nobody uses it."""
         self.check_open("settings")
         call = self._agreement.call()
-        reply = yield from self._ask("settings", call.tag, ["HMGET", call.first_keys[0], *NAMES])
+        reply = yield from self.ask("settings", call.tag, ["HMGET", call.first_keys[0], *NAMES])
         return self._agreement.read(reply) if any(reply) else None
+
+    def send(self, operation: str, calls: list[Call]) -> Flow[list[list[Any]]]:
+        """Send calls that are no command's, one a shard at most, by their lanes. Their replies."""
+        return (yield from self._board(operation, calls, self._give_up_at))
 
     def _board(
         self, command: Command[Any, Any] | str, calls: list[Call], give_up_at: float, done: int = 0
@@ -169,7 +174,7 @@ class Delivery(Restating):
                 raise copy.copy(rider.failure)  # the others get it too, each with a traceback of its own
         return [rider.reply for rider in riders if rider.reply is not None]
 
-    def _ask(self, operation: str, tag: str, words: list[str]) -> Flow[Any]:
+    def ask(self, operation: str, tag: str, words: list[str]) -> Flow[Any]:
         """Send a plain command that only reads, past all lanes."""
         try:
             return (yield from Trip(self, True, self._give_up_at).ask(tag, words))

@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 from redis_kvpoll import keys
 from redis_kvpoll.commands import Call, Command, Layout
+from redis_kvpoll.commands.shapes import OPEN, UPDATE, WRITE
+from redis_kvpoll.errors import InvalidInputError
 from redis_kvpoll.held import CLEARING, Held
 from redis_kvpoll.standing import Marks, Standing
 from redis_kvpoll.steps import Flow
@@ -28,8 +31,15 @@ class Renewable(Protocol):
     def renewal(self, tag: str) -> Call:
         """What keeps the lease alive in a shard, or takes it again there."""
 
-    def heard(self, tag: str, reply: list[Any]) -> None:
+    def heard(self, tag: str, reply: list[Any]) -> object:
         """The reply to that."""
+
+    def check(self, operation: str) -> None:
+        """Raise LeaseLostError if it is known to be lost."""
+
+
+FENCED = (UPDATE, WRITE, OPEN)
+"""What a store whose lease is lost may not do, whatever the shard would say."""
 
 
 class Restating(Standing):
@@ -52,12 +62,35 @@ class Restating(Standing):
         if self.lease is not None and self._layout is not None:
             self._doubtful.update(keys.tags(self._layout.namespace, self._layout.shards))
 
+    def check_free(self) -> None:
+        """Raise InvalidInputError if this store holds a lease."""
+        if self.lease is not None:
+            raise InvalidInputError(f"lease: this store has {self.lease} already; one store holds one lease at a time")
+
+    def hold(self, lease: Renewable, owner: str, incarnation: str) -> None:
+        """From now on this store works under a lease."""
+        self.check_free()
+        self.lease = lease
+        self.own(owner, incarnation)
+
+    def release(self, lease: Renewable) -> None:
+        """From now on it does not, if it did under this one."""
+        if self.lease is lease:
+            self.lease = None
+            self.own("", "")
+
+    def suspect(self, tags: Iterable[str]) -> None:
+        """Look at these shards before the next call: data that is held there may be lost."""
+        self._doubtful.update(tags)
+
     def doubts(self, tag: str) -> bool:
         """Whether a shard must be looked at before a call may go there."""
         return tag in self._doubtful or (tag in self.held.waiting and self.held.waiting[tag] <= time.monotonic())
 
     def form(self, command: Command[Any, Any], layout: Layout) -> list[Call]:
         """A command's calls. What they clear is from now on not brought back."""
+        if self.lease is not None and command.shape in FENCED:
+            self.lease.check(command.operation)
         calls = command.calls(layout)
         if self.held and command.shape in CLEARING:
             for call in calls:

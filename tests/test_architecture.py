@@ -22,7 +22,7 @@ FLOORS = (
     (ROOT, "store", "aio"),
     ("table", "aiotable"),
     ("room", "aioroom"),
-    ("mirror",),
+    ("mirror", "leases"),
     ("dispatch", "aiodispatch"),
     ("formation",),
     ("clients",),
@@ -235,7 +235,7 @@ class TestTwins:
 
     @pytest.mark.parametrize("name", METHODS)
     def test_awaited_where_the_other_waits(self, name):
-        answers_at_once = name in ("__init__", "from_url", "rooms", "tail", "mirror")
+        answers_at_once = name in ("__init__", "from_url", "rooms", "tail", "mirror", "lease")
         assert inspect.iscoroutinefunction(self.twin(name)) is not answers_at_once
 
     @pytest.mark.parametrize("name", [name for name in METHODS if not name.startswith("_")])
@@ -251,7 +251,12 @@ class TestTwins:
 def signature(method):
     """Parameters and result, with asyncio's words for things replaced by the blocking ones."""
     text = str(inspect.signature(method))
-    return text.replace("AsyncIterator", "Iterator").replace("aioroutes.", "routes.").replace("AsyncMirror", "Mirror")
+    return (
+        text.replace("AsyncIterator", "Iterator")
+        .replace("aioroutes.", "routes.")
+        .replace("AsyncMirror", "Mirror")
+        .replace("AsyncLease", "Lease")
+    )
 
 
 class TestPublicNames:

@@ -89,6 +89,16 @@ ABORT = Shape(
     prefix_in_prefill=True,
     leaves=_leaves(2),
 )
+REAP = Shape(
+    load("reap"),
+    first=("feed", "owned"),
+    once=("feed_length", "terminal_ttl_ms"),
+    item=("incarnation", "reason"),
+    reply=("outcome", "status"),
+    codes=(Outcome.UNCHANGED, Outcome.FAILED, Outcome.SKIPPED),
+    prefix_in_prefill=True,
+    leaves=_leaves(2),
+)
 RECORD_FAILURE = Shape(
     load("record_failure"), first=("feed",), once=("feed_length", "author"), item=("reason",), reply=("stored",)
 )
@@ -135,6 +145,6 @@ SNAPSHOT = Shape(
 )
 
 SHAPES = (
-    *(UPDATE, WRITE, OPEN, RESTATE, ATTACH, ABORT, RECORD_FAILURE, CLEAR, CLEAR_FENCED, POLL, POLL_OWN, VIEW),
+    *(UPDATE, WRITE, OPEN, RESTATE, ATTACH, ABORT, REAP, RECORD_FAILURE, CLEAR, CLEAR_FENCED, POLL, POLL_OWN, VIEW),
     *(CONSENSUS, TOUCH, ENTRY, SET_PREFIX, POP_PREFIX, SNAPSHOT),
 )
