@@ -51,7 +51,7 @@ def run(name: str, scenario: Scenario, seconds: float, seed: int) -> Verdict:
             faults = injure(field.injuries, crew, chance, seconds)
             crew.quiet()
             rooms = list(range(notes.rooms_at(time.monotonic() - start)[-1] + 1))
-            killed = {notes.owner(f.worker): f.began for f in faults if f.worker is not None and f.name == KILL}
+            killed = deaths(faults)
             hurt = {notes.owner(fault.worker) for fault in faults if fault.worker is not None}
             time.sleep(max(0.0, max(killed.values(), default=0.0) + notes.LEASE + fenced.RESTORED - time.monotonic()))
             looks = look(field, rooms)
@@ -87,6 +87,16 @@ def injure(injuries: list[Injury], crew: Crew, chance: random.Random, seconds: f
         faults.append(Fault(injury.name, began, time.monotonic(), hit, injury.outage, injury.loses, injury.anew))
     time.sleep(CALM[1])
     return faults
+
+
+def deaths(faults: list[Fault]) -> dict[str, float]:
+    """When each owner that was killed died; or when the servers' last outage since then ended, in which nobody looks."""
+    outages = [fault.ended for fault in faults if fault.outage and fault.worker is None]
+    return {
+        notes.owner(fault.worker): max([fault.began, *(end for end in outages if end > fault.began)])
+        for fault in faults
+        if fault.worker is not None and fault.name == KILL
+    }
 
 
 def look(field: Field, rooms: list[int]) -> list[Done]:

@@ -74,6 +74,7 @@ class Orders:
         self.look = threading.Event()
         """Say what the mirror has of ``rooms``."""
         self.rooms: list[int] = []
+        self.never = threading.Event()
 
     def listen(self) -> None:
         for line in sys.stdin:
@@ -126,7 +127,7 @@ def _work(plan: Plan, orders: Orders) -> None:
                 while not _is_current(mirror, since) and time.monotonic() < give_up_at:
                     time.sleep(0.02)
                 _say(json.dumps(_copy(mirror, orders.rooms, since)))
-                return
+                orders.never.wait()  # others still look; at the end of a lease, its live rooms fail
 
 
 async def _work_async(plan: Plan, orders: Orders) -> None:
@@ -154,7 +155,7 @@ async def _work_async(plan: Plan, orders: Orders) -> None:
                 while not _is_current(mirror, since) and time.monotonic() < give_up_at:  # noqa: ASYNC110 - it is its lag
                     await asyncio.sleep(0.02)
                 _say(json.dumps(_copy(mirror, orders.rooms, since)))
-                return
+                await asyncio.to_thread(orders.never.wait)
 
 
 def _lease(store: Store, plan: Plan) -> Any:
