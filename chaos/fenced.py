@@ -79,7 +79,8 @@ def goes_back(
         if second.place == OVER and _any_met(ends, between):
             continue
         if second.place == OVER and _any_met(renewals, between):
-            if first.place != rules.FAILED and not _any_met(failures, between):
+            while_lost = any(fault.loses and _any_met(renewals, _lost(fault)) for fault in faults)
+            if first.place != rules.FAILED and not _any_met(failures, between) and not while_lost:
                 found.append(Violation("a living room was given away", f"from {first.done} to {second.done}"))
             continue
         found.append(Violation("a generation went back", f"from {first.done} to {second.done}"))
@@ -175,7 +176,12 @@ def _pairs(looks: list[Look], between: list[Span]) -> Iterator[tuple[Look, Look]
 
 def _is_disturbed(done: Done, faults: list[Fault]) -> bool:
     """Whether it fell into a time in which data was lost and not yet brought back."""
-    return any(f.loses and done.began < f.ended + RESTORED and f.began < done.ended for f in faults)
+    return any(fault.loses and _any_met([Span(done.began, done.ended)], _lost(fault)) for fault in faults)
+
+
+def _lost(fault: Fault) -> Span:
+    """The time in which its owner may not have brought a room back: then another may open it."""
+    return Span(fault.began, fault.ended + RESTORED)
 
 
 def _any_met(spans: list[Span], between: Span) -> bool:

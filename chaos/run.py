@@ -90,7 +90,7 @@ def injure(injuries: list[Injury], crew: Crew, chance: random.Random, seconds: f
 
 
 def deaths(faults: list[Fault]) -> dict[str, float]:
-    """When each owner that was killed died; or when the servers' last outage since then ended, in which nobody looks."""
+    """When each owner that was killed died; or when the last outage since then ended, in which nobody looks."""
     outages = [fault.ended for fault in faults if fault.outage and fault.worker is None]
     return {
         notes.owner(fault.worker): max([fault.began, *(end for end in outages if end > fault.began)])

@@ -318,6 +318,11 @@ class TestFaultsAndHandles:
         assert rules(OPENED, released(2, 3, worker=1), seen, faults=[fault(10, 11)]) == [GEN_AGAIN]
         assert rules(OPENED, released(2, 3), seen, faults=[fault(10, 11, loses="latest")]) == []
 
+    @pytest.mark.parametrize(("at", "rule"), [(12, []), (16, [GIVEN])])
+    def test_what_was_lost_may_be_opened_anew_before_its_owner_comes_back(self, at, rule):
+        anew = opened(at, at + 0.5, generation=H, request="b", worker=1)
+        assert rules(OPENED, anew, entry(BOOT, 18, 19, H), faults=[self.LOST]) == rule
+
     def test_a_room_of_who_was_stopped_may_be_another_s(self):
         anew = opened(4, 5, generation=H, request="b", worker=1)
         assert rules(OPENED, anew, faults=[fault(1.5, 3, worker=0)]) == []
