@@ -45,7 +45,9 @@ def run(name: str, scenario: Scenario, seconds: float, seed: int) -> Verdict:
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="chaos-") as folder, scenario.make(Path(folder)) as field:
         start = time.monotonic()
-        plan = Plan(-1, field.url, "", f"{seed} {name}", start, False, DEADLINE, TTL, field.shards, field.feed)
+        plan = Plan(
+            -1, field.url, "", f"{seed} {name}", start, False, DEADLINE, TTL, field.shards, field.feed, field.lease
+        )
         with Crew(Path(folder), plan, WORKERS) as crew:
             chance = random.Random(f"{seed} {name}")  # noqa: S311 - chance, not secrets
             faults = injure(field.injuries, crew, chance, seconds)
@@ -53,12 +55,12 @@ def run(name: str, scenario: Scenario, seconds: float, seed: int) -> Verdict:
             rooms = list(range(notes.rooms_at(time.monotonic() - start)[-1] + 1))
             killed = deaths(faults)
             hurt = {notes.owner(fault.worker) for fault in faults if fault.worker is not None}
-            time.sleep(max(0.0, max(killed.values(), default=0.0) + notes.LEASE + fenced.RESTORED - time.monotonic()))
+            time.sleep(max(0.0, max(killed.values(), default=0.0) + field.lease + fenced.RESTORED - time.monotonic()))
             looks = look(field, rooms)
             copies = crew.copies(rooms)
             kept = History([*crew.calls(), *looks], faults, DEADLINE)
             found = checker.check(kept, field.refusals)
-            found += fenced.lives_on(looks, killed, notes.LEASE) + fenced.taken_for_dead(looks, hurt)
+            found += fenced.lives_on(looks, killed, field.lease) + fenced.taken_for_dead(looks, hurt)
             found += checker.check_end({d.room: d.answer for d in looks if d.name == "poll"}, copies, ttls(field), TTL)
             found += [Violation("a worker complained", text) for text in crew.complaints()]
     made = {(done.worker, done.began): checker.failure(done) for done in kept.calls}

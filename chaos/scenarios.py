@@ -34,6 +34,8 @@ class Field:
     shards: int = 1
     feed: int = 100_000
     """How many entries a shard's feed keeps."""
+    lease: float = LEASE
+    """Seconds of the workers' leases."""
     refusals: tuple[str, ...] = ()
     """Words of the server's refusals that the injuries explain."""
     direct: str = ""
@@ -103,10 +105,11 @@ def sentinel(folder: Path) -> Iterator[Field]:
 
 @contextlib.contextmanager
 def cluster(folder: Path) -> Iterator[Field]:
+    """With leases that outlive a failover: the heartbeat of one shard may wait for that of another."""
     shards = 6
     with Cluster(folder, keys.tags(NAMESPACE, shards)) as cluster:
         clients = lambda: [node.client for node in cluster.primaries()]  # noqa: E731
-        yield Field(cluster.url, cluster.injuries(), clients, shards=shards)
+        yield Field(cluster.url, cluster.injuries(), clients, shards=shards, lease=10.0)
 
 
 SCENARIOS = {

@@ -24,7 +24,7 @@ from typing import Any
 from chaos.calls import MEANWHILE, Caller, Store
 from chaos.handles import HandleCaller
 from chaos.history import Writer
-from chaos.notes import LEASE, Notes, owner
+from chaos.notes import Notes, owner
 from redis_kvpoll import AsyncMirror, AsyncStatusStore, KVPoll, Mirror, StatusStore
 from redis_kvpoll.standing import StoreOptions
 
@@ -49,6 +49,7 @@ class Plan:
     ttl: float
     shards: int
     feed: int
+    lease: float
 
     def text(self) -> str:
         return json.dumps(asdict(self))
@@ -161,7 +162,7 @@ async def _work_async(plan: Plan, orders: Orders) -> None:
 def _lease(store: Store, plan: Plan) -> Any:
     """What makes a worker the owner of what it creates."""
     take = getattr(store, "lease", None)
-    return take(owner(plan.number), ttl=LEASE) if take else contextlib.nullcontext()
+    return take(owner(plan.number), ttl=plan.lease) if take else contextlib.nullcontext()
 
 
 def _goes_on(orders: Orders, callers: Sequence[Notes]) -> bool:
