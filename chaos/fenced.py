@@ -76,7 +76,7 @@ def goes_back(
         if second.place >= first.place or second.place == SOMEWHERE:
             continue
         between = Span(first.done.began, second.done.ended)
-        if second.place == OVER and _any_met(ends, between):
+        if _any_met(ends, between) and (second.place == OVER or _undone(between, faults)):
             continue
         if second.place == OVER and _any_met(renewals, between):
             while_lost = any(fault.loses and _any_met(renewals, _lost(fault)) for fault in faults)
@@ -156,6 +156,11 @@ def _place(done: Done) -> float:
     if done.name == "release" or done.answer is None or done.answer[0] == Outcome.STALE.name:
         return OVER
     return rules.place(done.answer[1])
+
+
+def _undone(between: Span, faults: list[Fault]) -> bool:
+    """Whether a clear may have been undone by an opener who has not seen it, with what that knew last."""
+    return any(fault.anew and _any_met([Span(fault.began, fault.ended)], between) for fault in faults)
 
 
 def _says_over(done: Done) -> bool:
