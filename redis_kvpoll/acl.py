@@ -31,7 +31,7 @@ SENT = {
     "hgetall": "owners(): the leases of a shard",
     "time": "owners(): how old they are",
     "zrangebyscore": "the rooms of a lease: to keep them alive, or to fail them once it is lost",
-    "info": "which server it is, after a connection was lost; the maxmemory-policy, to warn of one that drops live rooms",
+    "info": "which server it is, after a lost connection; the maxmemory-policy, to warn of one that drops live rooms",
     "cluster|slots": "a cluster: which node has which slots",
     "asking": "a cluster: a slot that is on its way",
     "command": "a cluster: redis-py's RedisCluster, over which a store may be made, asks for it when it is made",
