@@ -33,12 +33,12 @@ FLOORS = (
     ("handle",),
     ("trip",),
     ("steps", "faults", "forks"),
-    ("commands",),
+    ("acl", "commands"),
     ("scripts", "keys"),
     ("checks",),
     ("errors", "status"),
 )
-PURE = ("commands", "keys", "checks", "status", "errors")
+PURE = ("acl", "commands", "keys", "checks", "status", "errors")
 """No client, no I/O, and no clock: what they do depends on their arguments alone."""
 IMPURE = {
     "asyncio",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import heapq
+import logging
 import queue
 import signal
 import threading
@@ -38,6 +39,8 @@ def main(side: Side, plan: Plan, pipe: Connection[FromWorker, ToWorker]) -> None
     """The whole life of a worker process. It ends when the router says so, or is gone."""
     # Ctrl-C reaches the whole group of processes; the router decides how it ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # That a mirror is not current is counted; where the server is killed on purpose, warnings would be no news.
+    logging.getLogger("redis_kvpoll").setLevel(logging.ERROR)
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         try:
             Worker(side, plan, pipe).run()
