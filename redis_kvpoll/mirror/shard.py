@@ -147,14 +147,14 @@ class Shard:
 
     def _entry(self, at: int, fields: Sequence[bytes], now: float) -> None:
         ttl = None
-        put: set[int] = set()  # one call of several callers may have changed a room more than once
+        heard: set[int] = set()  # an entry may tell of a room again, when calls have travelled together
         for name, value in zip(fields[::2], fields[1::2], strict=True):
             if name == b"ttl_ms":
                 ttl = int(value) / 1000
             elif name.isdigit() and self.wants(room := int(name)):
                 last = self._ids.get(room, NOWHERE)
-                if at > last or room in put:
-                    put.add(room)
+                if at > last or room in heard:
+                    heard.add(room)
                     self._put(room, known(value), at)
                 elif at < last and room in self._untold:
                     self._tell(room, known(value))
