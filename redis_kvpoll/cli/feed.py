@@ -86,6 +86,8 @@ class Stay(NamedTuple):
     reason: str = ""
     touched: int = 0
     is_now: bool = False
+    ranks: tuple[str, ...] = ()
+    """What single ranks did meanwhile, in order."""
 
 
 def stays(changes: list[Change], is_there: bool, now: float) -> Iterator[Stay]:
@@ -100,11 +102,12 @@ def stays(changes: list[Change], is_there: bool, now: float) -> Iterator[Stay]:
             stay = expires = None
         if stay and what == stay.what != CLEARED:
             reason = change.reason or stay.reason
-            stay = stay._replace(reason=reason, touched=stay.touched + (change.reason is None))
+            is_touch = change.reason is None and change.rank is None
+            stay = stay._replace(reason=reason, touched=stay.touched + is_touch, ranks=(*stay.ranks, *_of_rank(change)))
         else:
             if stay:
                 yield stay if stay.what == CLEARED else stay._replace(until=change.at)
-            stay = Stay(change.at, what, reason=change.reason or "")
+            stay = Stay(change.at, what, reason=change.reason or "", ranks=_of_rank(change))
         if change.ttl is not None or change.status is None:
             expires = None if change.ttl is None else change.at + change.ttl
     if stay is None or stay.what == CLEARED:
@@ -117,6 +120,13 @@ def stays(changes: list[Change], is_there: bool, now: float) -> Iterator[Stay]:
     else:
         yield stay
         yield Stay(now, "gone")
+
+
+def _of_rank(change: Change) -> tuple[str, ...]:
+    """Which rank changed, and to what; nothing when it was none."""
+    if change.rank is None:
+        return ()
+    return (f"{change.rank}: {CLEARED if change.rank_status is None else change.rank_status.name}",)
 
 
 def _is_there(store: StatusStore, room: int) -> bool:
@@ -137,7 +147,7 @@ def _print_changes(changes: Iterator[Change | FeedGap], wants_json: bool) -> Non
             click.echo(f"\t\tgap\t{GAP}")
         else:
             cells = moment(change.at), str(change.room), _status(change), printable(change.reason or "")
-            click.echo("\t".join(cells))
+            click.echo("\t".join((*cells, *(f"rank {what}" for what in _of_rank(change)))))
 
 
 def _line(change: Change | FeedGap) -> Text:
@@ -148,6 +158,8 @@ def _line(change: Change | FeedGap) -> Text:
     line = Text.assemble(
         (f"{moment(change.at)[:23]:23}", "dim"), f"  {change.room:<19}  ", (f"{_status(change):<15}", style)
     )
+    for what in _of_rank(change):
+        line.append(f"  rank {what}", "dim")
     line.append(f"  {printable(change.reason)}" if change.reason else "")
     line.rstrip()
     return line
@@ -160,13 +172,15 @@ def _status(change: Change) -> str:
 def _as_json(change: Change | FeedGap) -> dict[str, Any]:
     if isinstance(change, FeedGap):
         return {"gap": change._asdict()}
-    return change._asdict() | {"status": None if change.status is None else change.status.name}
+    statuses = {"status": change.status, "rank_status": change.rank_status}
+    return change._asdict() | {name: None if status is None else status.name for name, status in statuses.items()}
 
 
 def _cells(stay: Stay) -> tuple[str, ...]:
     lasted = "" if stay.until is None else f"{stay.until - stay.since:.3f} s"
     times = "once" if stay.touched == 1 else f"{stay.touched:,} times"
     notes = ["until now"] * stay.is_now + [f"touched {times}"] * (stay.touched > 0)
+    notes += [f"rank {', '.join(stay.ranks)}"] * bool(stay.ranks)
     return moment(stay.since), stay.what, lasted, printable(stay.reason), ", ".join(notes)
 
 
@@ -180,7 +194,7 @@ def _print_history(rows: list[tuple[str, ...]]) -> None:
         # A column without a word in it is left out.
         if name in ("since", "status") or any(row[COLUMNS.index(name)] for row in rows):
             right = name == "lasted"
-            table.add_column(name, justify="right" if right else "left", no_wrap=name != "reason")
+            table.add_column(name, justify="right" if right else "left", no_wrap=name not in ("reason", "note"))
     shown = [column.header for column in table.columns]
     for row in rows:
         cells = {name: Text(cell) for name, cell in zip(COLUMNS, row, strict=True)}
