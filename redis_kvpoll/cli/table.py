@@ -157,16 +157,16 @@ def _columns(lines: list[Line]) -> tuple[str, ...]:
 
 def _print_table(lines: list[Line], footer: str) -> None:
     table = Table(box=None, header_style="dim", pad_edge=False)
-    columns = _columns(lines)
+    columns = sorted(_columns(lines), key="reason".__eq__)  # what may be long stands last
     for name in columns:
         right = name in ("age", "updated", "ttl")
         # However narrow the terminal: an id that is cut short cannot be copied.
         width = {"room": len(str(checks.MAX_ROOM)), "status": max(len(s.name) for s in KVPoll)}.get(name)
         table.add_column(name, justify="right" if right else "left", no_wrap=name != "reason", min_width=width)
     for line in lines:
-        room, status, *rest = map(Text, line.cells[: len(columns)])
-        status.stylize(line.style)
-        table.add_row(room, status, *rest)
+        cells = {name: Text(cell) for name, cell in zip(COLUMNS, line.cells, strict=True)}
+        cells["status"].stylize(line.style)
+        table.add_row(*(cells[name] for name in columns))
     console = Console(highlight=False)
     print_table(console, table)
     console.print(Text(footer, "dim"))
