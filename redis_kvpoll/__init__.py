@@ -8,6 +8,7 @@ with StatusStore.from_url("redis://localhost:6379/0", namespace="prod") as store
 """
 
 from redis_kvpoll.aio import AsyncStatusStore
+from redis_kvpoll.aioroom import AsyncRoom
 from redis_kvpoll.checks import Mode, Policy
 from redis_kvpoll.commands import Change, FeedGap, Settings
 from redis_kvpoll.errors import (
@@ -30,13 +31,18 @@ from redis_kvpoll.errors import (
     WaitTimeoutError,
     WorldSizeMismatchError,
 )
+from redis_kvpoll.leases.aio import AsyncLease
+from redis_kvpoll.leases.blocking import Lease
 from redis_kvpoll.mirror.aio import AsyncMirror
 from redis_kvpoll.mirror.blocking import Mirror
-from redis_kvpoll.status import Consensus, Entry, KVPoll, Outcome, Update
+from redis_kvpoll.room import Room
+from redis_kvpoll.status import Consensus, Entry, KVPoll, Outcome, Owner, Update
 from redis_kvpoll.store import StatusStore
 
 __all__ = [
+    "AsyncLease",
     "AsyncMirror",
+    "AsyncRoom",
     "AsyncStatusStore",
     "Change",
     "Consensus",
@@ -50,14 +56,17 @@ __all__ = [
     "KVPoll",
     "KVPollError",
     "KVTransferError",
+    "Lease",
     "LeaseLostError",
     "Mirror",
     "Mode",
     "NamespaceMismatchError",
     "Outcome",
     "OutcomeUnknownError",
+    "Owner",
     "Policy",
     "ReplayError",
+    "Room",
     "RoomBusyError",
     "RoomNotFoundError",
     "ServerRefusedError",

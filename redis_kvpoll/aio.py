@@ -5,22 +5,28 @@ from __future__ import annotations
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
 from types import TracebackType
-from typing import Self, TypeVar, Unpack, cast
+from typing import Any, Self, TypeVar, Unpack, cast
 from weakref import WeakSet
 
 import redis.asyncio as redis
 
 from redis_kvpoll import checks, commands
 from redis_kvpoll.aiodispatch import Dispatcher
+from redis_kvpoll.aioroom import AsyncRoom
 from redis_kvpoll.aiotable import AsyncTable
 from redis_kvpoll.checks import Mode, Policy
 from redis_kvpoll.clients import aioopening
-from redis_kvpoll.commands import Agreement, Change, Command, FeedGap, History, Settings, Tail
+from redis_kvpoll.commands import Agreement, Change, Command, FeedGap, History, Settings, Tail, handles
+from redis_kvpoll.commands.leases import Terms
+from redis_kvpoll.commands.replies import Opened
 from redis_kvpoll.commands.rooms import wanted
 from redis_kvpoll.delivery import Delivery
+from redis_kvpoll.handle import Handle
+from redis_kvpoll.leases import reaping
+from redis_kvpoll.leases.aio import AsyncLease
 from redis_kvpoll.mirror.aio import AsyncMirror, AsyncWaits
 from redis_kvpoll.standing import DEFAULT_DEADLINE, DEFAULT_TERMINAL_TTL, DEFAULT_TTL, StoreOptions
-from redis_kvpoll.status import KVPoll
+from redis_kvpoll.status import KVPoll, Owner
 from redis_kvpoll.store import StatusStore
 
 T = TypeVar("T")
@@ -61,6 +67,7 @@ class AsyncStatusStore(AsyncTable):
         self._route = aioopening.route_for(client, deadline)
         self._dispatcher = Dispatcher(self._delivery, self._route)
         self._mirrors: WeakSet[AsyncMirror] = WeakSet()
+        self._leases: WeakSet[AsyncLease] = WeakSet()
         self._waits = AsyncWaits(self._dispatcher)
 
     @classmethod
@@ -92,6 +99,28 @@ class AsyncStatusStore(AsyncTable):
     async def settings(self) -> Settings | None:
         return await self._dispatcher.run(self._delivery.settings())
 
+    async def open(
+        self, room: int, request: str | None = None, status: KVPoll | int = KVPoll.Bootstrapping
+    ) -> AsyncRoom:
+        return await self._room(handles.open(room, request, status, self._delivery.held.seen))
+
+    async def attach(self, room: int | Handle[Any]) -> AsyncRoom:
+        if isinstance(room, Handle):
+            return AsyncRoom(self._dispatcher, *self._delivery.adopted(room))
+        return await self._room(handles.attach(room))
+
+    def lease(self, name: str, ttl: float = 5.0, heartbeat: float | None = None) -> AsyncLease:
+        self._delivery.check_open("lease")
+        lease = AsyncLease(self._dispatcher, Terms.checked(name, ttl, heartbeat))
+        self._leases.add(lease)
+        return lease
+
+    async def reap(self) -> int:
+        return await self._dispatcher.run(reaping.reap(self._delivery))
+
+    async def owners(self) -> list[Owner]:
+        return await self._dispatcher.run(reaping.owners(self._delivery))
+
     def mirror(self, *, rooms: Callable[[int], bool] | None = None) -> AsyncMirror:
         self._delivery.check_open("mirror")
         mirror = AsyncMirror(self._dispatcher, rooms)
@@ -103,8 +132,10 @@ class AsyncStatusStore(AsyncTable):
         return await self._waits.wait(lambda: self._run(commands.wait(room)), room, statuses, timeout)
 
     async def aclose(self) -> None:
-        """Close the store's connections and mirrors; with from_url, all that it opened. May be repeated."""
+        """Close the store's connections, mirrors and leases; with from_url, all that it opened. May be repeated."""
         self._delivery.closed = True
+        for lease in list(self._leases):
+            await lease.aclose()
         for mirror in list(self._mirrors):
             await mirror.aclose()
         await self._waits.close()
@@ -120,6 +151,10 @@ class AsyncStatusStore(AsyncTable):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} namespace={self._delivery.namespace!r} on {self._route}>"
+
+    async def _room(self, command: Command[Any, Opened]) -> AsyncRoom:
+        found = await self._run(command)
+        return AsyncRoom(self._dispatcher, self._delivery.namespace, command.rooms[0], found.generation, found.request)
 
     async def _rooms(self, only: KVPoll | None) -> AsyncIterator[int]:
         async for page in self._dispatcher.pages():

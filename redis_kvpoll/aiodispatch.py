@@ -151,6 +151,8 @@ class Dispatcher:
             except BaseException:
                 delivery.interrupted()  # cancelled: the connection is gone, as if it had been lost
                 raise
+            if delivery.has_lost(call, reply):
+                return await self.run(delivery.recover(command, call, now, None))
             return delivery.read(call, marks, reply)
         finally:
             lane.flight = None

@@ -10,10 +10,13 @@ from typing import Any, TypeVar, cast
 
 from redis_kvpoll import eviction
 from redis_kvpoll.commands import Call, Command, Layout, Reading, Scan, Settings
-from redis_kvpoll.commands.settings import NAMES
-from redis_kvpoll.errors import FeedOffError, KVPollError, StoreUnavailableError
+from redis_kvpoll.commands.settings import NAMES, SETTINGS
+from redis_kvpoll.errors import FeedOffError, InvalidInputError, KVPollError, StoreUnavailableError
+from redis_kvpoll.handle import Handle
+from redis_kvpoll.held import RETRY
 from redis_kvpoll.lanes import Flight
-from redis_kvpoll.standing import Standing
+from redis_kvpoll.restating import Restating
+from redis_kvpoll.status import Outcome, Update
 from redis_kvpoll.steps import Board, Flow, Pause, Rider
 from redis_kvpoll.trip import Trip, Undelivered
 
@@ -21,7 +24,7 @@ T = TypeVar("T")
 V = TypeVar("V")
 
 
-class Delivery(Standing):
+class Delivery(Restating):
     """The part that the blocking and the asyncio store have in common: the calls, and what becomes of them."""
 
     def agreed(self, operation: str) -> Flow[Layout]:
@@ -30,10 +33,15 @@ class Delivery(Standing):
         return self._agreed or (yield from self._agree(operation))
 
     def calls(self, command: Command[V, T]) -> list[Call]:
-        """The script calls that carry a command out; none while the settings must be looked at first."""
+        """The script calls that carry a command out; none while something must be looked at first."""
         self.check_open(command.operation)
         layout = self._agreed
-        return command.calls(layout) if layout and command.rooms else []
+        if layout is None or not command.rooms:
+            return []
+        calls = self.form(command, layout)
+        if (self._doubtful or self.held.waiting) and any(self.doubts(call.tag) for call in calls):
+            return []
+        return calls
 
     def run(self, command: Command[V, T], calls: list[Call]) -> Flow[T]:
         """Carry a command out, by these calls if there are any."""
@@ -42,7 +50,7 @@ class Delivery(Standing):
             return command.finish(rooms, [])
         if not calls:
             # What was once agreed on does not change; that it still holds, the flight looks first, and keeps the order.
-            calls = command.calls(self._layout or (yield from self._agree(command, give_up_at)))
+            calls = self.form(command, self._layout or (yield from self._agree(command, give_up_at)))
         if len(calls) == 1:
             replies = yield from self._board(command, calls, give_up_at)
             return command.finish(rooms, command.decode(command.operation, rooms, replies[0]))
@@ -67,20 +75,48 @@ class Delivery(Standing):
         call = flight.call
         trip = Trip(self, call.shape.repeatable, flight.give_up_at)
         try:
-            if call.rooms and met is None and not self.settled:
-                yield from self.settle(trip)
-            marks = self.marks()
-            reply = yield from trip.carry(call, preliminary=not call.rooms, met=met)
-            reply = self.read(call, marks, reply) if call.rooms else [self.adopt(reply, trip)]
+            is_settings = call.shape is SETTINGS
+            reply = yield from (self._look(call, trip, met) if is_settings else self._carry(call, trip, met))
         except (Undelivered, KVPollError) as failure:
             return flight.fail(failure)
         return flight.land(reply)
 
-    def recover(self, command: Command[V, T], call: Call, sent_at: float, met: Exception) -> Flow[list[Any]]:
-        """The reply to a command's only call, which was sent once, at ``sent_at``, and met an error."""
+    def _look(self, call: Call, trip: Trip, met: Exception | None) -> Flow[list[Any]]:
+        """The layout that the settings call of a flight leads to."""
+        return [self.adopt((yield from trip.carry(call, preliminary=True, met=met)), trip)]
+
+    def _carry(self, call: Call, trip: Trip, met: Exception | None) -> Flow[list[Any]]:
+        """The words of the rooms in the reply to a call, from a shard that has all that this store holds."""
+        while True:
+            if met is None:
+                yield from self.prepare(call.tag, trip)
+            marks = self.marks()
+            reply = yield from trip.carry(call, met=met)
+            if not self.has_lost(call, reply):
+                return self.read(call, marks, reply)
+            met = None
+
+    def insist(self, command: Command[V, T], value: T) -> Flow[T]:
+        """``value``; but when the room of a guest is lost, and its opener has yet to bring it back, what comes then."""
+        give_up_at = self._give_up_at
+        while _missed(value) and self.held.waits(command.rooms[0]) and time.monotonic() < give_up_at:
+            yield Pause(RETRY)
+            value = yield from self.run(command, [])
+        return value
+
+    def recover(self, command: Command[V, T], call: Call, sent_at: float, met: Exception | None) -> Flow[list[Any]]:
+        """The reply to a command's only call, which was sent once, at ``sent_at``, and met an error, or lost data."""
         rider = Rider(call, sent_at + self.deadline)
         yield from self.fly(Flight([rider]), met)
         return self.arrived(command, [rider])[0]
+
+    def adopted(self, handle: Handle[Any]) -> tuple[str, int, int, str | None]:
+        """What a handle is of, if that is this store's table."""
+        self.check_open("attach")
+        if handle.namespace != self.namespace:
+            what = f"this handle is of namespace {handle.namespace!r}, and this store of {self.namespace!r}"
+            raise InvalidInputError(f"attach: {what}")
+        return handle.namespace, handle.id, handle.generation, handle.request
 
     def next_page(self, scan: Scan) -> Flow[list[int] | None]:
         """The next rooms of a walk; None after the last."""
@@ -88,7 +124,7 @@ class Delivery(Standing):
         request = scan.request(layout, self.map_version)
         if request is None:
             return None
-        reply = yield from self._ask("rooms", *request)
+        reply = yield from self.ask("rooms", *request)
         return scan.page(reply, self.map_version)
 
     def read_on(self, operation: str, reading: Reading) -> Flow[bool]:
@@ -101,15 +137,19 @@ class Delivery(Standing):
         request = reading.request(layout)
         if request is None:
             return False
-        reading.take((yield from self._ask(operation, *request)))
+        reading.take((yield from self.ask(operation, *request)))
         return True
 
     def settings(self) -> Flow[Settings | None]:
         """The settings of the namespace, without writing them; None when nobody uses it."""
         self.check_open("settings")
         call = self._agreement.call()
-        reply = yield from self._ask("settings", call.tag, ["HMGET", call.first_keys[0], *NAMES])
+        reply = yield from self.ask("settings", call.tag, ["HMGET", call.first_keys[0], *NAMES])
         return self._agreement.read(reply) if any(reply) else None
+
+    def send(self, operation: str, calls: list[Call]) -> Flow[list[list[Any]]]:
+        """Send calls that are no command's, one a shard at most, by their lanes. Their replies."""
+        return (yield from self._board(operation, calls, self._give_up_at))
 
     def _board(
         self, command: Command[Any, Any] | str, calls: list[Call], give_up_at: float, done: int = 0
@@ -131,7 +171,7 @@ class Delivery(Standing):
                 raise copy.copy(rider.failure)  # the others get it too, each with a traceback of its own
         return [rider.reply for rider in riders if rider.reply is not None]
 
-    def _ask(self, operation: str, tag: str, words: list[str]) -> Flow[Any]:
+    def ask(self, operation: str, tag: str, words: list[str]) -> Flow[Any]:
         """Send a plain command that only reads, past all lanes."""
         try:
             return (yield from Trip(self, True, self._give_up_at).ask(tag, words))
@@ -167,6 +207,11 @@ class Delivery(Standing):
             else:
                 eviction.warn(memory, self.namespace)
         return cast(Layout, layout)
+
+
+def _missed(value: Any) -> bool:
+    """Whether what a handle got is that its room is not there."""
+    return value.outcome is Outcome.STALE if isinstance(value, Update) else not value
 
 
 def _waves(calls: list[Call]) -> Iterator[list[Call]]:

@@ -121,6 +121,8 @@ class Dispatcher:
         except BaseException:
             delivery.interrupted()  # interrupted: the connection is gone, as if it had been lost
             raise
+        if delivery.has_lost(call, reply):
+            return self.run(delivery.recover(command, call, now, None))
         return delivery.read(call, marks, reply)
 
     def run(self, flow: Flow[T]) -> T:

@@ -34,11 +34,12 @@ def folder() -> Traversable:
 def load(name: str) -> Script:
     source = (folder() / f"{name}.lua").read_text(encoding="utf-8")
     if used := re.search(r"^-- USES +(.+)$", source, re.MULTILINE):
-        # Lua in Redis has no modules: what scripts share goes in front of each of them, or behind.
+        # Lua in Redis has no modules: what scripts share goes in front of each of them; the feed goes behind.
         shared = {
             part: (folder() / "shared" / f"{part}.lua").read_text(encoding="utf-8") for part in used[1].split(", ")
         }
-        source = shared.get("room", "") + source + shared.get("feed", "")
+        behind = shared.pop("feed", "")
+        source = "".join(shared.values()) + source + behind
     # SHA-1 is how Redis names scripts; nothing here rests on its strength.
     return Script(name, source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
 

@@ -151,13 +151,10 @@ class Standing:
     def read(self, call: Call, marks: Marks, reply: list[Any]) -> list[Any]:
         """The words of the rooms in a reply; watchers get to know what was written."""
         shape = call.shape
-        if shape.feed:
-            feed_id = reply.pop(0)
-            if shape.epoch:
-                reply.pop(0)
-            if marks and feed_id is not None and shape.leaves:
-                for watcher, mark in marks:
-                    watcher.wrote(mark, call, feed_id, reply)
-        elif shape.epoch:
+        feed_id = reply.pop(0) if shape.feed else None
+        if shape.epoch:
             reply.pop(0)
+        if marks and feed_id is not None and shape.leaves:
+            for watcher, mark in marks:
+                watcher.wrote(mark, call, feed_id, reply)
         return reply

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 
 class KVPoll(enum.IntEnum):
@@ -109,3 +109,27 @@ class Entry:
     """The status of each rank that has been heard of."""
     cleared: frozenset[int] = frozenset()
     """Those of the ranks that have cleared; their last status still counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """A lease, as all can see it. Times are Unix times of the Redis server, and durations, in seconds."""
+
+    name: str
+    incarnation: int
+    """When it was taken, in microseconds; the rooms that were created under it have it, too."""
+    ttl: float = 0.0
+    heartbeat: float = 0.0
+    beaten_at: float = 0.0
+    """The last heartbeat."""
+    state: Literal["alive", "lapsed", "marked", "lost"] = "alive"
+    """A lease that has lapsed is marked by the first look, and lost by a later one; then its rooms are failed."""
+    reason: str = ""
+    """Why its rooms are failed, when it is lost."""
+    rooms: int = 0
+    """Live rooms that it owns."""
+
+    @property
+    def since(self) -> float:
+        """When the lease was taken."""
+        return self.incarnation / 1e6

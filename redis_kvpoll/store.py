@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Self, TypeVar, Unpack, cast
+from typing import Any, Self, TypeVar, Unpack, cast
 from weakref import WeakSet
 
 import redis
@@ -12,13 +12,19 @@ import redis
 from redis_kvpoll import checks, commands
 from redis_kvpoll.checks import Mode, Policy
 from redis_kvpoll.clients import opening
-from redis_kvpoll.commands import Agreement, Change, Command, FeedGap, History, Settings, Tail
+from redis_kvpoll.commands import Agreement, Change, Command, FeedGap, History, Settings, Tail, handles
+from redis_kvpoll.commands.leases import Terms
+from redis_kvpoll.commands.replies import Opened
 from redis_kvpoll.commands.rooms import wanted
 from redis_kvpoll.delivery import Delivery
 from redis_kvpoll.dispatch import Dispatcher
+from redis_kvpoll.handle import Handle
+from redis_kvpoll.leases import reaping
+from redis_kvpoll.leases.blocking import Lease
 from redis_kvpoll.mirror.blocking import Mirror, Waits
+from redis_kvpoll.room import Room
 from redis_kvpoll.standing import DEFAULT_DEADLINE, DEFAULT_TERMINAL_TTL, DEFAULT_TTL, StoreOptions
-from redis_kvpoll.status import KVPoll
+from redis_kvpoll.status import KVPoll, Owner
 from redis_kvpoll.table import Table
 
 T = TypeVar("T")
@@ -64,6 +70,7 @@ class StatusStore(Table):
         StoreUnavailableError: no answer within the deadline.
         OutcomeUnknownError: a call that destroys was sent, and its reply was lost.
         ServerRefusedError: the server's final word (permissions, memory, a foreign key).
+        LeaseLostError: the store's lease was lost (where the call creates, opens or writes through a handle).
         CorruptEntryError: a room's key holds what this library never writes.
         StoreClosedError: the store was closed.
     """
@@ -93,6 +100,7 @@ class StatusStore(Table):
         self._route = opening.route_for(client, deadline)
         self._dispatcher = Dispatcher(self._delivery, self._route)
         self._mirrors: WeakSet[Mirror] = WeakSet()
+        self._leases: WeakSet[Lease] = WeakSet()
         self._waits = Waits(self._dispatcher)
 
     @classmethod
@@ -157,6 +165,67 @@ class StatusStore(Table):
         """The namespace's policy, shards, mode and feed; None when nobody has used it. Writes nothing."""
         return self._dispatcher.run(self._delivery.settings())
 
+    # Generations
+
+    def open(self, room: int, request: str | None = None, status: KVPoll | int = KVPoll.Bootstrapping) -> Room:
+        """Claim a room for a request: a handle whose writes can touch no other request, and are touched by none.
+
+        A room that is absent gets a new generation. One that this request has opened before is joined: so an ``open``
+        may be repeated, and every rank of a request gets the same generation. One that has Failed for another request
+        is taken over. ``request`` is any id of up to 200 printable characters; a random one if there is none.
+        ``status`` is what the room begins with, Bootstrapping or WaitingForInput.
+
+        Raises:
+            RoomBusyError: another request has the room; it says which, since when and at which status.
+            WorldSizeMismatchError: this request has opened it with another number of ranks.
+            LeaseLostError: the store's lease was lost.
+        """
+        return self._room(handles.open(room, request, status, self._delivery.held.seen))
+
+    def attach(self, room: int | Handle[Any]) -> Room:
+        """The live generation of a room, for a process that did not open it.
+
+        Given a handle (from another process, say), one for the same generation that belongs to this store, without
+        asking the server.
+
+        Raises:
+            RoomNotFoundError: the room is absent (a KeyError).
+            InvalidInputError: the handle is one of another namespace.
+        """
+        if isinstance(room, Handle):
+            return Room(self._dispatcher, *self._delivery.adopted(room))
+        return self._room(handles.attach(room))
+
+    # Owners
+
+    def lease(self, name: str, ttl: float = 5.0, heartbeat: float | None = None) -> Lease:
+        """A lease, for a ``with`` statement in which this store owns what it creates; see ``Lease``.
+
+        ``name`` is 1 to 200 of ``A-Z a-z 0-9 . _ : @ / -``; of several who take the same, the last has it, and the live
+        rooms of the former fail. It lapses ``ttl`` seconds after the last ``heartbeat`` (every tenth of it by default).
+        A store holds one lease at a time.
+
+        Raises:
+            InvalidInputError: no such name; a heartbeat above a third of ttl; at entering: it has a lease already.
+            LeaseLostError: at entering: others take the same name at the same time.
+        """
+        self._delivery.check_open("lease")
+        lease = Lease(self._dispatcher, Terms.checked(name, ttl, heartbeat))
+        self._leases.add(lease)
+        return lease
+
+    def reap(self) -> int:
+        """Look at all leases once, and fail the live rooms of owners that are lost; how many rooms that were.
+
+        Who holds a lease does it with every heartbeat. The first look only marks what has lapsed, since the server may
+        have been away, and the living with it; one that comes 0.6 s or two heartbeats later finds it lost.
+        """
+        return self._dispatcher.run(reaping.reap(self._delivery))
+
+    def owners(self) -> list[Owner]:
+        """All leases that there are, and those whose rooms are still to be failed; the oldest first. Writes nothing."""
+        return self._dispatcher.run(reaping.owners(self._delivery))
+
     # Following
 
     def mirror(self, *, rooms: Callable[[int], bool] | None = None) -> Mirror:
@@ -189,8 +258,10 @@ class StatusStore(Table):
     # Living and ending
 
     def close(self) -> None:
-        """Close the store's connections and mirrors; with from_url, all that it opened. May be repeated."""
+        """Close the store's connections, mirrors and leases; with from_url, all that it opened. May be repeated."""
         self._delivery.closed = True
+        for lease in list(self._leases):
+            lease.close()
         for mirror in list(self._mirrors):
             mirror.close()
         self._waits.close()
@@ -206,6 +277,10 @@ class StatusStore(Table):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} namespace={self._delivery.namespace!r} on {self._route}>"
+
+    def _room(self, command: Command[Any, Opened]) -> Room:
+        found = self._run(command)
+        return Room(self._dispatcher, self._delivery.namespace, command.rooms[0], found.generation, found.request)
 
     def _rooms(self, only: KVPoll | None) -> Iterator[int]:
         for page in self._dispatcher.pages():

@@ -39,10 +39,8 @@ class Home(Protocol):
 
     @property
     def namespace(self) -> str: ...
-    @property
-    def settled(self) -> bool: ...
     def unsettle(self) -> None: ...
-    def settle(self, trip: Trip) -> Flow[object]: ...
+    def prepare(self, tag: str, trip: Trip) -> Flow[None]: ...
 
 
 class Undelivered(Exception):  # noqa: N818 - between a trip and its store, never seen outside
@@ -117,8 +115,8 @@ class Trip:
                 asking = yield from self._redirected(error)
             else:
                 yield from self._recover(error, repeatable)
-                if not preliminary and not self._home.settled:
-                    yield from self._home.settle(self)
+                if not preliminary:
+                    yield from self._home.prepare(tag, self)
 
     def _recover(self, error: Exception, repeatable: bool) -> Flow[None]:
         """Wait before the next try, or raise what the caller gets to see."""

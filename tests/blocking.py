@@ -7,12 +7,13 @@ import inspect
 from typing import Any
 
 from redis_kvpoll import AsyncStatusStore
+from redis_kvpoll.aioroom import AsyncRoom
 
 
 class Blocking:
-    """Calls each method of ``store`` to its end in ``runner``'s event loop."""
+    """Calls each method of ``store``, or of a room's handle, to its end in ``runner``'s event loop."""
 
-    def __init__(self, store: AsyncStatusStore, runner: asyncio.Runner) -> None:
+    def __init__(self, store: AsyncStatusStore | AsyncRoom, runner: asyncio.Runner) -> None:
         self._store = store
         self._runner = runner
 
@@ -22,10 +23,32 @@ class Blocking:
             return method
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            answer = method(*args, **kwargs)
-            return self._runner.run(_drain(answer) if hasattr(answer, "__aiter__") else _await(answer))
+            answer = method(*(_bare(arg) for arg in args), **kwargs)
+            value = self._runner.run(_drain(answer) if hasattr(answer, "__aiter__") else _await(answer))
+            return Blocking(value, self._runner) if isinstance(value, AsyncRoom) else value
 
         return call
+
+    def __enter__(self) -> Blocking:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._runner.run(self._store.__aexit__(*error))
+
+    def __eq__(self, other: object) -> bool:
+        return bool(self._store == _bare(other))
+
+    def __hash__(self) -> int:
+        return hash(self._store)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """The handle itself: what it is wrapped in belongs to the test."""
+        return self._store.__reduce__()  # type: ignore[no-any-return]
+
+
+def _bare(value: Any) -> Any:
+    """What is wrapped."""
+    return value._store if isinstance(value, Blocking) else value
 
 
 async def _await(answer: Any) -> Any:

@@ -60,7 +60,7 @@ class Looped:
         self._loop = loop
 
     def __enter__(self) -> Looped:
-        """As a mirror is entered; a store has nothing to enter."""
+        """As a mirror or a lease is entered; a store has nothing to enter."""
         self._loop.run(self.inner.__aenter__())
         return self
 
@@ -69,8 +69,8 @@ class Looped:
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self.inner, {"close": "aclose"}.get(name, name))
-        if name == "mirror":
-            return lambda **options: Looped(method(**options), self._loop)
+        if name in ("mirror", "lease"):
+            return lambda *args, **options: Looped(method(*args, **options), self._loop)
         if not inspect.iscoroutinefunction(method):
             return method
         return lambda *args, **kwargs: self._loop.run(method(*args, **kwargs))
@@ -91,7 +91,9 @@ class Side:
     def __exit__(self, *_: object) -> None:
         for store in self._made:
             store.close()
-        left = self.loop.tasks() | {t.name for t in threading.enumerate() if t.name.startswith("kvpoll-follow")}
+        left = self.loop.tasks() | {
+            t.name for t in threading.enumerate() if t.name.startswith(("kvpoll-follow", "kvpoll-lease"))
+        }
         self.loop.__exit__()
         assert not left, f"left behind: {left}"
 
@@ -100,7 +102,7 @@ class Side:
         of_client = client_options or {}
         if self.is_async:
             return self._keep(self.loop.make(lambda: AsyncStatusStore(server.async_client(**of_client), **options)))
-        return self._keep(StatusStore(server.client(**of_client), **options))
+        return self._keep(StatusStore(server.store_client(**of_client), **options))
 
     def open(self, url: str, **options: Any) -> Any:
         if self.is_async:

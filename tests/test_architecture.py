@@ -21,21 +21,24 @@ FLOORS = (
     ("cli", "replay", "__main__"),
     (ROOT, "store", "aio"),
     ("table", "aiotable"),
-    ("mirror",),
+    ("room", "aioroom"),
+    ("mirror", "leases"),
     ("dispatch", "aiodispatch"),
     ("formation",),
     ("clients",),
     ("delivery",),
     ("eviction",),
-    ("lanes", "standing"),
+    ("restating",),
+    ("lanes", "standing", "held"),
+    ("handle",),
     ("trip",),
     ("steps", "faults", "forks"),
-    ("commands",),
+    ("acl", "commands"),
     ("scripts", "keys"),
     ("checks",),
     ("errors", "status"),
 )
-PURE = ("commands", "keys", "checks", "status", "errors")
+PURE = ("acl", "commands", "keys", "checks", "status", "errors")
 """No client, no I/O, and no clock: what they do depends on their arguments alone."""
 IMPURE = {
     "asyncio",
@@ -169,6 +172,9 @@ class TestKeys:
         """Other processes and older versions look for exactly these."""
         assert keys.settings("prod") == "kvpoll:{prod}:settings"
         assert keys.feed("prod") == "kvpoll:{prod}:feed"
+        assert keys.epoch("prod") == "kvpoll:{prod}:epoch"
+        assert keys.leases("prod") == "kvpoll:{prod}:leases"
+        assert keys.owned("prod") == "kvpoll:{prod}:owned"
         assert keys.feed(keys.tag("prod", 8, 42)) == "kvpoll:{prod/0}:feed"
         assert keys.rooms("prod", [2**63 - 1]) == ["kvpoll:{prod}:room:9223372036854775807"]
         assert keys.prefixes(keys.tag("prod", 1, 0), [0]) == ["kvpoll:{prod}:prefix:0"]
@@ -204,20 +210,25 @@ def literals(tree):
 
 
 def is_key(text):
-    return re.search(r"kvpoll:\\?\{|\}:(room|prefix|settings|feed)", text) is not None
+    return re.search(r"kvpoll:\\?\{|\}:(room|prefix|settings|feed|epoch|leases|owned)", text) is not None
+
+
+def names_of(store):
+    """What a store defines, and what it has from its table."""
+    return {name for cls in store.__mro__[:-1] for name in vars(cls)}
 
 
 class TestTwins:
     OTHER_NAMES: typing.ClassVar = {"aclose": "close", "__aenter__": "__enter__", "__aexit__": "__exit__"}
     METHODS: typing.ClassVar = sorted(
-        name for name in vars(StatusStore) if not name.startswith("_") or name in ("__init__", "__enter__", "__exit__")
+        name for name in names_of(StatusStore) if name[0] != "_" or name in ("__init__", "__enter__", "__exit__")
     )
 
     def twin(self, name):
         return getattr(AsyncStatusStore, {old: new for new, old in self.OTHER_NAMES.items()}.get(name, name))
 
     def test_the_same_methods(self):
-        there = {self.OTHER_NAMES.get(name, name) for name in vars(AsyncStatusStore)}
+        there = {self.OTHER_NAMES.get(name, name) for name in names_of(AsyncStatusStore)}
         assert sorted(name for name in there if not name.startswith("_") or name in self.METHODS) == self.METHODS
         assert len(self.METHODS) > 20
 
@@ -232,7 +243,7 @@ class TestTwins:
 
     @pytest.mark.parametrize("name", METHODS)
     def test_awaited_where_the_other_waits(self, name):
-        answers_at_once = name in ("__init__", "from_url", "rooms", "tail", "mirror")
+        answers_at_once = name in ("__init__", "from_url", "rooms", "tail", "mirror", "lease")
         assert inspect.iscoroutinefunction(self.twin(name)) is not answers_at_once
 
     @pytest.mark.parametrize("name", [name for name in METHODS if not name.startswith("_")])
@@ -248,7 +259,13 @@ class TestTwins:
 def signature(method):
     """Parameters and result, with asyncio's words for things replaced by the blocking ones."""
     text = str(inspect.signature(method))
-    return text.replace("AsyncIterator", "Iterator").replace("aioroutes.", "routes.").replace("AsyncMirror", "Mirror")
+    return (
+        text.replace("AsyncIterator", "Iterator")
+        .replace("aioroutes.", "routes.")
+        .replace("AsyncMirror", "Mirror")
+        .replace("AsyncLease", "Lease")
+        .replace("AsyncRoom", "Room")
+    )
 
 
 class TestPublicNames:

@@ -62,7 +62,7 @@ def test_printable_is_printable(text):
 )
 def test_an_error_survives_pickling_and_prints_safely(error):
     """Workers of a process pool send their errors home."""
-    again = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own bytes
+    again = pickle.loads(pickle.dumps(error))
     assert (type(again), str(again), vars(again)) == (type(error), str(error), vars(error))
     assert isinstance(again, KVPollError)
     assert str(error).isprintable()

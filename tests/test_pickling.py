@@ -26,7 +26,7 @@ ALL = [
 
 
 @pytest.mark.parametrize("kind", ALL)
-@pytest.mark.parametrize("again", [lambda error: pickle.loads(pickle.dumps(error)), copy.copy])  # noqa: S301
+@pytest.mark.parametrize("again", [lambda error: pickle.loads(pickle.dumps(error)), copy.copy])
 def test_each_survives_with_all_it_says(kind, again):
     error = kind(*ARGUMENTS.get(kind, ("what happened",)))
     found = again(error)

@@ -34,7 +34,7 @@ def test_every_kind_of_block_is_run_here():
 def test_python_does_what_its_comments_say(code, tmp_path):
     # "expression  # -> value" is checked, the rest just has to run. The value is in the assertion's own text, and an
     # expression is evaluated once only: an update repeated for a message would answer differently.
-    checked = re.sub(r"^( *)(\S.*?)  # -> (.+)$", r"\1assert repr(\2) == '\3'", code, flags=re.MULTILINE)
+    checked = re.sub(r"^( *)(\S.*?)  # -> (.+)$", r'\1assert repr(\2) == """\3"""', code, flags=re.MULTILINE)
     assert checked.count("assert repr") == code.count("# -> ")
     script = tmp_path / "tour.py"
     script.write_text(checked)

@@ -76,7 +76,9 @@ end
 -- The fields that a room is born with.
 local function create(room, there, generation, request)
   clock()
-  there.generation, there.world_size = generation, world_size ~= '' and world_size or nil
+  there.generation, there.request = generation, request
+  if rank ~= '' then there.world_size = world_size end
+  if owner ~= '' then there.owner = owner end
   redis.call('HSET', room, 'generation', generation, 'opened_ms', now_ms)
   if request ~= '' then redis.call('HSET', room, 'request', request) end
   if rank ~= '' then redis.call('HSET', room, 'world_size', world_size) end

@@ -1,4 +1,4 @@
-"""kvpoll ls, show and clear: the table as it is now."""
+"""kvpoll ls, show, clear and abort: the table as it is now."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rich.text import Text
 from redis_kvpoll import checks
 from redis_kvpoll.cli.options import Room, is_in_use, open_table, table_options
 from redis_kvpoll.errors import CorruptEntryError, printable
-from redis_kvpoll.status import Entry, KVPoll
+from redis_kvpoll.status import Entry, KVPoll, Outcome
 from redis_kvpoll.store import StatusStore
 
 STYLES = {
@@ -124,6 +124,23 @@ def clear(url: str, namespace: str, room: int) -> None:
     if was is None and cleared is None:
         raise click.ClickException(_absent(room, namespace))
     click.echo(f"Cleared room {room}; it was {cleared.name if cleared is not None else was}.")
+
+
+@click.command()
+@table_options
+@click.argument("room", type=Room())
+@click.option("--reason", default="Aborted by hand.", show_default=True, metavar="TEXT", help="Why; all will read it.")
+def abort(url: str, namespace: str, room: int, reason: str) -> None:
+    """Fail one room, with all its ranks, for a reason."""
+    with open_table(url, namespace) as store:
+        if not is_in_use(store, namespace):
+            sys.exit(1)
+        outcome = store.abort(room, reason).outcome
+        known = store.failure_reason(room)
+    if outcome is Outcome.SKIPPED:
+        raise click.ClickException(_absent(room, namespace))
+    done = "is Failed now" if outcome is Outcome.FAILED else "was Failed already"
+    click.echo(f"Room {room} {done}: {printable(known or 'no reason was recorded')}")
 
 
 class Line(NamedTuple):

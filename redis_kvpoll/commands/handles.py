@@ -43,13 +43,13 @@ def fail(room: int, generation: int, reason: str) -> Command[Update, Update]:
     return Command("fail", shapes.WRITE, [room], items, replies.updates, only)
 
 
-def finish(room: int, generation: int) -> Command[Update, Update]:
+def clear(room: int, generation: int) -> Command[Update, Update]:
     """The clear of one generation."""
     return Command("clear", shapes.CLEAR_FENCED, [room], [str(generation)], replies.clearings, only)
 
 
 @named
-def bind_decode_prefix_len(room: int, generation: int, length: int) -> Command[bool, bool]:
+def set_decode_prefix_len(room: int, generation: int, length: int) -> Command[bool, bool]:
     items = [str(checks.prefix_len(length)), str(generation)]
     return Command("set_decode_prefix_len", shapes.SET_PREFIX, [room], items, replies.flags, only)
 

@@ -89,6 +89,16 @@ ABORT = Shape(
     prefix_in_prefill=True,
     leaves=_leaves(2),
 )
+REAP = Shape(
+    load("reap"),
+    first=("feed", "owned"),
+    once=("feed_length", "terminal_ttl_ms"),
+    item=("incarnation", "reason"),
+    reply=("outcome", "status"),
+    codes=(Outcome.UNCHANGED, Outcome.FAILED, Outcome.SKIPPED),
+    prefix_in_prefill=True,
+)
+"""The rooms of others: a mirror hears of them from the feed, since the reply does not say how a rank sees them."""
 RECORD_FAILURE = Shape(
     load("record_failure"), first=("feed",), once=("feed_length", "author"), item=("reason",), reply=("stored",)
 )
@@ -103,7 +113,7 @@ CLEAR = Shape(
     epoch=True,
     repeatable=False,
     leaves=lambda reply: [
-        s if o == Outcome.STALE.value else None for o, s in zip(reply[::3], reply[1::3], strict=True)
+        None if o == Outcome.CLEARED.value else s for o, s in zip(reply[::3], reply[1::3], strict=True)
     ],
 )
 CLEAR_FENCED = replace(CLEAR, repeatable=True)
@@ -135,6 +145,6 @@ SNAPSHOT = Shape(
 )
 
 SHAPES = (
-    *(UPDATE, WRITE, OPEN, RESTATE, ATTACH, ABORT, RECORD_FAILURE, CLEAR, CLEAR_FENCED, POLL, POLL_OWN, VIEW),
+    *(UPDATE, WRITE, OPEN, RESTATE, ATTACH, ABORT, REAP, RECORD_FAILURE, CLEAR, CLEAR_FENCED, POLL, POLL_OWN, VIEW),
     *(CONSENSUS, TOUCH, ENTRY, SET_PREFIX, POP_PREFIX, SNAPSHOT),
 )

@@ -1,0 +1,204 @@
+"""What the holder of a lease knows of it, and does: take it, keep it and its rooms alive, give it up. No I/O."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from typing import Any
+
+from redis_kvpoll import commands, keys
+from redis_kvpoll.commands import Call, Layout, leases
+from redis_kvpoll.commands.leases import Findings, Terms
+from redis_kvpoll.commands.shape import MAX_BATCH
+from redis_kvpoll.delivery import Delivery
+from redis_kvpoll.errors import KVPollError, LeaseLostError
+from redis_kvpoll.leases.reaping import reap_lost, rooms_of
+from redis_kvpoll.steps import Board, Flow, Rider
+
+OPERATION = "lease"
+TRIES = 3
+"""To take a lease, while others take its name at the same time."""
+
+logger = logging.getLogger("redis_kvpoll")
+
+
+class Holding:
+    """One lease of one store, in all shards under one incarnation."""
+
+    def __init__(self, delivery: Delivery, terms: Terms) -> None:
+        self.terms = terms
+        self.incarnation = ""
+        """Empty before it was taken."""
+        self.lost = False
+        self._delivery = delivery
+        self._layout: Layout | None = None
+        self._epochs: dict[str, str] = {}
+        self._next_beat = 0.0
+        self._next_touch = 0.0
+        self._to_touch: list[list[int]] = []
+        self._complained = False
+
+    @property
+    def name(self) -> str:
+        return self.terms.name
+
+    def take(self) -> Flow[None]:
+        """Take the lease, and fail what a former incarnation has left. From now on the store works under it."""
+        layout = self._layout = yield from self._delivery.agreed(OPERATION)
+        self._delivery.check_free()
+        self.lost, self._epochs, seen = False, {}, ""
+        for _ in range(TRIES):
+            found = yield from self._take(layout, seen)
+            seen = max(one.incarnation for one in found.values())
+            if seen == self.incarnation:
+                break
+        else:
+            yield from self._drop()
+            raise LeaseLostError(OPERATION, self.name)
+        now = time.monotonic()
+        self._next_beat, self._next_touch = now + self._interval, now + self._touch_after
+        self._delivery.hold(self, self.name, self.incarnation)
+        with contextlib.suppress(KVPollError):  # what fails here, the heartbeat does
+            for tag, findings in found.items():
+                yield from reap_lost(self._delivery, layout, tag, findings.lost, self._next_beat)
+
+    def _take(self, layout: Layout, seen: str) -> Flow[dict[str, Findings]]:
+        """An incarnation from the first shard, brought to the others; what each of them says."""
+        first, *others = self._tags
+        replies = yield from self._delivery.send(OPERATION, [self.terms.call(layout, first, "take", seen)])
+        self.incarnation = leases.findings(replies[0]).incarnation
+        calls = [self.terms.call(layout, tag, "bring", self.incarnation) for tag in others]
+        if calls:
+            replies += yield from self._delivery.send(OPERATION, calls)
+        found = dict(zip(self._tags, map(leases.findings, replies), strict=True))
+        self._epochs = {tag: findings.epoch for tag, findings in found.items()}
+        return found
+
+    # Renewing: by the heartbeat, and by the store before it says again what a shard has lost
+
+    def renewal(self, tag: str) -> Call:
+        """What keeps the lease alive in a shard, or takes it again there when all data was lost."""
+        assert self._layout is not None  # noqa: S101 - it was taken
+        return self.terms.call(self._layout, tag, "renew", self.incarnation, self._epochs.get(tag, ""))
+
+    def heard(self, tag: str, reply: list[Any]) -> Findings:
+        """The reply to that."""
+        findings = leases.findings(reply)
+        if findings.verdict == "held":
+            self._epochs[tag] = findings.epoch
+        else:
+            self.lose()
+        return findings
+
+    def lose(self) -> None:
+        """Somebody took this process for dead. The rooms are failed, or will be."""
+        if not self.lost:
+            self.lost = True
+            logger.error("%s", LeaseLostError(f"namespace {self._delivery.namespace!r}", self.name))
+
+    def check(self, operation: str) -> None:
+        """Raise LeaseLostError if it is known to be lost."""
+        if self.lost:
+            raise LeaseLostError(operation, self.name)
+
+    # The heartbeat
+
+    def pause(self) -> float:
+        """Seconds until the next heartbeat is due."""
+        return max(0.0, self._next_beat - time.monotonic())
+
+    def beat(self) -> Flow[None]:
+        """Renew the lease everywhere, look at the others', and keep the own rooms alive, as far as there is time."""
+        now = time.monotonic()
+        until = self._next_beat = now + self._interval
+        found = yield from self._renew(now)
+        if self.lost:
+            return (yield from self._drop())
+        assert self._layout is not None  # noqa: S101 - it was taken
+        for tag, findings in found.items():
+            yield from reap_lost(self._delivery, self._layout, tag, findings.lost, until)
+        yield from self._touch(now, until)
+        if self._complained:
+            self._complained = False
+            logger.info("%s is renewed again", self)
+
+    def failed(self, error: KVPollError) -> None:
+        """A heartbeat could not be sent, or was refused. The next tries again."""
+        if not self._complained:
+            self._complained = True
+            logger.warning("%s was not renewed: %s", self, error)
+
+    def _renew(self, now: float) -> Flow[dict[str, Findings]]:
+        """What the shards say. One that is away keeps the others waiting for a third of the TTL at most."""
+        seconds = self._delivery.deadline
+        if len(self._tags) > 1:
+            seconds = min(seconds, self.terms.ttl / 3)
+        riders = [Rider(self.renewal(tag), now + seconds) for tag in self._tags]
+        yield Board(riders)
+        known = dict(self._epochs)
+        found = {r.call.tag: self.heard(r.call.tag, r.reply) for r in riders if r.reply is not None}
+        if again := [tag for tag in found if self._epochs.get(tag) != known.get(tag)]:
+            # Data was lost, and the connection was not: what the store holds there is said again before the next call.
+            self._delivery.suspect(again)
+            yield Board([Rider(self.renewal(tag), now + seconds) for tag in again])
+        if not self.lost:
+            self._delivery.arrived(OPERATION, riders)
+        return found
+
+    def _touch(self, now: float, until: float) -> Flow[None]:
+        """Keep the own rooms alive, as many as there is time for; with the next heartbeat, the others."""
+        assert self._layout is not None  # noqa: S101 - it was taken
+        if now >= self._next_touch:
+            self._to_touch = []
+            for tag in self._tags:
+                rooms = yield from rooms_of(self._delivery, self._layout, tag, self.incarnation)
+                self._to_touch += [rooms[at : at + MAX_BATCH] for at in range(0, len(rooms), MAX_BATCH)]
+            self._next_touch = now + self._touch_after
+        while self._to_touch:
+            yield from self._delivery.run(commands.touch(self._to_touch.pop()), [])
+            if time.monotonic() >= until:
+                return
+
+    # The end
+
+    def give_up(self) -> Flow[None]:
+        """Leave; the live rooms fail. What cannot be said now, the others find out when the lease lapses."""
+        self._delivery.release(self)
+        if self._layout is None or self.lost:
+            return
+        try:
+            calls = [self.terms.call(self._layout, tag, "leave", self.incarnation) for tag in self._tags]
+            replies = yield from self._delivery.send(OPERATION, calls)
+            for tag, reply in zip(self._tags, replies, strict=True):
+                yield from reap_lost(self._delivery, self._layout, tag, leases.findings(reply).lost)
+        except KVPollError as error:
+            logger.warning("%s was not given up, and will lapse: %s", self, error)
+
+    def _drop(self) -> Flow[None]:
+        """Lost in one shard, it must not live on in others: it is never half alive."""
+        self._to_touch = []
+        assert self._layout is not None  # noqa: S101 - it was taken
+        if len(self._tags) > 1:
+            with contextlib.suppress(KVPollError):
+                calls = [self.terms.call(self._layout, tag, "drop", self.incarnation) for tag in self._tags]
+                yield from self._delivery.send(OPERATION, calls)
+
+    @property
+    def _tags(self) -> list[str]:
+        assert self._layout is not None  # noqa: S101 - it was taken
+        return keys.tags(self._layout.namespace, self._layout.shards)
+
+    @property
+    def _interval(self) -> float:
+        """Seconds between heartbeats."""
+        return min(self.terms.heartbeat, self._touch_after)
+
+    @property
+    def _touch_after(self) -> float:
+        """Seconds. A live room is touched twice before its TTL is over."""
+        assert self._layout is not None  # noqa: S101 - it was taken
+        return int(self._layout.ttl_ms) / 1000 / 3
+
+    def __str__(self) -> str:
+        return f"the lease of owner {self.name!r} of namespace {self._delivery.namespace!r}"

@@ -1,0 +1,82 @@
+"""Leases without their threads: heartbeats are made one by one, and time passes by making records older."""
+
+from __future__ import annotations
+
+import math
+import re
+
+from redis_kvpoll import keys
+from redis_kvpoll.commands.leases import Terms
+from redis_kvpoll.leases import reaping
+from redis_kvpoll.leases.holding import Holding
+from tests.blocking import Blocking
+
+NS = "default"
+
+
+def run(store, flow):
+    """What comes of a flow, of a blocking store or an asyncio one."""
+    if isinstance(store, Blocking):
+        return store._runner.run(store._store._dispatcher.run(flow))
+    return store._dispatcher.run(flow)
+
+
+def delivery_of(store):
+    return (store._store if isinstance(store, Blocking) else store)._delivery
+
+
+class Held:
+    """A lease of a store, in steps."""
+
+    def __init__(self, store, name="prefill-0", ttl=5.0, heartbeat=None):
+        self.store = store
+        self.holding = Holding(delivery_of(store), Terms.checked(name, ttl, heartbeat))
+
+    def take(self):
+        run(self.store, self.holding.take())
+        return self
+
+    def beat(self):
+        run(self.store, self.holding.beat())
+        return self
+
+    def give_up(self):
+        run(self.store, self.holding.give_up())
+
+    @property
+    def lost(self):
+        return self.holding.lost
+
+    @property
+    def incarnation(self):
+        return self.holding.incarnation
+
+
+def record(client, name="prefill-0", tag=NS):
+    """[incarnation, ttl_ms, heartbeat_ms, beaten_ms, marked_ms] of a lease, or None."""
+    found = client.hget(keys.leases(tag), name)
+    return found and [int(word) for word in found.split()]
+
+
+def pass_time(client, seconds, tags=(NS,)):
+    """Let every lease and every mark be so much older."""
+    for tag in tags:
+        for name, value in client.hgetall(keys.leases(tag)).items():
+            if re.fullmatch(r"\d+ \d+ \d+ \d+ \d+", value):
+                *words, beaten, marked = map(int, value.split())
+                older = [beaten - seconds * 1000, marked and marked - seconds * 1000]
+                client.hset(keys.leases(tag), name, " ".join(str(int(word)) for word in (*words, *older)))
+            elif name == "looked at":
+                client.hset(keys.leases(tag), name, int(int(value) - seconds * 1000))
+
+
+def begin_long_ago(client, tags=(NS,)):
+    """Give shards an epoch that is older than any lease."""
+    for tag in tags:
+        client.hset(keys.epoch(tag), "epoch", "1700000000000000-old")
+        client.pexpire(keys.epoch(tag), 3600_000)
+
+
+def reap_lost(store, lost, tag=NS, until=math.inf):
+    delivery = delivery_of(store)
+    return run(store, reaping.reap_lost(delivery, delivery._layout, tag, lost, until))

@@ -1,0 +1,467 @@
+"""Owners and leases, step by step: who lives, who is taken for dead, and what becomes of the rooms."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from redis_kvpoll import InvalidInputError, KVPoll, LeaseLostError, Outcome, keys, scripts
+from redis_kvpoll.commands import leases
+from redis_kvpoll.commands.settings import SETTINGS
+from tests.feeds import entries
+from tests.layouts import layout
+from tests.leasing import NS, Held, begin_long_ago, delivery_of, pass_time, reap_lost, record, run
+
+BOOT, MOVE, DONE, FAIL = KVPoll.Bootstrapping, KVPoll.Transferring, KVPoll.Success, KVPoll.Failed
+LEASES, OWNED, EPOCH = keys.leases(NS), keys.owned(NS), keys.epoch(NS)
+LOST = "owner prefill-0 lost"
+
+
+@pytest.fixture
+def client(client):
+    begin_long_ago(client)
+    return client
+
+
+@pytest.fixture
+def held(client, make_store):
+    """A store that works under a lease."""
+    return Held(make_store()).take()
+
+
+@pytest.fixture
+def other(client, make_store):
+    """Another process."""
+    return make_store()
+
+
+def die(client, store, seconds=10.0):
+    """The holder is not heard of any more, and two looks find that out; how many rooms that failed."""
+    pass_time(client, seconds)
+    assert store.reap() == 0
+    pass_time(client, 2.0)
+    return store.reap()
+
+
+def failures(client, tag=NS):
+    """The rooms that became Failed, as often as they did."""
+    for _, fields in entries(client, tag):
+        yield from (name for name, value in zip(fields[::2], fields[1::2], strict=True) if value == b"Failed")
+
+
+class TestHolding:
+    def test_what_is_written(self, held, client):
+        incarnation, ttl_ms, heartbeat_ms, _, marked = record(client)
+        assert (ttl_ms, heartbeat_ms, marked) == (5000, 500, 0)
+        assert str(incarnation) == held.incarnation
+        assert len(held.incarnation) == 16
+
+    def test_what_is_created_is_owned(self, held, client, other):
+        held.store.update_status(1, BOOT)
+        held.store.update_many({2: MOVE, 3: BOOT})
+        held.store.open(4)
+        other.update_status(5, BOOT)
+        held.store.update_status(5, MOVE)
+        assert [other.entry(room).owner for room in range(1, 6)] == ["prefill-0"] * 4 + [None]
+        assert {int(room) for room in client.zrange(OWNED, 0, -1)} == {1, 2, 3, 4}
+        assert {score for _, score in client.zrange(OWNED, 0, -1, withscores=True)} == {float(held.incarnation)}
+
+    def test_what_is_cleared_is_owned_no_more(self, held, client):
+        held.store.update_many({1: BOOT, 2: BOOT})
+        held.store.clear(1)
+        assert client.zrange(OWNED, 0, -1) == ["2"]
+
+    def test_a_heartbeat_renews_it_and_takes_a_mark_away(self, held, client, other):
+        pass_time(client, 7)
+        other.reap()
+        assert record(client)[4] > 0
+        beaten_ms = record(client)[3]
+        held.beat()
+        assert record(client)[3] > beaten_ms
+        assert record(client)[4] == 0
+        pass_time(client, 3)
+        assert (other.reap(), held.beat().lost) == (0, False)
+
+    def test_one_lease_a_store(self, held):
+        with pytest.raises(InvalidInputError, match="already; one store holds one lease"):
+            Held(held.store, "prefill-1").take()
+        held.give_up()
+        assert Held(held.store, "prefill-1").take().incarnation > held.incarnation
+
+    def test_incarnations_grow_though_clocks_go_back(self, client, other):
+        client.hset(LEASES, mapping={"a": "8000000000000000 1 1 1 0", "lost 8000000000000004": "owner b lost"})
+        client.zadd(OWNED, {"9": 8000000000000004})
+        assert Held(other).take().incarnation == "8000000000000005"
+
+    @pytest.mark.parametrize(
+        "wrong",
+        [
+            {"name": "a b"},
+            {"name": ""},
+            {"name": None},
+            {"ttl": 0},
+            {"ttl": "5"},
+            {"heartbeat": 1.7},
+            {"heartbeat": 0},
+            {"heartbeat": True},
+        ],
+    )
+    def test_bad_input_is_refused(self, client, other, wrong):
+        with pytest.raises(InvalidInputError, match=r"^lease: "):
+            other.lease(**{"name": "prefill-0", "ttl": 5.0, **wrong})
+        assert not client.exists(LEASES)
+        assert other.lease("prefill-0", 5.0, 5 / 3).heartbeat == 5 / 3
+
+    def test_live_rooms_are_kept_alive(self, held, client, other):
+        held.store.update_many(dict.fromkeys(range(1200), BOOT) | {2000: DONE})
+        other.update_status(3000, BOOT)
+        held.store.clear(5)
+        client.zadd(OWNED, {"5": float(held.incarnation)})  # as if it had expired
+        for room in (0, 1199, 2000, 3000):
+            client.pexpire(f"kvpoll:{{default}}:room:{room}", 5000)
+        held.beat()
+        assert client.pttl("kvpoll:{default}:room:0") <= 5000, "every third of the TTL is enough"
+        held.holding._next_touch = 0.0
+        while held.beat().holding._to_touch:
+            pass
+        left = [client.pttl(f"kvpoll:{{default}}:room:{room}") > 5000 for room in (0, 1199, 2000, 3000)]
+        assert left == [True, True, False, False]
+        assert client.zscore(OWNED, "5") is None
+        assert client.zcard(OWNED) == 1200
+
+
+class TestDying:
+    def test_two_looks_fail_the_live_rooms(self, held, client, other):
+        held.store.update_many({1: BOOT, 2: MOVE, 3: DONE, 4: BOOT})
+        held.store.abort(4, "no memory")
+        other.update_status(5, BOOT)
+        room = other.attach(2)
+        pass_time(client, 4.0)
+        assert (other.reap(), record(client)[4]) == (0, 0), "it has not lapsed yet"
+        pass_time(client, 1.5)
+        assert other.reap() == other.reap() == 0, "marked, a moment ago"
+        assert record(client)[4] > 0
+        pass_time(client, 0.9)
+        assert other.reap() == 0, "two heartbeats are not over"
+        pass_time(client, 0.2)
+        assert other.reap() == 2
+        assert other.poll(range(1, 6)) == [FAIL, FAIL, DONE, FAIL, BOOT]
+        assert [other.failure_reason(one) for one in (1, 2, 4)] == [LOST, LOST, "no memory"]
+        assert other.entry(1).failed_by == "prefill-0"
+        assert 0 < other.entry(1).ttl <= 300
+        assert room.status() is FAIL
+        assert room.update(DONE).outcome is Outcome.UNCHANGED
+        assert client.zcard(OWNED) == 0
+        assert record(client) is None
+        assert not [name for name in client.hkeys(LEASES) if name.startswith("lost")]
+
+    def test_its_mark_is_at_least_600_ms_old(self, client, make_store, other):
+        quick = Held(make_store(), ttl=0.3, heartbeat=0.03).take()
+        quick.store.update_status(1, BOOT)
+        pass_time(client, 0.5)
+        other.reap()
+        pass_time(client, 0.5)
+        assert other.reap() == 0
+        pass_time(client, 0.15)
+        assert other.reap() == 1
+
+    def test_nobody_is_condemned_in_a_young_epoch(self, held, client, other):
+        held.store.update_status(1, BOOT)
+        client.hset(EPOCH, "epoch", f"{int(held.incarnation) - 1_000_000}-young")
+        assert die(client, other) == 0
+        assert record(client)[4] > 0
+        client.hset(EPOCH, "epoch", f"{int(held.incarnation) - 6_000_000}-older")
+        assert other.reap() == 1
+
+    def test_who_was_taken_for_dead_is_told(self, held, client, other, caplog):
+        mine = held.store.open(1)
+        held.store.update_status(2, BOOT)
+        assert die(client, other) == 2
+        for call in (
+            lambda: held.store.update_status(3, BOOT),
+            lambda: held.store.update_many({3: BOOT}),
+            lambda: held.store.open(4),
+            lambda: mine.update(DONE),
+        ):
+            with pytest.raises(LeaseLostError, match="prefill-0"):
+                call()
+        assert held.store.poll([1, 2, 3, 4]) == [FAIL, FAIL, None, None]
+        assert not held.lost
+        assert held.beat().lost
+        assert held.beat().lost
+        assert record(client) is None
+        assert len([r for r in caplog.records if "was lost" in r.getMessage()]) == 1
+        with pytest.raises(LeaseLostError):
+            held.store.update_status(3, BOOT)
+        held.give_up()
+        assert held.store.update_status(3, BOOT).outcome is Outcome.CREATED
+        assert held.store.entry(3).owner is None
+
+    def test_a_lease_that_is_known_to_be_lost_is_not_asked_about(self, held, client, other):
+        die(client, other)
+        held.beat()
+        client.hset(LEASES, "prefill-0", f"{held.incarnation} 5000 500 {held.incarnation[:13]} 0")  # half alive
+        with pytest.raises(LeaseLostError):
+            held.store.update_status(3, BOOT)
+        assert not other.get(3)
+
+    def test_holders_look_with_their_heartbeats(self, held, client, other):
+        held.store.update_status(1, BOOT)
+        peer = Held(other, "decode-0").take()
+        pass_time(client, 10)
+        client.hset(LEASES, "decode-0", f"{peer.incarnation} 5000 500 {peer.incarnation[:13]} 0")
+        peer.beat()
+        assert record(client)[4] > 0
+        peer.beat()
+        pass_time(client, 2)
+        peer.beat()
+        assert other.get(1) is FAIL
+        assert record(client) is None
+        assert record(client, "decode-0")
+
+    def test_many_holders_look_no_more_than_one(self, held, client, other):
+        client.hset(LEASES, "looked at", client.time()[0] * 1000 + client.time()[1] // 1000)
+        client.hset(LEASES, "dead", "1000000000000000 1 1 1000000 0")
+        held.beat()
+        assert record(client, "dead")[4] == 0
+        pass_time(client, 0.2)
+        held.beat()
+        assert record(client, "dead")[4] > 0
+
+
+class TestTakingAName:
+    def test_the_former_rooms_fail_at_once(self, held, client, other):
+        held.store.update_many({1: BOOT, 2: DONE})
+        again = Held(other).take()
+        assert again.incarnation > held.incarnation
+        assert other.poll([1, 2]) == [FAIL, DONE]
+        assert other.failure_reason(1) == f"{LOST} (its name was taken again)"
+        other.update_status(3, BOOT)
+        with pytest.raises(LeaseLostError):
+            held.store.update_status(4, BOOT)
+        assert held.beat().lost
+        held.give_up()
+        assert not again.beat().lost
+        assert other.get(3) is BOOT
+        assert str(record(client)[0]) == again.incarnation
+
+    def test_a_room_opened_anew_is_the_new_owners(self, held, client, other):
+        """Between a reaper's listing and its reaping."""
+        held.store.update_status(1, BOOT)
+        lost = {held.incarnation: LOST}
+        held.give_up()
+        Held(other, "prefill-1").take()
+        room = other.open(1)
+        assert reap_lost(other, lost) == 0
+        run(other, delivery_of(other).run(leases.reap([1], held.incarnation, LOST), []))
+        assert room.status() is BOOT
+        assert client.zrange(OWNED, 0, -1) == ["1"]
+
+
+class TestGivingUp:
+    def test_live_rooms_fail(self, held, client, other):
+        held.store.update_many({1: BOOT, 2: DONE})
+        held.give_up()
+        assert other.poll([1, 2]) == [FAIL, DONE]
+        assert other.failure_reason(1) == "owner prefill-0 left"
+        assert client.hlen(LEASES) == client.zcard(OWNED) == 0
+        held.store.update_status(3, BOOT)
+        assert other.entry(3).owner is None
+
+    def test_a_heartbeat_that_comes_behind_revives_nothing(self, held, client):
+        held.give_up()
+        held.beat()
+        assert record(client) is None
+
+
+class TestReaping:
+    def test_in_chunks_and_once(self, held, client, make_store):
+        rooms = range(2500)
+        held.store.update_many(dict.fromkeys(rooms, BOOT))
+        one, two = make_store(), make_store()
+        pass_time(client, 10)
+        one.reap()
+        pass_time(client, 2)
+        lost = {held.incarnation: LOST}
+        delivery = delivery_of(one)
+        run(one, delivery.send("look", [leases.look(delivery._layout, NS)]))  # condemned; nobody has reaped yet
+        two.get(1)
+        run(one, delivery.run(leases.reap(list(rooms)[:700], held.incarnation, LOST), []))
+        assert reap_lost(two, lost) == 1800
+        assert reap_lost(one, lost) == 0
+        found = list(failures(client))
+        assert len(found) == len(set(found)) == 2500
+        assert not client.exists(OWNED)
+
+    def test_what_was_left_half_done_is_found_by_the_next_look(self, held, client, other):
+        held.store.update_many(dict.fromkeys(range(1500), BOOT))
+        pass_time(client, 10)
+        other.reap()
+        pass_time(client, 2)
+        delivery = delivery_of(other)
+        found = leases.findings(run(other, delivery.send("look", [leases.look(delivery._layout, NS)]))[0])
+        assert found.lost == {held.incarnation: LOST}
+        assert reap_lost(other, found.lost, until=0.0) == 1000
+        assert other.reap() == 500
+
+    def test_all_ranks_fail(self, client, make_store):
+        ranks = [make_store(rank=rank, world_size=3) for rank in range(3)]
+        held = Held(ranks[0]).take()
+        for store in ranks[:2]:
+            store.update_status(1, MOVE)
+        before = ranks[1].consensus([1])[0]
+        assert die(client, ranks[2]) == 1
+        assert [store.get(1) for store in ranks] == [FAIL] * 3
+        after = ranks[1].consensus([1])[0]
+        assert (after.status, after.version > before.version) == (FAIL, True)
+        assert ranks[2].update_status(1, DONE) == (Outcome.FAILED, FAIL)
+        assert held.beat().lost
+
+    def test_a_decode_prefix_length_goes_in_mode_prefill(self, client, make_store):
+        store = make_store(mode="prefill")
+        Held(store).take()
+        store.set_decode_prefix_len(1, 7)
+        store.update_status(1, BOOT)
+        assert die(client, make_store()) == 1
+        assert not client.exists("kvpoll:{default}:prefix:1")
+
+    def test_what_was_made_by_hand_hinders_nobody(self, held, client, other):
+        held.store.update_many({1: BOOT, 2: BOOT})
+        client.delete("kvpoll:{default}:room:1")
+        client.lpush("kvpoll:{default}:room:1", "x")
+        client.pexpire("kvpoll:{default}:room:1", 60000)
+        for member in ("banana", "9" * 25, str(2**63)):
+            client.zadd(OWNED, {member: float(held.incarnation)})
+        client.hset(LEASES, mapping={"hand": "made", "made hand": "1 2 3"})
+        assert die(client, other) == 1
+        assert other.get(2) is FAIL
+        assert [owner.state for owner in other.owners()] == ["lost"]
+
+
+class TestLosingData:
+    def test_it_is_taken_again_under_the_same_incarnation(self, held, client, other):
+        held.store.update_status(1, BOOT)
+        client.flushall()
+        held.beat()
+        assert not held.lost
+        assert str(record(client)[0]) == held.incarnation
+        assert held.store.update_status(2, BOOT).outcome is Outcome.CREATED
+
+    def test_a_write_does_it_before_the_heartbeat(self, held, client):
+        held.store.update_status(1, BOOT)
+        client.flushall()
+        assert held.store.update_status(2, BOOT).status is BOOT
+        assert str(record(client)[0]) == held.incarnation
+
+    def test_what_it_holds_is_back_with_a_heartbeat(self, held, client, other):
+        room = held.store.open(1)
+        room.update(MOVE)
+        client.flushall()
+        held.beat()
+        assert other.get(1) is MOVE
+        assert other.entry(1).owner == "prefill-0"
+        assert client.zrange(OWNED, 0, -1) == ["1"]
+
+    def test_but_not_when_its_name_was_taken_meanwhile(self, held, client, other):
+        held.store.open(1)
+        client.flushall()
+        again = Held(other).take()
+        assert held.beat().lost
+        assert other.get(1) is None
+        assert str(record(client)[0]) == again.incarnation
+
+
+class TestShards:
+    TAGS = tuple(keys.tags(NS, 4))
+
+    @pytest.fixture
+    def held(self, client, make_store):
+        begin_long_ago(client, self.TAGS)
+        held = Held(make_store(shards=4)).take()
+        held.store.update_many(dict.fromkeys(range(40), BOOT))
+        return held
+
+    def test_one_incarnation_in_all(self, held, client):
+        assert {str(record(client, tag=tag)[0]) for tag in self.TAGS} == {held.incarnation}
+        assert {held.store.entry(room).owner for room in range(40)} == {"prefill-0"}
+        assert sum(client.zcard(keys.owned(tag)) for tag in self.TAGS) == 40
+        (owner,) = held.store.owners()
+        assert (owner.name, owner.rooms, owner.state) == ("prefill-0", 40, "alive")
+
+    def test_all_rooms_fail(self, held, client, make_store):
+        other = make_store()
+        pass_time(client, 10, self.TAGS)
+        assert other.reap() == 0
+        pass_time(client, 2, self.TAGS)
+        assert other.reap() == 40
+        assert other.owners() == []
+
+    def test_lost_in_one_it_is_lost_in_all(self, held, client, make_store):
+        other = make_store()
+        pass_time(client, 10, self.TAGS[2:3])
+        other.reap()
+        pass_time(client, 2, self.TAGS[2:3])
+        some = other.reap()
+        assert 0 < some < 40
+        assert held.beat().lost
+        assert [record(client, tag=tag) for tag in self.TAGS] == [None] * 4
+        assert other.reap() == 40 - some
+        assert {other.failure_reason(room) for room in range(40)} == {LOST}
+
+    def test_a_name_that_others_take_higher_up_is_taken_above_them(self, held, client, make_store):
+        """One shard's clock was ahead when the name was taken there."""
+        high = int(held.incarnation) + 10**12
+        client.hset(keys.leases(self.TAGS[3]), "prefill-0", f"{high} 5000 500 1 0")
+        again = Held(make_store()).take()
+        assert int(again.incarnation) > high
+        assert {str(record(client, tag=tag)[0]) for tag in self.TAGS} == {again.incarnation}
+        assert held.beat().lost
+
+    def test_given_up_in_all(self, held, client, make_store):
+        held.give_up()
+        assert make_store().counts()[FAIL] == 40
+        assert [client.hlen(keys.leases(tag)) for tag in self.TAGS] == [0] * 4
+
+
+class TestLooking:
+    def test_owners(self, held, client, other):
+        held.store.update_many({1: BOOT, 2: DONE})
+        peer = Held(other, "decode-0", ttl=2.0, heartbeat=0.5).take()
+        one, two = other.owners()
+        assert (one.name, one.state, one.rooms, one.ttl, one.heartbeat) == ("prefill-0", "alive", 1, 5.0, 0.5)
+        assert (two.name, two.state, two.rooms, two.ttl) == ("decode-0", "alive", 0, 2.0)
+        assert (str(one.incarnation), str(two.incarnation)) == (held.incarnation, peer.incarnation)
+        assert abs(one.since - one.beaten_at) < 60
+        pass_time(client, 3)
+        assert [owner.state for owner in other.owners()] == ["alive", "lapsed"]
+        other.reap()
+        assert [owner.state for owner in other.owners()] == ["alive", "marked"]
+
+    def test_a_look_at_an_empty_namespace(self, other):
+        assert (other.owners(), other.reap()) == ([], 0)
+
+
+def test_the_head_of_lease_says_what_is_sent_and_what_comes_back():
+    text = (scripts.folder() / "lease.lua").read_text(encoding="utf-8")
+    labelled = {label: re.search(rf"^-- {label} +(.+)$", text, re.MULTILINE)[1] for label in ("KEYS", "ARGV", "REPLY")}
+    first_keys, once, reply = (re.split(r", |; each: ", line) for line in labelled.values())
+    table = layout(nonce="n")
+    terms = leases.Terms.checked("prefill-0", 5.0, None)
+    for call in (terms.call(table, "ns", "renew", "1", "e"), leases.look(table, "ns")):
+        assert call.first_keys == [getattr(keys, name)("ns") for name in first_keys]
+        assert len(call.once) == len(once)
+        assert call.rooms == call.keys == call.items == []
+        assert call.shape is not SETTINGS
+    sent = dict(zip(once, terms.call(table, "ns", "renew", "1", "e").once, strict=True))
+    assert sent == {
+        "epoch_ttl_ms": table.epoch_ttl_ms,
+        "nonce": "n",
+        "action": "renew",
+        "owner": "prefill-0",
+        "incarnation": "1",
+        "lease_ttl_ms": "5000",
+        "heartbeat_ms": "500",
+        "known_epoch": "e",
+    }
+    assert reply == ["epoch", "verdict", "incarnation", "finding", "whose", "reason"]
