@@ -9,11 +9,10 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
-from redis_kvpoll import Change, FeedGap, KVPoll, StatusStore, keys
+from redis_kvpoll import Change, FeedGap, KVPoll, StatusStore
 from redis_kvpoll.cli import feed as feed_view
 from redis_kvpoll.cli import table as table_view
 from redis_kvpoll.cli.app import kvpoll
-from redis_kvpoll.commands import handles
 from redis_kvpoll.commands.feed import changes
 
 BOOT, INPUT, MOVE, DONE, FAIL = (KVPoll(number) for number in (1, 2, 3, 4, 0))
@@ -29,13 +28,12 @@ def ranks(url):
 
 
 @pytest.fixture
-def owned(url, ranks, watched):
+def owned(ranks):
     """A room that was opened for a request, under a lease."""
-    watched[0].hset(keys.leases("prod"), "prefill-0", "1763800000000123 5000 500 1 0")
-    watched[0].pexpire(keys.leases("prod"), 100_000)
-    for store in ranks:
-        store._delivery.own("prefill-0", "1763800000000123")
-        store._run(handles.open(ROOM, "rid-\u2603", BOOT, 0))
+    with ranks[0].lease("prefill-0"):
+        for store in ranks:
+            store.open(ROOM, request="rid-\u2603")
+        yield
 
 
 def run(*args):
@@ -52,13 +50,13 @@ class TestShow:
     def test_a_room_of_several_ranks(self, url, ranks, owned):
         for store in ranks:
             store.update_status(ROOM, MOVE)
-        ranks[1].abort(ROOM, "why")
+        ranks[0].abort(ROOM, "why")
         ranks[2].clear(ROOM)
         shown = run("show", str(ROOM), "--redis", url, "-n", "prod").output.splitlines()
         words = [line.split(maxsplit=1 + line.startswith(("rank", "world", "failed", "not"))) for line in shown]
         fields = {" ".join(found[:-1]): found[-1].strip() for found in words}
         assert fields["status"] == "Failed"
-        assert fields["failed by"] == "prefill-0 rank 1"
+        assert fields["failed by"] == "prefill-0 rank 0"
         assert (fields["request"], fields["owner"]) == ("rid-\u2603", "prefill-0")
         assert int(fields["generation"]) == ranks[0].entry(ROOM).generation
         assert fields["world size"] == "5"

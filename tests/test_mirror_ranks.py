@@ -187,7 +187,7 @@ class TestWaiting:
         def wait(on):
             waiting = threads.submit(on.wait, ROOM, timeout=30)
             real.until(lambda: sleeping(on), "it waits")
-            with StatusStore(server.client(), rank=0, world_size=2) as elsewhere:
+            with StatusStore(server.store_client(), rank=0, world_size=2) as elsewhere:
                 elsewhere.clear(ROOM)
             with pytest.raises(RoomNotFoundError):
                 waiting.result(20)
