@@ -163,6 +163,11 @@ class TestAllowed:
                 store.update_status(7, 1)
                 assert next(news).room == 7
                 assert store.history(2)
+                with store.lease("me") as lease:
+                    store.open(8)
+                    assert [owner.name for owner in store.owners()] == ["me"]
+                    store._delivery.unsettle()  # as after a loss of the connection
+                    assert lease.lost is False
             sent = {sent_word(command) for command in proxy.commands}
         assert sent - {"auth"} == acl.SENT.keys() - CLUSTER_ONLY
 

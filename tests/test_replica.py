@@ -207,3 +207,19 @@ class TestExpiry:
             assert found == due
         assert not expiry._buckets
         assert not plain
+
+
+def test_an_entry_that_changes_a_room_twice():
+    """Callers that wait for one shard share a script call, and two of them may write the same room."""
+    run = Run()
+    run.start()
+    run.confirm()
+    at = (run.server.last + 1 >> 64, run.server.last + 1 & (1 << 64) - 1)
+    fields = [b"ttl_ms", b"900000", b"1", b"Bootstrapping", b"2", b"Success", b"1", b"Transferring"]
+    run.replica.read("ns", [(b"%d-%d" % at, fields)], True, 0)
+    assert run.replica.statuses == {1: KVPoll.Transferring, 2: KVPoll.Success}
+    assert run.replica.take_changes() == [
+        (1, KVPoll.Bootstrapping),
+        (2, KVPoll.Success),
+        (1, KVPoll.Transferring),
+    ]

@@ -147,12 +147,14 @@ class Shard:
 
     def _entry(self, at: int, fields: Sequence[bytes], now: float) -> None:
         ttl = None
+        put: set[int] = set()  # one call of several callers may have changed a room more than once
         for name, value in zip(fields[::2], fields[1::2], strict=True):
             if name == b"ttl_ms":
                 ttl = int(value) / 1000
             elif name.isdigit() and self.wants(room := int(name)):
                 last = self._ids.get(room, NOWHERE)
-                if at > last:
+                if at > last or room in put:
+                    put.add(room)
                     self._put(room, known(value), at)
                 elif at < last and room in self._untold:
                     self._tell(room, known(value))
