@@ -8,45 +8,58 @@
 -- USES   feed
 --
 -- An empty generation clears whatever is there; through one, the clear is STALE once the room has another. A rank that
--- clears leaves its last status behind, for the others to agree with, and the key goes with the last of them. A key of
--- another type (made by hand) is removed just so: clearing is how one gets rid of it.
+-- clears leaves its last status behind, for the others to agree with, and the key goes with the last of them. One that
+-- was not heard of before the others failed has seen that, and now has cleared it, too. Its decode prefix length goes,
+-- and no other rank's: that may be for the next request already. A key of another type (made by hand) is removed just
+-- so: clearing is how one gets rid of it.
 
 local reply, changes, renew = {false, redis.call('HGET', KEYS[2], 'epoch')}, {}, false
 local rank = ARGV[2]
+local own, cleared, length = 'status:' .. rank, 'cleared:' .. rank, 'length:' .. rank
+
+local function is_any_left(room)
+  for _, name in ipairs(redis.call('HKEYS', room)) do
+    if string.find(name, '^status:') then return true end
+  end
+  return false
+end
+
 for i = 1, #ARGV - 2 do
   local room, prefix, fence = KEYS[i * 2 + 2], KEYS[i * 2 + 3], ARGV[i + 2]
-  local was = redis.pcall('HMGET', room, 'status', 'reason', 'generation', 'world_size', 'status:' .. rank)
+  local was = redis.pcall('HMGET', room, 'status', 'reason', 'generation', 'world_size', own, cleared)
+  local is_there = was[1] or was.err
   local has_ranks = rank ~= '' and was[4]
-  local outcome, status, goes = 7, was[1], true
-  if has_ranks then status = was[5] and (was[1] == 'Failed' and 'Failed' or was[5]) end
+  local outcome, status, goes = is_there and 7 or 5, was[1], true
+  -- As in view.lua.
+  if has_ranks then status = was[1] == 'Failed' and not was[6] and 'Failed' or was[5] end
   if fence ~= '' and was[3] ~= fence then
     outcome, goes = 6, false
-  elseif has_ranks then
-    if not status then
+  elseif rank ~= '' and (has_ranks or not is_there) then
+    if type(redis.pcall('HDEL', prefix, length)) == 'table' then redis.call('DEL', prefix) end
+    if has_ranks and not status then
       outcome, goes = fence == '' and 5 or 6, false
-    else
-      redis.call('HSET', room, 'cleared:' .. rank, was[5])
-      redis.call('HDEL', room, 'status:' .. rank)
-      redis.pcall('HDEL', prefix, 'length:' .. rank)
-      for _, name in ipairs(redis.call('HKEYS', room)) do
-        if string.find(name, '^status:') then goes = false end
-      end
+    elseif has_ranks then
+      redis.call('HSET', room, cleared, was[5] or 'Failed')
+      redis.call('HDEL', room, own)
+      goes = not is_any_left(room)
       if not goes then
         local n = #changes
         changes[n + 1], changes[n + 2], changes[n + 3] = room, was[1], false
         changes[n + 4], changes[n + 5] = false, {'rank:' .. rank, 'absent'}
+      elseif redis.call('HGET', prefix, 'generation') == was[3] then
+        redis.call('DEL', prefix)
       end
     end
+  else
+    redis.call('DEL', prefix)
   end
   if goes then
-    redis.call('DEL', room, prefix)
+    redis.call('DEL', room)
     redis.call('ZREM', KEYS[3], string.sub(room, #KEYS[1] + 2))
-    if was[1] or was.err then
+    if is_there then
       local n = #changes
       changes[n + 1], changes[n + 2], changes[n + 3] = room, 'absent', false
       changes[n + 4], changes[n + 5] = false, false
-    else
-      outcome = 5
     end
   end
   reply[i * 3], reply[i * 3 + 1], reply[i * 3 + 2] = outcome, status or false, was[2] or false

@@ -21,13 +21,10 @@ local reply, changes, renew = {false}, {}, false
 
 for i = 1, count do
   local room, incoming = KEYS[(i - 1) * step + 3], ARGV[i + 5]
-  local current = redis.pcall('HGET', room, 'status')
+  local there = redis.pcall('HMGET', room, 'status', 'world_size')
+  local current, world_size = there.err and there or there[1], there[2]
   local outcome = 3
   if incoming == 'Failed' then
-    if step == 2 then
-      local dropped = redis.pcall('HDEL', KEYS[i * 2 + 2], 'length')
-      if type(dropped) == 'table' then current = dropped end
-    end
     if not current then
       outcome = 5
     elseif current ~= 'Failed' and type(current) ~= 'table' then
@@ -38,19 +35,20 @@ for i = 1, count do
   elseif not (strict and current == 'Failed') and RANK[incoming] > (RANK[current] or 9) then
     outcome = 2
   end
-  if outcome == 2 or outcome == 4 then
-    local world_size = redis.call('HGET', room, 'world_size')
-    if world_size then
-      outcome, current = -3, world_size
-    elseif current == 'Failed' then
-      redis.call('HDEL', room, 'reason', 'failed_by')
-    end
+  if world_size and (outcome == 2 or outcome == 4) then
+    outcome, current = -3, world_size
+  elseif step == 2 and incoming == 'Failed' then
+    local dropped = redis.pcall('HDEL', KEYS[i * 2 + 2], 'length')
+    if type(dropped) == 'table' then outcome, current = 3, dropped end
+  end
+  if step == 2 and incoming == 'Failed' and outcome ~= -3 then
+    local dropped = redis.pcall('HDEL', KEYS[i * 2 + 2], 'length')
+    if type(dropped) == 'table' then outcome, current = 3, dropped end
   end
 
   if outcome == 1 or outcome == 2 or outcome == 4 then
     if not now then
-      -- Many updates change nothing and need no time. Milliseconds as text: of the microseconds' six digits, the
-      -- first three.
+      -- Many updates change nothing and need no time. Milliseconds are text: three digits of the microseconds' six.
       local time = redis.call('TIME')
       local micros = string.sub('00000' .. time[2], -6)
       now, generation = time[1] .. string.sub(micros, 1, 3), time[1] .. micros
@@ -61,11 +59,15 @@ for i = 1, count do
         local last = redis.call('HGET', KEYS[2], 'generation')
         if last and last >= generation then generation = string.format('%.0f', last + 1) end
         redis.call('HSET', KEYS[2], 'generation', generation)
-        redis.call('PEXPIRE', KEYS[2], ARGV[5])
+        -- Its TTL is a week at least: all 3 hours, which is where the first six digits differ, is often enough.
+        if not last or string.sub(last, 1, 6) ~= string.sub(generation, 1, 6) then
+          redis.call('PEXPIRE', KEYS[2], ARGV[5])
+        end
         renew = true
       end
       redis.call('HSET', room, 'status', incoming, 'generation', generation, 'opened_ms', now, 'updated_ms', now)
     else
+      if current == 'Failed' then redis.call('HDEL', room, 'reason', 'failed_by') end
       redis.call('HSET', room, 'status', incoming, 'updated_ms', now)
     end
     current = incoming

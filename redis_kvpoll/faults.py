@@ -39,7 +39,7 @@ _HINTS = {
         "a key of the table (its feed, its settings, or a room's prefix) is of another type, made by hand: "
         "look at it with redis-cli, and delete it"
     ),
-    "NOPERM": "this Redis user may not do it: allow it the keys kvpoll:* and the commands that this library sends",
+    "NOPERM": "this Redis user may not do it: kvpoll acl prints what it must be allowed, the keys kvpoll:* among it",
     "NOAUTH": "the server wants a password: put it into the URL",
     "WRONGPASS": "check the user name and the password in the URL",
     "OOM": "the server has reached its maxmemory: give it more, or choose shorter TTLs",

@@ -97,6 +97,13 @@ def rooms_pattern(tag: str) -> str:
     return f"kvpoll:{{{tag}}}:room:*"
 
 
+def patterns(namespace: str | None) -> list[str]:
+    """The patterns that take all keys of a namespace, or of all namespaces, and no other's."""
+    # Nothing in a name is special in a pattern, and none has a slash: what begins like this belongs to the shards.
+    names = ["*"] if namespace is None else [namespace, f"{namespace}/*"]
+    return [f"kvpoll:{{{name}}}:*" for name in names]
+
+
 def room_of(key: bytes) -> int | None:
     """The room id in a room's key; None for a key that no room has (somebody else's, by hand)."""
     match = _ROOM_KEY.fullmatch(key)

@@ -7,9 +7,10 @@ from functools import cache
 import redis
 from redis.crc import key_slot
 
-from tests import real
+from tests import real, servers
 
 SLOTS = 16384
+AUTH = ("AUTH2", *servers.HARNESS.values())
 
 
 def node() -> real.PortServer:
@@ -66,7 +67,7 @@ class Cluster:
         """Move one key of a slot that is on its way."""
         source = self._owner[key_slot(key.encode())]
         port = self.nodes[(source + 1) % 3].port
-        self.clients[source].execute_command("MIGRATE", "127.0.0.1", port, key, 0, 5000)
+        self.clients[source].execute_command("MIGRATE", "127.0.0.1", port, key, 0, 5000, *AUTH)
 
     def finish_moving(self, tag: str) -> None:
         """Move the keys as well, and the slot for good: from now on there is MOVED."""
@@ -75,7 +76,7 @@ class Cluster:
         target = (source + 1) % 3
         while keys := self.clients[source].execute_command("CLUSTER", "GETKEYSINSLOT", slot, 100):
             port = self.nodes[target].port
-            self.clients[source].execute_command("MIGRATE", "127.0.0.1", port, "", 0, 5000, "KEYS", *keys)
+            self.clients[source].execute_command("MIGRATE", "127.0.0.1", port, "", 0, 5000, *AUTH, "KEYS", *keys)
         for number in (target, source):
             self.clients[number].execute_command("CLUSTER", "SETSLOT", slot, "NODE", self._ids[target])
         self._owner[slot] = target

@@ -10,6 +10,7 @@ import pytest
 import redis
 
 from redis_kvpoll import AsyncStatusStore, StatusStore
+from redis_kvpoll.clients import aioconnections, connections
 from tests import cluster as clusters
 from tests import real
 from tests import servers as matrix
@@ -22,6 +23,20 @@ def real_servers() -> Iterator[matrix.Servers]:
     servers = matrix.Servers()
     yield servers
     servers.stop()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_store_is_the_harness() -> Iterator[None]:
+    """No connection of the library's may log in as the tests do, who may do everything."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (connections, aioconnections):
+
+            def checked(options: dict[str, Any], of: Any = module.connection_options) -> Any:
+                assert options.get("username") != matrix.HARNESS["username"], "give the store a store_client()"
+                return of(options)
+
+            patch.setattr(module, "connection_options", checked)
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -63,7 +78,7 @@ def make_store(request: pytest.FixtureRequest, server: matrix.Server) -> Iterato
 
         def make(client_options: dict[str, Any] | None = None, **options: Any) -> Any:
             if request.param == "sync":
-                made.append(StatusStore(server.client(**client_options or {}), **options))
+                made.append(StatusStore(server.store_client(**client_options or {}), **options))
             else:
                 store = AsyncStatusStore(server.async_client(**client_options or {}), **options)
                 made.append(Blocking(store, runner))

@@ -1,10 +1,13 @@
-"""How much hypothesis does: the same examples every time, or with HYPOTHESIS_PROFILE=long many and new ones."""
+"""Junk, and how much of it: the same examples every time, or with HYPOTHESIS_PROFILE=long many and new ones."""
 
 from __future__ import annotations
 
 import os
 
 from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+
+from redis_kvpoll import KVPoll
 
 LONG = os.environ.get("HYPOTHESIS_PROFILE") == "long"
 _PHASES = [phase for phase in Phase if phase is not Phase.explain]
@@ -22,3 +25,53 @@ def examples(count):
         phases=_PHASES,
         suppress_health_check=_FINE,
     )
+
+
+HUGE = 10**5000
+"""More digits than Python is willing to print."""
+
+
+class Index:
+    """What numpy's integers are to us: no int, but it says which one it stands for."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def __index__(self):
+        return self.value
+
+
+class Hostile:
+    def __index__(self):
+        raise ValueError("no")
+
+    def __repr__(self):
+        raise RuntimeError("no")
+
+
+class NoDimensions:
+    """A numpy array of shape (): it has __iter__, which raises."""
+
+    def __iter__(self):
+        raise TypeError("iteration over a 0-d array")
+
+
+ODD = {"many digits": 10**400, "index": Index(1), "bad index": Index(-1), "hostile": Hostile(), "0-d": NoDimensions()}
+ODD |= {"status": KVPoll.Failed, "class": object, "policy": "compat"}
+scalars = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.integers(2**62, 2**65),
+    st.floats(),
+    st.text(max_size=8),
+    st.binary(max_size=8),
+    st.sampled_from(sorted(ODD)).map(lambda name: ODD[name]),  # by name, since hypothesis prints what it chooses from
+)
+junk = st.recursive(
+    scalars,
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.integers(-1, 5) | st.text(max_size=2), inner, max_size=3)
+    ),
+    max_leaves=4,
+)

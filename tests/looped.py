@@ -102,7 +102,7 @@ class Side:
         of_client = client_options or {}
         if self.is_async:
             return self._keep(self.loop.make(lambda: AsyncStatusStore(server.async_client(**of_client), **options)))
-        return self._keep(StatusStore(server.client(**of_client), **options))
+        return self._keep(StatusStore(server.store_client(**of_client), **options))
 
     def open(self, url: str, **options: Any) -> Any:
         if self.is_async:

@@ -17,7 +17,7 @@ import redis.asyncio
 from redis_kvpoll import AsyncStatusStore, StatusStore
 from redis_kvpoll.clients.embedded import EmbeddedServer
 from tests.blocking import Blocking
-from tests.servers import keys_without_ttl, program, why_absent
+from tests.servers import ARGUMENTS, HARNESS, keys_without_ttl, program, restrict, why_absent
 
 
 def free_port() -> int:
@@ -35,13 +35,19 @@ class PortServer(EmbeddedServer):
         if found is None:
             pytest.skip(why_absent(kind))
         self.port = port or free_port()
-        super().__init__(found, ["--port", str(self.port), "--bind", "127.0.0.1", *arguments])
+        super().__init__(found, ["--port", str(self.port), "--bind", "127.0.0.1", *ARGUMENTS, *arguments])
+        restrict(self)
 
     @property
     def tcp(self) -> str:
         return f"redis://127.0.0.1:{self.port}"
 
     def client(self, **options: Any) -> redis.Redis:
+        """The tests' own, which may do everything."""
+        return redis.Redis(unix_socket_path=str(self.socket), **HARNESS, **options)
+
+    def store_client(self, **options: Any) -> redis.Redis:
+        """For a store: it may do what stores do."""
         return redis.Redis(unix_socket_path=str(self.socket), **options)
 
 
@@ -53,6 +59,7 @@ class Sentinel(EmbeddedServer):
         configuration = folder / "sentinel.conf"
         configuration.write_text(
             f"port {self.port}\nbind 127.0.0.1\ndir {folder}\nsentinel monitor main 127.0.0.1 {primary} 1\n"
+            f'sentinel auth-user main {HARNESS["username"]}\nsentinel auth-pass main "{HARNESS["password"]}"\n'
             "sentinel down-after-milliseconds main 500\nsentinel failover-timeout main 5000\n"
         )
         wrapper = folder / "sentinel"
@@ -93,7 +100,7 @@ def at_the_second_pause(monkeypatch: pytest.MonkeyPatch, do: Callable[[], Any]) 
 
 def emptied(server: EmbeddedServer) -> list[bytes]:
     """The keys without a TTL on a server, which loses all keys."""
-    with redis.Redis(unix_socket_path=str(server.socket)) as client:
+    with redis.Redis(unix_socket_path=str(server.socket), **HARNESS) as client:
         left = keys_without_ttl(client)
         client.flushall()
     return left

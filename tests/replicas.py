@@ -9,6 +9,7 @@ from redis_kvpoll.commands.shapes import SNAPSHOT
 from redis_kvpoll.mirror.replica import Replica
 from redis_kvpoll.mirror.shard import number_of, text_of
 from tests.layouts import layout
+from tests.ranked import Speaker, Table
 
 LAYOUT = layout()
 ROOMS = range(5)
@@ -90,7 +91,7 @@ class Run:
         rooms = list(statuses)
         names = [status.name.encode() if status is not None else None for status in statuses.values()]
         if None in names:
-            command, reply = commands.clear_many(rooms), [None, None] * len(rooms)
+            command, reply = commands.clear_many(rooms), [7, None, None] * len(rooms)
         else:
             command = commands.update_many(statuses)
             reply = [word for name in names for word in (2, name)]
@@ -131,3 +132,110 @@ class Run:
         ahead = {room for _, room in self.shard._ahead}
         assert self.shard._ids.keys() <= self.replica.statuses.keys() | ahead, "an absent room is kept for ever"
         assert all(at > self.shard.position for at, _ in self.shard._ahead)
+
+
+class RankedServer(Server):
+    """The same with rooms of three ranks, of which the replica is the first: ``rooms`` are as that one sees them."""
+
+    def __init__(self, start=1):
+        super().__init__(start)
+        self.table = Table("compat", "none", 1e9, 1e9, 0)
+        self.speakers = [*(Speaker(self.table, rank, 3) for rank in range(3)), Speaker(self.table)]
+
+    def act(self, who, name, rooms, *arguments):
+        """An operation on one room after the other in one step, in one entry; its id, and an answer for each."""
+        speaker, fields, answers = self.speakers[who], [], []
+        for room in rooms:
+            answers.append(getattr(speaker, name)([room] if name == "touch" else room, *arguments))
+            there, pair = self.table.rooms.get(room), []
+            changed = {
+                "clear": lambda answer: answer is not None,  # Failed is falsy
+                "touch": bool,
+                "record_failure": bool,
+            }.get(name, lambda answer: answer.changed)
+            if not changed(answers[-1]):
+                continue
+            if name in ("update_status", "clear") and who < 3 and there:
+                own = there.live.get(who)
+                pair = [b"rank:%d" % who, own.name.encode() if own is not None else b"absent"]
+            if name in ("update_status", "abort", "touch"):
+                fields += [b"ttl_ms", b"900000"]
+            fields += [b"%d" % room, there.status.name.encode() if there else b"absent", *pair]
+            if name in ("abort", "record_failure"):
+                fields += [b"reason", b"why"]
+        if not fields:
+            return None, answers
+        self.last += 1
+        self.feed.append((text_of(self.last).encode(), fields))
+        for room in rooms:
+            self._set(room, self.speakers[0].get(room))
+        return text_of(self.last).encode(), answers
+
+    def expire(self, room):
+        self.table.rooms.pop(room, None)
+        super().expire(room)
+
+
+class RankedRun(Run):
+    """A replica of the first of three ranks."""
+
+    def __init__(self):
+        super().__init__()
+        self.replica = replica_of(rank="0", world_size="3")
+        self.replica.telling = True
+        self.shard = self.replica.shards["ns"]
+        self.server = RankedServer()
+
+    def others(self, who, name, rooms):
+        arguments = ("why",) if name == "record_failure" else ()
+        self.server.act(who, name, rooms, *arguments)
+
+    def update(self, who, rooms, status):
+        self.server.act(who, "update_status", rooms, status)
+
+    def own(self, rooms, status):
+        """What the store itself writes: a status, None to clear, or abort; the reply is on its way."""
+        mark = self.replica.departing()
+        name = {None: "clear", "abort": "abort"}.get(status, "update_status")
+        rooms = rooms[:1] if name == "abort" else rooms
+        feed_id, answers = self.server.act(0, name, rooms, *([status] if name == "update_status" else []))
+        if feed_id is None:
+            return  # nothing was written: its reply has no id
+        if name == "clear":
+            command, reply = commands.clear_many(rooms), [w for a in answers for w in (7 if a else 5, _name(a), None)]
+        else:
+            one = commands.abort(rooms[0], "why") if name == "abort" else None
+            command = one or commands.update_many(dict.fromkeys(rooms, status))
+            reply = [word for answer in answers for word in (answer.outcome.value, _name(answer.status))]
+        self.replies.append((mark, command.calls(self.replica.layout)[0], feed_id, reply))
+
+    def late_look(self, rooms):
+        mark = self.replica.departing()
+        feed_id, rooms, reply = self.server.snapshot(rooms)
+        call = SNAPSHOT.call(self.replica.layout, "ns", rooms, [], range(len(rooms)))
+        self.replies.append((mark, call, feed_id, reply))
+
+    def ask(self):
+        """What the follower reads when it has read on in the feed."""
+        self.look(self.replica.uncertain("ns"))
+        self.told += self.replica.take_changes()
+
+    def confirm(self):
+        self.look(set(self.server.rooms) | set(self.shard.unconfirmed()))
+        self.read(1000)
+        self.ask()
+        assert not self.shard.unconfirmed()
+        self.replica.confirm("ns", self.replica.suspicions)
+
+    def another_server(self, start):
+        self.server = RankedServer(start)
+        self.start()
+
+    def check(self):
+        for room, at in self.shard._ids.items():
+            if room not in self.shard.uncertain:
+                assert self.server.could_be(room, at, self.replica.statuses.get(room)), f"room {room} is none it was"
+
+
+def _name(status):
+    return None if status is None else status.name.encode()

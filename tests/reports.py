@@ -13,6 +13,7 @@ def report(**changes):
         "updates": none, "polls": none, "looks": none, "behind": 0, "unsynced": 0,
         "outcomes": {}, "late": {}, "reused": 0, "crashes": 0, "lost": 0,
         "orphaned": 3,
-        "orphans_past_ttl": 0, "leaked": {}, "polluted": 5, "pollution": {},
+        "orphans_past_ttl": 0, "lease": None, "orphans_past_lease": 0, "oldest_orphan": 0.0,
+        "leaked": {}, "polluted": 5, "pollution": {},
     }  # fmt: skip
     return Report(**(fields | changes))

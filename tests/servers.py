@@ -13,9 +13,16 @@ import fakeredis
 import redis
 import redis.asyncio
 
+from redis_kvpoll import acl
 from redis_kvpoll.clients.embedded import EmbeddedServer, find_program
 
 KINDS = ("fakeredis", "valkey", "redis", "redis62")
+
+HARNESS = {"username": "harness", "password": "of-the-tests"}
+"""How the tests log in where they look at keys or do things to a server. Who logs in as nobody, as all stores do and
+every command of the command line, is the user that ``kvpoll acl`` prints, and may do nothing else."""
+ARGUMENTS = ("--masteruser", HARNESS["username"], "--masterauth", HARNESS["password"])
+"""What a server needs to become a replica of another."""
 
 
 def program(kind: str) -> str | None:
@@ -38,6 +45,14 @@ def why_absent(kind: str) -> str:
     }[kind]
 
 
+def restrict(server: EmbeddedServer) -> None:
+    """Take from everybody but the tests what this library does not need, on a server that has just been started."""
+    with redis.Redis(unix_socket_path=str(server.socket)) as client:
+        user, password = HARNESS.values()
+        client.execute_command("ACL", "SETUSER", user, "on", f">{password}", "~*", "&*", "+@all")
+        client.execute_command("ACL", "SETUSER", "default", "reset", "on", "nopass", *acl.rule().split())
+
+
 @dataclass
 class Server:
     """One server of the matrix, with clients to it."""
@@ -53,12 +68,18 @@ class Server:
         return self.kind == "fakeredis"
 
     def client(self, **options: Any) -> redis.Redis:
+        """The tests' own, which may do everything."""
+        return self.store_client(**({} if self.is_fake else HARNESS), **options)
+
+    def store_client(self, **options: Any) -> redis.Redis:
+        """For a store: it may do what stores do."""
         maker = fakeredis.FakeRedis if self.is_fake else redis.Redis
         client = maker(**self.address, **options)
         self.clients.append(client)
         return client
 
     def async_client(self, **options: Any) -> redis.asyncio.Redis:
+        """The same, for asyncio."""
         maker = fakeredis.FakeAsyncRedis if self.is_fake else redis.asyncio.Redis
         return maker(**self.address, **options)
 
@@ -80,7 +101,8 @@ class Servers:
             found = program(kind)
             if found is None or not os.access(found, os.X_OK):
                 return None
-            self._running[kind] = EmbeddedServer(found)
+            self._running[kind] = EmbeddedServer(found, ARGUMENTS)
+            restrict(self._running[kind])
         running = self._running[kind]
         return Server(kind, {"unix_socket_path": str(running.socket)}, running.url)
 

@@ -46,6 +46,7 @@ def use(store):
     assert store.clear_many([1, 2]) == {1: KVPoll.Failed, 2: KVPoll.Bootstrapping}
 
 
+MINE = "kvpoll:{mine}:own"
 OPTIONS = {
     "plain": {},
     "decoding": {"decode_responses": True},
@@ -97,7 +98,7 @@ def test_a_cluster_client(world, from_url):
         lambda: maker.from_url(f"redis://127.0.0.1:{port}") if from_url else maker(host="127.0.0.1", port=port)
     )
     use(world.over(client, shards=8))
-    world.finish(client.set("still", "mine", ex=60))
+    assert world.finish(client.hget("kvpoll:{still}:mine", "")) is None
 
 
 def test_a_cluster_client_with_its_own_names_for_nodes(world):
@@ -129,7 +130,8 @@ def test_the_client_stays_as_it_was(world, server):
     """Its pool, its settings, its retries, and it is not closed."""
     retry = Retry(ConstantBackoff(0.1), 7)
     client = world.client(lambda: world.redis.Redis(port=server.port, retry=retry, decode_responses=True))
-    world.finish(client.set("mine", "yes", ex=60))
+    world.finish(client.hset(MINE, "mine", "yes"))
+    world.finish(client.pexpire(MINE, 60_000))
     pool = client.connection_pool
     before = {key: copy.copy(value) for key, value in pool.connection_kwargs.items()}
     free = list(pool._available_connections)
@@ -146,7 +148,7 @@ def test_the_client_stays_as_it_was(world, server):
     assert client.get_retry().get_retries() == 7
     assert list(pool._available_connections) == free
     assert all(connection.is_connected for connection in free)
-    assert world.finish(client.get("mine")) == "yes"
+    assert world.finish(client.hget(MINE, "mine")) == "yes"
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import threading
 from pathlib import Path
 
 import pytest
+import redis
 
 from redis_kvpoll import EmbeddedServerError, InvalidInputError, KVPoll, Outcome
 from redis_kvpoll.clients import embedded
@@ -28,6 +29,18 @@ def folder_of(store):
 
 
 class TestEmbedded:
+    def test_a_restart_kills_it_and_loses_its_data(self):
+        with EmbeddedServer() as server, redis.Redis(unix_socket_path=str(server.socket)) as client:
+            client.set("key", "value", ex=60)
+            before = server.pid
+            server.restart()
+            assert server.pid != before
+            assert not client.exists("key")
+            with pytest.raises(ProcessLookupError):
+                os.kill(before, 0)
+        with pytest.raises(ProcessLookupError):
+            os.kill(server.pid, 0)
+
     def test_a_fork_does_not_keep_it_alive_after_its_owner(self, tmp_path):
         """The owner is killed while a child of its lives on."""
         code = """

@@ -1,7 +1,7 @@
-"""The Lua and what is said of it: heads against the commands, against what is sent, and against what comes back.
+"""The Lua and what is said of it: heads against the commands, and against what is sent.
 
 A head that nothing holds to is wrong within a year. So each line of it is compared with the Shape that calls are built
-from, with the KEYS and ARGV of real calls, and with the replies of every server.
+from, and with the KEYS and ARGV of real calls; tests/test_answers.py holds it against the replies of every server.
 """
 
 from __future__ import annotations
@@ -10,74 +10,19 @@ import re
 
 import pytest
 
-from redis_kvpoll import KVPoll, Outcome, commands, keys, scripts
-from redis_kvpoll.commands import Agreement, Command, shapes
+from redis_kvpoll import commands, keys, scripts
+from redis_kvpoll.commands import Agreement, handles, leases, shapes
 from redis_kvpoll.commands import settings as settings_module
 from redis_kvpoll.commands.shape import Shape
-from redis_kvpoll.commands.shapes import POLL, SHAPES, SNAPSHOT
-from tests.feeds import entries
-from tests.layouts import layout
+from redis_kvpoll.commands.shapes import SHAPES
+from redis_kvpoll.status import Outcome, Refusal
+from tests.calls_of_scripts import ACTORS, OPERATIONS, A, B, named, table
+from tests.heads import LABELS, MAY_LACK, NAMES, SHARED, codes, head, listed, text_of, words
 
-NAMES = sorted(scripts.names())
-SHARED = sorted(file.name.removesuffix(".lua") for file in (scripts.folder() / "shared").iterdir())
-LABELS = ("KEYS", "ARGV", "REPLY", "FEED", "CODES", "USES")
-MAY_LACK = ("CODES", "USES")
-TTL_MS = "60000"
-A, B = 2**53 + 1, 2**63 - 1
-
-# Every operation of the commands, on one room or two.
-OPERATIONS = {
-    "update": [commands.update_status(A, 1), commands.update_many({A: 3, B: 1})],
-    "abort": [commands.abort(A, "why"), commands.abort(B, "why")],
-    "record_failure": [commands.record_failure(A, "why")],
-    "clear": [commands.clear(A), commands.clear_many([A, B]), commands.failure_exception(A)],
-    "poll": [commands.get(A, None), commands.check_status(A), commands.poll([A, B, A])],
-    "touch": [commands.touch([A, B])],
-    "entry": [commands.entry(A), commands.failure_reason(A)],
-    "set_prefix": [commands.set_decode_prefix_len(A, 7)],
-    "pop_prefix": [commands.pop_decode_prefix_len(A)],
-    "snapshot": [commands.wait(A), Command("snapshot", SNAPSHOT, [A, B], [], lambda *_: [], lambda *_: None)],
-}
-
-
-def table(mode="none", policy="compat", feed="100"):
-    return layout(policy=policy, mode=mode, feed_length=feed, ttl_ms=TTL_MS, terminal_ttl_ms=TTL_MS)
-
-
-def text_of(name):
-    """A script's own file, without what it shares with others."""
-    return (scripts.folder() / f"{name}.lua").read_text(encoding="utf-8")
-
-
-def head(name):
-    """(the prose, {label: text}) of a script's first comment."""
-    lines = []
-    for line in text_of(name).split("\n"):
-        if not line.startswith("--"):
-            break
-        lines.append(line[2:].strip())
-    labelled = {}
-    for line in lines:
-        label, _, text = line.partition(" ")
-        if label in LABELS:
-            assert label not in labelled, f"{name}.lua has two lines {label}"
-            labelled[label] = text.strip()
-    return " ".join(lines), labelled
-
-
-def words(text):
-    """(once, each): the words before ``each:`` and those after."""
-    if text == "nothing":
-        return [], []
-    once, _, each = text.partition("each:")
-    split = [[word.strip() for word in part.strip(" ;").split(",") if word.strip()] for part in (once, each)]
-    return split[0], split[1]
-
-
-def codes(name):
-    return {
-        int(code): word for code, word in (pair.split() for pair in head(name)[1].get("CODES", "").split(",") if pair)
-    }
+FIRST_KEYS = {"feed": keys.feed, "epoch": keys.epoch, "leases": keys.leases, "owned": keys.owned}
+OTHERS = (settings_module.SETTINGS, leases.LEASE)  # not about rooms, and called otherwise
+MAX_LINES = 64
+ENUM = {code.value: code.name for code in (*Outcome, *Refusal)}
 
 
 class TestHeads:
@@ -88,7 +33,7 @@ class TestHeads:
         assert tuple(labelled) == expected, "KEYS, ARGV, REPLY, FEED and perhaps CODES and USES, in this order"
         assert re.match(r"[A-Z][^.]+\.", prose), "a head begins with what the script does"
         assert ("_ms" in " ".join(labelled.values())) == ("imes are milliseconds" in prose), "units are named"
-        assert text_of(name).count("\n") <= 64
+        assert lines_below_the_head(name) <= MAX_LINES
 
     @pytest.mark.parametrize("name", SHARED)
     def test_the_form_of_what_is_shared(self, name):
@@ -96,48 +41,69 @@ class TestHeads:
         assert re.match(r"[A-Z][^.]+\.", prose), "a head begins with what it is"
         assert "imes are milliseconds" in prose
         assert not labelled, "KEYS and ARGV are said by the scripts that use it"
-        assert text_of(f"shared/{name}").count("\n") <= 60
+        # A shelf of functions is read one by one.
+        lengths = [*map(len, functions_of(f"shared/{name}"))]
+        assert lines_below_the_head(f"shared/{name}") - sum(lengths) <= MAX_LINES
+        assert max(lengths, default=0) <= MAX_LINES / 2
 
     def test_a_feed_has_one_ttl_whoever_begins_it(self):
         (in_lua,) = re.findall(r"FEED_TTL_MS = '(\d+)'", text_of("shared/feed"))
         assert table().feed_ttl_ms == in_lua
 
-    def test_what_is_shared_is_used_and_goes_behind(self):
-        used = {name: head(name)[1]["USES"] for name in NAMES if "USES" in head(name)[1]}
-        assert set(used.values()) == set(SHARED)
-        for name in NAMES:
-            shared = text_of(f"shared/{used[name]}") if name in used else ""
-            assert scripts.load(name).source == text_of(name) + shared
+    @pytest.mark.parametrize("name", NAMES)
+    def test_what_is_shared_goes_in_front_but_for_the_feed(self, name):
+        used = [f"shared/{part}" for part in listed(name, "USES")]
+        assert used == sorted(used, key="shared/feed".__eq__), "in the order in which they stand"
+        at = len(used) - ("shared/feed" in used)
+        assert scripts.load(name).source == "".join(map(text_of, [*used[:at], name, *used[at:]]))
+
+    def test_what_is_shared_is_used(self):
+        assert {part for name in NAMES for part in listed(name, "USES")} == set(SHARED)
 
     def test_every_script_is_known_and_every_known_script_is_there(self):
-        assert set(NAMES) == {shape.script.name for shape in SHAPES} | {settings_module.SETTINGS.script.name}
-        assert len(SHAPES) == len({shape.script.name for shape in SHAPES})
+        assert set(NAMES) == {shape.script.name for shape in SHAPES} | {other.script.name for other in OTHERS}
 
     def test_every_shape_is_listed_and_used(self):
         made = [value for value in vars(shapes).values() if isinstance(value, Shape)]
-        assert sorted(shape.script.name for shape in made) == sorted(shape.script.name for shape in SHAPES)
-        for name, operations in OPERATIONS.items():
-            assert {command.shape.script.name for command in operations} == {name}
-        assert set(OPERATIONS) == {shape.script.name for shape in SHAPES}
-        functions = {word for word in commands.__all__ if word.islower()}
-        operations = {command.operation for some in OPERATIONS.values() for command in some}
-        assert operations - functions == {"snapshot"}, (
-            "snapshot has no method of a store: it is what mirrors begin with"
-        )
-        assert functions <= operations
+        assert sorted(map(id, made)) == sorted(map(id, SHAPES))
+        used = {
+            id(command.shape.of(table(actor))) for some in OPERATIONS.values() for command in some for actor in ACTORS
+        }
+        assert used == set(map(id, SHAPES))
 
-    @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.script.name)
+    def test_every_operation_is_tried(self):
+        functions = {word for word in commands.__all__ if word.islower()}
+        functions |= {
+            name for name, value in vars(handles).items() if getattr(value, "__module__", "") == handles.__name__
+        }
+        tried = {command.operation for some in OPERATIONS.values() for command in some}
+        # What no user calls: a mirror begins with the one, a store brings back by another what the server has lost, and
+        # by the third whoever looks fails the rooms of the dead.
+        assert tried - functions == {"snapshot", "restate", "reap"}
+        assert functions <= tried
+
+    @pytest.mark.parametrize("shape", SHAPES, ids=named(SHAPES))
     def test_a_head_says_what_its_shape_says(self, shape):
         labelled = head(shape.script.name)[1]
         names = [*shape.keys, *(["prefix in mode prefill"] if shape.prefix_in_prefill else [])]
-        assert words(labelled["KEYS"]) == (["feed"] if shape.feed else [], names)
+        assert words(labelled["KEYS"]) == (list(shape.first), names)
         assert words(labelled["ARGV"]) == (list(shape.once), list(shape.item))
-        assert words(labelled["REPLY"]) == (["feed_id"] if shape.feed else [], list(shape.reply))
-        appends = shape.once[:1] == ("feed_length",)  # ARGV[1] of all that use it
-        assert labelled.get("USES") == ("feed" if appends else None)
-        assert appends <= shape.feed
-        assert codes(shape.script.name) == {outcome.value: outcome.name for outcome in shape.codes}
+        told = ["feed_id"] * shape.feed + ["epoch"] * shape.epoch
+        assert words(labelled["REPLY"]) == (told, list(shape.reply))
+        assert codes(shape.script.name) == {code.value: code.name for code in shape.codes}
         assert ("outcome" in shape.reply) == bool(shape.codes)
+
+    @pytest.mark.parametrize("shape", SHAPES, ids=named(SHAPES))
+    def test_what_is_shared_finds_its_keys_and_words(self, shape):
+        """By their places: a script that puts others there would write the feed into the epoch."""
+        used = listed(shape.script.name, "USES")
+        appends = shape.once[:1] == ("feed_length",)  # ARGV[1] of all that use it
+        assert ("feed" in used) == appends
+        assert appends <= shape.feed
+        prose = head("shared/room")[0]
+        keys_said, once_said = (re.search(rf"{label} begin with ([^.]*)\.", prose)[1] for label in ("KEYS", "ARGV"))
+        first, once = keys_said.split(", "), once_said.removeprefix("who calls: ").split(", ")
+        assert ("room" in used) == (list(shape.first) == first) == (list(shape.once[: len(once)]) == once)
 
     def test_the_head_of_settings(self):
         labelled = head("settings")[1]
@@ -149,117 +115,94 @@ class TestHeads:
         assert call.keys == call.items == []
 
     @pytest.mark.parametrize("name", NAMES)
-    def test_codes_are_those_of_the_enum(self, name):
-        assert codes(name).items() <= {outcome.value: outcome.name for outcome in Outcome}.items()
+    def test_codes_are_those_of_the_enums(self, name):
+        assert codes(name).items() <= ENUM.items()
+
+    def test_no_code_means_two_things(self):
+        assert len(ENUM) == len(Outcome) + len(Refusal)
+        assert {code for name in NAMES for code in codes(name)} == ENUM.keys()
 
 
 class TestCalls:
     @pytest.mark.parametrize("mode", ["none", "prefill", "decode"])
-    @pytest.mark.parametrize("name", sorted(OPERATIONS))
-    def test_what_is_sent_and_what_comes_back(self, client, name, mode):
-        labelled = head(name)[1]
-        first_keys, each_key = words(labelled["KEYS"])
-        each_key = [key for key in each_key if mode == "prefill" or not key.endswith(" in mode prefill")]
-        once, item = words(labelled["ARGV"])
-        first_replies, each_reply = words(labelled["REPLY"])
-        for command in over_all_fills(client, name, mode):
-            (call,) = command.calls(table(mode))
-            count = len(command.rooms)
-            assert call.first_keys == [{"feed": keys.feed("ns")}[word] for word in first_keys]
-            assert len(call.keys) == len(each_key) * count
-            assert call.once == [getattr(table(mode), word) for word in once]
-            assert len(call.items) == len(item) * count
-            assert (call.tag, call.rooms, list(call.positions)) == ("ns", command.rooms, list(range(count)))
-            assert len(send(client, command, table(mode))) == len(first_replies) + len(each_reply) * count
+    @pytest.mark.parametrize("actor", ACTORS)
+    def test_what_is_sent_is_what_the_head_says(self, actor, mode):
+        layout = table(actor, mode=mode)
+        for command in (command for some in OPERATIONS.values() for command in some):
+            (call,) = command.calls(layout)
+            labelled = head(call.shape.script.name)[1]
+            first_keys, each_key = words(labelled["KEYS"])
+            each_key = [key for key in each_key if mode == "prefill" or not key.endswith(" in mode prefill")]
+            once, item = words(labelled["ARGV"])
+            assert call.first_keys == [FIRST_KEYS[word]("ns") for word in first_keys]
+            by_kind = {"room": keys.rooms, "prefix": keys.prefixes}
+            assert call.keys == [by_kind[key.split()[0]]("ns", [room])[0] for room in command.rooms for key in each_key]
+            assert call.once == [getattr(layout, word) for word in once]
+            width, given = len(item), len(command.shape.item)
+            for at in range(len(command.rooms)):
+                sent = call.items[at * width : (at + 1) * width]
+                assert sent == [*command.items[at * given : (at + 1) * given], *[""] * (width - given)]
+            assert len(call.items) == width * len(command.rooms)
+            assert (call.tag, call.rooms, list(call.positions)) == ("ns", command.rooms, [*range(len(command.rooms))])
 
-    @pytest.mark.parametrize("name", sorted(OPERATIONS))
-    def test_what_is_appended_is_what_the_head_says(self, client, name):
-        appended = []
-        for command in over_all_fills(client, name):
-            before = len(entries(client, "ns"))
-            last = send(client, command, table())[0]
-            after = entries(client, "ns")
-            appended += [fields for _, fields in after[before:]]
-            if command.shape.feed and len(after) > before:
-                assert last == after[-1][0].decode()
-            elif command.shape.feed:
-                assert last is None or (name, last) == ("snapshot", after[-1][0].decode())
-        found = list(dict.fromkeys(word for fields in appended for word in feed_words(fields)))
-        said = head(name)[1]["FEED"]
-        assert found == ([] if said == "nothing" else [word.strip() for word in said.split(",")])
+    @pytest.mark.parametrize(
+        ("actor", "script"),
+        [("plain", "update"), ("rank", "write"), ("owner", "write"), ("both", "write")],
+    )
+    def test_who_has_a_rank_or_a_lease_updates_by_another_script(self, actor, script):
+        (call,) = commands.update_status(A, 1).calls(table(actor))
+        assert call.shape.script.name == script
 
-    @pytest.mark.parametrize("name", sorted(OPERATIONS))
-    def test_what_a_shape_says_that_it_leaves(self, client, name):
-        """A mirror takes the caller's own writes from the reply."""
-        for command in over_all_fills(client, name):
-            looked = Command("poll", POLL, command.rooms, [], lambda *_: [], lambda *_: None)
-            before = send(client, looked, table())
-            reply = send(client, command, table())
-            leaves = command.shape.leaves
-            assert send(client, looked, table()) == (leaves(reply[1:]) if leaves else before)
+    @pytest.mark.parametrize(
+        ("actor", "script"), [("plain", "poll"), ("rank", "view"), ("owner", "poll"), ("both", "view")]
+    )
+    def test_who_has_a_rank_looks_by_another_script(self, actor, script):
+        (own,), (all_of_them,) = commands.poll([A]).calls(table(actor)), commands.survey([A]).calls(table(actor))
+        assert (own.shape.script.name, all_of_them.shape.script.name) == (script, "poll")
 
-    @pytest.mark.parametrize("name", sorted(OPERATIONS.keys() - {"snapshot"}))  # mirrors need a feed
-    def test_without_a_feed_nothing_is_appended(self, client, name):
-        for command in over_all_fills(client, name, feed="0"):
-            (call,) = command.calls(table(feed="0"))
-            assert {*call.first_keys} <= {*call.keys}, "a cluster waits with several keys where it goes on with one"
-            send(client, command, table(feed="0"))
-        assert not client.exists(keys.feed("ns"))
-
-    def test_settings(self, client):
-        call = agreement().call()
-        reply = client.eval(call.shape.script.source, *call.words()[2:])
-        assert len(reply) == len(settings_module.NAMES)
+    @pytest.mark.parametrize("actor", ACTORS)
+    def test_every_shard_gets_the_words_of_its_rooms(self, actor):
+        """Wider words, many shards and many calls a shard: each room keeps its own."""
+        layout = table(actor, shards=3)
+        names = ("Bootstrapping", "WaitingForInput", "Transferring", "Success")
+        rooms = {room: 1 + room % 4 for room in range(4_000)}
+        sent = {}
+        for call in commands.update_many(rooms).calls(layout):
+            width = len(call.shape.item)
+            for at, room in enumerate(call.rooms):
+                assert call.tag == keys.tag("ns", 3, room)
+                assert call.keys[at] == keys.rooms(call.tag, [room])[0]
+                assert call.items[at * width : (at + 1) * width] == [names[room % 4], *[""] * (width - 1)]
+                sent[room] = call.positions[at]
+        assert sent == {room: room for room in rooms}
 
     def test_calls_of_a_kind_become_one(self):
-        one, two = (commands.abort(room, f"why {room}").calls(table("prefill"))[0] for room in (A, B))
+        one, two = (commands.abort(room, f"why {room}").calls(table(mode="prefill"))[0] for room in (A, B))
         assert one.is_like(two)
         both = one.together([two])
-        twice = Command("abort", one.shape, [A, B], [f"why {A}", f"why {B}"], lambda *_: [], lambda *_: None)
-        assert both.words() == twice.calls(table("prefill"))[0].words()
-        assert not one.is_like(commands.clear(A).calls(table("prefill"))[0])
+        twice = commands.abort(A, f"why {A}")._replace(rooms=[A, B], items=[f"why {A}", f"why {B}"])
+        assert both.words() == twice.calls(table(mode="prefill"))[0].words()
+        assert not one.is_like(commands.clear(A).calls(table(mode="prefill"))[0])
         assert not one.is_like(commands.abort(A, "why").calls(table(feed="0"))[0])
 
-    def test_the_codes_that_occur_are_those_of_the_head(self, client):
-        """The whole rule: every status, or none, meets every other, under both policies."""
-        seen = {"update": set(), "abort": set()}
-        for policy in ("compat", "strict"):
-            for there in (None, *KVPoll):
-                for incoming in (None, *KVPoll):
-                    client.flushall()
-                    if there is not None:
-                        send(client, commands.update_many({A: 1}), table(policy=policy))
-                        send(client, commands.update_many({A: there}), table(policy=policy))
-                    command = commands.abort(A, "why") if incoming is None else commands.update_status(A, incoming)
-                    seen[command.shape.script.name].add(send(client, command, table(policy=policy))[1])
-        assert seen == {name: set(codes(name)) for name in seen}
+    def test_what_may_be_repeated_never_travels_with_what_may_not(self):
+        """They share a script, and what is sent again when its reply was lost must be all of one kind."""
+        plain, fenced = commands.clear(A).calls(table())[0], handles.clear(A, 1).calls(table())[0]
+        assert plain.shape.script is fenced.shape.script
+        assert not plain.is_like(fenced)
+        assert (plain.shape.repeatable, fenced.shape.repeatable) == (False, True)
+
+
+def lines_below_the_head(name):
+    return len(re.sub(r"\A(--[^\n]*\n)+", "", text_of(name)).splitlines())
+
+
+def functions_of(name):
+    """The lines of each function of a file, in turn."""
+    return [
+        found.splitlines() for found in re.findall(r"^local function .*?^end$", text_of(name), re.DOTALL | re.MULTILINE)
+    ]
 
 
 def agreement():
     return Agreement.checked("ns", None, None, None, None)
-
-
-def over_all_fills(client, name, mode="none", feed="100"):
-    """Each operation of a script, on an empty table and on one that has the room, live and at its end."""
-    for fill in (None, 1, 4):
-        client.flushall()
-        for command in OPERATIONS[name]:
-            if fill:
-                send(client, commands.update_status(A, fill), table(mode, feed=feed))
-            yield command
-
-
-def send(client, command, table):
-    (call,) = command.calls(table)
-    return client.eval(call.shape.script.source, *call.words()[2:])
-
-
-def feed_words(fields):
-    """What a head calls the names and values of an entry."""
-    text = [word.decode() for word in fields]
-    for name, value in zip(text[::2], text[1::2], strict=True):
-        if name.isdigit():
-            assert value == "absent" or value in KVPoll.__members__
-            yield "absent" if value == "absent" else "status"
-        else:
-            yield name

@@ -1,4 +1,7 @@
-"""What is refused, with which words, and that nothing at all was written: not even the namespace's settings."""
+"""What is refused, with which words, and that nothing at all was written: not even the namespace's settings.
+
+Any junk at all, into every entry there is: test_fuzz.py and test_fuzz_cli.py.
+"""
 
 from __future__ import annotations
 
@@ -14,44 +17,13 @@ from redis_kvpoll import (
     AsyncStatusStore,
     InvalidInputError,
     KVPoll,
-    KVTransferError,
     Outcome,
-    RoomNotFoundError,
     StatusStore,
     Update,
 )
 from redis_kvpoll.checks import MAX_ROOM
 from redis_kvpoll.errors import printable
-from tests.fuzzing import examples
-
-HUGE = 10**5000
-"""More digits than Python is willing to print."""
-
-
-class Index:
-    """What numpy's integers are to us: no int, but it says which one it stands for."""
-
-    def __init__(self, value):
-        self.value = value
-
-    def __index__(self):
-        return self.value
-
-
-class Hostile:
-    def __index__(self):
-        raise ValueError("no")
-
-    def __repr__(self):
-        raise RuntimeError("no")
-
-
-class NoDimensions:
-    """A numpy array of shape (): it has __iter__, which raises."""
-
-    def __iter__(self):
-        raise TypeError("iteration over a 0-d array")
-
+from tests.fuzzing import HUGE, Hostile, Index, NoDimensions, examples, junk
 
 NO_ROOM = [True, False, "1", b"1", "", 1.0, math.nan, math.inf, None, -1, 2**63, HUGE, -HUGE, (), [1], {}, object()]
 NO_ROOM += [1j, decimal.Decimal(1), Index(-1), Index(2**63), Hostile(), random, int, "\x1b[31m"]
@@ -210,75 +182,9 @@ class TestAccepted:
 
 # Any junk at all
 
-ODD = {"many digits": 10**400, "index": Index(1), "bad index": Index(-1), "hostile": Hostile(), "0-d": NoDimensions()}
-ODD |= {"status": KVPoll.Failed, "class": object, "policy": "compat"}
-scalars = st.one_of(
-    st.none(),
-    st.booleans(),
-    st.integers(),
-    st.integers(2**62, 2**65),
-    st.floats(),
-    st.text(max_size=8),
-    st.binary(max_size=8),
-    st.sampled_from(sorted(ODD)).map(lambda name: ODD[name]),  # by name, since hypothesis prints what it chooses from
-)
-junk = st.recursive(
-    scalars,
-    lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.integers(-1, 5) | st.text(max_size=2), inner, max_size=3)
-    ),
-    max_leaves=4,
-)
-
 
 def assert_printable(error):
     assert str(error).isprintable()
-
-
-BY_TWO = ("update_status", "abort", "record_failure", "set_decode_prefix_len", "get", "wait")
-BY_ONE = ("update_many", "touch", "clear", "clear_many", "pop_decode_prefix_len", "failure_exception", "check_status")
-METHODS = dict.fromkeys(BY_TWO, 2) | dict.fromkeys((*BY_ONE, "poll", "failure_reason", "entry", "history", "rooms"), 1)
-"""How many arguments each of them takes."""
-
-
-def test_the_junk_goes_into_every_method():
-    public = {name for name in vars(StatusStore) if not name.startswith("_")}
-    assert public - set(METHODS) == {"from_url", "close", "counts", "settings", "mirror", "tail"}  # a tail never ends
-
-
-@given(st.sampled_from(sorted(METHODS)), junk, junk)
-@examples(250)
-def test_junk_is_refused_or_understood(client, make_store, name, first, second):
-    """Whatever comes in: an answer, or an error of ours; and after InvalidInputError an empty server."""
-    client.flushall()
-    store = make_store()
-    try:
-        answer = getattr(store, name)(*(first, second)[: METHODS[name]])
-        if name == "rooms":
-            list(answer)
-    except InvalidInputError as error:
-        assert client.dbsize() == 0
-        assert_printable(error)
-    except (RoomNotFoundError, KVTransferError):
-        pass
-    finally:
-        store.close()
-
-
-@given(
-    st.fixed_dictionaries(
-        {},
-        optional=dict.fromkeys(
-            ("namespace", "ttl", "terminal_ttl", "deadline", "policy", "mode", "shards", "feed"), junk
-        ),
-    )
-)
-@examples(100)
-def test_junk_as_options(make_store, options):
-    try:
-        make_store(**options)
-    except InvalidInputError as error:
-        assert_printable(error)
 
 
 @given(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 
 import pytest
@@ -131,9 +132,24 @@ class TestSweep:
             ledger.crashed("decode", [1], 1.0)
             sweep.bury("decode", [9])
             sweep.begin(ledger)
-            assert (sweep.orphaned, sweep.is_waiting(), sweep.past_ttl) == (1, True, 1)
+            assert (sweep.orphaned, sweep.is_waiting(time.monotonic()), sweep.past_ttl) == (1, True, 1)
             store.clear(9)
-            assert (sweep.is_waiting(), sweep.past_ttl, sweep.leaked(ledger)) == (False, 0, {})
+            assert (sweep.is_waiting(time.monotonic()), sweep.past_ttl, sweep.leaked(ledger)) == (False, 0, {})
+
+    def test_how_long_a_killed_workers_room_stays_alive(self, plan):
+        sweep = Sweep(plan._replace(lease=5.0))
+        with open_store(plan, "decode") as store:
+            store.update_many({8: KVPoll.Bootstrapping, 9: KVPoll.Bootstrapping})
+            sweep.bury("decode", [7, 8, 9])
+            now = time.monotonic()
+            sweep.watch(now + 3.0)
+            assert (round(sweep.oldest), sweep.past_lease, sweep.is_watching()) == (3, 0, True)
+            store.abort(8)
+            sweep.watch(now + 6.0)
+            assert (round(sweep.oldest), sweep.past_lease, sweep.is_watching()) == (6, 0, True)
+            sweep.watch(now + 7.5)
+            assert (sweep.past_lease, sweep.is_watching()) == (1, False)
+        sweep.close()
 
 
 class TestPromises:
@@ -145,6 +161,9 @@ class TestPromises:
         [
             ({"lost": 1}, "1 requests lost"),
             ({"orphans_past_ttl": 2}, "2 rooms of killed workers outlived their TTL"),
+            ({"orphans_past_lease": 2, "lease": 5.0, "polluted": 0}, "beyond their lease and 2 s"),
+            ({"polluted": 2, "lease": 5.0}, "touched by another's message"),
+            ({"leaked": {"Success": 1}, "lease": 5.0, "polluted": 0, "policy": "compat"}, "late Success"),
             ({"leaked": {"Success": 1}}, "late Success"),
             ({"leaked": {"Failed": 1}, "policy": "compat"}, "late Failed"),
             ({"leaked": {"unknown": 1}, "policy": "compat"}, "nothing explains"),

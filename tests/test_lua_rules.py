@@ -12,6 +12,7 @@ import pytest
 
 from redis_kvpoll import scripts
 from tests import lua
+from tests.luakeys import undeclared_keys
 
 NAMES = sorted(scripts.names())
 
@@ -60,14 +61,46 @@ class TestHouseRules:
 
     @pytest.mark.parametrize("name", NAMES)
     def test_every_key_is_declared(self, name):
-        """A command's key is an element of KEYS, or a local that was made from one."""
-        code = re.sub(r"--[^\n]*", "", scripts.load(name).source)
-        calls = re.findall(r"redis\.p?call\(\s*'(\w+)'\s*(?:,\s*(\w+))?", code)
-        assert calls
-        assert len(calls) == code.count("redis.")
-        for command, key in calls:
-            declared = key == "KEYS" or re.search(rf"local {key}\b[^=\n]*= KEYS\[", code)
-            assert command == "TIME" or declared, f"{command} {key}"
+        source = scripts.load(name).source
+        assert "redis." in source
+        assert undeclared_keys(source) == []
+
+    @pytest.mark.parametrize(
+        ("source", "wrong"),
+        [
+            ("redis.call('GET', KEYS[1])", []),
+            ("redis.call('GET', KEYS[i * 2 + 1]) redis.pcall('DEL', KEYS[#KEYS - (i)])", []),
+            ("redis.call('GET', 'kvpoll:1')", ["GET 'kvpoll:1'"]),
+            ("redis.call('GET', ARGV[1])", ["GET ARGV[1]"]),
+            ("redis.call('GET', KEYS[1] .. ':more')", ["GET KEYS[1]..':more'"]),
+            ("redis.call('KEYS', '*')", ["KEYS '*'"]),
+            ("redis.call('PUBLISH', channel, 'x')", ["PUBLISH channel"]),
+            ("redis.call('FLUSHALL')", ["FLUSHALL"]),
+            ("local time = redis.call('TIME')", []),
+            ("local call = redis.call call('GET', 'x')", ["redis"]),
+            ("redis.call('DEL', KEYS[1], 'x')", ["DEL 'x'"]),
+            ("local room, status = KEYS[1], ARGV[1] redis.call('GET', room)", []),
+            ("local room, status = KEYS[1], ARGV[1] redis.call('GET', status)", ["GET status"]),
+            ("local status, room = f(1, 2), KEYS[1] redis.call('GET', room)", []),
+            ("local room, prefix, fence = KEYS[i * 2],\n  KEYS[i], ARGV[1]\nredis.call('DEL', room, prefix)", []),
+            ("local room = KEYS[1]\nlocal room = ARGV[1]\nredis.call('GET', room)", ["GET room"]),
+            ("local room = KEYS[1]\nroom = room .. 'x'\nredis.call('GET', room)", ["GET room"]),
+            ("local room\nif a then room = KEYS[1] end\nredis.call('GET', room)", []),
+            ("local room redis.call('GET', room)", ["GET room"]),
+            ("for _, room in ipairs(KEYS) do redis.call('GET', room) end", ["GET room"]),
+            ("for room = 1, 2 do redis.call('GET', room) end", ["GET room"]),
+            ("local function f(room) return redis.call('GET', room) end return f(KEYS[1])", []),
+            ("local function f(a, room) redis.call('GET', room) end\nlocal key = KEYS[2]\nf(1, key) f(2, KEYS[1])", []),
+            ("local function f(room) redis.call('GET', room) end\nf(KEYS[1]) f(ARGV[1])", ["GET room"]),
+            ("local function f(room) redis.call('GET', room) end", ["GET room"]),
+            ("local function f(room) redis.call('GET', room) end\nf(KEYS[1]) map(f, ARGV)", ["GET room"]),
+            ("local function f(a, room) redis.call('GET', room) end f(KEYS[1])", ["GET room"]),
+            ("local function f(k) redis.call('GET', k) end local function g(room) f(room) end g(KEYS[1])", []),
+            ("local function f(k) redis.call('GET', k) end local function g(room) f(room) end g('x')", ["GET k"]),
+        ],
+    )
+    def test_the_search_for_keys_finds(self, source, wrong):
+        assert undeclared_keys(source) == wrong
 
     @pytest.mark.parametrize(
         ("source", "wrong"),

@@ -48,7 +48,7 @@ def store(side, server):
 @pytest.fixture
 def peer(server):
     """Another process, as far as the store can tell."""
-    with StatusStore(server.client()) as peer:
+    with StatusStore(server.store_client()) as peer:
         yield peer
 
 
@@ -132,7 +132,7 @@ class TestReading:
     def test_with_shards(self, side, server):
         store = side.over(server, shards=5, namespace="many")
         store.update_many(dict.fromkeys(range(300), BOOT))
-        with store.mirror() as mirror, StatusStore(server.client(), namespace="many") as peer:
+        with store.mirror() as mirror, StatusStore(server.store_client(), namespace="many") as peer:
             peer.update_many(dict.fromkeys(range(0, 300, 2), DONE))
             real.until(lambda: mirror.poll(range(300)) == [DONE, BOOT] * 150, "all shards")
             assert mirror.synced
@@ -142,7 +142,7 @@ class TestReading:
         store.update_status(1, BOOT)
         with store.mirror() as mirror:
             store.update_status(2, BOOT)
-            with StatusStore(server.client(), ttl=0.3, terminal_ttl=60) as peer:
+            with StatusStore(server.store_client(), ttl=0.3, terminal_ttl=60) as peer:
                 peer.update_many({3: BOOT, 4: DONE})
                 real.until(lambda: mirror.get(4), "the feed is read")
             real.until(lambda: mirror.poll([1, 2, 3]) == [None] * 3, "they expired")
@@ -150,7 +150,7 @@ class TestReading:
             assert mirror.synced
 
     def test_a_room_that_was_touched_stays(self, side, server, peer):
-        with StatusStore(server.client(), ttl=0.3) as brief:
+        with StatusStore(server.store_client(), ttl=0.3) as brief:
             brief.update_many({1: BOOT, 2: BOOT})
         store = side.over(server)
         with store.mirror() as mirror:
@@ -215,7 +215,7 @@ class TestCallbacks:
             real.until(lambda: seen == [(BOOT, True)], "called without the lock")
 
     def test_one_that_waits_for_the_mirror_is_told_at_once(self, server, peer):
-        with StatusStore(server.client()) as store, store.mirror() as mirror:
+        with StatusStore(server.store_client()) as store, store.mirror() as mirror:
             found = []
 
             def listen(room, status):
@@ -231,7 +231,7 @@ class TestCallbacks:
             assert isinstance(found[0][1], InvalidInputError)
 
     def test_one_that_waits_in_another_thread_does_not_hinder_the_close(self, server, peer, threads):
-        store = StatusStore(server.client())
+        store = StatusStore(server.store_client())
         with store.mirror() as mirror:
             mirror.on_change(lambda room, status: threads.submit(mirror.wait, 1).exception(60))
             peer.update_status(1, BOOT)
@@ -242,7 +242,7 @@ class TestCallbacks:
         store.close()
 
     def test_one_that_closes_the_mirror(self, server, peer):
-        with StatusStore(server.client()) as store, store.mirror() as mirror:
+        with StatusStore(server.store_client()) as store, store.mirror() as mirror:
             mirror.on_change(lambda room, status: mirror.close())
             (thread,) = mirror._threads
             peer.update_status(1, BOOT)
@@ -303,7 +303,7 @@ class TestWaiting:
                 waits.wait(1, timeout=0)
 
     def test_a_room_that_expires_ends_it(self, side, server, waits, threads):
-        with StatusStore(server.client(), ttl=0.5, terminal_ttl=0.5) as brief:
+        with StatusStore(server.store_client(), ttl=0.5, terminal_ttl=0.5) as brief:
             brief.update_status(1, BOOT)
             real.until(lambda: waits.get(1) is BOOT, "it is known")
             with pytest.raises(RoomNotFoundError):
@@ -374,7 +374,7 @@ class TestWaitOfAStore:
     def test_who_comes_while_the_follower_goes(self, server, peer, threads, monkeypatch):
         monkeypatch.setattr("redis_kvpoll.mirror.blocking.LINGER", 0.0)
         peer.update_status(1, BOOT)
-        with StatusStore(server.client()) as store:
+        with StatusStore(server.store_client()) as store:
             with pytest.raises(WaitTimeoutError):
                 store.wait(1, timeout=0)
             real.until(lambda: not threads_that_follow(), "it is gone")

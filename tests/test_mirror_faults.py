@@ -58,7 +58,7 @@ def client(server):
 
 @pytest.fixture
 def peer(server):
-    with StatusStore(server.client()) as peer:
+    with StatusStore(server.store_client()) as peer:
         yield peer
 
 
@@ -233,7 +233,7 @@ class TestServers:
             found = threads.submit(mirror.wait, 1)
             real.until(lambda: sleeping(mirror), "it sleeps")
             server = world.restart(server)
-            with StatusStore(server.client()) as peer:
+            with StatusStore(server.store_client()) as peer:
                 peer.update_status(3, MOVE)
                 real.until(lambda: mirror.get(3) is MOVE, "read afresh")
                 current(mirror, peer)
@@ -335,12 +335,12 @@ def restarts(side, world, folder, waiters, times):
         found = {room: pool.submit((store, mirror)[room % 2].wait, room, timeout=300) for room in rooms}
         real.until(lambda: sleeping(store, waiters // 2) and sleeping(mirror, waiters // 2), "all sleep", 120)
         for number in range(times):
-            with StatusStore(server.client()) as peer, server.client() as client:
+            with StatusStore(server.store_client()) as peer, server.client() as client:
                 peer.update_many({room: MOVE for room in rooms if room % times > number})
                 client.save()
             os.kill(server.pid, signal.SIGKILL)
             server = world.restart(server, *arguments)
-            with StatusStore(server.client(), deadline=60.0) as peer:
+            with StatusStore(server.store_client(), deadline=60.0) as peer:
                 ended(peer, found, [room for room in rooms if room % times == number])
                 real.until(lambda: mirror.synced, "synced")
                 assert mirror.poll(rooms) == peer.poll(rooms)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from redis.crc import key_slot
 
 from redis_kvpoll import KVPoll, Outcome
 from redis_kvpoll.keys import tag
@@ -25,12 +24,6 @@ def world(request, cluster):
 @pytest.fixture
 def store(world, cluster):
     return world.open(cluster.url, namespace="prod", shards=SHARDS, deadline=60.0)
-
-
-@pytest.fixture
-def feedless(world, cluster):
-    """A store whose calls on one room have one key."""
-    return world.open(cluster.url, namespace="prod", shards=SHARDS, feed=0, deadline=60.0)
 
 
 class TestMovingSlots:
@@ -74,26 +67,6 @@ class TestMovingSlots:
         # Sent, redirected, sent to a node that may not know the script, sent whole; and then just sent.
         assert steps[:3] == ["Send", "Reroute", "Send"]
         assert (steps.count("Reroute"), steps[-1]) == (1, "Send")
-
-    def test_without_a_feed_single_rooms_go_on_while_it_moves(self, feedless, cluster):
-        store = feedless
-        old, new, *_ = HERE
-        store.update_status(old, 1)
-        source = cluster.owner(TAG)
-        target = cluster.start_moving(TAG)
-        try:
-            assert store.update_status(old, 2).outcome is Outcome.ADVANCED  # still served by the source
-            assert store.update_status(new, 1).outcome is Outcome.CREATED  # ASK: made at the target
-            assert store.get(new) is KVPoll.Bootstrapping
-            store.set_decode_prefix_len(new, 7)
-            assert store.pop_decode_prefix_len(new) == 7
-            assert store.record_failure(new, "why") is True
-            assert store.abort(new).outcome is Outcome.FAILED
-            assert source.exists(f"kvpoll:{{{TAG}}}:room:{old}")
-            assert target.execute_command("CLUSTER", "COUNTKEYSINSLOT", key_slot(TAG.encode())) == 1
-        finally:
-            cluster.finish_moving(TAG)
-        assert store.poll([old, new]) == [KVPoll.WaitingForInput, KVPoll.Failed]
 
     def test_what_reads_goes_on_while_it_moves(self, store, cluster):
         old, new, *_ = HERE
@@ -151,16 +124,14 @@ class TestMovingSlots:
         assert len(pauses) == 2
         assert [change.room for change in [*store.history(old), *store.history(new)]] == [old, new]
 
-    def test_a_batch_that_the_move_splits_waits_for_its_end(self, feedless, cluster, monkeypatch):
-        store = feedless
+    def test_a_batch_that_the_move_splits_waits_for_its_end(self, store, cluster, monkeypatch):
         old, new, *_ = HERE
         store.update_status(old, 1)
         cluster.start_moving(TAG)
-        store.update_status(new, 1)
         pauses = real.at_the_second_pause(monkeypatch, lambda: cluster.finish_moving(TAG))  # TRYAGAIN until then
         assert store.update_many({old: 2, new: 2}) == {
             old: (Outcome.ADVANCED, KVPoll.WaitingForInput),
-            new: (Outcome.ADVANCED, KVPoll.WaitingForInput),
+            new: (Outcome.CREATED, KVPoll.WaitingForInput),
         }
         assert len(pauses) == 2
 
@@ -173,12 +144,16 @@ class TestMovingSlots:
         assert len(pauses) == 2
 
     def test_a_namespace_in_one_slot_moves_with_its_settings(self, world, cluster):
-        store = world.open(cluster.url, namespace="single", feed=0, deadline=60.0)
+        store = world.open(cluster.url, namespace="single", policy="strict", deadline=60.0)
         store.update_status(1, 1)
         cluster.start_moving("single")
-        assert store.update_status(2, 1).outcome is Outcome.CREATED
+        cluster.move_key("kvpoll:{single}:settings")
         second = world.open(cluster.url, namespace="single", deadline=60.0)
-        assert second.update_status(3, 1).outcome is Outcome.CREATED
-        cluster.finish_moving("single")
-        assert store.poll([1, 2, 3]) == [KVPoll.Bootstrapping] * 3
-        assert second.clear_many([1, 2, 3]).keys() == {1, 2, 3}
+        try:  # the settings are at the target, the room is not
+            assert [second.get(room) for room in (1, 2)] == [KVPoll.Bootstrapping, None]
+        finally:
+            cluster.finish_moving("single")
+        assert second.update_status(2, KVPoll.Success).outcome is Outcome.SKIPPED, "strict, as it was agreed"
+        assert second.update_status(2, 1).outcome is Outcome.CREATED
+        assert store.poll([1, 2]) == [KVPoll.Bootstrapping] * 2
+        assert second.clear_many([1, 2]).keys() == {1, 2}

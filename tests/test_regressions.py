@@ -168,8 +168,8 @@ class TestAbortRacingClear:
 
     @pytest.mark.parametrize("server", REAL, indirect=True)
     def test_the_room_is_gone_and_the_answers_fit_together(self, server, client, policy):
-        stores = [StatusStore(server.client(), policy=policy) for _ in range(2)]
-        setup = StatusStore(server.client(), policy=policy, mode="none")
+        stores = [StatusStore(server.store_client(), policy=policy) for _ in range(2)]
+        setup = StatusStore(server.store_client(), policy=policy, mode="none")
         start, end = threading.Barrier(3), threading.Barrier(3)
         answers: dict[str, object] = {}
 

@@ -43,6 +43,21 @@ class TestWholeRuns:
         assert found.behind < found.rooms_polled / 5  # most often mirror and call say the same, a moment apart
         assert bool(found.leaked) is (policy == "compat")
 
+    @pytest.mark.parametrize("kills", [0, 2])
+    def test_through_generations_nothing_is_touched_by_another(self, kills):
+        """Also with late messages into reused rooms, killed workers, and a server that loses all its data."""
+        with runner.server(None) as (url, private):
+            plan = Plan(url, f"replay-{uuid.uuid4().hex[:8]}", "compat", speed=40.0, ttl=3.0, lease=1.0)
+            killer = runner.Killer(private, kills, 150)
+            run = Run(plan, traffic.generate(150, 5), self.HAZARDS, 2, 2, seed=5)
+            found = runner.replay(run, killer.look)
+        assert found.violations() == []
+        assert (sum(found.results.values()), found.polluted, found.leaked, killer.killed) == (150, 0, {}, kills)
+        assert found.results["success"] > 75
+        assert found.crashes > 0
+        assert 0 < found.oldest_orphan < 3.0
+        assert sum(answers.get("STALE", 0) for answers in found.late.values()) > 20
+
     def test_a_burst_does_not_tie_router_and_workers_up(self, real_servers, watched):
         """Router and workers, each waiting for the other to read, would wait for ever."""
         server = real_servers.get("valkey")

@@ -53,9 +53,9 @@ local function fields_of(room)
   return there, words.err and words
 end
 
--- How the caller's rank sees a room.
+-- How the caller's rank sees a room, as in view.lua.
 local function view(there)
-  return there[own] and (there.status == 'Failed' and 'Failed' or there[own]) or false
+  return there.status == 'Failed' and not there[cleared] and 'Failed' or there[own] or false
 end
 
 -- Any rank Failed: Failed. A rank missing: Bootstrapping. Else the lowest.
@@ -65,7 +65,8 @@ local function agreement(there)
   for name, status in pairs(there) do
     if string.find(name, '^status:') or string.find(name, '^cleared:') then
       heard = heard + 1
-      if RANK[status] < RANK[lowest] then lowest = status end
+      -- One that is none of ours (made by hand) counts as heard of, and for nothing more.
+      if (RANK[status] or 9) < RANK[lowest] then lowest = status end
     end
   end
   if lowest == 'Failed' or string.format('%d', heard) == there.world_size then return lowest end
@@ -77,6 +78,7 @@ local function create(room, there, generation, request)
   clock()
   there.generation, there.request = generation, request
   if rank ~= '' then there.world_size = world_size end
+  if owner ~= '' then there.owner = owner end
   redis.call('HSET', room, 'generation', generation, 'opened_ms', now_ms)
   if request ~= '' then redis.call('HSET', room, 'request', request) end
   if rank ~= '' then redis.call('HSET', room, 'world_size', world_size) end
@@ -101,7 +103,8 @@ local function put(room, there, status, reason)
     if was == 'Failed' then redis.call('HDEL', room, 'reason', 'failed_by') end
   else
     is_first = reason ~= '' and redis.call('HSETNX', room, 'reason', reason) == 1
-    if status == 'Failed' and ARGV[10] ~= '' then redis.call('HSETNX', room, 'failed_by', ARGV[10]) end
+    -- Who fails a room that has failed before, or is born so, is not the cause.
+    if was ~= 'Failed' and ARGV[10] ~= '' then redis.call('HSETNX', room, 'failed_by', ARGV[10]) end
   end
   local ttl_ms = (there.status == 'Success' or there.status == 'Failed') and ARGV[3] or ARGV[2]
   redis.call('PEXPIRE', room, ttl_ms)

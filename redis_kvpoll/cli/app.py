@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from redis_kvpoll.cli import feed, owners, replay, table
+from redis_kvpoll.cli import acl, feed, owners, replay, table
 from redis_kvpoll.errors import KVPollError
 
 
@@ -31,5 +31,5 @@ def kvpoll() -> None:
 
 for command in (table.ls, table.show, table.clear, table.abort):
     kvpoll.add_command(command)
-for command in (owners.leases, owners.reap, feed.tail, feed.history, replay.replay):
+for command in (owners.leases, owners.reap, feed.tail, feed.history, acl.acl, replay.replay):
     kvpoll.add_command(command)

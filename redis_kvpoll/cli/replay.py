@@ -20,7 +20,7 @@ from redis_kvpoll.errors import printable
 from redis_kvpoll.replay import runner, traffic
 from redis_kvpoll.replay.hazards import Rates
 from redis_kvpoll.replay.report import Report
-from redis_kvpoll.replay.router import Run
+from redis_kvpoll.replay.router import Run, Snapshot
 
 PROMISE_BROKEN = 3
 GENERATED = 1000
@@ -50,6 +50,10 @@ _workers = click.IntRange(1, 64)
 @click.option("--speed", type=Finite(0, min_open=True), default=20.0, show_default=True,
               help="How many times faster than the trace.")  # fmt: skip
 @click.option("--limit", type=click.IntRange(min=1), help=f"Requests at most; {GENERATED:,} when generated.")
+@click.option("--fenced/--plain", default=True, show_default=True,
+              help="Through generations, under leases; or by room alone, as SGLang does.")  # fmt: skip
+@click.option("--kill-redis", type=click.IntRange(min=0), default=0, metavar="N",
+              help="Kill the private server N times with SIGKILL; it comes back empty.")  # fmt: skip
 @click.option("--policy", type=click.Choice(["compat", "strict"]), default="strict", show_default=True,
               help="How late messages are merged.")  # fmt: skip
 @click.option("--abort-rate", type=_rate, default=0.03, show_default=True, help="Requests aborted, from either side.")
@@ -68,6 +72,8 @@ def replay(
     decode: int,
     speed: float,
     limit: int | None,
+    fenced: bool,
+    kill_redis: int,
     policy: Policy,
     abort_rate: float,
     late_rate: float,
@@ -87,19 +93,30 @@ def replay(
     rates = Rates(abort_rate, late_rate, reuse_rate, crash_rate)
     # The report goes to stdout; everything on the way to it to stderr.
     console = Console(stderr=True, highlight=False)
-    with runner.server(url) as server:
-        plan = runner.plan(server, policy, speed)
+    with runner.server(url) as (server, private):
+        if kill_redis and (private is None or not fenced):
+            raise click.UsageError("--kill-redis needs the private server (no --redis), and --fenced to survive it")
+        plan = runner.plan(server, policy, speed, fenced)
+        killer = runner.Killer(private, kill_redis, len(requests)) if private else None
         source = trace.name if trace else "generated traffic"
+        manner = "fenced" if fenced else f"plain, policy {policy}"
         # No markup: an IPv6 address looks like it. No password: this goes into logs.
         for line in (
-            f"kvpoll replay: {len(requests):,} requests of {printable(source)}, policy {policy}, seed {seed}",
+            f"kvpoll replay: {len(requests):,} requests of {printable(source)}, {manner}, seed {seed}",
             "Look at it from another shell, while it runs:",
             f"  kvpoll ls --redis {parse(server).shown} --namespace {plan.namespace}-decode",
             f"  kvpoll tail --redis {parse(server).shown} --namespace {plan.namespace}-decode",
         ):
             console.print(line, soft_wrap=True, markup=False)
         with Progress(console, len(requests)) as progress:
-            report = runner.replay(Run(plan, requests, rates, prefill, decode, seed), progress.show)
+
+            def show(snapshot: Snapshot) -> None:
+                progress.show(snapshot)
+                if killer:
+                    killer.look(snapshot)
+
+            report = runner.replay(Run(plan, requests, rates, prefill, decode, seed), show)
+    report.server_kills = killer.killed if killer else 0
     _print(report, wants_json)
     if report.violations():
         sys.exit(PROMISE_BROKEN)

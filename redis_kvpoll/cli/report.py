@@ -15,6 +15,7 @@ from redis_kvpoll.replay.report import Latency, Report
 RESULTS = ("success", "failed", "aborted", "timed out", "crashed")
 ANSWERS = {
     "SKIPPED": "skipped",
+    "STALE": "stale",
     "UNCHANGED": "no effect",
     "CREATED": "revived",
     "ADVANCED": "hit the next",
@@ -37,7 +38,7 @@ def render(report: Report) -> Iterator[RenderableType]:
     yield Text(
         f"{report.requests:,} requests ({report.input_tokens:,} input tokens) in {report.seconds:.1f} s, "
         f"{report.speed:g} times the trace's speed, by {report.prefill} prefill and {report.decode} decode workers; "
-        f"policy {report.policy}, seed {report.seed}\n"
+        f"{_manner(report)}, seed {report.seed}\n"
     )
     yield _results(report)
     yield ""
@@ -56,7 +57,16 @@ def render(report: Report) -> Iterator[RenderableType]:
         yield Text("Promises broken:", "bold red")
         yield from (Text(f"  {violation}", "red") for violation in violations)
     else:
-        yield Text(f"All that policy {report.policy} promises holds.", "bold green")
+        what = f"policy {report.policy} promises" if report.lease is None else "generations and leases promise"
+        yield Text(f"All that {what} holds.", "bold green")
+
+
+def _manner(report: Report) -> str:
+    """How the workers wrote."""
+    if report.lease is None:
+        return f"plain writes, policy {report.policy}"
+    kills = f", the server killed {report.server_kills} times" if report.server_kills else ""
+    return f"through generations, leases of {report.lease:g} s{kills}"
 
 
 def _results(report: Report) -> Table:
@@ -114,6 +124,8 @@ def _promises(report: Report) -> Table:
     kinds = "\n".join(f"{count:,} {kind}" for kind, count in by_count)
     table.add_row("lost", f"{report.lost:,}", "requests without an end")
     orphans = f"rooms of {report.crashes:,} killed workers; {report.orphans_past_ttl:,} of them outlived their TTL"
+    if report.lease is not None:
+        orphans = f"rooms of {report.crashes:,} killed workers; alive for {report.oldest_orphan:.1f} s at most"
     table.add_row("orphaned", f"{report.orphaned:,}", orphans)
     table.add_row("leaked", f"{leaked:,}", how or "rooms alive past their clear")
     table.add_row("polluted", f"{report.polluted:,}", kinds or "requests touched by another's message")
@@ -121,13 +133,13 @@ def _promises(report: Report) -> Table:
 
 
 def _explanations(report: Report) -> Iterator[Text]:
-    if report.polluted:
+    if report.polluted and report.lease is None:
         yield Text(
             f"Polluted: {report.reused:,} requests got a room that another had before, and a late message of that one "
             "cannot be told from their own: the id is the same. Only generations can; no policy promises it.\n",
             "yellow",
         )
-    if report.leaked and report.policy == "compat":
+    if report.leaked and report.policy == "compat" and report.lease is None:
         yield Text(
             "Leaked: compat creates an absent room for any status but Failed, as SGLang's dict does, so a late Success "
             "or Transferring brings a cleared room back until its TTL. Policy strict skips them.\n",

@@ -29,17 +29,21 @@ _START_SECONDS = 10.0
 _MAX_SOCKET_PATH = 100
 """The kernel's limit is 108 bytes (104 on macOS)."""
 
-# $1 is the folder; the rest is the server's command line. The server's process id goes to our end of the pipe. The
-# traps come first, and a broken pipe is ignored: we may be killed at any moment, this one included.
+# $1 is the folder; the rest is the server's command line. The server's process id goes to our end of the pipe; a line
+# from there asks for another server. The traps come first, and a broken pipe is ignored: we may be killed at any
+# moment, this one included.
 _GUARD = """
 folder=$1; shift
 trap 'kill -KILL $! 2>/dev/null; wait; rm -rf "$folder"' EXIT
 trap 'exit 0' TERM INT HUP
 trap '' PIPE
-"$@" >"$folder/log" 2>&1 </dev/null &
-echo $! 2>/dev/null
-exec >/dev/null
-read -r _
+while
+    "$@" >"$folder/log" 2>&1 </dev/null &
+    echo $! 2>/dev/null
+    read -r _
+do
+    kill -KILL $! 2>/dev/null; wait
+done
 """
 
 _LIVE: weakref.WeakSet[EmbeddedServer] = weakref.WeakSet()
@@ -85,10 +89,22 @@ class EmbeddedServer:
         _LIVE.add(self)
         pids: list[int] = []
         self._finalizer = weakref.finalize(self, _end, self._guard, pids, self.folder, os.getpid())
+        self._pids = pids
+        self._meet()
+
+    def _meet(self) -> None:
+        """Learn which process the server is, and wait until it answers."""
         assert self._guard.stdout is not None  # noqa: S101 - it is a pipe
         self.pid = int(self._guard.stdout.readline())
-        pids.append(self.pid)
+        self._pids[:] = [self.pid]
         self._wait_until_ready()
+
+    def restart(self) -> None:
+        """Kill the server with SIGKILL and start another in its place, without its data."""
+        assert self._guard.stdin is not None  # noqa: S101 - it is a pipe
+        self._guard.stdin.write(b"\n")
+        self._guard.stdin.flush()
+        self._meet()
 
     @property
     def url(self) -> str:

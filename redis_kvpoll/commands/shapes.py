@@ -82,7 +82,7 @@ ATTACH = Shape(
 ABORT = Shape(
     load("abort"),
     first=("feed",),
-    once=("feed_length", "terminal_ttl_ms", "author"),
+    once=("feed_length", "terminal_ttl_ms", "author", "rank"),
     item=("reason",),
     reply=("outcome", "status"),
     codes=(Outcome.UNCHANGED, Outcome.FAILED, Outcome.SKIPPED),
@@ -97,8 +97,8 @@ REAP = Shape(
     reply=("outcome", "status"),
     codes=(Outcome.UNCHANGED, Outcome.FAILED, Outcome.SKIPPED),
     prefix_in_prefill=True,
-    leaves=_leaves(2),
 )
+"""The rooms of others: a mirror hears of them from the feed, since the reply does not say how a rank sees them."""
 RECORD_FAILURE = Shape(
     load("record_failure"), first=("feed",), once=("feed_length", "author"), item=("reason",), reply=("stored",)
 )
@@ -113,7 +113,7 @@ CLEAR = Shape(
     epoch=True,
     repeatable=False,
     leaves=lambda reply: [
-        s if o == Outcome.STALE.value else None for o, s in zip(reply[::3], reply[1::3], strict=True)
+        None if o == Outcome.CLEARED.value else s for o, s in zip(reply[::3], reply[1::3], strict=True)
     ],
 )
 CLEAR_FENCED = replace(CLEAR, repeatable=True)

@@ -201,6 +201,9 @@ class Follower:
             entries = found.get(feed.encode(), ())
             self._replica.read(tag, entries, len(entries) < ENTRIES, now)
             all_read = all_read and len(entries) < ENTRIES
+        for tag in self.tags:
+            if rooms := self._replica.uncertain(tag):
+                yield from self._look(rooms)
         self._tell()
         if self._replica.suspicions != self._suspicions:
             raise _Doubt("the store lost a connection")

@@ -11,6 +11,7 @@ from redis_kvpoll.commands import Call
 from redis_kvpoll.commands.shape import UNSAID, Layout
 from redis_kvpoll.commands.shapes import SNAPSHOT
 from redis_kvpoll.errors import KVPollError, WaitTimeoutError
+from redis_kvpoll.mirror.ranked import RankShard
 from redis_kvpoll.mirror.shard import Shard, Waiter, number_of
 from redis_kvpoll.status import KVPoll
 
@@ -41,8 +42,13 @@ class Replica:
         self.suspicions = 0
         self._changes: list[tuple[int, KVPoll | None]] = []
         tags = keys.tags(layout.namespace, layout.shards)
-        self.shards = {tag: Shard(self.statuses, wants, self._note) for tag in tags}
+        self.shards = {tag: self._shard(wants) for tag in tags}
         self._rounds: Mark = dict.fromkeys(tags, 0)
+
+    def _shard(self, wants: Callable[[int], bool] | None) -> Shard:
+        if self.layout.rank:
+            return RankShard(self.statuses, wants, self._note, self.layout.rank)
+        return Shard(self.statuses, wants, self._note)
 
     def _note(self, room: int, status: KVPoll | None) -> None:
         if self.telling:
@@ -100,6 +106,14 @@ class Replica:
         if shard is not None:
             with self.lock:
                 shard.snapshot(number_of(feed_id), rooms, reply, now)
+
+    def uncertain(self, tag: str) -> list[int]:
+        """Rooms that the feed alone does not tell enough about: they must be read, and stay here until then."""
+        shard = self.shards[tag]
+        if not shard.uncertain:
+            return []
+        with self.lock:
+            return list(shard.uncertain)
 
     def due(self, tag: str, now: float, limit: int) -> list[int]:
         """Rooms that should have expired by now: whether they have is for the server to say."""

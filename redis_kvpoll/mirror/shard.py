@@ -86,6 +86,8 @@ class Shard:
         self._ahead: list[tuple[int, int]] = []
         """A heap of (id, room): what is known ahead of the feed, and needs a look when that has come there."""
         self._unconfirmed: set[int] = set()
+        self.uncertain: dict[int, int] = {}
+        """Rooms that must be read, since what the feed has said of them at an id leaves two answers (see ranked.py)."""
         self._untold: dict[int, KVPoll | None] = {}
         """Rooms that an own write changed ahead of the feed, and what who listens was told of each last."""
 

@@ -14,7 +14,7 @@ from redis_kvpoll import checks, keys
 from redis_kvpoll.commands import Call
 from redis_kvpoll.commands.shape import Layout
 from redis_kvpoll.delivery import Delivery
-from redis_kvpoll.errors import FeedOffError, InvalidInputError, StoreClosedError
+from redis_kvpoll.errors import FeedOffError, InvalidInputError, StoreClosedError, printable
 from redis_kvpoll.mirror.follow import Follower
 from redis_kvpoll.mirror.replica import Mark, Replica
 from redis_kvpoll.mirror.shard import Waiter
@@ -118,15 +118,19 @@ class View(Watch, ABC):
     def get(self, room: int, default: Any = None) -> Any:
         """The status of a room, or ``default`` when it is absent.
 
-        A dict look-up and no more: it asks neither the server nor a clock, and does not look at its argument. While
-        ``synced`` is False it is what was last known. What this process has written is in it at once.
+        A dict look-up and no more: it asks neither the server nor a clock, and does not look at its argument (what has
+        no hash is a TypeError, as for a dict). While ``synced`` is False it is what was last known. What this process
+        has written is in it at once.
         """
         # This is for a mirror that is not open. One that is has its dict's own get in this place: see _bind.
         return self._open_replica("get").statuses.get(room, default)
 
     def poll(self, rooms: Iterable[int]) -> list[KVPoll | None]:
         """The status of each room in the given order, None when it is absent. As many dict look-ups."""
-        return list(map(self.get, rooms))
+        try:
+            return list(map(self.get, rooms))
+        except TypeError as error:  # as a dict would say; the look-ups themselves do not look at what they are given
+            raise InvalidInputError(f"poll: it takes a list of rooms ({printable(str(error))})") from None
 
     def on_change(self, callback: Callback) -> Callable[[], None]:
         """Have ``callback(room, status)`` called for each change of a status; None means that the room is gone.

@@ -21,6 +21,8 @@ class Plan(NamedTuple):
     policy: Policy
     speed: float
     ttl: float
+    lease: float | None = None
+    """The TTL in seconds of the workers' leases; None: they write plainly, without leases and generations."""
 
 
 # From the router to a worker

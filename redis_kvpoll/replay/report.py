@@ -64,11 +64,19 @@ class Report:
     lost: int
     orphaned: int
     orphans_past_ttl: int
+    lease: float | None
+    """Seconds; None when the workers wrote plainly."""
+    orphans_past_lease: int
+    """Rooms of killed workers that stayed alive for more than their lease and two seconds."""
+    oldest_orphan: float
+    """Seconds that a killed worker's room was seen alive after it, at most."""
     leaked: dict[str, int]
     """By the status that brought the room back; ``unknown`` for rooms that nothing explains."""
     polluted: int
     pollution: dict[str, int]
     """Kind -> requests."""
+    server_kills: int = 0
+    """How many times the server was killed and came back empty."""
     errors: list[str] = field(default_factory=list)
     """What went wrong with the replay itself."""
 
@@ -82,7 +90,8 @@ class Report:
 
     @property
     def late_failed_skipped(self) -> int:
-        return self.late.get("Failed", {}).get("SKIPPED", 0)
+        answers = self.late.get("Failed", {})
+        return answers.get("SKIPPED", 0) + answers.get("STALE", 0)
 
     def violations(self) -> list[str]:
         """What the policy promises not to have, in words; empty when all holds."""
@@ -91,8 +100,12 @@ class Report:
             found.append(f"{self.lost} requests lost: they have no end")
         if self.orphans_past_ttl:
             found.append(f"{self.orphans_past_ttl} rooms of killed workers outlived their TTL")
+        if self.orphans_past_lease:
+            found.append(f"{self.orphans_past_lease} rooms of killed workers stayed alive beyond their lease and 2 s")
+        if self.polluted and self.lease is not None:
+            found.append(f"{self.polluted} requests were touched by another's message, through generations")
         for status, count in self.leaked.items():
-            if self.policy == "strict" or status not in ("Success", "Transferring"):
+            if self.lease is not None or self.policy == "strict" or status not in ("Success", "Transferring"):
                 how = "that nothing explains" if status == UNKNOWN else f"through a late {status}"
                 found.append(f"{count} rooms leaked {how}")
         return found

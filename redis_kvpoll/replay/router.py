@@ -100,9 +100,11 @@ class Router:
         settled_at = time.monotonic() + SETTLE_SECONDS
         while time.monotonic() < settled_at:
             self._attend(0.02, "finishing", total)
-        self._pool.stop()
         self._sweep.begin(self._ledger)
-        while self._sweep.is_waiting():
+        while self._sweep.is_watching():  # by the workers' leases, so before they go
+            self._attend(0.02, "orphans are failed", total)
+        self._pool.stop()
+        while self._sweep.is_waiting(time.monotonic()):
             self._tell("orphans expire", total)
             time.sleep(SNAPSHOT_SECONDS)
         return self._report(seconds)
@@ -148,6 +150,7 @@ class Router:
             if slot in self._pool.slots[slot.side]:  # else its place was taken: it was killed for another request
                 self._bury(slot)
         now = time.monotonic()
+        self._sweep.watch(now)
         if now >= self._patrol_at:
             self._patrol_at = now + self._run.plan.ttl / 4
             self._sweep.patrol(self._ledger)
@@ -188,7 +191,7 @@ class Router:
     def _tell(self, phase: str, arrived: int) -> None:
         """Send a snapshot. The other end being gone ends the replay, by the exception."""
         self._snapshot_at = time.monotonic() + SNAPSHOT_SECONDS
-        skipped = sum(answers.get("SKIPPED", 0) for answers in self._ledger.late.values())
+        skipped = sum(answers.get("SKIPPED", 0) + answers.get("STALE", 0) for answers in self._ledger.late.values())
         results = {str(result): count for result, count in self._ledger.results.items()}
         over = sum(results.values())
         self._pipe.send(Snapshot(phase, arrived, over, results, skipped, self._ledger.crashes))
@@ -212,6 +215,9 @@ class Router:
             results={str(result): count for result, count in ledger.results.items()},
             orphaned=self._sweep.orphaned,
             orphans_past_ttl=self._sweep.past_ttl,
+            lease=run.plan.lease,
+            orphans_past_lease=self._sweep.past_lease,
+            oldest_orphan=round(self._sweep.oldest, 3),
             leaked=self._sweep.leaked(ledger),
             polluted=len(polluted),
             pollution=dict(Counter(polluted.values())),

@@ -23,25 +23,44 @@ from redis_kvpoll.replay.tables import open_store
 TTL_SECONDS = 10.0
 """Short, so that what a killed worker leaves behind is gone before a person gets impatient."""
 
+LEASE_SECONDS = 5.0
+"""The default of ``StatusStore.lease``."""
+
 KNOCK_SECONDS = 2.0
 """How long to try whether the server is there at all, before any process is started."""
 
 
 @contextmanager
-def server(url: str | None) -> Iterator[str]:
-    """The URL to use: the given one, or that of a private server for as long as the block lasts."""
+def server(url: str | None) -> Iterator[tuple[str, EmbeddedServer | None]]:
+    """The URL to use: the given one, or that of a private server, which lives as long as the block lasts."""
     if url is not None and parse(url).kind == "memory":
         raise InvalidInputError("memory:// is inside one process; a replay runs many: use embedded:// or a server")
     if url is not None and parse(url).kind != "embedded":
-        yield url
+        yield url, None
     else:
         with EmbeddedServer() as embedded:
-            yield embedded.url
+            yield embedded.url, embedded
 
 
-def plan(url: str, policy: Policy, speed: float) -> Plan:
+def plan(url: str, policy: Policy, speed: float, fenced: bool) -> Plan:
     """The plan of a new replay, in namespaces of its own."""
-    return Plan(url, f"replay-{secrets.token_hex(2)}", policy, speed, TTL_SECONDS)
+    lease = LEASE_SECONDS if fenced else None
+    return Plan(url, f"replay-{secrets.token_hex(2)}", policy, speed, TTL_SECONDS, lease)
+
+
+class Killer:
+    """Kills a private server so many times in the course of a replay, evenly spread over its requests."""
+
+    def __init__(self, server: EmbeddedServer, times: int, requests: int) -> None:
+        self._server = server
+        self._due = [requests * number // (times + 1) for number in range(1, times + 1)]
+        self.killed = 0
+
+    def look(self, snapshot: Snapshot) -> None:
+        """Kill it if it is time to. It is back, empty, when this returns."""
+        if self.killed < len(self._due) and snapshot.arrived >= self._due[self.killed]:
+            self.killed += 1
+            self._server.restart()
 
 
 def replay(run: Run, progress: Callable[[Snapshot], None]) -> Report:

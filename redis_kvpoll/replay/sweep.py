@@ -11,6 +11,12 @@ from redis_kvpoll.replay.messages import Plan
 from redis_kvpoll.replay.report import UNKNOWN
 from redis_kvpoll.replay.tables import open_store
 
+WATCH_SECONDS = 0.1
+"""Between two looks at what killed workers have just left behind."""
+
+LEASE_SLACK_SECONDS = 2.0
+"""Beyond a lease, before a live room of a killed worker is said to have outlived it: others look twice."""
+
 SLACK_SECONDS = 1.0
 """Beyond the TTL, before an orphan is said to have outlived it: Redis expires lazily, and we look now and then."""
 
@@ -25,11 +31,43 @@ class Sweep:
         self._unknown: dict[Side, set[int]] = {side: set() for side in SIDES}
         self._waiting: dict[Side, set[int]] = {side: set() for side in SIDES}
         self._give_up_at = 0.0
+        self._lease = plan.lease
+        self._live: dict[Side, dict[int, float]] = {side: {} for side in SIDES}
+        """Of the rooms that killed workers left behind alive, since when."""
+        self._watch_at = 0.0
         self.orphaned = 0
+        self.oldest = 0.0
+        """The longest time in seconds that a room stayed alive after its worker was killed."""
+        self.past_lease = 0
+        """The rooms that did so for too long."""
 
     def bury(self, side: Side, rooms: list[int]) -> None:
         """A worker was killed with these rooms on it; count those that it leaves behind."""
-        self.orphaned += sum(status is not None for status in self._tables[side].poll(rooms))
+        statuses = self._tables[side].poll(rooms)
+        self.orphaned += sum(status is not None for status in statuses)
+        if self._lease is not None:
+            # Also those that a write of the killed worker, still on its way, is yet to create.
+            self._live[side] |= dict.fromkeys(rooms, time.monotonic())
+
+    def watch(self, now: float) -> None:
+        """See how long the rooms of killed workers stay alive."""
+        if self._lease is None or now < self._watch_at:
+            return
+        self._watch_at = now + WATCH_SECONDS
+        for side, rooms in self._live.items():
+            for room, status in zip(list(rooms), self._tables[side].poll(rooms), strict=True):
+                age = now - rooms[room]
+                if status is not None and not status.is_terminal:
+                    self.oldest = max(self.oldest, age)
+                    if age > self._lease + LEASE_SLACK_SECONDS:
+                        self.past_lease += 1
+                        del rooms[room]
+                elif age > WATCH_SECONDS * 2:
+                    del rooms[room]
+
+    def is_watching(self) -> bool:
+        """Whether there are such rooms."""
+        return any(self._live.values())
 
     def patrol(self, ledger: Ledger) -> None:
         """Look for rooms without a request. Seen in two looks running they are leaks: clears are not that slow.
@@ -55,12 +93,12 @@ class Sweep:
             # Also those that a killed worker's last words, still on their way then, have written since.
             self._waiting[side] = set(ledger.orphans[side])
 
-    def is_waiting(self) -> bool:
+    def is_waiting(self, now: float) -> bool:
         """Whether there are orphans left, and time for them to expire."""
         for side, rooms in self._waiting.items():
             statuses = self._tables[side].poll(rooms)
             self._waiting[side] = {r for r, status in zip(rooms, statuses, strict=True) if status is not None}
-        return self.past_ttl > 0 and time.monotonic() < self._give_up_at
+        return self.past_ttl > 0 and now < self._give_up_at
 
     @property
     def past_ttl(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from redis_kvpoll.mirror.blocking import Mirror
 from redis_kvpoll.replay.hazards import Side
@@ -116,9 +116,9 @@ class Table:
             updates += answer.values()
         return answer
 
-    def abort(self, room: int, reason: str) -> None:
-        with self._meter.update() as updates:
-            updates.append(self.store.abort(room, reason))
+    def timed(self) -> AbstractContextManager[list[Update]]:
+        """A block whose time is that of an update; it puts what came of it into the list."""
+        return self._meter.update()
 
     def poll(self, rooms: Sequence[int]) -> list[KVPoll | None]:
         """What the mirror says; a call is made beside it, so that both ways can be compared.

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import heapq
+import logging
 import queue
 import signal
 import threading
 import time
 from multiprocessing.connection import Connection
 
-from redis_kvpoll.errors import KVPollError, KVTransferError
-from redis_kvpoll.replay.handshake import HANDSHAKES, Decode, Prefill, Turn
+from redis_kvpoll.errors import KVPollError
+from redis_kvpoll.replay.hands import Fenced, Hands, Plain
+from redis_kvpoll.replay.handshake import HANDSHAKES, Decode, Prefill, Turn, timeout_seconds
 from redis_kvpoll.replay.hazards import Late, Side
 from redis_kvpoll.replay.messages import (
     Announced,
@@ -37,6 +39,8 @@ def main(side: Side, plan: Plan, pipe: Connection[FromWorker, ToWorker]) -> None
     """The whole life of a worker process. It ends when the router says so, or is gone."""
     # Ctrl-C reaches the whole group of processes; the router decides how it ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # That a mirror is not current is counted; where the server is killed on purpose, warnings would be no news.
+    logging.getLogger("redis_kvpoll").setLevel(logging.ERROR)
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         try:
             Worker(side, plan, pipe).run()
@@ -52,12 +56,13 @@ class Worker:
         self._inbox: queue.SimpleQueue[ToWorker | None] = queue.SimpleQueue()
         self._meter = Meter()
         self._own = Table(plan, side, self._meter)
-        self._peer = Table(plan, "decode" if side == "prefill" else "prefill", self._meter)
-        self._new: list[Job] = []
+        peer = Table(plan, "decode" if side == "prefill" else "prefill", self._meter)
+        self._hands: Hands = Plain(self._own, peer) if plan.lease is None else Fenced(self._own, peer, plan.lease)
+        self._new: dict[Job, float] = {}  # with when each came
         self._running: dict[int, Prefill | Decode] = {}  # by room
         self._known: dict[int, int] = {}  # room by request, of all requests so far
         self._announced: list[int] = []
-        self._late: list[tuple[float, int, int, Late]] = []  # a heap: when, request, room, message
+        self._late: list[tuple[float, Job, Late]] = []  # a heap: when, whose, message
         self._touch_at = 0.0
         self._stopping = False
         self._events: list[FromWorker] = []
@@ -65,13 +70,14 @@ class Worker:
     def run(self) -> None:
         # The router must never wait for us to read, for we may be waiting for it to do so.
         threading.Thread(target=self._receive, daemon=True).start()
-        with self._own.mirrored():
+        with self._own.mirrored(), self._hands.at_work():
             while not (self._stopping and not self._new and not self._running and not self._late):
                 self._listen()
                 self._open()
                 turn = self._look()
                 self._answer_announcements(turn)
                 self._write(turn)
+                self._hands.go_on()
                 self._conclude(turn)
                 self._send_late()
                 self._touch()
@@ -86,13 +92,13 @@ class Worker:
             self._inbox.put(None)
 
     def _listen(self) -> None:
-        wait = LOOK_SECONDS if self._running or self._late else None
+        wait = LOOK_SECONDS if self._running or self._late or self._new else None
         with contextlib.suppress(queue.Empty):
             while True:
                 message = self._inbox.get(timeout=wait)
                 wait = 0
                 if isinstance(message, Job):
-                    self._new.append(message)
+                    self._new[message] = time.monotonic()
                 elif isinstance(message, Announced):
                     self._announced.append(message.request)
                 elif isinstance(message, Stop):
@@ -106,12 +112,14 @@ class Worker:
             return
         now = time.monotonic()
         self._own.follow(job.room for job in self._new)
-        updates = self._own.update({job.room: KVPoll.Bootstrapping for job in self._new})
-        for job in self._new:
+        for job, outcome in self._hands.open([job for job in self._new if job.room not in self._running]).items():
+            del self._new[job]
             self._running[job.room] = HANDSHAKES[self._side](job, self._plan.speed, now)
             self._known[job.request] = job.room
-            self._events.append(Opened(job.request, updates[job.room].outcome, now))
-        self._new.clear()
+            self._events.append(Opened(job.request, outcome, now))
+        for job in [job for job, since in self._new.items() if now - since > timeout_seconds(self._plan.speed)]:
+            del self._new[job]  # whoever has its room does not go
+            self._events.append(Ended(job.request, "timed out", now))
 
     def _look(self) -> Turn:
         """Poll every room in flight and let each take its step."""
@@ -121,7 +129,8 @@ class Worker:
             statuses = self._own.poll(rooms)
             now = time.monotonic()
             for room, status in zip(rooms, statuses, strict=True):
-                self._running[room].look(status, now, turn)
+                handshake = self._running[room]
+                handshake.look(self._hands.is_there(handshake.job) if status is None else status, now, turn)
         return turn
 
     def _answer_announcements(self, turn: Turn) -> None:
@@ -134,51 +143,47 @@ class Worker:
                 continue
             handshake = self._running.get(room)
             if isinstance(handshake, Prefill) and handshake.job.request == request:
-                self._own.store.set_decode_prefix_len(room, handshake.job.prefix_length)
+                self._hands.set_prefix(handshake.job)
                 handshake.announced(turn)
         self._announced = early
-        for room, handshake in self._running.items():
+        for handshake in self._running.values():
             if isinstance(handshake, Prefill) and handshake.waits_for_start:
-                handshake.start(self._own.store.pop_decode_prefix_len(room), time.monotonic())
+                handshake.start(self._hands.take_prefix(handshake.job), time.monotonic())
 
     def _write(self, turn: Turn) -> None:
         self._events += (Announced(request) for request in turn.announced)
-        for table, statuses in ((self._own, turn.own), (self._peer, turn.peer)):
-            if not statuses:
-                continue
-            for room, update in table.update(statuses).items():
+        for table, write, statuses in (
+            (self._hands.own, self._hands.write, turn.own),
+            (self._hands.peer, self._hands.tell, turn.peer),
+        ):
+            words = {self._running[room].job: status for room, status in statuses.items()}
+            for job, update in (write(words) if words else {}).items():
                 if update.outcome is Outcome.CREATED:  # it came after the clear
-                    self._arrived(self._running[room].job.request, table.side, statuses[room], update, planned=False)
+                    self._arrived(job.request, table.side, words[job], update, planned=False)
         for room, reason, tell in turn.aborts:
-            self._own.abort(room, reason)
-            if tell:
-                self._peer.abort(room, reason)
+            self._hands.abort(self._running[room].job, reason, tell)
 
     def _conclude(self, turn: Turn) -> None:
         """Clear what has ended, and tell the router."""
         if not turn.done:
             return
-        failed = [room for room in turn.done if self._running[room].status is KVPoll.Failed]
-        self._own.store.clear_many(room for room in turn.done if room not in failed)
-        for room in turn.done:
-            handshake = self._running.pop(room)
+        done = {self._running[room].job: self._running.pop(room) for room in turn.done}
+        failed = [job for job, handshake in done.items() if handshake.status is KVPoll.Failed]
+        reasons = self._hands.end(done, failed)
+        for job, handshake in done.items():
             result: Result = "success" if handshake.status is KVPoll.Success else "failed"
-            if room in failed:
-                try:
-                    self._own.store.failure_exception(room)
-                except KVTransferError as error:
-                    result = handshake.result(error.reason)
+            if job in reasons:
+                result = handshake.result(reasons[job])
             now = time.monotonic()
-            self._events.append(Ended(handshake.job.request, result, now))
-            self._own.forget([room])
-            if late := handshake.job.late:
-                heapq.heappush(self._late, (now + late.delay, handshake.job.request, room, late))
+            self._events.append(Ended(job.request, result, now))
+            self._own.forget([job.room])
+            if job.late:
+                heapq.heappush(self._late, (now + job.late.delay, job, job.late))
 
     def _send_late(self) -> None:
         while self._late and self._late[0][0] <= time.monotonic():
-            _, request, room, late = heapq.heappop(self._late)
-            update = self._own.update({room: late.status})[room]
-            self._arrived(request, self._side, late.status, update, planned=True)
+            _, job, late = heapq.heappop(self._late)
+            self._arrived(job.request, self._side, late.status, self._hands.write_late(job, late.status), planned=True)
 
     def _touch(self) -> None:
         if self._running and time.monotonic() >= self._touch_at:

@@ -1,0 +1,160 @@
+"""Calls of every script: all operations there are, by every kind of store, on rooms in every state."""
+
+from __future__ import annotations
+
+from redis_kvpoll import commands, keys
+from redis_kvpoll.commands import Command, handles, leases
+from redis_kvpoll.commands.shapes import RESTATE, SNAPSHOT
+from tests.layouts import layout
+
+TTL_MS = "60000"
+A, B = 2**53 + 1, 2**63 - 1
+GENERATION = 1_700_000_000_000_123
+"""In microseconds, as scripts give them, and below all that any server gives today."""
+REQUEST = "rid"
+
+_RANK = {"rank": "0", "world_size": "2"}
+_OWNER = {"owner": "prefill-0", "incarnation": "1700000000000007"}
+# Kinds of stores. One with a rank first: its entries in the feed have their words in the order of the heads.
+ACTORS = {"rank": _RANK, "plain": {}, "owner": _OWNER, "both": {**_RANK, **_OWNER}}
+
+
+def table(actor="plain", policy="compat", feed="100", **changes):
+    times = {"ttl_ms": TTL_MS, "terminal_ttl_ms": TTL_MS}
+    return layout(policy=policy, feed_length=feed, nonce="ab12", **{**times, **ACTORS[actor], **changes})
+
+
+def bare(operation, shape, rooms, items=()):
+    """A command that no method of a store makes."""
+    return Command(operation, shape, rooms, [*items], lambda *_: [], lambda *_: None)
+
+
+def restate(*rooms, status="Bootstrapping", role="opener", reason="", length="", generation=GENERATION):
+    item = [str(generation), REQUEST, status, reason, length, role]
+    return bare("restate", RESTATE, [*rooms], item * len(rooms))
+
+
+STATUSES = (1, 2, 3, 4, 0)
+
+# Every operation, by the script that it is made for; a store with a rank or a lease may use another one.
+OPERATIONS = {
+    "update": [*(commands.update_status(A, status) for status in STATUSES), commands.update_many({A: 3, B: 1})],
+    "write": [*(handles.update(A, GENERATION, status) for status in STATUSES), handles.fail(A, GENERATION, "why")],
+    "open": [
+        handles.open(A, REQUEST, 1, 0),
+        handles.open(A, "another", 2, GENERATION + 10**15),
+        handles.open(B, None, 1, 0),
+    ],
+    "restate": [
+        restate(A),
+        restate(A, B, status="Transferring", length="7"),
+        restate(A, status="Failed", reason="why"),
+        restate(A, status="WaitingForInput", role="guest"),
+        restate(A, status="Success", role="cleared"),
+        restate(A, generation=GENERATION - 1),
+    ],
+    "attach": [handles.attach(A), handles.look(A, GENERATION)],
+    "abort": [commands.abort(A, "why"), commands.abort(B, "why")],
+    "reap": [leases.reap([A], _OWNER["incarnation"], "why"), leases.reap([A, B], "1600000000000001", "why")],
+    "record_failure": [commands.record_failure(A, "why")],
+    "clear": [
+        commands.clear(A),
+        commands.clear_many([A, B]),
+        commands.failure_exception(A),
+        handles.clear(A, GENERATION),
+    ],
+    "poll": [commands.get(A, None), commands.check_status(A), commands.poll([A, B, A]), commands.survey([A, B])],
+    "consensus": [commands.consensus([A, B])],
+    "touch": [commands.touch([A, B])],
+    "entry": [commands.entry(A), commands.failure_reason(A), commands.collect(A)],
+    "set_prefix": [commands.set_decode_prefix_len(A, 7), handles.set_decode_prefix_len(A, GENERATION, 7)],
+    "pop_prefix": [commands.pop_decode_prefix_len(A)],
+    "snapshot": [commands.wait(A), bare("snapshot", SNAPSHOT, [A, B])],
+}
+
+
+def send(client, command, layout):
+    (call,) = command.calls(layout)
+    return client.eval(call.shape.script.source, *call.words()[2:])
+
+
+def take_lease(client, layout):
+    """As the lease of a store would stand there."""
+    if layout.owner:
+        client.hset(keys.leases("ns"), layout.owner, f"{layout.incarnation} 5000 500 1700000000000 0")
+        client.pexpire(keys.leases("ns"), 60_000)
+
+
+# What may be there before a call, beside nothing: each makes it by calls of its own.
+
+
+def absent(client, layout):
+    pass
+
+
+def at(status):
+    """A room of our generation and request, moved to a status by a store like ours."""
+
+    def fill(client, layout):
+        send(client, restate(A), layout)
+        if status != 1:
+            send(client, handles.update(A, GENERATION, status), layout)
+
+    return fill
+
+
+def of_another_request(client, layout):
+    send(client, commands.update_status(A, 2), layout)
+
+
+def failed_of_another_request(client, layout):
+    send(client, commands.update_status(A, 1), layout)
+    send(client, commands.abort(A, "why"), layout)
+
+
+def by_another_rank(*statuses):
+    """Also heard of from the other rank; or from that alone, when ours is None."""
+
+    def fill(client, layout):
+        other = table("rank", rank="1")
+        ours, theirs = statuses
+        send(client, restate(A, status=theirs), other)
+        if ours:
+            send(client, restate(A, status=ours, role="guest"), layout)
+
+    return fill
+
+
+def cleared_by_us(client, layout):
+    by_another_rank("Transferring", "Transferring")(client, layout)
+    send(client, commands.clear(A), layout)
+
+
+def with_other_ranks(client, layout):
+    send(client, restate(A), table("plain" if layout.rank else "rank"))
+
+
+def lease_lost(client, layout):
+    at(2)(client, layout)
+    client.delete(keys.leases("ns"))
+
+
+def with_a_lost_lease(client, layout):
+    client.delete(keys.leases("ns"))
+
+
+def fills(layout):
+    """The states that matter to a store of this kind."""
+    found = [absent, *map(at, STATUSES), of_another_request, failed_of_another_request, with_other_ranks]
+    if layout.rank:
+        found += [by_another_rank(None, "Transferring"), by_another_rank("Success", "Bootstrapping")]
+        found += [by_another_rank(None, "Failed"), by_another_rank("Success", "Failed"), cleared_by_us]
+    if layout.owner:
+        found += [lease_lost, with_a_lost_lease]
+    return found
+
+
+def named(shapes):
+    """The scripts' names, for two shapes of one script with a number."""
+    names = [shape.script.name for shape in shapes]
+    return [f"{name}{names[:at].count(name) or ''}" for at, name in enumerate(names)]

@@ -1,0 +1,56 @@
+"""The heads of the scripts, read: what their first comment says of KEYS, ARGV, the reply, the feed and the codes."""
+
+from __future__ import annotations
+
+import re
+
+from redis_kvpoll import scripts
+
+LABELS = ("KEYS", "ARGV", "REPLY", "FEED", "CODES", "USES")
+MAY_LACK = ("CODES", "USES")
+NAMES = sorted(scripts.names())
+SHARED = sorted(file.name.removesuffix(".lua") for file in (scripts.folder() / "shared").iterdir())
+
+_LABEL = re.compile(rf"-- ({'|'.join(LABELS)}) {{2,}}(\S.*)")
+_MORE = re.compile(r"-- {8}(\S.*)")
+
+
+def text_of(name):
+    """A script's own file, without what it shares with others."""
+    return (scripts.folder() / f"{name}.lua").read_text(encoding="utf-8")
+
+
+def head(name):
+    """(the prose, {label: text}) of a script's first comment. A line goes on in the next, where that is indented."""
+    prose, labelled, label = [], {}, None
+    for line in text_of(name).split("\n"):
+        if not line.startswith("--"):
+            break
+        if found := _LABEL.fullmatch(line):
+            label = found[1]
+            assert label not in labelled, f"{name}.lua has two lines {label}"
+            labelled[label] = found[2]
+        elif label and (more := _MORE.fullmatch(line)):
+            labelled[label] += f" {more[1]}"
+        else:
+            label = None
+            prose.append(line[2:].strip())
+    return " ".join(prose), labelled
+
+
+def words(text):
+    """(once, each): the words before ``each:`` and those after."""
+    if text == "nothing":
+        return [], []
+    once, _, each = text.partition("each:")
+    split = [[word.strip() for word in part.strip(" ;").split(",") if word.strip()] for part in (once, each)]
+    return split[0], split[1]
+
+
+def listed(name, label):
+    """What a script's line lists; empty where it has none, or says nothing."""
+    return words(head(name)[1].get(label, "nothing"))[0]
+
+
+def codes(name):
+    return {int(code): word for code, word in (pair.split() for pair in listed(name, "CODES"))}

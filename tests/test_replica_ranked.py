@@ -1,0 +1,271 @@
+"""The local copy of one of three ranks by itself: whatever the others do, it ends as what this rank sees."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from redis_kvpoll import KVPoll, RoomNotFoundError
+from redis_kvpoll.checks import wait_statuses
+from tests.fuzzing import examples
+from tests.replicas import RankedRun, replica_of
+
+BOOT, INPUT, MOVE, DONE, FAIL = (KVPoll(number) for number in (1, 2, 3, 4, 0))
+SOME = st.lists(st.sampled_from(range(3)), min_size=1, max_size=3, unique=True)
+STATUSES = st.sampled_from((*KVPoll, *KVPoll, None, "abort"))
+STEPS = st.lists(
+    st.one_of(
+        *[st.tuples(st.just("update"), st.sampled_from((0, 1, 1, 2)), SOME, st.sampled_from(KVPoll))] * 4,
+        *[
+            st.tuples(
+                st.just("others"),
+                st.sampled_from((0, 1, 2, 3)),
+                st.sampled_from(("abort", "clear", "clear", "touch", "record_failure")),
+                SOME,
+            )
+        ]
+        * 2,
+        *[st.tuples(st.just("own"), SOME, STATUSES)] * 3,
+        st.tuples(st.just("deliver"), st.integers(0, 5)),
+        *[st.tuples(st.just("read"), st.integers(1, 3))] * 2,
+        st.tuples(st.just("ask")),
+        st.tuples(st.just("look"), st.sets(st.sampled_from(range(3)))),
+        st.tuples(st.just("late_look"), st.sets(st.sampled_from(range(3)), min_size=1)),
+        st.tuples(st.just("confirm")),
+        st.tuples(st.just("another_server"), st.integers(0, 3)),
+    ),
+    max_size=30,
+)
+
+
+def ended(run):
+    """All that is on its way has come, and all has been read."""
+    while run.replies:
+        run.deliver(0)
+    if not run.shard.synced:
+        run.confirm()
+    run.read(1000)
+    run.ask()
+    return run
+
+
+@given(STEPS)
+@examples(600)
+def test_any_interleaving_ends_as_what_the_rank_sees(steps):
+    run = RankedRun()
+    run.server.act(1, "update_status", [0, 1], MOVE)
+    run.server.act(0, "update_status", [0], INPUT)
+    run.start()
+    run.confirm()
+    run.replica.take_changes()
+    told_before = dict(run.replica.statuses)
+    for name, *arguments in steps:
+        getattr(run, name)(*arguments)
+        run.check()
+    ended(run).check()
+    assert run.replica.statuses == run.server.rooms
+    assert run.shard._ids.keys() == run.server.rooms.keys(), "memory is that of the live rooms"
+    assert not run.shard._ahead
+    assert not run.shard.uncertain
+    assert len(run.shard.expiry) == len(run.server.rooms)
+    last = {**told_before, **dict(run.told)}
+    assert {room: status for room, status in last.items() if status is not None} == run.server.rooms
+
+
+@given(STEPS, st.sets(st.sampled_from(range(3))))
+@examples(100)
+def test_what_expires_without_a_word_goes_when_the_server_is_asked(steps, gone):
+    run = RankedRun()
+    run.start()
+    run.confirm()
+    for name, *arguments in steps:
+        getattr(run, name)(*arguments)
+    ended(run)
+    for room in gone:
+        run.server.expire(room)
+    run.look(run.replica.due("ns", 1e6, 100))
+    assert run.replica.statuses == run.server.rooms
+
+
+@pytest.fixture
+def run():
+    run = RankedRun()
+    run.start()
+    run.confirm()
+    return run
+
+
+class TestOneByOne:
+    def test_anothers_change_is_none(self, run):
+        run.update(1, [0], DONE)
+        run.read(9)
+        assert run.replica.statuses == {}
+        run.update(0, [0], BOOT)
+        run.update(1, [0], DONE)
+        run.others(1, "clear", [0])
+        run.read(9)
+        assert run.replica.statuses == {0: BOOT}
+        assert run.told == [(0, BOOT)]
+        assert not run.replica.uncertain("ns")
+
+    def test_anothers_failure_is_ours_at_once(self, run):
+        run.update(0, [0, 1], MOVE)
+        run.update(1, [0], MOVE)
+        run.update(1, [0], FAIL)
+        run.others(3, "abort", [1])
+        run.read(9)
+        assert run.replica.statuses == {0: FAIL, 1: FAIL}
+        assert not run.replica.uncertain("ns")
+
+    def test_of_a_failed_room_that_is_not_in_view_one_must_ask(self, run):
+        run.update(0, [0], MOVE)
+        run.update(1, [0, 1], MOVE)
+        run.others(0, "clear", [0])
+        run.read(9)
+        run.others(1, "abort", [0, 1])
+        run.read(9)
+        assert run.replica.statuses == {}
+        assert run.replica.uncertain("ns") == [0, 1]
+        run.ask()
+        assert run.replica.statuses == {1: FAIL}, "this rank has cleared the other"
+        assert not run.replica.uncertain("ns")
+
+    def test_when_others_leave_failed_one_must_ask(self, run):
+        run.update(0, [0], INPUT)
+        run.update(1, [0], BOOT)
+        run.update(1, [0], FAIL)
+        run.read(9)
+        run.update(1, [0], MOVE)
+        run.read(9)
+        run.ask()
+        assert run.replica.statuses == {0: INPUT}
+        assert run.told == [(0, INPUT), (0, FAIL), (0, INPUT)]
+
+    def test_who_has_cleared_a_failed_room_asks_once_and_not_for_each_who_clears(self, run):
+        for rank in range(3):
+            run.update(rank, [0], MOVE)
+        run.others(0, "clear", [0])
+        run.others(2, "abort", [0])
+        run.read(9)
+        run.ask()
+        run.others(1, "clear", [0])
+        run.read(9)
+        assert run.replica.uncertain("ns") == []
+
+    def test_going_on_while_another_has_failed_stays_failed(self, run):
+        run.update(1, [0], BOOT)
+        run.update(0, [0], BOOT)
+        run.update(1, [0], FAIL)
+        run.update(0, [0], MOVE)
+        run.read(9)
+        assert run.server.table.rooms[0].live == {0: MOVE, 1: FAIL}
+        assert run.replica.statuses == {0: FAIL}
+
+    def test_what_was_uncertain_before_a_fresh_start_is_not_asked_for(self, run):
+        run.update(1, [0], BOOT)
+        run.update(1, [0], FAIL)
+        run.read(9)
+        assert run.replica.uncertain("ns") == [0]
+        run.another_server(0)
+        assert run.replica.uncertain("ns") == []
+
+    def test_what_was_told_of_others_before_an_own_write_is_not_its_status(self, run):
+        run.update(0, [0], BOOT)
+        run.read(9)
+        run.update(1, [0], MOVE)
+        run.update(0, [0], INPUT)
+        run.update(2, [0], BOOT)
+        run.own([0], DONE)
+        run.deliver(0)
+        run.read(9)
+        assert run.told == [(0, BOOT), (0, INPUT), (0, DONE)]
+
+    def test_its_own_clear_is_its_end(self, run):
+        run.update(0, [0], DONE)
+        run.update(1, [0], DONE)
+        run.others(0, "clear", [0])
+        run.read(9)
+        assert run.told == [(0, DONE), (0, None)]
+
+    def test_touch_by_another_keeps_it(self, run):
+        run.update(0, [0], MOVE)
+        run.read(9)
+        run.shard.expiry.set(0, 1)
+        run.others(1, "touch", [0])
+        run.read(9)
+        assert run.replica.due("ns", 100, 9) == []
+
+    def test_a_replica_without_a_rank_sees_what_all_agree_on(self):
+        replica = replica_of()
+        replica.begin("ns", b"1-0", 0)
+        replica.read("ns", [(b"2-0", [b"ttl_ms", b"9", b"1", b"Bootstrapping", b"rank:0", b"Success"])], True, 0)
+        replica.read("ns", [(b"3-0", [b"1", b"Bootstrapping", b"rank:0", b"absent", b"2", b"Failed"])], True, 0)
+        assert replica.statuses == {1: BOOT, 2: FAIL}
+
+
+class TestWaiting:
+    def test_anothers_change_before_the_first_look_is_not_ours(self, run):
+        """The feed is ahead of the reply to the look that a wait begins with; it names the room, for another rank."""
+        run.replica = replica_of(None, rank="0", world_size="3")
+        run.shard = run.replica.shards["ns"]
+        run.start()
+        run.confirm()
+        run.server.act(0, "update_status", [0], BOOT)
+        run.read(9)
+        waiter = run.replica.enter(0, wait_statuses(()), lambda: None, armed=False)
+        run.late_look([0])
+        run.update(1, [0], MOVE)
+        run.read(9)
+        run.deliver(0)
+        run.replica.arm(waiter)
+        assert run.replica.statuses == {0: BOOT}
+        assert waiter.outcome is None
+        run.others(1, "abort", [0])
+        run.read(9)
+        assert waiter.outcome is FAIL
+
+    def test_an_older_look_leaves_uncertain_what_is(self, run):
+        run.replica = replica_of(None, rank="0", world_size="3")
+        run.shard = run.replica.shards["ns"]
+        run.start()
+        run.confirm()
+        run.update(0, [0], BOOT)
+        run.update(1, [0], BOOT)
+        run.read(9)
+        waiter = run.replica.enter(0, wait_statuses(()), lambda: None, armed=False)
+        run.late_look([0])
+        run.update(1, [0], FAIL)
+        run.read(9)
+        run.deliver(0)
+        run.replica.arm(waiter)
+        assert run.replica.statuses == {0: BOOT}
+        run.ask()
+        assert waiter.outcome is FAIL
+
+    def test_who_left_is_not_asked_for(self, run):
+        run.replica = replica_of(None, rank="0", world_size="3")
+        run.shard = run.replica.shards["ns"]
+        run.start()
+        waiter = run.replica.enter(0, wait_statuses(()), lambda: None, armed=False)
+        run.update(1, [0], BOOT)
+        run.update(1, [0], FAIL)
+        run.read(9)
+        assert run.replica.uncertain("ns") == [0]
+        run.replica.leave(waiter)
+        assert run.replica.uncertain("ns") == []
+
+    def test_a_fresh_start_believes_no_others_word_for_an_old_status(self, run):
+        run.replica = replica_of(None, rank="0", world_size="3")
+        run.shard = run.replica.shards["ns"]
+        run.update(0, [0], BOOT)
+        run.start()
+        run.confirm()
+        waiter = run.replica.enter(0, wait_statuses(()), lambda: None, armed=True)
+        run.late_look([0])
+        run.deliver(0)
+        run.another_server(9)
+        run.update(1, [0], MOVE)
+        run.read(9)
+        run.confirm()
+        assert isinstance(waiter.outcome, RoomNotFoundError)
