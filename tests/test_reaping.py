@@ -38,8 +38,15 @@ def failures(client, tag=NS):
 
 
 class TestReaping:
-    def test_in_chunks_and_once(self, held, client, make_store):
-        rooms = range(2500)
+    @pytest.fixture
+    def chunk(self, server, monkeypatch):
+        """Rooms a call. fakeredis takes seconds for thousands."""
+        if server.is_fake:
+            monkeypatch.setattr(leases, "MAX_BATCH", 10)
+        return leases.MAX_BATCH
+
+    def test_in_chunks_and_once(self, held, client, make_store, chunk):
+        rooms = range(chunk * 5 // 2)
         held.store.update_many(dict.fromkeys(rooms, BOOT))
         one, two = make_store(), make_store()
         pass_time(client, 10)
@@ -49,23 +56,23 @@ class TestReaping:
         delivery = delivery_of(one)
         run(one, delivery.send("look", [leases.look(delivery._layout, NS)]))  # condemned; nobody has reaped yet
         two.get(1)
-        run(one, delivery.run(leases.reap(list(rooms)[:700], held.incarnation, LOST), []))
-        assert reap_lost(two, lost) == 1800
+        run(one, delivery.run(leases.reap(list(rooms)[:chunk], held.incarnation, LOST), []))
+        assert reap_lost(two, lost) == chunk * 3 // 2
         assert reap_lost(one, lost) == 0
         found = list(failures(client))
-        assert len(found) == len(set(found)) == 2500
+        assert len(found) == len(set(found)) == len(rooms)
         assert not client.exists(OWNED)
 
-    def test_what_was_left_half_done_is_found_by_the_next_look(self, held, client, other):
-        held.store.update_many(dict.fromkeys(range(1500), BOOT))
+    def test_what_was_left_half_done_is_found_by_the_next_look(self, held, client, other, chunk):
+        held.store.update_many(dict.fromkeys(range(chunk * 3 // 2), BOOT))
         pass_time(client, 10)
         other.reap()
         pass_time(client, 2)
         delivery = delivery_of(other)
         found = leases.findings(run(other, delivery.send("look", [leases.look(delivery._layout, NS)]))[0])
         assert found.lost == {held.incarnation: LOST}
-        assert reap_lost(other, found.lost, until=0.0) == 1000
-        assert other.reap() == 500
+        assert reap_lost(other, found.lost, until=0.0) == chunk
+        assert other.reap() == chunk // 2
 
     def test_all_ranks_fail(self, client, make_store):
         ranks = [make_store(rank=rank, world_size=3) for rank in range(3)]
