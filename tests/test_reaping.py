@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
-from redis_kvpoll import KVPoll, LeaseLostError, Outcome, keys
+from redis_kvpoll import KVPoll, LeaseLostError, Outcome, StoreUnavailableError, keys
 from redis_kvpoll.commands import leases
+from redis_kvpoll.trip import Undelivered
 from tests.feeds import entries
 from tests.leasing import LOST, NS, Held, begin_long_ago, delivery_of, die, pass_time, reap_lost, record, run
 
@@ -208,6 +211,29 @@ class TestShards:
         assert int(again.incarnation) > high
         assert {str(record(client, tag=tag)[0]) for tag in self.TAGS} == {again.incarnation}
         assert held.beat().lost
+
+    def test_a_shard_that_is_away_hides_no_other(self, held, client):
+        """What those that are there have said counts, though the heartbeat as a whole has failed."""
+        flow = held.holding.beat()
+        board = next(flow)
+        for rider in board.riders:
+            if rider.call.tag == self.TAGS[0]:
+                rider.failure = Undelivered(StoreUnavailableError, "no answer")
+            else:
+                rider.reply = [b"1700000000000000-old", b"held", held.incarnation.encode()]
+        with pytest.raises(StoreUnavailableError, match="lease of namespace 'default': no answer"):
+            flow.send(None)
+        held.holding.failed(StoreUnavailableError("away"))
+        flow = held.holding.beat()
+        board = next(flow)
+        assert {rider.give_up_at - time.monotonic() < 5 / 3 for rider in board.riders} == {True}
+        for rider in board.riders:
+            if rider.call.tag == self.TAGS[0]:
+                rider.failure = Undelivered(StoreUnavailableError, "no answer")
+            else:
+                rider.reply = [b"1700000000000000-old", b"lost", held.incarnation.encode()]
+        next(flow)  # it drops the lease in the others
+        assert held.lost
 
     def test_given_up_in_all(self, held, client, make_store):
         held.give_up()
