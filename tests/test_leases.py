@@ -182,6 +182,13 @@ class TestDying:
         assert held.store.update_status(3, BOOT).outcome is Outcome.CREATED
         assert held.store.entry(3).owner is None
 
+    def test_condemned_is_condemned_though_the_epoch_was_lost_alone(self, held, client, other):
+        client.hdel(LEASES, "prefill-0")
+        client.hset(LEASES, f"lost {held.incarnation}", LOST)
+        client.hset(EPOCH, "epoch", "1700000000000001-another")
+        assert held.beat().lost
+        assert record(client) is None
+
     def test_a_lease_that_is_known_to_be_lost_is_not_asked_about(self, held, client, other):
         die(client, other)
         held.beat()
