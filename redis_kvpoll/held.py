@@ -18,6 +18,7 @@ from redis_kvpoll.commands.shapes import (  # fmt: skip
     CLEAR,
     CLEAR_FENCED,
     OPEN,
+    REAP,
     RESTATE,
     SET_PREFIX,
     TOUCH,
@@ -115,6 +116,10 @@ class Held:
             for room in rooms:
                 if claim := claims.get(room):
                     claim.is_ending = True
+
+    def forget(self) -> None:
+        """Whoever was taken for dead brings nothing back: the rooms were failed."""
+        self._shards, self.waiting = {}, {}
 
     # What is heard
 
@@ -246,6 +251,7 @@ _LISTENERS: dict[str, Callable[[Held, Call, Sequence[Any], float], None]] = {
     UPDATE.script.name: Held._written,
     WRITE.script.name: Held._written,
     ABORT.script.name: Held._written,
+    REAP.script.name: Held._written,
     RESTATE.script.name: Held._restated,
     CLEAR.script.name: Held._cleared,
     TOUCH.script.name: Held._touched,

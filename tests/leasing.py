@@ -12,6 +12,7 @@ from redis_kvpoll.leases.holding import Holding
 from tests.blocking import Blocking
 
 NS = "default"
+LOST = "owner prefill-0 lost"
 
 
 def run(store, flow):
@@ -80,3 +81,11 @@ def begin_long_ago(client, tags=(NS,)):
 def reap_lost(store, lost, tag=NS, until=math.inf):
     delivery = delivery_of(store)
     return run(store, reaping.reap_lost(delivery, delivery._layout, tag, lost, until))
+
+
+def die(client, store, seconds=10.0):
+    """The holder is not heard of any more, and two looks find that out; how many rooms that failed."""
+    pass_time(client, seconds)
+    assert store.reap() == 0
+    pass_time(client, 2.0)
+    return store.reap()

@@ -7,6 +7,7 @@ import redis
 import redis.asyncio
 
 from redis_kvpoll import (
+    AsyncLease,
     AsyncMirror,
     AsyncStatusStore,
     Change,
@@ -17,10 +18,12 @@ from redis_kvpoll import (
     KVPoll,
     KVPollError,
     KVTransferError,
+    Lease,
     Mirror,
     NamespaceMismatchError,
     Outcome,
     OutcomeUnknownError,
+    Owner,
     RoomNotFoundError,
     StatusStore,
     StoreUnavailableError,
@@ -66,6 +69,12 @@ def blocking(store: StatusStore) -> None:
     assert_type(store.tail(last=5), Iterator[Change | FeedGap])
     with store as same:
         assert_type(same, StatusStore)
+    with store.lease("prefill-0", ttl=5, heartbeat=0.5) as lease:
+        assert_type(lease, Lease)
+        assert_type((lease.name, lease.incarnation, lease.lost), tuple[str, int, bool])
+        lease.check()
+    assert_type(store.reap(), int)
+    assert_type(store.owners(), list[Owner])
     store.close()
 
 
@@ -138,6 +147,10 @@ async def awaited(store: AsyncStatusStore) -> None:
     assert_type(store.tail(5), AsyncIterator[Change | FeedGap])
     async with store as same:
         assert_type(same, AsyncStatusStore)
+    async with store.lease("prefill-0") as lease:
+        assert_type(lease, AsyncLease)
+    assert_type(await store.reap(), int)
+    assert_type(await store.owners(), list[Owner])
     await store.aclose()
     await store.get("1")  # type: ignore[call-overload]
     await store.failure_exception(1)

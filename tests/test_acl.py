@@ -21,6 +21,7 @@ from redis_kvpoll.cli.app import kvpoll
 from redis_kvpoll.clients.embedded import EmbeddedServer
 from tests import cluster, real
 from tests.calls import DESTROYING, REPEATED, works
+from tests.leasing import Held
 from tests.proxy import Proxy
 from tests.servers import KINDS, program, why_absent
 
@@ -163,11 +164,13 @@ class TestAllowed:
                 store.update_status(7, 1)
                 assert next(news).room == 7
                 assert store.history(2)
-                with store.lease("me") as lease:
-                    store.open(8)
-                    assert [owner.name for owner in store.owners()] == ["me"]
-                    store._delivery.unsettle()  # as after a loss of the connection
-                    assert lease.lost is False
+                held = Held(store).take()
+                store.update_status(8, 1)
+                held.holding._next_touch = 0.0
+                assert not held.beat().lost
+                assert store.owners()[0].rooms == 1
+                assert store.reap() == 0
+                held.give_up()
             sent = {sent_word(command) for command in proxy.commands}
         assert sent - {"auth"} == acl.SENT.keys() - CLUSTER_ONLY
 

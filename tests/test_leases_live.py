@@ -45,6 +45,18 @@ with StatusStore.from_url(url) as store, store.lease("prefill-0", ttl=ttl) as le
 """
 
 
+KEEPS_NOTHING = """
+import sys
+from redis_kvpoll import StatusStore
+
+store = StatusStore.from_url(sys.argv[1], shards=8)
+lease = store.lease("prefill-0", ttl=0.5).__enter__()
+store.update_many(dict.fromkeys(range(100), 1))
+print("ready", flush=True)
+sys.stdin.readline()
+"""
+
+
 @pytest.fixture(params=("sync", "async"))
 def side(request):
     with Side(request.param) as side:
@@ -124,6 +136,23 @@ class TestProcesses:
         assert process.stdout.readline() == f"told: {operation}\n"
         assert process.wait(20) == 0
         assert peer.poll([1, 2, 3, 9]) == [FAIL, FAIL, DONE, None]
+
+
+def test_the_rooms_of_a_killed_one_fail_in_a_cluster(side, cluster, world):
+    world.share(*cluster.nodes)
+    words = [sys.executable, "-c", KEEPS_NOTHING, cluster.url]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout.readline() == "ready\n"
+            store = side.open(cluster.url)
+            with store.lease("decode-0", ttl=1.0) as lease:
+                assert {owner.name: owner.rooms for owner in store.owners()} == {"prefill-0": 100, "decode-0": 0}
+                process.kill()
+                real.until(lambda: store.counts()[FAIL] == 100, "they fail in all shards", seconds=5)
+                assert not lease.lost
+                real.until(lambda: [owner.name for owner in store.owners()] == ["decode-0"], "it is forgotten")
+        finally:
+            process.kill()
 
 
 class TestServers:

@@ -9,7 +9,7 @@ from typing import Any
 
 from redis_kvpoll import commands, keys
 from redis_kvpoll.commands import Call, Layout, leases
-from redis_kvpoll.commands.leases import Findings, Terms
+from redis_kvpoll.commands.leases import Action, Findings, Terms
 from redis_kvpoll.commands.shape import MAX_BATCH
 from redis_kvpoll.delivery import Delivery
 from redis_kvpoll.errors import KVPollError, LeaseLostError
@@ -79,22 +79,22 @@ class Holding:
 
     def renewal(self, tag: str) -> Call:
         """What keeps the lease alive in a shard, or takes it again there when all data was lost."""
-        assert self._layout is not None  # noqa: S101 - it was taken
-        return self.terms.call(self._layout, tag, "renew", self.incarnation, self._epochs.get(tag, ""))
+        action: Action = "look" if self.lost else "renew"  # or it would live again where the data was lost
+        return self.terms.call(self._agreed, tag, action, self.incarnation, self._epochs.get(tag, ""))
 
-    def heard(self, tag: str, reply: list[Any]) -> Findings:
+    def heard(self, tag: str, reply: list[Any]) -> None:
         """The reply to that."""
         findings = leases.findings(reply)
         if findings.verdict == "held":
             self._epochs[tag] = findings.epoch
         else:
             self.lose()
-        return findings
 
     def lose(self) -> None:
         """Somebody took this process for dead. The rooms are failed, or will be."""
         if not self.lost:
             self.lost = True
+            self._delivery.held.forget()
             logger.error("%s", LeaseLostError(f"namespace {self._delivery.namespace!r}", self.name))
 
     def check(self, operation: str) -> None:
@@ -112,12 +112,14 @@ class Holding:
         """Renew the lease everywhere, look at the others', and keep the own rooms alive, as far as there is time."""
         now = time.monotonic()
         until = self._next_beat = now + self._interval
-        found = yield from self._renew(now)
+        riders = yield from self._renew(now)
         if self.lost:
             return (yield from self._drop())
-        assert self._layout is not None  # noqa: S101 - it was taken
-        for tag, findings in found.items():
-            yield from reap_lost(self._delivery, self._layout, tag, findings.lost, until)
+        for rider in riders:
+            if rider.reply is not None:
+                tag, lost = rider.call.tag, leases.findings(rider.reply).lost
+                yield from reap_lost(self._delivery, self._agreed, tag, lost, until)
+        self._delivery.arrived(OPERATION, riders)
         yield from self._touch(now, until)
         if self._complained:
             self._complained = False
@@ -129,30 +131,29 @@ class Holding:
             self._complained = True
             logger.warning("%s was not renewed: %s", self, error)
 
-    def _renew(self, now: float) -> Flow[dict[str, Findings]]:
-        """What the shards say. One that is away keeps the others waiting for a third of the TTL at most."""
+    def _renew(self, now: float) -> Flow[list[Rider]]:
+        """Renew the lease in all shards, as far as they are there."""
         seconds = self._delivery.deadline
-        if len(self._tags) > 1:
-            seconds = min(seconds, self.terms.ttl / 3)
+        if len(self._tags) > 1 and (self._complained or seconds > self.terms.ttl):
+            seconds = min(seconds, self.terms.ttl / 3)  # a shard that is away must not keep the others waiting
         riders = [Rider(self.renewal(tag), now + seconds) for tag in self._tags]
         yield Board(riders)
         known = dict(self._epochs)
-        found = {r.call.tag: self.heard(r.call.tag, r.reply) for r in riders if r.reply is not None}
-        if again := [tag for tag in found if self._epochs.get(tag) != known.get(tag)]:
+        for rider in riders:
+            if rider.reply is not None:
+                self.heard(rider.call.tag, rider.reply)
+        if again := [tag for tag in self._tags if self._epochs[tag] != known[tag]]:
             # Data was lost, and the connection was not: what the store holds there is said again before the next call.
             self._delivery.suspect(again)
             yield Board([Rider(self.renewal(tag), now + seconds) for tag in again])
-        if not self.lost:
-            self._delivery.arrived(OPERATION, riders)
-        return found
+        return riders
 
     def _touch(self, now: float, until: float) -> Flow[None]:
         """Keep the own rooms alive, as many as there is time for; with the next heartbeat, the others."""
-        assert self._layout is not None  # noqa: S101 - it was taken
         if now >= self._next_touch:
             self._to_touch = []
             for tag in self._tags:
-                rooms = yield from rooms_of(self._delivery, self._layout, tag, self.incarnation)
+                rooms = yield from rooms_of(self._delivery, self._agreed, tag, self.incarnation)
                 self._to_touch += [rooms[at : at + MAX_BATCH] for at in range(0, len(rooms), MAX_BATCH)]
             self._next_touch = now + self._touch_after
         while self._to_touch:
@@ -168,26 +169,29 @@ class Holding:
         if self._layout is None or self.lost:
             return
         try:
-            calls = [self.terms.call(self._layout, tag, "leave", self.incarnation) for tag in self._tags]
+            calls = [self.terms.call(self._agreed, tag, "leave", self.incarnation) for tag in self._tags]
             replies = yield from self._delivery.send(OPERATION, calls)
             for tag, reply in zip(self._tags, replies, strict=True):
-                yield from reap_lost(self._delivery, self._layout, tag, leases.findings(reply).lost)
+                yield from reap_lost(self._delivery, self._agreed, tag, leases.findings(reply).lost)
         except KVPollError as error:
             logger.warning("%s was not given up, and will lapse: %s", self, error)
 
     def _drop(self) -> Flow[None]:
         """Lost in one shard, it must not live on in others: it is never half alive."""
         self._to_touch = []
-        assert self._layout is not None  # noqa: S101 - it was taken
         if len(self._tags) > 1:
             with contextlib.suppress(KVPollError):
-                calls = [self.terms.call(self._layout, tag, "drop", self.incarnation) for tag in self._tags]
+                calls = [self.terms.call(self._agreed, tag, "drop", self.incarnation) for tag in self._tags]
                 yield from self._delivery.send(OPERATION, calls)
 
     @property
-    def _tags(self) -> list[str]:
+    def _agreed(self) -> Layout:
         assert self._layout is not None  # noqa: S101 - it was taken
-        return keys.tags(self._layout.namespace, self._layout.shards)
+        return self._layout
+
+    @property
+    def _tags(self) -> list[str]:
+        return keys.tags(self._agreed.namespace, self._agreed.shards)
 
     @property
     def _interval(self) -> float:
@@ -197,8 +201,7 @@ class Holding:
     @property
     def _touch_after(self) -> float:
         """Seconds. A live room is touched twice before its TTL is over."""
-        assert self._layout is not None  # noqa: S101 - it was taken
-        return int(self._layout.ttl_ms) / 1000 / 3
+        return int(self._agreed.ttl_ms) / 1000 / 3
 
     def __str__(self) -> str:
         return f"the lease of owner {self.name!r} of namespace {self._delivery.namespace!r}"
