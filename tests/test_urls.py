@@ -16,7 +16,7 @@ from redis_kvpoll import (
     StoreUnavailableError,
 )
 from tests import cluster, real
-from tests.calls import DESTROYING, REPEATED, works
+from tests.calls import works
 from tests.proxy import Proxy
 from tests.servers import program, why_absent
 
@@ -60,22 +60,6 @@ class TestSingle:
                 works(world.open(f"unix://:p%40ss%2Fw%3Frd@{server.socket}?protocol={protocol}", namespace="two"))
             finally:
                 client.config_set("requirepass", "")
-
-    def test_a_user_who_may_only_what_the_library_needs(self, world):
-        server = world.shared()
-        with server.client() as client:
-            rights = "+eval +evalsha +scan +hmget +hget +hset +hsetnx +hdel +hgetall +exists +del +pexpire +pttl +time"
-            rights += " +xadd +xrange +xrevrange +xread"  # the feed
-            client.execute_command("ACL", "SETUSER", "kv", "on", ">pw", "~kvpoll:*", *rights.split(), "+hello")
-            try:
-                url = f"redis://kv:pw@127.0.0.1:{server.port}"
-                works(world.open(url))
-                store = world.open(url, namespace="more", mode="prefill")
-                store.update_status(1, 1)
-                for _, call, _ in [*REPEATED.values(), *DESTROYING.values()]:
-                    call(store)
-            finally:
-                client.acl_deluser("kv")
 
 
 @pytest.fixture(scope="module")
