@@ -82,7 +82,7 @@ def client(server):
 
 @pytest.fixture
 def peer(server):
-    with StatusStore(server.client()) as store:
+    with StatusStore(server.store_client()) as store:
         yield store
 
 
