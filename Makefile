@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test bench lint clean
+.PHONY: demo test bench chaos lint clean
 
 demo: .venv/demo
 	$(BIN)/kvpoll replay --limit 3000 --speed 60 --prefill 2 --decode 2 --policy strict --seed 7 \
@@ -14,6 +14,10 @@ test: .venv/test
 
 bench: .venv/bench
 	$(BIN)/python -m bench
+
+# Some seconds a scenario; LONG=1 for the long form. Which faults and calls are drawn is said by SEED.
+chaos: .venv/test
+	$(BIN)/python -m chaos $(if $(LONG),--long) $(if $(SEED),--seed $(SEED))
 
 # luacheck comes from the system (Debian: lua-check); make test has its own check of the Lua's globals.
 lint: .venv/lint

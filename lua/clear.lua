@@ -26,7 +26,7 @@ end
 
 for i = 1, #ARGV - 2 do
   local room, prefix, fence = KEYS[i * 2 + 2], KEYS[i * 2 + 3], ARGV[i + 2]
-  local was = redis.pcall('HMGET', room, 'status', 'reason', 'generation', 'world_size', own, cleared)
+  local was = redis.pcall('HMGET', room, 'status', 'reason', 'generation', 'world_size', own, cleared, 'owner')
   local is_there = was[1] or was.err
   local has_ranks = rank ~= '' and was[4]
   local outcome, status, goes = is_there and 7 or 5, was[1], true
@@ -55,7 +55,7 @@ for i = 1, #ARGV - 2 do
   end
   if goes then
     redis.call('DEL', room)
-    redis.call('ZREM', KEYS[3], string.sub(room, #KEYS[1] + 2))
+    if was[7] or not is_there then redis.call('ZREM', KEYS[3], string.sub(room, #KEYS[1] + 2)) end
     if is_there then
       local n = #changes
       changes[n + 1], changes[n + 2], changes[n + 3] = room, 'absent', false

@@ -13,6 +13,7 @@
 
 see_to_epoch()
 local lease_lost = is_lease_lost()
+local highest = ''
 
 for i = 1, (#ARGV - 10) / 6 do
   local room, prefix, at = KEYS[i * 2 + 3], KEYS[i * 2 + 4], i * 6 + 5
@@ -35,10 +36,7 @@ for i = 1, (#ARGV - 10) / 6 do
       redis.call('DEL', room, prefix)
       there = {}
       create(room, there, generation, ARGV[at + 1])
-      if (redis.call('HGET', KEYS[2], 'generation') or '') < generation then
-        redis.call('HSET', KEYS[2], 'generation', generation)
-        redis.call('PEXPIRE', KEYS[2], ARGV[4])
-      end
+      if generation > highest then highest = generation end
     end
     if incoming == 'Failed' then
       outcome = there[own] == 'Failed' and 3 or 4
@@ -60,4 +58,8 @@ for i = 1, (#ARGV - 10) / 6 do
     end
   end
   reply[i * 2 + 1], reply[i * 2 + 2] = outcome, status
+end
+if highest > (redis.call('HGET', KEYS[2], 'generation') or '') then
+  redis.call('HSET', KEYS[2], 'generation', highest)
+  redis.call('PEXPIRE', KEYS[2], ARGV[4])
 end

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -59,9 +60,10 @@ class AsyncRoom(Handle[Dispatcher]):
 
     async def _run(self, operation: str, command: Command[V, T]) -> T:
         dispatcher = self._driver(operation)
+        began = time.monotonic()
         value = await dispatcher.execute(command)
         if dispatcher.delivery.held.waits(self._id):
-            value = await dispatcher.run(dispatcher.delivery.insist(command, value))
+            value = await dispatcher.run(dispatcher.delivery.insist(command, value, began))
         return value
 
 

@@ -43,9 +43,9 @@ class Delivery(Restating):
             return []
         return calls
 
-    def run(self, command: Command[V, T], calls: list[Call]) -> Flow[T]:
+    def run(self, command: Command[V, T], calls: list[Call], give_up_at: float | None = None) -> Flow[T]:
         """Carry a command out, by these calls if there are any."""
-        rooms, give_up_at = command.rooms, self._give_up_at
+        rooms, give_up_at = command.rooms, give_up_at or self._give_up_at
         if not rooms:
             return command.finish(rooms, [])
         if not calls:
@@ -96,12 +96,15 @@ class Delivery(Restating):
                 return self.read(call, marks, reply)
             met = None
 
-    def insist(self, command: Command[V, T], value: T) -> Flow[T]:
-        """``value``; but when the room of a guest is lost, and its opener has yet to bring it back, what comes then."""
-        give_up_at = self._give_up_at
-        while _missed(value) and self.held.waits(command.rooms[0]) and time.monotonic() < give_up_at:
+    def insist(self, command: Command[V, T], value: T, began: float) -> Flow[T]:
+        """``value``; but when the room of a guest is lost, and its opener has yet to bring it back, what comes then.
+
+        All of it, from the time when the call ``began``, has one deadline.
+        """
+        give_up_at = began + self.deadline
+        while _missed(value) and self.held.waits(command.rooms[0]) and time.monotonic() + RETRY < give_up_at:
             yield Pause(RETRY)
-            value = yield from self.run(command, [])
+            value = yield from self.run(command, [], give_up_at)
         return value
 
     def recover(self, command: Command[V, T], call: Call, sent_at: float, met: Exception | None) -> Flow[list[Any]]:

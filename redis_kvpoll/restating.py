@@ -106,6 +106,8 @@ class Restating(Standing):
         if epoch == known:
             return False
         if known is None:
+            if tag in self._doubtful and self.lease is not None and shape.repeatable:
+                return True  # sent again on its way, and maybe to a server that does not know the lease
             if epoch is not None:
                 self._epochs[tag] = epoch
                 self._doubtful.add(tag)  # to learn which server it is
@@ -124,6 +126,8 @@ class Restating(Standing):
         if not self.settled:
             yield from self.settle(trip)
         if self.doubts(tag):
+            yield from self.make_sure(tag, trip)
+        while tag in self._doubtful:  # lost again meanwhile
             yield from self.make_sure(tag, trip)
 
     def make_sure(self, tag: str, trip: Trip) -> Flow[None]:
@@ -144,6 +148,7 @@ class Restating(Standing):
     def _restate(self, tag: str, trip: Trip, only_waiting: bool = False) -> Flow[None]:
         layout = self._layout
         assert layout is not None  # noqa: S101 - nothing is held before a first call
+        losses = self.losses
         self._epochs.pop(tag, None)
         if self.lease is not None and not only_waiting:
             reply = yield from trip.carry(self.lease.renewal(tag), preliminary=True)
@@ -151,6 +156,8 @@ class Restating(Standing):
         for call in self.held.restating(tag, layout, time.monotonic(), only_waiting):
             marks = self.marks()
             reply = yield from trip.carry(call, preliminary=True)
+            if self.losses != losses:
+                return  # it may have come to a server that was lost again and knows no lease: see prepare
             if reply[1] is not None:
                 self._epochs[tag] = reply[1]
             self.read(call, marks, reply)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -71,7 +72,8 @@ class Room(Handle[Dispatcher]):
 
     def _run(self, operation: str, command: Command[V, T]) -> T:
         dispatcher = self._driver(operation)
+        began = time.monotonic()
         value = dispatcher.execute(command)
         if dispatcher.delivery.held.waits(self._id):
-            value = dispatcher.run(dispatcher.delivery.insist(command, value))
+            value = dispatcher.run(dispatcher.delivery.insist(command, value, began))
         return value

@@ -128,3 +128,13 @@ def proxy(server: real.PortServer) -> Iterator[Proxy]:
     """A faulty network before a module's own ``server``."""
     with Proxy(server.socket) as proxy:
         yield proxy
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What the tests of tests/model have explored."""
+    ended = [report for outcome in ("passed", "failed") for report in terminalreporter.getreports(outcome)]
+    told = [text for report in ended for name, text in report.user_properties if name == "explored"]
+    if told:
+        terminalreporter.section("interleavings")
+        for text in sorted(told):
+            terminalreporter.write_line(text.partition("\n")[0])

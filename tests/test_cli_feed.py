@@ -40,7 +40,7 @@ def change(at, status, reason=None, ttl=None):
 def shown(changes, is_there=False, now=1000.0):
     """(since, what, how long, reason, touched, is it so now) of each row."""
     return [
-        (stay.since, stay.what, None if stay.until is None else stay.until - stay.since, *stay[3:])
+        (stay.since, stay.what, None if stay.until is None else stay.until - stay.since, *stay[3:6])
         for stay in feed_view.stays(changes, is_there, now)
     ]
 

@@ -86,7 +86,7 @@ def bounded(monkeypatch, url):
         raise ReplayError("not in a test of its arguments")
 
     monkeypatch.setattr(StatusStore, "tail", ended)
-    monkeypatch.setattr("redis_kvpoll.replay.runner.server", lambda given: contextlib.nullcontext(given or url))
+    monkeypatch.setattr("redis_kvpoll.replay.runner.server", lambda given: contextlib.nullcontext((given or url, None)))
     monkeypatch.setattr("redis_kvpoll.replay.runner.replay", stop)
     monkeypatch.setattr("redis_kvpoll.replay.traffic.generate", lambda *_: [])
 

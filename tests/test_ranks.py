@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 
 from redis_kvpoll import (
@@ -13,9 +15,7 @@ from redis_kvpoll import (
     StatusStore,
     Update,
     WorldSizeMismatchError,
-    keys,
 )
-from redis_kvpoll.commands import handles
 from tests.feeds import words
 
 BOOT, INPUT, MOVE, DONE, FAIL = (KVPoll(number) for number in (1, 2, 3, 4, 0))
@@ -356,17 +356,18 @@ def test_the_feed_tells_what_all_agree_on_and_whose_change_it_was(ranks, client)
     ]
 
 
-@pytest.mark.parametrize(("world_size", "most"), [(None, 384), (1, 384)])
-def test_a_room_with_all_its_fields_is_small(server, client, world_size, most):
+@pytest.mark.parametrize("world_size", [None, 1, 4])
+def test_a_room_with_all_its_fields_is_small(server, client, world_size):
     """Beside its key name, with a generation, a request as long as SGLang's, and an owner."""
     if server.is_fake:
         pytest.skip("fakeredis has no MEMORY USAGE")
-    incarnation = "1763800000000123"
-    client.hset(keys.leases("default"), "prefill-0", f"{incarnation} 5000 500 1763800000000 0")
-    client.pexpire(keys.leases("default"), 100_000)
-    ranks = {} if world_size is None else {"rank": 0, "world_size": world_size}
-    with StatusStore(server.client(), **ranks) as store:
-        store._delivery.own("prefill-0", incarnation)
-        opened = store._run(handles.open(ROOM, "0123456789abcdef0123456789abcdef", BOOT, 0))
-        store._run(handles.update(ROOM, opened.generation, MOVE))
-    assert client.memory_usage(KEY, samples=0) - len(KEY) <= most
+    with contextlib.ExitStack() as stack:
+        for rank in range(world_size or 1):
+            ranks = {} if world_size is None else {"rank": rank, "world_size": world_size}
+            store = stack.enter_context(StatusStore(server.store_client(), **ranks))
+            if rank == 0:
+                stack.enter_context(store.lease("prefill-0"))
+            store.open(ROOM, request="0123456789abcdef0123456789abcdef").update(MOVE)
+        entry = store.entry(ROOM)
+        assert (entry.owner, entry.request, entry.reason) == ("prefill-0", "0123456789abcdef0123456789abcdef", None)
+        assert client.memory_usage(KEY, samples=0) - len(KEY) <= 384

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from redis_kvpoll import KVPoll, commands
 from redis_kvpoll.keys import tag
 from redis_kvpoll.mirror.expiry import Expiry
+from redis_kvpoll.mirror.shard import Shard, number_of
 from tests.fuzzing import examples
-from tests.replicas import LAYOUT, ROOMS, Run, replica_of
+from tests.replicas import LAYOUT, ROOMS, Run, anything, replica_of
 
 STATUSES = st.sampled_from([*KVPoll, None])
 SOME = st.dictionaries(st.sampled_from(ROOMS), STATUSES, min_size=1, max_size=4)
@@ -115,6 +116,32 @@ def test_an_entry_that_is_read_after_a_look_brings_nothing_back_that_has_expired
     assert run.replica.statuses == {}
 
 
+class TestEntries:
+    FIELDS = (b"ttl_ms", b"900000", b"7", b"Failed", b"8", b"Success", b"7", b"WaitingForInput")
+
+    def entry(self, number):
+        return [(b"%d-0" % number, self.FIELDS)]
+
+    def test_the_last_word_on_a_room_counts(self):
+        """Calls that travel together may have a room twice, and then it stands twice in one entry."""
+        told = []
+        shard = Shard({}, anything, lambda room, status: told.append((room, status)))
+        shard.begin(0)
+        shard.read(self.entry(5), 0)
+        assert shard._statuses == {7: KVPoll.WaitingForInput, 8: KVPoll.Success}
+        assert told == [(7, KVPoll.Failed), (8, KVPoll.Success), (7, KVPoll.WaitingForInput)]
+
+    def test_what_this_process_wrote_itself_is_not_lived_through_again(self):
+        told = []
+        shard = Shard({}, anything, lambda room, status: told.append((room, status)))
+        shard.begin(0)
+        shard.wrote(number_of(b"5-0"), {7: b"WaitingForInput", 8: b"Success"}, 900, 0)
+        told.clear()
+        shard.read(self.entry(5), 0)
+        assert shard._statuses == {7: KVPoll.WaitingForInput, 8: KVPoll.Success}
+        assert KVPoll.Failed not in [status for _, status in told]
+
+
 class TestShards:
     def test_each_has_ids_of_its_own(self):
         replica = replica_of(shards=4, policy="compat", mode="none", feed_length="9", ttl_ms="9", terminal_ttl_ms="9")
@@ -207,3 +234,19 @@ class TestExpiry:
             assert found == due
         assert not expiry._buckets
         assert not plain
+
+
+def test_an_entry_that_changes_a_room_twice():
+    """Callers that wait for one shard share a script call, and two of them may write the same room."""
+    run = Run()
+    run.start()
+    run.confirm()
+    at = (run.server.last + 1 >> 64, run.server.last + 1 & (1 << 64) - 1)
+    fields = [b"ttl_ms", b"900000", b"1", b"Bootstrapping", b"2", b"Success", b"1", b"Transferring"]
+    run.replica.read("ns", [(b"%d-%d" % at, fields)], True, 0)
+    assert run.replica.statuses == {1: KVPoll.Transferring, 2: KVPoll.Success}
+    assert run.replica.take_changes() == [
+        (1, KVPoll.Bootstrapping),
+        (2, KVPoll.Success),
+        (1, KVPoll.Transferring),
+    ]

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
 
-from redis_kvpoll import KVPoll, Outcome, RoomNotFoundError, Update
+from redis_kvpoll import KVPoll, Outcome, RoomNotFoundError, StatusStore, Update
+from redis_kvpoll.commands import handles
+from redis_kvpoll.dispatch import drive
 from redis_kvpoll.keys import epoch, rooms
+from redis_kvpoll.steps import Pause
 from tests import real
 from tests.blocking import Blocking
 
@@ -154,6 +158,14 @@ class TestGuests:
         client.flushall()
         assert guest.update(KVPoll.Success) == Update(Outcome.STALE, None)
         assert on_server(client) == {}
+
+    def test_the_wait_for_it_is_within_the_deadline_of_the_call(self, monkeypatch):
+        with StatusStore.from_url("memory://", deadline=5.0) as store:
+            delivery, stale = store._delivery, Update(Outcome.STALE, None)
+            monkeypatch.setattr(delivery.held, "waits", lambda room: True)
+            command = handles.update(A, 1763800000000123, KVPoll.Success)
+            assert type(next(delivery.insist(command, stale, time.monotonic()))) is Pause
+            assert drive(delivery.insist(command, stale, time.monotonic() - 5.0), None) == stale
 
     def test_a_guest_adds_what_only_it_knows(self, make_store, client):
         store, other = make_store(), make_store()

@@ -2,8 +2,8 @@
 -- USES look. Times are milliseconds.
 --
 -- KEYS are epoch, leases, owned. ARGV begin with epoch_ttl_ms, nonce. A lease is a field of leases, by its owner:
--- "<incarnation> <ttl_ms> <heartbeat_ms> <beaten_ms> <marked_ms, or 0>". A field "lost <incarnation>" has the reason for
--- which the rooms of that one are to be failed, until none is left.
+-- "<incarnation> <ttl_ms> <heartbeat_ms> <beaten_ms> <marked_ms, or 0>". A field "lost <incarnation>" has the reason
+-- for which the rooms of that one are to be failed, until none is left.
 
 local time = redis.call('TIME')
 local micros = string.sub('00000' .. time[2], -6)

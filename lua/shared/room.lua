@@ -79,15 +79,17 @@ local function create(room, there, generation, request)
   there.generation, there.request = generation, request
   if rank ~= '' then there.world_size = world_size end
   if owner ~= '' then there.owner = owner end
-  redis.call('HSET', room, 'generation', generation, 'opened_ms', now_ms)
-  if request ~= '' then redis.call('HSET', room, 'request', request) end
-  if rank ~= '' then redis.call('HSET', room, 'world_size', world_size) end
+  local entry = {'generation', generation, 'opened_ms', now_ms}
+  if request ~= '' then entry[5], entry[6] = 'request', request end
+  if rank ~= '' then entry[#entry + 1], entry[#entry + 2] = 'world_size', world_size end
   if owner ~= '' then
-    redis.call('HSET', room, 'owner', owner, 'incarnation', incarnation)
+    local n = #entry
+    entry[n + 1], entry[n + 2], entry[n + 3], entry[n + 4] = 'owner', owner, 'incarnation', incarnation
     redis.call('ZADD', KEYS[4], incarnation, string.sub(room, #KEYS[1] + 2))
-    redis.call('PEXPIRE', KEYS[4], ARGV[4])
+    if not renew then redis.call('PEXPIRE', KEYS[4], ARGV[4]) end
   end
-  renew = true
+  redis.call('HSET', room, unpack(entry))
+  renew = true  -- of this call, the first room that is created
 end
 
 -- Give the caller's rank a status, for a reason if there is one; the first stays.

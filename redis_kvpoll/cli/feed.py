@@ -25,7 +25,7 @@ PATIENCE = 60.0
 INTERRUPTED = 130
 GAP = "changes may be missing here: the feed was trimmed before they were read, or it was lost"
 CLEARED = "cleared"
-COLUMNS = ("since", "status", "lasted", "reason", "note")
+COLUMNS = ("since", "status", "lasted", "reason", "note", "rank")
 
 
 @click.command()
@@ -73,7 +73,7 @@ def history(url: str, namespace: str, room: int, wants_json: bool) -> None:
             + f"; it keeps the last {kept} entries of a shard, and none once no room was opened or touched for a day"
         )
     else:
-        _print_history([_cells(stay) for stay in stays(found, is_there, time.time())])
+        _print_history([row for stay in stays(found, is_there, time.time()) for row in _rows(stay)])
 
 
 class Stay(NamedTuple):
@@ -86,6 +86,8 @@ class Stay(NamedTuple):
     reason: str = ""
     touched: int = 0
     is_now: bool = False
+    ranks: tuple[tuple[float, str], ...] = ()
+    """What single ranks did meanwhile, and when, in order."""
 
 
 def stays(changes: list[Change], is_there: bool, now: float) -> Iterator[Stay]:
@@ -100,11 +102,12 @@ def stays(changes: list[Change], is_there: bool, now: float) -> Iterator[Stay]:
             stay = expires = None
         if stay and what == stay.what != CLEARED:
             reason = change.reason or stay.reason
-            stay = stay._replace(reason=reason, touched=stay.touched + (change.reason is None))
+            is_touch = change.reason is None and change.rank is None
+            stay = stay._replace(reason=reason, touched=stay.touched + is_touch, ranks=stay.ranks + _moves(change))
         else:
             if stay:
                 yield stay if stay.what == CLEARED else stay._replace(until=change.at)
-            stay = Stay(change.at, what, reason=change.reason or "")
+            stay = Stay(change.at, what, reason=change.reason or "", ranks=_moves(change))
         if change.ttl is not None or change.status is None:
             expires = None if change.ttl is None else change.at + change.ttl
     if stay is None or stay.what == CLEARED:
@@ -117,6 +120,17 @@ def stays(changes: list[Change], is_there: bool, now: float) -> Iterator[Stay]:
     else:
         yield stay
         yield Stay(now, "gone")
+
+
+def _moves(change: Change) -> tuple[tuple[float, str], ...]:
+    return ((change.at, _of_rank(change)),) if change.rank is not None else ()
+
+
+def _of_rank(change: Change) -> str:
+    """Which rank changed, and to what; empty when it was none."""
+    if change.rank is None:
+        return ""
+    return f"{change.rank}: {CLEARED if change.rank_status is None else change.rank_status.name}"
 
 
 def _is_there(store: StatusStore, room: int) -> bool:
@@ -137,7 +151,7 @@ def _print_changes(changes: Iterator[Change | FeedGap], wants_json: bool) -> Non
             click.echo(f"\t\tgap\t{GAP}")
         else:
             cells = moment(change.at), str(change.room), _status(change), printable(change.reason or "")
-            click.echo("\t".join(cells))
+            click.echo("\t".join(cells if change.rank is None else (*cells, f"rank {_of_rank(change)}")))
 
 
 def _line(change: Change | FeedGap) -> Text:
@@ -148,6 +162,7 @@ def _line(change: Change | FeedGap) -> Text:
     line = Text.assemble(
         (f"{moment(change.at)[:23]:23}", "dim"), f"  {change.room:<19}  ", (f"{_status(change):<15}", style)
     )
+    line.append(f"  rank {_of_rank(change)}" if change.rank is not None else "", "dim")
     line.append(f"  {printable(change.reason)}" if change.reason else "")
     line.rstrip()
     return line
@@ -160,31 +175,38 @@ def _status(change: Change) -> str:
 def _as_json(change: Change | FeedGap) -> dict[str, Any]:
     if isinstance(change, FeedGap):
         return {"gap": change._asdict()}
-    return change._asdict() | {"status": None if change.status is None else change.status.name}
+    statuses = {"status": change.status, "rank_status": change.rank_status}
+    return change._asdict() | {name: None if status is None else status.name for name, status in statuses.items()}
 
 
 def _cells(stay: Stay) -> tuple[str, ...]:
     lasted = "" if stay.until is None else f"{stay.until - stay.since:.3f} s"
     times = "once" if stay.touched == 1 else f"{stay.touched:,} times"
     notes = ["until now"] * stay.is_now + [f"touched {times}"] * (stay.touched > 0)
-    return moment(stay.since), stay.what, lasted, printable(stay.reason), ", ".join(notes)
+    first = stay.ranks[0][1] if stay.ranks else ""
+    return moment(stay.since), stay.what, lasted, printable(stay.reason), ", ".join(notes), first
+
+
+def _rows(stay: Stay) -> list[tuple[str, ...]]:
+    """A row for a status, and one for each rank that changed while it lasted; the first is in its own."""
+    return [_cells(stay), *((moment(at), "", "", "", "", what) for at, what in stay.ranks[1:])]
 
 
 def _print_history(rows: list[tuple[str, ...]]) -> None:
     if not sys.stdout.isatty():
+        width = len(COLUMNS) if any(row[-1] for row in rows) else len(COLUMNS) - 1
         for row in (COLUMNS, *rows):
-            click.echo("\t".join(row))
+            click.echo("\t".join(row[:width]))
         return
+    # A column without a word in it is left out. The ranks stand beside the status that follows from theirs.
+    names = ("since", "status", "rank", "lasted", "reason", "note")
+    shown = [name for name in names if name in ("since", "status") or any(row[COLUMNS.index(name)] for row in rows)]
     table = Table(box=None, header_style="dim", pad_edge=False)
-    for name in COLUMNS:
-        # A column without a word in it is left out.
-        if name in ("since", "status") or any(row[COLUMNS.index(name)] for row in rows):
-            right = name == "lasted"
-            table.add_column(name, justify="right" if right else "left", no_wrap=name != "reason")
-    shown = [column.header for column in table.columns]
+    for name in shown:
+        table.add_column(name, justify="right" if name == "lasted" else "left", no_wrap=name != "reason")
     for row in rows:
         cells = {name: Text(cell) for name, cell in zip(COLUMNS, row, strict=True)}
         cells["since"] = Text(row[0][:23])
         cells["status"].stylize(STYLES[KVPoll[row[1]]] if row[1] in KVPoll.__members__ else "dim")
-        table.add_row(*(cells[str(name)] for name in shown))
+        table.add_row(*(cells[name] for name in shown))
     print_table(Console(highlight=False), table)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
 from datetime import datetime
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ from rich.text import Text
 from redis_kvpoll import checks
 from redis_kvpoll.cli.options import Room, is_in_use, open_table, table_options
 from redis_kvpoll.errors import CorruptEntryError, printable
-from redis_kvpoll.status import KVPoll, Outcome
+from redis_kvpoll.status import Entry, KVPoll, Outcome
 from redis_kvpoll.store import StatusStore
 
 STYLES = {
@@ -25,7 +26,7 @@ STYLES = {
     KVPoll.Transferring: "cyan",
     KVPoll.Success: "green",
 }
-COLUMNS = ("room", "status", "age", "updated", "ttl", "reason")
+COLUMNS = ("room", "status", "age", "updated", "ttl", "reason", "owner")
 REASON_WIDTH = 20
 """Cells that a reason gets at least, if it needs them."""
 
@@ -52,9 +53,8 @@ def ls(url: str, namespace: str, status: str | None, limit: int) -> None:
     if sys.stdout.isatty():
         _print_table(lines, _footer(namespace, len(lines), len(rooms), wanted))
     else:
-        click.echo("\t".join(COLUMNS))
-        for line in lines:
-            click.echo("\t".join(line.cells))
+        for row in (_columns(lines), *(line.cells for line in lines)):
+            click.echo("\t".join(row[: len(_columns(lines))]))
 
 
 @click.command()
@@ -68,22 +68,43 @@ def show(url: str, namespace: str, room: int) -> None:
         entry = store.entry(room)
     if entry is None:
         raise click.ClickException(_absent(room, namespace))
-    fields: dict[str, str | Text] = {
-        "room": str(room),
-        "status": Text(entry.status.name, STYLES[entry.status]),
-        "opened": moment(entry.opened_at),
-        "updated": moment(entry.updated_at),
-        "ttl": f"{entry.ttl:.1f} s",
-        "reason": printable(entry.reason or ""),
-        "failed by": printable(entry.failed_by or ""),
-        "owner": printable(entry.owner or ""),
-        "decode prefix": "" if entry.decode_prefix_len is None else f"{entry.decode_prefix_len:,} tokens",
-    }
     grid = Table.grid(padding=(0, 2))
-    for name, value in fields.items():
+    for name, value in _fields(entry):
         if value:
             grid.add_row(Text(name, "dim"), value if isinstance(value, Text) else Text(value))
     Console(highlight=False).print(grid)
+
+
+def _fields(entry: Entry) -> Iterator[tuple[str, str | Text]]:
+    """All of a room by name, some perhaps empty."""
+    yield "room", str(entry.room)
+    yield "status", Text(entry.status.name, STYLES[entry.status])
+    yield "reason", printable(entry.reason or "")
+    yield "failed by", printable(entry.failed_by or "")
+    yield "request", printable(entry.request or "")
+    yield "owner", printable(entry.owner or "")
+    yield "generation", "" if entry.generation is None else str(entry.generation)
+    yield "opened", moment(entry.opened_at)
+    yield "updated", moment(entry.updated_at)
+    yield "ttl", f"{entry.ttl:.1f} s"
+    yield "decode prefix", "" if entry.decode_prefix_len is None else f"{entry.decode_prefix_len:,} tokens"
+    if entry.world_size is not None:
+        yield "world size", str(entry.world_size)
+        for rank, status in sorted(entry.ranks.items()):
+            cleared = ", cleared" if rank in entry.cleared else ""
+            yield f"rank {rank}", Text.assemble((status.name, STYLES[status]), cleared)
+        yield "not heard of", _ranges([rank for rank in range(entry.world_size) if rank not in entry.ranks])
+
+
+def _ranges(numbers: list[int]) -> str:
+    """Numbers in order, for people: 1, 4-7."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and runs[-1][-1] == number - 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
 
 
 @click.command()
@@ -123,7 +144,7 @@ def abort(url: str, namespace: str, room: int, reason: str) -> None:
 
 
 class Line(NamedTuple):
-    """One room, as it is listed."""
+    """One room, as it is listed; its cells are those of COLUMNS."""
 
     cells: tuple[str, ...]
     style: str
@@ -135,27 +156,34 @@ def _look(store: StatusStore, room: int) -> Line | None:
     try:
         entry = store.entry(room)
     except CorruptEntryError as error:
-        return Line((str(room), "corrupt", "", "", "", printable(error.found)), "bold red", 0.0)
+        return Line((str(room), "corrupt", "", "", "", printable(error.found), ""), "bold red", 0.0)
     if entry is None:
         return None
     # Ages by our clock, the times by the server's: a skew between them must not show a room from the future.
     now = time.time()
     ages = (f"{max(0.0, now - then):.1f} s" for then in (entry.opened_at, entry.updated_at))
-    cells = (str(room), entry.status.name, *ages, f"{entry.ttl:.1f} s", printable(entry.reason or ""))
+    words = (printable(entry.reason or ""), printable(entry.owner or ""))
+    cells = (str(room), entry.status.name, *ages, f"{entry.ttl:.1f} s", *words)
     return Line(cells, STYLES[entry.status], entry.updated_at)
+
+
+def _columns(lines: list[Line]) -> tuple[str, ...]:
+    """What is listed: the owner only where a room has one."""
+    return COLUMNS if any(line.cells[-1] for line in lines) else COLUMNS[:-1]
 
 
 def _print_table(lines: list[Line], footer: str) -> None:
     table = Table(box=None, header_style="dim", pad_edge=False)
-    for name in COLUMNS:
+    columns = sorted(_columns(lines), key="reason".__eq__)  # what may be long stands last
+    for name in columns:
         right = name in ("age", "updated", "ttl")
         # However narrow the terminal: an id that is cut short cannot be copied.
         width = {"room": len(str(checks.MAX_ROOM)), "status": max(len(s.name) for s in KVPoll)}.get(name)
         table.add_column(name, justify="right" if right else "left", no_wrap=name != "reason", min_width=width)
     for line in lines:
-        room, status, *rest = map(Text, line.cells)
-        status.stylize(line.style)
-        table.add_row(room, status, *rest)
+        cells = {name: Text(cell) for name, cell in zip(COLUMNS, line.cells, strict=True)}
+        cells["status"].stylize(line.style)
+        table.add_row(*(cells[name] for name in columns))
     console = Console(highlight=False)
     print_table(console, table)
     console.print(Text(footer, "dim"))

@@ -26,11 +26,16 @@ class Change(NamedTuple):
     """When: the Unix time of the Redis server, in seconds."""
     room: int
     status: KVPoll | None
-    """The status that the room got, or kept when it was only touched; None when it was cleared."""
+    """The status that the room got, or kept when it was only touched; None when it was cleared. With ranks, it is what
+    they agree on, and the room is cleared with the last of them."""
     reason: str | None = None
     """Why it fails, when it was this change that said so."""
     ttl: float | None = None
     """The seconds that the room had from then on; None when they were left as they were, or it was cleared."""
+    rank: int | None = None
+    """The rank that changed, if it was one: what abort and touch do, they do to all."""
+    rank_status: KVPoll | None = None
+    """The status that this rank gave itself; None when it has cleared."""
 
 
 def changes(entry_id: bytes, fields: Sequence[Any]) -> list[Change]:
@@ -46,6 +51,9 @@ def changes(entry_id: bytes, fields: Sequence[Any]) -> list[Change]:
         elif name == b"reason":
             if is_known and isinstance(value, bytes):
                 found[-1] = found[-1]._replace(reason=value.decode("utf-8", "replace"))
+        elif (rank := _rank(name)) is not None:
+            if is_known and value in _STATUSES:
+                found[-1] = found[-1]._replace(rank=rank, rank_status=_STATUSES[value])
         elif (room := _room(name)) is not None:
             is_known = value in _STATUSES
             if is_known:
@@ -60,6 +68,14 @@ def _room(name: Any) -> int | None:
         return None
     number = int(name)
     return number if number <= checks.MAX_ROOM else None
+
+
+def _rank(name: Any) -> int | None:
+    """The rank in ``rank:3``."""
+    if not isinstance(name, bytes) or not name.startswith(b"rank:"):
+        return None
+    digits = name.removeprefix(b"rank:")
+    return int(digits) if digits.isdigit() and len(digits) <= len(str(checks.MAX_WORLD_SIZE)) else None
 
 
 def _milliseconds(value: Any) -> float | None:

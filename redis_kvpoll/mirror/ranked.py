@@ -38,6 +38,7 @@ class RankShard(Shard):
 
     def _entry(self, at: int, fields: Sequence[bytes], now: float) -> None:
         ttl = None
+        heard: set[int] = set()
         for place in range(0, len(fields), 2):
             name, value = fields[place : place + 2]
             if name == b"ttl_ms":
@@ -47,7 +48,8 @@ class RankShard(Shard):
                 if not whose.startswith(b"rank:"):
                     whose = its = b""
                 last = self._ids.get(room, NOWHERE)
-                if at > last:
+                if at > last or room in heard:
+                    heard.add(room)
                     self._hear(room, at, known(value), whose, its)
                 elif at < last and room in self._untold:
                     view = self._view(self._untold[room], known(value), whose, its)

@@ -147,12 +147,14 @@ class Shard:
 
     def _entry(self, at: int, fields: Sequence[bytes], now: float) -> None:
         ttl = None
+        heard: set[int] = set()  # an entry may tell of a room again, when calls have travelled together
         for name, value in zip(fields[::2], fields[1::2], strict=True):
             if name == b"ttl_ms":
                 ttl = int(value) / 1000
             elif name.isdigit() and self.wants(room := int(name)):
                 last = self._ids.get(room, NOWHERE)
-                if at > last:
+                if at > last or room in heard:
+                    heard.add(room)
                     self._put(room, known(value), at)
                 elif at < last and room in self._untold:
                     self._tell(room, known(value))

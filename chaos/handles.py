@@ -1,0 +1,113 @@
+"""What a worker does with handles: rooms opened and attached, written through their generations (also late), cleared.
+
+They are other rooms than those of plain calls, so that nothing unfenced explains what happens to them.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+from chaos.calls import Store
+from chaos.history import Writer
+from chaos.notes import Notes
+from redis_kvpoll import KVPoll
+from redis_kvpoll.aioroom import AsyncRoom
+from redis_kvpoll.room import Room
+
+Handle = Room | AsyncRoom
+
+FIRST = 10**9
+"""The first room for handles."""
+KEPT = 12
+"""Handles that a lane remembers. Some are of generations that are over: what is written through them is late."""
+
+
+class HandleCaller(Notes):
+    """Makes calls on handles."""
+
+    def __init__(self, store: Store, writer: Writer, seed: str, start: float) -> None:
+        super().__init__(writer, seed, start)
+        self._store = store
+        self._handles: deque[Handle] = deque(maxlen=KEPT)
+        self._lot = [self._open] * 5 + [self._attach] * 3 + [self._write] * 12 + [self._fail]
+        self._lot += [self._release] * 3 + [self._look] * 3 + [self._entry] * 3
+
+    async def call(self) -> None:
+        """One call."""
+        await self._chance.choice(self._lot)()
+
+    def _room(self) -> int:
+        return FIRST + super()._room()
+
+    async def _open(self) -> None:
+        """Few requests for each room, so that some are joined by another worker, and most find it busy."""
+        room = self._room()
+        request = f"request {room} {self._chance.randrange(4)}"
+        status = self._chance.choice((KVPoll.Bootstrapping, KVPoll.WaitingForInput))
+        call = lambda: self._store.open(room, request, status)  # noqa: E731
+        await self._get("open", room, call, request)
+
+    async def _attach(self) -> None:
+        room = self._room()
+        await self._get("attach", room, lambda: self._store.attach(room))
+
+    async def _get(self, name: str, room: int, call: Any, request: str = "") -> None:
+        handle = await self._note(name, {room: None}, call, _known, request=request, learned=_generation)
+        if handle is not None:
+            self._handles.append(handle)
+
+    async def _write(self) -> None:
+        if handle := self._handle():
+            status = self._status()
+            await self._through(handle, "write", status, lambda: handle.update(status))
+
+    async def _fail(self) -> None:
+        if handle := self._handle():
+            await self._through(handle, "fail", KVPoll.Failed, lambda: handle.fail("by chance"))
+
+    async def _release(self) -> None:
+        if handle := self._handle():
+            await self._through(handle, "release", None, lambda: handle.clear())
+
+    async def _look(self) -> None:
+        if handle := self._handle():
+            await self._through(handle, "look", None, lambda: handle.status())
+
+    async def _entry(self) -> None:
+        room = self._room()
+        await self._note("entry", {room: None}, lambda: self._store.entry(room), entry_answer, learned=entry_generation)
+
+    def _handle(self) -> Handle | None:
+        return self._chance.choice(self._handles) if self._handles else None
+
+    async def _through(self, handle: Handle, name: str, argument: Any, call: Any) -> None:
+        answers = _looked if name == "look" else _alone
+        await self._note(name, {handle.id: argument}, call, answers, generation=str(handle.generation))
+
+
+def _alone(rooms: list[int], answer: Any) -> dict[int, Any]:
+    return {rooms[0]: answer}
+
+
+def _known(rooms: list[int], handle: Any) -> dict[int, Any]:
+    """That the room has this generation is all that is said."""
+    return {rooms[0]: [None, None]}
+
+
+def _looked(rooms: list[int], status: Any) -> dict[int, Any]:
+    return {rooms[0]: None if status is None else [None, status]}
+
+
+def _generation(handle: Any) -> str:
+    return str(handle.generation)
+
+
+def entry_answer(rooms: list[int], entry: Any) -> dict[int, Any]:
+    """Whose it is, at which status, and why."""
+    return {rooms[0]: None if entry is None else [entry.owner, int(entry.status), entry.reason]}
+
+
+def entry_generation(entry: Any) -> str:
+    """The generation of an entry; empty if there is none."""
+    return "" if entry is None else str(entry.generation)

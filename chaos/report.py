@@ -1,0 +1,43 @@
+"""What is printed of the runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from chaos.run import Verdict
+
+SHOWN = 5
+"""Violations of a run in full; of more, how many there are."""
+
+
+def report(verdicts: Iterable[Verdict]) -> str:
+    """A table of all runs, and then what was done in each, and what was wrong."""
+    verdicts = list(verdicts)
+    lines = [f"{'scenario':<12}{'seconds':>9}{'faults':>9}{'operations':>12}{'violations':>12}{'longest wait':>15}"]
+    lines += [
+        f"{one.name:<12}{one.seconds:>9.1f}{one.faults.total():>9}{one.operations:>12,}"
+        f"{len(one.violations):>12}{one.longest_wait:>13.2f} s"
+        for one in verdicts
+    ]
+    lines += ["", "faults injected"]
+    for one in verdicts:
+        told = ", ".join(f"{count} x {name}" for name, count in sorted(one.faults.items()))
+        lines.append(f"  {one.name:<10}{told}")
+    if any(one.errors for one in verdicts):
+        lines += ["", "errors told to callers, all of them explained by a fault unless a violation says otherwise"]
+        for one in verdicts:
+            if told := ", ".join(f"{count:,} x {name}" for name, count in sorted(one.errors.items())):
+                lines.append(f"  {one.name:<10}{told}")
+    for one in verdicts:
+        for violation in one.violations[:SHOWN]:
+            lines.append(f"VIOLATION in {one.name}: {violation.rule}: {violation.what}")
+        if len(one.violations) > SHOWN:
+            lines.append(f"VIOLATION in {one.name}: and {len(one.violations) - SHOWN} more")
+    lines.append("")
+    lines.append(
+        f"{sum(one.faults.total() for one in verdicts)} faults injected, "
+        f"{sum(one.operations for one in verdicts):,} operations, "
+        f"{sum(len(one.violations) for one in verdicts)} violations; "
+        f"the longest that any caller waited: {max((one.longest_wait for one in verdicts), default=0.0):.2f} s"
+    )
+    return "\n".join(lines)

@@ -1,0 +1,150 @@
+"""Servers that can be killed, stopped and started again with what they had, or without."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from redis_kvpoll.clients.embedded import EmbeddedServer, find_program
+from redis_kvpoll.errors import EmbeddedServerError
+
+SYSTEM = "/usr/bin:/usr/local/bin:/opt/homebrew/bin"
+DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
+"""What is acknowledged has been written."""
+STARTING_SECONDS = 5.0
+
+
+class ChaosError(Exception):
+    """A run could not be set up, or did not get where it must."""
+
+
+def system_redis() -> str | None:
+    """The system's own redis-server, if there is one."""
+    return shutil.which("redis-server", path=SYSTEM)
+
+
+def free_port() -> int:
+    """A port of loopback that nobody listens on just now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def until(condition: Callable[[], Any], what: str, seconds: float = 20.0) -> Any:
+    """Wait for a real process to get somewhere; an error of its client means not yet."""
+    give_up_at = time.monotonic() + seconds
+    while True:
+        with contextlib.suppress(redis.RedisError, OSError):
+            if answer := condition():
+                return answer
+        if time.monotonic() > give_up_at:
+            raise ChaosError(f"never came: {what}")
+        time.sleep(0.01)
+
+
+class Server:
+    """A server at a port of loopback, with a folder that outlives it. A context manager."""
+
+    def __init__(self, folder: Path, *arguments: str, program: str | None = None) -> None:
+        self.port = free_port()
+        self.folder = folder
+        folder.mkdir()
+        self._program = program or find_program()
+        self._arguments = arguments
+        self._process: EmbeddedServer | None = None
+        self.client = redis.Redis(port=self.port, decode_responses=True, socket_timeout=5, retry=Retry(NoBackoff(), 0))
+        self.start()
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}"
+
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None
+
+    def start(self) -> None:
+        """Start it, with what is in its folder, and wait until it answers."""
+        words = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder), *self._arguments]
+        give_up_at = time.monotonic() + STARTING_SECONDS
+        while self._process is None:
+            try:
+                self._process = EmbeddedServer(self._program, words)
+            except EmbeddedServerError:  # another process has the port, for a moment
+                if time.monotonic() > give_up_at:
+                    raise
+                time.sleep(0.1)
+        until(self.client.ping, "a server answers")
+
+    def kill(self) -> None:
+        """SIGKILL, at once."""
+        if self._process is not None:
+            self._signal(signal.SIGKILL)
+            self._process.stop()
+            self._process = None
+
+    def forget(self) -> None:
+        """Lose all data; only while it does not run."""
+        for path in self.folder.iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def pause(self) -> None:
+        """SIGSTOP."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """SIGCONT."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._process is not None:
+            os.kill(self._process.pid, number)
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+        self.client.close()
+
+
+class Sentinel(EmbeddedServer):
+    """A sentinel that watches the primary ``main`` at a port, and promotes a replica a second after its death."""
+
+    def __init__(self, folder: Path, primary: int) -> None:
+        folder.mkdir()
+        self.port = free_port()
+        configuration = folder / "sentinel.conf"
+        configuration.write_text(
+            f"port {self.port}\nbind 127.0.0.1\ndir {folder}\nsentinel monitor main 127.0.0.1 {primary} 1\n"
+            "sentinel down-after-milliseconds main 1000\nsentinel failover-timeout main 3000\n"
+        )
+        wrapper = folder / "sentinel"
+        # $4 is the path of the unix socket, by which EmbeddedServer sees that it is up.
+        wrapper.write_text(f'#!/bin/sh\nexec "{find_program()}" "{configuration}" --sentinel --unixsocket "$4"\n')
+        wrapper.chmod(0o755)
+        super().__init__(str(wrapper))
+        self.client = redis.Redis(port=self.port, decode_responses=True, socket_timeout=5, retry=Retry(NoBackoff(), 0))
+
+    def primary(self) -> int:
+        """The port of whom it takes for the primary."""
+        _, port = self.client.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", "main")
+        return int(port)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.client.close()
+        self.stop()

@@ -1,0 +1,19 @@
+"""What the judges of a history speak of."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Violation(NamedTuple):
+    """One thing that must not be, in words."""
+
+    rule: str
+    what: str
+
+
+class Span(NamedTuple):
+    """A time within which something may have happened."""
+
+    began: float
+    ended: float

@@ -1,0 +1,125 @@
+"""Who takes part, and what each may do next: the alphabet whose every combination the explorer tries.
+
+An operation builds a real Command, as a store would; what its caller learns from the decoded reply is said here.
+A new one takes a line or two in an alphabet below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from redis_kvpoll import KVPoll, commands
+from redis_kvpoll.commands import Command, Layout
+from tests.model.table import NAMESPACE, ROOM
+
+
+class Process(NamedTuple):
+    """One process, as far as it matters to what it does next."""
+
+    kind: int
+    """Which of the setting's kinds."""
+    left: int
+    """Operations that it has left."""
+    handle: bytes = b""
+    """The generation that it has a handle of."""
+    held: Any = None
+    """What its store keeps of the room, to bring it back."""
+    ended: bytes = b""
+    """The generation that it has sent a clear of: its own restating may not bring it back."""
+    seen: bytes = b""
+    """The highest generation that it has seen."""
+    pending: int = -1
+    """The operation whose reply was lost and that it has to send again."""
+    must_restate: bool = False
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One letter of the alphabet."""
+
+    name: str
+    command: Callable[[Process, Layout], Command[Any, Any] | None]
+    """What the process would send; None when it has no reason to."""
+    learn: Callable[[Process, Any], Process] = lambda process, _: process
+    """The process after a reply."""
+    says: Callable[[Process], str | None] = lambda _: None
+    """The status that it brings."""
+    fence: Callable[[Process], str | None] = lambda _: None
+    """The generation through which it writes."""
+    creates: bool = False
+    """Whether it may create a room, whatever it says."""
+    clears: bool = False
+    reads: bool = False
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Processes of one kind are interchangeable."""
+
+    name: str
+    layout: Layout
+
+    @property
+    def rank(self) -> str:
+        return self.layout.rank
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is explored: everything that these processes can do to one room, in every order."""
+
+    policy: str
+    kinds: tuple[Kind, ...]
+    processes: tuple[int, ...]
+    """The kind of each."""
+    each: int
+    """Operations that each process has."""
+    operations: tuple[Operation, ...]
+    lost: int = 1
+    """Replies that may be lost on one path."""
+    expiries: int = 1
+    losses: int = 0
+    """How often the server may lose all data on one path."""
+    is_behind: bool = False
+    """Whether the clock of the server that comes after such a loss is behind all generations."""
+    restate: Operation | None = None
+    broken: dict[str, Callable[[str], str]] = field(default_factory=dict)
+    """Faults to put into scripts: from a source, another."""
+
+
+def layout(policy: str, mode: str = "prefill", rank: str = "", world_size: str = "") -> Layout:
+    return Layout(
+        ttl_ms="900000",
+        terminal_ttl_ms="300000",
+        rank=rank,
+        world_size=world_size,
+        nonce="n",
+        namespace=NAMESPACE,
+        shards=1,
+        policy=policy,
+        mode=mode,
+        feed_length="100",
+    )
+
+
+def _update(status: KVPoll) -> Operation:
+    command = commands.update_status(ROOM, status)
+    return Operation(f"update {status.name}", lambda *_: command, says=lambda _: status.name)
+
+
+def _plain(name: str, command: Command[Any, Any], **about: Any) -> Operation:
+    return Operation(name, lambda *_: command, **about)
+
+
+UPDATES = tuple(_update(status) for status in KVPoll)
+UNFENCED = (
+    *UPDATES,
+    _plain("abort", commands.abort(ROOM, "aborted"), says=lambda _: "Failed"),
+    _plain("clear", commands.clear(ROOM), clears=True),
+    _plain("touch", commands.touch([ROOM])),
+    _plain("record_failure", commands.record_failure(ROOM, "cause")),
+    _plain("set_decode_prefix_len", commands.set_decode_prefix_len(ROOM, 7)),
+    _plain("pop_decode_prefix_len", commands.pop_decode_prefix_len(ROOM)),
+)

@@ -1,0 +1,54 @@
+"""What is explored: who takes part, with which operations, and what may befall them."""
+
+from __future__ import annotations
+
+from tests.model import handles
+from tests.model.operations import UNFENCED, Kind, Setting, layout
+
+UPDATES, ABORT, CLEAR = UNFENCED[:5], UNFENCED[5], UNFENCED[6]
+_DULL = ("room.update Bootstrapping", "room.update WaitingForInput")
+"""A room is opened at Bootstrapping, and three statuses in order do for what depends on their order alone."""
+
+
+def _rankless(policy: str) -> tuple[Kind, ...]:
+    return (Kind("process", layout(policy)),)
+
+
+def plain(policy: str, each: int) -> Setting:
+    """Calls that know no generation, with reasons, touches and prefix lengths."""
+    return Setting(policy, _rankless(policy), (0, 0, 0), each, UNFENCED, losses=1)
+
+
+def fenced(policy: str, each: int) -> Setting:
+    """Handles beside plain calls."""
+    alphabet = (*handles.OPENINGS, *handles.FENCED, handles.BIND, *UPDATES, ABORT, CLEAR)
+    return Setting(policy, _rankless(policy), (0, 0, 0), each, alphabet)
+
+
+_FEW = (*handles.OPENINGS, *[o for o in handles.FENCED if o.name not in _DULL], CLEAR, UPDATES[1])
+
+
+def lossy(policy: str, each: int, lost: int = 0, is_behind: bool = False) -> Setting:
+    """Handles on a server that may lose all its data, and may then have a clock that is behind."""
+    kinds = _rankless(policy)
+    restating = {"losses": 1, "is_behind": is_behind, "restate": handles.RESTATE}
+    return Setting(policy, kinds, (0, 0, 0), each, _FEW, lost=lost, expiries=0, **restating)
+
+
+def ranked(policy: str, each: int, third: int = 0, lost: int = 0) -> Setting:
+    """Two ranks; the third process is of rank 0 too, or (2) an operator, who has none."""
+    alphabet = (*_FEW, UPDATES[0], UPDATES[4], ABORT)
+    return Setting(policy, _kinds(policy), (0, 1, third), each, alphabet, lost=lost)
+
+
+def ranked_lossy(policy: str, each: int) -> Setting:
+    """Two ranks on a server that may lose all its data."""
+    return Setting(policy, _kinds(policy), (0, 1, 0), each, _FEW, lost=0, expiries=0, losses=1, restate=handles.RESTATE)
+
+
+def _kinds(policy: str) -> tuple[Kind, ...]:
+    return (
+        Kind("rank 0", layout(policy, rank="0", world_size="2")),
+        Kind("rank 1", layout(policy, rank="1", world_size="2")),
+        Kind("operator", layout(policy)),
+    )

@@ -1,0 +1,189 @@
+"""What one process can do on one server: the real script is run, every invariant checked, and the answer kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from redis_kvpoll.commands import Call, Layout
+from redis_kvpoll.errors import KVPollError
+from tests.model import handles, invariants
+from tests.model.canonical import BEHIND_US, NOW_US, Values, short
+from tests.model.operations import Operation, Process, Setting
+from tests.model.redis_lua import ScriptError, ScriptRunner
+from tests.model.redis_model import RedisModel
+from tests.model.table import PREFIX_KEY, ROOM_KEY, Server, View, normal
+
+
+class Message(NamedTuple):
+    """What a process has sent once, without hearing of it."""
+
+    process: Process
+    operation: int
+
+
+class Carried(NamedTuple):
+    """A call that was carried out."""
+
+    server: int
+    call: Call
+    reply: list[Any]
+    value: Any
+    """What the caller gets, or the exception."""
+    told: str
+
+
+class BrokenError(Exception):
+    """A step that breaks an invariant."""
+
+
+Taken = tuple[int, Process, Message | None, str]
+"""The server and the process after a step, or the message that is under way; and what the step was."""
+
+
+class Steps:
+    """The steps of one setting, over its servers by their numbers."""
+
+    def __init__(self, setting: Setting, servers: Values) -> None:
+        self.setting = setting
+        self.calls = 0
+        self._servers = servers
+        self._model = RedisModel(NOW_US)
+        self._runner = ScriptRunner(self._model)
+        self._carried: dict[tuple[int, Process, str, bool], Carried | None] = {}
+        self._views: dict[int, View] = {}
+        self._befallen: dict[int, list[tuple[int, str]]] = {}
+
+    def of(self, server: int, process: Process, is_behind: bool) -> Iterator[Taken]:
+        """All that a process may do next."""
+        name, layout = self._name(process), self._layout(process)
+        for at, operation in self._thinkable(process):
+            carried = self._carry_out(server, process, operation, is_behind)
+            if carried is None:
+                continue
+            after, call, reply, value, told = carried
+            taught = operation.learn(process, value)
+            if self.setting.restate:
+                taught = handles.heard(taught, layout, call, list(reply))
+            if after != server or taught != process or process.pending >= 0:
+                yield after, taught._replace(left=process.left - 1, pending=-1), None, f"{name}: {told}"
+            if process.pending < 0 and not operation.reads:
+                waiting = self._unsure(handles.sent(process, layout, call), at, call)
+                message = Message(self._sender(process, operation), at)
+                yield server, waiting, message, f"{name}: {operation.name}; the reply is lost"
+        if process.must_restate or (process.held and process.held.waits):
+            yield from self._restate(server, process, is_behind)
+
+    def _restate(self, server: int, process: Process, is_behind: bool) -> Iterator[Taken]:
+        """What it holds goes before all else; a guest whose room is not there yet says it again, or gives up."""
+        restate, name = self.setting.restate, self._name(process)
+        assert restate is not None
+        carried = self._carry_out(server, process, restate, is_behind)
+        if carried is None:
+            yield server, process._replace(must_restate=False), None, f"{name}: has nothing to restate"
+            return
+        after, call, reply, _, told = carried
+        taught = handles.heard(process, self._layout(process), call, list(reply))._replace(must_restate=False)
+        if (after, taught) != (server, process):
+            yield after, taught, None, f"{name}: {told}"
+        if not process.must_restate:
+            yield server, process._replace(held=None), None, f"{name}: has waited for the opener long enough"
+
+    def _thinkable(self, process: Process) -> Iterator[tuple[int, Operation]]:
+        operations = self.setting.operations
+        if process.must_restate:
+            return
+        if process.pending >= 0:
+            yield process.pending, operations[process.pending]
+        elif process.left:
+            yield from enumerate(operations)
+
+    def _unsure(self, process: Process, at: int, call: Call) -> Process:
+        """After a lost reply: it sends the same again; what destroys is not repeated."""
+        return process._replace(pending=at) if call.shape.repeatable else process._replace(left=process.left - 1)
+
+    def _sender(self, process: Process, operation: Operation) -> Process:
+        """What of a process is in its message."""
+        handle = process.handle if operation.fence(process) else b""
+        seen = process.seen if operation.creates else b""
+        return Process(process.kind, 0, handle=handle, seen=seen)
+
+    def _layout(self, process: Process) -> Layout:
+        return self.setting.kinds[process.kind].layout
+
+    def _name(self, process: Process) -> str:
+        return self.setting.kinds[process.kind].name
+
+    # Calls
+
+    def _carry_out(self, server: int, process: Process, operation: Operation, is_behind: bool) -> Carried | None:
+        """Run an operation's script, or look up what came of it: how many operations are left matters to no script."""
+        sender = process if operation is self.setting.restate else self._sender(process, operation)
+        key = server, sender, operation.name, is_behind
+        if key not in self._carried:
+            self._carried[key] = self._call(server, sender, operation, is_behind)
+        return self._carried[key]
+
+    def _call(self, server: int, process: Process, operation: Operation, is_behind: bool) -> Carried | None:
+        layout = self._layout(process)
+        command = operation.command(process, layout)
+        if command is None:
+            return None
+        before = self._views.get(server)
+        if before is None:
+            before = self._views[server] = View(self._servers[server].state)
+        self._model.now_us = BEHIND_US if is_behind else NOW_US
+        self._model.put(before.state)
+        (call,) = command.calls(layout)
+        name = f"{self._name(process)}: {operation.name}"
+        try:
+            reply = self._run(call)
+        except ScriptError as error:
+            raise BrokenError(f"{name}: {error}\n     before: {before}") from None
+        try:
+            value = command.finish(call.rooms, command.decode(command.operation, call.rooms, list(reply)))
+        except KVPollError as error:
+            value = error
+        after = View(self._model.state())
+        told = f"{operation.name} -> {_told(value)}"
+        said = invariants.said(self.setting, self._servers[server], after, process, operation, value)
+        step = invariants.Step(self.setting, process, operation, before, after, said, value)
+        if found := list(invariants.wrong(step)):
+            raise BrokenError(f"{name}: {short('; '.join(found))}\n     before: {before}\n     after:  {after}")
+        number = self._servers.number(Server(normal(after.state, self._model.now_us), said))
+        return Carried(number, call, reply, value, told)
+
+    def _run(self, call: Call) -> Any:
+        self.calls += 1
+        script = call.shape.script
+        source = self.setting.broken.get(script.name, str)(script.source)
+        keys = [key.encode() for key in (*call.first_keys, *call.keys)]
+        reply = self._runner.run(source, keys, [word.encode() for word in (*call.once, *call.items)])
+        return reply[call.shape.feed + call.shape.epoch :]
+
+    def arrival(self, server: int, message: Message, is_behind: bool) -> tuple[int, str]:
+        """A message that was under way is carried out; nobody hears of it."""
+        operation = self.setting.operations[message.operation]
+        carried = self._carry_out(server, message.process, operation, is_behind)
+        assert carried is not None
+        return carried.server, f"the first message of {self._name(message.process)} arrives: {carried.told}"
+
+    def expired(self, server: int) -> list[tuple[int, str]]:
+        """What is left when a key reaches its TTL."""
+        found = self._befallen.get(server)
+        if found is None:
+            state, said = self._servers[server]
+            found = self._befallen[server] = []
+            for key in (ROOM_KEY, PREFIX_KEY):
+                rest = tuple(kept for kept in state if kept.key != key)
+                if rest != state:
+                    left = Server(rest, () if key == ROOM_KEY else said)
+                    found.append((self._servers.number(left), f"{key.decode()} expires"))
+        return found
+
+
+def _told(value: Any) -> str:
+    if isinstance(value, tuple) and hasattr(value, "outcome"):
+        status = value.status.name if value.status is not None else "absent"
+        return f"{value.outcome.name}, {status}"
+    return repr(value)

@@ -1,0 +1,99 @@
+"""A server's state as the explorer keeps it: the model's, and who has said Success; and how people read it."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import NamedTuple
+
+from redis_kvpoll import keys
+from tests.model.canonical import NOW_US, short
+from tests.model.redis_model import EMPTY, Kept, State
+
+NAMESPACE = "m"
+ROOM = 2**53 + 1  # no double holds it
+FEED = keys.feed(NAMESPACE).encode()
+ROOM_KEY = keys.rooms(NAMESPACE, [ROOM])[0].encode()
+PREFIX_KEY = keys.prefixes(NAMESPACE, [ROOM])[0].encode()
+EPOCH_KEY = keys.epoch(NAMESPACE).encode()
+NOW_MS = NOW_US // 1000
+_TIMES = {b"opened_ms", b"updated_ms", b"version"}
+"""Fields that grow and that no script decides by."""
+
+
+class Server(NamedTuple):
+    state: State
+    said: tuple[str, ...]
+    """The ranks that have said Success in the room's generation."""
+
+
+NOTHING = Server(EMPTY, ())
+
+
+def normal(state: State, now_us: int) -> State:
+    """Without what only grows: times, versions, and what stands in the feed."""
+    return tuple(_normal(kept, NOW_MS - now_us // 1000) for kept in state)
+
+
+def _normal(kept: Kept, late_ms: int) -> Kept:
+    if kept.deadline is not None and kept.deadline < NOW_MS:
+        kept = kept._replace(deadline=kept.deadline + late_ms)
+    if kept.kind == "stream":
+        return kept._replace(value=(((0, 0), ()),))
+    if kept.key == ROOM_KEY:
+        value = tuple((field, b"1" if field in _TIMES else text) for field, text in kept.value)
+        return kept._replace(value=value)
+    return kept
+
+
+class View:
+    """A state of the server, looked into."""
+
+    def __init__(self, state: State) -> None:
+        self.state = state
+        self.kept = {kept.key: kept for kept in state}
+
+    @cached_property
+    def room(self) -> dict[str, str]:
+        """The room's fields; none when it is absent."""
+        kept = self.kept.get(ROOM_KEY)
+        return {field.decode(): text.decode() for field, text in kept.value} if kept else {}
+
+    @property
+    def status(self) -> str | None:
+        return self.room.get("status")
+
+    @property
+    def generation(self) -> str | None:
+        return self.room.get("generation")
+
+    def own(self, rank: str) -> str | None:
+        """What a rank itself has written; of a room without ranks, its status."""
+        return self.room.get(f"status:{rank}" if rank and "world_size" in self.room else "status")
+
+    @cached_property
+    def entries(self) -> list[list[str]]:
+        """The words of what stands in the feed; of a normalised state, one entry without words."""
+        kept = self.kept.get(FEED)
+        return [[word.decode() for word in words] for _, words in kept.value] if kept else []
+
+    def without(self, *names: bytes) -> State:
+        return tuple(kept for kept in self.state if kept.key not in names)
+
+    def __str__(self) -> str:
+        if not self.state:
+            return "an empty server"
+        room = {name: text for name, text in self.room.items() if name.encode() not in _TIMES}
+        told = " ".join(f"{name}={text}" for name, text in room.items()) or "absent"
+        others = [
+            f"{kept.key.decode().rpartition(':')[2] if kept.key != PREFIX_KEY else 'prefix'} {_text(kept)}"
+            for kept in self.state
+            if kept.key not in (ROOM_KEY, FEED)
+        ]
+        return short("; ".join([f"room: {told}", *others]))
+
+
+def _text(kept: Kept) -> str:
+    told = " ".join(
+        f"{name.decode()}={text.decode() if isinstance(text, bytes) else f'{text:.0f}'}" for name, text in kept.value
+    )
+    return f"({told})"

@@ -1,0 +1,131 @@
+"""Every interleaving of a few processes on one room, over the real Lua: all invariants hold after every step.
+
+The short form is 3 processes x 2 operations; HYPOTHESIS_PROFILE=long makes it 3 x 3. How many states were visited
+stands at the end of pytest's report. That the explorer finds what it looks for is shown by putting faults into the
+scripts, and into what a store holds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from tests.fuzzing import LONG
+from tests.model import handles, settings
+from tests.model.explorer import Explorer
+
+EACH = 3 if LONG else 2
+SETTINGS = {
+    "plain": settings.plain,
+    "fenced": settings.fenced,
+    "loss": lambda policy, each: settings.lossy(policy, each, lost=int(LONG)),
+    "loss, clock behind": lambda policy, each: settings.lossy(policy, each, is_behind=True),
+    "2 ranks": lambda policy, each: settings.ranked(policy, each, lost=int(LONG)),
+    "2 ranks, operator": lambda policy, each: settings.ranked(policy, each, third=2),
+    "2 ranks, loss": settings.ranked_lossy,
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("policy", ["compat", "strict"])
+def test_nothing_that_can_happen_breaks_a_promise(name, policy, request):
+    report = Explorer(SETTINGS[name](policy, EACH)).explore()
+    request.node.user_properties.append(("explored", f"{name}, {policy}, 3 x {EACH}: {report}"))  # see conftest
+    assert report.violation is None, str(report)
+    # Fewer would mean that the processes could no longer do what they are to be tried with.
+    assert report.states > 5_000
+
+
+# Faults that must be found: (setting, policy, script, what stands there, what is put there, what is said of it)
+FAULTS = [
+    ("plain", "compat", "update", "redis.call('PEXPIRE', room, ttl_ms)", "", "has no TTL"),
+    ("plain", "compat", "update", "outcome = 5\n", "outcome = 1\n", "update Failed created an absent room"),
+    (
+        "plain",
+        "compat",
+        "update",
+        "RANK[incoming] > (RANK[current] or 9)",
+        "RANK[incoming] ~= (RANK[current] or 9)",
+        "went back from",
+    ),
+    ("plain", "strict", "update", "not (strict and current == 'Failed') and ", "", "left Failed"),
+    (
+        "plain",
+        "compat",
+        "abort",
+        "outcome = 5\n",
+        "outcome = 5 redis.call('HSET', room, 'reason', 'x')\n",
+        "abort created",
+    ),
+    ("plain", "compat", "abort", "= room, 'Failed', ARGV[2]", "= room, 'Success', ARGV[2]", "the feed does not say so"),
+    (
+        "plain",
+        "compat",
+        "touch",
+        "kept = status\n  elseif",
+        "kept = status\n  elseif redis.call('HDEL', KEYS[i], 'status') and",
+        "",
+    ),
+    ("plain", "compat", "clear", "redis.call('DEL', room, prefix)", "redis.call('DEL', room)", "outlived its room"),
+    ("fenced", "compat", "write", "there.generation ~= fence or", "false or", "is stale and changed"),
+    ("fenced", "compat", "write", "not (strict and there.status == 'Failed') and ", "", "left Failed"),
+    ("fenced", "compat", "clear", "fence ~= '' and was[3] ~= fence", "false", "is stale and changed"),
+    ("fenced", "strict", "open", "not is_mine and there.status ~= 'Failed'", "false", "took the room"),
+    ("fenced", "strict", "open", "local is_mine = there.status and", "local is_mine = false and", "was refused as if"),
+    ("loss", "compat", "restate", "has ~= generation and role ~= 'opener'", "false", "a guest created"),
+    ("loss", "compat", "restate", "has > generation or", "false or", "which is older"),
+    ("loss", "strict", "restate", "if outcome ~= 3 then put(", "if false then put(", ""),
+    ("loss, clock behind", "compat", "open", "if last < seen then last = seen end", "", "was given after"),
+    (
+        "loss, clock behind",
+        "compat",
+        "open",
+        "now_us > last and now_us or",
+        "false and '' or now_us or",
+        "was given after",
+    ),
+    ("2 ranks", "strict", "write", "string.format('%d', heard) == there.world_size", "true", "only ['0'] of 2 said so"),
+    ("2 ranks", "strict", "write", "or string.find(name, '^cleared:')", "", "the consensus is"),
+    (
+        "2 ranks",
+        "strict",
+        "clear",
+        "if string.find(name, '^status:') then goes = false end",
+        "",
+        "went with the clear of one rank",
+    ),
+    ("2 ranks", "strict", "abort", "redis.call('HSET', room, name, 'Failed')", "local _ = name", ""),
+    ("2 ranks", "compat", "write", "if there[cleared] then", "if false then", "has cleared, and is there again"),
+]
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: f"{fault[2]}: {fault[3][:40]}".strip())
+def test_a_fault_in_a_script_is_found(fault):
+    name, policy, script, good, bad, said = fault
+
+    def broken(source):
+        assert source.count(good) >= 1, "the script is another now: bring the fault up to date"
+        return source.replace(good, bad)
+
+    report = Explorer(replace(SETTINGS[name](policy, 2), broken={script: broken})).explore(most=20_000)
+    assert report.violation is not None, str(report)
+    assert said in report.violation, str(report)
+
+
+def test_a_path_to_a_violation_can_be_read():
+    """It is the shortest, step by step, with what the table was after each."""
+    broken = {"clear": lambda source: source.replace("fence ~= '' and was[3] ~= fence", "false")}
+    report = Explorer(replace(settings.fenced("compat", 2), broken=broken)).explore(most=20_000)
+    assert len(report.path) <= 4
+    assert (
+        "open for a -> CREATED, Bootstrapping\n     room: generation=g0 request=a status=Bootstrapping"
+        in report.path[0]
+    )
+    assert "room.clear is stale and changed something\n     before: " in report.violation
+
+
+def test_a_store_that_brings_back_what_it_cleared_is_found(monkeypatch):
+    monkeypatch.setattr(handles.Held, "end", lambda *_: None)
+    report = Explorer(settings.lossy("compat", 2, lost=1)).explore(most=50_000)
+    assert "was cleared by the process that brings it back" in (report.violation or ""), str(report)
