@@ -43,6 +43,10 @@ class Room:
     version: int = 0
     reason: str | None = None
     failed_by: str | None = None
+    life: int = 0
+    """Which of the room's generations, counted; it and what follows is for tests/stateful, 0 and None elsewhere."""
+    request: str | None = None
+    owner: str | None = None
 
     def agree(self):
         return agreed([*self.live.values(), *self.cleared.values()], self.world_size)
@@ -52,6 +56,8 @@ class Room:
 class Lengths:
     of: dict[int | None, int]
     expires: float
+    life: int | None = None
+    """The generation that they are bound to."""
 
 
 class Table:
@@ -71,7 +77,7 @@ class Table:
     def drop_length(self, room, rank):
         if room in self.lengths:
             self.lengths[room].of.pop(rank, None)
-            if not self.lengths[room].of:
+            if not self.lengths[room].of and self.lengths[room].life is None:
                 del self.lengths[room]
 
     def write(self, there, status):
@@ -116,9 +122,13 @@ class Speaker:
             table.drop_length(room, self.rank)
         if outcome in (Outcome.CREATED, Outcome.ADVANCED, Outcome.FAILED):
             if there is None:
-                there = table.rooms[room] = Room(self.world_size, table.now)
+                there = self.create(room)
             self.put(there, FAILED if outcome is Outcome.FAILED else status)
         return Update(outcome, self.view(there))
+
+    def create(self, room):
+        there = self.table.rooms[room] = Room(self.world_size, self.table.now)
+        return there
 
     def decide(self, there, status):
         if there and self.rank in there.cleared:

@@ -1,0 +1,274 @@
+"""Two sides and an oracle: each step is done by all three, and then the answers and the whole table are compared."""
+
+from __future__ import annotations
+
+import dataclasses
+import pickle
+
+import time_machine
+
+from redis_kvpoll import Consensus, Entry, KVPollError, RoomBusyError, errors, keys
+from redis_kvpoll.handle import Handle
+from tests.ranked import Lengths
+from tests.servers import keys_without_ttl
+from tests.stateful.oracle import FAILED, Life, Process, World
+from tests.stateful.side import NAMESPACE, Side
+
+# Time passes in whole steps, and what ends does so half-way between two: no key is ever looked at in its last moment,
+# however long a slow machine takes for an example.
+STEP, TTL, TERMINAL, START = 1000, 10_500, 4_500, 1_800_000_000
+LEASE_TTL, HEARTBEAT = 2_500, 800
+ROOMS = (7, 2**53, 2**53 + 1)
+
+
+class Bench:
+    def __init__(self, servers, flavour, policy, mode, shards, world_size):
+        self.shards = shards
+        who = [(rank, world_size) for rank in range(world_size or 0)] + [(None, None)] * (1 if world_size else 3)
+        self.world = World(policy, mode, TTL, TERMINAL, START)
+        self.processes = [Process(self.world, number, *ranks) for number, ranks in enumerate(who)]
+        options = {"policy": policy, "mode": mode, "shards": shards, "ttl": TTL, "terminal_ttl": TERMINAL}
+        stores = [{**options, "rank": rank, "world_size": size} for rank, size in who]
+        self.clock = time_machine.travel(START, tick=True)
+        self.traveller = self.clock.start()
+        self.sides = [Side(*server, stores, flavour) for server in servers]
+        self.spare = [next(r for r in range(100, 999) if keys.tag(NAMESPACE, shards, r) == t) for t in self.sides[0].tags]
+
+    def close(self):
+        for side in self.sides:
+            side.close()
+        self.clock.stop()
+
+    # Steps
+
+    def do(self, who, name, *args):
+        """A method of a store."""
+        expected = outcome(lambda: shown(getattr(self.processes[who], name)(*args)))
+        for side in self.sides:
+            found = outcome(lambda side=side: self.plain(side, getattr(side.stores[who], name)(*args)))
+            assert found == expected, self.differs(side, (who, name, *args), found, expected)
+        return expected
+
+    def claim(self, who, name, *args):
+        """A method that gives a handle: one of each side, with what the oracle has of it."""
+        expected = outcome(lambda: getattr(self.processes[who], name)(*args))
+        handles = []
+        for side in self.sides:
+            found = outcome(lambda side=side: getattr(side.stores[who], name)(*args))
+            if not failed(found):
+                handles.append(found)
+                life = side.life(args[0], found.generation, None if failed(expected) else expected[0])
+                found = (life, found.request)
+            assert found == expected, self.differs(side, (who, name, *args), found, expected)
+        return None if failed(expected) else (who, args[0], expected, handles)
+
+    def use(self, handle, name, *args):
+        """A method of a handle."""
+        who, room, (life, _), handles = handle
+        expected = outcome(lambda: getattr(self.processes[who], f"room_{name}")(room, life, *args))
+        for side, one in zip(self.sides, handles, strict=True):
+            found = outcome(lambda one=one: getattr(one, name)(*args))
+            assert found == expected, self.differs(side, (f"life {life} of {room} at {who}", name, *args), found, expected)
+        return expected
+
+    def hand_over(self, handle, who):
+        """A handle is pickled, and another process binds what comes out."""
+        _, room, named, handles = handle
+        bound = []
+        for side, one in zip(self.sides, handles, strict=True):
+            loose = pickle.loads(pickle.dumps(one))
+            assert type(outcome(loose.status)) is tuple, "an unbound handle was used"
+            bound.append(side.stores[who].attach(loose))
+            assert isinstance(loose, Handle) and bound[-1] == one
+            assert (bound[-1].id, bound[-1].request, bound[-1].generation) == (room, named[1], one.generation)
+        return who, room, named, bound
+
+    def lease(self, who, name, *args):
+        """A step of a store's lease: take, beat or give_up."""
+        expected = outcome(lambda: getattr(self.processes[who], name)(*args))
+        if name == "beat":
+            expected = self.processes[who].lease.is_known_lost
+        for side in self.sides:
+            found = outcome(lambda side=side: getattr(side, name)(who, *args))
+            assert same_error(found, expected), self.differs(side, (who, name, *args), found, expected)
+
+    def pass_time(self, steps):
+        self.world.pass_time(steps * STEP)
+        for side in self.sides:
+            side.pass_time(steps * STEP, self.traveller)
+
+    def lose_all(self, order):
+        """FLUSHALL. Everybody has just looked at all rooms, so what they know is all that was to be known."""
+        for who in order:
+            for room in ROOMS:
+                self.claim(who, "attach", room)
+        for side in self.sides:
+            side.lose_all(order, self.spare)
+        Loss(self, order).check()
+
+    # What must be true
+
+    def check(self):
+        world = self.world
+        for side in self.sides:
+            assert not keys_without_ttl(side.client), f"{side.server.kind}: keys without a TTL"
+            for what, found, expected in zip(("rooms", "lengths"), side.table(world), self.expected(), strict=True):
+                found = {room: (fields, int(left) // STEP) for room, (fields, left) in found.items()}
+                assert found == expected, self.differs(side, what, found, expected)
+            told = {r: (status, reason, int(left) // STEP) for r, (status, reason, left) in side.told().items()}
+            expected = {
+                room: (there.status, there.reason, int(there.expires - world.now) // STEP)
+                for room, there in world.rooms.items()
+            }
+            assert told == expected, self.differs(side, "feed", told, expected)
+
+    def expected(self):
+        world = self.world
+        rooms, lengths = {}, {}
+        for room, there in world.rooms.items():
+            fields = {"status": there.status.name, "generation": there.life, "reason": there.reason}
+            fields |= {"failed_by": there.failed_by, "request": there.request, "owner": there.owner}
+            fields |= {"incarnation": there.lease and there.lease.incarnation}
+            if there.world_size:
+                fields |= {"world_size": str(there.world_size), "version": str(there.version)}
+            fields |= {f"status:{rank}": status.name for rank, status in there.live.items()}
+            fields |= {f"cleared:{rank}": status.name for rank, status in there.cleared.items()}
+            fields = {name: value for name, value in fields.items() if value is not None}
+            rooms[room] = fields, int(there.expires - world.now) // STEP
+        for room, there in world.lengths.items():
+            fields = {"length" if r is None else f"length:{r}": str(length) for r, length in there.of.items()}
+            fields |= {} if there.life is None else {"generation": there.life}
+            lengths[room] = fields, int(there.expires - world.now) // STEP
+        return rooms, lengths
+
+    def plain(self, side, value):
+        """An answer of the library's as the oracle gives it."""
+        if isinstance(value, Entry):
+            life = side.life(value.room, value.generation, self.world.rooms[value.room].life)
+            value = dataclasses.replace(value, generation=life)
+        if isinstance(value, list) and value and hasattr(value[0], "incarnation"):
+            value = [(owner.name, owner.state, owner.rooms) for owner in value]
+        return shown(value)
+
+    def differs(self, side, what, found, expected):
+        return f"{side.server.kind}: {what}\n  found    {found}\n  expected {expected}"
+
+
+class Loss:
+    """What has come back, against who would bring it: the openers, and the leases of those who still have theirs.
+
+    Which rooms, which life, at which status: that follows. What else comes with it (reasons, lengths, who failed it,
+    what a rank is at by itself) depends on who had heard what; there both sides must have the same, no more than there
+    was, and the oracle goes on from it.
+    """
+
+    def __init__(self, bench, order):
+        self.world, self.sides, self.processes = bench.world, bench.sides, bench.processes
+        self.order = order
+        self.before, self.lengths = dict(self.world.rooms), dict(self.world.lengths)
+
+    def check(self):
+        world = self.world
+        world.leases, world.condemned, world.owned = {}, {}, {}
+        for who in self.order:
+            self.renew(self.processes[who].lease)
+        refused = {p.number for p in self.processes if p.lease and not world.holds(p.lease)}
+        back = {}
+        for room, there in self.before.items():
+            there.openers -= refused
+            if there.openers - {p.number for p in self.processes if p.rank in there.cleared}:
+                back[room] = there
+        world.rooms = back
+        world.lengths = {room: lengths for room, lengths in self.lengths.items() if room in back}
+        first, *others = [side.table(world) for side in self.sides]
+        for side, other in zip(self.sides[1:], others, strict=True):
+            assert without_ttl(other) == without_ttl(first), f"after a loss, {side.server.kind} has {other}, not {first}"
+        rooms, lengths = first
+        assert rooms.keys() == back.keys(), f"after a loss {set(rooms)} are there, not {set(back)}"
+        world.rooms = {room: self.adopted(room, back[room], fields) for room, (fields, _) in rooms.items()}
+        world.lengths = {room: self.bound(room, fields) for room, (fields, _) in lengths.items()}
+
+    def renew(self, lease):
+        if lease is None or lease.is_known_lost:
+            return
+        there = self.world.leases.get(lease.name)
+        if there and there.incarnation > lease.incarnation:
+            lease.is_known_lost = True
+            return
+        self.world.leases[lease.name] = lease
+        lease.beaten, lease.marked = self.world.now, None
+
+    def adopted(self, room, was, fields):
+        world = self.world
+        assert fields["generation"] == was.life and fields.get("request") == was.request, (room, fields)
+        assert fields.get("reason") in (None, was.reason), (room, fields)
+        there = Life(was.world_size, world.now, life=was.life, request=was.request, openers=was.openers)
+        there.live, there.cleared = ranks(fields, "status:"), ranks(fields, "cleared:")
+        there.status = there.agree() if was.world_size else was.status
+        assert fields["status"] == there.status.name, (room, fields)
+        if was.cleared:
+            assert there.cleared.items() <= {r: FAILED if was.status == FAILED else s for r, s in was.cleared.items()}.items() | was.cleared.items()
+        else:
+            assert there.status == was.status, (room, fields)
+        there.version = int(fields.get("version", 0))
+        there.reason, there.failed_by = fields.get("reason"), fields.get("failed_by")
+        if there.owner is None and "owner" in fields:
+            there.owner = fields["owner"]
+            there.lease = world.owned[room] = world.leases[there.owner]
+        there.updated = world.now
+        there.expires = world.now + (world.terminal_ttl if there.status.is_terminal else world.ttl)
+        return there
+
+    def bound(self, room, fields):
+        assert fields.get("generation") == self.world.rooms[room].life, (room, fields)
+        was = self.lengths.get(room)
+        of = {rank_of(name): int(value) for name, value in fields.items() if name.startswith("length")}
+        assert was is not None and of.items() <= was.of.items(), f"lengths {of} of room {room} came back; it had {was}"
+        return Lengths(of, self.world.now + self.world.ttl, fields["generation"])
+
+
+def without_ttl(table):
+    return [{room: fields for room, (fields, _) in kept.items()} for kept in table]
+
+
+def rank_of(name):
+    return int(name.partition(":")[2]) if ":" in name else None
+
+
+def ranks(fields, start):
+    from redis_kvpoll import KVPoll
+
+    return {rank_of(name): KVPoll[value] for name, value in fields.items() if name.startswith(start)}
+
+
+# Answers, as far as they are to be the same
+
+
+def outcome(call):
+    """What a call answers, or ("raised", the error's class, what it says)."""
+    try:
+        return call()
+    except KVPollError as error:
+        args = error.args
+        if isinstance(error, RoomBusyError):
+            args = (error.room, error.status, error.owner, error.request)  # not its age
+        if isinstance(error, errors.InvalidInputError):
+            args = ()
+        return "raised", type(error).__name__, args
+
+
+def failed(answer):
+    return isinstance(answer, tuple) and len(answer) == 3 and answer[0] == "raised"
+
+
+def same_error(found, expected):
+    return found == expected if failed(found) or failed(expected) or isinstance(expected, bool) else True
+
+
+def shown(value):
+    """An answer without what differs between servers: the times, and which generation a consensus is of."""
+    if isinstance(value, Entry):
+        return dataclasses.replace(value, opened_at=0, updated_at=0, ttl=int(value.ttl) // STEP, ranks=dict(value.ranks))
+    if isinstance(value, list):
+        return [one._replace(generation=0) if isinstance(one, Consensus) else one for one in value]
+    return sorted(value) if hasattr(value, "__next__") else value

@@ -1,0 +1,207 @@
+"""The rules: every public method of stores and handles, leases beat by beat, losses and faults, in any order."""
+
+from __future__ import annotations
+
+import functools
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+
+from redis_kvpoll import KVPoll
+from tests.stateful import flavours
+from tests.stateful.bench import HEARTBEAT, LEASE_TTL, ROOMS, Bench
+
+WHO = st.integers(0, 2)
+ROOM = st.sampled_from((ROOMS[0], *ROOMS))
+SOME = st.lists(ROOM, max_size=4)
+STATUS = st.sampled_from(KVPoll)
+REASON = st.sampled_from(("cause", "symptom", "naïve ☃\n"))
+REQUEST = st.sampled_from(("rid", "rid", "other"))
+NAME = st.sampled_from(("prefill-0", "prefill-0", "decode-0"))
+NEWEST = st.sampled_from((0, 0, 0, 1, 2, 5))
+"""Which handle: most often the newest."""
+
+
+def step(**draws):
+    """A rule after which nothing may differ. (An invariant would fill half of what is printed of an example.)"""
+
+    def wrap(body):
+        @functools.wraps(body)
+        def checked(self, **drawn):
+            body(self, **drawn)
+            self.bench.check()
+
+        return rule(**draws)(checked)
+
+    return wrap
+
+
+class Machine(RuleBasedStateMachine):
+    """Three processes: all without a rank, or two ranks and an operator."""
+
+    def __init__(self, servers, flavour):
+        super().__init__()
+        self.servers, self.flavour = servers, flavour
+        self.bench = None
+
+    @initialize(
+        policy=st.sampled_from(("compat", "strict")),
+        mode=st.sampled_from(("none", "prefill")),
+        shards=st.sampled_from((1, 2)),
+        world_size=st.sampled_from((None, 2)),
+    )
+    def begin(self, policy, mode, shards, world_size):
+        self.bench = Bench(self.servers, self.flavour, policy, mode, shards, world_size)
+        self.handles = []
+        self.passed = 0
+
+    def teardown(self):
+        if self.bench:
+            self.bench.close()
+
+    # Plain calls
+
+    @step(who=WHO, room=ROOM, status=STATUS)
+    def update_status(self, who, room, status):
+        self.bench.do(who, "update_status", room, status)
+
+    @step(who=WHO, statuses=st.dictionaries(ROOM, STATUS, max_size=3))
+    def update_many(self, who, statuses):
+        self.bench.do(who, "update_many", statuses)
+
+    @step(who=WHO, room=ROOM, reason=REASON)
+    def abort(self, who, room, reason):
+        self.bench.do(who, "abort", room, reason)
+
+    @step(who=WHO, room=ROOM, reason=REASON)
+    def record_failure(self, who, room, reason):
+        self.bench.do(who, "record_failure", room, reason)
+
+    @step(who=WHO, room=ROOM, length=st.sampled_from((0, 1, 2**53 - 1)))
+    def set_decode_prefix_len(self, who, room, length):
+        self.bench.do(who, "set_decode_prefix_len", room, length)
+
+    @step(who=WHO, how=st.sampled_from(("clear", "failure_exception", "pop_decode_prefix_len")), room=ROOM)
+    def destroy(self, who, how, room):
+        self.bench.do(who, how, room)
+
+    @step(who=WHO, how=st.sampled_from(("clear_many", "touch")), rooms=SOME)
+    def many(self, who, how, rooms):
+        self.bench.do(who, how, rooms)
+
+    @step(who=WHO, how=st.sampled_from(("get", "check_status", "failure_reason", "entry", "collect")), room=ROOM)
+    def read(self, who, how, room):
+        self.bench.do(who, how, room)
+
+    @step(who=WHO, rooms=SOME, status=st.none() | STATUS)
+    def read_all(self, who, rooms, status):
+        for how, *args in (("poll", rooms), ("consensus", rooms), ("rooms", status), ("counts",), ("owners",)):
+            self.bench.do(who, how, *args)
+
+    @step(who=WHO, room=ROOM)
+    def read_feed(self, who, room):
+        flavours.history(self.bench, who, room)
+        flavours.tail(self.bench, who)
+        flavours.settings(self.bench, who)
+
+    @step(who=WHO, room=ROOM)
+    def wait(self, who, room):
+        flavours.wait(self.bench, who, room)
+
+    @step(who=WHO, room=ROOM, status=STATUS)
+    def mirror(self, who, room, status):
+        flavours.mirror(self.bench, who, room, status)
+
+    # Generations
+
+    def keep(self, handle):
+        if handle:
+            self.handles.insert(0, handle)
+            del self.handles[8:]
+
+    def handle(self, at):
+        return self.handles[min(at, len(self.handles) - 1)]
+
+    @step(who=WHO, room=ROOM, request=REQUEST, status=st.sampled_from((KVPoll.Bootstrapping, KVPoll.WaitingForInput)))
+    def open(self, who, room, request, status):
+        self.keep(self.bench.claim(who, "open", room, request, status))
+
+    @step(who=WHO, room=ROOM)
+    def attach(self, who, room):
+        self.keep(self.bench.claim(who, "attach", room))
+
+    @precondition(lambda self: self.handles)
+    @step(at=NEWEST, who=WHO)
+    def hand_over(self, at, who):
+        self.keep(self.bench.hand_over(self.handle(at), who))
+
+    @precondition(lambda self: self.handles)
+    @step(at=NEWEST, status=STATUS)
+    def room_update(self, at, status):
+        self.bench.use(self.handle(at), "update", status)
+
+    @precondition(lambda self: self.handles)
+    @step(at=NEWEST, reason=REASON)
+    def room_fail(self, at, reason):
+        self.bench.use(self.handle(at), "fail", reason)
+
+    @precondition(lambda self: self.handles)
+    @step(at=NEWEST, by_with=st.booleans())
+    def room_clear(self, at, by_with):
+        if by_with:
+            flavours.leave(self.bench, self.handle(at))
+        else:
+            self.bench.use(self.handle(at), "clear")
+
+    @precondition(lambda self: self.handles)
+    @step(at=NEWEST, length=st.sampled_from((0, 7)))
+    def room_length(self, at, length):
+        self.bench.use(self.handle(at), "set_decode_prefix_len", length)
+        self.bench.use(self.handle(at), "decode_prefix_len")
+
+    @precondition(lambda self: self.handles)
+    @step(at=NEWEST)
+    def room_read(self, at):
+        self.bench.use(self.handle(at), "status")
+        self.bench.use(self.handle(at), "decode_prefix_len")
+
+    # Leases
+
+    @step(who=WHO, name=NAME)
+    def take_lease(self, who, name):
+        if self.bench.processes[who].lease is None:
+            self.bench.lease(who, "take", name, LEASE_TTL, HEARTBEAT)
+
+    @precondition(lambda self: any(process.lease for process in self.bench.processes))
+    @step(who=WHO, last=st.booleans())
+    def beat(self, who, last):
+        if self.bench.processes[who].lease:
+            self.bench.lease(who, "beat")
+            if last:
+                self.bench.lease(who, "give_up")
+
+    @step(who=WHO)
+    def reap(self, who):
+        self.bench.do(who, "reap")
+
+    @step(who=WHO, room=ROOM)
+    def lease_for_a_moment(self, who, room):
+        if self.bench.processes[who].lease is None:
+            flavours.lease(self.bench, who, room)
+
+    # Time, and faults
+
+    @precondition(lambda self: self.passed < 60)
+    @step(steps=st.integers(1, 5))
+    def pass_time(self, steps):
+        self.passed += steps
+        self.bench.pass_time(steps)
+
+    @step(order=st.permutations(range(3)))
+    def lose_all_data(self, order):
+        self.bench.lose_all(order)
+
+    @step(how=st.sampled_from(("break_connections", "forget_scripts")))
+    def fault(self, how):
+        for side in self.bench.sides:
+            getattr(side, how)()

@@ -1,0 +1,143 @@
+"""One of the servers that do the same, with its stores: fakeredis, or a real one. And how time passes there.
+
+On fakeredis the clock is moved. On a real server all that ends comes nearer: TTLs, and the times in the leases. What the
+stores themselves remember (until when a room lives, when to touch) is a matter of this process's clock, which stands
+above us, and is brought nearer, too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from redis_kvpoll import AsyncStatusStore, KVPollError, StatusStore, keys
+from tests import leasing
+from tests.blocking import Blocking
+from tests.feeds import Replay
+
+NAMESPACE = "default"
+
+
+class Side:
+    """The stores on one server. A generation goes by the number that the oracle gives it."""
+
+    def __init__(self, server, client, store_client, options, flavour):
+        client.flushall()
+        self.server, self.client = server, client
+        self.runner = asyncio.Runner() if flavour == "async" else None
+        self.tags = keys.tags(NAMESPACE, options[0]["shards"])
+        self.losses = 0
+        self.begin()
+        if self.runner:
+            self.stores = [Blocking(AsyncStatusStore(store_client, **one), self.runner) for one in options]
+        else:
+            self.stores = [StatusStore(store_client, **one) for one in options]
+        self.held = [None] * len(self.stores)
+        """The lease of each store, in steps."""
+        self.incarnations = {}
+
+    def begin(self):
+        """With an epoch that is older than any lease, and another than the one before."""
+        self.losses += 1
+        for tag in self.tags:
+            self.client.hset(keys.epoch(tag), "epoch", f"1700000000000000-{self.losses}")
+            self.client.pexpire(keys.epoch(tag), 30 * 86_400_000)
+        self.replay = Replay(self.client, self.tags)
+        self.lives = {}
+
+    def close(self):
+        for store in self.stores:
+            store.close()
+        if self.runner:
+            self.runner.close()
+
+    # Time, and what else may happen
+
+    def pass_time(self, seconds, clock):
+        if self.server.is_fake:
+            clock.shift(seconds)
+        else:
+            leasing.pass_time(self.client, seconds, self.tags)
+            for key in self.client.scan_iter(count=1000):
+                left = self.client.pttl(key) - seconds * 1000
+                self.client.pexpireat(key, 1) if left <= 0 else self.client.pexpire(key, left)
+        self.replay.pass_time(seconds)
+        self.remember_less(seconds)
+
+    def remember_less(self, seconds):
+        for store, held in zip(self.stores, self.held, strict=True):
+            delivery = leasing.delivery_of(store)
+            delivery._settled_until -= seconds
+            delivery.held.waiting = {tag: at - seconds for tag, at in delivery.held.waiting.items()}
+            for tag in self.tags:
+                for claim in delivery.held.claims(tag).values():
+                    claim.until -= seconds
+                    claim.waits_since = claim.waits_since and claim.waits_since - seconds
+            if held:
+                held.holding._next_touch -= seconds
+
+    def lose_all(self, order, spare):
+        """All data is gone. Then each process in turn makes a call, three times over: so guests find their openers."""
+        self.client.flushall()
+        self.begin()
+        for seconds in (0, 1, 11):
+            self.remember_less(seconds)
+            for who in order:
+                for room in spare:
+                    try:
+                        self.stores[who].attach(room)
+                    except KVPollError:
+                        continue
+
+    def break_connections(self):
+        if not self.server.is_fake:
+            self.client.client_kill_filter(_type="normal", skipme=True)
+
+    def forget_scripts(self):
+        self.client.script_flush()
+
+    # Leases, beat by beat
+
+    def take(self, who, name, ttl, heartbeat):
+        held = leasing.Held(self.stores[who], name, ttl, heartbeat).take()
+        self.held[who] = held
+        self.incarnations[int(held.incarnation)] = len(self.incarnations) + 1
+
+    def beat(self, who):
+        for tag in self.tags:
+            self.client.hdel(keys.leases(tag), "looked at")
+        self.held[who].beat()
+        return self.held[who].lost
+
+    def give_up(self, who):
+        self.held[who].give_up()
+        self.held[who] = None
+
+    # What is there
+
+    def life(self, room, generation, expected):
+        """The oracle's number of a generation: the same number for the same, and those of a room grow."""
+        known = self.lives.setdefault(room, {})
+        if generation not in known:
+            assert not known or generation > max(known), f"generation {generation} of room {room} after {max(known)}"
+            known[generation] = expected
+        return known[generation]
+
+    def table(self, world):
+        """All rooms and lengths as redis-cli would show them, without times."""
+        rooms, lengths = {}, {}
+        for tag in self.tags:
+            for key in self.client.scan_iter(f"kvpoll:{{{tag}}}:[rp]*:*", count=1000):
+                fields, room = self.client.hgetall(key), int(key.rpartition(":")[2])
+                fields = {name: value for name, value in fields.items() if not name.endswith("_ms")}
+                there, found = (world.rooms, rooms) if ":room:" in key else (world.lengths, lengths)
+                if "generation" in fields:
+                    expected = there[room].life if room in there else None
+                    fields["generation"] = self.life(room, int(fields["generation"]), expected)
+                if "incarnation" in fields:
+                    fields["incarnation"] = self.incarnations[int(fields["incarnation"])]
+                found[room] = fields, self.client.pttl(key) / 1000
+        return rooms, lengths
+
+    def told(self):
+        """The table as it follows from the feed alone: {room: (status, reason, seconds left)}."""
+        return {room: tuple(there) for room, there in self.replay.read_on().table.items()}
