@@ -1,15 +1,16 @@
 -- Remove each room with its decode prefix length, and say what it was; or, for a rank, what is the rank's of it.
 --
 -- KEYS   feed, epoch, owned; each: room, prefix
--- ARGV   feed_length, rank; each: generation
+-- ARGV   feed_length, rank, world_size; each: generation
 -- REPLY  feed_id, epoch; each: outcome, status, reason
 -- FEED   absent, status, rank
--- CODES  5 SKIPPED, 6 STALE, 7 CLEARED
+-- CODES  5 SKIPPED, 6 STALE, 7 CLEARED, -3 WORLD_SIZE
 -- USES   feed
 --
--- An empty generation clears whatever is there; through one, the clear is STALE once the room has another. A rank that
--- clears leaves its last status behind, for the others to agree with, and the key goes with the last of them. One that
--- was not heard of before the others failed has seen that, and now has cleared it, too. Its decode prefix length goes,
+-- An empty generation clears whatever is there; through one, the clear is STALE once the room has another, and that
+-- of a rank is refused by WORLD_SIZE, as its writes are, when the room has no ranks or other ones. A rank that clears
+-- leaves its last status behind, for the others to agree with, and the key goes with the last of them. One that was
+-- not heard of before the others failed has seen that, and now has cleared it, too. Its decode prefix length goes,
 -- and no other rank's: that may be for the next request already. A key of another type (made by hand) is removed just
 -- so: clearing is how one gets rid of it.
 
@@ -24,8 +25,8 @@ local function is_any_left(room)
   return false
 end
 
-for i = 1, #ARGV - 2 do
-  local room, prefix, fence = KEYS[i * 2 + 2], KEYS[i * 2 + 3], ARGV[i + 2]
+for i = 1, #ARGV - 3 do
+  local room, prefix, fence = KEYS[i * 2 + 2], KEYS[i * 2 + 3], ARGV[i + 3]
   local was = redis.pcall('HMGET', room, 'status', 'reason', 'generation', 'world_size', own, cleared, 'owner')
   local is_there = was[1] or was.err
   local has_ranks = rank ~= '' and was[4]
@@ -34,6 +35,8 @@ for i = 1, #ARGV - 2 do
   if has_ranks then status = was[1] == 'Failed' and not was[6] and 'Failed' or was[5] end
   if fence ~= '' and was[3] ~= fence then
     outcome, goes = 6, false
+  elseif fence ~= '' and rank ~= '' and (was[4] or '') ~= ARGV[3] then
+    outcome, status, goes = -3, was[4] or '', false
   elseif rank ~= '' and (has_ranks or not is_there) then
     if type(redis.pcall('HDEL', prefix, length)) == 'table' then redis.call('DEL', prefix) end
     if has_ranks and not status then

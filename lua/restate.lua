@@ -9,7 +9,8 @@
 -- USES   room, feed
 --
 -- role is opener, who creates the room if it is absent or has a lower generation; guest, who only merges; or cleared:
--- a guest who has cleared, and whose last status still counts. A higher generation wins. Merged by strict.
+-- a guest who has cleared, and whose last status still counts. A higher generation wins. Merged by strict. Who holds a
+-- room without knowing a status creates none, and only adds its length.
 
 see_to_epoch()
 local lease_lost = is_lease_lost()
@@ -27,7 +28,7 @@ for i = 1, (#ARGV - 10) / 6 do
     outcome = 6
   elseif lease_lost then
     outcome, status = -2, owner
-  elseif has ~= generation and role ~= 'opener' then
+  elseif has ~= generation and (role ~= 'opener' or not RANK[incoming]) then
     outcome = 5
   elseif has == generation and (there.world_size or '') ~= world_size then
     outcome, status = -3, there.world_size or ''
@@ -40,7 +41,7 @@ for i = 1, (#ARGV - 10) / 6 do
     end
     if incoming == 'Failed' then
       outcome = there[own] == 'Failed' and 3 or 4
-    elseif there.status ~= 'Failed' and RANK[incoming] > (RANK[there[own]] or 0) then
+    elseif there.status ~= 'Failed' and (RANK[incoming] or 0) > (RANK[there[own]] or 0) then
       outcome = there[own] and 2 or 1
     end
     if outcome ~= 3 then put(room, there, incoming, ARGV[at + 3]) end

@@ -246,6 +246,24 @@ class TestWorldSize:
             store.update_many({4: MOVE, 5: MOVE, 6: MOVE})
         assert store.poll([4, 5, 6]) == [MOVE, BOOT, MOVE], "each room is its own step"
 
+    @pytest.mark.parametrize(
+        ("theirs", "ours"),
+        [({}, {"rank": 0, "world_size": 2}), ({"rank": 0, "world_size": 2}, {"rank": 0, "world_size": 3})],
+    )
+    def test_another_does_not_clear_through_a_handle_and_may_without(self, make_store, client, theirs, ours):
+        there, here = make_store(**theirs), make_store(**ours)
+        held = there.open(ROOM, request="rid", status=INPUT)
+        held.set_decode_prefix_len(7)
+        before, feed = keys_of(client), words(client)
+        room = here.attach(ROOM)
+        with pytest.raises(WorldSizeMismatchError, match=rf"^clear: room {ROOM} has ") as caught:
+            room.clear()
+        assert caught.value.theirs == str(theirs.get("world_size", 0))
+        assert (keys_of(client), words(client)) == (before, feed)
+        assert held.update(MOVE).outcome is Outcome.ADVANCED
+        make_store().attach(ROOM).clear()
+        assert not keys_of(client), "who has no rank works on the whole"
+
     def test_who_has_no_rank_works_on_the_whole(self, ranks, store, client):
         first, second = ranks(2)
         for one in (first, second):

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from redis_kvpoll import KVPoll, Outcome, RoomNotFoundError, StatusStore, Update
-from redis_kvpoll.commands import handles
+from redis_kvpoll.commands import Command, handles, replies, shapes
 from redis_kvpoll.dispatch import drive
 from redis_kvpoll.keys import epoch, rooms
 from redis_kvpoll.steps import Pause
@@ -247,6 +247,24 @@ class TestReconnected:
 
 
 class TestRanks:
+    @pytest.mark.parametrize("role", ["opener", "guest", "cleared"])
+    def test_who_knows_no_status_changes_none_and_hinders_no_other(self, server, client, role):
+        """As a rank that has attached before it wrote anything."""
+        with StatusStore(server.store_client(), rank=0, world_size=2) as opener:
+            generation = opener.open(A, request="rid").generation
+        before = client.hgetall(rooms("default", [A])[0])
+        unknown, known = ["rid", "", "", "7", role], ["rid", "Transferring", "", "", "opener"]
+        with StatusStore(server.store_client(), rank=1, world_size=2) as store:
+            words = [str(generation), *unknown, str(generation), *unknown, str(generation), *known]
+            said = Command("restate", shapes.RESTATE, [A, B, C], words, replies.updates, lambda _, found: found)
+            assert store._run(said) == [
+                Update(Outcome.UNCHANGED, None),
+                Update(Outcome.SKIPPED, None),
+                Update(Outcome.CREATED, KVPoll.Transferring),
+            ]
+        assert client.hgetall(rooms("default", [A])[0]) == before
+        assert sorted(on_server(client)) == [A, C]
+
     def test_each_rank_brings_back_its_own(self, make_store, client):
         stores = [make_store(rank=rank, world_size=2) for rank in range(2)]
         held = [store.open(A, request="rid") for store in stores]

@@ -52,7 +52,8 @@ def cleared(operation: str, _: list[int], reply: list[Any]) -> list[KVPoll | Non
     return [_STATUSES.get(name) for name in reply[1::3]]
 
 
-def clearings(operation: str, _: list[int], reply: list[Any]) -> list[Update]:
+def clearings(operation: str, rooms: list[int], reply: list[Any]) -> list[Update]:
+    _check_refusals(operation, rooms, reply, 3)
     return [Update(Outcome(code), _STATUSES.get(name)) for code, name in zip(reply[::3], reply[1::3], strict=True)]
 
 

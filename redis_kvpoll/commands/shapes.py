@@ -106,14 +106,15 @@ CLEAR = Shape(
     load("clear"),
     first=("feed", "epoch", "owned"),
     keys=("room", "prefix"),
-    once=("feed_length", "rank"),
+    once=("feed_length", "rank", "world_size"),
     item=("generation",),
     reply=("outcome", "status", "reason"),
-    codes=(Outcome.SKIPPED, Outcome.STALE, Outcome.CLEARED),
+    codes=(Outcome.SKIPPED, Outcome.STALE, Outcome.CLEARED, Refusal.WORLD_SIZE),
     epoch=True,
     repeatable=False,
     leaves=lambda reply: [
-        None if o == Outcome.CLEARED.value else s for o, s in zip(reply[::3], reply[1::3], strict=True)
+        None if code == Outcome.CLEARED.value else status
+        for code, status in zip(reply[::3], _leaves(3)(reply), strict=True)
     ],
 )
 CLEAR_FENCED = replace(CLEAR, repeatable=True)

@@ -183,7 +183,7 @@ def _outcome(step: Step) -> Iterator[str]:
         yield f"FAILED, and the room is {after.status}"
     if outcome is Outcome.ADVANCED and before.own(rank) == after.own(rank):
         yield f"ADVANCED, and it was {before.own(rank)} before"
-    if outcome is Outcome.CLEARED and (not before.own(rank) or after.own(rank)):
+    if outcome is Outcome.CLEARED and (not before.seen(rank) or after.seen(rank)):
         yield "CLEARED, and it was not there or still is"
 
 

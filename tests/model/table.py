@@ -70,6 +70,11 @@ class View:
         """What a rank itself has written; of a room without ranks, its status."""
         return self.room.get(f"status:{rank}" if rank and "world_size" in self.room else "status")
 
+    def seen(self, rank: str) -> str | None:
+        """What a rank sees: its own status, or that the room has failed, until it has cleared that."""
+        is_over = self.status == "Failed" and "world_size" in self.room and f"cleared:{rank}" not in self.room
+        return "Failed" if rank and is_over else self.own(rank)
+
     @cached_property
     def entries(self) -> list[list[str]]:
         """The words of what stands in the feed; of a normalised state, one entry without words."""

@@ -67,7 +67,7 @@ FAULTS = [
         "kept = status\n  elseif redis.call('HDEL', KEYS[i], 'status') and",
         "",
     ),
-    ("plain", "compat", "clear", "redis.call('DEL', room, prefix)", "redis.call('DEL', room)", "outlived its room"),
+    ("plain", "compat", "clear", "else\n    redis.call('DEL', prefix)\n", "", "outlived its room"),
     ("fenced", "compat", "write", "there.generation ~= fence or", "false or", "is stale and changed"),
     ("fenced", "compat", "write", "not (strict and there.status == 'Failed') and ", "", "left Failed"),
     ("fenced", "compat", "clear", "fence ~= '' and was[3] ~= fence", "false", "is stale and changed"),
