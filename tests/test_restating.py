@@ -159,6 +159,20 @@ class TestGuests:
         assert guest.update(KVPoll.Success) == Update(Outcome.STALE, None)
         assert on_server(client) == {}
 
+    def test_one_that_was_cleared_is_not_waited_for_for_ever(self, make_store, client, monkeypatch):
+        monkeypatch.setattr("redis_kvpoll.delivery.RETRY", 60.0)  # no call waits for the opener
+        store = make_store()
+        make_store().open(A)
+        guest = store.attach(A)
+        client.flushall()
+        guest.update(KVPoll.Success)
+        assert guest.clear() == Update(Outcome.STALE, None)
+        held = delivery_of(store).held
+        assert (len(held), list(held.waiting)) == (1, ["default"])
+        monkeypatch.setattr("redis_kvpoll.held.PATIENCE", 0.0)
+        real.until(lambda: store.poll([B]) and not held.waiting, "the end of it")
+        assert len(held) == 0
+
     def test_the_wait_for_it_is_within_the_deadline_of_the_call(self, monkeypatch):
         with StatusStore.from_url("memory://", deadline=5.0) as store:
             delivery, stale = store._delivery, Update(Outcome.STALE, None)
