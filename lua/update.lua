@@ -41,10 +41,6 @@ for i = 1, count do
     local dropped = redis.pcall('HDEL', KEYS[i * 2 + 2], 'length')
     if type(dropped) == 'table' then outcome, current = 3, dropped end
   end
-  if step == 2 and incoming == 'Failed' and outcome ~= -3 then
-    local dropped = redis.pcall('HDEL', KEYS[i * 2 + 2], 'length')
-    if type(dropped) == 'table' then outcome, current = 3, dropped end
-  end
 
   if outcome == 1 or outcome == 2 or outcome == 4 then
     if not now then
