@@ -12,7 +12,7 @@ from redis_kvpoll.commands import Command, handles, replies, shapes
 from redis_kvpoll.dispatch import drive
 from redis_kvpoll.keys import epoch, rooms
 from redis_kvpoll.steps import Pause
-from tests import real
+from tests import leasing, real
 from tests.blocking import Blocking
 
 A, B, C = 1, 2, 2**63 - 1
@@ -295,3 +295,23 @@ class TestRanks:
         assert held[0].update(KVPoll.Success).outcome is Outcome.STALE
         held[1].clear()
         assert A not in on_server(client)
+
+
+class TestLostLeases:
+    """A lease that is lost stays lost when the server no longer knows that it was."""
+
+    @pytest.mark.parametrize("knows", [True, False])
+    def test_a_former_incarnation_that_comes_back_first_takes_nothing(self, make_store, client, knows):
+        former = leasing.Held(make_store()).take()
+        former.store.open(A)
+        later = leasing.Held(make_store()).take()
+        room = later.store.open(B)
+        if knows:
+            assert former.beat().lost
+        client.flushall()
+        with pytest.raises(RoomNotFoundError):
+            former.store.attach(C)
+        assert room.update(KVPoll.Success).outcome is Outcome.ADVANCED
+        assert not later.beat().lost
+        assert former.beat().lost
+        assert B in on_server(client)
