@@ -179,4 +179,11 @@ IN_THE_CLIENT = [
         "hash(str(room))",
         "test_architecture.py::TestKeys::test_shards_never_change",
     ),
+    (
+        "a mirror applies an older look",
+        "mirror.shard:Shard.snapshot",
+        " and at >= self._ids.get(room, self.position)",
+        "",
+        "test_replica.py::TestEntries::test_a_look_from_before_an_entry_says_nothing_any_more",
+    ),
 ]
