@@ -10,7 +10,7 @@ import pytest
 from redis_kvpoll import KVPoll, Outcome, RoomNotFoundError, StatusStore, Update
 from redis_kvpoll.commands import Command, handles, replies, shapes
 from redis_kvpoll.dispatch import drive
-from redis_kvpoll.keys import epoch, rooms
+from redis_kvpoll.keys import epoch, feed, rooms
 from redis_kvpoll.steps import Pause
 from tests import leasing, real
 from tests.blocking import Blocking
@@ -73,6 +73,15 @@ class TestFlushed:
         client.flushall()
         assert rooms_held[5].status() is KVPoll.Bootstrapping
         assert sorted(on_server(client)) == [4, 5]
+
+    def test_what_is_being_cleared_is_not_brought_back_for_that(self, store, client):
+        """Not even for a moment: others would hear of it."""
+        room, other = store.open(A), store.open(B)
+        client.flushall()
+        assert room.clear() == Update(Outcome.STALE, None)
+        told = {name for _, fields in client.xrange(feed("default")) for name in fields}
+        assert str(other.id) in told
+        assert str(room.id) not in told
 
     def test_what_another_process_cleared_and_we_saw_stays_cleared(self, make_store, client):
         store = make_store()
