@@ -9,6 +9,7 @@ import time_machine
 
 from redis_kvpoll import Consensus, Entry, KVPollError, RoomBusyError, errors, keys
 from redis_kvpoll.handle import Handle
+from tests.blocking import Blocking
 from tests.ranked import Lengths
 from tests.servers import keys_without_ttl
 from tests.stateful.oracle import FAILED, Life, Process, World
@@ -77,7 +78,8 @@ class Bench:
         bound = []
         for side, one in zip(self.sides, handles, strict=True):
             loose = pickle.loads(pickle.dumps(one))
-            assert type(outcome(loose.status)) is tuple, "an unbound handle was used"
+            unbound = Blocking(loose, side.runner) if side.runner else loose
+            assert failed(outcome(unbound.status)), "a handle of no store was used"
             bound.append(side.stores[who].attach(loose))
             assert isinstance(loose, Handle) and bound[-1] == one
             assert (bound[-1].id, bound[-1].request, bound[-1].generation) == (room, named[1], one.generation)
