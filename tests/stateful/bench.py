@@ -7,7 +7,7 @@ import pickle
 
 import time_machine
 
-from redis_kvpoll import Consensus, Entry, KVPollError, RoomBusyError, errors, keys
+from redis_kvpoll import Consensus, Entry, KVPoll, KVPollError, RoomBusyError, errors, keys
 from redis_kvpoll.handle import Handle
 from tests.blocking import Blocking
 from tests.ranked import Lengths
@@ -167,7 +167,7 @@ class Loss:
     def __init__(self, bench, order):
         self.world, self.sides, self.processes = bench.world, bench.sides, bench.processes
         self.order = order
-        self.before, self.lengths = dict(self.world.rooms), dict(self.world.lengths)
+        self.before = dict(self.world.rooms)
 
     def check(self):
         world = self.world
@@ -181,7 +181,6 @@ class Loss:
             if there.openers - {p.number for p in self.processes if p.rank in there.cleared}:
                 back[room] = there
         world.rooms = back
-        world.lengths = {room: lengths for room, lengths in self.lengths.items() if room in back}
         first, *others = [side.table(world) for side in self.sides]
         for side, other in zip(self.sides[1:], others, strict=True):
             assert without_ttl(other) == without_ttl(first), f"after a loss, {side.server.kind} has {other}, not {first}"
@@ -208,8 +207,8 @@ class Loss:
         there.live, there.cleared = ranks(fields, "status:"), ranks(fields, "cleared:")
         there.status = there.agree() if was.world_size else was.status
         assert fields["status"] == there.status.name, (room, fields)
-        if was.cleared:
-            assert there.cleared.items() <= {r: FAILED if was.status == FAILED else s for r, s in was.cleared.items()}.items() | was.cleared.items()
+        if was.cleared:  # a rank that has cleared says what it last knew of itself, or that it saw the others fail
+            assert all(status in (was.cleared.get(rank), FAILED) for rank, status in there.cleared.items()), (room, fields)
         else:
             assert there.status == was.status, (room, fields)
         there.version = int(fields.get("version", 0))
@@ -223,9 +222,10 @@ class Loss:
 
     def bound(self, room, fields):
         assert fields.get("generation") == self.world.rooms[room].life, (room, fields)
-        was = self.lengths.get(room)
         of = {rank_of(name): int(value) for name, value in fields.items() if name.startswith("length")}
-        assert was is not None and of.items() <= was.of.items(), f"lengths {of} of room {room} came back; it had {was}"
+        # Not only the last: who said it through a handle does not know that it was popped or dropped since.
+        said = {(rank, length) for life, rank, length in self.world.said if life == fields["generation"]}
+        assert of.items() <= said, f"lengths {of} of room {room} came back; what was said through handles: {said}"
         return Lengths(of, self.world.now + self.world.ttl, fields["generation"])
 
 
@@ -238,8 +238,6 @@ def rank_of(name):
 
 
 def ranks(fields, start):
-    from redis_kvpoll import KVPoll
-
     return {rank_of(name): KVPoll[value] for name, value in fields.items() if name.startswith(start)}
 
 
@@ -254,6 +252,8 @@ def outcome(call):
         args = error.args
         if isinstance(error, RoomBusyError):
             args = (error.room, error.status, error.owner, error.request)  # not its age
+        if isinstance(error, errors.WaitTimeoutError):
+            args = (error.room,)
         if isinstance(error, errors.InvalidInputError):
             args = ()
         return "raised", type(error).__name__, args
