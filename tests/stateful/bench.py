@@ -33,7 +33,9 @@ class Bench:
         self.clock = time_machine.travel(START, tick=True)
         self.traveller = self.clock.start()
         self.sides = [Side(*server, stores, flavour) for server in servers]
-        self.spare = [next(r for r in range(100, 999) if keys.tag(NAMESPACE, shards, r) == t) for t in self.sides[0].tags]
+        self.spare = [
+            next(r for r in range(100, 999) if keys.tag(NAMESPACE, shards, r) == t) for t in self.sides[0].tags
+        ]
 
     def close(self):
         for side in self.sides:
@@ -69,7 +71,9 @@ class Bench:
         expected = outcome(lambda: getattr(self.processes[who], f"room_{name}")(room, life, *args))
         for side, one in zip(self.sides, handles, strict=True):
             found = outcome(lambda one=one: getattr(one, name)(*args))
-            assert found == expected, self.differs(side, (f"life {life} of {room} at {who}", name, *args), found, expected)
+            assert found == expected, self.differs(
+                side, (f"life {life} of {room} at {who}", name, *args), found, expected
+            )
         return expected
 
     def hand_over(self, handle, who):
@@ -183,7 +187,9 @@ class Loss:
         world.rooms = back
         first, *others = [side.table(world) for side in self.sides]
         for side, other in zip(self.sides[1:], others, strict=True):
-            assert without_ttl(other) == without_ttl(first), f"after a loss, {side.server.kind} has {other}, not {first}"
+            assert without_ttl(other) == without_ttl(first), (
+                f"after a loss, {side.server.kind} has {other}, not {first}"
+            )
         rooms, lengths = first
         assert rooms.keys() == back.keys(), f"after a loss {set(rooms)} are there, not {set(back)}"
         world.rooms = {room: self.adopted(room, back[room], fields) for room, (fields, _) in rooms.items()}
@@ -208,7 +214,10 @@ class Loss:
         there.status = there.agree() if was.world_size else was.status
         assert fields["status"] == there.status.name, (room, fields)
         if was.cleared:  # a rank that has cleared says what it last knew of itself, or that it saw the others fail
-            assert all(status in (was.cleared.get(rank), FAILED) for rank, status in there.cleared.items()), (room, fields)
+            assert all(status in (was.cleared.get(rank), FAILED) for rank, status in there.cleared.items()), (
+                room,
+                fields,
+            )
         else:
             assert there.status == was.status, (room, fields)
         there.version = int(fields.get("version", 0))
@@ -270,7 +279,9 @@ def same_error(found, expected):
 def shown(value):
     """An answer without what differs between servers: the times, and which generation a consensus is of."""
     if isinstance(value, Entry):
-        return dataclasses.replace(value, opened_at=0, updated_at=0, ttl=int(value.ttl) // STEP, ranks=dict(value.ranks))
+        return dataclasses.replace(
+            value, opened_at=0, updated_at=0, ttl=int(value.ttl) // STEP, ranks=dict(value.ranks)
+        )
     if isinstance(value, list):
         return [one._replace(generation=0) if isinstance(one, Consensus) else one for one in value]
     return sorted(value) if hasattr(value, "__next__") else value

@@ -200,7 +200,9 @@ class Machine(RuleBasedStateMachine):
     def die(self, room, at, who):
         """A holder is not heard of any more, and another process looks twice."""
         holders = [process.number for process in self.bench.processes if process.lease]
-        self.keep(self.bench.claim(holders[at % len(holders)], "open", room, "rid", KVPoll.Bootstrapping) if holders else None)
+        self.keep(
+            self.bench.claim(holders[at % len(holders)], "open", room, "rid", KVPoll.Bootstrapping) if holders else None
+        )
         for steps in (3, 2):
             self.passed += steps
             self.bench.pass_time(steps)
