@@ -97,7 +97,7 @@ class Restating(Standing):
         calls = command.calls(layout)
         if self.held and command.shape in CLEARING:
             for call in calls:
-                self.held.end(call.tag, call.rooms)
+                self.held.end(call)
         return calls
 
     def has_lost(self, call: Call, reply: list[Any]) -> bool:

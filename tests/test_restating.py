@@ -83,6 +83,14 @@ class TestFlushed:
         assert str(other.id) in told
         assert str(room.id) not in told
 
+    def test_a_late_clear_of_a_former_generation_ends_no_other(self, store, client):
+        old = store.open(A, request="old")
+        old.fail("why")
+        new = store.open(A, request="new")
+        assert old.clear().outcome is Outcome.STALE
+        client.flushall()
+        assert new.update(KVPoll.Transferring) == Update(Outcome.ADVANCED, KVPoll.Transferring)
+
     def test_what_another_process_cleared_and_we_saw_stays_cleared(self, make_store, client):
         store = make_store()
         room, witness = store.open(A), store.open(B)
