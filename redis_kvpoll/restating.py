@@ -116,6 +116,7 @@ class Restating(Standing):
                 self._doubtful.add(tag)  # to learn which server it is
             return False
         self._doubtful.add(tag)
+        self._settled_until = 0.0  # the settings may be gone as well, for anybody to write others
         return shape.repeatable
 
     def read(self, call: Call, marks: Marks, reply: list[Any]) -> list[Any]:

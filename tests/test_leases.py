@@ -250,6 +250,12 @@ class TestTakingAName:
         assert client.zrange(OWNED, 0, -1) == ["1"]
 
 
+    def test_a_failed_room_that_another_takes_over_is_owned_no_more(self, held, client, other):
+        held.store.open(1).fail("why")
+        other.open(1)
+        assert client.zcard(OWNED) == 0
+
+
 class TestGivingUp:
     def test_live_rooms_fail(self, held, client, other):
         held.store.update_many({1: BOOT, 2: DONE})
