@@ -16,7 +16,7 @@ from tests.model.lease_explorer import LeaseExplorer, Setting
 TWO_NAMES, ONE_NAME = ("p", "q", ""), ("p", "p", "")
 SETTINGS = {
     "leases": Setting(TWO_NAMES, each=2 if LONG else 1, ticks=2),
-    "leases, loss": Setting(ONE_NAME, each=1, ticks=2, pauses=int(LONG), losses=1),
+    "leases, loss": Setting(ONE_NAME, each=1, ticks=1 + LONG, pauses=int(LONG), losses=1),
 }
 if LONG:
     SETTINGS["leases, taken name"] = Setting(ONE_NAME, each=2, ticks=2)
@@ -46,7 +46,6 @@ FAULTS = [
     ("leases", "write", "elseif lease_lost then", "elseif false then", "under a lease that is over"),
     ("leases", "open", "elseif lease_lost then", "elseif false then", "under a lease that is over"),
     ("leases", "reap", "current ~= 'Success' and ", "", "was reaped for"),
-    ("leases", "reap", "score - incarnation == 0", "true", "was disowned for"),
     ("leases", "reap", "redis.call('HSET', room, 'status', 'Failed', 'updated_ms', now)", "", "is not among the owned"),
     ("leases", "open", "redis.call('ZADD', KEYS[4]", "local _ = tostring(KEYS[4]", "is not among the owned"),
 ]
