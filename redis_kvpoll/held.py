@@ -73,8 +73,7 @@ class Held:
         """What is still to be said of lost shards; and what was said, but waits for its opener."""
         self.waiting: dict[str, float] = {}
         """The shards with guests whose opener has not come back, and when to look for it again."""
-        self.seen = 0
-        """The highest generation that this store knows of."""
+        self.seen = 0  # the highest generation that this store knows of
 
     def __bool__(self) -> bool:
         return bool(self._shards)
@@ -143,12 +142,13 @@ class Held:
         else:
             self.waiting.pop(tag, None)
 
-    def end(self, tag: str, rooms: Iterable[int]) -> None:
+    def end(self, call: Call) -> None:
         """These rooms are being cleared: whatever becomes of that, they are not to be brought back any more."""
-        claims = self._shards.get(tag)
+        claims = self._shards.get(call.tag)
         if claims:
-            for room in rooms:
-                if claim := claims.get(room):
+            for room, fence in zip(call.rooms, call.items, strict=True):
+                claim = claims.get(room)
+                if claim and fence in ("", str(claim.generation)):  # through an old handle it ends no later generation
                     claim.is_ending = True
 
     def forget(self) -> None:

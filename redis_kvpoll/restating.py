@@ -28,6 +28,9 @@ _RUN_ID = re.compile(rb"^run_id:(\w+)", re.MULTILINE)
 class Renewable(Protocol):
     """A lease, as far as restating needs to know of it: who owns rooms must live before they are brought back."""
 
+    lost: bool
+    """Known to be lost: then it is not to be taken again, though the server may not know any more that it was."""
+
     def renewal(self, tag: str) -> Call:
         """What keeps the lease alive in a shard, or takes it again there."""
 
@@ -96,7 +99,7 @@ class Restating(Standing):
         calls = command.calls(layout)
         if self.held and command.shape in CLEARING:
             for call in calls:
-                self.held.end(call.tag, call.rooms)
+                self.held.end(call)
         return calls
 
     def has_lost(self, call: Call, reply: list[Any]) -> bool:
@@ -115,6 +118,7 @@ class Restating(Standing):
                 self._doubtful.add(tag)  # to learn which server it is
             return False
         self._doubtful.add(tag)
+        self._settled_until = 0.0  # the settings may be gone as well, for anybody to write others
         return shape.repeatable
 
     def read(self, call: Call, marks: Marks, reply: list[Any]) -> list[Any]:
@@ -160,7 +164,7 @@ class Restating(Standing):
         layout = self._layout
         assert layout is not None  # noqa: S101 - nothing is held before a first call
         losses = self.losses
-        if self.lease is not None and tag in self._unrenewed:
+        if self.lease is not None and not self.lease.lost and tag in self._unrenewed:
             reply = yield from trip.carry(self.lease.renewal(tag), preliminary=True)
             self.lease.heard(tag, reply)
             if self.losses != losses or not self._is_same(tag, reply[0]):
