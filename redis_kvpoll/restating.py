@@ -133,7 +133,9 @@ class Restating(Standing):
             yield from self.settle(trip)
         if self.doubts(tag):
             yield from self.make_sure(tag, trip)
-        while tag in self._doubtful:  # lost again meanwhile
+        while tag in self._doubtful:  # lost, or lost again meanwhile
+            if not self.settled:
+                yield from self.settle(trip)
             yield from self.make_sure(tag, trip)
 
     def make_sure(self, tag: str, trip: Trip) -> Flow[None]:
@@ -145,14 +147,17 @@ class Restating(Standing):
         if tag in self._doubtful:
             epoch = yield from trip.ask(tag, ["HGET", keys.epoch(tag), "epoch"])
             server = yield from self._server(tag, trip)
-            if epoch != self._epochs.get(tag, epoch) or server != self._servers.get(tag, server):
+            if epoch != self._epochs.get(tag, epoch):
+                self._settled_until = 0.0  # before anything is said there: see has_lost
+                self._lose(tag)
+            elif server != self._servers.get(tag, server):
                 self._lose(tag)
             self._servers[tag] = server
             if epoch is not None:
                 self._epochs[tag] = epoch
             else:
                 self._epochs.pop(tag, None)  # whoever writes first makes it
-        if (yield from self._restate(tag, trip)) and self.losses == losses:
+        if self.settled and (yield from self._restate(tag, trip)) and self.losses == losses:
             self._doubtful.discard(tag)
 
     def _lose(self, tag: str) -> None:
