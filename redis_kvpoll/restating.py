@@ -67,6 +67,14 @@ class Restating(Standing):
         if self.lease is not None and self._layout is not None:
             self._doubtful.update(keys.tags(self._layout.namespace, self._layout.shards))
 
+    def moved(self, tag: str) -> bool:
+        """Another server has a shard now, maybe a replica of it that lagged. Whether that is to be looked into."""
+        if not self.held.claims(tag) and self.lease is None:
+            return False
+        self.losses += 1
+        self._doubtful.add(tag)
+        return True
+
     def check_free(self) -> None:
         """Raise InvalidInputError if this store holds a lease."""
         if self.lease is not None:

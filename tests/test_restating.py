@@ -10,7 +10,7 @@ import pytest
 from redis_kvpoll import KVPoll, NamespaceMismatchError, Outcome, RoomNotFoundError, StatusStore, Update
 from redis_kvpoll.commands import Command, handles, replies, shapes
 from redis_kvpoll.dispatch import drive
-from redis_kvpoll.keys import epoch, prefixes, rooms, settings
+from redis_kvpoll.keys import epoch, feed, prefixes, rooms
 from redis_kvpoll.steps import Pause
 from tests import leasing, real
 from tests.blocking import Blocking
