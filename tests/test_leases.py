@@ -261,7 +261,6 @@ class TestTakingAName:
         former.beat()
         assert former.lost
 
-
     def test_a_failed_room_that_another_takes_over_is_owned_no_more(self, held, client, other):
         held.store.open(1).fail("why")
         other.open(1)
