@@ -242,6 +242,7 @@ class Process(Speaker):
         if not is_mine:
             if there or (room in world.lengths and world.lengths[room].life is not None):
                 world.lengths.pop(room, None)
+            world.owned.pop(room, None)
             there = self.create(room, request)
         if self.own(there) is None:
             self.put(there, FAILED if there.status == FAILED else KVPoll(status))
