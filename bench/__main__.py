@@ -14,7 +14,7 @@ from pathlib import Path
 from redis.exceptions import RedisError
 from rich.console import Console
 
-from bench import batches, feed, memory, mirrors, report, scale, single, together
+from bench import batches, feed, memory, mirrors, recovery, report, scale, single, together
 from bench.ground import Ground, environment, opened
 from bench.peers import contest, known, rates, reading
 from bench.results import Section
@@ -46,6 +46,8 @@ class Sizes:
     together_rounds: int
     feed_entries: int
     memory_rooms: int
+    recovery: tuple[int, int, int]
+    """Owners, rooms of each, and how many times."""
     scale: tuple[int, ...]
 
 
@@ -58,6 +60,7 @@ FULL = Sizes(
     together_rounds=9,
     feed_entries=feed.FULL,
     memory_rooms=100_000,
+    recovery=(4, 10_000, 3),
     scale=(1_000, 10_000, 100_000, 1_000_000),
 )
 QUICK = Sizes(
@@ -69,6 +72,7 @@ QUICK = Sizes(
     together_rounds=1,
     feed_entries=5_000,
     memory_rooms=2_000,
+    recovery=(2, 200, 1),
     scale=(),
 )
 
@@ -140,6 +144,8 @@ def measure(ground: Ground, sizes: Sizes) -> list[Section]:
     sections.append(feed.memory(ground, sizes.feed_entries))
     say("memory")
     sections.append(memory.measure(ground, sizes.memory_rooms))
+    say("a server that is killed with all data")
+    sections.append(recovery.measure(*sizes.recovery))
     if sizes.scale:
         sections.append(scale.measure(ground, sizes.scale, sizes.rounds, say))
     return sections

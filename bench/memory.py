@@ -8,6 +8,9 @@ from bench.results import Budget, Row, Section
 from redis_kvpoll import KVPoll, StatusStore, keys
 
 BUDGET = Budget(256)
+OWNED_BUDGET = Budget(384)
+_REQUEST = "3fa85f64-5717-4562-b3fc-2c963f66afa6"
+"""As long as a UUID, which most request ids are."""
 _REASON = "Decode instance could be dead, remote mooncake session 10.0.0.7:17012 is not alive"
 
 
@@ -21,6 +24,9 @@ def measure(ground: Ground, count: int) -> Section:
             _row(f"failed room, reason of {len(_REASON)} characters", _usage(ground, store, _REASON), None),
             _row(f"live room, used_memory of {count:,}", [_growth(ground, store, count)], BUDGET),
         ]
+        with store.lease("prefill-0"):
+            name = "live room with request and owner, MEMORY USAGE"
+            section.rows.append(_row(name, _owned(ground, store), OWNED_BUDGET))
     return section
 
 
@@ -44,6 +50,18 @@ def _usage(ground: Ground, store: StatusStore, reason: str | None) -> list[float
     # SAMPLES 0: every field counts, none is estimated from others.
     sizes: list[float] = [int(ground.client.memory_usage(name, samples=0) or 0) - len(name) for name in names]
     store.clear_many(rooms)
+    return sizes
+
+
+def _owned(ground: Ground, store: StatusStore) -> list[float]:
+    """Of rooms that were opened by requests, under a lease."""
+    opened = [store.open(room, request=_REQUEST) for room in ground.ids(100)]
+    for room in opened:
+        room.update(KVPoll.Transferring)
+    names = [_key(ground, room.id) for room in opened]
+    sizes: list[float] = [int(ground.client.memory_usage(name, samples=0) or 0) - len(name) for name in names]
+    for room in opened:
+        room.clear()
     return sizes
 
 

@@ -34,7 +34,9 @@ if action == 'take' then
 elseif action == 'bring' then
   if there > incarnation then verdict, incarnation = 'lost', there else hold() end
 elseif action == 'renew' then
-  local is_lost = there ~= '' or epoch == ARGV[8] or redis.call('HEXISTS', KEYS[2], 'lost ' .. incarnation) == 1
+  -- Of two that bring one name back to a server without data, the later incarnation has it, whoever comes first.
+  local is_lost = there > incarnation or (there == '' and epoch == ARGV[8])
+    or redis.call('HEXISTS', KEYS[2], 'lost ' .. incarnation) == 1
   if there == incarnation or not is_lost then hold() else verdict = 'lost' end
   -- However many hold leases here, a look now and then is enough.
   local last = string.match(redis.call('HGET', KEYS[2], 'looked at') or '', '^%d+$')

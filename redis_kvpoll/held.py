@@ -109,12 +109,13 @@ class Held:
             items = [word for room in some for word in _words(said[room])]
             yield RESTATE.call(layout, tag, some, items, ())
 
-    def end(self, tag: str, rooms: Iterable[int]) -> None:
+    def end(self, call: Call) -> None:
         """These rooms are being cleared: whatever becomes of that, they are not to be brought back any more."""
-        claims = self._shards.get(tag)
+        claims = self._shards.get(call.tag)
         if claims:
-            for room in rooms:
-                if claim := claims.get(room):
+            for room, fence in zip(call.rooms, call.items, strict=True):
+                claim = claims.get(room)
+                if claim and fence in ("", str(claim.generation)):  # through an old handle it ends no later generation
                     claim.is_ending = True
 
     def forget(self) -> None:

@@ -28,6 +28,9 @@ _RUN_ID = re.compile(rb"^run_id:(\w+)", re.MULTILINE)
 class Renewable(Protocol):
     """A lease, as far as restating needs to know of it: who owns rooms must live before they are brought back."""
 
+    lost: bool
+    """Known to be lost: then it is not to be taken again, though the server may not know any more that it was."""
+
     def renewal(self, tag: str) -> Call:
         """What keeps the lease alive in a shard, or takes it again there."""
 
@@ -94,7 +97,7 @@ class Restating(Standing):
         calls = command.calls(layout)
         if self.held and command.shape in CLEARING:
             for call in calls:
-                self.held.end(call.tag, call.rooms)
+                self.held.end(call)
         return calls
 
     def has_lost(self, call: Call, reply: list[Any]) -> bool:
@@ -150,7 +153,7 @@ class Restating(Standing):
         assert layout is not None  # noqa: S101 - nothing is held before a first call
         losses = self.losses
         self._epochs.pop(tag, None)
-        if self.lease is not None and not only_waiting:
+        if self.lease is not None and not self.lease.lost and not only_waiting:
             reply = yield from trip.carry(self.lease.renewal(tag), preliminary=True)
             self.lease.heard(tag, reply)
         for call in self.held.restating(tag, layout, time.monotonic(), only_waiting):

@@ -5,6 +5,7 @@ this process, so that whoever has imported them gets the faulty ones, too.
 """
 
 from __future__ import annotations
+import __future__
 
 import contextlib
 import hashlib
@@ -66,7 +67,10 @@ def _in_a_function(where: str, good: str, bad: str) -> Callable[[], None]:
     function = inspect.unwrap(getattr(function, "fget", None) or getattr(function, "__func__", function))
     was = function.__code__
     source = changed(where, textwrap.dedent(inspect.getsource(function)), good, bad)
-    function.__code__ = _code(compile(source, f"{where} with a fault", "exec", was.co_flags & _FUTURE), was)
+    # super() rests on a variable of the class around; so the new code stands in a function that has one of that name.
+    around = f"def _({', '.join(was.co_freevars)}):\n{textwrap.indent(source, '    ')}"
+    compiled = compile(around, f"{where} with a fault", "exec", __future__.annotations.compiler_flag)
+    function.__code__ = next(code for code in _codes(compiled) if code.co_name == was.co_name)
 
     def undo() -> None:
         function.__code__ = was
@@ -74,14 +78,11 @@ def _in_a_function(where: str, good: str, bad: str) -> Callable[[], None]:
     return undo
 
 
-_FUTURE = 0x1000000  # from __future__ import annotations
-
-
-def _code(module: CodeType, was: CodeType) -> CodeType:
-    """The function in the code of a module that has only that."""
-    (found,) = (one for one in module.co_consts if isinstance(one, CodeType) and one.co_name == was.co_name)
-    assert found.co_freevars == was.co_freevars, "a function that stands in another, or calls super(), cannot be changed"
-    return found
+def _codes(code: CodeType) -> Iterator[CodeType]:
+    for inner in code.co_consts:
+        if isinstance(inner, CodeType):
+            yield inner
+            yield from _codes(inner)
 
 
 class Twice:
@@ -118,6 +119,8 @@ _ERRORS = pytest.StashKey[list[BaseException]]()
 
 def run_twice(test: str, *change: str) -> Twice:
     """Run a test of this project, as it is and with a fault on."""
+    with fault(*change):
+        pass  # here it is heard of if that cannot be done any more
     twice = Twice(lambda: fault(*change))
     # No plugin that is there for a session of many tests; and the outer pytest goes on to watch for crashes.
     without = [word for name in ("xdist", "cacheprovider", "faulthandler") for word in ("-p", f"no:{name}")]

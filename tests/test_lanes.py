@@ -265,6 +265,13 @@ class TestLeaving:
         assert {one.failure.kind for one in riders} == {OutcomeUnknownError}
         assert lane.is_free
 
+    def test_who_goes_again_is_first_in_line(self):
+        """Else it would come behind what was asked of its room after it."""
+        first, second = rider("update", [1]), rider("clear", [1])
+        lane = lane_with(first, second)
+        assert lane.end(lane.depart()) == []
+        assert list(lane.waiting) == [first, second]
+
     def test_an_old_flight_does_not_end_the_next(self):
         """It was given up by others; and then it came back after all."""
         one, other = rider(rooms=[1]), rider("update", [1])

@@ -131,6 +131,13 @@ class TestEntries:
         assert shard._statuses == {7: KVPoll.WaitingForInput, 8: KVPoll.Success}
         assert told == [(7, KVPoll.Failed), (8, KVPoll.Success), (7, KVPoll.WaitingForInput)]
 
+    def test_a_look_from_before_an_entry_says_nothing_any_more(self):
+        shard = Shard({}, anything, lambda *_: None)
+        shard.begin(0)
+        shard.read(self.entry(5), 0)
+        shard.snapshot(number_of(b"4-0"), [7, 8], [b"Transferring", 900_000, None, -2], 0)
+        assert shard._statuses == {7: KVPoll.WaitingForInput, 8: KVPoll.Success}
+
     def test_what_this_process_wrote_itself_is_not_lived_through_again(self):
         told = []
         shard = Shard({}, anything, lambda room, status: told.append((room, status)))

@@ -10,9 +10,9 @@ import pytest
 from redis_kvpoll import KVPoll, Outcome, RoomNotFoundError, StatusStore, Update
 from redis_kvpoll.commands import Command, handles, replies, shapes
 from redis_kvpoll.dispatch import drive
-from redis_kvpoll.keys import epoch, rooms
+from redis_kvpoll.keys import epoch, feed, rooms
 from redis_kvpoll.steps import Pause
-from tests import real
+from tests import leasing, real
 from tests.blocking import Blocking
 
 A, B, C = 1, 2, 2**63 - 1
@@ -73,6 +73,23 @@ class TestFlushed:
         client.flushall()
         assert rooms_held[5].status() is KVPoll.Bootstrapping
         assert sorted(on_server(client)) == [4, 5]
+
+    def test_what_is_being_cleared_is_not_brought_back_for_that(self, store, client):
+        """Not even for a moment: others would hear of it."""
+        room, other = store.open(A), store.open(B)
+        client.flushall()
+        assert room.clear() == Update(Outcome.STALE, None)
+        told = {name for _, fields in client.xrange(feed("default")) for name in fields}
+        assert str(other.id) in told
+        assert str(room.id) not in told
+
+    def test_a_late_clear_of_a_former_generation_ends_no_other(self, store, client):
+        old = store.open(A, request="old")
+        old.fail("why")
+        new = store.open(A, request="new")
+        assert old.clear().outcome is Outcome.STALE
+        client.flushall()
+        assert new.update(KVPoll.Transferring) == Update(Outcome.ADVANCED, KVPoll.Transferring)
 
     def test_what_another_process_cleared_and_we_saw_stays_cleared(self, make_store, client):
         store = make_store()
@@ -295,3 +312,23 @@ class TestRanks:
         assert held[0].update(KVPoll.Success).outcome is Outcome.STALE
         held[1].clear()
         assert A not in on_server(client)
+
+
+class TestLostLeases:
+    """A lease that is lost stays lost when the server no longer knows that it was."""
+
+    @pytest.mark.parametrize("knows", [True, False])
+    def test_a_former_incarnation_that_comes_back_first_takes_nothing(self, make_store, client, knows):
+        former = leasing.Held(make_store()).take()
+        former.store.open(A)
+        later = leasing.Held(make_store()).take()
+        room = later.store.open(B)
+        if knows:
+            assert former.beat().lost
+        client.flushall()
+        with pytest.raises(RoomNotFoundError):
+            former.store.attach(C)
+        assert room.update(KVPoll.Success).outcome is Outcome.ADVANCED
+        assert not later.beat().lost
+        assert former.beat().lost
+        assert B in on_server(client)

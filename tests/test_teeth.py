@@ -1,20 +1,37 @@
-"""The suite has teeth: faults that were put into the scripts and the client on purpose, each caught by some test."""
+"""The suite has teeth: faults that are put on purpose into the scripts and the client, each caught by a test.
+
+That test is run in here, as it is and then with the fault on. A fault whose text is there no longer fails at once.
+"""
 
 from __future__ import annotations
 
 import pytest
 
+from redis_kvpoll import KVPollError
 from tests import faulty
-
-FAULTS = [
-    ("update.lua", "redis.call('PEXPIRE', room, ttl_ms)", "", "test_table.py::TestUpdate::test_plain_ints_are_statuses[sync-fakeredis]"),
-]
+from tests.faults_in_client import IN_THE_CLIENT
+from tests.faults_in_lua import IN_LUA
 
 
-@pytest.mark.parametrize(("where", "good", "bad", "test"), FAULTS)
+@pytest.mark.parametrize(
+    ("where", "good", "bad", "test"), [pytest.param(*fault, id=name) for name, *fault in IN_LUA + IN_THE_CLIENT]
+)
 def test_a_fault_is_caught(where, good, bad, test):
     twice = faulty.run_twice(f"tests/{test}", where, good, bad)
     assert twice.ran == 1, "no such test, or several"
     assert not twice.sound, "it fails without the fault, too:\n" + "\n".join(twice.sound)
     assert twice.errors, "nothing was noticed"
-    assert isinstance(twice.errors[0], AssertionError | pytest.fail.Exception), repr(twice.errors[0])
+    # What the test says, or an error of ours that it did not expect; nothing that the fault could not but lead to.
+    assert isinstance(twice.errors[0], AssertionError | pytest.fail.Exception | KVPollError), repr(twice.errors[0])
+
+
+def test_a_fault_that_no_longer_applies_is_heard_of():
+    with pytest.raises(faulty.NoSuchTextError, match="0 times"), faulty.fault("update.lua", "no such text", ""):
+        pass
+    with pytest.raises(faulty.NoSuchTextError, match="not once"), faulty.fault("held:Held.end", "room", ""):
+        pass
+
+
+def test_there_are_enough_of_both_kinds():
+    assert min(len(IN_LUA), len(IN_THE_CLIENT)) >= 12
+    assert len({fault[:3] for fault in IN_LUA + IN_THE_CLIENT}) == len(IN_LUA + IN_THE_CLIENT)

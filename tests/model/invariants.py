@@ -205,7 +205,9 @@ def _restated(step: Step) -> Iterator[str]:
         yield f"{generation} was cleared by the process that brings it back"
     if held.role == b"opener" and (not room or room["generation"] < generation):
         yield f"its opener restated {generation}, and it is not there"
-    if room.get("generation") == generation and step.before.generation in (None, generation):
+    # What a rank had when it cleared stands: another process of this rank may have known less, and cleared first.
+    has_cleared = f"cleared:{step.rank}" in step.before.room
+    if room.get("generation") == generation and step.before.generation in (None, generation) and not has_cleared:
         now = step.after.own(step.rank) or room.get(f"cleared:{step.rank}") or "Failed"
         if step.after.status != "Failed" and (held.status == b"Failed" or RANK[now] < RANK[held.status.decode()]):
             yield f"it was restated as {held.status.decode()}, and is {now}"

@@ -1,8 +1,8 @@
 """Every interleaving of a few processes on one room, over the real Lua: all invariants hold after every step.
 
-The short form is 3 processes x 2 operations; HYPOTHESIS_PROFILE=long makes it 3 x 3. How many states were visited
-stands at the end of pytest's report. That the explorer finds what it looks for is shown by putting faults into the
-scripts, and into what a store holds.
+The short form is 3 processes x 2 operations; HYPOTHESIS_PROFILE=long makes it 3 x 3, but where a setting says so. How
+many states were visited stands at the end of pytest's report. That the explorer finds what it looks for is shown by
+putting faults into the scripts, and into what a store holds.
 """
 
 from __future__ import annotations
@@ -19,19 +19,30 @@ EACH = 3 if LONG else 2
 SETTINGS = {
     "plain": settings.plain,
     "fenced": settings.fenced,
-    "loss": lambda policy, each: settings.lossy(policy, each, lost=int(LONG)),
+    "loss": settings.lossy,
     "loss, clock behind": lambda policy, each: settings.lossy(policy, each, is_behind=True),
-    "2 ranks": lambda policy, each: settings.ranked(policy, each, lost=int(LONG)),
+    "2 ranks": settings.ranked,
     "2 ranks, operator": lambda policy, each: settings.ranked(policy, each, third=2),
     "2 ranks, loss": settings.ranked_lossy,
 }
+if LONG:
+    # States grow by ten with each process that may send again, in any order, what it had no reply to: 3 x 2 is
+    # as far as this goes. Plain and fenced have such messages in both forms.
+    SETTINGS["loss, lost reply"] = lambda policy, _: settings.lossy(policy, 2, lost=1)
+    SETTINGS["2 ranks, lost reply"] = lambda policy, _: settings.ranked(policy, 2, lost=1)
 
 
-@pytest.mark.parametrize("name", SETTINGS)
-@pytest.mark.parametrize("policy", ["compat", "strict"])
+def _worth_it(name, policy):
+    """What is done through a generation is merged by strict anyway: where little else is done, one policy will do."""
+    return LONG or policy == "compat" or "loss" not in name
+
+
+@pytest.mark.parametrize(
+    ("policy", "name"), [(p, n) for p in ("compat", "strict") for n in SETTINGS if _worth_it(n, p)]
+)
 def test_nothing_that_can_happen_breaks_a_promise(name, policy, request):
     report = Explorer(SETTINGS[name](policy, EACH)).explore()
-    request.node.user_properties.append(("explored", f"{name}, {policy}, 3 x {EACH}: {report}"))  # see conftest
+    request.node.user_properties.append(("explored", f"{name}, {policy}: {report}"))  # see conftest
     assert report.violation is None, str(report)
     # Fewer would mean that the processes could no longer do what they are to be tried with.
     assert report.states > 5_000

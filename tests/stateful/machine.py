@@ -120,7 +120,10 @@ class Machine(RuleBasedStateMachine):
             del self.handles[8:]
 
     def handle(self, at):
-        return self.handles[min(at, len(self.handles) - 1)]
+        """One of the handles; where there is none yet, somebody opens a room."""
+        if not self.handles:
+            self.keep(self.bench.claim(at % 3, "open", ROOMS[0], "rid", KVPoll.Bootstrapping))
+        return self.handles[min(at, len(self.handles) - 1)] if self.handles else None
 
     @step(who=WHO, room=ROOM, request=REQUEST, status=st.sampled_from((KVPoll.Bootstrapping, KVPoll.WaitingForInput)))
     def open(self, who, room, request, status):
@@ -130,40 +133,51 @@ class Machine(RuleBasedStateMachine):
     def attach(self, who, room):
         self.keep(self.bench.claim(who, "attach", room))
 
-    @precondition(lambda self: self.handles)
     @step(at=NEWEST, who=WHO)
     def hand_over(self, at, who):
-        self.keep(self.bench.hand_over(self.handle(at), who))
+        if handle := self.handle(at):
+            self.keep(self.bench.hand_over(handle, who))
 
-    @precondition(lambda self: self.handles)
     @step(at=NEWEST, status=STATUS)
     def room_update(self, at, status):
-        self.bench.use(self.handle(at), "update", status)
+        self.use(at, "update", status)
 
-    @precondition(lambda self: self.handles)
+    @step(at=NEWEST, statuses=st.lists(STATUS, min_size=2, max_size=3))
+    def room_goes_on(self, at, statuses):
+        for status in statuses:
+            self.use(at, "update", status)
+
     @step(at=NEWEST, reason=REASON)
     def room_fail(self, at, reason):
-        self.bench.use(self.handle(at), "fail", reason)
+        self.use(at, "fail", reason)
 
-    @precondition(lambda self: self.handles)
     @step(at=NEWEST, by_with=st.booleans())
     def room_clear(self, at, by_with):
-        if by_with:
-            flavours.leave(self.bench, self.handle(at))
-        else:
-            self.bench.use(self.handle(at), "clear")
+        if not by_with:
+            self.use(at, "clear")
+        elif handle := self.handle(at):
+            flavours.leave(self.bench, handle)
 
-    @precondition(lambda self: self.handles)
     @step(at=NEWEST, length=st.sampled_from((0, 7)))
     def room_length(self, at, length):
-        self.bench.use(self.handle(at), "set_decode_prefix_len", length)
-        self.bench.use(self.handle(at), "decode_prefix_len")
+        self.use(at, "set_decode_prefix_len", length)
+        self.use(at, "decode_prefix_len")
 
-    @precondition(lambda self: self.handles)
     @step(at=NEWEST)
     def room_read(self, at):
-        self.bench.use(self.handle(at), "status")
-        self.bench.use(self.handle(at), "decode_prefix_len")
+        self.use(at, "status")
+        self.use(at, "decode_prefix_len")
+
+    @step(room=ROOM, order=st.permutations(range(3)), status=STATUS)
+    def open_together(self, room, order, status):
+        """As the ranks of one request do, or two processes that would have the same room."""
+        for who in order:
+            self.keep(self.bench.claim(who, "open", room, "rid", KVPoll.Bootstrapping))
+            self.use(0, "update", status)
+
+    def use(self, at, name, *args):
+        if handle := self.handle(at):
+            self.bench.use(handle, name, *args)
 
     # Leases
 
@@ -173,12 +187,26 @@ class Machine(RuleBasedStateMachine):
             self.bench.lease(who, "take", name, LEASE_TTL, HEARTBEAT)
 
     @precondition(lambda self: any(process.lease for process in self.bench.processes))
-    @step(who=WHO, last=st.booleans())
-    def beat(self, who, last):
-        if self.bench.processes[who].lease:
-            self.bench.lease(who, "beat")
-            if last:
-                self.bench.lease(who, "give_up")
+    @step(at=st.integers(0, 2), last=st.sampled_from((False, False, True)))
+    def beat(self, at, last):
+        holders = [process.number for process in self.bench.processes if process.lease]
+        who = holders[at % len(holders)]
+        self.bench.lease(who, "beat")
+        if last:
+            self.bench.lease(who, "give_up")
+
+    @precondition(lambda self: self.passed < 60 and self.bench.world.leases)
+    @step(room=ROOM, at=st.integers(0, 2), who=WHO)
+    def die(self, room, at, who):
+        """A holder is not heard of any more, and another process looks twice."""
+        holders = [process.number for process in self.bench.processes if process.lease]
+        self.keep(
+            self.bench.claim(holders[at % len(holders)], "open", room, "rid", KVPoll.Bootstrapping) if holders else None
+        )
+        for steps in (3, 2):
+            self.passed += steps
+            self.bench.pass_time(steps)
+            self.bench.do(who, "reap")
 
     @step(who=WHO)
     def reap(self, who):

@@ -55,6 +55,8 @@ class World(Table):
         self.leases: dict[str, Lease] = {}
         self.condemned: dict[Lease, str] = {}
         self.owned: dict[int, Lease] = {}
+        self.said: set[tuple[int, int | None, int]] = set()
+        """(life, rank, length) of each decode prefix length that was set through a handle."""
 
     def holds(self, lease):
         return self.leases.get(lease.name) is lease
@@ -298,6 +300,7 @@ class Process(Speaker):
             return False
         self.set_decode_prefix_len(room, length)
         self.table.lengths[room].life = life
+        self.table.said.add((life, self.rank, length))
         return True
 
     def room_decode_prefix_len(self, room, life):

@@ -1,0 +1,276 @@
+"""Every interleaving of holders of leases and of who looks after them, while time passes and the server loses data.
+
+Like explorer.py, with a clock: it stands still, or goes on by a tick, or by far when the server was paused. So nothing
+is renamed here, and a state is what it is. To renew and to look take no operation: how often that happens is limited
+by time alone, since twice at the same time changes nothing.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from redis_kvpoll import scripts
+from redis_kvpoll.commands import Call, Command, leases
+from tests.model import lease_rules, leaseholders
+from tests.model.canonical import NOW_US, short
+from tests.model.explorer import Report
+from tests.model.lease_rules import Notes, Step
+from tests.model.leaseholders import LOOKERS, ROOMS, Holder, Sent
+from tests.model.redis_lua import ScriptError, ScriptRunner
+from tests.model.redis_model import EMPTY, RedisModel, State
+from tests.model.steps import BrokenError
+from tests.model.table import View, normal
+
+TICK_MS, PAUSE_MS = 400, 5000
+FAR_MS = NOW_US // 1000 + 10**9
+
+
+@dataclass(frozen=True)
+class Setting:
+    owners: tuple[str, ...]
+    """The name under which each process takes its lease; empty for who only looks."""
+    each: int
+    ticks: int
+    pauses: int = 1
+    losses: int = 0
+    lost: int = 0
+    """Replies that may be lost on one path."""
+    all_reap: bool = False
+    """Whether also those who hold leases fail the rooms of the lost, and not only who looks."""
+    broken: dict[str, Callable[[str], str]] = field(default_factory=dict)
+
+
+class World(NamedTuple):
+    server: State
+    notes: Notes
+    ticks: int
+    pauses: int
+    losses: int
+    lost: int
+    takes: int
+    """How many have taken a lease: no two do within a microsecond."""
+    under_way: tuple[Sent, ...]
+    holders: tuple[Holder, ...]
+
+
+class Carried(NamedTuple):
+    server: State
+    notes: Notes
+    reply: Any
+    value: Any
+
+
+class LeaseExplorer:
+    """The states of one setting."""
+
+    def __init__(self, setting: Setting) -> None:
+        self.setting = setting
+        self.calls = 0
+        self._model = RedisModel(NOW_US)
+        self._runner = ScriptRunner(self._model)
+        self._carried: dict[Any, Carried] = {}
+
+    def explore(self, most: int | None = None) -> Report:
+        """All states, or the first so many: the shortest path to a violation is found first."""
+        began, steps, at, violation = time.process_time(), 0, 0, None
+        start = self._start()
+        states, parents = [start], {start: (0, "")}
+        gc.disable()
+        try:
+            while at < min(len(states), most or len(states)):
+                for after, told in self._steps(states[at]):
+                    steps += 1
+                    if after not in parents:
+                        parents[after] = (at, told)
+                        states.append(after)
+                at += 1
+        except BrokenError as error:
+            violation = str(error)
+        finally:
+            gc.enable()
+        path = []
+        while violation and at:
+            before, told = parents[states[at]]
+            path.append(f"{told}\n     {View(states[at].server)}")
+            at = before
+        servers = len({state.server for state in states})
+        seconds = time.process_time() - began
+        return Report(len(states), steps, servers, self.calls, seconds, violation, tuple(reversed(path)))
+
+    def _start(self) -> World:
+        """The first has its lease and a room, on a server that has been there for long."""
+        setting, names = self.setting, "ABCD"
+        holders = [Holder(names[at], owner, setting.each) for at, owner in enumerate(setting.owners)]
+        world = World(EMPTY, Notes(), 0, 0, setting.losses, setting.lost, 0, (), tuple(holders))
+        world = self._on_lease(world, len(holders) - 1, "look")
+        world = world._replace(pauses=1)
+        world = self._on_lease(world, 0, "take")
+        return self._on_room(world, 0, "open", ROOMS[0].command(world.holders[0]))
+
+    def _now_us(self, world: World) -> int:
+        return NOW_US + (world.ticks * TICK_MS + world.pauses * PAUSE_MS) * 1000 + world.takes
+
+    def _nonce(self, world: World) -> str:
+        return f"n{world.losses}"
+
+    # Steps
+
+    def _steps(self, world: World) -> Iterator[tuple[World, str]]:
+        for at, holder in enumerate(world.holders):
+            for after, told in self._by(world, at, holder):
+                if after != world:
+                    yield after, f"{holder.name}: {told}"
+        for at, message in enumerate(world.under_way):
+            carried = self._carry_out(world, message, is_late=True)
+            rest = world.under_way[:at] + world.under_way[at + 1 :]
+            after = world._replace(server=carried.server, notes=carried.notes, under_way=rest)
+            yield after, f"the message {message.name} arrives"
+        if world.ticks < self.setting.ticks:
+            yield world._replace(ticks=world.ticks + 1), f"{TICK_MS} ms pass"
+        if world.pauses <= self.setting.pauses:
+            yield world._replace(pauses=world.pauses + 1), f"{PAUSE_MS} ms pass, and nobody could do anything"
+        if world.losses:
+            survivors = tuple(
+                h._replace(must_renew=bool(h.incarnation), must_restate=h.held is not None) for h in world.holders
+            )
+            lossy = world._replace(server=EMPTY, notes=world.notes.after_loss(), losses=world.losses - 1)
+            yield lossy._replace(holders=survivors), "the server loses all its data"
+
+    def _by(self, world: World, at: int, holder: Holder) -> Iterator[tuple[World, str]]:
+        if holder.reaping:
+            yield self._reap(world, at)
+        if holder.must_renew:
+            yield self._on_lease(world, at, "renew"), "renews its lease, which may be lost with the data"
+        elif holder.must_restate:
+            yield self._restate(world, at), "restates"
+        else:
+            if holder.incarnation:
+                yield self._on_lease(world, at, "renew"), "renews its lease"
+                yield from self._lost(world, at, leaseholders.lease_call(holder, "renew", self._nonce(world)), "renew")
+            elif not holder.owner:
+                yield self._on_lease(world, at, "look"), "looks"
+            if holder.left:
+                yield from self._operations(world, at, holder._replace(left=holder.left - 1))
+
+    def _operations(self, world: World, at: int, holder: Holder) -> Iterator[tuple[World, str]]:
+        ready = _with(world, at, holder)
+        if holder.owner and not holder.incarnation:
+            yield self._on_lease(ready, at, "take"), "takes a lease"
+            return
+        if holder.owner:
+            yield self._on_lease(ready, at, "leave"), "gives its lease up"
+        for operation in ROOMS if holder.owner else LOOKERS:
+            command = operation.command(holder)
+            if command is not None:
+                yield self._on_room(ready, at, operation.name, command), operation.name
+                (call,) = command.calls(self._layout(world, holder))
+                yield from self._lost(world, at, call, operation.name)
+
+    def _lost(self, world: World, at: int, call: Call, name: str) -> Iterator[tuple[World, str]]:
+        """The process hears nothing of it, and may do it again, or something else."""
+        if world.lost:
+            message = leaseholders.sent(name, world.holders[at], call)
+            under_way = (*world.under_way, message)
+            yield world._replace(under_way=under_way, lost=world.lost - 1), f"{name}, and the reply is lost"
+
+    def _on_lease(self, world: World, at: int, action: leases.Action) -> World:
+        holder = world.holders[at]
+        world = world._replace(takes=world.takes + (action == "take"))
+        call = leaseholders.lease_call(holder, action, self._nonce(world))
+        carried = self._carry_out(world, leaseholders.sent(action, holder, call))
+        learnt = leaseholders.heard_of_lease(holder, action, leases.findings(carried.reply))
+        if holder.owner and not self.setting.all_reap:
+            learnt = learnt._replace(reaping=())
+        return _after(world, at, carried, learnt)
+
+    def _layout(self, world: World, holder: Holder) -> Any:
+        owner = holder.owner if holder.incarnation else ""
+        return leaseholders.layout_of(owner, holder.incarnation, self._nonce(world))
+
+    def _on_room(self, world: World, at: int, name: str, command: Any) -> World:
+        holder = world.holders[at]
+        (call,) = command.calls(self._layout(world, holder))
+        carried = self._carry_out(world, leaseholders.sent(name, holder, call))
+        learnt = leaseholders.heard(holder, call, list(carried.reply), carried.value, self._nonce(world))
+        return _after(world, at, carried, learnt)
+
+    def _restate(self, world: World, at: int) -> World:
+        holder = world.holders[at]._replace(must_restate=False)
+        call = leaseholders.restating(holder, self._nonce(world)) if holder.incarnation else None
+        if call is None:
+            return _with(world, at, holder)
+        carried = self._carry_out(world, leaseholders.sent("restate", holder, call))
+        return _after(world, at, carried, leaseholders.heard(holder, call, list(carried.reply), carried.value, "n"))
+
+    def _reap(self, world: World, at: int) -> tuple[World, str]:
+        """The next step of failing the rooms of the lost."""
+        holder, nonce = world.holders[at], self._nonce(world)
+        wish = leaseholders.next_of_reaping(holder, nonce)
+        if wish is None:
+            done = holder._replace(reaping=(), replies=())
+            return _with(world, at, done), "has reaped"
+        if isinstance(wish, list):
+            self._model.now_us = self._now_us(world)
+            self._model.put(world.server)
+            reply = tuple(self._model.execute(*[word.encode() for word in wish]))
+            return _with(world, at, holder._replace(replies=(*holder.replies, reply))), "lists the rooms of a lost one"
+        if isinstance(wish, Command):
+            (call,) = wish.calls(leaseholders.layout_of("", "", nonce))
+            carried = self._carry_out(world, leaseholders.sent("reap", holder, call))
+            failed = wish.finish(wish.rooms, [carried.value])
+            return _after(world, at, carried, holder._replace(replies=(*holder.replies, failed))), "reaps"
+        carried = self._carry_out(world, leaseholders.sent("look", holder, wish))
+        over = [incarnation for incarnation, _ in holder.reaping if incarnation in carried.notes.over]
+        if world.losses < self.setting.losses:
+            over = []  # it may have been listed on a server whose data is lost, and have come back and ended since
+        if found := list(lease_rules.wrong_after_reaping(over, View(carried.server))):
+            raise BrokenError(f"{holder.name}: {short('; '.join(found))}")
+        return _after(world, at, carried, holder._replace(replies=(*holder.replies, None))), "looks after reaping"
+
+    # Calls
+
+    def _carry_out(self, world: World, sent: Sent, is_late: bool = False) -> Carried:
+        key = world.server, world.notes, world.ticks, world.pauses, world.takes, sent, is_late
+        carried = self._carried.get(key)
+        if carried is None:
+            carried = self._carried[key] = self._call(world, sent, is_late)
+        return carried
+
+    def _call(self, world: World, sent: Sent, is_late: bool) -> Carried:
+        now_us = self._model.now_us = self._now_us(world)
+        self._model.put(world.server)
+        self.calls += 1
+        before = View(world.server)
+        source = self.setting.broken.get(sent.script, str)(scripts.load(sent.script).source)
+        try:
+            reply = self._runner.run(source, [k.encode() for k in sent.keys], [w.encode() for w in sent.argv])
+        except ScriptError as error:
+            raise BrokenError(f"{sent.name}: {error}\n     before: {before}") from None
+        is_lease = sent.script == "lease"
+        told = reply if is_lease else reply[sum(sent.words) :]
+        value = None if is_lease else leaseholders.value_of(sent.script, list(told))
+        after = View(self._model.state())
+        verdict = reply[1].decode() if is_lease else ""
+        step = Step(sent, now_us // 1000, before, after, world.notes, verdict, value, is_late)
+        notes, found = lease_rules.noted(step)
+        found += lease_rules.wrong(step, notes)
+        if found:
+            raise BrokenError(f"{sent.name}: {short('; '.join(found))}\n     before: {before}\n     after:  {after}")
+        return Carried(_timeless(after.state, now_us), notes, told, value)
+
+
+def _with(world: World, at: int, holder: Holder) -> World:
+    return world._replace(holders=(*world.holders[:at], holder, *world.holders[at + 1 :]))
+
+
+def _after(world: World, at: int, carried: Carried, holder: Holder) -> World:
+    return _with(world, at, holder)._replace(server=carried.server, notes=carried.notes)
+
+
+def _timeless(state: State, now_us: int) -> State:
+    """TTLs are long, and do not end here."""
+    return tuple(kept if kept.deadline is None else kept._replace(deadline=FAR_MS) for kept in normal(state, now_us))

@@ -1,0 +1,66 @@
+"""Every interleaving of two holders of leases and one who looks after them, over the real Lua and the real reaping.
+
+The short form is 3 processes x 2 operations, or fewer where data or replies are lost; renewing, looking and reaping
+are not counted. HYPOTHESIS_PROFILE=long gives more operations, and more time to pass.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from tests.fuzzing import LONG
+from tests.model.lease_explorer import LeaseExplorer, Setting
+
+TWO_NAMES, ONE_NAME = ("p", "q", ""), ("p", "p", "")
+SETTINGS = {
+    "leases": Setting(TWO_NAMES, each=2, ticks=3 if LONG else 2),
+    "leases, taken name": Setting(ONE_NAME, each=2 if LONG else 1, ticks=2),
+    "leases, all reap": Setting(ONE_NAME, each=1, ticks=2, all_reap=True),
+    "leases, loss": Setting(ONE_NAME, each=1, ticks=3 if LONG else 2, losses=1),
+    "leases, lost reply": Setting(TWO_NAMES, each=1, ticks=3 if LONG else 2, lost=1),
+    "leases, no pause": Setting(TWO_NAMES, each=1, ticks=6 if LONG else 5, pauses=0),
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_nothing_that_can_happen_breaks_a_promise(name, request):
+    report = LeaseExplorer(SETTINGS[name]).explore()
+    request.node.user_properties.append(("explored", f"{name}, 3 x {SETTINGS[name].each}: {report}"))  # see conftest
+    assert report.violation is None, str(report)
+    # Fewer would mean that the processes could no longer do what they are to be tried with.
+    assert report.states > 5_000
+
+
+# Faults that must be found: (setting, script, what stands there, what is put there, what is said of it)
+FAULTS = [
+    ("leases", "lease", "math.max(2 * heartbeat_ms, 600)", "0", "was condemned, and it lives"),
+    ("leases", "lease", "if marked_ms == '0' then", "if false then", "was condemned, and it lives"),
+    ("leases", "lease", "now_ms, '0'}, ' ')", "now_ms, '1'}, ' ')", "was condemned, and it lives"),
+    ("leases", "lease", "now_ms - beaten_ms - ttl_ms <= 0", "false", "was condemned, and it lives"),
+    ("leases, loss", "lease", "and age_us >= ttl_ms * 1000", "", "was condemned, and it lives"),
+    ("leases, loss", "lease", "local is_lost = there > incarnation", "local is_lost = there ~= ''", "called lost"),
+    ("leases", "lease", "if has_rooms(incarnation) then", "if false then", "would never fail"),
+    ("leases", "lease", "redis.call('PEXPIRE', KEYS[i], ARGV[1])", "local _ = i", "has no TTL"),
+    ("leases", "write", "elseif lease_lost then", "elseif false then", "under a lease that is over"),
+    ("leases", "open", "elseif lease_lost then", "elseif false then", "under a lease that is over"),
+    ("leases", "reap", "or was[2] ~= incarnation", "", "was reaped for"),
+    ("leases", "reap", "current ~= 'Success' and ", "", "was reaped for"),
+    ("leases", "reap", "score - incarnation == 0", "true", "was disowned for"),
+    ("leases", "reap", "redis.call('HSET', room, 'status', 'Failed', 'updated_ms', now)", "", "would never fail"),
+    ("leases", "open", "redis.call('ZADD', KEYS[4]", "local _ = tostring(KEYS[4]", "is not among the owned"),
+]
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: f"{fault[1]}: {fault[2][:40]}".strip())
+def test_a_fault_in_a_script_is_found(fault):
+    name, script, good, bad, said = fault
+
+    def broken(source):
+        assert source.count(good) >= 1, "the script is another now: bring the fault up to date"
+        return source.replace(good, bad)
+
+    report = LeaseExplorer(replace(SETTINGS[name], broken={script: broken})).explore(most=30_000)
+    assert report.violation is not None, str(report)
+    assert said in report.violation, str(report)
