@@ -235,6 +235,10 @@ AT_ONCE = ("__init__", "from_url", "rooms", "tail", "mirror", "lease", "after_fo
 """What takes no round trip, or gives an asynchronous iterator or context manager."""
 
 
+WITHIN = {"after_fork", "departing", "suspect", "wrote"}
+"""Methods that the library itself calls."""
+
+
 def methods_of(cls):
     """What a class defines, and what it has from its bases; without its properties, which both twins inherit."""
     names = {name for base in cls.__mro__[:-1] for name in vars(base) if callable(getattr(cls, name))}
@@ -302,6 +306,12 @@ class TestPublicNames:
 
     def test_every_error_is_public(self):
         assert {cls.__name__ for cls in raised()} <= set(redis_kvpoll.__all__)
+
+    def test_the_types_of_each_method_are_checked(self):
+        """By mypy, in tests/public_types.py (see test_wheel.py)."""
+        used = (Path(__file__).parent / "public_types.py").read_text(encoding="utf-8")
+        public = {name for twins in TWINS for cls in twins for name in methods_of(cls) if name[0] != "_"}
+        assert sorted(name for name in public - WITHIN if f".{name}(" not in used) == []
 
     def test_types_ship(self):
         assert (PACKAGE / "py.typed").is_file()
