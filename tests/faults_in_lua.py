@@ -100,14 +100,14 @@ IN_LUA = [
         "clear.lua",
         "type(redis.pcall('HDEL', prefix, length)) == 'table'",
         "true",
-        "test_ranks.py::TestPrefixLength::test_clear_drops_ones_own_and_no_others[sync-fakeredis-True-1]",
+        "test_ranks_keys.py::TestPrefixLength::test_clear_drops_ones_own_and_no_others[sync-fakeredis-True-1]",
     ),
     (
         "WORLD_SIZE is not checked",
         "write.lua",
         "there.status and (there.world_size or '') ~= world_size",
         "false",
-        "test_ranks.py::TestWorldSize::test_another_is_refused_and_nothing_is_written[sync-fakeredis-theirs0-ours0-none]",
+        "test_world_size.py::TestWorldSize::test_another_is_refused_and_nothing_is_written[sync-fakeredis-theirs0-ours0-none]",
     ),
     (
         "reaping does not look whose room it is",
