@@ -41,6 +41,7 @@ for i = 1, (#ARGV - 10) / 3 do
       if there.status == 'Failed' then outcome, incoming = 4, 'Failed' end
     else
       redis.call('DEL', room)
+      if there.owner then redis.call('ZREM', KEYS[4], string.sub(room, #KEYS[1] + 2)) end
       if there.status or redis.pcall('HGET', prefix, 'generation') then redis.call('DEL', prefix) end
       there = {}
       generation = generation or next_generation(seen)

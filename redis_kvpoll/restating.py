@@ -151,6 +151,9 @@ class Restating(Standing):
     def _restate(self, tag: str, trip: Trip, only_waiting: bool = False) -> Flow[None]:
         layout = self._layout
         assert layout is not None  # noqa: S101 - nothing is held before a first call
+        if not only_waiting:
+            # They may be gone as well: nobody is to write others, and nothing is to be said where somebody has.
+            layout = yield from self.settle(trip)
         losses = self.losses
         self._epochs.pop(tag, None)
         if self.lease is not None and not self.lease.lost and not only_waiting:

@@ -249,6 +249,23 @@ class TestTakingAName:
         assert room.status() is BOOT
         assert client.zrange(OWNED, 0, -1) == ["1"]
 
+    @pytest.mark.parametrize("first", ["former", "later"])
+    def test_after_a_loss_of_data_the_later_one_has_it_whoever_comes_first(self, client, make_store, first):
+        """The former may not have heard that its name was taken; that must not cost the living one its lease."""
+        former, later = Held(make_store()).take(), Held(make_store()).take()
+        client.flushall()
+        for one in (former, later) if first == "former" else (later, former):
+            one.beat()
+        assert not later.lost
+        assert str(record(client)[0]) == later.incarnation
+        former.beat()
+        assert former.lost
+
+    def test_a_failed_room_that_another_takes_over_is_owned_no_more(self, held, client, other):
+        held.store.open(1).fail("why")
+        other.open(1)
+        assert client.zcard(OWNED) == 0
+
 
 class TestGivingUp:
     def test_live_rooms_fail(self, held, client, other):

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from redis_kvpoll import KVPoll, Outcome, RoomNotFoundError, StatusStore, Update
+from redis_kvpoll import KVPoll, NamespaceMismatchError, Outcome, RoomNotFoundError, StatusStore, Update
 from redis_kvpoll.commands import Command, handles, replies, shapes
 from redis_kvpoll.dispatch import drive
 from redis_kvpoll.keys import epoch, feed, rooms
@@ -118,6 +118,13 @@ class TestFlushed:
         client.flushall()
         assert room.status() is KVPoll.Failed
         assert store.failure_reason(A) == "by hand"
+
+    def test_the_settings_are_there_again_with_it(self, make_store, client):
+        room = make_store(policy="strict").open(A)
+        client.flushall()
+        room.update(KVPoll.Transferring)
+        with pytest.raises(NamespaceMismatchError, match="policy=strict"):
+            make_store(policy="compat").get(A)
 
     def test_twice(self, store, client):
         room = store.open(A)

@@ -77,10 +77,12 @@ class LeaseExplorer:
     def explore(self, most: int | None = None) -> Report:
         """All states, or the first so many: the shortest path to a violation is found first."""
         began, steps, at, violation = time.process_time(), 0, 0, None
-        start = self._start()
-        states, parents = [start], {start: (0, "")}
+        states: list[World] = []
+        parents: dict[World, tuple[int, str]] = {}
         gc.disable()
         try:
+            start = self._start()
+            states, parents = [start], {start: (0, "")}
             while at < min(len(states), most or len(states)):
                 for after, told in self._steps(states[at]):
                     steps += 1
