@@ -1,4 +1,4 @@
-"""kvpoll leases, reap and abort, as a person meets them."""
+"""kvpoll owners, reap and abort, as a person meets them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def run(*args):
 
 
 def test_what_nobody_uses_stays_unused(url, watched):
-    for words in (("leases",), ("reap",), ("abort", "5")):
+    for words in (("owners",), ("reap",), ("abort", "5")):
         result = run(*words, "--redis", url, "-n", "nobody")
         assert "Nobody uses namespace 'nobody'" in result.output
         assert result.exit_code == (words[0] == "abort")
@@ -41,12 +41,12 @@ def test_what_nobody_uses_stays_unused(url, watched):
 
 def test_nobody_holds_a_lease(url, held):
     held.give_up()
-    assert run("leases", "--redis", url).output == "Nobody holds a lease in namespace 'default'.\n"
+    assert run("owners", "--redis", url).output == "Nobody holds a lease in namespace 'default'.\n"
 
 
-def test_leases_as_lines_with_tabs(url, held, client):
+def test_owners_as_lines_with_tabs(url, held, client):
     held.store.update_many({1: BOOT, 2: BOOT, 3: DONE})
-    header, line = (line.split("\t") for line in run("leases", "--redis", url).output.splitlines())
+    header, line = (line.split("\t") for line in run("owners", "--redis", url).output.splitlines())
     assert header == ["owner", "since", "heartbeat", "state", "live rooms", "reason"]
     owner, since, heartbeat, *rest = line
     assert (owner, rest) == ("prefill-0", ["alive", "2", ""])
@@ -54,10 +54,10 @@ def test_leases_as_lines_with_tabs(url, held, client):
     assert heartbeat.endswith(" s ago")
 
 
-def test_leases_as_a_table(url, held, monkeypatch):
+def test_owners_as_a_table(url, held, monkeypatch):
     monkeypatch.setattr(owners_view.sys.stdout.__class__, "isatty", lambda _: True, raising=False)
     monkeypatch.setattr("click.testing._NamedTextIOWrapper.isatty", lambda _: True, raising=False)
-    output = run("leases", "--redis", url).output
+    output = run("owners", "--redis", url).output
     assert "prefill-0" in output
     assert "\t" not in output
 

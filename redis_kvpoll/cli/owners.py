@@ -1,4 +1,4 @@
-"""kvpoll leases and reap: who owns rooms and lives, and failing the rooms of those who do not."""
+"""kvpoll owners and reap: who owns rooms and lives, and failing the rooms of those who do not."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ COLUMNS = ("owner", "since", "heartbeat", "state", "live rooms", "reason")
 
 @click.command()
 @table_options
-def leases(url: str, namespace: str) -> None:
-    """List the leases: who owns rooms, since when, and when it was last heard of; into a pipe, as lines with tabs.
+def owners(url: str, namespace: str) -> None:
+    """List who owns rooms, since when, and when each was last heard of; into a pipe, as lines with tabs.
 
     A lease that lapsed is marked by the first who looks, and lost by a later look; then its live rooms are failed.
     """
     with open_table(url, namespace) as store:
         if not is_in_use(store, namespace):
             return
-        owners = store.owners()
-    if not owners:
+        found = store.owners()
+    if not found:
         click.echo(f"Nobody holds a lease in namespace {namespace!r}.")
     elif sys.stdout.isatty():
         table = Table(box=None, header_style="dim", pad_edge=False)
         for name in COLUMNS:
             table.add_column(name, justify="right" if name == "live rooms" else "left", no_wrap=name != "reason")
-        for owner in owners:
+        for owner in found:
             cells = [Text(cell) for cell in _cells(owner)]
             cells[3].stylize(STYLES[owner.state])
             table.add_row(*cells)
         print_table(Console(highlight=False), table)
     else:
-        for line in (COLUMNS, *map(_cells, owners)):
+        for line in (COLUMNS, *map(_cells, found)):
             click.echo("\t".join(line))
 
 
