@@ -18,8 +18,8 @@ ANSWERS = {
     "STALE": "stale",
     "UNCHANGED": "no effect",
     "CREATED": "revived",
-    "ADVANCED": "hit the next",
-    "FAILED": "failed the next",
+    "ADVANCED": "hit next",
+    "FAILED": "failed next",
 }
 
 
