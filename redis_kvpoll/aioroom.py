@@ -24,7 +24,7 @@ class AsyncRoom(Handle[Dispatcher]):
     """Room for asyncio: an async context manager, whose methods are awaited."""
 
     async def status(self) -> KVPoll | None:
-        found = await self._run("status", handles.look(self._id, self._generation))
+        found = await self._run("status", handles.look("status", self._id, self._generation))
         return found.status if found else None
 
     async def update(self, status: KVPoll | int) -> Update:
@@ -42,7 +42,7 @@ class AsyncRoom(Handle[Dispatcher]):
         )
 
     async def decode_prefix_len(self) -> int:
-        found = await self._run("decode_prefix_len", handles.look(self._id, self._generation))
+        found = await self._run("decode_prefix_len", handles.look("decode_prefix_len", self._id, self._generation))
         return found.length if found else 0
 
     async def __aenter__(self) -> Self:

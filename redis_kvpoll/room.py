@@ -33,7 +33,7 @@ class Room(Handle[Dispatcher]):
 
     def status(self) -> KVPoll | None:
         """The status of this generation; None when it is no more."""
-        found = self._run("status", handles.look(self._id, self._generation))
+        found = self._run("status", handles.look("status", self._id, self._generation))
         return found.status if found else None
 
     def update(self, status: KVPoll | int) -> Update:
@@ -54,7 +54,7 @@ class Room(Handle[Dispatcher]):
 
     def decode_prefix_len(self) -> int:
         """What was recorded, for this generation or for the room before it was opened; 0 when there is nothing."""
-        found = self._run("decode_prefix_len", handles.look(self._id, self._generation))
+        found = self._run("decode_prefix_len", handles.look("decode_prefix_len", self._id, self._generation))
         return found.length if found else 0
 
     def __enter__(self) -> Self:

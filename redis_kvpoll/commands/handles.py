@@ -54,10 +54,10 @@ def set_decode_prefix_len(room: int, generation: int, length: int) -> Command[bo
     return Command("set_decode_prefix_len", shapes.SET_PREFIX, [room], items, replies.flags, only)
 
 
-def look(room: int, generation: int) -> Command[Any, Opened | None]:
-    """What is there of a generation; None when there is another, or none."""
+def look(operation: str, room: int, generation: int) -> Command[Any, Opened | None]:
+    """What is there of a generation, asked by one or another method; None when there is another generation, or none."""
 
     def finish(_: list[int], found: list[Opened | None]) -> Opened | None:
         return found[0] if found[0] is not None and found[0].generation == generation else None
 
-    return Command("look", shapes.ATTACH, [room], [], replies.attachments, finish)
+    return Command(operation, shapes.ATTACH, [room], [], replies.attachments, finish)
