@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
 
 from redis_kvpoll import KVPoll, StatusStore
 from redis_kvpoll.cli import owners as owners_view
 from redis_kvpoll.cli.app import kvpoll
+from redis_kvpoll.status import Owner
 from tests.leasing import Held, begin_long_ago, pass_time, record
 
 BOOT, DONE, FAIL = KVPoll.Bootstrapping, KVPoll.Success, KVPoll.Failed
@@ -60,6 +64,20 @@ def test_owners_as_a_table(url, held, monkeypatch):
     output = run("owners", "--redis", url).output
     assert "prefill-0" in output
     assert "\t" not in output
+
+
+@pytest.mark.parametrize("width", [80, 40])
+def test_a_long_owner_is_whole_on_a_narrow_terminal(width, monkeypatch):
+    out = io.StringIO()
+    monkeypatch.setattr(owners_view, "Console", lambda **_: Console(file=out, width=width))
+    name = "rack7/node-0123.cluster.example:9000"
+    owners_view._print_leases([Owner(name, 1, 5.0, 0.5, 1e9, "lost", "the name was taken again", 1234)])
+    lines = [line.rstrip() for line in out.getvalue().splitlines()]
+    assert max(map(len, lines)) <= width
+    assert lines[1].startswith(name)
+    assert lines[2].startswith("    since" if width == 80 else "    state")
+    assert [word for word in ("lost", "1,234", "again") if word not in out.getvalue()] == []
+    assert "…" not in out.getvalue()
 
 
 def test_reap_needs_two_looks(url, held, client):
