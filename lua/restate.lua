@@ -10,7 +10,9 @@
 --
 -- role is opener, who creates the room if it is absent or has a lower generation; guest, who only merges; or cleared:
 -- a guest who has cleared, and whose last status still counts. A higher generation wins. Merged by strict. Who holds a
--- room without knowing a status creates none, and only adds its length.
+-- room without knowing a status creates none, and only adds its length. One that was recorded
+-- for the room meanwhile stays. How far the version of what the ranks agree on had got, nobody knows: it goes on with
+-- microseconds.
 
 see_to_epoch()
 local lease_lost = is_lease_lost()
@@ -34,7 +36,8 @@ for i = 1, (#ARGV - 10) / 6 do
     outcome, status = -3, there.world_size or ''
   elseif not (has == generation and there[cleared]) then
     if has ~= generation then
-      redis.call('DEL', room, prefix)
+      redis.call('DEL', room)
+      if there.status or redis.pcall('HGET', prefix, 'generation') then redis.call('DEL', prefix) end
       there = {}
       create(room, there, generation, ARGV[at + 1])
       if generation > highest then highest = generation end
@@ -44,11 +47,15 @@ for i = 1, (#ARGV - 10) / 6 do
     elseif there.status ~= 'Failed' and (ORDER[incoming] or 0) > (ORDER[there[own]] or 0) then
       outcome = there[own] and 2 or 1
     end
-    if outcome ~= 3 then put(room, there, incoming, ARGV[at + 3]) end
+    if outcome ~= 3 then
+      clock()
+      if rank ~= '' and now_us - (there.version or 0) > 0 then redis.call('HSET', room, 'version', now_us) end
+      put(room, there, incoming, ARGV[at + 3])
+    end
     if ARGV[at + 4] ~= '' then
       local field = rank == '' and 'length' or 'length:' .. rank
-      redis.call('HSET', prefix, field, ARGV[at + 4], 'generation', generation)
-      redis.call('PEXPIRE', prefix, ARGV[2])
+      local stored = redis.pcall('HSET', prefix, field, ARGV[at + 4], 'generation', generation)
+      if type(stored) ~= 'table' then redis.call('PEXPIRE', prefix, ARGV[2]) end
     end
     status = view(there)
     if role == 'cleared' and there[own] then

@@ -31,6 +31,8 @@ PATIENCE = 10.0
 """Seconds that a guest waits for the opener of its room, after a loss: that has to notice, too, and to come back."""
 RETRY = 0.05
 """Seconds between its looks."""
+PACE = 10_000
+"""Rooms a second, at most, that are said again in vain, so that nobody waits long behind them."""
 SWEEP = 1000
 """Claims between two looks for those that nobody ends."""
 
@@ -66,10 +68,12 @@ class Held:
         self._has_rank = has_rank
         self._shards: dict[str, dict[int, Claim]] = {}
         self._sweep_at = SWEEP
+        self._unsaid: dict[str, dict[int, None]] = {}
+        self._in_vain: dict[str, dict[int, None]] = {}
+        """What is still to be said of lost shards; and what was said, but waits for its opener."""
         self.waiting: dict[str, float] = {}
         """The shards with guests whose opener has not come back, and when to look for it again."""
-        self.seen = 0
-        """The highest generation that this store knows of."""
+        self.seen = 0  # the highest generation that this store knows of
 
     def __bool__(self) -> bool:
         return bool(self._shards)
@@ -88,26 +92,55 @@ class Held:
     def waits(self, room: int) -> bool:
         """Whether a room is to come back by its opener."""
         return bool(self.waiting) and any(
-            claim.waits_since is not None for claims in self._shards.values() if (claim := claims.get(room))
+            claim.waits_since is not None for claims in list(self._shards.values()) if (claim := claims.get(room))
         )
 
     # What to say
 
-    def restating(self, tag: str, layout: Layout, now: float, only_waiting: bool = False) -> Iterator[Call]:
-        """The calls that say all that is held of a shard, or only what was said in vain."""
+    def lose(self, tag: str, now: float) -> None:
+        """A shard may have lost what is held of it: all of that is to be said."""
         claims = self.claims(tag)
-        for room in [room for room, claim in claims.items() if claim.until <= now]:
-            del claims[room]
-        said = {
-            room: claim
-            for room, claim in claims.items()
-            if claim.status is not None and not claim.is_ending and (claim.waits_since is not None or not only_waiting)
-        }
+        for room in self._in_vain.pop(tag, ()):
+            if (claim := claims.get(room)) and claim.waits_since is not None:
+                claim.waits_since = now
+        self._unsaid[tag] = dict.fromkeys(claims)
+
+    def restating(self, tag: str, layout: Layout, now: float) -> Iterator[Call]:
+        """The calls that say what is still to be said of a shard, and again what was said in vain.
+
+        Who is stopped in the midst of it goes on, the next time, with what was not answered.
+        """
+        claims, unsaid, said = self.claims(tag), self._unsaid.get(tag, {}), {}
+        for room in {**unsaid, **self._in_vain.get(tag, {})}:
+            claim = claims.get(room)
+            waits = claim is not None and claim.waits_since is not None
+            if claim and (claim.until <= now or now - (claim.waits_since or now) > PATIENCE):
+                del claims[room]
+                waits = False
+            elif claim and claim.status is not None and not claim.is_ending and (waits or room in unsaid):
+                said[room] = claim
+                continue
+            self._heard_of(tag, room, waits)
+        self._look_again(tag, now)
         rooms = list(said)
         for at in range(0, len(rooms), MAX_BATCH):
             some = rooms[at : at + MAX_BATCH]
             items = [word for room in some for word in _words(said[room])]
             yield RESTATE.call(layout, tag, some, items, ())
+
+    def _heard_of(self, tag: str, room: int, is_waiting: bool) -> None:
+        """A room has been said; it is to be said again if it waits for its opener."""
+        self._unsaid.get(tag, {}).pop(room, None)
+        if is_waiting:
+            self._in_vain.setdefault(tag, {})[room] = None
+        else:
+            self._in_vain.get(tag, {}).pop(room, None)
+
+    def _look_again(self, tag: str, now: float) -> None:
+        if in_vain := self._in_vain.get(tag):
+            self.waiting[tag] = now + max(RETRY, len(in_vain) / PACE)
+        else:
+            self.waiting.pop(tag, None)
 
     def end(self, call: Call) -> None:
         """These rooms are being cleared: whatever becomes of that, they are not to be brought back any more."""
@@ -120,7 +153,7 @@ class Held:
 
     def forget(self) -> None:
         """Whoever was taken for dead brings nothing back: the rooms were failed."""
-        self._shards, self.waiting = {}, {}
+        self._shards, self.waiting, self._unsaid, self._in_vain = {}, {}, {}, {}
 
     # What is heard
 
@@ -175,21 +208,19 @@ class Held:
         claims = self.claims(call.tag)
         for room, code, status in zip(call.rooms, reply[::2], reply[1::2], strict=True):
             claim = claims.get(room)
+            is_waiting = False
             if claim is None:
-                continue
-            if code == Outcome.SKIPPED.value:
+                pass
+            elif code == Outcome.SKIPPED.value:
+                is_waiting = True
                 claim.waits_since = now if claim.waits_since is None else claim.waits_since
-                if now - claim.waits_since > PATIENCE:
-                    del claims[room]
             elif code in _DONE:
                 claim.waits_since = None
                 self._take(claim, known(status), now)
             else:
                 del claims[room]
-        if any(claim.waits_since is not None for claim in claims.values()):
-            self.waiting[call.tag] = now + RETRY
-        else:
-            self.waiting.pop(call.tag, None)
+            self._heard_of(call.tag, room, is_waiting)
+        self._look_again(call.tag, now)
 
     def _cleared(self, call: Call, reply: Sequence[Any], now: float) -> None:
         claims = self.claims(call.tag)
@@ -229,7 +260,7 @@ class Held:
         claims[room] = claim
         self._take(claim, claim.status, now)
         if len(claims) > self._sweep_at:
-            for expired in [one for one, there in claims.items() if there.until <= now]:
+            for expired in [one for one, there in list(claims.items()) if there.until <= now]:
                 del claims[expired]
             self._sweep_at = len(claims) * 2 + SWEEP
 

@@ -58,12 +58,22 @@ class Restating(Standing):
         """The run id of the server that each shard was last found on; empty where it does not say."""
         self._doubtful: set[str] = set()
         """Shards to look at before the next call: data that is held there may be lost."""
+        self._unrenewed: set[str] = set()
+        """Shards that were lost, where the lease, if there is one, is to be taken again first."""
 
     def interrupted(self) -> None:
         super().interrupted()
         self._doubtful.update(self.held.tags)
         if self.lease is not None and self._layout is not None:
             self._doubtful.update(keys.tags(self._layout.namespace, self._layout.shards))
+
+    def moved(self, tag: str) -> bool:
+        """Another server has a shard now, maybe a replica of it that lagged. Whether that is to be looked into."""
+        if not self.held.claims(tag) and self.lease is None:
+            return False
+        self.losses += 1
+        self._doubtful.add(tag)
+        return True
 
     def check_free(self) -> None:
         """Raise InvalidInputError if this store holds a lease."""
@@ -130,43 +140,65 @@ class Restating(Standing):
             yield from self.settle(trip)
         if self.doubts(tag):
             yield from self.make_sure(tag, trip)
-        while tag in self._doubtful:  # lost again meanwhile
+        while tag in self._doubtful:  # lost, or lost again meanwhile
+            if not self.settled:
+                yield from self.settle(trip)
             yield from self.make_sure(tag, trip)
 
     def make_sure(self, tag: str, trip: Trip) -> Flow[None]:
-        """Look at a shard; if it is not the one that it was, or may have gone back in time, say what is held."""
+        """Look at a shard; if it is not the one that it was, or may have gone back in time, say what is held.
+
+        Whoever does this may be stopped at any step, by a deadline or an interrupt; the next call goes on with it.
+        """
         losses = self.losses
-        if tag not in self._doubtful:
-            return (yield from self._restate(tag, trip, only_waiting=True))
-        epoch = yield from trip.ask(tag, ["HGET", keys.epoch(tag), "epoch"])
-        server = yield from self._server(tag, trip)
-        if epoch != self._epochs.get(tag, epoch) or server != self._servers.get(tag, server):
-            yield from self._restate(tag, trip)
-        elif epoch is not None:
-            self._epochs[tag] = epoch
-        self._servers[tag] = server
-        if self.losses == losses:
+        if tag in self._doubtful:
+            epoch = yield from trip.ask(tag, ["HGET", keys.epoch(tag), "epoch"])
+            server = yield from self._server(tag, trip)
+            if epoch != self._epochs.get(tag, epoch):
+                self._settled_until = 0.0  # before anything is said there: see has_lost
+                self._lose(tag)
+            elif server != self._servers.get(tag, server):
+                self._lose(tag)
+            self._servers[tag] = server
+            if epoch is not None:
+                self._epochs[tag] = epoch
+            else:
+                self._epochs.pop(tag, None)  # whoever writes first makes it
+        if self.settled and (yield from self._restate(tag, trip)) and self.losses == losses:
             self._doubtful.discard(tag)
 
-    def _restate(self, tag: str, trip: Trip, only_waiting: bool = False) -> Flow[None]:
+    def _lose(self, tag: str) -> None:
+        self._unrenewed.add(tag)
+        self.held.lose(tag, time.monotonic())
+
+    def _restate(self, tag: str, trip: Trip) -> Flow[bool]:
+        """Say what is still to be said; whether the shard has stayed the same meanwhile."""
         layout = self._layout
         assert layout is not None  # noqa: S101 - nothing is held before a first call
         if not only_waiting:
             # They may be gone as well: nobody is to write others, and nothing is to be said where somebody has.
             layout = yield from self.settle(trip)
         losses = self.losses
-        self._epochs.pop(tag, None)
-        if self.lease is not None and not self.lease.lost and not only_waiting:
+        if self.lease is not None and not self.lease.lost and tag in self._unrenewed:
             reply = yield from trip.carry(self.lease.renewal(tag), preliminary=True)
             self.lease.heard(tag, reply)
-        for call in self.held.restating(tag, layout, time.monotonic(), only_waiting):
+            if self.losses != losses or not self._is_same(tag, reply[0]):
+                return False
+        self._unrenewed.discard(tag)
+        for call in self.held.restating(tag, layout, time.monotonic()):
             marks = self.marks()
             reply = yield from trip.carry(call, preliminary=True)
-            if self.losses != losses:
-                return  # it may have come to a server that was lost again and knows no lease: see prepare
-            if reply[1] is not None:
-                self._epochs[tag] = reply[1]
+            if self.losses != losses or not self._is_same(tag, reply[1]):
+                return False  # it may have come to a server that was lost again and knows no lease: see prepare
             self.read(call, marks, reply)
+        return True
+
+    def _is_same(self, tag: str, epoch: bytes) -> bool:
+        """Whether a shard has the epoch that it had when this began; if not, all begins anew."""
+        if self._epochs.setdefault(tag, epoch) == epoch:
+            return True
+        self._doubtful.add(tag)
+        return False
 
     def _server(self, tag: str, trip: Trip) -> Flow[bytes]:
         try:

@@ -40,6 +40,7 @@ class Home(Protocol):
     @property
     def namespace(self) -> str: ...
     def unsettle(self) -> None: ...
+    def moved(self, tag: str) -> bool: ...
     def prepare(self, tag: str, trip: Trip) -> Flow[None]: ...
 
 
@@ -113,6 +114,8 @@ class Trip:
                 script = None
             elif isinstance(error, AskError):
                 asking = yield from self._redirected(error)
+                if asking is None and self._home.moved(tag) and not preliminary:
+                    yield from self._home.prepare(tag, self)
             else:
                 yield from self._recover(error, repeatable)
                 if not preliminary:

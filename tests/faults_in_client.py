@@ -77,8 +77,8 @@ IN_THE_CLIENT = [
     (
         "another run id is not seen",
         "restating:Restating.make_sure",
-        " or server != self._servers.get(tag, server)",
-        "",
+        "elif server != self._servers.get(tag, server)",
+        "elif False",
         "test_restating.py::TestReconnected::test_to_another_with_the_same_epoch_all_is[sync]",
     ),
     (

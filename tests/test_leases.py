@@ -115,6 +115,33 @@ class TestHolding:
         assert client.zcard(OWNED) == 1200
 
 
+class TestClockGoesBack:
+    """All times in the records, and that of the epoch, are still to come."""
+
+    def test_who_is_dead_is_found_out(self, held, client, other):
+        held.store.update_status(1, BOOT)
+        client.hset(EPOCH, "epoch", "9000000000000000-late")
+        pass_time(client, -3600)
+        assert other.reap() == 0
+        assert die(client, other) == 1
+        assert other.failure_reason(1) == LOST
+
+    def test_also_who_was_marked_before(self, held, client, other):
+        held.store.update_status(1, BOOT)
+        pass_time(client, 10)
+        other.reap()
+        incarnation, ttl_ms, heartbeat_ms, beaten, marked = record(client)
+        client.hset(LEASES, "prefill-0", f"{incarnation} {ttl_ms} {heartbeat_ms} {beaten} {marked + 3600_000}")
+        assert die(client, other) == 1
+
+    def test_who_lives_is_left_alone(self, held, client, other):
+        pass_time(client, -3600)
+        other.reap()
+        pass_time(client, 3)
+        assert other.reap() == 0
+        assert not held.beat().lost
+
+
 class TestDying:
     def test_two_looks_fail_the_live_rooms(self, held, client, other):
         held.store.update_many({1: BOOT, 2: MOVE, 3: DONE, 4: BOOT})

@@ -293,6 +293,29 @@ store.close()
     assert peer.poll([1, 2, 3]) == [FAIL, BOOT, DONE]
 
 
+def test_who_was_interrupted_while_taking_it_holds_none(side, server, client, monkeypatch):
+    """By then it is taken, and what a former one has left is being failed."""
+
+    class InterruptError(BaseException):
+        pass
+
+    def interrupt(*_):
+        raise InterruptError
+        yield
+
+    store = side.open(server.tcp)
+    with monkeypatch.context() as patch:
+        patch.setattr("redis_kvpoll.leases.holding.reap_lost", interrupt)
+        with pytest.raises(InterruptError):
+            store.lease("prefill-0").__enter__()
+    assert record(client) is not None
+    store.update_status(1, BOOT)
+    assert store.entry(1).owner is None
+    with store.lease("prefill-1"):
+        store.update_status(2, BOOT)
+        assert store.entry(2).owner == "prefill-1"
+
+
 def test_a_task_that_was_cancelled_hinders_no_exit(server, client):
     """asyncio.run cancels all tasks when its main one ends by an error."""
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from redis_kvpoll import KVPoll, Outcome
-from redis_kvpoll.keys import tag
+from redis_kvpoll import KVPoll, Outcome, Update
+from redis_kvpoll.keys import rooms, tag
 from tests import real
 
 SHARDS = 8
@@ -36,6 +36,16 @@ class TestMovingSlots:
         assert store.clear(HERE[0]) is KVPoll.Bootstrapping
         assert store.poll(ROOMS).count(None) == 1
         assert sorted(store.rooms()) == sorted(set(ROOMS) - {HERE[0]})
+
+    def test_to_a_server_that_lacks_the_last_of_it(self, store, cluster):
+        """As to a replica that lagged, when a primary that has lost its office says where its successor is."""
+        held = [store.open(room) for room in HERE[:2]]
+        for room in held:
+            room.status()
+        cluster.start_moving(TAG)
+        cluster.finish_moving(TAG)
+        cluster.owner(TAG).delete(*rooms(TAG, [HERE[0]]))
+        assert held[0].update(KVPoll.Transferring) == Update(Outcome.ADVANCED, KVPoll.Transferring)
 
     def test_a_store_that_only_looks_finds_the_rooms_that_have_moved(self, world, store, cluster):
         """SCAN is answered by any node, with what it has."""

@@ -10,7 +10,7 @@ import pytest
 from redis_kvpoll import KVPoll, NamespaceMismatchError, Outcome, RoomNotFoundError, StatusStore, Update
 from redis_kvpoll.commands import Command, handles, replies, shapes
 from redis_kvpoll.dispatch import drive
-from redis_kvpoll.keys import epoch, feed, rooms
+from redis_kvpoll.keys import epoch, feed, prefixes, rooms
 from redis_kvpoll.steps import Pause
 from tests import leasing, real
 from tests.blocking import Blocking
@@ -64,6 +64,24 @@ class TestFlushed:
         client.flushall()
         assert room.decode_prefix_len() == 7
         assert store.failure_reason(B) == "why"
+
+    def test_a_length_that_was_recorded_meanwhile_stays(self, make_store, client):
+        room = make_store().open(A)
+        room.status()
+        client.flushall()
+        make_store().set_decode_prefix_len(A, 7)
+        assert room.decode_prefix_len() == 7
+
+    def test_a_prefix_key_of_another_type_stops_nobody(self, make_store, client):
+        stores = [make_store(), make_store()]
+        held = [store.open(A, request="rid") for store in stores]
+        held[0].set_decode_prefix_len(5)
+        client.flushall()
+        assert held[1].status() is KVPoll.Bootstrapping
+        key = prefixes("default", [A])[0]
+        client.set(key, "made by hand", ex=60)
+        assert stores[0].open(B).status() is KVPoll.Bootstrapping
+        assert client.get(key) == "made by hand"
 
     def test_what_was_cleared_stays_cleared(self, store, client):
         rooms_held = [store.open(room) for room in range(6)]
@@ -183,6 +201,20 @@ class TestGuests:
         assert guest.update(KVPoll.Success) == Update(Outcome.STALE, None)
         assert on_server(client) == {}
 
+    def test_one_that_was_cleared_is_not_waited_for_for_ever(self, make_store, client, monkeypatch):
+        monkeypatch.setattr("redis_kvpoll.delivery.RETRY", 60.0)  # no call waits for the opener
+        store = make_store()
+        make_store().open(A)
+        guest = store.attach(A)
+        client.flushall()
+        guest.update(KVPoll.Success)
+        assert guest.clear() == Update(Outcome.STALE, None)
+        held = delivery_of(store).held
+        assert (len(held), list(held.waiting)) == (1, ["default"])
+        monkeypatch.setattr("redis_kvpoll.held.PATIENCE", 0.0)
+        real.until(lambda: store.poll([B]) and not held.waiting, "the end of it")
+        assert len(held) == 0
+
     def test_the_wait_for_it_is_within_the_deadline_of_the_call(self, monkeypatch):
         with StatusStore.from_url("memory://", deadline=5.0) as store:
             delivery, stale = store._delivery, Update(Outcome.STALE, None)
@@ -300,6 +332,19 @@ class TestRanks:
         assert held[0].status() is KVPoll.Success
         assert stores[0].collect(A) == {0: KVPoll.Success, 1: KVPoll.Transferring}
         assert stores[0].consensus([A])[0].status is KVPoll.Transferring
+
+    def test_versions_grow_though_they_are_lost(self, make_store, client):
+        stores = [make_store(rank=rank, world_size=2) for rank in range(2)]
+        held = [store.open(A, request="rid") for store in stores]
+        before = stores[0].consensus([A])[0]
+        for _ in range(2):
+            client.flushall()
+            for room in held:
+                room.status()
+                after = stores[0].consensus([A])[0]
+                assert after.generation == before.generation
+                assert after.version > before.version
+                before = after
 
     @pytest.mark.parametrize("first", [0, 1])
     def test_a_rank_that_has_cleared_still_counts(self, make_store, client, first):

@@ -28,9 +28,16 @@ end
 local function judge(owner, record)
   local lease = {string.match(record, '^(%d+) (%d+) (%d+) (%d+) (%d+)$')}
   local incarnation, ttl_ms, heartbeat_ms, beaten_ms, marked_ms = lease[1], lease[2], lease[3], lease[4], lease[5]
-  if not incarnation or now_ms - beaten_ms - ttl_ms <= 0 then return end
-  local age_us = now_us - (string.match(epoch, '^%d+') or now_us)
-  if marked_ms == '0' then
+  if not incarnation then return end
+  if now_ms - beaten_ms < 0 then
+    -- The clock has gone back: its time begins anew, or nobody would be found dead until the clock is there again.
+    lease[4], lease[5] = now_ms, '0'
+    redis.call('HSET', KEYS[2], owner, table.concat(lease, ' '))
+    return
+  end
+  if now_ms - beaten_ms - ttl_ms <= 0 then return end
+  local age_us = math.abs(now_us - (string.match(epoch, '^%d+') or now_us))
+  if marked_ms == '0' or now_ms - marked_ms < 0 then
     lease[5] = now_ms
     redis.call('HSET', KEYS[2], owner, table.concat(lease, ' '))
   elseif now_ms - marked_ms >= math.max(2 * heartbeat_ms, 600) and age_us >= ttl_ms * 1000 then

@@ -40,7 +40,11 @@ class AsyncLease(LeaseView):
 
     async def __aenter__(self) -> Self:
         self._delivery.check_free()
-        await self._dispatcher.run(self._holding.take())
+        try:
+            await self._dispatcher.run(self._holding.take())
+        except BaseException:
+            self._delivery.release(self._holding)  # it was taken before the task was cancelled; nobody keeps it alive
+            raise
         self._is_held, self._forked_from = True, None
         self._stopping = asyncio.Event()
         self._task = asyncio.get_running_loop().create_task(self._keep(), name=f"kvpoll-lease-{self.name}")

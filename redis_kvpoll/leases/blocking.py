@@ -42,7 +42,11 @@ class Lease(LeaseView):
 
     def __enter__(self) -> Self:
         self._delivery.check_free()
-        self._dispatcher.run(self._holding.take())
+        try:
+            self._dispatcher.run(self._holding.take())
+        except BaseException:
+            self._delivery.release(self._holding)  # it was taken before the interrupt came, and nobody keeps it alive
+            raise
         self._is_held, self._forked_from = True, None
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._keep, name=f"kvpoll-lease-{self.name}", daemon=True)

@@ -49,6 +49,8 @@ def store_of(process: Process, layout: Layout) -> Held:
     held.seen = int(process.seen or 0)
     if process.held:
         held._shards[NAMESPACE] = {ROOM: process.held.claim()}
+        if process.held.waits:
+            held._in_vain[NAMESPACE] = {ROOM: None}
     return held
 
 
@@ -109,8 +111,10 @@ def _update(status: KVPoll) -> Operation:
 
 def _restate(process: Process, layout: Layout) -> Command[Any, Any] | None:
     """What the store says of its rooms; None when there is nothing that it would bring back."""
-    only_waiting = not process.must_restate
-    for call in store_of(process, layout).restating(NAMESPACE, layout, NOW, only_waiting):
+    held = store_of(process, layout)
+    if process.must_restate:
+        held.lose(NAMESPACE, NOW)
+    for call in held.restating(NAMESPACE, layout, NOW):
         return Command("restate", shapes.RESTATE, call.rooms, call.items, replies.updates, only)
     return None
 

@@ -166,7 +166,9 @@ LOOKERS = (ROOMS[3], Operation("clear", lambda _: commands.clear(ROOM)))
 
 def restating(process: Holder, nonce: str) -> Call | None:
     where = layout_of(process.owner, process.incarnation, nonce)
-    return next(handles.store_of(process, where).restating(NAMESPACE, where, handles.NOW), None)  # type: ignore[arg-type]
+    held = handles.store_of(process, where)  # type: ignore[arg-type]
+    held.lose(NAMESPACE, handles.NOW)
+    return next(held.restating(NAMESPACE, where, handles.NOW), None)
 
 
 def heard(process: Holder, call: Call, reply: list[Any], value: Any, nonce: str) -> Holder:
