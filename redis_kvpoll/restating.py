@@ -155,7 +155,7 @@ class Restating(Standing):
             epoch = yield from trip.ask(tag, ["HGET", keys.epoch(tag), "epoch"])
             server = yield from self._server(tag, trip)
             if epoch != self._epochs.get(tag, epoch):
-                self._settled_until = 0.0  # before anything is said there: see has_lost
+                self._settled_until = 0.0  # they may be gone as well: nothing is said where others have been written
                 self._lose(tag)
             elif server != self._servers.get(tag, server):
                 self._lose(tag)
@@ -175,9 +175,6 @@ class Restating(Standing):
         """Say what is still to be said; whether the shard has stayed the same meanwhile."""
         layout = self._layout
         assert layout is not None  # noqa: S101 - nothing is held before a first call
-        if not only_waiting:
-            # They may be gone as well: nobody is to write others, and nothing is to be said where somebody has.
-            layout = yield from self.settle(trip)
         losses = self.losses
         if self.lease is not None and not self.lease.lost and tag in self._unrenewed:
             reply = yield from trip.carry(self.lease.renewal(tag), preliminary=True)
