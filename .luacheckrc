@@ -8,7 +8,7 @@ files["lua/shared/feed.lua"] = { read_globals = { "changes" }, globals = { "repl
 
 -- One that USES room has the locals of lua/shared/room.lua, which goes in front of it.
 local given = {
-  "RANK", "rank", "world_size", "owner", "incarnation", "own", "cleared", "now_ms", "now_us", "clock", "see_to_epoch",
+  "ORDER", "rank", "world_size", "owner", "incarnation", "own", "cleared", "now_ms", "now_us", "clock", "see_to_epoch",
   "is_lease_lost", "next_generation", "fields_of", "view", "agreement", "create", "put",
 }
 files["lua/shared/room.lua"] = { ignore = { "2[13]1/.*" } }
@@ -18,4 +18,4 @@ end
 
 -- One that USES look has those of lua/shared/look.lua.
 files["lua/shared/look.lua"] = { ignore = { "2[13]1/.*" } }
-files["lua/lease.lua"] = { read_globals = { "time", "micros", "now_ms", "now_us", "epoch", "condemn", "look", "has_rooms" } }
+files["lua/lease.lua"] = { read_globals = { "now_ms", "now_us", "epoch", "condemn", "look" } }

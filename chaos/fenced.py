@@ -98,8 +98,7 @@ def comes_back(generation: str, calm: list[Done], faults: list[Fault]) -> list[V
         # A clear that a living opener has not seen may be undone by it: docs/guarantees.md.
         knew = {done.worker for done in ours if _says_over(done) and done.began < second.done.ended}
         keepers = {done.worker for done in ours if done.name == "open"} - knew
-        again = any(f.anew and first.done.began < f.ended and f.began < second.done.ended for f in faults)
-        if not (keepers and again):
+        if not (keepers and _undone(Span(first.done.began, second.done.ended), faults)):
             found.append(Violation("a generation came back", f"after {first.done}, {second.done}"))
     return found
 
@@ -160,7 +159,8 @@ def _place(done: Done) -> float:
 
 def _undone(between: Span, faults: list[Fault]) -> bool:
     """Whether a clear may have been undone by an opener who has not seen it, with what that knew last."""
-    return any(fault.anew and _any_met([Span(fault.began, fault.ended)], between) for fault in faults)
+    # It may say so a while after the fault: when its own next call, or heartbeat, finds the other server.
+    return any(fault.anew and _any_met([_lost(fault)], between) for fault in faults)
 
 
 def _says_over(done: Done) -> bool:

@@ -30,7 +30,7 @@ for i = 1, (#ARGV - 10) / 6 do
     outcome = 6
   elseif lease_lost then
     outcome, status = -2, owner
-  elseif has ~= generation and (role ~= 'opener' or not RANK[incoming]) then
+  elseif has ~= generation and (role ~= 'opener' or not ORDER[incoming]) then
     outcome = 5
   elseif has == generation and (there.world_size or '') ~= world_size then
     outcome, status = -3, there.world_size or ''
@@ -44,7 +44,7 @@ for i = 1, (#ARGV - 10) / 6 do
     end
     if incoming == 'Failed' then
       outcome = there[own] == 'Failed' and 3 or 4
-    elseif there.status ~= 'Failed' and (RANK[incoming] or 0) > (RANK[there[own]] or 0) then
+    elseif there.status ~= 'Failed' and (ORDER[incoming] or 0) > (ORDER[there[own]] or 0) then
       outcome = there[own] and 2 or 1
     end
     if outcome ~= 3 then

@@ -7,12 +7,12 @@
 -- CODES  1 CREATED, 2 ADVANCED, 3 UNCHANGED, 4 FAILED, 5 SKIPPED, -3 WORLD_SIZE
 -- USES   feed
 --
--- Failed sorts lowest but means the end, so it is decided before the ranks are compared. A status that is none of
--- ours (made by hand) ranks above all: it is left alone, and the client says so. A key of another type puts its error
+-- Failed sorts lowest but means the end, so it is decided before the order is looked at. A status that is none of
+-- ours (made by hand) stands above all: it is left alone, and the client says so. A key of another type puts its error
 -- in the place of its status; the other rooms go on. This is the script for who has no rank and no lease, and it is
 -- called most: write does the rest. What it would change in a room that has ranks is refused by WORLD_SIZE.
 
-local RANK = {Failed = 0, Bootstrapping = 1, WaitingForInput = 2, Transferring = 3, Success = 4}
+local ORDER = {Failed = 0, Bootstrapping = 1, WaitingForInput = 2, Transferring = 3, Success = 4}
 local strict = ARGV[2] == 'strict'
 local count = #ARGV - 5
 local step = (#KEYS - 2) / count
@@ -31,8 +31,8 @@ for i = 1, count do
       outcome = 4
     end
   elseif not current then
-    outcome = (strict and RANK[incoming] > 2) and 5 or 1
-  elseif not (strict and current == 'Failed') and RANK[incoming] > (RANK[current] or 9) then
+    outcome = (strict and ORDER[incoming] > 2) and 5 or 1
+  elseif not (strict and current == 'Failed') and ORDER[incoming] > (ORDER[current] or 9) then
     outcome = 2
   end
   if world_size and (outcome == 2 or outcome == 4) then

@@ -42,9 +42,9 @@ for i = 1, count do
       -- Through a generation, also a rank that has not been heard of may fail the room: it is no late message.
       outcome = (current or (fence ~= '' and there.status)) and (current == 'Failed' and 3 or 4) or 5
     elseif not current then
-      outcome = there.status == 'Failed' and 4 or (strict and RANK[incoming] > 2) and 5 or 1
+      outcome = there.status == 'Failed' and 4 or (strict and ORDER[incoming] > 2) and 5 or 1
       if outcome == 4 then incoming = 'Failed' end
-    elseif not (strict and there.status == 'Failed') and RANK[incoming] > (RANK[current] or 9) then
+    elseif not (strict and there.status == 'Failed') and ORDER[incoming] > (ORDER[current] or 9) then
       outcome = 2
     end
     if type(status) == 'table' then

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack, cast
@@ -28,10 +27,10 @@ from redis_kvpoll.mirror.aio import AsyncMirror, AsyncWaits
 from redis_kvpoll.standing import DEFAULT_DEADLINE, DEFAULT_TERMINAL_TTL, DEFAULT_TTL, StoreOptions
 from redis_kvpoll.status import KVPoll, Owner
 from redis_kvpoll.store import StatusStore
+from redis_kvpoll.twins import share_docstrings
 
 T = TypeVar("T")
 V = TypeVar("V")
-D = TypeVar("D")
 
 
 class AsyncStatusStore(AsyncTable):
@@ -158,24 +157,14 @@ class AsyncStatusStore(AsyncTable):
 
     async def _rooms(self, only: KVPoll | None) -> AsyncIterator[int]:
         async for page in self._dispatcher.pages():
-            statuses: list[KVPoll | None] = [None] * len(page)
             if only is not None:
                 statuses = await self._run(commands.survey(page))
-            for room, status in zip(page, statuses, strict=True):
-                if status is only:
-                    yield room
+                page = [room for room, status in zip(page, statuses, strict=True) if status is only]
+            for room in page:
+                yield room
 
     def _run(self, command: Command[V, T]) -> Awaitable[T]:
         return self._dispatcher.execute(command)
 
 
-def _share_docstrings() -> None:
-    """One text for both worlds: a method without one here is documented by its blocking twin."""
-    for name, twin in inspect.getmembers(StatusStore, callable):
-        here = vars(AsyncStatusStore).get(name) or vars(AsyncTable).get(name)
-        here = here.__func__ if isinstance(here, classmethod) else here
-        if here is not None and here.__doc__ is None:
-            here.__doc__ = twin.__doc__
-
-
-_share_docstrings()
+share_docstrings(AsyncStatusStore, StatusStore)

@@ -13,6 +13,7 @@ from redis_kvpoll.errors import KVPollError
 from redis_kvpoll.handle import Handle
 from redis_kvpoll.room import Room
 from redis_kvpoll.status import KVPoll, Update
+from redis_kvpoll.twins import share_docstrings
 
 T = TypeVar("T")
 V = TypeVar("V")
@@ -24,26 +25,22 @@ class AsyncRoom(Handle[Dispatcher]):
     """Room for asyncio: an async context manager, whose methods are awaited."""
 
     async def status(self) -> KVPoll | None:
-        found = await self._run("status", handles.look(self._id, self._generation))
-        return found.status if found else None
+        return await self._run(handles.status(self._id, self._generation))
 
     async def update(self, status: KVPoll | int) -> Update:
-        return await self._run("update", handles.update(self._id, self._generation, status))
+        return await self._run(handles.update(self._id, self._generation, status))
 
     async def fail(self, reason: str) -> Update:
-        return await self._run("fail", handles.fail(self._id, self._generation, reason))
+        return await self._run(handles.fail(self._id, self._generation, reason))
 
     async def clear(self) -> Update:
-        return await self._run("clear", handles.clear(self._id, self._generation))
+        return await self._run(handles.clear(self._id, self._generation))
 
     async def set_decode_prefix_len(self, length: int) -> bool:
-        return await self._run(
-            "set_decode_prefix_len", handles.set_decode_prefix_len(self._id, self._generation, length)
-        )
+        return await self._run(handles.set_decode_prefix_len(self._id, self._generation, length))
 
     async def decode_prefix_len(self) -> int:
-        found = await self._run("decode_prefix_len", handles.look(self._id, self._generation))
-        return found.length if found else 0
+        return await self._run(handles.decode_prefix_len(self._id, self._generation))
 
     async def __aenter__(self) -> Self:
         return self
@@ -58,8 +55,8 @@ class AsyncRoom(Handle[Dispatcher]):
                 raise
             logger.warning("room %d was not cleared at exit: %s", self._id, trouble)
 
-    async def _run(self, operation: str, command: Command[V, T]) -> T:
-        dispatcher = self._driver(operation)
+    async def _run(self, command: Command[V, T]) -> T:
+        dispatcher = self._driver(command.operation)
         began = time.monotonic()
         value = await dispatcher.execute(command)
         if dispatcher.delivery.held.waits(self._id):
@@ -67,5 +64,4 @@ class AsyncRoom(Handle[Dispatcher]):
         return value
 
 
-for _name in ("status", "update", "fail", "clear", "set_decode_prefix_len", "decode_prefix_len"):
-    getattr(AsyncRoom, _name).__doc__ = getattr(Room, _name).__doc__
+share_docstrings(AsyncRoom, Room)

@@ -10,6 +10,8 @@ from redis_kvpoll import commands
 from redis_kvpoll.commands import Command
 from redis_kvpoll.commands.rooms import DEFAULT_ABORT_REASON
 from redis_kvpoll.status import Consensus, Entry, KVPoll, Update
+from redis_kvpoll.table import Table
+from redis_kvpoll.twins import share_docstrings
 
 T = TypeVar("T")
 V = TypeVar("V")
@@ -77,3 +79,6 @@ class AsyncTable(ABC):
     @abstractmethod
     def _run(self, command: Command[V, T]) -> Awaitable[T]:
         """Carry a command out."""
+
+
+share_docstrings(AsyncTable, Table)

@@ -16,7 +16,7 @@ from redis_kvpoll.handle import Handle
 from redis_kvpoll.held import RETRY
 from redis_kvpoll.lanes import Flight
 from redis_kvpoll.restating import Restating
-from redis_kvpoll.status import Outcome, Update
+from redis_kvpoll.status import KVPoll, Outcome, Update
 from redis_kvpoll.steps import Board, Flow, Pause, Rider
 from redis_kvpoll.trip import Trip, Undelivered
 
@@ -213,8 +213,10 @@ class Delivery(Restating):
 
 
 def _missed(value: Any) -> bool:
-    """Whether what a handle got is that its room is not there."""
-    return value.outcome is Outcome.STALE if isinstance(value, Update) else not value
+    """Whether what a handle got is what it gets when its room is not there."""
+    if isinstance(value, Update):
+        return value.outcome is Outcome.STALE
+    return not value and not isinstance(value, KVPoll)  # Failed is 0
 
 
 def _waves(calls: list[Call]) -> Iterator[list[Call]]:

@@ -90,8 +90,8 @@ class WorldSizeMismatchError(_RoomError):
     def __str__(self) -> str:
         has = f"world_size={printable(self.theirs)}" if self.theirs not in ("", "0") else "no ranks"
         return (
-            f"{self.operation}: room {self.room} has {has}, and this store was made with another; "
-            "give all that share a room the same rank= and world_size="
+            f"{self.operation}: room {self.room} has {has}, and this store was made otherwise; "
+            "give every store that shares a room the same world_size=, and a rank= of its own"
         )
 
 
@@ -106,7 +106,8 @@ class LeaseLostError(KVPollError):
     def __str__(self) -> str:
         return (
             f"{self.operation}: the lease of owner {printable(self.owner)!r} was lost: it was not renewed in time, or "
-            "its name was taken by another; its rooms are failed. End what is under way, then take a new lease"
+            "its name was taken by another; its rooms are failed. End what is under way, leave the lease's with block, "
+            "then take a new one"
         )
 
 

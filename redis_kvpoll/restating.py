@@ -126,7 +126,6 @@ class Restating(Standing):
                 self._doubtful.add(tag)  # to learn which server it is
             return False
         self._doubtful.add(tag)
-        self._settled_until = 0.0  # the settings may be gone as well, for anybody to write others
         return shape.repeatable
 
     def read(self, call: Call, marks: Marks, reply: list[Any]) -> list[Any]:
@@ -156,7 +155,7 @@ class Restating(Standing):
             epoch = yield from trip.ask(tag, ["HGET", keys.epoch(tag), "epoch"])
             server = yield from self._server(tag, trip)
             if epoch != self._epochs.get(tag, epoch):
-                self._settled_until = 0.0  # before anything is said there: see has_lost
+                self._settled_until = 0.0  # they may be gone as well: nothing is said where others have been written
                 self._lose(tag)
             elif server != self._servers.get(tag, server):
                 self._lose(tag)

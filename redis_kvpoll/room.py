@@ -33,29 +33,27 @@ class Room(Handle[Dispatcher]):
 
     def status(self) -> KVPoll | None:
         """The status of this generation; None when it is no more."""
-        found = self._run("status", handles.look(self._id, self._generation))
-        return found.status if found else None
+        return self._run(handles.status(self._id, self._generation))
 
     def update(self, status: KVPoll | int) -> Update:
         """Merge a status into the room; STALE when it is no longer this generation."""
-        return self._run("update", handles.update(self._id, self._generation, status))
+        return self._run(handles.update(self._id, self._generation, status))
 
     def fail(self, reason: str) -> Update:
         """Fail the room and say why, in one step; STALE when it is no longer this generation."""
-        return self._run("fail", handles.fail(self._id, self._generation, reason))
+        return self._run(handles.fail(self._id, self._generation, reason))
 
     def clear(self) -> Update:
         """Remove the room: CLEARED with the status that it had, or STALE when it is no longer this generation."""
-        return self._run("clear", handles.clear(self._id, self._generation))
+        return self._run(handles.clear(self._id, self._generation))
 
     def set_decode_prefix_len(self, length: int) -> bool:
         """Record how many tokens of the prompt decode already holds, for this generation; False when it is no more."""
-        return self._run("set_decode_prefix_len", handles.set_decode_prefix_len(self._id, self._generation, length))
+        return self._run(handles.set_decode_prefix_len(self._id, self._generation, length))
 
     def decode_prefix_len(self) -> int:
         """What was recorded, for this generation or for the room before it was opened; 0 when there is nothing."""
-        found = self._run("decode_prefix_len", handles.look(self._id, self._generation))
-        return found.length if found else 0
+        return self._run(handles.decode_prefix_len(self._id, self._generation))
 
     def __enter__(self) -> Self:
         return self
@@ -70,8 +68,8 @@ class Room(Handle[Dispatcher]):
                 raise
             logger.warning("room %d was not cleared at exit: %s", self._id, trouble)
 
-    def _run(self, operation: str, command: Command[V, T]) -> T:
-        dispatcher = self._driver(operation)
+    def _run(self, command: Command[V, T]) -> T:
+        dispatcher = self._driver(command.operation)
         began = time.monotonic()
         value = dispatcher.execute(command)
         if dispatcher.delivery.held.waits(self._id):

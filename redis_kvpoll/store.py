@@ -29,7 +29,6 @@ from redis_kvpoll.table import Table
 
 T = TypeVar("T")
 V = TypeVar("V")
-D = TypeVar("D")
 
 
 class StatusStore(Table):
@@ -284,11 +283,10 @@ class StatusStore(Table):
 
     def _rooms(self, only: KVPoll | None) -> Iterator[int]:
         for page in self._dispatcher.pages():
-            if only is None:
-                yield from page
-            else:
+            if only is not None:
                 statuses = self._run(commands.survey(page))
-                yield from (room for room, status in zip(page, statuses, strict=True) if status is only)
+                page = [room for room, status in zip(page, statuses, strict=True) if status is only]
+            yield from page
 
     def _run(self, command: Command[V, T]) -> T:
         return self._dispatcher.execute(command)

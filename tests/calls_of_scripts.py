@@ -53,7 +53,7 @@ OPERATIONS = {
         restate(A, status="Success", role="cleared"),
         restate(A, generation=GENERATION - 1),
     ],
-    "attach": [handles.attach(A), handles.look(A, GENERATION)],
+    "attach": [handles.attach(A), handles.status(A, GENERATION), handles.decode_prefix_len(A, GENERATION)],
     "abort": [commands.abort(A, "why"), commands.abort(B, "why")],
     "reap": [leases.reap([A], _OWNER["incarnation"], "why"), leases.reap([A, B], "1600000000000001", "why")],
     "record_failure": [commands.record_failure(A, "why")],

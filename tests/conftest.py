@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from tests import cluster as clusters
 from tests import real
 from tests import servers as matrix
 from tests.blocking import Blocking
+from tests.looped import Side
 from tests.proxy import Proxy
 
 
@@ -99,6 +101,26 @@ def url(real_servers: matrix.Servers, watched: list[redis.Redis]) -> str:
     return server.url
 
 
+@pytest.fixture(params=("sync", "async"))
+def side(request: pytest.FixtureRequest) -> Iterator[Side]:
+    """Makes stores, blocking and asyncio in turn, whose threads or event loop run between the calls of a test too."""
+    with Side(request.param) as side:
+        yield side
+
+
+@pytest.fixture
+def peer(server: Any) -> Iterator[StatusStore]:
+    """Another process, as far as the store of a test can tell."""
+    with StatusStore(server.store_client()) as peer:
+        yield peer
+
+
+@pytest.fixture
+def threads() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(32) as pool:
+        yield pool
+
+
 @pytest.fixture
 def cluster() -> clusters.Cluster:
     """The cluster of this process."""
@@ -114,6 +136,16 @@ def policy(request: pytest.FixtureRequest) -> str:
 def store(make_store: Callable[..., Any]) -> Any:
     """A store with the defaults."""
     return make_store()
+
+
+@pytest.fixture
+def ranks(make_store: Callable[..., Any]) -> Callable[..., list[Any]]:
+    """Makes the stores of all ranks."""
+
+    def make(world_size: int, **options: Any) -> list[Any]:
+        return [make_store(rank=rank, world_size=world_size, **options) for rank in range(world_size)]
+
+    return make
 
 
 @pytest.fixture(params=("sync", "async"))

@@ -35,8 +35,8 @@ IN_LUA = [
     (
         "strict lets a room begin in the middle",
         "update.lua",
-        "(strict and RANK[incoming] > 2)",
-        "(false and RANK[incoming] > 2)",
+        "(strict and ORDER[incoming] > 2)",
+        "(false and ORDER[incoming] > 2)",
         "test_table.py::TestUpdate::test_only_compat_creates_from_the_middle[sync-fakeredis-3]",
     ),
     (
@@ -77,8 +77,8 @@ IN_LUA = [
     (
         "consensus is the highest, not the lowest",
         "write.lua",
-        "(RANK[status] or 9) < RANK[lowest]",
-        "(RANK[status] or 9) > RANK[lowest]",
+        "(ORDER[status] or 9) < ORDER[lowest]",
+        "(ORDER[status] or 9) > ORDER[lowest]",
         "test_ranks.py::TestConsensus::test_any_failed_then_any_missing_then_the_lowest[sync-fakeredis-said6-3]",
     ),
     (
@@ -100,14 +100,14 @@ IN_LUA = [
         "clear.lua",
         "type(redis.pcall('HDEL', prefix, length)) == 'table'",
         "true",
-        "test_ranks.py::TestPrefixLength::test_clear_drops_ones_own_and_no_others[sync-fakeredis-True-1]",
+        "test_ranks_keys.py::TestPrefixLength::test_clear_drops_ones_own_and_no_others[sync-fakeredis-True-1]",
     ),
     (
         "WORLD_SIZE is not checked",
         "write.lua",
         "there.status and (there.world_size or '') ~= world_size",
         "false",
-        "test_ranks.py::TestWorldSize::test_another_is_refused_and_nothing_is_written[sync-fakeredis-theirs0-ours0-none]",
+        "test_world_size.py::TestWorldSize::test_another_is_refused_and_nothing_is_written[sync-fakeredis-theirs0-ours0-none]",
     ),
     (
         "reaping does not look whose room it is",
@@ -147,8 +147,8 @@ IN_LUA = [
     (
         "a guest creates rooms",
         "restate.lua",
-        "has ~= generation and role ~= 'opener'",
-        "false",
+        "role ~= 'opener' or not ORDER[incoming]",
+        "not ORDER[incoming]",
         "test_restating.py::TestGuests::test_a_guest_that_came_back_first_adds_it_later[sync-fakeredis]",
     ),
     (

@@ -1,7 +1,7 @@
 """The whole public interface as a type checker sees it. Not a test by itself: test_wheel.py has mypy read it."""
 
 from collections.abc import AsyncIterator, Iterator
-from typing import assert_type
+from typing import Literal, assert_type
 
 import redis
 import redis.asyncio
@@ -9,8 +9,10 @@ import redis.asyncio
 from redis_kvpoll import (
     AsyncLease,
     AsyncMirror,
+    AsyncRoom,
     AsyncStatusStore,
     Change,
+    Consensus,
     Entry,
     FeedGap,
     FeedOffError,
@@ -19,24 +21,30 @@ from redis_kvpoll import (
     KVPollError,
     KVTransferError,
     Lease,
+    LeaseLostError,
     Mirror,
     NamespaceMismatchError,
     Outcome,
     OutcomeUnknownError,
     Owner,
+    Room,
+    RoomBusyError,
     RoomNotFoundError,
+    Settings,
     StatusStore,
     StoreUnavailableError,
     Update,
+    WorldSizeMismatchError,
 )
 
 
 def making() -> None:
     StatusStore(redis.Redis())
     StatusStore(redis.Redis(), namespace="a", ttl=1, terminal_ttl=1.5, deadline=5, policy="strict", mode=None, shards=3)
-    AsyncStatusStore(redis.asyncio.Redis(), policy=None, mode="prefill", feed=0)
+    AsyncStatusStore(redis.asyncio.Redis(), policy=None, mode="prefill", feed=0, rank=0, world_size=2)
     assert_type(StatusStore.from_url("memory://", namespace="a", ttl=1, policy="compat", shards=None), StatusStore)
     assert_type(AsyncStatusStore.from_url("memory://", deadline=1), AsyncStatusStore)
+    assert_type(StatusStore.from_url("memory://", rank=1, world_size=2), StatusStore)
 
 
 def blocking(store: StatusStore) -> None:
@@ -64,24 +72,77 @@ def blocking(store: StatusStore) -> None:
     assert_type(store.rooms(), Iterator[int])
     assert_type(store.rooms(KVPoll.Failed), Iterator[int])
     assert_type(store.counts(), dict[KVPoll, int])
+    assert_type(store.settings(), Settings | None)
     assert_type(store.history(1), list[Change])
     assert_type(store.tail(), Iterator[Change | FeedGap])
     assert_type(store.tail(last=5), Iterator[Change | FeedGap])
     with store as same:
         assert_type(same, StatusStore)
+    assert_type(store.entry(1), Entry | None)
+    assert_type(store.consensus({1, 2}), list[Consensus])
+    assert_type(store.collect(1), dict[int, KVPoll])
     with store.lease("prefill-0", ttl=5, heartbeat=0.5) as lease:
         assert_type(lease, Lease)
         assert_type((lease.name, lease.incarnation, lease.lost), tuple[str, int, bool])
+        assert_type((lease.ttl, lease.heartbeat), tuple[float, float])
         lease.check()
     assert_type(store.reap(), int)
     assert_type(store.owners(), list[Owner])
     store.close()
 
 
+def handles(store: StatusStore) -> None:
+    assert_type(store.open(1, request="rid", status=KVPoll.WaitingForInput), Room)
+    assert_type(store.attach(1), Room)
+    with store.open(1) as room:
+        assert_type(room, Room)
+        assert_type(store.attach(room), Room)
+        assert_type((room.id, room.generation, room.namespace), tuple[int, int, str])
+        assert_type(room.request, str | None)
+        assert_type(room.status(), KVPoll | None)
+        assert_type(room.update(KVPoll.Transferring), Update)
+        assert_type(room.update(3), Update)
+        assert_type(room.fail("why"), Update)
+        assert_type(room.set_decode_prefix_len(7), bool)
+        assert_type(room.decode_prefix_len(), int)
+        assert_type(room.clear(), Update)
+        room.generation = 7  # type: ignore[misc]
+    store.attach("1")  # type: ignore[arg-type]
+    store.open(1, status="Bootstrapping")  # type: ignore[arg-type]
+    store.open(1, 7)  # type: ignore[arg-type]
+
+
+async def awaited_handles(store: AsyncStatusStore, elsewhere: Room) -> None:
+    assert_type(await store.open(1, "rid"), AsyncRoom)
+    assert_type(await store.attach(1), AsyncRoom)
+    assert_type(await store.attach(elsewhere), AsyncRoom)
+    async with await store.open(1) as room:
+        assert_type(room, AsyncRoom)
+        assert_type((room.id, room.generation), tuple[int, int])
+        assert_type(await room.status(), KVPoll | None)
+        assert_type(await room.update(3), Update)
+        assert_type(await room.fail("why"), Update)
+        assert_type(await room.set_decode_prefix_len(7), bool)
+        assert_type(await room.decode_prefix_len(), int)
+        assert_type(await room.clear(), Update)
+
+
+def agreement(consensus: Consensus, owner: Owner) -> None:
+    assert_type(consensus.status, KVPoll | None)
+    assert_type((consensus.generation, consensus.version), tuple[int, int])
+    assert_type((owner.name, owner.incarnation, owner.rooms, owner.reason), tuple[str, int, int, str])
+    assert_type((owner.ttl, owner.heartbeat, owner.beaten_at, owner.since), tuple[float, float, float, float])
+    assert_type(owner.state, Literal["alive", "lapsed", "marked", "lost"])
+    owner.name = "other"  # type: ignore[misc]
+
+
 def entry(entry: Entry | None) -> None:
     assert entry
     assert_type((entry.room, entry.status, entry.ttl), tuple[int, KVPoll, float])
     assert_type((entry.reason, entry.decode_prefix_len), tuple[str | None, int | None])
+    assert_type((entry.generation, entry.world_size), tuple[int | None, int | None])
+    assert_type((entry.owner, entry.request, entry.failed_by), tuple[str | None, str | None, str | None])
+    assert_type((entry.ranks[0], entry.cleared), tuple[KVPoll, frozenset[int]])
     entry.status = KVPoll.Failed  # type: ignore[misc]
 
 
@@ -112,6 +173,13 @@ def errors(store: StatusStore) -> int:
         assert_type(error.room, int)
     except NamespaceMismatchError as error:
         assert_type((error.setting, error.ours, error.theirs), tuple[str, str | None, str])
+    except RoomBusyError as error:
+        assert_type((error.room, error.status, error.age), tuple[int, KVPoll | None, float])
+        assert_type((error.owner, error.request), tuple[str | None, str | None])
+    except WorldSizeMismatchError as error:
+        assert_type((error.room, error.theirs), tuple[int, str])
+    except LeaseLostError as error:
+        assert_type((error.operation, error.owner), tuple[str, str])
     except FeedOffError as error:
         assert_type(error.namespace, str)
     except (InvalidInputError, OutcomeUnknownError, StoreUnavailableError) as error:
@@ -140,9 +208,12 @@ async def awaited(store: AsyncStatusStore) -> None:
     assert_type(await store.poll([1]), list[KVPoll | None])
     assert_type(await store.failure_reason(1), str | None)
     assert_type(await store.entry(1), Entry | None)
+    assert_type(await store.consensus([1]), list[Consensus])
+    assert_type(await store.collect(1), dict[int, KVPoll])
     assert_type(store.rooms(4), AsyncIterator[int])
     assert_type([room async for room in store.rooms()], list[int])
     assert_type(await store.counts(), dict[KVPoll, int])
+    assert_type(await store.settings(), Settings | None)
     assert_type(await store.history(1), list[Change])
     assert_type(store.tail(5), AsyncIterator[Change | FeedGap])
     async with store as same:

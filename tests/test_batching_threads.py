@@ -8,7 +8,6 @@ import signal
 import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
@@ -45,12 +44,6 @@ def store(proxy):
         proxy.commands.clear()
         yield store
         proxy.release()
-
-
-@pytest.fixture
-def threads():
-    with ThreadPoolExecutor(32) as threads:
-        yield threads
 
 
 def lane(store, name="default"):

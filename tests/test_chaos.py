@@ -318,6 +318,11 @@ class TestFaultsAndHandles:
         assert rules(OPENED, released(2, 3, worker=1), seen, faults=[fault(10, 11)]) == [GEN_AGAIN]
         assert rules(OPENED, released(2, 3), seen, faults=[fault(10, 11, loses="latest")]) == []
 
+    @pytest.mark.parametrize(("at", "rule"), [(11.5, []), (13.5, [GEN_AGAIN])])
+    def test_an_opener_may_find_the_other_server_after_the_clear_of_another(self, at, rule):
+        cleared = released(at, at + 0.1, worker=1)
+        assert rules(OPENED, cleared, entry(BOOT, 14, 15), faults=[fault(10, 11, anew=True)]) == rule
+
     @pytest.mark.parametrize(("at", "rule"), [(12, []), (16, [GIVEN])])
     def test_what_was_lost_may_be_opened_anew_before_its_owner_comes_back(self, at, rule):
         anew = opened(at, at + 0.5, generation=H, request="b", worker=1)

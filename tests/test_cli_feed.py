@@ -234,7 +234,7 @@ class TestTail:
         try:
             with Tailing(url, stdout=terminal) as tailing:
                 line = b""
-                while b"\n" not in line:
+                while line.count(b"\n") < 2:
                     line += os.read(controller, 1000)
                 tailing.process.send_signal(signal.SIGINT)
                 assert tailing.end() == (130, "")
@@ -243,11 +243,26 @@ class TestTail:
             os.close(terminal)
         text = line.decode()
         assert f"{ROOM}  \x1b[" in text, "a room is never cut, and the status has a colour"
-        assert re.sub(r"\x1b\[[\d;]*m", "", text).split()[2:] == [str(ROOM), "Transferring"]
+        day, change = re.sub(r"\x1b\[[\d;]*m", "", text).splitlines()[:2]
+        assert re.fullmatch(r"-- \d{4}-\d\d-\d\d --", day)
+        assert re.fullmatch(rf"\d\d:\d\d:\d\d\.\d{{3}}  {ROOM}  Transferring", change)
 
     def test_a_server_that_is_not_there(self):
         result = run("tail", "--redis", f"redis://127.0.0.1:{real.free_port()}")
         assert (result.exit_code, "no answer within 2 s" in result.output) == (1, True)
+
+    def test_each_day_stands_once_above_its_changes(self, monkeypatch):
+        out = io.StringIO()
+        monkeypatch.setattr(feed_view, "Console", lambda **_: Console(file=out, width=80))
+        monkeypatch.setattr(feed_view.sys.stdout, "isatty", lambda: True)
+        day = 86400.0
+        changes = [change(at, KVPoll.Success) for at in (5 * day, 5 * day + 1, 9 * day, 9 * day + 1)]
+        feed_view._print_changes(iter(changes), wants_json=False)
+        assert [line.startswith("-- ") for line in out.getvalue().splitlines()] == [True, False, False] * 2
+
+    def test_a_line_with_a_rank_fits_into_80(self):
+        longest = feed_view.Change("1-1", 1e9, 2**63 - 1, KVPoll.WaitingForInput, None, 9.0, 15, KVPoll.WaitingForInput)
+        assert len(feed_view._line(longest).plain) <= 80
 
     def test_the_line_of_a_gap(self):
         assert "changes may be missing here" in feed_view._line(FeedGap("1-1", None)).plain

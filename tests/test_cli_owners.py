@@ -1,13 +1,17 @@
-"""kvpoll leases, reap and abort, as a person meets them."""
+"""kvpoll owners, reap and abort, as a person meets them."""
 
 from __future__ import annotations
 
+import io
+
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
 
 from redis_kvpoll import KVPoll, StatusStore
 from redis_kvpoll.cli import owners as owners_view
 from redis_kvpoll.cli.app import kvpoll
+from redis_kvpoll.status import Owner
 from tests.leasing import Held, begin_long_ago, pass_time, record
 
 BOOT, DONE, FAIL = KVPoll.Bootstrapping, KVPoll.Success, KVPoll.Failed
@@ -32,7 +36,7 @@ def run(*args):
 
 
 def test_what_nobody_uses_stays_unused(url, watched):
-    for words in (("leases",), ("reap",), ("abort", "5")):
+    for words in (("owners",), ("reap",), ("abort", "5")):
         result = run(*words, "--redis", url, "-n", "nobody")
         assert "Nobody uses namespace 'nobody'" in result.output
         assert result.exit_code == (words[0] == "abort")
@@ -41,12 +45,12 @@ def test_what_nobody_uses_stays_unused(url, watched):
 
 def test_nobody_holds_a_lease(url, held):
     held.give_up()
-    assert run("leases", "--redis", url).output == "Nobody holds a lease in namespace 'default'.\n"
+    assert run("owners", "--redis", url).output == "Nobody holds a lease in namespace 'default'.\n"
 
 
-def test_leases_as_lines_with_tabs(url, held, client):
+def test_owners_as_lines_with_tabs(url, held, client):
     held.store.update_many({1: BOOT, 2: BOOT, 3: DONE})
-    header, line = (line.split("\t") for line in run("leases", "--redis", url).output.splitlines())
+    header, line = (line.split("\t") for line in run("owners", "--redis", url).output.splitlines())
     assert header == ["owner", "since", "heartbeat", "state", "live rooms", "reason"]
     owner, since, heartbeat, *rest = line
     assert (owner, rest) == ("prefill-0", ["alive", "2", ""])
@@ -54,12 +58,26 @@ def test_leases_as_lines_with_tabs(url, held, client):
     assert heartbeat.endswith(" s ago")
 
 
-def test_leases_as_a_table(url, held, monkeypatch):
+def test_owners_as_a_table(url, held, monkeypatch):
     monkeypatch.setattr(owners_view.sys.stdout.__class__, "isatty", lambda _: True, raising=False)
     monkeypatch.setattr("click.testing._NamedTextIOWrapper.isatty", lambda _: True, raising=False)
-    output = run("leases", "--redis", url).output
+    output = run("owners", "--redis", url).output
     assert "prefill-0" in output
     assert "\t" not in output
+
+
+@pytest.mark.parametrize("width", [80, 40])
+def test_a_long_owner_is_whole_on_a_narrow_terminal(width, monkeypatch):
+    out = io.StringIO()
+    monkeypatch.setattr(owners_view, "Console", lambda **_: Console(file=out, width=width))
+    name = "rack7/node-0123.cluster.example:9000"
+    owners_view._print_leases([Owner(name, 1, 5.0, 0.5, 1e9, "lost", "the name was taken again", 1234)])
+    lines = [line.rstrip() for line in out.getvalue().splitlines()]
+    assert max(map(len, lines)) <= width
+    assert lines[1].startswith(name)
+    assert lines[2].startswith("    since" if width == 80 else "    state")
+    assert [word for word in ("lost", "1,234", "again") if word not in out.getvalue()] == []
+    assert "…" not in out.getvalue()
 
 
 def test_reap_needs_two_looks(url, held, client):

@@ -122,7 +122,8 @@ class TestChanges:
     def test_on_a_terminal_it_fits_in_80(self, ranks, lived, monkeypatch):
         out = narrow(monkeypatch, feed_view, 80)
         monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
-        rows = [row for stay in feed_view.stays(ranks[0].history(7), True, 2e9) for row in feed_view._rows(stay)]
+        found = ranks[0].history(7)
+        rows = [row for stay in feed_view.stays(found, True, found[-1].at + 5) for row in feed_view._rows(stay)]
         feed_view._print_history(rows)
         lines = out.getvalue().splitlines()
         assert len(lines) == 5

@@ -16,6 +16,7 @@ from redis_kvpoll import (
     Outcome,
     RoomBusyError,
     RoomNotFoundError,
+    StoreClosedError,
     Update,
 )
 from redis_kvpoll.commands.shapes import CLEAR_FENCED, OPEN, WRITE
@@ -34,6 +35,14 @@ def dump(client):
 async def awaited(method, *args):
     answer = method(*args)
     return await answer if inspect.isawaitable(answer) else answer
+
+
+@pytest.mark.parametrize("method", ["status", "decode_prefix_len", "update", "clear"])
+def test_an_error_names_the_method_that_was_called(store, method):
+    room = store.open(ROOM)
+    store.close()
+    with pytest.raises(StoreClosedError, match=rf"^{method}: "):
+        getattr(room, method)(*[KVPoll.Success] * (method == "update"))
 
 
 class TestOpen:

@@ -15,7 +15,6 @@ import pytest
 from redis_kvpoll import AsyncStatusStore, KVPoll, LeaseLostError, StatusStore, StoreClosedError, keys
 from tests import real
 from tests.leasing import record
-from tests.looped import Side
 
 BOOT, MOVE, DONE, FAIL = KVPoll.Bootstrapping, KVPoll.Transferring, KVPoll.Success, KVPoll.Failed
 LEASES = keys.leases("default")
@@ -57,12 +56,6 @@ sys.stdin.readline()
 """
 
 
-@pytest.fixture(params=("sync", "async"))
-def side(request):
-    with Side(request.param) as side:
-        yield side
-
-
 @pytest.fixture
 def world():
     with real.World("sync") as world:
@@ -78,12 +71,6 @@ def server(world):
 def client(server):
     with server.client(decode_responses=True) as client:
         yield client
-
-
-@pytest.fixture
-def peer(server):
-    with StatusStore(server.store_client()) as store:
-        yield store
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -22,7 +21,6 @@ from redis_kvpoll import (
     WaitTimeoutError,
 )
 from tests import real
-from tests.looped import Side
 
 BOOT, INPUT, MOVE, DONE, FAIL = (
     KVPoll.Bootstrapping,
@@ -34,28 +32,9 @@ BOOT, INPUT, MOVE, DONE, FAIL = (
 ROOM = 2**63 - 1
 
 
-@pytest.fixture(params=("sync", "async"))
-def side(request):
-    with Side(request.param) as side:
-        yield side
-
-
 @pytest.fixture
 def store(side, server):
     return side.over(server)
-
-
-@pytest.fixture
-def peer(server):
-    """Another process, as far as the store can tell."""
-    with StatusStore(server.store_client()) as peer:
-        yield peer
-
-
-@pytest.fixture
-def threads():
-    with ThreadPoolExecutor(16) as pool:
-        yield pool
 
 
 def sleeping(mirror_or_waits, count=1):

@@ -25,18 +25,11 @@ from redis_kvpoll import (
 from tests import cluster as clusters
 from tests import real
 from tests.fuzzing import LONG
-from tests.looped import Side
 from tests.test_mirror import following, sleeping
 
 BOOT, MOVE, DONE, FAIL = KVPoll.Bootstrapping, KVPoll.Transferring, KVPoll.Success, KVPoll.Failed
 FEED = "kvpoll:{default}:feed"
 DATA = ("--dbfilename", "table.rdb")
-
-
-@pytest.fixture(params=("sync", "async"))
-def side(request):
-    with Side(request.param) as side:
-        yield side
 
 
 @pytest.fixture
@@ -57,21 +50,9 @@ def client(server):
 
 
 @pytest.fixture
-def peer(server):
-    with StatusStore(server.store_client()) as peer:
-        yield peer
-
-
-@pytest.fixture
 def store(side, proxy):
     """A store behind the proxy; the peer is not."""
     return side.open(proxy.url)
-
-
-@pytest.fixture
-def threads():
-    with ThreadPoolExecutor(32) as pool:
-        yield pool
 
 
 def current(mirror, store, rooms=range(10)):

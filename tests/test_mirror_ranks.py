@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 import random
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from redis_kvpoll import KVPoll, RoomNotFoundError, StatusStore
 from tests import real
-from tests.looped import Side
 from tests.test_mirror import sleeping
 
 BOOT, INPUT, MOVE, DONE, FAIL = (KVPoll(number) for number in (1, 2, 3, 4, 0))
 ROOM = 2**63 - 1
-
-
-@pytest.fixture(params=("sync", "async"))
-def side(request):
-    with Side(request.param) as side:
-        yield side
 
 
 @pytest.fixture
@@ -30,12 +22,6 @@ def ranks(side, server):
         return [side.over(server, rank=rank, world_size=world_size, **options) for rank in range(world_size)]
 
     return make
-
-
-@pytest.fixture
-def threads():
-    with ThreadPoolExecutor(8) as pool:
-        yield pool
 
 
 class TestReading:

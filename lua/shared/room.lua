@@ -6,7 +6,7 @@
 -- lease. With ranks, each has a field status:<rank>, or cleared:<rank> once it has cleared, and status is what they
 -- agree on; without, status is all there is.
 
-local RANK = {Failed = 0, Bootstrapping = 1, WaitingForInput = 2, Transferring = 3, Success = 4}
+local ORDER = {Failed = 0, Bootstrapping = 1, WaitingForInput = 2, Transferring = 3, Success = 4}
 local rank, world_size, owner, incarnation = ARGV[6], ARGV[7], ARGV[8], ARGV[9]
 local own, cleared = 'status', ''
 if rank ~= '' then own, cleared = 'status:' .. rank, 'cleared:' .. rank end
@@ -66,7 +66,7 @@ local function agreement(there)
     if string.find(name, '^status:') or string.find(name, '^cleared:') then
       heard = heard + 1
       -- One that is none of ours (made by hand) counts as heard of, and for nothing more.
-      if (RANK[status] or 9) < RANK[lowest] then lowest = status end
+      if (ORDER[status] or 9) < ORDER[lowest] then lowest = status end
     end
   end
   if lowest == 'Failed' or string.format('%d', heard) == there.world_size then return lowest end

@@ -7,7 +7,7 @@ import click
 from redis_kvpoll import acl as rules
 
 
-@click.command()
+@click.command(short_help="Print the rule of the Redis user that kvpoll needs.")
 @click.option("-n", "--namespace", metavar="NAME", help="Allow the keys of this namespace only; without it, of all.")
 @click.option("--user", default=rules.DEFAULT_USER, show_default=True, metavar="NAME", help="The user's name.")
 @click.option("--aclfile", is_flag=True, help="Print a line for the server's aclfile (or its configuration) instead.")

@@ -31,5 +31,5 @@ def kvpoll() -> None:
 
 for command in (table.ls, table.show, table.clear, table.abort):
     kvpoll.add_command(command)
-for command in (owners.leases, owners.reap, feed.tail, feed.history, acl.acl, replay.replay):
+for command in (owners.owners, owners.reap, feed.tail, feed.history, acl.acl, replay.replay):
     kvpoll.add_command(command)

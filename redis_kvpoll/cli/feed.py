@@ -28,7 +28,7 @@ CLEARED = "cleared"
 COLUMNS = ("since", "status", "lasted", "reason", "note", "rank")
 
 
-@click.command()
+@click.command(short_help="Print changes as they come, until Ctrl-C.")
 @table_options
 @click.option(
     "--last", type=click.IntRange(min=0), default=10, show_default=True, help="Begin with so many past changes."
@@ -51,7 +51,7 @@ def tail(url: str, namespace: str, last: int, wants_json: bool) -> None:
         sys.exit(INTERRUPTED)
 
 
-@click.command()
+@click.command(short_help="Show what one room has been through.")
 @table_options
 @click.argument("room", type=Room())
 @click.option("--json", "wants_json", is_flag=True, help="Print the changes as JSON, each by itself.")
@@ -142,10 +142,14 @@ def _is_there(store: StatusStore, room: int) -> bool:
 
 def _print_changes(changes: Iterator[Change | FeedGap], wants_json: bool) -> None:
     console = Console(highlight=False) if sys.stdout.isatty() and not wants_json else None
+    today = ""
     for change in changes:
         if wants_json:
             click.echo(json.dumps(_as_json(change)))
         elif console:
+            if isinstance(change, Change) and (day := moment(change.at).partition(" ")[0]) != today:
+                today = day
+                console.print(Text(f"-- {day} --", "dim"))
             console.print(_line(change), soft_wrap=True)
         elif isinstance(change, FeedGap):
             click.echo(f"\t\tgap\t{GAP}")
@@ -157,11 +161,11 @@ def _print_changes(changes: Iterator[Change | FeedGap], wants_json: bool) -> Non
 def _line(change: Change | FeedGap) -> Text:
     if isinstance(change, FeedGap):
         return Text(f"-- {GAP} --", "bold yellow")
-    # As wide as the longest of each, so that all lines stand in columns. Without the zone: it is the terminal's own.
+    # As wide as the longest of each, so that all lines stand in columns, and no wider: with a rank it fits into 80.
+    # Without the zone, which is the terminal's own, and the day, which stands above.
+    clock = moment(change.at).partition(" ")[2][: len("12:00:00.000")]
     style = STYLES[change.status] if change.status is not None else ""
-    line = Text.assemble(
-        (f"{moment(change.at)[:23]:23}", "dim"), f"  {change.room:<19}  ", (f"{_status(change):<15}", style)
-    )
+    line = Text.assemble((f"{clock:12}", "dim"), f"  {change.room:<19}  ", (f"{_status(change):<15}", style))
     line.append(f"  rank {_of_rank(change)}" if change.rank is not None else "", "dim")
     line.append(f"  {printable(change.reason)}" if change.reason else "")
     line.rstrip()

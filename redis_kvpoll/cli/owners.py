@@ -1,4 +1,4 @@
-"""kvpoll leases and reap: who owns rooms and lives, and failing the rooms of those who do not."""
+"""kvpoll owners and reap: who owns rooms and lives, and failing the rooms of those who do not."""
 
 from __future__ import annotations
 
@@ -19,34 +19,27 @@ STYLES = {"alive": "green", "lapsed": "yellow", "marked": "yellow", "lost": "red
 COLUMNS = ("owner", "since", "heartbeat", "state", "live rooms", "reason")
 
 
-@click.command()
+@click.command(short_help="List who owns rooms, and whether they live.")
 @table_options
-def leases(url: str, namespace: str) -> None:
-    """List the leases: who owns rooms, since when, and when it was last heard of; into a pipe, as lines with tabs.
+def owners(url: str, namespace: str) -> None:
+    """List who owns rooms, since when, and when each was last heard of; into a pipe, as lines with tabs.
 
     A lease that lapsed is marked by the first who looks, and lost by a later look; then its live rooms are failed.
     """
     with open_table(url, namespace) as store:
         if not is_in_use(store, namespace):
             return
-        owners = store.owners()
-    if not owners:
+        found = store.owners()
+    if not found:
         click.echo(f"Nobody holds a lease in namespace {namespace!r}.")
     elif sys.stdout.isatty():
-        table = Table(box=None, header_style="dim", pad_edge=False)
-        for name in COLUMNS:
-            table.add_column(name, justify="right" if name == "live rooms" else "left", no_wrap=name != "reason")
-        for owner in owners:
-            cells = [Text(cell) for cell in _cells(owner)]
-            cells[3].stylize(STYLES[owner.state])
-            table.add_row(*cells)
-        print_table(Console(highlight=False), table)
+        _print_owners(found)
     else:
-        for line in (COLUMNS, *map(_cells, owners)):
+        for line in (COLUMNS, *map(_cells, found)):
             click.echo("\t".join(line))
 
 
-@click.command()
+@click.command(short_help="Fail the rooms of owners that are dead.")
 @table_options
 def reap(url: str, namespace: str) -> None:
     """Look at all leases, and fail the live rooms of owners that are lost.
@@ -68,6 +61,20 @@ def reap(url: str, namespace: str) -> None:
             "The living take their mark away by the next heartbeat. "
             f"Look again in {seconds:g} s or later: a second look fails the rooms of those who did not."
         )
+
+
+def _print_owners(owners: list[Owner]) -> None:
+    """What matters most first: a narrow terminal shows the last columns below."""
+    names = ("owner", "state", "live rooms", "heartbeat", "since", "reason")
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    for name in names:
+        table.add_column(name, justify="right" if name == "live rooms" else "left", no_wrap=name != "reason")
+    for owner in owners:
+        cells = {name: Text(cell) for name, cell in zip(COLUMNS, _cells(owner), strict=True)}
+        cells["since"] = cells["since"][: len("2026-01-31 12:00:00")]  # the zone is the terminal's own
+        cells["state"].stylize(STYLES[owner.state])
+        table.add_row(*(cells[name] for name in names))
+    print_table(Console(highlight=False), table)
 
 
 def _cells(owner: Owner) -> tuple[str, ...]:

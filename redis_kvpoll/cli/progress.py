@@ -10,17 +10,23 @@ from rich.table import Column
 
 from redis_kvpoll.replay.router import Snapshot
 
-WIDE = 100
-"""Columns, from which on there is room for a long bar."""
+WIDE = 120
+"""Columns, from which on there is room for a bar."""
+BAR = 24
+RESULTS = ("success", "failed", "aborted", "timed out", "crashed")
+LONGEST_PHASE = "orphans are failed"
 
 
 class Progress:
     """A context manager; ``show`` takes the replay's snapshots."""
 
     def __init__(self, console: Console, total: int) -> None:
+        bar = [progress.BarColumn(bar_width=BAR)] if console.width >= WIDE else []
+        taken = (len(LONGEST_PHASE), *(BAR for _ in bar), 2 * len(str(total)) + 1, len("0:00:00"))
+        self._room = console.width - sum(taken) - len(taken)
         self._bar = progress.Progress(
             progress.TextColumn("{task.description}"),
-            progress.BarColumn(bar_width=24 if console.width >= WIDE else 8),
+            *bar,
             progress.MofNCompleteColumn(table_column=Column(no_wrap=True, min_width=2 * len(str(total)) + 1)),
             progress.TimeElapsedColumn(table_column=Column(no_wrap=True, min_width=len("0:00:00"))),
             progress.TextColumn("{task.fields[counts]}", table_column=Column(no_wrap=True, overflow="ellipsis")),
@@ -31,13 +37,16 @@ class Progress:
         self._task = self._bar.add_task("starting workers", total=total, counts="")
 
     def show(self, snapshot: Snapshot) -> None:
-        parts = [f"{count:,} {result}" for result, count in sorted(snapshot.results.items())]
+        counts = [(snapshot.results.get(result, 0), result) for result in RESULTS]
+        parts = [f"{count:,} {result}" for count, result in counts if count]
         if flight := snapshot.arrived - snapshot.over:
             parts.insert(0, f"{flight:,} in flight")
-        if snapshot.late_skipped:
-            parts.append(f"{snapshot.late_skipped:,} late skipped")
         if snapshot.crashes:
             parts.append(f"{snapshot.crashes:,} workers killed")
+        if snapshot.late_skipped:
+            parts.append(f"{snapshot.late_skipped:,} late skipped")
+        while len(", ".join(parts)) > self._room and len(parts) > 1:
+            parts.pop()  # a part that is cut says less than none
         self._bar.update(
             self._task, description=snapshot.phase, completed=snapshot.over, counts="[dim]" + ", ".join(parts)
         )

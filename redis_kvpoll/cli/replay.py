@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import secrets
+import shlex
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -40,7 +42,7 @@ _rate = Finite(0, 1)
 _workers = click.IntRange(1, 64)
 
 
-@click.command()
+@click.command(short_help="Try a table out under traffic by real processes.")
 @click.option("--trace", type=click.Path(path_type=Path), help="JSON lines with timestamp (ms), input_length and "
               "output_length; without it, traffic is generated.")  # fmt: skip
 # Not from KVPOLL_URL: who has that set for looking at production must not put load on it by forgetting.
@@ -99,13 +101,15 @@ def replay(
         plan = runner.plan(server, policy, speed, fenced)
         killer = runner.Killer(private, kill_redis, len(requests)) if private else None
         source = trace.name if trace else "generated traffic"
+        # Out of a checkout's .venv, by make demo say, the command is on no PATH.
+        program = "kvpoll" if shutil.which("kvpoll") or not sys.argv[0].endswith("kvpoll") else shlex.quote(sys.argv[0])
         manner = "fenced" if fenced else f"plain, policy {policy}"
         # No markup: an IPv6 address looks like it. No password: this goes into logs.
         for line in (
             f"kvpoll replay: {len(requests):,} requests of {printable(source)}, {manner}, seed {seed}",
             "Look at it from another shell, while it runs:",
-            f"  kvpoll ls --redis {parse(server).shown} --namespace {plan.namespace}-decode",
-            f"  kvpoll tail --redis {parse(server).shown} --namespace {plan.namespace}-decode",
+            f"  {program} ls --redis {parse(server).shown} --namespace {plan.namespace}-decode",
+            f"  {program} tail --redis {parse(server).shown} --namespace {plan.namespace}-decode",
         ):
             console.print(line, soft_wrap=True, markup=False)
         with Progress(console, len(requests)) as progress:

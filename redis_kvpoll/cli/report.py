@@ -18,8 +18,8 @@ ANSWERS = {
     "STALE": "stale",
     "UNCHANGED": "no effect",
     "CREATED": "revived",
-    "ADVANCED": "hit the next",
-    "FAILED": "failed the next",
+    "ADVANCED": "hit next",
+    "FAILED": "failed next",
 }
 
 
@@ -65,7 +65,8 @@ def _manner(report: Report) -> str:
     """How the workers wrote."""
     if report.lease is None:
         return f"plain writes, policy {report.policy}"
-    kills = f", the server killed {report.server_kills} times" if report.server_kills else ""
+    times = "once" if report.server_kills == 1 else f"{report.server_kills} times"
+    kills = f", the server killed {times}" if report.server_kills else ""
     return f"through generations, leases of {report.lease:g} s{kills}"
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import NamedTuple
 
@@ -31,7 +32,7 @@ REASON_WIDTH = 20
 """Cells that a reason gets at least, if it needs them."""
 
 
-@click.command()
+@click.command(short_help="List the rooms of a table.")
 @table_options
 @click.option("--status", type=click.Choice([s.name for s in KVPoll], case_sensitive=False), help="Only these.")
 @click.option(
@@ -190,7 +191,7 @@ def _print_table(lines: list[Line], footer: str) -> None:
 
 
 def print_table(console: Console, table: Table) -> None:
-    """Where a terminal is too narrow for it, as lines that wrap, the reason last: nothing is cut or left out."""
+    """Where a terminal is too narrow for it, a row's last cells stand below it, by name: nothing is cut or left out."""
     columns = sorted(table.columns, key=lambda column: not column.no_wrap)
     rows = list(zip(*map(_texts, columns), strict=True))
     by_column = zip(columns, zip(*rows, strict=True), strict=True)
@@ -199,14 +200,30 @@ def print_table(console: Console, table: Table) -> None:
     if sum(needed) + 2 * (len(columns) - 1) <= console.width:
         console.print(table)
         return
+    ends = itertools.accumulate(needed, lambda end, width: end + 2 + width)
+    beside = max(1, sum(end <= console.width for end in ends))
     for row in rows:
         line = Text()
-        for text, width, column in zip(row, widths, columns, strict=True):
+        for text, width, column in zip(row[:beside], widths, columns, strict=False):
             padding = " " * (width - text.cell_len)
             line += Text.assemble(padding, text) if column.justify == "right" else Text.assemble(text, padding)
             line += Text("  ")
         line.rstrip()
         console.print(line, soft_wrap=True)
+        if row is not rows[0]:
+            _print_below(console, zip(rows[0][beside:], row[beside:], strict=True))
+
+
+def _print_below(console: Console, cells: Iterable[tuple[Text, Text]]) -> None:
+    """The cells of one row that have no room in it, each with its column's name; empty ones are left out."""
+    below = Table.grid(padding=(0, 2, 0, 0))
+    below.add_column(no_wrap=True)
+    below.add_column(overflow="fold")
+    for name, text in cells:
+        if text:
+            below.add_row(Text.assemble("    ", name), text)
+    if below.row_count:
+        console.print(below)
 
 
 def _texts(column: Column) -> list[Text]:

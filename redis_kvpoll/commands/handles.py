@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-from typing import Any
 
 from redis_kvpoll import checks
 from redis_kvpoll.commands import replies, shapes
@@ -54,10 +53,19 @@ def set_decode_prefix_len(room: int, generation: int, length: int) -> Command[bo
     return Command("set_decode_prefix_len", shapes.SET_PREFIX, [room], items, replies.flags, only)
 
 
-def look(room: int, generation: int) -> Command[Any, Opened | None]:
-    """What is there of a generation; None when there is another, or none."""
+def status(room: int, generation: int) -> Command[Opened | None, KVPoll | None]:
+    """The status of one generation; None when it is no more."""
 
-    def finish(_: list[int], found: list[Opened | None]) -> Opened | None:
-        return found[0] if found[0] is not None and found[0].generation == generation else None
+    def finish(_: list[int], found: list[Opened | None]) -> KVPoll | None:
+        return found[0].status if found[0] and found[0].generation == generation else None
 
-    return Command("look", shapes.ATTACH, [room], [], replies.attachments, finish)
+    return Command("status", shapes.ATTACH, [room], [], replies.attachments, finish)
+
+
+def decode_prefix_len(room: int, generation: int) -> Command[Opened | None, int]:
+    """The decode prefix length of one generation; 0 when there is none, or the generation is no more."""
+
+    def finish(_: list[int], found: list[Opened | None]) -> int:
+        return found[0].length if found[0] and found[0].generation == generation else 0
+
+    return Command("decode_prefix_len", shapes.ATTACH, [room], [], replies.attachments, finish)

@@ -21,8 +21,8 @@ T = TypeVar("T")
 MAX_BATCH = 1000
 """Rooms a call. A script blocks the server while it runs: 1,000 rooms are some 2 ms."""
 
-
 UNSAID = object()
+"""In the place of a status that a reply does not say; see ``Shape.leaves``."""
 
 
 @dataclass(frozen=True)
@@ -83,16 +83,17 @@ class Shape:
     script: Script
     keys: tuple[str, ...] = ("room",)
     first: tuple[str, ...] = ()
-    """The keys of the shard that go before those of the rooms; by feed, the reply begins with the id of its entry, by
-    epoch, with that (behind it)."""
+    """The keys of the shard that go before those of the rooms; by feed, the reply begins with the id of its entry."""
     once: tuple[str, ...] = ()
     item: tuple[str, ...] = ()
     reply: tuple[str, ...] = ("status",)
     codes: tuple[Outcome | Refusal, ...] = ()
+    """What the first word of a room in the reply can be, where that is an outcome."""
     prefix_in_prefill: bool = False
     """Whether a prefix key follows each room key in mode prefill, and only then."""
     epoch: bool = False
-    """Whether the epoch of the shard stands in the reply, behind the feed's id if there is one."""
+    """Whether the epoch of the shard stands in the reply, behind the feed's id if there is one: not always where
+    ``first`` has it, since a script that is only to give generations need not say it."""
     repeatable: bool = True
     """Whether it may be sent again when its reply was lost; what destroys may not."""
     leaves: Callable[[list[Any]], list[Any]] | None = None

@@ -61,4 +61,5 @@ class LeaseView:
 
     def __repr__(self) -> str:
         state = "lost" if self.lost else "held" if self._is_held else "not held"
-        return f"<{type(self).__name__} {self.name} {self.incarnation} {state}>"
+        incarnation = f" incarnation={self.incarnation}" if self.incarnation else ""
+        return f"<{type(self).__name__} {self.name!r}{incarnation} {state}>"

@@ -18,6 +18,7 @@ from redis_kvpoll.mirror.replica import Replica
 from redis_kvpoll.mirror.tasks import FollowerTask, await_outcome, until, waker
 from redis_kvpoll.mirror.view import LINGER, View, Watch, checked_wait, followed, groups
 from redis_kvpoll.status import KVPoll
+from redis_kvpoll.twins import share_docstrings
 
 
 class AsyncMirror(View):
@@ -188,4 +189,4 @@ class AsyncWaits(Watch):
         self._replica, self._tasks, self._loop = None, {}, None
 
 
-AsyncMirror.wait.__doc__ = Mirror.wait.__doc__
+share_docstrings(AsyncMirror, Mirror)

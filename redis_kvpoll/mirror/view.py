@@ -18,6 +18,7 @@ from redis_kvpoll.errors import FeedOffError, InvalidInputError, StoreClosedErro
 from redis_kvpoll.mirror.follow import Follower
 from redis_kvpoll.mirror.replica import Mark, Replica
 from redis_kvpoll.mirror.shard import Waiter
+from redis_kvpoll.standing import Watcher
 from redis_kvpoll.status import KVPoll
 
 D = TypeVar("D")
@@ -51,7 +52,7 @@ def groups(layout: Layout, clustered: bool) -> list[list[str]]:
     return [[tag] for tag in tags] if clustered else [tags]
 
 
-class Watch:
+class Watch(Watcher):
     """A replica of a store's table, kept up by followers. It hears what the store writes (see Delivery.watch)."""
 
     def __init__(self, delivery: Delivery) -> None:

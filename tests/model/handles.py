@@ -65,7 +65,7 @@ def sent(process: Process, layout: Layout, call: Call) -> Process:
     if call.shape not in CLEARING or process.held is None:
         return process
     held = store_of(process, layout)
-    held.end(call.tag, call.rooms)
+    held.end(call)
     fence = call.items[0].encode()
     is_over = not layout.rank and fence in (b"", process.held.generation)  # a rank leaves its last status behind
     return _with(process, held)._replace(ended=process.held.generation if is_over else process.ended)

@@ -85,7 +85,8 @@ class Bench:
             unbound = Blocking(loose, side.runner) if side.runner else loose
             assert failed(outcome(unbound.status)), "a handle of no store was used"
             bound.append(side.stores[who].attach(loose))
-            assert isinstance(loose, Handle) and bound[-1] == one
+            assert isinstance(loose, Handle)
+            assert bound[-1] == one
             assert (bound[-1].id, bound[-1].request, bound[-1].generation) == (room, named[1], one.generation)
         return who, room, named, bound
 
@@ -207,7 +208,7 @@ class Loss:
 
     def adopted(self, room, was, fields):
         world = self.world
-        assert fields["generation"] == was.life and fields.get("request") == was.request, (room, fields)
+        assert (fields["generation"], fields.get("request")) == (was.life, was.request), (room, fields)
         assert fields.get("reason") in (None, was.reason), (room, fields)
         there = Life(was.world_size, world.now, life=was.life, request=was.request, openers=was.openers)
         there.live, there.cleared = ranks(fields, "status:"), ranks(fields, "cleared:")

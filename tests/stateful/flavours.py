@@ -102,7 +102,8 @@ def mirror(bench, who, room, status):
 
 def look_through(store, rooms, room, status):
     with store.mirror() as copy:
-        assert copy.synced and copy.lag < 60
+        assert copy.synced
+        assert copy.lag < 60
         end = copy.on_change(lambda *change: None)
         before = copy.poll(rooms)
         update = outcome(lambda: store.update_status(room, status))
@@ -114,7 +115,8 @@ def look_through(store, rooms, room, status):
 
 async def alook(store, rooms, room, status):
     async with store.mirror() as copy:
-        assert copy.synced and copy.lag < 60
+        assert copy.synced
+        assert copy.lag < 60
         end = copy.on_change(lambda *change: None)
         before = copy.poll(rooms)
         update = await aoutcome(store.update_status(room, status))
@@ -134,7 +136,7 @@ def leave(bench, handle):
     """A with statement that ends clears the room."""
     who, room, (life, _), handles = handle
     bench.processes[who].room_clear(room, life)
-    for side, one in zip(bench.sides, handles, strict=True):
+    for one in handles:
         with one:
             assert one.namespace == "default"
 

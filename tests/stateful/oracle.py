@@ -234,13 +234,15 @@ class Process(Speaker):
         world, there = self.table, self.table.rooms.get(room)
         self.check_lease("open")
         is_mine = there is not None and there.request == request
-        if there and (not is_mine and there.status != FAILED or is_mine and self.rank in there.cleared):
+        is_free = self.rank not in there.cleared if is_mine else there is None or there.status == FAILED
+        if not is_free:
             raise RoomBusyError(room, there.status, 0.0, there.owner, there.request)
         if is_mine and there.world_size != self.world_size:
             raise WorldSizeMismatchError(room, "open", str(there.world_size or 0))
         if not is_mine:
             if there or (room in world.lengths and world.lengths[room].life is not None):
                 world.lengths.pop(room, None)
+            world.owned.pop(room, None)
             there = self.create(room, request)
         if self.own(there) is None:
             self.put(there, FAILED if there.status == FAILED else KVPoll(status))

@@ -1,8 +1,8 @@
 """One of the servers that do the same, with its stores: fakeredis, or a real one. And how time passes there.
 
-On fakeredis the clock is moved. On a real server all that ends comes nearer: TTLs, and the times in the leases. What the
-stores themselves remember (until when a room lives, when to touch) is a matter of this process's clock, which stands
-above us, and is brought nearer, too.
+On fakeredis the clock is moved. On a real server all that ends comes nearer: TTLs, and the times in the leases. What
+the stores themselves remember (until when a room lives, when to touch) is a matter of this process's clock, which
+stands above us, and is brought nearer, too.
 """
 
 from __future__ import annotations

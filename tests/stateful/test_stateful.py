@@ -7,7 +7,7 @@ import inspect
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from redis_kvpoll import AsyncStatusStore, StatusStore
@@ -38,7 +38,13 @@ def test_both_servers_and_the_oracle_agree(real_servers, watched, flavour):
         stores_use = server.store_client() if flavour == "sync" else server.async_client()
         sides.append((server, server.client(decode_responses=True), stores_use))
     count = EXAMPLES[flavour]
-    how_many = settings(examples(count), max_examples=count * 20 if LONG else count, stateful_step_count=STEPS)
+    how_many = settings(
+        examples(count),
+        max_examples=count * 20 if LONG else count,
+        stateful_step_count=STEPS,
+        # To shrink an example of so many steps on two servers takes minutes; that is for who looks for the cause.
+        phases=tuple(Phase) if LONG else (Phase.explicit, Phase.generate),
+    )
     run_state_machine_as_test(lambda: Machine(sides, flavour), settings=how_many)
 
 
