@@ -127,7 +127,7 @@ IN_LUA = [
         "condemned at the first look",
         "lease.lua",
         "if marked_ms == '0' or",
-        "if false then",
+        "if false and",
         "test_leases.py::TestDying::test_two_looks_fail_the_live_rooms[fakeredis-sync]",
     ),
     (

@@ -37,7 +37,7 @@ def test_nothing_that_can_happen_breaks_a_promise(name, request):
 # Faults that must be found: (setting, script, what stands there, what is put there, what is said of it)
 FAULTS = [
     ("leases", "lease", "math.max(2 * heartbeat_ms, 600)", "0", "was condemned, and it lives"),
-    ("leases", "lease", "if marked_ms == '0' then", "if false then", "was condemned, and it lives"),
+    ("leases", "lease", "if marked_ms == '0' or", "if false and", "was condemned, and it lives"),
     ("leases", "lease", "now_ms, '0'}, ' ')", "now_ms, '1'}, ' ')", "was condemned, and it lives"),
     ("leases", "lease", "now_ms - beaten_ms - ttl_ms <= 0", "false", "was condemned, and it lives"),
     ("leases, loss", "lease", "local is_lost = there > incarnation", "local is_lost = there ~= ''", "called lost"),
