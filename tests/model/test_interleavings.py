@@ -86,7 +86,7 @@ FAULTS = [
     ("fenced", "strict", "open", "local is_mine = there.status and", "local is_mine = false and", "was refused as if"),
     ("loss", "compat", "restate", "role ~= 'opener' or not", "not", "a guest created"),
     ("loss", "compat", "restate", "has > generation or", "false or", "which is older"),
-    ("loss", "strict", "restate", "if outcome ~= 3 then put(", "if false then put(", ""),
+    ("loss", "strict", "restate", "if outcome ~= 3 then", "if false then", ""),
     ("loss, clock behind", "compat", "open", "if last < seen then last = seen end", "", "was given after"),
     (
         "loss, clock behind",
