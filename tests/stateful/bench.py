@@ -13,7 +13,7 @@ from tests.blocking import Blocking
 from tests.ranked import Lengths
 from tests.servers import keys_without_ttl
 from tests.stateful.oracle import FAILED, Life, Process, World
-from tests.stateful.side import NAMESPACE, Side
+from tests.stateful.side import NAMESPACE, Side, version_of
 
 # Time passes in whole steps, and what ends does so half-way between two: no key is ever looked at in its last moment,
 # however long a slow machine takes for an example.
@@ -137,7 +137,7 @@ class Bench:
             fields |= {"failed_by": there.failed_by, "request": there.request, "owner": there.owner}
             fields |= {"incarnation": there.lease and there.lease.incarnation}
             if there.world_size:
-                fields |= {"world_size": str(there.world_size), "version": str(there.version)}
+                fields |= {"world_size": str(there.world_size), "version": str(version_of(there.version))}
             fields |= {f"status:{rank}": status.name for rank, status in there.live.items()}
             fields |= {f"cleared:{rank}": status.name for rank, status in there.cleared.items()}
             fields = {name: value for name, value in fields.items() if value is not None}
@@ -284,5 +284,8 @@ def shown(value):
             value, opened_at=0, updated_at=0, ttl=int(value.ttl) // STEP, ranks=dict(value.ranks)
         )
     if isinstance(value, list):
-        return [one._replace(generation=0) if isinstance(one, Consensus) else one for one in value]
+        return [
+            one._replace(generation=0, version=version_of(one.version)) if isinstance(one, Consensus) else one
+            for one in value
+        ]
     return sorted(value) if hasattr(value, "__next__") else value

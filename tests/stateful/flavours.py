@@ -135,10 +135,15 @@ async def aoutcome(coroutine):
 def leave(bench, handle):
     """A with statement that ends clears the room."""
     who, room, (life, _), handles = handle
-    bench.processes[who].room_clear(room, life)
+    expected = outcome(lambda: bench.processes[who].room_clear(room, life))
     for one in handles:
-        with one:
-            assert one.namespace == "default"
+        found = outcome(lambda one=one: left(one))
+        assert failed(found) == failed(expected), (found, expected)
+
+
+def left(handle):
+    with handle:
+        assert handle.namespace == "default"
 
 
 def lease(bench, who, room):

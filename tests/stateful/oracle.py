@@ -294,6 +294,8 @@ class Process(Speaker):
         was = self.view(there) if there and there.world_size else there and there.status
         if self.life(room, life) is None:
             return Update(Outcome.STALE, was)
+        if self.rank is not None and there.world_size != self.world_size:
+            raise WorldSizeMismatchError(room, "clear", str(there.world_size or 0))
         self.clear(room)
         return Update(Outcome.STALE if was is None else Outcome.CLEARED, was)
 
