@@ -71,7 +71,7 @@ def test_a_long_owner_is_whole_on_a_narrow_terminal(width, monkeypatch):
     out = io.StringIO()
     monkeypatch.setattr(owners_view, "Console", lambda **_: Console(file=out, width=width))
     name = "rack7/node-0123.cluster.example:9000"
-    owners_view._print_leases([Owner(name, 1, 5.0, 0.5, 1e9, "lost", "the name was taken again", 1234)])
+    owners_view._print_owners([Owner(name, 1, 5.0, 0.5, 1e9, "lost", "the name was taken again", 1234)])
     lines = [line.rstrip() for line in out.getvalue().splitlines()]
     assert max(map(len, lines)) <= width
     assert lines[1].startswith(name)

@@ -18,7 +18,7 @@ from redis_kvpoll.cli.app import kvpoll
 from tests.fuzzing import examples
 
 DOCUMENTED = {0, 1, 2, 3, 130}
-WRITING = {"clear", "reap"}
+WRITING = {"abort", "clear", "reap"}
 """They may write when they succeed; no other command ever."""
 PATIENCE = 10.0
 

@@ -196,7 +196,7 @@ class TestGuests:
         opener.join()
 
     def test_without_an_opener_it_is_stale_in_the_end(self, make_store, client):
-        guest = make_opened(make_store, deadline=0.3)
+        guest = make_opened(make_store, deadline=0.8)
         client.flushall()
         assert guest.update(KVPoll.Success) == Update(Outcome.STALE, None)
         assert on_server(client) == {}
