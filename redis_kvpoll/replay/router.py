@@ -100,10 +100,10 @@ class Router:
         settled_at = time.monotonic() + SETTLE_SECONDS
         while time.monotonic() < settled_at:
             self._attend(0.02, "finishing", total)
-        self._sweep.begin(self._ledger)
         while self._sweep.is_watching():  # by the workers' leases, so before they go
             self._attend(0.02, "orphans are failed", total)
         self._pool.stop()
+        self._sweep.begin(self._ledger)
         while self._sweep.is_waiting(time.monotonic()):
             self._tell("orphans expire", total)
             time.sleep(SNAPSHOT_SECONDS)
