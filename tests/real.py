@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import socket
 import time
 from collections.abc import Callable
@@ -82,6 +83,11 @@ def until(condition: Callable[[], Any], what: str, seconds: float = 20.0) -> Any
         assert time.monotonic() < give_up_at, f"never came: {what}"
         time.sleep(0.01)
     return answer
+
+
+def hear_ctrl_c() -> None:
+    """Whoever runs the tests in the background has it ignored, and what is ignored is inherited."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def at_the_second_pause(monkeypatch: pytest.MonkeyPatch, do: Callable[[], Any]) -> list[int]:

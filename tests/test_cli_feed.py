@@ -180,7 +180,12 @@ class Tailing:
     def __init__(self, url, *options, stdout=subprocess.PIPE):
         words = ("-m", "redis_kvpoll.cli", "tail", "--redis", url, "-n", "prod", *options)
         self.process = subprocess.Popen(
-            [sys.executable, *words], stdout=stdout, stderr=subprocess.PIPE, text=True, start_new_session=True
+            [sys.executable, *words],
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            preexec_fn=real.hear_ctrl_c,
         )
 
     def __enter__(self):

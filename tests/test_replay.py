@@ -17,6 +17,7 @@ from redis_kvpoll.replay.hazards import MAX_LATE_SECONDS, Rates
 from redis_kvpoll.replay.messages import Plan
 from redis_kvpoll.replay.router import Run
 from tests import servers as matrix
+from tests.real import hear_ctrl_c
 
 
 class TestWholeRuns:
@@ -91,11 +92,6 @@ class TestWholeRuns:
         assert process.returncode != 0
         wait_for(lambda: not marked(mark))
         wait_for(lambda: not list(tmp_path.glob("kvpoll-*")))
-
-
-def hear_ctrl_c():
-    """Whoever runs the tests in the background has it ignored, and what is ignored is inherited."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def marked(mark):
