@@ -188,8 +188,8 @@ class Held:
         width = len(call.shape.item)
         for number, room in enumerate(call.rooms):
             code, status = reply[number * 2], reply[number * 2 + 1]
-            status_words = call.items[number * width : (number + 1) * width]
-            generation = int(status_words[1] or 0) if width == 3 else 0
+            words = call.items[number * width : (number + 1) * width]
+            generation = int(words[1] or 0) if call.shape is WRITE else 0
             claim = claims.get(room)
             if claim is None:
                 if generation and code in _DONE and known(status) is not None:
@@ -202,7 +202,7 @@ class Held:
             elif code in _DONE:
                 self._take(claim, known(status), now)
                 if code == Outcome.FAILED.value and call.shape is not UPDATE:
-                    claim.reason = claim.reason or status_words[-1]
+                    claim.reason = claim.reason or words[-1]
 
     def _restated(self, call: Call, reply: Sequence[Any], now: float) -> None:
         claims = self.claims(call.tag)

@@ -41,7 +41,7 @@ class Renewable(Protocol):
         """Raise LeaseLostError if it is known to be lost."""
 
 
-FENCED = (UPDATE, WRITE, OPEN)
+UNDER_LEASE = (UPDATE, WRITE, OPEN)
 """What a store whose lease is lost may not do, whatever the shard would say."""
 
 
@@ -102,7 +102,7 @@ class Restating(Standing):
 
     def form(self, command: Command[Any, Any], layout: Layout) -> list[Call]:
         """A command's calls. What they clear is from now on not brought back."""
-        if self.lease is not None and command.shape in FENCED:
+        if self.lease is not None and command.shape in UNDER_LEASE:
             self.lease.check(command.operation)
         calls = command.calls(layout)
         if self.held and command.shape in CLEARING:
