@@ -49,7 +49,7 @@ for i = 1, (#ARGV - 10) / 6 do
     end
     if outcome ~= 3 then
       clock()
-      if rank ~= '' and now_us - (there.version or 0) > 0 then redis.call('HSET', room, 'version', now_us) end
+      if now_us - (there.version or 0) > 0 then there.version = now_us end
       put(room, there, incoming, ARGV[at + 3])
     end
     if ARGV[at + 4] ~= '' then

@@ -98,8 +98,12 @@ local function put(room, there, status, reason)
   local was = there.status
   there[own] = status
   there.status = agreement(there)
-  redis.call('HSET', room, own, status, 'status', there.status, 'updated_ms', now_ms)
-  if rank ~= '' then redis.call('HINCRBY', room, 'version', '1') end
+  if rank == '' then
+    redis.call('HSET', room, 'status', status, 'updated_ms', now_ms)
+  else
+    local version = string.format('%.0f', (there.version or 0) + 1)
+    redis.call('HSET', room, own, status, 'status', there.status, 'updated_ms', now_ms, 'version', version)
+  end
   local is_first = false
   if there.status ~= 'Failed' then
     if was == 'Failed' then redis.call('HDEL', room, 'reason', 'failed_by') end
