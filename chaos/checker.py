@@ -17,6 +17,7 @@ from typing import NamedTuple
 from chaos import fenced, rules
 from chaos.history import Done, Fault, History
 from chaos.violations import Span, Violation
+from redis_kvpoll.held import PATIENCE
 
 SLACK = 2.5
 """Seconds beyond the deadline: one for a thread that hangs (see StatusStore), the rest for a machine that is busy."""
@@ -44,8 +45,11 @@ class Cause(NamedTuple):
     done: Done | None = None
 
 
-def check(history: History, refusals: Sequence[str] = ()) -> list[Violation]:
-    """All that is wrong with a history. ``refusals`` are words of the refusals that its faults explain."""
+def check(
+    history: History, refusals: Sequence[str] = (), shard: Callable[[int], object] = lambda room: None
+) -> list[Violation]:
+    """All that is wrong with a history. ``refusals`` are words of the refusals that its faults explain, and ``shard``
+    says where a room is."""
     found: list[Violation] = []
     by_room: defaultdict[int, list[Done]] = defaultdict(list)
     for done in history.calls:
@@ -58,7 +62,7 @@ def check(history: History, refusals: Sequence[str] = ()) -> list[Violation]:
     for of_room in by_room.values():
         found += goes_back(of_room, losses, late)
         found += comes_back(of_room, returns, late)
-    found += fenced.check(history.calls, history.faults, late)
+    found += fenced.check(history.calls, history.faults, late, shard)
     found += wrong_errors(history, refusals)
     found += waits_too_long(history)
     return found
@@ -84,7 +88,7 @@ def goes_back(of_room: list[Done], losses: list[Span], span: Callable[[Done], Sp
     befores = [Look(at, done) for done in of_room if (at := rules.place_before(done)) is not None]
     seconds = befores + [look for look in afters if look.done.name not in rules.CLEARS]
     return [
-        Violation("a room went back", f"from {first.done} to {second.done}")
+        Violation("a room went back", f"from {first.done} to {second.done}", first.done.room)
         for first, second in _pairs(afters, seconds, removals)
         if second.place < first.place
     ]
@@ -96,7 +100,7 @@ def comes_back(of_room: list[Done], returns: list[Span], span: Callable[[Done], 
     absent = [Look(rules.ABSENT, done) for done in of_room if rules.place_after(done) == rules.ABSENT]
     present = [Look(at, done) for done in of_room if (at := rules.place_before(done) or rules.place_after(done))]
     return [
-        Violation("a room came back", f"after {first.done}, {second.done}")
+        Violation("a room came back", f"after {first.done}, {second.done}", first.done.room)
         for first, second in _pairs(absent, present, creations)
     ]
 
@@ -136,10 +140,15 @@ def _unexplained(done: Done, history: History, refusals: Sequence[str]) -> str:
         return "an exception that nobody documented"
     if done.ended - done.began < history.deadline - EARLY:
         return "a call gave up before its deadline"
-    if done.name in fenced.NAMES and any(overlap(done, [fault]) for fault in history.faults if fault.anew):
-        return ""  # most of its time may have gone by in waiting for the opener of its room
+    if done.name in fenced.NAMES and any(_may_wait_for_opener(done, fault) for fault in history.faults):
+        return ""  # most of its time may have gone by in that
     outages = [fault for fault in history.faults if fault.outage or fault.worker == done.worker]
     return "" if overlap(done, outages) > history.deadline / 2 else "a call failed for a fault that it should outlive"
+
+
+def _may_wait_for_opener(done: Done, fault: Fault) -> bool:
+    """Whether it may have been the call of a guest, whose room was to come back by its opener."""
+    return fault.anew and fault.began < done.ended and fault.ended + PATIENCE > done.began
 
 
 def failure(done: Done) -> str:

@@ -25,6 +25,8 @@ LOST = re.compile(r"owner .* lost")
 OPENS = frozenset({"open", "attach"})
 WRITES = frozenset({"write", "fail"})
 NAMES = OPENS | WRITES | {"release", "look", "entry"}
+NOT_ASKED = frozenset({"mirror", "wait"})
+"""What is answered by a local copy."""
 OVER, SOMEWHERE = 0, 0.5
 """The places of a generation that is no longer the room's, and of one that is, at a status that nobody says."""
 
@@ -36,20 +38,41 @@ class Look(NamedTuple):
     done: Done
 
 
-def check(calls: Iterable[Done], faults: list[Fault], span: Callable[[Done], Span]) -> list[Violation]:
+class Absence(NamedTuple):
+    """The time in which a generation may not be there, since its openers have not said it again yet."""
+
+    fault: Fault
+    span: Span
+
+
+def check(
+    calls: Iterable[Done], faults: list[Fault], span: Callable[[Done], Span], shard: Callable[[int], object]
+) -> list[Violation]:
     """All that is wrong with the fenced part of a history. ``span`` says when a call may have been carried out."""
     found: list[Violation] = []
     rooms: defaultdict[int, list[Done]] = defaultdict(list)
+    answered: defaultdict[tuple[int, object], list[Done]] = defaultdict(list)
     for done in calls:
         if done.name in NAMES:
             rooms[done.room].append(done)
-    for of_room in rooms.values():
+        if not done.error and done.ended < math.inf and done.name not in NOT_ASKED:
+            answered[done.worker, shard(done.room)].append(done)
+    for room, of_room in rooms.items():
         found += shared_generations(of_room)
-        calm = [done for done in of_room if not _is_disturbed(done, faults)]
-        for generation in sorted({done.generation for done in calm} - {""}):
-            found += goes_back(generation, of_room, calm, faults, span)
-            found += comes_back(generation, calm, faults)
+        for generation in sorted({done.generation for done in of_room} - {""}):
+            openers = {done.worker for done in of_room if done.name == "open" and done.generation == generation}
+            theirs = [answered[opener, shard(room)] for opener in sorted(openers)]
+            absences = [Absence(fault, Span(fault.began, _restored(fault, theirs))) for fault in faults if fault.anew]
+            calm = [done for done in of_room if not _is_disturbed(done, absences)]
+            found += goes_back(generation, of_room, calm, faults, absences, span)
+            found += comes_back(generation, calm, faults, absences)
     return found
+
+
+def _restored(fault: Fault, openers: list[list[Done]]) -> float:
+    """When each of these has said again what it holds: that goes before the first call that it makes thereafter."""
+    firsts = [min((done.ended for done in calls if done.began >= fault.ended), default=0.0) for calls in openers]
+    return max([fault.ended + RESTORED, *firsts])
 
 
 def shared_generations(of_room: list[Done]) -> list[Violation]:
@@ -64,7 +87,12 @@ def shared_generations(of_room: list[Done]) -> list[Violation]:
 
 
 def goes_back(
-    generation: str, of_room: list[Done], calm: list[Done], faults: list[Fault], span: Callable[[Done], Span]
+    generation: str,
+    of_room: list[Done],
+    calm: list[Done],
+    faults: list[Fault],
+    absences: list[Absence],
+    span: Callable[[Done], Span],
 ) -> list[Violation]:
     """A generation that is behind where it was, or gone though nobody may have cleared it."""
     ends = [span(done) for done in of_room if done.name == "release" and done.generation in ("", generation)]
@@ -76,18 +104,22 @@ def goes_back(
         if second.place >= first.place or second.place == SOMEWHERE:
             continue
         between = Span(first.done.began, second.done.ended)
-        if _any_met(ends, between) and (second.place == OVER or _undone(between, faults)):
+        if second.place == OVER and _any_met(ends, between):
             continue
+        if second.place != OVER and _any_met(ends + renewals, between) and _undone(between, absences):
+            continue  # it was over, and its opener knows neither that nor what came before
         if second.place == OVER and _any_met(renewals, between):
-            while_lost = any(fault.loses and _any_met(renewals, _lost(fault)) for fault in faults)
+            while_lost = any(absence.fault.loses and _any_met(renewals, absence.span) for absence in absences)
             if first.place != rules.FAILED and not _any_met(failures, between) and not while_lost:
-                found.append(Violation("a living room was given away", f"from {first.done} to {second.done}"))
+                found.append(
+                    Violation("a living room was given away", f"from {first.done} to {second.done}", first.done.room)
+                )
             continue
-        found.append(Violation("a generation went back", f"from {first.done} to {second.done}"))
+        found.append(Violation("a generation went back", f"from {first.done} to {second.done}", first.done.room))
     return found
 
 
-def comes_back(generation: str, calm: list[Done], faults: list[Fault]) -> list[Violation]:
+def comes_back(generation: str, calm: list[Done], faults: list[Fault], absences: list[Absence]) -> list[Violation]:
     """A generation that was over, and is there again."""
     rollbacks = [Span(fault.began, fault.ended) for fault in faults if fault.loses == "latest"]
     ours = [done for done in calm if done.generation == generation]
@@ -98,8 +130,8 @@ def comes_back(generation: str, calm: list[Done], faults: list[Fault]) -> list[V
         # A clear that a living opener has not seen may be undone by it: docs/guarantees.md.
         knew = {done.worker for done in ours if _says_over(done) and done.began < second.done.ended}
         keepers = {done.worker for done in ours if done.name == "open"} - knew
-        if not (keepers and _undone(Span(first.done.began, second.done.ended), faults)):
-            found.append(Violation("a generation came back", f"after {first.done}, {second.done}"))
+        if not (keepers and _undone(Span(first.done.began, second.done.ended), absences)):
+            found.append(Violation("a generation came back", f"after {first.done}, {second.done}", first.done.room))
     return found
 
 
@@ -157,10 +189,9 @@ def _place(done: Done) -> float:
     return rules.place(done.answer[1])
 
 
-def _undone(between: Span, faults: list[Fault]) -> bool:
+def _undone(between: Span, absences: list[Absence]) -> bool:
     """Whether a clear may have been undone by an opener who has not seen it, with what that knew last."""
-    # It may say so a while after the fault: when its own next call, or heartbeat, finds the other server.
-    return any(fault.anew and _any_met([_lost(fault)], between) for fault in faults)
+    return any(_any_met([absence.span], between) for absence in absences)
 
 
 def _says_over(done: Done) -> bool:
@@ -179,14 +210,9 @@ def _pairs(looks: list[Look], between: list[Span]) -> Iterator[tuple[Look, Look]
                 yield over, second
 
 
-def _is_disturbed(done: Done, faults: list[Fault]) -> bool:
+def _is_disturbed(done: Done, absences: list[Absence]) -> bool:
     """Whether it fell into a time in which data was lost and not yet brought back."""
-    return any(fault.loses and _any_met([Span(done.began, done.ended)], _lost(fault)) for fault in faults)
-
-
-def _lost(fault: Fault) -> Span:
-    """The time in which its owner may not have brought a room back: then another may open it."""
-    return Span(fault.began, fault.ended + RESTORED)
+    return any(absence.fault.loses and _any_met([Span(done.began, done.ended)], absence.span) for absence in absences)
 
 
 def _any_met(spans: list[Span], between: Span) -> bool:

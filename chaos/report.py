@@ -4,10 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from chaos.history import JUDGE, Done, Fault
 from chaos.run import Verdict
 
 SHOWN = 5
 """Violations of a run in full; of more, how many there are."""
+
+
+def story(verdict: Verdict, room: int | None) -> list[str]:
+    """What happened to a room, and meanwhile to all: seconds since the first call on it."""
+    calls = [done for done in verdict.history.calls if done.room == room and done.name != "mirror"]
+    if not calls:
+        return []
+    first = min(done.began for done in calls)
+    happened: list[Done | Fault] = [*calls, *(fault for fault in verdict.history.faults if fault.ended > first)]
+    happened.sort(key=lambda one: one.began)
+    return [f"  {one.began - first:8.3f} to {one.ended - first:8.3f}  {_told(one)}" for one in happened]
+
+
+def _told(one: Done | Fault) -> str:
+    if isinstance(one, Fault):
+        return f"FAULT {one.name}" + (f" {one.worker}" if one.worker is not None else "")
+    who = "judge" if one.worker == JUDGE else f"worker {one.worker}"
+    return f"{who}: {one.name} {one.argument} through {one.generation or '-'}: {one.error or one.answer}"
 
 
 def report(verdicts: Iterable[Verdict]) -> str:
@@ -31,6 +50,7 @@ def report(verdicts: Iterable[Verdict]) -> str:
     for one in verdicts:
         for violation in one.violations[:SHOWN]:
             lines.append(f"VIOLATION in {one.name}: {violation.rule}: {violation.what}")
+            lines += story(one, violation.room)
         if len(one.violations) > SHOWN:
             lines.append(f"VIOLATION in {one.name}: and {len(one.violations) - SHOWN} more")
     lines.append("")

@@ -16,7 +16,7 @@ from chaos.history import Done, Fault, History
 from chaos.scenarios import NAMESPACE, Field, Scenario
 from chaos.violations import Violation
 from chaos.worker import Plan
-from redis_kvpoll import StatusStore
+from redis_kvpoll import StatusStore, keys
 
 WORKERS = 4
 DEADLINE = 5.0
@@ -38,6 +38,7 @@ class Verdict:
     """The errors that operations ended with, by their class; those of a wait that say how it went are none."""
     violations: list[Violation]
     longest_wait: float
+    history: History
 
 
 def run(name: str, scenario: Scenario, seconds: float, seed: int) -> Verdict:
@@ -59,7 +60,7 @@ def run(name: str, scenario: Scenario, seconds: float, seed: int) -> Verdict:
             looks = look(field, rooms)
             copies = crew.copies(rooms)
             kept = History([*crew.calls(), *looks], faults, DEADLINE)
-            found = checker.check(kept, field.refusals)
+            found = checker.check(kept, field.refusals, lambda room: keys.tag(NAMESPACE, field.shards, room))
             found += fenced.lives_on(looks, killed, field.lease) + fenced.taken_for_dead(looks, hurt)
             found += checker.check_end({d.room: d.answer for d in looks if d.name == "poll"}, copies, ttls(field), TTL)
             found += [Violation("a worker complained", text) for text in crew.complaints()]
@@ -72,6 +73,7 @@ def run(name: str, scenario: Scenario, seconds: float, seed: int) -> Verdict:
         Counter(filter(None, made.values())),
         found,
         checker.longest_wait(kept),
+        kept,
     )
 
 

@@ -10,6 +10,8 @@ class Violation(NamedTuple):
 
     rule: str
     what: str
+    room: int | None = None
+    """The one that it is about."""
 
 
 class Span(NamedTuple):

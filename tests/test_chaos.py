@@ -323,6 +323,19 @@ class TestFaultsAndHandles:
         cleared = released(at, at + 0.1, worker=1)
         assert rules(OPENED, cleared, entry(BOOT, 14, 15), faults=[fault(10, 11, anew=True)]) == rule
 
+    @pytest.mark.parametrize(("asked_at", "rule"), [(13, []), (11.2, [GEN_AGAIN])])
+    def test_an_opener_has_found_it_by_the_end_of_its_first_call(self, asked_at, rule):
+        asked = update(BOOT, "CREATED", BOOT, asked_at, asked_at + 0.6)._replace(room=99)
+        cleared = released(13.5, 13.6, worker=1)
+        assert rules(OPENED, asked, cleared, entry(BOOT, 14, 15), faults=[fault(10, 11, anew=True)]) == rule
+
+    @pytest.mark.parametrize("anew", [True, False])
+    def test_an_opener_may_know_neither_the_failure_nor_who_came_after_it(self, anew):
+        failed = handle("fail", FAIL, ["FAILED", FAIL], 4, 5, worker=1)
+        other = opened(6, 7, generation=H, request="b", worker=1), released(8, 9, generation=H, worker=1)
+        found = rules(OPENED, MOVED, failed, *other, entry(MOVE, 14, 15), faults=[fault(9.5, 11, anew=anew)])
+        assert found == ([] if anew else [GEN_AGAIN, GEN_BACK])
+
     @pytest.mark.parametrize(("at", "rule"), [(12, []), (16, [GIVEN])])
     def test_what_was_lost_may_be_opened_anew_before_its_owner_comes_back(self, at, rule):
         anew = opened(at, at + 0.5, generation=H, request="b", worker=1)
@@ -352,4 +365,6 @@ class TestFaultsAndHandles:
     def test_a_guest_s_time_may_go_by_in_waiting_for_its_opener(self):
         failed = handle("write", OK, None, 0, 5)._replace(error="StoreUnavailableError: …")
         assert rules(failed, faults=[fault(4, 4.5, outage=True, anew=True)]) == []
+        assert rules(failed, faults=[fault(-9, -8, anew=True)]) == []
+        assert rules(failed, faults=[fault(-12, -11, anew=True)]) == [NOT_OUTLIVED]
         assert rules(failed, faults=[fault(4, 4.5, outage=True)]) == [NOT_OUTLIVED]
