@@ -109,7 +109,10 @@ class Link:
                 raise
             self._joined.set_result(None)
             running = [asyncio.create_task(task) for task in tasks]
-            await self._ending.wait()
+            ending = asyncio.create_task(self._ending.wait())
+            over, _ = await asyncio.wait([ending, *running], return_when=asyncio.FIRST_COMPLETED)
+            if ending not in over:
+                over.pop().result()  # raises: those others never end by themselves
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LEAVE_SECONDS):
                     self._teller.see_to(self.book.news())
@@ -186,7 +189,7 @@ class Link:
     def _heard_of_prefill(self, store: AsyncStatusStore, room: int, status: KVPoll | None) -> None:
         """The prefill side has failed what we wait for. What has been transferred needs it no more."""
         if status is KVPoll.Failed and dict.get(self.book.statuses, room) not in (None, FAILED, SUCCESS):
-            self._ask(store, room, self._teller.knows(room), True)
+            self._ask(store, room, self.book.number_of(room), True)
 
     def _ask(self, store: AsyncStatusStore, room: int, number: int | None, is_to_be_said: bool) -> None:
         if number is not None:
