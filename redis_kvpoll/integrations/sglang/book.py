@@ -67,7 +67,7 @@ class Book:
         """The rooms for whose reason somebody waits."""
         self.untold = 0
         """Uses that the table will never hear of."""
-        self._wake = wake
+        self.wake = wake
         self._clock = clock
         self._lock = threading.Lock()
         self._heard = threading.Condition(self._lock)
@@ -261,7 +261,7 @@ class Book:
 
     def _say(self, room: int) -> None:
         if not self._news:
-            self._wake()
+            self.wake()
         self._news[room] = None
 
     def _bound(self) -> None:

@@ -42,7 +42,7 @@ def _link(manager: Any) -> Link | None:
     except KVPollError as error:
         complain(f"{error}")
     except TimeoutError:
-        complain("no answer in time: check KVPOLL_URL, and that Redis is up and reachable")
+        complain("no answer in time (KVPOLL_JOIN): check KVPOLL_URL, and that Redis is up and reachable")
     except Exception as error:
         complain(f"{type(error).__name__}: {error}")
     else:

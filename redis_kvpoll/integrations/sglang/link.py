@@ -95,7 +95,7 @@ class Link:
         except BaseException as error:
             if not self._joined.done():
                 self._joined.set_exception(error)
-            else:
+            elif self._joined.exception() is None:
                 logger.exception("%s has lost its link to the table; SGLang goes on without it", self.place.owner)
 
     async def _main(self) -> None:

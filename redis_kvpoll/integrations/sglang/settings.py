@@ -26,8 +26,8 @@ class Settings:
     ttl: float = DEFAULT_TTL
     terminal_ttl: float = DEFAULT_TERMINAL_TTL
     deadline: float = DEFAULT_DEADLINE
-    join: float = 5.0
-    """What the start may take; then SGLang goes on without the table."""
+    join: float = 10.0
+    """What the start may take; then SGLang goes on without the table. More than ``deadline``, whose error says more."""
     shards: int | None = None
     feed: int | None = None
 
