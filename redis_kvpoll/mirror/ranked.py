@@ -59,6 +59,7 @@ class RankShard(Shard):
         self.uncertain.clear()
         self._own.clear()
         self._looked.clear()
+        self._looked_to = NOWHERE
 
     def unconfirmed(self) -> list[int]:
         return list(self._unconfirmed | self._unread)
