@@ -144,8 +144,10 @@ class RankedServer(Server):
         self.speakers = [*(Speaker(self.table, rank, 3) for rank in range(3)), Speaker(self.table)]
         self.ranks = {room: [(-1, None, None)] for room in ROOMS}
         """Where the ranks of each room were: (since which id, in which of its lives, their statuses or None)."""
+        self.twins = []
+        """Lives that another process of the first rank began."""
 
-    def act(self, who, name, rooms, *arguments):
+    def act(self, who, name, rooms, *arguments, is_own=False):
         """An operation on one room after the other in one step, in one entry; its id, and an answer for each."""
         fields, answers, told = [], [], []
         for room in rooms:
@@ -166,6 +168,8 @@ class RankedServer(Server):
             if not changed(answers[-1]):
                 continue
             told.append(room)
+            if who == 0 and there is not before and not is_own:
+                self.twins.append(there)
             if name not in ("abort", "touch", "record_failure") and who < 3 and there:
                 own = there.live.get(who)
                 kind = b"rank" if there is before else b"first"
@@ -262,7 +266,7 @@ class RankedRun(Run):
         mark = self.replica.departing()
         name = {None: "clear", "abort": "abort", "reopen": "reopen"}.get(status, "update_status")
         rooms = rooms if name in ("clear", "update_status") else rooms[:1]
-        feed_id, answers = self.server.act(0, name, rooms, *([status] if name == "update_status" else []))
+        feed_id, answers = self.server.act(0, name, rooms, *([status] if name == "update_status" else []), is_own=True)
         if feed_id is None:
             return  # nothing was written: its reply has no id
         if name == "clear":
@@ -317,11 +321,17 @@ class RankedRun(Run):
                 assert self.server.ranks_could_be(room, at, shown), f"room {room} shows {shown}"
 
     def is_of_one_life(self, room, at, shown):
-        """Whether the others are as they were at once, then or later, in a life in which this rank was as shown."""
+        """Whether the others are as they were at once, then or later, in a life in which this rank was as shown.
+
+        A reply does not tell of the lives that a second process of the same rank has begun meanwhile.
+        """
         others = {rank: status for rank, status in shown.items() if rank != 0}
         return any(
-            others.items() <= (ranks or {}).items()
-            and any(life is one and (found or {}).get(0) is shown[0] for _, one, found in self.server.ranks[room])
+            any(life is twin for twin in self.server.twins)
+            or (
+                others.items() <= (ranks or {}).items()
+                and any(life is one and (found or {}).get(0) is shown[0] for _, one, found in self.server.ranks[room])
+            )
             for life, ranks in self.server.since(room, at)
         )
 
