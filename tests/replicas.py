@@ -144,8 +144,8 @@ class RankedServer(Server):
         self.speakers = [*(Speaker(self.table, rank, 3) for rank in range(3)), Speaker(self.table)]
         self.ranks = {room: [(-1, None, None)] for room in ROOMS}
         """Where the ranks of each room were: (since which id, in which of its lives, their statuses or None)."""
-        self.twins = []
-        """Lives that another process of the first rank began."""
+        self.begun = []
+        """Lives that the first rank began: each with the id of its entry; None, if another process of it did."""
 
     def act(self, who, name, rooms, *arguments, is_own=False):
         """An operation on one room after the other in one step, in one entry; its id, and an answer for each."""
@@ -168,8 +168,8 @@ class RankedServer(Server):
             if not changed(answers[-1]):
                 continue
             told.append(room)
-            if who == 0 and there is not before and not is_own:
-                self.twins.append(there)
+            if who == 0 and there is not before:
+                self.begun.append((there, text_of(self.last + 1).encode() if is_own else None))
             if name not in ("abort", "touch", "record_failure") and who < 3 and there:
                 own = there.live.get(who)
                 kind = b"rank" if there is before else b"first"
@@ -323,11 +323,14 @@ class RankedRun(Run):
     def is_of_one_life(self, room, at, shown):
         """Whether the others are as they were at once, then or later, in a life in which this rank was as shown.
 
-        A reply does not tell of the lives that a second process of the same rank has begun meanwhile.
+        A reply does not tell of the lives that the same rank has begun meanwhile in another process, or by a call of
+        another thread whose reply is still to come.
         """
+        to_come = {None, *(feed_id for _, _, feed_id, _ in self.replies)}
+        untold = [life for life, feed_id in self.server.begun if feed_id in to_come]
         others = {rank: status for rank, status in shown.items() if rank != 0}
         return any(
-            any(life is twin for twin in self.server.twins)
+            any(life is one for one in untold)
             or (
                 others.items() <= (ranks or {}).items()
                 and any(life is one and (found or {}).get(0) is shown[0] for _, one, found in self.server.ranks[room])
