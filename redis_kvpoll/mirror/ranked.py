@@ -16,7 +16,7 @@ from redis_kvpoll.commands.replies import known, ranks_of
 from redis_kvpoll.mirror.shard import NOWHERE, Shard
 from redis_kvpoll.status import KVPoll, Outcome
 
-_CREATED, _FAILED = Outcome.CREATED.value, Outcome.FAILED.value
+_CREATED = Outcome.CREATED.value
 _SAY_OWN = (_CREATED, Outcome.ADVANCED.value, Outcome.UNCHANGED.value)
 
 
@@ -105,12 +105,10 @@ class RankShard(Shard):
             # the feed will tell: ranks of two rooms must not be shown as one's.
             is_first = is_first or self._rank in there or KVPoll.Failed in there.values()
         is_sure = is_first or (self._rank in there if there is not None else before is not None or code == _CREATED)
-        status = KVPoll.Failed if code == _FAILED else None
-        if code in _SAY_OWN and view is not KVPoll.Failed:  # else it may be another's
-            status = view
-        if is_sure and status is not None:
-            self._own[room] = _Own(at, status, is_first, there)
-            self._ranks[room] = {**({} if is_first or there is None else there), self._rank: status}
+        # Failed may be another's, and be seen by who has no status yet.
+        if is_sure and code in _SAY_OWN and view is not None and view is not KVPoll.Failed:
+            self._own[room] = _Own(at, view, is_first, there)
+            self._ranks[room] = {**({} if is_first or there is None else there), self._rank: view}
 
     def _entry(self, at: int, fields: Sequence[bytes], now: float) -> None:
         ttl = None

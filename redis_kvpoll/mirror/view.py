@@ -137,8 +137,8 @@ class View(Watch, ABC):
         """The status of each rank that has been heard of, also of those that have cleared; empty when it is absent.
 
         As ``StatusStore.collect``, but from this copy: as ``get``, it asks nobody. The others' statuses are those of
-        one moment. What this process has written is in it at once; but with a first word to a room in which others
-        are, it waits for the feed.
+        one moment. What this process has written is in it at once, but for a failure and for its first word to a room
+        in which others are: these come with the feed, as the others' do.
 
         Raises:
             InvalidInputError: the store of this mirror has no rank (a ValueError).
