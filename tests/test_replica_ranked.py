@@ -211,6 +211,132 @@ class TestOneByOne:
         assert replica.statuses == {1: BOOT, 2: FAIL}
 
 
+class TestWhereTheRanksAre:
+    def ranks(self, run, room=0):
+        run.check()
+        return run.replica.ranks.get(room)
+
+    def test_an_own_write_is_among_them_at_once_and_stays_while_the_feed_comes_to_it(self, run):
+        for rank in (0, 1):
+            run.update(rank, [0], BOOT)
+        run.read(9)
+        run.update(1, [0], INPUT)
+        run.own([0], DONE)
+        run.deliver(0)
+        run.update(1, [0], MOVE)
+        assert self.ranks(run) == {0: DONE, 1: BOOT}
+        for expected in (INPUT, INPUT, MOVE):
+            run.read(1)
+            assert self.ranks(run) == {0: DONE, 1: expected}
+
+    def test_a_first_word_to_a_room_of_others_waits_for_the_feed(self, run):
+        run.update(1, [0], MOVE)
+        run.read(9)
+        run.own([0, 1], BOOT)
+        run.deliver(0)
+        assert run.replica.statuses == {0: BOOT, 1: BOOT}
+        assert (self.ranks(run), self.ranks(run, 1)) == ({1: MOVE}, {0: BOOT})
+        run.read(9)
+        assert self.ranks(run) == {0: BOOT, 1: MOVE}
+
+    def test_an_own_opening_has_none_of_the_former_ranks(self, run):
+        for rank in (0, 1):
+            run.update(rank, [0], MOVE)
+        run.read(9)
+        run.others(1, "abort", [0])
+        run.own([0], "reopen")
+        run.deliver(0)
+        assert self.ranks(run) == {0: BOOT}
+        run.update(1, [0], BOOT)
+        for expected in ({0: BOOT}, {0: BOOT}, {0: BOOT, 1: BOOT}):
+            run.read(1)
+            assert self.ranks(run) == expected
+
+    @pytest.mark.parametrize("begin", ["reopen", "restate", "expire"])
+    def test_nor_has_anothers(self, run, begin):
+        for rank in (0, 1, 2):
+            run.update(rank, [0], MOVE)
+        run.read(9)
+        if begin == "restate":
+            run.others(1, "restate", [0], INPUT)
+        elif begin == "reopen":
+            run.update(2, [0], FAIL)
+            run.others(1, "reopen", [0])
+        else:
+            run.expire([0])
+            run.update(1, [0], BOOT)
+        run.read(9)
+        assert self.ranks(run) == {1: INPUT if begin == "restate" else BOOT}
+        assert run.replica.statuses == {}
+        assert run.told[-1] == (0, None)
+        assert not run.replica.uncertain("ns")
+
+    def test_what_was_read_ahead_is_not_undone_by_the_feed(self, run):
+        for rank, status in ((1, BOOT), (0, BOOT), (1, FAIL), (1, MOVE)):
+            run.update(rank, [0], status)
+        run.look([0])
+        for _ in range(4):
+            assert self.ranks(run) == {0: BOOT, 1: MOVE}
+            run.read(1)
+        run.update(1, [0], DONE)
+        run.read(1)
+        assert self.ranks(run) == {0: BOOT, 1: DONE}
+        assert not run.shard._looked
+
+    def test_a_look_from_before_an_entry_says_nothing_any_more(self, run):
+        run.update(1, [0], BOOT)
+        run.late_look([0, 1])
+        run.update(1, [0, 1], MOVE)
+        run.read(9)
+        run.deliver(0)
+        assert (self.ranks(run), self.ranks(run, 1)) == ({1: MOVE}, {1: MOVE})
+
+    def test_a_look_from_before_an_own_write_says_where_the_others_are(self, run):
+        run.another_server(7)
+        run.update(1, [0], MOVE)
+        run.update(0, [0], BOOT)
+        run.start()
+        feed_id, rooms, reply = run.server.snapshot([0])
+        run.own([0], DONE)
+        run.deliver(0)
+        assert run.replica.ranks == {}, "nobody knows whom there is"
+        run.replica.snapshot("ns", feed_id, rooms, reply, 0)
+        run.read(9)
+        assert self.ranks(run) == {0: DONE, 1: MOVE}
+        assert not run.replica.uncertain("ns")
+
+    def test_a_fresh_start_believes_no_former_ranks(self, run):
+        for rank in (0, 1, 2):
+            run.update(rank, [0, 1], MOVE)
+        run.read(9)
+        run.another_server(0)
+        run.own([0], BOOT)
+        run.deliver(0)
+        run.update(1, [0, 1], INPUT)
+        assert run.shard.unconfirmed() == [0, 1]
+        run.confirm()
+        assert run.replica.ranks == {0: {0: BOOT, 1: INPUT}, 1: {1: INPUT}}
+
+    def test_a_look_at_it_all_that_is_gone(self, run):
+        run.update(1, [0], MOVE)
+        run.read(9)
+        run.expire([0])
+        run.look([0])
+        assert run.replica.ranks == run.shard._ids == {}
+        assert not len(run.shard.expiry)
+
+    def test_words_that_no_script_of_ours_writes(self, run):
+        fields = [b"0", b"Bootstrapping", b"first:0", b"Banana", b"1", b"Failed", b"rank:x", b"Success"]
+        run.replica.read("ns", [(b"9-0", fields)], True, 0)
+        assert run.replica.ranks == {}
+        assert run.replica.uncertain("ns") == [0, 1]
+        words = b"status:0 Banana status:1 Success other:2 Success"
+        reply = [None, 5, words, ValueError("WRONGTYPE"), -1, b""]
+        run.replica.snapshot("ns", b"9-0", [0, 1], reply, 0)
+        assert run.replica.ranks == {0: {1: DONE}}
+        assert not run.replica.uncertain("ns")
+
+
 class TestWaiting:
     def test_anothers_change_before_the_first_look_is_not_ours(self, run):
         """The feed is ahead of the reply to the look that a wait begins with; it names the room, for another rank."""
