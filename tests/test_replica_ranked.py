@@ -252,6 +252,19 @@ class TestWhereTheRanksAre:
             run.read(1)
             assert self.ranks(run) == expected
 
+    def test_others_are_there_again_once_the_feed_has_come_to_an_own_beginning(self, run):
+        run.own([0], BOOT)
+        run.update(1, [0], MOVE)
+        run.own([0], INPUT)
+        run.deliver(0)
+        run.deliver(0)
+        for _ in range(2):
+            run.read(1)
+        assert self.ranks(run) == {0: INPUT, 1: MOVE}
+        run.own([0], DONE)
+        run.deliver(0)
+        assert self.ranks(run) == {0: DONE, 1: MOVE}
+
     @pytest.mark.parametrize("begin", ["reopen", "restate", "expire"])
     def test_nor_has_anothers(self, run, begin):
         for rank in (0, 1, 2):

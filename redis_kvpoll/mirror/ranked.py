@@ -25,8 +25,8 @@ class _Own(NamedTuple):
 
     at: int
     status: KVPoll
-    is_first: bool
-    """Whether the room has begun anew with it, or since: what the feed still says is of the former one."""
+    since: int
+    """Where the room begins that it is of, if this process began it: what the feed says before that is of another."""
     followed: dict[int, KVPoll] | None
     """Where the ranks are as far as the feed has come."""
 
@@ -99,16 +99,16 @@ class RankShard(Shard):
         """What an own write says of this rank's status. It is shown at once, where it is sure which room it is of."""
         before = self._own.get(room)
         there = before.followed if before else None if room in self._unread else self._ranks.get(room)
-        is_first = before is not None and before.is_first
-        if code == _CREATED and there is not None:
-            # Who has been in the room, or sees it Failed, cannot join it; it was another. Else it may be either, and
-            # the feed will tell: ranks of two rooms must not be shown as one's.
-            is_first = is_first or self._rank in there or KVPoll.Failed in there.values()
-        is_sure = is_first or (self._rank in there if there is not None else before is not None or code == _CREATED)
+        since = before.since if before and before.since > self.position else NOWHERE
+        # Who has been in the room, or sees it Failed, cannot join it, so it is another now. If others are in it, it may
+        # be either, and the feed will tell: the ranks of two rooms must not be shown as those of one.
+        if code == _CREATED and (there is None or self._rank in there or KVPoll.Failed in there.values()):
+            since = at
+        is_sure = since != NOWHERE or (there is not None and self._rank in there)
         # Failed may be another's, and be seen by who has no status yet.
         if is_sure and code in _SAY_OWN and view is not None and view is not KVPoll.Failed:
-            self._own[room] = _Own(at, view, is_first, there)
-            self._ranks[room] = {**({} if is_first or there is None else there), self._rank: view}
+            self._own[room] = _Own(at, view, since, there)
+            self._ranks[room] = {**(there if there and since == NOWHERE else {}), self._rank: view}
 
     def _entry(self, at: int, fields: Sequence[bytes], now: float) -> None:
         ttl = None
@@ -158,7 +158,7 @@ class RankShard(Shard):
         elif agreed is KVPoll.Failed and KVPoll.Failed not in there.values():
             gone = self._cleared.get(room, ())
             there = {rank: status if rank in gone else KVPoll.Failed for rank, status in there.items()}
-        self._show(room, at, there, own, is_of_it=own is None or not own.is_first)
+        self._show(room, at, there)
         return True
 
     def _know(self, room: int, at: int, ranks: dict[int, KVPoll] | None, cleared: set[int]) -> None:
@@ -169,15 +169,17 @@ class RankShard(Shard):
         self._cleared.pop(room, None)
         if cleared:
             self._cleared[room] = cleared
-        self._show(room, at, ranks, self._own.get(room), is_of_it=True)
+        self._show(room, at, ranks)
         if room not in self._ranks:
             self.expiry.drop(room)
 
-    def _show(self, room: int, at: int, ranks: dict[int, KVPoll] | None, own: _Own | None, is_of_it: bool) -> None:
-        """``ranks`` as the feed has them, with the own write that it has not come to; if that is of the same room."""
+    def _show(self, room: int, at: int, ranks: dict[int, KVPoll] | None) -> None:
+        """``ranks`` as they are at that id, with the own write that is ahead of it."""
+        own = self._own.get(room)
         if own is not None and at < own.at:
-            self._own[room] = own._replace(followed=ranks, is_first=not is_of_it)
-            ranks = {**(ranks or {}), self._rank: own.status} if is_of_it else {self._rank: own.status}
+            since = own.since if at < own.since else NOWHERE
+            self._own[room] = own._replace(since=since, followed=ranks)
+            ranks = {**(ranks if ranks and since == NOWHERE else {}), self._rank: own.status}
         elif own is not None:
             del self._own[room]
         if ranks is None:
