@@ -1,0 +1,106 @@
+"""Every scenario runs twice: with SGLang on its own dicts, and with the plugin. SGLang itself is only in the workers."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+from collections.abc import Callable, Iterator
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import pytest
+
+from redis_kvpoll import StatusStore
+from tests.sglang.crew import Crew, Host
+from chaos.servers import Server
+
+HERE = Path(__file__).parent
+LEASE = 1.0
+_numbers = itertools.count()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if importlib.util.find_spec("sglang") is None:
+        for item in items:
+            if HERE in item.path.parents:
+                item.add_marker(pytest.mark.skip(reason="SGLang is not installed here: make test-sglang"))
+
+
+@pytest.fixture(scope="session")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    with Host(tmp_path_factory.mktemp("sglang")) as host:
+        yield host
+
+
+@pytest.fixture(scope="session")
+def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A real server for all tests that leave it alone."""
+    with Server(tmp_path_factory.mktemp("server") / "data") as server:
+        yield server
+
+
+@pytest.fixture
+def own_server(tmp_path: Path) -> Iterator[Server]:
+    """A real server to be killed."""
+    with Server(tmp_path / "data") as server:
+        yield server
+
+
+@pytest.fixture
+def namespace() -> str:
+    return f"sglang{next(_numbers)}"
+
+
+@pytest.fixture
+def alone(host: Host) -> Iterator[Crew]:
+    """SGLang as it is."""
+    with Crew(host, {}) as crew:
+        yield crew
+
+
+@pytest.fixture
+def with_plugin(namespace: str) -> Callable[[Server], dict[str, str]]:
+    """The settings of the plugin, on a server."""
+    if not entry_points(group="sglang.srt.plugins", name="redis_kvpoll"):
+        pytest.skip("this checkout has no plugin for SGLang")
+    return lambda server: {
+        "KVPOLL_URL": server.url,
+        "KVPOLL_NAMESPACE": namespace,
+        "KVPOLL_LEASE": f"{LEASE:g}",
+    }
+
+
+@pytest.fixture
+def plugged(host: Host, shared_server: Server, with_plugin: Callable[[Server], dict[str, str]]) -> Iterator[Crew]:
+    """SGLang with the plugin."""
+    with Crew(host, with_plugin(shared_server)) as crew:
+        yield crew
+
+
+@pytest.fixture(params=("alone", "plugged"))
+def crew(request: pytest.FixtureRequest) -> Crew:
+    """Both, in turn."""
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture
+def tables(shared_server: Server, namespace: str) -> Iterator[dict[str, StatusStore]]:
+    """What others see of the shared server, by role; for SGLang on its own dicts, nothing."""
+    with Tables(shared_server, namespace) as tables:
+        yield tables
+
+
+class Tables(dict[str, StatusStore]):
+    """The tables of prefill and decode in a server. A context manager."""
+
+    def __init__(self, server: Server, namespace: str) -> None:
+        super().__init__()
+        for role in ("prefill", "decode"):
+            self[role] = StatusStore.from_url(server.url, namespace=f"{namespace}-{role}")
+
+    def __enter__(self) -> Tables:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for store in self.values():
+            store.close()
