@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from chaos.servers import Server
 from redis_kvpoll import StatusStore
 from tests.sglang.crew import Crew, Host
-from chaos.servers import Server
 
 HERE = Path(__file__).parent
 LEASE = 1.0
@@ -24,6 +24,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if HERE in item.path.parents:
                 item.add_marker(pytest.mark.skip(reason="SGLang is not installed here: make test-sglang"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """How often SGLang on its own loses the races."""
+    told = [
+        text
+        for report in terminalreporter.getreports("passed")
+        for name, text in report.user_properties
+        if name == "races"
+    ]
+    if told:
+        terminalreporter.section("races")
+        for text in told:
+            terminalreporter.write_line(text)
 
 
 @pytest.fixture(scope="session")

@@ -1,9 +1,11 @@
-"""Real SGLang managers without a model or a GPU, in this process: what moves bytes is left out, all else is SGLang's own.
+"""Real SGLang managers in this process, without a model or a GPU: only what moves bytes is left out.
 
 Needs SGLang (``make test-sglang``); nothing here imports the plugin, which SGLang finds by itself::
 
-    with Settings(role="prefill", bootstrap_port=port).published() as server_args:
-        manager = PrefillManager(server_args)
+    settings = Settings("prefill", port)
+    CommonKVBootstrapServer(HOST, port)
+    with settings.published() as server_args:
+        manager = PrefillManager(settings, server_args)
         sender = Sender(manager, f"127.0.0.1:{port}", room)
 """
 
@@ -205,9 +207,7 @@ class DecodeManager(_Backend):
             parsed = self.parse_kv_status_message(message)
             if parsed is not None:
                 room, status, rank, reason = parsed
-                self.apply_prefill_status(
-                    bootstrap_room=room, status=status, prefill_rank=rank, failure_reason=reason
-                )
+                self.apply_prefill_status(bootstrap_room=room, status=status, prefill_rank=rank, failure_reason=reason)
 
     def build_receiver_registration_message(self) -> list[bytes]:
         return [b"None"]

@@ -7,21 +7,11 @@ import time
 from collections import deque
 from typing import Any
 
+from tests.sglang.fates import BROKEN, breaks, is_aborted
 from tests.sglang.managers import PAGES, KVPoll, Receiver, Sender
 
 STEP = 0.002
 """Seconds of a scheduler's round."""
-BROKEN = "The transfer broke"
-
-
-def breaks(room: int) -> bool:
-    """Whether prefill fails it."""
-    return room % 10 == 3
-
-
-def is_aborted(room: int) -> bool:
-    """Whether decode aborts it."""
-    return room % 10 == 7
 
 
 class Serving:

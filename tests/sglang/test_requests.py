@@ -1,4 +1,4 @@
-"""What SGLang promises of one request, on its own dicts and with the plugin alike; and what else the plugin promises."""
+"""What SGLang promises of one request, on its own and with the plugin alike; and what the plugin adds."""
 
 from __future__ import annotations
 

@@ -42,7 +42,9 @@ class StandIn(types.ModuleType):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        value = _Names(name, (Nothing,), {}) if name[0].isupper() or name in TYPES else _module(f"{self.__name__}.{name}")
+        value = (
+            _Names(name, (Nothing,), {}) if name[0].isupper() or name in TYPES else _module(f"{self.__name__}.{name}")
+        )
         setattr(self, name, value)
         return value
 

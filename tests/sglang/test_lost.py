@@ -1,0 +1,72 @@
+"""Failing fast: an operator's abort, and a prefill process that is killed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+
+from chaos.servers import Server
+from redis_kvpoll import KVPoll, StatusStore
+from tests.sglang.conftest import LEASE
+from tests.sglang.crew import ROOT, Crew, soon
+
+AT_ONCE = 1.0
+"""Seconds."""
+LIVE = list(range(1, 9))
+
+
+def test_an_operators_abort_reaches_both_sides(
+    plugged: Crew, shared_server: Server, namespace: str, tables: dict[str, StatusStore]
+) -> None:
+    prefill, decode = plugged.pair()
+    for worker in (prefill, decode):
+        worker.open(5, 6)
+    for role in ("prefill", "decode"):
+        soon(lambda role=role: tables[role].get(6) is not None, True)
+    told = subprocess.run(
+        [sys.executable, "-m", "redis_kvpoll.cli", "abort", "5", "--namespace", f"{namespace}-prefill"],
+        env=os.environ | {"KVPOLL_URL": shared_server.url},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=20,
+    )
+    assert told.returncode == 0, told.stderr
+    soon(lambda: prefill.poll(5) + decode.poll(5), [KVPoll.Failed] * 2, AT_ONCE)
+    assert prefill.get(6) + decode.get(6) == [KVPoll.Bootstrapping, KVPoll.WaitingForInput]
+    assert [worker.fail(5)[0] for worker in (prefill, decode)] == ["Aborted by hand."] * 2
+
+
+def test_the_rooms_of_a_prefill_that_was_killed_fail_at_once(plugged: Crew, tables: dict[str, StatusStore]) -> None:
+    prefill, decode = plugged.pair()
+    for worker in (prefill, decode):
+        worker.open(*LIVE)
+    decode.update(LIVE[0], KVPoll.Success)
+    for role in ("prefill", "decode"):
+        soon(lambda role=role: sum(tables[role].counts().values()), len(LIVE))
+    killed_at = time.monotonic()
+    prefill.kill()
+    failed = [KVPoll.Success] + [KVPoll.Failed] * (len(LIVE) - 1)
+    soon(lambda: decode.poll(*LIVE), failed, LEASE + 2.0)
+    assert time.monotonic() - killed_at < LEASE + 2.0
+    for room in LIVE[1:]:
+        reason, _ = decode.fail(room)
+        assert reason.startswith("prefill 127.0.0.1:")
+        assert reason.endswith(" lost")
+    soon(lambda: tables["prefill"].poll(LIVE), [KVPoll.Failed] * len(LIVE))
+    assert "lost" in (tables["prefill"].failure_reason(LIVE[1]) or "")
+
+
+def test_another_prefill_is_not_its_neighbour(plugged: Crew) -> None:
+    """Two prefill instances serve one decode: who lives on keeps its rooms, in both processes."""
+    prefill, _ = plugged.pair()
+    other, decode = plugged.pair()
+    prefill.open(5)
+    other.open(6)
+    decode.open(6)
+    prefill.kill()
+    time.sleep(LEASE + 1.0)  # what must not happen has had its time
+    assert other.get(6) + decode.get(6) == [KVPoll.Bootstrapping, KVPoll.WaitingForInput]
