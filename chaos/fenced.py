@@ -110,7 +110,9 @@ def goes_back(
             continue  # it was over, and its opener knows neither that nor what came before
         if second.place == OVER and _any_met(renewals, between):
             while_lost = any(absence.fault.loses and _any_met(renewals, absence.span) for absence in absences)
-            if first.place != rules.FAILED and not _any_met(failures, between) and not while_lost:
+            # That it is somewhere, one also hears of a room that failed long before.
+            since = Span(-math.inf, between.ended) if first.place == SOMEWHERE else between
+            if first.place != rules.FAILED and not _any_met(failures, since) and not while_lost:
                 found.append(
                     Violation("a living room was given away", f"from {first.done} to {second.done}", first.done.room)
                 )

@@ -16,7 +16,7 @@ ROOT = "redis_kvpoll"
 
 # From top to bottom. A module, or a package with all in it; the package's own name stands for its __init__.
 FLOORS = (
-    ("cli", "replay", "__main__"),
+    ("cli", "replay", "integrations", "__main__"),
     (ROOT, "store", "aio"),
     ("table", "aiotable"),
     ("room", "aioroom"),

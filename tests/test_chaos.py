@@ -329,6 +329,12 @@ class TestFaultsAndHandles:
         cleared = released(13.5, 13.6, worker=1)
         assert rules(OPENED, asked, cleared, entry(BOOT, 14, 15), faults=[fault(10, 11, anew=True)]) == rule
 
+    def test_a_room_that_had_failed_is_still_failed_for_who_comes_later(self):
+        anew = opened(16, 17, generation=H, request="b", worker=1)
+        late = opened(14, 15, worker=1), update(BOOT, "CREATED", BOOT, 4, 5, worker=1)._replace(room=99)
+        assert rules(OPENED, FAILED_ROOM, *late, anew, faults=[fault(1.5, 3.5, loses="latest", anew=True)]) == []
+        assert rules(OPENED, *late, anew, faults=[fault(1.5, 3.5, loses="latest", anew=True)]) == [GIVEN]
+
     @pytest.mark.parametrize("anew", [True, False])
     def test_an_opener_may_know_neither_the_failure_nor_who_came_after_it(self, anew):
         failed = handle("fail", FAIL, ["FAILED", FAIL], 4, 5, worker=1)

@@ -1,0 +1,1 @@
+"""Where the table is put into other programs, by their own plugin interfaces."""

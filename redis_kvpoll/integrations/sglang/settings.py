@@ -1,0 +1,76 @@
+"""What the environment says: one variable for each setting."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from redis_kvpoll import checks
+from redis_kvpoll.errors import InvalidInputError, printable
+from redis_kvpoll.standing import DEFAULT_DEADLINE, DEFAULT_TERMINAL_TTL, DEFAULT_TTL, StoreOptions
+
+PREFIX = "KVPOLL_"
+URL = PREFIX + "URL"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How a process takes part. Durations are seconds."""
+
+    url: str
+    namespace: str = "default"
+    """Of the deployment; each role has its own: with -prefill and with -decode behind it."""
+    lease: float = 5.0
+    """After so long without a heartbeat a process is taken for dead, and its live rooms fail."""
+    ttl: float = DEFAULT_TTL
+    terminal_ttl: float = DEFAULT_TERMINAL_TTL
+    deadline: float = DEFAULT_DEADLINE
+    join: float = 10.0
+    """What the start may take; then SGLang goes on without the table. More than ``deadline``, whose error says more."""
+    shards: int | None = None
+    feed: int | None = None
+
+    def options(self, role: str) -> StoreOptions:
+        """What a store of the role's namespace is made with. Policy strict: as SGLang's own rule since PR 24539."""
+        return StoreOptions(
+            namespace=f"{self.namespace}-{role}",
+            ttl=self.ttl,
+            terminal_ttl=self.terminal_ttl,
+            deadline=self.deadline,
+            policy="strict",
+            shards=self.shards,
+            feed=self.feed,
+        )
+
+
+def _seconds(text: str) -> float:
+    return checks.seconds(float(text), "a duration")
+
+
+READERS: Mapping[str, Callable[[str], Any]] = {
+    "NAMESPACE": str,
+    "LEASE": _seconds,
+    "TTL": _seconds,
+    "TERMINAL_TTL": _seconds,
+    "DEADLINE": _seconds,
+    "JOIN": _seconds,
+    "SHARDS": int,
+    "FEED": int,
+}
+
+
+def read(environment: Mapping[str, str]) -> Settings | None:
+    """The settings, None without KVPOLL_URL; InvalidInputError names the variable that says nothing sensible."""
+    url = environment.get(URL, "").strip()
+    if not url:
+        return None
+    found: dict[str, Any] = {}
+    for name, reader in READERS.items():
+        text = environment.get(PREFIX + name, "").strip()
+        if text:
+            try:
+                found[name.lower()] = reader(text)
+            except (ValueError, InvalidInputError):
+                raise InvalidInputError(f"{PREFIX}{name}: {printable(text)!r} is not what it takes") from None
+    return Settings(url, **found)

@@ -1,0 +1,57 @@
+"""A stand-in for SGLang's manager, for what needs no more of it than its attributes. tests/sglang has the real one."""
+
+from __future__ import annotations
+
+import contextlib
+from enum import Enum
+from types import SimpleNamespace
+
+from redis_kvpoll.integrations.sglang import joining
+
+
+class Mode(Enum):
+    PREFILL = "prefill"
+    DECODE = "decode"
+    NULL = "null"
+
+
+def manager(role="prefill", **others):
+    """One with its dicts as SGLang's __init__ leaves them."""
+    there = {
+        "request_status": {},
+        "failure_records": {},
+        "disaggregation_mode": Mode(role),
+        "local_ip": "10.0.0.1",
+        "bootstrap_port": 8998,
+        "rank_port": 40000,
+        "server_args": SimpleNamespace(port=30000),
+        "dist_init_addr": None,
+        "attn_dp_size": 1,
+        "attn_dp_rank": 0,
+        "system_dp_size": 1,
+        "system_dp_rank": 0,
+    }
+    for name in ("attn_tp", "attn_cp", "pp"):
+        there |= {f"{name}_size": 1, f"{name}_rank": 0}
+    if role == "prefill":
+        there["req_to_decode_prefix_len"] = {}
+    return SimpleNamespace(**there | others)
+
+
+@contextlib.contextmanager
+def joined(*managers):
+    """Managers after the hook; their links end with this."""
+    try:
+        for one in managers:
+            joining.after_init(None, one)
+        yield managers
+    finally:
+        for one in managers:
+            leave(one)
+
+
+def leave(one):
+    """End a manager's link, if it has one."""
+    book = getattr(one.request_status, "book", None)
+    if book is not None:
+        book.wake.__self__.close()

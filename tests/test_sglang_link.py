@@ -1,0 +1,230 @@
+"""One process of SGLang on the table, with a stand-in for its manager; tests/sglang has the real one."""
+
+from __future__ import annotations
+
+import logging
+import re
+
+import pytest
+
+from redis_kvpoll import KVPoll, StatusStore
+from redis_kvpoll.integrations.sglang import register, settings
+from redis_kvpoll.integrations.sglang.maps import FailureRecords, PrefixLengths, StatusMap
+from redis_kvpoll.integrations.sglang.shape import UnknownShapeError, place_of
+from tests import real
+from tests.standin import joined, manager
+
+FAIL, BOOT, WAIT, MOVE, OK = range(5)
+ROOM = 4711
+
+
+@pytest.fixture
+def environment(monkeypatch):
+    def put(url, **others):
+        for name, value in {"URL": url, "NAMESPACE": "t", "LEASE": "1", **others}.items():
+            monkeypatch.setenv(f"KVPOLL_{name}", str(value))
+
+    return put
+
+
+@pytest.fixture
+def table(url, environment):
+    """The prefill side's table, as an operator sees it."""
+    environment(url)
+    with StatusStore.from_url(url, namespace="t-prefill") as store:
+        yield store
+
+
+def entry_is(store, room, **wanted):
+    """Wait until the table has it so."""
+
+    def look():
+        entry = store.entry(room)
+        found = {name: getattr(entry, name, None) for name in wanted}
+        return found == wanted
+
+    real.until(look, f"room {room} is {wanted}")
+
+
+class TestPlace:
+    @pytest.mark.parametrize(
+        ("others", "owner", "rank", "world_size"),
+        [
+            ({}, "prefill/10.0.0.1:8998", 0, 1),
+            ({"attn_tp_size": 4, "attn_tp_rank": 3}, "prefill/10.0.0.1:8998/tp3", 3, 4),
+            ({"attn_tp_size": 2, "attn_tp_rank": 1, "pp_size": 3, "pp_rank": 2}, "prefill/10.0.0.1:8998/tp1/pp2", 5, 6),
+            ({"attn_cp_size": 2, "attn_cp_rank": 1, "pp_size": 2}, "prefill/10.0.0.1:8998/cp1/pp0", 1, 4),
+            ({"attn_dp_size": 2, "attn_dp_rank": 1}, "prefill/10.0.0.1:8998/dp1", 0, 1),
+            ({"system_dp_size": 2}, "prefill/10.0.0.1:8998/dp0", 0, 1),
+            ({"dist_init_addr": "10.0.0.9:5000", "local_ip": "10.0.0.10"}, "prefill/10.0.0.9:8998", 0, 1),
+        ],
+    )
+    def test_of_a_prefill_process(self, others, owner, rank, world_size):
+        place = place_of(manager(**others))
+        assert (place.owner, place.rank, place.world_size) == (owner, rank, world_size)
+
+    def test_of_the_stages_of_one_pipeline(self):
+        places = [place_of(manager(attn_tp_size=2, attn_tp_rank=1, pp_size=3, pp_rank=pp)) for pp in range(3)]
+        assert {place.stages for place in places} == {tuple(place.rank for place in places)}
+
+    @pytest.mark.parametrize(("args", "port"), [(30001, 30001), (None, 40000)])
+    def test_of_a_decode_process(self, args, port):
+        one = manager("decode")
+        one.server_args.port = args
+        assert place_of(one).owner == f"decode/10.0.0.1:{port}"
+
+    @pytest.mark.parametrize(
+        "others",
+        [
+            {"attn_tp_size": None},
+            {"request_status": {1: BOOT}},
+            {"failure_records": None},
+            {"req_to_decode_prefix_len": []},
+            {"disaggregation_mode": None},
+        ],
+    )
+    def test_what_is_not_as_we_know_it(self, others):
+        with pytest.raises(UnknownShapeError):
+            place_of(manager(**others))
+
+
+class TestSettings:
+    def test_without_a_url_there_are_none(self):
+        assert settings.read({}) is None
+        assert settings.read({"KVPOLL_URL": " ", "KVPOLL_LEASE": "nonsense"}) is None
+
+    def test_each_has_its_variable(self):
+        found = settings.read({"KVPOLL_URL": "redis://r", "KVPOLL_LEASE": "2.5", "KVPOLL_SHARDS": "4"})
+        assert (found.url, found.lease, found.shards, found.namespace) == ("redis://r", 2.5, 4, "default")
+        assert found.options("decode")["namespace"] == "default-decode"
+
+    @pytest.mark.parametrize(("name", "text"), [("LEASE", "-1"), ("TTL", "soon"), ("FEED", "1.5"), ("JOIN", "nan")])
+    def test_nonsense_is_named(self, name, text):
+        with pytest.raises(Exception, match=f"KVPOLL_{name}"):
+            settings.read({"KVPOLL_URL": "redis://r", f"KVPOLL_{name}": text})
+
+
+class TestJoining:
+    def test_all_of_it_is_swapped(self, table):
+        prefill, decode = manager(), manager("decode")
+        with joined(prefill, decode):
+            assert type(prefill.request_status) is type(decode.request_status) is StatusMap
+            assert type(prefill.failure_records) is type(decode.failure_records) is FailureRecords
+            assert type(prefill.req_to_decode_prefix_len) is PrefixLengths
+            assert not hasattr(decode, "req_to_decode_prefix_len")
+            assert [owner.name for owner in table.owners()] == ["prefill/10.0.0.1:8998"]
+        assert table.owners() == []
+
+    @pytest.mark.parametrize(
+        ("url", "others", "why"),
+        [
+            ("redis://127.0.0.1:1/", {"JOIN": "0.3"}, "127.0.0.1:1|no answer in time"),
+            ("nonsense", {}, "nonsense"),
+            ("redis://127.0.0.1:1/", {"LEASE": "x"}, "KVPOLL_LEASE"),
+            ("redis://127.0.0.1:1/", {"NAMESPACE": "no spaces"}, "namespace"),
+        ],
+    )
+    def test_or_nothing_with_one_line_that_says_why(self, environment, caplog, url, others, why):
+        environment(url, **others)
+        one = manager()
+        with joined(one):
+            assert type(one.request_status) is type(one.failure_records) is type(one.req_to_decode_prefix_len) is dict
+        (line,) = caplog.records
+        assert line.levelno == logging.ERROR
+        assert re.search(why, line.getMessage())
+        assert line.getMessage().endswith("SGLang runs on its own dicts")
+
+    def test_an_unknown_shape_is_no_reason_to_touch_the_server(self, table, caplog):
+        one = manager(attn_tp_rank="0")
+        with joined(one):
+            assert type(one.request_status) is dict
+        assert "attn_tp_rank" in caplog.text
+        assert table.settings() is None
+
+    def test_without_a_url_nothing_is_done(self, monkeypatch, caplog):
+        monkeypatch.delenv("KVPOLL_URL", raising=False)
+        caplog.set_level(logging.DEBUG, "redis_kvpoll")
+        register()
+        assert [record.levelname for record in caplog.records] == ["DEBUG"]
+
+    def test_with_one_and_no_sglang_there_is_one_line(self, environment, caplog):
+        environment("redis://127.0.0.1:1/")
+        register()
+        assert [record.levelname for record in caplog.records] == ["ERROR"]
+
+    def test_a_change_of_roles_leaves(self, table):
+        ended = []
+        one = manager(teardown=lambda: ended.append(1))
+        with joined(one):
+            one.teardown()
+            assert ended == [1]
+            assert table.owners() == []
+
+
+class TestOneLife:
+    def test_the_table_has_what_sglang_has(self, table):
+        one = manager()
+        with joined(one):
+            one.request_status[ROOM] = BOOT
+            entry_is(table, ROOM, status=KVPoll.Bootstrapping, owner="prefill/10.0.0.1:8998")
+            one.req_to_decode_prefix_len[ROOM] = 17
+            one.request_status[ROOM] = MOVE
+            entry_is(table, ROOM, status=KVPoll.Transferring, decode_prefix_len=17)
+            one.request_status.pop(ROOM, None)
+            real.until(lambda: table.entry(ROOM) is None, "it is cleared")
+
+    def test_a_failure_has_its_reason(self, table):
+        one = manager()
+        with joined(one):
+            one.request_status[ROOM] = BOOT
+            one.failure_records[ROOM] = "no route"
+            one.request_status[ROOM] = FAIL
+            entry_is(table, ROOM, status=KVPoll.Failed, reason="no route")
+
+    def test_an_operator_s_abort_comes_by_push_to_both_sides(self, table):
+        prefill, decode = manager(), manager("decode")
+        with joined(prefill, decode):
+            prefill.request_status[ROOM] = decode.request_status[ROOM] = BOOT
+            entry_is(table, ROOM, status=KVPoll.Bootstrapping)
+            table.abort(ROOM, "wrong model")
+            for one in (prefill, decode):
+                real.until(lambda one=one: one.request_status[ROOM] == FAIL, "it is told")
+                assert one.failure_records[ROOM] == "wrong model"
+
+    def test_what_decode_has_got_it_keeps(self, table):
+        prefill, decode = manager(), manager("decode")
+        with joined(prefill, decode):
+            for room in (ROOM, ROOM + 1):
+                prefill.request_status[room] = decode.request_status[room] = BOOT
+            decode.request_status[ROOM] = OK
+            for room in (ROOM, ROOM + 1):
+                entry_is(table, room, status=KVPoll.Bootstrapping)
+                table.abort(room)
+            real.until(lambda: decode.request_status[ROOM + 1] == FAIL, "the later one is told")
+            assert decode.request_status[ROOM] == OK
+
+    def test_a_use_that_begins_while_another_has_the_room_is_told_in_time(self, table):
+        one = manager()
+        with joined(one), StatusStore.from_url(settings_url(), namespace="t-prefill") as other:
+            room = other.open(ROOM, request="another")
+            one.request_status[ROOM] = BOOT
+            one.request_status[ROOM] = WAIT
+            room.clear()
+            entry_is(table, ROOM, status=KVPoll.WaitingForInput, owner="prefill/10.0.0.1:8998")
+
+    def test_a_reason_of_another_rank(self, table):
+        ranks = [manager(attn_tp_size=2, attn_tp_rank=rank) for rank in range(2)]
+        with joined(*ranks):
+            for one in ranks:
+                one.request_status[ROOM] = BOOT
+            real.until(lambda: table.entry(ROOM).ranks.keys() == {0, 1}, "both are there")
+            ranks[1].failure_records[ROOM] = "rank 1 says no"
+            ranks[1].request_status[ROOM] = FAIL
+            ranks[0].request_status.pop(ROOM, None)  # told by SGLang's own all-reduce, before any push
+            assert ranks[0].failure_records.pop(ROOM, None) == "rank 1 says no"
+
+
+def settings_url():
+    import os
+
+    return os.environ["KVPOLL_URL"]
