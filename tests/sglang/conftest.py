@@ -1,4 +1,4 @@
-"""Every scenario runs twice: with SGLang on its own dicts, and with the plugin. SGLang itself is only in the workers."""
+"""Scenarios run twice: on SGLang's own dicts, and with the plugin. SGLang itself is only in the workers."""
 
 from __future__ import annotations
 

@@ -56,8 +56,8 @@ def test_a_rank_that_failed_fails_all(crew: Crew, failing: int) -> None:
     workers = stages(crew)
     for worker in workers:
         worker.open(5)
-        worker.update(5, KVPoll.Success)
-    soon(lambda: workers[0].collect(5), [KVPoll.Success] * 2)
+        worker.update(5, KVPoll.Transferring)
+    soon(lambda: workers[0].collect(5), [KVPoll.Transferring] * 2)
     workers[failing].record(5, "RDMA write failed")
     workers[failing].update(5, KVPoll.Failed)
     soon(lambda: workers[0].consensus(5), KVPoll.Failed)

@@ -98,13 +98,12 @@ def test_a_bad_setting_is_said_once(bare: Crew, shared_server: Server, settings:
 
 
 def test_a_server_that_cannot_be_reached_is_said_once(bare: Crew) -> None:
-    url = f"redis://127.0.0.1:{free_port()}"
-    bare.environment = {"KVPOLL_URL": url, "KVPOLL_JOIN": "1"}
+    bare.environment = {"KVPOLL_URL": f"redis://127.0.0.1:{free_port()}", "KVPOLL_JOIN": "1"}
     workers = bare.pair()
     assert is_plain(*workers)
     for worker in workers:
         (line,) = worker.said()
-        assert url.removeprefix("redis://") in line
+        assert "KVPOLL_URL" in line
 
 
 @pytest.mark.parametrize(("broken", "kind"), [("hook", "dict"), ("shape", "OrderedDict")])
