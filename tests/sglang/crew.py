@@ -154,8 +154,8 @@ class Crew:
     def pair(self, **words: Any) -> tuple[Worker, Worker]:
         """One process of prefill, and one of decode that knows it."""
         port = free_port()
-        (prefill,) = self.start({"role": "prefill"}, port=port, **words)
-        (decode,) = self.start({"role": "decode", "port": 30001}, port=port, **words)
+        (prefill,) = self.start({"role": "prefill", "port": free_port()}, port=port, **words)
+        (decode,) = self.start({"role": "decode", "port": free_port()}, port=port, **words)
         assert decode.learn()
         return prefill, decode
 
