@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from enum import Enum
 from types import SimpleNamespace
 
@@ -48,6 +49,8 @@ def joined(*managers):
     finally:
         for one in managers:
             leave(one)
+        for name in joining.SILENCED:
+            logging.getLogger(name).setLevel(logging.NOTSET)
 
 
 def leave(one):

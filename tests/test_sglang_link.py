@@ -217,11 +217,27 @@ class TestOneLife:
         with joined(*ranks):
             for one in ranks:
                 one.request_status[ROOM] = BOOT
-            real.until(lambda: table.entry(ROOM).ranks.keys() == {0, 1}, "both are there")
+            real.until(lambda: table.collect(ROOM).keys() == {0, 1}, "both are there")
             ranks[1].failure_records[ROOM] = "rank 1 says no"
             ranks[1].request_status[ROOM] = FAIL
             ranks[0].request_status.pop(ROOM, None)  # told by SGLang's own all-reduce, before any push
             assert ranks[0].failure_records.pop(ROOM, None) == "rank 1 says no"
+
+    def test_a_room_is_used_again_while_the_other_rank_has_not_cleared_it(self, table):
+        ranks = [manager(attn_tp_size=2, attn_tp_rank=rank) for rank in range(2)]
+        with joined(*ranks):
+            for one in ranks:
+                one.request_status[ROOM] = BOOT
+                one.request_status[ROOM] = OK
+            real.until(lambda: table.get(ROOM) is KVPoll.Success, "both have ended")
+            generation = lambda: getattr(table.entry(ROOM), "generation", 0)  # noqa: E731
+            first = generation()
+            ranks[0].request_status.pop(ROOM)
+            ranks[0].request_status[ROOM] = BOOT
+            real.until(lambda: table.entry(ROOM).cleared, "one has cleared")
+            ranks[1].request_status.pop(ROOM)
+            real.until(lambda: generation() > first, "it is opened anew")
+            assert table.entry(ROOM).ranks == {0: KVPoll.Bootstrapping}
 
 
 def settings_url():

@@ -13,7 +13,7 @@ from redis_kvpoll.errors import KVPollError
 from redis_kvpoll.forks import forkable
 from redis_kvpoll.leases.view import LeaseView
 
-logger = logging.getLogger("redis_kvpoll")
+logger = logging.getLogger("redis_kvpoll.leases")
 
 
 class Lease(LeaseView):

@@ -20,7 +20,7 @@ OPERATION = "lease"
 TRIES = 3
 """To take a lease, while others take its name at the same time."""
 
-logger = logging.getLogger("redis_kvpoll")
+logger = logging.getLogger("redis_kvpoll.leases")
 
 
 class Holding:

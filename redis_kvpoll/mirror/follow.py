@@ -34,7 +34,7 @@ from redis_kvpoll.mirror.replica import Replica
 from redis_kvpoll.mirror.shard import text_of
 from redis_kvpoll.steps import Flow, Pause, Reroute, Send
 
-logger = logging.getLogger("redis_kvpoll")
+logger = logging.getLogger("redis_kvpoll.mirror")
 
 ENTRIES = 1000
 """Read at once, of each shard."""

@@ -13,7 +13,7 @@ from redis_kvpoll.mirror.replica import Replica
 from redis_kvpoll.mirror.shard import Waiter
 from redis_kvpoll.status import KVPoll
 
-logger = logging.getLogger("redis_kvpoll")
+logger = logging.getLogger("redis_kvpoll.mirror")
 
 
 class FollowerTask:

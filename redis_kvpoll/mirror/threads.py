@@ -18,7 +18,7 @@ from redis_kvpoll.mirror.shard import Waiter
 from redis_kvpoll.status import KVPoll
 from redis_kvpoll.steps import Flow
 
-logger = logging.getLogger("redis_kvpoll")
+logger = logging.getLogger("redis_kvpoll.mirror")
 
 
 class FollowerThread:

@@ -28,7 +28,7 @@ LINGER = 5.0
 
 Callback = Callable[[int, KVPoll | None], object]
 
-logger = logging.getLogger("redis_kvpoll")
+logger = logging.getLogger("redis_kvpoll.mirror")
 
 
 def checked_wait(room: Any, statuses: Iterable[Any], timeout: Any) -> tuple[int, frozenset[KVPoll], float | None]:

@@ -17,6 +17,10 @@ logger = logging.getLogger("redis_kvpoll")
 INSTEAD = "SGLang runs on its own dicts"
 
 
+# When Redis is away, the mirrors and the lease each say so; here one word for all of them is enough: see Link._watch.
+SILENCED = ("redis_kvpoll.mirror", "redis_kvpoll.leases")
+
+
 def after_init(result: None, manager: Any, *args: Any, **kwargs: Any) -> None:
     """The hook: SGLang's manager has its dicts, and its backend has not begun to use them."""
     link = _link(manager)
@@ -67,6 +71,8 @@ def _all_have(joined: bool, manager: Any) -> bool:
 
 def _swap(manager: Any, link: Link) -> None:
     """From here on nothing can fail."""
+    for name in SILENCED:
+        logging.getLogger(name).setLevel(logging.ERROR)
     book, place = link.book, link.place
     theirs = manager.request_status
     if hasattr(theirs, "collect"):

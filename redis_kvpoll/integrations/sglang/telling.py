@@ -103,7 +103,7 @@ class Teller:
             if latest is None:
                 return
             use = latest
-            if use.is_new and use.is_over and pause > BUSY_SECONDS[0] * 2:
+            if use.is_new and use.is_over and pause == BUSY_SECONDS[1]:
                 return  # over before its room was free
 
     async def _say(self, room: int, use: Use) -> None:

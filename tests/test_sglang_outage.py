@@ -1,0 +1,121 @@
+"""A process of SGLang when Redis is away, has lost its data, or takes the process for dead; with a real server."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+
+import pytest
+
+from redis_kvpoll import KVPoll, StatusStore
+from redis_kvpoll.integrations.sglang import link
+from tests import real
+from tests.standin import joined, manager
+
+FAIL, BOOT, WAIT, MOVE, OK = range(5)
+ROOMS = range(1000, 1200)
+OWNER = "prefill/10.0.0.1:8998"
+
+
+@pytest.fixture
+def world():
+    with real.World("sync") as world:
+        yield world
+
+
+@pytest.fixture
+def server(world, monkeypatch):
+    server = world.serve()
+    for name, value in {"URL": server.tcp, "NAMESPACE": "t", "LEASE": "5", "DEADLINE": "1"}.items():
+        monkeypatch.setenv(f"KVPOLL_{name}", value)
+    monkeypatch.setattr(link, "AWAY_SECONDS", 0.0)
+    return server
+
+
+def table(server):
+    return StatusStore.from_url(server.tcp, namespace="t-prefill", policy="strict")
+
+
+def whole(store, one):
+    """Wait until the table has just what SGLang has."""
+
+    def look():
+        rooms = list(store.rooms())
+        return dict(zip(rooms, store.poll(rooms), strict=True)) == dict(one.request_status)
+
+    real.until(look, "the table is as SGLang has it")
+
+
+def lives(one, rooms):
+    """A request's life in each room; every third is still under way afterwards."""
+    for room in rooms:
+        for status in (BOOT, WAIT, MOVE):
+            one.request_status[room] = status
+        if room % 3:
+            one.request_status[room] = OK
+            one.request_status.pop(room, None)
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_serving_goes_on_and_then_the_table_is_whole_again(world, server, caplog, world_size):
+    caplog.set_level(logging.INFO, "redis_kvpoll")
+    ranks = [manager(attn_tp_size=world_size, attn_tp_rank=rank) for rank in range(world_size)]
+    with joined(*ranks):
+        for one in ranks:
+            lives(one, ROOMS[:100])
+        with table(server) as store:
+            whole(store, ranks[0])
+        os.kill(server.pid, signal.SIGKILL)
+        for one in ranks:
+            lives(one, ROOMS[100:])
+            for room in ROOMS[:50]:
+                one.request_status.pop(room, None)
+        assert dict(ranks[0].request_status) == {room: MOVE for room in ROOMS[50:] if room % 3 == 0}
+        real.until(lambda: "away" in caplog.text, "the outage is noticed")
+        server = world.restart(server)
+        with table(server) as store:
+            whole(store, ranks[0])
+            for one in ranks:
+                for room in list(one.request_status):
+                    one.request_status[room] = OK
+                    one.request_status.pop(room)
+            whole(store, ranks[0])
+        real.until(lambda: caplog.text.count("is back") == world_size, "that it is back is said")
+    warnings = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert len(warnings) == world_size, warnings
+    assert all("Redis is away" in text for text in warnings)
+
+
+def test_who_was_taken_for_dead_fails_what_it_had_and_goes_on(server):
+    one = manager()
+    with joined(one), table(server) as thief:
+        one.request_status[1] = BOOT
+        real.until(lambda: thief.get(1), "it is told")
+        with thief.lease(OWNER):  # as a second process would that has the same name
+            real.until(lambda: one.request_status[1] == FAIL, "its rooms have failed")
+            assert "lost" in one.failure_records[1] or "dead" in one.failure_records[1]
+            one.request_status[2] = BOOT
+        real.until(lambda: thief.entry(2) and thief.entry(2).owner == OWNER, "it goes on under a new lease")
+
+
+def test_the_end_of_a_process_says_what_is_still_to_be_said(server):
+    one = manager()
+    with joined(one):
+        one.request_status[1] = BOOT
+        one.request_status[1] = FAIL
+    with table(server) as store:
+        assert store.get(1) is KVPoll.Failed
+        assert store.owners() == []
+
+
+def test_and_takes_no_longer_when_redis_is_away(world, server):
+    one = manager()
+    with joined(one):
+        os.kill(server.pid, signal.SIGKILL)
+        one.request_status[1] = BOOT
+    book = one.request_status.book
+    assert not book.wake.__self__._thread.is_alive()
+    one.request_status[1] = OK  # SGLang goes on until it ends
+    assert one.request_status[1] == OK
+    world.restart(server)
