@@ -4,17 +4,14 @@ Needs SGLang (``make test-sglang``); nothing here imports the plugin, which SGLa
 
     settings = Settings("prefill", port)
     CommonKVBootstrapServer(HOST, port)
-    with settings.published() as server_args:
-        manager = PrefillManager(settings, server_args)
-        sender = Sender(manager, f"127.0.0.1:{port}", room)
+    manager = PrefillManager(settings)
+    sender = Sender(manager, f"127.0.0.1:{port}", room)
 """
 
 from __future__ import annotations
 
-import contextlib
 import queue
 import threading
-from collections.abc import Iterator
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -29,7 +26,8 @@ from sglang.srt.disaggregation.common.conn import (
     CommonKVSender,
 )
 from sglang.srt.disaggregation.utils import DisaggregationMode
-from sglang.srt.runtime_context import get_context, get_parallel
+from sglang.srt.runtime_context import SpawnRanks, get_parallel, publish
+from sglang.srt.server_args import ServerArgs
 
 HOST = "127.0.0.1"
 PAGES = numpy.arange(2, dtype=numpy.int32)
@@ -62,28 +60,25 @@ class Settings:
     pp_port: int = 0
     """Where pipeline rank 0 waits for the others; for ``pp_size`` above 1."""
 
-    @contextlib.contextmanager
-    def published(self) -> Iterator[Any]:
-        """This process's configuration, as SGLang's launcher publishes it; the manager is made inside."""
-        override = get_context().override_server_args(
-            disaggregation_mode=self.role,
-            disaggregation_bootstrap_port=self.bootstrap_port,
+    def publish(self) -> ServerArgs:
+        """Make this the process's configuration, as SGLang's launcher does; then its manager can be made.
+
+        A process has one: of two managers in one process, each is made right after its own has been published.
+        """
+        server_args = ServerArgs(
+            model_path="dummy",
             host=HOST,
             port=self.port,
             tp_size=self.tp_size,
             pp_size=self.pp_size,
             page_size=1,
+            disaggregation_mode=self.role,
+            disaggregation_bootstrap_port=self.bootstrap_port,
         )
-        place = {
-            "tp_rank": self.tp_rank,
-            "attn_tp_rank": self.tp_rank,
-            "attn_cp_rank": 0,
-            "attn_dp_rank": 0,
-            "attn_dcp_rank": 0,
-            "pp_rank": self.pp_rank,
-        }
-        with override as server_args, get_parallel().override(**place, pp_group=self._pp_group()):
-            yield server_args
+        get_parallel().clear_stamp()
+        publish(server_args, role="scheduler", ranks=SpawnRanks(world_rank=self.pp_rank * self.tp_size + self.tp_rank))
+        get_parallel().override_permanently(pp_group=self._pp_group())
+        return server_args
 
     def _pp_group(self) -> Any:
         """SGLang's own group, over gloo; only its ``broadcast_object`` is used."""
@@ -134,9 +129,9 @@ class _Backend(CommonKVManager):
 
     kv_status_msg_carries_reason = True
 
-    def __init__(self, settings: Settings, server_args: Any) -> None:
+    def __init__(self, settings: Settings) -> None:
         self.errors: list[str] = []
-        super().__init__(settings.kv_args(), DisaggregationMode(settings.role), server_args)
+        super().__init__(settings.kv_args(), DisaggregationMode(settings.role), settings.publish())
 
     def _start(self, loop: Any) -> None:
         def run() -> None:
@@ -152,8 +147,8 @@ class _Backend(CommonKVManager):
 class PrefillManager(_Backend):
     """Takes what decode says of a room, and transfers nothing, in threads as mooncake's."""
 
-    def __init__(self, settings: Settings, server_args: Any) -> None:
-        super().__init__(settings, server_args)
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
         self.queue: queue.Queue[int] = queue.Queue()
         self._start(self._bootstrap_thread)
         self._start(self._transfer_worker)
@@ -194,8 +189,8 @@ class PrefillManager(_Backend):
 class DecodeManager(_Backend):
     """Takes what prefill says of a room, in a thread as mooncake's."""
 
-    def __init__(self, settings: Settings, server_args: Any) -> None:
-        super().__init__(settings, server_args)
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
         self._start(self._decode_thread)
 
     def _decode_thread(self) -> None:

@@ -7,7 +7,6 @@ what SGLang has raised.
 from __future__ import annotations
 
 import collections
-import contextlib
 import json
 import logging
 import os
@@ -60,9 +59,7 @@ class Worker:
         if plan["bootstraps"]:
             CommonKVBootstrapServer(HOST, settings.bootstrap_port)
             _reach(settings.bootstrap_port)
-        self._stack = contextlib.ExitStack()
-        server_args = self._stack.enter_context(settings.published())
-        self._manager: Any = (PrefillManager if self._is_prefill else DecodeManager)(settings, server_args)
+        self._manager: Any = (PrefillManager if self._is_prefill else DecodeManager)(settings)
         self._handles: dict[int, Any] = {}
         self._serving: Serving | None = None
 
