@@ -92,8 +92,12 @@ class Book:
             return dict.get(self.statuses, room, default)
 
     def last_status(self, room: int) -> int:
-        """The status of a room that was cleared a moment ago; KeyError if it was not."""
-        status = self._graves.get(room, (None, 0.0))[0]
+        """The status of a room that was cleared a moment ago; KeyError if it was not.
+
+        Asked when the look-up has found nothing, which takes no lock: by now the room may even be there again.
+        """
+        with self._lock:
+            status = dict.get(self.statuses, room, self._graves.get(room, (None, 0.0))[0])
         if status is None:
             raise KeyError(room)
         return status
