@@ -92,11 +92,8 @@ class Book:
             return dict.get(self.statuses, room, default)
 
     def last_status(self, room: int) -> int:
-        """The status of a room that was cleared a moment ago; KeyError if it was not.
-
-        Asked when the look-up has found nothing, which takes no lock: by now the room may even be there again.
-        """
-        with self._lock:
+        """The status of a room that was cleared a moment ago; KeyError if it was not."""
+        with self._lock:  # the look-up that found nothing took none: by now the room may even be there again
             status = dict.get(self.statuses, room, self._graves.get(room, (None, 0.0))[0])
         if status is None:
             raise KeyError(room)
