@@ -62,7 +62,7 @@ class Worker:
 
     def said(self, logger: str = "redis_kvpoll", level: str = "ERROR") -> list[str]:
         """What a logger of it has said."""
-        lines: list[tuple[str, str, str]] = self.tell("log").hear()
+        lines: list[tuple[str, str, str]] = self.lines()
         return [text for name, of, text in lines if of == level and name.partition(".")[0] == logger]
 
     def kill(self) -> None:

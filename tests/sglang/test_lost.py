@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
 
 from chaos.servers import Server
 from redis_kvpoll import KVPoll, StatusStore
+from tests.real import free_port
 from tests.sglang.conftest import LEASE
 from tests.sglang.crew import ROOT, Crew, soon
+from tests.sglang.fates import breaks, is_aborted
 
 AT_ONCE = 1.0
 """Seconds."""
@@ -70,3 +73,45 @@ def test_another_prefill_is_not_its_neighbour(plugged: Crew) -> None:
     prefill.kill()
     time.sleep(LEASE + 1.0)  # what must not happen has had its time
     assert other.get(6) + decode.get(6) == [KVPoll.Bootstrapping, KVPoll.WaitingForInput]
+
+
+def test_a_prefill_of_two_ranks_that_was_killed(plugged: Crew, tables: dict[str, StatusStore]) -> None:
+    port = free_port()
+    places = ({"role": "prefill", "tp_size": 2, "tp_rank": rank} for rank in (0, 1))
+    first, second = plugged.start(*places, port=port)
+    (decode,) = plugged.start({"role": "decode"}, port=port)
+    assert decode.learn()
+    for worker in (first, second, decode):
+        worker.open(5)
+    soon(lambda: len(tables["prefill"].collect(5)), 2)
+    first.kill()
+    second.kill()
+    soon(lambda: decode.poll(5), [KVPoll.Failed], LEASE + 2.0)
+    reason, _ = decode.fail(5)
+    assert re.fullmatch(r"prefill 127\.0\.0\.1:\d+.* lost", reason)
+
+
+def test_a_prefill_that_comes_back_serves_again(crew: Crew) -> None:
+    """The same rooms, from the same address."""
+    port = free_port()
+    rooms = list(range(20))
+    (prefill,) = crew.start({"role": "prefill"}, port=port)
+    (decode,) = crew.start({"role": "decode"}, port=port)
+    assert decode.learn()
+    for worker in (prefill, decode):
+        worker.open(*rooms)
+    prefill.kill()
+    decode.lose_prefill()
+    assert decode.poll(*rooms) == [KVPoll.Failed] * len(rooms)
+    decode.clear(*rooms)
+    (prefill,) = crew.start({"role": "prefill"}, port=port)
+    assert decode.learn()
+    for worker in (prefill, decode):
+        worker.serve(rooms, len(rooms))
+    for worker in (prefill, decode):
+        soon(lambda worker=worker: worker.served(), len(rooms), 20.0)
+        results = worker.results()
+        assert results["errors"] == []
+        for room, (status, _) in results["ended"].items():
+            fails = breaks(int(room)) or is_aborted(int(room))
+            assert status == (KVPoll.Failed if fails else KVPoll.Success)

@@ -46,7 +46,9 @@ def stages(crew: Crew, *environments: dict[str, str]) -> list[Worker]:
 def test_without_a_url_nothing_is_changed(bare: Crew) -> None:
     workers = bare.pair()
     assert is_plain(*workers)
-    assert [worker.said() + worker.said(level="WARNING") for worker in workers] == [[], []]
+    for worker in workers:
+        ((_, level, text),) = worker.lines()
+        assert (level, text.partition(" ")[0]) == ("DEBUG", "KVPOLL_URL")
 
 
 def test_without_a_url_a_pipeline_is_on_sglangs_store(bare: Crew) -> None:

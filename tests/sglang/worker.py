@@ -35,14 +35,15 @@ STARTING_SECONDS = 10.0
 
 
 class Log(logging.Handler):
-    """What the plugin has said, and every error of anybody's."""
+    """What the plugin has said, and every warning of anybody's."""
 
     def __init__(self) -> None:
-        super().__init__(logging.WARNING)
+        super().__init__()
         self.lines: list[tuple[str, str, str]] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.lines.append((record.name, record.levelname, record.getMessage()))
+        if record.levelno >= logging.WARNING or record.name.startswith("redis_kvpoll"):
+            self.lines.append((record.name, record.levelname, record.getMessage()))
 
 
 class Worker:
@@ -51,6 +52,7 @@ class Worker:
     def __init__(self, plan: dict[str, Any]) -> None:
         self._log = Log()
         logging.basicConfig(level=logging.INFO, handlers=[logging.StreamHandler(sys.stderr), self._log])
+        logging.getLogger("redis_kvpoll").setLevel(logging.DEBUG)
         _break(plan["broken"])
         load_plugins()
         settings = Settings(**plan["settings"])
@@ -68,8 +70,8 @@ class Worker:
         names = ("request_status", "failure_records", "req_to_decode_prefix_len")
         return {name: type(getattr(self._manager, name)).__name__ for name in names if hasattr(self._manager, name)}
 
-    def log(self) -> list[tuple[str, str, str]]:
-        """Warnings and errors, by logger."""
+    def lines(self) -> list[tuple[str, str, str]]:
+        """What has been logged: the logger, the level, the text."""
         return self._log.lines
 
     def errors(self) -> list[str]:
