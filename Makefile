@@ -5,7 +5,7 @@ WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(8, 1 + (os.cpu_count() or 
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test bench chaos lint clean
+.PHONY: demo test test-sglang bench chaos lint clean
 
 demo: .venv/demo
 	$(BIN)/kvpoll replay --limit 3000 --speed 60 --prefill 2 --decode 2 --policy strict --seed 7 \
@@ -13,6 +13,10 @@ demo: .venv/demo
 
 test: .venv/test
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+
+# The real SGLang 0.5.23, on a CPU, in an environment of its own.
+test-sglang: .venv-sglang/ready
+	.venv-sglang/bin/python -m pytest tests/sglang
 
 bench: .venv/bench
 	$(BIN)/python -m bench
@@ -29,7 +33,7 @@ lint: .venv/lint
 	luacheck --no-color lua
 
 clean:
-	rm -rf .venv dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-sglang dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -51,3 +55,6 @@ clean:
 .venv/lint: .venv/test pyproject.toml
 	$(BIN)/pip install --quiet --editable '.[test,lint]'
 	@touch $@
+
+.venv-sglang/ready: pyproject.toml tests/sglang/environment.py tests/sglang/requirements.txt
+	@$(PYTHON) tests/sglang/environment.py

@@ -1,0 +1,176 @@
+"""The workers of the tests: started, told what to do, killed. What runs SGLang is on the other side of these pipes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
+
+from tests.real import free_port
+
+ROOT = Path(__file__).parent.parent.parent
+IMPORT_SECONDS = 120.0
+"""The first import after an installation is slow."""
+ANSWER_SECONDS = 40.0
+
+
+class WorkerError(Exception):
+    """What an order raised, as ``KeyError: 5``; or the worker is gone."""
+
+
+class Worker:
+    """One process of an instance."""
+
+    def __init__(self, pid: int, pipe: socket.socket, log: Path) -> None:
+        self.pid = pid
+        self.log = log
+        self._pipe = pipe
+        self._lines = pipe.makefile("rb")
+        self.kinds: dict[str, str] = {}
+        """The types of its tables, once it is up."""
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        """An order: a method of tests.sglang.worker.Worker."""
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return lambda *words: self.tell(name, *words).hear()
+
+    def tell(self, *order: Any) -> Self:
+        """Give an order whose answer is heard later."""
+        self._pipe.sendall(json.dumps(order).encode() + b"\n")
+        return self
+
+    def hear(self) -> Any:
+        self._pipe.settimeout(ANSWER_SECONDS)
+        try:
+            line = self._lines.readline()
+        except TimeoutError:
+            line = b""
+        if not line:
+            raise WorkerError(f"worker {self.pid} said nothing: {self.log.read_text()[-3000:]}")
+        answer = json.loads(line)
+        if "error" in answer:
+            raise WorkerError(answer["error"])
+        return answer["answer"]
+
+    def said(self, logger: str = "redis_kvpoll", level: str = "ERROR") -> list[str]:
+        """What a logger of it has said."""
+        lines: list[tuple[str, str, str]] = self.lines()
+        return [text for name, of, text in lines if of == level and name.partition(".")[0] == logger]
+
+    def kill(self) -> None:
+        """SIGKILL; when this returns, it is dead."""
+        if self._lines.closed:
+            return
+        os.kill(self.pid, signal.SIGKILL)
+        self._pipe.settimeout(ANSWER_SECONDS)
+        while self._lines.read(65536):
+            pass
+        self._lines.close()
+        self._pipe.close()
+
+
+class Host:
+    """The process that has imported SGLang; it makes the workers. A context manager."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._count = 0
+        ours, theirs = socket.socketpair()
+        quiet = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+        plain = {name: value for name, value in os.environ.items() if not name.startswith("KVPOLL_")}
+        log = folder / "host.log"
+        with theirs, log.open("wb") as errors:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "tests.sglang.host"],
+                stdin=theirs,
+                stdout=errors,
+                stderr=errors,
+                cwd=ROOT,
+                env=plain | quiet | {"SGLANG_HOST_IP": "127.0.0.1"},
+            )
+        self._pipe = ours
+        self._lines = ours.makefile("rb")
+        ours.settimeout(IMPORT_SECONDS)
+        if self._lines.readline() != b"ready\n":
+            raise WorkerError(f"SGLang does not start: {log.read_text()[-3000:]}")
+
+    def start(self, plan: dict[str, Any]) -> Worker:
+        """A worker that is on its way up: hear it before the first order."""
+        self._count += 1
+        log = self._folder / f"worker-{self._count}.log"
+        ours, theirs = socket.socketpair()
+        with theirs:
+            socket.send_fds(self._pipe, [json.dumps(plan | {"log": str(log)}).encode()], [theirs.fileno()])
+            pid = int(self._lines.readline())
+        return Worker(pid, ours, log)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lines.close()
+        self._pipe.close()
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+class Crew:
+    """The workers of one test, which end with it. A context manager."""
+
+    def __init__(self, host: Host, environment: dict[str, str]) -> None:
+        self.environment = environment
+        self._host = host
+        self.workers: list[Worker] = []
+
+    def start(self, *places: dict[str, Any], port: int | None = None, broken: str | None = None) -> list[Worker]:
+        """The processes of one instance; the first of a prefill instance has the bootstrap server.
+
+        A place is what Settings takes; ``environment`` in it is of that process only.
+        """
+        pp_port = free_port()
+        started = []
+        for number, place in enumerate(places):
+            settings = {"bootstrap_port": port, "pp_port": pp_port} | place
+            environment = self.environment | settings.pop("environment", {})
+            bootstraps = number == 0 and settings["role"] == "prefill"
+            plan = {"settings": settings, "environment": environment, "bootstraps": bootstraps, "broken": broken}
+            started.append(self._host.start(plan))
+        self.workers += started
+        for worker in started:
+            worker.kinds = worker.hear()
+        return started
+
+    def pair(self, **words: Any) -> tuple[Worker, Worker]:
+        """One process of prefill, and one of decode that knows it."""
+        port = free_port()
+        (prefill,) = self.start({"role": "prefill", "port": free_port()}, port=port, **words)
+        (decode,) = self.start({"role": "decode", "port": free_port()}, port=port, **words)
+        assert decode.learn()
+        return prefill, decode
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker in self.workers:
+            worker.kill()
+
+
+def soon(look: Callable[[], Any], wanted: Any, seconds: float = 5.0) -> float:
+    """Wait until ``look`` gives what is wanted; the seconds that it took."""
+    since = time.monotonic()
+    while (seen := look()) != wanted:
+        assert time.monotonic() - since < seconds, f"{seconds:g} s later still {seen}, not {wanted}"
+        time.sleep(0.01)
+    return time.monotonic() - since

@@ -1,0 +1,77 @@
+"""Makes an environment with the real SGLang on a CPU, in .venv-sglang of this checkout: run by ``make test-sglang``.
+
+SGLang's wheel asks for GPU packages and for a newer C library than some systems have, for parts that nobody here calls.
+So it is unpacked beside what it really imports (requirements.txt), with stand-ins for the rest (stubs).
+"""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+SGLANG = "sglang==0.5.23"
+WHEEL = "manylinux_2_34_x86_64"
+HERE = Path(__file__).parent
+ROOT = HERE.parent.parent
+TARGET = ROOT / ".venv-sglang"
+UNPACKED = TARGET / "sglang"
+READY = TARGET / "ready"
+
+
+class CannotError(Exception):
+    """Why there is no environment, and what to do."""
+
+
+def main() -> None:
+    """Make it anew."""
+    if sys.version_info < (3, 11):  # noqa: UP036 - whichever Python make has found
+        raise CannotError("it needs Python 3.11 or newer; try: make test-sglang PYTHON=python3.12")
+    if (sys.platform, platform.machine()) != ("linux", "x86_64"):
+        raise CannotError("SGLang has a wheel for Linux on x86_64 only")
+    _say("making .venv-sglang: the real SGLang on a CPU (about two minutes, 1.6 GB)")
+    shutil.rmtree(TARGET, ignore_errors=True)
+    try:
+        venv.create(TARGET, with_pip=True)
+    except subprocess.CalledProcessError:
+        raise CannotError("python cannot make an environment (on Debian: apt install python3-venv)") from None
+    _say("  torch and what else SGLang imports")
+    _pip("--no-deps", "--requirement", str(HERE / "requirements.txt"))
+    _say("  SGLang")
+    _pip("--no-deps", "--only-binary", ":all:", "--platform", WHEEL, "--target", str(UNPACKED), SGLANG)
+    (packages,) = TARGET.glob("lib/python*/site-packages")
+    (packages / "sglang.pth").write_text(f"{UNPACKED}\n{HERE / 'stubs'}\n")
+    _say("  this project")
+    _pip("--editable", f"{ROOT}[cli,embedded,fast]", "pytest>=9", "pytest-asyncio>=1.3")
+    _say("  does it import?")
+    _run("SGLang does not import here", "-W", "ignore", "-c", "import tests.sglang.managers")
+    READY.touch()
+
+
+def _pip(*words: str) -> None:
+    hint = (
+        "pip could not install that. Is there a network, 2 GB of space, and an index with torch's build for CPUs? (If "
+        "torch is what is missing, name one in PIP_EXTRA_INDEX_URL.)"
+    )
+    _run(hint, "-m", "pip", "install", "--quiet", *words)
+
+
+def _run(hint: str, *words: str) -> None:
+    done = subprocess.run([TARGET / "bin" / "python", *words], cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise CannotError(f"{hint}\n{done.stderr.strip()[-1500:]}")
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except CannotError as error:
+        sys.exit(f"test-sglang: {error}")

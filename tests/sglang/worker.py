@@ -1,0 +1,213 @@
+"""One worker: a process of a prefill or decode instance, with SGLang's own manager, that does what lines of JSON say.
+
+An order is the name of a method here and its arguments; the answer is ``{"answer": ...}``, or ``{"error": ...}`` for
+what SGLang has raised.
+"""
+
+from __future__ import annotations
+
+import collections
+import json
+import logging
+import os
+import socket
+import sys
+import time
+from typing import Any, NoReturn
+
+from sglang.srt.disaggregation.common import conn
+from sglang.srt.plugins import load_plugins
+
+from tests.sglang import races
+from tests.sglang.managers import (
+    HOST,
+    PAGES,
+    CommonKVBootstrapServer,
+    DecodeManager,
+    PrefillManager,
+    Receiver,
+    Sender,
+    Settings,
+)
+from tests.sglang.serving import Serving
+
+STARTING_SECONDS = 10.0
+
+
+class Log(logging.Handler):
+    """What the plugin has said, and every warning of anybody's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[tuple[str, str, str]] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno >= logging.WARNING or record.name.startswith("redis_kvpoll"):
+            self.lines.append((record.name, record.levelname, record.getMessage()))
+
+
+class Worker:
+    """Its methods without an underscore are what it can be told."""
+
+    def __init__(self, plan: dict[str, Any]) -> None:
+        self._log = Log()
+        logging.basicConfig(level=logging.INFO, handlers=[logging.StreamHandler(sys.stderr), self._log])
+        logging.getLogger("redis_kvpoll").setLevel(logging.DEBUG)
+        _break(plan["broken"])
+        load_plugins()
+        settings = Settings(**plan["settings"])
+        self._address = f"{HOST}:{settings.bootstrap_port}"
+        self._is_prefill = settings.role == "prefill"
+        if plan["bootstraps"]:
+            CommonKVBootstrapServer(HOST, settings.bootstrap_port)
+            _reach(settings.bootstrap_port)
+        self._manager: Any = (PrefillManager if self._is_prefill else DecodeManager)(settings)
+        self._handles: dict[int, Any] = {}
+        self._serving: Serving | None = None
+
+    def kinds(self) -> dict[str, str]:
+        """The types of the tables."""
+        names = ("request_status", "failure_records", "req_to_decode_prefix_len")
+        return {name: type(getattr(self._manager, name)).__name__ for name in names if hasattr(self._manager, name)}
+
+    def lines(self) -> list[tuple[str, str, str]]:
+        """What has been logged: the logger, the level, the text."""
+        return self._log.lines
+
+    def errors(self) -> list[str]:
+        """What has ended threads of SGLang's."""
+        return self._manager.errors
+
+    def learn(self) -> bool:
+        """Decode: ask the bootstrap server who prefill is."""
+        return self._manager.try_ensure_parallel_info(self._address)
+
+    def open(self, *rooms: int) -> None:
+        """Make the sender or the receiver of each room."""
+        for room in rooms:
+            handle = (Sender if self._is_prefill else Receiver)(self._manager, self._address, room)
+            handle.init(*((len(PAGES), 0) if self._is_prefill else (0,)))
+            self._handles[room] = handle
+
+    def ask(self, room: int) -> None:
+        """Decode: tell prefill where the pages go."""
+        self._handles[room].send_metadata(PAGES, aux_index=0, decode_prefix_len=room % 7)
+
+    def send(self, room: int) -> None:
+        """Prefill: send the pages."""
+        self._handles[room].send(PAGES)
+
+    def prefix(self, room: int) -> int:
+        return self._handles[room].pop_decode_prefix_len()
+
+    def poll(self, *rooms: int) -> list[int]:
+        return [self._handles[room].poll() for room in rooms]
+
+    def consensus(self, room: int) -> int:
+        return self._handles[room].poll_pp_consensus()
+
+    def collect(self, room: int) -> list[int | None]:
+        return list(self._manager.request_status.collect(room))
+
+    def get(self, *rooms: int) -> list[int | None]:
+        """What the table says, without its poll."""
+        return [self._manager.request_status.get(room) for room in rooms]
+
+    def update(self, room: int, status: int) -> None:
+        self._manager.update_status(room, status)
+
+    def record(self, room: int, reason: str) -> None:
+        self._manager.record_failure(room, reason)
+
+    def reason(self, room: int) -> str | None:
+        return self._manager.failure_records.get(room)
+
+    def leftovers(self) -> list[int]:
+        """The rooms with a reason that nobody has taken."""
+        return sorted(self._manager.failure_records)
+
+    def conclude(self, room: int, status: int, reason: str | None = None) -> None:
+        self._manager.conclude_transfer(bootstrap_room=room, status=status, failure_reason=reason)
+
+    def abort(self, room: int) -> None:
+        self._handles[room].abort()
+
+    def clear(self, *rooms: int) -> None:
+        for room in rooms:
+            self._handles[room].clear()
+
+    def fail(self, room: int) -> tuple[str, bool]:
+        """Its failure_exception: the reason, and whether it is from another rank."""
+        try:
+            self._handles[room].failure_exception()
+        except conn.KVTransferError as error:
+            return error.failure_reason, error.is_from_another_rank
+
+    def lose_prefill(self) -> None:
+        """Decode: what the heartbeat does once it is sure."""
+        self._manager._handle_node_failure(self._address)
+
+    def race(self, name: str, first: int, trials: int) -> int:
+        return races.run(name, self._manager, self._address, first, trials)
+
+    def serve(self, rooms: list[int], window: int) -> None:
+        """Begin to serve requests, in a thread."""
+        self._serving = Serving(self._manager, self._address, self._is_prefill, rooms, window)
+
+    def served(self) -> int:
+        """How many have ended."""
+        return len(self._serving.ended)
+
+    def results(self) -> dict[str, Any]:
+        """What came of each, once all have ended."""
+        self._serving.thread.join(0)
+        return {"ended": self._serving.ended, "errors": self._serving.errors, "on": self._serving.thread.is_alive()}
+
+
+def _break(what: str | None) -> None:
+    """Be an SGLang that the plugin does not know."""
+    if what == "hook":
+        del conn.CommonKVManager
+    elif what == "shape":
+        make = conn.CommonKVManager.__init__
+
+        def strange(self: Any, *args: Any, **words: Any) -> None:
+            make(self, *args, **words)
+            self.request_status = collections.OrderedDict()
+
+        conn.CommonKVManager.__init__ = strange
+
+
+def _reach(port: int) -> None:
+    give_up_at = time.monotonic() + STARTING_SECONDS
+    while True:
+        try:
+            socket.create_connection((HOST, port), 1).close()
+        except OSError:
+            if time.monotonic() > give_up_at:
+                raise
+            time.sleep(0.01)
+        else:
+            return
+
+
+def main(plan: dict[str, Any]) -> NoReturn:
+    """Work, until the input ends."""
+    try:
+        worker = Worker(plan)
+        _say({"answer": worker.kinds()})
+        for line in sys.stdin:
+            name, *words = json.loads(line)
+            try:
+                _say({"answer": getattr(worker, name)(*words)})
+            except Exception as error:
+                logging.getLogger("tests").exception("order %s", name)
+                _say({"error": f"{type(error).__name__}: {error}"})
+    finally:
+        sys.stderr.flush()
+        os._exit(0)
+
+
+def _say(answer: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(answer) + "\n")
+    sys.stdout.flush()
