@@ -6,8 +6,10 @@ import logging
 import re
 
 import pytest
+from click.testing import CliRunner
 
 from redis_kvpoll import KVPoll, StatusStore
+from redis_kvpoll.cli.app import kvpoll
 from redis_kvpoll.integrations.sglang import register, settings
 from redis_kvpoll.integrations.sglang.maps import FailureRecords, PrefixLengths, StatusMap
 from redis_kvpoll.integrations.sglang.shape import UnknownShapeError, place_of
@@ -151,6 +153,13 @@ class TestJoining:
         environment("redis://127.0.0.1:1/")
         register()
         assert [record.levelname for record in caplog.records] == ["ERROR"]
+
+    def test_who_looks_by_the_deployment_s_name_is_told_those_of_the_roles(self, table, url):
+        looked = CliRunner().invoke(kvpoll, ["ls", "--redis", url, "-n", "t"])
+        assert "-n" not in looked.output
+        with joined(manager()):
+            looked = CliRunner().invoke(kvpoll, ["ls", "--redis", url, "-n", "t"])
+        assert "a namespace for each role: -n t-prefill" in looked.output
 
     def test_a_change_of_roles_leaves(self, table):
         ended = []

@@ -40,7 +40,7 @@ def tail(url: str, namespace: str, last: int, wants_json: bool) -> None:
     Exit status: 130 after Ctrl-C.
     """
     with open_table(url, namespace) as store:
-        if not is_in_use(store, namespace):
+        if not is_in_use(store, url, namespace):
             sys.exit(1)
     try:
         with open_table(url, namespace, PATIENCE) as store:
@@ -58,7 +58,7 @@ def tail(url: str, namespace: str, last: int, wants_json: bool) -> None:
 def history(url: str, namespace: str, room: int, wants_json: bool) -> None:
     """Show what is left of one room's changes, and how long each status lasted."""
     with open_table(url, namespace) as store:
-        if not is_in_use(store, namespace):
+        if not is_in_use(store, url, namespace):
             sys.exit(1)
         found = store.history(room)
         is_there = _is_there(store, room)

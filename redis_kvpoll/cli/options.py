@@ -9,11 +9,14 @@ from typing import Any, TypeVar
 import click
 
 from redis_kvpoll import checks, keys
+from redis_kvpoll.commands import Settings
 from redis_kvpoll.errors import InvalidInputError
 from redis_kvpoll.store import StatusStore
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+ROLES = ("prefill", "decode")
+"""What SGLang's plugin puts behind KVPOLL_NAMESPACE, which an operator's shell may have from the same file."""
 DEADLINE = 2.0
 """Seconds. A person at a terminal would rather hear soon that the server is away."""
 
@@ -64,16 +67,24 @@ def open_table(url: str, namespace: str, deadline: float = DEADLINE) -> StatusSt
     return StatusStore.from_url(url, namespace=namespace, deadline=deadline)
 
 
-def is_in_use(store: StatusStore, namespace: str) -> bool:
+def is_in_use(store: StatusStore, url: str, namespace: str) -> bool:
     """Whether anybody uses the namespace; if not, say so.
 
     Looking must not be using: a store's first command writes the settings that later users must agree with.
     """
     if store.settings() is not None:
         return True
-    click.echo(
-        f"Nobody uses namespace {namespace!r}: it has no rooms and no settings.\n"
-        f"Those in use, on the same server: redis-cli --scan --pattern '{keys.ALL_SETTINGS}'",
-        err=True,
-    )
+    roles = [name for role in ROLES if _settings(url, name := f"{namespace}-{role}") is not None]
+    others = "Those in use, on the same server: redis-cli --scan --pattern '" + keys.ALL_SETTINGS + "'"
+    if roles:
+        others = "SGLang has a namespace for each role: " + " or ".join(f"-n {name}" for name in roles)
+    click.echo(f"Nobody uses namespace {namespace!r}: it has no rooms and no settings.\n{others}", err=True)
     return False
+
+
+def _settings(url: str, namespace: str) -> Settings | None:
+    try:
+        with open_table(url, namespace) as store:
+            return store.settings()
+    except InvalidInputError:  # with the role it is too long for a name
+        return None

@@ -27,7 +27,7 @@ def owners(url: str, namespace: str) -> None:
     A lease that lapsed is marked by the first who looks, and lost by a later look; then its live rooms are failed.
     """
     with open_table(url, namespace) as store:
-        if not is_in_use(store, namespace):
+        if not is_in_use(store, url, namespace):
             return
         found = store.owners()
     if not found:
@@ -48,7 +48,7 @@ def reap(url: str, namespace: str) -> None:
     only marked at first, so a second look is needed.
     """
     with open_table(url, namespace) as store:
-        if not is_in_use(store, namespace):
+        if not is_in_use(store, url, namespace):
             return
         failed = store.reap()
         marked = [owner for owner in store.owners() if owner.state == "marked"]

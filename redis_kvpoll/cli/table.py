@@ -42,7 +42,7 @@ def ls(url: str, namespace: str, status: str | None, limit: int) -> None:
     """List the rooms of a table; into a pipe, as lines with tabs."""
     wanted = KVPoll[status] if status else None
     with open_table(url, namespace) as store:
-        if not is_in_use(store, namespace):
+        if not is_in_use(store, url, namespace):
             return
         rooms = list(store.rooms(wanted))
         found = [_look(store, room) for room in rooms[:limit]]
@@ -64,7 +64,7 @@ def ls(url: str, namespace: str, status: str | None, limit: int) -> None:
 def show(url: str, namespace: str, room: int) -> None:
     """Show all that is known of one room."""
     with open_table(url, namespace) as store:
-        if not is_in_use(store, namespace):
+        if not is_in_use(store, url, namespace):
             sys.exit(1)
         entry = store.entry(room)
     if entry is None:
@@ -114,7 +114,7 @@ def _ranges(numbers: list[int]) -> str:
 def clear(url: str, namespace: str, room: int) -> None:
     """Remove one room from the table."""
     with open_table(url, namespace) as store:
-        if not is_in_use(store, namespace):
+        if not is_in_use(store, url, namespace):
             sys.exit(1)
         try:
             entry = store.entry(room)
@@ -134,7 +134,7 @@ def clear(url: str, namespace: str, room: int) -> None:
 def abort(url: str, namespace: str, room: int, reason: str) -> None:
     """Fail one room, with all its ranks, for a reason."""
     with open_table(url, namespace) as store:
-        if not is_in_use(store, namespace):
+        if not is_in_use(store, url, namespace):
             sys.exit(1)
         outcome = store.abort(room, reason).outcome
         known = store.failure_reason(room)
