@@ -5,7 +5,7 @@ WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(8, 1 + (os.cpu_count() or 
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-sglang bench chaos lint clean
+.PHONY: demo test test-sglang rehearse bench chaos lint clean
 
 demo: .venv/demo
 	$(BIN)/kvpoll replay --limit 3000 --speed 60 --prefill 2 --decode 2 --policy strict --seed 7 \
@@ -17,6 +17,10 @@ test: .venv/test
 # The real SGLang 0.5.23, on a CPU, in an environment of its own.
 test-sglang: .venv-sglang/project
 	.venv-sglang/bin/python -m pytest tests/sglang
+
+# The plugin by hand, a role in each of two shells: docs/sglang.md goes through it.
+rehearse: .venv-sglang/ready
+	@.venv-sglang/bin/python -W ignore -m tests.sglang.rehearse $(ROLE)
 
 bench: .venv/bench
 	$(BIN)/python -m bench

@@ -4,7 +4,7 @@
 -- ARGV   feed_length, ttl_ms, terminal_ttl_ms, epoch_ttl_ms, nonce, rank, world_size, owner,
 --        incarnation, author; each: request, status, seen
 -- REPLY  feed_id, epoch; each: outcome, status, generation, age_ms, of_owner, of_request
--- FEED   ttl_ms, status, rank
+-- FEED   ttl_ms, status, first, rank
 -- CODES  1 CREATED, 3 UNCHANGED, 4 FAILED, -1 BUSY, -2 LEASE, -3 WORLD_SIZE
 -- USES   room, feed
 --

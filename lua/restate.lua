@@ -4,7 +4,7 @@
 -- ARGV   feed_length, ttl_ms, terminal_ttl_ms, epoch_ttl_ms, nonce, rank, world_size, owner,
 --        incarnation, author; each: generation, request, status, reason, length, role
 -- REPLY  feed_id, epoch; each: outcome, status
--- FEED   ttl_ms, status, rank, reason
+-- FEED   ttl_ms, status, first, reason, rank
 -- CODES  1 CREATED, 2 ADVANCED, 3 UNCHANGED, 4 FAILED, 5 SKIPPED, 6 STALE, -2 LEASE, -3 WORLD_SIZE
 -- USES   room, feed
 --
@@ -58,11 +58,16 @@ for i = 1, (#ARGV - 10) / 6 do
       if type(stored) ~= 'table' then redis.call('PEXPIRE', prefix, ARGV[2]) end
     end
     status = view(there)
-    if role == 'cleared' and there[own] then
+    if role == 'cleared' and rank ~= '' and there[own] then
       redis.call('HSET', room, cleared, there[own])
       redis.call('HDEL', room, own)
       status = false
-      if changes[#changes] and changes[#changes - 4] == room then changes[#changes] = {'rank:' .. rank, 'absent'} end
+      local n = #changes
+      if outcome == 3 then
+        changes[n + 1], changes[n + 2], changes[n + 3], changes[n + 4] = room, there.status, false, false
+        n = n + 5
+      end
+      changes[n] = {'rank:' .. rank, 'absent'}
     end
   end
   reply[i * 2 + 1], reply[i * 2 + 2] = outcome, status

@@ -186,4 +186,32 @@ IN_THE_CLIENT = [
         "",
         "test_replica.py::TestEntries::test_a_look_from_before_an_entry_says_nothing_any_more",
     ),
+    (
+        "a mirror shows the ranks of a room's former generation",
+        "mirror.ranked:RankShard._follow",
+        "self._know(room, at, {rank: status}, set())",
+        "self._know(room, at, {**self._ranks.get(room, {}), rank: status}, set())",
+        "test_replica_ranked.py::TestWhereTheRanksAre::test_nor_has_anothers[reopen]",
+    ),
+    (
+        "a mirror takes its rank's first word for one in the former generation",
+        "mirror.ranked:RankShard._know_own",
+        "since = at",
+        "pass",
+        "test_replica_ranked.py::TestWhereTheRanksAre::test_an_own_opening_has_none_of_the_former_ranks",
+    ),
+    (
+        "a mirror undoes what it has read by older entries",
+        "mirror.ranked:RankShard._entry",
+        " and at > self._looked.get(room, NOWHERE)",
+        "",
+        "test_replica_ranked.py::TestWhereTheRanksAre::test_what_was_read_ahead_is_not_undone_by_the_feed",
+    ),
+    (
+        "a mirror goes on with ranks from before a fresh start",
+        "mirror.ranked:RankShard.begin",
+        "self._unread.update(self._ids)",
+        "pass",
+        "test_replica_ranked.py::TestWhereTheRanksAre::test_a_fresh_start_believes_no_former_ranks",
+    ),
 ]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 
-from redis_kvpoll import commands
+from redis_kvpoll import KVPoll, commands
+from redis_kvpoll.commands import handles
 from redis_kvpoll.commands.shapes import SNAPSHOT
 from redis_kvpoll.mirror.replica import Replica
 from redis_kvpoll.mirror.shard import number_of, text_of
@@ -141,24 +142,39 @@ class RankedServer(Server):
         super().__init__(start)
         self.table = Table("compat", "none", 1e9, 1e9, 0)
         self.speakers = [*(Speaker(self.table, rank, 3) for rank in range(3)), Speaker(self.table)]
+        self.ranks = {room: [(-1, None, None)] for room in ROOMS}
+        """Where the ranks of each room were: (since which id, in which of its lives, their statuses or None)."""
+        self.begun = []
+        """Lives that the first rank began: each with the id of its entry; None, if another process of it did."""
 
-    def act(self, who, name, rooms, *arguments):
+    def act(self, who, name, rooms, *arguments, is_own=False):
         """An operation on one room after the other in one step, in one entry; its id, and an answer for each."""
-        speaker, fields, answers = self.speakers[who], [], []
+        fields, answers, told = [], [], []
         for room in rooms:
-            answers.append(getattr(speaker, name)([room] if name == "touch" else room, *arguments))
+            before = self.table.rooms.get(room)
+            act = getattr(self, f"_{name}", None) or getattr(self.speakers[who], name)
+            answers.append(
+                act(*([who] if hasattr(self, f"_{name}") else []), [room] if name == "touch" else room, *arguments)
+            )
             there, pair = self.table.rooms.get(room), []
             changed = {
                 "clear": lambda answer: answer is not None,  # Failed is falsy
                 "touch": bool,
                 "record_failure": bool,
+                "reopen": bool,
+                "restate": bool,
+                "restate_cleared": bool,
             }.get(name, lambda answer: answer.changed)
             if not changed(answers[-1]):
                 continue
-            if name in ("update_status", "clear") and who < 3 and there:
+            told.append(room)
+            if who == 0 and there is not before:
+                self.begun.append((there, text_of(self.last + 1).encode() if is_own else None))
+            if name not in ("abort", "touch", "record_failure") and who < 3 and there:
                 own = there.live.get(who)
-                pair = [b"rank:%d" % who, own.name.encode() if own is not None else b"absent"]
-            if name in ("update_status", "abort", "touch"):
+                kind = b"rank" if there is before else b"first"
+                pair = [b"%s:%d" % (kind, who), own.name.encode() if own is not None else b"absent"]
+            if name not in ("clear", "record_failure"):
                 fields += [b"ttl_ms", b"900000"]
             fields += [b"%d" % room, there.status.name.encode() if there else b"absent", *pair]
             if name in ("abort", "record_failure"):
@@ -167,13 +183,62 @@ class RankedServer(Server):
             return None, answers
         self.last += 1
         self.feed.append((text_of(self.last).encode(), fields))
-        for room in rooms:
+        for room in told:
             self._set(room, self.speakers[0].get(room))
         return text_of(self.last).encode(), answers
 
-    def expire(self, room):
+    def _reopen(self, who, room):
+        """Another request opens the room, once it has failed."""
+        there = self.table.rooms.get(room)
+        if there and there.status is KVPoll.Failed:
+            del self.table.rooms[room]
+            return self.speakers[who].update_status(room, KVPoll.Bootstrapping).changed
+        return False
+
+    def _restate(self, who, room, status):
+        """A rank brings the room back with a higher generation than it has."""
         self.table.rooms.pop(room, None)
-        super().expire(room)
+        there = self.speakers[who].create(room)
+        self.speakers[who].put(there, status)
+        return True
+
+    def _restate_cleared(self, who, room):
+        """A rank has come to the end and cleared, and says so to a server that has lost that."""
+        there = self.table.rooms.get(room)
+        if there is None or who in there.cleared or there.status is KVPoll.Failed:
+            return False
+        self.speakers[who].put(there, KVPoll.Success)
+        there.cleared[who] = there.live.pop(who)
+        return True
+
+    def _set(self, room, status):
+        super()._set(room, status)
+        there = self.table.rooms.get(room)
+        self.ranks[room].append((self.last, there, {**there.live, **there.cleared} if there else None))
+
+    def expire(self, room):
+        self._set(room, self.speakers[0].get(room))  # so it may still be shown until one has asked
+        self.table.rooms.pop(room, None)
+        self._set(room, None)
+
+    def snapshot(self, rooms):
+        reply = []
+        for room in rooms:
+            there, status = self.table.rooms.get(room), self.rooms.get(room)
+            ranks = [("status", there.live), ("cleared", there.cleared)] if there else []
+            words = " ".join(f"{kind}:{rank} {at.name}" for kind, of in ranks for rank, at in of.items())
+            reply += [_name(status), 900_000 if there else -2, words.encode()]
+        return text_of(self.last).encode(), list(rooms), reply
+
+    def since(self, room, at):
+        """What the ranks of a room were at that id, and have been since."""
+        found = self.ranks[room]
+        last = max(when for when, _, _ in found if when <= at)
+        return [(life, ranks) for when, life, ranks in found if when >= last]
+
+    def ranks_could_be(self, room, at, ranks):
+        last = max(when for when, _, _ in self.ranks[room] if when <= at)
+        return ranks in [found for when, _, found in self.ranks[room] if when == last]
 
 
 class RankedRun(Run):
@@ -181,38 +246,50 @@ class RankedRun(Run):
 
     def __init__(self):
         super().__init__()
-        self.replica = replica_of(rank="0", world_size="3")
-        self.replica.telling = True
-        self.shard = self.replica.shards["ns"]
+        self.follow()
         self.server = RankedServer()
 
-    def others(self, who, name, rooms):
-        arguments = ("why",) if name == "record_failure" else ()
+    def follow(self, wants=anything):
+        self.replica = replica_of(wants, rank="0", world_size="3")
+        self.replica.telling = True
+        self.shard = self.replica.shards["ns"]
+
+    def others(self, who, name, rooms, *arguments):
+        arguments = ("why",) if name == "record_failure" else arguments
         self.server.act(who, name, rooms, *arguments)
 
     def update(self, who, rooms, status):
         self.server.act(who, "update_status", rooms, status)
 
     def own(self, rooms, status):
-        """What the store itself writes: a status, None to clear, or abort; the reply is on its way."""
+        """What the store itself writes: a status, None to clear, or abort or reopen; the reply is on its way."""
         mark = self.replica.departing()
-        name = {None: "clear", "abort": "abort"}.get(status, "update_status")
-        rooms = rooms[:1] if name == "abort" else rooms
-        feed_id, answers = self.server.act(0, name, rooms, *([status] if name == "update_status" else []))
+        name = {None: "clear", "abort": "abort", "reopen": "reopen"}.get(status, "update_status")
+        rooms = rooms if name in ("clear", "update_status") else rooms[:1]
+        feed_id, answers = self.server.act(0, name, rooms, *([status] if name == "update_status" else []), is_own=True)
         if feed_id is None:
             return  # nothing was written: its reply has no id
         if name == "clear":
-            command, reply = commands.clear_many(rooms), [w for a in answers for w in (7 if a else 5, _name(a), None)]
+            command = commands.clear_many(rooms)
+            reply = [word for answer in answers for word in (5 if answer is None else 7, _name(answer), None)]
+        elif name == "reopen":
+            command, reply = handles.open(rooms[0], "next", 1, 0), [1, b"Bootstrapping", b"1", b"0", None, b"next"]
         else:
             one = commands.abort(rooms[0], "why") if name == "abort" else None
             command = one or commands.update_many(dict.fromkeys(rooms, status))
             reply = [word for answer in answers for word in (answer.outcome.value, _name(answer.status))]
         self.replies.append((mark, command.calls(self.replica.layout)[0], feed_id, reply))
 
+    def expire(self, rooms):
+        """They are gone, and the feed does not say it."""
+        for room in rooms:
+            if room in self.server.table.rooms:
+                self.server.expire(room)
+
     def late_look(self, rooms):
         mark = self.replica.departing()
         feed_id, rooms, reply = self.server.snapshot(rooms)
-        call = SNAPSHOT.call(self.replica.layout, "ns", rooms, [], range(len(rooms)))
+        call = self.replica.look.call(self.replica.layout, "ns", rooms, [], range(len(rooms)))
         self.replies.append((mark, call, feed_id, reply))
 
     def ask(self):
@@ -221,7 +298,7 @@ class RankedRun(Run):
         self.told += self.replica.take_changes()
 
     def confirm(self):
-        self.look(set(self.server.rooms) | set(self.shard.unconfirmed()))
+        self.look(set(self.server.table.rooms) | set(self.shard.unconfirmed()))
         self.read(1000)
         self.ask()
         assert not self.shard.unconfirmed()
@@ -232,9 +309,34 @@ class RankedRun(Run):
         self.start()
 
     def check(self):
-        for room, at in self.shard._ids.items():
-            if room not in self.shard.uncertain:
+        shard = self.shard
+        for room, at in shard._ids.items():
+            if room not in shard.uncertain:
                 assert self.server.could_be(room, at, self.replica.statuses.get(room)), f"room {room} is none it was"
+        for room in set(ROOMS) - shard._unread - shard.uncertain.keys():
+            shown, at = self.replica.ranks.get(room), max(shard.position, shard._looked.get(room, -1))
+            if room in shard._own:
+                assert self.is_of_one_life(room, at, shown), f"room {room} shows {shown}"
+            elif room in shard._ids or shard.synced:
+                assert self.server.ranks_could_be(room, at, shown), f"room {room} shows {shown}"
+
+    def is_of_one_life(self, room, at, shown):
+        """Whether the others are as they were at once, then or later, in a life in which this rank was as shown.
+
+        A reply does not tell of the lives that the same rank has begun meanwhile in another process, or by a call of
+        another thread whose reply is still to come.
+        """
+        to_come = {None, *(feed_id for _, _, feed_id, _ in self.replies)}
+        untold = [life for life, feed_id in self.server.begun if feed_id in to_come]
+        others = {rank: status for rank, status in shown.items() if rank != 0}
+        return any(
+            any(life is one for one in untold)
+            or (
+                others.items() <= (ranks or {}).items()
+                and any(life is one and (found or {}).get(0) is shown[0] for _, one, found in self.server.ranks[room])
+            )
+            for life, ranks in self.server.since(room, at)
+        )
 
 
 def _name(status):

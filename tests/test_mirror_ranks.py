@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 
 import pytest
 
-from redis_kvpoll import KVPoll, RoomNotFoundError, StatusStore
+from redis_kvpoll import (
+    InvalidInputError,
+    KVPoll,
+    RoomBusyError,
+    RoomNotFoundError,
+    StatusStore,
+    StoreClosedError,
+)
 from tests import real
 from tests.test_mirror import sleeping
 
@@ -92,7 +100,7 @@ class TestReading:
             chance, store = random.Random(rank), stores[rank]
             for _ in range(120):
                 room = chance.choice(rooms)
-                match chance.randrange(12):
+                match chance.randrange(13):
                     case 0 | 1:
                         store.clear(room)
                     case 2:
@@ -103,6 +111,9 @@ class TestReading:
                         store.update_many(dict.fromkeys(rooms, BOOT))
                     case 5:
                         store.record_failure(room, "why")
+                    case 6:
+                        with contextlib.suppress(RoomBusyError):
+                            store.open(room, request=chance.choice("ab"))
                     case _:
                         store.update_status(room, chance.choice((*KVPoll, BOOT, DONE)))
 
@@ -118,10 +129,149 @@ class TestReading:
             real.until(
                 lambda m=mirror, t=last: all(t.get(room) == m.get(room) for room in rooms if room in t), "what was told"
             )
-            assert getattr(mirror, "inner", mirror)._replica.statuses.keys() == {
-                r for r in rooms if mirror.get(r) is not None
-            }
+            replica = getattr(mirror, "inner", mirror)._replica
+            assert replica.statuses.keys() == {r for r in rooms if mirror.get(r) is not None}
+            if replica.layout.rank:
+                for room in rooms:
+                    real.until(lambda m=mirror, s=store, r=room: m.collect(r) == s.collect(r), "all ranks")
             mirror.close()
+
+
+def shows(mirror, **rooms):
+    """Wait until the mirror has it."""
+    for room, ranks in rooms.items():
+        real.until(lambda room=int(room[1:]), ranks=ranks: mirror.collect(room) == ranks, f"{room}: {ranks}")
+
+
+class TestCollecting:
+    def test_it_is_what_the_store_says(self, ranks):
+        first, second = ranks(2)
+        first.update_many({1: MOVE, 2: DONE})
+        second.update_many({1: DONE, 2: DONE})
+        with first.mirror() as mirror:
+            assert mirror.collect(1) == first.collect(1) == {0: MOVE, 1: DONE}
+            assert list(mirror.collect(1)) == [0, 1]
+            first.update_status(1, DONE)
+            assert mirror.collect(1) == {0: DONE, 1: DONE}
+            second.clear(2)
+            second.update_status(3, BOOT)
+            shows(mirror, _3={1: BOOT})
+            assert mirror.collect(2) == {0: DONE, 1: DONE}, "the last status of who has cleared counts on"
+            first.clear(2)
+            first.update_status(3, BOOT)
+            shows(mirror, _2={}, _3={0: BOOT, 1: BOOT})
+            assert mirror.collect(4) == {}
+
+    def test_all_ranks_fail_but_who_has_cleared(self, ranks):
+        first, second, third = ranks(3)
+        for store in (first, second):
+            store.update_status(1, DONE)
+        with third.mirror() as unheard, first.mirror() as mirror:
+            second.clear(1)
+            third.abort(1)
+            for one in (unheard, mirror):
+                shows(one, _1={0: FAIL, 1: DONE})
+            assert (unheard.get(1), mirror.get(1)) == (FAIL, FAIL)
+            third.clear(1)
+            shows(mirror, _1={0: FAIL, 1: DONE, 2: FAIL})
+            assert first.collect(1) == {0: FAIL, 1: DONE, 2: FAIL}
+
+    def test_a_room_that_is_opened_anew_has_none_of_its_former_ranks(self, ranks):
+        first, second = ranks(2)
+        with first.mirror() as mine, second.mirror() as theirs:
+            for _ in range(20):
+                for store in (first, second):
+                    store.open(1, request="former")
+                shows(mine, _1={0: BOOT, 1: BOOT})
+                second.abort(1)
+                shows(theirs, _1={0: FAIL, 1: FAIL})
+                second.open(1, request="next")
+                assert theirs.collect(1) == {1: BOOT}
+                real.until(lambda: mine.get(1) is None, "its view of the former is gone")
+                assert mine.collect(1) == {1: BOOT}
+                first.open(1, request="next")
+                shows(mine, _1={0: BOOT, 1: BOOT})
+                second.abort(1)
+                for store in (first, second):
+                    store.clear(1)
+
+    def test_a_room_that_has_expired_and_begins_again_has_none_of_them(self, ranks, client):
+        first, second = ranks(2)
+        first.update_status(1, MOVE)
+        with first.mirror() as mirror:
+            client.pexpireat("kvpoll:{default}:room:1", 1)
+            second.update_status(1, INPUT)
+            shows(mirror, _1={1: INPUT})
+            assert mirror.get(1) is None
+
+    def test_one_that_is_not_in_view_expires_too(self, ranks):
+        first, second = ranks(2, ttl=0.05)
+        with first.mirror() as mirror:
+            second.update_status(1, BOOT)
+            shows(mirror, _1={1: BOOT})
+            shows(mirror, _1={})
+            assert not getattr(mirror, "inner", mirror)._replica.shards["default"]._ids
+
+    def test_rooms_that_are_left_out_have_none(self, ranks):
+        first, second = ranks(2)
+        second.update_many({1: BOOT, 2: BOOT})
+        with first.mirror(rooms=lambda room: room != 1) as mirror:
+            first.update_many({1: BOOT, 4: BOOT})
+            assert (mirror.collect(1), mirror.collect(2), mirror.collect(4)) == ({}, {1: BOOT}, {0: BOOT})
+
+    def test_a_room_without_ranks_has_none(self, ranks, side, server):
+        (first,) = ranks(1)
+        plain = side.over(server)
+        with first.mirror() as mirror:
+            plain.update_many({1: BOOT, 2: BOOT})
+            plain.abort(1)
+            real.until(lambda: mirror.get(1) is FAIL, "a failure is seen by all")
+            plain.update_status(1, MOVE)
+            real.until(lambda: first.get(1) is mirror.get(1), "as the store has it")
+            assert (mirror.collect(1), mirror.collect(2), first.collect(1)) == ({}, {}, {})
+
+    def test_the_caller_gets_a_dict_of_its_own(self, ranks):
+        (first,) = ranks(1)
+        first.update_status(1, BOOT)
+        with first.mirror() as mirror:
+            mirror.collect(1).clear()
+            assert mirror.collect(1) == {0: BOOT}
+
+    def test_who_has_no_rank_collects_nothing(self, side, server):
+        no_rank = pytest.raises(InvalidInputError, match="collect: this mirror's store has no rank")
+        with side.over(server).mirror() as mirror, no_rank:
+            mirror.collect(1)
+
+    def test_it_must_be_open(self, ranks):
+        (first,) = ranks(1)
+        mirror = first.mirror()
+        with pytest.raises(StoreClosedError, match="collect: this mirror is not open"):
+            mirror.collect(1)
+        with mirror:
+            assert mirror.collect(1) == {}
+        with pytest.raises(StoreClosedError, match="collect: this mirror was closed"):
+            mirror.collect(1)
+
+    def test_a_server_that_has_lost_its_data(self, side):
+        with real.World("sync") as world, contextlib.ExitStack() as stack:
+            server = world.serve()
+            ranks = [{"rank": rank, "world_size": 2} for rank in range(2)]
+            first, second = (stack.enter_context(StatusStore.from_url(server.tcp, **rank)) for rank in ranks)
+            for store in (first, second):
+                store.update_many({1: DONE, 2: DONE, 3: DONE})
+            second.clear(3)
+            opened, attached = first.open(4), second.attach(4)
+            for status in (BOOT, DONE):
+                attached.update(status)
+            with side.open(server.tcp, **ranks[0]).mirror() as mirror:
+                assert [mirror.collect(room) for room in (1, 3, 4)] == [{0: DONE, 1: DONE}] * 2 + [{0: BOOT, 1: DONE}]
+                server = world.restart(server)
+                second.update_status(1, BOOT)
+                real.until(lambda: mirror.synced and mirror.collect(1) == {1: BOOT}, "read afresh")
+                assert mirror.get(1) is None
+                assert (mirror.collect(2), mirror.collect(3)) == ({}, {})
+                assert (opened.status(), attached.status()) == (BOOT, DONE)
+                real.until(lambda: second.collect(4) == mirror.collect(4) == {0: BOOT, 1: DONE}, "brought back")
 
 
 class TestWaiting:

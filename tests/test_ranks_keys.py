@@ -88,6 +88,25 @@ class TestPrefixLength:
         assert [store.pop_decode_prefix_len(ROOM) for store in stores] == [0, 7]
 
 
+def test_the_feed_tells_with_whom_a_room_begins(ranks, client):
+    first, second = ranks(2)
+    first.open(7, request="former")
+    second.open(7, request="former")
+    first.abort(7)
+    second.open(7, request="next")
+    first.open(7, request="next")
+    client.pexpireat("kvpoll:{default}:room:7", 1)
+    second.update_status(7, MOVE)
+    assert [[*fields[3:5]] for fields in words(client)] == [
+        ["Bootstrapping", "first:0"],
+        ["Bootstrapping", "rank:1"],
+        ["Failed", "reason"],
+        ["Bootstrapping", "first:1"],
+        ["Bootstrapping", "rank:0"],
+        ["Bootstrapping", "first:1"],
+    ]
+
+
 def test_the_feed_tells_what_all_agree_on_and_whose_change_it_was(ranks, client):
     first, second = ranks(2, ttl=9, terminal_ttl=3)
     first.update_status(7, BOOT)
@@ -100,12 +119,12 @@ def test_the_feed_tells_what_all_agree_on_and_whose_change_it_was(ranks, client)
     first.update_status(7, BOOT)
     first.abort(7, "why")
     assert words(client) == [
-        ["ttl_ms", "9000", "7", "Bootstrapping", "rank:0", "Bootstrapping"],
+        ["ttl_ms", "9000", "7", "Bootstrapping", "first:0", "Bootstrapping"],
         ["ttl_ms", "9000", "7", "Bootstrapping", "rank:1", "WaitingForInput"],
         ["ttl_ms", "3000", "7", "Failed", "rank:0", "Failed"],
         ["7", "Failed", "rank:1", "absent"],
         ["7", "absent"],
-        ["ttl_ms", "9000", "7", "Bootstrapping", "rank:0", "Bootstrapping"],
+        ["ttl_ms", "9000", "7", "Bootstrapping", "first:0", "Bootstrapping"],
         ["ttl_ms", "3000", "7", "Failed", "reason", "why"],
     ]
 

@@ -142,7 +142,8 @@ class TestEntries:
         told = []
         shard = Shard({}, anything, lambda room, status: told.append((room, status)))
         shard.begin(0)
-        shard.wrote(number_of(b"5-0"), {7: b"WaitingForInput", 8: b"Success"}, 900, 0)
+        call = commands.update_many({7: 2, 8: 4}).calls(LAYOUT)[0]
+        shard.wrote(number_of(b"5-0"), call, [2, b"WaitingForInput", 2, b"Success"], 0)
         told.clear()
         shard.read(self.entry(5), 0)
         assert shard._statuses == {7: KVPoll.WaitingForInput, 8: KVPoll.Success}

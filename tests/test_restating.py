@@ -14,6 +14,7 @@ from redis_kvpoll.keys import epoch, feed, prefixes, rooms
 from redis_kvpoll.steps import Pause
 from tests import leasing, real
 from tests.blocking import Blocking
+from tests.feeds import words
 
 A, B, C = 1, 2, 2**63 - 1
 
@@ -311,8 +312,8 @@ class TestRanks:
         before = client.hgetall(rooms("default", [A])[0])
         unknown, known = ["rid", "", "", "7", role], ["rid", "Transferring", "", "", "opener"]
         with StatusStore(server.store_client(), rank=1, world_size=2) as store:
-            words = [str(generation), *unknown, str(generation), *unknown, str(generation), *known]
-            said = Command("restate", shapes.RESTATE, [A, B, C], words, replies.updates, lambda _, found: found)
+            item = [str(generation), *unknown, str(generation), *unknown, str(generation), *known]
+            said = Command("restate", shapes.RESTATE, [A, B, C], item, replies.updates, lambda _, found: found)
             assert store._run(said) == [
                 Update(Outcome.UNCHANGED, None),
                 Update(Outcome.SKIPPED, None),
@@ -320,6 +321,29 @@ class TestRanks:
             ]
         assert client.hgetall(rooms("default", [A])[0]) == before
         assert sorted(on_server(client)) == [A, C]
+
+    def test_a_clear_that_is_brought_back_is_in_the_feed(self, server, client):
+        """Also where the server went back to just before it, and nothing else changes."""
+        with StatusStore(server.store_client(), rank=0, world_size=2) as store:
+            room = store.open(A, request="rid")
+            room.update(KVPoll.Success)
+            item = [str(room.generation), "rid", "Success", "", "", "cleared"]
+            said = Command("restate", shapes.RESTATE, [A], item, replies.updates, lambda _, found: found)
+            assert store._run(said) == [Update(Outcome.UNCHANGED, None)]
+            assert words(client)[-1] == ["1", "Bootstrapping", "rank:0", "absent"]
+            assert store._run(said) == [Update(Outcome.UNCHANGED, None)]
+            assert len(words(client)) == 3
+
+    def test_a_higher_generation_begins_the_room_anew_in_the_feed(self, server, client):
+        with StatusStore(server.store_client(), rank=0, world_size=2) as store:
+            later = str(store.open(A, request="former").generation + 1)
+        with StatusStore(server.store_client(), rank=1, world_size=2) as store:
+            item = [later, "rid", "Transferring", "", "", "opener"]
+            store._run(Command("restate", shapes.RESTATE, [A], item, replies.updates, lambda _, found: found))
+        assert [fields[2:] for fields in words(client)] == [
+            ["1", "Bootstrapping", "first:0", "Bootstrapping"],
+            ["1", "Bootstrapping", "first:1", "Transferring"],
+        ]
 
     def test_each_rank_brings_back_its_own(self, make_store, client):
         stores = [make_store(rank=rank, world_size=2) for rank in range(2)]

@@ -8,8 +8,9 @@
 -- and no function: a call of one room pays for every line.
 --
 -- An entry is a list of names and values in turn. A room's id has its new status; ttl_ms, the TTL of the rooms after
--- it; reason, why the room before it fails; rank:<rank>, what that rank of the room before it is at. So many rooms an
--- entry that a batch costs little more than a room, so few that the longest feed stays at some 40 MB.
+-- it; reason, why the room before it fails; rank:<rank>, what that rank of the room before it is at; first:<rank>, the
+-- same where the room begins with it, and whatever was there before is gone. So many rooms an entry that a batch costs
+-- little more than a room, so few that the longest feed stays at some 40 MB.
 
 local FEED_TTL_MS = '86400000'  -- a day: last night's changes can be looked at in the morning
 local WORDS, ROOMS_AN_ENTRY = 5, 16

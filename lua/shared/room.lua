@@ -76,7 +76,7 @@ end
 -- The fields that a room is born with.
 local function create(room, there, generation, request)
   clock()
-  there.generation, there.request = generation, request
+  there.generation, there.request, there.is_new = generation, request, true
   if rank ~= '' then there.world_size = world_size end
   if owner ~= '' then there.owner = owner end
   local entry = {'generation', generation, 'opened_ms', now_ms}
@@ -116,6 +116,8 @@ local function put(room, there, status, reason)
   redis.call('PEXPIRE', room, ttl_ms)
   local n = #changes
   changes[n + 1], changes[n + 2], changes[n + 3] = room, there.status, ttl_ms
-  changes[n + 4], changes[n + 5] = is_first and reason, rank ~= '' and {'rank:' .. rank, status}
+  changes[n + 4], changes[n + 5] = is_first and reason, false
+  -- Who follows the feed must not take the ranks of a former generation, or of a room that has expired, for its own.
+  if rank ~= '' then changes[n + 5] = {(there.is_new and 'first:' or 'rank:') .. rank, status} end
 end
 

@@ -71,10 +71,10 @@ def _room(name: Any) -> int | None:
 
 
 def _rank(name: Any) -> int | None:
-    """The rank in ``rank:3``."""
-    if not isinstance(name, bytes) or not name.startswith(b"rank:"):
+    """The rank in ``rank:3``, or in ``first:3`` where the room begins with it."""
+    if not isinstance(name, bytes) or not name.startswith((b"rank:", b"first:")):
         return None
-    digits = name.removeprefix(b"rank:")
+    digits = name.partition(b":")[2]
     return int(digits) if digits.isdigit() and len(digits) <= len(str(checks.MAX_WORLD_SIZE)) else None
 
 

@@ -36,7 +36,7 @@ def statuses(operation: str, rooms: list[int], reply: list[Any]) -> list[KVPoll 
 
 
 def snapshots(operation: str, rooms: list[int], reply: list[Any]) -> list[KVPoll | None]:
-    return statuses(operation, rooms, reply[::2])
+    return statuses(operation, rooms, reply[:: len(reply) // len(rooms)])  # for a rank, there are more words
 
 
 def updates(operation: str, rooms: list[int], reply: list[Any]) -> list[Update]:
@@ -175,6 +175,21 @@ def _ranks(fields: dict[bytes, bytes], start: bytes) -> dict[int, KVPoll]:
         (_count(name.removeprefix(start)), known(value)) for name, value in fields.items() if name.startswith(start)
     )
     return {rank: status for rank, status in found if status is not None}
+
+
+def ranks_of(words: Any) -> tuple[dict[int, KVPoll], set[int]]:
+    """The status of each rank, as snapshot_ranks.lua says it, and which of them have cleared."""
+    found: dict[int, KVPoll] = {}
+    cleared: set[int] = set()
+    parts = words.split()
+    for name, value in zip(parts[::2], parts[1::2], strict=True):
+        kind, _, number = name.partition(b":")
+        status = _STATUSES.get(value)
+        if status is not None and kind in (b"status", b"cleared"):
+            found[int(number)] = status
+            if kind == b"cleared":
+                cleared.add(int(number))
+    return found, cleared
 
 
 def _text(value: bytes | None) -> str | None:

@@ -97,8 +97,8 @@ class Shape:
     repeatable: bool = True
     """Whether it may be sent again when its reply was lost; what destroys may not."""
     leaves: Callable[[list[Any]], list[Any]] | None = None
-    """For what changes statuses, and for SNAPSHOT: from the reply, the name of the status that each room has now, None
-    when it is absent, UNSAID when the reply does not say."""
+    """For what changes statuses, and for both SNAPSHOTs: from the reply, the name of the status that each room has now,
+    None when it is absent, UNSAID when the reply does not say."""
     for_rank: Shape | None = None
     """What does the same for a store that has a rank."""
     for_owner: Shape | None = None

@@ -137,15 +137,23 @@ SET_PREFIX = Shape(
     epoch=True,
 )
 POP_PREFIX = Shape(load("pop_prefix"), keys=("prefix",), once=("length_field",), reply=("length",), repeatable=False)
+SNAPSHOT_RANKS = Shape(
+    load("snapshot_ranks"),
+    first=("feed",),
+    once=("feed_ttl_ms", "rank"),
+    reply=("status", "left_ms", "ranks"),
+    leaves=lambda reply: reply[::3],
+)
 SNAPSHOT = Shape(
     load("snapshot"),
     first=("feed",),
-    once=("feed_ttl_ms", "rank"),
+    once=("feed_ttl_ms",),
     reply=("status", "left_ms"),
     leaves=lambda reply: reply[::2],
+    for_rank=SNAPSHOT_RANKS,
 )
 
 SHAPES = (
     *(UPDATE, WRITE, OPEN, RESTATE, ATTACH, ABORT, REAP, RECORD_FAILURE, CLEAR, CLEAR_FENCED, POLL, POLL_OWN, VIEW),
-    *(CONSENSUS, TOUCH, ENTRY, SET_PREFIX, POP_PREFIX, SNAPSHOT),
+    *(CONSENSUS, TOUCH, ENTRY, SET_PREFIX, POP_PREFIX, SNAPSHOT, SNAPSHOT_RANKS),
 )

@@ -27,7 +27,6 @@ from redis_kvpoll import faults, keys
 from redis_kvpoll.commands import Agreement, Call, Scan
 from redis_kvpoll.commands.settings import RENEW_SECONDS
 from redis_kvpoll.commands.shape import MAX_BATCH
-from redis_kvpoll.commands.shapes import SNAPSHOT
 from redis_kvpoll.errors import KVPollError, ServerRefusedError, StoreUnavailableError, printable
 from redis_kvpoll.faults import Fault, NotSent
 from redis_kvpoll.mirror.replica import Replica
@@ -142,7 +141,7 @@ class Follower:
     def _start_afresh(self) -> Flow[None]:
         for tag in self.tags:
             asked_at = time.monotonic()
-            feed_id, *_ = yield from self._carry(SNAPSHOT.call(self._replica.layout, tag, [], [], ()))
+            feed_id, *_ = yield from self._carry(self._replica.look.call(self._replica.layout, tag, [], [], ()))
             self._replica.begin(tag, feed_id, self._now(asked_at))
         if not self._replica.only_waited:
             yield from self._walk()
@@ -226,7 +225,7 @@ class Follower:
                 by_tag[tag].append(room)
         for tag, some in by_tag.items():
             for at in range(0, len(some), MAX_BATCH):
-                yield SNAPSHOT.call(layout, tag, some[at : at + MAX_BATCH], [], ())
+                yield self._replica.look.call(layout, tag, some[at : at + MAX_BATCH], [], ())
 
     def _carry(self, call: Call) -> Flow[Any]:
         words = call.words()

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 from redis_kvpoll import keys
 from redis_kvpoll.commands import Call
-from redis_kvpoll.commands.shape import UNSAID, Layout
+from redis_kvpoll.commands.shape import Layout
 from redis_kvpoll.commands.shapes import SNAPSHOT
 from redis_kvpoll.errors import KVPollError, WaitTimeoutError
 from redis_kvpoll.mirror.ranked import RankShard
@@ -24,7 +24,8 @@ this process was stopped, or the follower cannot keep up."""
 
 
 class Replica:
-    """The shards' copies, behind one lock for all who write. ``statuses`` is always the same dict, for anybody to read.
+    """The shards' copies, behind one lock for all who write. ``statuses`` is always the same dict, for anybody to read;
+    so is ``ranks``, which has a room's ranks with their statuses where the layout has a rank.
 
     ``wants`` says which rooms are of interest; without one they are those that are waited for. ``lock`` and every
     ``now`` (seconds of a clock that does not go back) come from outside, so that this does no more than compute.
@@ -34,9 +35,12 @@ class Replica:
         self, layout: Layout, lock: AbstractContextManager[Any], wants: Callable[[int], bool] | None = None
     ) -> None:
         self.layout = layout
+        self.look = SNAPSHOT.of(layout)
+        """How rooms are read."""
         self.only_waited = wants is None
         self.lock = lock
         self.statuses: dict[int, KVPoll] = {}
+        self.ranks: dict[int, dict[int, KVPoll]] = {}
         self.telling = False
         """Whether anybody wants to be told of changes."""
         self.suspicions = 0
@@ -47,7 +51,7 @@ class Replica:
 
     def _shard(self, wants: Callable[[int], bool] | None) -> Shard:
         if self.layout.rank:
-            return RankShard(self.statuses, wants, self._note, self.layout.rank)
+            return RankShard(self.statuses, wants, self._note, self.layout.rank, self.ranks)
         return Shard(self.statuses, wants, self._note)
 
     def _note(self, room: int, status: KVPoll | None) -> None:
@@ -135,13 +139,10 @@ class Replica:
         with self.lock:
             if mark.get(call.tag) != shard.round:
                 return  # it may be from another server, whose ids mean nothing here
-            if call.shape is SNAPSHOT:
+            if call.shape is self.look:
                 shard.snapshot(at, call.rooms, reply, now)
             else:
-                ttls = [int(ms) for name, ms in zip(call.shape.once, call.once, strict=True) if name.endswith("ttl_ms")]
-                left = zip(call.rooms, call.shape.leaves(list(reply)), strict=True)
-                statuses = {room: name for room, name in left if name is not UNSAID}
-                shard.wrote(at, statuses, min(ttls, default=0) / 1000, now)
+                shard.wrote(at, call, reply, now)
 
     def suspect(self) -> None:
         """The store has lost a connection: perhaps the server is another now, or about to be."""

@@ -12,7 +12,9 @@ import heapq
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from redis_kvpoll.commands import Call
 from redis_kvpoll.commands.replies import known
+from redis_kvpoll.commands.shape import UNSAID
 from redis_kvpoll.errors import KVPollError, RoomNotFoundError
 from redis_kvpoll.mirror.expiry import Expiry
 from redis_kvpoll.status import KVPoll
@@ -87,7 +89,7 @@ class Shard:
         """A heap of (id, room): what is known ahead of the feed, and needs a look when that has come there."""
         self._unconfirmed: set[int] = set()
         self.uncertain: dict[int, int] = {}
-        """Rooms that must be read, since what the feed has said of them at an id leaves two answers (see ranked.py)."""
+        """Rooms that must be read, since what the feed has said of them at an id is not enough (see ranked.py)."""
         self._untold: dict[int, KVPoll | None] = {}
         """Rooms that an own write changed ahead of the feed, and what who listens was told of each last."""
 
@@ -135,8 +137,13 @@ class Shard:
                 else:
                     self.expiry.drop(room)
 
-    def wrote(self, at: int, statuses: dict[int, Any], ttl: float, now: float) -> None:
+    def wrote(self, at: int, call: Call, reply: Sequence[Any], now: float) -> None:
         """What a write of this process left; nothing that it says is older than its entry."""
+        assert call.shape.leaves is not None  # noqa: S101 - it was looked at
+        ttls = [int(ms) for name, ms in zip(call.shape.once, call.once, strict=True) if name.endswith("ttl_ms")]
+        ttl = min(ttls, default=0) / 1000
+        left = zip(call.rooms, call.shape.leaves(list(reply)), strict=True)
+        statuses = {room: name for room, name in left if name is not UNSAID}
         for room, name in statuses.items():
             if self.wants(room) and at > self._ids.get(room, self.position):
                 status = known(name)
@@ -161,15 +168,16 @@ class Shard:
                 if ttl is not None and at >= last and room in self._statuses:
                     self.expiry.set(room, now + ttl)
 
-    def _put(self, room: int, status: KVPoll | None, at: int, own: bool = False) -> None:
-        """Take over what is newest."""
+    def _put(self, room: int, status: KVPoll | None, at: int, own: bool = False, is_hidden: bool = False) -> None:
+        """Take over what is newest. A room that is hidden has no status here, and yet is there (see ranked.py)."""
         was = self._statuses.get(room)
         self._ids[room] = at
         if status is not None:
             self._statuses[room] = status
         else:
             self._statuses.pop(room, None)
-            self.expiry.drop(room)
+            if not is_hidden:
+                self.expiry.drop(room)
         if own and was is not status:
             self._untold.setdefault(room, was)
         elif not own and self._untold.pop(room, was) is not status:

@@ -133,6 +133,21 @@ class View(Watch, ABC):
         except TypeError as error:  # as a dict would say; the look-ups themselves do not look at what they are given
             raise InvalidInputError(f"poll: it takes a list of rooms ({printable(str(error))})") from None
 
+    def collect(self, room: int) -> dict[int, KVPoll]:
+        """The status of each rank that has been heard of, also of those that have cleared; empty when it is absent.
+
+        As ``StatusStore.collect``, but from this copy: as ``get``, it asks nobody. The others' statuses are those of
+        one moment. What this process has written is in it at once, but for a failure and for its first word to a room
+        in which others are: these come with the feed, as the others' do.
+
+        Raises:
+            InvalidInputError: the store of this mirror has no rank (a ValueError).
+        """
+        replica = self._open_replica("collect")
+        if not replica.layout.rank:
+            raise InvalidInputError("collect: this mirror's store has no rank: give it rank= and world_size=")
+        return dict(sorted(replica.ranks.get(room, {}).copy().items()))
+
     def on_change(self, callback: Callback) -> Callable[[], None]:
         """Have ``callback(room, status)`` called for each change of a status; None means that the room is gone.
 

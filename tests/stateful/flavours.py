@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 
 from redis_kvpoll import KVPoll
 from redis_kvpoll.commands.feed import changes
@@ -91,16 +92,16 @@ def mirror(bench, who, room, status):
     before = bench.processes[who].poll(rooms)
     expected = outcome(lambda: bench.processes[who].update_status(room, status))
     after = bench.processes[who].get(room, "gone")
+    ranks = bench.processes[who].collect(room) if bench.processes[who].rank is not None else None
     for side in bench.sides:
         store, run = bare(side, who)
-        look = run(alook(store, rooms, room, status)) if run else look_through(store, rooms, room, status)
-        found = look[0], look[1], look[2]
-        assert found == (before, expected, after), bench.differs(
-            side, (who, "mirror", room, status), found, (before, expected, after)
+        look = run(alook(store, rooms, room, status, ranks)) if run else look_through(store, rooms, room, status, ranks)
+        assert look == (before, expected, after, ranks), bench.differs(
+            side, (who, "mirror", room, status), look, (before, expected, after, ranks)
         )
 
 
-def look_through(store, rooms, room, status):
+def look_through(store, rooms, room, status, ranks):
     with store.mirror() as copy:
         assert copy.synced
         assert copy.lag < 60
@@ -110,10 +111,15 @@ def look_through(store, rooms, room, status):
         if copy.get(room) in (FAILED, KVPoll.Success):
             assert copy.wait(room, timeout=10) == copy.get(room)
         end()
-        return before, update, copy.get(room, "gone")
+        for _ in range(5_000):
+            if ranks is None or copy.collect(room) == ranks:
+                break
+            time.sleep(0.002)
+        shown = None if ranks is None else copy.collect(room)
+        return before, update, copy.get(room, "gone"), shown
 
 
-async def alook(store, rooms, room, status):
+async def alook(store, rooms, room, status, ranks):
     async with store.mirror() as copy:
         assert copy.synced
         assert copy.lag < 60
@@ -123,7 +129,12 @@ async def alook(store, rooms, room, status):
         if copy.get(room) in (FAILED, KVPoll.Success):
             assert await copy.wait(room, timeout=10) == copy.get(room)
         end()
-        return before, update, copy.get(room, "gone")
+        for _ in range(5_000):
+            if ranks is None or copy.collect(room) == ranks:
+                break
+            await asyncio.sleep(0.002)
+        shown = None if ranks is None else copy.collect(room)
+        return before, update, copy.get(room, "gone"), shown
 
 
 async def aoutcome(coroutine):

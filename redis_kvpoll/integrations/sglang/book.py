@@ -94,7 +94,7 @@ class Book:
     def last_status(self, room: int) -> int:
         """The status of a room that was cleared a moment ago; KeyError if it was not."""
         with self._lock:  # the look-up that found nothing took none: by now the room may even be there again
-            status = dict.get(self.statuses, room, self._graves.get(room, (None, 0.0))[0])
+            status: int | None = dict.get(self.statuses, room, self._graves.get(room, (None, 0.0))[0])
         if status is None:
             raise KeyError(room)
         return status
