@@ -15,7 +15,7 @@ test: .venv/test
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 # The real SGLang 0.5.23, on a CPU, in an environment of its own.
-test-sglang: .venv-sglang/ready
+test-sglang: .venv-sglang/project
 	.venv-sglang/bin/python -m pytest tests/sglang
 
 # The plugin by hand, a role in each of two shells: docs/sglang.md goes through it.
@@ -60,5 +60,9 @@ clean:
 	$(BIN)/pip install --quiet --editable '.[test,lint]'
 	@touch $@
 
-.venv-sglang/ready: pyproject.toml tests/sglang/environment.py tests/sglang/requirements.txt
+.venv-sglang/ready: tests/sglang/environment.py tests/sglang/requirements.txt
 	@$(PYTHON) tests/sglang/environment.py
+
+.venv-sglang/project: .venv-sglang/ready pyproject.toml
+	.venv-sglang/bin/pip install --quiet --editable '.[cli,embedded,fast]' 'pytest>=9' 'pytest-asyncio>=1.3'
+	@touch $@

@@ -35,7 +35,6 @@ def test_the_consensus_is_the_least_of_all_ranks_in_every_order(crew: Crew, tabl
                 soon(lambda room=room: workers[1].collect(room), list(statuses))
         for worker in workers:
             worker.clear(room)
-        soon(lambda room=room: workers[0].collect(room), [None, None])
     if crew.environment:
         soon(lambda: sum(tables["prefill"].counts().values()), 0)
     assert workers[0].errors() + workers[1].errors() == []
@@ -77,6 +76,26 @@ def test_a_room_that_is_opened_again_knows_nothing_of_the_last_request(crew: Cre
         worker.open(5)
     soon(lambda: workers[0].collect(5), [KVPoll.Bootstrapping] * 2)
     assert workers[0].consensus(5) == KVPoll.Bootstrapping
+
+
+def test_what_a_rank_did_in_the_last_request_counts_no_more(crew: Crew, tables: dict[str, StatusStore]) -> None:
+    first, second = stages(crew)
+    for room in range(20):
+        for worker in (first, second):
+            worker.open(room)
+            worker.update(room, KVPoll.Success)
+        soon(lambda room=room: first.collect(room), [KVPoll.Success] * 2)
+        first.clear(room)
+        second.clear(room)
+        if crew.environment:
+            soon(lambda room=room: tables["prefill"].get(room), None)
+        else:
+            soon(lambda room=room: first.collect(room), [None, None])
+        first.open(room)
+        first.update(room, KVPoll.WaitingForInput)
+        for _ in range(5):
+            assert first.collect(room) == [KVPoll.WaitingForInput, None]
+            assert first.consensus(room) == KVPoll.Bootstrapping
 
 
 def test_on_its_own_only_rank_0_knows(alone: Crew) -> None:

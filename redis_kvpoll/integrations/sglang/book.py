@@ -200,8 +200,8 @@ class Book:
         return self._numbers.get(room)
 
     def follows(self, room: int) -> bool:
-        """Whether news of a room are of interest."""
-        return room in self._numbers
+        """Whether news of a room are of interest: also that other ranks have cleared it, after us."""
+        return room in self._numbers or room in self._graves
 
     def hear_failed(self, room: int, number: int, reason: str, is_to_be_said: bool) -> None:
         """A use has failed elsewhere. ``is_to_be_said``: in another table than ours."""

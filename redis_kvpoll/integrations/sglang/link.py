@@ -78,7 +78,9 @@ class Link:
             self._thread.join(3 * LEAVE_SECONDS)
 
     def statuses_of(self, room: int) -> dict[int, KVPoll]:
-        """What the table has of a room's ranks, without asking it."""
+        """What the table has of a room's ranks, without asking it; nothing while it may still be of the use before."""
+        if self._teller.knows(room) is None:
+            return {}
         assert self._mirror is not None  # noqa: S101 - it has joined
         return self._mirror.collect(room)
 
