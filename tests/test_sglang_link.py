@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -253,3 +254,8 @@ def settings_url():
     import os
 
     return os.environ["KVPOLL_URL"]
+
+
+def test_the_document_names_every_setting():
+    text = (Path(__file__).parents[1] / "docs" / "sglang.md").read_text()
+    assert all(f"`KVPOLL_{name}`" in text for name in ("URL", *settings.READERS))
