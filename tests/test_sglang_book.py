@@ -9,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from redis_kvpoll.integrations.sglang import book as books
-from redis_kvpoll.integrations.sglang.book import Book, Use
+from redis_kvpoll.integrations.sglang import unsaid
+from redis_kvpoll.integrations.sglang.book import Book
 from redis_kvpoll.integrations.sglang.maps import ConsensusMap
+from redis_kvpoll.integrations.sglang.unsaid import Use
 
 FAIL, BOOT, WAIT, MOVE, OK = range(5)
 ROOM = 7
@@ -45,6 +47,17 @@ def decided(current, status):
 def said(book, room=ROOM):
     """What is to be said of a room, in order."""
     return [(use.is_new, use.status, use.is_over) for use in iter(lambda: book.take(room), None)]
+
+
+class Others(dict):
+    """SGLang's own PPConsensusStore, on rank 0 of two."""
+
+    def __init__(self):
+        super().__init__()
+        self.peer = {}
+
+    def collect(self, room):
+        return [self.get(room), self.peer.get(room)]
 
 
 class TestStatuses:
@@ -209,7 +222,7 @@ class TestWhatIsToBeSaid:
         assert book.take(ROOM) == Use(1, reason="no route")
 
     def test_it_is_bounded_and_what_lives_is_kept(self, book, monkeypatch):
-        monkeypatch.setattr(books, "LIMIT", 10)
+        monkeypatch.setattr(unsaid, "LIMIT", 10)
         book.statuses[1000] = BOOT
         for room in range(30):
             book.statuses[room] = BOOT
@@ -309,11 +322,30 @@ class TestWhatIsHeard:
 class TestConsensus:
     def test_each_stage_in_order_and_the_own_one_as_it_is_here(self, book):
         theirs = {0: OK, 4: WAIT, 6: MOVE}
-        book.statuses = ConsensusMap(book, 4, [0, 4, 8], lambda room: theirs if room == ROOM else {})
+        book.statuses = ConsensusMap(book, 4, [0, 4, 8], lambda room: theirs if room == ROOM else {}, Others())
         assert book.statuses.collect(ROOM) == [OK, None, None]
         book.statuses[ROOM] = BOOT
         assert book.statuses.collect(ROOM) == [OK, BOOT, None]
         assert book.statuses.collect(8) == [None, None, None]
 
     def test_as_pp_consensus_store_it_lets_pop_what_is_not_there(self, book):
-        assert ConsensusMap(book, 0, [0, 1], lambda room: {}).pop(ROOM) is None
+        assert ConsensusMap(book, 0, [0, 1], lambda room: {}, Others()).pop(ROOM) is None
+
+    def test_sglang_s_own_store_goes_on_beneath_and_counts_while_the_table_cannot_be_heard(self, book):
+        others, theirs = Others(), {}
+        book.statuses = ConsensusMap(book, 0, [0, 1], lambda room: theirs, others)
+        book.statuses[ROOM] = BOOT
+        others.peer[ROOM] = others.peer[8] = MOVE
+        assert (others[ROOM], book.statuses.collect(ROOM)) == (BOOT, [BOOT, None])
+        book.away(True)
+        assert book.statuses.collect(ROOM) == [BOOT, MOVE]
+        book.away(False)
+        theirs[1] = WAIT  # said again, but not all of it yet
+        assert book.statuses.collect(ROOM) == [BOOT, MOVE]
+        theirs[1] = FAIL
+        assert book.statuses.collect(ROOM) == [BOOT, FAIL]
+        book.statuses.pop(ROOM)
+        assert ROOM not in others
+        theirs.clear()
+        book.statuses[ROOM] = BOOT
+        assert book.statuses.collect(ROOM) == [BOOT, None]

@@ -11,7 +11,7 @@ import pytest
 from redis_kvpoll import KVPoll, StatusStore
 from redis_kvpoll.integrations.sglang import link
 from tests import real
-from tests.standin import joined, manager
+from tests.standin import joined, link_of, manager
 
 FAIL, BOOT, WAIT, MOVE, OK = range(5)
 ROOMS = range(1000, 1200)
@@ -72,7 +72,7 @@ def test_serving_goes_on_and_then_the_table_is_whole_again(world, server, caplog
             for room in ROOMS[:50]:
                 one.request_status.pop(room, None)
         assert dict(ranks[0].request_status) == {room: MOVE for room in ROOMS[50:] if room % 3 == 0}
-        real.until(lambda: "away" in caplog.text, "the outage is noticed")
+        real.until(lambda: caplog.text.count("Redis is away") == world_size, "the outage is noticed")
         server = world.restart(server)
         with table(server) as store:
             whole(store, ranks[0])
@@ -114,8 +114,7 @@ def test_and_takes_no_longer_when_redis_is_away(world, server):
     with joined(one):
         os.kill(server.pid, signal.SIGKILL)
         one.request_status[1] = BOOT
-    book = one.request_status.book
-    assert not book.wake.__self__._thread.is_alive()
+    assert not link_of(one)._thread.is_alive()
     one.request_status[1] = OK  # SGLang goes on until it ends
     assert one.request_status[1] == OK
     world.restart(server)

@@ -3,27 +3,6 @@
 Installed beside SGLang 0.5.23, with KVPOLL_URL set: see docs/sglang.md.
 """
 
-from __future__ import annotations
+from redis_kvpoll.integrations.sglang.plugin import register
 
-import logging
-import os
-import pkgutil
-
-from redis_kvpoll.integrations.sglang import settings
-from redis_kvpoll.integrations.sglang.joining import after_init, complain
-from redis_kvpoll.integrations.sglang.shape import TARGET, VERSION, UnknownShapeError, check_class
-
-logger = logging.getLogger("redis_kvpoll")
-
-
-def register() -> None:
-    """The entry point of the group ``sglang.srt.plugins``; SGLang calls it in each of its processes."""
-    if not os.environ.get(settings.URL, "").strip():
-        logger.debug("%s is not set: SGLang runs on its own dicts", settings.URL)
-        return
-    try:
-        check_class(pkgutil.resolve_name(TARGET.rpartition(".CommonKVManager")[0]))
-        hooks = pkgutil.resolve_name("sglang.srt.plugins.hook_registry")
-        hooks.HookRegistry.register(TARGET, after_init, hooks.HookType.AFTER)
-    except (UnknownShapeError, ImportError, AttributeError) as error:
-        complain(f"{error}, which is not SGLang {VERSION} as this was made for: update redis-kvpoll")
+__all__ = ["register"]

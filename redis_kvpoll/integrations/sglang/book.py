@@ -10,48 +10,18 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from redis_kvpoll.integrations.sglang.maps import MISSING, FailureRecords, PrefixLengths, StatusMap
-from redis_kvpoll.status import KVPoll
+from redis_kvpoll.integrations.sglang.rule import FAILED, OPENING, further
+from redis_kvpoll.integrations.sglang.unsaid import Unsaid, Use
 
-FAILED, SUCCESS = int(KVPoll.Failed), int(KVPoll.Success)
-OPENING = (int(KVPoll.Bootstrapping), int(KVPoll.WaitingForInput))
-"""What may create a room: SGLang's rule since PR 24539, and the policy strict."""
 MEMORY = 300.0
 """Seconds for which a room that was cleared is remembered, with its reason: SGLang clears before it asks for that."""
-LIMIT = 10_000
-"""Uses that have begun and ended while the table could not be told: of more, the oldest are never told."""
+REMEMBERED = 10_000
+"""Such rooms at most."""
 GENERIC = "Aborted by AbortReq."
 """What SGLang's abort() records; who knows better may say so after it, as in _fail_prefill_recompute."""
-
-
-@dataclass(slots=True)
-class Use:
-    """What is to be said of one use of a room: how far it has got, why it failed, whether it is over."""
-
-    number: int
-    is_new: bool = False
-    """Whether the table knows nothing of it yet."""
-    status: int | None = None
-    reason: str = ""
-    length: int | None = None
-    is_over: bool = False
-
-    def take_in(self, later: Use) -> None:
-        """Say also what came later of the same use."""
-        self.status = merged(self.status, later.status)
-        self.reason = self.reason or later.reason
-        self.length = self.length if later.length is None else later.length
-        self.is_over = self.is_over or later.is_over
-
-
-def merged(one: int | None, other: int | None) -> int | None:
-    """The rule: Failed stays; else the further one."""
-    if one is None or other is None:
-        return other if one is None else one
-    return FAILED if FAILED in (one, other) else max(one, other)
 
 
 class Book:
@@ -65,9 +35,7 @@ class Book:
         """How long to wait for another rank's reason; 0 while there is nobody to wait for."""
         self.awaited: set[int] = set()
         """The rooms for whose reason somebody waits."""
-        self.untold = 0
-        """Uses that the table will never hear of."""
-        self.wake = wake
+        self._unsaid = Unsaid(wake)
         self._clock = clock
         self._lock = threading.Lock()
         self._heard = threading.Condition(self._lock)
@@ -75,13 +43,18 @@ class Book:
         self._last_number = 0
         self._graves: dict[int, tuple[int | None, float]] = {}
         self._looked = threading.local()
-        self._unsaid: dict[int, list[Use]] = {}
-        self._whole: dict[tuple[int, int], None] = {}
-        self._news: dict[int, None] = {}
+        self._is_away = False
+        self._outlived: set[int] = set()
+        """Rooms from before the table was back: other ranks may have yet to say again where they are."""
 
     def __len__(self) -> int:
         """How many rooms have something that is still to be said."""
         return len(self._unsaid)
+
+    @property
+    def untold(self) -> int:
+        """How many uses the table will never hear of."""
+        return self._unsaid.untold
 
     # Statuses, as SGLang reads and writes them
 
@@ -118,13 +91,10 @@ class Book:
                 if default is MISSING:
                     raise KeyError(room)
                 return default
-            status = dict.pop(self.statuses, room)
+            status = self.statuses.drop(room)
             dict.pop(self.lengths, room, None)
-            use = self._to_say(room, number)
-            use.is_over = True
-            if use.is_new:
-                self._whole[room, number] = None
-                self._bound()
+            self._unsaid.end(room, number)
+            self._outlived.discard(room)
             self._bury(room, status)
             return status
 
@@ -133,16 +103,16 @@ class Book:
         self._numbers[room] = self._last_number
         self._graves.pop(room, None)
         dict.pop(self.reasons, room, None)  # of the use before; what fails this one is recorded after its opening
-        dict.__setitem__(self.statuses, room, status)
-        use = self._to_say(room, self._last_number)
+        self.statuses.keep(room, status)
+        use = self._unsaid.of(room, self._last_number)
         use.is_new, use.status, use.length = True, status, dict.get(self.lengths, room)
 
     def _advance(self, room: int, number: int, status: int) -> None:
         was = dict.__getitem__(self.statuses, room)
-        now = merged(was, status)
+        now = further(was, status)
         if now != was:
-            dict.__setitem__(self.statuses, room, now)
-            use = self._to_say(room, number)
+            self.statuses.keep(room, now)
+            use = self._unsaid.of(room, number)
             use.status = now
             if now == FAILED:
                 use.reason = dict.get(self.reasons, room, "")
@@ -159,7 +129,7 @@ class Book:
             if number is None:
                 self._remember(room)
             elif dict.__getitem__(self.statuses, room) == FAILED:
-                self._to_say(room, number).reason = reason
+                self._unsaid.of(room, number).reason = reason
             self._heard.notify_all()
 
     def take_reason(self, room: int, default: Any) -> Any:
@@ -167,7 +137,7 @@ class Book:
         with self._lock:
             if room not in self.reasons and self.reason_seconds and room in self._graves:
                 self.awaited.add(room)
-                self._say(room)
+                self._unsaid.tell(room)
                 self._heard.wait_for(lambda: room in self.reasons, self.reason_seconds)
                 self.awaited.discard(room)
             reason = dict.pop(self.reasons, room, default)
@@ -183,7 +153,7 @@ class Book:
             if number is None:
                 self._remember(room)
             else:
-                self._to_say(room, number).length = length
+                self._unsaid.of(room, number).length = length
 
     def take_length(self, room: int, default: Any) -> Any:
         """The length, which is then forgotten; the table keeps it until the room is cleared."""
@@ -194,6 +164,17 @@ class Book:
         return length
 
     # What is heard of the table
+
+    def away(self, is_away: bool) -> None:
+        """Whether the table can be heard just now."""
+        with self._lock:
+            if self._is_away and not is_away:
+                self._outlived = set(self._numbers)
+            self._is_away = is_away
+
+    def is_alone_with(self, room: int) -> bool:
+        """Whether the table may know less of the other ranks of a room than they have said."""
+        return self._is_away or room in self._outlived
 
     def number_of(self, room: int) -> int | None:
         """The use of a room that is under way."""
@@ -213,7 +194,7 @@ class Book:
             if is_to_be_said:
                 self._advance(room, number, FAILED)
             else:
-                dict.__setitem__(self.statuses, room, FAILED)
+                self.statuses.keep(room, FAILED)
 
     def hear_reason(self, room: int, reason: str) -> None:
         """Another rank's reason, for who waits for it."""
@@ -227,54 +208,17 @@ class Book:
     def news(self) -> list[int]:
         """The rooms of which there has come to be something to say since the last call."""
         with self._lock:
-            rooms, self._news = list(self._news), {}
-        return rooms
+            return self._unsaid.news()
 
     def take(self, room: int) -> Use | None:
         """What is to be said next of a room. What comes from now on is said after it."""
         with self._lock:
-            uses = self._unsaid.get(room)
-            if not uses:
-                return None
-            use = uses.pop(0)
-            if not uses:
-                del self._unsaid[room]
-            self._whole.pop((room, use.number), None)
-        return use
+            return self._unsaid.take(room)
 
     def put_back(self, room: int, use: Use) -> None:
         """It could not be said now."""
         with self._lock:
-            uses = self._unsaid.setdefault(room, [])
-            if uses and uses[0].number == use.number:
-                use.take_in(uses.pop(0))
-            uses.insert(0, use)
-            if use.is_new and use.is_over:
-                self._whole[room, use.number] = None
-                self._bound()
-
-    def _to_say(self, room: int, number: int) -> Use:
-        uses = self._unsaid.setdefault(room, [])
-        if not uses or uses[-1].number != number:
-            uses.append(Use(number))
-        self._say(room)
-        return uses[-1]
-
-    def _say(self, room: int) -> None:
-        if not self._news:
-            self.wake()
-        self._news[room] = None
-
-    def _bound(self) -> None:
-        if len(self._whole) > LIMIT:
-            room, number = next(iter(self._whole))
-            del self._whole[room, number]
-            left = [use for use in self._unsaid.get(room, ()) if use.number != number]
-            if left:
-                self._unsaid[room] = left
-            else:
-                self._unsaid.pop(room, None)
-            self.untold += 1
+            self._unsaid.put_back(room, use)
 
     # Rooms that were
 
@@ -284,7 +228,7 @@ class Book:
         self._graves[room] = status, now + MEMORY
         while True:
             oldest = next(iter(self._graves))
-            if self._graves[oldest][1] > now and len(self._graves) <= LIMIT:
+            if self._graves[oldest][1] > now and len(self._graves) <= REMEMBERED:
                 return
             del self._graves[oldest]
             if oldest not in self._numbers:

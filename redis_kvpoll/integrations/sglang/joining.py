@@ -8,9 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 from redis_kvpoll.errors import KVPollError, printable
-from redis_kvpoll.integrations.sglang import settings
 from redis_kvpoll.integrations.sglang.link import Link
 from redis_kvpoll.integrations.sglang.maps import ConsensusMap
+from redis_kvpoll.integrations.sglang.settings import read
 from redis_kvpoll.integrations.sglang.shape import VERSION, UnknownShapeError, place_of
 
 logger = logging.getLogger("redis_kvpoll")
@@ -36,7 +36,7 @@ def after_init(result: None, manager: Any, *args: Any, **kwargs: Any) -> None:
 def _link(manager: Any) -> Link | None:
     """A link to the table; None, and one line that says why, where there can be none."""
     try:
-        found = settings.read(os.environ)
+        found = read(os.environ)
         if found is None:
             return None
         link = Link(found, place_of(manager))
@@ -44,7 +44,7 @@ def _link(manager: Any) -> Link | None:
     except UnknownShapeError as error:
         complain(f"{error}, which is not SGLang {VERSION} as this was made for: update redis-kvpoll")
     except KVPollError as error:
-        complain(f"{error}")
+        complain(f"{str(error).rstrip('.')} (see KVPOLL_URL and KVPOLL_NAMESPACE)")
     except TimeoutError:
         complain("no answer in time (KVPOLL_JOIN): check KVPOLL_URL, and that Redis is up and reachable")
     except Exception as error:
@@ -76,11 +76,8 @@ def _swap(manager: Any, link: Link) -> None:
     book, place = link.book, link.place
     theirs = manager.request_status
     if hasattr(theirs, "collect"):
-        book.statuses = ConsensusMap(book, place.rank, list(place.stages), link.statuses_of)
-        manager.request_status = book.statuses
-        theirs.close()
-    else:
-        manager.request_status = book.statuses
+        book.statuses = ConsensusMap(book, place.rank, list(place.stages), link.statuses_of, theirs)
+    manager.request_status = book.statuses
     manager.failure_records = book.reasons
     if place.role == "prefill":
         manager.req_to_decode_prefix_len = book.lengths

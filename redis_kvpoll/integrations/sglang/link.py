@@ -16,8 +16,9 @@ from typing import Any
 
 from redis_kvpoll.aio import AsyncStatusStore
 from redis_kvpoll.errors import KVPollError
-from redis_kvpoll.integrations.sglang.book import FAILED, SUCCESS, Book
+from redis_kvpoll.integrations.sglang.book import Book
 from redis_kvpoll.integrations.sglang.gauge import Gauge
+from redis_kvpoll.integrations.sglang.rule import FAILED, SUCCESS
 from redis_kvpoll.integrations.sglang.settings import Settings
 from redis_kvpoll.integrations.sglang.shape import Place
 from redis_kvpoll.integrations.sglang.telling import Teller
@@ -163,6 +164,7 @@ class Link:
         while True:
             is_up, now = all(mirror.synced for mirror in mirrors), time.monotonic()
             self.book.reason_seconds = REASON_SECONDS if is_up and self.place.world_size > 1 else 0.0
+            self.book.away(not is_up)
             if is_up:
                 self._teller.is_up.set()
                 if has_said:

@@ -6,13 +6,26 @@ Everything that changes one of them, and what must be decided with it, is the bo
 from __future__ import annotations
 
 from collections.abc import Callable, MutableMapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-if TYPE_CHECKING:
-    from redis_kvpoll.integrations.sglang.book import Book
+from redis_kvpoll.integrations.sglang.rule import merged
 
 MISSING: Any = object()
 """Stands for an argument that was not given."""
+
+
+class Book(Protocol):
+    """What decides: see book.Book."""
+
+    def look(self, room: int, default: Any) -> Any: ...
+    def last_status(self, room: int) -> int: ...
+    def put(self, room: int, status: int) -> None: ...
+    def end(self, room: int, default: Any) -> Any: ...
+    def blame(self, room: int, reason: str) -> None: ...
+    def take_reason(self, room: int, default: Any) -> Any: ...
+    def measure(self, room: int, length: int) -> None: ...
+    def take_length(self, room: int, default: Any) -> Any: ...
+    def is_alone_with(self, room: int) -> bool: ...
 
 
 class _Kept(dict[int, Any]):
@@ -54,36 +67,62 @@ class StatusMap(_Kept):
     def pop(self, room: int, default: Any = MISSING) -> Any:
         return self.book.end(room, default)
 
+    # For the book, once it has decided
+
+    def keep(self, room: int, status: int) -> None:
+        dict.__setitem__(self, room, status)
+
+    def drop(self, room: int) -> int:
+        status: int = dict.pop(self, room)
+        return status
+
 
 class ConsensusMap(StatusMap):
     """In the place of ``PPConsensusStore``, for pipeline parallelism: on any rank, ``collect`` gives those of all.
 
     ``peers`` are the ranks of the same room at each stage of the pipeline, and ``statuses_of`` says how the table has
-    the ranks of a room, without asking it.
+    the ranks of a room, without asking it. SGLang's own store, ``without_redis``, goes on beneath, and tells rank 0 of
+    the other stages while the table cannot.
     """
 
-    __slots__ = ("_peers", "_rank", "_statuses_of")
+    __slots__ = ("_peers", "_rank", "_statuses_of", "_without_redis")
 
-    def __init__(self, book: Book, rank: int, peers: list[int], statuses_of: Callable[[int], dict[int, Any]]) -> None:
+    def __init__(
+        self,
+        book: Book,
+        rank: int,
+        peers: list[int],
+        statuses_of: Callable[[int], dict[int, Any]],
+        without_redis: Any,
+    ) -> None:
         super().__init__(book)
         self._rank = rank
         self._peers = peers
         self._statuses_of = statuses_of
+        self._without_redis = without_redis
 
     def collect(self, room: int) -> list[int | None]:
         """The status of each stage, in order; None for one that has not been heard of."""
         theirs = self._statuses_of(room)
-        found: list[int | None] = []
-        for peer in self._peers:
-            status = dict.get(self, room) if peer == self._rank else theirs.get(peer)
-            found.append(None if status is None else int(status))
-        return found
+        found = [dict.get(self, room) if peer == self._rank else theirs.get(peer) for peer in self._peers]
+        if self._rank == self._peers[0] and self.book.is_alone_with(room):
+            found = list(map(merged, found, self._without_redis.collect(room)))
+        return [None if status is None else int(status) for status in found]
+
+    def keep(self, room: int, status: int) -> None:
+        dict.__setitem__(self, room, status)
+        self._without_redis[room] = int(status)
+
+    def drop(self, room: int) -> int:
+        self._without_redis.pop(room)
+        return super().drop(room)
 
     def pop(self, room: int, default: Any = None) -> Any:
         return self.book.end(room, default)
 
     def close(self) -> None:
-        """As PPConsensusStore's; there is nothing to close here."""
+        """As PPConsensusStore's."""
+        self._without_redis.close()
 
 
 class FailureRecords(_Kept):

@@ -16,7 +16,9 @@ from redis_kvpoll.errors import (
     RoomBusyError,
     StoreUnavailableError,
 )
-from redis_kvpoll.integrations.sglang.book import FAILED, OPENING, Book, Use
+from redis_kvpoll.integrations.sglang.book import Book
+from redis_kvpoll.integrations.sglang.rule import FAILED, OPENING
+from redis_kvpoll.integrations.sglang.unsaid import Use
 from redis_kvpoll.status import KVPoll
 
 BUSY_SECONDS = 0.02, 1.0

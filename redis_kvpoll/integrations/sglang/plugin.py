@@ -1,0 +1,26 @@
+"""The entry point."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pkgutil
+
+from redis_kvpoll.integrations.sglang.joining import after_init, complain
+from redis_kvpoll.integrations.sglang.settings import URL
+from redis_kvpoll.integrations.sglang.shape import TARGET, VERSION, UnknownShapeError, check_class
+
+logger = logging.getLogger("redis_kvpoll")
+
+
+def register() -> None:
+    """The entry point of the group ``sglang.srt.plugins``; SGLang calls it in each of its processes."""
+    if not os.environ.get(URL, "").strip():
+        logger.debug("%s is not set: SGLang runs on its own dicts", URL)
+        return
+    try:
+        check_class(pkgutil.resolve_name(TARGET.rpartition(".CommonKVManager")[0]))
+        hooks = pkgutil.resolve_name("sglang.srt.plugins.hook_registry")
+        hooks.HookRegistry.register(TARGET, after_init, hooks.HookType.AFTER)
+    except (UnknownShapeError, ImportError, AttributeError) as error:
+        complain(f"{error}, which is not SGLang {VERSION} as this was made for: update redis-kvpoll")
