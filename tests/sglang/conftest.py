@@ -105,7 +105,7 @@ class Tables(dict[str, StatusStore]):
     def __init__(self, server: Server, namespace: str) -> None:
         super().__init__()
         for role in ("prefill", "decode"):
-            self[role] = StatusStore.from_url(server.url, namespace=f"{namespace}-{role}")
+            self[role] = StatusStore.from_url(server.url, namespace=f"{namespace}-{role}", policy="strict")
 
     def __enter__(self) -> Tables:
         return self

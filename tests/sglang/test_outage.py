@@ -10,6 +10,7 @@ import pytest
 
 from chaos.servers import Server
 from redis_kvpoll import KVPoll, StatusStore
+from tests.real import free_port
 from tests.sglang.conftest import Tables
 from tests.sglang.crew import Crew, Host, Worker, soon
 from tests.sglang.fates import BROKEN, breaks, is_aborted
@@ -132,3 +133,37 @@ def test_redis_is_away_for_long(
     check(workers, serve(workers, 2 * REQUESTS, 100))
     whole(workers, its_tables, 10.0)
     let_go(workers, its_tables)
+
+
+def test_a_pipeline_goes_on_while_redis_is_away(
+    on_its_own_server: Crew, own_server: Server, its_tables: dict[str, StatusStore]
+) -> None:
+    places = ({"role": "prefill", "pp_size": 2, "pp_rank": rank} for rank in (0, 1))
+    first, second = workers = on_its_own_server.start(*places, port=free_port())
+    before, meanwhile = 1, 2
+    for worker in workers:
+        worker.open(before)
+    soon(lambda: first.collect(before), [KVPoll.Bootstrapping] * 2)
+    own_server.kill()
+    soon(lambda: len(first.said(level="WARNING")), 1)
+    for worker in workers:
+        worker.open(meanwhile)
+        for room in (before, meanwhile):
+            worker.update(room, KVPoll.Transferring)
+    for room in (before, meanwhile):
+        soon(lambda room=room: first.consensus(room), KVPoll.Transferring)
+    own_server.forget()
+    own_server.start()
+    give_up_at = time.monotonic() + SERVING_SECONDS
+    while its_tables["prefill"].poll([before, meanwhile]) != [KVPoll.Transferring] * 2:
+        for room in (before, meanwhile):
+            assert first.consensus(room) == KVPoll.Transferring
+        assert time.monotonic() < give_up_at
+    for room in (before, meanwhile):
+        for worker in workers:
+            worker.update(room, KVPoll.Success)
+        soon(lambda room=room: first.consensus(room), KVPoll.Success)
+        for worker in workers:
+            worker.clear(room)
+    soon(lambda: list(its_tables["prefill"].rooms()), [])
+    assert first.errors() + second.errors() == []
