@@ -265,6 +265,14 @@ class TestWhereTheRanksAre:
         run.deliver(0)
         assert self.ranks(run) == {0: DONE, 1: MOVE}
 
+    def test_a_call_of_many_rooms_is_over_when_the_feed_has_come_to_its_last_entry(self, run):
+        """Its reply has one id for all: a room's own entry may be an earlier one."""
+        run.update(1, [0, 1], BOOT)
+        run.own([0, 1], INPUT)
+        run.deliver(0)
+        run.read(9)
+        assert (self.ranks(run), self.ranks(run, 1)) == ({0: INPUT, 1: BOOT}, {0: INPUT, 1: BOOT})
+
     @pytest.mark.parametrize("begin", ["reopen", "restate", "expire"])
     def test_nor_has_anothers(self, run, begin):
         for rank in (0, 1, 2):

@@ -8,6 +8,7 @@ not enough: such a room is uncertain until it has been read.
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -47,6 +48,8 @@ class RankShard(Shard):
         self._ranks = ranks
         self._cleared: dict[int, set[int]] = {}
         self._own: dict[int, _Own] = {}
+        self._own_ahead: list[tuple[int, int]] = []
+        """A heap of (id, room) of these. A call of many rooms has one id, its last entry's: a room may be in another."""
         self._unread: set[int] = set()
         """Rooms whose ranks are those from before the fresh start."""
         self._looked: dict[int, int] = {}
@@ -58,6 +61,7 @@ class RankShard(Shard):
         super().begin(position)
         self.uncertain.clear()
         self._own.clear()
+        self._own_ahead.clear()
         self._looked.clear()
         self._looked_to = NOWHERE
 
@@ -66,6 +70,12 @@ class RankShard(Shard):
 
     def read(self, entries: Iterable[tuple[bytes, Sequence[bytes]]], now: float) -> None:
         super().read(entries, now)
+        while self._own_ahead and self._own_ahead[0][0] <= self.position:
+            at, room = heapq.heappop(self._own_ahead)
+            own = self._own.get(room)
+            if own is not None and own.at == at and own.followed is not None:
+                del self._own[room]
+                self._ranks[room] = own.followed
         if self._looked and self.position >= self._looked_to:
             self._looked.clear()
 
@@ -108,6 +118,7 @@ class RankShard(Shard):
         # Failed may be another's, and be seen by who has no status yet.
         if is_sure and code in _SAY_OWN and view is not None and view is not KVPoll.Failed:
             self._own[room] = _Own(at, view, since, there)
+            heapq.heappush(self._own_ahead, (at, room))
             self._ranks[room] = {**(there if there and since == NOWHERE else {}), self._rank: view}
 
     def _entry(self, at: int, fields: Sequence[bytes], now: float) -> None:
