@@ -5,7 +5,7 @@ WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(8, 1 + (os.cpu_count() or 
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-sglang bench chaos lint clean
+.PHONY: demo test test-sglang bench bench-sglang chaos lint clean
 
 demo: .venv/demo
 	$(BIN)/kvpoll replay --limit 3000 --speed 60 --prefill 2 --decode 2 --policy strict --seed 7 \
@@ -20,6 +20,10 @@ test-sglang: .venv-sglang/ready
 
 bench: .venv/bench
 	$(BIN)/python -m bench
+
+# The plugin with the real SGLang, in the environment of make test-sglang.
+bench-sglang: .venv-sglang/ready
+	.venv-sglang/bin/python -m bench.sglang
 
 # Some seconds a scenario; LONG=1 for the long form. Which faults and calls are drawn is said by SEED.
 chaos: .venv/test
