@@ -5,7 +5,7 @@ WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(8, 1 + (os.cpu_count() or 
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-sglang rehearse bench chaos lint clean
+.PHONY: demo test test-sglang rehearse bench bench-sglang chaos lint clean
 
 demo: .venv/demo
 	$(BIN)/kvpoll replay --limit 3000 --speed 60 --prefill 2 --decode 2 --policy strict --seed 7 \
@@ -19,11 +19,15 @@ test-sglang: .venv-sglang/project
 	.venv-sglang/bin/python -m pytest tests/sglang
 
 # The plugin by hand, a role in each of two shells: docs/sglang.md goes through it.
-rehearse: .venv-sglang/ready
+rehearse: .venv-sglang/project
 	@.venv-sglang/bin/python -W ignore -m tests.sglang.rehearse $(ROLE)
 
 bench: .venv/bench
 	$(BIN)/python -m bench
+
+# The plugin with the real SGLang, in the environment of make test-sglang.
+bench-sglang: .venv-sglang/project
+	.venv-sglang/bin/python -m bench.sglang
 
 # Some seconds a scenario; LONG=1 for the long form. Which faults and calls are drawn is said by SEED.
 chaos: .venv/test

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
-
-from redis.exceptions import RedisError
-from rich.console import Console
 
 from bench import batches, feed, memory, mirrors, recovery, report, scale, single, together
-from bench.ground import Ground, environment, opened
+from bench.ground import Ground
 from bench.peers import contest, known, rates, reading
 from bench.results import Section
-from redis_kvpoll import InvalidInputError, KVPollError
+from bench.running import Bench, Found, run, say
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,59 +70,15 @@ QUICK = Sizes(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    asked = _asked(arguments)
-    sizes = QUICK if asked.quick else FULL
-    # Results are wide; where no terminal says how wide it is, they get what they need.
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    started = time.monotonic()
-    try:
-        if asked.one_cpu:
-            if not hasattr(os, "sched_setaffinity"):
-                raise InvalidInputError("--one-cpu: this system does not let a process choose its CPU")
-            os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-        if asked.markdown:
-            report.check_markers(asked.markdown)
-        with opened(asked.url) as ground:
-            facts = environment(ground, asked.url)
-            sections = measure(ground, sizes)
-        if asked.json:
-            found = report.as_json(sections, facts, asdict(sizes), time.monotonic() - started)
-            asked.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-        if asked.markdown:
-            report.write_page(asked.markdown, sections, facts)
-    except (KVPollError, RedisError, OSError) as error:
-        sys.stderr.write(f"bench: {error}\n")
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    report.show(console, sections, facts)
-    console.print(f"It took {time.monotonic() - started:.0f} s.", style="dim", highlight=False)
-    return 0
+    return run(BENCH, arguments)
 
 
-def _asked(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m bench", description="What the table costs, beside plain Redis.")
-    parser.add_argument(
-        "--url",
-        default="",
-        help="one real server (default: a private one on loopback; embedded:// is one on a unix socket)",
-    )
-    parser.add_argument(
-        "--quick", action="store_true", help="a few seconds, to see that it runs; its figures are rough"
-    )
-    parser.add_argument(
-        "--one-cpu",
-        action="store_true",
-        help="keep client and private server on one CPU: steadier, since no call has to wake another",
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there too")
-    parser.add_argument(
-        "--markdown", type=Path, metavar="FILE", help="refresh the tables of this page too, and the pictures beside it"
-    )
-    return parser.parse_args(arguments)
+def measure(ground: Ground, is_quick: bool) -> Found:
+    sizes = QUICK if is_quick else FULL
+    return _sections(ground, sizes), asdict(sizes), {}
 
 
-def measure(ground: Ground, sizes: Sizes) -> list[Section]:
+def _sections(ground: Ground, sizes: Sizes) -> list[Section]:
     """All sections, one after the other on the same server; the largest last, so that it is beside none."""
     say("one call at a time")
     sections = single.measure(ground, sizes.rooms, sizes.call_rounds)
@@ -167,10 +115,7 @@ def _peers(ground: Ground, sizes: Sizes) -> list[Section]:
     return sections
 
 
-def say(what: str) -> None:
-    """Progress, apart from the results."""
-    sys.stderr.write(f"... {what}\n")
-
+BENCH = Bench("python -m bench", "What the table costs, beside plain Redis.", measure, report.MARKERS)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -14,7 +14,9 @@ from bench import pictures
 from bench.results import Row, Section, measured, plain, value
 from redis_kvpoll import InvalidInputError
 
-START, END = "<!-- bench: start -->", "<!-- bench: end -->"
+START, END = MARKERS = "<!-- bench: start -->", "<!-- bench: end -->"
+Markers = tuple[str, str]
+"""The lines of a page between which a run's tables stand; each kind of run has its own."""
 
 Environment = dict[str, str | int]
 
@@ -79,37 +81,39 @@ def as_markdown(sections: list[Section], environment: Environment, pictures_in: 
     return "\n".join(lines)
 
 
-def check_markers(page: Path) -> None:
+def check_markers(page: Path, markers: Markers = MARKERS) -> None:
     """Refuse a page without a place for the tables, before a run rather than after."""
     try:
         text = page.read_text(encoding="utf-8")
     except OSError as error:
         raise InvalidInputError(f"--markdown {page}: {error.strerror}") from None
-    if text.count(START) != 1 or text.count(END) != 1 or text.index(START) > text.index(END):
-        raise InvalidInputError(f"--markdown {page}: it must have one line {START} and, below, one line {END}")
+    start, end = markers
+    if text.count(start) != 1 or text.count(end) != 1 or text.index(start) > text.index(end):
+        raise InvalidInputError(f"--markdown {page}: it must have one line {start} and, below, one line {end}")
 
 
-def write_page(page: Path, sections: list[Section], environment: Environment) -> None:
+def write_page(page: Path, sections: list[Section], environment: Environment, markers: Markers = MARKERS) -> None:
     """Put the tables between the page's two markers, and their pictures into a folder of the page's name."""
     folder = page.with_suffix("")
     folder.mkdir(exist_ok=True)
     for section in sections:
         (folder / f"{section.id}.svg").write_text(pictures.draw(section), encoding="utf-8")
-    refresh(page, as_markdown(sections, environment, folder.name))
+    refresh(page, as_markdown(sections, environment, folder.name), markers)
 
 
-def refresh(page: Path, markdown: str) -> None:
+def refresh(page: Path, markdown: str, markers: Markers = MARKERS) -> None:
     """Put the tables between the page's two markers."""
-    text = page.read_text(encoding="utf-8")
-    head, tail = text.split(START)[0], text.split(END)[1]
-    page.write_text(f"{head}{START}\n{markdown}\n{END}{tail}", encoding="utf-8")
+    (start, end), text = markers, page.read_text(encoding="utf-8")
+    head, tail = text.split(start)[0], text.split(end)[1]
+    page.write_text(f"{head}{start}\n{markdown}\n{end}{tail}", encoding="utf-8")
 
 
 def _described(facts: Environment) -> str:
     cpus = "one CPU" if facts["cpus"] == 1 else f"{facts['cpus']} CPUs"
+    beside = "".join(f", {name} {facts[name]}" for name in ("SGLang", "torch") if name in facts)
     return (
         f"{facts['server']} by {facts['transport']}; {facts['system']} on {cpus};\n"
-        f"{facts['python']}, redis-py {facts['redis-py']} ({facts['protocol']}), hiredis {facts['hiredis']}"
+        f"{facts['python']}, redis-py {facts['redis-py']} ({facts['protocol']}), hiredis {facts['hiredis']}{beside}"
     )
 
 

@@ -106,7 +106,7 @@ def _postgres(program: str) -> Iterator[str]:
     try:
         password = _made_cluster([*as_user, str(Path(program).with_name("initdb"))], folder, user)
         # QUIT is its "immediate": no last checkpoint of what nobody keeps.
-        with _guarded(command, folder, "QUIT", lambda: _answers(port)):
+        with _guarded(command, folder, "QUIT", lambda: answers(port)):
             yield f"host=127.0.0.1 port={port} user=bench password={password} dbname=postgres"
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -146,7 +146,7 @@ def _etcd(program: str) -> Iterator[str]:
         *("--listen-client-urls", client, "--advertise-client-urls", client),
         *("--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", f"bench={peer}"),
     ]
-    with _guarded(command, folder, "TERM", lambda: _answers(port)):
+    with _guarded(command, folder, "TERM", lambda: answers(port)):
         yield f"127.0.0.1:{port}"
 
 
@@ -155,7 +155,7 @@ def _nats(program: str) -> Iterator[str]:
     folder = _folder()
     (port,) = free_ports(1)
     command = [program, "--addr", "127.0.0.1", "--port", str(port), "--jetstream", "--store_dir", str(folder / "data")]
-    with _guarded(command, folder, "TERM", lambda: _answers(port)):
+    with _guarded(command, folder, "TERM", lambda: answers(port)):
         yield f"nats://127.0.0.1:{port}"
 
 
@@ -191,7 +191,8 @@ def _guarded(command: list[str], folder: Path, how: str, ready: Callable[[], boo
             guard.wait(_STOP_SECONDS)
 
 
-def _answers(port: int) -> bool:
+def answers(port: int) -> bool:
+    """Whether somebody listens at a port of loopback."""
     with socket.socket() as client:
         client.settimeout(1)
         return client.connect_ex(("127.0.0.1", port)) == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from bench import report
-from bench.measure import Contender, Spread, interleave, ratio
+from bench.measure import Contender, Spread, Told, interleave, ratio
 from bench.peers.contest import WAYS
 from bench.peers.way import merged
 from bench.results import Budget, Row
@@ -117,6 +118,18 @@ def test_contenders_take_turns_and_prepare_untimed():
     assert {name: len(rounds) for name, rounds in times.items()} == {"a": 2, "b": 2}
     assert [step for step in order if len(step) == 1] == ["b", "a", "a", "b", "b", "a"]
     assert all(order[at - 1] == f"prepare {step}" for at, step in enumerate(order) if len(step) == 1)
+
+
+def test_what_others_have_timed_is_taken_at_their_word():
+    assert interleave([Told("a", lambda: 3.0, 2), Contender("b", lambda: 3.0, 2)], rounds=1)["a"] == [1.5]
+
+
+def test_without_sglang_its_benchmark_says_what_to_do():
+    if importlib.util.find_spec("sglang"):
+        pytest.skip("SGLang is installed here")
+    done = subprocess.run([sys.executable, "-m", "bench.sglang"], cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 1
+    assert done.stderr == "bench: SGLang is not installed here: make bench-sglang\n"
 
 
 def test_a_ratio_is_taken_round_by_round():

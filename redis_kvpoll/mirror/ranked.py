@@ -49,7 +49,7 @@ class RankShard(Shard):
         self._cleared: dict[int, set[int]] = {}
         self._own: dict[int, _Own] = {}
         self._own_ahead: list[tuple[int, int]] = []
-        """A heap of (id, room) of these. A call of many rooms has one id, its last entry's: a room may be in another."""
+        """A heap of (id, room) of these. The id is of the last entry of a call; a room may be in one before it."""
         self._unread: set[int] = set()
         """Rooms whose ranks are those from before the fresh start."""
         self._looked: dict[int, int] = {}

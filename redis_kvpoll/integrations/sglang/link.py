@@ -78,6 +78,11 @@ class Link:
                 self._loop.call_soon_threadsafe(self._ending.set)
             self._thread.join(3 * LEAVE_SECONDS)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether the table has been told all that there was to say."""
+        return not len(self.book) and self._teller.is_idle
+
     def statuses_of(self, room: int) -> dict[int, KVPoll]:
         """What the table has of a room's ranks, without asking it; nothing while it may still be of the use before."""
         if self._teller.knows(room) is None:

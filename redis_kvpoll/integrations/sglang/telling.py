@@ -47,6 +47,11 @@ class Teller:
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._refused = False
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is being said just now."""
+        return not self._tasks
+
     def knows(self, room: int) -> int | None:
         """The use of a room by which the table knows it; None if that is not the one that is under way."""
         number, _ = self._handles.get(room, (None, None))

@@ -1,0 +1,83 @@
+"""python -m bench.sglang: measure the plugin with the real SGLang, on one server, and print it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from importlib.util import find_spec
+
+from bench import report
+from bench.ground import Ground
+from bench.results import Section
+from bench.running import Bench, Found, run, say
+from bench.services import free_ports
+from bench.sglang import calls, consensus, crew
+from redis_kvpoll import InvalidInputError
+from redis_kvpoll.integrations.sglang.shape import VERSION
+
+RANKS = 8
+MARKERS = "<!-- bench.sglang: start -->", "<!-- bench.sglang: end -->"
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How much is measured."""
+
+    rounds: int
+    lives: tuple[int, int]
+    """Requests a round: one after the other, and paced."""
+    told: int
+    rooms: tuple[int, ...]
+    """For the consensus, and for collect."""
+    consensus_rounds: int
+    changes: int
+
+
+FULL = Sizes(rounds=51, lives=(20, 40), told=100, rooms=(64, 1_000), consensus_rounds=15, changes=150)
+QUICK = Sizes(rounds=3, lives=(5, 9), told=3, rooms=(64, 1_000), consensus_rounds=1, changes=3)
+
+
+def measure(ground: Ground, is_quick: bool) -> Found:
+    if find_spec("sglang") is None:
+        raise InvalidInputError("SGLang is not installed here: make bench-sglang")
+    sizes = QUICK if is_quick else FULL
+    more: report.Environment = {"SGLang": VERSION, "torch": version("torch")}
+    return _sections(ground, sizes), asdict(sizes), more
+
+
+def _sections(ground: Ground, sizes: Sizes) -> list[Section]:
+    context = crew.context()
+    say("importing SGLang")
+    environment = _environment(ground, "one")
+    jobs: list[crew.Job] = [{"environment": environment}]
+    with crew.hired(context, crew.SENDER, jobs) as (member,):
+        say("sender.poll(), and a request's life")
+        sections = calls.measure(member, sizes.rounds, sizes.lives)
+        say("until the table has it")
+        namespace = f"{environment['KVPOLL_NAMESPACE']}-prefill"
+        sections.append(calls.telling(ground, member, namespace, sizes.told))
+    say(f"{RANKS} ranks in {RANKS} processes: starting them")
+    ports, environment = free_ports(2), _environment(ground, "many")
+    jobs = [{"rank": rank, "ranks": RANKS, "ports": ports, "environment": environment} for rank in range(RANKS)]
+    with crew.hired(context, crew.RANK, jobs) as members:
+        say("what they agree on")
+        sections += consensus.measure(ground, members, sizes.rooms, sizes.consensus_rounds, sizes.changes)
+    return sections
+
+
+def _environment(ground: Ground, table: str) -> dict[str, str]:
+    """The plugin's settings. The lease is longer than its default: many processes share few CPUs here."""
+    return {"KVPOLL_URL": ground.url, "KVPOLL_NAMESPACE": f"{ground.id}.{table}", "KVPOLL_LEASE": "30"}
+
+
+BENCH = Bench("python -m bench.sglang", "What the plugin costs SGLang, beside its own dicts.", measure, MARKERS)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    return run(BENCH, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,55 @@
+"""The benchmark with SGLang runs and reports in full. How fast anything is, no test says: machines differ."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+
+from bench.sglang.__main__ import MARKERS
+from tests.sglang.crew import ROOT
+
+SIZES = ("64 rooms", "1,000 rooms")
+ROWS = {
+    "sglang_poll": {"sender.poll(), Bootstrapping", "sender.poll(), Transferring"},
+    "sglang_life": {"one after the other", "one after the other, CPU", "paced", "paced, CPU"},
+    "sglang_link": {"one after the other", "paced", "none, for a second"},
+    "sglang_told": {"a room is opened", "a room is advanced"},
+    "sglang_consensus": {
+        f"{what}, {size}" for what in ("collect of each", "consensus", "update_many, then consensus") for size in SIZES
+    },
+    "sglang_collect": {f"collect, {size}" for size in SIZES},
+    "sglang_heard": {"seen on rank 0"},
+}
+
+
+def test_a_quick_run_reports_everything(tmp_path):
+    page, found = tmp_path / "page.md", tmp_path / "found.json"
+    start, end = MARKERS
+    main = "<!-- bench: start -->\nthe main run's\n<!-- bench: end -->\n"
+    page.write_text(f"{main}{start}\nold\n{end}\nafter\n")
+    command = [sys.executable, "-m", "bench.sglang", "--quick", "--json", str(found), "--markdown", str(page)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=170)
+    assert done.returncode == 0, done.stderr
+    assert "budgets are kept" in done.stdout
+
+    results = json.loads(found.read_text())
+    assert {"SGLang", "torch", "server"} <= results["environment"].keys()
+    sections = {section["id"]: {row["name"]: row for row in section["rows"]} for section in results["sections"]}
+    assert {name: rows.keys() for name, rows in sections.items()} == ROWS
+    for name, rows in sections.items():
+        for row in rows.values():
+            assert 0 < row["figure"]["low"] <= row["figure"]["median"] <= row["figure"]["high"]
+            assert row["ours"] > 0
+            assert (row["budget"] or {}).get("limit") == (3 if name == "sglang_poll" else None)
+    assert "A request's life, 21 table operations" in done.stdout
+
+    text = page.read_text()
+    assert text.startswith(main)
+    assert text.endswith(f"{end}\nafter\n")
+    assert "\nold\n" not in text
+    pictured = set(re.findall(r"!\[[^]]+\]\((\S+)\)", text))
+    assert (
+        pictured == {f"page/{name}.svg" for name in ROWS} == {f"page/{p.name}" for p in (tmp_path / "page").iterdir()}
+    )
