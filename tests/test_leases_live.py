@@ -196,11 +196,11 @@ class TestServers:
 
 class TestHolders:
     def test_heartbeats_keep_lease_and_rooms_alive(self, side, server, client, peer):
-        store = side.open(server.tcp, ttl=0.6)
+        store = side.open(server.tcp, ttl=1.5)
         with store.lease("prefill-0", ttl=0.5) as lease:
             store.update_status(1, BOOT)
             first = beaten(client)
-            real.until(lambda: beaten(client) > first + 1500, "heartbeats")
+            real.until(lambda: beaten(client) > first + 2500, "heartbeats")
             assert peer.get(1) is BOOT
             lease.check()
         assert peer.failure_reason(1) == "owner prefill-0 left"
