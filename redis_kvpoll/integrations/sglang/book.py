@@ -210,6 +210,11 @@ class Book:
         with self._lock:
             return self._unsaid.news()
 
+    def unsaid(self) -> list[int]:
+        """All rooms of which there is something to say."""
+        with self._lock:
+            return self._unsaid.rooms()
+
     def take(self, room: int) -> Use | None:
         """What is to be said next of a room. What comes from now on is said after it."""
         with self._lock:

@@ -125,7 +125,6 @@ class Link:
                 over.pop().result()  # raises: those others never end by themselves
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LEAVE_SECONDS):
-                    self._teller.see_to(self.book.news())
                     await self._teller.finish()
             for task in running:
                 task.cancel()
@@ -174,7 +173,7 @@ class Link:
             self.book.reason_seconds = REASON_SECONDS if is_up and self.place.world_size > 1 else 0.0
             self.book.away(not is_up)
             if is_up:
-                self._teller.is_up.set()
+                self._teller.resume()
                 if has_said:
                     logger.info("%s: Redis is back after %.1f s", self.place.owner, now - (away_since or now))
                 away_since, has_said = None, False

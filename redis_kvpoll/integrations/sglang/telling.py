@@ -12,7 +12,6 @@ from redis_kvpoll.aioroom import AsyncRoom
 from redis_kvpoll.errors import (
     KVPollError,
     LeaseLostError,
-    OutcomeUnknownError,
     RoomBusyError,
     StoreUnavailableError,
 )
@@ -31,14 +30,14 @@ logger = logging.getLogger("redis_kvpoll")
 
 
 class Teller:
-    """One task for each room that has something to be said. What fails for want of a server waits for it.
+    """One task for each room that has something to be said. What fails for want of a server goes back into the book.
 
     ``opened`` is told of each room that the table knows from then on.
     """
 
     def __init__(self, store: AsyncStatusStore, book: Book, request: str, opened: Callable[[int], object]) -> None:
         self.is_up = asyncio.Event()
-        """Whether the server is there; cleared by whoever finds that it is not."""
+        """Whether the server is there; cleared by whoever finds that it is not: then all waits in the book, bounded."""
         self._store = store
         self._book = book
         self._request = request
@@ -63,18 +62,27 @@ class Teller:
 
     def see_to(self, rooms: list[int]) -> None:
         """There is news of these rooms."""
-        for room in rooms:
-            if room not in self._tasks:
-                self._tasks[room] = asyncio.create_task(self._tell(room))
+        if self.is_up.is_set():
+            for room in rooms:
+                if room not in self._tasks:
+                    self._tasks[room] = asyncio.create_task(self._tell(room))
+
+    def resume(self) -> None:
+        """The server is there."""
+        if not self.is_up.is_set():
+            self.is_up.set()
+            self.see_to(self._book.unsaid())
 
     async def finish(self) -> None:
-        """Return when all has been said."""
+        """Say all; return when that is done."""
+        await self.is_up.wait()
+        self.see_to(self._book.unsaid())
         while self._tasks:
             await asyncio.wait(list(self._tasks.values()))
 
     async def _tell(self, room: int) -> None:
         try:
-            while True:
+            while self.is_up.is_set():
                 if room in self._book.awaited:
                     await self._ask_reason(room)
                 use = self._book.take(room)
@@ -93,7 +101,7 @@ class Teller:
             try:
                 await self._say(room, use)
                 return
-            except (StoreUnavailableError, OutcomeUnknownError):
+            except StoreUnavailableError:
                 self.is_up.clear()
             except LeaseLostError:
                 self._handles.pop(room, None)
@@ -104,8 +112,9 @@ class Teller:
             except KVPollError as error:
                 self._complain(error)
                 return
-            await self.is_up.wait()
             self._book.put_back(room, use)
+            if not self.is_up.is_set():
+                return
             latest = self._book.take(room)
             if latest is None:
                 return

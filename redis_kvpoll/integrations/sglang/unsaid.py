@@ -71,6 +71,10 @@ class Unsaid:
         rooms, self._news = list(self._news), {}
         return rooms
 
+    def rooms(self) -> list[int]:
+        """All of which there is something to say."""
+        return list(self._uses)
+
     def take(self, room: int) -> Use | None:
         """What is to be said next of a room. What comes from now on is said after it."""
         uses = self._uses.get(room)
