@@ -60,3 +60,28 @@ def test_what_comes_and_goes_in_an_outage_is_bounded_though_the_link_has_looked_
         server = world.restart(server)
         with table(server) as store:
             real.until(lambda: store.get(ROOM), "what lives is told")
+
+
+@pytest.mark.parametrize("ends", ["by a fault", "by close"])
+def test_without_its_thread_the_maps_go_on_and_wait_for_nothing(server, monkeypatch, caplog, ends):
+    ranks = [manager(attn_tp_size=2, attn_tp_rank=rank) for rank in range(2)]
+    with joined(*ranks):
+        one, its = ranks[0], link_of(ranks[0])
+        one.request_status[ROOM] = BOOT
+        real.until(lambda: its.book.reason_seconds and its.is_idle, "it is told")
+        if ends == "by close":
+            its.close()
+            its.close()
+        else:
+            monkeypatch.setattr(its._gauge, "show", lambda *_: monkeypatch.undo() or 1 / 0)
+        real.until(lambda: not its._thread.is_alive(), "the thread has ended")
+        assert its.statuses_of(ROOM) == {}
+        for room in (ROOM, ROOM + 1):
+            life(one, room)
+            one.failure_records[room] = "no route"
+        assert one.failure_records.pop(ROOM, None) == "no route"
+        began = time.monotonic()
+        assert one.failure_records.pop(ROOM, None) is None
+        assert time.monotonic() - began < 0.2
+        assert len(its.book) == 0
+    assert ("ZeroDivisionError" in caplog.text) == (ends == "by a fault")

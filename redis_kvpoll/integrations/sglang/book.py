@@ -7,6 +7,7 @@ So what SGLang reads and writes in two steps is one, and no late write brings a 
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -20,6 +21,8 @@ MEMORY = 300.0
 """Seconds for which a room that was cleared is remembered, with its reason: SGLang clears before it asks for that."""
 REMEMBERED = 10_000
 """Such rooms at most."""
+WAITING = 0.1
+"""The part of its time that SGLang's thread may wait for other ranks' reasons, one after the other."""
 GENERIC = "Aborted by AbortReq."
 """What SGLang's abort() records; who knows better may say so after it, as in _fail_prefill_recompute."""
 
@@ -33,6 +36,7 @@ class Book:
         self.lengths = PrefixLengths(self)
         self.reason_seconds = 0.0
         """How long to wait for another rank's reason; 0 while there is nobody to wait for."""
+        self._rested_since = -math.inf
         self.awaited: set[int] = set()
         """The rooms for whose reason somebody waits."""
         self._unsaid = Unsaid(wake)
@@ -136,14 +140,21 @@ class Book:
         """The reason, which is then forgotten. Waits a moment for one that another rank may have given."""
         with self._lock:
             if room not in self.reasons and self.reason_seconds and room in self._graves:
-                self.awaited.add(room)
-                self._unsaid.tell(room)
-                self._heard.wait_for(lambda: room in self.reasons, self.reason_seconds)
-                self.awaited.discard(room)
+                self._await_reason(room)
             reason = dict.pop(self.reasons, room, default)
         if reason is MISSING:
             raise KeyError(room)
         return reason
+
+    def _await_reason(self, room: int) -> None:
+        """Wait, but never for more than a tenth of the time: of a hundred that fail at once, SGLang asks in turn."""
+        now, longest = self._clock(), self.reason_seconds
+        self._rested_since = max(self._rested_since, now - longest / WAITING)
+        self.awaited.add(room)
+        self._unsaid.tell(room)
+        self._heard.wait_for(lambda: room in self.reasons, (now - self._rested_since) * WAITING)
+        self.awaited.discard(room)
+        self._rested_since += (self._clock() - now) / WAITING
 
     def measure(self, room: int, length: int) -> None:
         """Record how much of a room's prefix the decode side has."""
@@ -171,6 +182,12 @@ class Book:
             if self._is_away and not is_away:
                 self._outlived = set(self._numbers)
             self._is_away = is_away
+
+    def part(self) -> None:
+        """There is no link any more: nothing will be said or heard, so nothing is kept for it or waited for."""
+        with self._lock:
+            self._is_away, self.reason_seconds = True, 0.0
+            self._unsaid.close()
 
     def is_alone_with(self, room: int) -> bool:
         """Whether the table may know less of the other ranks of a room than they have said."""

@@ -15,7 +15,7 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 from redis_kvpoll.aio import AsyncStatusStore
-from redis_kvpoll.errors import KVPollError
+from redis_kvpoll.errors import KVPollError, StoreClosedError
 from redis_kvpoll.integrations.sglang.book import Book
 from redis_kvpoll.integrations.sglang.gauge import Gauge
 from redis_kvpoll.integrations.sglang.rule import FAILED, SUCCESS
@@ -90,7 +90,10 @@ class Link:
         if self._teller.knows(room) is None:
             return {}
         assert self._mirror is not None  # noqa: S101 - it has joined
-        return self._mirror.collect(room)
+        try:
+            return self._mirror.collect(room)
+        except StoreClosedError:  # just now
+            return {}
 
     def _wake(self) -> None:
         if self._loop is not None:
@@ -114,6 +117,7 @@ class Link:
             try:
                 async with asyncio.timeout(self._settings.join):
                     tasks = await self._enter(stack)
+                    stack.callback(self._part)
             except BaseException as error:
                 self._joined.set_exception(error)  # at once: to leave takes time, too
                 raise
@@ -128,6 +132,12 @@ class Link:
                     await self._teller.finish()
             for task in running:
                 task.cancel()
+
+    def _part(self) -> None:
+        """The link is over, however that came."""
+        self.book.part()
+        self._teller.forget()
+        self._gauge.show(False, 0, self.book.untold)
 
     async def _enter(self, stack: AsyncExitStack) -> list[Coroutine[Any, Any, None]]:
         """Take part, until the stack ends; what is to run meanwhile."""
