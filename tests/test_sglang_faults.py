@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import time
@@ -10,6 +11,7 @@ import pytest
 
 from redis_kvpoll import KVPoll, StatusStore
 from redis_kvpoll.integrations.sglang import link, unsaid
+from redis_kvpoll.leases.aio import AsyncLease
 from tests import real
 from tests.standin import joined, link_of, manager
 
@@ -85,3 +87,50 @@ def test_without_its_thread_the_maps_go_on_and_wait_for_nothing(server, monkeypa
         assert time.monotonic() - began < 0.2
         assert len(its.book) == 0
     assert ("ZeroDivisionError" in caplog.text) == (ends == "by a fault")
+
+
+def test_what_was_under_way_under_a_lost_lease_has_failed_also_when_more_was_to_be_said_of_it(server, monkeypatch):
+    is_noticed, leases, real_is_lost = [], [], link._Lease.is_lost.fget
+    is_lost = property(lambda it: leases.append(it) or bool(is_noticed and real_is_lost(it)))
+    monkeypatch.setattr(link._Lease, "is_lost", is_lost)
+    monkeypatch.setattr(link.Link, "_heard", lambda *_: None)  # the push comes later than the end of the lease
+    monkeypatch.setenv("KVPOLL_LEASE", "1")
+    one = manager()
+    with joined(one), table(server) as thief:
+        its = link_of(one)
+        one.request_status[ROOM] = BOOT
+        real.until(lambda: thief.get(ROOM), "it is told")
+        with thief.lease("prefill/10.0.0.1:8998"):
+            real.until(lambda: leases and real_is_lost(leases[-1]), "the lease is lost")
+            one.request_status[ROOM] = WAIT
+            real.until(lambda: not its.book._unsaid._news and not its._teller.is_idle, "more is to be said")
+            is_noticed.append(True)
+            real.until(lambda: one.request_status[ROOM] == FAIL, "SGLang is told")
+        one.request_status[ROOM + 1] = BOOT
+        real.until(lambda: thief.get(ROOM + 1), "it goes on under a new lease")
+        assert thief.get(ROOM) is KVPoll.Failed
+        real.until(lambda: its.is_idle, "all is said")
+
+
+def test_nothing_is_opened_between_two_leases(server, monkeypatch):
+    gates, enter = [], AsyncLease.__aenter__
+
+    async def slowly(lease):
+        gates.append(asyncio.Event())
+        if len(gates) > 1:
+            gates.append(asyncio.get_running_loop())
+            await gates[1].wait()
+        return await enter(lease)
+
+    monkeypatch.setattr(AsyncLease, "__aenter__", slowly)
+    monkeypatch.setenv("KVPOLL_LEASE", "1")
+    one = manager()
+    with joined(one), table(server) as thief:
+        its = link_of(one)
+        with thief.lease("prefill/10.0.0.1:8998"):
+            real.until(lambda: len(gates) == 3, "it is about to take another lease")
+            one.request_status[ROOM] = BOOT
+            real.until(lambda: not its.book._unsaid._news and its._teller.is_idle, "the news is seen to")
+        gates[2].call_soon_threadsafe(gates[1].set)
+        real.until(lambda: thief.get(ROOM), "it is told")
+        assert thief.entry(ROOM).owner == "prefill/10.0.0.1:8998"

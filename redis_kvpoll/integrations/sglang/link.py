@@ -155,7 +155,7 @@ class Link:
             mirrors.append(await stack.enter_async_context(prefill.mirror(rooms=self.book.follows)))
             mirrors[1].on_change(lambda room, status: self._heard_of_prefill(prefill, room, status))
             tasks.append(_reap(prefill, settings.lease / 10))
-        return [*tasks, self._watch(mirrors)]
+        return [*tasks, self._watch(mirrors, lease)]
 
     async def _tell(self) -> None:
         while True:
@@ -172,9 +172,10 @@ class Link:
                 for room, number in self._teller.forget():
                     self.book.hear_failed(room, number, f"{self.place.owner} was taken for dead", False)
                 with contextlib.suppress(KVPollError):
-                    await lease.renew()
+                    await lease.renew()  # what is opened before that would be nobody's
+                    self._teller.resume()
 
-    async def _watch(self, mirrors: list[AsyncMirror]) -> None:
+    async def _watch(self, mirrors: list[AsyncMirror], lease: _Lease) -> None:
         """Say once that the server is away, and once that it is back."""
         away_since: float | None = None
         has_said = False
@@ -182,8 +183,9 @@ class Link:
             is_up, now = all(mirror.synced for mirror in mirrors), time.monotonic()
             self.book.reason_seconds = REASON_SECONDS if is_up and self.place.world_size > 1 else 0.0
             self.book.away(not is_up)
-            if is_up:
+            if is_up and not lease.is_lost:
                 self._teller.resume()
+            if is_up:
                 if has_said:
                     logger.info("%s: Redis is back after %.1f s", self.place.owner, now - (away_since or now))
                 away_since, has_said = None, False

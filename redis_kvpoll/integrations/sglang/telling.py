@@ -104,8 +104,7 @@ class Teller:
             except StoreUnavailableError:
                 self.is_up.clear()
             except LeaseLostError:
-                self._handles.pop(room, None)
-                await asyncio.sleep(pause)  # until there is a new lease
+                await asyncio.sleep(pause)  # until its rooms are forgotten, and there is a new lease
             except RoomBusyError:
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, BUSY_SECONDS[1])
@@ -130,6 +129,7 @@ class Teller:
             first = status if use.status in OPENING and use.length is None else KVPoll.Bootstrapping
             handle = await self._store.open(room, self._request, first or KVPoll.Bootstrapping)
             self._handles[room] = use.number, handle
+            use.is_new = False  # should it be lost before all is said, it is not opened again
             self._opened(room)
             status = None if status is first else status
         elif number != use.number or handle is None:
@@ -159,7 +159,8 @@ class Teller:
                 await asyncio.sleep(REASON_PAUSE)
 
     def forget(self) -> list[tuple[int, int]]:
-        """The table has failed all that it knows of this process. Those that are under way."""
+        """The table has failed all that it knows of this process. Those that are under way. The rest waits."""
+        self.is_up.clear()
         known = self.known()
         self._handles.clear()
         return known
