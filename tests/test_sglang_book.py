@@ -332,6 +332,14 @@ class TestWhatIsHeard:
         book.hear_failed(ROOM, book.number_of(ROOM), "prefill lost", True)
         assert book.take(ROOM) == Use(1, status=FAIL, reason="prefill lost")
 
+    def test_nor_does_one_of_another_table_undo_what_got_done_while_its_reason_was_asked_for(self, book):
+        book.statuses[ROOM] = BOOT
+        book.statuses[ROOM] = OK
+        book.hear_failed(ROOM, 1, "lost", True)
+        assert book.statuses[ROOM] == OK
+        book.hear_failed(ROOM, 1, "lost", False)
+        assert book.statuses[ROOM] == FAIL
+
     def test_one_of_a_use_that_is_over_is_none(self, book):
         book.statuses[ROOM] = BOOT
         number = book.number_of(ROOM)

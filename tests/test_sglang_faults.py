@@ -134,3 +134,33 @@ def test_nothing_is_opened_between_two_leases(server, monkeypatch):
         gates[2].call_soon_threadsafe(gates[1].set)
         real.until(lambda: thief.get(ROOM), "it is told")
         assert thief.entry(ROOM).owner == "prefill/10.0.0.1:8998"
+
+
+def test_what_the_server_refuses_is_said_once_it_is_willing(server, caplog):
+    one = manager()
+    with joined(one), table(server) as store, server.client() as client:
+        its = link_of(one)
+        one.request_status[1] = one.request_status[2] = BOOT
+        real.until(lambda: store.get(1) and store.get(2), "they are told")
+        client.execute_command("ACL", "SETUSER", "default", "-evalsha")
+        one.request_status.pop(1)
+        one.failure_records[2] = "no route"
+        one.request_status[2] = FAIL
+        one.request_status[3] = BOOT
+        real.until(lambda: "NOPERM" in caplog.text, "it is refused")
+        client.execute_command("ACL", "SETUSER", "default", "+evalsha")
+        real.until(lambda: its.is_idle, "all is said")
+        assert {room: store.get(room) for room in (1, 2, 3)} == {1: None, 2: KVPoll.Failed, 3: KVPoll.Bootstrapping}
+        assert store.entry(2).reason == "no route"
+    assert caplog.text.count("the table does not take") == 1
+
+
+def test_one_that_is_refused_now_and_then_is_one_line(server, caplog):
+    one = manager()
+    with joined(one):
+        its = link_of(one)
+        for room in range(5):
+            one.request_status[2**63 + room] = BOOT  # no room of the table's
+            one.request_status[room] = BOOT
+            real.until(lambda: its.is_idle, "it is seen to")
+    assert caplog.text.count("the table does not take") == 1

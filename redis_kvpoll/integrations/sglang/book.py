@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from redis_kvpoll.integrations.sglang.maps import MISSING, FailureRecords, PrefixLengths, StatusMap
-from redis_kvpoll.integrations.sglang.rule import FAILED, OPENING, further
+from redis_kvpoll.integrations.sglang.rule import FAILED, OPENING, SUCCESS, further
 from redis_kvpoll.integrations.sglang.unsaid import Unsaid, Use
 
 MEMORY = 300.0
@@ -202,9 +202,11 @@ class Book:
         return room in self._numbers or room in self._graves
 
     def hear_failed(self, room: int, number: int, reason: str, is_to_be_said: bool) -> None:
-        """A use has failed elsewhere. ``is_to_be_said``: in another table than ours."""
+        """A use has failed elsewhere. ``is_to_be_said``: in another table than ours, which Success needs no more."""
         with self._lock:
-            if self._numbers.get(room) != number or dict.__getitem__(self.statuses, room) == FAILED:
+            if self._numbers.get(room) != number:
+                return
+            if dict.__getitem__(self.statuses, room) in ((FAILED, SUCCESS) if is_to_be_said else (FAILED,)):
                 return
             if reason and room not in self.reasons:
                 dict.__setitem__(self.reasons, room, reason)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
+import time
 from collections.abc import Callable
 
 from redis_kvpoll.aio import AsyncStatusStore
@@ -13,6 +15,7 @@ from redis_kvpoll.errors import (
     KVPollError,
     LeaseLostError,
     RoomBusyError,
+    ServerRefusedError,
     StoreUnavailableError,
 )
 from redis_kvpoll.integrations.sglang.book import Book
@@ -23,6 +26,10 @@ from redis_kvpoll.status import KVPoll
 BUSY_SECONDS = 0.02, 1.0
 """The first pause before a room that is taken is tried again, and the longest: other ranks have yet to clear its last
 use, or the lease of who has it is to lapse."""
+REFUSED_SECONDS = 5.0
+"""The longest before what the server has refused (for want of memory, or of permission) is tried again."""
+CALM_SECONDS = 60.0
+"""After so long without a refusal the next is worth a line again."""
 REASON_PAUSE = 0.01
 """Seconds between looks for another rank's reason."""
 
@@ -44,7 +51,7 @@ class Teller:
         self._opened = opened
         self._handles: dict[int, tuple[int, AsyncRoom]] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
-        self._refused = False
+        self._refused_at = -math.inf
 
     @property
     def is_idle(self) -> bool:
@@ -108,6 +115,10 @@ class Teller:
             except RoomBusyError:
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, BUSY_SECONDS[1])
+            except ServerRefusedError as error:
+                self._complain(error)
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, REFUSED_SECONDS)
             except KVPollError as error:
                 self._complain(error)
                 return
@@ -118,8 +129,8 @@ class Teller:
             if latest is None:
                 return
             use = latest
-            if use.is_new and use.is_over and pause == BUSY_SECONDS[1]:
-                return  # over before its room was free
+            if use.is_new and use.is_over and pause >= BUSY_SECONDS[1]:
+                return  # over before its room was free, or the server willing
 
     async def _say(self, room: int, use: Use) -> None:
         """Say it all, in the order in which SGLang relies on it: the prefix length is there before the status."""
@@ -147,7 +158,6 @@ class Teller:
                 await self._ask_reason(room)
             await handle.clear()
             self._handles.pop(room, None)
-        self._refused = False
 
     async def _ask_reason(self, room: int) -> None:
         """Look for another rank's reason, as long as somebody waits for it; it is gone when all have cleared."""
@@ -166,7 +176,7 @@ class Teller:
         return known
 
     def _complain(self, error: KVPollError) -> None:
-        """What cannot be said is dropped, once with a word: SGLang does not depend on it."""
-        if not self._refused:
-            self._refused = True
+        """Say once that something cannot be said: SGLang does not depend on it."""
+        last, self._refused_at = self._refused_at, time.monotonic()
+        if self._refused_at - last > CALM_SECONDS:
             logger.error("the table does not take what SGLang says, which goes on without it: %s", error)
