@@ -258,3 +258,16 @@ def test_an_entry_that_changes_a_room_twice():
         (2, KVPoll.Success),
         (1, KVPoll.Transferring),
     ]
+
+
+def test_what_is_of_interest_no_more_goes_when_it_is_due_and_is_not_asked_about_for_ever():
+    for ranked in ({}, {"rank": "0", "world_size": "3"}):
+        wanted = {1, 2}
+        replica = replica_of(wanted.__contains__, **ranked)
+        replica.begin("ns", b"1-0", 0)
+        words = [b"Bootstrapping", 1000, *([b"status:0 Bootstrapping"] if ranked else [])]
+        replica.snapshot("ns", b"2-0", [1, 2], words * 2, 0)
+        wanted.remove(1)
+        assert replica.due("ns", 600, 10) == [2]
+        assert replica.statuses == {2: KVPoll.Bootstrapping}
+        assert len(replica.shards["ns"].expiry) == len(replica.shards["ns"]._ids) == 1

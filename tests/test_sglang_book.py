@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -286,6 +287,28 @@ class TestReasons:
             heard.result(5)
         assert not book.awaited
 
+    def test_but_many_that_fail_at_once_stall_nobody_one_after_the_other(self, book):
+        book.reason_seconds = 0.25
+        for room in range(40):
+            book.statuses[room] = BOOT
+            book.statuses.pop(room)
+        began = time.monotonic()
+        assert all(book.reasons.pop(room, None) is None for room in range(40))
+        assert 0.25 <= time.monotonic() - began < 2.0
+
+    def test_and_after_a_while_it_is_waited_for_again(self):
+        now = [0.0]
+        book = Book(lambda: None, clock=lambda: now[0])
+        book.reason_seconds = 0.25
+        waited = []
+        book._heard.wait_for = lambda _, seconds: (waited.append(round(seconds, 3)), now.append(now.pop() + seconds))
+        for pause in (0.0, 0.0, 1.0, 0.0, 100.0):
+            now.append(now.pop() + pause)
+            book.statuses[ROOM] = BOOT
+            book.statuses.pop(ROOM)
+            book.reasons.pop(ROOM, None)
+        assert waited == [0.25, 0.025, 0.102, 0.01, 0.25]
+
     def test_but_not_when_nobody_can_have_one(self, book):
         book.reason_seconds = 60.0
         assert book.reasons.pop(ROOM, None) is None  # it never was
@@ -308,6 +331,14 @@ class TestWhatIsHeard:
         said(book)
         book.hear_failed(ROOM, book.number_of(ROOM), "prefill lost", True)
         assert book.take(ROOM) == Use(1, status=FAIL, reason="prefill lost")
+
+    def test_nor_does_one_of_another_table_undo_what_got_done_while_its_reason_was_asked_for(self, book):
+        book.statuses[ROOM] = BOOT
+        book.statuses[ROOM] = OK
+        book.hear_failed(ROOM, 1, "lost", True)
+        assert book.statuses[ROOM] == OK
+        book.hear_failed(ROOM, 1, "lost", False)
+        assert book.statuses[ROOM] == FAIL
 
     def test_one_of_a_use_that_is_over_is_none(self, book):
         book.statuses[ROOM] = BOOT
@@ -349,3 +380,21 @@ class TestConsensus:
         theirs.clear()
         book.statuses[ROOM] = BOOT
         assert book.statuses.collect(ROOM) == [BOOT, None]
+
+
+class TestWithoutALink:
+    def test_nothing_is_kept_or_waited_for(self, book):
+        book.reason_seconds = 60.0
+        book.statuses[1] = BOOT
+        book.part()
+        book.statuses[1] = MOVE
+        for room in range(100):
+            book.statuses[room] = BOOT
+            book.lengths[room] = 3
+            book.reasons[room] = "no route"
+            book.statuses[room] = FAIL
+            book.statuses.pop(room)
+        assert book.reasons.pop(7, None) == "no route"
+        assert book.reasons.pop(7, None) is None
+        assert (len(book), book.news(), book.unsaid()) == (0, [], [])
+        assert book.is_alone_with(1)

@@ -213,8 +213,8 @@ class RankShard(Shard):
         if room not in self._ranks:
             super()._bury(room)
 
-    def _forget(self, room: int) -> None:
-        super()._forget(room)
+    def forget(self, room: int) -> None:
+        super().forget(room)
         for kept in (self.uncertain, self._ranks, self._cleared, self._own, self._looked):
             kept.pop(room, None)
         self._unread.discard(room)

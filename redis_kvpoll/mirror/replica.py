@@ -120,9 +120,15 @@ class Replica:
             return list(shard.uncertain)
 
     def due(self, tag: str, now: float, limit: int) -> list[int]:
-        """Rooms that should have expired by now: whether they have is for the server to say."""
+        """Rooms that should have expired by now: whether they have is for the server to say. Of those that are of
+        interest no more, nothing that it says would be heard: they are forgotten."""
+        shard = self.shards[tag]
         with self.lock:
-            return self.shards[tag].expiry.due(now, limit)
+            rooms = shard.expiry.due(now, limit)
+            wanted = [room for room in rooms if shard.wants(room)]
+            for room in set(rooms).difference(wanted):
+                shard.forget(room)
+            return wanted
 
     # What the store says: Delivery's watcher
 

@@ -233,9 +233,9 @@ class Shard:
             if not there:
                 del self.waiters[waiter.room]
                 if self.only_waited:
-                    self._forget(waiter.room)
+                    self.forget(waiter.room)
 
-    def _forget(self, room: int) -> None:
+    def forget(self, room: int) -> None:
         self._statuses.pop(room, None)
         self._ids.pop(room, None)
         self.expiry.drop(room)

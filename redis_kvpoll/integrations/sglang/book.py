@@ -7,19 +7,22 @@ So what SGLang reads and writes in two steps is one, and no late write brings a 
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
 from redis_kvpoll.integrations.sglang.maps import MISSING, FailureRecords, PrefixLengths, StatusMap
-from redis_kvpoll.integrations.sglang.rule import FAILED, OPENING, further
+from redis_kvpoll.integrations.sglang.rule import FAILED, OPENING, SUCCESS, further
 from redis_kvpoll.integrations.sglang.unsaid import Unsaid, Use
 
 MEMORY = 300.0
 """Seconds for which a room that was cleared is remembered, with its reason: SGLang clears before it asks for that."""
 REMEMBERED = 10_000
 """Such rooms at most."""
+WAITING = 0.1
+"""The part of its time that SGLang's thread may wait for other ranks' reasons, one after the other."""
 GENERIC = "Aborted by AbortReq."
 """What SGLang's abort() records; who knows better may say so after it, as in _fail_prefill_recompute."""
 
@@ -33,6 +36,7 @@ class Book:
         self.lengths = PrefixLengths(self)
         self.reason_seconds = 0.0
         """How long to wait for another rank's reason; 0 while there is nobody to wait for."""
+        self._rested_since = -math.inf
         self.awaited: set[int] = set()
         """The rooms for whose reason somebody waits."""
         self._unsaid = Unsaid(wake)
@@ -136,14 +140,21 @@ class Book:
         """The reason, which is then forgotten. Waits a moment for one that another rank may have given."""
         with self._lock:
             if room not in self.reasons and self.reason_seconds and room in self._graves:
-                self.awaited.add(room)
-                self._unsaid.tell(room)
-                self._heard.wait_for(lambda: room in self.reasons, self.reason_seconds)
-                self.awaited.discard(room)
+                self._await_reason(room)
             reason = dict.pop(self.reasons, room, default)
         if reason is MISSING:
             raise KeyError(room)
         return reason
+
+    def _await_reason(self, room: int) -> None:
+        """Wait, but never for more than a tenth of the time: of a hundred that fail at once, SGLang asks in turn."""
+        now, longest = self._clock(), self.reason_seconds
+        self._rested_since = max(self._rested_since, now - longest / WAITING)
+        self.awaited.add(room)
+        self._unsaid.tell(room)
+        self._heard.wait_for(lambda: room in self.reasons, (now - self._rested_since) * WAITING)
+        self.awaited.discard(room)
+        self._rested_since += (self._clock() - now) / WAITING
 
     def measure(self, room: int, length: int) -> None:
         """Record how much of a room's prefix the decode side has."""
@@ -172,6 +183,12 @@ class Book:
                 self._outlived = set(self._numbers)
             self._is_away = is_away
 
+    def part(self) -> None:
+        """There is no link any more: nothing will be said or heard, so nothing is kept for it or waited for."""
+        with self._lock:
+            self._is_away, self.reason_seconds = True, 0.0
+            self._unsaid.close()
+
     def is_alone_with(self, room: int) -> bool:
         """Whether the table may know less of the other ranks of a room than they have said."""
         return self._is_away or room in self._outlived
@@ -185,9 +202,11 @@ class Book:
         return room in self._numbers or room in self._graves
 
     def hear_failed(self, room: int, number: int, reason: str, is_to_be_said: bool) -> None:
-        """A use has failed elsewhere. ``is_to_be_said``: in another table than ours."""
+        """A use has failed elsewhere. ``is_to_be_said``: in another table than ours, which Success needs no more."""
         with self._lock:
-            if self._numbers.get(room) != number or dict.__getitem__(self.statuses, room) == FAILED:
+            if self._numbers.get(room) != number:
+                return
+            if dict.__getitem__(self.statuses, room) in ((FAILED, SUCCESS) if is_to_be_said else (FAILED,)):
                 return
             if reason and room not in self.reasons:
                 dict.__setitem__(self.reasons, room, reason)
@@ -209,6 +228,11 @@ class Book:
         """The rooms of which there has come to be something to say since the last call."""
         with self._lock:
             return self._unsaid.news()
+
+    def unsaid(self) -> list[int]:
+        """All rooms of which there is something to say."""
+        with self._lock:
+            return self._unsaid.rooms()
 
     def take(self, room: int) -> Use | None:
         """What is to be said next of a room. What comes from now on is said after it."""

@@ -15,7 +15,7 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 from redis_kvpoll.aio import AsyncStatusStore
-from redis_kvpoll.errors import KVPollError
+from redis_kvpoll.errors import KVPollError, StoreClosedError
 from redis_kvpoll.integrations.sglang.book import Book
 from redis_kvpoll.integrations.sglang.gauge import Gauge
 from redis_kvpoll.integrations.sglang.rule import FAILED, SUCCESS
@@ -90,7 +90,10 @@ class Link:
         if self._teller.knows(room) is None:
             return {}
         assert self._mirror is not None  # noqa: S101 - it has joined
-        return self._mirror.collect(room)
+        try:
+            return self._mirror.collect(room)
+        except StoreClosedError:  # just now
+            return {}
 
     def _wake(self) -> None:
         if self._loop is not None:
@@ -114,6 +117,7 @@ class Link:
             try:
                 async with asyncio.timeout(self._settings.join):
                     tasks = await self._enter(stack)
+                    stack.callback(self._part)
             except BaseException as error:
                 self._joined.set_exception(error)  # at once: to leave takes time, too
                 raise
@@ -125,10 +129,15 @@ class Link:
                 over.pop().result()  # raises: those others never end by themselves
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LEAVE_SECONDS):
-                    self._teller.see_to(self.book.news())
                     await self._teller.finish()
             for task in running:
                 task.cancel()
+
+    def _part(self) -> None:
+        """The link is over, however that came."""
+        self.book.part()
+        self._teller.forget()
+        self._gauge.show(False, 0, self.book.untold)
 
     async def _enter(self, stack: AsyncExitStack) -> list[Coroutine[Any, Any, None]]:
         """Take part, until the stack ends; what is to run meanwhile."""
@@ -146,7 +155,7 @@ class Link:
             mirrors.append(await stack.enter_async_context(prefill.mirror(rooms=self.book.follows)))
             mirrors[1].on_change(lambda room, status: self._heard_of_prefill(prefill, room, status))
             tasks.append(_reap(prefill, settings.lease / 10))
-        return [*tasks, self._watch(mirrors)]
+        return [*tasks, self._watch(mirrors, lease)]
 
     async def _tell(self) -> None:
         while True:
@@ -163,9 +172,10 @@ class Link:
                 for room, number in self._teller.forget():
                     self.book.hear_failed(room, number, f"{self.place.owner} was taken for dead", False)
                 with contextlib.suppress(KVPollError):
-                    await lease.renew()
+                    await lease.renew()  # what is opened before that would be nobody's
+                    self._teller.resume()
 
-    async def _watch(self, mirrors: list[AsyncMirror]) -> None:
+    async def _watch(self, mirrors: list[AsyncMirror], lease: _Lease) -> None:
         """Say once that the server is away, and once that it is back."""
         away_since: float | None = None
         has_said = False
@@ -173,8 +183,9 @@ class Link:
             is_up, now = all(mirror.synced for mirror in mirrors), time.monotonic()
             self.book.reason_seconds = REASON_SECONDS if is_up and self.place.world_size > 1 else 0.0
             self.book.away(not is_up)
+            if is_up and not lease.is_lost:
+                self._teller.resume()
             if is_up:
-                self._teller.is_up.set()
                 if has_said:
                     logger.info("%s: Redis is back after %.1f s", self.place.owner, now - (away_since or now))
                 away_since, has_said = None, False

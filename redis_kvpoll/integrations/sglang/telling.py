@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
+import time
 from collections.abc import Callable
 
 from redis_kvpoll.aio import AsyncStatusStore
@@ -12,8 +14,8 @@ from redis_kvpoll.aioroom import AsyncRoom
 from redis_kvpoll.errors import (
     KVPollError,
     LeaseLostError,
-    OutcomeUnknownError,
     RoomBusyError,
+    ServerRefusedError,
     StoreUnavailableError,
 )
 from redis_kvpoll.integrations.sglang.book import Book
@@ -24,6 +26,10 @@ from redis_kvpoll.status import KVPoll
 BUSY_SECONDS = 0.02, 1.0
 """The first pause before a room that is taken is tried again, and the longest: other ranks have yet to clear its last
 use, or the lease of who has it is to lapse."""
+REFUSED_SECONDS = 5.0
+"""The longest before what the server has refused (for want of memory, or of permission) is tried again."""
+CALM_SECONDS = 60.0
+"""After so long without a refusal the next is worth a line again."""
 REASON_PAUSE = 0.01
 """Seconds between looks for another rank's reason."""
 
@@ -31,21 +37,21 @@ logger = logging.getLogger("redis_kvpoll")
 
 
 class Teller:
-    """One task for each room that has something to be said. What fails for want of a server waits for it.
+    """One task for each room that has something to be said. What fails for want of a server goes back into the book.
 
     ``opened`` is told of each room that the table knows from then on.
     """
 
     def __init__(self, store: AsyncStatusStore, book: Book, request: str, opened: Callable[[int], object]) -> None:
         self.is_up = asyncio.Event()
-        """Whether the server is there; cleared by whoever finds that it is not."""
+        """Whether the server is there; cleared by whoever finds that it is not: then all waits in the book, bounded."""
         self._store = store
         self._book = book
         self._request = request
         self._opened = opened
         self._handles: dict[int, tuple[int, AsyncRoom]] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
-        self._refused = False
+        self._refused_at = -math.inf
 
     @property
     def is_idle(self) -> bool:
@@ -63,18 +69,27 @@ class Teller:
 
     def see_to(self, rooms: list[int]) -> None:
         """There is news of these rooms."""
-        for room in rooms:
-            if room not in self._tasks:
-                self._tasks[room] = asyncio.create_task(self._tell(room))
+        if self.is_up.is_set():
+            for room in rooms:
+                if room not in self._tasks:
+                    self._tasks[room] = asyncio.create_task(self._tell(room))
+
+    def resume(self) -> None:
+        """The server is there."""
+        if not self.is_up.is_set():
+            self.is_up.set()
+            self.see_to(self._book.unsaid())
 
     async def finish(self) -> None:
-        """Return when all has been said."""
+        """Say all; return when that is done."""
+        await self.is_up.wait()
+        self.see_to(self._book.unsaid())
         while self._tasks:
             await asyncio.wait(list(self._tasks.values()))
 
     async def _tell(self, room: int) -> None:
         try:
-            while True:
+            while self.is_up.is_set():
                 if room in self._book.awaited:
                     await self._ask_reason(room)
                 use = self._book.take(room)
@@ -93,25 +108,29 @@ class Teller:
             try:
                 await self._say(room, use)
                 return
-            except (StoreUnavailableError, OutcomeUnknownError):
+            except StoreUnavailableError:
                 self.is_up.clear()
             except LeaseLostError:
-                self._handles.pop(room, None)
-                await asyncio.sleep(pause)  # until there is a new lease
+                await asyncio.sleep(pause)  # until its rooms are forgotten, and there is a new lease
             except RoomBusyError:
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, BUSY_SECONDS[1])
+            except ServerRefusedError as error:
+                self._complain(error)
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, REFUSED_SECONDS)
             except KVPollError as error:
                 self._complain(error)
                 return
-            await self.is_up.wait()
             self._book.put_back(room, use)
+            if not self.is_up.is_set():
+                return
             latest = self._book.take(room)
             if latest is None:
                 return
             use = latest
-            if use.is_new and use.is_over and pause == BUSY_SECONDS[1]:
-                return  # over before its room was free
+            if use.is_new and use.is_over and pause >= BUSY_SECONDS[1]:
+                return  # over before its room was free, or the server willing
 
     async def _say(self, room: int, use: Use) -> None:
         """Say it all, in the order in which SGLang relies on it: the prefix length is there before the status."""
@@ -121,6 +140,7 @@ class Teller:
             first = status if use.status in OPENING and use.length is None else KVPoll.Bootstrapping
             handle = await self._store.open(room, self._request, first or KVPoll.Bootstrapping)
             self._handles[room] = use.number, handle
+            use.is_new = False  # should it be lost before all is said, it is not opened again
             self._opened(room)
             status = None if status is first else status
         elif number != use.number or handle is None:
@@ -138,7 +158,6 @@ class Teller:
                 await self._ask_reason(room)
             await handle.clear()
             self._handles.pop(room, None)
-        self._refused = False
 
     async def _ask_reason(self, room: int) -> None:
         """Look for another rank's reason, as long as somebody waits for it; it is gone when all have cleared."""
@@ -150,13 +169,14 @@ class Teller:
                 await asyncio.sleep(REASON_PAUSE)
 
     def forget(self) -> list[tuple[int, int]]:
-        """The table has failed all that it knows of this process. Those that are under way."""
+        """The table has failed all that it knows of this process. Those that are under way. The rest waits."""
+        self.is_up.clear()
         known = self.known()
         self._handles.clear()
         return known
 
     def _complain(self, error: KVPollError) -> None:
-        """What cannot be said is dropped, once with a word: SGLang does not depend on it."""
-        if not self._refused:
-            self._refused = True
+        """Say once that something cannot be said: SGLang does not depend on it."""
+        last, self._refused_at = self._refused_at, time.monotonic()
+        if self._refused_at - last > CALM_SECONDS:
             logger.error("the table does not take what SGLang says, which goes on without it: %s", error)

@@ -42,12 +42,15 @@ class Unsaid:
         self._whole: dict[tuple[int, int], None] = {}
         """Those that have begun and ended, in the order in which they did."""
         self._news: dict[int, None] = {}
+        self._is_closed = False
 
     def __len__(self) -> int:
         return len(self._uses)
 
     def of(self, room: int, number: int) -> Use:
         """What is to be said of a use, for more to be added."""
+        if self._is_closed:
+            return Use(number)
         uses = self._uses.setdefault(room, [])
         if not uses or uses[-1].number != number:
             uses.append(Use(number))
@@ -62,14 +65,25 @@ class Unsaid:
 
     def tell(self, room: int) -> None:
         """There is news of a room."""
+        if self._is_closed:
+            return
         if not self._news:
             self._wake()
         self._news[room] = None
+
+    def close(self) -> None:
+        """Nobody will say anything any more."""
+        self._is_closed = True
+        self._uses, self._whole, self._news = {}, {}, {}
 
     def news(self) -> list[int]:
         """The rooms of which there has been news since the last call."""
         rooms, self._news = list(self._news), {}
         return rooms
+
+    def rooms(self) -> list[int]:
+        """All of which there is something to say."""
+        return list(self._uses)
 
     def take(self, room: int) -> Use | None:
         """What is to be said next of a room. What comes from now on is said after it."""
