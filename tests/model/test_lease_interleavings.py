@@ -15,11 +15,12 @@ from tests.model.lease_explorer import LeaseExplorer, Setting
 
 TWO_NAMES, ONE_NAME = ("p", "q", ""), ("p", "p", "")
 SETTINGS = {
-    "leases": Setting(TWO_NAMES, each=2 if LONG else 1, ticks=2),
+    # Two operations each at two ticks would be more states than memory holds.
+    "leases": Setting(TWO_NAMES, each=2, ticks=1) if LONG else Setting(TWO_NAMES, each=1, ticks=2),
     "leases, loss": Setting(ONE_NAME, each=1, ticks=1 + LONG, pauses=int(LONG), losses=1),
 }
 if LONG:
-    SETTINGS["leases, taken name"] = Setting(ONE_NAME, each=2, ticks=2)
+    SETTINGS["leases, taken name"] = Setting(ONE_NAME, each=1, ticks=3)
     SETTINGS["leases, all reap"] = Setting(ONE_NAME, each=1, ticks=2, all_reap=True)
     SETTINGS["leases, lost reply"] = Setting(TWO_NAMES, each=1, ticks=2, lost=1)
     SETTINGS["leases, no pause"] = Setting(TWO_NAMES, each=1, ticks=6, pauses=0)
