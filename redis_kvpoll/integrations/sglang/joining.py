@@ -27,7 +27,7 @@ def after_init(result: None, manager: Any, *args: Any, **kwargs: Any) -> None:
     if hasattr(manager.request_status, "collect") and not _all_have(link is not None, manager):
         if link is not None:
             link.close()
-            logger.error("the table is not used, since another rank of this pipeline could not join; %s", INSTEAD)
+            logger.error("redis_kvpoll: the table is not used, since another rank of this pipeline could not join; %s", INSTEAD)
         return
     if link is not None:
         _swap(manager, link)
@@ -56,7 +56,7 @@ def _link(manager: Any) -> Link | None:
 
 def complain(what: str) -> None:
     """Say in one line that there is no table, and why."""
-    logger.error("the table is not used: %s; %s", printable(what.rstrip(".")), INSTEAD)
+    logger.error("redis_kvpoll: the table is not used: %s; %s", printable(what.rstrip(".")), INSTEAD)
 
 
 def _all_have(joined: bool, manager: Any) -> bool:
@@ -83,7 +83,7 @@ def _swap(manager: Any, link: Link) -> None:
         manager.req_to_decode_prefix_len = book.lengths
     if hasattr(manager, "teardown"):  # a change of roles: the next manager joins anew
         manager.teardown = _then(manager.teardown, link.close)
-    logger.info("SGLang shares its statuses as %s", place.owner)
+    logger.info("redis_kvpoll: SGLang shares its statuses as %s", place.owner)
 
 
 def _then(first: Callable[[], Any], second: Callable[[], Any]) -> Callable[[], Any]:

@@ -106,7 +106,7 @@ class Link:
             if not self._joined.done():
                 self._joined.set_exception(error)
             elif self._joined.exception() is None:
-                logger.exception("%s has lost its link to the table; SGLang goes on without it", self.place.owner)
+                logger.exception("redis_kvpoll: %s has lost its link to the table; SGLang goes on without it", self.place.owner)
 
     async def _main(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -176,13 +176,13 @@ class Link:
             if is_up:
                 self._teller.is_up.set()
                 if has_said:
-                    logger.info("%s: Redis is back after %.1f s", self.place.owner, now - (away_since or now))
+                    logger.info("redis_kvpoll: %s: Redis is back after %.1f s", self.place.owner, now - (away_since or now))
                 away_since, has_said = None, False
             elif away_since is None:
                 away_since = now
             elif not has_said and now - away_since > AWAY_SECONDS:
                 has_said = True
-                logger.warning("%s: Redis is away; SGLang goes on with what it knows", self.place.owner)
+                logger.warning("redis_kvpoll: %s: Redis is away; SGLang goes on with what it knows", self.place.owner)
             self._gauge.show(not has_said, len(self.book), self.book.untold)
             await asyncio.sleep(LOOK_SECONDS)
 

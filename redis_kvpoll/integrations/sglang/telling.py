@@ -82,7 +82,7 @@ class Teller:
                     return
                 await self._insist(room, use)
         except Exception:
-            logger.exception("room %d: the table was not told, and that should never be", room)
+            logger.exception("redis_kvpoll: room %d: the table was not told, and that should never be", room)
         finally:
             del self._tasks[room]
 
@@ -159,4 +159,4 @@ class Teller:
         """What cannot be said is dropped, once with a word: SGLang does not depend on it."""
         if not self._refused:
             self._refused = True
-            logger.error("the table does not take what SGLang says, which goes on without it: %s", error)
+            logger.error("redis_kvpoll: the table does not take what SGLang says, which goes on without it: %s", error)
