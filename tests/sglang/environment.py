@@ -1,8 +1,8 @@
 """Makes an environment with the real SGLang on a CPU, in .venv-sglang of this checkout: run by ``make test-sglang``.
 
 SGLang's wheel asks for GPU packages and for a newer C library than some systems have, for parts that nobody here calls.
-So it is unpacked beside what it really imports (requirements.txt), with stand-ins for the rest (stubs). Then the project
-itself is installed there. What is there already, and not older than what it is made from, stays.
+So it is unpacked beside what it really imports (requirements.txt), with stand-ins for the rest (stubs). Then the
+project itself is installed there. What is there already, and not older than what it is made from, stays.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from redis_kvpoll.errors import KVPollError, printable
+from redis_kvpoll.errors import KVPollError, LeaseLostError, printable
 from redis_kvpoll.integrations.sglang.link import Link
 from redis_kvpoll.integrations.sglang.maps import ConsensusMap
 from redis_kvpoll.integrations.sglang.settings import read
@@ -27,7 +27,7 @@ def after_init(result: None, manager: Any, *args: Any, **kwargs: Any) -> None:
     if hasattr(manager.request_status, "collect") and not _all_have(link is not None, manager):
         if link is not None:
             link.close()
-            logger.error("redis_kvpoll: the table is not used, since another rank of this pipeline could not join; %s", INSTEAD)
+            complain("another rank of this pipeline could not join, and says why")
         return
     if link is not None:
         _swap(manager, link)
@@ -73,6 +73,7 @@ def _swap(manager: Any, link: Link) -> None:
     """From here on nothing can fail."""
     for name in SILENCED:
         logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).addFilter(is_news)
     book, place = link.book, link.place
     theirs = manager.request_status
     if hasattr(theirs, "collect"):
@@ -84,6 +85,11 @@ def _swap(manager: Any, link: Link) -> None:
     if hasattr(manager, "teardown"):  # a change of roles: the next manager joins anew
         manager.teardown = _then(manager.teardown, link.close)
     logger.info("redis_kvpoll: SGLang shares its statuses as %s", place.owner)
+
+
+def is_news(record: logging.LogRecord) -> bool:
+    """Not what a lost lease advises, which is for who holds one: here the link takes another, and says so."""
+    return not (isinstance(record.args, tuple) and any(isinstance(word, LeaseLostError) for word in record.args))
 
 
 def _then(first: Callable[[], Any], second: Callable[[], Any]) -> Callable[[], Any]:

@@ -38,6 +38,10 @@ REASON_SECONDS = 0.25
 """How long SGLang's thread waits for another rank's reason, at the end of a request that has failed without one here:
 that is a few milliseconds away, and it is known to come soon or not at all."""
 
+TAKEN_FOR_DEAD = (
+    "redis_kvpoll: %s was taken for dead: it stood still for longer than KVPOLL_LEASE, %g s, or another process has "
+    "its name; what it had under way is Failed, and it goes on under a new lease"
+)
 OWNER = re.compile(r"^owner (prefill|decode)/")
 """How the table names the owner of a room that it has failed, when that was lost."""
 
@@ -106,7 +110,8 @@ class Link:
             if not self._joined.done():
                 self._joined.set_exception(error)
             elif self._joined.exception() is None:
-                logger.exception("redis_kvpoll: %s has lost its link to the table; SGLang goes on without it", self.place.owner)
+                owner = self.place.owner
+                logger.exception("redis_kvpoll: %s has lost its link to the table; SGLang goes on without it", owner)
 
     async def _main(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -164,6 +169,7 @@ class Link:
                     self.book.hear_failed(room, number, f"{self.place.owner} was taken for dead", False)
                 with contextlib.suppress(KVPollError):
                     await lease.renew()
+                    logger.warning(TAKEN_FOR_DEAD, self.place.owner, lease.seconds)
 
     async def _watch(self, mirrors: list[AsyncMirror]) -> None:
         """Say once that the server is away, and once that it is back."""
@@ -176,7 +182,8 @@ class Link:
             if is_up:
                 self._teller.is_up.set()
                 if has_said:
-                    logger.info("redis_kvpoll: %s: Redis is back after %.1f s", self.place.owner, now - (away_since or now))
+                    seconds = now - (away_since or now)
+                    logger.info("redis_kvpoll: %s: Redis is back after %.1f s", self.place.owner, seconds)
                 away_since, has_said = None, False
             elif away_since is None:
                 away_since = now
