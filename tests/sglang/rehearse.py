@@ -35,8 +35,6 @@ BOTH = {
 def main(role: str) -> None:
     """Do what is typed, until the input ends."""
     os.environ.setdefault("SGLANG_HOST_IP", "127.0.0.1")
-    if not os.environ.get("KVPOLL_URL"):
-        say("KVPOLL_URL is not set: this is SGLang on its own dicts.")
     worker = start(role)
     say("\n".join(f"  {name + ' ROOM':12} {what}" for name, what in (ORDERS[role] | BOTH).items()))
     say(f"This is process {os.getpid()}. Ctrl-D ends it in order, kill -9 {os.getpid()} does not.")
@@ -69,7 +67,7 @@ def obey(worker: Any, role: str, name: str, *words: str) -> None:
     """Do one order for each of its rooms, and say what came of it."""
     orders = ORDERS[role] | BOTH
     if name not in orders or not words or not all(word.isdecimal() for word in words):
-        say(f"an order is one of {', '.join(orders)}, and a room, which is a number: {name} 42")
+        say(f"an order is one of {', '.join(orders)}, and rooms, which are numbers: poll 42")
         return
     for room in map(int, words):
         if name != "open" and not worker.has(room):

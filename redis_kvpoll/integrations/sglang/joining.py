@@ -14,7 +14,7 @@ from redis_kvpoll.integrations.sglang.settings import read
 from redis_kvpoll.integrations.sglang.shape import VERSION, UnknownShapeError, place_of
 
 logger = logging.getLogger("redis_kvpoll")
-INSTEAD = "SGLang runs on its own dicts"
+INSTEAD = "SGLang runs on its own dicts until it is started again"
 
 
 # When Redis is away, the mirrors and the lease each say so; here one word for all of them is enough: see Link._watch.
@@ -44,7 +44,8 @@ def _link(manager: Any) -> Link | None:
     except UnknownShapeError as error:
         complain(f"{error}, which is not SGLang {VERSION} as this was made for: update redis-kvpoll")
     except KVPollError as error:
-        complain(f"{str(error).rstrip('.')} (see KVPOLL_URL and KVPOLL_NAMESPACE)")
+        what = str(error).rstrip(".").removesuffix("; the call may be repeated")  # it is not, here
+        complain(f"{what} (see KVPOLL_URL and KVPOLL_NAMESPACE)")
     except TimeoutError:
         complain("no answer in time (KVPOLL_JOIN): check KVPOLL_URL, and that Redis is up and reachable")
     except Exception as error:
