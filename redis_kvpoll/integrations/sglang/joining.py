@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from redis_kvpoll.errors import KVPollError, LeaseLostError, printable
+from redis_kvpoll.errors import InvalidInputError, KVPollError, LeaseLostError, NamespaceMismatchError, printable
 from redis_kvpoll.integrations.sglang.link import Link
 from redis_kvpoll.integrations.sglang.maps import ConsensusMap
 from redis_kvpoll.integrations.sglang.settings import read
@@ -43,6 +43,11 @@ def _link(manager: Any) -> Link | None:
         link.join()
     except UnknownShapeError as error:
         complain(f"{error}, which is not SGLang {VERSION} as this was made for: update redis-kvpoll")
+    except InvalidInputError as error:
+        complain(str(error))
+    except NamespaceMismatchError as error:
+        there = f"namespace {error.namespace!r} is in use with {error.setting}={printable(error.theirs)}"
+        complain(f"{there}, and not {error.ours}: set KVPOLL_NAMESPACE to one of your own, or {_remedy(error.setting)}")
     except KVPollError as error:
         what = str(error).rstrip(".").removesuffix("; the call may be repeated")  # it is not, here
         complain(f"{what} (see KVPOLL_URL and KVPOLL_NAMESPACE)")
@@ -53,6 +58,12 @@ def _link(manager: Any) -> Link | None:
     else:
         return link
     return None
+
+
+def _remedy(setting: str) -> str:
+    if setting in ("shards", "feed"):
+        return f"KVPOLL_{setting.upper()} as it is there, or not at all"
+    return "empty that one: SGLang needs it as said"
 
 
 def complain(what: str) -> None:
