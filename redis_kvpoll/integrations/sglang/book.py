@@ -35,6 +35,7 @@ class Book:
         """How long to wait for another rank's reason; 0 while there is nobody to wait for."""
         self.awaited: set[int] = set()
         """The rooms for whose reason somebody waits."""
+        self.wake = wake
         self._unsaid = Unsaid(wake)
         self._clock = clock
         self._lock = threading.Lock()
