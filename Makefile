@@ -64,9 +64,5 @@ clean:
 	$(BIN)/pip install --quiet --editable '.[test,lint]'
 	@touch $@
 
-.venv-sglang/ready: tests/sglang/environment.py tests/sglang/requirements.txt
+.venv-sglang/project: tests/sglang/environment.py tests/sglang/requirements.txt pyproject.toml
 	@$(PYTHON) tests/sglang/environment.py
-
-.venv-sglang/project: .venv-sglang/ready pyproject.toml
-	.venv-sglang/bin/pip install --quiet --editable '.[cli,embedded,fast]' 'pytest>=9' 'pytest-asyncio>=1.3'
-	@touch $@

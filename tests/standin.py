@@ -51,6 +51,7 @@ def joined(*managers):
             leave(one)
         for name in joining.SILENCED:
             logging.getLogger(name).setLevel(logging.NOTSET)
+            logging.getLogger(name).removeFilter(joining.is_news)
 
 
 def link_of(one):

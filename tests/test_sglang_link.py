@@ -123,7 +123,8 @@ class TestJoining:
         [
             ("redis://127.0.0.1:1/", {"JOIN": "0.3"}, "127.0.0.1:1|no answer in time"),
             ("nonsense", {}, "nonsense"),
-            ("redis://127.0.0.1:1/", {"LEASE": "x"}, "KVPOLL_LEASE"),
+            ("redis://127.0.0.1:1/", {"LEASE": "x"}, "KVPOLL_LEASE is a number of seconds"),
+            ("redis://127.0.0.1:1/", {"LEASE": "0.01"}, "KVPOLL_LEASE is a number of seconds, 0.5 at least"),
             ("redis://127.0.0.1:1/", {"NAMESPACE": "no spaces"}, "namespace"),
         ],
     )
@@ -135,7 +136,18 @@ class TestJoining:
         (line,) = caplog.records
         assert line.levelno == logging.ERROR
         assert re.search(why, line.getMessage())
-        assert line.getMessage().endswith("SGLang runs on its own dicts")
+        assert line.getMessage().endswith("SGLang runs on its own dicts until it is started again")
+
+    def test_a_namespace_of_another_kind_is_named_with_the_variable_to_change(self, environment, url, caplog):
+        environment(url, SHARDS="2")
+        with StatusStore.from_url(url, namespace="t-prefill", policy="strict") as store:
+            store.update_status(1, KVPoll.Bootstrapping)
+        one = manager()
+        with joined(one):
+            assert type(one.request_status) is dict
+        (line,) = caplog.records
+        assert "shards=1" in line.getMessage()
+        assert "or KVPOLL_SHARDS as it is there" in line.getMessage()
 
     def test_an_unknown_shape_is_no_reason_to_touch_the_server(self, table, caplog):
         one = manager(attn_tp_rank="0")

@@ -87,7 +87,7 @@ def test_serving_goes_on_and_then_the_table_is_whole_again(world, server, caplog
     assert all("Redis is away" in text for text in warnings)
 
 
-def test_who_was_taken_for_dead_fails_what_it_had_and_goes_on(server):
+def test_who_was_taken_for_dead_fails_what_it_had_and_goes_on(server, caplog):
     one = manager()
     with joined(one), table(server) as thief:
         one.request_status[1] = BOOT
@@ -97,6 +97,8 @@ def test_who_was_taken_for_dead_fails_what_it_had_and_goes_on(server):
             assert "lost" in one.failure_records[1] or "dead" in one.failure_records[1]
             one.request_status[2] = BOOT
         real.until(lambda: thief.entry(2) and thief.entry(2).owner == OWNER, "it goes on under a new lease")
+        real.until(lambda: "taken for dead" in caplog.text, "that is said")
+    assert "take a new one" not in caplog.text  # what a lost lease advises otherwise: here the plugin has done it
 
 
 def test_the_end_of_a_process_says_what_is_still_to_be_said(server):

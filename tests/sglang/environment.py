@@ -1,16 +1,21 @@
 """Makes an environment with the real SGLang on a CPU, in .venv-sglang of this checkout: run by ``make test-sglang``.
 
 SGLang's wheel asks for GPU packages and for a newer C library than some systems have, for parts that nobody here calls.
-So it is unpacked beside what it really imports (requirements.txt), with stand-ins for the rest (stubs).
+So it is unpacked beside what it really imports (requirements.txt), with stand-ins for the rest (stubs). Then the
+project itself is installed there. What is there already, and not older than what it is made from, stays.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import os
 import platform
 import shutil
 import subprocess
 import sys
 import venv
+from collections.abc import Iterator
 from pathlib import Path
 
 SGLANG = "sglang==0.5.23"
@@ -20,6 +25,8 @@ ROOT = HERE.parent.parent
 TARGET = ROOT / ".venv-sglang"
 UNPACKED = TARGET / "sglang"
 READY = TARGET / "ready"
+PROJECT = TARGET / "project"
+WANTED = (".[cli,embedded,fast]", "pytest>=9", "pytest-asyncio>=1.3")
 
 
 class CannotError(Exception):
@@ -27,12 +34,23 @@ class CannotError(Exception):
 
 
 def main() -> None:
-    """Make it anew."""
+    """Make what is missing."""
+    with _alone():
+        if not _is_newer(READY, Path(__file__), HERE / "requirements.txt"):
+            _make()
+        if not _is_newer(PROJECT, READY, ROOT / "pyproject.toml"):
+            _say("  redis_kvpoll itself, and pytest")
+            _pip("--editable", *WANTED)
+            PROJECT.touch()
+
+
+def _make() -> None:
+    """Make the environment anew."""
     if sys.version_info < (3, 11):  # noqa: UP036 - whichever Python make has found
-        raise CannotError("it needs Python 3.11 or newer; try: make test-sglang PYTHON=python3.12")
+        raise CannotError("it needs Python 3.11 or newer; name one by PYTHON=python3.12")
     if (sys.platform, platform.machine()) != ("linux", "x86_64"):
         raise CannotError("SGLang has a wheel for Linux on x86_64 only")
-    _say("making .venv-sglang: the real SGLang on a CPU (about two minutes, 1.6 GB)")
+    _say("making .venv-sglang: the real SGLang on a CPU (a few minutes, 1.6 GB)")
     shutil.rmtree(TARGET, ignore_errors=True)
     try:
         venv.create(TARGET, with_pip=True)
@@ -47,6 +65,25 @@ def main() -> None:
     _say("  does it import?")
     _run("SGLang does not import here", "-W", "ignore", "-c", "import tests.sglang.managers")
     READY.touch()
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """Wait for who is at it already: make rehearse is typed in two shells."""
+    folder = os.open(ROOT, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            _say("another make is setting .venv-sglang up: waiting for it")
+            fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
+
+
+def _is_newer(made: Path, *sources: Path) -> bool:
+    return made.exists() and all(made.stat().st_mtime >= source.stat().st_mtime for source in sources)
 
 
 def _pip(*words: str) -> None:
@@ -72,4 +109,6 @@ if __name__ == "__main__":
     try:
         main()
     except CannotError as error:
-        sys.exit(f"test-sglang: {error}")
+        sys.exit(f".venv-sglang cannot be made: {error}")
+    except KeyboardInterrupt:
+        sys.exit("")

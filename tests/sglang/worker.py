@@ -89,6 +89,10 @@ class Worker:
             handle.init(*((len(PAGES), 0) if self._is_prefill else (0,)))
             self._handles[room] = handle
 
+    def has(self, room: int) -> bool:
+        """Whether it was opened here."""
+        return room in self._handles
+
     def ask(self, room: int) -> None:
         """Decode: tell prefill where the pages go."""
         self._handles[room].send_metadata(PAGES, aux_index=0, decode_prefix_len=room % 7)
@@ -96,6 +100,10 @@ class Worker:
     def send(self, room: int) -> None:
         """Prefill: send the pages."""
         self._handles[room].send(PAGES)
+
+    def is_asked_for(self, room: int) -> bool:
+        """Prefill: whether decode has told where the pages go."""
+        return room in self._manager.transfer_infos
 
     def prefix(self, room: int) -> int:
         return self._handles[room].pop_decode_prefix_len()

@@ -7,14 +7,14 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from redis_kvpoll.errors import KVPollError, printable
+from redis_kvpoll.errors import InvalidInputError, KVPollError, LeaseLostError, NamespaceMismatchError, printable
 from redis_kvpoll.integrations.sglang.link import Link
 from redis_kvpoll.integrations.sglang.maps import ConsensusMap
 from redis_kvpoll.integrations.sglang.settings import read
 from redis_kvpoll.integrations.sglang.shape import VERSION, UnknownShapeError, place_of
 
 logger = logging.getLogger("redis_kvpoll")
-INSTEAD = "SGLang runs on its own dicts"
+INSTEAD = "SGLang runs on its own dicts until it is started again"
 
 
 # When Redis is away, the mirrors and the lease each say so; here one word for all of them is enough: see Link._watch.
@@ -27,7 +27,7 @@ def after_init(result: None, manager: Any, *args: Any, **kwargs: Any) -> None:
     if hasattr(manager.request_status, "collect") and not _all_have(link is not None, manager):
         if link is not None:
             link.close()
-            logger.error("the table is not used, since another rank of this pipeline could not join; %s", INSTEAD)
+            complain("another rank of this pipeline could not join, and says why")
         return
     if link is not None:
         _swap(manager, link)
@@ -43,8 +43,14 @@ def _link(manager: Any) -> Link | None:
         link.join()
     except UnknownShapeError as error:
         complain(f"{error}, which is not SGLang {VERSION} as this was made for: update redis-kvpoll")
+    except InvalidInputError as error:
+        complain(str(error))
+    except NamespaceMismatchError as error:
+        there = f"namespace {error.namespace!r} is in use with {error.setting}={printable(error.theirs)}"
+        complain(f"{there}, and not {error.ours}: set KVPOLL_NAMESPACE to one of your own, or {_remedy(error.setting)}")
     except KVPollError as error:
-        complain(f"{str(error).rstrip('.')} (see KVPOLL_URL and KVPOLL_NAMESPACE)")
+        what = str(error).rstrip(".").removesuffix("; the call may be repeated")  # it is not, here
+        complain(f"{what} (see KVPOLL_URL and KVPOLL_NAMESPACE)")
     except TimeoutError:
         complain("no answer in time (KVPOLL_JOIN): check KVPOLL_URL, and that Redis is up and reachable")
     except Exception as error:
@@ -54,9 +60,15 @@ def _link(manager: Any) -> Link | None:
     return None
 
 
+def _remedy(setting: str) -> str:
+    if setting in ("shards", "feed"):
+        return f"KVPOLL_{setting.upper()} as it is there, or not at all"
+    return "empty that one: SGLang needs it as said"
+
+
 def complain(what: str) -> None:
     """Say in one line that there is no table, and why."""
-    logger.error("the table is not used: %s; %s", printable(what.rstrip(".")), INSTEAD)
+    logger.error("redis_kvpoll: the table is not used: %s; %s", printable(what.rstrip(".")), INSTEAD)
 
 
 def _all_have(joined: bool, manager: Any) -> bool:
@@ -73,6 +85,7 @@ def _swap(manager: Any, link: Link) -> None:
     """From here on nothing can fail."""
     for name in SILENCED:
         logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).addFilter(is_news)
     book, place = link.book, link.place
     theirs = manager.request_status
     if hasattr(theirs, "collect"):
@@ -83,7 +96,12 @@ def _swap(manager: Any, link: Link) -> None:
         manager.req_to_decode_prefix_len = book.lengths
     if hasattr(manager, "teardown"):  # a change of roles: the next manager joins anew
         manager.teardown = _then(manager.teardown, link.close)
-    logger.info("SGLang shares its statuses as %s", place.owner)
+    logger.info("redis_kvpoll: SGLang shares its statuses as %s", place.owner)
+
+
+def is_news(record: logging.LogRecord) -> bool:
+    """Not what a lost lease advises, which is for who holds one: here the link takes another, and says so."""
+    return not (isinstance(record.args, tuple) and any(isinstance(word, LeaseLostError) for word in record.args))
 
 
 def _then(first: Callable[[], Any], second: Callable[[], Any]) -> Callable[[], Any]:

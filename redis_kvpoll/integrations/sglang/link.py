@@ -38,6 +38,10 @@ REASON_SECONDS = 0.25
 """How long SGLang's thread waits for another rank's reason, at the end of a request that has failed without one here:
 that is a few milliseconds away, and it is known to come soon or not at all."""
 
+TAKEN_FOR_DEAD = (
+    "redis_kvpoll: %s was taken for dead: it stood still for longer than KVPOLL_LEASE, %g s, or another process has "
+    "its name; what it had under way is Failed, and it goes on under a new lease"
+)
 OWNER = re.compile(r"^owner (prefill|decode)/")
 """How the table names the owner of a room that it has failed, when that was lost."""
 
@@ -109,7 +113,8 @@ class Link:
             if not self._joined.done():
                 self._joined.set_exception(error)
             elif self._joined.exception() is None:
-                logger.exception("%s has lost its link to the table; SGLang goes on without it", self.place.owner)
+                owner = self.place.owner
+                logger.exception("redis_kvpoll: %s has lost its link to the table; SGLang goes on without it", owner)
 
     async def _main(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -174,6 +179,7 @@ class Link:
                 with contextlib.suppress(KVPollError):
                     await lease.renew()  # what is opened before that would be nobody's
                     self._teller.resume()
+                    logger.warning(TAKEN_FOR_DEAD, self.place.owner, lease.seconds)
 
     async def _watch(self, mirrors: list[AsyncMirror], lease: _Lease) -> None:
         """Say once that the server is away, and once that it is back."""
@@ -187,13 +193,14 @@ class Link:
                 self._teller.resume()
             if is_up:
                 if has_said:
-                    logger.info("%s: Redis is back after %.1f s", self.place.owner, now - (away_since or now))
+                    seconds = now - (away_since or now)
+                    logger.info("redis_kvpoll: %s: Redis is back after %.1f s", self.place.owner, seconds)
                 away_since, has_said = None, False
             elif away_since is None:
                 away_since = now
             elif not has_said and now - away_since > AWAY_SECONDS:
                 has_said = True
-                logger.warning("%s: Redis is away; SGLang goes on with what it knows", self.place.owner)
+                logger.warning("redis_kvpoll: %s: Redis is away; SGLang goes on with what it knows", self.place.owner)
             self._gauge.show(not has_said, len(self.book), self.book.untold)
             await asyncio.sleep(LOOK_SECONDS)
 

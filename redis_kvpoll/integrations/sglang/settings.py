@@ -44,13 +44,29 @@ class Settings:
         )
 
 
+SHORTEST_LEASE = 0.5
+"""Seconds. A busy interpreter keeps the plugin's thread waiting for longer than a tenth of less."""
+
+
 def _seconds(text: str) -> float:
     return checks.seconds(float(text), "a duration")
 
 
+def _lease(text: str) -> float:
+    seconds = _seconds(text)
+    if seconds < SHORTEST_LEASE:
+        raise ValueError(text)
+    return seconds
+
+
+TAKEN: Mapping[Callable[[str], Any], str] = {
+    _seconds: "a number of seconds above 0",
+    _lease: f"a number of seconds, {SHORTEST_LEASE:g} at least",
+    int: "a whole number",
+}
 READERS: Mapping[str, Callable[[str], Any]] = {
     "NAMESPACE": str,
-    "LEASE": _seconds,
+    "LEASE": _lease,
     "TTL": _seconds,
     "TERMINAL_TTL": _seconds,
     "DEADLINE": _seconds,
@@ -72,5 +88,6 @@ def read(environment: Mapping[str, str]) -> Settings | None:
             try:
                 found[name.lower()] = reader(text)
             except (ValueError, InvalidInputError):
-                raise InvalidInputError(f"{PREFIX}{name}: {printable(text)!r} is not what it takes") from None
+                what = TAKEN.get(reader, "text")
+                raise InvalidInputError(f"{PREFIX}{name} is {what}, not {printable(text)!r}") from None
     return Settings(url, **found)

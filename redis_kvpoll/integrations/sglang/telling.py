@@ -97,7 +97,7 @@ class Teller:
                     return
                 await self._insist(room, use)
         except Exception:
-            logger.exception("room %d: the table was not told, and that should never be", room)
+            logger.exception("redis_kvpoll: room %d: the table was not told, and that should never be", room)
         finally:
             del self._tasks[room]
 
@@ -179,4 +179,4 @@ class Teller:
         """Say once that something cannot be said: SGLang does not depend on it."""
         last, self._refused_at = self._refused_at, time.monotonic()
         if self._refused_at - last > CALM_SECONDS:
-            logger.error("the table does not take what SGLang says, which goes on without it: %s", error)
+            logger.error("redis_kvpoll: the table does not take what SGLang says, which goes on without it: %s", error)
