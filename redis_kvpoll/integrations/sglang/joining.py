@@ -81,6 +81,7 @@ def _swap(manager: Any, link: Link) -> None:
     manager.failure_records = book.reasons
     if place.role == "prefill":
         manager.req_to_decode_prefix_len = book.lengths
+    manager.kvpoll_link = link  # for who holds a manager, and waits until all is told
     if hasattr(manager, "teardown"):  # a change of roles: the next manager joins anew
         manager.teardown = _then(manager.teardown, link.close)
     logger.info("SGLang shares its statuses as %s", place.owner)
