@@ -265,7 +265,7 @@ class TestWhereTheRanksAre:
         run.deliver(0)
         assert self.ranks(run) == {0: DONE, 1: MOVE}
 
-    def test_a_call_of_many_rooms_is_over_when_the_feed_has_come_to_its_last_entry(self, run):
+    def test_a_call_of_many_rooms_is_over_with_its_last_entry(self, run):
         """Its reply has one id for all: a room's own entry may be an earlier one."""
         run.update(1, [0, 1], BOOT)
         run.own([0, 1], INPUT)
