@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import signal
@@ -11,6 +12,7 @@ import pytest
 
 from redis_kvpoll import KVPoll, StatusStore
 from redis_kvpoll.integrations.sglang import link
+from redis_kvpoll.leases.aio import AsyncLease
 from tests import real
 from tests.standin import joined, manager
 
@@ -98,6 +100,27 @@ def test_who_was_taken_for_dead_fails_what_it_had_and_goes_on(server):
             assert "lost" in one.failure_records[1] or "dead" in one.failure_records[1]
             one.request_status[2] = BOOT
         real.until(lambda: thief.entry(2) and thief.entry(2).owner == OWNER, "it goes on under a new lease")
+
+
+def test_nothing_is_said_between_two_leases(server, monkeypatch):
+    """What is opened under none has no owner: nobody would fail it when the process is killed."""
+    one, entered = manager(), []
+    enter = AsyncLease.__aenter__
+
+    async def entering(lease):
+        entered.append(lease)
+        if len(entered) == 2:
+            one.request_status[2] = BOOT
+            for _ in range(20):  # time for it to be told, which it must not be
+                await asyncio.sleep(link.REST_SECONDS)
+        return await enter(lease)
+
+    monkeypatch.setattr(AsyncLease, "__aenter__", entering)
+    with joined(one), table(server) as thief:
+        with thief.lease(OWNER):
+            real.until(lambda: len(entered) == 2, "it takes another lease")
+        entry = real.until(lambda: thief.entry(2), "it is told")
+        assert entry.owner == OWNER
 
 
 def test_the_end_of_a_process_says_what_is_still_to_be_said(server):

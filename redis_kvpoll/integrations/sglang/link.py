@@ -162,8 +162,10 @@ class Link:
             if lease.is_lost:
                 for room, number in self._teller.forget():
                     self.book.hear_failed(room, number, f"{self.place.owner} was taken for dead", False)
+                await self._teller.hush()
                 with contextlib.suppress(KVPollError):
                     await lease.renew()
+                    self._teller.go_on()
 
     async def _watch(self, mirrors: list[AsyncMirror]) -> None:
         """Say once that the server is away, and once that it is back."""

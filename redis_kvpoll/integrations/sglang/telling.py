@@ -39,6 +39,10 @@ class Teller:
     def __init__(self, store: AsyncStatusStore, book: Book, request: str, opened: Callable[[int], object]) -> None:
         self.is_up = asyncio.Event()
         """Whether the server is there; cleared by whoever finds that it is not."""
+        self._is_leased = asyncio.Event()
+        self._is_leased.set()
+        self._is_silent = asyncio.Event()
+        self._saying = 0
         self._store = store
         self._book = book
         self._request = request
@@ -91,7 +95,7 @@ class Teller:
         pause = BUSY_SECONDS[0]
         while True:
             try:
-                await self._say(room, use)
+                await self._say_under_lease(room, use)
                 return
             except (StoreUnavailableError, OutcomeUnknownError):
                 self.is_up.clear()
@@ -112,6 +116,17 @@ class Teller:
             use = latest
             if use.is_new and use.is_over and pause == BUSY_SECONDS[1]:
                 return  # over before its room was free
+
+    async def _say_under_lease(self, room: int, use: Use) -> None:
+        await self._is_leased.wait()
+        self._saying += 1
+        self._is_silent.clear()
+        try:
+            await self._say(room, use)
+        finally:
+            self._saying -= 1
+            if not self._saying:
+                self._is_silent.set()
 
     async def _say(self, room: int, use: Use) -> None:
         """Say it all, in the order in which SGLang relies on it: the prefix length is there before the status."""
@@ -148,6 +163,16 @@ class Teller:
                     self._book.hear_reason(room, reason)
                     return
                 await asyncio.sleep(REASON_PAUSE)
+
+    async def hush(self) -> None:
+        """The lease is lost: say nothing until there is another. What the table is told under none has no owner."""
+        self._is_leased.clear()
+        if self._saying:
+            await self._is_silent.wait()
+
+    def go_on(self) -> None:
+        """There is another lease."""
+        self._is_leased.set()
 
     def forget(self) -> list[tuple[int, int]]:
         """The table has failed all that it knows of this process. Those that are under way."""
