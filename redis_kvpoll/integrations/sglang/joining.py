@@ -15,10 +15,8 @@ from redis_kvpoll.integrations.sglang.shape import VERSION, UnknownShapeError, p
 
 logger = logging.getLogger("redis_kvpoll")
 INSTEAD = "SGLang runs on its own dicts"
-
-
-# When Redis is away, the mirrors and the lease each say so; here one word for all of them is enough: see Link._watch.
 SILENCED = ("redis_kvpoll.mirror", "redis_kvpoll.leases")
+"""When Redis is away, the mirrors and the lease each say so; here one word for all is enough: see Link._watch."""
 
 
 def after_init(result: None, manager: Any, *args: Any, **kwargs: Any) -> None:
@@ -42,7 +40,7 @@ def _link(manager: Any) -> Link | None:
         link = Link(found, place_of(manager))
         link.join()
     except UnknownShapeError as error:
-        complain(f"{error}, which is not SGLang {VERSION} as this was made for: update redis-kvpoll")
+        complain_of_shape(error)
     except KVPollError as error:
         complain(f"{str(error).rstrip('.')} (see KVPOLL_URL and KVPOLL_NAMESPACE)")
     except TimeoutError:
@@ -57,6 +55,11 @@ def _link(manager: Any) -> Link | None:
 def complain(what: str) -> None:
     """Say in one line that there is no table, and why."""
     logger.error("the table is not used: %s; %s", printable(what.rstrip(".")), INSTEAD)
+
+
+def complain_of_shape(error: Exception) -> None:
+    """The same, of an SGLang that is not the known one."""
+    complain(f"{error}, which is not SGLang {VERSION} as this was made for: update redis-kvpoll")
 
 
 def _all_have(joined: bool, manager: Any) -> bool:
