@@ -81,7 +81,7 @@ def as_markdown(sections: list[Section], environment: Environment, pictures_in: 
     return "\n".join(lines)
 
 
-def check_markers(page: Path, markers: Markers = MARKERS) -> None:
+def check_markers(page: Path, markers: Markers) -> None:
     """Refuse a page without a place for the tables, before a run rather than after."""
     try:
         text = page.read_text(encoding="utf-8")
@@ -92,7 +92,7 @@ def check_markers(page: Path, markers: Markers = MARKERS) -> None:
         raise InvalidInputError(f"--markdown {page}: it must have one line {start} and, below, one line {end}")
 
 
-def write_page(page: Path, sections: list[Section], environment: Environment, markers: Markers = MARKERS) -> None:
+def write_page(page: Path, sections: list[Section], environment: Environment, markers: Markers) -> None:
     """Put the tables between the page's two markers, and their pictures into a folder of the page's name."""
     folder = page.with_suffix("")
     folder.mkdir(exist_ok=True)
@@ -101,7 +101,7 @@ def write_page(page: Path, sections: list[Section], environment: Environment, ma
     refresh(page, as_markdown(sections, environment, folder.name), markers)
 
 
-def refresh(page: Path, markdown: str, markers: Markers = MARKERS) -> None:
+def refresh(page: Path, markdown: str, markers: Markers) -> None:
     """Put the tables between the page's two markers."""
     (start, end), text = markers, page.read_text(encoding="utf-8")
     head, tail = text.split(start)[0], text.split(end)[1]

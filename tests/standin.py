@@ -54,12 +54,7 @@ def joined(*managers):
             logging.getLogger(name).removeFilter(joining.is_news)
 
 
-def link_of(one):
-    return one.request_status.book._unsaid._wake.__self__
-
-
 def leave(one):
     """End a manager's link, if it has one."""
-    book = getattr(one.request_status, "book", None)
-    if book is not None:
-        link_of(one).close()
+    if hasattr(one, "kvpoll_link"):
+        one.kvpoll_link.close()

@@ -16,7 +16,8 @@ ROOT = "redis_kvpoll"
 
 # From top to bottom. A module, or a package with all in it; the package's own name stands for its __init__.
 FLOORS = (
-    ("cli", "replay", "integrations", "__main__"),
+    ("cli", "__main__"),
+    ("replay", "integrations"),
     (ROOT, "store", "aio"),
     ("table", "aiotable"),
     ("room", "aioroom"),
@@ -55,6 +56,10 @@ WITHOUT_IO = ("delivery", "eviction", "restating", "standing", "held", "lanes", 
 """They know the errors of redis-py and of TLS, and nothing of clients."""
 MIRROR_SHELLS = tuple(f"{ROOT}.mirror.{name}" for name in ("threads", "blocking", "tasks", "aio"))
 """Of the mirror, only what takes the steps may act: threads here, tasks there."""
+PLUGIN_SHELLS = tuple(
+    f"{ROOT}.integrations.sglang.{name}" for name in ("link", "telling", "gauge", "joining", "plugin")
+)
+"""Of the plugin, only what joins a process to the table may act; and its ``__init__``, which leads to these."""
 ERRORS_ONLY = {"redis.exceptions", "redis.backoff", "ssl"}
 
 
@@ -128,6 +133,16 @@ class TestFloors:
         allowed = ERRORS_ONLY | {"time"} if module.endswith((".follow", ".view")) else set()
         assert {name for name in found if not name.startswith(ROOT)} <= allowed
         assert not [name for name in found if name.startswith(f"{ROOT}.clients")]
+
+    @pytest.mark.parametrize("module", sorted(name for name in MODULES if name.startswith(f"{ROOT}.integrations.")))
+    def test_a_plugin_decides_here_and_acts_there(self, module):
+        """What SGLang's threads call knows no server: only so can none of them ever wait for one."""
+        if module in (*PLUGIN_SHELLS, f"{ROOT}.integrations.sglang"):
+            return
+        found = {name for name in imports(module) if name.split(".")[0] in IMPURE}
+        assert found <= ({"threading", "time"} if module.endswith(".book") else set())
+        acting = ("store", "aio", "aioroom", "clients", "mirror", "leases")
+        assert not [name for name in ours(module) if part(name) in acting or name in PLUGIN_SHELLS]
 
     @pytest.mark.parametrize("module", [f"{ROOT}.leases.holding", f"{ROOT}.leases.reaping"])
     def test_a_lease_decides_here_and_acts_there(self, module):

@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from redis_kvpoll import KVPoll, RoomNotFoundError
-from redis_kvpoll.checks import wait_statuses
+from redis_kvpoll import KVPoll
 from tests.fuzzing import examples
 from tests.replicas import RankedRun, replica_of
 
@@ -265,7 +264,7 @@ class TestWhereTheRanksAre:
         run.deliver(0)
         assert self.ranks(run) == {0: DONE, 1: MOVE}
 
-    def test_a_call_of_many_rooms_is_over_when_the_feed_has_come_to_its_last_entry(self, run):
+    def test_a_call_of_many_rooms_is_over_with_its_last_entry(self, run):
         """Its reply has one id for all: a room's own entry may be an earlier one."""
         run.update(1, [0, 1], BOOT)
         run.own([0, 1], INPUT)
@@ -356,67 +355,3 @@ class TestWhereTheRanksAre:
         run.replica.snapshot("ns", b"9-0", [0, 1], reply, 0)
         assert run.replica.ranks == {0: {1: DONE}}
         assert not run.replica.uncertain("ns")
-
-
-class TestWaiting:
-    def test_anothers_change_before_the_first_look_is_not_ours(self, run):
-        """The feed is ahead of the reply to the look that a wait begins with; it names the room, for another rank."""
-        run.follow(None)
-        run.start()
-        run.confirm()
-        run.server.act(0, "update_status", [0], BOOT)
-        run.read(9)
-        waiter = run.replica.enter(0, wait_statuses(()), lambda: None, armed=False)
-        run.late_look([0])
-        run.update(1, [0], MOVE)
-        run.read(9)
-        run.deliver(0)
-        run.replica.arm(waiter)
-        assert run.replica.statuses == {0: BOOT}
-        assert waiter.outcome is None
-        run.others(1, "abort", [0])
-        run.read(9)
-        assert waiter.outcome is FAIL
-
-    def test_an_older_look_leaves_uncertain_what_is(self, run):
-        run.follow(None)
-        run.start()
-        run.confirm()
-        run.update(0, [0], BOOT)
-        run.update(1, [0], BOOT)
-        run.read(9)
-        waiter = run.replica.enter(0, wait_statuses(()), lambda: None, armed=False)
-        run.late_look([0])
-        run.update(1, [0], FAIL)
-        run.read(9)
-        run.deliver(0)
-        run.replica.arm(waiter)
-        assert run.replica.statuses == {0: BOOT}
-        run.ask()
-        assert waiter.outcome is FAIL
-
-    def test_who_left_is_not_asked_for(self, run):
-        run.follow(None)
-        run.update(1, [0], BOOT)
-        run.start()
-        waiter = run.replica.enter(0, wait_statuses(()), lambda: None, armed=False)
-        run.update(1, [0], FAIL)
-        run.read(9)
-        assert run.replica.uncertain("ns") == [0]
-        run.replica.leave(waiter)
-        assert run.replica.uncertain("ns") == []
-        assert run.replica.ranks == {}
-
-    def test_a_fresh_start_believes_no_others_word_for_an_old_status(self, run):
-        run.follow(None)
-        run.update(0, [0], BOOT)
-        run.start()
-        run.confirm()
-        waiter = run.replica.enter(0, wait_statuses(()), lambda: None, armed=True)
-        run.late_look([0])
-        run.deliver(0)
-        run.another_server(9)
-        run.update(1, [0], MOVE)
-        run.read(9)
-        run.confirm()
-        assert isinstance(waiter.outcome, RoomNotFoundError)

@@ -6,9 +6,10 @@ import pytest
 
 from redis_kvpoll import KVPoll, RoomNotFoundError, StoreClosedError
 from redis_kvpoll.checks import wait_statuses
-from tests.replicas import ROOMS, Run, replica_of
+from tests.replicas import ROOMS, RankedRun, Run, replica_of
 
 ENDS = wait_statuses(())
+BOOT, MOVE, DONE, FAIL = KVPoll.Bootstrapping, KVPoll.Transferring, KVPoll.Success, KVPoll.Failed
 
 
 class TestWaiting:
@@ -184,3 +185,74 @@ class TestOnlyWaited:
             run.replica.arm(waiter)
         run.confirm()
         assert {waiter.outcome for waiter in waiters} == {KVPoll.Success}
+
+
+class TestOneOfSeveralRanks:
+    @pytest.fixture
+    def run(self):
+        run = RankedRun()
+        run.start()
+        run.confirm()
+        return run
+
+    def test_anothers_change_before_the_first_look_is_not_ours(self, run):
+        """The feed is ahead of the reply to the look that a wait begins with; it names the room, for another rank."""
+        run.follow(None)
+        run.start()
+        run.confirm()
+        run.server.act(0, "update_status", [0], BOOT)
+        run.read(9)
+        waiter = run.replica.enter(0, wait_statuses(()), lambda: None, armed=False)
+        run.late_look([0])
+        run.update(1, [0], MOVE)
+        run.read(9)
+        run.deliver(0)
+        run.replica.arm(waiter)
+        assert run.replica.statuses == {0: BOOT}
+        assert waiter.outcome is None
+        run.others(1, "abort", [0])
+        run.read(9)
+        assert waiter.outcome is FAIL
+
+    def test_an_older_look_leaves_uncertain_what_is(self, run):
+        run.follow(None)
+        run.start()
+        run.confirm()
+        run.update(0, [0], BOOT)
+        run.update(1, [0], BOOT)
+        run.read(9)
+        waiter = run.replica.enter(0, wait_statuses(()), lambda: None, armed=False)
+        run.late_look([0])
+        run.update(1, [0], FAIL)
+        run.read(9)
+        run.deliver(0)
+        run.replica.arm(waiter)
+        assert run.replica.statuses == {0: BOOT}
+        run.ask()
+        assert waiter.outcome is FAIL
+
+    def test_who_left_is_not_asked_for(self, run):
+        run.follow(None)
+        run.update(1, [0], BOOT)
+        run.start()
+        waiter = run.replica.enter(0, wait_statuses(()), lambda: None, armed=False)
+        run.update(1, [0], FAIL)
+        run.read(9)
+        assert run.replica.uncertain("ns") == [0]
+        run.replica.leave(waiter)
+        assert run.replica.uncertain("ns") == []
+        assert run.replica.ranks == {}
+
+    def test_a_fresh_start_believes_no_others_word_for_an_old_status(self, run):
+        run.follow(None)
+        run.update(0, [0], BOOT)
+        run.start()
+        run.confirm()
+        waiter = run.replica.enter(0, wait_statuses(()), lambda: None, armed=True)
+        run.late_look([0])
+        run.deliver(0)
+        run.another_server(9)
+        run.update(1, [0], MOVE)
+        run.read(9)
+        run.confirm()
+        assert isinstance(waiter.outcome, RoomNotFoundError)

@@ -9,11 +9,14 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from redis_kvpoll import KVPoll, StatusStore
+from redis_kvpoll import AsyncStatusStore, KVPoll, StatusStore
+from redis_kvpoll.aioroom import AsyncRoom
 from redis_kvpoll.cli.app import kvpoll
 from redis_kvpoll.integrations.sglang import register, settings
+from redis_kvpoll.integrations.sglang.book import Book
 from redis_kvpoll.integrations.sglang.maps import FailureRecords, PrefixLengths, StatusMap
 from redis_kvpoll.integrations.sglang.shape import UnknownShapeError, place_of
+from redis_kvpoll.integrations.sglang.telling import Teller
 from tests import real
 from tests.standin import joined, manager
 
@@ -227,8 +230,8 @@ class TestOneLife:
 
     def test_a_use_that_begins_while_another_has_the_room_is_told_in_time(self, table):
         one = manager()
-        with joined(one), StatusStore.from_url(settings_url(), namespace="t-prefill") as other:
-            room = other.open(ROOM, request="another")
+        with joined(one):
+            room = table.open(ROOM, request="another")
             one.request_status[ROOM] = BOOT
             one.request_status[ROOM] = WAIT
             room.clear()
@@ -262,12 +265,41 @@ class TestOneLife:
             assert table.entry(ROOM).ranks == {0: KVPoll.Bootstrapping}
 
 
-def settings_url():
-    import os
+class TestTelling:
+    @pytest.mark.parametrize(("is_open", "status"), [(False, WAIT), (True, MOVE)], ids=["at once", "later"])
+    async def test_the_prefix_length_comes_before_its_status(self, monkeypatch, is_open, status):
+        """Who sees the status takes the length."""
+        before = []
+        measure = AsyncRoom.set_decode_prefix_len
 
-    return os.environ["KVPOLL_URL"]
+        async def measured(room, length):
+            before.append(await store.get(ROOM))
+            await measure(room, length)
+
+        monkeypatch.setattr(AsyncRoom, "set_decode_prefix_len", measured)
+        book = Book(lambda: None)
+        async with AsyncStatusStore.from_url("memory://", policy="strict") as store:
+            teller = Teller(store, book, "instance", lambda room: None)
+            if is_open:
+                book.statuses[ROOM] = BOOT
+                teller.see_to([ROOM])
+                await teller.finish()
+            book.lengths[ROOM] = 17
+            book.statuses[ROOM] = status
+            teller.see_to([ROOM])
+            await teller.finish()
+            entry = await store.entry(ROOM)
+        assert before == [KVPoll.Bootstrapping]
+        assert (entry.status, entry.decode_prefix_len) == (status, 17)
 
 
-def test_the_document_names_every_setting():
+def test_the_document_has_every_setting_with_its_default():
     text = (Path(__file__).parents[1] / "docs" / "sglang.md").read_text()
-    assert all(f"`KVPOLL_{name}`" in text for name in ("URL", *settings.READERS))
+    rows = dict(re.findall(r"^\| `KVPOLL_(\w+)` \| `?([^|`]*)`? \|", text, re.MULTILINE))
+    assert rows.keys() == {"URL", *settings.READERS}
+    known = {name: getattr(settings.Settings("none"), name.lower()) for name in rows}
+    with StatusStore.from_url("memory://") as store:
+        store.get(ROOM)
+        there = store.settings()
+    known |= {"SHARDS": there.shards, "FEED": there.feed}  # None in ours: what the namespace has, else its default
+    assert rows == {name: str(value).removesuffix(".0") for name, value in known.items()}

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import signal
+import threading
 
 import pytest
 
 from redis_kvpoll import KVPoll, StatusStore
 from redis_kvpoll.integrations.sglang import link
+from redis_kvpoll.leases.aio import AsyncLease
 from tests import real
-from tests.standin import joined, link_of, manager
+from tests.standin import joined, manager
 
 FAIL, BOOT, WAIT, MOVE, OK = range(5)
 ROOMS = range(1000, 1200)
@@ -101,6 +104,27 @@ def test_who_was_taken_for_dead_fails_what_it_had_and_goes_on(server, caplog):
     assert "take a new one" not in caplog.text  # what a lost lease advises otherwise: here the plugin has done it
 
 
+def test_nothing_is_said_between_two_leases(server, monkeypatch):
+    """What is opened under none has no owner: nobody would fail it when the process is killed."""
+    one, entered = manager(), []
+    enter = AsyncLease.__aenter__
+
+    async def entering(lease):
+        entered.append(lease)
+        if len(entered) == 2:
+            one.request_status[2] = BOOT
+            for _ in range(20):  # time for it to be told, which it must not be
+                await asyncio.sleep(link.REST_SECONDS)
+        return await enter(lease)
+
+    monkeypatch.setattr(AsyncLease, "__aenter__", entering)
+    with joined(one), table(server) as thief:
+        with thief.lease(OWNER):
+            real.until(lambda: len(entered) == 2, "it takes another lease")
+        entry = real.until(lambda: thief.entry(2), "it is told")
+        assert entry.owner == OWNER
+
+
 def test_the_end_of_a_process_says_what_is_still_to_be_said(server):
     one = manager()
     with joined(one):
@@ -116,7 +140,7 @@ def test_and_takes_no_longer_when_redis_is_away(world, server):
     with joined(one):
         os.kill(server.pid, signal.SIGKILL)
         one.request_status[1] = BOOT
-    assert not link_of(one)._thread.is_alive()
+    assert f"kvpoll-{OWNER}" not in {thread.name for thread in threading.enumerate()}
     one.request_status[1] = OK  # SGLang goes on until it ends
     assert one.request_status[1] == OK
     world.restart(server)

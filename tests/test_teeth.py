@@ -1,4 +1,4 @@
-"""The suite has teeth: faults that are put on purpose into the scripts and the client, each caught by a test.
+"""The suite has teeth: faults that are put on purpose into scripts, client and plugin, each caught by a test.
 
 That test is run in here, as it is and then with the fault on. A fault whose text is there no longer fails at once.
 """
@@ -11,11 +11,12 @@ from redis_kvpoll import KVPollError
 from tests import faulty
 from tests.faults_in_client import IN_THE_CLIENT
 from tests.faults_in_lua import IN_LUA
+from tests.faults_in_plugin import IN_THE_PLUGIN
+
+ALL = IN_LUA + IN_THE_CLIENT + IN_THE_PLUGIN
 
 
-@pytest.mark.parametrize(
-    ("where", "good", "bad", "test"), [pytest.param(*fault, id=name) for name, *fault in IN_LUA + IN_THE_CLIENT]
-)
+@pytest.mark.parametrize(("where", "good", "bad", "test"), [pytest.param(*fault, id=name) for name, *fault in ALL])
 def test_a_fault_is_caught(where, good, bad, test):
     twice = faulty.run_twice(f"tests/{test}", where, good, bad)
     assert twice.ran == 1, "no such test, or several"
@@ -32,6 +33,7 @@ def test_a_fault_that_no_longer_applies_is_heard_of():
         pass
 
 
-def test_there_are_enough_of_both_kinds():
+def test_there_are_enough_of_each_kind():
     assert min(len(IN_LUA), len(IN_THE_CLIENT)) >= 12
-    assert len({fault[:3] for fault in IN_LUA + IN_THE_CLIENT}) == len(IN_LUA + IN_THE_CLIENT)
+    assert len(IN_THE_PLUGIN) >= 5
+    assert len({fault[:3] for fault in ALL}) == len(ALL)

@@ -19,6 +19,7 @@ LUA = sorted(path.relative_to(CHECKOUT / "lua").as_posix() for path in (CHECKOUT
 # Run by the clean environment, isolated (-I) and in another folder, so that nothing of the checkout is on its path.
 TRY_IT = """
 import asyncio, sys
+from importlib.metadata import entry_points
 from pathlib import Path
 import redis_kvpoll
 from redis_kvpoll import AsyncStatusStore, KVPoll, Outcome, StatusStore, Update, scripts
@@ -46,6 +47,9 @@ async def main():
         assert await store.poll([2, 1, 0]) == [KVPoll.Transferring, KVPoll.Bootstrapping, None]
 
 asyncio.run(main())
+(plugin,) = entry_points(group="sglang.srt.plugins")
+assert plugin.name == "redis_kvpoll", plugin
+assert Path(sys.modules[plugin.load().__module__].__file__).is_relative_to(here)
 print("it works")
 """
 

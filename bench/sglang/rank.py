@@ -87,8 +87,7 @@ class Worker:
         for table in self._maps.values():
             for room in rooms:
                 table[room] = KVPoll.Bootstrapping.value
-        link = self._maps[OURS].book.wake.__self__  # it is the link's method
-        wait_until(lambda: link.is_idle, PATIENCE)
+        wait_until(lambda: self._manager.kvpoll_link.is_idle, PATIENCE)
 
     def hold(self, rooms: list[int], own: list[int], least: list[int]) -> None:
         """Go on with them; returns when this process knows of the others', where that is to be known."""
@@ -118,7 +117,7 @@ class Worker:
 
     def _gloo(self) -> list[int]:
         """SGLang's own, to the letter."""
-        return all_reduce_flags(self._loaded.own, torch.distributed.group.WORLD, torch.distributed.ReduceOp.MIN)  # type: ignore[no-any-return]
+        return all_reduce_flags(self._loaded.own, torch.distributed.group.WORLD, torch.distributed.ReduceOp.MIN)  # type: ignore[no-any-return] # untyped here
 
     def _collect(self) -> list[int]:
         collect = self._maps[OURS].collect

@@ -54,10 +54,10 @@ class Worker:
         self._random = Random(11)  # noqa: S311 - ids
         # With the plugin first: what it hooks is hooked once a process.
         self._managers = {PLUGIN: _manager(job["environment"]), PLAIN: _manager({})}
-        statuses = self._managers[PLUGIN].request_status
-        if not isinstance(statuses, StatusMap):
-            raise TypeError(f"the plugin is not in place: request_status is a {type(statuses).__name__}")
-        self._link = statuses.book.wake.__self__  # type: ignore[attr-defined] # it is the link's method
+        plugged = self._managers[PLUGIN]
+        if not isinstance(plugged.request_status, StatusMap):
+            raise TypeError(f"the plugin is not in place: request_status is a {type(plugged.request_status).__name__}")
+        self._link = plugged.kvpoll_link
         self._told: Any = None
 
     def operations(self) -> int:

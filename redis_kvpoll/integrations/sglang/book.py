@@ -39,7 +39,6 @@ class Book:
         self._rested_since = -math.inf
         self.awaited: set[int] = set()
         """The rooms for whose reason somebody waits."""
-        self.wake = wake
         self._unsaid = Unsaid(wake)
         self._clock = clock
         self._lock = threading.Lock()

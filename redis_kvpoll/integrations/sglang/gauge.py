@@ -16,7 +16,6 @@ class Gauge:
     """Shows how one process stands."""
 
     def __init__(self, role: str, owner: str) -> None:
-        self._labels = role, owner
         try:
             import prometheus_client
         except ImportError:
@@ -25,7 +24,7 @@ class Gauge:
         for name, text in _HELP.items():
             if name not in _METRICS:
                 _METRICS[name] = prometheus_client.Gauge(name, text, ["role", "owner"], multiprocess_mode="liveall")
-        self._metrics = [_METRICS[name].labels(*self._labels) for name in _HELP]
+        self._metrics = [_METRICS[name].labels(role, owner) for name in _HELP]
 
     def show(self, is_up: bool, unsaid: int, untold: int) -> None:
         """Set what is read from outside."""

@@ -15,10 +15,8 @@ from redis_kvpoll.integrations.sglang.shape import VERSION, UnknownShapeError, p
 
 logger = logging.getLogger("redis_kvpoll")
 INSTEAD = "SGLang runs on its own dicts until it is started again"
-
-
-# When Redis is away, the mirrors and the lease each say so; here one word for all of them is enough: see Link._watch.
 SILENCED = ("redis_kvpoll.mirror", "redis_kvpoll.leases")
+"""When Redis is away, the mirrors and the lease each say so; here one word for all is enough: see Link._watch."""
 
 
 def after_init(result: None, manager: Any, *args: Any, **kwargs: Any) -> None:
@@ -42,7 +40,7 @@ def _link(manager: Any) -> Link | None:
         link = Link(found, place_of(manager))
         link.join()
     except UnknownShapeError as error:
-        complain(f"{error}, which is not SGLang {VERSION} as this was made for: update redis-kvpoll")
+        complain_of_shape(error)
     except InvalidInputError as error:
         complain(str(error))
     except NamespaceMismatchError as error:
@@ -71,6 +69,11 @@ def complain(what: str) -> None:
     logger.error("redis_kvpoll: the table is not used: %s; %s", printable(what.rstrip(".")), INSTEAD)
 
 
+def complain_of_shape(error: Exception) -> None:
+    """The same, of an SGLang that is not the known one."""
+    complain(f"{error}, which is not SGLang {VERSION} as this was made for: update redis-kvpoll")
+
+
 def _all_have(joined: bool, manager: Any) -> bool:
     """Whether all stages of a pipeline have joined: on SGLang's own store, one waits for the others' messages.
 
@@ -94,6 +97,7 @@ def _swap(manager: Any, link: Link) -> None:
     manager.failure_records = book.reasons
     if place.role == "prefill":
         manager.req_to_decode_prefix_len = book.lengths
+    manager.kvpoll_link = link  # for who holds a manager, and waits until all is told
     if hasattr(manager, "teardown"):  # a change of roles: the next manager joins anew
         manager.teardown = _then(manager.teardown, link.close)
     logger.info("redis_kvpoll: SGLang shares its statuses as %s", place.owner)

@@ -175,7 +175,7 @@ class Link:
             await asyncio.sleep(lease.seconds / 10)
             if lease.is_lost:
                 for room, number in self._teller.forget():
-                    self.book.hear_failed(room, number, f"{self.place.owner} was taken for dead", False)
+                    self.book.hear_failed(room, number, f"{self.place.owner} was taken for dead", is_to_be_said=False)
                 with contextlib.suppress(KVPollError):
                     await lease.renew()  # what is opened before that would be nobody's
                     self._teller.resume()
@@ -214,12 +214,12 @@ class Link:
     def _heard(self, store: AsyncStatusStore, room: int, status: KVPoll | None) -> None:
         """News of our own role's table: another rank, an operator, or whoever took this process for dead."""
         if status is KVPoll.Failed and dict.get(self.book.statuses, room) not in (None, FAILED):
-            self._ask(store, room, self._teller.knows(room), False)
+            self._ask(store, room, self._teller.knows(room), is_to_be_said=False)
 
     def _heard_of_prefill(self, store: AsyncStatusStore, room: int, status: KVPoll | None) -> None:
         """The prefill side has failed what we wait for. What has been transferred needs it no more."""
         if status is KVPoll.Failed and dict.get(self.book.statuses, room) not in (None, FAILED, SUCCESS):
-            self._ask(store, room, self.book.number_of(room), True)
+            self._ask(store, room, self.book.number_of(room), is_to_be_said=True)
 
     def _ask(self, store: AsyncStatusStore, room: int, number: int | None, is_to_be_said: bool) -> None:
         if number is not None:

@@ -6,9 +6,9 @@ import logging
 import os
 import pkgutil
 
-from redis_kvpoll.integrations.sglang.joining import after_init, complain
+from redis_kvpoll.integrations.sglang.joining import after_init, complain_of_shape
 from redis_kvpoll.integrations.sglang.settings import URL
-from redis_kvpoll.integrations.sglang.shape import TARGET, VERSION, UnknownShapeError, check_class
+from redis_kvpoll.integrations.sglang.shape import TARGET, UnknownShapeError, check_class
 
 logger = logging.getLogger("redis_kvpoll")
 
@@ -23,4 +23,4 @@ def register() -> None:
         hooks = pkgutil.resolve_name("sglang.srt.plugins.hook_registry")
         hooks.HookRegistry.register(TARGET, after_init, hooks.HookType.AFTER)
     except (UnknownShapeError, ImportError, AttributeError) as error:
-        complain(f"{error}, which is not SGLang {VERSION} as this was made for: update redis-kvpoll")
+        complain_of_shape(error)

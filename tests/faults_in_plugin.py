@@ -1,0 +1,83 @@
+"""Faults that test_teeth puts into SGLang's plugin, and into what it stands on alone: see faults_in_client.py."""
+
+_PLUGIN = "integrations.sglang"
+
+IN_THE_PLUGIN = [
+    (
+        "what a thread saw of a former use changes the next",
+        f"{_PLUGIN}.book:Book.put",
+        "elif at != room or seen in (None, number):",
+        "else:",
+        "test_sglang_book.py::TestStatuses::test_nor_after_the_room_was_opened_anew",
+    ),
+    (
+        "a late write brings a cleared room back",
+        f"{_PLUGIN}.book:Book.put",
+        "if status in OPENING and (at != room or seen is None):",
+        "if status in OPENING:",
+        "test_sglang_book.py::TestStatuses::test_what_a_thread_decided_before_a_clear_changes_nothing_after_it",
+    ),
+    (
+        "a reason goes with its room",
+        f"{_PLUGIN}.book:Book.end",
+        "dict.pop(self.lengths, room, None)",
+        "dict.pop(self.lengths, room, None); dict.pop(self.reasons, room, None)",
+        "test_sglang_book.py::TestReasons::test_it_outlives_the_clear_and_not_the_next_opening",
+    ),
+    (
+        "a reason stays for the room's next use",
+        f"{_PLUGIN}.book:Book._open",
+        "dict.pop(self.reasons, room, None)",
+        "pass",
+        "test_sglang_book.py::TestReasons::test_it_outlives_the_clear_and_not_the_next_opening",
+    ),
+    (
+        "a failure elsewhere fails the room's next use",
+        f"{_PLUGIN}.book:Book.hear_failed",
+        "self._numbers.get(room) != number",
+        "room not in self._numbers",
+        "test_sglang_book.py::TestWhatIsHeard::test_one_of_a_use_that_is_over_is_none",
+    ),
+    (
+        "what could not be said is said after what came later",
+        f"{_PLUGIN}.unsaid:Unsaid.put_back",
+        "uses.insert(0, use)",
+        "uses.append(use)",
+        "test_sglang_book.py::TestWhatIsToBeSaid::test_and_before_what_is_of_a_later_use",
+    ),
+    (
+        "the uses that the table was never told of grow without bound",
+        f"{_PLUGIN}.unsaid:Unsaid._bound",
+        "if len(self._whole) > LIMIT:",
+        "if False:",
+        "test_sglang_book.py::TestWhatIsToBeSaid::test_it_is_bounded_and_what_lives_is_kept",
+    ),
+    (
+        "a pipeline forgets SGLang's own store while Redis is away",
+        f"{_PLUGIN}.maps:ConsensusMap.collect",
+        " and self.book.is_alone_with(room)",
+        " and False",
+        "test_sglang_book.py::TestConsensus::test_sglang_s_own_store_counts_while_the_table_cannot_be_heard",
+    ),
+    (
+        "a room waits in the table before its prefix length is there",
+        f"{_PLUGIN}.telling:Teller._say",
+        "use.status in OPENING and use.length is None",
+        "use.status in OPENING",
+        "test_sglang_link.py::TestTelling::test_the_prefix_length_comes_before_its_status[at once]",
+    ),
+    (
+        "a status is told before the prefix length",
+        f"{_PLUGIN}.telling:Teller._say",
+        "if use.length is not None:",
+        "if status is not None:\n        await handle.update(status)\n    if use.length is not None:",
+        "test_sglang_link.py::TestTelling::test_the_prefix_length_comes_before_its_status[later]",
+    ),
+    (
+        "a mirror holds on to an own write that the feed has passed",
+        "mirror.ranked:RankShard.read",
+        "own is not None and own.at == at and own.followed is not None",
+        "False",
+        "test_replica_ranked.py::TestWhereTheRanksAre::test_a_call_of_many_rooms_is_over_with_its_last_entry",
+    ),
+]
