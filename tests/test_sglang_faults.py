@@ -13,7 +13,7 @@ from redis_kvpoll import KVPoll, StatusStore
 from redis_kvpoll.integrations.sglang import link, unsaid
 from redis_kvpoll.leases.aio import AsyncLease
 from tests import real
-from tests.standin import joined, link_of, manager
+from tests.standin import joined, manager
 
 FAIL, BOOT, WAIT, MOVE, OK = range(5)
 ROOM = 4711
@@ -48,7 +48,7 @@ def test_what_comes_and_goes_in_an_outage_is_bounded_though_the_link_has_looked_
     monkeypatch.setattr(unsaid, "LIMIT", 20)
     one = manager()
     with joined(one):
-        its = link_of(one)
+        its = one.kvpoll_link
         os.kill(server.pid, signal.SIGKILL)
         one.request_status[ROOM] = BOOT
         real.until(lambda: not its._teller.is_up.is_set(), "the outage is noticed")
@@ -68,7 +68,7 @@ def test_what_comes_and_goes_in_an_outage_is_bounded_though_the_link_has_looked_
 def test_without_its_thread_the_maps_go_on_and_wait_for_nothing(server, monkeypatch, caplog, ends):
     ranks = [manager(attn_tp_size=2, attn_tp_rank=rank) for rank in range(2)]
     with joined(*ranks):
-        one, its = ranks[0], link_of(ranks[0])
+        one, its = ranks[0], ranks[0].kvpoll_link
         one.request_status[ROOM] = BOOT
         real.until(lambda: its.book.reason_seconds and its.is_idle, "it is told")
         if ends == "by close":
@@ -97,7 +97,7 @@ def test_what_was_under_way_under_a_lost_lease_has_failed_also_when_more_was_to_
     monkeypatch.setenv("KVPOLL_LEASE", "1")
     one = manager()
     with joined(one), table(server) as thief:
-        its = link_of(one)
+        its = one.kvpoll_link
         one.request_status[ROOM] = BOOT
         real.until(lambda: thief.get(ROOM), "it is told")
         with thief.lease("prefill/10.0.0.1:8998"):
@@ -126,7 +126,7 @@ def test_nothing_is_opened_between_two_leases(server, monkeypatch):
     monkeypatch.setenv("KVPOLL_LEASE", "1")
     one = manager()
     with joined(one), table(server) as thief:
-        its = link_of(one)
+        its = one.kvpoll_link
         with thief.lease("prefill/10.0.0.1:8998"):
             real.until(lambda: len(gates) == 3, "it is about to take another lease")
             one.request_status[ROOM] = BOOT
@@ -139,7 +139,7 @@ def test_nothing_is_opened_between_two_leases(server, monkeypatch):
 def test_what_the_server_refuses_is_said_once_it_is_willing(server, caplog):
     one = manager()
     with joined(one), table(server) as store, server.client() as client:
-        its = link_of(one)
+        its = one.kvpoll_link
         one.request_status[1] = one.request_status[2] = BOOT
         real.until(lambda: store.get(1) and store.get(2), "they are told")
         client.execute_command("ACL", "SETUSER", "default", "-evalsha")
@@ -158,7 +158,7 @@ def test_what_the_server_refuses_is_said_once_it_is_willing(server, caplog):
 def test_one_that_is_refused_now_and_then_is_one_line(server, caplog):
     one = manager()
     with joined(one):
-        its = link_of(one)
+        its = one.kvpoll_link
         for room in range(5):
             one.request_status[2**63 + room] = BOOT  # no room of the table's
             one.request_status[room] = BOOT

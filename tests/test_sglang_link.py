@@ -280,6 +280,7 @@ class TestTelling:
         book = Book(lambda: None)
         async with AsyncStatusStore.from_url("memory://", policy="strict") as store:
             teller = Teller(store, book, "instance", lambda room: None)
+            teller.resume()
             if is_open:
                 book.statuses[ROOM] = BOOT
                 teller.see_to([ROOM])
