@@ -120,7 +120,7 @@ def wrong_errors(history: History, refusals: Sequence[str]) -> list[Violation]:
     found: dict[tuple[int, float], Violation] = {}
     for done in history.calls:
         if done.error and (why := _unexplained(done, history, refusals)):
-            found[done.worker, done.began] = Violation(why, str(done))  # one for all rooms of a batch
+            found[done.worker, done.began] = Violation(why, str(done), done.room)  # one for all rooms of a batch
     return list(found.values())
 
 
