@@ -7,7 +7,8 @@ import logging
 from enum import Enum
 from types import SimpleNamespace
 
-from redis_kvpoll.integrations.sglang import joining
+from redis_kvpoll import StatusStore
+from redis_kvpoll.integrations.sglang import joining, link
 
 
 class Mode(Enum):
@@ -37,6 +38,20 @@ def manager(role="prefill", **others):
     if role == "prefill":
         there["req_to_decode_prefix_len"] = {}
     return SimpleNamespace(**there | others)
+
+
+def serve(world, monkeypatch, deadline):
+    """A server of a test's own, which managers are to join."""
+    server = world.serve()
+    for name, value in {"URL": server.tcp, "NAMESPACE": "t", "LEASE": "5", "DEADLINE": deadline}.items():
+        monkeypatch.setenv(f"KVPOLL_{name}", value)
+    monkeypatch.setattr(link, "AWAY_SECONDS", 0.0)
+    return server
+
+
+def table(server):
+    """The prefill side's table there, as an operator sees it."""
+    return StatusStore.from_url(server.tcp, namespace="t-prefill", policy="strict")
 
 
 @contextlib.contextmanager

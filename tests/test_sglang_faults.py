@@ -9,11 +9,11 @@ import time
 
 import pytest
 
-from redis_kvpoll import KVPoll, StatusStore
+from redis_kvpoll import KVPoll
 from redis_kvpoll.integrations.sglang import link, unsaid
 from redis_kvpoll.leases.aio import AsyncLease
 from tests import real
-from tests.standin import joined, manager
+from tests.standin import joined, manager, serve, table
 
 FAIL, BOOT, WAIT, MOVE, OK = range(5)
 ROOM = 4711
@@ -27,15 +27,7 @@ def world():
 
 @pytest.fixture
 def server(world, monkeypatch):
-    server = world.serve()
-    for name, value in {"URL": server.tcp, "NAMESPACE": "t", "LEASE": "5", "DEADLINE": "0.5"}.items():
-        monkeypatch.setenv(f"KVPOLL_{name}", value)
-    monkeypatch.setattr(link, "AWAY_SECONDS", 0.0)
-    return server
-
-
-def table(server):
-    return StatusStore.from_url(server.tcp, namespace="t-prefill", policy="strict")
+    return serve(world, monkeypatch, deadline="0.5")
 
 
 def life(one, room):

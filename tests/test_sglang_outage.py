@@ -10,11 +10,11 @@ import threading
 
 import pytest
 
-from redis_kvpoll import KVPoll, StatusStore
+from redis_kvpoll import KVPoll
 from redis_kvpoll.integrations.sglang import link
 from redis_kvpoll.leases.aio import AsyncLease
 from tests import real
-from tests.standin import joined, manager
+from tests.standin import joined, manager, serve, table
 
 FAIL, BOOT, WAIT, MOVE, OK = range(5)
 ROOMS = range(1000, 1200)
@@ -29,15 +29,7 @@ def world():
 
 @pytest.fixture
 def server(world, monkeypatch):
-    server = world.serve()
-    for name, value in {"URL": server.tcp, "NAMESPACE": "t", "LEASE": "5", "DEADLINE": "1"}.items():
-        monkeypatch.setenv(f"KVPOLL_{name}", value)
-    monkeypatch.setattr(link, "AWAY_SECONDS", 0.0)
-    return server
-
-
-def table(server):
-    return StatusStore.from_url(server.tcp, namespace="t-prefill", policy="strict")
+    return serve(world, monkeypatch, deadline="1")
 
 
 def whole(store, one):
