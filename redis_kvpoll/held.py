@@ -36,7 +36,7 @@ PACE = 10_000
 SWEEP = 1000
 """Claims between two looks for those that nobody ends."""
 
-Role = Literal["opener", "guest", "cleared"]
+Role = Literal["creator", "attached", "cleared"]
 
 
 @dataclass(slots=True)
@@ -167,7 +167,9 @@ class Held:
         for room, at in zip(call.rooms, range(0, len(reply), 6), strict=True):
             code, status, generation, request = reply[at], reply[at + 1], reply[at + 2], reply[at + 5]
             if code > 0 and generation:
-                self._claim(call.tag, room, Claim(int(generation), request.decode(), "opener", known(status), now), now)
+                self._claim(
+                    call.tag, room, Claim(int(generation), request.decode(), "creator", known(status), now), now
+                )
 
     def _attached(self, call: Call, reply: Sequence[Any], now: float) -> None:
         claims = self.claims(call.tag)
@@ -178,7 +180,7 @@ class Held:
                 del claims[room]  # it was cleared, or has expired
             elif generation and (claim is None or claim.generation < generation) and known(status) is not None:
                 request = request.decode() if request else ""
-                self._claim(call.tag, room, Claim(generation, request, "guest", known(status), now), now)
+                self._claim(call.tag, room, Claim(generation, request, "attached", known(status), now), now)
             elif claim and claim.generation == generation:
                 self._take(claim, known(status), now)
 
@@ -193,7 +195,7 @@ class Held:
             claim = claims.get(room)
             if claim is None:
                 if generation and code in _DONE and known(status) is not None:
-                    self._claim(call.tag, room, Claim(generation, "", "guest", known(status), now), now)
+                    self._claim(call.tag, room, Claim(generation, "", "attached", known(status), now), now)
             elif generation and generation != claim.generation:
                 continue
             elif code == Refusal.LEASE.value or (generation and code == Outcome.STALE.value):
@@ -254,7 +256,7 @@ class Held:
         claims = self._shards.setdefault(tag, {})
         old = claims.get(room)
         if old and old.generation == claim.generation and not old.is_ending:
-            old.role = "opener" if claim.role == "opener" else old.role
+            old.role = "creator" if claim.role == "creator" else old.role
             self._take(old, claim.status, now)
             return
         claims[room] = claim

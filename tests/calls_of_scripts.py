@@ -29,7 +29,7 @@ def bare(operation, shape, rooms, items=()):
     return Command(operation, shape, rooms, [*items], lambda *_: [], lambda *_: None)
 
 
-def restate(*rooms, status="Bootstrapping", role="opener", reason="", length="", generation=GENERATION):
+def restate(*rooms, status="Bootstrapping", role="creator", reason="", length="", generation=GENERATION):
     item = [str(generation), REQUEST, status, reason, length, role]
     return bare("restate", RESTATE, [*rooms], item * len(rooms))
 
@@ -49,7 +49,7 @@ OPERATIONS = {
         restate(A),
         restate(A, B, status="Transferring", length="7"),
         restate(A, status="Failed", reason="why"),
-        restate(A, status="WaitingForInput", role="guest"),
+        restate(A, status="WaitingForInput", role="attached"),
         restate(A, status="Success", role="cleared"),
         restate(A, generation=GENERATION - 1),
     ],
@@ -120,7 +120,7 @@ def by_another_rank(*statuses):
         ours, theirs = statuses
         send(client, restate(A, status=theirs), other)
         if ours:
-            send(client, restate(A, status=ours, role="guest"), layout)
+            send(client, restate(A, status=ours, role="attached"), layout)
 
     return fill
 

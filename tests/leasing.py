@@ -54,7 +54,7 @@ class Held:
 
 
 def record(client, name="prefill-0", tag=NS):
-    """[incarnation, ttl_ms, heartbeat_ms, beaten_ms, marked_ms] of a lease, or None."""
+    """[incarnation, ttl_ms, heartbeat_ms, last_heartbeat_ms, suspected_ms] of a lease, or None."""
     found = client.hget(keys.leases(tag), name)
     return found and [int(word) for word in found.split()]
 
@@ -67,7 +67,7 @@ def pass_time(client, seconds, tags=(NS,)):
                 *words, beaten, marked = map(int, value.split())
                 older = [beaten - seconds * 1000, marked and marked - seconds * 1000]
                 client.hset(keys.leases(tag), name, " ".join(str(int(word)) for word in (*words, *older)))
-            elif name == "looked at":
+            elif name == "last sweep":
                 client.hset(keys.leases(tag), name, int(int(value) - seconds * 1000))
 
 

@@ -17,7 +17,7 @@ from redis_kvpoll.commands.shape import Shape
 from redis_kvpoll.commands.shapes import SHAPES
 from redis_kvpoll.status import Outcome, Refusal
 from tests.calls_of_scripts import ACTORS, OPERATIONS, A, B, named, table
-from tests.heads import LABELS, MAY_LACK, NAMES, SHARED, codes, head, listed, text_of, words
+from tests.heads import INCLUDES, LABELS, MAY_LACK, NAMES, codes, head, listed, text_of, words
 
 FIRST_KEYS = {"feed": keys.feed, "epoch": keys.epoch, "leases": keys.leases, "owned": keys.owned}
 OTHERS = (settings_module.SETTINGS, leases.LEASE)  # not about rooms, and called otherwise
@@ -30,35 +30,45 @@ class TestHeads:
     def test_form(self, name):
         prose, labelled = head(name)
         expected = tuple(label for label in LABELS if label not in MAY_LACK or label in labelled)
-        assert tuple(labelled) == expected, "KEYS, ARGV, REPLY, FEED and perhaps CODES and USES, in this order"
+        assert tuple(labelled) == expected, "KEYS, ARGV, REPLY, FEED and perhaps CODES and INCLUDE, in this order"
         assert re.match(r"[A-Z][^.]+\.", prose), "a head begins with what the script does"
         assert ("_ms" in " ".join(labelled.values())) == ("imes are milliseconds" in prose), "units are named"
         assert lines_below_the_head(name) <= MAX_LINES
 
-    @pytest.mark.parametrize("name", SHARED)
-    def test_the_form_of_what_is_shared(self, name):
-        prose, labelled = head(f"shared/{name}")
+    @pytest.mark.parametrize("name", INCLUDES)
+    def test_the_form_of_an_include(self, name):
+        prose, labelled = head(f"include/{name}")
         assert re.match(r"[A-Z][^.]+\.", prose), "a head begins with what it is"
-        assert "imes are milliseconds" in prose
-        assert not labelled, "KEYS and ARGV are said by the scripts that use it"
-        # A shelf of functions is read one by one.
-        lengths = [*map(len, functions_of(f"shared/{name}"))]
-        assert lines_below_the_head(f"shared/{name}") - sum(lengths) <= MAX_LINES
-        assert max(lengths, default=0) <= MAX_LINES / 2
+        assert ("_ms" in text_of(f"include/{name}")) == ("imes are milliseconds" in prose), "units are named"
+        assert labelled.keys() <= {"INCLUDE"}, "KEYS and ARGV are said by the scripts that use it"
+        assert lines_below_the_head(f"include/{name}") <= MAX_LINES
+        assert max(map(len, functions_of(f"include/{name}")), default=0) <= MAX_LINES / 2
 
     def test_a_feed_has_one_ttl_whoever_begins_it(self):
-        (in_lua,) = re.findall(r"FEED_TTL_MS = '(\d+)'", text_of("shared/feed"))
+        (in_lua,) = re.findall(r"FEED_TTL_MS = '(\d+)'", text_of("include/feed"))
         assert table().feed_ttl_ms == in_lua
 
     @pytest.mark.parametrize("name", NAMES)
-    def test_what_is_shared_goes_in_front_but_for_the_feed(self, name):
-        used = [f"shared/{part}" for part in listed(name, "USES")]
-        assert used == sorted(used, key="shared/feed".__eq__), "in the order in which they stand"
-        at = len(used) - ("shared/feed" in used)
-        assert scripts.load(name).source == "".join(map(text_of, [*used[:at], name, *used[at:]]))
+    def test_includes_stand_in_front_but_for_the_feed(self, name):
+        """In the order of the heads, each once, and each behind what it includes itself."""
+        parts = included(name)
+        assert len(parts) == len(set(parts))
+        for at, part in enumerate(parts):
+            assert set(listed(f"include/{part}", "INCLUDE")) <= set(parts[:at]), part
+        own = listed(name, "INCLUDE")
+        assert own == sorted(own, key="feed".__eq__), "in the order in which they stand"
+        at = len(parts) - ("feed" in parts)
+        files = [*(f"include/{part}" for part in parts[:at]), name, *(f"include/{part}" for part in parts[at:])]
+        assert scripts.load(name).source == "".join(map(text_of, files))
 
-    def test_what_is_shared_is_used(self):
-        assert {part for name in NAMES for part in listed(name, "USES")} == set(SHARED)
+    def test_every_include_is_used_by_whoever_names_it(self):
+        paths = [*NAMES, *(f"include/{name}" for name in INCLUDES)]
+        assert {part for path in paths for part in listed(path, "INCLUDE")} == set(INCLUDES)
+        for path in paths:
+            code = re.sub(r"--[^\n]*", "", text_of(path))
+            for part in listed(path, "INCLUDE"):
+                defined = {*locals_of(f"include/{part}"), *(("KEYS", "ARGV") if part == "caller" else ())}
+                assert part == "feed" or defined & set(re.findall(r"\w+", code)), (path, part)
 
     def test_every_script_is_known_and_every_known_script_is_there(self):
         assert set(NAMES) == {shape.script.name for shape in SHAPES} | {other.script.name for other in OTHERS}
@@ -94,16 +104,16 @@ class TestHeads:
         assert ("outcome" in shape.reply) == bool(shape.codes)
 
     @pytest.mark.parametrize("shape", SHAPES, ids=named(SHAPES))
-    def test_what_is_shared_finds_its_keys_and_words(self, shape):
+    def test_an_include_finds_its_keys_and_words(self, shape):
         """By their places: a script that puts others there would write the feed into the epoch."""
-        used = listed(shape.script.name, "USES")
+        used = included(shape.script.name)
         appends = shape.once[:1] == ("feed_length",)  # ARGV[1] of all that use it
         assert ("feed" in used) == appends
         assert appends <= shape.feed
-        prose = head("shared/room")[0]
+        prose = head("include/caller")[0]
         keys_said, once_said = (re.search(rf"{label} begin with ([^.]*)\.", prose)[1] for label in ("KEYS", "ARGV"))
         first, once = keys_said.split(", "), once_said.removeprefix("who calls: ").split(", ")
-        assert ("room" in used) == (list(shape.first) == first) == (list(shape.once[: len(once)]) == once)
+        assert ("caller" in used) == (list(shape.first) == first) == (list(shape.once[: len(once)]) == once)
 
     def test_the_head_of_settings(self):
         labelled = head("settings")[1]
@@ -154,7 +164,7 @@ class TestCalls:
         assert call.shape.script.name == script
 
     @pytest.mark.parametrize(
-        ("actor", "script"), [("plain", "poll"), ("rank", "view"), ("owner", "poll"), ("both", "view")]
+        ("actor", "script"), [("plain", "poll"), ("rank", "poll_rank"), ("owner", "poll"), ("both", "poll_rank")]
     )
     def test_who_has_a_rank_looks_by_another_script(self, actor, script):
         (own,), (all_of_them,) = commands.poll([A]).calls(table(actor)), commands.survey([A]).calls(table(actor))
@@ -195,6 +205,20 @@ class TestCalls:
 
 def lines_below_the_head(name):
     return len(re.sub(r"\A(--[^\n]*\n)+", "", text_of(name)).splitlines())
+
+
+def included(name):
+    """All includes of a script, in the order in which they stand."""
+    found = []
+    for part in listed(name, "INCLUDE"):
+        found += [*included(f"include/{part}"), part]
+    return list(dict.fromkeys(found))
+
+
+def locals_of(name):
+    """What a file defines for those that include it."""
+    found = re.findall(r"^local (?:function )?([\w, ]+)", text_of(name), re.MULTILINE)
+    return [word.strip() for names in found for word in names.split(",")]
 
 
 def functions_of(name):

@@ -239,7 +239,7 @@ class TestDying:
         assert record(client, "decode-0")
 
     def test_many_holders_look_no_more_than_one(self, held, client, other):
-        client.hset(LEASES, "looked at", client.time()[0] * 1000 + client.time()[1] // 1000)
+        client.hset(LEASES, "last sweep", client.time()[0] * 1000 + client.time()[1] // 1000)
         client.hset(LEASES, "dead", "1000000000000000 1 1 1000000 0")
         held.beat()
         assert record(client, "dead")[4] == 0
@@ -332,4 +332,4 @@ def test_the_head_of_lease_says_what_is_sent_and_what_comes_back():
         "heartbeat_ms": "500",
         "known_epoch": "e",
     }
-    assert reply == ["epoch", "verdict", "incarnation", "finding", "whose", "reason"]
+    assert reply == ["epoch", "state", "incarnation", "finding", "subject", "reason"]

@@ -304,13 +304,13 @@ class TestReconnected:
 
 
 class TestRanks:
-    @pytest.mark.parametrize("role", ["opener", "guest", "cleared"])
+    @pytest.mark.parametrize("role", ["creator", "attached", "cleared"])
     def test_who_knows_no_status_changes_none_and_hinders_no_other(self, server, client, role):
         """As a rank that has attached before it wrote anything."""
         with StatusStore(server.store_client(), rank=0, world_size=2) as opener:
             generation = opener.open(A, request="rid").generation
         before = client.hgetall(rooms("default", [A])[0])
-        unknown, known = ["rid", "", "", "7", role], ["rid", "Transferring", "", "", "opener"]
+        unknown, known = ["rid", "", "", "7", role], ["rid", "Transferring", "", "", "creator"]
         with StatusStore(server.store_client(), rank=1, world_size=2) as store:
             item = [str(generation), *unknown, str(generation), *unknown, str(generation), *known]
             said = Command("restate", shapes.RESTATE, [A, B, C], item, replies.updates, lambda _, found: found)
@@ -338,7 +338,7 @@ class TestRanks:
         with StatusStore(server.store_client(), rank=0, world_size=2) as store:
             later = str(store.open(A, request="former").generation + 1)
         with StatusStore(server.store_client(), rank=1, world_size=2) as store:
-            item = [later, "rid", "Transferring", "", "", "opener"]
+            item = [later, "rid", "Transferring", "", "", "creator"]
             store._run(Command("restate", shapes.RESTATE, [A], item, replies.updates, lambda _, found: found))
         assert [fields[2:] for fields in words(client)] == [
             ["1", "Bootstrapping", "first:0", "Bootstrapping"],

@@ -93,7 +93,7 @@ def test_a_wheel_made_from_the_sdist_is_the_same(tmp_path):
         archive.extractall(tmp_path / "source", **options)  # noqa: S202 - our own, made two lines above
     (source,) = (tmp_path / "source").iterdir()
     assert sorted(path.relative_to(source / "lua").as_posix() for path in (source / "lua").rglob("*.lua")) == LUA
-    assert "shared/feed.lua" in LUA
+    assert "include/feed.lua" in LUA
     files = files_of(build("wheel", source, tmp_path / "second"))
     assert files == files_of(build("wheel", CHECKOUT, tmp_path / "first"))
     assert [name for name in files if name.endswith(".lua")] == [f"redis_kvpoll/lua/{name}" for name in LUA]

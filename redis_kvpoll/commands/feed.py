@@ -1,6 +1,6 @@
 """The change feed, read: what its entries say, and how to walk over them.
 
-An entry is a list of names and values in turn, as lua/shared/feed.lua writes it. Names that are not known here are
+An entry is a list of names and values in turn, as lua/include/feed.lua writes it. Names that are not known here are
 left out, and so is whatever somebody wrote into the stream by hand: a reader must get past it.
 """
 

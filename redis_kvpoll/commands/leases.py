@@ -16,7 +16,7 @@ from redis_kvpoll.status import Outcome, Owner, Update
 
 LEASE = Shape(load("lease"), keys=(), reply=())
 
-Action = Literal["take", "bring", "renew", "leave", "drop", "look"]
+Action = Literal["take", "extend", "renew", "leave", "drop", "sweep"]
 
 HEARTBEATS = 10
 """In a TTL, by default: some may be late, or lost, before the others take notice."""
@@ -56,7 +56,7 @@ class Terms:
 
 def look(layout: Layout, tag: str) -> Call:
     """A look at the leases of one shard, by whom holds none."""
-    return _call(layout, tag, "look", "", "", "", "", "")
+    return _call(layout, tag, "sweep", "", "", "", "", "")
 
 
 def _call(layout: Layout, tag: str, action: Action, *words: str) -> Call:
@@ -69,10 +69,10 @@ class Findings(NamedTuple):
 
     epoch: str
     verdict: str
-    """Of the lease that was spoken of: held, lost, gone."""
+    """Of the lease in the call: held, lost, none."""
     incarnation: str
     marked: tuple[str, ...]
-    """Owners that have lapsed; the next look may condemn them."""
+    """Owners whose lease has expired; the next sweep may mark it lost."""
     lost: Mapping[str, str]
     """The incarnations whose rooms are to be failed, and why."""
 
@@ -84,7 +84,7 @@ def findings(reply: list[Any]) -> Findings:
         epoch,
         verdict,
         incarnation,
-        tuple(whose for kind, whose, _ in kinds if kind == "marked"),
+        tuple(whose for kind, whose, _ in kinds if kind == "suspected"),
         {whose: reason for kind, whose, reason in kinds if kind == "lost"},
     )
 
@@ -127,13 +127,13 @@ def overview(fields: Iterable[bytes], now: float) -> list[Owner]:
     owners = []
     for name, value in zip(words[::2], words[1::2], strict=True):
         if record := _RECORD.fullmatch(value):
-            incarnation, ttl_ms, heartbeat_ms, beaten_ms, marked_ms = map(int, record.groups())
-            has_lapsed = now > (beaten_ms + ttl_ms) / 1000
+            incarnation, ttl_ms, heartbeat_ms, last_heartbeat_ms, suspected_ms = map(int, record.groups())
+            has_lapsed = now > (last_heartbeat_ms + ttl_ms) / 1000
             state: Literal["alive", "lapsed", "marked"] = "alive"
-            if has_lapsed or marked_ms:
-                state = "marked" if marked_ms else "lapsed"
+            if has_lapsed or suspected_ms:
+                state = "marked" if suspected_ms else "lapsed"
             owner = name.decode("utf-8", "replace")
-            times = (ttl_ms / 1000, heartbeat_ms / 1000, beaten_ms / 1000)
+            times = (ttl_ms / 1000, heartbeat_ms / 1000, last_heartbeat_ms / 1000)
             owners.append(Owner(owner, incarnation, *times, state))
         elif lost := _LOST.fullmatch(name):
             reason = value.decode("utf-8", "replace")

@@ -68,7 +68,7 @@ class Layout(Identity):
     feed_length: str
     """Entries that the feed of a shard keeps; "0" for no feed."""
     feed_ttl_ms: str = "86400000"
-    """As in lua/shared/feed.lua, where the other writers have it from: one word less to send with every call."""
+    """As in lua/include/feed.lua, where the other writers have it from: one word less to send with every call."""
     words: dict[tuple[str, ...], list[str]] = field(default_factory=dict, compare=False, repr=False)
     """What each ``once`` of a shape comes to: looked up with every call."""
 

@@ -10,7 +10,7 @@ from redis_kvpoll.commands.shape import UNSAID, Shape
 from redis_kvpoll.scripts import load
 from redis_kvpoll.status import Outcome, Refusal
 
-# What lua/shared/room.lua, which goes in front of some scripts, has in its head.
+# As in the head of lua/include/caller.lua.
 _ROOM_KEYS = ("feed", "epoch", "leases", "owned")
 _CALLER = (
     *("feed_length", "ttl_ms", "terminal_ttl_ms", "epoch_ttl_ms", "nonce"),
@@ -61,7 +61,7 @@ OPEN = Shape(
     leaves=_leaves(6),
 )
 RESTATE = Shape(
-    load("restate"),
+    load("replay"),
     first=_ROOM_KEYS,
     keys=("room", "prefix"),
     once=_CALLER,
@@ -118,7 +118,7 @@ CLEAR = Shape(
     ],
 )
 CLEAR_FENCED = replace(CLEAR, repeatable=True)
-VIEW = Shape(load("view"), once=("rank",))
+VIEW = Shape(load("poll_rank"), once=("rank",))
 POLL = Shape(load("poll"))
 """What all ranks of a room agree on; where there are none, its status."""
 POLL_OWN = replace(POLL, for_rank=VIEW)

@@ -68,7 +68,7 @@ class Holding:
         first, *others = self._tags
         replies = yield from self._delivery.send(OPERATION, [self.terms.call(layout, first, "take", seen)])
         self.incarnation = leases.findings(replies[0]).incarnation
-        calls = [self.terms.call(layout, tag, "bring", self.incarnation) for tag in others]
+        calls = [self.terms.call(layout, tag, "extend", self.incarnation) for tag in others]
         if calls:
             replies += yield from self._delivery.send(OPERATION, calls)
         found = dict(zip(self._tags, map(leases.findings, replies), strict=True))
@@ -79,7 +79,7 @@ class Holding:
 
     def renewal(self, tag: str) -> Call:
         """What keeps the lease alive in a shard, or takes it again there when all data was lost."""
-        action: Action = "look" if self.lost else "renew"  # or it would live again where the data was lost
+        action: Action = "sweep" if self.lost else "renew"  # or it would live again where the data was lost
         return self.terms.call(self._agreed, tag, action, self.incarnation, self._epochs.get(tag, ""))
 
     def heard(self, tag: str, reply: list[Any]) -> None:

@@ -108,7 +108,7 @@ class LeaseExplorer:
         setting, names = self.setting, "ABCD"
         holders = [Holder(names[at], owner, setting.each) for at, owner in enumerate(setting.owners)]
         world = World(EMPTY, Notes(), 0, 0, setting.losses, setting.lost, 0, (), tuple(holders))
-        world = self._on_lease(world, len(holders) - 1, "look")
+        world = self._on_lease(world, len(holders) - 1, "sweep")
         world = world._replace(pauses=1)
         world = self._on_lease(world, 0, "take")
         return self._on_room(world, 0, "open", ROOMS[0].command(world.holders[0]))
@@ -154,7 +154,7 @@ class LeaseExplorer:
                 yield self._on_lease(world, at, "renew"), "renews its lease"
                 yield from self._lost(world, at, leaseholders.lease_call(holder, "renew", self._nonce(world)), "renew")
             elif not holder.owner:
-                yield self._on_lease(world, at, "look"), "looks"
+                yield self._on_lease(world, at, "sweep"), "sweeps"
             if holder.left:
                 yield from self._operations(world, at, holder._replace(left=holder.left - 1))
 

@@ -18,7 +18,7 @@ from tests.model.table import EPOCH_KEY, NAMESPACE, ROOM, View
 
 LEASES_KEY, OWNED_KEY = keys.leases(NAMESPACE).encode(), keys.owned(NAMESPACE).encode()
 LIVE = {status.name for status in KVPoll if not status.is_terminal}
-WRITES = ("write", "open", "restate")
+WRITES = ("write", "open", "replay")
 
 
 class Notes(NamedTuple):

@@ -78,7 +78,7 @@ def value_of(script: str, reply: list[Any]) -> Any:
 _DECODERS: dict[str, Callable[..., list[Any]]] = {
     "open": replies.openings,
     "clear": lambda _, rooms, reply: replies.clearings("clear", rooms, reply),
-    **dict.fromkeys(("update", "write", "restate", "reap"), replies.updates),
+    **dict.fromkeys(("update", "write", "replay", "reap"), replies.updates),
 }
 
 
@@ -98,7 +98,7 @@ def sent(name: str, process: Holder, call: Call) -> Sent:
 
 def lease_call(process: Holder, action: leases.Action, nonce: str) -> Call:
     where = layout_of("", "", nonce)
-    if action == "look":
+    if action == "sweep":
         return leases.look(where, NAMESPACE)
     terms = Terms(process.owner, TTL_MS / 1000, HEARTBEAT_MS / 1000)
     return terms.call(where, NAMESPACE, action, process.incarnation, process.epoch)

@@ -112,7 +112,7 @@ class Side:
 
     def beat(self, who):
         for tag in self.tags:
-            self.client.hdel(keys.leases(tag), "looked at")
+            self.client.hdel(keys.leases(tag), "last sweep")
         self.held[who].beat()
         return self.held[who].lost
 
