@@ -32,7 +32,7 @@ for i = 1, count do
   if not status then
     outcome = 5
   elseif status ~= 'Failed' and type(status) ~= 'table' then
-    if not now_ms then
+    if not now_ms then  -- as in clock.lua, but without a function, for speed
       local time = redis.call('TIME')
       now_ms = time[1] .. string.sub('00000' .. time[2], -6, -4)
     end

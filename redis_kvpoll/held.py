@@ -46,8 +46,7 @@ class Claim:
     generation: int
     request: str
     role: Role
-    """An opener creates the room again when it is lost; a guest only adds what it knows. One of several ranks that
-    has cleared is a guest whose last status still counts."""
+    """As in replay.lua: only a creator creates a lost room again; the last status of a cleared rank still counts."""
     status: KVPoll | None
     until: float
     """When its TTL is over, as far as this store knows: what has expired is not brought back."""
@@ -167,9 +166,8 @@ class Held:
         for room, at in zip(call.rooms, range(0, len(reply), 6), strict=True):
             code, status, generation, request = reply[at], reply[at + 1], reply[at + 2], reply[at + 5]
             if code > 0 and generation:
-                self._claim(
-                    call.tag, room, Claim(int(generation), request.decode(), "creator", known(status), now), now
-                )
+                claim = Claim(int(generation), request.decode(), "creator", known(status), now)
+                self._claim(call.tag, room, claim, now)
 
     def _attached(self, call: Call, reply: Sequence[Any], now: float) -> None:
         claims = self.claims(call.tag)

@@ -94,7 +94,7 @@ def _creation(step: Step) -> Iterator[str]:
     if step.fence is not None and not step.operation.creates:
         yield f"{step.operation.name} created an absent room through a generation"
     if step.restates and step.process.held.role != b"creator":
-        yield f"a {step.process.held.role.decode()} created an absent room"
+        yield f"one who is {step.process.held.role.decode()} created an absent room"
 
 
 def _generations(step: Step) -> Iterator[str]:
@@ -204,7 +204,7 @@ def _restated(step: Step) -> Iterator[str]:
     if generation == step.process.ended.decode() and not step.before.room and room:
         yield f"{generation} was cleared by the process that brings it back"
     if held.role == b"creator" and (not room or room["generation"] < generation):
-        yield f"its opener restated {generation}, and it is not there"
+        yield f"its creator restated {generation}, and it is not there"
     # What a rank had when it cleared stands: another process of this rank may have known less, and cleared first.
     has_cleared = f"cleared:{step.rank}" in step.before.room
     if room.get("generation") == generation and step.before.generation in (None, generation) and not has_cleared:
