@@ -2,7 +2,7 @@
 std = { read_globals = { "redis", "KEYS", "ARGV", "string", "math", "table", "ipairs", "pairs", "tonumber", "tostring", "type", "unpack" } }
 max_line_length = 120
 
--- luacheck reads file by file, but a script is sent with its includes (redis_kvpoll/scripts.py): what one file defines,
+-- luacheck reads file by file, but a script is sent with its includes (redis_kvpoll/protocol/scripts.py): what one file defines,
 -- others use. tests/test_lua_rules.py checks the names of whole scripts, so here it is enough to list all of them.
 local included = {
   "ORDER", "now_ms", "now_us", "read_clock", "ensure_epoch", "room_id", "rank_fields", "rank_view", "read_fields",

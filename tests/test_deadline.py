@@ -6,10 +6,7 @@ import time
 
 import pytest
 
-from redis_kvpoll import (
-    OutcomeUnknownError,
-    StoreUnavailableError,
-)
+from redis_kvpoll import OutcomeUnknownError, StoreUnavailableError
 from tests import real
 from tests.calls import MARGIN
 from tests.proxy import Proxy
@@ -87,7 +84,7 @@ class TestDeadline:
             limits.append(getattr(step, "timeout", None))
             if len(limits) == 1:
                 now = time.monotonic()
-                monkeypatch.setattr("redis_kvpoll.delivery.time.monotonic", lambda: now + 1.5)
+                monkeypatch.setattr("redis_kvpoll.engine.executor.time.monotonic", lambda: now + 1.5)
             return take(step)
 
         monkeypatch.setattr(route, "take", late)
