@@ -22,7 +22,8 @@ import asyncio, sys
 from importlib.metadata import entry_points
 from pathlib import Path
 import redis_kvpoll
-from redis_kvpoll import AsyncStatusStore, KVPoll, Outcome, StatusStore, Update, scripts
+from redis_kvpoll import AsyncStatusStore, KVPoll, Outcome, StatusStore, Update
+from redis_kvpoll.protocol import scripts
 
 here = Path(redis_kvpoll.__file__).parent
 assert here.is_relative_to(sys.prefix), here
