@@ -59,6 +59,12 @@ def record(client, name="prefill-0", tag=NS):
     return found and [int(word) for word in found.split()]
 
 
+def now_ms(client):
+    """The server's time."""
+    seconds, micros = client.time()
+    return seconds * 1000 + micros // 1000
+
+
 def pass_time(client, seconds, tags=(NS,)):
     """Let every lease and every mark be so much older."""
     for tag in tags:

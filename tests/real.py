@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
-import time
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -19,6 +18,7 @@ from redis_kvpoll import AsyncStatusStore, StatusStore
 from redis_kvpoll.clients.embedded import EmbeddedServer
 from tests.blocking import Blocking
 from tests.servers import ARGUMENTS, HARNESS, keys_without_ttl, program, restrict, why_absent
+from tests.support import pace
 
 
 def free_port() -> int:
@@ -77,12 +77,11 @@ def shared(kind: str = "valkey") -> PortServer:
 
 
 def until(condition: Callable[[], Any], what: str, seconds: float = 20.0) -> Any:
-    """Wait for a real process to get somewhere."""
-    give_up_at = time.monotonic() + seconds
-    while not (answer := condition()):
-        assert time.monotonic() < give_up_at, f"never came: {what}"
-        time.sleep(0.01)
-    return answer
+    """Wait for a real process to get somewhere, for so many seconds of a machine at rest."""
+    for _ in pace.turns(seconds):
+        if answer := condition():
+            return answer
+    raise AssertionError(f"never came: {what}")
 
 
 def hear_ctrl_c() -> None:
