@@ -61,7 +61,7 @@ class Sentinel(EmbeddedServer):
         configuration.write_text(
             f"port {self.port}\nbind 127.0.0.1\ndir {folder}\nsentinel monitor main 127.0.0.1 {primary} 1\n"
             f'sentinel auth-user main {HARNESS["username"]}\nsentinel auth-pass main "{HARNESS["password"]}"\n'
-            "sentinel down-after-milliseconds main 500\nsentinel failover-timeout main 5000\n"
+            f"sentinel down-after-milliseconds main {pace.milliseconds(0.5)}\nsentinel failover-timeout main 5000\n"
         )
         wrapper = folder / "sentinel"
         # $4 is the path of the unix socket, by which EmbeddedServer sees that it is up.
@@ -167,10 +167,12 @@ class World:
 
     def open(self, url: str, **options: Any) -> Any:
         """A store from a URL."""
+        options.setdefault("deadline", pace.seconds(5))
         return self._keep((AsyncStatusStore if self.is_async else StatusStore).from_url(url, **options))
 
     def over(self, client: Any, **options: Any) -> Any:
         """A store over a client."""
+        options.setdefault("deadline", pace.seconds(5))
         return self._keep((AsyncStatusStore if self.is_async else StatusStore)(client, **options))
 
     @property

@@ -21,6 +21,7 @@ from redis_kvpoll.clients.embedded import EmbeddedServer
 from tests import real
 from tests.calls import works
 from tests.servers import program
+from tests.support import pace
 
 
 def folder_of(store):
@@ -148,7 +149,7 @@ class TestEmbedded:
                 process.send_signal(signal.SIGKILL)
             process.stdin.write("\n") if end != "SIGKILL" else None
             process.stdin.close()
-            process.wait(timeout=20)
+            process.wait(timeout=pace.seconds(20))
         for pid in pids:
             real.until(lambda pid=pid: embedded._is_gone(pid), "the server and its guard are gone")
         real.until(lambda: not list(tmp_path.iterdir()), "the folder is gone")

@@ -28,6 +28,7 @@ from redis_kvpoll import (
 )
 from tests.fuzzing import examples, junk
 from tests.looped import Loop
+from tests.support import pace
 
 STORES = {"sync": StatusStore, "async": AsyncStatusStore}
 NOT_FOR_INPUT = (CorruptEntryError, ServerRefusedError, StoreClosedError, StoreUnavailableError)
@@ -39,7 +40,7 @@ UNCHECKED = {"mirror().get"}
 """It is a dict's own, and what has no hash is a TypeError, as it says."""
 ENDLESS = {"tail"}
 """Their input is checked at the call; what they give is not read."""
-PATIENCE = 10.0
+PATIENCE = pace.seconds(10)
 """Seconds; none of these calls has anything to wait for."""
 
 GOOD = {

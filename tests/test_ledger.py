@@ -136,12 +136,14 @@ class TestSweep:
             store.clear(9)
             assert (sweep.is_waiting(time.monotonic()), sweep.past_ttl, sweep.leaked(ledger)) == (False, 0, {})
 
-    def test_how_long_a_killed_workers_room_stays_alive(self, plan):
+    def test_how_long_a_killed_workers_room_stays_alive(self, plan, monkeypatch):
         sweep = Sweep(plan._replace(lease=5.0))
         with open_store(plan, "decode") as store:
             store.update_many({8: KVPoll.Bootstrapping, 9: KVPoll.Bootstrapping})
-            sweep.bury("decode", [7, 8, 9])
-            now = time.monotonic()
+            with monkeypatch.context() as patch:
+                now = time.monotonic()
+                patch.setattr(time, "monotonic", lambda: now)
+                sweep.bury("decode", [7, 8, 9])
             sweep.watch(now + 3.0)
             assert (round(sweep.oldest), sweep.past_lease, sweep.is_watching()) == (3, 0, True)
             store.abort(8)

@@ -16,6 +16,7 @@ from redis_kvpoll import (
     StoreClosedError,
 )
 from tests import real
+from tests.support import pace
 from tests.test_mirror import sleeping
 
 BOOT, INPUT, MOVE, DONE, FAIL = (KVPoll(number) for number in (1, 2, 3, 4, 0))
@@ -207,8 +208,7 @@ class TestCollecting:
     def test_one_that_is_not_in_view_expires_too(self, ranks):
         first, second = ranks(2, ttl=0.05)
         with first.mirror() as mirror:
-            second.update_status(1, BOOT)
-            shows(mirror, _1={1: BOOT})
+            real.until(lambda: second.update_status(1, BOOT) and mirror.collect(1) == {1: BOOT}, "it is there")
             shows(mirror, _1={})
             assert not getattr(mirror, "inner", mirror)._replica.shards["default"]._ids
 
@@ -298,7 +298,7 @@ class TestWaiting:
             second.clear(ROOM)
             assert not waiting.done()
             first.update_status(ROOM, DONE)
-            return waiting.result(20)
+            return waiting.result(pace.seconds(20))
 
         assert self.on(first, waits, wait) is DONE
 
@@ -311,7 +311,7 @@ class TestWaiting:
             waiting = threads.submit(on.wait, ROOM, DONE, timeout=30)
             real.until(lambda: sleeping(on), "it waits")
             second.update_status(ROOM, FAIL)
-            return waiting.result(20)
+            return waiting.result(pace.seconds(20))
 
         assert self.on(first, waits, wait) is FAIL
 
@@ -326,7 +326,7 @@ class TestWaiting:
             with StatusStore(server.store_client(), rank=0, world_size=2) as elsewhere:
                 elsewhere.clear(ROOM)
             with pytest.raises(RoomNotFoundError):
-                waiting.result(20)
+                waiting.result(pace.seconds(20))
 
         self.on(first, waits, wait)
 

@@ -15,6 +15,7 @@ from redis_kvpoll.steps import Pause
 from tests import leasing, real
 from tests.blocking import Blocking
 from tests.feeds import words
+from tests.support import pace
 
 A, B, C = 1, 2, 2**63 - 1
 
@@ -197,7 +198,7 @@ class TestGuests:
         opener.join()
 
     def test_without_an_opener_it_is_stale_in_the_end(self, make_store, client):
-        guest = make_opened(make_store, deadline=0.8)
+        guest = make_opened(make_store, deadline=pace.seconds(0.8))
         client.flushall()
         assert guest.update(KVPoll.Success) == Update(Outcome.STALE, None)
         assert on_server(client) == {}
@@ -235,7 +236,7 @@ class TestGuests:
         assert room.status() is KVPoll.Success
 
     def test_a_guest_that_came_back_first_adds_it_later(self, make_store, client):
-        store, other = make_store(), make_store(deadline=0.2)
+        store, other = make_store(), make_store(deadline=pace.seconds(0.2))
         room = store.open(A)
         other.attach(A).update(KVPoll.Success)
         client.flushall()
@@ -294,7 +295,7 @@ class TestReconnected:
     @pytest.mark.parametrize("number", [3, 1500])
     def test_to_an_empty_one_all_is(self, world, number):
         server = world.serve()
-        store = world.open(server.tcp, deadline=20.0)
+        store = world.open(server.tcp, deadline=60.0)
         held = [store.open(room) for room in range(number)]
         held[0].clear()
         server = world.restart(server)

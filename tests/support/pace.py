@@ -31,6 +31,11 @@ def seconds(n: float) -> float:
     return float(f"{n * factor():.3g}")
 
 
+def milliseconds(n: float) -> str:
+    """The same for a server's options, which are in milliseconds."""
+    return f"{1000 * seconds(n):.0f}"
+
+
 def factor() -> float:
     """How many times slower this machine is: the most of when this was first asked for and of the last seconds.
 
