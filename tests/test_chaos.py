@@ -24,7 +24,9 @@ TOLD = {"memory": "ServerRefusedError"}
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_a_short_run_shows_nothing_that_must_not_be(name):
+def test_a_short_run_shows_nothing_that_must_not_be(name, monkeypatch):
+    monkeypatch.setattr(checker, "SLACK", pace.seconds(checker.SLACK))
+    monkeypatch.setattr(fenced, "RESTORED", pace.seconds(fenced.RESTORED))
     scenario = SCENARIOS[name]
     if not scenario.needs():
         pytest.skip(scenario.missing)
