@@ -6,7 +6,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from redis_kvpoll.integrations.sglang import book as books
@@ -127,14 +127,14 @@ class TestStatuses:
     @given(
         st.lists(st.tuples(st.integers(0, 2), st.sampled_from(["look", "write", "clear", "open", "fail"])), max_size=40)
     )
-    @settings(deadline=None)
+    @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
     def test_whatever_the_order_no_room_comes_back_and_failed_stays(self, steps):
         book, looks = Book(lambda: None), {}
         uses, failed, there = 0, False, False
         with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(1) as two, ThreadPoolExecutor(1) as three:
             threads = [one, two, three]
             for thread, step in steps:
-                run = lambda call, *words, pool=threads[thread]: pool.submit(call, *words).result(5)  # noqa: E731
+                run = lambda call, *words, pool=threads[thread]: pool.submit(call, *words).result(60)  # noqa: E731
                 if step == "look":
                     looks[thread] = run(book.statuses.get, ROOM), uses if there else None
                 elif step == "write" and thread in looks:

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import pace
+
 CHECKOUT = Path(__file__).parents[1]
 LUA = sorted(path.relative_to(CHECKOUT / "lua").as_posix() for path in (CHECKOUT / "lua").rglob("*.lua"))
 
@@ -55,7 +57,9 @@ print("it works")
 
 
 def run(*words, cwd):
-    done = subprocess.run([str(word) for word in words], cwd=cwd, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [str(word) for word in words], cwd=cwd, capture_output=True, text=True, timeout=pace.seconds(60)
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
