@@ -9,7 +9,8 @@ from bench import traffic
 from bench.ground import Ground
 from bench.measure import Contender, Spread, interleave
 from bench.results import Row, Section, compare
-from redis_kvpoll import KVPoll, StatusStore, keys
+from redis_kvpoll import KVPoll, StatusStore
+from redis_kvpoll.protocol import keys
 
 FULL = 100_000
 _BATCH = 1000

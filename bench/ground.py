@@ -20,8 +20,8 @@ from redis.connection import PythonRespSerializer
 
 from bench.services import free_ports
 from redis_kvpoll import AsyncStatusStore, InvalidInputError, StatusStore
-from redis_kvpoll.clients.embedded import EmbeddedServer
-from redis_kvpoll.clients.urls import Target, parse
+from redis_kvpoll.transport.embedded import EmbeddedServer
+from redis_kvpoll.transport.urls import Target, parse
 
 TTL = 900
 """Seconds: the store's default, and what every plain key gets too. A run that is killed leaves nothing for longer."""

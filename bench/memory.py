@@ -5,7 +5,8 @@ from __future__ import annotations
 from bench.ground import Ground
 from bench.measure import Spread
 from bench.results import Budget, Row, Section
-from redis_kvpoll import KVPoll, StatusStore, keys
+from redis_kvpoll import KVPoll, StatusStore
+from redis_kvpoll.protocol import keys
 
 BUDGET = Budget(256)
 OWNED_BUDGET = Budget(384)

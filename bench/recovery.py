@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from bench.measure import Spread
 from bench.results import Budget, Row, Section
 from redis_kvpoll import KVPoll, Outcome, Room, StatusStore
-from redis_kvpoll.clients.embedded import EmbeddedServer
+from redis_kvpoll.transport.embedded import EmbeddedServer
 
 BUDGET = Budget(2_000)
 NAMESPACE = "recovery"

@@ -9,7 +9,7 @@ from typing import Any
 from chaos.history import Writer
 from chaos.notes import Notes
 from redis_kvpoll import AsyncMirror, AsyncStatusStore, Mirror, StatusStore
-from redis_kvpoll.mirror.follow import HEARTBEAT
+from redis_kvpoll.replica.follow import HEARTBEAT
 
 Store = StatusStore | AsyncStatusStore
 Calls = list[Callable[[], Awaitable[None]]]

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from chaos import fenced, rules
 from chaos.history import Done, Fault, History
 from chaos.violations import Span, Violation
-from redis_kvpoll.held import PATIENCE
+from redis_kvpoll.engine.tracked_rooms import PATIENCE
 
 SLACK = 2.5
 """Seconds beyond the deadline: one for a thread that hangs (see StatusStore), the rest for a machine that is busy."""

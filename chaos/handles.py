@@ -12,8 +12,8 @@ from chaos.calls import Store
 from chaos.history import Writer
 from chaos.notes import Notes
 from redis_kvpoll import KVPoll
-from redis_kvpoll.aioroom import AsyncRoom
-from redis_kvpoll.room import Room
+from redis_kvpoll.aio.room import AsyncRoom
+from redis_kvpoll.sync.room import Room
 
 Handle = Room | AsyncRoom
 

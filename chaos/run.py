@@ -16,7 +16,8 @@ from chaos.history import Done, Fault, History
 from chaos.scenarios import NAMESPACE, Field, Scenario
 from chaos.violations import Violation
 from chaos.worker import Plan
-from redis_kvpoll import StatusStore, keys
+from redis_kvpoll import StatusStore
+from redis_kvpoll.protocol import keys
 
 WORKERS = 4
 DEADLINE = 5.0

@@ -17,7 +17,7 @@ from chaos.network import Network
 from chaos.notes import LEASE
 from chaos.replicas import Replicas
 from chaos.servers import DURABLE, Server, system_redis
-from redis_kvpoll import keys
+from redis_kvpoll.protocol import keys
 
 NAMESPACE = "chaos"
 PATIENT = 10.0

@@ -16,8 +16,8 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from redis_kvpoll.clients.embedded import EmbeddedServer, find_program
 from redis_kvpoll.errors import EmbeddedServerError
+from redis_kvpoll.transport.embedded import EmbeddedServer, find_program
 
 SYSTEM = "/usr/bin:/usr/local/bin:/opt/homebrew/bin"
 DURABLE = ("--appendonly", "yes", "--appendfsync", "always")

@@ -26,7 +26,7 @@ from chaos.handles import HandleCaller
 from chaos.history import Writer
 from chaos.notes import Notes, owner
 from redis_kvpoll import AsyncMirror, AsyncStatusStore, KVPoll, Mirror, StatusStore
-from redis_kvpoll.standing import StoreOptions
+from redis_kvpoll.engine.session import StoreOptions
 
 SYNC_SECONDS = 10.0
 """In which a mirror must be current again once all is quiet."""

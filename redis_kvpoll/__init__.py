@@ -5,39 +5,71 @@ from redis_kvpoll import KVPoll, StatusStore
 with StatusStore.from_url("redis://localhost:6379/0", namespace="prod") as store:
     store.update_status(42, KVPoll.Bootstrapping)
     store.poll([42, 43])                            # [KVPoll.Bootstrapping, None]
+
+Each public name is loaded when it is first asked for (PEP 562), so that a plugin's entry point or the command line
+loads neither a Redis client nor asyncio.
 """
 
-from redis_kvpoll.aio import AsyncStatusStore
-from redis_kvpoll.aioroom import AsyncRoom
-from redis_kvpoll.checks import Mode, Policy
-from redis_kvpoll.commands import Change, FeedGap, Settings
-from redis_kvpoll.errors import (
-    CorruptEntryError,
-    EmbeddedServerError,
-    EvictionWarning,
-    FeedOffError,
-    InvalidInputError,
-    KVPollError,
-    KVTransferError,
-    LeaseLostError,
-    NamespaceMismatchError,
-    OutcomeUnknownError,
-    ReplayError,
-    RoomBusyError,
-    RoomNotFoundError,
-    ServerRefusedError,
-    StoreClosedError,
-    StoreUnavailableError,
-    WaitTimeoutError,
-    WorldSizeMismatchError,
-)
-from redis_kvpoll.leases.aio import AsyncLease
-from redis_kvpoll.leases.blocking import Lease
-from redis_kvpoll.mirror.aio import AsyncMirror
-from redis_kvpoll.mirror.blocking import Mirror
-from redis_kvpoll.room import Room
-from redis_kvpoll.status import Consensus, Entry, KVPoll, Outcome, Owner, Update
-from redis_kvpoll.store import StatusStore
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from redis_kvpoll.aio.lease import AsyncLease
+    from redis_kvpoll.aio.mirror import AsyncMirror
+    from redis_kvpoll.aio.room import AsyncRoom
+    from redis_kvpoll.aio.store import AsyncStatusStore
+    from redis_kvpoll.errors import (
+        CorruptEntryError,
+        EmbeddedServerError,
+        EvictionWarning,
+        FeedOffError,
+        InvalidInputError,
+        KVPollError,
+        KVTransferError,
+        LeaseLostError,
+        NamespaceMismatchError,
+        OutcomeUnknownError,
+        ReplayError,
+        RoomBusyError,
+        RoomNotFoundError,
+        ServerRefusedError,
+        StoreClosedError,
+        StoreUnavailableError,
+        WaitTimeoutError,
+        WorldSizeMismatchError,
+    )
+    from redis_kvpoll.model import Consensus, Entry, KVPoll, Outcome, Owner, Update
+    from redis_kvpoll.protocol.feed import Change, FeedGap
+    from redis_kvpoll.protocol.settings import Settings
+    from redis_kvpoll.sync.lease import Lease
+    from redis_kvpoll.sync.mirror import Mirror
+    from redis_kvpoll.sync.room import Room
+    from redis_kvpoll.sync.store import StatusStore
+    from redis_kvpoll.validation import Mode, Policy
+
+_MODULES = {
+    "aio.lease": ("AsyncLease",),
+    "aio.mirror": ("AsyncMirror",),
+    "aio.room": ("AsyncRoom",),
+    "aio.store": ("AsyncStatusStore",),
+    "errors": (
+        *("CorruptEntryError", "EmbeddedServerError", "EvictionWarning", "FeedOffError", "InvalidInputError"),
+        *("KVPollError", "KVTransferError", "LeaseLostError", "NamespaceMismatchError", "OutcomeUnknownError"),
+        *("ReplayError", "RoomBusyError", "RoomNotFoundError", "ServerRefusedError", "StoreClosedError"),
+        *("StoreUnavailableError", "WaitTimeoutError", "WorldSizeMismatchError"),
+    ),
+    "model": ("Consensus", "Entry", "KVPoll", "Outcome", "Owner", "Update"),
+    "protocol.feed": ("Change", "FeedGap"),
+    "protocol.settings": ("Settings",),
+    "sync.lease": ("Lease",),
+    "sync.mirror": ("Mirror",),
+    "sync.room": ("Room",),
+    "sync.store": ("StatusStore",),
+    "validation": ("Mode", "Policy"),
+}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
     "AsyncLease",
@@ -78,3 +110,15 @@ __all__ = [
     "WaitTimeoutError",
     "WorldSizeMismatchError",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    module = _MODULE_OF.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f"{__name__}.{module}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

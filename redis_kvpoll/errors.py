@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from redis_kvpoll.status import KVPoll
+from redis_kvpoll.model import KVPoll
 
 
 class KVPollError(Exception):

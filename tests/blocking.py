@@ -7,7 +7,7 @@ import inspect
 from typing import Any
 
 from redis_kvpoll import AsyncStatusStore
-from redis_kvpoll.aioroom import AsyncRoom
+from redis_kvpoll.aio.room import AsyncRoom
 
 
 class Blocking:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from redis_kvpoll import commands, keys
-from redis_kvpoll.commands import Command, handles, leases
-from redis_kvpoll.commands.shapes import RESTATE, SNAPSHOT
+from redis_kvpoll.protocol import fenced_commands, keys, lease_commands, room_commands
+from redis_kvpoll.protocol.script_call import Command
+from redis_kvpoll.protocol.script_specs import RESTATE, SNAPSHOT
 from tests.layouts import layout
 
 TTL_MS = "60000"
@@ -38,12 +38,18 @@ STATUSES = (1, 2, 3, 4, 0)
 
 # Every operation, by the script that it is made for; a store with a rank or a lease may use another one.
 OPERATIONS = {
-    "update": [*(commands.update_status(A, status) for status in STATUSES), commands.update_many({A: 3, B: 1})],
-    "write": [*(handles.update(A, GENERATION, status) for status in STATUSES), handles.fail(A, GENERATION, "why")],
+    "update": [
+        *(room_commands.update_status(A, status) for status in STATUSES),
+        room_commands.update_many({A: 3, B: 1}),
+    ],
+    "write": [
+        *(fenced_commands.update(A, GENERATION, status) for status in STATUSES),
+        fenced_commands.fail(A, GENERATION, "why"),
+    ],
     "open": [
-        handles.open(A, REQUEST, 1, 0),
-        handles.open(A, "another", 2, GENERATION + 10**15),
-        handles.open(B, None, 1, 0),
+        fenced_commands.open(A, REQUEST, 1, 0),
+        fenced_commands.open(A, "another", 2, GENERATION + 10**15),
+        fenced_commands.open(B, None, 1, 0),
     ],
     "restate": [
         restate(A),
@@ -53,23 +59,35 @@ OPERATIONS = {
         restate(A, status="Success", role="cleared"),
         restate(A, generation=GENERATION - 1),
     ],
-    "attach": [handles.attach(A), handles.status(A, GENERATION), handles.decode_prefix_len(A, GENERATION)],
-    "abort": [commands.abort(A, "why"), commands.abort(B, "why")],
-    "reap": [leases.reap([A], _OWNER["incarnation"], "why"), leases.reap([A, B], "1600000000000001", "why")],
-    "record_failure": [commands.record_failure(A, "why")],
-    "clear": [
-        commands.clear(A),
-        commands.clear_many([A, B]),
-        commands.failure_exception(A),
-        handles.clear(A, GENERATION),
+    "attach": [
+        fenced_commands.attach(A),
+        fenced_commands.status(A, GENERATION),
+        fenced_commands.decode_prefix_len(A, GENERATION),
     ],
-    "poll": [commands.get(A, None), commands.check_status(A), commands.poll([A, B, A]), commands.survey([A, B])],
-    "consensus": [commands.consensus([A, B])],
-    "touch": [commands.touch([A, B])],
-    "entry": [commands.entry(A), commands.failure_reason(A), commands.collect(A)],
-    "set_prefix": [commands.set_decode_prefix_len(A, 7), handles.set_decode_prefix_len(A, GENERATION, 7)],
-    "pop_prefix": [commands.pop_decode_prefix_len(A)],
-    "snapshot": [commands.wait(A), bare("snapshot", SNAPSHOT, [A, B])],
+    "abort": [room_commands.abort(A, "why"), room_commands.abort(B, "why")],
+    "reap": [
+        lease_commands.reap([A], _OWNER["incarnation"], "why"),
+        lease_commands.reap([A, B], "1600000000000001", "why"),
+    ],
+    "record_failure": [room_commands.record_failure(A, "why")],
+    "clear": [
+        room_commands.clear(A),
+        room_commands.clear_many([A, B]),
+        room_commands.failure_exception(A),
+        fenced_commands.clear(A, GENERATION),
+    ],
+    "poll": [
+        room_commands.get(A, None),
+        room_commands.check_status(A),
+        room_commands.poll([A, B, A]),
+        room_commands.survey([A, B]),
+    ],
+    "consensus": [room_commands.consensus([A, B])],
+    "touch": [room_commands.touch([A, B])],
+    "entry": [room_commands.entry(A), room_commands.failure_reason(A), room_commands.collect(A)],
+    "set_prefix": [room_commands.set_decode_prefix_len(A, 7), fenced_commands.set_decode_prefix_len(A, GENERATION, 7)],
+    "pop_prefix": [room_commands.pop_decode_prefix_len(A)],
+    "snapshot": [room_commands.wait(A), bare("snapshot", SNAPSHOT, [A, B])],
 }
 
 
@@ -98,18 +116,18 @@ def at(status):
     def fill(client, layout):
         send(client, restate(A), layout)
         if status != 1:
-            send(client, handles.update(A, GENERATION, status), layout)
+            send(client, fenced_commands.update(A, GENERATION, status), layout)
 
     return fill
 
 
 def of_another_request(client, layout):
-    send(client, commands.update_status(A, 2), layout)
+    send(client, room_commands.update_status(A, 2), layout)
 
 
 def failed_of_another_request(client, layout):
-    send(client, commands.update_status(A, 1), layout)
-    send(client, commands.abort(A, "why"), layout)
+    send(client, room_commands.update_status(A, 1), layout)
+    send(client, room_commands.abort(A, "why"), layout)
 
 
 def by_another_rank(*statuses):
@@ -127,7 +145,7 @@ def by_another_rank(*statuses):
 
 def cleared_by_us(client, layout):
     by_another_rank("Transferring", "Transferring")(client, layout)
-    send(client, commands.clear(A), layout)
+    send(client, room_commands.clear(A), layout)
 
 
 def with_other_ranks(client, layout):

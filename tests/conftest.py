@@ -11,7 +11,8 @@ import pytest
 import redis
 
 from redis_kvpoll import AsyncStatusStore, StatusStore
-from redis_kvpoll.clients import aioconnections, connections
+from redis_kvpoll.aio import connections as async_connections
+from redis_kvpoll.sync import connections
 from tests import cluster as clusters
 from tests import real
 from tests import servers as matrix
@@ -32,7 +33,7 @@ def real_servers() -> Iterator[matrix.Servers]:
 def no_store_is_the_harness() -> Iterator[None]:
     """No connection of the library's may log in as the tests do, who may do everything."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (connections, aioconnections):
+        for module in (connections, async_connections):
 
             def checked(options: dict[str, Any], of: Any = module.connection_options) -> Any:
                 assert options.get("username") != matrix.HARNESS["username"], "give the store a store_client()"

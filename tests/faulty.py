@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 from _pytest.runner import runtestprotocol
 
-from redis_kvpoll import scripts
+from redis_kvpoll.protocol import scripts
 
 PROJECT = Path(__file__).parent.parent
 
@@ -38,7 +38,7 @@ def changed(where: str, source: str, good: str, bad: str) -> str:
 
 @contextlib.contextmanager
 def fault(where: str, good: str, bad: str) -> Iterator[None]:
-    """Put ``bad`` in the place of ``good``: in a script (``clear.lua``) or a function (``held:Held.end``)."""
+    """Put ``bad`` in the place of ``good``: in a script (``clear.lua``) or a function (``engine.retry:Trip.ask``)."""
     undo = _in_a_script(where, good, bad) if where.endswith(".lua") else _in_a_function(where, good, bad)
     try:
         yield

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from redis_kvpoll import KVPoll, keys
-from redis_kvpoll.commands.feed import changes
+from redis_kvpoll import KVPoll
+from redis_kvpoll.protocol import keys
+from redis_kvpoll.protocol.feed import changes
 from tests.blocking import Blocking
 
 # Not by xrange(), which would make a dict of the fields: they have an order, and a name may come twice.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from redis_kvpoll import scripts
+from redis_kvpoll.protocol import scripts
 
 LABELS = ("KEYS", "ARGV", "REPLY", "FEED", "CODES", "USES")
 MAY_LACK = ("CODES", "USES")

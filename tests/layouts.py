@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from redis_kvpoll.commands import Layout
+from redis_kvpoll.protocol.script_call import Layout
 
 DEFAULTS = {
     "namespace": "ns",

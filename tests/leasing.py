@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import re
 
-from redis_kvpoll import keys
-from redis_kvpoll.commands.leases import Terms
-from redis_kvpoll.leases import reaping
-from redis_kvpoll.leases.holding import Holding
+from redis_kvpoll.engine import reaper
+from redis_kvpoll.engine.lease import Holding
+from redis_kvpoll.protocol import keys
+from redis_kvpoll.protocol.lease_commands import Terms
 from tests.blocking import Blocking
 
 NS = "default"
@@ -86,7 +86,7 @@ def begin_long_ago(client, tags=(NS,)):
 
 def reap_lost(store, lost, tag=NS, until=math.inf):
     delivery = delivery_of(store)
-    return run(store, reaping.reap_lost(delivery, delivery._layout, tag, lost, until))
+    return run(store, reaper.reap_lost(delivery, delivery._layout, tag, lost, until))
 
 
 def die(client, store, seconds=10.0):

@@ -12,7 +12,7 @@ from typing import Any
 
 import hiredis
 
-from redis_kvpoll.scripts import load
+from redis_kvpoll.protocol.scripts import load
 
 Command = list[bytes]
 

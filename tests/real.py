@@ -15,7 +15,7 @@ import redis
 import redis.asyncio
 
 from redis_kvpoll import AsyncStatusStore, StatusStore
-from redis_kvpoll.clients.embedded import EmbeddedServer
+from redis_kvpoll.transport.embedded import EmbeddedServer
 from tests.blocking import Blocking
 from tests.servers import ARGUMENTS, HARNESS, keys_without_ttl, program, restrict, why_absent
 from tests.support import pace
@@ -99,7 +99,7 @@ def at_the_second_pause(monkeypatch: pytest.MonkeyPatch, do: Callable[[], Any]) 
             do()
         return 0.005
 
-    monkeypatch.setattr("redis_kvpoll.trip._BACKOFF.compute", compute)
+    monkeypatch.setattr("redis_kvpoll.engine.retry._BACKOFF.compute", compute)
     return pauses
 
 

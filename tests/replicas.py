@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 
-from redis_kvpoll import KVPoll, commands
-from redis_kvpoll.commands import handles
-from redis_kvpoll.commands.shapes import SNAPSHOT
-from redis_kvpoll.mirror.replica import Replica
-from redis_kvpoll.mirror.shard import number_of, text_of
+from redis_kvpoll import KVPoll
+from redis_kvpoll.protocol import fenced_commands, room_commands
+from redis_kvpoll.protocol.script_specs import SNAPSHOT
+from redis_kvpoll.replica.replica import Replica
+from redis_kvpoll.replica.shard import number_of, text_of
 from tests.layouts import layout
 from tests.ranked import Speaker, Table
 
@@ -92,9 +92,9 @@ class Run:
         rooms = list(statuses)
         names = [status.name.encode() if status is not None else None for status in statuses.values()]
         if None in names:
-            command, reply = commands.clear_many(rooms), [7, None, None] * len(rooms)
+            command, reply = room_commands.clear_many(rooms), [7, None, None] * len(rooms)
         else:
-            command = commands.update_many(statuses)
+            command = room_commands.update_many(statuses)
             reply = [word for name in names for word in (2, name)]
         self.replies.append((mark, command.calls(LAYOUT)[0], feed_id, reply))
 
@@ -279,13 +279,16 @@ class RankedRun(Run):
         if feed_id is None:
             return  # nothing was written: its reply has no id
         if name == "clear":
-            command = commands.clear_many(rooms)
+            command = room_commands.clear_many(rooms)
             reply = [word for answer in answers for word in (5 if answer is None else 7, _name(answer), None)]
         elif name == "reopen":
-            command, reply = handles.open(rooms[0], "next", 1, 0), [1, b"Bootstrapping", b"1", b"0", None, b"next"]
+            command, reply = (
+                fenced_commands.open(rooms[0], "next", 1, 0),
+                [1, b"Bootstrapping", b"1", b"0", None, b"next"],
+            )
         else:
-            one = commands.abort(rooms[0], "why") if name == "abort" else None
-            command = one or commands.update_many(dict.fromkeys(rooms, status))
+            one = room_commands.abort(rooms[0], "why") if name == "abort" else None
+            command = one or room_commands.update_many(dict.fromkeys(rooms, status))
             reply = [word for answer in answers for word in (answer.outcome.value, _name(answer.status))]
         self.replies.append((mark, command.calls(self.replica.layout)[0], feed_id, reply))
 

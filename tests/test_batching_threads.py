@@ -11,10 +11,11 @@ from contextlib import contextmanager
 
 import pytest
 
-from redis_kvpoll import KVPoll, Outcome, OutcomeUnknownError, StatusStore, StoreUnavailableError, Update, dispatch
-from redis_kvpoll.keys import tag
-from redis_kvpoll.lanes import Flight
-from redis_kvpoll.steps import Rider
+from redis_kvpoll import KVPoll, Outcome, OutcomeUnknownError, StatusStore, StoreUnavailableError, Update
+from redis_kvpoll.engine.batching import Flight
+from redis_kvpoll.engine.effects import Rider
+from redis_kvpoll.protocol.keys import tag
+from redis_kvpoll.sync import dispatcher
 from tests import cluster, real
 from tests.calls import MARGIN
 from tests.hammer import hammer
@@ -105,7 +106,7 @@ class TestTravellingTogether:
         list(threads.map(lambda room: store.update_status(room, BOOT), range(500)))
         store.get(1)
         gc.collect()
-        assert [one for one in gc.get_objects() if type(one) in (Rider, Flight, dispatch.Caller)] == []
+        assert [one for one in gc.get_objects() if type(one) in (Rider, Flight, dispatcher.Caller)] == []
         assert all_free(store)
 
 
@@ -270,7 +271,7 @@ class TestHanging:
 
     @pytest.mark.parametrize("script", ["poll", "clear"])
     def test_a_caller_waits_no_longer_than_for_a_server(self, server, monkeypatch, script):
-        monkeypatch.setattr(dispatch, "OVERDUE", 0.1)
+        monkeypatch.setattr(dispatcher, "OVERDUE", 0.1)
         with StatusStore.from_url(server.tcp, deadline=pace.seconds(0.2)) as store:
             store.poll([1])
             call = {"poll": lambda: store.get(1), "clear": lambda: store.clear(1)}[script]

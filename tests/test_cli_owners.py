@@ -11,7 +11,7 @@ from rich.console import Console
 from redis_kvpoll import KVPoll, StatusStore
 from redis_kvpoll.cli import owners as owners_view
 from redis_kvpoll.cli.app import kvpoll
-from redis_kvpoll.status import Owner
+from redis_kvpoll.model import Owner
 from tests.leasing import Held, begin_long_ago, pass_time, record
 
 BOOT, DONE, FAIL = KVPoll.Bootstrapping, KVPoll.Success, KVPoll.Failed

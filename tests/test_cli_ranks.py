@@ -13,7 +13,7 @@ from redis_kvpoll import Change, FeedGap, KVPoll, StatusStore
 from redis_kvpoll.cli import feed as feed_view
 from redis_kvpoll.cli import table as table_view
 from redis_kvpoll.cli.app import kvpoll
-from redis_kvpoll.commands.feed import changes
+from redis_kvpoll.protocol.feed import changes
 
 BOOT, INPUT, MOVE, DONE, FAIL = (KVPoll(number) for number in (1, 2, 3, 4, 0))
 ROOM = 2**63 - 1

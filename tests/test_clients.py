@@ -14,14 +14,7 @@ from redis.backoff import ConstantBackoff
 from redis.cluster import LoadBalancingStrategy
 from redis.retry import Retry
 
-from redis_kvpoll import (
-    AsyncStatusStore,
-    InvalidInputError,
-    KVPoll,
-    Outcome,
-    StatusStore,
-    StoreClosedError,
-)
+from redis_kvpoll import AsyncStatusStore, InvalidInputError, KVPoll, Outcome, StatusStore, StoreClosedError
 from tests import cluster, real
 from tests.proxy import Proxy
 

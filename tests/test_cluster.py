@@ -8,9 +8,9 @@ from contextlib import ExitStack
 import pytest
 
 from redis_kvpoll import AsyncStatusStore, KVPoll, Outcome, ServerRefusedError, StatusStore
-from redis_kvpoll.clients.topology import Topology
-from redis_kvpoll.commands import Tail
-from redis_kvpoll.keys import tag, tags
+from redis_kvpoll.protocol.feed import Tail
+from redis_kvpoll.protocol.keys import tag, tags
+from redis_kvpoll.transport.slot_map import Topology
 from tests import real
 from tests.cluster import meet, node
 from tests.feeds import a_round

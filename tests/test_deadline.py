@@ -7,10 +7,7 @@ import time
 
 import pytest
 
-from redis_kvpoll import (
-    OutcomeUnknownError,
-    StoreUnavailableError,
-)
+from redis_kvpoll import OutcomeUnknownError, StoreUnavailableError
 from tests import real
 from tests.calls import MARGIN
 from tests.proxy import Proxy

@@ -16,8 +16,8 @@ import pytest
 import redis
 
 from redis_kvpoll import EmbeddedServerError, InvalidInputError, KVPoll, Outcome
-from redis_kvpoll.clients import embedded
-from redis_kvpoll.clients.embedded import EmbeddedServer
+from redis_kvpoll.transport import embedded
+from redis_kvpoll.transport.embedded import EmbeddedServer
 from tests import real
 from tests.calls import works
 from tests.servers import program
@@ -64,7 +64,7 @@ class TestEmbedded:
 
     @pytest.mark.parametrize("after", [0.0, 0.002, 0.005, 0.01, 0.02])
     def test_an_owner_killed_while_it_starts_one_leaves_nothing(self, tmp_path, after):
-        code = "from redis_kvpoll.clients.embedded import EmbeddedServer; print(flush=True); EmbeddedServer()"
+        code = "from redis_kvpoll.transport.embedded import EmbeddedServer; print(flush=True); EmbeddedServer()"
         environment = os.environ | {"TMPDIR": str(tmp_path)}
         with subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE) as owner:
             owner.stdout.readline()

@@ -5,13 +5,7 @@ from __future__ import annotations
 import pytest
 from redis import exceptions
 
-from redis_kvpoll import (
-    KVPoll,
-    NamespaceMismatchError,
-    Outcome,
-    OutcomeUnknownError,
-    StatusStore,
-)
+from redis_kvpoll import KVPoll, NamespaceMismatchError, Outcome, OutcomeUnknownError, StatusStore
 from tests import real
 from tests.calls import DESTROYING, REPEATED
 

@@ -7,8 +7,9 @@ import threading
 
 import pytest
 
-from redis_kvpoll import KVPoll, NamespaceMismatchError, Outcome, ServerRefusedError, StatusStore, commands, keys
-from redis_kvpoll.commands.shapes import SNAPSHOT
+from redis_kvpoll import KVPoll, NamespaceMismatchError, Outcome, ServerRefusedError, StatusStore
+from redis_kvpoll.protocol import keys, room_commands
+from redis_kvpoll.protocol.script_specs import SNAPSHOT
 from tests import real
 from tests.feeds import Replay, entries, words
 from tests.layouts import layout
@@ -121,19 +122,19 @@ class TestTheReply:
 
     def test_it_begins_with_the_id_of_the_last_entry(self, client):
         for command in (
-            commands.update_many(dict.fromkeys(range(40), 1)),
-            commands.touch(range(40)),
-            commands.record_failure(1, "why"),
-            commands.abort(1, "why"),
-            commands.clear_many(range(40)),
+            room_commands.update_many(dict.fromkeys(range(40), 1)),
+            room_commands.touch(range(40)),
+            room_commands.record_failure(1, "why"),
+            room_commands.abort(1, "why"),
+            room_commands.clear_many(range(40)),
         ):
             count = len(entries(client))
             assert self.run(client, command)[0] == self.last(client)
             assert len(entries(client)) == count + -(-len(command.rooms) // 16)
 
     def test_calls_that_travel_as_one_keep_each_rooms_words(self, client):
-        self.run(client, commands.update_many(dict.fromkeys(range(20), 3)))
-        one, *others = [commands.abort(room, f"why {room}").calls(LAYOUT)[0] for room in range(20)]
+        self.run(client, room_commands.update_many(dict.fromkeys(range(20), 3)))
+        one, *others = [room_commands.abort(room, f"why {room}").calls(LAYOUT)[0] for room in range(20)]
         together = one.together(others)
         client.eval(together.shape.script.source, *together.words()[2:])
         assert [len(fields) for fields in words(client)[2:]] == [2 + 16 * 4, 2 + 4 * 4]
@@ -141,17 +142,22 @@ class TestTheReply:
         assert replayed == {room: [KVPoll.Failed, f"why {room}", 300.0] for room in range(20)}
 
     def test_without_a_change_there_is_none(self, client):
-        self.run(client, commands.update_status(1, 3))
-        for command in (commands.update_status(1, 2), commands.clear(2), commands.abort(2, "why"), commands.touch([2])):
+        self.run(client, room_commands.update_status(1, 3))
+        for command in (
+            room_commands.update_status(1, 2),
+            room_commands.clear(2),
+            room_commands.abort(2, "why"),
+            room_commands.touch([2]),
+        ):
             assert self.run(client, command)[0] is None
 
     def test_a_snapshot_has_the_place_in_the_feed(self, client):
-        snapshot = commands.Command("snapshot", SNAPSHOT, [1, 2], [], lambda *_: [], lambda *_: None)
+        snapshot = room_commands.Command("snapshot", SNAPSHOT, [1, 2], [], lambda *_: [], lambda *_: None)
         begun = self.run(client, snapshot)
         assert words(client) == [["begun", "feed"]]
         assert begun == [self.last(client), None, -2, None, -2]
         assert DAY_MS - 60_000 < client.pttl(FEED) <= DAY_MS
-        self.run(client, commands.update_status(2, 3))
+        self.run(client, room_commands.update_status(2, 3))
         feed_id, *replies = self.run(client, snapshot)
         assert feed_id == self.last(client) != begun[0]
         assert replies[:3] == [None, -2, "Transferring"]

@@ -6,9 +6,9 @@ import contextlib
 
 import pytest
 
-from redis_kvpoll.mirror.follow import Follower
-from redis_kvpoll.mirror.replica import Replica
-from redis_kvpoll.steps import Pause, Send
+from redis_kvpoll.engine.effects import Pause, Send
+from redis_kvpoll.replica.follow import Follower
+from redis_kvpoll.replica.replica import Replica
 from tests.layouts import layout
 
 LAYOUT = layout()
@@ -18,7 +18,7 @@ LAYOUT = layout()
 def now(monkeypatch):
     """The follower's clock; a list, so that it can be set."""
     now = [1000.0]
-    monkeypatch.setattr("redis_kvpoll.mirror.follow.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("redis_kvpoll.replica.follow.time.monotonic", lambda: now[0])
     return now
 
 

@@ -19,7 +19,7 @@ from redis_kvpoll import (
     StoreClosedError,
     Update,
 )
-from redis_kvpoll.commands.shapes import CLEAR_FENCED, OPEN, WRITE
+from redis_kvpoll.protocol.script_specs import CLEAR_FENCED, OPEN, WRITE
 from tests.servers import keys_without_ttl
 
 ROOM = 2**53 + 1

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from redis_kvpoll import Change, FeedOffError, KVPoll, keys
-from redis_kvpoll.commands import Tail
-from redis_kvpoll.commands.feed import PAGE, changes
+from redis_kvpoll import Change, FeedOffError, KVPoll
+from redis_kvpoll.protocol import keys
+from redis_kvpoll.protocol.feed import PAGE, Tail, changes
 from tests.feeds import a_round
 from tests.fuzzing import examples
 

@@ -13,16 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from redis_kvpoll import (
-    AsyncStatusStore,
-    InvalidInputError,
-    KVPoll,
-    Outcome,
-    StatusStore,
-    Update,
-)
-from redis_kvpoll.checks import MAX_ROOM
+from redis_kvpoll import AsyncStatusStore, InvalidInputError, KVPoll, Outcome, StatusStore, Update
 from redis_kvpoll.errors import printable
+from redis_kvpoll.validation import MAX_ROOM
 from tests.fuzzing import HUGE, Hostile, Index, NoDimensions, examples, junk
 
 NO_ROOM = [True, False, "1", b"1", "", 1.0, math.nan, math.inf, None, -1, 2**63, HUGE, -HUGE, (), [1], {}, object()]

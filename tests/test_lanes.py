@@ -8,20 +8,21 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from redis_kvpoll import OutcomeUnknownError, ServerRefusedError, StoreUnavailableError, commands
-from redis_kvpoll.commands.shape import MAX_BATCH
-from redis_kvpoll.lanes import Flight, Lane
-from redis_kvpoll.steps import Rider
-from redis_kvpoll.trip import Undelivered
+from redis_kvpoll import OutcomeUnknownError, ServerRefusedError, StoreUnavailableError
+from redis_kvpoll.engine.batching import Flight, Lane
+from redis_kvpoll.engine.effects import Rider
+from redis_kvpoll.engine.retry import Undelivered
+from redis_kvpoll.protocol import room_commands
+from redis_kvpoll.protocol.script_call import MAX_BATCH
 from tests.fuzzing import examples
 from tests.layouts import layout
 
 LAYOUT = layout(namespace="default")
 OTHER = layout(namespace="default", policy="strict")
 MAKE = {
-    "update": lambda rooms: commands.update_many(dict.fromkeys(rooms, 2)),
-    "poll": commands.poll,
-    "clear": commands.clear_many,
+    "update": lambda rooms: room_commands.update_many(dict.fromkeys(rooms, 2)),
+    "poll": room_commands.poll,
+    "clear": room_commands.clear_many,
 }
 NEVER = 1e9
 SHARED = range(6)
@@ -220,7 +221,7 @@ class TestWhoGoesAlong:
         assert flights == 10
 
     def test_who_looks_at_the_settings_shares_the_whole_answer(self):
-        call = commands.Agreement.checked("default", None, None, None, None).call()
+        call = room_commands.Agreement.checked("default", None, None, None, None).call()
         riders = [Rider(call, NEVER) for _ in range(3)]
         lane_with(*riders).depart().land([b"2", b"compat"])
         assert [one.reply for one in riders] == [[b"2", b"compat"]] * 3

@@ -6,9 +6,9 @@ import re
 
 import pytest
 
-from redis_kvpoll import InvalidInputError, KVPoll, LeaseLostError, Outcome, keys, scripts
-from redis_kvpoll.commands import leases
-from redis_kvpoll.commands.settings import SETTINGS
+from redis_kvpoll import InvalidInputError, KVPoll, LeaseLostError, Outcome
+from redis_kvpoll.protocol import keys, lease_commands, scripts
+from redis_kvpoll.protocol.settings import SETTINGS
 from tests.layouts import layout
 from tests.leasing import LOST, NS, Held, begin_long_ago, delivery_of, die, now_ms, pass_time, reap_lost, record, run
 
@@ -280,7 +280,7 @@ class TestTakingAName:
         Held(other, "prefill-1").take()
         room = other.open(1)
         assert reap_lost(other, lost) == 0
-        run(other, delivery_of(other).run(leases.reap([1], held.incarnation, LOST), []))
+        run(other, delivery_of(other).run(lease_commands.reap([1], held.incarnation, LOST), []))
         assert room.status() is BOOT
         assert client.zrange(OWNED, 0, -1) == ["1"]
 
@@ -323,8 +323,8 @@ def test_the_head_of_lease_says_what_is_sent_and_what_comes_back():
     labelled = {label: re.search(rf"^-- {label} +(.+)$", text, re.MULTILINE)[1] for label in ("KEYS", "ARGV", "REPLY")}
     first_keys, once, reply = (re.split(r", |; each: ", line) for line in labelled.values())
     table = layout(nonce="n")
-    terms = leases.Terms.checked("prefill-0", 5.0, None)
-    for call in (terms.call(table, "ns", "renew", "1", "e"), leases.look(table, "ns")):
+    terms = lease_commands.Terms.checked("prefill-0", 5.0, None)
+    for call in (terms.call(table, "ns", "renew", "1", "e"), lease_commands.look(table, "ns")):
         assert call.first_keys == [getattr(keys, name)("ns") for name in first_keys]
         assert len(call.once) == len(once)
         assert call.rooms == call.keys == call.items == []

@@ -12,7 +12,8 @@ import time
 
 import pytest
 
-from redis_kvpoll import AsyncStatusStore, KVPoll, LeaseLostError, StatusStore, StoreClosedError, keys
+from redis_kvpoll import AsyncStatusStore, KVPoll, LeaseLostError, StatusStore, StoreClosedError
+from redis_kvpoll.protocol import keys
 from tests import real
 from tests.leasing import now_ms, record
 from tests.support import pace
@@ -303,7 +304,7 @@ def test_who_was_interrupted_while_taking_it_holds_none(side, server, client, mo
 
     store = side.open(server.tcp)
     with monkeypatch.context() as patch:
-        patch.setattr("redis_kvpoll.leases.holding.reap_lost", interrupt)
+        patch.setattr("redis_kvpoll.engine.lease.reap_lost", interrupt)
         with pytest.raises(InterruptError):
             store.lease("prefill-0").__enter__()
     assert record(client) is not None

@@ -10,7 +10,7 @@ import re
 import lupa.lua51
 import pytest
 
-from redis_kvpoll import scripts
+from redis_kvpoll.protocol import scripts
 from tests import lua
 from tests.luakeys import undeclared_keys
 

@@ -224,7 +224,7 @@ class TestServers:
                 found.result(pace.seconds(20))
 
     def test_in_use_with_other_settings_after_an_outage(self, store, peer, client, proxy, monkeypatch, caplog):
-        monkeypatch.setattr("redis_kvpoll.mirror.follow.SLOW", 0.02)
+        monkeypatch.setattr("redis_kvpoll.replica.follow.SLOW", 0.02)
         settings = "kvpoll:{default}:settings"
         with store.mirror() as mirror:
             client.hset(settings, "policy", "strict")

@@ -7,14 +7,7 @@ import random
 
 import pytest
 
-from redis_kvpoll import (
-    InvalidInputError,
-    KVPoll,
-    RoomBusyError,
-    RoomNotFoundError,
-    StatusStore,
-    StoreClosedError,
-)
+from redis_kvpoll import InvalidInputError, KVPoll, RoomBusyError, RoomNotFoundError, StatusStore, StoreClosedError
 from tests import real
 from tests.support import pace
 from tests.test_mirror import sleeping

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from redis_kvpoll import KVPoll, Outcome, Update
-from redis_kvpoll.keys import rooms, tag
+from redis_kvpoll.protocol.keys import rooms, tag
 from tests import real
 
 SHARDS = 8

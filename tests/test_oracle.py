@@ -18,7 +18,8 @@ import time_machine
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from redis_kvpoll import Entry, KVPoll, KVTransferError, Outcome, RoomNotFoundError, Update, keys
+from redis_kvpoll import Entry, KVPoll, KVTransferError, Outcome, RoomNotFoundError, Update
+from redis_kvpoll.protocol import keys
 from tests.feeds import Replay
 from tests.fuzzing import examples
 from tests.oracle import Oracle, merge

@@ -4,14 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from redis_kvpoll import (
-    Consensus,
-    InvalidInputError,
-    KVPoll,
-    KVTransferError,
-    Outcome,
-    Update,
-)
+from redis_kvpoll import Consensus, InvalidInputError, KVPoll, KVTransferError, Outcome, Update
 from tests.servers import room_keys
 
 BOOT, INPUT, MOVE, DONE, FAIL = (KVPoll(number) for number in (1, 2, 3, 4, 0))

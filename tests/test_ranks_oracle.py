@@ -13,7 +13,8 @@ import time_machine
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from redis_kvpoll import Consensus, KVPoll, KVTransferError, RoomNotFoundError, WorldSizeMismatchError, keys
+from redis_kvpoll import Consensus, KVPoll, KVTransferError, RoomNotFoundError, WorldSizeMismatchError
+from redis_kvpoll.protocol import keys
 from tests.fuzzing import examples
 from tests.ranked import Speaker, Table
 from tests.test_oracle import START, STEP, TERMINAL, TTL, Bench

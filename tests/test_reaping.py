@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from redis_kvpoll import KVPoll, LeaseLostError, Outcome, StoreUnavailableError, keys
-from redis_kvpoll.commands import leases
-from redis_kvpoll.trip import Undelivered
+from redis_kvpoll import KVPoll, LeaseLostError, Outcome, StoreUnavailableError
+from redis_kvpoll.engine.retry import Undelivered
+from redis_kvpoll.protocol import keys, lease_commands
 from tests.feeds import entries
 from tests.leasing import LOST, NS, Held, begin_long_ago, delivery_of, die, pass_time, reap_lost, record, run
 
@@ -45,8 +45,8 @@ class TestReaping:
     def chunk(self, server, monkeypatch):
         """Rooms a call. fakeredis takes seconds for thousands."""
         if server.is_fake:
-            monkeypatch.setattr(leases, "MAX_BATCH", 10)
-        return leases.MAX_BATCH
+            monkeypatch.setattr(lease_commands, "MAX_BATCH", 10)
+        return lease_commands.MAX_BATCH
 
     def test_in_chunks_and_once(self, held, client, make_store, chunk):
         rooms = range(chunk * 5 // 2)
@@ -57,9 +57,9 @@ class TestReaping:
         pass_time(client, 2)
         lost = {held.incarnation: LOST}
         delivery = delivery_of(one)
-        run(one, delivery.send("look", [leases.look(delivery._layout, NS)]))  # condemned; nobody has reaped yet
+        run(one, delivery.send("look", [lease_commands.look(delivery._layout, NS)]))  # condemned; nobody has reaped yet
         two.get(1)
-        run(one, delivery.run(leases.reap(list(rooms)[:chunk], held.incarnation, LOST), []))
+        run(one, delivery.run(lease_commands.reap(list(rooms)[:chunk], held.incarnation, LOST), []))
         assert reap_lost(two, lost) == chunk * 3 // 2
         assert reap_lost(one, lost) == 0
         found = list(failures(client))
@@ -72,7 +72,9 @@ class TestReaping:
         other.reap()
         pass_time(client, 2)
         delivery = delivery_of(other)
-        found = leases.findings(run(other, delivery.send("look", [leases.look(delivery._layout, NS)]))[0])
+        found = lease_commands.findings(
+            run(other, delivery.send("look", [lease_commands.look(delivery._layout, NS)]))[0]
+        )
         assert found.lost == {held.incarnation: LOST}
         assert reap_lost(other, found.lost, until=0.0) == chunk
         assert other.reap() == chunk // 2

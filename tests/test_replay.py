@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from redis_kvpoll.replay import runner, traffic
-from redis_kvpoll.replay.hazards import MAX_LATE_SECONDS, Rates
+from redis_kvpoll.replay.fault_plan import MAX_LATE_SECONDS, Rates
 from redis_kvpoll.replay.messages import Plan
 from redis_kvpoll.replay.router import Run
 from tests import real

@@ -5,10 +5,11 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from redis_kvpoll import KVPoll, commands
-from redis_kvpoll.keys import tag
-from redis_kvpoll.mirror.expiry import Expiry
-from redis_kvpoll.mirror.shard import Shard, number_of
+from redis_kvpoll import KVPoll
+from redis_kvpoll.protocol import room_commands
+from redis_kvpoll.protocol.keys import tag
+from redis_kvpoll.replica.expiry import Expiry
+from redis_kvpoll.replica.shard import Shard, number_of
 from tests.fuzzing import examples
 from tests.replicas import LAYOUT, ROOMS, Run, anything, replica_of
 
@@ -142,7 +143,7 @@ class TestEntries:
         told = []
         shard = Shard({}, anything, lambda room, status: told.append((room, status)))
         shard.begin(0)
-        call = commands.update_many({7: 2, 8: 4}).calls(LAYOUT)[0]
+        call = room_commands.update_many({7: 2, 8: 4}).calls(LAYOUT)[0]
         shard.wrote(number_of(b"5-0"), call, [2, b"WaitingForInput", 2, b"Success"], 0)
         told.clear()
         shard.read(self.entry(5), 0)
@@ -163,7 +164,7 @@ class TestShards:
         replica = replica_of(shards=2, policy="compat", mode="none", feed_length="9", ttl_ms="9", terminal_ttl_ms="9")
         for shard in replica.shards:
             replica.begin(shard, b"1-0", 0)
-        call = commands.update_status(7, 1).calls(replica.layout)[0]
+        call = room_commands.update_status(7, 1).calls(replica.layout)[0]
         mark = replica.departing()
         replica.begin(next(other for other in replica.shards if other != call.tag), b"5-0", 0)
         replica.wrote(mark, call, b"2-0", [1, b"Bootstrapping"], 0)
@@ -212,7 +213,7 @@ def test_a_predicate_is_asked_by_every_source():
     replica.begin("ns", b"1-0", 0)
     replica.snapshot("ns", b"1-0", [0, 1], [b"Success", 1000] * 2, 0)
     replica.read("ns", [(b"2-0", [b"2", b"Success", b"3", b"Success"])], True, 0)
-    call = commands.update_many({4: 1, 5: 1}).calls(LAYOUT)[0]
+    call = room_commands.update_many({4: 1, 5: 1}).calls(LAYOUT)[0]
     replica.wrote(replica.departing(), call, b"3-0", [1, b"Bootstrapping"] * 2, 0)
     assert sorted(replica.statuses) == [0, 2, 4]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from redis_kvpoll import KVPoll, RoomNotFoundError, StoreClosedError
-from redis_kvpoll.checks import wait_statuses
+from redis_kvpoll.validation import wait_statuses
 from tests.replicas import ROOMS, RankedRun, Run, replica_of
 
 ENDS = wait_statuses(())

@@ -8,10 +8,11 @@ import time
 import pytest
 
 from redis_kvpoll import KVPoll, NamespaceMismatchError, Outcome, RoomNotFoundError, StatusStore, Update
-from redis_kvpoll.commands import Command, handles, replies, shapes
-from redis_kvpoll.dispatch import drive
-from redis_kvpoll.keys import epoch, feed, prefixes, rooms
-from redis_kvpoll.steps import Pause
+from redis_kvpoll.engine.effects import Pause
+from redis_kvpoll.protocol import fenced_commands, replies, script_specs
+from redis_kvpoll.protocol.keys import epoch, feed, prefixes, rooms
+from redis_kvpoll.protocol.script_call import Command
+from redis_kvpoll.sync.dispatcher import drive
 from tests import leasing, real
 from tests.blocking import Blocking
 from tests.feeds import words
@@ -204,7 +205,7 @@ class TestGuests:
         assert on_server(client) == {}
 
     def test_one_that_was_cleared_is_not_waited_for_for_ever(self, make_store, client, monkeypatch):
-        monkeypatch.setattr("redis_kvpoll.delivery.RETRY", 60.0)  # no call waits for the opener
+        monkeypatch.setattr("redis_kvpoll.engine.executor.RETRY", 60.0)  # no call waits for the opener
         store = make_store()
         make_store().open(A)
         guest = store.attach(A)
@@ -213,7 +214,7 @@ class TestGuests:
         assert guest.clear() == Update(Outcome.STALE, None)
         held = delivery_of(store).held
         assert (len(held), list(held.waiting)) == (1, ["default"])
-        monkeypatch.setattr("redis_kvpoll.held.PATIENCE", 0.0)
+        monkeypatch.setattr("redis_kvpoll.engine.tracked_rooms.PATIENCE", 0.0)
         real.until(lambda: store.poll([B]) and not held.waiting, "the end of it")
         assert len(held) == 0
 
@@ -221,7 +222,7 @@ class TestGuests:
         with StatusStore.from_url("memory://", deadline=5.0) as store:
             delivery, stale = store._delivery, Update(Outcome.STALE, None)
             monkeypatch.setattr(delivery.held, "waits", lambda room: True)
-            command = handles.update(A, 1763800000000123, KVPoll.Success)
+            command = fenced_commands.update(A, 1763800000000123, KVPoll.Success)
             assert type(next(delivery.insist(command, stale, time.monotonic()))) is Pause
             assert drive(delivery.insist(command, stale, time.monotonic() - 5.0), None) == stale
 
@@ -314,7 +315,7 @@ class TestRanks:
         unknown, known = ["rid", "", "", "7", role], ["rid", "Transferring", "", "", "opener"]
         with StatusStore(server.store_client(), rank=1, world_size=2) as store:
             item = [str(generation), *unknown, str(generation), *unknown, str(generation), *known]
-            said = Command("restate", shapes.RESTATE, [A, B, C], item, replies.updates, lambda _, found: found)
+            said = Command("restate", script_specs.RESTATE, [A, B, C], item, replies.updates, lambda _, found: found)
             assert store._run(said) == [
                 Update(Outcome.UNCHANGED, None),
                 Update(Outcome.SKIPPED, None),
@@ -329,7 +330,7 @@ class TestRanks:
             room = store.open(A, request="rid")
             room.update(KVPoll.Success)
             item = [str(room.generation), "rid", "Success", "", "", "cleared"]
-            said = Command("restate", shapes.RESTATE, [A], item, replies.updates, lambda _, found: found)
+            said = Command("restate", script_specs.RESTATE, [A], item, replies.updates, lambda _, found: found)
             assert store._run(said) == [Update(Outcome.UNCHANGED, None)]
             assert words(client)[-1] == ["1", "Bootstrapping", "rank:0", "absent"]
             assert store._run(said) == [Update(Outcome.UNCHANGED, None)]
@@ -340,7 +341,7 @@ class TestRanks:
             later = str(store.open(A, request="former").generation + 1)
         with StatusStore(server.store_client(), rank=1, world_size=2) as store:
             item = [later, "rid", "Transferring", "", "", "opener"]
-            store._run(Command("restate", shapes.RESTATE, [A], item, replies.updates, lambda _, found: found))
+            store._run(Command("restate", script_specs.RESTATE, [A], item, replies.updates, lambda _, found: found))
         assert [fields[2:] for fields in words(client)] == [
             ["1", "Bootstrapping", "first:0", "Bootstrapping"],
             ["1", "Bootstrapping", "first:1", "Transferring"],

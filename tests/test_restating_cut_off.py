@@ -5,16 +5,16 @@ from __future__ import annotations
 import pytest
 
 from redis_kvpoll import KVPoll, StoreUnavailableError
-from redis_kvpoll.commands import shapes
-from redis_kvpoll.keys import rooms
-from redis_kvpoll.trip import Trip, Undelivered
+from redis_kvpoll.engine.retry import Trip, Undelivered
+from redis_kvpoll.protocol import script_specs
+from redis_kvpoll.protocol.keys import rooms
 from tests.test_restating import A, B, delivery_of, on_server
 
 
 @pytest.fixture
 def held(store, client, monkeypatch):
     """Six rooms in three calls, which the server has lost."""
-    monkeypatch.setattr("redis_kvpoll.held.MAX_BATCH", 2)
+    monkeypatch.setattr("redis_kvpoll.engine.tracked_rooms.MAX_BATCH", 2)
     held = [store.open(room) for room in range(6)]
     held[0].status()
     client.flushall()
@@ -56,7 +56,7 @@ class TestCutOff:
         assert len(on_server(client)) == 6
 
     def test_a_further_loss_while_a_guest_waits(self, make_store, client, monkeypatch):
-        monkeypatch.setattr("redis_kvpoll.held.RETRY", 0.0)
+        monkeypatch.setattr("redis_kvpoll.engine.tracked_rooms.RETRY", 0.0)
         guest_of = make_store()
         make_store().open(A)
         guest_of.attach(A)
@@ -74,7 +74,7 @@ def after(carry, times, do):
     said = []
 
     def carry_but(trip, call, *arguments, **options):
-        if call.shape is shapes.RESTATE:
+        if call.shape is script_specs.RESTATE:
             said.append(call)
             if len(said) == times:
                 do()

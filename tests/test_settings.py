@@ -8,7 +8,7 @@ import pytest
 import redis
 
 from redis_kvpoll import AsyncStatusStore, KVPoll, NamespaceMismatchError, StatusStore
-from redis_kvpoll.commands.settings import Settings
+from redis_kvpoll.protocol.settings import Settings
 from tests import real
 
 KEY = "kvpoll:{prod}:settings"
@@ -115,10 +115,10 @@ def test_they_are_renewed_hourly(make_store, client, monkeypatch):
     store.poll([1])
     client.pexpire(KEY, 5000)
     now = time.monotonic()
-    monkeypatch.setattr("redis_kvpoll.delivery.time.monotonic", lambda: now + 3500)
+    monkeypatch.setattr("redis_kvpoll.engine.executor.time.monotonic", lambda: now + 3500)
     store.poll([1])
     assert client.pttl(KEY) <= 5000
-    monkeypatch.setattr("redis_kvpoll.delivery.time.monotonic", lambda: now + 3700)
+    monkeypatch.setattr("redis_kvpoll.engine.executor.time.monotonic", lambda: now + 3700)
     store.poll([1])
     assert client.pttl(KEY) > 5000
 

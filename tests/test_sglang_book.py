@@ -9,11 +9,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from redis_kvpoll.integrations.sglang import book as books
-from redis_kvpoll.integrations.sglang import unsaid
-from redis_kvpoll.integrations.sglang.book import Book
-from redis_kvpoll.integrations.sglang.maps import ConsensusMap
-from redis_kvpoll.integrations.sglang.unsaid import Use
+from redis_kvpoll.integrations.sglang import outbox
+from redis_kvpoll.integrations.sglang import registry as books
+from redis_kvpoll.integrations.sglang.dicts import ConsensusMap
+from redis_kvpoll.integrations.sglang.outbox import Use
+from redis_kvpoll.integrations.sglang.registry import Book
 from tests.support import pace
 
 FAIL, BOOT, WAIT, MOVE, OK = range(5)
@@ -224,7 +224,7 @@ class TestWhatIsToBeSaid:
         assert book.take(ROOM) == Use(1, reason="no route")
 
     def test_it_is_bounded_and_what_lives_is_kept(self, book, monkeypatch):
-        monkeypatch.setattr(unsaid, "LIMIT", 10)
+        monkeypatch.setattr(outbox, "LIMIT", 10)
         book.statuses[1000] = BOOT
         for room in range(30):
             book.statuses[room] = BOOT

@@ -9,8 +9,8 @@ import signal
 import pytest
 
 from redis_kvpoll import KVPoll
-from redis_kvpoll.integrations.sglang import link, unsaid
-from redis_kvpoll.leases.aio import AsyncLease
+from redis_kvpoll.aio.lease import AsyncLease
+from redis_kvpoll.integrations.sglang import outbox, worker
 from tests import real
 from tests.standin import joined, manager, serve, table
 from tests.support import pace
@@ -37,7 +37,7 @@ def life(one, room):
 
 
 def test_what_comes_and_goes_in_an_outage_is_bounded_though_the_link_has_looked_at_it(world, server, monkeypatch):
-    monkeypatch.setattr(unsaid, "LIMIT", 20)
+    monkeypatch.setattr(outbox, "LIMIT", 20)
     one = manager()
     with joined(one):
         its = one.kvpoll_link
@@ -82,10 +82,10 @@ def test_without_its_thread_the_maps_go_on_and_wait_for_nothing(server, monkeypa
 
 
 def test_what_was_under_way_under_a_lost_lease_has_failed_also_when_more_was_to_be_said_of_it(server, monkeypatch):
-    is_noticed, leases, real_is_lost = [], [], link._Lease.is_lost.fget
+    is_noticed, leases, real_is_lost = [], [], worker._Lease.is_lost.fget
     is_lost = property(lambda it: leases.append(it) or bool(is_noticed and real_is_lost(it)))
-    monkeypatch.setattr(link._Lease, "is_lost", is_lost)
-    monkeypatch.setattr(link.Link, "_heard", lambda *_: None)  # the push comes later than the end of the lease
+    monkeypatch.setattr(worker._Lease, "is_lost", is_lost)
+    monkeypatch.setattr(worker.Link, "_heard", lambda *_: None)  # the push comes later than the end of the lease
     monkeypatch.setenv("KVPOLL_LEASE", "1")
     one = manager()
     with joined(one), table(server) as thief:

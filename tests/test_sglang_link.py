@@ -10,13 +10,13 @@ import pytest
 from click.testing import CliRunner
 
 from redis_kvpoll import AsyncStatusStore, KVPoll, StatusStore
-from redis_kvpoll.aioroom import AsyncRoom
+from redis_kvpoll.aio.room import AsyncRoom
 from redis_kvpoll.cli.app import kvpoll
 from redis_kvpoll.integrations.sglang import register, settings
-from redis_kvpoll.integrations.sglang.book import Book
-from redis_kvpoll.integrations.sglang.maps import FailureRecords, PrefixLengths, StatusMap
-from redis_kvpoll.integrations.sglang.shape import UnknownShapeError, place_of
-from redis_kvpoll.integrations.sglang.telling import Teller
+from redis_kvpoll.integrations.sglang.compat import UnknownShapeError, place_of
+from redis_kvpoll.integrations.sglang.dicts import FailureRecords, PrefixLengths, StatusMap
+from redis_kvpoll.integrations.sglang.publisher import Teller
+from redis_kvpoll.integrations.sglang.registry import Book
 from tests import real
 from tests.standin import joined, manager
 

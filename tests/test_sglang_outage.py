@@ -11,8 +11,8 @@ import threading
 import pytest
 
 from redis_kvpoll import KVPoll
-from redis_kvpoll.integrations.sglang import link
-from redis_kvpoll.leases.aio import AsyncLease
+from redis_kvpoll.aio.lease import AsyncLease
+from redis_kvpoll.integrations.sglang import worker
 from tests import real
 from tests.standin import joined, manager, serve, table
 
@@ -106,7 +106,7 @@ def test_nothing_is_said_between_two_leases(server, monkeypatch):
         if len(entered) == 2:
             one.request_status[2] = BOOT
             for _ in range(20):  # time for it to be told, which it must not be
-                await asyncio.sleep(link.REST_SECONDS)
+                await asyncio.sleep(worker.REST_SECONDS)
         return await enter(lease)
 
     monkeypatch.setattr(AsyncLease, "__aenter__", entering)

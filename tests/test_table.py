@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from redis_kvpoll import CorruptEntryError, KVPoll, KVTransferError, Outcome, RoomNotFoundError, Update
-from redis_kvpoll.status import Entry
+from redis_kvpoll.model import Entry
 
 ROOM = 2**63 - 1  # the largest id, which tonumber in Lua would corrupt
 KEY = f"kvpoll:{{default}}:room:{ROOM}"

@@ -8,17 +8,11 @@ import threading
 
 import pytest
 
-from redis_kvpoll import (
-    AsyncStatusStore,
-    FeedGap,
-    KVPoll,
-    StatusStore,
-    StoreClosedError,
-    StoreUnavailableError,
-)
-from redis_kvpoll.commands import Agreement, Tail
-from redis_kvpoll.delivery import Delivery
-from redis_kvpoll.steps import Pause
+from redis_kvpoll import AsyncStatusStore, FeedGap, KVPoll, StatusStore, StoreClosedError, StoreUnavailableError
+from redis_kvpoll.engine.effects import Pause
+from redis_kvpoll.engine.executor import Delivery
+from redis_kvpoll.protocol.feed import Tail
+from redis_kvpoll.protocol.settings import Agreement
 from tests import real
 from tests.feeds import a_round
 from tests.support import pace
@@ -59,7 +53,7 @@ class TestTheTailInRounds:
         assert short(a_round(store, tail)) == [(1, KVPoll.Bootstrapping)]
 
     def test_more_than_a_page(self, store, monkeypatch):
-        monkeypatch.setattr("redis_kvpoll.commands.feed.PAGE", 10)
+        monkeypatch.setattr("redis_kvpoll.protocol.feed.PAGE", 10)
         rooms = range(16 * 25)
         store.update_many(dict.fromkeys(rooms, 1))
         tail = Tail(10**9)

@@ -29,7 +29,10 @@ def test_a_fault_is_caught(where, good, bad, test):
 def test_a_fault_that_no_longer_applies_is_heard_of():
     with pytest.raises(faulty.NoSuchTextError, match="0 times"), faulty.fault("update.lua", "no such text", ""):
         pass
-    with pytest.raises(faulty.NoSuchTextError, match="not once"), faulty.fault("held:Held.end", "room", ""):
+    with (
+        pytest.raises(faulty.NoSuchTextError, match="not once"),
+        faulty.fault("engine.tracked_rooms:Held.end", "room", ""),
+    ):
         pass
 
 

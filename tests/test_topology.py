@@ -6,11 +6,11 @@ from typing import ClassVar
 
 from redis.exceptions import AskError
 
-from redis_kvpoll.clients.topology import Topology
-from redis_kvpoll.commands import Agreement
-from redis_kvpoll.delivery import Delivery
-from redis_kvpoll.faults import NotSent
-from redis_kvpoll.steps import Pause, Reroute
+from redis_kvpoll.engine.classify import NotSent
+from redis_kvpoll.engine.effects import Pause, Reroute
+from redis_kvpoll.engine.executor import Delivery
+from redis_kvpoll.protocol.settings import Agreement
+from redis_kvpoll.transport.slot_map import Topology
 
 
 def test_after_a_failed_ask_the_owner_is_asked_again():

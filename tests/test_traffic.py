@@ -11,8 +11,8 @@ import pytest
 
 from redis_kvpoll import InvalidInputError, KVPoll
 from redis_kvpoll.replay import traffic
+from redis_kvpoll.replay.fault_plan import Rates, fate
 from redis_kvpoll.replay.handshake import Decode, Prefill, Turn, timeout_seconds
-from redis_kvpoll.replay.hazards import Rates, fate
 from redis_kvpoll.replay.messages import Job
 
 TRACE = Path(os.environ.get("KVPOLL_TRACE", Path(__file__).parents[2] / "shared/traces/conversation_trace.jsonl"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from redis_kvpoll import AsyncStatusStore, InvalidInputError, StatusStore
-from redis_kvpoll.clients.urls import Target, parse
+from redis_kvpoll.transport.urls import Target, parse
 
 H = ("h", 6379)
 

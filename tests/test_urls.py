@@ -9,12 +9,7 @@ import pytest
 import redis
 import trustme
 
-from redis_kvpoll import (
-    EmbeddedServerError,
-    KVPoll,
-    ServerRefusedError,
-    StoreUnavailableError,
-)
+from redis_kvpoll import EmbeddedServerError, KVPoll, ServerRefusedError, StoreUnavailableError
 from tests import cluster, real
 from tests.calls import works
 from tests.proxy import Proxy

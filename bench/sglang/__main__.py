@@ -15,7 +15,7 @@ from bench.running import Bench, Found, run, say
 from bench.services import free_ports
 from bench.sglang import calls, consensus, crew
 from redis_kvpoll import InvalidInputError
-from redis_kvpoll.integrations.sglang.shape import VERSION
+from redis_kvpoll.integrations.sglang.compat import VERSION
 
 RANKS = 8
 MARKERS = "<!-- bench.sglang: start -->", "<!-- bench.sglang: end -->"

@@ -21,7 +21,7 @@ from bench.services import answers
 from bench.sglang.crew import Job
 from bench.sglang.moments import PATIENCE, seen, wait_for
 from redis_kvpoll import KVPoll, StatusStore
-from redis_kvpoll.integrations.sglang.maps import ConsensusMap
+from redis_kvpoll.integrations.sglang.dicts import ConsensusMap
 from tests.sglang.managers import HOST, CommonKVBootstrapServer, PrefillManager, Settings
 
 OURS, THEIRS = "plugin", "PPConsensusStore"

@@ -17,7 +17,7 @@ from bench.peers.way import wait_until
 from bench.services import answers, free_ports
 from bench.sglang.crew import Job
 from bench.sglang.moments import PATIENCE, wait_for
-from redis_kvpoll.integrations.sglang.maps import StatusMap
+from redis_kvpoll.integrations.sglang.dicts import StatusMap
 from tests.sglang.managers import HOST, PAGES, CommonKVBootstrapServer, KVPoll, PrefillManager, Sender, Settings
 
 PLAIN, PLUGIN = "dict", "plugin"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from redis_kvpoll import acl as rules
+from redis_kvpoll.protocol import acl as rules
 
 
 @click.command(short_help="Print the rule of the Redis user that kvpoll needs.")

@@ -15,10 +15,10 @@ from rich.text import Text
 
 from redis_kvpoll.cli.options import Room, is_in_use, open_table, table_options
 from redis_kvpoll.cli.table import STYLES, moment, print_table
-from redis_kvpoll.commands import Change, FeedGap
 from redis_kvpoll.errors import CorruptEntryError, printable
-from redis_kvpoll.status import KVPoll
-from redis_kvpoll.store import StatusStore
+from redis_kvpoll.model import KVPoll
+from redis_kvpoll.protocol.feed import Change, FeedGap
+from redis_kvpoll.sync.store import StatusStore
 
 PATIENCE = 60.0
 """Seconds that a running tail waits for a server that is away."""

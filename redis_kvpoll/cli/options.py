@@ -8,10 +8,11 @@ from typing import Any, TypeVar
 
 import click
 
-from redis_kvpoll import checks, keys
-from redis_kvpoll.commands import Settings
+from redis_kvpoll import validation
 from redis_kvpoll.errors import InvalidInputError
-from redis_kvpoll.store import StatusStore
+from redis_kvpoll.protocol import keys
+from redis_kvpoll.protocol.settings import Settings
+from redis_kvpoll.sync.store import StatusStore
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -57,7 +58,7 @@ class Room(click.ParamType[int]):
         try:
             if not str(value).isdecimal():
                 raise ValueError
-            return checks.room(int(value))
+            return validation.room(int(value))
         except (InvalidInputError, ValueError):
             self.fail(f"{value!r} is no room: a room is an int from 0 to 2^63-1", param, ctx)
 

@@ -13,7 +13,7 @@ from rich.text import Text
 from redis_kvpoll.cli.options import is_in_use, open_table, table_options
 from redis_kvpoll.cli.table import moment, print_table
 from redis_kvpoll.errors import printable
-from redis_kvpoll.status import Owner
+from redis_kvpoll.model import Owner
 
 STYLES = {"alive": "green", "lapsed": "yellow", "marked": "yellow", "lost": "red"}
 COLUMNS = ("owner", "since", "heartbeat", "state", "live rooms", "reason")

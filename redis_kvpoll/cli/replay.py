@@ -14,15 +14,15 @@ from typing import Any
 import click
 from rich.console import Console
 
-from redis_kvpoll.checks import Policy
 from redis_kvpoll.cli.progress import Progress
 from redis_kvpoll.cli.report import as_json, render
-from redis_kvpoll.clients.urls import parse
 from redis_kvpoll.errors import printable
 from redis_kvpoll.replay import runner, traffic
-from redis_kvpoll.replay.hazards import Rates
+from redis_kvpoll.replay.fault_plan import Rates
 from redis_kvpoll.replay.report import Report
 from redis_kvpoll.replay.router import Run, Snapshot
+from redis_kvpoll.transport.urls import parse
+from redis_kvpoll.validation import Policy
 
 PROMISE_BROKEN = 3
 GENERATED = 1000

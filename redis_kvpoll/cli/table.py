@@ -14,11 +14,11 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from redis_kvpoll import checks
+from redis_kvpoll import validation
 from redis_kvpoll.cli.options import Room, is_in_use, open_table, table_options
 from redis_kvpoll.errors import CorruptEntryError, printable
-from redis_kvpoll.status import Entry, KVPoll, Outcome
-from redis_kvpoll.store import StatusStore
+from redis_kvpoll.model import Entry, KVPoll, Outcome
+from redis_kvpoll.sync.store import StatusStore
 
 STYLES = {
     KVPoll.Failed: "red",
@@ -179,7 +179,7 @@ def _print_table(lines: list[Line], footer: str) -> None:
     for name in columns:
         right = name in ("age", "updated", "ttl")
         # However narrow the terminal: an id that is cut short cannot be copied.
-        width = {"room": len(str(checks.MAX_ROOM)), "status": max(len(s.name) for s in KVPoll)}.get(name)
+        width = {"room": len(str(validation.MAX_ROOM)), "status": max(len(s.name) for s in KVPoll)}.get(name)
         table.add_column(name, justify="right" if right else "left", no_wrap=name != "reason", min_width=width)
     for line in lines:
         cells = {name: Text(cell) for name, cell in zip(COLUMNS, line.cells, strict=True)}

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from redis_kvpoll.replay.hazards import Side
+from redis_kvpoll.model import KVPoll
+from redis_kvpoll.replay.fault_plan import Side
 from redis_kvpoll.replay.messages import Job, Result
-from redis_kvpoll.status import KVPoll
 
 # Seconds of the trace's time: a mid-size model on one node, without queueing.
 COMPUTE_BASE, TOKENS_COMPUTED = 0.05, 20_000

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
-from redis_kvpoll.replay.hazards import SIDES, Side
+from redis_kvpoll.model import KVPoll, Outcome
+from redis_kvpoll.replay.fault_plan import SIDES, Side
 from redis_kvpoll.replay.messages import Arrived, Ended, Opened, Result
-from redis_kvpoll.status import KVPoll, Outcome
 
 # A request ended as the first of these that one of its sides says.
 _WORST_FIRST: tuple[Result, ...] = ("crashed", "aborted", "timed out", "failed", "success")

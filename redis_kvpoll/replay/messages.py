@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from typing import Literal, NamedTuple, TypeAlias
 
-from redis_kvpoll.checks import Policy
-from redis_kvpoll.replay.hazards import Late, Side
-from redis_kvpoll.status import KVPoll, Outcome
+from redis_kvpoll.model import KVPoll, Outcome
+from redis_kvpoll.replay.fault_plan import Late, Side
+from redis_kvpoll.validation import Policy
 
 Result = Literal["success", "failed", "aborted", "timed out", "crashed"]
 

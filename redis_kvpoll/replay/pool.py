@@ -10,7 +10,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
 from redis_kvpoll.replay import worker
-from redis_kvpoll.replay.hazards import SIDES, Side
+from redis_kvpoll.replay.fault_plan import SIDES, Side
 from redis_kvpoll.replay.messages import FromWorker, Plan, Stop, ToWorker
 
 

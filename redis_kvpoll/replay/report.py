@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from redis_kvpoll.checks import Policy
+from redis_kvpoll.validation import Policy
 
 UNKNOWN = "unknown"
 

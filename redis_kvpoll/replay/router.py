@@ -12,14 +12,14 @@ from multiprocessing.connection import Connection
 from typing import NamedTuple
 
 from redis_kvpoll.errors import KVPollError, ReplayError
+from redis_kvpoll.replay.counters import Tally
+from redis_kvpoll.replay.fault_plan import SIDES, Fate, Rates, fate
 from redis_kvpoll.replay.handshake import compute_seconds, timeout_seconds, transfer_seconds
-from redis_kvpoll.replay.hazards import SIDES, Fate, Rates, fate
 from redis_kvpoll.replay.ledger import Ledger
 from redis_kvpoll.replay.messages import Announced, Arrived, Broken, Ended, FromWorker, Job, Measured, Opened, Plan
 from redis_kvpoll.replay.pool import Pool, Slot
 from redis_kvpoll.replay.report import Report
 from redis_kvpoll.replay.sweep import Sweep
-from redis_kvpoll.replay.tally import Tally
 from redis_kvpoll.replay.traffic import Request
 
 SNAPSHOT_SECONDS = 0.1

@@ -9,16 +9,16 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from redis_kvpoll.checks import Policy
-from redis_kvpoll.clients.embedded import EmbeddedServer
-from redis_kvpoll.clients.urls import parse
 from redis_kvpoll.errors import InvalidInputError, ReplayError
 from redis_kvpoll.replay import router
-from redis_kvpoll.replay.hazards import SIDES
+from redis_kvpoll.replay.fault_plan import SIDES
 from redis_kvpoll.replay.messages import Plan
 from redis_kvpoll.replay.report import Report
 from redis_kvpoll.replay.router import Run, Snapshot
 from redis_kvpoll.replay.tables import open_store
+from redis_kvpoll.transport.embedded import EmbeddedServer
+from redis_kvpoll.transport.urls import parse
+from redis_kvpoll.validation import Policy
 
 TTL_SECONDS = 10.0
 """Short, so that what a killed worker leaves behind is gone before a person gets impatient."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 
-from redis_kvpoll.replay.hazards import SIDES, Side
+from redis_kvpoll.replay.fault_plan import SIDES, Side
 from redis_kvpoll.replay.ledger import Ledger
 from redis_kvpoll.replay.messages import Plan
 from redis_kvpoll.replay.report import UNKNOWN

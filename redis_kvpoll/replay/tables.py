@@ -7,12 +7,12 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
-from redis_kvpoll.mirror.blocking import Mirror
-from redis_kvpoll.replay.hazards import Side
+from redis_kvpoll.engine.session import DEFAULT_DEADLINE
+from redis_kvpoll.model import KVPoll, Outcome, Update
+from redis_kvpoll.replay.fault_plan import Side
 from redis_kvpoll.replay.messages import Measured, Plan
-from redis_kvpoll.standing import DEFAULT_DEADLINE
-from redis_kvpoll.status import KVPoll, Outcome, Update
-from redis_kvpoll.store import StatusStore
+from redis_kvpoll.sync.mirror import Mirror
+from redis_kvpoll.sync.store import StatusStore
 
 
 def namespace(plan: Plan, side: Side) -> str:

@@ -12,9 +12,9 @@ import time
 from multiprocessing.connection import Connection
 
 from redis_kvpoll.errors import KVPollError
-from redis_kvpoll.replay.hands import Fenced, Hands, Plain
+from redis_kvpoll.model import KVPoll, Outcome, Update
+from redis_kvpoll.replay.fault_plan import Late, Side
 from redis_kvpoll.replay.handshake import HANDSHAKES, Decode, Prefill, Turn, timeout_seconds
-from redis_kvpoll.replay.hazards import Late, Side
 from redis_kvpoll.replay.messages import (
     Announced,
     Arrived,
@@ -29,7 +29,7 @@ from redis_kvpoll.replay.messages import (
     ToWorker,
 )
 from redis_kvpoll.replay.tables import Meter, Table
-from redis_kvpoll.status import KVPoll, Outcome, Update
+from redis_kvpoll.replay.writers import Fenced, Hands, Plain
 
 LOOK_SECONDS = 0.004
 """Between two looks at all rooms: a scheduler's loop is of this order."""

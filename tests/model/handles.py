@@ -6,10 +6,11 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from redis_kvpoll import KVPoll, Outcome, Update
-from redis_kvpoll.commands import Call, Command, Layout, handles, replies, shapes
-from redis_kvpoll.commands.forming import only
-from redis_kvpoll.commands.replies import Opened
-from redis_kvpoll.held import CLEARING, Claim, Held
+from redis_kvpoll.engine.tracked_rooms import CLEARING, Claim, Held
+from redis_kvpoll.protocol import fenced_commands, replies, script_specs
+from redis_kvpoll.protocol.building import only
+from redis_kvpoll.protocol.replies import Opened
+from redis_kvpoll.protocol.script_call import Call, Command, Layout
 from tests.model.operations import Operation, Process
 from tests.model.table import NAMESPACE, ROOM
 
@@ -99,13 +100,13 @@ def _learn_opened(process: Process, value: Any) -> Process:
 
 def _open(request: str) -> Operation:
     def command(process: Process, _: Layout) -> Command[Any, Any]:
-        return handles.open(ROOM, request, KVPoll.Bootstrapping, int(process.seen or 0))
+        return fenced_commands.open(ROOM, request, KVPoll.Bootstrapping, int(process.seen or 0))
 
     return Operation(f"open for {request}", command, _learn_opened, creates=True)
 
 
 def _update(status: KVPoll) -> Operation:
-    command = _through(lambda generation: handles.update(ROOM, generation, status))
+    command = _through(lambda generation: fenced_commands.update(ROOM, generation, status))
     return Operation(f"room.update {status.name}", command, _learn_stale, lambda _: status.name, fence)
 
 
@@ -115,27 +116,27 @@ def _restate(process: Process, layout: Layout) -> Command[Any, Any] | None:
     if process.must_restate:
         held.lose(NAMESPACE, NOW)
     for call in held.restating(NAMESPACE, layout, NOW):
-        return Command("restate", shapes.RESTATE, call.rooms, call.items, replies.updates, only)
+        return Command("restate", script_specs.RESTATE, call.rooms, call.items, replies.updates, only)
     return None
 
 
 OPENINGS = (
     _open("a"),
     _open("b"),
-    Operation("attach", lambda *_: handles.attach(ROOM), _learn_opened, reads=True),
+    Operation("attach", lambda *_: fenced_commands.attach(ROOM), _learn_opened, reads=True),
 )
 FENCED = (
     *[_update(status) for status in KVPoll if status],
     Operation(
         "room.fail",
-        _through(lambda generation: handles.fail(ROOM, generation, REASON)),
+        _through(lambda generation: fenced_commands.fail(ROOM, generation, REASON)),
         _learn_stale,
         lambda _: "Failed",
         fence,
     ),
     Operation(
         "room.clear",
-        _through(lambda generation: handles.clear(ROOM, generation)),
+        _through(lambda generation: fenced_commands.clear(ROOM, generation)),
         _learn_stale,
         fence=fence,
         clears=True,
@@ -143,7 +144,7 @@ FENCED = (
 )
 BIND = Operation(
     "room.set_decode_prefix_len",
-    _through(lambda generation: handles.set_decode_prefix_len(ROOM, generation, 7)),
+    _through(lambda generation: fenced_commands.set_decode_prefix_len(ROOM, generation, 7)),
     fence=fence,
 )
 RESTATE = Operation(

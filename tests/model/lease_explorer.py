@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from redis_kvpoll import scripts
-from redis_kvpoll.commands import Call, Command, leases
+from redis_kvpoll.protocol import lease_commands, scripts
+from redis_kvpoll.protocol.script_call import Call, Command
 from tests.model import lease_rules, leaseholders
 from tests.model.canonical import NOW_US, short
 from tests.model.explorer import Report
@@ -179,12 +179,12 @@ class LeaseExplorer:
             under_way = (*world.under_way, message)
             yield world._replace(under_way=under_way, lost=world.lost - 1), f"{name}, and the reply is lost"
 
-    def _on_lease(self, world: World, at: int, action: leases.Action) -> World:
+    def _on_lease(self, world: World, at: int, action: lease_commands.Action) -> World:
         holder = world.holders[at]
         world = world._replace(takes=world.takes + (action == "take"))
         call = leaseholders.lease_call(holder, action, self._nonce(world))
         carried = self._carry_out(world, leaseholders.sent(action, holder, call))
-        learnt = leaseholders.heard_of_lease(holder, action, leases.findings(carried.reply))
+        learnt = leaseholders.heard_of_lease(holder, action, lease_commands.findings(carried.reply))
         if holder.owner and not self.setting.all_reap:
             learnt = learnt._replace(reaping=())
         return _after(world, at, carried, learnt)

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from redis_kvpoll import KVPoll, Outcome, keys
+from redis_kvpoll import KVPoll, Outcome
 from redis_kvpoll.errors import LeaseLostError
+from redis_kvpoll.protocol import keys
 from tests.model.leaseholders import APART_MS, TTL_MS, Sent
 from tests.model.table import EPOCH_KEY, NAMESPACE, ROOM, View
 

@@ -7,14 +7,15 @@ from dataclasses import replace
 from functools import cache
 from typing import Any, NamedTuple
 
-from redis_kvpoll import KVPoll, Outcome, Update, commands
-from redis_kvpoll.commands import Call, Command, Layout, leases, replies
-from redis_kvpoll.commands import handles as fenced
-from redis_kvpoll.commands.forming import only
-from redis_kvpoll.commands.leases import Terms
-from redis_kvpoll.commands.replies import Opened
+from redis_kvpoll import KVPoll, Outcome, Update
+from redis_kvpoll.engine.reaper import reap_lost
 from redis_kvpoll.errors import KVPollError, LeaseLostError
-from redis_kvpoll.leases.reaping import reap_lost
+from redis_kvpoll.protocol import fenced_commands as fenced
+from redis_kvpoll.protocol import lease_commands, replies, room_commands
+from redis_kvpoll.protocol.building import only
+from redis_kvpoll.protocol.lease_commands import Terms
+from redis_kvpoll.protocol.replies import Opened
+from redis_kvpoll.protocol.script_call import Call, Command, Layout
 from tests.model import handles
 from tests.model.operations import layout
 from tests.model.table import NAMESPACE, ROOM
@@ -43,7 +44,7 @@ class Holder(NamedTuple):
     must_renew: bool = False
     must_restate: bool = False
 
-    def hear_of(self, found: leases.Findings) -> Holder:
+    def hear_of(self, found: lease_commands.Findings) -> Holder:
         if self.reaping:
             return self
         return self._replace(reaping=tuple(sorted(found.lost.items())), replies=())
@@ -96,15 +97,15 @@ def sent(name: str, process: Holder, call: Call) -> Sent:
 # Leases
 
 
-def lease_call(process: Holder, action: leases.Action, nonce: str) -> Call:
+def lease_call(process: Holder, action: lease_commands.Action, nonce: str) -> Call:
     where = layout_of("", "", nonce)
     if action == "look":
-        return leases.look(where, NAMESPACE)
+        return lease_commands.look(where, NAMESPACE)
     terms = Terms(process.owner, TTL_MS / 1000, HEARTBEAT_MS / 1000)
     return terms.call(where, NAMESPACE, action, process.incarnation, process.epoch)
 
 
-def heard_of_lease(process: Holder, action: leases.Action, found: leases.Findings) -> Holder:
+def heard_of_lease(process: Holder, action: lease_commands.Action, found: lease_commands.Findings) -> Holder:
     if action == "leave":
         return process.without_lease().hear_of(found)
     if action in ("take", "renew"):
@@ -159,9 +160,9 @@ ROOMS = (
     Operation("open", lambda p: fenced.open(ROOM, p.name, KVPoll.Bootstrapping, int(p.seen or 0))),
     Operation("room.update Success", _through(lambda g: fenced.update(ROOM, g, KVPoll.Success))),
     Operation("room.clear", _through(lambda g: fenced.clear(ROOM, g))),
-    Operation("update WaitingForInput", lambda _: commands.update_status(ROOM, KVPoll.WaitingForInput)),
+    Operation("update WaitingForInput", lambda _: room_commands.update_status(ROOM, KVPoll.WaitingForInput)),
 )
-LOOKERS = (ROOMS[3], Operation("clear", lambda _: commands.clear(ROOM)))
+LOOKERS = (ROOMS[3], Operation("clear", lambda _: room_commands.clear(ROOM)))
 
 
 def restating(process: Holder, nonce: str) -> Call | None:

@@ -10,8 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from redis_kvpoll import KVPoll, commands
-from redis_kvpoll.commands import Command, Layout
+from redis_kvpoll import KVPoll
+from redis_kvpoll.protocol import room_commands
+from redis_kvpoll.protocol.script_call import Command, Layout
 from tests.model.table import NAMESPACE, ROOM
 
 
@@ -105,7 +106,7 @@ def layout(policy: str, mode: str = "prefill", rank: str = "", world_size: str =
 
 
 def _update(status: KVPoll) -> Operation:
-    command = commands.update_status(ROOM, status)
+    command = room_commands.update_status(ROOM, status)
     return Operation(f"update {status.name}", lambda *_: command, says=lambda _: status.name)
 
 
@@ -116,10 +117,10 @@ def _plain(name: str, command: Command[Any, Any], **about: Any) -> Operation:
 UPDATES = tuple(_update(status) for status in KVPoll)
 UNFENCED = (
     *UPDATES,
-    _plain("abort", commands.abort(ROOM, "aborted"), says=lambda _: "Failed"),
-    _plain("clear", commands.clear(ROOM), clears=True),
-    _plain("touch", commands.touch([ROOM])),
-    _plain("record_failure", commands.record_failure(ROOM, "cause")),
-    _plain("set_decode_prefix_len", commands.set_decode_prefix_len(ROOM, 7)),
-    _plain("pop_decode_prefix_len", commands.pop_decode_prefix_len(ROOM)),
+    _plain("abort", room_commands.abort(ROOM, "aborted"), says=lambda _: "Failed"),
+    _plain("clear", room_commands.clear(ROOM), clears=True),
+    _plain("touch", room_commands.touch([ROOM])),
+    _plain("record_failure", room_commands.record_failure(ROOM, "cause")),
+    _plain("set_decode_prefix_len", room_commands.set_decode_prefix_len(ROOM, 7)),
+    _plain("pop_decode_prefix_len", room_commands.pop_decode_prefix_len(ROOM)),
 )

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from redis_kvpoll.commands import Call, Layout
 from redis_kvpoll.errors import KVPollError
+from redis_kvpoll.protocol.script_call import Call, Layout
 from tests.model import handles, invariants
 from tests.model.canonical import BEHIND_US, NOW_US, Values, short
 from tests.model.operations import Operation, Process, Setting

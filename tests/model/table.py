@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import NamedTuple
 
-from redis_kvpoll import keys
+from redis_kvpoll.protocol import keys
 from tests.model.canonical import NOW_US, short
 from tests.model.redis_model import EMPTY, Kept, State
 

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from redis.exceptions import ResponseError
 
-from redis_kvpoll import KVPoll, commands, scripts
+from redis_kvpoll import KVPoll
+from redis_kvpoll.protocol import room_commands, scripts
 from tests.fuzzing import examples
 from tests.model.operations import layout
 from tests.model.redis_lua import ScriptError, ScriptRunner
@@ -218,14 +219,17 @@ def test_what_crosses_between_lua_and_a_reply(plain_client, source):
 ROOMS = st.lists(st.sampled_from((1, 2)), min_size=1, max_size=2, unique=True)
 ONE, STATUS = st.sampled_from((1, 2)), st.sampled_from(KVPoll)
 COMMAND = st.one_of(
-    *[st.dictionaries(ONE, STATUS, min_size=1).map(commands.update_many)] * 4,
+    *[st.dictionaries(ONE, STATUS, min_size=1).map(room_commands.update_many)] * 4,
     *[
         st.builds(build, ONE, st.sampled_from(("cause", "naïve ☃")))
-        for build in (commands.abort, commands.record_failure)
+        for build in (room_commands.abort, room_commands.record_failure)
     ],
-    *[st.builds(build, ROOMS) for build in (commands.touch, commands.poll, commands.clear_many)],
-    *[st.builds(build, ONE) for build in (commands.entry, commands.wait, commands.pop_decode_prefix_len)],
-    st.builds(commands.set_decode_prefix_len, ONE, st.sampled_from((0, 9))),
+    *[st.builds(build, ROOMS) for build in (room_commands.touch, room_commands.poll, room_commands.clear_many)],
+    *[
+        st.builds(build, ONE)
+        for build in (room_commands.entry, room_commands.wait, room_commands.pop_decode_prefix_len)
+    ],
+    st.builds(room_commands.set_decode_prefix_len, ONE, st.sampled_from((0, 9))),
 )
 FOREIGN = st.tuples(
     st.sampled_from((b"room:1", b"prefix:1", b"room:2")),
@@ -243,7 +247,7 @@ ACTION = st.one_of(*[COMMAND] * 6, FOREIGN)
 def test_our_scripts(plain_client, where, actions):
     with Sides(plain_client) as sides:
         for action in actions:
-            if isinstance(action, commands.Command):
+            if isinstance(action, room_commands.Command):
                 for call in action.calls(where):
                     keys = [key.encode() for key in (*call.first_keys, *call.keys)]
                     argv = [word.encode() for word in (*call.once, *call.items)]

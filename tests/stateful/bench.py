@@ -7,8 +7,9 @@ import pickle
 
 import time_machine
 
-from redis_kvpoll import Consensus, Entry, KVPoll, KVPollError, RoomBusyError, errors, keys
-from redis_kvpoll.handle import Handle
+from redis_kvpoll import Consensus, Entry, KVPoll, KVPollError, RoomBusyError, errors
+from redis_kvpoll.protocol import keys
+from redis_kvpoll.protocol.handle import Handle
 from tests.blocking import Blocking
 from tests.ranked import Lengths
 from tests.servers import keys_without_ttl

@@ -7,7 +7,7 @@ import itertools
 import time
 
 from redis_kvpoll import KVPoll
-from redis_kvpoll.commands.feed import changes
+from redis_kvpoll.protocol.feed import changes
 from tests import real
 from tests.feeds import entries
 from tests.stateful.bench import failed, outcome

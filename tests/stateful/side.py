@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 
-from redis_kvpoll import AsyncStatusStore, KVPollError, StatusStore, keys
+from redis_kvpoll import AsyncStatusStore, KVPollError, StatusStore
+from redis_kvpoll.protocol import keys
 from tests import leasing
 from tests.blocking import Blocking
 from tests.feeds import Replay

@@ -11,9 +11,9 @@ from hypothesis import Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from redis_kvpoll import AsyncStatusStore, StatusStore
-from redis_kvpoll.leases.blocking import Lease
-from redis_kvpoll.mirror.blocking import Mirror
-from redis_kvpoll.room import Room
+from redis_kvpoll.sync.lease import Lease
+from redis_kvpoll.sync.mirror import Mirror
+from redis_kvpoll.sync.room import Room
 from tests import servers as matrix
 from tests.fuzzing import LONG, examples
 from tests.stateful.machine import Machine

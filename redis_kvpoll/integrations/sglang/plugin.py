@@ -6,9 +6,9 @@ import logging
 import os
 import pkgutil
 
-from redis_kvpoll.integrations.sglang.joining import after_init, complain_of_shape
+from redis_kvpoll.integrations.sglang.compat import TARGET, UnknownShapeError, check_class
+from redis_kvpoll.integrations.sglang.install import after_init, complain_of_shape
 from redis_kvpoll.integrations.sglang.settings import URL
-from redis_kvpoll.integrations.sglang.shape import TARGET, UnknownShapeError, check_class
 
 logger = logging.getLogger("redis_kvpoll")
 

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from redis_kvpoll import checks
+from redis_kvpoll import validation
+from redis_kvpoll.engine.session import DEFAULT_DEADLINE, DEFAULT_TERMINAL_TTL, DEFAULT_TTL, StoreOptions
 from redis_kvpoll.errors import InvalidInputError, printable
-from redis_kvpoll.standing import DEFAULT_DEADLINE, DEFAULT_TERMINAL_TTL, DEFAULT_TTL, StoreOptions
 
 PREFIX = "KVPOLL_"
 URL = PREFIX + "URL"
@@ -49,7 +49,7 @@ SHORTEST_LEASE = 0.5
 
 
 def _seconds(text: str) -> float:
-    return checks.seconds(float(text), "a duration")
+    return validation.seconds(float(text), "a duration")
 
 
 def _lease(text: str) -> float:

@@ -1,0 +1,88 @@
+"""A lease that a task keeps alive. The same as ``blocking``, awaited."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from types import TracebackType
+from typing import Self
+
+from redis_kvpoll._fork import forkable
+from redis_kvpoll.aio.dispatcher import Dispatcher
+from redis_kvpoll.engine.lease_base import LeaseView
+from redis_kvpoll.errors import KVPollError
+from redis_kvpoll.protocol.lease_commands import Terms
+
+logger = logging.getLogger("redis_kvpoll.leases")
+
+
+class AsyncLease(LeaseView):
+    """Lease for asyncio: an async context manager, with ``aclose``.
+
+    A task of the event loop in which it was entered keeps it alive: a loop that is blocked for longer than ``ttl``
+    loses it, as a process that was stopped does.
+    """
+
+    def __init__(self, dispatcher: Dispatcher, terms: Terms) -> None:
+        super().__init__(dispatcher.delivery, terms)
+        self._dispatcher = dispatcher
+        forkable.add(self)
+        self._stopping = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    async def aclose(self) -> None:
+        """Give the lease up. May be repeated."""
+        if self._is_held:
+            self._is_held = False
+            await self._stop()
+            await self._dispatcher.run(self._holding.give_up())
+
+    async def __aenter__(self) -> Self:
+        self._delivery.check_free()
+        try:
+            await self._dispatcher.run(self._holding.take())
+        except BaseException:
+            self._delivery.release(self._holding)  # it was taken before the task was cancelled; nobody keeps it alive
+            raise
+        self._is_held, self._forked_from = True, None
+        self._stopping = asyncio.Event()
+        self._task = asyncio.get_running_loop().create_task(self._keep(), name=f"kvpoll-lease-{self.name}")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def _keep(self) -> None:
+        stopping, holding = self._stopping, self._holding
+        while not await _is_set(stopping, holding.pause()):
+            try:
+                await self._dispatcher.run(holding.beat())
+            except KVPollError as error:
+                holding.failed(error)
+            except Exception:
+                logger.exception("a heartbeat of %s ended as it never should; the next tries again", holding)
+            if holding.lost:
+                return
+
+    async def _stop(self) -> None:
+        self._stopping.set()
+        task, self._task = self._task, None
+        if task is None or task is asyncio.current_task() or task.get_loop() is not asyncio.get_running_loop():
+            return  # or it ended with its event loop
+        await asyncio.wait([task])
+
+    def after_fork(self) -> None:
+        """In the child, where its event loop does not run."""
+        self._task = None
+        self._forked()
+
+
+async def _is_set(event: asyncio.Event, seconds: float) -> bool:
+    """Wait for an event, so long at most."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    return event.is_set()

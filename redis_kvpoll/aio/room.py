@@ -1,0 +1,69 @@
+"""Room, for asyncio. The same as ``room``, awaited."""
+
+from __future__ import annotations
+
+import logging
+import time
+from types import TracebackType
+from typing import Self, TypeVar
+
+from redis_kvpoll.aio.dispatcher import Dispatcher
+from redis_kvpoll.errors import KVPollError
+from redis_kvpoll.model import KVPoll, Update
+from redis_kvpoll.protocol import fenced_commands
+from redis_kvpoll.protocol.handle import Handle
+from redis_kvpoll.protocol.script_call import Command
+
+T = TypeVar("T")
+V = TypeVar("V")
+
+logger = logging.getLogger("redis_kvpoll")
+
+
+class AsyncRoom(Handle[Dispatcher]):
+    """Room for asyncio: an async context manager, whose methods are awaited."""
+
+    async def status(self) -> KVPoll | None:
+        """The status of this generation; None when it is no more."""
+        return await self._run(fenced_commands.status(self._id, self._generation))
+
+    async def update(self, status: KVPoll | int) -> Update:
+        """Merge a status into the room; STALE when it is no longer this generation."""
+        return await self._run(fenced_commands.update(self._id, self._generation, status))
+
+    async def fail(self, reason: str) -> Update:
+        """Fail the room and say why, in one step; STALE when it is no longer this generation."""
+        return await self._run(fenced_commands.fail(self._id, self._generation, reason))
+
+    async def clear(self) -> Update:
+        """Remove the room: CLEARED with the status that it had, or STALE when it is no longer this generation."""
+        return await self._run(fenced_commands.clear(self._id, self._generation))
+
+    async def set_decode_prefix_len(self, length: int) -> bool:
+        """Record how many tokens of the prompt decode already holds, for this generation; False when it is no more."""
+        return await self._run(fenced_commands.set_decode_prefix_len(self._id, self._generation, length))
+
+    async def decode_prefix_len(self) -> int:
+        """What was recorded, for this generation or for the room before it was opened; 0 when there is nothing."""
+        return await self._run(fenced_commands.decode_prefix_len(self._id, self._generation))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            await self.clear()
+        except KVPollError as trouble:
+            if error is None:
+                raise
+            logger.warning("room %d was not cleared at exit: %s", self._id, trouble)
+
+    async def _run(self, command: Command[V, T]) -> T:
+        dispatcher = self._driver(command.operation)
+        began = time.monotonic()
+        value = await dispatcher.execute(command)
+        if dispatcher.delivery.held.waits(self._id):
+            value = await dispatcher.run(dispatcher.delivery.insist(command, value, began))
+        return value

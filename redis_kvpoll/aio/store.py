@@ -1,0 +1,252 @@
+"""AsyncStatusStore: the table for asyncio."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from types import TracebackType
+from typing import Any, Self, TypeVar, Unpack, cast
+from weakref import WeakSet
+
+import redis.asyncio as redis
+
+from redis_kvpoll import validation
+from redis_kvpoll.aio import connect
+from redis_kvpoll.aio.dispatcher import Dispatcher
+from redis_kvpoll.aio.lease import AsyncLease
+from redis_kvpoll.aio.mirror import AsyncMirror, AsyncWaits
+from redis_kvpoll.aio.room import AsyncRoom
+from redis_kvpoll.aio.table import AsyncTable
+from redis_kvpoll.engine import reaper
+from redis_kvpoll.engine.executor import Delivery
+from redis_kvpoll.engine.session import DEFAULT_DEADLINE, DEFAULT_TERMINAL_TTL, DEFAULT_TTL, StoreOptions
+from redis_kvpoll.model import KVPoll, Owner
+from redis_kvpoll.protocol import fenced_commands, room_commands
+from redis_kvpoll.protocol.feed import Change, FeedGap, History, Tail
+from redis_kvpoll.protocol.handle import Handle
+from redis_kvpoll.protocol.lease_commands import Terms
+from redis_kvpoll.protocol.replies import Opened
+from redis_kvpoll.protocol.room_commands import wanted
+from redis_kvpoll.protocol.script_call import Command
+from redis_kvpoll.protocol.settings import Agreement, Settings
+from redis_kvpoll.validation import Mode, Policy
+
+T = TypeVar("T")
+V = TypeVar("V")
+
+
+class AsyncStatusStore(AsyncTable):
+    """StatusStore for asyncio: every method is its twin's, awaited; arguments, results and errors are the same.
+
+    ``client`` is a ``redis.asyncio.Redis`` or ``redis.asyncio.RedisCluster``. Calls made in the
+    same turn of the event loop travel together. A store serves one event loop at a time and is an async context manager
+    (``aclose``). A call that is cancelled may have reached the server; those that travel with it go on.
+    """
+
+    def __init__(
+        self,
+        client: redis.Redis | redis.RedisCluster,
+        *,
+        namespace: str = "default",
+        ttl: float = DEFAULT_TTL,
+        terminal_ttl: float = DEFAULT_TERMINAL_TTL,
+        deadline: float = DEFAULT_DEADLINE,
+        policy: Policy | None = None,
+        mode: Mode | None = None,
+        shards: int | None = None,
+        feed: int | None = None,
+        rank: int | None = None,
+        world_size: int | None = None,
+    ) -> None:
+        self._delivery = Delivery(
+            Agreement.checked(namespace, policy, shards, mode, feed),
+            ttl=validation.seconds(ttl, "ttl"),
+            terminal_ttl=validation.seconds(terminal_ttl, "terminal_ttl"),
+            deadline=validation.seconds(deadline, "deadline"),
+            ranks=validation.ranks(rank, world_size),
+        )
+        self._route = connect.route_for(client, deadline)
+        self._dispatcher = Dispatcher(self._delivery, self._route)
+        self._mirrors: WeakSet[AsyncMirror] = WeakSet()
+        self._leases: WeakSet[AsyncLease] = WeakSet()
+        self._waits = AsyncWaits(self._dispatcher)
+
+    @classmethod
+    def from_url(cls, url: str, **options: Unpack[StoreOptions]) -> Self:
+        # No connection is made yet, so a failing constructor leaves only an embedded server, which ends by itself.
+        """A store on the server that a URL names; ``options`` are the constructor's.
+
+        ``memory://`` is a table inside this store alone; ``embedded://`` starts a private server that lives as long as
+        the store (it takes about 0.1 s); ``redis://``, ``rediss://``, ``valkey://``, ``valkeys://`` and ``unix://``
+        are redis-py's, with its options; ``redis+sentinel://host:port,host:port/service/db`` follows a primary;
+        ``redis+cluster://host:port`` finds the other nodes by itself.
+
+        Raises:
+            InvalidInputError: the URL is wrong; the message hides its password.
+            EmbeddedServerError: embedded:// found no server to run, or it did not start.
+        """
+        route = connect.open_route(url, validation.seconds(options.get("deadline", DEFAULT_DEADLINE), "deadline"))
+        return cls(cast(redis.Redis, route), **options)  # see route_for
+
+    def rooms(self, status: KVPoll | int | None = None) -> AsyncIterator[int]:
+        """The rooms of the namespace, or those at one status; each once, in no order.
+
+        It walks by SCAN: a room that comes or goes meanwhile may be in it or not.
+        """
+        return self._rooms(wanted(status))
+
+    async def counts(self) -> dict[KVPoll, int]:
+        """How many rooms there are at each status."""
+        counts = dict.fromkeys(KVPoll, 0)
+        async for page in self._dispatcher.pages():
+            for status in await self._run(room_commands.survey(page)):
+                if status is not None:
+                    counts[status] += 1
+        return counts
+
+    async def history(self, room: int) -> list[Change]:
+        """What the feed still has of a room's changes, the oldest first; an expiry is none.
+
+        Raises:
+            FeedOffError: the namespace was opened with feed=0.
+        """
+        history = History(room)
+        while await self._dispatcher.run(self._delivery.read_on("history", history)):
+            pass
+        return history.changes()
+
+    def tail(self, last: int = 0) -> AsyncIterator[Change | FeedGap]:
+        """The last changes of all rooms, and then each new one when it comes, without end.
+
+        In the order of the server's time; with many shards, as far as they are read together. A FeedGap among them says
+        that changes may be missing there.
+
+        Raises:
+            FeedOffError: the namespace was opened with feed=0.
+        """
+        return self._dispatcher.news(Tail(last))
+
+    async def settings(self) -> Settings | None:
+        """The namespace's policy, shards, mode and feed; None when nobody has used it. Writes nothing."""
+        return await self._dispatcher.run(self._delivery.settings())
+
+    async def open(
+        self, room: int, request: str | None = None, status: KVPoll | int = KVPoll.Bootstrapping
+    ) -> AsyncRoom:
+        """Claim a room for a request: a handle whose writes can touch no other request, and are touched by none.
+
+        A room that is absent gets a new generation. One that this request has opened before is joined: so an ``open``
+        may be repeated, and every rank of a request gets the same generation. One that has Failed for another request
+        is taken over. ``request`` is any id of up to 200 printable characters; a random one if there is none.
+        ``status`` is what the room begins with, Bootstrapping or WaitingForInput.
+
+        Raises:
+            RoomBusyError: another request has the room; it says which, since when and at which status.
+            WorldSizeMismatchError: this request has opened it with another number of ranks.
+            LeaseLostError: the store's lease was lost.
+        """
+        return await self._room(fenced_commands.open(room, request, status, self._delivery.held.seen))
+
+    async def attach(self, room: int | Handle[Any]) -> AsyncRoom:
+        """The live generation of a room, for a process that did not open it.
+
+        Given a handle (from another process, say), one for the same generation that belongs to this store, without
+        asking the server.
+
+        Raises:
+            RoomNotFoundError: the room is absent (a KeyError).
+            InvalidInputError: the handle is one of another namespace.
+        """
+        if isinstance(room, Handle):
+            return AsyncRoom(self._dispatcher, *self._delivery.adopted(room))
+        return await self._room(fenced_commands.attach(room))
+
+    def lease(self, name: str, ttl: float = 5.0, heartbeat: float | None = None) -> AsyncLease:
+        """A lease, for a ``with`` statement in which this store owns what it creates; see ``Lease``.
+
+        ``name`` is 1 to 200 of ``A-Z a-z 0-9 . _ : @ / -``; of several who take the same, the last has it, and the live
+        rooms of the former fail. It lapses ``ttl`` seconds after the last ``heartbeat`` (every tenth of it by default).
+        A store holds one lease at a time.
+
+        Raises:
+            InvalidInputError: no such name; a heartbeat above a third of ttl; at entering: it has a lease already.
+            LeaseLostError: at entering: others take the same name at the same time.
+        """
+        self._delivery.check_open("lease")
+        lease = AsyncLease(self._dispatcher, Terms.checked(name, ttl, heartbeat))
+        self._leases.add(lease)
+        return lease
+
+    async def reap(self) -> int:
+        """Look at all leases once, and fail the live rooms of owners that are lost; how many rooms that were.
+
+        Who holds a lease does it with every heartbeat. The first look only marks what has lapsed, since the server may
+        have been away, and the living with it; one that comes 0.6 s or two heartbeats later finds it lost.
+        """
+        return await self._dispatcher.run(reaper.reap(self._delivery))
+
+    async def owners(self) -> list[Owner]:
+        """All leases that there are, and those whose rooms are still to be failed; the oldest first. Writes nothing."""
+        return await self._dispatcher.run(reaper.owners(self._delivery))
+
+    def mirror(self, *, rooms: Callable[[int], bool] | None = None) -> AsyncMirror:
+        """A local copy of the table that follows its changes, to be used in a ``with`` statement.
+
+        ``rooms`` narrows it to those for which the function is true; it must not change its answer for a room that is
+        in the table.
+        """
+        self._delivery.check_open("mirror")
+        mirror = AsyncMirror(self._dispatcher, rooms)
+        self._mirrors.add(mirror)
+        return mirror
+
+    async def wait(self, room: int, *statuses: KVPoll | int, timeout: float | None = None) -> KVPoll:  # noqa: ASYNC109
+        """Wait until a room is at one of ``statuses`` (Success and Failed, if there are none) or further on.
+
+        It returns the status that the room has got to; a room's end ends every wait for it, so that may be Failed also
+        for who waited for Success. While anybody waits (and 5 s longer), one thread follows the feed for all (on Redis
+        Cluster, one for each shard). An outage prolongs the wait, up to ``timeout`` seconds; 0 only looks. The first
+        look is a call like any other: while the server is away it may take ``deadline``, whatever the ``timeout``.
+
+        Raises:
+            WaitTimeoutError: it did not get there in time (a TimeoutError).
+            RoomNotFoundError: the room is absent, or is gone before it got there (a KeyError).
+            FeedOffError: the namespace was opened with feed=0.
+        """
+        self._delivery.check_open("wait")
+        return await self._waits.wait(lambda: self._run(room_commands.wait(room)), room, statuses, timeout)
+
+    async def aclose(self) -> None:
+        """Close the store's connections, mirrors and leases; with from_url, all that it opened. May be repeated."""
+        self._delivery.closed = True
+        for lease in list(self._leases):
+            await lease.aclose()
+        for mirror in list(self._mirrors):
+            await mirror.aclose()
+        await self._waits.close()
+        await self._route.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} namespace={self._delivery.namespace!r} on {self._route}>"
+
+    async def _room(self, command: Command[Any, Opened]) -> AsyncRoom:
+        found = await self._run(command)
+        return AsyncRoom(self._dispatcher, self._delivery.namespace, command.rooms[0], found.generation, found.request)
+
+    async def _rooms(self, only: KVPoll | None) -> AsyncIterator[int]:
+        async for page in self._dispatcher.pages():
+            if only is not None:
+                statuses = await self._run(room_commands.survey(page))
+                page = [room for room, status in zip(page, statuses, strict=True) if status is only]
+            for room in page:
+                yield room
+
+    def _run(self, command: Command[V, T]) -> Awaitable[T]:
+        return self._dispatcher.execute(command)

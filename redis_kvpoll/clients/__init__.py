@@ -1,1 +1,0 @@
-"""Connections: from a URL or a redis-py client to a route that takes the steps of a flow."""

@@ -1,0 +1,5 @@
+"""What is sent to the server and what its replies mean. Pure: no client, no I/O, no clock.
+
+To add a command: write its script in ``lua/``, its ScriptSpec in ``script_specs``, the decoder of its reply in
+``replies``, and the function that builds it in ``room_commands``. Then add a method to both tables.
+"""

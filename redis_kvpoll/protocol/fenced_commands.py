@@ -1,0 +1,71 @@
+"""What is done through a generation: opened or attached once, then fenced."""
+
+from __future__ import annotations
+
+import secrets
+
+from redis_kvpoll import validation
+from redis_kvpoll.errors import RoomNotFoundError
+from redis_kvpoll.model import KVPoll, Update
+from redis_kvpoll.protocol import replies, script_specs
+from redis_kvpoll.protocol.building import named, only
+from redis_kvpoll.protocol.replies import Opened
+from redis_kvpoll.protocol.script_call import Command
+
+
+@named
+def open(room: int, request: str | None, status: KVPoll | int, seen: int) -> Command[Opened, Opened]:  # noqa: A001
+    request = secrets.token_hex(8) if request is None else validation.request(request)
+    items = [request, validation.opening_status(status), str(seen) if seen else ""]
+    return Command("open", script_specs.OPEN, [validation.room(room)], items, replies.openings, only)
+
+
+@named
+def attach(room: int) -> Command[Opened | None, Opened]:
+    def finish(rooms: list[int], found: list[Opened | None]) -> Opened:
+        if found[0] is None:
+            raise RoomNotFoundError(rooms[0], "attach")
+        return found[0]
+
+    return Command("attach", script_specs.ATTACH, [validation.room(room)], [], replies.attachments, finish)
+
+
+@named
+def update(room: int, generation: int, status: KVPoll | int) -> Command[Update, Update]:
+    items = [validation.status_name(status), str(generation), ""]
+    return Command("update", script_specs.WRITE, [room], items, replies.updates, only)
+
+
+@named
+def fail(room: int, generation: int, reason: str) -> Command[Update, Update]:
+    items = [KVPoll.Failed.name, str(generation), validation.reason(reason)]
+    return Command("fail", script_specs.WRITE, [room], items, replies.updates, only)
+
+
+def clear(room: int, generation: int) -> Command[Update, Update]:
+    """The clear of one generation."""
+    return Command("clear", script_specs.CLEAR_FENCED, [room], [str(generation)], replies.clearings, only)
+
+
+@named
+def set_decode_prefix_len(room: int, generation: int, length: int) -> Command[bool, bool]:
+    items = [str(validation.prefix_len(length)), str(generation)]
+    return Command("set_decode_prefix_len", script_specs.SET_PREFIX, [room], items, replies.flags, only)
+
+
+def status(room: int, generation: int) -> Command[Opened | None, KVPoll | None]:
+    """The status of one generation; None when it is no more."""
+
+    def finish(_: list[int], found: list[Opened | None]) -> KVPoll | None:
+        return found[0].status if found[0] and found[0].generation == generation else None
+
+    return Command("status", script_specs.ATTACH, [room], [], replies.attachments, finish)
+
+
+def decode_prefix_len(room: int, generation: int) -> Command[Opened | None, int]:
+    """The decode prefix length of one generation; 0 when there is none, or the generation is no more."""
+
+    def finish(_: list[int], found: list[Opened | None]) -> int:
+        return found[0].length if found[0] and found[0].generation == generation else 0
+
+    return Command("decode_prefix_len", script_specs.ATTACH, [room], [], replies.attachments, finish)

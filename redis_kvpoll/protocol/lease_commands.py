@@ -1,0 +1,142 @@
+"""Leases: what is sent to keep one, to look at those of others, and to fail the rooms of those that are lost."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+from redis_kvpoll import validation
+from redis_kvpoll.errors import InvalidInputError
+from redis_kvpoll.model import Outcome, Owner, Update
+from redis_kvpoll.protocol import keys, replies, script_specs
+from redis_kvpoll.protocol.script_call import MAX_BATCH, Call, Command, Layout, Shape
+from redis_kvpoll.protocol.scripts import load
+
+LEASE = Shape(load("lease"), keys=(), reply=())
+
+Action = Literal["take", "bring", "renew", "leave", "drop", "look"]
+
+HEARTBEATS = 10
+"""In a TTL, by default: some may be late, or lost, before the others take notice."""
+MIN_HEARTBEATS = 3
+
+_RECORD = re.compile(rb"(\d+) (\d+) (\d+) (\d+) (\d+)")
+_LOST = re.compile(rb"lost (\d+)")
+_REASON = re.compile(r"owner (\S+) ")
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a lease is taken for. Times are seconds."""
+
+    name: str
+    ttl: float
+    heartbeat: float
+
+    @classmethod
+    def checked(cls, name: Any, ttl: Any, heartbeat: Any) -> Terms:
+        """The same from unchecked input."""
+        try:
+            owner, seconds = validation.owner(name), validation.seconds(ttl, "ttl")
+            beat = seconds / HEARTBEATS if heartbeat is None else validation.seconds(heartbeat, "heartbeat")
+            if beat > seconds / MIN_HEARTBEATS:
+                what = f"heartbeat is at most a third of ttl ({seconds:g} s), so that one may be late, not {beat:g} s"
+                raise InvalidInputError(what)
+        except InvalidInputError as error:
+            raise InvalidInputError(f"lease: {error}") from None
+        return cls(owner, seconds, beat)
+
+    def call(self, layout: Layout, tag: str, action: Action, incarnation: str, epoch: str = "") -> Call:
+        """What is said of this lease to one shard."""
+        times = (str(max(1, round(seconds * 1000))) for seconds in (self.ttl, self.heartbeat))
+        return _call(layout, tag, action, self.name, incarnation, *times, epoch)
+
+
+def look(layout: Layout, tag: str) -> Call:
+    """A look at the leases of one shard, by whom holds none."""
+    return _call(layout, tag, "look", "", "", "", "", "")
+
+
+def _call(layout: Layout, tag: str, action: Action, *words: str) -> Call:
+    first_keys = [keys.epoch(tag), keys.leases(tag), keys.owned(tag)]
+    return Call(LEASE, tag, first_keys, [layout.epoch_ttl_ms, layout.nonce, action, *words])
+
+
+class Findings(NamedTuple):
+    """What a shard says of leases."""
+
+    epoch: str
+    verdict: str
+    """Of the lease that was spoken of: held, lost, gone."""
+    incarnation: str
+    marked: tuple[str, ...]
+    """Owners that have lapsed; the next look may condemn them."""
+    lost: Mapping[str, str]
+    """The incarnations whose rooms are to be failed, and why."""
+
+
+def findings(reply: list[Any]) -> Findings:
+    epoch, verdict, incarnation, *found = [word.decode("utf-8", "replace") for word in reply]
+    kinds = list(zip(found[::3], found[1::3], found[2::3], strict=True))
+    return Findings(
+        epoch,
+        verdict,
+        incarnation,
+        tuple(whose for kind, whose, _ in kinds if kind == "marked"),
+        {whose: reason for kind, whose, reason in kinds if kind == "lost"},
+    )
+
+
+# The rooms of a lease
+
+
+def listing(tag: str, incarnation: str, offset: int = 0) -> list[str]:
+    """The rooms that a lease owns in a shard, some at a time."""
+    page = ["LIMIT", str(offset), str(MAX_BATCH)]
+    return ["ZRANGEBYSCORE", keys.owned(tag), incarnation, incarnation, *page]
+
+
+def listed(layout: Layout, tag: str, reply: Iterable[bytes]) -> list[int]:
+    """The rooms in the answer; without what somebody has put there by hand."""
+    rooms = (int(word) for word in reply if word.isdigit() and len(word) < 20)
+    return [r for r in rooms if r <= validation.MAX_ROOM and keys.tag(layout.namespace, layout.shards, r) == tag]
+
+
+def reap(rooms: list[int], incarnation: str, reason: str) -> Command[Update, int]:
+    """Fail rooms of a lost lease; how many this did."""
+
+    def failed(_: list[int], updates: list[Update]) -> int:
+        return sum(update.outcome is Outcome.FAILED for update in updates)
+
+    return Command("reap", script_specs.REAP, rooms, [incarnation, reason] * len(rooms), _reaped, failed)
+
+
+def _reaped(_: str, rooms: list[int], reply: list[Any]) -> list[Update]:
+    # A room that holds what no script writes is nobody's to fail, and hinders no other.
+    return [Update(Outcome(code), replies.known(status)) for code, status in zip(reply[::2], reply[1::2], strict=True)]
+
+
+# For people
+
+
+def overview(fields: Iterable[bytes], now: float) -> list[Owner]:
+    """The leases of one shard from all fields of its key; ``now`` is the server's. How many rooms, is not in it."""
+    words = list(fields)
+    owners = []
+    for name, value in zip(words[::2], words[1::2], strict=True):
+        if record := _RECORD.fullmatch(value):
+            incarnation, ttl_ms, heartbeat_ms, beaten_ms, marked_ms = map(int, record.groups())
+            has_lapsed = now > (beaten_ms + ttl_ms) / 1000
+            state: Literal["alive", "lapsed", "marked"] = "alive"
+            if has_lapsed or marked_ms:
+                state = "marked" if marked_ms else "lapsed"
+            owner = name.decode("utf-8", "replace")
+            times = (ttl_ms / 1000, heartbeat_ms / 1000, beaten_ms / 1000)
+            owners.append(Owner(owner, incarnation, *times, state))
+        elif lost := _LOST.fullmatch(name):
+            reason = value.decode("utf-8", "replace")
+            name_in = _REASON.match(reason)
+            owners.append(Owner(name_in[1] if name_in else "", int(lost[1]), state="lost", reason=reason))
+    return owners

@@ -1,0 +1,173 @@
+"""The operations on rooms: input checked, reply decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+from redis_kvpoll import validation
+from redis_kvpoll.errors import InvalidInputError, KVTransferError, RoomNotFoundError
+from redis_kvpoll.model import Consensus, Entry, KVPoll, Update
+from redis_kvpoll.protocol import replies, script_specs
+from redis_kvpoll.protocol.building import by_room, named, only
+from redis_kvpoll.protocol.script_call import Command
+
+D = TypeVar("D")
+
+DEFAULT_ABORT_REASON = "Aborted by AbortReq."
+
+
+# Writing
+
+
+@named
+def update_status(room: int, status: KVPoll | int) -> Command[Update, Update]:
+    items = [validation.status_name(status)]
+    return Command("update_status", script_specs.UPDATE, [validation.room(room)], items, replies.updates, only)
+
+
+@named
+def update_many(statuses: Mapping[int, KVPoll | int]) -> Command[Update, dict[int, Update]]:
+    if not isinstance(statuses, Mapping):
+        raise InvalidInputError(f"it takes a mapping of room to status, not {type(statuses).__name__}")
+    items = validation.status_names(statuses.values())
+    return Command("update_many", script_specs.UPDATE, validation.rooms(statuses), items, replies.updates, by_room)
+
+
+@named
+def abort(room: int, reason: str) -> Command[Update, Update]:
+    items = [validation.reason(reason)]
+    return Command("abort", script_specs.ABORT, [validation.room(room)], items, replies.updates, only)
+
+
+@named
+def record_failure(room: int, reason: str) -> Command[bool, bool]:
+    items = [validation.reason(reason)]
+    return Command("record_failure", script_specs.RECORD_FAILURE, [validation.room(room)], items, replies.flags, only)
+
+
+@named
+def touch(rooms: Iterable[int]) -> Command[bool, int]:
+    return Command("touch", script_specs.TOUCH, _distinct(rooms), [], replies.flags, lambda _, kept: sum(kept))
+
+
+@named
+def set_decode_prefix_len(room: int, length: int) -> Command[bool, None]:
+    items = [str(validation.prefix_len(length)), ""]
+    rooms = [validation.room(room)]
+    return Command("set_decode_prefix_len", script_specs.SET_PREFIX, rooms, items, replies.flags, lambda *_: None)
+
+
+# Destroying: never sent again once the reply was lost
+
+
+@named
+def clear(room: int) -> Command[KVPoll | None, KVPoll | None]:
+    return Command("clear", script_specs.CLEAR, [validation.room(room)], [""], replies.cleared, only)
+
+
+@named
+def clear_many(rooms: Iterable[int]) -> Command[KVPoll | None, dict[int, KVPoll | None]]:
+    distinct = _distinct(rooms)
+    return Command("clear_many", script_specs.CLEAR, distinct, [""] * len(distinct), replies.cleared, by_room)
+
+
+@named
+def failure_exception(room: int) -> Command[KVTransferError, KVTransferError]:
+    rooms = [validation.room(room)]
+    return Command("failure_exception", script_specs.CLEAR, rooms, [""], replies.failures, only)
+
+
+@named
+def pop_decode_prefix_len(room: int) -> Command[int, int]:
+    rooms = [validation.room(room)]
+    return Command("pop_decode_prefix_len", script_specs.POP_PREFIX, rooms, [], replies.lengths, only)
+
+
+# Reading
+
+
+@named
+def get(room: int, default: D) -> Command[KVPoll | None, KVPoll | D]:
+    def finish(_: list[int], values: list[KVPoll | None]) -> KVPoll | D:
+        return default if values[0] is None else values[0]
+
+    return Command("get", script_specs.POLL_OWN, [validation.room(room)], [], replies.statuses, finish)
+
+
+@named
+def check_status(room: int) -> Command[KVPoll | None, KVPoll]:
+    def finish(rooms: list[int], values: list[KVPoll | None]) -> KVPoll:
+        if values[0] is None:
+            raise RoomNotFoundError(rooms[0])
+        return values[0]
+
+    return Command("check_status", script_specs.POLL_OWN, [validation.room(room)], [], replies.statuses, finish)
+
+
+@named
+def poll(rooms: Iterable[int]) -> Command[KVPoll | None, list[KVPoll | None]]:
+    return Command("poll", script_specs.POLL_OWN, listed(rooms), [], replies.statuses, lambda _, values: values)
+
+
+@named
+def survey(rooms: Iterable[int]) -> Command[KVPoll | None, list[KVPoll | None]]:
+    """As poll, but what all ranks of a room agree on, whoever asks."""
+    return Command("survey", script_specs.POLL, listed(rooms), [], replies.statuses, lambda _, values: values)
+
+
+@named
+def consensus(rooms: Iterable[int]) -> Command[Consensus, list[Consensus]]:
+    return Command("consensus", script_specs.CONSENSUS, listed(rooms), [], replies.agreements, lambda _, values: values)
+
+
+@named
+def collect(room: int) -> Command[Entry | None, dict[int, KVPoll]]:
+    def finish(_: list[int], entries: list[Entry | None]) -> dict[int, KVPoll]:
+        return dict(sorted(entries[0].ranks.items())) if entries[0] else {}
+
+    return Command("collect", script_specs.ENTRY, [validation.room(room)], [], replies.entries, finish)
+
+
+@named
+def wait(room: int) -> Command[KVPoll | None, KVPoll | None]:
+    """The read that a wait begins with; what hears of the replies (see Delivery) learns at which id it was true."""
+    return Command("wait", script_specs.SNAPSHOT, [validation.room(room)], [], replies.snapshots, only)
+
+
+@named
+def failure_reason(room: int) -> Command[Entry | None, str | None]:
+    def finish(_: list[int], entries: list[Entry | None]) -> str | None:
+        return entries[0].reason if entries[0] else None
+
+    return Command("failure_reason", script_specs.ENTRY, [validation.room(room)], [], replies.entries, finish)
+
+
+@named
+def entry(room: int) -> Command[Entry | None, Entry | None]:
+    return Command("entry", script_specs.ENTRY, [validation.room(room)], [], replies.entries, only)
+
+
+def wanted(status: KVPoll | int | None) -> KVPoll | None:
+    """The status that ``rooms`` is to look for; None for any."""
+    try:
+        return None if status is None else validation.status(status)
+    except InvalidInputError as error:
+        raise InvalidInputError(f"rooms: {error}") from None
+
+
+# Lists of rooms
+
+
+def listed(rooms: Iterable[int]) -> list[int]:
+    try:
+        if isinstance(rooms, str | bytes | bytearray):  # the ids in it would be its characters
+            raise TypeError
+        each = iter(rooms)  # a numpy array without dimensions is an Iterable and yet refuses
+    except TypeError:
+        raise InvalidInputError(f"it takes a list of rooms, not {type(rooms).__name__}") from None
+    return validation.rooms(each)
+
+
+def _distinct(rooms: Iterable[int]) -> list[int]:
+    return list(dict.fromkeys(listed(rooms)))

@@ -1,0 +1,159 @@
+"""Every script with its shape: the words of its head, in the same order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from redis_kvpoll.model import Outcome, Refusal
+from redis_kvpoll.protocol.script_call import UNSAID, Shape
+from redis_kvpoll.protocol.scripts import load
+
+# What lua/shared/room.lua, which goes in front of some scripts, has in its head.
+_ROOM_KEYS = ("feed", "epoch", "leases", "owned")
+_CALLER = (
+    *("feed_length", "ttl_ms", "terminal_ttl_ms", "epoch_ttl_ms", "nonce"),
+    *("rank", "world_size", "owner", "incarnation", "author"),
+)
+
+
+def _leaves(width: int) -> Callable[[list[Any]], list[Any]]:
+    """For replies that begin with an outcome and a status: what is refused has another word in the second place."""
+    return lambda reply: [
+        status if code > 0 else UNSAID for code, status in zip(reply[::width], reply[1::width], strict=True)
+    ]
+
+
+_MERGED = (Outcome.CREATED, Outcome.ADVANCED, Outcome.UNCHANGED, Outcome.FAILED, Outcome.SKIPPED)
+
+WRITE = Shape(
+    load("write"),
+    first=_ROOM_KEYS,
+    once=(*_CALLER, "policy"),
+    item=("status", "generation", "reason"),
+    reply=("outcome", "status"),
+    codes=(*_MERGED, Outcome.STALE, Refusal.LEASE, Refusal.WORLD_SIZE),
+    prefix_in_prefill=True,
+    epoch=True,
+    leaves=_leaves(2),
+)
+UPDATE = Shape(
+    load("update"),
+    first=("feed", "epoch"),
+    once=("feed_length", "policy", "ttl_ms", "terminal_ttl_ms", "epoch_ttl_ms"),
+    item=("status",),
+    reply=("outcome", "status"),
+    codes=(*_MERGED, Refusal.WORLD_SIZE),
+    prefix_in_prefill=True,
+    leaves=_leaves(2),
+    for_owner=WRITE,
+)
+OPEN = Shape(
+    load("open"),
+    first=_ROOM_KEYS,
+    keys=("room", "prefix"),
+    once=_CALLER,
+    item=("request", "status", "seen"),
+    reply=("outcome", "status", "generation", "age_ms", "of_owner", "of_request"),
+    codes=(Outcome.CREATED, Outcome.UNCHANGED, Outcome.FAILED, Refusal.BUSY, Refusal.LEASE, Refusal.WORLD_SIZE),
+    epoch=True,
+    leaves=_leaves(6),
+)
+RESTATE = Shape(
+    load("restate"),
+    first=_ROOM_KEYS,
+    keys=("room", "prefix"),
+    once=_CALLER,
+    item=("generation", "request", "status", "reason", "length", "role"),
+    reply=("outcome", "status"),
+    codes=(*_MERGED, Outcome.STALE, Refusal.LEASE, Refusal.WORLD_SIZE),
+    epoch=True,
+    leaves=_leaves(2),
+)
+ATTACH = Shape(
+    load("attach"),
+    first=("epoch",),
+    keys=("room", "prefix"),
+    once=("rank",),
+    reply=("status", "generation", "request", "length"),
+    epoch=True,
+)
+ABORT = Shape(
+    load("abort"),
+    first=("feed",),
+    once=("feed_length", "terminal_ttl_ms", "author", "rank"),
+    item=("reason",),
+    reply=("outcome", "status"),
+    codes=(Outcome.UNCHANGED, Outcome.FAILED, Outcome.SKIPPED),
+    prefix_in_prefill=True,
+    leaves=_leaves(2),
+)
+REAP = Shape(
+    load("reap"),
+    first=("feed", "owned"),
+    once=("feed_length", "terminal_ttl_ms"),
+    item=("incarnation", "reason"),
+    reply=("outcome", "status"),
+    codes=(Outcome.UNCHANGED, Outcome.FAILED, Outcome.SKIPPED),
+    prefix_in_prefill=True,
+)
+"""The rooms of others: a mirror hears of them from the feed, since the reply does not say how a rank sees them."""
+RECORD_FAILURE = Shape(
+    load("record_failure"), first=("feed",), once=("feed_length", "author"), item=("reason",), reply=("stored",)
+)
+CLEAR = Shape(
+    load("clear"),
+    first=("feed", "epoch", "owned"),
+    keys=("room", "prefix"),
+    once=("feed_length", "rank", "world_size"),
+    item=("generation",),
+    reply=("outcome", "status", "reason"),
+    codes=(Outcome.SKIPPED, Outcome.STALE, Outcome.CLEARED, Refusal.WORLD_SIZE),
+    epoch=True,
+    repeatable=False,
+    leaves=lambda reply: [
+        None if code == Outcome.CLEARED.value else status
+        for code, status in zip(reply[::3], _leaves(3)(reply), strict=True)
+    ],
+)
+CLEAR_FENCED = replace(CLEAR, repeatable=True)
+VIEW = Shape(load("view"), once=("rank",))
+POLL = Shape(load("poll"))
+"""What all ranks of a room agree on; where there are none, its status."""
+POLL_OWN = replace(POLL, for_rank=VIEW)
+CONSENSUS = Shape(load("consensus"), reply=("status", "generation", "version"))
+TOUCH = Shape(
+    load("touch"), first=("feed", "owned"), keys=("room", "prefix"), once=("feed_length", "ttl_ms"), reply=("kept",)
+)
+ENTRY = Shape(load("entry"), keys=("room", "prefix"), once=("length_field",), reply=("ttl_ms", "length", "fields"))
+SET_PREFIX = Shape(
+    load("set_prefix"),
+    first=("epoch",),
+    keys=("room", "prefix"),
+    once=("ttl_ms", "length_field"),
+    item=("length", "generation"),
+    reply=("stored",),
+    epoch=True,
+)
+POP_PREFIX = Shape(load("pop_prefix"), keys=("prefix",), once=("length_field",), reply=("length",), repeatable=False)
+SNAPSHOT_RANKS = Shape(
+    load("snapshot_ranks"),
+    first=("feed",),
+    once=("feed_ttl_ms", "rank"),
+    reply=("status", "left_ms", "ranks"),
+    leaves=lambda reply: reply[::3],
+)
+SNAPSHOT = Shape(
+    load("snapshot"),
+    first=("feed",),
+    once=("feed_ttl_ms",),
+    reply=("status", "left_ms"),
+    leaves=lambda reply: reply[::2],
+    for_rank=SNAPSHOT_RANKS,
+)
+
+SHAPES = (
+    *(UPDATE, WRITE, OPEN, RESTATE, ATTACH, ABORT, REAP, RECORD_FAILURE, CLEAR, CLEAR_FENCED, POLL, POLL_OWN, VIEW),
+    *(CONSENSUS, TOUCH, ENTRY, SET_PREFIX, POP_PREFIX, SNAPSHOT, SNAPSHOT_RANKS),
+)

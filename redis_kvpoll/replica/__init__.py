@@ -1,0 +1,1 @@
+"""The local copy of the table that follows the change feed. No I/O."""

@@ -1,0 +1,1 @@
+"""Everything that blocks. Each file has a twin of the same name in ``aio``."""

@@ -1,0 +1,82 @@
+"""A lease that a thread keeps alive."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from types import TracebackType
+from typing import Self
+
+from redis_kvpoll._fork import forkable
+from redis_kvpoll.engine.lease_base import LeaseView
+from redis_kvpoll.errors import KVPollError
+from redis_kvpoll.protocol.lease_commands import Terms
+from redis_kvpoll.sync.dispatcher import Dispatcher
+
+logger = logging.getLogger("redis_kvpoll.leases")
+
+
+class Lease(LeaseView):
+    """What makes a store the owner of the rooms that it creates, in a ``with`` statement.
+
+    A thread keeps it, and its live rooms, alive. When that ends without a word (the process was killed, or stopped for
+    longer than ``ttl``), others fail the live rooms with the reason "owner ... lost", and whoever it was is told: by
+    ``lost`` and ``check``, and by LeaseLostError from whatever this store would create, open or write through a
+    handle. At its exit the lease is given up, and rooms that are still live fail with the reason "owner ... left". In a
+    child of ``fork`` the lease is the parent's, and the store has none.
+    """
+
+    def __init__(self, dispatcher: Dispatcher, terms: Terms) -> None:
+        super().__init__(dispatcher.delivery, terms)
+        self._dispatcher = dispatcher
+        forkable.add(self)
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def close(self) -> None:
+        """Give the lease up. May be repeated."""
+        if self._is_held:
+            self._is_held = False
+            self._stop()
+            self._dispatcher.run(self._holding.give_up())
+
+    def __enter__(self) -> Self:
+        self._delivery.check_free()
+        try:
+            self._dispatcher.run(self._holding.take())
+        except BaseException:
+            self._delivery.release(self._holding)  # it was taken before the interrupt came, and nobody keeps it alive
+            raise
+        self._is_held, self._forked_from = True, None
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._keep, name=f"kvpoll-lease-{self.name}", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _keep(self) -> None:
+        stopping, holding = self._stopping, self._holding
+        while not stopping.wait(holding.pause()):
+            try:
+                self._dispatcher.run(holding.beat())
+            except KVPollError as error:
+                holding.failed(error)
+            except Exception:
+                logger.exception("a heartbeat of %s ended as it never should; the next tries again", holding)
+            if holding.lost:
+                return
+
+    def _stop(self) -> None:
+        self._stopping.set()
+        thread, self._thread = self._thread, None
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
+
+    def after_fork(self) -> None:
+        """In the child, where the thread is not."""
+        self._thread = None
+        self._forked()

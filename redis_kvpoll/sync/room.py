@@ -1,0 +1,78 @@
+"""A room that was opened or attached: what is written through it can never touch another request."""
+
+from __future__ import annotations
+
+import logging
+import time
+from types import TracebackType
+from typing import Self, TypeVar
+
+from redis_kvpoll.errors import KVPollError
+from redis_kvpoll.model import KVPoll, Update
+from redis_kvpoll.protocol import fenced_commands
+from redis_kvpoll.protocol.handle import Handle
+from redis_kvpoll.protocol.script_call import Command
+from redis_kvpoll.sync.dispatcher import Dispatcher
+
+T = TypeVar("T")
+V = TypeVar("V")
+
+logger = logging.getLogger("redis_kvpoll")
+
+
+class Room(Handle[Dispatcher]):
+    """One generation of a room, to write to: ``StatusStore.open`` claims it, ``attach`` finds it, both give this.
+
+    What is written through it is merged by policy strict, whatever the namespace's: statuses only go up, and Failed is
+    the end. Once the room was cleared, has expired or was opened anew, every write is STALE and changes nothing; so all
+    of them may be repeated, and are. When the server has lost its data, the rooms that are held are said again first.
+
+    As a context manager it clears the room at exit.
+
+    Its methods raise what every call of the store may raise, and LeaseLostError when the store's lease was lost.
+    """
+
+    def status(self) -> KVPoll | None:
+        """The status of this generation; None when it is no more."""
+        return self._run(fenced_commands.status(self._id, self._generation))
+
+    def update(self, status: KVPoll | int) -> Update:
+        """Merge a status into the room; STALE when it is no longer this generation."""
+        return self._run(fenced_commands.update(self._id, self._generation, status))
+
+    def fail(self, reason: str) -> Update:
+        """Fail the room and say why, in one step; STALE when it is no longer this generation."""
+        return self._run(fenced_commands.fail(self._id, self._generation, reason))
+
+    def clear(self) -> Update:
+        """Remove the room: CLEARED with the status that it had, or STALE when it is no longer this generation."""
+        return self._run(fenced_commands.clear(self._id, self._generation))
+
+    def set_decode_prefix_len(self, length: int) -> bool:
+        """Record how many tokens of the prompt decode already holds, for this generation; False when it is no more."""
+        return self._run(fenced_commands.set_decode_prefix_len(self._id, self._generation, length))
+
+    def decode_prefix_len(self) -> int:
+        """What was recorded, for this generation or for the room before it was opened; 0 when there is nothing."""
+        return self._run(fenced_commands.decode_prefix_len(self._id, self._generation))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.clear()
+        except KVPollError as trouble:
+            if error is None:
+                raise
+            logger.warning("room %d was not cleared at exit: %s", self._id, trouble)
+
+    def _run(self, command: Command[V, T]) -> T:
+        dispatcher = self._driver(command.operation)
+        began = time.monotonic()
+        value = dispatcher.execute(command)
+        if dispatcher.delivery.held.waits(self._id):
+            value = dispatcher.run(dispatcher.delivery.insist(command, value, began))
+        return value

@@ -1,0 +1,295 @@
+"""StatusStore: the table for blocking code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import Any, Self, TypeVar, Unpack, cast
+from weakref import WeakSet
+
+import redis
+
+from redis_kvpoll import validation
+from redis_kvpoll.engine import reaper
+from redis_kvpoll.engine.executor import Delivery
+from redis_kvpoll.engine.session import DEFAULT_DEADLINE, DEFAULT_TERMINAL_TTL, DEFAULT_TTL, StoreOptions
+from redis_kvpoll.model import KVPoll, Owner
+from redis_kvpoll.protocol import fenced_commands, room_commands
+from redis_kvpoll.protocol.feed import Change, FeedGap, History, Tail
+from redis_kvpoll.protocol.handle import Handle
+from redis_kvpoll.protocol.lease_commands import Terms
+from redis_kvpoll.protocol.replies import Opened
+from redis_kvpoll.protocol.room_commands import wanted
+from redis_kvpoll.protocol.script_call import Command
+from redis_kvpoll.protocol.settings import Agreement, Settings
+from redis_kvpoll.sync import connect
+from redis_kvpoll.sync.dispatcher import Dispatcher
+from redis_kvpoll.sync.lease import Lease
+from redis_kvpoll.sync.mirror import Mirror, Waits
+from redis_kvpoll.sync.room import Room
+from redis_kvpoll.sync.table import Table
+from redis_kvpoll.validation import Mode, Policy
+
+T = TypeVar("T")
+V = TypeVar("V")
+
+
+class StatusStore(Table):
+    """The status table of one namespace, shared by every process that opens it.
+
+    Making a store does no I/O; the first call checks the namespace's settings on the server. One store may be
+    used by many threads, whose calls then share round trips, and in a child after ``fork``. It is a context manager.
+
+    Args:
+        client: a ``redis.Redis`` or ``redis.RedisCluster`` (fakeredis too). Its address, credentials and TLS
+            settings are used for connections of the store's own; the client is neither changed nor closed.
+        namespace: the name of the table, 1 to 64 of ``A-Z a-z 0-9 . _ -``.
+        ttl: seconds that a live room stays without being written or touched. 900 by default: three times
+            SGLang's 300 s bootstrap timeout, so the table never forgets a room that SGLang still waits for.
+        terminal_ttl: seconds that a room stays after Success or Failed. 300 by default: time for every rank
+            to see the end, and for a person to look why.
+        deadline: seconds for one call with all its retries, and with the time in which it stands in line behind
+            others; for a batch, for each 1,000 rooms of a shard. 5 by default: time for a server to restart, and no
+            longer than a scheduler may hang. In the blocking store, a server that answers bit by bit can stretch it,
+            and by 1 s another thread that hangs.
+        policy: ``"compat"`` or ``"strict"``; None adopts the namespace's, else compat.
+        mode: ``"prefill"``, ``"decode"`` or ``"none"``; None adopts the namespace's, else none. In mode prefill
+            a Failed drops the room's decode prefix length, as SGLang's prefill side does.
+        shards: over how many Redis Cluster slots the rooms are spread; None adopts the namespace's, else 1.
+        feed: how many of the latest changes a shard keeps for mirrors, ``wait`` and ``kvpoll tail``, counted in
+            entries (a batch puts up to 16 rooms into one); 0 switches the feed off. None adopts the namespace's, else
+            100,000: 5 to 40 MB of Redis, and at 1,000 changes a second more than a minute in which a mirror that was
+            cut off can read on where it was.
+        rank: which of the ranks of a request this store speaks for, from 0; with ``world_size``, or neither. Each rank
+            has a status of its own in every room, and what is said of "a room" is then said of this rank's part in
+            it, from its first write to its clear. Reading gives this rank's status, but Failed as
+            soon as any rank is. ``abort`` fails all ranks; ``counts`` and ``rooms(status)`` go by what they agree on.
+        world_size: how many ranks there are, 1 to 1,024. A room that was made for another number is refused.
+
+    Every method may raise, besides what it names:
+        InvalidInputError: an argument was refused; nothing was sent.
+        NamespaceMismatchError: the namespace is in use with another policy, mode, number of shards or feed.
+        StoreUnavailableError: no answer within the deadline.
+        OutcomeUnknownError: a call that destroys was sent, and its reply was lost.
+        ServerRefusedError: the server's final word (permissions, memory, a foreign key).
+        LeaseLostError: the store's lease was lost (where the call creates, opens or writes through a handle).
+        CorruptEntryError: a room's key holds what this library never writes.
+        StoreClosedError: the store was closed.
+    """
+
+    def __init__(
+        self,
+        client: redis.Redis | redis.RedisCluster,
+        *,
+        namespace: str = "default",
+        ttl: float = DEFAULT_TTL,
+        terminal_ttl: float = DEFAULT_TERMINAL_TTL,
+        deadline: float = DEFAULT_DEADLINE,
+        policy: Policy | None = None,
+        mode: Mode | None = None,
+        shards: int | None = None,
+        feed: int | None = None,
+        rank: int | None = None,
+        world_size: int | None = None,
+    ) -> None:
+        self._delivery = Delivery(
+            Agreement.checked(namespace, policy, shards, mode, feed),
+            ttl=validation.seconds(ttl, "ttl"),
+            terminal_ttl=validation.seconds(terminal_ttl, "terminal_ttl"),
+            deadline=validation.seconds(deadline, "deadline"),
+            ranks=validation.ranks(rank, world_size),
+        )
+        self._route = connect.route_for(client, deadline)
+        self._dispatcher = Dispatcher(self._delivery, self._route)
+        self._mirrors: WeakSet[Mirror] = WeakSet()
+        self._leases: WeakSet[Lease] = WeakSet()
+        self._waits = Waits(self._dispatcher)
+
+    @classmethod
+    def from_url(cls, url: str, **options: Unpack[StoreOptions]) -> Self:
+        """A store on the server that a URL names; ``options`` are the constructor's.
+
+        ``memory://`` is a table inside this store alone; ``embedded://`` starts a private server that lives as long as
+        the store (it takes about 0.1 s); ``redis://``, ``rediss://``, ``valkey://``, ``valkeys://`` and ``unix://``
+        are redis-py's, with its options; ``redis+sentinel://host:port,host:port/service/db`` follows a primary;
+        ``redis+cluster://host:port`` finds the other nodes by itself.
+
+        Raises:
+            InvalidInputError: the URL is wrong; the message hides its password.
+            EmbeddedServerError: embedded:// found no server to run, or it did not start.
+        """
+        route = connect.open_route(url, validation.seconds(options.get("deadline", DEFAULT_DEADLINE), "deadline"))
+        try:
+            return cls(cast(redis.Redis, route), **options)  # see route_for
+        except BaseException:
+            route.close()
+            raise
+
+    def rooms(self, status: KVPoll | int | None = None) -> Iterator[int]:
+        """The rooms of the namespace, or those at one status; each once, in no order.
+
+        It walks by SCAN: a room that comes or goes meanwhile may be in it or not.
+        """
+        return self._rooms(wanted(status))
+
+    def counts(self) -> dict[KVPoll, int]:
+        """How many rooms there are at each status."""
+        counts = dict.fromkeys(KVPoll, 0)
+        for page in self._dispatcher.pages():
+            for status in self._run(room_commands.survey(page)):
+                if status is not None:
+                    counts[status] += 1
+        return counts
+
+    def history(self, room: int) -> list[Change]:
+        """What the feed still has of a room's changes, the oldest first; an expiry is none.
+
+        Raises:
+            FeedOffError: the namespace was opened with feed=0.
+        """
+        history = History(room)
+        while self._dispatcher.run(self._delivery.read_on("history", history)):
+            pass
+        return history.changes()
+
+    def tail(self, last: int = 0) -> Iterator[Change | FeedGap]:
+        """The last changes of all rooms, and then each new one when it comes, without end.
+
+        In the order of the server's time; with many shards, as far as they are read together. A FeedGap among them says
+        that changes may be missing there.
+
+        Raises:
+            FeedOffError: the namespace was opened with feed=0.
+        """
+        return self._dispatcher.news(Tail(last))
+
+    def settings(self) -> Settings | None:
+        """The namespace's policy, shards, mode and feed; None when nobody has used it. Writes nothing."""
+        return self._dispatcher.run(self._delivery.settings())
+
+    # Generations
+
+    def open(self, room: int, request: str | None = None, status: KVPoll | int = KVPoll.Bootstrapping) -> Room:
+        """Claim a room for a request: a handle whose writes can touch no other request, and are touched by none.
+
+        A room that is absent gets a new generation. One that this request has opened before is joined: so an ``open``
+        may be repeated, and every rank of a request gets the same generation. One that has Failed for another request
+        is taken over. ``request`` is any id of up to 200 printable characters; a random one if there is none.
+        ``status`` is what the room begins with, Bootstrapping or WaitingForInput.
+
+        Raises:
+            RoomBusyError: another request has the room; it says which, since when and at which status.
+            WorldSizeMismatchError: this request has opened it with another number of ranks.
+            LeaseLostError: the store's lease was lost.
+        """
+        return self._room(fenced_commands.open(room, request, status, self._delivery.held.seen))
+
+    def attach(self, room: int | Handle[Any]) -> Room:
+        """The live generation of a room, for a process that did not open it.
+
+        Given a handle (from another process, say), one for the same generation that belongs to this store, without
+        asking the server.
+
+        Raises:
+            RoomNotFoundError: the room is absent (a KeyError).
+            InvalidInputError: the handle is one of another namespace.
+        """
+        if isinstance(room, Handle):
+            return Room(self._dispatcher, *self._delivery.adopted(room))
+        return self._room(fenced_commands.attach(room))
+
+    # Owners
+
+    def lease(self, name: str, ttl: float = 5.0, heartbeat: float | None = None) -> Lease:
+        """A lease, for a ``with`` statement in which this store owns what it creates; see ``Lease``.
+
+        ``name`` is 1 to 200 of ``A-Z a-z 0-9 . _ : @ / -``; of several who take the same, the last has it, and the live
+        rooms of the former fail. It lapses ``ttl`` seconds after the last ``heartbeat`` (every tenth of it by default).
+        A store holds one lease at a time.
+
+        Raises:
+            InvalidInputError: no such name; a heartbeat above a third of ttl; at entering: it has a lease already.
+            LeaseLostError: at entering: others take the same name at the same time.
+        """
+        self._delivery.check_open("lease")
+        lease = Lease(self._dispatcher, Terms.checked(name, ttl, heartbeat))
+        self._leases.add(lease)
+        return lease
+
+    def reap(self) -> int:
+        """Look at all leases once, and fail the live rooms of owners that are lost; how many rooms that were.
+
+        Who holds a lease does it with every heartbeat. The first look only marks what has lapsed, since the server may
+        have been away, and the living with it; one that comes 0.6 s or two heartbeats later finds it lost.
+        """
+        return self._dispatcher.run(reaper.reap(self._delivery))
+
+    def owners(self) -> list[Owner]:
+        """All leases that there are, and those whose rooms are still to be failed; the oldest first. Writes nothing."""
+        return self._dispatcher.run(reaper.owners(self._delivery))
+
+    # Following
+
+    def mirror(self, *, rooms: Callable[[int], bool] | None = None) -> Mirror:
+        """A local copy of the table that follows its changes, to be used in a ``with`` statement.
+
+        ``rooms`` narrows it to those for which the function is true; it must not change its answer for a room that is
+        in the table.
+        """
+        self._delivery.check_open("mirror")
+        mirror = Mirror(self._dispatcher, rooms)
+        self._mirrors.add(mirror)
+        return mirror
+
+    def wait(self, room: int, *statuses: KVPoll | int, timeout: float | None = None) -> KVPoll:
+        """Wait until a room is at one of ``statuses`` (Success and Failed, if there are none) or further on.
+
+        It returns the status that the room has got to; a room's end ends every wait for it, so that may be Failed also
+        for who waited for Success. While anybody waits (and 5 s longer), one thread follows the feed for all (on Redis
+        Cluster, one for each shard). An outage prolongs the wait, up to ``timeout`` seconds; 0 only looks. The first
+        look is a call like any other: while the server is away it may take ``deadline``, whatever the ``timeout``.
+
+        Raises:
+            WaitTimeoutError: it did not get there in time (a TimeoutError).
+            RoomNotFoundError: the room is absent, or is gone before it got there (a KeyError).
+            FeedOffError: the namespace was opened with feed=0.
+        """
+        self._delivery.check_open("wait")
+        return self._waits.wait(lambda: self._run(room_commands.wait(room)), room, statuses, timeout)
+
+    # Living and ending
+
+    def close(self) -> None:
+        """Close the store's connections, mirrors and leases; with from_url, all that it opened. May be repeated."""
+        self._delivery.closed = True
+        for lease in list(self._leases):
+            lease.close()
+        for mirror in list(self._mirrors):
+            mirror.close()
+        self._waits.close()
+        self._route.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} namespace={self._delivery.namespace!r} on {self._route}>"
+
+    def _room(self, command: Command[Any, Opened]) -> Room:
+        found = self._run(command)
+        return Room(self._dispatcher, self._delivery.namespace, command.rooms[0], found.generation, found.request)
+
+    def _rooms(self, only: KVPoll | None) -> Iterator[int]:
+        for page in self._dispatcher.pages():
+            if only is not None:
+                statuses = self._run(room_commands.survey(page))
+                page = [room for room, status in zip(page, statuses, strict=True) if status is only]
+            yield from page
+
+    def _run(self, command: Command[V, T]) -> T:
+        return self._dispatcher.execute(command)

@@ -1,0 +1,223 @@
+"""Input is checked here, before anything is sent: each function returns the clean value or raises."""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Iterable
+from typing import Any, Literal, cast, get_args
+
+from redis_kvpoll.errors import InvalidInputError, printable
+from redis_kvpoll.model import KVPoll
+
+Policy = Literal["compat", "strict"]
+Mode = Literal["none", "prefill", "decode"]
+
+MAX_ROOM = 2**63 - 1
+MAX_SHARDS = 1024
+MAX_SECONDS = 1e9
+"""Some 31 years: far beyond use, and far from where milliseconds overflow in PEXPIRE."""
+MAX_REASON = 1000
+"""Characters. A reason is for a person to read; a stack trace belongs in a log."""
+MAX_NAME = 200
+"""Characters of a request's id, or of an owner's name."""
+MAX_WORLD_SIZE = 1024
+"""Ranks of a room; each is a field or two of its hash."""
+MAX_PREFIX_LEN = 2**53 - 1
+MAX_FEED = 10_000_000
+"""Entries a shard: some 4 GB, if all of them come from batches."""
+
+_OWNER = re.compile(r"[A-Za-z0-9._:@/-]{1,200}")
+_NAMESPACE = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_STATUSES = {int(status): status for status in KVPoll}
+_NAMES = {status: status.name for status in KVPoll}
+"""Looked up in a tenth of the time that an enum takes for its name."""
+
+
+def room(value: Any) -> int:
+    """A bootstrap_room: an int in 0 … 2^63-1 (or what says it is one, as numpy's ints do); bool and str are not."""
+    if value.__class__ is int and 0 <= value <= MAX_ROOM:
+        return value  # nearly every one, with every call
+    number = _integer(value, "a room")
+    if not 0 <= number <= MAX_ROOM:
+        raise InvalidInputError(f"a room is an int from 0 to 2^63-1, not {_shown(number)}")
+    return number
+
+
+def rooms(values: Iterable[Any]) -> list[int]:
+    """Many rooms."""
+    numbers = list(values)
+    # What is true of nearly every batch is seen at once for all of it; any other is looked at one by one.
+    if set(map(type, numbers)) == {int} and min(numbers) >= 0 and max(numbers) <= MAX_ROOM:
+        return numbers
+    return [room(number) for number in numbers]
+
+
+def status(value: Any) -> KVPoll:
+    """A KVPoll, or its int."""
+    if value.__class__ is KVPoll:
+        return value
+    found = _STATUSES.get(_integer(value, "a status"))
+    if found is None:
+        names = ", ".join(f"{s.name} {int(s)}" for s in KVPoll)
+        raise InvalidInputError(f"a status is one of {names}, not {_shown(value)}")
+    return found
+
+
+def status_name(value: Any) -> str:
+    """The name of a status, which is what is stored."""
+    return _NAMES[value if value.__class__ is KVPoll else status(value)]
+
+
+def status_names(values: Iterable[Any]) -> list[str]:
+    """The names of many statuses."""
+    return [_NAMES[value if value.__class__ is KVPoll else status(value)] for value in values]
+
+
+def reason(value: Any) -> str:
+    """A failure reason: text, cut to 1,000 characters."""
+    if not isinstance(value, str):
+        raise InvalidInputError(f"a reason is a str, not {_shown(value)}")
+    if not value.strip():
+        raise InvalidInputError("a reason must not be empty: say what failed")
+    # A lone surrogate (from os.fsdecode, say) has no UTF-8 form; better a question mark than no reason.
+    text = value.encode("utf-8", "replace").decode("utf-8")
+    return text if len(text) <= MAX_REASON else text[: MAX_REASON - 1] + "…"
+
+
+def request(value: Any) -> str:
+    """The id of a request: short text. Shown to people, so that what a terminal would obey is refused."""
+    if not isinstance(value, str) or not 1 <= len(value) <= MAX_NAME or not value.isprintable():
+        raise InvalidInputError(f"a request is a str of 1 to {MAX_NAME} printable characters, not {_shown(value)}")
+    return value
+
+
+def owner(value: Any) -> str:
+    """The name of a lease."""
+    if not isinstance(value, str) or not _OWNER.fullmatch(value):
+        raise InvalidInputError(f"an owner is 1 to {MAX_NAME} of A-Z a-z 0-9 . _ : @ / -, not {_shown(value)}")
+    return value
+
+
+def opening_status(value: Any) -> str:
+    """The name of a status that a room may be opened with."""
+    found = status(value)
+    if found not in (KVPoll.Bootstrapping, KVPoll.WaitingForInput):
+        raise InvalidInputError(f"a room is opened at Bootstrapping or WaitingForInput, not {found.name}")
+    return _NAMES[found]
+
+
+def ranks(rank: Any, world_size: Any) -> tuple[str, str]:
+    """A rank, and how many there are; both or none."""
+    if rank is None and world_size is None:
+        return "", ""
+    if rank is None or world_size is None:
+        raise InvalidInputError("rank and world_size go together: give both or none")
+    number, size = _integer(rank, "rank"), _integer(world_size, "world_size")
+    if not 1 <= size <= MAX_WORLD_SIZE:
+        raise InvalidInputError(f"world_size is an int from 1 to {MAX_WORLD_SIZE}, not {_shown(size)}")
+    if not 0 <= number < size:
+        raise InvalidInputError(f"rank is an int from 0 to {size - 1} (world_size {size}), not {_shown(number)}")
+    return str(number), str(size)
+
+
+def seconds(value: Any, name: str) -> float:
+    """A duration in seconds: finite, at least a millisecond (what Redis can count)."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InvalidInputError(f"{name} is a number of seconds, not {_shown(value)}")
+    if not 0.001 <= value <= MAX_SECONDS:  # NaN is not in it either
+        raise InvalidInputError(f"{name} must be from 0.001 to {MAX_SECONDS:,.0f} seconds, not {_shown(value)}")
+    return float(value)
+
+
+def timeout(value: Any) -> float | None:
+    """How long to wait at most, in seconds; 0 only looks, None waits for ever."""
+    if value is None:
+        return None
+    return 0.0 if value == 0 and value is not False else seconds(value, "timeout, if not 0 or None,")
+
+
+def wait_statuses(values: Iterable[Any]) -> frozenset[KVPoll]:
+    """What ends a wait for these statuses (Success and Failed, if there are none): they, and all that is further on.
+
+    The end of a room ends every wait: a Failed room gets to no other status, and one at Success has passed the rest.
+    """
+    first = min((s for s in map(status, values) if s is not KVPoll.Failed), default=KVPoll.Success)
+    return frozenset(s for s in KVPoll if s >= first or s.is_terminal)
+
+
+def prefix_len(value: Any) -> int:
+    """A decode prefix length in tokens."""
+    number = _integer(value, "a decode prefix length")
+    if not 0 <= number <= MAX_PREFIX_LEN:
+        raise InvalidInputError(f"a decode prefix length is an int from 0 to 2^53-1, not {_shown(number)}")
+    return number
+
+
+def namespace(value: Any) -> str:
+    """A namespace: it stands in every key, so it is limited to what reads well and needs no quoting."""
+    if not isinstance(value, str) or not _NAMESPACE.fullmatch(value):
+        raise InvalidInputError(f"a namespace is 1 to 64 of A-Z a-z 0-9 . _ -, not {_shown(value)}")
+    return value
+
+
+def policy(value: Any) -> Policy | None:
+    return cast("Policy | None", _choice(value, "policy", get_args(Policy)))
+
+
+def mode(value: Any) -> Mode | None:
+    return cast("Mode | None", _choice(value, "mode", get_args(Mode)))
+
+
+def shards(value: Any) -> int | None:
+    """The number of hash tags that a namespace is spread over, or None."""
+    if value is None:
+        return None
+    number = _integer(value, "shards")
+    if not 1 <= number <= MAX_SHARDS:
+        raise InvalidInputError(f"shards is an int from 1 to {MAX_SHARDS}, not {_shown(number)}")
+    return number
+
+
+def feed(value: Any) -> int | None:
+    """How many entries a shard's feed keeps, 0 for no feed, or None."""
+    if value is None:
+        return None
+    number = _integer(value, "feed")
+    if not 0 <= number <= MAX_FEED:
+        raise InvalidInputError(f"feed is an int from 0 (no feed) to {MAX_FEED:,}, not {_shown(number)}")
+    return number
+
+
+def count(value: Any, name: str) -> int:
+    """How many of something; there may be none."""
+    number = _integer(value, name)
+    if number < 0:
+        raise InvalidInputError(f"{name} is an int from 0 on, not {_shown(number)}")
+    return number
+
+
+def _choice(value: Any, name: str, choices: tuple[str, ...]) -> str | None:
+    if value is None or (isinstance(value, str) and value in choices):
+        return value
+    raise InvalidInputError(f"{name} is one of {', '.join(choices)} (or None), not {_shown(value)}")
+
+
+def _integer(value: Any, what: str) -> int:
+    if value.__class__ is int:
+        return value
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        return operator.index(value)
+    except Exception:  # whatever an object of somebody else's raises, it is no int
+        raise InvalidInputError(f"{what} is an int, not {_shown(value)}") from None
+
+
+def _shown(value: Any) -> str:
+    """``value`` for a message: short, on one line, and safe to print whatever its repr does."""
+    try:
+        text = repr(value)
+    except Exception:
+        text = f"an unprintable {type(value).__name__}"  # an int of many thousand digits is one, too
+    return printable(text if len(text) <= 80 else text[:77] + "...")
