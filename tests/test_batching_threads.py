@@ -223,7 +223,7 @@ class TestInterrupted:
         assert all_free(store)
 
 
-OURS = tuple(f"{os.sep}redis_kvpoll{os.sep}{name}.py" for name in ("dispatch", "lanes", "formation"))
+OURS = tuple(f"/redis_kvpoll/{name}.py" for name in ("sync/dispatcher", "engine/batching", "sync/fan_out"))
 
 
 def interrupted_at(number, call):
