@@ -96,13 +96,13 @@ def _bar(section: Section, row: Row) -> Bar:
     """What is drawn, and what is written behind it."""
     if row.figure is None:
         return Bar(row.name, None, 0, 0, None, row.note, "none")
-    verdict = f", {row.verdict}" if row.note else ""
+    state = f", {row.state}" if row.note else ""
     if section.pictured != "figure":
         drawn = row.ours if section.pictured == "ours" else row.theirs
         assert drawn is not None  # noqa: S101 - such a section's rows have it
         kind = "ours" if "ours" in row.name else "over" if _is_wrong(row) else "none"
         if section.pictured == "theirs":
-            return Bar(row.name, drawn, drawn, drawn, None, value(row, drawn) + verdict, kind)
+            return Bar(row.name, drawn, drawn, drawn, None, value(row, drawn) + state, kind)
         assert row.theirs is not None  # noqa: S101 - as above
         shown = f"{value(row, drawn)}, {section.theirs} {value(row, row.theirs)}"
         return Bar(row.name, drawn, drawn, row.theirs, None, shown, kind)
@@ -110,14 +110,14 @@ def _bar(section: Section, row: Row) -> Bar:
     shown = measured(row.unit if row.unit == "bytes" else "ratio", figure.median)
     if row.budget:
         shown += f", budget {'≥' if row.budget.at_least else '≤'} {limit:g}"
-    kind = row.verdict if row.verdict in ("within", "over") else "none"
+    kind = row.state if row.state in ("within", "over") else "none"
     name = f"{row.name} / {row.against}" if section.figure == "ours / theirs" else row.name
     name = name if len(name) <= _MAX_NAME else row.name
-    return Bar(name, figure.median, figure.low, figure.high, limit, shown + verdict, kind)
+    return Bar(name, figure.median, figure.low, figure.high, limit, shown + state, kind)
 
 
 def _is_wrong(row: Row) -> bool:
-    return row.verdict not in ("", "correct")
+    return row.state not in ("", "correct")
 
 
 def _legend(section: Section, bars: Sequence[Bar]) -> str:
@@ -139,11 +139,11 @@ def _legend(section: Section, bars: Sequence[Bar]) -> str:
 def _scale(bars: Sequence[Bar], longest: float) -> tuple[Callable[[float], float], list[float], bool]:
     """Where a value lies, where the grid does, and whether by powers of ten. A value off the scale lies at its end."""
     lengths = [bar.length for bar in bars if bar.length is not None] or [1.0]
-    marks = lengths + [bar.budget for bar in bars if bar.budget is not None]
+    epochs = lengths + [bar.budget for bar in bars if bar.budget is not None]
     # One wild round must not press all bars flat.
-    most = max([*marks, *(min(bar.high, longest * bar.length) for bar in bars if bar.length is not None)])
-    if max(marks) / min(marks) > _LOG_FROM:
-        return *_by_tens(min(marks), most), True
+    most = max([*epochs, *(min(bar.high, longest * bar.length) for bar in bars if bar.length is not None)])
+    if max(epochs) / min(epochs) > _LOG_FROM:
+        return *_by_tens(min(epochs), most), True
     top = most * 1.05
     step = next(s for s in _steps(top) if top / s <= 6)
     ticks = [step * n for n in range(int(top / step) + 1)]

@@ -26,7 +26,7 @@ def show(console: Console, sections: list[Section], environment: Environment) ->
     console.print(_described(environment), style="dim", highlight=False)
     for section in sections:
         console.print(_table(section))
-    over = [row for section in sections for row in section.rows if row.verdict == "over"]
+    over = [row for section in sections for row in section.rows if row.state == "over"]
     held = sum(row.budget is not None for section in sections for row in section.rows)
     style = "bold yellow" if over else "bold green"
     console.print(f"{held - len(over)} of {held} budgets are kept.", style=style, highlight=False)
@@ -40,7 +40,7 @@ def _table(section: Section) -> Table:
         table.add_column(header, justify="right" if right else "left", min_width=width, no_wrap=True)
     for row in section.rows:
         cells = _cells(row)
-        cells["verdict"] = f"[{_colour(row)}]{row.verdict}[/]" if row.verdict else ""
+        cells["state"] = f"[{_colour(row)}]{row.state}[/]" if row.state else ""
         table.add_row(*(cells[column] for column in columns))
     return table
 
@@ -58,7 +58,7 @@ def as_json(
                 "id": section.id,
                 "title": section.title,
                 "figure": section.figure,
-                "rows": [asdict(row) | {"verdict": row.verdict} for row in section.rows],
+                "rows": [asdict(row) | {"state": row.state} for row in section.rows],
             }
             for section in sections
         ],
@@ -126,7 +126,7 @@ def _columns(section: Section) -> dict[str, tuple[str, int, bool]]:
         "theirs": (section.theirs, 8, True),
         "figure": (section.figure, 16, True),
         "budget": ("budget", 6, True),
-        "verdict": ("verdict", 7, False),
+        "state": ("state", 7, False),
     }
     filled = [_cells(row) for row in section.rows]
     return {key: column for key, column in columns.items() if any(cells[key] for cells in filled)}
@@ -143,7 +143,7 @@ def _cells(row: Row) -> dict[str, str]:
         "theirs": value(row, row.theirs),
         "figure": _figure(row),
         "budget": budget,
-        "verdict": row.verdict,
+        "state": row.state,
         "lacks": row.lacks,
     }
 
@@ -160,4 +160,4 @@ def _figure(row: Row) -> str:
 
 
 def _colour(row: Row) -> str:
-    return "green" if row.verdict in ("within", "correct") else "bold yellow"
+    return "green" if row.state in ("within", "correct") else "bold yellow"

@@ -43,7 +43,7 @@ class Row:
     lacks: str = ""
 
     @property
-    def verdict(self) -> str:
+    def state(self) -> str:
         if self.budget is None or self.figure is None:
             return self.note
         return "within" if self.budget.holds(self.figure.median) else "over"

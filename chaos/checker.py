@@ -17,7 +17,7 @@ from typing import NamedTuple
 from chaos import fenced, rules
 from chaos.history import Done, Fault, History
 from chaos.violations import Span, Violation
-from redis_kvpoll.engine.tracked_rooms import PATIENCE
+from redis_kvpoll.engine.tracked_rooms import CREATOR_TIMEOUT
 
 SLACK = 2.5
 """Seconds beyond the deadline: one for a thread that hangs (see StatusStore), the rest for a machine that is busy."""
@@ -148,7 +148,7 @@ def _unexplained(done: Done, history: History, refusals: Sequence[str]) -> str:
 
 def _may_wait_for_opener(done: Done, fault: Fault) -> bool:
     """Whether it may have been the call of a guest, whose room was to come back by its opener."""
-    return fault.anew and fault.began < done.ended and fault.ended + PATIENCE > done.began
+    return fault.anew and fault.began < done.ended and fault.ended + CREATOR_TIMEOUT > done.began
 
 
 def failure(done: Done) -> str:

@@ -1,9 +1,9 @@
--- Read all that is known of each room, at one moment. Times are milliseconds.
+-- Read all fields of each room, at one moment. Times are milliseconds.
 --
--- KEYS   each: room, prefix
--- ARGV   length_field
--- REPLY  each: ttl_ms, length, fields
--- FEED   nothing
+-- KEYS     each: room, prefix
+-- ARGV     length_field
+-- REPLY    each: ttl_ms, length, fields
+-- FEED     nothing
 --
 -- fields are name and value in turn; none when the room is absent. length_field names the caller's rank's. A key of
 -- another type (made by hand) puts its error in their place.

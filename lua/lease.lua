@@ -1,26 +1,28 @@
--- Take, renew or give up a lease, or only look; and look at all other leases meanwhile. Times are milliseconds.
+-- Take, renew or give up a lease, or only sweep; and sweep all other leases on the way. Times are milliseconds.
 --
--- KEYS   epoch, leases, owned
--- ARGV   epoch_ttl_ms, nonce, action, owner, incarnation, lease_ttl_ms, heartbeat_ms, known_epoch
--- REPLY  epoch, verdict, incarnation; each: finding, whose, reason
--- FEED   nothing
--- USES   look
+-- KEYS     epoch, leases, owned
+-- ARGV     epoch_ttl_ms, nonce, action, owner, incarnation, lease_ttl_ms, heartbeat_ms, known_epoch
+-- REPLY    epoch, state, incarnation; each: finding, subject, reason
+-- FEED     nothing
+-- INCLUDE  ensure_epoch, lease_sweep
 --
--- action: take, a new incarnation above all that are there and above the one given; bring, that one into a further
--- shard; renew; leave; drop, when it was lost elsewhere; look. verdict: held, lost, gone. A lease that is not there is
--- lost in the epoch that its holder knows; in another the data was lost, and it is held again. finding: marked, and the
--- owner; or lost, and an incarnation with the reason for which its rooms are to be failed.
+-- action: take, a new incarnation above all that are there and above the one given; extend, that one to a further
+-- shard; renew; leave; drop, when it was lost in another shard; sweep. state: held, lost, or none after the last three.
+-- A missing lease is lost in the epoch that its holder knows; in another epoch the data was lost, and it is held again.
+-- finding: suspected, with the owner; or lost, with an incarnation and the reason for which its rooms are to be failed.
 
 local action, owner, incarnation = ARGV[3], ARGV[4], ARGV[5]
-local there = owner ~= '' and string.match(redis.call('HGET', KEYS[2], owner) or '', '^%d+') or ''
-local verdict, looks = 'gone', true
+local epoch = ensure_epoch(KEYS[1], ARGV[2], ARGV[1])
+read_clock()
+local current = owner ~= '' and string.match(redis.call('HGET', KEYS[2], owner) or '', '^%d+') or ''
+local state, sweeps = 'none', true
 
 local function hold()
-  if there ~= '' and there ~= incarnation then
-    condemn(owner, there, 'owner ' .. owner .. ' lost (its name was taken again)')
+  if current ~= '' and current ~= incarnation then
+    mark_lost(owner, current, 'owner ' .. owner .. ' lost (its name was taken again)')
   end
   redis.call('HSET', KEYS[2], owner, table.concat({incarnation, ARGV[6], ARGV[7], now_ms, '0'}, ' '))
-  verdict = 'held'
+  state = 'held'
 end
 
 if action == 'take' then
@@ -31,22 +33,22 @@ if action == 'take' then
   end
   incarnation = now_us > last and now_us or string.format('%.0f', last + 1)
   hold()
-elseif action == 'bring' then
-  if there > incarnation then verdict, incarnation = 'lost', there else hold() end
+elseif action == 'extend' then
+  if current > incarnation then state, incarnation = 'lost', current else hold() end
 elseif action == 'renew' then
-  -- Of two that bring one name back to a server without data, the later incarnation has it, whoever comes first.
-  local is_lost = there > incarnation or (there == '' and epoch == ARGV[8])
+  -- When two renew one name on a server without data, the later incarnation holds it, whichever comes first.
+  local is_lost = current > incarnation or (current == '' and epoch == ARGV[8])
     or redis.call('HEXISTS', KEYS[2], 'lost ' .. incarnation) == 1
-  if there == incarnation or not is_lost then hold() else verdict = 'lost' end
-  -- However many hold leases here, a look now and then is enough.
-  local last = string.match(redis.call('HGET', KEYS[2], 'looked at') or '', '^%d+$')
-  looks = not last or math.abs(now_ms - last) >= 100
-  if looks then redis.call('HSET', KEYS[2], 'looked at', now_ms) end
-elseif there == incarnation and action ~= 'look' then
-  condemn(owner, there, 'owner ' .. owner .. (action == 'leave' and ' left' or ' lost'))
+  if current == incarnation or not is_lost then hold() else state = 'lost' end
+  -- One sweep in 100 ms is enough, however many hold leases here.
+  local last = string.match(redis.call('HGET', KEYS[2], 'last sweep') or '', '^%d+$')
+  sweeps = not last or math.abs(now_ms - last) >= 100
+  if sweeps then redis.call('HSET', KEYS[2], 'last sweep', now_ms) end
+elseif current == incarnation and action ~= 'sweep' then
+  mark_lost(owner, current, 'owner ' .. owner .. (action == 'leave' and ' left' or ' lost'))
 end
 
-local reply = {epoch, verdict, incarnation}
-if looks then look(reply) end
+local reply = {epoch, state, incarnation}
+if sweeps then sweep(reply, epoch) end
 for i = 1, #KEYS do redis.call('PEXPIRE', KEYS[i], ARGV[1]) end
 return reply

@@ -1,9 +1,9 @@
 -- Read the status of each room.
 --
--- KEYS   each: room
--- ARGV   nothing
--- REPLY  each: status
--- FEED   nothing
+-- KEYS     each: room
+-- ARGV     nothing
+-- REPLY    each: status
+-- FEED     nothing
 --
 -- A key of another type (made by hand) puts its error in the place of its status, so that the room can be named.
 

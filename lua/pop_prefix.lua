@@ -1,9 +1,9 @@
--- Take the decode prefix length of each room out of the table.
+-- Remove the decode prefix length of each room, and return it.
 --
--- KEYS   each: prefix
--- ARGV   length_field
--- REPLY  each: length
--- FEED   nothing
+-- KEYS     each: prefix
+-- ARGV     length_field
+-- REPLY    each: length
+-- FEED     nothing
 --
 -- length_field names the caller's rank's. A key of another type (made by hand) puts its error in the place of its
 -- length; the other rooms go on.

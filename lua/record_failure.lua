@@ -1,23 +1,23 @@
--- Note why each room fails, without failing it. The first cause stays; an absent room keeps none.
+-- Record why each room fails, without failing it. The first reason stays; an absent room keeps none.
 -- The room's TTL stays as it is.
 --
--- KEYS   feed; each: room
--- ARGV   feed_length, author; each: reason
--- REPLY  feed_id; each: stored
--- FEED   status, reason
--- USES   feed
+-- KEYS     feed; each: room
+-- ARGV     feed_length, author; each: reason
+-- REPLY    feed_id; each: stored
+-- FEED     status, reason
+-- INCLUDE  feed
 --
--- author is who says so, or empty. stored is 1 when the room's reason is now this one: a repeated call answers as the
+-- author is who fails it, or empty. stored is 1 when the room's reason is now this one: a repeated call answers as the
 -- first did. A key of another type (made by hand) puts its error there; the other rooms go on.
 
-local reply, changes, renew = {false}, {}, false
+local reply = {false}
 for i = 2, #KEYS do
   local room, reason = KEYS[i], ARGV[i + 1]
-  local there = redis.pcall('HMGET', room, 'status', 'reason')
-  local status, first = there[1], there[2]
-  if there.err then
-    reply[i] = there
-  elseif status and not first then
+  local fields = redis.pcall('HMGET', room, 'status', 'reason')
+  local status, previous = fields[1], fields[2]
+  if fields.err then
+    reply[i] = fields
+  elseif status and not previous then
     redis.call('HSET', room, 'reason', reason)
     if ARGV[2] ~= '' then redis.call('HSETNX', room, 'failed_by', ARGV[2]) end
     local n = #changes
@@ -25,6 +25,6 @@ for i = 2, #KEYS do
     changes[n + 4], changes[n + 5] = reason, false
     reply[i] = 1
   else
-    reply[i] = (status and first == reason) and 1 or 0
+    reply[i] = (status and previous == reason) and 1 or 0
   end
 end

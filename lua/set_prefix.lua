@@ -1,25 +1,26 @@
 -- Record the decode prefix length of each room; the room itself may still be absent. Times are milliseconds.
 --
--- KEYS   epoch; each: room, prefix
--- ARGV   ttl_ms, length_field; each: length, generation
--- REPLY  epoch; each: stored
--- FEED   nothing
+-- KEYS     epoch; each: room, prefix
+-- ARGV     ttl_ms, length_field; each: length, generation
+-- REPLY    epoch; each: stored
+-- FEED     nothing
 --
--- With a generation it is bound to that, and stored is 0 when the room has another. length_field names the caller's
--- rank's. A key of another type (made by hand) puts its error in the place of its stored; the other rooms go on.
+-- With a generation the length is bound to that, and stored is 0 when the room has another. length_field names the
+-- caller's rank's. A key of another type (made by hand) puts its error in the place of its stored; the other rooms go
+-- on.
 
 local reply = {redis.call('HGET', KEYS[1], 'epoch')}
 for i = 1, (#KEYS - 1) / 2 do
   local room, prefix, generation = KEYS[i * 2], KEYS[i * 2 + 1], ARGV[i * 2 + 2]
-  local done
+  local stored
   if generation == '' then
-    done = redis.pcall('HSET', prefix, ARGV[2], ARGV[i * 2 + 1])
+    stored = redis.pcall('HSET', prefix, ARGV[2], ARGV[i * 2 + 1])
   else
-    local there = redis.pcall('HGET', room, 'generation')
-    done = there == generation and redis.pcall('HSET', prefix, ARGV[2], ARGV[i * 2 + 1], 'generation', generation)
-    if type(there) == 'table' then done = there end
+    local current = redis.pcall('HGET', room, 'generation')
+    stored = current == generation and redis.pcall('HSET', prefix, ARGV[2], ARGV[i * 2 + 1], 'generation', generation)
+    if type(current) == 'table' then stored = current end
   end
-  if done and type(done) ~= 'table' then done = redis.call('PEXPIRE', prefix, ARGV[1]) end
-  reply[i + 1] = done or 0
+  if stored and type(stored) ~= 'table' then stored = redis.call('PEXPIRE', prefix, ARGV[1]) end
+  reply[i + 1] = stored or 0
 end
 return reply

@@ -1,23 +1,23 @@
 -- Give each live room, and its decode prefix length, a full TTL again. Times are milliseconds.
--- A terminal room is left to expire: nothing but its clear is still to come.
+-- A terminal room is left to expire: only its clear is still to come.
 --
--- KEYS   feed, owned; each: room, prefix
--- ARGV   feed_length, ttl_ms
--- REPLY  feed_id; each: kept
--- FEED   ttl_ms, status
--- USES   feed
+-- KEYS     feed, owned; each: room, prefix
+-- ARGV     feed_length, ttl_ms
+-- REPLY    feed_id; each: kept
+-- FEED     ttl_ms, status
+-- INCLUDE  room_id, feed
 --
 -- kept is 1 when the room is live. A key of another type (made by hand) puts its error there; the other rooms go on.
--- What is gone is nobody's any more.
+-- An absent room loses its owner.
 
-local reply, changes, renew = {false}, {}, false
+local reply = {false}
 for i = 3, #KEYS, 2 do
   local status = redis.pcall('HGET', KEYS[i], 'status')
   local kept = 0
   if type(status) == 'table' then
     kept = status
   elseif not status then
-    redis.call('ZREM', KEYS[2], string.sub(KEYS[i], #KEYS[1] + 2))
+    redis.call('ZREM', KEYS[2], room_id(KEYS[i]))
   elseif status ~= 'Success' and status ~= 'Failed' then
     redis.call('PEXPIRE', KEYS[i], ARGV[2])
     redis.call('PEXPIRE', KEYS[i + 1], ARGV[2])

@@ -1,28 +1,27 @@
 -- Merge one status into each room, by the policy of the namespace. Times are milliseconds.
 --
--- KEYS   feed, epoch; each: room, prefix in mode prefill
--- ARGV   feed_length, policy, ttl_ms, terminal_ttl_ms, epoch_ttl_ms; each: status
--- REPLY  feed_id; each: outcome, status
--- FEED   ttl_ms, status
--- CODES  1 CREATED, 2 ADVANCED, 3 UNCHANGED, 4 FAILED, 5 SKIPPED, -3 WORLD_SIZE
--- USES   feed
+-- KEYS     feed, epoch; each: room, prefix in mode prefill
+-- ARGV     feed_length, policy, ttl_ms, terminal_ttl_ms, epoch_ttl_ms; each: status
+-- REPLY    feed_id; each: outcome, status
+-- FEED     ttl_ms, status
+-- CODES    1 CREATED, 2 ADVANCED, 3 UNCHANGED, 4 FAILED, 5 SKIPPED, -3 WORLD_SIZE
+-- INCLUDE  order, feed
 --
--- Failed sorts lowest but means the end, so it is decided before the order is looked at. A status that is none of
--- ours (made by hand) stands above all: it is left alone, and the client says so. A key of another type puts its error
--- in the place of its status; the other rooms go on. This is the script for who has no rank and no lease, and it is
--- called most: write does the rest. What it would change in a room that has ranks is refused by WORLD_SIZE.
+-- The hot script, for a caller without rank, lease and generation: in batches 2 to 2.7 times as fast as write.lua,
+-- which does the rest. So all stands in its loop, and no function is called for a room. A change to a room that has
+-- ranks is refused by WORLD_SIZE. An unknown status (made by hand) is above all: it stays, and the client reports it. A
+-- key of another type puts its error in the place of its status; the other rooms go on.
 
-local ORDER = {Failed = 0, Bootstrapping = 1, WaitingForInput = 2, Transferring = 3, Success = 4}
 local strict = ARGV[2] == 'strict'
 local count = #ARGV - 5
 local step = (#KEYS - 2) / count
-local now, generation
-local reply, changes, renew = {false}, {}, false
+local now_ms, generation
+local reply = {false}
 
 for i = 1, count do
   local room, incoming = KEYS[(i - 1) * step + 3], ARGV[i + 5]
-  local there = redis.pcall('HMGET', room, 'status', 'world_size')
-  local current, world_size = there.err and there or there[1], there[2]
+  local fields = redis.pcall('HMGET', room, 'status', 'world_size')
+  local current, world_size = fields.err and fields or fields[1], fields[2]
   local outcome = 3
   if incoming == 'Failed' then
     if not current then
@@ -43,28 +42,28 @@ for i = 1, count do
   end
 
   if outcome == 1 or outcome == 2 or outcome == 4 then
-    if not now then
-      -- Many updates change nothing and need no time. Milliseconds are text: three digits of the microseconds' six.
+    if not now_ms then
+      -- As in clock.lua. Many updates change nothing and need no time.
       local time = redis.call('TIME')
       local micros = string.sub('00000' .. time[2], -6)
-      now, generation = time[1] .. string.sub(micros, 1, 3), time[1] .. micros
+      now_ms, generation = time[1] .. string.sub(micros, 1, 3), time[1] .. micros
     end
     if outcome == 1 then
       if not renew then
-        -- One for all rooms of a call: it only has to be above what any of them had before.
+        -- As in next_generation.lua. One for all rooms of a call: it only has to be above what any of them had.
         local last = redis.call('HGET', KEYS[2], 'generation')
         if last and last >= generation then generation = string.format('%.0f', last + 1) end
         redis.call('HSET', KEYS[2], 'generation', generation)
-        -- Its TTL is a week at least: all 3 hours, which is where the first six digits differ, is often enough.
+        -- Its TTL is a week at least: every 3 hours, when the first six digits change, is often enough.
         if not last or string.sub(last, 1, 6) ~= string.sub(generation, 1, 6) then
           redis.call('PEXPIRE', KEYS[2], ARGV[5])
         end
         renew = true
       end
-      redis.call('HSET', room, 'status', incoming, 'generation', generation, 'opened_ms', now, 'updated_ms', now)
+      redis.call('HSET', room, 'status', incoming, 'generation', generation, 'opened_ms', now_ms, 'updated_ms', now_ms)
     else
       if current == 'Failed' then redis.call('HDEL', room, 'reason', 'failed_by') end
-      redis.call('HSET', room, 'status', incoming, 'updated_ms', now)
+      redis.call('HSET', room, 'status', incoming, 'updated_ms', now_ms)
     end
     current = incoming
     local ttl_ms = (incoming == 'Success' or incoming == 'Failed') and ARGV[4] or ARGV[3]

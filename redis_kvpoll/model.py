@@ -120,9 +120,9 @@ class Owner:
     """When it was taken, in microseconds; the rooms that were created under it have it, too."""
     ttl: float = 0.0
     heartbeat: float = 0.0
-    beaten_at: float = 0.0
+    last_heartbeat_at: float = 0.0
     """The last heartbeat."""
-    state: Literal["alive", "lapsed", "marked", "lost"] = "alive"
+    state: Literal["alive", "expired", "suspected", "lost"] = "alive"
     """A lease that has lapsed is marked by the first look, and lost by a later one; then its rooms are failed."""
     reason: str = ""
     """Why its rooms are failed, when it is lost."""

@@ -6,7 +6,7 @@ import pytest
 
 from redis_kvpoll import KVPoll, KVTransferError, Outcome, Update
 
-# Far above what the machine may lose on a slow day, far below what a wrong retry or time limit would cost.
+# Seconds of a stopwatch: far below what a wrong retry or time limit would cost.
 MARGIN = 15.0
 
 # Each on a room 1 that is Bootstrapping: script, call, answer.

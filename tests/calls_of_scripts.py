@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from redis_kvpoll.protocol import fenced_commands, keys, lease_commands, room_commands
 from redis_kvpoll.protocol.script_call import Command
-from redis_kvpoll.protocol.script_specs import RESTATE, SNAPSHOT
-from tests.layouts import layout
+from redis_kvpoll.protocol.script_specs import REPLAY, SNAPSHOT
+from tests.layouts import context
 
 TTL_MS = "60000"
 A, B = 2**53 + 1, 2**63 - 1
@@ -21,17 +21,17 @@ ACTORS = {"rank": _RANK, "plain": {}, "owner": _OWNER, "both": {**_RANK, **_OWNE
 
 def table(actor="plain", policy="compat", feed="100", **changes):
     times = {"ttl_ms": TTL_MS, "terminal_ttl_ms": TTL_MS}
-    return layout(policy=policy, feed_length=feed, nonce="ab12", **{**times, **ACTORS[actor], **changes})
+    return context(policy=policy, feed_length=feed, nonce="ab12", **{**times, **ACTORS[actor], **changes})
 
 
-def bare(operation, shape, rooms, items=()):
+def bare(operation, spec, rooms, items=()):
     """A command that no method of a store makes."""
-    return Command(operation, shape, rooms, [*items], lambda *_: [], lambda *_: None)
+    return Command(operation, spec, rooms, [*items], lambda *_: [], lambda *_: None)
 
 
-def restate(*rooms, status="Bootstrapping", role="opener", reason="", length="", generation=GENERATION):
+def replay(*rooms, status="Bootstrapping", role="creator", reason="", length="", generation=GENERATION):
     item = [str(generation), REQUEST, status, reason, length, role]
-    return bare("restate", RESTATE, [*rooms], item * len(rooms))
+    return bare("replay", REPLAY, [*rooms], item * len(rooms))
 
 
 STATUSES = (1, 2, 3, 4, 0)
@@ -51,13 +51,13 @@ OPERATIONS = {
         fenced_commands.open(A, "another", 2, GENERATION + 10**15),
         fenced_commands.open(B, None, 1, 0),
     ],
-    "restate": [
-        restate(A),
-        restate(A, B, status="Transferring", length="7"),
-        restate(A, status="Failed", reason="why"),
-        restate(A, status="WaitingForInput", role="guest"),
-        restate(A, status="Success", role="cleared"),
-        restate(A, generation=GENERATION - 1),
+    "replay": [
+        replay(A),
+        replay(A, B, status="Transferring", length="7"),
+        replay(A, status="Failed", reason="why"),
+        replay(A, status="WaitingForInput", role="attached"),
+        replay(A, status="Success", role="cleared"),
+        replay(A, generation=GENERATION - 1),
     ],
     "attach": [
         fenced_commands.attach(A),
@@ -91,88 +91,88 @@ OPERATIONS = {
 }
 
 
-def send(client, command, layout):
-    (call,) = command.calls(layout)
-    return client.eval(call.shape.script.source, *call.words()[2:])
+def send(client, command, context):
+    (call,) = command.calls(context)
+    return client.eval(call.spec.script.source, *call.words()[2:])
 
 
-def take_lease(client, layout):
+def take_lease(client, context):
     """As the lease of a store would stand there."""
-    if layout.owner:
-        client.hset(keys.leases("ns"), layout.owner, f"{layout.incarnation} 5000 500 1700000000000 0")
+    if context.owner:
+        client.hset(keys.leases("ns"), context.owner, f"{context.incarnation} 5000 500 1700000000000 0")
         client.pexpire(keys.leases("ns"), 60_000)
 
 
 # What may be there before a call, beside nothing: each makes it by calls of its own.
 
 
-def absent(client, layout):
+def absent(client, context):
     pass
 
 
 def at(status):
     """A room of our generation and request, moved to a status by a store like ours."""
 
-    def fill(client, layout):
-        send(client, restate(A), layout)
+    def fill(client, context):
+        send(client, replay(A), context)
         if status != 1:
-            send(client, fenced_commands.update(A, GENERATION, status), layout)
+            send(client, fenced_commands.update(A, GENERATION, status), context)
 
     return fill
 
 
-def of_another_request(client, layout):
-    send(client, room_commands.update_status(A, 2), layout)
+def of_another_request(client, context):
+    send(client, room_commands.update_status(A, 2), context)
 
 
-def failed_of_another_request(client, layout):
-    send(client, room_commands.update_status(A, 1), layout)
-    send(client, room_commands.abort(A, "why"), layout)
+def failed_of_another_request(client, context):
+    send(client, room_commands.update_status(A, 1), context)
+    send(client, room_commands.abort(A, "why"), context)
 
 
 def by_another_rank(*statuses):
     """Also heard of from the other rank; or from that alone, when ours is None."""
 
-    def fill(client, layout):
+    def fill(client, context):
         other = table("rank", rank="1")
         ours, theirs = statuses
-        send(client, restate(A, status=theirs), other)
+        send(client, replay(A, status=theirs), other)
         if ours:
-            send(client, restate(A, status=ours, role="guest"), layout)
+            send(client, replay(A, status=ours, role="attached"), context)
 
     return fill
 
 
-def cleared_by_us(client, layout):
-    by_another_rank("Transferring", "Transferring")(client, layout)
-    send(client, room_commands.clear(A), layout)
+def cleared_by_us(client, context):
+    by_another_rank("Transferring", "Transferring")(client, context)
+    send(client, room_commands.clear(A), context)
 
 
-def with_other_ranks(client, layout):
-    send(client, restate(A), table("plain" if layout.rank else "rank"))
+def with_other_ranks(client, context):
+    send(client, replay(A), table("plain" if context.rank else "rank"))
 
 
-def lease_lost(client, layout):
-    at(2)(client, layout)
+def lease_lost(client, context):
+    at(2)(client, context)
     client.delete(keys.leases("ns"))
 
 
-def with_a_lost_lease(client, layout):
+def with_a_lost_lease(client, context):
     client.delete(keys.leases("ns"))
 
 
-def fills(layout):
+def fills(context):
     """The states that matter to a store of this kind."""
     found = [absent, *map(at, STATUSES), of_another_request, failed_of_another_request, with_other_ranks]
-    if layout.rank:
+    if context.rank:
         found += [by_another_rank(None, "Transferring"), by_another_rank("Success", "Bootstrapping")]
         found += [by_another_rank(None, "Failed"), by_another_rank("Success", "Failed"), cleared_by_us]
-    if layout.owner:
+    if context.owner:
         found += [lease_lost, with_a_lost_lease]
     return found
 
 
-def named(shapes):
-    """The scripts' names, for two shapes of one script with a number."""
-    names = [shape.script.name for shape in shapes]
+def named(specs):
+    """The scripts' names, for two specs of one script with a number."""
+    names = [spec.script.name for spec in specs]
     return [f"{name}{names[:at].count(name) or ''}" for at, name in enumerate(names)]

@@ -8,6 +8,7 @@ import redis
 from redis.crc import key_slot
 
 from tests import real, servers
+from tests.support import pace
 
 SLOTS = 16384
 AUTH = ("AUTH2", *servers.HARNESS.values())
@@ -17,7 +18,8 @@ def node() -> real.PortServer:
     """A server that may become a node of a cluster; those need a second port, for each other."""
     return real.PortServer(
         *("--cluster-enabled", "yes", "--cluster-port", str(real.free_port())),
-        *("--cluster-node-timeout", "2000", "--cluster-config-file", "nodes.conf", "--repl-diskless-sync-delay", "0"),
+        *("--cluster-node-timeout", pace.milliseconds(2), "--cluster-config-file", "nodes.conf"),
+        *("--repl-diskless-sync-delay", "0"),
     )
 
 

@@ -19,6 +19,7 @@ from tests import servers as matrix
 from tests.blocking import Blocking
 from tests.looped import Side
 from tests.proxy import Proxy
+from tests.support import pace
 
 
 @pytest.fixture(scope="session")
@@ -80,6 +81,7 @@ def make_store(request: pytest.FixtureRequest, server: matrix.Server) -> Iterato
         made: list[Any] = []
 
         def make(client_options: dict[str, Any] | None = None, **options: Any) -> Any:
+            options.setdefault("deadline", pace.seconds(5))
             if request.param == "sync":
                 made.append(StatusStore(server.store_client(**client_options or {}), **options))
             else:

@@ -38,7 +38,7 @@ def changed(where: str, source: str, good: str, bad: str) -> str:
 
 @contextlib.contextmanager
 def fault(where: str, good: str, bad: str) -> Iterator[None]:
-    """Put ``bad`` in the place of ``good``: in a script (``clear.lua``) or a function (``engine.retry:Trip.ask``)."""
+    """Put ``bad`` in the place of ``good``: in a script (``clear.lua``) or a function (``engine.retry:Attempts``)."""
     undo = _in_a_script(where, good, bad) if where.endswith(".lua") else _in_a_function(where, good, bad)
     try:
         yield
@@ -47,7 +47,7 @@ def fault(where: str, good: str, bad: str) -> Iterator[None]:
 
 
 def _in_a_script(where: str, good: str, bad: str) -> Callable[[], None]:
-    script = scripts.load(where.removesuffix(".lua"))  # the one of which all shapes know
+    script = scripts.load(where.removesuffix(".lua"))  # the one of which all specs know
     was = script.source, script.sha
 
     def put(source: str, sha: str) -> None:

@@ -50,7 +50,7 @@ class Hostile:
 
 
 class NoDimensions:
-    """A numpy array of shape (): it has __iter__, which raises."""
+    """A numpy array of spec (): it has __iter__, which raises."""
 
     def __iter__(self):
         raise TypeError("iteration over a 0-d array")

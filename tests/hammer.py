@@ -1,6 +1,6 @@
 """One of the processes that hammer the same few rooms. Its orders come on standard input, its history goes out.
 
-A line of JSON is a job; "ready" is answered once the store has settled, and the next line is the signal to start.
+A line of JSON is a job; "ready" is answered once the settings are checked, and the next line is the signal to start.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ NAMES += ["get", "failure_reason"]
 
 
 def plain(answer):
-    """An answer in JSON's terms; a KVPoll is its number."""
+    """An answer in JSON's config; a KVPoll is its number."""
     return [answer.outcome.name, answer.status] if isinstance(answer, tuple) else answer
 
 

@@ -6,17 +6,17 @@ import re
 
 from redis_kvpoll.protocol import scripts
 
-LABELS = ("KEYS", "ARGV", "REPLY", "FEED", "CODES", "USES")
-MAY_LACK = ("CODES", "USES")
+LABELS = ("KEYS", "ARGV", "REPLY", "FEED", "CODES", "INCLUDE")
+MAY_LACK = ("CODES", "INCLUDE")
 NAMES = sorted(scripts.names())
-SHARED = sorted(file.name.removesuffix(".lua") for file in (scripts.folder() / "shared").iterdir())
+INCLUDES = sorted(file.name.removesuffix(".lua") for file in (scripts.folder() / "include").iterdir())
 
 _LABEL = re.compile(rf"-- ({'|'.join(LABELS)}) {{2,}}(\S.*)")
-_MORE = re.compile(r"-- {8}(\S.*)")
+_MORE = re.compile(r"-- {10}(\S.*)")
 
 
 def text_of(name):
-    """A script's own file, without what it shares with others."""
+    """A script's own file, without its includes."""
     return (scripts.folder() / f"{name}.lua").read_text(encoding="utf-8")
 
 

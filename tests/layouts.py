@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from redis_kvpoll.protocol.script_call import Layout
+from redis_kvpoll.protocol.script_call import CallContext
 
 DEFAULTS = {
     "namespace": "ns",
@@ -15,5 +15,5 @@ DEFAULTS = {
 }
 
 
-def layout(**changes):
-    return Layout(**{**DEFAULTS, **changes})
+def context(**changes):
+    return CallContext(**{**DEFAULTS, **changes})

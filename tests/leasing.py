@@ -6,9 +6,9 @@ import math
 import re
 
 from redis_kvpoll.engine import reaper
-from redis_kvpoll.engine.lease import Holding
+from redis_kvpoll.engine.lease import LeaseKeeper
 from redis_kvpoll.protocol import keys
-from redis_kvpoll.protocol.lease_commands import Terms
+from redis_kvpoll.protocol.lease_commands import LeaseConfig
 from tests.blocking import Blocking
 
 NS = "default"
@@ -22,41 +22,47 @@ def run(store, flow):
     return store._dispatcher.run(flow)
 
 
-def delivery_of(store):
-    return (store._store if isinstance(store, Blocking) else store)._delivery
+def executor_of(store):
+    return (store._store if isinstance(store, Blocking) else store)._executor
 
 
-class Held:
+class ManualLease:
     """A lease of a store, in steps."""
 
     def __init__(self, store, name="prefill-0", ttl=5.0, heartbeat=None):
         self.store = store
-        self.holding = Holding(delivery_of(store), Terms.checked(name, ttl, heartbeat))
+        self.keeper = LeaseKeeper(executor_of(store), LeaseConfig.checked(name, ttl, heartbeat))
 
     def take(self):
-        run(self.store, self.holding.take())
+        run(self.store, self.keeper.take())
         return self
 
-    def beat(self):
-        run(self.store, self.holding.beat())
+    def heartbeat(self):
+        run(self.store, self.keeper.send_heartbeat())
         return self
 
     def give_up(self):
-        run(self.store, self.holding.give_up())
+        run(self.store, self.keeper.give_up())
 
     @property
     def lost(self):
-        return self.holding.lost
+        return self.keeper.lost
 
     @property
     def incarnation(self):
-        return self.holding.incarnation
+        return self.keeper.incarnation
 
 
 def record(client, name="prefill-0", tag=NS):
-    """[incarnation, ttl_ms, heartbeat_ms, beaten_ms, marked_ms] of a lease, or None."""
+    """[incarnation, ttl_ms, heartbeat_ms, last_heartbeat_ms, suspected_ms] of a lease, or None."""
     found = client.hget(keys.leases(tag), name)
     return found and [int(word) for word in found.split()]
+
+
+def now_ms(client):
+    """The server's time."""
+    seconds, micros = client.time()
+    return seconds * 1000 + micros // 1000
 
 
 def pass_time(client, seconds, tags=(NS,)):
@@ -67,7 +73,7 @@ def pass_time(client, seconds, tags=(NS,)):
                 *words, beaten, marked = map(int, value.split())
                 older = [beaten - seconds * 1000, marked and marked - seconds * 1000]
                 client.hset(keys.leases(tag), name, " ".join(str(int(word)) for word in (*words, *older)))
-            elif name == "looked at":
+            elif name == "last sweep":
                 client.hset(keys.leases(tag), name, int(int(value) - seconds * 1000))
 
 
@@ -79,8 +85,8 @@ def begin_long_ago(client, tags=(NS,)):
 
 
 def reap_lost(store, lost, tag=NS, until=math.inf):
-    delivery = delivery_of(store)
-    return run(store, reaper.reap_lost(delivery, delivery._layout, tag, lost, until))
+    executor = executor_of(store)
+    return run(store, reaper.reap_lost(executor, executor._context, tag, lost, until))
 
 
 def die(client, store, seconds=10.0):

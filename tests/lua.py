@@ -80,7 +80,7 @@ class Script:
         raise SyntaxError(f"line {self.tokens[self.at][2]}: expected {expected}, not {self.tokens[self.at][1]!r}")
 
     def take(self, *texts):
-        """Step over one of these words, if it is next."""
+        """Effect over one of these words, if it is next."""
         if self.text and self.text in texts:
             self.at += 1
             return self.tokens[self.at - 1][1]

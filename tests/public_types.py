@@ -127,12 +127,12 @@ async def awaited_handles(store: AsyncStatusStore, elsewhere: Room) -> None:
         assert_type(await room.clear(), Update)
 
 
-def agreement(consensus: Consensus, owner: Owner) -> None:
+def expected_settings(consensus: Consensus, owner: Owner) -> None:
     assert_type(consensus.status, KVPoll | None)
     assert_type((consensus.generation, consensus.version), tuple[int, int])
     assert_type((owner.name, owner.incarnation, owner.rooms, owner.reason), tuple[str, int, int, str])
-    assert_type((owner.ttl, owner.heartbeat, owner.beaten_at, owner.since), tuple[float, float, float, float])
-    assert_type(owner.state, Literal["alive", "lapsed", "marked", "lost"])
+    assert_type((owner.ttl, owner.heartbeat, owner.last_heartbeat_at, owner.since), tuple[float, float, float, float])
+    assert_type(owner.state, Literal["alive", "expired", "suspected", "lost"])
     owner.name = "other"  # type: ignore[misc]
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
-import time
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -19,6 +18,7 @@ from redis_kvpoll import AsyncStatusStore, StatusStore
 from redis_kvpoll.transport.embedded import EmbeddedServer
 from tests.blocking import Blocking
 from tests.servers import ARGUMENTS, HARNESS, keys_without_ttl, program, restrict, why_absent
+from tests.support import pace
 
 
 def free_port() -> int:
@@ -61,7 +61,7 @@ class Sentinel(EmbeddedServer):
         configuration.write_text(
             f"port {self.port}\nbind 127.0.0.1\ndir {folder}\nsentinel monitor main 127.0.0.1 {primary} 1\n"
             f'sentinel auth-user main {HARNESS["username"]}\nsentinel auth-pass main "{HARNESS["password"]}"\n'
-            "sentinel down-after-milliseconds main 500\nsentinel failover-timeout main 5000\n"
+            f"sentinel down-after-milliseconds main {pace.milliseconds(0.5)}\nsentinel failover-timeout main 5000\n"
         )
         wrapper = folder / "sentinel"
         # $4 is the path of the unix socket, by which EmbeddedServer sees that it is up.
@@ -77,12 +77,11 @@ def shared(kind: str = "valkey") -> PortServer:
 
 
 def until(condition: Callable[[], Any], what: str, seconds: float = 20.0) -> Any:
-    """Wait for a real process to get somewhere."""
-    give_up_at = time.monotonic() + seconds
-    while not (answer := condition()):
-        assert time.monotonic() < give_up_at, f"never came: {what}"
-        time.sleep(0.01)
-    return answer
+    """Wait for a real process to get somewhere, for so many seconds of a machine at rest."""
+    for _ in pace.turns(seconds):
+        if answer := condition():
+            return answer
+    raise AssertionError(f"never came: {what}")
 
 
 def hear_ctrl_c() -> None:
@@ -168,10 +167,12 @@ class World:
 
     def open(self, url: str, **options: Any) -> Any:
         """A store from a URL."""
+        options.setdefault("deadline", pace.seconds(5))
         return self._keep((AsyncStatusStore if self.is_async else StatusStore).from_url(url, **options))
 
     def over(self, client: Any, **options: Any) -> Any:
         """A store over a client."""
+        options.setdefault("deadline", pace.seconds(5))
         return self._keep((AsyncStatusStore if self.is_async else StatusStore)(client, **options))
 
     @property

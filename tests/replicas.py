@@ -9,10 +9,10 @@ from redis_kvpoll.protocol import fenced_commands, room_commands
 from redis_kvpoll.protocol.script_specs import SNAPSHOT
 from redis_kvpoll.replica.replica import Replica
 from redis_kvpoll.replica.shard import number_of, text_of
-from tests.layouts import layout
+from tests.layouts import context
 from tests.ranked import Speaker, Table
 
-LAYOUT = layout()
+LAYOUT = context()
 ROOMS = range(5)
 
 
@@ -20,8 +20,8 @@ def anything(room):
     return True
 
 
-def replica_of(wants=anything, **changes):
-    return Replica(layout(**changes), contextlib.nullcontext(), wants)
+def replica_of(is_relevant=anything, **changes):
+    return Replica(context(**changes), contextlib.nullcontext(), is_relevant)
 
 
 class Server:
@@ -78,16 +78,16 @@ class Run:
     def __init__(self):
         self.replica = replica_of()
         self.shard = self.replica.shards["ns"]
-        self.replica.telling = True
+        self.replica.notifying = True
         self.server = Server()
         self.replies = []
         self.told = []
 
     def start(self):
-        self.replica.begin("ns", text_of(self.server.last).encode(), 0)
+        self.replica.start_resync("ns", text_of(self.server.last).encode(), 0)
 
     def own(self, statuses, entries):
-        mark = self.replica.departing()
+        mark = self.replica.sync_epochs()
         feed_id = self.server.write(statuses, entries)
         rooms = list(statuses)
         names = [status.name.encode() if status is not None else None for status in statuses.values()]
@@ -100,14 +100,14 @@ class Run:
 
     def late_look(self, rooms):
         """What a wait reads: over another connection, so that its reply may be late."""
-        mark = self.replica.departing()
+        mark = self.replica.sync_epochs()
         feed_id, rooms, reply = self.server.snapshot(rooms)
         call = SNAPSHOT.call(LAYOUT, "ns", rooms, [], range(len(rooms)))
         self.replies.append((mark, call, feed_id, reply))
 
     def deliver(self, which):
         if self.replies:
-            self.replica.wrote(*self.replies.pop(which % len(self.replies)), 0)
+            self.replica.observe_write(*self.replies.pop(which % len(self.replies)), 0)
 
     def look(self, rooms):
         self.replica.snapshot("ns", *self.server.snapshot(rooms), 0)
@@ -116,11 +116,11 @@ class Run:
         self.replica.read("ns", self.server.after(self.shard.position)[:count], True, 0)
         self.told += self.replica.take_changes()
 
-    def confirm(self):
+    def mark_synced(self):
         self.look(set(self.server.rooms) | set(self.shard.unconfirmed()))
         self.read(1000)
         assert not self.shard.unconfirmed()
-        self.replica.confirm("ns", self.replica.suspicions)
+        self.replica.mark_synced("ns", self.replica.times_suspected)
 
     def another_server(self, start):
         """Lower ids or higher, and other rooms; the replies that are on their way come all the same."""
@@ -162,8 +162,8 @@ class RankedServer(Server):
                 "touch": bool,
                 "record_failure": bool,
                 "reopen": bool,
-                "restate": bool,
-                "restate_cleared": bool,
+                "replay": bool,
+                "replay_cleared": bool,
             }.get(name, lambda answer: answer.changed)
             if not changed(answers[-1]):
                 continue
@@ -204,14 +204,14 @@ class RankedServer(Server):
             return self.speakers[who].update_status(room, KVPoll.Bootstrapping).changed
         return False
 
-    def _restate(self, who, room, status):
+    def _replay(self, who, room, status):
         """A rank brings the room back with a higher generation than it has."""
         self.table.rooms.pop(room, None)
         there = self.speakers[who].create(room)
         self.speakers[who].put(there, status)
         return True
 
-    def _restate_cleared(self, who, room):
+    def _replay_cleared(self, who, room):
         """A rank has come to the end and cleared, and says so to a server that has lost that."""
         there = self.table.rooms.get(room)
         if there is None or who in there.cleared or there.status is KVPoll.Failed:
@@ -258,9 +258,9 @@ class RankedRun(Run):
         self.follow()
         self.server = RankedServer()
 
-    def follow(self, wants=anything):
-        self.replica = replica_of(wants, rank="0", world_size="3")
-        self.replica.telling = True
+    def follow(self, is_relevant=anything):
+        self.replica = replica_of(is_relevant, rank="0", world_size="3")
+        self.replica.notifying = True
         self.shard = self.replica.shards["ns"]
 
     def others(self, who, name, rooms, *arguments):
@@ -272,7 +272,7 @@ class RankedRun(Run):
 
     def own(self, rooms, status):
         """What the store itself writes: a status, None to clear, or abort or reopen; the reply is on its way."""
-        mark = self.replica.departing()
+        mark = self.replica.sync_epochs()
         name = {None: "clear", "abort": "abort", "reopen": "reopen"}.get(status, "update_status")
         rooms = rooms if name in ("clear", "update_status") else rooms[:1]
         feed_id, answers = self.server.act_own(name, rooms, *([status] if name == "update_status" else []))
@@ -290,7 +290,7 @@ class RankedRun(Run):
             one = room_commands.abort(rooms[0], "why") if name == "abort" else None
             command = one or room_commands.update_many(dict.fromkeys(rooms, status))
             reply = [word for answer in answers for word in (answer.outcome.value, _name(answer.status))]
-        self.replies.append((mark, command.calls(self.replica.layout)[0], feed_id, reply))
+        self.replies.append((mark, command.calls(self.replica.context)[0], feed_id, reply))
 
     def expire(self, rooms):
         """They are gone, and the feed does not say it."""
@@ -299,9 +299,9 @@ class RankedRun(Run):
                 self.server.expire(room)
 
     def late_look(self, rooms):
-        mark = self.replica.departing()
+        mark = self.replica.sync_epochs()
         feed_id, rooms, reply = self.server.snapshot(rooms)
-        call = self.replica.look.call(self.replica.layout, "ns", rooms, [], range(len(rooms)))
+        call = self.replica.read_spec.call(self.replica.context, "ns", rooms, [], range(len(rooms)))
         self.replies.append((mark, call, feed_id, reply))
 
     def ask(self):
@@ -309,12 +309,12 @@ class RankedRun(Run):
         self.look(self.replica.uncertain("ns"))
         self.told += self.replica.take_changes()
 
-    def confirm(self):
+    def mark_synced(self):
         self.look(set(self.server.table.rooms) | set(self.shard.unconfirmed()))
         self.read(1000)
         self.ask()
         assert not self.shard.unconfirmed()
-        self.replica.confirm("ns", self.replica.suspicions)
+        self.replica.mark_synced("ns", self.replica.times_suspected)
 
     def another_server(self, start):
         self.server = RankedServer(start)
@@ -339,10 +339,10 @@ class RankedRun(Run):
         another thread whose reply is still to come.
         """
         to_come = {None, *(feed_id for _, _, feed_id, _ in self.replies)}
-        untold = [life for life, feed_id in self.server.begun if feed_id in to_come]
+        pending_notifications = [life for life, feed_id in self.server.begun if feed_id in to_come]
         others = {rank: status for rank, status in shown.items() if rank != 0}
         return any(
-            any(life is one for one in untold)
+            any(life is one for one in pending_notifications)
             or (
                 others.items() <= (ranks or {}).items()
                 and any(life is one and (found or {}).get(0) is shown[0] for _, one, found in self.server.ranks[room])

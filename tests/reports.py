@@ -14,6 +14,6 @@ def report(**changes):
         "outcomes": {}, "late": {}, "reused": 0, "crashes": 0, "lost": 0,
         "orphaned": 3,
         "orphans_past_ttl": 0, "lease": None, "orphans_past_lease": 0, "oldest_orphan": 0.0,
-        "leaked": {}, "polluted": 5, "pollution": {},
+        "leaked": {}, "cross_contaminated": 5, "cross_contamination": {},
     }  # fmt: skip
     return Report(**(fields | changes))

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 from redis_kvpoll import StatusStore
 from redis_kvpoll.integrations.sglang import install, worker
+from tests.support import pace
 
 
 class Mode(Enum):
@@ -43,6 +44,7 @@ def manager(role="prefill", **others):
 def serve(world, monkeypatch, deadline):
     """A server of a test's own, which managers are to join."""
     server = world.serve()
+    deadline = str(pace.seconds(deadline))
     for name, value in {"URL": server.tcp, "NAMESPACE": "t", "LEASE": "5", "DEADLINE": deadline}.items():
         monkeypatch.setenv(f"KVPOLL_{name}", value)
     monkeypatch.setattr(worker, "AWAY_SECONDS", 0.0)

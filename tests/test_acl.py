@@ -22,7 +22,7 @@ from redis_kvpoll.protocol import acl, scripts
 from redis_kvpoll.transport.embedded import EmbeddedServer
 from tests import cluster, real
 from tests.calls import DESTROYING, REPEATED, works
-from tests.leasing import Held
+from tests.leasing import ManualLease
 from tests.proxy import Proxy
 from tests.servers import KINDS, program, why_absent
 
@@ -165,10 +165,10 @@ class TestAllowed:
                 store.update_status(7, 1)
                 assert next(news).room == 7
                 assert store.history(2)
-                held = Held(store).take()
+                held = ManualLease(store).take()
                 store.update_status(8, 1)
-                held.holding._next_touch = 0.0
-                assert not held.beat().lost
+                held.keeper._next_touch = 0.0
+                assert not held.heartbeat().lost
                 assert store.owners()[0].rooms == 1
                 assert store.reap() == 0
                 held.give_up()

@@ -7,15 +7,15 @@ import pytest
 from redis_kvpoll import KVPoll
 from redis_kvpoll.protocol import keys, room_commands
 from redis_kvpoll.protocol import settings as settings_module
-from redis_kvpoll.protocol.script_call import UNSAID
+from redis_kvpoll.protocol.script_call import NOT_REPORTED
 from redis_kvpoll.protocol.script_specs import REAP
-from redis_kvpoll.protocol.settings import Agreement
+from redis_kvpoll.protocol.settings import ExpectedSettings
 from tests.calls_of_scripts import ACTORS, OPERATIONS, A, B, absent, at, fills, send, table, take_lease
 from tests.feeds import entries
 from tests.heads import codes, head, listed, words
 
 SCRIPTS = {
-    command.shape.of(table(actor)).script.name for some in OPERATIONS.values() for command in some for actor in ACTORS
+    command.spec.of(table(actor)).script.name for some in OPERATIONS.values() for command in some for actor in ACTORS
 }
 LOOKS = {"snapshot", "snapshot_ranks"}
 """They append nothing, or a feed's begin; their ids are those of others' changes."""
@@ -27,28 +27,28 @@ FIELDS["version"] = "version"
 class Answer:
     """One call, with what was there before and after it."""
 
-    def __init__(self, client, command, layout):
-        shape = command.shape.of(layout)
-        self.rooms, self.shape = command.rooms, shape
-        self.before, entries_before = self.look(client, layout), entries(client, "ns")
-        self.reply = send(client, command, layout)
-        self.after, entries_after = self.look(client, layout), entries(client, "ns")
+    def __init__(self, client, command, context):
+        spec = command.spec.of(context)
+        self.rooms, self.spec = command.rooms, spec
+        self.before, entries_before = self.look(client, context), entries(client, "ns")
+        self.reply = send(client, command, context)
+        self.after, entries_after = self.look(client, context), entries(client, "ns")
         self.appended = entries_after[len(entries_before) :]
         assert entries_after[: len(entries_before)] == entries_before
         self.epoch = client.hget(keys.epoch("ns"), "epoch")
         self.fields = [client.hgetall(key) for key in keys.rooms("ns", self.rooms)]
-        told, each = words(head(shape.script.name)[1]["REPLY"])
+        told, each = words(head(spec.script.name)[1]["REPLY"])
         assert len(self.reply) == len(told) + len(each) * len(self.rooms)
         self.told = dict(zip(told, self.reply, strict=False))
         self.words = {word: self.reply[len(told) + n :: len(each)] for n, word in enumerate(each)}
 
-    def look(self, client, layout):
-        return send(client, room_commands.poll(self.rooms), layout)
+    def look(self, client, context):
+        return send(client, room_commands.poll(self.rooms), context)
 
     def check(self):
         if "feed_id" in self.told:
             last = self.appended[-1][0] if self.appended else None
-            assert self.told["feed_id"] == last or self.shape.script.name in LOOKS
+            assert self.told["feed_id"] == last or self.spec.script.name in LOOKS
         else:
             assert not self.appended
         if "epoch" in self.told:
@@ -59,10 +59,12 @@ class Answer:
     def check_what_it_leaves(self):
         """A mirror takes the caller's own writes from the reply."""
         told = len(self.told)
-        if self.shape is REAP:
+        if self.spec is REAP:
             return  # it changes others' rooms, and says nothing of them
-        leaves = self.shape.leaves(self.reply[told:]) if self.shape.leaves else self.before
-        expected = [there if left is UNSAID else left for left, there in zip(leaves, self.before, strict=True)]
+        statuses_after = self.spec.statuses_after(self.reply[told:]) if self.spec.statuses_after else self.before
+        expected = [
+            there if left is NOT_REPORTED else left for left, there in zip(statuses_after, self.before, strict=True)
+        ]
         assert self.after == expected
 
     def check_fields(self):
@@ -75,14 +77,14 @@ def answers(client, script, mode="none", policies=("compat",)):
     """All calls that some store makes of a script, on a room in every state that matters to it."""
     for actor in ACTORS:
         for policy in policies:
-            layout = table(actor, mode=mode, policy=policy)
-            for fill in fills(layout):
+            context = table(actor, mode=mode, policy=policy)
+            for fill in fills(context):
                 for command in (command for some in OPERATIONS.values() for command in some):
-                    if command.shape.of(layout).script.name == script:
+                    if command.spec.of(context).script.name == script:
                         client.flushall()
-                        take_lease(client, layout)
-                        fill(client, layout)
-                        yield Answer(client, command, layout)
+                        take_lease(client, context)
+                        fill(client, context)
+                        yield Answer(client, command, context)
 
 
 @pytest.mark.parametrize("mode", ["none", "prefill"])
@@ -103,22 +105,22 @@ def test_a_script_does_what_its_head_says(server, script, mode):
 def test_without_a_feed_nothing_is_appended(server, script):
     client = server.client()
     for actor in ACTORS:
-        layout = table(actor, feed="0")
+        context = table(actor, feed="0")
         for fill in (absent, at(1), at(4)):
             for command in (command for some in OPERATIONS.values() for command in some):
-                if command.shape.of(layout).script.name == script:
+                if command.spec.of(context).script.name == script:
                     client.flushall()
-                    take_lease(client, layout)
-                    fill(client, layout)
-                    (call,) = command.calls(layout)
-                    reply = client.eval(call.shape.script.source, *call.words()[2:])
-                    assert not call.shape.feed or reply[0] is None
+                    take_lease(client, context)
+                    fill(client, context)
+                    (call,) = command.calls(context)
+                    reply = client.eval(call.spec.script.source, *call.words()[2:])
+                    assert not call.spec.feed or reply[0] is None
                     assert not client.exists(keys.feed("ns"))
 
 
 def test_settings(client):
-    call = Agreement.checked("ns", None, None, None, None).call()
-    reply = client.eval(call.shape.script.source, *call.words()[2:])
+    call = ExpectedSettings.checked("ns", None, None, None, None).call()
+    reply = client.eval(call.spec.script.source, *call.words()[2:])
     assert len(reply) == len(settings_module.NAMES)
 
 

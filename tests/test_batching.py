@@ -19,9 +19,9 @@ from redis_kvpoll import (
     StoreUnavailableError,
     Update,
 )
-from redis_kvpoll.aio.dispatcher import Place
-from redis_kvpoll.engine.batching import Flight
-from redis_kvpoll.engine.effects import Rider
+from redis_kvpoll.aio.dispatcher import CallWaiter
+from redis_kvpoll.engine.batching import Batch
+from redis_kvpoll.engine.effects import PendingCall
 from tests import real
 from tests.oracle import Oracle
 from tests.proxy import Proxy
@@ -55,16 +55,16 @@ async def sent(proxy, script, count):
     await asyncio.to_thread(real.until, lambda: proxy.calls(script) == count, f"{count} calls of {script}")
 
 
-def lanes(store):
-    return list(store._dispatcher._lanes.values())
+def queues(store):
+    return list(store._dispatcher._queues.values())
 
 
-async def settled(store, proxy):
+async def settings_verified(store, proxy):
     """The store works, and nobody is left anywhere."""
     proxy.release()
     async with asyncio.timeout(60):
         assert await store.get(77) is None
-    assert all(lane.is_free and not lane.has_pilot for lane in lanes(store))
+    assert all(queue.is_free and not queue.has_sender for queue in queues(store))
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
@@ -184,7 +184,7 @@ MIXED = {
 @pytest.mark.parametrize("kind", ["valkey", "redis", "redis62"])
 @pytest.mark.parametrize("mode", ["none", "prefill"])
 async def test_mixed_calls_are_answered_in_the_order_of_asking(kind, mode):
-    """Scripts are forgotten, replies of what may be repeated get lost, and flights overlap what comes meanwhile."""
+    """Scripts are forgotten, replies of what may be repeated get lost, and batches overlap what comes meanwhile."""
     chance = random.Random(f"{kind} {mode}")
     with real.World("sync") as world, Proxy(world.shared(kind).socket) as proxy:
         oracle = Oracle("strict", mode, 900.0, 300.0, 0.0)
@@ -196,7 +196,7 @@ async def test_mixed_calls_are_answered_in_the_order_of_asking(kind, mode):
                     if chance.random() < 0.5:
                         client.script_flush()
                     if chance.random() < 0.3:
-                        store._delivery.unsettle()
+                        store._executor.server_may_have_changed()
                     if chance.random() < 0.3:
                         proxy.lose_next_reply("touch")
                     names = [chance.choice(list(MIXED)) for _ in range(60)]
@@ -247,10 +247,10 @@ class TestDeadlines:
             proxy.stalled = True
             first = asyncio.create_task(store.get(1))
             await sent(proxy, "poll", 2)
-            store._delivery.deadline = 0.2
+            store._executor.deadline = 0.2
             early = asyncio.create_task(store.get(2))
             await asyncio.sleep(0)
-            store._delivery.deadline = 60.0
+            store._executor.deadline = 60.0
             late = asyncio.create_task(store.get(3))
             await asyncio.sleep(0)
             first.cancel()
@@ -271,7 +271,7 @@ class TestDeadlines:
             proxy.hold("poll")
             first = asyncio.create_task(store.get(1))
             await sent(proxy, "poll", before + 1)
-            store._delivery.deadline = 0.0
+            store._executor.deadline = 0.0
             late = asyncio.create_task(store.clear(1))
             await asyncio.sleep(0)
             proxy.release()
@@ -306,7 +306,7 @@ class TestCancelling:
         proxy.release()
         assert await gather(first, *tasks[1::2]) == [BOOT, BOOT, BOOT, None, None]
         assert proxy.commands[-1].count(b"kvpoll:{default}:room:0") == 0, "who left is not sent"
-        await settled(store, proxy)
+        await settings_verified(store, proxy)
 
     @pytest.mark.parametrize("whom", [[0], [1, 2], [0, 1, 2]])
     async def test_some_or_all_of_a_flight(self, store, proxy, whom):
@@ -324,7 +324,7 @@ class TestCancelling:
         for at, answer in enumerate([BOOT, BOOT, None]):
             assert isinstance(answers[at], asyncio.CancelledError) if at in whom else answers[at] is answer
         assert answers[3] is BOOT
-        await settled(store, proxy)
+        await settings_verified(store, proxy)
 
     @pytest.mark.parametrize("turns", range(6))
     async def test_the_first_of_a_turn(self, store, proxy, turns):
@@ -334,13 +334,13 @@ class TestCancelling:
         tasks[0].cancel()
         answers = await gather(*tasks)
         assert answers[1:] == [BOOT] * 3
-        await settled(store, proxy)
+        await settings_verified(store, proxy)
 
     async def test_a_cancelled_call_is_not_tried_again(self, store, proxy):
         """It travels with another, is sent in vain, and the other is tried again, alone."""
 
         async def clear(room, deadline):
-            store._delivery.deadline = deadline
+            store._executor.deadline = deadline
             return await store.clear(room)
 
         early, gone = asyncio.create_task(clear(2, 0.2)), asyncio.create_task(clear(1, 60.0))
@@ -351,7 +351,7 @@ class TestCancelling:
         _, error = await gather(gone, early)
         assert type(error) is StoreUnavailableError
         proxy.refusals = 0
-        await settled(store, proxy)
+        await settings_verified(store, proxy)
         assert await store.get(1) is BOOT
 
     async def test_a_time_limit_around_a_call(self, store, proxy):
@@ -362,18 +362,18 @@ class TestCancelling:
         proxy.release()
         assert await gather(first, *tasks) == [BOOT, BOOT]
         assert await store.get(1) is BOOT
-        await settled(store, proxy)
+        await settings_verified(store, proxy)
 
     @pytest.mark.parametrize("turns", range(4))
     async def test_whoever_cancels_all_other_tasks_takes_no_call_down(self, store, proxy, turns):
-        """Among them is the pilot, which is nobody's; whose call it carries has not been cancelled."""
+        """Among them is the sender, which is nobody's; whose call it carries has not been cancelled."""
         mine = [asyncio.create_task(store.get(room)) for room in range(3)]
         for _ in range(turns):
             await asyncio.sleep(0)
         for task in asyncio.all_tasks() - {asyncio.current_task(), *mine}:
             task.cancel()
         assert await gather(*mine) == [BOOT] * 3
-        await settled(store, proxy)
+        await settings_verified(store, proxy)
 
     async def test_ten_thousand_at_once(self, store, proxy):
         first, tasks = await self.begin(store, proxy, 10_000)
@@ -383,14 +383,14 @@ class TestCancelling:
         assert await gather(first) == [BOOT]
         await gather(*tasks)
         assert proxy.calls("poll") == 1
-        await settled(store, proxy)
+        await settings_verified(store, proxy)
 
     async def test_a_mistake_of_ours_is_told_to_all_who_wait(self, store, proxy, monkeypatch):
-        monkeypatch.setattr(store._delivery, "marks", lambda: 1 / 0)
+        monkeypatch.setattr(store._executor, "observer_epochs", lambda: 1 / 0)
         answers = await gather(*(store.get(room) for room in range(3)))
         assert [type(answer) for answer in answers] == [ZeroDivisionError] * 3
         monkeypatch.undo()
-        await settled(store, proxy)
+        await settings_verified(store, proxy)
 
 
 def test_calls_that_a_closed_event_loop_left_behind_stop_nobody(server):
@@ -427,6 +427,6 @@ async def test_nothing_is_left_in_memory(server):
         del tasks
         await store.get(1)
         gc.collect()
-        left = [type(one).__name__ for one in gc.get_objects() if type(one) in (Rider, Place, Flight)]
+        left = [type(one).__name__ for one in gc.get_objects() if type(one) in (PendingCall, CallWaiter, Batch)]
         assert left == []
-        assert list(store._dispatcher._lanes) == ["default"]
+        assert list(store._dispatcher._queues) == ["default"]

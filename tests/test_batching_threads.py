@@ -7,23 +7,23 @@ import os
 import signal
 import sys
 import threading
-import time
 from contextlib import contextmanager
 
 import pytest
 
 from redis_kvpoll import KVPoll, Outcome, OutcomeUnknownError, StatusStore, StoreUnavailableError, Update
-from redis_kvpoll.engine.batching import Flight
-from redis_kvpoll.engine.effects import Rider
+from redis_kvpoll.engine.batching import Batch
+from redis_kvpoll.engine.effects import PendingCall
 from redis_kvpoll.protocol.keys import tag
 from redis_kvpoll.sync import dispatcher
 from tests import cluster, real
 from tests.calls import MARGIN
 from tests.hammer import hammer
 from tests.linear import Done, by_room, find_order
+from tests.support import pace
 
 BOOT, WAIT = KVPoll.Bootstrapping, KVPoll.WaitingForInput
-PATIENCE = 60
+PATIENCE = round(pace.seconds(60))
 
 
 class Interrupted(BaseException):
@@ -47,8 +47,8 @@ def store(proxy):
         proxy.release()
 
 
-def lane(store, name="default"):
-    return store._dispatcher._lanes[name]
+def queue(store, name="default"):
+    return store._dispatcher._queues[name]
 
 
 def sent(proxy, script, count):
@@ -56,12 +56,15 @@ def sent(proxy, script, count):
 
 
 def in_line(store, count):
-    real.until(lambda: len(lane(store).waiting) == count, f"{count} stand in line")
+    real.until(lambda: len(queue(store).waiting) == count, f"{count} stand in line")
 
 
 def all_free(store):
     dispatcher = store._dispatcher
-    return all(lane.is_free and lane.leader is None for lane in dispatcher._lanes.values()) and not dispatcher._aboard
+    return (
+        all(queue.is_free and queue.next_sender is None for queue in dispatcher._queues.values())
+        and not dispatcher._threads_inside
+    )
 
 
 class TestTravellingTogether:
@@ -106,7 +109,7 @@ class TestTravellingTogether:
         list(threads.map(lambda room: store.update_status(room, BOOT), range(500)))
         store.get(1)
         gc.collect()
-        assert [one for one in gc.get_objects() if type(one) in (Rider, Flight, dispatcher.Caller)] == []
+        assert [one for one in gc.get_objects() if type(one) in (PendingCall, Batch, dispatcher.Caller)] == []
         assert all_free(store)
 
 
@@ -184,7 +187,7 @@ class TestInterrupted:
         assert all_free(store)
 
     def test_one_who_waits(self, store, proxy, threads):
-        """The thread is in the flight of another, which then fails: it must not be the one to lead the next."""
+        """The thread is in the batch of another, which then fails: it must not be the one to lead the next."""
         proxy.hold("poll")
         first = threads.submit(store.get, 0)
         sent(proxy, "poll", 1)
@@ -223,7 +226,7 @@ class TestInterrupted:
         assert all_free(store)
 
 
-OURS = tuple(f"{os.sep}redis_kvpoll{os.sep}{name}.py" for name in ("dispatch", "lanes", "formation"))
+OURS = tuple(f"/redis_kvpoll/{name}.py" for name in ("sync/dispatcher", "engine/batching", "sync/fan_out"))
 
 
 def interrupted_at(number, call):
@@ -259,7 +262,7 @@ def test_wherever_it_is_interrupted_its_lanes_are_free(server, shards):
         for call in calls:
             number = 1
             while interrupted_at(number, call):
-                stuck = {name: (one.flight, one.leader) for name, one in store._dispatcher._lanes.items()}
+                stuck = {name: (one.batch, one.next_sender) for name, one in store._dispatcher._queues.items()}
                 assert all_free(store), f"place {number}: {stuck}"
                 number += 1
             places += number
@@ -271,16 +274,15 @@ class TestHanging:
 
     @pytest.mark.parametrize("script", ["poll", "clear"])
     def test_a_caller_waits_no_longer_than_for_a_server(self, server, monkeypatch, script):
-        monkeypatch.setattr(dispatcher, "OVERDUE", 0.1)
-        with StatusStore.from_url(server.tcp, deadline=0.2) as store:
+        monkeypatch.setattr(dispatcher, "SENDER_TIMEOUT", 0.1)
+        with StatusStore.from_url(server.tcp, deadline=pace.seconds(0.2)) as store:
             store.poll([1])
             call = {"poll": lambda: store.get(1), "clear": lambda: store.clear(1)}[script]
-            gone = lane(store)
-            gone.flight, gone.pilot = object(), -1
-            began = time.monotonic()
-            with pytest.raises(StoreUnavailableError, match="another thread hangs"):
+            gone = queue(store)
+            gone.batch, gone.sender = object(), -1
+            with pace.Stopwatch() as took, pytest.raises(StoreUnavailableError, match="another thread hangs"):
                 call()
-            assert time.monotonic() - began < MARGIN
+            assert took.seconds < MARGIN
             assert call() is None  # it waits for that one no more
             assert all_free(store)
 
@@ -327,13 +329,13 @@ class TestFork:
 
 class TestShards:
     def test_shards_that_stall_share_one_deadline(self, proxy):
-        with StatusStore.from_url(proxy.url, shards=32, deadline=0.5) as store:
+        deadline = pace.seconds(0.5)
+        with StatusStore.from_url(proxy.url, shards=32, deadline=deadline) as store:
             store.poll(range(200))
             proxy.stalled = True
-            began = time.monotonic()
-            with pytest.raises(StoreUnavailableError):
+            with pace.Stopwatch() as took, pytest.raises(StoreUnavailableError):
                 store.poll(range(200))
-            assert time.monotonic() - began < 8  # in turn it would be 16
+            assert took.seconds < 16 * deadline  # in turn it would be 32
             assert all_free(store)
 
     @pytest.mark.parametrize("stalled", range(3))
@@ -350,7 +352,7 @@ class TestShards:
             try:
                 everywhere = threads.submit(store.poll, range(100))
                 held = {tag("prod", 8, room) for room in range(100) if at[room] is slow}
-                busy = lambda: {name for name, one in list(store._dispatcher._lanes.items()) if one.flight}  # noqa: E731
+                busy = lambda: {name for name, one in list(store._dispatcher._queues.items()) if one.batch}  # noqa: E731
                 real.until(lambda: everywhere.running() and busy() == held, "only what stalls is still under way")
                 assert store.poll(healthy) == [BOOT] * len(healthy)
                 assert not everywhere.done()
@@ -366,10 +368,10 @@ class TestShards:
         with StatusStore.from_url(server.tcp, shards=2, deadline=60.0) as store:
             store.poll(range(20))
             one, other = (next(r for r in range(20) if tag("default", 2, r) == f"default/{n}") for n in range(2))
-            busy, free = lane(store, "default/0"), lane(store, "default/1")
-            free.flight, free.pilot = object(), -1
+            busy, free = queue(store, "default/0"), queue(store, "default/1")
+            free.batch, free.sender = object(), -1
             begun, go_on = threading.Event(), threading.Event()
-            begin = store._route.begin
+            begin = store._transport.begin
 
             def slow(step):
                 if step.tag == "default/0" and not begun.is_set():
@@ -377,16 +379,16 @@ class TestShards:
                     go_on.wait(PATIENCE)
                 return begin(step)
 
-            store._route.begin = slow
+            store._transport.begin = slow
             both = threads.submit(store.poll, [one, other])
             assert begun.wait(PATIENCE)
             assert len(free.waiting) == 1
             behind = threads.submit(store.get, other)
             real.until(lambda: len(free.waiting) == 2, "both wait for the healthy shard")
-            free.flight = None
-            store._dispatcher._hand_on(free)
+            free.batch = None
+            store._dispatcher._wake_next_sender(free)
             assert behind.result(PATIENCE) is None
-            assert busy.flight
+            assert busy.batch
             assert not both.done()
             go_on.set()
             assert both.result(PATIENCE) == [None, None]

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -25,6 +24,8 @@ from bench.peers.known import p99
 from bench.peers.rates import Score, Tally
 from bench.peers.way import Way, merged
 from redis_kvpoll import KVPoll
+from tests import real
+from tests.support import pace
 
 ROOT = Path(__file__).parent.parent
 UNGUARDED = ("naive", "zmq")
@@ -37,13 +38,11 @@ def ground():
 
 
 def gone(pid: int) -> bool:
-    give_up_at = time.monotonic() + 10
-    while time.monotonic() < give_up_at:
+    for _ in pace.turns(10):
         try:
             os.kill(pid, 0)
         except ProcessLookupError:
             return True
-        time.sleep(0.01)
     return False
 
 
@@ -92,7 +91,7 @@ def test_two_at_once_are_told_what_fits_together(ways):
     def play(end: Callable[[], Way], seed: int) -> int:
         random, sum_ = Random(seed), 0
         with contextlib.closing(end()) as way:
-            start.wait(10)
+            start.wait(pace.seconds(60))
             for _ in range(150):
                 room, status = random.choice(rooms), random.choice((1, 2, 3, 4, 0, None, None))
                 sum_ += way.merge(room, status) if status is not None else -way.clear(room)
@@ -149,9 +148,7 @@ def test_a_killed_run_leaves_no_service_behind(tmp_path):
     command = [sys.executable, "-c", code, str(folder)]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as run:
         assert run.stdout.readline() == b"up\n"
-        give_up_at = time.monotonic() + 10
-        while not (said := (folder / "log").read_text().strip()) and time.monotonic() < give_up_at:
-            time.sleep(0.01)
+        said = real.until((folder / "log").read_text, "its process id")
         run.send_signal(signal.SIGKILL)
     assert gone(int(said))
 
@@ -161,7 +158,7 @@ def tally(created: int, cleared: int, left: list[int | None]) -> Tally:
 
 
 @pytest.mark.parametrize(
-    ("tallies", "verdict"),
+    ("tallies", "state"),
     [
         ([tally(3, 1, [4, None, 2]), tally(1, 1, [4, None, 2])], "correct"),
         ([tally(3, 1, [4, None, 2]), tally(2, 1, [4, None, 2])], "1 wrong"),  # two were told that they created it
@@ -169,10 +166,10 @@ def tally(created: int, cleared: int, left: list[int | None]) -> Tally:
         ([tally(4, 1, [4, None, 2]), tally(1, 1, [None, None, 1])], "1 wrong, 2 rooms differ"),
     ],
 )
-def test_a_way_is_right_when_the_sum_fits_and_all_see_the_same(tallies, verdict):
+def test_a_way_is_right_when_the_sum_fits_and_all_see_the_same(tallies, state):
     score = Score()
     score.add(tallies)
-    assert (score.verdict, score.rates) == (verdict, [20.0])
+    assert (score.state, score.rates) == (state, [20.0])
 
 
 def test_anothers_failure_is_named_and_ours_is_raised(ground):

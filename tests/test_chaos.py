@@ -1,4 +1,4 @@
-"""The table under violence, in short; and the judge of it, who must find what is wrong in histories made by hand."""
+"""The table under faults, in short; and its checker, which must find what is wrong in histories made by hand."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from chaos.history import Done, Fault, History, Writer
 from chaos.run import run
 from chaos.scenarios import SCENARIOS
 from redis_kvpoll import KVPoll
+from tests.support import pace
 
 BOOT, READY, MOVE, OK, FAIL = 1, 2, 3, 4, 0
 DEADLINE = 5.0
@@ -23,27 +24,31 @@ TOLD = {"memory": "ServerRefusedError"}
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_a_short_run_shows_nothing_that_must_not_be(name):
+def test_a_short_run_shows_nothing_that_must_not_be(name, monkeypatch):
+    monkeypatch.setattr(checker, "SLACK", pace.seconds(checker.SLACK))
+    monkeypatch.setattr(fenced, "RESTORED", pace.seconds(fenced.RESTORED))
     scenario = SCENARIOS[name]
     if not scenario.needs():
         pytest.skip(scenario.missing)
-    verdict = run(name, scenario, scenario.seconds, SEED)
-    assert not verdict.violations, report.report([verdict])
-    assert verdict.operations > 500
-    assert verdict.faults.total() >= 2
+    state = run(name, scenario, scenario.seconds, SEED)
+    assert not state.violations, report.report([state])
+    assert state.operations > 500 / pace.factor()
+    assert state.faults.total() >= 2
     if name in TOLD:
-        assert verdict.errors[TOLD[name]]
+        assert state.errors[TOLD[name]]
 
 
 def test_the_command_says_what_was_found():
     command = [sys.executable, "-m", "chaos", "--only", "amnesia", "--seconds", "0.5", "--seed", "1"]
-    done = subprocess.run(command, cwd=Path(__file__).parent.parent, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        command, cwd=Path(__file__).parent.parent, capture_output=True, text=True, timeout=pace.seconds(60)
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "SIGKILL of the server, restart without its data" in done.stdout
     assert ", 0 violations; the longest that any caller waited: " in done.stdout.splitlines()[-1]
 
 
-# The judge itself
+# The classify_failure itself
 
 
 def call(name, argument, answer, began, ended, worker=0, error="", room=7):
@@ -229,7 +234,7 @@ class TestHistory:
         assert history.read(tmp_path / "calls", 0) == []
 
 
-# The judge of handles
+# The classify_failure of handles
 
 G, H = "1763800000000001", "1763800000000002"
 

@@ -196,7 +196,9 @@ class TestReplayCommand:
         out = io.StringIO()
         console = Console(file=out, width=80)
         late = {"Transferring": {"CREATED": 2000, "ADVANCED": 1}, "Failed": {"SKIPPED": 7, "FAILED": 1}}
-        found = report(policy="compat", late=late, leaked={"Success": 2}, polluted=1, pollution={"flipped": 1})
+        found = report(
+            policy="compat", late=late, leaked={"Success": 2}, cross_contaminated=1, cross_contamination={"flipped": 1}
+        )
         for part in render(found):
             console.print(part)
         for words in (

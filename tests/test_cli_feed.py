@@ -19,6 +19,7 @@ from redis_kvpoll import Change, FeedGap, KVPoll, StatusStore
 from redis_kvpoll.cli import feed as feed_view
 from redis_kvpoll.cli.app import kvpoll
 from tests import real
+from tests.support import pace
 
 ROOM = 2**63 - 1
 
@@ -193,14 +194,14 @@ class Tailing:
 
     def __exit__(self, *_):
         self.process.kill()
-        self.process.communicate(timeout=30)
+        self.process.communicate(timeout=pace.seconds(30))
 
     def line(self):
         return self.process.stdout.readline()
 
     def end(self):
         """(exit status, what it said to stderr) at its end."""
-        _, said = self.process.communicate(timeout=30)
+        _, said = self.process.communicate(timeout=pace.seconds(30))
         return self.process.returncode, said
 
 

@@ -12,7 +12,7 @@ from redis_kvpoll import KVPoll, StatusStore
 from redis_kvpoll.cli import owners as owners_view
 from redis_kvpoll.cli.app import kvpoll
 from redis_kvpoll.model import Owner
-from tests.leasing import Held, begin_long_ago, pass_time, record
+from tests.leasing import ManualLease, begin_long_ago, pass_time, record
 
 BOOT, DONE, FAIL = KVPoll.Bootstrapping, KVPoll.Success, KVPoll.Failed
 
@@ -28,7 +28,7 @@ def client(url, real_servers):
 @pytest.fixture
 def held(url, client):
     with StatusStore.from_url(url) as store:
-        yield Held(store).take()
+        yield ManualLease(store).take()
 
 
 def run(*args):

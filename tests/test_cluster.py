@@ -10,7 +10,7 @@ import pytest
 from redis_kvpoll import AsyncStatusStore, KVPoll, Outcome, ServerRefusedError, StatusStore
 from redis_kvpoll.protocol.feed import Tail
 from redis_kvpoll.protocol.keys import tag, tags
-from redis_kvpoll.transport.slot_map import Topology
+from redis_kvpoll.transport.slot_map import SlotMap
 from tests import real
 from tests.cluster import meet, node
 from tests.feeds import a_round
@@ -156,7 +156,7 @@ def test_an_asyncio_store_serves_one_event_loop_after_another(cluster):
         try:
             return (await store.update_status(room, 1)).outcome
         finally:
-            await store._route.close()
+            await store._transport.close()
 
     assert [asyncio.run(work(room)) for room in ROOMS[:3]] == [Outcome.CREATED] * 3
     with StatusStore.from_url(cluster.url, namespace="prod") as other:
@@ -167,8 +167,8 @@ def test_an_asyncio_store_serves_one_event_loop_after_another(cluster):
 
 def test_a_thousand_first_calls_at_once_read_the_map_once(cluster, monkeypatch):
     reads = []
-    learn = Topology.learn
-    monkeypatch.setattr(Topology, "learn", lambda *args: reads.append(1) or learn(*args))
+    learn = SlotMap.learn
+    monkeypatch.setattr(SlotMap, "learn", lambda *args: reads.append(1) or learn(*args))
 
     async def work():
         async with AsyncStatusStore.from_url(cluster.url, namespace="prod", shards=SHARDS, deadline=60.0) as store:

@@ -26,6 +26,7 @@ from hypothesis import strategies as st
 from redis_kvpoll import KVPoll, StatusStore
 from tests.fuzzing import examples
 from tests.linear import ABSENT, Done, by_room, find_order, step
+from tests.support import pace
 
 PROCESSES = 8
 ROOMS = [0, 2**53 + 1, 2**63 - 1]
@@ -46,12 +47,12 @@ def processes():
         process.stdin.close()  # which ends it
         process.stdout.close()
     for process in running:
-        assert process.wait(10) == 0
+        assert process.wait(pace.seconds(10)) == 0
 
 
 def hammer(processes, job):
     """Let all processes loose at the same moment; the histories of all, in one list."""
-    watch = threading.Timer(30, lambda: [process.kill() for process in processes])
+    watch = threading.Timer(pace.seconds(30), lambda: [process.kill() for process in processes])
     watch.start()
     try:
         for process in processes:

@@ -21,6 +21,7 @@ from redis_kvpoll.transport.embedded import EmbeddedServer
 from tests import real
 from tests.calls import works
 from tests.servers import program
+from tests.support import pace
 
 
 def folder_of(store):
@@ -45,7 +46,7 @@ class TestEmbedded:
         """The owner is killed while a child of its lives on."""
         code = """
             import os, signal, sys, time
-            from redis_kvpoll.clients.embedded import EmbeddedServer
+            from redis_kvpoll.transport.embedded import EmbeddedServer
             server = EmbeddedServer()
             if (child := os.fork()) == 0:
                 time.sleep(60)
@@ -127,7 +128,7 @@ class TestEmbedded:
         """However that ends: no server is left, nor its folder."""
         owner = textwrap.dedent(f"""
             import os, sys, time
-            from redis_kvpoll.clients.embedded import EmbeddedServer
+            from redis_kvpoll.transport.embedded import EmbeddedServer
             server = EmbeddedServer()
             print(server.pid, server._guard.pid, flush=True)
             sys.stdin.readline()
@@ -148,7 +149,7 @@ class TestEmbedded:
                 process.send_signal(signal.SIGKILL)
             process.stdin.write("\n") if end != "SIGKILL" else None
             process.stdin.close()
-            process.wait(timeout=20)
+            process.wait(timeout=pace.seconds(20))
         for pid in pids:
             real.until(lambda pid=pid: embedded._is_gone(pid), "the server and its guard are gone")
         real.until(lambda: not list(tmp_path.iterdir()), "the folder is gone")
@@ -162,7 +163,7 @@ class TestEmbedded:
         if not child:
             os.close(1), os.close(2)
             try:
-                (store._store if world.is_async else store)._route = None
+                (store._store if world.is_async else store)._transport = None
                 atexit._run_exitfuncs()
             finally:
                 os._exit(0)

@@ -8,13 +8,13 @@ import pytest
 from redis import exceptions
 
 from redis_kvpoll.engine import classify
-from redis_kvpoll.engine.classify import Fault, NotSent
+from redis_kvpoll.engine.classify import Failure, NotSent
 
 
 @pytest.mark.parametrize("code", ["NOREPLICAS", "READONLY", "BUSY", "LOADING", "MASTERDOWN"])
 def test_a_refusal_that_passes_is_known_inside_and_outside_of_a_script(code):
     for text in (f"{code} why", f"ERR Error running script (call to f_1): @user_script:8: -{code} why"):
-        assert classify.judge(exceptions.ResponseError(text)) is Fault.NOT_RUN
+        assert classify.classify(exceptions.ResponseError(text)) is Failure.NOT_EXECUTED
 
 
 def test_an_untrusted_certificate_is_final_and_only_where_one_connects():
@@ -22,5 +22,5 @@ def test_an_untrusted_certificate_is_final_and_only_where_one_connects():
     untrusted.__context__ = ssl.SSLCertVerificationError("self-signed")
     unsent = NotSent()
     unsent.__cause__ = untrusted
-    assert classify.judge(unsent) is Fault.REFUSED
-    assert classify.judge(untrusted) is Fault.LOST
+    assert classify.classify(unsent) is Failure.REJECTED
+    assert classify.classify(untrusted) is Failure.UNKNOWN

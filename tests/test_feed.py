@@ -12,12 +12,12 @@ from redis_kvpoll.protocol import keys, room_commands
 from redis_kvpoll.protocol.script_specs import SNAPSHOT
 from tests import real
 from tests.feeds import Replay, entries, words
-from tests.layouts import layout
+from tests.layouts import context
 
 ROOM = 2**63 - 1
 FEED = "kvpoll:{default}:feed"
 DAY_MS = 24 * 3600 * 1000
-LAYOUT = layout(namespace="default")
+LAYOUT = context(namespace="default")
 
 
 @pytest.fixture
@@ -113,9 +113,9 @@ class TestWhatIsAppended:
 class TestTheReply:
     """A mirror takes what its own process writes from there, tagged with the id."""
 
-    def run(self, client, command, layout=LAYOUT):
-        (call,) = command.calls(layout)
-        return client.eval(call.shape.script.source, *call.words()[2:])
+    def run(self, client, command, context=LAYOUT):
+        (call,) = command.calls(context)
+        return client.eval(call.spec.script.source, *call.words()[2:])
 
     def last(self, client):
         return client.xrevrange(FEED, count=1)[0][0]
@@ -136,7 +136,7 @@ class TestTheReply:
         self.run(client, room_commands.update_many(dict.fromkeys(range(20), 3)))
         one, *others = [room_commands.abort(room, f"why {room}").calls(LAYOUT)[0] for room in range(20)]
         together = one.together(others)
-        client.eval(together.shape.script.source, *together.words()[2:])
+        client.eval(together.spec.script.source, *together.words()[2:])
         assert [len(fields) for fields in words(client)[2:]] == [2 + 16 * 4, 2 + 4 * 4]
         replayed = Replay(client).read_on().table
         assert replayed == {room: [KVPoll.Failed, f"why {room}", 300.0] for room in range(20)}

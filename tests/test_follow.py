@@ -6,12 +6,12 @@ import contextlib
 
 import pytest
 
-from redis_kvpoll.engine.effects import Pause, Send
+from redis_kvpoll.engine.effects import Send, Sleep
 from redis_kvpoll.replica.follow import Follower
 from redis_kvpoll.replica.replica import Replica
-from tests.layouts import layout
+from tests.layouts import context
 
-LAYOUT = layout()
+LAYOUT = context()
 
 
 @pytest.fixture
@@ -25,9 +25,9 @@ def now(monkeypatch):
 @pytest.fixture
 def replica():
     replica = Replica(LAYOUT, contextlib.nullcontext(), lambda room: True)
-    replica.begin("ns", b"5-0", 1000.0)
+    replica.start_resync("ns", b"5-0", 1000.0)
     replica.read("ns", [], True, 1000.0)
-    replica.confirm("ns", 0)
+    replica.mark_synced("ns", 0)
     return replica
 
 
@@ -55,10 +55,10 @@ def test_a_look_that_is_not_believed_does_not_keep_it_from_the_feed(follower, re
     """The data was lost, and the clock put back: only the feed says so."""
     replica.read("ns", [(b"9-0", [b"ttl_ms", b"1", b"1", b"Success"])], True, now[0])
     now[0] += 0.5
-    following = follower._keep_up()
+    following = follower._follow_feed()
     step, asked = next(following), []
     for _ in range(20):
-        if isinstance(step, Pause):
+        if isinstance(step, Sleep):
             step = following.send(None)
             continue
         assert isinstance(step, Send)

@@ -28,18 +28,19 @@ from redis_kvpoll import (
 )
 from tests.fuzzing import examples, junk
 from tests.looped import Loop
+from tests.support import pace
 
 STORES = {"sync": StatusStore, "async": AsyncStatusStore}
 NOT_FOR_INPUT = (CorruptEntryError, ServerRefusedError, StoreClosedError, StoreUnavailableError)
 """The server complained, or did not answer: so something was sent that should not have been."""
 ENDS = {"close", "aclose"}
-INTERNAL = {"after_fork", "departing", "suspect", "wrote"}
+INTERNAL = {"after_fork", "sync_epochs", "connection_lost", "observe_write"}
 """Of a mirror: by these the store tells it what happens. No user is told of them."""
 UNCHECKED = {"mirror().get"}
 """It is a dict's own, and what has no hash is a TypeError, as it says."""
 ENDLESS = {"tail"}
 """Their input is checked at the call; what they give is not read."""
-PATIENCE = 10.0
+PATIENCE = pace.seconds(10)
 """Seconds; none of these calls has anything to wait for."""
 
 GOOD = {

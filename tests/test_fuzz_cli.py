@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 from redis_kvpoll import KVPoll, ReplayError, StatusStore
 from redis_kvpoll.cli.app import kvpoll
 from tests.fuzzing import examples
+from tests.support import pace
 
 DOCUMENTED = {0, 1, 2, 3, 130}
 WRITING = {"abort", "clear", "reap"}
 """They may write when they succeed; no other command ever."""
-PATIENCE = 10.0
+PATIENCE = pace.seconds(10)
 
 # What a shell can pass: no NUL, and bytes that are no UTF-8 as lone surrogates.
 words = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]) | st.just("\udcff"), max_size=12)

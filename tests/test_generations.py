@@ -294,6 +294,6 @@ class TestAttach:
 class TestRepeats:
     """Every fenced write may be sent again."""
 
-    @pytest.mark.parametrize("shape", [OPEN, WRITE, CLEAR_FENCED], ids=lambda shape: shape.script.name)
-    def test_they_say_so(self, shape):
-        assert shape.repeatable
+    @pytest.mark.parametrize("spec", [OPEN, WRITE, CLEAR_FENCED], ids=lambda spec: spec.script.name)
+    def test_they_say_so(self, spec):
+        assert spec.repeatable

@@ -1,7 +1,7 @@
 """The Lua and what is said of it: heads against the commands, and against what is sent.
 
-A head that nothing holds to is wrong within a year. So each line of it is compared with the Shape that calls are built
-from, and with the KEYS and ARGV of real calls; tests/test_answers.py holds it against the replies of every server.
+A head that nothing holds to is wrong within a year. So each line of it is compared with the ScriptSpec that calls are
+built from, and with KEYS and ARGV of real calls; tests/test_answers.py holds it against the replies of every server.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import pytest
 from redis_kvpoll.model import Outcome, Refusal
 from redis_kvpoll.protocol import fenced_commands, keys, lease_commands, room_commands, script_specs, scripts
 from redis_kvpoll.protocol import settings as settings_module
-from redis_kvpoll.protocol.script_call import Shape
-from redis_kvpoll.protocol.script_specs import SHAPES
-from redis_kvpoll.protocol.settings import Agreement
+from redis_kvpoll.protocol.script_call import ScriptSpec
+from redis_kvpoll.protocol.script_specs import SPECS
+from redis_kvpoll.protocol.settings import ExpectedSettings
 from tests.calls_of_scripts import ACTORS, OPERATIONS, A, B, named, table
-from tests.heads import LABELS, MAY_LACK, NAMES, SHARED, codes, head, listed, text_of, words
+from tests.heads import INCLUDES, LABELS, MAY_LACK, NAMES, codes, head, listed, text_of, words
 
 FIRST_KEYS = {"feed": keys.feed, "epoch": keys.epoch, "leases": keys.leases, "owned": keys.owned}
 OTHERS = (settings_module.SETTINGS, lease_commands.LEASE)  # not about rooms, and called otherwise
@@ -30,46 +30,56 @@ class TestHeads:
     def test_form(self, name):
         prose, labelled = head(name)
         expected = tuple(label for label in LABELS if label not in MAY_LACK or label in labelled)
-        assert tuple(labelled) == expected, "KEYS, ARGV, REPLY, FEED and perhaps CODES and USES, in this order"
+        assert tuple(labelled) == expected, "KEYS, ARGV, REPLY, FEED and perhaps CODES and INCLUDE, in this order"
         assert re.match(r"[A-Z][^.]+\.", prose), "a head begins with what the script does"
         assert ("_ms" in " ".join(labelled.values())) == ("imes are milliseconds" in prose), "units are named"
         assert lines_below_the_head(name) <= MAX_LINES
 
-    @pytest.mark.parametrize("name", SHARED)
-    def test_the_form_of_what_is_shared(self, name):
-        prose, labelled = head(f"shared/{name}")
+    @pytest.mark.parametrize("name", INCLUDES)
+    def test_the_form_of_an_include(self, name):
+        prose, labelled = head(f"include/{name}")
         assert re.match(r"[A-Z][^.]+\.", prose), "a head begins with what it is"
-        assert "imes are milliseconds" in prose
-        assert not labelled, "KEYS and ARGV are said by the scripts that use it"
-        # A shelf of functions is read one by one.
-        lengths = [*map(len, functions_of(f"shared/{name}"))]
-        assert lines_below_the_head(f"shared/{name}") - sum(lengths) <= MAX_LINES
-        assert max(lengths, default=0) <= MAX_LINES / 2
+        assert ("_ms" in text_of(f"include/{name}")) == ("imes are milliseconds" in prose), "units are named"
+        assert labelled.keys() <= {"INCLUDE"}, "KEYS and ARGV are said by the scripts that use it"
+        assert lines_below_the_head(f"include/{name}") <= MAX_LINES
+        assert max(map(len, functions_of(f"include/{name}")), default=0) <= MAX_LINES / 2
 
     def test_a_feed_has_one_ttl_whoever_begins_it(self):
-        (in_lua,) = re.findall(r"FEED_TTL_MS = '(\d+)'", text_of("shared/feed"))
+        (in_lua,) = re.findall(r"FEED_TTL_MS = '(\d+)'", text_of("include/feed"))
         assert table().feed_ttl_ms == in_lua
 
     @pytest.mark.parametrize("name", NAMES)
-    def test_what_is_shared_goes_in_front_but_for_the_feed(self, name):
-        used = [f"shared/{part}" for part in listed(name, "USES")]
-        assert used == sorted(used, key="shared/feed".__eq__), "in the order in which they stand"
-        at = len(used) - ("shared/feed" in used)
-        assert scripts.load(name).source == "".join(map(text_of, [*used[:at], name, *used[at:]]))
+    def test_includes_stand_in_front_but_for_the_feed(self, name):
+        """In the order of the heads, each once, and each behind what it includes itself."""
+        parts = included(name)
+        assert len(parts) == len(set(parts))
+        for at, part in enumerate(parts):
+            assert set(listed(f"include/{part}", "INCLUDE")) <= set(parts[:at]), part
+        own = listed(name, "INCLUDE")
+        assert own == sorted(own, key="feed".__eq__), "in the order in which they stand"
+        at = len(parts) - ("feed" in parts)
+        files = [*(f"include/{part}" for part in parts[:at]), name, *(f"include/{part}" for part in parts[at:])]
+        assert scripts.load(name).source == "".join(map(text_of, files))
 
-    def test_what_is_shared_is_used(self):
-        assert {part for name in NAMES for part in listed(name, "USES")} == set(SHARED)
+    def test_every_include_is_used_by_whoever_names_it(self):
+        paths = [*NAMES, *(f"include/{name}" for name in INCLUDES)]
+        assert {part for path in paths for part in listed(path, "INCLUDE")} == set(INCLUDES)
+        for path in paths:
+            code = re.sub(r"--[^\n]*", "", text_of(path))
+            for part in listed(path, "INCLUDE"):
+                defined = {*locals_of(f"include/{part}"), *(("KEYS", "ARGV") if part == "caller" else ())}
+                assert part == "feed" or defined & set(re.findall(r"\w+", code)), (path, part)
 
     def test_every_script_is_known_and_every_known_script_is_there(self):
-        assert set(NAMES) == {shape.script.name for shape in SHAPES} | {other.script.name for other in OTHERS}
+        assert set(NAMES) == {spec.script.name for spec in SPECS} | {other.script.name for other in OTHERS}
 
     def test_every_shape_is_listed_and_used(self):
-        made = [value for value in vars(script_specs).values() if isinstance(value, Shape)]
-        assert sorted(map(id, made)) == sorted(map(id, SHAPES))
+        made = [value for value in vars(script_specs).values() if isinstance(value, ScriptSpec)]
+        assert sorted(map(id, made)) == sorted(map(id, SPECS))
         used = {
-            id(command.shape.of(table(actor))) for some in OPERATIONS.values() for command in some for actor in ACTORS
+            id(command.spec.of(table(actor))) for some in OPERATIONS.values() for command in some for actor in ACTORS
         }
-        assert used == set(map(id, SHAPES))
+        assert used == set(map(id, SPECS))
 
     def test_every_operation_is_tried(self):
         functions = {
@@ -81,38 +91,38 @@ class TestHeads:
         tried = {command.operation for some in OPERATIONS.values() for command in some}
         # What no user calls: a mirror begins with the one, a store brings back by another what the server has lost, and
         # by the third whoever looks fails the rooms of the dead.
-        assert tried - functions == {"snapshot", "restate", "reap"}
+        assert tried - functions == {"snapshot", "replay", "reap"}
         assert functions <= tried
 
-    @pytest.mark.parametrize("shape", SHAPES, ids=named(SHAPES))
-    def test_a_head_says_what_its_shape_says(self, shape):
-        labelled = head(shape.script.name)[1]
-        names = [*shape.keys, *(["prefix in mode prefill"] if shape.prefix_in_prefill else [])]
-        assert words(labelled["KEYS"]) == (list(shape.first), names)
-        assert words(labelled["ARGV"]) == (list(shape.once), list(shape.item))
-        told = ["feed_id"] * shape.feed + ["epoch"] * shape.epoch
-        assert words(labelled["REPLY"]) == (told, list(shape.reply))
-        assert codes(shape.script.name) == {code.value: code.name for code in shape.codes}
-        assert ("outcome" in shape.reply) == bool(shape.codes)
+    @pytest.mark.parametrize("spec", SPECS, ids=named(SPECS))
+    def test_a_head_says_what_its_shape_says(self, spec):
+        labelled = head(spec.script.name)[1]
+        names = [*spec.keys, *(["prefix in mode prefill"] if spec.prefix_in_prefill else [])]
+        assert words(labelled["KEYS"]) == (list(spec.first), names)
+        assert words(labelled["ARGV"]) == (list(spec.once), list(spec.item))
+        told = ["feed_id"] * spec.feed + ["epoch"] * spec.epoch
+        assert words(labelled["REPLY"]) == (told, list(spec.reply))
+        assert codes(spec.script.name) == {code.value: code.name for code in spec.codes}
+        assert ("outcome" in spec.reply) == bool(spec.codes)
 
-    @pytest.mark.parametrize("shape", SHAPES, ids=named(SHAPES))
-    def test_what_is_shared_finds_its_keys_and_words(self, shape):
+    @pytest.mark.parametrize("spec", SPECS, ids=named(SPECS))
+    def test_an_include_finds_its_keys_and_words(self, spec):
         """By their places: a script that puts others there would write the feed into the epoch."""
-        used = listed(shape.script.name, "USES")
-        appends = shape.once[:1] == ("feed_length",)  # ARGV[1] of all that use it
+        used = included(spec.script.name)
+        appends = spec.once[:1] == ("feed_length",)  # ARGV[1] of all that use it
         assert ("feed" in used) == appends
-        assert appends <= shape.feed
-        prose = head("shared/room")[0]
+        assert appends <= spec.feed
+        prose = head("include/caller")[0]
         keys_said, once_said = (re.search(rf"{label} begin with ([^.]*)\.", prose)[1] for label in ("KEYS", "ARGV"))
         first, once = keys_said.split(", "), once_said.removeprefix("who calls: ").split(", ")
-        assert ("room" in used) == (list(shape.first) == first) == (list(shape.once[: len(once)]) == once)
+        assert ("caller" in used) == (list(spec.first) == first) == (list(spec.once[: len(once)]) == once)
 
     def test_the_head_of_settings(self):
         labelled = head("settings")[1]
         assert words(labelled["KEYS"]) == (["settings"], [])
         assert words(labelled["ARGV"]) == (["ttl_ms", *settings_module.NAMES], [])
         assert words(labelled["REPLY"]) == (list(settings_module.NAMES), [])
-        call = agreement().call()
+        call = expected_settings().call()
         assert (len(call.first_keys), len(call.once)) == (1, 1 + len(settings_module.NAMES))
         assert call.keys == call.items == []
 
@@ -129,18 +139,18 @@ class TestCalls:
     @pytest.mark.parametrize("mode", ["none", "prefill", "decode"])
     @pytest.mark.parametrize("actor", ACTORS)
     def test_what_is_sent_is_what_the_head_says(self, actor, mode):
-        layout = table(actor, mode=mode)
+        context = table(actor, mode=mode)
         for command in (command for some in OPERATIONS.values() for command in some):
-            (call,) = command.calls(layout)
-            labelled = head(call.shape.script.name)[1]
+            (call,) = command.calls(context)
+            labelled = head(call.spec.script.name)[1]
             first_keys, each_key = words(labelled["KEYS"])
             each_key = [key for key in each_key if mode == "prefill" or not key.endswith(" in mode prefill")]
             once, item = words(labelled["ARGV"])
             assert call.first_keys == [FIRST_KEYS[word]("ns") for word in first_keys]
             by_kind = {"room": keys.rooms, "prefix": keys.prefixes}
             assert call.keys == [by_kind[key.split()[0]]("ns", [room])[0] for room in command.rooms for key in each_key]
-            assert call.once == [getattr(layout, word) for word in once]
-            width, given = len(item), len(command.shape.item)
+            assert call.once == [getattr(context, word) for word in once]
+            width, given = len(item), len(command.spec.item)
             for at in range(len(command.rooms)):
                 sent = call.items[at * width : (at + 1) * width]
                 assert sent == [*command.items[at * given : (at + 1) * given], *[""] * (width - given)]
@@ -153,27 +163,27 @@ class TestCalls:
     )
     def test_who_has_a_rank_or_a_lease_updates_by_another_script(self, actor, script):
         (call,) = room_commands.update_status(A, 1).calls(table(actor))
-        assert call.shape.script.name == script
+        assert call.spec.script.name == script
 
     @pytest.mark.parametrize(
-        ("actor", "script"), [("plain", "poll"), ("rank", "view"), ("owner", "poll"), ("both", "view")]
+        ("actor", "script"), [("plain", "poll"), ("rank", "poll_rank"), ("owner", "poll"), ("both", "poll_rank")]
     )
     def test_who_has_a_rank_looks_by_another_script(self, actor, script):
         (own,), (all_of_them,) = (
             room_commands.poll([A]).calls(table(actor)),
             room_commands.survey([A]).calls(table(actor)),
         )
-        assert (own.shape.script.name, all_of_them.shape.script.name) == (script, "poll")
+        assert (own.spec.script.name, all_of_them.spec.script.name) == (script, "poll")
 
     @pytest.mark.parametrize("actor", ACTORS)
     def test_every_shard_gets_the_words_of_its_rooms(self, actor):
         """Wider words, many shards and many calls a shard: each room keeps its own."""
-        layout = table(actor, shards=3)
+        context = table(actor, shards=3)
         names = ("Bootstrapping", "WaitingForInput", "Transferring", "Success")
         rooms = {room: 1 + room % 4 for room in range(4_000)}
         sent = {}
-        for call in room_commands.update_many(rooms).calls(layout):
-            width = len(call.shape.item)
+        for call in room_commands.update_many(rooms).calls(context):
+            width = len(call.spec.item)
             for at, room in enumerate(call.rooms):
                 assert call.tag == keys.tag("ns", 3, room)
                 assert call.keys[at] == keys.rooms(call.tag, [room])[0]
@@ -193,13 +203,27 @@ class TestCalls:
     def test_what_may_be_repeated_never_travels_with_what_may_not(self):
         """They share a script, and what is sent again when its reply was lost must be all of one kind."""
         plain, fenced = room_commands.clear(A).calls(table())[0], fenced_commands.clear(A, 1).calls(table())[0]
-        assert plain.shape.script is fenced.shape.script
+        assert plain.spec.script is fenced.spec.script
         assert not plain.is_like(fenced)
-        assert (plain.shape.repeatable, fenced.shape.repeatable) == (False, True)
+        assert (plain.spec.repeatable, fenced.spec.repeatable) == (False, True)
 
 
 def lines_below_the_head(name):
     return len(re.sub(r"\A(--[^\n]*\n)+", "", text_of(name)).splitlines())
+
+
+def included(name):
+    """All includes of a script, in the order in which they stand."""
+    found = []
+    for part in listed(name, "INCLUDE"):
+        found += [*included(f"include/{part}"), part]
+    return list(dict.fromkeys(found))
+
+
+def locals_of(name):
+    """What a file defines for those that include it."""
+    found = re.findall(r"^local (?:function )?([\w, ]+)", text_of(name), re.MULTILINE)
+    return [word.strip() for names in found for word in names.split(",")]
 
 
 def functions_of(name):
@@ -209,5 +233,5 @@ def functions_of(name):
     ]
 
 
-def agreement():
-    return Agreement.checked("ns", None, None, None, None)
+def expected_settings():
+    return ExpectedSettings.checked("ns", None, None, None, None)

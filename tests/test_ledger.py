@@ -60,7 +60,7 @@ class TestLedger:
         self.run(ledger, 1, 0.0, 1.0)
         ledger.arrived(Arrived(1, "decode", KVPoll.Success, Outcome.CREATED, 2.0, planned=False))
         assert ledger.revived() == [("decode", 9, KVPoll.Success)]
-        assert ledger.polluted() == {}
+        assert ledger.cross_contaminated() == {}
         assert ledger.late == {}
 
     @pytest.mark.parametrize("outcome", [Outcome.SKIPPED, Outcome.UNCHANGED])
@@ -69,7 +69,7 @@ class TestLedger:
         ledger.dispatched(2, room=9)
         self.run(ledger, 2, 1.5, 3.0)
         ledger.arrived(Arrived(1, "prefill", KVPoll.Failed, outcome, 2.0, planned=True))
-        assert (ledger.revived(), ledger.polluted()) == ([], {})
+        assert (ledger.revived(), ledger.cross_contaminated()) == ([], {})
         assert ledger.late == {"Failed": {outcome.name: 1}}
 
     @pytest.mark.parametrize("outcome", [Outcome.FAILED, Outcome.ADVANCED])
@@ -79,11 +79,11 @@ class TestLedger:
         self.run(ledger, 2, 1.5, 3.0)
         ledger.arrived(Arrived(1, "prefill", KVPoll.Failed, outcome, 2.0, planned=True))
         ledger.arrived(Arrived(1, "prefill", KVPoll.Failed, outcome, 4.0, planned=True))
-        assert ledger.polluted() == {2: "flipped by a late Failed (prefill)"}
+        assert ledger.cross_contaminated() == {2: "flipped by a late Failed (prefill)"}
 
     def test_a_request_born_into_an_entry_is_polluted(self, ledger):
         self.run(ledger, 1, 0.0, 1.0, born=Outcome.UNCHANGED)
-        assert list(ledger.polluted()) == [1]
+        assert list(ledger.cross_contaminated()) == [1]
 
 
 class TestSweep:
@@ -136,12 +136,14 @@ class TestSweep:
             store.clear(9)
             assert (sweep.is_waiting(time.monotonic()), sweep.past_ttl, sweep.leaked(ledger)) == (False, 0, {})
 
-    def test_how_long_a_killed_workers_room_stays_alive(self, plan):
+    def test_how_long_a_killed_workers_room_stays_alive(self, plan, monkeypatch):
         sweep = Sweep(plan._replace(lease=5.0))
         with open_store(plan, "decode") as store:
             store.update_many({8: KVPoll.Bootstrapping, 9: KVPoll.Bootstrapping})
-            sweep.bury("decode", [7, 8, 9])
-            now = time.monotonic()
+            with monkeypatch.context() as patch:
+                now = time.monotonic()
+                patch.setattr(time, "monotonic", lambda: now)
+                sweep.bury("decode", [7, 8, 9])
             sweep.watch(now + 3.0)
             assert (round(sweep.oldest), sweep.past_lease, sweep.is_watching()) == (3, 0, True)
             store.abort(8)
@@ -161,9 +163,9 @@ class TestPromises:
         [
             ({"lost": 1}, "1 requests lost"),
             ({"orphans_past_ttl": 2}, "2 rooms of killed workers outlived their TTL"),
-            ({"orphans_past_lease": 2, "lease": 5.0, "polluted": 0}, "beyond their lease and 2 s"),
-            ({"polluted": 2, "lease": 5.0}, "touched by another's message"),
-            ({"leaked": {"Success": 1}, "lease": 5.0, "polluted": 0, "policy": "compat"}, "late Success"),
+            ({"orphans_past_lease": 2, "lease": 5.0, "cross_contaminated": 0}, "beyond their lease and 2 s"),
+            ({"cross_contaminated": 2, "lease": 5.0}, "touched by another's message"),
+            ({"leaked": {"Success": 1}, "lease": 5.0, "cross_contaminated": 0, "policy": "compat"}, "late Success"),
             ({"leaked": {"Success": 1}}, "late Success"),
             ({"leaked": {"Failed": 1}, "policy": "compat"}, "late Failed"),
             ({"leaked": {"unknown": 1}, "policy": "compat"}, "nothing explains"),

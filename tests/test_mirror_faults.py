@@ -25,6 +25,7 @@ from redis_kvpoll import (
 from tests import cluster as clusters
 from tests import real
 from tests.fuzzing import LONG
+from tests.support import pace
 from tests.test_mirror import following, sleeping
 
 BOOT, MOVE, DONE, FAIL = KVPoll.Bootstrapping, KVPoll.Transferring, KVPoll.Success, KVPoll.Failed
@@ -112,9 +113,9 @@ class TestGaps:
             step.delete("kvpoll:{default}:room:2")
             step.xtrim(FEED, maxlen=0, approximate=False)
             step.execute()
-        assert found[0].result(20) is DONE
+        assert found[0].result(pace.seconds(20)) is DONE
         with pytest.raises(RoomNotFoundError):
-            found[1].result(20)
+            found[1].result(pace.seconds(20))
 
     @staticmethod
     def change(step, room, status, feed_id="*"):
@@ -148,14 +149,14 @@ class TestLostConnections:
         """Its writers may be on another server now, so the mirror may be on an old one."""
         with store.mirror() as mirror:
             shard = getattr(mirror, "inner", mirror)._replica.shards["default"]
-            before = shard.round
+            before = shard.sync_epoch
             proxy.lose_next_reply("update")
             store.update_status(1, BOOT)
-            real.until(lambda: shard.round > before, "it starts afresh")
+            real.until(lambda: shard.sync_epoch > before, "it starts afresh")
             current(mirror, store)
 
     def test_a_swallowing_network_is_not_current(self, side, proxy, peer):
-        store = side.open(proxy.url, deadline=1.5)
+        store = side.open(proxy.url, deadline=pace.seconds(1.5))
         peer.update_status(1, BOOT)
         with store.mirror() as mirror:
             proxy.stalled = True
@@ -176,10 +177,10 @@ class TestLostConnections:
             peer.update_status(1, DONE)
             peer.clear(2)
             proxy.refusals = 0
-            assert [found[0].result(20), found[2].result(20)] == [DONE, DONE]
+            assert [found[0].result(pace.seconds(20)), found[2].result(pace.seconds(20))] == [DONE, DONE]
             for one in (found[1], found[3]):
                 with pytest.raises(RoomNotFoundError):
-                    one.result(20)
+                    one.result(pace.seconds(20))
 
     def test_it_leaves_no_connection(self, side, server, client, peer):
         peer.update_status(1, BOOT)
@@ -195,7 +196,7 @@ class TestLostConnections:
 
 class TestServers:
     def test_a_stopped_server_is_not_current(self, side, server, peer):
-        store = side.open(server.tcp, deadline=2.0)
+        store = side.open(server.tcp, deadline=pace.seconds(2.0))
         peer.update_status(1, BOOT)
         with store.mirror() as mirror:
             os.kill(server.pid, signal.SIGSTOP)
@@ -220,10 +221,10 @@ class TestServers:
                 current(mirror, peer)
             assert mirror.poll(range(5)) == [None, None, None, MOVE, None]
             with pytest.raises(RoomNotFoundError):
-                found.result(20)
+                found.result(pace.seconds(20))
 
     def test_in_use_with_other_settings_after_an_outage(self, store, peer, client, proxy, monkeypatch, caplog):
-        monkeypatch.setattr("redis_kvpoll.replica.follow.SLOW", 0.02)
+        monkeypatch.setattr("redis_kvpoll.replica.follow.REJECTED_RETRY", 0.02)
         settings = "kvpoll:{default}:settings"
         with store.mirror() as mirror:
             client.hset(settings, "policy", "strict")
@@ -249,7 +250,7 @@ class TestServers:
             with redis.Redis(unix_socket_path=str(sentinel.socket)) as client, replica.client() as other:
                 real.until(lambda: client.execute_command("SENTINEL REPLICAS", "main"), "the replica is known")
                 real.until(lambda: other.info("replication")["master_link_status"] == "up", "and in step")
-            store = side.open(f"redis+sentinel://127.0.0.1:{sentinel.port}/main", deadline=30.0)
+            store = side.open(f"redis+sentinel://127.0.0.1:{sentinel.port}/main", deadline=60.0)
             store.update_many({1: BOOT, 2: BOOT})
             with store.mirror() as mirror, primary.client() as client:
                 found = threads.submit(mirror.wait, 1)
@@ -259,7 +260,7 @@ class TestServers:
                 world._used.remove(primary)
                 real.until(lambda: not mirror.synced, "it notices")
                 store.update_status(1, DONE)
-                assert found.result(30) is DONE
+                assert found.result(pace.seconds(30)) is DONE
                 current(mirror, store)
 
 
@@ -287,7 +288,7 @@ class TestCluster:
             real.until(lambda: mirror.poll(range(200)) == [MOVE, BOOT] * 100, "all of them")
             found = [threads.submit(one.wait, room) for one in (store, mirror) for room in range(10)]
             peer.update_many(dict.fromkeys(range(200), DONE))
-            assert {one.result(20) for one in found} == {DONE}
+            assert {one.result(pace.seconds(20)) for one in found} == {DONE}
             current(mirror, peer, range(200))
 
     def test_a_slot_moves(self, store, peer, cluster, threads):
@@ -300,7 +301,7 @@ class TestCluster:
             peer.update_many(dict.fromkeys(range(0, 100, 2), DONE))
             real.until(lambda: mirror.poll(range(100)) == [DONE, BOOT] * 50, "read on the new nodes")
             current(mirror, peer, range(100))
-            assert found.result(20) is DONE
+            assert found.result(pace.seconds(20)) is DONE
             store.update_status(1, MOVE)
             assert mirror.get(1) is MOVE
 
@@ -333,9 +334,9 @@ def ended(peer, found, rooms):
     peer.update_many(dict.fromkeys(rooms[::3], DONE))
     peer.update_many(dict.fromkeys(rooms[1::3], FAIL))
     peer.clear_many(rooms[2::3])
-    assert {found[room].result(60) for room in rooms[::3]} == {DONE}
-    assert {found[room].result(60) for room in rooms[1::3]} == {FAIL}
-    assert {type(found[room].exception(60)) for room in rooms[2::3]} == {RoomNotFoundError}
+    assert {found[room].result(pace.seconds(60)) for room in rooms[::3]} == {DONE}
+    assert {found[room].result(pace.seconds(60)) for room in rooms[1::3]} == {FAIL}
+    assert {type(found[room].exception(pace.seconds(60))) for room in rooms[2::3]} == {RoomNotFoundError}
 
 
 def test_restarts_under_a_mirror_and_who_waits(side, world, tmp_path):
@@ -362,7 +363,7 @@ def test_ten_thousand_wait_on_one_connection(world):
             found = await asyncio.gather(*waits, return_exceptions=True)
             return connections, found
 
-    connections, found = asyncio.run(asyncio.wait_for(run(), 120))
+    connections, found = asyncio.run(asyncio.wait_for(run(), pace.seconds(120)))
     assert isinstance(found.pop(7), asyncio.CancelledError)
     assert set(found) == {DONE, FAIL}
     assert connections <= 16 + 3
@@ -378,7 +379,7 @@ store.update_status(1, 1)
 mirror = store.mirror().__enter__()
 print(mirror.get(1).name)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=pace.seconds(30))
     assert (done.returncode, done.stdout, done.stderr) == (0, "Bootstrapping\n", "")
 
 
@@ -398,7 +399,7 @@ class TestStorms:
                 real.until(lambda: mirror.synced, "synced, for a while")
                 assert all(status is None or isinstance(status, KVPoll) for status in mirror.poll(self.ROOMS))
             for one in writing:
-                one.result(30)
+                one.result(pace.seconds(30))
             peer.update_status(99, BOOT)
             real.until(lambda: mirror.get(99), "the feed is read to its end")
             current(mirror, peer)
@@ -443,4 +444,4 @@ class TestStorms:
                 assert mirror.get(room) is MOVE
                 store.clear(room)
                 assert mirror.get(room) is None
-            noise.result(30)
+            noise.result(pace.seconds(30))

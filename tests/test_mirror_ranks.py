@@ -9,6 +9,7 @@ import pytest
 
 from redis_kvpoll import InvalidInputError, KVPoll, RoomBusyError, RoomNotFoundError, StatusStore, StoreClosedError
 from tests import real
+from tests.support import pace
 from tests.test_mirror import sleeping
 
 BOOT, INPUT, MOVE, DONE, FAIL = (KVPoll(number) for number in (1, 2, 3, 4, 0))
@@ -124,7 +125,7 @@ class TestReading:
             )
             replica = getattr(mirror, "inner", mirror)._replica
             assert replica.statuses.keys() == {r for r in rooms if mirror.get(r) is not None}
-            if replica.layout.rank:
+            if replica.context.rank:
                 for room in rooms:
                     real.until(lambda m=mirror, s=store, r=room: m.collect(r) == s.collect(r), "all ranks")
             mirror.close()
@@ -200,8 +201,7 @@ class TestCollecting:
     def test_one_that_is_not_in_view_expires_too(self, ranks):
         first, second = ranks(2, ttl=0.05)
         with first.mirror() as mirror:
-            second.update_status(1, BOOT)
-            shows(mirror, _1={1: BOOT})
+            real.until(lambda: second.update_status(1, BOOT) and mirror.collect(1) == {1: BOOT}, "it is there")
             shows(mirror, _1={})
             assert not getattr(mirror, "inner", mirror)._replica.shards["default"]._ids
 
@@ -291,7 +291,7 @@ class TestWaiting:
             second.clear(ROOM)
             assert not waiting.done()
             first.update_status(ROOM, DONE)
-            return waiting.result(20)
+            return waiting.result(pace.seconds(20))
 
         assert self.on(first, waits, wait) is DONE
 
@@ -304,7 +304,7 @@ class TestWaiting:
             waiting = threads.submit(on.wait, ROOM, DONE, timeout=30)
             real.until(lambda: sleeping(on), "it waits")
             second.update_status(ROOM, FAIL)
-            return waiting.result(20)
+            return waiting.result(pace.seconds(20))
 
         assert self.on(first, waits, wait) is FAIL
 
@@ -319,7 +319,7 @@ class TestWaiting:
             with StatusStore(server.store_client(), rank=0, world_size=2) as elsewhere:
                 elsewhere.clear(ROOM)
             with pytest.raises(RoomNotFoundError):
-                waiting.result(20)
+                waiting.result(pace.seconds(20))
 
         self.on(first, waits, wait)
 

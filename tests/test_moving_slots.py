@@ -69,14 +69,14 @@ class TestMovingSlots:
         store.update_many(dict.fromkeys(HERE, 1))
         cluster.start_moving(TAG)
         cluster.finish_moving(TAG)
-        route = (store._store if world.is_async else store)._route
-        steps, take = [], route.take
-        monkeypatch.setattr(route, "take", lambda step: steps.append(type(step).__name__) or take(step))
+        transport = (store._store if world.is_async else store)._transport
+        steps, take = [], transport.take
+        monkeypatch.setattr(transport, "take", lambda step: steps.append(type(step).__name__) or take(step))
         store.poll(HERE)
         store.poll(HERE)
         # Sent, redirected, sent to a node that may not know the script, sent whole; and then just sent.
-        assert steps[:3] == ["Send", "Reroute", "Send"]
-        assert (steps.count("Reroute"), steps[-1]) == (1, "Send")
+        assert steps[:3] == ["Send", "FollowRedirect", "Send"]
+        assert (steps.count("FollowRedirect"), steps[-1]) == (1, "Send")
 
     def test_what_reads_goes_on_while_it_moves(self, store, cluster):
         old, new, *_ = HERE

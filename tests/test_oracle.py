@@ -4,7 +4,7 @@ After every single operation the keys on the server are read as redis-cli would 
 which keys there are, their fields, their TTLs. And the feed, read on from where it stood, must tell the same table.
 
 On fakeredis the clock is moved, TTLs and the scripts' TIME with it. A real server's clock stands above us, so there
-time passes by bringing every key's expiry nearer, and times are compared in steps so large that no test is slow enough
+time passes by bringing every key's expiry nearer, and times are compared in steps so large that no test is slow goal
 to miss one.
 """
 

@@ -27,10 +27,10 @@ PACKAGE = Path(redis_kvpoll.__file__).parent
 TWINS = ((StatusStore, AsyncStatusStore), (Room, AsyncRoom), (Lease, AsyncLease), (Mirror, AsyncMirror))
 OTHER_NAMES = {"close": "aclose", "__enter__": "__aenter__", "__exit__": "__aexit__"}
 AT_ONCE = ("__init__", "from_url", "rooms", "tail", "mirror", "lease", "after_fork")
-"""What takes no round trip, or gives an asynchronous iterator or context manager."""
+"""What takes no round attempts, or gives an asynchronous iterator or context manager."""
 
 
-WITHIN = {"after_fork", "departing", "suspect", "wrote"}
+WITHIN = {"after_fork", "sync_epochs", "connection_lost", "observe_write"}
 """Methods that the library itself calls."""
 
 
@@ -87,10 +87,11 @@ def signature(method):
     text = str(inspect.signature(method))
     return (
         text.replace("AsyncIterator", "Iterator")
-        .replace("aioroutes.", "routes.")
+        .replace("aio.", "sync.")
         .replace("AsyncMirror", "Mirror")
         .replace("AsyncLease", "Lease")
         .replace("AsyncRoom", "Room")
+        .replace("AsyncDispatcher", "Dispatcher")
     )
 
 

@@ -108,7 +108,7 @@ def test_the_feed_tells_with_whom_a_room_begins(ranks, client):
 
 
 def test_the_feed_tells_what_all_agree_on_and_whose_change_it_was(ranks, client):
-    first, second = ranks(2, ttl=9, terminal_ttl=3)
+    first, second = ranks(2, ttl=90, terminal_ttl=30)
     first.update_status(7, BOOT)
     second.update_status(7, FAIL)
     second.update_status(7, INPUT)
@@ -119,13 +119,13 @@ def test_the_feed_tells_what_all_agree_on_and_whose_change_it_was(ranks, client)
     first.update_status(7, BOOT)
     first.abort(7, "why")
     assert words(client) == [
-        ["ttl_ms", "9000", "7", "Bootstrapping", "first:0", "Bootstrapping"],
-        ["ttl_ms", "9000", "7", "Bootstrapping", "rank:1", "WaitingForInput"],
-        ["ttl_ms", "3000", "7", "Failed", "rank:0", "Failed"],
+        ["ttl_ms", "90000", "7", "Bootstrapping", "first:0", "Bootstrapping"],
+        ["ttl_ms", "90000", "7", "Bootstrapping", "rank:1", "WaitingForInput"],
+        ["ttl_ms", "30000", "7", "Failed", "rank:0", "Failed"],
         ["7", "Failed", "rank:1", "absent"],
         ["7", "absent"],
-        ["ttl_ms", "9000", "7", "Bootstrapping", "first:0", "Bootstrapping"],
-        ["ttl_ms", "3000", "7", "Failed", "reason", "why"],
+        ["ttl_ms", "90000", "7", "Bootstrapping", "first:0", "Bootstrapping"],
+        ["ttl_ms", "30000", "7", "Failed", "reason", "why"],
     ]
 
 

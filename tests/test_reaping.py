@@ -7,10 +7,10 @@ import time
 import pytest
 
 from redis_kvpoll import KVPoll, LeaseLostError, Outcome, StoreUnavailableError
-from redis_kvpoll.engine.retry import Undelivered
+from redis_kvpoll.engine.retry import CallFailed
 from redis_kvpoll.protocol import keys, lease_commands
 from tests.feeds import entries
-from tests.leasing import LOST, NS, Held, begin_long_ago, delivery_of, die, pass_time, reap_lost, record, run
+from tests.leasing import LOST, NS, ManualLease, begin_long_ago, die, executor_of, pass_time, reap_lost, record, run
 
 BOOT, MOVE, DONE, FAIL = KVPoll.Bootstrapping, KVPoll.Transferring, KVPoll.Success, KVPoll.Failed
 LEASES, OWNED = keys.leases(NS), keys.owned(NS)
@@ -25,7 +25,7 @@ def client(client):
 @pytest.fixture
 def held(client, make_store):
     """A store that works under a lease."""
-    return Held(make_store()).take()
+    return ManualLease(make_store()).take()
 
 
 @pytest.fixture
@@ -56,10 +56,12 @@ class TestReaping:
         one.reap()
         pass_time(client, 2)
         lost = {held.incarnation: LOST}
-        delivery = delivery_of(one)
-        run(one, delivery.send("look", [lease_commands.look(delivery._layout, NS)]))  # condemned; nobody has reaped yet
+        executor = executor_of(one)
+        run(
+            one, executor.send("look", [lease_commands.look(executor._context, NS)])
+        )  # condemned; nobody has reaped yet
         two.get(1)
-        run(one, delivery.run(lease_commands.reap(list(rooms)[:chunk], held.incarnation, LOST), []))
+        run(one, executor.run(lease_commands.reap(list(rooms)[:chunk], held.incarnation, LOST), []))
         assert reap_lost(two, lost) == chunk * 3 // 2
         assert reap_lost(one, lost) == 0
         found = list(failures(client))
@@ -71,9 +73,9 @@ class TestReaping:
         pass_time(client, 10)
         other.reap()
         pass_time(client, 2)
-        delivery = delivery_of(other)
-        found = lease_commands.findings(
-            run(other, delivery.send("look", [lease_commands.look(delivery._layout, NS)]))[0]
+        executor = executor_of(other)
+        found = lease_commands.parse_report(
+            run(other, executor.send("look", [lease_commands.look(executor._context, NS)]))[0]
         )
         assert found.lost == {held.incarnation: LOST}
         assert reap_lost(other, found.lost, until=0.0) == chunk
@@ -81,7 +83,7 @@ class TestReaping:
 
     def test_all_ranks_fail(self, client, make_store):
         ranks = [make_store(rank=rank, world_size=3) for rank in range(3)]
-        held = Held(ranks[0]).take()
+        held = ManualLease(ranks[0]).take()
         for store in ranks[:2]:
             store.update_status(1, MOVE)
         before = ranks[1].consensus([1])[0]
@@ -90,11 +92,11 @@ class TestReaping:
         after = ranks[1].consensus([1])[0]
         assert (after.status, after.version > before.version) == (FAIL, True)
         assert ranks[2].update_status(1, DONE) == (Outcome.FAILED, FAIL)
-        assert held.beat().lost
+        assert held.heartbeat().lost
 
     def test_a_decode_prefix_length_goes_in_mode_prefill(self, client, make_store):
         store = make_store(mode="prefill")
-        Held(store).take()
+        ManualLease(store).take()
         store.set_decode_prefix_len(1, 7)
         store.update_status(1, BOOT)
         assert die(client, make_store()) == 1
@@ -117,7 +119,7 @@ class TestLosingData:
     def test_it_is_taken_again_under_the_same_incarnation(self, held, client, other):
         held.store.update_status(1, BOOT)
         client.flushall()
-        held.beat()
+        held.heartbeat()
         assert not held.lost
         assert str(record(client)[0]) == held.incarnation
         assert held.store.update_status(2, BOOT).outcome is Outcome.CREATED
@@ -132,7 +134,7 @@ class TestLosingData:
         room = held.store.open(1)
         room.update(MOVE)
         client.flushall()
-        held.beat()
+        held.heartbeat()
         assert other.get(1) is MOVE
         assert other.entry(1).owner == "prefill-0"
         assert client.zrange(OWNED, 0, -1) == ["1"]
@@ -140,8 +142,8 @@ class TestLosingData:
     def test_but_not_when_its_name_was_taken_meanwhile(self, held, client, other):
         held.store.open(1)
         client.flushall()
-        again = Held(other).take()
-        assert held.beat().lost
+        again = ManualLease(other).take()
+        assert held.heartbeat().lost
         assert other.get(1) is None
         assert str(record(client)[0]) == again.incarnation
 
@@ -149,11 +151,11 @@ class TestLosingData:
         """Neither while the lease is lost, nor once the store works without one."""
         held.store.open(1)
         die(client, other)
-        assert held.beat().lost
+        assert held.heartbeat().lost
         client.flushall()
         with pytest.raises(LeaseLostError):
             held.store.update_status(2, BOOT)
-        held.beat()
+        held.heartbeat()
         held.give_up()
         held.store.open(2)
         assert held.store.poll([1, 2]) == [None, BOOT]
@@ -174,7 +176,7 @@ class TestShards:
     @pytest.fixture
     def held(self, client, make_store):
         begin_long_ago(client, self.TAGS)
-        held = Held(make_store(shards=4)).take()
+        held = ManualLease(make_store(shards=4)).take()
         held.store.update_many(dict.fromkeys(range(40), BOOT))
         return held
 
@@ -200,7 +202,7 @@ class TestShards:
         pass_time(client, 2, self.TAGS[2:3])
         some = other.reap()
         assert 0 < some < 40
-        assert held.beat().lost
+        assert held.heartbeat().lost
         assert [record(client, tag=tag) for tag in self.TAGS] == [None] * 4
         assert other.reap() == 40 - some
         assert {other.failure_reason(room) for room in range(40)} == {LOST}
@@ -209,31 +211,31 @@ class TestShards:
         """One shard's clock was ahead when the name was taken there."""
         high = int(held.incarnation) + 10**12
         client.hset(keys.leases(self.TAGS[3]), "prefill-0", f"{high} 5000 500 1 0")
-        again = Held(make_store()).take()
+        again = ManualLease(make_store()).take()
         assert int(again.incarnation) > high
         assert {str(record(client, tag=tag)[0]) for tag in self.TAGS} == {again.incarnation}
-        assert held.beat().lost
+        assert held.heartbeat().lost
 
     def test_a_shard_that_is_away_hides_no_other(self, held, client):
         """What those that are there have said counts, though the heartbeat as a whole has failed."""
-        flow = held.holding.beat()
+        flow = held.keeper.send_heartbeat()
         board = next(flow)
-        for rider in board.riders:
-            if rider.call.tag == self.TAGS[0]:
-                rider.failure = Undelivered(StoreUnavailableError, "no answer")
+        for pending in board.pending_calls:
+            if pending.call.tag == self.TAGS[0]:
+                pending.failure = CallFailed(StoreUnavailableError, "no answer")
             else:
-                rider.reply = [b"1700000000000000-old", b"held", held.incarnation.encode()]
+                pending.reply = [b"1700000000000000-old", b"held", held.incarnation.encode()]
         with pytest.raises(StoreUnavailableError, match="lease of namespace 'default': no answer"):
             flow.send(None)
-        held.holding.failed(StoreUnavailableError("away"))
-        flow = held.holding.beat()
+        held.keeper.heartbeat_failed(StoreUnavailableError("away"))
+        flow = held.keeper.send_heartbeat()
         board = next(flow)
-        assert {rider.give_up_at - time.monotonic() < 5 / 3 for rider in board.riders} == {True}
-        for rider in board.riders:
-            if rider.call.tag == self.TAGS[0]:
-                rider.failure = Undelivered(StoreUnavailableError, "no answer")
+        assert {pending.give_up_at - time.monotonic() < 5 / 3 for pending in board.pending_calls} == {True}
+        for pending in board.pending_calls:
+            if pending.call.tag == self.TAGS[0]:
+                pending.failure = CallFailed(StoreUnavailableError, "no answer")
             else:
-                rider.reply = [b"1700000000000000-old", b"lost", held.incarnation.encode()]
+                pending.reply = [b"1700000000000000-old", b"lost", held.incarnation.encode()]
         next(flow)  # it drops the lease in the others
         assert held.lost
 
@@ -246,16 +248,16 @@ class TestShards:
 class TestLooking:
     def test_owners(self, held, client, other):
         held.store.update_many({1: BOOT, 2: DONE})
-        peer = Held(other, "decode-0", ttl=2.0, heartbeat=0.5).take()
+        peer = ManualLease(other, "decode-0", ttl=2.0, heartbeat=0.5).take()
         one, two = other.owners()
         assert (one.name, one.state, one.rooms, one.ttl, one.heartbeat) == ("prefill-0", "alive", 1, 5.0, 0.5)
         assert (two.name, two.state, two.rooms, two.ttl) == ("decode-0", "alive", 0, 2.0)
         assert (str(one.incarnation), str(two.incarnation)) == (held.incarnation, peer.incarnation)
-        assert abs(one.since - one.beaten_at) < 60
+        assert abs(one.since - one.last_heartbeat_at) < 60
         pass_time(client, 3)
-        assert [owner.state for owner in other.owners()] == ["alive", "lapsed"]
+        assert [owner.state for owner in other.owners()] == ["alive", "expired"]
         other.reap()
-        assert [owner.state for owner in other.owners()] == ["alive", "marked"]
+        assert [owner.state for owner in other.owners()] == ["alive", "suspected"]
 
     def test_a_look_at_an_empty_namespace(self, other):
         assert (other.owners(), other.reap()) == ([], 0)

@@ -175,9 +175,9 @@ class TestAbortRacingClear:
 
         def repeat(name, act):
             for _ in range(self.ROUNDS):
-                start.wait(10)
+                start.wait(60)
                 answers[name] = act()
-                end.wait(10)
+                end.wait(60)
 
         racers = [
             threading.Thread(target=repeat, args=("abort", lambda: stores[0].abort(ROOM, "raced")), daemon=True),
@@ -189,12 +189,12 @@ class TestAbortRacingClear:
         for _ in range(self.ROUNDS):
             setup.update_status(ROOM, KVPoll.Bootstrapping)
             setup.set_decode_prefix_len(ROOM, 7)
-            start.wait(10)
-            end.wait(10)
+            start.wait(60)
+            end.wait(60)
             seen.add((answers["abort"], answers["clear"]))
             assert client.exists(KEY, PREFIX) == 0
         for racer in racers:
-            racer.join(10)
+            racer.join(60)
         for store in (*stores, setup):
             store.close()
         abort_first = (Update(Outcome.FAILED, KVPoll.Failed), KVPoll.Failed)

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import uuid
 from pathlib import Path
 
@@ -16,8 +15,9 @@ from redis_kvpoll.replay import runner, traffic
 from redis_kvpoll.replay.fault_plan import MAX_LATE_SECONDS, Rates
 from redis_kvpoll.replay.messages import Plan
 from redis_kvpoll.replay.router import Run
+from tests import real
 from tests import servers as matrix
-from tests.real import hear_ctrl_c
+from tests.support import pace
 
 
 class TestWholeRuns:
@@ -31,7 +31,8 @@ class TestWholeRuns:
         if server is None:
             pytest.skip(matrix.why_absent(kind))
         watched.append(server.client())
-        plan = Plan(server.url, f"replay-{uuid.uuid4().hex[:8]}", policy, speed=40.0, ttl=3.0)
+        speed, ttl = 40.0 / pace.factor(), pace.seconds(3)
+        plan = Plan(server.url, f"replay-{uuid.uuid4().hex[:8]}", policy, speed, ttl)
         found = runner.replay(Run(plan, traffic.generate(150, 5), self.HAZARDS, 2, 2, seed=5), lambda snapshot: None)
         assert found.violations() == []
         assert sum(found.results.values()) == found.requests == 150
@@ -48,15 +49,21 @@ class TestWholeRuns:
     def test_through_generations_nothing_is_touched_by_another(self, kills):
         """Also with late messages into reused rooms, killed workers, and a server that loses all its data."""
         with runner.server(None) as (url, private):
-            plan = Plan(url, f"replay-{uuid.uuid4().hex[:8]}", "compat", speed=40.0, ttl=3.0, lease=1.0)
+            lease, ttl, speed = min(5.0, pace.seconds(1)), pace.seconds(3), 40.0 / pace.factor()
+            plan = Plan(url, f"replay-{uuid.uuid4().hex[:8]}", "compat", speed, ttl, lease)
             killer = runner.Killer(private, kills, 150)
             run = Run(plan, traffic.generate(150, 5), self.HAZARDS, 2, 2, seed=5)
             found = runner.replay(run, killer.look)
         assert found.violations() == []
-        assert (sum(found.results.values()), found.polluted, found.leaked, killer.killed) == (150, 0, {}, kills)
+        assert (sum(found.results.values()), found.cross_contaminated, found.leaked, killer.killed) == (
+            150,
+            0,
+            {},
+            kills,
+        )
         assert found.results["success"] > 75
         assert found.crashes > 0
-        assert 0 < found.oldest_orphan < 3.0
+        assert 0 < found.oldest_orphan < lease + 2.0
         assert sum(answers.get("STALE", 0) for answers in found.late.values()) > 20
 
     def test_a_burst_does_not_tie_router_and_workers_up(self, real_servers, watched):
@@ -66,7 +73,7 @@ class TestWholeRuns:
             pytest.skip(matrix.why_absent("valkey"))
         watched.append(server.client())
         requests = [traffic.Request(number, 0.0, 100, 1) for number in range(2_000)]
-        plan = Plan(server.url, f"replay-{uuid.uuid4().hex[:8]}", "strict", speed=20.0, ttl=10.0)
+        plan = Plan(server.url, f"replay-{uuid.uuid4().hex[:8]}", "strict", speed=20.0, ttl=pace.seconds(10))
         found = runner.replay(Run(plan, requests, Rates(), 1, 1, seed=5), lambda snapshot: None)
         assert (found.violations(), sum(found.results.values())) == ([], 2_000)
 
@@ -84,14 +91,15 @@ class TestWholeRuns:
             env=environment,
             stderr=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
-            preexec_fn=hear_ctrl_c,
+            preexec_fn=real.hear_ctrl_c,
         ) as process:
-            wait_for(lambda: len(marked(mark)) >= 7)  # itself, guard and server, router, two forkservers, workers
+            # Itself, guard and server, router, two forkservers, workers.
+            real.until(lambda: len(marked(mark)) >= 7, "all are there")
             process.send_signal(how)
             process.stderr.read()
         assert process.returncode != 0
-        wait_for(lambda: not marked(mark))
-        wait_for(lambda: not list(tmp_path.glob("kvpoll-*")))
+        real.until(lambda: not marked(mark), "all are gone")
+        real.until(lambda: not list(tmp_path.glob("kvpoll-*")), "their folders are gone")
 
 
 def marked(mark):
@@ -104,10 +112,3 @@ def marked(mark):
         except OSError:
             continue
     return found
-
-
-def wait_for(condition, seconds=20.0):
-    give_up_at = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < give_up_at, "it did not come to pass"
-        time.sleep(0.05)

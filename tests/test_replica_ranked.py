@@ -25,8 +25,8 @@ STEPS = st.lists(
             )
         ]
         * 2,
-        st.tuples(st.just("others"), st.integers(0, 2), st.sampled_from(("reopen", "restate_cleared")), SOME),
-        st.tuples(st.just("others"), st.integers(0, 2), st.just("restate"), SOME, st.sampled_from(KVPoll)),
+        st.tuples(st.just("others"), st.integers(0, 2), st.sampled_from(("reopen", "replay_cleared")), SOME),
+        st.tuples(st.just("others"), st.integers(0, 2), st.just("replay"), SOME, st.sampled_from(KVPoll)),
         st.tuples(st.just("expire"), SOME),
         *[st.tuples(st.just("own"), SOME, STATUSES)] * 3,
         st.tuples(st.just("deliver"), st.integers(0, 5)),
@@ -34,7 +34,7 @@ STEPS = st.lists(
         st.tuples(st.just("ask")),
         st.tuples(st.just("look"), st.sets(st.sampled_from(range(3)))),
         st.tuples(st.just("late_look"), st.sets(st.sampled_from(range(3)), min_size=1)),
-        st.tuples(st.just("confirm")),
+        st.tuples(st.just("mark_synced")),
         st.tuples(st.just("another_server"), st.integers(0, 3)),
     ),
     max_size=30,
@@ -46,7 +46,7 @@ def ended(run):
     while run.replies:
         run.deliver(0)
     if not run.shard.synced:
-        run.confirm()
+        run.mark_synced()
     run.read(1000)
     run.ask()
     run.look(range(3))  # what has expired
@@ -61,7 +61,7 @@ def test_any_interleaving_ends_as_what_the_rank_sees(steps):
     run.server.act(1, "update_status", [0, 1], MOVE)
     run.server.act(0, "update_status", [0], INPUT)
     run.start()
-    run.confirm()
+    run.mark_synced()
     run.replica.take_changes()
     told_before = dict(run.replica.statuses)
     for name, *arguments in steps:
@@ -87,7 +87,7 @@ def test_any_interleaving_ends_as_what_the_rank_sees(steps):
 def test_what_expires_without_a_word_goes_when_the_server_is_asked(steps, gone):
     run = RankedRun()
     run.start()
-    run.confirm()
+    run.mark_synced()
     for name, *arguments in steps:
         getattr(run, name)(*arguments)
     ended(run)
@@ -101,7 +101,7 @@ def test_what_expires_without_a_word_goes_when_the_server_is_asked(steps, gone):
 def run():
     run = RankedRun()
     run.start()
-    run.confirm()
+    run.mark_synced()
     return run
 
 
@@ -170,7 +170,7 @@ class TestOneByOne:
 
     def test_what_was_uncertain_before_a_fresh_start_is_not_asked_for(self, run):
         run.update(1, [0], BOOT)
-        run.others(1, "restate_cleared", [0])
+        run.others(1, "replay_cleared", [0])
         run.read(9)
         assert run.replica.uncertain("ns") == [0], "which was its last status is not told"
         run.another_server(0)
@@ -204,7 +204,7 @@ class TestOneByOne:
 
     def test_a_replica_without_a_rank_sees_what_all_agree_on(self):
         replica = replica_of()
-        replica.begin("ns", b"1-0", 0)
+        replica.start_resync("ns", b"1-0", 0)
         replica.read("ns", [(b"2-0", [b"ttl_ms", b"9", b"1", b"Bootstrapping", b"rank:0", b"Success"])], True, 0)
         replica.read("ns", [(b"3-0", [b"1", b"Bootstrapping", b"rank:0", b"absent", b"2", b"Failed"])], True, 0)
         assert replica.statuses == {1: BOOT, 2: FAIL}
@@ -272,13 +272,13 @@ class TestWhereTheRanksAre:
         run.read(9)
         assert (self.ranks(run), self.ranks(run, 1)) == ({0: INPUT, 1: BOOT}, {0: INPUT, 1: BOOT})
 
-    @pytest.mark.parametrize("begin", ["reopen", "restate", "expire"])
+    @pytest.mark.parametrize("begin", ["reopen", "replay", "expire"])
     def test_nor_has_anothers(self, run, begin):
         for rank in (0, 1, 2):
             run.update(rank, [0], MOVE)
         run.read(9)
-        if begin == "restate":
-            run.others(1, "restate", [0], INPUT)
+        if begin == "replay":
+            run.others(1, "replay", [0], INPUT)
         elif begin == "reopen":
             run.update(2, [0], FAIL)
             run.others(1, "reopen", [0])
@@ -286,7 +286,7 @@ class TestWhereTheRanksAre:
             run.expire([0])
             run.update(1, [0], BOOT)
         run.read(9)
-        assert self.ranks(run) == {1: INPUT if begin == "restate" else BOOT}
+        assert self.ranks(run) == {1: INPUT if begin == "replay" else BOOT}
         assert run.replica.statuses == {}
         assert run.told[-1] == (0, None)
         assert not run.replica.uncertain("ns")
@@ -334,7 +334,7 @@ class TestWhereTheRanksAre:
         run.deliver(0)
         run.update(1, [0, 1], INPUT)
         assert run.shard.unconfirmed() == [0, 1]
-        run.confirm()
+        run.mark_synced()
         assert run.replica.ranks == {0: {0: BOOT, 1: INPUT}, 1: {1: INPUT}}
 
     def test_a_look_at_it_all_that_is_gone(self, run):

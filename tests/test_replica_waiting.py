@@ -17,7 +17,7 @@ class TestWaiting:
     def run(self):
         run = Run()
         run.start()
-        run.confirm()
+        run.mark_synced()
         return run
 
     def enter(self, run, room, *statuses, armed=True):
@@ -63,19 +63,19 @@ class TestWaiting:
         run.server.write({1: KVPoll.Transferring})
         run.read(10)
         waiter, woken = self.enter(run, 1)
-        run.replica.doubt(["ns"])
+        run.replica.mark_unsynced(["ns"])
         run.server.write({1: KVPoll.Success})
         run.read(10)
         assert not woken
         run.another_server(7)
         run.server.write({1: KVPoll.Failed})
-        run.confirm()
+        run.mark_synced()
         assert (waiter.outcome, woken) == (KVPoll.Failed, [1])
 
     def test_a_suspicion_during_the_fresh_start_is_not_forgotten(self, run):
-        before = run.replica.suspicions
-        run.replica.suspect()
-        run.replica.confirm("ns", before)
+        before = run.replica.times_suspected
+        run.replica.connection_lost()
+        run.replica.mark_synced("ns", before)
         assert not run.shard.synced
 
     def test_who_left_is_not_kept(self, run):
@@ -87,7 +87,7 @@ class TestWaiting:
         assert not run.shard.waiters
 
     def test_the_end_ends_all(self, run):
-        run.replica.doubt(["ns"])
+        run.replica.mark_unsynced(["ns"])
         waiters = [self.enter(run, room)[0] for room in ROOMS]
         run.replica.end(StoreClosedError("closed"))
         assert {type(waiter.outcome) for waiter in waiters} == {StoreClosedError}
@@ -99,10 +99,10 @@ class TestOnlyWaited:
     @pytest.fixture
     def run(self):
         run = Run()
-        run.replica = replica_of(wants=None)
+        run.replica = replica_of(is_relevant=None)
         run.shard = run.replica.shards["ns"]
         run.start()
-        run.confirm()
+        run.mark_synced()
         return run
 
     def enter(self, run, room=1):
@@ -183,7 +183,7 @@ class TestOnlyWaited:
         run.server.write(dict.fromkeys(ROOMS, KVPoll.Success))
         for waiter in waiters:
             run.replica.arm(waiter)
-        run.confirm()
+        run.mark_synced()
         assert {waiter.outcome for waiter in waiters} == {KVPoll.Success}
 
 
@@ -192,14 +192,14 @@ class TestOneOfSeveralRanks:
     def run(self):
         run = RankedRun()
         run.start()
-        run.confirm()
+        run.mark_synced()
         return run
 
     def test_anothers_change_before_the_first_look_is_not_ours(self, run):
         """The feed is ahead of the reply to the look that a wait begins with; it names the room, for another rank."""
         run.follow(None)
         run.start()
-        run.confirm()
+        run.mark_synced()
         run.server.act(0, "update_status", [0], BOOT)
         run.read(9)
         waiter = run.replica.enter(0, wait_statuses(()), lambda: None, armed=False)
@@ -217,7 +217,7 @@ class TestOneOfSeveralRanks:
     def test_an_older_look_leaves_uncertain_what_is(self, run):
         run.follow(None)
         run.start()
-        run.confirm()
+        run.mark_synced()
         run.update(0, [0], BOOT)
         run.update(1, [0], BOOT)
         run.read(9)
@@ -247,12 +247,12 @@ class TestOneOfSeveralRanks:
         run.follow(None)
         run.update(0, [0], BOOT)
         run.start()
-        run.confirm()
+        run.mark_synced()
         waiter = run.replica.enter(0, wait_statuses(()), lambda: None, armed=True)
         run.late_look([0])
         run.deliver(0)
         run.another_server(9)
         run.update(1, [0], MOVE)
         run.read(9)
-        run.confirm()
+        run.mark_synced()
         assert isinstance(waiter.outcome, RoomNotFoundError)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from redis_kvpoll import KVPoll, StoreUnavailableError
-from redis_kvpoll.engine.retry import Trip, Undelivered
+from redis_kvpoll.engine.retry import Attempts, CallFailed
 from redis_kvpoll.protocol import script_specs
 from redis_kvpoll.protocol.keys import rooms
-from tests.test_restating import A, B, delivery_of, on_server
+from tests.test_restating import A, B, executor_of, on_server
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ class TestCutOff:
 
     def test_by_the_deadline_of_a_call(self, held, client, monkeypatch):
         with monkeypatch.context() as patch:
-            patch.setattr(Trip, "carry", after(Trip.carry, 2, out_of_time))
+            patch.setattr(Attempts, "send_script", after(Attempts.send_script, 2, out_of_time))
             with pytest.raises(StoreUnavailableError):
                 held[0].status()
         assert len(on_server(client)) == 2
@@ -35,7 +35,7 @@ class TestCutOff:
 
     def test_and_goes_on_where_it_was(self, held, client, monkeypatch):
         with monkeypatch.context() as patch:
-            patch.setattr(Trip, "carry", after(Trip.carry, 2, out_of_time))
+            patch.setattr(Attempts, "send_script", after(Attempts.send_script, 2, out_of_time))
             with pytest.raises(StoreUnavailableError):
                 held[0].status()
         client.delete(*rooms("default", [0, 1]))
@@ -45,18 +45,22 @@ class TestCutOff:
     def test_by_a_lost_connection(self, store, held, client, monkeypatch):
         """To a server that was lost, and has not been since."""
         with monkeypatch.context() as patch:
-            patch.setattr(Trip, "carry", after(Trip.carry, 2, lambda: delivery_of(store).unsettle()))
+            patch.setattr(
+                Attempts,
+                "send_script",
+                after(Attempts.send_script, 2, lambda: executor_of(store).server_may_have_changed()),
+            )
             held[0].status()
         assert len(on_server(client)) == 6
 
     def test_by_a_further_loss(self, held, client, monkeypatch):
         with monkeypatch.context() as patch:
-            patch.setattr(Trip, "carry", after(Trip.carry, 2, client.flushall))
+            patch.setattr(Attempts, "send_script", after(Attempts.send_script, 2, client.flushall))
             held[0].status()
         assert len(on_server(client)) == 6
 
     def test_a_further_loss_while_a_guest_waits(self, make_store, client, monkeypatch):
-        monkeypatch.setattr("redis_kvpoll.engine.tracked_rooms.RETRY", 0.0)
+        monkeypatch.setattr("redis_kvpoll.engine.tracked_rooms.CREATOR_POLL_INTERVAL", 0.0)
         guest_of = make_store()
         make_store().open(A)
         guest_of.attach(A)
@@ -70,18 +74,18 @@ class TestCutOff:
 
 
 def after(carry, times, do):
-    """Trip.carry, but something happens before it has said rooms again for the last of so many times."""
+    """Attempts.send_script, but something happens before it has said rooms again for the last of so many times."""
     said = []
 
-    def carry_but(trip, call, *arguments, **options):
-        if call.shape is script_specs.RESTATE:
+    def carry_but(attempts, call, *arguments, **options):
+        if call.spec is script_specs.REPLAY:
             said.append(call)
             if len(said) == times:
                 do()
-        return (yield from carry(trip, call, *arguments, **options))
+        return (yield from carry(attempts, call, *arguments, **options))
 
     return carry_but
 
 
 def out_of_time():
-    raise Undelivered(StoreUnavailableError, "no time left")
+    raise CallFailed(StoreUnavailableError, "no time left")

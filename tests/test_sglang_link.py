@@ -13,10 +13,10 @@ from redis_kvpoll import AsyncStatusStore, KVPoll, StatusStore
 from redis_kvpoll.aio.room import AsyncRoom
 from redis_kvpoll.cli.app import kvpoll
 from redis_kvpoll.integrations.sglang import register, settings
-from redis_kvpoll.integrations.sglang.compat import UnknownShapeError, place_of
+from redis_kvpoll.integrations.sglang.compat import IncompatibleSGLangError, identify
 from redis_kvpoll.integrations.sglang.dicts import FailureRecords, PrefixLengths, StatusMap
-from redis_kvpoll.integrations.sglang.publisher import Teller
-from redis_kvpoll.integrations.sglang.registry import Book
+from redis_kvpoll.integrations.sglang.publisher import OutboxPublisher
+from redis_kvpoll.integrations.sglang.registry import RoomRegistry
 from tests import real
 from tests.standin import joined, manager
 
@@ -66,18 +66,18 @@ class TestPlace:
         ],
     )
     def test_of_a_prefill_process(self, others, owner, rank, world_size):
-        place = place_of(manager(**others))
-        assert (place.owner, place.rank, place.world_size) == (owner, rank, world_size)
+        identity = identify(manager(**others))
+        assert (identity.owner, identity.rank, identity.world_size) == (owner, rank, world_size)
 
     def test_of_the_stages_of_one_pipeline(self):
-        places = [place_of(manager(attn_tp_size=2, attn_tp_rank=1, pp_size=3, pp_rank=pp)) for pp in range(3)]
-        assert {place.stages for place in places} == {tuple(place.rank for place in places)}
+        identities = [identify(manager(attn_tp_size=2, attn_tp_rank=1, pp_size=3, pp_rank=pp)) for pp in range(3)]
+        assert {identity.stages for identity in identities} == {tuple(identity.rank for identity in identities)}
 
     @pytest.mark.parametrize(("args", "port"), [(30001, 30001), (None, 40000)])
     def test_of_a_decode_process(self, args, port):
         one = manager("decode")
         one.server_args.port = args
-        assert place_of(one).owner == f"decode/10.0.0.1:{port}"
+        assert identify(one).owner == f"decode/10.0.0.1:{port}"
 
     @pytest.mark.parametrize(
         "others",
@@ -90,8 +90,8 @@ class TestPlace:
         ],
     )
     def test_what_is_not_as_we_know_it(self, others):
-        with pytest.raises(UnknownShapeError):
-            place_of(manager(**others))
+        with pytest.raises(IncompatibleSGLangError):
+            identify(manager(**others))
 
 
 class TestSettings:
@@ -277,18 +277,18 @@ class TestTelling:
             await measure(room, length)
 
         monkeypatch.setattr(AsyncRoom, "set_decode_prefix_len", measured)
-        book = Book(lambda: None)
+        registry = RoomRegistry(lambda: None)
         async with AsyncStatusStore.from_url("memory://", policy="strict") as store:
-            teller = Teller(store, book, "instance", lambda room: None)
-            teller.resume()
+            publisher = OutboxPublisher(store, registry, "instance", lambda room: None)
+            publisher.resume()
             if is_open:
-                book.statuses[ROOM] = BOOT
-                teller.see_to([ROOM])
-                await teller.finish()
-            book.lengths[ROOM] = 17
-            book.statuses[ROOM] = status
-            teller.see_to([ROOM])
-            await teller.finish()
+                registry.statuses[ROOM] = BOOT
+                publisher.see_to([ROOM])
+                await publisher.finish()
+            registry.lengths[ROOM] = 17
+            registry.statuses[ROOM] = status
+            publisher.see_to([ROOM])
+            await publisher.finish()
             entry = await store.entry(ROOM)
         assert before == [KVPoll.Bootstrapping]
         assert (entry.status, entry.decode_prefix_len) == (status, 17)

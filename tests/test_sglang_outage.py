@@ -29,7 +29,7 @@ def world():
 
 @pytest.fixture
 def server(world, monkeypatch):
-    return serve(world, monkeypatch, deadline="1")
+    return serve(world, monkeypatch, deadline=1.0)
 
 
 def whole(store, one):

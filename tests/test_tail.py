@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 
 import pytest
 
 from redis_kvpoll import AsyncStatusStore, FeedGap, KVPoll, StatusStore, StoreClosedError, StoreUnavailableError
-from redis_kvpoll.engine.effects import Pause
-from redis_kvpoll.engine.executor import Delivery
+from redis_kvpoll.engine.effects import Sleep
+from redis_kvpoll.engine.executor import Executor
 from redis_kvpoll.protocol.feed import Tail
-from redis_kvpoll.protocol.settings import Agreement
+from redis_kvpoll.protocol.settings import ExpectedSettings
 from tests import real
 from tests.feeds import a_round
+from tests.support import pace
 
 FEED = "kvpoll:{default}:feed"
 
@@ -148,11 +150,11 @@ class TestTheTailInRounds:
 
 
 def test_it_waits_before_it_looks_again():
-    delivery = Delivery(Agreement.checked("prod", None, None, None, None), 9.0, 9.0, 5.0)
+    executor = Executor(ExpectedSettings.checked("prod", None, None, None, None), 9.0, 9.0, 5.0)
     tail = Tail(0)
-    assert not isinstance(next(delivery.read_on("tail", tail)), Pause)
+    assert not isinstance(next(executor.read_on("tail", tail)), Sleep)
     tail.pause = 0.05
-    assert next(delivery.read_on("tail", tail)) == Pause(0.05)
+    assert next(executor.read_on("tail", tail)) == Sleep(0.05)
 
 
 class Follower:
@@ -220,13 +222,15 @@ class TestTail:
 
     def test_a_server_that_stays_away(self, world):
         server = world.serve()
-        store = world.open(server.tcp, deadline=0.3)
+        deadline = pace.seconds(0.3)
+        store = world.open(server.tcp, deadline=deadline)
         store.update_status(1, 1)
         follower = Follower(world, store)
         follower.next()
         server.stop()
         world._used.remove(server)
-        with pytest.raises(StoreUnavailableError, match=r"^tail of namespace 'default': no answer within 0.3 s"):
+        said = re.escape(f"tail of namespace 'default': no answer within {deadline:g} s")
+        with pytest.raises(StoreUnavailableError, match=f"^{said}"):
             follower.next()
 
     def test_a_store_that_is_closed(self, world):
@@ -251,5 +255,5 @@ class TestTail:
                     await waiting
                 assert await store.get(1) is KVPoll.Bootstrapping
 
-        asyncio.run(asyncio.wait_for(work(), 20))
+        asyncio.run(asyncio.wait_for(work(), pace.seconds(20)))
         assert real.emptied(real.shared()) == []

@@ -31,7 +31,7 @@ def test_a_fault_that_no_longer_applies_is_heard_of():
         pass
     with (
         pytest.raises(faulty.NoSuchTextError, match="not once"),
-        faulty.fault("engine.tracked_rooms:Held.end", "room", ""),
+        faulty.fault("engine.tracked_rooms:TrackedRooms.mark_clearing", "room", ""),
     ):
         pass
 

@@ -11,7 +11,7 @@ import pytest
 
 from redis_kvpoll import InvalidInputError, KVPoll
 from redis_kvpoll.replay import traffic
-from redis_kvpoll.replay.fault_plan import Rates, fate
+from redis_kvpoll.replay.fault_plan import Rates, plan_faults
 from redis_kvpoll.replay.handshake import Decode, Prefill, Turn, timeout_seconds
 from redis_kvpoll.replay.messages import Job
 
@@ -77,15 +77,15 @@ class TestTraffic:
 class TestHazards:
     def test_come_at_their_rates_and_repeat_with_the_seed(self):
         rates = Rates(abort=0.1, late=0.2, reuse=0.3, crash=0.4)
-        fates = [fate(rates, 1, request) for request in range(4000)]
-        assert fates == [fate(rates, 1, request) for request in range(4000)]
+        fates = [plan_faults(rates, 1, request) for request in range(4000)]
+        assert fates == [plan_faults(rates, 1, request) for request in range(4000)]
         for attribute, rate in (("abort_side", 0.1), ("late", 0.2), ("reuse", 0.3), ("crash_side", 0.4)):
             assert sum(bool(getattr(f, attribute)) for f in fates) / 4000 == pytest.approx(rate, abs=0.03)
         assert {f.late.status for f in fates if f.late} == {KVPoll.Failed, KVPoll.Success, KVPoll.Transferring}
 
     def test_no_rates_no_hazards(self):
         for request in range(100):
-            what = fate(Rates(), 1, request)
+            what = plan_faults(Rates(), 1, request)
             assert not any((what.abort_side, what.late, what.reuse, what.crash_side))
 
 

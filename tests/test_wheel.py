@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import pace
+
 CHECKOUT = Path(__file__).parents[1]
 LUA = sorted(path.relative_to(CHECKOUT / "lua").as_posix() for path in (CHECKOUT / "lua").rglob("*.lua"))
 
@@ -22,7 +24,8 @@ import asyncio, sys
 from importlib.metadata import entry_points
 from pathlib import Path
 import redis_kvpoll
-from redis_kvpoll import AsyncStatusStore, KVPoll, Outcome, StatusStore, Update, scripts
+from redis_kvpoll import AsyncStatusStore, KVPoll, Outcome, StatusStore, Update
+from redis_kvpoll.protocol import scripts
 
 here = Path(redis_kvpoll.__file__).parent
 assert here.is_relative_to(sys.prefix), here
@@ -55,7 +58,9 @@ print("it works")
 
 
 def run(*words, cwd):
-    done = subprocess.run([str(word) for word in words], cwd=cwd, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [str(word) for word in words], cwd=cwd, capture_output=True, text=True, timeout=pace.seconds(60)
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -93,7 +98,7 @@ def test_a_wheel_made_from_the_sdist_is_the_same(tmp_path):
         archive.extractall(tmp_path / "source", **options)  # noqa: S202 - our own, made two lines above
     (source,) = (tmp_path / "source").iterdir()
     assert sorted(path.relative_to(source / "lua").as_posix() for path in (source / "lua").rglob("*.lua")) == LUA
-    assert "shared/feed.lua" in LUA
+    assert "include/feed.lua" in LUA
     files = files_of(build("wheel", source, tmp_path / "second"))
     assert files == files_of(build("wheel", CHECKOUT, tmp_path / "first"))
     assert [name for name in files if name.endswith(".lua")] == [f"redis_kvpoll/lua/{name}" for name in LUA]

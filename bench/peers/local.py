@@ -35,7 +35,7 @@ class Manager(Way):
     def read(self, rooms: Sequence[int]) -> list[int | None]:
         if len(rooms) == 1:
             return [self._table.get(rooms[0])]
-        table = self._table.copy()  # one round trip for all
+        table = self._table.copy()  # one round attempts for all
         return [table.get(room) for room in rooms]
 
 

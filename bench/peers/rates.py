@@ -52,7 +52,7 @@ class Score:
         self.rates.append(sum(t.calls / t.seconds for t in tallies))
 
     @property
-    def verdict(self) -> str:
+    def state(self) -> str:
         found = [f"{self.wrong:,} wrong"] if self.wrong else []
         if self.apart:
             found.append(f"{self.apart:,} rooms differ")
@@ -93,7 +93,7 @@ def _section(contest: Contest, count: int, scores: dict[str, Score], lacking: bo
             score = scores[name]
             faster = Spread.of([a / b for a, b in zip(ours.rates, score.rates, strict=True)])
             rates = Spread.of(ours.rates).median, Spread.of(score.rates).median
-            row = Row(way.shown, "", "per_second", *rates, faster, note=score.verdict, lacks=lacks)
+            row = Row(way.shown, "", "per_second", *rates, faster, note=score.state, lacks=lacks)
         section.rows.append(row)
     return section
 

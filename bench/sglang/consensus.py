@@ -75,14 +75,14 @@ class Ranks:
             return lambda: self.give("load", count, is_written=is_written)
 
         contenders = [
-            Told("gloo", partial(self._agree, "gloo"), 1, new(False)),
-            Told("read", partial(self._agree, "read"), 1, new(True)),
-            Told("write_and_read", partial(self._agree, "write_and_read"), 1, new(False)),
-            Told("collect", partial(self._agree, "collect"), 1),
+            Told("gloo", partial(self._establish_context, "gloo"), 1, new(False)),
+            Told("read", partial(self._establish_context, "read"), 1, new(True)),
+            Told("write_and_read", partial(self._establish_context, "write_and_read"), 1, new(False)),
+            Told("collect", partial(self._establish_context, "collect"), 1),
         ]
         return interleave(contenders, rounds)
 
-    def _agree(self, how: str) -> float:
+    def _establish_context(self, how: str) -> float:
         seconds: list[float] = tell_all(self._members, "agree", how, soon())
         return max(seconds)
 

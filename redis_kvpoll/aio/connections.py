@@ -16,10 +16,10 @@ from redis_kvpoll.engine.effects import Send
 from redis_kvpoll.transport.connection_options import IDLE_CLOSED, MAX_IDLE, connection_options, pack, time_limit
 
 
-class Endpoint:
+class AsyncNodePool:
     """One server, and our connections to it: at most MAX_IDLE, for which calls wait in line.
 
-    ``keep`` must live as long as the endpoint does.
+    ``keep`` must live as long as the node_pool does.
     """
 
     def __init__(
@@ -42,17 +42,17 @@ class Endpoint:
         sentinel = issubclass(connection_class, SentinelManagedConnection)
         self._read = AbstractConnection.read_response if sentinel else connection_class.read_response
 
-    def twin(self) -> Endpoint:
+    def twin(self) -> AsyncNodePool:
         """The same server, with connections of its own."""
-        return Endpoint(self._class, self._options, self.limit, self._keep)
+        return AsyncNodePool(self._class, self._options, self.limit, self._keep)
 
-    async def call(self, step: Send) -> Any:
+    async def call(self, effect: Send) -> Any:
         """Send a call over one connection and read its reply."""
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
             # Connections live and die with their event loop; another one (a second asyncio.run) starts afresh.
             self._loop, self._idle, self._places = loop, [], asyncio.Semaphore(MAX_IDLE)
-        places, left = self._places, step.timeout or self._deadline
+        places, left = self._places, effect.timeout or self._deadline
         if places.locked():
             end = loop.time() + left
             try:
@@ -64,7 +64,7 @@ class Endpoint:
         else:
             await places.acquire()
         try:
-            return await self._talk(step, min(left, self.limit))
+            return await self._talk(effect, min(left, self.limit))
         finally:
             places.release()
 
@@ -75,25 +75,25 @@ class Endpoint:
             while self._idle:
                 await self._idle.pop().disconnect()
 
-    async def _talk(self, step: Send, limit: float) -> Any:
+    async def _talk(self, effect: Send, limit: float) -> Any:
         connection = None
         try:
             async with asyncio.timeout(limit):
-                connection = await self._connection(step.fresh)
-                if step.asking:
+                connection = await self._connection(effect.fresh)
+                if effect.asking:
                     await connection.send_command("ASKING")
                     await self._read(connection)
-                packed = pack(step.words)
-                if step.then:
-                    packed = b"".join([packed, *map(pack, step.then)])
+                packed = pack(effect.words)
+                if effect.then:
+                    packed = b"".join([packed, *map(pack, effect.then)])
                 await connection.send_packed_command(packed)
                 reply = await self._read(connection)
-                if step.then:
-                    reply = [reply, *[await self._read(connection) for _ in step.then]]
+                if effect.then:
+                    reply = [reply, *[await self._read(connection) for _ in effect.then]]
         except BaseException as error:
             refused = isinstance(error, ResponseError) and not isinstance(error, ReadOnlyError)
-            # After an error reply the connection is in step, unless more replies are to come.
-            if connection is not None and refused and not step.then:
+            # After an error reply the connection is in effect, unless more replies are to come.
+            if connection is not None and refused and not effect.then:
                 await self._give_back(connection)
                 raise
             # What cut this connection has most likely cut the idle ones as well; a caller who gave up has not.

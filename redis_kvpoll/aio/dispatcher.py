@@ -1,4 +1,4 @@
-"""Drives flows for asyncio. Calls made in the same turn of the event loop share a flight."""
+"""Drives flows for asyncio. Calls made in the same turn of the event loop share a batch."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any, TypeVar, cast
 
 from redis.exceptions import RedisError
 
-from redis_kvpoll.aio.transport import Route
+from redis_kvpoll.aio.transport import AsyncTransport
 from redis_kvpoll.engine import batching
 from redis_kvpoll.engine.classify import NotSent
-from redis_kvpoll.engine.effects import Board, Flow, Rider, Send, Step
-from redis_kvpoll.engine.executor import Delivery
+from redis_kvpoll.engine.effects import AwaitCalls, Effect, Flow, PendingCall, Send
+from redis_kvpoll.engine.executor import Executor
 from redis_kvpoll.protocol.feed import Change, FeedGap, Tail
 from redis_kvpoll.protocol.scan import Scan
 from redis_kvpoll.protocol.script_call import Call, Command
@@ -23,24 +23,24 @@ T = TypeVar("T")
 V = TypeVar("V")
 
 
-async def drive(flow: Flow[T], take: Callable[[Step], Awaitable[Any]]) -> T:
+async def drive(flow: Flow[T], take: Callable[[Effect], Awaitable[Any]]) -> T:
     """The same as in ``dispatch``, awaited."""
     try:
-        step = next(flow)
+        effect = next(flow)
         while True:
             try:
-                result = await take(step)
+                result = await take(effect)
             except (NotSent, RedisError, OSError) as error:
-                step = flow.throw(error)
+                effect = flow.throw(error)
             else:
-                step = flow.send(result)
+                effect = flow.send(result)
     except StopIteration as end:
         value: T = end.value
         return value
 
 
-class Lane(batching.Lane):
-    """A lane of one event loop. A task, its pilot, flies until nobody waits in it."""
+class AsyncShardQueue(batching.ShardQueue):
+    """A queue of one event loop. A task, its sender, flies until nobody waits in it."""
 
     __slots__ = ("loop",)
 
@@ -49,196 +49,200 @@ class Lane(batching.Lane):
         self.loop = asyncio.get_running_loop()
 
     @property
-    def has_pilot(self) -> bool:
-        return self.pilot is not None and not self.pilot.done()
+    def has_sender(self) -> bool:
+        return self.sender is not None and not self.sender.done()
 
 
-class Place(asyncio.Future[Any]):
-    """Where a caller waits for its rider. Cancelled, it leaves its place in line, or its flight."""
+class CallWaiter(asyncio.Future[Any]):
+    """Where a caller waits for its pending. Cancelled, it leaves its waiter in line, or its batch."""
 
-    lane: Lane
-    rider: Rider
-    leave: Callable[[Lane, Rider], None]
-    __slots__ = ("lane", "leave", "rider")  # set by who makes it: an __init__ would cost more than all the rest of it
+    queue: AsyncShardQueue
+    pending: PendingCall
+    leave: Callable[[AsyncShardQueue, PendingCall], None]
+    __slots__ = (
+        "leave",
+        "pending",
+        "queue",
+    )  # set by who makes it: an __init__ would cost more than all the rest of it
 
     def cancel(self, msg: Any | None = None) -> bool:
         if not super().cancel(msg):
             return False
-        self.leave(self.lane, self.rider)
+        self.leave(self.queue, self.pending)
         return True
 
 
-class Dispatcher:
-    """The driver and the lanes of one asyncio store.
+class AsyncDispatcher:
+    """The driver and the queues of one asyncio store.
 
-    A pilot begins in the turn after the first call, so all calls of that turn go along; and since it is no caller's
+    A sender begins in the turn after the first call, so all calls of that turn go along; and since it is no caller's
     own, a caller who is cancelled takes nobody down.
     """
 
-    def __init__(self, delivery: Delivery, route: Route) -> None:
-        self.delivery = delivery
-        self.route = route
+    def __init__(self, executor: Executor, transport: AsyncTransport) -> None:
+        self.executor = executor
+        self.transport = transport
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._lanes: defaultdict[str, Lane] = defaultdict(Lane)
+        self._queues: defaultdict[str, AsyncShardQueue] = defaultdict(AsyncShardQueue)
 
     def execute(self, command: Command[V, T]) -> Awaitable[T]:
         """Carry a command out. One that goes along with others costs a future, and no coroutine of its own."""
-        calls = self.delivery.calls(command)
+        calls = self.executor.calls(command)
         if len(calls) != 1:
-            return self.run(self.delivery.run(command, calls))
+            return self.run(self.executor.run(command, calls))
         call, now = calls[0], time.monotonic()
-        rider = Rider(call, now + self.delivery.deadline, command)
-        lane = self._lane(call.tag)
-        if lane.is_free and not lane.has_pilot:
-            lane.board(rider)
-            return self._lead(lane, rider, command, now)
-        lane.board(rider)
-        return self._place(lane, rider)
+        pending = PendingCall(call, now + self.executor.deadline, command)
+        queue = self._queue(call.tag)
+        if queue.is_free and not queue.has_sender:
+            queue.enqueue(pending)
+            return self._lead(queue, pending, command, now)
+        queue.enqueue(pending)
+        return self._waiter_for(queue, pending)
 
     async def run(self, flow: Flow[T]) -> T:
-        """Do each step that a flow asks for, until it returns."""
+        """Do each effect that a flow asks for, until it returns."""
         return await drive(flow, self._take)
 
-    async def _take(self, step: Step) -> Any:
-        if isinstance(step, Board):
-            return await self._carry(step.riders)  # cancelled, its riders only leave their flights
+    async def _take(self, effect: Effect) -> Any:
+        if isinstance(effect, AwaitCalls):
+            return await self._carry(effect.pending_calls)  # cancelled, its pending_calls only leave their batches
         try:
-            return await self.route.take(step)
+            return await self.transport.take(effect)
         except (NotSent, RedisError, OSError):
             raise
         except BaseException:
-            self.delivery.interrupted()  # cancelled: the connection is gone, as if it had been lost
+            self.executor.connection_lost()  # cancelled: the connection is gone, as if it had been lost
             raise
 
     async def pages(self) -> AsyncIterator[list[int]]:
         """The rooms of the namespace, some at a time."""
-        scan = Scan(self.route.clustered)
-        while (page := await self.run(self.delivery.next_page(scan))) is not None:
+        scan = Scan(self.transport.clustered)
+        while (page := await self.run(self.executor.next_page(scan))) is not None:
             yield page
 
     async def news(self, tail: Tail) -> AsyncIterator[Change | FeedGap]:
         """What is new in the feed, for ever."""
         while True:
-            while await self.run(self.delivery.read_on("tail", tail)):
+            while await self.run(self.executor.read_on("tail", tail)):
                 pass
             for change in tail.news():
                 yield change
 
-    async def _lead(self, lane: Lane, rider: Rider, command: Command[V, T], now: float) -> T:
+    async def _lead(self, queue: AsyncShardQueue, pending: PendingCall, command: Command[V, T], now: float) -> T:
         """Let the rest of this turn come along. A call that is still alone is sent by its caller, without a task."""
         # asyncio's own loops show whether anything else is due in this turn; of others it is assumed.
-        if getattr(lane.loop, "_ready", True):
+        if getattr(queue.loop, "_ready", True):
             try:
                 await asyncio.sleep(0)
             except BaseException:
-                self._leave(lane, rider)
+                self._leave(queue, pending)
                 raise
-        if len(lane.waiting) > 1:
-            self._fly_on(lane)
-            return cast("T", await self._place(lane, rider))
-        lane.waiting.clear()
-        lane.flight = rider.call
-        reply = await self._fly_alone(lane, command, rider.call, now)
+        if len(queue.waiting) > 1:
+            self._start_sender(queue)
+            return cast("T", await self._waiter_for(queue, pending))
+        queue.waiting.clear()
+        queue.batch = pending.call
+        reply = await self._send_alone(queue, command, pending.call, now)
         return command.finish(command.rooms, command.decode(command.operation, command.rooms, reply))
 
-    async def _fly_alone(self, lane: Lane, command: Command[V, T], call: Call, now: float) -> list[Any]:
-        """The reply to a call that has its lane for itself."""
-        delivery = self.delivery
-        marks = delivery.marks()
+    async def _send_alone(self, queue: AsyncShardQueue, command: Command[V, T], call: Call, now: float) -> list[Any]:
+        """The reply to a call that has its queue for itself."""
+        executor = self.executor
+        epochs = executor.observer_epochs()
         try:
             try:
-                reply = await self.route.take(Send(call.tag, call.words(), None, not call.shape.repeatable))
+                reply = await self.transport.take(Send(call.tag, call.words(), None, not call.spec.repeatable))
             except (NotSent, RedisError, OSError) as error:
-                return await self.run(delivery.recover(command, call, now, error))
+                return await self.run(executor.recover_call(command, call, now, error))
             except BaseException:
-                delivery.interrupted()  # cancelled: the connection is gone, as if it had been lost
+                executor.connection_lost()  # cancelled: the connection is gone, as if it had been lost
                 raise
-            if delivery.has_lost(call, reply):
-                return await self.run(delivery.recover(command, call, now, None))
-            return delivery.read(call, marks, reply)
+            if executor.detects_data_loss(call, reply):
+                return await self.run(executor.recover_call(command, call, now, None))
+            return executor.read(call, epochs, reply)
         finally:
-            lane.flight = None
-            self._fly_on(lane)
+            queue.batch = None
+            self._start_sender(queue)
 
-    async def _carry(self, riders: list[Rider]) -> None:
-        """Return when all riders have arrived. Each is of another lane."""
-        places = [self._place(self._lane(rider.call.tag), rider) for rider in riders]
-        for place in places:
-            was_free = place.lane.is_free
-            place.lane.board(place.rider)
+    async def _carry(self, pending_calls: list[PendingCall]) -> None:
+        """Return when all pending_calls have arrived. Each is of another queue."""
+        waiters = [self._waiter_for(self._queue(pending.call.tag), pending) for pending in pending_calls]
+        for waiter in waiters:
+            was_free = waiter.queue.is_free
+            waiter.queue.enqueue(waiter.pending)
             if was_free:
-                self._fly_on(place.lane)
+                self._start_sender(waiter.queue)
         try:
-            for place in places:
-                await place
+            for waiter in waiters:
+                await waiter
         except BaseException:
-            for place in places:
-                place.cancel()
+            for waiter in waiters:
+                waiter.cancel()
             raise
 
-    def _place(self, lane: Lane, rider: Rider) -> Place:
-        rider.place = place = Place(loop=lane.loop)
-        place.lane, place.rider, place.leave = lane, rider, self._leave
-        return place
+    def _waiter_for(self, queue: AsyncShardQueue, pending: PendingCall) -> CallWaiter:
+        pending.waiter = waiter = CallWaiter(loop=queue.loop)
+        waiter.queue, waiter.pending, waiter.leave = queue, pending, self._leave
+        return waiter
 
-    def _lane(self, tag: str) -> Lane:
+    def _queue(self, tag: str) -> AsyncShardQueue:
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
             # Who flew and who waited in a former event loop has ended with it.
-            self._loop, self._lanes = loop, defaultdict(Lane)
-        return self._lanes[tag]
+            self._loop, self._queues = loop, defaultdict(AsyncShardQueue)
+        return self._queues[tag]
 
-    def _fly_on(self, lane: Lane) -> None:
-        """A pilot for those who wait. It begins in the next turn, whatever kind of tasks the event loop makes."""
-        if lane.waiting and not lane.flight and not lane.has_pilot and not lane.loop.is_closed():
-            lane.pilot = asyncio.Task(self._fly(lane), loop=lane.loop)
+    def _start_sender(self, queue: AsyncShardQueue) -> None:
+        """A sender for those who wait. It begins in the next turn, whatever kind of tasks the event loop makes."""
+        if queue.waiting and not queue.batch and not queue.has_sender and not queue.loop.is_closed():
+            queue.sender = asyncio.Task(self._send_until_empty(queue), loop=queue.loop)
             # One that is cancelled before it begins is replaced.
-            lane.pilot.add_done_callback(lambda pilot: self._fly_on(lane) if pilot.cancelled() else None)
+            queue.sender.add_done_callback(lambda sender: self._start_sender(queue) if sender.cancelled() else None)
 
-    async def _fly(self, lane: Lane) -> None:
-        while lane.waiting and not lane.flight:
-            flight = lane.depart()
+    async def _send_until_empty(self, queue: AsyncShardQueue) -> None:
+        while queue.waiting and not queue.batch:
+            batch = queue.take_batch()
             try:
-                await self.run(self.delivery.fly(flight))
+                await self.run(self.executor.send_batch(batch))
             except asyncio.CancelledError:
-                # Nobody waits for this flight any more; or all tasks are being cancelled. Who waits still, must not
+                # Nobody waits for this batch any more; or all tasks are being cancelled. Who waits still, must not
                 # wait for ever.
-                while lane.pilot.uncancel():
+                while queue.sender.uncancel():
                     pass
-                told = lane.abandon(flight)
+                done_calls = queue.requeue_or_fail(batch)
             except Exception as error:  # a mistake of ours
-                flight.fail(error)
-                told = lane.end(flight)
+                batch.fail(error)
+                done_calls = queue.complete(batch)
             else:
-                told = lane.end(flight)
-            # In the next turn: first the next flight departs, and the server works while the callers go on.
-            lane.loop.call_soon(self._settle_all, told)
+                done_calls = queue.complete(batch)
+            # In the next turn: first the next batch departs, and the server works while the callers go on.
+            queue.loop.call_soon(self._settle_all, done_calls)
 
-    def _settle_all(self, riders: list[Rider]) -> None:
-        for rider in riders:
-            if rider.place is not None and not rider.place.done():
-                self._settle(rider)
+    def _settle_all(self, pending_calls: list[PendingCall]) -> None:
+        for pending in pending_calls:
+            if pending.waiter is not None and not pending.waiter.done():
+                self._settle(pending)
 
-    def _settle(self, rider: Rider) -> None:
+    def _settle(self, pending: PendingCall) -> None:
         """Give a caller what it waits for."""
-        command, place = rider.command, rider.place
-        rider.place = None  # or the two would hold each other, and wait for the garbage collector
+        command, waiter = pending.command, pending.waiter
+        pending.waiter = None  # or the two would hold each other, and wait for the garbage collector
         if command is None:
-            place.set_result(None)
+            waiter.set_result(None)
             return
         try:
-            (reply,) = self.delivery.arrived(command, [rider])
+            (reply,) = self.executor.replies_of(command, [pending])
             value = command.finish(command.rooms, command.decode(command.operation, command.rooms, reply))
         except Exception as error:
-            place.set_exception(error)
+            waiter.set_exception(error)
         else:
-            place.set_result(value)
+            waiter.set_result(value)
 
-    def _leave(self, lane: Lane, rider: Rider) -> None:
-        """A caller was cancelled. A flight that nobody waits for any more ends."""
-        lane.leave(rider)
-        rider.place = None
-        flight = lane.flight
-        if isinstance(flight, batching.Flight) and rider in flight.riders and flight.is_empty:
-            lane.pilot.cancel()
-        self._fly_on(lane)
+    def _leave(self, queue: AsyncShardQueue, pending: PendingCall) -> None:
+        """A caller was cancelled. A batch that nobody waits for any more ends."""
+        queue.cancel(pending)
+        pending.waiter = None
+        batch = queue.batch
+        if isinstance(batch, batching.Batch) and pending in batch.pending_calls and batch.is_empty:
+            queue.sender.cancel()
+        self._start_sender(queue)

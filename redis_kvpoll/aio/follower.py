@@ -7,9 +7,9 @@ import contextlib
 import logging
 
 from redis_kvpoll.aio.dispatcher import drive
-from redis_kvpoll.aio.transport import Route
+from redis_kvpoll.aio.transport import AsyncTransport
 from redis_kvpoll.model import KVPoll
-from redis_kvpoll.replica.follow import SLOW, Follower
+from redis_kvpoll.replica.follow import REJECTED_RETRY, Follower
 from redis_kvpoll.replica.replica import Replica
 from redis_kvpoll.replica.shard import Waiter
 
@@ -19,9 +19,9 @@ logger = logging.getLogger("redis_kvpoll.mirror")
 class FollowerTask:
     """The task that runs a follower, a session after another, each over connections of its own."""
 
-    def __init__(self, route: Route, follower: Follower, namespace: str) -> None:
+    def __init__(self, transport: AsyncTransport, follower: Follower, namespace: str) -> None:
         self.follower = follower
-        self._route = route
+        self._transport = transport
         self._task = asyncio.get_running_loop().create_task(self._run(), name=f"kvpoll-follow-{namespace}")
 
     def runs_in(self, loop: asyncio.AbstractEventLoop) -> bool:
@@ -39,12 +39,14 @@ class FollowerTask:
         pause: float | None = 0.0
         while pause is not None:
             await asyncio.sleep(pause)
-            twin, session = self._route.twin(), self.follower.session()
-            pause = SLOW
+            twin, session = self._transport.twin(), self.follower.session()
+            pause = REJECTED_RETRY
             try:
                 pause = await drive(session, twin.take)
             except Exception:
-                logger.exception("a follower's session ended as it never should; the next begins in %g s", SLOW)
+                logger.exception(
+                    "a follower's session ended as it never should; the next begins in %g s", REJECTED_RETRY
+                )
             finally:
                 session.close()
                 await twin.close()

@@ -9,23 +9,23 @@ from types import TracebackType
 from typing import Self
 
 from redis_kvpoll._fork import forkable
-from redis_kvpoll.aio.dispatcher import Dispatcher
-from redis_kvpoll.engine.lease_base import LeaseView
+from redis_kvpoll.aio.dispatcher import AsyncDispatcher
+from redis_kvpoll.engine.lease_base import LeaseBase
 from redis_kvpoll.errors import KVPollError
-from redis_kvpoll.protocol.lease_commands import Terms
+from redis_kvpoll.protocol.lease_commands import LeaseConfig
 
 logger = logging.getLogger("redis_kvpoll.leases")
 
 
-class AsyncLease(LeaseView):
+class AsyncLease(LeaseBase):
     """Lease for asyncio: an async context manager, with ``aclose``.
 
     A task of the event loop in which it was entered keeps it alive: a loop that is blocked for longer than ``ttl``
     loses it, as a process that was stopped does.
     """
 
-    def __init__(self, dispatcher: Dispatcher, terms: Terms) -> None:
-        super().__init__(dispatcher.delivery, terms)
+    def __init__(self, dispatcher: AsyncDispatcher, terms: LeaseConfig) -> None:
+        super().__init__(dispatcher.executor, terms)
         self._dispatcher = dispatcher
         forkable.add(self)
         self._stopping = asyncio.Event()
@@ -36,14 +36,16 @@ class AsyncLease(LeaseView):
         if self._is_held:
             self._is_held = False
             await self._stop()
-            await self._dispatcher.run(self._holding.give_up())
+            await self._dispatcher.run(self._keeper.give_up())
 
     async def __aenter__(self) -> Self:
-        self._delivery.check_free()
+        self._executor.check_no_lease()
         try:
-            await self._dispatcher.run(self._holding.take())
+            await self._dispatcher.run(self._keeper.take())
         except BaseException:
-            self._delivery.release(self._holding)  # it was taken before the task was cancelled; nobody keeps it alive
+            self._executor.detach_lease(
+                self._keeper
+            )  # it was taken before the task was cancelled; nobody keeps it alive
             raise
         self._is_held, self._forked_from = True, None
         self._stopping = asyncio.Event()
@@ -56,15 +58,15 @@ class AsyncLease(LeaseView):
         await self.aclose()
 
     async def _keep(self) -> None:
-        stopping, holding = self._stopping, self._holding
-        while not await _is_set(stopping, holding.pause()):
+        stopping, keeper = self._stopping, self._keeper
+        while not await _is_set(stopping, keeper.seconds_until_heartbeat()):
             try:
-                await self._dispatcher.run(holding.beat())
+                await self._dispatcher.run(keeper.send_heartbeat())
             except KVPollError as error:
-                holding.failed(error)
+                keeper.heartbeat_failed(error)
             except Exception:
-                logger.exception("a heartbeat of %s ended as it never should; the next tries again", holding)
-            if holding.lost:
+                logger.exception("a heartbeat of %s ended as it never should; the next tries again", keeper)
+            if keeper.lost:
                 return
 
     async def _stop(self) -> None:

@@ -11,25 +11,25 @@ from types import TracebackType
 from typing import Self
 
 from redis_kvpoll._fork import forkable
-from redis_kvpoll.aio.dispatcher import Dispatcher
+from redis_kvpoll.aio.dispatcher import AsyncDispatcher
 from redis_kvpoll.aio.follower import FollowerTask, await_outcome, until, waker
 from redis_kvpoll.errors import RoomNotFoundError, StoreClosedError
 from redis_kvpoll.model import KVPoll
-from redis_kvpoll.replica.mirror_base import LINGER, View, Watch, checked_wait, followed, groups
+from redis_kvpoll.replica.mirror_base import IDLE_TIMEOUT, MirrorBase, ReplicaHost, checked_wait, followed, groups
 from redis_kvpoll.replica.replica import Replica
 
 
-class AsyncMirror(View):
+class AsyncMirror(MirrorBase):
     """Mirror for asyncio: an async context manager, with ``aclose``, whose ``wait`` is awaited and may be cancelled.
 
     Reading needs no await. It is kept by a task of the event loop in which it was entered, so it is only as current as
     that loop gets to run. It does not survive ``fork``: in the child it is closed.
     """
 
-    def __init__(self, dispatcher: Dispatcher, rooms: Callable[[int], bool] | None) -> None:
-        super().__init__(dispatcher.delivery, rooms)
+    def __init__(self, dispatcher: AsyncDispatcher, rooms: Callable[[int], bool] | None) -> None:
+        super().__init__(dispatcher.executor, rooms)
         self._dispatcher = dispatcher
-        self._route = dispatcher.route
+        self._transport = dispatcher.transport
         self._tasks: list[FollowerTask] = []
         self._news = asyncio.Event()
         self._forked_from: int | None = None
@@ -60,9 +60,9 @@ class AsyncMirror(View):
     async def __aenter__(self) -> Self:
         if self._closed or self._replica is not None:
             raise self._refuse("mirror")
-        layout = await self._dispatcher.run(self._delivery.agreed("mirror"))
-        self._prepare(layout, contextlib.nullcontext(), self._route, may_end=lambda: False)
-        self._tasks = [FollowerTask(self._route, one, layout.namespace) for one in self._followers]
+        context = await self._dispatcher.run(self._executor.context("mirror"))
+        self._prepare(context, contextlib.nullcontext(), self._transport, may_end=lambda: False)
+        self._tasks = [FollowerTask(self._transport, one, context.namespace) for one in self._followers]
         try:
             await self._await_first_sync()
         except BaseException:
@@ -113,13 +113,13 @@ class AsyncMirror(View):
         self._replica, self._followers, self._tasks = None, [], []
 
 
-class AsyncWaits(Watch):
+class AsyncWaitRegistry(ReplicaHost):
     """Who waits for rooms of a store, with what wakes them: a task that follows the feed while there is anybody."""
 
-    def __init__(self, dispatcher: Dispatcher) -> None:
-        super().__init__(dispatcher.delivery)
+    def __init__(self, dispatcher: AsyncDispatcher) -> None:
+        super().__init__(dispatcher.executor)
         self._dispatcher = dispatcher
-        self._route = dispatcher.route
+        self._transport = dispatcher.transport
         self._tasks: dict[str, FollowerTask] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._quiet_since = 0.0
@@ -133,16 +133,16 @@ class AsyncWaits(Watch):
         timeout: float | None,  # noqa: ASYNC109 - its error says which room, and what was seen of it
     ) -> KVPoll:
         """Subscribe, ``read`` the room, then sleep: so no change is missed."""
-        room, enough, seconds = checked_wait(room, statuses, timeout)
+        room, goal, seconds = checked_wait(room, statuses, timeout)
         give_up_at, woken = until(seconds), asyncio.get_running_loop().create_future()
         replica = await self._replica_for_waits()
-        waiter = replica.enter(room, enough, lambda: waker(woken), armed=False)
+        waiter = replica.enter(room, goal, lambda: waker(woken), armed=False)
         try:
             self._see_to_task(replica, waiter.tag)
             status = await read()
             if status is None:
                 raise RoomNotFoundError(room, "wait")
-            if status in enough:
+            if status in goal:
                 return status
             replica.arm(waiter)
             return await await_outcome(replica, waiter, woken, give_up_at, seconds)
@@ -152,7 +152,7 @@ class AsyncWaits(Watch):
 
     async def close(self) -> None:
         """Stop following; who waits gets StoreClosedError. May be repeated."""
-        self._delivery.unwatch(self)
+        self._executor.remove_observer(self)
         if self._replica is not None:
             self._replica.end(StoreClosedError("wait: the store was closed"))
         tasks, self._tasks = self._tasks, {}
@@ -166,31 +166,31 @@ class AsyncWaits(Watch):
             self.after_fork()
             self._loop = loop
         if self._replica is None:
-            layout = followed(await self._dispatcher.run(self._delivery.agreed("wait")), "wait")
+            context = followed(await self._dispatcher.run(self._executor.context("wait")), "wait")
             if self._replica is None:
-                self._replica = Replica(layout, contextlib.nullcontext())
-                self._delivery.watch(self)
+                self._replica = Replica(context, contextlib.nullcontext())
+                self._executor.add_observer(self)
         return self._replica
 
     def _see_to_task(self, replica: Replica, tag: str) -> None:
         """There is a task that follows the shard. It goes when it has long been without waiters."""
         if tag in self._tasks:
             return
-        self._delivery.check_open("wait")
-        tags = next(group for group in groups(replica.layout, self._route.clustered) if tag in group)
-        follower = self._follower(replica, tags, self._route, lambda: self._may_end(replica, tags))
-        task = FollowerTask(self._route, follower, replica.layout.namespace)
+        self._executor.check_open("wait")
+        tags = next(group for group in groups(replica.context, self._transport.clustered) if tag in group)
+        follower = self._follower(replica, tags, self._transport, lambda: self._may_end(replica, tags))
+        task = FollowerTask(self._transport, follower, replica.context.namespace)
         self._tasks |= dict.fromkeys(tags, task)
 
     def _may_end(self, replica: Replica, tags: list[str]) -> bool:
-        if any(replica.shards[tag].waiters for tag in tags) or time.monotonic() - self._quiet_since < LINGER:
+        if any(replica.shards[tag].waiters for tag in tags) or time.monotonic() - self._quiet_since < IDLE_TIMEOUT:
             return False
-        replica.doubt(tags)
+        replica.mark_unsynced(tags)
         for tag in tags:
             self._tasks.pop(tag, None)
         return True
 
     def after_fork(self) -> None:
         """Without a task; the next to wait starts one."""
-        self._delivery.unwatch(self)
+        self._executor.remove_observer(self)
         self._replica, self._tasks, self._loop = None, {}, None

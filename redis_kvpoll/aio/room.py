@@ -7,7 +7,7 @@ import time
 from types import TracebackType
 from typing import Self, TypeVar
 
-from redis_kvpoll.aio.dispatcher import Dispatcher
+from redis_kvpoll.aio.dispatcher import AsyncDispatcher
 from redis_kvpoll.errors import KVPollError
 from redis_kvpoll.model import KVPoll, Update
 from redis_kvpoll.protocol import fenced_commands
@@ -20,7 +20,7 @@ V = TypeVar("V")
 logger = logging.getLogger("redis_kvpoll")
 
 
-class AsyncRoom(Handle[Dispatcher]):
+class AsyncRoom(Handle[AsyncDispatcher]):
     """Room for asyncio: an async context manager, whose methods are awaited."""
 
     async def status(self) -> KVPoll | None:
@@ -32,7 +32,7 @@ class AsyncRoom(Handle[Dispatcher]):
         return await self._run(fenced_commands.update(self._id, self._generation, status))
 
     async def fail(self, reason: str) -> Update:
-        """Fail the room and say why, in one step; STALE when it is no longer this generation."""
+        """Fail the room and say why, in one effect; STALE when it is no longer this generation."""
         return await self._run(fenced_commands.fail(self._id, self._generation, reason))
 
     async def clear(self) -> Update:
@@ -64,6 +64,6 @@ class AsyncRoom(Handle[Dispatcher]):
         dispatcher = self._driver(command.operation)
         began = time.monotonic()
         value = await dispatcher.execute(command)
-        if dispatcher.delivery.held.waits(self._id):
-            value = await dispatcher.run(dispatcher.delivery.insist(command, value, began))
+        if dispatcher.executor.tracked_rooms.awaits_creator(self._id):
+            value = await dispatcher.run(dispatcher.executor.await_creator(command, value, began))
         return value

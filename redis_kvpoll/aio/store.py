@@ -11,23 +11,23 @@ import redis.asyncio as redis
 
 from redis_kvpoll import validation
 from redis_kvpoll.aio import connect
-from redis_kvpoll.aio.dispatcher import Dispatcher
+from redis_kvpoll.aio.dispatcher import AsyncDispatcher
 from redis_kvpoll.aio.lease import AsyncLease
-from redis_kvpoll.aio.mirror import AsyncMirror, AsyncWaits
+from redis_kvpoll.aio.mirror import AsyncMirror, AsyncWaitRegistry
 from redis_kvpoll.aio.room import AsyncRoom
 from redis_kvpoll.aio.table import AsyncTable
 from redis_kvpoll.engine import reaper
-from redis_kvpoll.engine.executor import Delivery
+from redis_kvpoll.engine.executor import Executor
 from redis_kvpoll.engine.session import DEFAULT_DEADLINE, DEFAULT_TERMINAL_TTL, DEFAULT_TTL, StoreOptions
 from redis_kvpoll.model import KVPoll, Owner
 from redis_kvpoll.protocol import fenced_commands, room_commands
 from redis_kvpoll.protocol.feed import Change, FeedGap, History, Tail
 from redis_kvpoll.protocol.handle import Handle
-from redis_kvpoll.protocol.lease_commands import Terms
+from redis_kvpoll.protocol.lease_commands import LeaseConfig
 from redis_kvpoll.protocol.replies import Opened
 from redis_kvpoll.protocol.room_commands import wanted
 from redis_kvpoll.protocol.script_call import Command
-from redis_kvpoll.protocol.settings import Agreement, Settings
+from redis_kvpoll.protocol.settings import ExpectedSettings, Settings
 from redis_kvpoll.validation import Mode, Policy
 
 T = TypeVar("T")
@@ -57,22 +57,21 @@ class AsyncStatusStore(AsyncTable):
         rank: int | None = None,
         world_size: int | None = None,
     ) -> None:
-        self._delivery = Delivery(
-            Agreement.checked(namespace, policy, shards, mode, feed),
+        self._executor = Executor(
+            ExpectedSettings.checked(namespace, policy, shards, mode, feed),
             ttl=validation.seconds(ttl, "ttl"),
             terminal_ttl=validation.seconds(terminal_ttl, "terminal_ttl"),
             deadline=validation.seconds(deadline, "deadline"),
             ranks=validation.ranks(rank, world_size),
         )
-        self._route = connect.route_for(client, deadline)
-        self._dispatcher = Dispatcher(self._delivery, self._route)
+        self._transport = connect.transport_for(client, deadline)
+        self._dispatcher = AsyncDispatcher(self._executor, self._transport)
         self._mirrors: WeakSet[AsyncMirror] = WeakSet()
         self._leases: WeakSet[AsyncLease] = WeakSet()
-        self._waits = AsyncWaits(self._dispatcher)
+        self._waits = AsyncWaitRegistry(self._dispatcher)
 
     @classmethod
     def from_url(cls, url: str, **options: Unpack[StoreOptions]) -> Self:
-        # No connection is made yet, so a failing constructor leaves only an embedded server, which ends by itself.
         """A store on the server that a URL names; ``options`` are the constructor's.
 
         ``memory://`` is a table inside this store alone; ``embedded://`` starts a private server that lives as long as
@@ -84,8 +83,11 @@ class AsyncStatusStore(AsyncTable):
             InvalidInputError: the URL is wrong; the message hides its password.
             EmbeddedServerError: embedded:// found no server to run, or it did not start.
         """
-        route = connect.open_route(url, validation.seconds(options.get("deadline", DEFAULT_DEADLINE), "deadline"))
-        return cls(cast(redis.Redis, route), **options)  # see route_for
+        # No connection is made yet, so a failing constructor leaves only an embedded server, which ends by itself.
+        transport = connect.transport_from_url(
+            url, validation.seconds(options.get("deadline", DEFAULT_DEADLINE), "deadline")
+        )
+        return cls(cast(redis.Redis, transport), **options)  # see transport_for
 
     def rooms(self, status: KVPoll | int | None = None) -> AsyncIterator[int]:
         """The rooms of the namespace, or those at one status; each once, in no order.
@@ -110,7 +112,7 @@ class AsyncStatusStore(AsyncTable):
             FeedOffError: the namespace was opened with feed=0.
         """
         history = History(room)
-        while await self._dispatcher.run(self._delivery.read_on("history", history)):
+        while await self._dispatcher.run(self._executor.read_on("history", history)):
             pass
         return history.changes()
 
@@ -127,12 +129,12 @@ class AsyncStatusStore(AsyncTable):
 
     async def settings(self) -> Settings | None:
         """The namespace's policy, shards, mode and feed; None when nobody has used it. Writes nothing."""
-        return await self._dispatcher.run(self._delivery.settings())
+        return await self._dispatcher.run(self._executor.settings())
 
     async def open(
         self, room: int, request: str | None = None, status: KVPoll | int = KVPoll.Bootstrapping
     ) -> AsyncRoom:
-        """Claim a room for a request: a handle whose writes can touch no other request, and are touched by none.
+        """TrackedRoom a room for a request: a handle whose writes can touch no other request, and are touched by none.
 
         A room that is absent gets a new generation. One that this request has opened before is joined: so an ``open``
         may be repeated, and every rank of a request gets the same generation. One that has Failed for another request
@@ -144,7 +146,9 @@ class AsyncStatusStore(AsyncTable):
             WorldSizeMismatchError: this request has opened it with another number of ranks.
             LeaseLostError: the store's lease was lost.
         """
-        return await self._room(fenced_commands.open(room, request, status, self._delivery.held.seen))
+        return await self._room(
+            fenced_commands.open(room, request, status, self._executor.tracked_rooms.highest_generation)
+        )
 
     async def attach(self, room: int | Handle[Any]) -> AsyncRoom:
         """The live generation of a room, for a process that did not open it.
@@ -157,7 +161,7 @@ class AsyncStatusStore(AsyncTable):
             InvalidInputError: the handle is one of another namespace.
         """
         if isinstance(room, Handle):
-            return AsyncRoom(self._dispatcher, *self._delivery.adopted(room))
+            return AsyncRoom(self._dispatcher, *self._executor.adopt_handle(room))
         return await self._room(fenced_commands.attach(room))
 
     def lease(self, name: str, ttl: float = 5.0, heartbeat: float | None = None) -> AsyncLease:
@@ -171,22 +175,22 @@ class AsyncStatusStore(AsyncTable):
             InvalidInputError: no such name; a heartbeat above a third of ttl; at entering: it has a lease already.
             LeaseLostError: at entering: others take the same name at the same time.
         """
-        self._delivery.check_open("lease")
-        lease = AsyncLease(self._dispatcher, Terms.checked(name, ttl, heartbeat))
+        self._executor.check_open("lease")
+        lease = AsyncLease(self._dispatcher, LeaseConfig.checked(name, ttl, heartbeat))
         self._leases.add(lease)
         return lease
 
     async def reap(self) -> int:
         """Look at all leases once, and fail the live rooms of owners that are lost; how many rooms that were.
 
-        Who holds a lease does it with every heartbeat. The first look only marks what has lapsed, since the server may
+        Who holds a lease does it with every heartbeat. The first look only epochs what has lapsed, since the server may
         have been away, and the living with it; one that comes 0.6 s or two heartbeats later finds it lost.
         """
-        return await self._dispatcher.run(reaper.reap(self._delivery))
+        return await self._dispatcher.run(reaper.reap(self._executor))
 
     async def owners(self) -> list[Owner]:
         """All leases that there are, and those whose rooms are still to be failed; the oldest first. Writes nothing."""
-        return await self._dispatcher.run(reaper.owners(self._delivery))
+        return await self._dispatcher.run(reaper.owners(self._executor))
 
     def mirror(self, *, rooms: Callable[[int], bool] | None = None) -> AsyncMirror:
         """A local copy of the table that follows its changes, to be used in a ``with`` statement.
@@ -194,7 +198,7 @@ class AsyncStatusStore(AsyncTable):
         ``rooms`` narrows it to those for which the function is true; it must not change its answer for a room that is
         in the table.
         """
-        self._delivery.check_open("mirror")
+        self._executor.check_open("mirror")
         mirror = AsyncMirror(self._dispatcher, rooms)
         self._mirrors.add(mirror)
         return mirror
@@ -212,18 +216,18 @@ class AsyncStatusStore(AsyncTable):
             RoomNotFoundError: the room is absent, or is gone before it got there (a KeyError).
             FeedOffError: the namespace was opened with feed=0.
         """
-        self._delivery.check_open("wait")
+        self._executor.check_open("wait")
         return await self._waits.wait(lambda: self._run(room_commands.wait(room)), room, statuses, timeout)
 
     async def aclose(self) -> None:
         """Close the store's connections, mirrors and leases; with from_url, all that it opened. May be repeated."""
-        self._delivery.closed = True
+        self._executor.closed = True
         for lease in list(self._leases):
             await lease.aclose()
         for mirror in list(self._mirrors):
             await mirror.aclose()
         await self._waits.close()
-        await self._route.close()
+        await self._transport.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -234,11 +238,11 @@ class AsyncStatusStore(AsyncTable):
         await self.aclose()
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} namespace={self._delivery.namespace!r} on {self._route}>"
+        return f"<{type(self).__name__} namespace={self._executor.namespace!r} on {self._transport}>"
 
     async def _room(self, command: Command[Any, Opened]) -> AsyncRoom:
         found = await self._run(command)
-        return AsyncRoom(self._dispatcher, self._delivery.namespace, command.rooms[0], found.generation, found.request)
+        return AsyncRoom(self._dispatcher, self._executor.namespace, command.rooms[0], found.generation, found.request)
 
     async def _rooms(self, only: KVPoll | None) -> AsyncIterator[int]:
         async for page in self._dispatcher.pages():

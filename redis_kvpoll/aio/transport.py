@@ -1,4 +1,4 @@
-"""Routes: take the steps of a flow over asyncio connections. The same as ``routes``, awaited."""
+"""Routes: take the effects of a flow over asyncio connections. The same as ``routes``, awaited."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from typing import Any
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 
-from redis_kvpoll.aio.connections import Endpoint
+from redis_kvpoll.aio.connections import AsyncNodePool
 from redis_kvpoll.engine.classify import NotSent
-from redis_kvpoll.engine.effects import Pause, Reroute, Send, Step
+from redis_kvpoll.engine.effects import Effect, FollowRedirect, Send, Sleep
 from redis_kvpoll.transport.connection_options import time_limit
-from redis_kvpoll.transport.nodes import ToCluster, ToServer
+from redis_kvpoll.transport.nodes import ClusterNodes, OneNode
 from redis_kvpoll.transport.slot_map import CLUSTER_SLOTS
 
 
-class Route(ABC):
-    """What a store sends its steps to. ``shown`` names it for people; ``on_close`` closes what it was opened on."""
+class AsyncTransport(ABC):
+    """What a store sends its effects to. ``shown`` names it for people; ``on_close`` closes what it was opened on."""
 
     def __init__(
         self,
-        ways: ToServer[Endpoint] | ToCluster[Endpoint],
+        ways: OneNode[AsyncNodePool] | ClusterNodes[AsyncNodePool],
         shown: str,
         on_close: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
@@ -43,53 +43,55 @@ class Route(ABC):
         """Seconds that a call may take, unless it says otherwise."""
 
     @abstractmethod
-    def twin(self) -> Route:
+    def twin(self) -> AsyncTransport:
         """To the same place, with connections and a map of slots of its own; what was opened stays this one's."""
 
-    async def take(self, step: Step) -> Any:
+    async def take(self, effect: Effect) -> Any:
         """Do what a flow asks for."""
-        if isinstance(step, Send):
-            return await self._send(step)
-        if isinstance(step, Pause):
-            return await asyncio.sleep(step.seconds)
-        if isinstance(step, Reroute):
-            return self._ways.reroute(step.redirect)
-        raise AssertionError("whoever drives a flow sees to its riders")
+        if isinstance(effect, Send):
+            return await self._send(effect)
+        if isinstance(effect, Sleep):
+            return await asyncio.sleep(effect.seconds)
+        if isinstance(effect, FollowRedirect):
+            return self._ways.reroute(effect.redirect)
+        raise AssertionError("a driver waits for calls itself")
 
     async def close(self) -> None:
-        for endpoint in self._ways.endpoints():
-            await endpoint.close()
+        for node_pool in self._ways.node_pools():
+            await node_pool.close()
         if self._on_close:
             await self._on_close()
 
     @abstractmethod
-    async def _send(self, step: Send) -> Any:
+    async def _send(self, effect: Send) -> Any:
         """Send, and wait for the reply."""
 
 
-class ServerRoute(Route):
+class AsyncNodeTransport(AsyncTransport):
     """To one server."""
 
-    def __init__(self, endpoint: Endpoint, shown: str, on_close: Callable[[], Awaitable[None]] | None = None) -> None:
-        super().__init__(ToServer(endpoint), shown, on_close)
-        self._endpoint = endpoint
-        self.can_block = endpoint.can_block
+    def __init__(
+        self, node_pool: AsyncNodePool, shown: str, on_close: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
+        super().__init__(OneNode(node_pool), shown, on_close)
+        self._node_pool = node_pool
+        self.can_block = node_pool.can_block
 
     @property
     def limit(self) -> float:
-        return self._endpoint.limit
+        return self._node_pool.limit
 
-    def twin(self) -> Route:
-        return ServerRoute(self._endpoint.twin(), self._shown)
+    def twin(self) -> AsyncTransport:
+        return AsyncNodeTransport(self._node_pool.twin(), self._shown)
 
-    async def _send(self, step: Send) -> Any:
-        return await self._endpoint.call(step)
+    async def _send(self, effect: Send) -> Any:
+        return await self._node_pool.call(effect)
 
 
-class ClusterRoute(Route):
+class AsyncClusterTransport(AsyncTransport):
     """To the nodes of a Redis Cluster."""
 
-    def __init__(self, ways: ToCluster[Endpoint], deadline: float, shown: str) -> None:
+    def __init__(self, ways: ClusterNodes[AsyncNodePool], deadline: float, shown: str) -> None:
         super().__init__(ways, shown)
         self._nodes = ways
         self._deadline = deadline
@@ -100,19 +102,19 @@ class ClusterRoute(Route):
     def limit(self) -> float:
         return time_limit(self._nodes.options, self._deadline)
 
-    def twin(self) -> Route:
-        return ClusterRoute(self._nodes.twin(), self._deadline, self._shown)
+    def twin(self) -> AsyncTransport:
+        return AsyncClusterTransport(self._nodes.twin(), self._deadline, self._shown)
 
-    async def _send(self, step: Send) -> Any:
-        topology = self._nodes.topology
+    async def _send(self, effect: Send) -> Any:
+        slot_map = self._nodes.slot_map
         try:
-            if topology.stale:
-                await self._read_map_once((step.timeout or self._deadline) / 2)
-            return await self._nodes.endpoint_for(step).call(step)
+            if slot_map.stale:
+                await self._read_map_once((effect.timeout or self._deadline) / 2)
+            return await self._nodes.pool_for(effect).call(effect)
         except ResponseError:
             raise
         except BaseException:
-            topology.stale = True
+            slot_map.stale = True
             raise
 
     async def _read_map_once(self, seconds: float) -> None:
@@ -122,24 +124,24 @@ class ClusterRoute(Route):
             self._loop, self._lock = loop, asyncio.Lock()
         try:
             async with asyncio.timeout(seconds), self._lock:
-                if self._nodes.topology.stale:
+                if self._nodes.slot_map.stale:
                     await self._read_map(seconds)
         except TimeoutError as error:
             raise NotSent from error
 
     async def _read_map(self, seconds: float) -> None:
         """Ask one node after another for the map of slots; together they have ``seconds``."""
-        topology = self._nodes.topology
-        addresses = topology.nodes()
+        slot_map = self._nodes.slot_map
+        addresses = slot_map.nodes()
         failure: BaseException = RedisConnectionError("no node of the cluster knows of any slot")
         for address in addresses:
             try:
-                reply = await self._nodes.endpoint_at(address).call(Send("", CLUSTER_SLOTS, seconds / len(addresses)))
+                reply = await self._nodes.pool_at(address).call(Send("", CLUSTER_SLOTS, seconds / len(addresses)))
             except NotSent as error:
                 failure = error.__cause__ or error
             except (RedisError, OSError) as error:
                 failure = error
             else:
-                if topology.learn(reply, address):
+                if slot_map.learn(reply, address):
                     return
         raise NotSent from failure

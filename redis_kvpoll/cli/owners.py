@@ -15,7 +15,7 @@ from redis_kvpoll.cli.table import moment, print_table
 from redis_kvpoll.errors import printable
 from redis_kvpoll.model import Owner
 
-STYLES = {"alive": "green", "lapsed": "yellow", "marked": "yellow", "lost": "red"}
+STYLES = {"alive": "green", "expired": "yellow", "suspected": "yellow", "lost": "red"}
 COLUMNS = ("owner", "since", "heartbeat", "state", "live rooms", "reason")
 
 
@@ -51,7 +51,7 @@ def reap(url: str, namespace: str) -> None:
         if not is_in_use(store, url, namespace):
             return
         failed = store.reap()
-        marked = [owner for owner in store.owners() if owner.state == "marked"]
+        marked = [owner for owner in store.owners() if owner.state == "suspected"]
     click.echo(f"Failed {failed:,} room{'' if failed == 1 else 's'} of lost owners.")
     for owner in marked:
         click.echo(f"Marked {printable(owner.name)}, owner of {owner.rooms:,} live rooms: {_last_heard(owner)}.")
@@ -78,7 +78,7 @@ def _print_owners(owners: list[Owner]) -> None:
 
 
 def _cells(owner: Owner) -> tuple[str, ...]:
-    heartbeat = f"{max(0.0, time.time() - owner.beaten_at):.1f} s ago" if owner.beaten_at else ""
+    heartbeat = f"{max(0.0, time.time() - owner.last_heartbeat_at):.1f} s ago" if owner.last_heartbeat_at else ""
     return (
         printable(owner.name),
         moment(owner.since),
@@ -90,4 +90,4 @@ def _cells(owner: Owner) -> tuple[str, ...]:
 
 
 def _last_heard(owner: Owner) -> str:
-    return f"last heard of at {moment(owner.beaten_at)}, for a lease of {owner.ttl:g} s"
+    return f"last heard of at {moment(owner.last_heartbeat_at)}, for a lease of {owner.ttl:g} s"

@@ -121,7 +121,7 @@ def _promises(report: Report) -> Table:
     table.columns[2].justify = "left"
     leaked = sum(report.leaked.values())
     how = ", ".join(f"{count:,} by a late {status}" for status, count in report.leaked.items())
-    by_count = sorted(report.pollution.items(), key=lambda kind: -kind[1])
+    by_count = sorted(report.cross_contamination.items(), key=lambda kind: -kind[1])
     kinds = "\n".join(f"{count:,} {kind}" for kind, count in by_count)
     table.add_row("lost", f"{report.lost:,}", "requests without an end")
     orphans = f"rooms of {report.crashes:,} killed workers; {report.orphans_past_ttl:,} of them outlived their TTL"
@@ -129,12 +129,14 @@ def _promises(report: Report) -> Table:
         orphans = f"rooms of {report.crashes:,} killed workers; alive for {report.oldest_orphan:.1f} s at most"
     table.add_row("orphaned", f"{report.orphaned:,}", orphans)
     table.add_row("leaked", f"{leaked:,}", how or "rooms alive past their clear")
-    table.add_row("polluted", f"{report.polluted:,}", kinds or "requests touched by another's message")
+    table.add_row(
+        "cross_contaminated", f"{report.cross_contaminated:,}", kinds or "requests touched by another's message"
+    )
     return table
 
 
 def _explanations(report: Report) -> Iterator[Text]:
-    if report.polluted and report.lease is None:
+    if report.cross_contaminated and report.lease is None:
         yield Text(
             f"Polluted: {report.reused:,} requests got a room that another had before, and a late message of that one "
             "cannot be told from their own: the id is the same. Only generations can; no policy promises it.\n",

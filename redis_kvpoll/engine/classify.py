@@ -24,12 +24,12 @@ class NotSent(Exception):  # noqa: N818 - a signal between a driver and its flow
     """No connection could be had: the server has seen nothing of the call. The cause says why."""
 
 
-class Fault(enum.Enum):
+class Failure(enum.Enum):
     """What is known of a call that did not get its reply."""
 
-    NOT_RUN = "the server did not run it, but may soon"
-    LOST = "it was sent; whether it ran is unknown"
-    REFUSED = "the server's final word"
+    NOT_EXECUTED = "the server did not run it, but may soon"
+    UNKNOWN = "it was sent; whether it ran is unknown"
+    REJECTED = "the server's final word"
 
 
 _NOT_NOW = (BusyLoadingError, ClusterDownError, MasterDownError, ReadOnlyError, TryAgainError)
@@ -54,19 +54,19 @@ _UNTRUSTED = "the server's certificate is not one we trust: name its CA in the U
 _WRAPPED_CODE = re.compile(r"(?:^|[ :]|-)(WRONGTYPE|NOPERM|OOM|READONLY|CROSSSLOT)\b")
 
 
-def judge(error: BaseException) -> Fault:
+def classify(error: BaseException) -> Failure:
     """What is known of the call after ``error``."""
     cause = reason(error)
     if isinstance(cause, AuthenticationError | AuthorizationError):
-        return Fault.REFUSED
+        return Failure.REJECTED
     if _is_not_now(cause):
-        return Fault.NOT_RUN
+        return Failure.NOT_EXECUTED
     if isinstance(error, NotSent):
         # Who is turned away at the door (HELLO, SELECT, TLS) will be so the next time too.
-        return Fault.REFUSED if isinstance(cause, ResponseError) or _is_untrusted(cause) else Fault.NOT_RUN
+        return Failure.REJECTED if isinstance(cause, ResponseError) or _is_untrusted(cause) else Failure.NOT_EXECUTED
     if isinstance(cause, RedisConnectionError | RedisTimeoutError | OSError):
-        return Fault.LOST
-    return Fault.REFUSED
+        return Failure.UNKNOWN
+    return Failure.REJECTED
 
 
 def reason(error: BaseException) -> BaseException:

@@ -1,6 +1,6 @@
 """What a flow may ask its driver to do.
 
-A flow is a generator that does no I/O: it yields the next step to take, is given that step's reply or exception,
+A flow is a generator that does no I/O: it yields the next effect to take, is given that effect's reply or exception,
 and returns the result. The blocking and the asyncio store each drive the same flows with a few lines, so every
 decision about failures is made once.
 """
@@ -35,24 +35,24 @@ class Send:
 
 
 @dataclass(slots=True)
-class Pause:
+class Sleep:
     """Wait."""
 
     seconds: float
 
 
 @dataclass(slots=True)
-class Reroute:
+class FollowRedirect:
     """Learn from a cluster's MOVED where a slot now lives. The answer is whether this way knows of clusters."""
 
     redirect: AskError
     """ASK, or MOVED, which redis-py makes a kind of it."""
 
 
-class Rider:
+class PendingCall:
     """One caller's call on its way. It has arrived when it has a reply or a failure."""
 
-    __slots__ = ("behind", "call", "command", "failure", "give_up_at", "place", "reply")
+    __slots__ = ("call", "command", "failure", "give_up_at", "queued_behind", "reply", "waiter")
 
     def __init__(self, call: Call, give_up_at: float, command: Command[Any, Any] | None = None) -> None:
         self.call = call
@@ -61,22 +61,22 @@ class Rider:
         """What the reply is for, where the driver reads it for the caller."""
         self.reply: list[Any] | None = None
         self.failure: Exception | None = None
-        self.behind: Any = None
-        """The flight that was under way when it came, until its own departs."""
-        self.place: Any = None
+        self.queued_behind: Any = None
+        """The batch that was under way when it came, until its own departs."""
+        self.waiter: Any = None
         """What its caller waits by, as the driver knows how."""
 
     @property
-    def arrived(self) -> bool:
+    def done(self) -> bool:
         return self.reply is not None or self.failure is not None
 
 
 @dataclass(slots=True)
-class Board:
-    """Wait until all riders have arrived. What concerns one shard travels in the order in which it came."""
+class AwaitCalls:
+    """Wait until all pending_calls have arrived. What concerns one shard travels in the order in which it came."""
 
-    riders: list[Rider]
+    pending_calls: list[PendingCall]
 
 
-Step: TypeAlias = Send | Pause | Reroute | Board
-Flow: TypeAlias = Generator[Step, Any, T]
+Effect: TypeAlias = Send | Sleep | FollowRedirect | AwaitCalls
+Flow: TypeAlias = Generator[Effect, Any, T]

@@ -8,27 +8,27 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from redis_kvpoll.engine.effects import Flow
-from redis_kvpoll.engine.executor import Delivery
+from redis_kvpoll.engine.executor import Executor
 from redis_kvpoll.model import Owner
 from redis_kvpoll.protocol import keys, lease_commands, room_commands
-from redis_kvpoll.protocol.script_call import Layout
+from redis_kvpoll.protocol.script_call import CallContext
 
 OPERATION = "reap"
 
 
-def reap(delivery: Delivery) -> Flow[int]:
+def reap(executor: Executor) -> Flow[int]:
     """Look once at the leases of all shards, and fail the rooms of those that are lost; how many that were."""
-    layout = yield from delivery.agreed(OPERATION)
-    tags = keys.tags(layout.namespace, layout.shards)
-    replies = yield from delivery.send(OPERATION, [lease_commands.look(layout, tag) for tag in tags])
+    context = yield from executor.context(OPERATION)
+    tags = keys.tags(context.namespace, context.shards)
+    replies = yield from executor.send(OPERATION, [lease_commands.look(context, tag) for tag in tags])
     failed = 0
     for tag, reply in zip(tags, replies, strict=True):
-        failed += yield from reap_lost(delivery, layout, tag, lease_commands.findings(reply).lost)
+        failed += yield from reap_lost(executor, context, tag, lease_commands.parse_report(reply).lost)
     return failed
 
 
 def reap_lost(
-    delivery: Delivery, layout: Layout, tag: str, lost: Mapping[str, str], until: float = math.inf
+    executor: Executor, context: CallContext, tag: str, lost: Mapping[str, str], until: float = math.inf
 ) -> Flow[int]:
     """Fail the live rooms of lost incarnations in one shard; how many that were.
 
@@ -38,30 +38,30 @@ def reap_lost(
     failed = 0
     for incarnation, reason in lost.items():
         while True:
-            reply = yield from delivery.ask(OPERATION, tag, lease_commands.listing(tag, incarnation))
-            rooms = lease_commands.listed(layout, tag, reply)
+            reply = yield from executor.ask(OPERATION, tag, lease_commands.listing(tag, incarnation))
+            rooms = lease_commands.listed(context, tag, reply)
             if not rooms:
                 break
             command = lease_commands.reap(rooms, incarnation, reason)
-            failed += yield from delivery.run(command, [])
+            failed += yield from executor.run(command, [])
             if time.monotonic() >= until:
                 return failed
     if lost:  # a look forgets the lost of whom no room is left
-        yield from delivery.send(OPERATION, [lease_commands.look(layout, tag)])
+        yield from executor.send(OPERATION, [lease_commands.look(context, tag)])
     return failed
 
 
-def owners(delivery: Delivery) -> Flow[list[Owner]]:
+def owners(executor: Executor) -> Flow[list[Owner]]:
     """All leases that there are, the oldest first. Writes nothing."""
-    layout = yield from delivery.agreed("owners")
+    context = yield from executor.context("owners")
     found: dict[tuple[str, int], Owner] = {}
-    for tag in keys.tags(layout.namespace, layout.shards):
-        seconds, micros = yield from delivery.ask("owners", tag, ["TIME"])
-        words = yield from delivery.ask("owners", tag, ["HGETALL", keys.leases(tag)])
+    for tag in keys.tags(context.namespace, context.shards):
+        seconds, micros = yield from executor.ask("owners", tag, ["TIME"])
+        words = yield from executor.ask("owners", tag, ["HGETALL", keys.leases(tag)])
         flat = [word for pair in words.items() for word in pair] if isinstance(words, dict) else words
         for owner in lease_commands.overview(flat, int(seconds) + int(micros) / 1e6):
-            rooms = yield from rooms_of(delivery, layout, tag, str(owner.incarnation))
-            statuses = yield from delivery.run(room_commands.survey(rooms), [])
+            rooms = yield from rooms_of(executor, context, tag, str(owner.incarnation))
+            statuses = yield from executor.run(room_commands.survey(rooms), [])
             live = sum(status is not None and not status.is_terminal for status in statuses)
             other = found.get((owner.name, owner.incarnation))
             worst = max(owner, other, key=lambda one: _STATES.index(one.state)) if other else owner
@@ -69,16 +69,16 @@ def owners(delivery: Delivery) -> Flow[list[Owner]]:
     return sorted(found.values(), key=lambda owner: owner.incarnation)
 
 
-def rooms_of(delivery: Delivery, layout: Layout, tag: str, incarnation: str) -> Flow[list[int]]:
+def rooms_of(executor: Executor, context: CallContext, tag: str, incarnation: str) -> Flow[list[int]]:
     """The rooms that an incarnation owns in one shard."""
     rooms: list[int] = []
     at = 0
     while True:
-        reply = yield from delivery.ask("owners", tag, lease_commands.listing(tag, incarnation, at))
+        reply = yield from executor.ask("owners", tag, lease_commands.listing(tag, incarnation, at))
         if not reply:
             return rooms
-        rooms += lease_commands.listed(layout, tag, reply)
+        rooms += lease_commands.listed(context, tag, reply)
         at += len(reply)
 
 
-_STATES = ("alive", "lapsed", "marked", "lost")
+_STATES = ("alive", "expired", "suspected", "lost")

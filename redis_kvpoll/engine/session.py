@@ -9,10 +9,10 @@ from dataclasses import replace
 from typing import Any, Protocol, TypeAlias, TypedDict
 
 from redis_kvpoll.engine.effects import Flow
-from redis_kvpoll.engine.retry import Trip
+from redis_kvpoll.engine.retry import Attempts
 from redis_kvpoll.errors import StoreClosedError
-from redis_kvpoll.protocol.script_call import Call, Identity, Layout
-from redis_kvpoll.protocol.settings import RENEW_SECONDS, Agreement
+from redis_kvpoll.protocol.script_call import Call, CallContext, Identity
+from redis_kvpoll.protocol.settings import RENEW_SECONDS, ExpectedSettings
 from redis_kvpoll.validation import Mode, Policy
 
 # Seconds; StatusStore says why.
@@ -36,23 +36,23 @@ class StoreOptions(TypedDict, total=False):
     world_size: int | None
 
 
-class Watcher(Protocol):
+class WriteObserver(Protocol):
     """A local copy, as far as writers need to know of it."""
 
-    def departing(self) -> Any:
+    def sync_epochs(self) -> Any:
         """A mark that is another once the copy has begun anew."""
 
-    def wrote(self, mark: Any, call: Call, feed_id: bytes, reply: Sequence[Any]) -> None:
+    def observe_write(self, mark: Any, call: Call, feed_id: bytes, reply: Sequence[Any]) -> None:
         """What this process wrote, before its caller knows; ``reply`` is true at ``feed_id``."""
 
-    def suspect(self) -> None:
+    def connection_lost(self) -> None:
         """A connection was lost, and the server may be another."""
 
 
-Marks: TypeAlias = Sequence[tuple[Watcher, Any]]
+ObserverEpochs: TypeAlias = Sequence[tuple[WriteObserver, Any]]
 
 
-class Standing:
+class Session:
     """What one store knows between its calls. No I/O.
 
     ``ttl``, ``terminal_ttl`` and ``deadline`` are seconds and have been checked.
@@ -60,42 +60,42 @@ class Standing:
 
     def __init__(
         self,
-        agreement: Agreement,
+        expected_settings: ExpectedSettings,
         ttl: float,
         terminal_ttl: float,
         deadline: float,
         ranks: tuple[str, str] = ("", ""),
     ) -> None:
         self.deadline = deadline
-        self._agreement = agreement
+        self._expected = expected_settings
         self._identity = Identity(
             str(round(ttl * 1000)), str(round(terminal_ttl * 1000)), *ranks, nonce=secrets.token_hex(4)
         )
-        self._layout: Layout | None = None
-        self._settled_until = 0.0
+        self._context: CallContext | None = None
+        self._settings_valid_until = 0.0
         self.losses = 0
         """How many connections have been lost or given up."""
-        self.map_version = 0
+        self.slot_map_version = 0
         """Grows when a cluster's map of slots may be another."""
-        self._looked_at_eviction = False
+        self._checked_eviction = False
         self.closed = False
-        self.watchers: tuple[Watcher, ...] = ()
+        self.observers: tuple[WriteObserver, ...] = ()
 
     @property
-    def agreement(self) -> Agreement:
-        """What this store holds to; what it adopted, too."""
-        return self._agreement
+    def expected_settings(self) -> ExpectedSettings:
+        """What this store holds to; what it adopt_handle, too."""
+        return self._expected
 
-    def watch(self, watcher: Watcher) -> None:
-        """Let a watcher hear of the calls that begin from now on."""
-        self.watchers = (*self.watchers, watcher)
+    def add_observer(self, observer: WriteObserver) -> None:
+        """Let a observer hear of the calls that begin from now on."""
+        self.observers = (*self.observers, observer)
 
-    def unwatch(self, watcher: Watcher) -> None:
-        self.watchers = tuple(other for other in self.watchers if other is not watcher)
+    def remove_observer(self, observer: WriteObserver) -> None:
+        self.observers = tuple(other for other in self.observers if other is not observer)
 
     @property
     def namespace(self) -> str:
-        return self._agreement.namespace
+        return self._expected.namespace
 
     def check_open(self, operation: str) -> None:
         """Raise StoreClosedError if the store was closed."""
@@ -103,57 +103,57 @@ class Standing:
             raise StoreClosedError(f"{operation}: this store was closed; make another")
 
     @property
-    def settled(self) -> bool:
+    def settings_verified(self) -> bool:
         """Whether the settings were looked at, over the server that is there now, in the last hour."""
-        return time.monotonic() < self._settled_until
+        return time.monotonic() < self._settings_valid_until
 
-    def unsettle(self) -> None:
+    def server_may_have_changed(self) -> None:
         """A connection was lost, and the server may be another: check the settings before the next call."""
-        self.interrupted()
-        for watcher in self.watchers:
-            watcher.suspect()
+        self.connection_lost()
+        for observer in self.observers:
+            observer.connection_lost()
 
-    def interrupted(self) -> None:
+    def connection_lost(self) -> None:
         """A connection was given up in the midst of a call, by us: the next one is new, and is checked."""
         self.losses += 1
-        self.map_version += 1
-        self._settled_until = 0.0
+        self.slot_map_version += 1
+        self._settings_valid_until = 0.0
 
-    def settle(self, trip: Trip) -> Flow[Layout]:
+    def verify_settings(self, attempts: Attempts) -> Flow[CallContext]:
         """Check the settings of the namespace, and renew them."""
-        return self.adopt((yield from trip.carry(self._agreement.call(), preliminary=True)), trip)
+        return self.adopt((yield from attempts.send_script(self._expected.call(), auxiliary=True)), attempts)
 
-    def adopt(self, reply: list[Any], trip: Trip) -> Layout:
-        """Hold to the settings that a trip brought, unless they say otherwise than ours."""
-        settings = self._agreement.read(reply)
-        self._agreement = self._agreement.adopt(settings)
-        self._layout = self._agreement.layout(settings, self._identity)
-        if trip.losses == self.losses:
-            self._settled_until = time.monotonic() + RENEW_SECONDS
-        return self._layout
+    def adopt(self, reply: list[Any], attempts: Attempts) -> CallContext:
+        """Hold to the settings that a attempts brought, unless they say otherwise than ours."""
+        settings = self._expected.read(reply)
+        self._expected = self._expected.adopt(settings)
+        self._context = self._expected.context(settings, self._identity)
+        if attempts.losses == self.losses:
+            self._settings_valid_until = time.monotonic() + RENEW_SECONDS
+        return self._context
 
-    def own(self, owner: str, incarnation: str) -> None:
+    def set_owner(self, owner: str, incarnation: str) -> None:
         """From now on, what this store creates is owned by a lease; or by nobody, when both are empty."""
         self._identity = replace(self._identity, owner=owner, incarnation=incarnation)
-        if self._layout is not None:
-            self._layout = replace(self._layout, owner=owner, incarnation=incarnation, words={})
+        if self._context is not None:
+            self._context = replace(self._context, owner=owner, incarnation=incarnation, words={})
 
     @property
-    def _agreed(self) -> Layout | None:
+    def _verified_context(self) -> CallContext | None:
         """What was agreed on; None before the first call, and when it is time to look again."""
-        return self._layout if self.settled else None
+        return self._context if self.settings_verified else None
 
-    def marks(self) -> Marks:
-        """What watchers must be told with what is now sent."""
-        return [(watcher, watcher.departing()) for watcher in self.watchers] if self.watchers else ()
+    def observer_epochs(self) -> ObserverEpochs:
+        """What observers must be told with what is now sent."""
+        return [(observer, observer.sync_epochs()) for observer in self.observers] if self.observers else ()
 
-    def read(self, call: Call, marks: Marks, reply: list[Any]) -> list[Any]:
-        """The words of the rooms in a reply; watchers get to know what was written."""
-        shape = call.shape
-        feed_id = reply.pop(0) if shape.feed else None
-        if shape.epoch:
+    def read(self, call: Call, epochs: ObserverEpochs, reply: list[Any]) -> list[Any]:
+        """The words of the rooms in a reply; observers get to know what was written."""
+        spec = call.spec
+        feed_id = reply.pop(0) if spec.feed else None
+        if spec.epoch:
             reply.pop(0)
-        if marks and feed_id is not None and shape.leaves:
-            for watcher, mark in marks:
-                watcher.wrote(mark, call, feed_id, reply)
+        if epochs and feed_id is not None and spec.statuses_after:
+            for observer, mark in epochs:
+                observer.observe_write(mark, call, feed_id, reply)
         return reply

@@ -10,69 +10,56 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from redis_kvpoll.model import KVPoll, Outcome, Refusal
-from redis_kvpoll.protocol.replies import known
-from redis_kvpoll.protocol.script_call import MAX_BATCH, Call, Layout
-from redis_kvpoll.protocol.script_specs import (
-    ABORT,
-    ATTACH,
-    CLEAR,
-    CLEAR_FENCED,
-    OPEN,
-    REAP,
-    RESTATE,
-    SET_PREFIX,
-    TOUCH,
-    UPDATE,
-    WRITE,
-)
+from redis_kvpoll.protocol import script_specs as specs
+from redis_kvpoll.protocol.replies import parse_status
+from redis_kvpoll.protocol.script_call import MAX_BATCH, Call, CallContext
 
-PATIENCE = 10.0
+CREATOR_TIMEOUT = 10.0
 """Seconds that a guest waits for the opener of its room, after a loss: that has to notice, too, and to come back."""
-RETRY = 0.05
+CREATOR_POLL_INTERVAL = 0.05
 """Seconds between its looks."""
-PACE = 10_000
+MAX_REPLAYS_PER_SECOND = 10_000
 """Rooms a second, at most, that are said again in vain, so that nobody waits long behind them."""
-SWEEP = 1000
+SWEEP_EVERY = 1000
 """Claims between two looks for those that nobody ends."""
 
-Role = Literal["opener", "guest", "cleared"]
+Role = Literal["creator", "attached", "cleared"]
 
 
 @dataclass(slots=True)
-class Claim:
+class TrackedRoom:
     """One room in one generation."""
 
     generation: int
     request: str
     role: Role
-    """An opener creates the room again when it is lost; a guest only adds what it knows. One of several ranks that
-    has cleared is a guest whose last status still counts."""
+    """As in replay.lua: only a creator creates a lost room again; the last status of a cleared rank still counts."""
     status: KVPoll | None
     until: float
     """When its TTL is over, as far as this store knows: what has expired is not brought back."""
     reason: str = ""
     length: str = ""
-    is_ending: bool = False
+    is_clearing: bool = False
     """Whether a clear is under way."""
-    waits_since: float | None = None
+    awaiting_since: float | None = None
     """Restated, but the room is not there: its opener has not come back yet."""
 
 
-class Held:
-    """The claims of one store, by shard and room. ``ttl`` and ``terminal_ttl`` are seconds."""
+class TrackedRooms:
+    """The tracked rooms of one store, by shard and room. ``ttl`` and ``terminal_ttl`` are seconds."""
 
     def __init__(self, ttl: float, terminal_ttl: float, has_rank: bool) -> None:
         self._ttl = ttl
         self._terminal_ttl = terminal_ttl
         self._has_rank = has_rank
-        self._shards: dict[str, dict[int, Claim]] = {}
-        self._sweep_at = SWEEP
-        self._unsaid: dict[str, dict[int, None]] = {}
-        self._in_vain: dict[str, dict[int, None]] = {}
+        self._shards: dict[str, dict[int, TrackedRoom]] = {}
+        self._sweep_at = SWEEP_EVERY
+        self._to_replay: dict[str, dict[int, None]] = {}
+        self._awaiting_creator: dict[str, dict[int, None]] = {}
         """What is still to be said of lost shards; and what was said, but waits for its opener."""
-        self.waiting: dict[str, float] = {}
+        self.awaiting_shards: dict[str, float] = {}
         """The shards with guests whose opener has not come back, and when to look for it again."""
-        self.seen = 0  # the highest generation that this store knows of
+        self.highest_generation = 0  # the highest generation that this store knows of
 
     def __bool__(self) -> bool:
         return bool(self._shards)
@@ -84,215 +71,225 @@ class Held:
     def tags(self) -> Iterable[str]:
         return self._shards.keys()
 
-    def claims(self, tag: str) -> dict[int, Claim]:
+    def in_shard(self, tag: str) -> dict[int, TrackedRoom]:
         """What is held of a shard."""
         return self._shards.get(tag, {})
 
-    def waits(self, room: int) -> bool:
+    def awaits_creator(self, room: int) -> bool:
         """Whether a room is to come back by its opener."""
-        return bool(self.waiting) and any(
-            claim.waits_since is not None for claims in list(self._shards.values()) if (claim := claims.get(room))
+        return bool(self.awaiting_shards) and any(
+            tracked.awaiting_since is not None
+            for rooms_here in list(self._shards.values())
+            if (tracked := rooms_here.get(room))
         )
 
     # What to say
 
-    def lose(self, tag: str, now: float) -> None:
+    def mark_lost(self, tag: str, now: float) -> None:
         """A shard may have lost what is held of it: all of that is to be said."""
-        claims = self.claims(tag)
-        for room in self._in_vain.pop(tag, ()):
-            if (claim := claims.get(room)) and claim.waits_since is not None:
-                claim.waits_since = now
-        self._unsaid[tag] = dict.fromkeys(claims)
+        rooms_here = self.in_shard(tag)
+        for room in self._awaiting_creator.pop(tag, ()):
+            if (tracked := rooms_here.get(room)) and tracked.awaiting_since is not None:
+                tracked.awaiting_since = now
+        self._to_replay[tag] = dict.fromkeys(rooms_here)
 
-    def restating(self, tag: str, layout: Layout, now: float) -> Iterator[Call]:
+    def replays(self, tag: str, context: CallContext, now: float) -> Iterator[Call]:
         """The calls that say what is still to be said of a shard, and again what was said in vain.
 
         Who is stopped in the midst of it goes on, the next time, with what was not answered.
         """
-        claims, unsaid, said = self.claims(tag), self._unsaid.get(tag, {}), {}
-        for room in {**unsaid, **self._in_vain.get(tag, {})}:
-            claim = claims.get(room)
-            waits = claim is not None and claim.waits_since is not None
-            if claim and (claim.until <= now or now - (claim.waits_since or now) > PATIENCE):
-                del claims[room]
+        rooms_here, to_replay, said = self.in_shard(tag), self._to_replay.get(tag, {}), {}
+        for room in {**to_replay, **self._awaiting_creator.get(tag, {})}:
+            tracked = rooms_here.get(room)
+            waits = tracked is not None and tracked.awaiting_since is not None
+            if tracked and (tracked.until <= now or now - (tracked.awaiting_since or now) > CREATOR_TIMEOUT):
+                del rooms_here[room]
                 waits = False
-            elif claim and claim.status is not None and not claim.is_ending and (waits or room in unsaid):
-                said[room] = claim
+            elif tracked and tracked.status is not None and not tracked.is_clearing and (waits or room in to_replay):
+                said[room] = tracked
                 continue
-            self._heard_of(tag, room, waits)
-        self._look_again(tag, now)
+            self._note_replayed(tag, room, waits)
+        self._schedule_retry(tag, now)
         rooms = list(said)
         for at in range(0, len(rooms), MAX_BATCH):
             some = rooms[at : at + MAX_BATCH]
-            items = [word for room in some for word in _words(said[room])]
-            yield RESTATE.call(layout, tag, some, items, ())
+            items = [word for room in some for word in _replay_item(said[room])]
+            yield specs.REPLAY.call(context, tag, some, items, ())
 
-    def _heard_of(self, tag: str, room: int, is_waiting: bool) -> None:
+    def _note_replayed(self, tag: str, room: int, is_waiting: bool) -> None:
         """A room has been said; it is to be said again if it waits for its opener."""
-        self._unsaid.get(tag, {}).pop(room, None)
+        self._to_replay.get(tag, {}).pop(room, None)
         if is_waiting:
-            self._in_vain.setdefault(tag, {})[room] = None
+            self._awaiting_creator.setdefault(tag, {})[room] = None
         else:
-            self._in_vain.get(tag, {}).pop(room, None)
+            self._awaiting_creator.get(tag, {}).pop(room, None)
 
-    def _look_again(self, tag: str, now: float) -> None:
-        if in_vain := self._in_vain.get(tag):
-            self.waiting[tag] = now + max(RETRY, len(in_vain) / PACE)
+    def _schedule_retry(self, tag: str, now: float) -> None:
+        if awaiting := self._awaiting_creator.get(tag):
+            self.awaiting_shards[tag] = now + max(CREATOR_POLL_INTERVAL, len(awaiting) / MAX_REPLAYS_PER_SECOND)
         else:
-            self.waiting.pop(tag, None)
+            self.awaiting_shards.pop(tag, None)
 
-    def end(self, call: Call) -> None:
+    def mark_clearing(self, call: Call) -> None:
         """These rooms are being cleared: whatever becomes of that, they are not to be brought back any more."""
-        claims = self._shards.get(call.tag)
-        if claims:
+        rooms_here = self._shards.get(call.tag)
+        if rooms_here:
             for room, fence in zip(call.rooms, call.items, strict=True):
-                claim = claims.get(room)
-                if claim and fence in ("", str(claim.generation)):  # through an old handle it ends no later generation
-                    claim.is_ending = True
+                tracked = rooms_here.get(room)
+                if tracked and fence in (
+                    "",
+                    str(tracked.generation),
+                ):  # through an old handle it ends no later generation
+                    tracked.is_clearing = True
 
     def forget(self) -> None:
         """Whoever was taken for dead brings nothing back: the rooms were failed."""
-        self._shards, self.waiting, self._unsaid, self._in_vain = {}, {}, {}, {}
+        self._shards, self.awaiting_shards, self._to_replay, self._awaiting_creator = {}, {}, {}, {}
 
     # What is heard
 
-    def hear(self, call: Call, reply: Sequence[Any], now: float) -> None:
-        """The reply to a call of this store; it must be of the server that is known, with its data."""
-        listener = _LISTENERS.get(call.shape.script.name)
-        if listener is not None:
-            listener(self, call, reply, now)
+    def observe(self, call: Call, reply: Sequence[Any], now: float) -> None:
+        """The reply to a call of this store; it must be of the server that is parse_status, with its data."""
+        observer = _OBSERVERS.get(call.spec.script.name)
+        if observer is not None:
+            observer(self, call, reply, now)
 
-    def _opened(self, call: Call, reply: Sequence[Any], now: float) -> None:
+    def _observe_open(self, call: Call, reply: Sequence[Any], now: float) -> None:
         for room, at in zip(call.rooms, range(0, len(reply), 6), strict=True):
             code, status, generation, request = reply[at], reply[at + 1], reply[at + 2], reply[at + 5]
             if code > 0 and generation:
-                self._claim(call.tag, room, Claim(int(generation), request.decode(), "opener", known(status), now), now)
+                created = TrackedRoom(int(generation), request.decode(), "creator", parse_status(status), now)
+                self._track(call.tag, room, created, now)
 
-    def _attached(self, call: Call, reply: Sequence[Any], now: float) -> None:
-        claims = self.claims(call.tag)
+    def _observe_attach(self, call: Call, reply: Sequence[Any], now: float) -> None:
+        rooms_here = self.in_shard(call.tag)
         for room, at in zip(call.rooms, range(0, len(reply), 4), strict=True):
             status, generation, request = reply[at], int(reply[at + 1] or 0), reply[at + 2]
-            claim = claims.get(room)
-            if claim and claim.generation > generation and claim.waits_since is None:
-                del claims[room]  # it was cleared, or has expired
-            elif generation and (claim is None or claim.generation < generation) and known(status) is not None:
+            tracked = rooms_here.get(room)
+            if tracked and tracked.generation > generation and tracked.awaiting_since is None:
+                del rooms_here[room]  # it was cleared, or has expired
+            elif (
+                generation and (tracked is None or tracked.generation < generation) and parse_status(status) is not None
+            ):
                 request = request.decode() if request else ""
-                self._claim(call.tag, room, Claim(generation, request, "guest", known(status), now), now)
-            elif claim and claim.generation == generation:
-                self._take(claim, known(status), now)
+                self._track(
+                    call.tag, room, TrackedRoom(generation, request, "attached", parse_status(status), now), now
+                )
+            elif tracked and tracked.generation == generation:
+                self._merge_status(tracked, parse_status(status), now)
 
-    def _written(self, call: Call, reply: Sequence[Any], now: float) -> None:
+    def _observe_write(self, call: Call, reply: Sequence[Any], now: float) -> None:
         """Also of plain writes to rooms that are held: they are not fenced, but say how the rooms are."""
-        claims = self.claims(call.tag)
-        width = len(call.shape.item)
+        rooms_here = self.in_shard(call.tag)
+        width = len(call.spec.item)
         for number, room in enumerate(call.rooms):
             code, status = reply[number * 2], reply[number * 2 + 1]
             words = call.items[number * width : (number + 1) * width]
-            generation = int(words[1] or 0) if call.shape is WRITE else 0
-            claim = claims.get(room)
-            if claim is None:
-                if generation and code in _DONE and known(status) is not None:
-                    self._claim(call.tag, room, Claim(generation, "", "guest", known(status), now), now)
-            elif generation and generation != claim.generation:
+            generation = int(words[1] or 0) if call.spec is specs.WRITE else 0
+            tracked = rooms_here.get(room)
+            if tracked is None:
+                if generation and code in _DONE and parse_status(status) is not None:
+                    self._track(call.tag, room, TrackedRoom(generation, "", "attached", parse_status(status), now), now)
+            elif generation and generation != tracked.generation:
                 continue
             elif code == Refusal.LEASE.value or (generation and code == Outcome.STALE.value):
-                if claim.waits_since is None:
-                    del claims[room]
+                if tracked.awaiting_since is None:
+                    del rooms_here[room]
             elif code in _DONE:
-                self._take(claim, known(status), now)
-                if code == Outcome.FAILED.value and call.shape is not UPDATE:
-                    claim.reason = claim.reason or words[-1]
+                self._merge_status(tracked, parse_status(status), now)
+                if code == Outcome.FAILED.value and call.spec is not specs.UPDATE:
+                    tracked.reason = tracked.reason or words[-1]
 
-    def _restated(self, call: Call, reply: Sequence[Any], now: float) -> None:
-        claims = self.claims(call.tag)
+    def _observe_replay(self, call: Call, reply: Sequence[Any], now: float) -> None:
+        rooms_here = self.in_shard(call.tag)
         for room, code, status in zip(call.rooms, reply[::2], reply[1::2], strict=True):
-            claim = claims.get(room)
+            tracked = rooms_here.get(room)
             is_waiting = False
-            if claim is None:
+            if tracked is None:
                 pass
             elif code == Outcome.SKIPPED.value:
                 is_waiting = True
-                claim.waits_since = now if claim.waits_since is None else claim.waits_since
+                tracked.awaiting_since = now if tracked.awaiting_since is None else tracked.awaiting_since
             elif code in _DONE:
-                claim.waits_since = None
-                self._take(claim, known(status), now)
+                tracked.awaiting_since = None
+                self._merge_status(tracked, parse_status(status), now)
             else:
-                del claims[room]
-            self._heard_of(call.tag, room, is_waiting)
-        self._look_again(call.tag, now)
+                del rooms_here[room]
+            self._note_replayed(call.tag, room, is_waiting)
+        self._schedule_retry(call.tag, now)
 
-    def _cleared(self, call: Call, reply: Sequence[Any], now: float) -> None:
-        claims = self.claims(call.tag)
+    def _observe_clear(self, call: Call, reply: Sequence[Any], now: float) -> None:
+        rooms_here = self.in_shard(call.tag)
         for room, code, fence in zip(call.rooms, reply[::3], call.items, strict=True):
-            claim = claims.get(room)
-            if claim is None or (fence and int(fence) != claim.generation):
+            tracked = rooms_here.get(room)
+            if tracked is None or (fence and int(fence) != tracked.generation):
                 continue
-            if self._has_rank and code == Outcome.CLEARED.value and claim.status is not None:
+            if self._has_rank and code == Outcome.CLEARED.value and tracked.status is not None:
                 # The others still agree with what this rank had; if they have all cleared, too, it will not be heard.
-                claim.role, claim.is_ending, claim.until = "cleared", False, now + self._ttl
-            elif claim.waits_since is None:
-                del claims[room]
+                tracked.role, tracked.is_clearing, tracked.until = "cleared", False, now + self._ttl
+            elif tracked.awaiting_since is None:
+                del rooms_here[room]
 
-    def _touched(self, call: Call, reply: Sequence[Any], now: float) -> None:
-        claims = self.claims(call.tag)
+    def _observe_touch(self, call: Call, reply: Sequence[Any], now: float) -> None:
+        rooms_here = self.in_shard(call.tag)
         for room, kept in zip(call.rooms, reply, strict=True):
-            if kept == 1 and (claim := claims.get(room)):
-                claim.until = now + self._ttl
+            if kept == 1 and (tracked := rooms_here.get(room)):
+                tracked.until = now + self._ttl
 
-    def _bound(self, call: Call, reply: Sequence[Any], now: float) -> None:
-        claims = self.claims(call.tag)
+    def _observe_prefix(self, call: Call, reply: Sequence[Any], now: float) -> None:
+        rooms_here = self.in_shard(call.tag)
         for number, room in enumerate(call.rooms):
             length, generation = call.items[number * 2 : number * 2 + 2]
-            claim = claims.get(room)
-            if claim and generation and int(generation) == claim.generation and reply[number] == 1:
-                claim.length = length
+            tracked = rooms_here.get(room)
+            if tracked and generation and int(generation) == tracked.generation and reply[number] == 1:
+                tracked.length = length
 
-    def _claim(self, tag: str, room: int, claim: Claim, now: float) -> None:
+    def _track(self, tag: str, room: int, tracked: TrackedRoom, now: float) -> None:
         """Hold a room. What is already known of this generation stays known."""
-        self.seen = max(self.seen, claim.generation)
-        claims = self._shards.setdefault(tag, {})
-        old = claims.get(room)
-        if old and old.generation == claim.generation and not old.is_ending:
-            old.role = "opener" if claim.role == "opener" else old.role
-            self._take(old, claim.status, now)
+        self.highest_generation = max(self.highest_generation, tracked.generation)
+        rooms_here = self._shards.setdefault(tag, {})
+        old = rooms_here.get(room)
+        if old and old.generation == tracked.generation and not old.is_clearing:
+            old.role = "creator" if tracked.role == "creator" else old.role
+            self._merge_status(old, tracked.status, now)
             return
-        claims[room] = claim
-        self._take(claim, claim.status, now)
-        if len(claims) > self._sweep_at:
-            for expired in [one for one, there in list(claims.items()) if there.until <= now]:
-                del claims[expired]
-            self._sweep_at = len(claims) * 2 + SWEEP
+        rooms_here[room] = tracked
+        self._merge_status(tracked, tracked.status, now)
+        if len(rooms_here) > self._sweep_at:
+            for expired in [one for one, there in list(rooms_here.items()) if there.until <= now]:
+                del rooms_here[expired]
+            self._sweep_at = len(rooms_here) * 2 + SWEEP_EVERY
 
-    def _take(self, claim: Claim, status: KVPoll | None, now: float) -> None:
+    def _merge_status(self, tracked: TrackedRoom, status: KVPoll | None, now: float) -> None:
         if status is None:
             return
-        if claim.waits_since is None or claim.status is None:
-            claim.status = status
-        elif KVPoll.Failed in (claim.status, status):
-            claim.status = KVPoll.Failed
+        if tracked.awaiting_since is None or tracked.status is None:
+            tracked.status = status
+        elif KVPoll.Failed in (tracked.status, status):
+            tracked.status = KVPoll.Failed
         else:  # what this store knows has yet to be said, and is not to be forgotten for what is there now
-            claim.status = max(claim.status, status)
-        claim.until = now + (self._terminal_ttl if claim.status.is_terminal else self._ttl)
+            tracked.status = max(tracked.status, status)
+        tracked.until = now + (self._terminal_ttl if tracked.status.is_terminal else self._ttl)
 
 
 _DONE = frozenset(outcome.value for outcome in Outcome) - {Outcome.SKIPPED.value, Outcome.STALE.value}
-_LISTENERS: dict[str, Callable[[Held, Call, Sequence[Any], float], None]] = {
-    OPEN.script.name: Held._opened,
-    ATTACH.script.name: Held._attached,
-    UPDATE.script.name: Held._written,
-    WRITE.script.name: Held._written,
-    ABORT.script.name: Held._written,
-    REAP.script.name: Held._written,
-    RESTATE.script.name: Held._restated,
-    CLEAR.script.name: Held._cleared,
-    TOUCH.script.name: Held._touched,
-    SET_PREFIX.script.name: Held._bound,
+_OBSERVERS: dict[str, Callable[[TrackedRooms, Call, Sequence[Any], float], None]] = {
+    specs.OPEN.script.name: TrackedRooms._observe_open,
+    specs.ATTACH.script.name: TrackedRooms._observe_attach,
+    specs.UPDATE.script.name: TrackedRooms._observe_write,
+    specs.WRITE.script.name: TrackedRooms._observe_write,
+    specs.ABORT.script.name: TrackedRooms._observe_write,
+    specs.REAP.script.name: TrackedRooms._observe_write,
+    specs.REPLAY.script.name: TrackedRooms._observe_replay,
+    specs.CLEAR.script.name: TrackedRooms._observe_clear,
+    specs.TOUCH.script.name: TrackedRooms._observe_touch,
+    specs.SET_PREFIX.script.name: TrackedRooms._observe_prefix,
 }
-CLEARING = (CLEAR, CLEAR_FENCED)
+CLEARING = (specs.CLEAR, specs.CLEAR_FENCED)
 
 
-def _words(claim: Claim) -> tuple[str, ...]:
-    """What RESTATE says of a room."""
-    status = claim.status.name if claim.status is not None else ""
-    reason = claim.reason if claim.status is KVPoll.Failed else ""
-    return str(claim.generation), claim.request, status, reason, claim.length, claim.role
+def _replay_item(tracked: TrackedRoom) -> tuple[str, ...]:
+    """What specs.REPLAY says of a room."""
+    status = tracked.status.name if tracked.status is not None else ""
+    reason = tracked.reason if tracked.status is KVPoll.Failed else ""
+    return str(tracked.generation), tracked.request, status, reason, tracked.length, tracked.role

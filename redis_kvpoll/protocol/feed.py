@@ -1,6 +1,6 @@
 """The change feed, read: what its entries say, and how to walk over them.
 
-An entry is a list of names and values in turn, as lua/shared/feed.lua writes it. Names that are not known here are
+An entry is a list of names and values in turn, as lua/include/feed.lua writes it. Names that are not known here are
 left out, and so is whatever somebody wrote into the stream by hand: a reader must get past it.
 """
 
@@ -13,7 +13,7 @@ from redis_kvpoll import validation
 from redis_kvpoll.errors import InvalidInputError
 from redis_kvpoll.model import KVPoll
 from redis_kvpoll.protocol import keys
-from redis_kvpoll.protocol.script_call import Layout
+from redis_kvpoll.protocol.script_call import CallContext
 
 _STATUSES: dict[Any, KVPoll | None] = {b"absent": None, **{status.name.encode(): status for status in KVPoll}}
 
@@ -105,7 +105,7 @@ class Reading(Protocol):
     pause: float
     """Seconds to wait before the next request."""
 
-    def request(self, layout: Layout) -> tuple[str, list[str]] | None:
+    def request(self, context: CallContext) -> tuple[str, list[str]] | None:
         """(the shard to ask, the words to send) next; None when it has come to an end."""
         ...
 
@@ -130,10 +130,10 @@ class History:
         self._before: str | None = "+"
         self._found: list[list[Change]] = []
 
-    def request(self, layout: Layout) -> tuple[str, list[str]] | None:
+    def request(self, context: CallContext) -> tuple[str, list[str]] | None:
         if self._before is None:
             return None
-        tag = keys.tag(layout.namespace, layout.shards, self._room)
+        tag = keys.tag(context.namespace, context.shards, self._room)
         return tag, ["XREVRANGE", keys.feed(tag), self._before, "-", "COUNT", str(PAGE)]
 
     def take(self, reply: list[Any]) -> None:
@@ -184,9 +184,9 @@ class Tail:
         self._is_first_round = True
         self._news: list[tuple[tuple[int, int], Change | FeedGap]] = []
 
-    def request(self, layout: Layout) -> tuple[str, list[str]] | None:
+    def request(self, context: CallContext) -> tuple[str, list[str]] | None:
         if self._shards is None:
-            self._shards = [_Shard(tag) for tag in keys.tags(layout.namespace, layout.shards)]
+            self._shards = [_Shard(tag) for tag in keys.tags(context.namespace, context.shards)]
         if self._turn == len(self._shards):
             return None
         shard = self._shards[self._turn]

@@ -11,12 +11,12 @@ from redis_kvpoll import validation
 from redis_kvpoll.errors import InvalidInputError
 from redis_kvpoll.model import Outcome, Owner, Update
 from redis_kvpoll.protocol import keys, replies, script_specs
-from redis_kvpoll.protocol.script_call import MAX_BATCH, Call, Command, Layout, Shape
+from redis_kvpoll.protocol.script_call import MAX_BATCH, Call, CallContext, Command, ScriptSpec
 from redis_kvpoll.protocol.scripts import load
 
-LEASE = Shape(load("lease"), keys=(), reply=())
+LEASE = ScriptSpec(load("lease"), keys=(), reply=())
 
-Action = Literal["take", "bring", "renew", "leave", "drop", "look"]
+Action = Literal["take", "extend", "renew", "leave", "drop", "sweep"]
 
 HEARTBEATS = 10
 """In a TTL, by default: some may be late, or lost, before the others take notice."""
@@ -28,7 +28,7 @@ _REASON = re.compile(r"owner (\S+) ")
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class LeaseConfig:
     """What a lease is taken for. Times are seconds."""
 
     name: str
@@ -36,7 +36,7 @@ class Terms:
     heartbeat: float
 
     @classmethod
-    def checked(cls, name: Any, ttl: Any, heartbeat: Any) -> Terms:
+    def checked(cls, name: Any, ttl: Any, heartbeat: Any) -> LeaseConfig:
         """The same from unchecked input."""
         try:
             owner, seconds = validation.owner(name), validation.seconds(ttl, "ttl")
@@ -48,43 +48,43 @@ class Terms:
             raise InvalidInputError(f"lease: {error}") from None
         return cls(owner, seconds, beat)
 
-    def call(self, layout: Layout, tag: str, action: Action, incarnation: str, epoch: str = "") -> Call:
+    def call(self, context: CallContext, tag: str, action: Action, incarnation: str, epoch: str = "") -> Call:
         """What is said of this lease to one shard."""
         times = (str(max(1, round(seconds * 1000))) for seconds in (self.ttl, self.heartbeat))
-        return _call(layout, tag, action, self.name, incarnation, *times, epoch)
+        return _call(context, tag, action, self.name, incarnation, *times, epoch)
 
 
-def look(layout: Layout, tag: str) -> Call:
+def look(context: CallContext, tag: str) -> Call:
     """A look at the leases of one shard, by whom holds none."""
-    return _call(layout, tag, "look", "", "", "", "", "")
+    return _call(context, tag, "sweep", "", "", "", "", "")
 
 
-def _call(layout: Layout, tag: str, action: Action, *words: str) -> Call:
+def _call(context: CallContext, tag: str, action: Action, *words: str) -> Call:
     first_keys = [keys.epoch(tag), keys.leases(tag), keys.owned(tag)]
-    return Call(LEASE, tag, first_keys, [layout.epoch_ttl_ms, layout.nonce, action, *words])
+    return Call(LEASE, tag, first_keys, [context.epoch_ttl_ms, context.nonce, action, *words])
 
 
-class Findings(NamedTuple):
+class LeaseReport(NamedTuple):
     """What a shard says of leases."""
 
     epoch: str
-    verdict: str
-    """Of the lease that was spoken of: held, lost, gone."""
+    state: str
+    """Of the lease in the call: held, lost, none."""
     incarnation: str
-    marked: tuple[str, ...]
-    """Owners that have lapsed; the next look may condemn them."""
+    suspected: tuple[str, ...]
+    """Owners whose lease has expired; the next sweep may mark it lost."""
     lost: Mapping[str, str]
     """The incarnations whose rooms are to be failed, and why."""
 
 
-def findings(reply: list[Any]) -> Findings:
-    epoch, verdict, incarnation, *found = [word.decode("utf-8", "replace") for word in reply]
+def parse_report(reply: list[Any]) -> LeaseReport:
+    epoch, state, incarnation, *found = [word.decode("utf-8", "replace") for word in reply]
     kinds = list(zip(found[::3], found[1::3], found[2::3], strict=True))
-    return Findings(
+    return LeaseReport(
         epoch,
-        verdict,
+        state,
         incarnation,
-        tuple(whose for kind, whose, _ in kinds if kind == "marked"),
+        tuple(whose for kind, whose, _ in kinds if kind == "suspected"),
         {whose: reason for kind, whose, reason in kinds if kind == "lost"},
     )
 
@@ -98,10 +98,10 @@ def listing(tag: str, incarnation: str, offset: int = 0) -> list[str]:
     return ["ZRANGEBYSCORE", keys.owned(tag), incarnation, incarnation, *page]
 
 
-def listed(layout: Layout, tag: str, reply: Iterable[bytes]) -> list[int]:
+def listed(context: CallContext, tag: str, reply: Iterable[bytes]) -> list[int]:
     """The rooms in the answer; without what somebody has put there by hand."""
     rooms = (int(word) for word in reply if word.isdigit() and len(word) < 20)
-    return [r for r in rooms if r <= validation.MAX_ROOM and keys.tag(layout.namespace, layout.shards, r) == tag]
+    return [r for r in rooms if r <= validation.MAX_ROOM and keys.tag(context.namespace, context.shards, r) == tag]
 
 
 def reap(rooms: list[int], incarnation: str, reason: str) -> Command[Update, int]:
@@ -115,7 +115,10 @@ def reap(rooms: list[int], incarnation: str, reason: str) -> Command[Update, int
 
 def _reaped(_: str, rooms: list[int], reply: list[Any]) -> list[Update]:
     # A room that holds what no script writes is nobody's to fail, and hinders no other.
-    return [Update(Outcome(code), replies.known(status)) for code, status in zip(reply[::2], reply[1::2], strict=True)]
+    return [
+        Update(Outcome(code), replies.parse_status(status))
+        for code, status in zip(reply[::2], reply[1::2], strict=True)
+    ]
 
 
 # For people
@@ -127,13 +130,13 @@ def overview(fields: Iterable[bytes], now: float) -> list[Owner]:
     owners = []
     for name, value in zip(words[::2], words[1::2], strict=True):
         if record := _RECORD.fullmatch(value):
-            incarnation, ttl_ms, heartbeat_ms, beaten_ms, marked_ms = map(int, record.groups())
-            has_lapsed = now > (beaten_ms + ttl_ms) / 1000
-            state: Literal["alive", "lapsed", "marked"] = "alive"
-            if has_lapsed or marked_ms:
-                state = "marked" if marked_ms else "lapsed"
+            incarnation, ttl_ms, heartbeat_ms, last_heartbeat_ms, suspected_ms = map(int, record.groups())
+            has_expired = now > (last_heartbeat_ms + ttl_ms) / 1000
+            state: Literal["alive", "expired", "suspected"] = "alive"
+            if has_expired or suspected_ms:
+                state = "suspected" if suspected_ms else "expired"
             owner = name.decode("utf-8", "replace")
-            times = (ttl_ms / 1000, heartbeat_ms / 1000, beaten_ms / 1000)
+            times = (ttl_ms / 1000, heartbeat_ms / 1000, last_heartbeat_ms / 1000)
             owners.append(Owner(owner, incarnation, *times, state))
         elif lost := _LOST.fullmatch(name):
             reason = value.decode("utf-8", "replace")

@@ -23,7 +23,7 @@ _UPDATES = {(o.value, name): Update(o, status) for o in Outcome for name, status
 # Each takes (operation, rooms of a call, its reply) and gives a value for each room.
 
 
-def known(name: Any) -> KVPoll | None:
+def parse_status(name: Any) -> KVPoll | None:
     """The status that the server names; None for an absent room, and for what no script of ours writes."""
     return _STATUSES.get(name) if isinstance(name, bytes) else None
 
@@ -172,7 +172,9 @@ def _entry(operation: str, room: int, ttl_ms: int, length: Any, pairs: Any) -> E
 def _ranks(fields: dict[bytes, bytes], start: bytes) -> dict[int, KVPoll]:
     """The ranks that have a field, with its status."""
     found = (
-        (_count(name.removeprefix(start)), known(value)) for name, value in fields.items() if name.startswith(start)
+        (_count(name.removeprefix(start)), parse_status(value))
+        for name, value in fields.items()
+        if name.startswith(start)
     )
     return {rank: status for rank, status in found if status is not None}
 

@@ -131,7 +131,7 @@ def collect(room: int) -> Command[Entry | None, dict[int, KVPoll]]:
 
 @named
 def wait(room: int) -> Command[KVPoll | None, KVPoll | None]:
-    """The read that a wait begins with; what hears of the replies (see Delivery) learns at which id it was true."""
+    """The read that a wait begins with; what hears of the replies (see Executor) learns at which id it was true."""
     return Command("wait", script_specs.SNAPSHOT, [validation.room(room)], [], replies.snapshots, only)
 
 

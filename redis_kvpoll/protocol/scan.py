@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from redis_kvpoll.protocol import keys
-from redis_kvpoll.protocol.script_call import Layout
+from redis_kvpoll.protocol.script_call import CallContext
 
 PAGE = 1000
 MAX_WALKS = 5
@@ -35,14 +35,14 @@ class Scan:
         self._walks = 0
         self._seen: set[int] = set()
 
-    def request(self, layout: Layout, map_version: int) -> tuple[str, list[str]] | None:
+    def request(self, context: CallContext, slot_map_version: int) -> tuple[str, list[str]] | None:
         """(the shard to ask, the words to send) next; None after the last.
 
-        ``map_version`` is another number whenever the map of slots may be another.
+        ``slot_map_version`` is another number whenever the map of slots may be another.
         """
         if self._tags is None:
-            tags = keys.tags(layout.namespace, layout.shards)
-            self._tags = tags if self._clustered or layout.shards == 1 else [f"{layout.namespace}/*"]
+            tags = keys.tags(context.namespace, context.shards)
+            self._tags = tags if self._clustered or context.shards == 1 else [f"{context.namespace}/*"]
             self._cursor = None if self._clustered else "0"
         if not self._tags:
             return None
@@ -50,13 +50,13 @@ class Scan:
         if self._cursor is None:
             return tag, ["EXISTS", *keys.rooms(tag, [0])]
         if self._map_version is None:
-            self._map_version = map_version
+            self._map_version = slot_map_version
         return tag, ["SCAN", self._cursor, "MATCH", keys.rooms_pattern(tag), "COUNT", str(PAGE)]
 
-    def page(self, reply: Any, map_version: int) -> list[int]:
+    def page(self, reply: Any, slot_map_version: int) -> list[int]:
         """The rooms of the reply that were not given before."""
         if self._cursor is None:
-            self._looked(map_version)
+            self._looked(slot_map_version)
             return []
         cursor, names = reply
         self._cursor = cursor.decode()
@@ -68,12 +68,12 @@ class Scan:
         self._seen |= rooms
         return list(rooms)
 
-    def _looked(self, map_version: int) -> None:
+    def _looked(self, slot_map_version: int) -> None:
         """A keyed look was answered by the node that has the slot: begin the walk, or end it."""
-        if self._map_version == map_version or self._walks > MAX_WALKS:
+        if self._map_version == slot_map_version or self._walks > MAX_WALKS:
             self._next_shard()
         else:
-            self._map_version, self._cursor = map_version, "0"
+            self._map_version, self._cursor = slot_map_version, "0"
             self._walks += 1
 
     def _next_shard(self) -> None:

@@ -1,6 +1,6 @@
 """The common form of all commands on rooms: one script call a shard, with the same few words for every room.
 
-A Shape says in Python what the head of its script says in Lua (a test holds them together); from it, the KEYS
+A ScriptSpec says in Python what the head of its script says in Lua (a test holds them together); from it, the KEYS
 and ARGV of every call are built in one place.
 """
 
@@ -21,8 +21,8 @@ T = TypeVar("T")
 MAX_BATCH = 1000
 """Rooms a call. A script blocks the server while it runs: 1,000 rooms are some 2 ms."""
 
-UNSAID = object()
-"""In the place of a status that a reply does not say; see ``Shape.leaves``."""
+NOT_REPORTED = object()
+"""In the place of a status that a reply does not say; see ``ScriptSpec.statuses_after``."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Identity:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Layout(Identity):
+class CallContext(Identity):
     """What commands need to know of their namespace and of their store."""
 
     namespace: str
@@ -68,16 +68,16 @@ class Layout(Identity):
     feed_length: str
     """Entries that the feed of a shard keeps; "0" for no feed."""
     feed_ttl_ms: str = "86400000"
-    """As in lua/shared/feed.lua, where the other writers have it from: one word less to send with every call."""
+    """As in lua/include/feed.lua, where the other writers have it from: one word less to send with every call."""
     words: dict[tuple[str, ...], list[str]] = field(default_factory=dict, compare=False, repr=False)
-    """What each ``once`` of a shape comes to: looked up with every call."""
+    """What each ``once`` of a spec comes to: looked up with every call."""
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class ScriptSpec:
     """How a script is called: the words of its head, in the same order.
 
-    ``keys``, ``item`` and ``reply`` repeat for each room; ``once`` names the fields of Layout that go first in ARGV.
+    ``keys``, ``item`` and ``reply`` repeat for each room; ``once`` names fields of CallContext, at the start of ARGV.
     """
 
     script: Script
@@ -96,12 +96,12 @@ class Shape:
     ``first`` has it, since a script that is only to give generations need not say it."""
     repeatable: bool = True
     """Whether it may be sent again when its reply was lost; what destroys may not."""
-    leaves: Callable[[list[Any]], list[Any]] | None = None
+    statuses_after: Callable[[list[Any]], list[Any]] | None = None
     """For what changes statuses, and for both SNAPSHOTs: from the reply, the name of the status that each room has now,
-    None when it is absent, UNSAID when the reply does not say."""
-    for_rank: Shape | None = None
+    None when it is absent, NOT_REPORTED when the reply does not say."""
+    for_rank: ScriptSpec | None = None
     """What does the same for a store that has a rank."""
-    for_owner: Shape | None = None
+    for_owner: ScriptSpec | None = None
     """What does the same for a store that holds a lease, or has a rank. Its further words of a room stay empty."""
 
     @property
@@ -109,32 +109,34 @@ class Shape:
         """Whether the reply begins with the id of an entry of the feed."""
         return self.first[:1] == ("feed",)
 
-    def of(self, layout: Layout) -> Shape:
-        """The shape that does this for a store as the layout says."""
-        if layout.rank:
+    def of(self, context: CallContext) -> ScriptSpec:
+        """The spec that does this for a store as the context says."""
+        if context.rank:
             return self.for_rank or self.for_owner or self
-        return (self.for_owner or self) if layout.owner else self
+        return (self.for_owner or self) if context.owner else self
 
-    def call(self, layout: Layout, tag: str, rooms: list[int], items: list[str], positions: Sequence[int]) -> Call:
+    def call(
+        self, context: CallContext, tag: str, rooms: list[int], items: list[str], positions: Sequence[int]
+    ) -> Call:
         """One script call for rooms that share a shard."""
         key_names = self.keys
-        if self.prefix_in_prefill and layout.mode == "prefill":
+        if self.prefix_in_prefill and context.mode == "prefill":
             key_names = ("room", "prefix")
         if len(key_names) == 1:
             key_list = _KEYS[key_names[0]](tag, rooms)
         else:
             by_kind = [_KEYS[name](tag, rooms) for name in key_names]
             key_list = [key for of_room in zip(*by_kind, strict=True) for key in of_room]
-        once = layout.words.get(self.once)
+        once = context.words.get(self.once)
         if once is None:
-            once = layout.words[self.once] = [getattr(layout, name) for name in self.once]
+            once = context.words[self.once] = [getattr(context, name) for name in self.once]
         return Call(self, tag, [_FIRST_KEYS[name](tag) for name in self.first], once, rooms, key_list, items, positions)
 
 
 class Call(NamedTuple):
     """One script call, ready to be sent to the shard of ``tag``."""
 
-    shape: Shape
+    spec: ScriptSpec
     tag: str
     first_keys: list[str]
     once: list[str]
@@ -148,7 +150,7 @@ class Call(NamedTuple):
     def words(self) -> list[str]:
         """What is sent, when the server knows the script."""
         count = str(len(self.first_keys) + len(self.keys))
-        return ["EVALSHA", self.shape.script.sha, count, *self.first_keys, *self.keys, *self.once, *self.items]
+        return ["EVALSHA", self.spec.script.sha, count, *self.first_keys, *self.keys, *self.once, *self.items]
 
     def together(self, others: Sequence[Call]) -> Call:
         """This call and others of its kind as one, the rooms in this order."""
@@ -162,46 +164,46 @@ class Call(NamedTuple):
 
     def is_like(self, other: Call) -> bool:
         """Whether both may travel as one: the same script for the same shard, by the same settings."""
-        return self.shape is other.shape and self.once == other.once and self.tag == other.tag
+        return self.spec is other.spec and self.once == other.once and self.tag == other.tag
 
 
 class Command(NamedTuple, Generic[V, T]):
     """An operation on rooms whose input has been checked."""
 
     operation: str
-    shape: Shape
+    spec: ScriptSpec
     rooms: list[int]
     items: list[str]
-    """What the shape's ``item`` names, for each room; empty when it names nothing."""
+    """What the spec's ``item`` names, for each room; empty when it names nothing."""
     decode: Callable[[str, list[int], list[Any]], list[V]]
     """(operation, rooms of a call, its reply) -> a value for each room."""
     finish: Callable[[list[int], list[V]], T]
     """(all rooms, all values) -> what the caller gets."""
 
-    def calls(self, layout: Layout) -> list[Call]:
+    def calls(self, context: CallContext) -> list[Call]:
         """The script calls that carry this command out, in the order in which to send them."""
-        rooms, items, shape = self.rooms, self.items, self.shape
-        if layout.rank or layout.owner:
-            shape = shape.of(layout)
-            items = _widened(items, len(self.shape.item), len(shape.item))
+        rooms, items, spec = self.rooms, self.items, self.spec
+        if context.rank or context.owner:
+            spec = spec.of(context)
+            items = _widened(items, len(self.spec.item), len(spec.item))
         if len(rooms) == 1:
-            return [shape.call(layout, keys.tag(layout.namespace, layout.shards, rooms[0]), rooms, items, _FIRST)]
-        if layout.shards == 1:
-            width = len(shape.item)
+            return [spec.call(context, keys.tag(context.namespace, context.shards, rooms[0]), rooms, items, _FIRST)]
+        if context.shards == 1:
+            width = len(spec.item)
             return [
-                shape.call(layout, layout.namespace, rooms[at:end], items[at * width : end * width], range(at, end))
+                spec.call(context, context.namespace, rooms[at:end], items[at * width : end * width], range(at, end))
                 for at, end in _chunks(len(rooms))
             ]
-        return self._calls_by_shard(layout, shape, items)
+        return self._calls_by_shard(context, spec, items)
 
-    def _calls_by_shard(self, layout: Layout, shape: Shape, items: list[str]) -> list[Call]:
-        calls, width = [], len(shape.item)
-        for tag, all_positions in keys.positions_by_tag(layout.namespace, layout.shards, self.rooms).items():
+    def _calls_by_shard(self, context: CallContext, spec: ScriptSpec, items: list[str]) -> list[Call]:
+        calls, width = [], len(spec.item)
+        for tag, all_positions in keys.positions_by_tag(context.namespace, context.shards, self.rooms).items():
             for at, end in _chunks(len(all_positions)):
                 positions = all_positions[at:end]
                 rooms = [self.rooms[p] for p in positions]
                 some = [word for p in positions for word in items[p * width : (p + 1) * width]]
-                calls.append(shape.call(layout, tag, rooms, some, positions))
+                calls.append(spec.call(context, tag, rooms, some, positions))
         return calls
 
 

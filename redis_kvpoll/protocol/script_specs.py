@@ -1,4 +1,4 @@
-"""Every script with its shape: the words of its head, in the same order."""
+"""Every script with its spec: the words of its head, in the same order."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 from redis_kvpoll.model import Outcome, Refusal
-from redis_kvpoll.protocol.script_call import UNSAID, Shape
+from redis_kvpoll.protocol.script_call import NOT_REPORTED, ScriptSpec
 from redis_kvpoll.protocol.scripts import load
 
-# What lua/shared/room.lua, which goes in front of some scripts, has in its head.
+# As in the head of lua/include/caller.lua.
 _ROOM_KEYS = ("feed", "epoch", "leases", "owned")
 _CALLER = (
     *("feed_length", "ttl_ms", "terminal_ttl_ms", "epoch_ttl_ms", "nonce"),
@@ -21,13 +21,13 @@ _CALLER = (
 def _leaves(width: int) -> Callable[[list[Any]], list[Any]]:
     """For replies that begin with an outcome and a status: what is refused has another word in the second place."""
     return lambda reply: [
-        status if code > 0 else UNSAID for code, status in zip(reply[::width], reply[1::width], strict=True)
+        status if code > 0 else NOT_REPORTED for code, status in zip(reply[::width], reply[1::width], strict=True)
     ]
 
 
 _MERGED = (Outcome.CREATED, Outcome.ADVANCED, Outcome.UNCHANGED, Outcome.FAILED, Outcome.SKIPPED)
 
-WRITE = Shape(
+WRITE = ScriptSpec(
     load("write"),
     first=_ROOM_KEYS,
     once=(*_CALLER, "policy"),
@@ -36,9 +36,9 @@ WRITE = Shape(
     codes=(*_MERGED, Outcome.STALE, Refusal.LEASE, Refusal.WORLD_SIZE),
     prefix_in_prefill=True,
     epoch=True,
-    leaves=_leaves(2),
+    statuses_after=_leaves(2),
 )
-UPDATE = Shape(
+UPDATE = ScriptSpec(
     load("update"),
     first=("feed", "epoch"),
     once=("feed_length", "policy", "ttl_ms", "terminal_ttl_ms", "epoch_ttl_ms"),
@@ -46,10 +46,10 @@ UPDATE = Shape(
     reply=("outcome", "status"),
     codes=(*_MERGED, Refusal.WORLD_SIZE),
     prefix_in_prefill=True,
-    leaves=_leaves(2),
+    statuses_after=_leaves(2),
     for_owner=WRITE,
 )
-OPEN = Shape(
+OPEN = ScriptSpec(
     load("open"),
     first=_ROOM_KEYS,
     keys=("room", "prefix"),
@@ -58,10 +58,10 @@ OPEN = Shape(
     reply=("outcome", "status", "generation", "age_ms", "of_owner", "of_request"),
     codes=(Outcome.CREATED, Outcome.UNCHANGED, Outcome.FAILED, Refusal.BUSY, Refusal.LEASE, Refusal.WORLD_SIZE),
     epoch=True,
-    leaves=_leaves(6),
+    statuses_after=_leaves(6),
 )
-RESTATE = Shape(
-    load("restate"),
+REPLAY = ScriptSpec(
+    load("replay"),
     first=_ROOM_KEYS,
     keys=("room", "prefix"),
     once=_CALLER,
@@ -69,9 +69,9 @@ RESTATE = Shape(
     reply=("outcome", "status"),
     codes=(*_MERGED, Outcome.STALE, Refusal.LEASE, Refusal.WORLD_SIZE),
     epoch=True,
-    leaves=_leaves(2),
+    statuses_after=_leaves(2),
 )
-ATTACH = Shape(
+ATTACH = ScriptSpec(
     load("attach"),
     first=("epoch",),
     keys=("room", "prefix"),
@@ -79,7 +79,7 @@ ATTACH = Shape(
     reply=("status", "generation", "request", "length"),
     epoch=True,
 )
-ABORT = Shape(
+ABORT = ScriptSpec(
     load("abort"),
     first=("feed",),
     once=("feed_length", "terminal_ttl_ms", "author", "rank"),
@@ -87,9 +87,9 @@ ABORT = Shape(
     reply=("outcome", "status"),
     codes=(Outcome.UNCHANGED, Outcome.FAILED, Outcome.SKIPPED),
     prefix_in_prefill=True,
-    leaves=_leaves(2),
+    statuses_after=_leaves(2),
 )
-REAP = Shape(
+REAP = ScriptSpec(
     load("reap"),
     first=("feed", "owned"),
     once=("feed_length", "terminal_ttl_ms"),
@@ -99,10 +99,10 @@ REAP = Shape(
     prefix_in_prefill=True,
 )
 """The rooms of others: a mirror hears of them from the feed, since the reply does not say how a rank sees them."""
-RECORD_FAILURE = Shape(
+RECORD_FAILURE = ScriptSpec(
     load("record_failure"), first=("feed",), once=("feed_length", "author"), item=("reason",), reply=("stored",)
 )
-CLEAR = Shape(
+CLEAR = ScriptSpec(
     load("clear"),
     first=("feed", "epoch", "owned"),
     keys=("room", "prefix"),
@@ -112,22 +112,22 @@ CLEAR = Shape(
     codes=(Outcome.SKIPPED, Outcome.STALE, Outcome.CLEARED, Refusal.WORLD_SIZE),
     epoch=True,
     repeatable=False,
-    leaves=lambda reply: [
+    statuses_after=lambda reply: [
         None if code == Outcome.CLEARED.value else status
         for code, status in zip(reply[::3], _leaves(3)(reply), strict=True)
     ],
 )
 CLEAR_FENCED = replace(CLEAR, repeatable=True)
-VIEW = Shape(load("view"), once=("rank",))
-POLL = Shape(load("poll"))
+POLL_RANK = ScriptSpec(load("poll_rank"), once=("rank",))
+POLL = ScriptSpec(load("poll"))
 """What all ranks of a room agree on; where there are none, its status."""
-POLL_OWN = replace(POLL, for_rank=VIEW)
-CONSENSUS = Shape(load("consensus"), reply=("status", "generation", "version"))
-TOUCH = Shape(
+POLL_OWN = replace(POLL, for_rank=POLL_RANK)
+CONSENSUS = ScriptSpec(load("consensus"), reply=("status", "generation", "version"))
+TOUCH = ScriptSpec(
     load("touch"), first=("feed", "owned"), keys=("room", "prefix"), once=("feed_length", "ttl_ms"), reply=("kept",)
 )
-ENTRY = Shape(load("entry"), keys=("room", "prefix"), once=("length_field",), reply=("ttl_ms", "length", "fields"))
-SET_PREFIX = Shape(
+ENTRY = ScriptSpec(load("entry"), keys=("room", "prefix"), once=("length_field",), reply=("ttl_ms", "length", "fields"))
+SET_PREFIX = ScriptSpec(
     load("set_prefix"),
     first=("epoch",),
     keys=("room", "prefix"),
@@ -136,24 +136,26 @@ SET_PREFIX = Shape(
     reply=("stored",),
     epoch=True,
 )
-POP_PREFIX = Shape(load("pop_prefix"), keys=("prefix",), once=("length_field",), reply=("length",), repeatable=False)
-SNAPSHOT_RANKS = Shape(
+POP_PREFIX = ScriptSpec(
+    load("pop_prefix"), keys=("prefix",), once=("length_field",), reply=("length",), repeatable=False
+)
+SNAPSHOT_RANKS = ScriptSpec(
     load("snapshot_ranks"),
     first=("feed",),
     once=("feed_ttl_ms", "rank"),
     reply=("status", "left_ms", "ranks"),
-    leaves=lambda reply: reply[::3],
+    statuses_after=lambda reply: reply[::3],
 )
-SNAPSHOT = Shape(
+SNAPSHOT = ScriptSpec(
     load("snapshot"),
     first=("feed",),
     once=("feed_ttl_ms",),
     reply=("status", "left_ms"),
-    leaves=lambda reply: reply[::2],
+    statuses_after=lambda reply: reply[::2],
     for_rank=SNAPSHOT_RANKS,
 )
 
-SHAPES = (
-    *(UPDATE, WRITE, OPEN, RESTATE, ATTACH, ABORT, REAP, RECORD_FAILURE, CLEAR, CLEAR_FENCED, POLL, POLL_OWN, VIEW),
+SPECS = (
+    *(UPDATE, WRITE, OPEN, REPLAY, ATTACH, ABORT, REAP, RECORD_FAILURE, CLEAR, CLEAR_FENCED, POLL, POLL_OWN, POLL_RANK),
     *(CONSENSUS, TOUCH, ENTRY, SET_PREFIX, POP_PREFIX, SNAPSHOT, SNAPSHOT_RANKS),
 )

@@ -10,6 +10,9 @@ from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 
+FEED = "include/feed.lua"
+"""The tail of a script that appends to the change feed: not a function, for speed."""
+
 
 @dataclass(frozen=True, slots=True)
 class Script:
@@ -32,16 +35,24 @@ def folder() -> Traversable:
 
 @cache
 def load(name: str) -> Script:
-    source = (folder() / f"{name}.lua").read_text(encoding="utf-8")
-    if used := re.search(r"^-- USES +(.+)$", source, re.MULTILINE):
-        # Lua in Redis has no modules: what scripts share goes in front of each of them; the feed goes behind.
-        shared = {
-            part: (folder() / "shared" / f"{part}.lua").read_text(encoding="utf-8") for part in used[1].split(", ")
-        }
-        behind = shared.pop("feed", "")
-        source = "".join(shared.values()) + source + behind
+    """The script as it is sent. Lua in Redis has no modules, so its includes stand in front of it; the feed behind."""
+    parts = dict.fromkeys([*_includes(f"{name}.lua"), f"{name}.lua"])
+    source = "".join(map(_text, sorted(parts, key=lambda path: path == FEED)))
     # SHA-1 is how Redis names scripts; nothing here rests on its strength.
     return Script(name, source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
+
+
+def _includes(path: str) -> Iterator[str]:
+    """What a file includes, each after what it includes itself."""
+    if line := re.search(r"^-- INCLUDE +(.+(?:\n-- {10}.+)*)", _text(path), re.MULTILINE):
+        for name in re.findall(r"\w+", line[1]):
+            yield from _includes(f"include/{name}.lua")
+            yield f"include/{name}.lua"
+
+
+@cache
+def _text(path: str) -> str:
+    return (folder() / path).read_text(encoding="utf-8")
 
 
 def names() -> Iterator[str]:

@@ -9,14 +9,14 @@ from typing import Any, cast, get_args
 from redis_kvpoll import validation
 from redis_kvpoll.errors import NamespaceMismatchError
 from redis_kvpoll.protocol import keys
-from redis_kvpoll.protocol.script_call import Call, Identity, Layout, Shape
+from redis_kvpoll.protocol.script_call import Call, CallContext, Identity, ScriptSpec
 from redis_kvpoll.protocol.scripts import load
 from redis_kvpoll.validation import Mode, Policy
 
-SETTINGS = Shape(load("settings"), keys=(), reply=())
+SETTINGS = ScriptSpec(load("settings"), keys=(), reply=())
 NAMES = ("schema", "policy", "shards", "mode", "feed")
 SCHEMA = "2"
-"""Grows when the layout of keys or fields changes so that older versions would misread it."""
+"""Grows when the context of keys or fields changes so that older versions would misread it."""
 
 _KNOWN = {
     "policy": get_args(Policy),
@@ -42,7 +42,7 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True)
-class Agreement:
+class ExpectedSettings:
     """What one store asks of its namespace; None adopts what is there, else the default."""
 
     namespace: str
@@ -52,7 +52,7 @@ class Agreement:
     feed: int | None
 
     @classmethod
-    def checked(cls, namespace: Any, policy: Any, shards: Any, mode: Any, feed: Any) -> Agreement:
+    def checked(cls, namespace: Any, policy: Any, shards: Any, mode: Any, feed: Any) -> ExpectedSettings:
         """The same from unchecked input."""
         return cls(
             validation.namespace(namespace),
@@ -84,12 +84,12 @@ class Agreement:
         policy, mode = cast("Policy", there["policy"]), cast("Mode", there["mode"])
         return Settings(policy, int(there["shards"]), mode, int(there["feed"]))
 
-    def adopt(self, settings: Settings) -> Agreement:
-        """The same, holding from now on to what was found: a server that lost its data must not change a layout."""
-        return Agreement(self.namespace, settings.policy, settings.shards, settings.mode, settings.feed)
+    def adopt(self, settings: Settings) -> ExpectedSettings:
+        """The same, holding from now on to what was found: a server that lost its data must not change a context."""
+        return ExpectedSettings(self.namespace, settings.policy, settings.shards, settings.mode, settings.feed)
 
-    def layout(self, settings: Settings, identity: Identity) -> Layout:
-        return Layout(
+    def context(self, settings: Settings, identity: Identity) -> CallContext:
+        return CallContext(
             **asdict(identity),
             namespace=self.namespace,
             shards=settings.shards,

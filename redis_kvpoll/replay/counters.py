@@ -23,7 +23,7 @@ class Figures(TypedDict):
     outcomes: dict[str, int]
 
 
-class Tally:
+class Counters:
     """Every call of every worker."""
 
     def __init__(self) -> None:

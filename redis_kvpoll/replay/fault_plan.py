@@ -36,7 +36,7 @@ class Late:
 
 
 @dataclass(frozen=True, slots=True)
-class Fate:
+class FaultPlan:
     """What awaits one request. Moments are shares of its expected life."""
 
     abort_side: Side | None
@@ -51,13 +51,13 @@ class Fate:
     """The share of its input that decode holds already."""
 
 
-def fate(rates: Rates, seed: int, request: int) -> Fate:
+def plan_faults(rates: Rates, seed: int, request: int) -> FaultPlan:
     rng = random.Random(f"{seed}/{request}")  # noqa: S311 - traffic, not secrets
 
     def hit(rate: float) -> bool:
         return rng.random() < rate
 
-    return Fate(
+    return FaultPlan(
         abort_side=rng.choice(SIDES) if hit(rates.abort) else None,
         abort_at=rng.random(),
         late=_late(rng) if hit(rates.late) else None,

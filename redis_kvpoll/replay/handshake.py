@@ -86,7 +86,7 @@ class Handshake:
 
 
 class Prefill(Handshake):
-    """Waits for decode, computes, transfers, and concludes for both."""
+    """WaitRegistry for decode, computes, transfers, and concludes for both."""
 
     def __init__(self, job: Job, speed: float, now: float) -> None:
         super().__init__(job, speed, now)

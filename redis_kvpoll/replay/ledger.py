@@ -114,7 +114,7 @@ class Ledger:
             if message.outcome is Outcome.CREATED
         ]
 
-    def polluted(self) -> dict[int, str]:
+    def cross_contaminated(self) -> dict[int, str]:
         """Requests that were born with, or flipped by, what another request wrote; and how."""
         found: dict[int, str] = {}
         for request, account in self._accounts.items():

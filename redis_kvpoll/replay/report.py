@@ -72,8 +72,8 @@ class Report:
     """Seconds that a killed worker's room was seen alive after it, at most."""
     leaked: dict[str, int]
     """By the status that brought the room back; ``unknown`` for rooms that nothing explains."""
-    polluted: int
-    pollution: dict[str, int]
+    cross_contaminated: int
+    cross_contamination: dict[str, int]
     """Kind -> requests."""
     server_kills: int = 0
     """How many times the server was killed and came back empty."""
@@ -102,8 +102,8 @@ class Report:
             found.append(f"{self.orphans_past_ttl} rooms of killed workers outlived their TTL")
         if self.orphans_past_lease:
             found.append(f"{self.orphans_past_lease} rooms of killed workers stayed alive beyond their lease and 2 s")
-        if self.polluted and self.lease is not None:
-            found.append(f"{self.polluted} requests were touched by another's message, through generations")
+        if self.cross_contaminated and self.lease is not None:
+            found.append(f"{self.cross_contaminated} requests were touched by another's message, through generations")
         for status, count in self.leaked.items():
             if self.lease is not None or self.policy == "strict" or status not in ("Success", "Transferring"):
                 how = "that nothing explains" if status == UNKNOWN else f"through a late {status}"

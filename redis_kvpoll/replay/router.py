@@ -12,8 +12,8 @@ from multiprocessing.connection import Connection
 from typing import NamedTuple
 
 from redis_kvpoll.errors import KVPollError, ReplayError
-from redis_kvpoll.replay.counters import Tally
-from redis_kvpoll.replay.fault_plan import SIDES, Fate, Rates, fate
+from redis_kvpoll.replay.counters import Counters
+from redis_kvpoll.replay.fault_plan import SIDES, FaultPlan, Rates, plan_faults
 from redis_kvpoll.replay.handshake import compute_seconds, timeout_seconds, transfer_seconds
 from redis_kvpoll.replay.ledger import Ledger
 from redis_kvpoll.replay.messages import Announced, Arrived, Broken, Ended, FromWorker, Job, Measured, Opened, Plan
@@ -73,7 +73,7 @@ class Router:
         self._run, self._pipe = run, pipe
         self._pool = Pool(run.plan, run.prefill, run.decode)
         self._ledger = Ledger()
-        self._tally = Tally()
+        self._counters = Counters()
         self._sweep = Sweep(run.plan)
         self._rng = random.Random(run.seed)  # noqa: S311 - room ids, not secrets
         self._free: deque[int] = deque(maxlen=64)  # rooms of requests that are over, the latest last
@@ -114,7 +114,7 @@ class Router:
         self._sweep.close()
 
     def _dispatch(self, request: Request, now: float) -> None:
-        what = fate(self._run.rates, self._run.seed, request.id)
+        what = plan_faults(self._run.rates, self._run.seed, request.id)
         room = self._room(what)
         prefix_length = int(request.input_length * what.prefix_share)
         speed = self._run.plan.speed
@@ -130,7 +130,7 @@ class Router:
             if what.crash_side == side:
                 heapq.heappush(self._kills, (now + what.crash_at * life, request.id, slot))
 
-    def _room(self, what: Fate) -> int:
+    def _room(self, what: FaultPlan) -> int:
         """A new random id, as SGLang's router makes them, or the latest one that is free again."""
         if what.reuse and self._free:
             self._reused += 1
@@ -159,7 +159,7 @@ class Router:
 
     def _handle(self, slot: Slot, message: FromWorker) -> None:
         if isinstance(message, Measured):
-            self._tally.add(message)
+            self._counters.add(message)
         elif isinstance(message, Opened):
             self._ledger.opened(slot.side, message)
         elif isinstance(message, Arrived):
@@ -198,7 +198,7 @@ class Router:
 
     def _report(self, seconds: float) -> Report:
         run, ledger = self._run, self._ledger
-        polluted = ledger.polluted()
+        cross_contaminated = ledger.cross_contaminated()
         return Report(
             policy=run.plan.policy,
             requests=len(run.requests),
@@ -219,9 +219,9 @@ class Router:
             orphans_past_lease=self._sweep.past_lease,
             oldest_orphan=round(self._sweep.oldest, 3),
             leaked=self._sweep.leaked(ledger),
-            polluted=len(polluted),
-            pollution=dict(Counter(polluted.values())),
+            cross_contaminated=len(cross_contaminated),
+            cross_contamination=dict(Counter(cross_contaminated.values())),
             late=ledger.late,
             errors=self._errors,
-            **self._tally.figures(),
+            **self._counters.figures(),
         )

@@ -29,7 +29,7 @@ from redis_kvpoll.replay.messages import (
     ToWorker,
 )
 from redis_kvpoll.replay.tables import Meter, Table
-from redis_kvpoll.replay.writers import Fenced, Hands, Plain
+from redis_kvpoll.replay.writers import FencedWriter, PlainWriter, Writer
 
 LOOK_SECONDS = 0.004
 """Between two looks at all rooms: a scheduler's loop is of this order."""
@@ -57,7 +57,9 @@ class Worker:
         self._meter = Meter()
         self._own = Table(plan, side, self._meter)
         peer = Table(plan, "decode" if side == "prefill" else "prefill", self._meter)
-        self._hands: Hands = Plain(self._own, peer) if plan.lease is None else Fenced(self._own, peer, plan.lease)
+        self._writer: Writer = (
+            PlainWriter(self._own, peer) if plan.lease is None else FencedWriter(self._own, peer, plan.lease)
+        )
         self._new: dict[Job, float] = {}  # with when each came
         self._running: dict[int, Prefill | Decode] = {}  # by room
         self._known: dict[int, int] = {}  # room by request, of all requests so far
@@ -70,14 +72,14 @@ class Worker:
     def run(self) -> None:
         # The router must never wait for us to read, for we may be waiting for it to do so.
         threading.Thread(target=self._receive, daemon=True).start()
-        with self._own.mirrored(), self._hands.at_work():
+        with self._own.mirrored(), self._writer.at_work():
             while not (self._stopping and not self._new and not self._running and not self._late):
                 self._listen()
                 self._open()
                 turn = self._look()
                 self._answer_announcements(turn)
                 self._write(turn)
-                self._hands.go_on()
+                self._writer.go_on()
                 self._conclude(turn)
                 self._send_late()
                 self._touch()
@@ -112,7 +114,7 @@ class Worker:
             return
         now = time.monotonic()
         self._own.follow(job.room for job in self._new)
-        for job, outcome in self._hands.open([job for job in self._new if job.room not in self._running]).items():
+        for job, outcome in self._writer.open([job for job in self._new if job.room not in self._running]).items():
             del self._new[job]
             self._running[job.room] = HANDSHAKES[self._side](job, self._plan.speed, now)
             self._known[job.request] = job.room
@@ -130,7 +132,7 @@ class Worker:
             now = time.monotonic()
             for room, status in zip(rooms, statuses, strict=True):
                 handshake = self._running[room]
-                handshake.look(self._hands.is_there(handshake.job) if status is None else status, now, turn)
+                handshake.look(self._writer.is_there(handshake.job) if status is None else status, now, turn)
         return turn
 
     def _answer_announcements(self, turn: Turn) -> None:
@@ -143,25 +145,25 @@ class Worker:
                 continue
             handshake = self._running.get(room)
             if isinstance(handshake, Prefill) and handshake.job.request == request:
-                self._hands.set_prefix(handshake.job)
+                self._writer.set_prefix(handshake.job)
                 handshake.announced(turn)
         self._announced = early
         for handshake in self._running.values():
             if isinstance(handshake, Prefill) and handshake.waits_for_start:
-                handshake.start(self._hands.take_prefix(handshake.job), time.monotonic())
+                handshake.start(self._writer.take_prefix(handshake.job), time.monotonic())
 
     def _write(self, turn: Turn) -> None:
         self._events += (Announced(request) for request in turn.announced)
         for table, write, statuses in (
-            (self._hands.own, self._hands.write, turn.own),
-            (self._hands.peer, self._hands.tell, turn.peer),
+            (self._writer.own, self._writer.write, turn.own),
+            (self._writer.peer, self._writer.tell, turn.peer),
         ):
             words = {self._running[room].job: status for room, status in statuses.items()}
             for job, update in (write(words) if words else {}).items():
                 if update.outcome is Outcome.CREATED:  # it came after the clear
                     self._arrived(job.request, table.side, words[job], update, planned=False)
         for room, reason, tell in turn.aborts:
-            self._hands.abort(self._running[room].job, reason, tell)
+            self._writer.abort(self._running[room].job, reason, tell)
 
     def _conclude(self, turn: Turn) -> None:
         """Clear what has ended, and tell the router."""
@@ -169,7 +171,7 @@ class Worker:
             return
         done = {self._running[room].job: self._running.pop(room) for room in turn.done}
         failed = [job for job, handshake in done.items() if handshake.status is KVPoll.Failed]
-        reasons = self._hands.end(done, failed)
+        reasons = self._writer.end(done, failed)
         for job, handshake in done.items():
             result: Result = "success" if handshake.status is KVPoll.Success else "failed"
             if job in reasons:
@@ -183,7 +185,7 @@ class Worker:
     def _send_late(self) -> None:
         while self._late and self._late[0][0] <= time.monotonic():
             _, job, late = heapq.heappop(self._late)
-            self._arrived(job.request, self._side, late.status, self._hands.write_late(job, late.status), planned=True)
+            self._arrived(job.request, self._side, late.status, self._writer.write_late(job, late.status), planned=True)
 
     def _touch(self) -> None:
         if self._running and time.monotonic() >= self._touch_at:

@@ -20,7 +20,7 @@ OWED_SECONDS = 5.0
 """How long a word to the other side is kept for it, when it is not there: far longer than anybody is away."""
 
 
-class Hands(ABC):
+class Writer(ABC):
     """What a worker does to rooms. ``own`` is the table of its side, ``peer`` the other's."""
 
     def __init__(self, own: Table, peer: Table) -> None:
@@ -73,7 +73,7 @@ class Hands(ABC):
         return
 
 
-class Plain(Hands):
+class PlainWriter(Writer):
     """By room alone, as SGLang does. A late message is taken for whoever has the room then."""
 
     @contextmanager
@@ -121,7 +121,7 @@ def _by_job(table: Table, statuses: Mapping[Job, KVPoll]) -> dict[Job, Update]:
     return {job: updates[job.room] for job in statuses}
 
 
-class Fenced(Hands):
+class FencedWriter(Writer):
     """Through the generation of each room, which the request's name finds in the other side's table, too."""
 
     def __init__(self, own: Table, peer: Table, lease: float) -> None:

@@ -24,13 +24,13 @@ from redis.backoff import EqualJitterBackoff
 from redis.exceptions import AskError, NoScriptError, RedisError
 
 from redis_kvpoll.engine import classify
-from redis_kvpoll.engine.classify import Fault, NotSent
-from redis_kvpoll.engine.effects import Flow, Pause, Reroute, Send
+from redis_kvpoll.engine.classify import Failure, NotSent
+from redis_kvpoll.engine.effects import Flow, FollowRedirect, Send, Sleep
 from redis_kvpoll.errors import KVPollError, ServerRefusedError, StoreUnavailableError, printable
 from redis_kvpoll.protocol import keys
 from redis_kvpoll.protocol.scan import Scan
 from redis_kvpoll.protocol.script_call import MAX_BATCH, Call
-from redis_kvpoll.protocol.settings import RENEW_SECONDS, Agreement
+from redis_kvpoll.protocol.settings import RENEW_SECONDS, ExpectedSettings
 from redis_kvpoll.replica.replica import Replica
 from redis_kvpoll.replica.shard import text_of
 
@@ -40,40 +40,40 @@ ENTRIES = 1000
 """Read at once, of each shard."""
 HEARTBEAT = 0.25
 """Seconds. So often the server is heard of when nothing changes, and rooms that are due are asked about."""
-BREATH = 0.0003
+COALESCE_DELAY = 0.0003
 """Seconds of rest between reads while one change follows the other: waking for each costs the process that writes
 them, on the same interpreter, as much as the write itself. The first after a quiet moment is read at once."""
-NAP = 0.01
+POLL_INTERVAL = 0.01
 """Seconds between looks where a read cannot wait: in memory://."""
-SLOW = 2.0
+REJECTED_RETRY = 2.0
 """Seconds between tries while the server refuses us: somebody has to put that right by hand."""
 
-# Seconds. As in trip: from about 10 ms, as long as a server takes to accept again, to a quarter of a second.
+# Seconds. As in attempts: from about 10 ms, as long as a server takes to accept again, to a quarter of a second.
 _BACKOFF = EqualJitterBackoff(cap=0.25, base=0.01)
 
 
-class _Doubt(Exception):  # noqa: N818 - never seen outside
+class _MustResync(Exception):  # noqa: N818 - never seen outside
     """The connection still stands, but the copy may be wrong: start afresh."""
 
 
 class Follower:
-    """Keeps the copies of some shards, all on one server, in a replica. Whoever takes its steps runs ``session``.
+    """Keeps the copies of some shards, all on one server, in a replica. Whoever takes its effects runs ``session``.
 
-    ``agreement`` gives what the store holds to, to be checked on each new connection; ``limit`` (seconds) is how long
-    the route waits for a reply, and ``can_block`` whether it may wait for news; ``tell`` is called when there may be
-    changes to tell of, without the lock; ``has_news`` when ``began`` or ``failure`` is another; ``may_end`` says
-    whether nobody needs this follower any more, and has then declared its shards not synced.
+    ``expected_settings`` gives what the store holds to, to be checked on each new connection; ``limit`` (seconds) is
+    how long the transport waits for a reply, and ``can_block`` whether it may wait for news; ``notify`` is called when
+    there may be changes to report, without the lock; ``has_news`` when ``began`` or ``failure`` changes; ``may_end``
+    says whether nobody needs this follower any more, and has then declared its shards not synced.
     """
 
     def __init__(
         self,
         replica: Replica,
         tags: Sequence[str],
-        agreement: Callable[[], Agreement],
+        expected_settings: Callable[[], ExpectedSettings],
         clustered: bool,
         limit: float,
         can_block: bool,
-        tell: Callable[[], object],
+        notify: Callable[[], object],
         has_news: Callable[[], object],
         may_end: Callable[[], bool],
     ) -> None:
@@ -83,43 +83,43 @@ class Follower:
         self.failure: KVPollError | None = None
         """Why it could not begin; of interest only until it has."""
         self._replica = replica
-        self._agreement = agreement
+        self._expected = expected_settings
         self._clustered = clustered
         self._limit = limit
         self._can_block = can_block
-        self._tell = tell
+        self._notify = notify
         self._has_news = has_news
         self._may_end = may_end
         self._feeds = [keys.feed(tag) for tag in tags]
         self._block = str(max(1, int(min(HEARTBEAT, limit / 3) * 1000)))
         self._tries = 0
         self._complained = False
-        self._suspicions = 0
+        self._times_suspected = 0
         self._checked_at = 0.0
         self._heard_at = time.monotonic()
 
     def session(self) -> Flow[float | None]:
         """Follow, until something goes wrong or it may end: the seconds to pause before the next session, or None.
 
-        It must be given a new connection, and a route that nobody else takes: where a slot is, is learned here.
+        It must be given a new connection, and a transport that nobody else takes: where a slot is, is learned here.
         """
-        self._suspicions = self._replica.suspicions
+        self._times_suspected = self._replica.times_suspected
         is_over = False
         try:
             yield from self._check_settings()
-            yield from self._start_afresh()
-            yield from self._keep_up()
+            yield from self._resync()
+            yield from self._follow_feed()
             is_over = True
             return None
         except AskError as redirect:
-            self._replica.doubt(self.tags)
-            if not (yield Reroute(redirect)):
+            self._replica.mark_unsynced(self.tags)
+            if not (yield FollowRedirect(redirect)):
                 return self._refused(ServerRefusedError(f"mirror: {printable(classify.refusal(redirect))}"))
             return self._lost(redirect)
-        except _Doubt as doubt:
+        except _MustResync as doubt:
             return self._lost(doubt)
         except (NotSent, RedisError, OSError) as error:
-            if classify.judge(error) is not Fault.REFUSED or str(error).startswith("UNBLOCKED"):
+            if classify.classify(error) is not Failure.REJECTED or str(error).startswith("UNBLOCKED"):
                 return self._lost(classify.reason(error))
             return self._refused(ServerRefusedError(f"mirror: {printable(classify.refusal(classify.reason(error)))}"))
         except KVPollError as error:
@@ -129,62 +129,62 @@ class Follower:
             return self._refused(KVPollError(f"mirror: its rooms= most likely raised {printable(repr(error))}"), error)
         finally:
             if not is_over:  # else these shards may be another follower's by now
-                self._replica.doubt(self.tags)
+                self._replica.mark_unsynced(self.tags)
 
     # The session, in order
 
     def _check_settings(self) -> Flow[None]:
         """A server that has lost its data may meanwhile be in use with other settings."""
-        agreement = self._agreement()
-        agreement.read((yield from self._carry(agreement.call())))
+        expected_settings = self._expected()
+        expected_settings.read((yield from self._carry(expected_settings.call())))
         self._checked_at = time.monotonic()
 
-    def _start_afresh(self) -> Flow[None]:
+    def _resync(self) -> Flow[None]:
         for tag in self.tags:
             asked_at = time.monotonic()
-            feed_id, *_ = yield from self._carry(self._replica.look.call(self._replica.layout, tag, [], [], ()))
-            self._replica.begin(tag, feed_id, self._now(asked_at))
+            feed_id, *_ = yield from self._carry(self._replica.read_spec.call(self._replica.context, tag, [], [], ()))
+            self._replica.start_resync(tag, feed_id, self._now(asked_at))
         if not self._replica.only_waited:
             yield from self._walk()
         for tag in self.tags:
-            yield from self._look(self._replica.shards[tag].unconfirmed())
+            yield from self._read_rooms(self._replica.shards[tag].unconfirmed())
         while not (yield from self._read(block=False)):
             pass
         for tag in self.tags:
-            self._replica.confirm(tag, self._suspicions)
-        self._tell()
+            self._replica.mark_synced(tag, self._times_suspected)
+        self._notify()
         self._is_well()
 
     def _walk(self) -> Flow[None]:
         # A redirect ends the session, so the map of slots is the same for the whole walk.
         scan = Scan(self._clustered, self.tags if self._clustered else None)
-        while (request := scan.request(self._replica.layout, 0)) is not None:
+        while (request := scan.request(self._replica.context, 0)) is not None:
             page = scan.page((yield Send(*request)), 0)
-            yield from self._look(page)
+            yield from self._read_rooms(page)
             yield from self._read(block=False)
 
-    def _keep_up(self) -> Flow[None]:
+    def _follow_feed(self) -> Flow[None]:
         more_due = False
         while not self._may_end():
             asked_at = time.monotonic()
             yield from self._read(block=not more_due)
-            if time.monotonic() - asked_at < 2 * BREATH:
-                yield Pause(BREATH)
+            if time.monotonic() - asked_at < 2 * COALESCE_DELAY:
+                yield Sleep(COALESCE_DELAY)
             more_due = False
             for tag in self.tags:
                 # One batch at a time, and then on in the feed. A look may leave a room due: one that a server's lower
                 # clock dates before what is known of it is not believed, and only the feed shows what has happened.
                 if rooms := self._replica.due(tag, time.monotonic(), MAX_BATCH):
-                    yield from self._look(rooms)
+                    yield from self._read_rooms(rooms)
                     more_due = more_due or len(rooms) == MAX_BATCH
-            self._tell()
+            self._notify()
             if time.monotonic() > self._checked_at + RENEW_SECONDS:
                 yield from self._check_settings()
 
     def _read(self, block: bool) -> Flow[bool]:
         """Read on in each feed; whether that was all there is."""
         if block and not self._can_block:
-            yield Pause(NAP)
+            yield Sleep(POLL_INTERVAL)
             block = False
         shards = [self._replica.shards[tag] for tag in self.tags]
         positions = [text_of(shard.position) for shard in shards]
@@ -194,7 +194,7 @@ class Follower:
         asked_at = time.monotonic()
         reply, *there = yield Send(self.tags[0], words, then=look)
         if not all(there):
-            raise _Doubt("the feed no longer reaches back to where it was read")
+            raise _MustResync("the feed no longer reaches back to where it was read")
         found = dict(reply.items() if isinstance(reply, dict) else reply or ())
         now, all_read = self._now(asked_at), True
         for tag, feed in zip(self.tags, self._feeds, strict=True):
@@ -203,37 +203,37 @@ class Follower:
             all_read = all_read and len(entries) < ENTRIES
         for tag in self.tags:
             if rooms := self._replica.uncertain(tag):
-                yield from self._look(rooms)
-        self._tell()
-        if self._replica.suspicions != self._suspicions:
-            raise _Doubt("the store lost a connection")
+                yield from self._read_rooms(rooms)
+        self._notify()
+        if self._replica.times_suspected != self._times_suspected:
+            raise _MustResync("the store lost a connection")
         return all_read
 
-    def _look(self, rooms: list[int]) -> Flow[None]:
+    def _read_rooms(self, rooms: list[int]) -> Flow[None]:
         """Read rooms as they are now."""
-        for call in self._looks(rooms):
+        for call in self._read_calls(rooms):
             asked_at = time.monotonic()
             feed_id, *reply = yield from self._carry(call)
             self._replica.snapshot(call.tag, feed_id, call.rooms, reply, self._now(asked_at))
 
-    def _looks(self, rooms: list[int]) -> Iterator[Call]:
-        layout = self._replica.layout
+    def _read_calls(self, rooms: list[int]) -> Iterator[Call]:
+        context = self._replica.context
         by_tag: dict[str, list[int]] = {tag: [] for tag in self.tags}
         for room in rooms:
-            tag = keys.tag(layout.namespace, layout.shards, room)
+            tag = keys.tag(context.namespace, context.shards, room)
             # A key under another tag than its room's was made by hand.
-            if tag in by_tag and self._replica.shards[tag].wants(room):
+            if tag in by_tag and self._replica.shards[tag].is_relevant(room):
                 by_tag[tag].append(room)
         for tag, some in by_tag.items():
             for at in range(0, len(some), MAX_BATCH):
-                yield self._replica.look.call(layout, tag, some[at : at + MAX_BATCH], [], ())
+                yield self._replica.read_spec.call(context, tag, some[at : at + MAX_BATCH], [], ())
 
     def _carry(self, call: Call) -> Flow[Any]:
         words = call.words()
         try:
             return (yield Send(call.tag, words))
         except NoScriptError:
-            words[:2] = "EVAL", call.shape.script.source
+            words[:2] = "EVAL", call.spec.script.source
         return (yield Send(call.tag, words))
 
     def _now(self, asked_at: float) -> float:
@@ -271,7 +271,7 @@ class Follower:
             logger.error("%s is not current, and tries again slowly: %s", self._name, error, exc_info=cause)
         self._complained = True
         self._fail(error)
-        return SLOW
+        return REJECTED_RETRY
 
     def _fail(self, error: KVPollError) -> None:
         self.failure = error
@@ -280,4 +280,4 @@ class Follower:
     @property
     def _name(self) -> str:
         what = "what waits for rooms" if self._replica.only_waited else "the mirror"
-        return f"{what} of namespace {self._replica.layout.namespace!r}"
+        return f"{what} of namespace {self._replica.context.namespace!r}"

@@ -11,19 +11,19 @@ from contextlib import AbstractContextManager
 from typing import Any, TypeVar, overload
 
 from redis_kvpoll import validation
-from redis_kvpoll.engine.executor import Delivery
-from redis_kvpoll.engine.session import Watcher
+from redis_kvpoll.engine.executor import Executor
+from redis_kvpoll.engine.session import WriteObserver
 from redis_kvpoll.errors import FeedOffError, InvalidInputError, StoreClosedError, printable
 from redis_kvpoll.model import KVPoll
 from redis_kvpoll.protocol import keys
-from redis_kvpoll.protocol.script_call import Call, Layout
+from redis_kvpoll.protocol.script_call import Call, CallContext
 from redis_kvpoll.replica.follow import Follower
-from redis_kvpoll.replica.replica import Mark, Replica
+from redis_kvpoll.replica.replica import Replica, SyncEpochs
 from redis_kvpoll.replica.shard import Waiter
 
 D = TypeVar("D")
 
-LINGER = 5.0
+IDLE_TIMEOUT = 5.0
 """Seconds for which a follower stays when nobody waits any more: the next to wait need not begin afresh."""
 
 Callback = Callable[[int, KVPoll | None], object]
@@ -39,48 +39,48 @@ def checked_wait(room: Any, statuses: Iterable[Any], timeout: Any) -> tuple[int,
         raise InvalidInputError(f"wait: {error}") from None
 
 
-def followed(layout: Layout, operation: str) -> Layout:
-    """The layout, if the namespace has a feed to follow."""
-    if layout.feed_length == "0":
-        raise FeedOffError(operation, layout.namespace)
-    return layout
+def followed(context: CallContext, operation: str) -> CallContext:
+    """The context, if the namespace has a feed to follow."""
+    if context.feed_length == "0":
+        raise FeedOffError(operation, context.namespace)
+    return context
 
 
-def groups(layout: Layout, clustered: bool) -> list[list[str]]:
+def groups(context: CallContext, clustered: bool) -> list[list[str]]:
     """The shards that one connection can follow: all of a server's; in a cluster, each may be elsewhere."""
-    tags = keys.tags(layout.namespace, layout.shards)
+    tags = keys.tags(context.namespace, context.shards)
     return [[tag] for tag in tags] if clustered else [tags]
 
 
-class Watch(Watcher):
-    """A replica of a store's table, kept up by followers. It hears what the store writes (see Delivery.watch)."""
+class ReplicaHost(WriteObserver):
+    """A replica of a store's table, kept up by followers. It hears what the store writes (see Executor.watch)."""
 
-    def __init__(self, delivery: Delivery) -> None:
-        self._delivery = delivery
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
         self._replica: Replica | None = None
         self._callbacks: list[Callback] = []
 
-    def departing(self) -> Mark:
+    def sync_epochs(self) -> SyncEpochs:
         replica = self._replica
-        return {} if replica is None else replica.departing()
+        return {} if replica is None else replica.sync_epochs()
 
-    def wrote(self, mark: Mark, call: Call, feed_id: bytes, reply: Sequence[Any]) -> None:
+    def observe_write(self, mark: SyncEpochs, call: Call, feed_id: bytes, reply: Sequence[Any]) -> None:
         if (replica := self._replica) is not None:
-            replica.wrote(mark, call, feed_id, reply, time.monotonic())
+            replica.observe_write(mark, call, feed_id, reply, time.monotonic())
 
-    def suspect(self) -> None:
+    def connection_lost(self) -> None:
         if (replica := self._replica) is not None:
-            replica.suspect()
+            replica.connection_lost()
 
-    def _follower(self, replica: Replica, tags: list[str], route: Any, may_end: Callable[[], bool]) -> Follower:
+    def _follower(self, replica: Replica, tags: list[str], transport: Any, may_end: Callable[[], bool]) -> Follower:
         return Follower(
             replica,
             tags,
-            agreement=lambda: self._delivery.agreement,
-            clustered=route.clustered,
-            limit=route.limit,
-            can_block=route.can_block,
-            tell=self._tell,
+            expected_settings=lambda: self._executor.expected_settings,
+            clustered=transport.clustered,
+            limit=transport.limit,
+            can_block=transport.can_block,
+            notify=self._notify,
             has_news=self._has_news,
             may_end=may_end,
         )
@@ -88,10 +88,10 @@ class Watch(Watcher):
     def _has_news(self) -> None:
         """A follower has begun, or could not."""
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         """Call who listens, in the follower's thread or task. The lock is free: they may read, and use the store."""
         replica = self._replica
-        if replica is None or not replica.telling:
+        if replica is None or not replica.notifying:
             return
         for room, status in replica.take_changes():
             for callback in tuple(self._callbacks):
@@ -101,14 +101,14 @@ class Watch(Watcher):
                     logger.exception("a callback of on_change raised for room %d", room)
 
 
-class View(Watch, ABC):
+class MirrorBase(ReplicaHost, ABC):
     """A local copy of a table, to be read. Mirror and AsyncMirror say how it is kept."""
 
-    def __init__(self, delivery: Delivery, rooms: Callable[[int], bool] | None) -> None:
-        super().__init__(delivery)
+    def __init__(self, executor: Executor, rooms: Callable[[int], bool] | None) -> None:
+        super().__init__(executor)
         if rooms is not None and not callable(rooms):
             raise InvalidInputError(f"mirror: rooms is a function of a room, not {type(rooms).__name__}")
-        self._wants = rooms
+        self._is_relevant = rooms
         self._closed = False
         self._followers: list[Follower] = []
 
@@ -144,7 +144,7 @@ class View(Watch, ABC):
             InvalidInputError: the store of this mirror has no rank (a ValueError).
         """
         replica = self._open_replica("collect")
-        if not replica.layout.rank:
+        if not replica.context.rank:
             raise InvalidInputError("collect: this mirror's store has no rank: give it rank= and world_size=")
         return dict(sorted(replica.ranks.get(room, {}).copy().items()))
 
@@ -171,7 +171,7 @@ class View(Watch, ABC):
 
     @property
     def synced(self) -> bool:
-        """Whether this copy is current: all is known, and the end of the feed was seen in the last second."""
+        """Whether this copy is current: all is parse_status, and the end of the feed was seen in the last second."""
         replica = self._replica
         return replica is not None and not self._closed and replica.is_synced(time.monotonic())
 
@@ -190,7 +190,7 @@ class View(Watch, ABC):
         else:
             rooms = len(replica.statuses)
             state = f"{rooms:,} room{'' if rooms == 1 else 's'}, synced={self.synced}, lag={self.lag:.3f} s"
-        return f"<{type(self).__name__} namespace={self._delivery.namespace!r}: {state}>"
+        return f"<{type(self).__name__} namespace={self._executor.namespace!r}: {state}>"
 
     @abstractmethod
     def _open_replica(self, operation: str) -> Replica:
@@ -201,13 +201,15 @@ class View(Watch, ABC):
         return StoreClosedError(f"{operation}: this mirror {state}")
 
     def _prepare(
-        self, layout: Layout, lock: AbstractContextManager[Any], route: Any, may_end: Callable[[], bool]
+        self, context: CallContext, lock: AbstractContextManager[Any], transport: Any, may_end: Callable[[], bool]
     ) -> None:
         """A replica, and followers that are yet to be run."""
-        replica = Replica(followed(layout, "mirror"), lock, self._wants or _everything)
+        replica = Replica(followed(context, "mirror"), lock, self._is_relevant or _everything)
         self._replica = replica
-        self._followers = [self._follower(replica, tags, route, may_end) for tags in groups(layout, route.clustered)]
-        self._delivery.watch(self)
+        self._followers = [
+            self._follower(replica, tags, transport, may_end) for tags in groups(context, transport.clustered)
+        ]
+        self._executor.add_observer(self)
 
     def _has_begun(self) -> bool:
         """Whether there was a moment when all was known; raises what keeps a follower from getting there."""
@@ -225,23 +227,23 @@ class View(Watch, ABC):
         vars(self)["get"] = self._replica.statuses.get
 
     def _unbind(self) -> None:
-        self._delivery.unwatch(self)
+        self._executor.remove_observer(self)
         vars(self).pop("get", None)
 
     def _listen(self) -> None:
-        """From the first time that all is known, changes are noted if anybody wants to hear of them."""
+        """From the first time that all is parse_status, changes are noted if anybody is_relevant to hear of them."""
         if self._replica is not None and self._callbacks and all(follower.began for follower in self._followers):
-            self._replica.telling = True
+            self._replica.notifying = True
 
     def _enter(
         self, room: Any, statuses: Iterable[Any], timeout: Any, wake: Callable[[], object]
     ) -> tuple[Replica, Waiter, float | None]:
         """Begin to wait for a room."""
         replica = self._open_replica("wait")
-        room, enough, seconds = checked_wait(room, statuses, timeout)
-        if self._wants is not None and not self._wants(room):
+        room, goal, seconds = checked_wait(room, statuses, timeout)
+        if self._is_relevant is not None and not self._is_relevant(room):
             raise InvalidInputError(f"wait: this mirror leaves room {room} out")
-        waiter = replica.enter(room, enough, wake, armed=True)
+        waiter = replica.enter(room, goal, wake, armed=True)
         if self._closed:
             waiter.settle(self._refuse("wait"))
         return replica, waiter, seconds

@@ -3,7 +3,7 @@
 The feed tells whose change each was, and with whom a room begins; so all ranks can be followed from there, and this
 one's view follows from theirs: its own status, Failed as soon as any rank is, and nothing once it has cleared. A room
 of which others alone have been heard of is there, but not in view. What the feed says of a room that is not known says
-not enough: such a room is uncertain until it has been read.
+not goal: such a room is uncertain until it has been read.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from redis_kvpoll.model import KVPoll, Outcome
-from redis_kvpoll.protocol.replies import known, ranks_of
+from redis_kvpoll.protocol.replies import parse_status, ranks_of
 from redis_kvpoll.protocol.script_call import Call
-from redis_kvpoll.replica.shard import NOWHERE, Shard
+from redis_kvpoll.replica.shard import NOWHERE, ShardReplica
 
 _CREATED = Outcome.CREATED.value
 _SAY_OWN = (_CREATED, Outcome.ADVANCED.value, Outcome.UNCHANGED.value)
@@ -32,18 +32,18 @@ class _Own(NamedTuple):
     """Where the ranks are as far as the feed has come."""
 
 
-class RankShard(Shard):
+class RankShardReplica(ShardReplica):
     """A shard as ``rank`` sees it. ``ranks`` is shared with the other shards: the ranks of each room that is there."""
 
     def __init__(
         self,
         statuses: dict[int, KVPoll],
-        wants: Callable[[int], bool] | None,
-        tell: Callable[[int, KVPoll | None], object],
+        is_relevant: Callable[[int], bool] | None,
+        notify: Callable[[int, KVPoll | None], object],
         rank: str,
         ranks: dict[int, dict[int, KVPoll]],
     ) -> None:
-        super().__init__(statuses, wants, tell)
+        super().__init__(statuses, is_relevant, notify)
         self._rank = int(rank)
         self._ranks = ranks
         self._cleared: dict[int, set[int]] = {}
@@ -56,9 +56,9 @@ class RankShard(Shard):
         """Rooms that were read ahead of the feed, and at which id: what it says until then is in that."""
         self._looked_to = NOWHERE
 
-    def begin(self, position: int) -> None:
+    def start_resync(self, position: int) -> None:
         self._unread.update(self._ids)
-        super().begin(position)
+        super().start_resync(position)
         self.uncertain.clear()
         self._own.clear()
         self._own_ahead.clear()
@@ -81,7 +81,7 @@ class RankShard(Shard):
 
     def snapshot(self, at: int, rooms: Sequence[int], reply: Sequence[Any], now: float) -> None:
         for room, name, left_ms, words in zip(rooms, reply[::3], reply[1::3], reply[2::3], strict=True):
-            if not self.wants(room):
+            if not self.is_relevant(room):
                 continue
             is_there = left_ms != -2 and not isinstance(name, Exception)
             is_newest = at >= self._ids.get(room, self.position)
@@ -92,18 +92,18 @@ class RankShard(Shard):
                     self._looked[room] = at
                     self._looked_to = max(at, self._looked_to)
             if is_newest:
-                self._put(room, known(name), at)
+                self._put(room, parse_status(name), at)
                 if is_there and left_ms >= 0:
                     self.expiry.set(room, now + left_ms / 1000)
                 else:
                     self.expiry.drop(room)
 
-    def wrote(self, at: int, call: Call, reply: Sequence[Any], now: float) -> None:
-        super().wrote(at, call, reply, now)
-        width = len(call.shape.reply)
+    def observe_write(self, at: int, call: Call, reply: Sequence[Any], now: float) -> None:
+        super().observe_write(at, call, reply, now)
+        width = len(call.spec.reply)
         for room, code, name in zip(call.rooms, reply[::width], reply[1::width], strict=True):
             if at > self.position and self._ids.get(room) == at:
-                self._know_own(room, at, code, known(name))
+                self._know_own(room, at, code, parse_status(name))
 
     def _know_own(self, room: int, at: int, code: int, view: KVPoll | None) -> None:
         """What an own write says of this rank's status. It is shown at once, where it is sure which room it is of."""
@@ -111,7 +111,7 @@ class RankShard(Shard):
         there = before.followed if before else None if room in self._unread else self._ranks.get(room)
         since = before.since if before and before.since > self.position else NOWHERE
         # Who has been in the room, or sees it Failed, cannot join it, so it is another now. If others are in it, it may
-        # be either, and the feed will tell: the ranks of two rooms must not be shown as those of one.
+        # be either, and the feed will notify: the ranks of two rooms must not be shown as those of one.
         if code == _CREATED and (there is None or self._rank in there or KVPoll.Failed in there.values()):
             since = at
         is_sure = since != NOWHERE or (there is not None and self._rank in there)
@@ -128,8 +128,8 @@ class RankShard(Shard):
             name, value = fields[place : place + 2]
             if name == b"ttl_ms":
                 ttl = int(value) / 1000
-            elif name.isdigit() and self.wants(room := int(name)) and at > self._looked.get(room, NOWHERE):
-                agreed = known(value)
+            elif name.isdigit() and self.is_relevant(room := int(name)) and at > self._looked.get(room, NOWHERE):
+                agreed = parse_status(value)
                 whose, its = fields[place + 2 : place + 4] or (b"", b"")
                 if not self._follow(room, at, agreed, whose, its, ttl is not None):
                     self.uncertain[room] = at
@@ -138,8 +138,8 @@ class RankShard(Shard):
                 if at > last or room in heard:
                     heard.add(room)
                     self._put(room, self._view(room, agreed), at)
-                elif at < last and room in self._untold:
-                    self._tell(room, self._view(room, agreed))
+                elif at < last and room in self._pending_notifications:
+                    self._notify(room, self._view(room, agreed))
                 if ttl is not None and at >= last and room in self._ranks:
                     self.expiry.set(room, now + ttl)
 
@@ -150,7 +150,7 @@ class RankShard(Shard):
             self._know(room, at, None, set())
             return True
         kind, _, number = whose.partition(b":")
-        status = known(its)
+        status = parse_status(its)
         rank = int(number) if kind in (b"rank", b"first") and number.isdigit() else None
         if rank is not None and status is not None and kind == b"first":
             self._know(room, at, {rank: status}, set())
@@ -209,9 +209,9 @@ class RankShard(Shard):
     def _put(self, room: int, status: KVPoll | None, at: int, own: bool = False, is_hidden: bool = False) -> None:
         super()._put(room, status, at, own, room in self._ranks)
 
-    def _bury(self, room: int) -> None:
+    def _drop_tombstone(self, room: int) -> None:
         if room not in self._ranks:
-            super()._bury(room)
+            super()._drop_tombstone(room)
 
     def forget(self, room: int) -> None:
         super().forget(room)

@@ -9,52 +9,52 @@ from typing import Any, TypeAlias
 from redis_kvpoll.errors import KVPollError, WaitTimeoutError
 from redis_kvpoll.model import KVPoll
 from redis_kvpoll.protocol import keys
-from redis_kvpoll.protocol.script_call import Call, Layout
+from redis_kvpoll.protocol.script_call import Call, CallContext
 from redis_kvpoll.protocol.script_specs import SNAPSHOT
-from redis_kvpoll.replica.rank_shard import RankShard
-from redis_kvpoll.replica.shard import Shard, Waiter, number_of
+from redis_kvpoll.replica.rank_shard import RankShardReplica
+from redis_kvpoll.replica.shard import ShardReplica, Waiter, number_of
 
-Mark: TypeAlias = Mapping[str, int]
+SyncEpochs: TypeAlias = Mapping[str, int]
 """The round of each shard, at the moment when a write was sent."""
 
-FRESH = 1.0
+STALE_AFTER = 1.0
 """Seconds. Where the end of the feed was not seen for so long, what is here may be old: the server hangs or is cut off,
 this process was stopped, or the follower cannot keep up."""
 
 
 class Replica:
     """The shards' copies, behind one lock for all who write. ``statuses`` is always the same dict, for anybody to read;
-    so is ``ranks``, which has a room's ranks with their statuses where the layout has a rank.
+    so is ``ranks``, which has a room's ranks with their statuses where the context has a rank.
 
-    ``wants`` says which rooms are of interest; without one they are those that are waited for. ``lock`` and every
+    ``is_relevant`` says which rooms are of interest; without one they are those that are waited for. ``lock`` and every
     ``now`` (seconds of a clock that does not go back) come from outside, so that this does no more than compute.
     """
 
     def __init__(
-        self, layout: Layout, lock: AbstractContextManager[Any], wants: Callable[[int], bool] | None = None
+        self, context: CallContext, lock: AbstractContextManager[Any], is_relevant: Callable[[int], bool] | None = None
     ) -> None:
-        self.layout = layout
-        self.look = SNAPSHOT.of(layout)
+        self.context = context
+        self.read_spec = SNAPSHOT.of(context)
         """How rooms are read."""
-        self.only_waited = wants is None
+        self.only_waited = is_relevant is None
         self.lock = lock
         self.statuses: dict[int, KVPoll] = {}
         self.ranks: dict[int, dict[int, KVPoll]] = {}
-        self.telling = False
-        """Whether anybody wants to be told of changes."""
-        self.suspicions = 0
+        self.notifying = False
+        """Whether anybody is_relevant to be told of changes."""
+        self.times_suspected = 0
         self._changes: list[tuple[int, KVPoll | None]] = []
-        tags = keys.tags(layout.namespace, layout.shards)
-        self.shards = {tag: self._shard(wants) for tag in tags}
-        self._rounds: Mark = dict.fromkeys(tags, 0)
+        tags = keys.tags(context.namespace, context.shards)
+        self.shards = {tag: self._shard(is_relevant) for tag in tags}
+        self._sync_epochs: SyncEpochs = dict.fromkeys(tags, 0)
 
-    def _shard(self, wants: Callable[[int], bool] | None) -> Shard:
-        if self.layout.rank:
-            return RankShard(self.statuses, wants, self._note, self.layout.rank, self.ranks)
-        return Shard(self.statuses, wants, self._note)
+    def _shard(self, is_relevant: Callable[[int], bool] | None) -> ShardReplica:
+        if self.context.rank:
+            return RankShardReplica(self.statuses, is_relevant, self._note, self.context.rank, self.ranks)
+        return ShardReplica(self.statuses, is_relevant, self._note)
 
     def _note(self, room: int, status: KVPoll | None) -> None:
-        if self.telling:
+        if self.notifying:
             self._changes.append((room, status))
 
     def take_changes(self) -> list[tuple[int, KVPoll | None]]:
@@ -68,27 +68,27 @@ class Replica:
     # How it stands
 
     def is_synced(self, now: float) -> bool:
-        return all(shard.synced and now - shard.reached < FRESH for shard in self.shards.values())
+        return all(shard.synced and now - shard.reached < STALE_AFTER for shard in self.shards.values())
 
     def lag(self, now: float) -> float:
         return max(now - shard.at_tail for shard in self.shards.values())
 
     # What the follower hears. Times are those of the server's answer.
 
-    def begin(self, tag: str, feed_id: bytes, now: float) -> None:
+    def start_resync(self, tag: str, feed_id: bytes, now: float) -> None:
         with self.lock:
             shard = self.shards[tag]
-            shard.begin(number_of(feed_id))
+            shard.start_resync(number_of(feed_id))
             shard.reached = now
-            self._rounds = {**self._rounds, tag: shard.round}
+            self._sync_epochs = {**self._sync_epochs, tag: shard.sync_epoch}
 
-    def confirm(self, tag: str, suspicions: int) -> None:
-        """All of a shard is known, unless a suspicion has come up since there were so many."""
+    def mark_synced(self, tag: str, times_suspected: int) -> None:
+        """All of a shard is parse_status, unless a suspicion has come up since there were so many."""
         with self.lock:
-            if self.suspicions == suspicions:
-                self.shards[tag].confirm()
+            if self.times_suspected == times_suspected:
+                self.shards[tag].mark_synced()
 
-    def doubt(self, tags: Iterable[str]) -> None:
+    def mark_unsynced(self, tags: Iterable[str]) -> None:
         """It is no longer known whether these shards are current."""
         with self.lock:
             for tag in tags:
@@ -100,7 +100,7 @@ class Replica:
             if entries:
                 # All that is known of their age: they were appended since the end of the feed was last seen. To take
                 # a room to be due too early costs a look; too late keeps a ghost.
-                shard.read(entries, now if now - shard.reached < FRESH else shard.reached)
+                shard.read(entries, now if now - shard.reached < STALE_AFTER else shard.reached)
             if at_tail:
                 shard.at_tail = shard.reached = now
 
@@ -111,7 +111,7 @@ class Replica:
                 shard.snapshot(number_of(feed_id), rooms, reply, now)
 
     def uncertain(self, tag: str) -> list[int]:
-        """Rooms that the feed alone does not tell enough about: they must be read, and stay here until then."""
+        """Rooms that the feed alone does not tell goal about: they must be read, and stay here until then."""
         shard = self.shards[tag]
         if not shard.uncertain:
             return []
@@ -124,43 +124,43 @@ class Replica:
         shard = self.shards[tag]
         with self.lock:
             rooms = shard.expiry.due(now, limit)
-            wanted = [room for room in rooms if shard.wants(room)]
+            wanted = [room for room in rooms if shard.is_relevant(room)]
             for room in set(rooms).difference(wanted):
                 shard.forget(room)
             return wanted
 
-    # What the store says: Delivery's watcher
+    # What the store says: Executor's observer
 
-    def departing(self) -> Mark:
+    def sync_epochs(self) -> SyncEpochs:
         """A mark of this moment, to be taken before a call is sent."""
-        return self._rounds
+        return self._sync_epochs
 
-    def wrote(self, mark: Mark, call: Call, feed_id: bytes, reply: Sequence[Any], now: float) -> None:
+    def observe_write(self, mark: SyncEpochs, call: Call, feed_id: bytes, reply: Sequence[Any], now: float) -> None:
         """A reply that says how rooms are, true at ``feed_id``. One to a call from before a fresh start is ignored."""
         shard = self.shards.get(call.tag)
-        if shard is None or call.shape.leaves is None:
+        if shard is None or call.spec.statuses_after is None:
             return
         at = number_of(feed_id)
         with self.lock:
-            if mark.get(call.tag) != shard.round:
+            if mark.get(call.tag) != shard.sync_epoch:
                 return  # it may be from another server, whose ids mean nothing here
-            if call.shape is self.look:
+            if call.spec is self.read_spec:
                 shard.snapshot(at, call.rooms, reply, now)
             else:
-                shard.wrote(at, call, reply, now)
+                shard.observe_write(at, call, reply, now)
 
-    def suspect(self) -> None:
+    def connection_lost(self) -> None:
         """The store has lost a connection: perhaps the server is another now, or about to be."""
         with self.lock:
-            self.suspicions += 1
+            self.times_suspected += 1
             for shard in self.shards.values():
                 shard.synced = False
 
     # Waiting
 
-    def enter(self, room: int, enough: frozenset[KVPoll], wake: Callable[[], object], armed: bool) -> Waiter:
+    def enter(self, room: int, goal: frozenset[KVPoll], wake: Callable[[], object], armed: bool) -> Waiter:
         """Wait for a room. Unless ``armed`` already, the wait begins to count when ``arm`` is called."""
-        waiter = Waiter(room, keys.tag(self.layout.namespace, self.layout.shards, room), enough, wake)
+        waiter = Waiter(room, keys.tag(self.context.namespace, self.context.shards, room), goal, wake)
         with self.lock:
             self.shards[waiter.tag].enter(waiter)
             if armed:

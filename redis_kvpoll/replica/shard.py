@@ -14,8 +14,8 @@ from typing import Any
 
 from redis_kvpoll.errors import KVPollError, RoomNotFoundError
 from redis_kvpoll.model import KVPoll
-from redis_kvpoll.protocol.replies import known
-from redis_kvpoll.protocol.script_call import UNSAID, Call
+from redis_kvpoll.protocol.replies import parse_status
+from redis_kvpoll.protocol.script_call import NOT_REPORTED, Call
 from redis_kvpoll.replica.expiry import Expiry
 
 NOWHERE = -1
@@ -34,17 +34,17 @@ def text_of(number: int) -> str:
 
 
 class Waiter:
-    """Somebody who waits for a room to get to one of the statuses ``enough``. ``wake`` is called once."""
+    """Somebody who waits for a room to get to one of the statuses ``goal``. ``wake`` is called once."""
 
-    __slots__ = ("armed", "enough", "outcome", "room", "tag", "wake")
+    __slots__ = ("armed", "goal", "outcome", "room", "tag", "wake")
 
-    def __init__(self, room: int, tag: str, enough: frozenset[KVPoll], wake: Callable[[], object]) -> None:
+    def __init__(self, room: int, tag: str, goal: frozenset[KVPoll], wake: Callable[[], object]) -> None:
         self.room = room
         self.tag = tag
-        self.enough = enough
+        self.goal = goal
         self.wake = wake
         self.armed = False
-        """Whether the copy is new enough to judge by: one who came before it knew the room must have it read first."""
+        """Whether the copy is new enough to decide by. A waiter for a room not known yet has it read first."""
         self.outcome: KVPoll | KVPollError | None = None
 
     def settle(self, outcome: KVPoll | KVPollError) -> None:
@@ -53,23 +53,23 @@ class Waiter:
             self.wake()
 
 
-class Shard:
+class ShardReplica:
     """The newest that is known of the rooms of one shard. Whoever calls holds the replica's lock.
 
-    ``statuses`` is shared with the other shards. ``wants`` says which rooms are of interest; None takes those that are
-    waited for, and no others. ``tell`` is given each change, once the feed has come to it. Times are seconds.
+    ``statuses`` is shared with the other shards. ``is_relevant`` says which rooms are of interest; None takes those
+    that are waited for, and no others. ``notify`` gets each change, once the feed has come to it. Times are seconds.
     """
 
     def __init__(
         self,
         statuses: dict[int, KVPoll],
-        wants: Callable[[int], bool] | None,
-        tell: Callable[[int, KVPoll | None], object],
+        is_relevant: Callable[[int], bool] | None,
+        notify: Callable[[int, KVPoll | None], object],
     ) -> None:
         self.waiters: dict[int, dict[Waiter, None]] = {}
         """In the order in which they came."""
         self.synced = False
-        self.round = 0
+        self.sync_epoch = 0
         """Grows with each fresh start. Ids of different rounds cannot be compared: the server may be another."""
         self.position = NOWHERE
         self.at_tail = float("-inf")
@@ -77,10 +77,10 @@ class Shard:
         self.reached = float("-inf")
         """When this last was at the feed's end, be it only by beginning there: what comes is not older."""
         self.expiry = Expiry()
-        self.only_waited = wants is None
-        self.wants = self.waiters.__contains__ if wants is None else wants
+        self.only_waited = is_relevant is None
+        self.is_relevant = self.waiters.__contains__ if is_relevant is None else is_relevant
         self._statuses = statuses
-        self._tell_of = tell
+        self._notify_listener = notify
         self._ids: dict[int, int] = {}
         """Where in the feed the newest word on a room is from. Rooms found absent are in it until the feed has come
         to that id: earlier entries, which are still to come, must not bring them back."""
@@ -88,16 +88,16 @@ class Shard:
         """A heap of (id, room): what is known ahead of the feed, and needs a look when that has come there."""
         self._unconfirmed: set[int] = set()
         self.uncertain: dict[int, int] = {}
-        """Rooms that must be read, since what the feed has said of them at an id is not enough (see ranked.py)."""
-        self._untold: dict[int, KVPoll | None] = {}
+        """Rooms that must be read, since what the feed has said of them at an id is not goal (see ranked.py)."""
+        self._pending_notifications: dict[int, KVPoll | None] = {}
         """Rooms that an own write changed ahead of the feed, and what who listens was told of each last."""
 
-    def begin(self, position: int) -> None:
+    def start_resync(self, position: int) -> None:
         """Start afresh, at a position in what may be another feed. The statuses stay, as the last known."""
-        self.round += 1
+        self.sync_epoch += 1
         self.synced = False
         self.position = position
-        self._unconfirmed.update(self._ids, self._untold)
+        self._unconfirmed.update(self._ids, self._pending_notifications)
         self._ids, self._ahead = {}, []
         if self.only_waited:
             self._unconfirmed.update(self.waiters)
@@ -107,7 +107,7 @@ class Shard:
         """Rooms from before the fresh start of which nothing has been heard since."""
         return list(self._unconfirmed)
 
-    def confirm(self) -> None:
+    def mark_synced(self) -> None:
         """All rooms are known and the end of the feed has been seen: from now on, what is here is what is there."""
         self.synced = True
         for room in list(self.waiters):
@@ -128,24 +128,24 @@ class Shard:
     def snapshot(self, at: int, rooms: Sequence[int], reply: Sequence[Any], now: float) -> None:
         """Status and TTL of rooms, as they were at one moment; what has expired then is absent without an entry."""
         for room, name, left_ms in zip(rooms, reply[::2], reply[1::2], strict=True):
-            if self.wants(room) and at >= self._ids.get(room, self.position):
-                status = known(name)
+            if self.is_relevant(room) and at >= self._ids.get(room, self.position):
+                status = parse_status(name)
                 self._put(room, status, at)
                 if status is not None and left_ms >= 0:
                     self.expiry.set(room, now + left_ms / 1000)
                 else:
                     self.expiry.drop(room)
 
-    def wrote(self, at: int, call: Call, reply: Sequence[Any], now: float) -> None:
+    def observe_write(self, at: int, call: Call, reply: Sequence[Any], now: float) -> None:
         """What a write of this process left; nothing that it says is older than its entry."""
-        assert call.shape.leaves is not None  # noqa: S101 - it was looked at
-        ttls = [int(ms) for name, ms in zip(call.shape.once, call.once, strict=True) if name.endswith("ttl_ms")]
+        assert call.spec.statuses_after is not None  # noqa: S101 - it was looked at
+        ttls = [int(ms) for name, ms in zip(call.spec.once, call.once, strict=True) if name.endswith("ttl_ms")]
         ttl = min(ttls, default=0) / 1000
-        left = zip(call.rooms, call.shape.leaves(list(reply)), strict=True)
-        statuses = {room: name for room, name in left if name is not UNSAID}
+        left = zip(call.rooms, call.spec.statuses_after(list(reply)), strict=True)
+        statuses = {room: name for room, name in left if name is not NOT_REPORTED}
         for room, name in statuses.items():
-            if self.wants(room) and at > self._ids.get(room, self.position):
-                status = known(name)
+            if self.is_relevant(room) and at > self._ids.get(room, self.position):
+                status = parse_status(name)
                 self._put(room, status, at, own=True)
                 if status is not None:
                     # Its TTL may have been left as it was. To ask too early costs a look; too late keeps a ghost.
@@ -157,13 +157,13 @@ class Shard:
         for name, value in zip(fields[::2], fields[1::2], strict=True):
             if name == b"ttl_ms":
                 ttl = int(value) / 1000
-            elif name.isdigit() and self.wants(room := int(name)):
+            elif name.isdigit() and self.is_relevant(room := int(name)):
                 last = self._ids.get(room, NOWHERE)
                 if at > last or room in heard:
                     heard.add(room)
-                    self._put(room, known(value), at)
-                elif at < last and room in self._untold:
-                    self._tell(room, known(value))
+                    self._put(room, parse_status(value), at)
+                elif at < last and room in self._pending_notifications:
+                    self._notify(room, parse_status(value))
                 if ttl is not None and at >= last and room in self._statuses:
                     self.expiry.set(room, now + ttl)
 
@@ -178,14 +178,14 @@ class Shard:
             if not is_hidden:
                 self.expiry.drop(room)
         if own and was is not status:
-            self._untold.setdefault(room, was)
-        elif not own and self._untold.pop(room, was) is not status:
-            self._tell_of(room, status)
+            self._pending_notifications.setdefault(room, was)
+        elif not own and self._pending_notifications.pop(room, was) is not status:
+            self._notify_listener(room, status)
         if at > self.position:
-            if status is None or room in self._untold:
+            if status is None or room in self._pending_notifications:
                 heapq.heappush(self._ahead, (at, room))
         elif status is None:
-            self._bury(room)
+            self._drop_tombstone(room)
         self._unconfirmed.discard(room)
         if room in self.waiters:
             self._evaluate(room)
@@ -195,22 +195,22 @@ class Shard:
         while self._ahead and self._ahead[0][0] <= at:
             known_at, room = heapq.heappop(self._ahead)
             if self._ids.get(room) == known_at:  # else there is newer
-                if room in self._untold:
-                    self._tell(room, self._statuses.get(room))
-                    del self._untold[room]
+                if room in self._pending_notifications:
+                    self._notify(room, self._statuses.get(room))
+                    del self._pending_notifications[room]
                 if room not in self._statuses:
-                    self._bury(room)
+                    self._drop_tombstone(room)
 
-    def _bury(self, room: int) -> None:
+    def _drop_tombstone(self, room: int) -> None:
         """Forget where an absent room was last heard of: all that could bring it back has been read."""
         if not (self.only_waited and room in self.waiters):
             del self._ids[room]
 
-    def _tell(self, room: int, status: KVPoll | None) -> None:
-        """Say what an untold room has become, if that is news."""
-        if self._untold[room] is not status:
-            self._untold[room] = status
-            self._tell_of(room, status)
+    def _notify(self, room: int, status: KVPoll | None) -> None:
+        """Say what an pending_notifications room has become, if that is news."""
+        if self._pending_notifications[room] is not status:
+            self._pending_notifications[room] = status
+            self._notify_listener(room, status)
 
     # Waiting
 
@@ -239,12 +239,12 @@ class Shard:
         self._ids.pop(room, None)
         self.expiry.drop(room)
         self._unconfirmed.discard(room)
-        self._untold.pop(room, None)
+        self._pending_notifications.pop(room, None)
 
     def _evaluate(self, room: int) -> None:
         if not self.synced:
             return  # what is known may be old; confirm() asks again
         status = self._statuses.get(room)
         for waiter in self.waiters[room]:
-            if waiter.armed and (status is None or status in waiter.enough):
+            if waiter.armed and (status is None or status in waiter.goal):
                 waiter.settle(RoomNotFoundError(room, "wait") if status is None else status)

@@ -1,4 +1,4 @@
-"""From a URL, or a client that the user made, to a blocking route."""
+"""From a URL, or a client that the user made, to a blocking transport."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 import redis
 from redis.sentinel import Sentinel
 
-from redis_kvpoll.sync.connections import Endpoint
-from redis_kvpoll.sync.transport import ClusterRoute, Route, ServerRoute
+from redis_kvpoll.sync.connections import NodePool
+from redis_kvpoll.sync.transport import ClusterTransport, NodeTransport, Transport
 from redis_kvpoll.transport.connection_options import (
     checked_client,
     cluster_connection,
@@ -18,59 +18,59 @@ from redis_kvpoll.transport.connection_options import (
     wrong_client,
 )
 from redis_kvpoll.transport.embedded import EmbeddedServer
-from redis_kvpoll.transport.nodes import ToCluster
-from redis_kvpoll.transport.slot_map import Topology
+from redis_kvpoll.transport.nodes import ClusterNodes
+from redis_kvpoll.transport.slot_map import SlotMap
 from redis_kvpoll.transport.urls import Target, parse
 
 
-def route_for(client: Any, deadline: float) -> Route:
-    """The route over a client that the user made; a route, which only ``from_url`` gives, is taken as it is.
+def transport_for(client: Any, deadline: float) -> Transport:
+    """The transport over a client that the user made; a transport, which only ``from_url`` gives, is taken as it is.
 
     The client itself is neither changed nor closed.
     """
-    if isinstance(client, Route):
+    if isinstance(client, Transport):
         return client
     shown = f"a {type(client).__name__} client"
     if isinstance(client, redis.RedisCluster):
         nodes = client.get_nodes()
         pool = client.get_redis_connection(nodes[0]).connection_pool
-        topology = Topology([(node.host, node.port) for node in nodes], client.nodes_manager.remap_host_port)
-        return _to_cluster(pool.connection_class, pool.connection_kwargs, topology, deadline, shown)
+        slot_map = SlotMap([(node.host, node.port) for node in nodes], client.nodes_manager.remap_host_port)
+        return _to_cluster(pool.connection_class, pool.connection_kwargs, slot_map, deadline, shown)
     if isinstance(client, redis.Redis):
-        return ServerRoute(_endpoint(client, deadline), shown)
+        return NodeTransport(_node_pool(client, deadline), shown)
     raise wrong_client(client, "StatusStore", "redis.Redis or redis.RedisCluster", "AsyncStatusStore")
 
 
-def open_route(url: str, deadline: float) -> Route:
-    """The route that a URL names, with a client (and for embedded:// a server) of its own."""
+def transport_from_url(url: str, deadline: float) -> Transport:
+    """The transport that a URL names, with a client (and for embedded:// a server) of its own."""
     target = parse(url)
     if target.kind == "memory":
         import fakeredis  # it takes as long to import as all the rest
 
         warn_of_memory()
-        return ServerRoute(_endpoint(fakeredis.FakeRedis(), deadline), target.shown)
+        return NodeTransport(_node_pool(fakeredis.FakeRedis(), deadline), target.shown)
     if target.kind == "embedded":
         server = EmbeddedServer()
         client = redis.Redis(unix_socket_path=str(server.socket))
-        return ServerRoute(_endpoint(client, deadline), f"{target.shown} at {server.url}", server.stop)
+        return NodeTransport(_node_pool(client, deadline), f"{target.shown} at {server.url}", server.stop)
     if target.kind == "cluster":
         connection_class, options = cluster_connection(target, redis)
-        return _to_cluster(connection_class, options, Topology(target.hosts), deadline, target.shown)
+        return _to_cluster(connection_class, options, SlotMap(target.hosts), deadline, target.shown)
     client = checked_client(target, lambda: _client(target, deadline))
-    return ServerRoute(_endpoint(client, deadline), target.shown, client.close)
+    return NodeTransport(_node_pool(client, deadline), target.shown, client.close)
 
 
-def _endpoint(client: redis.Redis, deadline: float) -> Endpoint:
+def _node_pool(client: redis.Redis, deadline: float) -> NodePool:
     pool = client.connection_pool
     # The client goes along: its pool holds the Sentinel manager, and only by a weak reference.
-    return Endpoint(pool.connection_class, pool.connection_kwargs, deadline, keep=client)
+    return NodePool(pool.connection_class, pool.connection_kwargs, deadline, keep=client)
 
 
 def _to_cluster(
-    connection_class: Any, options: dict[str, Any], topology: Topology, deadline: float, shown: str
-) -> ClusterRoute:
-    ways = ToCluster(lambda of_node: Endpoint(connection_class, of_node, deadline), options, topology)
-    return ClusterRoute(ways, deadline, shown)
+    connection_class: Any, options: dict[str, Any], slot_map: SlotMap, deadline: float, shown: str
+) -> ClusterTransport:
+    ways = ClusterNodes(lambda of_node: NodePool(connection_class, of_node, deadline), options, slot_map)
+    return ClusterTransport(ways, deadline, shown)
 
 
 def _client(target: Target, deadline: float) -> redis.Redis:
@@ -88,5 +88,5 @@ class _Sentinel(Sentinel):
         try:
             return super().discover_master(service_name)  # type: ignore[no-untyped-call]
         finally:
-            for watcher in self.sentinels:
-                watcher.connection_pool.disconnect(inuse_connections=False)
+            for observer in self.sentinels:
+                observer.connection_pool.disconnect(inuse_connections=False)

@@ -19,8 +19,8 @@ from redis_kvpoll.engine.effects import Send
 from redis_kvpoll.transport.connection_options import IDLE_CLOSED, MAX_IDLE, connection_options, pack, time_limit
 
 
-class Endpoint:
-    """One server, and our idle connections to it. ``keep`` must live as long as the endpoint does."""
+class NodePool:
+    """One server, and our idle connections to it. ``keep`` must live as long as the node_pool does."""
 
     def __init__(
         self, connection_class: Any, client_options: dict[str, Any], deadline: float, keep: object = None
@@ -40,44 +40,44 @@ class Endpoint:
         sentinel = issubclass(connection_class, SentinelManagedConnection)
         self._read = AbstractConnection.read_response if sentinel else connection_class.read_response
 
-    def twin(self) -> Endpoint:
+    def twin(self) -> NodePool:
         """The same server, with connections of its own, which ``cut`` can end."""
         return _Cuttable(self._class, self._options, self.limit, self._keep)
 
     def cut(self) -> None:
         """End the call that is under way; only for a twin."""
 
-    def call(self, step: Send) -> Any:
+    def call(self, effect: Send) -> Any:
         """Send a call over one connection and read its reply."""
-        return self.receive(self.send(step), step)
+        return self.receive(self.send(effect), effect)
 
-    def send(self, step: Send) -> Any:
+    def send(self, effect: Send) -> Any:
         """Send a call; the connection to receive its reply from."""
         try:
-            connection = self._connection(step.timeout, step.fresh)
+            connection = self._connection(effect.timeout, effect.fresh)
         except (RedisError, OSError) as error:
             self.doubtful = True
             self._drop_idle()
             raise NotSent from error
         try:
-            if step.asking:
+            if effect.asking:
                 connection.send_command("ASKING")
                 self._read(connection)
-            connection.send_packed_command([pack(words) for words in (step.words, *step.then)])
+            connection.send_packed_command([pack(words) for words in (effect.words, *effect.then)])
         except BaseException:
             self.drop(connection)
             raise
         return connection
 
-    def receive(self, connection: Any, step: Send) -> Any:
+    def receive(self, connection: Any, effect: Send) -> Any:
         """Read the reply to a call that was sent over this connection."""
         try:
             reply = self._read(connection)
-            if step.then:
-                reply = [reply, *(self._read(connection) for _ in step.then)]
+            if effect.then:
+                reply = [reply, *(self._read(connection) for _ in effect.then)]
         except BaseException as error:
-            # After an error reply the connection is in step, unless more replies are to come.
-            if isinstance(error, ResponseError) and not isinstance(error, ReadOnlyError) and not step.then:
+            # After an error reply the connection is in effect, unless more replies are to come.
+            if isinstance(error, ResponseError) and not isinstance(error, ReadOnlyError) and not effect.then:
                 self._give_back(connection)
                 raise
             self.drop(connection)
@@ -148,7 +148,7 @@ def readable(connections: list[Any], seconds: float) -> list[Any]:
     return [by_number[number] for number, _ in poll.poll(math.ceil(seconds * 1000))]
 
 
-class _Cuttable(Endpoint):
+class _Cuttable(NodePool):
     """For one thread, which another may wake from a long read."""
 
     _last: Any = None

@@ -10,23 +10,23 @@ from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from redis_kvpoll.engine.classify import NotSent
-from redis_kvpoll.engine.effects import Flow, Pause, Send
-from redis_kvpoll.sync.transport import Pending, Route
+from redis_kvpoll.engine.effects import Flow, Send, Sleep
+from redis_kvpoll.sync.transport import Pending, Transport
 
 PATIENCE = 0.01
 """Seconds that the replies on their way have, before a server that failed before is tried: connecting may take long."""
 
 
-class Formation:
+class ShardFanOut:
     """Drives flows beside one another. Each reply is taken as it comes, so none waits for a shard that is down.
 
     ``ended`` is called with the number of each flow when that is over.
     """
 
     def __init__(
-        self, route: Route, flows: Sequence[Flow[None]], deadline: float, ended: Callable[[int], None]
+        self, transport: Transport, flows: Sequence[Flow[None]], deadline: float, ended: Callable[[int], None]
     ) -> None:
-        self._route = route
+        self._transport = transport
         self._deadline = deadline
         self._flows = flows
         self._ended = ended
@@ -36,7 +36,7 @@ class Formation:
         """What was sent, and when its time is up."""
         self._pauses: dict[int, float] = {}
 
-    def fly(self) -> None:
+    def run(self) -> None:
         try:
             for number in range(len(self._flows)):
                 self._answer(number, None)
@@ -49,43 +49,43 @@ class Formation:
                     self._answer(number, None)
         finally:
             for pending, _ in self._pending.values():
-                self._route.give_up(*pending)
+                self._transport.give_up(*pending)
 
     def _answer(self, number: int, answer: Any) -> None:
         """Give a flow what it asked for, and take note of what it asks for next."""
         flow = self._flows[number]
         try:
             while True:
-                step = flow.throw(answer) if isinstance(answer, BaseException) else flow.send(answer)
-                if isinstance(step, Send):
-                    self._unsent[number] = step, time.monotonic()
+                effect = flow.throw(answer) if isinstance(answer, BaseException) else flow.send(answer)
+                if isinstance(effect, Send):
+                    self._unsent[number] = effect, time.monotonic()
                     return
-                if isinstance(step, Pause):
-                    self._pauses[number] = time.monotonic() + step.seconds
+                if isinstance(effect, Sleep):
+                    self._pauses[number] = time.monotonic() + effect.seconds
                     return
-                answer = self._route.take(step)  # at once
+                answer = self._transport.take(effect)  # at once
         except StopIteration:
             self._ended(number)
 
     def _send(self) -> None:
         """Send what can be sent; to a server that has failed before, one at a time, when nothing else is left."""
         doubtful = []
-        for number, (step, since) in list(self._unsent.items()):
-            if self._route.doubts(step):
-                doubtful.append((number, step, since))
+        for number, (effect, since) in list(self._unsent.items()):
+            if self._transport.doubts(effect):
+                doubtful.append((number, effect, since))
             else:
-                self._begin(number, step)
-        if doubtful and not (self._pending and self._route.ready(self._sent, PATIENCE)):
-            number, step, since = doubtful[0]
+                self._begin(number, effect)
+        if doubtful and not (self._pending and self._transport.ready(self._sent, PATIENCE)):
+            number, effect, since = doubtful[0]
             waited = time.monotonic() - since
             if waited > PATIENCE * 2:  # it counts
-                step.timeout = max(0.001, (step.timeout or self._deadline) - waited)
-            self._begin(number, step)
+                effect.timeout = max(0.001, (effect.timeout or self._deadline) - waited)
+            self._begin(number, effect)
 
-    def _begin(self, number: int, step: Send) -> None:
+    def _begin(self, number: int, effect: Send) -> None:
         del self._unsent[number]
         try:
-            pending = self._route.begin(step)
+            pending = self._transport.begin(effect)
         except (NotSent, RedisError, OSError) as error:
             self._answer(number, error)
         else:
@@ -105,7 +105,7 @@ class Formation:
         if not self._pending:
             time.sleep(seconds)
             return
-        ready = self._route.ready(self._sent, seconds)
+        ready = self._transport.ready(self._sent, seconds)
         now = time.monotonic()
         for number, (pending, until) in list(self._pending.items()):
             if pending[1] in ready:
@@ -113,12 +113,12 @@ class Formation:
                 self._finish(number, pending)
             elif until <= now:
                 del self._pending[number]
-                self._route.give_up(*pending)
+                self._transport.give_up(*pending)
                 self._answer(number, RedisTimeoutError("Timeout reading from socket"))
 
     def _finish(self, number: int, pending: Pending) -> None:
         try:
-            answer = self._route.finish(*pending)
+            answer = self._transport.finish(*pending)
         except (NotSent, RedisError, OSError) as error:
             answer = error
         self._answer(number, answer)

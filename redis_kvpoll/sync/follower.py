@@ -12,11 +12,11 @@ from redis.exceptions import RedisError
 from redis_kvpoll.engine.classify import NotSent
 from redis_kvpoll.engine.effects import Flow
 from redis_kvpoll.model import KVPoll
-from redis_kvpoll.replica.follow import SLOW, Follower
+from redis_kvpoll.replica.follow import REJECTED_RETRY, Follower
 from redis_kvpoll.replica.replica import Replica
 from redis_kvpoll.replica.shard import Waiter
 from redis_kvpoll.sync.dispatcher import drive
-from redis_kvpoll.sync.transport import Route
+from redis_kvpoll.sync.transport import Transport
 
 logger = logging.getLogger("redis_kvpoll.mirror")
 
@@ -24,10 +24,10 @@ logger = logging.getLogger("redis_kvpoll.mirror")
 class FollowerThread:
     """The thread that runs a follower, a session after another, each over connections of its own."""
 
-    def __init__(self, route: Route, follower: Follower, namespace: str) -> None:
+    def __init__(self, transport: Transport, follower: Follower, namespace: str) -> None:
         self.follower = follower
-        self._route = route
-        self._twin: Route | None = None
+        self._transport = transport
+        self._twin: Transport | None = None
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"kvpoll-follow-{namespace}", daemon=True)
         self._thread.start()
@@ -47,13 +47,15 @@ class FollowerThread:
 
     def _run(self) -> None:
         while not self._stopping.is_set():
-            self._twin = twin = self._route.twin()
+            self._twin = twin = self._transport.twin()
             session = self.follower.session()
-            pause: float | None = SLOW
+            pause: float | None = REJECTED_RETRY
             try:
                 pause = drive(self._until_stopped(session), twin.take)
             except Exception:
-                logger.exception("a follower's session ended as it never should; the next begins in %g s", SLOW)
+                logger.exception(
+                    "a follower's session ended as it never should; the next begins in %g s", REJECTED_RETRY
+                )
             finally:
                 session.close()
                 twin.close()
@@ -62,18 +64,18 @@ class FollowerThread:
             self._stopping.wait(pause)
 
     def _until_stopped(self, session: Flow[float | None]) -> Flow[float | None]:
-        """The session's steps; none after ``stop``."""
+        """The session's effects; none after ``stop``."""
         reply: Any = None
         error: BaseException | None = None
         while not self._stopping.is_set():
             try:
-                step = session.send(reply) if error is None else session.throw(error)
+                effect = session.send(reply) if error is None else session.throw(error)
             except StopIteration as end:
                 pause: float | None = end.value
                 return pause
             reply, error = None, None
             try:
-                reply = yield step
+                reply = yield effect
             except (NotSent, RedisError, OSError) as caught:
                 error = caught
         return None

@@ -8,15 +8,15 @@ from types import TracebackType
 from typing import Self
 
 from redis_kvpoll._fork import forkable
-from redis_kvpoll.engine.lease_base import LeaseView
+from redis_kvpoll.engine.lease_base import LeaseBase
 from redis_kvpoll.errors import KVPollError
-from redis_kvpoll.protocol.lease_commands import Terms
+from redis_kvpoll.protocol.lease_commands import LeaseConfig
 from redis_kvpoll.sync.dispatcher import Dispatcher
 
 logger = logging.getLogger("redis_kvpoll.leases")
 
 
-class Lease(LeaseView):
+class Lease(LeaseBase):
     """What makes a store the owner of the rooms that it creates, in a ``with`` statement.
 
     A thread keeps it, and its live rooms, alive. When that ends without a word (the process was killed, or stopped for
@@ -26,8 +26,8 @@ class Lease(LeaseView):
     child of ``fork`` the lease is the parent's, and the store has none.
     """
 
-    def __init__(self, dispatcher: Dispatcher, terms: Terms) -> None:
-        super().__init__(dispatcher.delivery, terms)
+    def __init__(self, dispatcher: Dispatcher, terms: LeaseConfig) -> None:
+        super().__init__(dispatcher.executor, terms)
         self._dispatcher = dispatcher
         forkable.add(self)
         self._stopping = threading.Event()
@@ -38,14 +38,16 @@ class Lease(LeaseView):
         if self._is_held:
             self._is_held = False
             self._stop()
-            self._dispatcher.run(self._holding.give_up())
+            self._dispatcher.run(self._keeper.give_up())
 
     def __enter__(self) -> Self:
-        self._delivery.check_free()
+        self._executor.check_no_lease()
         try:
-            self._dispatcher.run(self._holding.take())
+            self._dispatcher.run(self._keeper.take())
         except BaseException:
-            self._delivery.release(self._holding)  # it was taken before the interrupt came, and nobody keeps it alive
+            self._executor.detach_lease(
+                self._keeper
+            )  # it was taken before the interrupt came, and nobody keeps it alive
             raise
         self._is_held, self._forked_from = True, None
         self._stopping = threading.Event()
@@ -59,15 +61,15 @@ class Lease(LeaseView):
         self.close()
 
     def _keep(self) -> None:
-        stopping, holding = self._stopping, self._holding
-        while not stopping.wait(holding.pause()):
+        stopping, keeper = self._stopping, self._keeper
+        while not stopping.wait(keeper.seconds_until_heartbeat()):
             try:
-                self._dispatcher.run(holding.beat())
+                self._dispatcher.run(keeper.send_heartbeat())
             except KVPollError as error:
-                holding.failed(error)
+                keeper.heartbeat_failed(error)
             except Exception:
-                logger.exception("a heartbeat of %s ended as it never should; the next tries again", holding)
-            if holding.lost:
+                logger.exception("a heartbeat of %s ended as it never should; the next tries again", keeper)
+            if keeper.lost:
                 return
 
     def _stop(self) -> None:

@@ -11,13 +11,13 @@ from typing import Self
 from redis_kvpoll._fork import forkable
 from redis_kvpoll.errors import InvalidInputError, RoomNotFoundError, StoreClosedError
 from redis_kvpoll.model import KVPoll
-from redis_kvpoll.replica.mirror_base import LINGER, View, Watch, checked_wait, followed, groups
+from redis_kvpoll.replica.mirror_base import IDLE_TIMEOUT, MirrorBase, ReplicaHost, checked_wait, followed, groups
 from redis_kvpoll.replica.replica import Replica
 from redis_kvpoll.sync.dispatcher import Dispatcher
 from redis_kvpoll.sync.follower import FollowerThread, await_outcome, locked, until
 
 
-class Mirror(View):
+class Mirror(MirrorBase):
     """A local copy of the table, or of some of its rooms: polls at the speed of a dict, waits that wake.
 
     ``StatusStore.mirror`` makes one. It is a context manager: entering it reads the table and starts a thread that
@@ -33,9 +33,9 @@ class Mirror(View):
     """
 
     def __init__(self, dispatcher: Dispatcher, rooms: Callable[[int], bool] | None) -> None:
-        super().__init__(dispatcher.delivery, rooms)
+        super().__init__(dispatcher.executor, rooms)
         self._dispatcher = dispatcher
-        self._route = dispatcher.route
+        self._transport = dispatcher.transport
         self._entered = False
         self._is_open = False
         self._threads: list[FollowerThread] = []
@@ -95,9 +95,9 @@ class Mirror(View):
         with self._starting:
             if self._is_open:
                 return
-            layout = self._dispatcher.run(self._delivery.agreed("mirror"))
-            self._prepare(layout, threading.Lock(), self._route, may_end=lambda: False)
-            self._threads = [FollowerThread(self._route, one, layout.namespace) for one in self._followers]
+            context = self._dispatcher.run(self._executor.context("mirror"))
+            self._prepare(context, threading.Lock(), self._transport, may_end=lambda: False)
+            self._threads = [FollowerThread(self._transport, one, context.namespace) for one in self._followers]
             try:
                 self._await_first_sync()
             except BaseException:
@@ -134,13 +134,13 @@ class Mirror(View):
         self._news = threading.Event()
 
 
-class Waits(Watch):
+class WaitRegistry(ReplicaHost):
     """Who waits for rooms of a store, with what wakes them: a thread that follows the feed while there is anybody."""
 
     def __init__(self, dispatcher: Dispatcher) -> None:
-        super().__init__(dispatcher.delivery)
+        super().__init__(dispatcher.executor)
         self._dispatcher = dispatcher
-        self._route = dispatcher.route
+        self._transport = dispatcher.transport
         self._lock = threading.Lock()
         self._threads: dict[str, FollowerThread] = {}
         self._quiet_since = 0.0
@@ -150,16 +150,16 @@ class Waits(Watch):
         self, read: Callable[[], KVPoll | None], room: int, statuses: tuple[KVPoll | int, ...], timeout: float | None
     ) -> KVPoll:
         """Subscribe, ``read`` the room, then sleep: so no change is missed."""
-        room, enough, seconds = checked_wait(room, statuses, timeout)
+        room, goal, seconds = checked_wait(room, statuses, timeout)
         give_up_at, woken = until(seconds), locked()
         replica = self._replica_for_waits()
-        waiter = replica.enter(room, enough, woken.release, armed=False)
+        waiter = replica.enter(room, goal, woken.release, armed=False)
         try:
             self._see_to_thread(replica, waiter.tag)
             status = read()
             if status is None:
                 raise RoomNotFoundError(room, "wait")
-            if status in enough:
+            if status in goal:
                 return status
             replica.arm(waiter)
             return await_outcome(replica, waiter, woken, give_up_at, seconds)
@@ -169,7 +169,7 @@ class Waits(Watch):
 
     def close(self) -> None:
         """Stop following; who waits gets StoreClosedError. May be repeated."""
-        self._delivery.unwatch(self)
+        self._executor.remove_observer(self)
         with self._lock:
             threads, self._threads = self._threads, {}
         for thread in set(threads.values()):
@@ -179,11 +179,11 @@ class Waits(Watch):
 
     def _replica_for_waits(self) -> Replica:
         if self._replica is None:
-            layout = followed(self._dispatcher.run(self._delivery.agreed("wait")), "wait")
+            context = followed(self._dispatcher.run(self._executor.context("wait")), "wait")
             with self._lock:
                 if self._replica is None:
-                    self._replica = Replica(layout, threading.Lock())
-                    self._delivery.watch(self)
+                    self._replica = Replica(context, threading.Lock())
+                    self._executor.add_observer(self)
         return self._replica
 
     def _see_to_thread(self, replica: Replica, tag: str) -> None:
@@ -193,14 +193,14 @@ class Waits(Watch):
         with self._lock:
             if tag in self._threads:
                 return
-            self._delivery.check_open("wait")  # once more: the store says that it is closed before it ends its threads
-            tags = next(group for group in groups(replica.layout, self._route.clustered) if tag in group)
-            follower = self._follower(replica, tags, self._route, lambda: self._may_end(replica, tags))
-            thread = FollowerThread(self._route, follower, replica.layout.namespace)
+            self._executor.check_open("wait")  # once more: the store says that it is closed before it ends its threads
+            tags = next(group for group in groups(replica.context, self._transport.clustered) if tag in group)
+            follower = self._follower(replica, tags, self._transport, lambda: self._may_end(replica, tags))
+            thread = FollowerThread(self._transport, follower, replica.context.namespace)
             self._threads |= dict.fromkeys(tags, thread)
 
     def _may_end(self, replica: Replica, tags: list[str]) -> bool:
-        if any(replica.shards[tag].waiters for tag in tags) or time.monotonic() - self._quiet_since < LINGER:
+        if any(replica.shards[tag].waiters for tag in tags) or time.monotonic() - self._quiet_since < IDLE_TIMEOUT:
             return False
         with self._lock:
             # Whoever comes enters first, and then looks for the thread, without the lock. So it is taken away before
@@ -210,11 +210,11 @@ class Waits(Watch):
             if any(replica.shards[tag].waiters for tag in tags):
                 self._threads = threads
                 return False
-            replica.doubt(tags)
+            replica.mark_unsynced(tags)
             return True
 
     def after_fork(self) -> None:
         """In the child: without a thread; the next to wait starts one."""
-        self._delivery.unwatch(self)
+        self._executor.remove_observer(self)
         self._replica, self._threads = None, {}
         self._lock = threading.Lock()

@@ -21,7 +21,7 @@ logger = logging.getLogger("redis_kvpoll")
 
 
 class Room(Handle[Dispatcher]):
-    """One generation of a room, to write to: ``StatusStore.open`` claims it, ``attach`` finds it, both give this.
+    """One generation of a room, to write to: ``StatusStore.open`` rooms_here it, ``attach`` finds it, both give this.
 
     What is written through it is merged by policy strict, whatever the namespace's: statuses only go up, and Failed is
     the end. Once the room was cleared, has expired or was opened anew, every write is STALE and changes nothing; so all
@@ -41,7 +41,7 @@ class Room(Handle[Dispatcher]):
         return self._run(fenced_commands.update(self._id, self._generation, status))
 
     def fail(self, reason: str) -> Update:
-        """Fail the room and say why, in one step; STALE when it is no longer this generation."""
+        """Fail the room and say why, in one effect; STALE when it is no longer this generation."""
         return self._run(fenced_commands.fail(self._id, self._generation, reason))
 
     def clear(self) -> Update:
@@ -73,6 +73,6 @@ class Room(Handle[Dispatcher]):
         dispatcher = self._driver(command.operation)
         began = time.monotonic()
         value = dispatcher.execute(command)
-        if dispatcher.delivery.held.waits(self._id):
-            value = dispatcher.run(dispatcher.delivery.insist(command, value, began))
+        if dispatcher.executor.tracked_rooms.awaits_creator(self._id):
+            value = dispatcher.run(dispatcher.executor.await_creator(command, value, began))
         return value

@@ -11,21 +11,21 @@ import redis
 
 from redis_kvpoll import validation
 from redis_kvpoll.engine import reaper
-from redis_kvpoll.engine.executor import Delivery
+from redis_kvpoll.engine.executor import Executor
 from redis_kvpoll.engine.session import DEFAULT_DEADLINE, DEFAULT_TERMINAL_TTL, DEFAULT_TTL, StoreOptions
 from redis_kvpoll.model import KVPoll, Owner
 from redis_kvpoll.protocol import fenced_commands, room_commands
 from redis_kvpoll.protocol.feed import Change, FeedGap, History, Tail
 from redis_kvpoll.protocol.handle import Handle
-from redis_kvpoll.protocol.lease_commands import Terms
+from redis_kvpoll.protocol.lease_commands import LeaseConfig
 from redis_kvpoll.protocol.replies import Opened
 from redis_kvpoll.protocol.room_commands import wanted
 from redis_kvpoll.protocol.script_call import Command
-from redis_kvpoll.protocol.settings import Agreement, Settings
+from redis_kvpoll.protocol.settings import ExpectedSettings, Settings
 from redis_kvpoll.sync import connect
 from redis_kvpoll.sync.dispatcher import Dispatcher
 from redis_kvpoll.sync.lease import Lease
-from redis_kvpoll.sync.mirror import Mirror, Waits
+from redis_kvpoll.sync.mirror import Mirror, WaitRegistry
 from redis_kvpoll.sync.room import Room
 from redis_kvpoll.sync.table import Table
 from redis_kvpoll.validation import Mode, Policy
@@ -92,18 +92,18 @@ class StatusStore(Table):
         rank: int | None = None,
         world_size: int | None = None,
     ) -> None:
-        self._delivery = Delivery(
-            Agreement.checked(namespace, policy, shards, mode, feed),
+        self._executor = Executor(
+            ExpectedSettings.checked(namespace, policy, shards, mode, feed),
             ttl=validation.seconds(ttl, "ttl"),
             terminal_ttl=validation.seconds(terminal_ttl, "terminal_ttl"),
             deadline=validation.seconds(deadline, "deadline"),
             ranks=validation.ranks(rank, world_size),
         )
-        self._route = connect.route_for(client, deadline)
-        self._dispatcher = Dispatcher(self._delivery, self._route)
+        self._transport = connect.transport_for(client, deadline)
+        self._dispatcher = Dispatcher(self._executor, self._transport)
         self._mirrors: WeakSet[Mirror] = WeakSet()
         self._leases: WeakSet[Lease] = WeakSet()
-        self._waits = Waits(self._dispatcher)
+        self._waits = WaitRegistry(self._dispatcher)
 
     @classmethod
     def from_url(cls, url: str, **options: Unpack[StoreOptions]) -> Self:
@@ -118,11 +118,13 @@ class StatusStore(Table):
             InvalidInputError: the URL is wrong; the message hides its password.
             EmbeddedServerError: embedded:// found no server to run, or it did not start.
         """
-        route = connect.open_route(url, validation.seconds(options.get("deadline", DEFAULT_DEADLINE), "deadline"))
+        transport = connect.transport_from_url(
+            url, validation.seconds(options.get("deadline", DEFAULT_DEADLINE), "deadline")
+        )
         try:
-            return cls(cast(redis.Redis, route), **options)  # see route_for
+            return cls(cast(redis.Redis, transport), **options)  # see transport_for
         except BaseException:
-            route.close()
+            transport.close()
             raise
 
     def rooms(self, status: KVPoll | int | None = None) -> Iterator[int]:
@@ -148,7 +150,7 @@ class StatusStore(Table):
             FeedOffError: the namespace was opened with feed=0.
         """
         history = History(room)
-        while self._dispatcher.run(self._delivery.read_on("history", history)):
+        while self._dispatcher.run(self._executor.read_on("history", history)):
             pass
         return history.changes()
 
@@ -165,12 +167,12 @@ class StatusStore(Table):
 
     def settings(self) -> Settings | None:
         """The namespace's policy, shards, mode and feed; None when nobody has used it. Writes nothing."""
-        return self._dispatcher.run(self._delivery.settings())
+        return self._dispatcher.run(self._executor.settings())
 
     # Generations
 
     def open(self, room: int, request: str | None = None, status: KVPoll | int = KVPoll.Bootstrapping) -> Room:
-        """Claim a room for a request: a handle whose writes can touch no other request, and are touched by none.
+        """TrackedRoom a room for a request: a handle whose writes can touch no other request, and are touched by none.
 
         A room that is absent gets a new generation. One that this request has opened before is joined: so an ``open``
         may be repeated, and every rank of a request gets the same generation. One that has Failed for another request
@@ -182,7 +184,7 @@ class StatusStore(Table):
             WorldSizeMismatchError: this request has opened it with another number of ranks.
             LeaseLostError: the store's lease was lost.
         """
-        return self._room(fenced_commands.open(room, request, status, self._delivery.held.seen))
+        return self._room(fenced_commands.open(room, request, status, self._executor.tracked_rooms.highest_generation))
 
     def attach(self, room: int | Handle[Any]) -> Room:
         """The live generation of a room, for a process that did not open it.
@@ -195,7 +197,7 @@ class StatusStore(Table):
             InvalidInputError: the handle is one of another namespace.
         """
         if isinstance(room, Handle):
-            return Room(self._dispatcher, *self._delivery.adopted(room))
+            return Room(self._dispatcher, *self._executor.adopt_handle(room))
         return self._room(fenced_commands.attach(room))
 
     # Owners
@@ -211,22 +213,22 @@ class StatusStore(Table):
             InvalidInputError: no such name; a heartbeat above a third of ttl; at entering: it has a lease already.
             LeaseLostError: at entering: others take the same name at the same time.
         """
-        self._delivery.check_open("lease")
-        lease = Lease(self._dispatcher, Terms.checked(name, ttl, heartbeat))
+        self._executor.check_open("lease")
+        lease = Lease(self._dispatcher, LeaseConfig.checked(name, ttl, heartbeat))
         self._leases.add(lease)
         return lease
 
     def reap(self) -> int:
         """Look at all leases once, and fail the live rooms of owners that are lost; how many rooms that were.
 
-        Who holds a lease does it with every heartbeat. The first look only marks what has lapsed, since the server may
+        Who holds a lease does it with every heartbeat. The first look only epochs what has lapsed, since the server may
         have been away, and the living with it; one that comes 0.6 s or two heartbeats later finds it lost.
         """
-        return self._dispatcher.run(reaper.reap(self._delivery))
+        return self._dispatcher.run(reaper.reap(self._executor))
 
     def owners(self) -> list[Owner]:
         """All leases that there are, and those whose rooms are still to be failed; the oldest first. Writes nothing."""
-        return self._dispatcher.run(reaper.owners(self._delivery))
+        return self._dispatcher.run(reaper.owners(self._executor))
 
     # Following
 
@@ -236,7 +238,7 @@ class StatusStore(Table):
         ``rooms`` narrows it to those for which the function is true; it must not change its answer for a room that is
         in the table.
         """
-        self._delivery.check_open("mirror")
+        self._executor.check_open("mirror")
         mirror = Mirror(self._dispatcher, rooms)
         self._mirrors.add(mirror)
         return mirror
@@ -254,20 +256,20 @@ class StatusStore(Table):
             RoomNotFoundError: the room is absent, or is gone before it got there (a KeyError).
             FeedOffError: the namespace was opened with feed=0.
         """
-        self._delivery.check_open("wait")
+        self._executor.check_open("wait")
         return self._waits.wait(lambda: self._run(room_commands.wait(room)), room, statuses, timeout)
 
     # Living and ending
 
     def close(self) -> None:
         """Close the store's connections, mirrors and leases; with from_url, all that it opened. May be repeated."""
-        self._delivery.closed = True
+        self._executor.closed = True
         for lease in list(self._leases):
             lease.close()
         for mirror in list(self._mirrors):
             mirror.close()
         self._waits.close()
-        self._route.close()
+        self._transport.close()
 
     def __enter__(self) -> Self:
         return self
@@ -278,11 +280,11 @@ class StatusStore(Table):
         self.close()
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} namespace={self._delivery.namespace!r} on {self._route}>"
+        return f"<{type(self).__name__} namespace={self._executor.namespace!r} on {self._transport}>"
 
     def _room(self, command: Command[Any, Opened]) -> Room:
         found = self._run(command)
-        return Room(self._dispatcher, self._delivery.namespace, command.rooms[0], found.generation, found.request)
+        return Room(self._dispatcher, self._executor.namespace, command.rooms[0], found.generation, found.request)
 
     def _rooms(self, only: KVPoll | None) -> Iterator[int]:
         for page in self._dispatcher.pages():

@@ -29,11 +29,11 @@ class Table(ABC):
         return self._run(room_commands.update_status(room, status))
 
     def update_many(self, statuses: Mapping[int, KVPoll | int]) -> dict[int, Update]:
-        """Merge many statuses, in one round trip a shard for every 1,000. Atomic a room, not as a whole."""
+        """Merge many statuses, in one round attempts a shard for every 1,000. Atomic a room, not as a whole."""
         return self._run(room_commands.update_many(statuses))
 
     def abort(self, room: int, reason: str = DEFAULT_ABORT_REASON) -> Update:
-        """Fail a room and say why, in one step.
+        """Fail a room and say why, in one effect.
 
         An absent room is SKIPPED: an abort that comes late never brings a room back. A reason that is already
         there stays, since the first cause explains the later ones. A room that is Failed already is UNCHANGED, with
@@ -63,7 +63,7 @@ class Table(ABC):
         return self._run(room_commands.clear(room))
 
     def clear_many(self, rooms: Iterable[int]) -> dict[int, KVPoll | None]:
-        """Remove many rooms, in one round trip a shard for every 1,000."""
+        """Remove many rooms, in one round attempts a shard for every 1,000."""
         return self._run(room_commands.clear_many(rooms))
 
     def pop_decode_prefix_len(self, room: int) -> int:
@@ -71,7 +71,7 @@ class Table(ABC):
         return self._run(room_commands.pop_decode_prefix_len(room))
 
     def failure_exception(self, room: int) -> NoReturn:
-        """Clear a room and raise why it failed, in one step; also one that has not failed, or is absent.
+        """Clear a room and raise why it failed, in one effect; also one that has not failed, or is absent.
 
         Raises:
             KVTransferError: always, with the room and its reason ("no reason was recorded" if there is none).
@@ -97,7 +97,7 @@ class Table(ABC):
         return self._run(room_commands.get(room, default))
 
     def poll(self, rooms: Iterable[int]) -> list[KVPoll | None]:
-        """The status of each room in the given order, in one round trip a shard for every 1,000."""
+        """The status of each room in the given order, in one round attempts a shard for every 1,000."""
         return self._run(room_commands.poll(rooms))
 
     def failure_reason(self, room: int) -> str | None:
@@ -109,7 +109,7 @@ class Table(ABC):
         return self._run(room_commands.entry(room))
 
     def consensus(self, rooms: Iterable[int]) -> list[Consensus]:
-        """What the ranks of each room agree on, in the given order, in one round trip a shard for every 1,000.
+        """What the ranks of each room agree on, in the given order, in one round attempts a shard for every 1,000.
 
         Any rank Failed: Failed; a rank missing: Bootstrapping; else the lowest. Each answer is of one moment and has a
         version, so that of two the newer can be told. It may be asked from any rank, and by a store without one.

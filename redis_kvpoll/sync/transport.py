@@ -1,4 +1,4 @@
-"""Routes: take the steps of a flow over blocking connections."""
+"""Routes: take the effects of a flow over blocking connections."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 
 from redis_kvpoll.engine.classify import NotSent
-from redis_kvpoll.engine.effects import Pause, Reroute, Send, Step
-from redis_kvpoll.sync.connections import Endpoint, readable
+from redis_kvpoll.engine.effects import Effect, FollowRedirect, Send, Sleep
+from redis_kvpoll.sync.connections import NodePool, readable
 from redis_kvpoll.transport.connection_options import time_limit
-from redis_kvpoll.transport.nodes import ToCluster, ToServer
-from redis_kvpoll.transport.slot_map import CLUSTER_SLOTS, Topology
+from redis_kvpoll.transport.nodes import ClusterNodes, OneNode
+from redis_kvpoll.transport.slot_map import CLUSTER_SLOTS, SlotMap
 
-Pending: TypeAlias = tuple[Endpoint, Any, Send]
+Pending: TypeAlias = tuple[NodePool, Any, Send]
 """A call that was sent, and the connection that its reply will come over."""
 
 
-class Route(ABC):
-    """What a store sends its steps to. ``shown`` names it for people; ``on_close`` closes what it was opened on."""
+class Transport(ABC):
+    """What a store sends its effects to. ``shown`` names it for people; ``on_close`` closes what it was opened on."""
 
     def __init__(
-        self, ways: ToServer[Endpoint] | ToCluster[Endpoint], shown: str, on_close: Callable[[], None] | None = None
+        self, ways: OneNode[NodePool] | ClusterNodes[NodePool], shown: str, on_close: Callable[[], None] | None = None
     ) -> None:
         self.clustered = ways.clustered
         self.can_block = True
@@ -44,77 +44,77 @@ class Route(ABC):
         """Seconds that a call may take, unless it says otherwise."""
 
     @abstractmethod
-    def twin(self) -> Route:
+    def twin(self) -> Transport:
         """To the same place, with connections and a map of slots of its own; what was opened stays this one's."""
 
-    def take(self, step: Step) -> Any:
+    def take(self, effect: Effect) -> Any:
         """Do what a flow asks for."""
-        if isinstance(step, Send):
-            return self.finish(*self.begin(step))
-        if isinstance(step, Pause):
-            return time.sleep(step.seconds)
-        if isinstance(step, Reroute):
-            return self._ways.reroute(step.redirect)
-        raise AssertionError("whoever drives a flow sees to its riders")
+        if isinstance(effect, Send):
+            return self.finish(*self.begin(effect))
+        if isinstance(effect, Sleep):
+            return time.sleep(effect.seconds)
+        if isinstance(effect, FollowRedirect):
+            return self._ways.reroute(effect.redirect)
+        raise AssertionError("a driver waits for calls itself")
 
     def cut(self) -> None:
         """End the calls that are under way, from another thread: they lose their connection."""
-        for endpoint in self._ways.endpoints():
-            endpoint.cut()
+        for node_pool in self._ways.node_pools():
+            node_pool.cut()
 
     def close(self) -> None:
-        for endpoint in self._ways.endpoints():
-            endpoint.close()
+        for node_pool in self._ways.node_pools():
+            node_pool.close()
         if self._on_close:
             self._on_close()
 
     @abstractmethod
-    def begin(self, step: Send) -> Pending:
+    def begin(self, effect: Send) -> Pending:
         """Send, without waiting for the reply."""
 
-    def finish(self, endpoint: Endpoint, connection: Any, step: Send) -> Any:
+    def finish(self, node_pool: NodePool, connection: Any, effect: Send) -> Any:
         """Wait for the reply to what was sent."""
-        return endpoint.receive(connection, step)
+        return node_pool.receive(connection, effect)
 
-    def give_up(self, endpoint: Endpoint, connection: Any, step: Send) -> None:
+    def give_up(self, node_pool: NodePool, connection: Any, effect: Send) -> None:
         """Do not wait for the reply to what was sent."""
-        endpoint.drop(connection)
+        node_pool.drop(connection)
 
     def ready(self, pending: Iterable[Pending], seconds: float) -> list[Any]:
         """Wait until a reply comes in over one of these connections; over which there is one."""
         return readable([connection for _, connection, _ in pending], seconds)
 
     @abstractmethod
-    def doubts(self, step: Send) -> bool:
+    def doubts(self, effect: Send) -> bool:
         """Whether sending this may take long, by what came of the last try."""
 
 
-class ServerRoute(Route):
+class NodeTransport(Transport):
     """To one server."""
 
-    def __init__(self, endpoint: Endpoint, shown: str, on_close: Callable[[], None] | None = None) -> None:
-        super().__init__(ToServer(endpoint), shown, on_close)
-        self._endpoint = endpoint
-        self.can_block = endpoint.can_block
+    def __init__(self, node_pool: NodePool, shown: str, on_close: Callable[[], None] | None = None) -> None:
+        super().__init__(OneNode(node_pool), shown, on_close)
+        self._node_pool = node_pool
+        self.can_block = node_pool.can_block
 
     @property
     def limit(self) -> float:
-        return self._endpoint.limit
+        return self._node_pool.limit
 
-    def twin(self) -> Route:
-        return ServerRoute(self._endpoint.twin(), self._shown)
+    def twin(self) -> Transport:
+        return NodeTransport(self._node_pool.twin(), self._shown)
 
-    def begin(self, step: Send) -> Pending:
-        return self._endpoint, self._endpoint.send(step), step
+    def begin(self, effect: Send) -> Pending:
+        return self._node_pool, self._node_pool.send(effect), effect
 
-    def doubts(self, step: Send) -> bool:
-        return self._endpoint.doubtful
+    def doubts(self, effect: Send) -> bool:
+        return self._node_pool.doubtful
 
 
-class ClusterRoute(Route):
+class ClusterTransport(Transport):
     """To the nodes of a Redis Cluster."""
 
-    def __init__(self, ways: ToCluster[Endpoint], deadline: float, shown: str) -> None:
+    def __init__(self, ways: ClusterNodes[NodePool], deadline: float, shown: str) -> None:
         super().__init__(ways, shown)
         self._nodes = ways
         self._deadline = deadline
@@ -123,55 +123,55 @@ class ClusterRoute(Route):
     def limit(self) -> float:
         return time_limit(self._nodes.options, self._deadline)
 
-    def twin(self) -> Route:
-        return ClusterRoute(self._nodes.twin(), self._deadline, self._shown)
+    def twin(self) -> Transport:
+        return ClusterTransport(self._nodes.twin(), self._deadline, self._shown)
 
-    def begin(self, step: Send) -> Pending:
-        with self._suspicious() as topology:
-            if topology.stale:
-                self._read_map((step.timeout or self._deadline) / 2)
-            endpoint = self._nodes.endpoint_for(step)
-            return endpoint, endpoint.send(step), step
+    def begin(self, effect: Send) -> Pending:
+        with self._suspicious() as slot_map:
+            if slot_map.stale:
+                self._read_map((effect.timeout or self._deadline) / 2)
+            node_pool = self._nodes.pool_for(effect)
+            return node_pool, node_pool.send(effect), effect
 
-    def finish(self, endpoint: Endpoint, connection: Any, step: Send) -> Any:
+    def finish(self, node_pool: NodePool, connection: Any, effect: Send) -> Any:
         with self._suspicious():
-            return endpoint.receive(connection, step)
+            return node_pool.receive(connection, effect)
 
-    def give_up(self, endpoint: Endpoint, connection: Any, step: Send) -> None:
-        self._nodes.topology.stale = True
-        super().give_up(endpoint, connection, step)
+    def give_up(self, node_pool: NodePool, connection: Any, effect: Send) -> None:
+        self._nodes.slot_map.stale = True
+        super().give_up(node_pool, connection, effect)
 
-    def doubts(self, step: Send) -> bool:
+    def doubts(self, effect: Send) -> bool:
         try:
-            return self._nodes.topology.stale or self._nodes.endpoint_for(step).doubtful
+            return self._nodes.slot_map.stale or self._nodes.pool_for(effect).doubtful
         except NotSent:
             return True
 
     @contextlib.contextmanager
-    def _suspicious(self) -> Iterator[Topology]:
+    def _suspicious(self) -> Iterator[SlotMap]:
         """A connection that fails may mean that the nodes have changed their parts."""
-        topology = self._nodes.topology
+        slot_map = self._nodes.slot_map
         try:
-            yield topology
+            yield slot_map
         except ResponseError:
             raise
         except BaseException:
-            topology.stale = True
+            slot_map.stale = True
             raise
 
     def _read_map(self, seconds: float) -> None:
         """Ask one node after another for the map of slots; together they have ``seconds``."""
-        topology = self._nodes.topology
-        addresses = topology.nodes()
+        slot_map = self._nodes.slot_map
+        addresses = slot_map.nodes()
         failure: BaseException = RedisConnectionError("no node of the cluster knows of any slot")
         for address in addresses:
             try:
-                reply = self._nodes.endpoint_at(address).call(Send("", CLUSTER_SLOTS, seconds / len(addresses)))
+                reply = self._nodes.pool_at(address).call(Send("", CLUSTER_SLOTS, seconds / len(addresses)))
             except NotSent as error:
                 failure = error.__cause__ or error
             except (RedisError, OSError) as error:
                 failure = error
             else:
-                if topology.learn(reply, address):
+                if slot_map.learn(reply, address):
                     return
         raise NotSent from failure

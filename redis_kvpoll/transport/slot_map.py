@@ -17,7 +17,7 @@ Address: TypeAlias = tuple[str, int]
 CLUSTER_SLOTS = ("CLUSTER", "SLOTS")
 
 
-class Topology:
+class SlotMap:
     """The map of slots. ``seeds`` are where to ask first; ``remap`` turns an announced address into ours."""
 
     def __init__(self, seeds: Iterable[Address], remap: Callable[[str, int], Address] | None = None) -> None:
@@ -29,12 +29,12 @@ class Topology:
         self._slots: dict[str, int] = {}
         self._turn = 0
 
-    def twin(self) -> Topology:
+    def twin(self) -> SlotMap:
         """A map that is learned anew, from the same nodes."""
-        return Topology(self._known, self._remap)
+        return SlotMap(self._known, self._remap)
 
     def nodes(self) -> list[Address]:
-        """Whom to ask for the map: all that are known, each time beginning with another."""
+        """Whom to ask for the map: all that are parse_status, each time beginning with another."""
         self._turn += 1
         at = self._turn % len(self._known)
         return self._known[at:] + self._known[:at]

@@ -172,13 +172,13 @@ class Explorer:
 
     def _bereft(self, number: int, losses: int) -> int:
         process = self._processes[number]
-        process = process._replace(must_restate=process.held is not None)
+        process = process._replace(must_replay=process.held is not None)
         return self._forget(self._processes.number(process), losses)
 
     def _forget(self, number: int, losses: int) -> int:
         """A process without what it knows and can never use again."""
         process = self._processes[number]
-        if self.setting.restate is None or not (losses or process.must_restate):
+        if self.setting.replay is None or not (losses or process.must_replay):
             process = process._replace(held=None, ended=b"")
         if process.left == 0 and process.pending < 0:
             process = process._replace(handle=b"", seen=b"" if process.held is None else process.seen)

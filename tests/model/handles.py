@@ -1,4 +1,4 @@
-"""Operations through a generation, and what a store holds of it: by the real Held, which brings it back."""
+"""Operations through a generation, and what a store holds of it: by the real TrackedRooms, which brings it back."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from redis_kvpoll import KVPoll, Outcome, Update
-from redis_kvpoll.engine.tracked_rooms import CLEARING, Claim, Held
+from redis_kvpoll.engine.tracked_rooms import CLEARING, TrackedRoom, TrackedRooms
 from redis_kvpoll.protocol import fenced_commands, replies, script_specs
 from redis_kvpoll.protocol.building import only
 from redis_kvpoll.protocol.replies import Opened
-from redis_kvpoll.protocol.script_call import Call, Command, Layout
+from redis_kvpoll.protocol.script_call import Call, CallContext, Command
 from tests.model.operations import Operation, Process
 from tests.model.table import NAMESPACE, ROOM
 
@@ -20,7 +20,7 @@ TTL, NOW = 1e9, 0.0
 
 
 class Claimed(NamedTuple):
-    """A Claim that does not change. Bytes, which are renamed with their generation."""
+    """A TrackedRoom that does not change. Bytes, which are renamed with their generation."""
 
     generation: bytes
     request: bytes
@@ -28,54 +28,57 @@ class Claimed(NamedTuple):
     status: bytes
     reason: bytes
     length: bytes
-    is_ending: bool
+    is_clearing: bool
     waits: bool
 
     @classmethod
-    def of(cls, claim: Claim) -> Claimed:
-        status = claim.status.name if claim.status is not None else ""
-        words = (str(claim.generation), claim.request, claim.role, status, claim.reason, claim.length)
-        return cls(*[word.encode() for word in words], claim.is_ending, claim.waits_since is not None)
+    def of(cls, tracked: TrackedRoom) -> Claimed:
+        status = tracked.status.name if tracked.status is not None else ""
+        words = (str(tracked.generation), tracked.request, tracked.role, status, tracked.reason, tracked.length)
+        return cls(*[word.encode() for word in words], tracked.is_clearing, tracked.awaiting_since is not None)
 
-    def claim(self) -> Claim:
+    def tracked(self) -> TrackedRoom:
         generation, request, role, status, reason, length = (word.decode() for word in self[:6])
-        held = Claim(int(generation), request, role, KVPoll[status] if status else None, TTL, reason, length)  # type: ignore[arg-type]
-        held.is_ending, held.waits_since = self.is_ending, NOW if self.waits else None
+        held = TrackedRoom(int(generation), request, role, KVPoll[status] if status else None, TTL, reason, length)  # type: ignore[arg-type]
+        held.is_clearing, held.awaiting_since = self.is_clearing, NOW if self.waits else None
         return held
 
 
-def store_of(process: Process, layout: Layout) -> Held:
+def store_of(process: Process, context: CallContext) -> TrackedRooms:
     """What the process's store holds."""
-    held = Held(TTL, TTL, bool(layout.rank))
-    held.seen = int(process.seen or 0)
+    held = TrackedRooms(TTL, TTL, bool(context.rank))
+    held.highest_generation = int(process.seen or 0)
     if process.held:
-        held._shards[NAMESPACE] = {ROOM: process.held.claim()}
+        held._shards[NAMESPACE] = {ROOM: process.held.tracked()}
         if process.held.waits:
-            held._in_vain[NAMESPACE] = {ROOM: None}
+            held._awaiting_creator[NAMESPACE] = {ROOM: None}
     return held
 
 
-def _with(process: Process, held: Held) -> Process:
-    claim = held.claims(NAMESPACE).get(ROOM)
-    seen = b"%d" % held.seen if held.seen else b""
-    return process._replace(held=Claimed.of(claim) if claim else None, seen=seen)
+def _with(process: Process, held: TrackedRooms) -> Process:
+    tracked = held.in_shard(NAMESPACE).get(ROOM)
+    seen = b"%d" % held.highest_generation if held.highest_generation else b""
+    return process._replace(held=Claimed.of(tracked) if tracked else None, seen=seen)
 
 
-def sent(process: Process, layout: Layout, call: Call) -> Process:
+def sent(process: Process, context: CallContext, call: Call) -> Process:
     """The process as it forms a call: what it clears is not to be brought back."""
-    if call.shape not in CLEARING or process.held is None:
+    if call.spec not in CLEARING or process.held is None:
         return process
-    held = store_of(process, layout)
-    held.end(call)
+    held = store_of(process, context)
+    held.mark_clearing(call)
     fence = call.items[0].encode()
-    is_over = not layout.rank and fence in (b"", process.held.generation)  # a rank leaves its last status behind
+    is_over = not context.rank and fence in (
+        b"",
+        process.held.generation,
+    )  # a rank leaves its last status behind
     return _with(process, held)._replace(ended=process.held.generation if is_over else process.ended)
 
 
-def heard(process: Process, layout: Layout, call: Call, reply: list[Any]) -> Process:
+def heard(process: Process, context: CallContext, call: Call, reply: list[Any]) -> Process:
     """The process's store hears a reply."""
-    held = store_of(sent(process, layout, call), layout)
-    held.hear(call, reply, NOW)
+    held = store_of(sent(process, context, call), context)
+    held.observe(call, reply, NOW)
     return _with(process, held)
 
 
@@ -83,7 +86,7 @@ def fence(process: Process) -> str | None:
     return process.handle.decode() or None
 
 
-def _through(build: Callable[[int], Command[Any, Any]]) -> Callable[[Process, Layout], Command[Any, Any] | None]:
+def _through(build: Callable[[int], Command[Any, Any]]) -> Callable[[Process, CallContext], Command[Any, Any] | None]:
     """A command for who has a handle."""
     return lambda process, _: build(int(process.handle)) if process.handle else None
 
@@ -99,7 +102,7 @@ def _learn_opened(process: Process, value: Any) -> Process:
 
 
 def _open(request: str) -> Operation:
-    def command(process: Process, _: Layout) -> Command[Any, Any]:
+    def command(process: Process, _: CallContext) -> Command[Any, Any]:
         return fenced_commands.open(ROOM, request, KVPoll.Bootstrapping, int(process.seen or 0))
 
     return Operation(f"open for {request}", command, _learn_opened, creates=True)
@@ -110,13 +113,13 @@ def _update(status: KVPoll) -> Operation:
     return Operation(f"room.update {status.name}", command, _learn_stale, lambda _: status.name, fence)
 
 
-def _restate(process: Process, layout: Layout) -> Command[Any, Any] | None:
+def _replay(process: Process, context: CallContext) -> Command[Any, Any] | None:
     """What the store says of its rooms; None when there is nothing that it would bring back."""
-    held = store_of(process, layout)
-    if process.must_restate:
-        held.lose(NAMESPACE, NOW)
-    for call in held.restating(NAMESPACE, layout, NOW):
-        return Command("restate", script_specs.RESTATE, call.rooms, call.items, replies.updates, only)
+    held = store_of(process, context)
+    if process.must_replay:
+        held.mark_lost(NAMESPACE, NOW)
+    for call in held.replays(NAMESPACE, context, NOW):
+        return Command("replay", script_specs.REPLAY, call.rooms, call.items, replies.updates, only)
     return None
 
 
@@ -147,9 +150,9 @@ BIND = Operation(
     _through(lambda generation: fenced_commands.set_decode_prefix_len(ROOM, generation, 7)),
     fence=fence,
 )
-RESTATE = Operation(
-    "restate",
-    _restate,
+REPLAY = Operation(
+    "replay",
+    _replay,
     says=lambda process: process.held.status.decode() or None,
     fence=lambda process: process.held.generation.decode(),
     creates=True,

@@ -16,7 +16,7 @@ WROTE_NOTHING = (Outcome.UNCHANGED, Outcome.SKIPPED, Outcome.STALE)
 
 
 @dataclass(frozen=True)
-class Step:
+class Effect:
     """One call that was carried out."""
 
     setting: Setting
@@ -38,8 +38,8 @@ class Step:
         return self.operation.says(self.process)
 
     @property
-    def restates(self) -> bool:
-        return self.operation is self.setting.restate
+    def replays(self) -> bool:
+        return self.operation is self.setting.replay
 
     @property
     def fence(self) -> str | None:
@@ -61,31 +61,31 @@ def said(
     return tuple(sorted(ranks)) if after.room else ()
 
 
-def wrong(step: Step) -> Iterator[str]:
+def wrong(step: Effect) -> Iterator[str]:
     """What a step breaks."""
     for check in (
         _ttl,
         _creation,
         _generations,
         _order,
-        _agreement,
+        _expected,
         _fences,
         _success,
         _outcome,
         _end,
         _feed,
-        _restated,
+        _observe_replay,
     ):
         yield from check(step)
 
 
-def _ttl(step: Step) -> Iterator[str]:
+def _ttl(step: Effect) -> Iterator[str]:
     for kept in step.after.state:
         if kept.deadline is None:
             yield f"{kept.key.decode()} has no TTL"
 
 
-def _creation(step: Step) -> Iterator[str]:
+def _creation(step: Effect) -> Iterator[str]:
     """An absent room is created by what says so, and never by Failed or through a generation."""
     if step.before.room or not step.after.room:
         return
@@ -93,27 +93,27 @@ def _creation(step: Step) -> Iterator[str]:
         yield f"{step.operation.name} created an absent room"
     if step.fence is not None and not step.operation.creates:
         yield f"{step.operation.name} created an absent room through a generation"
-    if step.restates and step.process.held.role != b"opener":
-        yield f"a {step.process.held.role.decode()} created an absent room"
+    if step.replays and step.process.held.role != b"creator":
+        yield f"one who is {step.process.held.role.decode()} created an absent room"
 
 
-def _generations(step: Step) -> Iterator[str]:
+def _generations(step: Effect) -> Iterator[str]:
     """A generation ends by clear, by open once Failed, or for a higher one that is restated. New ones are higher."""
     before, after = step.before.generation, step.after.generation
     if after is None or before == after:
         return
     if before is not None:
-        if step.restates and not before < after:
+        if step.replays and not before < after:
             yield f"{before} was replaced by {after}, which is older"
-        if not step.restates and (step.before.status != "Failed" or not step.operation.creates):
+        if not step.replays and (step.before.status != "Failed" or not step.operation.creates):
             yield f"{step.operation.name} took the room from generation {before}, which was {step.before.status}"
     epoch = dict(step.before.kept[EPOCH_KEY].value) if EPOCH_KEY in step.before.kept else {}
     known = max(epoch.get(b"generation", b""), step.process.seen if step.operation.creates else b"").decode()
-    if not step.restates and known >= after:
+    if not step.replays and known >= after:
         yield f"generation {after} was given after {known}"
 
 
-def _order(step: Step) -> Iterator[str]:
+def _order(step: Effect) -> Iterator[str]:
     """Within a generation nothing goes back; only compat's plain writes leave Failed."""
     if not step.is_same_generation:
         return
@@ -132,13 +132,13 @@ def _order(step: Step) -> Iterator[str]:
             yield f"{name} went back from {was} to {now}"
 
 
-def _fences(step: Step) -> Iterator[str]:
+def _fences(step: Effect) -> Iterator[str]:
     is_stale = step.fence is not None and step.fence != step.before.generation
-    if is_stale and not step.restates and step.before.state != step.after.state:
+    if is_stale and not step.replays and step.before.state != step.after.state:
         yield f"{step.operation.name} is stale and changed something"
 
 
-def _success(step: Step) -> Iterator[str]:
+def _success(step: Effect) -> Iterator[str]:
     """Success only when every rank has said so."""
     room = step.after.room
     if room.get("status") == "Success":
@@ -147,7 +147,7 @@ def _success(step: Step) -> Iterator[str]:
             yield f"the room is Success, and only {list(step.said)} of {count} said so"
 
 
-def _agreement(step: Step) -> Iterator[str]:
+def _expected(step: Effect) -> Iterator[str]:
     """The consensus is what its ranks come to."""
     room = step.after.room
     if "world_size" not in room:
@@ -161,19 +161,19 @@ def _agreement(step: Step) -> Iterator[str]:
         yield f"the consensus is {room['status']}, and of {ranks} it should be {due}"
 
 
-def _outcome(step: Step) -> Iterator[str]:
+def _outcome(step: Effect) -> Iterator[str]:
     """What the caller is told is what happened."""
     before, after, rank = step.before, step.after, step.rank
     outcome = getattr(step.value, "outcome", None)
     is_refused = isinstance(step.value, KVPollError)
-    if (is_refused or outcome in WROTE_NOTHING) and not step.restates:
+    if (is_refused or outcome in WROTE_NOTHING) and not step.replays:
         exempt = (PREFIX_KEY, EPOCH_KEY) if step.operation.creates else (PREFIX_KEY,)
         if before.without(*exempt) != after.without(*exempt):
             yield f"{_name(step.value)}, and something was written"
     is_own = step.operation.name == f"open for {before.room.get('request')}" and f"cleared:{rank}" not in before.room
     if isinstance(step.value, RoomBusyError) and is_own:
         yield "the request that has the room was refused as if it were another"
-    if step.restates or not isinstance(step.value, Update):
+    if step.replays or not isinstance(step.value, Update):
         return
     if outcome is Outcome.SKIPPED and before.own(rank):
         yield "SKIPPED, and the room is there"
@@ -191,20 +191,20 @@ def _name(value: Any) -> str:
     return value.outcome.name if hasattr(value, "outcome") else type(value).__name__
 
 
-def _restated(step: Step) -> Iterator[str]:
+def _observe_replay(step: Effect) -> Iterator[str]:
     """Then the room is as far as its holder knew it to be, or a later generation's, or not his to create."""
     held = step.process.held
-    if not step.restates or isinstance(step.value, KVPollError):
+    if not step.replays or isinstance(step.value, KVPollError):
         return
     room, generation = step.after.room, held.generation.decode()
     if getattr(step.value, "outcome", None) is Outcome.STALE:
         if not (room.get("generation", "") > generation or f"cleared:{step.rank}" in room):
-            yield f"restating {generation} was refused as stale"
+            yield f"replaying {generation} was refused as stale"
         return
     if generation == step.process.ended.decode() and not step.before.room and room:
         yield f"{generation} was cleared by the process that brings it back"
-    if held.role == b"opener" and (not room or room["generation"] < generation):
-        yield f"its opener restated {generation}, and it is not there"
+    if held.role == b"creator" and (not room or room["generation"] < generation):
+        yield f"its creator restated {generation}, and it is not there"
     # What a rank had when it cleared stands: another process of this rank may have known less, and cleared first.
     has_cleared = f"cleared:{step.rank}" in step.before.room
     if room.get("generation") == generation and step.before.generation in (None, generation) and not has_cleared:
@@ -213,7 +213,7 @@ def _restated(step: Step) -> Iterator[str]:
             yield f"it was restated as {held.status.decode()}, and is {now}"
 
 
-def _end(step: Step) -> Iterator[str]:
+def _end(step: Effect) -> Iterator[str]:
     if step.before.room and not step.after.room and not step.operation.clears:
         yield f"{step.operation.name} removed the room"
     others = [name for name in step.before.room if name.startswith("status:") and name != f"status:{step.rank}"]
@@ -223,7 +223,7 @@ def _end(step: Step) -> Iterator[str]:
         yield "the prefix length outlived its room's clear"
 
 
-def _feed(step: Step) -> Iterator[str]:
+def _feed(step: Effect) -> Iterator[str]:
     """The feed tells of every change of a status, in the same step, and of nothing else but touches."""
     now = step.after.status or "absent"
     news = step.after.entries[len(step.before.entries) :]

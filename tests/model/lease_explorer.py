@@ -18,7 +18,7 @@ from redis_kvpoll.protocol.script_call import Call, Command
 from tests.model import lease_rules, leaseholders
 from tests.model.canonical import NOW_US, short
 from tests.model.explorer import Report
-from tests.model.lease_rules import Notes, Step
+from tests.model.lease_rules import Effect, Notes
 from tests.model.leaseholders import LOOKERS, ROOMS, Holder, Sent
 from tests.model.redis_lua import ScriptError, ScriptRunner
 from tests.model.redis_model import EMPTY, RedisModel, State
@@ -108,7 +108,7 @@ class LeaseExplorer:
         setting, names = self.setting, "ABCD"
         holders = [Holder(names[at], owner, setting.each) for at, owner in enumerate(setting.owners)]
         world = World(EMPTY, Notes(), 0, 0, setting.losses, setting.lost, 0, (), tuple(holders))
-        world = self._on_lease(world, len(holders) - 1, "look")
+        world = self._on_lease(world, len(holders) - 1, "sweep")
         world = world._replace(pauses=1)
         world = self._on_lease(world, 0, "take")
         return self._on_room(world, 0, "open", ROOMS[0].command(world.holders[0]))
@@ -137,7 +137,7 @@ class LeaseExplorer:
             yield world._replace(pauses=world.pauses + 1), f"{PAUSE_MS} ms pass, and nobody could do anything"
         if world.losses:
             survivors = tuple(
-                h._replace(must_renew=bool(h.incarnation), must_restate=h.held is not None) for h in world.holders
+                h._replace(must_renew=bool(h.incarnation), must_replay=h.held is not None) for h in world.holders
             )
             lossy = world._replace(server=EMPTY, notes=world.notes.after_loss(), losses=world.losses - 1)
             yield lossy._replace(holders=survivors), "the server loses all its data"
@@ -147,14 +147,14 @@ class LeaseExplorer:
             yield self._reap(world, at)
         if holder.must_renew:
             yield self._on_lease(world, at, "renew"), "renews its lease, which may be lost with the data"
-        elif holder.must_restate:
-            yield self._restate(world, at), "restates"
+        elif holder.must_replay:
+            yield self._replay(world, at), "replays"
         else:
             if holder.incarnation:
                 yield self._on_lease(world, at, "renew"), "renews its lease"
                 yield from self._lost(world, at, leaseholders.lease_call(holder, "renew", self._nonce(world)), "renew")
             elif not holder.owner:
-                yield self._on_lease(world, at, "look"), "looks"
+                yield self._on_lease(world, at, "sweep"), "sweeps"
             if holder.left:
                 yield from self._operations(world, at, holder._replace(left=holder.left - 1))
 
@@ -169,7 +169,7 @@ class LeaseExplorer:
             command = operation.command(holder)
             if command is not None:
                 yield self._on_room(ready, at, operation.name, command), operation.name
-                (call,) = command.calls(self._layout(world, holder))
+                (call,) = command.calls(self._context(world, holder))
                 yield from self._lost(world, at, call, operation.name)
 
     def _lost(self, world: World, at: int, call: Call, name: str) -> Iterator[tuple[World, str]]:
@@ -184,28 +184,28 @@ class LeaseExplorer:
         world = world._replace(takes=world.takes + (action == "take"))
         call = leaseholders.lease_call(holder, action, self._nonce(world))
         carried = self._carry_out(world, leaseholders.sent(action, holder, call))
-        learnt = leaseholders.heard_of_lease(holder, action, lease_commands.findings(carried.reply))
+        learnt = leaseholders.heard_of_lease(holder, action, lease_commands.parse_report(carried.reply))
         if holder.owner and not self.setting.all_reap:
             learnt = learnt._replace(reaping=())
         return _after(world, at, carried, learnt)
 
-    def _layout(self, world: World, holder: Holder) -> Any:
+    def _context(self, world: World, holder: Holder) -> Any:
         owner = holder.owner if holder.incarnation else ""
         return leaseholders.layout_of(owner, holder.incarnation, self._nonce(world))
 
     def _on_room(self, world: World, at: int, name: str, command: Any) -> World:
         holder = world.holders[at]
-        (call,) = command.calls(self._layout(world, holder))
+        (call,) = command.calls(self._context(world, holder))
         carried = self._carry_out(world, leaseholders.sent(name, holder, call))
         learnt = leaseholders.heard(holder, call, list(carried.reply), carried.value, self._nonce(world))
         return _after(world, at, carried, learnt)
 
-    def _restate(self, world: World, at: int) -> World:
-        holder = world.holders[at]._replace(must_restate=False)
-        call = leaseholders.restating(holder, self._nonce(world)) if holder.incarnation else None
+    def _replay(self, world: World, at: int) -> World:
+        holder = world.holders[at]._replace(must_replay=False)
+        call = leaseholders.replays(holder, self._nonce(world)) if holder.incarnation else None
         if call is None:
             return _with(world, at, holder)
-        carried = self._carry_out(world, leaseholders.sent("restate", holder, call))
+        carried = self._carry_out(world, leaseholders.sent("replay", holder, call))
         return _after(world, at, carried, leaseholders.heard(holder, call, list(carried.reply), carried.value, "n"))
 
     def _reap(self, world: World, at: int) -> tuple[World, str]:
@@ -256,8 +256,8 @@ class LeaseExplorer:
         told = reply if is_lease else reply[sum(sent.words) :]
         value = None if is_lease else leaseholders.value_of(sent.script, list(told))
         after = View(self._model.state())
-        verdict = reply[1].decode() if is_lease else ""
-        step = Step(sent, now_us // 1000, before, after, world.notes, verdict, value, is_late)
+        state = reply[1].decode() if is_lease else ""
+        step = Effect(sent, now_us // 1000, before, after, world.notes, state, value, is_late)
         notes, found = lease_rules.noted(step)
         found += lease_rules.wrong(step, notes)
         if found:

@@ -19,7 +19,7 @@ from tests.model.table import EPOCH_KEY, NAMESPACE, ROOM, View
 
 LEASES_KEY, OWNED_KEY = keys.leases(NAMESPACE).encode(), keys.owned(NAMESPACE).encode()
 LIVE = {status.name for status in KVPoll if not status.is_terminal}
-WRITES = ("write", "open", "restate")
+WRITES = ("write", "open", "replay")
 
 
 class Notes(NamedTuple):
@@ -37,7 +37,7 @@ class Notes(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Step:
+class Effect:
     """One call that was carried out at a time."""
 
     sent: Sent
@@ -45,7 +45,7 @@ class Step:
     before: View
     after: View
     notes: Notes
-    verdict: str
+    state: str
     """What a lease script says of the lease."""
     value: Any
     """What comes of a call on the room, or the exception."""
@@ -72,7 +72,7 @@ def owned(view: View) -> str | None:
     return next((f"{score:.0f}" for member, score in kept.value if member == b"%d" % ROOM), None) if kept else None
 
 
-def noted(step: Step) -> tuple[Notes, list[str]]:
+def noted(step: Effect) -> tuple[Notes, list[str]]:
     """What is noted after a step, and what in it was wrong about leases that ended."""
     was, now, over, wrong = records(step.before), records(step.after), set(step.notes.over), []
     told = step.sent.argv[2] if step.sent.script == "lease" else ""
@@ -87,7 +87,7 @@ def noted(step: Step) -> tuple[Notes, list[str]]:
     beats = {incarnation: (beaten, found) for incarnation, beaten, found in step.notes.beats}
     if step.sent.script == "lease":
         for owner, incarnation in now.items():
-            if step.verdict == "held" and owner == step.sent.owner:
+            if step.state == "held" and owner == step.sent.owner:
                 beats[incarnation] = (step.now_ms, 0)
             beaten, found = beats[incarnation]
             if step.now_ms > beaten + TTL_MS and not found:
@@ -98,7 +98,7 @@ def noted(step: Step) -> tuple[Notes, list[str]]:
     return Notes(there, frozenset(over), step.notes.was_over), wrong
 
 
-def _may_be_condemned(step: Step, incarnation: str) -> bool:
+def _may_be_condemned(step: Effect, incarnation: str) -> bool:
     """Whether it was found to have lapsed, and still not renewed after long enough; and no data was lost lately."""
     beaten, found = next((beaten, found) for i, beaten, found in step.notes.beats if i == incarnation)
     epoch = dict(step.before.kept[EPOCH_KEY].value)[b"epoch"].decode()
@@ -106,7 +106,7 @@ def _may_be_condemned(step: Step, incarnation: str) -> bool:
     return is_old and step.now_ms > beaten + TTL_MS and found > 0 and step.now_ms - found >= APART_MS
 
 
-def wrong(step: Step, after: Notes) -> Iterator[str]:
+def wrong(step: Effect, after: Notes) -> Iterator[str]:
     """What a step breaks."""
     for kept in step.after.state:
         if kept.deadline is None:
@@ -115,7 +115,7 @@ def wrong(step: Step, after: Notes) -> Iterator[str]:
         yield from check(step, after)
 
 
-def _refused(step: Step, _: Notes) -> Iterator[str]:
+def _refused(step: Effect, _: Notes) -> Iterator[str]:
     """Who is condemned creates, opens and writes nothing."""
     if step.sent.script not in WRITES or step.sent.incarnation not in step.notes.over:
         return
@@ -126,7 +126,7 @@ def _refused(step: Step, _: Notes) -> Iterator[str]:
         yield f"{step.sent.name} under a lease that is over gave {step.value!r}"
 
 
-def _alive(step: Step, after: Notes) -> Iterator[str]:
+def _alive(step: Effect, after: Notes) -> Iterator[str]:
     """Who lives is not told otherwise."""
     known_over = after.over | after.was_over
     is_taken = records(step.before).get(step.sent.owner, "") > step.sent.incarnation  # where no data of it was left
@@ -134,11 +134,11 @@ def _alive(step: Step, after: Notes) -> Iterator[str]:
         return
     if isinstance(step.value, LeaseLostError):
         yield f"{step.sent.name} was refused by a lease that is not lost"
-    if step.verdict == "lost":
+    if step.state == "lost":
         yield "a lease was called lost that is not"
 
 
-def _reaped(step: Step, after: Notes) -> Iterator[str]:
+def _reaped(step: Effect, after: Notes) -> Iterator[str]:
     """A room fails with its owner, and only so; what has ended stays, and what is another's."""
     if step.sent.script != "reap":
         return
@@ -155,7 +155,7 @@ def _reaped(step: Step, after: Notes) -> Iterator[str]:
         yield f"a room of {owned(step.before)} was disowned for {incarnation}"
 
 
-def _owned(step: Step, after: Notes) -> Iterator[str]:
+def _owned(step: Effect, after: Notes) -> Iterator[str]:
     """A live room can be found by who is to fail it."""
     incarnation = step.after.room.get("incarnation")
     if incarnation is None or step.after.status not in LIVE:

@@ -13,11 +13,11 @@ from redis_kvpoll.errors import KVPollError, LeaseLostError
 from redis_kvpoll.protocol import fenced_commands as fenced
 from redis_kvpoll.protocol import lease_commands, replies, room_commands
 from redis_kvpoll.protocol.building import only
-from redis_kvpoll.protocol.lease_commands import Terms
+from redis_kvpoll.protocol.lease_commands import LeaseConfig
 from redis_kvpoll.protocol.replies import Opened
-from redis_kvpoll.protocol.script_call import Call, Command, Layout
+from redis_kvpoll.protocol.script_call import Call, CallContext, Command
 from tests.model import handles
-from tests.model.operations import layout
+from tests.model.operations import context
 from tests.model.table import NAMESPACE, ROOM
 
 TTL_MS, HEARTBEAT_MS, APART_MS = 1000, 100, 600
@@ -42,20 +42,20 @@ class Holder(NamedTuple):
     """The lost ones of which it was told, and why; and all that it was told since it began to fail their rooms."""
     replies: tuple[Any, ...] = ()
     must_renew: bool = False
-    must_restate: bool = False
+    must_replay: bool = False
 
-    def hear_of(self, found: lease_commands.Findings) -> Holder:
+    def hear_of(self, found: lease_commands.LeaseReport) -> Holder:
         if self.reaping:
             return self
         return self._replace(reaping=tuple(sorted(found.lost.items())), replies=())
 
     def without_lease(self) -> Holder:
         """A store forgets what it holds when its lease is lost."""
-        return self._replace(incarnation="", epoch="", held=None, must_renew=False, must_restate=False)
+        return self._replace(incarnation="", epoch="", held=None, must_renew=False, must_replay=False)
 
 
 class Sent(NamedTuple):
-    """A call, and what must be known of it to judge what it did. It may be under way for long."""
+    """A call, and what must be known of it to classify_failure what it did. It may be under way for long."""
 
     name: str
     script: str
@@ -79,19 +79,19 @@ def value_of(script: str, reply: list[Any]) -> Any:
 _DECODERS: dict[str, Callable[..., list[Any]]] = {
     "open": replies.openings,
     "clear": lambda _, rooms, reply: replies.clearings("clear", rooms, reply),
-    **dict.fromkeys(("update", "write", "restate", "reap"), replies.updates),
+    **dict.fromkeys(("update", "write", "replay", "reap"), replies.updates),
 }
 
 
 @cache
-def layout_of(owner: str, incarnation: str, nonce: str) -> Layout:
-    return replace(layout("strict"), owner=owner, incarnation=incarnation, nonce=nonce, words={})
+def layout_of(owner: str, incarnation: str, nonce: str) -> CallContext:
+    return replace(context("strict"), owner=owner, incarnation=incarnation, nonce=nonce, words={})
 
 
 def sent(name: str, process: Holder, call: Call) -> Sent:
     keys, argv = (*call.first_keys, *call.keys), (*call.once, *call.items)
-    shape = call.shape
-    return Sent(name, shape.script.name, keys, argv, process.owner, process.incarnation, (shape.feed, shape.epoch))
+    spec = call.spec
+    return Sent(name, spec.script.name, keys, argv, process.owner, process.incarnation, (spec.feed, spec.epoch))
 
 
 # Leases
@@ -99,17 +99,17 @@ def sent(name: str, process: Holder, call: Call) -> Sent:
 
 def lease_call(process: Holder, action: lease_commands.Action, nonce: str) -> Call:
     where = layout_of("", "", nonce)
-    if action == "look":
+    if action == "sweep":
         return lease_commands.look(where, NAMESPACE)
-    terms = Terms(process.owner, TTL_MS / 1000, HEARTBEAT_MS / 1000)
-    return terms.call(where, NAMESPACE, action, process.incarnation, process.epoch)
+    config = LeaseConfig(process.owner, TTL_MS / 1000, HEARTBEAT_MS / 1000)
+    return config.call(where, NAMESPACE, action, process.incarnation, process.epoch)
 
 
-def heard_of_lease(process: Holder, action: lease_commands.Action, found: lease_commands.Findings) -> Holder:
+def heard_of_lease(process: Holder, action: lease_commands.Action, found: lease_commands.LeaseReport) -> Holder:
     if action == "leave":
         return process.without_lease().hear_of(found)
     if action in ("take", "renew"):
-        if found.verdict != "held":
+        if found.state != "held":
             return process.without_lease()
         process = process._replace(incarnation=found.incarnation, epoch=found.epoch, must_renew=False)
     return process.hear_of(found)
@@ -119,7 +119,7 @@ def heard_of_lease(process: Holder, action: lease_commands.Action, found: lease_
 
 
 class _Wire:
-    """A delivery that lets somebody else carry its calls."""
+    """A executor that lets somebody else carry its calls."""
 
     def ask(self, _: str, tag: str, words: list[str]) -> Iterator[Any]:
         return (yield words)
@@ -165,11 +165,11 @@ ROOMS = (
 LOOKERS = (ROOMS[3], Operation("clear", lambda _: room_commands.clear(ROOM)))
 
 
-def restating(process: Holder, nonce: str) -> Call | None:
+def replays(process: Holder, nonce: str) -> Call | None:
     where = layout_of(process.owner, process.incarnation, nonce)
     held = handles.store_of(process, where)  # type: ignore[arg-type]
-    held.lose(NAMESPACE, handles.NOW)
-    return next(held.restating(NAMESPACE, where, handles.NOW), None)
+    held.mark_lost(NAMESPACE, handles.NOW)
+    return next(held.replays(NAMESPACE, where, handles.NOW), None)
 
 
 def heard(process: Holder, call: Call, reply: list[Any], value: Any, nonce: str) -> Holder:
@@ -179,7 +179,7 @@ def heard(process: Holder, call: Call, reply: list[Any], value: Any, nonce: str)
     process = handles.heard(process, layout_of(process.owner, process.incarnation, nonce), call, reply)  # type: ignore
     if isinstance(value, Opened):
         return process._replace(handle=b"%d" % value.generation, ended=b"")
-    is_over = call.shape.script.name in ("write", "clear") and isinstance(value, Update)
+    is_over = call.spec.script.name in ("write", "clear") and isinstance(value, Update)
     if is_over and value.outcome in (Outcome.STALE, Outcome.CLEARED):
         return process._replace(handle=b"", held=None)
     return process

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from redis_kvpoll import KVPoll
 from redis_kvpoll.protocol import room_commands
-from redis_kvpoll.protocol.script_call import Command, Layout
+from redis_kvpoll.protocol.script_call import CallContext, Command
 from tests.model.table import NAMESPACE, ROOM
 
 
@@ -28,12 +28,12 @@ class Process(NamedTuple):
     held: Any = None
     """What its store keeps of the room, to bring it back."""
     ended: bytes = b""
-    """The generation that it has sent a clear of: its own restating may not bring it back."""
+    """The generation that it has sent a clear of: its own replaying may not bring it back."""
     seen: bytes = b""
     """The highest generation that it has seen."""
     pending: int = -1
     """The operation whose reply was lost and that it has to send again."""
-    must_restate: bool = False
+    must_replay: bool = False
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Operation:
     """One letter of the alphabet."""
 
     name: str
-    command: Callable[[Process, Layout], Command[Any, Any] | None]
+    command: Callable[[Process, CallContext], Command[Any, Any] | None]
     """What the process would send; None when it has no reason to."""
     learn: Callable[[Process, Any], Process] = lambda process, _: process
     """The process after a reply."""
@@ -60,11 +60,11 @@ class Kind:
     """Processes of one kind are interchangeable."""
 
     name: str
-    layout: Layout
+    context: CallContext
 
     @property
     def rank(self) -> str:
-        return self.layout.rank
+        return self.context.rank
 
 
 @dataclass(frozen=True)
@@ -85,13 +85,13 @@ class Setting:
     """How often the server may lose all data on one path."""
     is_behind: bool = False
     """Whether the clock of the server that comes after such a loss is behind all generations."""
-    restate: Operation | None = None
+    replay: Operation | None = None
     broken: dict[str, Callable[[str], str]] = field(default_factory=dict)
     """Faults to put into scripts: from a source, another."""
 
 
-def layout(policy: str, mode: str = "prefill", rank: str = "", world_size: str = "") -> Layout:
-    return Layout(
+def context(policy: str, mode: str = "prefill", rank: str = "", world_size: str = "") -> CallContext:
+    return CallContext(
         ttl_ms="900000",
         terminal_ttl_ms="300000",
         rank=rank,

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from redis.exceptions import ResponseError
 
-WRONG_TYPE = "WRONGTYPE Operation against a key holding the wrong kind of value"
+WRONG_TYPE = "WRONGTYPE Operation against a key keeper the wrong kind of value"
 
 
 class Kept(NamedTuple):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.model import handles
-from tests.model.operations import UNFENCED, Kind, Setting, layout
+from tests.model.operations import UNFENCED, Kind, Setting, context
 
 UPDATES, ABORT, CLEAR = UNFENCED[:5], UNFENCED[5], UNFENCED[6]
 _DULL = ("room.update Bootstrapping", "room.update WaitingForInput")
@@ -11,7 +11,7 @@ _DULL = ("room.update Bootstrapping", "room.update WaitingForInput")
 
 
 def _rankless(policy: str) -> tuple[Kind, ...]:
-    return (Kind("process", layout(policy)),)
+    return (Kind("process", context(policy)),)
 
 
 def plain(policy: str, each: int) -> Setting:
@@ -31,8 +31,8 @@ _FEW = (*handles.OPENINGS, *[o for o in handles.FENCED if o.name not in _DULL], 
 def lossy(policy: str, each: int, lost: int = 0, is_behind: bool = False) -> Setting:
     """Handles on a server that may lose all its data, and may then have a clock that is behind."""
     kinds = _rankless(policy)
-    restating = {"losses": 1, "is_behind": is_behind, "restate": handles.RESTATE}
-    return Setting(policy, kinds, (0, 0, 0), each, _FEW, lost=lost, expiries=0, **restating)
+    replaying = {"losses": 1, "is_behind": is_behind, "replay": handles.REPLAY}
+    return Setting(policy, kinds, (0, 0, 0), each, _FEW, lost=lost, expiries=0, **replaying)
 
 
 def ranked(policy: str, each: int, third: int = 0, lost: int = 0) -> Setting:
@@ -43,12 +43,12 @@ def ranked(policy: str, each: int, third: int = 0, lost: int = 0) -> Setting:
 
 def ranked_lossy(policy: str, each: int) -> Setting:
     """Two ranks on a server that may lose all its data."""
-    return Setting(policy, _kinds(policy), (0, 1, 0), each, _FEW, lost=0, expiries=0, losses=1, restate=handles.RESTATE)
+    return Setting(policy, _kinds(policy), (0, 1, 0), each, _FEW, lost=0, expiries=0, losses=1, replay=handles.REPLAY)
 
 
 def _kinds(policy: str) -> tuple[Kind, ...]:
     return (
-        Kind("rank 0", layout(policy, rank="0", world_size="2")),
-        Kind("rank 1", layout(policy, rank="1", world_size="2")),
-        Kind("operator", layout(policy)),
+        Kind("rank 0", context(policy, rank="0", world_size="2")),
+        Kind("rank 1", context(policy, rank="1", world_size="2")),
+        Kind("operator", context(policy)),
     )

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from redis_kvpoll.errors import KVPollError
-from redis_kvpoll.protocol.script_call import Call, Layout
+from redis_kvpoll.protocol.script_call import Call, CallContext
 from tests.model import handles, invariants
 from tests.model.canonical import BEHIND_US, NOW_US, Values, short
 from tests.model.operations import Operation, Process, Setting
@@ -56,42 +56,42 @@ class Steps:
 
     def of(self, server: int, process: Process, is_behind: bool) -> Iterator[Taken]:
         """All that a process may do next."""
-        name, layout = self._name(process), self._layout(process)
+        name, context = self._name(process), self._context(process)
         for at, operation in self._thinkable(process):
             carried = self._carry_out(server, process, operation, is_behind)
             if carried is None:
                 continue
             after, call, reply, value, told = carried
             taught = operation.learn(process, value)
-            if self.setting.restate:
-                taught = handles.heard(taught, layout, call, list(reply))
+            if self.setting.replay:
+                taught = handles.heard(taught, context, call, list(reply))
             if after != server or taught != process or process.pending >= 0:
                 yield after, taught._replace(left=process.left - 1, pending=-1), None, f"{name}: {told}"
             if process.pending < 0 and not operation.reads:
-                waiting = self._unsure(handles.sent(process, layout, call), at, call)
+                waiting = self._unsure(handles.sent(process, context, call), at, call)
                 message = Message(self._sender(process, operation), at)
                 yield server, waiting, message, f"{name}: {operation.name}; the reply is lost"
-        if process.must_restate or (process.held and process.held.waits):
-            yield from self._restate(server, process, is_behind)
+        if process.must_replay or (process.held and process.held.waits):
+            yield from self._replay(server, process, is_behind)
 
-    def _restate(self, server: int, process: Process, is_behind: bool) -> Iterator[Taken]:
+    def _replay(self, server: int, process: Process, is_behind: bool) -> Iterator[Taken]:
         """What it holds goes before all else; a guest whose room is not there yet says it again, or gives up."""
-        restate, name = self.setting.restate, self._name(process)
-        assert restate is not None
-        carried = self._carry_out(server, process, restate, is_behind)
+        replay, name = self.setting.replay, self._name(process)
+        assert replay is not None
+        carried = self._carry_out(server, process, replay, is_behind)
         if carried is None:
-            yield server, process._replace(must_restate=False), None, f"{name}: has nothing to restate"
+            yield server, process._replace(must_replay=False), None, f"{name}: has nothing to replay"
             return
         after, call, reply, _, told = carried
-        taught = handles.heard(process, self._layout(process), call, list(reply))._replace(must_restate=False)
+        taught = handles.heard(process, self._context(process), call, list(reply))._replace(must_replay=False)
         if (after, taught) != (server, process):
             yield after, taught, None, f"{name}: {told}"
-        if not process.must_restate:
+        if not process.must_replay:
             yield server, process._replace(held=None), None, f"{name}: has waited for the opener long enough"
 
     def _thinkable(self, process: Process) -> Iterator[tuple[int, Operation]]:
         operations = self.setting.operations
-        if process.must_restate:
+        if process.must_replay:
             return
         if process.pending >= 0:
             yield process.pending, operations[process.pending]
@@ -100,7 +100,7 @@ class Steps:
 
     def _unsure(self, process: Process, at: int, call: Call) -> Process:
         """After a lost reply: it sends the same again; what destroys is not repeated."""
-        return process._replace(pending=at) if call.shape.repeatable else process._replace(left=process.left - 1)
+        return process._replace(pending=at) if call.spec.repeatable else process._replace(left=process.left - 1)
 
     def _sender(self, process: Process, operation: Operation) -> Process:
         """What of a process is in its message."""
@@ -108,8 +108,8 @@ class Steps:
         seen = process.seen if operation.creates else b""
         return Process(process.kind, 0, handle=handle, seen=seen)
 
-    def _layout(self, process: Process) -> Layout:
-        return self.setting.kinds[process.kind].layout
+    def _context(self, process: Process) -> CallContext:
+        return self.setting.kinds[process.kind].context
 
     def _name(self, process: Process) -> str:
         return self.setting.kinds[process.kind].name
@@ -118,15 +118,15 @@ class Steps:
 
     def _carry_out(self, server: int, process: Process, operation: Operation, is_behind: bool) -> Carried | None:
         """Run an operation's script, or look up what came of it: how many operations are left matters to no script."""
-        sender = process if operation is self.setting.restate else self._sender(process, operation)
+        sender = process if operation is self.setting.replay else self._sender(process, operation)
         key = server, sender, operation.name, is_behind
         if key not in self._carried:
             self._carried[key] = self._call(server, sender, operation, is_behind)
         return self._carried[key]
 
     def _call(self, server: int, process: Process, operation: Operation, is_behind: bool) -> Carried | None:
-        layout = self._layout(process)
-        command = operation.command(process, layout)
+        context = self._context(process)
+        command = operation.command(process, context)
         if command is None:
             return None
         before = self._views.get(server)
@@ -134,7 +134,7 @@ class Steps:
             before = self._views[server] = View(self._servers[server].state)
         self._model.now_us = BEHIND_US if is_behind else NOW_US
         self._model.put(before.state)
-        (call,) = command.calls(layout)
+        (call,) = command.calls(context)
         name = f"{self._name(process)}: {operation.name}"
         try:
             reply = self._run(call)
@@ -147,7 +147,7 @@ class Steps:
         after = View(self._model.state())
         told = f"{operation.name} -> {_told(value)}"
         said = invariants.said(self.setting, self._servers[server], after, process, operation, value)
-        step = invariants.Step(self.setting, process, operation, before, after, said, value)
+        step = invariants.Effect(self.setting, process, operation, before, after, said, value)
         if found := list(invariants.wrong(step)):
             raise BrokenError(f"{name}: {short('; '.join(found))}\n     before: {before}\n     after:  {after}")
         number = self._servers.number(Server(normal(after.state, self._model.now_us), said))
@@ -155,11 +155,11 @@ class Steps:
 
     def _run(self, call: Call) -> Any:
         self.calls += 1
-        script = call.shape.script
+        script = call.spec.script
         source = self.setting.broken.get(script.name, str)(script.source)
         keys = [key.encode() for key in (*call.first_keys, *call.keys)]
         reply = self._runner.run(source, keys, [word.encode() for word in (*call.once, *call.items)])
-        return reply[call.shape.feed + call.shape.epoch :]
+        return reply[call.spec.feed + call.spec.epoch :]
 
     def arrival(self, server: int, message: Message, is_behind: bool) -> tuple[int, str]:
         """A message that was under way is carried out; nobody hears of it."""

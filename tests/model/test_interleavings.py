@@ -69,7 +69,7 @@ FAULTS = [
         "outcome = 5 redis.call('HSET', room, 'reason', 'x')\n",
         "abort created",
     ),
-    ("plain", "compat", "abort", "= room, 'Failed', ARGV[2]", "= room, 'Success', ARGV[2]", "the feed does not say so"),
+    ("plain", "compat", "abort", "= room, status, ARGV[2]", "= room, 'Success', ARGV[2]", "the feed does not say so"),
     (
         "plain",
         "compat",
@@ -79,14 +79,14 @@ FAULTS = [
         "",
     ),
     ("plain", "compat", "clear", "else\n    redis.call('DEL', prefix)\n", "", "outlived its room"),
-    ("fenced", "compat", "write", "there.generation ~= fence or", "false or", "is stale and changed"),
-    ("fenced", "compat", "write", "not (strict and there.status == 'Failed') and ", "", "left Failed"),
-    ("fenced", "compat", "clear", "fence ~= '' and was[3] ~= fence", "false", "is stale and changed"),
-    ("fenced", "strict", "open", "not is_mine and there.status ~= 'Failed'", "false", "took the room"),
-    ("fenced", "strict", "open", "local is_mine = there.status and", "local is_mine = false and", "was refused as if"),
-    ("loss", "compat", "restate", "role ~= 'opener' or not", "not", "a guest created"),
-    ("loss", "compat", "restate", "has > generation or", "false or", "which is older"),
-    ("loss", "strict", "restate", "if outcome ~= 3 then", "if false then", ""),
+    ("fenced", "compat", "write", "fields.generation ~= expected_generation or", "false or", "is stale and changed"),
+    ("fenced", "compat", "write", "not (strict and fields.status == 'Failed') and ", "", "left Failed"),
+    ("fenced", "compat", "clear", "fields[3] ~= expected_generation", "false", "is stale and changed"),
+    ("fenced", "strict", "open", "not is_mine and fields.status ~= 'Failed'", "false", "took the room"),
+    ("fenced", "strict", "open", "local is_mine = fields.status and", "local is_mine = false and", "was refused as if"),
+    ("loss", "compat", "replay", "role ~= 'creator' or not", "not", "attached created"),
+    ("loss", "compat", "replay", "current > generation or", "false or", "which is older"),
+    ("loss", "strict", "replay", "if outcome ~= 3 then", "if false then", ""),
     ("loss, clock behind", "compat", "open", "if last < seen then last = seen end", "", "was given after"),
     (
         "loss, clock behind",
@@ -96,18 +96,25 @@ FAULTS = [
         "false and '' or now_us or",
         "was given after",
     ),
-    ("2 ranks", "strict", "write", "string.format('%d', heard) == there.world_size", "true", "only ['0'] of 2 said so"),
+    (
+        "2 ranks",
+        "strict",
+        "write",
+        "string.format('%d', count) == fields.world_size",
+        "true",
+        "only ['0'] of 2 said so",
+    ),
     ("2 ranks", "strict", "write", "or string.find(name, '^cleared:')", "", "the consensus is"),
     (
         "2 ranks",
         "strict",
         "clear",
-        "goes = not is_any_left(room)",
-        "goes = true",
+        "          is_removed = false\n",
+        "",
         "went with the clear of one rank",
     ),
     ("2 ranks", "strict", "abort", "redis.call('HSET', room, name, 'Failed')", "local _ = name", ""),
-    ("2 ranks", "compat", "write", "if there[cleared] then", "if false then", "has cleared, and is there again"),
+    ("2 ranks", "compat", "write", "if fields[cleared_field] then", "if false then", "has cleared, and is there again"),
 ]
 
 
@@ -126,7 +133,7 @@ def test_a_fault_in_a_script_is_found(fault):
 
 def test_a_path_to_a_violation_can_be_read():
     """It is the shortest, step by step, with what the table was after each."""
-    broken = {"clear": lambda source: source.replace("fence ~= '' and was[3] ~= fence", "false")}
+    broken = {"clear": lambda source: source.replace("fields[3] ~= expected_generation", "false")}
     report = Explorer(replace(settings.fenced("compat", 2), broken=broken)).explore(most=20_000)
     assert len(report.path) <= 4
     assert (
@@ -137,6 +144,6 @@ def test_a_path_to_a_violation_can_be_read():
 
 
 def test_a_store_that_brings_back_what_it_cleared_is_found(monkeypatch):
-    monkeypatch.setattr(handles.Held, "end", lambda *_: None)
+    monkeypatch.setattr(handles.TrackedRooms, "mark_clearing", lambda *_: None)
     report = Explorer(settings.lossy("compat", 2, lost=1)).explore(most=50_000)
     assert "was cleared by the process that brings it back" in (report.violation or ""), str(report)

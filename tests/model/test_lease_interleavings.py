@@ -38,16 +38,22 @@ def test_nothing_that_can_happen_breaks_a_promise(name, request):
 # Faults that must be found: (setting, script, what stands there, what is put there, what is said of it)
 FAULTS = [
     ("leases", "lease", "math.max(2 * heartbeat_ms, 600)", "0", "was condemned, and it lives"),
-    ("leases", "lease", "if marked_ms == '0' or", "if false and", "was condemned, and it lives"),
+    ("leases", "lease", "if suspected_ms == '0' or", "if false and", "was condemned, and it lives"),
     ("leases", "lease", "now_ms, '0'}, ' ')", "now_ms, '1'}, ' ')", "was condemned, and it lives"),
-    ("leases", "lease", "now_ms - beaten_ms - ttl_ms <= 0", "false", "was condemned, and it lives"),
-    ("leases, loss", "lease", "local is_lost = there > incarnation", "local is_lost = there ~= ''", "called lost"),
+    ("leases", "lease", "now_ms - last_heartbeat_ms - ttl_ms <= 0", "false", "was condemned, and it lives"),
+    ("leases, loss", "lease", "local is_lost = current > incarnation", "local is_lost = current ~= ''", "called lost"),
     ("leases", "lease", "if has_rooms(incarnation) then", "if false then", "would never fail"),
     ("leases", "lease", "redis.call('PEXPIRE', KEYS[i], ARGV[1])", "local _ = i", "has no TTL"),
     ("leases", "write", "elseif lease_lost then", "elseif false then", "under a lease that is over"),
     ("leases", "open", "elseif lease_lost then", "elseif false then", "under a lease that is over"),
-    ("leases", "reap", "current ~= 'Success' and ", "", "was reaped for"),
-    ("leases", "reap", "redis.call('HSET', room, 'status', 'Failed', 'updated_ms', now)", "", "is not among the owned"),
+    ("leases", "reap", "status ~= 'Success' and ", "", "was reaped for"),
+    (
+        "leases",
+        "reap",
+        "redis.call('HSET', room, 'status', 'Failed', 'updated_ms', now_ms)",
+        "",
+        "is not among the owned",
+    ),
     ("leases", "open", "redis.call('ZADD', KEYS[4]", "local _ = tostring(KEYS[4]", "is not among the owned"),
 ]
 

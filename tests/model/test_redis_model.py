@@ -13,7 +13,7 @@ from redis.exceptions import ResponseError
 from redis_kvpoll import KVPoll
 from redis_kvpoll.protocol import room_commands, scripts
 from tests.fuzzing import examples
-from tests.model.operations import layout
+from tests.model.operations import context
 from tests.model.redis_lua import ScriptError, ScriptRunner
 from tests.model.redis_model import EMPTY, KNOWN, RedisModel
 
@@ -241,7 +241,7 @@ ACTION = st.one_of(*[COMMAND] * 6, FOREIGN)
 @REAL
 @examples(120)
 @given(
-    where=st.builds(layout, st.sampled_from(("compat", "strict")), st.sampled_from(("none", "prefill"))),
+    where=st.builds(context, st.sampled_from(("compat", "strict")), st.sampled_from(("none", "prefill"))),
     actions=st.lists(ACTION, min_size=4, max_size=15),
 )
 def test_our_scripts(plain_client, where, actions):
@@ -251,7 +251,7 @@ def test_our_scripts(plain_client, where, actions):
                 for call in action.calls(where):
                     keys = [key.encode() for key in (*call.first_keys, *call.keys)]
                     argv = [word.encode() for word in (*call.once, *call.items)]
-                    sides.same("run", call.shape.script.source, keys, argv)
+                    sides.same("run", call.spec.script.source, keys, argv)
             else:  # a key of another type, made by hand
                 name, (put, *words) = action
                 key = b"kvpoll:{m}:" + name

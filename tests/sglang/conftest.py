@@ -12,8 +12,9 @@ import pytest
 from chaos.servers import Server
 from redis_kvpoll import StatusStore
 from tests.sglang.crew import Crew, Host
+from tests.support import pace
 
-LEASE = 1.0
+LEASE = pace.seconds(1)
 _numbers = itertools.count()
 
 

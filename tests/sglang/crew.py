@@ -8,17 +8,17 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
 from tests.real import free_port
+from tests.support import pace
 
 ROOT = Path(__file__).parent.parent.parent
-IMPORT_SECONDS = 120.0
+IMPORT_SECONDS = pace.seconds(120)
 """The first import after an installation is slow."""
-ANSWER_SECONDS = 40.0
+ANSWER_SECONDS = pace.seconds(40)
 
 
 class WorkerError(Exception):
@@ -119,7 +119,7 @@ class Host:
         self._lines.close()
         self._pipe.close()
         try:
-            self._process.wait(10)
+            self._process.wait(pace.seconds(10))
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
@@ -167,10 +167,9 @@ class Crew:
             worker.kill()
 
 
-def soon(look: Callable[[], Any], wanted: Any, seconds: float = 5.0) -> float:
-    """Wait until ``look`` gives what is wanted; the seconds that it took."""
-    since = time.monotonic()
-    while (seen := look()) != wanted:
-        assert time.monotonic() - since < seconds, f"{seconds:g} s later still {seen}, not {wanted}"
-        time.sleep(0.01)
-    return time.monotonic() - since
+def soon(look: Callable[[], Any], wanted: Any, seconds: float = 5.0) -> None:
+    """Wait until ``look`` gives what is wanted, for so many seconds of a machine at rest."""
+    for _ in pace.turns(seconds):
+        if (seen := look()) == wanted:
+            return
+    raise AssertionError(f"{seconds:g} s later still {seen}, not {wanted}")

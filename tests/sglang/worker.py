@@ -30,8 +30,9 @@ from tests.sglang.managers import (
     Settings,
 )
 from tests.sglang.serving import Serving
+from tests.support import pace
 
-STARTING_SECONDS = 10.0
+STARTING_SECONDS = pace.seconds(10)
 
 
 class Log(logging.Handler):

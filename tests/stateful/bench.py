@@ -53,7 +53,7 @@ class Bench:
             assert found == expected, self.differs(side, (who, name, *args), found, expected)
         return expected
 
-    def claim(self, who, name, *args):
+    def tracked(self, who, name, *args):
         """A method that gives a handle: one of each side, with what the oracle has of it."""
         expected = outcome(lambda: getattr(self.processes[who], name)(*args))
         handles = []
@@ -92,9 +92,9 @@ class Bench:
         return who, room, named, bound
 
     def lease(self, who, name, *args):
-        """A step of a store's lease: take, beat or give_up."""
+        """A step of a store's lease: take, send_heartbeat or give_up."""
         expected = outcome(lambda: getattr(self.processes[who], name)(*args))
-        if name == "beat":
+        if name == "send_heartbeat":
             expected = self.processes[who].lease.is_known_lost
         for side in self.sides:
             found = outcome(lambda side=side: getattr(side, name)(who, *args))
@@ -109,7 +109,7 @@ class Bench:
         """FLUSHALL. Everybody has just looked at all rooms, so what they know is all that was to be known."""
         for who in order:
             for room in ROOMS:
-                self.claim(who, "attach", room)
+                self.tracked(who, "attach", room)
         for side in self.sides:
             side.lose_all(order, self.spare)
         Loss(self, order).check()
@@ -194,7 +194,7 @@ class Loss:
             )
         rooms, lengths = first
         assert rooms.keys() == back.keys(), f"after a loss {set(rooms)} are there, not {set(back)}"
-        world.rooms = {room: self.adopted(room, back[room], fields) for room, (fields, _) in rooms.items()}
+        world.rooms = {room: self.adopt_handle(room, back[room], fields) for room, (fields, _) in rooms.items()}
         world.lengths = {room: self.bound(room, fields) for room, (fields, _) in lengths.items()}
 
     def renew(self, lease):
@@ -207,7 +207,7 @@ class Loss:
         self.world.leases[lease.name] = lease
         lease.beaten, lease.marked = self.world.now, None
 
-    def adopted(self, room, was, fields):
+    def adopt_handle(self, room, was, fields):
         world = self.world
         assert (fields["generation"], fields.get("request")) == (was.life, was.request), (room, fields)
         assert fields.get("reason") in (None, was.reason), (room, fields)

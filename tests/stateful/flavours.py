@@ -8,6 +8,7 @@ import time
 
 from redis_kvpoll import KVPoll
 from redis_kvpoll.protocol.feed import changes
+from tests import real
 from tests.feeds import entries
 from tests.stateful.bench import failed, outcome
 from tests.stateful.oracle import FAILED
@@ -103,7 +104,7 @@ def mirror(bench, who, room, status):
 
 def look_through(store, rooms, room, status, ranks):
     with store.mirror() as copy:
-        assert copy.synced
+        real.until(lambda: copy.synced, "synced")
         assert copy.lag < 60
         end = copy.on_change(lambda *change: None)
         before = copy.poll(rooms)
@@ -121,7 +122,7 @@ def look_through(store, rooms, room, status, ranks):
 
 async def alook(store, rooms, room, status, ranks):
     async with store.mirror() as copy:
-        assert copy.synced
+        await asyncio.to_thread(real.until, lambda: copy.synced, "synced")
         assert copy.lag < 60
         end = copy.on_change(lambda *change: None)
         before = copy.poll(rooms)

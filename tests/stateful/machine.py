@@ -122,16 +122,16 @@ class Machine(RuleBasedStateMachine):
     def handle(self, at):
         """One of the handles; where there is none yet, somebody opens a room."""
         if not self.handles:
-            self.keep(self.bench.claim(at % 3, "open", ROOMS[0], "rid", KVPoll.Bootstrapping))
+            self.keep(self.bench.tracked(at % 3, "open", ROOMS[0], "rid", KVPoll.Bootstrapping))
         return self.handles[min(at, len(self.handles) - 1)] if self.handles else None
 
     @step(who=WHO, room=ROOM, request=REQUEST, status=st.sampled_from((KVPoll.Bootstrapping, KVPoll.WaitingForInput)))
     def open(self, who, room, request, status):
-        self.keep(self.bench.claim(who, "open", room, request, status))
+        self.keep(self.bench.tracked(who, "open", room, request, status))
 
     @step(who=WHO, room=ROOM)
     def attach(self, who, room):
-        self.keep(self.bench.claim(who, "attach", room))
+        self.keep(self.bench.tracked(who, "attach", room))
 
     @step(at=NEWEST, who=WHO)
     def hand_over(self, at, who):
@@ -172,7 +172,7 @@ class Machine(RuleBasedStateMachine):
     def open_together(self, room, order, status):
         """As the ranks of one request do, or two processes that would have the same room."""
         for who in order:
-            self.keep(self.bench.claim(who, "open", room, "rid", KVPoll.Bootstrapping))
+            self.keep(self.bench.tracked(who, "open", room, "rid", KVPoll.Bootstrapping))
             self.use(0, "update", status)
 
     def use(self, at, name, *args):
@@ -188,10 +188,10 @@ class Machine(RuleBasedStateMachine):
 
     @precondition(lambda self: any(process.lease for process in self.bench.processes))
     @step(at=st.integers(0, 2), last=st.sampled_from((False, False, True)))
-    def beat(self, at, last):
+    def send_heartbeat(self, at, last):
         holders = [process.number for process in self.bench.processes if process.lease]
         who = holders[at % len(holders)]
-        self.bench.lease(who, "beat")
+        self.bench.lease(who, "send_heartbeat")
         if last:
             self.bench.lease(who, "give_up")
 
@@ -201,7 +201,9 @@ class Machine(RuleBasedStateMachine):
         """A holder is not heard of any more, and another process looks twice."""
         holders = [process.number for process in self.bench.processes if process.lease]
         self.keep(
-            self.bench.claim(holders[at % len(holders)], "open", room, "rid", KVPoll.Bootstrapping) if holders else None
+            self.bench.tracked(holders[at % len(holders)], "open", room, "rid", KVPoll.Bootstrapping)
+            if holders
+            else None
         )
         for steps in (3, 2):
             self.passed += steps

@@ -100,7 +100,7 @@ class World(Table):
         found = []
         for lease in sorted([*self.leases.values(), *self.condemned], key=lambda one: one.incarnation):
             lapsed = self.now - lease.beaten > lease.ttl
-            state = "marked" if lease.marked is not None else "lapsed" if lapsed else "alive"
+            state = "suspected" if lease.marked is not None else "expired" if lapsed else "alive"
             there = [self.rooms[room] for room, owner in self.owned.items() if owner is lease and room in self.rooms]
             live = sum(not room.status.is_terminal for room in there)
             found.append((lease.name, "lost" if lease in self.condemned else state, live))
@@ -134,7 +134,7 @@ class Process(Speaker):
         world.look()
         world.reap()
 
-    def beat(self):
+    def send_heartbeat(self):
         world, lease = self.table, self.lease
         if not world.holds(lease):
             lease.is_known_lost = True
@@ -163,7 +163,7 @@ class Process(Speaker):
         return self.table.owners()
 
     def check_lease(self, operation, rooms=()):
-        """``rooms`` are those whose claims the store drops when it is the server that says so."""
+        """``rooms`` are those whose rooms_here the store drops when it is the server that says so."""
         if self.lease and not (self.lease.is_known_lost or self.table.holds(self.lease)):
             for room in rooms:
                 if room in self.table.rooms:

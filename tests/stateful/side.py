@@ -40,7 +40,7 @@ class Side:
             self.stores = [Blocking(AsyncStatusStore(store_client, **one), self.runner) for one in options]
         else:
             self.stores = [StatusStore(store_client, **one) for one in options]
-        self.held = [None] * len(self.stores)
+        self.tracked_rooms = [None] * len(self.stores)
         """The lease of each store, in steps."""
         self.incarnations = {}
 
@@ -73,16 +73,18 @@ class Side:
         self.remember_less(seconds)
 
     def remember_less(self, seconds):
-        for store, held in zip(self.stores, self.held, strict=True):
-            delivery = leasing.delivery_of(store)
-            delivery._settled_until -= seconds
-            delivery.held.waiting = {tag: at - seconds for tag, at in delivery.held.waiting.items()}
+        for store, held in zip(self.stores, self.tracked_rooms, strict=True):
+            executor = leasing.executor_of(store)
+            executor._settings_valid_until -= seconds
+            executor.tracked_rooms.awaiting_shards = {
+                tag: at - seconds for tag, at in executor.tracked_rooms.awaiting_shards.items()
+            }
             for tag in self.tags:
-                for claim in delivery.held.claims(tag).values():
-                    claim.until -= seconds
-                    claim.waits_since = claim.waits_since and claim.waits_since - seconds
+                for tracked in executor.tracked_rooms.in_shard(tag).values():
+                    tracked.until -= seconds
+                    tracked.awaiting_since = tracked.awaiting_since and tracked.awaiting_since - seconds
             if held:
-                held.holding._next_touch -= seconds
+                held.keeper._next_touch -= seconds
 
     def lose_all(self, order, spare):
         """All data is gone. Then each process in turn makes a call, three times over: so guests find their openers."""
@@ -107,19 +109,19 @@ class Side:
     # Leases, beat by beat
 
     def take(self, who, name, ttl, heartbeat):
-        held = leasing.Held(self.stores[who], name, ttl, heartbeat).take()
-        self.held[who] = held
+        held = leasing.ManualLease(self.stores[who], name, ttl, heartbeat).take()
+        self.tracked_rooms[who] = held
         self.incarnations[int(held.incarnation)] = len(self.incarnations) + 1
 
-    def beat(self, who):
+    def send_heartbeat(self, who):
         for tag in self.tags:
-            self.client.hdel(keys.leases(tag), "looked at")
-        self.held[who].beat()
-        return self.held[who].lost
+            self.client.hdel(keys.leases(tag), "last sweep")
+        self.tracked_rooms[who].heartbeat()
+        return self.tracked_rooms[who].lost
 
     def give_up(self, who):
-        self.held[who].give_up()
-        self.held[who] = None
+        self.tracked_rooms[who].give_up()
+        self.tracked_rooms[who] = None
 
     # What is there
 

@@ -3,9 +3,9 @@
 Installed beside SGLang 0.5.23, with KVPOLL_URL set: see docs/sglang.md. Its words:
 
 - use: one life of a room here, from SGLang's opening it until it clears it; a room's uses are numbered;
-- book: what this process knows of its rooms. SGLang's threads read and write it, by what look like its dicts;
-- teller: says to the table what the book has, in order;
-- link: the thread that joins a process to the table. The teller, the lease and the mirrors live in it;
+- registry: what this process knows of its rooms. SGLang's threads read and write it, by what look like its dicts;
+- publisher: says to the table what the registry has, in order;
+- link: the thread that joins a process to the table. The publisher, the lease and the mirrors live in it;
 - place: which process of which instance this is, and so its rank and its lease's owner.
 """
 

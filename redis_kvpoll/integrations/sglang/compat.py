@@ -12,23 +12,23 @@ STATUSES = {"Failed": 0, "Bootstrapping": 1, "WaitingForInput": 2, "Transferring
 NUMBERS = ("attn_tp_size", "attn_tp_rank", "attn_cp_size", "attn_cp_rank", "pp_size", "pp_rank")
 
 
-class UnknownShapeError(Exception):
+class IncompatibleSGLangError(Exception):
     """This SGLang is not as we know it."""
 
 
 def check_class(module: Any) -> None:
-    """Raise UnknownShapeError unless ``common.conn`` has what is hooked and what is relied on."""
+    """Raise IncompatibleSGLangError unless ``common.conn`` has what is hooked and what is relied on."""
     manager = getattr(module, "CommonKVManager", None)
     missing = [name for name in METHODS if not callable(getattr(manager, name, None))]
     if manager is None or missing:
-        raise UnknownShapeError(f"CommonKVManager{'.' if missing else ''}{', '.join(missing)} is not there")
+        raise IncompatibleSGLangError(f"CommonKVManager{'.' if missing else ''}{', '.join(missing)} is not there")
     kvpoll = getattr(module, "KVPoll", None)
     if any(getattr(kvpoll, name, None) != number for name, number in STATUSES.items()):
-        raise UnknownShapeError(f"KVPoll is not {STATUSES}")
+        raise IncompatibleSGLangError(f"KVPoll is not {STATUSES}")
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ProcessIdentity:
     """One process of one instance."""
 
     role: str
@@ -48,20 +48,20 @@ class Place:
         return {"rank": self.rank, "world_size": self.world_size} if self.world_size > 1 else {}
 
 
-def place_of(manager: Any) -> Place:
-    """Where a manager stands; UnknownShapeError if that cannot be told."""
+def identify(manager: Any) -> ProcessIdentity:
+    """Where a manager stands; IncompatibleSGLangError if that cannot be told."""
     numbers = [getattr(manager, name, None) for name in NUMBERS]
     if not all(type(number) is int for number in numbers):
-        raise UnknownShapeError(f"{', '.join(NUMBERS)} are {numbers}")
+        raise IncompatibleSGLangError(f"{', '.join(NUMBERS)} are {numbers}")
     tp_size, tp, cp_size, cp, pp_size, pp = (int(number or 0) for number in numbers)
     role = str(getattr(getattr(manager, "disaggregation_mode", None), "value", ""))
     if role not in ("prefill", "decode"):
-        raise UnknownShapeError(f"disaggregation_mode is {role!r}")
+        raise IncompatibleSGLangError(f"disaggregation_mode is {role!r}")
     for name in ("request_status", "failure_records", *(["req_to_decode_prefix_len"] if role == "prefill" else [])):
         there = getattr(manager, name, None)
         is_consensus = name == "request_status" and hasattr(there, "collect") and hasattr(there, "close")
         if not (type(there) is dict and not there) and not is_consensus:
-            raise UnknownShapeError(f"{name} is a {type(there).__name__}, and not an empty dict")
+            raise IncompatibleSGLangError(f"{name} is a {type(there).__name__}, and not an empty dict")
     # As CommonKVManager._prefill_unique_rank, so that it is the rank that SGLang's own messages and logs name.
     ranks = [tp * pp_size * cp_size + stage * cp_size + cp for stage in range(pp_size)]
     instance = f"{role}/{_address(manager, role)}"
@@ -69,7 +69,7 @@ def place_of(manager: Any) -> Place:
         instance += f"/{dp}"
     parts = [(f"tp{tp}", tp_size), (f"cp{cp}", cp_size), (f"pp{pp}", pp_size)]
     owner = "/".join([instance, *(name for name, size in parts if size > 1)])
-    return Place(role, instance, owner, ranks[pp], tp_size * cp_size * pp_size, tuple(ranks))
+    return ProcessIdentity(role, instance, owner, ranks[pp], tp_size * cp_size * pp_size, tuple(ranks))
 
 
 def _address(manager: Any, role: str) -> str:

@@ -1,6 +1,6 @@
 """What SGLang's code holds for its dicts. They are dicts, so that reading is a dict's own look-up.
 
-Everything that changes one of them, and what must be decided with it, is the book's.
+Everything that changes one of them, and what must be decided with it, is the registry's.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ MISSING: Any = object()
 """Stands for an argument that was not given."""
 
 
-class Book(Protocol):
-    """What decides: see book.Book."""
+class RoomSource(Protocol):
+    """What decides: see registry.RoomSource."""
 
     def look(self, room: int, default: Any) -> Any: ...
     def last_status(self, room: int) -> int: ...
@@ -29,13 +29,13 @@ class Book(Protocol):
 
 
 class _Kept(dict[int, Any]):
-    """A dict whose changes go through the book, also those by methods that dict would do in C, past our own."""
+    """A dict whose changes go through the registry, also those by methods that dict would do in C, past our own."""
 
-    __slots__ = ("book",)
+    __slots__ = ("registry",)
 
-    def __init__(self, book: Book) -> None:
+    def __init__(self, registry: RoomSource) -> None:
         super().__init__()
-        self.book = book
+        self.registry = registry
 
     def __delitem__(self, room: int) -> None:
         self.pop(room)
@@ -56,18 +56,18 @@ class StatusMap(_Kept):
     __slots__ = ()
 
     def __missing__(self, room: int) -> Any:
-        return self.book.last_status(room)
+        return self.registry.last_status(room)
 
     def get(self, room: int, default: Any = None) -> Any:
-        return self.book.look(room, default)
+        return self.registry.look(room, default)
 
     def __setitem__(self, room: int, status: Any) -> None:
-        self.book.put(room, status)
+        self.registry.put(room, status)
 
     def pop(self, room: int, default: Any = MISSING) -> Any:
-        return self.book.end(room, default)
+        return self.registry.end(room, default)
 
-    # For the book, once it has decided
+    # For the registry, once it has decided
 
     def keep(self, room: int, status: int) -> None:
         dict.__setitem__(self, room, status)
@@ -89,13 +89,13 @@ class ConsensusMap(StatusMap):
 
     def __init__(
         self,
-        book: Book,
+        registry: RoomSource,
         rank: int,
         peers: list[int],
         statuses_of: Callable[[int], dict[int, Any]],
         without_redis: Any,
     ) -> None:
-        super().__init__(book)
+        super().__init__(registry)
         self._rank = rank
         self._peers = peers
         self._statuses_of = statuses_of
@@ -105,7 +105,7 @@ class ConsensusMap(StatusMap):
         """The status of each stage, in order; None for one that has not been heard of."""
         theirs = self._statuses_of(room)
         found = [dict.get(self, room) if peer == self._rank else theirs.get(peer) for peer in self._peers]
-        if self._rank == self._peers[0] and self.book.is_alone_with(room):
+        if self._rank == self._peers[0] and self.registry.is_alone_with(room):
             found = list(map(merged, found, self._without_redis.collect(room)))
         return [None if status is None else int(status) for status in found]
 
@@ -118,7 +118,7 @@ class ConsensusMap(StatusMap):
         return super().drop(room)
 
     def pop(self, room: int, default: Any = None) -> Any:
-        return self.book.end(room, default)
+        return self.registry.end(room, default)
 
     def close(self) -> None:
         """As PPConsensusStore's."""
@@ -131,11 +131,11 @@ class FailureRecords(_Kept):
     __slots__ = ()
 
     def __setitem__(self, room: int, reason: str) -> None:
-        self.book.blame(room, reason)
+        self.registry.blame(room, reason)
 
     def pop(self, room: int, default: Any = MISSING) -> Any:
         """SGLang asks for the reason at the end, when the room is cleared: then another rank's is waited for."""
-        return self.book.take_reason(room, default)
+        return self.registry.take_reason(room, default)
 
 
 class PrefixLengths(_Kept):
@@ -144,7 +144,7 @@ class PrefixLengths(_Kept):
     __slots__ = ()
 
     def __setitem__(self, room: int, length: int) -> None:
-        self.book.measure(room, length)
+        self.registry.measure(room, length)
 
     def pop(self, room: int, default: Any = MISSING) -> Any:
-        return self.book.take_length(room, default)
+        return self.registry.take_length(room, default)

@@ -8,15 +8,15 @@ from collections.abc import Callable
 from typing import Any
 
 from redis_kvpoll.errors import InvalidInputError, KVPollError, LeaseLostError, NamespaceMismatchError, printable
-from redis_kvpoll.integrations.sglang.compat import VERSION, UnknownShapeError, place_of
+from redis_kvpoll.integrations.sglang.compat import VERSION, IncompatibleSGLangError, identify
 from redis_kvpoll.integrations.sglang.dicts import ConsensusMap
 from redis_kvpoll.integrations.sglang.settings import read
-from redis_kvpoll.integrations.sglang.worker import Link
+from redis_kvpoll.integrations.sglang.worker import TableWorker
 
 logger = logging.getLogger("redis_kvpoll")
 INSTEAD = "SGLang runs on its own dicts until it is started again"
 SILENCED = ("redis_kvpoll.mirror", "redis_kvpoll.leases")
-"""When Redis is away, the mirrors and the lease each say so; here one word for all is enough: see Link._watch."""
+"""When Redis is away, the mirrors and the lease each log it; here one line is enough: see TableWorker._watch."""
 
 
 def after_init(result: None, manager: Any, *args: Any, **kwargs: Any) -> None:
@@ -31,16 +31,16 @@ def after_init(result: None, manager: Any, *args: Any, **kwargs: Any) -> None:
         _swap(manager, link)
 
 
-def _link(manager: Any) -> Link | None:
+def _link(manager: Any) -> TableWorker | None:
     """A link to the table; None, and one line that says why, where there can be none."""
     try:
         found = read(os.environ)
         if found is None:
             return None
-        link = Link(found, place_of(manager))
+        link = TableWorker(found, identify(manager))
         link.join()
-    except UnknownShapeError as error:
-        complain_of_shape(error)
+    except IncompatibleSGLangError as error:
+        complain_of_version(error)
     except InvalidInputError as error:
         complain(str(error))
     except NamespaceMismatchError as error:
@@ -69,7 +69,7 @@ def complain(what: str) -> None:
     logger.error("redis_kvpoll: the table is not used: %s; %s", printable(what.rstrip(".")), INSTEAD)
 
 
-def complain_of_shape(error: Exception) -> None:
+def complain_of_version(error: Exception) -> None:
     """The same, of an SGLang that is not the known one."""
     complain(f"{error}, which is not SGLang {VERSION} as this was made for: update redis-kvpoll")
 
@@ -84,23 +84,23 @@ def _all_have(joined: bool, manager: Any) -> bool:
     return all(told)
 
 
-def _swap(manager: Any, link: Link) -> None:
+def _swap(manager: Any, link: TableWorker) -> None:
     """From here on nothing can fail."""
     for name in SILENCED:
         logging.getLogger(name).setLevel(logging.ERROR)
         logging.getLogger(name).addFilter(is_news)
-    book, place = link.book, link.place
+    registry, identity = link.registry, link.identity
     theirs = manager.request_status
     if hasattr(theirs, "collect"):
-        book.statuses = ConsensusMap(book, place.rank, list(place.stages), link.statuses_of, theirs)
-    manager.request_status = book.statuses
-    manager.failure_records = book.reasons
-    if place.role == "prefill":
-        manager.req_to_decode_prefix_len = book.lengths
+        registry.statuses = ConsensusMap(registry, identity.rank, list(identity.stages), link.statuses_of, theirs)
+    manager.request_status = registry.statuses
+    manager.failure_records = registry.reasons
+    if identity.role == "prefill":
+        manager.req_to_decode_prefix_len = registry.lengths
     manager.kvpoll_link = link  # for who holds a manager, and waits until all is told
     if hasattr(manager, "teardown"):  # a change of roles: the next manager joins anew
         manager.teardown = _then(manager.teardown, link.close)
-    logger.info("redis_kvpoll: SGLang shares its statuses as %s", place.owner)
+    logger.info("redis_kvpoll: SGLang shares its statuses as %s", identity.owner)
 
 
 def is_news(record: logging.LogRecord) -> bool:

@@ -12,7 +12,7 @@ _HELP = {
 }
 
 
-class Gauge:
+class Metrics:
     """Shows how one process stands."""
 
     def __init__(self, role: str, owner: str) -> None:
@@ -23,10 +23,10 @@ class Gauge:
             return
         for name, text in _HELP.items():
             if name not in _METRICS:
-                _METRICS[name] = prometheus_client.Gauge(name, text, ["role", "owner"], multiprocess_mode="liveall")
+                _METRICS[name] = prometheus_client.Metrics(name, text, ["role", "owner"], multiprocess_mode="liveall")
         self._metrics = [_METRICS[name].labels(role, owner) for name in _HELP]
 
-    def show(self, is_up: bool, unsaid: int, untold: int) -> None:
+    def show(self, is_up: bool, unsaid: int, dropped: int) -> None:
         """Set what is read from outside."""
-        for metric, value in zip(self._metrics, (int(is_up), unsaid, untold), strict=False):
+        for metric, value in zip(self._metrics, (int(is_up), unsaid, dropped), strict=False):
             metric.set(value)

@@ -1,4 +1,4 @@
-"""What has yet to be said to the table: for each room in order, and bounded. Whoever calls holds the book's lock."""
+"""What the table has yet to be sent: in order for each room, and bounded. The caller holds the registry's lock."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LIMIT = 10_000
 
 
 @dataclass(slots=True)
-class Use:
+class RoomLife:
     """What is to be said of one use of a room: how far it has got, why it failed, whether it is over."""
 
     number: int
@@ -23,45 +23,45 @@ class Use:
     length: int | None = None
     is_over: bool = False
 
-    def take_in(self, later: Use) -> None:
-        """Say also what came later of the same use."""
+    def take_in(self, later: RoomLife) -> None:
+        """Say also what came later of the same life."""
         self.status = merged(self.status, later.status)
         self.reason = self.reason or later.reason
         self.length = self.length if later.length is None else later.length
         self.is_over = self.is_over or later.is_over
 
 
-class Unsaid:
-    """The uses of rooms. ``wake`` is called when there is news, and has not been asked for yet."""
+class Outbox:
+    """The lives of rooms. ``wake`` is called when there is news, and has not been asked for yet."""
 
     def __init__(self, wake: Callable[[], object]) -> None:
-        self.untold = 0
+        self.dropped = 0
         """Uses that the table will never hear of."""
         self._wake = wake
-        self._uses: dict[int, list[Use]] = {}
+        self._lives: dict[int, list[RoomLife]] = {}
         self._whole: dict[tuple[int, int], None] = {}
         """Those that have begun and ended, in the order in which they did."""
         self._news: dict[int, None] = {}
         self._is_closed = False
 
     def __len__(self) -> int:
-        return len(self._uses)
+        return len(self._lives)
 
-    def of(self, room: int, number: int) -> Use:
-        """What is to be said of a use, for more to be added."""
+    def of(self, room: int, number: int) -> RoomLife:
+        """What is to be said of a life, for more to be added."""
         if self._is_closed:
-            return Use(number)
-        uses = self._uses.setdefault(room, [])
-        if not uses or uses[-1].number != number:
-            uses.append(Use(number))
+            return RoomLife(number)
+        lives = self._lives.setdefault(room, [])
+        if not lives or lives[-1].number != number:
+            lives.append(RoomLife(number))
         self.tell(room)
-        return uses[-1]
+        return lives[-1]
 
     def end(self, room: int, number: int) -> None:
         """A use is over."""
-        use = self.of(room, number)
-        use.is_over = True
-        self._bound(room, use)
+        life = self.of(room, number)
+        life.is_over = True
+        self._bound(room, life)
 
     def tell(self, room: int) -> None:
         """There is news of a room."""
@@ -74,7 +74,7 @@ class Unsaid:
     def close(self) -> None:
         """Nobody will say anything any more."""
         self._is_closed = True
-        self._uses, self._whole, self._news = {}, {}, {}
+        self._lives, self._whole, self._news = {}, {}, {}
 
     def news(self) -> list[int]:
         """The rooms of which there has been news since the last call."""
@@ -83,37 +83,37 @@ class Unsaid:
 
     def rooms(self) -> list[int]:
         """All of which there is something to say."""
-        return list(self._uses)
+        return list(self._lives)
 
-    def take(self, room: int) -> Use | None:
+    def take(self, room: int) -> RoomLife | None:
         """What is to be said next of a room. What comes from now on is said after it."""
-        uses = self._uses.get(room)
-        if not uses:
+        lives = self._lives.get(room)
+        if not lives:
             return None
-        use = uses.pop(0)
-        if not uses:
-            del self._uses[room]
-        self._whole.pop((room, use.number), None)
-        return use
+        life = lives.pop(0)
+        if not lives:
+            del self._lives[room]
+        self._whole.pop((room, life.number), None)
+        return life
 
-    def put_back(self, room: int, use: Use) -> None:
+    def put_back(self, room: int, life: RoomLife) -> None:
         """It could not be said now."""
-        uses = self._uses.setdefault(room, [])
-        if uses and uses[0].number == use.number:
-            use.take_in(uses.pop(0))
-        uses.insert(0, use)
-        self._bound(room, use)
+        lives = self._lives.setdefault(room, [])
+        if lives and lives[0].number == life.number:
+            life.take_in(lives.pop(0))
+        lives.insert(0, life)
+        self._bound(room, life)
 
-    def _bound(self, room: int, use: Use) -> None:
-        if not (use.is_new and use.is_over):
+    def _bound(self, room: int, life: RoomLife) -> None:
+        if not (life.is_new and life.is_over):
             return
-        self._whole[room, use.number] = None
+        self._whole[room, life.number] = None
         if len(self._whole) > LIMIT:
             room, number = next(iter(self._whole))
             del self._whole[room, number]
-            left = [use for use in self._uses[room] if use.number != number]
+            left = [life for life in self._lives[room] if life.number != number]
             if left:
-                self._uses[room] = left
+                self._lives[room] = left
             else:
-                del self._uses[room]
-            self.untold += 1
+                del self._lives[room]
+            self.dropped += 1

@@ -6,8 +6,8 @@ import logging
 import os
 import pkgutil
 
-from redis_kvpoll.integrations.sglang.compat import TARGET, UnknownShapeError, check_class
-from redis_kvpoll.integrations.sglang.install import after_init, complain_of_shape
+from redis_kvpoll.integrations.sglang.compat import TARGET, IncompatibleSGLangError, check_class
+from redis_kvpoll.integrations.sglang.install import after_init, complain_of_version
 from redis_kvpoll.integrations.sglang.settings import URL
 
 logger = logging.getLogger("redis_kvpoll")
@@ -22,5 +22,5 @@ def register() -> None:
         check_class(pkgutil.resolve_name(TARGET.rpartition(".CommonKVManager")[0]))
         hooks = pkgutil.resolve_name("sglang.srt.plugins.hook_registry")
         hooks.HookRegistry.register(TARGET, after_init, hooks.HookType.AFTER)
-    except (UnknownShapeError, ImportError, AttributeError) as error:
-        complain_of_shape(error)
+    except (IncompatibleSGLangError, ImportError, AttributeError) as error:
+        complain_of_version(error)

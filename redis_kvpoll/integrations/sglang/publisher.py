@@ -1,4 +1,4 @@
-"""Saying to the table what the book has: for each room in order, and of many rooms at once."""
+"""Saying to the table what the registry has: for each room in order, and of many rooms at once."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from redis_kvpoll.aio.room import AsyncRoom
 from redis_kvpoll.aio.store import AsyncStatusStore
 from redis_kvpoll.errors import KVPollError, LeaseLostError, RoomBusyError, ServerRefusedError, StoreUnavailableError
 from redis_kvpoll.integrations.sglang.merge import FAILED, OPENING
-from redis_kvpoll.integrations.sglang.outbox import Use
-from redis_kvpoll.integrations.sglang.registry import Book
+from redis_kvpoll.integrations.sglang.outbox import RoomLife
+from redis_kvpoll.integrations.sglang.registry import RoomRegistry
 from redis_kvpoll.model import KVPoll
 
 BUSY_SECONDS = 0.02, 1.0
 """The first pause before a room that is taken is tried again, and the longest: other ranks have yet to clear its last
-use, or the lease of who has it is to lapse."""
+life, or the lease of who has it is to lapse."""
 REFUSED_SECONDS = 5.0
 """The longest before what the server has refused (for want of memory, or of permission) is tried again."""
 CALM_SECONDS = 60.0
@@ -30,17 +30,19 @@ REASON_PAUSE = 0.01
 logger = logging.getLogger("redis_kvpoll")
 
 
-class Teller:
-    """One task for each room that has something to be said. What fails for want of a server goes back into the book.
+class OutboxPublisher:
+    """One task for each room that has changes to publish. What fails while Redis is away goes back into the registry.
 
     ``opened`` is told of each room that the table knows from then on.
     """
 
-    def __init__(self, store: AsyncStatusStore, book: Book, request: str, opened: Callable[[int], object]) -> None:
+    def __init__(
+        self, store: AsyncStatusStore, registry: RoomRegistry, request: str, opened: Callable[[int], object]
+    ) -> None:
         self.is_up = asyncio.Event()
-        """Whether the server is there; cleared by whoever finds that it is not: then all waits in the book, bounded."""
+        """Whether the server is there. Cleared when a call finds it is not: then all waits in the registry, bounded."""
         self._store = store
-        self._book = book
+        self._registry = registry
         self._request = request
         self._opened = opened
         self._handles: dict[int, tuple[int, AsyncRoom]] = {}
@@ -55,9 +57,9 @@ class Teller:
     def knows(self, room: int) -> int | None:
         """The use of a room by which the table knows it; None if that is not the one that is under way."""
         number, _ = self._handles.get(room, (None, None))
-        return number if number is not None and number == self._book.number_of(room) else None
+        return number if number is not None and number == self._registry.number_of(room) else None
 
-    def known(self) -> list[tuple[int, int]]:
+    def parse_status(self) -> list[tuple[int, int]]:
         """All of these."""
         return [(room, number) for room in list(self._handles) if (number := self.knows(room)) is not None]
 
@@ -72,35 +74,35 @@ class Teller:
         """The server is there."""
         if not self.is_up.is_set():
             self.is_up.set()
-            self.see_to(self._book.unsaid())
+            self.see_to(self._registry.unsaid())
 
     async def finish(self) -> None:
         """Say all; return when that is done."""
         await self.is_up.wait()
-        self.see_to(self._book.unsaid())
+        self.see_to(self._registry.unsaid())
         while self._tasks:
             await asyncio.wait(list(self._tasks.values()))
 
     async def _tell(self, room: int) -> None:
         try:
             while self.is_up.is_set():
-                if room in self._book.awaited:
+                if room in self._registry.awaited:
                     await self._ask_reason(room)
-                use = self._book.take(room)
-                if use is None:
+                life = self._registry.take(room)
+                if life is None:
                     return
-                await self._insist(room, use)
+                await self._insist(room, life)
         except Exception:
             logger.exception("redis_kvpoll: room %d: the table was not told, and that should never be", room)
         finally:
             del self._tasks[room]
 
-    async def _insist(self, room: int, use: Use) -> None:
+    async def _insist(self, room: int, life: RoomLife) -> None:
         """Say it, or put it back for when the server is there."""
         pause = BUSY_SECONDS[0]
         while True:
             try:
-                await self._say(room, use)
+                await self._say(room, life)
                 return
             except StoreUnavailableError:
                 self.is_up.clear()
@@ -116,39 +118,39 @@ class Teller:
             except KVPollError as error:
                 self._complain(error)
                 return
-            self._book.put_back(room, use)
+            self._registry.put_back(room, life)
             if not self.is_up.is_set():
                 return
-            latest = self._book.take(room)
+            latest = self._registry.take(room)
             if latest is None:
                 return
-            use = latest
-            if use.is_new and use.is_over and pause >= BUSY_SECONDS[1]:
+            life = latest
+            if life.is_new and life.is_over and pause >= BUSY_SECONDS[1]:
                 return  # over before its room was free, or the server willing
 
-    async def _say(self, room: int, use: Use) -> None:
+    async def _say(self, room: int, life: RoomLife) -> None:
         """Say it all, in the order in which SGLang relies on it: the prefix length is there before the status."""
         number, handle = self._handles.get(room, (0, None))
-        status = None if use.status is None else KVPoll(use.status)
-        if use.is_new and number != use.number:
-            first = status if use.status in OPENING and use.length is None else KVPoll.Bootstrapping
+        status = None if life.status is None else KVPoll(life.status)
+        if life.is_new and number != life.number:
+            first = status if life.status in OPENING and life.length is None else KVPoll.Bootstrapping
             handle = await self._store.open(room, self._request, first or KVPoll.Bootstrapping)
-            self._handles[room] = use.number, handle
-            use.is_new = False  # should it be lost before all is said, it is not opened again
+            self._handles[room] = life.number, handle
+            life.is_new = False  # should it be lost before all is said, it is not opened again
             self._opened(room)
             status = None if status is first else status
-        elif number != use.number or handle is None:
+        elif number != life.number or handle is None:
             return  # the table has taken this process for dead, and failed it
-        if use.length is not None:
-            await handle.set_decode_prefix_len(use.length)
-        if use.status == FAILED:
-            await (handle.fail(use.reason) if use.reason else handle.update(KVPoll.Failed))
+        if life.length is not None:
+            await handle.set_decode_prefix_len(life.length)
+        if life.status == FAILED:
+            await (handle.fail(life.reason) if life.reason else handle.update(KVPoll.Failed))
         elif status is not None:
             await handle.update(status)
-        if use.reason and use.status is None:
-            await self._store.record_failure(room, use.reason)
-        if use.is_over:
-            if room in self._book.awaited:
+        if life.reason and life.status is None:
+            await self._store.record_failure(room, life.reason)
+        if life.is_over:
+            if room in self._registry.awaited:
                 await self._ask_reason(room)
             await handle.clear()
             self._handles.pop(room, None)
@@ -156,16 +158,16 @@ class Teller:
     async def _ask_reason(self, room: int) -> None:
         """Look for another rank's reason, as long as somebody waits for it; it is gone when all have cleared."""
         with contextlib.suppress(KVPollError):
-            while room in self._book.awaited:
+            while room in self._registry.awaited:
                 if reason := await self._store.failure_reason(room):
-                    self._book.hear_reason(room, reason)
+                    self._registry.note_reason(room, reason)
                     return
                 await asyncio.sleep(REASON_PAUSE)
 
     def forget(self) -> list[tuple[int, int]]:
         """The table has failed all that it knows of this process. Those that are under way. The rest waits."""
         self.is_up.clear()
-        known = self.known()
+        known = self.parse_status()
         self._handles.clear()
         return known
 

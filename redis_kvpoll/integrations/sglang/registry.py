@@ -15,7 +15,7 @@ from typing import Any
 
 from redis_kvpoll.integrations.sglang.dicts import MISSING, FailureRecords, PrefixLengths, StatusMap
 from redis_kvpoll.integrations.sglang.merge import FAILED, OPENING, SUCCESS, further
-from redis_kvpoll.integrations.sglang.outbox import Unsaid, Use
+from redis_kvpoll.integrations.sglang.outbox import Outbox, RoomLife
 
 MEMORY = 300.0
 """Seconds for which a room that was cleared is remembered, with its reason: SGLang clears before it asks for that."""
@@ -27,7 +27,7 @@ GENERIC = "Aborted by AbortReq."
 """What SGLang's abort() records; who knows better may say so after it, as in _fail_prefill_recompute."""
 
 
-class Book:
+class RoomRegistry:
     """The rooms of one process. ``wake`` is called when there is something to say; ``clock`` gives seconds."""
 
     def __init__(self, wake: Callable[[], object], clock: Callable[[], float] = time.monotonic) -> None:
@@ -39,13 +39,13 @@ class Book:
         self._rested_since = -math.inf
         self.awaited: set[int] = set()
         """The rooms for whose reason somebody waits."""
-        self._unsaid = Unsaid(wake)
+        self._outbox = Outbox(wake)
         self._clock = clock
         self._lock = threading.Lock()
         self._heard = threading.Condition(self._lock)
         self._numbers: dict[int, int] = {}
         self._last_number = 0
-        self._graves: dict[int, tuple[int | None, float]] = {}
+        self._tombstones: dict[int, tuple[int | None, float]] = {}
         self._looked = threading.local()
         self._is_away = False
         self._outlived: set[int] = set()
@@ -53,12 +53,12 @@ class Book:
 
     def __len__(self) -> int:
         """How many rooms have something that is still to be said."""
-        return len(self._unsaid)
+        return len(self._outbox)
 
     @property
-    def untold(self) -> int:
-        """How many uses the table will never hear of."""
-        return self._unsaid.untold
+    def dropped(self) -> int:
+        """How many lives the table will never hear of."""
+        return self._outbox.dropped
 
     # Statuses, as SGLang reads and writes them
 
@@ -71,7 +71,7 @@ class Book:
     def last_status(self, room: int) -> int:
         """The status of a room that was cleared a moment ago; KeyError if it was not."""
         with self._lock:  # the look-up that found nothing took none: by now the room may even be there again
-            status: int | None = dict.get(self.statuses, room, self._graves.get(room, (None, 0.0))[0])
+            status: int | None = dict.get(self.statuses, room, self._tombstones.get(room, (None, 0.0))[0])
         if status is None:
             raise KeyError(room)
         return status
@@ -97,29 +97,29 @@ class Book:
                 return default
             status = self.statuses.drop(room)
             dict.pop(self.lengths, room, None)
-            self._unsaid.end(room, number)
+            self._outbox.end(room, number)
             self._outlived.discard(room)
-            self._bury(room, status)
+            self._keep_tombstone(room, status)
             return status
 
     def _open(self, room: int, status: int) -> None:
         self._last_number += 1
         self._numbers[room] = self._last_number
-        self._graves.pop(room, None)
+        self._tombstones.pop(room, None)
         dict.pop(self.reasons, room, None)  # of the use before; what fails this one is recorded after its opening
         self.statuses.keep(room, status)
-        use = self._unsaid.of(room, self._last_number)
-        use.is_new, use.status, use.length = True, status, dict.get(self.lengths, room)
+        life = self._outbox.of(room, self._last_number)
+        life.is_new, life.status, life.length = True, status, dict.get(self.lengths, room)
 
     def _advance(self, room: int, number: int, status: int) -> None:
         was = dict.__getitem__(self.statuses, room)
         now = further(was, status)
         if now != was:
             self.statuses.keep(room, now)
-            use = self._unsaid.of(room, number)
-            use.status = now
+            life = self._outbox.of(room, number)
+            life.status = now
             if now == FAILED:
-                use.reason = dict.get(self.reasons, room, "")
+                life.reason = dict.get(self.reasons, room, "")
 
     # Reasons and prefix lengths
 
@@ -133,13 +133,13 @@ class Book:
             if number is None:
                 self._remember(room)
             elif dict.__getitem__(self.statuses, room) == FAILED:
-                self._unsaid.of(room, number).reason = reason
+                self._outbox.of(room, number).reason = reason
             self._heard.notify_all()
 
     def take_reason(self, room: int, default: Any) -> Any:
-        """The reason, which is then forgotten. Waits a moment for one that another rank may have given."""
+        """The reason, which is then forgotten. WaitRegistry a moment for one that another rank may have given."""
         with self._lock:
-            if room not in self.reasons and self.reason_seconds and room in self._graves:
+            if room not in self.reasons and self.reason_seconds and room in self._tombstones:
                 self._await_reason(room)
             reason = dict.pop(self.reasons, room, default)
         if reason is MISSING:
@@ -151,7 +151,7 @@ class Book:
         now, longest = self._clock(), self.reason_seconds
         self._rested_since = max(self._rested_since, now - longest / WAITING)
         self.awaited.add(room)
-        self._unsaid.tell(room)
+        self._outbox.tell(room)
         self._heard.wait_for(lambda: room in self.reasons, (now - self._rested_since) * WAITING)
         self.awaited.discard(room)
         self._rested_since += (self._clock() - now) / WAITING
@@ -164,7 +164,7 @@ class Book:
             if number is None:
                 self._remember(room)
             else:
-                self._unsaid.of(room, number).length = length
+                self._outbox.of(room, number).length = length
 
     def take_length(self, room: int, default: Any) -> Any:
         """The length, which is then forgotten; the table keeps it until the room is cleared."""
@@ -187,7 +187,7 @@ class Book:
         """There is no link any more: nothing will be said or heard, so nothing is kept for it or waited for."""
         with self._lock:
             self._is_away, self.reason_seconds = True, 0.0
-            self._unsaid.close()
+            self._outbox.close()
 
     def is_alone_with(self, room: int) -> bool:
         """Whether the table may know less of the other ranks of a room than they have said."""
@@ -199,9 +199,9 @@ class Book:
 
     def follows(self, room: int) -> bool:
         """Whether news of a room are of interest: also that other ranks have cleared it, after us."""
-        return room in self._numbers or room in self._graves
+        return room in self._numbers or room in self._tombstones
 
-    def hear_failed(self, room: int, number: int, reason: str, is_to_be_said: bool) -> None:
+    def fail_from_table(self, room: int, number: int, reason: str, is_to_be_said: bool) -> None:
         """A use has failed elsewhere. ``is_to_be_said``: in another table than ours, which Success needs no more."""
         with self._lock:
             if self._numbers.get(room) != number:
@@ -215,7 +215,7 @@ class Book:
             else:
                 self.statuses.keep(room, FAILED)
 
-    def hear_reason(self, room: int, reason: str) -> None:
+    def note_reason(self, room: int, reason: str) -> None:
         """Another rank's reason, for who waits for it."""
         with self._lock:
             if room in self.awaited and room not in self.reasons:
@@ -227,39 +227,39 @@ class Book:
     def news(self) -> list[int]:
         """The rooms of which there has come to be something to say since the last call."""
         with self._lock:
-            return self._unsaid.news()
+            return self._outbox.news()
 
     def unsaid(self) -> list[int]:
         """All rooms of which there is something to say."""
         with self._lock:
-            return self._unsaid.rooms()
+            return self._outbox.rooms()
 
-    def take(self, room: int) -> Use | None:
+    def take(self, room: int) -> RoomLife | None:
         """What is to be said next of a room. What comes from now on is said after it."""
         with self._lock:
-            return self._unsaid.take(room)
+            return self._outbox.take(room)
 
-    def put_back(self, room: int, use: Use) -> None:
+    def put_back(self, room: int, life: RoomLife) -> None:
         """It could not be said now."""
         with self._lock:
-            self._unsaid.put_back(room, use)
+            self._outbox.put_back(room, life)
 
     # Rooms that were
 
-    def _bury(self, room: int, status: int | None) -> None:
+    def _keep_tombstone(self, room: int, status: int | None) -> None:
         now = self._clock()
-        self._graves.pop(room, None)
-        self._graves[room] = status, now + MEMORY
+        self._tombstones.pop(room, None)
+        self._tombstones[room] = status, now + MEMORY
         while True:
-            oldest = next(iter(self._graves))
-            if self._graves[oldest][1] > now and len(self._graves) <= REMEMBERED:
+            oldest = next(iter(self._tombstones))
+            if self._tombstones[oldest][1] > now and len(self._tombstones) <= REMEMBERED:
                 return
-            del self._graves[oldest]
+            del self._tombstones[oldest]
             if oldest not in self._numbers:
                 dict.pop(self.reasons, oldest, None)
                 dict.pop(self.lengths, oldest, None)
 
     def _remember(self, room: int) -> None:
         """What was recorded of a room that is not there is forgotten in time."""
-        if room not in self._graves:
-            self._bury(room, None)
+        if room not in self._tombstones:
+            self._keep_tombstone(room, None)

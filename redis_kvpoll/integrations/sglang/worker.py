@@ -18,11 +18,11 @@ from redis_kvpoll.aio.lease import AsyncLease
 from redis_kvpoll.aio.mirror import AsyncMirror
 from redis_kvpoll.aio.store import AsyncStatusStore
 from redis_kvpoll.errors import KVPollError, StoreClosedError
-from redis_kvpoll.integrations.sglang.compat import Place
+from redis_kvpoll.integrations.sglang.compat import ProcessIdentity
 from redis_kvpoll.integrations.sglang.merge import FAILED, SUCCESS
-from redis_kvpoll.integrations.sglang.metrics import Gauge
-from redis_kvpoll.integrations.sglang.publisher import Teller
-from redis_kvpoll.integrations.sglang.registry import Book
+from redis_kvpoll.integrations.sglang.metrics import Metrics
+from redis_kvpoll.integrations.sglang.publisher import OutboxPublisher
+from redis_kvpoll.integrations.sglang.registry import RoomRegistry
 from redis_kvpoll.integrations.sglang.settings import Settings
 from redis_kvpoll.model import KVPoll
 
@@ -38,7 +38,7 @@ REASON_SECONDS = 0.25
 """How long SGLang's thread waits for another rank's reason, at the end of a request that has failed without one here:
 that is a few milliseconds away, and it is known to come soon or not at all."""
 
-TAKEN_FOR_DEAD = (
+LEASE_LOST = (
     "redis_kvpoll: %s was taken for dead: it stood still for longer than KVPOLL_LEASE, %g s, or another process has "
     "its name; what it had under way is Failed, and it goes on under a new lease"
 )
@@ -48,21 +48,21 @@ OWNER = re.compile(r"^owner (prefill|decode)/")
 logger = logging.getLogger("redis_kvpoll")
 
 
-class Link:
-    """The book of one process, kept in step with the table."""
+class TableWorker:
+    """The registry of one process, kept in step with the table."""
 
-    def __init__(self, settings: Settings, place: Place) -> None:
-        self.place = place
-        self.book = Book(self._wake)
+    def __init__(self, settings: Settings, identity: ProcessIdentity) -> None:
+        self.identity = identity
+        self.registry = RoomRegistry(self._wake)
         self._settings = settings
-        self._gauge = Gauge(place.role, place.owner)
+        self._metrics_of_link = Metrics(identity.role, identity.owner)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._news = asyncio.Event()
         self._ending = asyncio.Event()
         self._joined: Future[None] = Future()
         self._mirror: AsyncMirror | None = None
         self._asking: set[asyncio.Task[None]] = set()
-        self._thread = threading.Thread(target=self._run, name=f"kvpoll-{place.owner}", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"kvpoll-{identity.owner}", daemon=True)
 
     # From SGLang's threads
 
@@ -87,11 +87,11 @@ class Link:
     @property
     def is_idle(self) -> bool:
         """Whether the table has been told all that there was to say."""
-        return not len(self.book) and self._teller.is_idle
+        return not len(self.registry) and self._publisher.is_idle
 
     def statuses_of(self, room: int) -> dict[int, KVPoll]:
         """What the table has of a room's ranks, without asking it; nothing while it may still be of the use before."""
-        if self._teller.knows(room) is None:
+        if self._publisher.knows(room) is None:
             return {}
         assert self._mirror is not None  # noqa: S101 - it has joined
         try:
@@ -113,7 +113,7 @@ class Link:
             if not self._joined.done():
                 self._joined.set_exception(error)
             elif self._joined.exception() is None:
-                owner = self.place.owner
+                owner = self.identity.owner
                 logger.exception("redis_kvpoll: %s has lost its link to the table; SGLang goes on without it", owner)
 
     async def _main(self) -> None:
@@ -134,30 +134,32 @@ class Link:
                 over.pop().result()  # raises: those others never end by themselves
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LEAVE_SECONDS):
-                    await self._teller.finish()
+                    await self._publisher.finish()
             for task in running:
                 task.cancel()
 
     def _part(self) -> None:
         """The link is over, however that came."""
-        self.book.part()
-        self._teller.forget()
-        self._gauge.show(False, 0, self.book.untold)
+        self.registry.part()
+        self._publisher.forget()
+        self._metrics_of_link.show(False, 0, self.registry.dropped)
 
     async def _enter(self, stack: AsyncExitStack) -> list[Coroutine[Any, Any, None]]:
         """Take part, until the stack ends; what is to run meanwhile."""
-        settings, place = self._settings, self.place
-        store = AsyncStatusStore.from_url(settings.url, **settings.options(place.role), **place.ranks)
+        settings, identity = self._settings, self.identity
+        store = AsyncStatusStore.from_url(settings.url, **settings.options(identity.role), **identity.ranks)
         await stack.enter_async_context(store)
-        lease = await stack.enter_async_context(_Lease(store, place.owner, settings.lease))
-        self._mirror = await stack.enter_async_context(store.mirror(rooms=self.book.follows))
-        self._teller = Teller(store, self.book, place.instance, lambda room: self._opened(store, room))
+        lease = await stack.enter_async_context(_Lease(store, identity.owner, settings.lease))
+        self._mirror = await stack.enter_async_context(store.mirror(rooms=self.registry.follows))
+        self._publisher = OutboxPublisher(
+            store, self.registry, identity.instance, lambda room: self._opened(store, room)
+        )
         self._mirror.on_change(lambda room, status: self._heard(store, room, status))
         mirrors, tasks = [self._mirror], [self._tell(), self._keep(lease)]
-        if place.role == "decode":
+        if identity.role == "decode":
             prefill = AsyncStatusStore.from_url(settings.url, **settings.options("prefill"))
             await stack.enter_async_context(prefill)
-            mirrors.append(await stack.enter_async_context(prefill.mirror(rooms=self.book.follows)))
+            mirrors.append(await stack.enter_async_context(prefill.mirror(rooms=self.registry.follows)))
             mirrors[1].on_change(lambda room, status: self._heard_of_prefill(prefill, room, status))
             tasks.append(_reap(prefill, settings.lease / 10))
         return [*tasks, self._watch(mirrors, lease)]
@@ -166,7 +168,7 @@ class Link:
         while True:
             await self._news.wait()
             self._news.clear()
-            self._teller.see_to(self.book.news())
+            self._publisher.see_to(self.registry.news())
             await asyncio.sleep(REST_SECONDS)
 
     async def _keep(self, lease: _Lease) -> None:
@@ -174,12 +176,14 @@ class Link:
         while True:
             await asyncio.sleep(lease.seconds / 10)
             if lease.is_lost:
-                for room, number in self._teller.forget():
-                    self.book.hear_failed(room, number, f"{self.place.owner} was taken for dead", is_to_be_said=False)
+                for room, number in self._publisher.forget():
+                    self.registry.fail_from_table(
+                        room, number, f"{self.identity.owner} was taken for dead", is_to_be_said=False
+                    )
                 with contextlib.suppress(KVPollError):
                     await lease.renew()  # what is opened before that would be nobody's
-                    self._teller.resume()
-                    logger.warning(TAKEN_FOR_DEAD, self.place.owner, lease.seconds)
+                    self._publisher.resume()
+                    logger.warning(LEASE_LOST, self.identity.owner, lease.seconds)
 
     async def _watch(self, mirrors: list[AsyncMirror], lease: _Lease) -> None:
         """Say once that the server is away, and once that it is back."""
@@ -187,21 +191,23 @@ class Link:
         has_said = False
         while True:
             is_up, now = all(mirror.synced for mirror in mirrors), time.monotonic()
-            self.book.reason_seconds = REASON_SECONDS if is_up and self.place.world_size > 1 else 0.0
-            self.book.away(not is_up)
+            self.registry.reason_seconds = REASON_SECONDS if is_up and self.identity.world_size > 1 else 0.0
+            self.registry.away(not is_up)
             if is_up and not lease.is_lost:
-                self._teller.resume()
+                self._publisher.resume()
             if is_up:
                 if has_said:
                     seconds = now - (away_since or now)
-                    logger.info("redis_kvpoll: %s: Redis is back after %.1f s", self.place.owner, seconds)
+                    logger.info("redis_kvpoll: %s: Redis is back after %.1f s", self.identity.owner, seconds)
                 away_since, has_said = None, False
             elif away_since is None:
                 away_since = now
             elif not has_said and now - away_since > AWAY_SECONDS:
                 has_said = True
-                logger.warning("redis_kvpoll: %s: Redis is away; SGLang goes on with what it knows", self.place.owner)
-            self._gauge.show(not has_said, len(self.book), self.book.untold)
+                logger.warning(
+                    "redis_kvpoll: %s: Redis is away; SGLang goes on with what it knows", self.identity.owner
+                )
+            self._metrics_of_link.show(not has_said, len(self.registry), self.registry.dropped)
             await asyncio.sleep(LOOK_SECONDS)
 
     # What others have done
@@ -213,13 +219,13 @@ class Link:
 
     def _heard(self, store: AsyncStatusStore, room: int, status: KVPoll | None) -> None:
         """News of our own role's table: another rank, an operator, or whoever took this process for dead."""
-        if status is KVPoll.Failed and dict.get(self.book.statuses, room) not in (None, FAILED):
-            self._ask(store, room, self._teller.knows(room), is_to_be_said=False)
+        if status is KVPoll.Failed and dict.get(self.registry.statuses, room) not in (None, FAILED):
+            self._ask(store, room, self._publisher.knows(room), is_to_be_said=False)
 
     def _heard_of_prefill(self, store: AsyncStatusStore, room: int, status: KVPoll | None) -> None:
         """The prefill side has failed what we wait for. What has been transferred needs it no more."""
-        if status is KVPoll.Failed and dict.get(self.book.statuses, room) not in (None, FAILED, SUCCESS):
-            self._ask(store, room, self.book.number_of(room), is_to_be_said=True)
+        if status is KVPoll.Failed and dict.get(self.registry.statuses, room) not in (None, FAILED, SUCCESS):
+            self._ask(store, room, self.registry.number_of(room), is_to_be_said=True)
 
     def _ask(self, store: AsyncStatusStore, room: int, number: int | None, is_to_be_said: bool) -> None:
         if number is not None:
@@ -233,7 +239,7 @@ class Link:
         with contextlib.suppress(KVPollError):
             reason = await store.failure_reason(room)
         text = OWNER.sub(r"\1 ", reason or ("failed on the prefill side" if is_to_be_said else ""))
-        self.book.hear_failed(room, number, text, is_to_be_said)
+        self.registry.fail_from_table(room, number, text, is_to_be_said)
 
 
 class _Lease:

@@ -1,22 +1,21 @@
--- The change feed: what a call changed is appended to the stream of its shard, in the same step. This goes behind
--- every script that USES feed, and ends it. Times are milliseconds.
+-- Append what a call has changed to the change feed, the stream of its shard, in the same step. Times are milliseconds.
 --
--- KEYS[1] is the feed, ARGV[1] the feed_length: how many entries it keeps, 0 for no feed. The script leaves three
--- locals: reply, whose first place is the feed_id's; changes, five words for each room that changed (its key; its
--- status now, or absent; its new ttl_ms, or false if it is as it was; why it fails, or false; a list of the rank that
--- changed and its own status, or false); renew, whether the feed gets its full TTL again. Room by room into a table,
--- and no function: a call of one room pays for every line.
+-- INCLUDE  changes
+--
+-- This ends every script that includes it, and it is no function: a call of one room pays for every line. KEYS[1] is
+-- the feed, ARGV[1] the feed_length: how many entries it keeps, 0 for no feed. The script leaves reply, whose first
+-- place is the feed_id's, and changes and renew.
 --
 -- An entry is a list of names and values in turn. A room's id has its new status; ttl_ms, the TTL of the rooms after
--- it; reason, why the room before it fails; rank:<rank>, what that rank of the room before it is at; first:<rank>, the
--- same where the room begins with it, and whatever was there before is gone. So many rooms an entry that a batch costs
--- little more than a room, so few that the longest feed stays at some 40 MB.
+-- it; reason, why the room before it fails; rank:<rank>, the new status of a rank of the room before it; first:<rank>,
+-- the same where the room begins with that rank, and its former ranks are gone. An entry has so many rooms that a batch
+-- costs little more than a room, and so few that the longest feed stays at some 40 MB.
 
-local FEED_TTL_MS = '86400000'  -- a day: last night's changes can be looked at in the morning
+local FEED_TTL_MS = '86400000'  -- a day: last night's changes can be read in the morning
 local WORDS, ROOMS_AN_ENTRY = 5, 16
 
 if #changes > 0 and ARGV[1] ~= '0' then
-  local id_at = #KEYS[1] + 2  -- where the id begins in "…:room:42", beside "…:feed"
+  local id_at = #KEYS[1] + 2  -- as in room_id.lua
   for first = 1, #changes, WORDS * ROOMS_AN_ENTRY do
     -- The first room, most often the only one, by one constructor: a table that grows word by word costs a microsecond.
     local ttl_ms, id = changes[first + 2], string.sub(changes[first], id_at)

@@ -1,0 +1,22 @@
+-- The first fields of a room. Its status is written by write_status. Times are milliseconds.
+--
+-- INCLUDE  clock, changes, caller, room_id
+
+-- Adds to fields what it writes.
+local function create_room(room, fields, generation, request)
+  read_clock()
+  fields.generation, fields.request, fields.is_new = generation, request, true
+  if rank ~= '' then fields.world_size = world_size end
+  if owner ~= '' then fields.owner = owner end
+  local entry = {'generation', generation, 'opened_ms', now_ms}
+  if request ~= '' then entry[5], entry[6] = 'request', request end
+  if rank ~= '' then entry[#entry + 1], entry[#entry + 2] = 'world_size', world_size end
+  if owner ~= '' then
+    local n = #entry
+    entry[n + 1], entry[n + 2], entry[n + 3], entry[n + 4] = 'owner', owner, 'incarnation', incarnation
+    redis.call('ZADD', KEYS[4], incarnation, room_id(room))
+    if not renew then redis.call('PEXPIRE', KEYS[4], ARGV[4]) end
+  end
+  redis.call('HSET', room, unpack(entry))
+  renew = true  -- of this call, the first room that is created
+end

@@ -1,0 +1,16 @@
+-- Fail a live room with all its ranks. The first reason, and who failed it first, stay. Times are milliseconds.
+
+-- Returns the reason if it is the first, for the feed; else false.
+local function fail_room(room, has_ranks, reason, author, now_ms, ttl_ms)
+  if has_ranks then
+    for _, name in ipairs(redis.call('HKEYS', room)) do
+      if string.find(name, '^status:') then redis.call('HSET', room, name, 'Failed') end
+    end
+    redis.call('HINCRBY', room, 'version', '1')
+  end
+  redis.call('HSET', room, 'status', 'Failed', 'updated_ms', now_ms)
+  local is_first = redis.call('HSETNX', room, 'reason', reason) == 1
+  if author ~= '' then redis.call('HSETNX', room, 'failed_by', author) end
+  redis.call('PEXPIRE', room, ttl_ms)
+  return is_first and reason
+end

@@ -1,0 +1,9 @@
+-- Whether the caller's lease is lost: it is absent, or of another incarnation. Without a lease there is none to lose.
+--
+-- INCLUDE  caller
+
+local function is_lease_lost()
+  if owner == '' then return false end
+  local lease = redis.call('HGET', KEYS[3], owner)
+  return not (lease and string.find(lease, incarnation .. ' ', 1, true) == 1)
+end

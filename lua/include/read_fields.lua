@@ -1,0 +1,8 @@
+-- All fields of a room by name; none when it is absent.
+
+-- Returns the fields; and the error, if the key has another type (made by hand).
+local function read_fields(room)
+  local words, fields = redis.pcall('HGETALL', room), {}
+  for i = 1, #words, 2 do fields[words[i]] = words[i + 1] end
+  return fields, words.err and words
+end

@@ -1,0 +1,71 @@
+-- Bring each room back to the state that the caller knows, after the server has lost it. Times are milliseconds.
+--
+-- KEYS     feed, epoch, leases, owned; each: room, prefix
+-- ARGV     feed_length, ttl_ms, terminal_ttl_ms, epoch_ttl_ms, nonce, rank, world_size, owner,
+--          incarnation, author; each: generation, request, status, reason, length, role
+-- REPLY    feed_id, epoch; each: outcome, status
+-- FEED     ttl_ms, status, first, reason, rank
+-- CODES    1 CREATED, 2 ADVANCED, 3 UNCHANGED, 4 FAILED, 5 SKIPPED, 6 STALE, -2 LEASE, -3 WORLD_SIZE
+-- INCLUDE  ensure_epoch, is_lease_lost, read_fields, rank_view, order, next_generation,
+--          replace_room, write_status, feed
+--
+-- role is creator, who creates the room if it is absent or has a lower generation; attached, who only merges; or
+-- cleared: attached, but the rank has cleared, and its last status still counts. A higher generation wins. Merged by
+-- strict. Without a status the caller creates no room, and only adds its length. A length that was recorded for the
+-- room meanwhile stays. The version of the consensus was lost: it goes on from the clock's microseconds.
+
+local reply = {false, ensure_epoch(KEYS[2], ARGV[5], ARGV[4])}
+local lease_lost = is_lease_lost()
+local highest = ''
+
+for i = 1, (#ARGV - 10) / 6 do
+  local room, prefix, at = KEYS[i * 2 + 3], KEYS[i * 2 + 4], i * 6 + 5
+  local generation, incoming, role = ARGV[at], ARGV[at + 2], ARGV[at + 5]
+  local fields, type_error = read_fields(room)
+  local current = fields.generation or ''
+  local outcome, status = 3, rank_view(fields.status, fields[status_field], fields[cleared_field])
+  if type_error then
+    status = type_error
+  elseif current > generation or (current == generation and fields[cleared_field] and role ~= 'cleared') then
+    outcome = 6
+  elseif lease_lost then
+    outcome, status = -2, owner
+  elseif current ~= generation and (role ~= 'creator' or not ORDER[incoming]) then
+    outcome = 5
+  elseif current == generation and (fields.world_size or '') ~= world_size then
+    outcome, status = -3, fields.world_size or ''
+  elseif not (current == generation and fields[cleared_field]) then
+    if current ~= generation then
+      fields = replace_room(room, prefix, fields, generation, ARGV[at + 1])
+      if generation > highest then highest = generation end
+    end
+    if incoming == 'Failed' then
+      outcome = fields[status_field] == 'Failed' and 3 or 4
+    elseif fields.status ~= 'Failed' and (ORDER[incoming] or 0) > (ORDER[fields[status_field]] or 0) then
+      outcome = fields[status_field] and 2 or 1
+    end
+    if outcome ~= 3 then
+      read_clock()
+      if now_us - (fields.version or 0) > 0 then fields.version = now_us end
+      write_status(room, fields, incoming, ARGV[at + 3])
+    end
+    if ARGV[at + 4] ~= '' then
+      local stored = redis.pcall('HSET', prefix, length_field, ARGV[at + 4], 'generation', generation)
+      if type(stored) ~= 'table' then redis.call('PEXPIRE', prefix, ARGV[2]) end
+    end
+    status = rank_view(fields.status, fields[status_field], fields[cleared_field])
+    if role == 'cleared' and rank ~= '' and fields[status_field] then
+      redis.call('HSET', room, cleared_field, fields[status_field])
+      redis.call('HDEL', room, status_field)
+      status = false
+      local n = #changes
+      if outcome == 3 then
+        changes[n + 1], changes[n + 2], changes[n + 3], changes[n + 4] = room, fields.status, false, false
+        n = n + 5
+      end
+      changes[n] = {'rank:' .. rank, 'absent'}
+    end
+  end
+  reply[i * 2 + 1], reply[i * 2 + 2] = outcome, status
+end
+if highest > (redis.call('HGET', KEYS[2], 'generation') or '') then store_generation(highest) end

@@ -1,0 +1,97 @@
+"""Times at the speed of this machine, which may be slow, or busy with other things.
+
+On a machine at rest a second here is a second; on a slower one it is longer, so that no verdict depends on the speed.
+
+A test waits for an event, at most for so many ``turns`` (as ``real.until`` does). A time limit that it gives to the
+code is ``seconds(n)``. An upper bound on the time that something took is in the seconds of a ``Stopwatch``.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from typing import Self
+
+AT_REST = 0.013
+"""Seconds that ``_work`` takes on the slowest machine that counts as at rest: twice what it takes alone on a CPU of
+2024, as other tests run beside it."""
+MAX_FACTOR = 20.0
+FRESH_SECONDS = 5.0
+"""So long a measurement is taken to be true."""
+TURN = 0.01
+"""Seconds between two looks at what is waited for."""
+
+_measured: dict[str, float] = {}
+
+
+def seconds(n: float) -> float:
+    """``n`` seconds on a machine at rest, longer on a slower one: for deadlines, TTLs and heartbeats."""
+    return float(f"{n * factor():.3g}")
+
+
+def milliseconds(n: float) -> str:
+    """The same for a server's options, which are in milliseconds."""
+    return f"{1000 * seconds(n):.0f}"
+
+
+def factor() -> float:
+    """How many times slower this machine is: the most of when this was first asked for and of the last seconds.
+
+    The environment variable KVPOLL_TEST_PACE sets it.
+    """
+    if given := os.environ.get("KVPOLL_TEST_PACE"):
+        return max(1.0, float(given))
+    if not _measured:
+        _measured["first"] = _measure(10)
+    elif time.monotonic() > _measured["at"] + FRESH_SECONDS:
+        _measured["last"] = _measure(3)
+    return max(_measured["first"], _measured.get("last", 1.0))
+
+
+def turns(n: float) -> Iterator[None]:
+    """Let ``n`` seconds go by in turns, which a slow machine makes longer; it is over after ten times ``n`` anyway."""
+    end = time.monotonic() + 10 * n
+    for _ in range(max(1, round(n / TURN))):
+        yield
+        if time.monotonic() > end:
+            return
+        time.sleep(TURN)
+    yield
+
+
+class Stopwatch:
+    """Counts the seconds that go by while its block runs: turns of a thread, which a busy machine makes longer."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._count, name="the test's stopwatch", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _count(self) -> None:
+        while not self._over.wait(TURN):
+            self.seconds += TURN
+
+
+def _measure(pieces: int) -> float:
+    began = time.monotonic()
+    for _ in range(pieces):
+        _work()
+    ended = _measured["at"] = time.monotonic()
+    return min(MAX_FACTOR, max(1.0, (ended - began) / pieces / AT_REST))
+
+
+def _work() -> int:
+    total = 0
+    for number in range(200_000):
+        total += number % 7
+    return total
