@@ -13,13 +13,12 @@ import redis
 from redis_kvpoll import AsyncStatusStore, StatusStore
 from redis_kvpoll.aio import connections as async_connections
 from redis_kvpoll.sync import connections
-from tests import cluster as clusters
-from tests import real
-from tests import servers as matrix
-from tests.blocking import Blocking
-from tests.looped import Side
-from tests.proxy import Proxy
-from tests.support import pace
+from tests.support import cluster as clusters
+from tests.support import pace, real
+from tests.support import servers as matrix
+from tests.support.blocking import Blocking
+from tests.support.looped import Side
+from tests.support.proxy import Proxy
 
 
 @pytest.fixture(scope="session")

@@ -11,9 +11,9 @@ from dataclasses import replace
 
 import pytest
 
-from tests.fuzzing import LONG
 from tests.model import handles, settings
 from tests.model.explorer import Explorer
+from tests.support.fuzzing import LONG
 
 EACH = 3 if LONG else 2
 SETTINGS = {

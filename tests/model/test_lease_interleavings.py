@@ -10,8 +10,8 @@ from dataclasses import replace
 
 import pytest
 
-from tests.fuzzing import LONG
 from tests.model.lease_explorer import LeaseExplorer, Setting
+from tests.support.fuzzing import LONG
 
 TWO_NAMES, ONE_NAME = ("p", "q", ""), ("p", "p", "")
 SETTINGS = {

@@ -12,10 +12,10 @@ from redis.exceptions import ResponseError
 
 from redis_kvpoll import KVPoll
 from redis_kvpoll.protocol import room_commands, scripts
-from tests.fuzzing import examples
 from tests.model.operations import context
 from tests.model.redis_lua import ScriptError, ScriptRunner
 from tests.model.redis_model import EMPTY, KNOWN, RedisModel
+from tests.support.fuzzing import examples
 
 REAL = pytest.mark.parametrize("server", ["valkey", "redis", "redis62"], indirect=True)
 TTLS = (b"300000", b"900000")

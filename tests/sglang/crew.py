@@ -12,8 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
-from tests.real import free_port
 from tests.support import pace
+from tests.support.real import free_port
 
 ROOT = Path(__file__).parent.parent.parent
 IMPORT_SECONDS = pace.seconds(120)

@@ -10,11 +10,11 @@ import time
 
 from chaos.servers import Server
 from redis_kvpoll import KVPoll, StatusStore
-from tests.real import free_port
 from tests.sglang.conftest import LEASE
 from tests.sglang.crew import ROOT, Crew, soon
 from tests.sglang.fates import breaks, is_aborted
 from tests.support import pace
+from tests.support.real import free_port
 
 AT_ONCE = 1.0
 """Seconds."""

@@ -10,10 +10,10 @@ import pytest
 
 from chaos.servers import Server
 from redis_kvpoll import KVPoll, StatusStore
-from tests.real import free_port
 from tests.sglang.conftest import Tables
 from tests.sglang.crew import Crew, Host, Worker, soon
 from tests.sglang.fates import BROKEN, breaks, is_aborted
+from tests.support.real import free_port
 
 REQUESTS = 1000
 WINDOW = 25

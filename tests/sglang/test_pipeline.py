@@ -7,8 +7,8 @@ import itertools
 import pytest
 
 from redis_kvpoll import KVPoll, StatusStore
-from tests.real import free_port
 from tests.sglang.crew import Crew, Worker, WorkerError, soon
+from tests.support.real import free_port
 
 STEPS = (KVPoll.WaitingForInput, KVPoll.Transferring, KVPoll.Success)
 ORDERS = sorted(set(itertools.permutations([0] * len(STEPS) + [1] * len(STEPS))))

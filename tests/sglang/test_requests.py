@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from redis_kvpoll import KVPoll, StatusStore
-from tests.real import free_port
 from tests.sglang.crew import Crew, Worker, soon
+from tests.support.real import free_port
 
 UNKNOWN = "Failed due to an unknown reason from another rank"
 DOWN = "Lost connection with prefill instance"

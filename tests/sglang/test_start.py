@@ -8,8 +8,8 @@ import pytest
 
 from chaos.servers import Server
 from redis_kvpoll import StatusStore
-from tests.real import free_port
 from tests.sglang.crew import Crew, Host, Worker
+from tests.support.real import free_port
 
 PLAIN = {
     "prefill": {"request_status": "dict", "failure_records": "dict", "req_to_decode_prefix_len": "dict"},

@@ -10,11 +10,11 @@ import time_machine
 from redis_kvpoll import Consensus, Entry, KVPoll, KVPollError, RoomBusyError, errors
 from redis_kvpoll.protocol import keys
 from redis_kvpoll.protocol.handle import Handle
-from tests.blocking import Blocking
-from tests.ranked import Lengths
-from tests.servers import keys_without_ttl
 from tests.stateful.oracle import FAILED, Life, Process, World
 from tests.stateful.side import NAMESPACE, Side, version_of
+from tests.support.blocking import Blocking
+from tests.support.ranked import Lengths
+from tests.support.servers import keys_without_ttl
 
 # Time passes in whole steps, and what ends does so half-way between two: no key is ever looked at in its last moment,
 # however long a slow machine takes for an example.

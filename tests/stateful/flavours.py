@@ -8,10 +8,10 @@ import time
 
 from redis_kvpoll import KVPoll
 from redis_kvpoll.protocol.feed import changes
-from tests import real
-from tests.feeds import entries
 from tests.stateful.bench import failed, outcome
 from tests.stateful.oracle import FAILED
+from tests.support import real
+from tests.support.feeds import entries
 
 
 def bare(side, who):

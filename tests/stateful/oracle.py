@@ -17,7 +17,7 @@ from redis_kvpoll import (
     Update,
     WorldSizeMismatchError,
 )
-from tests.ranked import Room, Speaker, Table
+from tests.support.ranked import Room, Speaker, Table
 
 FAILED = KVPoll.Failed
 WRITTEN = (Outcome.CREATED, Outcome.ADVANCED, Outcome.FAILED)

@@ -11,9 +11,9 @@ import asyncio
 
 from redis_kvpoll import AsyncStatusStore, KVPollError, StatusStore
 from redis_kvpoll.protocol import keys
-from tests import leasing
-from tests.blocking import Blocking
-from tests.feeds import Replay
+from tests.support import leasing
+from tests.support.blocking import Blocking
+from tests.support.feeds import Replay
 
 NAMESPACE = "default"
 

@@ -14,15 +14,15 @@ from redis_kvpoll import AsyncStatusStore, StatusStore
 from redis_kvpoll.sync.lease import Lease
 from redis_kvpoll.sync.mirror import Mirror
 from redis_kvpoll.sync.room import Room
-from tests import servers as matrix
-from tests.fuzzing import LONG, examples
 from tests.stateful.machine import Machine
+from tests.support import servers as matrix
+from tests.support.fuzzing import LONG, examples
 
 STEPS = 40
 EXAMPLES = {"sync": 40, "async": 12}
 
 LEFT_OUT = {
-    "from_url": "the stores of the machine are made with clients of the two servers; test_urls.py has it",
+    "from_url": "the stores of the machine are made with clients of the two servers; tests/servers/test_urls.py has it",
 }
 """What the machine does not use, and why."""
 

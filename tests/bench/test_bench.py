@@ -1,0 +1,163 @@
+"""The benchmark runs and reports in full. How fast anything is, no test says: machines differ."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench import report
+from bench.measure import Contender, Spread, Told, interleave, ratio
+from bench.peers.contest import WAYS
+from bench.peers.way import merged
+from bench.results import Budget, Row
+from redis_kvpoll import KVPoll, StatusStore
+from tests.support import pace
+
+ROOT = Path(__file__).parents[2]
+FIGURES = {"median": 1, "p99": 5}
+BUDGETED = {
+    "one_call": {"update_status": 1.1, "update_status, no hiredis": 1.1},
+    "one_call_asyncio": dict.fromkeys(("update_status", "update_status, no hiredis", "update_status, 8 tasks"), 1.1),
+    "batches": {"poll": 3, "poll, 8 shards": 3, "poll, asyncio": 3},
+    "batches_cheaper": {"update_many": 20, "poll": 30, "update_many, 8 shards": 20, "poll, 8 shards": 30},
+    "together": {
+        "200 asyncio updates gathered": 10,
+        "16 threads of one store beside one": 2,
+        "16 threads of one store beside SET": 2,
+    },
+    "memory": {
+        "live room, MEMORY USAGE": 256,
+        "live room, used_memory of 2,000": 256,
+        "live room with request and owner, MEMORY USAGE": 384,
+    },
+}
+BUDGETED["woken"] = {f"{how}.wait, {figure}": ms for how in ("store", "mirror") for figure, ms in FIGURES.items()}
+BUDGETED["mirror_read"] = {"mirror.get": 5, "mirror.poll, 1,000 rooms": 5}
+
+
+def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "bench", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=pace.seconds(100))
+
+
+def test_a_quick_run_reports_everything(tmp_path):
+    page, found = tmp_path / "page.md", tmp_path / "found.json"
+    page.write_text(f"before\n{report.START}\nold\n{report.END}\nafter\n")
+    done = bench("--quick", "--json", str(found), "--markdown", str(page))
+    assert done.returncode == 0, done.stderr
+    assert "budgets are kept" in done.stdout
+
+    results = json.loads(found.read_text())
+    assert {"server", "transport", "python", "redis-py", "hiredis", "cpus"} <= results["environment"].keys()
+    sections = {section["id"]: {row["name"]: row for row in section["rows"]} for section in results["sections"]}
+    budgets = {
+        name: {row["name"]: row["budget"]["limit"] for row in rows.values() if row["budget"]}
+        for name, rows in sections.items()
+    }
+    assert {name: rows for name, rows in budgets.items() if rows} == BUDGETED
+    assert {"get", "get, no hiredis"} <= sections["one_call"].keys() & sections["one_call_asyncio"].keys()
+    assert {"update_many", "touch", "clear_many"} <= sections["batches"].keys()
+    assert {"1 mirror", "2 mirrors"} == sections["mirrors_cpu"].keys() == sections["mirrors_known"].keys()
+    unmeasured = {row["name"]: row["note"] for rows in sections.values() for row in rows.values() if not row["figure"]}
+    # What a quick run starts no service for is named, not dropped.
+    assert unmeasured.keys() >= {"PostgreSQL ON CONFLICT", "etcd transaction", "NATS KV compare-and-set"}
+    assert set(unmeasured.values()) <= {"not in a quick run", "not installed: Python's zmq (extra bench)"}
+    for rows in sections.values():
+        for row in rows.values():
+            if figure := row["figure"]:
+                assert 0 < figure["low"] <= figure["median"] <= figure["high"]
+                assert row["ours"] is None or row["ours"] > 0
+    peers = sections["peers_4"]
+    assert len(peers) == len(WAYS) - 1
+    exact = ("(ours)", "WATCH", "redis.lock", "Manager")
+    assert {row["state"] for name, row in peers.items() if any(word in name for word in exact)} == {"correct"}
+
+    text = page.read_text()
+    assert text.startswith("before\n")
+    assert text.endswith("\nafter\n")
+    assert "\nold\n" not in text
+    assert "| poll, 8 shards | " in text
+    pictured = set(re.findall(r"!\[[^]]+\]\((\S+)\)", text))
+    assert (
+        pictured
+        == {f"page/{name}.svg" for name in sections}
+        == {f"page/{p.name}" for p in (tmp_path / "page").iterdir()}
+    )
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [("memory://", "needs one real server"), ("redis://127.0.0.1:1", "127.0.0.1:1"), ("foo://", "must start with")],
+)
+def test_a_server_that_will_not_do_gets_a_sentence(url, said):
+    done = bench("--quick", "--url", url)
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_page_without_its_markers_is_refused_before_the_run(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("nothing")
+    done = bench("--quick", "--markdown", str(page))
+    assert (done.returncode, page.read_text()) == (1, "nothing")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_contenders_take_turns_and_prepare_untimed():
+    order = []
+    contenders = [
+        Contender(name, lambda n=name: order.append(n), 2, lambda n=name: order.append(f"prepare {n}")) for name in "ab"
+    ]
+    times = interleave(contenders, rounds=2)
+    assert {name: len(rounds) for name, rounds in times.items()} == {"a": 2, "b": 2}
+    assert [step for step in order if len(step) == 1] == ["b", "a", "a", "b", "b", "a"]
+    assert all(order[at - 1] == f"prepare {step}" for at, step in enumerate(order) if len(step) == 1)
+
+
+def test_what_others_have_timed_is_taken_at_their_word():
+    assert interleave([Told("a", lambda: 3.0, 2), Contender("b", lambda: 3.0, 2)], rounds=1)["a"] == [1.5]
+
+
+def test_without_sglang_its_benchmark_says_what_to_do():
+    if importlib.util.find_spec("sglang"):
+        pytest.skip("SGLang is installed here")
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.sglang"], cwd=ROOT, capture_output=True, text=True, timeout=pace.seconds(100)
+    )
+    assert done.returncode == 1
+    assert done.stderr == "bench: SGLang is not installed here: make bench-sglang\n"
+
+
+def test_a_ratio_is_taken_round_by_round():
+    # The machine was ten times slower in the second round, for both.
+    assert ratio([1, 10, 1], [2, 20, 1]) == Spread(0.5, 0.5, 1)
+
+
+@pytest.mark.parametrize(("budget", "state"), [(Budget(2), "within"), (Budget(1.9), "over"), (Budget(3, True), "over")])
+def test_verdicts(budget, state):
+    assert Row("a", "b", "us", 1, 1, Spread(2, 1, 9), budget).state == state
+
+
+def test_what_others_write_follows_the_same_rule():
+    with StatusStore.from_url("memory://") as store:
+        for current in (None, *KVPoll):
+            for incoming in KVPoll:
+                store.clear(1)
+                if current is not None:
+                    store.update_many({1: KVPoll.Bootstrapping})
+                    store.update_status(1, current)
+                store.update_status(1, incoming)
+                assert merged(current, incoming) == store.get(1), (current, incoming)
+
+
+def test_the_pages_pictures_are_there():
+    page = ROOT / "docs" / "benchmarks.md"
+    pictured = set(re.findall(r"!\[[^]]+\]\((\S+)\)", page.read_text()))
+    assert pictured == {f"benchmarks/{path.name}" for path in (page.parent / "benchmarks").iterdir()}

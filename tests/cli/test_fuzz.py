@@ -1,0 +1,120 @@
+"""Junk into every command of kvpoll with every option, found by looking: an exit status that is documented, a sentence
+instead of a traceback, and nothing written by what only looks or was refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+
+import click
+import pytest
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+
+from redis_kvpoll import KVPoll, ReplayError, StatusStore
+from redis_kvpoll.cli.app import kvpoll
+from tests.support import pace
+from tests.support.fuzzing import examples
+
+DOCUMENTED = {0, 1, 2, 3, 130}
+WRITING = {"abort", "clear", "reap"}
+"""They may write when they succeed; no other command ever."""
+PATIENCE = pace.seconds(10)
+
+# What a shell can pass: no NUL, and bytes that are no UTF-8 as lone surrogates.
+words = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]) | st.just("\udcff"), max_size=12)
+SHELL = [
+    "",
+    " ",
+    "-",
+    "--",
+    "-1",
+    "0",
+    "1.5",
+    "nan",
+    "inf",
+    "-inf",
+    "1e999",
+    "9" * 30,
+    "5",
+    str(2**63),
+    "\u0665",
+    "1_000",
+]
+SHELL += ["\x1b[31m", "a b", "{a}", "*", "prod", "Success", "success", "/", "/dev/null", "/nowhere/at/all", "{}", "[]"]
+SHELL += ["redis://h:x", "redis+sentinel://h", "unix://relative", "memory://x", "redis://a@b@c", "http://x"]
+junk = words | st.sampled_from(SHELL)
+
+
+def invocations(draw, url):
+    """The words behind kvpoll."""
+    command = kvpoll.commands[draw(st.sampled_from(sorted(kvpoll.commands)))]
+    line = []
+    for of in command.params:
+        if isinstance(of, click.Argument):
+            line += [draw(st.one_of(junk, st.just("7")))] if draw(st.integers(0, 9)) else []
+        elif "--redis" in of.opts:
+            # Most of the time the server is there; no junk is a host that would be looked for.
+            line += ["--redis", draw(junk) if draw(st.integers(0, 5)) == 0 else url]
+        elif of.opts[-1] == "--help" or draw(st.integers(0, 2)) == 0:
+            continue
+        elif of.is_flag:
+            line += [draw(st.sampled_from(of.opts))]
+        elif "--namespace" in of.opts and draw(st.booleans()):
+            line += ["--namespace", "prod"]
+        else:
+            line += [draw(st.sampled_from(of.opts)), draw(junk)]
+    line += draw(st.lists(junk, max_size=1)) if draw(st.integers(0, 5)) == 0 else []
+    return [command.name, *line]
+
+
+def contents(client):
+    return {key: client.dump(key) for key in client.scan_iter()}
+
+
+@pytest.fixture
+def bounded(monkeypatch, url):
+    """A tail has no end, and a replay puts load on a server: here both do all but that."""
+    tail = StatusStore.tail
+
+    def ended(store, last=0):
+        tail(store, last)
+        return iter(())
+
+    def stop(*_):
+        raise ReplayError("not in a test of its arguments")
+
+    monkeypatch.setattr(StatusStore, "tail", ended)
+    monkeypatch.setattr("redis_kvpoll.replay.runner.server", lambda given: contextlib.nullcontext((given or url, None)))
+    monkeypatch.setattr("redis_kvpoll.replay.runner.replay", stop)
+    monkeypatch.setattr("redis_kvpoll.replay.traffic.generate", lambda *_: [])
+
+
+@pytest.mark.usefixtures("bounded")
+@given(st.data())
+@examples(250)
+def test_junk_on_the_command_line(url, watched, data):
+    client = watched[0]
+    client.flushall()
+    with StatusStore.from_url(url, namespace="prod") as store:
+        store.update_many({7: KVPoll.Transferring, 2**63 - 1: KVPoll.Success})
+    line = invocations(data.draw, url)
+    before = contents(client)
+    started = time.monotonic()
+    result = CliRunner().invoke(kvpoll, line)
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    assert result.exit_code in DOCUMENTED, result.output
+    assert "Traceback" not in result.output
+    assert time.monotonic() - started < PATIENCE
+    if line[0] not in WRITING or result.exit_code != 0:
+        assert contents(client) == before, "it wrote something"
+    if result.exit_code == 1:
+        assert result.stderr.replace("\n", "").isprintable(), result.stderr
+
+
+@pytest.mark.parametrize("line", [[], ["nothing"], ["--nothing"], ["-h"], ["--version"], ["\udcff"], [""], ["--"]])
+def test_junk_instead_of_a_command(line):
+    result = CliRunner().invoke(kvpoll, line, catch_exceptions=False)
+    assert result.exit_code in (0, 1, 2)

@@ -1,0 +1,432 @@
+"""Calls of one event loop travel together, and each caller gets what it would have got by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import random
+
+import pytest
+
+from redis_kvpoll import (
+    AsyncStatusStore,
+    CorruptEntryError,
+    KVPoll,
+    KVTransferError,
+    Outcome,
+    OutcomeUnknownError,
+    RoomNotFoundError,
+    StoreUnavailableError,
+    Update,
+)
+from redis_kvpoll.aio.dispatcher import CallWaiter
+from redis_kvpoll.engine.batching import Batch
+from redis_kvpoll.engine.effects import PendingCall
+from tests.support import real
+from tests.support.oracle import Oracle
+from tests.support.proxy import Proxy
+
+BOOT, WAIT, MOVE = KVPoll.Bootstrapping, KVPoll.WaitingForInput, KVPoll.Transferring
+
+
+@pytest.fixture
+def server():
+    with real.World("sync") as world:
+        yield world.shared()
+
+
+@pytest.fixture
+async def store(proxy):
+    """A store behind the proxy, which has agreed on its settings."""
+    async with AsyncStatusStore.from_url(proxy.url, deadline=60.0) as store:
+        await store.update_many(dict.fromkeys(range(5), BOOT))
+        await asyncio.gather(store.get(9), store.clear(9))  # the server knows the scripts
+        proxy.commands.clear()
+        yield store
+        proxy.release()
+
+
+async def gather(*calls):
+    async with asyncio.timeout(60):
+        return await asyncio.gather(*calls, return_exceptions=True)
+
+
+async def sent(proxy, script, count):
+    await asyncio.to_thread(real.until, lambda: proxy.calls(script) == count, f"{count} calls of {script}")
+
+
+def queues(store):
+    return list(store._dispatcher._queues.values())
+
+
+async def settings_verified(store, proxy):
+    """The store works, and nobody is left anywhere."""
+    proxy.release()
+    async with asyncio.timeout(60):
+        assert await store.get(77) is None
+    assert all(queue.is_free and not queue.has_sender for queue in queues(store))
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+class TestHowMany:
+    @pytest.mark.parametrize(("callers", "calls"), [(1, 1), (10, 1), (2_000, 2), (10_000, 10)])
+    async def test_calls_of_one_turn_are_one_script_call_a_thousand(self, store, proxy, callers, calls):
+        before = proxy.connections
+        updates = await gather(*(store.update_status(room, WAIT) for room in range(callers)))
+        assert [update.outcome for update in updates[:6]] == ([Outcome.ADVANCED] * 5 + [Outcome.CREATED])[:callers]
+        assert set(updates[5:]) <= {Update(Outcome.CREATED, WAIT)}
+        assert proxy.calls("update") == len(proxy.commands) == calls
+        assert proxy.connections == before
+
+    async def test_the_first_calls_of_a_store_share_one_look_at_the_settings(self, server):
+        with Proxy(server.socket) as proxy:
+            async with AsyncStatusStore.from_url(proxy.url, deadline=60.0) as store:
+                await gather(*(store.update_status(room, BOOT) for room in range(500)))
+                assert proxy.calls("settings") == 1
+                assert proxy.calls("update") <= 2  # the first of them looks at the eviction policy too
+                assert proxy.connections <= 2
+
+    async def test_one_call_a_shard(self, server):
+        with Proxy(server.socket) as proxy:
+            async with AsyncStatusStore.from_url(proxy.url, shards=4, deadline=60.0) as store:
+                await store.poll(range(100))
+                proxy.commands.clear()
+                await gather(*(store.update_status(room, BOOT) for room in range(100)))
+                assert proxy.calls("update") == 4
+
+    async def test_who_comes_while_a_call_is_under_way_goes_with_the_next(self, store, proxy):
+        proxy.hold("poll")
+        first = asyncio.create_task(store.get(1))
+        await sent(proxy, "poll", 1)
+        others = [asyncio.create_task(store.get(room)) for room in range(20)]
+        await asyncio.sleep(0)
+        proxy.release()
+        assert await gather(first, *others) == [BOOT] * 6 + [None] * 15
+        assert proxy.calls("poll") == 2
+
+    async def test_a_batch_goes_along_with_single_calls(self, store, proxy):
+        answers = await gather(store.poll(range(3)), store.get(1), store.poll(range(2_500)), store.get(2_000))
+        assert answers[0] == [BOOT] * 3
+        assert answers[1] is BOOT
+        assert answers[2] == [BOOT] * 5 + [None] * 2_495
+        assert answers[3] is None
+        assert proxy.calls("poll") <= 4
+
+
+async def make_bad(client, room):
+    """Keys of a room that no script of ours wrote: a hash with a strange status, or keys of another type."""
+    client.hset(f"kvpoll:{{default}}:room:{room}", "status", "Banana")
+    client.expire(f"kvpoll:{{default}}:room:{room}", 60)
+    for kind, key in (("room", room + 1), ("prefix", room + 1)):
+        client.set(f"kvpoll:{{default}}:{kind}:{key}", "mine", ex=60)
+
+
+GOOD = {
+    "update_status": (lambda store, room: store.update_status(room, MOVE), Update(Outcome.ADVANCED, MOVE)),
+    "abort": (lambda store, room: store.abort(room), Update(Outcome.FAILED, KVPoll.Failed)),
+    "record_failure": (lambda store, room: store.record_failure(room, "why"), True),
+    "touch": (lambda store, room: store.touch([room]), 1),
+    "get": (lambda store, room: store.get(room), BOOT),
+    "check_status": (lambda store, room: store.check_status(room), BOOT),
+    "failure_reason": (lambda store, room: store.failure_reason(room), None),
+    "clear": (lambda store, room: store.clear(room), BOOT),
+    "set_decode_prefix_len": (lambda store, room: store.set_decode_prefix_len(room, 7), None),
+    "pop_decode_prefix_len": (lambda store, room: store.pop_decode_prefix_len(room), 0),
+}
+
+
+@pytest.mark.parametrize("kind", ["valkey", "redis", "redis62"])
+@pytest.mark.parametrize("operation", GOOD)
+async def test_one_bad_item_fails_alone(operation, kind):
+    call, answer = GOOD[operation]
+    with real.World("sync") as world:
+        server = world.shared(kind)
+        async with AsyncStatusStore.from_url(server.url, deadline=60.0) as store:
+            await store.update_many(dict.fromkeys(range(4), BOOT))
+            with server.client() as client:
+                await make_bad(client, 10)
+            rooms = [0, 1, 11, 2, 10, 3]
+            answers = dict(zip(rooms, await gather(*(call(store, room) for room in rooms)), strict=True))
+    assert [answers[room] for room in range(4)] == [answer] * 4
+    if operation != "clear":  # which is how one gets rid of them
+        assert isinstance(answers[11], CorruptEntryError)
+        assert answers[11].room == 11
+    if operation in ("get", "check_status", "failure_reason", "update_status"):
+        assert isinstance(answers[10], CorruptEntryError)
+        assert (answers[10].room, answers[10].operation) == (10, operation)
+
+
+async def test_errors_and_reasons_reach_their_own_caller(store):
+    await gather(*(store.abort(room, f"reason {room}") for room in range(3)))
+    answers = await gather(
+        *(store.failure_exception(room) for room in range(4)), *(store.check_status(room) for room in (4, 8, 9))
+    )
+    assert [type(answer) for answer in answers] == [KVTransferError] * 4 + [KVPoll] + [RoomNotFoundError] * 2
+    assert [(error.room, error.reason) for error in answers[:3]] == [(room, f"reason {room}") for room in range(3)]
+    assert [error.room for error in answers[5:]] == [8, 9]
+
+
+# What is asked of few rooms, at random, in one turn; each with its oracle's call.
+MIXED = {
+    "update_status": lambda chance, room: (room, chance.choice(list(KVPoll))),
+    "get": lambda chance, room: (room,),
+    "poll": lambda chance, room: ([room],),
+    "clear": lambda chance, room: (room,),
+    "touch": lambda chance, room: ([room],),
+    "abort": lambda chance, room: (room, f"reason {chance.random()}"),
+    "record_failure": lambda chance, room: (room, f"cause {chance.random()}"),
+    "failure_reason": lambda chance, room: (room,),
+    "set_decode_prefix_len": lambda chance, room: (room, chance.randrange(99)),
+    "pop_decode_prefix_len": lambda chance, room: (room,),
+}
+
+
+@pytest.mark.parametrize("kind", ["valkey", "redis", "redis62"])
+@pytest.mark.parametrize("mode", ["none", "prefill"])
+async def test_mixed_calls_are_answered_in_the_order_of_asking(kind, mode):
+    """Scripts are forgotten, replies of what may be repeated get lost, and batches overlap what comes meanwhile."""
+    chance = random.Random(f"{kind} {mode}")
+    with real.World("sync") as world, Proxy(world.shared(kind).socket) as proxy:
+        oracle = Oracle("strict", mode, 900.0, 300.0, 0.0)
+        options = {"policy": "strict", "mode": mode, "deadline": 60.0}
+        async with AsyncStatusStore.from_url(proxy.url, **options) as store:
+            with world.shared(kind).client() as client:
+                await store.get(0)
+                for _ in range(25):
+                    if chance.random() < 0.5:
+                        client.script_flush()
+                    if chance.random() < 0.3:
+                        store._executor.server_may_have_changed()
+                    if chance.random() < 0.3:
+                        proxy.lose_next_reply("touch")
+                    names = [chance.choice(list(MIXED)) for _ in range(60)]
+                    calls = [(name, MIXED[name](chance, chance.randrange(4))) for name in names]
+                    tasks = []
+                    for at, (name, args) in enumerate(calls):
+                        tasks.append(asyncio.ensure_future(getattr(store, name)(*args)))
+                        if chance.random() < 0.1:
+                            await asyncio.sleep(chance.choice([0, 0.0005]) if at else 0)
+                    expected = [getattr(oracle, name)(*args) for name, args in calls]
+                    assert await gather(*tasks) == expected
+
+
+class TestLostReplies:
+    async def test_what_destroys_is_unknown_to_each_and_sent_once(self, store, proxy):
+        proxy.lose_next_reply("clear")
+        answers = await gather(*(store.clear(room) for room in range(5)), store.get(4))
+        assert [type(answer) for answer in answers[:5]] == [OutcomeUnknownError] * 5
+        assert [str(error).split(":")[0] for error in answers[:5]] == [f"clear of room {room}" for room in range(5)]
+        assert len(set(map(id, answers[:5]))) == 5, "an exception has one traceback"
+        assert proxy.calls("clear") == 1
+        assert answers[5] is None
+
+    async def test_what_may_be_repeated_is_for_all(self, store, proxy):
+        proxy.lose_next_reply("update")
+        answers = await gather(*(store.update_status(room, MOVE) for room in range(5)))
+        assert answers == [Update(Outcome.UNCHANGED, MOVE)] * 5
+        assert proxy.calls("update") == 2
+
+    async def test_who_waits_behind_what_was_lost_is_not_touched_by_it(self, store, proxy):
+        proxy.hold("clear")
+        clear = asyncio.create_task(store.clear(1))
+        await sent(proxy, "clear", 1)
+        others = [asyncio.create_task(store.clear(room)) for room in (2, 3)]
+        await asyncio.sleep(0)
+        proxy.cut()
+        proxy.release()
+        first, *rest = await gather(clear, *others)
+        assert type(first) is OutcomeUnknownError
+        assert rest == [BOOT, BOOT]
+
+
+class TestDeadlines:
+    async def test_who_came_later_with_time_left_is_tried_again(self, proxy):
+        """The first gives up; the second, who travelled with it, does not."""
+        async with AsyncStatusStore.from_url(proxy.url, deadline=60.0) as store:
+            await store.get(1)
+            proxy.stalled = True
+            first = asyncio.create_task(store.get(1))
+            await sent(proxy, "poll", 2)
+            store._executor.deadline = 0.2
+            early = asyncio.create_task(store.get(2))
+            await asyncio.sleep(0)
+            store._executor.deadline = 60.0
+            late = asyncio.create_task(store.get(3))
+            await asyncio.sleep(0)
+            first.cancel()
+            await gather(first)
+            await gather(asyncio.wait([early]))
+            assert isinstance(early.exception(), StoreUnavailableError)
+            assert not late.done()
+            proxy.stalled = False
+            proxy.cut()
+            assert await gather(late) == [None]
+
+    async def test_a_call_whose_time_is_up_in_line_is_not_sent(self, proxy):
+        """Least of all one that destroys: its caller has gone."""
+        async with AsyncStatusStore.from_url(proxy.url, deadline=60.0) as store:
+            await store.update_status(1, BOOT)
+            await store.get(1)  # now the server knows the script: what is held below is not sent again, without time
+            before = proxy.calls("poll")
+            proxy.hold("poll")
+            first = asyncio.create_task(store.get(1))
+            await sent(proxy, "poll", before + 1)
+            store._executor.deadline = 0.0
+            late = asyncio.create_task(store.clear(1))
+            await asyncio.sleep(0)
+            proxy.release()
+            found, failure = await gather(first, late)
+            assert found is BOOT
+            assert type(failure) is StoreUnavailableError
+            assert str(failure).startswith("clear of room 1: no answer within")
+            assert "stood in line" in str(failure)
+            assert proxy.calls("clear") == 0
+
+    async def test_a_server_that_is_away_costs_a_single_call_no_more_than_its_deadline(self):
+        async with AsyncStatusStore.from_url(f"redis://127.0.0.1:{real.free_port()}", deadline=0.3) as store:
+            for _ in range(3):
+                answers = await gather(*(store.get(room) for room in range(3)))
+                assert {type(answer) for answer in answers} == {StoreUnavailableError}
+
+
+class TestCancelling:
+    async def begin(self, store, proxy, count):
+        """A call under way, and as many in line behind it."""
+        proxy.hold("poll", "update", "clear")
+        first = asyncio.create_task(store.get(0))
+        await sent(proxy, "poll", 1)
+        tasks = [asyncio.create_task(store.get(room)) for room in range(count)]
+        await asyncio.sleep(0)
+        return first, tasks
+
+    async def test_some_of_those_in_line(self, store, proxy):
+        first, tasks = await self.begin(store, proxy, 8)
+        for task in tasks[::2]:
+            task.cancel()
+        proxy.release()
+        assert await gather(first, *tasks[1::2]) == [BOOT, BOOT, BOOT, None, None]
+        assert proxy.commands[-1].count(b"kvpoll:{default}:room:0") == 0, "who left is not sent"
+        await settings_verified(store, proxy)
+
+    @pytest.mark.parametrize("whom", [[0], [1, 2], [0, 1, 2]])
+    async def test_some_or_all_of_a_flight(self, store, proxy, whom):
+        proxy.hold("poll")
+        tasks = [asyncio.create_task(store.get(room)) for room in (3, 4, 5)]
+        await sent(proxy, "poll", 1)
+        behind = asyncio.create_task(store.get(1))
+        await asyncio.sleep(0)
+        for at in whom:
+            tasks[at].cancel()
+        if len(whom) == 3:  # nobody waits for it any more: the next flies at once, though the first is still held
+            await sent(proxy, "poll", 2)
+        proxy.release()
+        answers = await gather(*tasks, behind)
+        for at, answer in enumerate([BOOT, BOOT, None]):
+            assert isinstance(answers[at], asyncio.CancelledError) if at in whom else answers[at] is answer
+        assert answers[3] is BOOT
+        await settings_verified(store, proxy)
+
+    @pytest.mark.parametrize("turns", range(6))
+    async def test_the_first_of_a_turn(self, store, proxy, turns):
+        tasks = [asyncio.create_task(store.get(room)) for room in range(4)]
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        tasks[0].cancel()
+        answers = await gather(*tasks)
+        assert answers[1:] == [BOOT] * 3
+        await settings_verified(store, proxy)
+
+    async def test_a_cancelled_call_is_not_tried_again(self, store, proxy):
+        """It travels with another, is sent in vain, and the other is tried again, alone."""
+
+        async def clear(room, deadline):
+            store._executor.deadline = deadline
+            return await store.clear(room)
+
+        early, gone = asyncio.create_task(clear(2, 0.2)), asyncio.create_task(clear(1, 60.0))
+        proxy.refusals = 10_000
+        proxy.cut()
+        await asyncio.to_thread(real.until, lambda: proxy.refusals < 9_998, "it was tried")
+        gone.cancel()
+        _, error = await gather(gone, early)
+        assert type(error) is StoreUnavailableError
+        proxy.refusals = 0
+        await settings_verified(store, proxy)
+        assert await store.get(1) is BOOT
+
+    async def test_a_time_limit_around_a_call(self, store, proxy):
+        first, tasks = await self.begin(store, proxy, 1)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await store.clear(1)
+        proxy.release()
+        assert await gather(first, *tasks) == [BOOT, BOOT]
+        assert await store.get(1) is BOOT
+        await settings_verified(store, proxy)
+
+    @pytest.mark.parametrize("turns", range(4))
+    async def test_whoever_cancels_all_other_tasks_takes_no_call_down(self, store, proxy, turns):
+        """Among them is the sender, which is nobody's; whose call it carries has not been cancelled."""
+        mine = [asyncio.create_task(store.get(room)) for room in range(3)]
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        for task in asyncio.all_tasks() - {asyncio.current_task(), *mine}:
+            task.cancel()
+        assert await gather(*mine) == [BOOT] * 3
+        await settings_verified(store, proxy)
+
+    async def test_ten_thousand_at_once(self, store, proxy):
+        first, tasks = await self.begin(store, proxy, 10_000)
+        for task in tasks:
+            task.cancel()
+        proxy.release()
+        assert await gather(first) == [BOOT]
+        await gather(*tasks)
+        assert proxy.calls("poll") == 1
+        await settings_verified(store, proxy)
+
+    async def test_a_mistake_of_ours_is_told_to_all_who_wait(self, store, proxy, monkeypatch):
+        monkeypatch.setattr(store._executor, "observer_epochs", lambda: 1 / 0)
+        answers = await gather(*(store.get(room) for room in range(3)))
+        assert [type(answer) for answer in answers] == [ZeroDivisionError] * 3
+        monkeypatch.undo()
+        await settings_verified(store, proxy)
+
+
+def test_calls_that_a_closed_event_loop_left_behind_stop_nobody(server):
+    """asyncio.run cancels what is left; a loop that is just closed does not."""
+    with Proxy(server.socket) as proxy:
+        store = AsyncStatusStore.from_url(proxy.url)
+
+        async def leave(count):
+            await store.update_status(1, BOOT)
+            proxy.hold("poll")
+            for room in range(count):
+                asyncio.ensure_future(store.get(room))  # noqa: RUF006
+            await sent(proxy, "poll", 1)
+
+        async def work():
+            proxy.release()
+            async with asyncio.timeout(60):
+                found = await asyncio.gather(*(store.get(1) for _ in range(3)))
+            await store.aclose()
+            return found
+
+        asyncio.run(leave(3))
+        assert asyncio.run(work()) == [BOOT] * 3
+
+
+async def test_nothing_is_left_in_memory(server):
+    async with AsyncStatusStore.from_url(server.tcp, deadline=60.0) as store:
+        await gather(*(store.update_status(room, BOOT) for room in range(50)), store.poll(range(3_000)), store.get(1))
+        tasks = [asyncio.create_task(store.get(room)) for room in range(9)]
+        await asyncio.sleep(0)
+        for task in tasks[::2]:
+            task.cancel()
+        await gather(*tasks)
+        del tasks
+        await store.get(1)
+        gc.collect()
+        left = [type(one).__name__ for one in gc.get_objects() if type(one) in (PendingCall, CallWaiter, Batch)]
+        assert left == []
+        assert list(store._dispatcher._queues) == ["default"]

@@ -1,0 +1,394 @@
+"""Threads that share a store: who waits travels together, and nobody waits for a thread that was interrupted."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import sys
+import threading
+from contextlib import contextmanager
+
+import pytest
+
+from redis_kvpoll import KVPoll, Outcome, OutcomeUnknownError, StatusStore, StoreUnavailableError, Update
+from redis_kvpoll.engine.batching import Batch
+from redis_kvpoll.engine.effects import PendingCall
+from redis_kvpoll.protocol.keys import tag
+from redis_kvpoll.sync import dispatcher
+from tests.support import cluster, pace, real
+from tests.support.calls import MARGIN
+from tests.support.hammer import hammer
+from tests.support.linear import Done, by_room, find_order
+
+BOOT, WAIT = KVPoll.Bootstrapping, KVPoll.WaitingForInput
+PATIENCE = round(pace.seconds(60))
+
+
+class Interrupted(BaseException):
+    """As KeyboardInterrupt is: nobody's business but the caller's."""
+
+
+@pytest.fixture
+def server():
+    with real.World("sync") as world:
+        yield world.shared()
+
+
+@pytest.fixture
+def store(proxy):
+    """A store behind the proxy, which has agreed on its settings."""
+    with StatusStore.from_url(proxy.url, deadline=60.0) as store:
+        store.update_many(dict.fromkeys(range(5), BOOT))
+        store.get(9), store.clear(9), store.entry(9)  # the server knows the scripts
+        proxy.commands.clear()
+        yield store
+        proxy.release()
+
+
+def queue(store, name="default"):
+    return store._dispatcher._queues[name]
+
+
+def sent(proxy, script, count):
+    real.until(lambda: proxy.calls(script) == count, f"{count} calls of {script}")
+
+
+def in_line(store, count):
+    real.until(lambda: len(queue(store).waiting) == count, f"{count} stand in line")
+
+
+def all_free(store):
+    dispatcher = store._dispatcher
+    return (
+        all(queue.is_free and queue.next_sender is None for queue in dispatcher._queues.values())
+        and not dispatcher._threads_inside
+    )
+
+
+class TestTravellingTogether:
+    def test_who_comes_while_a_call_is_under_way_goes_with_the_next(self, store, proxy, threads):
+        proxy.hold("poll")
+        first = threads.submit(store.get, 1)
+        sent(proxy, "poll", 1)
+        others = [threads.submit(store.get, room) for room in range(20)]
+        in_line(store, 20)
+        proxy.release()
+        assert first.result(PATIENCE) is BOOT
+        assert [other.result(PATIENCE) for other in others] == [BOOT] * 5 + [None] * 15
+        assert proxy.calls("poll") == len(proxy.commands) == 2
+        assert proxy.connections == 1
+        assert all_free(store)
+
+    def test_a_lost_reply_to_what_destroys_is_unknown_to_each(self, store, proxy, threads):
+        proxy.hold("poll")
+        first = threads.submit(store.get, 1)
+        sent(proxy, "poll", 1)
+        others = {room: threads.submit(store.clear, room) for room in range(5)}
+        in_line(store, 5)
+        proxy.lose_next_reply("clear")
+        proxy.release()
+        first.result(PATIENCE)
+        for room, other in others.items():
+            with pytest.raises(OutcomeUnknownError, match=f"^clear of room {room}: "):
+                other.result(PATIENCE)
+        assert proxy.calls("clear") == 1
+        assert store.poll(range(5)) == [None] * 5
+
+    def test_one_order_explains_all_answers(self, server, threads):
+        with StatusStore.from_url(server.tcp, policy="strict", shards=2, deadline=60.0) as store:
+            job = {"seed": 1, "count": 100, "rooms": [1, 2, 3]}
+            running = [threads.submit(hammer, store, who, job) for who in range(8)]
+            history = [Done(*done) for one in running for done in one.result(PATIENCE)]
+            assert all_free(store)
+        for room, of_room in by_room(history).items():
+            assert find_order("strict", of_room), f"room {room}: no serial order explains {sorted(of_room)}"
+
+    def test_nothing_is_left_in_memory(self, store, threads):
+        list(threads.map(lambda room: store.update_status(room, BOOT), range(500)))
+        store.get(1)
+        gc.collect()
+        assert [one for one in gc.get_objects() if type(one) in (PendingCall, Batch, dispatcher.Caller)] == []
+        assert all_free(store)
+
+
+@contextmanager
+def interrupts(do=None):
+    """While this lasts, a signal to the main thread interrupts it, or calls ``do``."""
+
+    def handle(*_):
+        if do is None:
+            raise Interrupted
+        do()
+
+    before = signal.signal(signal.SIGUSR1, handle)
+    try:
+        yield lambda: signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+class TestInterrupted:
+    """The main thread, by a signal, while other threads wait for it."""
+
+    def test_one_who_flies_for_himself(self, store, proxy, threads):
+        def work():
+            sent(proxy, "poll", 1)
+            others = [threads.submit(store.get, room) for room in range(4)]
+            in_line(store, 4)
+            interrupt()
+            return others
+
+        proxy.hold("poll")
+        with interrupts() as interrupt:
+            working = threads.submit(work)
+            with pytest.raises(Interrupted):
+                store.get(1)
+            others = working.result(PATIENCE)
+        proxy.release()
+        assert [other.result(PATIENCE) for other in others] == [BOOT] * 4
+        assert all_free(store)
+
+    @pytest.mark.parametrize(
+        ("script", "call"), [("update", lambda s, r: s.update_status(r, WAIT)), ("clear", lambda s, r: s.clear(r))]
+    )
+    def test_one_who_flies_for_others(self, store, proxy, threads, script, call):
+        """The thread leads because it was the first in line."""
+
+        def work():
+            in_line(store, 1)
+            others = [threads.submit(call, store, room) for room in range(1, 4)]
+            in_line(store, 4)
+            proxy.hold(script)
+            held.set()
+            sent(proxy, script, 1)
+            interrupt()
+            return others
+
+        proxy.hold("poll")
+        held = proxy._released
+        first = threads.submit(store.get, 0)
+        sent(proxy, "poll", 1)
+        with interrupts() as interrupt:
+            working = threads.submit(work)
+            with pytest.raises(Interrupted):
+                call(store, 0)
+            others = working.result(PATIENCE)
+        proxy.release()
+        first.result(PATIENCE)
+        for room, other in enumerate(others, 1):
+            if script == "update":
+                assert other.result(PATIENCE).status is WAIT
+            else:
+                with pytest.raises(OutcomeUnknownError, match=f"^clear of room {room}: .*interrupted"):
+                    other.result(PATIENCE)
+        assert proxy.calls(script) == (2 if script == "update" else 1)
+        assert all_free(store)
+
+    def test_one_who_waits(self, store, proxy, threads):
+        """The thread is in the batch of another, which then fails: it must not be the one to lead the next."""
+        proxy.hold("poll")
+        first = threads.submit(store.get, 0)
+        sent(proxy, "poll", 1)
+
+        def work():
+            in_line(store, 1)
+            behind = threads.submit(store.get, 3)
+            in_line(store, 2)
+            interrupt()
+            return behind
+
+        with interrupts() as interrupt:
+            working = threads.submit(work)
+            with pytest.raises(Interrupted):
+                store.get(1)
+            behind = working.result(PATIENCE)
+        proxy.release()
+        assert [one.result(PATIENCE) for one in (first, behind)] == [BOOT] * 2
+        assert all_free(store)
+
+    def test_a_signal_handler_may_use_the_store(self, store, proxy, threads):
+        """In the midst of a call of its own thread, which goes on when it returns."""
+
+        def handle():
+            done.append(store.abort(1))
+            done.append(store.poll([1, 2]))
+            proxy.release()
+
+        done = []
+        proxy.hold("entry")
+        with interrupts(handle) as interrupt:
+            working = threads.submit(lambda: (sent(proxy, "entry", 1), interrupt()))
+            assert store.failure_reason(1) is not None or done
+            working.result(PATIENCE)
+        assert done == [Update(Outcome.FAILED, KVPoll.Failed), [KVPoll.Failed, BOOT]]
+        assert all_free(store)
+
+
+OURS = tuple(f"/redis_kvpoll/{name}.py" for name in ("sync/dispatcher", "engine/batching", "sync/fan_out"))
+
+
+def interrupted_at(number, call):
+    """Whether ``call`` came so far as to be interrupted, at the ``number``-th place where Python looks for signals."""
+    count = 0
+
+    def look(frame, event, _):
+        nonlocal count
+        code = frame.f_code  # what is raised where a generator is thrown away, nobody hears of
+        if event in ("call", "c_return") and code.co_filename.endswith(OURS) and code.co_name != "<genexpr>":
+            count += 1
+            if count == number:
+                raise Interrupted
+
+    sys.setprofile(look)
+    try:
+        call()
+    except Interrupted:
+        return True
+    finally:
+        sys.setprofile(None)
+    return False
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_wherever_it_is_interrupted_its_lanes_are_free(server, shards):
+    """Python looks for signals when a function begins, and when one in C returns. Each such place, one by one."""
+    with StatusStore.from_url(server.tcp, shards=shards, deadline=60.0) as store:
+        rooms = list(range(6))
+        store.poll(rooms)
+        calls = [lambda: store.get(1), lambda: store.poll(rooms)]
+        places = 0
+        for call in calls:
+            number = 1
+            while interrupted_at(number, call):
+                stuck = {name: (one.batch, one.next_sender) for name, one in store._dispatcher._queues.items()}
+                assert all_free(store), f"place {number}: {stuck}"
+                number += 1
+            places += number
+    assert places > (10 if shards == 1 else 40)
+
+
+class TestHanging:
+    """Another thread that never comes back, for whatever reason."""
+
+    @pytest.mark.parametrize("script", ["poll", "clear"])
+    def test_a_caller_waits_no_longer_than_for_a_server(self, server, monkeypatch, script):
+        monkeypatch.setattr(dispatcher, "SENDER_TIMEOUT", 0.1)
+        with StatusStore.from_url(server.tcp, deadline=pace.seconds(0.2)) as store:
+            store.poll([1])
+            call = {"poll": lambda: store.get(1), "clear": lambda: store.clear(1)}[script]
+            gone = queue(store)
+            gone.batch, gone.sender = object(), -1
+            with pace.Stopwatch() as took, pytest.raises(StoreUnavailableError, match="another thread hangs"):
+                call()
+            assert took.seconds < MARGIN
+            assert call() is None  # it waits for that one no more
+            assert all_free(store)
+
+
+class TestFork:
+    def test_a_child_works_at_once_and_the_parents_calls_go_on(self, store, proxy, threads):
+        proxy.hold("poll")
+        first = threads.submit(store.get, 1)
+        sent(proxy, "poll", 1)
+        others = [threads.submit(store.get, room) for room in range(3)]
+        in_line(store, 3)
+        child = os.fork()
+        if not child:
+            signal.alarm(PATIENCE)
+            os._exit(0 if store.update_status(9, BOOT).outcome is Outcome.CREATED and all_free(store) else 1)
+        assert os.waitpid(child, 0)[1] == 0
+        proxy.release()
+        assert [one.result(PATIENCE) for one in (first, *others)] == [BOOT] * 4
+        assert store.get(9) is BOOT
+        assert all_free(store)
+
+    def test_while_another_thread_is_at_the_lanes(self, server):
+        """The lock is held by a thread that the child does not have."""
+        with StatusStore.from_url(server.tcp, deadline=60.0) as store:
+            store.get(1)
+            held, go_on = threading.Event(), threading.Event()
+
+            def hold():
+                with store._dispatcher._lock:
+                    held.set()
+                    go_on.wait(PATIENCE)
+
+            thread = threading.Thread(target=hold)
+            thread.start()
+            held.wait(PATIENCE)
+            child = os.fork()
+            if not child:
+                signal.alarm(PATIENCE)
+                os._exit(0 if store.get(1) is None else 1)
+            assert os.waitpid(child, 0)[1] == 0
+            go_on.set()
+            thread.join()
+
+
+class TestShards:
+    def test_shards_that_stall_share_one_deadline(self, proxy):
+        deadline = pace.seconds(0.5)
+        with StatusStore.from_url(proxy.url, shards=32, deadline=deadline) as store:
+            store.poll(range(200))
+            proxy.stalled = True
+            with pace.Stopwatch() as took, pytest.raises(StoreUnavailableError):
+                store.poll(range(200))
+            assert took.seconds < 16 * deadline  # in turn it would be 32
+            assert all_free(store)
+
+    @pytest.mark.parametrize("stalled", range(3))
+    def test_a_node_that_stalls_holds_up_no_other(self, threads, stalled):
+        """All are asked before the first has answered; whose answer has come is free for others at once."""
+        nodes = cluster.shared()
+        with StatusStore.from_url(nodes.url, namespace="prod", shards=8, deadline=60.0) as store:
+            store.update_many(dict.fromkeys(range(100), BOOT))
+            at = {room: nodes.owner(tag("prod", 8, room)) for room in range(100)}
+            assert len(set(map(id, at.values()))) == 3
+            slow = nodes.clients[stalled]
+            healthy = [room for room, owner in at.items() if owner is not slow]
+            slow.execute_command("CLIENT", "PAUSE", 60_000, "WRITE")
+            try:
+                everywhere = threads.submit(store.poll, range(100))
+                held = {tag("prod", 8, room) for room in range(100) if at[room] is slow}
+                busy = lambda: {name for name, one in list(store._dispatcher._queues.items()) if one.batch}  # noqa: E731
+                real.until(lambda: everywhere.running() and busy() == held, "only what stalls is still under way")
+                assert store.poll(healthy) == [BOOT] * len(healthy)
+                assert not everywhere.done()
+            finally:
+                slow.execute_command("CLIENT", "UNPAUSE")
+            assert everywhere.result(PATIENCE) == [BOOT] * 100
+            assert all_free(store)
+        for client in nodes.clients:
+            client.flushall()
+
+    def test_a_thread_that_is_busy_with_one_shard_does_not_lead_another(self, server, threads):
+        """It waits in the line of a healthy shard, and flies for one that stalls: the next in line leads."""
+        with StatusStore.from_url(server.tcp, shards=2, deadline=60.0) as store:
+            store.poll(range(20))
+            one, other = (next(r for r in range(20) if tag("default", 2, r) == f"default/{n}") for n in range(2))
+            busy, free = queue(store, "default/0"), queue(store, "default/1")
+            free.batch, free.sender = object(), -1
+            begun, go_on = threading.Event(), threading.Event()
+            begin = store._transport.begin
+
+            def slow(step):
+                if step.tag == "default/0" and not begun.is_set():
+                    begun.set()
+                    go_on.wait(PATIENCE)
+                return begin(step)
+
+            store._transport.begin = slow
+            both = threads.submit(store.poll, [one, other])
+            assert begun.wait(PATIENCE)
+            assert len(free.waiting) == 1
+            behind = threads.submit(store.get, other)
+            real.until(lambda: len(free.waiting) == 2, "both wait for the healthy shard")
+            free.batch = None
+            store._dispatcher._wake_next_sender(free)
+            assert behind.result(PATIENCE) is None
+            assert busy.batch
+            assert not both.done()
+            go_on.set()
+            assert both.result(PATIENCE) == [None, None]
+            assert all_free(store)

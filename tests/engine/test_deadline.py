@@ -1,0 +1,106 @@
+"""How long a call may take, with margins that a slow machine does not use up."""
+
+from __future__ import annotations
+
+import re
+import time
+
+import pytest
+
+from redis_kvpoll import OutcomeUnknownError, StoreUnavailableError
+from tests.support import pace, real
+from tests.support.calls import MARGIN
+from tests.support.proxy import Proxy
+
+
+@pytest.fixture
+def server(world):
+    return world.shared()
+
+
+@pytest.fixture
+def client(server):
+    with server.client(decode_responses=True) as client:
+        yield client
+
+
+class TestDeadline:
+    def timed(self, call, match):
+        began = time.monotonic()
+        with pace.Stopwatch() as took, pytest.raises(StoreUnavailableError, match=match) as caught:
+            call()
+        assert type(caught.value) is StoreUnavailableError
+        assert took.seconds < MARGIN
+        return time.monotonic() - began
+
+    def test_a_server_that_stalls(self, world, proxy):
+        store = world.open(proxy.url, deadline=0.3)
+        proxy.stalled = True
+        took = self.timed(
+            lambda: store.update_status(7, 1), r"^update_status of room 7: no answer within 0.3 s \(1 try"
+        )
+        assert took > 0.25
+
+    def test_a_server_that_begins_to_stall(self, world, proxy):
+        deadline = pace.seconds(0.3)
+        store = world.open(proxy.url, deadline=deadline)
+        store.update_many({1: 1, 2: 1})
+        proxy.stalled = True
+        said = re.escape(f"poll of rooms 1, 2: no answer within {deadline:g} s (1 try")
+        assert self.timed(lambda: store.poll([1, 2]), f"^{said}") > 0.25
+        proxy.stalled = False
+        assert store.poll([1, 2]) == [1, 1]
+
+    def test_what_destroys_and_was_sent_is_unknown_after_it(self, world, proxy):
+        store = world.open(proxy.url, deadline=pace.seconds(0.3))
+        store.poll([1])
+        proxy.stalled = True
+        with pytest.raises(OutcomeUnknownError, match="clear of room 1: sent, but the reply was lost"):
+            store.clear(1)
+
+    def test_nobody_listens(self, world):
+        deadline = pace.seconds(0.3)
+        store = world.open(f"redis://127.0.0.1:{real.free_port()}", deadline=deadline)
+        said = f"clear of room 7: no answer within {deadline:g} s"
+        self.timed(lambda: store.clear(7), rf"^{re.escape(said)} \([0-9]+ tries; last: ")
+
+    def test_every_connection_is_closed_at_once(self, world, proxy):
+        proxy.refusals = 10_000
+        store = world.open(proxy.url, deadline=pace.seconds(0.3))
+        self.timed(lambda: store.settings(), r"^settings of namespace 'default': no answer")
+        assert proxy.connections > 3
+
+    def test_a_clients_own_time_limit_gives_several_tries(self, world, proxy):
+        store = world.open(f"{proxy.url}?socket_timeout={pace.seconds(0.02)}", deadline=pace.seconds(0.4))
+        store.poll([1])
+        proxy.stalled = True
+        self.timed(lambda: store.poll([1]), r"\(([3-9]|1[0-9]) tries; last: ")
+
+    def test_settling_and_the_call_share_it(self, world, proxy, monkeypatch):
+        """A server that answers the first command late and the second never takes one deadline, not two."""
+        store = world.open(proxy.url, deadline=2.0)
+        limits = []
+        transport = (store._store if world.is_async else store)._transport
+        take = transport.take
+        now = [time.monotonic()]
+
+        def late(step):
+            limits.append(getattr(step, "timeout", None))
+            if len(limits) == 1:
+                now[0] += 1.5
+            return take(step)
+
+        monkeypatch.setattr(transport, "take", late)
+        monkeypatch.setattr(time, "monotonic", lambda: now[0])
+        store.poll([1])
+        assert limits[0] is None
+        assert all(0 < limit <= 0.5 for limit in limits[1:])
+
+    @pytest.mark.parametrize("spec", ["redis+sentinel://{0},{1}/main", "redis+cluster://{0},{1}"])
+    def test_sentinels_and_cluster_nodes_that_stall_share_it(self, world, server, spec):
+        with Proxy(server.socket) as one, Proxy(server.socket) as two:
+            one.stalled = two.stalled = True
+            url = spec.format(f"127.0.0.1:{one.port}", f"127.0.0.1:{two.port}")
+            store = world.open(url, deadline=0.5)
+            self.timed(lambda: store.clear(1), r"clear of room 1: no answer within 0.5 s")
+        assert one.connections < 10  # each is asked once or twice, not ten times over

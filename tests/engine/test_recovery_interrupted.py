@@ -1,0 +1,91 @@
+"""What is being said again after a loss is cut off in the midst of it."""
+
+from __future__ import annotations
+
+import pytest
+
+from redis_kvpoll import KVPoll, StoreUnavailableError
+from redis_kvpoll.engine.retry import Attempts, CallFailed
+from redis_kvpoll.protocol import script_specs
+from redis_kvpoll.protocol.keys import rooms
+from tests.engine.test_recovery import A, B, executor_of, on_server
+
+
+@pytest.fixture
+def held(store, client, monkeypatch):
+    """Six rooms in three calls, which the server has lost."""
+    monkeypatch.setattr("redis_kvpoll.engine.tracked_rooms.MAX_BATCH", 2)
+    held = [store.open(room) for room in range(6)]
+    held[0].status()
+    client.flushall()
+    return held
+
+
+class TestCutOff:
+    """Nothing is left out."""
+
+    def test_by_the_deadline_of_a_call(self, held, client, monkeypatch):
+        with monkeypatch.context() as patch:
+            patch.setattr(Attempts, "send_script", after(Attempts.send_script, 2, out_of_time))
+            with pytest.raises(StoreUnavailableError):
+                held[0].status()
+        assert len(on_server(client)) == 2
+        assert held[0].status() is KVPoll.Bootstrapping
+        assert len(on_server(client)) == 6
+
+    def test_and_goes_on_where_it_was(self, held, client, monkeypatch):
+        with monkeypatch.context() as patch:
+            patch.setattr(Attempts, "send_script", after(Attempts.send_script, 2, out_of_time))
+            with pytest.raises(StoreUnavailableError):
+                held[0].status()
+        client.delete(*rooms("default", [0, 1]))
+        held[5].status()
+        assert sorted(on_server(client)) == [2, 3, 4, 5]
+
+    def test_by_a_lost_connection(self, store, held, client, monkeypatch):
+        """To a server that was lost, and has not been since."""
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                Attempts,
+                "send_script",
+                after(Attempts.send_script, 2, lambda: executor_of(store).server_may_have_changed()),
+            )
+            held[0].status()
+        assert len(on_server(client)) == 6
+
+    def test_by_a_further_loss(self, held, client, monkeypatch):
+        with monkeypatch.context() as patch:
+            patch.setattr(Attempts, "send_script", after(Attempts.send_script, 2, client.flushall))
+            held[0].status()
+        assert len(on_server(client)) == 6
+
+    def test_a_further_loss_while_a_guest_waits(self, make_store, client, monkeypatch):
+        monkeypatch.setattr("redis_kvpoll.engine.tracked_rooms.CREATOR_POLL_INTERVAL", 0.0)
+        guest_of = make_store()
+        make_store().open(A)
+        guest_of.attach(A)
+        room = guest_of.open(B)
+        room.status()
+        client.flushall()
+        room.status()
+        client.flushall()
+        assert room.status() is KVPoll.Bootstrapping
+        assert sorted(on_server(client)) == [B]
+
+
+def after(carry, times, do):
+    """Attempts.send_script, but something happens before it has said rooms again for the last of so many times."""
+    said = []
+
+    def carry_but(attempts, call, *arguments, **options):
+        if call.spec is script_specs.REPLAY:
+            said.append(call)
+            if len(said) == times:
+                do()
+        return (yield from carry(attempts, call, *arguments, **options))
+
+    return carry_but
+
+
+def out_of_time():
+    raise CallFailed(StoreUnavailableError, "no time left")

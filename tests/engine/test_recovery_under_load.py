@@ -1,0 +1,14 @@
+"""Owners work on while their server is killed with all data: in the end the table is what it was."""
+
+from __future__ import annotations
+
+from bench import recovery
+from tests.support.fuzzing import LONG
+
+
+def test_the_table_is_whole_again():
+    """Counted room by room, and cleared ones stay cleared. How long it takes is for the benchmark to say."""
+    owners, rooms = (4, 10_000) if LONG else (3, 700)
+    found = recovery.recover(owners, rooms)
+    assert found._replace(seconds=0, changes=0) == recovery.Recovery(owners * rooms * 9 // 10, 0, 0, 0, 0, 0)
+    assert found.changes > 0

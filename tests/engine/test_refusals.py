@@ -1,0 +1,254 @@
+"""What a call does when the server says "not now", or "no"."""
+
+from __future__ import annotations
+
+import http.server
+import threading
+
+import pytest
+import redis
+
+from redis_kvpoll import (
+    EvictionWarning,
+    KVPoll,
+    Outcome,
+    ServerRefusedError,
+    StatusStore,
+    StoreUnavailableError,
+    Update,
+)
+from tests.support import pace, real
+from tests.support.calls import DESTROYING, MARGIN, REPEATED
+from tests.support.proxy import Proxy
+
+
+class TestNotNow:
+    """Answers that say "later": the call is repeated, what destroys too, since it did not run."""
+
+    @pytest.mark.parametrize("kind", ["valkey", "redis", "redis62"])
+    @pytest.mark.parametrize("operation", ["update_status", *DESTROYING])
+    def test_a_replica_that_becomes_primary(self, world, monkeypatch, kind, operation):
+        _, call, answer = (REPEATED | DESTROYING)[operation]
+        server = world.serve(kind=kind)
+        store = world.open(server.tcp, deadline=60.0)
+        store.update_status(1, 1)
+        store.set_decode_prefix_len(1, 7)
+        if operation == "update_status":
+            answer = Update(Outcome.ADVANCED, KVPoll.Transferring)
+        with server.client() as client:
+            client.replicaof("127.0.0.1", real.free_port())
+            pauses = real.at_the_second_pause(monkeypatch, lambda: client.replicaof("NO", "ONE"))
+            assert call(store) == answer
+        assert len(pauses) == 2
+
+    @pytest.mark.parametrize("kind", ["valkey", "redis", "redis62"])
+    @pytest.mark.parametrize("operation", ["update_status", "clear"])
+    def test_a_server_busy_with_a_script(self, world, monkeypatch, kind, operation):
+        _, call, answer = (REPEATED | DESTROYING)[operation]
+        server = world.serve("--lua-time-limit", "5", kind=kind)
+        store = world.open(server.tcp, deadline=60.0)
+        store.update_status(1, 3 if operation == "update_status" else 1)
+        with server.client(retry=None) as client, server.client() as killer:
+            connection = client.connection_pool.get_connection()
+            connection.send_command("EVAL", "while true do end", 0)
+            real.until(lambda: is_busy(killer), "the server says that it is busy")
+            pauses = real.at_the_second_pause(monkeypatch, killer.script_kill)
+            assert call(store) == answer
+            with pytest.raises(redis.ResponseError):
+                connection.read_response()
+            client.connection_pool.release(connection)
+        assert len(pauses) >= 2
+
+    def test_a_server_that_loads_its_data(self, world, monkeypatch):
+        server = world.serve("--enable-debug-command", "yes")
+        store = world.open(server.tcp, deadline=60.0)
+        pauses = real.at_the_second_pause(monkeypatch, lambda: None)
+        with server.client() as client:
+            client.config_set("key-load-delay", str(round(1000 * pace.factor())))  # microseconds
+            client.config_set("loading-process-events-interval-bytes", "1024")
+            with client.pipeline(transaction=False) as pipe:
+                for number in range(300):
+                    pipe.set(f"filler:{number}", "x" * 100, ex=600)
+                pipe.execute()
+            for _ in range(20):  # each time the server loads for about a third of a second: catch it at it
+                store.update_status(1, 1)
+                client.save()
+                loader = client.connection_pool.get_connection()
+                loader.send_command("DEBUG", "RELOAD", "NOSAVE")
+                real.until(lambda loader=loader: is_loading(server) or loader.can_read(), "the server loads")
+                assert store.clear(1) is KVPoll.Bootstrapping
+                loader.read_response()
+                client.connection_pool.release(loader)
+                if pauses:
+                    return
+        raise AssertionError("the server was never caught loading")
+
+
+def is_busy(client):
+    try:
+        client.ping()
+    except redis.ResponseError as error:
+        return str(error).startswith("BUSY")
+    return False
+
+
+def is_loading(server):
+    with server.client() as client:
+        return client.info("persistence")["loading"] == 1
+
+
+class TestRefused:
+    """The server's final word is passed on at once, with what to do about it."""
+
+    def refused(self, call, hint, proxy=None):
+        with pace.Stopwatch() as took, pytest.raises(ServerRefusedError, match=hint) as caught:
+            call()
+        assert took.seconds < MARGIN
+        return str(caught.value)
+
+    @pytest.mark.parametrize("kind", ["valkey", "redis", "redis62"])
+    @pytest.mark.parametrize(
+        ("operation", "key"),
+        [(operation, "feed") for operation in ("update_status", "touch", "abort", "record_failure", "clear")],
+    )
+    def test_a_key_of_another_type(self, world, kind, operation, key):
+        """A room's own key is not among them: that is an error about the room."""
+        _, call, _ = (REPEATED | DESTROYING)[operation]
+        server = world.shared(kind)
+        with server.client() as client, Proxy(server.socket) as proxy:
+            store = world.open(proxy.url)
+            store.update_status(1, 1)
+            client.delete(f"kvpoll:{{default}}:{key}")
+            client.set(f"kvpoll:{{default}}:{key}", "mine", ex=60)
+            message = self.refused(lambda: call(store), r"WRONGTYPE.*its feed.* look at it with redis-cli")
+            assert message.startswith(f"{operation} of room 1: the server refused: ")
+            assert client.get(f"kvpoll:{{default}}:{key}") == b"mine"
+            assert store.poll([2]) == [None]
+            assert proxy.connections == 1  # the connection is as good as before
+
+    @pytest.mark.parametrize("kind", ["valkey", "redis", "redis62"])
+    def test_a_user_who_may_not(self, world, kind):
+        server = world.shared(kind)
+        with server.client() as client:
+            client.execute_command("ACL", "SETUSER", "reader", "on", ">pw", "~*", "+@all", "-evalsha", "-eval")
+            client.execute_command("ACL", "SETUSER", "other", "on", ">pw", "~elsewhere:*", "+@all")
+            try:
+                for user in ("reader", "other"):
+                    with Proxy(server.socket) as proxy:
+                        store = world.open(f"redis://{user}:pw@127.0.0.1:{proxy.port}")
+                        self.refused(
+                            lambda store=store: store.clear(1), r"NOPERM.*kvpoll acl prints .* the keys kvpoll:\*"
+                        )
+                        assert proxy.calls("settings") == 1
+            finally:
+                client.acl_deluser("reader", "other")
+
+    @pytest.mark.parametrize("command", ["xadd", "hsetnx", "hdel", "pexpire"])
+    @pytest.mark.parametrize("kind", ["valkey", "redis", "redis62"])
+    def test_who_may_do_only_half_of_what_a_script_does_changes_nothing(self, world, kind, command):
+        """Else rooms would be changed, and no mirror would hear of it."""
+        server = world.shared(kind)
+        boot, rooms = KVPoll.Bootstrapping, (1, 2)
+        with server.client() as client, StatusStore(server.store_client(), namespace="half") as peer:
+            client.execute_command("ACL", "SETUSER", "half", "on", ">pw", "~*", "+@all", f"-{command}")
+            try:
+                peer.update_status(1, boot)
+                store = world.open(f"redis://half:pw@127.0.0.1:{server.port}", namespace="half")
+                self.refused(
+                    lambda: store.update_many({1: KVPoll.Success, 2: KVPoll.Success}), "can't run|no perm|NOPERM"
+                )
+                self.refused(lambda: store.abort(1), "can't run|no perm|NOPERM")
+                assert peer.poll(rooms) == [boot, None]
+            finally:
+                client.acl_deluser("half")
+
+    def test_a_user_who_may_not_even_enter(self, world):
+        """Who is refused during the handshake is told so at once; the connection is not kept."""
+        server = world.shared()
+        with server.client() as client:
+            client.execute_command("ACL", "SETUSER", "guest", "on", ">pw", "~*", "+@all", "-select")
+            try:
+                store = world.open(f"redis://guest:pw@127.0.0.1:{server.port}/3", deadline=60.0)
+                for _ in range(2):
+                    self.refused(lambda: store.clear(1), "NOPERM.*select")
+            finally:
+                client.acl_deluser("guest")
+
+    def test_a_password_that_is_missing_or_wrong(self, world):
+        server = world.serve()
+        with server.client() as client:
+            client.config_set("requirepass", "right")
+            try:
+                store = world.open(server.tcp, deadline=60.0)
+                self.refused(lambda: store.clear(1), "NOAUTH.*put it into the URL")
+                store = world.open(f"redis://:wrong@127.0.0.1:{server.port}", deadline=60.0)
+                assert "wrong@" not in self.refused(lambda: store.clear(1), "WRONGPASS.*check the user name")
+            finally:
+                client.config_set("requirepass", "")
+
+    def test_a_password_that_came_while_it_was_connected(self, world):
+        server = world.serve()
+        store = world.open(server.tcp, deadline=60.0)
+        store.poll([1])
+        with server.client() as client:
+            client.config_set("requirepass", "new")
+            client.client_kill_filter(_type="normal", skipme=True)
+            try:
+                self.refused(lambda: store.update_status(1, 1), "NOAUTH")
+            finally:
+                client.config_set("requirepass", "")
+        store.update_status(1, 1)
+
+    @pytest.mark.parametrize("kind", ["valkey", "redis", "redis62"])
+    def test_a_server_that_is_full(self, world, kind):
+        server = world.serve(kind=kind)
+        with server.client() as client, Proxy(server.socket) as proxy:
+            store = world.open(proxy.url)
+            store.update_status(1, 1)
+            client.config_set("maxmemory", "1")
+            self.refused(lambda: store.update_status(2, 1), "OOM.*give it more, or choose shorter TTLs")
+            assert proxy.calls("update") == 3  # EVALSHA and EVAL of the first, and one more
+            assert store.get(1) is KVPoll.Bootstrapping  # what reads goes on
+            client.config_set("maxmemory", "0")
+            assert store.update_status(2, 1).outcome is Outcome.CREATED
+
+    def test_no_such_database(self, world):
+        store = world.open(f"{world.shared().tcp}/99", deadline=60.0)
+        self.refused(lambda: store.poll([1]), "DB index is out of range")
+
+    def test_a_server_that_is_no_redis(self, world):
+        with http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as web:
+            threading.Thread(target=web.serve_forever, daemon=True).start()
+            store = world.open(f"redis://127.0.0.1:{web.server_address[1]}", deadline=0.3)
+            with pytest.raises((ServerRefusedError, StoreUnavailableError), match=r"^poll of room 1"):
+                store.poll([1])
+            web.shutdown()
+
+
+class TestEviction:
+    def test_a_server_that_may_drop_rooms_is_warned_of_once(self, world):
+        server = world.serve("--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru")
+        for protocol in (2, 3):
+            store = world.open(f"{server.tcp}?protocol={protocol}")
+            with pytest.warns(EvictionWarning, match="allkeys-lru.*namespace 'default'.*noeviction"):
+                store.update_status(1, 1)
+            store.update_status(1, 2)  # a second warning would be an error
+
+    def test_where_warnings_are_errors_the_call_is_carried_out_all_the_same(self, world, caplog):
+        store = world.open(world.serve("--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru").tcp)
+        assert store.update_status(1, 1).outcome is Outcome.CREATED
+        assert "allkeys-lru" in caplog.text
+
+    @pytest.mark.parametrize("options", [("--maxmemory", "100mb"), ("--maxmemory-policy", "allkeys-lru")])
+    def test_no_warning_without_a_cause(self, world, options):
+        world.open(world.serve(*options).tcp).update_status(1, 1)
+
+    def test_who_may_not_ask_is_not_bothered(self, world):
+        server = world.shared()
+        with server.client() as client:
+            client.execute_command("ACL", "SETUSER", "careful", "on", ">pw", "~kvpoll:*", "+@all", "-info")
+            try:
+                store = world.open(f"redis://careful:pw@127.0.0.1:{server.port}")
+                assert store.update_status(1, 1).outcome is Outcome.CREATED
+            finally:
+                client.acl_deluser("careful")

@@ -1,0 +1,299 @@
+"""Who travels with whom and in which order, with callers, batches and failures drawn at random; no I/O."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from redis_kvpoll import OutcomeUnknownError, ServerRefusedError, StoreUnavailableError
+from redis_kvpoll.engine.batching import Batch, ShardQueue
+from redis_kvpoll.engine.effects import PendingCall
+from redis_kvpoll.engine.retry import CallFailed
+from redis_kvpoll.protocol import room_commands
+from redis_kvpoll.protocol.script_call import MAX_BATCH
+from redis_kvpoll.protocol.settings import ExpectedSettings
+from tests.support.contexts import context
+from tests.support.fuzzing import examples
+
+LAYOUT = context(namespace="default")
+OTHER = context(namespace="default", policy="strict")
+MAKE = {
+    "update": lambda rooms: room_commands.update_many(dict.fromkeys(rooms, 2)),
+    "poll": room_commands.poll,
+    "clear": room_commands.clear_many,
+}
+NEVER = 1e9
+SHARED = range(6)
+"""The rooms that several callers ask for; those of the many are looked at by nobody."""
+
+
+def pending(kind="poll", rooms=(1,), give_up_at=NEVER, context=LAYOUT, busy=False):
+    (call,) = MAKE[kind](rooms).calls(context)
+    made = PendingCall(call, give_up_at)
+    made.waiter = SimpleNamespace(busy=busy)
+    return made
+
+
+def lane_with(*pending_calls):
+    queue = ShardQueue()
+    for one in pending_calls:
+        queue.enqueue(one)
+    return queue
+
+
+def answer(batch):
+    """A reply in which each word names its room."""
+    width = len(batch.pending_calls[0].call.spec.reply)
+    return [f"{room}.{word}" for room in batch.call.rooms for word in range(width)]
+
+
+def short(batch, until):
+    batch.fail(CallFailed(StoreUnavailableError, "no answer", until))
+
+
+class Lanes(RuleBasedStateMachine):
+    """One queue. ``asked`` holds what each room was asked, in order, by those who have not left."""
+
+    @initialize()
+    def begin(self):
+        self.queue = ShardQueue()
+        self.now = 0.0
+        self.asked = {}
+        self.everybody = []
+        self.gone = []
+
+    @rule(
+        kind=st.sampled_from(sorted(MAKE)),
+        rooms=st.lists(st.sampled_from(SHARED), min_size=1, max_size=3, unique=True),
+        many=st.sampled_from([0, 0, 0, 400, MAX_BATCH - 3]),
+        context=st.sampled_from([LAYOUT, LAYOUT, LAYOUT, OTHER]),
+        patience=st.sampled_from([1.0, 5.0]),
+        busy=st.booleans(),
+    )
+    def enqueue(self, kind, rooms, many, context, patience, busy):
+        made = pending(kind, [*rooms, *range(1000, 1000 + many)], self.now + patience, context, busy)
+        self.queue.enqueue(made)
+        self.everybody.append(made)
+        for room in rooms:
+            self.asked.setdefault(room, []).append(made)
+
+    @precondition(lambda self: self.queue.elect_sender())
+    @rule()
+    def take_batch(self):
+        next_sender, line = self.queue.next_sender, list(self.queue.waiting)
+        assert next_sender in line
+        batch = self.queue.take_batch()
+        assert batch.pending_calls[0] is line[0], "the head of the line flies"
+        assert self.queue.elect_sender() is None, "one batch at a time"
+        assert len(batch.call.rooms) <= MAX_BATCH
+        assert {(one.call.spec, tuple(one.call.once)) for one in batch.pending_calls} == {
+            (line[0].call.spec, tuple(line[0].call.once))
+        }
+        assert not any(one.done for one in batch.pending_calls)
+        for one in batch.pending_calls:  # nobody is passed by who asks the same room later
+            for room in filter(SHARED.__contains__, one.call.rooms):
+                before = self.asked[room][: self.asked[room].index(one)]
+                assert all(other.done or other in batch.pending_calls for other in before)
+        assert batch.call.rooms == [room for one in batch.pending_calls for room in one.call.rooms]
+
+    @precondition(lambda self: self.queue.batch)
+    @rule()
+    def distribute(self):
+        batch = self.queue.batch
+        batch.distribute(answer(batch))
+        for one in batch.pending_calls:
+            width = len(one.call.spec.reply)
+            assert one.reply == [f"{room}.{word}" for room in one.call.rooms for word in range(width)]
+        self.end(batch)
+
+    @precondition(lambda self: self.queue.batch)
+    @rule(passed=st.sampled_from([0.5, 2.0, 6.0]))
+    def run_out_of_time(self, passed):
+        self.now += passed
+        batch = self.queue.batch
+        short(batch, self.now)
+        for one in batch.pending_calls:
+            assert one.done is (one.give_up_at <= self.now or one in self.gone)
+        self.end(batch)
+
+    @precondition(lambda self: self.queue.batch)
+    @rule()
+    def be_refused(self):
+        batch = self.queue.batch
+        batch.fail(CallFailed(ServerRefusedError, "no"))
+        assert all(one.done for one in batch.pending_calls)
+        self.end(batch)
+
+    @precondition(lambda self: self.queue.batch)
+    @rule()
+    def be_abandoned(self):
+        batch = self.queue.batch
+        done_calls = self.queue.requeue_or_fail(batch)
+        for one in batch.pending_calls:
+            if one not in self.gone:
+                assert one.done is (not batch.pending_calls[0].call.spec.repeatable)
+            assert one.done is (one in done_calls)
+        assert self.queue.requeue_or_fail(batch) == []
+
+    @precondition(lambda self: any(not one.done for one in self.everybody))
+    @rule(data=st.data())
+    def leave(self, data):
+        one = data.draw(st.sampled_from([one for one in self.everybody if not one.done]))
+        self.queue.cancel(one)
+        self.gone.append(one)
+        assert self.queue.next_sender is not one
+
+    @rule()
+    def all_are_free(self):
+        for one in self.everybody:
+            one.waiter.busy = False
+
+    def end(self, batch):
+        done_calls = self.queue.complete(batch)
+        assert done_calls == [one for one in batch.pending_calls if one.done]
+        line = list(self.queue.waiting)
+        assert self.queue.complete(batch) == done_calls, "it may be repeated"
+        assert list(self.queue.waiting) == line
+
+    @invariant()
+    def nobody_is_lost(self):
+        under_way = [*(self.queue.batch.pending_calls if self.queue.batch else []), *self.queue.waiting]
+        assert len(set(map(id, under_way))) == len(under_way)
+        assert all(one in under_way for one in self.everybody if not one.done)
+
+    @invariant()
+    def the_line_is_in_the_order_of_asking(self):
+        line = [one for one in self.queue.waiting if not one.done]
+        for room, askers in self.asked.items():
+            waiting = [one for one in line if room in one.call.rooms[:3]]
+            assert waiting == [one for one in askers if one in waiting]
+
+    @invariant()
+    def a_free_lane_is_known_as_one(self):
+        assert self.queue.is_free is (not self.queue.batch and all(one.done for one in self.everybody))
+
+    @invariant()
+    def somebody_leads(self):
+        """Unless one flies, or all are busy with other queues."""
+        waiting = [one for one in self.queue.waiting if not one.done]
+        if not self.queue.batch and any(not one.waiter.busy for one in waiting):
+            assert self.queue.elect_sender() in waiting
+
+
+TestLanes = Lanes.TestCase
+TestLanes.settings = examples(80)
+
+
+class TestWhoGoesAlong:
+    @pytest.mark.parametrize(
+        ("line", "first"),
+        {
+            "alike": ([("poll", [1]), ("poll", [1]), ("poll", [2])], [0, 1, 2]),
+            "another kind stays": ([("update", [1]), ("poll", [2]), ("update", [3])], [0, 2]),
+            "who asks the same room later stays behind it": ([("update", [1]), ("clear", [1]), ("update", [1])], [0]),
+            "and whoever shares a room with those": (
+                [("update", [1]), ("clear", [2, 3]), ("update", [3, 4]), ("update", [4]), ("update", [5])],
+                [0, 4],
+            ),
+            "by other settings": ([("update", [1], OTHER), ("update", [2]), ("update", [3], OTHER)], [0, 2]),
+            "a thousand rooms are a batch": ([("poll", range(600)), ("poll", range(400)), ("poll", [1])], [0, 1]),
+            "the small go where the large have no room": (
+                [("poll", range(600)), ("poll", range(1000, 1500)), ("poll", [7])],
+                [0, 2],
+            ),
+        }.values(),
+    )
+    def test_by_kind_rooms_and_seats(self, line, first):
+        pending_calls = [pending(kind, rooms, context=(more or [LAYOUT])[0]) for kind, rooms, *more in line]
+        batch = lane_with(*pending_calls).take_batch()
+        assert [pending_calls.index(one) for one in batch.pending_calls] == first
+
+    def test_ten_thousand_take_ten_flights(self):
+        queue = lane_with(*(pending(rooms=[room]) for room in range(10_000)))
+        batches = 0
+        while queue.waiting:
+            batch = queue.take_batch()
+            batch.distribute(answer(batch))
+            queue.complete(batch)
+            batches += 1
+        assert batches == 10
+
+    def test_who_looks_at_the_settings_shares_the_whole_answer(self):
+        call = ExpectedSettings.checked("default", None, None, None, None).call()
+        pending_calls = [PendingCall(call, NEVER) for _ in range(3)]
+        lane_with(*pending_calls).take_batch().distribute([b"2", b"compat"])
+        assert [one.reply for one in pending_calls] == [[b"2", b"compat"]] * 3
+
+
+class TestLeaving:
+    def test_who_left_a_flight_that_fails_does_not_go_again(self):
+        """It would be the first in line, and nobody would lead."""
+        first, second = pending("clear", [1]), pending("clear", [2])
+        queue = lane_with(first, second)
+        batch = queue.take_batch()
+        queue.cancel(first)
+        short(batch, 0.0)
+        assert queue.complete(batch) == [first]
+        assert queue.elect_sender() is second
+        assert queue.take_batch().pending_calls == [second]
+
+    def test_a_lane_that_all_have_left_is_free(self):
+        pending_calls = [pending(rooms=[room]) for room in range(3)]
+        queue = lane_with(*pending_calls)
+        for at in (1, 0, 2):
+            queue.cancel(pending_calls[at])
+        assert queue.is_free
+
+    def test_the_next_leads(self):
+        first, second = pending(), pending()
+        queue = lane_with(first, second)
+        assert queue.elect_sender() is first
+        queue.cancel(first)
+        assert queue.elect_sender() is second
+
+    def test_nobody_is_told_of_a_lane_abandoned_by_one_who_flew_for_himself(self):
+        queue = ShardQueue()
+        queue.batch = pending().call
+        assert queue.requeue_or_fail(queue.batch) == []
+        assert queue.is_free
+
+    def test_a_flight_that_destroys_is_not_tried_again(self):
+        pending_calls = [pending("clear", [1]), pending("clear", [2])]
+        queue = lane_with(*pending_calls)
+        assert queue.requeue_or_fail(queue.take_batch()) == pending_calls
+        assert {one.failure.kind for one in pending_calls} == {OutcomeUnknownError}
+        assert queue.is_free
+
+    def test_who_goes_again_is_first_in_line(self):
+        """Else it would come behind what was asked of its room after it."""
+        first, second = pending("update", [1]), pending("clear", [1])
+        queue = lane_with(first, second)
+        assert queue.complete(queue.take_batch()) == []
+        assert list(queue.waiting) == [first, second]
+
+    def test_an_old_flight_does_not_end_the_next(self):
+        """It was given up by others; and then it came back after all."""
+        one, other = pending(rooms=[1]), pending("update", [1])
+        queue = lane_with(one, other)
+        old = queue.take_batch()
+        queue.requeue_or_fail(old)
+        new = queue.take_batch()
+        old.distribute(["late"])
+        queue.complete(old)
+        assert queue.batch is new
+
+
+def test_a_line_holds_on_to_no_flight_but_the_last():
+    """Or each batch would hold the one before it, for as long as the queue is busy."""
+    queue = ShardQueue()
+    for _ in range(3):
+        queue.enqueue(pending())
+        queue.enqueue(pending("update"))
+        batch = queue.take_batch()
+        assert all(one.queued_behind is None for one in batch.pending_calls)
+        batch.distribute(answer(batch))
+        queue.complete(batch)
+    assert isinstance(batch, Batch)

@@ -1,0 +1,355 @@
+"""Owners and leases, step by step: who lives, who is taken for dead, and what becomes of the rooms."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from redis_kvpoll import InvalidInputError, KVPoll, LeaseLostError, Outcome
+from redis_kvpoll.protocol import keys, lease_commands, scripts
+from redis_kvpoll.protocol.settings import SETTINGS
+from tests.support.contexts import context
+from tests.support.leasing import (
+    LOST,
+    NS,
+    ManualLease,
+    begin_long_ago,
+    die,
+    executor_of,
+    now_ms,
+    pass_time,
+    reap_lost,
+    record,
+    run,
+)
+
+BOOT, MOVE, DONE, FAIL = KVPoll.Bootstrapping, KVPoll.Transferring, KVPoll.Success, KVPoll.Failed
+LEASES, OWNED, EPOCH = keys.leases(NS), keys.owned(NS), keys.epoch(NS)
+
+
+@pytest.fixture
+def client(client):
+    begin_long_ago(client)
+    return client
+
+
+@pytest.fixture
+def held(client, make_store):
+    """A store that works under a lease."""
+    return ManualLease(make_store()).take()
+
+
+@pytest.fixture
+def other(client, make_store):
+    """Another process."""
+    return make_store()
+
+
+class TestHolding:
+    def test_what_is_written(self, held, client):
+        incarnation, ttl_ms, heartbeat_ms, _, marked = record(client)
+        assert (ttl_ms, heartbeat_ms, marked) == (5000, 500, 0)
+        assert str(incarnation) == held.incarnation
+        assert len(held.incarnation) == 16
+
+    def test_what_is_created_is_owned(self, held, client, other):
+        held.store.update_status(1, BOOT)
+        held.store.update_many({2: MOVE, 3: BOOT})
+        held.store.open(4)
+        other.update_status(5, BOOT)
+        held.store.update_status(5, MOVE)
+        assert [other.entry(room).owner for room in range(1, 6)] == ["prefill-0"] * 4 + [None]
+        assert {int(room) for room in client.zrange(OWNED, 0, -1)} == {1, 2, 3, 4}
+        assert {score for _, score in client.zrange(OWNED, 0, -1, withscores=True)} == {float(held.incarnation)}
+
+    def test_what_is_cleared_is_owned_no_more(self, held, client):
+        held.store.update_many({1: BOOT, 2: BOOT})
+        held.store.clear(1)
+        assert client.zrange(OWNED, 0, -1) == ["2"]
+
+    def test_a_heartbeat_renews_it_and_takes_a_mark_away(self, held, client, other):
+        pass_time(client, 7)
+        other.reap()
+        assert record(client)[4] > 0
+        beaten_ms = record(client)[3]
+        held.heartbeat()
+        assert record(client)[3] > beaten_ms
+        assert record(client)[4] == 0
+        pass_time(client, 3)
+        assert (other.reap(), held.heartbeat().lost) == (0, False)
+
+    def test_one_lease_a_store(self, held):
+        with pytest.raises(InvalidInputError, match="already; one store holds one lease"):
+            ManualLease(held.store, "prefill-1").take()
+        held.give_up()
+        assert ManualLease(held.store, "prefill-1").take().incarnation > held.incarnation
+
+    def test_incarnations_grow_though_clocks_go_back(self, client, other):
+        client.hset(LEASES, mapping={"a": "8000000000000000 1 1 1 0", "lost 8000000000000004": "owner b lost"})
+        client.zadd(OWNED, {"9": 8000000000000004})
+        assert ManualLease(other).take().incarnation == "8000000000000005"
+
+    @pytest.mark.parametrize(
+        "wrong",
+        [
+            {"name": "a b"},
+            {"name": ""},
+            {"name": None},
+            {"ttl": 0},
+            {"ttl": "5"},
+            {"heartbeat": 1.7},
+            {"heartbeat": 0},
+            {"heartbeat": True},
+        ],
+    )
+    def test_bad_input_is_refused(self, client, other, wrong):
+        with pytest.raises(InvalidInputError, match=r"^lease: "):
+            other.lease(**{"name": "prefill-0", "ttl": 5.0, **wrong})
+        assert not client.exists(LEASES)
+        assert other.lease("prefill-0", 5.0, 5 / 3).heartbeat == 5 / 3
+
+    def test_live_rooms_are_kept_alive(self, held, client, other):
+        held.store.update_many(dict.fromkeys(range(1200), BOOT) | {2000: DONE})
+        other.update_status(3000, BOOT)
+        held.store.clear(5)
+        client.zadd(OWNED, {"5": float(held.incarnation)})  # as if it had expired
+        for room in (0, 1199, 2000, 3000):
+            client.pexpire(f"kvpoll:{{default}}:room:{room}", 5000)
+        held.heartbeat()
+        assert client.pttl("kvpoll:{default}:room:0") <= 5000, "every third of the TTL is enough"
+        held.keeper._next_touch = 0.0
+        while held.heartbeat().keeper._to_touch:
+            pass
+        left = [client.pttl(f"kvpoll:{{default}}:room:{room}") > 5000 for room in (0, 1199, 2000, 3000)]
+        assert left == [True, True, False, False]
+        assert client.zscore(OWNED, "5") is None
+        assert client.zcard(OWNED) == 1200
+
+
+class TestClockGoesBack:
+    """All times in the records, and that of the epoch, are still to come."""
+
+    def test_who_is_dead_is_found_out(self, held, client, other):
+        held.store.update_status(1, BOOT)
+        client.hset(EPOCH, "epoch", "9000000000000000-late")
+        pass_time(client, -3600)
+        assert other.reap() == 0
+        assert die(client, other) == 1
+        assert other.failure_reason(1) == LOST
+
+    def test_also_who_was_marked_before(self, held, client, other):
+        held.store.update_status(1, BOOT)
+        pass_time(client, 10)
+        other.reap()
+        incarnation, ttl_ms, heartbeat_ms, beaten, marked = record(client)
+        client.hset(LEASES, "prefill-0", f"{incarnation} {ttl_ms} {heartbeat_ms} {beaten} {marked + 3600_000}")
+        assert die(client, other) == 1
+
+    def test_who_lives_is_left_alone(self, held, client, other):
+        pass_time(client, -3600)
+        other.reap()
+        pass_time(client, 3)
+        assert other.reap() == 0
+        assert not held.heartbeat().lost
+
+
+class TestDying:
+    def test_two_looks_fail_the_live_rooms(self, client, make_store, other):
+        held = ManualLease(make_store(), ttl=500.0).take()  # so long that what the test itself takes is nothing
+        held.store.update_many({1: BOOT, 2: MOVE, 3: DONE, 4: BOOT})
+        held.store.abort(4, "no memory")
+        other.update_status(5, BOOT)
+        room = other.attach(2)
+        pass_time(client, 400)
+        assert (other.reap(), record(client)[4]) == (0, 0), "it has not lapsed yet"
+        pass_time(client, 150)
+        assert other.reap() == other.reap() == 0, "marked, a moment ago"
+        assert record(client)[4] > 0
+        pass_time(client, 90)
+        assert other.reap() == 0, "two heartbeats are not over"
+        pass_time(client, 20)
+        assert other.reap() == 2
+        assert other.poll(range(1, 6)) == [FAIL, FAIL, DONE, FAIL, BOOT]
+        assert [other.failure_reason(one) for one in (1, 2, 4)] == [LOST, LOST, "no memory"]
+        assert other.entry(1).failed_by == "prefill-0"
+        assert 0 < other.entry(1).ttl <= 300
+        assert room.status() is FAIL
+        assert room.update(DONE).outcome is Outcome.UNCHANGED
+        assert client.zcard(OWNED) == 0
+        assert record(client) is None
+        assert not [name for name in client.hkeys(LEASES) if name.startswith("lost")]
+
+    def test_its_mark_is_at_least_600_ms_old(self, client, make_store, other):
+        for room in range(100):  # until a look at a mark of 500 ms comes in time
+            quick = ManualLease(make_store(), ttl=0.3, heartbeat=0.03).take()
+            quick.store.update_status(room, BOOT)
+            pass_time(client, 0.5)
+            other.reap()
+            pass_time(client, 0.5)
+            suspected_ms, reaped = record(client)[4], other.reap()
+            if now_ms(client) < suspected_ms + 600:
+                break
+        assert reaped == 0
+        pass_time(client, 0.15)
+        assert other.reap() == 1
+
+    def test_nobody_is_condemned_in_a_young_epoch(self, held, client, other):
+        held.store.update_status(1, BOOT)
+        client.hset(EPOCH, "epoch", f"{int(held.incarnation) - 1_000_000}-young")
+        assert die(client, other) == 0
+        assert record(client)[4] > 0
+        client.hset(EPOCH, "epoch", f"{int(held.incarnation) - 6_000_000}-older")
+        assert other.reap() == 1
+
+    def test_who_was_taken_for_dead_is_told(self, held, client, other, caplog):
+        mine = held.store.open(1)
+        held.store.update_status(2, BOOT)
+        assert die(client, other) == 2
+        for call in (
+            lambda: held.store.update_status(3, BOOT),
+            lambda: held.store.update_many({3: BOOT}),
+            lambda: held.store.open(4),
+            lambda: mine.update(DONE),
+        ):
+            with pytest.raises(LeaseLostError, match="prefill-0"):
+                call()
+        assert held.store.poll([1, 2, 3, 4]) == [FAIL, FAIL, None, None]
+        assert not held.lost
+        assert held.heartbeat().lost
+        assert held.heartbeat().lost
+        assert record(client) is None
+        assert len([r for r in caplog.records if "was lost" in r.getMessage()]) == 1
+        with pytest.raises(LeaseLostError):
+            held.store.update_status(3, BOOT)
+        held.give_up()
+        assert held.store.update_status(3, BOOT).outcome is Outcome.CREATED
+        assert held.store.entry(3).owner is None
+
+    def test_condemned_is_condemned_though_the_epoch_was_lost_alone(self, held, client, other):
+        client.hdel(LEASES, "prefill-0")
+        client.hset(LEASES, f"lost {held.incarnation}", LOST)
+        client.hset(EPOCH, "epoch", "1700000000000001-another")
+        assert held.heartbeat().lost
+        assert record(client) is None
+
+    def test_a_lease_that_is_known_to_be_lost_is_not_asked_about(self, held, client, other):
+        die(client, other)
+        held.heartbeat()
+        client.hset(LEASES, "prefill-0", f"{held.incarnation} 5000 500 {held.incarnation[:13]} 0")  # half alive
+        with pytest.raises(LeaseLostError):
+            held.store.update_status(3, BOOT)
+        assert not other.get(3)
+
+    def test_holders_look_with_their_heartbeats(self, held, client, other):
+        held.store.update_status(1, BOOT)
+        peer = ManualLease(other, "decode-0").take()
+        pass_time(client, 10)
+        client.hset(LEASES, "decode-0", f"{peer.incarnation} 5000 500 {peer.incarnation[:13]} 0")
+        peer.heartbeat()
+        assert record(client)[4] > 0
+        peer.heartbeat()
+        pass_time(client, 2)
+        peer.heartbeat()
+        assert other.get(1) is FAIL
+        assert record(client) is None
+        assert record(client, "decode-0")
+
+    def test_many_holders_look_no_more_than_one(self, held, client, other):
+        for _ in range(100):  # until the heartbeat comes in time
+            looked_ms = now_ms(client)
+            client.hset(LEASES, mapping={"last sweep": looked_ms, "dead": "1000000000000000 1 1 1000000 0"})
+            held.heartbeat()
+            if now_ms(client) < looked_ms + 100:
+                break
+        assert record(client, "dead")[4] == 0
+        pass_time(client, 0.2)
+        held.heartbeat()
+        assert record(client, "dead")[4] > 0
+
+
+class TestTakingAName:
+    def test_the_former_rooms_fail_at_once(self, held, client, other):
+        held.store.update_many({1: BOOT, 2: DONE})
+        again = ManualLease(other).take()
+        assert again.incarnation > held.incarnation
+        assert other.poll([1, 2]) == [FAIL, DONE]
+        assert other.failure_reason(1) == f"{LOST} (its name was taken again)"
+        other.update_status(3, BOOT)
+        with pytest.raises(LeaseLostError):
+            held.store.update_status(4, BOOT)
+        assert held.heartbeat().lost
+        held.give_up()
+        assert not again.heartbeat().lost
+        assert other.get(3) is BOOT
+        assert str(record(client)[0]) == again.incarnation
+
+    def test_a_room_opened_anew_is_the_new_owners(self, held, client, other):
+        """Between a reaper's listing and its reaping."""
+        held.store.update_status(1, BOOT)
+        lost = {held.incarnation: LOST}
+        held.give_up()
+        ManualLease(other, "prefill-1").take()
+        room = other.open(1)
+        assert reap_lost(other, lost) == 0
+        run(other, executor_of(other).run(lease_commands.reap([1], held.incarnation, LOST), []))
+        assert room.status() is BOOT
+        assert client.zrange(OWNED, 0, -1) == ["1"]
+
+    @pytest.mark.parametrize("first", ["former", "later"])
+    def test_after_a_loss_of_data_the_later_one_has_it_whoever_comes_first(self, client, make_store, first):
+        """The former may not have heard that its name was taken; that must not cost the living one its lease."""
+        former, later = ManualLease(make_store()).take(), ManualLease(make_store()).take()
+        client.flushall()
+        for one in (former, later) if first == "former" else (later, former):
+            one.heartbeat()
+        assert not later.lost
+        assert str(record(client)[0]) == later.incarnation
+        former.heartbeat()
+        assert former.lost
+
+    def test_a_failed_room_that_another_takes_over_is_owned_no_more(self, held, client, other):
+        held.store.open(1).fail("why")
+        other.open(1)
+        assert client.zcard(OWNED) == 0
+
+
+class TestGivingUp:
+    def test_live_rooms_fail(self, held, client, other):
+        held.store.update_many({1: BOOT, 2: DONE})
+        held.give_up()
+        assert other.poll([1, 2]) == [FAIL, DONE]
+        assert other.failure_reason(1) == "owner prefill-0 left"
+        assert client.hlen(LEASES) == client.zcard(OWNED) == 0
+        held.store.update_status(3, BOOT)
+        assert other.entry(3).owner is None
+
+    def test_a_heartbeat_that_comes_behind_revives_nothing(self, held, client):
+        held.give_up()
+        held.heartbeat()
+        assert record(client) is None
+
+
+def test_the_head_of_lease_says_what_is_sent_and_what_comes_back():
+    text = (scripts.folder() / "lease.lua").read_text(encoding="utf-8")
+    labelled = {label: re.search(rf"^-- {label} +(.+)$", text, re.MULTILINE)[1] for label in ("KEYS", "ARGV", "REPLY")}
+    first_keys, once, reply = (re.split(r", |; each: ", line) for line in labelled.values())
+    table = context(nonce="n")
+    config = lease_commands.LeaseConfig.checked("prefill-0", 5.0, None)
+    for call in (config.call(table, "ns", "renew", "1", "e"), lease_commands.look(table, "ns")):
+        assert call.first_keys == [getattr(keys, name)("ns") for name in first_keys]
+        assert len(call.once) == len(once)
+        assert call.rooms == call.keys == call.items == []
+        assert call.spec is not SETTINGS
+    sent = dict(zip(once, config.call(table, "ns", "renew", "1", "e").once, strict=True))
+    assert sent == {
+        "epoch_ttl_ms": table.epoch_ttl_ms,
+        "nonce": "n",
+        "action": "renew",
+        "owner": "prefill-0",
+        "incarnation": "1",
+        "lease_ttl_ms": "5000",
+        "heartbeat_ms": "500",
+        "known_epoch": "e",
+    }
+    assert reply == ["epoch", "state", "incarnation", "finding", "subject", "reason"]

@@ -1,0 +1,274 @@
+"""Reaping, loss of data and shards: what becomes of leases and their rooms when more than a heartbeat goes wrong."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from redis_kvpoll import KVPoll, LeaseLostError, Outcome, StoreUnavailableError
+from redis_kvpoll.engine.retry import CallFailed
+from redis_kvpoll.protocol import keys, lease_commands
+from tests.support.feeds import entries
+from tests.support.leasing import (
+    LOST,
+    NS,
+    ManualLease,
+    begin_long_ago,
+    die,
+    executor_of,
+    pass_time,
+    reap_lost,
+    record,
+    run,
+)
+
+BOOT, MOVE, DONE, FAIL = KVPoll.Bootstrapping, KVPoll.Transferring, KVPoll.Success, KVPoll.Failed
+LEASES, OWNED = keys.leases(NS), keys.owned(NS)
+
+
+@pytest.fixture
+def client(client):
+    begin_long_ago(client)
+    return client
+
+
+@pytest.fixture
+def held(client, make_store):
+    """A store that works under a lease."""
+    return ManualLease(make_store()).take()
+
+
+@pytest.fixture
+def other(client, make_store):
+    """Another process."""
+    return make_store()
+
+
+def failures(client, tag=NS):
+    """The rooms that became Failed, as often as they did."""
+    for _, fields in entries(client, tag):
+        yield from (name for name, value in zip(fields[::2], fields[1::2], strict=True) if value == b"Failed")
+
+
+class TestReaping:
+    @pytest.fixture
+    def chunk(self, server, monkeypatch):
+        """Rooms a call. fakeredis takes seconds for thousands."""
+        if server.is_fake:
+            monkeypatch.setattr(lease_commands, "MAX_BATCH", 10)
+        return lease_commands.MAX_BATCH
+
+    def test_in_chunks_and_once(self, held, client, make_store, chunk):
+        rooms = range(chunk * 5 // 2)
+        held.store.update_many(dict.fromkeys(rooms, BOOT))
+        one, two = make_store(), make_store()
+        pass_time(client, 10)
+        one.reap()
+        pass_time(client, 2)
+        lost = {held.incarnation: LOST}
+        executor = executor_of(one)
+        run(
+            one, executor.send("look", [lease_commands.look(executor._context, NS)])
+        )  # condemned; nobody has reaped yet
+        two.get(1)
+        run(one, executor.run(lease_commands.reap(list(rooms)[:chunk], held.incarnation, LOST), []))
+        assert reap_lost(two, lost) == chunk * 3 // 2
+        assert reap_lost(one, lost) == 0
+        found = list(failures(client))
+        assert len(found) == len(set(found)) == len(rooms)
+        assert not client.exists(OWNED)
+
+    def test_what_was_left_half_done_is_found_by_the_next_look(self, held, client, other, chunk):
+        held.store.update_many(dict.fromkeys(range(chunk * 3 // 2), BOOT))
+        pass_time(client, 10)
+        other.reap()
+        pass_time(client, 2)
+        executor = executor_of(other)
+        found = lease_commands.parse_report(
+            run(other, executor.send("look", [lease_commands.look(executor._context, NS)]))[0]
+        )
+        assert found.lost == {held.incarnation: LOST}
+        assert reap_lost(other, found.lost, until=0.0) == chunk
+        assert other.reap() == chunk // 2
+
+    def test_all_ranks_fail(self, client, make_store):
+        ranks = [make_store(rank=rank, world_size=3) for rank in range(3)]
+        held = ManualLease(ranks[0]).take()
+        for store in ranks[:2]:
+            store.update_status(1, MOVE)
+        before = ranks[1].consensus([1])[0]
+        assert die(client, ranks[2]) == 1
+        assert [store.get(1) for store in ranks] == [FAIL] * 3
+        after = ranks[1].consensus([1])[0]
+        assert (after.status, after.version > before.version) == (FAIL, True)
+        assert ranks[2].update_status(1, DONE) == (Outcome.FAILED, FAIL)
+        assert held.heartbeat().lost
+
+    def test_a_decode_prefix_length_goes_in_mode_prefill(self, client, make_store):
+        store = make_store(mode="prefill")
+        ManualLease(store).take()
+        store.set_decode_prefix_len(1, 7)
+        store.update_status(1, BOOT)
+        assert die(client, make_store()) == 1
+        assert not client.exists("kvpoll:{default}:prefix:1")
+
+    def test_what_was_made_by_hand_hinders_nobody(self, held, client, other):
+        held.store.update_many({1: BOOT, 2: BOOT})
+        client.delete("kvpoll:{default}:room:1")
+        client.lpush("kvpoll:{default}:room:1", "x")
+        client.pexpire("kvpoll:{default}:room:1", 60000)
+        for member in ("banana", "9" * 25, str(2**63)):
+            client.zadd(OWNED, {member: float(held.incarnation)})
+        client.hset(LEASES, mapping={"hand": "made", "made hand": "1 2 3"})
+        assert die(client, other) == 1
+        assert other.get(2) is FAIL
+        assert [owner.state for owner in other.owners()] == ["lost"]
+
+
+class TestLosingData:
+    def test_it_is_taken_again_under_the_same_incarnation(self, held, client, other):
+        held.store.update_status(1, BOOT)
+        client.flushall()
+        held.heartbeat()
+        assert not held.lost
+        assert str(record(client)[0]) == held.incarnation
+        assert held.store.update_status(2, BOOT).outcome is Outcome.CREATED
+
+    def test_a_write_does_it_before_the_heartbeat(self, held, client):
+        held.store.update_status(1, BOOT)
+        client.flushall()
+        assert held.store.update_status(2, BOOT).status is BOOT
+        assert str(record(client)[0]) == held.incarnation
+
+    def test_what_it_holds_is_back_with_a_heartbeat(self, held, client, other):
+        room = held.store.open(1)
+        room.update(MOVE)
+        client.flushall()
+        held.heartbeat()
+        assert other.get(1) is MOVE
+        assert other.entry(1).owner == "prefill-0"
+        assert client.zrange(OWNED, 0, -1) == ["1"]
+
+    def test_but_not_when_its_name_was_taken_meanwhile(self, held, client, other):
+        held.store.open(1)
+        client.flushall()
+        again = ManualLease(other).take()
+        assert held.heartbeat().lost
+        assert other.get(1) is None
+        assert str(record(client)[0]) == again.incarnation
+
+    def test_what_was_taken_for_dead_does_not_come_back(self, held, client, other):
+        """Neither while the lease is lost, nor once the store works without one."""
+        held.store.open(1)
+        die(client, other)
+        assert held.heartbeat().lost
+        client.flushall()
+        with pytest.raises(LeaseLostError):
+            held.store.update_status(2, BOOT)
+        held.heartbeat()
+        held.give_up()
+        held.store.open(2)
+        assert held.store.poll([1, 2]) == [None, BOOT]
+        assert record(client) is None
+
+    def test_what_failed_at_the_exit_comes_back_as_failed(self, held, client, other):
+        held.store.open(1)
+        held.give_up()
+        client.flushall()
+        held.store.open(2)
+        assert held.store.poll([1, 2]) == [FAIL, BOOT]
+        assert held.store.failure_reason(1) == "owner prefill-0 left"
+
+
+class TestShards:
+    TAGS = tuple(keys.tags(NS, 4))
+
+    @pytest.fixture
+    def held(self, client, make_store):
+        begin_long_ago(client, self.TAGS)
+        held = ManualLease(make_store(shards=4)).take()
+        held.store.update_many(dict.fromkeys(range(40), BOOT))
+        return held
+
+    def test_one_incarnation_in_all(self, held, client):
+        assert {str(record(client, tag=tag)[0]) for tag in self.TAGS} == {held.incarnation}
+        assert {held.store.entry(room).owner for room in range(40)} == {"prefill-0"}
+        assert sum(client.zcard(keys.owned(tag)) for tag in self.TAGS) == 40
+        (owner,) = held.store.owners()
+        assert (owner.name, owner.rooms, owner.state) == ("prefill-0", 40, "alive")
+
+    def test_all_rooms_fail(self, held, client, make_store):
+        other = make_store()
+        pass_time(client, 10, self.TAGS)
+        assert other.reap() == 0
+        pass_time(client, 2, self.TAGS)
+        assert other.reap() == 40
+        assert other.owners() == []
+
+    def test_lost_in_one_it_is_lost_in_all(self, held, client, make_store):
+        other = make_store()
+        pass_time(client, 10, self.TAGS[2:3])
+        other.reap()
+        pass_time(client, 2, self.TAGS[2:3])
+        some = other.reap()
+        assert 0 < some < 40
+        assert held.heartbeat().lost
+        assert [record(client, tag=tag) for tag in self.TAGS] == [None] * 4
+        assert other.reap() == 40 - some
+        assert {other.failure_reason(room) for room in range(40)} == {LOST}
+
+    def test_a_name_that_others_take_higher_up_is_taken_above_them(self, held, client, make_store):
+        """One shard's clock was ahead when the name was taken there."""
+        high = int(held.incarnation) + 10**12
+        client.hset(keys.leases(self.TAGS[3]), "prefill-0", f"{high} 5000 500 1 0")
+        again = ManualLease(make_store()).take()
+        assert int(again.incarnation) > high
+        assert {str(record(client, tag=tag)[0]) for tag in self.TAGS} == {again.incarnation}
+        assert held.heartbeat().lost
+
+    def test_a_shard_that_is_away_hides_no_other(self, held, client):
+        """What those that are there have said counts, though the heartbeat as a whole has failed."""
+        flow = held.keeper.send_heartbeat()
+        board = next(flow)
+        for pending in board.pending_calls:
+            if pending.call.tag == self.TAGS[0]:
+                pending.failure = CallFailed(StoreUnavailableError, "no answer")
+            else:
+                pending.reply = [b"1700000000000000-old", b"held", held.incarnation.encode()]
+        with pytest.raises(StoreUnavailableError, match="lease of namespace 'default': no answer"):
+            flow.send(None)
+        held.keeper.heartbeat_failed(StoreUnavailableError("away"))
+        flow = held.keeper.send_heartbeat()
+        board = next(flow)
+        assert {pending.give_up_at - time.monotonic() < 5 / 3 for pending in board.pending_calls} == {True}
+        for pending in board.pending_calls:
+            if pending.call.tag == self.TAGS[0]:
+                pending.failure = CallFailed(StoreUnavailableError, "no answer")
+            else:
+                pending.reply = [b"1700000000000000-old", b"lost", held.incarnation.encode()]
+        next(flow)  # it drops the lease in the others
+        assert held.lost
+
+    def test_given_up_in_all(self, held, client, make_store):
+        held.give_up()
+        assert make_store().counts()[FAIL] == 40
+        assert [client.hlen(keys.leases(tag)) for tag in self.TAGS] == [0] * 4
+
+
+class TestLooking:
+    def test_owners(self, held, client, other):
+        held.store.update_many({1: BOOT, 2: DONE})
+        peer = ManualLease(other, "decode-0", ttl=2.0, heartbeat=0.5).take()
+        one, two = other.owners()
+        assert (one.name, one.state, one.rooms, one.ttl, one.heartbeat) == ("prefill-0", "alive", 1, 5.0, 0.5)
+        assert (two.name, two.state, two.rooms, two.ttl) == ("decode-0", "alive", 0, 2.0)
+        assert (str(one.incarnation), str(two.incarnation)) == (held.incarnation, peer.incarnation)
+        assert abs(one.since - one.last_heartbeat_at) < 60
+        pass_time(client, 3)
+        assert [owner.state for owner in other.owners()] == ["alive", "expired"]
+        other.reap()
+        assert [owner.state for owner in other.owners()] == ["alive", "suspected"]
+
+    def test_a_look_at_an_empty_namespace(self, other):
+        assert (other.owners(), other.reap()) == ([], 0)

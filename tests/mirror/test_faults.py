@@ -1,0 +1,446 @@
+"""What a mirror and who waits go through: cut off, trimmed, stopped, restarted, replaced. Blocking and asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import redis
+
+from redis_kvpoll import (
+    AsyncStatusStore,
+    KVPoll,
+    OutcomeUnknownError,
+    RoomNotFoundError,
+    ServerRefusedError,
+    StatusStore,
+)
+from tests.mirror.test_mirror import following, sleeping
+from tests.support import cluster as clusters
+from tests.support import pace, real
+from tests.support.fuzzing import LONG
+
+BOOT, MOVE, DONE, FAIL = KVPoll.Bootstrapping, KVPoll.Transferring, KVPoll.Success, KVPoll.Failed
+FEED = "kvpoll:{default}:feed"
+DATA = ("--dbfilename", "table.rdb")
+
+
+@pytest.fixture
+def world():
+    with real.World("sync") as world:
+        yield world
+
+
+@pytest.fixture
+def server(world):
+    return world.serve()
+
+
+@pytest.fixture
+def client(server):
+    with server.client() as client:
+        yield client
+
+
+@pytest.fixture
+def store(side, proxy):
+    """A store behind the proxy; the peer is not."""
+    return side.open(proxy.url)
+
+
+def current(mirror, store, rooms=range(10)):
+    """Wait until the mirror is synced, and then it must be right."""
+    real.until(lambda: mirror.synced, "synced")
+    assert mirror.poll(rooms) == store.poll(rooms)
+
+
+class TestGaps:
+    """The connection stands, but what would have come over it is gone."""
+
+    @pytest.fixture
+    def following_mirror(self, store, peer):
+        peer.update_many({1: BOOT, 2: BOOT})
+        with store.mirror() as mirror:
+            yield mirror
+
+    def test_trimmed_before_it_was_read(self, following_mirror, store, client, proxy):
+        heard = []
+        following_mirror.on_change(lambda room, status: heard.append((room, status)))
+        with client.pipeline(transaction=True) as step:
+            self.change(step, 1, DONE)
+            step.delete("kvpoll:{default}:room:2")
+            step.xtrim(FEED, maxlen=0, approximate=False)
+            step.execute()
+        real.until(lambda: following_mirror.get(1) is DONE, "read afresh")
+        current(following_mirror, store)
+        assert sorted(heard) == [(1, DONE), (2, None)]
+
+    def test_the_ids_begin_anew_and_lower(self, following_mirror, store, client, peer):
+        with client.pipeline(transaction=True) as step:
+            step.delete(FEED)
+            self.change(step, 1, MOVE, "5-1")
+            step.pexpire(FEED, 60_000)
+            step.execute()
+        real.until(lambda: following_mirror.get(1) is MOVE, "read afresh")
+        for number, status in enumerate((FAIL, DONE)):
+            with client.pipeline(transaction=True) as step:
+                self.change(step, 1, status, f"6-{number}")
+                step.execute()
+            real.until(lambda status=status: following_mirror.get(1) is status, "and followed")
+        current(following_mirror, store)
+
+    def test_the_feed_is_deleted(self, following_mirror, store, client, peer):
+        client.delete(FEED)
+        real.until(lambda: client.exists(FEED), "it begins a feed")
+        peer.update_status(1, MOVE)
+        real.until(lambda: following_mirror.get(1) is MOVE, "and follows it")
+        current(following_mirror, store)
+
+    def test_who_waits_misses_nothing(self, store, client, peer, threads):
+        peer.update_many({1: BOOT, 2: BOOT})
+        found = [threads.submit(store.wait, room) for room in (1, 2)]
+        real.until(lambda: sleeping(store, 2), "they sleep")
+        with client.pipeline(transaction=True) as step:
+            self.change(step, 1, DONE)
+            step.delete("kvpoll:{default}:room:2")
+            step.xtrim(FEED, maxlen=0, approximate=False)
+            step.execute()
+        assert found[0].result(pace.seconds(20)) is DONE
+        with pytest.raises(RoomNotFoundError):
+            found[1].result(pace.seconds(20))
+
+    @staticmethod
+    def change(step, room, status, feed_id="*"):
+        """As a script would, but its entry may have any id."""
+        key = f"kvpoll:{{default}}:room:{room}"
+        step.hset(key, mapping={"status": status.name, "opened_ms": 1, "updated_ms": 1})
+        step.pexpire(key, 60_000)
+        step.xadd(FEED, {room: status.name}, id=feed_id)
+
+
+class TestLostConnections:
+    def test_what_happened_meanwhile_is_found(self, store, peer, proxy, caplog):
+        caplog.set_level(logging.INFO, "redis_kvpoll")
+        peer.update_many(dict.fromkeys(range(4), BOOT))
+        with store.mirror() as mirror:
+            heard = []
+            mirror.on_change(lambda room, status: heard.append((room, status)))
+            proxy.refusals = 10**6
+            proxy.cut()
+            real.until(lambda: not mirror.synced, "it notices")
+            peer.update_many({1: MOVE, 5: BOOT})
+            peer.clear(2)
+            assert mirror.poll([1, 2, 5]) == [BOOT, BOOT, None]  # the last known
+            proxy.refusals = 0
+            current(mirror, store)
+            assert sorted(heard, key=str) == sorted([(1, MOVE), (5, BOOT), (2, None)], key=str)
+            real.until(lambda: "is current again" in caplog.text, "it says so")
+        assert caplog.text.count("is not current until") == 1
+
+    def test_the_store_loses_its_own(self, store, peer, proxy):
+        """Its writers may be on another server now, so the mirror may be on an old one."""
+        with store.mirror() as mirror:
+            shard = getattr(mirror, "inner", mirror)._replica.shards["default"]
+            before = shard.sync_epoch
+            proxy.lose_next_reply("update")
+            store.update_status(1, BOOT)
+            real.until(lambda: shard.sync_epoch > before, "it starts afresh")
+            current(mirror, store)
+
+    def test_a_swallowing_network_is_not_current(self, side, proxy, peer):
+        store = side.open(proxy.url, deadline=pace.seconds(1.5))
+        peer.update_status(1, BOOT)
+        with store.mirror() as mirror:
+            proxy.stalled = True
+            real.until(lambda: not mirror.synced, "it notices", seconds=3)
+            peer.update_status(1, MOVE)
+            proxy.stalled = False
+            real.until(lambda: mirror.synced, "synced")
+            assert mirror.get(1) is MOVE
+
+    def test_who_waits_sleeps_on(self, store, peer, proxy, threads):
+        peer.update_many({1: BOOT, 2: BOOT})
+        with store.mirror() as mirror:
+            found = [threads.submit(one.wait, room) for one in (store, mirror) for room in (1, 2)]
+            real.until(lambda: sleeping(store, 2) and sleeping(mirror, 2), "they sleep")
+            proxy.refusals = 10**6
+            proxy.cut()
+            real.until(lambda: not mirror.synced, "it notices")
+            peer.update_status(1, DONE)
+            peer.clear(2)
+            proxy.refusals = 0
+            assert [found[0].result(pace.seconds(20)), found[2].result(pace.seconds(20))] == [DONE, DONE]
+            for one in (found[1], found[3]):
+                with pytest.raises(RoomNotFoundError):
+                    one.result(pace.seconds(20))
+
+    def test_it_leaves_no_connection(self, side, server, client, peer):
+        peer.update_status(1, BOOT)
+        before = len(client.client_list())
+        store = side.open(server.tcp)
+        with store.mirror() as mirror:
+            assert store.wait(1, BOOT) is mirror.wait(1, BOOT) is BOOT
+            assert len(client.client_list()) > before
+        store.close()
+        real.until(lambda: len(client.client_list()) == before, "no connection is left")
+        assert not following(side)
+
+
+class TestServers:
+    def test_a_stopped_server_is_not_current(self, side, server, peer):
+        store = side.open(server.tcp, deadline=pace.seconds(2.0))
+        peer.update_status(1, BOOT)
+        with store.mirror() as mirror:
+            os.kill(server.pid, signal.SIGSTOP)
+            try:
+                real.until(lambda: not mirror.synced, "it notices", seconds=3)
+                assert mirror.get(1) is BOOT
+                assert mirror.lag > 0.9
+            finally:
+                os.kill(server.pid, signal.SIGCONT)
+            current(mirror, store)
+
+    def test_restarted_without_its_data(self, side, world, server, threads):
+        store = side.open(server.tcp)
+        store.update_many(dict.fromkeys(range(5), BOOT))
+        with store.mirror() as mirror:
+            found = threads.submit(mirror.wait, 1)
+            real.until(lambda: sleeping(mirror), "it sleeps")
+            server = world.restart(server)
+            with StatusStore(server.store_client()) as peer:
+                peer.update_status(3, MOVE)
+                real.until(lambda: mirror.get(3) is MOVE, "read afresh")
+                current(mirror, peer)
+            assert mirror.poll(range(5)) == [None, None, None, MOVE, None]
+            with pytest.raises(RoomNotFoundError):
+                found.result(pace.seconds(20))
+
+    def test_in_use_with_other_settings_after_an_outage(self, store, peer, client, proxy, monkeypatch, caplog):
+        monkeypatch.setattr("redis_kvpoll.replica.follow.REJECTED_RETRY", 0.02)
+        settings = "kvpoll:{default}:settings"
+        with store.mirror() as mirror:
+            client.hset(settings, "policy", "strict")
+            proxy.cut()
+            real.until(lambda: caplog.text.count("tries again slowly"), "it says so")
+            assert not mirror.synced
+            client.hset(settings, "policy", "compat")
+            real.until(lambda: mirror.synced, "once it is put right, it goes on")
+        assert caplog.text.count("tries again slowly") == 1
+
+    def test_refused_from_the_beginning(self, side, server, client):
+        client.acl_setuser("default", commands=["-xread"], enabled=True, nopass=True)
+        store = side.open(server.tcp)
+        with pytest.raises(ServerRefusedError, match=r"^mirror: the server refused: .*NOPERM"):
+            store.mirror().__enter__()
+        assert not following(side)
+        client.acl_setuser("default", commands=["+xread"], enabled=True, nopass=True)
+
+    def test_a_failover_by_sentinel(self, side, world, tmp_path, threads):
+        primary = world.serve("--repl-diskless-sync-delay", "0")
+        replica = world.serve("--replicaof", "127.0.0.1", str(primary.port))
+        with real.Sentinel(tmp_path, primary.port) as sentinel:
+            with redis.Redis(unix_socket_path=str(sentinel.socket)) as client, replica.client() as other:
+                real.until(lambda: client.execute_command("SENTINEL REPLICAS", "main"), "the replica is known")
+                real.until(lambda: other.info("replication")["master_link_status"] == "up", "and in step")
+            store = side.open(f"redis+sentinel://127.0.0.1:{sentinel.port}/main", deadline=60.0)
+            store.update_many({1: BOOT, 2: BOOT})
+            with store.mirror() as mirror, primary.client() as client:
+                found = threads.submit(mirror.wait, 1)
+                real.until(lambda: sleeping(mirror), "it sleeps")
+                real.until(lambda: client.execute_command("WAIT", 1, 100), "the replica has it all")
+                primary.stop()
+                world._used.remove(primary)
+                real.until(lambda: not mirror.synced, "it notices")
+                store.update_status(1, DONE)
+                assert found.result(pace.seconds(30)) is DONE
+                current(mirror, store)
+
+
+class TestCluster:
+    @pytest.fixture
+    def cluster(self, world):
+        cluster = clusters.shared()
+        world.share(*cluster.nodes)
+        return cluster
+
+    @pytest.fixture
+    def store(self, side, cluster):
+        return side.open(cluster.url, namespace="prod", shards=8, deadline=30.0)
+
+    @pytest.fixture
+    def peer(self, cluster):
+        with StatusStore.from_url(cluster.url, namespace="prod", deadline=30.0) as peer:
+            yield peer
+
+    def test_it_follows_all_shards(self, side, store, peer, threads):
+        store.update_many(dict.fromkeys(range(200), BOOT))
+        with store.mirror() as mirror:
+            assert len(following(side)) == (1 if side.is_async else 8)  # tasks are counted by their names
+            peer.update_many(dict.fromkeys(range(0, 200, 2), MOVE))
+            real.until(lambda: mirror.poll(range(200)) == [MOVE, BOOT] * 100, "all of them")
+            found = [threads.submit(one.wait, room) for one in (store, mirror) for room in range(10)]
+            peer.update_many(dict.fromkeys(range(200), DONE))
+            assert {one.result(pace.seconds(20)) for one in found} == {DONE}
+            current(mirror, peer, range(200))
+
+    def test_a_slot_moves(self, store, peer, cluster, threads):
+        store.update_many(dict.fromkeys(range(100), BOOT))
+        with store.mirror() as mirror:
+            found = threads.submit(store.wait, 0)
+            real.until(lambda: getattr(store, "inner", store)._waits._replica is not None, "it waits")
+            cluster.start_moving("prod/3")
+            cluster.finish_moving("prod/3")
+            peer.update_many(dict.fromkeys(range(0, 100, 2), DONE))
+            real.until(lambda: mirror.poll(range(100)) == [DONE, BOOT] * 50, "read on the new nodes")
+            current(mirror, peer, range(100))
+            assert found.result(pace.seconds(20)) is DONE
+            store.update_status(1, MOVE)
+            assert mirror.get(1) is MOVE
+
+
+def restarts(side, world, folder, waiters, times):
+    """Kill and restart a server, with its data, under a mirror and so many who wait."""
+    arguments = (*DATA, "--dir", str(folder))
+    server = world.serve(*arguments)
+    store = side.open(server.tcp, deadline=60.0)
+    rooms = range(waiters)
+    store.update_many(dict.fromkeys(rooms, BOOT))
+    with ThreadPoolExecutor(waiters) as pool, store, store.mirror() as mirror:
+        found = {room: pool.submit((store, mirror)[room % 2].wait, room, timeout=300) for room in rooms}
+        real.until(lambda: sleeping(store, waiters // 2) and sleeping(mirror, waiters // 2), "all sleep", 120)
+        for number in range(times):
+            with StatusStore(server.store_client()) as peer, server.client() as client:
+                peer.update_many({room: MOVE for room in rooms if room % times > number})
+                client.save()
+            os.kill(server.pid, signal.SIGKILL)
+            server = world.restart(server, *arguments)
+            with StatusStore(server.store_client(), deadline=60.0) as peer:
+                ended(peer, found, [room for room in rooms if room % times == number])
+                real.until(lambda: mirror.synced, "synced")
+                assert mirror.poll(rooms) == peer.poll(rooms)
+                assert all(found[room].done() is (room % times <= number) for room in rooms)
+
+
+def ended(peer, found, rooms):
+    """End rooms in three ways; who waits for them must hear of it, and of nothing else."""
+    peer.update_many(dict.fromkeys(rooms[::3], DONE))
+    peer.update_many(dict.fromkeys(rooms[1::3], FAIL))
+    peer.clear_many(rooms[2::3])
+    assert {found[room].result(pace.seconds(60)) for room in rooms[::3]} == {DONE}
+    assert {found[room].result(pace.seconds(60)) for room in rooms[1::3]} == {FAIL}
+    assert {type(found[room].exception(pace.seconds(60))) for room in rooms[2::3]} == {RoomNotFoundError}
+
+
+def test_restarts_under_a_mirror_and_who_waits(side, world, tmp_path):
+    """No wrong status, no missed wake-up, no thread left (which is for Side to see)."""
+    waiters, times = (1_000, 20) if LONG else (120, 3)
+    restarts(side, world, tmp_path, waiters, times)
+
+
+def test_ten_thousand_wait_on_one_connection(world):
+    """In asyncio; each wakes, and hardly a connection more than usual is open."""
+    server = world.serve()
+    count = 10_000
+
+    async def run():
+        async with AsyncStatusStore.from_url(server.tcp, deadline=60.0) as store:
+            await store.update_many(dict.fromkeys(range(count), BOOT))
+            waits = [asyncio.create_task(store.wait(room)) for room in range(count)]
+            while not sleeping(store, count):  # noqa: ASYNC110 - it is ours to ask, not to be told
+                await asyncio.sleep(0.01)
+            with server.client() as client:
+                connections = len(client.client_list())
+            waits[7].cancel()
+            await store.update_many({room: DONE if room % 2 else FAIL for room in range(count)})
+            found = await asyncio.gather(*waits, return_exceptions=True)
+            return connections, found
+
+    connections, found = asyncio.run(asyncio.wait_for(run(), pace.seconds(120)))
+    assert isinstance(found.pop(7), asyncio.CancelledError)
+    assert set(found) == {DONE, FAIL}
+    assert connections <= 16 + 3
+
+
+def test_the_end_of_the_process_needs_no_close(world, tmp_path):
+    """A daemon's thread holds nobody up."""
+    server = world.serve()
+    code = f"""
+from redis_kvpoll import StatusStore
+store = StatusStore.from_url({server.tcp!r})
+store.update_status(1, 1)
+mirror = store.mirror().__enter__()
+print(mirror.get(1).name)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=pace.seconds(30))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "Bootstrapping\n", "")
+
+
+class TestStorms:
+    """Writers in threads, the store's own and a peer's, on the same few rooms, while the worst befalls the mirror."""
+
+    ROOMS = range(6)
+
+    @pytest.mark.parametrize("harm", ["none", "cut", "trim", "restart the feed"])
+    def test_it_ends_as_the_table(self, store, peer, client, proxy, threads, harm):
+        heard = {}
+        with store.mirror() as mirror:
+            mirror.on_change(heard.__setitem__)
+            writing = [threads.submit(self.write, one, seed) for seed, one in enumerate((store, store, peer, peer))]
+            for _ in range(12):
+                self.do(harm, client, proxy)
+                real.until(lambda: mirror.synced, "synced, for a while")
+                assert all(status is None or isinstance(status, KVPoll) for status in mirror.poll(self.ROOMS))
+            for one in writing:
+                one.result(pace.seconds(30))
+            peer.update_status(99, BOOT)
+            real.until(lambda: mirror.get(99), "the feed is read to its end")
+            current(mirror, peer)
+            real.until(lambda: heard.get(99), "and told of")
+            assert [heard.get(room) for room in self.ROOMS] == peer.poll(self.ROOMS)
+            inner = getattr(mirror, "inner", mirror)
+            shard = inner._replica.shards["default"]
+            assert shard._ids.keys() == inner._replica.statuses.keys()
+            assert not shard._ahead
+
+    @staticmethod
+    def do(harm, client, proxy):
+        if harm == "cut":
+            proxy.cut()
+        elif harm == "trim":
+            client.xtrim(FEED, maxlen=0, approximate=False)
+        elif harm == "restart the feed":
+            client.delete(FEED)
+
+    def write(self, store, seed):
+        chance = random.Random(seed)
+        for _ in range(150):
+            some = chance.sample(self.ROOMS, chance.randint(1, 4))
+            try:
+                if chance.random() < 0.3:
+                    store.clear_many(some)
+                elif chance.random() < 0.2:
+                    store.abort(some[0])
+                else:
+                    store.update_many({room: chance.choice(list(KVPoll)) for room in some})
+            except OutcomeUnknownError:
+                pass  # it was cut in the middle of a clear
+
+    def test_own_writes_are_seen_at_once_in_the_thick_of_it(self, side, server, peer, threads):
+        store = side.open(server.tcp)
+        with store.mirror() as mirror:
+            noise = threads.submit(self.write, peer, 1)
+            for room in range(1000, 1300):
+                store.update_status(room, BOOT)
+                assert mirror.get(room) is BOOT
+                store.update_status(room, MOVE)
+                assert mirror.get(room) is MOVE
+                store.clear(room)
+                assert mirror.get(room) is None
+            noise.result(pace.seconds(30))

@@ -1,0 +1,527 @@
+"""The mirror and the waits on every server, blocking and asyncio, while nothing goes wrong."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+
+import pytest
+
+from redis_kvpoll import (
+    AsyncMirror,
+    FeedOffError,
+    InvalidInputError,
+    KVPoll,
+    Mirror,
+    RoomNotFoundError,
+    StatusStore,
+    StoreClosedError,
+    StoreUnavailableError,
+    WaitTimeoutError,
+)
+from tests.support import pace, real
+
+BOOT, INPUT, MOVE, DONE, FAIL = (
+    KVPoll.Bootstrapping,
+    KVPoll.WaitingForInput,
+    KVPoll.Transferring,
+    KVPoll.Success,
+    KVPoll.Failed,
+)
+ROOM = 2**63 - 1
+
+
+@pytest.fixture
+def store(side, server):
+    return side.over(server)
+
+
+def sleeping(mirror_or_waits, count=1):
+    """Whether so many are waiting."""
+    inner = getattr(mirror_or_waits, "inner", mirror_or_waits)
+    watch = getattr(inner, "_waits", inner)
+    replica = watch._replica
+    if replica is None:
+        return False
+    waiters = [w for shard in list(replica.shards.values()) for of in list(shard.waiters.values()) for w in list(of)]
+    return sum(waiter.armed for waiter in waiters) >= count and all(s.synced for s in replica.shards.values())
+
+
+class TestReading:
+    def test_what_was_there_before_is_there(self, store, peer):
+        peer.update_many({room: 1 + room % 4 for room in range(2_500)})
+        peer.update_status(ROOM, FAIL)
+        with store.mirror() as mirror:
+            real.until(lambda: mirror.synced, "synced")
+            assert mirror.lag < 60
+            assert mirror.poll([0, 1, 2, 2_499, 2_500]) == [BOOT, INPUT, MOVE, DONE, None]
+            assert mirror.get(5, "gone") is INPUT
+            assert mirror.get(ROOM, "gone") == "gone"
+
+    def test_it_reads_as_a_dict_does(self, store, peer):
+        peer.update_status(ROOM, DONE)
+        with store.mirror() as mirror:
+            get = getattr(mirror, "inner", mirror).get
+            assert type(get.__self__) is dict  # and so no code of ours runs
+            assert get(ROOM) is DONE
+
+    def test_changes_by_others_arrive(self, store, peer):
+        with store.mirror() as mirror:
+            peer.update_status(ROOM, BOOT)
+            real.until(lambda: mirror.get(ROOM) is BOOT, "created")
+            peer.update_status(ROOM, MOVE)
+            real.until(lambda: mirror.get(ROOM) is MOVE, "advanced")
+            peer.abort(ROOM, "why")
+            real.until(lambda: mirror.get(ROOM) is FAIL, "failed")
+            peer.clear(ROOM)
+            real.until(lambda: mirror.get(ROOM) is None, "cleared")
+            real.until(lambda: mirror.synced, "synced")
+
+    def test_own_writes_are_there_at_once(self, store):
+        with store.mirror() as mirror:
+            for room in range(30):
+                store.update_status(room, BOOT)
+                assert mirror.get(room) is BOOT
+                store.update_status(room, MOVE)
+                assert mirror.get(room) is MOVE
+                store.abort(room) if room % 2 else store.clear(room)
+                assert mirror.get(room) is (FAIL if room % 2 else None)
+            store.update_many(dict.fromkeys(range(100, 2_300), DONE))
+            assert mirror.poll(range(100, 2_300)) == [DONE] * 2_200
+            store.clear_many(range(100, 2_300))
+            assert mirror.poll(range(100, 2_300)) == [None] * 2_200
+
+    def test_an_own_write_that_changes_nothing_shows_what_is_there(self, store, peer):
+        with store.mirror() as mirror:
+            peer.update_status(1, DONE)
+            assert store.update_status(1, BOOT).status is DONE
+            real.until(lambda: mirror.get(1) is DONE, "the peer's")
+
+    def test_only_some_rooms(self, store, peer):
+        peer.update_many(dict.fromkeys(range(10), BOOT))
+        with store.mirror(rooms=lambda room: room % 2 == 0) as mirror:
+            peer.update_many(dict.fromkeys(range(10, 20), BOOT))
+            store.update_status(21, BOOT)
+            real.until(lambda: mirror.get(18), "the last")
+            assert sorted(getattr(mirror, "inner", mirror)._replica.statuses) == list(range(0, 20, 2))
+            with pytest.raises(InvalidInputError, match=r"^wait: this mirror leaves room 21 out"):
+                mirror.wait(21)
+
+    def test_with_shards(self, side, server):
+        store = side.over(server, shards=5, namespace="many")
+        store.update_many(dict.fromkeys(range(300), BOOT))
+        with store.mirror() as mirror, StatusStore(server.store_client(), namespace="many") as peer:
+            peer.update_many(dict.fromkeys(range(0, 300, 2), DONE))
+            real.until(lambda: mirror.poll(range(300)) == [DONE, BOOT] * 150, "all shards")
+            real.until(lambda: mirror.synced, "synced")
+
+    def test_a_room_that_expires_goes(self, side, server):
+        store = side.over(server, ttl=0.3, terminal_ttl=0.3)
+        store.update_status(1, BOOT)
+        with store.mirror() as mirror:
+            store.update_status(2, BOOT)
+            with StatusStore(server.store_client(), ttl=0.3, terminal_ttl=60) as peer:
+                peer.update_many({3: BOOT, 4: DONE})
+                real.until(lambda: mirror.get(4), "the feed is read")
+            real.until(lambda: mirror.poll([1, 2, 3]) == [None] * 3, "they expired")
+            assert mirror.get(4) is DONE
+            real.until(lambda: mirror.synced, "synced")
+
+    def test_a_room_that_was_touched_stays(self, side, server, peer):
+        store = side.over(server)
+        with StatusStore(server.store_client(), ttl=pace.seconds(0.3)) as brief:
+            brief.update_many({1: BOOT, 2: BOOT})
+            with store.mirror() as mirror:
+                while not peer.touch([1]):  # it has expired already
+                    brief.update_status(1, BOOT)
+                real.until(lambda: mirror.get(2) is None, "the other expired")
+                assert mirror.get(1) is peer.get(1) is BOOT
+
+    def test_what_no_script_wrote_is_absent(self, store, client):
+        client.hset("kvpoll:{default}:room:1", "status", "Banana")
+        client.set("kvpoll:{default}:room:2", "a text")
+        with store.mirror() as mirror:
+            assert mirror.poll([1, 2]) == [None, None]
+        client.delete("kvpoll:{default}:room:1", "kvpoll:{default}:room:2")
+
+    @pytest.mark.parametrize("options", [{"protocol": 2, "decode_responses": True}, {"protocol": 3}])
+    def test_whatever_the_client_is_set_to(self, side, server, peer, options):
+        store = side.over(server, options)
+        store.update_status(1, BOOT)
+        with store.mirror() as mirror:
+            peer.update_status(1, MOVE)
+            real.until(lambda: mirror.get(1) is MOVE, "it reads the feed")
+            assert store.wait(1, MOVE) is MOVE
+
+
+class TestCallbacks:
+    def test_each_change_in_order_and_own_ones_too(self, store, peer):
+        store.update_status(0, BOOT)
+        with store.mirror() as mirror:
+            heard = []
+            end = mirror.on_change(lambda room, status: heard.append((room, status)))
+            store.update_status(1, BOOT)
+            peer.update_status(1, MOVE)
+            store.update_status(1, DONE)
+            peer.touch([0])
+            peer.clear(1)
+            real.until(lambda: len(heard) >= 4, "all changes")
+            assert heard == [(1, BOOT), (1, MOVE), (1, DONE), (1, None)]
+            end()
+            end()
+            store.update_status(2, BOOT)
+            peer.update_status(3, BOOT)
+            real.until(lambda: mirror.get(3), "the feed is read")
+            assert len(heard) == 4
+
+    def test_one_that_raises_stops_nothing(self, store, peer, caplog):
+        with store.mirror() as mirror:
+            heard = []
+            mirror.on_change(lambda room, status: 1 / 0)
+            mirror.on_change(lambda room, status: heard.append(room))
+            peer.update_status(1, BOOT)
+            peer.update_status(2, BOOT)
+            real.until(lambda: heard == [1, 2], "both")
+            real.until(lambda: mirror.synced, "synced")
+        assert [record.exc_info[0] for record in caplog.records if record.exc_info] == [ZeroDivisionError] * 2
+
+    def test_one_may_use_the_mirror(self, store, peer):
+        with store.mirror() as mirror:
+            seen = []
+            inner = getattr(mirror, "inner", mirror)
+            mirror.on_change(lambda room, status: seen.append((inner.get(room), type(inner.synced))))
+            peer.update_status(1, BOOT)
+            real.until(lambda: seen == [(BOOT, bool)], "called without the lock")
+
+    def test_one_that_waits_for_the_mirror_is_told_at_once(self, server, peer):
+        with StatusStore(server.store_client()) as store, store.mirror() as mirror:
+            found = []
+
+            def listen(room, status):
+                try:
+                    mirror.wait(room, timeout=60)
+                except Exception as error:
+                    found.append((room, error))
+
+            mirror.on_change(listen)
+            peer.update_status(1, BOOT)
+            real.until(lambda: found, "refused, and not asleep")
+            assert found[0][0] == 1
+            assert isinstance(found[0][1], InvalidInputError)
+
+    def test_one_that_waits_in_another_thread_does_not_hinder_the_close(self, server, peer, threads):
+        store = StatusStore(server.store_client())
+        with store.mirror() as mirror:
+            mirror.on_change(lambda room, status: threads.submit(mirror.wait, 1).exception(60))
+            peer.update_status(1, BOOT)
+            real.until(lambda: sleeping(mirror), "it sleeps")
+            with pace.Stopwatch() as took:
+                mirror.close()
+            assert took.seconds < 30
+        store.close()
+
+    def test_one_that_closes_the_mirror(self, server, peer):
+        with StatusStore(server.store_client()) as store, store.mirror() as mirror:
+            mirror.on_change(lambda room, status: mirror.close())
+            (thread,) = mirror._threads
+            peer.update_status(1, BOOT)
+            real.until(lambda: not thread._thread.is_alive(), "it ends")
+            with pytest.raises(StoreClosedError):
+                mirror.get(1)
+
+
+class TestWaiting:
+    """The same for a mirror and for the store itself."""
+
+    @pytest.fixture(params=("mirror", "store"))
+    def waits(self, request, store):
+        if request.param == "store":
+            yield store
+        else:
+            with store.mirror() as mirror:
+                yield mirror
+
+    def test_it_wakes_on_the_change(self, waits, store, peer, threads):
+        store.update_status(1, BOOT)
+        found = threads.submit(waits.wait, 1, timeout=30)
+        real.until(lambda: sleeping(waits), "it sleeps")
+        peer.update_status(1, MOVE)
+        assert not found.done()
+        peer.update_status(1, DONE)
+        assert found.result(pace.seconds(20)) is DONE
+        assert isinstance(found.result(), KVPoll)
+
+    def test_it_wakes_on_an_own_change(self, waits, store, threads):
+        store.update_status(1, BOOT)
+        found = threads.submit(waits.wait, 1, MOVE)
+        real.until(lambda: sleeping(waits), "it sleeps")
+        store.abort(1, "why")
+        assert found.result(pace.seconds(20)) is FAIL
+
+    def test_what_is_reached_already_is_found_at_once(self, waits, store):
+        store.update_many({1: DONE, 2: FAIL, 3: MOVE})
+        assert (waits.wait(1), waits.wait(3, 2), waits.wait(1, FAIL, timeout=0)) == (DONE, MOVE, DONE)
+
+    def test_an_absent_room(self, waits, store, threads):
+        with pytest.raises(RoomNotFoundError, match=r"^wait: room 1 is not in the table"):
+            waits.wait(1, timeout=30)
+        store.update_status(1, BOOT)
+        found = threads.submit(waits.wait, 1)
+        real.until(lambda: sleeping(waits), "it sleeps")
+        store.clear(1)
+        with pytest.raises(KeyError):
+            found.result(pace.seconds(20))
+
+    def test_cleared_and_made_anew_just_before(self, waits, store):
+        """Entries that are older than the wait do not end it."""
+        for _ in range(20):
+            store.update_status(1, MOVE)
+            store.clear(1)
+            store.update_status(1, BOOT)
+            with pytest.raises(WaitTimeoutError):
+                waits.wait(1, timeout=0)
+
+    def test_a_room_that_expires_ends_it(self, side, server, waits, threads):
+        with StatusStore(server.store_client(), ttl=0.5, terminal_ttl=0.5) as brief:
+            real.until(lambda: brief.update_status(1, BOOT) and waits.get(1) is BOOT, "it is known")
+            with pytest.raises(RoomNotFoundError):
+                waits.wait(1, timeout=30)
+
+    def test_time_runs_out(self, waits, store):
+        store.update_status(1, INPUT)
+        began = time.monotonic()
+        said = r"^wait: room 1 .* within 0.05 s \(last seen at WaitingForInput"
+        with pace.Stopwatch() as took, pytest.raises(WaitTimeoutError, match=said):
+            waits.wait(1, timeout=0.05)
+        assert time.monotonic() - began >= 0.05
+        assert took.seconds < 10
+        with pytest.raises(TimeoutError):
+            waits.wait(1, timeout=0)
+
+    def test_nobody_who_left_is_kept(self, waits, store):
+        store.update_status(1, BOOT)
+        for _ in range(3):
+            with pytest.raises(WaitTimeoutError):
+                waits.wait(1, timeout=0.001)
+        inner = getattr(waits, "inner", waits)
+        replica = getattr(inner, "_waits", inner)._replica
+        assert not any(shard.waiters for shard in replica.shards.values())
+
+    @pytest.mark.parametrize(
+        ("arguments", "timeout"),
+        [((-1,), None), (("1",), None), ((1, 7), None), ((1, "Success"), None), ((1,), -1), ((1,), "1"), ((1,), True)],
+    )
+    def test_input_is_checked(self, waits, arguments, timeout):
+        with pytest.raises(InvalidInputError, match=r"^wait: "):
+            waits.wait(*arguments, timeout=timeout)
+
+    def test_what_is_said_of_a_timeout_allows_0(self, waits):
+        with pytest.raises(InvalidInputError, match=r"timeout, if not 0 or None, must be from 0\.001 to"):
+            waits.wait(1, timeout=-1)
+
+    def test_many_at_once(self, waits, store, peer, threads):
+        rooms = range(16)
+        store.update_many(dict.fromkeys(rooms, BOOT))
+        found = [threads.submit(waits.wait, room, timeout=30) for room in rooms]
+        real.until(lambda: sleeping(waits, 16), "all sleep")
+        for room in rooms:
+            peer.update_status(room, DONE if room % 2 else FAIL)
+        assert [one.result(pace.seconds(20)) for one in found] == [FAIL, DONE] * 8
+
+    def test_closing_ends_it(self, waits, store, threads):
+        store.update_status(1, BOOT)
+        found = threads.submit(waits.wait, 1)
+        real.until(lambda: sleeping(waits), "it sleeps")
+        waits.close()
+        with pytest.raises(StoreClosedError, match=r"^wait: "):
+            found.result(pace.seconds(20))
+        with pytest.raises(StoreClosedError, match=r"^wait: "):
+            waits.wait(1)
+
+
+class TestWaitOfAStore:
+    def test_the_follower_goes_when_it_is_not_needed(self, side, store, peer, monkeypatch):
+        monkeypatch.setattr(f"redis_kvpoll.{'aio' if side.is_async else 'sync'}.mirror.IDLE_TIMEOUT", 0.0)
+        store.update_status(1, BOOT)
+        for _ in range(3):
+            with pytest.raises(WaitTimeoutError):
+                store.wait(1, timeout=0)
+            real.until(lambda: not following(side), "it is gone")
+            replica = getattr(store, "inner", store)._waits._replica
+            assert not any(shard.synced for shard in replica.shards.values())
+        assert getattr(store, "inner", store)._waits._replica.statuses == {}
+
+    def test_who_comes_while_the_follower_goes(self, server, peer, threads, monkeypatch):
+        monkeypatch.setattr("redis_kvpoll.sync.mirror.IDLE_TIMEOUT", 0.0)
+        peer.update_status(1, BOOT)
+        with StatusStore(server.store_client()) as store:
+            with pytest.raises(WaitTimeoutError):
+                store.wait(1, timeout=0)
+            real.until(lambda: not threads_that_follow(), "it is gone")
+            replica, found, mark_unsynced = store._waits._replica, [], store._waits._replica.mark_unsynced
+
+            def enter_just_now(tags):
+                if not found and not replica.shards["default"].waiters and store._waits._lock.locked():
+                    found.append(threads.submit(store.wait, 1, timeout=20))
+                    real.until(lambda: replica.shards["default"].waiters, "he has entered")
+                    for _ in range(100):  # and has looked for the thread, if he looks without the lock
+                        if any(waiter.armed for waiter in replica.shards["default"].waiters.get(1, ())):
+                            break
+                        time.sleep(0.001)
+                mark_unsynced(tags)
+
+            monkeypatch.setattr(replica, "mark_unsynced", enter_just_now)
+            with pytest.raises(WaitTimeoutError):
+                store.wait(1, timeout=0)
+            real.until(lambda: found, "somebody else came while it went")
+            peer.update_status(1, DONE)
+            assert found[0].result(pace.seconds(30)) is DONE
+
+    def test_one_follower_for_all_and_it_holds_only_what_is_waited_for(self, side, store, peer, threads):
+        peer.update_many(dict.fromkeys(range(100), BOOT))
+        found = [threads.submit(store.wait, room) for room in range(8)]
+        real.until(lambda: sleeping(store, 8), "all sleep")
+        assert len(following(side)) == 1
+        peer.update_many(dict.fromkeys(range(50, 100), MOVE))
+        peer.update_many(dict.fromkeys(range(8), DONE))
+        assert {one.result(pace.seconds(20)) for one in found} == {DONE}
+        assert getattr(store, "inner", store)._waits._replica.statuses == {}
+
+
+def following(side):
+    """The threads or tasks that follow."""
+    return side.loop.tasks() if side.is_async else threads_that_follow()
+
+
+def threads_that_follow():
+    return [thread for thread in threading.enumerate() if thread.name.startswith("kvpoll-follow")]
+
+
+class TestLiving:
+    def test_before_and_after(self, store):
+        mirror = store.mirror()
+        assert not mirror.synced
+        assert mirror.lag == float("inf")
+        for use in (lambda: mirror.get(1), lambda: mirror.poll([1]), lambda: mirror.wait(1)):
+            with pytest.raises(StoreClosedError, match="is not open: use it in a with statement"):
+                use()
+        mirror.close()
+        mirror.close()
+        assert not mirror.synced
+        for use in (lambda: mirror.get(1), lambda: mirror.poll([1]), lambda: mirror.wait(1), mirror.__enter__):
+            with pytest.raises(StoreClosedError, match="was closed"):
+                use()
+
+    def test_it_stops_at_once_and_leaves_nothing(self, side, server, store):
+        store.update_status(1, BOOT)
+        for _ in range(3):
+            mirror = store.mirror().__enter__()
+            with pace.Stopwatch() as took:
+                mirror.close()
+            assert took.seconds < 10
+            assert not following(side)
+            assert not mirror.synced
+
+    def test_a_store_closes_its_mirrors(self, side, store):
+        mirror = store.mirror().__enter__()
+        store.close()
+        assert not following(side)
+        with pytest.raises(StoreClosedError):
+            mirror.get(1)
+        with pytest.raises(StoreClosedError, match=r"^mirror: "):
+            store.mirror()
+
+    def test_no_feed_no_mirror(self, side, server):
+        store = side.over(server, feed=0)
+        with pytest.raises(FeedOffError, match=r"^mirror: namespace 'default' was opened with feed=0"):
+            store.mirror().__enter__()
+        with pytest.raises(FeedOffError, match=r"^wait: "):
+            store.wait(1)
+        assert not following(side)
+
+    def test_no_server_no_mirror(self, side):
+        store = side.open(f"redis://127.0.0.1:{real.free_port()}", deadline=0.2)
+        with pytest.raises(StoreUnavailableError, match=r"^mirror "):
+            store.mirror().__enter__()
+        with pytest.raises(StoreUnavailableError, match=r"^wait "):
+            store.wait(1)
+        assert not following(side)
+
+    def test_what_a_predicate_raises_is_heard_of(self, side, store):
+        store.update_status(1, BOOT)
+        with pytest.raises(Exception, match="ZeroDivisionError"):
+            store.mirror(rooms=lambda room: 1 / 0).__enter__()
+        assert not following(side)
+        with pytest.raises(InvalidInputError, match=r"^mirror: rooms is a function"):
+            store.mirror(rooms=[1])
+
+    def test_from_two_mirrors_each_is_whole(self, store, peer):
+        with store.mirror() as one, store.mirror() as other:
+            peer.update_status(1, BOOT)
+            store.update_status(2, BOOT)
+            assert one.get(2) is other.get(2) is BOOT
+            real.until(lambda: one.get(1) is other.get(1) is BOOT, "both")
+
+    def test_the_two_kinds(self, side, store):
+        mirror = store.mirror()
+        assert isinstance(getattr(mirror, "inner", mirror), AsyncMirror if side.is_async else Mirror)
+
+
+class TestFork:
+    def test_the_child_has_its_own_or_says_why_not(self, side, server, store, peer):
+        if server.is_fake:
+            pytest.skip("fakeredis lives in one process")
+        peer.update_status(1, BOOT)
+        with store.mirror() as mirror:
+            assert in_child(lambda: self.child(side, store, mirror)) == 0
+            peer.update_status(1, DONE)
+            real.until(lambda: mirror.get(1) is DONE, "the parent's goes on")
+            real.until(lambda: mirror.synced, "synced")
+
+    @staticmethod
+    def child(side, store, mirror):
+        if side.is_async:
+            with pytest.raises(StoreClosedError, match="this one is a fork"):
+                mirror.get(1)
+            return
+        assert not mirror.synced
+        assert mirror.get(1) is BOOT
+        real.until(lambda: mirror.synced, "synced")
+        store.update_status(2, MOVE)
+        assert mirror.poll([1, 2]) == [BOOT, MOVE]
+        assert store.wait(2, MOVE) is mirror.wait(2, MOVE) is MOVE
+        mirror.close()
+        store.close()
+        assert not following(side)
+
+
+def in_child(do):
+    """The exit code of a child process that does something, by fork as servers fork their workers."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            do()
+            os._exit(0)
+        except BaseException:
+            import traceback
+
+            traceback.print_exc()
+            os._exit(1)
+    for _ in pace.turns(30):
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+    os.kill(pid, 9)
+    os.waitpid(pid, 0)
+    return "it hung"
+
+
+def test_its_repr_says_how_it_stands():
+    with StatusStore.from_url("memory://", namespace="prod") as store:
+        store.update_status(1, BOOT)
+        mirror = store.mirror()
+        assert repr(mirror) == "<Mirror namespace='prod': not open>"
+        with mirror:
+            real.until(lambda: "'prod': 1 room, synced=True, lag=0." in repr(mirror), "current")
+        assert repr(mirror) == "<Mirror namespace='prod': closed>"

@@ -1,0 +1,333 @@
+"""Mirrors and waits of stores that speak for a rank, on every server, blocking and asyncio."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+
+import pytest
+
+from redis_kvpoll import InvalidInputError, KVPoll, RoomBusyError, RoomNotFoundError, StatusStore, StoreClosedError
+from tests.mirror.test_mirror import sleeping
+from tests.support import pace, real
+
+BOOT, INPUT, MOVE, DONE, FAIL = (KVPoll(number) for number in (1, 2, 3, 4, 0))
+ROOM = 2**63 - 1
+
+
+@pytest.fixture
+def ranks(side, server):
+    """Makes the stores of all ranks."""
+
+    def make(world_size, **options):
+        return [side.over(server, rank=rank, world_size=world_size, **options) for rank in range(world_size)]
+
+    return make
+
+
+class TestReading:
+    def test_each_sees_its_own(self, ranks):
+        first, second = ranks(2)
+        first.update_many({1: MOVE, 2: MOVE})
+        with first.mirror() as mine, second.mirror() as theirs:
+            assert (mine.poll([1, 2]), theirs.poll([1, 2])) == ([MOVE, MOVE], [None, None])
+            second.update_status(1, DONE)
+            assert theirs.get(1) is DONE
+            first.update_status(2, DONE)
+            second.update_status(2, INPUT)
+            first.update_status(3, BOOT)
+            real.until(lambda: mine.get(3) and theirs.get(2), "the last")
+            assert (mine.poll([1, 2]), theirs.poll([1, 2, 3])) == ([MOVE, DONE], [DONE, INPUT, None])
+
+    def test_a_failure_of_any_is_seen_by_all_and_by_who_has_not_been_heard_of(self, ranks):
+        first, second, third = ranks(3)
+        for store in (first, second):
+            store.update_status(ROOM, MOVE)
+        with first.mirror() as mine, second.mirror() as theirs, third.mirror() as unheard:
+            first.update_status(ROOM, FAIL)
+            assert mine.get(ROOM) is FAIL
+            for mirror in (theirs, unheard):
+                real.until(lambda mirror=mirror: mirror.get(ROOM) is FAIL, "the failure")
+            for store, mirror in ((third, unheard), (first, mine), (second, theirs)):
+                store.clear(ROOM)
+                assert mirror.get(ROOM) is None
+            first.update_status(1, BOOT)
+            for mirror in (mine, theirs, unheard):
+                real.until(lambda mirror=mirror: mirror.lag < 0.2, "it has read on")
+                assert mirror.get(ROOM) is None
+
+    def test_who_has_cleared_is_not_told_of_what_comes_after(self, ranks, client):
+        first, second = ranks(2)
+        told = []
+        with first.mirror() as mirror:
+            mirror.on_change(lambda room, status: told.append((room, status)))
+            for store in (first, second):
+                store.update_status(1, DONE)
+            first.clear(1)
+            second.abort(1)
+            second.clear(1)
+            first.update_status(2, BOOT)
+            real.until(lambda: (2, BOOT) in told, "the last")
+        assert told == [(1, DONE), (1, None), (2, BOOT)]
+
+    def test_who_has_no_rank_sees_what_all_agree_on(self, ranks, side, server):
+        first, second = ranks(2)
+        store = side.over(server)
+        with store.mirror() as mirror:
+            for one, status, agreed in ((first, DONE, BOOT), (second, MOVE, MOVE), (second, DONE, DONE)):
+                one.update_status(ROOM, status)
+                real.until(lambda agreed=agreed: mirror.get(ROOM) is agreed, "what is agreed on")
+            first.clear(ROOM)
+            assert mirror.get(ROOM) is DONE
+            second.clear(ROOM)
+            real.until(lambda: mirror.get(ROOM) is None, "the last has cleared")
+
+    @pytest.mark.parametrize("shards", [1, 3])
+    def test_random_traffic_ends_as_each_would_be_told(self, ranks, side, server, threads, policy, shards):
+        """Three ranks write at once, mirrors are opened in the midst of it; then all must agree with the server."""
+        settings = {"policy": policy, "shards": shards, "namespace": f"{policy}-{shards}"}
+        stores, rooms = [*ranks(3, **settings), side.over(server, **settings)], range(8)
+        told = [{} for _ in stores]
+
+        def live(rank):
+            chance, store = random.Random(rank), stores[rank]
+            for _ in range(120):
+                room = chance.choice(rooms)
+                match chance.randrange(13):
+                    case 0 | 1:
+                        store.clear(room)
+                    case 2:
+                        store.abort(room, "why")
+                    case 3:
+                        store.touch(rooms)
+                    case 4:
+                        store.update_many(dict.fromkeys(rooms, BOOT))
+                    case 5:
+                        store.record_failure(room, "why")
+                    case 6:
+                        with contextlib.suppress(RoomBusyError):
+                            store.open(room, request=chance.choice("ab"))
+                    case _:
+                        store.update_status(room, chance.choice((*KVPoll, BOOT, DONE)))
+
+        lives = [threads.submit(live, rank) for rank in range(3)]
+        mirrors = [store.mirror() for store in stores]
+        for mirror, last in zip(mirrors, told, strict=True):
+            mirror.__enter__()
+            mirror.on_change(last.__setitem__)
+        for one in lives:
+            one.result(60)
+        for store, mirror, last in zip(stores, mirrors, told, strict=True):
+            real.until(lambda m=mirror, s=store: m.synced and m.poll(rooms) == s.poll(rooms), "the truth")
+            real.until(
+                lambda m=mirror, t=last: all(t.get(room) == m.get(room) for room in rooms if room in t), "what was told"
+            )
+            replica = getattr(mirror, "inner", mirror)._replica
+            assert replica.statuses.keys() == {r for r in rooms if mirror.get(r) is not None}
+            if replica.context.rank:
+                for room in rooms:
+                    real.until(lambda m=mirror, s=store, r=room: m.collect(r) == s.collect(r), "all ranks")
+            mirror.close()
+
+
+def shows(mirror, **rooms):
+    """Wait until the mirror has it."""
+    for room, ranks in rooms.items():
+        real.until(lambda room=int(room[1:]), ranks=ranks: mirror.collect(room) == ranks, f"{room}: {ranks}")
+
+
+class TestCollecting:
+    def test_it_is_what_the_store_says(self, ranks):
+        first, second = ranks(2)
+        first.update_many({1: MOVE, 2: DONE})
+        second.update_many({1: DONE, 2: DONE})
+        with first.mirror() as mirror:
+            assert mirror.collect(1) == first.collect(1) == {0: MOVE, 1: DONE}
+            assert list(mirror.collect(1)) == [0, 1]
+            first.update_status(1, DONE)
+            assert mirror.collect(1) == {0: DONE, 1: DONE}
+            second.clear(2)
+            second.update_status(3, BOOT)
+            shows(mirror, _3={1: BOOT})
+            assert mirror.collect(2) == {0: DONE, 1: DONE}, "the last status of who has cleared counts on"
+            first.clear(2)
+            first.update_status(3, BOOT)
+            shows(mirror, _2={}, _3={0: BOOT, 1: BOOT})
+            assert mirror.collect(4) == {}
+
+    def test_all_ranks_fail_but_who_has_cleared(self, ranks):
+        first, second, third = ranks(3)
+        for store in (first, second):
+            store.update_status(1, DONE)
+        with third.mirror() as unheard, first.mirror() as mirror:
+            second.clear(1)
+            third.abort(1)
+            for one in (unheard, mirror):
+                shows(one, _1={0: FAIL, 1: DONE})
+            assert (unheard.get(1), mirror.get(1)) == (FAIL, FAIL)
+            third.clear(1)
+            shows(mirror, _1={0: FAIL, 1: DONE, 2: FAIL})
+            assert first.collect(1) == {0: FAIL, 1: DONE, 2: FAIL}
+
+    def test_a_room_that_is_opened_anew_has_none_of_its_former_ranks(self, ranks):
+        first, second = ranks(2)
+        with first.mirror() as mine, second.mirror() as theirs:
+            for _ in range(20):
+                for store in (first, second):
+                    store.open(1, request="former")
+                shows(mine, _1={0: BOOT, 1: BOOT})
+                second.abort(1)
+                shows(theirs, _1={0: FAIL, 1: FAIL})
+                second.open(1, request="next")
+                assert theirs.collect(1) == {1: BOOT}
+                real.until(lambda: mine.get(1) is None, "its view of the former is gone")
+                assert mine.collect(1) == {1: BOOT}
+                first.open(1, request="next")
+                shows(mine, _1={0: BOOT, 1: BOOT})
+                second.abort(1)
+                for store in (first, second):
+                    store.clear(1)
+
+    def test_a_room_that_has_expired_and_begins_again_has_none_of_them(self, ranks, client):
+        first, second = ranks(2)
+        first.update_status(1, MOVE)
+        with first.mirror() as mirror:
+            client.pexpireat("kvpoll:{default}:room:1", 1)
+            second.update_status(1, INPUT)
+            shows(mirror, _1={1: INPUT})
+            assert mirror.get(1) is None
+
+    def test_one_that_is_not_in_view_expires_too(self, ranks):
+        first, second = ranks(2, ttl=0.05)
+        with first.mirror() as mirror:
+            real.until(lambda: second.update_status(1, BOOT) and mirror.collect(1) == {1: BOOT}, "it is there")
+            shows(mirror, _1={})
+            assert not getattr(mirror, "inner", mirror)._replica.shards["default"]._ids
+
+    def test_rooms_that_are_left_out_have_none(self, ranks):
+        first, second = ranks(2)
+        second.update_many({1: BOOT, 2: BOOT})
+        with first.mirror(rooms=lambda room: room != 1) as mirror:
+            first.update_many({1: BOOT, 4: BOOT})
+            assert (mirror.collect(1), mirror.collect(2), mirror.collect(4)) == ({}, {1: BOOT}, {0: BOOT})
+
+    def test_a_room_without_ranks_has_none(self, ranks, side, server):
+        (first,) = ranks(1)
+        plain = side.over(server)
+        with first.mirror() as mirror:
+            plain.update_many({1: BOOT, 2: BOOT})
+            plain.abort(1)
+            real.until(lambda: mirror.get(1) is FAIL, "a failure is seen by all")
+            plain.update_status(1, MOVE)
+            real.until(lambda: first.get(1) is mirror.get(1), "as the store has it")
+            assert (mirror.collect(1), mirror.collect(2), first.collect(1)) == ({}, {}, {})
+
+    def test_the_caller_gets_a_dict_of_its_own(self, ranks):
+        (first,) = ranks(1)
+        first.update_status(1, BOOT)
+        with first.mirror() as mirror:
+            mirror.collect(1).clear()
+            assert mirror.collect(1) == {0: BOOT}
+
+    def test_who_has_no_rank_collects_nothing(self, side, server):
+        no_rank = pytest.raises(InvalidInputError, match="collect: this mirror's store has no rank")
+        with side.over(server).mirror() as mirror, no_rank:
+            mirror.collect(1)
+
+    def test_it_must_be_open(self, ranks):
+        (first,) = ranks(1)
+        mirror = first.mirror()
+        with pytest.raises(StoreClosedError, match="collect: this mirror is not open"):
+            mirror.collect(1)
+        with mirror:
+            assert mirror.collect(1) == {}
+        with pytest.raises(StoreClosedError, match="collect: this mirror was closed"):
+            mirror.collect(1)
+
+    def test_a_server_that_has_lost_its_data(self, side):
+        with real.World("sync") as world, contextlib.ExitStack() as stack:
+            server = world.serve()
+            ranks = [{"rank": rank, "world_size": 2} for rank in range(2)]
+            first, second = (stack.enter_context(StatusStore.from_url(server.tcp, **rank)) for rank in ranks)
+            for store in (first, second):
+                store.update_many({1: DONE, 2: DONE, 3: DONE})
+            second.clear(3)
+            opened, attached = first.open(4), second.attach(4)
+            for status in (BOOT, DONE):
+                attached.update(status)
+            with side.open(server.tcp, **ranks[0]).mirror() as mirror:
+                assert [mirror.collect(room) for room in (1, 3, 4)] == [{0: DONE, 1: DONE}] * 2 + [{0: BOOT, 1: DONE}]
+                server = world.restart(server)
+                second.update_status(1, BOOT)
+                real.until(lambda: mirror.synced and mirror.collect(1) == {1: BOOT}, "read afresh")
+                assert mirror.get(1) is None
+                assert (mirror.collect(2), mirror.collect(3)) == ({}, {})
+                assert (opened.status(), attached.status()) == (BOOT, DONE)
+                real.until(lambda: second.collect(4) == mirror.collect(4) == {0: BOOT, 1: DONE}, "brought back")
+
+
+class TestWaiting:
+    @pytest.fixture(params=("store", "mirror"))
+    def waits(self, request):
+        return request.param
+
+    def on(self, store, kind, do):
+        """What ``do`` comes to with what waits: the store, or a mirror of it."""
+        if kind == "store":
+            return do(store)
+        with store.mirror() as mirror:
+            return do(mirror)
+
+    def test_it_is_for_ones_own_status(self, ranks, threads, waits):
+        first, second = ranks(2)
+        for store in (first, second):
+            store.update_status(ROOM, BOOT)
+
+        def wait(on):
+            waiting = threads.submit(on.wait, ROOM, timeout=30)
+            real.until(lambda: sleeping(on), "it waits")
+            second.update_status(ROOM, DONE)
+            second.clear(ROOM)
+            assert not waiting.done()
+            first.update_status(ROOM, DONE)
+            return waiting.result(pace.seconds(20))
+
+        assert self.on(first, waits, wait) is DONE
+
+    def test_anothers_failure_ends_it(self, ranks, threads, waits):
+        first, second = ranks(2)
+        for store in (first, second):
+            store.update_status(ROOM, BOOT)
+
+        def wait(on):
+            waiting = threads.submit(on.wait, ROOM, DONE, timeout=30)
+            real.until(lambda: sleeping(on), "it waits")
+            second.update_status(ROOM, FAIL)
+            return waiting.result(pace.seconds(20))
+
+        assert self.on(first, waits, wait) is FAIL
+
+    def test_its_own_clear_elsewhere_ends_it(self, ranks, threads, waits, server):
+        first, second = ranks(2)
+        for store in (first, second):
+            store.update_status(ROOM, BOOT)
+
+        def wait(on):
+            waiting = threads.submit(on.wait, ROOM, timeout=30)
+            real.until(lambda: sleeping(on), "it waits")
+            with StatusStore(server.store_client(), rank=0, world_size=2) as elsewhere:
+                elsewhere.clear(ROOM)
+            with pytest.raises(RoomNotFoundError):
+                waiting.result(pace.seconds(20))
+
+        self.on(first, waits, wait)
+
+    def test_of_a_rank_that_has_said_nothing_there_is_none(self, ranks, waits):
+        first, second = ranks(2)
+        first.update_status(ROOM, MOVE)
+
+        def wait(on):
+            with pytest.raises(RoomNotFoundError):
+                on.wait(ROOM, timeout=5)
+
+        self.on(second, waits, wait)

@@ -1,0 +1,237 @@
+"""The Lua and what is said of it: heads against the commands, and against what is sent.
+
+A head that nothing holds to is wrong within a year. So each line of it is compared with the ScriptSpec that calls are
+built from, and with KEYS and ARGV of real calls; test_script_replies.py holds it against the replies of every server.
+"""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from redis_kvpoll.model import Outcome, Refusal
+from redis_kvpoll.protocol import fenced_commands, keys, lease_commands, room_commands, script_specs, scripts
+from redis_kvpoll.protocol import settings as settings_module
+from redis_kvpoll.protocol.script_call import ScriptSpec
+from redis_kvpoll.protocol.script_specs import SPECS
+from redis_kvpoll.protocol.settings import ExpectedSettings
+from tests.support.calls_of_scripts import ACTORS, OPERATIONS, A, B, named, table
+from tests.support.heads import INCLUDES, LABELS, MAY_LACK, NAMES, codes, head, listed, text_of, words
+
+FIRST_KEYS = {"feed": keys.feed, "epoch": keys.epoch, "leases": keys.leases, "owned": keys.owned}
+OTHERS = (settings_module.SETTINGS, lease_commands.LEASE)  # not about rooms, and called otherwise
+MAX_LINES = 64
+ENUM = {code.value: code.name for code in (*Outcome, *Refusal)}
+
+
+class TestHeads:
+    @pytest.mark.parametrize("name", NAMES)
+    def test_form(self, name):
+        prose, labelled = head(name)
+        expected = tuple(label for label in LABELS if label not in MAY_LACK or label in labelled)
+        assert tuple(labelled) == expected, "KEYS, ARGV, REPLY, FEED and perhaps CODES and INCLUDE, in this order"
+        assert re.match(r"[A-Z][^.]+\.", prose), "a head begins with what the script does"
+        assert ("_ms" in " ".join(labelled.values())) == ("imes are milliseconds" in prose), "units are named"
+        assert lines_below_the_head(name) <= MAX_LINES
+
+    @pytest.mark.parametrize("name", INCLUDES)
+    def test_the_form_of_an_include(self, name):
+        prose, labelled = head(f"include/{name}")
+        assert re.match(r"[A-Z][^.]+\.", prose), "a head begins with what it is"
+        assert ("_ms" in text_of(f"include/{name}")) == ("imes are milliseconds" in prose), "units are named"
+        assert labelled.keys() <= {"INCLUDE"}, "KEYS and ARGV are said by the scripts that use it"
+        assert lines_below_the_head(f"include/{name}") <= MAX_LINES
+        assert max(map(len, functions_of(f"include/{name}")), default=0) <= MAX_LINES / 2
+
+    def test_a_feed_has_one_ttl_whoever_begins_it(self):
+        (in_lua,) = re.findall(r"FEED_TTL_MS = '(\d+)'", text_of("include/feed"))
+        assert table().feed_ttl_ms == in_lua
+
+    @pytest.mark.parametrize("name", NAMES)
+    def test_includes_stand_in_front_but_for_the_feed(self, name):
+        """In the order of the heads, each once, and each behind what it includes itself."""
+        parts = included(name)
+        assert len(parts) == len(set(parts))
+        for at, part in enumerate(parts):
+            assert set(listed(f"include/{part}", "INCLUDE")) <= set(parts[:at]), part
+        own = listed(name, "INCLUDE")
+        assert own == sorted(own, key="feed".__eq__), "in the order in which they stand"
+        at = len(parts) - ("feed" in parts)
+        files = [*(f"include/{part}" for part in parts[:at]), name, *(f"include/{part}" for part in parts[at:])]
+        assert scripts.load(name).source == "".join(map(text_of, files))
+
+    def test_every_include_is_used_by_whoever_names_it(self):
+        paths = [*NAMES, *(f"include/{name}" for name in INCLUDES)]
+        assert {part for path in paths for part in listed(path, "INCLUDE")} == set(INCLUDES)
+        for path in paths:
+            code = re.sub(r"--[^\n]*", "", text_of(path))
+            for part in listed(path, "INCLUDE"):
+                defined = {*locals_of(f"include/{part}"), *(("KEYS", "ARGV") if part == "caller" else ())}
+                assert part == "feed" or defined & set(re.findall(r"\w+", code)), (path, part)
+
+    def test_every_script_is_known_and_every_known_script_is_there(self):
+        assert set(NAMES) == {spec.script.name for spec in SPECS} | {other.script.name for other in OTHERS}
+
+    def test_every_shape_is_listed_and_used(self):
+        made = [value for value in vars(script_specs).values() if isinstance(value, ScriptSpec)]
+        assert sorted(map(id, made)) == sorted(map(id, SPECS))
+        used = {
+            id(command.spec.of(table(actor))) for some in OPERATIONS.values() for command in some for actor in ACTORS
+        }
+        assert used == set(map(id, SPECS))
+
+    def test_every_operation_is_tried(self):
+        functions = {
+            name
+            for module in (room_commands, fenced_commands)
+            for name, value in vars(module).items()
+            if getattr(value, "__module__", "") == module.__name__ and not name.startswith("_")
+        } - {"listed", "wanted", "D"}  # argument checks that a store and a mirror call, too
+        tried = {command.operation for some in OPERATIONS.values() for command in some}
+        # What no user calls: a mirror begins with the one, a store brings back by another what the server has lost, and
+        # by the third whoever looks fails the rooms of the dead.
+        assert tried - functions == {"snapshot", "replay", "reap"}
+        assert functions <= tried
+
+    @pytest.mark.parametrize("spec", SPECS, ids=named(SPECS))
+    def test_a_head_says_what_its_shape_says(self, spec):
+        labelled = head(spec.script.name)[1]
+        names = [*spec.keys, *(["prefix in mode prefill"] if spec.prefix_in_prefill else [])]
+        assert words(labelled["KEYS"]) == (list(spec.first), names)
+        assert words(labelled["ARGV"]) == (list(spec.once), list(spec.item))
+        told = ["feed_id"] * spec.feed + ["epoch"] * spec.epoch
+        assert words(labelled["REPLY"]) == (told, list(spec.reply))
+        assert codes(spec.script.name) == {code.value: code.name for code in spec.codes}
+        assert ("outcome" in spec.reply) == bool(spec.codes)
+
+    @pytest.mark.parametrize("spec", SPECS, ids=named(SPECS))
+    def test_an_include_finds_its_keys_and_words(self, spec):
+        """By their places: a script that puts others there would write the feed into the epoch."""
+        used = included(spec.script.name)
+        appends = spec.once[:1] == ("feed_length",)  # ARGV[1] of all that use it
+        assert ("feed" in used) == appends
+        assert appends <= spec.feed
+        prose = head("include/caller")[0]
+        keys_said, once_said = (re.search(rf"{label} begin with ([^.]*)\.", prose)[1] for label in ("KEYS", "ARGV"))
+        first, once = keys_said.split(", "), once_said.removeprefix("who calls: ").split(", ")
+        assert ("caller" in used) == (list(spec.first) == first) == (list(spec.once[: len(once)]) == once)
+
+    def test_the_head_of_settings(self):
+        labelled = head("settings")[1]
+        assert words(labelled["KEYS"]) == (["settings"], [])
+        assert words(labelled["ARGV"]) == (["ttl_ms", *settings_module.NAMES], [])
+        assert words(labelled["REPLY"]) == (list(settings_module.NAMES), [])
+        call = expected_settings().call()
+        assert (len(call.first_keys), len(call.once)) == (1, 1 + len(settings_module.NAMES))
+        assert call.keys == call.items == []
+
+    @pytest.mark.parametrize("name", NAMES)
+    def test_codes_are_those_of_the_enums(self, name):
+        assert codes(name).items() <= ENUM.items()
+
+    def test_no_code_means_two_things(self):
+        assert len(ENUM) == len(Outcome) + len(Refusal)
+        assert {code for name in NAMES for code in codes(name)} == ENUM.keys()
+
+
+class TestCalls:
+    @pytest.mark.parametrize("mode", ["none", "prefill", "decode"])
+    @pytest.mark.parametrize("actor", ACTORS)
+    def test_what_is_sent_is_what_the_head_says(self, actor, mode):
+        context = table(actor, mode=mode)
+        for command in (command for some in OPERATIONS.values() for command in some):
+            (call,) = command.calls(context)
+            labelled = head(call.spec.script.name)[1]
+            first_keys, each_key = words(labelled["KEYS"])
+            each_key = [key for key in each_key if mode == "prefill" or not key.endswith(" in mode prefill")]
+            once, item = words(labelled["ARGV"])
+            assert call.first_keys == [FIRST_KEYS[word]("ns") for word in first_keys]
+            by_kind = {"room": keys.rooms, "prefix": keys.prefixes}
+            assert call.keys == [by_kind[key.split()[0]]("ns", [room])[0] for room in command.rooms for key in each_key]
+            assert call.once == [getattr(context, word) for word in once]
+            width, given = len(item), len(command.spec.item)
+            for at in range(len(command.rooms)):
+                sent = call.items[at * width : (at + 1) * width]
+                assert sent == [*command.items[at * given : (at + 1) * given], *[""] * (width - given)]
+            assert len(call.items) == width * len(command.rooms)
+            assert (call.tag, call.rooms, list(call.positions)) == ("ns", command.rooms, [*range(len(command.rooms))])
+
+    @pytest.mark.parametrize(
+        ("actor", "script"),
+        [("plain", "update"), ("rank", "write"), ("owner", "write"), ("both", "write")],
+    )
+    def test_who_has_a_rank_or_a_lease_updates_by_another_script(self, actor, script):
+        (call,) = room_commands.update_status(A, 1).calls(table(actor))
+        assert call.spec.script.name == script
+
+    @pytest.mark.parametrize(
+        ("actor", "script"), [("plain", "poll"), ("rank", "poll_rank"), ("owner", "poll"), ("both", "poll_rank")]
+    )
+    def test_who_has_a_rank_looks_by_another_script(self, actor, script):
+        (own,), (all_of_them,) = (
+            room_commands.poll([A]).calls(table(actor)),
+            room_commands.survey([A]).calls(table(actor)),
+        )
+        assert (own.spec.script.name, all_of_them.spec.script.name) == (script, "poll")
+
+    @pytest.mark.parametrize("actor", ACTORS)
+    def test_every_shard_gets_the_words_of_its_rooms(self, actor):
+        """Wider words, many shards and many calls a shard: each room keeps its own."""
+        context = table(actor, shards=3)
+        names = ("Bootstrapping", "WaitingForInput", "Transferring", "Success")
+        rooms = {room: 1 + room % 4 for room in range(4_000)}
+        sent = {}
+        for call in room_commands.update_many(rooms).calls(context):
+            width = len(call.spec.item)
+            for at, room in enumerate(call.rooms):
+                assert call.tag == keys.tag("ns", 3, room)
+                assert call.keys[at] == keys.rooms(call.tag, [room])[0]
+                assert call.items[at * width : (at + 1) * width] == [names[room % 4], *[""] * (width - 1)]
+                sent[room] = call.positions[at]
+        assert sent == {room: room for room in rooms}
+
+    def test_calls_of_a_kind_become_one(self):
+        one, two = (room_commands.abort(room, f"why {room}").calls(table(mode="prefill"))[0] for room in (A, B))
+        assert one.is_like(two)
+        both = one.together([two])
+        twice = room_commands.abort(A, f"why {A}")._replace(rooms=[A, B], items=[f"why {A}", f"why {B}"])
+        assert both.words() == twice.calls(table(mode="prefill"))[0].words()
+        assert not one.is_like(room_commands.clear(A).calls(table(mode="prefill"))[0])
+        assert not one.is_like(room_commands.abort(A, "why").calls(table(feed="0"))[0])
+
+    def test_what_may_be_repeated_never_travels_with_what_may_not(self):
+        """They share a script, and what is sent again when its reply was lost must be all of one kind."""
+        plain, fenced = room_commands.clear(A).calls(table())[0], fenced_commands.clear(A, 1).calls(table())[0]
+        assert plain.spec.script is fenced.spec.script
+        assert not plain.is_like(fenced)
+        assert (plain.spec.repeatable, fenced.spec.repeatable) == (False, True)
+
+
+def lines_below_the_head(name):
+    return len(re.sub(r"\A(--[^\n]*\n)+", "", text_of(name)).splitlines())
+
+
+def included(name):
+    """All includes of a script, in the order in which they stand."""
+    found = []
+    for part in listed(name, "INCLUDE"):
+        found += [*included(f"include/{part}"), part]
+    return list(dict.fromkeys(found))
+
+
+def locals_of(name):
+    """What a file defines for those that include it."""
+    found = re.findall(r"^local (?:function )?([\w, ]+)", text_of(name), re.MULTILINE)
+    return [word.strip() for names in found for word in names.split(",")]
+
+
+def functions_of(name):
+    """The lines of each function of a file, in turn."""
+    return [
+        found.splitlines() for found in re.findall(r"^local function .*?^end$", text_of(name), re.DOTALL | re.MULTILINE)
+    ]
+
+
+def expected_settings():
+    return ExpectedSettings.checked("ns", None, None, None, None)

@@ -1,0 +1,144 @@
+"""What scripts answer, append and leave, held against their heads: every operation, by every kind of store."""
+
+from __future__ import annotations
+
+import pytest
+
+from redis_kvpoll import KVPoll
+from redis_kvpoll.protocol import keys, room_commands
+from redis_kvpoll.protocol import settings as settings_module
+from redis_kvpoll.protocol.script_call import NOT_REPORTED
+from redis_kvpoll.protocol.script_specs import REAP
+from redis_kvpoll.protocol.settings import ExpectedSettings
+from tests.support.calls_of_scripts import ACTORS, OPERATIONS, A, B, absent, at, fills, send, table, take_lease
+from tests.support.feeds import entries
+from tests.support.heads import codes, head, listed, words
+
+SCRIPTS = {
+    command.spec.of(table(actor)).script.name for some in OPERATIONS.values() for command in some for actor in ACTORS
+}
+LOOKS = {"snapshot", "snapshot_ranks"}
+"""They append nothing, or a feed's begin; their ids are those of others' changes."""
+# Words of a reply that must be those of the room; by the names of its fields.
+FIELDS = {"generation": "generation", "request": "request", "of_request": "request", "of_owner": "owner"}
+FIELDS["version"] = "version"
+
+
+class Answer:
+    """One call, with what was there before and after it."""
+
+    def __init__(self, client, command, context):
+        spec = command.spec.of(context)
+        self.rooms, self.spec = command.rooms, spec
+        self.before, entries_before = self.look(client, context), entries(client, "ns")
+        self.reply = send(client, command, context)
+        self.after, entries_after = self.look(client, context), entries(client, "ns")
+        self.appended = entries_after[len(entries_before) :]
+        assert entries_after[: len(entries_before)] == entries_before
+        self.epoch = client.hget(keys.epoch("ns"), "epoch")
+        self.fields = [client.hgetall(key) for key in keys.rooms("ns", self.rooms)]
+        told, each = words(head(spec.script.name)[1]["REPLY"])
+        assert len(self.reply) == len(told) + len(each) * len(self.rooms)
+        self.told = dict(zip(told, self.reply, strict=False))
+        self.words = {word: self.reply[len(told) + n :: len(each)] for n, word in enumerate(each)}
+
+    def look(self, client, context):
+        return send(client, room_commands.poll(self.rooms), context)
+
+    def check(self):
+        if "feed_id" in self.told:
+            last = self.appended[-1][0] if self.appended else None
+            assert self.told["feed_id"] == last or self.spec.script.name in LOOKS
+        else:
+            assert not self.appended
+        if "epoch" in self.told:
+            assert self.told["epoch"] == self.epoch
+        self.check_what_it_leaves()
+        self.check_fields()
+
+    def check_what_it_leaves(self):
+        """A mirror takes the caller's own writes from the reply."""
+        told = len(self.told)
+        if self.spec is REAP:
+            return  # it changes others' rooms, and says nothing of them
+        statuses_after = self.spec.statuses_after(self.reply[told:]) if self.spec.statuses_after else self.before
+        expected = [
+            there if left is NOT_REPORTED else left for left, there in zip(statuses_after, self.before, strict=True)
+        ]
+        assert self.after == expected
+
+    def check_fields(self):
+        for word, name in FIELDS.items():
+            for value, fields in zip(self.words.get(word, []), self.fields, strict=False):
+                assert value == fields.get(name.encode())
+
+
+def answers(client, script, mode="none", policies=("compat",)):
+    """All calls that some store makes of a script, on a room in every state that matters to it."""
+    for actor in ACTORS:
+        for policy in policies:
+            context = table(actor, mode=mode, policy=policy)
+            for fill in fills(context):
+                for command in (command for some in OPERATIONS.values() for command in some):
+                    if command.spec.of(context).script.name == script:
+                        client.flushall()
+                        take_lease(client, context)
+                        fill(client, context)
+                        yield Answer(client, command, context)
+
+
+@pytest.mark.parametrize("mode", ["none", "prefill"])
+@pytest.mark.parametrize("script", sorted(SCRIPTS))
+def test_a_script_does_what_its_head_says(server, script, mode):
+    client = server.client()
+    found_codes, found_words = set(), {}
+    for answer in answers(client, script, mode, ("compat", "strict") if script == "update" else ("compat",)):
+        answer.check()
+        found_codes.update(answer.words.get("outcome", ()))
+        for _, fields in answer.appended:
+            found_words.update(dict.fromkeys(feed_words(fields)))
+    assert found_codes == set(codes(script)), "all of these occur, and no others"
+    assert list(found_words) == listed(script, "FEED")
+
+
+@pytest.mark.parametrize("script", sorted(SCRIPTS - LOOKS))  # mirrors need a feed
+def test_without_a_feed_nothing_is_appended(server, script):
+    client = server.client()
+    for actor in ACTORS:
+        context = table(actor, feed="0")
+        for fill in (absent, at(1), at(4)):
+            for command in (command for some in OPERATIONS.values() for command in some):
+                if command.spec.of(context).script.name == script:
+                    client.flushall()
+                    take_lease(client, context)
+                    fill(client, context)
+                    (call,) = command.calls(context)
+                    reply = client.eval(call.spec.script.source, *call.words()[2:])
+                    assert not call.spec.feed or reply[0] is None
+                    assert not client.exists(keys.feed("ns"))
+
+
+def test_settings(client):
+    call = ExpectedSettings.checked("ns", None, None, None, None).call()
+    reply = client.eval(call.spec.script.source, *call.words()[2:])
+    assert len(reply) == len(settings_module.NAMES)
+
+
+def feed_words(fields):
+    """What a head calls the names and values of an entry."""
+    text = [word.decode() for word in fields]
+    room = None
+    for name, value in zip(text[::2], text[1::2], strict=True):
+        if name.isdigit():
+            room = int(name)
+            assert room in (A, B)
+            assert value == "absent" or value in KVPoll.__members__
+            yield "absent" if value == "absent" else "status"
+        elif name.startswith(("rank:", "first:")):
+            assert room is not None, "it concerns the room before"
+            word, _, rank = name.partition(":")
+            assert rank.isdigit()
+            assert value in KVPoll.__members__ or (word, value) == ("rank", "absent")
+            yield word
+        else:
+            yield name

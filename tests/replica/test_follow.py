@@ -1,0 +1,67 @@
+"""What a follower makes of answers that no real server gives on demand: late ones, and those of a lower clock."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+
+from redis_kvpoll.engine.effects import Send, Sleep
+from redis_kvpoll.replica.follow import Follower
+from redis_kvpoll.replica.replica import Replica
+from tests.support.contexts import context
+
+LAYOUT = context()
+
+
+@pytest.fixture
+def now(monkeypatch):
+    """The follower's clock; a list, so that it can be set."""
+    now = [1000.0]
+    monkeypatch.setattr("redis_kvpoll.replica.follow.time.monotonic", lambda: now[0])
+    return now
+
+
+@pytest.fixture
+def replica():
+    replica = Replica(LAYOUT, contextlib.nullcontext(), lambda room: True)
+    replica.start_resync("ns", b"5-0", 1000.0)
+    replica.read("ns", [], True, 1000.0)
+    replica.mark_synced("ns", 0)
+    return replica
+
+
+@pytest.fixture
+def follower(replica, now):
+    def nothing():
+        return None
+
+    return Follower(replica, ["ns"], nothing, False, 5.0, True, nothing, nothing, may_end=lambda: False)
+
+
+def test_an_answer_from_before_a_long_sleep_of_this_process_is_old(follower, replica, now):
+    """It came in time, but to a process that was stopped: what has happened since is still to be read."""
+    reading = follower._read(block=True)
+    next(reading)
+    now[0] += 600
+    with pytest.raises(StopIteration):
+        reading.send([[[b"kvpoll:{ns}:feed", [(b"6-0", [b"ttl_ms", b"300000", b"1", b"Success"])]]], [b"5-0"]])
+    assert not replica.is_synced(now[0])
+    assert replica.lag(now[0]) == 600
+    assert replica.due("ns", now[0], 10) == [1]
+
+
+def test_a_look_that_is_not_believed_does_not_keep_it_from_the_feed(follower, replica, now):
+    """The data was lost, and the clock put back: only the feed says so."""
+    replica.read("ns", [(b"9-0", [b"ttl_ms", b"1", b"1", b"Success"])], True, now[0])
+    now[0] += 0.5
+    following = follower._follow_feed()
+    step, asked = next(following), []
+    for _ in range(20):
+        if isinstance(step, Sleep):
+            step = following.send(None)
+            continue
+        assert isinstance(step, Send)
+        asked.append(step.words[0])
+        step = following.send([None, [b"9-0"]] if step.words[0] == "XREAD" else [b"3-0", None, -2])
+    assert asked[:4] == ["XREAD", "EVALSHA"] * 2

@@ -1,0 +1,357 @@
+"""The local copy of one of three ranks by itself: whatever the others do, it ends as what this rank sees."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from redis_kvpoll import KVPoll
+from tests.support.fuzzing import examples
+from tests.support.replicas import RankedRun, replica_of
+
+BOOT, INPUT, MOVE, DONE, FAIL = (KVPoll(number) for number in (1, 2, 3, 4, 0))
+SOME = st.lists(st.sampled_from(range(3)), min_size=1, max_size=3, unique=True)
+STATUSES = st.sampled_from((*KVPoll, *KVPoll, None, "abort", "reopen"))
+STEPS = st.lists(
+    st.one_of(
+        *[st.tuples(st.just("update"), st.sampled_from((0, 1, 1, 2)), SOME, st.sampled_from(KVPoll))] * 4,
+        *[
+            st.tuples(
+                st.just("others"),
+                st.sampled_from((0, 1, 2, 3)),
+                st.sampled_from(("abort", "clear", "clear", "touch", "record_failure")),
+                SOME,
+            )
+        ]
+        * 2,
+        st.tuples(st.just("others"), st.integers(0, 2), st.sampled_from(("reopen", "replay_cleared")), SOME),
+        st.tuples(st.just("others"), st.integers(0, 2), st.just("replay"), SOME, st.sampled_from(KVPoll)),
+        st.tuples(st.just("expire"), SOME),
+        *[st.tuples(st.just("own"), SOME, STATUSES)] * 3,
+        st.tuples(st.just("deliver"), st.integers(0, 5)),
+        *[st.tuples(st.just("read"), st.integers(1, 3))] * 2,
+        st.tuples(st.just("ask")),
+        st.tuples(st.just("look"), st.sets(st.sampled_from(range(3)))),
+        st.tuples(st.just("late_look"), st.sets(st.sampled_from(range(3)), min_size=1)),
+        st.tuples(st.just("mark_synced")),
+        st.tuples(st.just("another_server"), st.integers(0, 3)),
+    ),
+    max_size=30,
+)
+
+
+def ended(run):
+    """All that is on its way has come, and all has been read."""
+    while run.replies:
+        run.deliver(0)
+    if not run.shard.synced:
+        run.mark_synced()
+    run.read(1000)
+    run.ask()
+    run.look(range(3))  # what has expired
+    run.told += run.replica.take_changes()
+    return run
+
+
+@given(STEPS)
+@examples(600)
+def test_any_interleaving_ends_as_what_the_rank_sees(steps):
+    run = RankedRun()
+    run.server.act(1, "update_status", [0, 1], MOVE)
+    run.server.act(0, "update_status", [0], INPUT)
+    run.start()
+    run.mark_synced()
+    run.replica.take_changes()
+    told_before = dict(run.replica.statuses)
+    for name, *arguments in steps:
+        getattr(run, name)(*arguments)
+        run.check()
+    ended(run).check()
+    assert run.replica.statuses == run.server.rooms
+    table = run.server.table.rooms
+    assert run.replica.ranks == {room: {**there.live, **there.cleared} for room, there in table.items()}
+    assert run.shard._cleared == {room: set(there.cleared) for room, there in table.items() if there.cleared}
+    assert run.shard._ids.keys() == table.keys(), "memory is that of the live rooms"
+    assert run.shard._own.keys() <= table.keys()
+    assert not run.shard._ahead
+    assert not run.shard._looked
+    assert not run.shard.uncertain
+    assert len(run.shard.expiry) == len(table)
+    last = {**told_before, **dict(run.told)}
+    assert {room: status for room, status in last.items() if status is not None} == run.server.rooms
+
+
+@given(STEPS, st.sets(st.sampled_from(range(3))))
+@examples(100)
+def test_what_expires_without_a_word_goes_when_the_server_is_asked(steps, gone):
+    run = RankedRun()
+    run.start()
+    run.mark_synced()
+    for name, *arguments in steps:
+        getattr(run, name)(*arguments)
+    ended(run)
+    for room in gone:
+        run.server.expire(room)
+    run.look(run.replica.due("ns", 1e6, 100))
+    assert run.replica.statuses == run.server.rooms
+
+
+@pytest.fixture
+def run():
+    run = RankedRun()
+    run.start()
+    run.mark_synced()
+    return run
+
+
+class TestOneByOne:
+    def test_anothers_change_is_none(self, run):
+        run.update(1, [0], DONE)
+        run.read(9)
+        assert run.replica.statuses == {}
+        run.update(0, [0], BOOT)
+        run.update(1, [0], DONE)
+        run.others(1, "clear", [0])
+        run.read(9)
+        assert run.replica.statuses == {0: BOOT}
+        assert run.told == [(0, BOOT)]
+        assert not run.replica.uncertain("ns")
+
+    def test_anothers_failure_is_ours_at_once(self, run):
+        run.update(0, [0, 1], MOVE)
+        run.update(1, [0], MOVE)
+        run.update(1, [0], FAIL)
+        run.others(3, "abort", [1])
+        run.read(9)
+        assert run.replica.statuses == {0: FAIL, 1: FAIL}
+        assert not run.replica.uncertain("ns")
+
+    def test_of_a_failed_room_that_is_not_in_view_it_is_known_whether_it_was_cleared(self, run):
+        run.update(0, [0], MOVE)
+        run.update(1, [0, 1], MOVE)
+        run.others(0, "clear", [0])
+        run.read(9)
+        run.others(1, "abort", [0, 1])
+        run.read(9)
+        assert run.replica.statuses == {1: FAIL}, "this rank has cleared the other"
+        assert run.replica.ranks == {0: {0: MOVE, 1: FAIL}, 1: {1: FAIL}}
+        assert not run.replica.uncertain("ns")
+
+    def test_when_others_leave_failed_it_is_as_before(self, run):
+        run.update(0, [0], INPUT)
+        run.update(1, [0], BOOT)
+        run.update(1, [0], FAIL)
+        run.read(9)
+        run.update(1, [0], MOVE)
+        run.read(9)
+        assert run.replica.statuses == {0: INPUT}
+        assert run.told == [(0, INPUT), (0, FAIL), (0, INPUT)]
+        assert not run.replica.uncertain("ns")
+
+    def test_nobody_asks_when_a_failed_room_is_cleared(self, run):
+        for rank in range(3):
+            run.update(rank, [0], MOVE)
+        run.others(0, "clear", [0])
+        run.others(2, "abort", [0])
+        run.others(1, "clear", [0])
+        run.read(9)
+        assert run.replica.uncertain("ns") == []
+        assert run.replica.ranks == {0: {0: MOVE, 1: FAIL, 2: FAIL}}
+
+    def test_going_on_while_another_has_failed_stays_failed(self, run):
+        run.update(1, [0], BOOT)
+        run.update(0, [0], BOOT)
+        run.update(1, [0], FAIL)
+        run.update(0, [0], MOVE)
+        run.read(9)
+        assert run.server.table.rooms[0].live == {0: MOVE, 1: FAIL}
+        assert run.replica.statuses == {0: FAIL}
+
+    def test_what_was_uncertain_before_a_fresh_start_is_not_asked_for(self, run):
+        run.update(1, [0], BOOT)
+        run.others(1, "replay_cleared", [0])
+        run.read(9)
+        assert run.replica.uncertain("ns") == [0], "which was its last status is not told"
+        run.another_server(0)
+        assert run.replica.uncertain("ns") == []
+
+    def test_what_was_told_of_others_before_an_own_write_is_not_its_status(self, run):
+        run.update(0, [0], BOOT)
+        run.read(9)
+        run.update(1, [0], MOVE)
+        run.update(0, [0], INPUT)
+        run.update(2, [0], BOOT)
+        run.own([0], DONE)
+        run.deliver(0)
+        run.read(9)
+        assert run.told == [(0, BOOT), (0, INPUT), (0, DONE)]
+
+    def test_its_own_clear_is_its_end(self, run):
+        run.update(0, [0], DONE)
+        run.update(1, [0], DONE)
+        run.others(0, "clear", [0])
+        run.read(9)
+        assert run.told == [(0, DONE), (0, None)]
+
+    def test_touch_by_another_keeps_it(self, run):
+        run.update(0, [0], MOVE)
+        run.read(9)
+        run.shard.expiry.set(0, 1)
+        run.others(1, "touch", [0])
+        run.read(9)
+        assert run.replica.due("ns", 100, 9) == []
+
+    def test_a_replica_without_a_rank_sees_what_all_agree_on(self):
+        replica = replica_of()
+        replica.start_resync("ns", b"1-0", 0)
+        replica.read("ns", [(b"2-0", [b"ttl_ms", b"9", b"1", b"Bootstrapping", b"rank:0", b"Success"])], True, 0)
+        replica.read("ns", [(b"3-0", [b"1", b"Bootstrapping", b"rank:0", b"absent", b"2", b"Failed"])], True, 0)
+        assert replica.statuses == {1: BOOT, 2: FAIL}
+
+
+class TestWhereTheRanksAre:
+    def ranks(self, run, room=0):
+        run.check()
+        return run.replica.ranks.get(room)
+
+    def test_an_own_write_is_among_them_at_once_and_stays_while_the_feed_comes_to_it(self, run):
+        for rank in (0, 1):
+            run.update(rank, [0], BOOT)
+        run.read(9)
+        run.update(1, [0], INPUT)
+        run.own([0], DONE)
+        run.deliver(0)
+        run.update(1, [0], MOVE)
+        assert self.ranks(run) == {0: DONE, 1: BOOT}
+        for expected in (INPUT, INPUT, MOVE):
+            run.read(1)
+            assert self.ranks(run) == {0: DONE, 1: expected}
+
+    def test_a_first_word_to_a_room_of_others_waits_for_the_feed(self, run):
+        run.update(1, [0], MOVE)
+        run.read(9)
+        run.own([0, 1], BOOT)
+        run.deliver(0)
+        assert run.replica.statuses == {0: BOOT, 1: BOOT}
+        assert (self.ranks(run), self.ranks(run, 1)) == ({1: MOVE}, {0: BOOT})
+        run.read(9)
+        assert self.ranks(run) == {0: BOOT, 1: MOVE}
+
+    def test_an_own_opening_has_none_of_the_former_ranks(self, run):
+        for rank in (0, 1):
+            run.update(rank, [0], MOVE)
+        run.read(9)
+        run.others(1, "abort", [0])
+        run.own([0], "reopen")
+        run.deliver(0)
+        assert self.ranks(run) == {0: BOOT}
+        run.update(1, [0], BOOT)
+        for expected in ({0: BOOT}, {0: BOOT}, {0: BOOT, 1: BOOT}):
+            run.read(1)
+            assert self.ranks(run) == expected
+
+    def test_others_are_there_again_once_the_feed_has_come_to_an_own_beginning(self, run):
+        run.own([0], BOOT)
+        run.update(1, [0], MOVE)
+        run.own([0], INPUT)
+        run.deliver(0)
+        run.deliver(0)
+        for _ in range(2):
+            run.read(1)
+        assert self.ranks(run) == {0: INPUT, 1: MOVE}
+        run.own([0], DONE)
+        run.deliver(0)
+        assert self.ranks(run) == {0: DONE, 1: MOVE}
+
+    def test_a_call_of_many_rooms_is_over_with_its_last_entry(self, run):
+        """Its reply has one id for all: a room's own entry may be an earlier one."""
+        run.update(1, [0, 1], BOOT)
+        run.own([0, 1], INPUT)
+        run.deliver(0)
+        run.read(9)
+        assert (self.ranks(run), self.ranks(run, 1)) == ({0: INPUT, 1: BOOT}, {0: INPUT, 1: BOOT})
+
+    @pytest.mark.parametrize("begin", ["reopen", "replay", "expire"])
+    def test_nor_has_anothers(self, run, begin):
+        for rank in (0, 1, 2):
+            run.update(rank, [0], MOVE)
+        run.read(9)
+        if begin == "replay":
+            run.others(1, "replay", [0], INPUT)
+        elif begin == "reopen":
+            run.update(2, [0], FAIL)
+            run.others(1, "reopen", [0])
+        else:
+            run.expire([0])
+            run.update(1, [0], BOOT)
+        run.read(9)
+        assert self.ranks(run) == {1: INPUT if begin == "replay" else BOOT}
+        assert run.replica.statuses == {}
+        assert run.told[-1] == (0, None)
+        assert not run.replica.uncertain("ns")
+
+    def test_what_was_read_ahead_is_not_undone_by_the_feed(self, run):
+        for rank, status in ((1, BOOT), (0, BOOT), (1, FAIL), (1, MOVE)):
+            run.update(rank, [0], status)
+        run.look([0])
+        for _ in range(4):
+            assert self.ranks(run) == {0: BOOT, 1: MOVE}
+            run.read(1)
+        run.update(1, [0], DONE)
+        run.read(1)
+        assert self.ranks(run) == {0: BOOT, 1: DONE}
+        assert not run.shard._looked
+
+    def test_a_look_from_before_an_entry_says_nothing_any_more(self, run):
+        run.update(1, [0], BOOT)
+        run.late_look([0, 1])
+        run.update(1, [0, 1], MOVE)
+        run.read(9)
+        run.deliver(0)
+        assert (self.ranks(run), self.ranks(run, 1)) == ({1: MOVE}, {1: MOVE})
+
+    def test_a_look_from_before_an_own_write_says_where_the_others_are(self, run):
+        run.another_server(7)
+        run.update(1, [0], MOVE)
+        run.update(0, [0], BOOT)
+        run.start()
+        feed_id, rooms, reply = run.server.snapshot([0])
+        run.own([0], DONE)
+        run.deliver(0)
+        assert run.replica.ranks == {}, "nobody knows whom there is"
+        run.replica.snapshot("ns", feed_id, rooms, reply, 0)
+        run.read(9)
+        assert self.ranks(run) == {0: DONE, 1: MOVE}
+        assert not run.replica.uncertain("ns")
+
+    def test_a_fresh_start_believes_no_former_ranks(self, run):
+        for rank in (0, 1, 2):
+            run.update(rank, [0, 1], MOVE)
+        run.read(9)
+        run.another_server(0)
+        run.own([0], BOOT)
+        run.deliver(0)
+        run.update(1, [0, 1], INPUT)
+        assert run.shard.unconfirmed() == [0, 1]
+        run.mark_synced()
+        assert run.replica.ranks == {0: {0: BOOT, 1: INPUT}, 1: {1: INPUT}}
+
+    def test_a_look_at_it_all_that_is_gone(self, run):
+        run.update(1, [0], MOVE)
+        run.read(9)
+        run.expire([0])
+        run.look([0])
+        assert run.replica.ranks == run.shard._ids == {}
+        assert not len(run.shard.expiry)
+
+    def test_words_that_no_script_of_ours_writes(self, run):
+        fields = [b"0", b"Bootstrapping", b"first:0", b"Banana", b"1", b"Failed", b"rank:x", b"Success"]
+        run.replica.read("ns", [(b"9-0", fields)], True, 0)
+        assert run.replica.ranks == {}
+        assert run.replica.uncertain("ns") == [0, 1]
+        words = b"status:0 Banana status:1 Success other:2 Success"
+        reply = [None, 5, words, ValueError("WRONGTYPE"), -1, b""]
+        run.replica.snapshot("ns", b"9-0", [0, 1], reply, 0)
+        assert run.replica.ranks == {0: {1: DONE}}
+        assert not run.replica.uncertain("ns")

@@ -1,0 +1,258 @@
+"""Who waits for a room in a local copy: when it wakes, and what it gets."""
+
+from __future__ import annotations
+
+import pytest
+
+from redis_kvpoll import KVPoll, RoomNotFoundError, StoreClosedError
+from redis_kvpoll.validation import wait_statuses
+from tests.support.replicas import ROOMS, RankedRun, Run, replica_of
+
+ENDS = wait_statuses(())
+BOOT, MOVE, DONE, FAIL = KVPoll.Bootstrapping, KVPoll.Transferring, KVPoll.Success, KVPoll.Failed
+
+
+class TestWaiting:
+    @pytest.fixture
+    def run(self):
+        run = Run()
+        run.start()
+        run.mark_synced()
+        return run
+
+    def enter(self, run, room, *statuses, armed=True):
+        woken = []
+        waiter = run.replica.enter(room, wait_statuses(statuses), lambda: woken.append(room), armed)
+        return waiter, woken
+
+    def test_each_change_is_judged_even_when_many_come_at_once(self, run):
+        run.server.write({1: KVPoll.Transferring})
+        run.read(10)
+        waiter, woken = self.enter(run, 1)
+        run.server.write({1: KVPoll.Success})
+        run.server.write({1: None})
+        run.read(10)
+        assert (waiter.outcome, woken) == (KVPoll.Success, [1])
+
+    @pytest.mark.parametrize(
+        ("wanted", "there", "ends"),
+        [
+            ((), KVPoll.Transferring, False),
+            ((), KVPoll.Failed, True),
+            ((KVPoll.WaitingForInput,), KVPoll.Bootstrapping, False),
+            ((KVPoll.WaitingForInput,), KVPoll.Transferring, True),
+            ((KVPoll.Transferring,), KVPoll.Failed, True),
+            ((KVPoll.Failed,), KVPoll.Success, True),
+            ((KVPoll.Failed,), KVPoll.Transferring, False),
+            ((KVPoll.Failed, KVPoll.WaitingForInput), KVPoll.Transferring, True),
+            ((0, 1), KVPoll.Bootstrapping, True),
+        ],
+    )
+    def test_further_on_is_there_too(self, run, wanted, there, ends):
+        run.server.write({1: there})
+        run.read(1)
+        waiter, _ = self.enter(run, 1, *wanted)
+        assert waiter.outcome == (there if ends else None)
+
+    def test_an_absent_room_ends_it(self, run):
+        waiter, _ = self.enter(run, 1)
+        assert isinstance(waiter.outcome, RoomNotFoundError)
+        assert str(waiter.outcome).startswith("wait: room 1 is not in the table")
+
+    def test_nobody_is_woken_by_what_may_be_old(self, run):
+        run.server.write({1: KVPoll.Transferring})
+        run.read(10)
+        waiter, woken = self.enter(run, 1)
+        run.replica.mark_unsynced(["ns"])
+        run.server.write({1: KVPoll.Success})
+        run.read(10)
+        assert not woken
+        run.another_server(7)
+        run.server.write({1: KVPoll.Failed})
+        run.mark_synced()
+        assert (waiter.outcome, woken) == (KVPoll.Failed, [1])
+
+    def test_a_suspicion_during_the_fresh_start_is_not_forgotten(self, run):
+        before = run.replica.times_suspected
+        run.replica.connection_lost()
+        run.replica.mark_synced("ns", before)
+        assert not run.shard.synced
+
+    def test_who_left_is_not_kept(self, run):
+        run.server.write({1: KVPoll.Transferring})
+        run.read(10)
+        waiters = [self.enter(run, 1)[0] for _ in range(3)]
+        for waiter in (*waiters, waiters[0]):
+            run.replica.leave(waiter)
+        assert not run.shard.waiters
+
+    def test_the_end_ends_all(self, run):
+        run.replica.mark_unsynced(["ns"])
+        waiters = [self.enter(run, room)[0] for room in ROOMS]
+        run.replica.end(StoreClosedError("closed"))
+        assert {type(waiter.outcome) for waiter in waiters} == {StoreClosedError}
+
+
+class TestOnlyWaited:
+    """The copy behind store.wait: of the rooms that are waited for, and no others."""
+
+    @pytest.fixture
+    def run(self):
+        run = Run()
+        run.replica = replica_of(is_relevant=None)
+        run.shard = run.replica.shards["ns"]
+        run.start()
+        run.mark_synced()
+        return run
+
+    def enter(self, run, room=1):
+        return run.replica.enter(room, ENDS, lambda: None, armed=False)
+
+    def test_it_holds_nothing_else(self, run):
+        run.server.write(dict.fromkeys(ROOMS, KVPoll.Transferring))
+        waiter = self.enter(run)
+        run.late_look([1])
+        run.deliver(0)
+        run.replica.arm(waiter)
+        run.server.write(dict.fromkeys(ROOMS, KVPoll.WaitingForInput))
+        run.read(10)
+        assert run.replica.statuses == {1: KVPoll.WaitingForInput}
+        run.replica.leave(waiter)
+        assert not run.replica.statuses
+        assert not run.shard._ids
+        assert not len(run.shard.expiry)
+
+    def test_what_was_before_the_wait_does_not_end_it(self, run):
+        """The feed is behind: the room was cleared and made anew before anybody waited."""
+        run.server.write({1: None})
+        run.server.write({1: KVPoll.Bootstrapping})
+        waiter = self.enter(run)
+        run.read(1)
+        assert waiter.outcome is None
+        run.late_look([1])
+        run.deliver(0)
+        run.replica.arm(waiter)
+        run.read(10)
+        assert waiter.outcome is None
+        run.server.write({1: KVPoll.Success})
+        run.read(10)
+        assert waiter.outcome is KVPoll.Success
+
+    def test_a_look_is_believed_though_the_feed_has_gone_on_since(self, run):
+        run.server.write({1: KVPoll.Bootstrapping})
+        run.read(10)
+        waiter = self.enter(run)
+        run.late_look([1])
+        run.server.write({2: KVPoll.Bootstrapping})
+        run.read(10)
+        run.deliver(0)
+        run.replica.arm(waiter)
+        assert run.replica.statuses == {1: KVPoll.Bootstrapping}
+        assert waiter.outcome is None
+
+    def test_a_look_that_comes_late_does_not_undo_what_the_feed_said(self, run):
+        run.server.write({1: KVPoll.Bootstrapping})
+        waiter = self.enter(run)
+        run.late_look([1])
+        run.server.write({1: None})
+        run.read(10)
+        run.deliver(0)
+        run.replica.arm(waiter)
+        assert isinstance(waiter.outcome, RoomNotFoundError)
+
+    def test_nor_does_one_for_somebody_before(self, run):
+        run.server.write({1: KVPoll.Success})
+        first = self.enter(run)
+        run.late_look([1])
+        run.server.write({1: None})
+        run.server.write({1: KVPoll.Bootstrapping})
+        run.read(10)
+        run.replica.leave(first)
+        second = self.enter(run)
+        run.deliver(0)
+        assert run.replica.statuses == {}
+        run.late_look([1])
+        run.deliver(0)
+        run.replica.arm(second)
+        assert second.outcome is None
+
+    def test_a_fresh_start_reads_all_that_are_waited_for(self, run):
+        waiters = [self.enter(run, room) for room in ROOMS]
+        run.another_server(0)
+        assert sorted(run.shard.unconfirmed()) == list(ROOMS)
+        run.server.write(dict.fromkeys(ROOMS, KVPoll.Success))
+        for waiter in waiters:
+            run.replica.arm(waiter)
+        run.mark_synced()
+        assert {waiter.outcome for waiter in waiters} == {KVPoll.Success}
+
+
+class TestOneOfSeveralRanks:
+    @pytest.fixture
+    def run(self):
+        run = RankedRun()
+        run.start()
+        run.mark_synced()
+        return run
+
+    def test_anothers_change_before_the_first_look_is_not_ours(self, run):
+        """The feed is ahead of the reply to the look that a wait begins with; it names the room, for another rank."""
+        run.follow(None)
+        run.start()
+        run.mark_synced()
+        run.server.act(0, "update_status", [0], BOOT)
+        run.read(9)
+        waiter = run.replica.enter(0, wait_statuses(()), lambda: None, armed=False)
+        run.late_look([0])
+        run.update(1, [0], MOVE)
+        run.read(9)
+        run.deliver(0)
+        run.replica.arm(waiter)
+        assert run.replica.statuses == {0: BOOT}
+        assert waiter.outcome is None
+        run.others(1, "abort", [0])
+        run.read(9)
+        assert waiter.outcome is FAIL
+
+    def test_an_older_look_leaves_uncertain_what_is(self, run):
+        run.follow(None)
+        run.start()
+        run.mark_synced()
+        run.update(0, [0], BOOT)
+        run.update(1, [0], BOOT)
+        run.read(9)
+        waiter = run.replica.enter(0, wait_statuses(()), lambda: None, armed=False)
+        run.late_look([0])
+        run.update(1, [0], FAIL)
+        run.read(9)
+        run.deliver(0)
+        run.replica.arm(waiter)
+        assert run.replica.statuses == {0: BOOT}
+        run.ask()
+        assert waiter.outcome is FAIL
+
+    def test_who_left_is_not_asked_for(self, run):
+        run.follow(None)
+        run.update(1, [0], BOOT)
+        run.start()
+        waiter = run.replica.enter(0, wait_statuses(()), lambda: None, armed=False)
+        run.update(1, [0], FAIL)
+        run.read(9)
+        assert run.replica.uncertain("ns") == [0]
+        run.replica.leave(waiter)
+        assert run.replica.uncertain("ns") == []
+        assert run.replica.ranks == {}
+
+    def test_a_fresh_start_believes_no_others_word_for_an_old_status(self, run):
+        run.follow(None)
+        run.update(0, [0], BOOT)
+        run.start()
+        run.mark_synced()
+        waiter = run.replica.enter(0, wait_statuses(()), lambda: None, armed=True)
+        run.late_look([0])
+        run.deliver(0)
+        run.another_server(9)
+        run.update(1, [0], MOVE)
+        run.read(9)
+        run.mark_synced()
+        assert isinstance(waiter.outcome, RoomNotFoundError)

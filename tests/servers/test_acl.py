@@ -1,0 +1,339 @@
+"""The user that ``kvpoll acl`` prints: it can do all that this library does, and nothing else.
+
+All stores and commands of the other tests run as this user too (see servers.py); here is what is denied.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import uuid
+from functools import cache
+
+import pytest
+import redis
+from click.testing import CliRunner
+from redis.cluster import LoadBalancingStrategy
+from redis.exceptions import NoPermissionError, ResponseError
+
+from redis_kvpoll import InvalidInputError, KVPoll, ServerRefusedError, StatusStore
+from redis_kvpoll.cli.app import kvpoll
+from redis_kvpoll.protocol import acl, scripts
+from redis_kvpoll.transport.embedded import EmbeddedServer
+from tests.support import cluster, real
+from tests.support.calls import DESTROYING, REPEATED, works
+from tests.support.leasing import ManualLease
+from tests.support.proxy import Proxy
+from tests.support.servers import KINDS, program, why_absent
+
+REAL = [kind for kind in KINDS if kind != "fakeredis"]
+FOR_ALL = {"auth", "hello", "quit", "reset"}
+"""What every user may: no rule can deny it."""
+CLUSTER_ONLY = {"exists", "cluster|slots", "asking", "command", "readonly"}
+CONTAINERS = {
+    "client": "caching getname getredir id info kill list no-evict pause reply setinfo setname tracking trackinginfo "
+    "unblock unpause maint_notifications",
+    "cluster": "addslots bumpepoch count-failure-reports countkeysinslot delslots failover flushslots forget "
+    "getkeysinslot info keyslot links meet myid nodes replicas replicate reset saveconfig set-config-epoch setslot "
+    "shards slaves slots",
+}
+"""Redis 6.2 does not tell which subcommands it has; of the rule's, they are these."""
+
+
+def printed(*options):
+    result = CliRunner().invoke(kvpoll, ["acl", *options], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.stdout.strip()
+
+
+@contextlib.contextmanager
+def user(server, *options):
+    """A user made by what is printed, as it is pasted; (its name, its password)."""
+    name = f"try-{uuid.uuid4().hex[:8]}"
+    with server.client() as client:
+        line = printed("--user", name, *options).replace("PASSWORD", "pa55")
+        assert client.execute_command(*shlex.split(line)) in (True, b"OK")
+        try:
+            yield name, "pa55"
+        finally:
+            client.execute_command("ACL", "DELUSER", name)
+
+
+@contextlib.contextmanager
+def connected(server, name, password):
+    """One connection as a user, for words as they are sent."""
+    client = redis.Redis(port=server.port, username=name, password=password, protocol=2, driver_info=None)
+    connection = client.connection_pool.get_connection()
+
+    def send(*words):
+        connection.send_command(*words, check_health=False)
+        return connection.read_response()
+
+    try:
+        yield send
+    finally:
+        connection.disconnect()
+        client.close()
+
+
+@cache
+def all_commands(kind):
+    """(the words, how many there must be) of every command and subcommand that a server has."""
+    with real.shared(kind).client(protocol=2) as client:
+        connection = client.connection_pool.get_connection()
+        connection.send_command("COMMAND")
+        found = connection.read_response()
+        client.connection_pool.release(connection)
+    commands = {}
+    for name, arity, *rest in found:
+        subcommands = rest[7] if len(rest) > 7 else []
+        # What has subcommands is none by itself.
+        commands |= {of.decode(): abs(many) for of, many, *_ in subcommands or [(name, arity)]}
+    for container, names in CONTAINERS.items():
+        if not any(name.startswith(f"{container}|") for name in commands):
+            del commands[container]
+            commands |= {f"{container}|{name}": 2 for name in names.split()}
+    return commands
+
+
+def is_allowed(command):
+    return command in acl.commands() or command.partition("|")[0] in acl.commands()
+
+
+class TestRule:
+    def test_what_scripts_call_is_read_from_them(self, monkeypatch):
+        source = "-- redis.call('FLUSHALL')\nredis.call('ZADD', KEYS[1])\nlocal x = redis.pcall( 'HINCRBY', KEYS[2])"
+        monkeypatch.setattr(scripts, "names", lambda: iter(["new"]))
+        monkeypatch.setattr(scripts, "load", lambda name: scripts.Script(name, source, ""))
+        assert acl.called() == {"zadd", "hincrby"}
+        assert {"zadd", "hincrby", *acl.SENT} == set(acl.commands())
+
+    def test_no_call_of_a_script_is_overlooked(self):
+        for name in scripts.names():
+            code = acl._COMMENT.sub("", scripts.load(name).source)
+            assert len(acl._CALLED.findall(code)) == code.count("redis."), name
+
+    def test_no_command_is_in_it_twice_and_no_category(self):
+        words = acl.rule("prod").split()
+        assert len(words) == len(set(words))
+        assert not [word for word in words if "@" in word and word != "-@all"]
+
+    @pytest.mark.parametrize("bad", ["", "a b", "a\n", "a'b", 'a"b', "ä", "a" * 65, "\0", None, 1, b"a", "\x1b[31m"])
+    def test_a_user_name_that_would_need_quotes_is_refused(self, bad):
+        with pytest.raises(InvalidInputError, match="a user name is") as caught:
+            acl.user_name(bad)
+        assert str(caught.value).isprintable()
+
+    @pytest.mark.parametrize("options", [["--user", "a b"], ["-n", "a b"], ["-n", ""]])
+    def test_the_command_refuses_so_too_and_prints_no_half_a_line(self, options):
+        result = CliRunner().invoke(kvpoll, ["acl", *options], catch_exceptions=False)
+        assert (result.exit_code, result.stdout) == (1, "")
+
+
+@pytest.mark.parametrize("kind", REAL)
+class TestAllowed:
+    @pytest.mark.parametrize("options", [(), ("--namespace", "prod")])
+    @pytest.mark.parametrize("protocol", [2, 3])
+    def test_all_that_stores_do_and_nothing_of_it_is_in_the_log(self, world, kind, options, protocol):
+        server = world.shared(kind)
+        with user(server, *options) as (name, password), server.client() as client:
+            client.execute_command("ACL", "LOG", "RESET")
+            url = f"redis://{name}:{password}@127.0.0.1:{server.port}/1?protocol={protocol}&client_name=mine"
+            works(world.open(url, namespace="prod", shards=3))
+            store = world.open(url, namespace="prod", shards=3)
+            store.update_status(1, 1)
+            for _, call, _ in [*REPEATED.values(), *DESTROYING.values()]:
+                call(store)
+            store.update_status(1, KVPoll.Success)
+            assert store.wait(1) is KVPoll.Success
+            assert store.history(1)
+            assert not client.execute_command("ACL", "LOG")
+
+    def test_every_command_that_is_sent_is_in_it_and_no_other(self, world, kind):
+        """On one server; what only a cluster hears comes below."""
+        server = world.shared(kind)
+        with user(server) as (name, password), Proxy(server.socket) as proxy, server.client() as client:
+            client.script_flush()
+            url = f"redis://{name}:{password}@127.0.0.1:{proxy.port}/1?client_name=mine&protocol=3"
+            with StatusStore.from_url(url) as store:
+                assert store.settings() is None
+                works(store)
+                with store.mirror() as mirror:
+                    mirror.wait(2, KVPoll.WaitingForInput)
+                news = store.tail(1)
+                next(news)
+                store.update_status(7, 1)
+                assert next(news).room == 7
+                assert store.history(2)
+                held = ManualLease(store).take()
+                store.update_status(8, 1)
+                held.keeper._next_touch = 0.0
+                assert not held.heartbeat().lost
+                assert store.owners()[0].rooms == 1
+                assert store.reap() == 0
+                held.give_up()
+            sent = {sent_word(command) for command in proxy.commands}
+        assert sent - {"auth"} == acl.SENT.keys() - CLUSTER_ONLY
+
+    def test_the_line_of_an_aclfile(self, kind, tmp_path):
+        if program(kind) is None:
+            pytest.skip(why_absent(kind))
+        file = tmp_path / "users.acl"
+        file.write_text(printed("--aclfile", "-n", "prod").replace("PASSWORD", "pa55") + "\n")
+        with EmbeddedServer(program(kind), ["--aclfile", str(file)]) as server:
+            with StatusStore.from_url(f"unix://kvpoll:pa55@{server.socket}", namespace="prod") as store:
+                works(store)
+            kvpoll_user = {"username": "kvpoll", "password": "pa55"}
+            client = redis.Redis(unix_socket_path=str(server.socket), **kvpoll_user)
+            with client, pytest.raises(NoPermissionError):
+                client.get("kvpoll:{prod}:room:1")
+
+
+def sent_word(command):
+    """A command that was sent, as a rule names it."""
+    first, *rest = b" ".join(command[:2]).decode().lower().split()
+    return f"{first}|{rest[0]}" if first in CONTAINERS else first
+
+
+def test_what_a_cluster_hears_beside(world):
+    nodes = cluster.shared()
+    world.share(*nodes.nodes)
+    for client in nodes.clients:
+        client.config_resetstat()
+    strategy = LoadBalancingStrategy.RANDOM_REPLICA
+    over = redis.RedisCluster(host="127.0.0.1", port=nodes.nodes[0].port, load_balancing_strategy=strategy)
+    with contextlib.closing(over), StatusStore(over, namespace="heard", deadline=60.0) as store:
+        store.update_status(1, 1)
+        nodes.start_moving("heard")
+        try:
+            assert store.get(2) is None  # it is not there: ASK
+            assert list(store.rooms()) == [1]
+        finally:
+            nodes.finish_moving("heard")
+    heard = set()
+    for client in nodes.clients:
+        stats = client.info("commandstats")
+        heard |= {name.removeprefix("cmdstat_") for name, of in stats.items() if of["calls"]}
+    assert heard >= CLUSTER_ONLY
+
+
+@pytest.mark.parametrize("kind", REAL)
+class TestDenied:
+    def test_every_other_command(self, kind):
+        server = real.shared(kind)
+        not_denied = []
+        with user(server) as (name, password), connected(server, name, password) as send, server.client() as client:
+            others = [c for c in all_commands(kind) if not is_allowed(c) and c not in FOR_ALL]
+            assert len(others) > 150
+            for command in others:
+                words = command.split("|")
+                words += ["1"] * (all_commands(kind)[command] - len(words))
+                try:
+                    answer = send(*words)
+                except ResponseError as error:
+                    if isinstance(error, NoPermissionError) or "NOPERM" in str(error):  # inside the error of an EXEC
+                        continue
+                    # From 7.0 on, DEBUG and MODULE LOAD are denied to everybody, before the rule is looked at.
+                    answer = client.execute_command("ACL", "DRYRUN", name, *words)
+                    if b"no permissions" in answer:
+                        continue
+                not_denied.append((command, answer))
+        assert not_denied == []
+
+    def test_other_keys(self, kind):
+        """Also those that nobody declared, which only the server sees."""
+        server = real.shared(kind)
+        foreign = [
+            "other",
+            "kvpoll:x",
+            "kvpoll:prod:room:1",
+            "xkvpoll:{prod}:room:1",
+            "KVPOLL:{prod}:room:1",
+            "kvpoll:{",
+        ]
+        of_others = [
+            "kvpoll:{prod2}:room:1",
+            "kvpoll:{pro}:feed",
+            "kvpoll:{other}:settings",
+            "kvpoll:{x}:{prod}:room:1",
+        ]
+        of_others += ["kvpoll:{prod:feed", "kvpoll:{prod.}:room:1", "kvpoll:{PROD}:room:1", "kvpoll:{other/prod}:feed"]
+        own = ["kvpoll:{prod}:room:1", "kvpoll:{prod/7}:feed", "kvpoll:{prod}:settings", "kvpoll:{prod/1023}:prefix:5"]
+        for options, denied, allowed in (
+            ((), foreign, own + of_others[:3]),
+            (("-n", "prod"), foreign + of_others, own),
+        ):
+            with user(server, *options) as (name, password), connected(server, name, password) as send:
+                for key in denied:
+                    for words in (
+                        ("HGET", key, "status"),
+                        ("XRANGE", key, "-", "+"),
+                        ("XREAD", "STREAMS", key, "0"),
+                        ("EVAL", "return redis.call('HGET', KEYS[1], 'status')", "1", key),
+                        ("EVAL", "return redis.call('HSET', ARGV[1], 'status', 'x')", "0", key),
+                        ("EVAL", "return redis.call('DEL', KEYS[1], ARGV[1])", "1", own[0], key),
+                    ):
+                        with pytest.raises(ResponseError, match=r"NOPERM|permissions|can't access|[Nn]o permission"):
+                            send(*words)
+                for key in allowed:
+                    assert send("HGET", key, "status") is None
+
+    def test_a_script_may_call_no_more_than_ours_do(self, kind):
+        server = real.shared(kind)
+        with user(server) as (name, password), connected(server, name, password) as send:
+            for call in (
+                "'FLUSHALL'",
+                "'SET', KEYS[1], 'x'",
+                "'PUBLISH', 'x', 'y'",
+                "'CONFIG', 'GET', '*'",
+                "'KEYS', '*'",
+            ):
+                with pytest.raises(ResponseError, match=r"NOPERM|permissions|can't run|not allowed"):
+                    send("EVAL", f"return redis.call({call})", "1", "kvpoll:{prod}:room:1")
+
+    def test_another_namespace_is_refused_with_the_way_out(self, world, kind):
+        server = world.shared(kind)
+        with user(server, "-n", "prod") as (name, password), server.client() as client:
+            store = world.open(f"redis://{name}:{password}@127.0.0.1:{server.port}", namespace="prod2")
+            for call in (lambda: store.update_status(1, 1), lambda: store.settings(), lambda: store.clear(1)):
+                with pytest.raises(ServerRefusedError, match=r"NOPERM.*kvpoll acl prints"):
+                    call()
+            assert client.dbsize() == 0
+
+    def test_given_again_it_takes_away_what_the_user_had_and_leaves_its_password(self, kind):
+        server = real.shared(kind)
+        with user(server) as (name, password), server.client() as client:
+            client.execute_command("ACL", "SETUSER", name, "~*", "&*", "+@all")
+            line = printed("--user", name, "-n", "prod").replace(" >PASSWORD", "")
+            client.execute_command(*shlex.split(line))
+            with connected(server, name, password) as send:
+                assert send("HGET", "kvpoll:{prod}:room:1", "status") is None
+                for words in (
+                    ("FLUSHALL",),
+                    ("GET", "kvpoll:{prod}:x"),
+                    ("HGET", "other", "status"),
+                    ("PUBLISH", "a", "b"),
+                ):
+                    with pytest.raises(NoPermissionError):
+                        send(*words)
+
+
+class TestTheTestsThemselves:
+    @pytest.mark.parametrize("kind", REAL)
+    def test_who_logs_in_as_nobody_is_that_user(self, real_servers, kind):
+        servers = [
+            real_servers.get(kind),
+            real.shared(kind),
+            *([cluster.shared().nodes[1]] if kind == "valkey" else []),
+        ]
+        for server in servers:
+            if server is None:
+                pytest.skip(why_absent(kind))
+            with server.store_client() as client, server.client() as harness:
+                with pytest.raises(NoPermissionError):
+                    client.get("kvpoll:{prod}:room:1")
+                assert harness.acl_whoami() == "harness"
+
+    def test_no_store_logs_in_as_the_tests_do(self):
+        with pytest.raises(AssertionError, match="store_client"):
+            StatusStore(real.shared().client())

@@ -1,0 +1,169 @@
+"""A cluster moves a slot, key by key, while a store is in use."""
+
+from __future__ import annotations
+
+import pytest
+
+from redis_kvpoll import KVPoll, Outcome, Update
+from redis_kvpoll.protocol.keys import rooms, tag
+from tests.support import real
+
+SHARDS = 8
+ROOMS = range(400)
+TAG = "prod/3"
+HERE = tuple(room for room in ROOMS if tag("prod", SHARDS, room) == TAG)
+
+
+@pytest.fixture(params=("sync", "async"))
+def world(request, cluster):
+    with real.World(request.param) as world:
+        world.share(*cluster.nodes)
+        yield world
+
+
+@pytest.fixture
+def store(world, cluster):
+    return world.open(cluster.url, namespace="prod", shards=SHARDS, deadline=60.0)
+
+
+class TestMovingSlots:
+    """A slot moves while a store is in use."""
+
+    def test_after_it_has_moved(self, store, cluster):
+        store.update_many(dict.fromkeys(ROOMS, 1))
+        cluster.start_moving(TAG)
+        cluster.finish_moving(TAG)
+        assert store.clear(HERE[0]) is KVPoll.Bootstrapping
+        assert store.poll(ROOMS).count(None) == 1
+        assert sorted(store.rooms()) == sorted(set(ROOMS) - {HERE[0]})
+
+    def test_to_a_server_that_lacks_the_last_of_it(self, store, cluster):
+        """As to a replica that lagged, when a primary that has lost its office says where its successor is."""
+        held = [store.open(room) for room in HERE[:2]]
+        for room in held:
+            room.status()
+        cluster.start_moving(TAG)
+        cluster.finish_moving(TAG)
+        cluster.owner(TAG).delete(*rooms(TAG, [HERE[0]]))
+        assert held[0].update(KVPoll.Transferring) == Update(Outcome.ADVANCED, KVPoll.Transferring)
+
+    def test_a_store_that_only_looks_finds_the_rooms_that_have_moved(self, world, store, cluster):
+        """SCAN is answered by any node, with what it has."""
+        store.update_many(dict.fromkeys(ROOMS, 1))
+        observer = world.open(cluster.url, namespace="prod", deadline=60.0)
+        assert sorted(observer.rooms()) == sorted(ROOMS)
+        cluster.start_moving(TAG)
+        cluster.finish_moving(TAG)
+        assert sorted(observer.rooms()) == sorted(ROOMS)
+        assert sum(observer.counts().values()) == len(ROOMS)
+
+    def test_a_walk_ends_also_while_a_slot_is_on_its_way(self, store, cluster):
+        store.update_many(dict.fromkeys(ROOMS, 1))
+        cluster.start_moving(TAG)
+        try:
+            assert sorted(store.rooms()) == sorted(ROOMS)
+        finally:
+            cluster.finish_moving(TAG)
+
+    def test_the_way_is_learned(self, world, store, cluster, monkeypatch):
+        store.update_many(dict.fromkeys(HERE, 1))
+        cluster.start_moving(TAG)
+        cluster.finish_moving(TAG)
+        transport = (store._store if world.is_async else store)._transport
+        steps, take = [], transport.take
+        monkeypatch.setattr(transport, "take", lambda step: steps.append(type(step).__name__) or take(step))
+        store.poll(HERE)
+        store.poll(HERE)
+        # Sent, redirected, sent to a node that may not know the script, sent whole; and then just sent.
+        assert steps[:3] == ["Send", "FollowRedirect", "Send"]
+        assert (steps.count("FollowRedirect"), steps[-1]) == (1, "Send")
+
+    def test_what_reads_goes_on_while_it_moves(self, store, cluster):
+        old, new, *_ = HERE
+        store.update_status(old, 1)
+        cluster.start_moving(TAG)
+        try:
+            assert [store.get(room) for room in (old, new)] == [KVPoll.Bootstrapping, None]
+            cluster.move_key(f"kvpoll:{{{TAG}}}:feed")
+            assert [change.status for change in store.history(old)] == [
+                KVPoll.Bootstrapping
+            ]  # ASK: it is at the target
+            cluster.move_key(f"kvpoll:{{{TAG}}}:room:{old}")
+            assert [store.get(room) for room in (old, new)] == [KVPoll.Bootstrapping, None]
+        finally:
+            cluster.finish_moving(TAG)
+
+    @pytest.mark.parametrize("moved", ["room", "feed"])
+    @pytest.mark.parametrize(
+        ("change", "answer"),
+        [
+            (lambda store, room: store.update_status(room, 2), (Outcome.ADVANCED, KVPoll.WaitingForInput)),
+            (lambda store, room: store.abort(room, "why"), (Outcome.FAILED, KVPoll.Failed)),
+            (lambda store, room: store.record_failure(room, "why"), True),
+            (lambda store, room: store.touch([room]), 1),
+            (lambda store, room: store.clear(room), KVPoll.Bootstrapping),
+        ],
+        ids=["update", "abort", "record_failure", "touch", "clear"],
+    )
+    def test_what_changes_a_room_waits_until_its_feed_is_where_the_room_is(
+        self, store, cluster, monkeypatch, change, answer, moved
+    ):
+        room = HERE[0]
+        store.update_status(room, 1)
+        cluster.start_moving(TAG)
+        cluster.move_key(f"kvpoll:{{{TAG}}}:{'feed' if moved == 'feed' else f'room:{room}'}")
+        pauses = real.at_the_second_pause(monkeypatch, lambda: cluster.finish_moving(TAG))  # TRYAGAIN until then
+        assert change(store, room) == answer
+        assert len(pauses) == 2
+        assert len(store.history(room)) == 2, "done once, and in the feed that has moved"
+
+    def test_a_room_that_is_there_with_its_feed_is_changed_before_they_move(self, store, cluster):
+        store.update_status(HERE[0], 1)
+        cluster.start_moving(TAG)
+        try:
+            assert store.update_status(HERE[0], 2).outcome is Outcome.ADVANCED
+        finally:
+            cluster.finish_moving(TAG)
+
+    def test_a_new_room_waits_for_the_end_of_the_move(self, store, cluster, monkeypatch):
+        old, new, *_ = HERE
+        store.update_status(old, 1)
+        cluster.start_moving(TAG)
+        pauses = real.at_the_second_pause(monkeypatch, lambda: cluster.finish_moving(TAG))
+        assert store.update_status(new, 1).outcome is Outcome.CREATED
+        assert len(pauses) == 2
+        assert [change.room for change in [*store.history(old), *store.history(new)]] == [old, new]
+
+    def test_a_batch_that_the_move_splits_waits_for_its_end(self, store, cluster, monkeypatch):
+        old, new, *_ = HERE
+        store.update_status(old, 1)
+        cluster.start_moving(TAG)
+        pauses = real.at_the_second_pause(monkeypatch, lambda: cluster.finish_moving(TAG))  # TRYAGAIN until then
+        assert store.update_many({old: 2, new: 2}) == {
+            old: (Outcome.ADVANCED, KVPoll.WaitingForInput),
+            new: (Outcome.CREATED, KVPoll.WaitingForInput),
+        }
+        assert len(pauses) == 2
+
+    def test_a_clear_that_the_move_splits_is_done_once_it_ended(self, store, cluster, monkeypatch):
+        room = HERE[0]
+        store.update_status(room, 1)  # the room is there, its prefix length is not: TRYAGAIN
+        cluster.start_moving(TAG)
+        pauses = real.at_the_second_pause(monkeypatch, lambda: cluster.finish_moving(TAG))
+        assert store.clear(room) is KVPoll.Bootstrapping
+        assert len(pauses) == 2
+
+    def test_a_namespace_in_one_slot_moves_with_its_settings(self, world, cluster):
+        store = world.open(cluster.url, namespace="single", policy="strict", deadline=60.0)
+        store.update_status(1, 1)
+        cluster.start_moving("single")
+        cluster.move_key("kvpoll:{single}:settings")
+        second = world.open(cluster.url, namespace="single", deadline=60.0)
+        try:  # the settings are at the target, the room is not
+            assert [second.get(room) for room in (1, 2)] == [KVPoll.Bootstrapping, None]
+        finally:
+            cluster.finish_moving("single")
+        assert second.update_status(2, KVPoll.Success).outcome is Outcome.SKIPPED, "strict, as it was agreed"
+        assert second.update_status(2, 1).outcome is Outcome.CREATED
+        assert store.poll([1, 2]) == [KVPoll.Bootstrapping] * 2
+        assert second.clear_many([1, 2]).keys() == {1, 2}

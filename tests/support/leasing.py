@@ -1,0 +1,97 @@
+"""Leases without their threads: heartbeats are made one by one, and time passes by making records older."""
+
+from __future__ import annotations
+
+import math
+import re
+
+from redis_kvpoll.engine import reaper
+from redis_kvpoll.engine.lease import LeaseKeeper
+from redis_kvpoll.protocol import keys
+from redis_kvpoll.protocol.lease_commands import LeaseConfig
+from tests.support.blocking import Blocking
+
+NS = "default"
+LOST = "owner prefill-0 lost"
+
+
+def run(store, flow):
+    """What comes of a flow, of a blocking store or an asyncio one."""
+    if isinstance(store, Blocking):
+        return store._runner.run(store._store._dispatcher.run(flow))
+    return store._dispatcher.run(flow)
+
+
+def executor_of(store):
+    return (store._store if isinstance(store, Blocking) else store)._executor
+
+
+class ManualLease:
+    """A lease of a store, in steps."""
+
+    def __init__(self, store, name="prefill-0", ttl=5.0, heartbeat=None):
+        self.store = store
+        self.keeper = LeaseKeeper(executor_of(store), LeaseConfig.checked(name, ttl, heartbeat))
+
+    def take(self):
+        run(self.store, self.keeper.take())
+        return self
+
+    def heartbeat(self):
+        run(self.store, self.keeper.send_heartbeat())
+        return self
+
+    def give_up(self):
+        run(self.store, self.keeper.give_up())
+
+    @property
+    def lost(self):
+        return self.keeper.lost
+
+    @property
+    def incarnation(self):
+        return self.keeper.incarnation
+
+
+def record(client, name="prefill-0", tag=NS):
+    """[incarnation, ttl_ms, heartbeat_ms, last_heartbeat_ms, suspected_ms] of a lease, or None."""
+    found = client.hget(keys.leases(tag), name)
+    return found and [int(word) for word in found.split()]
+
+
+def now_ms(client):
+    """The server's time."""
+    seconds, micros = client.time()
+    return seconds * 1000 + micros // 1000
+
+
+def pass_time(client, seconds, tags=(NS,)):
+    """Let every lease and every mark be so much older."""
+    for tag in tags:
+        for name, value in client.hgetall(keys.leases(tag)).items():
+            if re.fullmatch(r"\d+ \d+ \d+ \d+ \d+", value):
+                *words, beaten, marked = map(int, value.split())
+                older = [beaten - seconds * 1000, marked and marked - seconds * 1000]
+                client.hset(keys.leases(tag), name, " ".join(str(int(word)) for word in (*words, *older)))
+            elif name == "last sweep":
+                client.hset(keys.leases(tag), name, int(int(value) - seconds * 1000))
+
+
+def begin_long_ago(client, tags=(NS,)):
+    """Give shards an epoch that is older than any lease."""
+    for tag in tags:
+        client.hset(keys.epoch(tag), "epoch", "1700000000000000-old")
+        client.pexpire(keys.epoch(tag), 3600_000)
+
+
+def reap_lost(store, lost, tag=NS, until=math.inf):
+    executor = executor_of(store)
+    return run(store, reaper.reap_lost(executor, executor._context, tag, lost, until))
+
+
+def die(client, store, seconds=10.0):
+    """The holder is not heard of any more, and two looks find that out; how many rooms that failed."""
+    pass_time(client, seconds)
+    assert store.reap() == 0
+    pass_time(client, 2.0)
+    return store.reap()

@@ -1,0 +1,355 @@
+"""A local copy driven by hand: the server it follows, and the replies that are still on their way."""
+
+from __future__ import annotations
+
+import contextlib
+
+from redis_kvpoll import KVPoll
+from redis_kvpoll.protocol import fenced_commands, room_commands
+from redis_kvpoll.protocol.script_specs import SNAPSHOT
+from redis_kvpoll.replica.replica import Replica
+from redis_kvpoll.replica.shard import number_of, text_of
+from tests.support.contexts import context
+from tests.support.ranked import Speaker, Table
+
+LAYOUT = context()
+ROOMS = range(5)
+
+
+def anything(room):
+    return True
+
+
+def replica_of(is_relevant=anything, **changes):
+    return Replica(context(**changes), contextlib.nullcontext(), is_relevant)
+
+
+class Server:
+    """One shard of a server as the scripts would leave it: the rooms, and the feed of what changed."""
+
+    def __init__(self, start=1):
+        self.last = start << 64
+        self.rooms = {}
+        self.feed = []
+        self.history = {room: [(-1, None)] for room in ROOMS}
+
+    def write(self, statuses, entries=1):
+        """Change rooms in one step, in so many entries; the id of the last."""
+        items = list(statuses.items())
+        for at in range(0, len(items), -(-len(items) // entries)):
+            self.last += 1
+            fields = [b"ttl_ms", b"900000"]
+            for room, status in items[at : at + -(-len(items) // entries)]:
+                fields += [b"%d" % room, status.name.encode() if status is not None else b"absent"]
+                self._set(room, status)
+            self.feed.append((text_of(self.last).encode(), fields))
+        return text_of(self.last).encode()
+
+    def _set(self, room, status):
+        self.history[room].append((self.last, status))
+        if status is None:
+            self.rooms.pop(room, None)
+        else:
+            self.rooms[room] = status
+
+    def expire(self, room):
+        """Gone, and no entry says so."""
+        self._set(room, None)
+
+    def snapshot(self, rooms):
+        reply = []
+        for room in rooms:
+            status = self.rooms.get(room)
+            reply += [None, -2] if status is None else [status.name.encode(), 900_000]
+        return text_of(self.last).encode(), list(rooms), reply
+
+    def after(self, position):
+        return [entry for entry in self.feed if number_of(entry[0]) > position]
+
+    def could_be(self, room, at, status):
+        """Whether the room had the status at that id; it may have expired at the same id."""
+        last = max(when for when, _ in self.history[room] if when <= at)
+        return (last, status) in self.history[room]
+
+
+class Run:
+    """A replica that follows a server, and the replies that are still on their way."""
+
+    def __init__(self):
+        self.replica = replica_of()
+        self.shard = self.replica.shards["ns"]
+        self.replica.notifying = True
+        self.server = Server()
+        self.replies = []
+        self.told = []
+
+    def start(self):
+        self.replica.start_resync("ns", text_of(self.server.last).encode(), 0)
+
+    def own(self, statuses, entries):
+        mark = self.replica.sync_epochs()
+        feed_id = self.server.write(statuses, entries)
+        rooms = list(statuses)
+        names = [status.name.encode() if status is not None else None for status in statuses.values()]
+        if None in names:
+            command, reply = room_commands.clear_many(rooms), [7, None, None] * len(rooms)
+        else:
+            command = room_commands.update_many(statuses)
+            reply = [word for name in names for word in (2, name)]
+        self.replies.append((mark, command.calls(LAYOUT)[0], feed_id, reply))
+
+    def late_look(self, rooms):
+        """What a wait reads: over another connection, so that its reply may be late."""
+        mark = self.replica.sync_epochs()
+        feed_id, rooms, reply = self.server.snapshot(rooms)
+        call = SNAPSHOT.call(LAYOUT, "ns", rooms, [], range(len(rooms)))
+        self.replies.append((mark, call, feed_id, reply))
+
+    def deliver(self, which):
+        if self.replies:
+            self.replica.observe_write(*self.replies.pop(which % len(self.replies)), 0)
+
+    def look(self, rooms):
+        self.replica.snapshot("ns", *self.server.snapshot(rooms), 0)
+
+    def read(self, count):
+        self.replica.read("ns", self.server.after(self.shard.position)[:count], True, 0)
+        self.told += self.replica.take_changes()
+
+    def mark_synced(self):
+        self.look(set(self.server.rooms) | set(self.shard.unconfirmed()))
+        self.read(1000)
+        assert not self.shard.unconfirmed()
+        self.replica.mark_synced("ns", self.replica.times_suspected)
+
+    def another_server(self, start):
+        """Lower ids or higher, and other rooms; the replies that are on their way come all the same."""
+        self.server = Server(start)
+        self.start()
+
+    def check(self):
+        for room, at in self.shard._ids.items():
+            assert self.server.could_be(room, at, self.replica.statuses.get(room)), f"room {room} is none it ever was"
+        ahead = {room for _, room in self.shard._ahead}
+        assert self.shard._ids.keys() <= self.replica.statuses.keys() | ahead, "an absent room is kept for ever"
+        assert all(at > self.shard.position for at, _ in self.shard._ahead)
+
+
+class RankedServer(Server):
+    """The same with rooms of three ranks, of which the replica is the first: ``rooms`` are as that one sees them."""
+
+    def __init__(self, start=1):
+        super().__init__(start)
+        self.table = Table("compat", "none", 1e9, 1e9, 0)
+        self.speakers = [*(Speaker(self.table, rank, 3) for rank in range(3)), Speaker(self.table)]
+        self.ranks = {room: [(-1, None, None)] for room in ROOMS}
+        """Where the ranks of each room were: (since which id, in which of its lives, their statuses or None)."""
+        self.begun = []
+        """Lives that the first rank began: each with the id of its entry; None, if another process of it did."""
+
+    def act(self, who, name, rooms, *arguments, is_own=False):
+        """An operation on one room after the other in one step, in one entry; its id, and an answer for each."""
+        fields, answers, told = [], [], []
+        for room in rooms:
+            before = self.table.rooms.get(room)
+            act = getattr(self, f"_{name}", None) or getattr(self.speakers[who], name)
+            answers.append(
+                act(*([who] if hasattr(self, f"_{name}") else []), [room] if name == "touch" else room, *arguments)
+            )
+            there, pair = self.table.rooms.get(room), []
+            changed = {
+                "clear": lambda answer: answer is not None,  # Failed is falsy
+                "touch": bool,
+                "record_failure": bool,
+                "reopen": bool,
+                "replay": bool,
+                "replay_cleared": bool,
+            }.get(name, lambda answer: answer.changed)
+            if not changed(answers[-1]):
+                continue
+            told.append(room)
+            if who == 0 and there is not before:
+                self.begun.append((there, text_of(self.last + 1).encode() if is_own else None))
+            if name not in ("abort", "touch", "record_failure") and who < 3 and there:
+                own = there.live.get(who)
+                kind = b"rank" if there is before else b"first"
+                pair = [b"%s:%d" % (kind, who), own.name.encode() if own is not None else b"absent"]
+            if name not in ("clear", "record_failure"):
+                fields += [b"ttl_ms", b"900000"]
+            fields += [b"%d" % room, there.status.name.encode() if there else b"absent", *pair]
+            if name in ("abort", "record_failure"):
+                fields += [b"reason", b"why"]
+        if not fields:
+            return None, answers
+        self.last += 1
+        self.feed.append((text_of(self.last).encode(), fields))
+        for room in told:
+            self._set(room, self.speakers[0].get(room))
+        return text_of(self.last).encode(), answers
+
+    def act_own(self, name, rooms, *arguments):
+        """A call of the replica's own process, with an entry for each room: its reply has the id of the last."""
+        first, feed_id, answers = len(self.begun), None, []
+        for room in rooms:
+            at, some = self.act(0, name, [room], *arguments, is_own=True)
+            feed_id, answers = at or feed_id, answers + some
+        self.begun[first:] = [(life, feed_id) for life, _ in self.begun[first:]]
+        return feed_id, answers
+
+    def _reopen(self, who, room):
+        """Another request opens the room, once it has failed."""
+        there = self.table.rooms.get(room)
+        if there and there.status is KVPoll.Failed:
+            del self.table.rooms[room]
+            return self.speakers[who].update_status(room, KVPoll.Bootstrapping).changed
+        return False
+
+    def _replay(self, who, room, status):
+        """A rank brings the room back with a higher generation than it has."""
+        self.table.rooms.pop(room, None)
+        there = self.speakers[who].create(room)
+        self.speakers[who].put(there, status)
+        return True
+
+    def _replay_cleared(self, who, room):
+        """A rank has come to the end and cleared, and says so to a server that has lost that."""
+        there = self.table.rooms.get(room)
+        if there is None or who in there.cleared or there.status is KVPoll.Failed:
+            return False
+        self.speakers[who].put(there, KVPoll.Success)
+        there.cleared[who] = there.live.pop(who)
+        return True
+
+    def _set(self, room, status):
+        super()._set(room, status)
+        there = self.table.rooms.get(room)
+        self.ranks[room].append((self.last, there, {**there.live, **there.cleared} if there else None))
+
+    def expire(self, room):
+        self._set(room, self.speakers[0].get(room))  # so it may still be shown until one has asked
+        self.table.rooms.pop(room, None)
+        self._set(room, None)
+
+    def snapshot(self, rooms):
+        reply = []
+        for room in rooms:
+            there, status = self.table.rooms.get(room), self.rooms.get(room)
+            ranks = [("status", there.live), ("cleared", there.cleared)] if there else []
+            words = " ".join(f"{kind}:{rank} {at.name}" for kind, of in ranks for rank, at in of.items())
+            reply += [_name(status), 900_000 if there else -2, words.encode()]
+        return text_of(self.last).encode(), list(rooms), reply
+
+    def since(self, room, at):
+        """What the ranks of a room were at that id, and have been since."""
+        found = self.ranks[room]
+        last = max(when for when, _, _ in found if when <= at)
+        return [(life, ranks) for when, life, ranks in found if when >= last]
+
+    def ranks_could_be(self, room, at, ranks):
+        last = max(when for when, _, _ in self.ranks[room] if when <= at)
+        return ranks in [found for when, _, found in self.ranks[room] if when == last]
+
+
+class RankedRun(Run):
+    """A replica of the first of three ranks."""
+
+    def __init__(self):
+        super().__init__()
+        self.follow()
+        self.server = RankedServer()
+
+    def follow(self, is_relevant=anything):
+        self.replica = replica_of(is_relevant, rank="0", world_size="3")
+        self.replica.notifying = True
+        self.shard = self.replica.shards["ns"]
+
+    def others(self, who, name, rooms, *arguments):
+        arguments = ("why",) if name == "record_failure" else arguments
+        self.server.act(who, name, rooms, *arguments)
+
+    def update(self, who, rooms, status):
+        self.server.act(who, "update_status", rooms, status)
+
+    def own(self, rooms, status):
+        """What the store itself writes: a status, None to clear, or abort or reopen; the reply is on its way."""
+        mark = self.replica.sync_epochs()
+        name = {None: "clear", "abort": "abort", "reopen": "reopen"}.get(status, "update_status")
+        rooms = rooms if name in ("clear", "update_status") else rooms[:1]
+        feed_id, answers = self.server.act_own(name, rooms, *([status] if name == "update_status" else []))
+        if feed_id is None:
+            return  # nothing was written: its reply has no id
+        if name == "clear":
+            command = room_commands.clear_many(rooms)
+            reply = [word for answer in answers for word in (5 if answer is None else 7, _name(answer), None)]
+        elif name == "reopen":
+            command, reply = (
+                fenced_commands.open(rooms[0], "next", 1, 0),
+                [1, b"Bootstrapping", b"1", b"0", None, b"next"],
+            )
+        else:
+            one = room_commands.abort(rooms[0], "why") if name == "abort" else None
+            command = one or room_commands.update_many(dict.fromkeys(rooms, status))
+            reply = [word for answer in answers for word in (answer.outcome.value, _name(answer.status))]
+        self.replies.append((mark, command.calls(self.replica.context)[0], feed_id, reply))
+
+    def expire(self, rooms):
+        """They are gone, and the feed does not say it."""
+        for room in rooms:
+            if room in self.server.table.rooms:
+                self.server.expire(room)
+
+    def late_look(self, rooms):
+        mark = self.replica.sync_epochs()
+        feed_id, rooms, reply = self.server.snapshot(rooms)
+        call = self.replica.read_spec.call(self.replica.context, "ns", rooms, [], range(len(rooms)))
+        self.replies.append((mark, call, feed_id, reply))
+
+    def ask(self):
+        """What the follower reads when it has read on in the feed."""
+        self.look(self.replica.uncertain("ns"))
+        self.told += self.replica.take_changes()
+
+    def mark_synced(self):
+        self.look(set(self.server.table.rooms) | set(self.shard.unconfirmed()))
+        self.read(1000)
+        self.ask()
+        assert not self.shard.unconfirmed()
+        self.replica.mark_synced("ns", self.replica.times_suspected)
+
+    def another_server(self, start):
+        self.server = RankedServer(start)
+        self.start()
+
+    def check(self):
+        shard = self.shard
+        for room, at in shard._ids.items():
+            if room not in shard.uncertain:
+                assert self.server.could_be(room, at, self.replica.statuses.get(room)), f"room {room} is none it was"
+        for room in set(ROOMS) - shard._unread - shard.uncertain.keys():
+            shown, at = self.replica.ranks.get(room), max(shard.position, shard._looked.get(room, -1))
+            if room in shard._own:
+                assert self.is_of_one_life(room, at, shown), f"room {room} shows {shown}"
+            elif room in shard._ids or shard.synced:
+                assert self.server.ranks_could_be(room, at, shown), f"room {room} shows {shown}"
+
+    def is_of_one_life(self, room, at, shown):
+        """Whether the others are as they were at once, then or later, in a life in which this rank was as shown.
+
+        A reply does not tell of the lives that the same rank has begun meanwhile in another process, or by a call of
+        another thread whose reply is still to come.
+        """
+        to_come = {None, *(feed_id for _, _, feed_id, _ in self.replies)}
+        pending_notifications = [life for life, feed_id in self.server.begun if feed_id in to_come]
+        others = {rank: status for rank, status in shown.items() if rank != 0}
+        return any(
+            any(life is one for one in pending_notifications)
+            or (
+                others.items() <= (ranks or {}).items()
+                and any(life is one and (found or {}).get(0) is shown[0] for _, one, found in self.server.ranks[room])
+            )
+            for life, ranks in self.server.since(room, at)
+        )
+
+
+def _name(status):
+    return None if status is None else status.name.encode()

@@ -1,0 +1,334 @@
+"""Junk into every public entry that there is, found by looking: only documented errors, and nothing written.
+
+A method that is new is in it by itself; so is one of an object that a method gives (a mirror).
+"""
+
+from __future__ import annotations
+
+import collections.abc
+import dataclasses
+import enum
+import inspect
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import redis_kvpoll
+from redis_kvpoll import (
+    AsyncStatusStore,
+    CorruptEntryError,
+    InvalidInputError,
+    KVPollError,
+    ServerRefusedError,
+    StatusStore,
+    StoreClosedError,
+    StoreUnavailableError,
+)
+from tests.support import pace
+from tests.support.fuzzing import examples, junk
+from tests.support.looped import Loop
+
+STORES = {"sync": StatusStore, "async": AsyncStatusStore}
+NOT_FOR_INPUT = (CorruptEntryError, ServerRefusedError, StoreClosedError, StoreUnavailableError)
+"""The server complained, or did not answer: so something was sent that should not have been."""
+ENDS = {"close", "aclose"}
+INTERNAL = {"after_fork", "sync_epochs", "connection_lost", "observe_write"}
+"""Of a mirror: by these the store tells it what happens. No user is told of them."""
+UNCHECKED = {"mirror().get"}
+"""It is a dict's own, and what has no hash is a TypeError, as it says."""
+ENDLESS = {"tail"}
+"""Their input is checked at the call; what they give is not read."""
+PATIENCE = pace.seconds(10)
+"""Seconds; none of these calls has anything to wait for."""
+
+GOOD = {
+    "room": 1,
+    "rooms": [1, 2],
+    "statuses": {1: 1},
+    "status": 1,
+    "reason": "why",
+    "length": 7,
+    "default": None,
+    "last": 0,
+    "timeout": 0,
+    "callback": print,
+    "namespace": "fuzzed",
+    "ttl": 60.0,
+    "terminal_ttl": 30.0,
+    "deadline": 5.0,
+    "policy": "strict",
+    "mode": "prefill",
+    "shards": 2,
+    "feed": 100,
+    "request": "rid",
+    "generation": "1763800000000123",
+    "name": "prefill-0",
+    "heartbeat": 5.0,
+    "rank": 0,
+    "world_size": 2,
+}
+"""What fits a parameter, so that junk gets past those before it; what is not here gets its default, or only junk."""
+
+
+brief = junk.filter(lambda value: value is not None and not (isinstance(value, int | float) and value >= 1))
+"""For a timeout: whatever would not be a long wait."""
+
+
+def entries(cls):
+    """The public methods of a class, its own and those that it inherits."""
+    return sorted(
+        name for name, of in inspect.getmembers(cls, callable) if not name.startswith("_") and name not in INTERNAL
+    )
+
+
+def options_of(cls):
+    return [name for name, of in inspect.signature(cls.__init__).parameters.items() if of.kind is of.KEYWORD_ONLY]
+
+
+def arguments(draw, method):
+    """(positional, by keyword): each is junk, or fits; at least one is junk where there is any."""
+    parameters = [of for of in inspect.signature(method).parameters.values() if of.name not in ("self", "cls")]
+    spoiled = draw(st.sampled_from([of.name for of in parameters])) if parameters else None
+    args, kwargs = [], {}
+    for of in parameters:
+        fits = of.name in GOOD or of.default is not of.empty or of.kind is of.VAR_POSITIONAL
+        is_junk = of.name == spoiled or not fits or draw(st.integers(0, 3)) == 0
+        if of.kind is of.VAR_POSITIONAL:
+            args += draw(st.lists(junk, max_size=3)) if is_junk else [4]
+        elif of.kind is of.VAR_KEYWORD:
+            continue
+        else:
+            value = draw(brief if of.name == "timeout" else junk) if is_junk else GOOD.get(of.name, of.default)
+            if of.kind is of.KEYWORD_ONLY:
+                kwargs[of.name] = value
+            else:
+                args.append(value)
+    return args, kwargs
+
+
+class Caller:
+    """Calls methods to their end, blocking and asyncio alike. A context manager."""
+
+    def __init__(self):
+        self._loop = Loop()
+
+    def __enter__(self):
+        self._loop.__enter__()
+        return self
+
+    def __exit__(self, *_):
+        self._loop.__exit__()
+
+    def __call__(self, name, method, *args, **kwargs):
+        """The answer; what it iterates over is iterated over."""
+
+        async def call():
+            answer = method(*args, **kwargs)
+            if inspect.isawaitable(answer):
+                return await answer
+            if isinstance(answer, collections.abc.AsyncIterator) and name not in ENDLESS:
+                return [item async for item in answer]
+            return answer
+
+        # Blocking calls too are made outside of this thread, which may so give up on them.
+        answer = self._loop.run(call())
+        if isinstance(answer, collections.abc.Iterator) and name not in ENDLESS:
+            return list(answer)
+        return answer
+
+    def enter(self, handle):
+        if hasattr(handle, "__aenter__"):
+            self("enter", handle.__aenter__)
+        elif hasattr(handle, "__enter__"):
+            handle.__enter__()
+        return handle
+
+    def close(self, handle):
+        close = getattr(handle, "aclose", None) or getattr(handle, "close", None)
+        if close:
+            self("close", close)
+        elif hasattr(handle, "__aexit__"):
+            self("close", handle.__aexit__, None, None, None)
+        elif hasattr(handle, "__exit__"):
+            handle.__exit__(None, None, None)
+
+
+@pytest.fixture
+def caller():
+    with Caller() as caller:
+        yield caller
+
+
+@pytest.fixture(params=STORES)
+def kind(request):
+    return request.param
+
+
+def open_store(caller, kind, server, **options):
+    client = server.store_client if kind == "sync" else server.async_client
+    return caller("open", lambda: STORES[kind](client(), **options))
+
+
+def is_handle(answer):
+    """Whether a method gave something with methods of its own, and not a value."""
+    is_value = isinstance(answer, tuple | enum.Enum) or dataclasses.is_dataclass(answer)
+    return type(answer).__module__.startswith("redis_kvpoll") and not is_value
+
+
+HANDLES = {}
+
+
+def handles(caller, store):
+    """[(name of the method, arguments, class)] of those that give handles when they get what fits them."""
+    if type(store) in HANDLES:
+        return HANDLES[type(store)]
+    found = []
+    for name in entries(type(store)):
+        parameters = inspect.signature(getattr(type(store), name)).parameters.values()
+        brief_if_it_waits = {of.name: 0 for of in parameters if of.name == "timeout"}
+        needed = [of.name for of in parameters if of.default is of.empty and of.kind is of.POSITIONAL_OR_KEYWORD][1:]
+        if name in ENDS | ENDLESS or inspect.ismethod(getattr(type(store), name)) or not GOOD.keys() >= set(needed):
+            continue
+        try:
+            answer = caller(name, getattr(store, name), *[GOOD[of] for of in needed], **brief_if_it_waits)
+        except KVPollError:
+            continue
+        if is_handle(answer):
+            found.append((name, [GOOD[of] for of in needed], type(answer)))
+            caller.close(answer)
+    HANDLES[type(store)] = found
+    return found
+
+
+def contents(client):
+    """All that is in a server, but not how long it stays."""
+    return {key: (client.type(key), client.dump(key)) for key in client.scan_iter()}
+
+
+def check(caller, client, name, method, args, kwargs, refused_after=None):
+    """Junk goes in; an answer comes out, or an error of ours. ``refused_after``: what was there before."""
+    started = time.monotonic()
+    try:
+        answer = caller(name, method, *args, **kwargs)
+    except KVPollError as caught:
+        answer = caught
+    except TypeError:
+        assert name in UNCHECKED
+        return
+    if isinstance(answer, KVPollError):
+        assert not isinstance(answer, NOT_FOR_INPUT), f"{name}: {answer!r}"
+        assert str(answer).isprintable(), answer
+        assert len(str(answer)) < 400
+        if isinstance(answer, InvalidInputError):
+            assert contents(client) == (refused_after or {}), f"{name}: refused, and yet written"
+    elif is_handle(answer):
+        caller.close(answer)
+    assert time.monotonic() - started < PATIENCE, name
+
+
+def accepted(make):
+    """What is made, or None when the input was refused."""
+    try:
+        return make()
+    except InvalidInputError as error:
+        refusal = str(error)
+    assert refusal.isprintable()
+    return None
+
+
+@pytest.mark.parametrize("server", ["fakeredis", "valkey"], indirect=True)
+class TestMethods:
+    @given(st.data())
+    @examples(120)
+    def test_of_a_store(self, caller, kind, server, data):
+        client = server.client()
+        client.flushall()
+        store = open_store(caller, kind, server)
+        try:
+            names = [name for name in entries(type(store)) if name not in ENDS | {"from_url"}]
+            name = data.draw(st.sampled_from(names))
+            args, kwargs = arguments(data.draw, getattr(type(store), name))
+            check(caller, client, name, getattr(store, name), args, kwargs)
+        finally:
+            caller.close(store)
+
+    @given(st.data())
+    @examples(60)
+    def test_of_what_a_store_gives(self, caller, kind, server, data):
+        client = server.client()
+        client.flushall()
+        store = open_store(caller, kind, server)
+        try:
+            found = handles(caller, store)
+            assert "mirror" in {name for name, _, _ in found}
+            maker, made_by, cls = data.draw(st.sampled_from(found))
+            name = data.draw(st.sampled_from([name for name in entries(cls) if name not in ENDS]))
+            args, kwargs = arguments(data.draw, getattr(cls, name))
+            client.flushall()
+            handle = caller.enter(caller(maker, getattr(store, maker), *made_by))
+            try:
+                before = contents(client)
+                check(caller, client, f"{maker}().{name}", getattr(handle, name), args, kwargs, before)
+            finally:
+                caller.close(handle)
+        finally:
+            caller.close(store)
+
+    @given(st.data())
+    @examples(100)
+    def test_options(self, caller, kind, server, data):
+        """Either they are refused, or the store works."""
+        client = server.client()
+        client.flushall()
+        names = data.draw(st.lists(st.sampled_from(options_of(STORES[kind])), unique=True))
+        options = {name: data.draw(st.one_of(junk, st.just(GOOD.get(name)))) for name in names}
+        store = accepted(lambda: open_store(caller, kind, server, **options))
+        if store is None:
+            assert contents(client) == {}
+            return
+        try:
+            caller("update_status", store.update_status, 1, 1)
+        finally:
+            caller.close(store)
+
+
+@pytest.mark.parametrize("maker", STORES.values())
+class TestOptionsOfAUrl:
+    @given(st.data())
+    @examples(100)
+    def test_any(self, maker, data):
+        names = data.draw(st.lists(st.sampled_from(options_of(maker)), unique=True))
+        options = {name: data.draw(st.one_of(junk, st.just(GOOD.get(name)))) for name in names}
+        store = accepted(lambda: maker.from_url("redis://127.0.0.1:1", **options))
+        assert store is None or isinstance(store, maker)  # it has asked nobody yet
+
+
+class TestTheSearch:
+    def test_every_public_name_is_an_entry_or_none(self, caller, server, kind):
+        """A class that is neither fuzzed here nor a mere value would have been forgotten."""
+        store = open_store(caller, kind, server)
+        try:
+            given_by = {cls for _, _, cls in handles(caller, store)}
+        finally:
+            caller.close(store)
+        for name in redis_kvpoll.__all__:
+            public = getattr(redis_kvpoll, name)
+            if not inspect.isclass(public) or public in {*STORES.values(), *given_by}:
+                continue
+            is_value = issubclass(public, BaseException | enum.Enum | tuple) or dataclasses.is_dataclass(public)
+            # The other world's handles are looked at when it is its turn.
+            is_others = name.startswith("Async") is (kind == "sync")
+            assert is_value or is_others, f"{name} is not fuzzed: what gives one, and what fits its arguments?"
+
+    def test_options_are_found(self):
+        assert {"namespace", "ttl", "feed"} <= set(options_of(StatusStore))
+        assert options_of(StatusStore) == options_of(AsyncStatusStore)
+
+    def test_each_entry_has_something_that_fits(self):
+        """Else junk would never get past its first argument."""
+        for maker, name in [(store, name) for store in STORES.values() for name in entries(store)]:
+            for of in inspect.signature(getattr(maker, name)).parameters.values():
+                fits = of.name in GOOD or of.default is not of.empty or of.kind in (of.VAR_POSITIONAL, of.VAR_KEYWORD)
+                assert fits or of.name in ("self", "url"), f"{name}({of.name}): put what fits into GOOD"

@@ -1,0 +1,146 @@
+"""What ranks leave in Redis: TTLs, prefix lengths, the feed, and how much memory that takes."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+
+from redis_kvpoll import KVPoll, StatusStore
+from tests.support.feeds import words
+
+BOOT, INPUT, MOVE, DONE, FAIL = (KVPoll(number) for number in (1, 2, 3, 4, 0))
+ROOM = 2**63 - 1
+KEY, PREFIX = f"kvpoll:{{default}}:room:{ROOM}", f"kvpoll:{{default}}:prefix:{ROOM}"
+
+
+class TestTimeToLive:
+    def test_it_is_the_long_one_until_all_have_come_to_the_end(self, ranks, client):
+        first, second = ranks(2, ttl=100, terminal_ttl=20)
+        for store, status in ((first, BOOT), (second, BOOT), (first, DONE), (second, MOVE)):
+            store.update_status(ROOM, status)
+            assert 20_000 < client.pttl(KEY) <= 100_000
+        second.update_status(ROOM, DONE)
+        assert 0 < client.pttl(KEY) <= 20_000
+
+    def test_a_failed_rank_is_the_end(self, ranks, client):
+        first, second = ranks(2, ttl=100, terminal_ttl=20)
+        first.update_status(ROOM, BOOT)
+        first.update_status(ROOM, FAIL)
+        assert 0 < client.pttl(KEY) <= 20_000
+        second.update_status(ROOM, BOOT)
+        assert 0 < client.pttl(KEY) <= 20_000
+
+    def test_clearing_leaves_it_as_it_is(self, ranks, client):
+        first, second = ranks(2)
+        for store in (first, second):
+            store.update_status(ROOM, DONE)
+        client.pexpire(KEY, 5000)
+        first.clear(ROOM)
+        assert 0 < client.pttl(KEY) <= 5000
+
+
+class TestPrefixLength:
+    def test_each_has_its_own(self, ranks, client):
+        first, second = ranks(2)
+        first.set_decode_prefix_len(ROOM, 7)
+        second.set_decode_prefix_len(ROOM, 8)
+        assert client.hgetall(PREFIX) == {"length:0": "7", "length:1": "8"}
+        first.update_status(ROOM, BOOT)
+        assert first.entry(ROOM).decode_prefix_len == 7
+        assert first.pop_decode_prefix_len(ROOM) == 7
+        assert first.pop_decode_prefix_len(ROOM) == 0
+        assert second.pop_decode_prefix_len(ROOM) == 8
+
+    @pytest.mark.parametrize("world_size", [1, 2])
+    @pytest.mark.parametrize("is_there", [True, False])
+    def test_clear_drops_ones_own_and_no_others(self, make_store, is_there, world_size):
+        """Also the last to clear, or of a room that is gone: the others' may be for the next request."""
+        store = make_store(rank=0, world_size=world_size)
+        other = make_store(rank=1, world_size=2)
+        if is_there:
+            store.update_status(ROOM, BOOT)
+        for each in (store, other):
+            each.set_decode_prefix_len(ROOM, 7)
+        store.clear(ROOM)
+        assert (store.pop_decode_prefix_len(ROOM), other.pop_decode_prefix_len(ROOM)) == (0, 7)
+
+    def test_one_of_another_type_goes(self, make_store, client):
+        store = make_store(rank=0, world_size=1)
+        client.set(PREFIX, "by hand", ex=100)
+        store.update_status(ROOM, BOOT)
+        store.clear(ROOM)
+        assert not client.exists(PREFIX)
+
+    def test_in_mode_prefill_failing_drops_ones_own_and_abort_all(self, ranks):
+        first, second = stores = ranks(2, mode="prefill")
+        for store in stores:
+            store.update_status(ROOM, BOOT)
+            store.set_decode_prefix_len(ROOM, 7)
+        first.update_status(ROOM, FAIL)
+        assert [store.entry(ROOM).decode_prefix_len for store in stores] == [None, 7]
+        first.abort(ROOM)
+        assert second.entry(ROOM).decode_prefix_len is None
+        for store in stores:
+            store.clear(ROOM)
+            store.set_decode_prefix_len(ROOM, 7)
+        first.abort(ROOM)
+        assert [store.pop_decode_prefix_len(ROOM) for store in stores] == [0, 7]
+
+
+def test_the_feed_tells_with_whom_a_room_begins(ranks, client):
+    first, second = ranks(2)
+    first.open(7, request="former")
+    second.open(7, request="former")
+    first.abort(7)
+    second.open(7, request="next")
+    first.open(7, request="next")
+    client.pexpireat("kvpoll:{default}:room:7", 1)
+    second.update_status(7, MOVE)
+    assert [[*fields[3:5]] for fields in words(client)] == [
+        ["Bootstrapping", "first:0"],
+        ["Bootstrapping", "rank:1"],
+        ["Failed", "reason"],
+        ["Bootstrapping", "first:1"],
+        ["Bootstrapping", "rank:0"],
+        ["Bootstrapping", "first:1"],
+    ]
+
+
+def test_the_feed_tells_what_all_agree_on_and_whose_change_it_was(ranks, client):
+    first, second = ranks(2, ttl=90, terminal_ttl=30)
+    first.update_status(7, BOOT)
+    second.update_status(7, FAIL)
+    second.update_status(7, INPUT)
+    first.update_status(7, FAIL)
+    second.clear(7)
+    first.abort(7)
+    first.clear(7)
+    first.update_status(7, BOOT)
+    first.abort(7, "why")
+    assert words(client) == [
+        ["ttl_ms", "90000", "7", "Bootstrapping", "first:0", "Bootstrapping"],
+        ["ttl_ms", "90000", "7", "Bootstrapping", "rank:1", "WaitingForInput"],
+        ["ttl_ms", "30000", "7", "Failed", "rank:0", "Failed"],
+        ["7", "Failed", "rank:1", "absent"],
+        ["7", "absent"],
+        ["ttl_ms", "90000", "7", "Bootstrapping", "first:0", "Bootstrapping"],
+        ["ttl_ms", "30000", "7", "Failed", "reason", "why"],
+    ]
+
+
+@pytest.mark.parametrize("world_size", [None, 1, 4])
+def test_a_room_with_all_its_fields_is_small(server, client, world_size):
+    """Beside its key name, with a generation, a request as long as SGLang's, and an owner."""
+    if server.is_fake:
+        pytest.skip("fakeredis has no MEMORY USAGE")
+    with contextlib.ExitStack() as stack:
+        for rank in range(world_size or 1):
+            ranks = {} if world_size is None else {"rank": rank, "world_size": world_size}
+            store = stack.enter_context(StatusStore(server.store_client(), **ranks))
+            if rank == 0:
+                stack.enter_context(store.lease("prefill-0"))
+            store.open(ROOM, request="0123456789abcdef0123456789abcdef").update(MOVE)
+        entry = store.entry(ROOM)
+        assert (entry.owner, entry.request, entry.reason) == ("prefill-0", "0123456789abcdef0123456789abcdef", None)
+        assert client.memory_usage(KEY, samples=0) - len(KEY) <= 384

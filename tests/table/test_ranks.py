@@ -1,0 +1,190 @@
+"""What the ranks of a request see of its room, and what they agree on, one case at a time."""
+
+from __future__ import annotations
+
+import pytest
+
+from redis_kvpoll import Consensus, InvalidInputError, KVPoll, KVTransferError, Outcome, Update
+from tests.support.servers import room_keys
+
+BOOT, INPUT, MOVE, DONE, FAIL = (KVPoll(number) for number in (1, 2, 3, 4, 0))
+ROOM = 2**63 - 1
+KEY, PREFIX = f"kvpoll:{{default}}:room:{ROOM}", f"kvpoll:{{default}}:prefix:{ROOM}"
+
+
+class TestConsensus:
+    @pytest.mark.parametrize(
+        ("said", "agreed"),
+        [
+            ([], None),
+            ([BOOT], BOOT),
+            ([DONE], BOOT),
+            ([DONE, DONE], BOOT),
+            ([DONE, DONE, DONE], DONE),
+            ([DONE, INPUT, MOVE], INPUT),
+            ([MOVE, DONE, MOVE], MOVE),
+            ([BOOT, DONE, DONE], BOOT),
+            ([DONE, FAIL], FAIL),
+            ([FAIL], FAIL),
+            ([DONE, DONE, FAIL], FAIL),
+            ([FAIL, FAIL, FAIL], FAIL),
+        ],
+    )
+    def test_any_failed_then_any_missing_then_the_lowest(self, ranks, make_store, said, agreed):
+        stores = ranks(3)
+        for store in stores[: len(said)]:
+            store.update_status(ROOM, BOOT)
+        for store, status in zip(stores, said, strict=False):
+            store.update_status(ROOM, status)
+        for store in (*stores, make_store()):
+            assert [found.status for found in store.consensus([ROOM])] == [agreed]
+            assert store.collect(ROOM) == dict(enumerate(said))
+            assert store.counts() == {status: int(status is agreed) for status in KVPoll}
+            assert [list(store.rooms(status)) for status in KVPoll] == [[ROOM] * (s is agreed) for s in KVPoll]
+
+    def test_it_never_goes_back_while_one_after_the_other_clears(self, ranks, make_store, client):
+        stores, looker = ranks(3), make_store()
+        for store in stores:
+            store.update_status(ROOM, MOVE)
+        stores[0].update_status(ROOM, DONE)
+        for store in stores:
+            store.update_status(ROOM, DONE)
+        for at, store in enumerate(stores):
+            assert looker.consensus([ROOM])[0].status is DONE
+            assert [store.get(ROOM) for store in stores] == [None] * at + [DONE] * (3 - at)
+            assert client.exists(KEY)
+            assert store.clear(ROOM) is DONE
+        assert not client.exists(KEY)
+        assert looker.consensus([ROOM]) == [Consensus(None, 0, 0)]
+
+    def test_a_missing_rank_keeps_it_at_bootstrapping_though_others_clear(self, ranks):
+        first, second, third = ranks(3)
+        for store in (first, second):
+            store.update_status(ROOM, DONE)
+        first.clear(ROOM)
+        assert second.consensus([ROOM])[0].status is BOOT
+        third.update_status(ROOM, DONE)
+        assert second.consensus([ROOM])[0].status is DONE
+
+    def test_of_two_the_later_has_the_higher_number(self, ranks):
+        stores, seen = ranks(2), []
+        for _ in range(3):
+            for status in (BOOT, MOVE, DONE):
+                for store in stores:
+                    store.update_status(ROOM, status)
+                    seen.append(store.consensus([ROOM])[0][1:])
+            stores[0].abort(ROOM)
+            seen.append(store.consensus([ROOM])[0][1:])
+            for store in stores:
+                store.clear(ROOM)
+        assert seen == sorted(set(seen))
+
+    def test_a_thousand_rooms_are_one_call_a_shard(self, server, ranks, client):
+        if server.is_fake:
+            pytest.skip("fakeredis has no INFO, and so does not count")
+        store, other = ranks(2, shards=2)
+        rooms = range(1000)
+        for each in (store, other):
+            each.update_many(dict.fromkeys(rooms, BOOT))
+        store.update_many(dict.fromkeys(rooms, DONE))
+        other.update_many(dict.fromkeys(rooms[::2], MOVE))
+        found = store.consensus(rooms)  # the script is known from now on
+        client.config_resetstat()
+        assert store.consensus(rooms) == found
+        calls = {name: stats["calls"] for name, stats in client.info("commandstats").items() if "eval" in name}
+        assert calls == {"cmdstat_evalsha": 2}
+        assert [status for status, *_ in found] == [MOVE, BOOT] * 500
+
+    def test_a_room_without_ranks_agrees_with_itself(self, store):
+        store.update_status(ROOM, MOVE)
+        status, generation, version = store.consensus([ROOM])[0]
+        assert (status, version) == (MOVE, 0)
+        assert generation > 10**15
+        assert store.collect(ROOM) == {}
+
+    def test_a_status_made_by_hand_is_heard_of_and_no_more(self, ranks, client):
+        first, _ = ranks(2)
+        first.update_status(ROOM, DONE)
+        client.hset(KEY, "status:1", "Banana")
+        assert first.update_status(ROOM, FAIL) == Update(Outcome.FAILED, FAIL)
+        assert first.collect(ROOM) == {0: FAIL}
+
+
+class TestOneRank:
+    def test_existence_is_ones_own(self, ranks):
+        first, second = ranks(2)
+        first.update_status(ROOM, MOVE)
+        assert second.get(ROOM) is None
+        assert second.update_status(ROOM, FAIL) == Update(Outcome.SKIPPED, None)
+        assert second.update_status(ROOM, BOOT) == Update(Outcome.CREATED, BOOT)
+        assert first.poll([ROOM]) == [MOVE]
+
+    def test_any_ranks_failure_is_everybodys(self, ranks):
+        first, second, third = ranks(3)
+        for store in (first, second):
+            store.update_status(ROOM, MOVE)
+        assert first.update_status(ROOM, FAIL).outcome is Outcome.FAILED
+        assert [store.get(ROOM) for store in (first, second, third)] == [FAIL] * 3
+        assert second.collect(ROOM) == {0: FAIL, 1: MOVE}
+        assert second.entry(ROOM).failed_by == "rank 0"
+
+    def test_abort_fails_every_rank_and_the_unseen_is_born_failed(self, ranks):
+        first, second, third = ranks(3)
+        for store in (first, second):
+            store.update_status(ROOM, MOVE)
+        assert third.abort(ROOM, "why") == Update(Outcome.FAILED, FAIL)
+        assert first.collect(ROOM) == {0: FAIL, 1: FAIL}
+        assert third.update_status(ROOM, FAIL) == Update(Outcome.SKIPPED, FAIL)
+        assert third.update_status(ROOM, INPUT) == Update(Outcome.FAILED, FAIL)
+        entry = first.entry(ROOM)
+        assert (entry.ranks, entry.reason, entry.failed_by) == ({0: FAIL, 1: FAIL, 2: FAIL}, "why", "rank 2")
+
+    def test_born_failed_is_not_who_failed_it(self, ranks, store):
+        first, second = ranks(2)
+        first.update_status(ROOM, MOVE)
+        store.abort(ROOM, "by hand")
+        second.update_status(ROOM, BOOT)
+        assert first.entry(ROOM).failed_by is None
+
+    def test_who_has_cleared_sees_nothing_and_comes_too_late(self, ranks, client):
+        first, second = ranks(2)
+        for store in (first, second):
+            store.update_status(ROOM, MOVE)
+        assert first.clear(ROOM) is MOVE
+        before = room_keys(client)
+        for status in KVPoll:
+            assert first.update_status(ROOM, status) == Update(Outcome.SKIPPED, None)
+        assert first.abort(ROOM) == Update(Outcome.SKIPPED, None)
+        assert first.clear(ROOM) is None
+        assert first.get(ROOM) is None
+        assert room_keys(client) == before
+        second.abort(ROOM)
+        assert (first.get(ROOM), second.get(ROOM)) == (None, FAIL)
+
+    def test_who_saw_a_failure_before_it_spoke_can_clear_it(self, ranks, client):
+        first, second, third = ranks(3)
+        first.update_status(ROOM, MOVE)
+        assert second.clear(ROOM) is None
+        assert second.entry(ROOM).cleared == frozenset()
+        first.abort(ROOM, "why")
+        with pytest.raises(KVTransferError, match="why"):
+            second.failure_exception(ROOM)
+        assert (first.get(ROOM), second.get(ROOM), third.get(ROOM)) == (FAIL, None, FAIL)
+        assert second.update_status(ROOM, BOOT) == Update(Outcome.SKIPPED, None)
+        assert first.clear(ROOM) is FAIL
+        assert not client.exists(KEY)
+
+    def test_the_last_to_clear_frees_the_room_for_the_next(self, ranks):
+        first, second = ranks(2)
+        for store in (first, second):
+            store.update_status(ROOM, DONE)
+        first.clear(ROOM)
+        before = second.consensus([ROOM])[0].generation
+        second.clear_many([ROOM])
+        assert first.update_status(ROOM, BOOT) == Update(Outcome.CREATED, BOOT)
+        assert second.consensus([ROOM])[0].generation > before
+
+    def test_the_wrong_ranks_are_refused_before_anything_is_sent(self, make_store):
+        for wrong in ({"rank": 0}, {"world_size": 2}, {"rank": 2, "world_size": 2}, {"rank": -1, "world_size": 2}):
+            with pytest.raises(InvalidInputError, match="rank"):
+                make_store(**wrong)

@@ -1,0 +1,258 @@
+"""The tail of the feed: the last changes, then the new ones, and a word where some are missing."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import threading
+
+import pytest
+
+from redis_kvpoll import AsyncStatusStore, FeedGap, KVPoll, StatusStore, StoreClosedError, StoreUnavailableError
+from redis_kvpoll.engine.effects import Sleep
+from redis_kvpoll.engine.executor import Executor
+from redis_kvpoll.protocol.feed import Tail
+from redis_kvpoll.protocol.settings import ExpectedSettings
+from tests.support import pace, real
+from tests.support.feeds import a_round
+
+FEED = "kvpoll:{default}:feed"
+
+
+def short(news):
+    return [found if isinstance(found, FeedGap) else (found.room, found.status) for found in news]
+
+
+class TestTheTailInRounds:
+    """What ``tail`` does again and again."""
+
+    def test_the_last_and_then_what_comes(self, store):
+        store.update_many(dict.fromkeys(range(40), KVPoll.Bootstrapping))
+        tail = Tail(20)
+        assert short(a_round(store, tail)) == [(room, KVPoll.Bootstrapping) for room in range(20, 40)]
+        assert tail.pause == 0
+        store.abort(5, "why")
+        store.clear(6)
+        assert short(a_round(store, tail)) == [(5, KVPoll.Failed), (6, None)]
+        assert (a_round(store, tail), tail.pause) == ([], Tail.IDLE)
+        store.update_status(7, 2)
+        assert short(a_round(store, tail)) == [(7, KVPoll.WaitingForInput)]
+
+    def test_from_now_on(self, store):
+        store.update_status(1, 1)
+        tail = Tail(0)
+        assert a_round(store, tail) == []
+        store.update_status(1, 3)
+        assert short(a_round(store, tail)) == [(1, KVPoll.Transferring)]
+
+    def test_a_feed_that_is_not_there_yet(self, store):
+        tail = Tail(5)
+        assert a_round(store, tail) == a_round(store, tail) == []
+        store.update_status(1, 1)
+        assert short(a_round(store, tail)) == [(1, KVPoll.Bootstrapping)]
+
+    def test_more_than_a_page(self, store, monkeypatch):
+        monkeypatch.setattr("redis_kvpoll.protocol.feed.PAGE", 10)
+        rooms = range(16 * 25)
+        store.update_many(dict.fromkeys(rooms, 1))
+        tail = Tail(10**9)
+        assert [change.room for change in a_round(store, tail)] == list(rooms)
+        store.update_many(dict.fromkeys(rooms, 2))
+        found = [change.room for _ in range(3) for change in a_round(store, tail)]
+        assert found == list(rooms)
+
+    def test_shards_are_one(self, make_store):
+        store = make_store(shards=4)
+        for room in range(50):
+            store.update_status(room, 1)
+        times = {change.room: change.at for change in a_round(store, Tail(100))}
+        assert times.keys() == set(range(50))
+        tail = Tail(30)
+        found = a_round(store, tail)
+        assert [change.at for change in found] == sorted(times.values())[20:]
+        store.update_many(dict.fromkeys(range(50), 3))
+        assert {change.room for change in a_round(store, tail)} == set(range(50))
+
+    def test_what_was_trimmed_before_it_was_read_is_missed_aloud(self, store, client):
+        store.update_status(1, 1)
+        tail = Tail(1)
+        (seen,) = a_round(store, tail)
+        for room in (2, 3, 4):
+            store.update_status(room, 1)
+        client.xtrim(FEED, maxlen=2, approximate=False)
+        gap, *others = a_round(store, tail)
+        assert gap == FeedGap(after=seen.id, before=others[0].id)
+        assert short(others) == [(3, KVPoll.Bootstrapping), (4, KVPoll.Bootstrapping)]
+        store.update_status(5, 1)
+        assert short(a_round(store, tail)) == [(5, KVPoll.Bootstrapping)]
+
+    def test_what_was_trimmed_after_it_was_read_is_no_gap(self, store, client):
+        store.update_many({1: 1})
+        store.update_status(2, 1)
+        tail = Tail(2)
+        a_round(store, tail)
+        client.xtrim(FEED, maxlen=1, approximate=False)
+        assert a_round(store, tail) == []
+
+    def test_a_feed_that_was_lost_is_a_gap_once(self, store, client):
+        store.update_status(1, 1)
+        tail = Tail(1)
+        (seen,) = a_round(store, tail)
+        client.delete(FEED)
+        assert a_round(store, tail) == [FeedGap(seen.id, None)]
+        assert a_round(store, tail) == a_round(store, tail) == []
+        store.update_status(2, 1)
+        assert short(a_round(store, tail)) == [(2, KVPoll.Bootstrapping)]
+
+    def test_a_feed_that_was_lost_and_has_begun_anew_before_it_was_missed(self, store, client):
+        store.update_status(1, 1)
+        tail = Tail(1)
+        (seen,) = a_round(store, tail)
+        client.delete(FEED)
+        assert a_round(store, tail) == [FeedGap(seen.id, None)]
+        store.update_status(2, 1)  # between the two looks
+        assert a_round(store, tail) == []
+        assert short(a_round(store, tail)) == [(2, KVPoll.Bootstrapping)]
+
+    def test_a_server_whose_ids_are_older(self, store, client):
+        """After a failover to one whose clock is behind: what it appends must not be waited for until it catches up."""
+        store.update_status(1, 1)
+        tail = Tail(1)
+        (seen,) = a_round(store, tail)
+        client.delete(FEED)
+        client.xadd(FEED, {"7": "Transferring"}, id="5-1")
+        client.expire(FEED, 60)
+        assert a_round(store, tail) == [FeedGap(seen.id, None)]
+        assert a_round(store, tail) == []
+        client.xadd(FEED, {"7": "Success"}, id="6-1")
+        assert short(a_round(store, tail)) == [(7, KVPoll.Success)]
+
+    def test_a_feed_that_was_lost_and_begins_anew_with_older_ids(self, store, client):
+        store.update_status(1, 1)
+        tail = Tail(1)
+        (seen,) = a_round(store, tail)
+        client.delete(FEED)
+        assert a_round(store, tail) == [FeedGap(seen.id, None)]
+        assert a_round(store, tail) == []
+        client.xadd(FEED, {"7": "Success"}, id="5-1")
+        client.expire(FEED, 60)
+        assert short(a_round(store, tail)) == [(7, KVPoll.Success)]
+
+    def test_entries_that_say_nothing_are_passed_over(self, store, client):
+        store.update_status(1, 1)
+        tail = Tail(1)
+        a_round(store, tail)
+        client.xadd(FEED, {"by": "hand"})
+        assert a_round(store, tail) == []
+        store.update_status(1, 2)
+        assert short(a_round(store, tail)) == [(1, KVPoll.WaitingForInput)]
+
+
+def test_it_waits_before_it_looks_again():
+    executor = Executor(ExpectedSettings.checked("prod", None, None, None, None), 9.0, 9.0, 5.0)
+    tail = Tail(0)
+    assert not isinstance(next(executor.read_on("tail", tail)), Sleep)
+    tail.pause = 0.05
+    assert next(executor.read_on("tail", tail)) == Sleep(0.05)
+
+
+class Follower:
+    """The tail of a store in a world, an item at a time."""
+
+    def __init__(self, world, store, last=1):
+        self._world = world
+        self._tail = store._store.tail(last) if world.is_async else store.tail(last)
+
+    def next(self):
+        async def following():
+            async with asyncio.timeout(60):
+                return await anext(self._tail)
+
+        found = self._world.runner.run(following()) if self._world.is_async else next(self._tail)
+        return short([found])[0]
+
+
+def write_when_it_waits(server):
+    """Change a room once its feed was looked at in vain."""
+    with StatusStore.from_url(server.url) as store, server.client() as client:
+
+        def looks():
+            return client.info("commandstats").get("cmdstat_xrange", {"calls": 0})["calls"]
+
+        before = looks()
+        real.until(lambda: looks() > before + 1, "a tail looks at the feed")
+        store.update_status(1, 3)
+
+
+class TestTail:
+    def test_what_others_write_meanwhile(self, world):
+        server = world.shared()
+        store = world.open(server.tcp)
+        store.update_status(1, 1)
+        follower = Follower(world, store)
+        assert follower.next() == (1, KVPoll.Bootstrapping)
+        change = threading.Thread(target=write_when_it_waits, args=(server,))
+        change.start()
+        assert follower.next() == (1, KVPoll.Transferring)
+        change.join(60)
+
+    def test_a_lost_connection_is_not_noticed(self, world):
+        server = world.shared()
+        store = world.open(server.tcp, deadline=60.0)
+        store.update_status(1, 1)
+        follower = Follower(world, store)
+        follower.next()
+        with server.client() as client:
+            client.client_kill_filter(_type="normal", skipme=True)
+            client.xadd(FEED, {"1": "Success"})
+            assert follower.next() == (1, KVPoll.Success)
+
+    def test_a_server_that_comes_back_without_its_data(self, world):
+        server = world.serve()
+        store = world.open(server.tcp, deadline=60.0)
+        store.update_status(1, 1)
+        follower = Follower(world, store)
+        follower.next()
+        server = world.restart(server)
+        assert isinstance(follower.next(), FeedGap)
+        with StatusStore.from_url(server.url) as other:
+            other.update_status(2, 1)
+        assert follower.next() == (2, KVPoll.Bootstrapping)
+
+    def test_a_server_that_stays_away(self, world):
+        server = world.serve()
+        deadline = pace.seconds(0.3)
+        store = world.open(server.tcp, deadline=deadline)
+        store.update_status(1, 1)
+        follower = Follower(world, store)
+        follower.next()
+        server.stop()
+        world._used.remove(server)
+        said = re.escape(f"tail of namespace 'default': no answer within {deadline:g} s")
+        with pytest.raises(StoreUnavailableError, match=f"^{said}"):
+            follower.next()
+
+    def test_a_store_that_is_closed(self, world):
+        store = world.open(world.shared().tcp)
+        store.update_status(1, 1)
+        follower = Follower(world, store)
+        follower.next()
+        store.close()
+        with pytest.raises(StoreClosedError, match=r"^tail: "):
+            follower.next()
+
+    def test_a_task_that_waits_can_be_cancelled(self):
+        async def work():
+            async with AsyncStatusStore.from_url(real.shared().url) as store:
+                await store.update_status(1, 1)
+                tail = store.tail(1)
+                await anext(tail)
+                waiting = asyncio.ensure_future(anext(tail))
+                await asyncio.sleep(0)
+                waiting.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await waiting
+                assert await store.get(1) is KVPoll.Bootstrapping
+
+        asyncio.run(asyncio.wait_for(work(), pace.seconds(20)))
+        assert real.emptied(real.shared()) == []

@@ -1,0 +1,70 @@
+"""How long a room stays: which outcomes set its TTL, which renew it, and what happens at its end."""
+
+from __future__ import annotations
+
+import pytest
+
+from redis_kvpoll import KVPoll, Outcome
+from tests.table.test_table import KEY, LIVE, PREFIX, ROOM, put
+
+
+class TestTimeToLive:
+    TTL, TERMINAL = 100.0, 20.0
+
+    @pytest.fixture
+    def store(self, make_store):
+        return make_store(ttl=self.TTL, terminal_ttl=self.TERMINAL)
+
+    def left(self, client, key=KEY):
+        return client.pttl(key) / 1000
+
+    @pytest.mark.parametrize("status", LIVE)
+    def test_a_live_room_has_the_long_one(self, store, client, status):
+        store.update_status(ROOM, status)
+        assert self.TERMINAL < self.left(client) <= self.TTL
+
+    def test_an_ended_room_has_the_short_one(self, store, client):
+        for end in (
+            lambda: store.update_status(ROOM, 4),
+            lambda: store.update_status(ROOM, 0),
+            lambda: store.abort(ROOM),
+        ):
+            store.clear(ROOM)
+            store.update_status(ROOM, KVPoll.Bootstrapping)
+            end()
+            assert 0 < self.left(client) <= self.TERMINAL
+
+    def test_what_writes_nothing_renews_nothing(self, make_store, client):
+        store = make_store(ttl=self.TTL, terminal_ttl=self.TERMINAL)
+        put(store, ROOM, KVPoll.Transferring)
+        client.pexpire(KEY, 5000)
+        store.update_status(ROOM, KVPoll.WaitingForInput)
+        assert self.left(client) <= 5
+        store.abort(ROOM)
+        client.pexpire(KEY, 5000)
+        store.abort(ROOM)
+        store.update_status(ROOM, KVPoll.Failed)
+        assert self.left(client) <= 5
+
+    def test_leaving_failed_by_compat_gives_the_long_one_again(self, store, client):
+        put(store, ROOM, KVPoll.Failed)
+        store.update_status(ROOM, KVPoll.Transferring)
+        assert self.left(client) > self.TERMINAL
+
+    def test_touch_keeps_live_rooms_and_their_prefix_length(self, store, client):
+        store.update_many({ROOM: 2, 1: 4, 2: 1})
+        store.abort(2)
+        store.set_decode_prefix_len(ROOM, 7)
+        for key in (KEY, PREFIX, "kvpoll:{default}:room:1", "kvpoll:{default}:room:2"):
+            client.pexpire(key, 5000)
+        assert store.touch([ROOM, 1, 2, 3, ROOM]) == 1
+        assert self.left(client) > 5
+        assert self.left(client, PREFIX) > 5
+        assert self.left(client, "kvpoll:{default}:room:1") <= 5
+        assert self.left(client, "kvpoll:{default}:room:2") <= 5
+
+    def test_an_expired_room_is_absent(self, store, client):
+        put(store, ROOM, KVPoll.Transferring)
+        client.pexpireat(KEY, 1)
+        assert store.get(ROOM) is None
+        assert store.update_status(ROOM, KVPoll.Failed).outcome is Outcome.SKIPPED
