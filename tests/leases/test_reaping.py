@@ -69,7 +69,7 @@ class TestReaping:
         lost = {held.incarnation: LOST}
         executor = executor_of(one)
         run(
-            one, executor.send("look", [lease_commands.look(executor._context, NS)])
+            one, executor.send_calls("look", [lease_commands.sweep(executor._context, NS)])
         )  # condemned; nobody has reaped yet
         two.get(1)
         run(one, executor.run(lease_commands.reap(list(rooms)[:chunk], held.incarnation, LOST), []))
@@ -86,7 +86,7 @@ class TestReaping:
         pass_time(client, 2)
         executor = executor_of(other)
         found = lease_commands.parse_report(
-            run(other, executor.send("look", [lease_commands.look(executor._context, NS)]))[0]
+            run(other, executor.send_calls("look", [lease_commands.sweep(executor._context, NS)]))[0]
         )
         assert found.lost == {held.incarnation: LOST}
         assert reap_lost(other, found.lost, until=0.0) == chunk

@@ -433,8 +433,8 @@ class TestLiving:
             store.mirror()
 
     def test_no_feed_no_mirror(self, side, server):
-        store = side.over(server, feed=0)
-        with pytest.raises(FeedOffError, match=r"^mirror: namespace 'default' was opened with feed=0"):
+        store = side.over(server, feed_length=0)
+        with pytest.raises(FeedOffError, match=r"^mirror: namespace 'default' was opened with feed_length=0"):
             store.mirror().__enter__()
         with pytest.raises(FeedOffError, match=r"^wait: "):
             store.wait(1)

@@ -104,7 +104,9 @@ class TestSettings:
         assert (found.url, found.lease, found.shards, found.namespace) == ("redis://r", 2.5, 4, "default")
         assert found.options("decode")["namespace"] == "default-decode"
 
-    @pytest.mark.parametrize(("name", "text"), [("LEASE", "-1"), ("TTL", "soon"), ("FEED", "1.5"), ("JOIN", "nan")])
+    @pytest.mark.parametrize(
+        ("name", "text"), [("LEASE", "-1"), ("TTL", "soon"), ("FEED_LENGTH", "1.5"), ("JOIN", "nan")]
+    )
     def test_nonsense_is_named(self, name, text):
         with pytest.raises(Exception, match=f"KVPOLL_{name}"):
             settings.read({"KVPOLL_URL": "redis://r", f"KVPOLL_{name}": text})
@@ -302,5 +304,8 @@ def test_the_document_has_every_setting_with_its_default():
     with StatusStore.from_url("memory://") as store:
         store.get(ROOM)
         there = store.settings()
-    known |= {"SHARDS": there.shards, "FEED": there.feed}  # None in ours: what the namespace has, else its default
+    known |= {
+        "SHARDS": there.shards,
+        "FEED_LENGTH": there.feed_length,
+    }  # None in ours: what the namespace has, else its default
     assert rows == {name: str(value).removesuffix(".0") for name, value in known.items()}

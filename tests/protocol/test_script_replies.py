@@ -105,7 +105,7 @@ def test_a_script_does_what_its_head_says(server, script, mode):
 def test_without_a_feed_nothing_is_appended(server, script):
     client = server.client()
     for actor in ACTORS:
-        context = table(actor, feed="0")
+        context = table(actor, feed_length="0")
         for fill in (absent, at(1), at(4)):
             for command in (command for some in OPERATIONS.values() for command in some):
                 if command.spec.of(context).script.name == script:

@@ -27,10 +27,10 @@ def a_round(store, tail):
     """What a Tail finds when it looks at all shards once, without waiting before it does."""
     tail.pause = 0.0
     if isinstance(store, Blocking):
-        while store._runner.run(store._store._dispatcher.run(store._store._executor.read_on("tail", tail))):
+        while store._runner.run(store._store._dispatcher.run(store._store._executor.read_feed("tail", tail))):
             pass
     else:
-        while store._dispatcher.run(store._executor.read_on("tail", tail)):
+        while store._dispatcher.run(store._executor.read_feed("tail", tail)):
             pass
     return tail.news()
 

@@ -47,7 +47,7 @@ def _link(manager: Any) -> TableWorker | None:
         there = f"namespace {error.namespace!r} is in use with {error.setting}={printable(error.theirs)}"
         complain(f"{there}, and not {error.ours}: set KVPOLL_NAMESPACE to one of your own, or {_remedy(error.setting)}")
     except KVPollError as error:
-        what = str(error).rstrip(".").removesuffix("; the call may be repeated")  # it is not, here
+        what = str(error).rstrip(".").removesuffix("; the call is safe to retry")  # it is not, here
         complain(f"{what} (see KVPOLL_URL and KVPOLL_NAMESPACE)")
     except TimeoutError:
         complain("no answer in time (KVPOLL_JOIN): check KVPOLL_URL, and that Redis is up and reachable")
@@ -59,7 +59,7 @@ def _link(manager: Any) -> TableWorker | None:
 
 
 def _remedy(setting: str) -> str:
-    if setting in ("shards", "feed"):
+    if setting in ("shards", "feed_length"):
         return f"KVPOLL_{setting.upper()} as it is there, or not at all"
     return "empty that one: SGLang needs it as said"
 

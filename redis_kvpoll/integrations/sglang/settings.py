@@ -29,7 +29,7 @@ class Settings:
     join: float = 10.0
     """What the start may take; then SGLang goes on without the table. More than ``deadline``, whose error says more."""
     shards: int | None = None
-    feed: int | None = None
+    feed_length: int | None = None
 
     def options(self, role: str) -> StoreOptions:
         """What a store of the role's namespace is made with. Policy strict: as SGLang's own rule since PR 24539."""
@@ -40,7 +40,7 @@ class Settings:
             deadline=self.deadline,
             policy="strict",
             shards=self.shards,
-            feed=self.feed,
+            feed_length=self.feed_length,
         )
 
 
@@ -72,7 +72,7 @@ READERS: Mapping[str, Callable[[str], Any]] = {
     "DEADLINE": _seconds,
     "JOIN": _seconds,
     "SHARDS": int,
-    "FEED": int,
+    "FEED_LENGTH": int,
 }
 
 
