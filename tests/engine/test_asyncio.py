@@ -11,6 +11,7 @@ import pytest
 
 from redis_kvpoll import AsyncStatusStore, KVPoll, Outcome, StoreUnavailableError
 from tests.support import pace, real
+from tests.support.internals import idle_connections_of, transport_of
 from tests.support.proxy import Proxy
 
 
@@ -40,16 +41,15 @@ class TestAsyncio:
         async with AsyncStatusStore.from_url(server_alone.tcp) as store:
             await store.get(1)
             await asyncio.gather(*(store.settings() for _ in range(32)))  # which go past the queues, each by itself
-            node_pool = store._transport._node_pool
-            idle = len(node_pool._idle)
+            idle = len(idle_connections_of(store))
             task = asyncio.create_task(store.get(1))
             for _ in range(3):
                 await asyncio.sleep(0)
-            assert len(node_pool._idle) == idle - 1, "it is on its way"
+            assert len(idle_connections_of(store)) == idle - 1, "it is on its way"
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
             assert idle > 8
-            assert len(node_pool._idle) == idle - 1
+            assert len(idle_connections_of(store)) == idle - 1
 
     async def test_a_call_cancelled_while_it_waits_in_line_gives_its_place_back(self, server_alone):
         with Proxy(server_alone.socket) as proxy:
@@ -87,14 +87,14 @@ class TestAsyncio:
             await asyncio.to_thread(real.until, lambda: proxy.commands, "it is connecting")
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
-            await asyncio.to_thread(real.until, lambda: not proxy._open, "the connection is closed")
+            await asyncio.to_thread(real.until, lambda: not proxy.open_connections, "the connection is closed")
             await store.aclose()
 
     async def test_two_thousand_calls_at_once(self, server_alone):
         async with AsyncStatusStore.from_url(server_alone.tcp, deadline=60.0) as store:
             updates = await asyncio.gather(*(store.update_status(room, 1) for room in range(2_000)))
             assert {update.outcome for update in updates} == {Outcome.CREATED}
-            assert len(store._transport._node_pool._idle) <= 16
+            assert len(idle_connections_of(store)) <= 16
 
     async def test_waiting_in_line_counts_towards_the_deadline(self, server_alone):
         """Else the last of these would wait for every one before it to give up."""
@@ -116,7 +116,7 @@ class TestAsyncio:
             try:
                 return await store.update_status(room, 1)
             finally:
-                await store._transport.close()
+                await transport_of(store).close()
 
         assert [asyncio.run(work(room)).outcome for room in range(3)] == [Outcome.CREATED] * 3
 

@@ -23,6 +23,7 @@ from redis_kvpoll.aio.dispatcher import CallWaiter
 from redis_kvpoll.engine.batching import Batch
 from redis_kvpoll.engine.effects import PendingCall
 from tests.support import real
+from tests.support.internals import executor_of, queues_of
 from tests.support.oracle import Oracle
 from tests.support.proxy import Proxy
 
@@ -55,16 +56,12 @@ async def sent(proxy, script, count):
     await asyncio.to_thread(real.until, lambda: proxy.calls(script) == count, f"{count} calls of {script}")
 
 
-def queues(store):
-    return list(store._dispatcher._queues.values())
-
-
 async def settings_verified(store, proxy):
     """The store works, and nobody is left anywhere."""
     proxy.release()
     async with asyncio.timeout(60):
         assert await store.get(77) is None
-    assert all(queue.is_free and not queue.has_sender for queue in queues(store))
+    assert all(queue.is_free and not queue.has_sender for queue in queues_of(store).values())
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
@@ -196,7 +193,7 @@ async def test_mixed_calls_are_answered_in_the_order_of_asking(kind, mode):
                     if chance.random() < 0.5:
                         client.script_flush()
                     if chance.random() < 0.3:
-                        store._executor.server_may_have_changed()
+                        executor_of(store).server_may_have_changed()
                     if chance.random() < 0.3:
                         proxy.lose_next_reply("touch")
                     names = [chance.choice(list(MIXED)) for _ in range(60)]
@@ -247,10 +244,10 @@ class TestDeadlines:
             proxy.stalled = True
             first = asyncio.create_task(store.get(1))
             await sent(proxy, "poll", 2)
-            store._executor.deadline = 0.2
+            executor_of(store).deadline = 0.2
             early = asyncio.create_task(store.get(2))
             await asyncio.sleep(0)
-            store._executor.deadline = 60.0
+            executor_of(store).deadline = 60.0
             late = asyncio.create_task(store.get(3))
             await asyncio.sleep(0)
             first.cancel()
@@ -271,7 +268,7 @@ class TestDeadlines:
             proxy.hold("poll")
             first = asyncio.create_task(store.get(1))
             await sent(proxy, "poll", before + 1)
-            store._executor.deadline = 0.0
+            executor_of(store).deadline = 0.0
             late = asyncio.create_task(store.clear(1))
             await asyncio.sleep(0)
             proxy.release()
@@ -340,7 +337,7 @@ class TestCancelling:
         """It travels with another, is sent in vain, and the other is tried again, alone."""
 
         async def clear(room, deadline):
-            store._executor.deadline = deadline
+            executor_of(store).deadline = deadline
             return await store.clear(room)
 
         early, gone = asyncio.create_task(clear(2, 0.2)), asyncio.create_task(clear(1, 60.0))
@@ -386,7 +383,7 @@ class TestCancelling:
         await settings_verified(store, proxy)
 
     async def test_a_mistake_of_ours_is_told_to_all_who_wait(self, store, proxy, monkeypatch):
-        monkeypatch.setattr(store._executor, "observer_epochs", lambda: 1 / 0)
+        monkeypatch.setattr(executor_of(store), "observer_epochs", lambda: 1 / 0)
         answers = await gather(*(store.get(room) for room in range(3)))
         assert [type(answer) for answer in answers] == [ZeroDivisionError] * 3
         monkeypatch.undo()
@@ -429,4 +426,4 @@ async def test_nothing_is_left_in_memory(server):
         gc.collect()
         left = [type(one).__name__ for one in gc.get_objects() if type(one) in (PendingCall, CallWaiter, Batch)]
         assert left == []
-        assert list(store._dispatcher._queues) == ["default"]
+        assert list(queues_of(store)) == ["default"]

@@ -19,6 +19,14 @@ from redis_kvpoll.sync import dispatcher
 from tests.support import cluster, pace, real
 from tests.support.calls import MARGIN
 from tests.support.hammer import hammer
+from tests.support.internals import (
+    dispatcher_lock_of,
+    is_idle,
+    queue_of,
+    queues_of,
+    transport_of,
+    wake_next_sender,
+)
 from tests.support.linear import Done, by_room, find_order
 
 BOOT, WAIT = KVPoll.Bootstrapping, KVPoll.WaitingForInput
@@ -46,24 +54,12 @@ def store(proxy):
         proxy.release()
 
 
-def queue(store, name="default"):
-    return store._dispatcher._queues[name]
-
-
 def sent(proxy, script, count):
     real.until(lambda: proxy.calls(script) == count, f"{count} calls of {script}")
 
 
 def in_line(store, count):
-    real.until(lambda: len(queue(store).waiting) == count, f"{count} stand in line")
-
-
-def all_free(store):
-    dispatcher = store._dispatcher
-    return (
-        all(queue.is_free and queue.next_sender is None for queue in dispatcher._queues.values())
-        and not dispatcher._threads_inside
-    )
+    real.until(lambda: len(queue_of(store).waiting) == count, f"{count} stand in line")
 
 
 class TestTravellingTogether:
@@ -78,7 +74,7 @@ class TestTravellingTogether:
         assert [other.result(PATIENCE) for other in others] == [BOOT] * 5 + [None] * 15
         assert proxy.calls("poll") == len(proxy.commands) == 2
         assert proxy.connections == 1
-        assert all_free(store)
+        assert is_idle(store)
 
     def test_a_lost_reply_to_what_destroys_is_unknown_to_each(self, store, proxy, threads):
         proxy.hold("poll")
@@ -100,7 +96,7 @@ class TestTravellingTogether:
             job = {"seed": 1, "count": 100, "rooms": [1, 2, 3]}
             running = [threads.submit(hammer, store, who, job) for who in range(8)]
             history = [Done(*done) for one in running for done in one.result(PATIENCE)]
-            assert all_free(store)
+            assert is_idle(store)
         for room, of_room in by_room(history).items():
             assert find_order("strict", of_room), f"room {room}: no serial order explains {sorted(of_room)}"
 
@@ -109,7 +105,7 @@ class TestTravellingTogether:
         store.get(1)
         gc.collect()
         assert [one for one in gc.get_objects() if type(one) in (PendingCall, Batch, dispatcher.Caller)] == []
-        assert all_free(store)
+        assert is_idle(store)
 
 
 @contextmanager
@@ -147,7 +143,7 @@ class TestInterrupted:
             others = working.result(PATIENCE)
         proxy.release()
         assert [other.result(PATIENCE) for other in others] == [BOOT] * 4
-        assert all_free(store)
+        assert is_idle(store)
 
     @pytest.mark.parametrize(
         ("script", "call"), [("update", lambda s, r: s.update_status(r, WAIT)), ("clear", lambda s, r: s.clear(r))]
@@ -166,7 +162,7 @@ class TestInterrupted:
             return others
 
         proxy.hold("poll")
-        held = proxy._released
+        held = proxy.released
         first = threads.submit(store.get, 0)
         sent(proxy, "poll", 1)
         with interrupts() as interrupt:
@@ -183,7 +179,7 @@ class TestInterrupted:
                 with pytest.raises(OutcomeUnknownError, match=f"^clear of room {room}: .*interrupted"):
                     other.result(PATIENCE)
         assert proxy.calls(script) == (2 if script == "update" else 1)
-        assert all_free(store)
+        assert is_idle(store)
 
     def test_one_who_waits(self, store, proxy, threads):
         """The thread is in the batch of another, which then fails: it must not be the one to lead the next."""
@@ -205,7 +201,7 @@ class TestInterrupted:
             behind = working.result(PATIENCE)
         proxy.release()
         assert [one.result(PATIENCE) for one in (first, behind)] == [BOOT] * 2
-        assert all_free(store)
+        assert is_idle(store)
 
     def test_a_signal_handler_may_use_the_store(self, store, proxy, threads):
         """In the midst of a call of its own thread, which goes on when it returns."""
@@ -222,7 +218,7 @@ class TestInterrupted:
             assert store.failure_reason(1) is not None or done
             working.result(PATIENCE)
         assert done == [Update(Outcome.FAILED, KVPoll.Failed), [KVPoll.Failed, BOOT]]
-        assert all_free(store)
+        assert is_idle(store)
 
 
 OURS = tuple(f"/redis_kvpoll/{name}.py" for name in ("sync/dispatcher", "engine/batching", "sync/fan_out"))
@@ -261,8 +257,8 @@ def test_wherever_it_is_interrupted_its_lanes_are_free(server, shards):
         for call in calls:
             number = 1
             while interrupted_at(number, call):
-                stuck = {name: (one.batch, one.next_sender) for name, one in store._dispatcher._queues.items()}
-                assert all_free(store), f"place {number}: {stuck}"
+                stuck = {name: (one.batch, one.next_sender) for name, one in queues_of(store).items()}
+                assert is_idle(store), f"place {number}: {stuck}"
                 number += 1
             places += number
     assert places > (10 if shards == 1 else 40)
@@ -277,13 +273,13 @@ class TestHanging:
         with StatusStore.from_url(server.tcp, deadline=pace.seconds(0.2)) as store:
             store.poll([1])
             call = {"poll": lambda: store.get(1), "clear": lambda: store.clear(1)}[script]
-            gone = queue(store)
+            gone = queue_of(store)
             gone.batch, gone.sender = object(), -1
             with pace.Stopwatch() as took, pytest.raises(StoreUnavailableError, match="another thread hangs"):
                 call()
             assert took.seconds < MARGIN
             assert call() is None  # it waits for that one no more
-            assert all_free(store)
+            assert is_idle(store)
 
 
 class TestFork:
@@ -296,12 +292,12 @@ class TestFork:
         child = os.fork()
         if not child:
             signal.alarm(PATIENCE)
-            os._exit(0 if store.update_status(9, BOOT).outcome is Outcome.CREATED and all_free(store) else 1)
+            os._exit(0 if store.update_status(9, BOOT).outcome is Outcome.CREATED and is_idle(store) else 1)
         assert os.waitpid(child, 0)[1] == 0
         proxy.release()
         assert [one.result(PATIENCE) for one in (first, *others)] == [BOOT] * 4
         assert store.get(9) is BOOT
-        assert all_free(store)
+        assert is_idle(store)
 
     def test_while_another_thread_is_at_the_lanes(self, server):
         """The lock is held by a thread that the child does not have."""
@@ -310,7 +306,7 @@ class TestFork:
             held, go_on = threading.Event(), threading.Event()
 
             def hold():
-                with store._dispatcher._lock:
+                with dispatcher_lock_of(store):
                     held.set()
                     go_on.wait(PATIENCE)
 
@@ -335,7 +331,7 @@ class TestShards:
             with pace.Stopwatch() as took, pytest.raises(StoreUnavailableError):
                 store.poll(range(200))
             assert took.seconds < 16 * deadline  # in turn it would be 32
-            assert all_free(store)
+            assert is_idle(store)
 
     @pytest.mark.parametrize("stalled", range(3))
     def test_a_node_that_stalls_holds_up_no_other(self, threads, stalled):
@@ -351,14 +347,14 @@ class TestShards:
             try:
                 everywhere = threads.submit(store.poll, range(100))
                 held = {tag("prod", 8, room) for room in range(100) if at[room] is slow}
-                busy = lambda: {name for name, one in list(store._dispatcher._queues.items()) if one.batch}  # noqa: E731
+                busy = lambda: {name for name, one in queues_of(store).items() if one.batch}  # noqa: E731
                 real.until(lambda: everywhere.running() and busy() == held, "only what stalls is still under way")
                 assert store.poll(healthy) == [BOOT] * len(healthy)
                 assert not everywhere.done()
             finally:
                 slow.execute_command("CLIENT", "UNPAUSE")
             assert everywhere.result(PATIENCE) == [BOOT] * 100
-            assert all_free(store)
+            assert is_idle(store)
         for client in nodes.clients:
             client.flushall()
 
@@ -367,10 +363,11 @@ class TestShards:
         with StatusStore.from_url(server.tcp, shards=2, deadline=60.0) as store:
             store.poll(range(20))
             one, other = (next(r for r in range(20) if tag("default", 2, r) == f"default/{n}") for n in range(2))
-            busy, free = queue(store, "default/0"), queue(store, "default/1")
+            busy, free = queue_of(store, "default/0"), queue_of(store, "default/1")
             free.batch, free.sender = object(), -1
             begun, go_on = threading.Event(), threading.Event()
-            begin = store._transport.begin
+            transport = transport_of(store)
+            begin = transport.begin
 
             def slow(step):
                 if step.tag == "default/0" and not begun.is_set():
@@ -378,17 +375,17 @@ class TestShards:
                     go_on.wait(PATIENCE)
                 return begin(step)
 
-            store._transport.begin = slow
+            transport.begin = slow
             both = threads.submit(store.poll, [one, other])
             assert begun.wait(PATIENCE)
             assert len(free.waiting) == 1
             behind = threads.submit(store.get, other)
             real.until(lambda: len(free.waiting) == 2, "both wait for the healthy shard")
             free.batch = None
-            store._dispatcher._wake_next_sender(free)
+            wake_next_sender(store, free)
             assert behind.result(PATIENCE) is None
             assert busy.batch
             assert not both.done()
             go_on.set()
             assert both.result(PATIENCE) == [None, None]
-            assert all_free(store)
+            assert is_idle(store)

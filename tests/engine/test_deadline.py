@@ -10,6 +10,7 @@ import pytest
 from redis_kvpoll import OutcomeUnknownError, StoreUnavailableError
 from tests.support import pace, real
 from tests.support.calls import MARGIN
+from tests.support.internals import transport_of
 from tests.support.proxy import Proxy
 
 
@@ -80,7 +81,7 @@ class TestDeadline:
         """A server that answers the first command late and the second never takes one deadline, not two."""
         store = world.open(proxy.url, deadline=2.0)
         limits = []
-        transport = (store._store if world.is_async else store)._transport
+        transport = transport_of(store)
         take = transport.take
         now = [time.monotonic()]
 

@@ -73,7 +73,7 @@ class TestReplyLost:
         assert (proxy.calls("settings"), proxy.calls(script)) == (2, 1)
 
     def test_the_walk_over_rooms_goes_on(self, store, proxy):
-        proxy._lose = lambda command: command[0] == b"SCAN"
+        proxy.lose = lambda command: command[0] == b"SCAN"
         assert list(store.rooms()) == [1]
 
     def test_of_a_batch_only_what_was_lost_is_sent_again(self, store, proxy):
@@ -83,7 +83,7 @@ class TestReplyLost:
 
     def test_of_a_batch_that_destroys_it_says_how_far_it_came(self, store, proxy):
         calls = iter((False, True))
-        proxy._lose = lambda command: len(command) > 1000 and next(calls)
+        proxy.lose = lambda command: len(command) > 1000 and next(calls)
         with pytest.raises(OutcomeUnknownError, match=r"clear_many of rooms 0, 1, 2 and 2,997 more \(1,000 done\)"):
             store.clear_many(range(3_000))
 
@@ -103,7 +103,7 @@ class TestNotSent:
     def test_the_server_had_closed_the_idle_connection(self, store, proxy, client, operation):
         script, call, answer = DESTROYING[operation]
         client.client_kill_filter(_type="normal", skipme=True)
-        real.until(lambda: len(proxy._open) == 0, "the proxy has seen it")
+        real.until(lambda: not proxy.open_connections, "the proxy has seen it")
         assert call(store) == answer
         assert proxy.calls(script) == 1
         assert proxy.calls("settings") == 1

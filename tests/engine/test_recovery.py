@@ -14,8 +14,8 @@ from redis_kvpoll.protocol.keys import epoch, feed, prefixes, rooms
 from redis_kvpoll.protocol.script_call import Command
 from redis_kvpoll.sync.dispatcher import drive
 from tests.support import leasing, pace, real
-from tests.support.blocking import Blocking
 from tests.support.feeds import words
+from tests.support.internals import execute, executor_of, tracked_rooms_of
 
 A, B, C = 1, 2, 2**63 - 1
 
@@ -25,10 +25,6 @@ def on_server(client, tag="default"):
     return {
         int(key.rpartition(":")[2]): client.hget(key, "status") for key in client.scan_iter(f"kvpoll:{{{tag}}}:room:*")
     }
-
-
-def executor_of(store):
-    return (store._store if isinstance(store, Blocking) else store)._executor
 
 
 class TestFlushed:
@@ -168,7 +164,7 @@ class TestFlushed:
     def test_what_expired_is_not_brought_back(self, make_store, client):
         store = make_store(ttl=100.0)
         store.open(A)
-        executor_of(store).tracked_rooms.in_shard("default")[A].until = 0.0
+        tracked_rooms_of(store).in_shard("default")[A].until = 0.0
         room = store.open(B)
         client.flushall()
         assert room.status() is KVPoll.Bootstrapping
@@ -211,7 +207,7 @@ class TestGuests:
         client.flushall()
         guest.update(KVPoll.Success)
         assert guest.clear() == Update(Outcome.STALE, None)
-        held = executor_of(store).tracked_rooms
+        held = tracked_rooms_of(store)
         assert (len(held), list(held.awaiting_shards)) == (1, ["default"])
         monkeypatch.setattr("redis_kvpoll.engine.tracked_rooms.CREATOR_TIMEOUT", 0.0)
         real.until(lambda: store.poll([B]) and not held.awaiting_shards, "the end of it")
@@ -219,7 +215,7 @@ class TestGuests:
 
     def test_the_wait_for_it_is_within_the_deadline_of_the_call(self, monkeypatch):
         with StatusStore.from_url("memory://", deadline=5.0) as store:
-            executor, stale = store._executor, Update(Outcome.STALE, None)
+            executor, stale = executor_of(store), Update(Outcome.STALE, None)
             monkeypatch.setattr(executor.tracked_rooms, "awaits_creator", lambda room: True)
             command = fenced_commands.update(A, 1763800000000123, KVPoll.Success)
             assert type(next(executor.await_creator(command, stale, time.monotonic()))) is Sleep
@@ -315,7 +311,7 @@ class TestRanks:
         with StatusStore(server.store_client(), rank=1, world_size=2) as store:
             item = [str(generation), *unknown, str(generation), *unknown, str(generation), *known]
             said = Command("replay", script_specs.REPLAY, [A, B, C], item, replies.updates, lambda _, found: found)
-            assert store._run(said) == [
+            assert execute(store, said) == [
                 Update(Outcome.UNCHANGED, None),
                 Update(Outcome.SKIPPED, None),
                 Update(Outcome.CREATED, KVPoll.Transferring),
@@ -330,9 +326,9 @@ class TestRanks:
             room.update(KVPoll.Success)
             item = [str(room.generation), "rid", "Success", "", "", "cleared"]
             said = Command("replay", script_specs.REPLAY, [A], item, replies.updates, lambda _, found: found)
-            assert store._run(said) == [Update(Outcome.UNCHANGED, None)]
+            assert execute(store, said) == [Update(Outcome.UNCHANGED, None)]
             assert words(client)[-1] == ["1", "Bootstrapping", "rank:0", "absent"]
-            assert store._run(said) == [Update(Outcome.UNCHANGED, None)]
+            assert execute(store, said) == [Update(Outcome.UNCHANGED, None)]
             assert len(words(client)) == 3
 
     def test_a_higher_generation_begins_the_room_anew_in_the_feed(self, server, client):
@@ -340,7 +336,7 @@ class TestRanks:
             later = str(store.open(A, request="former").generation + 1)
         with StatusStore(server.store_client(), rank=1, world_size=2) as store:
             item = [later, "rid", "Transferring", "", "", "creator"]
-            store._run(Command("replay", script_specs.REPLAY, [A], item, replies.updates, lambda _, found: found))
+            execute(store, Command("replay", script_specs.REPLAY, [A], item, replies.updates, lambda _, found: found))
         assert [fields[2:] for fields in words(client)] == [
             ["1", "Bootstrapping", "first:0", "Bootstrapping"],
             ["1", "Bootstrapping", "first:1", "Transferring"],

@@ -8,7 +8,8 @@ from redis_kvpoll import KVPoll, StoreUnavailableError
 from redis_kvpoll.engine.retry import Attempts, CallFailed
 from redis_kvpoll.protocol import script_specs
 from redis_kvpoll.protocol.keys import rooms
-from tests.engine.test_recovery import A, B, executor_of, on_server
+from tests.engine.test_recovery import A, B, on_server
+from tests.support.internals import executor_of
 
 
 @pytest.fixture

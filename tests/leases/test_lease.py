@@ -10,18 +10,17 @@ from redis_kvpoll import InvalidInputError, KVPoll, LeaseLostError, Outcome
 from redis_kvpoll.protocol import keys, lease_commands, scripts
 from redis_kvpoll.protocol.settings import SETTINGS
 from tests.support.contexts import context
+from tests.support.internals import executor_of, make_touch_due, rooms_to_touch, run
 from tests.support.leasing import (
     LOST,
     NS,
     ManualLease,
     begin_long_ago,
     die,
-    executor_of,
     now_ms,
     pass_time,
     reap_lost,
     record,
-    run,
 )
 
 BOOT, MOVE, DONE, FAIL = KVPoll.Bootstrapping, KVPoll.Transferring, KVPoll.Success, KVPoll.Failed
@@ -118,8 +117,8 @@ class TestHolding:
             client.pexpire(f"kvpoll:{{default}}:room:{room}", 5000)
         held.heartbeat()
         assert client.pttl("kvpoll:{default}:room:0") <= 5000, "every third of the TTL is enough"
-        held.keeper._next_touch = 0.0
-        while held.heartbeat().keeper._to_touch:
+        make_touch_due(held.keeper)
+        while rooms_to_touch(held.heartbeat().keeper):
             pass
         left = [client.pttl(f"kvpoll:{{default}}:room:{room}") > 5000 for room in (0, 1199, 2000, 3000)]
         assert left == [True, True, False, False]

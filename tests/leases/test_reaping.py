@@ -10,17 +10,16 @@ from redis_kvpoll import KVPoll, LeaseLostError, Outcome, StoreUnavailableError
 from redis_kvpoll.engine.retry import CallFailed
 from redis_kvpoll.protocol import keys, lease_commands
 from tests.support.feeds import entries
+from tests.support.internals import context_of, executor_of, run
 from tests.support.leasing import (
     LOST,
     NS,
     ManualLease,
     begin_long_ago,
     die,
-    executor_of,
     pass_time,
     reap_lost,
     record,
-    run,
 )
 
 BOOT, MOVE, DONE, FAIL = KVPoll.Bootstrapping, KVPoll.Transferring, KVPoll.Success, KVPoll.Failed
@@ -68,9 +67,7 @@ class TestReaping:
         pass_time(client, 2)
         lost = {held.incarnation: LOST}
         executor = executor_of(one)
-        run(
-            one, executor.send("look", [lease_commands.look(executor._context, NS)])
-        )  # condemned; nobody has reaped yet
+        run(one, executor.send("look", [lease_commands.look(context_of(one), NS)]))  # condemned; nobody has reaped yet
         two.get(1)
         run(one, executor.run(lease_commands.reap(list(rooms)[:chunk], held.incarnation, LOST), []))
         assert reap_lost(two, lost) == chunk * 3 // 2
@@ -86,7 +83,7 @@ class TestReaping:
         pass_time(client, 2)
         executor = executor_of(other)
         found = lease_commands.parse_report(
-            run(other, executor.send("look", [lease_commands.look(executor._context, NS)]))[0]
+            run(other, executor.send("look", [lease_commands.look(context_of(other), NS)]))[0]
         )
         assert found.lost == {held.incarnation: LOST}
         assert reap_lost(other, found.lost, until=0.0) == chunk

@@ -26,6 +26,7 @@ from tests.mirror.test_mirror import following, sleeping
 from tests.support import cluster as clusters
 from tests.support import pace, real
 from tests.support.fuzzing import LONG
+from tests.support.internals import ahead_of, ids_of, replica_of
 
 BOOT, MOVE, DONE, FAIL = KVPoll.Bootstrapping, KVPoll.Transferring, KVPoll.Success, KVPoll.Failed
 FEED = "kvpoll:{default}:feed"
@@ -147,7 +148,7 @@ class TestLostConnections:
     def test_the_store_loses_its_own(self, store, peer, proxy):
         """Its writers may be on another server now, so the mirror may be on an old one."""
         with store.mirror() as mirror:
-            shard = getattr(mirror, "inner", mirror)._replica.shards["default"]
+            shard = replica_of(mirror).shards["default"]
             before = shard.sync_epoch
             proxy.lose_next_reply("update")
             store.update_status(1, BOOT)
@@ -256,7 +257,7 @@ class TestServers:
                 real.until(lambda: sleeping(mirror), "it sleeps")
                 real.until(lambda: client.execute_command("WAIT", 1, 100), "the replica has it all")
                 primary.stop()
-                world._used.remove(primary)
+                world.forget(primary)
                 real.until(lambda: not mirror.synced, "it notices")
                 store.update_status(1, DONE)
                 assert found.result(pace.seconds(30)) is DONE
@@ -294,7 +295,7 @@ class TestCluster:
         store.update_many(dict.fromkeys(range(100), BOOT))
         with store.mirror() as mirror:
             found = threads.submit(store.wait, 0)
-            real.until(lambda: getattr(store, "inner", store)._waits._replica is not None, "it waits")
+            real.until(lambda: replica_of(store) is not None, "it waits")
             cluster.start_moving("prod/3")
             cluster.finish_moving("prod/3")
             peer.update_many(dict.fromkeys(range(0, 100, 2), DONE))
@@ -404,10 +405,9 @@ class TestStorms:
             current(mirror, peer)
             real.until(lambda: heard.get(99), "and told of")
             assert [heard.get(room) for room in self.ROOMS] == peer.poll(self.ROOMS)
-            inner = getattr(mirror, "inner", mirror)
-            shard = inner._replica.shards["default"]
-            assert shard._ids.keys() == inner._replica.statuses.keys()
-            assert not shard._ahead
+            replica = replica_of(mirror)
+            assert ids_of(replica.shards["default"]).keys() == replica.statuses.keys()
+            assert not ahead_of(replica.shards["default"])
 
     @staticmethod
     def do(harm, client, proxy):

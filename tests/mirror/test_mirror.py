@@ -21,6 +21,7 @@ from redis_kvpoll import (
     WaitTimeoutError,
 )
 from tests.support import pace, real
+from tests.support.internals import follower_threads_of, inner, replica_of, waits_lock_of
 
 BOOT, INPUT, MOVE, DONE, FAIL = (
     KVPoll.Bootstrapping,
@@ -39,9 +40,7 @@ def store(side, server):
 
 def sleeping(mirror_or_waits, count=1):
     """Whether so many are waiting."""
-    inner = getattr(mirror_or_waits, "inner", mirror_or_waits)
-    watch = getattr(inner, "_waits", inner)
-    replica = watch._replica
+    replica = replica_of(mirror_or_waits)
     if replica is None:
         return False
     waiters = [w for shard in list(replica.shards.values()) for of in list(shard.waiters.values()) for w in list(of)]
@@ -62,7 +61,7 @@ class TestReading:
     def test_it_reads_as_a_dict_does(self, store, peer):
         peer.update_status(ROOM, DONE)
         with store.mirror() as mirror:
-            get = getattr(mirror, "inner", mirror).get
+            get = inner(mirror).get
             assert type(get.__self__) is dict  # and so no code of ours runs
             assert get(ROOM) is DONE
 
@@ -104,7 +103,7 @@ class TestReading:
             peer.update_many(dict.fromkeys(range(10, 20), BOOT))
             store.update_status(21, BOOT)
             real.until(lambda: mirror.get(18), "the last")
-            assert sorted(getattr(mirror, "inner", mirror)._replica.statuses) == list(range(0, 20, 2))
+            assert sorted(replica_of(mirror).statuses) == list(range(0, 20, 2))
             with pytest.raises(InvalidInputError, match=r"^wait: this mirror leaves room 21 out"):
                 mirror.wait(21)
 
@@ -189,8 +188,8 @@ class TestCallbacks:
     def test_one_may_use_the_mirror(self, store, peer):
         with store.mirror() as mirror:
             seen = []
-            inner = getattr(mirror, "inner", mirror)
-            mirror.on_change(lambda room, status: seen.append((inner.get(room), type(inner.synced))))
+            bare = inner(mirror)
+            mirror.on_change(lambda room, status: seen.append((bare.get(room), type(bare.synced))))
             peer.update_status(1, BOOT)
             real.until(lambda: seen == [(BOOT, bool)], "called without the lock")
 
@@ -224,9 +223,9 @@ class TestCallbacks:
     def test_one_that_closes_the_mirror(self, server, peer):
         with StatusStore(server.store_client()) as store, store.mirror() as mirror:
             mirror.on_change(lambda room, status: mirror.close())
-            (thread,) = mirror._threads
+            (thread,) = follower_threads_of(mirror)
             peer.update_status(1, BOOT)
-            real.until(lambda: not thread._thread.is_alive(), "it ends")
+            real.until(lambda: not thread.is_alive(), "it ends")
             with pytest.raises(StoreClosedError):
                 mirror.get(1)
 
@@ -304,9 +303,7 @@ class TestWaiting:
         for _ in range(3):
             with pytest.raises(WaitTimeoutError):
                 waits.wait(1, timeout=0.001)
-        inner = getattr(waits, "inner", waits)
-        replica = getattr(inner, "_waits", inner)._replica
-        assert not any(shard.waiters for shard in replica.shards.values())
+        assert not any(shard.waiters for shard in replica_of(waits).shards.values())
 
     @pytest.mark.parametrize(
         ("arguments", "timeout"),
@@ -348,9 +345,8 @@ class TestWaitOfAStore:
             with pytest.raises(WaitTimeoutError):
                 store.wait(1, timeout=0)
             real.until(lambda: not following(side), "it is gone")
-            replica = getattr(store, "inner", store)._waits._replica
-            assert not any(shard.synced for shard in replica.shards.values())
-        assert getattr(store, "inner", store)._waits._replica.statuses == {}
+            assert not any(shard.synced for shard in replica_of(store).shards.values())
+        assert replica_of(store).statuses == {}
 
     def test_who_comes_while_the_follower_goes(self, server, peer, threads, monkeypatch):
         monkeypatch.setattr("redis_kvpoll.sync.mirror.IDLE_TIMEOUT", 0.0)
@@ -359,10 +355,11 @@ class TestWaitOfAStore:
             with pytest.raises(WaitTimeoutError):
                 store.wait(1, timeout=0)
             real.until(lambda: not threads_that_follow(), "it is gone")
-            replica, found, mark_unsynced = store._waits._replica, [], store._waits._replica.mark_unsynced
+            replica, found = replica_of(store), []
+            mark_unsynced = replica.mark_unsynced
 
             def enter_just_now(tags):
-                if not found and not replica.shards["default"].waiters and store._waits._lock.locked():
+                if not found and not replica.shards["default"].waiters and waits_lock_of(store).locked():
                     found.append(threads.submit(store.wait, 1, timeout=20))
                     real.until(lambda: replica.shards["default"].waiters, "he has entered")
                     for _ in range(100):  # and has looked for the thread, if he looks without the lock
@@ -386,7 +383,7 @@ class TestWaitOfAStore:
         peer.update_many(dict.fromkeys(range(50, 100), MOVE))
         peer.update_many(dict.fromkeys(range(8), DONE))
         assert {one.result(pace.seconds(20)) for one in found} == {DONE}
-        assert getattr(store, "inner", store)._waits._replica.statuses == {}
+        assert replica_of(store).statuses == {}
 
 
 def following(side):
@@ -465,7 +462,7 @@ class TestLiving:
 
     def test_the_two_kinds(self, side, store):
         mirror = store.mirror()
-        assert isinstance(getattr(mirror, "inner", mirror), AsyncMirror if side.is_async else Mirror)
+        assert isinstance(inner(mirror), AsyncMirror if side.is_async else Mirror)
 
 
 class TestFork:

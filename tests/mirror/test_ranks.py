@@ -10,6 +10,7 @@ import pytest
 from redis_kvpoll import InvalidInputError, KVPoll, RoomBusyError, RoomNotFoundError, StatusStore, StoreClosedError
 from tests.mirror.test_mirror import sleeping
 from tests.support import pace, real
+from tests.support.internals import ids_of, replica_of
 
 BOOT, INPUT, MOVE, DONE, FAIL = (KVPoll(number) for number in (1, 2, 3, 4, 0))
 ROOM = 2**63 - 1
@@ -122,7 +123,7 @@ class TestReading:
             real.until(
                 lambda m=mirror, t=last: all(t.get(room) == m.get(room) for room in rooms if room in t), "what was told"
             )
-            replica = getattr(mirror, "inner", mirror)._replica
+            replica = replica_of(mirror)
             assert replica.statuses.keys() == {r for r in rooms if mirror.get(r) is not None}
             if replica.context.rank:
                 for room in rooms:
@@ -202,7 +203,7 @@ class TestCollecting:
         with first.mirror() as mirror:
             real.until(lambda: second.update_status(1, BOOT) and mirror.collect(1) == {1: BOOT}, "it is there")
             shows(mirror, _1={})
-            assert not getattr(mirror, "inner", mirror)._replica.shards["default"]._ids
+            assert not ids_of(replica_of(mirror).shards["default"])
 
     def test_rooms_that_are_left_out_have_none(self, ranks):
         first, second = ranks(2)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from redis_kvpoll import KVPoll
 from tests.support.fuzzing import examples
+from tests.support.internals import ahead_of, cleared_ranks_of, ids_of, own_writes_of, read_positions_of
 from tests.support.replicas import RankedRun, replica_of
 
 BOOT, INPUT, MOVE, DONE, FAIL = (KVPoll(number) for number in (1, 2, 3, 4, 0))
@@ -71,11 +72,11 @@ def test_any_interleaving_ends_as_what_the_rank_sees(steps):
     assert run.replica.statuses == run.server.rooms
     table = run.server.table.rooms
     assert run.replica.ranks == {room: {**there.live, **there.cleared} for room, there in table.items()}
-    assert run.shard._cleared == {room: set(there.cleared) for room, there in table.items() if there.cleared}
-    assert run.shard._ids.keys() == table.keys(), "memory is that of the live rooms"
-    assert run.shard._own.keys() <= table.keys()
-    assert not run.shard._ahead
-    assert not run.shard._looked
+    assert cleared_ranks_of(run.shard) == {room: set(there.cleared) for room, there in table.items() if there.cleared}
+    assert ids_of(run.shard).keys() == table.keys(), "memory is that of the live rooms"
+    assert own_writes_of(run.shard).keys() <= table.keys()
+    assert not ahead_of(run.shard)
+    assert not read_positions_of(run.shard)
     assert not run.shard.uncertain
     assert len(run.shard.expiry) == len(table)
     last = {**told_before, **dict(run.told)}
@@ -301,7 +302,7 @@ class TestWhereTheRanksAre:
         run.update(1, [0], DONE)
         run.read(1)
         assert self.ranks(run) == {0: BOOT, 1: DONE}
-        assert not run.shard._looked
+        assert not read_positions_of(run.shard)
 
     def test_a_look_from_before_an_entry_says_nothing_any_more(self, run):
         run.update(1, [0], BOOT)
@@ -342,7 +343,7 @@ class TestWhereTheRanksAre:
         run.read(9)
         run.expire([0])
         run.look([0])
-        assert run.replica.ranks == run.shard._ids == {}
+        assert run.replica.ranks == ids_of(run.shard) == {}
         assert not len(run.shard.expiry)
 
     def test_words_that_no_script_of_ours_writes(self, run):

@@ -11,6 +11,7 @@ from redis_kvpoll.protocol.keys import tag
 from redis_kvpoll.replica.expiry import Expiry
 from redis_kvpoll.replica.shard import ShardReplica, number_of
 from tests.support.fuzzing import examples
+from tests.support.internals import ahead_of, buckets_of, ids_of, statuses_of
 from tests.support.replicas import LAYOUT, ROOMS, Run, anything, replica_of
 
 STATUSES = st.sampled_from([*KVPoll, None])
@@ -48,7 +49,7 @@ def test_any_interleaving_ends_as_the_truth(steps, random):
     for step in steps:
         take(run, step)
         run.check()
-        now = (run.server, dict(run.shard._ids), run.shard.position)
+        now = (run.server, dict(ids_of(run.shard)), run.shard.position)
         if seen and seen[0] is now[0]:
             for room, at in seen[1].items():
                 assert now[1].get(room, now[2]) >= at, f"room {room} went back"
@@ -63,8 +64,8 @@ def test_any_interleaving_ends_as_the_truth(steps, random):
         run.mark_synced()
     run.read(1000)
     assert run.replica.statuses == run.server.rooms
-    assert run.shard._ids.keys() == run.server.rooms.keys(), "memory is that of the live rooms"
-    assert not run.shard._ahead
+    assert ids_of(run.shard).keys() == run.server.rooms.keys(), "memory is that of the live rooms"
+    assert not ahead_of(run.shard)
     assert len(run.shard.expiry) == len(run.server.rooms)
 
 
@@ -129,7 +130,7 @@ class TestEntries:
         shard = ShardReplica({}, anything, lambda room, status: told.append((room, status)))
         shard.start_resync(0)
         shard.read(self.entry(5), 0)
-        assert shard._statuses == {7: KVPoll.WaitingForInput, 8: KVPoll.Success}
+        assert statuses_of(shard) == {7: KVPoll.WaitingForInput, 8: KVPoll.Success}
         assert told == [(7, KVPoll.Failed), (8, KVPoll.Success), (7, KVPoll.WaitingForInput)]
 
     def test_a_look_from_before_an_entry_says_nothing_any_more(self):
@@ -137,7 +138,7 @@ class TestEntries:
         shard.start_resync(0)
         shard.read(self.entry(5), 0)
         shard.snapshot(number_of(b"4-0"), [7, 8], [b"Transferring", 900_000, None, -2], 0)
-        assert shard._statuses == {7: KVPoll.WaitingForInput, 8: KVPoll.Success}
+        assert statuses_of(shard) == {7: KVPoll.WaitingForInput, 8: KVPoll.Success}
 
     def test_what_this_process_wrote_itself_is_not_lived_through_again(self):
         told = []
@@ -147,7 +148,7 @@ class TestEntries:
         shard.observe_write(number_of(b"5-0"), call, [2, b"WaitingForInput", 2, b"Success"], 0)
         told.clear()
         shard.read(self.entry(5), 0)
-        assert shard._statuses == {7: KVPoll.WaitingForInput, 8: KVPoll.Success}
+        assert statuses_of(shard) == {7: KVPoll.WaitingForInput, 8: KVPoll.Success}
         assert KVPoll.Failed not in [status for _, status in told]
 
 
@@ -241,7 +242,7 @@ class TestExpiry:
                     expiry.drop(room)
                     del plain[room]
             assert found == due
-        assert not expiry._buckets
+        assert not buckets_of(expiry)
         assert not plain
 
 
@@ -271,4 +272,4 @@ def test_what_is_of_interest_no_more_goes_when_it_is_due_and_is_not_asked_about_
         wanted.remove(1)
         assert replica.due("ns", 600, 10) == [2]
         assert replica.statuses == {2: KVPoll.Bootstrapping}
-        assert len(replica.shards["ns"].expiry) == len(replica.shards["ns"]._ids) == 1
+        assert len(replica.shards["ns"].expiry) == len(ids_of(replica.shards["ns"])) == 1

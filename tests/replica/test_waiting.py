@@ -6,6 +6,7 @@ import pytest
 
 from redis_kvpoll import KVPoll, RoomNotFoundError, StoreClosedError
 from redis_kvpoll.validation import wait_statuses
+from tests.support.internals import ids_of
 from tests.support.replicas import ROOMS, RankedRun, Run, replica_of
 
 ENDS = wait_statuses(())
@@ -119,7 +120,7 @@ class TestOnlyWaited:
         assert run.replica.statuses == {1: KVPoll.WaitingForInput}
         run.replica.leave(waiter)
         assert not run.replica.statuses
-        assert not run.shard._ids
+        assert not ids_of(run.shard)
         assert not len(run.shard.expiry)
 
     def test_what_was_before_the_wait_does_not_end_it(self, run):

@@ -22,6 +22,7 @@ from redis_kvpoll.protocol import acl, scripts
 from redis_kvpoll.transport.embedded import EmbeddedServer
 from tests.support import cluster, real
 from tests.support.calls import DESTROYING, REPEATED, works
+from tests.support.internals import calls_without_comments, make_touch_due
 from tests.support.leasing import ManualLease
 from tests.support.proxy import Proxy
 from tests.support.servers import KINDS, program, why_absent
@@ -110,8 +111,8 @@ class TestRule:
 
     def test_no_call_of_a_script_is_overlooked(self):
         for name in scripts.names():
-            code = acl._COMMENT.sub("", scripts.load(name).source)
-            assert len(acl._CALLED.findall(code)) == code.count("redis."), name
+            calls, code = calls_without_comments(scripts.load(name).source)
+            assert len(calls) == code.count("redis."), name
 
     def test_no_command_is_in_it_twice_and_no_category(self):
         words = acl.rule("prod").split()
@@ -167,7 +168,7 @@ class TestAllowed:
                 assert store.history(2)
                 held = ManualLease(store).take()
                 store.update_status(8, 1)
-                held.keeper._next_touch = 0.0
+                make_touch_due(held.keeper)
                 assert not held.heartbeat().lost
                 assert store.owners()[0].rooms == 1
                 assert store.reap() == 0

@@ -16,6 +16,7 @@ from redis.retry import Retry
 
 from redis_kvpoll import AsyncStatusStore, InvalidInputError, KVPoll, Outcome, StatusStore, StoreClosedError
 from tests.support import cluster, real
+from tests.support.internals import give_back_connection, idle_connections_of, take_connection
 from tests.support.proxy import Proxy
 
 
@@ -203,7 +204,7 @@ def test_many_threads_share_one_store(server_alone):
             thread.join()
         assert not wrong
         assert sum(store.counts().values()) == 40 * 50
-        assert len(store._transport._node_pool._idle) <= 16
+        assert len(idle_connections_of(store)) <= 16
 
 
 @pytest.fixture
@@ -230,15 +231,14 @@ def test_a_fork_may_use_its_parents_store(server_alone):
             assert store.update_status(room, 3).status is KVPoll.Transferring
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         assert store.poll([100, 299, 400]) == [2, 2, 3]
-        assert len(store._transport._node_pool._idle) == 1
+        assert len(idle_connections_of(store)) == 1
 
 
 def test_a_store_closed_during_calls_keeps_no_connection():
     store = StatusStore.from_url(real.shared().tcp)
-    node_pool = store._transport._node_pool
-    connections = [node_pool._connection(None, fresh=False) for _ in range(3)]
-    node_pool._give_back(connections[0])
+    connections = [take_connection(store) for _ in range(3)]
+    give_back_connection(store, connections[0])
     store.close()
     for connection in connections[1:]:
-        node_pool._give_back(connection)
+        give_back_connection(store, connection)
     assert not any(connection.is_connected for connection in connections)

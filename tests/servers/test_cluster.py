@@ -14,6 +14,7 @@ from redis_kvpoll.transport.slot_map import SlotMap
 from tests.support import real
 from tests.support.cluster import meet, node
 from tests.support.feeds import a_round
+from tests.support.internals import transport_of
 
 SHARDS = 8
 ROOMS = range(400)
@@ -156,7 +157,7 @@ def test_an_asyncio_store_serves_one_event_loop_after_another(cluster):
         try:
             return (await store.update_status(room, 1)).outcome
         finally:
-            await store._transport.close()
+            await transport_of(store).close()
 
     assert [asyncio.run(work(room)) for room in ROOMS[:3]] == [Outcome.CREATED] * 3
     with StatusStore.from_url(cluster.url, namespace="prod") as other:

@@ -20,12 +20,13 @@ from redis_kvpoll.transport import embedded
 from redis_kvpoll.transport.embedded import EmbeddedServer
 from tests.support import pace, real
 from tests.support.calls import works
+from tests.support.internals import inner, is_process_gone, replace_transport
 from tests.support.servers import program
 
 
 def folder_of(store):
     """The folder of the store's server, which its repr names."""
-    return Path(repr(getattr(store, "_store", store)).partition("unix://")[2].rstrip(">")).parent
+    return Path(repr(inner(store)).partition("unix://")[2].rstrip(">")).parent
 
 
 class TestEmbedded:
@@ -150,7 +151,7 @@ class TestEmbedded:
             process.stdin.close()
             process.wait(timeout=pace.seconds(20))
         for pid in pids:
-            real.until(lambda pid=pid: embedded._is_gone(pid), "the server and its guard are gone")
+            real.until(lambda pid=pid: is_process_gone(pid), "the server and its guard are gone")
         real.until(lambda: not list(tmp_path.iterdir()), "the folder is gone")
 
     def test_the_end_of_a_fork_does_not_end_it(self, world):
@@ -162,7 +163,7 @@ class TestEmbedded:
         if not child:
             os.close(1), os.close(2)
             try:
-                (store._store if world.is_async else store)._transport = None
+                replace_transport(store, None)
                 atexit._run_exitfuncs()
             finally:
                 os._exit(0)

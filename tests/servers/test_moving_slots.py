@@ -7,6 +7,7 @@ import pytest
 from redis_kvpoll import KVPoll, Outcome, Update
 from redis_kvpoll.protocol.keys import rooms, tag
 from tests.support import real
+from tests.support.internals import transport_of
 
 SHARDS = 8
 ROOMS = range(400)
@@ -69,7 +70,7 @@ class TestMovingSlots:
         store.update_many(dict.fromkeys(HERE, 1))
         cluster.start_moving(TAG)
         cluster.finish_moving(TAG)
-        transport = (store._store if world.is_async else store)._transport
+        transport = transport_of(store)
         steps, take = [], transport.take
         monkeypatch.setattr(transport, "take", lambda step: steps.append(type(step).__name__) or take(step))
         store.poll(HERE)

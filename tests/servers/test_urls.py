@@ -142,7 +142,7 @@ class TestSentinel:
         with primary.client() as client:
             real.until(lambda: client.execute_command("WAIT", 1, 100), "the replica has it all")
         primary.stop()
-        world._used.remove(primary)
+        world.forget(primary)
         assert store.clear(2) is KVPoll.WaitingForInput
         works(store, replica)
 

@@ -15,6 +15,7 @@ from redis_kvpoll.protocol.feed import Tail
 from redis_kvpoll.protocol.settings import ExpectedSettings
 from tests.support import pace, real
 from tests.support.feeds import a_round
+from tests.support.internals import inner
 
 FEED = "kvpoll:{default}:feed"
 
@@ -161,7 +162,7 @@ class Follower:
 
     def __init__(self, world, store, last=1):
         self._world = world
-        self._tail = store._store.tail(last) if world.is_async else store.tail(last)
+        self._tail = inner(store).tail(last)
 
     def next(self):
         async def following():
@@ -227,7 +228,7 @@ class TestTail:
         follower = Follower(world, store)
         follower.next()
         server.stop()
-        world._used.remove(server)
+        world.forget(server)
         said = re.escape(f"tail of namespace 'default': no answer within {deadline:g} s")
         with pytest.raises(StoreUnavailableError, match=f"^{said}"):
             follower.next()
