@@ -62,8 +62,8 @@ def in_line(store, count):
     real.until(lambda: len(queue_of(store).waiting) == count, f"{count} stand in line")
 
 
-class TestTravellingTogether:
-    def test_who_comes_while_a_call_is_under_way_goes_with_the_next(self, store, proxy, threads):
+class TestSharedBatches:
+    def test_calls_made_during_a_call_join_the_next_batch(self, store, proxy, threads):
         proxy.hold("poll")
         first = threads.submit(store.get, 1)
         sent(proxy, "poll", 1)
@@ -76,7 +76,7 @@ class TestTravellingTogether:
         assert proxy.connections == 1
         assert is_idle(store)
 
-    def test_a_lost_reply_to_what_destroys_is_unknown_to_each(self, store, proxy, threads):
+    def test_lost_clears_are_unknown_to_each_caller(self, store, proxy, threads):
         proxy.hold("poll")
         first = threads.submit(store.get, 1)
         sent(proxy, "poll", 1)
@@ -91,7 +91,7 @@ class TestTravellingTogether:
         assert proxy.calls("clear") == 1
         assert store.poll(range(5)) == [None] * 5
 
-    def test_one_order_explains_all_answers(self, server, threads):
+    def test_one_serial_order_explains_all_answers(self, server, threads):
         with StatusStore.from_url(server.tcp, policy="strict", shards=2, deadline=60.0) as store:
             job = {"seed": 1, "count": 100, "rooms": [1, 2, 3]}
             running = [threads.submit(hammer, store, who, job) for who in range(8)]
@@ -100,7 +100,7 @@ class TestTravellingTogether:
         for room, of_room in by_room(history).items():
             assert find_order("strict", of_room), f"room {room}: no serial order explains {sorted(of_room)}"
 
-    def test_nothing_is_left_in_memory(self, store, threads):
+    def test_finished_calls_leave_nothing_in_memory(self, store, threads):
         list(threads.map(lambda room: store.update_status(room, BOOT), range(500)))
         store.get(1)
         gc.collect()
@@ -124,10 +124,10 @@ def interrupts(do=None):
         signal.signal(signal.SIGUSR1, before)
 
 
-class TestInterrupted:
+class TestInterruptedThread:
     """The main thread, by a signal, while other threads wait for it."""
 
-    def test_one_who_flies_for_himself(self, store, proxy, threads):
+    def test_interrupted_sender_of_own_call_frees_queue(self, store, proxy, threads):
         def work():
             sent(proxy, "poll", 1)
             others = [threads.submit(store.get, room) for room in range(4)]
@@ -148,7 +148,7 @@ class TestInterrupted:
     @pytest.mark.parametrize(
         ("script", "call"), [("update", lambda s, r: s.update_status(r, WAIT)), ("clear", lambda s, r: s.clear(r))]
     )
-    def test_one_who_flies_for_others(self, store, proxy, threads, script, call):
+    def test_interrupted_sender_of_shared_batch_frees_queue(self, store, proxy, threads, script, call):
         """The thread leads because it was the first in line."""
 
         def work():
@@ -181,7 +181,7 @@ class TestInterrupted:
         assert proxy.calls(script) == (2 if script == "update" else 1)
         assert is_idle(store)
 
-    def test_one_who_waits(self, store, proxy, threads):
+    def test_interrupted_waiter_is_not_elected_sender(self, store, proxy, threads):
         """The thread is in the batch of another, which then fails: it must not be the one to lead the next."""
         proxy.hold("poll")
         first = threads.submit(store.get, 0)
@@ -203,7 +203,7 @@ class TestInterrupted:
         assert [one.result(PATIENCE) for one in (first, behind)] == [BOOT] * 2
         assert is_idle(store)
 
-    def test_a_signal_handler_may_use_the_store(self, store, proxy, threads):
+    def test_signal_handler_may_use_the_store(self, store, proxy, threads):
         """In the midst of a call of its own thread, which goes on when it returns."""
 
         def handle():
@@ -247,7 +247,7 @@ def interrupted_at(number, call):
 
 
 @pytest.mark.parametrize("shards", [1, 3])
-def test_wherever_it_is_interrupted_its_lanes_are_free(server, shards):
+def test_interrupt_at_any_place_frees_queues(server, shards):
     """Python looks for signals when a function begins, and when one in C returns. Each such place, one by one."""
     with StatusStore.from_url(server.tcp, shards=shards, deadline=60.0) as store:
         rooms = list(range(6))
@@ -264,11 +264,11 @@ def test_wherever_it_is_interrupted_its_lanes_are_free(server, shards):
     assert places > (10 if shards == 1 else 40)
 
 
-class TestHanging:
+class TestHangingThread:
     """Another thread that never comes back, for whatever reason."""
 
     @pytest.mark.parametrize("script", ["poll", "clear"])
-    def test_a_caller_waits_no_longer_than_for_a_server(self, server, monkeypatch, script):
+    def test_caller_gives_up_on_hanging_sender(self, server, monkeypatch, script):
         monkeypatch.setattr(dispatcher, "SENDER_TIMEOUT", 0.1)
         with StatusStore.from_url(server.tcp, deadline=pace.seconds(0.2)) as store:
             store.poll([1])
@@ -283,7 +283,7 @@ class TestHanging:
 
 
 class TestFork:
-    def test_a_child_works_at_once_and_the_parents_calls_go_on(self, store, proxy, threads):
+    def test_child_works_at_once_and_parent_calls_go_on(self, store, proxy, threads):
         proxy.hold("poll")
         first = threads.submit(store.get, 1)
         sent(proxy, "poll", 1)
@@ -299,7 +299,7 @@ class TestFork:
         assert store.get(9) is BOOT
         assert is_idle(store)
 
-    def test_while_another_thread_is_at_the_lanes(self, server):
+    def test_child_works_though_another_thread_held_the_lock(self, server):
         """The lock is held by a thread that the child does not have."""
         with StatusStore.from_url(server.tcp, deadline=60.0) as store:
             store.get(1)
@@ -323,7 +323,7 @@ class TestFork:
 
 
 class TestShards:
-    def test_shards_that_stall_share_one_deadline(self, proxy):
+    def test_stalled_shards_share_one_deadline(self, proxy):
         deadline = pace.seconds(0.5)
         with StatusStore.from_url(proxy.url, shards=32, deadline=deadline) as store:
             store.poll(range(200))
@@ -334,7 +334,7 @@ class TestShards:
             assert is_idle(store)
 
     @pytest.mark.parametrize("stalled", range(3))
-    def test_a_node_that_stalls_holds_up_no_other(self, threads, stalled):
+    def test_stalled_node_holds_up_no_other(self, threads, stalled):
         """All are asked before the first has answered; whose answer has come is free for others at once."""
         nodes = cluster.shared()
         with StatusStore.from_url(nodes.url, namespace="prod", shards=8, deadline=60.0) as store:
@@ -358,7 +358,7 @@ class TestShards:
         for client in nodes.clients:
             client.flushall()
 
-    def test_a_thread_that_is_busy_with_one_shard_does_not_lead_another(self, server, threads):
+    def test_thread_busy_with_one_shard_is_not_elected_for_another(self, server, threads):
         """It waits in the line of a healthy shard, and flies for one that stalls: the next in line leads."""
         with StatusStore.from_url(server.tcp, shards=2, deadline=60.0) as store:
             store.poll(range(20))

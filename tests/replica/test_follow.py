@@ -40,7 +40,7 @@ def follower(replica, now):
     return Follower(replica, ["ns"], nothing, False, 5.0, True, nothing, nothing, may_end=lambda: False)
 
 
-def test_an_answer_from_before_a_long_sleep_of_this_process_is_old(follower, replica, now):
+def test_reply_from_before_process_pause_is_unsynced(follower, replica, now):
     """It came in time, but to a process that was stopped: what has happened since is still to be read."""
     reading = read_once(follower)
     next(reading)
@@ -52,7 +52,7 @@ def test_an_answer_from_before_a_long_sleep_of_this_process_is_old(follower, rep
     assert replica.due("ns", now[0], 10) == [1]
 
 
-def test_a_look_that_is_not_believed_does_not_keep_it_from_the_feed(follower, replica, now):
+def test_ignored_snapshot_does_not_stop_feed_reading(follower, replica, now):
     """The data was lost, and the clock put back: only the feed says so."""
     replica.read("ns", [(b"9-0", [b"ttl_ms", b"1", b"1", b"Success"])], True, now[0])
     now[0] += 0.5
