@@ -69,7 +69,7 @@ class TestReaping:
         executor = executor_of(one)
         run(
             one, executor.send_calls("look", [lease_commands.sweep(context_of(one), NS)])
-        )  # condemned; nobody has reaped yet
+        )
         two.get(1)
         run(one, executor.run(lease_commands.reap(list(rooms)[:chunk], held.incarnation, LOST), []))
         assert reap_lost(two, lost) == chunk * 3 // 2
