@@ -67,9 +67,7 @@ class TestReaping:
         pass_time(client, 2)
         lost = {held.incarnation: LOST}
         executor = executor_of(one)
-        run(
-            one, executor.send_calls("look", [lease_commands.sweep(context_of(one), NS)])
-        )
+        run(one, executor.send_calls("look", [lease_commands.sweep(context_of(one), NS)]))
         two.get(1)
         run(one, executor.run(lease_commands.reap(list(rooms)[:chunk], held.incarnation, LOST), []))
         assert reap_lost(two, lost) == chunk * 3 // 2
