@@ -76,9 +76,9 @@ def test_kvpoll_takes_what_is_shown(document):
         command.make_context(name, rest)  # a wrong option or argument raises UsageError
 
 
-@pytest.mark.parametrize("document", DOCUMENTS)
+@pytest.mark.parametrize("document", [name for name in DOCUMENTS if name != "CHANGELOG.md"])
 def test_variables_are_read_by_the_plugin(document):
-    known = {settings.URL, *(settings.PREFIX + name for name in settings.READERS)}
+    known = {settings.URL, *(settings.PREFIX + name for name in settings.PARSERS)}
     assert set(re.findall(r"\bKVPOLL_[A-Z_]+\b", text_of(document))) <= known
 
 
