@@ -64,6 +64,12 @@ def test_files_are_where_they_are_named(document):
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
+def test_names_are_in_the_files_beside_them(document):
+    for name, path in re.findall(r"`(\w+)` (?:in|of) `([\w/.]+\.\w+)`", prose_of(document)):
+        assert re.search(rf"\b{name}\b", (ROOT / path).read_text(encoding="utf-8")), f"{name} in {path}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
 def test_kvpoll_takes_what_is_shown(document):
     shown = re.findall(r"^\$ (kvpoll .+)$", "".join(blocks(document, "")), re.MULTILINE)
     inline = re.findall(r"`(kvpoll [a-z][^`…]*)`", prose_of(document))
