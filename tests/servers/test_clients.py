@@ -14,9 +14,9 @@ from redis.backoff import ConstantBackoff
 from redis.cluster import LoadBalancingStrategy
 from redis.retry import Retry
 
+from chaos.proxy import Proxy
 from redis_kvpoll import AsyncStatusStore, InvalidInputError, KVPoll, Outcome, StatusStore, StoreClosedError
 from tests.support import cluster, real
-from tests.support.proxy import Proxy
 
 
 @pytest.fixture
