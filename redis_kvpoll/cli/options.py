@@ -1,11 +1,10 @@
-"""What the commands share: the options that name a table, its opening, and how values are printed."""
+"""What the commands share: the options that name a table, and its opening."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
 from collections.abc import Callable
-from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -89,11 +88,3 @@ def _settings(url: str, namespace: str) -> Settings | None:
             return store.settings()
     except InvalidInputError:  # with the role appended, the name is too long
         return None
-
-
-def local_time(at: float) -> str:
-    """A Unix time in the local time zone."""
-    try:
-        return datetime.fromtimestamp(at).astimezone().isoformat(sep=" ", timespec="milliseconds")
-    except (OSError, OverflowError, ValueError):  # written by hand, and outside any calendar
-        return f"{at:g} s after 1970"

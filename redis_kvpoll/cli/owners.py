@@ -7,7 +7,8 @@ import time
 
 import click
 
-from redis_kvpoll.cli.options import local_time, namespace_exists, open_table, table_options
+from redis_kvpoll.cli.options import namespace_exists, open_table, table_options
+from redis_kvpoll.cli.rows import local_time
 from redis_kvpoll.errors import printable
 from redis_kvpoll.model import Owner
 

@@ -3,28 +3,13 @@
 from __future__ import annotations
 
 import sys
-import time
-from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
 from redis_kvpoll.cli.options import namespace_exists, open_table, room_id, table_options
+from redis_kvpoll.cli.rows import footer, listed_columns, room_line
 from redis_kvpoll.errors import CorruptEntryError, printable
 from redis_kvpoll.model import KVPoll, Outcome
-
-if TYPE_CHECKING:
-    from redis_kvpoll.sync.store import StatusStore
-
-COLUMNS = ("room", "status", "age", "updated", "ttl", "reason", "owner")
-
-
-class Line(NamedTuple):
-    """One room in a list; its cells are those of COLUMNS."""
-
-    cells: tuple[str, ...]
-    status: KVPoll | None
-    """None for a corrupt room."""
-    updated_at: float
 
 
 @click.command(short_help="List the rooms of a table.")
@@ -116,34 +101,6 @@ def abort(url: str, namespace: str, room: int, reason: str) -> None:
         raise click.ClickException(_absent(room, namespace))
     state = "is now Failed" if outcome is Outcome.FAILED else "was already Failed"
     click.echo(f"Room {room} {state}: {printable(recorded or 'no reason was recorded')}")
-
-
-def room_line(store: StatusStore, room: int) -> Line | None:
-    """A room's line; None if the room has gone meanwhile. A corrupt room gets a line too, and hides no other."""
-    try:
-        entry = store.entry(room)
-    except CorruptEntryError as error:
-        return Line((str(room), "corrupt", "", "", "", printable(error.found), ""), None, 0.0)
-    if entry is None:
-        return None
-    # The times are the server's, "now" is ours: a clock skew must not give a negative age.
-    now = time.time()
-    ages = (f"{max(0.0, now - then):.1f} s" for then in (entry.opened_at, entry.updated_at))
-    texts = (printable(entry.reason or ""), printable(entry.owner or ""))
-    cells = (str(room), entry.status.name, *ages, f"{entry.ttl:.1f} s", *texts)
-    return Line(cells, entry.status, entry.updated_at)
-
-
-def listed_columns(lines: list[Line]) -> tuple[str, ...]:
-    """The columns of a list; the owner's only if a room has one."""
-    return COLUMNS if any(line.cells[-1] for line in lines) else COLUMNS[:-1]
-
-
-def footer(namespace: str, shown: int, total: int, wanted: KVPoll | None) -> str:
-    """The line below a list: how many rooms there are, and how many of them are listed."""
-    count = f"{shown:,} of {total:,}" if total > shown else f"{total:,}"
-    at = f" at {wanted.name}" if wanted is not None else ""
-    return f"{namespace}: {count} room{'' if total == 1 else 's'}{at}"
 
 
 def _absent(room: int, namespace: str) -> str:

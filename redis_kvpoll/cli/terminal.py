@@ -14,9 +14,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from redis_kvpoll import validation
-from redis_kvpoll.cli.feed import GAP, rank_change, status_name
-from redis_kvpoll.cli.options import local_time
-from redis_kvpoll.cli.table import COLUMNS, Line
+from redis_kvpoll.cli.rows import GAP, ROOM_COLUMNS, Line, local_time, rank_change, status_name
 from redis_kvpoll.errors import printable
 from redis_kvpoll.model import Entry, KVPoll
 from redis_kvpoll.protocol.feed import Change, FeedGap
@@ -45,7 +43,7 @@ def print_rooms(columns: Sequence[str], lines: list[Line], footer: str) -> None:
             name, justify="right" if right else "left", no_wrap=name != "reason", min_width=widths.get(name)
         )
     for line in lines:
-        cells = {name: Text(cell) for name, cell in zip(COLUMNS, line.cells, strict=True)}
+        cells = {name: Text(cell) for name, cell in zip(ROOM_COLUMNS, line.cells, strict=True)}
         cells["status"].stylize("bold red" if line.status is None else STATUS_STYLES[line.status])
         table.add_row(*(cells[name] for name in columns))
     console = Console(highlight=False)
