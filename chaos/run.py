@@ -48,25 +48,22 @@ def run(name: str, scenario: Scenario, seconds: float, seed: int) -> RunResult:
     with tempfile.TemporaryDirectory(prefix="chaos-") as folder, scenario.make(Path(folder)) as setup:
         start = time.monotonic()
         plan = Plan(
-            -1, setup.url, "", f"{seed} {name}", start, False, DEADLINE, TTL, setup.shards, setup.feed, setup.lease
+            number=-1,
+            url=setup.url,
+            file="",
+            seed=f"{seed} {name}",
+            start=start,
+            is_async=False,
+            deadline=DEADLINE,
+            ttl=TTL,
+            shards=setup.shards,
+            feed_length=setup.feed_length,
+            lease=setup.lease,
         )
         with WorkerPool(Path(folder), plan, WORKERS) as pool:
             chance = random.Random(f"{seed} {name}")  # noqa: S311 - chance, not secrets
             events = inject_faults(setup.faults, pool, chance, seconds)
-            pool.quiesce()
-            rooms = list(range(recording.rooms_at(time.monotonic() - start)[-1] + 1))
-            killed = deaths(events)
-            hit = {recording.owner(event.worker) for event in events if event.worker is not None}
-            reaped_at = max(killed.values(), default=0.0) + setup.lease + fenced.RECOVERY_SECONDS
-            time.sleep(max(0.0, reaped_at - time.monotonic()))
-            reads = read_table(setup, rooms)
-            copies = pool.copies(rooms)
-            found_history = History([*pool.calls(), *reads], events, DEADLINE)
-            found = checker.check(found_history, setup.refusals, lambda room: keys.tag(NAMESPACE, setup.shards, room))
-            found += fenced.outlived_leases(reads, killed, setup.lease) + fenced.false_expiries(reads, hit)
-            table = {read.room: read.answer for read in reads if read.name == "poll"}
-            found += checker.check_end(table, copies, ttls(setup), TTL)
-            found += [Violation("a worker printed an error", text) for text in pool.error_output()]
+            found_history, violations = _check(setup, pool, events, start)
     failures = {(call.worker, call.began): checker.failure(call) for call in found_history.calls}
     return RunResult(
         name,
@@ -74,10 +71,29 @@ def run(name: str, scenario: Scenario, seconds: float, seed: int) -> RunResult:
         Counter(event.name for event in events),
         len(failures),
         Counter(filter(None, failures.values())),
-        found,
+        violations,
         checker.longest_wait(found_history),
         found_history,
     )
+
+
+def _check(setup: Setup, pool: WorkerPool, events: list[FaultEvent], start: float) -> tuple[History, list[Violation]]:
+    """End all calls, read the table and the mirrors, and check the history and the final state."""
+    pool.quiesce()
+    rooms = list(range(recording.rooms_at(time.monotonic() - start)[-1] + 1))
+    killed = deaths(events)
+    hit = {recording.owner(event.worker) for event in events if event.worker is not None}
+    reaped_at = max(killed.values(), default=0.0) + setup.lease + fenced.RECOVERY_SECONDS
+    time.sleep(max(0.0, reaped_at - time.monotonic()))
+    reads = read_table(setup, rooms)
+    copies = pool.copies(rooms)
+    found_history = History([*pool.calls(), *reads], events, DEADLINE)
+    found = checker.check(found_history, setup.refusals, lambda room: keys.tag(NAMESPACE, setup.shards, room))
+    found += fenced.outlived_leases(reads, killed, setup.lease) + fenced.false_expiries(reads, hit)
+    table = {read.room: read.answer for read in reads if read.name == "poll"}
+    found += checker.check_end(table, copies, ttls(setup), TTL)
+    found += [Violation("a worker printed an error", text) for text in pool.error_output()]
+    return found_history, found
 
 
 def inject_faults(faults: list[Fault], pool: WorkerPool, chance: random.Random, seconds: float) -> list[FaultEvent]:

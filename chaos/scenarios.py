@@ -35,7 +35,7 @@ class Setup:
     primaries: Callable[[], list[redis.Redis]]
     """Clients of all servers that hold keys, once no worker makes calls."""
     shards: int = 1
-    feed: int = 100_000
+    feed_length: int = 100_000
     """Entries that a shard's feed keeps."""
     lease: float = LEASE
     """The TTL of the workers' leases in seconds."""
@@ -71,7 +71,7 @@ def workers(folder: Path) -> Iterator[Setup]:
     times a lease's TTL, in which no owner must be lost."""
     with Server(folder / "server") as server:
         kinds = [*faults.of_workers(), faults.long_pause(server, 3 * LEASE)]
-        yield Setup(server.url, kinds, lambda: [server.client], feed=100)
+        yield Setup(server.url, kinds, lambda: [server.client], feed_length=100)
 
 
 @contextlib.contextmanager

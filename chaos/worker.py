@@ -49,7 +49,7 @@ class Plan:
     deadline: float
     ttl: float
     shards: int
-    feed: int
+    feed_length: int
     lease: float
 
     def text(self) -> str:
@@ -63,7 +63,7 @@ class Plan:
             ttl=self.ttl,
             terminal_ttl=self.ttl,
             shards=self.shards,
-            feed=self.feed,
+            feed_length=self.feed_length,
         )
 
 

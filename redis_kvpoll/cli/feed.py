@@ -61,7 +61,7 @@ def history(url: str, namespace: str, room: int, wants_json: bool) -> None:
     if wants_json:
         click.echo(json.dumps([as_json(change) for change in changes], indent=2))
     elif not changes:
-        kept = f"the last {settings.feed:,}" if settings else "few"
+        kept = f"the last {settings.feed_length:,}" if settings else "few"
         raise click.ClickException(
             f"the feed of namespace {namespace!r} has no changes of room {room}"
             + (", though the room exists" if exists else "")

@@ -152,13 +152,13 @@ class Router:
         for slot, message in self._pool.messages(timeout):
             if message is None:
                 self._errors.append(f"a {slot.side} worker died by itself; its own message is above")
-                self._replace(slot)
+                self._replace_worker(slot)
             else:
                 self._handle(slot, message)
         while self._kills and self._kills[0][0] <= time.monotonic():
             _, _, slot = heapq.heappop(self._kills)
             if slot in self._pool.slots[slot.side]:  # else it was already killed, for another request
-                self._replace(slot)
+                self._replace_worker(slot)
         now = time.monotonic()
         self._sweep.check_orphans(now)
         if now >= self._check_at:
@@ -184,7 +184,7 @@ class Router:
             if self._ledger.ended(slot.side, message):
                 self._finish(message.request)
 
-    def _replace(self, slot: Slot) -> None:
+    def _replace_worker(self, slot: Slot) -> None:
         for message in self._pool.replace(slot):
             self._handle(slot, message)
         requests = sorted(slot.requests)

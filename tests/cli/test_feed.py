@@ -144,11 +144,11 @@ class TestHistory:
         assert "has no changes of room 8; it keeps" in run("history", "8", "--redis", url, "-n", "prod").output
 
     def test_namespace_without_a_feed_is_an_error(self, url):
-        with StatusStore.from_url(url, namespace="prod", feed=0) as store:
+        with StatusStore.from_url(url, namespace="prod", feed_length=0) as store:
             store.update_status(1, 1)
         for words in (("history", "1"), ("tail",)):
             result = run(*words, "--redis", url, "-n", "prod")
-            assert (result.exit_code, "was opened with feed=0" in result.output) == (1, True)
+            assert (result.exit_code, "was opened with feed_length=0" in result.output) == (1, True)
 
     def test_missing_namespace_is_not_created(self, url, watched):
         for words in (("history", "1"), ("tail",)):
