@@ -74,13 +74,13 @@ class AsyncStatusStore(AsyncTable):
     def from_url(cls, url: str, **options: Unpack[StoreOptions]) -> Self:
         """A store on the server that a URL names; ``options`` are the constructor's.
 
-        ``memory://`` is a table inside this store alone; ``embedded://`` starts a private server that lives as long as
-        the store (it takes about 0.1 s); ``redis://``, ``rediss://``, ``valkey://``, ``valkeys://`` and ``unix://``
-        are redis-py's, with its options; ``redis+sentinel://host:port,host:port/service/db`` follows a primary;
-        ``redis+cluster://host:port`` finds the other nodes by itself.
+        ``memory://`` is a table inside this store alone (extra ``memory``); ``embedded://`` starts a private server
+        that lives as long as the store (it takes about 0.1 s); ``redis://``, ``rediss://``, ``valkey://``,
+        ``valkeys://`` and ``unix://`` are redis-py's, with its options; ``redis+cluster://host:port`` finds the other
+        nodes by itself; ``redis+sentinel://host:port,host:port/service/db`` follows a primary.
 
         Raises:
-            InvalidInputError: the URL is wrong; the message hides its password.
+            InvalidInputError: the URL is wrong (the message hides its password), or an extra is missing.
             EmbeddedServerError: embedded:// found no server to run, or it did not start.
         """
         # No connection is made yet, so a failing constructor leaves only an embedded server, which ends by itself.

@@ -8,6 +8,7 @@ import random
 
 import pytest
 
+from chaos.proxy import Proxy
 from redis_kvpoll import (
     AsyncStatusStore,
     CorruptEntryError,
@@ -25,7 +26,6 @@ from redis_kvpoll.engine.effects import PendingCall
 from tests.support import real
 from tests.support.internals import executor_of, queues_of
 from tests.support.oracle import Oracle
-from tests.support.proxy import Proxy
 
 BOOT, WAIT, MOVE = KVPoll.Bootstrapping, KVPoll.WaitingForInput, KVPoll.Transferring
 

@@ -8,6 +8,7 @@ import threading
 import pytest
 import redis
 
+from chaos.proxy import Proxy
 from redis_kvpoll import (
     EvictionWarning,
     KVPoll,
@@ -19,7 +20,6 @@ from redis_kvpoll import (
 )
 from tests.support import pace, real
 from tests.support.calls import DESTROYING, MARGIN, REPEATED
-from tests.support.proxy import Proxy
 
 
 class TestTemporaryRefusal:
