@@ -8,8 +8,10 @@ from redis_kvpoll import KVPoll, StoreUnavailableError
 from redis_kvpoll.engine.retry import Attempts, CallFailed
 from redis_kvpoll.protocol import script_specs
 from redis_kvpoll.protocol.keys import rooms
-from tests.engine.test_recovery import A, B, on_server
 from tests.support.internals import executor_of
+from tests.support.servers import rooms_on_server
+
+A, B = 1, 2
 
 
 @pytest.fixture
@@ -30,9 +32,9 @@ class TestInterruptedReplay:
             patch.setattr(Attempts, "send_script", after(Attempts.send_script, 2, out_of_time))
             with pytest.raises(StoreUnavailableError):
                 held[0].status()
-        assert len(on_server(client)) == 2
+        assert len(rooms_on_server(client)) == 2
         assert held[0].status() is KVPoll.Bootstrapping
-        assert len(on_server(client)) == 6
+        assert len(rooms_on_server(client)) == 6
 
     def test_interrupted_replay_continues_where_it_stopped(self, held, client, monkeypatch):
         with monkeypatch.context() as patch:
@@ -41,7 +43,7 @@ class TestInterruptedReplay:
                 held[0].status()
         client.delete(*rooms("default", [0, 1]))
         held[5].status()
-        assert sorted(on_server(client)) == [2, 3, 4, 5]
+        assert sorted(rooms_on_server(client)) == [2, 3, 4, 5]
 
     def test_replay_cut_by_reconnect_is_completed(self, store, held, client, monkeypatch):
         """To a server that was lost, and has not been since."""
@@ -52,13 +54,13 @@ class TestInterruptedReplay:
                 after(Attempts.send_script, 2, lambda: executor_of(store).server_may_have_changed()),
             )
             held[0].status()
-        assert len(on_server(client)) == 6
+        assert len(rooms_on_server(client)) == 6
 
     def test_replay_cut_by_another_loss_is_completed(self, held, client, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(Attempts, "send_script", after(Attempts.send_script, 2, client.flushall))
             held[0].status()
-        assert len(on_server(client)) == 6
+        assert len(rooms_on_server(client)) == 6
 
     def test_loss_while_attached_room_waits_is_recovered(self, make_store, client, monkeypatch):
         monkeypatch.setattr("redis_kvpoll.engine.tracked_rooms.CREATOR_POLL_INTERVAL", 0.0)
@@ -71,7 +73,7 @@ class TestInterruptedReplay:
         room.status()
         client.flushall()
         assert room.status() is KVPoll.Bootstrapping
-        assert sorted(on_server(client)) == [B]
+        assert sorted(rooms_on_server(client)) == [B]
 
 
 def after(carry, times, do):

@@ -8,9 +8,9 @@ import random
 import pytest
 
 from redis_kvpoll import InvalidInputError, KVPoll, RoomBusyError, RoomNotFoundError, StatusStore, StoreClosedError
-from tests.mirror.test_mirror import sleeping
 from tests.support import pace, real
 from tests.support.internals import ids_of, replica_of
+from tests.support.mirrors import sleeping
 
 BOOT, INPUT, MOVE, DONE, FAIL = (KVPoll(number) for number in (1, 2, 3, 4, 0))
 ROOM = 2**63 - 1

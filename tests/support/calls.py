@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from redis_kvpoll import KVPoll, KVTransferError, Outcome, Update
@@ -56,3 +58,15 @@ def works(store, server=None):
         with server.client() as client:
             assert client.exists("kvpoll:{default}:room:1")
     assert store.clear(1) is KVPoll.Transferring
+
+
+async def gather(*calls):
+    """The answers of calls that are made at once, errors among them."""
+    async with asyncio.timeout(60):
+        return await asyncio.gather(*calls, return_exceptions=True)
+
+
+def put(store, room, status):
+    """Bring a room to a status, whatever the policy."""
+    store.update_status(room, KVPoll.Bootstrapping)
+    store.update_status(room, status)

@@ -118,3 +118,10 @@ def room_keys(client: redis.Redis) -> dict[Any, Any]:
 
 def keys_without_ttl(client: redis.Redis) -> list[bytes]:
     return [key for key in client.scan_iter(count=1000) if client.pttl(key) == -1]
+
+
+def rooms_on_server(client, tag="default"):
+    """The rooms that are there, without looking through a store: that would bring back what it holds."""
+    return {
+        int(key.rpartition(":")[2]): client.hget(key, "status") for key in client.scan_iter(f"kvpoll:{{{tag}}}:room:*")
+    }

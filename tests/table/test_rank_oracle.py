@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from redis_kvpoll import Consensus, KVPoll, KVTransferError, RoomNotFoundError, WorldSizeMismatchError
 from redis_kvpoll.protocol import keys
 from tests.support.fuzzing import examples
+from tests.support.oracle_bench import START, STEP, TERMINAL, TTL, Bench
 from tests.support.ranked import Speaker, Table
-from tests.table.test_oracle import START, STEP, TERMINAL, TTL, Bench
 
 BOOT, INPUT, MOVE, DONE, FAIL = (KVPoll(number) for number in (1, 2, 3, 4, 0))
 A, B = 2**63 - 2, 2**63 - 1
