@@ -1,4 +1,8 @@
-"""Faults that test_teeth puts into SGLang's plugin, and into what it stands on alone: see faults_in_client.py."""
+"""Mutations of SGLang's plugin and of the parts that only it depends on.
+
+Each is (what is wrong then, where, the text there, its replacement, the test that fails). To add one: put a tuple
+here; ``where`` is ``module:Class.function`` below redis_kvpoll.
+"""
 
 _PLUGIN = "integrations.sglang"
 
