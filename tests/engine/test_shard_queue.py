@@ -18,7 +18,7 @@ from redis_kvpoll.protocol.settings import ExpectedSettings
 from tests.support.contexts import context
 from tests.support.fuzzing import examples
 
-LAYOUT = context(namespace="default")
+CONTEXT = context(namespace="default")
 OTHER = context(namespace="default", policy="strict")
 MAKE = {
     "update": lambda rooms: room_commands.update_many(dict.fromkeys(rooms, 2)),
@@ -30,7 +30,7 @@ SHARED = range(6)
 """The rooms that several callers ask for; those of the many are looked at by nobody."""
 
 
-def pending(kind="poll", rooms=(1,), give_up_at=NEVER, context=LAYOUT, busy=False):
+def pending(kind="poll", rooms=(1,), give_up_at=NEVER, context=CONTEXT, busy=False):
     (call,) = MAKE[kind](rooms).calls(context)
     made = PendingCall(call, give_up_at)
     made.waiter = SimpleNamespace(busy=busy)
@@ -69,7 +69,7 @@ class QueueMachine(RuleBasedStateMachine):
         kind=st.sampled_from(sorted(MAKE)),
         rooms=st.lists(st.sampled_from(SHARED), min_size=1, max_size=3, unique=True),
         many=st.sampled_from([0, 0, 0, 400, MAX_BATCH - 3]),
-        context=st.sampled_from([LAYOUT, LAYOUT, LAYOUT, OTHER]),
+        context=st.sampled_from([CONTEXT, CONTEXT, CONTEXT, OTHER]),
         patience=st.sampled_from([1.0, 5.0]),
         busy=st.booleans(),
     )
@@ -207,7 +207,7 @@ class TestTakeBatch:
         }.values(),
     )
     def test_batch_takes_compatible_calls_in_order(self, line, first):
-        pending_calls = [pending(kind, rooms, context=(more or [LAYOUT])[0]) for kind, rooms, *more in line]
+        pending_calls = [pending(kind, rooms, context=(more or [CONTEXT])[0]) for kind, rooms, *more in line]
         batch = queue_of_calls(*pending_calls).take_batch()
         assert [pending_calls.index(one) for one in batch.pending_calls] == first
 

@@ -12,7 +12,7 @@ from redis_kvpoll.replica.replica import Replica
 from tests.support.contexts import context
 from tests.support.internals import follow_feed, read_once
 
-LAYOUT = context()
+CONTEXT = context()
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def now(monkeypatch):
 
 @pytest.fixture
 def replica():
-    replica = Replica(LAYOUT, contextlib.nullcontext(), lambda room: True)
+    replica = Replica(CONTEXT, contextlib.nullcontext(), lambda room: True)
     replica.start_resync("ns", b"5-0", 1000.0)
     replica.read("ns", [], True, 1000.0)
     replica.mark_synced("ns", 0)

@@ -32,9 +32,9 @@ STEPS = st.lists(
         *[st.tuples(st.just("own"), SOME, STATUSES)] * 3,
         st.tuples(st.just("deliver"), st.integers(0, 5)),
         *[st.tuples(st.just("read"), st.integers(1, 3))] * 2,
-        st.tuples(st.just("ask")),
-        st.tuples(st.just("look"), st.sets(st.sampled_from(range(3)))),
-        st.tuples(st.just("late_look"), st.sets(st.sampled_from(range(3)), min_size=1)),
+        st.tuples(st.just("read_uncertain")),
+        st.tuples(st.just("read_snapshot"), st.sets(st.sampled_from(range(3)))),
+        st.tuples(st.just("late_snapshot"), st.sets(st.sampled_from(range(3)), min_size=1)),
         st.tuples(st.just("mark_synced")),
         st.tuples(st.just("another_server"), st.integers(0, 3)),
     ),
@@ -49,9 +49,9 @@ def ended(run):
     if not run.shard.synced:
         run.mark_synced()
     run.read(1000)
-    run.ask()
-    run.look(range(3))  # what has expired
-    run.told += run.replica.take_changes()
+    run.read_uncertain()
+    run.read_snapshot(range(3))  # what has expired
+    run.reported += run.replica.take_changes()
     return run
 
 
@@ -64,7 +64,7 @@ def test_any_interleaving_ends_with_the_view_of_the_rank(steps):
     run.start()
     run.mark_synced()
     run.replica.take_changes()
-    told_before = dict(run.replica.statuses)
+    reported_before = dict(run.replica.statuses)
     for name, *arguments in steps:
         getattr(run, name)(*arguments)
         run.check()
@@ -79,7 +79,7 @@ def test_any_interleaving_ends_with_the_view_of_the_rank(steps):
     assert not read_positions_of(run.shard)
     assert not run.shard.uncertain
     assert len(run.shard.expiry) == len(table)
-    last = {**told_before, **dict(run.told)}
+    last = {**reported_before, **dict(run.reported)}
     assert {room: status for room, status in last.items() if status is not None} == run.server.rooms
 
 
@@ -94,7 +94,7 @@ def test_expired_rooms_go_when_due_ones_are_read(steps, gone):
     ended(run)
     for room in gone:
         run.server.expire(room)
-    run.look(run.replica.due("ns", 1e6, 100))
+    run.read_snapshot(run.replica.due("ns", 1e6, 100))
     assert run.replica.statuses == run.server.rooms
 
 
@@ -116,7 +116,7 @@ class TestSingleChanges:
         run.others(1, "clear", [0])
         run.read(9)
         assert run.replica.statuses == {0: BOOT}
-        assert run.told == [(0, BOOT)]
+        assert run.reported == [(0, BOOT)]
         assert not run.replica.uncertain("ns")
 
     def test_failure_of_other_rank_is_seen_at_once(self, run):
@@ -147,7 +147,7 @@ class TestSingleChanges:
         run.update(1, [0], MOVE)
         run.read(9)
         assert run.replica.statuses == {0: INPUT}
-        assert run.told == [(0, INPUT), (0, FAIL), (0, INPUT)]
+        assert run.reported == [(0, INPUT), (0, FAIL), (0, INPUT)]
         assert not run.replica.uncertain("ns")
 
     def test_cleared_failed_room_needs_no_read(self, run):
@@ -173,7 +173,7 @@ class TestSingleChanges:
         run.update(1, [0], BOOT)
         run.others(1, "replay_cleared", [0])
         run.read(9)
-        assert run.replica.uncertain("ns") == [0], "which was its last status is not told"
+        assert run.replica.uncertain("ns") == [0], "which was its last status is not reported"
         run.another_server(0)
         assert run.replica.uncertain("ns") == []
 
@@ -186,14 +186,14 @@ class TestSingleChanges:
         run.own([0], DONE)
         run.deliver(0)
         run.read(9)
-        assert run.told == [(0, BOOT), (0, INPUT), (0, DONE)]
+        assert run.reported == [(0, BOOT), (0, INPUT), (0, DONE)]
 
     def test_own_clear_removes_room(self, run):
         run.update(0, [0], DONE)
         run.update(1, [0], DONE)
         run.others(0, "clear", [0])
         run.read(9)
-        assert run.told == [(0, DONE), (0, None)]
+        assert run.reported == [(0, DONE), (0, None)]
 
     def test_touch_by_other_rank_extends_expiry(self, run):
         run.update(0, [0], MOVE)
@@ -289,13 +289,13 @@ class TestRanksOfRoom:
         run.read(9)
         assert self.ranks(run) == {1: INPUT if begin == "replay" else BOOT}
         assert run.replica.statuses == {}
-        assert run.told[-1] == (0, None)
+        assert run.reported[-1] == (0, None)
         assert not run.replica.uncertain("ns")
 
     def test_feed_does_not_undo_newer_snapshot(self, run):
         for rank, status in ((1, BOOT), (0, BOOT), (1, FAIL), (1, MOVE)):
             run.update(rank, [0], status)
-        run.look([0])
+        run.read_snapshot([0])
         for _ in range(4):
             assert self.ranks(run) == {0: BOOT, 1: MOVE}
             run.read(1)
@@ -306,7 +306,7 @@ class TestRanksOfRoom:
 
     def test_snapshot_older_than_entry_is_ignored(self, run):
         run.update(1, [0], BOOT)
-        run.late_look([0, 1])
+        run.late_snapshot([0, 1])
         run.update(1, [0, 1], MOVE)
         run.read(9)
         run.deliver(0)
@@ -342,7 +342,7 @@ class TestRanksOfRoom:
         run.update(1, [0], MOVE)
         run.read(9)
         run.expire([0])
-        run.look([0])
+        run.read_snapshot([0])
         assert run.replica.ranks == ids_of(run.shard) == {}
         assert not len(run.shard.expiry)
 

@@ -32,7 +32,7 @@ class Bench:
         options = {"policy": policy, "mode": mode, "shards": shards, "ttl": TTL, "terminal_ttl": TERMINAL}
         stores = [{**options, "rank": rank, "world_size": size} for rank, size in who]
         self.clock = time_machine.travel(START, tick=True)
-        self.traveller = self.clock.start()
+        self.clock_shift = self.clock.start()
         self.sides = [Side(*server, stores, flavour) for server in servers]
         self.spare = [
             next(r for r in range(100, 999) if keys.tag(NAMESPACE, shards, r) == t) for t in self.sides[0].tags
@@ -103,7 +103,7 @@ class Bench:
     def pass_time(self, steps):
         self.world.pass_time(steps * STEP)
         for side in self.sides:
-            side.pass_time(steps * STEP, self.traveller)
+            side.pass_time(steps * STEP, self.clock_shift)
 
     def lose_all(self, order):
         """FLUSHALL. Everybody has just looked at all rooms, so what they know is all that was to be known."""
@@ -123,7 +123,7 @@ class Bench:
             for what, found, expected in zip(("rooms", "lengths"), side.table(world), self.expected(), strict=True):
                 found = {room: (fields, int(left) // STEP) for room, (fields, left) in found.items()}
                 assert found == expected, self.differs(side, what, found, expected)
-            told = {r: (status, reason, int(left) // STEP) for r, (status, reason, left) in side.told().items()}
+            told = {r: (status, reason, int(left) // STEP) for r, (status, reason, left) in side.feed_table().items()}
             expected = {
                 room: (there.status, there.reason, int(there.expires - world.now) // STEP)
                 for room, there in world.rooms.items()
@@ -163,7 +163,7 @@ class Bench:
 
 
 class Loss:
-    """What has come back, against who would bring it: the openers, and the leases of those who still have theirs.
+    """What has come back, against who would bring it: the creators, and the leases of those who still have theirs.
 
     Which rooms, which life, at which status: that follows. What else comes with it (reasons, lengths, who failed it,
     what a rank is at by itself) depends on who had heard what; there both sides must have the same, no more than there
@@ -177,14 +177,14 @@ class Loss:
 
     def check(self):
         world = self.world
-        world.leases, world.condemned, world.owned = {}, {}, {}
+        world.leases, world.lost, world.owned = {}, {}, {}
         for who in self.order:
             self.renew(self.processes[who].lease)
         refused = {p.number for p in self.processes if p.lease and not world.holds(p.lease)}
         back = {}
         for room, there in self.before.items():
-            there.openers -= refused
-            if there.openers - {p.number for p in self.processes if p.rank in there.cleared}:
+            there.creators -= refused
+            if there.creators - {p.number for p in self.processes if p.rank in there.cleared}:
                 back[room] = there
         world.rooms = back
         first, *others = [side.table(world) for side in self.sides]
@@ -205,15 +205,15 @@ class Loss:
             lease.is_known_lost = True
             return
         self.world.leases[lease.name] = lease
-        lease.beaten, lease.marked = self.world.now, None
+        lease.last_heartbeat, lease.suspected_at = self.world.now, None
 
     def adopt_handle(self, room, was, fields):
         world = self.world
         assert (fields["generation"], fields.get("request")) == (was.life, was.request), (room, fields)
         assert fields.get("reason") in (None, was.reason), (room, fields)
-        there = Life(was.world_size, world.now, life=was.life, request=was.request, openers=was.openers)
+        there = Life(was.world_size, world.now, life=was.life, request=was.request, creators=was.creators)
         there.live, there.cleared = ranks(fields, "status:"), ranks(fields, "cleared:")
-        there.status = there.agree() if was.world_size else was.status
+        there.status = there.consensus() if was.world_size else was.status
         assert fields["status"] == there.status.name, (room, fields)
         if was.cleared:  # a rank that has cleared says what it last knew of itself, or that it saw the others fail
             assert all(status in (was.cleared.get(rank), FAILED) for rank, status in there.cleared.items()), (
@@ -235,7 +235,7 @@ class Loss:
         assert fields.get("generation") == self.world.rooms[room].life, (room, fields)
         of = {rank_of(name): int(value) for name, value in fields.items() if name.startswith("length")}
         # Not only the last: who said it through a handle does not know that it was popped or dropped since.
-        said = {(rank, length) for life, rank, length in self.world.said if life == fields["generation"]}
+        said = {(rank, length) for life, rank, length in self.world.lengths_set if life == fields["generation"]}
         assert of.items() <= said, f"lengths {of} of room {room} came back; what was said through handles: {said}"
         return Lengths(of, self.world.now + self.world.ttl, fields["generation"])
 

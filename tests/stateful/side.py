@@ -86,7 +86,7 @@ class Side:
                 make_touch_due(held.keeper, seconds)
 
     def lose_all(self, order, spare):
-        """All data is gone. Then each process in turn makes a call, three times over: so guests find their openers."""
+        """All data is gone. Then each process in turn makes a call, three times over: so guests find their creators."""
         self.client.flushall()
         self.begin()
         for seconds in (0, 1, 11):
@@ -150,6 +150,6 @@ class Side:
                 found[room] = fields, self.client.pttl(key) / 1000
         return rooms, lengths
 
-    def told(self):
+    def feed_table(self):
         """The table as it follows from the feed alone: {room: (status, reason, seconds left)}."""
         return {room: tuple(there) for room, there in self.replay.read_on().table.items()}

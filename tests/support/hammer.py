@@ -1,6 +1,6 @@
-"""One of the processes that hammer the same few rooms. Its orders come on standard input, its history goes out.
+"""One of the processes that write the same few rooms. Jobs come on standard input, histories go to standard output.
 
-A line of JSON is a job; "ready" is answered once the settings are checked, and the next line is the signal to start.
+A job is a line of JSON. The process answers "ready" once the settings are checked; the next line starts the job.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ NAMES += ["get", "failure_reason"]
 
 
 def plain(answer):
-    """An answer in JSON's config; a KVPoll is its number."""
+    """An answer as JSON; a KVPoll is its number."""
     return [answer.outcome.name, answer.status] if isinstance(answer, tuple) else answer
 
 

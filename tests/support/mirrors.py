@@ -1,4 +1,4 @@
-"""What waits for a mirror or a store, and what follows the feed for them."""
+"""The waiters and the followers of mirrors and stores."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.support.internals import replica_of
 
 
 def sleeping(mirror_or_waits, count=1):
-    """Whether so many are waiting."""
+    """Whether at least so many waiters are asleep on synced shards."""
     replica = replica_of(mirror_or_waits)
     if replica is None:
         return False
@@ -18,7 +18,7 @@ def sleeping(mirror_or_waits, count=1):
 
 
 def following(side):
-    """The threads or tasks that follow."""
+    """The threads or tasks that follow the feed."""
     return side.loop.tasks() if side.is_async else threads_that_follow()
 
 

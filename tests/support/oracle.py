@@ -1,7 +1,7 @@
-"""The table as plain Python, written from the design and not from the Lua, to hold the store against.
+"""The oracle: the table in plain Python, written from the design and not from the Lua.
 
-``merge`` is the whole rule; ``Oracle`` adds what stands around it: reasons, decode prefix lengths and TTLs on a clock
-that the test moves. It has the store's methods, with the same answers.
+``merge`` is the authority for one status. ``Oracle`` adds reasons, decode prefix lengths and TTLs, on a clock
+that the test moves; it has the store's methods, with the same answers. tests/README.md lists the oracles.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ DEFAULT_REASON = "Aborted by AbortReq."
 
 
 def merge(policy, current, incoming):
-    """What becomes of a room (``current`` is None when it is absent) when a status comes in."""
+    """The Update of a room (``current`` is None when it is absent) by an incoming status."""
     if current is None:
         late = incoming == KVPoll.Failed or (policy == "strict" and incoming >= KVPoll.Transferring)
         return Update(Outcome.SKIPPED, None) if late else Update(Outcome.CREATED, incoming)

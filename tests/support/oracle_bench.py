@@ -12,7 +12,7 @@ from redis_kvpoll.protocol import keys
 from tests.support.feeds import Replay
 from tests.support.oracle import Oracle
 
-# Time passes in whole steps and the TTLs end half-way between two: no key is ever looked at in its last moment.
+# Time passes in whole steps and TTLs end half-way between two: no key is read in its last moment.
 STEP = 100
 START = 1_800_000_000
 
@@ -39,7 +39,7 @@ class Bench:
                     expected, found = answer(self.oracle, name, args), answer(self.store, name, args)
                     assert self.comparable(found) == self.comparable(expected), (name, args)
                 assert self.on_server() == self.in_oracle(), (name, args)
-                assert self.in_feed() == self.told_by_oracle(), (name, args)
+                assert self.in_feed() == self.feed_of_oracle(), (name, args)
 
     def pass_time(self, seconds):
         self.oracle.pass_time(seconds)
@@ -84,7 +84,7 @@ class Bench:
         table = self.replay.read_on().table
         return {room: (status, reason, self.seconds(left)) for room, (status, reason, left) in table.items()}
 
-    def told_by_oracle(self):
+    def feed_of_oracle(self):
         now = self.oracle.now
         return {
             room: (there.status, there.reason, self.seconds(there.expires - now))

@@ -1,4 +1,4 @@
-"""A proxy between a store and its server, which makes the faults that a network makes, and adds TLS."""
+"""A proxy between a store and its server that injects network faults, and adds TLS."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class Proxy:
 
     def __init__(self, target: object, tls: ssl.SSLContext | None = None) -> None:
         self.commands: list[Command] = []
-        """Every command that came in, those that went no further included."""
+        """Every command that came in, forwarded or not."""
         self.stalled = False
-        """While True, what comes in is swallowed: no answer, no error."""
+        """While True, commands are swallowed: no answer, no error."""
         self.refusals = 0
-        """How many of the next connections are closed as soon as they are made."""
+        """How many of the next connections are closed at once."""
         self.connections = 0
         """How many connections were made."""
         self._target = str(target)
@@ -62,12 +62,12 @@ class Proxy:
         self.lose = lambda command: _calls(command, script)
 
     def hold(self, *scripts: str) -> None:
-        """From now on, let no call of these scripts through, until it is released."""
+        """Hold back calls of these scripts until they are released."""
         self.released = threading.Event()
         self._held = lambda command: any(_calls(command, script) for script in scripts)
 
     def release(self) -> None:
-        """Let through what is held, and hold nothing any more."""
+        """Forward what is held, and hold nothing any more."""
         self._held = None
         self.released.set()
 

@@ -1,7 +1,7 @@
-"""Rooms with ranks as plain Python, written from the design and not from the Lua, to hold the stores against.
+"""The oracle of rooms with ranks, in plain Python, written from the design and not from the Lua.
 
-One table, and for each store on it a Speaker: a rank of so many, or nobody's rank. Reasons, decode prefix lengths and
-TTLs stand around it as in tests/oracle.py, whose ``merge`` is the rule for a rank as it is for a room.
+One Table, and a StoreOracle for each store on it: a rank, or a store without one. Reasons, decode prefix lengths and
+TTLs are as in oracle.py, whose ``merge`` is the rule for one rank's status as it is for a plain room's.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from tests.support.oracle import DEFAULT_REASON, merge
 FAILED = KVPoll.Failed
 
 
-def agreed(statuses, world_size):
-    """What ranks agree on that have said so much."""
+def consensus_of(statuses, world_size):
+    """The consensus of these statuses."""
     if FAILED in statuses:
         return FAILED
     return KVPoll.Bootstrapping if len(statuses) < world_size else min(statuses)
@@ -35,7 +35,7 @@ class Room:
     world_size: int | None
     opened: float
     status: KVPoll | None = None
-    """What all agree on."""
+    """The consensus."""
     live: dict[int, KVPoll] = field(default_factory=dict)
     cleared: dict[int, KVPoll] = field(default_factory=dict)
     updated: float = 0
@@ -44,12 +44,12 @@ class Room:
     reason: str | None = None
     failed_by: str | None = None
     life: int = 0
-    """Which of the room's generations, counted; it and what follows is for tests/stateful, 0 and None elsewhere."""
+    """The number of the room's generation. This and what follows is for tests/stateful, and 0 or None elsewhere."""
     request: str | None = None
     owner: str | None = None
 
-    def agree(self):
-        return agreed([*self.live.values(), *self.cleared.values()], self.world_size)
+    def consensus(self):
+        return consensus_of([*self.live.values(), *self.cleared.values()], self.world_size)
 
 
 @dataclass
@@ -81,7 +81,7 @@ class Table:
                 del self.lengths[room]
 
     def write(self, there, status):
-        """All who look at a room's fields come to this; the rest of it follows from what is agreed on."""
+        """Set a room's consensus, and what follows from it; return the one before."""
         was, there.status, there.updated = there.status, status, self.now
         there.expires = self.now + (self.terminal_ttl if status.is_terminal else self.ttl)
         if was == FAILED != status:
@@ -89,8 +89,8 @@ class Table:
         return was
 
 
-class Speaker:
-    """The methods of a store that speaks for a rank; or for none."""
+class StoreOracle:
+    """The methods of a store with a rank, or without."""
 
     def __init__(self, table, rank=None, world_size=None):
         self.table, self.rank, self.world_size = table, rank, world_size
@@ -146,7 +146,7 @@ class Speaker:
             return
         there.live[self.rank] = status
         there.version += 1
-        was = self.table.write(there, there.agree())
+        was = self.table.write(there, there.consensus())
         if there.status == FAILED != was:
             there.failed_by = there.failed_by or self.author
 

@@ -1,4 +1,4 @@
-"""A replay's report, for tests: all well, but for what they change."""
+"""A replay's report for tests: everything is well except what they change."""
 
 from __future__ import annotations
 

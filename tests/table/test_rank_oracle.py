@@ -17,7 +17,7 @@ from redis_kvpoll import Consensus, KVPoll, KVTransferError, RoomNotFoundError, 
 from redis_kvpoll.protocol import keys
 from tests.support.fuzzing import examples
 from tests.support.oracle_bench import START, STEP, TERMINAL, TTL, Bench
-from tests.support.ranked import Speaker, Table
+from tests.support.ranked import StoreOracle, Table
 
 BOOT, INPUT, MOVE, DONE, FAIL = (KVPoll(number) for number in (1, 2, 3, 4, 0))
 A, B = 2**63 - 2, 2**63 - 1
@@ -56,9 +56,9 @@ class RankedBench(Bench):
         self.replay = type(self.replay)(client, keys.tags(namespace, shards))
         self.oracle = Table(policy, mode, TTL, TERMINAL, START)
         world_size = len(stores) - 1
-        self.speakers = [Speaker(self.oracle, rank, world_size) for rank in range(world_size)]
-        self.speakers.append(Speaker(self.oracle))
-        self.agreed = {}
+        self.oracles = [StoreOracle(self.oracle, rank, world_size) for rank in range(world_size)]
+        self.oracles.append(StoreOracle(self.oracle))
+        self.last_consensus = {}
 
     def run(self, operations):
         with time_machine.travel(START, tick=False) if self.server.is_fake else contextlib.nullcontext() as self.clock:
@@ -66,23 +66,23 @@ class RankedBench(Bench):
                 if name == "pass_time":
                     self.pass_time(*args)
                 else:
-                    expected, found = answer(self.speakers[who], name, args), answer(self.stores[who], name, args)
+                    expected, found = answer(self.oracles[who], name, args), answer(self.stores[who], name, args)
                     assert self.comparable(found) == self.comparable(expected), (who, name, args)
                 assert self.on_server() == self.in_oracle(), (who, name, args)
-                assert self.in_feed() == self.told_by_oracle(), (who, name, args)
-                self.look_at_all()
+                assert self.in_feed() == self.feed_of_oracle(), (who, name, args)
+                self.compare_views()
 
-    def look_at_all(self):
+    def compare_views(self):
         """How every rank sees every room; and of two looks at what they agree on, the later is known by its number."""
-        for store, speaker in zip(self.stores, self.speakers, strict=True):
-            assert store.poll([A, B]) == speaker.poll([A, B])
+        for store, oracle in zip(self.stores, self.oracles, strict=True):
+            assert store.poll([A, B]) == oracle.poll([A, B])
         for room, found in zip((A, B), self.stores[0].consensus([A, B]), strict=True):
-            before = self.agreed.get(room)
+            before = self.last_consensus.get(room)
             if found.status is not None:
                 if before and found.status != before.status and self.oracle.rooms[room].world_size:
                     assert found[1:] > before[1:]
                 assert not before or found[1:] >= before[1:]
-                self.agreed[room] = found
+                self.last_consensus[room] = found
 
     def in_oracle(self):
         table, now = {}, self.oracle.now
@@ -100,7 +100,7 @@ class RankedBench(Bench):
             table[keys.prefixes(self.tag(number), [number])[0]] = (fields, self.seconds(lengths.expires - now))
         return table
 
-    def told_by_oracle(self):
+    def feed_of_oracle(self):
         now = self.oracle.now
         return {
             room: (there.status, there.reason, self.seconds(there.expires - now))
