@@ -24,7 +24,7 @@ BOOT, MOVE = KVPoll.Bootstrapping, KVPoll.Transferring
 
 
 async def make_bad(client, room):
-    """Keys of a room that no script of ours wrote: a hash with a strange status, or keys of another type."""
+    """Make a room with an unknown status, and one whose keys have another type."""
     client.hset(f"kvpoll:{{default}}:room:{room}", "status", "Banana")
     client.expire(f"kvpoll:{{default}}:room:{room}", 60)
     for kind, key in (("room", room + 1), ("prefix", room + 1)):
@@ -58,7 +58,7 @@ async def test_one_corrupt_room_fails_alone(operation, kind):
             rooms = [0, 1, 11, 2, 10, 3]
             answers = dict(zip(rooms, await gather(*(call(store, room) for room in rooms)), strict=True))
     assert [answers[room] for room in range(4)] == [answer] * 4
-    if operation != "clear":  # which is how one gets rid of them
+    if operation != "clear":  # clear deletes them
         assert isinstance(answers[11], CorruptEntryError)
         assert answers[11].room == 11
     if operation in ("get", "check_status", "failure_reason", "update_status"):
@@ -66,7 +66,7 @@ async def test_one_corrupt_room_fails_alone(operation, kind):
         assert (answers[10].room, answers[10].operation) == (10, operation)
 
 
-# What is asked of few rooms, at random, in one turn; each with its oracle's call.
+# Operations on few rooms and their arguments, drawn at random.
 MIXED = {
     "update_status": lambda chance, room: (room, chance.choice(list(KVPoll))),
     "get": lambda chance, room: (room,),
@@ -84,7 +84,7 @@ MIXED = {
 @pytest.mark.parametrize("kind", ["valkey", "redis", "redis62"])
 @pytest.mark.parametrize("mode", ["none", "prefill"])
 async def test_mixed_calls_answer_in_call_order(kind, mode):
-    """Scripts are forgotten, replies of what may be repeated get lost, and batches overlap what comes meanwhile."""
+    """While scripts are flushed, replies of repeatable calls are lost, and batches overlap with new calls."""
     chance = random.Random(f"{kind} {mode}")
     with real.World("sync") as world, Proxy(world.shared(kind).socket) as proxy:
         oracle = Oracle("strict", mode, 900.0, 300.0, 0.0)

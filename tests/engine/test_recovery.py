@@ -1,4 +1,4 @@
-"""A server loses its data, or the last of it: who holds rooms brings them back, and nothing else comes back."""
+"""After a loss of data, the stores that track rooms recover them, and nothing else."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class TestFlushAll:
         assert sorted(rooms_on_server(client)) == [4, 5]
 
     def test_room_being_cleared_is_not_recovered(self, store, client):
-        """Not even for a moment: others would hear of it."""
+        """Not even for a moment: mirrors would see it."""
         room, other = store.open(A), store.open(B)
         client.flushall()
         assert room.clear() == Update(Outcome.STALE, None)
@@ -172,33 +172,33 @@ class TestFlushAll:
 
 
 class TestAttachedRooms:
-    """Who has attached a room does not create it, but waits for its opener, and adds what it knows."""
+    """A store that has attached a room does not create it: it waits for the creator, then replays what it knows."""
 
     def test_attached_write_waits_for_creator(self, make_store, client):
         store, other = make_store(), make_store()
         room = store.open(A)
         room.update(KVPoll.Transferring)
-        guest = other.attach(A)
+        attached = other.attach(A)
         client.flushall()
-        opener = threading.Timer(0.2, make_opener_come_back, (client, room))
-        opener.start()
-        assert guest.update(KVPoll.Success) == Update(Outcome.ADVANCED, KVPoll.Success)
-        opener.join()
+        creator = threading.Timer(0.2, return_creator, (client, room))
+        creator.start()
+        assert attached.update(KVPoll.Success) == Update(Outcome.ADVANCED, KVPoll.Success)
+        creator.join()
 
     def test_attached_write_without_creator_ends_stale(self, make_store, client):
-        guest = make_opened(make_store, deadline=pace.seconds(0.8))
+        attached = make_opened(make_store, deadline=pace.seconds(0.8))
         client.flushall()
-        assert guest.update(KVPoll.Success) == Update(Outcome.STALE, None)
+        assert attached.update(KVPoll.Success) == Update(Outcome.STALE, None)
         assert rooms_on_server(client) == {}
 
     def test_wait_for_creator_of_cleared_room_ends(self, make_store, client, monkeypatch):
-        monkeypatch.setattr("redis_kvpoll.engine.executor.CREATOR_POLL_INTERVAL", 60.0)  # no call waits for the opener
+        monkeypatch.setattr("redis_kvpoll.engine.executor.CREATOR_POLL_INTERVAL", 60.0)  # no call waits for the creator
         store = make_store()
         make_store().open(A)
-        guest = store.attach(A)
+        attached = store.attach(A)
         client.flushall()
-        guest.update(KVPoll.Success)
-        assert guest.clear() == Update(Outcome.STALE, None)
+        attached.update(KVPoll.Success)
+        assert attached.clear() == Update(Outcome.STALE, None)
         held = tracked_rooms_of(store)
         assert (len(held), list(held.awaiting_shards)) == (1, ["default"])
         monkeypatch.setattr("redis_kvpoll.engine.tracked_rooms.CREATOR_TIMEOUT", 0.0)
@@ -216,11 +216,11 @@ class TestAttachedRooms:
     def test_attached_store_recovers_what_only_it_knows(self, make_store, client):
         store, other = make_store(), make_store()
         room = store.open(A)
-        guest = other.attach(A)
-        guest.update(KVPoll.Success)
+        attached = other.attach(A)
+        attached.update(KVPoll.Success)
         client.flushall()
         assert room.status() is KVPoll.Bootstrapping
-        assert guest.status() is KVPoll.Success
+        assert attached.status() is KVPoll.Success
         assert room.status() is KVPoll.Success
 
     def test_attached_store_that_returns_first_replays_later(self, make_store, client):
@@ -231,17 +231,17 @@ class TestAttachedRooms:
         with pytest.raises(RoomNotFoundError):
             other.attach(B)  # a call, by which it notices the loss
         assert room.status() is KVPoll.Bootstrapping
-        real.until(lambda: other.poll([B]) and room.status() is KVPoll.Success, "the guest's word")
+        real.until(lambda: other.poll([B]) and room.status() is KVPoll.Success, "the attached's word")
 
 
 def make_opened(make_store, **options):
-    """A handle whose opener will never call again."""
+    """A handle whose creator makes no further call."""
     make_store().open(A)
     return make_store(**options).attach(A)
 
 
-def make_opener_come_back(client, room):
-    """As the opener's next call would, but from another thread than the test's, whose event loop is busy."""
+def return_creator(client, room):
+    """Create the room as the creator's next call would, but from another thread: the test's event loop is busy."""
     key = rooms("default", [room.id])[0]
     client.hset(
         key, mapping={"status": "Transferring", "generation": str(room.generation), "opened_ms": "1", "updated_ms": "1"}
@@ -250,7 +250,7 @@ def make_opener_come_back(client, room):
 
 
 class TestReconnect:
-    """Connections break; the server may be another one then, with older data and the same epoch."""
+    """Connections break; the next server may be another one, with older data and the same epoch."""
 
     def test_same_server_gets_no_replay(self, world):
         server = world.shared()

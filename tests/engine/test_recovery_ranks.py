@@ -19,15 +19,15 @@ A, B, C = 1, 2, 2**63 - 1
 class TestRanks:
     @pytest.mark.parametrize("role", ["creator", "attached", "cleared"])
     def test_replay_without_status_changes_nothing(self, server, client, role):
-        """As a rank that has attached before it wrote anything."""
-        with StatusStore(server.store_client(), rank=0, world_size=2) as opener:
-            generation = opener.open(A, request="rid").generation
+        """A rank that attached and has written nothing."""
+        with StatusStore(server.store_client(), rank=0, world_size=2) as creator:
+            generation = creator.open(A, request="rid").generation
         before = client.hgetall(rooms("default", [A])[0])
         unknown, known = ["rid", "", "", "7", role], ["rid", "Transferring", "", "", "creator"]
         with StatusStore(server.store_client(), rank=1, world_size=2) as store:
             item = [str(generation), *unknown, str(generation), *unknown, str(generation), *known]
-            said = Command("replay", script_specs.REPLAY, [A, B, C], item, replies.updates, lambda _, found: found)
-            assert execute(store, said) == [
+            replay = Command("replay", script_specs.REPLAY, [A, B, C], item, replies.updates, lambda _, found: found)
+            assert execute(store, replay) == [
                 Update(Outcome.UNCHANGED, None),
                 Update(Outcome.SKIPPED, None),
                 Update(Outcome.CREATED, KVPoll.Transferring),
@@ -36,15 +36,15 @@ class TestRanks:
         assert sorted(rooms_on_server(client)) == [A, C]
 
     def test_replayed_clear_is_in_the_feed(self, server, client):
-        """Also where the server went back to just before it, and nothing else changes."""
+        """Also when the server lost nothing but that clear."""
         with StatusStore(server.store_client(), rank=0, world_size=2) as store:
             room = store.open(A, request="rid")
             room.update(KVPoll.Success)
             item = [str(room.generation), "rid", "Success", "", "", "cleared"]
-            said = Command("replay", script_specs.REPLAY, [A], item, replies.updates, lambda _, found: found)
-            assert execute(store, said) == [Update(Outcome.UNCHANGED, None)]
+            replay = Command("replay", script_specs.REPLAY, [A], item, replies.updates, lambda _, found: found)
+            assert execute(store, replay) == [Update(Outcome.UNCHANGED, None)]
             assert words(client)[-1] == ["1", "Bootstrapping", "rank:0", "absent"]
-            assert execute(store, said) == [Update(Outcome.UNCHANGED, None)]
+            assert execute(store, replay) == [Update(Outcome.UNCHANGED, None)]
             assert len(words(client)) == 3
 
     def test_replayed_higher_generation_restarts_room_in_feed(self, server, client):
@@ -92,11 +92,11 @@ class TestRanks:
         held[0].clear()
         client.flushall()
         for rank in (first, 1 - first):
-            stores[rank].open(B, request="other")  # a call, by which it notices
-        real.until(lambda: held[1].status() and held[0].status() is None, "all to be said")
+            stores[rank].open(B, request="other")  # a call, by which it detects the loss
+        real.until(lambda: held[1].status() and held[0].status() is None, "both have replayed")
         real.until(
             lambda: stores[0].open(B, request="other") and stores[0].consensus([A])[0].status is KVPoll.Success,
-            "the consensus as it was",
+            "the consensus is back",
         )
         assert held[0].update(KVPoll.Success).outcome is Outcome.STALE
         held[1].clear()
@@ -104,7 +104,7 @@ class TestRanks:
 
 
 class TestLostLeases:
-    """A lease that is lost stays lost when the server no longer knows that it was."""
+    """A lost lease stays lost when the server has lost its data."""
 
     @pytest.mark.parametrize("knows", [True, False])
     def test_former_incarnation_returning_first_takes_nothing(self, make_store, client, knows):

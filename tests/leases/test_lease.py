@@ -335,7 +335,7 @@ def test_script_head_matches_calls_and_reply():
     first_keys, once, reply = (re.split(r", |; each: ", line) for line in labelled.values())
     table = context(nonce="n")
     config = lease_commands.LeaseConfig.checked("prefill-0", 5.0, None)
-    for call in (config.call(table, "ns", "renew", "1", "e"), lease_commands.look(table, "ns")):
+    for call in (config.call(table, "ns", "renew", "1", "e"), lease_commands.sweep(table, "ns")):
         assert call.first_keys == [getattr(keys, name)("ns") for name in first_keys]
         assert len(call.once) == len(once)
         assert call.rooms == call.keys == call.items == []

@@ -67,7 +67,7 @@ class TestReaping:
         pass_time(client, 2)
         lost = {held.incarnation: LOST}
         executor = executor_of(one)
-        run(one, executor.send("look", [lease_commands.look(context_of(one), NS)]))  # condemned; nobody has reaped yet
+        run(one, executor.send_calls("look", [lease_commands.sweep(context_of(one), NS)]))
         two.get(1)
         run(one, executor.run(lease_commands.reap(list(rooms)[:chunk], held.incarnation, LOST), []))
         assert reap_lost(two, lost) == chunk * 3 // 2
@@ -83,7 +83,7 @@ class TestReaping:
         pass_time(client, 2)
         executor = executor_of(other)
         found = lease_commands.parse_report(
-            run(other, executor.send("look", [lease_commands.look(context_of(other), NS)]))[0]
+            run(other, executor.send_calls("look", [lease_commands.sweep(context_of(other), NS)]))[0]
         )
         assert found.lost == {held.incarnation: LOST}
         assert reap_lost(other, found.lost, until=0.0) == chunk

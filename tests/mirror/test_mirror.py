@@ -248,8 +248,8 @@ class TestLifecycle:
             store.mirror()
 
     def test_mirror_without_feed_is_refused(self, side, server):
-        store = side.over(server, feed=0)
-        with pytest.raises(FeedOffError, match=r"^mirror: namespace 'default' was opened with feed=0"):
+        store = side.over(server, feed_length=0)
+        with pytest.raises(FeedOffError, match=r"^mirror: namespace 'default' was opened with feed_length=0"):
             store.mirror().__enter__()
         with pytest.raises(FeedOffError, match=r"^wait: "):
             store.wait(1)

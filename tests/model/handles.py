@@ -8,9 +8,8 @@ from typing import Any, NamedTuple
 from redis_kvpoll import KVPoll, Outcome, Update
 from redis_kvpoll.engine.tracked_rooms import CLEARING, TrackedRoom, TrackedRooms
 from redis_kvpoll.protocol import fenced_commands, replies, script_specs
-from redis_kvpoll.protocol.building import only
 from redis_kvpoll.protocol.replies import Opened
-from redis_kvpoll.protocol.script_call import Call, CallContext, Command
+from redis_kvpoll.protocol.script_call import Call, CallContext, Command, only
 from tests.model.operations import Operation, Process
 from tests.model.table import NAMESPACE, ROOM
 from tests.support.internals import track_one_room

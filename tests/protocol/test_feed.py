@@ -135,7 +135,7 @@ class TestReply:
     def test_batched_calls_keep_words_of_each_room(self, client):
         self.run(client, room_commands.update_many(dict.fromkeys(range(20), 3)))
         one, *others = [room_commands.abort(room, f"why {room}").calls(CONTEXT)[0] for room in range(20)]
-        together = one.together(others)
+        together = one.merged_with(others)
         client.eval(together.spec.script.source, *together.words()[2:])
         assert [len(fields) for fields in words(client)[2:]] == [2 + 16 * 4, 2 + 4 * 4]
         replayed = Replay(client).read_on().table
@@ -178,7 +178,7 @@ class TestStream:
 
     def test_feed_length_is_bounded(self, make_store, client):
         """Redis trims whole nodes of 100 entries; fakeredis to the number itself."""
-        store = make_store(feed=200)
+        store = make_store(feed_length=200)
         for status in (1, 2, 3):
             store.update_many(dict.fromkeys(range(3200), status))
         assert 200 <= client.xlen(FEED) <= 300
@@ -217,7 +217,7 @@ class TestStream:
         assert len(entries(client)) == 1
 
     def test_feed_length_0_appends_nothing(self, make_store, client):
-        store = make_store(feed=0)
+        store = make_store(feed_length=0)
         assert store.update_many(dict.fromkeys(range(40), 1))[7].outcome is Outcome.CREATED
         assert store.record_failure(1, "why") is True
         assert (store.abort(1).outcome, store.touch([2]), store.clear(3)) == (Outcome.FAILED, 1, KVPoll.Bootstrapping)
@@ -225,8 +225,10 @@ class TestStream:
         second = make_store()
         second.update_status(50, 1)  # adopts it
         assert not client.exists(FEED)
-        with pytest.raises(NamespaceMismatchError, match="has feed=0, but this store was made with feed=100"):
-            make_store(feed=100).update_status(50, 1)
+        with pytest.raises(
+            NamespaceMismatchError, match="has feed_length=0, but this store was made with feed_length=100"
+        ):
+            make_store(feed_length=100).update_status(50, 1)
 
     def test_feed_key_of_another_type_is_refused(self, make_store, client, server):
         if server.is_fake:

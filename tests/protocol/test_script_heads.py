@@ -1,7 +1,7 @@
 """The heads of the scripts match the commands and the calls that are sent.
 
-Each line of a head is compared with the ScriptSpec that calls are
-built from, and with KEYS and ARGV of real calls; test_script_replies.py holds it against the replies of every server.
+Each line of a head is compared with the ScriptSpec that calls are built from, and with KEYS and ARGV of real calls;
+test_script_replies.py compares it with the replies of every server.
 """
 
 from __future__ import annotations
@@ -87,10 +87,10 @@ class TestHeads:
             for module in (room_commands, fenced_commands)
             for name, value in vars(module).items()
             if getattr(value, "__module__", "") == module.__name__ and not name.startswith("_")
-        } - {"listed", "wanted", "D"}  # argument checks that a store and a mirror call, too
+        } - {"room_list", "status_filter", "D"}  # argument checks that a store and a mirror call, too
         tried = {command.operation for some in OPERATIONS.values() for command in some}
-        # What no user calls: a mirror begins with the one, a store brings back by another what the server has lost, and
-        # by the third whoever looks fails the rooms of the dead.
+        # Scripts without a public method: the snapshot of a mirror, the replay of lost rooms, and the failing of a lost
+        # owner's rooms.
         assert tried - functions == {"snapshot", "replay", "reap"}
         assert functions <= tried
 
@@ -193,18 +193,18 @@ class TestCalls:
 
     def test_like_calls_are_combined(self):
         one, two = (room_commands.abort(room, f"why {room}").calls(table(mode="prefill"))[0] for room in (A, B))
-        assert one.is_like(two)
-        both = one.together([two])
+        assert one.can_merge_with(two)
+        both = one.merged_with([two])
         twice = room_commands.abort(A, f"why {A}")._replace(rooms=[A, B], items=[f"why {A}", f"why {B}"])
         assert both.words() == twice.calls(table(mode="prefill"))[0].words()
-        assert not one.is_like(room_commands.clear(A).calls(table(mode="prefill"))[0])
-        assert not one.is_like(room_commands.abort(A, "why").calls(table(feed="0"))[0])
+        assert not one.can_merge_with(room_commands.clear(A).calls(table(mode="prefill"))[0])
+        assert not one.can_merge_with(room_commands.abort(A, "why").calls(table(feed_length="0"))[0])
 
     def test_repeatable_and_other_calls_are_not_combined(self):
         """They share a script, and what is sent again when its reply was lost must be all of one kind."""
         plain, fenced = room_commands.clear(A).calls(table())[0], fenced_commands.clear(A, 1).calls(table())[0]
         assert plain.spec.script is fenced.spec.script
-        assert not plain.is_like(fenced)
+        assert not plain.can_merge_with(fenced)
         assert (plain.spec.repeatable, fenced.spec.repeatable) == (False, True)
 
 

@@ -105,7 +105,7 @@ def test_script_does_what_its_head_says(server, script, mode):
 def test_script_without_feed_appends_nothing(server, script):
     client = server.client()
     for actor in ACTORS:
-        context = table(actor, feed="0")
+        context = table(actor, feed_length="0")
         for fill in (absent, at(1), at(4)):
             for command in (command for some in OPERATIONS.values() for command in some):
                 if command.spec.of(context).script.name == script:

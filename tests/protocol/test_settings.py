@@ -13,13 +13,13 @@ from tests.support import real
 
 KEY = "kvpoll:{prod}:settings"
 WEEK_MS = 7 * 24 * 3600 * 1000
-DEFAULTS = {"schema": "2", "policy": "compat", "shards": "1", "mode": "none", "feed": "100000"}
+DEFAULTS = {"schema": "2", "policy": "compat", "shards": "1", "mode": "none", "feed_length": "100000"}
 
 
 class TestAgreement:
     def test_first_user_writes_settings_for_a_week(self, make_store, client):
-        make_store(namespace="prod", policy="strict", shards=8, mode="prefill", feed=0).poll([1])
-        asked = {"policy": "strict", "shards": "8", "mode": "prefill", "feed": "0"}
+        make_store(namespace="prod", policy="strict", shards=8, mode="prefill", feed_length=0).poll([1])
+        asked = {"policy": "strict", "shards": "8", "mode": "prefill", "feed_length": "0"}
         assert client.hgetall(KEY) == DEFAULTS | asked
         assert WEEK_MS - 60_000 < client.pttl(KEY) <= WEEK_MS
 
@@ -28,7 +28,7 @@ class TestAgreement:
         assert client.hgetall(KEY) == DEFAULTS
 
     def test_none_adopts_existing_settings(self, make_store, client):
-        make_store(namespace="prod", policy="strict", shards=8, mode="prefill", feed=500).poll([1])
+        make_store(namespace="prod", policy="strict", shards=8, mode="prefill", feed_length=500).poll([1])
         second = make_store(namespace="prod")
         second.update_status(5, KVPoll.Success)  # strict: skipped
         second.update_status(7, KVPoll.Bootstrapping)
@@ -41,8 +41,8 @@ class TestAgreement:
             ("policy", "strict", "compat"),
             ("shards", 4, "1"),
             ("mode", "prefill", "none"),
-            ("feed", 0, "100000"),
-            ("feed", 50, "100000"),
+            ("feed_length", 0, "100000"),
+            ("feed_length", 50, "100000"),
         ],
     )
     def test_other_setting_is_refused_and_writes_nothing(self, make_store, client, option, ours, theirs):
@@ -70,7 +70,8 @@ class TestAgreement:
         assert list(client.scan_iter()) == [KEY]
 
     @pytest.mark.parametrize(
-        ("setting", "there"), [("policy", "Strict"), ("shards", "08"), ("mode", ""), ("feed", "many"), ("feed", "-1")]
+        ("setting", "there"),
+        [("policy", "Strict"), ("shards", "08"), ("mode", ""), ("feed_length", "many"), ("feed_length", "-1")],
     )
     def test_unknown_value_is_not_adopted(self, make_store, client, setting, there):
         client.hset(KEY, mapping=DEFAULTS | {setting: there})

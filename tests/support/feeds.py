@@ -26,7 +26,7 @@ def words(client, tag="default"):
 def a_round(store, tail):
     """What a Tail finds in one read of all shards, without waiting first."""
     tail.pause = 0.0
-    while run(store, executor_of(store).read_on("tail", tail)):
+    while run(store, executor_of(store).read_feed("tail", tail)):
         pass
     return tail.news()
 

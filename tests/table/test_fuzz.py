@@ -21,6 +21,7 @@ from redis_kvpoll import (
     CorruptEntryError,
     InvalidInputError,
     KVPollError,
+    OutcomeUnknownError,
     ServerRefusedError,
     StatusStore,
     StoreClosedError,
@@ -31,7 +32,7 @@ from tests.support.fuzzing import examples, junk
 from tests.support.looped import Loop
 
 STORES = {"sync": StatusStore, "async": AsyncStatusStore}
-NOT_FOR_INPUT = (CorruptEntryError, ServerRefusedError, StoreClosedError, StoreUnavailableError)
+NOT_FOR_INPUT = (CorruptEntryError, OutcomeUnknownError, ServerRefusedError, StoreClosedError, StoreUnavailableError)
 """The server complained, or did not answer: so something was sent that should not have been."""
 ENDS = {"close", "aclose"}
 INTERNAL = {"after_fork", "sync_epochs", "connection_lost", "observe_write"}
@@ -61,7 +62,7 @@ GOOD = {
     "policy": "strict",
     "mode": "prefill",
     "shards": 2,
-    "feed": 100,
+    "feed_length": 100,
     "request": "rid",
     "generation": "1763800000000123",
     "name": "prefill-0",
@@ -323,7 +324,7 @@ class TestSearch:
             assert is_value or is_others, f"{name} is not fuzzed: what gives one, and what fits its arguments?"
 
     def test_options_are_found(self):
-        assert {"namespace", "ttl", "feed"} <= set(options_of(StatusStore))
+        assert {"namespace", "ttl", "feed_length"} <= set(options_of(StatusStore))
         assert options_of(StatusStore) == options_of(AsyncStatusStore)
 
     def test_every_parameter_has_a_good_value(self):

@@ -111,8 +111,10 @@ class TestHistory:
         assert [c.reason for c in found] == [None, "0", "500", "1000", "1500", "2000"]
 
     def test_history_without_feed_is_refused(self, make_store):
-        store = make_store(namespace="prod", feed=0)
-        with pytest.raises(FeedOffError, match=r"namespace 'prod' was opened with feed=0.* use another namespace"):
+        store = make_store(namespace="prod", feed_length=0)
+        with pytest.raises(
+            FeedOffError, match=r"namespace 'prod' was opened with feed_length=0.* use another namespace"
+        ):
             store.history(1)
         with pytest.raises(FeedOffError):
             a_round(store, Tail(0))

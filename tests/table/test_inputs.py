@@ -84,7 +84,7 @@ OPTIONS = [
     ("policy", NO_CHOICE, "policy"),
     ("mode", [*NO_CHOICE, "strict"], "mode"),
     ("shards", NO_SHARDS, "shards"),
-    ("feed", NO_FEED, "feed"),
+    ("feed_length", NO_FEED, "feed_length"),
 ]
 
 
@@ -135,7 +135,7 @@ class TestOptions:
             "ttl": (0.001, 1, 1e9, 10**9),
             "namespace": ("a", "A-z_0.9", "a" * 64, "..", "-"),
             "shards": (1, 1024, Index(3), None),
-            "feed": (0, 1, 10_000_000, Index(3), None),
+            "feed_length": (0, 1, 10_000_000, Index(3), None),
             "policy": ("compat", "strict", None),
             "mode": ("none", "prefill", "decode", None),
         }.items():

@@ -15,7 +15,7 @@ ARGUMENTS = {
     errors.KVTransferError: (5, "peer gone"),
     errors.CorruptEntryError: (5, "get", "status 'Banana'"),
     errors.RoomBusyError: (5, KVPoll.Transferring, 1.5, "prefill-0", "rid"),
-    errors.WorldSizeMismatchError: (5, "update_status", "4"),
+    errors.WorldSizeMismatchError: (5, "update_status", "4", "2"),
     errors.LeaseLostError: ("update_status", "prefill-0"),
     errors.WaitTimeoutError: (5, KVPoll.Bootstrapping, 2.5),
     errors.FeedOffError: ("mirror", "prod"),
@@ -36,6 +36,10 @@ def test_error_survives_pickle_and_copy(kind, again):
     assert type(found) is kind
     assert str(found) == str(error) != ""
     assert (found.args, vars(found)) == (error.args, vars(error))
+
+
+def test_a_call_that_may_have_run_is_not_caught_as_one_to_retry():
+    assert not issubclass(errors.OutcomeUnknownError, errors.StoreUnavailableError)
 
 
 def test_all_errors_are_public_and_in_one_tree():

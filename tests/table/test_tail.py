@@ -152,9 +152,9 @@ class TestTailRounds:
 def test_tail_sleeps_before_next_read():
     executor = Executor(ExpectedSettings.checked("prod", None, None, None, None), 9.0, 9.0, 5.0)
     tail = Tail(0)
-    assert not isinstance(next(executor.read_on("tail", tail)), Sleep)
+    assert not isinstance(next(executor.read_feed("tail", tail)), Sleep)
     tail.pause = 0.05
-    assert next(executor.read_on("tail", tail)) == Sleep(0.05)
+    assert next(executor.read_feed("tail", tail)) == Sleep(0.05)
 
 
 class Follower:

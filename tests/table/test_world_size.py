@@ -34,6 +34,8 @@ class TestWorldSize:
             with pytest.raises(WorldSizeMismatchError, match=rf"^update_status: room {ROOM} has ") as caught:
                 here.update_status(ROOM, status)
             assert caught.value.theirs == str(theirs.get("world_size", 0))
+            ours_shown = f"world_size={ours['world_size']}" if ours else "no ranks"
+            assert f", but this store has {ours_shown}; " in str(caught.value)
         assert (room_keys(client), words(client)) == (before, feed)
 
     def test_mismatch_in_batch_names_the_room(self, store, make_store):
