@@ -94,7 +94,7 @@ class TestSharedBatches:
     def test_one_serial_order_explains_all_answers(self, server, threads):
         with StatusStore.from_url(server.tcp, policy="strict", shards=2, deadline=60.0) as store:
             job = {"seed": 1, "count": 100, "rooms": [1, 2, 3]}
-            running = [threads.submit(hammer, store, who, job) for who in range(8)]
+            running = [threads.submit(hammer, store, number, job) for number in range(8)]
             history = [Done(*done) for one in running for done in one.result(PATIENCE)]
             assert is_idle(store)
         for room, of_room in by_room(history).items():

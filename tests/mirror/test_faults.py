@@ -1,4 +1,4 @@
-"""What a mirror and who waits go through: cut off, trimmed, stopped, restarted, replaced. Blocking and asyncio."""
+"""Mirrors and waits while connections break and feeds and servers are lost, blocking and asyncio."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def store(side, proxy):
 
 
 class TestGaps:
-    """The connection stands, but what would have come over it is gone."""
+    """The connection works, but feed entries are gone."""
 
     @pytest.fixture
     def following_mirror(self, store, peer):
@@ -108,7 +108,7 @@ class TestGaps:
 
     @staticmethod
     def change(step, room, status, feed_id="*"):
-        """As a script would, but its entry may have any id."""
+        """Change a room as a script would, but with any id for its entry."""
         key = f"kvpoll:{{default}}:room:{room}"
         step.hset(key, mapping={"status": status.name, "opened_ms": 1, "updated_ms": 1})
         step.pexpire(key, 60_000)
@@ -135,7 +135,7 @@ class TestLostConnections:
         assert caplog.text.count("is not current until") == 1
 
     def test_lost_store_connection_causes_resync(self, store, peer, proxy):
-        """Its writers may be on another server now, so the mirror may be on an old one."""
+        """The store may be connected to another server now, and the mirror still to the old one."""
         with store.mirror() as mirror:
             shard = replica_of(mirror).shards["default"]
             before = shard.sync_epoch
@@ -296,7 +296,7 @@ class TestCluster:
 
 
 def test_ten_thousand_waits_share_one_connection(world):
-    """In asyncio; each wakes, and hardly a connection more than usual is open."""
+    """In asyncio; every wait wakes, and only a few connections are open."""
     server = world.serve()
     count = 10_000
 
@@ -304,7 +304,7 @@ def test_ten_thousand_waits_share_one_connection(world):
         async with AsyncStatusStore.from_url(server.tcp, deadline=60.0) as store:
             await store.update_many(dict.fromkeys(range(count), BOOT))
             waits = [asyncio.create_task(store.wait(room)) for room in range(count)]
-            while not sleeping(store, count):  # noqa: ASYNC110 - it is ours to ask, not to be told
+            while not sleeping(store, count):  # noqa: ASYNC110 - there is no event for it
                 await asyncio.sleep(0.01)
             with server.client() as client:
                 connections = len(client.client_list())
@@ -320,7 +320,7 @@ def test_ten_thousand_waits_share_one_connection(world):
 
 
 def test_process_ends_without_closing_mirror(world, tmp_path):
-    """A daemon's thread holds nobody up."""
+    """Daemon threads do not delay the exit."""
     server = world.serve()
     code = f"""
 from redis_kvpoll import StatusStore

@@ -1,4 +1,4 @@
-"""The mirror and the waits on every server, blocking and asyncio, while nothing goes wrong."""
+"""Mirrors on every server, blocking and asyncio, without faults."""
 
 from __future__ import annotations
 

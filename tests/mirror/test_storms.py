@@ -49,7 +49,7 @@ def store(side, proxy):
 
 
 def restarts(side, world, folder, waiters, times):
-    """Kill and restart a server, with its data, under a mirror and so many who wait."""
+    """Kill and restart a server, with its data, under a mirror and so many waits."""
     arguments = (*DATA, "--dir", str(folder))
     server = world.serve(*arguments)
     store = side.open(server.tcp, deadline=60.0)
@@ -65,14 +65,14 @@ def restarts(side, world, folder, waiters, times):
             os.kill(server.pid, signal.SIGKILL)
             server = world.restart(server, *arguments)
             with StatusStore(server.store_client(), deadline=60.0) as peer:
-                ended(peer, found, [room for room in rooms if room % times == number])
+                end_rooms(peer, found, [room for room in rooms if room % times == number])
                 real.until(lambda: mirror.synced, "synced")
                 assert mirror.poll(rooms) == peer.poll(rooms)
                 assert all(found[room].done() is (room % times <= number) for room in rooms)
 
 
-def ended(peer, found, rooms):
-    """End rooms in three ways; who waits for them must hear of it, and of nothing else."""
+def end_rooms(peer, found, rooms):
+    """End rooms in three ways; their waits, and no others, must end."""
     peer.update_many(dict.fromkeys(rooms[::3], DONE))
     peer.update_many(dict.fromkeys(rooms[1::3], FAIL))
     peer.clear_many(rooms[2::3])
@@ -82,21 +82,21 @@ def ended(peer, found, rooms):
 
 
 def test_restarts_lose_no_wake_up_and_no_thread(side, world, tmp_path):
-    """No wrong status, no missed wake-up, no thread left (which is for Side to see)."""
+    """No wrong status, no missed wake-up; Side fails if a thread is left."""
     waiters, times = (1_000, 20) if LONG else (120, 3)
     restarts(side, world, tmp_path, waiters, times)
 
 
 class TestStorms:
-    """Writers in threads, the store's own and a peer's, on the same few rooms, while the worst befalls the mirror."""
+    """Threads of the store and of a peer write the same few rooms while the mirror's feed or connection breaks."""
 
     ROOMS = range(6)
 
     @pytest.mark.parametrize("harm", ["none", "cut", "trim", "restart the feed"])
     def test_storm_ends_with_mirror_equal_to_table(self, store, peer, client, proxy, threads, harm):
-        heard = {}
+        seen = {}
         with store.mirror() as mirror:
-            mirror.on_change(heard.__setitem__)
+            mirror.on_change(seen.__setitem__)
             writing = [threads.submit(self.write, one, seed) for seed, one in enumerate((store, store, peer, peer))]
             for _ in range(12):
                 self.do(harm, client, proxy)
@@ -107,8 +107,8 @@ class TestStorms:
             peer.update_status(99, BOOT)
             real.until(lambda: mirror.get(99), "the feed is read to its end")
             current(mirror, peer)
-            real.until(lambda: heard.get(99), "and told of")
-            assert [heard.get(room) for room in self.ROOMS] == peer.poll(self.ROOMS)
+            real.until(lambda: seen.get(99), "and reported")
+            assert [seen.get(room) for room in self.ROOMS] == peer.poll(self.ROOMS)
             replica = replica_of(mirror)
             assert ids_of(replica.shards["default"]).keys() == replica.statuses.keys()
             assert not ahead_of(replica.shards["default"])
@@ -134,7 +134,7 @@ class TestStorms:
                 else:
                     store.update_many({room: chance.choice(list(KVPoll)) for room in some})
             except OutcomeUnknownError:
-                pass  # it was cut in the middle of a clear
+                pass  # the connection broke during a clear
 
     def test_own_writes_are_seen_at_once_during_storm(self, side, server, peer, threads):
         store = side.open(server.tcp)

@@ -64,7 +64,7 @@ class TestWaiting:
             found.result(pace.seconds(20))
 
     def test_wait_ignores_entries_older_than_itself(self, waits, store):
-        """Entries that are older than the wait do not end it."""
+        """Entries from before the wait do not end it."""
         for _ in range(20):
             store.update_status(1, MOVE)
             store.clear(1)
@@ -81,8 +81,8 @@ class TestWaiting:
     def test_wait_times_out_with_last_status(self, waits, store):
         store.update_status(1, INPUT)
         began = time.monotonic()
-        said = r"^wait: room 1 .* within 0.05 s \(last seen at WaitingForInput"
-        with pace.Stopwatch() as took, pytest.raises(WaitTimeoutError, match=said):
+        message = r"^wait: room 1 .* within 0.05 s \(last seen at WaitingForInput"
+        with pace.Stopwatch() as took, pytest.raises(WaitTimeoutError, match=message):
             waits.wait(1, timeout=0.05)
         assert time.monotonic() - began >= 0.05
         assert took.seconds < 10
@@ -152,8 +152,8 @@ class TestStoreWait:
             def enter_just_now(tags):
                 if not found and not replica.shards["default"].waiters and waits_lock_of(store).locked():
                     found.append(threads.submit(store.wait, 1, timeout=20))
-                    real.until(lambda: replica.shards["default"].waiters, "he has entered")
-                    for _ in range(100):  # and has looked for the thread, if he looks without the lock
+                    real.until(lambda: replica.shards["default"].waiters, "it has entered")
+                    for _ in range(100):  # and has checked for the thread, if it does so without the lock
                         if any(waiter.armed for waiter in replica.shards["default"].waiters.get(1, ())):
                             break
                         time.sleep(0.001)
@@ -162,7 +162,7 @@ class TestStoreWait:
             monkeypatch.setattr(replica, "mark_unsynced", enter_just_now)
             with pytest.raises(WaitTimeoutError):
                 store.wait(1, timeout=0)
-            real.until(lambda: found, "somebody else came while it went")
+            real.until(lambda: found, "another wait began while it ended")
             peer.update_status(1, DONE)
             assert found[0].result(pace.seconds(30)) is DONE
 

@@ -80,14 +80,14 @@ IN_LUA = [
         "write.lua",
         "(ORDER[status] or 9) < ORDER[lowest]",
         "(ORDER[status] or 9) > ORDER[lowest]",
-        "table/test_ranks.py::TestConsensus::test_consensus_is_failed_then_missing_then_lowest[sync-fakeredis-said6-3]",
+        "table/test_ranks.py::TestConsensus::test_consensus_is_failed_then_missing_then_lowest[sync-fakeredis-statuses6-3]",
     ),
     (
         "consensus ignores missing ranks",
         "write.lua",
         "string.format('%d', count) == fields.world_size",
         "true",
-        "table/test_ranks.py::TestConsensus::test_consensus_is_failed_then_missing_then_lowest[sync-fakeredis-said3-1]",
+        "table/test_ranks.py::TestConsensus::test_consensus_is_failed_then_missing_then_lowest[sync-fakeredis-statuses3-1]",
     ),
     (
         "consensus ignores cleared ranks",

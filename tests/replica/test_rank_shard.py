@@ -1,4 +1,4 @@
-"""The local copy of one of three ranks by itself: whatever the others do, it ends as what this rank sees."""
+"""The replica of one of three ranks, without I/O: it ends with this rank's view, whatever the others do."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ STEPS = st.lists(
 
 
 def ended(run):
-    """All that is on its way has come, and all has been read."""
+    """Deliver all replies and read the whole feed."""
     while run.replies:
         run.deliver(0)
     if not run.shard.synced:
         run.mark_synced()
     run.read(1000)
     run.read_uncertain()
-    run.read_snapshot(range(3))  # what has expired
+    run.read_snapshot(range(3))  # finds expired rooms
     run.reported += run.replica.take_changes()
     return run
 
@@ -73,7 +73,7 @@ def test_any_interleaving_ends_with_the_view_of_the_rank(steps):
     table = run.server.table.rooms
     assert run.replica.ranks == {room: {**there.live, **there.cleared} for room, there in table.items()}
     assert cleared_ranks_of(run.shard) == {room: set(there.cleared) for room, there in table.items() if there.cleared}
-    assert ids_of(run.shard).keys() == table.keys(), "memory is that of the live rooms"
+    assert ids_of(run.shard).keys() == table.keys(), "only live rooms take memory"
     assert own_writes_of(run.shard).keys() <= table.keys()
     assert not ahead_of(run.shard)
     assert not read_positions_of(run.shard)
@@ -135,7 +135,7 @@ class TestSingleChanges:
         run.read(9)
         run.others(1, "abort", [0, 1])
         run.read(9)
-        assert run.replica.statuses == {1: FAIL}, "this rank has cleared the other"
+        assert run.replica.statuses == {1: FAIL}, "this rank has cleared room 0"
         assert run.replica.ranks == {0: {0: MOVE, 1: FAIL}, 1: {1: FAIL}}
         assert not run.replica.uncertain("ns")
 
@@ -173,7 +173,7 @@ class TestSingleChanges:
         run.update(1, [0], BOOT)
         run.others(1, "replay_cleared", [0])
         run.read(9)
-        assert run.replica.uncertain("ns") == [0], "which was its last status is not reported"
+        assert run.replica.uncertain("ns") == [0], "the feed does not have its last status"
         run.another_server(0)
         assert run.replica.uncertain("ns") == []
 
@@ -266,7 +266,7 @@ class TestRanksOfRoom:
         assert self.ranks(run) == {0: DONE, 1: MOVE}
 
     def test_many_room_write_ends_with_its_last_entry(self, run):
-        """Its reply has one id for all: a room's own entry may be an earlier one."""
+        """The reply has one id for all rooms: the entry of one may be an earlier one."""
         run.update(1, [0, 1], BOOT)
         run.own([0, 1], INPUT)
         run.deliver(0)
@@ -320,7 +320,7 @@ class TestRanksOfRoom:
         feed_id, rooms, reply = run.server.snapshot([0])
         run.own([0], DONE)
         run.deliver(0)
-        assert run.replica.ranks == {}, "nobody knows whom there is"
+        assert run.replica.ranks == {}, "the other ranks are unknown yet"
         run.replica.snapshot("ns", feed_id, rooms, reply, 0)
         run.read(9)
         assert self.ranks(run) == {0: DONE, 1: MOVE}

@@ -1,4 +1,4 @@
-"""The local copy by itself: whatever order the news comes in, it ends as the truth, and never believes older news."""
+"""The replica without I/O: it ends equal to the server, whatever order replies and entries come in."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_any_interleaving_ends_equal_to_server(steps, random):
         run.mark_synced()
     run.read(1000)
     assert run.replica.statuses == run.server.rooms
-    assert ids_of(run.shard).keys() == run.server.rooms.keys(), "memory is that of the live rooms"
+    assert ids_of(run.shard).keys() == run.server.rooms.keys(), "only live rooms take memory"
     assert not ahead_of(run.shard)
     assert len(run.shard.expiry) == len(run.server.rooms)
 
@@ -72,7 +72,7 @@ def test_any_interleaving_ends_equal_to_server(steps, random):
 @given(STEPS)
 @examples(200)
 def test_reported_changes_add_up_to_server(steps):
-    """A listener that only keeps what it was reported last of each room ends with the same table."""
+    """A callback that keeps the last reported status of each room ends with the same table."""
     run = Run()
     run.start()
     run.mark_synced()
@@ -103,7 +103,7 @@ def test_expired_rooms_go_when_due_ones_are_read(steps, gone):
     while run.replies:
         run.deliver(0)
     run.read(1000)
-    run.read_snapshot(run.replica.due("ns", 1e6, 100))  # a late reply may have brought one back, but not for long
+    run.read_snapshot(run.replica.due("ns", 1e6, 100))  # a late reply may have revived one until now
     assert run.replica.statuses == run.server.rooms
 
 
@@ -125,7 +125,7 @@ class TestEntries:
         return [(b"%d-0" % number, self.FIELDS)]
 
     def test_last_status_of_a_room_in_entry_counts(self):
-        """Calls that travel together may have a room twice, and then it stands twice in one entry."""
+        """Calls that share a batch may have a room twice; it is then twice in one entry."""
         reported = []
         shard = ShardReplica({}, anything, lambda room, status: reported.append((room, status)))
         shard.start_resync(0)
@@ -172,7 +172,7 @@ class TestShards:
         assert replica.statuses == {7: KVPoll.Bootstrapping}
 
     def test_backlog_is_unsynced_and_leaves_no_expired_room(self):
-        """This process was stopped for 600 s, and then reads what was appended at any time in them."""
+        """This process was stopped for 600 s, and then reads entries from all that time."""
         replica = replica_of()
         replica.start_resync("ns", b"1-0", 0)
         replica.read("ns", [], True, 0)
@@ -247,7 +247,7 @@ class TestExpiry:
 
 
 def test_entry_with_a_room_twice_reports_both_changes():
-    """Callers that wait for one shard share a script call, and two of them may write the same room."""
+    """Two calls that share a batch may write the same room."""
     run = Run()
     run.start()
     run.mark_synced()

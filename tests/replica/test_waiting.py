@@ -1,4 +1,4 @@
-"""Who waits for a room in a local copy: when it wakes, and what it gets."""
+"""Waiters of a replica: when they wake, and what they get."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class TestWaiting:
 
 
 class TestAwaitedRoomsOnly:
-    """The copy behind store.wait: of the rooms that are waited for, and no others."""
+    """The replica behind store.wait holds only rooms that are waited for."""
 
     @pytest.fixture
     def run(self):
@@ -124,7 +124,7 @@ class TestAwaitedRoomsOnly:
         assert not len(run.shard.expiry)
 
     def test_entries_from_before_the_wait_do_not_end_it(self, run):
-        """The feed is behind: the room was cleared and made anew before anybody waited."""
+        """The replica is behind: the room was cleared and created again before the wait."""
         run.server.write({1: None})
         run.server.write({1: KVPoll.Bootstrapping})
         waiter = self.enter(run)
@@ -197,7 +197,7 @@ class TestOneOfSeveralRanks:
         return run
 
     def test_change_of_other_rank_before_snapshot_is_ignored(self, run):
-        """The feed is ahead of the reply to the look that a wait begins with; it names the room, for another rank."""
+        """The feed is ahead of the wait's first snapshot, and has an entry of another rank for the room."""
         run.follow(None)
         run.start()
         run.mark_synced()

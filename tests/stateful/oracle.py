@@ -1,6 +1,6 @@
-"""The table with generations and owners as plain Python: what tests/ranked.py is to ranks, written from the design.
+"""The oracle of generations, owners and leases, on top of support/ranked.py, written from the design.
 
-A World is what is on the server, a Process one store on it. A generation is counted here: the life of a room.
+A World is the data on the server, a Process one store on it. Generations are numbered from 1: a room's lives.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Life(Room):
 
     lease: Lease | None = None
     creators: set[int] = field(default_factory=set)
-    """The processes that would bring it back."""
+    """The processes that would recover it."""
 
 
 @dataclass(eq=False)
@@ -75,22 +75,22 @@ class World(Table):
                 self.lose(lease, f"owner {lease.name} lost")
 
     def reap(self):
-        """Fail the live rooms of all who are lost; how many that were."""
+        """Fail the live rooms of all lost leases; return how many."""
         failed = 0
         for lease, reason in self.lost.items():
             for room in [room for room, owner in self.owned.items() if owner is lease]:
                 del self.owned[room]
-                there = self.rooms.get(room)
-                if there is None or there.lease is not lease or there.status.is_terminal:
+                current = self.rooms.get(room)
+                if current is None or current.lease is not lease or current.status.is_terminal:
                     continue
                 failed += 1
-                there.live = dict.fromkeys(there.live, FAILED)
-                there.version += there.world_size is not None
+                current.live = dict.fromkeys(current.live, FAILED)
+                current.version += current.world_size is not None
                 if self.mode == "prefill":
                     self.lengths.pop(room, None)
-                self.write(there, FAILED)
-                there.reason = there.reason or reason
-                there.failed_by = there.failed_by or lease.name
+                self.write(current, FAILED)
+                current.reason = current.reason or reason
+                current.failed_by = current.failed_by or lease.name
         self.lost.clear()
         return failed
 
@@ -100,8 +100,8 @@ class World(Table):
         for lease in sorted([*self.leases.values(), *self.lost], key=lambda one: one.incarnation):
             expired = self.now - lease.last_heartbeat > lease.ttl
             state = "suspected" if lease.suspected_at is not None else "expired" if expired else "alive"
-            there = [self.rooms[room] for room, owner in self.owned.items() if owner is lease and room in self.rooms]
-            live = sum(not room.status.is_terminal for room in there)
+            current = [self.rooms[room] for room, owner in self.owned.items() if owner is lease and room in self.rooms]
+            live = sum(not room.status.is_terminal for room in current)
             found.append((lease.name, "lost" if lease in self.lost else state, live))
         return found
 
@@ -162,7 +162,7 @@ class Process(StoreOracle):
         return self.table.owners()
 
     def check_lease(self, operation, rooms=()):
-        """``rooms`` are those whose rooms_here the store drops when it is the server that says so."""
+        """Raise if the lease is lost. If only the server knows that, the store stops tracking ``rooms``."""
         if self.lease and not (self.lease.is_known_lost or self.table.holds(self.lease)):
             for room in rooms:
                 if room in self.table.rooms:
@@ -174,9 +174,9 @@ class Process(StoreOracle):
 
     def update_status(self, room, status):
         self.check_lease("update_status", [room])
-        there = self.table.rooms.get(room)
-        if self.lease and self.rank is None and there and there.world_size:
-            raise self.mismatch(room, "update_status", there)
+        current = self.table.rooms.get(room)
+        if self.lease and self.rank is None and current and current.world_size:
+            raise self.mismatch(room, "update_status", current)
         return super().update_status(room, status)
 
     def update_many(self, statuses):
@@ -184,25 +184,25 @@ class Process(StoreOracle):
             self.check_lease("update_many", statuses)
         return super().update_many(statuses)
 
-    def put(self, there, status, reason=None):
+    def put(self, current, status, reason=None):
         world = self.table
         if self.rank is not None:
-            there.live[self.rank] = status
-            there.version += 1
-        was = world.write(there, status if self.rank is None else there.consensus())
-        if there.status == FAILED:
-            there.reason = there.reason or reason
-            if was != FAILED:
-                there.failed_by = there.failed_by or self.author
+            current.live[self.rank] = status
+            current.version += 1
+        previous = world.write(current, status if self.rank is None else current.consensus())
+        if current.status == FAILED:
+            current.reason = current.reason or reason
+            if previous != FAILED:
+                current.failed_by = current.failed_by or self.author
 
     def create(self, room, request=None):
         world = self.table
         world.lives += 1
-        there = Life(self.world_size, world.now, life=world.lives, request=request, lease=self.lease)
+        current = Life(self.world_size, world.now, life=world.lives, request=request, lease=self.lease)
         if self.lease:
-            there.owner, world.owned[room] = self.lease.name, self.lease
-        world.rooms[room] = there
-        return there
+            current.owner, world.owned[room] = self.lease.name, self.lease
+        world.rooms[room] = current
+        return current
 
     def touch(self, rooms):
         rooms = list(rooms)
@@ -212,91 +212,91 @@ class Process(StoreOracle):
         return super().touch(rooms)
 
     def clear(self, room):
-        there = self.table.rooms.get(room)
-        was = super().clear(room)
+        current = self.table.rooms.get(room)
+        previous = super().clear(room)
         lengths = self.table.lengths.get(room)
         if room not in self.table.rooms:
             self.table.owned.pop(room, None)
-            if there and lengths and lengths.life == there.life:
+            if current and lengths and lengths.life == current.life:
                 del self.table.lengths[room]
-        if there:
-            there.creators.discard(self.number)
-        return was
+        if current:
+            current.creators.discard(self.number)
+        return previous
 
     def entry(self, room):
-        there, entry = self.table.rooms.get(room), super().entry(room)
-        return entry and replace(entry, generation=there.life, request=there.request, owner=there.owner)
+        current, entry = self.table.rooms.get(room), super().entry(room)
+        return entry and replace(entry, generation=current.life, request=current.request, owner=current.owner)
 
     # Generations
 
     def open(self, room, request, status):
-        world, there = self.table, self.table.rooms.get(room)
+        world, current = self.table, self.table.rooms.get(room)
         self.check_lease("open")
-        is_mine = there is not None and there.request == request
-        is_free = self.rank not in there.cleared if is_mine else there is None or there.status == FAILED
+        is_mine = current is not None and current.request == request
+        is_free = self.rank not in current.cleared if is_mine else current is None or current.status == FAILED
         if not is_free:
-            raise RoomBusyError(room, there.status, 0.0, there.owner, there.request)
-        if is_mine and there.world_size != self.world_size:
-            raise self.mismatch(room, "open", there)
+            raise RoomBusyError(room, current.status, 0.0, current.owner, current.request)
+        if is_mine and current.world_size != self.world_size:
+            raise self.mismatch(room, "open", current)
         if not is_mine:
-            if there or (room in world.lengths and world.lengths[room].life is not None):
+            if current or (room in world.lengths and world.lengths[room].life is not None):
                 world.lengths.pop(room, None)
             world.owned.pop(room, None)
-            there = self.create(room, request)
-        if self.own(there) is None:
-            self.put(there, FAILED if there.status == FAILED else KVPoll(status))
-        there.creators.add(self.number)
-        return there.life, request
+            current = self.create(room, request)
+        if self.own(current) is None:
+            self.put(current, FAILED if current.status == FAILED else KVPoll(status))
+        current.creators.add(self.number)
+        return current.life, request
 
     def attach(self, room):
-        there = self.table.rooms.get(room)
-        if there is None:
+        current = self.table.rooms.get(room)
+        if current is None:
             raise RoomNotFoundError(room, "attach")
-        return there.life, there.request
+        return current.life, current.request
 
     def life(self, room, life):
-        there = self.table.rooms.get(room)
-        return there if there and there.life == life else None
+        current = self.table.rooms.get(room)
+        return current if current and current.life == life else None
 
     def room_status(self, room, life):
         return self.view(self.life(room, life))
 
     def room_update(self, room, life, status, reason=None, operation="update"):
-        there = self.life(room, life)
+        current = self.life(room, life)
         if self.lease and self.lease.is_known_lost:
             self.check_lease(operation)
-        if there is None or self.rank in there.cleared:
+        if current is None or self.rank in current.cleared:
             return Update(Outcome.STALE, self.view(self.table.rooms.get(room)))
         self.check_lease(operation, [room])
-        if there.world_size != self.world_size:
-            raise self.mismatch(room, operation, there)
+        if current.world_size != self.world_size:
+            raise self.mismatch(room, operation, current)
         if status == FAILED and self.table.mode == "prefill":
             self.table.drop_length(room, self.rank)
-        outcome = self.decide_fenced(there, status)
+        outcome = self.decide_fenced(current, status)
         if outcome in WRITTEN:
-            self.put(there, FAILED if outcome is Outcome.FAILED else KVPoll(status), reason)
-        return Update(outcome, self.view(there))
+            self.put(current, FAILED if outcome is Outcome.FAILED else KVPoll(status), reason)
+        return Update(outcome, self.view(current))
 
-    def decide_fenced(self, there, status):
-        own = self.own(there)
+    def decide_fenced(self, current, status):
+        own = self.own(current)
         if status == FAILED:
             return Outcome.UNCHANGED if own == FAILED else Outcome.FAILED
         if own is None:
-            return Outcome.FAILED if there.status == FAILED else Outcome.SKIPPED if status > 2 else Outcome.CREATED
-        return Outcome.ADVANCED if there.status != FAILED and status > own else Outcome.UNCHANGED
+            return Outcome.FAILED if current.status == FAILED else Outcome.SKIPPED if status > 2 else Outcome.CREATED
+        return Outcome.ADVANCED if current.status != FAILED and status > own else Outcome.UNCHANGED
 
     def room_fail(self, room, life, reason):
         return self.room_update(room, life, FAILED, reason, "fail")
 
     def room_clear(self, room, life):
-        there = self.table.rooms.get(room)
-        was = self.view(there) if there and there.world_size else there and there.status
+        current = self.table.rooms.get(room)
+        previous = self.view(current) if current and current.world_size else current and current.status
         if self.life(room, life) is None:
-            return Update(Outcome.STALE, was)
-        if self.rank is not None and there.world_size != self.world_size:
-            raise self.mismatch(room, "clear", there)
+            return Update(Outcome.STALE, previous)
+        if self.rank is not None and current.world_size != self.world_size:
+            raise self.mismatch(room, "clear", current)
         self.clear(room)
-        return Update(Outcome.STALE if was is None else Outcome.CLEARED, was)
+        return Update(Outcome.STALE if previous is None else Outcome.CLEARED, previous)
 
     def room_set_decode_prefix_len(self, room, life, length):
         if self.life(room, life) is None:

@@ -36,17 +36,17 @@ def do(store, name, room, both, status, reason):
     return calls[name]()
 
 
-def hammer(store, who, job):
-    chance = random.Random(f"{job['seed']} {who}")
+def hammer(store, number, job):
+    chance = random.Random(f"{job['seed']} {number}")
     history = []
     for count in range(job["count"]):
         name, room, both = chance.choice(NAMES), chance.choice(job["rooms"]), chance.sample(job["rooms"], 2)
         status = chance.choice(list(KVPoll))
         began = time.monotonic_ns()
-        answers = do(store, name, room, both, status, reason=f"{who} {count}")
+        answers = do(store, name, room, both, status, reason=f"{number} {count}")
         ended = time.monotonic_ns()
         for on, (answer, argument) in answers.items():
-            history.append((who, on, name.removesuffix("_many"), argument, plain(answer), began, ended))
+            history.append((number, on, name.removesuffix("_many"), argument, plain(answer), began, ended))
     return history
 
 
@@ -56,14 +56,14 @@ def say(line):
 
 
 def main():
-    who = int(sys.argv[1])
+    number = int(sys.argv[1])
     for line in sys.stdin:
         job = json.loads(line)
         with StatusStore.from_url(job["url"], namespace=job["namespace"], policy=job["policy"]) as store:
             store.get(0)
             say("ready")
             sys.stdin.readline()
-            history = hammer(store, who, job)
+            history = hammer(store, number, job)
         say(json.dumps(history))
 
 

@@ -148,14 +148,14 @@ class RankedServer(Server):
         self.begun = []
         """Lives that the first rank began: each with the id of its entry; None, if another process of it did."""
 
-    def act(self, who, name, rooms, *arguments, is_own=False):
+    def act(self, by, name, rooms, *arguments, is_own=False):
         """An operation on one room after the other in one step, in one entry; its id, and an answer for each."""
         fields, answers, changed_rooms = [], [], []
         for room in rooms:
             before = self.table.rooms.get(room)
-            act = getattr(self, f"_{name}", None) or getattr(self.oracles[who], name)
+            act = getattr(self, f"_{name}", None) or getattr(self.oracles[by], name)
             answers.append(
-                act(*([who] if hasattr(self, f"_{name}") else []), [room] if name == "touch" else room, *arguments)
+                act(*([by] if hasattr(self, f"_{name}") else []), [room] if name == "touch" else room, *arguments)
             )
             there, pair = self.table.rooms.get(room), []
             changed = {
@@ -169,12 +169,12 @@ class RankedServer(Server):
             if not changed(answers[-1]):
                 continue
             changed_rooms.append(room)
-            if who == 0 and there is not before:
+            if by == 0 and there is not before:
                 self.begun.append((there, text_of(self.last + 1).encode() if is_own else None))
-            if name not in ("abort", "touch", "record_failure") and who < 3 and there:
-                own = there.live.get(who)
+            if name not in ("abort", "touch", "record_failure") and by < 3 and there:
+                own = there.live.get(by)
                 kind = b"rank" if there is before else b"first"
-                pair = [b"%s:%d" % (kind, who), own.name.encode() if own is not None else b"absent"]
+                pair = [b"%s:%d" % (kind, by), own.name.encode() if own is not None else b"absent"]
             if name not in ("clear", "record_failure"):
                 fields += [b"ttl_ms", b"900000"]
             fields += [b"%d" % room, there.status.name.encode() if there else b"absent", *pair]
@@ -197,28 +197,28 @@ class RankedServer(Server):
         self.begun[first:] = [(life, feed_id) for life, _ in self.begun[first:]]
         return feed_id, answers
 
-    def _reopen(self, who, room):
+    def _reopen(self, by, room):
         """Another request opens the room, once it has failed."""
         there = self.table.rooms.get(room)
         if there and there.status is KVPoll.Failed:
             del self.table.rooms[room]
-            return self.oracles[who].update_status(room, KVPoll.Bootstrapping).changed
+            return self.oracles[by].update_status(room, KVPoll.Bootstrapping).changed
         return False
 
-    def _replay(self, who, room, status):
+    def _replay(self, by, room, status):
         """A rank replays the room with a higher generation than it has."""
         self.table.rooms.pop(room, None)
-        there = self.oracles[who].create(room)
-        self.oracles[who].put(there, status)
+        there = self.oracles[by].create(room)
+        self.oracles[by].put(there, status)
         return True
 
-    def _replay_cleared(self, who, room):
+    def _replay_cleared(self, by, room):
         """A rank that ended and cleared replays that to a server which has lost it."""
         there = self.table.rooms.get(room)
-        if there is None or who in there.cleared or there.status is KVPoll.Failed:
+        if there is None or by in there.cleared or there.status is KVPoll.Failed:
             return False
-        self.oracles[who].put(there, KVPoll.Success)
-        there.cleared[who] = there.live.pop(who)
+        self.oracles[by].put(there, KVPoll.Success)
+        there.cleared[by] = there.live.pop(by)
         return True
 
     def _set(self, room, status):
@@ -264,12 +264,12 @@ class RankedRun(Run):
         self.replica.notifying = True
         self.shard = self.replica.shards["ns"]
 
-    def others(self, who, name, rooms, *arguments):
+    def others(self, by, name, rooms, *arguments):
         arguments = ("why",) if name == "record_failure" else arguments
-        self.server.act(who, name, rooms, *arguments)
+        self.server.act(by, name, rooms, *arguments)
 
-    def update(self, who, rooms, status):
-        self.server.act(who, "update_status", rooms, status)
+    def update(self, by, rooms, status):
+        self.server.act(by, "update_status", rooms, status)
 
     def own(self, rooms, status):
         """What the store itself writes: a status, None to clear, or abort or reopen; the reply is on its way."""
@@ -334,9 +334,9 @@ class RankedRun(Run):
                 assert self.server.ranks_could_be(room, at, shown), f"room {room} shows {shown}"
 
     def is_of_one_life(self, room, at, shown):
-        """Whether the others are as they were at once, then or later, in a life in which this rank was as shown.
+        """Whether the other ranks were as shown at one time, in a life of the room in which this rank was as shown.
 
-        A reply does not tell of the lives that the same rank has begun meanwhile in another process, or by a call of
+        A reply does not show lives that the same rank has begun meanwhile in another process, or by a call of
         another thread whose reply is still to come.
         """
         to_come = {None, *(feed_id for _, _, feed_id, _ in self.replies)}

@@ -1,11 +1,11 @@
 """Random sequences of operations, side by side on the oracle and on the store: every answer, and the whole table.
 
 After every single operation the keys on the server are read as redis-cli would read them, and must be the oracle's:
-which keys there are, their fields, their TTLs. And the feed, read on from where it stood, must tell the same table.
+which keys there are, their fields, their TTLs. And the table that follows from the feed must be the same.
 
 On fakeredis the clock is moved, TTLs and the scripts' TIME with it. A real server's clock stands above us, so there
-time passes by bringing every key's expiry nearer, and times are compared in steps so large that no test is slow goal
-to miss one.
+time passes by bringing every key's expiry nearer, and times are compared in steps too large for a slow test
+to miss.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from tests.support.fuzzing import examples
 from tests.support.oracle import merge
 from tests.support.oracle_bench import STEP, TERMINAL, TTL, Bench
 
-# Two pairs, each one and the same number once it was a double. An example keeps to one, so that much happens to it.
+# Two pairs; the two of each would be one number as a double. An example uses one pair, so that much happens to it.
 PAIRS = ((2**53, 2**53 + 1), (2**63 - 2, 2**63 - 1))
 A, B = PAIRS[0]
 
 
 def operations_on(pair):
-    """Lists of operations on two rooms. Updates come often, since all else acts on what they made."""
+    """Lists of operations on two rooms. Updates are frequent, since all else acts on their rooms."""
     room, status = st.sampled_from(pair), st.sampled_from(KVPoll)
     rooms = st.lists(room, max_size=4)
     reason = st.sampled_from(("cause", "symptom", "naïve ☃\n"))
@@ -52,7 +52,7 @@ def operations_on(pair):
 CONFIGURATIONS = [(p, m, s) for p in ("compat", "strict") for m in ("prefill", "none") for s in (1, 3)]
 
 
-# What chance finds seldom within a few examples, always: what each operation does to reasons, lengths and TTLs.
+# Rare at random: what each operation does to reasons, lengths and TTLs.
 @example(
     ("compat", "prefill", 3),
     [
@@ -139,7 +139,7 @@ Success          Success          unchanged  unchanged
 
 
 def test_whole_rule_matches_handwritten_table(make_store, client):
-    """Oracle and store against the table written out by hand: an oracle that errs as the store does helps nobody."""
+    """The authority for ``merge``: oracle and store must both equal the table that is written out by hand."""
     stores = {policy: make_store(policy=policy, namespace=policy) for policy in ("compat", "strict")}
     for line in TABLE.split("\n")[1:-1]:
         there, incoming, *outcomes = line.split()

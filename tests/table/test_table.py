@@ -1,4 +1,4 @@
-"""What each operation does to the table, on every server, blocking and asyncio."""
+"""Each operation on the table, on every server, blocking and asyncio."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long a room stays: which outcomes set its TTL, which renew it, and what happens at its end."""
+"""Which outcomes set or renew a room's TTL, and what happens at its end."""
 
 from __future__ import annotations
 
