@@ -1,4 +1,4 @@
-"""What is done through a generation: opened or attached once, then fenced."""
+"""The operations on one generation of a room: open or attach, then fenced writes and reads."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def fail(room: int, generation: int, reason: str) -> Command[Update, Update]:
 
 
 def clear(room: int, generation: int) -> Command[Update, Update]:
-    """The clear of one generation."""
+    """Clear one generation."""
     return Command("clear", script_specs.CLEAR_FENCED, [room], [str(generation)], replies.clearings, only)
 
 
@@ -53,7 +53,7 @@ def set_decode_prefix_len(room: int, generation: int, length: int) -> Command[bo
 
 
 def status(room: int, generation: int) -> Command[Opened | None, KVPoll | None]:
-    """The status of one generation; None when it is no more."""
+    """The status of one generation; None when the room has it no longer."""
 
     def finish(_: list[int], found: list[Opened | None]) -> KVPoll | None:
         return found[0].status if found[0] and found[0].generation == generation else None
@@ -62,7 +62,7 @@ def status(room: int, generation: int) -> Command[Opened | None, KVPoll | None]:
 
 
 def decode_prefix_len(room: int, generation: int) -> Command[Opened | None, int]:
-    """The decode prefix length of one generation; 0 when there is none, or the generation is no more."""
+    """The decode prefix length of one generation; 0 if there is none, or the room has another generation."""
 
     def finish(_: list[int], found: list[Opened | None]) -> int:
         return found[0].length if found[0] and found[0].generation == generation else 0

@@ -279,7 +279,7 @@ class TestDeadlines:
             assert found is BOOT
             assert type(failure) is StoreUnavailableError
             assert str(failure).startswith("clear of room 1: no answer within")
-            assert "stood in line" in str(failure)
+            assert "was queued" in str(failure)
             assert proxy.calls("clear") == 0
 
     async def test_a_server_that_is_away_costs_a_single_call_no_more_than_its_deadline(self):

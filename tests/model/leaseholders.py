@@ -118,15 +118,15 @@ def heard_of_lease(process: Holder, action: lease_commands.Action, found: lease_
 
 
 class _Wire:
-    """A executor that lets somebody else carry its calls."""
+    """An executor whose caller performs its calls."""
 
-    def ask(self, _: str, tag: str, words: list[str]) -> Iterator[Any]:
+    def send_command(self, _: str, tag: str, words: list[str]) -> Iterator[Any]:
         return (yield words)
 
     def run(self, command: Command[Any, Any], _: list[int]) -> Iterator[Any]:
         return (yield command)
 
-    def send(self, _: str, calls: list[Call]) -> Iterator[Any]:
+    def send_calls(self, _: str, calls: list[Call]) -> Iterator[Any]:
         return (yield calls[0])
 
 
