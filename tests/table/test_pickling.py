@@ -30,7 +30,7 @@ ALL = [
 
 @pytest.mark.parametrize("kind", ALL)
 @pytest.mark.parametrize("again", [lambda error: pickle.loads(pickle.dumps(error)), copy.copy])
-def test_each_survives_with_all_it_says(kind, again):
+def test_error_survives_pickle_and_copy(kind, again):
     error = kind(*ARGUMENTS.get(kind, ("what happened",)))
     found = again(error)
     assert type(found) is kind
@@ -42,7 +42,7 @@ def test_a_call_that_may_have_run_is_not_caught_as_one_to_retry():
     assert not issubclass(errors.OutcomeUnknownError, errors.StoreUnavailableError)
 
 
-def test_all_are_public_and_in_one_tree():
+def test_all_errors_are_public_and_in_one_tree():
     assert len(ALL) > 10
     for kind in set(ALL) - {errors.KVPollError, errors.EvictionWarning}:
         assert issubclass(kind, errors.KVPollError)
