@@ -68,7 +68,7 @@ def consensuses(operation: str, rooms: list[int], reply: list[Any]) -> list[Cons
     return [Consensus(s, _count(g), _count(v)) for s, g, v in zip(found, reply[1::3], reply[2::3], strict=True)]
 
 
-class Opened(NamedTuple):
+class OpenedRoom(NamedTuple):
     """The generation of a room that ``open`` or ``attach`` has found."""
 
     outcome: Outcome
@@ -78,19 +78,19 @@ class Opened(NamedTuple):
     length: int = 0
 
 
-def openings(operation: str, rooms: list[int], reply: list[Any]) -> list[Opened]:
+def openings(operation: str, rooms: list[int], reply: list[Any]) -> list[OpenedRoom]:
     _check_refusals(operation, rooms, reply, 6)
     found = statuses(operation, rooms, reply[1::6])
     return [
-        Opened(Outcome(code), status, _count(generation), _text(request))
+        OpenedRoom(Outcome(code), status, _count(generation), _text(request))
         for code, status, generation, request in zip(reply[::6], found, reply[2::6], reply[5::6], strict=True)
     ]
 
 
-def attachments(operation: str, rooms: list[int], reply: list[Any]) -> list[Opened | None]:
+def attachments(operation: str, rooms: list[int], reply: list[Any]) -> list[OpenedRoom | None]:
     found = statuses(operation, rooms, reply[::4])
     return [
-        Opened(Outcome.UNCHANGED, status, _count(generation), _text(request), _length(operation, room, length) or 0)
+        OpenedRoom(Outcome.UNCHANGED, status, _count(generation), _text(request), _length(operation, room, length) or 0)
         if generation
         else None
         for room, status, generation, request, length in zip(
