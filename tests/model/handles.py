@@ -1,4 +1,4 @@
-"""Operations through a generation, and the store's tracked room, by the real TrackedRooms, which replays it."""
+"""Operations through a generation, and what a store holds of it: by the real TrackedRooms, which brings it back."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from tests.support.internals import track_one_room
 
 REASON = "failed through a handle"
 TTL, NOW = 1e9, 0.0
-"""Seconds. Tracked rooms do not expire here; the server's keys do."""
+"""Seconds. What a store holds does not end here: expiry is the server's."""
 
 
-class FrozenRoom(NamedTuple):
-    """An immutable TrackedRoom. Its fields are bytes, so that generations can be renamed."""
+class Claimed(NamedTuple):
+    """A TrackedRoom that does not change. Bytes, which are renamed with their generation."""
 
     generation: bytes
     request: bytes
@@ -32,7 +32,7 @@ class FrozenRoom(NamedTuple):
     waits: bool
 
     @classmethod
-    def of(cls, tracked: TrackedRoom) -> FrozenRoom:
+    def of(cls, tracked: TrackedRoom) -> Claimed:
         status = tracked.status.name if tracked.status is not None else ""
         words = (str(tracked.generation), tracked.request, tracked.role, status, tracked.reason, tracked.length)
         return cls(*[word.encode() for word in words], tracked.is_clearing, tracked.awaiting_since is not None)
@@ -45,7 +45,7 @@ class FrozenRoom(NamedTuple):
 
 
 def store_of(process: Process, context: CallContext) -> TrackedRooms:
-    """Return the tracked rooms of the process's store."""
+    """What the process's store holds."""
     held = TrackedRooms(TTL, TTL, bool(context.rank))
     held.highest_generation = int(process.seen or 0)
     if process.held:
@@ -56,23 +56,25 @@ def store_of(process: Process, context: CallContext) -> TrackedRooms:
 def _with(process: Process, held: TrackedRooms) -> Process:
     tracked = held.in_shard(NAMESPACE).get(ROOM)
     seen = b"%d" % held.highest_generation if held.highest_generation else b""
-    return process._replace(held=FrozenRoom.of(tracked) if tracked else None, seen=seen)
+    return process._replace(held=Claimed.of(tracked) if tracked else None, seen=seen)
 
 
 def sent(process: Process, context: CallContext, call: Call) -> Process:
-    """Return the process after it has built a call: a room that it clears is not replayed."""
+    """The process as it forms a call: what it clears is not to be brought back."""
     if call.spec not in CLEARING or process.held is None:
         return process
     held = store_of(process, context)
     held.mark_clearing(call)
     fence = call.items[0].encode()
-    # A cleared rank's last status still counts, so its room is replayed.
-    is_over = not context.rank and fence in (b"", process.held.generation)
+    is_over = not context.rank and fence in (
+        b"",
+        process.held.generation,
+    )  # a rank leaves its last status behind
     return _with(process, held)._replace(ended=process.held.generation if is_over else process.ended)
 
 
-def after_reply(process: Process, context: CallContext, call: Call, reply: list[Any]) -> Process:
-    """Return the process after its store has observed a reply."""
+def heard(process: Process, context: CallContext, call: Call, reply: list[Any]) -> Process:
+    """The process's store hears a reply."""
     held = store_of(sent(process, context, call), context)
     held.observe(call, reply, NOW)
     return _with(process, held)
@@ -83,12 +85,12 @@ def fence(process: Process) -> str | None:
 
 
 def _through(build: Callable[[int], Command[Any, Any]]) -> Callable[[Process, CallContext], Command[Any, Any] | None]:
-    """A command of a process that has a handle."""
+    """A command for who has a handle."""
     return lambda process, _: build(int(process.handle)) if process.handle else None
 
 
 def _learn_stale(process: Process, value: Any) -> Process:
-    """A process drops its handle once a reply is STALE or CLEARED."""
+    """Who is told that the generation is not its own any more, writes to it no more."""
     is_over = isinstance(value, Update) and value.outcome in (Outcome.STALE, Outcome.CLEARED)
     return process._replace(handle=b"") if is_over else process
 
@@ -110,7 +112,7 @@ def _update(status: KVPoll) -> Operation:
 
 
 def _replay(process: Process, context: CallContext) -> Command[Any, Any] | None:
-    """The replay of the store's room; None if there is nothing to replay."""
+    """What the store says of its rooms; None when there is nothing that it would bring back."""
     held = store_of(process, context)
     if process.must_replay:
         held.mark_lost(NAMESPACE, NOW)

@@ -1,4 +1,4 @@
-"""The invariants of every single step, in any state."""
+"""What must be true of every single step, whoever takes it in whatever state."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WROTE_NOTHING = (Outcome.UNCHANGED, Outcome.SKIPPED, Outcome.STALE)
 
 @dataclass(frozen=True)
 class Effect:
-    """One executed call."""
+    """One call that was carried out."""
 
     setting: Setting
     process: Process
@@ -62,7 +62,7 @@ def said(
 
 
 def wrong(step: Effect) -> Iterator[str]:
-    """Yield the violations of a step."""
+    """What a step breaks."""
     for check in (
         _ttl,
         _creation,
@@ -98,7 +98,7 @@ def _creation(step: Effect) -> Iterator[str]:
 
 
 def _generations(step: Effect) -> Iterator[str]:
-    """A generation ends by clear, by open once Failed, or by the replay of a higher one. New ones are higher."""
+    """A generation ends by clear, by open once Failed, or for a higher one that is restated. New ones are higher."""
     before, after = step.before.generation, step.after.generation
     if after is None or before == after:
         return
@@ -162,7 +162,7 @@ def _expected(step: Effect) -> Iterator[str]:
 
 
 def _outcome(step: Effect) -> Iterator[str]:
-    """The reply agrees with what happened."""
+    """What the caller is told is what happened."""
     before, after, rank = step.before, step.after, step.rank
     outcome = getattr(step.value, "outcome", None)
     is_refused = isinstance(step.value, KVPollError)
@@ -192,7 +192,7 @@ def _name(value: Any) -> str:
 
 
 def _observe_replay(step: Effect) -> Iterator[str]:
-    """After a replay, the room is at least as far as its store knew, has a later generation, or awaits its creator."""
+    """Then the room is as far as its holder knew it to be, or a later generation's, or not his to create."""
     held = step.process.held
     if not step.replays or isinstance(step.value, KVPollError):
         return
@@ -205,7 +205,7 @@ def _observe_replay(step: Effect) -> Iterator[str]:
         yield f"{generation} was cleared by the process that brings it back"
     if held.role == b"creator" and (not room or room["generation"] < generation):
         yield f"its creator restated {generation}, and it is not there"
-    # A cleared rank keeps its last status: another process of the rank may have known less and cleared first.
+    # What a rank had when it cleared stands: another process of this rank may have known less, and cleared first.
     has_cleared = f"cleared:{step.rank}" in step.before.room
     if room.get("generation") == generation and step.before.generation in (None, generation) and not has_cleared:
         now = step.after.own(step.rank) or room.get(f"cleared:{step.rank}") or "Failed"
@@ -224,7 +224,7 @@ def _end(step: Effect) -> Iterator[str]:
 
 
 def _feed(step: Effect) -> Iterator[str]:
-    """The feed has every change of a status, in the same step, and nothing else but touches."""
+    """The feed tells of every change of a status, in the same step, and of nothing else but touches."""
     now = step.after.status or "absent"
     news = step.after.entries[len(step.before.entries) :]
     told = {entry[at + 1] for entry in news for at in range(0, len(entry), 2) if entry[at] == str(ROOM)}

@@ -1,8 +1,8 @@
-"""Every interleaving of lease holders and a sweeping process, while time passes and the server loses data.
+"""Every interleaving of holders of leases and of who looks after them, while time passes and the server loses data.
 
-Like explorer.py, but with a clock: it advances by a tick, or by a long pause of the server. So states are not renamed.
-Renewals and sweeps are not counted as operations: time alone limits them, since a second one at the same time changes
-nothing.
+Like explorer.py, with a clock: it stands still, or goes on by a tick, or by far when the server was paused. So nothing
+is renamed here, and a state is what it is. To renew and to look take no operation: how often that happens is limited
+by time alone, since twice at the same time changes nothing.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tests.model import lease_rules, leaseholders
 from tests.model.canonical import NOW_US, short
 from tests.model.explorer import Report
 from tests.model.lease_rules import Effect, Notes
-from tests.model.leaseholders import ROOMS, SWEEPERS, Holder, Sent
+from tests.model.leaseholders import LOOKERS, ROOMS, Holder, Sent
 from tests.model.redis_lua import ScriptError, ScriptRunner
 from tests.model.redis_model import EMPTY, RedisModel, State
 from tests.model.steps import BrokenError
@@ -32,7 +32,7 @@ FAR_MS = NOW_US // 1000 + 10**9
 @dataclass(frozen=True)
 class Setting:
     owners: tuple[str, ...]
-    """The name of each process's lease; empty for a process that only sweeps."""
+    """The name under which each process takes its lease; empty for who only looks."""
     each: int
     ticks: int
     pauses: int = 1
@@ -40,7 +40,7 @@ class Setting:
     lost: int = 0
     """Replies that may be lost on one path."""
     all_reap: bool = False
-    """Whether lease holders reap, too, and not only the sweeping process."""
+    """Whether also those who hold leases fail the rooms of the lost, and not only who looks."""
     broken: dict[str, Callable[[str], str]] = field(default_factory=dict)
 
 
@@ -52,7 +52,7 @@ class World(NamedTuple):
     losses: int
     lost: int
     takes: int
-    """How many leases were taken: no two within a microsecond."""
+    """How many have taken a lease: no two do within a microsecond."""
     under_way: tuple[Sent, ...]
     holders: tuple[Holder, ...]
 
@@ -75,7 +75,7 @@ class LeaseExplorer:
         self._carried: dict[Any, Carried] = {}
 
     def explore(self, most: int | None = None) -> Report:
-        """Explore all states, or the first ``most``. The shortest path to a violation is found first."""
+        """All states, or the first so many: the shortest path to a violation is found first."""
         began, steps, at, violation = time.process_time(), 0, 0, None
         states: list[World] = []
         parents: dict[World, tuple[int, str]] = {}
@@ -104,7 +104,7 @@ class LeaseExplorer:
         return Report(len(states), steps, servers, self.calls, seconds, violation, tuple(reversed(path)))
 
     def _start(self) -> World:
-        """The first process has a lease and a room, on a server with an old epoch."""
+        """The first has its lease and a room, on a server that has been there for long."""
         setting, names = self.setting, "ABCD"
         holders = [Holder(names[at], owner, setting.each) for at, owner in enumerate(setting.owners)]
         world = World(EMPTY, Notes(), 0, 0, setting.losses, setting.lost, 0, (), tuple(holders))
@@ -134,7 +134,7 @@ class LeaseExplorer:
         if world.ticks < self.setting.ticks:
             yield world._replace(ticks=world.ticks + 1), f"{TICK_MS} ms pass"
         if world.pauses <= self.setting.pauses:
-            yield world._replace(pauses=world.pauses + 1), f"{PAUSE_MS} ms pass, with the server paused"
+            yield world._replace(pauses=world.pauses + 1), f"{PAUSE_MS} ms pass, and nobody could do anything"
         if world.losses:
             survivors = tuple(
                 h._replace(must_renew=bool(h.incarnation), must_replay=h.held is not None) for h in world.holders
@@ -165,7 +165,7 @@ class LeaseExplorer:
             return
         if holder.owner:
             yield self._on_lease(ready, at, "leave"), "gives its lease up"
-        for operation in ROOMS if holder.owner else SWEEPERS:
+        for operation in ROOMS if holder.owner else LOOKERS:
             command = operation.command(holder)
             if command is not None:
                 yield self._on_room(ready, at, operation.name, command), operation.name
@@ -173,7 +173,7 @@ class LeaseExplorer:
                 yield from self._lost(world, at, call, operation.name)
 
     def _lost(self, world: World, at: int, call: Call, name: str) -> Iterator[tuple[World, str]]:
-        """The reply is lost; the process may repeat the call, or do something else."""
+        """The process hears nothing of it, and may do it again, or something else."""
         if world.lost:
             message = leaseholders.sent(name, world.holders[at], call)
             under_way = (*world.under_way, message)
@@ -184,20 +184,20 @@ class LeaseExplorer:
         world = world._replace(takes=world.takes + (action == "take"))
         call = leaseholders.lease_call(holder, action, self._nonce(world))
         carried = self._carry_out(world, leaseholders.sent(action, holder, call))
-        learnt = leaseholders.after_lease_reply(holder, action, lease_commands.parse_report(carried.reply))
+        learnt = leaseholders.heard_of_lease(holder, action, lease_commands.parse_report(carried.reply))
         if holder.owner and not self.setting.all_reap:
             learnt = learnt._replace(reaping=())
         return _after(world, at, carried, learnt)
 
     def _context(self, world: World, holder: Holder) -> Any:
         owner = holder.owner if holder.incarnation else ""
-        return leaseholders.context_of(owner, holder.incarnation, self._nonce(world))
+        return leaseholders.layout_of(owner, holder.incarnation, self._nonce(world))
 
     def _on_room(self, world: World, at: int, name: str, command: Any) -> World:
         holder = world.holders[at]
         (call,) = command.calls(self._context(world, holder))
         carried = self._carry_out(world, leaseholders.sent(name, holder, call))
-        learnt = leaseholders.after_reply(holder, call, list(carried.reply), carried.value, self._nonce(world))
+        learnt = leaseholders.heard(holder, call, list(carried.reply), carried.value, self._nonce(world))
         return _after(world, at, carried, learnt)
 
     def _replay(self, world: World, at: int) -> World:
@@ -206,12 +206,10 @@ class LeaseExplorer:
         if call is None:
             return _with(world, at, holder)
         carried = self._carry_out(world, leaseholders.sent("replay", holder, call))
-        return _after(
-            world, at, carried, leaseholders.after_reply(holder, call, list(carried.reply), carried.value, "n")
-        )
+        return _after(world, at, carried, leaseholders.heard(holder, call, list(carried.reply), carried.value, "n"))
 
     def _reap(self, world: World, at: int) -> tuple[World, str]:
-        """The next step of a reap."""
+        """The next step of failing the rooms of the lost."""
         holder, nonce = world.holders[at], self._nonce(world)
         wish = leaseholders.next_of_reaping(holder, nonce)
         if wish is None:
@@ -223,14 +221,14 @@ class LeaseExplorer:
             reply = tuple(self._model.execute(*[word.encode() for word in wish]))
             return _with(world, at, holder._replace(replies=(*holder.replies, reply))), "lists the rooms of a lost one"
         if isinstance(wish, Command):
-            (call,) = wish.calls(leaseholders.context_of("", "", nonce))
+            (call,) = wish.calls(leaseholders.layout_of("", "", nonce))
             carried = self._carry_out(world, leaseholders.sent("reap", holder, call))
             failed = wish.finish(wish.rooms, [carried.value])
             return _after(world, at, carried, holder._replace(replies=(*holder.replies, failed))), "reaps"
         carried = self._carry_out(world, leaseholders.sent("look", holder, wish))
         over = [incarnation for incarnation, _ in holder.reaping if incarnation in carried.notes.over]
         if world.losses < self.setting.losses:
-            over = []  # it may have been listed before a loss of data, and have been recovered and ended since
+            over = []  # it may have been listed on a server whose data is lost, and have come back and ended since
         if found := list(lease_rules.wrong_after_reaping(over, View(carried.server))):
             raise BrokenError(f"{holder.name}: {short('; '.join(found))}")
         return _after(world, at, carried, holder._replace(replies=(*holder.replies, None))), "looks after reaping"
@@ -276,5 +274,5 @@ def _after(world: World, at: int, carried: Carried, holder: Holder) -> World:
 
 
 def _timeless(state: State, now_us: int) -> State:
-    """Replace TTLs, which are long and do not end here."""
+    """TTLs are long, and do not end here."""
     return tuple(kept if kept.deadline is None else kept._replace(deadline=FAR_MS) for kept in normal(state, now_us))

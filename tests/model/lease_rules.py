@@ -1,7 +1,7 @@
-"""The invariants of leases.
+"""What must be true of leases, whoever does what when.
 
-They are checked against notes that are kept outside of the server: when each lease was last renewed, when a sweep first
-found it expired, and which incarnations are over. The scripts' own records are not trusted.
+What is judged by is kept beside the server: when each lease was last renewed, when it was first found to have lapsed
+since, and which incarnations are over. The scripts' own notes are not believed.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ WRITES = ("write", "open", "replay")
 
 
 class Notes(NamedTuple):
-    """The history of the leases, as far as the invariants need it."""
+    """What has been, as far as it matters."""
 
-    heartbeats: tuple[tuple[str, int, int], ...] = ()
-    """For each current incarnation: when it was last renewed, and when a sweep first found it expired since."""
+    beats: tuple[tuple[str, int, int], ...] = ()
+    """For each incarnation that is there, when it was renewed and when it was first found to have lapsed since."""
     over: frozenset[str] = frozenset()
-    """The incarnations that were given up, taken over, or not renewed in time."""
+    """The incarnations that were given up, whose name was taken, or that were not renewed in time."""
     was_over: frozenset[str] = frozenset()
-    """The same from before a loss of data, which the server no longer knows."""
+    """Those of a server that has lost its data since: nobody there knows it any more."""
 
     def after_loss(self) -> Notes:
         return Notes(was_over=self.over | self.was_over)
@@ -38,7 +38,7 @@ class Notes(NamedTuple):
 
 @dataclass(frozen=True)
 class Effect:
-    """One executed call."""
+    """One call that was carried out at a time."""
 
     sent: Sent
     now_ms: int
@@ -46,15 +46,15 @@ class Effect:
     after: View
     notes: Notes
     state: str
-    """The state in the reply of the lease script."""
+    """What a lease script says of the lease."""
     value: Any
-    """The decoded reply of a call on the room, or the exception."""
+    """What comes of a call on the room, or the exception."""
     is_late: bool
-    """Whether its caller no longer waits for it."""
+    """Whether nobody waits for it any more."""
 
 
 def records(view: View) -> dict[str, str]:
-    """Return the current incarnation of each owner."""
+    """The incarnation that has each name."""
     return {owner: text.split()[0] for owner, text in _fields(view).items() if re.fullmatch(r"\d+( \d+){4}", text)}
 
 
@@ -73,7 +73,7 @@ def owned(view: View) -> str | None:
 
 
 def noted(step: Effect) -> tuple[Notes, list[str]]:
-    """Return the notes after a step, and its violations concerning leases that ended."""
+    """What is noted after a step, and what in it was wrong about leases that ended."""
     was, now, over, wrong = records(step.before), records(step.after), set(step.notes.over), []
     told = step.sent.argv[2] if step.sent.script == "lease" else ""
     for owner, incarnation in was.items():
@@ -81,33 +81,33 @@ def noted(step: Effect) -> tuple[Notes, list[str]]:
         if other == incarnation:
             continue
         is_own = told in ("leave", "drop") and step.sent.incarnation == incarnation
-        if not (is_own or (other and other > incarnation) or _may_be_lost(step, incarnation)):
-            wrong.append(f"{incarnation} of {owner} was marked lost, and it is alive")
+        if not (is_own or (other and other > incarnation) or _may_be_condemned(step, incarnation)):
+            wrong.append(f"{incarnation} of {owner} was condemned, and it lives")
         over.add(incarnation)
-    heartbeats = {incarnation: (renewed_at, found) for incarnation, renewed_at, found in step.notes.heartbeats}
+    beats = {incarnation: (beaten, found) for incarnation, beaten, found in step.notes.beats}
     if step.sent.script == "lease":
         for owner, incarnation in now.items():
             if step.state == "held" and owner == step.sent.owner:
-                heartbeats[incarnation] = (step.now_ms, 0)
-            renewed_at, found = heartbeats[incarnation]
-            if step.now_ms > renewed_at + TTL_MS and not found:
-                heartbeats[incarnation] = (renewed_at, step.now_ms)
-    there = tuple(sorted((i, *times) for i, times in heartbeats.items() if i in now.values()))
+                beats[incarnation] = (step.now_ms, 0)
+            beaten, found = beats[incarnation]
+            if step.now_ms > beaten + TTL_MS and not found:
+                beats[incarnation] = (beaten, step.now_ms)
+    there = tuple(sorted((i, *times) for i, times in beats.items() if i in now.values()))
     if unknown := lost_ones(step.after) - over - step.notes.was_over:
         wrong.append(f"{unknown} are said to be lost, and are not")
     return Notes(there, frozenset(over), step.notes.was_over), wrong
 
 
-def _may_be_lost(step: Effect, incarnation: str) -> bool:
-    """Whether it was found expired, not renewed for long enough afterwards, in an epoch that is old enough."""
-    renewed_at, found = next((renewed_at, found) for i, renewed_at, found in step.notes.heartbeats if i == incarnation)
+def _may_be_condemned(step: Effect, incarnation: str) -> bool:
+    """Whether it was found to have lapsed, and still not renewed after long enough; and no data was lost lately."""
+    beaten, found = next((beaten, found) for i, beaten, found in step.notes.beats if i == incarnation)
     epoch = dict(step.before.kept[EPOCH_KEY].value)[b"epoch"].decode()
     is_old = step.now_ms - int(epoch.partition("-")[0]) // 1000 >= TTL_MS
-    return is_old and step.now_ms > renewed_at + TTL_MS and found > 0 and step.now_ms - found >= APART_MS
+    return is_old and step.now_ms > beaten + TTL_MS and found > 0 and step.now_ms - found >= APART_MS
 
 
 def wrong(step: Effect, after: Notes) -> Iterator[str]:
-    """Yield the violations of a step."""
+    """What a step breaks."""
     for kept in step.after.state:
         if kept.deadline is None:
             yield f"{kept.key.decode()} has no TTL"
@@ -116,7 +116,7 @@ def wrong(step: Effect, after: Notes) -> Iterator[str]:
 
 
 def _refused(step: Effect, _: Notes) -> Iterator[str]:
-    """A store whose lease is over creates, opens and writes nothing."""
+    """Who is condemned creates, opens and writes nothing."""
     if step.sent.script not in WRITES or step.sent.incarnation not in step.notes.over:
         return
     if step.before.without(EPOCH_KEY) != step.after.without(EPOCH_KEY):
@@ -127,11 +127,9 @@ def _refused(step: Effect, _: Notes) -> Iterator[str]:
 
 
 def _alive(step: Effect, after: Notes) -> Iterator[str]:
-    """The holder of a valid lease is never refused."""
+    """Who lives is not told otherwise."""
     known_over = after.over | after.was_over
-    is_taken = (
-        records(step.before).get(step.sent.owner, "") > step.sent.incarnation
-    )  # on a server that had lost its data
+    is_taken = records(step.before).get(step.sent.owner, "") > step.sent.incarnation  # where no data of it was left
     if step.is_late or is_taken or step.sent.incarnation in known_over:
         return
     if isinstance(step.value, LeaseLostError):
@@ -141,7 +139,7 @@ def _alive(step: Effect, after: Notes) -> Iterator[str]:
 
 
 def _reaped(step: Effect, after: Notes) -> Iterator[str]:
-    """A reap fails live rooms of the lost owner, and nothing else."""
+    """A room fails with its owner, and only so; what has ended stays, and what is another's."""
     if step.sent.script != "reap":
         return
     before, room = step.before.room, step.after.room
@@ -150,7 +148,7 @@ def _reaped(step: Effect, after: Notes) -> Iterator[str]:
     if before != room and (not is_his or before["status"] not in LIVE):
         yield f"a room that was {before.get('status')}, of {before.get('incarnation')}, was reaped for {incarnation}"
     if before != room and incarnation not in after.over | after.was_over:
-        yield f"a room was failed for {incarnation}, which is alive"
+        yield f"a room was failed for {incarnation}, which lives"
     if before != room and not room.get("reason", "").startswith(f"owner {before['owner']} "):
         yield f"a room was failed for the reason {room.get('reason')!r}"
     if owned(step.before) not in (incarnation, owned(step.after)):
@@ -158,7 +156,7 @@ def _reaped(step: Effect, after: Notes) -> Iterator[str]:
 
 
 def _owned(step: Effect, after: Notes) -> Iterator[str]:
-    """A live room is listed among the owned ones, so that a reap finds it."""
+    """A live room can be found by who is to fail it."""
     incarnation = step.after.room.get("incarnation")
     if incarnation is None or step.after.status not in LIVE:
         return
@@ -169,6 +167,6 @@ def _owned(step: Effect, after: Notes) -> Iterator[str]:
 
 
 def wrong_after_reaping(lost: list[str], after: View) -> Iterator[str]:
-    """After a reap, all rooms of the lost owners have failed."""
+    """Once somebody has reaped, all rooms that were to fail have."""
     if after.room.get("incarnation") in lost and after.status in LIVE:
         yield f"a room of {after.room['incarnation']} is {after.status} after its reaping"

@@ -1,4 +1,4 @@
-"""The processes of the lease exploration: what each knows, may do next, and learns from replies."""
+"""Who takes part where leases are explored: what each knows, may do next, and learns; and the rooms it brings back."""
 
 from __future__ import annotations
 
@@ -20,41 +20,41 @@ from tests.model.operations import context
 from tests.model.table import NAMESPACE, ROOM
 
 TTL_MS, HEARTBEAT_MS, APART_MS = 1000, 100, 600
-"""The last is the minimum between two sweeps that make a lease lost: 600 ms, since two heartbeats are less."""
+"""The last is how far apart two looks must be: six tenths of a second, since two heartbeats are less."""
 
 
 class Holder(NamedTuple):
-    """One process: its lease, its store's room, and its reap of lost leases."""
+    """One process: of a holder of a lease, of its store, and of what it does about the lost ones of others."""
 
     name: str
     owner: str
-    """The name of its lease; empty for a process that only sweeps."""
+    """Under which name it takes its lease; empty for who only looks."""
     left: int
     incarnation: str = ""
     epoch: str = ""
-    """The epoch in which its lease was last held."""
+    """In which it knows its lease to be held."""
     handle: bytes = b""
     held: Any = None
     ended: bytes = b""
     seen: bytes = b""
     reaping: tuple[tuple[str, str], ...] = ()
-    """The lost incarnations that it reaps, with reasons; ``replies`` are those since the reap started."""
+    """The lost ones of which it was told, and why; and all that it was told since it began to fail their rooms."""
     replies: tuple[Any, ...] = ()
     must_renew: bool = False
     must_replay: bool = False
 
-    def learn_report(self, found: lease_commands.LeaseReport) -> Holder:
+    def hear_of(self, found: lease_commands.LeaseReport) -> Holder:
         if self.reaping:
             return self
         return self._replace(reaping=tuple(sorted(found.lost.items())), replies=())
 
     def without_lease(self) -> Holder:
-        """A store drops its tracked rooms when its lease is lost."""
+        """A store forgets what it holds when its lease is lost."""
         return self._replace(incarnation="", epoch="", held=None, must_renew=False, must_replay=False)
 
 
 class Sent(NamedTuple):
-    """A call, with what the invariants need. It may be in flight for long."""
+    """A call, and what must be known of it to classify_failure what it did. It may be under way for long."""
 
     name: str
     script: str
@@ -64,11 +64,11 @@ class Sent(NamedTuple):
     incarnation: str = ""
     """The lease under which it was sent."""
     words: tuple[int, ...] = ()
-    """How many fields of the reply precede those of its rooms."""
+    """How many words of the reply go before what its rooms are told."""
 
 
 def value_of(script: str, reply: list[Any]) -> Any:
-    """Return the decoded reply of a call on the room, or the exception."""
+    """What comes of a call on the room, or the exception."""
     try:
         return only([ROOM], _DECODERS[script](script, [ROOM], reply))
     except KVPollError as error:
@@ -83,7 +83,7 @@ _DECODERS: dict[str, Callable[..., list[Any]]] = {
 
 
 @cache
-def context_of(owner: str, incarnation: str, nonce: str) -> CallContext:
+def layout_of(owner: str, incarnation: str, nonce: str) -> CallContext:
     return replace(context("strict"), owner=owner, incarnation=incarnation, nonce=nonce, words={})
 
 
@@ -97,27 +97,27 @@ def sent(name: str, process: Holder, call: Call) -> Sent:
 
 
 def lease_call(process: Holder, action: lease_commands.Action, nonce: str) -> Call:
-    where = context_of("", "", nonce)
+    where = layout_of("", "", nonce)
     if action == "sweep":
         return lease_commands.sweep(where, NAMESPACE)
     config = LeaseConfig(process.owner, TTL_MS / 1000, HEARTBEAT_MS / 1000)
     return config.call(where, NAMESPACE, action, process.incarnation, process.epoch)
 
 
-def after_lease_reply(process: Holder, action: lease_commands.Action, found: lease_commands.LeaseReport) -> Holder:
+def heard_of_lease(process: Holder, action: lease_commands.Action, found: lease_commands.LeaseReport) -> Holder:
     if action == "leave":
-        return process.without_lease().learn_report(found)
+        return process.without_lease().hear_of(found)
     if action in ("take", "renew"):
         if found.state != "held":
             return process.without_lease()
         process = process._replace(incarnation=found.incarnation, epoch=found.epoch, must_renew=False)
-    return process.learn_report(found)
+    return process.hear_of(found)
 
 
-# Reaping: the real flow, which is given all previous replies again
+# The rooms of the lost: the real flow, told again all that it has heard so far
 
 
-class _StubExecutor:
+class _Wire:
     """An executor whose caller performs its calls."""
 
     def send_command(self, _: str, tag: str, words: list[str]) -> Iterator[Any]:
@@ -131,8 +131,8 @@ class _StubExecutor:
 
 
 def next_of_reaping(process: Holder, nonce: str) -> Any:
-    """Return what the flow sends next: a list of words, a Command or a Call; None at its end."""
-    flow = reap_lost(_StubExecutor(), context_of("", "", nonce), NAMESPACE, dict(process.reaping))  # type: ignore[arg-type]
+    """What the flow sends next: words, a Command or a Call; None when it has ended."""
+    flow = reap_lost(_Wire(), layout_of("", "", nonce), NAMESPACE, dict(process.reaping))  # type: ignore[arg-type]
     try:
         wish = next(flow)
         for reply in process.replies:
@@ -148,7 +148,7 @@ def next_of_reaping(process: Holder, nonce: str) -> Any:
 class Operation(NamedTuple):
     name: str
     command: Callable[[Holder], Command[Any, Any] | None]
-    """Returns None if the process has no reason for it."""
+    """None when the process has no reason to."""
 
 
 def _through(build: Callable[[int], Command[Any, Any]]) -> Callable[[Holder], Command[Any, Any] | None]:
@@ -161,21 +161,21 @@ ROOMS = (
     Operation("room.clear", _through(lambda g: fenced.clear(ROOM, g))),
     Operation("update WaitingForInput", lambda _: room_commands.update_status(ROOM, KVPoll.WaitingForInput)),
 )
-SWEEPERS = (ROOMS[3], Operation("clear", lambda _: room_commands.clear(ROOM)))
+LOOKERS = (ROOMS[3], Operation("clear", lambda _: room_commands.clear(ROOM)))
 
 
 def replays(process: Holder, nonce: str) -> Call | None:
-    where = context_of(process.owner, process.incarnation, nonce)
+    where = layout_of(process.owner, process.incarnation, nonce)
     held = handles.store_of(process, where)  # type: ignore[arg-type]
     held.mark_lost(NAMESPACE, handles.NOW)
     return next(held.replays(NAMESPACE, where, handles.NOW), None)
 
 
-def after_reply(process: Holder, call: Call, reply: list[Any], value: Any, nonce: str) -> Holder:
-    """Return the process after the reply to a call on the room."""
+def heard(process: Holder, call: Call, reply: list[Any], value: Any, nonce: str) -> Holder:
+    """The process after the reply to a call on the room."""
     if isinstance(value, LeaseLostError):
         return process.without_lease()
-    process = handles.after_reply(process, context_of(process.owner, process.incarnation, nonce), call, reply)  # type: ignore
+    process = handles.heard(process, layout_of(process.owner, process.incarnation, nonce), call, reply)  # type: ignore
     if isinstance(value, OpenedRoom):
         return process._replace(handle=b"%d" % value.generation, ended=b"")
     is_over = call.spec.script.name in ("write", "clear") and isinstance(value, Update)

@@ -24,11 +24,11 @@ class Process(NamedTuple):
     left: int
     """Operations that it has left."""
     handle: bytes = b""
-    """The generation of its handle."""
+    """The generation that it has a handle of."""
     held: Any = None
-    """The room as its store tracks it."""
+    """What its store keeps of the room, to bring it back."""
     ended: bytes = b""
-    """The generation that it has cleared: its replay must not create it again."""
+    """The generation that it has sent a clear of: its own replaying may not bring it back."""
     seen: bytes = b""
     """The highest generation that it has seen."""
     pending: int = -1

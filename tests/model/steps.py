@@ -1,4 +1,4 @@
-"""The steps of one process on one server: each runs the real script, checks every invariant, and caches the result."""
+"""What one process can do on one server: the real script is run, every invariant checked, and the answer kept."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from tests.model.table import PREFIX_KEY, ROOM_KEY, Server, View, normal
 
 
 class Message(NamedTuple):
-    """A call that was sent once and whose reply was lost."""
+    """What a process has sent once, without hearing of it."""
 
     process: Process
     operation: int
 
 
 class Carried(NamedTuple):
-    """An executed call."""
+    """A call that was carried out."""
 
     server: int
     call: Call
     reply: list[Any]
     value: Any
-    """The result for the caller, or the exception."""
+    """What the caller gets, or the exception."""
     told: str
 
 
@@ -55,7 +55,7 @@ class Steps:
         self._befallen: dict[int, list[tuple[int, str]]] = {}
 
     def of(self, server: int, process: Process, is_behind: bool) -> Iterator[Taken]:
-        """Yield all that a process may do next."""
+        """All that a process may do next."""
         name, context = self._name(process), self._context(process)
         for at, operation in self._thinkable(process):
             carried = self._carry_out(server, process, operation, is_behind)
@@ -64,7 +64,7 @@ class Steps:
             after, call, reply, value, told = carried
             taught = operation.learn(process, value)
             if self.setting.replay:
-                taught = handles.after_reply(taught, context, call, list(reply))
+                taught = handles.heard(taught, context, call, list(reply))
             if after != server or taught != process or process.pending >= 0:
                 yield after, taught._replace(left=process.left - 1, pending=-1), None, f"{name}: {told}"
             if process.pending < 0 and not operation.reads:
@@ -75,7 +75,7 @@ class Steps:
             yield from self._replay(server, process, is_behind)
 
     def _replay(self, server: int, process: Process, is_behind: bool) -> Iterator[Taken]:
-        """A replay precedes all else; an attached room that awaits its creator is replayed again, or dropped."""
+        """What it holds goes before all else; a guest whose room is not there yet says it again, or gives up."""
         replay, name = self.setting.replay, self._name(process)
         assert replay is not None
         carried = self._carry_out(server, process, replay, is_behind)
@@ -83,7 +83,7 @@ class Steps:
             yield server, process._replace(must_replay=False), None, f"{name}: has nothing to replay"
             return
         after, call, reply, _, told = carried
-        taught = handles.after_reply(process, self._context(process), call, list(reply))._replace(must_replay=False)
+        taught = handles.heard(process, self._context(process), call, list(reply))._replace(must_replay=False)
         if (after, taught) != (server, process):
             yield after, taught, None, f"{name}: {told}"
         if not process.must_replay:
@@ -99,11 +99,11 @@ class Steps:
             yield from enumerate(operations)
 
     def _unsure(self, process: Process, at: int, call: Call) -> Process:
-        """After a lost reply: the same call again, unless it is destructive."""
+        """After a lost reply: it sends the same again; what destroys is not repeated."""
         return process._replace(pending=at) if call.spec.repeatable else process._replace(left=process.left - 1)
 
     def _sender(self, process: Process, operation: Operation) -> Process:
-        """The part of a process that is in its message."""
+        """What of a process is in its message."""
         handle = process.handle if operation.fence(process) else b""
         seen = process.seen if operation.creates else b""
         return Process(process.kind, 0, handle=handle, seen=seen)
@@ -117,7 +117,7 @@ class Steps:
     # Calls
 
     def _carry_out(self, server: int, process: Process, operation: Operation, is_behind: bool) -> Carried | None:
-        """Run an operation's script, or return the cached result: the number of operations left does not affect it."""
+        """Run an operation's script, or look up what came of it: how many operations are left matters to no script."""
         sender = process if operation is self.setting.replay else self._sender(process, operation)
         key = server, sender, operation.name, is_behind
         if key not in self._carried:
@@ -162,14 +162,14 @@ class Steps:
         return reply[call.spec.feed + call.spec.epoch :]
 
     def arrival(self, server: int, message: Message, is_behind: bool) -> tuple[int, str]:
-        """Execute a message in flight, whose caller does not get the reply."""
+        """A message that was under way is carried out; nobody hears of it."""
         operation = self.setting.operations[message.operation]
         carried = self._carry_out(server, message.process, operation, is_behind)
         assert carried is not None
         return carried.server, f"the first message of {self._name(message.process)} arrives: {carried.told}"
 
     def expired(self, server: int) -> list[tuple[int, str]]:
-        """Yield the states after the expiry of a key."""
+        """What is left when a key reaches its TTL."""
         found = self._befallen.get(server)
         if found is None:
             state, said = self._servers[server]

@@ -37,10 +37,10 @@ def test_every_interleaving_keeps_all_invariants(name, request):
 
 # Faults that must be found: (setting, script, what stands there, what is put there, what is said of it)
 FAULTS = [
-    ("leases", "lease", "math.max(2 * heartbeat_ms, 600)", "0", "was marked lost, and it is alive"),
-    ("leases", "lease", "if suspected_ms == '0' or", "if false and", "was marked lost, and it is alive"),
-    ("leases", "lease", "now_ms, '0'}, ' ')", "now_ms, '1'}, ' ')", "was marked lost, and it is alive"),
-    ("leases", "lease", "now_ms - last_heartbeat_ms - ttl_ms <= 0", "false", "was marked lost, and it is alive"),
+    ("leases", "lease", "math.max(2 * heartbeat_ms, 600)", "0", "was condemned, and it lives"),
+    ("leases", "lease", "if suspected_ms == '0' or", "if false and", "was condemned, and it lives"),
+    ("leases", "lease", "now_ms, '0'}, ' ')", "now_ms, '1'}, ' ')", "was condemned, and it lives"),
+    ("leases", "lease", "now_ms - last_heartbeat_ms - ttl_ms <= 0", "false", "was condemned, and it lives"),
     ("leases, loss", "lease", "local is_lost = current > incarnation", "local is_lost = current ~= ''", "called lost"),
     ("leases", "lease", "if has_rooms(incarnation) then", "if false then", "would never fail"),
     ("leases", "lease", "redis.call('PEXPIRE', KEYS[i], ARGV[1])", "local _ = i", "has no TTL"),
