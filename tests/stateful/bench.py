@@ -1,4 +1,4 @@
-"""The bench: each step is executed on two servers and by the oracle; results and whole tables are compared."""
+"""Two sides and an oracle: each step is done by all three, and then the answers and the whole table are compared."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from tests.support.blocking import Blocking
 from tests.support.ranked import Lengths
 from tests.support.servers import keys_without_ttl
 
-# Time passes in whole steps, and every TTL ends half-way between two, so no key is read in its last moment, however
-# slow the machine is.
+# Time passes in whole steps, and what ends does so half-way between two: no key is ever looked at in its last moment,
+# however long a slow machine takes for an example.
 STEP, TTL, TERMINAL, START = 1000, 10_500, 4_500, 1_800_000_000
 LEASE_TTL, HEARTBEAT = 2_500, 800
 ROOMS = (7, 2**53, 2**53 + 1)
@@ -46,15 +46,15 @@ class Bench:
     # Steps
 
     def do(self, who, name, *args):
-        """Call a method of a store."""
+        """A method of a store."""
         expected = outcome(lambda: shown(getattr(self.processes[who], name)(*args)))
         for side in self.sides:
             found = outcome(lambda side=side: self.plain(side, getattr(side.stores[who], name)(*args)))
             assert found == expected, self.differs(side, (who, name, *args), found, expected)
         return expected
 
-    def handle_from(self, who, name, *args):
-        """Call a method that returns a handle. Returns one handle per server, with the oracle's result."""
+    def tracked(self, who, name, *args):
+        """A method that gives a handle: one of each side, with what the oracle has of it."""
         expected = outcome(lambda: getattr(self.processes[who], name)(*args))
         handles = []
         for side in self.sides:
@@ -67,7 +67,7 @@ class Bench:
         return None if failed(expected) else (who, args[0], expected, handles)
 
     def use(self, handle, name, *args):
-        """Call a method of a handle."""
+        """A method of a handle."""
         who, room, (life, _), handles = handle
         expected = outcome(lambda: getattr(self.processes[who], f"room_{name}")(room, life, *args))
         for side, one in zip(self.sides, handles, strict=True):
@@ -78,7 +78,7 @@ class Bench:
         return expected
 
     def hand_over(self, handle, who):
-        """Pickle a handle and attach it in another process."""
+        """A handle is pickled, and another process binds what comes out."""
         _, room, named, handles = handle
         bound = []
         for side, one in zip(self.sides, handles, strict=True):
@@ -92,7 +92,7 @@ class Bench:
         return who, room, named, bound
 
     def lease(self, who, name, *args):
-        """Call take, send_heartbeat or give_up on a store's lease."""
+        """A step of a store's lease: take, send_heartbeat or give_up."""
         expected = outcome(lambda: getattr(self.processes[who], name)(*args))
         if name == "send_heartbeat":
             expected = self.processes[who].lease.is_known_lost
@@ -106,15 +106,15 @@ class Bench:
             side.pass_time(steps * STEP, self.traveller)
 
     def lose_all(self, order):
-        """FLUSHALL, after every store has read all rooms, so that each knows the latest state."""
+        """FLUSHALL. Everybody has just looked at all rooms, so what they know is all that was to be known."""
         for who in order:
             for room in ROOMS:
-                self.handle_from(who, "attach", room)
+                self.tracked(who, "attach", room)
         for side in self.sides:
             side.lose_all(order, self.spare)
         Loss(self, order).check()
 
-    # Comparison
+    # What must be true
 
     def check(self):
         world = self.world
@@ -123,14 +123,12 @@ class Bench:
             for what, found, expected in zip(("rooms", "lengths"), side.table(world), self.expected(), strict=True):
                 found = {room: (fields, int(left) // STEP) for room, (fields, left) in found.items()}
                 assert found == expected, self.differs(side, what, found, expected)
-            from_feed = {
-                r: (status, reason, int(left) // STEP) for r, (status, reason, left) in side.table_from_feed().items()
-            }
+            told = {r: (status, reason, int(left) // STEP) for r, (status, reason, left) in side.told().items()}
             expected = {
                 room: (there.status, there.reason, int(there.expires - world.now) // STEP)
                 for room, there in world.rooms.items()
             }
-            assert from_feed == expected, self.differs(side, "feed", from_feed, expected)
+            assert told == expected, self.differs(side, "feed", told, expected)
 
     def expected(self):
         world = self.world
@@ -152,7 +150,7 @@ class Bench:
         return rooms, lengths
 
     def plain(self, side, value):
-        """Convert a result of the library to the oracle's form."""
+        """An answer of the library's as the oracle gives it."""
         if isinstance(value, Entry):
             life = side.life(value.room, value.generation, self.world.rooms[value.room].life)
             value = dataclasses.replace(value, generation=life)
@@ -165,11 +163,11 @@ class Bench:
 
 
 class Loss:
-    """The check after a loss of data: which rooms and leases were recovered.
+    """What has come back, against who would bring it: the openers, and the leases of those who still have theirs.
 
-    The oracle knows which rooms, generations and statuses must be back. The other fields (reason, length, failed_by, a
-    rank's own status) depend on what each store knew: both servers must have the same, nothing that was not there
-    before, and the oracle continues from it.
+    Which rooms, which life, at which status: that follows. What else comes with it (reasons, lengths, who failed it,
+    what a rank is at by itself) depends on who had heard what; there both sides must have the same, no more than there
+    was, and the oracle goes on from it.
     """
 
     def __init__(self, bench, order):
@@ -179,14 +177,14 @@ class Loss:
 
     def check(self):
         world = self.world
-        world.leases, world.lost, world.owned = {}, {}, {}
+        world.leases, world.condemned, world.owned = {}, {}, {}
         for who in self.order:
             self.renew(self.processes[who].lease)
         refused = {p.number for p in self.processes if p.lease and not world.holds(p.lease)}
         back = {}
         for room, there in self.before.items():
-            there.creators -= refused
-            if there.creators - {p.number for p in self.processes if p.rank in there.cleared}:
+            there.openers -= refused
+            if there.openers - {p.number for p in self.processes if p.rank in there.cleared}:
                 back[room] = there
         world.rooms = back
         first, *others = [side.table(world) for side in self.sides]
@@ -196,7 +194,7 @@ class Loss:
             )
         rooms, lengths = first
         assert rooms.keys() == back.keys(), f"after a loss {set(rooms)} are there, not {set(back)}"
-        world.rooms = {room: self.adopt(room, back[room], fields) for room, (fields, _) in rooms.items()}
+        world.rooms = {room: self.adopt_handle(room, back[room], fields) for room, (fields, _) in rooms.items()}
         world.lengths = {room: self.bound(room, fields) for room, (fields, _) in lengths.items()}
 
     def renew(self, lease):
@@ -207,17 +205,17 @@ class Loss:
             lease.is_known_lost = True
             return
         self.world.leases[lease.name] = lease
-        lease.last_heartbeat_at, lease.suspected_at = self.world.now, None
+        lease.beaten, lease.marked = self.world.now, None
 
-    def adopt(self, room, was, fields):
+    def adopt_handle(self, room, was, fields):
         world = self.world
         assert (fields["generation"], fields.get("request")) == (was.life, was.request), (room, fields)
         assert fields.get("reason") in (None, was.reason), (room, fields)
-        there = Life(was.world_size, world.now, life=was.life, request=was.request, creators=was.creators)
+        there = Life(was.world_size, world.now, life=was.life, request=was.request, openers=was.openers)
         there.live, there.cleared = ranks(fields, "status:"), ranks(fields, "cleared:")
         there.status = there.agree() if was.world_size else was.status
         assert fields["status"] == there.status.name, (room, fields)
-        if was.cleared:  # a cleared rank replays its own last status, or Failed if it saw that
+        if was.cleared:  # a rank that has cleared says what it last knew of itself, or that it saw the others fail
             assert all(status in (was.cleared.get(rank), FAILED) for rank, status in there.cleared.items()), (
                 room,
                 fields,
@@ -236,9 +234,9 @@ class Loss:
     def bound(self, room, fields):
         assert fields.get("generation") == self.world.rooms[room].life, (room, fields)
         of = {rank_of(name): int(value) for name, value in fields.items() if name.startswith("length")}
-        # Any earlier one, too: the store that set it does not know that it was popped or dropped since.
-        known = {(rank, length) for life, rank, length in self.world.fenced_lengths if life == fields["generation"]}
-        assert of.items() <= known, f"lengths {of} of room {room} were recovered; set through handles: {known}"
+        # Not only the last: who said it through a handle does not know that it was popped or dropped since.
+        said = {(rank, length) for life, rank, length in self.world.said if life == fields["generation"]}
+        assert of.items() <= said, f"lengths {of} of room {room} came back; what was said through handles: {said}"
         return Lengths(of, self.world.now + self.world.ttl, fields["generation"])
 
 
@@ -254,11 +252,11 @@ def ranks(fields, start):
     return {rank_of(name): KVPoll[value] for name, value in fields.items() if name.startswith(start)}
 
 
-# Results, as far as they must be equal
+# Answers, as far as they are to be the same
 
 
 def outcome(call):
-    """Return the result of a call, or ("raised", the error's class, its arguments)."""
+    """What a call answers, or ("raised", the error's class, what it says)."""
     try:
         return call()
     except KVPollError as error:
@@ -281,7 +279,7 @@ def same_error(found, expected):
 
 
 def shown(value):
-    """Return a result without what differs between servers: times, and the generation of a consensus."""
+    """An answer without what differs between servers: the times, and which generation a consensus is of."""
     if isinstance(value, Entry):
         return dataclasses.replace(
             value, opened_at=0, updated_at=0, ttl=int(value.ttl) // STEP, ranks=dict(value.ranks)

@@ -1,4 +1,4 @@
-"""Steps that blocking code and asyncio write differently: with statements, waits, mirrors, tail."""
+"""What is used in its own way by blocking code and by asyncio: with statements, waits, mirrors, and the feed's end."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from tests.support.internals import inner
 
 
 def bare(side, who):
-    """Return the store itself, and the runner of its coroutines; None for a blocking store."""
+    """The store as its own code uses it, and how that is run: a coroutine by the loop of its side."""
     store = side.stores[who]
     return inner(store), side.runner.run if side.runner else None
 
 
 def same(bench, what, call):
-    """Return a result that both servers must give; the oracle has none."""
+    """An answer that both sides must give; the oracle has none."""
     first, *others = [outcome(lambda side=side: call(side)) for side in bench.sides]
     for side, other in zip(bench.sides[1:], others, strict=True):
         assert other == first, bench.differs(side, what, other, first)
@@ -41,14 +41,14 @@ def history(bench, who, room):
 
 
 def settings(bench, who):
-    """Settings are lost with all data, and created again when a store reconnects."""
+    """They go with all other data, and come back when a store connects anew."""
     for side in bench.sides:
         found = side.stores[who].settings()
         assert found is None or (found.policy, found.mode) == (bench.world.policy, bench.world.mode)
 
 
 def tail(bench, who, last=3):
-    """Compare the last changes. With two shards, their order may differ between servers."""
+    """The last changes; those of two shards have no order among each other that two servers must share."""
 
     def read(side):
         some = sum(len(changes(*entry)) for tag in side.tags for entry in entries(side.client, tag))
@@ -74,7 +74,7 @@ async def first(news, count):
 
 
 def wait(bench, who, room):
-    """Wait with a timeout of 0."""
+    """Without time to wait in."""
     process = bench.processes[who]
     status = process.get(room)
     if status is None:
@@ -82,14 +82,14 @@ def wait(bench, who, room):
     elif status.is_terminal:
         expected = status
     else:
-        expected = ("raised", "WaitTimeoutError", (room,))  # the last seen status depends on its thread
+        expected = ("raised", "WaitTimeoutError", (room,))  # what it has seen last is up to its thread
     for side in bench.sides:
         found = outcome(lambda side=side: side.stores[who].wait(room, timeout=0))
         assert found == expected, bench.differs(side, (who, "wait", room), found, expected)
 
 
 def mirror(bench, who, room, status):
-    """Open a mirror, read it, write through its own store, read it again, close it."""
+    """A mirror that is opened, read, told of a write by its own process, and closed."""
     rooms = sorted({room, *bench.world.rooms})
     before = bench.processes[who].poll(rooms)
     expected = outcome(lambda: bench.processes[who].update_status(room, status))
@@ -97,17 +97,13 @@ def mirror(bench, who, room, status):
     ranks = bench.processes[who].collect(room) if bench.processes[who].rank is not None else None
     for side in bench.sides:
         store, run = bare(side, who)
-        found = (
-            run(aread_mirror(store, rooms, room, status, ranks))
-            if run
-            else read_mirror(store, rooms, room, status, ranks)
-        )
-        assert found == (before, expected, after, ranks), bench.differs(
-            side, (who, "mirror", room, status), found, (before, expected, after, ranks)
+        look = run(alook(store, rooms, room, status, ranks)) if run else look_through(store, rooms, room, status, ranks)
+        assert look == (before, expected, after, ranks), bench.differs(
+            side, (who, "mirror", room, status), look, (before, expected, after, ranks)
         )
 
 
-def read_mirror(store, rooms, room, status, ranks):
+def look_through(store, rooms, room, status, ranks):
     with store.mirror() as copy:
         real.until(lambda: copy.synced, "synced")
         assert copy.lag < 60
@@ -125,7 +121,7 @@ def read_mirror(store, rooms, room, status, ranks):
         return before, update, copy.get(room, "gone"), shown
 
 
-async def aread_mirror(store, rooms, room, status, ranks):
+async def alook(store, rooms, room, status, ranks):
     async with store.mirror() as copy:
         await asyncio.to_thread(real.until, lambda: copy.synced, "synced")
         assert copy.lag < 60
@@ -150,7 +146,7 @@ async def aoutcome(coroutine):
 
 
 def leave(bench, handle):
-    """The end of a with statement clears the room."""
+    """A with statement that ends clears the room."""
     who, room, (life, _), handles = handle
     expected = outcome(lambda: bench.processes[who].room_clear(room, life))
     for one in handles:
@@ -164,7 +160,7 @@ def left(handle):
 
 
 def lease(bench, who, room):
-    """A lease that ends before its room: the room fails, by its owner."""
+    """A with statement in which a room is made, and which ends before it has: it fails, and it is the owner who did."""
     process = bench.processes[who]
     process.take("brief", 600.0, 200.0)
     expected = outcome(lambda: process.update_status(room, KVPoll.Bootstrapping))
@@ -177,7 +173,7 @@ def lease(bench, who, room):
         assert failed(outcome(held.check)), "check of a lease that was given up"
 
 
-def check_lease(side, held):
+def noted(side, held):
     held.check()
     assert (held.name, held.ttl, held.heartbeat, held.lost) == ("brief", 600.0, 200.0, False)
     side.incarnations[held.incarnation] = len(side.incarnations) + 1
@@ -185,11 +181,11 @@ def check_lease(side, held):
 
 def owned(side, held, store, room):
     with held:
-        check_lease(side, held)
+        noted(side, held)
         return outcome(lambda: store.update_status(room, KVPoll.Bootstrapping))
 
 
 async def aowned(side, held, store, room):
     async with held:
-        check_lease(side, held)
+        noted(side, held)
         return await aoutcome(store.update_status(room, KVPoll.Bootstrapping))

@@ -1,4 +1,4 @@
-"""The state machine: every public method of stores and handles, heartbeats, losses and faults, in any order."""
+"""The rules: every public method of stores and handles, leases beat by beat, losses and faults, in any order."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ REASON = st.sampled_from(("cause", "symptom", "naïve ☃\n"))
 REQUEST = st.sampled_from(("rid", "rid", "other"))
 NAME = st.sampled_from(("prefill-0", "prefill-0", "decode-0"))
 NEWEST = st.sampled_from((0, 0, 0, 1, 2, 5))
-"""The index of a handle, newest first; most often the newest."""
+"""Which handle: most often the newest."""
 
 
 def step(**draws):
-    """A rule with a comparison after it. (As an invariant, it would fill half of a printed example.)"""
+    """A rule after which nothing may differ. (An invariant would fill half of what is printed of an example.)"""
 
     def wrap(body):
         @functools.wraps(body)
@@ -120,18 +120,18 @@ class Machine(RuleBasedStateMachine):
             del self.handles[8:]
 
     def handle(self, at):
-        """Return one of the handles; open a room if there is none."""
+        """One of the handles; where there is none yet, somebody opens a room."""
         if not self.handles:
-            self.keep(self.bench.handle_from(at % 3, "open", ROOMS[0], "rid", KVPoll.Bootstrapping))
+            self.keep(self.bench.tracked(at % 3, "open", ROOMS[0], "rid", KVPoll.Bootstrapping))
         return self.handles[min(at, len(self.handles) - 1)] if self.handles else None
 
     @step(who=WHO, room=ROOM, request=REQUEST, status=st.sampled_from((KVPoll.Bootstrapping, KVPoll.WaitingForInput)))
     def open(self, who, room, request, status):
-        self.keep(self.bench.handle_from(who, "open", room, request, status))
+        self.keep(self.bench.tracked(who, "open", room, request, status))
 
     @step(who=WHO, room=ROOM)
     def attach(self, who, room):
-        self.keep(self.bench.handle_from(who, "attach", room))
+        self.keep(self.bench.tracked(who, "attach", room))
 
     @step(at=NEWEST, who=WHO)
     def hand_over(self, at, who):
@@ -170,9 +170,9 @@ class Machine(RuleBasedStateMachine):
 
     @step(room=ROOM, order=st.permutations(range(3)), status=STATUS)
     def open_together(self, room, order, status):
-        """All open the same room, as the ranks of one request do."""
+        """As the ranks of one request do, or two processes that would have the same room."""
         for who in order:
-            self.keep(self.bench.handle_from(who, "open", room, "rid", KVPoll.Bootstrapping))
+            self.keep(self.bench.tracked(who, "open", room, "rid", KVPoll.Bootstrapping))
             self.use(0, "update", status)
 
     def use(self, at, name, *args):
@@ -198,10 +198,10 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.passed < 60 and self.bench.world.leases)
     @step(room=ROOM, at=st.integers(0, 2), who=WHO)
     def die(self, room, at, who):
-        """A holder stops its heartbeats, and another process sweeps twice."""
+        """A holder is not heard of any more, and another process looks twice."""
         holders = [process.number for process in self.bench.processes if process.lease]
         self.keep(
-            self.bench.handle_from(holders[at % len(holders)], "open", room, "rid", KVPoll.Bootstrapping)
+            self.bench.tracked(holders[at % len(holders)], "open", room, "rid", KVPoll.Bootstrapping)
             if holders
             else None
         )

@@ -1,7 +1,6 @@
-"""The oracle: the table with generations and leases in plain Python, written from the design.
+"""The table with generations and owners as plain Python: what tests/ranked.py is to ranks, written from the design.
 
-It extends tests/support/ranked.py. A World is the state of the server, a Process one store. Generations are numbered
-here: 1, 2, 3 …, each a ``life`` of a room.
+A World is what is on the server, a Process one store on it. A generation is counted here: the life of a room.
 """
 
 from __future__ import annotations
@@ -28,21 +27,21 @@ class Life(Room):
     """One generation of a room."""
 
     lease: Lease | None = None
-    creators: set[int] = field(default_factory=set)
-    """The processes that replay the room after a loss of data."""
+    openers: set[int] = field(default_factory=set)
+    """The processes that would bring it back."""
 
 
 @dataclass(eq=False)
 class Lease:
-    """A lease, with what its holder knows of it. Times are in seconds."""
+    """A lease as its holder and the server know it. Times are seconds."""
 
     name: str
     incarnation: int
     ttl: float
     heartbeat: float
-    last_heartbeat_at: float
+    beaten: float
     next_touch: float
-    suspected_at: float | None = None
+    marked: float | None = None
     is_known_lost: bool = False
 
 
@@ -53,32 +52,32 @@ class World(Table):
         super().__init__(*args)
         self.lives, self.incarnations = 0, 0
         self.leases: dict[str, Lease] = {}
-        self.lost: dict[Lease, str] = {}
+        self.condemned: dict[Lease, str] = {}
         self.owned: dict[int, Lease] = {}
-        self.fenced_lengths: set[tuple[int, int | None, int]] = set()
+        self.said: set[tuple[int, int | None, int]] = set()
         """(life, rank, length) of each decode prefix length that was set through a handle."""
 
     def holds(self, lease):
         return self.leases.get(lease.name) is lease
 
-    def mark_lost(self, lease, reason):
+    def condemn(self, lease, reason):
         del self.leases[lease.name]
         if lease in self.owned.values():
-            self.lost.setdefault(lease, reason)
+            self.condemned.setdefault(lease, reason)
 
-    def sweep(self):
+    def look(self):
         for lease in list(self.leases.values()):
-            if self.now - lease.last_heartbeat_at <= lease.ttl:
+            if self.now - lease.beaten <= lease.ttl:
                 continue
-            if lease.suspected_at is None:
-                lease.suspected_at = self.now
-            elif self.now - lease.suspected_at >= max(2 * lease.heartbeat, 0.6):
-                self.mark_lost(lease, f"owner {lease.name} lost")
+            if lease.marked is None:
+                lease.marked = self.now
+            elif self.now - lease.marked >= max(2 * lease.heartbeat, 0.6):
+                self.condemn(lease, f"owner {lease.name} lost")
 
     def reap(self):
-        """Fail the live rooms of all lost leases. Returns the number of rooms failed."""
+        """Fail the live rooms of all who are condemned; how many that were."""
         failed = 0
-        for lease, reason in self.lost.items():
+        for lease, reason in self.condemned.items():
             for room in [room for room, owner in self.owned.items() if owner is lease]:
                 del self.owned[room]
                 there = self.rooms.get(room)
@@ -92,23 +91,23 @@ class World(Table):
                 self.write(there, FAILED)
                 there.reason = there.reason or reason
                 there.failed_by = there.failed_by or lease.name
-        self.lost.clear()
+        self.condemned.clear()
         return failed
 
     def owners(self):
         """(name, state, live rooms) of each lease, the oldest first."""
         found = []
-        for lease in sorted([*self.leases.values(), *self.lost], key=lambda lease: lease.incarnation):
-            has_expired = self.now - lease.last_heartbeat_at > lease.ttl
-            state = "suspected" if lease.suspected_at is not None else "expired" if has_expired else "alive"
+        for lease in sorted([*self.leases.values(), *self.condemned], key=lambda one: one.incarnation):
+            lapsed = self.now - lease.beaten > lease.ttl
+            state = "suspected" if lease.marked is not None else "expired" if lapsed else "alive"
             there = [self.rooms[room] for room, owner in self.owned.items() if owner is lease and room in self.rooms]
             live = sum(not room.status.is_terminal for room in there)
-            found.append((lease.name, "lost" if lease in self.lost else state, live))
+            found.append((lease.name, "lost" if lease in self.condemned else state, live))
         return found
 
 
 class Process(Speaker):
-    """The methods of a store, and those of its handles, which take the room and its life first."""
+    """A store's methods, and those of its handles: there the room and its life come first."""
 
     def __init__(self, world, number, rank=None, world_size=None):
         super().__init__(world, rank, world_size)
@@ -127,20 +126,20 @@ class Process(Speaker):
         if self.lease:
             raise InvalidInputError("lease: it has one")
         if name in world.leases:
-            world.mark_lost(world.leases[name], f"owner {name} lost (its name was taken again)")
+            world.condemn(world.leases[name], f"owner {name} lost (its name was taken again)")
         world.incarnations += 1
         self.lease = Lease(name, world.incarnations, ttl, heartbeat, world.now, world.now + world.ttl / 3)
         world.leases[name] = self.lease
-        world.sweep()
+        world.look()
         world.reap()
 
     def send_heartbeat(self):
         world, lease = self.table, self.lease
         if not world.holds(lease):
             lease.is_known_lost = True
-            return world.sweep()
-        lease.last_heartbeat_at, lease.suspected_at = world.now, None
-        world.sweep()
+            return world.look()
+        lease.beaten, lease.marked = world.now, None
+        world.look()
         world.reap()
         if world.now >= lease.next_touch:
             self.touch([room for room, owner in world.owned.items() if owner is lease])
@@ -151,23 +150,23 @@ class Process(Speaker):
         world, lease, self.lease = self.table, self.lease, None
         if not lease.is_known_lost:
             if world.holds(lease):
-                world.mark_lost(lease, f"owner {lease.name} left")
-            world.sweep()
+                world.condemn(lease, f"owner {lease.name} left")
+            world.look()
             world.reap()
 
     def reap(self):
-        self.table.sweep()
+        self.table.look()
         return self.table.reap()
 
     def owners(self):
         return self.table.owners()
 
     def check_lease(self, operation, rooms=()):
-        """Raise LeaseLostError if the lease is lost. ``rooms`` are no longer tracked if the server reports the loss."""
+        """``rooms`` are those whose rooms_here the store drops when it is the server that says so."""
         if self.lease and not (self.lease.is_known_lost or self.table.holds(self.lease)):
             for room in rooms:
                 if room in self.table.rooms:
-                    self.table.rooms[room].creators.discard(self.number)
+                    self.table.rooms[room].openers.discard(self.number)
         if self.lease and (self.lease.is_known_lost or not self.table.holds(self.lease)):
             raise LeaseLostError(operation, self.lease.name)
 
@@ -221,7 +220,7 @@ class Process(Speaker):
             if there and lengths and lengths.life == there.life:
                 del self.table.lengths[room]
         if there:
-            there.creators.discard(self.number)
+            there.openers.discard(self.number)
         return was
 
     def entry(self, room):
@@ -246,7 +245,7 @@ class Process(Speaker):
             there = self.create(room, request)
         if self.own(there) is None:
             self.put(there, FAILED if there.status == FAILED else KVPoll(status))
-        there.creators.add(self.number)
+        there.openers.add(self.number)
         return there.life, request
 
     def attach(self, room):
@@ -304,7 +303,7 @@ class Process(Speaker):
             return False
         self.set_decode_prefix_len(room, length)
         self.table.lengths[room].life = life
-        self.table.fenced_lengths.add((life, self.rank, length))
+        self.table.said.add((life, self.rank, length))
         return True
 
     def room_decode_prefix_len(self, room, life):

@@ -1,7 +1,8 @@
-"""One server, fakeredis or a real one, with its stores; and how time passes there.
+"""One of the servers that do the same, with its stores: fakeredis, or a real one. And how time passes there.
 
-On fakeredis the clock is moved. On a real server, TTLs and the times in leases are shortened instead, and so are the
-times that the stores keep by this process's clock (the end of a room's TTL, the next touch).
+On fakeredis the clock is moved. On a real server all that ends comes nearer: TTLs, and the times in the leases. What
+the stores themselves remember (until when a room lives, when to touch) is a matter of this process's clock, which
+stands above us, and is brought nearer, too.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ NAMESPACE = "default"
 
 
 AFTER_A_LOSS = 10**15
-"""After a replay, a version continues at the server's time in microseconds; all such versions count as equal."""
+"""Once a room was said again, its version goes on with the server's time in microseconds; these are all one here."""
 
 
 def version_of(number):
@@ -27,7 +28,7 @@ def version_of(number):
 
 
 class Side:
-    """The stores on one server. Generations have the oracle's numbers."""
+    """The stores on one server. A generation goes by the number that the oracle gives it."""
 
     def __init__(self, server, client, store_client, options, flavour):
         client.flushall()
@@ -37,15 +38,15 @@ class Side:
         self.losses = 0
         self.begin()
         if self.runner:
-            self.stores = [Blocking(AsyncStatusStore(store_client, **each), self.runner) for each in options]
+            self.stores = [Blocking(AsyncStatusStore(store_client, **one), self.runner) for one in options]
         else:
-            self.stores = [StatusStore(store_client, **each) for each in options]
-        self.leases = [None] * len(self.stores)
-        """The ManualLease of each store."""
+            self.stores = [StatusStore(store_client, **one) for one in options]
+        self.tracked_rooms = [None] * len(self.stores)
+        """The lease of each store, in steps."""
         self.incarnations = {}
 
     def begin(self):
-        """Create epochs that are older than any lease, and differ from the previous ones."""
+        """With an epoch that is older than any lease, and another than the one before."""
         self.losses += 1
         for tag in self.tags:
             self.client.hset(keys.epoch(tag), "epoch", f"1700000000000000-{self.losses}")
@@ -73,7 +74,7 @@ class Side:
         self.remember_less(seconds)
 
     def remember_less(self, seconds):
-        for store, lease in zip(self.stores, self.leases, strict=True):
+        for store, held in zip(self.stores, self.tracked_rooms, strict=True):
             age_settings(store, seconds)
             tracked_rooms = tracked_rooms_of(store)
             tracked_rooms.awaiting_shards = {tag: at - seconds for tag, at in tracked_rooms.awaiting_shards.items()}
@@ -81,11 +82,11 @@ class Side:
                 for tracked in tracked_rooms.in_shard(tag).values():
                     tracked.until -= seconds
                     tracked.awaiting_since = tracked.awaiting_since and tracked.awaiting_since - seconds
-            if lease:
-                make_touch_due(lease.keeper, seconds)
+            if held:
+                make_touch_due(held.keeper, seconds)
 
     def lose_all(self, order, spare):
-        """Delete all data. Then each store makes a call, three times in turn, so that creators replay for others."""
+        """All data is gone. Then each process in turn makes a call, three times over: so guests find their openers."""
         self.client.flushall()
         self.begin()
         for seconds in (0, 1, 11):
@@ -104,27 +105,27 @@ class Side:
     def forget_scripts(self):
         self.client.script_flush()
 
-    # Leases
+    # Leases, beat by beat
 
     def take(self, who, name, ttl, heartbeat):
-        lease = leasing.ManualLease(self.stores[who], name, ttl, heartbeat).take()
-        self.leases[who] = lease
-        self.incarnations[int(lease.incarnation)] = len(self.incarnations) + 1
+        held = leasing.ManualLease(self.stores[who], name, ttl, heartbeat).take()
+        self.tracked_rooms[who] = held
+        self.incarnations[int(held.incarnation)] = len(self.incarnations) + 1
 
     def send_heartbeat(self, who):
         for tag in self.tags:
             self.client.hdel(keys.leases(tag), "last sweep")
-        self.leases[who].heartbeat()
-        return self.leases[who].lost
+        self.tracked_rooms[who].heartbeat()
+        return self.tracked_rooms[who].lost
 
     def give_up(self, who):
-        self.leases[who].give_up()
-        self.leases[who] = None
+        self.tracked_rooms[who].give_up()
+        self.tracked_rooms[who] = None
 
     # What is there
 
     def life(self, room, generation, expected):
-        """Return the oracle's number of a generation. A room's generations must grow."""
+        """The oracle's number of a generation: the same number for the same, and those of a room grow."""
         known = self.lives.setdefault(room, {})
         if generation not in known:
             assert not known or generation > max(known), f"generation {generation} of room {room} after {max(known)}"
@@ -132,7 +133,7 @@ class Side:
         return known[generation]
 
     def table(self, world):
-        """Return all rooms and lengths as redis-cli shows them, without times."""
+        """All rooms and lengths as redis-cli would show them, without times."""
         rooms, lengths = {}, {}
         for tag in self.tags:
             for key in self.client.scan_iter(f"kvpoll:{{{tag}}}:[rp]*:*", count=1000):
@@ -149,6 +150,6 @@ class Side:
                 found[room] = fields, self.client.pttl(key) / 1000
         return rooms, lengths
 
-    def table_from_feed(self):
-        """Return the table as the feed alone gives it: {room: (status, reason, remaining seconds)}."""
+    def told(self):
+        """The table as it follows from the feed alone: {room: (status, reason, seconds left)}."""
         return {room: tuple(there) for room, there in self.replay.read_on().table.items()}

@@ -1,4 +1,4 @@
-"""The whole interface on fakeredis and a real server, against the oracle: any steps in any order."""
+"""The whole interface, on fakeredis and on a real server side by side, against the oracle: any steps in any order."""
 
 from __future__ import annotations
 
