@@ -118,7 +118,7 @@ def heard_of_lease(process: Holder, action: lease_commands.Action, found: lease_
 
 
 class _Wire:
-    """An executor whose caller performs its calls."""
+    """An executor that yields its calls."""
 
     def send_command(self, _: str, tag: str, words: list[str]) -> Iterator[Any]:
         return (yield words)

@@ -1,11 +1,12 @@
-"""Faults that test_teeth puts into the client.
+"""Mutations of the client.
 
-What is wrong then; where; what stands there; what is put in its place; the test that notices.
+Each is (what is wrong then, where, the text there, its replacement, the test that fails). To add one: put a tuple
+here; ``where`` is ``module:Class.function`` below redis_kvpoll.
 """
 
 IN_THE_CLIENT = [
     (
-        "a queued call overtakes another for the same room",
+        "a call overtakes an earlier one for the same room",
         "engine.batching:ShardQueue.take_batch",
         "passed.isdisjoint(rooms)",
         "True",
@@ -19,7 +20,7 @@ IN_THE_CLIENT = [
         "engine/test_shard_queue.py::TestTakeBatch::test_batch_takes_compatible_calls_in_order[line0-first0]",
     ),
     (
-        "a call that is sent again is queued last",
+        "a requeued call goes to the end of the queue",
         "engine.batching:ShardQueue.complete",
         "deque([*back, *self.waiting])",
         "deque([*self.waiting, *back])",
@@ -33,7 +34,7 @@ IN_THE_CLIENT = [
         "engine/test_batching.py::test_errors_reach_their_own_caller",
     ),
     (
-        "a room that is being cleared is replayed",
+        "a room being cleared is recovered",
         "engine.tracked_rooms:TrackedRooms.mark_clearing",
         "tracked.is_clearing = True",
         "pass",
@@ -47,63 +48,63 @@ IN_THE_CLIENT = [
         "engine/test_recovery.py::TestFlushAll::test_first_call_recovers_all_rooms[sync-fakeredis]",
     ),
     (
-        "an expired room is replayed",
+        "an expired room is recovered",
         "engine.tracked_rooms:TrackedRooms.replays",
         "tracked.until <= now or",
         "",
         "engine/test_recovery.py::TestFlushAll::test_expired_room_is_not_recovered[sync-fakeredis]",
     ),
     (
-        "a room is replayed without its reason",
+        "a room is recovered without its reason",
         "engine.tracked_rooms:_replay_item",
         'if tracked.status is KVPoll.Failed else ""',
         'if False else ""',
         "engine/test_recovery.py::TestFlushAll::test_reasons_and_prefix_lengths_are_recovered[sync-fakeredis]",
     ),
     (
-        "a loss of data in the reply to a single call is ignored",
+        "a call is answered before the rooms are replayed",
         "sync.dispatcher:Dispatcher._send_alone",
         "if executor.detects_data_loss(call, reply):",
         "if False:",
         "engine/test_recovery.py::TestFlushAll::test_call_that_detects_loss_returns_its_usual_result[sync-fakeredis]",
     ),
     (
-        "another epoch is ignored",
+        "another epoch is not detected",
         "engine.recovery:Recovery.detects_data_loss",
         "if epoch == known:",
         "if True:",
         "engine/test_recovery.py::TestFlushAll::test_first_call_recovers_all_rooms[sync-fakeredis]",
     ),
     (
-        "another run id is ignored",
+        "another run id is not detected",
         "engine.recovery:Recovery.verify_shard",
         "elif run_id != self._run_ids.get(tag, run_id)",
         "elif False",
         "engine/test_recovery.py::TestReconnect::test_other_server_with_same_epoch_gets_full_replay[sync]",
     ),
     (
-        "the shards are not verified after a reconnect",
+        "a reconnect is not verified",
         "engine.recovery:Recovery.connection_lost",
         "self._unverified.update(self.tracked_rooms.tags)",
         "pass",
         "engine/test_recovery.py::TestReconnect::test_other_server_with_same_epoch_gets_full_replay[sync]",
     ),
     (
-        "a destructive call is sent again",
+        "a destroying call is sent again",
         "engine.retry:Attempts._back_off_or_raise",
         "failure is Failure.UNKNOWN and not repeatable",
         "False",
         "engine/test_failures.py::TestLostReply::test_clear_is_not_sent_again[sync-clear]",
     ),
     (
-        "a lost connection is classified as a rejection",
+        "a lost connection is classified as a refusal",
         "engine.classify:classify",
         "return Failure.UNKNOWN",
         "return Failure.REJECTED",
         "engine/test_failures.py::TestLostReply::test_repeatable_call_is_sent_again[sync-update_status]",
     ),
     (
-        "NOSCRIPT is not handled",
+        "NOSCRIPT is not recovered from",
         "engine.retry:Attempts.send_until_reply",
         "isinstance(error, NoScriptError) and script",
         "False",
@@ -124,7 +125,7 @@ IN_THE_CLIENT = [
         "leases/test_lease.py::TestLostLease::test_paused_owner_gets_lease_lost_errors[fakeredis-sync]",
     ),
     (
-        "a lost lease does not stop calls",
+        "a lost lease does not refuse calls",
         "engine.recovery:Recovery.build_calls",
         "self.lease.check(command.operation)",
         "pass",
@@ -138,7 +139,7 @@ IN_THE_CLIENT = [
         "leases/test_reaping.py::TestReaping::test_rooms_fail_in_chunks_and_once[fakeredis-sync]",
     ),
     (
-        "a mirror applies older news",
+        "a mirror applies older entries",
         "replica.shard:ShardReplica._entry",
         "if at > last or room in heard:",
         "if True:",
@@ -152,63 +153,63 @@ IN_THE_CLIENT = [
         "protocol/test_settings.py::TestAfterReconnect::test_other_settings_are_refused_after_restart[sync-update_status-arguments0]",
     ),
     (
-        "a reason is not truncated",
+        "a long reason is not cut",
         "validation:reason",
         'text if len(text) <= MAX_REASON else text[: MAX_REASON - 1] + "…"',
         "text",
         "table/test_table.py::TestFailure::test_reasons_are_cut_and_keep_any_text[sync-fakeredis]",
     ),
     (
-        "a room beyond 63 bits is accepted",
+        "a room id beyond 63 bits is accepted",
         "validation:room",
         "if not 0 <= number <= MAX_ROOM:",
         "if number < 0:",
         "table/test_inputs.py::test_method_refuses_bad_argument[sync-fakeredis-check_status---a room]",
     ),
     (
-        "the ACL rule lacks a command that scripts call",
+        "the ACL rule lacks a command of the scripts",
         "protocol.acl:commands",
         "*sorted(called() - SENT.keys())",
         '*sorted(called() - SENT.keys() - {"zadd"})',
         "servers/test_acl.py::TestAllowed::test_rule_matches_sent_commands[sync-valkey]",
     ),
     (
-        "a room's shard differs between processes",
+        "the shard of a room depends on the process",
         "protocol.keys:_shard",
         'zlib.crc32(b"%d" % room)',
         "hash(str(room))",
         "package/test_architecture.py::TestKeys::test_shards_never_change",
     ),
     (
-        "a mirror applies an older look",
+        "a mirror applies an older snapshot",
         "replica.shard:ShardReplica.snapshot",
         " and at >= self._ids.get(room, self.position)",
         "",
         "replica/test_replica.py::TestEntries::test_snapshot_older_than_entry_is_ignored",
     ),
     (
-        "a mirror shows the ranks of a room's former generation",
+        "a mirror shows ranks of a former generation",
         "replica.rank_shard:RankShardReplica._follow",
         "self._know(room, at, {rank: status}, set())",
         "self._know(room, at, {**self._ranks.get(room, {}), rank: status}, set())",
         "replica/test_rank_shard.py::TestRanksOfRoom::test_room_restarted_by_other_rank_drops_former_ranks[reopen]",
     ),
     (
-        "a mirror takes its rank's first word for one in the former generation",
+        "a mirror mistakes its first write for a former generation's",
         "replica.rank_shard:RankShardReplica._know_own",
         "since = at",
         "pass",
         "replica/test_rank_shard.py::TestRanksOfRoom::test_own_reopening_drops_former_ranks",
     ),
     (
-        "a mirror undoes what it has read by older entries",
+        "a mirror undoes a snapshot by older entries",
         "replica.rank_shard:RankShardReplica._entry",
         " and at > self._looked.get(room, NOWHERE)",
         "",
         "replica/test_rank_shard.py::TestRanksOfRoom::test_feed_does_not_undo_newer_snapshot",
     ),
     (
-        "a mirror goes on with ranks from before a fresh start",
+        "a mirror keeps ranks from before a resync",
         "replica.rank_shard:RankShardReplica.start_resync",
         "self._unread.update(self._ids)",
         "pass",
