@@ -1,7 +1,7 @@
-"""The change feed: the parser of its entries, and the readers behind ``history`` and ``tail``.
+"""The change feed, read: what its entries say, and how to walk over them.
 
-An entry is a flat list of names and values, as lua/include/feed.lua writes it. The parser skips names that it does not
-know and entries that were written by hand, so that no entry can stop a reader.
+An entry is a list of names and values in turn, as lua/include/feed.lua writes it. Names that are not known here are
+left out, and so is whatever somebody wrote into the stream by hand: a reader must get past it.
 """
 
 from __future__ import annotations
@@ -19,33 +19,33 @@ _STATUSES: dict[Any, KVPoll | None] = {b"absent": None, **{status.name.encode():
 
 
 class Change(NamedTuple):
-    """One change of one room, from the feed."""
+    """What became of one room, as the feed tells it."""
 
     id: str
-    """The id of the entry in the feed; all changes of one entry share it."""
+    """The id of the feed's entry; the changes of one entry share it."""
     at: float
-    """The time of the change: Unix time of the Redis server, in seconds."""
+    """When: the Unix time of the Redis server, in seconds."""
     room: int
     status: KVPoll | None
-    """The status of the room after the change; None when it was cleared. With ranks: their consensus, and None when the
-    last rank has cleared."""
+    """The status that the room got, or kept when it was only touched; None when it was cleared. With ranks, it is what
+    they agree on, and the room is cleared with the last of them."""
     reason: str | None = None
-    """The failure reason, if this change recorded it."""
+    """Why it fails, when it was this change that said so."""
     ttl: float | None = None
-    """The room's new TTL in seconds; None if it did not change, or the room was cleared."""
+    """The seconds that the room had from then on; None when they were left as they were, or it was cleared."""
     rank: int | None = None
-    """The rank that wrote the change; None for changes of all ranks, such as abort and touch."""
+    """The rank that changed, if it was one: what abort and touch do, they do to all."""
     rank_status: KVPoll | None = None
-    """The new status of that rank; None when it has cleared."""
+    """The status that this rank gave itself; None when it has cleared."""
 
 
 def changes(entry_id: bytes, fields: Sequence[Any]) -> list[Change]:
-    """Return the changes in one entry of the feed, in order."""
+    """What one entry of the feed says, in its order."""
     found: list[Change] = []
     at = _milliseconds(entry_id.partition(b"-")[0]) or 0.0
     shown_id = entry_id.decode("ascii", "replace")
     ttl = None
-    is_known = False  # whether the previous room is in the list
+    is_known = False  # whether the room before is in the list
     for name, value in zip(fields[::2], fields[1::2], strict=False):
         if name == b"ttl_ms":
             ttl = _milliseconds(value)
@@ -64,7 +64,7 @@ def changes(entry_id: bytes, fields: Sequence[Any]) -> list[Change]:
 
 
 def _room(name: Any) -> int | None:
-    """Return the room if a name is a canonical room id."""
+    """The room that a name is the id of, in the one way in which it is written."""
     if not isinstance(name, bytes) or not name.isdigit() or len(name) > 19 or (name[0] == 0x30 and name != b"0"):
         return None
     number = int(name)
@@ -72,7 +72,7 @@ def _room(name: Any) -> int | None:
 
 
 def _rank(name: Any) -> int | None:
-    """Return the rank in ``rank:3`` or ``first:3``."""
+    """The rank in ``rank:3``, or in ``first:3`` where the room begins with it."""
     if not isinstance(name, bytes) or not name.startswith((b"rank:", b"first:")):
         return None
     digits = name.partition(b":")[2]
@@ -80,44 +80,44 @@ def _rank(name: Any) -> int | None:
 
 
 def _milliseconds(value: Any) -> float | None:
-    """Return seconds from decimal milliseconds."""
+    """Seconds, from milliseconds in digits."""
     return int(value) / 1000 if isinstance(value, bytes) and value.isdigit() and len(value) <= 20 else None
 
 
 class FeedGap(NamedTuple):
-    """Changes may be missing here: the feed was trimmed before they were read, or it was lost and started again."""
+    """Changes may be missing here: the feed was trimmed before they were read, or it was lost and began anew."""
 
     after: str
-    """The id of the last entry that was read; the feed no longer has it."""
+    """The id of the last entry that was read, which the feed no longer has."""
     before: str | None
-    """The id of the next entry; None if there is none yet."""
+    """The id of the entry that comes next; None when there is none yet."""
 
 
 PAGE = 1000
-"""Entries per reply."""
+"""Entries a reply."""
 START = "0-0"
-"""The position before all entries."""
+"""A position before all entries."""
 
 
 class FeedReader(Protocol):
-    """A reader of feeds, as ``Executor.read_feed`` drives it: request, reply, request …"""
+    """A walk over feeds, a request at a time."""
 
     pause: float
     """Seconds to wait before the next request."""
 
     def request(self, context: CallContext) -> tuple[str, list[str]] | None:
-        """Return the shard and the command of the next request; None when this pass is complete."""
+        """(the shard to ask, the words to send) next; None when it has come to an end."""
         ...
 
     def take(self, reply: list[Any]) -> None:
-        """Process the reply to the last request: [[id, fields], ...]."""
+        """Take in the reply to the last request: [[id, fields], ...]."""
         ...
 
 
 class History:
-    """The changes of one room that the feed still has.
+    """What is left of the changes of one room.
 
-    It reads backwards from the newest entry, so changes that arrive meanwhile do not prolong it.
+    It goes backwards from the newest, so that changes that come meanwhile do not lengthen the way.
     """
 
     pause = 0.0
@@ -144,35 +144,34 @@ class History:
         self._before = f"({reply[-1][0].decode()}" if len(reply) == PAGE else None
 
     def changes(self) -> list[Change]:
-        """Return the changes, oldest first."""
+        """The oldest first."""
         return [change for found in reversed(self._found) for change in found]
 
 
-class _ShardPosition:
-    """The position of a Tail in the feed of one shard."""
+class _Shard:
+    """How far the feed of one shard was read."""
 
     def __init__(self, tag: str) -> None:
         self.tag = tag
         self.key = keys.feed(tag)
         self.position = START
-        self.is_at_entry = False
-        """Whether the entry at this position was read. If not, an entry at this position is new."""
+        self.must_be_there = False
+        """Whether the entry at this position was read; if not, one that is there now is new."""
         self.newest_before: str | None = "+"
-        """Where to search backwards for the newest entries; None when new entries are read forwards."""
+        """Where to look for the newest entries; None once that is done, and what comes after them is read."""
         self.found = 0
-        """Changes found by the search backwards."""
 
 
 class Tail:
-    """The last changes of all shards, then each new one, without end.
+    """The last changes of all shards, and then what comes, for as long as one likes.
 
-    It reads in rounds; each round polls every shard once. XREAD does not report entries that were trimmed before they
-    were read, so each request starts at the last entry that was read: if the reply lacks it, there is a FeedGap. The
-    requests do not block on the server, because a blocked connection is not available to other calls.
+    It is read in rounds, in each of which every shard is asked once. XREAD would say nothing of entries that were
+    trimmed before they were read; so what is asked for begins with the entry that was read last, which must still be
+    there. It does not wait on the server either: a connection that waits is not there for other calls.
     """
 
-    POLL_INTERVAL = 0.05
-    """Seconds between two rounds without news. A person does not notice them."""
+    IDLE = 0.05
+    """Seconds between two rounds when there was nothing new. A person does not notice them."""
 
     def __init__(self, last: Any) -> None:
         try:
@@ -180,17 +179,17 @@ class Tail:
         except InvalidInputError as error:
             raise InvalidInputError(f"tail: {error}") from None
         self.pause = 0.0
-        self._shards: list[_ShardPosition] | None = None
-        self._shard_index = 0
+        self._shards: list[_Shard] | None = None
+        self._turn = 0
         self._is_first_round = True
         self._news: list[tuple[tuple[int, int], Change | FeedGap]] = []
 
     def request(self, context: CallContext) -> tuple[str, list[str]] | None:
         if self._shards is None:
-            self._shards = [_ShardPosition(tag) for tag in keys.tags(context.namespace, context.shards)]
-        if self._shard_index == len(self._shards):
+            self._shards = [_Shard(tag) for tag in keys.tags(context.namespace, context.shards)]
+        if self._turn == len(self._shards):
             return None
-        shard = self._shards[self._shard_index]
+        shard = self._shards[self._turn]
         if shard.newest_before is not None:
             count = min(max(self._last - shard.found, 1), PAGE) if self._is_first_round else 1
             return shard.tag, ["XREVRANGE", shard.key, shard.newest_before, "-", "COUNT", str(count)]
@@ -198,42 +197,42 @@ class Tail:
 
     def take(self, reply: list[Any]) -> None:
         assert self._shards is not None  # noqa: S101 - there is no reply before the first request
-        shard = self._shards[self._shard_index]
+        shard = self._shards[self._turn]
         if shard.newest_before is None:
-            self._read_forwards(shard, reply)
-            self._shard_index += 1
+            self._take_new(shard, reply)
+            self._turn += 1
         elif self._is_first_round:
-            self._read_backwards(shard, reply)
-            self._shard_index += shard.newest_before is None
+            self._take_last(shard, reply)
+            self._turn += shard.newest_before is None
         else:
-            self._reset_position(shard, reply)
-            self._shard_index += 1
+            self._take_up_again(shard, reply)
+            self._turn += 1
         self.pause = 0.0
 
     def news(self) -> list[Change | FeedGap]:
-        """Return what the round has found, ordered by id, which is a time; then the next round may start."""
+        """What the round has found, in the order of the ids, which are times. The next round may begin."""
         self._news.sort(key=lambda found: found[0])
         news = [change for _, change in self._news]
         if self._is_first_round:
             news = news[max(len(news) - self._last, 0) :]
-        self._news, self._shard_index, self._is_first_round = [], 0, False
-        self.pause = 0.0 if news else self.POLL_INTERVAL
+        self._news, self._turn, self._is_first_round = [], 0, False
+        self.pause = 0.0 if news else self.IDLE
         return news
 
-    def _read_backwards(self, shard: _ShardPosition, reply: list[Any]) -> None:
-        """Process the last entries, newest first."""
-        if reply and not shard.is_at_entry:
-            shard.position, shard.is_at_entry = reply[0][0].decode(), True
+    def _take_last(self, shard: _Shard, reply: list[Any]) -> None:
+        """The last entries that are there, the newest first."""
+        if reply and not shard.must_be_there:
+            shard.position, shard.must_be_there = reply[0][0].decode(), True
         for entry_id, fields in reply:
             found = changes(entry_id, fields)
             shard.found += len(found)
             self._news += [(_order(entry_id), change) for change in found]
-        is_done = not reply or shard.found >= self._last
-        shard.newest_before = None if is_done else f"({reply[-1][0].decode()}"
+        is_enough = not reply or shard.found >= self._last
+        shard.newest_before = None if is_enough else f"({reply[-1][0].decode()}"
 
-    def _read_forwards(self, shard: _ShardPosition, reply: list[Any]) -> None:
-        """Process the new entries. The first entry of the reply must be the last one that was read."""
-        if shard.is_at_entry:
+    def _take_new(self, shard: _Shard, reply: list[Any]) -> None:
+        """What has come since; before it, the entry that was read last."""
+        if shard.must_be_there:
             first = reply[0][0].decode() if reply else None
             if first == shard.position:
                 reply = reply[1:]
@@ -241,22 +240,22 @@ class Tail:
                 gap = FeedGap(shard.position, first)
                 self._news.append((_order((first or shard.position).encode()), gap))
             if not first:
-                shard.is_at_entry, shard.newest_before = False, "+"
+                shard.must_be_there, shard.newest_before = False, "+"
         for entry_id, fields in reply:
             self._news += [(_order(entry_id), change) for change in changes(entry_id, fields)]
         if reply:
-            shard.position, shard.is_at_entry = reply[-1][0].decode(), True
+            shard.position, shard.must_be_there = reply[-1][0].decode(), True
 
-    def _reset_position(self, shard: _ShardPosition, reply: list[Any]) -> None:
-        """Set the position after a feed was empty: the server lost it, or restored an older one.
+    def _take_up_again(self, shard: _Shard, reply: list[Any]) -> None:
+        """Where a feed now stands that had nothing to read any more: the server lost it, or went back to an older one.
 
-        Entries with ids below the old position would otherwise never be read.
+        Ids that are older than our position would never be read.
         """
         shard.newest_before = None
         if not reply:
             shard.position = START
         elif _order(reply[0][0]) < _order(shard.position.encode()):
-            shard.position, shard.is_at_entry = reply[0][0].decode(), True
+            shard.position, shard.must_be_there = reply[0][0].decode(), True
 
 
 def _order(entry_id: bytes) -> tuple[int, int]:

@@ -35,7 +35,7 @@ class TestTailRounds:
         store.abort(5, "why")
         store.clear(6)
         assert short(a_round(store, tail)) == [(5, KVPoll.Failed), (6, None)]
-        assert (a_round(store, tail), tail.pause) == ([], Tail.POLL_INTERVAL)
+        assert (a_round(store, tail), tail.pause) == ([], Tail.IDLE)
         store.update_status(7, 2)
         assert short(a_round(store, tail)) == [(7, KVPoll.WaitingForInput)]
 
