@@ -164,8 +164,7 @@ class ShardQueue:
             self.batch = None
             return []
         if not batch.pending_calls[0].call.spec.repeatable:
-            what = f"sent, but its sender was interrupted: {MAY_HAVE_RUN}"
-            batch.fail(CallFailed(OutcomeUnknownError, what))
+            batch.fail(CallFailed(OutcomeUnknownError, f"sent, but its sender was interrupted: {MAY_HAVE_RUN}"))
         return self.complete(batch)
 
     def _drop_cancelled(self) -> None:

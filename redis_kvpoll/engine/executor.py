@@ -1,7 +1,8 @@
 """The executor of a store: it turns a command into script calls, and their replies or failures into its result.
 
-A driver uses it through two pairs. A single call: ``calls``, then ``process_reply`` and ``decode``, or ``recover_call``
-after a failure. Any other command: the flow ``run``, whose calls are queued and sent by ``send_batch``.
+A driver executes a command in one of two ways. One that is a single call to a free queue: ``calls``, then
+``process_reply`` and ``decode``, or ``recover_call`` after a failure. Any other: the flow ``run``, whose calls are
+queued and sent by ``send_batch``.
 """
 
 from __future__ import annotations
@@ -99,23 +100,16 @@ class Executor(Recovery):
         call = batch.call
         attempts = Attempts(self, call.spec.repeatable, batch.give_up_at)
         try:
-            is_settings = call.spec is SETTINGS
-            reply = yield from (
-                self._check_settings(call, attempts, first_error)
-                if is_settings
-                else self._send_call(call, attempts, first_error)
-            )
+            send = self._send_settings if call.spec is SETTINGS else self._send_call
+            reply = yield from send(call, attempts, first_error)
         except (CallFailed, KVPollError) as failure:
             return batch.fail(failure)
         return batch.distribute(reply)
 
-    def _check_settings(self, call: Call, attempts: Attempts, first_error: Exception | None) -> Flow[list[Any]]:
+    def _send_settings(self, call: Call, attempts: Attempts, first_error: Exception | None) -> Flow[list[Any]]:
         """Send a settings call. The only item of the result is the context."""
-        return [
-            self.adopt_settings(
-                (yield from attempts.send_script(call, auxiliary=True, first_error=first_error)), attempts
-            )
-        ]
+        reply = yield from attempts.send_script(call, auxiliary=True, first_error=first_error)
+        return [self.adopt_settings(reply, attempts)]
 
     def _send_call(self, call: Call, attempts: Attempts, first_error: Exception | None) -> Flow[list[Any]]:
         """Send a call to a shard that is verified. Returns the part of the reply that belongs to its rooms."""
@@ -154,8 +148,11 @@ class Executor(Recovery):
         return self.replies_of(command, [pending])[0]
 
     def adopt_handle(self, handle: Handle[Any]) -> tuple[str, int, int, str | None]:
-        """Return the identity of a handle for a handle of this store; raise InvalidInputError if it has another
-        namespace."""
+        """Return the identity of a handle for a handle of this store.
+
+        Raises:
+            InvalidInputError: the handle belongs to another namespace.
+        """
         self.check_open("attach")
         if handle.namespace != self.namespace:
             what = f"this handle belongs to namespace {handle.namespace!r}, and this store to {self.namespace!r}"

@@ -82,13 +82,13 @@ class Recovery(Session):
             raise InvalidInputError(f"lease: this store has {self.lease} already; one store holds one lease at a time")
 
     def attach_lease(self, lease: Renewable, owner: str, incarnation: str) -> None:
-        """Put this store under a lease."""
+        """Put this store under a lease; raise InvalidInputError if it is under one."""
         self.check_no_lease()
         self.lease = lease
         self.set_owner(owner, incarnation)
 
     def detach_lease(self, lease: Renewable) -> None:
-        """End that, if the store is under this lease."""
+        """Take this store from under a lease. Does nothing if it is not under this one."""
         if self.lease is lease:
             self.lease = None
             self.set_owner("", "")

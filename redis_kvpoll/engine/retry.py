@@ -36,8 +36,6 @@ class CallHost(Protocol):
     losses: int
     slot_map_version: int
 
-    @property
-    def namespace(self) -> str: ...
     def server_may_have_changed(self) -> None: ...
     def shard_moved(self, tag: str) -> bool: ...
     def prepare(self, tag: str, attempts: Attempts) -> Flow[None]: ...
@@ -126,10 +124,8 @@ class Attempts:
             raise CallFailed(ServerRefusedError, classify.describe_rejection(cause)) from cause
         self._host.server_may_have_changed()
         if failure is Failure.UNKNOWN and not repeatable:
-            raise CallFailed(
-                OutcomeUnknownError,
-                f"sent, but the reply was lost ({cause}): {MAY_HAVE_RUN}",
-            ) from cause
+            what = f"sent, but the reply was lost ({cause}): {MAY_HAVE_RUN}"
+            raise CallFailed(OutcomeUnknownError, what) from cause
         yield from self._back_off(cause)
 
     def _follow_redirect(self, error: AskError) -> Flow[tuple[str, int] | None]:

@@ -1,6 +1,6 @@
 """A store's session: its identity, the settings of its namespace, and the observers of its replies.
 
-No call is sent before the settings were verified on the server that is connected now, and again every RENEW_SECONDS.
+A call is sent only if the settings were verified since the last lost connection, and within RENEW_SECONDS.
 """
 
 from __future__ import annotations
