@@ -24,7 +24,7 @@ from redis_kvpoll.protocol import fenced_commands, room_commands
 from redis_kvpoll.protocol.feed import Change, FeedGap, History, Tail
 from redis_kvpoll.protocol.handle import Handle
 from redis_kvpoll.protocol.lease_commands import LeaseConfig
-from redis_kvpoll.protocol.replies import Opened
+from redis_kvpoll.protocol.replies import OpenedRoom
 from redis_kvpoll.protocol.room_commands import status_filter
 from redis_kvpoll.protocol.script_call import Command
 from redis_kvpoll.protocol.settings import ExpectedSettings, Settings
@@ -240,7 +240,7 @@ class AsyncStatusStore(AsyncTable):
     def __repr__(self) -> str:
         return f"<{type(self).__name__} namespace={self._executor.namespace!r} on {self._transport}>"
 
-    async def _room(self, command: Command[Any, Opened]) -> AsyncRoom:
+    async def _room(self, command: Command[Any, OpenedRoom]) -> AsyncRoom:
         found = await self._run(command)
         return AsyncRoom(self._dispatcher, self._executor.namespace, command.rooms[0], found.generation, found.request)
 

@@ -182,7 +182,7 @@ class TestDeadlines:
             assert found is BOOT
             assert type(failure) is StoreUnavailableError
             assert str(failure).startswith("clear of room 1: no answer within")
-            assert "stood in line" in str(failure)
+            assert "was queued" in str(failure)
             assert proxy.calls("clear") == 0
 
     async def test_each_call_fails_at_its_deadline_without_server(self):

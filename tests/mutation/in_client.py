@@ -78,7 +78,7 @@ IN_THE_CLIENT = [
     (
         "another run id is not detected",
         "engine.recovery:Recovery.verify_shard",
-        "elif server != self._run_ids.get(tag, server)",
+        "elif run_id != self._run_ids.get(tag, run_id)",
         "elif False",
         "engine/test_recovery.py::TestReconnect::test_other_server_with_same_epoch_gets_full_replay[sync]",
     ),
@@ -91,7 +91,7 @@ IN_THE_CLIENT = [
     ),
     (
         "a destroying call is sent again",
-        "engine.retry:Attempts._recover",
+        "engine.retry:Attempts._back_off_or_raise",
         "failure is Failure.UNKNOWN and not repeatable",
         "False",
         "engine/test_failures.py::TestLostReply::test_clear_is_not_sent_again[sync-clear]",
@@ -120,7 +120,7 @@ IN_THE_CLIENT = [
     (
         "a heartbeat ignores that the lease is lost",
         "engine.lease:LeaseKeeper.observe_renewal",
-        'if lease_report.state == "held":',
+        'if report.state == "held":',
         "if True:",
         "leases/test_lease.py::TestLostLease::test_paused_owner_gets_lease_lost_errors[fakeredis-sync]",
     ),
