@@ -15,7 +15,8 @@ from redis_kvpoll.engine import batching
 from redis_kvpoll.engine.classify import NotSent
 from redis_kvpoll.engine.effects import AwaitCalls, Effect, Flow, PendingCall, Send
 from redis_kvpoll.engine.executor import Executor
-from redis_kvpoll.protocol.feed import Change, FeedGap, Tail
+from redis_kvpoll.protocol.feed import Change, FeedGap
+from redis_kvpoll.protocol.feed_walk import Tail
 from redis_kvpoll.protocol.scan import Scan
 from redis_kvpoll.protocol.script_call import Call, Command
 

@@ -16,7 +16,7 @@ from redis_kvpoll.engine.retry import Attempts, CallFailed
 from redis_kvpoll.engine.tracked_rooms import CREATOR_POLL_INTERVAL
 from redis_kvpoll.errors import FeedOffError, InvalidInputError, KVPollError, StoreUnavailableError
 from redis_kvpoll.model import KVPoll, Outcome, Update
-from redis_kvpoll.protocol.feed import Reading
+from redis_kvpoll.protocol.feed_walk import FeedWalk
 from redis_kvpoll.protocol.handle import Handle
 from redis_kvpoll.protocol.scan import Scan
 from redis_kvpoll.protocol.script_call import Call, CallContext, Command
@@ -148,7 +148,7 @@ class Executor(Recovery):
         reply = yield from self.ask("rooms", *request)
         return scan.page(reply, self.slot_map_version)
 
-    def read_on(self, operation: str, reading: Reading) -> Flow[bool]:
+    def read_on(self, operation: str, reading: FeedWalk) -> Flow[bool]:
         """The next effect of a walk over the feed; False after the last."""
         if reading.pause:
             yield Sleep(reading.pause)

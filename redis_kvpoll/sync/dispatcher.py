@@ -27,7 +27,8 @@ from redis_kvpoll.engine.effects import AwaitCalls, Effect, Flow, PendingCall, S
 from redis_kvpoll.engine.executor import Executor
 from redis_kvpoll.engine.retry import CallFailed
 from redis_kvpoll.errors import OutcomeUnknownError, StoreUnavailableError
-from redis_kvpoll.protocol.feed import Change, FeedGap, Tail
+from redis_kvpoll.protocol.feed import Change, FeedGap
+from redis_kvpoll.protocol.feed_walk import Tail
 from redis_kvpoll.protocol.scan import Scan
 from redis_kvpoll.protocol.script_call import Call, Command
 from redis_kvpoll.sync.fan_out import ShardFanOut

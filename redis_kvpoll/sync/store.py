@@ -15,7 +15,8 @@ from redis_kvpoll.engine.executor import Executor
 from redis_kvpoll.engine.session import DEFAULT_DEADLINE, DEFAULT_TERMINAL_TTL, DEFAULT_TTL, StoreOptions
 from redis_kvpoll.model import KVPoll, Owner
 from redis_kvpoll.protocol import fenced_commands, room_commands
-from redis_kvpoll.protocol.feed import Change, FeedGap, History, Tail
+from redis_kvpoll.protocol.feed import Change, FeedGap
+from redis_kvpoll.protocol.feed_walk import History, Tail
 from redis_kvpoll.protocol.handle import Handle
 from redis_kvpoll.protocol.lease_commands import LeaseConfig
 from redis_kvpoll.protocol.replies import Opened

@@ -139,9 +139,9 @@ IN_THE_CLIENT = [
     ),
     (
         "a mirror applies older news",
-        "replica.shard:ShardReplica._entry",
-        "if at > last or room in heard:",
-        "if True:",
+        "replica.shard:ShardReplica._apply_entry",
+        "is_newest = at > last or room in applied",
+        "is_newest = True",
         "replica/test_replica.py::TestEntries::test_what_this_process_wrote_itself_is_not_lived_through_again",
     ),
     (
@@ -188,23 +188,23 @@ IN_THE_CLIENT = [
     ),
     (
         "a mirror shows the ranks of a room's former generation",
-        "replica.rank_shard:RankShardReplica._follow",
-        "self._know(room, at, {rank: status}, set())",
-        "self._know(room, at, {**self._ranks.get(room, {}), rank: status}, set())",
+        "replica.rank_shard:RankShardReplica._follow_ranks",
+        "self._set_ranks(room, at, {rank: status}, set())",
+        "self._set_ranks(room, at, {**self._ranks.get(room, {}), rank: status}, set())",
         "replica/test_rank_shard.py::TestWhereTheRanksAre::test_nor_has_anothers[reopen]",
     ),
     (
         "a mirror takes its rank's first word for one in the former generation",
-        "replica.rank_shard:RankShardReplica._know_own",
+        "replica.rank_shard:RankShardReplica._apply_own",
         "since = at",
         "pass",
         "replica/test_rank_shard.py::TestWhereTheRanksAre::test_an_own_opening_has_none_of_the_former_ranks",
     ),
     (
         "a mirror undoes what it has read by older entries",
-        "replica.rank_shard:RankShardReplica._entry",
-        " and at > self._looked.get(room, NOWHERE)",
-        "",
+        "replica.rank_shard:RankShardReplica._apply_entry",
+        "is_unread = not read_ahead or at > read_ahead.get(room, NOWHERE)",
+        "is_unread = True",
         "replica/test_rank_shard.py::TestWhereTheRanksAre::test_what_was_read_ahead_is_not_undone_by_the_feed",
     ),
     (

@@ -73,9 +73,9 @@ def test_any_interleaving_ends_as_what_the_rank_sees(steps):
     assert run.replica.ranks == {room: {**there.live, **there.cleared} for room, there in table.items()}
     assert run.shard._cleared == {room: set(there.cleared) for room, there in table.items() if there.cleared}
     assert run.shard._ids.keys() == table.keys(), "memory is that of the live rooms"
-    assert run.shard._own.keys() <= table.keys()
+    assert run.shard._own_writes.keys() <= table.keys()
     assert not run.shard._ahead
-    assert not run.shard._looked
+    assert not run.shard._read_ahead
     assert not run.shard.uncertain
     assert len(run.shard.expiry) == len(table)
     last = {**told_before, **dict(run.told)}
@@ -301,7 +301,7 @@ class TestWhereTheRanksAre:
         run.update(1, [0], DONE)
         run.read(1)
         assert self.ranks(run) == {0: BOOT, 1: DONE}
-        assert not run.shard._looked
+        assert not run.shard._read_ahead
 
     def test_a_look_from_before_an_entry_says_nothing_any_more(self, run):
         run.update(1, [0], BOOT)

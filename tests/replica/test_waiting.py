@@ -73,7 +73,7 @@ class TestWaiting:
         assert (waiter.outcome, woken) == (KVPoll.Failed, [1])
 
     def test_a_suspicion_during_the_fresh_start_is_not_forgotten(self, run):
-        before = run.replica.times_suspected
+        before = run.replica.connection_losses
         run.replica.connection_lost()
         run.replica.mark_synced("ns", before)
         assert not run.shard.synced

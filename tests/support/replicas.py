@@ -120,7 +120,7 @@ class Run:
         self.look(set(self.server.rooms) | set(self.shard.unconfirmed()))
         self.read(1000)
         assert not self.shard.unconfirmed()
-        self.replica.mark_synced("ns", self.replica.times_suspected)
+        self.replica.mark_synced("ns", self.replica.connection_losses)
 
     def another_server(self, start):
         """Lower ids or higher, and other rooms; the replies that are on their way come all the same."""
@@ -314,7 +314,7 @@ class RankedRun(Run):
         self.read(1000)
         self.ask()
         assert not self.shard.unconfirmed()
-        self.replica.mark_synced("ns", self.replica.times_suspected)
+        self.replica.mark_synced("ns", self.replica.connection_losses)
 
     def another_server(self, start):
         self.server = RankedServer(start)
@@ -326,8 +326,8 @@ class RankedRun(Run):
             if room not in shard.uncertain:
                 assert self.server.could_be(room, at, self.replica.statuses.get(room)), f"room {room} is none it was"
         for room in set(ROOMS) - shard._unread - shard.uncertain.keys():
-            shown, at = self.replica.ranks.get(room), max(shard.position, shard._looked.get(room, -1))
-            if room in shard._own:
+            shown, at = self.replica.ranks.get(room), max(shard.position, shard._read_ahead.get(room, -1))
+            if room in shard._own_writes:
                 assert self.is_of_one_life(room, at, shown), f"room {room} shows {shown}"
             elif room in shard._ids or shard.synced:
                 assert self.server.ranks_could_be(room, at, shown), f"room {room} shows {shown}"
