@@ -18,7 +18,7 @@ from chaos.servers import ChaosError
 from chaos.worker import SYNC_SECONDS, Plan
 
 START_SECONDS = 20.0
-COMPLAINTS = ("Traceback", "Warning", "Exception ignored", "as it never should", "Fatal")
+COMPLAINTS = ("Traceback", "Warning", "Exception ignored", "as it never should", "failed unexpectedly", "Fatal")
 ROOT = Path(__file__).parent.parent
 
 

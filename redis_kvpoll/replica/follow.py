@@ -143,7 +143,9 @@ class Follower:
     def _resync(self) -> Flow[None]:
         for tag in self.tags:
             asked_at = time.monotonic()
-            feed_id, *_ = yield from self._send_script(self._replica.read_spec.call(self._replica.context, tag, [], [], ()))
+            feed_id, *_ = yield from self._send_script(
+                self._replica.read_spec.call(self._replica.context, tag, [], [], ())
+            )
             self._replica.start_resync(tag, feed_id, self._now(asked_at))
         if not self._replica.only_waited:
             yield from self._walk()

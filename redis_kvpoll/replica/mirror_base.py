@@ -92,7 +92,7 @@ class ReplicaHost(WriteObserver):
         """A follower has synced for the first time, or has failed."""
 
     def _notify(self) -> None:
-        """Call the listeners, in the follower's thread or task. The lock is free, so they may read and use the store."""
+        """Call the listeners, in the follower's thread or task. The lock is free: they may read, and use the store."""
         replica = self._replica
         if replica is None or not replica.notifying:
             return

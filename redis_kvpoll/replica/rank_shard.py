@@ -152,7 +152,13 @@ class RankShardReplica(ShardReplica):
                 self.expiry.set(room, now + ttl)
 
     def _follow_ranks(
-        self, room: int, at: int, consensus: KVPoll | None, field: RankField | None, status: KVPoll | None, has_ttl: bool
+        self,
+        room: int,
+        at: int,
+        consensus: KVPoll | None,
+        field: RankField | None,
+        status: KVPoll | None,
+        has_ttl: bool,
     ) -> bool:
         """Apply one change: the consensus, and the new ``status`` of the rank that changed, if one did.
 

@@ -81,16 +81,16 @@ class TestDeadline:
         store = world.open(proxy.url, deadline=2.0)
         limits = []
         transport = (store._store if world.is_async else store)._transport
-        take = transport.take
+        perform = transport.perform
         now = [time.monotonic()]
 
         def late(step):
             limits.append(getattr(step, "timeout", None))
             if len(limits) == 1:
                 now[0] += 1.5
-            return take(step)
+            return perform(step)
 
-        monkeypatch.setattr(transport, "take", late)
+        monkeypatch.setattr(transport, "perform", late)
         monkeypatch.setattr(time, "monotonic", lambda: now[0])
         store.poll([1])
         assert limits[0] is None

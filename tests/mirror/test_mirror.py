@@ -342,7 +342,7 @@ class TestWaiting:
 
 class TestWaitOfAStore:
     def test_the_follower_goes_when_it_is_not_needed(self, side, store, peer, monkeypatch):
-        monkeypatch.setattr(f"redis_kvpoll.{'aio' if side.is_async else 'sync'}.mirror.IDLE_TIMEOUT", 0.0)
+        monkeypatch.setattr(f"redis_kvpoll.{'aio' if side.is_async else 'sync'}.waits.IDLE_TIMEOUT", 0.0)
         store.update_status(1, BOOT)
         for _ in range(3):
             with pytest.raises(WaitTimeoutError):
@@ -353,7 +353,7 @@ class TestWaitOfAStore:
         assert getattr(store, "inner", store)._waits._replica.statuses == {}
 
     def test_who_comes_while_the_follower_goes(self, server, peer, threads, monkeypatch):
-        monkeypatch.setattr("redis_kvpoll.sync.mirror.IDLE_TIMEOUT", 0.0)
+        monkeypatch.setattr("redis_kvpoll.sync.waits.IDLE_TIMEOUT", 0.0)
         peer.update_status(1, BOOT)
         with StatusStore(server.store_client()) as store:
             with pytest.raises(WaitTimeoutError):
