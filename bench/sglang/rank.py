@@ -21,7 +21,7 @@ from bench.services import answers
 from bench.sglang.crew import Job
 from bench.sglang.moments import PATIENCE, seen, wait_for
 from redis_kvpoll import KVPoll, StatusStore
-from redis_kvpoll.integrations.sglang.dicts import ConsensusMap
+from redis_kvpoll.integrations.sglang.maps import ConsensusMap
 from tests.sglang.managers import HOST, CommonKVBootstrapServer, PrefillManager, Settings
 
 OURS, THEIRS = "plugin", "PPConsensusStore"
@@ -87,7 +87,7 @@ class Worker:
         for table in self._maps.values():
             for room in rooms:
                 table[room] = KVPoll.Bootstrapping.value
-        wait_until(lambda: self._manager.kvpoll_link.is_idle, PATIENCE)
+        wait_until(lambda: self._manager.kvpoll_worker.is_idle, PATIENCE)
 
     def hold(self, rooms: list[int], own: list[int], least: list[int]) -> None:
         """Go on with them; returns when this process knows of the others', where that is to be known."""

@@ -17,7 +17,7 @@ from bench.peers.way import wait_until
 from bench.services import answers, free_ports
 from bench.sglang.crew import Job
 from bench.sglang.moments import PATIENCE, wait_for
-from redis_kvpoll.integrations.sglang.dicts import StatusMap
+from redis_kvpoll.integrations.sglang.maps import StatusMap
 from tests.sglang.managers import HOST, PAGES, CommonKVBootstrapServer, KVPoll, PrefillManager, Sender, Settings
 
 PLAIN, PLUGIN = "dict", "plugin"
@@ -57,7 +57,7 @@ class Worker:
         plugged = self._managers[PLUGIN]
         if not isinstance(plugged.request_status, StatusMap):
             raise TypeError(f"the plugin is not in place: request_status is a {type(plugged.request_status).__name__}")
-        self._link = plugged.kvpoll_link
+        self._link = plugged.kvpoll_worker
         self._told: Any = None
 
     def operations(self) -> int:

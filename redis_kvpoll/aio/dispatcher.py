@@ -22,7 +22,7 @@ from redis_kvpoll.engine.classify import NotSent
 from redis_kvpoll.engine.effects import AwaitCalls, Effect, Flow, PendingCall, Send
 from redis_kvpoll.engine.executor import Executor
 from redis_kvpoll.protocol.feed import Change, FeedGap
-from redis_kvpoll.protocol.feed_walk import Tail
+from redis_kvpoll.protocol.feed_reader import Tail
 from redis_kvpoll.protocol.scan import Scan
 from redis_kvpoll.protocol.script_call import Call, Command
 
@@ -122,7 +122,7 @@ class AsyncDispatcher:
     async def news(self, tail: Tail) -> AsyncIterator[Change | FeedGap]:
         """Yield what is new in the feed, without end."""
         while True:
-            while await self.run(self.executor.read_on("tail", tail)):
+            while await self.run(self.executor.read_feed("tail", tail)):
                 pass
             for change in tail.news():
                 yield change
@@ -144,7 +144,7 @@ class AsyncDispatcher:
         queue.waiting.clear()
         queue.batch = pending.call
         reply = await self._send_alone(queue, command, pending.call, now)
-        return command.finish(command.rooms, command.decode(command.operation, command.rooms, reply))
+        return command.finish(command.rooms, self.executor.decode(command, command.rooms, reply))
 
     async def _send_alone(self, queue: AsyncShardQueue, command: Command[V, T], call: Call, now: float) -> list[Any]:
         """Return the reply to a call that has its queue to itself."""
@@ -160,7 +160,7 @@ class AsyncDispatcher:
                 raise
             if executor.detects_data_loss(call, reply):
                 return await self.run(executor.recover_call(command, call, now, None))
-            return executor.read(call, epochs, reply)
+            return executor.process_reply(call, epochs, reply)
         finally:
             queue.batch = None
             self._start_sender(queue)
@@ -233,7 +233,7 @@ class AsyncDispatcher:
             return
         try:
             (reply,) = self.executor.replies_of(command, [pending])
-            value = command.finish(command.rooms, command.decode(command.operation, command.rooms, reply))
+            value = command.finish(command.rooms, self.executor.decode(command, command.rooms, reply))
         except Exception as error:
             waiter.set_exception(error)
         else:

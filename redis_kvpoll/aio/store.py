@@ -23,11 +23,11 @@ from redis_kvpoll.engine.session import DEFAULT_DEADLINE, DEFAULT_TERMINAL_TTL, 
 from redis_kvpoll.model import KVPoll, Owner
 from redis_kvpoll.protocol import fenced_commands, room_commands
 from redis_kvpoll.protocol.feed import Change, FeedGap
-from redis_kvpoll.protocol.feed_walk import History, Tail
+from redis_kvpoll.protocol.feed_reader import History, Tail
 from redis_kvpoll.protocol.handle import Handle
 from redis_kvpoll.protocol.lease_commands import LeaseConfig
 from redis_kvpoll.protocol.replies import Opened
-from redis_kvpoll.protocol.room_commands import wanted
+from redis_kvpoll.protocol.room_commands import status_filter
 from redis_kvpoll.protocol.script_call import Command
 from redis_kvpoll.protocol.settings import ExpectedSettings, Settings
 from redis_kvpoll.validation import Mode, Policy
@@ -55,12 +55,12 @@ class AsyncStatusStore(AsyncTable):
         policy: Policy | None = None,
         mode: Mode | None = None,
         shards: int | None = None,
-        feed: int | None = None,
+        feed_length: int | None = None,
         rank: int | None = None,
         world_size: int | None = None,
     ) -> None:
         self._executor = Executor(
-            ExpectedSettings.checked(namespace, policy, shards, mode, feed),
+            ExpectedSettings.checked(namespace, policy, shards, mode, feed_length),
             ttl=validation.seconds(ttl, "ttl"),
             terminal_ttl=validation.seconds(terminal_ttl, "terminal_ttl"),
             deadline=validation.seconds(deadline, "deadline"),
@@ -96,7 +96,7 @@ class AsyncStatusStore(AsyncTable):
 
         It uses SCAN: a room that is created or removed meanwhile may be in it or not.
         """
-        return self._rooms(wanted(status))
+        return self._rooms(status_filter(status))
 
     async def counts(self) -> dict[KVPoll, int]:
         """The number of rooms at each status."""
@@ -111,10 +111,10 @@ class AsyncStatusStore(AsyncTable):
         """The changes of a room that the feed still has, the oldest first. An expiry leaves no change.
 
         Raises:
-            FeedOffError: the namespace was opened with feed=0.
+            FeedOffError: the namespace was opened with feed_length=0.
         """
         history = History(room)
-        while await self._dispatcher.run(self._executor.read_on("history", history)):
+        while await self._dispatcher.run(self._executor.read_feed("history", history)):
             pass
         return history.changes()
 
@@ -125,7 +125,7 @@ class AsyncStatusStore(AsyncTable):
         among them marks where changes may be missing.
 
         Raises:
-            FeedOffError: the namespace was opened with feed=0.
+            FeedOffError: the namespace was opened with feed_length=0.
         """
         return self._dispatcher.news(Tail(last))
 
@@ -223,7 +223,7 @@ class AsyncStatusStore(AsyncTable):
         Raises:
             WaitTimeoutError: the room did not reach it in time (a TimeoutError).
             RoomNotFoundError: the room is absent, or goes before it reaches it (a KeyError).
-            FeedOffError: the namespace was opened with feed=0.
+            FeedOffError: the namespace was opened with feed_length=0.
         """
         self._executor.check_open("wait")
         return await self._waits.wait(lambda: self._run(room_commands.wait(room)), room, statuses, timeout)

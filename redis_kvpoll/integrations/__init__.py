@@ -1,1 +1,1 @@
-"""Where the table is put into other programs, by their own plugin interfaces."""
+"""Plugins that put the status table into other programs, through those programs' own plugin interfaces."""

@@ -29,7 +29,7 @@ from redis_kvpoll.engine.executor import Executor
 from redis_kvpoll.engine.retry import CallFailed
 from redis_kvpoll.errors import OutcomeUnknownError, StoreUnavailableError
 from redis_kvpoll.protocol.feed import Change, FeedGap
-from redis_kvpoll.protocol.feed_walk import Tail
+from redis_kvpoll.protocol.feed_reader import Tail
 from redis_kvpoll.protocol.scan import Scan
 from redis_kvpoll.protocol.script_call import Call, Command
 from redis_kvpoll.sync.fan_out import ShardFanOut
@@ -112,7 +112,7 @@ class Dispatcher:
                     queue.batch = None
                 if queue.waiting:
                     self._wake_next_sender(queue)
-        return command.finish(command.rooms, command.decode(command.operation, command.rooms, reply))
+        return command.finish(command.rooms, executor.decode(command, command.rooms, reply))
 
     def _send_alone(self, command: Command[V, T], call: Call, now: float) -> list[Any]:
         """Return the reply to a call that has its queue to itself."""
@@ -127,7 +127,7 @@ class Dispatcher:
             raise
         if executor.detects_data_loss(call, reply):
             return self.run(executor.recover_call(command, call, now, None))
-        return executor.read(call, epochs, reply)
+        return executor.process_reply(call, epochs, reply)
 
     def run(self, flow: Flow[T]) -> T:
         """Run a flow and return its result."""
@@ -151,7 +151,7 @@ class Dispatcher:
     def news(self, tail: Tail) -> Iterator[Change | FeedGap]:
         """Yield what is new in the feed, without end."""
         while True:
-            while self.run(self.executor.read_on("tail", tail)):
+            while self.run(self.executor.read_feed("tail", tail)):
                 pass
             yield from tail.news()
 

@@ -28,7 +28,7 @@ class Mirror(MirrorBase):
 
     Its methods raise StoreClosedError before entry and after ``close``. Entry may raise what every call of the store
     may raise, and:
-        FeedOffError: the namespace was opened with feed=0.
+        FeedOffError: the namespace was opened with feed_length=0.
     """
 
     def __init__(self, dispatcher: Dispatcher, rooms: Callable[[int], bool] | None) -> None:

@@ -16,11 +16,11 @@ from redis_kvpoll.engine.session import DEFAULT_DEADLINE, DEFAULT_TERMINAL_TTL, 
 from redis_kvpoll.model import KVPoll, Owner
 from redis_kvpoll.protocol import fenced_commands, room_commands
 from redis_kvpoll.protocol.feed import Change, FeedGap
-from redis_kvpoll.protocol.feed_walk import History, Tail
+from redis_kvpoll.protocol.feed_reader import History, Tail
 from redis_kvpoll.protocol.handle import Handle
 from redis_kvpoll.protocol.lease_commands import LeaseConfig
 from redis_kvpoll.protocol.replies import Opened
-from redis_kvpoll.protocol.room_commands import wanted
+from redis_kvpoll.protocol.room_commands import status_filter
 from redis_kvpoll.protocol.script_call import Command
 from redis_kvpoll.protocol.settings import ExpectedSettings, Settings
 from redis_kvpoll.sync import connect
@@ -57,7 +57,7 @@ class StatusStore(Table):
         mode: ``"prefill"``, ``"decode"`` or ``"none"``; None adopts the namespace's, else none. In mode prefill
             a Failed drops the room's decode prefix length, as SGLang's prefill side does.
         shards: the number of Redis Cluster slots that the rooms are spread over; None adopts the namespace's, else 1.
-        feed: the changes that a shard keeps for mirrors, ``wait`` and ``kvpoll tail``, counted in
+        feed_length: the changes that a shard keeps for mirrors, ``wait`` and ``kvpoll tail``, counted in
             entries (a batch puts up to 16 rooms into one); 0 switches the feed off. None adopts the namespace's, else
             100,000: 5 to 40 MB of Redis, and at 1,000 changes a second more than a minute in which a mirror that was
             cut off can resume.
@@ -69,7 +69,7 @@ class StatusStore(Table):
 
     Every method may raise, besides what it names:
         InvalidInputError: an argument was refused; nothing was sent.
-        NamespaceMismatchError: the namespace is in use with another policy, mode, number of shards or feed.
+        NamespaceMismatchError: the namespace is in use with another policy, mode, number of shards or feed_length.
         StoreUnavailableError: no answer within the deadline.
         OutcomeUnknownError: a destructive call was sent, and its reply was lost.
         ServerRefusedError: the server rejected it for good (permissions, memory, a foreign key).
@@ -89,12 +89,12 @@ class StatusStore(Table):
         policy: Policy | None = None,
         mode: Mode | None = None,
         shards: int | None = None,
-        feed: int | None = None,
+        feed_length: int | None = None,
         rank: int | None = None,
         world_size: int | None = None,
     ) -> None:
         self._executor = Executor(
-            ExpectedSettings.checked(namespace, policy, shards, mode, feed),
+            ExpectedSettings.checked(namespace, policy, shards, mode, feed_length),
             ttl=validation.seconds(ttl, "ttl"),
             terminal_ttl=validation.seconds(terminal_ttl, "terminal_ttl"),
             deadline=validation.seconds(deadline, "deadline"),
@@ -133,7 +133,7 @@ class StatusStore(Table):
 
         It uses SCAN: a room that is created or removed meanwhile may be in it or not.
         """
-        return self._rooms(wanted(status))
+        return self._rooms(status_filter(status))
 
     def counts(self) -> dict[KVPoll, int]:
         """The number of rooms at each status."""
@@ -148,10 +148,10 @@ class StatusStore(Table):
         """The changes of a room that the feed still has, the oldest first. An expiry leaves no change.
 
         Raises:
-            FeedOffError: the namespace was opened with feed=0.
+            FeedOffError: the namespace was opened with feed_length=0.
         """
         history = History(room)
-        while self._dispatcher.run(self._executor.read_on("history", history)):
+        while self._dispatcher.run(self._executor.read_feed("history", history)):
             pass
         return history.changes()
 
@@ -162,7 +162,7 @@ class StatusStore(Table):
         among them marks where changes may be missing.
 
         Raises:
-            FeedOffError: the namespace was opened with feed=0.
+            FeedOffError: the namespace was opened with feed_length=0.
         """
         return self._dispatcher.news(Tail(last))
 
@@ -256,7 +256,7 @@ class StatusStore(Table):
         Raises:
             WaitTimeoutError: the room did not reach it in time (a TimeoutError).
             RoomNotFoundError: the room is absent, or goes before it reaches it (a KeyError).
-            FeedOffError: the namespace was opened with feed=0.
+            FeedOffError: the namespace was opened with feed_length=0.
         """
         self._executor.check_open("wait")
         return self._waits.wait(lambda: self._run(room_commands.wait(room)), room, statuses, timeout)

@@ -1,4 +1,4 @@
-"""What must not grow, stall or raise in SGLang's process while the table cannot be told; with a stand-in manager."""
+"""Nothing grows, blocks or raises in SGLang's process while changes cannot be published; with a stand-in manager."""
 
 from __future__ import annotations
 
@@ -29,81 +29,89 @@ def server(world, monkeypatch):
     return serve(world, monkeypatch, deadline=0.5)
 
 
-def life(one, room):
+def life(sglang, room):
     for status in (BOOT, WAIT, MOVE, OK):
-        one.request_status[room] = status
-    one.request_status.pop(room, None)
+        sglang.request_status[room] = status
+    sglang.request_status.pop(room, None)
 
 
-def test_what_comes_and_goes_in_an_outage_is_bounded_though_the_link_has_looked_at_it(world, server, monkeypatch):
-    monkeypatch.setattr(outbox, "LIMIT", 20)
-    one = manager()
-    with joined(one):
-        its = one.kvpoll_link
+def test_lives_during_outage_are_bounded(world, server, monkeypatch):
+    """Also those that the publisher took once and put back."""
+    monkeypatch.setattr(outbox, "MAX_WHOLE_LIVES", 20)
+    sglang = manager()
+    with joined(sglang):
+        its_worker = sglang.kvpoll_worker
         os.kill(server.pid, signal.SIGKILL)
-        one.request_status[ROOM] = BOOT
-        real.until(lambda: not its._publisher.is_up.is_set(), "the outage is noticed")
+        sglang.request_status[ROOM] = BOOT
+        real.until(lambda: not its_worker._publisher.is_online.is_set(), "the outage is detected")
         for room in range(200):
-            one.request_status[room] = BOOT
-            real.until(lambda: not its.registry._outbox._news, "the link has looked at it")
-            life(one, room)
-        real.until(lambda: its._publisher.is_idle, "the link only waits")
-        assert len(its.registry) <= 21
-        assert its.registry.dropped >= 180
+            sglang.request_status[room] = BOOT
+            real.until(lambda: not its_worker.registry._outbox._changed, "the publisher has taken the change")
+            life(sglang, room)
+        real.until(lambda: its_worker._publisher.is_idle, "the publisher is idle")
+        assert len(its_worker.registry) <= 21
+        assert its_worker.registry.dropped >= 180
         server = world.restart(server)
         with table(server) as store:
-            real.until(lambda: store.get(ROOM), "what lives is told")
+            real.until(lambda: store.get(ROOM), "the live room is published")
 
 
 @pytest.mark.parametrize("ends", ["by a fault", "by close"])
-def test_without_its_thread_the_maps_go_on_and_wait_for_nothing(server, monkeypatch, caplog, ends):
+def test_maps_without_worker_thread_go_on(server, monkeypatch, caplog, ends):
+    """They wait for nothing and keep nothing for the table."""
     ranks = [manager(attn_tp_size=2, attn_tp_rank=rank) for rank in range(2)]
     with joined(*ranks):
-        one, its = ranks[0], ranks[0].kvpoll_link
-        one.request_status[ROOM] = BOOT
-        real.until(lambda: its.registry.reason_seconds and its.is_idle, "it is told")
+        sglang, its_worker = ranks[0], ranks[0].kvpoll_worker
+        sglang.request_status[ROOM] = BOOT
+        real.until(lambda: its_worker.registry.reason_wait_seconds and its_worker.is_idle, "it is published")
         if ends == "by close":
-            its.close()
-            its.close()
+            its_worker.close()
+            its_worker.close()
         else:
-            monkeypatch.setattr(its._metrics_of_link, "show", lambda *_: monkeypatch.undo() or 1 / 0)
-        real.until(lambda: not its._thread.is_alive(), "the thread has ended")
-        assert its.statuses_of(ROOM) == {}
+            monkeypatch.setattr(its_worker._metrics, "update", lambda *_, **__: monkeypatch.undo() or 1 / 0)
+        real.until(lambda: not its_worker._thread.is_alive(), "the thread has ended")
+        assert its_worker.statuses_of(ROOM) == {}
         for room in (ROOM, ROOM + 1):
-            life(one, room)
-            one.failure_records[room] = "no route"
-        assert one.failure_records.pop(ROOM, None) == "no route"
+            life(sglang, room)
+            sglang.failure_records[room] = "no route"
+        assert sglang.failure_records.pop(ROOM, None) == "no route"
         with pace.Stopwatch() as took:
-            assert one.failure_records.pop(ROOM, None) is None
+            assert sglang.failure_records.pop(ROOM, None) is None
         assert took.seconds < 0.2
-        assert len(its.registry) == 0
+        assert len(its_worker.registry) == 0
     assert ("ZeroDivisionError" in caplog.text) == (ends == "by a fault")
 
 
-def test_what_was_under_way_under_a_lost_lease_has_failed_also_when_more_was_to_be_said_of_it(server, monkeypatch):
-    is_noticed, leases, real_is_lost = [], [], worker._Lease.is_lost.fget
-    is_lost = property(lambda it: leases.append(it) or bool(is_noticed and real_is_lost(it)))
-    monkeypatch.setattr(worker._Lease, "is_lost", is_lost)
-    monkeypatch.setattr(worker.TableWorker, "_heard", lambda *_: None)  # the push comes later than the end of the lease
+def test_room_of_lost_lease_with_pending_change_fails(server, monkeypatch):
+    """The pending change does not hide the failure, and is not published under the new lease."""
+    may_notice, leases, real_is_lost = [], [], worker.ReplaceableLease.is_lost.fget
+    is_lost = property(lambda it: leases.append(it) or bool(may_notice and real_is_lost(it)))
+    monkeypatch.setattr(worker.ReplaceableLease, "is_lost", is_lost)
+    monkeypatch.setattr(
+        worker.TableWorker, "_on_own_change", lambda *_: None
+    )  # the push comes later than the end of the lease
     monkeypatch.setenv("KVPOLL_LEASE", "1")
-    one = manager()
-    with joined(one), table(server) as thief:
-        its = one.kvpoll_link
-        one.request_status[ROOM] = BOOT
-        real.until(lambda: thief.get(ROOM), "it is told")
+    sglang = manager()
+    with joined(sglang), table(server) as thief:
+        its_worker = sglang.kvpoll_worker
+        sglang.request_status[ROOM] = BOOT
+        real.until(lambda: thief.get(ROOM), "it is published")
         with thief.lease("prefill/10.0.0.1:8998"):
             real.until(lambda: leases and real_is_lost(leases[-1]), "the lease is lost")
-            one.request_status[ROOM] = WAIT
-            real.until(lambda: not its.registry._outbox._news and not its._publisher.is_idle, "more is to be said")
-            is_noticed.append(True)
-            real.until(lambda: one.request_status[ROOM] == FAIL, "SGLang is told")
-        one.request_status[ROOM + 1] = BOOT
-        real.until(lambda: thief.get(ROOM + 1), "it goes on under a new lease")
+            sglang.request_status[ROOM] = WAIT
+            real.until(
+                lambda: not its_worker.registry._outbox._changed and not its_worker._publisher.is_idle,
+                "a change is pending",
+            )
+            may_notice.append(True)
+            real.until(lambda: sglang.request_status[ROOM] == FAIL, "the room fails in SGLang")
+        sglang.request_status[ROOM + 1] = BOOT
+        real.until(lambda: thief.get(ROOM + 1), "it continues under a new lease")
         assert thief.get(ROOM) is KVPoll.Failed
-        real.until(lambda: its.is_idle, "all is said")
+        real.until(lambda: its_worker.is_idle, "all is published")
 
 
-def test_nothing_is_opened_between_two_leases(server, monkeypatch):
+def test_change_between_leases_waits_for_the_new_one(server, monkeypatch):
     gates, enter = [], AsyncLease.__aenter__
 
     async def slowly(lease):
@@ -115,43 +123,46 @@ def test_nothing_is_opened_between_two_leases(server, monkeypatch):
 
     monkeypatch.setattr(AsyncLease, "__aenter__", slowly)
     monkeypatch.setenv("KVPOLL_LEASE", "1")
-    one = manager()
-    with joined(one), table(server) as thief:
-        its = one.kvpoll_link
+    sglang = manager()
+    with joined(sglang), table(server) as thief:
+        its_worker = sglang.kvpoll_worker
         with thief.lease("prefill/10.0.0.1:8998"):
-            real.until(lambda: len(gates) == 3, "it is about to take another lease")
-            one.request_status[ROOM] = BOOT
-            real.until(lambda: not its.registry._outbox._news and its._publisher.is_idle, "the news is seen to")
+            real.until(lambda: len(gates) == 3, "it is about to take a new lease")
+            sglang.request_status[ROOM] = BOOT
+            real.until(
+                lambda: not its_worker.registry._outbox._changed and its_worker._publisher.is_idle,
+                "the change is taken",
+            )
         gates[2].call_soon_threadsafe(gates[1].set)
-        real.until(lambda: thief.get(ROOM), "it is told")
+        real.until(lambda: thief.get(ROOM), "it is published")
         assert thief.entry(ROOM).owner == "prefill/10.0.0.1:8998"
 
 
-def test_what_the_server_refuses_is_said_once_it_is_willing(server, caplog):
-    one = manager()
-    with joined(one), table(server) as store, server.client() as client:
-        its = one.kvpoll_link
-        one.request_status[1] = one.request_status[2] = BOOT
-        real.until(lambda: store.get(1) and store.get(2), "they are told")
+def test_rejected_change_is_published_once_accepted(server, caplog):
+    sglang = manager()
+    with joined(sglang), table(server) as store, server.client() as client:
+        its_worker = sglang.kvpoll_worker
+        sglang.request_status[1] = sglang.request_status[2] = BOOT
+        real.until(lambda: store.get(1) and store.get(2), "they are published")
         client.execute_command("ACL", "SETUSER", "default", "-evalsha")
-        one.request_status.pop(1)
-        one.failure_records[2] = "no route"
-        one.request_status[2] = FAIL
-        one.request_status[3] = BOOT
-        real.until(lambda: "NOPERM" in caplog.text, "it is refused")
+        sglang.request_status.pop(1)
+        sglang.failure_records[2] = "no route"
+        sglang.request_status[2] = FAIL
+        sglang.request_status[3] = BOOT
+        real.until(lambda: "NOPERM" in caplog.text, "it is rejected")
         client.execute_command("ACL", "SETUSER", "default", "+evalsha")
-        real.until(lambda: its.is_idle, "all is said")
+        real.until(lambda: its_worker.is_idle, "all is published")
         assert {room: store.get(room) for room in (1, 2, 3)} == {1: None, 2: KVPoll.Failed, 3: KVPoll.Bootstrapping}
         assert store.entry(2).reason == "no route"
-    assert caplog.text.count("the table does not take") == 1
+    assert caplog.text.count("the status table rejected") == 1
 
 
-def test_one_that_is_refused_now_and_then_is_one_line(server, caplog):
-    one = manager()
-    with joined(one):
-        its = one.kvpoll_link
+def test_repeated_rejections_log_one_line(server, caplog):
+    sglang = manager()
+    with joined(sglang):
+        its_worker = sglang.kvpoll_worker
         for room in range(5):
-            one.request_status[2**63 + room] = BOOT  # no room of the table's
-            one.request_status[room] = BOOT
-            real.until(lambda: its.is_idle, "it is seen to")
-    assert caplog.text.count("the table does not take") == 1
+            sglang.request_status[2**63 + room] = BOOT  # not a room id
+            sglang.request_status[room] = BOOT
+            real.until(lambda: its_worker.is_idle, "it is handled")
+    assert caplog.text.count("the status table rejected") == 1

@@ -1,4 +1,4 @@
-"""A process of SGLang when Redis is away, has lost its data, or takes the process for dead; with a real server."""
+"""A process of SGLang when Redis is unreachable, has lost its data, or has expired its lease; with a real server."""
 
 from __future__ import annotations
 
@@ -32,107 +32,107 @@ def server(world, monkeypatch):
     return serve(world, monkeypatch, deadline=1.0)
 
 
-def whole(store, one):
-    """Wait until the table has just what SGLang has."""
+def until_complete(store, sglang):
+    """Wait until the table has exactly what SGLang has."""
 
-    def look():
+    def is_complete():
         rooms = list(store.rooms())
-        return dict(zip(rooms, store.poll(rooms), strict=True)) == dict(one.request_status)
+        return dict(zip(rooms, store.poll(rooms), strict=True)) == dict(sglang.request_status)
 
-    real.until(look, "the table is as SGLang has it")
+    real.until(is_complete, "the table equals SGLang's statuses")
 
 
-def lives(one, rooms):
-    """A request's life in each room; every third is still under way afterwards."""
+def serve_rooms(sglang, rooms):
+    """Take each room through a request's life; every third is still in progress afterwards."""
     for room in rooms:
         for status in (BOOT, WAIT, MOVE):
-            one.request_status[room] = status
+            sglang.request_status[room] = status
         if room % 3:
-            one.request_status[room] = OK
-            one.request_status.pop(room, None)
+            sglang.request_status[room] = OK
+            sglang.request_status.pop(room, None)
 
 
 @pytest.mark.parametrize("world_size", [1, 2])
-def test_serving_goes_on_and_then_the_table_is_whole_again(world, server, caplog, world_size):
+def test_table_after_outage_and_data_loss_is_complete(world, server, caplog, world_size):
     caplog.set_level(logging.INFO, "redis_kvpoll")
     ranks = [manager(attn_tp_size=world_size, attn_tp_rank=rank) for rank in range(world_size)]
     with joined(*ranks):
-        for one in ranks:
-            lives(one, ROOMS[:100])
+        for sglang in ranks:
+            serve_rooms(sglang, ROOMS[:100])
         with table(server) as store:
-            whole(store, ranks[0])
+            until_complete(store, ranks[0])
         os.kill(server.pid, signal.SIGKILL)
-        for one in ranks:
-            lives(one, ROOMS[100:])
+        for sglang in ranks:
+            serve_rooms(sglang, ROOMS[100:])
             for room in ROOMS[:50]:
-                one.request_status.pop(room, None)
+                sglang.request_status.pop(room, None)
         assert dict(ranks[0].request_status) == {room: MOVE for room in ROOMS[50:] if room % 3 == 0}
-        real.until(lambda: caplog.text.count("Redis is away") == world_size, "the outage is noticed")
+        real.until(lambda: caplog.text.count("Redis is unreachable") == world_size, "the outage is logged")
         server = world.restart(server)
         with table(server) as store:
-            whole(store, ranks[0])
-            for one in ranks:
-                for room in list(one.request_status):
-                    one.request_status[room] = OK
-                    one.request_status.pop(room)
-            whole(store, ranks[0])
-        real.until(lambda: caplog.text.count("is back") == world_size, "that it is back is said")
+            until_complete(store, ranks[0])
+            for sglang in ranks:
+                for room in list(sglang.request_status):
+                    sglang.request_status[room] = OK
+                    sglang.request_status.pop(room)
+            until_complete(store, ranks[0])
+        real.until(lambda: caplog.text.count("is reachable again") == world_size, "its end is logged")
     warnings = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
     assert len(warnings) == world_size, warnings
-    assert all("Redis is away" in text for text in warnings)
+    assert all("Redis is unreachable" in text for text in warnings)
 
 
-def test_who_was_taken_for_dead_fails_what_it_had_and_goes_on(server, caplog):
-    one = manager()
-    with joined(one), table(server) as thief:
-        one.request_status[1] = BOOT
-        real.until(lambda: thief.get(1), "it is told")
-        with thief.lease(OWNER):  # as a second process would that has the same name
-            real.until(lambda: one.request_status[1] == FAIL, "its rooms have failed")
-            assert "lost" in one.failure_records[1] or "dead" in one.failure_records[1]
-            one.request_status[2] = BOOT
-        real.until(lambda: thief.entry(2) and thief.entry(2).owner == OWNER, "it goes on under a new lease")
-        real.until(lambda: "taken for dead" in caplog.text, "that is said")
-    assert "take a new one" not in caplog.text  # what a lost lease advises otherwise: here the plugin has done it
+def test_lost_lease_fails_rooms_and_is_replaced(server, caplog):
+    sglang = manager()
+    with joined(sglang), table(server) as thief:
+        sglang.request_status[1] = BOOT
+        real.until(lambda: thief.get(1), "it is published")
+        with thief.lease(OWNER):  # as a second process of the same name would
+            real.until(lambda: sglang.request_status[1] == FAIL, "its rooms have failed")
+            assert "lost" in sglang.failure_records[1]
+            sglang.request_status[2] = BOOT
+        real.until(lambda: thief.entry(2) and thief.entry(2).owner == OWNER, "it continues under a new lease")
+        real.until(lambda: "continuing under a new lease" in caplog.text, "that is logged")
+    assert "take a new one" not in caplog.text  # the advice of a lost lease: here the plugin has followed it
 
 
-def test_nothing_is_said_between_two_leases(server, monkeypatch):
-    """What is opened under none has no owner: nobody would fail it when the process is killed."""
-    one, entered = manager(), []
+def test_room_opened_between_leases_has_an_owner(server, monkeypatch):
+    """A room opened without a lease would have no owner, and would not fail when the process is killed."""
+    sglang, entered = manager(), []
     enter = AsyncLease.__aenter__
 
     async def entering(lease):
         entered.append(lease)
         if len(entered) == 2:
-            one.request_status[2] = BOOT
-            for _ in range(20):  # time for it to be told, which it must not be
-                await asyncio.sleep(worker.REST_SECONDS)
+            sglang.request_status[2] = BOOT
+            for _ in range(20):  # time in which it must not be published
+                await asyncio.sleep(worker.COALESCE_SECONDS)
         return await enter(lease)
 
     monkeypatch.setattr(AsyncLease, "__aenter__", entering)
-    with joined(one), table(server) as thief:
+    with joined(sglang), table(server) as thief:
         with thief.lease(OWNER):
-            real.until(lambda: len(entered) == 2, "it takes another lease")
-        entry = real.until(lambda: thief.entry(2), "it is told")
+            real.until(lambda: len(entered) == 2, "it takes a new lease")
+        entry = real.until(lambda: thief.entry(2), "it is published")
         assert entry.owner == OWNER
 
 
-def test_the_end_of_a_process_says_what_is_still_to_be_said(server):
-    one = manager()
-    with joined(one):
-        one.request_status[1] = BOOT
-        one.request_status[1] = FAIL
+def test_close_publishes_what_is_pending(server):
+    sglang = manager()
+    with joined(sglang):
+        sglang.request_status[1] = BOOT
+        sglang.request_status[1] = FAIL
     with table(server) as store:
         assert store.get(1) is KVPoll.Failed
         assert store.owners() == []
 
 
-def test_and_takes_no_longer_when_redis_is_away(world, server):
-    one = manager()
-    with joined(one):
+def test_close_during_outage_ends_in_time(world, server):
+    sglang = manager()
+    with joined(sglang):
         os.kill(server.pid, signal.SIGKILL)
-        one.request_status[1] = BOOT
+        sglang.request_status[1] = BOOT
     assert f"kvpoll-{OWNER}" not in {thread.name for thread in threading.enumerate()}
-    one.request_status[1] = OK  # SGLang goes on until it ends
-    assert one.request_status[1] == OK
+    sglang.request_status[1] = OK  # SGLang runs on until it ends
+    assert sglang.request_status[1] == OK
     world.restart(server)

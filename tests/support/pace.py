@@ -39,9 +39,9 @@ def milliseconds(n: float) -> str:
 def factor() -> float:
     """How many times slower this machine is: the most of when this was first asked for and of the last seconds.
 
-    The environment variable KVPOLL_TEST_PACE sets it.
+    The environment variable TEST_PACE sets it.
     """
-    if given := os.environ.get("KVPOLL_TEST_PACE"):
+    if given := os.environ.get("TEST_PACE"):
         return max(1.0, float(given))
     if not _measured:
         _measured["first"] = _measure(10)

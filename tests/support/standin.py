@@ -1,4 +1,4 @@
-"""A stand-in for SGLang's manager, for what needs no more of it than its attributes. tests/sglang has the real one."""
+"""A stand-in for SGLang's manager, which has its attributes only. For the real one see tests/sglang."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from enum import Enum
 from types import SimpleNamespace
 
 from redis_kvpoll import StatusStore
-from redis_kvpoll.integrations.sglang import install, worker
+from redis_kvpoll.integrations.sglang import install, plugin, worker
 from tests.support import pace
 
 
@@ -19,8 +19,8 @@ class Mode(Enum):
 
 
 def manager(role="prefill", **others):
-    """One with its dicts as SGLang's __init__ leaves them."""
-    there = {
+    """Return a manager with its dicts as SGLang's __init__ leaves them."""
+    attributes = {
         "request_status": {},
         "failure_records": {},
         "disaggregation_mode": Mode(role),
@@ -35,43 +35,43 @@ def manager(role="prefill", **others):
         "system_dp_rank": 0,
     }
     for name in ("attn_tp", "attn_cp", "pp"):
-        there |= {f"{name}_size": 1, f"{name}_rank": 0}
+        attributes |= {f"{name}_size": 1, f"{name}_rank": 0}
     if role == "prefill":
-        there["req_to_decode_prefix_len"] = {}
-    return SimpleNamespace(**there | others)
+        attributes["req_to_decode_prefix_len"] = {}
+    return SimpleNamespace(**attributes | others)
 
 
 def serve(world, monkeypatch, deadline):
-    """A server of a test's own, which managers are to join."""
+    """Start a server of a test's own, and set the environment so that managers join it."""
     server = world.serve()
     deadline = str(pace.seconds(deadline))
     for name, value in {"URL": server.tcp, "NAMESPACE": "t", "LEASE": "5", "DEADLINE": deadline}.items():
         monkeypatch.setenv(f"KVPOLL_{name}", value)
-    monkeypatch.setattr(worker, "AWAY_SECONDS", 0.0)
+    monkeypatch.setattr(worker, "OUTAGE_SECONDS", 0.0)
     return server
 
 
 def table(server):
-    """The prefill side's table there, as an operator sees it."""
+    """Return a store of the server's prefill table, as an operator's."""
     return StatusStore.from_url(server.tcp, namespace="t-prefill", policy="strict")
 
 
 @contextlib.contextmanager
 def joined(*managers):
-    """Managers after the hook; their links end with this."""
+    """Run the hook on managers; leave the table at the end."""
     try:
-        for one in managers:
-            install.after_init(None, one)
+        for sglang in managers:
+            plugin.after_init(None, sglang)
         yield managers
     finally:
-        for one in managers:
-            leave(one)
-        for name in install.SILENCED:
+        for sglang in managers:
+            leave(sglang)
+        for name in install.QUIET_LOGGERS:
             logging.getLogger(name).setLevel(logging.NOTSET)
-            logging.getLogger(name).removeFilter(install.is_news)
+            logging.getLogger(name).removeFilter(install.is_not_lease_advice)
 
 
-def leave(one):
-    """End a manager's link, if it has one."""
-    if hasattr(one, "kvpoll_link"):
-        one.kvpoll_link.close()
+def leave(sglang):
+    """Leave the table, if the manager has joined."""
+    if hasattr(sglang, "kvpoll_worker"):
+        sglang.kvpoll_worker.close()

@@ -1,4 +1,8 @@
-"""The SGLang that this is made for, and where a process stands in it."""
+"""The supported SGLang version: what the plugin relies on in it, and which process of which instance a manager is in.
+
+Every assumption about SGLang's objects is checked here, before anything is replaced. For another version of SGLang,
+this is the module to change.
+"""
 
 from __future__ import annotations
 
@@ -9,81 +13,92 @@ VERSION = "0.5.23"
 TARGET = "sglang.srt.disaggregation.common.conn.CommonKVManager.__init__"
 METHODS = ("update_status", "check_status", "record_failure")
 STATUSES = {"Failed": 0, "Bootstrapping": 1, "WaitingForInput": 2, "Transferring": 3, "Success": 4}
-NUMBERS = ("attn_tp_size", "attn_tp_rank", "attn_cp_size", "attn_cp_rank", "pp_size", "pp_rank")
+RANK_ATTRIBUTES = ("attn_tp_size", "attn_tp_rank", "attn_cp_size", "attn_cp_rank", "pp_size", "pp_rank")
 
 
 class IncompatibleSGLangError(Exception):
-    """This SGLang is not as we know it."""
+    """This SGLang lacks what the plugin relies on."""
 
 
 def check_class(module: Any) -> None:
-    """Raise IncompatibleSGLangError unless ``common.conn`` has what is hooked and what is relied on."""
+    """Raise IncompatibleSGLangError unless ``common.conn`` has what is hooked and relied on."""
     manager = getattr(module, "CommonKVManager", None)
     missing = [name for name in METHODS if not callable(getattr(manager, name, None))]
-    if manager is None or missing:
-        raise IncompatibleSGLangError(f"CommonKVManager{'.' if missing else ''}{', '.join(missing)} is not there")
+    if manager is None:
+        raise IncompatibleSGLangError("CommonKVManager is missing")
+    if missing:
+        raise IncompatibleSGLangError(f"CommonKVManager has no {', '.join(missing)}")
     kvpoll = getattr(module, "KVPoll", None)
     if any(getattr(kvpoll, name, None) != number for name, number in STATUSES.items()):
         raise IncompatibleSGLangError(f"KVPoll is not {STATUSES}")
 
 
+def has_consensus_store(manager: Any) -> bool:
+    """Return whether a manager's ``request_status`` is SGLang's PPConsensusStore, as with pipeline parallelism."""
+    return hasattr(manager.request_status, "collect")
+
+
 @dataclass(frozen=True, slots=True)
 class ProcessIdentity:
-    """One process of one instance."""
+    """Which process of which instance this is."""
 
     role: str
-    """prefill, or decode."""
+    """prefill or decode."""
     instance: str
-    """What all ranks of a data-parallel rank of an instance have in common."""
+    """Common to all ranks of one data-parallel rank of an instance."""
     owner: str
-    """This process, as the owner of a lease."""
+    """This process's name as the owner of a lease."""
     rank: int
     world_size: int
     stages: tuple[int, ...]
-    """The ranks that hold the other stages of this one's pipeline, itself among them, in the order of stages."""
+    """The ranks of this process's pipeline, its own among them, in the order of stages."""
 
     @property
-    def ranks(self) -> dict[str, int]:
-        """The options by which a store is one of several ranks; none for one that is alone."""
+    def rank_options(self) -> dict[str, int]:
+        """The options that make a store one of several ranks; none if there is a single one."""
         return {"rank": self.rank, "world_size": self.world_size} if self.world_size > 1 else {}
 
 
 def identify(manager: Any) -> ProcessIdentity:
-    """Where a manager stands; IncompatibleSGLangError if that cannot be told."""
-    numbers = [getattr(manager, name, None) for name in NUMBERS]
+    """Return the identity of a manager's process; IncompatibleSGLangError if its attributes are not as expected."""
+    numbers = [getattr(manager, name, None) for name in RANK_ATTRIBUTES]
     if not all(type(number) is int for number in numbers):
-        raise IncompatibleSGLangError(f"{', '.join(NUMBERS)} are {numbers}")
+        raise IncompatibleSGLangError(f"{', '.join(RANK_ATTRIBUTES)} are {numbers}, not ints")
     tp_size, tp, cp_size, cp, pp_size, pp = (int(number or 0) for number in numbers)
     role = str(getattr(getattr(manager, "disaggregation_mode", None), "value", ""))
     if role not in ("prefill", "decode"):
         raise IncompatibleSGLangError(f"disaggregation_mode is {role!r}")
-    for name in ("request_status", "failure_records", *(["req_to_decode_prefix_len"] if role == "prefill" else [])):
-        there = getattr(manager, name, None)
-        is_consensus = name == "request_status" and hasattr(there, "collect") and hasattr(there, "close")
-        if not (type(there) is dict and not there) and not is_consensus:
-            raise IncompatibleSGLangError(f"{name} is a {type(there).__name__}, and not an empty dict")
+    _check_dicts(manager, role)
     # As CommonKVManager._prefill_unique_rank, so that it is the rank that SGLang's own messages and logs name.
     ranks = [tp * pp_size * cp_size + stage * cp_size + cp for stage in range(pp_size)]
     instance = f"{role}/{_address(manager, role)}"
-    if dp := _data_parallel(manager):
+    if dp := _data_parallel_rank(manager):
         instance += f"/{dp}"
     parts = [(f"tp{tp}", tp_size), (f"cp{cp}", cp_size), (f"pp{pp}", pp_size)]
     owner = "/".join([instance, *(name for name, size in parts if size > 1)])
     return ProcessIdentity(role, instance, owner, ranks[pp], tp_size * cp_size * pp_size, tuple(ranks))
 
 
+def _check_dicts(manager: Any, role: str) -> None:
+    for name in ("request_status", "failure_records", *(["req_to_decode_prefix_len"] if role == "prefill" else [])):
+        found = getattr(manager, name, None)
+        is_consensus = name == "request_status" and hasattr(found, "collect") and hasattr(found, "close")
+        if not (type(found) is dict and not found) and not is_consensus:
+            raise IncompatibleSGLangError(f"{name} is a {type(found).__name__}, not an empty dict")
+
+
 def _address(manager: Any, role: str) -> str:
-    """By which people know an instance: its bootstrap server's address, or its own; of several hosts, the first's."""
-    several = str(getattr(manager, "dist_init_addr", None) or "")
-    host = several.rpartition(":")[0].strip("[]") if several else str(getattr(manager, "local_ip", ""))
+    """Return an instance's address as operators know it: its bootstrap server's, or its own; its first host's."""
+    first = str(getattr(manager, "dist_init_addr", None) or "")
+    host = first.rpartition(":")[0].strip("[]") if first else str(getattr(manager, "local_ip", ""))
     if role == "prefill":
         return f"{host}:{getattr(manager, 'bootstrap_port', 0)}"
     port = getattr(getattr(manager, "server_args", None), "port", None)
     return f"{host}:{port or getattr(manager, 'rank_port', 0)}"
 
 
-def _data_parallel(manager: Any) -> str:
-    """Which data-parallel rank this is; empty where there is one. They share no rooms."""
+def _data_parallel_rank(manager: Any) -> str:
+    """Return which data-parallel rank this is, empty if there is one. Data-parallel ranks share no rooms."""
     for size, rank in (("attn_dp_size", "attn_dp_rank"), ("system_dp_size", "system_dp_rank")):
         if (getattr(manager, size, 1) or 1) > 1:
             return f"dp{getattr(manager, rank, 0)}"

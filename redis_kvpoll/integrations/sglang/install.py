@@ -1,4 +1,8 @@
-"""Putting the table in the place of SGLang's dicts: all of them, or none."""
+"""Replacing the dicts of SGLang's manager by the table's maps.
+
+A process replaces all of its dicts or none, and so do the stages of a pipeline together. Whatever prevents it is logged
+in one line; nothing is raised into SGLang.
+"""
 
 from __future__ import annotations
 
@@ -8,107 +12,101 @@ from collections.abc import Callable
 from typing import Any
 
 from redis_kvpoll.errors import InvalidInputError, KVPollError, LeaseLostError, NamespaceMismatchError, printable
-from redis_kvpoll.integrations.sglang.compat import VERSION, IncompatibleSGLangError, identify
-from redis_kvpoll.integrations.sglang.dicts import ConsensusMap
-from redis_kvpoll.integrations.sglang.settings import read
+from redis_kvpoll.integrations.sglang.compat import IncompatibleSGLangError, has_consensus_store, identify
+from redis_kvpoll.integrations.sglang.maps import ConsensusMap
+from redis_kvpoll.integrations.sglang.settings import PREFIX, read
+from redis_kvpoll.integrations.sglang.startup import log_disabled, log_incompatible
 from redis_kvpoll.integrations.sglang.worker import TableWorker
 
 logger = logging.getLogger("redis_kvpoll")
-INSTEAD = "SGLang runs on its own dicts until it is started again"
-SILENCED = ("redis_kvpoll.mirror", "redis_kvpoll.leases")
-"""When Redis is away, the mirrors and the lease each log it; here one line is enough: see TableWorker._watch."""
+QUIET_LOGGERS = ("redis_kvpoll.mirror", "redis_kvpoll.leases")
+"""During an outage each mirror and lease would log a warning; the plugin logs one a process: TableWorker._monitor."""
 
 
-def after_init(result: None, manager: Any, *args: Any, **kwargs: Any) -> None:
-    """The hook: SGLang's manager has its dicts, and its backend has not begun to use them."""
-    link = _link(manager)
-    if hasattr(manager.request_status, "collect") and not _all_have(link is not None, manager):
-        if link is not None:
-            link.close()
-            complain("another rank of this pipeline could not join, and says why")
+def install(manager: Any) -> None:
+    """Join the table and replace the manager's dicts; leave them alone if this process or another stage cannot join."""
+    worker = _join(manager)
+    if has_consensus_store(manager) and not _all_stages_joined(manager, worker is not None):
+        if worker is not None:
+            worker.close()
+            log_disabled("another stage of this pipeline could not join (its log says why)")
         return
-    if link is not None:
-        _swap(manager, link)
+    if worker is not None:
+        _replace_dicts(manager, worker)
 
 
-def _link(manager: Any) -> TableWorker | None:
-    """A link to the table; None, and one line that says why, where there can be none."""
+def _join(manager: Any) -> TableWorker | None:
+    """Return a worker that has joined; None, with one line in the log unless the plugin is not enabled, otherwise."""
     try:
-        found = read(os.environ)
-        if found is None:
+        settings = read(os.environ)
+        if settings is None:
             return None
-        link = TableWorker(found, identify(manager))
-        link.join()
+        worker = TableWorker(settings, identify(manager))
+        worker.join()
     except IncompatibleSGLangError as error:
-        complain_of_version(error)
+        log_incompatible(error)
     except InvalidInputError as error:
-        complain(str(error))
+        log_disabled(str(error))
     except NamespaceMismatchError as error:
-        there = f"namespace {error.namespace!r} is in use with {error.setting}={printable(error.theirs)}"
-        complain(f"{there}, and not {error.ours}: set KVPOLL_NAMESPACE to one of your own, or {_remedy(error.setting)}")
+        found = f"namespace {error.namespace!r} has {error.setting}={printable(error.theirs)}, not {error.ours}"
+        log_disabled(f"{found}: set KVPOLL_NAMESPACE to another namespace, or {_remedy(error.setting)}")
     except KVPollError as error:
-        what = str(error).rstrip(".").removesuffix("; the call may be repeated")  # it is not, here
-        complain(f"{what} (see KVPOLL_URL and KVPOLL_NAMESPACE)")
+        reason = str(error).rstrip(".").removesuffix("; the call is safe to retry")  # the plugin does not try again
+        log_disabled(f"{reason} (see KVPOLL_URL and KVPOLL_NAMESPACE)")
     except TimeoutError:
-        complain("no answer in time (KVPOLL_JOIN): check KVPOLL_URL, and that Redis is up and reachable")
+        log_disabled("no answer within KVPOLL_JOIN: check KVPOLL_URL, and that Redis is up and reachable")
     except Exception as error:
-        complain(f"{type(error).__name__}: {error}")
+        log_disabled(f"{type(error).__name__}: {error}")
     else:
-        return link
+        return worker
     return None
 
 
 def _remedy(setting: str) -> str:
-    if setting in ("shards", "feed"):
-        return f"KVPOLL_{setting.upper()} as it is there, or not at all"
-    return "empty that one: SGLang needs it as said"
+    if setting in ("shards", "feed_length"):
+        return f"set {PREFIX}{setting.upper()} to that value, or unset it"
+    return "delete that namespace's data: SGLang needs this value"
 
 
-def complain(what: str) -> None:
-    """Say in one line that there is no table, and why."""
-    logger.error("redis_kvpoll: the table is not used: %s; %s", printable(what.rstrip(".")), INSTEAD)
+def _all_stages_joined(manager: Any, has_joined: bool) -> bool:
+    """Return whether all stages of a pipeline have joined.
 
-
-def complain_of_version(error: Exception) -> None:
-    """The same, of an SGLang that is not the known one."""
-    complain(f"{error}, which is not SGLang {VERSION} as this was made for: update redis-kvpoll")
-
-
-def _all_have(joined: bool, manager: Any) -> bool:
-    """Whether all stages of a pipeline have joined: on SGLang's own store, one waits for the others' messages.
-
-    Each tells all others in turn, as SGLang's own store has just done it to say where it listens.
+    Each stage broadcasts to all others in turn, as SGLang's own store does just before to exchange addresses. A stage
+    on SGLang's store would otherwise wait for messages of one that is not.
     """
     group, rank = manager.pp_group, manager.pp_rank
-    told = [group.broadcast_object(joined if rank == stage else None, src=stage) for stage in range(manager.pp_size)]
-    return all(told)
+    answers = [
+        group.broadcast_object(has_joined if rank == stage else None, src=stage) for stage in range(manager.pp_size)
+    ]
+    return all(answers)
 
 
-def _swap(manager: Any, link: TableWorker) -> None:
-    """From here on nothing can fail."""
-    for name in SILENCED:
+def _replace_dicts(manager: Any, worker: TableWorker) -> None:
+    """Replace the dicts. Nothing here can fail half-way."""
+    for name in QUIET_LOGGERS:
         logging.getLogger(name).setLevel(logging.ERROR)
-        logging.getLogger(name).addFilter(is_news)
-    registry, identity = link.registry, link.identity
-    theirs = manager.request_status
-    if hasattr(theirs, "collect"):
-        registry.statuses = ConsensusMap(registry, identity.rank, list(identity.stages), link.statuses_of, theirs)
+        logging.getLogger(name).addFilter(is_not_lease_advice)
+    registry, identity = worker.registry, worker.identity
+    if has_consensus_store(manager):
+        registry.statuses = ConsensusMap(
+            registry, identity.rank, list(identity.stages), worker.statuses_of, manager.request_status
+        )
     manager.request_status = registry.statuses
     manager.failure_records = registry.reasons
     if identity.role == "prefill":
         manager.req_to_decode_prefix_len = registry.lengths
-    manager.kvpoll_link = link  # for who holds a manager, and waits until all is told
-    if hasattr(manager, "teardown"):  # a change of roles: the next manager joins anew
-        manager.teardown = _then(manager.teardown, link.close)
-    logger.info("redis_kvpoll: SGLang shares its statuses as %s", identity.owner)
+    manager.kvpoll_worker = worker  # for tests and benchmarks, which wait until it is idle
+    if hasattr(manager, "teardown"):  # SGLang changes an instance's role: the next manager joins anew
+        manager.teardown = _chain(manager.teardown, worker.close)
+    logger.info("redis_kvpoll: joined the status table as %s", identity.owner)
 
 
-def is_news(record: logging.LogRecord) -> bool:
-    """Not what a lost lease advises, which is for who holds one: here the link takes another, and says so."""
-    return not (isinstance(record.args, tuple) and any(isinstance(word, LeaseLostError) for word in record.args))
+def is_not_lease_advice(record: logging.LogRecord) -> bool:
+    """Filter out the advice to a holder who lost its lease: the plugin takes a new one itself, and logs that."""
+    return not (isinstance(record.args, tuple) and any(isinstance(value, LeaseLostError) for value in record.args))
 
 
-def _then(first: Callable[[], Any], second: Callable[[], Any]) -> Callable[[], Any]:
+def _chain(first: Callable[[], Any], second: Callable[[], Any]) -> Callable[[], Any]:
     def both() -> Any:
         try:
             return first()

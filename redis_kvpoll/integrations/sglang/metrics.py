@@ -1,32 +1,56 @@
-"""What monitoring sees of a link, by prometheus_client where that is installed; SGLang has it."""
+"""Prometheus metrics of the link between one process and the table, if prometheus_client is installed (SGLang has it).
+
+To add a metric: define it in ``_metrics``, and set it in ``LinkMetrics.update``.
+"""
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
-_METRICS: dict[str, Any] = {}
-_HELP = {
-    "kvpoll_up": "Whether the shared status table is current here (1), or its Redis is away (0)",
-    "kvpoll_unsaid_rooms": "Rooms with changes that the shared status table has not been told yet",
-    "kvpoll_untold_rooms": "Rooms that came and went while Redis was away, of which the table was never told",
-}
+
+@cache
+def _metrics() -> tuple[Any, Any, Any] | None:
+    """Return the metrics of this process, which may be defined only once in it; None without prometheus_client."""
+    try:
+        from prometheus_client import Counter, Gauge
+    except ImportError:
+        return None
+    labels = ("role", "owner")
+    return (
+        Gauge(
+            "kvpoll_link_up",
+            "1 while the status table is current in this process, 0 while Redis is unreachable",
+            labels,
+            multiprocess_mode="liveall",
+        ),
+        Gauge(
+            "kvpoll_link_pending_rooms",
+            "Rooms with changes that the status table does not have yet",
+            labels,
+            multiprocess_mode="liveall",
+        ),
+        Counter(
+            "kvpoll_link_dropped_rooms_total",
+            "Rooms that were opened and cleared during an outage and never reached the status table",
+            labels,
+        ),
+    )
 
 
-class Metrics:
-    """Shows how one process stands."""
+class LinkMetrics:
+    """The metrics of one process, labelled with its role and owner."""
 
     def __init__(self, role: str, owner: str) -> None:
-        try:
-            import prometheus_client
-        except ImportError:
-            self._metrics: list[Any] = []
-            return
-        for name, text in _HELP.items():
-            if name not in _METRICS:
-                _METRICS[name] = prometheus_client.Metrics(name, text, ["role", "owner"], multiprocess_mode="liveall")
-        self._metrics = [_METRICS[name].labels(role, owner) for name in _HELP]
+        found = _metrics()
+        self._children = None if found is None else [metric.labels(role, owner) for metric in found]
+        self._dropped = 0
 
-    def show(self, is_up: bool, unsaid: int, dropped: int) -> None:
-        """Set what is read from outside."""
-        for metric, value in zip(self._metrics, (int(is_up), unsaid, dropped), strict=False):
-            metric.set(value)
+    def update(self, is_up: bool, pending: int, dropped: int) -> None:
+        """Set the current values; ``dropped`` is the total of this process so far."""
+        if self._children is not None:
+            up, pending_rooms, dropped_rooms = self._children
+            up.set(int(is_up))
+            pending_rooms.set(pending)
+            dropped_rooms.inc(dropped - self._dropped)
+            self._dropped = dropped

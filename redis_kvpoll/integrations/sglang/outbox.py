@@ -1,92 +1,96 @@
-"""What the table has yet to be sent: in order for each room, and bounded. The caller holds the registry's lock."""
+"""Changes that the table does not have yet: in order for each room, and bounded.
+
+The caller holds the registry's lock. The changes of a live room are never dropped: only lives that began and ended
+while they could not be published are, the oldest first.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from redis_kvpoll.integrations.sglang.merge import merged
+from redis_kvpoll.integrations.sglang.merge import merge_optional
 
-LIMIT = 10_000
-"""Uses that have begun and ended while the table could not be told: of more, the oldest are never told."""
+MAX_WHOLE_LIVES = 10_000
+"""Lives that began and ended unpublished; of more, the oldest are dropped."""
 
 
 @dataclass(slots=True)
 class RoomLife:
-    """What is to be said of one use of a room: how far it has got, why it failed, whether it is over."""
+    """The unpublished changes of one life of a room."""
 
     number: int
     is_new: bool = False
-    """Whether the table knows nothing of it yet."""
+    """Whether the table does not know this life yet."""
     status: int | None = None
     reason: str = ""
     length: int | None = None
     is_over: bool = False
 
-    def take_in(self, later: RoomLife) -> None:
-        """Say also what came later of the same life."""
-        self.status = merged(self.status, later.status)
+    def add(self, later: RoomLife) -> None:
+        """Merge later changes of the same life into these."""
+        self.status = merge_optional(self.status, later.status)
         self.reason = self.reason or later.reason
         self.length = self.length if later.length is None else later.length
         self.is_over = self.is_over or later.is_over
 
 
 class Outbox:
-    """The lives of rooms. ``wake`` is called when there is news, and has not been asked for yet."""
+    """The unpublished lives of rooms. ``wake`` is called with the first change after each ``take_changed``."""
 
     def __init__(self, wake: Callable[[], object]) -> None:
         self.dropped = 0
-        """Uses that the table will never hear of."""
+        """How many lives never reached the table."""
         self._wake = wake
         self._lives: dict[int, list[RoomLife]] = {}
         self._whole: dict[tuple[int, int], None] = {}
-        """Those that have begun and ended, in the order in which they did."""
-        self._news: dict[int, None] = {}
+        """The lives that began and ended here, in the order in which they ended."""
+        self._changed: dict[int, None] = {}
         self._is_closed = False
 
     def __len__(self) -> int:
         return len(self._lives)
 
-    def of(self, room: int, number: int) -> RoomLife:
-        """What is to be said of a life, for more to be added."""
+    def life(self, room: int, number: int) -> RoomLife:
+        """Return the unpublished changes of a life, for the caller to add to."""
         if self._is_closed:
             return RoomLife(number)
         lives = self._lives.setdefault(room, [])
         if not lives or lives[-1].number != number:
             lives.append(RoomLife(number))
-        self.tell(room)
+        self.mark_changed(room)
         return lives[-1]
 
     def end(self, room: int, number: int) -> None:
-        """A use is over."""
-        life = self.of(room, number)
+        """Record that a life is over."""
+        life = self.life(room, number)
         life.is_over = True
-        self._bound(room, life)
+        self._drop_excess(room, life)
 
-    def tell(self, room: int) -> None:
-        """There is news of a room."""
+    def mark_changed(self, room: int) -> None:
+        """Have the room seen to by the publisher."""
         if self._is_closed:
             return
-        if not self._news:
+        if not self._changed:
             self._wake()
-        self._news[room] = None
+        self._changed[room] = None
 
     def close(self) -> None:
-        """Nobody will say anything any more."""
+        """Drop everything, and keep nothing from now on: there is no publisher any more."""
         self._is_closed = True
-        self._lives, self._whole, self._news = {}, {}, {}
+        self._lives, self._whole, self._changed = {}, {}, {}
 
-    def news(self) -> list[int]:
-        """The rooms of which there has been news since the last call."""
-        rooms, self._news = list(self._news), {}
+    def take_changed(self) -> list[int]:
+        """Return the rooms that changed since the last call."""
+        rooms, self._changed = list(self._changed), {}
         return rooms
 
     def rooms(self) -> list[int]:
-        """All of which there is something to say."""
+        """Return all rooms with unpublished changes."""
         return list(self._lives)
 
     def take(self, room: int) -> RoomLife | None:
-        """What is to be said next of a room. What comes from now on is said after it."""
+        """Return a room's oldest unpublished life, for publishing. Later changes come with the next call."""
         lives = self._lives.get(room)
         if not lives:
             return None
@@ -97,18 +101,18 @@ class Outbox:
         return life
 
     def put_back(self, room: int, life: RoomLife) -> None:
-        """It could not be said now."""
+        """Return a life that could not be published, before what came later."""
         lives = self._lives.setdefault(room, [])
         if lives and lives[0].number == life.number:
-            life.take_in(lives.pop(0))
+            life.add(lives.pop(0))
         lives.insert(0, life)
-        self._bound(room, life)
+        self._drop_excess(room, life)
 
-    def _bound(self, room: int, life: RoomLife) -> None:
+    def _drop_excess(self, room: int, life: RoomLife) -> None:
         if not (life.is_new and life.is_over):
             return
         self._whole[room, life.number] = None
-        if len(self._whole) > LIMIT:
+        if len(self._whole) > MAX_WHOLE_LIVES:
             room, number = next(iter(self._whole))
             del self._whole[room, number]
             left = [life for life in self._lives[room] if life.number != number]

@@ -1,26 +1,39 @@
-"""The entry point."""
+"""The entry point and the hook, which SGLang loads in each of its processes.
+
+Both import what they need when they run: a process that takes no part loads neither a Redis client nor asyncio.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
 import pkgutil
+from typing import Any
 
 from redis_kvpoll.integrations.sglang.compat import TARGET, IncompatibleSGLangError, check_class
-from redis_kvpoll.integrations.sglang.install import after_init, complain_of_version
-from redis_kvpoll.integrations.sglang.settings import URL
+from redis_kvpoll.integrations.sglang.startup import URL, is_enabled, log_disabled, log_incompatible
 
 logger = logging.getLogger("redis_kvpoll")
 
 
 def register() -> None:
-    """The entry point of the group ``sglang.srt.plugins``; SGLang calls it in each of its processes."""
-    if not os.environ.get(URL, "").strip():
-        logger.debug("%s is not set: SGLang runs on its own dicts", URL)
+    """Register the hook; the entry point of the group ``sglang.srt.plugins``."""
+    if not is_enabled(os.environ):
+        logger.debug("%s is not set: SGLang uses its own dicts", URL)
         return
     try:
         check_class(pkgutil.resolve_name(TARGET.rpartition(".CommonKVManager")[0]))
         hooks = pkgutil.resolve_name("sglang.srt.plugins.hook_registry")
         hooks.HookRegistry.register(TARGET, after_init, hooks.HookType.AFTER)
     except (IncompatibleSGLangError, ImportError, AttributeError) as error:
-        complain_of_version(error)
+        log_incompatible(error)
+
+
+def after_init(result: None, manager: Any, *args: Any, **kwargs: Any) -> None:
+    """Put the table into a manager that has made its dicts; its backend has not used them yet."""
+    try:
+        from redis_kvpoll.integrations.sglang.install import install
+    except ImportError as error:  # SGLang's start is not to fail by an incomplete installation
+        log_disabled(f"{error}: install redis-kvpoll again")
+        return
+    install(manager)

@@ -1,8 +1,10 @@
-"""What this process knows of its rooms, and what of that has yet to be said to the table. No I/O.
+"""The rooms of one process: their current statuses, and which changes the table does not have yet. No I/O.
 
-SGLang's threads write here, and never wait for more than a lock. Each time that SGLang opens a room is a use of it,
-with a number: a thread that has looked at one use and comes to write when another has begun, or none, changes nothing.
-So what SGLang reads and writes in two steps is one, and no late write brings a room back that was cleared in between.
+SGLang's threads call it. They wait for nothing but a lock, and, for a bounded time, for another rank's failure reason.
+
+Each opening of a room begins a life with a new number. SGLang reads a status and writes what follows from it in two
+steps: the write applies only to the life that the same thread has read. So a late write neither changes a room's next
+life nor brings a cleared room back.
 """
 
 from __future__ import annotations
@@ -13,133 +15,135 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from redis_kvpoll.integrations.sglang.dicts import MISSING, FailureRecords, PrefixLengths, StatusMap
-from redis_kvpoll.integrations.sglang.merge import FAILED, OPENING, SUCCESS, further
+from redis_kvpoll.integrations.sglang.maps import MISSING, FailureRecords, PrefixLengths, StatusMap
+from redis_kvpoll.integrations.sglang.merge import CREATING, FAILED, SUCCESS, merge
 from redis_kvpoll.integrations.sglang.outbox import Outbox, RoomLife
 
-MEMORY = 300.0
-"""Seconds for which a room that was cleared is remembered, with its reason: SGLang clears before it asks for that."""
-REMEMBERED = 10_000
-"""Such rooms at most."""
-WAITING = 0.1
-"""The part of its time that SGLang's thread may wait for other ranks' reasons, one after the other."""
-GENERIC = "Aborted by AbortReq."
-"""What SGLang's abort() records; who knows better may say so after it, as in _fail_prefill_recompute."""
+TOMBSTONE_SECONDS = 300.0
+"""How long a cleared room is remembered, with its failure reason: SGLang clears a room before it asks for that."""
+MAX_TOMBSTONES = 10_000
+MAX_WAIT_FRACTION = 0.1
+"""The most of its time that SGLang's thread may spend waiting for other ranks' reasons."""
+GENERIC_REASON = "Aborted by AbortReq."
+"""What SGLang's abort() records. A more specific reason may replace it, as in _fail_prefill_recompute."""
 
 
 class RoomRegistry:
-    """The rooms of one process. ``wake`` is called when there is something to say; ``clock`` gives seconds."""
+    """The rooms of one process. ``wake`` is called when there are changes to publish; ``clock`` gives seconds."""
 
     def __init__(self, wake: Callable[[], object], clock: Callable[[], float] = time.monotonic) -> None:
         self.statuses = StatusMap(self)
         self.reasons = FailureRecords(self)
         self.lengths = PrefixLengths(self)
-        self.reason_seconds = 0.0
-        """How long to wait for another rank's reason; 0 while there is nobody to wait for."""
-        self._rested_since = -math.inf
-        self.awaited: set[int] = set()
-        """The rooms for whose reason somebody waits."""
+        self.reason_wait_seconds = 0.0
+        """The longest wait for another rank's reason; 0 while no other rank can give one."""
+        self.awaiting_reason: set[int] = set()
+        """The rooms for whose reason a thread waits."""
+        self._wait_budget_since = -math.inf
+        """Since when unused waiting time has been saved up."""
         self._outbox = Outbox(wake)
         self._clock = clock
         self._lock = threading.Lock()
-        self._heard = threading.Condition(self._lock)
-        self._numbers: dict[int, int] = {}
+        self._reason_recorded = threading.Condition(self._lock)
+        self._lives: dict[int, int] = {}
+        """The current life's number of each room."""
         self._last_number = 0
         self._tombstones: dict[int, tuple[int | None, float]] = {}
-        self._looked = threading.local()
-        self._is_away = False
-        self._outlived: set[int] = set()
-        """Rooms from before the table was back: other ranks may have yet to say again where they are."""
+        """Of rooms that are gone: the last status, and when to forget it."""
+        self._last_read = threading.local()
+        self._is_synced = True
+        self._older_than_resync: set[int] = set()
+        """Rooms from before the last resync: other ranks may not have published their statuses again yet."""
 
     def __len__(self) -> int:
-        """How many rooms have something that is still to be said."""
+        """Return how many rooms have unpublished changes."""
         return len(self._outbox)
 
     @property
     def dropped(self) -> int:
-        """How many lives the table will never hear of."""
+        """How many lives never reached the table."""
         return self._outbox.dropped
 
     # Statuses, as SGLang reads and writes them
 
-    def look(self, room: int, default: Any) -> Any:
-        """The status of a room, to decide what to write: the write that follows is for the use that was seen."""
+    def read_status(self, room: int, default: Any) -> Any:
+        """Return a room's status; this thread's next write applies only to the life that this has read."""
         with self._lock:
-            self._looked.at = room, self._numbers.get(room)
+            self._last_read.life = room, self._lives.get(room)
             return dict.get(self.statuses, room, default)
 
     def last_status(self, room: int) -> int:
-        """The status of a room that was cleared a moment ago; KeyError if it was not."""
-        with self._lock:  # the look-up that found nothing took none: by now the room may even be there again
+        """Return the status of a room that was cleared a moment ago; KeyError if it was not."""
+        with self._lock:  # the dict's look-up took no lock: by now the room may even have been opened again
             status: int | None = dict.get(self.statuses, room, self._tombstones.get(room, (None, 0.0))[0])
         if status is None:
             raise KeyError(room)
         return status
 
-    def put(self, room: int, status: int) -> None:
+    def write_status(self, room: int, status: int) -> None:
         """Merge a status into a room, or open it."""
         with self._lock:
-            at, seen = self._looked.__dict__.pop("at", (None, None))
-            number = self._numbers.get(room)
+            read_room, read_life = self._last_read.__dict__.pop("life", (None, None))
+            number = self._lives.get(room)
             if number is None:
-                if status in OPENING and (at != room or seen is None):
+                if status in CREATING and (read_room != room or read_life is None):
                     self._open(room, status)
-            elif at != room or seen in (None, number):
+            elif read_room != room or read_life in (None, number):
                 self._advance(room, number, status)
 
-    def end(self, room: int, default: Any) -> Any:
-        """Clear a room; what it was."""
+    def clear(self, room: int, default: Any) -> Any:
+        """Clear a room and return its last status; ``default``, or a KeyError, if there is no such room."""
         with self._lock:
-            number = self._numbers.pop(room, None)
+            number = self._lives.pop(room, None)
             if number is None:
                 if default is MISSING:
                     raise KeyError(room)
                 return default
-            status = self.statuses.drop(room)
+            status = self.statuses.remove(room)
             dict.pop(self.lengths, room, None)
             self._outbox.end(room, number)
-            self._outlived.discard(room)
-            self._keep_tombstone(room, status)
+            self._older_than_resync.discard(room)
+            self._add_tombstone(room, status)
             return status
 
     def _open(self, room: int, status: int) -> None:
         self._last_number += 1
-        self._numbers[room] = self._last_number
+        self._lives[room] = self._last_number
         self._tombstones.pop(room, None)
-        dict.pop(self.reasons, room, None)  # of the use before; what fails this one is recorded after its opening
-        self.statuses.keep(room, status)
-        life = self._outbox.of(room, self._last_number)
+        dict.pop(self.reasons, room, None)  # the last life's: what fails this one is recorded after its opening
+        self.statuses.store(room, status)
+        life = self._outbox.life(room, self._last_number)
         life.is_new, life.status, life.length = True, status, dict.get(self.lengths, room)
 
     def _advance(self, room: int, number: int, status: int) -> None:
-        was = dict.__getitem__(self.statuses, room)
-        now = further(was, status)
-        if now != was:
-            self.statuses.keep(room, now)
-            life = self._outbox.of(room, number)
-            life.status = now
-            if now == FAILED:
+        before = dict.__getitem__(self.statuses, room)
+        after = merge(before, status)
+        if after != before:
+            self.statuses.store(room, after)
+            life = self._outbox.life(room, number)
+            life.status = after
+            if after == FAILED:
                 life.reason = dict.get(self.reasons, room, "")
 
     # Reasons and prefix lengths
 
-    def blame(self, room: int, reason: str) -> None:
-        """Record why a room fails. The first cause stays."""
+    def record_reason(self, room: int, reason: str) -> None:
+        """Record why a room fails. The first reason stays."""
         with self._lock:
-            if dict.get(self.reasons, room, GENERIC) != GENERIC:
+            if dict.get(self.reasons, room, GENERIC_REASON) != GENERIC_REASON:
                 return
             dict.__setitem__(self.reasons, room, reason)
-            number = self._numbers.get(room)
+            number = self._lives.get(room)
             if number is None:
-                self._remember(room)
+                self._expire_records(room)
             elif dict.__getitem__(self.statuses, room) == FAILED:
-                self._outbox.of(room, number).reason = reason
-            self._heard.notify_all()
+                self._outbox.life(room, number).reason = reason
+            self._reason_recorded.notify_all()
 
-    def take_reason(self, room: int, default: Any) -> Any:
-        """The reason, which is then forgotten. WaitRegistry a moment for one that another rank may have given."""
+    def pop_reason(self, room: int, default: Any) -> Any:
+        """Return the reason and forget it. Without one, wait a moment for one that another rank may have recorded."""
         with self._lock:
-            if room not in self.reasons and self.reason_seconds and room in self._tombstones:
+            if room not in self.reasons and self.reason_wait_seconds and room in self._tombstones:
                 self._await_reason(room)
             reason = dict.pop(self.reasons, room, default)
         if reason is MISSING:
@@ -147,119 +151,128 @@ class RoomRegistry:
         return reason
 
     def _await_reason(self, room: int) -> None:
-        """Wait, but never for more than a tenth of the time: of a hundred that fail at once, SGLang asks in turn."""
-        now, longest = self._clock(), self.reason_seconds
-        self._rested_since = max(self._rested_since, now - longest / WAITING)
-        self.awaited.add(room)
-        self._outbox.tell(room)
-        self._heard.wait_for(lambda: room in self.reasons, (now - self._rested_since) * WAITING)
-        self.awaited.discard(room)
-        self._rested_since += (self._clock() - now) / WAITING
+        """Wait, within the budget: when a hundred rooms fail at once, SGLang asks for one reason after the other.
 
-    def measure(self, room: int, length: int) -> None:
+        Each second adds ``MAX_WAIT_FRACTION`` seconds to the budget, up to one longest wait.
+        """
+        now = self._clock()
+        self._wait_budget_since = max(self._wait_budget_since, now - self.reason_wait_seconds / MAX_WAIT_FRACTION)
+        self.awaiting_reason.add(room)
+        self._outbox.mark_changed(room)
+        self._reason_recorded.wait_for(
+            lambda: room in self.reasons, (now - self._wait_budget_since) * MAX_WAIT_FRACTION
+        )
+        self.awaiting_reason.discard(room)
+        self._wait_budget_since += (self._clock() - now) / MAX_WAIT_FRACTION
+
+    def record_length(self, room: int, length: int) -> None:
         """Record how much of a room's prefix the decode side has."""
         with self._lock:
             dict.__setitem__(self.lengths, room, length)
-            number = self._numbers.get(room)
+            number = self._lives.get(room)
             if number is None:
-                self._remember(room)
+                self._expire_records(room)
             else:
-                self._outbox.of(room, number).length = length
+                self._outbox.life(room, number).length = length
 
-    def take_length(self, room: int, default: Any) -> Any:
-        """The length, which is then forgotten; the table keeps it until the room is cleared."""
+    def pop_length(self, room: int, default: Any) -> Any:
+        """Return the length and forget it here; the table keeps it until the room is cleared."""
         with self._lock:
             length = dict.pop(self.lengths, room, default)
         if length is MISSING:
             raise KeyError(room)
         return length
 
-    # What is heard of the table
+    # What the worker observes of the table
 
-    def away(self, is_away: bool) -> None:
-        """Whether the table can be heard just now."""
+    def set_synced(self, is_synced: bool) -> None:
+        """Record whether the local copy of the table is current."""
         with self._lock:
-            if self._is_away and not is_away:
-                self._outlived = set(self._numbers)
-            self._is_away = is_away
+            if is_synced and not self._is_synced:
+                self._older_than_resync = set(self._lives)
+            self._is_synced = is_synced
 
-    def part(self) -> None:
-        """There is no link any more: nothing will be said or heard, so nothing is kept for it or waited for."""
+    def detach(self) -> None:
+        """Stop publishing and waiting: there is no worker any more. The maps go on as dicts."""
         with self._lock:
-            self._is_away, self.reason_seconds = True, 0.0
+            self._is_synced, self.reason_wait_seconds = False, 0.0
             self._outbox.close()
 
-    def is_alone_with(self, room: int) -> bool:
-        """Whether the table may know less of the other ranks of a room than they have said."""
-        return self._is_away or room in self._outlived
+    def needs_fallback(self, room: int) -> bool:
+        """Return whether the table may know less of a room's other ranks than SGLang's own consensus store."""
+        return not self._is_synced or room in self._older_than_resync
 
-    def number_of(self, room: int) -> int | None:
-        """The use of a room that is under way."""
-        return self._numbers.get(room)
+    def current_life(self, room: int) -> int | None:
+        """Return the number of a room's current life; None if the room is not open."""
+        return self._lives.get(room)
 
-    def follows(self, room: int) -> bool:
-        """Whether news of a room are of interest: also that other ranks have cleared it, after us."""
-        return room in self._numbers or room in self._tombstones
+    def is_relevant(self, room: int) -> bool:
+        """Return whether to follow a room in the table: it is open here, or other ranks may have yet to clear it."""
+        return room in self._lives or room in self._tombstones
 
-    def fail_from_table(self, room: int, number: int, reason: str, is_to_be_said: bool) -> None:
-        """A use has failed elsewhere. ``is_to_be_said``: in another table than ours, which Success needs no more."""
+    def fail_from_table(self, room: int, number: int, reason: str, publish: bool) -> None:
+        """Fail a life that has failed in the table.
+
+        ``publish``: it failed in the other role's table, so this role's table must get it too. A life that has reached
+        Success does not depend on the other role any more, and stays.
+        """
         with self._lock:
-            if self._numbers.get(room) != number:
+            if self._lives.get(room) != number:
                 return
-            if dict.__getitem__(self.statuses, room) in ((FAILED, SUCCESS) if is_to_be_said else (FAILED,)):
+            if dict.__getitem__(self.statuses, room) in ((FAILED, SUCCESS) if publish else (FAILED,)):
                 return
             if reason and room not in self.reasons:
                 dict.__setitem__(self.reasons, room, reason)
-            if is_to_be_said:
+            if publish:
                 self._advance(room, number, FAILED)
             else:
-                self.statuses.keep(room, FAILED)
+                self.statuses.store(room, FAILED)
 
-    def note_reason(self, room: int, reason: str) -> None:
-        """Another rank's reason, for who waits for it."""
+    def deliver_reason(self, room: int, reason: str) -> None:
+        """Give another rank's reason to the thread that waits for it."""
         with self._lock:
-            if room in self.awaited and room not in self.reasons:
+            if room in self.awaiting_reason and room not in self.reasons:
                 dict.__setitem__(self.reasons, room, reason)
-                self._heard.notify_all()
+                self._reason_recorded.notify_all()
 
-    # What is to be said
+    # The outbox, under the lock
 
-    def news(self) -> list[int]:
-        """The rooms of which there has come to be something to say since the last call."""
+    def take_changed(self) -> list[int]:
+        """Return the rooms that changed since the last call."""
         with self._lock:
-            return self._outbox.news()
+            return self._outbox.take_changed()
 
-    def unsaid(self) -> list[int]:
-        """All rooms of which there is something to say."""
+    def pending_rooms(self) -> list[int]:
+        """Return all rooms with unpublished changes."""
         with self._lock:
             return self._outbox.rooms()
 
     def take(self, room: int) -> RoomLife | None:
-        """What is to be said next of a room. What comes from now on is said after it."""
+        """Return a room's oldest unpublished life, for publishing. Later changes come with the next call."""
         with self._lock:
             return self._outbox.take(room)
 
     def put_back(self, room: int, life: RoomLife) -> None:
-        """It could not be said now."""
+        """Return a life that could not be published, before what came later."""
         with self._lock:
             self._outbox.put_back(room, life)
 
-    # Rooms that were
+    # Tombstones
 
-    def _keep_tombstone(self, room: int, status: int | None) -> None:
+    def _add_tombstone(self, room: int, status: int | None) -> None:
         now = self._clock()
         self._tombstones.pop(room, None)
-        self._tombstones[room] = status, now + MEMORY
+        self._tombstones[room] = status, now + TOMBSTONE_SECONDS
         while True:
             oldest = next(iter(self._tombstones))
-            if self._tombstones[oldest][1] > now and len(self._tombstones) <= REMEMBERED:
+            if self._tombstones[oldest][1] > now and len(self._tombstones) <= MAX_TOMBSTONES:
                 return
             del self._tombstones[oldest]
-            if oldest not in self._numbers:
+            if oldest not in self._lives:
                 dict.pop(self.reasons, oldest, None)
                 dict.pop(self.lengths, oldest, None)
 
-    def _remember(self, room: int) -> None:
-        """What was recorded of a room that is not there is forgotten in time."""
+    def _expire_records(self, room: int) -> None:
+        """Have what was recorded of a room that is not open forgotten in time, by a tombstone without a status."""
         if room not in self._tombstones:
-            self._keep_tombstone(room, None)
+            self._add_tombstone(room, None)

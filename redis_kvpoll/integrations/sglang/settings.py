@@ -1,4 +1,7 @@
-"""What the environment says: one variable for each setting."""
+"""The plugin's settings, which come from the environment: one variable each.
+
+To add one: a field of PluginSettings, its parser in PARSERS, and a row in docs/sglang.md (a test compares them).
+"""
 
 from __future__ import annotations
 
@@ -9,30 +12,30 @@ from typing import Any
 from redis_kvpoll import validation
 from redis_kvpoll.engine.session import DEFAULT_DEADLINE, DEFAULT_TERMINAL_TTL, DEFAULT_TTL, StoreOptions
 from redis_kvpoll.errors import InvalidInputError, printable
+from redis_kvpoll.integrations.sglang.startup import URL, is_enabled
 
 PREFIX = "KVPOLL_"
-URL = PREFIX + "URL"
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
-    """How a process takes part. Durations are seconds."""
+class PluginSettings:
+    """The settings of one process. Durations are seconds."""
 
     url: str
     namespace: str = "default"
-    """Of the deployment; each role has its own: with -prefill and with -decode behind it."""
+    """The deployment's; the tables are in this name followed by -prefill and by -decode."""
     lease: float = 5.0
-    """After so long without a heartbeat a process is taken for dead, and its live rooms fail."""
+    """Without a heartbeat for this long a process counts as lost, and its live rooms fail."""
     ttl: float = DEFAULT_TTL
     terminal_ttl: float = DEFAULT_TERMINAL_TTL
     deadline: float = DEFAULT_DEADLINE
     join: float = 10.0
-    """What the start may take; then SGLang goes on without the table. More than ``deadline``, whose error says more."""
+    """The most that joining may take at the start. Longer than ``deadline``, whose error says more than a timeout."""
     shards: int | None = None
-    feed: int | None = None
+    feed_length: int | None = None
 
     def options(self, role: str) -> StoreOptions:
-        """What a store of the role's namespace is made with. Policy strict: as SGLang's own rule since PR 24539."""
+        """Return the options of a store of the role's namespace. Policy strict is SGLang's own rule since PR 24539."""
         return StoreOptions(
             namespace=f"{self.namespace}-{role}",
             ttl=self.ttl,
@@ -40,12 +43,12 @@ class Settings:
             deadline=self.deadline,
             policy="strict",
             shards=self.shards,
-            feed=self.feed,
+            feed_length=self.feed_length,
         )
 
 
-SHORTEST_LEASE = 0.5
-"""Seconds. A busy interpreter keeps the plugin's thread waiting for longer than a tenth of less."""
+MIN_LEASE_SECONDS = 0.5
+"""A busy interpreter may hold up the plugin's thread for longer than a tenth of less, which is the heartbeat."""
 
 
 def _seconds(text: str) -> float:
@@ -54,17 +57,17 @@ def _seconds(text: str) -> float:
 
 def _lease(text: str) -> float:
     seconds = _seconds(text)
-    if seconds < SHORTEST_LEASE:
+    if seconds < MIN_LEASE_SECONDS:
         raise ValueError(text)
     return seconds
 
 
-TAKEN: Mapping[Callable[[str], Any], str] = {
+EXPECTED: Mapping[Callable[[str], Any], str] = {
     _seconds: "a number of seconds above 0",
-    _lease: f"a number of seconds, {SHORTEST_LEASE:g} at least",
+    _lease: f"a number of seconds, at least {MIN_LEASE_SECONDS:g}",
     int: "a whole number",
 }
-READERS: Mapping[str, Callable[[str], Any]] = {
+PARSERS: Mapping[str, Callable[[str], Any]] = {
     "NAMESPACE": str,
     "LEASE": _lease,
     "TTL": _seconds,
@@ -72,22 +75,21 @@ READERS: Mapping[str, Callable[[str], Any]] = {
     "DEADLINE": _seconds,
     "JOIN": _seconds,
     "SHARDS": int,
-    "FEED": int,
+    "FEED_LENGTH": int,
 }
 
 
-def read(environment: Mapping[str, str]) -> Settings | None:
-    """The settings, None without KVPOLL_URL; InvalidInputError names the variable that says nothing sensible."""
-    url = environment.get(URL, "").strip()
-    if not url:
+def read(environment: Mapping[str, str]) -> PluginSettings | None:
+    """Return the settings; None without KVPOLL_URL. InvalidInputError names a variable with an invalid value."""
+    if not is_enabled(environment):
         return None
     found: dict[str, Any] = {}
-    for name, reader in READERS.items():
+    for name, parser in PARSERS.items():
         text = environment.get(PREFIX + name, "").strip()
         if text:
             try:
-                found[name.lower()] = reader(text)
+                found[name.lower()] = parser(text)
             except (ValueError, InvalidInputError):
-                what = TAKEN.get(reader, "text")
-                raise InvalidInputError(f"{PREFIX}{name} is {what}, not {printable(text)!r}") from None
-    return Settings(url, **found)
+                expected = EXPECTED.get(parser, "text")
+                raise InvalidInputError(f"{PREFIX}{name} must be {expected}, not {printable(text)!r}") from None
+    return PluginSettings(environment[URL].strip(), **found)

@@ -1,4 +1,8 @@
-"""What joins one process of SGLang to the table: a thread with an event loop, and all that lives in it."""
+"""The thread that joins one process of SGLang to the table: an event loop, and everything that runs in it.
+
+It publishes the registry's changes, renews the lease and follows the other processes' changes. Whatever happens to it
+or to Redis, SGLang's threads go on with the registry.
+"""
 
 from __future__ import annotations
 
@@ -20,78 +24,78 @@ from redis_kvpoll.aio.store import AsyncStatusStore
 from redis_kvpoll.errors import KVPollError, StoreClosedError
 from redis_kvpoll.integrations.sglang.compat import ProcessIdentity
 from redis_kvpoll.integrations.sglang.merge import FAILED, SUCCESS
-from redis_kvpoll.integrations.sglang.metrics import Metrics
+from redis_kvpoll.integrations.sglang.metrics import LinkMetrics
 from redis_kvpoll.integrations.sglang.publisher import OutboxPublisher
 from redis_kvpoll.integrations.sglang.registry import RoomRegistry
-from redis_kvpoll.integrations.sglang.settings import Settings
+from redis_kvpoll.integrations.sglang.settings import PluginSettings
 from redis_kvpoll.model import KVPoll
 
-REST_SECONDS = 0.004
-"""After news has been seen to: what comes meanwhile goes together, and wakes nobody in SGLang's process."""
-LOOK_SECONDS = 0.25
-"""Between looks whether the server is there."""
-AWAY_SECONDS = 1.0
-"""After so long without news it is taken to be away, and not only busy."""
-LEAVE_SECONDS = 1.0
-"""What the end of a process may take for saying what is still to be said, and again for giving the lease up."""
-REASON_SECONDS = 0.25
-"""How long SGLang's thread waits for another rank's reason, at the end of a request that has failed without one here:
-that is a few milliseconds away, and it is known to come soon or not at all."""
+COALESCE_SECONDS = 0.004
+"""The pause after changes were published: those that come meanwhile go together, and wake no thread."""
+MONITOR_SECONDS = 0.25
+"""Between checks whether the server is reachable."""
+OUTAGE_SECONDS = 1.0
+"""The mirrors must be out of sync for this long before Redis counts as unreachable, and not just as slow."""
+SHUTDOWN_SECONDS = 1.0
+"""The most that publishing what is pending may take when a process ends, and the most for giving up the lease."""
+REASON_WAIT_SECONDS = 0.25
+"""The longest that SGLang's thread waits for another rank's reason, at the end of a request that failed without one
+here. Such a reason is some milliseconds away, or there is none."""
 
 LEASE_LOST = (
-    "redis_kvpoll: %s was taken for dead: it stood still for longer than KVPOLL_LEASE, %g s, or another process has "
-    "its name; what it had under way is Failed, and it goes on under a new lease"
+    "redis_kvpoll: %s lost its lease: no heartbeat for more than KVPOLL_LEASE (%g s), or another process uses the same "
+    "name; its in-flight rooms were failed; continuing under a new lease"
 )
 OWNER = re.compile(r"^owner (prefill|decode)/")
-"""How the table names the owner of a room that it has failed, when that was lost."""
+"""The start of the table's reason for a room whose owner was lost."""
 
 logger = logging.getLogger("redis_kvpoll")
 
 
 class TableWorker:
-    """The registry of one process, kept in step with the table."""
+    """The registry of one process, and the thread that keeps it in step with the table."""
 
-    def __init__(self, settings: Settings, identity: ProcessIdentity) -> None:
+    def __init__(self, settings: PluginSettings, identity: ProcessIdentity) -> None:
         self.identity = identity
         self.registry = RoomRegistry(self._wake)
         self._settings = settings
-        self._metrics_of_link = Metrics(identity.role, identity.owner)
+        self._metrics = LinkMetrics(identity.role, identity.owner)
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._news = asyncio.Event()
-        self._ending = asyncio.Event()
+        self._has_changes = asyncio.Event()
+        self._closing = asyncio.Event()
         self._joined: Future[None] = Future()
         self._mirror: AsyncMirror | None = None
-        self._asking: set[asyncio.Task[None]] = set()
+        self._failing: set[asyncio.Task[None]] = set()
         self._thread = threading.Thread(target=self._run, name=f"kvpoll-{identity.owner}", daemon=True)
 
-    # From SGLang's threads
+    # Called by SGLang's threads
 
     def join(self) -> None:
-        """Take part; raise what is in the way."""
+        """Start the thread and return once it has joined the table; raise what prevents that."""
         self._thread.start()
         try:
             self._joined.result()
         except BaseException:
-            self._thread.join(LEAVE_SECONDS)
+            self._thread.join(SHUTDOWN_SECONDS)
             raise
         atexit.register(self.close)
 
     def close(self) -> None:
-        """Say what is still to be said, and leave. May be repeated."""
+        """Publish what is pending and end the thread. Further calls do nothing."""
         atexit.unregister(self.close)
         if self._loop is not None and self._thread.is_alive():
-            with contextlib.suppress(RuntimeError):  # it has just ended
-                self._loop.call_soon_threadsafe(self._ending.set)
-            self._thread.join(3 * LEAVE_SECONDS)
+            with contextlib.suppress(RuntimeError):  # the loop has just ended
+                self._loop.call_soon_threadsafe(self._closing.set)
+            self._thread.join(3 * SHUTDOWN_SECONDS)
 
     @property
     def is_idle(self) -> bool:
-        """Whether the table has been told all that there was to say."""
+        """Whether the table has every change."""
         return not len(self.registry) and self._publisher.is_idle
 
     def statuses_of(self, room: int) -> dict[int, KVPoll]:
-        """What the table has of a room's ranks, without asking it; nothing while it may still be of the use before."""
-        if self._publisher.knows(room) is None:
+        """Return the table's statuses of a room by rank, from the local copy; empty until it knows the current life."""
+        if self._publisher.published_life(room) is None:
             return {}
         assert self._mirror is not None  # noqa: S101 - it has joined
         try:
@@ -101,8 +105,8 @@ class TableWorker:
 
     def _wake(self) -> None:
         if self._loop is not None:
-            with contextlib.suppress(RuntimeError):  # closed
-                self._loop.call_soon_threadsafe(self._news.set)
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                self._loop.call_soon_threadsafe(self._has_changes.set)
 
     # The thread
 
@@ -113,8 +117,11 @@ class TableWorker:
             if not self._joined.done():
                 self._joined.set_exception(error)
             elif self._joined.exception() is None:
-                owner = self.identity.owner
-                logger.exception("redis_kvpoll: %s has lost its link to the table; SGLang goes on without it", owner)
+                logger.exception(
+                    "redis_kvpoll: %s left the status table because of a bug, and SGLang continues without it; "
+                    "report this traceback",
+                    self.identity.owner,
+                )
 
     async def _main(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -122,160 +129,158 @@ class TableWorker:
             try:
                 async with asyncio.timeout(self._settings.join):
                     tasks = await self._enter(stack)
-                    stack.callback(self._part)
+                    stack.callback(self._detach)
             except BaseException as error:
-                self._joined.set_exception(error)  # at once: to leave takes time, too
+                self._joined.set_exception(error)  # before the stack closes, which takes time too
                 raise
             self._joined.set_result(None)
             running = [asyncio.create_task(task) for task in tasks]
-            ending = asyncio.create_task(self._ending.wait())
-            over, _ = await asyncio.wait([ending, *running], return_when=asyncio.FIRST_COMPLETED)
-            if ending not in over:
-                over.pop().result()  # raises: those others never end by themselves
+            closing = asyncio.create_task(self._closing.wait())
+            ended, _ = await asyncio.wait([closing, *running], return_when=asyncio.FIRST_COMPLETED)
+            if closing not in ended:
+                ended.pop().result()  # raises: the tasks end only by an exception
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LEAVE_SECONDS):
-                    await self._publisher.finish()
+                async with asyncio.timeout(SHUTDOWN_SECONDS):
+                    await self._publisher.flush()
             for task in running:
                 task.cancel()
 
-    def _part(self) -> None:
-        """The link is over, however that came."""
-        self.registry.part()
-        self._publisher.forget()
-        self._metrics_of_link.show(False, 0, self.registry.dropped)
+    def _detach(self) -> None:
+        self.registry.detach()
+        self._publisher.reset()
+        self._metrics.update(is_up=False, pending=0, dropped=self.registry.dropped)
 
     async def _enter(self, stack: AsyncExitStack) -> list[Coroutine[Any, Any, None]]:
-        """Take part, until the stack ends; what is to run meanwhile."""
+        """Join the table until the stack closes; return what is to run meanwhile."""
         settings, identity = self._settings, self.identity
-        store = AsyncStatusStore.from_url(settings.url, **settings.options(identity.role), **identity.ranks)
+        store = AsyncStatusStore.from_url(settings.url, **settings.options(identity.role), **identity.rank_options)
         await stack.enter_async_context(store)
-        lease = await stack.enter_async_context(_Lease(store, identity.owner, settings.lease))
-        self._mirror = await stack.enter_async_context(store.mirror(rooms=self.registry.follows))
+        lease = await stack.enter_async_context(ReplaceableLease(store, identity.owner, settings.lease))
+        self._mirror = await stack.enter_async_context(store.mirror(rooms=self.registry.is_relevant))
         self._publisher = OutboxPublisher(
-            store, self.registry, identity.instance, lambda room: self._opened(store, room)
+            store, self.registry, identity.instance, lambda room: self._on_opened(store, room)
         )
-        self._mirror.on_change(lambda room, status: self._heard(store, room, status))
-        mirrors, tasks = [self._mirror], [self._tell(), self._keep(lease)]
+        self._mirror.on_change(lambda room, status: self._on_own_change(store, room, status))
+        mirrors, tasks = [self._mirror], [self._publish_changes(), self._replace_lost_lease(lease)]
         if identity.role == "decode":
             prefill = AsyncStatusStore.from_url(settings.url, **settings.options("prefill"))
             await stack.enter_async_context(prefill)
-            mirrors.append(await stack.enter_async_context(prefill.mirror(rooms=self.registry.follows)))
-            mirrors[1].on_change(lambda room, status: self._heard_of_prefill(prefill, room, status))
+            mirrors.append(await stack.enter_async_context(prefill.mirror(rooms=self.registry.is_relevant)))
+            mirrors[1].on_change(lambda room, status: self._on_prefill_change(prefill, room, status))
             tasks.append(_reap(prefill, settings.lease / 10))
-        return [*tasks, self._watch(mirrors, lease)]
+        return [*tasks, self._monitor(mirrors, lease)]
 
-    async def _tell(self) -> None:
+    async def _publish_changes(self) -> None:
         while True:
-            await self._news.wait()
-            self._news.clear()
-            self._publisher.see_to(self.registry.news())
-            await asyncio.sleep(REST_SECONDS)
+            await self._has_changes.wait()
+            self._has_changes.clear()
+            self._publisher.publish(self.registry.take_changed())
+            await asyncio.sleep(COALESCE_SECONDS)
 
-    async def _keep(self, lease: _Lease) -> None:
-        """Who was taken for dead has failed all its rooms; it goes on with new ones under a new lease."""
+    async def _replace_lost_lease(self, lease: ReplaceableLease) -> None:
+        """After a lost lease, fail the rooms that it owned, as the table has done, and go on under a new one."""
         while True:
-            await asyncio.sleep(lease.seconds / 10)
+            await asyncio.sleep(lease.ttl / 10)
             if lease.is_lost:
-                for room, number in self._publisher.forget():
-                    self.registry.fail_from_table(
-                        room, number, f"{self.identity.owner} was taken for dead", is_to_be_said=False
-                    )
+                for room, number in self._publisher.reset():
+                    self.registry.fail_from_table(room, number, f"{self.identity.owner} lost its lease", publish=False)
                 with contextlib.suppress(KVPollError):
-                    await lease.renew()  # what is opened before that would be nobody's
+                    await lease.replace()  # first: a room opened before that would have no owner
                     self._publisher.resume()
-                    logger.warning(LEASE_LOST, self.identity.owner, lease.seconds)
+                    logger.warning(LEASE_LOST, self.identity.owner, lease.ttl)
 
-    async def _watch(self, mirrors: list[AsyncMirror], lease: _Lease) -> None:
-        """Say once that the server is away, and once that it is back."""
-        away_since: float | None = None
-        has_said = False
+    async def _monitor(self, mirrors: list[AsyncMirror], lease: ReplaceableLease) -> None:
+        """Log the beginning and the end of an outage once each, resume publishing after it, and update the metrics."""
+        down_since: float | None = None
+        is_logged = False
+        owner = self.identity.owner
         while True:
             is_up, now = all(mirror.synced for mirror in mirrors), time.monotonic()
-            self.registry.reason_seconds = REASON_SECONDS if is_up and self.identity.world_size > 1 else 0.0
-            self.registry.away(not is_up)
+            has_peers = is_up and self.identity.world_size > 1
+            self.registry.reason_wait_seconds = REASON_WAIT_SECONDS if has_peers else 0.0
+            self.registry.set_synced(is_up)
             if is_up and not lease.is_lost:
                 self._publisher.resume()
             if is_up:
-                if has_said:
-                    seconds = now - (away_since or now)
-                    logger.info("redis_kvpoll: %s: Redis is back after %.1f s", self.identity.owner, seconds)
-                away_since, has_said = None, False
-            elif away_since is None:
-                away_since = now
-            elif not has_said and now - away_since > AWAY_SECONDS:
-                has_said = True
-                logger.warning(
-                    "redis_kvpoll: %s: Redis is away; SGLang goes on with what it knows", self.identity.owner
-                )
-            self._metrics_of_link.show(not has_said, len(self.registry), self.registry.dropped)
-            await asyncio.sleep(LOOK_SECONDS)
+                if is_logged:
+                    seconds = now - (down_since or now)
+                    logger.info("redis_kvpoll: %s: Redis is reachable again after %.1f s", owner, seconds)
+                down_since, is_logged = None, False
+            elif down_since is None:
+                down_since = now
+            elif not is_logged and now - down_since > OUTAGE_SECONDS:
+                is_logged = True
+                logger.warning("redis_kvpoll: %s: Redis is unreachable; SGLang continues without it", owner)
+            self._metrics.update(not is_logged, len(self.registry), self.registry.dropped)
+            await asyncio.sleep(MONITOR_SECONDS)
 
-    # What others have done
+    # Other processes' changes
 
-    def _opened(self, store: AsyncStatusStore, room: int) -> None:
-        """From now on the table knows this use of a room; it may have failed there before that."""
+    def _on_opened(self, store: AsyncStatusStore, room: int) -> None:
+        """Check a life that the table has just got to know: its room may have failed there already."""
         if self._mirror is not None:
-            self._heard(store, room, self._mirror.get(room))
+            self._on_own_change(store, room, self._mirror.get(room))
 
-    def _heard(self, store: AsyncStatusStore, room: int, status: KVPoll | None) -> None:
-        """News of our own role's table: another rank, an operator, or whoever took this process for dead."""
+    def _on_own_change(self, store: AsyncStatusStore, room: int, status: KVPoll | None) -> None:
+        """Follow a failure in this role's table: by another rank, by an operator, or because this process was lost."""
         if status is KVPoll.Failed and dict.get(self.registry.statuses, room) not in (None, FAILED):
-            self._ask(store, room, self._publisher.knows(room), is_to_be_said=False)
+            self._start_failing(store, room, self._publisher.published_life(room), publish=False)
 
-    def _heard_of_prefill(self, store: AsyncStatusStore, room: int, status: KVPoll | None) -> None:
-        """The prefill side has failed what we wait for. What has been transferred needs it no more."""
+    def _on_prefill_change(self, store: AsyncStatusStore, room: int, status: KVPoll | None) -> None:
+        """Follow a failure on the prefill side, unless the transfer is complete."""
         if status is KVPoll.Failed and dict.get(self.registry.statuses, room) not in (None, FAILED, SUCCESS):
-            self._ask(store, room, self.registry.number_of(room), is_to_be_said=True)
+            self._start_failing(store, room, self.registry.current_life(room), publish=True)
 
-    def _ask(self, store: AsyncStatusStore, room: int, number: int | None, is_to_be_said: bool) -> None:
+    def _start_failing(self, store: AsyncStatusStore, room: int, number: int | None, publish: bool) -> None:
         if number is not None:
-            task = asyncio.create_task(self._fail(store, room, number, is_to_be_said))
-            self._asking.add(task)
-            task.add_done_callback(self._asking.discard)
+            task = asyncio.create_task(self._fail(store, room, number, publish))
+            self._failing.add(task)
+            task.add_done_callback(self._failing.discard)
 
-    async def _fail(self, store: AsyncStatusStore, room: int, number: int, is_to_be_said: bool) -> None:
-        """Fail a use, with the reason that the table has."""
+    async def _fail(self, store: AsyncStatusStore, room: int, number: int, publish: bool) -> None:
+        """Fail a life, with the table's reason."""
         reason = None
         with contextlib.suppress(KVPollError):
             reason = await store.failure_reason(room)
-        text = OWNER.sub(r"\1 ", reason or ("failed on the prefill side" if is_to_be_said else ""))
-        self.registry.fail_from_table(room, number, text, is_to_be_said)
+        text = OWNER.sub(r"\1 ", reason or ("failed on the prefill side" if publish else ""))
+        self.registry.fail_from_table(room, number, text, publish)
 
 
-class _Lease:
-    """The lease of a process, which takes another when it was taken for dead."""
+class ReplaceableLease:
+    """The lease of a process, which can be replaced once it is lost. A context manager."""
 
-    def __init__(self, store: AsyncStatusStore, owner: str, seconds: float) -> None:
-        self.seconds = seconds
+    def __init__(self, store: AsyncStatusStore, owner: str, ttl: float) -> None:
+        self.ttl = ttl
         self._store = store
         self._owner = owner
-        self._held: AsyncLease | None = None
+        self._current: AsyncLease | None = None
 
     @property
     def is_lost(self) -> bool:
-        return self._held is None or self._held.lost
+        return self._current is None or self._current.lost
 
-    async def renew(self) -> None:
-        if self._held is not None:
-            await self._held.aclose()
-            self._held = None
-        lease = self._store.lease(self._owner, ttl=self.seconds)
+    async def replace(self) -> None:
+        """Take a new lease."""
+        if self._current is not None:
+            await self._current.aclose()
+            self._current = None
+        lease = self._store.lease(self._owner, ttl=self.ttl)
         await lease.__aenter__()
-        self._held = lease
+        self._current = lease
 
-    async def __aenter__(self) -> _Lease:
-        await self.renew()
+    async def __aenter__(self) -> ReplaceableLease:
+        await self.replace()
         return self
 
     async def __aexit__(self, *_: Any) -> None:
-        if self._held is not None:
+        if self._current is not None:
             with contextlib.suppress(KVPollError, TimeoutError):
-                async with asyncio.timeout(LEAVE_SECONDS):
-                    await self._held.aclose()
+                async with asyncio.timeout(SHUTDOWN_SECONDS):
+                    await self._current.aclose()
 
 
 async def _reap(store: AsyncStatusStore, seconds: float) -> None:
-    """Fail what dead owners have left, also when no owner of that side is alive to do it."""
+    """Fail the rooms of lost prefill processes, also when no prefill process is left to do it."""
     while True:
         with contextlib.suppress(KVPollError):
             await store.reap()

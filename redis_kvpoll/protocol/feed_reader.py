@@ -1,6 +1,6 @@
 """Walks over the change feed for people: the history of one room, and the tail of all.
 
-A walk does no I/O: it names the next request and takes its reply (see FeedWalk). The executor runs it. To add a walk:
+A walk does no I/O: it names the next request and takes its reply (see FeedReader). The executor runs it. To add a walk:
 write another class with these two methods.
 """
 
@@ -20,7 +20,7 @@ START = "0-0"
 """A position before all entries."""
 
 
-class FeedWalk(Protocol):
+class FeedReader(Protocol):
     """A walk over feeds, a request at a time."""
 
     pause: float
