@@ -27,7 +27,7 @@ from redis_kvpoll.errors import (
     WorldSizeMismatchError,
 )
 from redis_kvpoll.model import KVPoll, Outcome, Update
-from redis_kvpoll.protocol.feed import FeedReader
+from redis_kvpoll.protocol.feed_reader import FeedReader
 from redis_kvpoll.protocol.handle import Handle
 from redis_kvpoll.protocol.scan import Scan
 from redis_kvpoll.protocol.script_call import Call, CallContext, Command

@@ -18,7 +18,7 @@ from redis_kvpoll import (
     StoreUnavailableError,
     Update,
 )
-from redis_kvpoll.aio.dispatcher import CallWaiter
+from redis_kvpoll.aio.dispatcher import CallFuture
 from redis_kvpoll.engine.batching import Batch
 from redis_kvpoll.engine.effects import PendingCall
 from tests.support import real
@@ -330,6 +330,6 @@ async def test_finished_calls_leave_nothing_in_memory(server):
         del tasks
         await store.get(1)
         gc.collect()
-        left = [type(one).__name__ for one in gc.get_objects() if type(one) in (PendingCall, CallWaiter, Batch)]
+        left = [type(one).__name__ for one in gc.get_objects() if type(one) in (PendingCall, CallFuture, Batch)]
         assert left == []
         assert list(queues_of(store)) == ["default"]
