@@ -40,14 +40,14 @@ class Worker:
         """Return a command: a method of tests.sglang.worker.Worker."""
         if name.startswith("_"):
             raise AttributeError(name)
-        return lambda *arguments: self.send(name, *arguments).receive()
+        return lambda *arguments: self.send_command(name, *arguments).receive_answer()
 
-    def send(self, *command: Any) -> Self:
+    def send_command(self, *command: Any) -> Self:
         """Send a command without waiting for the answer."""
         self._pipe.sendall(json.dumps(command).encode() + b"\n")
         return self
 
-    def receive(self) -> Any:
+    def receive_answer(self) -> Any:
         self._pipe.settimeout(ANSWER_SECONDS)
         try:
             line = self._lines.readline()
@@ -155,7 +155,7 @@ class Deployment:
             started.append(self._host.start(plan))
         self.workers += started
         for worker in started:
-            worker.kinds = worker.receive()
+            worker.kinds = worker.receive_answer()
         return started
 
     def pair(self, **options: Any) -> tuple[Worker, Worker]:
