@@ -18,7 +18,7 @@ from chaos.servers import ChaosError
 from chaos.worker import SYNC_SECONDS, Plan
 
 START_SECONDS = 20.0
-ERROR_WORDS = ("Traceback", "Warning", "Exception ignored", "Fatal")
+ERROR_WORDS = ("Traceback", "Warning", "Exception ignored", "failed unexpectedly", "Fatal")
 ROOT = Path(__file__).parent.parent
 
 
