@@ -218,7 +218,7 @@ class TestLostLease:
         assert held.heartbeat().lost
         assert held.heartbeat().lost
         assert record(client) is None
-        assert len([r for r in caplog.records if "was lost" in r.getMessage()]) == 1
+        assert len([r for r in caplog.records if "lost its lease" in r.getMessage()]) == 1
         with pytest.raises(LeaseLostError):
             held.store.update_status(3, BOOT)
         held.give_up()

@@ -218,7 +218,7 @@ class TestHolders:
                     one.update_status(2, BOOT)
                 assert not again.lost
                 assert again.incarnation > lease.incarnation
-        assert len([r for r in caplog.records if "was lost" in r.getMessage()]) == 1
+        assert len([r for r in caplog.records if "lost its lease" in r.getMessage()]) == 1
         assert peer.failure_reason(1) == "owner prefill-0 lost (its name was taken again)"
         assert one.update_status(3, BOOT).status is BOOT
 

@@ -120,13 +120,13 @@ def after_lease_call(process: Holder, action: lease_commands.Action, found: leas
 class _Wire:
     """An executor that yields its calls."""
 
-    def ask(self, _: str, tag: str, words: list[str]) -> Iterator[Any]:
+    def send_command(self, _: str, tag: str, words: list[str]) -> Iterator[Any]:
         return (yield words)
 
     def run(self, command: Command[Any, Any], _: list[int]) -> Iterator[Any]:
         return (yield command)
 
-    def send(self, _: str, calls: list[Call]) -> Iterator[Any]:
+    def send_calls(self, _: str, calls: list[Call]) -> Iterator[Any]:
         return (yield calls[0])
 
 
