@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import redis
 
+from chaos.proxy import Proxy
 from redis_kvpoll import AsyncStatusStore, StatusStore
 from redis_kvpoll.aio import connections as async_connections
 from redis_kvpoll.sync import connections
@@ -18,7 +19,6 @@ from tests.support import pace, real
 from tests.support import servers as matrix
 from tests.support.blocking import Blocking
 from tests.support.looped import Side
-from tests.support.proxy import Proxy
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ import random
 
 import pytest
 
+from chaos.proxy import Proxy
 from redis_kvpoll import (
     AsyncStatusStore,
     CorruptEntryError,
@@ -18,7 +19,6 @@ from tests.support import real
 from tests.support.calls import gather
 from tests.support.internals import executor_of
 from tests.support.oracle import Oracle
-from tests.support.proxy import Proxy
 
 BOOT, MOVE = KVPoll.Bootstrapping, KVPoll.Transferring
 

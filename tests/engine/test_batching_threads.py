@@ -104,7 +104,7 @@ class TestSharedBatches:
         list(threads.map(lambda room: store.update_status(room, BOOT), range(500)))
         store.get(1)
         gc.collect()
-        assert [one for one in gc.get_objects() if type(one) in (PendingCall, Batch, dispatcher.Caller)] == []
+        assert [one for one in gc.get_objects() if type(one) in (PendingCall, Batch, dispatcher.CallingThread)] == []
         assert is_idle(store)
 
 

@@ -47,7 +47,7 @@ class TestLostReply:
     def test_clear_is_not_sent_again(self, store, proxy, client, operation):
         script, call, _ = DESTROYING[operation]
         proxy.lose_next_reply(script)
-        with pytest.raises(OutcomeUnknownError, match=rf"^{operation} of room 1: .*may have happened or not"):
+        with pytest.raises(OutcomeUnknownError, match=rf"^{operation} of room 1: .*may have been executed or not"):
             call(store)
         assert proxy.calls(script) == 1
         assert store.get(1) is (KVPoll.Bootstrapping if script == "pop_prefix" else None)

@@ -8,6 +8,7 @@ import threading
 import pytest
 import redis
 
+from chaos.proxy import Proxy
 from redis_kvpoll import (
     EvictionWarning,
     KVPoll,
@@ -19,7 +20,6 @@ from redis_kvpoll import (
 )
 from tests.support import pace, real
 from tests.support.calls import DESTROYING, MARGIN, REPEATED
-from tests.support.proxy import Proxy
 
 
 class TestTemporaryRefusal:
@@ -120,7 +120,7 @@ class TestFinalRefusal:
             store.update_status(1, 1)
             client.delete(f"kvpoll:{{default}}:{key}")
             client.set(f"kvpoll:{{default}}:{key}", "mine", ex=60)
-            message = self.refused(lambda: call(store), r"WRONGTYPE.*its feed.* look at it with redis-cli")
+            message = self.refused(lambda: call(store), r"WRONGTYPE.*its feed.* check it with redis-cli")
             assert message.startswith(f"{operation} of room 1: the server refused: ")
             assert client.get(f"kvpoll:{{default}}:{key}") == b"mine"
             assert store.poll([2]) == [None]
@@ -206,7 +206,7 @@ class TestFinalRefusal:
             store = world.open(proxy.url)
             store.update_status(1, 1)
             client.config_set("maxmemory", "1")
-            self.refused(lambda: store.update_status(2, 1), "OOM.*give it more, or choose shorter TTLs")
+            self.refused(lambda: store.update_status(2, 1), "OOM.*raise it, or choose shorter TTLs")
             assert proxy.calls("update") == 3  # EVALSHA and EVAL of the first, and one more
             assert store.get(1) is KVPoll.Bootstrapping  # what reads goes on
             client.config_set("maxmemory", "0")

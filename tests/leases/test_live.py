@@ -239,7 +239,7 @@ class TestHolders:
         with store.lease("prefill-0", ttl=5.0, heartbeat=0.05):
             server.stop()
             real.until(lambda: "was not renewed" in caplog.text, "a heartbeat fails")
-        assert "will lapse" in caplog.text
+        assert "will expire" in caplog.text
         world.restart(server)
 
     def test_refused_heartbeat_is_repeated(self, side, server, client, caplog):

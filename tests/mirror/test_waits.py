@@ -130,7 +130,7 @@ class TestWaiting:
 
 class TestStoreWait:
     def test_idle_follower_ends(self, side, store, peer, monkeypatch):
-        monkeypatch.setattr(f"redis_kvpoll.{'aio' if side.is_async else 'sync'}.mirror.IDLE_TIMEOUT", 0.0)
+        monkeypatch.setattr(f"redis_kvpoll.{'aio' if side.is_async else 'sync'}.waits.IDLE_TIMEOUT", 0.0)
         store.update_status(1, BOOT)
         for _ in range(3):
             with pytest.raises(WaitTimeoutError):
@@ -140,7 +140,7 @@ class TestStoreWait:
         assert replica_of(store).statuses == {}
 
     def test_wait_that_starts_while_follower_ends_is_served(self, server, peer, threads, monkeypatch):
-        monkeypatch.setattr("redis_kvpoll.sync.mirror.IDLE_TIMEOUT", 0.0)
+        monkeypatch.setattr("redis_kvpoll.sync.waits.IDLE_TIMEOUT", 0.0)
         peer.update_status(1, BOOT)
         with StatusStore(server.store_client()) as store:
             with pytest.raises(WaitTimeoutError):

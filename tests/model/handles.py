@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from redis_kvpoll import KVPoll, Outcome, Update
 from redis_kvpoll.engine.tracked_rooms import CLEARING, TrackedRoom, TrackedRooms
 from redis_kvpoll.protocol import fenced_commands, replies, script_specs
-from redis_kvpoll.protocol.replies import Opened
+from redis_kvpoll.protocol.replies import OpenedRoom
 from redis_kvpoll.protocol.script_call import Call, CallContext, Command, only
 from tests.model.operations import Operation, Process
 from tests.model.table import NAMESPACE, ROOM
@@ -96,7 +96,7 @@ def _learn_stale(process: Process, value: Any) -> Process:
 
 
 def _learn_opened(process: Process, value: Any) -> Process:
-    return process._replace(handle=b"%d" % value.generation, ended=b"") if isinstance(value, Opened) else process
+    return process._replace(handle=b"%d" % value.generation, ended=b"") if isinstance(value, OpenedRoom) else process
 
 
 def _open(request: str) -> Operation:

@@ -13,7 +13,7 @@ from redis_kvpoll.errors import KVPollError, LeaseLostError
 from redis_kvpoll.protocol import fenced_commands as fenced
 from redis_kvpoll.protocol import lease_commands, replies, room_commands
 from redis_kvpoll.protocol.lease_commands import LeaseConfig
-from redis_kvpoll.protocol.replies import Opened
+from redis_kvpoll.protocol.replies import OpenedRoom
 from redis_kvpoll.protocol.script_call import Call, CallContext, Command, only
 from tests.model import handles
 from tests.model.operations import context
@@ -176,7 +176,7 @@ def observed(process: Holder, call: Call, reply: list[Any], value: Any, nonce: s
     if isinstance(value, LeaseLostError):
         return process.without_lease()
     process = handles.observed(process, context_of(process.owner, process.incarnation, nonce), call, reply)  # type: ignore
-    if isinstance(value, Opened):
+    if isinstance(value, OpenedRoom):
         return process._replace(handle=b"%d" % value.generation, ended=b"")
     is_over = call.spec.script.name in ("write", "clear") and isinstance(value, Update)
     if is_over and value.outcome in (Outcome.STALE, Outcome.CLEARED):

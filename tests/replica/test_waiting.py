@@ -74,7 +74,7 @@ class TestWaiting:
         assert (waiter.outcome, woken) == (KVPoll.Failed, [1])
 
     def test_suspicion_during_resync_keeps_shard_unsynced(self, run):
-        before = run.replica.times_suspected
+        before = run.replica.connection_losses
         run.replica.connection_lost()
         run.replica.mark_synced("ns", before)
         assert not run.shard.synced

@@ -16,6 +16,7 @@ from click.testing import CliRunner
 from redis.cluster import LoadBalancingStrategy
 from redis.exceptions import NoPermissionError, ResponseError
 
+from chaos.proxy import Proxy
 from redis_kvpoll import InvalidInputError, KVPoll, ServerRefusedError, StatusStore
 from redis_kvpoll.cli.app import kvpoll
 from redis_kvpoll.protocol import acl, scripts
@@ -24,7 +25,6 @@ from tests.support import cluster, real
 from tests.support.calls import DESTROYING, REPEATED, works
 from tests.support.internals import calls_without_comments, make_touch_due
 from tests.support.leasing import ManualLease
-from tests.support.proxy import Proxy
 from tests.support.servers import KINDS, program, why_absent
 
 REAL = [kind for kind in KINDS if kind != "fakeredis"]

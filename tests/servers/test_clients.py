@@ -14,10 +14,10 @@ from redis.backoff import ConstantBackoff
 from redis.cluster import LoadBalancingStrategy
 from redis.retry import Retry
 
+from chaos.proxy import Proxy
 from redis_kvpoll import AsyncStatusStore, InvalidInputError, KVPoll, Outcome, StatusStore, StoreClosedError
 from tests.support import cluster, real
 from tests.support.internals import give_back_connection, idle_connections_of, take_connection
-from tests.support.proxy import Proxy
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 import pytest
 
 from redis_kvpoll import AsyncStatusStore, KVPoll, Outcome, ServerRefusedError, StatusStore
-from redis_kvpoll.protocol.feed import Tail
+from redis_kvpoll.protocol.feed_reader import Tail
 from redis_kvpoll.protocol.keys import tag, tags
 from redis_kvpoll.transport.slot_map import SlotMap
 from tests.support import real

@@ -130,7 +130,7 @@ class TestEmbedded:
             import os, sys, time
             from redis_kvpoll.transport.embedded import EmbeddedServer
             server = EmbeddedServer()
-            print(server.pid, server._guard.pid, flush=True)
+            print(server.pid, server._supervisor.pid, flush=True)
             sys.stdin.readline()
             {{"exit": sys.exit, "os._exit": lambda: os._exit(0), "SIGKILL": lambda: time.sleep(60)}}[{end!r}]()
         """)

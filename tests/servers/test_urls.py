@@ -9,10 +9,10 @@ import pytest
 import redis
 import trustme
 
+from chaos.proxy import Proxy
 from redis_kvpoll import EmbeddedServerError, KVPoll, ServerRefusedError, StoreUnavailableError
 from tests.support import cluster, real
 from tests.support.calls import works
-from tests.support.proxy import Proxy
 from tests.support.servers import program, why_absent
 
 

@@ -97,7 +97,7 @@ class TestOpen:
 
     def test_plainly_created_room_is_busy(self, store):
         store.update_status(ROOM, KVPoll.Bootstrapping)
-        with pytest.raises(RoomBusyError, match="a request without a name"):
+        with pytest.raises(RoomBusyError, match="a request without an id"):
             store.open(ROOM, request="rid")
 
     @pytest.mark.parametrize("status", [KVPoll.Failed, KVPoll.Transferring, KVPoll.Success, 7])

@@ -11,7 +11,7 @@ import pytest
 from redis_kvpoll import AsyncStatusStore, FeedGap, KVPoll, StatusStore, StoreClosedError, StoreUnavailableError
 from redis_kvpoll.engine.effects import Sleep
 from redis_kvpoll.engine.executor import Executor
-from redis_kvpoll.protocol.feed import Tail
+from redis_kvpoll.protocol.feed_reader import Tail
 from redis_kvpoll.protocol.settings import ExpectedSettings
 from tests.support import pace, real
 from tests.support.feeds import a_round
@@ -53,7 +53,7 @@ class TestTailRounds:
         assert short(a_round(store, tail)) == [(1, KVPoll.Bootstrapping)]
 
     def test_tail_reads_many_pages(self, store, monkeypatch):
-        monkeypatch.setattr("redis_kvpoll.protocol.feed.PAGE", 10)
+        monkeypatch.setattr("redis_kvpoll.protocol.feed_reader.PAGE", 10)
         rooms = range(16 * 25)
         store.update_many(dict.fromkeys(rooms, 1))
         tail = Tail(10**9)
