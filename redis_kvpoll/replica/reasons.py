@@ -44,8 +44,8 @@ class FailureReasons(dict[int, FailureReason]):
                 self[room] = kept._replace(status=status)
 
     def text(self, room: int, newest: KVPoll | None) -> str | None:
-        """Return the reason of a room whose ``newest`` status may be ahead of the feed."""
+        """Return the reason of a room whose ``newest`` status may be ahead of the feed; None when it is absent."""
         kept = self.get(room)
-        if kept is None or (kept.status is KVPoll.Failed and newest is not KVPoll.Failed):
+        if kept is None or newest is None or (kept.status is KVPoll.Failed and newest is not KVPoll.Failed):
             return None
         return kept.text

@@ -74,6 +74,24 @@ class TestReading:
             store.clear_many(range(100, 2_300))
             assert mirror.poll(range(100, 2_300)) == [None] * 2_200
 
+    def test_reason_of_a_failure_is_in_the_copy(self, store, peer):
+        peer.update_many({1: MOVE, 2: MOVE, 3: MOVE})
+        peer.abort(3, "before")
+        with store.mirror() as mirror:
+            peer.abort(1, "no memory")
+            store.record_failure(2, "own")
+            store.update_status(2, FAIL)
+            real.until(lambda: mirror.failure_reason(1) and mirror.failure_reason(2), "the feed is read")
+            assert [mirror.failure_reason(room) for room in range(5)] == [None, "no memory", "own", None, None]
+            assert [store.failure_reason(room) for room in (1, 2, 3)] == ["no memory", "own", "before"]
+            peer.clear(1)
+            real.until(lambda: mirror.get(1) is None, "cleared")
+            assert mirror.failure_reason(1) is None
+            with pytest.raises(InvalidInputError, match=r"^failure_reason: a room is"):
+                mirror.failure_reason("1")
+        with pytest.raises(StoreClosedError, match=r"^failure_reason: this mirror was closed"):
+            mirror.failure_reason(1)
+
     def test_own_unchanged_write_shows_the_current_status(self, store, peer):
         with store.mirror() as mirror:
             peer.update_status(1, DONE)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from redis_kvpoll import KVPoll
 from tests.support.fuzzing import examples
-from tests.support.internals import ahead_of, cleared_ranks_of, ids_of, own_writes_of, read_positions_of
+from tests.support.internals import ahead_of, cleared_ranks_of, ids_of, own_writes_of, read_positions_of, reasons_of
 from tests.support.replicas import RankedRun, replica_of
 
 BOOT, INPUT, MOVE, DONE, FAIL = (KVPoll(number) for number in (1, 2, 3, 4, 0))
@@ -73,7 +73,9 @@ def test_any_interleaving_ends_with_the_view_of_the_rank(steps):
     table = run.server.table.rooms
     assert run.replica.ranks == {room: {**there.live, **there.cleared} for room, there in table.items()}
     assert cleared_ranks_of(run.shard) == {room: set(there.cleared) for room, there in table.items() if there.cleared}
-    assert ids_of(run.shard).keys() == table.keys(), "only live rooms take memory"
+    assert run.shown_reasons() == run.reasons()
+    assert reasons_of(run.shard).keys() <= table.keys()
+    assert ids_of(run.shard).keys() == table.keys(), "memory is that of the live rooms"
     assert own_writes_of(run.shard).keys() <= table.keys()
     assert not ahead_of(run.shard)
     assert not read_positions_of(run.shard)

@@ -171,6 +171,10 @@ def ahead_of(shard: Any) -> list[tuple[int, int]]:
     return shard._ahead  # type: ignore[no-any-return]
 
 
+def reasons_of(shard: Any) -> dict[int, Any]:
+    return shard._reasons  # type: ignore[no-any-return]
+
+
 def own_writes_of(shard: Any) -> dict[int, Any]:
     return shard._own_writes  # type: ignore[no-any-return]
 

@@ -10,7 +10,7 @@ from redis_kvpoll.protocol.script_specs import SNAPSHOT
 from redis_kvpoll.replica.replica import Replica
 from redis_kvpoll.replica.shard import number_of, text_of
 from tests.support.contexts import context
-from tests.support.internals import ahead_of, ids_of, own_writes_of, read_positions_of, unread_of
+from tests.support.internals import ahead_of, ids_of, own_writes_of, read_positions_of, reasons_of, unread_of
 from tests.support.ranked import StoreOracle, Table
 
 CONTEXT = context()
@@ -32,6 +32,8 @@ class Server:
         self.last = start << 64
         self.rooms = {}
         self.feed = []
+        self.reasons = {}
+        """{room: (the id of the entry that gives the reason, the reason)}"""
         self.history = {room: [(-1, None)] for room in ROOMS}
 
     def write(self, statuses, entries=1):
@@ -42,6 +44,12 @@ class Server:
             fields = [b"ttl_ms", b"900000"]
             for room, status in items[at : at + -(-len(items) // entries)]:
                 fields += [b"%d" % room, status.name.encode() if status is not None else b"absent"]
+                if status is KVPoll.Failed:
+                    reason = f"why {self.last}"
+                    fields += [b"reason", reason.encode()]
+                    self.reasons[room] = self.last, reason
+                else:
+                    self.reasons.pop(room, None)  # only a room that has failed has one here
                 self._set(room, status)
             self.feed.append((text_of(self.last).encode(), fields))
         return text_of(self.last).encode()
@@ -54,7 +62,8 @@ class Server:
             self.rooms[room] = status
 
     def expire(self, room):
-        """Remove a room without an entry in the feed."""
+        """Gone, and no entry says so."""
+        self.reasons.pop(room, None)
         self._set(room, None)
 
     def snapshot(self, rooms):
@@ -85,7 +94,17 @@ class Run:
         self.reported = []
 
     def start(self):
+        self.started_at = self.server.last
         self.replica.start_resync("ns", text_of(self.server.last).encode(), 0)
+
+    def reasons(self):
+        """{room: its reason}, of the rooms that are there for this process, if recorded since the copy began"""
+        found = self.server.reasons.items()
+        return {room: reason for room, (at, reason) in found if at > self.started_at and room in self.server.rooms}
+
+    def shown_reasons(self):
+        shown = {room: self.replica.failure_reason(room) for room in ROOMS}
+        return {room: reason for room, reason in shown.items() if reason is not None}
 
     def own(self, statuses, entries):
         mark = self.replica.sync_epochs()
@@ -134,6 +153,7 @@ class Run:
         ahead = {room for _, room in ahead_of(self.shard)}
         assert ids_of(self.shard).keys() <= self.replica.statuses.keys() | ahead, "an absent room is kept for ever"
         assert all(at > self.shard.position for at, _ in ahead_of(self.shard))
+        assert reasons_of(self.shard).keys() <= self.replica.statuses.keys(), "a reason without its room"
 
 
 class RankedServer(Server):
@@ -153,6 +173,7 @@ class RankedServer(Server):
         fields, answers, changed_rooms = [], [], []
         for room in rooms:
             before = self.table.rooms.get(room)
+            reason = before.reason if before else None
             act = getattr(self, f"_{name}", None) or getattr(self.oracles[by], name)
             answers.append(
                 act(*([by] if hasattr(self, f"_{name}") else []), [room] if name == "touch" else room, *arguments)
@@ -178,8 +199,11 @@ class RankedServer(Server):
             if name not in ("clear", "record_failure"):
                 fields += [b"ttl_ms", b"900000"]
             fields += [b"%d" % room, there.status.name.encode() if there else b"absent", *pair]
-            if name in ("abort", "record_failure"):
-                fields += [b"reason", b"why"]
+            if there is not before or not there.reason:
+                self.reasons.pop(room, None)
+            if there and there.reason and (there is not before or there.reason != reason):
+                fields += [b"reason", there.reason.encode()]
+                self.reasons[room] = self.last + 1, there.reason
         if not fields:
             return None, answers
         self.last += 1
@@ -229,6 +253,7 @@ class RankedServer(Server):
     def expire(self, room):
         self._set(room, self.oracles[0].get(room))  # so it may still be shown until one has asked
         self.table.rooms.pop(room, None)
+        self.reasons.pop(room, None)
         self._set(room, None)
 
     def snapshot(self, rooms):
@@ -332,6 +357,10 @@ class RankedRun(Run):
                 assert self.is_of_one_life(room, at, shown), f"room {room} shows {shown}"
             elif room in ids_of(shard) or shard.synced:
                 assert self.server.ranks_could_be(room, at, shown), f"room {room} shows {shown}"
+
+        assert reasons_of(shard).keys() <= self.replica.ranks.keys() | shard.uncertain.keys(), (
+            "a reason without its room"
+        )
 
     def is_of_one_life(self, room, at, shown):
         """Whether the other ranks were as shown at one time, in a life of the room in which this rank was as shown.
