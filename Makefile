@@ -5,7 +5,7 @@ WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(8, 1 + (os.cpu_count() or 
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-sglang rehearse bench bench-sglang chaos lint clean
+.PHONY: demo test test-sglang rehearse bench bench-sglang chaos check lint clean
 
 demo: .venv/demo
 	$(BIN)/kvpoll replay --limit 3000 --speed 60 --prefill 2 --decode 2 --policy strict --seed 7 \
@@ -32,6 +32,9 @@ bench-sglang: .venv-sglang/project
 # Some seconds a scenario; LONG=1 for the long form. Which faults and calls are drawn is said by SEED.
 chaos: .venv/test
 	$(BIN)/python -m chaos $(if $(LONG),--long) $(if $(SEED),--seed $(SEED))
+
+# What CI checks beside the tests.
+check: lint
 
 # luacheck comes from the system (Debian: lua-check); make test has its own check of the Lua's globals.
 lint: .venv/lint

@@ -24,7 +24,7 @@ def measure(ground: Ground, rooms: int, call_rounds: int, rounds: int) -> Sectio
     some, many = ground.ids(rooms), ground.ids(_BATCH)
     with contextlib.ExitStack() as closing:
         told = closing.enter_context(ground.store("told"))
-        silent = closing.enter_context(ground.store("silent", feed=0))
+        silent = closing.enter_context(ground.store("silent", feed_length=0))
         calls = [_calls("with", told, some), _calls("without", silent, some)]
         batches = [_batches("with", told, many), _batches("without", silent, many)]
         one, batch = interleave(calls, call_rounds), interleave(batches, rounds)

@@ -52,8 +52,10 @@ class Ground:
         client: redis.asyncio.Redis = redis.asyncio.Redis.from_url(self.url, protocol=3, **options)
         return client
 
-    def store(self, table: str, shards: int = 1, pure: bool = False, feed: int | None = None) -> StatusStore:
-        return StatusStore(self.plain(pure), namespace=f"{self.id}.{table}", ttl=TTL, shards=shards, feed=feed)
+    def store(self, table: str, shards: int = 1, pure: bool = False, feed_length: int | None = None) -> StatusStore:
+        return StatusStore(
+            self.plain(pure), namespace=f"{self.id}.{table}", ttl=TTL, shards=shards, feed_length=feed_length
+        )
 
     def store_async(self, table: str, pure: bool = False) -> AsyncStatusStore:
         return AsyncStatusStore(self.plain_async(pure), namespace=f"{self.id}.{table}", ttl=TTL)

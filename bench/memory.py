@@ -17,7 +17,7 @@ _REASON = "Decode instance could be dead, remote mooncake session 10.0.0.7:17012
 
 def measure(ground: Ground, count: int) -> Section:
     section = Section("memory", "Memory of a room on the server, beside its key name", "bytes")
-    with ground.store("memory", feed=0) as store:  # the feed's memory is bounded, and measured by itself
+    with ground.store("memory", feed_length=0) as store:  # the feed's memory is bounded, and measured by itself
         store.update_status(0, KVPoll.Bootstrapping)  # the connection and the settings are there from now on
         store.clear(0)
         section.rows = [

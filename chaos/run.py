@@ -48,7 +48,17 @@ def run(name: str, scenario: Scenario, seconds: float, seed: int) -> Verdict:
     with tempfile.TemporaryDirectory(prefix="chaos-") as folder, scenario.make(Path(folder)) as field:
         start = time.monotonic()
         plan = Plan(
-            -1, field.url, "", f"{seed} {name}", start, False, DEADLINE, TTL, field.shards, field.feed, field.lease
+            -1,
+            field.url,
+            "",
+            f"{seed} {name}",
+            start,
+            False,
+            DEADLINE,
+            TTL,
+            field.shards,
+            field.feed_length,
+            field.lease,
         )
         with Crew(Path(folder), plan, WORKERS) as crew:
             chance = random.Random(f"{seed} {name}")  # noqa: S311 - chance, not secrets

@@ -35,7 +35,7 @@ class Field:
     primaries: Callable[[], list[redis.Redis]]
     """To all servers that hold keys, when all is quiet."""
     shards: int = 1
-    feed: int = 100_000
+    feed_length: int = 100_000
     """How many entries a shard's feed keeps."""
     lease: float = LEASE
     """Seconds of the workers' leases."""
@@ -71,7 +71,7 @@ def workers(folder: Path) -> Iterator[Field]:
     silent for three times the life of a lease, which is no reason to take anybody for dead."""
     with Server(folder / "server") as server:
         injuries = [*faults.of_workers(), faults.long_pause(server, 3 * LEASE)]
-        yield Field(server.url, injuries, lambda: [server.client], feed=100)
+        yield Field(server.url, injuries, lambda: [server.client], feed_length=100)
 
 
 @contextlib.contextmanager

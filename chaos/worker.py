@@ -48,7 +48,7 @@ class Plan:
     deadline: float
     ttl: float
     shards: int
-    feed: int
+    feed_length: int
     lease: float
 
     def text(self) -> str:
@@ -62,7 +62,7 @@ class Plan:
             ttl=self.ttl,
             terminal_ttl=self.ttl,
             shards=self.shards,
-            feed=self.feed,
+            feed_length=self.feed_length,
         )
 
 

@@ -3,13 +3,13 @@
 -- stored. Times are milliseconds.
 --
 -- KEYS     settings
--- ARGV     ttl_ms, schema, policy, shards, mode, feed
--- REPLY    schema, policy, shards, mode, feed
+-- ARGV     ttl_ms, schema, policy, shards, mode, feed_length
+-- REPLY    schema, policy, shards, mode, feed_length
 -- FEED     nothing
 
-local NAMES = {'schema', 'policy', 'shards', 'mode', 'feed'}
+local NAMES = {'schema', 'policy', 'shards', 'mode', 'feed_length'}
 local DEFAULTS = {'2', 'compat', '1', 'none', '100000'}
-local stored = redis.call('HMGET', KEYS[1], 'schema', 'policy', 'shards', 'mode', 'feed')
+local stored = redis.call('HMGET', KEYS[1], 'schema', 'policy', 'shards', 'mode', 'feed_length')
 local agreed = {}
 
 for i = 1, #NAMES do

@@ -13,8 +13,8 @@ KVPollError
 ├── FeedOffError                        the namespace keeps no feed of its changes
 ├── StoreClosedError                    the store was closed
 ├── ServerRefusedError                  the server answered with an error; trying again would not help
-├── StoreUnavailableError               no answer within the deadline
-│   └── OutcomeUnknownError             sent, but the reply was lost: it may or may not have happened
+├── StoreUnavailableError               no answer within the deadline; safe to retry
+├── OutcomeUnknownError                 sent, but the reply was lost; it may have been executed or not
 ├── EmbeddedServerError                 embedded:// found no server program, or it did not start
 └── ReplayError                         kvpoll replay could not be run to its end
 
@@ -80,19 +80,26 @@ class RoomBusyError(_RoomError):
 
 
 class WorldSizeMismatchError(_RoomError):
-    """The room was made for another number of ranks than this store has. Nothing was written."""
+    """The room has another world size than this store. Nothing was written.
 
-    def __init__(self, room: int, operation: str, theirs: str) -> None:
-        super().__init__(room, operation, theirs)
+    ``theirs`` is the room's and ``ours`` the store's, as decimal numbers; "0" or "" without ranks.
+    """
+
+    def __init__(self, room: int, operation: str, theirs: str, ours: str = "") -> None:
+        super().__init__(room, operation, theirs, ours)
         self.operation = operation
         self.theirs = theirs
+        self.ours = ours
 
     def __str__(self) -> str:
-        has = f"world_size={printable(self.theirs)}" if self.theirs not in ("", "0") else "no ranks"
         return (
-            f"{self.operation}: room {self.room} has {has}, and this store was made otherwise; "
+            f"{self.operation}: room {self.room} has {_ranks(self.theirs)}, but this store has {_ranks(self.ours)}; "
             "give every store that shares a room the same world_size=, and a rank= of its own"
         )
+
+
+def _ranks(world_size: str) -> str:
+    return "no ranks" if world_size in ("", "0") else f"world_size={printable(world_size)}"
 
 
 class LeaseLostError(KVPollError):
@@ -105,9 +112,9 @@ class LeaseLostError(KVPollError):
 
     def __str__(self) -> str:
         return (
-            f"{self.operation}: the lease of owner {printable(self.owner)!r} was lost: it was not renewed in time, or "
-            "its name was taken by another; its rooms are failed. End what is under way, leave the lease's with block, "
-            "then take a new one"
+            f"{self.operation}: owner {printable(self.owner)!r} lost its lease: no heartbeat within its ttl, or "
+            "another process took its name; its in-flight rooms were failed. Leave the lease's with block, then take a "
+            "new lease"
         )
 
 
@@ -188,9 +195,9 @@ class FeedOffError(KVPollError):
 
     def __str__(self) -> str:
         return (
-            f"{self.operation}: namespace {self.namespace!r} was opened with feed=0, so none of its changes is kept; "
-            "use another namespace, or stop all that use this one, delete its settings with redis-cli, and open it "
-            "without feed=0"
+            f"{self.operation}: namespace {self.namespace!r} was opened with feed_length=0 and keeps no changes; "
+            "use another namespace, or stop every process that uses this one, delete its settings with redis-cli, "
+            "and open it without feed_length=0"
         )
 
 
@@ -206,7 +213,7 @@ class StoreUnavailableError(KVPollError):
     """The server gave no answer within the store's deadline."""
 
 
-class OutcomeUnknownError(StoreUnavailableError):
+class OutcomeUnknownError(KVPollError):
     """A call that destroys was sent and its reply was lost; it was not repeated."""
 
 

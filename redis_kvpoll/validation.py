@@ -24,7 +24,7 @@ MAX_NAME = 200
 MAX_WORLD_SIZE = 1024
 """Ranks of a room; each is a field or two of its hash."""
 MAX_PREFIX_LEN = 2**53 - 1
-MAX_FEED = 10_000_000
+MAX_FEED_LENGTH = 10_000_000
 """Entries a shard: some 4 GB, if all of them come from batches."""
 
 _OWNER = re.compile(r"[A-Za-z0-9._:@/-]{1,200}")
@@ -179,13 +179,13 @@ def shards(value: Any) -> int | None:
     return number
 
 
-def feed(value: Any) -> int | None:
+def feed_length(value: Any) -> int | None:
     """How many entries a shard's feed keeps, 0 for no feed, or None."""
     if value is None:
         return None
-    number = _integer(value, "feed")
-    if not 0 <= number <= MAX_FEED:
-        raise InvalidInputError(f"feed is an int from 0 (no feed) to {MAX_FEED:,}, not {_shown(number)}")
+    number = _integer(value, "feed_length")
+    if not 0 <= number <= MAX_FEED_LENGTH:
+        raise InvalidInputError(f"feed_length is an int from 0 (no feed) to {MAX_FEED_LENGTH:,}, not {_shown(number)}")
     return number
 
 

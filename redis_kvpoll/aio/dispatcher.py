@@ -123,7 +123,7 @@ class AsyncDispatcher:
     async def news(self, tail: Tail) -> AsyncIterator[Change | FeedGap]:
         """What is new in the feed, for ever."""
         while True:
-            while await self.run(self.executor.read_on("tail", tail)):
+            while await self.run(self.executor.read_feed("tail", tail)):
                 pass
             for change in tail.news():
                 yield change
@@ -143,7 +143,7 @@ class AsyncDispatcher:
         queue.waiting.clear()
         queue.batch = pending.call
         reply = await self._send_alone(queue, command, pending.call, now)
-        return command.finish(command.rooms, command.decode(command.operation, command.rooms, reply))
+        return command.finish(command.rooms, self.executor.decode(command, command.rooms, reply))
 
     async def _send_alone(self, queue: AsyncShardQueue, command: Command[V, T], call: Call, now: float) -> list[Any]:
         """The reply to a call that has its queue for itself."""
@@ -159,7 +159,7 @@ class AsyncDispatcher:
                 raise
             if executor.detects_data_loss(call, reply):
                 return await self.run(executor.recover_call(command, call, now, None))
-            return executor.read(call, epochs, reply)
+            return executor.process_reply(call, epochs, reply)
         finally:
             queue.batch = None
             self._start_sender(queue)
@@ -232,7 +232,7 @@ class AsyncDispatcher:
             return
         try:
             (reply,) = self.executor.replies_of(command, [pending])
-            value = command.finish(command.rooms, command.decode(command.operation, command.rooms, reply))
+            value = command.finish(command.rooms, self.executor.decode(command, command.rooms, reply))
         except Exception as error:
             waiter.set_exception(error)
         else:

@@ -61,7 +61,7 @@ class AsyncRoom(Handle[AsyncDispatcher]):
             logger.warning("room %d was not cleared at exit: %s", self._id, trouble)
 
     async def _run(self, command: Command[V, T]) -> T:
-        dispatcher = self._driver(command.operation)
+        dispatcher = self._require_dispatcher(command.operation)
         began = time.monotonic()
         value = await dispatcher.execute(command)
         if dispatcher.executor.tracked_rooms.awaits_creator(self._id):

@@ -25,7 +25,7 @@ from redis_kvpoll.protocol.feed import Change, FeedGap, History, Tail
 from redis_kvpoll.protocol.handle import Handle
 from redis_kvpoll.protocol.lease_commands import LeaseConfig
 from redis_kvpoll.protocol.replies import Opened
-from redis_kvpoll.protocol.room_commands import wanted
+from redis_kvpoll.protocol.room_commands import status_filter
 from redis_kvpoll.protocol.script_call import Command
 from redis_kvpoll.protocol.settings import ExpectedSettings, Settings
 from redis_kvpoll.validation import Mode, Policy
@@ -53,12 +53,12 @@ class AsyncStatusStore(AsyncTable):
         policy: Policy | None = None,
         mode: Mode | None = None,
         shards: int | None = None,
-        feed: int | None = None,
+        feed_length: int | None = None,
         rank: int | None = None,
         world_size: int | None = None,
     ) -> None:
         self._executor = Executor(
-            ExpectedSettings.checked(namespace, policy, shards, mode, feed),
+            ExpectedSettings.checked(namespace, policy, shards, mode, feed_length),
             ttl=validation.seconds(ttl, "ttl"),
             terminal_ttl=validation.seconds(terminal_ttl, "terminal_ttl"),
             deadline=validation.seconds(deadline, "deadline"),
@@ -94,7 +94,7 @@ class AsyncStatusStore(AsyncTable):
 
         It walks by SCAN: a room that comes or goes meanwhile may be in it or not.
         """
-        return self._rooms(wanted(status))
+        return self._rooms(status_filter(status))
 
     async def counts(self) -> dict[KVPoll, int]:
         """How many rooms there are at each status."""
@@ -109,10 +109,10 @@ class AsyncStatusStore(AsyncTable):
         """What the feed still has of a room's changes, the oldest first; an expiry is none.
 
         Raises:
-            FeedOffError: the namespace was opened with feed=0.
+            FeedOffError: the namespace was opened with feed_length=0.
         """
         history = History(room)
-        while await self._dispatcher.run(self._executor.read_on("history", history)):
+        while await self._dispatcher.run(self._executor.read_feed("history", history)):
             pass
         return history.changes()
 
@@ -123,7 +123,7 @@ class AsyncStatusStore(AsyncTable):
         that changes may be missing there.
 
         Raises:
-            FeedOffError: the namespace was opened with feed=0.
+            FeedOffError: the namespace was opened with feed_length=0.
         """
         return self._dispatcher.news(Tail(last))
 
@@ -214,7 +214,7 @@ class AsyncStatusStore(AsyncTable):
         Raises:
             WaitTimeoutError: it did not get there in time (a TimeoutError).
             RoomNotFoundError: the room is absent, or is gone before it got there (a KeyError).
-            FeedOffError: the namespace was opened with feed=0.
+            FeedOffError: the namespace was opened with feed_length=0.
         """
         self._executor.check_open("wait")
         return await self._waits.wait(lambda: self._run(room_commands.wait(room)), room, statuses, timeout)

@@ -66,7 +66,7 @@ def history(url: str, namespace: str, room: int, wants_json: bool) -> None:
     if wants_json:
         click.echo(json.dumps([_as_json(change) for change in found], indent=2))
     elif not found:
-        kept = f"{settings.feed:,}" if settings else "few"
+        kept = f"{settings.feed_length:,}" if settings else "few"
         raise click.ClickException(
             f"the feed of namespace {namespace!r} has nothing of room {room}"
             + (", though the room is there" if is_there else "")

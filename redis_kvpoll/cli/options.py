@@ -60,7 +60,7 @@ class Room(click.ParamType[int]):
                 raise ValueError
             return validation.room(int(value))
         except (InvalidInputError, ValueError):
-            self.fail(f"{value!r} is no room: a room is an int from 0 to 2^63-1", param, ctx)
+            self.fail(f"{value!r} is not a room id: a room id is an int from 0 to 2^63-1", param, ctx)
 
 
 def open_table(url: str, namespace: str, deadline: float = DEADLINE) -> StatusStore:

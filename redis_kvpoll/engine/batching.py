@@ -30,7 +30,7 @@ class Batch:
     @property
     def call(self) -> Call:
         first, *others = self.pending_calls
-        return first.call.together([pending.call for pending in others]) if others else first.call
+        return first.call.merged_with([pending.call for pending in others]) if others else first.call
 
     @property
     def give_up_at(self) -> float:
@@ -113,7 +113,7 @@ class ShardQueue:
             rooms = pending.call.rooms
             if pending.done:
                 pass  # its caller has left
-            elif len(rooms) <= capacity and pending.call.is_like(first.call) and passed.isdisjoint(rooms):
+            elif len(rooms) <= capacity and pending.call.can_merge_with(first.call) and passed.isdisjoint(rooms):
                 pending_calls.append(pending)
                 capacity -= len(rooms)
             else:

@@ -56,7 +56,7 @@ _WRAPPED_CODE = re.compile(r"(?:^|[ :]|-)(WRONGTYPE|NOPERM|OOM|READONLY|CROSSSLO
 
 def classify(error: BaseException) -> Failure:
     """What is known of the call after ``error``."""
-    cause = reason(error)
+    cause = root_cause(error)
     if isinstance(cause, AuthenticationError | AuthorizationError):
         return Failure.REJECTED
     if _is_not_now(cause):
@@ -69,12 +69,12 @@ def classify(error: BaseException) -> Failure:
     return Failure.REJECTED
 
 
-def reason(error: BaseException) -> BaseException:
+def root_cause(error: BaseException) -> BaseException:
     """The exception that says what happened."""
     return (error.__cause__ or error) if isinstance(error, NotSent) else error
 
 
-def refusal(error: BaseException) -> str:
+def describe_rejection(error: BaseException) -> str:
     """A refusal in words: the server's, with its code, and what to do about it if that is known."""
     code = getattr(error, "status_code", None)
     text = str(error)

@@ -14,9 +14,15 @@ from redis_kvpoll.engine.effects import AwaitCalls, Flow, PendingCall, Sleep
 from redis_kvpoll.engine.recovery import Recovery
 from redis_kvpoll.engine.retry import Attempts, CallFailed
 from redis_kvpoll.engine.tracked_rooms import CREATOR_POLL_INTERVAL
-from redis_kvpoll.errors import FeedOffError, InvalidInputError, KVPollError, StoreUnavailableError
+from redis_kvpoll.errors import (
+    FeedOffError,
+    InvalidInputError,
+    KVPollError,
+    StoreUnavailableError,
+    WorldSizeMismatchError,
+)
 from redis_kvpoll.model import KVPoll, Outcome, Update
-from redis_kvpoll.protocol.feed import Reading
+from redis_kvpoll.protocol.feed import FeedReader
 from redis_kvpoll.protocol.handle import Handle
 from redis_kvpoll.protocol.scan import Scan
 from redis_kvpoll.protocol.script_call import Call, CallContext, Command
@@ -59,7 +65,7 @@ class Executor(Recovery):
             )
         if len(calls) == 1:
             replies = yield from self._enqueue(command, calls, give_up_at)
-            return command.finish(rooms, command.decode(command.operation, rooms, replies[0]))
+            return command.finish(rooms, self.decode(command, rooms, replies[0]))
         values: list[Any] = [None] * len(rooms)
         done = 0
         for wave in _waves(calls):
@@ -67,10 +73,18 @@ class Executor(Recovery):
             give_up_at = self._give_up_at  # of the next thousands
             for call, reply in zip(wave, replies, strict=True):
                 done += len(call.rooms)
-                some = command.decode(command.operation, call.rooms, reply)
+                some = self.decode(command, call.rooms, reply)
                 for position, value in zip(call.positions, some, strict=True):
                     values[position] = value
         return command.finish(rooms, values)
+
+    def decode(self, command: Command[V, T], rooms: list[int], reply: list[Any]) -> list[V]:
+        """Return the value of each room in a reply, or raise what the reply stands for."""
+        try:
+            return command.decode(command.operation, rooms, reply)
+        except WorldSizeMismatchError as error:
+            ours = self._identity.world_size  # a reply has only the room's
+            raise WorldSizeMismatchError(error.room, error.operation, error.theirs, ours) from None
 
     def send_batch(self, batch: Batch, first_error: Exception | None = None) -> Flow[None]:
         """Carry a batch's call to its reply, and tell its pending_calls; ``met`` as in Attempts.carry."""
@@ -93,7 +107,11 @@ class Executor(Recovery):
 
     def _check_settings(self, call: Call, attempts: Attempts, first_error: Exception | None) -> Flow[list[Any]]:
         """The context that the settings call of a batch leads to."""
-        return [self.adopt((yield from attempts.send_script(call, auxiliary=True, first_error=first_error)), attempts)]
+        return [
+            self.adopt_settings(
+                (yield from attempts.send_script(call, auxiliary=True, first_error=first_error)), attempts
+            )
+        ]
 
     def _send_call(self, call: Call, attempts: Attempts, first_error: Exception | None) -> Flow[list[Any]]:
         """The words of the rooms in the reply to a call, from a shard that has all that this store holds."""
@@ -103,7 +121,7 @@ class Executor(Recovery):
             epochs = self.observer_epochs()
             reply = yield from attempts.send_script(call, first_error=first_error)
             if not self.detects_data_loss(call, reply):
-                return self.read(call, epochs, reply)
+                return self.process_reply(call, epochs, reply)
             first_error = None
 
     def await_creator(self, command: Command[V, T], value: T, began: float) -> Flow[T]:
@@ -145,30 +163,30 @@ class Executor(Recovery):
         request = scan.request(context, self.slot_map_version)
         if request is None:
             return None
-        reply = yield from self.ask("rooms", *request)
+        reply = yield from self.send_command("rooms", *request)
         return scan.page(reply, self.slot_map_version)
 
-    def read_on(self, operation: str, reading: Reading) -> Flow[bool]:
+    def read_feed(self, operation: str, reader: FeedReader) -> Flow[bool]:
         """The next effect of a walk over the feed; False after the last."""
-        if reading.pause:
-            yield Sleep(reading.pause)
+        if reader.pause:
+            yield Sleep(reader.pause)
         context = yield from self.context(operation)
         if context.feed_length == "0":
             raise FeedOffError(operation, self.namespace)
-        request = reading.request(context)
+        request = reader.request(context)
         if request is None:
             return False
-        reading.take((yield from self.ask(operation, *request)))
+        reader.take((yield from self.send_command(operation, *request)))
         return True
 
     def settings(self) -> Flow[Settings | None]:
         """The settings of the namespace, without writing them; None when nobody uses it."""
         self.check_open("settings")
         call = self._expected.call()
-        reply = yield from self.ask("settings", call.tag, ["HMGET", call.first_keys[0], *NAMES])
+        reply = yield from self.send_command("settings", call.tag, ["HMGET", call.first_keys[0], *NAMES])
         return self._expected.read(reply) if any(reply) else None
 
-    def send(self, operation: str, calls: list[Call]) -> Flow[list[list[Any]]]:
+    def send_calls(self, operation: str, calls: list[Call]) -> Flow[list[list[Any]]]:
         """Send calls that are no command's, one a shard at most, by their queues. Their replies."""
         return (yield from self._enqueue(operation, calls, self._give_up_at))
 
@@ -194,7 +212,7 @@ class Executor(Recovery):
                 raise copy.copy(pending.failure)  # the others get it too, each with a traceback of its own
         return [pending.reply for pending in pending_calls if pending.reply is not None]
 
-    def ask(self, operation: str, tag: str, words: list[str]) -> Flow[Any]:
+    def send_command(self, operation: str, tag: str, words: list[str]) -> Flow[Any]:
         """Send a plain command that only reads, past all queues."""
         try:
             return (yield from Attempts(self, True, self._give_up_at).send_command(tag, words))

@@ -65,11 +65,11 @@ class LeaseKeeper:
     def _take(self, context: CallContext, seen: str) -> Flow[dict[str, LeaseReport]]:
         """An incarnation from the first shard, brought to the others; what each of them says."""
         first, *others = self._tags
-        replies = yield from self._executor.send(OPERATION, [self.config.call(context, first, "take", seen)])
+        replies = yield from self._executor.send_calls(OPERATION, [self.config.call(context, first, "take", seen)])
         self.incarnation = lease_commands.parse_report(replies[0]).incarnation
         calls = [self.config.call(context, tag, "extend", self.incarnation) for tag in others]
         if calls:
-            replies += yield from self._executor.send(OPERATION, calls)
+            replies += yield from self._executor.send_calls(OPERATION, calls)
         found = dict(zip(self._tags, map(lease_commands.parse_report, replies), strict=True))
         self._epochs = {tag: lease_report.epoch for tag, lease_report in found.items()}
         return found
@@ -169,7 +169,7 @@ class LeaseKeeper:
             return
         try:
             calls = [self.config.call(self._verified_context, tag, "leave", self.incarnation) for tag in self._tags]
-            replies = yield from self._executor.send(OPERATION, calls)
+            replies = yield from self._executor.send_calls(OPERATION, calls)
             for tag, reply in zip(self._tags, replies, strict=True):
                 yield from reap_lost(
                     self._executor, self._verified_context, tag, lease_commands.parse_report(reply).lost
@@ -183,7 +183,7 @@ class LeaseKeeper:
         if len(self._tags) > 1:
             with contextlib.suppress(KVPollError):
                 calls = [self.config.call(self._verified_context, tag, "drop", self.incarnation) for tag in self._tags]
-                yield from self._executor.send(OPERATION, calls)
+                yield from self._executor.send_calls(OPERATION, calls)
 
     @property
     def _verified_context(self) -> CallContext:

@@ -20,7 +20,7 @@ def reap(executor: Executor) -> Flow[int]:
     """Look once at the leases of all shards, and fail the rooms of those that are lost; how many that were."""
     context = yield from executor.context(OPERATION)
     tags = keys.tags(context.namespace, context.shards)
-    replies = yield from executor.send(OPERATION, [lease_commands.look(context, tag) for tag in tags])
+    replies = yield from executor.send_calls(OPERATION, [lease_commands.sweep(context, tag) for tag in tags])
     failed = 0
     for tag, reply in zip(tags, replies, strict=True):
         failed += yield from reap_lost(executor, context, tag, lease_commands.parse_report(reply).lost)
@@ -38,8 +38,8 @@ def reap_lost(
     failed = 0
     for incarnation, reason in lost.items():
         while True:
-            reply = yield from executor.ask(OPERATION, tag, lease_commands.listing(tag, incarnation))
-            rooms = lease_commands.listed(context, tag, reply)
+            reply = yield from executor.send_command(OPERATION, tag, lease_commands.list_owned(tag, incarnation))
+            rooms = lease_commands.parse_owned(context, tag, reply)
             if not rooms:
                 break
             command = lease_commands.reap(rooms, incarnation, reason)
@@ -47,7 +47,7 @@ def reap_lost(
             if time.monotonic() >= until:
                 return failed
     if lost:  # a look forgets the lost of whom no room is left
-        yield from executor.send(OPERATION, [lease_commands.look(context, tag)])
+        yield from executor.send_calls(OPERATION, [lease_commands.sweep(context, tag)])
     return failed
 
 
@@ -56,10 +56,10 @@ def owners(executor: Executor) -> Flow[list[Owner]]:
     context = yield from executor.context("owners")
     found: dict[tuple[str, int], Owner] = {}
     for tag in keys.tags(context.namespace, context.shards):
-        seconds, micros = yield from executor.ask("owners", tag, ["TIME"])
-        words = yield from executor.ask("owners", tag, ["HGETALL", keys.leases(tag)])
+        seconds, micros = yield from executor.send_command("owners", tag, ["TIME"])
+        words = yield from executor.send_command("owners", tag, ["HGETALL", keys.leases(tag)])
         flat = [word for pair in words.items() for word in pair] if isinstance(words, dict) else words
-        for owner in lease_commands.overview(flat, int(seconds) + int(micros) / 1e6):
+        for owner in lease_commands.parse_owners(flat, int(seconds) + int(micros) / 1e6):
             rooms = yield from rooms_of(executor, context, tag, str(owner.incarnation))
             statuses = yield from executor.run(room_commands.survey(rooms), [])
             live = sum(status is not None and not status.is_terminal for status in statuses)
@@ -74,10 +74,10 @@ def rooms_of(executor: Executor, context: CallContext, tag: str, incarnation: st
     rooms: list[int] = []
     at = 0
     while True:
-        reply = yield from executor.ask("owners", tag, lease_commands.listing(tag, incarnation, at))
+        reply = yield from executor.send_command("owners", tag, lease_commands.list_owned(tag, incarnation, at))
         if not reply:
             return rooms
-        rooms += lease_commands.listed(context, tag, reply)
+        rooms += lease_commands.parse_owned(context, tag, reply)
         at += len(reply)
 
 

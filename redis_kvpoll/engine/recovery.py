@@ -130,8 +130,8 @@ class Recovery(Session):
         self._unverified.add(tag)
         return spec.repeatable
 
-    def read(self, call: Call, epochs: ObserverEpochs, reply: list[Any]) -> list[Any]:
-        reply = super().read(call, epochs, reply)
+    def process_reply(self, call: Call, epochs: ObserverEpochs, reply: list[Any]) -> list[Any]:
+        reply = super().process_reply(call, epochs, reply)
         if self.tracked_rooms or call.spec.epoch:
             self.tracked_rooms.observe(call, reply, time.monotonic())
         return reply
@@ -191,7 +191,7 @@ class Recovery(Session):
             reply = yield from attempts.send_script(call, auxiliary=True)
             if self.losses != losses or not self._has_same_epoch(tag, reply[1]):
                 return False  # it may have come to a server that was lost again and knows no lease: see prepare
-            self.read(call, epochs, reply)
+            self.process_reply(call, epochs, reply)
         return True
 
     def _has_same_epoch(self, tag: str, epoch: bytes) -> bool:

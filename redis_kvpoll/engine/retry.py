@@ -117,9 +117,9 @@ class Attempts:
 
     def _recover(self, error: Exception, repeatable: bool) -> Flow[None]:
         """Wait before the next try, or raise what the caller gets to see."""
-        failure, cause = classify.classify(error), classify.reason(error)
+        failure, cause = classify.classify(error), classify.root_cause(error)
         if failure is Failure.REJECTED:
-            raise CallFailed(ServerRefusedError, classify.refusal(cause)) from cause
+            raise CallFailed(ServerRefusedError, classify.describe_rejection(cause)) from cause
         self._host.server_may_have_changed()
         if failure is Failure.UNKNOWN and not repeatable:
             raise CallFailed(
@@ -132,7 +132,7 @@ class Attempts:
         """Follow a cluster's redirect at once; wait only when they do not end. The node to ask, for ASK."""
         self._host.slot_map_version += 1
         if not (yield FollowRedirect(error)):
-            raise CallFailed(ServerRefusedError, classify.refusal(error)) from error
+            raise CallFailed(ServerRefusedError, classify.describe_rejection(error)) from error
         if self._tries < _FREE_REDIRECTS:
             self._tries += 1
         else:
@@ -149,7 +149,7 @@ class Attempts:
             raise CallFailed(
                 StoreUnavailableError,
                 f"no answer within {self._host.deadline:g} s ({tries}; last: {last}): "
-                "check that the server is up and reachable; the call may be repeated",
+                "check that the server is up and reachable; the call is safe to retry",
                 until,
             ) from cause
         yield Sleep(seconds)

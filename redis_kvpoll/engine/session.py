@@ -31,7 +31,7 @@ class StoreOptions(TypedDict, total=False):
     policy: Policy | None
     mode: Mode | None
     shards: int | None
-    feed: int | None
+    feed_length: int | None
     rank: int | None
     world_size: int | None
 
@@ -121,9 +121,9 @@ class Session:
 
     def verify_settings(self, attempts: Attempts) -> Flow[CallContext]:
         """Check the settings of the namespace, and renew them."""
-        return self.adopt((yield from attempts.send_script(self._expected.call(), auxiliary=True)), attempts)
+        return self.adopt_settings((yield from attempts.send_script(self._expected.call(), auxiliary=True)), attempts)
 
-    def adopt(self, reply: list[Any], attempts: Attempts) -> CallContext:
+    def adopt_settings(self, reply: list[Any], attempts: Attempts) -> CallContext:
         """Hold to the settings that a attempts brought, unless they say otherwise than ours."""
         settings = self._expected.read(reply)
         self._expected = self._expected.adopt(settings)
@@ -147,7 +147,7 @@ class Session:
         """What observers must be told with what is now sent."""
         return [(observer, observer.sync_epochs()) for observer in self.observers] if self.observers else ()
 
-    def read(self, call: Call, epochs: ObserverEpochs, reply: list[Any]) -> list[Any]:
+    def process_reply(self, call: Call, epochs: ObserverEpochs, reply: list[Any]) -> list[Any]:
         """The words of the rooms in a reply; observers get to know what was written."""
         spec = call.spec
         feed_id = reply.pop(0) if spec.feed else None

@@ -99,7 +99,7 @@ START = "0-0"
 """A position before all entries."""
 
 
-class Reading(Protocol):
+class FeedReader(Protocol):
     """A walk over feeds, a request at a time."""
 
     pause: float

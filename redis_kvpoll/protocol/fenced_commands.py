@@ -8,9 +8,8 @@ from redis_kvpoll import validation
 from redis_kvpoll.errors import RoomNotFoundError
 from redis_kvpoll.model import KVPoll, Update
 from redis_kvpoll.protocol import replies, script_specs
-from redis_kvpoll.protocol.building import named, only
 from redis_kvpoll.protocol.replies import Opened
-from redis_kvpoll.protocol.script_call import Command
+from redis_kvpoll.protocol.script_call import Command, named, only
 
 
 @named

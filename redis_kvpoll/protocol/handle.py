@@ -42,7 +42,7 @@ class Handle(Generic[D]):
         """The table that it is a room of."""
         return self._namespace
 
-    def _driver(self, operation: str) -> D:
+    def _require_dispatcher(self, operation: str) -> D:
         if self._dispatcher is None:
             raise InvalidInputError(
                 f"{operation}: this handle of room {self._id} was unpickled: bind it with store.attach(handle)"

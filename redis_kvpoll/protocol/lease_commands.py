@@ -54,7 +54,7 @@ class LeaseConfig:
         return _call(context, tag, action, self.name, incarnation, *times, epoch)
 
 
-def look(context: CallContext, tag: str) -> Call:
+def sweep(context: CallContext, tag: str) -> Call:
     """A look at the leases of one shard, by whom holds none."""
     return _call(context, tag, "sweep", "", "", "", "", "")
 
@@ -92,13 +92,13 @@ def parse_report(reply: list[Any]) -> LeaseReport:
 # The rooms of a lease
 
 
-def listing(tag: str, incarnation: str, offset: int = 0) -> list[str]:
+def list_owned(tag: str, incarnation: str, offset: int = 0) -> list[str]:
     """The rooms that a lease owns in a shard, some at a time."""
     page = ["LIMIT", str(offset), str(MAX_BATCH)]
     return ["ZRANGEBYSCORE", keys.owned(tag), incarnation, incarnation, *page]
 
 
-def listed(context: CallContext, tag: str, reply: Iterable[bytes]) -> list[int]:
+def parse_owned(context: CallContext, tag: str, reply: Iterable[bytes]) -> list[int]:
     """The rooms in the answer; without what somebody has put there by hand."""
     rooms = (int(word) for word in reply if word.isdigit() and len(word) < 20)
     return [r for r in rooms if r <= validation.MAX_ROOM and keys.tag(context.namespace, context.shards, r) == tag]
@@ -124,7 +124,7 @@ def _reaped(_: str, rooms: list[int], reply: list[Any]) -> list[Update]:
 # For people
 
 
-def overview(fields: Iterable[bytes], now: float) -> list[Owner]:
+def parse_owners(fields: Iterable[bytes], now: float) -> list[Owner]:
     """The leases of one shard from all fields of its key; ``now`` is the server's. How many rooms, is not in it."""
     words = list(fields)
     owners = []

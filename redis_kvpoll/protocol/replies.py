@@ -61,7 +61,7 @@ def failures(operation: str, rooms: list[int], reply: list[Any]) -> list[KVTrans
     return [KVTransferError(room, _text(reason) or NO_REASON) for room, reason in zip(rooms, reply[2::3], strict=True)]
 
 
-def agreements(operation: str, rooms: list[int], reply: list[Any]) -> list[Consensus]:
+def consensuses(operation: str, rooms: list[int], reply: list[Any]) -> list[Consensus]:
     found = statuses(operation, rooms, reply[::3])
     return [Consensus(s, _count(g), _count(v)) for s, g, v in zip(found, reply[1::3], reply[2::3], strict=True)]
 

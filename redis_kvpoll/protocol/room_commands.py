@@ -9,8 +9,7 @@ from redis_kvpoll import validation
 from redis_kvpoll.errors import InvalidInputError, KVTransferError, RoomNotFoundError
 from redis_kvpoll.model import Consensus, Entry, KVPoll, Update
 from redis_kvpoll.protocol import replies, script_specs
-from redis_kvpoll.protocol.building import by_room, named, only
-from redis_kvpoll.protocol.script_call import Command
+from redis_kvpoll.protocol.script_call import Command, by_room, named, only
 
 D = TypeVar("D")
 
@@ -107,18 +106,20 @@ def check_status(room: int) -> Command[KVPoll | None, KVPoll]:
 
 @named
 def poll(rooms: Iterable[int]) -> Command[KVPoll | None, list[KVPoll | None]]:
-    return Command("poll", script_specs.POLL_OWN, listed(rooms), [], replies.statuses, lambda _, values: values)
+    return Command("poll", script_specs.POLL_OWN, room_list(rooms), [], replies.statuses, lambda _, values: values)
 
 
 @named
 def survey(rooms: Iterable[int]) -> Command[KVPoll | None, list[KVPoll | None]]:
     """As poll, but what all ranks of a room agree on, whoever asks."""
-    return Command("survey", script_specs.POLL, listed(rooms), [], replies.statuses, lambda _, values: values)
+    return Command("survey", script_specs.POLL, room_list(rooms), [], replies.statuses, lambda _, values: values)
 
 
 @named
 def consensus(rooms: Iterable[int]) -> Command[Consensus, list[Consensus]]:
-    return Command("consensus", script_specs.CONSENSUS, listed(rooms), [], replies.agreements, lambda _, values: values)
+    return Command(
+        "consensus", script_specs.CONSENSUS, room_list(rooms), [], replies.consensuses, lambda _, values: values
+    )
 
 
 @named
@@ -148,7 +149,7 @@ def entry(room: int) -> Command[Entry | None, Entry | None]:
     return Command("entry", script_specs.ENTRY, [validation.room(room)], [], replies.entries, only)
 
 
-def wanted(status: KVPoll | int | None) -> KVPoll | None:
+def status_filter(status: KVPoll | int | None) -> KVPoll | None:
     """The status that ``rooms`` is to look for; None for any."""
     try:
         return None if status is None else validation.status(status)
@@ -159,7 +160,7 @@ def wanted(status: KVPoll | int | None) -> KVPoll | None:
 # Lists of rooms
 
 
-def listed(rooms: Iterable[int]) -> list[int]:
+def room_list(rooms: Iterable[int]) -> list[int]:
     try:
         if isinstance(rooms, str | bytes | bytearray):  # the ids in it would be its characters
             raise TypeError
@@ -170,4 +171,4 @@ def listed(rooms: Iterable[int]) -> list[int]:
 
 
 def _distinct(rooms: Iterable[int]) -> list[int]:
-    return list(dict.fromkeys(listed(rooms)))
+    return list(dict.fromkeys(room_list(rooms)))

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, NamedTuple, TypeVar
+from functools import wraps
+from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar
 
+from redis_kvpoll.errors import InvalidInputError
 from redis_kvpoll.model import Outcome, Refusal
 from redis_kvpoll.protocol import keys
 from redis_kvpoll.protocol.scripts import Script
@@ -17,6 +19,7 @@ from redis_kvpoll.validation import Mode, Policy
 
 V = TypeVar("V")
 T = TypeVar("T")
+P = ParamSpec("P")
 
 MAX_BATCH = 1000
 """Rooms a call. A script blocks the server while it runs: 1,000 rooms are some 2 ms."""
@@ -152,7 +155,7 @@ class Call(NamedTuple):
         count = str(len(self.first_keys) + len(self.keys))
         return ["EVALSHA", self.spec.script.sha, count, *self.first_keys, *self.keys, *self.once, *self.items]
 
-    def together(self, others: Sequence[Call]) -> Call:
+    def merged_with(self, others: Sequence[Call]) -> Call:
         """This call and others of its kind as one, the rooms in this order."""
         calls = [self, *others]
         return self._replace(
@@ -162,7 +165,7 @@ class Call(NamedTuple):
             positions=(),
         )
 
-    def is_like(self, other: Call) -> bool:
+    def can_merge_with(self, other: Call) -> bool:
         """Whether both may travel as one: the same script for the same shard, by the same settings."""
         return self.spec is other.spec and self.once == other.once and self.tag == other.tag
 
@@ -205,6 +208,29 @@ class Command(NamedTuple, Generic[V, T]):
                 some = [word for p in positions for word in items[p * width : (p + 1) * width]]
                 calls.append(spec.call(context, tag, rooms, some, positions))
         return calls
+
+
+def named(build: Callable[P, T]) -> Callable[P, T]:
+    """Decorate a function that builds a command: its input errors begin with the operation's name."""
+
+    @wraps(build)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return build(*args, **kwargs)
+        except InvalidInputError as error:
+            raise InvalidInputError(f"{build.__name__}: {error}") from None
+
+    return checked
+
+
+def only(_: list[int], values: list[V]) -> V:
+    """Finish a command on one room: return its value."""
+    return values[0]
+
+
+def by_room(rooms: list[int], values: list[V]) -> dict[int, V]:
+    """Finish a command on many rooms: return a dict of room to value."""
+    return dict(zip(rooms, values, strict=True))
 
 
 def _widened(items: list[str], width: int, wider: int) -> list[str]:

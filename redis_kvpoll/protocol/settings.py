@@ -14,7 +14,7 @@ from redis_kvpoll.protocol.scripts import load
 from redis_kvpoll.validation import Mode, Policy
 
 SETTINGS = ScriptSpec(load("settings"), keys=(), reply=())
-NAMES = ("schema", "policy", "shards", "mode", "feed")
+NAMES = ("schema", "policy", "shards", "mode", "feed_length")
 SCHEMA = "2"
 """Grows when the context of keys or fields changes so that older versions would misread it."""
 
@@ -23,7 +23,7 @@ _KNOWN = {
     "shards": frozenset(map(str, range(1, validation.MAX_SHARDS + 1))),
     "mode": get_args(Mode),
 }
-_FEED = re.compile(r"0|[1-9][0-9]{0,7}")
+_FEED_LENGTH = re.compile(r"0|[1-9][0-9]{0,7}")
 
 TTL_MS = 7 * 24 * 3600 * 1000
 RENEW_SECONDS = 3600.0
@@ -37,7 +37,7 @@ class Settings:
     policy: Policy
     shards: int
     mode: Mode
-    feed: int
+    feed_length: int
     """Entries that the feed of a shard keeps; 0 when there is none."""
 
 
@@ -49,21 +49,21 @@ class ExpectedSettings:
     policy: Policy | None
     shards: int | None
     mode: Mode | None
-    feed: int | None
+    feed_length: int | None
 
     @classmethod
-    def checked(cls, namespace: Any, policy: Any, shards: Any, mode: Any, feed: Any) -> ExpectedSettings:
+    def checked(cls, namespace: Any, policy: Any, shards: Any, mode: Any, feed_length: Any) -> ExpectedSettings:
         """The same from unchecked input."""
         return cls(
             validation.namespace(namespace),
             validation.policy(policy),
             validation.shards(shards),
             validation.mode(mode),
-            validation.feed(feed),
+            validation.feed_length(feed_length),
         )
 
     def call(self) -> Call:
-        asked = [SCHEMA, self.policy or "", str(self.shards or ""), self.mode or "", _text(self.feed)]
+        asked = [SCHEMA, self.policy or "", str(self.shards or ""), self.mode or "", _text(self.feed_length)]
         return Call(SETTINGS, self.namespace, [keys.settings(self.namespace)], [str(TTL_MS), *asked])
 
     def read(self, reply: list[Any]) -> Settings:
@@ -71,7 +71,7 @@ class ExpectedSettings:
         there = {name: (value or b"").decode("utf-8", "replace") for name, value in zip(NAMES, reply, strict=True)}
         if there["schema"] != SCHEMA:  # no argument of a store, so there is nothing to adopt
             raise NamespaceMismatchError(self.namespace, "schema", None, there["schema"])
-        asked = {"policy": self.policy, "shards": self.shards, "mode": self.mode, "feed": self.feed}
+        asked = {"policy": self.policy, "shards": self.shards, "mode": self.mode, "feed_length": self.feed_length}
         for name, value in asked.items():
             if value is not None and str(value) != there[name]:
                 raise NamespaceMismatchError(self.namespace, name, str(value), there[name])
@@ -79,14 +79,14 @@ class ExpectedSettings:
         for name, known in _KNOWN.items():
             if there[name] not in known:
                 raise NamespaceMismatchError(self.namespace, name, None, there[name])
-        if not _FEED.fullmatch(there["feed"]):
-            raise NamespaceMismatchError(self.namespace, "feed", None, there["feed"])
+        if not _FEED_LENGTH.fullmatch(there["feed_length"]):
+            raise NamespaceMismatchError(self.namespace, "feed_length", None, there["feed_length"])
         policy, mode = cast("Policy", there["policy"]), cast("Mode", there["mode"])
-        return Settings(policy, int(there["shards"]), mode, int(there["feed"]))
+        return Settings(policy, int(there["shards"]), mode, int(there["feed_length"]))
 
     def adopt(self, settings: Settings) -> ExpectedSettings:
         """The same, holding from now on to what was found: a server that lost its data must not change a context."""
-        return ExpectedSettings(self.namespace, settings.policy, settings.shards, settings.mode, settings.feed)
+        return ExpectedSettings(self.namespace, settings.policy, settings.shards, settings.mode, settings.feed_length)
 
     def context(self, settings: Settings, identity: Identity) -> CallContext:
         return CallContext(
@@ -95,7 +95,7 @@ class ExpectedSettings:
             shards=settings.shards,
             policy=settings.policy,
             mode=settings.mode,
-            feed_length=str(settings.feed),
+            feed_length=str(settings.feed_length),
         )
 
 

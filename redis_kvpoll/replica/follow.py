@@ -114,14 +114,16 @@ class Follower:
         except AskError as redirect:
             self._replica.mark_unsynced(self.tags)
             if not (yield FollowRedirect(redirect)):
-                return self._refused(ServerRefusedError(f"mirror: {printable(classify.refusal(redirect))}"))
+                return self._refused(ServerRefusedError(f"mirror: {printable(classify.describe_rejection(redirect))}"))
             return self._lost(redirect)
         except _MustResync as doubt:
             return self._lost(doubt)
         except (NotSent, RedisError, OSError) as error:
             if classify.classify(error) is not Failure.REJECTED or str(error).startswith("UNBLOCKED"):
-                return self._lost(classify.reason(error))
-            return self._refused(ServerRefusedError(f"mirror: {printable(classify.refusal(classify.reason(error)))}"))
+                return self._lost(classify.root_cause(error))
+            return self._refused(
+                ServerRefusedError(f"mirror: {printable(classify.describe_rejection(classify.root_cause(error)))}")
+            )
         except KVPollError as error:
             return self._refused(error)
         except Exception as error:

@@ -110,7 +110,7 @@ class Dispatcher:
                     queue.batch = None
                 if queue.waiting:
                     self._wake_next_sender(queue)
-        return command.finish(command.rooms, command.decode(command.operation, command.rooms, reply))
+        return command.finish(command.rooms, executor.decode(command, command.rooms, reply))
 
     def _send_alone(self, command: Command[V, T], call: Call, now: float) -> list[Any]:
         """The reply to a call that has its queue for itself."""
@@ -125,7 +125,7 @@ class Dispatcher:
             raise
         if executor.detects_data_loss(call, reply):
             return self.run(executor.recover_call(command, call, now, None))
-        return executor.read(call, epochs, reply)
+        return executor.process_reply(call, epochs, reply)
 
     def run(self, flow: Flow[T]) -> T:
         """Do each effect that a flow asks for, until it returns."""
@@ -149,7 +149,7 @@ class Dispatcher:
     def news(self, tail: Tail) -> Iterator[Change | FeedGap]:
         """What is new in the feed, for ever."""
         while True:
-            while self.run(self.executor.read_on("tail", tail)):
+            while self.run(self.executor.read_feed("tail", tail)):
                 pass
             yield from tail.news()
 

@@ -29,7 +29,7 @@ class Mirror(MirrorBase):
 
     Its methods raise StoreClosedError before it is entered and after it was closed; entering it, besides what every
     call of the store may raise:
-        FeedOffError: the namespace was opened with feed=0.
+        FeedOffError: the namespace was opened with feed_length=0.
     """
 
     def __init__(self, dispatcher: Dispatcher, rooms: Callable[[int], bool] | None) -> None:

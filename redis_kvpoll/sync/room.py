@@ -70,7 +70,7 @@ class Room(Handle[Dispatcher]):
             logger.warning("room %d was not cleared at exit: %s", self._id, trouble)
 
     def _run(self, command: Command[V, T]) -> T:
-        dispatcher = self._driver(command.operation)
+        dispatcher = self._require_dispatcher(command.operation)
         began = time.monotonic()
         value = dispatcher.execute(command)
         if dispatcher.executor.tracked_rooms.awaits_creator(self._id):

@@ -19,7 +19,7 @@ from redis_kvpoll.protocol.feed import Change, FeedGap, History, Tail
 from redis_kvpoll.protocol.handle import Handle
 from redis_kvpoll.protocol.lease_commands import LeaseConfig
 from redis_kvpoll.protocol.replies import Opened
-from redis_kvpoll.protocol.room_commands import wanted
+from redis_kvpoll.protocol.room_commands import status_filter
 from redis_kvpoll.protocol.script_call import Command
 from redis_kvpoll.protocol.settings import ExpectedSettings, Settings
 from redis_kvpoll.sync import connect
@@ -56,7 +56,7 @@ class StatusStore(Table):
         mode: ``"prefill"``, ``"decode"`` or ``"none"``; None adopts the namespace's, else none. In mode prefill
             a Failed drops the room's decode prefix length, as SGLang's prefill side does.
         shards: over how many Redis Cluster slots the rooms are spread; None adopts the namespace's, else 1.
-        feed: how many of the latest changes a shard keeps for mirrors, ``wait`` and ``kvpoll tail``, counted in
+        feed_length: how many of the latest changes a shard keeps for mirrors, ``wait`` and ``kvpoll tail``, counted in
             entries (a batch puts up to 16 rooms into one); 0 switches the feed off. None adopts the namespace's, else
             100,000: 5 to 40 MB of Redis, and at 1,000 changes a second more than a minute in which a mirror that was
             cut off can read on where it was.
@@ -68,7 +68,7 @@ class StatusStore(Table):
 
     Every method may raise, besides what it names:
         InvalidInputError: an argument was refused; nothing was sent.
-        NamespaceMismatchError: the namespace is in use with another policy, mode, number of shards or feed.
+        NamespaceMismatchError: the namespace is in use with another policy, mode, number of shards or feed_length.
         StoreUnavailableError: no answer within the deadline.
         OutcomeUnknownError: a call that destroys was sent, and its reply was lost.
         ServerRefusedError: the server's final word (permissions, memory, a foreign key).
@@ -88,12 +88,12 @@ class StatusStore(Table):
         policy: Policy | None = None,
         mode: Mode | None = None,
         shards: int | None = None,
-        feed: int | None = None,
+        feed_length: int | None = None,
         rank: int | None = None,
         world_size: int | None = None,
     ) -> None:
         self._executor = Executor(
-            ExpectedSettings.checked(namespace, policy, shards, mode, feed),
+            ExpectedSettings.checked(namespace, policy, shards, mode, feed_length),
             ttl=validation.seconds(ttl, "ttl"),
             terminal_ttl=validation.seconds(terminal_ttl, "terminal_ttl"),
             deadline=validation.seconds(deadline, "deadline"),
@@ -132,7 +132,7 @@ class StatusStore(Table):
 
         It walks by SCAN: a room that comes or goes meanwhile may be in it or not.
         """
-        return self._rooms(wanted(status))
+        return self._rooms(status_filter(status))
 
     def counts(self) -> dict[KVPoll, int]:
         """How many rooms there are at each status."""
@@ -147,10 +147,10 @@ class StatusStore(Table):
         """What the feed still has of a room's changes, the oldest first; an expiry is none.
 
         Raises:
-            FeedOffError: the namespace was opened with feed=0.
+            FeedOffError: the namespace was opened with feed_length=0.
         """
         history = History(room)
-        while self._dispatcher.run(self._executor.read_on("history", history)):
+        while self._dispatcher.run(self._executor.read_feed("history", history)):
             pass
         return history.changes()
 
@@ -161,7 +161,7 @@ class StatusStore(Table):
         that changes may be missing there.
 
         Raises:
-            FeedOffError: the namespace was opened with feed=0.
+            FeedOffError: the namespace was opened with feed_length=0.
         """
         return self._dispatcher.news(Tail(last))
 
@@ -254,7 +254,7 @@ class StatusStore(Table):
         Raises:
             WaitTimeoutError: it did not get there in time (a TimeoutError).
             RoomNotFoundError: the room is absent, or is gone before it got there (a KeyError).
-            FeedOffError: the namespace was opened with feed=0.
+            FeedOffError: the namespace was opened with feed_length=0.
         """
         self._executor.check_open("wait")
         return self._waits.wait(lambda: self._run(room_commands.wait(room)), room, statuses, timeout)

@@ -140,11 +140,11 @@ class TestHistory:
         assert "has nothing of room 8; it keeps" in run("history", "8", "--redis", url, "-n", "prod").output
 
     def test_where_there_is_no_feed(self, url):
-        with StatusStore.from_url(url, namespace="prod", feed=0) as store:
+        with StatusStore.from_url(url, namespace="prod", feed_length=0) as store:
             store.update_status(1, 1)
         for words in (("history", "1"), ("tail",)):
             result = run(*words, "--redis", url, "-n", "prod")
-            assert (result.exit_code, "was opened with feed=0" in result.output) == (1, True)
+            assert (result.exit_code, "was opened with feed_length=0" in result.output) == (1, True)
 
     def test_a_namespace_that_nobody_uses_stays_unused(self, url, watched):
         for words in (("history", "1"), ("tail",)):

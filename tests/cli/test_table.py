@@ -122,7 +122,7 @@ class TestLooking:
     def test_what_is_no_room_is_wrong_usage(self, url, room):
         result = run("show", "--redis", url, "--", room)
         assert result.exit_code == 2
-        assert "is no room" in result.output
+        assert "is not a room id" in result.output
 
 
 class TestErrors:

@@ -11,6 +11,7 @@ import pytest
 
 from redis_kvpoll import AsyncStatusStore, KVPoll, Outcome, StoreUnavailableError
 from tests.support import pace, real
+from tests.support.internals import idle_connections_of, transport_of
 from tests.support.proxy import Proxy
 
 
@@ -20,8 +21,8 @@ def server_alone():
         yield world.shared()
 
 
-class TestAsyncio:
-    async def test_a_cancelled_call_harms_no_other(self, server_alone):
+class TestAsyncioStore:
+    async def test_cancelled_call_leaves_other_replies_right(self, server_alone):
         """Whenever it is cancelled: while connecting, sending or waiting; no later call gets its reply."""
         with Proxy(server_alone.socket) as proxy:
             async with AsyncStatusStore.from_url(proxy.url) as store:
@@ -36,22 +37,21 @@ class TestAsyncio:
                     assert found == [KVPoll(1 + room % 4) for room in rooms]
                     await asyncio.gather(task, return_exceptions=True)
 
-    async def test_a_cancelled_call_costs_only_its_own_connection(self, server_alone):
+    async def test_cancelled_call_costs_one_connection(self, server_alone):
         async with AsyncStatusStore.from_url(server_alone.tcp) as store:
             await store.get(1)
             await asyncio.gather(*(store.settings() for _ in range(32)))  # which go past the queues, each by itself
-            node_pool = store._transport._node_pool
-            idle = len(node_pool._idle)
+            idle = len(idle_connections_of(store))
             task = asyncio.create_task(store.get(1))
             for _ in range(3):
                 await asyncio.sleep(0)
-            assert len(node_pool._idle) == idle - 1, "it is on its way"
+            assert len(idle_connections_of(store)) == idle - 1, "it is on its way"
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
             assert idle > 8
-            assert len(node_pool._idle) == idle - 1
+            assert len(idle_connections_of(store)) == idle - 1
 
-    async def test_a_call_cancelled_while_it_waits_in_line_gives_its_place_back(self, server_alone):
+    async def test_call_cancelled_in_queue_frees_its_place(self, server_alone):
         with Proxy(server_alone.socket) as proxy:
             async with AsyncStatusStore.from_url(proxy.url, deadline=60.0) as store:
                 await store.poll([1])
@@ -65,7 +65,7 @@ class TestAsyncio:
                 found = await asyncio.gather(*(store.settings() for _ in range(40)))
                 assert len({settings.policy for settings in found}) == 1
 
-    async def test_after_a_cancelled_call_the_settings_are_checked_again(self, server_alone):
+    async def test_settings_are_checked_again_after_cancelled_call(self, server_alone):
         with Proxy(server_alone.socket) as proxy:
             async with AsyncStatusStore.from_url(proxy.url) as store:
                 await store.poll([1])
@@ -79,7 +79,7 @@ class TestAsyncio:
                 await store.poll([1])
                 assert proxy.calls("settings") == before + 1
 
-    async def test_a_cancelled_connect_leaves_nothing_open(self, server_alone):
+    async def test_cancelled_connect_leaves_nothing_open(self, server_alone):
         with Proxy(server_alone.socket) as proxy:
             proxy.stalled = True
             store = AsyncStatusStore.from_url(proxy.url)
@@ -87,16 +87,16 @@ class TestAsyncio:
             await asyncio.to_thread(real.until, lambda: proxy.commands, "it is connecting")
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
-            await asyncio.to_thread(real.until, lambda: not proxy._open, "the connection is closed")
+            await asyncio.to_thread(real.until, lambda: not proxy.open_connections, "the connection is closed")
             await store.aclose()
 
-    async def test_two_thousand_calls_at_once(self, server_alone):
+    async def test_two_thousand_concurrent_calls_succeed(self, server_alone):
         async with AsyncStatusStore.from_url(server_alone.tcp, deadline=60.0) as store:
             updates = await asyncio.gather(*(store.update_status(room, 1) for room in range(2_000)))
             assert {update.outcome for update in updates} == {Outcome.CREATED}
-            assert len(store._transport._node_pool._idle) <= 16
+            assert len(idle_connections_of(store)) <= 16
 
-    async def test_waiting_in_line_counts_towards_the_deadline(self, server_alone):
+    async def test_time_in_queue_counts_towards_deadline(self, server_alone):
         """Else the last of these would wait for every one before it to give up."""
         with Proxy(server_alone.socket) as proxy:
             deadline = pace.seconds(0.5)
@@ -109,18 +109,18 @@ class TestAsyncio:
                 assert took.seconds < 30 * deadline  # in turn it would be 40
                 assert {type(answer) for answer in answers} == {StoreUnavailableError}
 
-    def test_one_event_loop_after_another(self, server_alone):
+    def test_store_works_in_one_event_loop_after_another(self, server_alone):
         store = AsyncStatusStore.from_url(server_alone.tcp)
 
         async def work(room):
             try:
                 return await store.update_status(room, 1)
             finally:
-                await store._transport.close()
+                await transport_of(store).close()
 
         assert [asyncio.run(work(room)).outcome for room in range(3)] == [Outcome.CREATED] * 3
 
-    def test_a_store_left_open_in_a_loop_that_ended(self, server_alone):
+    def test_store_left_open_works_in_next_event_loop(self, server_alone):
         """The next loop works. In a process of its own: Python complains of the open connection, rightly."""
         program = f"""
             import asyncio

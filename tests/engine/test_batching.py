@@ -23,6 +23,7 @@ from redis_kvpoll.aio.dispatcher import CallWaiter
 from redis_kvpoll.engine.batching import Batch
 from redis_kvpoll.engine.effects import PendingCall
 from tests.support import real
+from tests.support.internals import executor_of, queues_of
 from tests.support.oracle import Oracle
 from tests.support.proxy import Proxy
 
@@ -55,22 +56,18 @@ async def sent(proxy, script, count):
     await asyncio.to_thread(real.until, lambda: proxy.calls(script) == count, f"{count} calls of {script}")
 
 
-def queues(store):
-    return list(store._dispatcher._queues.values())
-
-
 async def settings_verified(store, proxy):
     """The store works, and nobody is left anywhere."""
     proxy.release()
     async with asyncio.timeout(60):
         assert await store.get(77) is None
-    assert all(queue.is_free and not queue.has_sender for queue in queues(store))
+    assert all(queue.is_free and not queue.has_sender for queue in queues_of(store).values())
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
-class TestHowMany:
+class TestBatchSize:
     @pytest.mark.parametrize(("callers", "calls"), [(1, 1), (10, 1), (2_000, 2), (10_000, 10)])
-    async def test_calls_of_one_turn_are_one_script_call_a_thousand(self, store, proxy, callers, calls):
+    async def test_concurrent_calls_share_one_call_per_thousand(self, store, proxy, callers, calls):
         before = proxy.connections
         updates = await gather(*(store.update_status(room, WAIT) for room in range(callers)))
         assert [update.outcome for update in updates[:6]] == ([Outcome.ADVANCED] * 5 + [Outcome.CREATED])[:callers]
@@ -78,7 +75,7 @@ class TestHowMany:
         assert proxy.calls("update") == len(proxy.commands) == calls
         assert proxy.connections == before
 
-    async def test_the_first_calls_of_a_store_share_one_look_at_the_settings(self, server):
+    async def test_first_calls_share_one_settings_check(self, server):
         with Proxy(server.socket) as proxy:
             async with AsyncStatusStore.from_url(proxy.url, deadline=60.0) as store:
                 await gather(*(store.update_status(room, BOOT) for room in range(500)))
@@ -86,7 +83,7 @@ class TestHowMany:
                 assert proxy.calls("update") <= 2  # the first of them looks at the eviction policy too
                 assert proxy.connections <= 2
 
-    async def test_one_call_a_shard(self, server):
+    async def test_concurrent_calls_make_one_call_per_shard(self, server):
         with Proxy(server.socket) as proxy:
             async with AsyncStatusStore.from_url(proxy.url, shards=4, deadline=60.0) as store:
                 await store.poll(range(100))
@@ -94,7 +91,7 @@ class TestHowMany:
                 await gather(*(store.update_status(room, BOOT) for room in range(100)))
                 assert proxy.calls("update") == 4
 
-    async def test_who_comes_while_a_call_is_under_way_goes_with_the_next(self, store, proxy):
+    async def test_calls_made_during_a_call_join_the_next_batch(self, store, proxy):
         proxy.hold("poll")
         first = asyncio.create_task(store.get(1))
         await sent(proxy, "poll", 1)
@@ -104,7 +101,7 @@ class TestHowMany:
         assert await gather(first, *others) == [BOOT] * 6 + [None] * 15
         assert proxy.calls("poll") == 2
 
-    async def test_a_batch_goes_along_with_single_calls(self, store, proxy):
+    async def test_many_room_call_shares_batch_with_single_calls(self, store, proxy):
         answers = await gather(store.poll(range(3)), store.get(1), store.poll(range(2_500)), store.get(2_000))
         assert answers[0] == [BOOT] * 3
         assert answers[1] is BOOT
@@ -137,7 +134,7 @@ GOOD = {
 
 @pytest.mark.parametrize("kind", ["valkey", "redis", "redis62"])
 @pytest.mark.parametrize("operation", GOOD)
-async def test_one_bad_item_fails_alone(operation, kind):
+async def test_one_corrupt_room_fails_alone(operation, kind):
     call, answer = GOOD[operation]
     with real.World("sync") as world:
         server = world.shared(kind)
@@ -156,7 +153,7 @@ async def test_one_bad_item_fails_alone(operation, kind):
         assert (answers[10].room, answers[10].operation) == (10, operation)
 
 
-async def test_errors_and_reasons_reach_their_own_caller(store):
+async def test_errors_reach_their_own_caller(store):
     await gather(*(store.abort(room, f"reason {room}") for room in range(3)))
     answers = await gather(
         *(store.failure_exception(room) for room in range(4)), *(store.check_status(room) for room in (4, 8, 9))
@@ -183,7 +180,7 @@ MIXED = {
 
 @pytest.mark.parametrize("kind", ["valkey", "redis", "redis62"])
 @pytest.mark.parametrize("mode", ["none", "prefill"])
-async def test_mixed_calls_are_answered_in_the_order_of_asking(kind, mode):
+async def test_mixed_calls_answer_in_call_order(kind, mode):
     """Scripts are forgotten, replies of what may be repeated get lost, and batches overlap what comes meanwhile."""
     chance = random.Random(f"{kind} {mode}")
     with real.World("sync") as world, Proxy(world.shared(kind).socket) as proxy:
@@ -196,7 +193,7 @@ async def test_mixed_calls_are_answered_in_the_order_of_asking(kind, mode):
                     if chance.random() < 0.5:
                         client.script_flush()
                     if chance.random() < 0.3:
-                        store._executor.server_may_have_changed()
+                        executor_of(store).server_may_have_changed()
                     if chance.random() < 0.3:
                         proxy.lose_next_reply("touch")
                     names = [chance.choice(list(MIXED)) for _ in range(60)]
@@ -211,7 +208,7 @@ async def test_mixed_calls_are_answered_in_the_order_of_asking(kind, mode):
 
 
 class TestLostReplies:
-    async def test_what_destroys_is_unknown_to_each_and_sent_once(self, store, proxy):
+    async def test_lost_clears_are_unknown_to_each_and_sent_once(self, store, proxy):
         proxy.lose_next_reply("clear")
         answers = await gather(*(store.clear(room) for room in range(5)), store.get(4))
         assert [type(answer) for answer in answers[:5]] == [OutcomeUnknownError] * 5
@@ -220,13 +217,13 @@ class TestLostReplies:
         assert proxy.calls("clear") == 1
         assert answers[5] is None
 
-    async def test_what_may_be_repeated_is_for_all(self, store, proxy):
+    async def test_lost_updates_are_repeated_for_all(self, store, proxy):
         proxy.lose_next_reply("update")
         answers = await gather(*(store.update_status(room, MOVE) for room in range(5)))
         assert answers == [Update(Outcome.UNCHANGED, MOVE)] * 5
         assert proxy.calls("update") == 2
 
-    async def test_who_waits_behind_what_was_lost_is_not_touched_by_it(self, store, proxy):
+    async def test_call_queued_behind_lost_batch_is_unaffected(self, store, proxy):
         proxy.hold("clear")
         clear = asyncio.create_task(store.clear(1))
         await sent(proxy, "clear", 1)
@@ -240,17 +237,17 @@ class TestLostReplies:
 
 
 class TestDeadlines:
-    async def test_who_came_later_with_time_left_is_tried_again(self, proxy):
+    async def test_later_call_with_time_left_is_retried(self, proxy):
         """The first gives up; the second, who travelled with it, does not."""
         async with AsyncStatusStore.from_url(proxy.url, deadline=60.0) as store:
             await store.get(1)
             proxy.stalled = True
             first = asyncio.create_task(store.get(1))
             await sent(proxy, "poll", 2)
-            store._executor.deadline = 0.2
+            executor_of(store).deadline = 0.2
             early = asyncio.create_task(store.get(2))
             await asyncio.sleep(0)
-            store._executor.deadline = 60.0
+            executor_of(store).deadline = 60.0
             late = asyncio.create_task(store.get(3))
             await asyncio.sleep(0)
             first.cancel()
@@ -262,7 +259,7 @@ class TestDeadlines:
             proxy.cut()
             assert await gather(late) == [None]
 
-    async def test_a_call_whose_time_is_up_in_line_is_not_sent(self, proxy):
+    async def test_call_expired_in_queue_is_not_sent(self, proxy):
         """Least of all one that destroys: its caller has gone."""
         async with AsyncStatusStore.from_url(proxy.url, deadline=60.0) as store:
             await store.update_status(1, BOOT)
@@ -271,7 +268,7 @@ class TestDeadlines:
             proxy.hold("poll")
             first = asyncio.create_task(store.get(1))
             await sent(proxy, "poll", before + 1)
-            store._executor.deadline = 0.0
+            executor_of(store).deadline = 0.0
             late = asyncio.create_task(store.clear(1))
             await asyncio.sleep(0)
             proxy.release()
@@ -282,7 +279,7 @@ class TestDeadlines:
             assert "stood in line" in str(failure)
             assert proxy.calls("clear") == 0
 
-    async def test_a_server_that_is_away_costs_a_single_call_no_more_than_its_deadline(self):
+    async def test_each_call_fails_at_its_deadline_without_server(self):
         async with AsyncStatusStore.from_url(f"redis://127.0.0.1:{real.free_port()}", deadline=0.3) as store:
             for _ in range(3):
                 answers = await gather(*(store.get(room) for room in range(3)))
@@ -299,7 +296,7 @@ class TestCancelling:
         await asyncio.sleep(0)
         return first, tasks
 
-    async def test_some_of_those_in_line(self, store, proxy):
+    async def test_cancelled_queued_calls_are_not_sent(self, store, proxy):
         first, tasks = await self.begin(store, proxy, 8)
         for task in tasks[::2]:
             task.cancel()
@@ -309,7 +306,7 @@ class TestCancelling:
         await settings_verified(store, proxy)
 
     @pytest.mark.parametrize("whom", [[0], [1, 2], [0, 1, 2]])
-    async def test_some_or_all_of_a_flight(self, store, proxy, whom):
+    async def test_cancelled_calls_leave_their_batch_to_others(self, store, proxy, whom):
         proxy.hold("poll")
         tasks = [asyncio.create_task(store.get(room)) for room in (3, 4, 5)]
         await sent(proxy, "poll", 1)
@@ -327,7 +324,7 @@ class TestCancelling:
         await settings_verified(store, proxy)
 
     @pytest.mark.parametrize("turns", range(6))
-    async def test_the_first_of_a_turn(self, store, proxy, turns):
+    async def test_cancelled_first_call_leaves_others_answered(self, store, proxy, turns):
         tasks = [asyncio.create_task(store.get(room)) for room in range(4)]
         for _ in range(turns):
             await asyncio.sleep(0)
@@ -336,11 +333,11 @@ class TestCancelling:
         assert answers[1:] == [BOOT] * 3
         await settings_verified(store, proxy)
 
-    async def test_a_cancelled_call_is_not_tried_again(self, store, proxy):
+    async def test_cancelled_call_is_not_retried(self, store, proxy):
         """It travels with another, is sent in vain, and the other is tried again, alone."""
 
         async def clear(room, deadline):
-            store._executor.deadline = deadline
+            executor_of(store).deadline = deadline
             return await store.clear(room)
 
         early, gone = asyncio.create_task(clear(2, 0.2)), asyncio.create_task(clear(1, 60.0))
@@ -354,7 +351,7 @@ class TestCancelling:
         await settings_verified(store, proxy)
         assert await store.get(1) is BOOT
 
-    async def test_a_time_limit_around_a_call(self, store, proxy):
+    async def test_time_limit_around_call_leaves_room_alone(self, store, proxy):
         first, tasks = await self.begin(store, proxy, 1)
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.05):
@@ -365,7 +362,7 @@ class TestCancelling:
         await settings_verified(store, proxy)
 
     @pytest.mark.parametrize("turns", range(4))
-    async def test_whoever_cancels_all_other_tasks_takes_no_call_down(self, store, proxy, turns):
+    async def test_cancelling_all_other_tasks_stops_no_call(self, store, proxy, turns):
         """Among them is the sender, which is nobody's; whose call it carries has not been cancelled."""
         mine = [asyncio.create_task(store.get(room)) for room in range(3)]
         for _ in range(turns):
@@ -375,7 +372,7 @@ class TestCancelling:
         assert await gather(*mine) == [BOOT] * 3
         await settings_verified(store, proxy)
 
-    async def test_ten_thousand_at_once(self, store, proxy):
+    async def test_ten_thousand_cancelled_calls_are_not_sent(self, store, proxy):
         first, tasks = await self.begin(store, proxy, 10_000)
         for task in tasks:
             task.cancel()
@@ -385,15 +382,15 @@ class TestCancelling:
         assert proxy.calls("poll") == 1
         await settings_verified(store, proxy)
 
-    async def test_a_mistake_of_ours_is_told_to_all_who_wait(self, store, proxy, monkeypatch):
-        monkeypatch.setattr(store._executor, "observer_epochs", lambda: 1 / 0)
+    async def test_internal_error_reaches_every_waiter(self, store, proxy, monkeypatch):
+        monkeypatch.setattr(executor_of(store), "observer_epochs", lambda: 1 / 0)
         answers = await gather(*(store.get(room) for room in range(3)))
         assert [type(answer) for answer in answers] == [ZeroDivisionError] * 3
         monkeypatch.undo()
         await settings_verified(store, proxy)
 
 
-def test_calls_that_a_closed_event_loop_left_behind_stop_nobody(server):
+def test_calls_left_by_closed_event_loop_block_no_other(server):
     """asyncio.run cancels what is left; a loop that is just closed does not."""
     with Proxy(server.socket) as proxy:
         store = AsyncStatusStore.from_url(proxy.url)
@@ -416,7 +413,7 @@ def test_calls_that_a_closed_event_loop_left_behind_stop_nobody(server):
         assert asyncio.run(work()) == [BOOT] * 3
 
 
-async def test_nothing_is_left_in_memory(server):
+async def test_finished_calls_leave_nothing_in_memory(server):
     async with AsyncStatusStore.from_url(server.tcp, deadline=60.0) as store:
         await gather(*(store.update_status(room, BOOT) for room in range(50)), store.poll(range(3_000)), store.get(1))
         tasks = [asyncio.create_task(store.get(room)) for room in range(9)]
@@ -429,4 +426,4 @@ async def test_nothing_is_left_in_memory(server):
         gc.collect()
         left = [type(one).__name__ for one in gc.get_objects() if type(one) in (PendingCall, CallWaiter, Batch)]
         assert left == []
-        assert list(store._dispatcher._queues) == ["default"]
+        assert list(queues_of(store)) == ["default"]

@@ -19,6 +19,14 @@ from redis_kvpoll.sync import dispatcher
 from tests.support import cluster, pace, real
 from tests.support.calls import MARGIN
 from tests.support.hammer import hammer
+from tests.support.internals import (
+    dispatcher_lock_of,
+    is_idle,
+    queue_of,
+    queues_of,
+    transport_of,
+    wake_next_sender,
+)
 from tests.support.linear import Done, by_room, find_order
 
 BOOT, WAIT = KVPoll.Bootstrapping, KVPoll.WaitingForInput
@@ -46,28 +54,16 @@ def store(proxy):
         proxy.release()
 
 
-def queue(store, name="default"):
-    return store._dispatcher._queues[name]
-
-
 def sent(proxy, script, count):
     real.until(lambda: proxy.calls(script) == count, f"{count} calls of {script}")
 
 
 def in_line(store, count):
-    real.until(lambda: len(queue(store).waiting) == count, f"{count} stand in line")
+    real.until(lambda: len(queue_of(store).waiting) == count, f"{count} stand in line")
 
 
-def all_free(store):
-    dispatcher = store._dispatcher
-    return (
-        all(queue.is_free and queue.next_sender is None for queue in dispatcher._queues.values())
-        and not dispatcher._threads_inside
-    )
-
-
-class TestTravellingTogether:
-    def test_who_comes_while_a_call_is_under_way_goes_with_the_next(self, store, proxy, threads):
+class TestSharedBatches:
+    def test_calls_made_during_a_call_join_the_next_batch(self, store, proxy, threads):
         proxy.hold("poll")
         first = threads.submit(store.get, 1)
         sent(proxy, "poll", 1)
@@ -78,9 +74,9 @@ class TestTravellingTogether:
         assert [other.result(PATIENCE) for other in others] == [BOOT] * 5 + [None] * 15
         assert proxy.calls("poll") == len(proxy.commands) == 2
         assert proxy.connections == 1
-        assert all_free(store)
+        assert is_idle(store)
 
-    def test_a_lost_reply_to_what_destroys_is_unknown_to_each(self, store, proxy, threads):
+    def test_lost_clears_are_unknown_to_each_caller(self, store, proxy, threads):
         proxy.hold("poll")
         first = threads.submit(store.get, 1)
         sent(proxy, "poll", 1)
@@ -95,21 +91,21 @@ class TestTravellingTogether:
         assert proxy.calls("clear") == 1
         assert store.poll(range(5)) == [None] * 5
 
-    def test_one_order_explains_all_answers(self, server, threads):
+    def test_one_serial_order_explains_all_answers(self, server, threads):
         with StatusStore.from_url(server.tcp, policy="strict", shards=2, deadline=60.0) as store:
             job = {"seed": 1, "count": 100, "rooms": [1, 2, 3]}
             running = [threads.submit(hammer, store, who, job) for who in range(8)]
             history = [Done(*done) for one in running for done in one.result(PATIENCE)]
-            assert all_free(store)
+            assert is_idle(store)
         for room, of_room in by_room(history).items():
             assert find_order("strict", of_room), f"room {room}: no serial order explains {sorted(of_room)}"
 
-    def test_nothing_is_left_in_memory(self, store, threads):
+    def test_finished_calls_leave_nothing_in_memory(self, store, threads):
         list(threads.map(lambda room: store.update_status(room, BOOT), range(500)))
         store.get(1)
         gc.collect()
         assert [one for one in gc.get_objects() if type(one) in (PendingCall, Batch, dispatcher.Caller)] == []
-        assert all_free(store)
+        assert is_idle(store)
 
 
 @contextmanager
@@ -128,10 +124,10 @@ def interrupts(do=None):
         signal.signal(signal.SIGUSR1, before)
 
 
-class TestInterrupted:
+class TestInterruptedThread:
     """The main thread, by a signal, while other threads wait for it."""
 
-    def test_one_who_flies_for_himself(self, store, proxy, threads):
+    def test_interrupted_sender_of_own_call_frees_queue(self, store, proxy, threads):
         def work():
             sent(proxy, "poll", 1)
             others = [threads.submit(store.get, room) for room in range(4)]
@@ -147,12 +143,12 @@ class TestInterrupted:
             others = working.result(PATIENCE)
         proxy.release()
         assert [other.result(PATIENCE) for other in others] == [BOOT] * 4
-        assert all_free(store)
+        assert is_idle(store)
 
     @pytest.mark.parametrize(
         ("script", "call"), [("update", lambda s, r: s.update_status(r, WAIT)), ("clear", lambda s, r: s.clear(r))]
     )
-    def test_one_who_flies_for_others(self, store, proxy, threads, script, call):
+    def test_interrupted_sender_of_shared_batch_frees_queue(self, store, proxy, threads, script, call):
         """The thread leads because it was the first in line."""
 
         def work():
@@ -166,7 +162,7 @@ class TestInterrupted:
             return others
 
         proxy.hold("poll")
-        held = proxy._released
+        held = proxy.released
         first = threads.submit(store.get, 0)
         sent(proxy, "poll", 1)
         with interrupts() as interrupt:
@@ -183,9 +179,9 @@ class TestInterrupted:
                 with pytest.raises(OutcomeUnknownError, match=f"^clear of room {room}: .*interrupted"):
                     other.result(PATIENCE)
         assert proxy.calls(script) == (2 if script == "update" else 1)
-        assert all_free(store)
+        assert is_idle(store)
 
-    def test_one_who_waits(self, store, proxy, threads):
+    def test_interrupted_waiter_is_not_elected_sender(self, store, proxy, threads):
         """The thread is in the batch of another, which then fails: it must not be the one to lead the next."""
         proxy.hold("poll")
         first = threads.submit(store.get, 0)
@@ -205,9 +201,9 @@ class TestInterrupted:
             behind = working.result(PATIENCE)
         proxy.release()
         assert [one.result(PATIENCE) for one in (first, behind)] == [BOOT] * 2
-        assert all_free(store)
+        assert is_idle(store)
 
-    def test_a_signal_handler_may_use_the_store(self, store, proxy, threads):
+    def test_signal_handler_may_use_the_store(self, store, proxy, threads):
         """In the midst of a call of its own thread, which goes on when it returns."""
 
         def handle():
@@ -222,7 +218,7 @@ class TestInterrupted:
             assert store.failure_reason(1) is not None or done
             working.result(PATIENCE)
         assert done == [Update(Outcome.FAILED, KVPoll.Failed), [KVPoll.Failed, BOOT]]
-        assert all_free(store)
+        assert is_idle(store)
 
 
 OURS = tuple(f"/redis_kvpoll/{name}.py" for name in ("sync/dispatcher", "engine/batching", "sync/fan_out"))
@@ -251,7 +247,7 @@ def interrupted_at(number, call):
 
 
 @pytest.mark.parametrize("shards", [1, 3])
-def test_wherever_it_is_interrupted_its_lanes_are_free(server, shards):
+def test_interrupt_at_any_place_frees_queues(server, shards):
     """Python looks for signals when a function begins, and when one in C returns. Each such place, one by one."""
     with StatusStore.from_url(server.tcp, shards=shards, deadline=60.0) as store:
         rooms = list(range(6))
@@ -261,33 +257,33 @@ def test_wherever_it_is_interrupted_its_lanes_are_free(server, shards):
         for call in calls:
             number = 1
             while interrupted_at(number, call):
-                stuck = {name: (one.batch, one.next_sender) for name, one in store._dispatcher._queues.items()}
-                assert all_free(store), f"place {number}: {stuck}"
+                stuck = {name: (one.batch, one.next_sender) for name, one in queues_of(store).items()}
+                assert is_idle(store), f"place {number}: {stuck}"
                 number += 1
             places += number
     assert places > (10 if shards == 1 else 40)
 
 
-class TestHanging:
+class TestHangingThread:
     """Another thread that never comes back, for whatever reason."""
 
     @pytest.mark.parametrize("script", ["poll", "clear"])
-    def test_a_caller_waits_no_longer_than_for_a_server(self, server, monkeypatch, script):
+    def test_caller_gives_up_on_hanging_sender(self, server, monkeypatch, script):
         monkeypatch.setattr(dispatcher, "SENDER_TIMEOUT", 0.1)
         with StatusStore.from_url(server.tcp, deadline=pace.seconds(0.2)) as store:
             store.poll([1])
             call = {"poll": lambda: store.get(1), "clear": lambda: store.clear(1)}[script]
-            gone = queue(store)
+            gone = queue_of(store)
             gone.batch, gone.sender = object(), -1
             with pace.Stopwatch() as took, pytest.raises(StoreUnavailableError, match="another thread hangs"):
                 call()
             assert took.seconds < MARGIN
             assert call() is None  # it waits for that one no more
-            assert all_free(store)
+            assert is_idle(store)
 
 
 class TestFork:
-    def test_a_child_works_at_once_and_the_parents_calls_go_on(self, store, proxy, threads):
+    def test_child_works_at_once_and_parent_calls_go_on(self, store, proxy, threads):
         proxy.hold("poll")
         first = threads.submit(store.get, 1)
         sent(proxy, "poll", 1)
@@ -296,21 +292,21 @@ class TestFork:
         child = os.fork()
         if not child:
             signal.alarm(PATIENCE)
-            os._exit(0 if store.update_status(9, BOOT).outcome is Outcome.CREATED and all_free(store) else 1)
+            os._exit(0 if store.update_status(9, BOOT).outcome is Outcome.CREATED and is_idle(store) else 1)
         assert os.waitpid(child, 0)[1] == 0
         proxy.release()
         assert [one.result(PATIENCE) for one in (first, *others)] == [BOOT] * 4
         assert store.get(9) is BOOT
-        assert all_free(store)
+        assert is_idle(store)
 
-    def test_while_another_thread_is_at_the_lanes(self, server):
+    def test_child_works_though_another_thread_held_the_lock(self, server):
         """The lock is held by a thread that the child does not have."""
         with StatusStore.from_url(server.tcp, deadline=60.0) as store:
             store.get(1)
             held, go_on = threading.Event(), threading.Event()
 
             def hold():
-                with store._dispatcher._lock:
+                with dispatcher_lock_of(store):
                     held.set()
                     go_on.wait(PATIENCE)
 
@@ -327,7 +323,7 @@ class TestFork:
 
 
 class TestShards:
-    def test_shards_that_stall_share_one_deadline(self, proxy):
+    def test_stalled_shards_share_one_deadline(self, proxy):
         deadline = pace.seconds(0.5)
         with StatusStore.from_url(proxy.url, shards=32, deadline=deadline) as store:
             store.poll(range(200))
@@ -335,10 +331,10 @@ class TestShards:
             with pace.Stopwatch() as took, pytest.raises(StoreUnavailableError):
                 store.poll(range(200))
             assert took.seconds < 16 * deadline  # in turn it would be 32
-            assert all_free(store)
+            assert is_idle(store)
 
     @pytest.mark.parametrize("stalled", range(3))
-    def test_a_node_that_stalls_holds_up_no_other(self, threads, stalled):
+    def test_stalled_node_holds_up_no_other(self, threads, stalled):
         """All are asked before the first has answered; whose answer has come is free for others at once."""
         nodes = cluster.shared()
         with StatusStore.from_url(nodes.url, namespace="prod", shards=8, deadline=60.0) as store:
@@ -351,26 +347,27 @@ class TestShards:
             try:
                 everywhere = threads.submit(store.poll, range(100))
                 held = {tag("prod", 8, room) for room in range(100) if at[room] is slow}
-                busy = lambda: {name for name, one in list(store._dispatcher._queues.items()) if one.batch}  # noqa: E731
+                busy = lambda: {name for name, one in queues_of(store).items() if one.batch}  # noqa: E731
                 real.until(lambda: everywhere.running() and busy() == held, "only what stalls is still under way")
                 assert store.poll(healthy) == [BOOT] * len(healthy)
                 assert not everywhere.done()
             finally:
                 slow.execute_command("CLIENT", "UNPAUSE")
             assert everywhere.result(PATIENCE) == [BOOT] * 100
-            assert all_free(store)
+            assert is_idle(store)
         for client in nodes.clients:
             client.flushall()
 
-    def test_a_thread_that_is_busy_with_one_shard_does_not_lead_another(self, server, threads):
+    def test_thread_busy_with_one_shard_is_not_elected_for_another(self, server, threads):
         """It waits in the line of a healthy shard, and flies for one that stalls: the next in line leads."""
         with StatusStore.from_url(server.tcp, shards=2, deadline=60.0) as store:
             store.poll(range(20))
             one, other = (next(r for r in range(20) if tag("default", 2, r) == f"default/{n}") for n in range(2))
-            busy, free = queue(store, "default/0"), queue(store, "default/1")
+            busy, free = queue_of(store, "default/0"), queue_of(store, "default/1")
             free.batch, free.sender = object(), -1
             begun, go_on = threading.Event(), threading.Event()
-            begin = store._transport.begin
+            transport = transport_of(store)
+            begin = transport.begin
 
             def slow(step):
                 if step.tag == "default/0" and not begun.is_set():
@@ -378,17 +375,17 @@ class TestShards:
                     go_on.wait(PATIENCE)
                 return begin(step)
 
-            store._transport.begin = slow
+            transport.begin = slow
             both = threads.submit(store.poll, [one, other])
             assert begun.wait(PATIENCE)
             assert len(free.waiting) == 1
             behind = threads.submit(store.get, other)
             real.until(lambda: len(free.waiting) == 2, "both wait for the healthy shard")
             free.batch = None
-            store._dispatcher._wake_next_sender(free)
+            wake_next_sender(store, free)
             assert behind.result(PATIENCE) is None
             assert busy.batch
             assert not both.done()
             go_on.set()
             assert both.result(PATIENCE) == [None, None]
-            assert all_free(store)
+            assert is_idle(store)

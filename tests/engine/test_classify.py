@@ -12,12 +12,12 @@ from redis_kvpoll.engine.classify import Failure, NotSent
 
 
 @pytest.mark.parametrize("code", ["NOREPLICAS", "READONLY", "BUSY", "LOADING", "MASTERDOWN"])
-def test_a_refusal_that_passes_is_known_inside_and_outside_of_a_script(code):
+def test_temporary_refusal_is_not_executed_in_script_or_outside(code):
     for text in (f"{code} why", f"ERR Error running script (call to f_1): @user_script:8: -{code} why"):
         assert classify.classify(exceptions.ResponseError(text)) is Failure.NOT_EXECUTED
 
 
-def test_an_untrusted_certificate_is_final_and_only_where_one_connects():
+def test_untrusted_certificate_is_final_only_when_connecting():
     untrusted = exceptions.ConnectionError("no")
     untrusted.__context__ = ssl.SSLCertVerificationError("self-signed")
     unsent = NotSent()

@@ -10,6 +10,7 @@ import pytest
 from redis_kvpoll import OutcomeUnknownError, StoreUnavailableError
 from tests.support import pace, real
 from tests.support.calls import MARGIN
+from tests.support.internals import transport_of
 from tests.support.proxy import Proxy
 
 
@@ -33,7 +34,7 @@ class TestDeadline:
         assert took.seconds < MARGIN
         return time.monotonic() - began
 
-    def test_a_server_that_stalls(self, world, proxy):
+    def test_stalled_server_fails_first_call_at_deadline(self, world, proxy):
         store = world.open(proxy.url, deadline=0.3)
         proxy.stalled = True
         took = self.timed(
@@ -41,7 +42,7 @@ class TestDeadline:
         )
         assert took > 0.25
 
-    def test_a_server_that_begins_to_stall(self, world, proxy):
+    def test_server_that_begins_to_stall_fails_at_deadline(self, world, proxy):
         deadline = pace.seconds(0.3)
         store = world.open(proxy.url, deadline=deadline)
         store.update_many({1: 1, 2: 1})
@@ -51,36 +52,36 @@ class TestDeadline:
         proxy.stalled = False
         assert store.poll([1, 2]) == [1, 1]
 
-    def test_what_destroys_and_was_sent_is_unknown_after_it(self, world, proxy):
+    def test_sent_clear_is_unknown_after_deadline(self, world, proxy):
         store = world.open(proxy.url, deadline=pace.seconds(0.3))
         store.poll([1])
         proxy.stalled = True
         with pytest.raises(OutcomeUnknownError, match="clear of room 1: sent, but the reply was lost"):
             store.clear(1)
 
-    def test_nobody_listens(self, world):
+    def test_closed_port_is_retried_until_deadline(self, world):
         deadline = pace.seconds(0.3)
         store = world.open(f"redis://127.0.0.1:{real.free_port()}", deadline=deadline)
         said = f"clear of room 7: no answer within {deadline:g} s"
         self.timed(lambda: store.clear(7), rf"^{re.escape(said)} \([0-9]+ tries; last: ")
 
-    def test_every_connection_is_closed_at_once(self, world, proxy):
+    def test_closed_connections_are_retried_until_deadline(self, world, proxy):
         proxy.refusals = 10_000
         store = world.open(proxy.url, deadline=pace.seconds(0.3))
         self.timed(lambda: store.settings(), r"^settings of namespace 'default': no answer")
         assert proxy.connections > 3
 
-    def test_a_clients_own_time_limit_gives_several_tries(self, world, proxy):
+    def test_client_socket_timeout_gives_several_tries(self, world, proxy):
         store = world.open(f"{proxy.url}?socket_timeout={pace.seconds(0.02)}", deadline=pace.seconds(0.4))
         store.poll([1])
         proxy.stalled = True
         self.timed(lambda: store.poll([1]), r"\(([3-9]|1[0-9]) tries; last: ")
 
-    def test_settling_and_the_call_share_it(self, world, proxy, monkeypatch):
+    def test_settings_check_and_call_share_deadline(self, world, proxy, monkeypatch):
         """A server that answers the first command late and the second never takes one deadline, not two."""
         store = world.open(proxy.url, deadline=2.0)
         limits = []
-        transport = (store._store if world.is_async else store)._transport
+        transport = transport_of(store)
         take = transport.take
         now = [time.monotonic()]
 
@@ -97,7 +98,7 @@ class TestDeadline:
         assert all(0 < limit <= 0.5 for limit in limits[1:])
 
     @pytest.mark.parametrize("spec", ["redis+sentinel://{0},{1}/main", "redis+cluster://{0},{1}"])
-    def test_sentinels_and_cluster_nodes_that_stall_share_it(self, world, server, spec):
+    def test_stalled_sentinels_and_nodes_share_deadline(self, world, server, spec):
         with Proxy(server.socket) as one, Proxy(server.socket) as two:
             one.stalled = two.stalled = True
             url = spec.format(f"127.0.0.1:{one.port}", f"127.0.0.1:{two.port}")

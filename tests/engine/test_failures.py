@@ -34,9 +34,9 @@ def store(world, proxy):
     return store
 
 
-class TestReplyLost:
+class TestLostReply:
     @pytest.mark.parametrize("operation", REPEATED)
-    def test_what_does_no_harm_is_repeated(self, store, proxy, operation):
+    def test_repeatable_call_is_sent_again(self, store, proxy, operation):
         script, call, answer = REPEATED[operation]
         proxy.lose_next_reply(script)
         assert call(store) == answer
@@ -44,7 +44,7 @@ class TestReplyLost:
         assert proxy.calls("settings") == 1  # the server might have been another one
 
     @pytest.mark.parametrize("operation", DESTROYING)
-    def test_what_destroys_is_not(self, store, proxy, client, operation):
+    def test_clear_is_not_sent_again(self, store, proxy, client, operation):
         script, call, _ = DESTROYING[operation]
         proxy.lose_next_reply(script)
         with pytest.raises(OutcomeUnknownError, match=rf"^{operation} of room 1: .*may have happened or not"):
@@ -54,7 +54,7 @@ class TestReplyLost:
         assert not client.exists("kvpoll:{default}:prefix:1")
 
     @pytest.mark.parametrize("around", [exceptions.ReadOnlyError("x"), exceptions.TryAgainError("x")])
-    def test_nor_when_the_caller_is_handling_an_error_of_its_own(self, store, proxy, around):
+    def test_clear_inside_exception_handler_is_not_sent_again(self, store, proxy, around):
         """Python notes what is being handled as the context of any new exception; it says nothing of this call."""
         proxy.lose_next_reply("clear")
         try:
@@ -65,25 +65,25 @@ class TestReplyLost:
         assert proxy.calls("clear") == 1
 
     @pytest.mark.parametrize("operation", DESTROYING)
-    def test_a_lost_reply_to_the_settings_costs_nothing(self, world, store, proxy, operation):
+    def test_lost_settings_reply_costs_nothing(self, world, store, proxy, operation):
         script, call, answer = DESTROYING[operation]
         second = world.open(proxy.url)
         proxy.lose_next_reply("settings")
         assert call(second) == answer
         assert (proxy.calls("settings"), proxy.calls(script)) == (2, 1)
 
-    def test_the_walk_over_rooms_goes_on(self, store, proxy):
-        proxy._lose = lambda command: command[0] == b"SCAN"
+    def test_scan_over_rooms_continues(self, store, proxy):
+        proxy.lose = lambda command: command[0] == b"SCAN"
         assert list(store.rooms()) == [1]
 
-    def test_of_a_batch_only_what_was_lost_is_sent_again(self, store, proxy):
+    def test_only_lost_part_of_batch_is_sent_again(self, store, proxy):
         proxy.lose_next_reply("update")
         assert len(store.update_many(dict.fromkeys(range(3_000), 2))) == 3_000
         assert proxy.calls("update") == 4
 
-    def test_of_a_batch_that_destroys_it_says_how_far_it_came(self, store, proxy):
+    def test_lost_clear_many_error_counts_what_was_done(self, store, proxy):
         calls = iter((False, True))
-        proxy._lose = lambda command: len(command) > 1000 and next(calls)
+        proxy.lose = lambda command: len(command) > 1000 and next(calls)
         with pytest.raises(OutcomeUnknownError, match=r"clear_many of rooms 0, 1, 2 and 2,997 more \(1,000 done\)"):
             store.clear_many(range(3_000))
 
@@ -92,7 +92,7 @@ class TestNotSent:
     """What was not sent may be sent again, whatever it does."""
 
     @pytest.mark.parametrize("operation", DESTROYING)
-    def test_no_connection_could_be_made(self, store, proxy, operation):
+    def test_refused_connections_are_retried(self, store, proxy, operation):
         script, call, answer = DESTROYING[operation]
         proxy.cut()
         proxy.refusals = 3
@@ -100,16 +100,16 @@ class TestNotSent:
         assert proxy.calls(script) == 1
 
     @pytest.mark.parametrize("operation", DESTROYING)
-    def test_the_server_had_closed_the_idle_connection(self, store, proxy, client, operation):
+    def test_connection_closed_by_server_is_replaced(self, store, proxy, client, operation):
         script, call, answer = DESTROYING[operation]
         client.client_kill_filter(_type="normal", skipme=True)
-        real.until(lambda: len(proxy._open) == 0, "the proxy has seen it")
+        real.until(lambda: not proxy.open_connections, "the proxy has seen it")
         assert call(store) == answer
         assert proxy.calls(script) == 1
         assert proxy.calls("settings") == 1
 
     @pytest.mark.parametrize("operation", DESTROYING)
-    def test_the_server_was_restarted(self, world, operation):
+    def test_restarted_server_is_reconnected(self, world, operation):
         _, call, _ = DESTROYING[operation]
         server = world.serve()
         store = world.open(server.tcp)
@@ -117,7 +117,7 @@ class TestNotSent:
         world.restart(server)
         call(store)
 
-    def test_the_server_is_there_only_later(self, world, monkeypatch):
+    def test_server_that_starts_later_is_reached(self, world, monkeypatch):
         port = real.free_port()
         store = world.open(f"redis://127.0.0.1:{port}", deadline=60.0)
         real.at_the_second_pause(monkeypatch, lambda: world.serve(port=port))
@@ -125,18 +125,18 @@ class TestNotSent:
 
 
 class TestForgottenScripts:
-    def test_after_script_flush_nothing_fails(self, store, client):
+    def test_calls_work_after_script_flush(self, store, client):
         for _, call, _ in (*REPEATED.values(), *DESTROYING.values()):
             client.script_flush()
             call(store)
 
-    def test_a_script_is_sent_whole_only_once(self, store, client, proxy):
+    def test_forgotten_script_is_sent_whole_once(self, store, client, proxy):
         client.script_flush()
         for _ in range(3):
             store.clear(1)
         assert [c[0] for c in proxy.commands] == [b"EVALSHA", b"EVAL", b"EVALSHA", b"EVALSHA"]
 
-    def test_after_a_restart_nothing_fails(self, world):
+    def test_calls_work_after_restart(self, world):
         server = world.serve()
         store = world.open(server.tcp)
         for _, call, _ in (*REPEATED.values(), *DESTROYING.values()):
@@ -148,7 +148,7 @@ class TestForgottenScripts:
             call(store) if call is not REPEATED["entry"][1] else store.entry(1)
 
 
-def test_an_error_met_while_recovering_is_judged_by_itself(world, server, proxy, client):
+def test_second_error_during_retry_is_the_one_raised(world, server, proxy, client):
     """First the connection is lost, then the settings differ: the second is what the caller must hear of."""
     store = world.open(proxy.url, policy="strict", deadline=60.0)
     store.poll([1])

@@ -14,8 +14,8 @@ from redis_kvpoll.protocol.keys import epoch, feed, prefixes, rooms
 from redis_kvpoll.protocol.script_call import Command
 from redis_kvpoll.sync.dispatcher import drive
 from tests.support import leasing, pace, real
-from tests.support.blocking import Blocking
 from tests.support.feeds import words
+from tests.support.internals import execute, executor_of, tracked_rooms_of
 
 A, B, C = 1, 2, 2**63 - 1
 
@@ -27,14 +27,10 @@ def on_server(client, tag="default"):
     }
 
 
-def executor_of(store):
-    return (store._store if isinstance(store, Blocking) else store)._executor
-
-
-class TestFlushed:
+class TestFlushAll:
     """FLUSHALL: all data is gone, and no connection breaks."""
 
-    def test_all_rooms_come_back_with_the_first_call(self, store, client):
+    def test_first_call_recovers_all_rooms(self, store, client):
         held = {room: store.open(room, request=f"rid {room}") for room in (A, B, C)}
         held[B].update(KVPoll.Transferring)
         held[C].update(KVPoll.Success)
@@ -48,7 +44,7 @@ class TestFlushed:
                 n: v for n, v in fields.items() if not n.endswith("_ms")
             }
 
-    def test_the_call_itself_goes_on_as_if_nothing_had_been(self, store, client):
+    def test_call_that_detects_loss_returns_its_usual_result(self, store, client):
         room = store.open(A)
         room.update(KVPoll.WaitingForInput)
         client.flushall()
@@ -59,7 +55,7 @@ class TestFlushed:
         assert room.clear() == Update(Outcome.STALE, None)
         assert on_server(client) == {}
 
-    def test_reasons_and_prefix_lengths_come_back(self, store, client):
+    def test_reasons_and_prefix_lengths_are_recovered(self, store, client):
         room, other = store.open(A), store.open(B)
         room.set_decode_prefix_len(7)
         other.fail("why")
@@ -67,14 +63,14 @@ class TestFlushed:
         assert room.decode_prefix_len() == 7
         assert store.failure_reason(B) == "why"
 
-    def test_a_length_that_was_recorded_meanwhile_stays(self, make_store, client):
+    def test_prefix_length_recorded_after_loss_is_kept(self, make_store, client):
         room = make_store().open(A)
         room.status()
         client.flushall()
         make_store().set_decode_prefix_len(A, 7)
         assert room.decode_prefix_len() == 7
 
-    def test_a_prefix_key_of_another_type_stops_nobody(self, make_store, client):
+    def test_prefix_key_of_another_type_blocks_no_recovery(self, make_store, client):
         stores = [make_store(), make_store()]
         held = [store.open(A, request="rid") for store in stores]
         held[0].set_decode_prefix_len(5)
@@ -85,7 +81,7 @@ class TestFlushed:
         assert stores[0].open(B).status() is KVPoll.Bootstrapping
         assert client.get(key) == "made by hand"
 
-    def test_what_was_cleared_stays_cleared(self, store, client):
+    def test_cleared_rooms_are_not_recovered(self, store, client):
         rooms_held = [store.open(room) for room in range(6)]
         rooms_held[0].clear()
         store.clear(1)
@@ -94,7 +90,7 @@ class TestFlushed:
         assert rooms_held[5].status() is KVPoll.Bootstrapping
         assert sorted(on_server(client)) == [4, 5]
 
-    def test_what_is_being_cleared_is_not_brought_back_for_that(self, store, client):
+    def test_room_being_cleared_is_not_recovered(self, store, client):
         """Not even for a moment: others would hear of it."""
         room, other = store.open(A), store.open(B)
         client.flushall()
@@ -103,7 +99,7 @@ class TestFlushed:
         assert str(other.id) in told
         assert str(room.id) not in told
 
-    def test_a_late_clear_of_a_former_generation_ends_no_other(self, store, client):
+    def test_stale_clear_leaves_newer_generation_tracked(self, store, client):
         old = store.open(A, request="old")
         old.fail("why")
         new = store.open(A, request="new")
@@ -111,7 +107,7 @@ class TestFlushed:
         client.flushall()
         assert new.update(KVPoll.Transferring) == Update(Outcome.ADVANCED, KVPoll.Transferring)
 
-    def test_what_another_process_cleared_and_we_saw_stays_cleared(self, make_store, client):
+    def test_room_seen_cleared_by_others_is_not_recovered(self, make_store, client):
         store = make_store()
         room, witness = store.open(A), store.open(B)
         make_store().clear(A)
@@ -120,7 +116,7 @@ class TestFlushed:
         assert witness.status() is KVPoll.Bootstrapping
         assert sorted(on_server(client)) == [B]
 
-    def test_a_room_that_was_opened_anew_meanwhile_is_left_alone(self, make_store, client):
+    def test_room_reopened_by_others_is_left_alone(self, make_store, client):
         store, other = make_store(), make_store()
         old, witness = store.open(A, request="old"), store.open(B)
         old.update(KVPoll.Transferring)
@@ -131,7 +127,7 @@ class TestFlushed:
         assert old.update(KVPoll.Success) == Update(Outcome.STALE, KVPoll.Bootstrapping)
         assert new.generation > old.generation
 
-    def test_a_plain_write_by_the_holder_is_known(self, store, client):
+    def test_plain_writes_to_opened_room_are_recovered(self, store, client):
         room = store.open(A)
         store.update_status(A, KVPoll.Transferring)
         store.abort(A, "by hand")
@@ -139,42 +135,42 @@ class TestFlushed:
         assert room.status() is KVPoll.Failed
         assert store.failure_reason(A) == "by hand"
 
-    def test_the_settings_are_there_again_with_it(self, make_store, client):
+    def test_settings_are_recovered(self, make_store, client):
         room = make_store(policy="strict").open(A)
         client.flushall()
         room.update(KVPoll.Transferring)
         with pytest.raises(NamespaceMismatchError, match="policy=strict"):
             make_store(policy="compat").get(A)
 
-    def test_twice(self, store, client):
+    def test_repeated_losses_are_recovered(self, store, client):
         room = store.open(A)
         for status in (KVPoll.WaitingForInput, KVPoll.Transferring, KVPoll.Success):
             client.flushall()
             assert room.update(status) == Update(Outcome.ADVANCED, status)
 
-    def test_many_rooms_in_many_shards(self, make_store, client):
+    def test_rooms_in_many_shards_are_recovered(self, make_store, client):
         store = make_store(shards=4)
         held = [store.open(room) for room in range(60)]
         client.flushall()
         assert [room.status() for room in held] == [KVPoll.Bootstrapping] * 60
         assert sum(store.counts().values()) == 60
 
-    def test_more_than_a_call_can_carry(self, store, client):
+    def test_more_rooms_than_one_call_holds_are_recovered(self, store, client):
         held = [store.open(room) for room in range(1100)]
         client.flushall()
         held[0].update(KVPoll.Success)
         assert len(on_server(client)) == 1100
 
-    def test_what_expired_is_not_brought_back(self, make_store, client):
+    def test_expired_room_is_not_recovered(self, make_store, client):
         store = make_store(ttl=100.0)
         store.open(A)
-        executor_of(store).tracked_rooms.in_shard("default")[A].until = 0.0
+        tracked_rooms_of(store).in_shard("default")[A].until = 0.0
         room = store.open(B)
         client.flushall()
         assert room.status() is KVPoll.Bootstrapping
         assert sorted(on_server(client)) == [B]
 
-    def test_only_reading_brings_back_too(self, store, client):
+    def test_read_recovers_rooms_too(self, store, client):
         store.open(A)
         store.open(B).status()
         client.flushall()
@@ -183,10 +179,10 @@ class TestFlushed:
         assert sorted(on_server(client)) == [A, B]
 
 
-class TestGuests:
+class TestAttachedRooms:
     """Who has attached a room does not create it, but waits for its opener, and adds what it knows."""
 
-    def test_a_guest_waits_for_the_opener(self, make_store, client):
+    def test_attached_write_waits_for_creator(self, make_store, client):
         store, other = make_store(), make_store()
         room = store.open(A)
         room.update(KVPoll.Transferring)
@@ -197,13 +193,13 @@ class TestGuests:
         assert guest.update(KVPoll.Success) == Update(Outcome.ADVANCED, KVPoll.Success)
         opener.join()
 
-    def test_without_an_opener_it_is_stale_in_the_end(self, make_store, client):
+    def test_attached_write_without_creator_ends_stale(self, make_store, client):
         guest = make_opened(make_store, deadline=pace.seconds(0.8))
         client.flushall()
         assert guest.update(KVPoll.Success) == Update(Outcome.STALE, None)
         assert on_server(client) == {}
 
-    def test_one_that_was_cleared_is_not_waited_for_for_ever(self, make_store, client, monkeypatch):
+    def test_wait_for_creator_of_cleared_room_ends(self, make_store, client, monkeypatch):
         monkeypatch.setattr("redis_kvpoll.engine.executor.CREATOR_POLL_INTERVAL", 60.0)  # no call waits for the opener
         store = make_store()
         make_store().open(A)
@@ -211,21 +207,21 @@ class TestGuests:
         client.flushall()
         guest.update(KVPoll.Success)
         assert guest.clear() == Update(Outcome.STALE, None)
-        held = executor_of(store).tracked_rooms
+        held = tracked_rooms_of(store)
         assert (len(held), list(held.awaiting_shards)) == (1, ["default"])
         monkeypatch.setattr("redis_kvpoll.engine.tracked_rooms.CREATOR_TIMEOUT", 0.0)
         real.until(lambda: store.poll([B]) and not held.awaiting_shards, "the end of it")
         assert len(held) == 0
 
-    def test_the_wait_for_it_is_within_the_deadline_of_the_call(self, monkeypatch):
+    def test_wait_for_creator_ends_at_call_deadline(self, monkeypatch):
         with StatusStore.from_url("memory://", deadline=5.0) as store:
-            executor, stale = store._executor, Update(Outcome.STALE, None)
+            executor, stale = executor_of(store), Update(Outcome.STALE, None)
             monkeypatch.setattr(executor.tracked_rooms, "awaits_creator", lambda room: True)
             command = fenced_commands.update(A, 1763800000000123, KVPoll.Success)
             assert type(next(executor.await_creator(command, stale, time.monotonic()))) is Sleep
             assert drive(executor.await_creator(command, stale, time.monotonic() - 5.0), None) == stale
 
-    def test_a_guest_adds_what_only_it_knows(self, make_store, client):
+    def test_attached_store_recovers_what_only_it_knows(self, make_store, client):
         store, other = make_store(), make_store()
         room = store.open(A)
         guest = other.attach(A)
@@ -235,7 +231,7 @@ class TestGuests:
         assert guest.status() is KVPoll.Success
         assert room.status() is KVPoll.Success
 
-    def test_a_guest_that_came_back_first_adds_it_later(self, make_store, client):
+    def test_attached_store_that_returns_first_replays_later(self, make_store, client):
         store, other = make_store(), make_store(deadline=pace.seconds(0.2))
         room = store.open(A)
         other.attach(A).update(KVPoll.Success)
@@ -261,10 +257,10 @@ def make_opener_come_back(client, room):
     client.pexpire(key, 60_000)
 
 
-class TestReconnected:
+class TestReconnect:
     """Connections break; the server may be another one then, with older data and the same epoch."""
 
-    def test_to_the_same_server_nothing_is_said_again(self, world):
+    def test_same_server_gets_no_replay(self, world):
         server = world.shared()
         store, other = world.open(server.tcp), world.open(server.tcp)
         room, witness = store.open(A), store.open(B)
@@ -276,7 +272,7 @@ class TestReconnected:
             assert not client.exists(rooms("default", [A])[0])
         assert room.update(KVPoll.Success) == Update(Outcome.STALE, None)
 
-    def test_to_another_with_the_same_epoch_all_is(self, world, tmp_path):
+    def test_other_server_with_same_epoch_gets_full_replay(self, world, tmp_path):
         options = ("--appendonly", "yes", "--appendfsync", "always", "--dir", str(tmp_path))
         server = world.serve(*options)
         store = world.open(server.tcp)
@@ -293,7 +289,7 @@ class TestReconnected:
         assert room.update(KVPoll.Success).outcome is Outcome.ADVANCED
 
     @pytest.mark.parametrize("number", [3, 1500])
-    def test_to_an_empty_one_all_is(self, world, number):
+    def test_empty_server_gets_full_replay(self, world, number):
         server = world.serve()
         store = world.open(server.tcp, deadline=60.0)
         held = [store.open(room) for room in range(number)]
@@ -306,7 +302,7 @@ class TestReconnected:
 
 class TestRanks:
     @pytest.mark.parametrize("role", ["creator", "attached", "cleared"])
-    def test_who_knows_no_status_changes_none_and_hinders_no_other(self, server, client, role):
+    def test_replay_without_status_changes_nothing(self, server, client, role):
         """As a rank that has attached before it wrote anything."""
         with StatusStore(server.store_client(), rank=0, world_size=2) as opener:
             generation = opener.open(A, request="rid").generation
@@ -315,7 +311,7 @@ class TestRanks:
         with StatusStore(server.store_client(), rank=1, world_size=2) as store:
             item = [str(generation), *unknown, str(generation), *unknown, str(generation), *known]
             said = Command("replay", script_specs.REPLAY, [A, B, C], item, replies.updates, lambda _, found: found)
-            assert store._run(said) == [
+            assert execute(store, said) == [
                 Update(Outcome.UNCHANGED, None),
                 Update(Outcome.SKIPPED, None),
                 Update(Outcome.CREATED, KVPoll.Transferring),
@@ -323,30 +319,30 @@ class TestRanks:
         assert client.hgetall(rooms("default", [A])[0]) == before
         assert sorted(on_server(client)) == [A, C]
 
-    def test_a_clear_that_is_brought_back_is_in_the_feed(self, server, client):
+    def test_replayed_clear_is_in_the_feed(self, server, client):
         """Also where the server went back to just before it, and nothing else changes."""
         with StatusStore(server.store_client(), rank=0, world_size=2) as store:
             room = store.open(A, request="rid")
             room.update(KVPoll.Success)
             item = [str(room.generation), "rid", "Success", "", "", "cleared"]
             said = Command("replay", script_specs.REPLAY, [A], item, replies.updates, lambda _, found: found)
-            assert store._run(said) == [Update(Outcome.UNCHANGED, None)]
+            assert execute(store, said) == [Update(Outcome.UNCHANGED, None)]
             assert words(client)[-1] == ["1", "Bootstrapping", "rank:0", "absent"]
-            assert store._run(said) == [Update(Outcome.UNCHANGED, None)]
+            assert execute(store, said) == [Update(Outcome.UNCHANGED, None)]
             assert len(words(client)) == 3
 
-    def test_a_higher_generation_begins_the_room_anew_in_the_feed(self, server, client):
+    def test_replayed_higher_generation_restarts_room_in_feed(self, server, client):
         with StatusStore(server.store_client(), rank=0, world_size=2) as store:
             later = str(store.open(A, request="former").generation + 1)
         with StatusStore(server.store_client(), rank=1, world_size=2) as store:
             item = [later, "rid", "Transferring", "", "", "creator"]
-            store._run(Command("replay", script_specs.REPLAY, [A], item, replies.updates, lambda _, found: found))
+            execute(store, Command("replay", script_specs.REPLAY, [A], item, replies.updates, lambda _, found: found))
         assert [fields[2:] for fields in words(client)] == [
             ["1", "Bootstrapping", "first:0", "Bootstrapping"],
             ["1", "Bootstrapping", "first:1", "Transferring"],
         ]
 
-    def test_each_rank_brings_back_its_own(self, make_store, client):
+    def test_each_rank_recovers_its_own_status(self, make_store, client):
         stores = [make_store(rank=rank, world_size=2) for rank in range(2)]
         held = [store.open(A, request="rid") for store in stores]
         assert held[0] == held[1]
@@ -358,7 +354,7 @@ class TestRanks:
         assert stores[0].collect(A) == {0: KVPoll.Success, 1: KVPoll.Transferring}
         assert stores[0].consensus([A])[0].status is KVPoll.Transferring
 
-    def test_versions_grow_though_they_are_lost(self, make_store, client):
+    def test_consensus_version_grows_after_loss(self, make_store, client):
         stores = [make_store(rank=rank, world_size=2) for rank in range(2)]
         held = [store.open(A, request="rid") for store in stores]
         before = stores[0].consensus([A])[0]
@@ -372,7 +368,7 @@ class TestRanks:
                 before = after
 
     @pytest.mark.parametrize("first", [0, 1])
-    def test_a_rank_that_has_cleared_still_counts(self, make_store, client, first):
+    def test_cleared_rank_still_counts_after_recovery(self, make_store, client, first):
         stores = [make_store(rank=rank, world_size=2) for rank in range(2)]
         held = [store.open(A, request="rid") for store in stores]
         for room in held:
@@ -395,7 +391,7 @@ class TestLostLeases:
     """A lease that is lost stays lost when the server no longer knows that it was."""
 
     @pytest.mark.parametrize("knows", [True, False])
-    def test_a_former_incarnation_that_comes_back_first_takes_nothing(self, make_store, client, knows):
+    def test_former_incarnation_returning_first_takes_nothing(self, make_store, client, knows):
         former = leasing.ManualLease(make_store()).take()
         former.store.open(A)
         later = leasing.ManualLease(make_store()).take()

@@ -8,7 +8,8 @@ from redis_kvpoll import KVPoll, StoreUnavailableError
 from redis_kvpoll.engine.retry import Attempts, CallFailed
 from redis_kvpoll.protocol import script_specs
 from redis_kvpoll.protocol.keys import rooms
-from tests.engine.test_recovery import A, B, executor_of, on_server
+from tests.engine.test_recovery import A, B, on_server
+from tests.support.internals import executor_of
 
 
 @pytest.fixture
@@ -21,10 +22,10 @@ def held(store, client, monkeypatch):
     return held
 
 
-class TestCutOff:
+class TestInterruptedReplay:
     """Nothing is left out."""
 
-    def test_by_the_deadline_of_a_call(self, held, client, monkeypatch):
+    def test_replay_cut_by_deadline_is_completed(self, held, client, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(Attempts, "send_script", after(Attempts.send_script, 2, out_of_time))
             with pytest.raises(StoreUnavailableError):
@@ -33,7 +34,7 @@ class TestCutOff:
         assert held[0].status() is KVPoll.Bootstrapping
         assert len(on_server(client)) == 6
 
-    def test_and_goes_on_where_it_was(self, held, client, monkeypatch):
+    def test_interrupted_replay_continues_where_it_stopped(self, held, client, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(Attempts, "send_script", after(Attempts.send_script, 2, out_of_time))
             with pytest.raises(StoreUnavailableError):
@@ -42,7 +43,7 @@ class TestCutOff:
         held[5].status()
         assert sorted(on_server(client)) == [2, 3, 4, 5]
 
-    def test_by_a_lost_connection(self, store, held, client, monkeypatch):
+    def test_replay_cut_by_reconnect_is_completed(self, store, held, client, monkeypatch):
         """To a server that was lost, and has not been since."""
         with monkeypatch.context() as patch:
             patch.setattr(
@@ -53,13 +54,13 @@ class TestCutOff:
             held[0].status()
         assert len(on_server(client)) == 6
 
-    def test_by_a_further_loss(self, held, client, monkeypatch):
+    def test_replay_cut_by_another_loss_is_completed(self, held, client, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(Attempts, "send_script", after(Attempts.send_script, 2, client.flushall))
             held[0].status()
         assert len(on_server(client)) == 6
 
-    def test_a_further_loss_while_a_guest_waits(self, make_store, client, monkeypatch):
+    def test_loss_while_attached_room_waits_is_recovered(self, make_store, client, monkeypatch):
         monkeypatch.setattr("redis_kvpoll.engine.tracked_rooms.CREATOR_POLL_INTERVAL", 0.0)
         guest_of = make_store()
         make_store().open(A)

@@ -6,7 +6,7 @@ from bench import recovery
 from tests.support.fuzzing import LONG
 
 
-def test_the_table_is_whole_again():
+def test_table_is_complete_after_losses_under_load():
     """Counted room by room, and cleared ones stay cleared. How long it takes is for the benchmark to say."""
     owners, rooms = (4, 10_000) if LONG else (3, 700)
     found = recovery.recover(owners, rooms)

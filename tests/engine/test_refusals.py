@@ -22,12 +22,12 @@ from tests.support.calls import DESTROYING, MARGIN, REPEATED
 from tests.support.proxy import Proxy
 
 
-class TestNotNow:
+class TestTemporaryRefusal:
     """Answers that say "later": the call is repeated, what destroys too, since it did not run."""
 
     @pytest.mark.parametrize("kind", ["valkey", "redis", "redis62"])
     @pytest.mark.parametrize("operation", ["update_status", *DESTROYING])
-    def test_a_replica_that_becomes_primary(self, world, monkeypatch, kind, operation):
+    def test_call_to_replica_waits_until_it_is_primary(self, world, monkeypatch, kind, operation):
         _, call, answer = (REPEATED | DESTROYING)[operation]
         server = world.serve(kind=kind)
         store = world.open(server.tcp, deadline=60.0)
@@ -43,7 +43,7 @@ class TestNotNow:
 
     @pytest.mark.parametrize("kind", ["valkey", "redis", "redis62"])
     @pytest.mark.parametrize("operation", ["update_status", "clear"])
-    def test_a_server_busy_with_a_script(self, world, monkeypatch, kind, operation):
+    def test_call_to_busy_server_waits(self, world, monkeypatch, kind, operation):
         _, call, answer = (REPEATED | DESTROYING)[operation]
         server = world.serve("--lua-time-limit", "5", kind=kind)
         store = world.open(server.tcp, deadline=60.0)
@@ -59,7 +59,7 @@ class TestNotNow:
             client.connection_pool.release(connection)
         assert len(pauses) >= 2
 
-    def test_a_server_that_loads_its_data(self, world, monkeypatch):
+    def test_call_to_loading_server_waits(self, world, monkeypatch):
         server = world.serve("--enable-debug-command", "yes")
         store = world.open(server.tcp, deadline=60.0)
         pauses = real.at_the_second_pause(monkeypatch, lambda: None)
@@ -97,7 +97,7 @@ def is_loading(server):
         return client.info("persistence")["loading"] == 1
 
 
-class TestRefused:
+class TestFinalRefusal:
     """The server's final word is passed on at once, with what to do about it."""
 
     def refused(self, call, hint, proxy=None):
@@ -111,7 +111,7 @@ class TestRefused:
         ("operation", "key"),
         [(operation, "feed") for operation in ("update_status", "touch", "abort", "record_failure", "clear")],
     )
-    def test_a_key_of_another_type(self, world, kind, operation, key):
+    def test_feed_of_another_type_is_refused(self, world, kind, operation, key):
         """A room's own key is not among them: that is an error about the room."""
         _, call, _ = (REPEATED | DESTROYING)[operation]
         server = world.shared(kind)
@@ -127,7 +127,7 @@ class TestRefused:
             assert proxy.connections == 1  # the connection is as good as before
 
     @pytest.mark.parametrize("kind", ["valkey", "redis", "redis62"])
-    def test_a_user_who_may_not(self, world, kind):
+    def test_user_without_permission_is_refused(self, world, kind):
         server = world.shared(kind)
         with server.client() as client:
             client.execute_command("ACL", "SETUSER", "reader", "on", ">pw", "~*", "+@all", "-evalsha", "-eval")
@@ -145,7 +145,7 @@ class TestRefused:
 
     @pytest.mark.parametrize("command", ["xadd", "hsetnx", "hdel", "pexpire"])
     @pytest.mark.parametrize("kind", ["valkey", "redis", "redis62"])
-    def test_who_may_do_only_half_of_what_a_script_does_changes_nothing(self, world, kind, command):
+    def test_partly_permitted_script_changes_nothing(self, world, kind, command):
         """Else rooms would be changed, and no mirror would hear of it."""
         server = world.shared(kind)
         boot, rooms = KVPoll.Bootstrapping, (1, 2)
@@ -162,7 +162,7 @@ class TestRefused:
             finally:
                 client.acl_deluser("half")
 
-    def test_a_user_who_may_not_even_enter(self, world):
+    def test_user_refused_in_handshake_fails_at_once(self, world):
         """Who is refused during the handshake is told so at once; the connection is not kept."""
         server = world.shared()
         with server.client() as client:
@@ -174,7 +174,7 @@ class TestRefused:
             finally:
                 client.acl_deluser("guest")
 
-    def test_a_password_that_is_missing_or_wrong(self, world):
+    def test_missing_or_wrong_password_is_refused(self, world):
         server = world.serve()
         with server.client() as client:
             client.config_set("requirepass", "right")
@@ -186,7 +186,7 @@ class TestRefused:
             finally:
                 client.config_set("requirepass", "")
 
-    def test_a_password_that_came_while_it_was_connected(self, world):
+    def test_password_set_while_connected_is_refused(self, world):
         server = world.serve()
         store = world.open(server.tcp, deadline=60.0)
         store.poll([1])
@@ -200,7 +200,7 @@ class TestRefused:
         store.update_status(1, 1)
 
     @pytest.mark.parametrize("kind", ["valkey", "redis", "redis62"])
-    def test_a_server_that_is_full(self, world, kind):
+    def test_full_server_refuses_writes_and_serves_reads(self, world, kind):
         server = world.serve(kind=kind)
         with server.client() as client, Proxy(server.socket) as proxy:
             store = world.open(proxy.url)
@@ -212,11 +212,11 @@ class TestRefused:
             client.config_set("maxmemory", "0")
             assert store.update_status(2, 1).outcome is Outcome.CREATED
 
-    def test_no_such_database(self, world):
+    def test_missing_database_is_refused(self, world):
         store = world.open(f"{world.shared().tcp}/99", deadline=60.0)
         self.refused(lambda: store.poll([1]), "DB index is out of range")
 
-    def test_a_server_that_is_no_redis(self, world):
+    def test_http_server_is_an_error(self, world):
         with http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as web:
             threading.Thread(target=web.serve_forever, daemon=True).start()
             store = world.open(f"redis://127.0.0.1:{web.server_address[1]}", deadline=0.3)
@@ -226,7 +226,7 @@ class TestRefused:
 
 
 class TestEviction:
-    def test_a_server_that_may_drop_rooms_is_warned_of_once(self, world):
+    def test_evicting_server_warns_once(self, world):
         server = world.serve("--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru")
         for protocol in (2, 3):
             store = world.open(f"{server.tcp}?protocol={protocol}")
@@ -234,16 +234,16 @@ class TestEviction:
                 store.update_status(1, 1)
             store.update_status(1, 2)  # a second warning would be an error
 
-    def test_where_warnings_are_errors_the_call_is_carried_out_all_the_same(self, world, caplog):
+    def test_warning_as_error_does_not_stop_the_call(self, world, caplog):
         store = world.open(world.serve("--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru").tcp)
         assert store.update_status(1, 1).outcome is Outcome.CREATED
         assert "allkeys-lru" in caplog.text
 
     @pytest.mark.parametrize("options", [("--maxmemory", "100mb"), ("--maxmemory-policy", "allkeys-lru")])
-    def test_no_warning_without_a_cause(self, world, options):
+    def test_server_that_cannot_evict_gives_no_warning(self, world, options):
         world.open(world.serve(*options).tcp).update_status(1, 1)
 
-    def test_who_may_not_ask_is_not_bothered(self, world):
+    def test_user_without_info_permission_gets_no_warning(self, world):
         server = world.shared()
         with server.client() as client:
             client.execute_command("ACL", "SETUSER", "careful", "on", ">pw", "~kvpoll:*", "+@all", "-info")

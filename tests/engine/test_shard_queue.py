@@ -37,7 +37,7 @@ def pending(kind="poll", rooms=(1,), give_up_at=NEVER, context=LAYOUT, busy=Fals
     return made
 
 
-def lane_with(*pending_calls):
+def queue_of_calls(*pending_calls):
     queue = ShardQueue()
     for one in pending_calls:
         queue.enqueue(one)
@@ -54,7 +54,7 @@ def short(batch, until):
     batch.fail(CallFailed(StoreUnavailableError, "no answer", until))
 
 
-class Lanes(RuleBasedStateMachine):
+class QueueMachine(RuleBasedStateMachine):
     """One queue. ``asked`` holds what each room was asked, in order, by those who have not left."""
 
     @initialize()
@@ -183,11 +183,11 @@ class Lanes(RuleBasedStateMachine):
             assert self.queue.elect_sender() in waiting
 
 
-TestLanes = Lanes.TestCase
-TestLanes.settings = examples(80)
+TestQueueMachine = QueueMachine.TestCase
+TestQueueMachine.settings = examples(80)
 
 
-class TestWhoGoesAlong:
+class TestTakeBatch:
     @pytest.mark.parametrize(
         ("line", "first"),
         {
@@ -206,13 +206,13 @@ class TestWhoGoesAlong:
             ),
         }.values(),
     )
-    def test_by_kind_rooms_and_seats(self, line, first):
+    def test_batch_takes_compatible_calls_in_order(self, line, first):
         pending_calls = [pending(kind, rooms, context=(more or [LAYOUT])[0]) for kind, rooms, *more in line]
-        batch = lane_with(*pending_calls).take_batch()
+        batch = queue_of_calls(*pending_calls).take_batch()
         assert [pending_calls.index(one) for one in batch.pending_calls] == first
 
-    def test_ten_thousand_take_ten_flights(self):
-        queue = lane_with(*(pending(rooms=[room]) for room in range(10_000)))
+    def test_ten_thousand_calls_take_ten_batches(self):
+        queue = queue_of_calls(*(pending(rooms=[room]) for room in range(10_000)))
         batches = 0
         while queue.waiting:
             batch = queue.take_batch()
@@ -221,18 +221,18 @@ class TestWhoGoesAlong:
             batches += 1
         assert batches == 10
 
-    def test_who_looks_at_the_settings_shares_the_whole_answer(self):
+    def test_settings_checks_share_the_whole_reply(self):
         call = ExpectedSettings.checked("default", None, None, None, None).call()
         pending_calls = [PendingCall(call, NEVER) for _ in range(3)]
-        lane_with(*pending_calls).take_batch().distribute([b"2", b"compat"])
+        queue_of_calls(*pending_calls).take_batch().distribute([b"2", b"compat"])
         assert [one.reply for one in pending_calls] == [[b"2", b"compat"]] * 3
 
 
-class TestLeaving:
-    def test_who_left_a_flight_that_fails_does_not_go_again(self):
+class TestCancelAndRequeue:
+    def test_cancelled_call_of_failed_batch_is_not_requeued(self):
         """It would be the first in line, and nobody would lead."""
         first, second = pending("clear", [1]), pending("clear", [2])
-        queue = lane_with(first, second)
+        queue = queue_of_calls(first, second)
         batch = queue.take_batch()
         queue.cancel(first)
         short(batch, 0.0)
@@ -240,44 +240,44 @@ class TestLeaving:
         assert queue.elect_sender() is second
         assert queue.take_batch().pending_calls == [second]
 
-    def test_a_lane_that_all_have_left_is_free(self):
+    def test_queue_with_all_calls_cancelled_is_free(self):
         pending_calls = [pending(rooms=[room]) for room in range(3)]
-        queue = lane_with(*pending_calls)
+        queue = queue_of_calls(*pending_calls)
         for at in (1, 0, 2):
             queue.cancel(pending_calls[at])
         assert queue.is_free
 
-    def test_the_next_leads(self):
+    def test_next_call_is_elected_after_cancel(self):
         first, second = pending(), pending()
-        queue = lane_with(first, second)
+        queue = queue_of_calls(first, second)
         assert queue.elect_sender() is first
         queue.cancel(first)
         assert queue.elect_sender() is second
 
-    def test_nobody_is_told_of_a_lane_abandoned_by_one_who_flew_for_himself(self):
+    def test_lone_call_given_up_frees_queue(self):
         queue = ShardQueue()
         queue.batch = pending().call
         assert queue.requeue_or_fail(queue.batch) == []
         assert queue.is_free
 
-    def test_a_flight_that_destroys_is_not_tried_again(self):
+    def test_given_up_clears_are_unknown_and_not_requeued(self):
         pending_calls = [pending("clear", [1]), pending("clear", [2])]
-        queue = lane_with(*pending_calls)
+        queue = queue_of_calls(*pending_calls)
         assert queue.requeue_or_fail(queue.take_batch()) == pending_calls
         assert {one.failure.kind for one in pending_calls} == {OutcomeUnknownError}
         assert queue.is_free
 
-    def test_who_goes_again_is_first_in_line(self):
+    def test_requeued_call_is_first_in_queue(self):
         """Else it would come behind what was asked of its room after it."""
         first, second = pending("update", [1]), pending("clear", [1])
-        queue = lane_with(first, second)
+        queue = queue_of_calls(first, second)
         assert queue.complete(queue.take_batch()) == []
         assert list(queue.waiting) == [first, second]
 
-    def test_an_old_flight_does_not_end_the_next(self):
+    def test_old_batch_does_not_complete_the_next(self):
         """It was given up by others; and then it came back after all."""
         one, other = pending(rooms=[1]), pending("update", [1])
-        queue = lane_with(one, other)
+        queue = queue_of_calls(one, other)
         old = queue.take_batch()
         queue.requeue_or_fail(old)
         new = queue.take_batch()
@@ -286,7 +286,7 @@ class TestLeaving:
         assert queue.batch is new
 
 
-def test_a_line_holds_on_to_no_flight_but_the_last():
+def test_queue_keeps_no_batch_but_the_last():
     """Or each batch would hold the one before it, for as long as the queue is busy."""
     queue = ShardQueue()
     for _ in range(3):

@@ -10,18 +10,17 @@ from redis_kvpoll import InvalidInputError, KVPoll, LeaseLostError, Outcome
 from redis_kvpoll.protocol import keys, lease_commands, scripts
 from redis_kvpoll.protocol.settings import SETTINGS
 from tests.support.contexts import context
+from tests.support.internals import executor_of, make_touch_due, rooms_to_touch, run
 from tests.support.leasing import (
     LOST,
     NS,
     ManualLease,
     begin_long_ago,
     die,
-    executor_of,
     now_ms,
     pass_time,
     reap_lost,
     record,
-    run,
 )
 
 BOOT, MOVE, DONE, FAIL = KVPoll.Bootstrapping, KVPoll.Transferring, KVPoll.Success, KVPoll.Failed
@@ -46,14 +45,14 @@ def other(client, make_store):
     return make_store()
 
 
-class TestHolding:
-    def test_what_is_written(self, held, client):
+class TestHeldLease:
+    def test_record_has_incarnation_ttl_and_heartbeat(self, held, client):
         incarnation, ttl_ms, heartbeat_ms, _, marked = record(client)
         assert (ttl_ms, heartbeat_ms, marked) == (5000, 500, 0)
         assert str(incarnation) == held.incarnation
         assert len(held.incarnation) == 16
 
-    def test_what_is_created_is_owned(self, held, client, other):
+    def test_created_rooms_are_owned(self, held, client, other):
         held.store.update_status(1, BOOT)
         held.store.update_many({2: MOVE, 3: BOOT})
         held.store.open(4)
@@ -63,12 +62,12 @@ class TestHolding:
         assert {int(room) for room in client.zrange(OWNED, 0, -1)} == {1, 2, 3, 4}
         assert {score for _, score in client.zrange(OWNED, 0, -1, withscores=True)} == {float(held.incarnation)}
 
-    def test_what_is_cleared_is_owned_no_more(self, held, client):
+    def test_cleared_room_is_not_owned(self, held, client):
         held.store.update_many({1: BOOT, 2: BOOT})
         held.store.clear(1)
         assert client.zrange(OWNED, 0, -1) == ["2"]
 
-    def test_a_heartbeat_renews_it_and_takes_a_mark_away(self, held, client, other):
+    def test_heartbeat_renews_lease_and_removes_suspicion(self, held, client, other):
         pass_time(client, 7)
         other.reap()
         assert record(client)[4] > 0
@@ -79,13 +78,13 @@ class TestHolding:
         pass_time(client, 3)
         assert (other.reap(), held.heartbeat().lost) == (0, False)
 
-    def test_one_lease_a_store(self, held):
+    def test_second_lease_of_a_store_is_refused(self, held):
         with pytest.raises(InvalidInputError, match="already; one store holds one lease"):
             ManualLease(held.store, "prefill-1").take()
         held.give_up()
         assert ManualLease(held.store, "prefill-1").take().incarnation > held.incarnation
 
-    def test_incarnations_grow_though_clocks_go_back(self, client, other):
+    def test_incarnations_grow_when_clock_goes_back(self, client, other):
         client.hset(LEASES, mapping={"a": "8000000000000000 1 1 1 0", "lost 8000000000000004": "owner b lost"})
         client.zadd(OWNED, {"9": 8000000000000004})
         assert ManualLease(other).take().incarnation == "8000000000000005"
@@ -109,7 +108,7 @@ class TestHolding:
         assert not client.exists(LEASES)
         assert other.lease("prefill-0", 5.0, 5 / 3).heartbeat == 5 / 3
 
-    def test_live_rooms_are_kept_alive(self, held, client, other):
+    def test_heartbeats_extend_ttl_of_live_rooms(self, held, client, other):
         held.store.update_many(dict.fromkeys(range(1200), BOOT) | {2000: DONE})
         other.update_status(3000, BOOT)
         held.store.clear(5)
@@ -118,8 +117,8 @@ class TestHolding:
             client.pexpire(f"kvpoll:{{default}}:room:{room}", 5000)
         held.heartbeat()
         assert client.pttl("kvpoll:{default}:room:0") <= 5000, "every third of the TTL is enough"
-        held.keeper._next_touch = 0.0
-        while held.heartbeat().keeper._to_touch:
+        make_touch_due(held.keeper)
+        while rooms_to_touch(held.heartbeat().keeper):
             pass
         left = [client.pttl(f"kvpoll:{{default}}:room:{room}") > 5000 for room in (0, 1199, 2000, 3000)]
         assert left == [True, True, False, False]
@@ -127,10 +126,10 @@ class TestHolding:
         assert client.zcard(OWNED) == 1200
 
 
-class TestClockGoesBack:
+class TestClockGoingBack:
     """All times in the records, and that of the epoch, are still to come."""
 
-    def test_who_is_dead_is_found_out(self, held, client, other):
+    def test_dead_owner_is_detected(self, held, client, other):
         held.store.update_status(1, BOOT)
         client.hset(EPOCH, "epoch", "9000000000000000-late")
         pass_time(client, -3600)
@@ -138,7 +137,7 @@ class TestClockGoesBack:
         assert die(client, other) == 1
         assert other.failure_reason(1) == LOST
 
-    def test_also_who_was_marked_before(self, held, client, other):
+    def test_owner_suspected_before_is_detected(self, held, client, other):
         held.store.update_status(1, BOOT)
         pass_time(client, 10)
         other.reap()
@@ -146,7 +145,7 @@ class TestClockGoesBack:
         client.hset(LEASES, "prefill-0", f"{incarnation} {ttl_ms} {heartbeat_ms} {beaten} {marked + 3600_000}")
         assert die(client, other) == 1
 
-    def test_who_lives_is_left_alone(self, held, client, other):
+    def test_living_owner_keeps_its_lease(self, held, client, other):
         pass_time(client, -3600)
         other.reap()
         pass_time(client, 3)
@@ -154,8 +153,8 @@ class TestClockGoesBack:
         assert not held.heartbeat().lost
 
 
-class TestDying:
-    def test_two_looks_fail_the_live_rooms(self, client, make_store, other):
+class TestLostLease:
+    def test_two_sweeps_fail_the_live_rooms(self, client, make_store, other):
         held = ManualLease(make_store(), ttl=500.0).take()  # so long that what the test itself takes is nothing
         held.store.update_many({1: BOOT, 2: MOVE, 3: DONE, 4: BOOT})
         held.store.abort(4, "no memory")
@@ -180,7 +179,7 @@ class TestDying:
         assert record(client) is None
         assert not [name for name in client.hkeys(LEASES) if name.startswith("lost")]
 
-    def test_its_mark_is_at_least_600_ms_old(self, client, make_store, other):
+    def test_second_sweep_waits_at_least_600_ms(self, client, make_store, other):
         for room in range(100):  # until a look at a mark of 500 ms comes in time
             quick = ManualLease(make_store(), ttl=0.3, heartbeat=0.03).take()
             quick.store.update_status(room, BOOT)
@@ -194,7 +193,7 @@ class TestDying:
         pass_time(client, 0.15)
         assert other.reap() == 1
 
-    def test_nobody_is_condemned_in_a_young_epoch(self, held, client, other):
+    def test_no_lease_is_lost_in_a_young_epoch(self, held, client, other):
         held.store.update_status(1, BOOT)
         client.hset(EPOCH, "epoch", f"{int(held.incarnation) - 1_000_000}-young")
         assert die(client, other) == 0
@@ -202,7 +201,7 @@ class TestDying:
         client.hset(EPOCH, "epoch", f"{int(held.incarnation) - 6_000_000}-older")
         assert other.reap() == 1
 
-    def test_who_was_taken_for_dead_is_told(self, held, client, other, caplog):
+    def test_paused_owner_gets_lease_lost_errors(self, held, client, other, caplog):
         mine = held.store.open(1)
         held.store.update_status(2, BOOT)
         assert die(client, other) == 2
@@ -226,14 +225,14 @@ class TestDying:
         assert held.store.update_status(3, BOOT).outcome is Outcome.CREATED
         assert held.store.entry(3).owner is None
 
-    def test_condemned_is_condemned_though_the_epoch_was_lost_alone(self, held, client, other):
+    def test_lost_lease_stays_lost_after_epoch_change(self, held, client, other):
         client.hdel(LEASES, "prefill-0")
         client.hset(LEASES, f"lost {held.incarnation}", LOST)
         client.hset(EPOCH, "epoch", "1700000000000001-another")
         assert held.heartbeat().lost
         assert record(client) is None
 
-    def test_a_lease_that_is_known_to_be_lost_is_not_asked_about(self, held, client, other):
+    def test_lease_known_as_lost_refuses_before_sending(self, held, client, other):
         die(client, other)
         held.heartbeat()
         client.hset(LEASES, "prefill-0", f"{held.incarnation} 5000 500 {held.incarnation[:13]} 0")  # half alive
@@ -241,7 +240,7 @@ class TestDying:
             held.store.update_status(3, BOOT)
         assert not other.get(3)
 
-    def test_holders_look_with_their_heartbeats(self, held, client, other):
+    def test_heartbeats_sweep_expired_leases(self, held, client, other):
         held.store.update_status(1, BOOT)
         peer = ManualLease(other, "decode-0").take()
         pass_time(client, 10)
@@ -255,7 +254,7 @@ class TestDying:
         assert record(client) is None
         assert record(client, "decode-0")
 
-    def test_many_holders_look_no_more_than_one(self, held, client, other):
+    def test_holders_share_one_sweep_interval(self, held, client, other):
         for _ in range(100):  # until the heartbeat comes in time
             looked_ms = now_ms(client)
             client.hset(LEASES, mapping={"last sweep": looked_ms, "dead": "1000000000000000 1 1 1000000 0"})
@@ -268,8 +267,8 @@ class TestDying:
         assert record(client, "dead")[4] > 0
 
 
-class TestTakingAName:
-    def test_the_former_rooms_fail_at_once(self, held, client, other):
+class TestNameTakenAgain:
+    def test_rooms_of_former_owner_fail_at_once(self, held, client, other):
         held.store.update_many({1: BOOT, 2: DONE})
         again = ManualLease(other).take()
         assert again.incarnation > held.incarnation
@@ -284,7 +283,7 @@ class TestTakingAName:
         assert other.get(3) is BOOT
         assert str(record(client)[0]) == again.incarnation
 
-    def test_a_room_opened_anew_is_the_new_owners(self, held, client, other):
+    def test_reopened_room_belongs_to_new_owner(self, held, client, other):
         """Between a reaper's listing and its reaping."""
         held.store.update_status(1, BOOT)
         lost = {held.incarnation: LOST}
@@ -297,7 +296,7 @@ class TestTakingAName:
         assert client.zrange(OWNED, 0, -1) == ["1"]
 
     @pytest.mark.parametrize("first", ["former", "later"])
-    def test_after_a_loss_of_data_the_later_one_has_it_whoever_comes_first(self, client, make_store, first):
+    def test_later_incarnation_wins_after_data_loss(self, client, make_store, first):
         """The former may not have heard that its name was taken; that must not cost the living one its lease."""
         former, later = ManualLease(make_store()).take(), ManualLease(make_store()).take()
         client.flushall()
@@ -308,14 +307,14 @@ class TestTakingAName:
         former.heartbeat()
         assert former.lost
 
-    def test_a_failed_room_that_another_takes_over_is_owned_no_more(self, held, client, other):
+    def test_failed_room_taken_over_without_lease_has_no_owner(self, held, client, other):
         held.store.open(1).fail("why")
         other.open(1)
         assert client.zcard(OWNED) == 0
 
 
-class TestGivingUp:
-    def test_live_rooms_fail(self, held, client, other):
+class TestRelease:
+    def test_live_rooms_fail_with_reason_left(self, held, client, other):
         held.store.update_many({1: BOOT, 2: DONE})
         held.give_up()
         assert other.poll([1, 2]) == [FAIL, DONE]
@@ -324,19 +323,19 @@ class TestGivingUp:
         held.store.update_status(3, BOOT)
         assert other.entry(3).owner is None
 
-    def test_a_heartbeat_that_comes_behind_revives_nothing(self, held, client):
+    def test_heartbeat_after_release_revives_nothing(self, held, client):
         held.give_up()
         held.heartbeat()
         assert record(client) is None
 
 
-def test_the_head_of_lease_says_what_is_sent_and_what_comes_back():
+def test_script_head_matches_calls_and_reply():
     text = (scripts.folder() / "lease.lua").read_text(encoding="utf-8")
     labelled = {label: re.search(rf"^-- {label} +(.+)$", text, re.MULTILINE)[1] for label in ("KEYS", "ARGV", "REPLY")}
     first_keys, once, reply = (re.split(r", |; each: ", line) for line in labelled.values())
     table = context(nonce="n")
     config = lease_commands.LeaseConfig.checked("prefill-0", 5.0, None)
-    for call in (config.call(table, "ns", "renew", "1", "e"), lease_commands.look(table, "ns")):
+    for call in (config.call(table, "ns", "renew", "1", "e"), lease_commands.sweep(table, "ns")):
         assert call.first_keys == [getattr(keys, name)("ns") for name in first_keys]
         assert len(call.once) == len(once)
         assert call.rooms == call.keys == call.items == []

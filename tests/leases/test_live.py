@@ -92,13 +92,13 @@ def worker(server):
         process.communicate()
 
 
-def beaten(client, name="prefill-0"):
+def last_heartbeat_ms(client, name="prefill-0"):
     found = record(client, name)
     return found[3] if found else 0
 
 
 class TestProcesses:
-    def test_the_rooms_of_a_killed_one_fail(self, side, server, peer, worker):
+    def test_rooms_of_killed_owner_fail_in_time(self, side, server, peer, worker):
         process = worker(ttl=0.5)
         peer.update_status(4, BOOT)
         store = side.open(server.tcp)
@@ -112,7 +112,7 @@ class TestProcesses:
         assert [change.status for change in peer.history(2)] == [MOVE, FAIL]
 
     @pytest.mark.parametrize("way", ["heartbeat", "open", "write"])
-    def test_a_stopped_one_that_comes_back_is_told(self, server, peer, worker, way):
+    def test_stopped_owner_learns_of_lost_lease(self, server, peer, worker, way):
         process = worker(0.3, way)  # nobody looks at leases before it is stopped
         os.kill(process.pid, signal.SIGSTOP)
         with StatusStore.from_url(server.tcp) as store, store.lease("decode-0", ttl=0.5):
@@ -126,7 +126,7 @@ class TestProcesses:
         assert peer.poll([1, 2, 3, 9]) == [FAIL, FAIL, DONE, None]
 
 
-def test_the_rooms_of_a_killed_one_fail_in_a_cluster(side, cluster, world):
+def test_rooms_of_killed_owner_fail_in_cluster(side, cluster, world):
     world.share(*cluster.nodes)
     words = [sys.executable, "-c", KEEPS_NOTHING, cluster.url, str(pace.seconds(0.5))]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
@@ -145,7 +145,7 @@ def test_the_rooms_of_a_killed_one_fail_in_a_cluster(side, cluster, world):
 
 class TestServers:
     @pytest.mark.parametrize("deadline", [5.0, 0.2])  # calls that wait for the server, or are given up and repeated
-    def test_a_pause_of_three_ttls_kills_nobody(self, side, server, client, peer, deadline):
+    def test_server_pause_of_three_ttls_loses_no_lease(self, side, server, client, peer, deadline):
         ttl = pace.seconds(0.4)
         one, two = (side.open(server.tcp, deadline=pace.seconds(deadline)) for _ in range(2))
         with one.lease("prefill-0", ttl=ttl) as lease, two.lease("decode-0", ttl=ttl) as other:
@@ -158,24 +158,24 @@ class TestServers:
                 os.kill(server.pid, signal.SIGCONT)
             safe_at = now_ms(client) + 1000 * pace.seconds(0.8)  # no mark could condemn anybody any more
             for name in ("prefill-0", "decode-0"):
-                real.until(lambda name=name: not 0 < beaten(client, name) <= safe_at, name)
+                real.until(lambda name=name: not 0 < last_heartbeat_ms(client, name) <= safe_at, name)
             assert (lease.lost, other.lost) == (False, False)
             assert peer.poll([1, 2]) == [BOOT, BOOT]
             one.update_status(3, BOOT)
 
-    def test_restarted_without_its_data(self, side, world, server):
+    def test_restart_without_data_keeps_lease(self, side, world, server):
         store = side.open(server.tcp)
         with store.lease("prefill-0", ttl=0.5) as lease:
             store.update_status(1, BOOT)
             server = world.restart(server)
             with server.client(decode_responses=True) as client:
-                real.until(lambda: beaten(client), "it is held again")
+                real.until(lambda: last_heartbeat_ms(client), "it is held again")
                 assert record(client)[0] == lease.incarnation
             assert not lease.lost
             store.update_status(1, BOOT)
             assert store.entry(1).owner == "prefill-0"
 
-    def test_restarted_with_its_data(self, side, world, tmp_path):
+    def test_restart_with_data_keeps_lease(self, side, world, tmp_path):
         arguments = ("--dbfilename", "table.rdb", "--dir", str(tmp_path))
         server = world.serve(*arguments)
         store = side.open(server.tcp)
@@ -183,11 +183,11 @@ class TestServers:
             store.update_status(1, BOOT)
             with server.client(decode_responses=True) as client:
                 client.save()
-                before = beaten(client)
+                before = last_heartbeat_ms(client)
             os.kill(server.pid, signal.SIGKILL)
             server = world.restart(server, *arguments)
             with server.client(decode_responses=True) as client:
-                real.until(lambda: beaten(client) > before, "it is renewed")
+                real.until(lambda: last_heartbeat_ms(client) > before, "it is renewed")
             assert not lease.lost
             assert store.get(1) is BOOT
 
@@ -198,15 +198,15 @@ class TestHolders:
         store = side.open(server.tcp, ttl=ttl)
         with store.lease("prefill-0", ttl=0.5) as lease:
             store.update_status(1, BOOT)
-            first = beaten(client)
-            real.until(lambda: beaten(client) > first + (ttl + 1) * 1000, "heartbeats", pace.seconds(20))
+            first = last_heartbeat_ms(client)
+            real.until(lambda: last_heartbeat_ms(client) > first + (ttl + 1) * 1000, "heartbeats", pace.seconds(20))
             assert peer.get(1) is BOOT
             lease.check()
         assert peer.failure_reason(1) == "owner prefill-0 left"
         with pytest.raises(StoreClosedError, match="not held"):
             lease.check()
 
-    def test_a_taken_name_is_noticed(self, side, server, peer, caplog):
+    def test_holder_learns_that_its_name_was_taken(self, side, server, peer, caplog):
         one, two = (side.open(server.tcp) for _ in range(2))
         with one.lease("prefill-0", ttl=0.5) as lease:
             one.update_status(1, BOOT)
@@ -222,7 +222,7 @@ class TestHolders:
         assert peer.failure_reason(1) == "owner prefill-0 lost (its name was taken again)"
         assert one.update_status(3, BOOT).status is BOOT
 
-    def test_closing_the_store_gives_it_up(self, side, server, client, peer):
+    def test_closing_the_store_releases_lease(self, side, server, client, peer):
         store = side.open(server.tcp)
         lease = store.lease("prefill-0", ttl=0.5)
         lease.__enter__()
@@ -234,7 +234,7 @@ class TestHolders:
         assert not side.loop.tasks()
         lease.close()
 
-    def test_leaving_while_the_server_is_away(self, side, world, server, caplog):
+    def test_release_without_server_logs_and_returns(self, side, world, server, caplog):
         store = side.open(server.tcp, deadline=pace.seconds(0.3))
         with store.lease("prefill-0", ttl=5.0, heartbeat=0.05):
             server.stop()
@@ -242,7 +242,7 @@ class TestHolders:
         assert "will lapse" in caplog.text
         world.restart(server)
 
-    def test_a_beat_that_is_refused_is_made_again(self, side, server, client, caplog):
+    def test_refused_heartbeat_is_repeated(self, side, server, client, caplog):
         store = side.open(server.tcp)
         with store.lease("prefill-0", ttl=5.0, heartbeat=0.02):
             before = client.hgetall(LEASES)
@@ -251,11 +251,11 @@ class TestHolders:
             real.until(lambda: "WRONGTYPE" in caplog.text, "it is refused")
             with client.pipeline() as pipe:
                 pipe.delete(LEASES).hset(LEASES, mapping=before).execute()
-            first = beaten(client)
-            real.until(lambda: beaten(client) > first, "it goes on")
+            first = last_heartbeat_ms(client)
+            real.until(lambda: last_heartbeat_ms(client) > first, "it goes on")
 
 
-def test_a_child_of_fork_has_no_lease(server, client, peer):
+def test_forked_child_has_no_lease(server, client, peer):
     script = """
 import os, sys, threading
 from redis_kvpoll import KVPoll, StatusStore, StoreClosedError
@@ -291,7 +291,7 @@ store.close()
     assert peer.poll([1, 2, 3]) == [FAIL, BOOT, DONE]
 
 
-def test_who_was_interrupted_while_taking_it_holds_none(side, server, client, monkeypatch):
+def test_interrupt_while_taking_lease_leaves_none_held(side, server, client, monkeypatch):
     """By then it is taken, and what a former one has left is being failed."""
 
     class InterruptError(BaseException):
@@ -314,7 +314,7 @@ def test_who_was_interrupted_while_taking_it_holds_none(side, server, client, mo
         assert store.entry(2).owner == "prefill-1"
 
 
-def test_a_task_that_was_cancelled_hinders_no_exit(server, client):
+def test_cancelled_heartbeat_task_does_not_block_exit(server, client):
     """asyncio.run cancels all tasks when its main one ends by an error."""
 
     async def main():

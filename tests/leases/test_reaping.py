@@ -10,17 +10,16 @@ from redis_kvpoll import KVPoll, LeaseLostError, Outcome, StoreUnavailableError
 from redis_kvpoll.engine.retry import CallFailed
 from redis_kvpoll.protocol import keys, lease_commands
 from tests.support.feeds import entries
+from tests.support.internals import context_of, executor_of, run
 from tests.support.leasing import (
     LOST,
     NS,
     ManualLease,
     begin_long_ago,
     die,
-    executor_of,
     pass_time,
     reap_lost,
     record,
-    run,
 )
 
 BOOT, MOVE, DONE, FAIL = KVPoll.Bootstrapping, KVPoll.Transferring, KVPoll.Success, KVPoll.Failed
@@ -59,7 +58,7 @@ class TestReaping:
             monkeypatch.setattr(lease_commands, "MAX_BATCH", 10)
         return lease_commands.MAX_BATCH
 
-    def test_in_chunks_and_once(self, held, client, make_store, chunk):
+    def test_rooms_fail_in_chunks_and_once(self, held, client, make_store, chunk):
         rooms = range(chunk * 5 // 2)
         held.store.update_many(dict.fromkeys(rooms, BOOT))
         one, two = make_store(), make_store()
@@ -68,9 +67,7 @@ class TestReaping:
         pass_time(client, 2)
         lost = {held.incarnation: LOST}
         executor = executor_of(one)
-        run(
-            one, executor.send("look", [lease_commands.look(executor._context, NS)])
-        )  # condemned; nobody has reaped yet
+        run(one, executor.send_calls("look", [lease_commands.sweep(context_of(one), NS)]))
         two.get(1)
         run(one, executor.run(lease_commands.reap(list(rooms)[:chunk], held.incarnation, LOST), []))
         assert reap_lost(two, lost) == chunk * 3 // 2
@@ -79,20 +76,20 @@ class TestReaping:
         assert len(found) == len(set(found)) == len(rooms)
         assert not client.exists(OWNED)
 
-    def test_what_was_left_half_done_is_found_by_the_next_look(self, held, client, other, chunk):
+    def test_unfinished_reap_is_completed_by_next_sweep(self, held, client, other, chunk):
         held.store.update_many(dict.fromkeys(range(chunk * 3 // 2), BOOT))
         pass_time(client, 10)
         other.reap()
         pass_time(client, 2)
         executor = executor_of(other)
         found = lease_commands.parse_report(
-            run(other, executor.send("look", [lease_commands.look(executor._context, NS)]))[0]
+            run(other, executor.send_calls("look", [lease_commands.sweep(context_of(other), NS)]))[0]
         )
         assert found.lost == {held.incarnation: LOST}
         assert reap_lost(other, found.lost, until=0.0) == chunk
         assert other.reap() == chunk // 2
 
-    def test_all_ranks_fail(self, client, make_store):
+    def test_all_ranks_of_a_room_fail(self, client, make_store):
         ranks = [make_store(rank=rank, world_size=3) for rank in range(3)]
         held = ManualLease(ranks[0]).take()
         for store in ranks[:2]:
@@ -105,7 +102,7 @@ class TestReaping:
         assert ranks[2].update_status(1, DONE) == (Outcome.FAILED, FAIL)
         assert held.heartbeat().lost
 
-    def test_a_decode_prefix_length_goes_in_mode_prefill(self, client, make_store):
+    def test_reap_drops_prefix_length_in_mode_prefill(self, client, make_store):
         store = make_store(mode="prefill")
         ManualLease(store).take()
         store.set_decode_prefix_len(1, 7)
@@ -113,7 +110,7 @@ class TestReaping:
         assert die(client, make_store()) == 1
         assert not client.exists("kvpoll:{default}:prefix:1")
 
-    def test_what_was_made_by_hand_hinders_nobody(self, held, client, other):
+    def test_keys_made_by_hand_do_not_stop_reaping(self, held, client, other):
         held.store.update_many({1: BOOT, 2: BOOT})
         client.delete("kvpoll:{default}:room:1")
         client.lpush("kvpoll:{default}:room:1", "x")
@@ -126,8 +123,8 @@ class TestReaping:
         assert [owner.state for owner in other.owners()] == ["lost"]
 
 
-class TestLosingData:
-    def test_it_is_taken_again_under_the_same_incarnation(self, held, client, other):
+class TestDataLoss:
+    def test_heartbeat_restores_lease_with_same_incarnation(self, held, client, other):
         held.store.update_status(1, BOOT)
         client.flushall()
         held.heartbeat()
@@ -135,13 +132,13 @@ class TestLosingData:
         assert str(record(client)[0]) == held.incarnation
         assert held.store.update_status(2, BOOT).outcome is Outcome.CREATED
 
-    def test_a_write_does_it_before_the_heartbeat(self, held, client):
+    def test_write_restores_lease_before_heartbeat(self, held, client):
         held.store.update_status(1, BOOT)
         client.flushall()
         assert held.store.update_status(2, BOOT).status is BOOT
         assert str(record(client)[0]) == held.incarnation
 
-    def test_what_it_holds_is_back_with_a_heartbeat(self, held, client, other):
+    def test_heartbeat_recovers_owned_rooms(self, held, client, other):
         room = held.store.open(1)
         room.update(MOVE)
         client.flushall()
@@ -150,7 +147,7 @@ class TestLosingData:
         assert other.entry(1).owner == "prefill-0"
         assert client.zrange(OWNED, 0, -1) == ["1"]
 
-    def test_but_not_when_its_name_was_taken_meanwhile(self, held, client, other):
+    def test_lease_is_lost_when_name_was_taken_after_loss(self, held, client, other):
         held.store.open(1)
         client.flushall()
         again = ManualLease(other).take()
@@ -158,7 +155,7 @@ class TestLosingData:
         assert other.get(1) is None
         assert str(record(client)[0]) == again.incarnation
 
-    def test_what_was_taken_for_dead_does_not_come_back(self, held, client, other):
+    def test_rooms_of_lost_lease_are_not_recovered(self, held, client, other):
         """Neither while the lease is lost, nor once the store works without one."""
         held.store.open(1)
         die(client, other)
@@ -172,7 +169,7 @@ class TestLosingData:
         assert held.store.poll([1, 2]) == [None, BOOT]
         assert record(client) is None
 
-    def test_what_failed_at_the_exit_comes_back_as_failed(self, held, client, other):
+    def test_rooms_failed_at_release_are_recovered_as_failed(self, held, client, other):
         held.store.open(1)
         held.give_up()
         client.flushall()
@@ -191,14 +188,14 @@ class TestShards:
         held.store.update_many(dict.fromkeys(range(40), BOOT))
         return held
 
-    def test_one_incarnation_in_all(self, held, client):
+    def test_all_shards_share_one_incarnation(self, held, client):
         assert {str(record(client, tag=tag)[0]) for tag in self.TAGS} == {held.incarnation}
         assert {held.store.entry(room).owner for room in range(40)} == {"prefill-0"}
         assert sum(client.zcard(keys.owned(tag)) for tag in self.TAGS) == 40
         (owner,) = held.store.owners()
         assert (owner.name, owner.rooms, owner.state) == ("prefill-0", 40, "alive")
 
-    def test_all_rooms_fail(self, held, client, make_store):
+    def test_rooms_of_all_shards_fail(self, held, client, make_store):
         other = make_store()
         pass_time(client, 10, self.TAGS)
         assert other.reap() == 0
@@ -206,7 +203,7 @@ class TestShards:
         assert other.reap() == 40
         assert other.owners() == []
 
-    def test_lost_in_one_it_is_lost_in_all(self, held, client, make_store):
+    def test_lease_lost_in_one_shard_is_lost_in_all(self, held, client, make_store):
         other = make_store()
         pass_time(client, 10, self.TAGS[2:3])
         other.reap()
@@ -218,7 +215,7 @@ class TestShards:
         assert other.reap() == 40 - some
         assert {other.failure_reason(room) for room in range(40)} == {LOST}
 
-    def test_a_name_that_others_take_higher_up_is_taken_above_them(self, held, client, make_store):
+    def test_new_incarnation_is_above_highest_of_any_shard(self, held, client, make_store):
         """One shard's clock was ahead when the name was taken there."""
         high = int(held.incarnation) + 10**12
         client.hset(keys.leases(self.TAGS[3]), "prefill-0", f"{high} 5000 500 1 0")
@@ -227,7 +224,7 @@ class TestShards:
         assert {str(record(client, tag=tag)[0]) for tag in self.TAGS} == {again.incarnation}
         assert held.heartbeat().lost
 
-    def test_a_shard_that_is_away_hides_no_other(self, held, client):
+    def test_unreachable_shard_does_not_hide_lost_lease(self, held, client):
         """What those that are there have said counts, though the heartbeat as a whole has failed."""
         flow = held.keeper.send_heartbeat()
         board = next(flow)
@@ -250,14 +247,14 @@ class TestShards:
         next(flow)  # it drops the lease in the others
         assert held.lost
 
-    def test_given_up_in_all(self, held, client, make_store):
+    def test_release_covers_all_shards(self, held, client, make_store):
         held.give_up()
         assert make_store().counts()[FAIL] == 40
         assert [client.hlen(keys.leases(tag)) for tag in self.TAGS] == [0] * 4
 
 
-class TestLooking:
-    def test_owners(self, held, client, other):
+class TestOwners:
+    def test_owners_lists_state_rooms_and_times(self, held, client, other):
         held.store.update_many({1: BOOT, 2: DONE})
         peer = ManualLease(other, "decode-0", ttl=2.0, heartbeat=0.5).take()
         one, two = other.owners()
@@ -270,5 +267,5 @@ class TestLooking:
         other.reap()
         assert [owner.state for owner in other.owners()] == ["alive", "suspected"]
 
-    def test_a_look_at_an_empty_namespace(self, other):
+    def test_empty_namespace_has_no_owners(self, other):
         assert (other.owners(), other.reap()) == ([], 0)

@@ -26,6 +26,7 @@ from tests.mirror.test_mirror import following, sleeping
 from tests.support import cluster as clusters
 from tests.support import pace, real
 from tests.support.fuzzing import LONG
+from tests.support.internals import ahead_of, ids_of, replica_of
 
 BOOT, MOVE, DONE, FAIL = KVPoll.Bootstrapping, KVPoll.Transferring, KVPoll.Success, KVPoll.Failed
 FEED = "kvpoll:{default}:feed"
@@ -70,7 +71,7 @@ class TestGaps:
         with store.mirror() as mirror:
             yield mirror
 
-    def test_trimmed_before_it_was_read(self, following_mirror, store, client, proxy):
+    def test_feed_trimmed_before_read_causes_resync(self, following_mirror, store, client, proxy):
         heard = []
         following_mirror.on_change(lambda room, status: heard.append((room, status)))
         with client.pipeline(transaction=True) as step:
@@ -82,7 +83,7 @@ class TestGaps:
         current(following_mirror, store)
         assert sorted(heard) == [(1, DONE), (2, None)]
 
-    def test_the_ids_begin_anew_and_lower(self, following_mirror, store, client, peer):
+    def test_lower_feed_ids_cause_resync(self, following_mirror, store, client, peer):
         with client.pipeline(transaction=True) as step:
             step.delete(FEED)
             self.change(step, 1, MOVE, "5-1")
@@ -96,14 +97,14 @@ class TestGaps:
             real.until(lambda status=status: following_mirror.get(1) is status, "and followed")
         current(following_mirror, store)
 
-    def test_the_feed_is_deleted(self, following_mirror, store, client, peer):
+    def test_deleted_feed_is_restarted_and_followed(self, following_mirror, store, client, peer):
         client.delete(FEED)
         real.until(lambda: client.exists(FEED), "it begins a feed")
         peer.update_status(1, MOVE)
         real.until(lambda: following_mirror.get(1) is MOVE, "and follows it")
         current(following_mirror, store)
 
-    def test_who_waits_misses_nothing(self, store, client, peer, threads):
+    def test_waiters_see_changes_trimmed_from_feed(self, store, client, peer, threads):
         peer.update_many({1: BOOT, 2: BOOT})
         found = [threads.submit(store.wait, room) for room in (1, 2)]
         real.until(lambda: sleeping(store, 2), "they sleep")
@@ -126,7 +127,7 @@ class TestGaps:
 
 
 class TestLostConnections:
-    def test_what_happened_meanwhile_is_found(self, store, peer, proxy, caplog):
+    def test_changes_during_outage_are_found(self, store, peer, proxy, caplog):
         caplog.set_level(logging.INFO, "redis_kvpoll")
         peer.update_many(dict.fromkeys(range(4), BOOT))
         with store.mirror() as mirror:
@@ -144,17 +145,17 @@ class TestLostConnections:
             real.until(lambda: "is current again" in caplog.text, "it says so")
         assert caplog.text.count("is not current until") == 1
 
-    def test_the_store_loses_its_own(self, store, peer, proxy):
+    def test_lost_store_connection_causes_resync(self, store, peer, proxy):
         """Its writers may be on another server now, so the mirror may be on an old one."""
         with store.mirror() as mirror:
-            shard = getattr(mirror, "inner", mirror)._replica.shards["default"]
+            shard = replica_of(mirror).shards["default"]
             before = shard.sync_epoch
             proxy.lose_next_reply("update")
             store.update_status(1, BOOT)
             real.until(lambda: shard.sync_epoch > before, "it starts afresh")
             current(mirror, store)
 
-    def test_a_swallowing_network_is_not_current(self, side, proxy, peer):
+    def test_swallowing_network_is_unsynced(self, side, proxy, peer):
         store = side.open(proxy.url, deadline=pace.seconds(1.5))
         peer.update_status(1, BOOT)
         with store.mirror() as mirror:
@@ -165,7 +166,7 @@ class TestLostConnections:
             real.until(lambda: mirror.synced, "synced")
             assert mirror.get(1) is MOVE
 
-    def test_who_waits_sleeps_on(self, store, peer, proxy, threads):
+    def test_waiters_sleep_through_outage(self, store, peer, proxy, threads):
         peer.update_many({1: BOOT, 2: BOOT})
         with store.mirror() as mirror:
             found = [threads.submit(one.wait, room) for one in (store, mirror) for room in (1, 2)]
@@ -181,7 +182,7 @@ class TestLostConnections:
                 with pytest.raises(RoomNotFoundError):
                     one.result(pace.seconds(20))
 
-    def test_it_leaves_no_connection(self, side, server, client, peer):
+    def test_closed_mirror_leaves_no_connection(self, side, server, client, peer):
         peer.update_status(1, BOOT)
         before = len(client.client_list())
         store = side.open(server.tcp)
@@ -194,7 +195,7 @@ class TestLostConnections:
 
 
 class TestServers:
-    def test_a_stopped_server_is_not_current(self, side, server, peer):
+    def test_stopped_server_is_unsynced(self, side, server, peer):
         store = side.open(server.tcp, deadline=pace.seconds(2.0))
         peer.update_status(1, BOOT)
         with store.mirror() as mirror:
@@ -207,7 +208,7 @@ class TestServers:
                 os.kill(server.pid, signal.SIGCONT)
             current(mirror, store)
 
-    def test_restarted_without_its_data(self, side, world, server, threads):
+    def test_restart_without_data_is_read_afresh(self, side, world, server, threads):
         store = side.open(server.tcp)
         store.update_many(dict.fromkeys(range(5), BOOT))
         with store.mirror() as mirror:
@@ -222,7 +223,7 @@ class TestServers:
             with pytest.raises(RoomNotFoundError):
                 found.result(pace.seconds(20))
 
-    def test_in_use_with_other_settings_after_an_outage(self, store, peer, client, proxy, monkeypatch, caplog):
+    def test_changed_settings_after_outage_are_retried_slowly(self, store, peer, client, proxy, monkeypatch, caplog):
         monkeypatch.setattr("redis_kvpoll.replica.follow.REJECTED_RETRY", 0.02)
         settings = "kvpoll:{default}:settings"
         with store.mirror() as mirror:
@@ -234,7 +235,7 @@ class TestServers:
             real.until(lambda: mirror.synced, "once it is put right, it goes on")
         assert caplog.text.count("tries again slowly") == 1
 
-    def test_refused_from_the_beginning(self, side, server, client):
+    def test_refused_mirror_raises_and_leaves_nothing(self, side, server, client):
         client.acl_setuser("default", commands=["-xread"], enabled=True, nopass=True)
         store = side.open(server.tcp)
         with pytest.raises(ServerRefusedError, match=r"^mirror: the server refused: .*NOPERM"):
@@ -242,7 +243,7 @@ class TestServers:
         assert not following(side)
         client.acl_setuser("default", commands=["+xread"], enabled=True, nopass=True)
 
-    def test_a_failover_by_sentinel(self, side, world, tmp_path, threads):
+    def test_mirror_follows_sentinel_failover(self, side, world, tmp_path, threads):
         primary = world.serve("--repl-diskless-sync-delay", "0")
         replica = world.serve("--replicaof", "127.0.0.1", str(primary.port))
         with real.Sentinel(tmp_path, primary.port) as sentinel:
@@ -256,7 +257,7 @@ class TestServers:
                 real.until(lambda: sleeping(mirror), "it sleeps")
                 real.until(lambda: client.execute_command("WAIT", 1, 100), "the replica has it all")
                 primary.stop()
-                world._used.remove(primary)
+                world.forget(primary)
                 real.until(lambda: not mirror.synced, "it notices")
                 store.update_status(1, DONE)
                 assert found.result(pace.seconds(30)) is DONE
@@ -279,7 +280,7 @@ class TestCluster:
         with StatusStore.from_url(cluster.url, namespace="prod", deadline=30.0) as peer:
             yield peer
 
-    def test_it_follows_all_shards(self, side, store, peer, threads):
+    def test_mirror_follows_all_shards_of_cluster(self, side, store, peer, threads):
         store.update_many(dict.fromkeys(range(200), BOOT))
         with store.mirror() as mirror:
             assert len(following(side)) == (1 if side.is_async else 8)  # tasks are counted by their names
@@ -290,11 +291,11 @@ class TestCluster:
             assert {one.result(pace.seconds(20)) for one in found} == {DONE}
             current(mirror, peer, range(200))
 
-    def test_a_slot_moves(self, store, peer, cluster, threads):
+    def test_mirror_follows_moved_slot(self, store, peer, cluster, threads):
         store.update_many(dict.fromkeys(range(100), BOOT))
         with store.mirror() as mirror:
             found = threads.submit(store.wait, 0)
-            real.until(lambda: getattr(store, "inner", store)._waits._replica is not None, "it waits")
+            real.until(lambda: replica_of(store) is not None, "it waits")
             cluster.start_moving("prod/3")
             cluster.finish_moving("prod/3")
             peer.update_many(dict.fromkeys(range(0, 100, 2), DONE))
@@ -338,13 +339,13 @@ def ended(peer, found, rooms):
     assert {type(found[room].exception(pace.seconds(60))) for room in rooms[2::3]} == {RoomNotFoundError}
 
 
-def test_restarts_under_a_mirror_and_who_waits(side, world, tmp_path):
+def test_restarts_lose_no_wake_up_and_no_thread(side, world, tmp_path):
     """No wrong status, no missed wake-up, no thread left (which is for Side to see)."""
     waiters, times = (1_000, 20) if LONG else (120, 3)
     restarts(side, world, tmp_path, waiters, times)
 
 
-def test_ten_thousand_wait_on_one_connection(world):
+def test_ten_thousand_waits_share_one_connection(world):
     """In asyncio; each wakes, and hardly a connection more than usual is open."""
     server = world.serve()
     count = 10_000
@@ -368,7 +369,7 @@ def test_ten_thousand_wait_on_one_connection(world):
     assert connections <= 16 + 3
 
 
-def test_the_end_of_the_process_needs_no_close(world, tmp_path):
+def test_process_ends_without_closing_mirror(world, tmp_path):
     """A daemon's thread holds nobody up."""
     server = world.serve()
     code = f"""
@@ -388,7 +389,7 @@ class TestStorms:
     ROOMS = range(6)
 
     @pytest.mark.parametrize("harm", ["none", "cut", "trim", "restart the feed"])
-    def test_it_ends_as_the_table(self, store, peer, client, proxy, threads, harm):
+    def test_storm_ends_with_mirror_equal_to_table(self, store, peer, client, proxy, threads, harm):
         heard = {}
         with store.mirror() as mirror:
             mirror.on_change(heard.__setitem__)
@@ -404,10 +405,9 @@ class TestStorms:
             current(mirror, peer)
             real.until(lambda: heard.get(99), "and told of")
             assert [heard.get(room) for room in self.ROOMS] == peer.poll(self.ROOMS)
-            inner = getattr(mirror, "inner", mirror)
-            shard = inner._replica.shards["default"]
-            assert shard._ids.keys() == inner._replica.statuses.keys()
-            assert not shard._ahead
+            replica = replica_of(mirror)
+            assert ids_of(replica.shards["default"]).keys() == replica.statuses.keys()
+            assert not ahead_of(replica.shards["default"])
 
     @staticmethod
     def do(harm, client, proxy):
@@ -432,7 +432,7 @@ class TestStorms:
             except OutcomeUnknownError:
                 pass  # it was cut in the middle of a clear
 
-    def test_own_writes_are_seen_at_once_in_the_thick_of_it(self, side, server, peer, threads):
+    def test_own_writes_are_seen_at_once_during_storm(self, side, server, peer, threads):
         store = side.open(server.tcp)
         with store.mirror() as mirror:
             noise = threads.submit(self.write, peer, 1)

@@ -21,6 +21,7 @@ from redis_kvpoll import (
     WaitTimeoutError,
 )
 from tests.support import pace, real
+from tests.support.internals import follower_threads_of, inner, replica_of, waits_lock_of
 
 BOOT, INPUT, MOVE, DONE, FAIL = (
     KVPoll.Bootstrapping,
@@ -39,9 +40,7 @@ def store(side, server):
 
 def sleeping(mirror_or_waits, count=1):
     """Whether so many are waiting."""
-    inner = getattr(mirror_or_waits, "inner", mirror_or_waits)
-    watch = getattr(inner, "_waits", inner)
-    replica = watch._replica
+    replica = replica_of(mirror_or_waits)
     if replica is None:
         return False
     waiters = [w for shard in list(replica.shards.values()) for of in list(shard.waiters.values()) for w in list(of)]
@@ -49,7 +48,7 @@ def sleeping(mirror_or_waits, count=1):
 
 
 class TestReading:
-    def test_what_was_there_before_is_there(self, store, peer):
+    def test_rooms_from_before_opening_are_there(self, store, peer):
         peer.update_many({room: 1 + room % 4 for room in range(2_500)})
         peer.update_status(ROOM, FAIL)
         with store.mirror() as mirror:
@@ -59,10 +58,10 @@ class TestReading:
             assert mirror.get(5, "gone") is INPUT
             assert mirror.get(ROOM, "gone") == "gone"
 
-    def test_it_reads_as_a_dict_does(self, store, peer):
+    def test_get_is_the_method_of_a_dict(self, store, peer):
         peer.update_status(ROOM, DONE)
         with store.mirror() as mirror:
-            get = getattr(mirror, "inner", mirror).get
+            get = inner(mirror).get
             assert type(get.__self__) is dict  # and so no code of ours runs
             assert get(ROOM) is DONE
 
@@ -78,7 +77,7 @@ class TestReading:
             real.until(lambda: mirror.get(ROOM) is None, "cleared")
             real.until(lambda: mirror.synced, "synced")
 
-    def test_own_writes_are_there_at_once(self, store):
+    def test_own_writes_are_visible_at_once(self, store):
         with store.mirror() as mirror:
             for room in range(30):
                 store.update_status(room, BOOT)
@@ -92,23 +91,23 @@ class TestReading:
             store.clear_many(range(100, 2_300))
             assert mirror.poll(range(100, 2_300)) == [None] * 2_200
 
-    def test_an_own_write_that_changes_nothing_shows_what_is_there(self, store, peer):
+    def test_own_unchanged_write_shows_the_current_status(self, store, peer):
         with store.mirror() as mirror:
             peer.update_status(1, DONE)
             assert store.update_status(1, BOOT).status is DONE
             real.until(lambda: mirror.get(1) is DONE, "the peer's")
 
-    def test_only_some_rooms(self, store, peer):
+    def test_predicate_selects_rooms(self, store, peer):
         peer.update_many(dict.fromkeys(range(10), BOOT))
         with store.mirror(rooms=lambda room: room % 2 == 0) as mirror:
             peer.update_many(dict.fromkeys(range(10, 20), BOOT))
             store.update_status(21, BOOT)
             real.until(lambda: mirror.get(18), "the last")
-            assert sorted(getattr(mirror, "inner", mirror)._replica.statuses) == list(range(0, 20, 2))
+            assert sorted(replica_of(mirror).statuses) == list(range(0, 20, 2))
             with pytest.raises(InvalidInputError, match=r"^wait: this mirror leaves room 21 out"):
                 mirror.wait(21)
 
-    def test_with_shards(self, side, server):
+    def test_mirror_follows_all_shards(self, side, server):
         store = side.over(server, shards=5, namespace="many")
         store.update_many(dict.fromkeys(range(300), BOOT))
         with store.mirror() as mirror, StatusStore(server.store_client(), namespace="many") as peer:
@@ -116,7 +115,7 @@ class TestReading:
             real.until(lambda: mirror.poll(range(300)) == [DONE, BOOT] * 150, "all shards")
             real.until(lambda: mirror.synced, "synced")
 
-    def test_a_room_that_expires_goes(self, side, server):
+    def test_expired_room_disappears(self, side, server):
         store = side.over(server, ttl=0.3, terminal_ttl=0.3)
         store.update_status(1, BOOT)
         with store.mirror() as mirror:
@@ -128,7 +127,7 @@ class TestReading:
             assert mirror.get(4) is DONE
             real.until(lambda: mirror.synced, "synced")
 
-    def test_a_room_that_was_touched_stays(self, side, server, peer):
+    def test_touched_room_stays(self, side, server, peer):
         store = side.over(server)
         with StatusStore(server.store_client(), ttl=pace.seconds(0.3)) as brief:
             brief.update_many({1: BOOT, 2: BOOT})
@@ -138,7 +137,7 @@ class TestReading:
                 real.until(lambda: mirror.get(2) is None, "the other expired")
                 assert mirror.get(1) is peer.get(1) is BOOT
 
-    def test_what_no_script_wrote_is_absent(self, store, client):
+    def test_keys_made_by_hand_are_absent(self, store, client):
         client.hset("kvpoll:{default}:room:1", "status", "Banana")
         client.set("kvpoll:{default}:room:2", "a text")
         with store.mirror() as mirror:
@@ -146,7 +145,7 @@ class TestReading:
         client.delete("kvpoll:{default}:room:1", "kvpoll:{default}:room:2")
 
     @pytest.mark.parametrize("options", [{"protocol": 2, "decode_responses": True}, {"protocol": 3}])
-    def test_whatever_the_client_is_set_to(self, side, server, peer, options):
+    def test_mirror_works_with_any_client_options(self, side, server, peer, options):
         store = side.over(server, options)
         store.update_status(1, BOOT)
         with store.mirror() as mirror:
@@ -156,7 +155,7 @@ class TestReading:
 
 
 class TestCallbacks:
-    def test_each_change_in_order_and_own_ones_too(self, store, peer):
+    def test_callback_gets_each_change_in_order(self, store, peer):
         store.update_status(0, BOOT)
         with store.mirror() as mirror:
             heard = []
@@ -175,7 +174,7 @@ class TestCallbacks:
             real.until(lambda: mirror.get(3), "the feed is read")
             assert len(heard) == 4
 
-    def test_one_that_raises_stops_nothing(self, store, peer, caplog):
+    def test_callback_that_raises_stops_nothing(self, store, peer, caplog):
         with store.mirror() as mirror:
             heard = []
             mirror.on_change(lambda room, status: 1 / 0)
@@ -186,15 +185,15 @@ class TestCallbacks:
             real.until(lambda: mirror.synced, "synced")
         assert [record.exc_info[0] for record in caplog.records if record.exc_info] == [ZeroDivisionError] * 2
 
-    def test_one_may_use_the_mirror(self, store, peer):
+    def test_callback_may_use_the_mirror(self, store, peer):
         with store.mirror() as mirror:
             seen = []
-            inner = getattr(mirror, "inner", mirror)
-            mirror.on_change(lambda room, status: seen.append((inner.get(room), type(inner.synced))))
+            bare = inner(mirror)
+            mirror.on_change(lambda room, status: seen.append((bare.get(room), type(bare.synced))))
             peer.update_status(1, BOOT)
             real.until(lambda: seen == [(BOOT, bool)], "called without the lock")
 
-    def test_one_that_waits_for_the_mirror_is_told_at_once(self, server, peer):
+    def test_wait_inside_callback_is_refused_at_once(self, server, peer):
         with StatusStore(server.store_client()) as store, store.mirror() as mirror:
             found = []
 
@@ -210,7 +209,7 @@ class TestCallbacks:
             assert found[0][0] == 1
             assert isinstance(found[0][1], InvalidInputError)
 
-    def test_one_that_waits_in_another_thread_does_not_hinder_the_close(self, server, peer, threads):
+    def test_callback_waiting_in_thread_does_not_block_close(self, server, peer, threads):
         store = StatusStore(server.store_client())
         with store.mirror() as mirror:
             mirror.on_change(lambda room, status: threads.submit(mirror.wait, 1).exception(60))
@@ -221,12 +220,12 @@ class TestCallbacks:
             assert took.seconds < 30
         store.close()
 
-    def test_one_that_closes_the_mirror(self, server, peer):
+    def test_callback_may_close_the_mirror(self, server, peer):
         with StatusStore(server.store_client()) as store, store.mirror() as mirror:
             mirror.on_change(lambda room, status: mirror.close())
-            (thread,) = mirror._threads
+            (thread,) = follower_threads_of(mirror)
             peer.update_status(1, BOOT)
-            real.until(lambda: not thread._thread.is_alive(), "it ends")
+            real.until(lambda: not thread.is_alive(), "it ends")
             with pytest.raises(StoreClosedError):
                 mirror.get(1)
 
@@ -242,7 +241,7 @@ class TestWaiting:
             with store.mirror() as mirror:
                 yield mirror
 
-    def test_it_wakes_on_the_change(self, waits, store, peer, threads):
+    def test_wait_wakes_on_change(self, waits, store, peer, threads):
         store.update_status(1, BOOT)
         found = threads.submit(waits.wait, 1, timeout=30)
         real.until(lambda: sleeping(waits), "it sleeps")
@@ -252,18 +251,18 @@ class TestWaiting:
         assert found.result(pace.seconds(20)) is DONE
         assert isinstance(found.result(), KVPoll)
 
-    def test_it_wakes_on_an_own_change(self, waits, store, threads):
+    def test_wait_wakes_on_own_change(self, waits, store, threads):
         store.update_status(1, BOOT)
         found = threads.submit(waits.wait, 1, MOVE)
         real.until(lambda: sleeping(waits), "it sleeps")
         store.abort(1, "why")
         assert found.result(pace.seconds(20)) is FAIL
 
-    def test_what_is_reached_already_is_found_at_once(self, waits, store):
+    def test_wait_returns_at_once_when_reached(self, waits, store):
         store.update_many({1: DONE, 2: FAIL, 3: MOVE})
         assert (waits.wait(1), waits.wait(3, 2), waits.wait(1, FAIL, timeout=0)) == (DONE, MOVE, DONE)
 
-    def test_an_absent_room(self, waits, store, threads):
+    def test_wait_for_absent_room_raises(self, waits, store, threads):
         with pytest.raises(RoomNotFoundError, match=r"^wait: room 1 is not in the table"):
             waits.wait(1, timeout=30)
         store.update_status(1, BOOT)
@@ -273,7 +272,7 @@ class TestWaiting:
         with pytest.raises(KeyError):
             found.result(pace.seconds(20))
 
-    def test_cleared_and_made_anew_just_before(self, waits, store):
+    def test_wait_ignores_entries_older_than_itself(self, waits, store):
         """Entries that are older than the wait do not end it."""
         for _ in range(20):
             store.update_status(1, MOVE)
@@ -282,13 +281,13 @@ class TestWaiting:
             with pytest.raises(WaitTimeoutError):
                 waits.wait(1, timeout=0)
 
-    def test_a_room_that_expires_ends_it(self, side, server, waits, threads):
+    def test_wait_ends_when_room_expires(self, side, server, waits, threads):
         with StatusStore(server.store_client(), ttl=0.5, terminal_ttl=0.5) as brief:
             real.until(lambda: brief.update_status(1, BOOT) and waits.get(1) is BOOT, "it is known")
             with pytest.raises(RoomNotFoundError):
                 waits.wait(1, timeout=30)
 
-    def test_time_runs_out(self, waits, store):
+    def test_wait_times_out_with_last_status(self, waits, store):
         store.update_status(1, INPUT)
         began = time.monotonic()
         said = r"^wait: room 1 .* within 0.05 s \(last seen at WaitingForInput"
@@ -299,28 +298,26 @@ class TestWaiting:
         with pytest.raises(TimeoutError):
             waits.wait(1, timeout=0)
 
-    def test_nobody_who_left_is_kept(self, waits, store):
+    def test_ended_waits_are_not_kept(self, waits, store):
         store.update_status(1, BOOT)
         for _ in range(3):
             with pytest.raises(WaitTimeoutError):
                 waits.wait(1, timeout=0.001)
-        inner = getattr(waits, "inner", waits)
-        replica = getattr(inner, "_waits", inner)._replica
-        assert not any(shard.waiters for shard in replica.shards.values())
+        assert not any(shard.waiters for shard in replica_of(waits).shards.values())
 
     @pytest.mark.parametrize(
         ("arguments", "timeout"),
         [((-1,), None), (("1",), None), ((1, 7), None), ((1, "Success"), None), ((1,), -1), ((1,), "1"), ((1,), True)],
     )
-    def test_input_is_checked(self, waits, arguments, timeout):
+    def test_bad_arguments_are_refused(self, waits, arguments, timeout):
         with pytest.raises(InvalidInputError, match=r"^wait: "):
             waits.wait(*arguments, timeout=timeout)
 
-    def test_what_is_said_of_a_timeout_allows_0(self, waits):
+    def test_timeout_error_message_allows_0(self, waits):
         with pytest.raises(InvalidInputError, match=r"timeout, if not 0 or None, must be from 0\.001 to"):
             waits.wait(1, timeout=-1)
 
-    def test_many_at_once(self, waits, store, peer, threads):
+    def test_many_concurrent_waits_wake(self, waits, store, peer, threads):
         rooms = range(16)
         store.update_many(dict.fromkeys(rooms, BOOT))
         found = [threads.submit(waits.wait, room, timeout=30) for room in rooms]
@@ -329,7 +326,7 @@ class TestWaiting:
             peer.update_status(room, DONE if room % 2 else FAIL)
         assert [one.result(pace.seconds(20)) for one in found] == [FAIL, DONE] * 8
 
-    def test_closing_ends_it(self, waits, store, threads):
+    def test_closing_ends_waits(self, waits, store, threads):
         store.update_status(1, BOOT)
         found = threads.submit(waits.wait, 1)
         real.until(lambda: sleeping(waits), "it sleeps")
@@ -340,29 +337,29 @@ class TestWaiting:
             waits.wait(1)
 
 
-class TestWaitOfAStore:
-    def test_the_follower_goes_when_it_is_not_needed(self, side, store, peer, monkeypatch):
+class TestStoreWait:
+    def test_idle_follower_ends(self, side, store, peer, monkeypatch):
         monkeypatch.setattr(f"redis_kvpoll.{'aio' if side.is_async else 'sync'}.mirror.IDLE_TIMEOUT", 0.0)
         store.update_status(1, BOOT)
         for _ in range(3):
             with pytest.raises(WaitTimeoutError):
                 store.wait(1, timeout=0)
             real.until(lambda: not following(side), "it is gone")
-            replica = getattr(store, "inner", store)._waits._replica
-            assert not any(shard.synced for shard in replica.shards.values())
-        assert getattr(store, "inner", store)._waits._replica.statuses == {}
+            assert not any(shard.synced for shard in replica_of(store).shards.values())
+        assert replica_of(store).statuses == {}
 
-    def test_who_comes_while_the_follower_goes(self, server, peer, threads, monkeypatch):
+    def test_wait_that_starts_while_follower_ends_is_served(self, server, peer, threads, monkeypatch):
         monkeypatch.setattr("redis_kvpoll.sync.mirror.IDLE_TIMEOUT", 0.0)
         peer.update_status(1, BOOT)
         with StatusStore(server.store_client()) as store:
             with pytest.raises(WaitTimeoutError):
                 store.wait(1, timeout=0)
             real.until(lambda: not threads_that_follow(), "it is gone")
-            replica, found, mark_unsynced = store._waits._replica, [], store._waits._replica.mark_unsynced
+            replica, found = replica_of(store), []
+            mark_unsynced = replica.mark_unsynced
 
             def enter_just_now(tags):
-                if not found and not replica.shards["default"].waiters and store._waits._lock.locked():
+                if not found and not replica.shards["default"].waiters and waits_lock_of(store).locked():
                     found.append(threads.submit(store.wait, 1, timeout=20))
                     real.until(lambda: replica.shards["default"].waiters, "he has entered")
                     for _ in range(100):  # and has looked for the thread, if he looks without the lock
@@ -378,7 +375,7 @@ class TestWaitOfAStore:
             peer.update_status(1, DONE)
             assert found[0].result(pace.seconds(30)) is DONE
 
-    def test_one_follower_for_all_and_it_holds_only_what_is_waited_for(self, side, store, peer, threads):
+    def test_waits_share_one_follower_of_awaited_rooms_only(self, side, store, peer, threads):
         peer.update_many(dict.fromkeys(range(100), BOOT))
         found = [threads.submit(store.wait, room) for room in range(8)]
         real.until(lambda: sleeping(store, 8), "all sleep")
@@ -386,7 +383,7 @@ class TestWaitOfAStore:
         peer.update_many(dict.fromkeys(range(50, 100), MOVE))
         peer.update_many(dict.fromkeys(range(8), DONE))
         assert {one.result(pace.seconds(20)) for one in found} == {DONE}
-        assert getattr(store, "inner", store)._waits._replica.statuses == {}
+        assert replica_of(store).statuses == {}
 
 
 def following(side):
@@ -398,8 +395,8 @@ def threads_that_follow():
     return [thread for thread in threading.enumerate() if thread.name.startswith("kvpoll-follow")]
 
 
-class TestLiving:
-    def test_before_and_after(self, store):
+class TestLifecycle:
+    def test_unopened_and_closed_mirrors_refuse_calls(self, store):
         mirror = store.mirror()
         assert not mirror.synced
         assert mirror.lag == float("inf")
@@ -413,7 +410,7 @@ class TestLiving:
             with pytest.raises(StoreClosedError, match="was closed"):
                 use()
 
-    def test_it_stops_at_once_and_leaves_nothing(self, side, server, store):
+    def test_close_is_quick_and_leaves_nothing(self, side, server, store):
         store.update_status(1, BOOT)
         for _ in range(3):
             mirror = store.mirror().__enter__()
@@ -423,7 +420,7 @@ class TestLiving:
             assert not following(side)
             assert not mirror.synced
 
-    def test_a_store_closes_its_mirrors(self, side, store):
+    def test_closing_the_store_closes_its_mirrors(self, side, store):
         mirror = store.mirror().__enter__()
         store.close()
         assert not following(side)
@@ -432,15 +429,15 @@ class TestLiving:
         with pytest.raises(StoreClosedError, match=r"^mirror: "):
             store.mirror()
 
-    def test_no_feed_no_mirror(self, side, server):
-        store = side.over(server, feed=0)
-        with pytest.raises(FeedOffError, match=r"^mirror: namespace 'default' was opened with feed=0"):
+    def test_mirror_without_feed_is_refused(self, side, server):
+        store = side.over(server, feed_length=0)
+        with pytest.raises(FeedOffError, match=r"^mirror: namespace 'default' was opened with feed_length=0"):
             store.mirror().__enter__()
         with pytest.raises(FeedOffError, match=r"^wait: "):
             store.wait(1)
         assert not following(side)
 
-    def test_no_server_no_mirror(self, side):
+    def test_mirror_without_server_is_unavailable(self, side):
         store = side.open(f"redis://127.0.0.1:{real.free_port()}", deadline=0.2)
         with pytest.raises(StoreUnavailableError, match=r"^mirror "):
             store.mirror().__enter__()
@@ -448,7 +445,7 @@ class TestLiving:
             store.wait(1)
         assert not following(side)
 
-    def test_what_a_predicate_raises_is_heard_of(self, side, store):
+    def test_predicate_error_is_raised(self, side, store):
         store.update_status(1, BOOT)
         with pytest.raises(Exception, match="ZeroDivisionError"):
             store.mirror(rooms=lambda room: 1 / 0).__enter__()
@@ -456,20 +453,20 @@ class TestLiving:
         with pytest.raises(InvalidInputError, match=r"^mirror: rooms is a function"):
             store.mirror(rooms=[1])
 
-    def test_from_two_mirrors_each_is_whole(self, store, peer):
+    def test_two_mirrors_of_a_store_are_complete(self, store, peer):
         with store.mirror() as one, store.mirror() as other:
             peer.update_status(1, BOOT)
             store.update_status(2, BOOT)
             assert one.get(2) is other.get(2) is BOOT
             real.until(lambda: one.get(1) is other.get(1) is BOOT, "both")
 
-    def test_the_two_kinds(self, side, store):
+    def test_mirror_class_matches_store(self, side, store):
         mirror = store.mirror()
-        assert isinstance(getattr(mirror, "inner", mirror), AsyncMirror if side.is_async else Mirror)
+        assert isinstance(inner(mirror), AsyncMirror if side.is_async else Mirror)
 
 
 class TestFork:
-    def test_the_child_has_its_own_or_says_why_not(self, side, server, store, peer):
+    def test_forked_child_follows_anew_or_is_refused(self, side, server, store, peer):
         if server.is_fake:
             pytest.skip("fakeredis lives in one process")
         peer.update_status(1, BOOT)
@@ -517,7 +514,7 @@ def in_child(do):
     return "it hung"
 
 
-def test_its_repr_says_how_it_stands():
+def test_repr_shows_state():
     with StatusStore.from_url("memory://", namespace="prod") as store:
         store.update_status(1, BOOT)
         mirror = store.mirror()

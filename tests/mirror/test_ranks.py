@@ -10,6 +10,7 @@ import pytest
 from redis_kvpoll import InvalidInputError, KVPoll, RoomBusyError, RoomNotFoundError, StatusStore, StoreClosedError
 from tests.mirror.test_mirror import sleeping
 from tests.support import pace, real
+from tests.support.internals import ids_of, replica_of
 
 BOOT, INPUT, MOVE, DONE, FAIL = (KVPoll(number) for number in (1, 2, 3, 4, 0))
 ROOM = 2**63 - 1
@@ -26,7 +27,7 @@ def ranks(side, server):
 
 
 class TestReading:
-    def test_each_sees_its_own(self, ranks):
+    def test_each_rank_sees_its_own_status(self, ranks):
         first, second = ranks(2)
         first.update_many({1: MOVE, 2: MOVE})
         with first.mirror() as mine, second.mirror() as theirs:
@@ -39,7 +40,7 @@ class TestReading:
             real.until(lambda: mine.get(3) and theirs.get(2), "the last")
             assert (mine.poll([1, 2]), theirs.poll([1, 2, 3])) == ([MOVE, DONE], [DONE, INPUT, None])
 
-    def test_a_failure_of_any_is_seen_by_all_and_by_who_has_not_been_heard_of(self, ranks):
+    def test_failure_of_any_rank_is_seen_by_all(self, ranks):
         first, second, third = ranks(3)
         for store in (first, second):
             store.update_status(ROOM, MOVE)
@@ -56,7 +57,7 @@ class TestReading:
                 real.until(lambda mirror=mirror: mirror.lag < 0.2, "it has read on")
                 assert mirror.get(ROOM) is None
 
-    def test_who_has_cleared_is_not_told_of_what_comes_after(self, ranks, client):
+    def test_cleared_rank_gets_no_later_changes(self, ranks, client):
         first, second = ranks(2)
         told = []
         with first.mirror() as mirror:
@@ -70,7 +71,7 @@ class TestReading:
             real.until(lambda: (2, BOOT) in told, "the last")
         assert told == [(1, DONE), (1, None), (2, BOOT)]
 
-    def test_who_has_no_rank_sees_what_all_agree_on(self, ranks, side, server):
+    def test_store_without_rank_sees_consensus(self, ranks, side, server):
         first, second = ranks(2)
         store = side.over(server)
         with store.mirror() as mirror:
@@ -83,7 +84,7 @@ class TestReading:
             real.until(lambda: mirror.get(ROOM) is None, "the last has cleared")
 
     @pytest.mark.parametrize("shards", [1, 3])
-    def test_random_traffic_ends_as_each_would_be_told(self, ranks, side, server, threads, policy, shards):
+    def test_random_traffic_ends_with_mirrors_equal_to_table(self, ranks, side, server, threads, policy, shards):
         """Three ranks write at once, mirrors are opened in the midst of it; then all must agree with the server."""
         settings = {"policy": policy, "shards": shards, "namespace": f"{policy}-{shards}"}
         stores, rooms = [*ranks(3, **settings), side.over(server, **settings)], range(8)
@@ -122,7 +123,7 @@ class TestReading:
             real.until(
                 lambda m=mirror, t=last: all(t.get(room) == m.get(room) for room in rooms if room in t), "what was told"
             )
-            replica = getattr(mirror, "inner", mirror)._replica
+            replica = replica_of(mirror)
             assert replica.statuses.keys() == {r for r in rooms if mirror.get(r) is not None}
             if replica.context.rank:
                 for room in rooms:
@@ -136,8 +137,8 @@ def shows(mirror, **rooms):
         real.until(lambda room=int(room[1:]), ranks=ranks: mirror.collect(room) == ranks, f"{room}: {ranks}")
 
 
-class TestCollecting:
-    def test_it_is_what_the_store_says(self, ranks):
+class TestCollect:
+    def test_collect_equals_store_collect(self, ranks):
         first, second = ranks(2)
         first.update_many({1: MOVE, 2: DONE})
         second.update_many({1: DONE, 2: DONE})
@@ -155,7 +156,7 @@ class TestCollecting:
             shows(mirror, _2={}, _3={0: BOOT, 1: BOOT})
             assert mirror.collect(4) == {}
 
-    def test_all_ranks_fail_but_who_has_cleared(self, ranks):
+    def test_abort_fails_all_ranks_but_cleared_ones(self, ranks):
         first, second, third = ranks(3)
         for store in (first, second):
             store.update_status(1, DONE)
@@ -169,7 +170,7 @@ class TestCollecting:
             shows(mirror, _1={0: FAIL, 1: DONE, 2: FAIL})
             assert first.collect(1) == {0: FAIL, 1: DONE, 2: FAIL}
 
-    def test_a_room_that_is_opened_anew_has_none_of_its_former_ranks(self, ranks):
+    def test_reopened_room_has_no_former_ranks(self, ranks):
         first, second = ranks(2)
         with first.mirror() as mine, second.mirror() as theirs:
             for _ in range(20):
@@ -188,7 +189,7 @@ class TestCollecting:
                 for store in (first, second):
                     store.clear(1)
 
-    def test_a_room_that_has_expired_and_begins_again_has_none_of_them(self, ranks, client):
+    def test_expired_and_recreated_room_has_no_former_ranks(self, ranks, client):
         first, second = ranks(2)
         first.update_status(1, MOVE)
         with first.mirror() as mirror:
@@ -197,21 +198,21 @@ class TestCollecting:
             shows(mirror, _1={1: INPUT})
             assert mirror.get(1) is None
 
-    def test_one_that_is_not_in_view_expires_too(self, ranks):
+    def test_room_of_other_ranks_expires_too(self, ranks):
         first, second = ranks(2, ttl=0.05)
         with first.mirror() as mirror:
             real.until(lambda: second.update_status(1, BOOT) and mirror.collect(1) == {1: BOOT}, "it is there")
             shows(mirror, _1={})
-            assert not getattr(mirror, "inner", mirror)._replica.shards["default"]._ids
+            assert not ids_of(replica_of(mirror).shards["default"])
 
-    def test_rooms_that_are_left_out_have_none(self, ranks):
+    def test_rooms_outside_predicate_have_no_ranks(self, ranks):
         first, second = ranks(2)
         second.update_many({1: BOOT, 2: BOOT})
         with first.mirror(rooms=lambda room: room != 1) as mirror:
             first.update_many({1: BOOT, 4: BOOT})
             assert (mirror.collect(1), mirror.collect(2), mirror.collect(4)) == ({}, {1: BOOT}, {0: BOOT})
 
-    def test_a_room_without_ranks_has_none(self, ranks, side, server):
+    def test_plain_room_has_no_ranks(self, ranks, side, server):
         (first,) = ranks(1)
         plain = side.over(server)
         with first.mirror() as mirror:
@@ -222,19 +223,19 @@ class TestCollecting:
             real.until(lambda: first.get(1) is mirror.get(1), "as the store has it")
             assert (mirror.collect(1), mirror.collect(2), first.collect(1)) == ({}, {}, {})
 
-    def test_the_caller_gets_a_dict_of_its_own(self, ranks):
+    def test_collect_returns_a_copy(self, ranks):
         (first,) = ranks(1)
         first.update_status(1, BOOT)
         with first.mirror() as mirror:
             mirror.collect(1).clear()
             assert mirror.collect(1) == {0: BOOT}
 
-    def test_who_has_no_rank_collects_nothing(self, side, server):
+    def test_collect_without_rank_is_refused(self, side, server):
         no_rank = pytest.raises(InvalidInputError, match="collect: this mirror's store has no rank")
         with side.over(server).mirror() as mirror, no_rank:
             mirror.collect(1)
 
-    def test_it_must_be_open(self, ranks):
+    def test_collect_needs_an_open_mirror(self, ranks):
         (first,) = ranks(1)
         mirror = first.mirror()
         with pytest.raises(StoreClosedError, match="collect: this mirror is not open"):
@@ -244,7 +245,7 @@ class TestCollecting:
         with pytest.raises(StoreClosedError, match="collect: this mirror was closed"):
             mirror.collect(1)
 
-    def test_a_server_that_has_lost_its_data(self, side):
+    def test_ranks_are_recovered_after_data_loss(self, side):
         with real.World("sync") as world, contextlib.ExitStack() as stack:
             server = world.serve()
             ranks = [{"rank": rank, "world_size": 2} for rank in range(2)]
@@ -278,7 +279,7 @@ class TestWaiting:
         with store.mirror() as mirror:
             return do(mirror)
 
-    def test_it_is_for_ones_own_status(self, ranks, threads, waits):
+    def test_wait_is_for_own_status(self, ranks, threads, waits):
         first, second = ranks(2)
         for store in (first, second):
             store.update_status(ROOM, BOOT)
@@ -294,7 +295,7 @@ class TestWaiting:
 
         assert self.on(first, waits, wait) is DONE
 
-    def test_anothers_failure_ends_it(self, ranks, threads, waits):
+    def test_wait_ends_on_failure_of_other_rank(self, ranks, threads, waits):
         first, second = ranks(2)
         for store in (first, second):
             store.update_status(ROOM, BOOT)
@@ -307,7 +308,7 @@ class TestWaiting:
 
         assert self.on(first, waits, wait) is FAIL
 
-    def test_its_own_clear_elsewhere_ends_it(self, ranks, threads, waits, server):
+    def test_wait_ends_on_own_clear_by_other_process(self, ranks, threads, waits, server):
         first, second = ranks(2)
         for store in (first, second):
             store.update_status(ROOM, BOOT)
@@ -322,7 +323,7 @@ class TestWaiting:
 
         self.on(first, waits, wait)
 
-    def test_of_a_rank_that_has_said_nothing_there_is_none(self, ranks, waits):
+    def test_wait_of_rank_without_status_raises(self, ranks, waits):
         first, second = ranks(2)
         first.update_status(ROOM, MOVE)
 

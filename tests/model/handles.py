@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 from redis_kvpoll import KVPoll, Outcome, Update
 from redis_kvpoll.engine.tracked_rooms import CLEARING, TrackedRoom, TrackedRooms
 from redis_kvpoll.protocol import fenced_commands, replies, script_specs
-from redis_kvpoll.protocol.building import only
 from redis_kvpoll.protocol.replies import Opened
-from redis_kvpoll.protocol.script_call import Call, CallContext, Command
+from redis_kvpoll.protocol.script_call import Call, CallContext, Command, only
 from tests.model.operations import Operation, Process
 from tests.model.table import NAMESPACE, ROOM
+from tests.support.internals import track_one_room
 
 REASON = "failed through a handle"
 TTL, NOW = 1e9, 0.0
@@ -49,9 +49,7 @@ def store_of(process: Process, context: CallContext) -> TrackedRooms:
     held = TrackedRooms(TTL, TTL, bool(context.rank))
     held.highest_generation = int(process.seen or 0)
     if process.held:
-        held._shards[NAMESPACE] = {ROOM: process.held.tracked()}
-        if process.held.waits:
-            held._awaiting_creator[NAMESPACE] = {ROOM: None}
+        track_one_room(held, NAMESPACE, ROOM, process.held.tracked(), awaits_creator=process.held.waits)
     return held
 
 

@@ -12,10 +12,9 @@ from redis_kvpoll.engine.reaper import reap_lost
 from redis_kvpoll.errors import KVPollError, LeaseLostError
 from redis_kvpoll.protocol import fenced_commands as fenced
 from redis_kvpoll.protocol import lease_commands, replies, room_commands
-from redis_kvpoll.protocol.building import only
 from redis_kvpoll.protocol.lease_commands import LeaseConfig
 from redis_kvpoll.protocol.replies import Opened
-from redis_kvpoll.protocol.script_call import Call, CallContext, Command
+from redis_kvpoll.protocol.script_call import Call, CallContext, Command, only
 from tests.model import handles
 from tests.model.operations import context
 from tests.model.table import NAMESPACE, ROOM
@@ -100,7 +99,7 @@ def sent(name: str, process: Holder, call: Call) -> Sent:
 def lease_call(process: Holder, action: lease_commands.Action, nonce: str) -> Call:
     where = layout_of("", "", nonce)
     if action == "sweep":
-        return lease_commands.look(where, NAMESPACE)
+        return lease_commands.sweep(where, NAMESPACE)
     config = LeaseConfig(process.owner, TTL_MS / 1000, HEARTBEAT_MS / 1000)
     return config.call(where, NAMESPACE, action, process.incarnation, process.epoch)
 

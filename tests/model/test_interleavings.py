@@ -40,7 +40,7 @@ def _worth_it(name, policy):
 @pytest.mark.parametrize(
     ("policy", "name"), [(p, n) for p in ("compat", "strict") for n in SETTINGS if _worth_it(n, p)]
 )
-def test_nothing_that_can_happen_breaks_a_promise(name, policy, request):
+def test_every_interleaving_keeps_all_invariants(name, policy, request):
     report = Explorer(SETTINGS[name](policy, EACH)).explore()
     request.node.user_properties.append(("explored", f"{name}, {policy}: {report}"))  # see conftest
     assert report.violation is None, str(report)
@@ -119,7 +119,7 @@ FAULTS = [
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: f"{fault[2]}: {fault[3][:40]}".strip())
-def test_a_fault_in_a_script_is_found(fault):
+def test_mutated_script_violates_an_invariant(fault):
     name, policy, script, good, bad, said = fault
 
     def broken(source):
@@ -131,7 +131,7 @@ def test_a_fault_in_a_script_is_found(fault):
     assert said in report.violation, str(report)
 
 
-def test_a_path_to_a_violation_can_be_read():
+def test_path_to_violation_is_short_and_readable():
     """It is the shortest, step by step, with what the table was after each."""
     broken = {"clear": lambda source: source.replace("fields[3] ~= expected_generation", "false")}
     report = Explorer(replace(settings.fenced("compat", 2), broken=broken)).explore(most=20_000)
@@ -143,7 +143,7 @@ def test_a_path_to_a_violation_can_be_read():
     assert "room.clear is stale and changed something\n     before: " in report.violation
 
 
-def test_a_store_that_brings_back_what_it_cleared_is_found(monkeypatch):
+def test_recovery_of_cleared_room_is_a_violation(monkeypatch):
     monkeypatch.setattr(handles.TrackedRooms, "mark_clearing", lambda *_: None)
     report = Explorer(settings.lossy("compat", 2, lost=1)).explore(most=50_000)
     assert "was cleared by the process that brings it back" in (report.violation or ""), str(report)

@@ -27,7 +27,7 @@ if LONG:
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_nothing_that_can_happen_breaks_a_promise(name, request):
+def test_every_interleaving_keeps_all_invariants(name, request):
     report = LeaseExplorer(SETTINGS[name]).explore()
     request.node.user_properties.append(("explored", f"{name}, 3 x {SETTINGS[name].each}: {report}"))  # see conftest
     assert report.violation is None, str(report)
@@ -59,7 +59,7 @@ FAULTS = [
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: f"{fault[1]}: {fault[2][:40]}".strip())
-def test_a_fault_in_a_script_is_found(fault):
+def test_mutated_script_violates_an_invariant(fault):
     name, script, good, bad, said = fault
 
     def broken(source):

@@ -173,7 +173,7 @@ COMMANDS = st.one_of(
 @REAL
 @examples(150)
 @given(sequence=st.lists(COMMANDS, min_size=5, max_size=25))
-def test_commands(plain_client, sequence):
+def test_commands_match_real_server(plain_client, sequence):
     with Sides(plain_client) as sides:
         for words in sequence:
             sides.same("execute", *words)
@@ -182,7 +182,7 @@ def test_commands(plain_client, sequence):
 @REAL
 @examples(100)
 @given(sequence=st.lists(COMMANDS, min_size=3, max_size=12))
-def test_commands_from_a_script(plain_client, sequence):
+def test_commands_from_script_match_real_server(plain_client, sequence):
     """Errors come as values; nil, numbers and lists cross into Lua and back."""
     source = "local r = redis.pcall(unpack(ARGV)) return {type(r), type(r) == 'table' and r.err and 1 or r, r == false}"
     with Sides(plain_client) as sides:
@@ -209,7 +209,7 @@ def test_commands_from_a_script(plain_client, sequence):
         "return {#ARGV, ARGV[1], #KEYS, KEYS[1]}",
     ],
 )
-def test_what_crosses_between_lua_and_a_reply(plain_client, source):
+def test_lua_values_convert_as_on_real_server(plain_client, source):
     with Sides(plain_client) as sides:
         sides.same("run", source, [b"k"], [b"a \xff"])
 
@@ -244,7 +244,7 @@ ACTION = st.one_of(*[COMMAND] * 6, FOREIGN)
     where=st.builds(context, st.sampled_from(("compat", "strict")), st.sampled_from(("none", "prefill"))),
     actions=st.lists(ACTION, min_size=4, max_size=15),
 )
-def test_our_scripts(plain_client, where, actions):
+def test_scripts_match_real_server(plain_client, where, actions):
     with Sides(plain_client) as sides:
         for action in actions:
             if isinstance(action, room_commands.Command):
@@ -259,12 +259,12 @@ def test_our_scripts(plain_client, where, actions):
                     sides.same("execute", *command)
 
 
-def test_the_model_knows_what_the_scripts_send():
+def test_model_knows_all_commands_of_scripts():
     sent = {name for script in scripts.names() for name in re.findall(r"call\('(\w+)'", scripts.load(script).source)}
     assert sent <= KNOWN
 
 
-def test_a_broken_script_is_no_reply():
+def test_broken_script_raises():
     """What a real server would refuse, and a key that is not declared, which only a cluster would notice."""
     runner = ScriptRunner(RedisModel())
     for source in ("return undefined", "assigned = 1", "return redis.call('HGET', 'other', 'x')", "return nil + 1"):
@@ -274,7 +274,7 @@ def test_a_broken_script_is_no_reply():
         runner.run("return redis.call('GEOADD', KEYS[1])", [b"k"], [])
 
 
-def test_a_key_expires_when_the_clock_says_so():
+def test_key_expires_by_the_clock():
     model = RedisModel()
     model.execute(b"HSET", b"k", b"f", b"v")
     model.execute(b"PEXPIRE", b"k", b"10")

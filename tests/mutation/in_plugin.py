@@ -78,6 +78,6 @@ IN_THE_PLUGIN = [
         "replica.rank_shard:RankShardReplica.read",
         "own is not None and own.at == at and own.followed is not None",
         "False",
-        "replica/test_rank_shard.py::TestWhereTheRanksAre::test_a_call_of_many_rooms_is_over_with_its_last_entry",
+        "replica/test_rank_shard.py::TestRanksOfRoom::test_many_room_write_ends_with_its_last_entry",
     ),
 ]

@@ -17,7 +17,7 @@ ALL = IN_LUA + IN_THE_CLIENT + IN_THE_PLUGIN
 
 
 @pytest.mark.parametrize(("where", "good", "bad", "test"), [pytest.param(*fault, id=name) for name, *fault in ALL])
-def test_a_fault_is_caught(where, good, bad, test):
+def test_mutation_is_caught(where, good, bad, test):
     twice = faulty.run_twice(f"tests/{test}", where, good, bad)
     assert twice.ran == 1, "no such test, or several"
     assert not twice.sound, "it fails without the fault, too:\n" + "\n".join(twice.sound)
@@ -26,7 +26,7 @@ def test_a_fault_is_caught(where, good, bad, test):
     assert isinstance(twice.errors[0], AssertionError | pytest.fail.Exception | KVPollError), repr(twice.errors[0])
 
 
-def test_a_fault_that_no_longer_applies_is_heard_of():
+def test_mutation_without_its_text_is_an_error():
     with pytest.raises(faulty.NoSuchTextError, match="0 times"), faulty.fault("update.lua", "no such text", ""):
         pass
     with (
@@ -36,7 +36,7 @@ def test_a_fault_that_no_longer_applies_is_heard_of():
         pass
 
 
-def test_there_are_enough_of_each_kind():
+def test_each_kind_has_enough_mutations():
     assert min(len(IN_LUA), len(IN_THE_CLIENT)) >= 12
     assert len(IN_THE_PLUGIN) >= 5
     assert len({fault[:3] for fault in ALL}) == len(ALL)

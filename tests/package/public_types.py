@@ -41,7 +41,7 @@ from redis_kvpoll import (
 def making() -> None:
     StatusStore(redis.Redis())
     StatusStore(redis.Redis(), namespace="a", ttl=1, terminal_ttl=1.5, deadline=5, policy="strict", mode=None, shards=3)
-    AsyncStatusStore(redis.asyncio.Redis(), policy=None, mode="prefill", feed=0, rank=0, world_size=2)
+    AsyncStatusStore(redis.asyncio.Redis(), policy=None, mode="prefill", feed_length=0, rank=0, world_size=2)
     assert_type(StatusStore.from_url("memory://", namespace="a", ttl=1, policy="compat", shards=None), StatusStore)
     assert_type(AsyncStatusStore.from_url("memory://", deadline=1), AsyncStatusStore)
     assert_type(StatusStore.from_url("memory://", rank=1, world_size=2), StatusStore)

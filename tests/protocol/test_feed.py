@@ -32,19 +32,19 @@ def after(client, call):
     return words(client)[len(before) :]
 
 
-class TestWhatIsAppended:
-    def test_an_update(self, store, client):
+class TestAppended:
+    def test_update_appends_ttl_room_and_status(self, store, client):
         assert after(client, lambda: store.update_status(ROOM, 1)) == [["ttl_ms", "900000", str(ROOM), "Bootstrapping"]]
         assert after(client, lambda: store.update_status(ROOM, 4)) == [["ttl_ms", "300000", str(ROOM), "Success"]]
         assert after(client, lambda: store.update_status(ROOM, 0)) == [["ttl_ms", "300000", str(ROOM), "Failed"]]
 
-    def test_many_updates_are_one_entry_and_say_a_ttl_once(self, store, client):
+    def test_update_many_is_one_entry_with_shared_ttls(self, store, client):
         updates = {0: 1, 1: 2, 2: 4, 3: 4, 4: 3, 5: 0}
         expected = "ttl_ms 900000 0 Bootstrapping 1 WaitingForInput ttl_ms 300000 2 Success 3 Success"
         expected += " ttl_ms 900000 4 Transferring"
         assert after(client, lambda: store.update_many(updates)) == [expected.split()]
 
-    def test_what_changes_nothing_appends_nothing(self, make_store, client):
+    def test_call_that_changes_nothing_appends_nothing(self, make_store, client):
         store = make_store(policy="strict")
         store.update_many({1: 3, 2: 1})  # 1 is skipped
         store.update_many({2: 3, 3: 1})
@@ -68,7 +68,7 @@ class TestWhatIsAppended:
         )
         assert [after(client, call) for call in calls] == [[]] * len(calls)
 
-    def test_a_failure_says_why_once(self, store, client):
+    def test_failure_appends_its_reason_once(self, store, client):
         store.update_many({1: 3, 2: 3})
         assert after(client, lambda: store.abort(1, "naïve ☃\n")) == [
             ["ttl_ms", "300000", "1", "Failed", "reason", "naïve ☃\n"]
@@ -76,31 +76,31 @@ class TestWhatIsAppended:
         assert after(client, lambda: store.record_failure(2, "cause")) == [["2", "Transferring", "reason", "cause"]]
         assert after(client, lambda: store.abort(2, "symptom")) == [["ttl_ms", "300000", "2", "Failed"]]
 
-    def test_a_clear(self, store, client):
+    def test_clear_appends_absent(self, store, client):
         store.update_many({1: 1, 2: 1})
         assert after(client, lambda: store.clear(1)) == [["1", "absent"]]
         assert after(client, lambda: store.clear_many([1, 2])) == [["2", "absent"]]
 
-    def test_clearing_a_key_of_another_type(self, store, client):
+    def test_clear_of_key_of_another_type_appends_absent(self, store, client):
         """A mirror must not keep what it had."""
         store.update_status(1, 1)
         client.delete("kvpoll:{default}:room:1")
         client.set("kvpoll:{default}:room:1", "by hand", ex=60)
         assert after(client, lambda: store.clear(1)) == [["1", "absent"]]
 
-    def test_a_touch(self, store, client):
+    def test_touch_appends_live_rooms(self, store, client):
         store.update_many({1: 3, 2: 4, 3: 1})
         expected = ["ttl_ms", "900000", "1", "Transferring", "3", "Bootstrapping"]
         assert after(client, lambda: store.touch([1, 2, 3, 4])) == [expected]
 
-    def test_what_was_appended_before_a_bad_room(self, store, client):
+    def test_other_rooms_of_failing_batch_are_appended(self, store, client):
         """Other rooms of the batch were written, so they are in the feed."""
         client.set("kvpoll:{default}:room:5", "by hand", ex=60)
         with pytest.raises(Exception, match="room 5"):
             store.update_many({4: 1, 5: 1, 6: 1})
         assert words(client) == [["ttl_ms", "900000", "4", "Bootstrapping", "6", "Bootstrapping"]]
 
-    def test_a_batch_makes_entries_of_sixteen_rooms(self, store, client):
+    def test_large_batch_makes_entries_of_sixteen_rooms(self, store, client):
         batch = dict.fromkeys(range(1000), KVPoll.Bootstrapping)
         appended = after(client, lambda: store.update_many(batch))
         assert [len(fields) for fields in appended] == [2 + 16 * 2] * 62 + [2 + 8 * 2]
@@ -110,7 +110,7 @@ class TestWhatIsAppended:
         assert len(after(client, lambda: store.clear_many(range(17)))) == 2
 
 
-class TestTheReply:
+class TestReply:
     """A mirror takes what its own process writes from there, tagged with the id."""
 
     def run(self, client, command, context=LAYOUT):
@@ -120,7 +120,7 @@ class TestTheReply:
     def last(self, client):
         return client.xrevrange(FEED, count=1)[0][0]
 
-    def test_it_begins_with_the_id_of_the_last_entry(self, client):
+    def test_reply_begins_with_last_entry_id(self, client):
         for command in (
             room_commands.update_many(dict.fromkeys(range(40), 1)),
             room_commands.touch(range(40)),
@@ -132,16 +132,16 @@ class TestTheReply:
             assert self.run(client, command)[0] == self.last(client)
             assert len(entries(client)) == count + -(-len(command.rooms) // 16)
 
-    def test_calls_that_travel_as_one_keep_each_rooms_words(self, client):
+    def test_batched_calls_keep_words_of_each_room(self, client):
         self.run(client, room_commands.update_many(dict.fromkeys(range(20), 3)))
         one, *others = [room_commands.abort(room, f"why {room}").calls(LAYOUT)[0] for room in range(20)]
-        together = one.together(others)
+        together = one.merged_with(others)
         client.eval(together.spec.script.source, *together.words()[2:])
         assert [len(fields) for fields in words(client)[2:]] == [2 + 16 * 4, 2 + 4 * 4]
         replayed = Replay(client).read_on().table
         assert replayed == {room: [KVPoll.Failed, f"why {room}", 300.0] for room in range(20)}
 
-    def test_without_a_change_there_is_none(self, client):
+    def test_reply_without_change_has_no_id(self, client):
         self.run(client, room_commands.update_status(1, 3))
         for command in (
             room_commands.update_status(1, 2),
@@ -151,7 +151,7 @@ class TestTheReply:
         ):
             assert self.run(client, command)[0] is None
 
-    def test_a_snapshot_has_the_place_in_the_feed(self, client):
+    def test_snapshot_has_feed_position(self, client):
         snapshot = room_commands.Command("snapshot", SNAPSHOT, [1, 2], [], lambda *_: [], lambda *_: None)
         begun = self.run(client, snapshot)
         assert words(client) == [["begun", "feed"]]
@@ -165,8 +165,8 @@ class TestTheReply:
         assert len(entries(client)) == 2
 
 
-class TestTheStream:
-    def test_each_shard_has_its_own(self, make_store, client):
+class TestStream:
+    def test_each_shard_has_its_own_feed(self, make_store, client):
         make_store(namespace="prod", shards=4).update_many(dict.fromkeys(range(100), 1))
         found = set()
         for tag in keys.tags("prod", 4):
@@ -176,15 +176,15 @@ class TestTheStream:
         assert found == set(range(100))
         assert len(list(client.scan_iter("*:feed"))) == 4
 
-    def test_it_is_bounded(self, make_store, client):
+    def test_feed_length_is_bounded(self, make_store, client):
         """Redis trims whole nodes of 100 entries; fakeredis to the number itself."""
-        store = make_store(feed=200)
+        store = make_store(feed_length=200)
         for status in (1, 2, 3):
             store.update_many(dict.fromkeys(range(3200), status))
         assert 200 <= client.xlen(FEED) <= 300
         assert words(client)[-1][-2:] == ["3199", "Transferring"]
 
-    def test_its_ttl_is_a_day_renewed_by_what_makes_rooms_or_keeps_them(self, store, client):
+    def test_feed_ttl_is_a_day_renewed_by_create_and_touch(self, store, client):
         store.update_status(1, 1)
         assert DAY_MS - 60_000 < client.pttl(FEED) <= DAY_MS
         for call, renews in (
@@ -209,15 +209,15 @@ class TestTheStream:
             lambda store: store.touch([1]),
         ],
     )
-    def test_one_that_is_gone_begins_anew_with_a_ttl(self, store, client, call):
+    def test_deleted_feed_restarts_with_ttl(self, store, client, call):
         store.update_status(1, 1)
         client.delete(FEED)
         call(store)
         assert client.pttl(FEED) > DAY_MS - 60_000
         assert len(entries(client)) == 1
 
-    def test_feed_0_has_none(self, make_store, client):
-        store = make_store(feed=0)
+    def test_feed_length_0_appends_nothing(self, make_store, client):
+        store = make_store(feed_length=0)
         assert store.update_many(dict.fromkeys(range(40), 1))[7].outcome is Outcome.CREATED
         assert store.record_failure(1, "why") is True
         assert (store.abort(1).outcome, store.touch([2]), store.clear(3)) == (Outcome.FAILED, 1, KVPoll.Bootstrapping)
@@ -225,10 +225,12 @@ class TestTheStream:
         second = make_store()
         second.update_status(50, 1)  # adopts it
         assert not client.exists(FEED)
-        with pytest.raises(NamespaceMismatchError, match="has feed=0, but this store was made with feed=100"):
-            make_store(feed=100).update_status(50, 1)
+        with pytest.raises(
+            NamespaceMismatchError, match="has feed_length=0, but this store was made with feed_length=100"
+        ):
+            make_store(feed_length=100).update_status(50, 1)
 
-    def test_a_key_of_another_type_in_its_place(self, make_store, client, server):
+    def test_feed_key_of_another_type_is_refused(self, make_store, client, server):
         if server.is_fake:
             pytest.skip("fakeredis words it in its own way")
         store = make_store()
@@ -240,11 +242,11 @@ class TestTheStream:
         assert store.update_status(1, 3).changed
 
 
-class TestReplaying:
+class TestReplayFeed:
     """The feed alone tells the table."""
 
     @pytest.mark.parametrize("shards", [1, 3])
-    def test_batches(self, make_store, client, policy, shards):
+    def test_feed_of_random_batches_rebuilds_table(self, make_store, client, policy, shards):
         chance = random.Random(f"{policy}{shards}")
         store = make_store(policy=policy, shards=shards)
         rooms = range(300)
@@ -271,7 +273,7 @@ class TestReplaying:
             assert left - 60 < entry.ttl <= left
 
     @pytest.mark.parametrize("kind", ["valkey", "redis", "redis62"])
-    def test_writers_at_once(self, kind):
+    def test_feed_of_concurrent_writers_rebuilds_table(self, kind):
         """Entries stand in the order in which their effects took place, whoever wrote them."""
         server = real.shared(kind)
         rooms = range(20)

@@ -52,15 +52,15 @@ def forbidden_in(source):
 
 class TestHouseRules:
     @pytest.mark.parametrize("name", NAMES)
-    def test_globals(self, name):
+    def test_script_uses_allowed_globals(self, name):
         assert globals_of(scripts.load(name).source) == []
 
     @pytest.mark.parametrize("name", NAMES)
-    def test_nothing_forbidden(self, name):
+    def test_script_uses_nothing_forbidden(self, name):
         assert forbidden_in(scripts.load(name).source) == []
 
     @pytest.mark.parametrize("name", NAMES)
-    def test_every_key_is_declared(self, name):
+    def test_script_declares_every_key(self, name):
         source = scripts.load(name).source
         assert "redis." in source
         assert undeclared_keys(source) == []
@@ -99,7 +99,7 @@ class TestHouseRules:
             ("local function f(k) redis.call('GET', k) end local function g(room) f(room) end g('x')", ["GET k"]),
         ],
     )
-    def test_the_search_for_keys_finds(self, source, wrong):
+    def test_key_search_finds_undeclared_keys(self, source, wrong):
         assert undeclared_keys(source) == wrong
 
     @pytest.mark.parametrize(
@@ -125,11 +125,11 @@ class TestHouseRules:
             ("local redis = {} return redis.anything", []),
         ],
     )
-    def test_the_search_for_globals_finds(self, source, wrong):
+    def test_global_search_finds_globals(self, source, wrong):
         assert globals_of(source) == wrong
 
     @pytest.mark.parametrize("source", ["local = 1", "if x then", "return 1 2", "f", "local a = 'x", "x ="])
-    def test_what_cannot_be_read_is_an_error(self, source):
+    def test_unreadable_lua_is_an_error(self, source):
         with pytest.raises(SyntaxError):
             lua.Script(source)
 
@@ -147,6 +147,6 @@ class TestHouseRules:
             ("redis.call('XADD', KEYS[1], 5 .. '-*', 'a', 'b')", "XADD with a half-made id"),
         ],
     )
-    def test_the_search_for_the_forbidden_finds(self, source, what):
+    def test_forbidden_search_finds_each_kind(self, source, what):
         assert what in forbidden_in(source)
         assert forbidden_in("-- " + source) == []

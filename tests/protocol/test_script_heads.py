@@ -27,7 +27,7 @@ ENUM = {code.value: code.name for code in (*Outcome, *Refusal)}
 
 class TestHeads:
     @pytest.mark.parametrize("name", NAMES)
-    def test_form(self, name):
+    def test_script_head_has_all_labels(self, name):
         prose, labelled = head(name)
         expected = tuple(label for label in LABELS if label not in MAY_LACK or label in labelled)
         assert tuple(labelled) == expected, "KEYS, ARGV, REPLY, FEED and perhaps CODES and INCLUDE, in this order"
@@ -36,7 +36,7 @@ class TestHeads:
         assert lines_below_the_head(name) <= MAX_LINES
 
     @pytest.mark.parametrize("name", INCLUDES)
-    def test_the_form_of_an_include(self, name):
+    def test_include_head_has_its_form(self, name):
         prose, labelled = head(f"include/{name}")
         assert re.match(r"[A-Z][^.]+\.", prose), "a head begins with what it is"
         assert ("_ms" in text_of(f"include/{name}")) == ("imes are milliseconds" in prose), "units are named"
@@ -44,12 +44,12 @@ class TestHeads:
         assert lines_below_the_head(f"include/{name}") <= MAX_LINES
         assert max(map(len, functions_of(f"include/{name}")), default=0) <= MAX_LINES / 2
 
-    def test_a_feed_has_one_ttl_whoever_begins_it(self):
+    def test_feed_ttl_is_the_same_in_lua_and_python(self):
         (in_lua,) = re.findall(r"FEED_TTL_MS = '(\d+)'", text_of("include/feed"))
         assert table().feed_ttl_ms == in_lua
 
     @pytest.mark.parametrize("name", NAMES)
-    def test_includes_stand_in_front_but_for_the_feed(self, name):
+    def test_includes_precede_script_and_feed_follows(self, name):
         """In the order of the heads, each once, and each behind what it includes itself."""
         parts = included(name)
         assert len(parts) == len(set(parts))
@@ -61,7 +61,7 @@ class TestHeads:
         files = [*(f"include/{part}" for part in parts[:at]), name, *(f"include/{part}" for part in parts[at:])]
         assert scripts.load(name).source == "".join(map(text_of, files))
 
-    def test_every_include_is_used_by_whoever_names_it(self):
+    def test_every_named_include_is_used(self):
         paths = [*NAMES, *(f"include/{name}" for name in INCLUDES)]
         assert {part for path in paths for part in listed(path, "INCLUDE")} == set(INCLUDES)
         for path in paths:
@@ -70,10 +70,10 @@ class TestHeads:
                 defined = {*locals_of(f"include/{part}"), *(("KEYS", "ARGV") if part == "caller" else ())}
                 assert part == "feed" or defined & set(re.findall(r"\w+", code)), (path, part)
 
-    def test_every_script_is_known_and_every_known_script_is_there(self):
+    def test_specs_and_script_files_match(self):
         assert set(NAMES) == {spec.script.name for spec in SPECS} | {other.script.name for other in OTHERS}
 
-    def test_every_shape_is_listed_and_used(self):
+    def test_every_spec_is_listed_and_used(self):
         made = [value for value in vars(script_specs).values() if isinstance(value, ScriptSpec)]
         assert sorted(map(id, made)) == sorted(map(id, SPECS))
         used = {
@@ -81,13 +81,13 @@ class TestHeads:
         }
         assert used == set(map(id, SPECS))
 
-    def test_every_operation_is_tried(self):
+    def test_every_command_is_covered(self):
         functions = {
             name
             for module in (room_commands, fenced_commands)
             for name, value in vars(module).items()
             if getattr(value, "__module__", "") == module.__name__ and not name.startswith("_")
-        } - {"listed", "wanted", "D"}  # argument checks that a store and a mirror call, too
+        } - {"room_list", "status_filter", "D"}  # argument checks that a store and a mirror call, too
         tried = {command.operation for some in OPERATIONS.values() for command in some}
         # What no user calls: a mirror begins with the one, a store brings back by another what the server has lost, and
         # by the third whoever looks fails the rooms of the dead.
@@ -95,7 +95,7 @@ class TestHeads:
         assert functions <= tried
 
     @pytest.mark.parametrize("spec", SPECS, ids=named(SPECS))
-    def test_a_head_says_what_its_shape_says(self, spec):
+    def test_head_matches_spec(self, spec):
         labelled = head(spec.script.name)[1]
         names = [*spec.keys, *(["prefix in mode prefill"] if spec.prefix_in_prefill else [])]
         assert words(labelled["KEYS"]) == (list(spec.first), names)
@@ -106,7 +106,7 @@ class TestHeads:
         assert ("outcome" in spec.reply) == bool(spec.codes)
 
     @pytest.mark.parametrize("spec", SPECS, ids=named(SPECS))
-    def test_an_include_finds_its_keys_and_words(self, spec):
+    def test_include_finds_its_keys_and_arguments(self, spec):
         """By their places: a script that puts others there would write the feed into the epoch."""
         used = included(spec.script.name)
         appends = spec.once[:1] == ("feed_length",)  # ARGV[1] of all that use it
@@ -117,7 +117,7 @@ class TestHeads:
         first, once = keys_said.split(", "), once_said.removeprefix("who calls: ").split(", ")
         assert ("caller" in used) == (list(spec.first) == first) == (list(spec.once[: len(once)]) == once)
 
-    def test_the_head_of_settings(self):
+    def test_settings_head_matches_call(self):
         labelled = head("settings")[1]
         assert words(labelled["KEYS"]) == (["settings"], [])
         assert words(labelled["ARGV"]) == (["ttl_ms", *settings_module.NAMES], [])
@@ -127,10 +127,10 @@ class TestHeads:
         assert call.keys == call.items == []
 
     @pytest.mark.parametrize("name", NAMES)
-    def test_codes_are_those_of_the_enums(self, name):
+    def test_codes_match_enums(self, name):
         assert codes(name).items() <= ENUM.items()
 
-    def test_no_code_means_two_things(self):
+    def test_codes_are_unique(self):
         assert len(ENUM) == len(Outcome) + len(Refusal)
         assert {code for name in NAMES for code in codes(name)} == ENUM.keys()
 
@@ -138,7 +138,7 @@ class TestHeads:
 class TestCalls:
     @pytest.mark.parametrize("mode", ["none", "prefill", "decode"])
     @pytest.mark.parametrize("actor", ACTORS)
-    def test_what_is_sent_is_what_the_head_says(self, actor, mode):
+    def test_call_matches_head(self, actor, mode):
         context = table(actor, mode=mode)
         for command in (command for some in OPERATIONS.values() for command in some):
             (call,) = command.calls(context)
@@ -161,14 +161,14 @@ class TestCalls:
         ("actor", "script"),
         [("plain", "update"), ("rank", "write"), ("owner", "write"), ("both", "write")],
     )
-    def test_who_has_a_rank_or_a_lease_updates_by_another_script(self, actor, script):
+    def test_rank_or_lease_selects_update_script(self, actor, script):
         (call,) = room_commands.update_status(A, 1).calls(table(actor))
         assert call.spec.script.name == script
 
     @pytest.mark.parametrize(
         ("actor", "script"), [("plain", "poll"), ("rank", "poll_rank"), ("owner", "poll"), ("both", "poll_rank")]
     )
-    def test_who_has_a_rank_looks_by_another_script(self, actor, script):
+    def test_rank_selects_poll_script(self, actor, script):
         (own,), (all_of_them,) = (
             room_commands.poll([A]).calls(table(actor)),
             room_commands.survey([A]).calls(table(actor)),
@@ -176,7 +176,7 @@ class TestCalls:
         assert (own.spec.script.name, all_of_them.spec.script.name) == (script, "poll")
 
     @pytest.mark.parametrize("actor", ACTORS)
-    def test_every_shard_gets_the_words_of_its_rooms(self, actor):
+    def test_each_shard_gets_arguments_of_its_rooms(self, actor):
         """Wider words, many shards and many calls a shard: each room keeps its own."""
         context = table(actor, shards=3)
         names = ("Bootstrapping", "WaitingForInput", "Transferring", "Success")
@@ -191,20 +191,20 @@ class TestCalls:
                 sent[room] = call.positions[at]
         assert sent == {room: room for room in rooms}
 
-    def test_calls_of_a_kind_become_one(self):
+    def test_like_calls_are_combined(self):
         one, two = (room_commands.abort(room, f"why {room}").calls(table(mode="prefill"))[0] for room in (A, B))
-        assert one.is_like(two)
-        both = one.together([two])
+        assert one.can_merge_with(two)
+        both = one.merged_with([two])
         twice = room_commands.abort(A, f"why {A}")._replace(rooms=[A, B], items=[f"why {A}", f"why {B}"])
         assert both.words() == twice.calls(table(mode="prefill"))[0].words()
-        assert not one.is_like(room_commands.clear(A).calls(table(mode="prefill"))[0])
-        assert not one.is_like(room_commands.abort(A, "why").calls(table(feed="0"))[0])
+        assert not one.can_merge_with(room_commands.clear(A).calls(table(mode="prefill"))[0])
+        assert not one.can_merge_with(room_commands.abort(A, "why").calls(table(feed_length="0"))[0])
 
-    def test_what_may_be_repeated_never_travels_with_what_may_not(self):
+    def test_repeatable_and_other_calls_are_not_combined(self):
         """They share a script, and what is sent again when its reply was lost must be all of one kind."""
         plain, fenced = room_commands.clear(A).calls(table())[0], fenced_commands.clear(A, 1).calls(table())[0]
         assert plain.spec.script is fenced.spec.script
-        assert not plain.is_like(fenced)
+        assert not plain.can_merge_with(fenced)
         assert (plain.spec.repeatable, fenced.spec.repeatable) == (False, True)
 
 

@@ -89,7 +89,7 @@ def answers(client, script, mode="none", policies=("compat",)):
 
 @pytest.mark.parametrize("mode", ["none", "prefill"])
 @pytest.mark.parametrize("script", sorted(SCRIPTS))
-def test_a_script_does_what_its_head_says(server, script, mode):
+def test_script_does_what_its_head_says(server, script, mode):
     client = server.client()
     found_codes, found_words = set(), {}
     for answer in answers(client, script, mode, ("compat", "strict") if script == "update" else ("compat",)):
@@ -102,10 +102,10 @@ def test_a_script_does_what_its_head_says(server, script, mode):
 
 
 @pytest.mark.parametrize("script", sorted(SCRIPTS - LOOKS))  # mirrors need a feed
-def test_without_a_feed_nothing_is_appended(server, script):
+def test_script_without_feed_appends_nothing(server, script):
     client = server.client()
     for actor in ACTORS:
-        context = table(actor, feed="0")
+        context = table(actor, feed_length="0")
         for fill in (absent, at(1), at(4)):
             for command in (command for some in OPERATIONS.values() for command in some):
                 if command.spec.of(context).script.name == script:
@@ -118,7 +118,7 @@ def test_without_a_feed_nothing_is_appended(server, script):
                     assert not client.exists(keys.feed("ns"))
 
 
-def test_settings(client):
+def test_settings_reply_has_all_names(client):
     call = ExpectedSettings.checked("ns", None, None, None, None).call()
     reply = client.eval(call.spec.script.source, *call.words()[2:])
     assert len(reply) == len(settings_module.NAMES)

@@ -13,22 +13,22 @@ from tests.support import real
 
 KEY = "kvpoll:{prod}:settings"
 WEEK_MS = 7 * 24 * 3600 * 1000
-DEFAULTS = {"schema": "2", "policy": "compat", "shards": "1", "mode": "none", "feed": "100000"}
+DEFAULTS = {"schema": "2", "policy": "compat", "shards": "1", "mode": "none", "feed_length": "100000"}
 
 
 class TestAgreement:
-    def test_the_first_user_writes_them_for_a_week(self, make_store, client):
-        make_store(namespace="prod", policy="strict", shards=8, mode="prefill", feed=0).poll([1])
-        asked = {"policy": "strict", "shards": "8", "mode": "prefill", "feed": "0"}
+    def test_first_user_writes_settings_for_a_week(self, make_store, client):
+        make_store(namespace="prod", policy="strict", shards=8, mode="prefill", feed_length=0).poll([1])
+        asked = {"policy": "strict", "shards": "8", "mode": "prefill", "feed_length": "0"}
         assert client.hgetall(KEY) == DEFAULTS | asked
         assert WEEK_MS - 60_000 < client.pttl(KEY) <= WEEK_MS
 
-    def test_none_takes_the_defaults_in_a_new_namespace(self, make_store, client):
+    def test_none_takes_defaults_in_new_namespace(self, make_store, client):
         make_store(namespace="prod").poll([1])
         assert client.hgetall(KEY) == DEFAULTS
 
-    def test_none_adopts_what_is_there(self, make_store, client):
-        make_store(namespace="prod", policy="strict", shards=8, mode="prefill", feed=500).poll([1])
+    def test_none_adopts_existing_settings(self, make_store, client):
+        make_store(namespace="prod", policy="strict", shards=8, mode="prefill", feed_length=500).poll([1])
         second = make_store(namespace="prod")
         second.update_status(5, KVPoll.Success)  # strict: skipped
         second.update_status(7, KVPoll.Bootstrapping)
@@ -41,11 +41,11 @@ class TestAgreement:
             ("policy", "strict", "compat"),
             ("shards", 4, "1"),
             ("mode", "prefill", "none"),
-            ("feed", 0, "100000"),
-            ("feed", 50, "100000"),
+            ("feed_length", 0, "100000"),
+            ("feed_length", 50, "100000"),
         ],
     )
-    def test_another_setting_is_refused_and_writes_nothing(self, make_store, client, option, ours, theirs):
+    def test_other_setting_is_refused_and_writes_nothing(self, make_store, client, option, ours, theirs):
         make_store(namespace="prod").update_status(1, KVPoll.Transferring)
         client.pexpire(KEY, 5000)
         before = {key: client.dump(key) for key in client.scan_iter()}
@@ -61,7 +61,7 @@ class TestAgreement:
         assert client.pttl(KEY) <= 5000
 
     @pytest.mark.parametrize("schema", ["1", "3"])
-    def test_another_schema_is_refused(self, make_store, client, schema):
+    def test_other_schema_is_refused(self, make_store, client, schema):
         """Version 1 had no feed: what it writes, a mirror would never see."""
         client.hset(KEY, mapping=DEFAULTS | {"schema": schema})
         client.expire(KEY, 60)
@@ -70,16 +70,17 @@ class TestAgreement:
         assert list(client.scan_iter()) == [KEY]
 
     @pytest.mark.parametrize(
-        ("setting", "there"), [("policy", "Strict"), ("shards", "08"), ("mode", ""), ("feed", "many"), ("feed", "-1")]
+        ("setting", "there"),
+        [("policy", "Strict"), ("shards", "08"), ("mode", ""), ("feed_length", "many"), ("feed_length", "-1")],
     )
-    def test_what_cannot_be_understood_is_not_adopted(self, make_store, client, setting, there):
+    def test_unknown_value_is_not_adopted(self, make_store, client, setting, there):
         client.hset(KEY, mapping=DEFAULTS | {setting: there})
         client.expire(KEY, 60)
         with pytest.raises(NamespaceMismatchError, match=f"{setting}={there}, which this version does not know"):
             make_store(namespace="prod").update_status(1, 1)
         assert list(client.scan_iter()) == [KEY]
 
-    def test_a_refused_store_works_once_the_other_is_gone(self, make_store, client):
+    def test_refused_store_works_once_settings_are_gone(self, make_store, client):
         make_store(namespace="prod").poll([1])
         second = make_store(namespace="prod", policy="strict")
         with pytest.raises(NamespaceMismatchError):
@@ -88,14 +89,14 @@ class TestAgreement:
         assert second.poll([1]) == [None]
         assert client.hget(KEY, "policy") == "strict"
 
-    def test_namespaces_are_apart(self, make_store):
+    def test_namespaces_are_separate(self, make_store):
         one, other = make_store(namespace="one"), make_store(namespace="other", policy="strict", shards=2)
         one.update_status(1, 1)
         other.update_status(1, 2)
         assert (one.get(1), other.get(1)) == (KVPoll.Bootstrapping, KVPoll.WaitingForInput)
         assert (list(one.rooms()), list(other.rooms())) == ([1], [1])
 
-    def test_looking_writes_nothing(self, make_store, client):
+    def test_reading_settings_writes_nothing(self, make_store, client):
         store = make_store(namespace="prod", policy="strict")
         assert store.settings() is None
         assert client.dbsize() == 0
@@ -104,13 +105,13 @@ class TestAgreement:
         assert store.settings() == Settings("strict", 1, "none", 100_000)
         assert client.pttl(KEY) <= 5000
 
-    def test_looking_is_refused_as_well(self, make_store):
+    def test_reading_settings_is_refused_on_mismatch(self, make_store):
         make_store(namespace="prod").poll([1])
         with pytest.raises(NamespaceMismatchError):
             make_store(namespace="prod", mode="decode").settings()
 
 
-def test_they_are_renewed_hourly(make_store, client, monkeypatch):
+def test_settings_are_renewed_hourly(make_store, client, monkeypatch):
     store = make_store(namespace="prod")
     store.poll([1])
     client.pexpire(KEY, 5000)
@@ -124,7 +125,7 @@ def test_they_are_renewed_hourly(make_store, client, monkeypatch):
 
 
 @pytest.mark.parametrize("maker", [StatusStore, AsyncStatusStore])
-def test_making_a_store_does_no_io(maker):
+def test_constructor_does_no_io(maker):
     nowhere = f"redis://127.0.0.1:{real.free_port()}"
     module = redis if maker is StatusStore else redis.asyncio
     maker.from_url(nowhere)
@@ -137,7 +138,7 @@ class TestAfterReconnect:
     """The server was restarted without its data, and somebody else was there first."""
 
     @pytest.mark.parametrize(("call", "arguments"), [("update_status", [1, KVPoll.Bootstrapping]), ("clear", [1])])
-    def test_other_settings_are_refused_not_mixed(self, world, call, arguments):
+    def test_other_settings_are_refused_after_restart(self, world, call, arguments):
         server = world.serve()
         store = world.open(server.tcp, namespace="prod", shards=4)
         store.update_status(1, KVPoll.Bootstrapping)
@@ -150,7 +151,7 @@ class TestAfterReconnect:
                 getattr(store, call)(*arguments)
             assert sorted(client.scan_iter()) == before
 
-    def test_what_was_adopted_is_held_to(self, world):
+    def test_adopted_settings_are_kept_after_restart(self, world):
         server = world.serve()
         with StatusStore.from_url(server.url, namespace="prod", policy="strict") as other:
             other.poll([1])

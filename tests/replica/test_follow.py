@@ -10,6 +10,7 @@ from redis_kvpoll.engine.effects import Send, Sleep
 from redis_kvpoll.replica.follow import Follower
 from redis_kvpoll.replica.replica import Replica
 from tests.support.contexts import context
+from tests.support.internals import follow_feed, read_once
 
 LAYOUT = context()
 
@@ -39,9 +40,9 @@ def follower(replica, now):
     return Follower(replica, ["ns"], nothing, False, 5.0, True, nothing, nothing, may_end=lambda: False)
 
 
-def test_an_answer_from_before_a_long_sleep_of_this_process_is_old(follower, replica, now):
+def test_reply_from_before_process_pause_is_unsynced(follower, replica, now):
     """It came in time, but to a process that was stopped: what has happened since is still to be read."""
-    reading = follower._read(block=True)
+    reading = read_once(follower)
     next(reading)
     now[0] += 600
     with pytest.raises(StopIteration):
@@ -51,11 +52,11 @@ def test_an_answer_from_before_a_long_sleep_of_this_process_is_old(follower, rep
     assert replica.due("ns", now[0], 10) == [1]
 
 
-def test_a_look_that_is_not_believed_does_not_keep_it_from_the_feed(follower, replica, now):
+def test_ignored_snapshot_does_not_stop_feed_reading(follower, replica, now):
     """The data was lost, and the clock put back: only the feed says so."""
     replica.read("ns", [(b"9-0", [b"ttl_ms", b"1", b"1", b"Success"])], True, now[0])
     now[0] += 0.5
-    following = follower._follow_feed()
+    following = follow_feed(follower)
     step, asked = next(following), []
     for _ in range(20):
         if isinstance(step, Sleep):

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from redis_kvpoll import KVPoll
 from tests.support.fuzzing import examples
+from tests.support.internals import ahead_of, cleared_ranks_of, ids_of, own_writes_of, read_positions_of
 from tests.support.replicas import RankedRun, replica_of
 
 BOOT, INPUT, MOVE, DONE, FAIL = (KVPoll(number) for number in (1, 2, 3, 4, 0))
@@ -56,7 +57,7 @@ def ended(run):
 
 @given(STEPS)
 @examples(600)
-def test_any_interleaving_ends_as_what_the_rank_sees(steps):
+def test_any_interleaving_ends_with_the_view_of_the_rank(steps):
     run = RankedRun()
     run.server.act(1, "update_status", [0, 1], MOVE)
     run.server.act(0, "update_status", [0], INPUT)
@@ -71,11 +72,11 @@ def test_any_interleaving_ends_as_what_the_rank_sees(steps):
     assert run.replica.statuses == run.server.rooms
     table = run.server.table.rooms
     assert run.replica.ranks == {room: {**there.live, **there.cleared} for room, there in table.items()}
-    assert run.shard._cleared == {room: set(there.cleared) for room, there in table.items() if there.cleared}
-    assert run.shard._ids.keys() == table.keys(), "memory is that of the live rooms"
-    assert run.shard._own.keys() <= table.keys()
-    assert not run.shard._ahead
-    assert not run.shard._looked
+    assert cleared_ranks_of(run.shard) == {room: set(there.cleared) for room, there in table.items() if there.cleared}
+    assert ids_of(run.shard).keys() == table.keys(), "memory is that of the live rooms"
+    assert own_writes_of(run.shard).keys() <= table.keys()
+    assert not ahead_of(run.shard)
+    assert not read_positions_of(run.shard)
     assert not run.shard.uncertain
     assert len(run.shard.expiry) == len(table)
     last = {**told_before, **dict(run.told)}
@@ -84,7 +85,7 @@ def test_any_interleaving_ends_as_what_the_rank_sees(steps):
 
 @given(STEPS, st.sets(st.sampled_from(range(3))))
 @examples(100)
-def test_what_expires_without_a_word_goes_when_the_server_is_asked(steps, gone):
+def test_expired_rooms_go_when_due_ones_are_read(steps, gone):
     run = RankedRun()
     run.start()
     run.mark_synced()
@@ -105,8 +106,8 @@ def run():
     return run
 
 
-class TestOneByOne:
-    def test_anothers_change_is_none(self, run):
+class TestSingleChanges:
+    def test_change_of_other_rank_is_not_reported(self, run):
         run.update(1, [0], DONE)
         run.read(9)
         assert run.replica.statuses == {}
@@ -118,7 +119,7 @@ class TestOneByOne:
         assert run.told == [(0, BOOT)]
         assert not run.replica.uncertain("ns")
 
-    def test_anothers_failure_is_ours_at_once(self, run):
+    def test_failure_of_other_rank_is_seen_at_once(self, run):
         run.update(0, [0, 1], MOVE)
         run.update(1, [0], MOVE)
         run.update(1, [0], FAIL)
@@ -127,7 +128,7 @@ class TestOneByOne:
         assert run.replica.statuses == {0: FAIL, 1: FAIL}
         assert not run.replica.uncertain("ns")
 
-    def test_of_a_failed_room_that_is_not_in_view_it_is_known_whether_it_was_cleared(self, run):
+    def test_failed_room_is_absent_when_this_rank_cleared_it(self, run):
         run.update(0, [0], MOVE)
         run.update(1, [0, 1], MOVE)
         run.others(0, "clear", [0])
@@ -138,7 +139,7 @@ class TestOneByOne:
         assert run.replica.ranks == {0: {0: MOVE, 1: FAIL}, 1: {1: FAIL}}
         assert not run.replica.uncertain("ns")
 
-    def test_when_others_leave_failed_it_is_as_before(self, run):
+    def test_own_status_returns_when_other_leaves_failed(self, run):
         run.update(0, [0], INPUT)
         run.update(1, [0], BOOT)
         run.update(1, [0], FAIL)
@@ -149,7 +150,7 @@ class TestOneByOne:
         assert run.told == [(0, INPUT), (0, FAIL), (0, INPUT)]
         assert not run.replica.uncertain("ns")
 
-    def test_nobody_asks_when_a_failed_room_is_cleared(self, run):
+    def test_cleared_failed_room_needs_no_read(self, run):
         for rank in range(3):
             run.update(rank, [0], MOVE)
         run.others(0, "clear", [0])
@@ -159,7 +160,7 @@ class TestOneByOne:
         assert run.replica.uncertain("ns") == []
         assert run.replica.ranks == {0: {0: MOVE, 1: FAIL, 2: FAIL}}
 
-    def test_going_on_while_another_has_failed_stays_failed(self, run):
+    def test_own_progress_while_other_failed_stays_failed(self, run):
         run.update(1, [0], BOOT)
         run.update(0, [0], BOOT)
         run.update(1, [0], FAIL)
@@ -168,7 +169,7 @@ class TestOneByOne:
         assert run.server.table.rooms[0].live == {0: MOVE, 1: FAIL}
         assert run.replica.statuses == {0: FAIL}
 
-    def test_what_was_uncertain_before_a_fresh_start_is_not_asked_for(self, run):
+    def test_resync_forgets_uncertain_rooms(self, run):
         run.update(1, [0], BOOT)
         run.others(1, "replay_cleared", [0])
         run.read(9)
@@ -176,7 +177,7 @@ class TestOneByOne:
         run.another_server(0)
         assert run.replica.uncertain("ns") == []
 
-    def test_what_was_told_of_others_before_an_own_write_is_not_its_status(self, run):
+    def test_entries_of_others_do_not_change_own_status(self, run):
         run.update(0, [0], BOOT)
         run.read(9)
         run.update(1, [0], MOVE)
@@ -187,14 +188,14 @@ class TestOneByOne:
         run.read(9)
         assert run.told == [(0, BOOT), (0, INPUT), (0, DONE)]
 
-    def test_its_own_clear_is_its_end(self, run):
+    def test_own_clear_removes_room(self, run):
         run.update(0, [0], DONE)
         run.update(1, [0], DONE)
         run.others(0, "clear", [0])
         run.read(9)
         assert run.told == [(0, DONE), (0, None)]
 
-    def test_touch_by_another_keeps_it(self, run):
+    def test_touch_by_other_rank_extends_expiry(self, run):
         run.update(0, [0], MOVE)
         run.read(9)
         run.shard.expiry.set(0, 1)
@@ -202,7 +203,7 @@ class TestOneByOne:
         run.read(9)
         assert run.replica.due("ns", 100, 9) == []
 
-    def test_a_replica_without_a_rank_sees_what_all_agree_on(self):
+    def test_replica_without_rank_sees_consensus(self):
         replica = replica_of()
         replica.start_resync("ns", b"1-0", 0)
         replica.read("ns", [(b"2-0", [b"ttl_ms", b"9", b"1", b"Bootstrapping", b"rank:0", b"Success"])], True, 0)
@@ -210,12 +211,12 @@ class TestOneByOne:
         assert replica.statuses == {1: BOOT, 2: FAIL}
 
 
-class TestWhereTheRanksAre:
+class TestRanksOfRoom:
     def ranks(self, run, room=0):
         run.check()
         return run.replica.ranks.get(room)
 
-    def test_an_own_write_is_among_them_at_once_and_stays_while_the_feed_comes_to_it(self, run):
+    def test_own_write_is_shown_until_feed_reaches_it(self, run):
         for rank in (0, 1):
             run.update(rank, [0], BOOT)
         run.read(9)
@@ -228,7 +229,7 @@ class TestWhereTheRanksAre:
             run.read(1)
             assert self.ranks(run) == {0: DONE, 1: expected}
 
-    def test_a_first_word_to_a_room_of_others_waits_for_the_feed(self, run):
+    def test_own_first_write_waits_for_feed_in_room_of_others(self, run):
         run.update(1, [0], MOVE)
         run.read(9)
         run.own([0, 1], BOOT)
@@ -238,7 +239,7 @@ class TestWhereTheRanksAre:
         run.read(9)
         assert self.ranks(run) == {0: BOOT, 1: MOVE}
 
-    def test_an_own_opening_has_none_of_the_former_ranks(self, run):
+    def test_own_reopening_drops_former_ranks(self, run):
         for rank in (0, 1):
             run.update(rank, [0], MOVE)
         run.read(9)
@@ -251,7 +252,7 @@ class TestWhereTheRanksAre:
             run.read(1)
             assert self.ranks(run) == expected
 
-    def test_others_are_there_again_once_the_feed_has_come_to_an_own_beginning(self, run):
+    def test_others_appear_once_feed_reaches_own_creation(self, run):
         run.own([0], BOOT)
         run.update(1, [0], MOVE)
         run.own([0], INPUT)
@@ -264,7 +265,7 @@ class TestWhereTheRanksAre:
         run.deliver(0)
         assert self.ranks(run) == {0: DONE, 1: MOVE}
 
-    def test_a_call_of_many_rooms_is_over_with_its_last_entry(self, run):
+    def test_many_room_write_ends_with_its_last_entry(self, run):
         """Its reply has one id for all: a room's own entry may be an earlier one."""
         run.update(1, [0, 1], BOOT)
         run.own([0, 1], INPUT)
@@ -273,7 +274,7 @@ class TestWhereTheRanksAre:
         assert (self.ranks(run), self.ranks(run, 1)) == ({0: INPUT, 1: BOOT}, {0: INPUT, 1: BOOT})
 
     @pytest.mark.parametrize("begin", ["reopen", "replay", "expire"])
-    def test_nor_has_anothers(self, run, begin):
+    def test_room_restarted_by_other_rank_drops_former_ranks(self, run, begin):
         for rank in (0, 1, 2):
             run.update(rank, [0], MOVE)
         run.read(9)
@@ -291,7 +292,7 @@ class TestWhereTheRanksAre:
         assert run.told[-1] == (0, None)
         assert not run.replica.uncertain("ns")
 
-    def test_what_was_read_ahead_is_not_undone_by_the_feed(self, run):
+    def test_feed_does_not_undo_newer_snapshot(self, run):
         for rank, status in ((1, BOOT), (0, BOOT), (1, FAIL), (1, MOVE)):
             run.update(rank, [0], status)
         run.look([0])
@@ -301,9 +302,9 @@ class TestWhereTheRanksAre:
         run.update(1, [0], DONE)
         run.read(1)
         assert self.ranks(run) == {0: BOOT, 1: DONE}
-        assert not run.shard._looked
+        assert not read_positions_of(run.shard)
 
-    def test_a_look_from_before_an_entry_says_nothing_any_more(self, run):
+    def test_snapshot_older_than_entry_is_ignored(self, run):
         run.update(1, [0], BOOT)
         run.late_look([0, 1])
         run.update(1, [0, 1], MOVE)
@@ -311,7 +312,7 @@ class TestWhereTheRanksAre:
         run.deliver(0)
         assert (self.ranks(run), self.ranks(run, 1)) == ({1: MOVE}, {1: MOVE})
 
-    def test_a_look_from_before_an_own_write_says_where_the_others_are(self, run):
+    def test_snapshot_older_than_own_write_shows_other_ranks(self, run):
         run.another_server(7)
         run.update(1, [0], MOVE)
         run.update(0, [0], BOOT)
@@ -325,7 +326,7 @@ class TestWhereTheRanksAre:
         assert self.ranks(run) == {0: DONE, 1: MOVE}
         assert not run.replica.uncertain("ns")
 
-    def test_a_fresh_start_believes_no_former_ranks(self, run):
+    def test_resync_forgets_former_ranks(self, run):
         for rank in (0, 1, 2):
             run.update(rank, [0, 1], MOVE)
         run.read(9)
@@ -337,15 +338,15 @@ class TestWhereTheRanksAre:
         run.mark_synced()
         assert run.replica.ranks == {0: {0: BOOT, 1: INPUT}, 1: {1: INPUT}}
 
-    def test_a_look_at_it_all_that_is_gone(self, run):
+    def test_snapshot_of_expired_room_removes_it(self, run):
         run.update(1, [0], MOVE)
         run.read(9)
         run.expire([0])
         run.look([0])
-        assert run.replica.ranks == run.shard._ids == {}
+        assert run.replica.ranks == ids_of(run.shard) == {}
         assert not len(run.shard.expiry)
 
-    def test_words_that_no_script_of_ours_writes(self, run):
+    def test_foreign_words_in_feed_and_snapshot_are_ignored(self, run):
         fields = [b"0", b"Bootstrapping", b"first:0", b"Banana", b"1", b"Failed", b"rank:x", b"Success"]
         run.replica.read("ns", [(b"9-0", fields)], True, 0)
         assert run.replica.ranks == {}

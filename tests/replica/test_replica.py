@@ -11,6 +11,7 @@ from redis_kvpoll.protocol.keys import tag
 from redis_kvpoll.replica.expiry import Expiry
 from redis_kvpoll.replica.shard import ShardReplica, number_of
 from tests.support.fuzzing import examples
+from tests.support.internals import ahead_of, buckets_of, ids_of, statuses_of
 from tests.support.replicas import LAYOUT, ROOMS, Run, anything, replica_of
 
 STATUSES = st.sampled_from([*KVPoll, None])
@@ -39,7 +40,7 @@ def take(run, step):
 
 @given(STEPS, st.randoms(use_true_random=False))
 @examples(400)
-def test_any_interleaving_ends_as_the_truth(steps, random):
+def test_any_interleaving_ends_equal_to_server(steps, random):
     run = Run()
     run.server.write({0: KVPoll.Bootstrapping, 1: KVPoll.Success})
     run.start()
@@ -48,7 +49,7 @@ def test_any_interleaving_ends_as_the_truth(steps, random):
     for step in steps:
         take(run, step)
         run.check()
-        now = (run.server, dict(run.shard._ids), run.shard.position)
+        now = (run.server, dict(ids_of(run.shard)), run.shard.position)
         if seen and seen[0] is now[0]:
             for room, at in seen[1].items():
                 assert now[1].get(room, now[2]) >= at, f"room {room} went back"
@@ -63,14 +64,14 @@ def test_any_interleaving_ends_as_the_truth(steps, random):
         run.mark_synced()
     run.read(1000)
     assert run.replica.statuses == run.server.rooms
-    assert run.shard._ids.keys() == run.server.rooms.keys(), "memory is that of the live rooms"
-    assert not run.shard._ahead
+    assert ids_of(run.shard).keys() == run.server.rooms.keys(), "memory is that of the live rooms"
+    assert not ahead_of(run.shard)
     assert len(run.shard.expiry) == len(run.server.rooms)
 
 
 @given(STEPS)
 @examples(200)
-def test_who_is_told_of_all_changes_knows_the_truth(steps):
+def test_reported_changes_add_up_to_server(steps):
     """A listener that only keeps what it was told last of each room ends with the same table."""
     run = Run()
     run.start()
@@ -88,7 +89,7 @@ def test_who_is_told_of_all_changes_knows_the_truth(steps):
 
 @given(STEPS, st.sets(st.sampled_from(ROOMS)))
 @examples(100)
-def test_what_expires_without_a_word_goes_when_the_server_is_asked(steps, gone):
+def test_expired_rooms_go_when_due_ones_are_read(steps, gone):
     run = Run()
     run.start()
     run.mark_synced()
@@ -106,7 +107,7 @@ def test_what_expires_without_a_word_goes_when_the_server_is_asked(steps, gone):
     assert run.replica.statuses == run.server.rooms
 
 
-def test_an_entry_that_is_read_after_a_look_brings_nothing_back_that_has_expired():
+def test_entry_older_than_snapshot_revives_no_expired_room():
     run = Run()
     run.start()
     run.mark_synced()
@@ -123,23 +124,23 @@ class TestEntries:
     def entry(self, number):
         return [(b"%d-0" % number, self.FIELDS)]
 
-    def test_the_last_word_on_a_room_counts(self):
+    def test_last_status_of_a_room_in_entry_counts(self):
         """Calls that travel together may have a room twice, and then it stands twice in one entry."""
         told = []
         shard = ShardReplica({}, anything, lambda room, status: told.append((room, status)))
         shard.start_resync(0)
         shard.read(self.entry(5), 0)
-        assert shard._statuses == {7: KVPoll.WaitingForInput, 8: KVPoll.Success}
+        assert statuses_of(shard) == {7: KVPoll.WaitingForInput, 8: KVPoll.Success}
         assert told == [(7, KVPoll.Failed), (8, KVPoll.Success), (7, KVPoll.WaitingForInput)]
 
-    def test_a_look_from_before_an_entry_says_nothing_any_more(self):
+    def test_snapshot_older_than_entry_is_ignored(self):
         shard = ShardReplica({}, anything, lambda *_: None)
         shard.start_resync(0)
         shard.read(self.entry(5), 0)
         shard.snapshot(number_of(b"4-0"), [7, 8], [b"Transferring", 900_000, None, -2], 0)
-        assert shard._statuses == {7: KVPoll.WaitingForInput, 8: KVPoll.Success}
+        assert statuses_of(shard) == {7: KVPoll.WaitingForInput, 8: KVPoll.Success}
 
-    def test_what_this_process_wrote_itself_is_not_lived_through_again(self):
+    def test_feed_does_not_repeat_own_writes(self):
         told = []
         shard = ShardReplica({}, anything, lambda room, status: told.append((room, status)))
         shard.start_resync(0)
@@ -147,12 +148,12 @@ class TestEntries:
         shard.observe_write(number_of(b"5-0"), call, [2, b"WaitingForInput", 2, b"Success"], 0)
         told.clear()
         shard.read(self.entry(5), 0)
-        assert shard._statuses == {7: KVPoll.WaitingForInput, 8: KVPoll.Success}
+        assert statuses_of(shard) == {7: KVPoll.WaitingForInput, 8: KVPoll.Success}
         assert KVPoll.Failed not in [status for _, status in told]
 
 
 class TestShards:
-    def test_each_has_ids_of_its_own(self):
+    def test_each_shard_has_its_own_ids(self):
         replica = replica_of(shards=4, policy="compat", mode="none", feed_length="9", ttl_ms="9", terminal_ttl_ms="9")
         a, b = next((a, b) for a in range(9) for b in range(9) if tag("ns", 4, a) != tag("ns", 4, b))
         replica.start_resync(tag("ns", 4, a), b"1000-0", 0)
@@ -160,7 +161,7 @@ class TestShards:
         replica.snapshot(tag("ns", 4, b), b"1-0", [b], [b"Success", 1000], 0)
         assert replica.statuses == {b: KVPoll.Success}
 
-    def test_another_shards_fresh_start_leaves_own_writes_alone(self):
+    def test_resync_of_other_shard_keeps_own_writes(self):
         replica = replica_of(shards=2, policy="compat", mode="none", feed_length="9", ttl_ms="9", terminal_ttl_ms="9")
         for shard in replica.shards:
             replica.start_resync(shard, b"1-0", 0)
@@ -170,7 +171,7 @@ class TestShards:
         replica.observe_write(mark, call, b"2-0", [1, b"Bootstrapping"], 0)
         assert replica.statuses == {7: KVPoll.Bootstrapping}
 
-    def test_a_backlog_is_not_current_and_leaves_no_ghosts(self):
+    def test_backlog_is_unsynced_and_leaves_no_expired_room(self):
         """This process was stopped for 600 s, and then reads what was appended at any time in them."""
         replica = replica_of()
         replica.start_resync("ns", b"1-0", 0)
@@ -185,7 +186,7 @@ class TestShards:
         replica.read("ns", [(b"4-0", [b"ttl_ms", b"300000", b"3", b"Success"])], True, 600)
         assert replica.due("ns", 600, 10) == [1, 2]
 
-    def test_current_means_heard_of_lately(self):
+    def test_synced_needs_recent_reads_of_all_shards(self):
         replica = replica_of(shards=2, policy="compat", mode="none", feed_length="9", ttl_ms="9", terminal_ttl_ms="9")
         for shard in replica.shards:
             replica.start_resync(shard, b"1-0", 100)
@@ -208,7 +209,7 @@ def test_corrupt_and_foreign_words_are_absent_rooms():
     assert replica.statuses == {4: KVPoll.Failed}
 
 
-def test_a_predicate_is_asked_by_every_source():
+def test_predicate_applies_to_every_source():
     replica = replica_of(lambda room: room % 2 == 0)
     replica.start_resync("ns", b"1-0", 0)
     replica.snapshot("ns", b"1-0", [0, 1], [b"Success", 1000] * 2, 0)
@@ -221,7 +222,7 @@ def test_a_predicate_is_asked_by_every_source():
 class TestExpiry:
     @given(st.lists(st.tuples(st.sampled_from(("set", "no_later", "drop")), st.integers(0, 9), st.integers(0, 40))))
     @examples(200)
-    def test_against_a_plain_dict(self, steps):
+    def test_expiry_matches_plain_dict(self, steps):
         expiry, plain = Expiry(), {}
         for name, room, at in steps:
             if name == "drop":
@@ -241,11 +242,11 @@ class TestExpiry:
                     expiry.drop(room)
                     del plain[room]
             assert found == due
-        assert not expiry._buckets
+        assert not buckets_of(expiry)
         assert not plain
 
 
-def test_an_entry_that_changes_a_room_twice():
+def test_entry_with_a_room_twice_reports_both_changes():
     """Callers that wait for one shard share a script call, and two of them may write the same room."""
     run = Run()
     run.start()
@@ -261,7 +262,7 @@ def test_an_entry_that_changes_a_room_twice():
     ]
 
 
-def test_what_is_of_interest_no_more_goes_when_it_is_due_and_is_not_asked_about_for_ever():
+def test_room_no_longer_relevant_is_dropped_when_due():
     for ranked in ({}, {"rank": "0", "world_size": "3"}):
         wanted = {1, 2}
         replica = replica_of(wanted.__contains__, **ranked)
@@ -271,4 +272,4 @@ def test_what_is_of_interest_no_more_goes_when_it_is_due_and_is_not_asked_about_
         wanted.remove(1)
         assert replica.due("ns", 600, 10) == [2]
         assert replica.statuses == {2: KVPoll.Bootstrapping}
-        assert len(replica.shards["ns"].expiry) == len(replica.shards["ns"]._ids) == 1
+        assert len(replica.shards["ns"].expiry) == len(ids_of(replica.shards["ns"])) == 1

@@ -6,6 +6,7 @@ import pytest
 
 from redis_kvpoll import KVPoll, RoomNotFoundError, StoreClosedError
 from redis_kvpoll.validation import wait_statuses
+from tests.support.internals import ids_of
 from tests.support.replicas import ROOMS, RankedRun, Run, replica_of
 
 ENDS = wait_statuses(())
@@ -25,7 +26,7 @@ class TestWaiting:
         waiter = run.replica.enter(room, wait_statuses(statuses), lambda: woken.append(room), armed)
         return waiter, woken
 
-    def test_each_change_is_judged_even_when_many_come_at_once(self, run):
+    def test_every_change_is_checked_in_one_read(self, run):
         run.server.write({1: KVPoll.Transferring})
         run.read(10)
         waiter, woken = self.enter(run, 1)
@@ -48,18 +49,18 @@ class TestWaiting:
             ((0, 1), KVPoll.Bootstrapping, True),
         ],
     )
-    def test_further_on_is_there_too(self, run, wanted, there, ends):
+    def test_wait_ends_at_or_beyond_goal(self, run, wanted, there, ends):
         run.server.write({1: there})
         run.read(1)
         waiter, _ = self.enter(run, 1, *wanted)
         assert waiter.outcome == (there if ends else None)
 
-    def test_an_absent_room_ends_it(self, run):
+    def test_wait_ends_for_absent_room(self, run):
         waiter, _ = self.enter(run, 1)
         assert isinstance(waiter.outcome, RoomNotFoundError)
         assert str(waiter.outcome).startswith("wait: room 1 is not in the table")
 
-    def test_nobody_is_woken_by_what_may_be_old(self, run):
+    def test_unsynced_changes_wake_no_waiter(self, run):
         run.server.write({1: KVPoll.Transferring})
         run.read(10)
         waiter, woken = self.enter(run, 1)
@@ -72,13 +73,13 @@ class TestWaiting:
         run.mark_synced()
         assert (waiter.outcome, woken) == (KVPoll.Failed, [1])
 
-    def test_a_suspicion_during_the_fresh_start_is_not_forgotten(self, run):
+    def test_suspicion_during_resync_keeps_shard_unsynced(self, run):
         before = run.replica.times_suspected
         run.replica.connection_lost()
         run.replica.mark_synced("ns", before)
         assert not run.shard.synced
 
-    def test_who_left_is_not_kept(self, run):
+    def test_left_waiters_are_not_kept(self, run):
         run.server.write({1: KVPoll.Transferring})
         run.read(10)
         waiters = [self.enter(run, 1)[0] for _ in range(3)]
@@ -86,14 +87,14 @@ class TestWaiting:
             run.replica.leave(waiter)
         assert not run.shard.waiters
 
-    def test_the_end_ends_all(self, run):
+    def test_end_ends_all_waits(self, run):
         run.replica.mark_unsynced(["ns"])
         waiters = [self.enter(run, room)[0] for room in ROOMS]
         run.replica.end(StoreClosedError("closed"))
         assert {type(waiter.outcome) for waiter in waiters} == {StoreClosedError}
 
 
-class TestOnlyWaited:
+class TestAwaitedRoomsOnly:
     """The copy behind store.wait: of the rooms that are waited for, and no others."""
 
     @pytest.fixture
@@ -108,7 +109,7 @@ class TestOnlyWaited:
     def enter(self, run, room=1):
         return run.replica.enter(room, ENDS, lambda: None, armed=False)
 
-    def test_it_holds_nothing_else(self, run):
+    def test_only_awaited_rooms_are_held(self, run):
         run.server.write(dict.fromkeys(ROOMS, KVPoll.Transferring))
         waiter = self.enter(run)
         run.late_look([1])
@@ -119,10 +120,10 @@ class TestOnlyWaited:
         assert run.replica.statuses == {1: KVPoll.WaitingForInput}
         run.replica.leave(waiter)
         assert not run.replica.statuses
-        assert not run.shard._ids
+        assert not ids_of(run.shard)
         assert not len(run.shard.expiry)
 
-    def test_what_was_before_the_wait_does_not_end_it(self, run):
+    def test_entries_from_before_the_wait_do_not_end_it(self, run):
         """The feed is behind: the room was cleared and made anew before anybody waited."""
         run.server.write({1: None})
         run.server.write({1: KVPoll.Bootstrapping})
@@ -138,7 +139,7 @@ class TestOnlyWaited:
         run.read(10)
         assert waiter.outcome is KVPoll.Success
 
-    def test_a_look_is_believed_though_the_feed_has_gone_on_since(self, run):
+    def test_snapshot_counts_though_feed_went_on(self, run):
         run.server.write({1: KVPoll.Bootstrapping})
         run.read(10)
         waiter = self.enter(run)
@@ -150,7 +151,7 @@ class TestOnlyWaited:
         assert run.replica.statuses == {1: KVPoll.Bootstrapping}
         assert waiter.outcome is None
 
-    def test_a_look_that_comes_late_does_not_undo_what_the_feed_said(self, run):
+    def test_late_snapshot_does_not_undo_feed(self, run):
         run.server.write({1: KVPoll.Bootstrapping})
         waiter = self.enter(run)
         run.late_look([1])
@@ -160,7 +161,7 @@ class TestOnlyWaited:
         run.replica.arm(waiter)
         assert isinstance(waiter.outcome, RoomNotFoundError)
 
-    def test_nor_does_one_for_somebody_before(self, run):
+    def test_late_snapshot_of_earlier_waiter_is_ignored(self, run):
         run.server.write({1: KVPoll.Success})
         first = self.enter(run)
         run.late_look([1])
@@ -176,7 +177,7 @@ class TestOnlyWaited:
         run.replica.arm(second)
         assert second.outcome is None
 
-    def test_a_fresh_start_reads_all_that_are_waited_for(self, run):
+    def test_resync_reads_all_awaited_rooms(self, run):
         waiters = [self.enter(run, room) for room in ROOMS]
         run.another_server(0)
         assert sorted(run.shard.unconfirmed()) == list(ROOMS)
@@ -195,7 +196,7 @@ class TestOneOfSeveralRanks:
         run.mark_synced()
         return run
 
-    def test_anothers_change_before_the_first_look_is_not_ours(self, run):
+    def test_change_of_other_rank_before_snapshot_is_ignored(self, run):
         """The feed is ahead of the reply to the look that a wait begins with; it names the room, for another rank."""
         run.follow(None)
         run.start()
@@ -214,7 +215,7 @@ class TestOneOfSeveralRanks:
         run.read(9)
         assert waiter.outcome is FAIL
 
-    def test_an_older_look_leaves_uncertain_what_is(self, run):
+    def test_older_snapshot_keeps_room_uncertain(self, run):
         run.follow(None)
         run.start()
         run.mark_synced()
@@ -231,7 +232,7 @@ class TestOneOfSeveralRanks:
         run.ask()
         assert waiter.outcome is FAIL
 
-    def test_who_left_is_not_asked_for(self, run):
+    def test_room_of_left_waiter_is_not_read(self, run):
         run.follow(None)
         run.update(1, [0], BOOT)
         run.start()
@@ -243,7 +244,7 @@ class TestOneOfSeveralRanks:
         assert run.replica.uncertain("ns") == []
         assert run.replica.ranks == {}
 
-    def test_a_fresh_start_believes_no_others_word_for_an_old_status(self, run):
+    def test_resync_does_not_keep_old_status_for_other_rank(self, run):
         run.follow(None)
         run.update(0, [0], BOOT)
         run.start()

@@ -22,6 +22,7 @@ from redis_kvpoll.protocol import acl, scripts
 from redis_kvpoll.transport.embedded import EmbeddedServer
 from tests.support import cluster, real
 from tests.support.calls import DESTROYING, REPEATED, works
+from tests.support.internals import calls_without_comments, make_touch_due
 from tests.support.leasing import ManualLease
 from tests.support.proxy import Proxy
 from tests.support.servers import KINDS, program, why_absent
@@ -101,31 +102,31 @@ def is_allowed(command):
 
 
 class TestRule:
-    def test_what_scripts_call_is_read_from_them(self, monkeypatch):
+    def test_script_commands_are_read_from_source(self, monkeypatch):
         source = "-- redis.call('FLUSHALL')\nredis.call('ZADD', KEYS[1])\nlocal x = redis.pcall( 'HINCRBY', KEYS[2])"
         monkeypatch.setattr(scripts, "names", lambda: iter(["new"]))
         monkeypatch.setattr(scripts, "load", lambda name: scripts.Script(name, source, ""))
         assert acl.called() == {"zadd", "hincrby"}
         assert {"zadd", "hincrby", *acl.SENT} == set(acl.commands())
 
-    def test_no_call_of_a_script_is_overlooked(self):
+    def test_every_script_call_is_found(self):
         for name in scripts.names():
-            code = acl._COMMENT.sub("", scripts.load(name).source)
-            assert len(acl._CALLED.findall(code)) == code.count("redis."), name
+            calls, code = calls_without_comments(scripts.load(name).source)
+            assert len(calls) == code.count("redis."), name
 
-    def test_no_command_is_in_it_twice_and_no_category(self):
+    def test_rule_has_no_duplicate_and_no_category(self):
         words = acl.rule("prod").split()
         assert len(words) == len(set(words))
         assert not [word for word in words if "@" in word and word != "-@all"]
 
     @pytest.mark.parametrize("bad", ["", "a b", "a\n", "a'b", 'a"b', "ä", "a" * 65, "\0", None, 1, b"a", "\x1b[31m"])
-    def test_a_user_name_that_would_need_quotes_is_refused(self, bad):
+    def test_user_name_that_needs_quotes_is_refused(self, bad):
         with pytest.raises(InvalidInputError, match="a user name is") as caught:
             acl.user_name(bad)
         assert str(caught.value).isprintable()
 
     @pytest.mark.parametrize("options", [["--user", "a b"], ["-n", "a b"], ["-n", ""]])
-    def test_the_command_refuses_so_too_and_prints_no_half_a_line(self, options):
+    def test_command_refuses_bad_name_and_prints_nothing(self, options):
         result = CliRunner().invoke(kvpoll, ["acl", *options], catch_exceptions=False)
         assert (result.exit_code, result.stdout) == (1, "")
 
@@ -134,7 +135,7 @@ class TestRule:
 class TestAllowed:
     @pytest.mark.parametrize("options", [(), ("--namespace", "prod")])
     @pytest.mark.parametrize("protocol", [2, 3])
-    def test_all_that_stores_do_and_nothing_of_it_is_in_the_log(self, world, kind, options, protocol):
+    def test_store_works_without_acl_log_entry(self, world, kind, options, protocol):
         server = world.shared(kind)
         with user(server, *options) as (name, password), server.client() as client:
             client.execute_command("ACL", "LOG", "RESET")
@@ -149,7 +150,7 @@ class TestAllowed:
             assert store.history(1)
             assert not client.execute_command("ACL", "LOG")
 
-    def test_every_command_that_is_sent_is_in_it_and_no_other(self, world, kind):
+    def test_rule_matches_sent_commands(self, world, kind):
         """On one server; what only a cluster hears comes below."""
         server = world.shared(kind)
         with user(server) as (name, password), Proxy(server.socket) as proxy, server.client() as client:
@@ -167,7 +168,7 @@ class TestAllowed:
                 assert store.history(2)
                 held = ManualLease(store).take()
                 store.update_status(8, 1)
-                held.keeper._next_touch = 0.0
+                make_touch_due(held.keeper)
                 assert not held.heartbeat().lost
                 assert store.owners()[0].rooms == 1
                 assert store.reap() == 0
@@ -175,7 +176,7 @@ class TestAllowed:
             sent = {sent_word(command) for command in proxy.commands}
         assert sent - {"auth"} == acl.SENT.keys() - CLUSTER_ONLY
 
-    def test_the_line_of_an_aclfile(self, kind, tmp_path):
+    def test_aclfile_line_works(self, kind, tmp_path):
         if program(kind) is None:
             pytest.skip(why_absent(kind))
         file = tmp_path / "users.acl"
@@ -195,7 +196,7 @@ def sent_word(command):
     return f"{first}|{rest[0]}" if first in CONTAINERS else first
 
 
-def test_what_a_cluster_hears_beside(world):
+def test_cluster_commands_are_in_rule(world):
     nodes = cluster.shared()
     world.share(*nodes.nodes)
     for client in nodes.clients:
@@ -219,7 +220,7 @@ def test_what_a_cluster_hears_beside(world):
 
 @pytest.mark.parametrize("kind", REAL)
 class TestDenied:
-    def test_every_other_command(self, kind):
+    def test_every_other_command_is_denied(self, kind):
         server = real.shared(kind)
         not_denied = []
         with user(server) as (name, password), connected(server, name, password) as send, server.client() as client:
@@ -240,7 +241,7 @@ class TestDenied:
                 not_denied.append((command, answer))
         assert not_denied == []
 
-    def test_other_keys(self, kind):
+    def test_other_keys_are_denied(self, kind):
         """Also those that nobody declared, which only the server sees."""
         server = real.shared(kind)
         foreign = [
@@ -278,7 +279,7 @@ class TestDenied:
                 for key in allowed:
                     assert send("HGET", key, "status") is None
 
-    def test_a_script_may_call_no_more_than_ours_do(self, kind):
+    def test_script_is_denied_other_commands(self, kind):
         server = real.shared(kind)
         with user(server) as (name, password), connected(server, name, password) as send:
             for call in (
@@ -291,7 +292,7 @@ class TestDenied:
                 with pytest.raises(ResponseError, match=r"NOPERM|permissions|can't run|not allowed"):
                     send("EVAL", f"return redis.call({call})", "1", "kvpoll:{prod}:room:1")
 
-    def test_another_namespace_is_refused_with_the_way_out(self, world, kind):
+    def test_other_namespace_is_refused_with_remedy(self, world, kind):
         server = world.shared(kind)
         with user(server, "-n", "prod") as (name, password), server.client() as client:
             store = world.open(f"redis://{name}:{password}@127.0.0.1:{server.port}", namespace="prod2")
@@ -300,7 +301,7 @@ class TestDenied:
                     call()
             assert client.dbsize() == 0
 
-    def test_given_again_it_takes_away_what_the_user_had_and_leaves_its_password(self, kind):
+    def test_repeated_rule_replaces_rights_and_keeps_password(self, kind):
         server = real.shared(kind)
         with user(server) as (name, password), server.client() as client:
             client.execute_command("ACL", "SETUSER", name, "~*", "&*", "+@all")
@@ -318,9 +319,9 @@ class TestDenied:
                         send(*words)
 
 
-class TestTheTestsThemselves:
+class TestHarness:
     @pytest.mark.parametrize("kind", REAL)
-    def test_who_logs_in_as_nobody_is_that_user(self, real_servers, kind):
+    def test_default_user_has_the_printed_rule(self, real_servers, kind):
         servers = [
             real_servers.get(kind),
             real.shared(kind),
@@ -334,6 +335,6 @@ class TestTheTestsThemselves:
                     client.get("kvpoll:{prod}:room:1")
                 assert harness.acl_whoami() == "harness"
 
-    def test_no_store_logs_in_as_the_tests_do(self):
+    def test_store_with_harness_user_is_an_error(self):
         with pytest.raises(AssertionError, match="store_client"):
             StatusStore(real.shared().client())

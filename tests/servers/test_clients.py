@@ -16,6 +16,7 @@ from redis.retry import Retry
 
 from redis_kvpoll import AsyncStatusStore, InvalidInputError, KVPoll, Outcome, StatusStore, StoreClosedError
 from tests.support import cluster, real
+from tests.support.internals import give_back_connection, idle_connections_of, take_connection
 from tests.support.proxy import Proxy
 
 
@@ -24,7 +25,7 @@ def server(world):
     return world.shared()
 
 
-def use(store):
+def use_every_reply_type(store):
     """Every kind of reply there is."""
     assert store.update_status(1, 1).outcome is Outcome.CREATED
     assert store.update_many({1: 3, 2: 1})[1].outcome is Outcome.ADVANCED
@@ -60,41 +61,41 @@ OPTIONS = {
 @pytest.mark.parametrize("name", OPTIONS)
 def test_every_kind_of_client_works(world, server, name):
     client = world.client(lambda: world.redis.Redis(port=server.port, **OPTIONS[name]))
-    use(world.over(client))
+    use_every_reply_type(world.over(client))
 
 
-def test_a_blocking_pool_that_is_used_up(world, server):
+def test_exhausted_blocking_pool_is_not_used(world, server):
     """The store's connections are its own."""
     module = world.redis
     pool = module.BlockingConnectionPool(host="127.0.0.1", port=server.port, max_connections=1, timeout=1)
     client = world.client(lambda: module.Redis(connection_pool=pool))
     taken = world.finish(pool.get_connection())
-    use(world.over(client))
+    use_every_reply_type(world.over(client))
     world.finish(pool.release(taken))
     world.finish(pool.disconnect())
 
 
-def test_nothing_is_sent_but_what_we_send(world, server):
+def test_no_health_check_is_sent(world, server):
     """A health check would be a command more before some of ours, and a failed one a lost call that was never sent."""
     with Proxy(server.socket) as proxy:
         client = world.client(lambda: world.redis.Redis(port=proxy.port, health_check_interval=1))
-        use(world.over(client))
+        use_every_reply_type(world.over(client))
         assert not {b"PING", b"CLIENT MAINT_NOTIFICATIONS"} & {command[0] for command in proxy.commands}
 
 
 @pytest.mark.parametrize("from_url", [False, True])
-def test_a_cluster_client(world, from_url):
+def test_cluster_client_works(world, from_url):
     nodes = cluster.shared()
     world.share(*nodes.nodes)
     maker, port = world.redis.RedisCluster, nodes.nodes[1].port
     client = world.client(
         lambda: maker.from_url(f"redis://127.0.0.1:{port}") if from_url else maker(host="127.0.0.1", port=port)
     )
-    use(world.over(client, shards=8))
+    use_every_reply_type(world.over(client, shards=8))
     assert world.finish(client.hget("kvpoll:{still}:mine", "")) is None
 
 
-def test_a_cluster_client_with_its_own_names_for_nodes(world):
+def test_cluster_client_with_address_remap_works(world):
     nodes = cluster.shared()
     world.share(*nodes.nodes)
     asked = []
@@ -106,20 +107,20 @@ def test_a_cluster_client_with_its_own_names_for_nodes(world):
     first = nodes.nodes[0].port
     client = world.client(lambda: world.redis.RedisCluster(host="localhost", port=first, address_remap=remap))
     asked.clear()
-    use(world.over(client, shards=8))
+    use_every_reply_type(world.over(client, shards=8))
     assert {port for _, port in asked} == {node.port for node in nodes.nodes}
 
 
-def test_a_cluster_client_that_reads_from_replicas(world):
+def test_cluster_client_that_reads_replicas_works(world):
     nodes = cluster.shared()
     world.share(*nodes.nodes)
     port = nodes.nodes[1].port
     options = {"host": "127.0.0.1", "port": port, "load_balancing_strategy": LoadBalancingStrategy.RANDOM_REPLICA}
     client = world.client(lambda: world.redis.RedisCluster(**options))
-    use(world.over(client, shards=8))
+    use_every_reply_type(world.over(client, shards=8))
 
 
-def test_the_client_stays_as_it_was(world, server):
+def test_client_stays_unchanged(world, server):
     """Its pool, its settings, its retries, and it is not closed."""
     retry = Retry(ConstantBackoff(0.1), 7)
     client = world.client(lambda: world.redis.Redis(port=server.port, retry=retry, decode_responses=True))
@@ -129,7 +130,7 @@ def test_the_client_stays_as_it_was(world, server):
     before = {key: copy.copy(value) for key, value in pool.connection_kwargs.items()}
     free = list(pool._available_connections)
     store = world.over(client)
-    use(store)
+    use_every_reply_type(store)
     store.close()
     after = pool.connection_kwargs
     assert after.keys() == before.keys()
@@ -157,13 +158,13 @@ def test_the_client_stays_as_it_was(world, server):
         (StatusStore, lambda: redis.ConnectionPool()),
     ],
 )
-def test_the_wrong_kind_of_client_is_refused(maker, client):
+def test_wrong_kind_of_client_is_refused(maker, client):
     with pytest.raises(InvalidInputError, match=rf"^{maker.__name__} takes a redis\.(asyncio\.)?Redis or .*, not "):
         maker(client())
 
 
 class TestClosing:
-    def test_a_closed_store_says_so(self, world, server):
+    def test_closed_store_raises(self, world, server):
         store = world.open(server.tcp)
         store.poll([1])
         for _ in range(2):
@@ -172,7 +173,7 @@ class TestClosing:
             with pytest.raises(StoreClosedError, match="make another"):
                 call()
 
-    def test_it_leaves_no_connection(self, world, server):
+    def test_closed_store_leaves_no_connection(self, world, server):
         with server.client() as client:
             before = len(client.client_list())
             store = world.open(server.tcp)
@@ -181,7 +182,7 @@ class TestClosing:
             store.close()
             real.until(lambda: len(client.client_list()) == before, "the connection is closed")
 
-    def test_an_unused_store_can_be_closed(self, world, server):
+    def test_unused_store_can_be_closed(self, world, server):
         world.open(server.tcp).close()
 
 
@@ -203,7 +204,7 @@ def test_many_threads_share_one_store(server_alone):
             thread.join()
         assert not wrong
         assert sum(store.counts().values()) == 40 * 50
-        assert len(store._transport._node_pool._idle) <= 16
+        assert len(idle_connections_of(store)) <= 16
 
 
 @pytest.fixture
@@ -212,7 +213,7 @@ def server_alone():
         yield world.shared()
 
 
-def test_a_fork_may_use_its_parents_store(server_alone):
+def test_forked_child_may_use_the_store(server_alone):
     """On connections of its own: else one process would read the other's replies."""
     with StatusStore.from_url(server_alone.tcp) as store:
         store.update_status(1, 1)
@@ -230,15 +231,14 @@ def test_a_fork_may_use_its_parents_store(server_alone):
             assert store.update_status(room, 3).status is KVPoll.Transferring
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         assert store.poll([100, 299, 400]) == [2, 2, 3]
-        assert len(store._transport._node_pool._idle) == 1
+        assert len(idle_connections_of(store)) == 1
 
 
-def test_a_store_closed_during_calls_keeps_no_connection():
+def test_store_closed_during_calls_keeps_no_connection():
     store = StatusStore.from_url(real.shared().tcp)
-    node_pool = store._transport._node_pool
-    connections = [node_pool._connection(None, fresh=False) for _ in range(3)]
-    node_pool._give_back(connections[0])
+    connections = [take_connection(store) for _ in range(3)]
+    give_back_connection(store, connections[0])
     store.close()
     for connection in connections[1:]:
-        node_pool._give_back(connection)
+        give_back_connection(store, connection)
     assert not any(connection.is_connected for connection in connections)

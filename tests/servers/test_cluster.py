@@ -14,15 +14,16 @@ from redis_kvpoll.transport.slot_map import SlotMap
 from tests.support import real
 from tests.support.cluster import meet, node
 from tests.support.feeds import a_round
+from tests.support.internals import transport_of
 
 SHARDS = 8
 ROOMS = range(400)
 
 
-class TestTheShardOfARoom:
+class TestShardOfRoom:
     """It must be the same in every process and version: where a room was written, it is looked for."""
 
-    def test_golden_values(self):
+    def test_shard_of_room_never_changes(self):
         rooms = (0, 1, 2, 7, 42, 2**31, 1655955501905217457, 2**63 - 1)
         assert [tag("prod", 8, room) for room in rooms] == [f"prod/{shard}" for shard in (1, 7, 5, 2, 0, 1, 3, 6)]
         assert [tag("prod", 3, room) for room in rooms] == [f"prod/{shard}" for shard in (2, 2, 1, 0, 2, 0, 2, 1)]
@@ -30,7 +31,7 @@ class TestTheShardOfARoom:
         assert {tag("prod", 1, room) for room in rooms} == {"prod"}
 
     @pytest.mark.parametrize("stride", [1, 8, 1000, 2**40])
-    def test_even_for_rooms_with_a_common_remainder(self, stride):
+    def test_shards_are_even_for_strided_rooms(self, stride):
         """SGLang routes by room % dp_size, so the rooms of one worker share it."""
         found = [tag("prod", 8, number * stride) for number in range(8000)]
         assert set(found) == set(tags("prod", 8))
@@ -38,7 +39,7 @@ class TestTheShardOfARoom:
 
 
 class TestShardsOnOneServer:
-    def test_each_room_has_its_tag_and_is_found_once(self, make_store, client):
+    def test_each_room_has_its_tag_and_is_listed_once(self, make_store, client):
         store = make_store(namespace="prod", shards=SHARDS)
         store.update_many(dict.fromkeys(ROOMS, KVPoll.Transferring))
         names = set(client.scan_iter("*:room:*"))
@@ -46,7 +47,7 @@ class TestShardsOnOneServer:
         assert sorted(store.rooms()) == list(ROOMS)
         assert store.counts()[KVPoll.Transferring] == len(ROOMS)
 
-    def test_a_namespace_does_not_see_its_namesakes(self, make_store):
+    def test_similar_namespace_names_are_separate(self, make_store):
         stores = [make_store(namespace="prod", shards=SHARDS), make_store(namespace="prod.x", shards=SHARDS)]
         stores.append(make_store(namespace="pro"))
         for room, store in enumerate(stores):
@@ -67,7 +68,7 @@ def store(world, cluster):
 
 
 class TestSpread:
-    def test_the_rooms_are_on_all_nodes(self, store, cluster):
+    def test_rooms_are_on_all_nodes(self, store, cluster):
         updates = store.update_many(dict.fromkeys(ROOMS, KVPoll.Bootstrapping))
         assert list(updates) == list(ROOMS)
         assert {update.outcome for update in updates.values()} == {Outcome.CREATED}
@@ -83,14 +84,14 @@ class TestSpread:
         cleared = store.clear_many(ROOMS)
         assert list(cleared.items()) == [(room, KVPoll(1 + room % 4)) for room in ROOMS]
 
-    def test_rooms_and_counts_find_each_room_once(self, store):
+    def test_rooms_and_counts_list_each_room_once(self, store):
         store.update_many({room: KVPoll(1 + room % 2) for room in ROOMS})
         found = list(store.rooms())
         assert (len(found), set(found)) == (len(ROOMS), set(ROOMS))
         assert sorted(store.rooms(KVPoll.WaitingForInput)) == list(ROOMS)[1::2]
         assert store.counts()[KVPoll.Bootstrapping] == len(ROOMS) / 2
 
-    def test_every_operation(self, store):
+    def test_every_operation_works_on_every_shard(self, store):
         for room in range(SHARDS * 3):
             assert store.update_status(room, 1).outcome is Outcome.CREATED
             store.set_decode_prefix_len(room, 7)
@@ -100,7 +101,7 @@ class TestSpread:
             assert store.pop_decode_prefix_len(room) == 7
             assert store.clear(room) is KVPoll.Failed
 
-    def test_the_feeds_of_all_shards(self, store):
+    def test_tail_and_history_read_all_shards(self, store):
         store.update_many(dict.fromkeys(ROOMS, 1))
         store.update_many(dict.fromkeys(ROOMS, 2))
         found = a_round(store, Tail(10**6))
@@ -108,7 +109,7 @@ class TestSpread:
         assert {change.room: change.status for change in found} == dict.fromkeys(ROOMS, KVPoll.WaitingForInput)
         assert [change.status for change in store.history(7)] == [KVPoll.Bootstrapping, KVPoll.WaitingForInput]
 
-    def test_script_flush_on_one_node(self, store, cluster):
+    def test_script_flush_on_one_node_costs_nothing(self, store, cluster):
         store.update_many(dict.fromkeys(ROOMS, 1))
         cluster.clients[1].script_flush()
         assert store.poll(ROOMS) == [KVPoll.Bootstrapping] * len(ROOMS)
@@ -117,13 +118,13 @@ class TestSpread:
             assert store.clear(room) is KVPoll.Bootstrapping
 
 
-class TestFindingTheNodes:
-    def test_one_living_node_of_the_list_is_enough(self, world, cluster):
+class TestNodeDiscovery:
+    def test_one_reachable_node_is_enough(self, world, cluster):
         dead = real.free_port()
         url = f"redis+cluster://127.0.0.1:{dead},127.0.0.1:{cluster.nodes[2].port},127.0.0.1:{dead + 1}"
         world.open(url, namespace="prod", shards=SHARDS).update_many(dict.fromkeys(ROOMS, 1))
 
-    def test_a_plain_client_is_told_what_to_use(self, world, cluster):
+    def test_plain_client_error_names_cluster_url(self, world, cluster):
         with_one_node = [world.open(node.tcp, namespace="prod", deadline=60.0) for node in cluster.nodes]
         owner = cluster.owner("prod")
         for store, client in zip(with_one_node, cluster.clients, strict=True):
@@ -133,12 +134,12 @@ class TestFindingTheNodes:
                 with pytest.raises(ServerRefusedError, match=r"room 1: the server refused: MOVED .*redis\+cluster://"):
                     store.update_status(1, 1)
 
-    def test_a_server_that_is_no_cluster_says_so(self, world):
+    def test_server_without_cluster_is_refused(self, world):
         store = world.open(world.shared().tcp.replace("redis:", "redis+cluster:"), deadline=60.0)
         with pytest.raises(ServerRefusedError, match="cluster support disabled"):
             store.update_status(1, 1)
 
-    def test_a_node_that_was_restarted_costs_no_error(self, world, cluster):
+    def test_closed_connections_to_nodes_cost_no_error(self, world, cluster):
         store = world.open(cluster.url, namespace="prod", shards=SHARDS, deadline=60.0)
         store.update_many(dict.fromkeys(ROOMS, 1))
         for client in cluster.clients:
@@ -149,14 +150,14 @@ class TestFindingTheNodes:
         assert store.poll(ROOMS).count(None) == 1
 
 
-def test_an_asyncio_store_serves_one_event_loop_after_another(cluster):
+def test_asyncio_store_works_in_successive_event_loops(cluster):
     store = AsyncStatusStore.from_url(cluster.url, namespace="prod", shards=SHARDS)
 
     async def work(room):
         try:
             return (await store.update_status(room, 1)).outcome
         finally:
-            await store._transport.close()
+            await transport_of(store).close()
 
     assert [asyncio.run(work(room)) for room in ROOMS[:3]] == [Outcome.CREATED] * 3
     with StatusStore.from_url(cluster.url, namespace="prod") as other:
@@ -165,7 +166,7 @@ def test_an_asyncio_store_serves_one_event_loop_after_another(cluster):
         client.flushall()
 
 
-def test_a_thousand_first_calls_at_once_read_the_map_once(cluster, monkeypatch):
+def test_thousand_first_calls_read_slot_map_once(cluster, monkeypatch):
     reads = []
     learn = SlotMap.learn
     monkeypatch.setattr(SlotMap, "learn", lambda *args: reads.append(1) or learn(*args))
@@ -181,7 +182,7 @@ def test_a_thousand_first_calls_at_once_read_the_map_once(cluster, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["sync", "async"])
-def test_a_replica_takes_over_from_a_dead_primary(kind):
+def test_replica_takes_over_from_dead_primary(kind):
     """The URL names only the primary; that there is a replica was learned from it."""
     with ExitStack() as stack:
         world, primary, replica = (stack.enter_context(made) for made in (real.World(kind), node(), node()))

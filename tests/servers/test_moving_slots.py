@@ -7,6 +7,7 @@ import pytest
 from redis_kvpoll import KVPoll, Outcome, Update
 from redis_kvpoll.protocol.keys import rooms, tag
 from tests.support import real
+from tests.support.internals import transport_of
 
 SHARDS = 8
 ROOMS = range(400)
@@ -29,7 +30,7 @@ def store(world, cluster):
 class TestMovingSlots:
     """A slot moves while a store is in use."""
 
-    def test_after_it_has_moved(self, store, cluster):
+    def test_store_works_after_slot_has_moved(self, store, cluster):
         store.update_many(dict.fromkeys(ROOMS, 1))
         cluster.start_moving(TAG)
         cluster.finish_moving(TAG)
@@ -37,7 +38,7 @@ class TestMovingSlots:
         assert store.poll(ROOMS).count(None) == 1
         assert sorted(store.rooms()) == sorted(set(ROOMS) - {HERE[0]})
 
-    def test_to_a_server_that_lacks_the_last_of_it(self, store, cluster):
+    def test_room_missing_at_target_is_recovered(self, store, cluster):
         """As to a replica that lagged, when a primary that has lost its office says where its successor is."""
         held = [store.open(room) for room in HERE[:2]]
         for room in held:
@@ -47,7 +48,7 @@ class TestMovingSlots:
         cluster.owner(TAG).delete(*rooms(TAG, [HERE[0]]))
         assert held[0].update(KVPoll.Transferring) == Update(Outcome.ADVANCED, KVPoll.Transferring)
 
-    def test_a_store_that_only_looks_finds_the_rooms_that_have_moved(self, world, store, cluster):
+    def test_scan_finds_moved_rooms(self, world, store, cluster):
         """SCAN is answered by any node, with what it has."""
         store.update_many(dict.fromkeys(ROOMS, 1))
         observer = world.open(cluster.url, namespace="prod", deadline=60.0)
@@ -57,7 +58,7 @@ class TestMovingSlots:
         assert sorted(observer.rooms()) == sorted(ROOMS)
         assert sum(observer.counts().values()) == len(ROOMS)
 
-    def test_a_walk_ends_also_while_a_slot_is_on_its_way(self, store, cluster):
+    def test_scan_ends_while_slot_is_moving(self, store, cluster):
         store.update_many(dict.fromkeys(ROOMS, 1))
         cluster.start_moving(TAG)
         try:
@@ -65,11 +66,11 @@ class TestMovingSlots:
         finally:
             cluster.finish_moving(TAG)
 
-    def test_the_way_is_learned(self, world, store, cluster, monkeypatch):
+    def test_redirect_is_followed_once(self, world, store, cluster, monkeypatch):
         store.update_many(dict.fromkeys(HERE, 1))
         cluster.start_moving(TAG)
         cluster.finish_moving(TAG)
-        transport = (store._store if world.is_async else store)._transport
+        transport = transport_of(store)
         steps, take = [], transport.take
         monkeypatch.setattr(transport, "take", lambda step: steps.append(type(step).__name__) or take(step))
         store.poll(HERE)
@@ -78,7 +79,7 @@ class TestMovingSlots:
         assert steps[:3] == ["Send", "FollowRedirect", "Send"]
         assert (steps.count("FollowRedirect"), steps[-1]) == (1, "Send")
 
-    def test_what_reads_goes_on_while_it_moves(self, store, cluster):
+    def test_reads_work_while_slot_is_moving(self, store, cluster):
         old, new, *_ = HERE
         store.update_status(old, 1)
         cluster.start_moving(TAG)
@@ -105,9 +106,7 @@ class TestMovingSlots:
         ],
         ids=["update", "abort", "record_failure", "touch", "clear"],
     )
-    def test_what_changes_a_room_waits_until_its_feed_is_where_the_room_is(
-        self, store, cluster, monkeypatch, change, answer, moved
-    ):
+    def test_change_waits_until_room_and_feed_are_together(self, store, cluster, monkeypatch, change, answer, moved):
         room = HERE[0]
         store.update_status(room, 1)
         cluster.start_moving(TAG)
@@ -117,7 +116,7 @@ class TestMovingSlots:
         assert len(pauses) == 2
         assert len(store.history(room)) == 2, "done once, and in the feed that has moved"
 
-    def test_a_room_that_is_there_with_its_feed_is_changed_before_they_move(self, store, cluster):
+    def test_change_works_while_room_and_feed_are_together(self, store, cluster):
         store.update_status(HERE[0], 1)
         cluster.start_moving(TAG)
         try:
@@ -125,7 +124,7 @@ class TestMovingSlots:
         finally:
             cluster.finish_moving(TAG)
 
-    def test_a_new_room_waits_for_the_end_of_the_move(self, store, cluster, monkeypatch):
+    def test_new_room_waits_for_end_of_move(self, store, cluster, monkeypatch):
         old, new, *_ = HERE
         store.update_status(old, 1)
         cluster.start_moving(TAG)
@@ -134,7 +133,7 @@ class TestMovingSlots:
         assert len(pauses) == 2
         assert [change.room for change in [*store.history(old), *store.history(new)]] == [old, new]
 
-    def test_a_batch_that_the_move_splits_waits_for_its_end(self, store, cluster, monkeypatch):
+    def test_split_batch_waits_for_end_of_move(self, store, cluster, monkeypatch):
         old, new, *_ = HERE
         store.update_status(old, 1)
         cluster.start_moving(TAG)
@@ -145,7 +144,7 @@ class TestMovingSlots:
         }
         assert len(pauses) == 2
 
-    def test_a_clear_that_the_move_splits_is_done_once_it_ended(self, store, cluster, monkeypatch):
+    def test_split_clear_waits_for_end_of_move(self, store, cluster, monkeypatch):
         room = HERE[0]
         store.update_status(room, 1)  # the room is there, its prefix length is not: TRYAGAIN
         cluster.start_moving(TAG)
@@ -153,7 +152,7 @@ class TestMovingSlots:
         assert store.clear(room) is KVPoll.Bootstrapping
         assert len(pauses) == 2
 
-    def test_a_namespace_in_one_slot_moves_with_its_settings(self, world, cluster):
+    def test_namespace_in_one_slot_moves_with_settings(self, world, cluster):
         store = world.open(cluster.url, namespace="single", policy="strict", deadline=60.0)
         store.update_status(1, 1)
         cluster.start_moving("single")

@@ -13,7 +13,7 @@ from redis_kvpoll.protocol.settings import ExpectedSettings
 from redis_kvpoll.transport.slot_map import SlotMap
 
 
-def test_after_a_failed_ask_the_owner_is_asked_again():
+def test_owner_is_asked_again_after_failed_ask():
     """The importing node may be gone, and the slot may stay where it was."""
     executor = Executor(ExpectedSettings.checked("prod", None, None, None, None), 9.0, 9.0, 5.0)
     flow = executor.settings()
@@ -32,12 +32,12 @@ class TestTopology:
         [8192, 16383, [b"", 7001, b"id"]],
     ]
 
-    def test_a_node_without_a_known_address_is_where_we_asked(self):
+    def test_node_without_address_is_the_asked_one(self):
         slot_map = SlotMap([("seed", 1)])
         assert slot_map.learn(self.REPLY, ("seed", 1))
         assert {slot_map.owner(name) for name in "abcdef"} == {("10.0.0.1", 7000), ("seed", 7001)}
 
-    def test_an_empty_map_is_none(self):
+    def test_empty_reply_keeps_the_map(self):
         slot_map = SlotMap([("seed", 1)])
         slot_map.learn(self.REPLY, ("seed", 1))
         slot_map.stale = True
@@ -45,17 +45,17 @@ class TestTopology:
         assert slot_map.stale
         assert slot_map.owner("a")
 
-    def test_announced_addresses_are_mapped(self):
+    def test_announced_addresses_are_remapped(self):
         slot_map = SlotMap([("seed", 1)], lambda host, port: ("proxy", port + 1))
         slot_map.learn(self.REPLY, ("seed", 1))
         assert {slot_map.owner(name) for name in "abcdef"} == {("proxy", 7001), ("proxy", 7002)}
         assert slot_map.redirected("10.0.0.1", 5) == ("proxy", 6)
 
-    def test_replicas_are_asked_too(self):
+    def test_replicas_are_candidates(self):
         slot_map = SlotMap([("seed", 1)])
         slot_map.learn(self.REPLY, ("seed", 1))
         assert set(slot_map.nodes()) == {("10.0.0.1", 7000), ("10.0.0.9", 7000), ("seed", 7001), ("seed", 1)}
 
-    def test_each_node_is_asked_first_in_turn(self):
+    def test_nodes_are_asked_in_turn(self):
         slot_map = SlotMap([("one", 1), ("two", 1)])
         assert {slot_map.nodes()[0] for _ in range(2)} == {("one", 1), ("two", 1)}

@@ -104,7 +104,7 @@ LEAKY = (
 
 
 @pytest.mark.parametrize("url", GOOD)
-def test_good_urls(url):
+def test_good_url_gives_its_target(url):
     found = parse(url)
     wanted = GOOD[url]
     assert (found.kind, found.hosts, found.service) == (wanted.kind, wanted.hosts, wanted.service)
@@ -112,34 +112,34 @@ def test_good_urls(url):
     assert (options, found.sentinel_options) == (wanted.options, wanted.sentinel_options)
 
 
-def test_tls_goes_to_the_sentinels_too():
+def test_tls_applies_to_sentinels():
     found = parse("rediss+sentinel://h/main")
     assert (found.options["ssl"], found.sentinel_options["ssl"]) == (True, True)
 
 
 @pytest.mark.parametrize("url", BAD)
-def test_bad_urls(url):
+def test_bad_url_is_refused(url):
     with pytest.raises(InvalidInputError, match=BAD[url]) as caught:
         parse(url)
     assert str(caught.value).startswith(f"URL {url}: ")
 
 
 @pytest.mark.parametrize("url", [None, 6379, b"redis://h", ["redis://h"]])
-def test_a_url_is_a_str(url):
+def test_url_that_is_no_str_is_refused(url):
     with pytest.raises(InvalidInputError, match="a URL is a str, not"):
         parse(url)
 
 
 @pytest.mark.parametrize("maker", [StatusStore, AsyncStatusStore])
 @pytest.mark.parametrize("url", UNKNOWN_OPTIONS)
-def test_unknown_options_are_refused_when_the_store_is_made(maker, url):
+def test_unknown_option_is_refused_by_from_url(maker, url):
     with pytest.raises(InvalidInputError, match=r"^URL .*: .*(colour|sentinel_password|protocol)"):
         maker.from_url(url)
 
 
 @pytest.mark.parametrize("maker", [StatusStore, AsyncStatusStore])
 @pytest.mark.parametrize("url", LEAKY)
-def test_no_message_shows_a_password(maker, url):
+def test_error_shows_no_password(maker, url):
     with pytest.raises(InvalidInputError) as caught:
         maker.from_url(url)
     assert SECRET not in str(caught.value)
@@ -152,7 +152,7 @@ def test_no_message_shows_a_password(maker, url):
     "url",
     [f"redis://u:{SECRET}@h", f"redis+cluster://:{SECRET}@h", f"redis+sentinel://h/m?sentinel_password={SECRET}"],
 )
-def test_the_repr_of_a_store_shows_none_either(maker, url):
+def test_repr_shows_no_password(maker, url):
     assert SECRET not in repr(maker.from_url(url))
     assert "***" in repr(maker.from_url(url))
 
@@ -160,7 +160,7 @@ def test_the_repr_of_a_store_shows_none_either(maker, url):
 @pytest.mark.parametrize(
     "url", ["redis://:s3cret", "redis://user:s3cret", "redis://user:s3cret/0", "rediss://a:s3cret,b"]
 )
-def test_a_password_without_its_host_is_not_shown(url):
+def test_password_without_host_is_not_shown(url):
     with pytest.raises(InvalidInputError) as caught:
         parse(url)
     assert "s3cret" not in str(caught.value)
@@ -170,5 +170,5 @@ def test_a_password_without_its_host_is_not_shown(url):
 @pytest.mark.parametrize(
     "url", ["redis://h:6379/0", "redis://[fd00::1]:6379/0", "redis+cluster://a:1,[::1]:2", "redis://[::1]"]
 )
-def test_a_good_host_and_port_are_shown(url):
+def test_host_and_port_are_shown(url):
     assert parse(url).shown == url

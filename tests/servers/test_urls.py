@@ -17,36 +17,36 @@ from tests.support.servers import program, why_absent
 
 
 class TestMemory:
-    def test_it_works_and_says_what_it_is(self, world, caplog):
+    def test_memory_works_and_warns(self, world, caplog):
         with caplog.at_level(logging.WARNING, logger="redis_kvpoll"):
             works(world.open("memory://"))
         assert "no other store or process can see it" in caplog.text
 
-    def test_nothing_is_shared(self, world):
+    def test_memory_stores_share_nothing(self, world):
         one, other = world.open("memory://"), world.open("memory://")
         one.update_status(1, 1)
         assert other.get(1) is None
 
 
 class TestSingle:
-    def test_tcp(self, world):
+    def test_tcp_works(self, world):
         works(world.open(world.shared().tcp), world.shared())
 
-    def test_valkey(self, world):
+    def test_valkey_scheme_works(self, world):
         works(world.open(world.shared().tcp.replace("redis:", "valkey:")), world.shared())
 
-    def test_unix(self, world):
+    def test_unix_socket_works(self, world):
         works(world.open(world.shared().url), world.shared())
 
     @pytest.mark.parametrize("form", ["redis://127.0.0.1:{port}/3", "redis://127.0.0.1:{port}?db=3", "{url}?db=3"])
-    def test_a_database(self, world, form):
+    def test_database_number_is_used(self, world, form):
         server = world.shared()
         works(world.open(form.format(port=server.port, url=server.url)))
         with server.client(db=3) as client:
             assert client.exists("kvpoll:{default}:room:2")
 
     @pytest.mark.parametrize("protocol", [2, 3])
-    def test_a_password(self, world, protocol):
+    def test_password_is_used(self, world, protocol):
         server = world.serve()
         with server.client() as client:
             client.config_set("requirepass", "p@ss/w?rd")
@@ -102,10 +102,10 @@ def tls_port(request, world, authority, tmp_path):
 
 class TestTls:
     @pytest.mark.parametrize("scheme", ["rediss", "valkeys"])
-    def test_it_works_with_our_ca(self, world, tls_port, trusted, scheme):
+    def test_trusted_ca_works(self, world, tls_port, trusted, scheme):
         works(world.open(f"{scheme}://localhost:{tls_port}?ssl_ca_certs={trusted}"))
 
-    def test_another_ca_is_refused_at_once(self, world, tls_port, tmp_path):
+    def test_untrusted_ca_is_refused_at_once(self, world, tls_port, tmp_path):
         other = tmp_path / "other.pem"
         trustme.CA().cert_pem.write_to_path(str(other))
         for options in (f"?ssl_ca_certs={other}", ""):
@@ -113,12 +113,12 @@ class TestTls:
             with pytest.raises(ServerRefusedError, match=r"(?i)certificate verify failed.*\?ssl_ca_certs=FILE"):
                 store.clear(1)
 
-    def test_another_name_is_refused(self, world, tls_port, trusted):
+    def test_wrong_host_name_is_refused(self, world, tls_port, trusted):
         store = world.open(f"rediss://127.0.0.1:{tls_port}?ssl_ca_certs={trusted}", deadline=60.0)
         with pytest.raises(ServerRefusedError, match=r"(?i)certificate verify failed.*127\.0\.0\.1"):
             store.poll([1])
 
-    def test_a_user_may_choose_not_to_look(self, world, tls_port):
+    def test_certificate_check_can_be_turned_off(self, world, tls_port):
         works(world.open(f"rediss://127.0.0.1:{tls_port}?ssl_cert_reqs=none&ssl_check_hostname=false"))
 
 
@@ -134,7 +134,7 @@ class TestSentinel:
                 real.until(lambda: other.info("replication")["master_link_status"] == "up", "the replica is in step")
             yield sentinel.port, primary, replica
 
-    def test_the_same_store_works_after_a_failover(self, world, trio):
+    def test_store_works_after_sentinel_failover(self, world, trio):
         port, primary, replica = trio
         dead = real.free_port()
         store = world.open(f"redis+sentinel://127.0.0.1:{dead},127.0.0.1:{port}/main/0", deadline=60.0)
@@ -142,11 +142,11 @@ class TestSentinel:
         with primary.client() as client:
             real.until(lambda: client.execute_command("WAIT", 1, 100), "the replica has it all")
         primary.stop()
-        world._used.remove(primary)
+        world.forget(primary)
         assert store.clear(2) is KVPoll.WaitingForInput
         works(store, replica)
 
-    def test_a_primary_that_is_demoted_did_not_run_it(self, world, tmp_path, monkeypatch):
+    def test_demoted_primary_executes_nothing(self, world, tmp_path, monkeypatch):
         """redis-py says ConnectionError here, which would leave the outcome of a clear unknown."""
         server = world.serve()
         with real.Sentinel(tmp_path, server.port) as sentinel, server.client() as client:
@@ -157,13 +157,13 @@ class TestSentinel:
             assert store.clear(1) is KVPoll.Bootstrapping
         assert len(pauses) == 2
 
-    def test_an_unknown_service(self, world, tmp_path):
+    def test_unknown_service_is_unavailable(self, world, tmp_path):
         with real.Sentinel(tmp_path, world.shared().port) as sentinel:
             store = world.open(f"redis+sentinel://127.0.0.1:{sentinel.port}/other", deadline=0.3)
             with pytest.raises(StoreUnavailableError, match="No master found for 'other'"):
                 store.poll([1])
 
-    def test_the_way_by_a_sentinel_leaves_no_connection(self, world, tmp_path):
+    def test_closed_store_leaves_no_sentinel_connection(self, world, tmp_path):
         with real.Sentinel(tmp_path, world.shared().port) as sentinel, sentinel_client(sentinel) as client:
             client.ping()
             before = len(client.client_list())
@@ -187,7 +187,7 @@ class TestCluster:
         store.update_many(dict.fromkeys(range(100), 1))
         assert all(client.dbsize() > 5 for client in nodes.clients)
 
-    def test_over_tls(self, world, authority, trusted):
+    def test_cluster_over_tls_works(self, world, authority, trusted):
         """Nodes announce addresses of their own; here each must be reached by TLS."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         authority.issue_cert("localhost", "127.0.0.1").configure_cert(context)

@@ -12,12 +12,13 @@ from tests.stateful.bench import failed, outcome
 from tests.stateful.oracle import FAILED
 from tests.support import real
 from tests.support.feeds import entries
+from tests.support.internals import inner
 
 
 def bare(side, who):
     """The store as its own code uses it, and how that is run: a coroutine by the loop of its side."""
     store = side.stores[who]
-    return (store._store, side.runner.run) if side.runner else (store, None)
+    return inner(store), side.runner.run if side.runner else None
 
 
 def same(bench, what, call):

@@ -15,7 +15,6 @@ from redis_kvpoll import (
     RoomBusyError,
     RoomNotFoundError,
     Update,
-    WorldSizeMismatchError,
 )
 from tests.support.ranked import Room, Speaker, Table
 
@@ -177,7 +176,7 @@ class Process(Speaker):
         self.check_lease("update_status", [room])
         there = self.table.rooms.get(room)
         if self.lease and self.rank is None and there and there.world_size:
-            raise WorldSizeMismatchError(room, "update_status", str(there.world_size))
+            raise self.mismatch(room, "update_status", there)
         return super().update_status(room, status)
 
     def update_many(self, statuses):
@@ -238,7 +237,7 @@ class Process(Speaker):
         if not is_free:
             raise RoomBusyError(room, there.status, 0.0, there.owner, there.request)
         if is_mine and there.world_size != self.world_size:
-            raise WorldSizeMismatchError(room, "open", str(there.world_size or 0))
+            raise self.mismatch(room, "open", there)
         if not is_mine:
             if there or (room in world.lengths and world.lengths[room].life is not None):
                 world.lengths.pop(room, None)
@@ -270,7 +269,7 @@ class Process(Speaker):
             return Update(Outcome.STALE, self.view(self.table.rooms.get(room)))
         self.check_lease(operation, [room])
         if there.world_size != self.world_size:
-            raise WorldSizeMismatchError(room, operation, str(there.world_size or 0))
+            raise self.mismatch(room, operation, there)
         if status == FAILED and self.table.mode == "prefill":
             self.table.drop_length(room, self.rank)
         outcome = self.decide_fenced(there, status)
@@ -295,7 +294,7 @@ class Process(Speaker):
         if self.life(room, life) is None:
             return Update(Outcome.STALE, was)
         if self.rank is not None and there.world_size != self.world_size:
-            raise WorldSizeMismatchError(room, "clear", str(there.world_size or 0))
+            raise self.mismatch(room, "clear", there)
         self.clear(room)
         return Update(Outcome.STALE if was is None else Outcome.CLEARED, was)
 

@@ -14,6 +14,7 @@ from redis_kvpoll.protocol import keys
 from tests.support import leasing
 from tests.support.blocking import Blocking
 from tests.support.feeds import Replay
+from tests.support.internals import age_settings, make_touch_due, tracked_rooms_of
 
 NAMESPACE = "default"
 
@@ -74,17 +75,15 @@ class Side:
 
     def remember_less(self, seconds):
         for store, held in zip(self.stores, self.tracked_rooms, strict=True):
-            executor = leasing.executor_of(store)
-            executor._settings_valid_until -= seconds
-            executor.tracked_rooms.awaiting_shards = {
-                tag: at - seconds for tag, at in executor.tracked_rooms.awaiting_shards.items()
-            }
+            age_settings(store, seconds)
+            tracked_rooms = tracked_rooms_of(store)
+            tracked_rooms.awaiting_shards = {tag: at - seconds for tag, at in tracked_rooms.awaiting_shards.items()}
             for tag in self.tags:
-                for tracked in executor.tracked_rooms.in_shard(tag).values():
+                for tracked in tracked_rooms.in_shard(tag).values():
                     tracked.until -= seconds
                     tracked.awaiting_since = tracked.awaiting_since and tracked.awaiting_since - seconds
             if held:
-                held.keeper._next_touch -= seconds
+                make_touch_due(held.keeper, seconds)
 
     def lose_all(self, order, spare):
         """All data is gone. Then each process in turn makes a call, three times over: so guests find their openers."""

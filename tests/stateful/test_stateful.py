@@ -28,7 +28,7 @@ LEFT_OUT = {
 
 
 @pytest.mark.parametrize("flavour", EXAMPLES)
-def test_both_servers_and_the_oracle_agree(real_servers, watched, flavour):
+def test_servers_and_oracle_agree(real_servers, watched, flavour):
     sides = []
     for kind in ("fakeredis", "valkey"):
         server = real_servers.get(kind)
@@ -64,7 +64,7 @@ def used_in(*names):
     return found
 
 
-def test_no_public_method_is_left_out():
+def test_every_public_method_is_used():
     interface = public(StatusStore) | public(Room) | public(Lease) | public(Mirror)
     interface -= {"after_fork", "sync_epochs", "connection_lost", "observe_write"}  # for the library itself
     unused = interface - used_in("machine.py", "bench.py", "flavours.py", "side.py")

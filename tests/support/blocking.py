@@ -14,18 +14,18 @@ class Blocking:
     """Calls each method of ``store``, or of a room's handle, to its end in ``runner``'s event loop."""
 
     def __init__(self, store: AsyncStatusStore | AsyncRoom, runner: asyncio.Runner) -> None:
-        self._store = store
-        self._runner = runner
+        self.inner = store
+        self.runner = runner
 
     def __getattr__(self, name: str) -> Any:
-        method = getattr(self._store, {"close": "aclose"}.get(name, name))
+        method = getattr(self.inner, {"close": "aclose"}.get(name, name))
         if not callable(method):
             return method
 
         def call(*args: Any, **kwargs: Any) -> Any:
             answer = method(*(_bare(arg) for arg in args), **kwargs)
-            value = self._runner.run(_drain(answer) if hasattr(answer, "__aiter__") else _await(answer))
-            return Blocking(value, self._runner) if isinstance(value, AsyncRoom) else value
+            value = self.runner.run(_drain(answer) if hasattr(answer, "__aiter__") else _await(answer))
+            return Blocking(value, self.runner) if isinstance(value, AsyncRoom) else value
 
         return call
 
@@ -33,22 +33,22 @@ class Blocking:
         return self
 
     def __exit__(self, *error: Any) -> None:
-        self._runner.run(self._store.__aexit__(*error))
+        self.runner.run(self.inner.__aexit__(*error))
 
     def __eq__(self, other: object) -> bool:
-        return bool(self._store == _bare(other))
+        return bool(self.inner == _bare(other))
 
     def __hash__(self) -> int:
-        return hash(self._store)
+        return hash(self.inner)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """The handle itself: what it is wrapped in belongs to the test."""
-        return self._store.__reduce__()  # type: ignore[no-any-return]
+        return self.inner.__reduce__()  # type: ignore[no-any-return]
 
 
 def _bare(value: Any) -> Any:
     """What is wrapped."""
-    return value._store if isinstance(value, Blocking) else value
+    return value.inner if isinstance(value, Blocking) else value
 
 
 async def _await(answer: Any) -> Any:

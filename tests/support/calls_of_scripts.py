@@ -19,9 +19,9 @@ _OWNER = {"owner": "prefill-0", "incarnation": "1700000000000007"}
 ACTORS = {"rank": _RANK, "plain": {}, "owner": _OWNER, "both": {**_RANK, **_OWNER}}
 
 
-def table(actor="plain", policy="compat", feed="100", **changes):
+def table(actor="plain", policy="compat", feed_length="100", **changes):
     times = {"ttl_ms": TTL_MS, "terminal_ttl_ms": TTL_MS}
-    return context(policy=policy, feed_length=feed, nonce="ab12", **{**times, **ACTORS[actor], **changes})
+    return context(policy=policy, feed_length=feed_length, nonce="ab12", **{**times, **ACTORS[actor], **changes})
 
 
 def bare(operation, spec, rooms, items=()):

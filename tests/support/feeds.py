@@ -5,7 +5,7 @@ from __future__ import annotations
 from redis_kvpoll import KVPoll
 from redis_kvpoll.protocol import keys
 from redis_kvpoll.protocol.feed import changes
-from tests.support.blocking import Blocking
+from tests.support.internals import executor_of, run
 
 # Not by xrange(), which would make a dict of the fields: they have an order, and a name may come twice.
 _READ = "return redis.call('XRANGE', KEYS[1], ARGV[1], '+')"
@@ -26,12 +26,8 @@ def words(client, tag="default"):
 def a_round(store, tail):
     """What a Tail finds when it looks at all shards once, without waiting before it does."""
     tail.pause = 0.0
-    if isinstance(store, Blocking):
-        while store._runner.run(store._store._dispatcher.run(store._store._executor.read_on("tail", tail))):
-            pass
-    else:
-        while store._dispatcher.run(store._executor.read_on("tail", tail)):
-            pass
+    while run(store, executor_of(store).read_feed("tail", tail)):
+        pass
     return tail.news()
 
 

@@ -9,21 +9,10 @@ from redis_kvpoll.engine import reaper
 from redis_kvpoll.engine.lease import LeaseKeeper
 from redis_kvpoll.protocol import keys
 from redis_kvpoll.protocol.lease_commands import LeaseConfig
-from tests.support.blocking import Blocking
+from tests.support.internals import context_of, executor_of, run
 
 NS = "default"
 LOST = "owner prefill-0 lost"
-
-
-def run(store, flow):
-    """What comes of a flow, of a blocking store or an asyncio one."""
-    if isinstance(store, Blocking):
-        return store._runner.run(store._store._dispatcher.run(flow))
-    return store._dispatcher.run(flow)
-
-
-def executor_of(store):
-    return (store._store if isinstance(store, Blocking) else store)._executor
 
 
 class ManualLease:
@@ -85,8 +74,7 @@ def begin_long_ago(client, tags=(NS,)):
 
 
 def reap_lost(store, lost, tag=NS, until=math.inf):
-    executor = executor_of(store)
-    return run(store, reaper.reap_lost(executor, executor._context, tag, lost, until))
+    return run(store, reaper.reap_lost(executor_of(store), context_of(store), tag, lost, until))
 
 
 def die(client, store, seconds=10.0):

@@ -32,9 +32,9 @@ class Proxy:
         self._target = str(target)
         self._tls = tls
         self._held: Callable[[Command], bool] | None = None
-        self._released = threading.Event()
-        self._lose: Callable[[Command], bool] | None = None
-        self._open: set[socket.socket] = set()
+        self.released = threading.Event()
+        self.lose: Callable[[Command], bool] | None = None
+        self.open_connections: set[socket.socket] = set()
         self._lock = threading.Lock()
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=256)
         self.port = self._listener.getsockname()[1]
@@ -59,17 +59,17 @@ class Proxy:
 
     def lose_next_reply(self, script: str) -> None:
         """Cut the connection instead of passing on the reply to the next call of a script."""
-        self._lose = lambda command: _calls(command, script)
+        self.lose = lambda command: _calls(command, script)
 
     def hold(self, *scripts: str) -> None:
         """From now on, let no call of these scripts through, until it is released."""
-        self._released = threading.Event()
+        self.released = threading.Event()
         self._held = lambda command: any(_calls(command, script) for script in scripts)
 
     def release(self) -> None:
         """Let through what is held, and hold nothing any more."""
         self._held = None
-        self._released.set()
+        self.released.set()
 
     def calls(self, script: str) -> int:
         """How often a script was called."""
@@ -78,7 +78,7 @@ class Proxy:
     def cut(self) -> None:
         """Close all connections."""
         with self._lock:
-            for end in self._open:
+            for end in self.open_connections:
                 with contextlib.suppress(OSError):
                     end.shutdown(socket.SHUT_RDWR)
 
@@ -105,10 +105,10 @@ class Proxy:
                 client.settimeout(10)
                 client = self._tls.wrap_socket(client, server_side=True)
             with self._lock:
-                self._open |= {client, server}
+                self.open_connections |= {client, server}
             self._forward(client, server)
         with self._lock:
-            self._open -= {client, server}
+            self.open_connections -= {client, server}
         client.close()
         server.close()
 
@@ -124,9 +124,9 @@ class Proxy:
                 while (command := reader.gets()) is not ...:
                     self.commands.append(command)
                     if self._held and self._held(command):
-                        held = self._released
-                    if self._lose and self._lose(command):
-                        self._lose, lose = None, True
+                        held = self.released
+                    if self.lose and self.lose(command):
+                        self.lose, lose = None, True
                 if held:
                     held.wait(60)
                     held = None

@@ -108,16 +108,19 @@ class Speaker:
             return None
         return FAILED if there.status == FAILED else self.own(there)
 
+    def mismatch(self, room, operation, there):
+        return WorldSizeMismatchError(room, operation, str(there.world_size or 0), str(self.world_size or ""))
+
     # Writing
 
     def update_status(self, room, status):
         status, table = KVPoll(status), self.table
         there = table.rooms.get(room)
         if there and self.rank is not None and there.world_size != self.world_size:
-            raise WorldSizeMismatchError(room, "update_status", str(there.world_size or 0))
+            raise self.mismatch(room, "update_status", there)
         outcome = self.decide(there, status)
         if self.rank is None and there and there.world_size and outcome in (Outcome.ADVANCED, Outcome.FAILED):
-            raise WorldSizeMismatchError(room, "update_status", str(there.world_size))
+            raise self.mismatch(room, "update_status", there)
         if table.mode == "prefill" and status == FAILED:
             table.drop_length(room, self.rank)
         if outcome in (Outcome.CREATED, Outcome.ADVANCED, Outcome.FAILED):
@@ -156,7 +159,7 @@ class Speaker:
             try:
                 done[room] = self.update_status(room, status)
             except WorldSizeMismatchError as error:
-                refused = refused or WorldSizeMismatchError(room, "update_many", error.theirs)
+                refused = refused or WorldSizeMismatchError(room, "update_many", error.theirs, error.ours)
         if refused:
             raise refused
         return done

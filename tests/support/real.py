@@ -152,8 +152,12 @@ class World:
     def restart(self, server: PortServer, *arguments: str) -> PortServer:
         """Stop a server, and start another, empty, on its port."""
         server.stop()
-        self._used.remove(server)
+        self.forget(server)
         return self.serve(*arguments, port=server.port)
+
+    def forget(self, server: EmbeddedServer) -> None:
+        """Leave a server that has ended out of the clean-up."""
+        self._used.remove(server)
 
     def shared(self, kind: str = "valkey") -> PortServer:
         """A server that this test shares with others, and leaves as it was."""

@@ -10,6 +10,7 @@ from redis_kvpoll.protocol.script_specs import SNAPSHOT
 from redis_kvpoll.replica.replica import Replica
 from redis_kvpoll.replica.shard import number_of, text_of
 from tests.support.contexts import context
+from tests.support.internals import ahead_of, ids_of, own_writes_of, read_positions_of, unread_of
 from tests.support.ranked import Speaker, Table
 
 LAYOUT = context()
@@ -128,11 +129,11 @@ class Run:
         self.start()
 
     def check(self):
-        for room, at in self.shard._ids.items():
+        for room, at in ids_of(self.shard).items():
             assert self.server.could_be(room, at, self.replica.statuses.get(room)), f"room {room} is none it ever was"
-        ahead = {room for _, room in self.shard._ahead}
-        assert self.shard._ids.keys() <= self.replica.statuses.keys() | ahead, "an absent room is kept for ever"
-        assert all(at > self.shard.position for at, _ in self.shard._ahead)
+        ahead = {room for _, room in ahead_of(self.shard)}
+        assert ids_of(self.shard).keys() <= self.replica.statuses.keys() | ahead, "an absent room is kept for ever"
+        assert all(at > self.shard.position for at, _ in ahead_of(self.shard))
 
 
 class RankedServer(Server):
@@ -322,14 +323,14 @@ class RankedRun(Run):
 
     def check(self):
         shard = self.shard
-        for room, at in shard._ids.items():
+        for room, at in ids_of(shard).items():
             if room not in shard.uncertain:
                 assert self.server.could_be(room, at, self.replica.statuses.get(room)), f"room {room} is none it was"
-        for room in set(ROOMS) - shard._unread - shard.uncertain.keys():
-            shown, at = self.replica.ranks.get(room), max(shard.position, shard._looked.get(room, -1))
-            if room in shard._own:
+        for room in set(ROOMS) - unread_of(shard) - shard.uncertain.keys():
+            shown, at = self.replica.ranks.get(room), max(shard.position, read_positions_of(shard).get(room, -1))
+            if room in own_writes_of(shard):
                 assert self.is_of_one_life(room, at, shown), f"room {room} shows {shown}"
-            elif room in shard._ids or shard.synced:
+            elif room in ids_of(shard) or shard.synced:
                 assert self.server.ranks_could_be(room, at, shown), f"room {room} shows {shown}"
 
     def is_of_one_life(self, room, at, shown):

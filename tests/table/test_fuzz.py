@@ -21,6 +21,7 @@ from redis_kvpoll import (
     CorruptEntryError,
     InvalidInputError,
     KVPollError,
+    OutcomeUnknownError,
     ServerRefusedError,
     StatusStore,
     StoreClosedError,
@@ -31,7 +32,7 @@ from tests.support.fuzzing import examples, junk
 from tests.support.looped import Loop
 
 STORES = {"sync": StatusStore, "async": AsyncStatusStore}
-NOT_FOR_INPUT = (CorruptEntryError, ServerRefusedError, StoreClosedError, StoreUnavailableError)
+NOT_FOR_INPUT = (CorruptEntryError, OutcomeUnknownError, ServerRefusedError, StoreClosedError, StoreUnavailableError)
 """The server complained, or did not answer: so something was sent that should not have been."""
 ENDS = {"close", "aclose"}
 INTERNAL = {"after_fork", "sync_epochs", "connection_lost", "observe_write"}
@@ -61,7 +62,7 @@ GOOD = {
     "policy": "strict",
     "mode": "prefill",
     "shards": 2,
-    "feed": 100,
+    "feed_length": 100,
     "request": "rid",
     "generation": "1763800000000123",
     "name": "prefill-0",
@@ -239,10 +240,10 @@ def accepted(make):
 
 
 @pytest.mark.parametrize("server", ["fakeredis", "valkey"], indirect=True)
-class TestMethods:
+class TestJunkArguments:
     @given(st.data())
     @examples(120)
-    def test_of_a_store(self, caller, kind, server, data):
+    def test_store_methods_refuse_or_work(self, caller, kind, server, data):
         client = server.client()
         client.flushall()
         store = open_store(caller, kind, server)
@@ -256,7 +257,7 @@ class TestMethods:
 
     @given(st.data())
     @examples(60)
-    def test_of_what_a_store_gives(self, caller, kind, server, data):
+    def test_handle_methods_refuse_or_work(self, caller, kind, server, data):
         client = server.client()
         client.flushall()
         store = open_store(caller, kind, server)
@@ -278,7 +279,7 @@ class TestMethods:
 
     @given(st.data())
     @examples(100)
-    def test_options(self, caller, kind, server, data):
+    def test_store_options_refuse_or_work(self, caller, kind, server, data):
         """Either they are refused, or the store works."""
         client = server.client()
         client.flushall()
@@ -295,18 +296,18 @@ class TestMethods:
 
 
 @pytest.mark.parametrize("maker", STORES.values())
-class TestOptionsOfAUrl:
+class TestJunkUrlOptions:
     @given(st.data())
     @examples(100)
-    def test_any(self, maker, data):
+    def test_from_url_options_refuse_or_work(self, maker, data):
         names = data.draw(st.lists(st.sampled_from(options_of(maker)), unique=True))
         options = {name: data.draw(st.one_of(junk, st.just(GOOD.get(name)))) for name in names}
         store = accepted(lambda: maker.from_url("redis://127.0.0.1:1", **options))
         assert store is None or isinstance(store, maker)  # it has asked nobody yet
 
 
-class TestTheSearch:
-    def test_every_public_name_is_an_entry_or_none(self, caller, server, kind):
+class TestSearch:
+    def test_every_public_class_is_fuzzed_or_a_value(self, caller, server, kind):
         """A class that is neither fuzzed here nor a mere value would have been forgotten."""
         store = open_store(caller, kind, server)
         try:
@@ -323,10 +324,10 @@ class TestTheSearch:
             assert is_value or is_others, f"{name} is not fuzzed: what gives one, and what fits its arguments?"
 
     def test_options_are_found(self):
-        assert {"namespace", "ttl", "feed"} <= set(options_of(StatusStore))
+        assert {"namespace", "ttl", "feed_length"} <= set(options_of(StatusStore))
         assert options_of(StatusStore) == options_of(AsyncStatusStore)
 
-    def test_each_entry_has_something_that_fits(self):
+    def test_every_parameter_has_a_good_value(self):
         """Else junk would never get past its first argument."""
         for maker, name in [(store, name) for store in STORES.values() for name in entries(store)]:
             for of in inspect.signature(getattr(maker, name)).parameters.values():

@@ -38,7 +38,7 @@ async def awaited(method, *args):
 
 
 @pytest.mark.parametrize("method", ["status", "decode_prefix_len", "update", "clear"])
-def test_an_error_names_the_method_that_was_called(store, method):
+def test_error_names_the_called_method(store, method):
     room = store.open(ROOM)
     store.close()
     with pytest.raises(StoreClosedError, match=rf"^{method}: "):
@@ -46,7 +46,7 @@ def test_an_error_names_the_method_that_was_called(store, method):
 
 
 class TestOpen:
-    def test_a_room_says_what_it_was_opened_for(self, store, client):
+    def test_opened_room_has_status_request_and_generation(self, store, client):
         room = store.open(ROOM, request="rid", status=KVPoll.WaitingForInput)
         fields = client.hgetall(KEY)
         assert (fields["status"], fields["request"]) == ("WaitingForInput", "rid")
@@ -56,19 +56,19 @@ class TestOpen:
         assert (entry.generation, entry.request, entry.owner) == (room.generation, "rid", None)
         assert not keys_without_ttl(client)
 
-    def test_a_request_may_open_its_room_again(self, store):
+    def test_same_request_reopens_its_room(self, store):
         room = store.open(ROOM, request="rid")
         room.update(KVPoll.Transferring)
         again = store.open(ROOM, request="rid")
         assert again == room
         assert again.status() is KVPoll.Transferring
 
-    def test_without_a_name_each_request_is_another(self, store):
+    def test_unnamed_requests_are_all_different(self, store):
         store.open(ROOM)
         with pytest.raises(RoomBusyError):
             store.open(ROOM)
 
-    def test_another_request_is_told_who_has_the_room(self, store):
+    def test_busy_error_names_request_status_and_age(self, store):
         store.open(ROOM, request="one").update(KVPoll.Transferring)
         with pytest.raises(RoomBusyError, match=r"Transferring, opened \d\.\d s ago by request one;") as caught:
             store.open(ROOM, request="two")
@@ -76,12 +76,12 @@ class TestOpen:
         assert (error.room, error.status, error.request, error.owner) == (ROOM, KVPoll.Transferring, "one", None)
         assert 0 <= error.age < 60
 
-    def test_a_room_at_success_is_busy_until_it_is_cleared(self, store):
+    def test_success_is_busy_until_cleared(self, store):
         store.open(ROOM, request="one").update(KVPoll.Success)
         with pytest.raises(RoomBusyError):
             store.open(ROOM, request="two")
 
-    def test_a_failed_room_is_taken_over_and_nothing_of_it_stays(self, store, client):
+    def test_failed_room_is_replaced_completely(self, store, client):
         old = store.open(ROOM, request="one")
         old.set_decode_prefix_len(7)
         old.fail("why")
@@ -91,28 +91,28 @@ class TestOpen:
         assert not client.exists(PREFIX)
         assert old.update(KVPoll.Success) == Update(Outcome.STALE, KVPoll.Bootstrapping)
 
-    def test_a_request_that_failed_gets_its_failed_room(self, store):
+    def test_failed_request_reopens_its_failed_room(self, store):
         store.open(ROOM, request="one").fail("why")
         assert store.open(ROOM, request="one").status() is KVPoll.Failed
 
-    def test_a_plain_creation_is_busy_for_everybody(self, store):
+    def test_plainly_created_room_is_busy(self, store):
         store.update_status(ROOM, KVPoll.Bootstrapping)
         with pytest.raises(RoomBusyError, match="a request without a name"):
             store.open(ROOM, request="rid")
 
     @pytest.mark.parametrize("status", [KVPoll.Failed, KVPoll.Transferring, KVPoll.Success, 7])
-    def test_a_room_begins_at_its_beginning(self, store, client, status):
+    def test_open_with_later_status_is_refused(self, store, client, status):
         with pytest.raises(InvalidInputError, match=r"^open: a"):
             store.open(ROOM, status=status)
         assert not client.exists(KEY)
 
     @pytest.mark.parametrize("request_id", ["", "x" * 201, "a\nb", "\x1b[2J", 7, b"rid"])
-    def test_a_request_is_short_text(self, store, client, request_id):
+    def test_bad_request_is_refused(self, store, client, request_id):
         with pytest.raises(InvalidInputError, match=r"^open: a request is"):
             store.open(ROOM, request=request_id)
         assert not client.exists(KEY)
 
-    def test_generations_grow_also_when_the_clock_goes_back(self, store, client):
+    def test_generations_grow_when_clock_goes_back(self, store, client):
         first = store.open(ROOM, request="one")
         ahead = first.generation + 10**12
         client.hset("kvpoll:{default}:epoch", "generation", str(ahead))
@@ -123,7 +123,7 @@ class TestOpen:
         store.update_status(ROOM, KVPoll.Bootstrapping)
         assert store.attach(ROOM).generation == ahead + 2
 
-    def test_and_when_the_server_has_forgotten_them_but_this_store_has_not(self, store, client):
+    def test_generations_grow_when_server_forgot_them(self, store, client):
         first = store.open(ROOM, request="one")
         client.hset("kvpoll:{default}:epoch", "generation", str(first.generation + 10**12))
         first.clear()
@@ -132,7 +132,7 @@ class TestOpen:
         client.hdel("kvpoll:{default}:epoch", "generation")
         assert store.open(ROOM, request="three").generation > second.generation
 
-    def test_a_key_of_another_type(self, store, client):
+    def test_key_of_another_type_is_corrupt(self, store, client):
         client.set(KEY, "by hand", ex=60)
         with pytest.raises(CorruptEntryError, match="a key of another type"):
             store.open(ROOM)
@@ -161,7 +161,7 @@ class TestFence:
         return handle
 
     @pytest.mark.parametrize("status", list(KVPoll))
-    def test_a_stale_write_changes_nothing(self, store, client, stale, status):
+    def test_stale_write_changes_nothing(self, store, client, stale, status):
         before, there = dump(client), store.get(ROOM)
         assert stale.update(status) == Update(Outcome.STALE, there)
         assert stale.fail("late") == Update(Outcome.STALE, there)
@@ -169,11 +169,11 @@ class TestFence:
         assert stale.set_decode_prefix_len(9) is False
         assert dump(client) == before
 
-    def test_a_stale_handle_sees_nothing(self, stale):
+    def test_stale_handle_reads_nothing(self, stale):
         assert stale.status() is None
         assert stale.decode_prefix_len() == 0
 
-    def test_stale_in_mode_prefill_keeps_the_other_ones_prefix(self, make_store, client):
+    def test_stale_failure_keeps_newer_prefix_in_mode_prefill(self, make_store, client):
         store = make_store(mode="prefill")
         old = store.open(ROOM, request="old")
         old.clear()
@@ -183,7 +183,7 @@ class TestFence:
 
 
 class TestWrites:
-    def test_strict_whatever_the_policy(self, make_store, policy):
+    def test_fenced_writes_are_strict_under_any_policy(self, make_store, policy):
         store = make_store(policy=policy)
         room = store.open(ROOM)
         assert room.update(KVPoll.Success) == Update(Outcome.ADVANCED, KVPoll.Success)
@@ -196,20 +196,20 @@ class TestWrites:
         assert room.clear() == Update(Outcome.CLEARED, KVPoll.Failed)
         assert room.clear() == Update(Outcome.STALE, None)
 
-    def test_plain_calls_go_on_beside_handles(self, store):
+    def test_plain_calls_work_beside_handles(self, store):
         room = store.open(ROOM)
         assert store.update_status(ROOM, KVPoll.Transferring).outcome is Outcome.ADVANCED
         assert room.status() is KVPoll.Transferring
         assert store.abort(ROOM, "by hand").outcome is Outcome.FAILED
         assert room.update(KVPoll.Success) == Update(Outcome.UNCHANGED, KVPoll.Failed)
 
-    def test_a_failed_write_in_mode_prefill_drops_the_prefix(self, make_store):
+    def test_fail_in_mode_prefill_drops_prefix(self, make_store):
         room = make_store(mode="prefill").open(ROOM)
         room.set_decode_prefix_len(5)
         room.fail("why")
         assert room.decode_prefix_len() == 0
 
-    def test_the_prefix_may_come_before_the_room(self, store):
+    def test_prefix_may_be_set_before_the_room(self, store):
         store.set_decode_prefix_len(ROOM, 5)
         room = store.open(ROOM)
         assert room.decode_prefix_len() == 5
@@ -218,23 +218,23 @@ class TestWrites:
         room.clear()
         assert store.pop_decode_prefix_len(ROOM) == 0
 
-    def test_the_prefix_of_a_generation_that_expired_is_not_the_next_ones(self, store, client):
+    def test_prefix_of_expired_generation_is_not_inherited(self, store, client):
         store.open(ROOM).set_decode_prefix_len(5)
         client.pexpireat(KEY, 1)
         assert store.open(ROOM).decode_prefix_len() == 0
 
-    def test_a_clear_at_exit(self, store):
+    def test_with_block_clears_at_exit(self, store):
         with store.open(ROOM) as room:
             room.update(KVPoll.Success)
         assert store.get(ROOM) is None
 
-    def test_a_clear_at_exit_spares_the_next_one(self, store):
+    def test_clear_at_exit_spares_newer_generation(self, store):
         with store.open(ROOM, request="one") as room:
             room.fail("why")
             store.open(ROOM, request="two")
         assert store.attach(ROOM).request == "two"
 
-    def test_an_error_inside_is_what_is_raised(self, store):
+    def test_error_inside_with_block_is_raised(self, store):
         with pytest.raises(ZeroDivisionError), store.open(ROOM):
             raise ZeroDivisionError
         assert store.get(ROOM) is None
@@ -249,7 +249,7 @@ class TestWrites:
 
 
 class TestAttach:
-    def test_the_live_generation(self, make_store):
+    def test_attach_returns_the_live_generation(self, make_store):
         room = make_store().open(ROOM, request="rid")
         other = make_store().attach(ROOM)
         assert other == room
@@ -257,7 +257,7 @@ class TestAttach:
         assert other.update(KVPoll.Success).outcome is Outcome.ADVANCED
         assert room.status() is KVPoll.Success
 
-    def test_a_plainly_created_room_has_one_too(self, store):
+    def test_plainly_created_room_has_a_generation(self, store):
         store.update_status(ROOM, KVPoll.Bootstrapping)
         first = store.attach(ROOM)
         assert first.request is None
@@ -266,12 +266,12 @@ class TestAttach:
         assert store.attach(ROOM).generation > first.generation
         assert first.fail("late").outcome is Outcome.STALE
 
-    def test_an_absent_room(self, store):
+    def test_attach_to_absent_room_raises(self, store):
         with pytest.raises(RoomNotFoundError, match=r"^attach: "):
             store.attach(ROOM)
 
     @pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda room: pickle.loads(pickle.dumps(room))])
-    def test_a_handle_goes_to_another_process(self, make_store, copied):
+    def test_copied_handle_works_in_another_store(self, make_store, copied):
         room = make_store().open(ROOM, request="rid")
         sent = copied(room)
         assert (sent.id, sent.generation, sent.request) == (room.id, room.generation, "rid")
@@ -280,20 +280,20 @@ class TestAttach:
         room.clear()
         assert bound.update(KVPoll.Success).outcome is Outcome.STALE
 
-    def test_a_handle_that_was_sent_says_what_to_do(self, store):
+    def test_unbound_handle_names_the_remedy(self, store):
         sent = pickle.loads(pickle.dumps(store.open(ROOM)))
         with pytest.raises(InvalidInputError, match=r"^update: .* bind it with store.attach\(handle\)"):
             asyncio.run(awaited(sent.update, KVPoll.Success))
 
-    def test_a_handle_of_another_namespace(self, make_store):
+    def test_handle_of_another_namespace_is_refused(self, make_store):
         room = make_store(namespace="one").open(ROOM)
         with pytest.raises(InvalidInputError, match="of namespace 'one', and this store of 'two'"):
             make_store(namespace="two").attach(room)
 
 
-class TestRepeats:
+class TestRepeatable:
     """Every fenced write may be sent again."""
 
     @pytest.mark.parametrize("spec", [OPEN, WRITE, CLEAR_FENCED], ids=lambda spec: spec.script.name)
-    def test_they_say_so(self, spec):
+    def test_fenced_scripts_are_repeatable(self, spec):
         assert spec.repeatable

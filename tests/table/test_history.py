@@ -19,13 +19,13 @@ def parsed(text):
     return changes(b"1763800000421-3", [word.encode() for word in text.split()])
 
 
-class TestAnEntry:
-    def test_says_all_there_is(self):
+class TestParsing:
+    def test_entry_gives_all_fields(self):
         found = parsed("ttl_ms 900000 1 Bootstrapping 9223372036854775807 Transferring")
         first = Change("1763800000421-3", 1763800000.421, 1, KVPoll.Bootstrapping, None, 900.0)
         assert found == [first, first._replace(room=ROOM, status=KVPoll.Transferring)]
 
-    def test_a_ttl_is_that_of_the_rooms_after_it(self):
+    def test_ttl_applies_to_the_rooms_after_it(self):
         found = parsed("1 Failed reason why ttl_ms 5 2 Failed ttl_ms 7000 3 Success 4 absent")
         assert [(c.room, c.ttl, c.reason) for c in found] == [
             (1, None, "why"),
@@ -35,7 +35,7 @@ class TestAnEntry:
         ]
         assert found[3].status is None
 
-    def test_unknown_names_are_left_out(self):
+    def test_unknown_names_are_skipped(self):
         found = parsed("begun feed generation 17 1 Failed rank 3 reason why 2 Success")
         assert [(c.room, c.status, c.reason) for c in found] == [
             (1, KVPoll.Failed, "why"),
@@ -60,11 +60,11 @@ class TestAnEntry:
             "",
         ],
     )
-    def test_nonsense_is_no_change(self, words):
+    def test_malformed_words_give_no_change(self, words):
         assert parsed(words) == []
 
     @pytest.mark.parametrize("ttl", [b"x", b"-5", b"1.5", b"", b"9" * 5000, None, 5])
-    def test_a_ttl_that_is_none(self, ttl):
+    def test_malformed_ttl_is_none(self, ttl):
         assert [change.ttl for change in changes(b"1-1", [b"ttl_ms", ttl, b"1", b"Success"])] == [None]
 
     word = (
@@ -74,14 +74,14 @@ class TestAnEntry:
     @given(st.binary(max_size=30), st.lists(word, max_size=12))
     @example(b"1-1", [b"1", b"Failed", b"reason", b"\xff"])
     @examples(300)
-    def test_never_raises(self, entry_id, fields):
+    def test_any_bytes_parse_without_error(self, entry_id, fields):
         for change in changes(entry_id, fields):
             assert 0 <= change.room <= ROOM
             assert change.reason is None or change.reason.encode()
 
 
 class TestHistory:
-    def test_one_rooms_changes_the_oldest_first(self, make_store):
+    def test_history_lists_changes_oldest_first(self, make_store):
         store = make_store(ttl=100, terminal_ttl=50)
         store.update_many({ROOM: 1, 2: 1})
         store.touch([2, ROOM])
@@ -98,7 +98,7 @@ class TestHistory:
         assert [c.at for c in found] == sorted(c.at for c in found)
         assert store.history(7) == []
 
-    def test_over_many_pages(self, make_store, client):
+    def test_history_reads_many_pages(self, make_store, client):
         store = make_store(shards=2)
         store.update_many({5: 1, 6: 1})
         pipeline = client.pipeline(transaction=False)
@@ -110,9 +110,11 @@ class TestHistory:
         found = store.history(5)
         assert [c.reason for c in found] == [None, "0", "500", "1000", "1500", "2000"]
 
-    def test_where_there_is_no_feed(self, make_store):
-        store = make_store(namespace="prod", feed=0)
-        with pytest.raises(FeedOffError, match=r"namespace 'prod' was opened with feed=0.* use another namespace"):
+    def test_history_without_feed_is_refused(self, make_store):
+        store = make_store(namespace="prod", feed_length=0)
+        with pytest.raises(
+            FeedOffError, match=r"namespace 'prod' was opened with feed_length=0.* use another namespace"
+        ):
             store.history(1)
         with pytest.raises(FeedOffError):
             a_round(store, Tail(0))

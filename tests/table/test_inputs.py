@@ -84,7 +84,7 @@ OPTIONS = [
     ("policy", NO_CHOICE, "policy"),
     ("mode", [*NO_CHOICE, "strict"], "mode"),
     ("shards", NO_SHARDS, "shards"),
-    ("feed", NO_FEED, "feed"),
+    ("feed_length", NO_FEED, "feed_length"),
 ]
 
 
@@ -106,7 +106,7 @@ def refused(call, names):
 @pytest.mark.parametrize(
     ("name", "arguments", "bad", "names"), CALLS, ids=lambda value: value if isinstance(value, str) else ""
 )
-def test_a_method_refuses(store, client, name, arguments, bad, names):
+def test_method_refuses_bad_argument(store, client, name, arguments, bad, names):
     for value in bad:
         refused(lambda value=value: getattr(store, name)(*arguments(value)), f"{name}: {names}")
     assert client.dbsize() == 0
@@ -114,28 +114,28 @@ def test_a_method_refuses(store, client, name, arguments, bad, names):
 
 class TestOptions:
     @pytest.mark.parametrize(("option", "bad", "names"), OPTIONS)
-    def test_a_store_refuses(self, make_store, client, option, bad, names):
+    def test_store_refuses_bad_option(self, make_store, client, option, bad, names):
         for value in bad:
             refused(lambda value=value: make_store(**{option: value}), names)
         assert client.dbsize() == 0
 
     @pytest.mark.parametrize("maker", [StatusStore, AsyncStatusStore])
     @pytest.mark.parametrize(("option", "bad", "names"), OPTIONS)
-    def test_from_url_does_too(self, maker, option, bad, names):
+    def test_from_url_refuses_bad_option(self, maker, option, bad, names):
         for value in bad:
             refused(lambda value=value: maker.from_url("redis://localhost:1", **{option: value}), names)
 
     @pytest.mark.parametrize("maker", [StatusStore, AsyncStatusStore])
     @pytest.mark.parametrize("client", [None, "redis://localhost", 1, object(), StatusStore])
-    def test_a_client_of_no_known_kind(self, maker, client):
+    def test_unknown_client_is_refused(self, maker, client):
         refused(lambda: maker(client), f"{maker.__name__} takes a redis.")
 
-    def test_the_edges_are_in(self, make_store):
+    def test_limits_of_options_are_accepted(self, make_store):
         for option, values in {
             "ttl": (0.001, 1, 1e9, 10**9),
             "namespace": ("a", "A-z_0.9", "a" * 64, "..", "-"),
             "shards": (1, 1024, Index(3), None),
-            "feed": (0, 1, 10_000_000, Index(3), None),
+            "feed_length": (0, 1, 10_000_000, Index(3), None),
             "policy": ("compat", "strict", None),
             "mode": ("none", "prefill", "decode", None),
         }.items():
@@ -144,7 +144,7 @@ class TestOptions:
 
 
 class TestAccepted:
-    def test_integers_of_other_libraries(self, store):
+    def test_index_types_are_integers(self, store):
         one, two = Index(2**63 - 1), Index(2**53 + 1)
         assert store.update_status(one, Index(1)).status is KVPoll.Bootstrapping
         assert store.update_many({two: Index(3)}) == {2**53 + 1: Update(Outcome.CREATED, KVPoll.Transferring)}
@@ -153,12 +153,12 @@ class TestAccepted:
         assert store.poll([one, two]) == [KVPoll.Bootstrapping, KVPoll.Transferring]
         assert set(store.clear_many((one, two))) == {2**63 - 1, 2**53 + 1}
 
-    def test_any_iterable_of_rooms(self, store):
+    def test_any_iterable_of_rooms_is_accepted(self, store):
         store.update_status(1, 1)
         for rooms in ([1], (1,), {1}, {1: "x"}, iter([1]), range(1, 2), (n for n in [1]), memoryview(b"\x01")):
             assert store.poll(rooms) == [KVPoll.Bootstrapping]
 
-    def test_the_edges(self, store):
+    def test_limits_of_arguments_are_accepted(self, store):
         for room in (0, MAX_ROOM):
             assert store.update_status(room, 1).status is KVPoll.Bootstrapping
             store.set_decode_prefix_len(room, 2**53 - 1)
@@ -167,7 +167,7 @@ class TestAccepted:
         store.abort(0, "x" * 1000)
         assert store.failure_reason(0) == "x" * 1000
 
-    def test_the_same_room_twice_in_one_batch_is_merged_in_order(self, make_store):
+    def test_room_twice_in_batch_is_merged_in_order(self, make_store):
         """Two keys of a mapping may stand for one room; what is answered is what the last of them did."""
         updates = make_store(policy="strict").update_many({Index(1): 1, Index(1): 3})
         assert updates == {1: Update(Outcome.ADVANCED, KVPoll.Transferring)}
@@ -190,7 +190,7 @@ def assert_printable(error):
     | junk
 )
 @examples(300)
-def test_junk_as_a_url(url):
+def test_junk_url_is_refused_or_works(url):
     for maker in (StatusStore, AsyncStatusStore):
         try:
             store = maker.from_url(url)

@@ -135,11 +135,11 @@ IMPOSSIBLE = {
 
 
 @pytest.mark.parametrize("story", IMPOSSIBLE)
-def test_the_checker_rejects(story):
+def test_checker_rejects_impossible_history(story):
     assert find_order("strict", tell(*IMPOSSIBLE[story])) is None
 
 
-def test_the_checker_accepts_what_only_an_overlap_explains():
+def test_checker_accepts_history_that_needs_overlap():
     history = tell(
         (0, 0, 1, "update", BOOT, ["CREATED", BOOT]),
         (0, 2, 9, "clear", None, FAIL),
@@ -169,7 +169,7 @@ def read_then_write(client, who, status, clock):
 
 
 @pytest.mark.parametrize(("turns", "accepted"), [("0011", True), ("1100", True), ("0110", False), ("0101", False)])
-def test_the_checker_finds_a_read_then_write(server, client, turns, accepted):
+def test_checker_finds_read_then_write(server, client, turns, accepted):
     clock = itertools.count()
     running = [read_then_write(client, 0, BOOT, clock), read_then_write(client, 1, MOVE, clock)]
     history = [done for turn in turns if (done := next(running[int(turn)])) is not None]
@@ -200,7 +200,7 @@ def small_histories(draw):
 
 @given(small_histories())
 @examples(300)
-def test_the_checker_agrees_with_trying_every_permutation(history):
+def test_checker_agrees_with_all_permutations(history):
     assert (find_order("strict", history) is not None) is any(map(explains, itertools.permutations(history)))
 
 
@@ -215,7 +215,7 @@ def explains(order):
     return True
 
 
-def test_the_small_histories_are_of_both_kinds():
+def test_small_histories_are_of_both_kinds():
     """Or the test above would compare True with True for ever."""
     kinds = Counter()
 

@@ -253,7 +253,7 @@ Success          Success          unchanged  unchanged
 """
 
 
-def test_the_whole_rule_as_a_table(make_store, client):
+def test_whole_rule_matches_handwritten_table(make_store, client):
     """Oracle and store against the table written out by hand: an oracle that errs as the store does helps nobody."""
     stores = {policy: make_store(policy=policy, namespace=policy) for policy in ("compat", "strict")}
     for line in TABLE.split("\n")[1:-1]:
@@ -273,7 +273,7 @@ def test_the_whole_rule_as_a_table(make_store, client):
     assert len(TABLE.split("\n")) - 2 == 6 * 5
 
 
-def test_a_batch_beyond_one_call_a_shard_keeps_every_room_in_its_place(make_store):
+def test_batches_of_many_calls_keep_rooms_in_order(make_store):
     store = make_store(shards=2)
     statuses = {room * 8: KVPoll(room % 4 + 1) for room in range(2_500)}
     assert {r: u.status for r, u in store.update_many(statuses).items()} == statuses

@@ -15,7 +15,7 @@ ARGUMENTS = {
     errors.KVTransferError: (5, "peer gone"),
     errors.CorruptEntryError: (5, "get", "status 'Banana'"),
     errors.RoomBusyError: (5, KVPoll.Transferring, 1.5, "prefill-0", "rid"),
-    errors.WorldSizeMismatchError: (5, "update_status", "4"),
+    errors.WorldSizeMismatchError: (5, "update_status", "4", "2"),
     errors.LeaseLostError: ("update_status", "prefill-0"),
     errors.WaitTimeoutError: (5, KVPoll.Bootstrapping, 2.5),
     errors.FeedOffError: ("mirror", "prod"),
@@ -30,7 +30,7 @@ ALL = [
 
 @pytest.mark.parametrize("kind", ALL)
 @pytest.mark.parametrize("again", [lambda error: pickle.loads(pickle.dumps(error)), copy.copy])
-def test_each_survives_with_all_it_says(kind, again):
+def test_error_survives_pickle_and_copy(kind, again):
     error = kind(*ARGUMENTS.get(kind, ("what happened",)))
     found = again(error)
     assert type(found) is kind
@@ -38,7 +38,11 @@ def test_each_survives_with_all_it_says(kind, again):
     assert (found.args, vars(found)) == (error.args, vars(error))
 
 
-def test_all_are_public_and_in_one_tree():
+def test_a_call_that_may_have_run_is_not_caught_as_one_to_retry():
+    assert not issubclass(errors.OutcomeUnknownError, errors.StoreUnavailableError)
+
+
+def test_all_errors_are_public_and_in_one_tree():
     assert len(ALL) > 10
     for kind in set(ALL) - {errors.KVPollError, errors.EvictionWarning}:
         assert issubclass(kind, errors.KVPollError)

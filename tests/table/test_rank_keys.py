@@ -15,7 +15,7 @@ KEY, PREFIX = f"kvpoll:{{default}}:room:{ROOM}", f"kvpoll:{{default}}:prefix:{RO
 
 
 class TestTimeToLive:
-    def test_it_is_the_long_one_until_all_have_come_to_the_end(self, ranks, client):
+    def test_room_has_live_ttl_until_all_ranks_end(self, ranks, client):
         first, second = ranks(2, ttl=100, terminal_ttl=20)
         for store, status in ((first, BOOT), (second, BOOT), (first, DONE), (second, MOVE)):
             store.update_status(ROOM, status)
@@ -23,7 +23,7 @@ class TestTimeToLive:
         second.update_status(ROOM, DONE)
         assert 0 < client.pttl(KEY) <= 20_000
 
-    def test_a_failed_rank_is_the_end(self, ranks, client):
+    def test_failed_rank_gives_terminal_ttl(self, ranks, client):
         first, second = ranks(2, ttl=100, terminal_ttl=20)
         first.update_status(ROOM, BOOT)
         first.update_status(ROOM, FAIL)
@@ -31,7 +31,7 @@ class TestTimeToLive:
         second.update_status(ROOM, BOOT)
         assert 0 < client.pttl(KEY) <= 20_000
 
-    def test_clearing_leaves_it_as_it_is(self, ranks, client):
+    def test_clear_of_one_rank_keeps_ttl(self, ranks, client):
         first, second = ranks(2)
         for store in (first, second):
             store.update_status(ROOM, DONE)
@@ -41,7 +41,7 @@ class TestTimeToLive:
 
 
 class TestPrefixLength:
-    def test_each_has_its_own(self, ranks, client):
+    def test_each_rank_has_its_own_length(self, ranks, client):
         first, second = ranks(2)
         first.set_decode_prefix_len(ROOM, 7)
         second.set_decode_prefix_len(ROOM, 8)
@@ -54,7 +54,7 @@ class TestPrefixLength:
 
     @pytest.mark.parametrize("world_size", [1, 2])
     @pytest.mark.parametrize("is_there", [True, False])
-    def test_clear_drops_ones_own_and_no_others(self, make_store, is_there, world_size):
+    def test_clear_drops_own_length_only(self, make_store, is_there, world_size):
         """Also the last to clear, or of a room that is gone: the others' may be for the next request."""
         store = make_store(rank=0, world_size=world_size)
         other = make_store(rank=1, world_size=2)
@@ -65,14 +65,14 @@ class TestPrefixLength:
         store.clear(ROOM)
         assert (store.pop_decode_prefix_len(ROOM), other.pop_decode_prefix_len(ROOM)) == (0, 7)
 
-    def test_one_of_another_type_goes(self, make_store, client):
+    def test_clear_deletes_prefix_key_of_another_type(self, make_store, client):
         store = make_store(rank=0, world_size=1)
         client.set(PREFIX, "by hand", ex=100)
         store.update_status(ROOM, BOOT)
         store.clear(ROOM)
         assert not client.exists(PREFIX)
 
-    def test_in_mode_prefill_failing_drops_ones_own_and_abort_all(self, ranks):
+    def test_prefill_failure_drops_own_and_abort_all_lengths(self, ranks):
         first, second = stores = ranks(2, mode="prefill")
         for store in stores:
             store.update_status(ROOM, BOOT)
@@ -88,7 +88,7 @@ class TestPrefixLength:
         assert [store.pop_decode_prefix_len(ROOM) for store in stores] == [0, 7]
 
 
-def test_the_feed_tells_with_whom_a_room_begins(ranks, client):
+def test_feed_marks_the_first_rank_of_a_room(ranks, client):
     first, second = ranks(2)
     first.open(7, request="former")
     second.open(7, request="former")
@@ -107,7 +107,7 @@ def test_the_feed_tells_with_whom_a_room_begins(ranks, client):
     ]
 
 
-def test_the_feed_tells_what_all_agree_on_and_whose_change_it_was(ranks, client):
+def test_feed_has_consensus_and_rank_of_change(ranks, client):
     first, second = ranks(2, ttl=90, terminal_ttl=30)
     first.update_status(7, BOOT)
     second.update_status(7, FAIL)
@@ -130,7 +130,7 @@ def test_the_feed_tells_what_all_agree_on_and_whose_change_it_was(ranks, client)
 
 
 @pytest.mark.parametrize("world_size", [None, 1, 4])
-def test_a_room_with_all_its_fields_is_small(server, client, world_size):
+def test_room_with_all_fields_takes_at_most_384_bytes(server, client, world_size):
     """Beside its key name, with a generation, a request as long as SGLang's, and an owner."""
     if server.is_fake:
         pytest.skip("fakeredis has no MEMORY USAGE")

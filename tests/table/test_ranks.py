@@ -30,7 +30,7 @@ class TestConsensus:
             ([FAIL, FAIL, FAIL], FAIL),
         ],
     )
-    def test_any_failed_then_any_missing_then_the_lowest(self, ranks, make_store, said, agreed):
+    def test_consensus_is_failed_then_missing_then_lowest(self, ranks, make_store, said, agreed):
         stores = ranks(3)
         for store in stores[: len(said)]:
             store.update_status(ROOM, BOOT)
@@ -42,7 +42,7 @@ class TestConsensus:
             assert store.counts() == {status: int(status is agreed) for status in KVPoll}
             assert [list(store.rooms(status)) for status in KVPoll] == [[ROOM] * (s is agreed) for s in KVPoll]
 
-    def test_it_never_goes_back_while_one_after_the_other_clears(self, ranks, make_store, client):
+    def test_consensus_stays_while_ranks_clear(self, ranks, make_store, client):
         stores, looker = ranks(3), make_store()
         for store in stores:
             store.update_status(ROOM, MOVE)
@@ -57,7 +57,7 @@ class TestConsensus:
         assert not client.exists(KEY)
         assert looker.consensus([ROOM]) == [Consensus(None, 0, 0)]
 
-    def test_a_missing_rank_keeps_it_at_bootstrapping_though_others_clear(self, ranks):
+    def test_missing_rank_keeps_consensus_at_bootstrapping(self, ranks):
         first, second, third = ranks(3)
         for store in (first, second):
             store.update_status(ROOM, DONE)
@@ -66,7 +66,7 @@ class TestConsensus:
         third.update_status(ROOM, DONE)
         assert second.consensus([ROOM])[0].status is DONE
 
-    def test_of_two_the_later_has_the_higher_number(self, ranks):
+    def test_later_consensus_has_higher_version(self, ranks):
         stores, seen = ranks(2), []
         for _ in range(3):
             for status in (BOOT, MOVE, DONE):
@@ -79,7 +79,7 @@ class TestConsensus:
                 store.clear(ROOM)
         assert seen == sorted(set(seen))
 
-    def test_a_thousand_rooms_are_one_call_a_shard(self, server, ranks, client):
+    def test_thousand_rooms_take_one_call_per_shard(self, server, ranks, client):
         if server.is_fake:
             pytest.skip("fakeredis has no INFO, and so does not count")
         store, other = ranks(2, shards=2)
@@ -95,14 +95,14 @@ class TestConsensus:
         assert calls == {"cmdstat_evalsha": 2}
         assert [status for status, *_ in found] == [MOVE, BOOT] * 500
 
-    def test_a_room_without_ranks_agrees_with_itself(self, store):
+    def test_plain_room_is_its_own_consensus(self, store):
         store.update_status(ROOM, MOVE)
         status, generation, version = store.consensus([ROOM])[0]
         assert (status, version) == (MOVE, 0)
         assert generation > 10**15
         assert store.collect(ROOM) == {}
 
-    def test_a_status_made_by_hand_is_heard_of_and_no_more(self, ranks, client):
+    def test_unknown_status_of_a_rank_counts_as_present(self, ranks, client):
         first, _ = ranks(2)
         first.update_status(ROOM, DONE)
         client.hset(KEY, "status:1", "Banana")
@@ -111,7 +111,7 @@ class TestConsensus:
 
 
 class TestOneRank:
-    def test_existence_is_ones_own(self, ranks):
+    def test_room_of_other_rank_is_absent(self, ranks):
         first, second = ranks(2)
         first.update_status(ROOM, MOVE)
         assert second.get(ROOM) is None
@@ -119,7 +119,7 @@ class TestOneRank:
         assert second.update_status(ROOM, BOOT) == Update(Outcome.CREATED, BOOT)
         assert first.poll([ROOM]) == [MOVE]
 
-    def test_any_ranks_failure_is_everybodys(self, ranks):
+    def test_failure_of_any_rank_is_read_by_all(self, ranks):
         first, second, third = ranks(3)
         for store in (first, second):
             store.update_status(ROOM, MOVE)
@@ -128,7 +128,7 @@ class TestOneRank:
         assert second.collect(ROOM) == {0: FAIL, 1: MOVE}
         assert second.entry(ROOM).failed_by == "rank 0"
 
-    def test_abort_fails_every_rank_and_the_unseen_is_born_failed(self, ranks):
+    def test_abort_fails_all_ranks_present_and_later(self, ranks):
         first, second, third = ranks(3)
         for store in (first, second):
             store.update_status(ROOM, MOVE)
@@ -139,14 +139,14 @@ class TestOneRank:
         entry = first.entry(ROOM)
         assert (entry.ranks, entry.reason, entry.failed_by) == ({0: FAIL, 1: FAIL, 2: FAIL}, "why", "rank 2")
 
-    def test_born_failed_is_not_who_failed_it(self, ranks, store):
+    def test_rank_that_joins_failed_room_is_not_failed_by(self, ranks, store):
         first, second = ranks(2)
         first.update_status(ROOM, MOVE)
         store.abort(ROOM, "by hand")
         second.update_status(ROOM, BOOT)
         assert first.entry(ROOM).failed_by is None
 
-    def test_who_has_cleared_sees_nothing_and_comes_too_late(self, ranks, client):
+    def test_cleared_rank_reads_nothing_and_is_skipped(self, ranks, client):
         first, second = ranks(2)
         for store in (first, second):
             store.update_status(ROOM, MOVE)
@@ -161,7 +161,7 @@ class TestOneRank:
         second.abort(ROOM)
         assert (first.get(ROOM), second.get(ROOM)) == (None, FAIL)
 
-    def test_who_saw_a_failure_before_it_spoke_can_clear_it(self, ranks, client):
+    def test_rank_without_status_can_clear_failure(self, ranks, client):
         first, second, third = ranks(3)
         first.update_status(ROOM, MOVE)
         assert second.clear(ROOM) is None
@@ -174,7 +174,7 @@ class TestOneRank:
         assert first.clear(ROOM) is FAIL
         assert not client.exists(KEY)
 
-    def test_the_last_to_clear_frees_the_room_for_the_next(self, ranks):
+    def test_last_clear_frees_room_for_next_request(self, ranks):
         first, second = ranks(2)
         for store in (first, second):
             store.update_status(ROOM, DONE)
@@ -184,7 +184,7 @@ class TestOneRank:
         assert first.update_status(ROOM, BOOT) == Update(Outcome.CREATED, BOOT)
         assert second.consensus([ROOM])[0].generation > before
 
-    def test_the_wrong_ranks_are_refused_before_anything_is_sent(self, make_store):
+    def test_bad_ranks_are_refused_before_sending(self, make_store):
         for wrong in ({"rank": 0}, {"world_size": 2}, {"rank": 2, "world_size": 2}, {"rank": -1, "world_size": 2}):
             with pytest.raises(InvalidInputError, match="rank"):
                 make_store(**wrong)

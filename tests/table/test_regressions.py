@@ -37,20 +37,20 @@ class TestLateAfterClear:
         assert store.clear(ROOM) is KVPoll.Success
         return store
 
-    def test_failed_does_not_bring_it_back(self, store, client):
+    def test_late_failed_does_not_recreate_room(self, store, client):
         assert store.update_status(ROOM, KVPoll.Failed) == SKIPPED
         assert store.update_many({ROOM: KVPoll.Failed}) == {ROOM: SKIPPED}
         assert store.abort(ROOM, "client went away") == SKIPPED
         assert store.record_failure(ROOM, "client went away") is False
         assert not client.exists(KEY)
 
-    def test_the_next_request_is_not_born_failed(self, store):
+    def test_next_request_does_not_start_failed(self, store):
         store.abort(ROOM, "client went away")
         assert store.update_status(ROOM, KVPoll.Bootstrapping) == Update(Outcome.CREATED, KVPoll.Bootstrapping)
         assert store.failure_reason(ROOM) is None
 
     @pytest.mark.parametrize("late", [KVPoll.Transferring, KVPoll.Success])
-    def test_a_late_step_brings_it_back_under_compat_only(self, store, policy, client, late):
+    def test_late_progress_recreates_room_under_compat_only(self, store, policy, client, late):
         """SGLang's own table does so to this day; under compat the TTL is what ends the leak."""
         expected = Update(Outcome.CREATED, late) if policy == "compat" else SKIPPED
         assert store.update_status(ROOM, late) == expected
@@ -58,12 +58,12 @@ class TestLateAfterClear:
         if policy == "compat":
             assert 0 < client.pttl(KEY) <= 900_000
 
-    def test_touch_does_not_bring_it_back(self, store, client):
+    def test_touch_does_not_recreate_room(self, store, client):
         assert store.touch([ROOM]) == 0
         assert not client.exists(KEY)
 
 
-class TestLateIntoTheNextRequest:
+class TestLateInNextRequest:
     """The room has been cleared and opened again: both policies take the old request's message for the new one's."""
 
     @pytest.fixture
@@ -74,11 +74,11 @@ class TestLateIntoTheNextRequest:
         store.update_status(ROOM, KVPoll.Bootstrapping)
         return store
 
-    def test_failed_fails_the_new_request(self, store):
+    def test_late_abort_fails_the_new_request(self, store):
         assert store.abort(ROOM, "of the old request") == Update(Outcome.FAILED, KVPoll.Failed)
         assert store.failure_reason(ROOM) == "of the old request"
 
-    def test_under_compat_the_new_request_still_gets_through_and_under_strict_it_is_lost(self, store, policy):
+    def test_new_request_recovers_under_compat_only(self, store, policy):
         store.abort(ROOM, "of the old request")
         update = store.update_status(ROOM, KVPoll.WaitingForInput)
         if policy == "compat":
@@ -88,10 +88,10 @@ class TestLateIntoTheNextRequest:
             assert update == Update(Outcome.UNCHANGED, KVPoll.Failed)
             assert store.failure_reason(ROOM) == "of the old request"
 
-    def test_success_ends_the_new_request_before_it_began(self, store):
+    def test_late_success_ends_the_new_request(self, store):
         assert store.update_status(ROOM, KVPoll.Success) == Update(Outcome.ADVANCED, KVPoll.Success)
 
-    def test_an_old_reason_does_not_outlive_its_request(self, store):
+    def test_reason_does_not_outlive_its_request(self, store):
         store.abort(ROOM, "first")
         store.clear(ROOM)
         store.update_status(ROOM, KVPoll.Bootstrapping)
@@ -104,7 +104,7 @@ class TestFailedThenSuccess:
     """max() over the numbers promotes Failed, which is 0, to anything; that is what compat keeps and strict ends."""
 
     @pytest.mark.parametrize("end", [KVPoll.Bootstrapping, KVPoll.Transferring, KVPoll.Success])
-    def test_each_policy(self, make_store, policy, end):
+    def test_failed_is_left_under_compat_only(self, make_store, policy, end):
         store = make_store(policy=policy)
         serve(store, until=KVPoll.Transferring)
         store.abort(ROOM, "peer lost")
@@ -112,12 +112,12 @@ class TestFailedThenSuccess:
         assert store.update_status(ROOM, end) == expected
         assert store.get(ROOM) is expected.status
 
-    def test_success_then_failed_is_failed_under_both(self, make_store, policy):
+    def test_success_then_failed_is_failed(self, make_store, policy):
         store = make_store(policy=policy)
         serve(store)
         assert store.update_status(ROOM, KVPoll.Failed) == Update(Outcome.FAILED, KVPoll.Failed)
 
-    def test_in_one_batch_with_other_rooms(self, make_store, policy):
+    def test_failed_in_batch_is_left_under_compat_only(self, make_store, policy):
         store = make_store(policy=policy)
         store.update_many(dict.fromkeys(range(10), KVPoll.Transferring) if policy == "compat" else {})
         store.update_many(dict.fromkeys(range(10), KVPoll.Bootstrapping))
@@ -127,7 +127,7 @@ class TestFailedThenSuccess:
         assert sorted(store.rooms(KVPoll.Failed)) == failed
 
 
-def test_a_duplicate_clear_is_no_error(make_store, policy):
+def test_duplicate_clear_is_no_error(make_store, policy):
     store = make_store(policy=policy)
     serve(store)
     assert [store.clear(ROOM), store.clear(ROOM)] == [KVPoll.Success, None]
@@ -138,7 +138,7 @@ class TestDecodePrefixLength:
     """Prefill records it before the room's first status, so a failure must drop it even when the room is absent."""
 
     @pytest.mark.parametrize("fail", ["update_status", "update_many", "abort"])
-    def test_failed_of_an_absent_room_drops_it(self, make_store, policy, client, fail):
+    def test_failure_of_absent_room_drops_length(self, make_store, policy, client, fail):
         store = make_store(policy=policy, mode="prefill")
         store.set_decode_prefix_len(ROOM, 4096)
         arguments = {"update_status": (ROOM, KVPoll.Failed), "update_many": ({ROOM: KVPoll.Failed},), "abort": (ROOM,)}
@@ -146,7 +146,7 @@ class TestDecodePrefixLength:
         assert client.exists(KEY, PREFIX) == 0
         assert store.pop_decode_prefix_len(ROOM) == 0
 
-    def test_a_second_failure_drops_what_was_recorded_in_between(self, make_store, policy):
+    def test_second_failure_drops_newer_length(self, make_store, policy):
         store = make_store(policy=policy, mode="prefill")
         serve(store, until=KVPoll.Bootstrapping)
         for fail in (store.abort, store.abort, lambda room: store.update_status(room, KVPoll.Failed)):
@@ -154,7 +154,7 @@ class TestDecodePrefixLength:
             fail(ROOM)
             assert store.pop_decode_prefix_len(ROOM) == 0
 
-    def test_other_steps_leave_it(self, make_store, policy):
+    def test_progress_keeps_length(self, make_store, policy):
         store = make_store(policy=policy, mode="prefill")
         store.set_decode_prefix_len(ROOM, 4096)
         serve(store)
@@ -167,7 +167,7 @@ class TestAbortRacingClear:
     ROUNDS = 150
 
     @pytest.mark.parametrize("server", REAL, indirect=True)
-    def test_the_room_is_gone_and_the_answers_fit_together(self, server, client, policy):
+    def test_abort_racing_clear_leaves_no_room(self, server, client, policy):
         stores = [StatusStore(server.store_client(), policy=policy) for _ in range(2)]
         setup = StatusStore(server.store_client(), policy=policy, mode="none")
         start, end = threading.Barrier(3), threading.Barrier(3)

@@ -20,7 +20,7 @@ def put(store, room, status):
 
 
 class TestUpdate:
-    def test_creates_a_room_with_fields_for_people(self, store, client):
+    def test_update_creates_room_with_readable_fields(self, store, client):
         assert store.update_status(ROOM, KVPoll.Bootstrapping) == Update(Outcome.CREATED, KVPoll.Bootstrapping)
         fields = client.hgetall(KEY)
         assert fields.keys() == {"status", "generation", "opened_ms", "updated_ms"}
@@ -32,31 +32,31 @@ class TestUpdate:
     def test_plain_ints_are_statuses(self, store):
         assert store.update_status(1, 3).status is KVPoll.Transferring
 
-    def test_never_goes_back(self, store):
+    def test_status_never_goes_back(self, store):
         put(store, 1, KVPoll.Transferring)
         assert store.update_status(1, KVPoll.WaitingForInput) == Update(Outcome.UNCHANGED, KVPoll.Transferring)
 
-    def test_failed_ends_a_room(self, store):
+    def test_failed_is_final(self, store):
         put(store, 1, KVPoll.Transferring)
         assert store.update_status(1, KVPoll.Failed) == Update(Outcome.FAILED, KVPoll.Failed)
         assert store.update_status(1, KVPoll.Failed) == Update(Outcome.UNCHANGED, KVPoll.Failed)
 
-    def test_failed_never_creates(self, make_store, policy, client):
+    def test_failed_creates_no_room(self, make_store, policy, client):
         store = make_store(policy=policy)
         assert store.update_status(ROOM, KVPoll.Failed) == Update(Outcome.SKIPPED, None)
         assert not client.exists(KEY)
 
-    def test_success_never_becomes_anything_but_failed(self, store):
+    def test_success_becomes_nothing_but_failed(self, store):
         put(store, 1, KVPoll.Success)
         assert store.update_status(1, KVPoll.Transferring).outcome is Outcome.UNCHANGED
         assert store.update_status(1, KVPoll.Failed).outcome is Outcome.FAILED
 
     @pytest.mark.parametrize("status", [KVPoll.Transferring, KVPoll.Success])
-    def test_only_compat_creates_from_the_middle(self, make_store, status):
+    def test_only_compat_creates_room_at_late_status(self, make_store, status):
         assert make_store(policy="compat", namespace="a").update_status(1, status).outcome is Outcome.CREATED
         assert make_store(policy="strict", namespace="b").update_status(1, status).outcome is Outcome.SKIPPED
 
-    def test_only_compat_leaves_failed_and_then_forgets_why(self, make_store):
+    def test_only_compat_leaves_failed_and_drops_reason(self, make_store):
         compat, strict = make_store(policy="compat", namespace="a"), make_store(policy="strict", namespace="b")
         for store in (compat, strict):
             put(store, 1, KVPoll.Transferring)
@@ -66,7 +66,7 @@ class TestUpdate:
         assert strict.update_status(1, KVPoll.Success) == Update(Outcome.UNCHANGED, KVPoll.Failed)
         assert strict.failure_reason(1) == "first"
 
-    def test_many_at_once_answer_as_one_by_one(self, make_store, policy):
+    def test_update_many_answers_like_single_updates(self, make_store, policy):
         store = make_store(policy=policy)
         put(store, 2, KVPoll.Transferring)
         put(store, 3, KVPoll.Failed)
@@ -76,29 +76,29 @@ class TestUpdate:
         put(twin, 3, KVPoll.Failed)
         assert store.update_many(incoming) == {room: twin.update_status(room, s) for room, s in incoming.items()}
 
-    def test_batches_beyond_one_call(self, store):
+    def test_update_many_takes_more_than_one_call(self, store):
         updates = store.update_many(dict.fromkeys(range(2_001), KVPoll.Bootstrapping))
         assert list(updates) == list(range(2_001))
         assert {update.outcome for update in updates.values()} == {Outcome.CREATED}
 
-    def test_nothing_to_do_sends_nothing(self, store, client):
+    def test_empty_batches_send_nothing(self, store, client):
         assert store.update_many({}) == {}
         assert (store.poll([]), store.touch([]), store.clear_many([])) == ([], 0, {})
         assert client.dbsize() == 0
 
 
 class TestFailure:
-    def test_abort_fails_and_says_why_in_one_step(self, store, client):
+    def test_abort_sets_failed_and_reason_together(self, store, client):
         put(store, ROOM, KVPoll.WaitingForInput)
         assert store.abort(ROOM) == Update(Outcome.FAILED, KVPoll.Failed)
         assert client.hget(KEY, "reason") == "Aborted by AbortReq."
         assert store.failure_reason(ROOM) == "Aborted by AbortReq."
 
-    def test_abort_of_an_absent_room_writes_nothing(self, store, client):
+    def test_abort_of_absent_room_writes_nothing(self, store, client):
         assert store.abort(ROOM, "too late") == Update(Outcome.SKIPPED, None)
         assert not client.exists(KEY)
 
-    def test_the_first_cause_stays(self, store):
+    def test_first_reason_is_kept(self, store):
         put(store, 1, KVPoll.Transferring)
         assert store.record_failure(1, "cause") is True
         assert store.record_failure(1, "symptom") is False
@@ -106,23 +106,23 @@ class TestFailure:
         assert store.abort(1, "symptom").outcome is Outcome.UNCHANGED
         assert store.failure_reason(1) == "cause"
 
-    def test_a_repeated_record_answers_as_the_first_did(self, store):
+    def test_repeated_record_failure_returns_true(self, store):
         put(store, 1, KVPoll.Transferring)
         assert [store.record_failure(1, "cause") for _ in range(2)] == [True, True]
 
-    def test_record_changes_neither_status_nor_ttl(self, store, client):
+    def test_record_failure_keeps_status_and_ttl(self, store, client):
         put(store, ROOM, KVPoll.Transferring)
         client.pexpire(KEY, 5000)
         store.record_failure(ROOM, "cause")
         assert store.get(ROOM) is KVPoll.Transferring
         assert 0 < client.pttl(KEY) <= 5000
 
-    def test_an_absent_room_keeps_no_reason(self, store, client):
+    def test_absent_room_stores_no_reason(self, store, client):
         assert store.record_failure(ROOM, "cause") is False
         assert store.failure_reason(ROOM) is None
         assert not client.exists(KEY)
 
-    def test_reasons_are_cut_and_survive_any_text(self, store):
+    def test_reasons_are_cut_and_keep_any_text(self, store):
         for room, reason in enumerate(("x" * 5000, "naïve ☃\n\x1b[31m", "lone \udc80 surrogate")):
             put(store, room, KVPoll.Transferring)
             store.abort(room, reason)
@@ -130,7 +130,7 @@ class TestFailure:
         assert store.failure_reason(1) == "naïve ☃\n\x1b[31m"
         assert store.failure_reason(2) == "lone ? surrogate"
 
-    def test_failure_exception_clears_and_raises_in_one_step(self, store, client):
+    def test_failure_exception_clears_and_raises(self, store, client):
         put(store, ROOM, KVPoll.Transferring)
         store.set_decode_prefix_len(ROOM, 7)
         store.abort(ROOM, "peer \x1b[31mgone")
@@ -144,7 +144,7 @@ class TestFailure:
 
 
 class TestReading:
-    def test_an_absent_room(self, store):
+    def test_absent_room_reads_as_none_or_raises(self, store):
         assert store.get(1) is None
         assert store.get(1, "gone") == "gone"
         assert store.entry(1) is None
@@ -170,7 +170,7 @@ class TestReading:
         assert 0 < entry.opened_at <= entry.updated_at
         assert 0 < entry.ttl <= 50
 
-    def test_rooms_and_counts(self, store):
+    def test_rooms_and_counts_list_the_table(self, store):
         store.update_many({0: 1, 1: 2, ROOM: 4, 7: 4})
         store.abort(1, "why")
         assert sorted(store.rooms()) == [0, 1, 7, ROOM]
@@ -183,7 +183,7 @@ class TestReading:
             KVPoll.Success: 2,
         }
 
-    def test_rooms_of_many_pages_come_once(self, store):
+    def test_rooms_yields_each_room_once(self, store):
         store.update_many(dict.fromkeys(range(5_000), KVPoll.Bootstrapping))
         assert sorted(store.rooms()) == list(range(5_000))
 
@@ -193,7 +193,7 @@ class TestReading:
             client.set(f"kvpoll:{{default}}:{name}", "?", ex=60)
         assert list(store.rooms()) == [1]
 
-    def test_a_hand_made_status_is_an_error_that_names_the_room(self, store, client):
+    def test_unknown_status_is_an_error_that_names_the_room(self, store, client):
         client.hset(KEY, "status", "Banana")
         client.expire(KEY, 60)
         for read in (store.get, store.entry, lambda room: store.poll([1, room])):
@@ -205,7 +205,7 @@ class TestReading:
         assert store.clear(ROOM) is None
         assert store.get(ROOM) is None
 
-    def test_a_key_of_another_type_is_named_and_can_be_cleared(self, store, client):
+    def test_key_of_another_type_is_named_and_clearable(self, store, client):
         store.update_status(1, KVPoll.Transferring)
         client.set(KEY, "by hand", ex=60)
         for read in (store.get, store.entry, lambda room: store.poll([1, room]), lambda room: store.counts()):
@@ -215,7 +215,7 @@ class TestReading:
         assert not client.exists(KEY)
 
     @pytest.mark.parametrize("mode", ["none", "prefill"])
-    def test_a_key_of_another_type_keeps_no_other_room_from_being_written(self, make_store, client, mode):
+    def test_key_of_another_type_blocks_no_other_write(self, make_store, client, mode):
         store = make_store(mode=mode)
         client.set(KEY, "by hand", ex=60)
         corrupt = {"match": f"room {ROOM} holds a key of another type .*WRONGTYPE"}
@@ -231,7 +231,7 @@ class TestReading:
                 write(ROOM)
         assert client.get(KEY) == "by hand"
 
-    def test_a_prefix_key_of_another_type_keeps_no_other_room_from_failing(self, make_store, client):
+    def test_prefix_key_of_another_type_blocks_no_other_failure(self, make_store, client):
         store = make_store(mode="prefill")
         store.update_many({1: 1, ROOM: 1, 2: 1})
         client.set(PREFIX, "by hand", ex=60)
@@ -242,36 +242,36 @@ class TestReading:
 
 
 class TestClearing:
-    def test_says_what_it_was_and_leaves_nothing(self, store, client):
+    def test_clear_returns_status_and_deletes_keys(self, store, client):
         put(store, ROOM, KVPoll.Transferring)
         store.set_decode_prefix_len(ROOM, 7)
         assert store.clear(ROOM) is KVPoll.Transferring
         assert store.clear(ROOM) is None
         assert client.exists(KEY, PREFIX) == 0
 
-    def test_many(self, store):
+    def test_clear_many_returns_each_status(self, store):
         put(store, 1, KVPoll.Transferring)
         assert store.clear_many([1, 2, 1]) == {1: KVPoll.Transferring, 2: None}
 
 
 class TestDecodePrefixLength:
-    def test_may_come_before_the_room_and_is_taken_once(self, store):
+    def test_length_may_precede_room_and_is_popped_once(self, store):
         store.set_decode_prefix_len(1, 4096)
         assert store.pop_decode_prefix_len(1) == 4096
         assert store.pop_decode_prefix_len(1) == 0
 
-    def test_the_last_one_counts(self, store):
+    def test_last_length_counts(self, store):
         store.set_decode_prefix_len(1, 1)
         store.set_decode_prefix_len(1, 2)
         assert store.pop_decode_prefix_len(1) == 2
 
-    def test_clear_drops_that_of_an_absent_room_too(self, store):
+    def test_clear_drops_length_of_absent_room(self, store):
         store.set_decode_prefix_len(1, 7)
         store.clear(1)
         assert store.pop_decode_prefix_len(1) == 0
 
     @pytest.mark.parametrize(("mode", "left"), [("prefill", 0), ("decode", 7), ("none", 7)])
-    def test_failed_drops_it_on_prefill_only(self, make_store, mode, left):
+    def test_failed_drops_length_in_mode_prefill_only(self, make_store, mode, left):
         store = make_store(mode=mode)
         for room in (1, 2, 3, 4):
             store.set_decode_prefix_len(room, 7)

@@ -15,6 +15,7 @@ from redis_kvpoll.protocol.feed import Tail
 from redis_kvpoll.protocol.settings import ExpectedSettings
 from tests.support import pace, real
 from tests.support.feeds import a_round
+from tests.support.internals import inner
 
 FEED = "kvpoll:{default}:feed"
 
@@ -23,10 +24,10 @@ def short(news):
     return [found if isinstance(found, FeedGap) else (found.room, found.status) for found in news]
 
 
-class TestTheTailInRounds:
+class TestTailRounds:
     """What ``tail`` does again and again."""
 
-    def test_the_last_and_then_what_comes(self, store):
+    def test_tail_gives_last_changes_then_new_ones(self, store):
         store.update_many(dict.fromkeys(range(40), KVPoll.Bootstrapping))
         tail = Tail(20)
         assert short(a_round(store, tail)) == [(room, KVPoll.Bootstrapping) for room in range(20, 40)]
@@ -38,20 +39,20 @@ class TestTheTailInRounds:
         store.update_status(7, 2)
         assert short(a_round(store, tail)) == [(7, KVPoll.WaitingForInput)]
 
-    def test_from_now_on(self, store):
+    def test_tail_of_0_gives_new_changes_only(self, store):
         store.update_status(1, 1)
         tail = Tail(0)
         assert a_round(store, tail) == []
         store.update_status(1, 3)
         assert short(a_round(store, tail)) == [(1, KVPoll.Transferring)]
 
-    def test_a_feed_that_is_not_there_yet(self, store):
+    def test_tail_waits_for_missing_feed(self, store):
         tail = Tail(5)
         assert a_round(store, tail) == a_round(store, tail) == []
         store.update_status(1, 1)
         assert short(a_round(store, tail)) == [(1, KVPoll.Bootstrapping)]
 
-    def test_more_than_a_page(self, store, monkeypatch):
+    def test_tail_reads_many_pages(self, store, monkeypatch):
         monkeypatch.setattr("redis_kvpoll.protocol.feed.PAGE", 10)
         rooms = range(16 * 25)
         store.update_many(dict.fromkeys(rooms, 1))
@@ -61,7 +62,7 @@ class TestTheTailInRounds:
         found = [change.room for _ in range(3) for change in a_round(store, tail)]
         assert found == list(rooms)
 
-    def test_shards_are_one(self, make_store):
+    def test_tail_merges_shards(self, make_store):
         store = make_store(shards=4)
         for room in range(50):
             store.update_status(room, 1)
@@ -73,7 +74,7 @@ class TestTheTailInRounds:
         store.update_many(dict.fromkeys(range(50), 3))
         assert {change.room for change in a_round(store, tail)} == set(range(50))
 
-    def test_what_was_trimmed_before_it_was_read_is_missed_aloud(self, store, client):
+    def test_changes_trimmed_before_reading_are_a_gap(self, store, client):
         store.update_status(1, 1)
         tail = Tail(1)
         (seen,) = a_round(store, tail)
@@ -86,7 +87,7 @@ class TestTheTailInRounds:
         store.update_status(5, 1)
         assert short(a_round(store, tail)) == [(5, KVPoll.Bootstrapping)]
 
-    def test_what_was_trimmed_after_it_was_read_is_no_gap(self, store, client):
+    def test_changes_trimmed_after_reading_are_no_gap(self, store, client):
         store.update_many({1: 1})
         store.update_status(2, 1)
         tail = Tail(2)
@@ -94,7 +95,7 @@ class TestTheTailInRounds:
         client.xtrim(FEED, maxlen=1, approximate=False)
         assert a_round(store, tail) == []
 
-    def test_a_feed_that_was_lost_is_a_gap_once(self, store, client):
+    def test_lost_feed_is_one_gap(self, store, client):
         store.update_status(1, 1)
         tail = Tail(1)
         (seen,) = a_round(store, tail)
@@ -104,17 +105,17 @@ class TestTheTailInRounds:
         store.update_status(2, 1)
         assert short(a_round(store, tail)) == [(2, KVPoll.Bootstrapping)]
 
-    def test_a_feed_that_was_lost_and_has_begun_anew_before_it_was_missed(self, store, client):
+    def test_feed_restarted_between_reads_is_followed(self, store, client):
         store.update_status(1, 1)
         tail = Tail(1)
         (seen,) = a_round(store, tail)
         client.delete(FEED)
         assert a_round(store, tail) == [FeedGap(seen.id, None)]
-        store.update_status(2, 1)  # between the two looks
+        store.update_status(2, 1)  # between the two reads
         assert a_round(store, tail) == []
         assert short(a_round(store, tail)) == [(2, KVPoll.Bootstrapping)]
 
-    def test_a_server_whose_ids_are_older(self, store, client):
+    def test_older_ids_after_failover_are_followed(self, store, client):
         """After a failover to one whose clock is behind: what it appends must not be waited for until it catches up."""
         store.update_status(1, 1)
         tail = Tail(1)
@@ -127,7 +128,7 @@ class TestTheTailInRounds:
         client.xadd(FEED, {"7": "Success"}, id="6-1")
         assert short(a_round(store, tail)) == [(7, KVPoll.Success)]
 
-    def test_a_feed_that_was_lost_and_begins_anew_with_older_ids(self, store, client):
+    def test_feed_restarted_with_older_ids_is_followed(self, store, client):
         store.update_status(1, 1)
         tail = Tail(1)
         (seen,) = a_round(store, tail)
@@ -138,7 +139,7 @@ class TestTheTailInRounds:
         client.expire(FEED, 60)
         assert short(a_round(store, tail)) == [(7, KVPoll.Success)]
 
-    def test_entries_that_say_nothing_are_passed_over(self, store, client):
+    def test_entries_without_changes_are_skipped(self, store, client):
         store.update_status(1, 1)
         tail = Tail(1)
         a_round(store, tail)
@@ -148,12 +149,12 @@ class TestTheTailInRounds:
         assert short(a_round(store, tail)) == [(1, KVPoll.WaitingForInput)]
 
 
-def test_it_waits_before_it_looks_again():
+def test_tail_sleeps_before_next_read():
     executor = Executor(ExpectedSettings.checked("prod", None, None, None, None), 9.0, 9.0, 5.0)
     tail = Tail(0)
-    assert not isinstance(next(executor.read_on("tail", tail)), Sleep)
+    assert not isinstance(next(executor.read_feed("tail", tail)), Sleep)
     tail.pause = 0.05
-    assert next(executor.read_on("tail", tail)) == Sleep(0.05)
+    assert next(executor.read_feed("tail", tail)) == Sleep(0.05)
 
 
 class Follower:
@@ -161,7 +162,7 @@ class Follower:
 
     def __init__(self, world, store, last=1):
         self._world = world
-        self._tail = store._store.tail(last) if world.is_async else store.tail(last)
+        self._tail = inner(store).tail(last)
 
     def next(self):
         async def following():
@@ -176,16 +177,16 @@ def write_when_it_waits(server):
     """Change a room once its feed was looked at in vain."""
     with StatusStore.from_url(server.url) as store, server.client() as client:
 
-        def looks():
+        def reads():
             return client.info("commandstats").get("cmdstat_xrange", {"calls": 0})["calls"]
 
-        before = looks()
-        real.until(lambda: looks() > before + 1, "a tail looks at the feed")
+        before = reads()
+        real.until(lambda: reads() > before + 1, "the tail has read the feed")
         store.update_status(1, 3)
 
 
 class TestTail:
-    def test_what_others_write_meanwhile(self, world):
+    def test_changes_by_others_arrive(self, world):
         server = world.shared()
         store = world.open(server.tcp)
         store.update_status(1, 1)
@@ -196,7 +197,7 @@ class TestTail:
         assert follower.next() == (1, KVPoll.Transferring)
         change.join(60)
 
-    def test_a_lost_connection_is_not_noticed(self, world):
+    def test_lost_connection_is_invisible(self, world):
         server = world.shared()
         store = world.open(server.tcp, deadline=60.0)
         store.update_status(1, 1)
@@ -207,7 +208,7 @@ class TestTail:
             client.xadd(FEED, {"1": "Success"})
             assert follower.next() == (1, KVPoll.Success)
 
-    def test_a_server_that_comes_back_without_its_data(self, world):
+    def test_restart_without_data_is_a_gap(self, world):
         server = world.serve()
         store = world.open(server.tcp, deadline=60.0)
         store.update_status(1, 1)
@@ -219,7 +220,7 @@ class TestTail:
             other.update_status(2, 1)
         assert follower.next() == (2, KVPoll.Bootstrapping)
 
-    def test_a_server_that_stays_away(self, world):
+    def test_unreachable_server_raises(self, world):
         server = world.serve()
         deadline = pace.seconds(0.3)
         store = world.open(server.tcp, deadline=deadline)
@@ -227,12 +228,12 @@ class TestTail:
         follower = Follower(world, store)
         follower.next()
         server.stop()
-        world._used.remove(server)
+        world.forget(server)
         said = re.escape(f"tail of namespace 'default': no answer within {deadline:g} s")
         with pytest.raises(StoreUnavailableError, match=f"^{said}"):
             follower.next()
 
-    def test_a_store_that_is_closed(self, world):
+    def test_closed_store_raises(self, world):
         store = world.open(world.shared().tcp)
         store.update_status(1, 1)
         follower = Follower(world, store)
@@ -241,7 +242,7 @@ class TestTail:
         with pytest.raises(StoreClosedError, match=r"^tail: "):
             follower.next()
 
-    def test_a_task_that_waits_can_be_cancelled(self):
+    def test_waiting_task_can_be_cancelled(self):
         async def work():
             async with AsyncStatusStore.from_url(real.shared().url) as store:
                 await store.update_status(1, 1)

@@ -19,11 +19,11 @@ class TestTimeToLive:
         return client.pttl(key) / 1000
 
     @pytest.mark.parametrize("status", LIVE)
-    def test_a_live_room_has_the_long_one(self, store, client, status):
+    def test_live_room_has_live_ttl(self, store, client, status):
         store.update_status(ROOM, status)
         assert self.TERMINAL < self.left(client) <= self.TTL
 
-    def test_an_ended_room_has_the_short_one(self, store, client):
+    def test_ended_room_has_terminal_ttl(self, store, client):
         for end in (
             lambda: store.update_status(ROOM, 4),
             lambda: store.update_status(ROOM, 0),
@@ -34,7 +34,7 @@ class TestTimeToLive:
             end()
             assert 0 < self.left(client) <= self.TERMINAL
 
-    def test_what_writes_nothing_renews_nothing(self, make_store, client):
+    def test_call_that_writes_nothing_keeps_ttl(self, make_store, client):
         store = make_store(ttl=self.TTL, terminal_ttl=self.TERMINAL)
         put(store, ROOM, KVPoll.Transferring)
         client.pexpire(KEY, 5000)
@@ -46,12 +46,12 @@ class TestTimeToLive:
         store.update_status(ROOM, KVPoll.Failed)
         assert self.left(client) <= 5
 
-    def test_leaving_failed_by_compat_gives_the_long_one_again(self, store, client):
+    def test_leaving_failed_restores_live_ttl(self, store, client):
         put(store, ROOM, KVPoll.Failed)
         store.update_status(ROOM, KVPoll.Transferring)
         assert self.left(client) > self.TERMINAL
 
-    def test_touch_keeps_live_rooms_and_their_prefix_length(self, store, client):
+    def test_touch_extends_live_rooms_and_prefix_lengths(self, store, client):
         store.update_many({ROOM: 2, 1: 4, 2: 1})
         store.abort(2)
         store.set_decode_prefix_len(ROOM, 7)
@@ -63,7 +63,7 @@ class TestTimeToLive:
         assert self.left(client, "kvpoll:{default}:room:1") <= 5
         assert self.left(client, "kvpoll:{default}:room:2") <= 5
 
-    def test_an_expired_room_is_absent(self, store, client):
+    def test_expired_room_is_absent(self, store, client):
         put(store, ROOM, KVPoll.Transferring)
         client.pexpireat(KEY, 1)
         assert store.get(ROOM) is None

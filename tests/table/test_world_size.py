@@ -24,7 +24,7 @@ class TestWorldSize:
             ({"rank": 2, "world_size": 3}, {"rank": 0, "world_size": 2}),
         ],
     )
-    def test_another_is_refused_and_nothing_is_written(self, make_store, client, theirs, ours, mode):
+    def test_other_world_size_is_refused_and_writes_nothing(self, make_store, client, theirs, ours, mode):
         there, here = make_store(mode=mode, **theirs), make_store(mode=mode, **ours)
         there.update_status(ROOM, INPUT)
         for store in (there, here):
@@ -34,9 +34,11 @@ class TestWorldSize:
             with pytest.raises(WorldSizeMismatchError, match=rf"^update_status: room {ROOM} has ") as caught:
                 here.update_status(ROOM, status)
             assert caught.value.theirs == str(theirs.get("world_size", 0))
+            ours_shown = f"world_size={ours['world_size']}" if ours else "no ranks"
+            assert f", but this store has {ours_shown}; " in str(caught.value)
         assert (room_keys(client), words(client)) == (before, feed)
 
-    def test_in_a_batch_it_is_the_room_that_is_named(self, store, make_store):
+    def test_mismatch_in_batch_names_the_room(self, store, make_store):
         ranked = make_store(rank=0, world_size=2)
         ranked.update_status(5, BOOT)
         with pytest.raises(WorldSizeMismatchError, match=r"^update_many: room 5 has world_size=2"):
@@ -47,7 +49,7 @@ class TestWorldSize:
         ("theirs", "ours"),
         [({}, {"rank": 0, "world_size": 2}), ({"rank": 0, "world_size": 2}, {"rank": 0, "world_size": 3})],
     )
-    def test_another_does_not_clear_through_a_handle_and_may_without(self, make_store, client, theirs, ours):
+    def test_other_world_size_clears_only_without_handle(self, make_store, client, theirs, ours):
         there, here = make_store(**theirs), make_store(**ours)
         held = there.open(ROOM, request="rid", status=INPUT)
         held.set_decode_prefix_len(7)
@@ -61,7 +63,7 @@ class TestWorldSize:
         make_store().attach(ROOM).clear()
         assert not room_keys(client), "who has no rank works on the whole"
 
-    def test_who_has_no_rank_works_on_the_whole(self, ranks, store, client):
+    def test_store_without_rank_works_on_whole_room(self, ranks, store, client):
         first, second = ranks(2)
         for one in (first, second):
             one.update_status(ROOM, MOVE)

@@ -32,7 +32,7 @@ class PluginSettings:
     join: float = 10.0
     """The most that joining may take at the start. Longer than ``deadline``, whose error says more than a timeout."""
     shards: int | None = None
-    feed: int | None = None
+    feed_length: int | None = None
 
     def options(self, role: str) -> StoreOptions:
         """Return the options of a store of the role's namespace. Policy strict is SGLang's own rule since PR 24539."""
@@ -43,7 +43,7 @@ class PluginSettings:
             deadline=self.deadline,
             policy="strict",
             shards=self.shards,
-            feed=self.feed,
+            feed_length=self.feed_length,
         )
 
 
@@ -75,7 +75,7 @@ PARSERS: Mapping[str, Callable[[str], Any]] = {
     "DEADLINE": _seconds,
     "JOIN": _seconds,
     "SHARDS": int,
-    "FEED": int,
+    "FEED_LENGTH": int,
 }
 
 

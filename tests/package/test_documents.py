@@ -1,0 +1,105 @@
+"""What the documents name is there, and is named by the project's words."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import shlex
+from xml.etree import ElementTree
+
+import click
+import pytest
+
+from redis_kvpoll.cli.app import kvpoll
+from redis_kvpoll.integrations.sglang import settings
+from tests.support.documents import DOCUMENTS, ROOT, anchors, blocks, prose_of, shell_lines, text_of
+
+FOLDERS = ("redis_kvpoll", "lua", "tests", "docs", "bench", "chaos")
+PICTURES = sorted(path.name for path in (ROOT / "docs").glob("*.svg"))
+FROZEN = (
+    *(
+        r"(?<!in )flights?",
+        "riders?",
+        "lanes?",
+        "pilots?",
+        "formations?",
+        r"(?<!round\s)trips?",
+        "judges?",
+        "condemn\\w*",
+    ),
+    *(
+        "graves?",
+        "bury",
+        "buried",
+        "unsaid",
+        "untold",
+        "in vain",
+        "guests?",
+        "openers?",
+        "restat\\w+",
+        "taken for dead",
+    ),
+    *("lapsed?", "lapses", "beaten", "misfits?", "teeth", "violence", "faulty", "late copies"),
+)
+"""Words that this project no longer uses: docs/glossary.md has those that it does."""
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_links_lead_somewhere(document):
+    for link in re.findall(r"\]\(([^)\s]+)\)", text_of(document)):
+        if "://" in link:
+            continue
+        path, _, anchor = link.partition("#")
+        target = ((ROOT / document).parent / path).resolve() if path else ROOT / document
+        assert target.exists(), link
+        if anchor:
+            assert anchor in anchors(target.relative_to(ROOT)), link
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_files_are_where_they_are_named(document):
+    names = re.findall(r"`([\w./-]+/[\w./-]*)`", prose_of(document))
+    for name in (name for name in names if name.split("/")[0] in FOLDERS and "NAME" not in name):
+        assert (ROOT / name).exists(), name
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_kvpoll_takes_what_is_shown(document):
+    shown = re.findall(r"^\$ (kvpoll .+)$", "".join(blocks(document, "")), re.MULTILINE)
+    inline = re.findall(r"`(kvpoll [a-z][^`…]*)`", prose_of(document))
+    for line in [*shell_lines([document], "kvpoll"), *shown, *inline]:
+        words = [re.sub("^ROOM$", "42", word) for word in shlex.split(line, comments=True)[1:]]
+        name, command, rest = kvpoll.resolve_command(click.Context(kvpoll), words)
+        needs_room = "room" in {parameter.name for parameter in command.params}
+        if line in inline and needs_room and not any(word.isdigit() for word in rest):
+            rest = [*rest, "42"]
+        command.make_context(name, rest)  # a wrong option or argument raises UsageError
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_variables_are_read_by_the_plugin(document):
+    known = {settings.URL, *(settings.PREFIX + name for name in settings.READERS)}
+    assert set(re.findall(r"\bKVPOLL_[A-Z_]+\b", text_of(document))) <= known
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_former_words_are_gone(document):
+    prose = re.sub(r"`[^`]*`|\]\([^)]*\)", "", prose_of(document))
+    found = re.findall(rf"\b(?:{'|'.join(FROZEN)})\b", prose, re.IGNORECASE)
+    assert not found
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_a_picture_stands_alone(name):
+    """A page shows it as an image: nothing in it may load anything, and a screen reader gets its title."""
+    picture = (ROOT / "docs" / name).read_text(encoding="utf-8")
+    root = ElementTree.fromstring(picture)  # noqa: S314 - our own file
+    assert root.get("aria-label") or root.get("aria-labelledby")
+    assert set(re.findall(r"\w+://[^\s\"')]+", picture)) == {"http://www.w3.org/2000/svg"}
+
+
+def test_the_layers_are_drawn_from_their_list():
+    script = runpy.run_path(str(ROOT / "docs/architecture.py"))
+    drawn = script["draw"]()
+    assert (ROOT / "docs/architecture.svg").read_text(encoding="utf-8") == drawn, "run python docs/architecture.py"
+    assert all(f">{name}<" in drawn for layer in script["LAYERS"] for name in layer)

@@ -1,0 +1,213 @@
+"""The insides of stores, mirrors and replicas, by name: the one module of the tests that reads private attributes.
+
+A rename inside the package is followed here and nowhere else; tests/package/test_private_attributes.py holds that. To
+reach something new, add a function named after what it returns.
+
+A store or mirror may be wrapped (``Blocking``, ``Looped``): every function takes it either way.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from redis_kvpoll.protocol import acl
+from redis_kvpoll.transport import embedded
+from tests.support.blocking import Blocking
+
+
+def inner(wrapped: Any) -> Any:
+    """The library's own object."""
+    return getattr(wrapped, "inner", wrapped)
+
+
+# Of a store
+
+
+def executor_of(store: Any) -> Any:
+    return inner(store)._executor
+
+
+def dispatcher_of(store: Any) -> Any:
+    return inner(store)._dispatcher
+
+
+def transport_of(store: Any) -> Any:
+    return inner(store)._transport
+
+
+def replace_transport(store: Any, transport: Any) -> None:
+    inner(store)._transport = transport
+
+
+def tracked_rooms_of(store: Any) -> Any:
+    return executor_of(store).tracked_rooms
+
+
+def context_of(store: Any) -> Any:
+    """The settings that a store has agreed on with its server."""
+    return executor_of(store)._context
+
+
+def run(store: Any, effects: Any) -> Any:
+    """The result of a generator of effects, driven by the store's dispatcher."""
+    answer = dispatcher_of(store).run(effects)
+    return store.runner.run(answer) if isinstance(store, Blocking) else answer
+
+
+def execute(store: Any, command: Any) -> Any:
+    """The result of one command, sent as a method of the store would send it."""
+    answer = inner(store)._run(command)
+    return store.runner.run(answer) if isinstance(store, Blocking) else answer
+
+
+def age_settings(store: Any, seconds: float) -> None:
+    """Let the store check its settings so much earlier."""
+    executor_of(store)._settings_valid_until -= seconds
+
+
+# Of its dispatcher
+
+
+def queues_of(store: Any) -> dict[str, Any]:
+    """{tag: the queue of that shard}"""
+    return dict(dispatcher_of(store)._queues)
+
+
+def queue_of(store: Any, tag: str = "default") -> Any:
+    return dispatcher_of(store)._queues[tag]
+
+
+def dispatcher_lock_of(store: Any) -> Any:
+    return dispatcher_of(store)._lock
+
+
+def is_idle(store: Any) -> bool:
+    """Whether no call of a blocking store is queued, under way or inside a thread."""
+    free = all(queue.is_free and queue.next_sender is None for queue in queues_of(store).values())
+    return free and not dispatcher_of(store)._threads_inside
+
+
+def wake_next_sender(store: Any, queue: Any) -> None:
+    dispatcher_of(store)._wake_next_sender(queue)
+
+
+# Of its connections
+
+
+def node_pool_of(store: Any) -> Any:
+    return transport_of(store)._node_pool
+
+
+def idle_connections_of(store: Any) -> list[Any]:
+    return list(node_pool_of(store)._idle)
+
+
+def take_connection(store: Any) -> Any:
+    """A connection of a blocking store, as a call would take it."""
+    return node_pool_of(store)._connection(None, fresh=False)
+
+
+def give_back_connection(store: Any, connection: Any) -> None:
+    node_pool_of(store)._give_back(connection)
+
+
+# Of a lease
+
+
+def make_touch_due(keeper: Any, seconds: float | None = None) -> None:
+    """Let a lease's rooms be touched so many seconds earlier, or with the next heartbeat."""
+    keeper._next_touch = 0.0 if seconds is None else keeper._next_touch - seconds
+
+
+def rooms_to_touch(keeper: Any) -> Any:
+    return keeper._to_touch
+
+
+# Of a mirror, and of the waits of a store
+
+
+def replica_of(watcher: Any) -> Any:
+    """The local copy of a mirror, or the one behind ``store.wait``; None while there is none."""
+    return waits_of(watcher)._replica
+
+
+def waits_of(watcher: Any) -> Any:
+    return getattr(inner(watcher), "_waits", inner(watcher))
+
+
+def waits_lock_of(store: Any) -> Any:
+    return waits_of(store)._lock
+
+
+def follower_threads_of(mirror: Any) -> list[Any]:
+    """The threads of a blocking mirror that follow the feed."""
+    return [follower._thread for follower in inner(mirror)._threads]
+
+
+def read_once(follower: Any) -> Any:
+    """The effects of one blocking read of the feed."""
+    return follower._read(block=True)
+
+
+def follow_feed(follower: Any) -> Any:
+    """The effects of following the feed."""
+    return follower._follow_feed()
+
+
+# Of the replica of a shard
+
+
+def ids_of(shard: Any) -> dict[int, int]:
+    """{room: the id of the newest entry that is known of it}"""
+    return shard._ids  # type: ignore[no-any-return]
+
+
+def statuses_of(shard: Any) -> dict[int, Any]:
+    return shard._statuses  # type: ignore[no-any-return]
+
+
+def ahead_of(shard: Any) -> list[tuple[int, int]]:
+    """(id, room) of own writes that the feed has not come to."""
+    return shard._ahead  # type: ignore[no-any-return]
+
+
+def own_writes_of(shard: Any) -> dict[int, Any]:
+    return shard._own  # type: ignore[no-any-return]
+
+
+def cleared_ranks_of(shard: Any) -> dict[int, set[int]]:
+    return shard._cleared  # type: ignore[no-any-return]
+
+
+def read_positions_of(shard: Any) -> dict[int, int]:
+    """{room: the id up to which a read of the server speaks for it}"""
+    return shard._looked  # type: ignore[no-any-return]
+
+
+def unread_of(shard: Any) -> set[int]:
+    """The rooms that a resync has still to read."""
+    return shard._unread  # type: ignore[no-any-return]
+
+
+def buckets_of(expiry: Any) -> Any:
+    return expiry._buckets
+
+
+# Of modules
+
+
+def track_one_room(tracked_rooms: Any, tag: str, room: int, tracked: Any, *, awaits_creator: bool) -> None:
+    """Make a room tracked without a reply that does it."""
+    tracked_rooms._shards[tag] = {room: tracked}
+    if awaits_creator:
+        tracked_rooms._awaiting_creator[tag] = {room: None}
+
+
+def calls_without_comments(source: str) -> tuple[list[str], str]:
+    """(the commands that the ACL rule's reader finds in a script, the script without its comments)"""
+    code = acl._COMMENT.sub("", source)
+    return acl._CALLED.findall(code), code
+
+
+def is_process_gone(pid: int) -> bool:
+    return embedded._is_gone(pid)
