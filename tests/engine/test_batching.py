@@ -39,7 +39,7 @@ def server():
 @pytest.fixture
 async def store(proxy):
     """A store behind the proxy, which has agreed on its settings."""
-    async with AsyncStatusStore.from_url(proxy.url, deadline=60.0) as store:
+    async with AsyncStatusStore.from_url(f"{proxy.url}?socket_timeout=60", deadline=60.0) as store:
         await store.update_many(dict.fromkeys(range(5), BOOT))
         await asyncio.gather(store.get(9), store.clear(9))  # the server knows the scripts
         proxy.commands.clear()
