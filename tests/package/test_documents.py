@@ -78,7 +78,7 @@ def test_kvpoll_takes_what_is_shown(document):
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_variables_are_read_by_the_plugin(document):
-    known = {settings.URL, *(settings.PREFIX + name for name in settings.READERS)}
+    known = {settings.URL, *(settings.PREFIX + name for name in settings.PARSERS)}
     assert set(re.findall(r"\bKVPOLL_[A-Z_]+\b", text_of(document))) <= known
 
 
