@@ -1,4 +1,7 @@
-"""One server, and our asyncio connections to it. The same as ``connections``, awaited."""
+"""The asyncio connections of a store to one server.
+
+Invariant: a connection is in the pool only when no reply is due on it.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +20,9 @@ from redis_kvpoll.transport.connection_options import IDLE_CLOSED, MAX_IDLE, con
 
 
 class AsyncNodePool:
-    """One server, and our connections to it: at most MAX_IDLE, for which calls wait in line.
+    """The connections to one server: at most MAX_IDLE; further calls wait for one of them.
 
-    ``keep`` must live as long as the node_pool does.
+    ``keep`` is kept alive as long as the pool.
     """
 
     def __init__(
@@ -29,44 +32,44 @@ class AsyncNodePool:
         self._class = connection_class
         self._deadline = deadline
         self.limit = time_limit(client_options, deadline)
-        """Seconds that a call may take, unless it says otherwise."""
-        # fakeredis's cannot: nothing ends its long reads before their time, and in asyncio they outlive the connection.
+        """Seconds for a call that has no timeout of its own."""
+        # fakeredis cannot: nothing ends its blocking reads early, and in asyncio they outlive the connection.
         self.can_block = not connection_class.__module__.startswith("fakeredis")
-        # The time limit is set around a whole call, here; one inside each send and read would cost more.
+        # The timeout is set around a whole call, in _talk; one inside each send and read would cost more.
         self._options = connection_options(client_options) | {"socket_timeout": None, "socket_connect_timeout": None}
         self._idle: list[Any] = []
-        self._places = asyncio.Semaphore(MAX_IDLE)
+        self._free = asyncio.Semaphore(MAX_IDLE)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
-        # Sentinel's connection would turn READONLY into a lost connection, and what did not run into what may have.
+        # Sentinel's connection turns READONLY, which did not execute, into a lost connection, which may have.
         sentinel = issubclass(connection_class, SentinelManagedConnection)
         self._read = AbstractConnection.read_response if sentinel else connection_class.read_response
 
-    def twin(self) -> AsyncNodePool:
-        """The same server, with connections of its own."""
+    def clone(self) -> AsyncNodePool:
+        """Return a pool of the same server."""
         return AsyncNodePool(self._class, self._options, self.limit, self._keep)
 
     async def call(self, effect: Send) -> Any:
         """Send a call over one connection and read its reply."""
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
-            # Connections live and die with their event loop; another one (a second asyncio.run) starts afresh.
-            self._loop, self._idle, self._places = loop, [], asyncio.Semaphore(MAX_IDLE)
-        places, left = self._places, effect.timeout or self._deadline
-        if places.locked():
+            # Connections end with their event loop; another loop (a second asyncio.run) gets its own.
+            self._loop, self._idle, self._free = loop, [], asyncio.Semaphore(MAX_IDLE)
+        free, left = self._free, effect.timeout or self._deadline
+        if free.locked():
             end = loop.time() + left
             try:
                 async with asyncio.timeout(left):
-                    await places.acquire()
+                    await free.acquire()
             except TimeoutError:
                 raise NotSent from TimeoutError(f"all {MAX_IDLE} connections of this store were busy")
-            left = max(0.001, end - loop.time())  # standing in line was a part of it
+            left = max(0.001, end - loop.time())  # the wait counts towards the timeout
         else:
-            await places.acquire()
+            await free.acquire()
         try:
             return await self._talk(effect, min(left, self.limit))
         finally:
-            places.release()
+            free.release()
 
     async def close(self) -> None:
         """Close the idle connections."""
@@ -91,16 +94,16 @@ class AsyncNodePool:
                 if effect.then:
                     reply = [reply, *[await self._read(connection) for _ in effect.then]]
         except BaseException as error:
-            refused = isinstance(error, ResponseError) and not isinstance(error, ReadOnlyError)
-            # After an error reply the connection is in effect, unless more replies are to come.
-            if connection is not None and refused and not effect.then:
+            rejected = isinstance(error, ResponseError) and not isinstance(error, ReadOnlyError)
+            # After an error reply the connection is in order, unless more replies are to come.
+            if connection is not None and rejected and not effect.then:
                 await self._give_back(connection)
                 raise
-            # What cut this connection has most likely cut the idle ones as well; a caller who gave up has not.
-            gone = [] if isinstance(error, asyncio.CancelledError) else list(self._idle)
-            for cut in [*([] if connection is None else [connection]), *gone]:
-                await cut.disconnect(nowait=True)
-            if gone:
+            # The failure has most likely hit the idle connections, too; a cancellation has not.
+            broken = [] if isinstance(error, asyncio.CancelledError) else list(self._idle)
+            for closed in [*([] if connection is None else [connection]), *broken]:
+                await closed.disconnect(nowait=True)
+            if broken:
                 self._idle.clear()
             if type(error) is TimeoutError:
                 error = TimeoutError(f"no {'reply' if connection else 'connection'} within {limit:.3g} s")
@@ -129,11 +132,11 @@ class AsyncNodePool:
 
 
 async def _is_open(connection: Any) -> bool:
-    """Whether an idle connection is still good. Nothing is due on it, so anything to read means it is not."""
+    """Return whether an idle connection is still open. No reply is due, so anything to read means that it is not."""
     try:
         if await connection.can_read():
             return False
-        # What came since the event loop last looked, redis-py has not seen: after a busy stretch, or between two runs.
+        # redis-py sees what the event loop has read: after a busy stretch, or between two runs, more may have come.
         writer: Any = getattr(connection, "_writer", None)
         if hasattr(writer, "get_extra_info"):
             poll = select.poll()

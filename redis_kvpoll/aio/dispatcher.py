@@ -1,4 +1,10 @@
-"""Drives flows for asyncio. Calls made in the same turn of the event loop share a batch."""
+"""Runs flows for asyncio. Calls made in the same turn of the event loop share a batch.
+
+A task of the dispatcher's own, the sender, sends the batches of a shard. It starts in the turn after the first call, so
+that all calls of that turn share the batch.
+
+Invariant: a caller that is cancelled stops no other: its call leaves the queue, or stays in its batch without it.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +21,8 @@ from redis_kvpoll.engine import batching
 from redis_kvpoll.engine.classify import NotSent
 from redis_kvpoll.engine.effects import AwaitCalls, Effect, Flow, PendingCall, Send
 from redis_kvpoll.engine.executor import Executor
-from redis_kvpoll.protocol.feed import Change, FeedGap, Tail
+from redis_kvpoll.protocol.feed import Change, FeedGap
+from redis_kvpoll.protocol.feed_reader import Tail
 from redis_kvpoll.protocol.scan import Scan
 from redis_kvpoll.protocol.script_call import Call, Command
 
@@ -23,13 +30,13 @@ T = TypeVar("T")
 V = TypeVar("V")
 
 
-async def drive(flow: Flow[T], take: Callable[[Effect], Awaitable[Any]]) -> T:
-    """The same as in ``dispatch``, awaited."""
+async def drive(flow: Flow[T], perform: Callable[[Effect], Awaitable[Any]]) -> T:
+    """Perform each effect of a flow, errors included, until it returns."""
     try:
         effect = next(flow)
         while True:
             try:
-                result = await take(effect)
+                result = await perform(effect)
             except (NotSent, RedisError, OSError) as error:
                 effect = flow.throw(error)
             else:
@@ -40,7 +47,7 @@ async def drive(flow: Flow[T], take: Callable[[Effect], Awaitable[Any]]) -> T:
 
 
 class AsyncShardQueue(batching.ShardQueue):
-    """A queue of one event loop. A task, its sender, flies until nobody waits in it."""
+    """A queue of one event loop. Its sender is a task that sends batches until the queue is empty."""
 
     __slots__ = ("loop",)
 
@@ -53,31 +60,23 @@ class AsyncShardQueue(batching.ShardQueue):
         return self.sender is not None and not self.sender.done()
 
 
-class CallWaiter(asyncio.Future[Any]):
-    """Where a caller waits for its pending. Cancelled, it leaves its waiter in line, or its batch."""
+class CallFuture(asyncio.Future[Any]):
+    """What a caller awaits for its call. A cancellation takes the call out of its queue or batch."""
 
     queue: AsyncShardQueue
     pending: PendingCall
-    leave: Callable[[AsyncShardQueue, PendingCall], None]
-    __slots__ = (
-        "leave",
-        "pending",
-        "queue",
-    )  # set by who makes it: an __init__ would cost more than all the rest of it
+    on_cancel: Callable[[AsyncShardQueue, PendingCall], None]
+    __slots__ = ("on_cancel", "pending", "queue")  # _future_for sets them: an __init__ would cost more than the rest
 
     def cancel(self, msg: Any | None = None) -> bool:
         if not super().cancel(msg):
             return False
-        self.leave(self.queue, self.pending)
+        self.on_cancel(self.queue, self.pending)
         return True
 
 
 class AsyncDispatcher:
-    """The driver and the queues of one asyncio store.
-
-    A sender begins in the turn after the first call, so all calls of that turn go along; and since it is no caller's
-    own, a caller who is cancelled takes nobody down.
-    """
+    """The driver and the queues of one asyncio store."""
 
     def __init__(self, executor: Executor, transport: AsyncTransport) -> None:
         self.executor = executor
@@ -86,7 +85,7 @@ class AsyncDispatcher:
         self._queues: defaultdict[str, AsyncShardQueue] = defaultdict(AsyncShardQueue)
 
     def execute(self, command: Command[V, T]) -> Awaitable[T]:
-        """Carry a command out. One that goes along with others costs a future, and no coroutine of its own."""
+        """Execute a command. One that shares a batch costs a future, and no coroutine of its own."""
         calls = self.executor.calls(command)
         if len(calls) != 1:
             return self.run(self.executor.run(command, calls))
@@ -95,67 +94,69 @@ class AsyncDispatcher:
         queue = self._queue(call.tag)
         if queue.is_free and not queue.has_sender:
             queue.enqueue(pending)
-            return self._lead(queue, pending, command, now)
+            return self._send_if_alone(queue, pending, command, now)
         queue.enqueue(pending)
-        return self._waiter_for(queue, pending)
+        return self._future_for(queue, pending)
 
     async def run(self, flow: Flow[T]) -> T:
-        """Do each effect that a flow asks for, until it returns."""
-        return await drive(flow, self._take)
+        """Run a flow and return its result."""
+        return await drive(flow, self._perform)
 
-    async def _take(self, effect: Effect) -> Any:
+    async def _perform(self, effect: Effect) -> Any:
         if isinstance(effect, AwaitCalls):
-            return await self._carry(effect.pending_calls)  # cancelled, its pending_calls only leave their batches
+            return await self._await_calls(effect.pending_calls)  # a cancellation here closes no connection
         try:
-            return await self.transport.take(effect)
+            return await self.transport.perform(effect)
         except (NotSent, RedisError, OSError):
             raise
         except BaseException:
-            self.executor.connection_lost()  # cancelled: the connection is gone, as if it had been lost
+            self.executor.connection_lost()  # cancelled: the connection is closed
             raise
 
     async def pages(self) -> AsyncIterator[list[int]]:
-        """The rooms of the namespace, some at a time."""
+        """Yield the rooms of the namespace, some at a time."""
         scan = Scan(self.transport.clustered)
         while (page := await self.run(self.executor.next_page(scan))) is not None:
             yield page
 
     async def news(self, tail: Tail) -> AsyncIterator[Change | FeedGap]:
-        """What is new in the feed, for ever."""
+        """Yield what is new in the feed, without end."""
         while True:
             while await self.run(self.executor.read_feed("tail", tail)):
                 pass
             for change in tail.news():
                 yield change
 
-    async def _lead(self, queue: AsyncShardQueue, pending: PendingCall, command: Command[V, T], now: float) -> T:
-        """Let the rest of this turn come along. A call that is still alone is sent by its caller, without a task."""
-        # asyncio's own loops show whether anything else is due in this turn; of others it is assumed.
+    async def _send_if_alone(
+        self, queue: AsyncShardQueue, pending: PendingCall, command: Command[V, T], now: float
+    ) -> T:
+        """Wait for other calls until the end of this turn. The caller of a single call sends it, without a task."""
+        # asyncio's own loops show whether anything else is due in this turn; other loops are assumed to have some.
         if getattr(queue.loop, "_ready", True):
             try:
                 await asyncio.sleep(0)
             except BaseException:
-                self._leave(queue, pending)
+                self._cancel(queue, pending)
                 raise
         if len(queue.waiting) > 1:
             self._start_sender(queue)
-            return cast("T", await self._waiter_for(queue, pending))
+            return cast("T", await self._future_for(queue, pending))
         queue.waiting.clear()
         queue.batch = pending.call
         reply = await self._send_alone(queue, command, pending.call, now)
         return command.finish(command.rooms, self.executor.decode(command, command.rooms, reply))
 
     async def _send_alone(self, queue: AsyncShardQueue, command: Command[V, T], call: Call, now: float) -> list[Any]:
-        """The reply to a call that has its queue for itself."""
+        """Return the reply to a call that has its queue to itself."""
         executor = self.executor
         epochs = executor.observer_epochs()
         try:
             try:
-                reply = await self.transport.take(Send(call.tag, call.words(), None, not call.spec.repeatable))
+                reply = await self.transport.perform(Send(call.tag, call.words(), None, not call.spec.repeatable))
             except (NotSent, RedisError, OSError) as error:
                 return await self.run(executor.recover_call(command, call, now, error))
             except BaseException:
-                executor.connection_lost()  # cancelled: the connection is gone, as if it had been lost
+                executor.connection_lost()  # cancelled: the connection is closed
                 raise
             if executor.detects_data_loss(call, reply):
                 return await self.run(executor.recover_call(command, call, now, None))
@@ -164,9 +165,9 @@ class AsyncDispatcher:
             queue.batch = None
             self._start_sender(queue)
 
-    async def _carry(self, pending_calls: list[PendingCall]) -> None:
-        """Return when all pending_calls have arrived. Each is of another queue."""
-        waiters = [self._waiter_for(self._queue(pending.call.tag), pending) for pending in pending_calls]
+    async def _await_calls(self, pending_calls: list[PendingCall]) -> None:
+        """Enqueue calls, each in another queue; return when all are done."""
+        waiters = [self._future_for(self._queue(pending.call.tag), pending) for pending in pending_calls]
         for waiter in waiters:
             was_free = waiter.queue.is_free
             waiter.queue.enqueue(waiter.pending)
@@ -180,23 +181,23 @@ class AsyncDispatcher:
                 waiter.cancel()
             raise
 
-    def _waiter_for(self, queue: AsyncShardQueue, pending: PendingCall) -> CallWaiter:
-        pending.waiter = waiter = CallWaiter(loop=queue.loop)
-        waiter.queue, waiter.pending, waiter.leave = queue, pending, self._leave
+    def _future_for(self, queue: AsyncShardQueue, pending: PendingCall) -> CallFuture:
+        pending.waiter = waiter = CallFuture(loop=queue.loop)
+        waiter.queue, waiter.pending, waiter.on_cancel = queue, pending, self._cancel
         return waiter
 
     def _queue(self, tag: str) -> AsyncShardQueue:
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
-            # Who flew and who waited in a former event loop has ended with it.
+            # The senders and callers of a former event loop have ended with it.
             self._loop, self._queues = loop, defaultdict(AsyncShardQueue)
         return self._queues[tag]
 
     def _start_sender(self, queue: AsyncShardQueue) -> None:
-        """A sender for those who wait. It begins in the next turn, whatever kind of tasks the event loop makes."""
+        """Start a sender, if calls wait and none runs. It starts in the next turn, whatever tasks the loop makes."""
         if queue.waiting and not queue.batch and not queue.has_sender and not queue.loop.is_closed():
             queue.sender = asyncio.Task(self._send_until_empty(queue), loop=queue.loop)
-            # One that is cancelled before it begins is replaced.
+            # A sender that is cancelled before it starts is replaced.
             queue.sender.add_done_callback(lambda sender: self._start_sender(queue) if sender.cancelled() else None)
 
     async def _send_until_empty(self, queue: AsyncShardQueue) -> None:
@@ -205,17 +206,17 @@ class AsyncDispatcher:
             try:
                 await self.run(self.executor.send_batch(batch))
             except asyncio.CancelledError:
-                # Nobody waits for this batch any more; or all tasks are being cancelled. Who waits still, must not
-                # wait for ever.
+                # No caller waits for this batch any more; or all tasks are being cancelled. Callers that still wait
+                # must not wait for ever.
                 while queue.sender.uncancel():
                     pass
                 done_calls = queue.requeue_or_fail(batch)
-            except Exception as error:  # a mistake of ours
+            except Exception as error:  # a bug
                 batch.fail(error)
                 done_calls = queue.complete(batch)
             else:
                 done_calls = queue.complete(batch)
-            # In the next turn: first the next batch departs, and the server works while the callers go on.
+            # In the next turn: the next batch is sent first, so that the server works while the callers go on.
             queue.loop.call_soon(self._settle_all, done_calls)
 
     def _settle_all(self, pending_calls: list[PendingCall]) -> None:
@@ -224,9 +225,9 @@ class AsyncDispatcher:
                 self._settle(pending)
 
     def _settle(self, pending: PendingCall) -> None:
-        """Give a caller what it waits for."""
+        """Resolve the future of a call."""
         command, waiter = pending.command, pending.waiter
-        pending.waiter = None  # or the two would hold each other, and wait for the garbage collector
+        pending.waiter = None  # else the two would be a cycle for the garbage collector
         if command is None:
             waiter.set_result(None)
             return
@@ -238,8 +239,8 @@ class AsyncDispatcher:
         else:
             waiter.set_result(value)
 
-    def _leave(self, queue: AsyncShardQueue, pending: PendingCall) -> None:
-        """A caller was cancelled. A batch that nobody waits for any more ends."""
+    def _cancel(self, queue: AsyncShardQueue, pending: PendingCall) -> None:
+        """Take out the call of a cancelled caller. A batch without callers ends."""
         queue.cancel(pending)
         pending.waiter = None
         batch = queue.batch

@@ -1,23 +1,19 @@
-"""A task for each follower, and how asyncio code waits. The same as ``threads``, awaited."""
+"""The task that runs a follower."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 
 from redis_kvpoll.aio.dispatcher import drive
 from redis_kvpoll.aio.transport import AsyncTransport
-from redis_kvpoll.model import KVPoll
 from redis_kvpoll.replica.follow import REJECTED_RETRY, Follower
-from redis_kvpoll.replica.replica import Replica
-from redis_kvpoll.replica.shard import Waiter
 
 logger = logging.getLogger("redis_kvpoll.mirror")
 
 
 class FollowerTask:
-    """The task that runs a follower, a session after another, each over connections of its own."""
+    """Runs the sessions of a follower one after the other, each over connections of its own."""
 
     def __init__(self, transport: AsyncTransport, follower: Follower, namespace: str) -> None:
         self.follower = follower
@@ -28,7 +24,7 @@ class FollowerTask:
         return self._task.get_loop() is loop
 
     async def stop(self) -> None:
-        """Stop, and be gone when this returns; unless it is the task itself that says so."""
+        """Stop the task, and wait for its end, unless it is the current one."""
         if not self.runs_in(asyncio.get_running_loop()):
             return  # it ended with its event loop
         self._task.cancel()
@@ -39,35 +35,12 @@ class FollowerTask:
         pause: float | None = 0.0
         while pause is not None:
             await asyncio.sleep(pause)
-            twin, session = self._transport.twin(), self.follower.session()
+            clone, session = self._transport.clone(), self.follower.session()
             pause = REJECTED_RETRY
             try:
-                pause = await drive(session, twin.take)
+                pause = await drive(session, clone.perform)
             except Exception:
-                logger.exception(
-                    "a follower's session ended as it never should; the next begins in %g s", REJECTED_RETRY
-                )
+                logger.exception("a follower's session failed unexpectedly; the next begins in %g s", REJECTED_RETRY)
             finally:
                 session.close()
-                await twin.close()
-
-
-async def await_outcome(
-    replica: Replica, waiter: Waiter, woken: asyncio.Future[None], until: float | None, seconds: float | None
-) -> KVPoll:
-    """Sleep until the waiter is woken. ``until`` is a time of the loop, that of ``seconds`` from the beginning."""
-    if waiter.outcome is None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout_at(until):
-                await woken
-    return replica.result(waiter, seconds)
-
-
-def until(seconds: float | None) -> float | None:
-    return None if seconds is None else asyncio.get_running_loop().time() + seconds
-
-
-def waker(woken: asyncio.Future[None]) -> None:
-    """Wake who awaits, unless that was cancelled just now."""
-    if not woken.done():
-        woken.set_result(None)
+                await clone.close()

@@ -1,4 +1,4 @@
-"""A lease that a task keeps alive. The same as ``blocking``, awaited."""
+"""The lease for asyncio, which a task renews."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ logger = logging.getLogger("redis_kvpoll.leases")
 class AsyncLease(LeaseBase):
     """Lease for asyncio: an async context manager, with ``aclose``.
 
-    A task of the event loop in which it was entered keeps it alive: a loop that is blocked for longer than ``ttl``
-    loses it, as a process that was stopped does.
+    A task of the event loop in which it was entered renews it: a loop that is blocked for longer than ``ttl`` loses it,
+    as a stopped process does.
     """
 
-    def __init__(self, dispatcher: AsyncDispatcher, terms: LeaseConfig) -> None:
-        super().__init__(dispatcher.executor, terms)
+    def __init__(self, dispatcher: AsyncDispatcher, config: LeaseConfig) -> None:
+        super().__init__(dispatcher.executor, config)
         self._dispatcher = dispatcher
         forkable.add(self)
         self._stopping = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     async def aclose(self) -> None:
-        """Give the lease up. May be repeated."""
+        """Release the lease. May be repeated."""
         if self._is_held:
             self._is_held = False
             await self._stop()
@@ -43,9 +43,7 @@ class AsyncLease(LeaseBase):
         try:
             await self._dispatcher.run(self._keeper.take())
         except BaseException:
-            self._executor.detach_lease(
-                self._keeper
-            )  # it was taken before the task was cancelled; nobody keeps it alive
+            self._executor.detach_lease(self._keeper)  # it may have been taken, but no task renews it
             raise
         self._is_held, self._forked_from = True, None
         self._stopping = asyncio.Event()
@@ -65,7 +63,7 @@ class AsyncLease(LeaseBase):
             except KVPollError as error:
                 keeper.heartbeat_failed(error)
             except Exception:
-                logger.exception("a heartbeat of %s ended as it never should; the next tries again", keeper)
+                logger.exception("a heartbeat of %s failed unexpectedly; the next tries again", keeper)
             if keeper.lost:
                 return
 
@@ -77,13 +75,13 @@ class AsyncLease(LeaseBase):
         await asyncio.wait([task])
 
     def after_fork(self) -> None:
-        """In the child, where its event loop does not run."""
+        """In the child, where the event loop does not run."""
         self._task = None
         self._forked()
 
 
 async def _is_set(event: asyncio.Event, seconds: float) -> bool:
-    """Wait for an event, so long at most."""
+    """Wait for an event, at most so long; return whether it is set."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await event.wait()

@@ -1,4 +1,7 @@
-"""Room, for asyncio. The same as ``room``, awaited."""
+"""The handle of a room that was opened or attached.
+
+Invariant: a write through it changes its own generation of the room, or nothing.
+"""
 
 from __future__ import annotations
 
@@ -24,27 +27,27 @@ class AsyncRoom(Handle[AsyncDispatcher]):
     """Room for asyncio: an async context manager, whose methods are awaited."""
 
     async def status(self) -> KVPoll | None:
-        """The status of this generation; None when it is no more."""
+        """The status of this generation; None when it is gone."""
         return await self._run(fenced_commands.status(self._id, self._generation))
 
     async def update(self, status: KVPoll | int) -> Update:
-        """Merge a status into the room; STALE when it is no longer this generation."""
+        """Merge a status into the room; STALE when this generation is gone."""
         return await self._run(fenced_commands.update(self._id, self._generation, status))
 
     async def fail(self, reason: str) -> Update:
-        """Fail the room and say why, in one effect; STALE when it is no longer this generation."""
+        """Fail the room with a reason, in one step; STALE when this generation is gone."""
         return await self._run(fenced_commands.fail(self._id, self._generation, reason))
 
     async def clear(self) -> Update:
-        """Remove the room: CLEARED with the status that it had, or STALE when it is no longer this generation."""
+        """Remove the room: CLEARED with the status that it had, or STALE when this generation is gone."""
         return await self._run(fenced_commands.clear(self._id, self._generation))
 
     async def set_decode_prefix_len(self, length: int) -> bool:
-        """Record how many tokens of the prompt decode already holds, for this generation; False when it is no more."""
+        """Record how many tokens of the prompt the decode side holds already; False when this generation is gone."""
         return await self._run(fenced_commands.set_decode_prefix_len(self._id, self._generation, length))
 
     async def decode_prefix_len(self) -> int:
-        """What was recorded, for this generation or for the room before it was opened; 0 when there is nothing."""
+        """The length recorded for this generation, or for the room before it was opened; 0 when there is none."""
         return await self._run(fenced_commands.decode_prefix_len(self._id, self._generation))
 
     async def __aenter__(self) -> Self:
@@ -55,10 +58,10 @@ class AsyncRoom(Handle[AsyncDispatcher]):
     ) -> None:
         try:
             await self.clear()
-        except KVPollError as trouble:
+        except KVPollError as failure:
             if error is None:
                 raise
-            logger.warning("room %d was not cleared at exit: %s", self._id, trouble)
+            logger.warning("room %d was not cleared at exit: %s", self._id, failure)
 
     async def _run(self, command: Command[V, T]) -> T:
         dispatcher = self._require_dispatcher(command.operation)

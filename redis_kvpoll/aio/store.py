@@ -1,4 +1,4 @@
-"""AsyncStatusStore: the table for asyncio."""
+"""The store: the table of one namespace, with its handles, leases, mirrors and waits."""
 
 from __future__ import annotations
 
@@ -13,18 +13,20 @@ from redis_kvpoll import validation
 from redis_kvpoll.aio import connect
 from redis_kvpoll.aio.dispatcher import AsyncDispatcher
 from redis_kvpoll.aio.lease import AsyncLease
-from redis_kvpoll.aio.mirror import AsyncMirror, AsyncWaitRegistry
+from redis_kvpoll.aio.mirror import AsyncMirror
 from redis_kvpoll.aio.room import AsyncRoom
 from redis_kvpoll.aio.table import AsyncTable
+from redis_kvpoll.aio.waits import AsyncWaitRegistry
 from redis_kvpoll.engine import reaper
 from redis_kvpoll.engine.executor import Executor
 from redis_kvpoll.engine.session import DEFAULT_DEADLINE, DEFAULT_TERMINAL_TTL, DEFAULT_TTL, StoreOptions
 from redis_kvpoll.model import KVPoll, Owner
 from redis_kvpoll.protocol import fenced_commands, room_commands
-from redis_kvpoll.protocol.feed import Change, FeedGap, History, Tail
+from redis_kvpoll.protocol.feed import Change, FeedGap
+from redis_kvpoll.protocol.feed_reader import History, Tail
 from redis_kvpoll.protocol.handle import Handle
 from redis_kvpoll.protocol.lease_commands import LeaseConfig
-from redis_kvpoll.protocol.replies import Opened
+from redis_kvpoll.protocol.replies import OpenedRoom
 from redis_kvpoll.protocol.room_commands import status_filter
 from redis_kvpoll.protocol.script_call import Command
 from redis_kvpoll.protocol.settings import ExpectedSettings, Settings
@@ -35,11 +37,11 @@ V = TypeVar("V")
 
 
 class AsyncStatusStore(AsyncTable):
-    """StatusStore for asyncio: every method is its twin's, awaited; arguments, results and errors are the same.
+    """StatusStore for asyncio, with the same methods, awaited, and the same arguments, results and errors.
 
-    ``client`` is a ``redis.asyncio.Redis`` or ``redis.asyncio.RedisCluster``. Calls made in the
-    same turn of the event loop travel together. A store serves one event loop at a time and is an async context manager
-    (``aclose``). A call that is cancelled may have reached the server; those that travel with it go on.
+    ``client`` is a ``redis.asyncio.Redis`` or ``redis.asyncio.RedisCluster``. Calls made in the same turn of the event
+    loop share a batch. A store serves one event loop at a time and is an async context manager (``aclose``). A call
+    that is cancelled may have reached the server; the others of its batch go on.
     """
 
     def __init__(
@@ -72,18 +74,18 @@ class AsyncStatusStore(AsyncTable):
 
     @classmethod
     def from_url(cls, url: str, **options: Unpack[StoreOptions]) -> Self:
-        """A store on the server that a URL names; ``options`` are the constructor's.
+        """A store on the server of a URL; ``options`` are the constructor's.
 
-        ``memory://`` is a table inside this store alone; ``embedded://`` starts a private server that lives as long as
-        the store (it takes about 0.1 s); ``redis://``, ``rediss://``, ``valkey://``, ``valkeys://`` and ``unix://``
-        are redis-py's, with its options; ``redis+sentinel://host:port,host:port/service/db`` follows a primary;
-        ``redis+cluster://host:port`` finds the other nodes by itself.
+        ``memory://`` is a table inside this store alone (extra ``memory``); ``embedded://`` starts a private server
+        that lives as long as the store (it takes about 0.1 s); ``redis://``, ``rediss://``, ``valkey://``,
+        ``valkeys://`` and ``unix://`` are redis-py's, with its options; ``redis+cluster://host:port`` finds the other
+        nodes by itself; ``redis+sentinel://host:port,host:port/service/db`` follows a primary.
 
         Raises:
-            InvalidInputError: the URL is wrong; the message hides its password.
+            InvalidInputError: the URL is wrong (the message hides its password), or an extra is missing.
             EmbeddedServerError: embedded:// found no server to run, or it did not start.
         """
-        # No connection is made yet, so a failing constructor leaves only an embedded server, which ends by itself.
+        # No connection is open yet, so a failing constructor leaves only an embedded server, which ends by itself.
         transport = connect.transport_from_url(
             url, validation.seconds(options.get("deadline", DEFAULT_DEADLINE), "deadline")
         )
@@ -92,12 +94,12 @@ class AsyncStatusStore(AsyncTable):
     def rooms(self, status: KVPoll | int | None = None) -> AsyncIterator[int]:
         """The rooms of the namespace, or those at one status; each once, in no order.
 
-        It walks by SCAN: a room that comes or goes meanwhile may be in it or not.
+        It uses SCAN: a room that is created or removed meanwhile may be in it or not.
         """
         return self._rooms(status_filter(status))
 
     async def counts(self) -> dict[KVPoll, int]:
-        """How many rooms there are at each status."""
+        """The number of rooms at each status."""
         counts = dict.fromkeys(KVPoll, 0)
         async for page in self._dispatcher.pages():
             for status in await self._run(room_commands.survey(page)):
@@ -106,7 +108,7 @@ class AsyncStatusStore(AsyncTable):
         return counts
 
     async def history(self, room: int) -> list[Change]:
-        """What the feed still has of a room's changes, the oldest first; an expiry is none.
+        """The changes of a room that the feed still has, the oldest first. An expiry leaves no change.
 
         Raises:
             FeedOffError: the namespace was opened with feed_length=0.
@@ -117,10 +119,10 @@ class AsyncStatusStore(AsyncTable):
         return history.changes()
 
     def tail(self, last: int = 0) -> AsyncIterator[Change | FeedGap]:
-        """The last changes of all rooms, and then each new one when it comes, without end.
+        """The last changes of all rooms, then each new one, without end.
 
-        In the order of the server's time; with many shards, as far as they are read together. A FeedGap among them says
-        that changes may be missing there.
+        They are in the order of the server's time; with several shards, as far as they are read together. A FeedGap
+        among them marks where changes may be missing.
 
         Raises:
             FeedOffError: the namespace was opened with feed_length=0.
@@ -128,21 +130,23 @@ class AsyncStatusStore(AsyncTable):
         return self._dispatcher.news(Tail(last))
 
     async def settings(self) -> Settings | None:
-        """The namespace's policy, shards, mode and feed; None when nobody has used it. Writes nothing."""
+        """The namespace's policy, shards, mode and feed; None when the namespace does not exist. Writes nothing."""
         return await self._dispatcher.run(self._executor.settings())
+
+    # Generations
 
     async def open(
         self, room: int, request: str | None = None, status: KVPoll | int = KVPoll.Bootstrapping
     ) -> AsyncRoom:
-        """TrackedRoom a room for a request: a handle whose writes can touch no other request, and are touched by none.
+        """Open a room for a request: a handle whose writes change no other request's room.
 
-        A room that is absent gets a new generation. One that this request has opened before is joined: so an ``open``
-        may be repeated, and every rank of a request gets the same generation. One that has Failed for another request
-        is taken over. ``request`` is any id of up to 200 printable characters; a random one if there is none.
-        ``status`` is what the room begins with, Bootstrapping or WaitingForInput.
+        An absent room gets a new generation. A room that the same request has opened is joined: so ``open`` may be
+        repeated, and every rank of a request gets the same generation. A room that has Failed for another request is
+        replaced. ``request`` is any id of up to 200 printable characters; random by default. ``status`` is the first
+        status of the room, Bootstrapping or WaitingForInput.
 
         Raises:
-            RoomBusyError: another request has the room; it says which, since when and at which status.
+            RoomBusyError: another request has the room; the error has its id, its age and its status.
             WorldSizeMismatchError: this request has opened it with another number of ranks.
             LeaseLostError: the store's lease was lost.
         """
@@ -151,10 +155,10 @@ class AsyncStatusStore(AsyncTable):
         )
 
     async def attach(self, room: int | Handle[Any]) -> AsyncRoom:
-        """The live generation of a room, for a process that did not open it.
+        """A handle of the live generation of a room, for a process that did not open it.
 
-        Given a handle (from another process, say), one for the same generation that belongs to this store, without
-        asking the server.
+        For a handle (another process's, say) it returns one of the same generation that belongs to this store, without
+        a call.
 
         Raises:
             RoomNotFoundError: the room is absent (a KeyError).
@@ -164,16 +168,18 @@ class AsyncStatusStore(AsyncTable):
             return AsyncRoom(self._dispatcher, *self._executor.adopt_handle(room))
         return await self._room(fenced_commands.attach(room))
 
-    def lease(self, name: str, ttl: float = 5.0, heartbeat: float | None = None) -> AsyncLease:
-        """A lease, for a ``with`` statement in which this store owns what it creates; see ``Lease``.
+    # Owners
 
-        ``name`` is 1 to 200 of ``A-Z a-z 0-9 . _ : @ / -``; of several who take the same, the last has it, and the live
-        rooms of the former fail. It lapses ``ttl`` seconds after the last ``heartbeat`` (every tenth of it by default).
-        A store holds one lease at a time.
+    def lease(self, name: str, ttl: float = 5.0, heartbeat: float | None = None) -> AsyncLease:
+        """A lease, for a ``with`` statement in which this store owns the rooms that it creates; see ``Lease``.
+
+        ``name`` is 1 to 200 of ``A-Z a-z 0-9 . _ : @ / -``. A name that is taken again passes to the new holder, and
+        the live rooms of the former one fail. The lease expires ``ttl`` seconds after the last heartbeat; ``heartbeat``
+        is the seconds between two, a tenth of the ttl by default. A store holds one lease at a time.
 
         Raises:
-            InvalidInputError: no such name; a heartbeat above a third of ttl; at entering: it has a lease already.
-            LeaseLostError: at entering: others take the same name at the same time.
+            InvalidInputError: an invalid name; a heartbeat above a third of ttl; on entry: the store has a lease.
+            LeaseLostError: on entry: another store takes the same name at the same time.
         """
         self._executor.check_open("lease")
         lease = AsyncLease(self._dispatcher, LeaseConfig.checked(name, ttl, heartbeat))
@@ -181,22 +187,24 @@ class AsyncStatusStore(AsyncTable):
         return lease
 
     async def reap(self) -> int:
-        """Look at all leases once, and fail the live rooms of owners that are lost; how many rooms that were.
+        """Sweep all leases once: fail the live rooms of lost owners; return the number of rooms.
 
-        Who holds a lease does it with every heartbeat. The first look only epochs what has lapsed, since the server may
-        have been away, and the living with it; one that comes 0.6 s or two heartbeats later finds it lost.
+        Every lease holder sweeps with each heartbeat. The first sweep only marks an expired lease as suspected, since
+        the server may have been down for all; a sweep at least 0.6 s or two heartbeats later finds it lost.
         """
         return await self._dispatcher.run(reaper.reap(self._executor))
 
     async def owners(self) -> list[Owner]:
-        """All leases that there are, and those whose rooms are still to be failed; the oldest first. Writes nothing."""
+        """All leases, and lost ones whose rooms are still to be failed; the oldest first. Writes nothing."""
         return await self._dispatcher.run(reaper.owners(self._executor))
 
-    def mirror(self, *, rooms: Callable[[int], bool] | None = None) -> AsyncMirror:
-        """A local copy of the table that follows its changes, to be used in a ``with`` statement.
+    # Following
 
-        ``rooms`` narrows it to those for which the function is true; it must not change its answer for a room that is
-        in the table.
+    def mirror(self, *, rooms: Callable[[int], bool] | None = None) -> AsyncMirror:
+        """A local copy of the table that follows its changes, for a ``with`` statement.
+
+        ``rooms`` narrows it to the rooms for which the function is true; its result for a room must not change while
+        the room is in the table.
         """
         self._executor.check_open("mirror")
         mirror = AsyncMirror(self._dispatcher, rooms)
@@ -206,21 +214,24 @@ class AsyncStatusStore(AsyncTable):
     async def wait(self, room: int, *statuses: KVPoll | int, timeout: float | None = None) -> KVPoll:  # noqa: ASYNC109
         """Wait until a room is at one of ``statuses`` (Success and Failed, if there are none) or further on.
 
-        It returns the status that the room has got to; a room's end ends every wait for it, so that may be Failed also
-        for who waited for Success. While anybody waits (and 5 s longer), one thread follows the feed for all (on Redis
-        Cluster, one for each shard). An outage prolongs the wait, up to ``timeout`` seconds; 0 only looks. The first
-        look is a call like any other: while the server is away it may take ``deadline``, whatever the ``timeout``.
+        It returns the status that the room has reached. The end of a room ends every wait for it, so a wait for Success
+        may return Failed. During waits (and for 5 s after) one follower reads the feed for all of them (on Redis
+        Cluster, one for each shard). An outage prolongs the wait, up to ``timeout`` seconds; 0 only reads the status.
+        That first read is a call as any other: while the server is down it may take ``deadline``, whatever the
+        ``timeout``.
 
         Raises:
-            WaitTimeoutError: it did not get there in time (a TimeoutError).
-            RoomNotFoundError: the room is absent, or is gone before it got there (a KeyError).
+            WaitTimeoutError: the room did not reach it in time (a TimeoutError).
+            RoomNotFoundError: the room is absent, or goes before it reaches it (a KeyError).
             FeedOffError: the namespace was opened with feed_length=0.
         """
         self._executor.check_open("wait")
         return await self._waits.wait(lambda: self._run(room_commands.wait(room)), room, statuses, timeout)
 
+    # Closing
+
     async def aclose(self) -> None:
-        """Close the store's connections, mirrors and leases; with from_url, all that it opened. May be repeated."""
+        """Close the store's connections, mirrors and leases; after from_url, also what that opened. May be repeated."""
         self._executor.closed = True
         for lease in list(self._leases):
             await lease.aclose()
@@ -240,7 +251,7 @@ class AsyncStatusStore(AsyncTable):
     def __repr__(self) -> str:
         return f"<{type(self).__name__} namespace={self._executor.namespace!r} on {self._transport}>"
 
-    async def _room(self, command: Command[Any, Opened]) -> AsyncRoom:
+    async def _room(self, command: Command[Any, OpenedRoom]) -> AsyncRoom:
         found = await self._run(command)
         return AsyncRoom(self._dispatcher, self._executor.namespace, command.rooms[0], found.generation, found.request)
 

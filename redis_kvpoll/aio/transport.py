@@ -1,4 +1,7 @@
-"""Routes: take the effects of a flow over asyncio connections. The same as ``routes``, awaited."""
+"""Transports: they perform the effects of a flow over asyncio connections.
+
+Invariant: an effect is performed once. No transport retries; the flow decides.
+"""
 
 from __future__ import annotations
 
@@ -19,18 +22,18 @@ from redis_kvpoll.transport.slot_map import CLUSTER_SLOTS
 
 
 class AsyncTransport(ABC):
-    """What a store sends its effects to. ``shown`` names it for people; ``on_close`` closes what it was opened on."""
+    """Where a store sends its effects. ``shown`` is its name in messages; ``on_close`` closes what it was opened on."""
 
     def __init__(
         self,
-        ways: OneNode[AsyncNodePool] | ClusterNodes[AsyncNodePool],
+        nodes: OneNode[AsyncNodePool] | ClusterNodes[AsyncNodePool],
         shown: str,
         on_close: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        self.clustered = ways.clustered
+        self.clustered = nodes.clustered
         self.can_block = True
-        """Whether a call may wait on the server for something to happen."""
-        self._ways = ways
+        """Whether a call may block on the server until something happens."""
+        self._nodes = nodes
         self._shown = shown
         self._on_close = on_close
 
@@ -40,49 +43,47 @@ class AsyncTransport(ABC):
     @property
     @abstractmethod
     def limit(self) -> float:
-        """Seconds that a call may take, unless it says otherwise."""
+        """Seconds for a call that has no timeout of its own."""
 
     @abstractmethod
-    def twin(self) -> AsyncTransport:
-        """To the same place, with connections and a map of slots of its own; what was opened stays this one's."""
+    def clone(self) -> AsyncTransport:
+        """Return one to the same place, with its own connections and slot map; ``on_close`` stays with this one."""
 
-    async def take(self, effect: Effect) -> Any:
-        """Do what a flow asks for."""
+    async def perform(self, effect: Effect) -> Any:
+        """Perform an effect and return its result."""
         if isinstance(effect, Send):
             return await self._send(effect)
         if isinstance(effect, Sleep):
             return await asyncio.sleep(effect.seconds)
         if isinstance(effect, FollowRedirect):
-            return self._ways.reroute(effect.redirect)
-        raise AssertionError("a driver waits for calls itself")
+            return self._nodes.follow_redirect(effect.redirect)
+        raise AssertionError("AwaitCalls is the dispatcher's")
 
     async def close(self) -> None:
-        for node_pool in self._ways.node_pools():
-            await node_pool.close()
+        for pool in self._nodes.pools():
+            await pool.close()
         if self._on_close:
             await self._on_close()
 
     @abstractmethod
     async def _send(self, effect: Send) -> Any:
-        """Send, and wait for the reply."""
+        """Send a call and wait for its reply."""
 
 
 class AsyncNodeTransport(AsyncTransport):
     """To one server."""
 
-    def __init__(
-        self, node_pool: AsyncNodePool, shown: str, on_close: Callable[[], Awaitable[None]] | None = None
-    ) -> None:
-        super().__init__(OneNode(node_pool), shown, on_close)
-        self._node_pool = node_pool
-        self.can_block = node_pool.can_block
+    def __init__(self, pool: AsyncNodePool, shown: str, on_close: Callable[[], Awaitable[None]] | None = None) -> None:
+        super().__init__(OneNode(pool), shown, on_close)
+        self._node_pool = pool
+        self.can_block = pool.can_block
 
     @property
     def limit(self) -> float:
         return self._node_pool.limit
 
-    def twin(self) -> AsyncTransport:
-        return AsyncNodeTransport(self._node_pool.twin(), self._shown)
+    def clone(self) -> AsyncTransport:
+        return AsyncNodeTransport(self._node_pool.clone(), self._shown)
 
     async def _send(self, effect: Send) -> Any:
         return await self._node_pool.call(effect)
@@ -91,52 +92,52 @@ class AsyncNodeTransport(AsyncTransport):
 class AsyncClusterTransport(AsyncTransport):
     """To the nodes of a Redis Cluster."""
 
-    def __init__(self, ways: ClusterNodes[AsyncNodePool], deadline: float, shown: str) -> None:
-        super().__init__(ways, shown)
-        self._nodes = ways
+    def __init__(self, nodes: ClusterNodes[AsyncNodePool], deadline: float, shown: str) -> None:
+        super().__init__(nodes, shown)
+        self._cluster = nodes
         self._deadline = deadline
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lock = asyncio.Lock()
 
     @property
     def limit(self) -> float:
-        return time_limit(self._nodes.options, self._deadline)
+        return time_limit(self._cluster.options, self._deadline)
 
-    def twin(self) -> AsyncTransport:
-        return AsyncClusterTransport(self._nodes.twin(), self._deadline, self._shown)
+    def clone(self) -> AsyncTransport:
+        return AsyncClusterTransport(self._cluster.clone(), self._deadline, self._shown)
 
     async def _send(self, effect: Send) -> Any:
-        slot_map = self._nodes.slot_map
+        slot_map = self._cluster.slot_map
         try:
             if slot_map.stale:
                 await self._read_map_once((effect.timeout or self._deadline) / 2)
-            return await self._nodes.pool_for(effect).call(effect)
+            return await self._cluster.pool_for(effect).call(effect)
         except ResponseError:
             raise
         except BaseException:
-            slot_map.stale = True
+            slot_map.stale = True  # the slots may have other owners now
             raise
 
     async def _read_map_once(self, seconds: float) -> None:
-        """Read the map of slots, or wait until another task has."""
+        """Read the slot map, or wait until another task has."""
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
             self._loop, self._lock = loop, asyncio.Lock()
         try:
             async with asyncio.timeout(seconds), self._lock:
-                if self._nodes.slot_map.stale:
+                if self._cluster.slot_map.stale:
                     await self._read_map(seconds)
         except TimeoutError as error:
             raise NotSent from error
 
     async def _read_map(self, seconds: float) -> None:
-        """Ask one node after another for the map of slots; together they have ``seconds``."""
-        slot_map = self._nodes.slot_map
+        """Read the slot map from one node after the other, within ``seconds`` in all."""
+        slot_map = self._cluster.slot_map
         addresses = slot_map.nodes()
-        failure: BaseException = RedisConnectionError("no node of the cluster knows of any slot")
+        failure: BaseException = RedisConnectionError("no node of the cluster knows any slot")
         for address in addresses:
             try:
-                reply = await self._nodes.pool_at(address).call(Send("", CLUSTER_SLOTS, seconds / len(addresses)))
+                reply = await self._cluster.pool_at(address).call(Send("", CLUSTER_SLOTS, seconds / len(addresses)))
             except NotSent as error:
                 failure = error.__cause__ or error
             except (RedisError, OSError) as error:

@@ -1,1 +1,1 @@
-"""The local copy of the table that follows the change feed. No I/O."""
+"""The local copy of the table that follows the change feed: decisions, no I/O."""

@@ -1,4 +1,7 @@
-"""When which room is due to have expired."""
+"""The rooms by the time at which they are due to expire.
+
+Invariant: each room is in exactly one bucket, so the buckets hold no more than the rooms that exist.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import heapq
 from itertools import islice
 
 TICKS = 4
-"""A second: how finely due times are told apart, and so how late a room that expired is asked about."""
+"""A second. It bounds how late the follower reads a room that has expired."""
 
 
 class _Bucket(set[int]):
@@ -20,22 +23,19 @@ class _Bucket(set[int]):
 
 
 class Expiry:
-    """Rooms by when they are due, each in exactly one bucket, so that it holds no more than the rooms there are.
-
-    Times are seconds of any clock that does not go back.
-    """
+    """Rooms with their due times, which are seconds of a monotonic clock."""
 
     def __init__(self) -> None:
         self._bucket_of: dict[int, _Bucket] = {}
         self._buckets: dict[int, _Bucket] = {}
         self._ticks: list[int] = []
-        """A heap of the buckets' ticks, and perhaps of some that are gone."""
+        """A heap of the buckets' ticks; some of the buckets may be gone."""
 
     def __len__(self) -> int:
         return len(self._bucket_of)
 
     def set(self, room: int, at: float) -> None:
-        """The room is due at a time, and at no other."""
+        """Make the room due at a time, and at no other."""
         tick = int(at * TICKS) + 1
         old = self._bucket_of.get(room)
         if old is None or old.tick != tick:
@@ -48,13 +48,13 @@ class Expiry:
             self._bucket_of[room] = bucket
 
     def no_later(self, room: int, at: float) -> None:
-        """The room is due at a time, unless it is due before."""
+        """Make the room due at a time, unless it is due earlier."""
         old = self._bucket_of.get(room)
         if old is None or old.tick > int(at * TICKS) + 1:
             self.set(room, at)
 
     def drop(self, room: int) -> None:
-        """The room is due no more."""
+        """Remove the room."""
         bucket = self._bucket_of.pop(room, None)
         if bucket is not None:
             bucket.discard(room)
@@ -62,7 +62,7 @@ class Expiry:
                 del self._buckets[bucket.tick]
 
     def due(self, now: float, limit: int) -> list[int]:
-        """Up to ``limit`` rooms that are due. They stay so until something else is said of them."""
+        """Return up to ``limit`` rooms that are due; they stay due until they are set again or dropped."""
         while self._ticks and self._ticks[0] <= now * TICKS:
             bucket = self._buckets.get(self._ticks[0])
             if bucket:

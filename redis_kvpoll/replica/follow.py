@@ -1,16 +1,17 @@
-"""Following a feed: how a copy is made, kept up, and made afresh after whatever went wrong.
+"""The follower: it keeps the copies of some shards current. A reflector: it lists all rooms, then watches the feed.
 
-A follower's session is a flow that lasts as long as its connection does. It begins with a fresh start, since nothing
-that was known before can be trusted on a connection that may lead to another server, or to the same without its data:
+A session lasts as long as its connection. It begins with a resync, since the connection may lead to another server, or
+to the same server without its data:
 
-1. Look where the feed ends: from this position on, nothing is missed.
-2. Walk over all rooms and read each (at an id that says how new it is), reading on in the feed meanwhile. Then read
-   those that were known before and that neither the walk nor the feed has named: are they gone?
+1. Read where the feed ends. No change after this position is missed.
+2. List: walk over all rooms and read each (at an id that dates what was read), and read on in the feed meanwhile. Then
+   read the rooms that were known before and that neither the walk nor the feed has named: they may be gone.
 3. Read the feed to its end. Now the copy is synced.
-4. Follow: XREAD waits for the next entries, and right behind it goes a look for the position that was read from. When
-   that is gone (trimmed, or another server's feed), XREAD says nothing of it and entries may be missing: start afresh.
+4. Watch: XREAD waits for the next entries. An XRANGE right behind it checks that the position still exists. If it was
+   trimmed, or the feed is another server's, XREAD does not report the missing entries, so the session resyncs.
 
-Any error ends the session, with the copy no longer synced, and the next begins over a new connection.
+Invariant: a copy that may have missed a change is not synced. Any error ends the session and marks the copy unsynced;
+the next session begins over a new connection.
 """
 
 from __future__ import annotations
@@ -37,32 +38,32 @@ from redis_kvpoll.replica.shard import text_of
 logger = logging.getLogger("redis_kvpoll.mirror")
 
 ENTRIES = 1000
-"""Read at once, of each shard."""
+"""Entries of each shard in one read."""
 HEARTBEAT = 0.25
-"""Seconds. So often the server is heard of when nothing changes, and rooms that are due are asked about."""
+"""Seconds between reads when nothing changes. They prove that the server answers; due rooms are read then, too."""
 COALESCE_DELAY = 0.0003
-"""Seconds of rest between reads while one change follows the other: waking for each costs the process that writes
-them, on the same interpreter, as much as the write itself. The first after a quiet moment is read at once."""
+"""Seconds between reads while changes follow closely. To wake for each would cost a writer on the same interpreter as
+much as the write itself. The first change after a quiet moment is read at once."""
 POLL_INTERVAL = 0.01
-"""Seconds between looks where a read cannot wait: in memory://."""
+"""Seconds between reads where a read cannot wait: in memory://."""
 REJECTED_RETRY = 2.0
-"""Seconds between tries while the server refuses us: somebody has to put that right by hand."""
+"""Seconds between sessions while the server rejects us: a person has to correct that."""
 
-# Seconds. As in attempts: from about 10 ms, as long as a server takes to accept again, to a quarter of a second.
+# Seconds. As in engine/retry.py: from about 10 ms, as long as a server takes to accept again, to a quarter of a second.
 _BACKOFF = EqualJitterBackoff(cap=0.25, base=0.01)
 
 
 class _MustResync(Exception):  # noqa: N818 - never seen outside
-    """The connection still stands, but the copy may be wrong: start afresh."""
+    """The connection is open, but the copy may have missed a change."""
 
 
 class Follower:
-    """Keeps the copies of some shards, all on one server, in a replica. Whoever takes its effects runs ``session``.
+    """Keeps the copies of some shards, all on one server, in a replica. A driver runs ``session`` again and again.
 
-    ``expected_settings`` gives what the store holds to, to be checked on each new connection; ``limit`` (seconds) is
-    how long the transport waits for a reply, and ``can_block`` whether it may wait for news; ``notify`` is called when
-    there may be changes to report, without the lock; ``has_news`` when ``began`` or ``failure`` changes; ``may_end``
-    says whether nobody needs this follower any more, and has then declared its shards not synced.
+    ``expected_settings`` gives the store's settings, which each new connection is checked for; ``limit`` (seconds) is
+    how long the transport waits for a reply, and ``can_block`` whether a read may wait on the server; ``notify`` is
+    called without the lock when there may be changes to report; ``progressed`` when ``began`` or ``failure`` changes;
+    ``may_end`` returns whether the follower is no longer needed, and has then marked its shards unsynced.
     """
 
     def __init__(
@@ -74,36 +75,36 @@ class Follower:
         limit: float,
         can_block: bool,
         notify: Callable[[], object],
-        has_news: Callable[[], object],
+        progressed: Callable[[], object],
         may_end: Callable[[], bool],
     ) -> None:
         self.tags = tags
         self.began = False
-        """Whether there was a moment when all was known."""
+        """Whether the copy has been synced once."""
         self.failure: KVPollError | None = None
-        """Why it could not begin; of interest only until it has."""
+        """Why it is not synced yet; only read until ``began``."""
         self._replica = replica
         self._expected = expected_settings
         self._clustered = clustered
         self._limit = limit
         self._can_block = can_block
         self._notify = notify
-        self._has_news = has_news
+        self._progressed = progressed
         self._may_end = may_end
         self._feeds = [keys.feed(tag) for tag in tags]
         self._block = str(max(1, int(min(HEARTBEAT, limit / 3) * 1000)))
-        self._tries = 0
-        self._complained = False
-        self._times_suspected = 0
+        self._failures_in_a_row = 0
+        self._warned = False
+        self._connection_losses = 0
         self._checked_at = 0.0
-        self._heard_at = time.monotonic()
+        self._answered_at = time.monotonic()
 
     def session(self) -> Flow[float | None]:
-        """Follow, until something goes wrong or it may end: the seconds to pause before the next session, or None.
+        """Follow until an error; return the seconds to wait before the next session, or None when it may end.
 
-        It must be given a new connection, and a transport that nobody else takes: where a slot is, is learned here.
+        It needs a new connection, and a transport of its own: it learns there where a slot is.
         """
-        self._times_suspected = self._replica.times_suspected
+        self._connection_losses = self._replica.connection_losses
         is_over = False
         try:
             yield from self._check_settings()
@@ -114,37 +115,39 @@ class Follower:
         except AskError as redirect:
             self._replica.mark_unsynced(self.tags)
             if not (yield FollowRedirect(redirect)):
-                return self._refused(ServerRefusedError(f"mirror: {printable(classify.describe_rejection(redirect))}"))
+                return self._rejected(ServerRefusedError(f"mirror: {printable(classify.describe_rejection(redirect))}"))
             return self._lost(redirect)
-        except _MustResync as doubt:
-            return self._lost(doubt)
+        except _MustResync as error:
+            return self._lost(error)
         except (NotSent, RedisError, OSError) as error:
             if classify.classify(error) is not Failure.REJECTED or str(error).startswith("UNBLOCKED"):
                 return self._lost(classify.root_cause(error))
-            return self._refused(
+            return self._rejected(
                 ServerRefusedError(f"mirror: {printable(classify.describe_rejection(classify.root_cause(error)))}")
             )
         except KVPollError as error:
-            return self._refused(error)
+            return self._rejected(error)
         except Exception as error:
-            # A predicate's, most likely. Whoever polls must not go on with an old copy that calls itself current.
-            return self._refused(KVPollError(f"mirror: its rooms= most likely raised {printable(repr(error))}"), error)
+            # Most likely the predicate's. An old copy must not stay marked as synced.
+            return self._rejected(KVPollError(f"mirror: its rooms= most likely raised {printable(repr(error))}"), error)
         finally:
-            if not is_over:  # else these shards may be another follower's by now
+            if not is_over:  # else another follower may have these shards by now
                 self._replica.mark_unsynced(self.tags)
 
     # The session, in order
 
     def _check_settings(self) -> Flow[None]:
-        """A server that has lost its data may meanwhile be in use with other settings."""
+        """Check the settings: a server that has lost its data may be in use with others by now."""
         expected_settings = self._expected()
-        expected_settings.read((yield from self._carry(expected_settings.call())))
+        expected_settings.read((yield from self._send_script(expected_settings.call())))
         self._checked_at = time.monotonic()
 
     def _resync(self) -> Flow[None]:
         for tag in self.tags:
             asked_at = time.monotonic()
-            feed_id, *_ = yield from self._carry(self._replica.read_spec.call(self._replica.context, tag, [], [], ()))
+            feed_id, *_ = yield from self._send_script(
+                self._replica.read_spec.call(self._replica.context, tag, [], [], ())
+            )
             self._replica.start_resync(tag, feed_id, self._now(asked_at))
         if not self._replica.only_waited:
             yield from self._walk()
@@ -153,9 +156,9 @@ class Follower:
         while not (yield from self._read(block=False)):
             pass
         for tag in self.tags:
-            self._replica.mark_synced(tag, self._times_suspected)
+            self._replica.mark_synced(tag, self._connection_losses)
         self._notify()
-        self._is_well()
+        self._succeeded()
 
     def _walk(self) -> Flow[None]:
         # A redirect ends the session, so the map of slots is the same for the whole walk.
@@ -174,8 +177,8 @@ class Follower:
                 yield Sleep(COALESCE_DELAY)
             more_due = False
             for tag in self.tags:
-                # One batch at a time, and then on in the feed. A look may leave a room due: one that a server's lower
-                # clock dates before what is known of it is not believed, and only the feed shows what has happened.
+                # One batch at a time, then on in the feed. A read may leave a room due: the clock of a new server may
+                # date it before what is known of the room; such a read is not applied, and only the feed decides.
                 if rooms := self._replica.due(tag, time.monotonic(), MAX_BATCH):
                     yield from self._read_rooms(rooms)
                     more_due = more_due or len(rooms) == MAX_BATCH
@@ -184,7 +187,7 @@ class Follower:
                 yield from self._check_settings()
 
     def _read(self, block: bool) -> Flow[bool]:
-        """Read on in each feed; whether that was all there is."""
+        """Read on in each feed; return whether that was the end."""
         if block and not self._can_block:
             yield Sleep(POLL_INTERVAL)
             block = False
@@ -192,10 +195,10 @@ class Follower:
         positions = [text_of(shard.position) for shard in shards]
         wait = ["BLOCK", self._block] if block else []
         words = ["XREAD", "COUNT", str(ENTRIES), *wait, "STREAMS", *self._feeds, *positions]
-        look = [["XRANGE", feed, at, at] for feed, at in zip(self._feeds, positions, strict=True)]
+        checks = [["XRANGE", feed, at, at] for feed, at in zip(self._feeds, positions, strict=True)]
         asked_at = time.monotonic()
-        reply, *there = yield Send(self.tags[0], words, then=look)
-        if not all(there):
+        reply, *positions_exist = yield Send(self.tags[0], words, then=checks)
+        if not all(positions_exist):
             raise _MustResync("the feed no longer reaches back to where it was read")
         found = dict(reply.items() if isinstance(reply, dict) else reply or ())
         now, all_read = self._now(asked_at), True
@@ -207,7 +210,7 @@ class Follower:
             if rooms := self._replica.uncertain(tag):
                 yield from self._read_rooms(rooms)
         self._notify()
-        if self._replica.times_suspected != self._times_suspected:
+        if self._replica.connection_losses != self._connection_losses:
             raise _MustResync("the store lost a connection")
         return all_read
 
@@ -215,7 +218,7 @@ class Follower:
         """Read rooms as they are now."""
         for call in self._read_calls(rooms):
             asked_at = time.monotonic()
-            feed_id, *reply = yield from self._carry(call)
+            feed_id, *reply = yield from self._send_script(call)
             self._replica.snapshot(call.tag, feed_id, call.rooms, reply, self._now(asked_at))
 
     def _read_calls(self, rooms: list[int]) -> Iterator[Call]:
@@ -223,14 +226,14 @@ class Follower:
         by_tag: dict[str, list[int]] = {tag: [] for tag in self.tags}
         for room in rooms:
             tag = keys.tag(context.namespace, context.shards, room)
-            # A key under another tag than its room's was made by hand.
+            # A key under the tag of another shard was made by hand.
             if tag in by_tag and self._replica.shards[tag].is_relevant(room):
                 by_tag[tag].append(room)
         for tag, some in by_tag.items():
             for at in range(0, len(some), MAX_BATCH):
                 yield self._replica.read_spec.call(context, tag, some[at : at + MAX_BATCH], [], ())
 
-    def _carry(self, call: Call) -> Flow[Any]:
+    def _send_script(self, call: Call) -> Flow[Any]:
         words = call.words()
         try:
             return (yield Send(call.tag, words))
@@ -239,47 +242,47 @@ class Follower:
         return (yield Send(call.tag, words))
 
     def _now(self, asked_at: float) -> float:
-        """The time for which an answer that has just come is true.
+        """Return the time for which an answer that has just come is true.
 
-        Where this process was stopped meanwhile, the answer may be as old as the question.
+        If this process was stopped meanwhile, the answer may be as old as the request.
         """
-        self._heard_at = time.monotonic()
-        return self._heard_at if self._heard_at - asked_at < 2 * HEARTBEAT else asked_at
+        self._answered_at = time.monotonic()
+        return self._answered_at if self._answered_at - asked_at < 2 * HEARTBEAT else asked_at
 
-    # How it goes
+    # Success and failure
 
-    def _is_well(self) -> None:
-        if self._complained:
+    def _succeeded(self) -> None:
+        if self._warned:
             logger.info("%s is current again", self._name)
-        self._complained, self._tries = False, 0
+        self._warned, self._failures_in_a_row = False, 0
         if not self.began:
             self.began, self.failure = True, None
-            self._has_news()
+            self._progressed()
 
     def _lost(self, error: BaseException) -> float:
-        """What usually heals by itself. The first try comes at once if the connection was fine until now."""
-        if not self._complained:
-            self._complained = True
-            logger.warning("%s is not current until it has read afresh: %s", self._name, printable(str(error)))
-        if not self.began and time.monotonic() - self._heard_at >= self._limit:
+        """Note an error that is usually temporary. The next session begins at once if this one had synced."""
+        if not self._warned:
+            self._warned = True
+            logger.warning("%s is not current until it has resynced: %s", self._name, printable(str(error)))
+        if not self.began and time.monotonic() - self._answered_at >= self._limit:
             what = f"mirror: no answer for {self._limit:g} s (last: {printable(str(error)).rstrip('.')})"
             self._fail(StoreUnavailableError(f"{what}: check that the server is up and reachable"))
-        self._tries += 1
-        return 0.0 if self._tries == 1 else float(_BACKOFF.compute(self._tries))
+        self._failures_in_a_row += 1
+        return 0.0 if self._failures_in_a_row == 1 else float(_BACKOFF.compute(self._failures_in_a_row))
 
-    def _refused(self, error: KVPollError, cause: BaseException | None = None) -> float:
-        """What somebody must put right."""
+    def _rejected(self, error: KVPollError, cause: BaseException | None = None) -> float:
+        """Note an error that a person must correct."""
         if self.began and str(error) != str(self.failure):
-            logger.error("%s is not current, and tries again slowly: %s", self._name, error, exc_info=cause)
-        self._complained = True
+            logger.error("%s is not current, and retries slowly: %s", self._name, error, exc_info=cause)
+        self._warned = True
         self._fail(error)
         return REJECTED_RETRY
 
     def _fail(self, error: KVPollError) -> None:
         self.failure = error
-        self._has_news()
+        self._progressed()
 
     @property
     def _name(self) -> str:
-        what = "what waits for rooms" if self._replica.only_waited else "the mirror"
+        what = "the follower of waits" if self._replica.only_waited else "the mirror"
         return f"{what} of namespace {self._replica.context.namespace!r}"

@@ -1,4 +1,7 @@
-"""What the blocking and the asyncio kind have in common: a replica with its place in a store, and reading it."""
+"""What sync and aio share of mirrors and waits: a replica, its place in a store, and the reading of it.
+
+Invariant: a mirror that was entered reads from the replica's own dict; any other raises StoreClosedError.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ from redis_kvpoll.replica.shard import Waiter
 D = TypeVar("D")
 
 IDLE_TIMEOUT = 5.0
-"""Seconds for which a follower stays when nobody waits any more: the next to wait need not begin afresh."""
+"""Seconds for which a follower runs on after the last wait, so that the next wait needs no resync."""
 
 Callback = Callable[[int, KVPoll | None], object]
 
@@ -32,7 +35,7 @@ logger = logging.getLogger("redis_kvpoll.mirror")
 
 
 def checked_wait(room: Any, statuses: Iterable[Any], timeout: Any) -> tuple[int, frozenset[KVPoll], float | None]:
-    """The room, the statuses that end the wait, and the seconds that it may take."""
+    """Return the room, the statuses that end the wait, and the seconds that it may take."""
     try:
         return validation.room(room), validation.wait_statuses(statuses), validation.timeout(timeout)
     except InvalidInputError as error:
@@ -40,20 +43,20 @@ def checked_wait(room: Any, statuses: Iterable[Any], timeout: Any) -> tuple[int,
 
 
 def followed(context: CallContext, operation: str) -> CallContext:
-    """The context, if the namespace has a feed to follow."""
+    """Return the context; FeedOffError if the namespace has no feed to follow."""
     if context.feed_length == "0":
         raise FeedOffError(operation, context.namespace)
     return context
 
 
 def groups(context: CallContext, clustered: bool) -> list[list[str]]:
-    """The shards that one connection can follow: all of a server's; in a cluster, each may be elsewhere."""
+    """Return the shards by the connection that follows them: all of a server; in a cluster each, since it can move."""
     tags = keys.tags(context.namespace, context.shards)
     return [[tag] for tag in tags] if clustered else [tags]
 
 
 class ReplicaHost(WriteObserver):
-    """A replica of a store's table, kept up by followers. It hears what the store writes (see Executor.watch)."""
+    """A replica of a store's table, kept current by followers and by what the store itself writes."""
 
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
@@ -81,15 +84,15 @@ class ReplicaHost(WriteObserver):
             limit=transport.limit,
             can_block=transport.can_block,
             notify=self._notify,
-            has_news=self._has_news,
+            progressed=self._progressed,
             may_end=may_end,
         )
 
-    def _has_news(self) -> None:
-        """A follower has begun, or could not."""
+    def _progressed(self) -> None:
+        """A follower has synced for the first time, or has failed."""
 
     def _notify(self) -> None:
-        """Call who listens, in the follower's thread or task. The lock is free: they may read, and use the store."""
+        """Call the listeners, in the follower's thread or task. The lock is free: they may read, and use the store."""
         replica = self._replica
         if replica is None or not replica.notifying:
             return
@@ -102,7 +105,7 @@ class ReplicaHost(WriteObserver):
 
 
 class MirrorBase(ReplicaHost, ABC):
-    """A local copy of a table, to be read. Mirror and AsyncMirror say how it is kept."""
+    """A local copy of a table, to be read. Mirror and AsyncMirror run its followers."""
 
     def __init__(self, executor: Executor, rooms: Callable[[int], bool] | None) -> None:
         super().__init__(executor)
@@ -119,26 +122,26 @@ class MirrorBase(ReplicaHost, ABC):
     def get(self, room: int, default: Any = None) -> Any:
         """The status of a room, or ``default`` when it is absent.
 
-        A dict look-up and no more: it asks neither the server nor a clock, and does not look at its argument (what has
-        no hash is a TypeError, as for a dict). While ``synced`` is False it is what was last known. What this process
-        has written is in it at once.
+        A dict look-up: it asks neither the server nor a clock, and does not check its argument (what has no hash is a
+        TypeError, as for a dict). While ``synced`` is False it is the last known status. It includes at once what this
+        process has written.
         """
-        # This is for a mirror that is not open. One that is has its dict's own get in this place: see _bind.
+        # Only for a mirror that is not open. _bind puts the dict's own get in this place.
         return self._open_replica("get").statuses.get(room, default)
 
     def poll(self, rooms: Iterable[int]) -> list[KVPoll | None]:
         """The status of each room in the given order, None when it is absent. As many dict look-ups."""
         try:
             return list(map(self.get, rooms))
-        except TypeError as error:  # as a dict would say; the look-ups themselves do not look at what they are given
+        except TypeError as error:  # the look-ups do not check their argument
             raise InvalidInputError(f"poll: it takes a list of rooms ({printable(str(error))})") from None
 
     def collect(self, room: int) -> dict[int, KVPoll]:
-        """The status of each rank that has been heard of, also of those that have cleared; empty when it is absent.
+        """The status of each rank that has written, also of those that have cleared; empty when it is absent.
 
-        As ``StatusStore.collect``, but from this copy: as ``get``, it asks nobody. The others' statuses are those of
-        one moment. What this process has written is in it at once, but for a failure and for its first word to a room
-        in which others are: these come with the feed, as the others' do.
+        As ``StatusStore.collect``, but from this copy, without a call. The statuses of the other ranks are those of one
+        moment. It includes at once what this process has written, except a failure, and the first write to a room in
+        which others are: these come with the feed, as the other ranks' statuses do.
 
         Raises:
             InvalidInputError: the store of this mirror has no rank (a ValueError).
@@ -148,17 +151,30 @@ class MirrorBase(ReplicaHost, ABC):
             raise InvalidInputError("collect: this mirror's store has no rank: give it rank= and world_size=")
         return dict(sorted(replica.ranks.get(room, {}).copy().items()))
 
+    def failure_reason(self, room: int) -> str | None:
+        """Why a room failed; None when this copy does not know it.
+
+        The reason comes with the feed, within milliseconds of the failure, also when this process wrote it. None means
+        that the room is absent or has no reason, or that this copy began, or lost the feed and began anew, after the
+        reason was recorded: ``StatusStore.failure_reason`` asks the server.
+        """
+        replica = self._open_replica("failure_reason")
+        try:
+            return replica.failure_reason(validation.room(room))
+        except InvalidInputError as error:
+            raise InvalidInputError(f"failure_reason: {error}") from None
+
     def on_change(self, callback: Callback) -> Callable[[], None]:
         """Have ``callback(room, status)`` called for each change of a status; None means that the room is gone.
 
-        It is called by the mirror's own thread or task, one change after the other, in the order in which they
-        happened in a shard; changes by this process too, and after an outage what is different from before. What was
-        there when the mirror was opened is no change. While it runs, nothing else is followed, so it must be short; if
-        it raises, that is logged. The answer is a function that ends it.
+        The mirror's own thread or task calls it, one change after the other, in the order in which they happened in a
+        shard. They include changes by this process and, after an outage, the differences from before. The rooms that
+        exist when the mirror opens are no changes. The mirror waits for the callback, so it must be short; an exception
+        of it is logged. Returns a function that ends the calls.
         """
         if not callable(callback):
             raise InvalidInputError(f"on_change: it takes a function, not {type(callback).__name__}")
-        # Each has its place of its own, so that one that is there twice can be ended once.
+        # A function of its own for each registration, so that a callback that is registered twice can be ended once.
         listener: Callback = lambda room, status: callback(room, status)  # noqa: E731
         self._callbacks.append(listener)
         self._listen()
@@ -171,15 +187,15 @@ class MirrorBase(ReplicaHost, ABC):
 
     @property
     def synced(self) -> bool:
-        """Whether this copy is current: all is parse_status, and the end of the feed was seen in the last second."""
+        """Whether this copy is current: all rooms are known, and the feed was read to its end in the last second."""
         replica = self._replica
         return replica is not None and not self._closed and replica.is_synced(time.monotonic())
 
     @property
     def lag(self) -> float:
-        """How old this copy may be: the seconds since there was last nothing more to read, infinite before the first.
+        """How old this copy may be: the seconds since the feed was last read to its end; infinite before that.
 
-        With several shards, it is the oldest.
+        With several shards, that of the oldest.
         """
         replica = self._replica
         return float("inf") if replica is None else replica.lag(time.monotonic())
@@ -194,7 +210,7 @@ class MirrorBase(ReplicaHost, ABC):
 
     @abstractmethod
     def _open_replica(self, operation: str) -> Replica:
-        """The replica, when it is all there; StoreClosedError when the mirror is not open."""
+        """Return the replica, all rooms known; StoreClosedError when the mirror is not open."""
 
     def _refuse(self, operation: str) -> StoreClosedError:
         state = "was closed" if self._closed else "is not open: use it in a with statement"
@@ -203,7 +219,7 @@ class MirrorBase(ReplicaHost, ABC):
     def _prepare(
         self, context: CallContext, lock: AbstractContextManager[Any], transport: Any, may_end: Callable[[], bool]
     ) -> None:
-        """A replica, and followers that are yet to be run."""
+        """Make a replica, and followers that do not run yet."""
         replica = Replica(followed(context, "mirror"), lock, self._is_relevant or _everything)
         self._replica = replica
         self._followers = [
@@ -212,8 +228,8 @@ class MirrorBase(ReplicaHost, ABC):
         self._executor.add_observer(self)
 
     def _has_begun(self) -> bool:
-        """Whether there was a moment when all was known; raises what keeps a follower from getting there."""
-        if self._closed:  # by somebody else, meanwhile
+        """Return whether all followers have synced once; raises what keeps one from it."""
+        if self._closed:  # meanwhile, by another thread or task
             raise self._refuse("mirror")
         for follower in self._followers:
             if not follower.began and follower.failure is not None:
@@ -221,8 +237,8 @@ class MirrorBase(ReplicaHost, ABC):
         return all(follower.began for follower in self._followers)
 
     def _bind(self) -> None:
-        """Everything is known: from now on, reading is the dict's."""
-        assert self._replica is not None  # noqa: S101 - it was prepared
+        """All rooms are known: from now on, ``get`` is the dict's."""
+        assert self._replica is not None  # noqa: S101 - _prepare made it
         self._listen()
         vars(self)["get"] = self._replica.statuses.get
 
@@ -231,14 +247,14 @@ class MirrorBase(ReplicaHost, ABC):
         vars(self).pop("get", None)
 
     def _listen(self) -> None:
-        """From the first time that all is parse_status, changes are noted if anybody is_relevant to hear of them."""
+        """Record changes, if there are listeners, from the first sync on."""
         if self._replica is not None and self._callbacks and all(follower.began for follower in self._followers):
             self._replica.notifying = True
 
     def _enter(
         self, room: Any, statuses: Iterable[Any], timeout: Any, wake: Callable[[], object]
     ) -> tuple[Replica, Waiter, float | None]:
-        """Begin to wait for a room."""
+        """Add a waiter for a room."""
         replica = self._open_replica("wait")
         room, goal, seconds = checked_wait(room, statuses, timeout)
         if self._is_relevant is not None and not self._is_relevant(room):

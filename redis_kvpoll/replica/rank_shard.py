@@ -1,9 +1,11 @@
-"""What one of several ranks knows of a shard: where each rank of a room is, and how this one sees the room.
+"""The copy of one shard for one of several ranks: the status of each rank of a room, and the room as this rank sees it.
 
-The feed tells whose change each was, and with whom a room begins; so all ranks can be followed from there, and this
-one's view follows from theirs: its own status, Failed as soon as any rank is, and nothing once it has cleared. A room
-of which others alone have been heard of is there, but not in view. What the feed says of a room that is not known says
-not goal: such a room is uncertain until it has been read.
+An entry of the feed names the rank that changed, and whether the room begins with it. So the copy follows all ranks,
+and derives this rank's view: its own status; Failed as soon as any rank has failed; none once it has cleared. A room
+in which only other ranks have a status exists, but has no view.
+
+Invariant: the ranks shown for a room are those of one room at one moment. An entry for a room that is not known leaves
+them open: the room is uncertain until it has been read.
 """
 
 from __future__ import annotations
@@ -13,27 +15,28 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from redis_kvpoll.model import KVPoll, Outcome
+from redis_kvpoll.protocol.feed import STATUSES, RankField, parse_entry
 from redis_kvpoll.protocol.replies import parse_status, ranks_of
 from redis_kvpoll.protocol.script_call import Call
 from redis_kvpoll.replica.shard import NOWHERE, ShardReplica
 
 _CREATED = Outcome.CREATED.value
-_SAY_OWN = (_CREATED, Outcome.ADVANCED.value, Outcome.UNCHANGED.value)
+_REPORT_OWN_STATUS = (_CREATED, Outcome.ADVANCED.value, Outcome.UNCHANGED.value)
 
 
-class _Own(NamedTuple):
+class OwnWrite(NamedTuple):
     """A write of this process that the feed has not come to yet."""
 
     at: int
     status: KVPoll
     since: int
-    """Where the room begins that it is of, if this process began it: what the feed says before that is of another."""
+    """The id at which its room begins, if this process created it: earlier entries are about another room."""
     followed: dict[int, KVPoll] | None
-    """Where the ranks are as far as the feed has come."""
+    """The ranks as far as the feed has come."""
 
 
 class RankShardReplica(ShardReplica):
-    """A shard as ``rank`` sees it. ``ranks`` is shared with the other shards: the ranks of each room that is there."""
+    """A shard as ``rank`` sees it. ``ranks`` is shared with the other shards: the ranks of each room that exists."""
 
     def __init__(
         self,
@@ -47,23 +50,23 @@ class RankShardReplica(ShardReplica):
         self._rank = int(rank)
         self._ranks = ranks
         self._cleared: dict[int, set[int]] = {}
-        self._own: dict[int, _Own] = {}
+        self._own_writes: dict[int, OwnWrite] = {}
         self._own_ahead: list[tuple[int, int]] = []
-        """A heap of (id, room) of these. The id is of the last entry of a call; a room may be in one before it."""
+        """A heap of (id, room) of these. The id is of the last entry of a call; a room may be in an earlier one."""
         self._unread: set[int] = set()
-        """Rooms whose ranks are those from before the fresh start."""
-        self._looked: dict[int, int] = {}
-        """Rooms that were read ahead of the feed, and at which id: what it says until then is in that."""
-        self._looked_to = NOWHERE
+        """Rooms whose ranks are those from before the resync."""
+        self._read_ahead: dict[int, int] = {}
+        """Rooms that were read ahead of the feed, each at an id: entries up to it are in what was read."""
+        self._read_ahead_to = NOWHERE
 
     def start_resync(self, position: int) -> None:
         self._unread.update(self._ids)
         super().start_resync(position)
         self.uncertain.clear()
-        self._own.clear()
+        self._own_writes.clear()
         self._own_ahead.clear()
-        self._looked.clear()
-        self._looked_to = NOWHERE
+        self._read_ahead.clear()
+        self._read_ahead_to = NOWHERE
 
     def unconfirmed(self) -> list[int]:
         return list(self._unconfirmed | self._unread)
@@ -72,28 +75,28 @@ class RankShardReplica(ShardReplica):
         super().read(entries, now)
         while self._own_ahead and self._own_ahead[0][0] <= self.position:
             at, room = heapq.heappop(self._own_ahead)
-            own = self._own.get(room)
+            own = self._own_writes.get(room)
             if own is not None and own.at == at and own.followed is not None:
-                del self._own[room]
+                del self._own_writes[room]
                 self._ranks[room] = own.followed
-        if self._looked and self.position >= self._looked_to:
-            self._looked.clear()
+        if self._read_ahead and self.position >= self._read_ahead_to:
+            self._read_ahead.clear()
 
     def snapshot(self, at: int, rooms: Sequence[int], reply: Sequence[Any], now: float) -> None:
         for room, name, left_ms, words in zip(rooms, reply[::3], reply[1::3], reply[2::3], strict=True):
             if not self.is_relevant(room):
                 continue
-            is_there = left_ms != -2 and not isinstance(name, Exception)
+            exists = left_ms != -2 and not isinstance(name, Exception)
             is_newest = at >= self._ids.get(room, self.position)
-            # Behind an own write, it still says where the others are.
-            if is_newest or at >= max(self.position, self._looked.get(room, NOWHERE)):
-                self._know(room, at, *(ranks_of(words) if is_there else (None, set())))
+            # Behind an own write, it still has the statuses of the other ranks.
+            if is_newest or at >= max(self.position, self._read_ahead.get(room, NOWHERE)):
+                self._set_ranks(room, at, *(ranks_of(words) if exists else (None, set())))
                 if at > self.position:
-                    self._looked[room] = at
-                    self._looked_to = max(at, self._looked_to)
+                    self._read_ahead[room] = at
+                    self._read_ahead_to = max(at, self._read_ahead_to)
             if is_newest:
-                self._put(room, parse_status(name), at)
-                if is_there and left_ms >= 0:
+                self._apply(room, parse_status(name), at)
+                if exists and left_ms >= 0:
                     self.expiry.set(room, now + left_ms / 1000)
                 else:
                     self.expiry.drop(room)
@@ -103,77 +106,90 @@ class RankShardReplica(ShardReplica):
         width = len(call.spec.reply)
         for room, code, name in zip(call.rooms, reply[::width], reply[1::width], strict=True):
             if at > self.position and self._ids.get(room) == at:
-                self._know_own(room, at, code, parse_status(name))
+                self._apply_own(room, at, code, parse_status(name))
 
-    def _know_own(self, room: int, at: int, code: int, view: KVPoll | None) -> None:
-        """What an own write says of this rank's status. It is shown at once, where it is sure which room it is of."""
-        before = self._own.get(room)
-        there = before.followed if before else None if room in self._unread else self._ranks.get(room)
+    def _apply_own(self, room: int, at: int, code: int, view: KVPoll | None) -> None:
+        """Show this rank's status from an own write at once, where it is certain which room the write is of."""
+        before = self._own_writes.get(room)
+        ranks = before.followed if before else None if room in self._unread else self._ranks.get(room)
         since = before.since if before and before.since > self.position else NOWHERE
-        # Who has been in the room, or sees it Failed, cannot join it, so it is another now. If others are in it, it may
-        # be either, and the feed will notify: the ranks of two rooms must not be shown as those of one.
-        if code == _CREATED and (there is None or self._rank in there or KVPoll.Failed in there.values()):
+        # A rank that was in the room, or sees it Failed, cannot join it, so this is a new room. If only others are in
+        # it, it may be either, and the feed will show which: the ranks of two rooms must not be shown as those of one.
+        if code == _CREATED and (ranks is None or self._rank in ranks or KVPoll.Failed in ranks.values()):
             since = at
-        is_sure = since != NOWHERE or (there is not None and self._rank in there)
-        # Failed may be another's, and be seen by who has no status yet.
-        if is_sure and code in _SAY_OWN and view is not None and view is not KVPoll.Failed:
-            self._own[room] = _Own(at, view, since, there)
+        is_certain = since != NOWHERE or (ranks is not None and self._rank in ranks)
+        # Failed may be another rank's, and is what a rank without a status sees.
+        if is_certain and code in _REPORT_OWN_STATUS and view is not None and view is not KVPoll.Failed:
+            self._own_writes[room] = OwnWrite(at, view, since, ranks)
             heapq.heappush(self._own_ahead, (at, room))
-            self._ranks[room] = {**(there if there and since == NOWHERE else {}), self._rank: view}
+            self._ranks[room] = {**(ranks if ranks and since == NOWHERE else {}), self._rank: view}
 
-    def _entry(self, at: int, fields: Sequence[bytes], now: float) -> None:
-        ttl = None
-        heard: set[int] = set()
-        for place in range(0, len(fields), 2):
-            name, value = fields[place : place + 2]
-            if name == b"ttl_ms":
-                ttl = int(value) / 1000
-            elif name.isdigit() and self.is_relevant(room := int(name)) and at > self._looked.get(room, NOWHERE):
-                agreed = parse_status(value)
-                whose, its = fields[place + 2 : place + 4] or (b"", b"")
-                if not self._follow(room, at, agreed, whose, its, ttl is not None):
-                    self.uncertain[room] = at
-                    continue
-                last = self._ids.get(room, NOWHERE)
-                if at > last or room in heard:
-                    heard.add(room)
-                    self._put(room, self._view(room, agreed), at)
-                elif at < last and room in self._pending_notifications:
-                    self._notify(room, self._view(room, agreed))
-                if ttl is not None and at >= last and room in self._ranks:
-                    self.expiry.set(room, now + ttl)
+    def _apply_entry(self, at: int, fields: Sequence[bytes], now: float) -> None:
+        is_ahead_of_all = at > self._ahead_to
+        applied: set[int] = set()
+        reasons, read_ahead = self._reasons, self._read_ahead
+        for room, name, ttl, reason, field, rank_name in parse_entry(fields):
+            if not self.is_relevant(room):
+                continue
+            consensus = STATUSES.get(name)
+            is_unread = not read_ahead or at > read_ahead.get(room, NOWHERE)
+            if reason is not None or (reasons and room in reasons):
+                exists = is_unread or room in self._ranks or room in self.uncertain
+                reasons.apply(room, consensus, reason if exists else None, field)
+            if not is_unread:
+                continue
+            if not self._follow_ranks(room, at, consensus, field, STATUSES.get(rank_name), ttl is not None):
+                self.uncertain[room] = at
+                continue
+            last = NOWHERE if is_ahead_of_all else self._ids.get(room, NOWHERE)
+            if at > last or room in applied:
+                if not is_ahead_of_all:
+                    applied.add(room)
+                self._apply(room, self._view(room, consensus), at)
+            elif at < last and room in self._pending_notifications:
+                self._notify(room, self._view(room, consensus))
+            if ttl is not None and at >= last and room in self._ranks:
+                self.expiry.set(room, now + ttl)
 
-    def _follow(self, room: int, at: int, agreed: KVPoll | None, whose: bytes, its: bytes, has_ttl: bool) -> bool:
-        """What all agree on is news; whose change it was, and that rank's status, if it was one's. Whether it is clear
-        from that where the ranks are now."""
-        if agreed is None:
-            self._know(room, at, None, set())
+    def _follow_ranks(
+        self,
+        room: int,
+        at: int,
+        consensus: KVPoll | None,
+        field: RankField | None,
+        status: KVPoll | None,
+        has_ttl: bool,
+    ) -> bool:
+        """Apply one change: the consensus, and the new ``status`` of the rank that changed, if one did.
+
+        Returns False when that leaves open where the ranks are now.
+        """
+        if consensus is None:
+            self._set_ranks(room, at, None, set())
             return True
-        kind, _, number = whose.partition(b":")
-        status = parse_status(its)
-        rank = int(number) if kind in (b"rank", b"first") and number.isdigit() else None
-        if rank is not None and status is not None and kind == b"first":
-            self._know(room, at, {rank: status}, set())
+        rank, begins = field or (None, False)
+        if rank is not None and begins and status is not None:
+            self._set_ranks(room, at, {rank: status}, set())
             return True
-        own = self._own.get(room)
-        there = own.followed if own else self._ranks.get(room)
-        if there is None or room in self._unread:
+        own = self._own_writes.get(room)
+        ranks = own.followed if own else self._ranks.get(room)
+        if ranks is None or room in self._unread:
             return False
         if rank is not None and status is None:
-            if has_ttl:  # brought back as cleared, with a status that is not told
+            if has_ttl:  # a replay brought it back as cleared, with a last status that the entry does not give
                 return False
-            there.setdefault(rank, KVPoll.Failed)
+            ranks.setdefault(rank, KVPoll.Failed)
             self._cleared.setdefault(room, set()).add(rank)
         elif rank is not None and status is not None:
-            there[rank] = status
-        elif agreed is KVPoll.Failed and KVPoll.Failed not in there.values():
-            gone = self._cleared.get(room, ())
-            there = {rank: status if rank in gone else KVPoll.Failed for rank, status in there.items()}
-        self._show(room, at, there)
+            ranks[rank] = status
+        elif consensus is KVPoll.Failed and KVPoll.Failed not in ranks.values():
+            cleared = self._cleared.get(room, ())
+            ranks = {one: at_end if one in cleared else KVPoll.Failed for one, at_end in ranks.items()}
+        self._show(room, at, ranks)
         return True
 
-    def _know(self, room: int, at: int, ranks: dict[int, KVPoll] | None, cleared: set[int]) -> None:
-        """All that is known of a room's ranks at that id; None when the room is absent."""
+    def _set_ranks(self, room: int, at: int, ranks: dict[int, KVPoll] | None, cleared: set[int]) -> None:
+        """Replace what is known of a room's ranks by their state at an id; None when the room is absent."""
         self._unread.discard(room)
         if self.uncertain.get(room, at + 1) <= at:
             del self.uncertain[room]
@@ -182,32 +198,32 @@ class RankShardReplica(ShardReplica):
             self._cleared[room] = cleared
         self._show(room, at, ranks)
         if room not in self._ranks:
-            self.expiry.drop(room)
+            self._drop(room)
 
     def _show(self, room: int, at: int, ranks: dict[int, KVPoll] | None) -> None:
-        """``ranks`` as they are at that id, with the own write that is ahead of it."""
-        own = self._own.get(room)
+        """Show ``ranks`` as they were at an id, under the own write that is ahead of it."""
+        own = self._own_writes.get(room)
         if own is not None and at < own.at:
             since = own.since if at < own.since else NOWHERE
-            self._own[room] = own._replace(since=since, followed=ranks)
+            self._own_writes[room] = own._replace(since=since, followed=ranks)
             ranks = {**(ranks if ranks and since == NOWHERE else {}), self._rank: own.status}
         elif own is not None:
-            del self._own[room]
+            del self._own_writes[room]
         if ranks is None:
             self._ranks.pop(room, None)
         else:
             self._ranks[room] = ranks
 
-    def _view(self, room: int, agreed: KVPoll | None) -> KVPoll | None:
-        """How this rank sees a room, as far as the feed has come."""
-        own = self._own.get(room)
-        there = own.followed if own else self._ranks.get(room)
-        if there is None or self._rank in self._cleared.get(room, ()):
+    def _view(self, room: int, consensus: KVPoll | None) -> KVPoll | None:
+        """Return this rank's view of a room, as far as the feed has come."""
+        own = self._own_writes.get(room)
+        ranks = own.followed if own else self._ranks.get(room)
+        if ranks is None or self._rank in self._cleared.get(room, ()):
             return None
-        return agreed if agreed is KVPoll.Failed else there.get(self._rank)
+        return consensus if consensus is KVPoll.Failed else ranks.get(self._rank)
 
-    def _put(self, room: int, status: KVPoll | None, at: int, own: bool = False, is_hidden: bool = False) -> None:
-        super()._put(room, status, at, own, room in self._ranks)
+    def _apply(self, room: int, status: KVPoll | None, at: int, own: bool = False, is_hidden: bool = False) -> None:
+        super()._apply(room, status, at, own, room in self._ranks)
 
     def _drop_tombstone(self, room: int) -> None:
         if room not in self._ranks:
@@ -215,6 +231,6 @@ class RankShardReplica(ShardReplica):
 
     def forget(self, room: int) -> None:
         super().forget(room)
-        for kept in (self.uncertain, self._ranks, self._cleared, self._own, self._looked):
+        for kept in (self.uncertain, self._ranks, self._cleared, self._own_writes, self._read_ahead):
             kept.pop(room, None)
         self._unread.discard(room)

@@ -1,4 +1,8 @@
-"""A local copy of the table, or of those of its rooms that somebody waits for."""
+"""A local copy of the table, or of those of its rooms that have waiters.
+
+Invariant: the lock is held for every change, and for no read of ``statuses``. A shard that is not synced keeps its last
+known statuses and wakes no waiter.
+"""
 
 from __future__ import annotations
 
@@ -15,19 +19,19 @@ from redis_kvpoll.replica.rank_shard import RankShardReplica
 from redis_kvpoll.replica.shard import ShardReplica, Waiter, number_of
 
 SyncEpochs: TypeAlias = Mapping[str, int]
-"""The round of each shard, at the moment when a write was sent."""
+"""The sync_epoch of each shard when a write was sent."""
 
 STALE_AFTER = 1.0
-"""Seconds. Where the end of the feed was not seen for so long, what is here may be old: the server hangs or is cut off,
-this process was stopped, or the follower cannot keep up."""
+"""Seconds. A shard whose feed was not read to its end for so long may be old: the server hangs or is cut off, this
+process was stopped, or the follower cannot keep up."""
 
 
 class Replica:
-    """The shards' copies, behind one lock for all who write. ``statuses`` is always the same dict, for anybody to read;
-    so is ``ranks``, which has a room's ranks with their statuses where the context has a rank.
+    """The copies of all shards, behind one lock for all writers.
 
-    ``is_relevant`` says which rooms are of interest; without one they are those that are waited for. ``lock`` and every
-    ``now`` (seconds of a clock that does not go back) come from outside, so that this does no more than compute.
+    ``statuses`` is always the same dict, free to read. So is ``ranks``: the statuses of a room's ranks, where the
+    context has a rank. ``is_relevant`` selects the rooms; None selects those that have waiters. ``lock`` and every
+    ``now`` (seconds of a monotonic clock) come from outside, so that this only computes.
     """
 
     def __init__(
@@ -35,14 +39,14 @@ class Replica:
     ) -> None:
         self.context = context
         self.read_spec = SNAPSHOT.of(context)
-        """How rooms are read."""
+        """The script that reads rooms."""
         self.only_waited = is_relevant is None
         self.lock = lock
         self.statuses: dict[int, KVPoll] = {}
         self.ranks: dict[int, dict[int, KVPoll]] = {}
         self.notifying = False
-        """Whether anybody is_relevant to be told of changes."""
-        self.times_suspected = 0
+        """Whether changes are recorded for listeners."""
+        self.connection_losses = 0
         self._changes: list[tuple[int, KVPoll | None]] = []
         tags = keys.tags(context.namespace, context.shards)
         self.shards = {tag: self._shard(is_relevant) for tag in tags}
@@ -50,46 +54,50 @@ class Replica:
 
     def _shard(self, is_relevant: Callable[[int], bool] | None) -> ShardReplica:
         if self.context.rank:
-            return RankShardReplica(self.statuses, is_relevant, self._note, self.context.rank, self.ranks)
-        return ShardReplica(self.statuses, is_relevant, self._note)
+            return RankShardReplica(self.statuses, is_relevant, self._record, self.context.rank, self.ranks)
+        return ShardReplica(self.statuses, is_relevant, self._record)
 
-    def _note(self, room: int, status: KVPoll | None) -> None:
+    def _record(self, room: int, status: KVPoll | None) -> None:
         if self.notifying:
             self._changes.append((room, status))
 
     def take_changes(self) -> list[tuple[int, KVPoll | None]]:
-        """The changes since the last call, in order: each room with its new status, None when it is gone."""
+        """Return the changes since the last call, in order: each room with its new status, None when it is gone."""
         if not self._changes:
             return []
         with self.lock:
             changes, self._changes = self._changes, []
         return changes
 
-    # How it stands
+    def failure_reason(self, room: int) -> str | None:
+        """Return the reason that the feed gave for a room; None when it gave none since the last resync."""
+        return self.shards[self._tag(room)].failure_reason(room)
+
+    # State
 
     def is_synced(self, now: float) -> bool:
-        return all(shard.synced and now - shard.reached < STALE_AFTER for shard in self.shards.values())
+        return all(shard.synced and now - shard.appended_after < STALE_AFTER for shard in self.shards.values())
 
     def lag(self, now: float) -> float:
-        return max(now - shard.at_tail for shard in self.shards.values())
+        return max(now - shard.tail_seen_at for shard in self.shards.values())
 
-    # What the follower hears. Times are those of the server's answer.
+    # The follower's side. Times are those of the server's answer.
 
     def start_resync(self, tag: str, feed_id: bytes, now: float) -> None:
         with self.lock:
             shard = self.shards[tag]
             shard.start_resync(number_of(feed_id))
-            shard.reached = now
+            shard.appended_after = now
             self._sync_epochs = {**self._sync_epochs, tag: shard.sync_epoch}
 
-    def mark_synced(self, tag: str, times_suspected: int) -> None:
-        """All of a shard is parse_status, unless a suspicion has come up since there were so many."""
+    def mark_synced(self, tag: str, connection_losses: int) -> None:
+        """All rooms of a shard are known, unless the store has lost a connection since there were so many losses."""
         with self.lock:
-            if self.times_suspected == times_suspected:
+            if self.connection_losses == connection_losses:
                 self.shards[tag].mark_synced()
 
     def mark_unsynced(self, tags: Iterable[str]) -> None:
-        """It is no longer known whether these shards are current."""
+        """It is unknown whether these shards are current."""
         with self.lock:
             for tag in tags:
                 self.shards[tag].synced = False
@@ -98,11 +106,11 @@ class Replica:
         shard = self.shards[tag]
         with self.lock:
             if entries:
-                # All that is known of their age: they were appended since the end of the feed was last seen. To take
-                # a room to be due too early costs a look; too late keeps a ghost.
-                shard.read(entries, now if now - shard.reached < STALE_AFTER else shard.reached)
+                # Their age is not known better: they were appended since the end of the feed was last seen. A due time
+                # that is too early costs a read; one that is too late keeps a dead room.
+                shard.read(entries, now if now - shard.appended_after < STALE_AFTER else shard.appended_after)
             if at_tail:
-                shard.at_tail = shard.reached = now
+                shard.tail_seen_at = shard.appended_after = now
 
     def snapshot(self, tag: str, feed_id: bytes, rooms: Sequence[int], reply: Sequence[Any], now: float) -> None:
         shard = self.shards.get(tag)
@@ -111,7 +119,7 @@ class Replica:
                 shard.snapshot(number_of(feed_id), rooms, reply, now)
 
     def uncertain(self, tag: str) -> list[int]:
-        """Rooms that the feed alone does not tell goal about: they must be read, and stay here until then."""
+        """Return the rooms whose state the feed left open; they stay here until they are read."""
         shard = self.shards[tag]
         if not shard.uncertain:
             return []
@@ -119,8 +127,10 @@ class Replica:
             return list(shard.uncertain)
 
     def due(self, tag: str, now: float, limit: int) -> list[int]:
-        """Rooms that should have expired by now: whether they have is for the server to say. Of those that are of
-        interest no more, nothing that it says would be heard: they are forgotten."""
+        """Return rooms that should have expired by now; the server decides whether they have.
+
+        Rooms that are no longer relevant are forgotten instead: the answer about them would not be applied.
+        """
         shard = self.shards[tag]
         with self.lock:
             rooms = shard.expiry.due(now, limit)
@@ -129,38 +139,38 @@ class Replica:
                 shard.forget(room)
             return wanted
 
-    # What the store says: Executor's observer
+    # The store's side: an observer of its writes
 
     def sync_epochs(self) -> SyncEpochs:
-        """A mark of this moment, to be taken before a call is sent."""
+        """Return a mark of this moment, to be taken before a call is sent."""
         return self._sync_epochs
 
     def observe_write(self, mark: SyncEpochs, call: Call, feed_id: bytes, reply: Sequence[Any], now: float) -> None:
-        """A reply that says how rooms are, true at ``feed_id``. One to a call from before a fresh start is ignored."""
+        """Apply a reply, true at ``feed_id``; a reply to a call from before the last resync is ignored."""
         shard = self.shards.get(call.tag)
         if shard is None or call.spec.statuses_after is None:
             return
         at = number_of(feed_id)
         with self.lock:
             if mark.get(call.tag) != shard.sync_epoch:
-                return  # it may be from another server, whose ids mean nothing here
+                return  # it may be from another server, whose ids cannot be compared
             if call.spec is self.read_spec:
                 shard.snapshot(at, call.rooms, reply, now)
             else:
                 shard.observe_write(at, call, reply, now)
 
     def connection_lost(self) -> None:
-        """The store has lost a connection: perhaps the server is another now, or about to be."""
+        """The store has lost a connection: the server may be another, or become another."""
         with self.lock:
-            self.times_suspected += 1
+            self.connection_losses += 1
             for shard in self.shards.values():
                 shard.synced = False
 
     # Waiting
 
     def enter(self, room: int, goal: frozenset[KVPoll], wake: Callable[[], object], armed: bool) -> Waiter:
-        """Wait for a room. Unless ``armed`` already, the wait begins to count when ``arm`` is called."""
-        waiter = Waiter(room, keys.tag(self.context.namespace, self.context.shards, room), goal, wake)
+        """Add a waiter for a room. Unless ``armed``, it cannot end before ``arm``."""
+        waiter = Waiter(room, self._tag(room), goal, wake)
         with self.lock:
             self.shards[waiter.tag].enter(waiter)
             if armed:
@@ -168,13 +178,13 @@ class Replica:
         return waiter
 
     def arm(self, waiter: Waiter) -> None:
-        """The waiter's room has been read since it entered, and the reply was given to ``wrote``."""
+        """Let a waiter end: its room was read since it entered, and ``observe_write`` got the reply."""
         with self.lock:
             if waiter in self.shards[waiter.tag].waiters.get(waiter.room, ()):
                 self.shards[waiter.tag].arm(waiter)
 
     def result(self, waiter: Waiter, seconds: float | None) -> KVPoll:
-        """What a wait comes to that has ended, or whose ``seconds`` are over."""
+        """Return or raise the outcome of a wait that has ended, or whose ``seconds`` are over."""
         outcome = waiter.outcome
         if outcome is None:
             raise WaitTimeoutError(waiter.room, self.statuses.get(waiter.room), seconds or 0.0)
@@ -187,10 +197,13 @@ class Replica:
             self.shards[waiter.tag].leave(waiter)
 
     def end(self, error: KVPollError) -> None:
-        """Nothing more will be heard: every wait ends with ``error``."""
+        """The copy ends: every wait ends with ``error``."""
         with self.lock:
             for shard in self.shards.values():
                 shard.synced = False
                 for waiters in shard.waiters.values():
                     for waiter in waiters:
                         waiter.settle(error)
+
+    def _tag(self, room: int) -> str:
+        return keys.tag(self.context.namespace, self.context.shards, room)

@@ -1,9 +1,11 @@
-"""What is known of one shard: which news of a room is the newest, and who waits for it.
+"""The copy of one shard: the newest status of each room, and the waiters for it.
 
-A shard's feed gives its history an order: of two things that were said of a room, the one with the higher id is newer.
-There are three sources, and each may be late against the others: entries of the feed, which come in order; snapshots,
-which are true at the last id that the feed had at that moment; and the replies to this process's own writes, which are
-true at the id of the entry that they appended.
+The feed's ids order all changes of a shard; of two facts about a room, the one with the higher id is newer. Facts have
+three sources, each of which may be late: entries of the feed, which come in order; snapshots, true at the last id that
+the feed had then; replies to this process's own writes, true at the id of the entry that they appended.
+
+Invariant: the status of a room is the one with the highest id seen. A room found absent keeps that id as a tombstone
+until the feed has come to it, so that no earlier entry brings the room back.
 """
 
 from __future__ import annotations
@@ -14,12 +16,14 @@ from typing import Any
 
 from redis_kvpoll.errors import KVPollError, RoomNotFoundError
 from redis_kvpoll.model import KVPoll
+from redis_kvpoll.protocol.feed import STATUSES, parse_entry
 from redis_kvpoll.protocol.replies import parse_status
 from redis_kvpoll.protocol.script_call import NOT_REPORTED, Call
 from redis_kvpoll.replica.expiry import Expiry
+from redis_kvpoll.replica.reasons import FailureReasons
 
 NOWHERE = -1
-"""The position in a feed of which nothing is known; every id is beyond it."""
+"""The position before all ids."""
 
 
 def number_of(feed_id: bytes) -> int:
@@ -34,7 +38,7 @@ def text_of(number: int) -> str:
 
 
 class Waiter:
-    """Somebody who waits for a room to get to one of the statuses ``goal``. ``wake`` is called once."""
+    """One wait for a room to reach a status of ``goal``. ``wake`` is called once."""
 
     __slots__ = ("armed", "goal", "outcome", "room", "tag", "wake")
 
@@ -44,7 +48,7 @@ class Waiter:
         self.goal = goal
         self.wake = wake
         self.armed = False
-        """Whether the copy is new enough to decide by. A waiter for a room not known yet has it read first."""
+        """Whether the copy is new enough to decide by. A waiter for a room that is not known has it read first."""
         self.outcome: KVPoll | KVPollError | None = None
 
     def settle(self, outcome: KVPoll | KVPollError) -> None:
@@ -54,10 +58,10 @@ class Waiter:
 
 
 class ShardReplica:
-    """The newest that is known of the rooms of one shard. Whoever calls holds the replica's lock.
+    """The newest known state of the rooms of one shard. Callers hold the replica's lock.
 
-    ``statuses`` is shared with the other shards. ``is_relevant`` says which rooms are of interest; None takes those
-    that are waited for, and no others. ``notify`` gets each change, once the feed has come to it. Times are seconds.
+    ``statuses`` is shared with the other shards. ``is_relevant`` selects the rooms; None selects those that have
+    waiters. ``notify`` gets each change once the feed has come to it. Times are seconds.
     """
 
     def __init__(
@@ -67,78 +71,87 @@ class ShardReplica:
         notify: Callable[[int, KVPoll | None], object],
     ) -> None:
         self.waiters: dict[int, dict[Waiter, None]] = {}
-        """In the order in which they came."""
+        """By room, in the order in which they came."""
         self.synced = False
         self.sync_epoch = 0
-        """Grows with each fresh start. Ids of different rounds cannot be compared: the server may be another."""
+        """Grows with each resync. Ids of different epochs cannot be compared: the server may be another."""
         self.position = NOWHERE
-        self.at_tail = float("-inf")
-        """When there was last nothing more to read."""
-        self.reached = float("-inf")
-        """When this last was at the feed's end, be it only by beginning there: what comes is not older."""
+        self.tail_seen_at = float("-inf")
+        """When the feed was last read to its end."""
+        self.appended_after = float("-inf")
+        """A time before which no unread entry was appended: the end of the feed was seen then."""
         self.expiry = Expiry()
         self.only_waited = is_relevant is None
         self.is_relevant = self.waiters.__contains__ if is_relevant is None else is_relevant
         self._statuses = statuses
         self._notify_listener = notify
         self._ids: dict[int, int] = {}
-        """Where in the feed the newest word on a room is from. Rooms found absent are in it until the feed has come
-        to that id: earlier entries, which are still to come, must not bring them back."""
+        """The id of the newest fact about each room, tombstones included."""
         self._ahead: list[tuple[int, int]] = []
-        """A heap of (id, room): what is known ahead of the feed, and needs a look when that has come there."""
+        """A heap of (id, room): facts ahead of the feed that need a step once it has come to their id."""
+        self._ahead_to = NOWHERE
+        """The highest id of a fact ahead of the feed: a later entry is newer than all that is known."""
+        self._reasons = FailureReasons()
         self._unconfirmed: set[int] = set()
         self.uncertain: dict[int, int] = {}
-        """Rooms that must be read, since what the feed has said of them at an id is not goal (see ranked.py)."""
+        """Rooms to be read, each with the id of the entry that left its state open (see rank_shard.py)."""
         self._pending_notifications: dict[int, KVPoll | None] = {}
-        """Rooms that an own write changed ahead of the feed, and what who listens was told of each last."""
+        """Rooms that an own write changed ahead of the feed, each with the status that was last notified."""
 
     def start_resync(self, position: int) -> None:
-        """Start afresh, at a position in what may be another feed. The statuses stay, as the last known."""
+        """Begin anew at a position in what may be another feed. The statuses stay, as the last known; reasons go."""
         self.sync_epoch += 1
         self.synced = False
         self.position = position
         self._unconfirmed.update(self._ids, self._pending_notifications)
-        self._ids, self._ahead = {}, []
+        self._ids, self._ahead, self._ahead_to = {}, [], NOWHERE
+        self._reasons.clear()
         if self.only_waited:
             self._unconfirmed.update(self.waiters)
             self._ids = dict.fromkeys(self.waiters, position)
 
     def unconfirmed(self) -> list[int]:
-        """Rooms from before the fresh start of which nothing has been heard since."""
+        """Rooms from before the resync that no source has reported since."""
         return list(self._unconfirmed)
 
     def mark_synced(self) -> None:
-        """All rooms are known and the end of the feed has been seen: from now on, what is here is what is there."""
+        """All rooms are known and the feed was read to its end: from now on, the copy is current."""
         self.synced = True
         for room in list(self.waiters):
             self._evaluate(room)
 
-    # News
+    def failure_reason(self, room: int) -> str | None:
+        """The reason that came with the feed; None when there was none since the last resync."""
+        return self._reasons.text(room, self._statuses.get(room))
+
+    # Sources
 
     def read(self, entries: Iterable[tuple[bytes, Sequence[bytes]]], now: float) -> None:
-        """Entries of the feed, in order, from the position on."""
+        """Apply entries of the feed, in order, from the position on."""
         for name, fields in entries:
             at = number_of(name)
             if at > self.position:
-                self._come_to(at - 1)
+                if self._ahead:
+                    self._advance_to(at - 1)
                 self.position = at
-                self._entry(at, fields, now)
-                self._come_to(at)
+                self._apply_entry(at, fields, now)
+                if self._ahead:
+                    self._advance_to(at)
 
     def snapshot(self, at: int, rooms: Sequence[int], reply: Sequence[Any], now: float) -> None:
-        """Status and TTL of rooms, as they were at one moment; what has expired then is absent without an entry."""
+        """Apply the status and TTL that rooms had at one id. An expired room is absent there, without an entry."""
         for room, name, left_ms in zip(rooms, reply[::2], reply[1::2], strict=True):
             if self.is_relevant(room) and at >= self._ids.get(room, self.position):
                 status = parse_status(name)
-                self._put(room, status, at)
+                self._apply(room, status, at)
                 if status is not None and left_ms >= 0:
                     self.expiry.set(room, now + left_ms / 1000)
                 else:
                     self.expiry.drop(room)
 
     def observe_write(self, at: int, call: Call, reply: Sequence[Any], now: float) -> None:
-        """What a write of this process left; nothing that it says is older than its entry."""
-        assert call.spec.statuses_after is not None  # noqa: S101 - it was looked at
+        """Apply the reply to a write of this process; nothing in it is older than the entry that it appended."""
+        assert call.spec.statuses_after is not None  # noqa: S101 - the replica has checked it
         ttls = [int(ms) for name, ms in zip(call.spec.once, call.once, strict=True) if name.endswith("ttl_ms")]
         ttl = min(ttls, default=0) / 1000
         left = zip(call.rooms, call.spec.statuses_after(list(reply)), strict=True)
@@ -146,68 +159,83 @@ class ShardReplica:
         for room, name in statuses.items():
             if self.is_relevant(room) and at > self._ids.get(room, self.position):
                 status = parse_status(name)
-                self._put(room, status, at, own=True)
+                self._apply(room, status, at, own=True)
                 if status is not None:
-                    # Its TTL may have been left as it was. To ask too early costs a look; too late keeps a ghost.
+                    # The write may have left the TTL as it was. Too early costs a read; too late keeps a dead room.
                     self.expiry.no_later(room, now + ttl)
 
-    def _entry(self, at: int, fields: Sequence[bytes], now: float) -> None:
-        ttl = None
-        heard: set[int] = set()  # an entry may tell of a room again, when calls have travelled together
-        for name, value in zip(fields[::2], fields[1::2], strict=True):
-            if name == b"ttl_ms":
-                ttl = int(value) / 1000
-            elif name.isdigit() and self.is_relevant(room := int(name)):
-                last = self._ids.get(room, NOWHERE)
-                if at > last or room in heard:
-                    heard.add(room)
-                    self._put(room, parse_status(value), at)
-                elif at < last and room in self._pending_notifications:
-                    self._notify(room, parse_status(value))
-                if ttl is not None and at >= last and room in self._statuses:
-                    self.expiry.set(room, now + ttl)
+    def _apply_entry(self, at: int, fields: Sequence[bytes], now: float) -> None:
+        is_ahead_of_all = at > self._ahead_to
+        reasons = self._reasons
+        applied: set[int] = set()  # an entry may name a room twice, when calls shared a batch
+        for room, name, ttl, reason, field, _ in parse_entry(fields):
+            if not self.is_relevant(room):
+                continue
+            status = STATUSES.get(name)
+            last = NOWHERE if is_ahead_of_all else self._ids.get(room, NOWHERE)
+            is_newest = at > last or room in applied
+            if reason is not None or (reasons and room in reasons):
+                exists = is_newest or room in self._statuses
+                reasons.apply(room, status, reason if exists else None, field)
+            if is_newest:
+                if not is_ahead_of_all:
+                    applied.add(room)
+                self._apply(room, status, at)
+            elif at < last and room in self._pending_notifications:
+                self._notify(room, status)
+            if ttl is not None and at >= last and room in self._statuses:
+                self.expiry.set(room, now + ttl)
 
-    def _put(self, room: int, status: KVPoll | None, at: int, own: bool = False, is_hidden: bool = False) -> None:
-        """Take over what is newest. A room that is hidden has no status here, and yet is there (see ranked.py)."""
-        was = self._statuses.get(room)
+    def _apply(self, room: int, status: KVPoll | None, at: int, own: bool = False, is_hidden: bool = False) -> None:
+        """Take the newest status. A hidden room has no status here, but exists (see rank_shard.py)."""
+        previous = self._statuses.get(room)
         self._ids[room] = at
         if status is not None:
             self._statuses[room] = status
         else:
             self._statuses.pop(room, None)
             if not is_hidden:
-                self.expiry.drop(room)
-        if own and was is not status:
-            self._pending_notifications.setdefault(room, was)
-        elif not own and self._pending_notifications.pop(room, was) is not status:
+                self._drop(room)
+        pending = self._pending_notifications
+        if own:
+            if previous is not status:
+                pending.setdefault(room, previous)
+        elif (pending.pop(room, previous) if pending else previous) is not status:
             self._notify_listener(room, status)
         if at > self.position:
-            if status is None or room in self._pending_notifications:
+            self._ahead_to = max(at, self._ahead_to)
+            if status is None or room in pending:
                 heapq.heappush(self._ahead, (at, room))
         elif status is None:
             self._drop_tombstone(room)
-        self._unconfirmed.discard(room)
+        if self._unconfirmed:
+            self._unconfirmed.discard(room)
         if room in self.waiters:
             self._evaluate(room)
 
-    def _come_to(self, at: int) -> None:
-        """The feed has come so far: what was known ahead of it is so no more."""
+    def _advance_to(self, at: int) -> None:
+        """The feed has come to an id: facts up to it are no longer ahead."""
         while self._ahead and self._ahead[0][0] <= at:
             known_at, room = heapq.heappop(self._ahead)
-            if self._ids.get(room) == known_at:  # else there is newer
+            if self._ids.get(room) == known_at:  # else there is a newer fact
                 if room in self._pending_notifications:
                     self._notify(room, self._statuses.get(room))
                     del self._pending_notifications[room]
                 if room not in self._statuses:
                     self._drop_tombstone(room)
 
+    def _drop(self, room: int) -> None:
+        """The room does not exist: drop what is kept beside its status."""
+        self.expiry.drop(room)
+        self._reasons.pop(room, None)
+
     def _drop_tombstone(self, room: int) -> None:
-        """Forget where an absent room was last heard of: all that could bring it back has been read."""
+        """Forget the id of an absent room: every entry that could bring it back has been read."""
         if not (self.only_waited and room in self.waiters):
             del self._ids[room]
 
     def _notify(self, room: int, status: KVPoll | None) -> None:
-        """Say what an pending_notifications room has become, if that is news."""
+        """Notify a change that the feed has come to, unless it was notified."""
         if self._pending_notifications[room] is not status:
             self._pending_notifications[room] = status
             self._notify_listener(room, status)
@@ -215,7 +243,7 @@ class ShardReplica:
     # Waiting
 
     def enter(self, waiter: Waiter) -> None:
-        """Somebody waits. Of a room that was not followed before, nothing older than this moment will be believed."""
+        """Add a waiter. Of a room that was not followed before, facts older than this moment do not count."""
         self.waiters.setdefault(waiter.room, {})[waiter] = None
         if self.only_waited and self.position != NOWHERE:
             self._ids.setdefault(waiter.room, self.position)
@@ -225,11 +253,11 @@ class ShardReplica:
         self._evaluate(waiter.room)
 
     def leave(self, waiter: Waiter) -> None:
-        """End of a wait. May be repeated."""
-        there = self.waiters.get(waiter.room, {})
-        if waiter in there:
-            del there[waiter]
-            if not there:
+        """Remove a waiter. May be repeated."""
+        others = self.waiters.get(waiter.room, {})
+        if waiter in others:
+            del others[waiter]
+            if not others:
                 del self.waiters[waiter.room]
                 if self.only_waited:
                     self.forget(waiter.room)
@@ -237,13 +265,13 @@ class ShardReplica:
     def forget(self, room: int) -> None:
         self._statuses.pop(room, None)
         self._ids.pop(room, None)
-        self.expiry.drop(room)
+        self._drop(room)
         self._unconfirmed.discard(room)
         self._pending_notifications.pop(room, None)
 
     def _evaluate(self, room: int) -> None:
         if not self.synced:
-            return  # what is known may be old; confirm() asks again
+            return  # the copy may be old; mark_synced evaluates again
         status = self._statuses.get(room)
         for waiter in self.waiters[room]:
             if waiter.armed and (status is None or status in waiter.goal):

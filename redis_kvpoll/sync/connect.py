@@ -1,20 +1,22 @@
-"""From a URL, or a client that the user made, to a blocking transport."""
+"""Makes the transport of a store, from a URL or from the user's client. It does no I/O."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import redis
 from redis.sentinel import Sentinel
 
+from redis_kvpoll.errors import InvalidInputError
 from redis_kvpoll.sync.connections import NodePool
 from redis_kvpoll.sync.transport import ClusterTransport, NodeTransport, Transport
 from redis_kvpoll.transport.connection_options import (
     checked_client,
     cluster_connection,
+    in_memory_redis,
     sentinel_options,
     server_options,
-    warn_of_memory,
     wrong_client,
 )
 from redis_kvpoll.transport.embedded import EmbeddedServer
@@ -24,7 +26,7 @@ from redis_kvpoll.transport.urls import Target, parse
 
 
 def transport_for(client: Any, deadline: float) -> Transport:
-    """The transport over a client that the user made; a transport, which only ``from_url`` gives, is taken as it is.
+    """Return a transport with the options of the user's client; a transport, which only ``from_url`` gives, as it is.
 
     The client itself is neither changed nor closed.
     """
@@ -32,27 +34,21 @@ def transport_for(client: Any, deadline: float) -> Transport:
         return client
     shown = f"a {type(client).__name__} client"
     if isinstance(client, redis.RedisCluster):
-        nodes = client.get_nodes()
-        pool = client.get_redis_connection(nodes[0]).connection_pool
-        slot_map = SlotMap([(node.host, node.port) for node in nodes], client.nodes_manager.remap_host_port)
-        return _to_cluster(pool.connection_class, pool.connection_kwargs, slot_map, deadline, shown)
+        return _to_cluster(*_read_cluster(client), deadline, shown)
     if isinstance(client, redis.Redis):
         return NodeTransport(_node_pool(client, deadline), shown)
-    raise wrong_client(client, "StatusStore", "redis.Redis or redis.RedisCluster", "AsyncStatusStore")
+    raise _wrong_client(client)
 
 
 def transport_from_url(url: str, deadline: float) -> Transport:
-    """The transport that a URL names, with a client (and for embedded:// a server) of its own."""
+    """Return the transport for a URL, with a client (and for embedded:// a server) of its own."""
     target = parse(url)
     if target.kind == "memory":
-        import fakeredis  # it takes as long to import as all the rest
-
-        warn_of_memory()
-        return NodeTransport(_node_pool(fakeredis.FakeRedis(), deadline), target.shown)
+        return NodeTransport(_node_pool(in_memory_redis().FakeRedis(), deadline), target.shown)
     if target.kind == "embedded":
         server = EmbeddedServer()
         client = redis.Redis(unix_socket_path=str(server.socket))
-        return NodeTransport(_node_pool(client, deadline), f"{target.shown} at {server.url}", server.stop)
+        return NodeTransport(_node_pool(client, deadline), f"{target.shown} at {server.url}", _stop(server))
     if target.kind == "cluster":
         connection_class, options = cluster_connection(target, redis)
         return _to_cluster(connection_class, options, SlotMap(target.hosts), deadline, target.shown)
@@ -62,27 +58,43 @@ def transport_from_url(url: str, deadline: float) -> Transport:
 
 def _node_pool(client: redis.Redis, deadline: float) -> NodePool:
     pool = client.connection_pool
-    # The client goes along: its pool holds the Sentinel manager, and only by a weak reference.
+    # The pool must keep the client: it owns the Sentinel manager, which connections refer to only weakly.
     return NodePool(pool.connection_class, pool.connection_kwargs, deadline, keep=client)
+
+
+def _read_cluster(client: redis.RedisCluster) -> tuple[Any, dict[str, Any], SlotMap]:
+    """Return the class and options of a cluster client's connections, and a slot map of its nodes."""
+    nodes = client.get_nodes()
+    pool = client.get_redis_connection(nodes[0]).connection_pool
+    slot_map = SlotMap([(node.host, node.port) for node in nodes], client.nodes_manager.remap_host_port)
+    return pool.connection_class, pool.connection_kwargs, slot_map
+
+
+def _wrong_client(client: Any) -> InvalidInputError:
+    return wrong_client(client, "StatusStore", "redis.Redis or redis.RedisCluster", "AsyncStatusStore")
+
+
+def _stop(server: EmbeddedServer) -> Callable[[], None]:
+    return server.stop
 
 
 def _to_cluster(
     connection_class: Any, options: dict[str, Any], slot_map: SlotMap, deadline: float, shown: str
 ) -> ClusterTransport:
-    ways = ClusterNodes(lambda of_node: NodePool(connection_class, of_node, deadline), options, slot_map)
-    return ClusterTransport(ways, deadline, shown)
+    nodes = ClusterNodes(lambda node_options: NodePool(connection_class, node_options, deadline), options, slot_map)
+    return ClusterTransport(nodes, deadline, shown)
 
 
 def _client(target: Target, deadline: float) -> redis.Redis:
     if target.kind == "single":
         return redis.Redis(**server_options(target))
-    sentinel = _Sentinel(target.hosts, sentinel_kwargs=sentinel_options(target, deadline), **target.options)  # type: ignore[no-untyped-call]
+    sentinel = _UnpooledSentinel(target.hosts, sentinel_kwargs=sentinel_options(target, deadline), **target.options)  # type: ignore[no-untyped-call]
     client: redis.Redis = sentinel.master_for(target.service)  # type: ignore[no-untyped-call]
     return client
 
 
-class _Sentinel(Sentinel):
-    """Keeps no connection to a Sentinel: it is asked seldom, and the connection would outlive the store."""
+class _UnpooledSentinel(Sentinel):
+    """Keeps no connection to a Sentinel: requests are rare, and the connection would outlive the store."""
 
     def discover_master(self, service_name: str) -> Any:
         try:

@@ -1,4 +1,7 @@
-"""One server, and our blocking connections to it."""
+"""The blocking connections of a store to one server.
+
+Invariant: a connection is in the pool only when no reply is due on it.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ from redis_kvpoll.transport.connection_options import IDLE_CLOSED, MAX_IDLE, con
 
 
 class NodePool:
-    """One server, and our idle connections to it. ``keep`` must live as long as the node_pool does."""
+    """The idle connections to one server. ``keep`` is kept alive as long as the pool."""
 
     def __init__(
         self, connection_class: Any, client_options: dict[str, Any], deadline: float, keep: object = None
@@ -29,34 +32,34 @@ class NodePool:
         self._class = connection_class
         self._options = connection_options(client_options)
         self.limit = time_limit(self._options, deadline)
-        """Seconds that a call may take, unless it says otherwise."""
-        # fakeredis's cannot: nothing ends its long reads before their time, and in asyncio they outlive the connection.
+        """Seconds for a call that has no timeout of its own."""
+        # fakeredis cannot: nothing ends its blocking reads early, and in asyncio they outlive the connection.
         self.can_block = not connection_class.__module__.startswith("fakeredis")
         self._idle: list[Any] = []
         self._closed = False
-        self.doubtful = False
-        """Whether the last try failed: then it may take long to connect."""
-        # Sentinel's connection would turn READONLY into a lost connection, and what did not run into what may have.
+        self.last_try_failed = False
+        """Then it may take long to connect."""
+        # Sentinel's connection turns READONLY, which did not execute, into a lost connection, which may have.
         sentinel = issubclass(connection_class, SentinelManagedConnection)
         self._read = AbstractConnection.read_response if sentinel else connection_class.read_response
 
-    def twin(self) -> NodePool:
-        """The same server, with connections of its own, which ``cut`` can end."""
-        return _Cuttable(self._class, self._options, self.limit, self._keep)
+    def clone(self) -> NodePool:
+        """Return a pool of the same server whose connection ``cut`` can end."""
+        return _CuttablePool(self._class, self._options, self.limit, self._keep)
 
     def cut(self) -> None:
-        """End the call that is under way; only for a twin."""
+        """End the call in flight; only for a clone."""
 
     def call(self, effect: Send) -> Any:
         """Send a call over one connection and read its reply."""
         return self.receive(self.send(effect), effect)
 
     def send(self, effect: Send) -> Any:
-        """Send a call; the connection to receive its reply from."""
+        """Send a call; return the connection that its reply comes over."""
         try:
             connection = self._connection(effect.timeout, effect.fresh)
         except (RedisError, OSError) as error:
-            self.doubtful = True
+            self.last_try_failed = True
             self._drop_idle()
             raise NotSent from error
         try:
@@ -76,7 +79,7 @@ class NodePool:
             if effect.then:
                 reply = [reply, *(self._read(connection) for _ in effect.then)]
         except BaseException as error:
-            # After an error reply the connection is in effect, unless more replies are to come.
+            # After an error reply the connection is in order, unless more replies are to come.
             if isinstance(error, ResponseError) and not isinstance(error, ReadOnlyError) and not effect.then:
                 self._give_back(connection)
                 raise
@@ -86,13 +89,13 @@ class NodePool:
         return reply
 
     def drop(self, connection: Any) -> None:
-        """Close a connection, and the idle ones: what cut it has most likely cut them as well."""
-        self.doubtful = True
+        """Close a connection, and the idle ones: the same failure has most likely hit them."""
+        self.last_try_failed = True
         connection.disconnect()
         self._drop_idle()
 
     def close(self) -> None:
-        """Close the idle connections, and each that is in use when its call is over."""
+        """Close the idle connections, and each other one at the end of its call."""
         self._closed = True
         self._drop_idle()
 
@@ -101,13 +104,13 @@ class NodePool:
             connection.disconnect()
 
     def _connection(self, timeout: float | None, fresh: bool) -> Any:
-        """A connection for one call: idle or new. ``timeout`` (seconds) shortens the usual one."""
+        """Return an idle or new connection. A ``timeout`` (seconds) below the limit takes a new one."""
         if timeout is not None and timeout < self.limit:
             return self._connect(timeout)
         pid = os.getpid()
         while (connection := self._pop()) is not None:
             if connection.pid != pid:
-                continue  # the parent's, from before a fork
+                continue  # it is the parent's, from before a fork
             if fresh and not _is_open(connection):
                 connection.disconnect()
                 raise RedisConnectionError(IDLE_CLOSED)
@@ -121,8 +124,8 @@ class NodePool:
             return None
 
     def _give_back(self, connection: Any) -> None:
-        """Keep a connection for the next call, unless it was made for a short one."""
-        self.doubtful = False
+        """Keep a connection for the next call, unless it has a timeout of its own."""
+        self.last_try_failed = False
         if len(self._idle) < MAX_IDLE and connection.socket_timeout == self.limit and not self._closed:
             self._idle.append(connection)
         else:
@@ -136,11 +139,11 @@ class NodePool:
 
 
 def readable(connections: list[Any], seconds: float) -> list[Any]:
-    """Wait until there is something to read on one of these connections; on which there is."""
+    """Wait until one of these connections can be read; return those that can."""
     sockets: dict[Any, Any] = {connection: getattr(connection, "_sock", None) for connection in connections}
     found = [connection for connection, sock in sockets.items() if not isinstance(sock, socket.socket)]
     if found:
-        return found  # fakeredis has its replies at once; and one that was closed says so when it is read
+        return found  # fakeredis has its replies at once; a closed connection raises when it is read
     poll = select.poll()
     by_number = {sock.fileno(): connection for connection, sock in sockets.items()}
     for number in by_number:
@@ -148,16 +151,16 @@ def readable(connections: list[Any], seconds: float) -> list[Any]:
     return [by_number[number] for number, _ in poll.poll(math.ceil(seconds * 1000))]
 
 
-class _Cuttable(NodePool):
-    """For one thread, which another may wake from a long read."""
+class _CuttablePool(NodePool):
+    """For one thread, whose blocking read another thread may end."""
 
     _last: Any = None
     _is_cut = False
 
     def cut(self) -> None:
         self._is_cut = True
-        # The thread that reads from it sees its end, and disconnects it; fakeredis has no socket. TLS is passed by: its
-        # state belongs to that thread.
+        # The reading thread then gets an end of file, and disconnects. fakeredis has no socket. socket.socket's own
+        # shutdown passes TLS by, whose state belongs to that thread.
         sock = getattr(self._last, "_sock", None)
         if isinstance(sock, socket.socket):
             with contextlib.suppress(OSError):
@@ -172,7 +175,7 @@ class _Cuttable(NodePool):
 
 
 def _is_open(connection: Any) -> bool:
-    """Whether an idle connection is still good. Nothing is due on it, so anything to read means it is not."""
+    """Return whether an idle connection is still open. No reply is due, so anything to read means that it is not."""
     try:
         return not connection.can_read(0)
     except (RedisError, OSError):

@@ -1,11 +1,12 @@
-"""Drives flows for blocking code. Threads share batches: whoever leads a queue sends for all that wait in it.
+"""Runs flows for blocking code, by flat combining: a thread that sends takes along the calls of those that wait.
 
-A thread that comes to a free queue flies at once, and pays one short lock for it. One that comes while another flies
-waits in line; at that batch's end one of those in line flies next and takes along who waits with it.
+A thread that finds its shard's queue free sends at once, at the price of one short lock. A thread that finds a batch in
+flight enqueues its call. At the end of the batch one of the waiting callers is elected as the sender; it sends the next
+batch for all of them.
 
-An interrupt (Ctrl-C, a time limit set by a signal) may come between any two effects of a thread, and nobody else must
-pay for it. So what a thread has begun in a queue is ended in a ``finally`` that may begin again, and no
-caller waits much longer than its deadline for another thread, whatever has become of that.
+Invariant: an interrupt (Ctrl-C, a time limit set by a signal) may come between any two steps of a thread, and no other
+thread loses by it. So what a thread has begun in a queue ends in a ``finally`` that may run again, and no caller waits
+much longer than its deadline for another thread, whatever has become of that thread.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ from redis_kvpoll.engine.effects import AwaitCalls, Effect, Flow, PendingCall, S
 from redis_kvpoll.engine.executor import Executor
 from redis_kvpoll.engine.retry import CallFailed
 from redis_kvpoll.errors import OutcomeUnknownError, StoreUnavailableError
-from redis_kvpoll.protocol.feed import Change, FeedGap, Tail
+from redis_kvpoll.protocol.feed import Change, FeedGap
+from redis_kvpoll.protocol.feed_reader import Tail
 from redis_kvpoll.protocol.scan import Scan
 from redis_kvpoll.protocol.script_call import Call, Command
 from redis_kvpoll.sync.fan_out import ShardFanOut
@@ -37,16 +39,16 @@ T = TypeVar("T")
 V = TypeVar("V")
 
 SENDER_TIMEOUT = 1.0
-"""Seconds after its deadline that a caller still waits for who flies it: usually that one knows better."""
+"""Seconds that a caller waits beyond its deadline for the sender of its call, whose error says more."""
 
 
-def drive(flow: Flow[T], take: Callable[[Effect], Any]) -> T:
-    """``take`` each effect that a flow asks for, until it returns. What goes wrong on the way, the flow judges."""
+def drive(flow: Flow[T], perform: Callable[[Effect], Any]) -> T:
+    """Perform each effect of a flow, errors included, until it returns."""
     try:
         effect = next(flow)
         while True:
             try:
-                result = take(effect)
+                result = perform(effect)
             except (NotSent, RedisError, OSError) as error:
                 effect = flow.throw(error)
             else:
@@ -56,16 +58,16 @@ def drive(flow: Flow[T], take: Callable[[Effect], Any]) -> T:
         return value
 
 
-class Caller:
-    """A thread that waits for its pending_calls."""
+class CallingThread:
+    """A thread that waits for its calls."""
 
     __slots__ = ("busy", "wakeups")
 
     def __init__(self) -> None:
         self.wakeups: SimpleQueue[None] = SimpleQueue()
-        """Rung for each pending that arrives, or is to lead."""
+        """One for each call that is done, or that makes this thread the sender."""
         self.busy = False
-        """Whether it flies, and has pending_calls in further queues, which it cannot lead meanwhile."""
+        """Whether it sends for one shard while it has calls in other queues: it cannot be elected there."""
 
 
 class Dispatcher:
@@ -78,14 +80,14 @@ class Dispatcher:
         forkable.add(self)
 
     def after_fork(self) -> None:
-        """Begin with free queues. In the child of a fork, who flew and who waited were threads of the parent."""
+        """Begin with free queues: in the child of a fork, the senders and callers are threads of the parent."""
         # Reentrant, for signal handlers and finalizers that use the store.
         self._lock = threading.RLock()
         self._queues: defaultdict[str, ShardQueue] = defaultdict(ShardQueue)
         self._threads_inside: set[int] = set()
 
     def execute(self, command: Command[V, T]) -> T:
-        """Carry a command out. A call alone in its queue is sent at once; only trouble takes a flow."""
+        """Execute a command. A call that is alone in its queue is sent at once; only a failure takes a flow."""
         executor = self.executor
         calls = executor.calls(command)
         if len(calls) != 1:
@@ -96,16 +98,16 @@ class Dispatcher:
                 queue = self._queues[call.tag]
                 if queue.is_free:
                     queue.sender = get_ident()
-                    own = queue.batch = call  # no interrupt comes between the two: what begins here is ended below
+                    own = queue.batch = call  # one statement, so that no interrupt comes between the two
             if own is None:
                 pending = PendingCall(call, now + executor.deadline)
-                self._carry(AwaitCalls([pending]))
+                self._await_calls(AwaitCalls([pending]))
                 (reply,) = executor.replies_of(command, [pending])
             else:
                 reply = self._send_alone(command, call, now)
         finally:
             if own is not None:
-                # Without the lock: who boards looks at the batch once more thereafter.
+                # Without the lock: a caller that enqueues checks the batch once more afterwards.
                 if queue.batch is own:
                     queue.batch = None
                 if queue.waiting:
@@ -113,56 +115,56 @@ class Dispatcher:
         return command.finish(command.rooms, executor.decode(command, command.rooms, reply))
 
     def _send_alone(self, command: Command[V, T], call: Call, now: float) -> list[Any]:
-        """The reply to a call that has its queue for itself."""
+        """Return the reply to a call that has its queue to itself."""
         executor = self.executor
         epochs = executor.observer_epochs()
         try:
-            reply = self.transport.take(Send(call.tag, call.words(), None, not call.spec.repeatable))
+            reply = self.transport.perform(Send(call.tag, call.words(), None, not call.spec.repeatable))
         except (NotSent, RedisError, OSError) as error:
             return self.run(executor.recover_call(command, call, now, error))
         except BaseException:
-            executor.connection_lost()  # connection_lost: the connection is gone, as if it had been lost
+            executor.connection_lost()  # interrupted: the connection is closed
             raise
         if executor.detects_data_loss(call, reply):
             return self.run(executor.recover_call(command, call, now, None))
         return executor.process_reply(call, epochs, reply)
 
     def run(self, flow: Flow[T]) -> T:
-        """Do each effect that a flow asks for, until it returns."""
-        return drive(flow, self._take)
+        """Run a flow and return its result."""
+        return drive(flow, self._perform)
 
-    def _take(self, effect: Effect) -> Any:
+    def _perform(self, effect: Effect) -> Any:
         try:
-            return self._carry(effect) if isinstance(effect, AwaitCalls) else self.transport.take(effect)
+            return self._await_calls(effect) if isinstance(effect, AwaitCalls) else self.transport.perform(effect)
         except (NotSent, RedisError, OSError):
             raise
         except BaseException:
-            self.executor.connection_lost()  # the connection is gone, as if it had been lost
+            self.executor.connection_lost()  # interrupted: the connection is closed
             raise
 
     def pages(self) -> Iterator[list[int]]:
-        """The rooms of the namespace, some at a time."""
+        """Yield the rooms of the namespace, some at a time."""
         scan = Scan(self.transport.clustered)
         while (page := self.run(self.executor.next_page(scan))) is not None:
             yield page
 
     def news(self, tail: Tail) -> Iterator[Change | FeedGap]:
-        """What is new in the feed, for ever."""
+        """Yield what is new in the feed, without end."""
         while True:
             while self.run(self.executor.read_feed("tail", tail)):
                 pass
             yield from tail.news()
 
-    def _carry(self, effect: AwaitCalls) -> list[PendingCall]:
-        """Return when all pending_calls have arrived. Each is of another queue."""
+    def _await_calls(self, effect: AwaitCalls) -> list[PendingCall]:
+        """Enqueue calls, each in another queue; return when all are done."""
         pending_calls = effect.pending_calls
         me = get_ident()
         if me in self._threads_inside or self._is_sending(me, pending_calls):
-            # A signal handler or a finalizer, in the midst of a call of this thread, which must not wait for itself.
+            # A signal handler or a finalizer, in the middle of a call of this thread, which must not wait for itself.
             for pending in pending_calls:
                 self.run(self.executor.send_batch(Batch([pending])))
             return pending_calls
-        caller = Caller()
+        caller = CallingThread()
         try:
             self._threads_inside.add(me)
             with self._lock:
@@ -174,15 +176,15 @@ class Dispatcher:
                         _wake(queue.elect_sender())
             self._wait_for_replies(pending_calls, caller)
         except BaseException:
-            self._leave(pending_calls)
+            self._cancel(pending_calls)
             raise
         finally:
             self._threads_inside.discard(me)
         return pending_calls
 
-    def _wait_for_replies(self, pending_calls: list[PendingCall], caller: Caller) -> None:
-        """Wait, and see to the batches that this thread is done_calls to lead, until all pending_calls have arrived."""
-        until = pending_calls[0].give_up_at + SENDER_TIMEOUT  # those of one call have the same
+    def _wait_for_replies(self, pending_calls: list[PendingCall], caller: CallingThread) -> None:
+        """Wait until all calls are done; send the batches that this thread is elected for."""
+        until = pending_calls[0].give_up_at + SENDER_TIMEOUT  # one command has one deadline
         while True:
             try:
                 caller.wakeups.get(timeout=max(0.0, until - time.monotonic()))
@@ -197,7 +199,7 @@ class Dispatcher:
             self._send_batches(pending_calls, caller)
 
     def _is_sending(self, thread: int, pending_calls: list[PendingCall]) -> bool:
-        """Whether a thread is just flying one of these pending_calls' queues."""
+        """Whether a thread has a batch in flight in the queue of one of these calls."""
         for pending in pending_calls:
             queue = self._queue(pending)
             if queue.batch is not None and queue.sender == thread:
@@ -207,8 +209,8 @@ class Dispatcher:
     def _queue(self, pending: PendingCall) -> ShardQueue:
         return self._queues[pending.call.tag]
 
-    def _send_batches(self, pending_calls: list[PendingCall], caller: Caller) -> None:
-        """The next batches of the queues that these pending_calls lead, all at once."""
+    def _send_batches(self, pending_calls: list[PendingCall], caller: CallingThread) -> None:
+        """Send the next batch of each queue that this thread is elected for, all at once."""
         batches: list[tuple[ShardQueue, Batch]] = []
         with self._lock:
             for pending in pending_calls:
@@ -220,17 +222,20 @@ class Dispatcher:
         if len(batches) == 1:
             ((queue, batch),) = batches
             self.run(self.executor.send_batch(batch))
-            self._end(queue, batch)
+            self._complete(queue, batch)
         elif batches:
             flows = [self.executor.send_batch(batch) for _, batch in batches]
-            ShardFanOut(self.transport, flows, self.executor.deadline, lambda number: self._end(*batches[number])).run()
+            ShardFanOut(
+                self.transport, flows, self.executor.deadline, lambda number: self._complete(*batches[number])
+            ).run()
         if caller.busy:
             caller.busy = False
             for pending in pending_calls:
                 if not pending.done:
                     self._wake_next_sender(self._queue(pending))
 
-    def _end(self, queue: ShardQueue, batch: Batch) -> None:
+    def _complete(self, queue: ShardQueue, batch: Batch) -> None:
+        """End a batch: wake its callers, and the next sender."""
         with self._lock:
             done_calls = queue.complete(batch)
         for pending in done_calls:
@@ -238,7 +243,7 @@ class Dispatcher:
         self._wake_next_sender(queue)
 
     def _wake_next_sender(self, queue: ShardQueue) -> None:
-        """Tell who leads to fly, if nobody does."""
+        """Wake the caller that must send the next batch, unless one is in flight."""
         try:
             with self._lock:
                 next_sender = queue.elect_sender()
@@ -247,8 +252,8 @@ class Dispatcher:
             self._wake_next_sender(queue)
             raise
 
-    def _leave(self, pending_calls: list[PendingCall]) -> None:
-        """This thread was connection_lost: others must not wait for it."""
+    def _cancel(self, pending_calls: list[PendingCall]) -> None:
+        """This thread was interrupted: no other may wait for it."""
         self.executor.connection_lost()
         done_calls: list[PendingCall] = []
         with self._lock:
@@ -262,15 +267,15 @@ class Dispatcher:
             pending.waiter.wakeups.put(None)
 
     def _give_up_on_sender(self, pending_calls: list[PendingCall]) -> None:
-        """Nothing has been heard for too long: who flies hangs, or was connection_lost where no care could be taken."""
+        """Fail calls whose sender hangs, or was interrupted where no ``finally`` could run."""
         done_calls: list[PendingCall] = []
         with self._lock:
             for pending in pending_calls:
                 queue = self._queue(pending)
                 if pending.done:
                     continue
-                stands = pending in queue.waiting
-                kind = StoreUnavailableError if stands or pending.call.spec.repeatable else OutcomeUnknownError
+                unsent = pending in queue.waiting
+                kind = StoreUnavailableError if unsent or pending.call.spec.repeatable else OutcomeUnknownError
                 pending.failure = CallFailed(
                     kind, f"no answer within {self.executor.deadline:g} s: another thread hangs"
                 )
@@ -280,7 +285,7 @@ class Dispatcher:
                 ):
                     done_calls += queue.requeue_or_fail(batch)
                 if not queue.batch:
-                    queue.next_sender = None  # has not come in all this time
+                    queue.next_sender = None  # it was woken, and has not come
                 queue.cancel(pending)
                 _wake(queue.elect_sender())
         for pending in done_calls:

@@ -1,4 +1,8 @@
-"""Flights of one thread to several shards at once: all is sent before the first reply is waited for."""
+"""Batches of one thread to several shards at once: all are sent before the first reply is read.
+
+Invariant: a shard that is down delays no other. Replies are read as they come, not in the order of the shards: as long
+as a reply is unread, its shard's queue stays blocked for other callers.
+"""
 
 from __future__ import annotations
 
@@ -11,114 +15,111 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from redis_kvpoll.engine.classify import NotSent
 from redis_kvpoll.engine.effects import Flow, Send, Sleep
-from redis_kvpoll.sync.transport import Pending, Transport
+from redis_kvpoll.sync.transport import InFlight, Transport
 
-PATIENCE = 0.01
-"""Seconds that the replies on their way have, before a server that failed before is tried: connecting may take long."""
+REPLY_GRACE = 0.01
+"""Seconds that replies in flight have before a server whose last try failed is tried: connecting may take long."""
 
 
 class ShardFanOut:
-    """Drives flows beside one another. Each reply is taken as it comes, so none waits for a shard that is down.
-
-    ``ended`` is called with the number of each flow when that is over.
-    """
+    """Runs flows beside one another. ``completed`` is called with the number of each flow when it returns."""
 
     def __init__(
-        self, transport: Transport, flows: Sequence[Flow[None]], deadline: float, ended: Callable[[int], None]
+        self, transport: Transport, flows: Sequence[Flow[None]], deadline: float, completed: Callable[[int], None]
     ) -> None:
         self._transport = transport
         self._deadline = deadline
         self._flows = flows
-        self._ended = ended
+        self._completed = completed
         self._unsent: dict[int, tuple[Send, float]] = {}
-        """What is to be sent, and since when."""
-        self._pending: dict[int, tuple[Pending, float]] = {}
-        """What was sent, and when its time is up."""
-        self._pauses: dict[int, float] = {}
+        """By flow: the effect, and since when it waits to be sent."""
+        self._in_flight: dict[int, tuple[InFlight, float]] = {}
+        """By flow: the call, and when its timeout ends."""
+        self._sleeping: dict[int, float] = {}
 
     def run(self) -> None:
         try:
             for number in range(len(self._flows)):
-                self._answer(number, None)
-            while self._unsent or self._pending or self._pauses:
+                self._resume(number, None)
+            while self._unsent or self._in_flight or self._sleeping:
                 self._send()
                 self._receive()
                 now = time.monotonic()
-                for number in [number for number, until in self._pauses.items() if until <= now]:
-                    del self._pauses[number]
-                    self._answer(number, None)
+                for number in [number for number, until in self._sleeping.items() if until <= now]:
+                    del self._sleeping[number]
+                    self._resume(number, None)
         finally:
-            for pending, _ in self._pending.values():
-                self._transport.give_up(*pending)
+            for call, _ in self._in_flight.values():
+                self._transport.abandon(*call)
 
-    def _answer(self, number: int, answer: Any) -> None:
-        """Give a flow what it asked for, and take note of what it asks for next."""
+    def _resume(self, number: int, result: Any) -> None:
+        """Resume a flow with the result of its effect, and schedule its next effect."""
         flow = self._flows[number]
         try:
             while True:
-                effect = flow.throw(answer) if isinstance(answer, BaseException) else flow.send(answer)
+                effect = flow.throw(result) if isinstance(result, BaseException) else flow.send(result)
                 if isinstance(effect, Send):
                     self._unsent[number] = effect, time.monotonic()
                     return
                 if isinstance(effect, Sleep):
-                    self._pauses[number] = time.monotonic() + effect.seconds
+                    self._sleeping[number] = time.monotonic() + effect.seconds
                     return
-                answer = self._transport.take(effect)  # at once
+                result = self._transport.perform(effect)  # it does not wait
         except StopIteration:
-            self._ended(number)
+            self._completed(number)
 
     def _send(self) -> None:
-        """Send what can be sent; to a server that has failed before, one at a time, when nothing else is left."""
-        doubtful = []
+        """Send what can be sent at once; to servers whose last try failed, one effect, when nothing else is due."""
+        slow = []
         for number, (effect, since) in list(self._unsent.items()):
-            if self._transport.doubts(effect):
-                doubtful.append((number, effect, since))
+            if self._transport.may_be_slow(effect):
+                slow.append((number, effect, since))
             else:
                 self._begin(number, effect)
-        if doubtful and not (self._pending and self._transport.ready(self._sent, PATIENCE)):
-            number, effect, since = doubtful[0]
+        if slow and not (self._in_flight and self._transport.readable(self._calls, REPLY_GRACE)):
+            number, effect, since = slow[0]
             waited = time.monotonic() - since
-            if waited > PATIENCE * 2:  # it counts
+            if waited > REPLY_GRACE * 2:  # it counts towards the timeout
                 effect.timeout = max(0.001, (effect.timeout or self._deadline) - waited)
             self._begin(number, effect)
 
     def _begin(self, number: int, effect: Send) -> None:
         del self._unsent[number]
         try:
-            pending = self._transport.begin(effect)
+            call = self._transport.begin(effect)
         except (NotSent, RedisError, OSError) as error:
-            self._answer(number, error)
+            self._resume(number, error)
         else:
-            self._pending[number] = pending, time.monotonic() + pending[1].socket_timeout
+            self._in_flight[number] = call, time.monotonic() + call[1].socket_timeout
 
     @property
-    def _sent(self) -> list[Pending]:
-        return [pending for pending, _ in self._pending.values()]
+    def _calls(self) -> list[InFlight]:
+        return [call for call, _ in self._in_flight.values()]
 
     def _receive(self) -> None:
-        """Take the replies that have come; wait for one if there is nothing else to do."""
+        """Read the replies that have come; wait for one if nothing else is due."""
         now = time.monotonic()
-        times = [*self._pauses.values(), *(until for _, until in self._pending.values())]
+        times = [*self._sleeping.values(), *(until for _, until in self._in_flight.values())]
         if not times:
             return
         seconds = 0.0 if self._unsent else max(0.0, min(times) - now)
-        if not self._pending:
+        if not self._in_flight:
             time.sleep(seconds)
             return
-        ready = self._transport.ready(self._sent, seconds)
+        readable = self._transport.readable(self._calls, seconds)
         now = time.monotonic()
-        for number, (pending, until) in list(self._pending.items()):
-            if pending[1] in ready:
-                del self._pending[number]
-                self._finish(number, pending)
+        for number, (call, until) in list(self._in_flight.items()):
+            if call[1] in readable:
+                del self._in_flight[number]
+                self._finish(number, call)
             elif until <= now:
-                del self._pending[number]
-                self._transport.give_up(*pending)
-                self._answer(number, RedisTimeoutError("Timeout reading from socket"))
+                del self._in_flight[number]
+                self._transport.abandon(*call)
+                self._resume(number, RedisTimeoutError("Timeout reading from socket"))
 
-    def _finish(self, number: int, pending: Pending) -> None:
+    def _finish(self, number: int, call: InFlight) -> None:
         try:
-            answer = self._transport.finish(*pending)
+            result = self._transport.finish(*call)
         except (NotSent, RedisError, OSError) as error:
-            answer = error
-        self._answer(number, answer)
+            result = error
+        self._resume(number, result)

@@ -1,4 +1,4 @@
-"""A lease that a thread keeps alive."""
+"""The lease for blocking code, which a thread renews."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ logger = logging.getLogger("redis_kvpoll.leases")
 
 
 class Lease(LeaseBase):
-    """What makes a store the owner of the rooms that it creates, in a ``with`` statement.
+    """Makes a store the owner of the rooms that it creates, in a ``with`` statement.
 
-    A thread keeps it, and its live rooms, alive. When that ends without a word (the process was killed, or stopped for
-    longer than ``ttl``), others fail the live rooms with the reason "owner ... lost", and whoever it was is told: by
-    ``lost`` and ``check``, and by LeaseLostError from whatever this store would create, open or write through a
-    handle. At its exit the lease is given up, and rooms that are still live fail with the reason "owner ... left". In a
-    child of ``fork`` the lease is the parent's, and the store has none.
+    A thread renews it, and keeps its live rooms alive. When the heartbeats stop (the process was killed, or stopped for
+    longer than ``ttl``), another lease holder fails the live rooms with the reason "owner ... lost". The former owner
+    then gets LeaseLostError from ``check`` and from every call that creates, opens or writes through a handle, and
+    ``lost`` is True. On exit the lease is released, and rooms that are still live fail with the reason "owner ...
+    left". In a child of ``fork`` the lease is the parent's, and the store has none.
     """
 
-    def __init__(self, dispatcher: Dispatcher, terms: LeaseConfig) -> None:
-        super().__init__(dispatcher.executor, terms)
+    def __init__(self, dispatcher: Dispatcher, config: LeaseConfig) -> None:
+        super().__init__(dispatcher.executor, config)
         self._dispatcher = dispatcher
         forkable.add(self)
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
 
     def close(self) -> None:
-        """Give the lease up. May be repeated."""
+        """Release the lease. May be repeated."""
         if self._is_held:
             self._is_held = False
             self._stop()
@@ -45,9 +45,7 @@ class Lease(LeaseBase):
         try:
             self._dispatcher.run(self._keeper.take())
         except BaseException:
-            self._executor.detach_lease(
-                self._keeper
-            )  # it was taken before the interrupt came, and nobody keeps it alive
+            self._executor.detach_lease(self._keeper)  # it may have been taken, but no thread renews it
             raise
         self._is_held, self._forked_from = True, None
         self._stopping = threading.Event()
@@ -68,7 +66,7 @@ class Lease(LeaseBase):
             except KVPollError as error:
                 keeper.heartbeat_failed(error)
             except Exception:
-                logger.exception("a heartbeat of %s ended as it never should; the next tries again", keeper)
+                logger.exception("a heartbeat of %s failed unexpectedly; the next tries again", keeper)
             if keeper.lost:
                 return
 
@@ -79,6 +77,6 @@ class Lease(LeaseBase):
             thread.join()
 
     def after_fork(self) -> None:
-        """In the child, where the thread is not."""
+        """In the child, where the thread does not run."""
         self._thread = None
         self._forked()

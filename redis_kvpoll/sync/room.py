@@ -1,4 +1,7 @@
-"""A room that was opened or attached: what is written through it can never touch another request."""
+"""The handle of a room that was opened or attached.
+
+Invariant: a write through it changes its own generation of the room, or nothing.
+"""
 
 from __future__ import annotations
 
@@ -21,11 +24,11 @@ logger = logging.getLogger("redis_kvpoll")
 
 
 class Room(Handle[Dispatcher]):
-    """One generation of a room, to write to: ``StatusStore.open`` rooms_here it, ``attach`` finds it, both give this.
+    """One generation of a room, to write to: ``StatusStore.open`` creates or joins it, ``attach`` finds it.
 
-    What is written through it is merged by policy strict, whatever the namespace's: statuses only go up, and Failed is
-    the end. Once the room was cleared, has expired or was opened anew, every write is STALE and changes nothing; so all
-    of them may be repeated, and are. When the server has lost its data, the rooms that are held are said again first.
+    Its writes merge by the policy strict, whatever the namespace's: statuses only rise, and Failed is final. Once the
+    room was cleared, has expired or was opened anew, every write is STALE and changes nothing; so a write whose reply
+    was lost is sent again. After the server has lost its data, the store replays its rooms before the next call.
 
     As a context manager it clears the room at exit.
 
@@ -33,27 +36,27 @@ class Room(Handle[Dispatcher]):
     """
 
     def status(self) -> KVPoll | None:
-        """The status of this generation; None when it is no more."""
+        """The status of this generation; None when it is gone."""
         return self._run(fenced_commands.status(self._id, self._generation))
 
     def update(self, status: KVPoll | int) -> Update:
-        """Merge a status into the room; STALE when it is no longer this generation."""
+        """Merge a status into the room; STALE when this generation is gone."""
         return self._run(fenced_commands.update(self._id, self._generation, status))
 
     def fail(self, reason: str) -> Update:
-        """Fail the room and say why, in one effect; STALE when it is no longer this generation."""
+        """Fail the room with a reason, in one step; STALE when this generation is gone."""
         return self._run(fenced_commands.fail(self._id, self._generation, reason))
 
     def clear(self) -> Update:
-        """Remove the room: CLEARED with the status that it had, or STALE when it is no longer this generation."""
+        """Remove the room: CLEARED with the status that it had, or STALE when this generation is gone."""
         return self._run(fenced_commands.clear(self._id, self._generation))
 
     def set_decode_prefix_len(self, length: int) -> bool:
-        """Record how many tokens of the prompt decode already holds, for this generation; False when it is no more."""
+        """Record how many tokens of the prompt the decode side holds already; False when this generation is gone."""
         return self._run(fenced_commands.set_decode_prefix_len(self._id, self._generation, length))
 
     def decode_prefix_len(self) -> int:
-        """What was recorded, for this generation or for the room before it was opened; 0 when there is nothing."""
+        """The length recorded for this generation, or for the room before it was opened; 0 when there is none."""
         return self._run(fenced_commands.decode_prefix_len(self._id, self._generation))
 
     def __enter__(self) -> Self:
@@ -64,10 +67,10 @@ class Room(Handle[Dispatcher]):
     ) -> None:
         try:
             self.clear()
-        except KVPollError as trouble:
+        except KVPollError as failure:
             if error is None:
                 raise
-            logger.warning("room %d was not cleared at exit: %s", self._id, trouble)
+            logger.warning("room %d was not cleared at exit: %s", self._id, failure)
 
     def _run(self, command: Command[V, T]) -> T:
         dispatcher = self._require_dispatcher(command.operation)

@@ -1,4 +1,4 @@
-"""StatusStore: the table for blocking code."""
+"""The store: the table of one namespace, with its handles, leases, mirrors and waits."""
 
 from __future__ import annotations
 
@@ -15,19 +15,21 @@ from redis_kvpoll.engine.executor import Executor
 from redis_kvpoll.engine.session import DEFAULT_DEADLINE, DEFAULT_TERMINAL_TTL, DEFAULT_TTL, StoreOptions
 from redis_kvpoll.model import KVPoll, Owner
 from redis_kvpoll.protocol import fenced_commands, room_commands
-from redis_kvpoll.protocol.feed import Change, FeedGap, History, Tail
+from redis_kvpoll.protocol.feed import Change, FeedGap
+from redis_kvpoll.protocol.feed_reader import History, Tail
 from redis_kvpoll.protocol.handle import Handle
 from redis_kvpoll.protocol.lease_commands import LeaseConfig
-from redis_kvpoll.protocol.replies import Opened
+from redis_kvpoll.protocol.replies import OpenedRoom
 from redis_kvpoll.protocol.room_commands import status_filter
 from redis_kvpoll.protocol.script_call import Command
 from redis_kvpoll.protocol.settings import ExpectedSettings, Settings
 from redis_kvpoll.sync import connect
 from redis_kvpoll.sync.dispatcher import Dispatcher
 from redis_kvpoll.sync.lease import Lease
-from redis_kvpoll.sync.mirror import Mirror, WaitRegistry
+from redis_kvpoll.sync.mirror import Mirror
 from redis_kvpoll.sync.room import Room
 from redis_kvpoll.sync.table import Table
+from redis_kvpoll.sync.waits import WaitRegistry
 from redis_kvpoll.validation import Mode, Policy
 
 T = TypeVar("T")
@@ -37,41 +39,40 @@ V = TypeVar("V")
 class StatusStore(Table):
     """The status table of one namespace, shared by every process that opens it.
 
-    Making a store does no I/O; the first call checks the namespace's settings on the server. One store may be
-    used by many threads, whose calls then share round trips, and in a child after ``fork``. It is a context manager.
+    The constructor does no I/O; the first call checks the namespace's settings on the server. Many threads may use one
+    store, and then share round trips; so may a child after ``fork``. It is a context manager.
 
     Args:
         client: a ``redis.Redis`` or ``redis.RedisCluster`` (fakeredis too). Its address, credentials and TLS
             settings are used for connections of the store's own; the client is neither changed nor closed.
         namespace: the name of the table, 1 to 64 of ``A-Z a-z 0-9 . _ -``.
-        ttl: seconds that a live room stays without being written or touched. 900 by default: three times
-            SGLang's 300 s bootstrap timeout, so the table never forgets a room that SGLang still waits for.
+        ttl: seconds that a live room stays without a write or a touch. 900 by default: three times SGLang's 300 s
+            bootstrap timeout, so the table never drops a room that SGLang still waits for.
         terminal_ttl: seconds that a room stays after Success or Failed. 300 by default: time for every rank
-            to see the end, and for a person to look why.
-        deadline: seconds for one call with all its retries, and with the time in which it stands in line behind
-            others; for a batch, for each 1,000 rooms of a shard. 5 by default: time for a server to restart, and no
-            longer than a scheduler may hang. In the blocking store, a server that answers bit by bit can stretch it,
-            and by 1 s another thread that hangs.
+            to see the end, and for a person to find the cause.
+        deadline: seconds for one call with all its retries and its time in the queue; for a batch, for each 1,000 rooms
+            of a shard. 5 by default: time for a server to restart, and no longer than a scheduler may hang. In the
+            blocking store, a server that replies byte by byte can exceed it, and another thread that hangs, by 1 s.
         policy: ``"compat"`` or ``"strict"``; None adopts the namespace's, else compat.
         mode: ``"prefill"``, ``"decode"`` or ``"none"``; None adopts the namespace's, else none. In mode prefill
             a Failed drops the room's decode prefix length, as SGLang's prefill side does.
-        shards: over how many Redis Cluster slots the rooms are spread; None adopts the namespace's, else 1.
-        feed_length: how many of the latest changes a shard keeps for mirrors, ``wait`` and ``kvpoll tail``, counted in
+        shards: the number of Redis Cluster slots that the rooms are spread over; None adopts the namespace's, else 1.
+        feed_length: the changes that a shard keeps for mirrors, ``wait`` and ``kvpoll tail``, counted in
             entries (a batch puts up to 16 rooms into one); 0 switches the feed off. None adopts the namespace's, else
             100,000: 5 to 40 MB of Redis, and at 1,000 changes a second more than a minute in which a mirror that was
-            cut off can read on where it was.
-        rank: which of the ranks of a request this store speaks for, from 0; with ``world_size``, or neither. Each rank
-            has a status of its own in every room, and what is said of "a room" is then said of this rank's part in
-            it, from its first write to its clear. Reading gives this rank's status, but Failed as
-            soon as any rank is. ``abort`` fails all ranks; ``counts`` and ``rooms(status)`` go by what they agree on.
-        world_size: how many ranks there are, 1 to 1,024. A room that was made for another number is refused.
+            cut off can resume.
+        rank: the rank of a request that this store acts for, from 0; with ``world_size``, or neither. Each rank has a
+            status of its own in every room, and "a room" then means this rank's part in it, from its first write to
+            its clear. Reads give this rank's status, but Failed as soon as any rank has failed. ``abort`` fails all
+            ranks; ``counts`` and ``rooms(status)`` use the consensus.
+        world_size: the number of ranks, 1 to 1,024. A room with another number is refused.
 
     Every method may raise, besides what it names:
         InvalidInputError: an argument was refused; nothing was sent.
         NamespaceMismatchError: the namespace is in use with another policy, mode, number of shards or feed_length.
         StoreUnavailableError: no answer within the deadline.
-        OutcomeUnknownError: a call that destroys was sent, and its reply was lost.
-        ServerRefusedError: the server's final word (permissions, memory, a foreign key).
+        OutcomeUnknownError: a destructive call was sent, and its reply was lost.
+        ServerRefusedError: the server rejected it for good (permissions, memory, a foreign key).
         LeaseLostError: the store's lease was lost (where the call creates, opens or writes through a handle).
         CorruptEntryError: a room's key holds what this library never writes.
         StoreClosedError: the store was closed.
@@ -107,15 +108,15 @@ class StatusStore(Table):
 
     @classmethod
     def from_url(cls, url: str, **options: Unpack[StoreOptions]) -> Self:
-        """A store on the server that a URL names; ``options`` are the constructor's.
+        """A store on the server of a URL; ``options`` are the constructor's.
 
-        ``memory://`` is a table inside this store alone; ``embedded://`` starts a private server that lives as long as
-        the store (it takes about 0.1 s); ``redis://``, ``rediss://``, ``valkey://``, ``valkeys://`` and ``unix://``
-        are redis-py's, with its options; ``redis+sentinel://host:port,host:port/service/db`` follows a primary;
-        ``redis+cluster://host:port`` finds the other nodes by itself.
+        ``memory://`` is a table inside this store alone (extra ``memory``); ``embedded://`` starts a private server
+        that lives as long as the store (it takes about 0.1 s); ``redis://``, ``rediss://``, ``valkey://``,
+        ``valkeys://`` and ``unix://`` are redis-py's, with its options; ``redis+cluster://host:port`` finds the other
+        nodes by itself; ``redis+sentinel://host:port,host:port/service/db`` follows a primary.
 
         Raises:
-            InvalidInputError: the URL is wrong; the message hides its password.
+            InvalidInputError: the URL is wrong (the message hides its password), or an extra is missing.
             EmbeddedServerError: embedded:// found no server to run, or it did not start.
         """
         transport = connect.transport_from_url(
@@ -130,12 +131,12 @@ class StatusStore(Table):
     def rooms(self, status: KVPoll | int | None = None) -> Iterator[int]:
         """The rooms of the namespace, or those at one status; each once, in no order.
 
-        It walks by SCAN: a room that comes or goes meanwhile may be in it or not.
+        It uses SCAN: a room that is created or removed meanwhile may be in it or not.
         """
         return self._rooms(status_filter(status))
 
     def counts(self) -> dict[KVPoll, int]:
-        """How many rooms there are at each status."""
+        """The number of rooms at each status."""
         counts = dict.fromkeys(KVPoll, 0)
         for page in self._dispatcher.pages():
             for status in self._run(room_commands.survey(page)):
@@ -144,7 +145,7 @@ class StatusStore(Table):
         return counts
 
     def history(self, room: int) -> list[Change]:
-        """What the feed still has of a room's changes, the oldest first; an expiry is none.
+        """The changes of a room that the feed still has, the oldest first. An expiry leaves no change.
 
         Raises:
             FeedOffError: the namespace was opened with feed_length=0.
@@ -155,10 +156,10 @@ class StatusStore(Table):
         return history.changes()
 
     def tail(self, last: int = 0) -> Iterator[Change | FeedGap]:
-        """The last changes of all rooms, and then each new one when it comes, without end.
+        """The last changes of all rooms, then each new one, without end.
 
-        In the order of the server's time; with many shards, as far as they are read together. A FeedGap among them says
-        that changes may be missing there.
+        They are in the order of the server's time; with several shards, as far as they are read together. A FeedGap
+        among them marks where changes may be missing.
 
         Raises:
             FeedOffError: the namespace was opened with feed_length=0.
@@ -166,31 +167,31 @@ class StatusStore(Table):
         return self._dispatcher.news(Tail(last))
 
     def settings(self) -> Settings | None:
-        """The namespace's policy, shards, mode and feed; None when nobody has used it. Writes nothing."""
+        """The namespace's policy, shards, mode and feed; None when the namespace does not exist. Writes nothing."""
         return self._dispatcher.run(self._executor.settings())
 
     # Generations
 
     def open(self, room: int, request: str | None = None, status: KVPoll | int = KVPoll.Bootstrapping) -> Room:
-        """TrackedRoom a room for a request: a handle whose writes can touch no other request, and are touched by none.
+        """Open a room for a request: a handle whose writes change no other request's room.
 
-        A room that is absent gets a new generation. One that this request has opened before is joined: so an ``open``
-        may be repeated, and every rank of a request gets the same generation. One that has Failed for another request
-        is taken over. ``request`` is any id of up to 200 printable characters; a random one if there is none.
-        ``status`` is what the room begins with, Bootstrapping or WaitingForInput.
+        An absent room gets a new generation. A room that the same request has opened is joined: so ``open`` may be
+        repeated, and every rank of a request gets the same generation. A room that has Failed for another request is
+        replaced. ``request`` is any id of up to 200 printable characters; random by default. ``status`` is the first
+        status of the room, Bootstrapping or WaitingForInput.
 
         Raises:
-            RoomBusyError: another request has the room; it says which, since when and at which status.
+            RoomBusyError: another request has the room; the error has its id, its age and its status.
             WorldSizeMismatchError: this request has opened it with another number of ranks.
             LeaseLostError: the store's lease was lost.
         """
         return self._room(fenced_commands.open(room, request, status, self._executor.tracked_rooms.highest_generation))
 
     def attach(self, room: int | Handle[Any]) -> Room:
-        """The live generation of a room, for a process that did not open it.
+        """A handle of the live generation of a room, for a process that did not open it.
 
-        Given a handle (from another process, say), one for the same generation that belongs to this store, without
-        asking the server.
+        For a handle (another process's, say) it returns one of the same generation that belongs to this store, without
+        a call.
 
         Raises:
             RoomNotFoundError: the room is absent (a KeyError).
@@ -203,15 +204,15 @@ class StatusStore(Table):
     # Owners
 
     def lease(self, name: str, ttl: float = 5.0, heartbeat: float | None = None) -> Lease:
-        """A lease, for a ``with`` statement in which this store owns what it creates; see ``Lease``.
+        """A lease, for a ``with`` statement in which this store owns the rooms that it creates; see ``Lease``.
 
-        ``name`` is 1 to 200 of ``A-Z a-z 0-9 . _ : @ / -``; of several who take the same, the last has it, and the live
-        rooms of the former fail. It lapses ``ttl`` seconds after the last ``heartbeat`` (every tenth of it by default).
-        A store holds one lease at a time.
+        ``name`` is 1 to 200 of ``A-Z a-z 0-9 . _ : @ / -``. A name that is taken again passes to the new holder, and
+        the live rooms of the former one fail. The lease expires ``ttl`` seconds after the last heartbeat; ``heartbeat``
+        is the seconds between two, a tenth of the ttl by default. A store holds one lease at a time.
 
         Raises:
-            InvalidInputError: no such name; a heartbeat above a third of ttl; at entering: it has a lease already.
-            LeaseLostError: at entering: others take the same name at the same time.
+            InvalidInputError: an invalid name; a heartbeat above a third of ttl; on entry: the store has a lease.
+            LeaseLostError: on entry: another store takes the same name at the same time.
         """
         self._executor.check_open("lease")
         lease = Lease(self._dispatcher, LeaseConfig.checked(name, ttl, heartbeat))
@@ -219,24 +220,24 @@ class StatusStore(Table):
         return lease
 
     def reap(self) -> int:
-        """Look at all leases once, and fail the live rooms of owners that are lost; how many rooms that were.
+        """Sweep all leases once: fail the live rooms of lost owners; return the number of rooms.
 
-        Who holds a lease does it with every heartbeat. The first look only epochs what has lapsed, since the server may
-        have been away, and the living with it; one that comes 0.6 s or two heartbeats later finds it lost.
+        Every lease holder sweeps with each heartbeat. The first sweep only marks an expired lease as suspected, since
+        the server may have been down for all; a sweep at least 0.6 s or two heartbeats later finds it lost.
         """
         return self._dispatcher.run(reaper.reap(self._executor))
 
     def owners(self) -> list[Owner]:
-        """All leases that there are, and those whose rooms are still to be failed; the oldest first. Writes nothing."""
+        """All leases, and lost ones whose rooms are still to be failed; the oldest first. Writes nothing."""
         return self._dispatcher.run(reaper.owners(self._executor))
 
     # Following
 
     def mirror(self, *, rooms: Callable[[int], bool] | None = None) -> Mirror:
-        """A local copy of the table that follows its changes, to be used in a ``with`` statement.
+        """A local copy of the table that follows its changes, for a ``with`` statement.
 
-        ``rooms`` narrows it to those for which the function is true; it must not change its answer for a room that is
-        in the table.
+        ``rooms`` narrows it to the rooms for which the function is true; its result for a room must not change while
+        the room is in the table.
         """
         self._executor.check_open("mirror")
         mirror = Mirror(self._dispatcher, rooms)
@@ -246,23 +247,24 @@ class StatusStore(Table):
     def wait(self, room: int, *statuses: KVPoll | int, timeout: float | None = None) -> KVPoll:
         """Wait until a room is at one of ``statuses`` (Success and Failed, if there are none) or further on.
 
-        It returns the status that the room has got to; a room's end ends every wait for it, so that may be Failed also
-        for who waited for Success. While anybody waits (and 5 s longer), one thread follows the feed for all (on Redis
-        Cluster, one for each shard). An outage prolongs the wait, up to ``timeout`` seconds; 0 only looks. The first
-        look is a call like any other: while the server is away it may take ``deadline``, whatever the ``timeout``.
+        It returns the status that the room has reached. The end of a room ends every wait for it, so a wait for Success
+        may return Failed. During waits (and for 5 s after) one follower reads the feed for all of them (on Redis
+        Cluster, one for each shard). An outage prolongs the wait, up to ``timeout`` seconds; 0 only reads the status.
+        That first read is a call as any other: while the server is down it may take ``deadline``, whatever the
+        ``timeout``.
 
         Raises:
-            WaitTimeoutError: it did not get there in time (a TimeoutError).
-            RoomNotFoundError: the room is absent, or is gone before it got there (a KeyError).
+            WaitTimeoutError: the room did not reach it in time (a TimeoutError).
+            RoomNotFoundError: the room is absent, or goes before it reaches it (a KeyError).
             FeedOffError: the namespace was opened with feed_length=0.
         """
         self._executor.check_open("wait")
         return self._waits.wait(lambda: self._run(room_commands.wait(room)), room, statuses, timeout)
 
-    # Living and ending
+    # Closing
 
     def close(self) -> None:
-        """Close the store's connections, mirrors and leases; with from_url, all that it opened. May be repeated."""
+        """Close the store's connections, mirrors and leases; after from_url, also what that opened. May be repeated."""
         self._executor.closed = True
         for lease in list(self._leases):
             lease.close()
@@ -282,7 +284,7 @@ class StatusStore(Table):
     def __repr__(self) -> str:
         return f"<{type(self).__name__} namespace={self._executor.namespace!r} on {self._transport}>"
 
-    def _room(self, command: Command[Any, Opened]) -> Room:
+    def _room(self, command: Command[Any, OpenedRoom]) -> Room:
         found = self._run(command)
         return Room(self._dispatcher, self._executor.namespace, command.rooms[0], found.generation, found.request)
 

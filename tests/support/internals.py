@@ -172,7 +172,7 @@ def ahead_of(shard: Any) -> list[tuple[int, int]]:
 
 
 def own_writes_of(shard: Any) -> dict[int, Any]:
-    return shard._own  # type: ignore[no-any-return]
+    return shard._own_writes  # type: ignore[no-any-return]
 
 
 def cleared_ranks_of(shard: Any) -> dict[int, set[int]]:
@@ -181,7 +181,7 @@ def cleared_ranks_of(shard: Any) -> dict[int, set[int]]:
 
 def read_positions_of(shard: Any) -> dict[int, int]:
     """{room: the id up to which a read of the server speaks for it}"""
-    return shard._looked  # type: ignore[no-any-return]
+    return shard._read_ahead  # type: ignore[no-any-return]
 
 
 def unread_of(shard: Any) -> set[int]:

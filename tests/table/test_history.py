@@ -1,4 +1,4 @@
-"""Reading the feed: its entries parsed, and what it has of one room."""
+"""Reading the feed: parsed entries, and the history of one room."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from redis_kvpoll import Change, FeedOffError, KVPoll
 from redis_kvpoll.protocol import keys
-from redis_kvpoll.protocol.feed import PAGE, Tail, changes
+from redis_kvpoll.protocol.feed import changes
+from redis_kvpoll.protocol.feed_reader import PAGE, Tail
 from tests.support.feeds import a_round
 from tests.support.fuzzing import examples
 

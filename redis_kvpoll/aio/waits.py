@@ -1,0 +1,124 @@
+"""The waits of a store for asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable
+
+from redis_kvpoll._fork import forkable
+from redis_kvpoll.aio.dispatcher import AsyncDispatcher
+from redis_kvpoll.aio.follower import FollowerTask
+from redis_kvpoll.errors import RoomNotFoundError, StoreClosedError
+from redis_kvpoll.model import KVPoll
+from redis_kvpoll.replica.mirror_base import IDLE_TIMEOUT, ReplicaHost, checked_wait, followed, groups
+from redis_kvpoll.replica.replica import Replica
+from redis_kvpoll.replica.shard import Waiter
+
+
+async def await_outcome(
+    replica: Replica, waiter: Waiter, woken: asyncio.Future[None], until: float | None, seconds: float | None
+) -> KVPoll:
+    """Sleep until the waiter is woken, or until a time of the loop, which is ``seconds`` after the call began."""
+    if waiter.outcome is None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(until):
+                await woken
+    return replica.result(waiter, seconds)
+
+
+def until(seconds: float | None) -> float | None:
+    return None if seconds is None else asyncio.get_running_loop().time() + seconds
+
+
+def wake_future(woken: asyncio.Future[None]) -> None:
+    """Wake the task that awaits, unless it was cancelled just now."""
+    if not woken.done():
+        woken.set_result(None)
+
+
+class AsyncWaitRegistry(ReplicaHost):
+    """The waits of a store, and the task that follows the feed for all of them.
+
+    Invariant: a waiter enters before its room is read, and the feed is followed until it leaves: no change is missed.
+    """
+
+    def __init__(self, dispatcher: AsyncDispatcher) -> None:
+        super().__init__(dispatcher.executor)
+        self._dispatcher = dispatcher
+        self._transport = dispatcher.transport
+        self._tasks: dict[str, FollowerTask] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._last_wait_at = 0.0
+        forkable.add(self)
+
+    async def wait(
+        self,
+        read: Callable[[], Awaitable[KVPoll | None]],
+        room: int,
+        statuses: tuple[KVPoll | int, ...],
+        timeout: float | None,  # noqa: ASYNC109 - its error names the room and its last status
+    ) -> KVPoll:
+        """Wait for a room: subscribe, ``read`` it, then sleep."""
+        room, goal, seconds = checked_wait(room, statuses, timeout)
+        give_up_at, woken = until(seconds), asyncio.get_running_loop().create_future()
+        replica = await self._replica_for_waits()
+        waiter = replica.enter(room, goal, lambda: wake_future(woken), armed=False)
+        try:
+            self._ensure_task(replica, waiter.tag)
+            status = await read()
+            if status is None:
+                raise RoomNotFoundError(room, "wait")
+            if status in goal:
+                return status
+            replica.arm(waiter)
+            return await await_outcome(replica, waiter, woken, give_up_at, seconds)
+        finally:
+            replica.leave(waiter)
+            self._last_wait_at = time.monotonic()
+
+    async def close(self) -> None:
+        """Stop following; waits end with StoreClosedError. May be repeated."""
+        self._executor.remove_observer(self)
+        if self._replica is not None:
+            self._replica.end(StoreClosedError("wait: the store was closed"))
+        tasks, self._tasks = self._tasks, {}
+        for task in set(tasks.values()):
+            await task.stop()
+
+    async def _replica_for_waits(self) -> Replica:
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            # Tasks and waiters end with their event loop; another loop begins anew.
+            self.after_fork()
+            self._loop = loop
+        if self._replica is None:
+            context = followed(await self._dispatcher.run(self._executor.context("wait")), "wait")
+            if self._replica is None:
+                self._replica = Replica(context, contextlib.nullcontext())
+                self._executor.add_observer(self)
+        return self._replica
+
+    def _ensure_task(self, replica: Replica, tag: str) -> None:
+        """Start the task that follows the shard, unless it runs. It ends some time after the last wait."""
+        if tag in self._tasks:
+            return
+        self._executor.check_open("wait")
+        tags = next(group for group in groups(replica.context, self._transport.clustered) if tag in group)
+        follower = self._follower(replica, tags, self._transport, lambda: self._may_end(replica, tags))
+        task = FollowerTask(self._transport, follower, replica.context.namespace)
+        self._tasks |= dict.fromkeys(tags, task)
+
+    def _may_end(self, replica: Replica, tags: list[str]) -> bool:
+        if any(replica.shards[tag].waiters for tag in tags) or time.monotonic() - self._last_wait_at < IDLE_TIMEOUT:
+            return False
+        replica.mark_unsynced(tags)
+        for tag in tags:
+            self._tasks.pop(tag, None)
+        return True
+
+    def after_fork(self) -> None:
+        """Begin without a task: the next wait starts one."""
+        self._executor.remove_observer(self)
+        self._replica, self._tasks, self._loop = None, {}, None
