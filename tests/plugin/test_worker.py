@@ -182,7 +182,7 @@ class TestJoining:
         assert "-n" not in listed.output
         with joined(manager()):
             listed = CliRunner().invoke(kvpoll, ["ls", "--redis", url, "-n", "t"])
-        assert "a namespace for each role: -n t-prefill" in listed.output
+        assert "one namespace per role: -n t-prefill" in listed.output
 
     def test_teardown_leaves_the_table(self, table):
         ended = []
