@@ -1,6 +1,6 @@
-# make demo and make test set up all they need in .venv, without root. PYTHON chooses the interpreter (3.11 or newer).
+# Every target sets up what it needs in .venv, without root. PYTHON chooses the interpreter (3.11 or newer).
 PYTHON ?= python3
-# One more worker than there are CPUs: many tests wait for servers that are stopped, killed or away.
+# One more worker than CPUs: many tests wait for servers that are stopped or killed.
 WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(8, 1 + (os.cpu_count() or 1)))')
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -14,42 +14,42 @@ demo: .venv/demo
 test: .venv/test
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
-# The real SGLang 0.5.23, on a CPU, in an environment of its own.
+# With the real SGLang 0.5.23, on a CPU, in its own environment.
 test-sglang: .venv-sglang/project
 	.venv-sglang/bin/python -m pytest tests/sglang
 
-# The plugin by hand, a role in each of two shells: docs/sglang.md goes through it.
+# The plugin by hand, with a role in each of two shells: docs/sglang.md describes it.
 rehearse: .venv-sglang/project
 	@.venv-sglang/bin/python -W ignore -m tests.sglang.rehearse $(ROLE)
 
 bench: .venv/bench
 	$(BIN)/python -m bench
 
-# The plugin with the real SGLang, in the environment of make test-sglang.
+# The plugin with the real SGLang, in the environment of test-sglang.
 bench-sglang: .venv-sglang/project
 	.venv-sglang/bin/python -m bench.sglang
 
-# Some seconds a scenario; LONG=1 for the long form. Which faults and calls are drawn is said by SEED.
+# A few seconds per scenario, a minute with LONG=1. SEED repeats the choice of faults and calls.
 chaos: .venv/test
 	$(BIN)/python -m chaos $(if $(LONG),--long) $(if $(SEED),--seed $(SEED))
 
-# What CI checks beside the tests.
-check: lint
-
-# luacheck comes from the system (Debian: lua-check); make test has its own check of the Lua's globals.
-lint: .venv/lint
+# Formatting, lint and types, as CI checks them. luacheck comes from the system (Debian: lua-check).
+check: .venv/lint
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	luacheck --no-color lua
+
+# The name that CI calls.
+lint: check
 
 clean:
 	rm -rf .venv .venv-sglang dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	    { echo "Python 3.11 or newer is needed, and '$(PYTHON)' is none; try: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
-	@$(PYTHON) -m venv .venv || { rm -rf .venv; echo "making .venv failed (on Debian: apt install python3-venv)"; exit 1; }
+	    { echo "Python 3.11 or newer is needed, which '$(PYTHON)' is not; try: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -m venv .venv || { rm -rf .venv; echo "creating .venv failed (on Debian: apt install python3-venv)"; exit 1; }
 
 .venv/demo: .venv/bin/python pyproject.toml
 	$(BIN)/pip install --quiet --editable '.[cli,embedded,fast]'

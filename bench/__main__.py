@@ -1,4 +1,4 @@
-"""python -m bench: measure everything on one server, and print it."""
+"""``python -m bench``: measure everything on one server, and print the results."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from bench import batches, feed, memory, mirrors, recovery, report, scale, singl
 from bench.ground import Ground
 from bench.peers import contest, known, rates, reading
 from bench.results import Section
-from bench.running import Bench, Found, run, say
+from bench.running import Bench, Found, progress, run
 
 
 @dataclass(frozen=True, slots=True)
 class PeerSizes:
-    """How much is measured of what people use instead."""
+    """How much is measured of the alternatives."""
 
     processes: tuple[int, ...]
     seconds: float
@@ -30,7 +30,7 @@ class Sizes:
     """How much is measured."""
 
     rooms: int
-    """For one call at a time; six calls each. Few, so that a round is a few milliseconds and the machine the same."""
+    """For one call at a time; six calls each. Few, so that a round takes only milliseconds."""
     call_rounds: int
     rounds: int
     peers: PeerSizes
@@ -39,7 +39,7 @@ class Sizes:
     feed_entries: int
     memory_rooms: int
     recovery: tuple[int, int, int]
-    """Owners, rooms of each, and how many times."""
+    """Owners, rooms of each, and repetitions."""
     scale: tuple[int, ...]
 
 
@@ -79,43 +79,48 @@ def measure(ground: Ground, is_quick: bool) -> Found:
 
 
 def _sections(ground: Ground, sizes: Sizes) -> list[Section]:
-    """All sections, one after the other on the same server; the largest last, so that it is beside none."""
-    say("one call at a time")
+    """All sections, one after the other on the same server; the largest last, so that it disturbs no other."""
+    progress("one call at a time")
     sections = single.measure(ground, sizes.rooms, sizes.call_rounds)
-    say("batches")
+    progress("batches")
     sections += batches.measure(ground, sizes.rounds)
     sections += _peers(ground, sizes)
-    say("many calls at once")
+    progress("many calls at once")
     sections.append(together.measure(ground, sizes.together, sizes.together_rounds))
-    say("the change feed")
+    progress("the change feed")
     sections.append(feed.measure(ground, sizes.rooms, sizes.call_rounds, sizes.rounds))
     sections.append(feed.memory(ground, sizes.feed_entries))
-    say("memory")
+    progress("memory")
     sections.append(memory.measure(ground, sizes.memory_rooms))
-    say("a server that is killed with all data")
+    progress("a server killed with all data")
     sections.append(recovery.measure(*sizes.recovery))
     if sizes.scale:
-        sections.append(scale.measure(ground, sizes.scale, sizes.rounds, say))
+        sections.append(scale.measure(ground, sizes.scale, sizes.rounds, progress))
     return sections
 
 
 def _peers(ground: Ground, sizes: Sizes) -> list[Section]:
-    asked = sizes.peers
-    say("what people use instead: starting it")
+    peers = sizes.peers
+    progress("the alternatives: starting them")
     with contest.opened(ground, only=("zmq",) if sizes is QUICK else None) as opened_contest:
-        say(f"{', '.join(map(str, asked.processes))} processes at once")
-        sections = rates.measure(opened_contest, asked.processes, asked.seconds, asked.turns)
-        say("reading 1,000 statuses")
+        progress(f"{', '.join(map(str, peers.processes))} processes at once")
+        sections = rates.measure(opened_contest, peers.processes, peers.seconds, peers.turns)
+        progress("reading 1,000 statuses")
         sections.append(reading.measure(opened_contest, sizes.rounds))
-        say("from a change to knowing it")
-        sections += known.measure(opened_contest, asked.changes, asked.turns)
-        say("mirrors")
+        progress("from a change to another process")
+        sections += known.measure(opened_contest, peers.changes, peers.turns)
+        progress("mirrors")
         sections.append(mirrors.read(ground, sizes.rounds))
-        sections += mirrors.many(opened_contest, asked.mirrors, asked.mirror_changes, asked.turns)
+        sections += mirrors.many(opened_contest, peers.mirrors, peers.mirror_changes, peers.turns)
     return sections
 
 
-BENCH = Bench("python -m bench", "What the table costs, beside plain Redis.", measure, report.MARKERS)
+BENCH = Bench(
+    "python -m bench",
+    "The cost of the table, compared with plain Redis and with alternatives.",
+    measure,
+    report.MARKERS,
+)
 
 if __name__ == "__main__":
     sys.exit(main())

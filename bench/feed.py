@@ -1,4 +1,4 @@
-"""What the change feed costs: beside a table without one, and on the server's memory."""
+"""The cost of the change feed: time, compared with a table without one, and the server's memory."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def measure(ground: Ground, rooms: int, call_rounds: int, rounds: int) -> Sectio
     section.theirs = "without"
     some, many = ground.ids(rooms), ground.ids(_BATCH)
     with contextlib.ExitStack() as closing:
-        told = closing.enter_context(ground.store("told"))
-        silent = closing.enter_context(ground.store("silent", feed_length=0))
-        calls = [_calls("with", told, some), _calls("without", silent, some)]
-        batches = [_batches("with", told, many), _batches("without", silent, many)]
+        with_feed = closing.enter_context(ground.store("told"))
+        without = closing.enter_context(ground.store("silent", feed_length=0))
+        calls = [_calls("with", with_feed, some), _calls("without", without, some)]
+        batches = [_batches("with", with_feed, many), _batches("without", without, many)]
         one, batch = interleave(calls, call_rounds), interleave(batches, rounds)
     section.rows.append(compare("update_status", "with", "", "without", one))
     section.rows.append(compare("update_many, 1,000 rooms, a room", "with", "", "without", batch))
@@ -34,7 +34,7 @@ def measure(ground: Ground, rooms: int, call_rounds: int, rounds: int) -> Sectio
 
 
 def memory(ground: Ground, entries: int) -> Section:
-    """Of a full feed, beside the name of its key."""
+    """The memory of a full feed, without its key name."""
     section = Section("feed_memory", f"Memory of a feed of {entries:,} entries on the server", "bytes")
     for how, at_once in (("one by one", 1), ("in batches", _SAMPLE)):
         size = _size(ground, at_once, entries)
@@ -62,7 +62,7 @@ def _batches(name: str, store: StatusStore, rooms: list[int]) -> Contender:
 
 
 def _size(ground: Ground, at_once: int, entries: int) -> float:
-    """Real entries, of some changes, put in a stream again and again until there are as many as a full feed has."""
+    """The memory of a stream with ``entries`` entries: real ones of some changes, repeated."""
     table = f"feed-{at_once}"
     rooms = ground.ids(_SAMPLE)
     with ground.store(table) as store:

@@ -1,4 +1,4 @@
-"""The one server that a run measures on, clients to it, and our own keys there."""
+"""The server of a run, its clients, and the keys of the run."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from redis_kvpoll.transport.embedded import EmbeddedServer
 from redis_kvpoll.transport.urls import Target, parse
 
 TTL = 900
-"""Seconds: the store's default, and what every plain key gets too. A run that is killed leaves nothing for longer."""
+"""Seconds: the store's default, and the TTL of every plain key. What a killed run leaves behind expires."""
 
 _BUFFER_CUTOFF = 6000
 
 
 class Ground:
-    """Clients and keys. Ours and theirs use the same connection settings."""
+    """Clients and keys. Stores and plain clients use the same connection settings."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -39,7 +39,7 @@ class Ground:
         self._random = Random(7)  # noqa: S311 - ids, not secrets; the same in every run
 
     def plain(self, pure: bool = False) -> redis.Redis:
-        """A client of redis-py; ``pure`` is one as without hiredis."""
+        """A client of redis-py; with ``pure`` it does not use hiredis."""
         options: dict[str, Any] = {}
         if pure:
             encode = Encoder("utf-8", "strict", False).encode
@@ -61,7 +61,7 @@ class Ground:
         return AsyncStatusStore(self.plain_async(pure), namespace=f"{self.id}.{table}", ttl=TTL)
 
     def ids(self, count: int) -> list[int]:
-        """Room ids as routers make them: random, of 19 digits."""
+        """Room ids as routers make them: random, with 19 digits."""
         return [self._random.randrange(10**18, 2**63) for _ in range(count)]
 
     def key(self, table: str, room: int) -> str:
@@ -69,7 +69,7 @@ class Ground:
         return f"kvpoll:{{{self.id}.{table}}}:text:{room}"
 
     def remove_keys(self) -> None:
-        """Remove all that this run wrote."""
+        """Remove all keys of this run."""
         some: list[bytes] = []
         for key in self.client.scan_iter(match=f"kvpoll:{{{self.id}*", count=1000):
             some.append(key)
@@ -82,7 +82,7 @@ class Ground:
 
 @contextlib.contextmanager
 def opened(url: str) -> Iterator[Ground]:
-    """The server of a URL; private for embedded://, and for no URL private but reached by TCP, as a cluster's is."""
+    """The server of a URL. Without a URL, a private one by TCP, as in a cluster; embedded:// uses a unix socket."""
     if not url:
         (port,) = free_ports(1)
         with EmbeddedServer(arguments=("--bind", "127.0.0.1", "--port", str(port))):
@@ -107,7 +107,7 @@ def opened(url: str) -> Iterator[Ground]:
 
 
 def environment(ground: Ground, url: str) -> dict[str, str | int]:
-    """What the figures depend on; of the machine only what matters."""
+    """What the figures depend on: versions, transport, and the machine."""
     info: dict[str, Any] = ground.client.info("server")
     name = str(info.get("server_name", "redis"))
     return {

@@ -1,4 +1,4 @@
-"""Timing: contenders take turns within one run, so that what slows the machine slows all of them."""
+"""Timing: contenders take turns within one run, so that a slow phase of the machine slows all of them."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ def _nothing() -> None:
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """One way of doing something."""
+    """One of the things to compare."""
 
     name: str
     run: Callable[[], object]
-    """What is timed: ``units`` calls, or one call for that many rooms."""
+    """The timed function: ``units`` calls, or one call for that many rooms."""
     units: int
     prepare: Callable[[], object] = _nothing
-    """Brings the table to where ``run`` starts. Not timed."""
+    """Prepares the table for ``run``; not timed."""
 
     def seconds(self) -> float:
-        """How long ``run`` takes."""
+        """The duration of ``run``."""
         start = perf_counter()
         self.run()
         return perf_counter() - start
 
 
 @dataclass(frozen=True, slots=True)
-class Told(Contender):
-    """One whose ``run`` says itself how many seconds it took: others have done it, each in a process of its own."""
+class SelfTimed(Contender):
+    """A contender whose ``run`` returns its own duration in seconds, measured in other processes."""
 
     def seconds(self) -> float:
         taken = self.run()
-        assert isinstance(taken, float)  # noqa: S101 - what such a contender's run is for
+        assert isinstance(taken, float)  # noqa: S101 - such a contender's run returns it
         return taken
 
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """One figure over all rounds."""
+    """A figure over all rounds."""
 
     median: float
     low: float
@@ -54,13 +54,13 @@ class Spread:
 
 
 Times = dict[str, list[float]]
-"""Seconds a unit, of each contender in each round."""
+"""Seconds per unit, of each contender in each round."""
 
 
 def interleave(contenders: Sequence[Contender], rounds: int) -> Times:
-    """Time all contenders once a round. Each round starts with another one, so that none always follows the same."""
+    """Time all contenders once per round. Each round starts with another one, so that their order changes."""
     times: Times = {contender.name: [] for contender in contenders}
-    for number in range(-1, rounds):  # the first is to warm up
+    for number in range(-1, rounds):  # the first round warms up
         first = number % len(contenders)
         for contender in [*contenders[first:], *contenders[:first]]:
             contender.prepare()
@@ -71,5 +71,5 @@ def interleave(contenders: Sequence[Contender], rounds: int) -> Times:
 
 
 def ratio(above: Sequence[float], below: Sequence[float]) -> Spread:
-    """above / below, round by round: a round's two times saw the same machine."""
+    """above / below, round by round: the two times of a round are of the same phase of the machine."""
     return Spread.of([a / b for a, b in zip(above, below, strict=True)])

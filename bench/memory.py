@@ -1,4 +1,4 @@
-"""What a room weighs on the server, beside its key name."""
+"""The memory of a room on the server, without its key name."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from redis_kvpoll.protocol import keys
 BUDGET = Budget(256)
 OWNED_BUDGET = Budget(384)
 _REQUEST = "3fa85f64-5717-4562-b3fc-2c963f66afa6"
-"""As long as a UUID, which most request ids are."""
+"""A UUID, as most request ids are."""
 _REASON = "Decode instance could be dead, remote mooncake session 10.0.0.7:17012 is not alive"
 
 
 def measure(ground: Ground, count: int) -> Section:
     section = Section("memory", "Memory of a room on the server, beside its key name", "bytes")
-    with ground.store("memory", feed_length=0) as store:  # the feed's memory is bounded, and measured by itself
-        store.update_status(0, KVPoll.Bootstrapping)  # the connection and the settings are there from now on
+    with ground.store("memory", feed_length=0) as store:  # the feed's memory is bounded, and measured elsewhere
+        store.update_status(0, KVPoll.Bootstrapping)  # makes the connection and the settings
         store.clear(0)
         section.rows = [
             _row("live room, MEMORY USAGE", _usage(ground, store, None), BUDGET),
@@ -48,14 +48,14 @@ def _usage(ground: Ground, store: StatusStore, reason: str | None) -> list[float
         for room in rooms:
             store.abort(room, reason)
     names = [_key(ground, room) for room in rooms]
-    # SAMPLES 0: every field counts, none is estimated from others.
+    # SAMPLES 0: every field is measured, none is estimated.
     sizes: list[float] = [int(ground.client.memory_usage(name, samples=0) or 0) - len(name) for name in names]
     store.clear_many(rooms)
     return sizes
 
 
 def _owned(ground: Ground, store: StatusStore) -> list[float]:
-    """Of rooms that were opened by requests, under a lease."""
+    """The memory of rooms that requests opened under a lease."""
     opened = [store.open(room, request=_REQUEST) for room in ground.ids(100)]
     for room in opened:
         room.update(KVPoll.Transferring)
@@ -67,7 +67,7 @@ def _owned(ground: Ground, store: StatusStore) -> list[float]:
 
 
 def _growth(ground: Ground, store: StatusStore, count: int) -> float:
-    """Bytes a room by which the server grows: with its tables of keys and of expiry times, which MEMORY USAGE omits."""
+    """The server's growth in bytes per room, with its tables of keys and expiry times, which MEMORY USAGE omits."""
     rooms = ground.ids(count)
     before = _used(ground)
     store.update_many(dict.fromkeys(rooms, KVPoll.Bootstrapping))

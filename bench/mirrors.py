@@ -1,4 +1,4 @@
-"""Mirrors: a read beside dict.get, and what many of them cost the server."""
+"""Mirrors: a read compared with dict.get, and the cost of many mirrors on the server."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from redis_kvpoll import KVPoll, StatusStore
 READ_BUDGET = Budget(5)
 _ROOMS = 1000
 _TIMES = 10
-"""Over all rooms, so that what is timed takes a millisecond or so."""
+"""Repetitions over all rooms, so that the timed function takes about a millisecond."""
 _SYNC_SECONDS = 30.0
 _UPDATED = 50
-"""Rooms, six calls each, in every turn of the CPU's measure."""
+"""Rooms per measurement of the CPU, with six calls each."""
 
 
 def read(ground: Ground, rounds: int) -> Section:
@@ -43,7 +43,7 @@ def read(ground: Ground, rounds: int) -> Section:
 
 
 def read_times(store: StatusStore, rooms: list[int], rounds: int) -> Times:
-    """Of a mirror of the store, beside a dict of as many rooms."""
+    """Read times of a mirror, and of a dict with as many rooms."""
     plain = dict.fromkeys(rooms, KVPoll.Transferring)
     some = Random(3).sample(rooms, _ROOMS)  # noqa: S311 - from all over the table
     with store.mirror() as mirror:
@@ -64,7 +64,7 @@ def _gets(get: Any, rooms: Sequence[int]) -> None:
 
 
 def many(contest: Contest, counts: Sequence[int], changes: int, turns: int) -> list[Section]:
-    """Each mirror in a process of its own, as in a cluster."""
+    """The cost and delay of many mirrors, each in its own process, as in a cluster."""
     cpu = Section(
         "mirrors_cpu", "The server's CPU for a change, with mirrors", "times that without", ours="CPU", theirs="without"
     )
@@ -93,7 +93,7 @@ def many(contest: Contest, counts: Sequence[int], changes: int, turns: int) -> l
 
 
 def _cpu(ground: Ground, turns: int) -> list[float]:
-    """Microseconds of the server's CPU a change, of each turn, its commands and its main work together."""
+    """The server's CPU per change in microseconds, for each turn."""
     costs = []
     with ground.store("followed") as store:
         for _ in range(turns):
@@ -101,7 +101,7 @@ def _cpu(ground: Ground, turns: int) -> list[float]:
             before = _used(ground)
             for room, status in calls:
                 store.update_status(room, status)
-            # What mirrors still read counts too: some of them are behind.
+            # Reads of mirrors that are behind count too.
             time.sleep(0.2)
             costs.append((_used(ground) - before) / len(calls) * 1e6)
     return costs
@@ -117,7 +117,7 @@ Parents = list["Connection[Any, Any]"]
 
 @contextlib.contextmanager
 def _followers(contest: Contest, count: int, changes: int) -> Iterator[tuple[list[int], Parents]]:
-    """Processes with a mirror each, all in step; they note when they know of each room's Success."""
+    """Start processes with a synced mirror each; they record when they see each room's Success."""
     ground, rooms = contest.ground, contest.ground.ids(changes)
     with ground.store("followed") as store:
         store.update_many(dict.fromkeys(rooms, KVPoll.Transferring))
@@ -132,11 +132,11 @@ def _followers(contest: Contest, count: int, changes: int) -> Iterator[tuple[lis
             child.close()
             parents.append(parent)
         for parent in parents:
-            _hear(parent)
+            _receive(parent)
         yield rooms, parents
     finally:
         for parent in parents:
-            parent.close()  # which ends it
+            parent.close()  # which ends the process
         for process in processes:
             process.join(5)
             process.kill()
@@ -144,7 +144,7 @@ def _followers(contest: Contest, count: int, changes: int) -> Iterator[tuple[lis
 
 
 def _pace(ground: Ground, rooms: list[int], parents: Parents) -> list[float]:
-    """Milliseconds from each change to each process knowing it; changes come apart, so that each is known alone."""
+    """Milliseconds from each change to each process; pauses separate the changes."""
     random = Random(len(rooms))  # noqa: S311 - pauses
     starts = []
     with ground.store("followed") as store:
@@ -152,12 +152,12 @@ def _pace(ground: Ground, rooms: list[int], parents: Parents) -> list[float]:
             time.sleep(random.uniform(0.004, 0.008))
             starts.append(time.monotonic())
             store.update_status(room, KVPoll.Success)
-    return [(end - start) * 1000 for parent in parents for start, end in zip(starts, _hear(parent), strict=True)]
+    return [(end - start) * 1000 for parent in parents for start, end in zip(starts, _receive(parent), strict=True)]
 
 
-def _hear(parent: Connection[Any, Any]) -> Any:
+def _receive(parent: Connection[Any, Any]) -> Any:
     if not parent.poll(_SYNC_SECONDS):
-        raise TimeoutError("a mirror's process says nothing")
+        raise TimeoutError("a mirror's process sends nothing")
     return parent.recv()
 
 

@@ -1,4 +1,4 @@
-"""A picture of a table: bars in a row, drawn by hand as SVG, legible on light and on dark."""
+"""A table as a picture: a bar per row, as SVG, legible on light and dark."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from bench.results import Row, Section, measured, value
 
 _WIDTH = 940
 _LEFT, _RIGHT = 300, 620
-"""Where the bars begin and end; names stand before, figures behind."""
+"""Where the bars begin and end, between names and figures."""
 _TOP, _ROW, _BAR = 64, 30, 14
 _LOG_FROM = 25
-"""A range this wide is drawn by powers of ten."""
+"""A range as wide as this is drawn by powers of ten."""
 _MAX_NAME = 38
 
 _STYLE = """
@@ -33,7 +33,7 @@ _STYLE = """
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """What is drawn of a row."""
+    """The picture of a row."""
 
     name: str
     length: float | None
@@ -51,12 +51,12 @@ def draw(section: Section) -> str:
     scale = "; each upright line ten times the one before" if by_tens else ""
     height = _TOP + _ROW * len(bars) + 34
     bottom = _TOP + _ROW * len(bars)
-    told = "; ".join(f"{bar.name}: {bar.shown}" for bar in bars)
+    description = "; ".join(f"{bar.name}: {bar.shown}" for bar in bars)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" width="{_WIDTH}"',
         f'height="{height}" role="img" aria-labelledby="title desc">',
         f'<title id="title">{escape(section.title)}</title>',
-        f'<desc id="desc">{escape(told)}</desc>',
+        f'<desc id="desc">{escape(description)}</desc>',
         f"<style>{_STYLE}\n</style>",
         f'<rect class="back" x="0.5" y="0.5" width="{_WIDTH - 1}" height="{height - 1}" rx="6"/>',
         f'<text class="title" x="16" y="26">{escape(section.title)}</text>',
@@ -93,16 +93,16 @@ def _row(bar: Bar, top: float, place: Callable[[float], float]) -> list[str]:
 
 
 def _bar(section: Section, row: Row) -> Bar:
-    """What is drawn, and what is written behind it."""
+    """The bar of a row, and the text behind it."""
     if row.figure is None:
         return Bar(row.name, None, 0, 0, None, row.note, "none")
-    state = f", {row.state}" if row.note else ""
+    result = f", {row.result}" if row.note else ""
     if section.pictured != "figure":
         drawn = row.ours if section.pictured == "ours" else row.theirs
         assert drawn is not None  # noqa: S101 - such a section's rows have it
         kind = "ours" if "ours" in row.name else "over" if _is_wrong(row) else "none"
         if section.pictured == "theirs":
-            return Bar(row.name, drawn, drawn, drawn, None, value(row, drawn) + state, kind)
+            return Bar(row.name, drawn, drawn, drawn, None, value(row, drawn) + result, kind)
         assert row.theirs is not None  # noqa: S101 - as above
         shown = f"{value(row, drawn)}, {section.theirs} {value(row, row.theirs)}"
         return Bar(row.name, drawn, drawn, row.theirs, None, shown, kind)
@@ -110,14 +110,14 @@ def _bar(section: Section, row: Row) -> Bar:
     shown = measured(row.unit if row.unit == "bytes" else "ratio", figure.median)
     if row.budget:
         shown += f", budget {'≥' if row.budget.at_least else '≤'} {limit:g}"
-    kind = row.state if row.state in ("within", "over") else "none"
+    kind = row.result if row.result in ("within", "over") else "none"
     name = f"{row.name} / {row.against}" if section.figure == "ours / theirs" else row.name
     name = name if len(name) <= _MAX_NAME else row.name
-    return Bar(name, figure.median, figure.low, figure.high, limit, shown + state, kind)
+    return Bar(name, figure.median, figure.low, figure.high, limit, shown + result, kind)
 
 
 def _is_wrong(row: Row) -> bool:
-    return row.state not in ("", "correct")
+    return row.result not in ("", "correct")
 
 
 def _legend(section: Section, bars: Sequence[Bar]) -> str:
@@ -128,22 +128,22 @@ def _legend(section: Section, bars: Sequence[Bar]) -> str:
         return "time: the less, the better"
     if section.pictured == "ours":
         return f"bar: {section.ours}; thin line: up to {section.theirs}; the less, the better"
-    said = f"{section.figure}; bar: the median"
+    legend = f"{section.figure}; bar: the median"
     if any(bar.low != bar.high for bar in bars):
-        said += "; thin line: the smallest and the largest"
+        legend += "; thin line: the smallest and the largest"
     if any(bar.budget is not None for bar in bars):
-        said += "; upright line: the budget (green: within, orange: over)"
-    return said
+        legend += "; upright line: the budget (green: within, orange: over)"
+    return legend
 
 
 def _scale(bars: Sequence[Bar], longest: float) -> tuple[Callable[[float], float], list[float], bool]:
-    """Where a value lies, where the grid does, and whether by powers of ten. A value off the scale lies at its end."""
+    """The position of a value, the grid, and whether it goes by powers of ten. A value off the scale is at its end."""
     lengths = [bar.length for bar in bars if bar.length is not None] or [1.0]
-    epochs = lengths + [bar.budget for bar in bars if bar.budget is not None]
-    # One wild round must not press all bars flat.
-    most = max([*epochs, *(min(bar.high, longest * bar.length) for bar in bars if bar.length is not None)])
-    if max(epochs) / min(epochs) > _LOG_FROM:
-        return *_by_tens(min(epochs), most), True
+    drawn = lengths + [bar.budget for bar in bars if bar.budget is not None]
+    # One outlier must not flatten all bars.
+    most = max([*drawn, *(min(bar.high, longest * bar.length) for bar in bars if bar.length is not None)])
+    if max(drawn) / min(drawn) > _LOG_FROM:
+        return *_by_tens(min(drawn), most), True
     top = most * 1.05
     step = next(s for s in _steps(top) if top / s <= 6)
     ticks = [step * n for n in range(int(top / step) + 1)]

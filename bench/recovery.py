@@ -1,7 +1,7 @@
-"""How long it takes until the table is whole again after its server was killed with all data.
+"""How long it takes to recover the table after its server was killed with all data.
 
-Owners, each a process with a lease and thousands of rooms, go on working while the server is killed with SIGKILL and
-started anew, empty. From the moment when it answers again, an observer counts, room by room.
+Owners, each a process with a lease and thousands of rooms, go on writing while the server is killed with SIGKILL and
+started again, empty. From its first reply on, an observer counts the rooms.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ from redis_kvpoll.transport.embedded import EmbeddedServer
 BUDGET = Budget(2_000)
 NAMESPACE = "recovery"
 LEASE_SECONDS = 5.0
-PATIENCE = 60.0
-"""Seconds after which a table that is not whole will never be."""
+RECOVERY_TIMEOUT = 60.0
+"""Seconds after which missing rooms are counted."""
 CLEARED = 10
-"""One room of so many is cleared before the server is killed, and must stay away."""
+"""One room of so many is cleared before the server is killed, and must stay absent."""
 
 
 class Recovery(NamedTuple):
-    """What became of one table."""
+    """The state of one table after its recovery."""
 
     rooms: int
-    """That were held when the server was killed."""
+    """The rooms when the server was killed."""
     seconds: float
-    """From the server's first answer to all of them being there."""
+    """From the server's first reply until all of them exist."""
     missing: int
-    revived: int
-    """Rooms that had been cleared."""
+    recreated: int
+    """Cleared rooms that exist again."""
     wrong: int
-    """Rooms that are not at the status which their owner was last told."""
+    """Rooms that are not at their owner's last status."""
     changes: int
-    """Writes that the owners made all the while."""
+    """Writes of the owners meanwhile."""
 
 
 def measure(owners: int, rooms: int, times: int) -> Section:
@@ -48,8 +48,8 @@ def measure(owners: int, rooms: int, times: int) -> Section:
     )
     found = [recover(owners, rooms) for _ in range(times)]
     for one in found:
-        if one.missing or one.revived or one.wrong:
-            raise RuntimeError(f"the table is not what it was: {one}")
+        if one.missing or one.recreated or one.wrong:
+            raise RuntimeError(f"the table was not recovered: {one}")
     spread = Spread.of([one.seconds * 1000 for one in found])
     name = f"{owners} owners with {rooms:,} rooms each"
     section.rows.append(Row(name, "", "ms", spread.median, None, spread, BUDGET if rooms >= 10_000 else None))
@@ -57,7 +57,7 @@ def measure(owners: int, rooms: int, times: int) -> Section:
 
 
 def recover(owners: int, rooms: int) -> Recovery:
-    """Kill a private server under ``owners`` with so many rooms each."""
+    """Kill a private server that ``owners`` use with so many rooms each."""
     context = multiprocessing.get_context("spawn")
     with EmbeddedServer() as server, StatusStore.from_url(server.url, namespace=NAMESPACE) as observer:
         pipes: list[Connection[Any, Any]] = []
@@ -70,42 +70,42 @@ def recover(owners: int, rooms: int) -> Recovery:
             processes.append(process)
         try:
             cleared = {room for pipe in pipes for room in pipe.recv()}
-            held = {room for number in range(owners) for room in _rooms(number, rooms)} - cleared
+            expected = {room for number in range(owners) for room in _rooms(number, rooms)} - cleared
             server.restart()
             back_at = time.monotonic()
-            missing = _await(observer, sorted(held))
+            missing = _await(observer, sorted(expected))
             seconds = time.monotonic() - back_at
             for pipe in pipes:
-                pipe.send("enough")
+                pipe.send("stop")
             ends = [pipe.recv() for pipe in pipes]
-            revived = sum(status is not None for status in observer.poll(sorted(cleared)))
+            recreated = sum(status is not None for status in observer.poll(sorted(cleared)))
         finally:
             for process in processes:
                 process.kill()
                 process.join()
     wrong, changes = (sum(end[at] for end in ends) for at in (0, 1))
-    return Recovery(len(held), seconds, missing, revived, wrong, changes)
+    return Recovery(len(expected), seconds, missing, recreated, wrong, changes)
 
 
 def _rooms(number: int, rooms: int) -> range:
     return range(number * rooms, (number + 1) * rooms)
 
 
-def _await(observer: StatusStore, held: list[int]) -> int:
-    """Count until all are there; how many are not, in the end."""
-    give_up_at = time.monotonic() + PATIENCE
-    while held and time.monotonic() < give_up_at:
-        statuses = observer.poll(held)
-        held = [room for room, status in zip(held, statuses, strict=True) if status is None]
-    return len(held)
+def _await(observer: StatusStore, absent: list[int]) -> int:
+    """Wait until all rooms exist; returns how many are still absent in the end."""
+    give_up_at = time.monotonic() + RECOVERY_TIMEOUT
+    while absent and time.monotonic() < give_up_at:
+        statuses = observer.poll(absent)
+        absent = [room for room, status in zip(absent, statuses, strict=True) if status is None]
+    return len(absent)
 
 
 def _own(url: str, number: int, rooms: int, pipe: Connection[Any, Any]) -> None:
-    """An owner's process."""
+    """Run an owner's process."""
     rng = random.Random(number)  # noqa: S311 - load, not secrets
     with StatusStore.from_url(url, namespace=NAMESPACE) as store, store.lease(f"owner-{number}", ttl=LEASE_SECONDS):
-        held = [store.open(room) for room in _rooms(number, rooms)]
-        cleared, kept = held[::CLEARED], [room for at, room in enumerate(held) if at % CLEARED]
+        opened = [store.open(room) for room in _rooms(number, rooms)]
+        cleared, kept = opened[::CLEARED], [room for at, room in enumerate(opened) if at % CLEARED]
         for room in cleared:
             room.clear()
         last = dict.fromkeys(kept, KVPoll.Bootstrapping)
@@ -117,7 +117,7 @@ def _own(url: str, number: int, rooms: int, pipe: Connection[Any, Any]) -> None:
         pipe.recv()
         statuses = store.poll(room.id for room in kept)
         pipe.send((sum(last[room] is not status for room, status in zip(kept, statuses, strict=True)), changes))
-        pipe.recv()  # the observer has yet to look: to leave is to fail the rooms
+        pipe.recv()  # the end of the lease would fail rooms that the observer still reads
 
 
 def _advance(room: Room, last: dict[Room, KVPoll]) -> int:

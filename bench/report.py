@@ -1,4 +1,4 @@
-"""A run's results: a table for the terminal, JSON, and Markdown for the docs."""
+"""A run's results: tables for a terminal, JSON, and Markdown for the docs."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from redis_kvpoll import InvalidInputError
 
 START, END = MARKERS = "<!-- bench: start -->", "<!-- bench: end -->"
 Markers = tuple[str, str]
-"""The lines of a page between which a run's tables stand; each kind of run has its own."""
+"""The lines of a page around a run's tables; each kind of run has its own."""
 
 Environment = dict[str, str | int]
 
 
 def show(console: Console, sections: list[Section], environment: Environment) -> None:
-    """Print all tables, their columns in line."""
+    """Print all tables with aligned columns."""
     console.print(_described(environment), style="dim", highlight=False)
     for section in sections:
         console.print(_table(section))
-    over = [row for section in sections for row in section.rows if row.state == "over"]
+    over = [row for section in sections for row in section.rows if row.result == "over"]
     held = sum(row.budget is not None for section in sections for row in section.rows)
     style = "bold yellow" if over else "bold green"
     console.print(f"{held - len(over)} of {held} budgets are kept.", style=style, highlight=False)
@@ -40,7 +40,7 @@ def _table(section: Section) -> Table:
         table.add_column(header, justify="right" if right else "left", min_width=width, no_wrap=True)
     for row in section.rows:
         cells = _cells(row)
-        cells["state"] = f"[{_colour(row)}]{row.state}[/]" if row.state else ""
+        cells["result"] = f"[{_colour(row)}]{row.result}[/]" if row.result else ""
         table.add_row(*(cells[column] for column in columns))
     return table
 
@@ -48,7 +48,7 @@ def _table(section: Section) -> Table:
 def as_json(
     sections: list[Section], environment: Environment, settings: dict[str, Any], seconds: float
 ) -> dict[str, Any]:
-    """Everything, for machines. Times are microseconds."""
+    """All results as JSON's types. Times are in microseconds."""
     return {
         "environment": environment,
         "settings": settings,
@@ -58,7 +58,7 @@ def as_json(
                 "id": section.id,
                 "title": section.title,
                 "figure": section.figure,
-                "rows": [asdict(row) | {"state": row.state} for row in section.rows],
+                "rows": [asdict(row) | {"result": row.result} for row in section.rows],
             }
             for section in sections
         ],
@@ -66,7 +66,7 @@ def as_json(
 
 
 def as_markdown(sections: list[Section], environment: Environment, pictures_in: str) -> str:
-    """All tables, each below its picture, which lies in a folder beside the page."""
+    """All tables, each below its picture, which is in a folder beside the page."""
     lines = [_described(environment)]
     for section in sections:
         columns = _columns(section) | {"lacks": ("what it does not give", 0, False)}
@@ -82,7 +82,7 @@ def as_markdown(sections: list[Section], environment: Environment, pictures_in: 
 
 
 def check_markers(page: Path, markers: Markers) -> None:
-    """Refuse a page without a place for the tables, before a run rather than after."""
+    """Raise InvalidInputError for a page without markers: before a run, not after it."""
     try:
         text = page.read_text(encoding="utf-8")
     except OSError as error:
@@ -93,7 +93,7 @@ def check_markers(page: Path, markers: Markers) -> None:
 
 
 def write_page(page: Path, sections: list[Section], environment: Environment, markers: Markers) -> None:
-    """Put the tables between the page's two markers, and their pictures into a folder of the page's name."""
+    """Write the tables between the page's markers, and their pictures into a folder with the page's name."""
     folder = page.with_suffix("")
     folder.mkdir(exist_ok=True)
     for section in sections:
@@ -102,7 +102,7 @@ def write_page(page: Path, sections: list[Section], environment: Environment, ma
 
 
 def refresh(page: Path, markdown: str, markers: Markers) -> None:
-    """Put the tables between the page's two markers."""
+    """Write the tables between the page's markers."""
     (start, end), text = markers, page.read_text(encoding="utf-8")
     head, tail = text.split(start)[0], text.split(end)[1]
     page.write_text(f"{head}{start}\n{markdown}\n{end}{tail}", encoding="utf-8")
@@ -118,7 +118,7 @@ def _described(facts: Environment) -> str:
 
 
 def _columns(section: Section) -> dict[str, tuple[str, int, bool]]:
-    """Header, least width and alignment of each column that has something in it; widths line the tables up."""
+    """Header, minimum width and alignment of each column that is not empty."""
     columns = {
         "name": ("operation", 25, False),
         "ours": (section.ours, 8, True),
@@ -126,7 +126,7 @@ def _columns(section: Section) -> dict[str, tuple[str, int, bool]]:
         "theirs": (section.theirs, 8, True),
         "figure": (section.figure, 16, True),
         "budget": ("budget", 6, True),
-        "state": ("state", 7, False),
+        "result": ("result", 7, False),
     }
     filled = [_cells(row) for row in section.rows]
     return {key: column for key, column in columns.items() if any(cells[key] for cells in filled)}
@@ -143,7 +143,7 @@ def _cells(row: Row) -> dict[str, str]:
         "theirs": value(row, row.theirs),
         "figure": _figure(row),
         "budget": budget,
-        "state": row.state,
+        "result": row.result,
         "lacks": row.lacks,
     }
 
@@ -160,4 +160,4 @@ def _figure(row: Row) -> str:
 
 
 def _colour(row: Row) -> str:
-    return "green" if row.state in ("within", "correct") else "bold yellow"
+    return "green" if row.result in ("within", "correct") else "bold yellow"

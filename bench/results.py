@@ -1,4 +1,4 @@
-"""What a run found: rows, each with the budget it is held to."""
+"""The results of a run: rows, with their budgets."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from bench.measure import Spread, Times, ratio
 Unit = Literal["us", "ms", "per_second", "bytes", "ratio"]
 
 Pictured = Literal["figure", "ours", "theirs"]
-"""The column that a section's picture shows: the ratio; ours, with a line to theirs (a median and its p99); theirs."""
+"""The column in a section's picture: the ratio; ours, with a line to theirs (a median and its p99); or theirs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What a row's figure may be at most, or must be at least."""
+    """The limit of a row's figure: an upper one, or a lower one."""
 
     limit: float
     at_least: bool = False
@@ -27,9 +27,9 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One comparison. ``figure`` is what the budget is about: a ratio, bytes or milliseconds.
+    """One comparison. The budget limits ``figure``: a ratio, bytes or milliseconds.
 
-    A row without a figure names what could not be measured, and ``note`` says why.
+    A row without a figure could not be measured; ``note`` has the reason.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Row:
     lacks: str = ""
 
     @property
-    def state(self) -> str:
+    def result(self) -> str:
         if self.budget is None or self.figure is None:
             return self.note
         return "within" if self.budget.holds(self.figure.median) else "over"
@@ -51,7 +51,7 @@ class Row:
 
 @dataclass(slots=True)
 class Section:
-    """Rows that are read together, and what their ratio means."""
+    """Rows that belong together, and the meaning of their ratio."""
 
     id: str
     title: str
@@ -79,7 +79,7 @@ def _us(seconds: Sequence[float]) -> float:
 
 
 def value(row: Row, number: float | None) -> str:
-    """A number of a row's, with its unit; empty for none."""
+    """A number with the row's unit; empty for None."""
     if number is None:
         return ""
     return measured(row.unit, number)
@@ -100,7 +100,7 @@ def measured(unit: Unit, number: float) -> str:
 
 
 def plain(number: float) -> str:
-    """Three figures or so."""
+    """A number with about three digits."""
     if number < 0.1:
         return f"{number:.3f}"
     return f"{number:.2f}" if number < 10 else f"{number:.1f}" if number < 100 else f"{number:,.0f}"

@@ -1,4 +1,4 @@
-"""Whether a table of a million rooms is as fast as one of a thousand, beside plain keys in the same numbers."""
+"""The speed of a table with up to a million rooms, compared with plain keys in the same numbers."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ _BATCH = 1000
 _ROOMS_A_ROUND = 64
 
 
-def measure(ground: Ground, sizes: tuple[int, ...], rounds: int, say: Callable[[str], None]) -> Section:
-    """Ratios at each size beside those at the first."""
+def measure(ground: Ground, sizes: tuple[int, ...], rounds: int, progress: Callable[[str], None]) -> Section:
+    """The ratios at each size, compared with those at the first."""
     first, last = sizes[0], sizes[-1]
     section = Section(
         "scale",
@@ -35,7 +35,7 @@ def measure(ground: Ground, sizes: tuple[int, ...], rounds: int, say: Callable[[
     filled = 0
     with ground.store("mass") as store, ground.plain() as client:
         for size in sizes:
-            say(f"at {size:,} rooms and as many plain keys")
+            progress(f"at {size:,} rooms and as many plain keys")
             _fill(ground, store, client, rooms[filled:size])
             found[size] = _times(ground, store, client, rooms[:size], rounds)
             found[size] |= mirrors.read_times(store, rooms[:size], rounds)
@@ -48,7 +48,7 @@ def measure(ground: Ground, sizes: tuple[int, ...], rounds: int, say: Callable[[
 
 def _row(name: str, ours: str, theirs: str, small: Times, large: Times) -> Row:
     before, after = ratio(small[ours], small[theirs]), ratio(large[ours], large[theirs])
-    # The two sizes are not in the same rounds, so only their medians can be compared.
+    # The sizes are measured in different rounds, so only their medians can be compared.
     growth = after.median / before.median
     return Row(name, "", "ratio", after.median, before.median, Spread(growth, growth, growth), BUDGET)
 
@@ -64,7 +64,7 @@ def _fill(ground: Ground, store: StatusStore, client: redis.Redis, rooms: list[i
 
 
 class _Pick:
-    """What the contenders of one size do next: every round takes other rooms, from all over the table."""
+    """The next rooms of the contenders of one size: every round takes other ones, from all over the table."""
 
     def __init__(self, ground: Ground, store: StatusStore, client: redis.Redis, rooms: list[int]) -> None:
         self._ground, self._store, self._client, self._rooms = ground, store, client, rooms
@@ -75,7 +75,7 @@ class _Pick:
         self.keys: list[str] = []
 
     def one_by_one(self) -> None:
-        self._back({room: None for room, _ in self.calls})
+        self._reset({room: None for room, _ in self.calls})
         picked = self._random.sample(self._rooms, _ROOMS_A_ROUND)
         self.calls = [(room, status) for status in _LIFE for room in picked]
 
@@ -89,13 +89,13 @@ class _Pick:
 
     def batch_to_update(self) -> None:
         self.batch()
-        self._back(self.many)
+        self._reset(self.many)
 
     def end(self) -> None:
-        self._back({room: None for room, _ in self.calls})
+        self._reset({room: None for room, _ in self.calls})
 
-    def _back(self, rooms: Iterable[int]) -> None:
-        """To the beginning of their lives."""
+    def _reset(self, rooms: Iterable[int]) -> None:
+        """Set rooms back to Bootstrapping."""
         rooms = list(rooms)
         self._store.clear_many(rooms)
         self._store.update_many(dict.fromkeys(rooms, KVPoll.Bootstrapping))
@@ -119,7 +119,7 @@ class _Pick:
 
 
 def _times(ground: Ground, store: StatusStore, client: redis.Redis, rooms: list[int], rounds: int) -> Times:
-    """Times at one size."""
+    """The times at one size."""
     pick = _Pick(ground, store, client, rooms)
     units = _ROOMS_A_ROUND * len(_LIFE)
     times = interleave(

@@ -1,7 +1,7 @@
-"""The services that peers need: each private, for one run, by TCP on loopback, with nothing kept on a disk.
+"""The services of the alternatives: each private, for one run, by TCP on loopback, with no data on disk.
 
-A shell stands guard between us and a service, as with embedded://: it waits for its standard input to close, which
-the kernel does however we die, then ends the service by its process id and removes its folder.
+A guard shell runs each service, as with embedded://. When its standard input closes, which the kernel does however
+this process dies, the guard ends the service by its process id and removes its folder.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from pathlib import Path
 
 START_SECONDS = 15.0
 _STOP_SECONDS = 10.0
-_ROOMY = 1 << 30
+_MIN_FREE = 1 << 30
 _SBIN = "/usr/local/sbin:/usr/sbin:/sbin"
-"""Where Debian puts some of them, and where PATH does not always look."""
+"""Where Debian installs some of them; PATH may not have it."""
 
 # $1 is the signal that ends the service at once, $2 its folder; the rest is its command line.
 _GUARD = """
@@ -41,30 +41,30 @@ read -r _
 
 
 class ServiceMissingError(Exception):
-    """It is not there, or did not start; the message says which, for the table."""
+    """A service is not installed, or did not start; the message goes into the table."""
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """What a way needs besides our own server."""
+    """A service that a way needs besides Redis."""
 
     package: str
-    """Debian's."""
+    """The name of Debian's package."""
     program: str
     client: str
-    """Of Python; the module's name. Empty: none is needed."""
+    """The Python module of its client; empty if none is needed."""
     start: Callable[[str], contextlib.AbstractContextManager[str]]
-    """Run the program; gives its address."""
+    """Runs the program in a block that gets its address."""
 
 
 def find(service: Service) -> str:
-    """The program's path; empty when there is none to run."""
+    """The program's path; empty if there is none to run."""
     if service.client and find_spec(service.client) is None:
         raise ServiceMissingError(f"not installed: Python's {service.client} (extra bench)")
     if not service.program:
         return ""
     found = shutil.which(service.program, path=f"{os.environ.get('PATH', '')}:{_SBIN}")
-    # Debian keeps PostgreSQL's versions beside each other, off PATH.
+    # Debian installs several versions of PostgreSQL side by side, outside PATH.
     versions = Path("/usr/lib/postgresql").glob(f"*/bin/{service.program}")
     newest = max(versions, key=lambda path: int(path.parts[-3]), default=None)
     if found is None and newest is not None:
@@ -76,7 +76,7 @@ def find(service: Service) -> str:
 
 @contextlib.contextmanager
 def running(name: str) -> Iterator[str]:
-    """Start a service, and give its address; raises ServiceMissingError."""
+    """Start a service and yield its address; raises ServiceMissingError."""
     service = SERVICES[name]
     with service.start(find(service)) as address:
         yield address
@@ -105,7 +105,7 @@ def _postgres(program: str) -> Iterator[str]:
     command = [*as_user, program, "-D", str(folder / "data"), *options]
     try:
         password = _made_cluster([*as_user, str(Path(program).with_name("initdb"))], folder, user)
-        # QUIT is its "immediate": no last checkpoint of what nobody keeps.
+        # QUIT is its immediate shutdown, without a checkpoint.
         with _guarded(command, folder, "QUIT", lambda: answers(port)):
             yield f"host=127.0.0.1 port={port} user=bench password={password} dbname=postgres"
     finally:
@@ -113,9 +113,9 @@ def _postgres(program: str) -> Iterator[str]:
 
 
 def _made_cluster(initdb: list[str], folder: Path, user: pwd.struct_passwd | None) -> str:
-    """Make PostgreSQL's data; the superuser's password.
+    """Create PostgreSQL's data folder; returns the superuser's password.
 
-    It has one, as TCP lets every user of the machine in, and PostgreSQL's superuser may run programs.
+    There is one because every local user can connect by TCP, and PostgreSQL's superuser may run programs.
     """
     secret, password = folder / "secret", secrets.token_hex(16)
     secret.touch(mode=0o600)
@@ -161,7 +161,7 @@ def _nats(program: str) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _guarded(command: list[str], folder: Path, how: str, ready: Callable[[], bool]) -> Iterator[None]:
-    """Run a command until the end of the block; its own session, so that Ctrl-C goes to us alone."""
+    """Run a command until the block ends, in its own session, so that Ctrl-C reaches only this process."""
     guard = subprocess.Popen(  # noqa: S603 - the program is one that find found
         ["/bin/sh", "-c", _GUARD, "bench-guard", how, str(folder), *command],
         stdin=subprocess.PIPE,
@@ -192,18 +192,18 @@ def _guarded(command: list[str], folder: Path, how: str, ready: Callable[[], boo
 
 
 def answers(port: int) -> bool:
-    """Whether somebody listens at a port of loopback."""
+    """Whether a process listens at a port on loopback."""
     with socket.socket() as client:
         client.settimeout(1)
         return client.connect_ex(("127.0.0.1", port)) == 0
 
 
 def _ended(pid: int) -> bool:
-    """Whether a child of the guard ended: until the guard is told to end, it stays as a zombie."""
+    """Whether a child of the guard has ended; it stays a zombie until the guard ends."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except (FileNotFoundError, ProcessLookupError):
-        return Path("/proc/self/stat").exists()  # where there is no /proc, the clock decides
+        return Path("/proc/self/stat").exists()  # without /proc the timeout decides
 
 
 def free_ports(count: int) -> list[int]:
@@ -215,14 +215,14 @@ def free_ports(count: int) -> list[int]:
 
 
 def _folder() -> Path:
-    """In memory where the system has such a place: what a service writes is to cost no disk."""
-    memory = Path("/dev/shm")  # noqa: S108 - mkdtemp makes a folder for us alone
-    roomy = os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > _ROOMY  # a container may have 64 MB
-    return Path(tempfile.mkdtemp(prefix="kvpoll-bench-", dir=memory if roomy else None))
+    """A new folder, in memory if the system has space there, so that no disk slows a service."""
+    memory = Path("/dev/shm")  # noqa: S108 - mkdtemp makes a private folder
+    has_space = os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > _MIN_FREE  # a container may have 64 MB
+    return Path(tempfile.mkdtemp(prefix="kvpoll-bench-", dir=memory if has_space else None))
 
 
 def _plain_user() -> pwd.struct_passwd | None:
-    """Who runs what refuses root; None when we are not root."""
+    """The user for programs that refuse root; None if this process is not root's."""
     if os.geteuid() != 0:
         return None
     for name in ("postgres", "nobody"):
@@ -232,7 +232,7 @@ def _plain_user() -> pwd.struct_passwd | None:
 
 
 def _last_line(text: str) -> str:
-    return (text.strip().splitlines() or ["it said nothing"])[-1][:200]
+    return (text.strip().splitlines() or ["no output"])[-1][:200]
 
 
 SERVICES = {

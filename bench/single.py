@@ -1,4 +1,4 @@
-"""One call at a time: update_status beside SET with expiry, get beside GET; blocking and asyncio."""
+"""One call at a time: update_status compared with SET with expiry, get with GET; blocking and asyncio."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _section(name: str, title: str, contenders: list[Contender], rounds: int) ->
 def _blocking(ground: Ground, count: int, pure: bool) -> Iterator[list[Contender]]:
     rooms, how = ground.ids(count), _HOW[pure]
     calls = traffic.calls(rooms)
-    # The plain side gets its keys ready made: it is measured at its best.
+    # The plain side gets its keys ready-made, and so is measured at its best.
     plain = [(ground.key("one", room), status.name) for room, status in calls]
     with ground.store("one", pure=pure) as store, ground.plain(pure) as client:
 
@@ -78,7 +78,7 @@ def _blocking(ground: Ground, count: int, pure: bool) -> Iterator[list[Contender
 @contextlib.contextmanager
 def _asyncio(ground: Ground, count: int, pure: bool, runner: asyncio.Runner) -> Iterator[list[Contender]]:
     rooms, how = ground.ids(count), _HOW[pure]
-    # A task has whole rooms, so that each room's calls keep their order.
+    # Each task has its own rooms, so that a room's calls keep their order.
     tasks = [traffic.calls(rooms[at::TASKS]) for at in range(TASKS)]
     plain_tasks = [[(ground.key("aio", room), status.name) for room, status in calls] for calls in tasks]
     calls, plain = traffic.calls(rooms), [pair for pairs in plain_tasks for pair in pairs]

@@ -19,7 +19,7 @@ THREADED = Budget(2, at_least=True)
 POOLED = Budget(2, at_least=True)
 
 _ALONE = 200
-"""Rooms for one by one: enough to say what a call costs."""
+"""Rooms for one by one: enough to measure a call."""
 _ROOMS_A_THREAD = 12
 
 
@@ -83,7 +83,7 @@ def _asyncio(ground: Ground, count: int) -> Iterator[list[Contender]]:
 @contextlib.contextmanager
 def _threads(ground: Ground) -> Iterator[list[Contender]]:
     rooms = ground.ids(THREADS * _ROOMS_A_THREAD)
-    # A thread has whole rooms, so that each room's calls keep their order.
+    # Each thread has its own rooms, so that a room's calls keep their order.
     shares = [traffic.calls(rooms[at::THREADS]) for at in range(THREADS)]
     calls = traffic.calls(rooms)
     plain_shares = [[(ground.key("threads", room), status.name) for room, status in share] for share in shares]

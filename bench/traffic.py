@@ -1,4 +1,4 @@
-"""The calls that a request makes while it lives."""
+"""The calls of a request, from creation to Success."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ LIFE = (
     KVPoll.Transferring,
     KVPoll.Success,
 )
-"""One CREATED, three ADVANCED, two UNCHANGED: a long prompt is sent in chunks, and every chunk says Transferring."""
+"""One CREATED, three ADVANCED, two UNCHANGED: a long prompt is sent in chunks, each with a Transferring."""
 
 
 def calls(rooms: list[int]) -> list[tuple[int, KVPoll]]:
-    """The whole life of each room, with all rooms in flight together."""
+    """The calls of all rooms, status by status."""
     return [(room, status) for status in LIFE for room in rooms]

@@ -1,12 +1,15 @@
-"""The table under violence: real servers and workers are killed, stopped and cut off; a history is kept and checked.
+"""Fault injection on real servers: a run kills, stops and disconnects them, records every call, and checks the history.
 
-Run it by ``make chaos`` (``LONG=1`` for the long form), or ``python -m chaos``. From the bottom to the top:
+Run it by ``make chaos`` (``LONG=1`` for the long form) or ``python -m chaos``. From the bottom to the top:
 
-history              what every worker did and was told, call by call; what was done to it
-checker, rules       what no history may show (pure)
-worker, calls        a process that uses the table, and can be killed or stopped at any moment
-crew                 the workers of one run
-servers, replicas, clusters, network      what they use, and ways to hurt it
-faults, scenarios    which of that is done to whom
-run, report          one scenario from its beginning to its verdict; what is printed
+history              every call of every worker with its reply, and every injected fault
+checker, rules, fenced      what a history must not show (pure)
+worker, calls, handles      a process that uses the table until it is killed or stopped
+pool                 the workers of one run
+servers, replicas, clusters, proxy    what the workers use, and how it fails
+faults, scenarios    which faults are injected where
+run, report          one scenario from start to result; what is printed
+
+To add a scenario: write a context manager that yields a Setup, and add it to SCENARIOS. To add a fault: write a
+function that returns a Fault, and put it into a scenario's list.
 """

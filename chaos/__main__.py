@@ -1,4 +1,4 @@
-"""``python -m chaos``: all scenarios, one after the other."""
+"""``python -m chaos``: run all scenarios, one after the other."""
 
 from __future__ import annotations
 
@@ -8,40 +8,40 @@ import sys
 from collections.abc import Sequence
 
 from chaos.report import report
-from chaos.run import Verdict, run
+from chaos.run import RunResult, run
 from chaos.scenarios import SCENARIOS
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run what is asked for; 1 if anything was violated."""
-    asked = _asked(arguments)
-    seed = random.randrange(10**6) if asked.seed is None else asked.seed  # noqa: S311 - chance, not secrets
-    say(f"seed {seed}")
-    verdicts: list[Verdict] = []
-    for name in asked.only or SCENARIOS:
+    """Run the chosen scenarios; returns 1 if any rule was violated."""
+    options = _parse(arguments)
+    seed = random.randrange(10**6) if options.seed is None else options.seed  # noqa: S311 - chance, not secrets
+    progress(f"seed {seed}")
+    results: list[RunResult] = []
+    for name in options.only or SCENARIOS:
         scenario = SCENARIOS[name]
         if not scenario.needs():
-            say(f"{name} is left out: {scenario.missing}")
+            progress(f"{name} is skipped: {scenario.missing}")
             continue
-        seconds = asked.seconds or (scenario.long_seconds if asked.long else scenario.seconds)
-        say(f"{name}, {seconds:g} s")
-        verdicts.append(run(name, scenario, seconds, seed))
-    sys.stdout.write(report(verdicts) + "\n")
-    return 1 if any(one.violations for one in verdicts) else 0
+        seconds = options.seconds or (scenario.long_seconds if options.long else scenario.seconds)
+        progress(f"{name}, {seconds:g} s")
+        results.append(run(name, scenario, seconds, seed))
+    sys.stdout.write(report(results) + "\n")
+    return 1 if any(result.violations for result in results) else 0
 
 
-def _asked(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m chaos", description="The table under violence, on real servers.")
-    parser.add_argument("--long", action="store_true", help="a minute or more a scenario, instead of some seconds")
-    parser.add_argument("--seconds", type=float, help="so long a scenario, whichever it is")
-    parser.add_argument("--seed", type=int, help="which faults and calls are drawn; their timing is the machine's")
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m chaos", description="Fault injection on real servers.")
+    parser.add_argument("--long", action="store_true", help="a minute or more per scenario, instead of a few seconds")
+    parser.add_argument("--seconds", type=float, help="duration of every scenario")
+    parser.add_argument("--seed", type=int, help="choose the faults and calls; their timing still varies")
     parser.add_argument("--only", nargs="+", choices=SCENARIOS, metavar="NAME", help=", ".join(SCENARIOS))
     return parser.parse_args(arguments)
 
 
-def say(what: str) -> None:
-    """Progress, apart from the results."""
-    sys.stderr.write(f"... {what}\n")
+def progress(text: str) -> None:
+    """Print progress to stderr, apart from the results."""
+    sys.stderr.write(f"... {text}\n")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a worker does with the table: calls drawn by lot, for blocking stores and for those of asyncio alike."""
+"""Plain calls on a store, chosen at random. The same code drives blocking and asyncio stores."""
 
 from __future__ import annotations
 
@@ -6,28 +6,30 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from chaos.history import Writer
-from chaos.notes import Notes
+from chaos.history import HistoryWriter
+from chaos.recording import Recorder
 from redis_kvpoll import AsyncMirror, AsyncStatusStore, Mirror, StatusStore
 from redis_kvpoll.replica.follow import HEARTBEAT
 
 Store = StatusStore | AsyncStatusStore
 Calls = list[Callable[[], Awaitable[None]]]
 
-WAIT = 0.1
-"""Seconds that a wait is given."""
-MEANWHILE = 0.006
-"""Seconds between calls: all workers together are to keep two CPUs busy, not to drown them."""
+WAIT_TIMEOUT = 0.1
+"""Seconds that a ``wait`` is given."""
+CALL_INTERVAL = 0.006
+"""Seconds between calls: all workers together keep two CPUs busy, but do not overload them."""
 
 
-class Caller(Notes):
-    """Makes plain calls."""
+class PlainCaller(Recorder):
+    """Makes and records plain calls."""
 
-    def __init__(self, store: Store, mirror: Mirror | AsyncMirror, writer: Writer, seed: str, start: float) -> None:
+    def __init__(
+        self, store: Store, mirror: Mirror | AsyncMirror, writer: HistoryWriter, seed: str, start: float
+    ) -> None:
         super().__init__(writer, seed, start)
         self._store = store
         self._mirror = mirror
-        lot: list[tuple[int, Callable[[], Awaitable[None]]]] = [
+        weighted: list[tuple[int, Callable[[], Awaitable[None]]]] = [
             (12, self._update),
             (3, self._update_many),
             (2, self._abort),
@@ -39,68 +41,69 @@ class Caller(Notes):
             (1, self._record_failure),
             (1, self._wait),
         ]
-        self._lot: Calls = [call for weight, call in lot for _ in range(weight)]
+        self._choices: Calls = [call for weight, call in weighted for _ in range(weight)]
 
     async def call(self) -> None:
-        """One call, and a look at the mirror."""
-        await self._chance.choice(self._lot)()
-        self._look(self._room())
+        """Make one random call, then read the mirror."""
+        await self._chance.choice(self._choices)()
+        self._read_mirror(self._room())
 
     async def _update(self) -> None:
         room, status = self._room(), self._status()
-        await self._note("update", {room: status}, lambda: self._store.update_status(room, status), _alone)
+        await self._record("update", {room: status}, lambda: self._store.update_status(room, status), _single)
 
     async def _update_many(self) -> None:
         statuses = {room: self._status() for room in self._some(4)}
-        await self._note("update_many", statuses, lambda: self._store.update_many(statuses), _as_told)
+        await self._record("update_many", statuses, lambda: self._store.update_many(statuses), _by_room)
 
     async def _abort(self) -> None:
         room = self._room()
-        await self._note("abort", {room: None}, lambda: self._store.abort(room, "by chance"), _alone)
+        await self._record("abort", {room: None}, lambda: self._store.abort(room, "by chance"), _single)
 
     async def _clear(self) -> None:
         room = self._room()
-        await self._note("clear", {room: None}, lambda: self._store.clear(room), _alone)
+        await self._record("clear", {room: None}, lambda: self._store.clear(room), _single)
 
     async def _clear_many(self) -> None:
         rooms = self._some(3)
-        await self._note("clear_many", dict.fromkeys(rooms), lambda: self._store.clear_many(rooms), _as_told)
+        await self._record("clear_many", dict.fromkeys(rooms), lambda: self._store.clear_many(rooms), _by_room)
 
     async def _get(self) -> None:
         room = self._room()
-        await self._note("get", {room: None}, lambda: self._store.get(room), _alone)
+        await self._record("get", {room: None}, lambda: self._store.get(room), _single)
 
     async def _poll(self) -> None:
         rooms = self._some(8)
-        await self._note("poll", dict.fromkeys(rooms), lambda: self._store.poll(rooms), _in_order)
+        await self._record("poll", dict.fromkeys(rooms), lambda: self._store.poll(rooms), _in_order)
 
     async def _touch(self) -> None:
         rooms = self._some(4)
-        await self._note("touch", dict.fromkeys(rooms), lambda: self._store.touch(rooms), _unsaid)
+        await self._record("touch", dict.fromkeys(rooms), lambda: self._store.touch(rooms), _none)
 
     async def _record_failure(self) -> None:
         room = self._room()
-        await self._note("record_failure", {room: None}, lambda: self._store.record_failure(room, "noted"), _unsaid)
+        await self._record("record_failure", {room: None}, lambda: self._store.record_failure(room, "noted"), _none)
 
     async def _wait(self) -> None:
         room, status = self._room(), self._status()
-        await self._note("wait", {room: WAIT}, lambda: self._store.wait(room, status, timeout=WAIT), _alone)
+        call = lambda: self._store.wait(room, status, timeout=WAIT_TIMEOUT)  # noqa: E731
+        await self._record("wait", {room: WAIT_TIMEOUT}, call, _single)
 
-    def _look(self, room: int) -> None:
-        """What the mirror says of a room was true at some time since it was last known to be current.
+    def _read_mirror(self, room: int) -> None:
+        """Record the mirror's status of a room, which was true at some time since the mirror was last current.
 
-        That is counted from when the answer was heard, which may be as late as the mirror takes for prompt.
+        ``lag`` counts from the arrival of a reply, and a mirror may call itself synced for two heartbeats after that.
         """
         since = time.monotonic() - self._mirror.lag - 2 * HEARTBEAT
         if self._mirror.synced:
-            self._writer.saw(room, self._mirror.get(room), since)
+            self._writer.mirrored(room, self._mirror.get(room), since)
 
 
-def _alone(rooms: list[int], answer: Any) -> dict[int, Any]:
+def _single(rooms: list[int], answer: Any) -> dict[int, Any]:
     return {rooms[0]: answer}
 
 
-def _as_told(rooms: list[int], answer: Any) -> dict[int, Any]:
+def _by_room(rooms: list[int], answer: Any) -> dict[int, Any]:
     return dict(answer)
 
 
@@ -108,5 +111,5 @@ def _in_order(rooms: list[int], answer: Any) -> dict[int, Any]:
     return dict(zip(rooms, answer, strict=True))
 
 
-def _unsaid(rooms: list[int], answer: Any) -> dict[int, Any]:
+def _none(rooms: list[int], answer: Any) -> dict[int, Any]:
     return {}

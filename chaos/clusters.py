@@ -1,4 +1,4 @@
-"""A Redis Cluster of three primaries and a replica for each, whose slots move while it is in use."""
+"""A Redis Cluster of three primaries with a replica each, whose slots move while it is in use."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import redis
 from redis.crc import key_slot
 
-from chaos.faults import Chance, Injury, kill_clients, simple
+from chaos.faults import Chance, Fault, kill_clients, server_fault
 from chaos.servers import Server, free_port, until
 
 PRIMARIES = 3
@@ -23,7 +23,7 @@ OPTIONS = (
 
 
 class Cluster(contextlib.ExitStack):
-    """Six nodes. Who is a primary, and of which slots, changes. A context manager."""
+    """Six nodes, whose roles and slots change. A context manager."""
 
     def __init__(self, folder: Path, tags: list[str]) -> None:
         super().__init__()
@@ -39,37 +39,39 @@ class Cluster(contextlib.ExitStack):
             port = node.client.config_get("cluster-port")["cluster-port"]
             self.nodes[0].client.execute_command("CLUSTER", "MEET", "127.0.0.1", node.port, port)
         for primary, replica in zip(primaries, replicas, strict=True):
-            until(functools.partial(self._follow, replica, primary), "a replica knows its primary")
+            until(functools.partial(self._replicate, replica, primary), "a replica knows its primary")
         self._await_health()
 
     @property
     def url(self) -> str:
-        """Of some, in case one is down just when a worker begins."""
+        """The URL with all nodes, in case one is down when a worker starts."""
         hosts = ",".join(f"127.0.0.1:{node.port}" for node in self.nodes)
         return f"redis+cluster://{hosts}"
 
-    def injuries(self) -> list[Injury]:
+    def faults(self) -> list[Fault]:
         return [
-            simple("SIGKILL of a master, replica promoted", self._kill, outage=True, loses="latest"),
-            simple("slots migrated", self._migrate, anew=True),
-            simple("SCRIPT FLUSH on a master", lambda c: c.choice(self.primaries()).client.script_flush()),
-            simple("CLUSTER FAILOVER", self._fail_over, outage=True, anew=True),
-            simple("CLIENT KILL on a master", lambda chance: kill_clients(chance.choice(self.primaries()).client)),
+            server_fault("SIGKILL of a master, replica promoted", self._kill, outage=True, loses="latest"),
+            server_fault("slots migrated", self._migrate, triggers_recovery=True),
+            server_fault("SCRIPT FLUSH on a master", lambda c: c.choice(self.primaries()).client.script_flush()),
+            server_fault("CLUSTER FAILOVER", self._fail_over, outage=True, triggers_recovery=True),
+            server_fault(
+                "CLIENT KILL on a master", lambda chance: kill_clients(chance.choice(self.primaries()).client)
+            ),
         ]
 
     def primaries(self) -> list[Server]:
-        """Those that hold slots."""
+        """The running nodes that hold slots."""
         return [node for node in self.nodes if node.is_running and node.client.info("replication")["role"] == "master"]
 
     def _kill(self, chance: Chance) -> None:
         victim = chance.choice(self.primaries())
         victim.kill()
-        until(lambda: len(self.primaries()) == PRIMARIES, "a replica takes its place")
+        until(lambda: len(self.primaries()) == PRIMARIES, "a replica is promoted")
         victim.start()
         self._await_health()
 
     def _fail_over(self, chance: Chance) -> None:
-        """Ordered and without loss: the replica waits until it has all that its primary acknowledged."""
+        """Promote a replica without loss: it first waits for all that its primary acknowledged."""
         node = chance.choice([node for node in self.nodes if node not in self.primaries()])
         node.client.execute_command("CLUSTER", "FAILOVER")
         until(lambda: node in self.primaries(), "the replica has taken over")
@@ -86,26 +88,29 @@ class Cluster(contextlib.ExitStack):
             source.client.execute_command("MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "KEYS", *keys)
         for node in (target, source, *(one for one in self.primaries() if one not in (source, target))):
             node.client.execute_command("CLUSTER", "SETSLOT", slot, "NODE", self._ids[target])
-        until(lambda: all(_owner_id(node.client, slot) == self._ids[target] for node in self.nodes), "all know of it")
+        until(
+            lambda: all(_owner_id(node.client, slot) == self._ids[target] for node in self.nodes),
+            "every node knows the slot's new owner",
+        )
 
     def _owner(self, slot: int) -> Server:
         owner = _owner_id(self.nodes[0].client, slot)
         return next(node for node in self.nodes if self._ids[node] == owner)
 
-    def _follow(self, replica: Server, primary: Server) -> bool:
+    def _replicate(self, replica: Server, primary: Server) -> bool:
         return bool(replica.client.execute_command("CLUSTER", "REPLICATE", self._ids[primary]))
 
     def _await_health(self) -> None:
-        until(lambda: all(_is_well(node.client) for node in self.nodes), "every node of the cluster is well")
+        until(lambda: all(_is_healthy(node.client) for node in self.nodes), "every node of the cluster is healthy")
 
 
 def _node(folder: Path) -> Server:
-    # Nodes need a second port, for each other.
+    # Nodes need a second port, for the cluster bus.
     return Server(folder, *OPTIONS, "--cluster-port", str(free_port()))
 
 
-def _is_well(client: redis.Redis) -> bool:
-    """Whether a node sees the whole cluster in health, with three who follow; and is itself current if it follows."""
+def _is_healthy(client: redis.Redis) -> bool:
+    """Whether a node sees a healthy cluster with all roles filled, and is in sync itself if it is a replica."""
     if client.execute_command("CLUSTER INFO")["cluster_state"] != "ok":
         return False
     nodes: dict[str, Any] = client.execute_command("CLUSTER NODES")

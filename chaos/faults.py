@@ -1,4 +1,4 @@
-"""What is done to workers, to one server, and to the way there. Each returns when all is well again."""
+"""The faults of workers, of one server, and of the network. Each injection returns when everything works again."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import redis
 
-from chaos import crew
-from chaos.crew import Crew
+from chaos import pool
 from chaos.history import Loss
-from chaos.network import Network
+from chaos.pool import WorkerPool
+from chaos.proxy import Proxy
 from chaos.servers import Server
 
 Chance = random.Random
@@ -20,51 +20,55 @@ KILL = "SIGKILL of a worker"
 
 
 @dataclass(frozen=True, slots=True)
-class Injury:
-    """One way to hurt."""
+class Fault:
+    """A kind of fault, and how to inject it."""
 
     name: str
-    inflict: Callable[[Chance, Crew], int | None]
-    """Do it, and wait until all is well. The number of the worker that it hit; None: it hit others."""
+    inject: Callable[[Chance, WorkerPool], int | None]
+    """Inject it and wait for the end; returns the number of the worker that it hit, or None."""
     outage: bool = False
     """Whether calls have to wait meanwhile."""
     loses: Loss = ""
-    """What of the table's data goes by it."""
-    anew: bool = False
-    """Whether a server begins anew by it."""
+    """Which data the table loses."""
+    triggers_recovery: bool = False
+    """Whether stores find a new or another server, and replay their rooms."""
 
 
-def simple(
-    name: str, inflict: Callable[[Chance], object], outage: bool = False, loses: Loss = "", anew: bool = False
-) -> Injury:
-    """An injury of others than workers."""
+def server_fault(
+    name: str,
+    inject: Callable[[Chance], object],
+    outage: bool = False,
+    loses: Loss = "",
+    triggers_recovery: bool = False,
+) -> Fault:
+    """A fault that hits no worker."""
 
-    def do(chance: Chance, crew: Crew) -> None:
-        inflict(chance)
+    def on_pool(chance: Chance, workers: WorkerPool) -> None:
+        inject(chance)
 
-    return Injury(name, do, outage, loses, anew or bool(loses))
+    return Fault(name, on_pool, outage, loses, triggers_recovery or bool(loses))
 
 
-def of_workers() -> list[Injury]:
+def of_workers() -> list[Fault]:
     """SIGKILL, and SIGSTOP for a while."""
 
-    def kill(chance: Chance, workers: Crew) -> int:
-        victim = chance.choice(workers.working)
+    def kill(chance: Chance, workers: WorkerPool) -> int:
+        victim = chance.choice(workers.running)
         workers.kill(victim)
         return victim.plan.number
 
-    def stop(chance: Chance, workers: Crew) -> int:
-        victim = chance.choice(workers.working)
-        crew.pause(victim)
+    def stop(chance: Chance, workers: WorkerPool) -> int:
+        victim = chance.choice(workers.running)
+        pool.pause(victim)
         time.sleep(chance.uniform(0.2, 3.0))
-        crew.resume(victim)
+        pool.resume(victim)
         return victim.plan.number
 
-    return [Injury(KILL, kill), Injury("SIGSTOP of a worker", stop)]
+    return [Fault(KILL, kill), Fault("SIGSTOP of a worker", stop)]
 
 
-def of_server(server: Server) -> list[Injury]:
-    """What a server that keeps its data must be outlived for."""
+def of_server(server: Server) -> list[Fault]:
+    """Faults of a server that keeps its data."""
 
     def stop(chance: Chance) -> None:
         server.pause()
@@ -82,16 +86,16 @@ def of_server(server: Server) -> list[Injury]:
         server.client.ping()
 
     return [
-        simple("SIGSTOP of the server", stop, outage=True),
-        simple("SIGKILL of the server, restart with its data", restart, outage=True, anew=True),
-        simple("SCRIPT FLUSH", lambda _: server.client.script_flush()),
-        simple("CLIENT KILL", lambda _: kill_clients(server.client)),
-        simple("CLIENT PAUSE", pause, outage=True),
+        server_fault("SIGSTOP of the server", stop, outage=True),
+        server_fault("SIGKILL of the server, restart with its data", restart, outage=True, triggers_recovery=True),
+        server_fault("SCRIPT FLUSH", lambda _: server.client.script_flush()),
+        server_fault("CLIENT KILL", lambda _: kill_clients(server.client)),
+        server_fault("CLIENT PAUSE", pause, outage=True),
     ]
 
 
-def long_pause(server: Server, seconds: float) -> Injury:
-    """A server that says nothing for so long that all owners seem dead."""
+def long_pause(server: Server, seconds: float) -> Fault:
+    """A pause of the server in which every lease expires."""
 
     def stop(chance: Chance) -> None:
         server.pause()
@@ -99,10 +103,10 @@ def long_pause(server: Server, seconds: float) -> Injury:
         server.resume()
         server.client.ping()
 
-    return simple(f"SIGSTOP of the server for {seconds:g} s", stop, outage=True)
+    return server_fault(f"SIGSTOP of the server for {seconds:g} s", stop, outage=True)
 
 
-def amnesia(server: Server) -> Injury:
+def amnesia(server: Server) -> Fault:
     """A server that comes back empty."""
 
     def forget(chance: Chance) -> None:
@@ -111,11 +115,11 @@ def amnesia(server: Server) -> Injury:
         time.sleep(chance.uniform(0.0, 0.2))
         server.start()
 
-    return simple("SIGKILL of the server, restart without its data", forget, outage=True, loses="all")
+    return server_fault("SIGKILL of the server, restart without its data", forget, outage=True, loses="all")
 
 
-def of_memory(server: Server) -> Injury:
-    """Other keys on the server use up its memory; live rooms must stay, and be cleared all the same."""
+def of_memory(server: Server) -> Fault:
+    """Other keys use up the server's memory; live rooms must stay, and clears must work."""
 
     def fill(chance: Chance) -> None:
         server.client.config_set("maxmemory", server.client.info("memory")["used_memory"] + 200_000)
@@ -128,43 +132,43 @@ def of_memory(server: Server) -> Injury:
         if others := list(server.client.scan_iter("other:*")):
             server.client.delete(*others)
 
-    return simple("maxmemory reached", fill)
+    return server_fault("maxmemory reached", fill)
 
 
-def of_network(network: Network) -> list[Injury]:
-    """What may happen on the way."""
+def of_network(proxy: Proxy) -> list[Fault]:
+    """Faults between workers and server."""
 
     def slow(chance: Chance) -> None:
-        network.delay = chance.uniform(0.01, 0.15)
+        proxy.delay = chance.uniform(0.01, 0.15)
         time.sleep(chance.uniform(0.4, 1.0))
-        network.delay = 0.0
+        proxy.delay = 0.0
 
-    def deaf(chance: Chance) -> None:
-        network.deaf = True
+    def stall(chance: Chance) -> None:
+        proxy.stalled = True
         time.sleep(chance.uniform(0.1, 0.6))
-        network.deaf = False
-        network.cut()
+        proxy.stalled = False
+        proxy.cut()
 
     def refuse(chance: Chance) -> None:
-        network.refusing = True
-        network.cut()
+        proxy.refusing = True
+        proxy.cut()
         time.sleep(chance.uniform(0.1, 0.6))
-        network.refusing = False
+        proxy.refusing = False
 
     return [
-        simple("connections cut", lambda _: network.cut()),
-        simple("connections slow", slow, outage=True),
-        simple("connections deaf, then cut", deaf, outage=True),
-        simple("connections refused", refuse, outage=True),
+        server_fault("connections cut", lambda _: proxy.cut()),
+        server_fault("connections slow", slow, outage=True),
+        server_fault("connections stalled, then cut", stall, outage=True),
+        server_fault("connections refused", refuse, outage=True),
     ]
 
 
 def kill_clients(client: redis.Redis) -> None:
-    """Close every connection but this."""
+    """Close every connection except this client's."""
     client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
 
 
 def is_replica_of(client: redis.Redis, port: int) -> bool:
-    """Whether it follows that primary, and has all its data."""
+    """Whether a server replicates the primary at a port, and is in sync with it."""
     state = client.info("replication")
     return (state["role"], state.get("master_port"), state.get("master_link_status")) == ("slave", port, "up")

@@ -1,8 +1,8 @@
-"""What no history of handles may show: rooms that were opened, written through generations, and cleared. Pure.
+"""Checks what no history of handles may show: rooms that were opened, written through generations, and cleared. Pure.
 
-Here a look is at one generation of a room: how far it has got, or that it is over. What a server lost is to be there
-again, so only looks within the time that the owners have for that are left out. A call that may still be carried out
-later than its end (see checker) explains what it could have done.
+An observation here is of one generation of a room: how far it had got, or that it had ended. Data that a server lost
+must be there again after recovery, so only the observations within the recovery time are left out. A call that may be
+executed after its end (see checker) explains what it could have done.
 """
 
 from __future__ import annotations
@@ -14,207 +14,238 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from chaos import rules
-from chaos.history import JUDGE, Done, Fault
-from chaos.violations import Span, Violation
+from chaos.history import OBSERVER, CallRecord, FaultEvent
+from chaos.violations import Observation, Span, Violation
 from redis_kvpoll import KVPoll, Outcome
 
-RESTORED = 2.0
-"""Seconds after a server's return in which its rooms are there again, and after a lease's end in which its rooms are
-seen to be lost."""
+RECOVERY_SECONDS = 2.0
+"""Seconds after a server's return within which its rooms are there again, and after a lease's expiry within which its
+rooms are failed."""
 LOST = re.compile(r"owner .* lost")
 OPENS = frozenset({"open", "attach"})
 WRITES = frozenset({"write", "fail"})
-NAMES = OPENS | WRITES | {"release", "look", "entry"}
-NOT_ASKED = frozenset({"mirror", "wait"})
-"""What is answered by a local copy."""
-OVER, SOMEWHERE = 0, 0.5
-"""The places of a generation that is no longer the room's, and of one that is, at a status that nobody says."""
-
-
-class Look(NamedTuple):
-    """Where a generation was, at some moment of a call."""
-
-    place: float
-    done: Done
+NAMES = OPENS | WRITES | {"release", "status", "entry"}
+LOCAL = frozenset({"mirror", "wait"})
+"""The calls that a local copy answers."""
+ENDED, PRESENT = 0, 0.5
+"""The places of a generation that is no longer the room's, and of one that is, at an unknown status."""
 
 
 class Absence(NamedTuple):
-    """The time in which a generation may not be there, since its openers have not said it again yet."""
+    """The time in which a generation may be missing, because its creators have not replayed it yet."""
 
-    fault: Fault
+    fault: FaultEvent
     span: Span
 
 
 def check(
-    calls: Iterable[Done], faults: list[Fault], span: Callable[[Done], Span], shard: Callable[[int], object]
+    calls: Iterable[CallRecord],
+    faults: list[FaultEvent],
+    execution: Callable[[CallRecord], Span],
+    shard: Callable[[int], object],
 ) -> list[Violation]:
-    """All that is wrong with the fenced part of a history. ``span`` says when a call may have been carried out."""
+    """All violations in the fenced part of a history.
+
+    Args:
+        execution: the time within which the server may have executed a call.
+        shard: the shard that a room belongs to.
+    """
     found: list[Violation] = []
-    rooms: defaultdict[int, list[Done]] = defaultdict(list)
-    answered: defaultdict[tuple[int, object], list[Done]] = defaultdict(list)
-    for done in calls:
-        if done.name in NAMES:
-            rooms[done.room].append(done)
-        if not done.error and done.ended < math.inf and done.name not in NOT_ASKED:
-            answered[done.worker, shard(done.room)].append(done)
+    rooms: defaultdict[int, list[CallRecord]] = defaultdict(list)
+    answered: defaultdict[tuple[int, object], list[CallRecord]] = defaultdict(list)
+    for record in calls:
+        if record.name in NAMES:
+            rooms[record.room].append(record)
+        if not record.error and record.ended < math.inf and record.name not in LOCAL:
+            answered[record.worker, shard(record.room)].append(record)
     for room, of_room in rooms.items():
         found += shared_generations(of_room)
-        for generation in sorted({done.generation for done in of_room} - {""}):
-            openers = {done.worker for done in of_room if done.name == "open" and done.generation == generation}
-            theirs = [answered[opener, shard(room)] for opener in sorted(openers)]
-            absences = [Absence(fault, Span(fault.began, _restored(fault, theirs))) for fault in faults if fault.anew]
-            calm = [done for done in of_room if not _is_disturbed(done, absences)]
-            found += goes_back(generation, of_room, calm, faults, absences, span)
-            found += comes_back(generation, calm, faults, absences)
+        for generation in sorted({record.generation for record in of_room} - {""}):
+            by_creator = [answered[creator, shard(room)] for creator in sorted(_creators(generation, of_room))]
+            absences = [
+                Absence(fault, Span(fault.began, _recovered_at(fault, by_creator)))
+                for fault in faults
+                if fault.triggers_recovery
+            ]
+            undisturbed = [record for record in of_room if not _is_disturbed(record, absences)]
+            found += goes_back(generation, of_room, undisturbed, faults, absences, execution)
+            found += comes_back(generation, undisturbed, faults, absences)
     return found
 
 
-def _restored(fault: Fault, openers: list[list[Done]]) -> float:
-    """When each of these has said again what it holds: that goes before the first call that it makes thereafter."""
-    firsts = [min((done.ended for done in calls if done.began >= fault.ended), default=0.0) for calls in openers]
-    return max([fault.ended + RESTORED, *firsts])
+def _creators(generation: str, of_room: list[CallRecord]) -> set[int]:
+    return {record.worker for record in of_room if record.name == "open" and record.generation == generation}
 
 
-def shared_generations(of_room: list[Done]) -> list[Violation]:
-    """A generation that two requests have."""
-    first: dict[str, Done] = {}
-    named = [done for done in of_room if done.generation and done.request]
+def _recovered_at(fault: FaultEvent, by_creator: list[list[CallRecord]]) -> float:
+    """When every creator has replayed its rooms: a store does so before its first call after the fault ends."""
+    firsts = [
+        min((record.ended for record in calls if record.began >= fault.ended), default=0.0) for calls in by_creator
+    ]
+    return max([fault.ended + RECOVERY_SECONDS, *firsts])
+
+
+def shared_generations(of_room: list[CallRecord]) -> list[Violation]:
+    """Generations that two requests got."""
+    first: dict[str, CallRecord] = {}
+    named = [record for record in of_room if record.generation and record.request]
     return [
-        Violation("two requests share a generation", f"{first[done.generation]} and {done}")
-        for done in named
-        if first.setdefault(done.generation, done).request != done.request
+        Violation("two requests share a generation", f"{first[record.generation]} and {record}")
+        for record in named
+        if first.setdefault(record.generation, record).request != record.request
     ]
 
 
 def goes_back(
     generation: str,
-    of_room: list[Done],
-    calm: list[Done],
-    faults: list[Fault],
+    of_room: list[CallRecord],
+    undisturbed: list[CallRecord],
+    faults: list[FaultEvent],
     absences: list[Absence],
-    span: Callable[[Done], Span],
+    execution: Callable[[CallRecord], Span],
 ) -> list[Violation]:
-    """A generation that is behind where it was, or gone though nobody may have cleared it."""
-    ends = [span(done) for done in of_room if done.name == "release" and done.generation in ("", generation)]
-    rollbacks = [Span(fault.began, fault.ended) for fault in faults if fault.loses == "latest"]
-    renewals = [span(done) for done in of_room if done.name == "open" and done.generation != generation]
-    failures = _failures(generation, of_room, faults, span)
+    """Observations of a generation behind an earlier one, or of its end, with no clear to explain it."""
+    ends = [execution(call) for call in of_room if call.name == "release" and call.generation in ("", generation)]
+    reopenings = [execution(call) for call in of_room if call.name == "open" and call.generation != generation]
+    failures = _failures(generation, of_room, faults, execution)
     found = []
-    for first, second in _pairs(list(_looks(generation, calm)), rollbacks):
-        if second.place >= first.place or second.place == SOMEWHERE:
+    for first, second in _pairs(list(_observations(generation, undisturbed)), _rollbacks(faults)):
+        if second.place >= first.place or second.place == PRESENT:
             continue
-        between = Span(first.done.began, second.done.ended)
-        if second.place == OVER and _any_met(ends, between):
+        between = Span(first.record.began, second.record.ended)
+        if second.place == ENDED and _any_met(ends, between):
             continue
-        if second.place != OVER and _any_met(ends + renewals, between) and _undone(between, absences):
-            continue  # it was over, and its opener knows neither that nor what came before
-        if second.place == OVER and _any_met(renewals, between):
-            while_lost = any(absence.fault.loses and _any_met(renewals, absence.span) for absence in absences)
-            # That it is somewhere, one also hears of a room that failed long before.
-            since = Span(-math.inf, between.ended) if first.place == SOMEWHERE else between
+        if second.place != ENDED and _any_met(ends + reopenings, between) and _may_be_undone(between, absences):
+            continue  # it had ended, and its creator knew neither that nor what came before
+        if second.place == ENDED and _any_met(reopenings, between):
+            while_lost = any(absence.fault.loses and _any_met(reopenings, absence.span) for absence in absences)
+            # A room that failed long before is also observed as present.
+            since = Span(-math.inf, between.ended) if first.place == PRESENT else between
             if first.place != rules.FAILED and not _any_met(failures, since) and not while_lost:
-                found.append(
-                    Violation("a living room was given away", f"from {first.done} to {second.done}", first.done.room)
-                )
+                found.append(_violation("a live room was reassigned", first, second))
             continue
-        found.append(Violation("a generation went back", f"from {first.done} to {second.done}", first.done.room))
+        found.append(_violation("a generation went back", first, second))
     return found
 
 
-def comes_back(generation: str, calm: list[Done], faults: list[Fault], absences: list[Absence]) -> list[Violation]:
-    """A generation that was over, and is there again."""
-    rollbacks = [Span(fault.began, fault.ended) for fault in faults if fault.loses == "latest"]
-    ours = [done for done in calm if done.generation == generation]
+def _violation(rule: str, first: Observation, second: Observation) -> Violation:
+    return Violation(rule, f"from {first.record} to {second.record}", first.record.room)
+
+
+def _rollbacks(faults: list[FaultEvent]) -> list[Span]:
+    return [Span(fault.began, fault.ended) for fault in faults if fault.loses == "latest"]
+
+
+def comes_back(
+    generation: str, undisturbed: list[CallRecord], faults: list[FaultEvent], absences: list[Absence]
+) -> list[Violation]:
+    """Observations of a generation that had ended before."""
+    of_generation = [record for record in undisturbed if record.generation == generation]
     found = []
-    for first, second in _pairs(list(_looks(generation, calm)), rollbacks):
-        if first.place != OVER or second.place == OVER:
+    for first, second in _pairs(list(_observations(generation, undisturbed)), _rollbacks(faults)):
+        if first.place != ENDED or second.place == ENDED:
             continue
-        # A clear that a living opener has not seen may be undone by it: docs/guarantees.md.
-        knew = {done.worker for done in ours if _says_over(done) and done.began < second.done.ended}
-        keepers = {done.worker for done in ours if done.name == "open"} - knew
-        if not (keepers and _undone(Span(first.done.began, second.done.ended), absences)):
-            found.append(Violation("a generation came back", f"after {first.done}, {second.done}", first.done.room))
+        # A live creator that has not seen a clear may undo it: docs/guarantees.md.
+        informed = {call.worker for call in of_generation if _saw_end(call) and call.began < second.record.ended}
+        uninformed = _creators(generation, of_generation) - informed
+        if not (uninformed and _may_be_undone(Span(first.record.began, second.record.ended), absences)):
+            found.append(_violation("a generation came back", first, second))
     return found
 
 
-def lives_on(calls: Iterable[Done], killed: Mapping[str, float], lease: float) -> list[Violation]:
-    """Rooms of owners that were killed (when), which a later look of the judge finds alive."""
+def outlived_leases(calls: Iterable[CallRecord], killed: Mapping[str, float], lease: float) -> list[Violation]:
+    """Rooms that the observer found live too long after their owner was killed.
+
+    Args:
+        killed: when each killed owner was killed.
+        lease: the TTL of the leases in seconds.
+    """
     found = []
-    for done in _entries(calls):
-        owner, status, _ = done.answer
-        late = done.began - killed.get(owner, math.inf) - lease - RESTORED
+    for record in _entries(calls):
+        owner, status, _ = record.answer
+        late = record.began - killed.get(owner, math.inf) - lease - RECOVERY_SECONDS
         if late > 0 and not KVPoll(status).is_terminal:
-            found.append(Violation("a dead owner's room lives on", f"{late:.1f} s too long: {done}"))
+            found.append(Violation("a dead owner's room is still live", f"{late:.1f} s too long: {record}"))
     return found
 
 
-def taken_for_dead(calls: Iterable[Done], hurt: Collection[str]) -> list[Violation]:
-    """Rooms that failed because their owner was lost, though that was neither killed nor stopped."""
+def false_expiries(calls: Iterable[CallRecord], hit: Collection[str]) -> list[Violation]:
+    """Rooms that failed because their owner was lost, though no fault hit that owner."""
     found = []
-    for done in _entries(calls):
-        owner, status, reason = done.answer
-        if owner not in hurt and KVPoll(status) is KVPoll.Failed and LOST.fullmatch(reason or ""):
-            found.append(Violation("a living owner was taken for dead", str(done)))
+    for record in _entries(calls):
+        owner, status, reason = record.answer
+        if owner not in hit and KVPoll(status) is KVPoll.Failed and LOST.fullmatch(reason or ""):
+            found.append(Violation("a live owner's room was failed", str(record)))
     return found
 
 
-def _entries(calls: Iterable[Done]) -> Iterator[Done]:
-    """What the judge saw of rooms that have an owner."""
-    return (done for done in calls if done.worker == JUDGE and done.name == "entry" and done.answer and done.answer[0])
+def _entries(calls: Iterable[CallRecord]) -> Iterator[CallRecord]:
+    """The observer's reads of rooms that have an owner."""
+    return (one for one in calls if one.worker == OBSERVER and one.name == "entry" and one.answer and one.answer[0])
 
 
-def _failures(generation: str, of_room: list[Done], faults: list[Fault], span: Callable[[Done], Span]) -> list[Span]:
-    """The times within which it may have failed: told so, or because its owner was stopped or killed."""
-    told = [d for d in of_room if d.generation == generation and d.name in WRITES and d.argument == KVPoll.Failed]
-    openers = {done.worker for done in of_room if done.name == "open" and done.generation == generation}
-    return [span(done) for done in told] + [Span(fault.began, math.inf) for fault in faults if fault.worker in openers]
+def _failures(
+    generation: str, of_room: list[CallRecord], faults: list[FaultEvent], execution: Callable[[CallRecord], Span]
+) -> list[Span]:
+    """The times within which a generation may have failed: by a call, or because its owner was stopped or killed."""
+    fails = [
+        execution(record)
+        for record in of_room
+        if record.generation == generation and record.name in WRITES and record.argument == KVPoll.Failed
+    ]
+    creators = _creators(generation, of_room)
+    return fails + [Span(fault.began, math.inf) for fault in faults if fault.worker in creators]
 
 
-def _looks(generation: str, calm: list[Done]) -> Iterator[Look]:
-    """What calls say of a generation. While it may not have begun yet, it is not over."""
-    born = min((done.ended for done in calm if done.generation == generation and not done.error), default=math.inf)
-    for done in calm:
-        if done.error or done.ended == math.inf:
+def _observations(generation: str, undisturbed: list[CallRecord]) -> Iterator[Observation]:
+    """The observations of a generation. Before its first call has ended, another generation does not end it."""
+    begun = min(
+        (record.ended for record in undisturbed if record.generation == generation and not record.error),
+        default=math.inf,
+    )
+    for record in undisturbed:
+        if record.error or record.ended == math.inf:
             continue
-        if done.generation == generation:
-            yield Look(_place(done), done)
-        elif done.name in OPENS | {"entry"} and done.began > born:
-            yield Look(OVER, done)
+        if record.generation == generation:
+            yield Observation(_place(record), record)
+        elif record.name in OPENS | {"entry"} and record.began > begun:
+            yield Observation(ENDED, record)
 
 
-def _place(done: Done) -> float:
-    """Where the generation of a call was, after what that did."""
-    if done.name in OPENS:
-        return SOMEWHERE
-    if done.name == "release" or done.answer is None or done.answer[0] == Outcome.STALE.name:
-        return OVER
-    return rules.place(done.answer[1])
+def _place(record: CallRecord) -> float:
+    """How far the generation of a call had got, after what the call did."""
+    if record.name in OPENS:
+        return PRESENT
+    if record.name == "release" or record.answer is None or record.answer[0] == Outcome.STALE.name:
+        return ENDED
+    return rules.place(record.answer[1])
 
 
-def _undone(between: Span, absences: list[Absence]) -> bool:
-    """Whether a clear may have been undone by an opener who has not seen it, with what that knew last."""
+def _may_be_undone(between: Span, absences: list[Absence]) -> bool:
+    """Whether a creator that has not seen a clear may have replayed its last known state over it."""
     return any(_any_met([absence.span], between) for absence in absences)
 
 
-def _says_over(done: Done) -> bool:
-    """Whether its caller was told that the generation is over."""
-    return not done.error and done.ended < math.inf and _place(done) == OVER
+def _saw_end(record: CallRecord) -> bool:
+    """Whether the call's answer showed that the generation had ended."""
+    return not record.error and record.ended < math.inf and _place(record) == ENDED
 
 
-def _pairs(looks: list[Look], between: list[Span]) -> Iterator[tuple[Look, Look]]:
-    """For each look, an earlier one from each end: the furthest, and one at which all was over."""
-    for second in looks:
-        since = max((span.ended for span in between if span.began <= second.done.ended), default=-math.inf)
-        known = [one for one in looks if one.done.ended < second.done.began and one.done.began > since]
-        if known:
-            yield max(known, key=lambda look: look.place), second
-            if (over := min(known, key=lambda look: look.place)).place == OVER:
-                yield over, second
+def _pairs(observations: list[Observation], between: list[Span]) -> Iterator[tuple[Observation, Observation]]:
+    """Each observation with two earlier ones: the furthest, and one that saw the end."""
+    for second in observations:
+        since = max((span.ended for span in between if span.began <= second.record.ended), default=-math.inf)
+        earlier = [one for one in observations if one.record.ended < second.record.began and one.record.began > since]
+        if earlier:
+            yield max(earlier, key=lambda one: one.place), second
+            if (lowest := min(earlier, key=lambda one: one.place)).place == ENDED:
+                yield lowest, second
 
 
-def _is_disturbed(done: Done, absences: list[Absence]) -> bool:
-    """Whether it fell into a time in which data was lost and not yet brought back."""
-    return any(absence.fault.loses and _any_met([Span(done.began, done.ended)], absence.span) for absence in absences)
+def _is_disturbed(record: CallRecord, absences: list[Absence]) -> bool:
+    """Whether a call ran while data was lost and not yet recovered."""
+    span = Span(record.began, record.ended)
+    return any(absence.fault.loses and _any_met([span], absence.span) for absence in absences)
 
 
 def _any_met(spans: list[Span], between: Span) -> bool:

@@ -1,6 +1,6 @@
-"""What a worker does with handles: rooms opened and attached, written through their generations (also late), cleared.
+"""Calls on room handles: rooms are opened, attached, written through their generations (also late), and cleared.
 
-They are other rooms than those of plain calls, so that nothing unfenced explains what happens to them.
+The rooms are others than those of plain calls, so that no unfenced call explains what happens to them.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from collections import deque
 from typing import Any
 
 from chaos.calls import Store
-from chaos.history import Writer
-from chaos.notes import Notes
+from chaos.history import HistoryWriter
+from chaos.recording import Recorder
 from redis_kvpoll import KVPoll
 from redis_kvpoll.aio.room import AsyncRoom
 from redis_kvpoll.sync.room import Room
@@ -19,29 +19,29 @@ Handle = Room | AsyncRoom
 
 FIRST = 10**9
 """The first room for handles."""
-KEPT = 12
-"""Handles that a lane remembers. Some are of generations that are over: what is written through them is late."""
+MAX_HANDLES = 12
+"""Handles that a caller keeps. The generations of some have ended: writes through those are late."""
 
 
-class HandleCaller(Notes):
-    """Makes calls on handles."""
+class HandleCaller(Recorder):
+    """Makes and records calls on handles."""
 
-    def __init__(self, store: Store, writer: Writer, seed: str, start: float) -> None:
+    def __init__(self, store: Store, writer: HistoryWriter, seed: str, start: float) -> None:
         super().__init__(writer, seed, start)
         self._store = store
-        self._handles: deque[Handle] = deque(maxlen=KEPT)
-        self._lot = [self._open] * 5 + [self._attach] * 3 + [self._write] * 12 + [self._fail]
-        self._lot += [self._release] * 3 + [self._look] * 3 + [self._entry] * 3
+        self._handles: deque[Handle] = deque(maxlen=MAX_HANDLES)
+        self._choices = [self._open] * 5 + [self._attach] * 3 + [self._write] * 12 + [self._fail]
+        self._choices += [self._release] * 3 + [self._read_status] * 3 + [self._entry] * 3
 
     async def call(self) -> None:
-        """One call."""
-        await self._chance.choice(self._lot)()
+        """Make one random call."""
+        await self._chance.choice(self._choices)()
 
     def _room(self) -> int:
         return FIRST + super()._room()
 
     async def _open(self) -> None:
-        """Few requests for each room, so that some are joined by another worker, and most find it busy."""
+        """Few requests for each room: some are attached to by another worker, and most find the room busy."""
         room = self._room()
         request = f"request {room} {self._chance.randrange(4)}"
         status = self._chance.choice((KVPoll.Bootstrapping, KVPoll.WaitingForInput))
@@ -53,7 +53,7 @@ class HandleCaller(Notes):
         await self._get("attach", room, lambda: self._store.attach(room))
 
     async def _get(self, name: str, room: int, call: Any, request: str = "") -> None:
-        handle = await self._note(name, {room: None}, call, _known, request=request, learned=_generation)
+        handle = await self._record(name, {room: None}, call, _present, request=request, learned=_generation)
         if handle is not None:
             self._handles.append(handle)
 
@@ -70,32 +70,33 @@ class HandleCaller(Notes):
         if handle := self._handle():
             await self._through(handle, "release", None, lambda: handle.clear())
 
-    async def _look(self) -> None:
+    async def _read_status(self) -> None:
         if handle := self._handle():
-            await self._through(handle, "look", None, lambda: handle.status())
+            await self._through(handle, "status", None, lambda: handle.status())
 
     async def _entry(self) -> None:
         room = self._room()
-        await self._note("entry", {room: None}, lambda: self._store.entry(room), entry_answer, learned=entry_generation)
+        call = lambda: self._store.entry(room)  # noqa: E731
+        await self._record("entry", {room: None}, call, entry_answer, learned=entry_generation)
 
     def _handle(self) -> Handle | None:
         return self._chance.choice(self._handles) if self._handles else None
 
     async def _through(self, handle: Handle, name: str, argument: Any, call: Any) -> None:
-        answers = _looked if name == "look" else _alone
-        await self._note(name, {handle.id: argument}, call, answers, generation=str(handle.generation))
+        answers = _status_answer if name == "status" else _single
+        await self._record(name, {handle.id: argument}, call, answers, generation=str(handle.generation))
 
 
-def _alone(rooms: list[int], answer: Any) -> dict[int, Any]:
+def _single(rooms: list[int], answer: Any) -> dict[int, Any]:
     return {rooms[0]: answer}
 
 
-def _known(rooms: list[int], handle: Any) -> dict[int, Any]:
-    """That the room has this generation is all that is said."""
+def _present(rooms: list[int], handle: Any) -> dict[int, Any]:
+    """The room has this generation; its status is unknown."""
     return {rooms[0]: [None, None]}
 
 
-def _looked(rooms: list[int], status: Any) -> dict[int, Any]:
+def _status_answer(rooms: list[int], status: Any) -> dict[int, Any]:
     return {rooms[0]: None if status is None else [None, status]}
 
 
@@ -104,7 +105,7 @@ def _generation(handle: Any) -> str:
 
 
 def entry_answer(rooms: list[int], entry: Any) -> dict[int, Any]:
-    """Whose it is, at which status, and why."""
+    """An entry's owner, status and reason, by room."""
     return {rooms[0]: None if entry is None else [entry.owner, int(entry.status), entry.reason]}
 
 

@@ -1,7 +1,7 @@
-"""What the workers of one run did and were told, and what was done to them meanwhile.
+"""The history of one run: the calls of all workers with their answers, and the injected faults.
 
-A worker appends a line when it begins a call and another when that ends, each with one write, so that a worker that is
-killed leaves all but perhaps its last line. Times are of the monotonic clock, which all processes of a machine share.
+A worker appends a line when it begins a call and another when the call ends, each with one write: a worker that is
+killed leaves everything but perhaps its last line. Times are of the monotonic clock, which all processes share.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-JUDGE = -1
-"""The worker number of the run's own looks at the table, when all is over."""
+OBSERVER = -1
+"""The worker number of the run's own reads of the table, after all calls have ended."""
 
 
 Loss = Literal["", "all", "latest"]
-"""Everything; or what was acknowledged last, clears included, so that what was cleared may be there again."""
+"""All data, or the latest acknowledged writes. Those include clears, so a cleared room may be there again."""
 
 
-class Done(NamedTuple):
-    """One call, as far as it concerns one room, seen by the process that made it."""
+class CallRecord(NamedTuple):
+    """One call, as far as it concerns one room, as its caller saw it."""
 
     worker: int
     name: str
@@ -32,44 +32,44 @@ class Done(NamedTuple):
     argument: Any
     """A status for updates, seconds for waits."""
     answer: Any
-    """[outcome, status] for writes; a status, or None for absent, for what reads or clears. Statuses are numbers."""
+    """[outcome, status] for writes; a status, or None for absent, for reads and clears. Statuses are numbers."""
     error: str
     """The exception's class and message; empty if there was an answer."""
     began: float
     ended: float
-    """Infinite when the worker was killed before."""
+    """Infinite if the worker was killed before."""
     generation: str = ""
-    """Of calls through a handle, and those that answer with one."""
+    """The generation, of calls through a handle and those that return one."""
     request: str = ""
-    """Of what opens a room."""
+    """The request that a room is opened for."""
 
 
-class Fault(NamedTuple):
-    """Something that was done to servers or workers, until all was well again."""
+class FaultEvent(NamedTuple):
+    """An injected fault, until everything worked again."""
 
     name: str
     began: float
     ended: float
     worker: int | None = None
-    """Whom it hit; None: the servers, or the way to them."""
+    """The worker that it hit; None: the servers, or the network."""
     outage: bool = False
     """Whether calls had to wait until its end."""
     loses: Loss = ""
-    """What of the table's data went by it."""
-    anew: bool = False
-    """Whether a server began anew, or is another since: owners then say again what they hold."""
+    """Which data the table lost."""
+    triggers_recovery: bool = False
+    """Whether stores found a new or another server, and replay their rooms."""
 
 
 class History(NamedTuple):
-    """All of a run."""
+    """All calls and faults of a run."""
 
-    calls: list[Done]
-    faults: list[Fault]
+    calls: list[CallRecord]
+    faults: list[FaultEvent]
     deadline: float
-    """Seconds that the stores give a call."""
+    """The stores' deadline of a call, in seconds."""
 
 
-class Writer:
+class HistoryWriter:
     """Appends one worker's calls to its file."""
 
     def __init__(self, path: Path) -> None:
@@ -85,25 +85,25 @@ class Writer:
         ended = time.monotonic()
         self._append(["end", number, list(answers.items()), error, ended, generation])
 
-    def saw(self, room: int, status: int | None, since: float) -> None:
-        """A local copy said so, which was current at some moment since then."""
-        self._append(["saw", room, status, since, time.monotonic()])
+    def mirrored(self, room: int, status: int | None, since: float) -> None:
+        """Record a status in a mirror that was current at some moment since a time."""
+        self._append(["mirrored", room, status, since, time.monotonic()])
 
     def _append(self, line: list[Any]) -> None:
         os.write(self._file, json.dumps(line).encode() + b"\n")
 
 
-def read(path: Path, worker: int) -> list[Done]:
+def read(path: Path, worker: int) -> list[CallRecord]:
     """The calls of one worker."""
     if not path.exists():
-        return []  # it was killed before its first
-    # What stands behind the last line break is half a line, of a worker that was killed.
+        return []  # it was killed before its first call
+    # A killed worker may leave half a line after the last line break.
     return joined(worker, map(json.loads, path.read_bytes().split(b"\n")[:-1]))
 
 
-def joined(worker: int, lines: Iterable[list[Any]]) -> list[Done]:
-    """The calls, from the lines for their begins and ends."""
-    calls: list[Done] = []
+def joined(worker: int, lines: Iterable[list[Any]]) -> list[CallRecord]:
+    """The calls, from the lines of their begins and ends."""
+    calls: list[CallRecord] = []
     begun: dict[int, list[Any]] = {}
     for kind, *rest in lines:
         if kind == "begin":
@@ -111,14 +111,16 @@ def joined(worker: int, lines: Iterable[list[Any]]) -> list[Done]:
         elif kind == "end":
             number, answers, error, ended, learned = rest
             _, name, arguments, began, known, request = begun.pop(number)
-            told = dict(answers)
+            by_room = dict(answers)
             calls += [
-                Done(worker, name, room, argument, told.get(room), error, began, ended, learned or known, request)
+                CallRecord(
+                    worker, name, room, argument, by_room.get(room), error, began, ended, learned or known, request
+                )
                 for room, argument in arguments
             ]
         else:
             room, status, since, now = rest
-            calls.append(Done(worker, "mirror", room, None, status, "", since, now))
+            calls.append(CallRecord(worker, "mirror", room, None, status, "", since, now))
     for _, name, arguments, began, known, request in begun.values():
-        calls += [Done(worker, name, room, a, None, "", began, math.inf, known, request) for room, a in arguments]
+        calls += [CallRecord(worker, name, room, a, None, "", began, math.inf, known, request) for room, a in arguments]
     return calls

@@ -6,12 +6,12 @@ import contextlib
 import time
 from pathlib import Path
 
-from chaos.faults import Chance, Injury, is_replica_of, simple
+from chaos.faults import Chance, Fault, is_replica_of, server_fault
 from chaos.servers import Sentinel, Server, until
 
 
 class Replicas(contextlib.ExitStack):
-    """One of the two is the primary, and they change places. A context manager."""
+    """Two servers that take turns as the primary. A context manager."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
@@ -19,7 +19,7 @@ class Replicas(contextlib.ExitStack):
         self._servers = [self.enter_context(Server(folder / f"server-{n}", *options)) for n in range(2)]
         primary, replica = self._servers
         replica.client.replicaof("127.0.0.1", primary.port)
-        until(lambda: is_replica_of(replica.client, primary.port), "the replica has caught up")
+        until(lambda: is_replica_of(replica.client, primary.port), "the replica is in sync")
         self._sentinel = self.enter_context(Sentinel(folder / "sentinel", primary.port))
         until(lambda: self._knows_replica(), "the sentinel knows the replica")
 
@@ -31,10 +31,10 @@ class Replicas(contextlib.ExitStack):
     def primary(self) -> Server:
         return next(one for one in self._servers if one.port == self._sentinel.primary())
 
-    def injuries(self) -> list[Injury]:
+    def faults(self) -> list[Fault]:
         return [
-            simple("SIGKILL of the primary, replica promoted", self._kill, outage=True, loses="latest"),
-            simple("SIGSTOP of the primary, replica promoted", self._stop, outage=True, loses="latest"),
+            server_fault("SIGKILL of the primary, replica promoted", self._kill, outage=True, loses="latest"),
+            server_fault("SIGSTOP of the primary, replica promoted", self._stop, outage=True, loses="latest"),
         ]
 
     def _kill(self, chance: Chance) -> None:
@@ -48,7 +48,7 @@ class Replicas(contextlib.ExitStack):
         old, new = self._pair()
         old.pause()
         self._await_promotion(new)
-        old.resume()  # for a moment it takes itself for the primary, and is believed by who is connected to it
+        old.resume()  # for a moment it still acts as the primary towards its connected clients
         time.sleep(0.1)
         self._settle()
 
@@ -58,11 +58,11 @@ class Replicas(contextlib.ExitStack):
 
     def _await_promotion(self, new: Server) -> None:
         until(lambda: self._sentinel.primary() == new.port, "the replica is promoted")
-        until(lambda: new.client.info("replication")["role"] == "master", "the replica knows that it is the primary")
+        until(lambda: new.client.info("replication")["role"] == "master", "the promoted server acts as the primary")
 
     def _settle(self) -> None:
-        """Make the other one follow, without the seconds that a sentinel takes to be sure of it."""
-        until(self._is_settled, "the former primary has caught up, and the sentinel knows")
+        """Make the former primary a replica, sooner than the sentinel would."""
+        until(self._is_settled, "the former primary is a replica in sync, and the sentinel knows it")
 
     def _is_settled(self) -> bool:
         primary, replica = self._pair()
@@ -71,7 +71,7 @@ class Replicas(contextlib.ExitStack):
         return is_replica_of(replica.client, primary.port) and self._knows_replica()
 
     def _knows_replica(self) -> bool:
-        """Whether it would promote one if it had to."""
+        """Whether the sentinel has a replica that it could promote."""
         reply = self._sentinel.client.execute_command("SENTINEL", "REPLICAS", "main")
         found = [one if isinstance(one, dict) else dict(zip(one[::2], one[1::2], strict=True)) for one in reply]
         return any(one["flags"] == "slave" and one["master-link-status"] == "ok" for one in found)

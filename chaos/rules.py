@@ -1,11 +1,11 @@
-"""What one call says of its room, under the policy strict: how the room was then, and what the call may have done.
+"""What one call shows of its room under the policy strict: the room's state, and what the call may have done.
 
 Statuses are numbers, as in a history. A room's place is how far it has got: absent, 1 … 4, and Failed beyond all.
 """
 
 from __future__ import annotations
 
-from chaos.history import Done
+from chaos.history import CallRecord
 from redis_kvpoll import KVPoll, Outcome
 
 ABSENT, FAILED = 0, 9
@@ -20,54 +20,54 @@ def place(status: int | None) -> int:
     return ABSENT if status is None else FAILED if status == KVPoll.Failed else int(status)
 
 
-def place_after(done: Done) -> int | None:
-    """Where the room was at one moment of the call, after what the call itself did; None: it says nothing."""
-    if done.error or done.ended == float("inf"):
+def place_after(record: CallRecord) -> int | None:
+    """The room's place at one moment of the call, after the call's own effect; None if unknown."""
+    if record.error or record.ended == float("inf"):
         return None
-    if done.name in WRITES:
-        return place(done.answer[1])
-    if done.name in CLEARS:
+    if record.name in WRITES:
+        return place(record.answer[1])
+    if record.name in CLEARS:
         return ABSENT
-    return place(done.answer) if done.name in READS else None
+    return place(record.answer) if record.name in READS else None
 
 
-def place_before(done: Done) -> int | None:
-    """Where the room was at one moment of the call, before what the call itself did; None: it says nothing.
+def place_before(record: CallRecord) -> int | None:
+    """The room's place at one moment of the call, before the call's own effect; None if unknown.
 
-    Of a write that was sent twice, the second may answer: it says how the first left the room.
+    Of a write that was sent twice, the answer may be the second's: it shows the state that the first left.
     """
-    if done.error or done.ended == float("inf"):
+    if record.error or record.ended == float("inf"):
         return None
-    if done.name in CLEARS:
-        return place(done.answer)
-    if done.name in WRITES:
-        return ABSENT if done.answer[0] in (Outcome.CREATED.name, Outcome.SKIPPED.name) else None
-    return place_after(done)
+    if record.name in CLEARS:
+        return place(record.answer)
+    if record.name in WRITES:
+        return ABSENT if record.answer[0] in (Outcome.CREATED.name, Outcome.SKIPPED.name) else None
+    return place_after(record)
 
 
-def may_remove(done: Done) -> bool:
-    """Whether it may have removed its room, at some moment: a clear that found nothing has not."""
-    if done.name not in CLEARS:
+def may_remove(record: CallRecord) -> bool:
+    """Whether the call may have removed its room; a clear that found nothing has not."""
+    if record.name not in CLEARS:
         return False
-    return bool(done.error) or done.ended == float("inf") or done.answer is not None
+    return bool(record.error) or record.ended == float("inf") or record.answer is not None
 
 
-def may_create(done: Done) -> bool:
-    """Whether it may have made its room."""
-    return done.name in ("update", "update_many") and done.argument in CREATING
+def may_create(record: CallRecord) -> bool:
+    """Whether the call may have created its room."""
+    return record.name in ("update", "update_many") and record.argument in CREATING
 
 
-def misfit(done: Done) -> str:
-    """What is wrong with an answer as such, whatever came before; empty: nothing is."""
-    if done.error or done.ended == float("inf") or done.name not in WRITES:
+def invalid_answer(record: CallRecord) -> str:
+    """What is wrong with an answer whatever came before; empty if it is valid."""
+    if record.error or record.ended == float("inf") or record.name not in WRITES:
         return ""
-    given = int(KVPoll.Failed) if done.name == "abort" else done.argument
-    outcome, status = done.answer
-    fits = {
+    given = int(KVPoll.Failed) if record.name == "abort" else record.argument
+    outcome, status = record.answer
+    valid = {
         Outcome.CREATED.name: given in CREATING and status == given,
         Outcome.ADVANCED.name: given != KVPoll.Failed and status == given,
         Outcome.UNCHANGED.name: status is not None and place(status) >= place(given),
         Outcome.FAILED.name: given == status == KVPoll.Failed,
         Outcome.SKIPPED.name: given not in CREATING and status is None,
     }
-    return "" if fits.get(outcome, False) else f"{KVPoll(given).name} was answered {outcome}, {status}"
+    return "" if valid.get(outcome, False) else f"{KVPoll(given).name} was answered {outcome}, {status}"

@@ -1,4 +1,4 @@
-"""One run: workers at work, one injury after the other, and then the verdict on what they saw."""
+"""One run: workers make calls, faults are injected one after the other, and the history is checked."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from chaos import checker, fenced, handles, history, notes
-from chaos.crew import Crew
-from chaos.faults import KILL, Injury
-from chaos.history import Done, Fault, History
-from chaos.scenarios import NAMESPACE, Field, Scenario
+from chaos import checker, fenced, handles, history, recording
+from chaos.faults import KILL, Fault
+from chaos.history import CallRecord, FaultEvent, History
+from chaos.pool import WorkerPool
+from chaos.scenarios import NAMESPACE, Scenario, Setup
 from chaos.violations import Violation
 from chaos.worker import Plan
 from redis_kvpoll import StatusStore
@@ -23,120 +23,130 @@ WORKERS = 4
 DEADLINE = 5.0
 TTL = 1800.0
 """Seconds: no room expires in a run, so none may be missing."""
-CALM = (0.1, 0.4)
-"""Seconds between injuries."""
+PAUSE = (0.1, 0.4)
+"""Seconds between faults."""
 
 
 @dataclass
-class Verdict:
-    """What one run came to."""
+class RunResult:
+    """What one run found."""
 
     name: str
     seconds: float
     faults: Counter[str]
     operations: int
     errors: Counter[str]
-    """The errors that operations ended with, by their class; those of a wait that say how it went are none."""
+    """The errors that operations ended with, by class; without those that are a call's answer."""
     violations: list[Violation]
     longest_wait: float
     history: History
 
 
-def run(name: str, scenario: Scenario, seconds: float, seed: int) -> Verdict:
-    """Carry a scenario out."""
+def run(name: str, scenario: Scenario, seconds: float, seed: int) -> RunResult:
+    """Run a scenario."""
     began = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="chaos-") as folder, scenario.make(Path(folder)) as field:
+    with tempfile.TemporaryDirectory(prefix="chaos-") as folder, scenario.make(Path(folder)) as setup:
         start = time.monotonic()
         plan = Plan(
-            -1,
-            field.url,
-            "",
-            f"{seed} {name}",
-            start,
-            False,
-            DEADLINE,
-            TTL,
-            field.shards,
-            field.feed_length,
-            field.lease,
+            number=-1,
+            url=setup.url,
+            file="",
+            seed=f"{seed} {name}",
+            start=start,
+            is_async=False,
+            deadline=DEADLINE,
+            ttl=TTL,
+            shards=setup.shards,
+            feed_length=setup.feed_length,
+            lease=setup.lease,
         )
-        with Crew(Path(folder), plan, WORKERS) as crew:
+        with WorkerPool(Path(folder), plan, WORKERS) as pool:
             chance = random.Random(f"{seed} {name}")  # noqa: S311 - chance, not secrets
-            faults = injure(field.injuries, crew, chance, seconds)
-            crew.quiet()
-            rooms = list(range(notes.rooms_at(time.monotonic() - start)[-1] + 1))
-            killed = deaths(faults)
-            hurt = {notes.owner(fault.worker) for fault in faults if fault.worker is not None}
-            time.sleep(max(0.0, max(killed.values(), default=0.0) + field.lease + fenced.RESTORED - time.monotonic()))
-            looks = look(field, rooms)
-            copies = crew.copies(rooms)
-            kept = History([*crew.calls(), *looks], faults, DEADLINE)
-            found = checker.check(kept, field.refusals, lambda room: keys.tag(NAMESPACE, field.shards, room))
-            found += fenced.lives_on(looks, killed, field.lease) + fenced.taken_for_dead(looks, hurt)
-            found += checker.check_end({d.room: d.answer for d in looks if d.name == "poll"}, copies, ttls(field), TTL)
-            found += [Violation("a worker complained", text) for text in crew.complaints()]
-    made = {(done.worker, done.began): checker.failure(done) for done in kept.calls}
-    return Verdict(
+            events = inject_faults(setup.faults, pool, chance, seconds)
+            found_history, violations = _check(setup, pool, events, start)
+    failures = {(call.worker, call.began): checker.failure(call) for call in found_history.calls}
+    return RunResult(
         name,
         time.monotonic() - began,
-        Counter(fault.name for fault in faults),
-        len(made),
-        Counter(filter(None, made.values())),
-        found,
-        checker.longest_wait(kept),
-        kept,
+        Counter(event.name for event in events),
+        len(failures),
+        Counter(filter(None, failures.values())),
+        violations,
+        checker.longest_wait(found_history),
+        found_history,
     )
 
 
-def injure(injuries: list[Injury], crew: Crew, chance: random.Random, seconds: float) -> list[Fault]:
-    """Inflict them in turn, in an order by lot, each at least once, until the time is up."""
-    faults: list[Fault] = []
+def _check(setup: Setup, pool: WorkerPool, events: list[FaultEvent], start: float) -> tuple[History, list[Violation]]:
+    """End all calls, read the table and the mirrors, and check the history and the final state."""
+    pool.quiesce()
+    rooms = list(range(recording.rooms_at(time.monotonic() - start)[-1] + 1))
+    killed = deaths(events)
+    hit = {recording.owner(event.worker) for event in events if event.worker is not None}
+    reaped_at = max(killed.values(), default=0.0) + setup.lease + fenced.RECOVERY_SECONDS
+    time.sleep(max(0.0, reaped_at - time.monotonic()))
+    reads = read_table(setup, rooms)
+    copies = pool.copies(rooms)
+    found_history = History([*pool.calls(), *reads], events, DEADLINE)
+    found = checker.check(found_history, setup.refusals, lambda room: keys.tag(NAMESPACE, setup.shards, room))
+    found += fenced.outlived_leases(reads, killed, setup.lease) + fenced.false_expiries(reads, hit)
+    table = {read.room: read.answer for read in reads if read.name == "poll"}
+    found += checker.check_end(table, copies, ttls(setup), TTL)
+    found += [Violation("a worker printed an error", text) for text in pool.error_output()]
+    return found_history, found
+
+
+def inject_faults(faults: list[Fault], pool: WorkerPool, chance: random.Random, seconds: float) -> list[FaultEvent]:
+    """Inject faults in random order until the time is up, each at least once."""
+    events: list[FaultEvent] = []
     until = time.monotonic() + seconds
-    turn: list[Injury] = []
-    while time.monotonic() < until or len(faults) < len(injuries):
-        turn = turn or chance.sample(injuries, len(injuries))
-        injury = turn.pop()
-        time.sleep(chance.uniform(*CALM))
+    queue: list[Fault] = []
+    while time.monotonic() < until or len(events) < len(faults):
+        queue = queue or chance.sample(faults, len(faults))
+        fault = queue.pop()
+        time.sleep(chance.uniform(*PAUSE))
         began = time.monotonic()
-        hit = injury.inflict(chance, crew)
-        faults.append(Fault(injury.name, began, time.monotonic(), hit, injury.outage, injury.loses, injury.anew))
-    time.sleep(CALM[1])
-    return faults
+        worker = fault.inject(chance, pool)
+        ended = time.monotonic()
+        events.append(FaultEvent(fault.name, began, ended, worker, fault.outage, fault.loses, fault.triggers_recovery))
+    time.sleep(PAUSE[1])
+    return events
 
 
-def deaths(faults: list[Fault]) -> dict[str, float]:
-    """When each owner that was killed died; or when the last outage since then ended, in which nobody looks."""
-    outages = [fault.ended for fault in faults if fault.outage and fault.worker is None]
+def deaths(events: list[FaultEvent]) -> dict[str, float]:
+    """When each killed owner was killed, or when the last outage since then ended: during one, nobody sweeps leases."""
+    outages = [event.ended for event in events if event.outage and event.worker is None]
     return {
-        notes.owner(fault.worker): max([fault.began, *(end for end in outages if end > fault.began)])
-        for fault in faults
-        if fault.worker is not None and fault.name == KILL
+        recording.owner(event.worker): max([event.began, *(end for end in outages if end > event.began)])
+        for event in events
+        if event.worker is not None and event.name == KILL
     }
 
 
-def look(field: Field, rooms: list[int]) -> list[Done]:
-    """The table as it is when all is quiet, as one more part of the history."""
-    looks = []
-    with StatusStore.from_url(field.direct, namespace=NAMESPACE, deadline=DEADLINE) as store:
+def read_table(setup: Setup, rooms: list[int]) -> list[CallRecord]:
+    """The observer's reads of the final table, as part of the history."""
+    reads = []
+    with StatusStore.from_url(setup.direct, namespace=NAMESPACE, deadline=DEADLINE) as store:
         began = time.monotonic()
         statuses = [None if status is None else int(status) for status in store.poll(rooms)]
         ended = time.monotonic()
         for room, status in zip(rooms, statuses, strict=True):
-            looks.append(Done(history.JUDGE, "poll", room, None, status, "", began, ended))
+            reads.append(CallRecord(history.OBSERVER, "poll", room, None, status, "", began, ended))
         for room in (handles.FIRST + room for room in rooms):
             began = time.monotonic()
             entry = store.entry(room)
             answer, generation = handles.entry_answer([room], entry)[room], handles.entry_generation(entry)
-            looks.append(Done(history.JUDGE, "entry", room, None, answer, "", began, time.monotonic(), generation))
-    return looks
+            ended = time.monotonic()
+            reads.append(CallRecord(history.OBSERVER, "entry", room, None, answer, "", began, ended, generation))
+    return reads
 
 
-def ttls(field: Field) -> dict[str, int]:
-    """What every key of the table has left, in milliseconds."""
+def ttls(setup: Setup) -> dict[str, int]:
+    """The milliseconds that each key of the table has left."""
     found = {}
-    for client in field.primaries():
+    for client in setup.primaries():
         for key in client.scan_iter("kvpoll:*", count=1000):
             left = client.pttl(key)
-            if left != -2:  # expired just now
+            if left != -2:  # it has just expired
                 found[key] = left
     return found

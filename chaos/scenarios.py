@@ -1,4 +1,4 @@
-"""What a run may be about: which servers there are, how workers find them, and which injuries they suffer."""
+"""The scenarios: which servers a run has, how workers find them, and which faults are injected."""
 
 from __future__ import annotations
 
@@ -12,37 +12,37 @@ import redis
 
 from chaos import faults
 from chaos.clusters import Cluster
-from chaos.faults import Injury
-from chaos.network import Network
-from chaos.notes import LEASE
+from chaos.faults import Fault
+from chaos.proxy import Proxy
+from chaos.recording import LEASE
 from chaos.replicas import Replicas
 from chaos.servers import DURABLE, Server, system_redis
 from redis_kvpoll.protocol import keys
 
 NAMESPACE = "chaos"
-PATIENT = 10.0
-"""Seconds of a lease where the way to a server may be longer for one worker than for the others: longer than the
-deadline, as docs/guarantees.md asks for."""
+LONG_LEASE = 10.0
+"""The TTL of leases where the network may be slower for one worker than for the others: longer than the deadline, as
+docs/guarantees.md requires."""
 
 
 @dataclass
-class Field:
-    """Where one run takes place."""
+class Setup:
+    """The environment of one run."""
 
     url: str
-    """For workers."""
-    injuries: list[Injury]
+    """The URL that workers use."""
+    faults: list[Fault]
     primaries: Callable[[], list[redis.Redis]]
-    """To all servers that hold keys, when all is quiet."""
+    """Clients of all servers that hold keys, once no worker makes calls."""
     shards: int = 1
     feed_length: int = 100_000
-    """How many entries a shard's feed keeps."""
+    """Entries that a shard's feed keeps."""
     lease: float = LEASE
-    """Seconds of the workers' leases."""
+    """The TTL of the workers' leases in seconds."""
     refusals: tuple[str, ...] = ()
-    """Words of the server's refusals that the injuries explain."""
+    """Words of the server's refusals that the faults explain."""
     direct: str = ""
-    """For looks at the table, where the workers' way is not to be trusted."""
+    """The URL that the observer uses, past a faulty network; by default that of the workers."""
 
     def __post_init__(self) -> None:
         self.direct = self.direct or self.url
@@ -50,70 +50,70 @@ class Field:
 
 @dataclass(frozen=True)
 class Scenario:
-    """One run: its servers, and how long it is in the short and the long form."""
+    """A kind of run, and its duration in the short and the long form."""
 
-    make: Callable[[Path], AbstractContextManager[Field]]
+    make: Callable[[Path], AbstractContextManager[Setup]]
     seconds: float = 4.0
     long_seconds: float = 60.0
     needs: Callable[[], object] = field(default=lambda: True)
-    """False, or something like it, where it cannot be."""
+    """Returns something false where the scenario cannot run."""
     missing: str = ""
-    """What it needs, in words."""
+    """What is missing then."""
 
 
-def _on(server: Server, injuries: list[Injury]) -> Field:
-    return Field(server.url, injuries, lambda: [server.client])
+def _single(server: Server, kinds: list[Fault]) -> Setup:
+    return Setup(server.url, kinds, lambda: [server.client])
 
 
 @contextlib.contextmanager
-def workers(folder: Path) -> Iterator[Field]:
-    """With a short feed: who was stopped finds that it no longer reaches back to where they were. And the server is
-    silent for three times the life of a lease, which is no reason to take anybody for dead."""
+def workers(folder: Path) -> Iterator[Setup]:
+    """Worker faults. The feed is short, so that a stopped worker's mirror finds a gap. The server pauses for three
+    times a lease's TTL, in which no owner must be lost."""
     with Server(folder / "server") as server:
-        injuries = [*faults.of_workers(), faults.long_pause(server, 3 * LEASE)]
-        yield Field(server.url, injuries, lambda: [server.client], feed_length=100)
+        kinds = [*faults.of_workers(), faults.long_pause(server, 3 * LEASE)]
+        yield Setup(server.url, kinds, lambda: [server.client], feed_length=100)
 
 
 @contextlib.contextmanager
-def server(folder: Path, program: Callable[[], str | None] = lambda: None) -> Iterator[Field]:
+def server(folder: Path, program: Callable[[], str | None] = lambda: None) -> Iterator[Setup]:
     with Server(folder / "server", *DURABLE, program=program()) as server:
-        yield _on(server, faults.of_server(server))
+        yield _single(server, faults.of_server(server))
 
 
 @contextlib.contextmanager
-def amnesia(folder: Path) -> Iterator[Field]:
+def amnesia(folder: Path) -> Iterator[Setup]:
     with Server(folder / "server") as server:
-        yield _on(server, [faults.amnesia(server)])
+        yield _single(server, [faults.amnesia(server)])
 
 
 @contextlib.contextmanager
-def network(folder: Path) -> Iterator[Field]:
-    """Tries are short here, so that a call has the time for some, and a late one meets the next."""
-    with Server(folder / "server") as server, Network(server.port) as network:
-        url = f"{network.url}?socket_timeout=0.3"
+def network(folder: Path) -> Iterator[Setup]:
+    """Network faults. The socket timeout is short, so that a call has time for several attempts, which may overlap."""
+    with Server(folder / "server") as server, Proxy(server.port, inspect=False) as proxy:
+        url = f"{proxy.url}?socket_timeout=0.3"
         clients = lambda: [server.client]  # noqa: E731
-        yield Field(url, faults.of_network(network), clients, shards=4, direct=server.url, lease=PATIENT)
+        yield Setup(url, faults.of_network(proxy), clients, shards=4, direct=server.url, lease=LONG_LEASE)
 
 
 @contextlib.contextmanager
-def memory(folder: Path) -> Iterator[Field]:
+def memory(folder: Path) -> Iterator[Setup]:
     with Server(folder / "server") as server:
-        yield Field(server.url, [faults.of_memory(server)], lambda: [server.client], refusals=("OOM",))
+        yield Setup(server.url, [faults.of_memory(server)], lambda: [server.client], refusals=("OOM",))
 
 
 @contextlib.contextmanager
-def sentinel(folder: Path) -> Iterator[Field]:
+def sentinel(folder: Path) -> Iterator[Setup]:
     with Replicas(folder) as replicas:
-        yield Field(replicas.url, replicas.injuries(), lambda: [replicas.primary.client], lease=PATIENT)
+        yield Setup(replicas.url, replicas.faults(), lambda: [replicas.primary.client], lease=LONG_LEASE)
 
 
 @contextlib.contextmanager
-def cluster(folder: Path) -> Iterator[Field]:
-    """Here the heartbeat of one shard may wait for that of another, too."""
+def cluster(folder: Path) -> Iterator[Setup]:
+    """Cluster faults. One shard's heartbeat may wait for another's."""
     shards = 6
     with Cluster(folder, keys.tags(NAMESPACE, shards)) as cluster:
         clients = lambda: [node.client for node in cluster.primaries()]  # noqa: E731
-        yield Field(cluster.url, cluster.injuries(), clients, shards=shards, lease=PATIENT)
+        yield Setup(cluster.url, cluster.faults(), clients, shards=shards, lease=LONG_LEASE)
 
 
 SCENARIOS = {

@@ -1,4 +1,4 @@
-"""Servers that can be killed, stopped and started again with what they had, or without."""
+"""Servers that can be killed, stopped, and restarted with or without their data."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from redis_kvpoll.transport.embedded import EmbeddedServer, find_program
 
 SYSTEM = "/usr/bin:/usr/local/bin:/opt/homebrew/bin"
 DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
-"""What is acknowledged has been written."""
+"""Every acknowledged write is on disk."""
 STARTING_SECONDS = 5.0
 
 
 class ChaosError(Exception):
-    """A run could not be set up, or did not get where it must."""
+    """A run could not be set up, or did not reach an expected state."""
 
 
 def system_redis() -> str | None:
@@ -35,26 +35,26 @@ def system_redis() -> str | None:
 
 
 def free_port() -> int:
-    """A port of loopback that nobody listens on just now."""
+    """A port on loopback that is free at the moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
-def until(condition: Callable[[], Any], what: str, seconds: float = 20.0) -> Any:
-    """Wait for a real process to get somewhere; an error of its client means not yet."""
+def until(condition: Callable[[], Any], expected: str, seconds: float = 20.0) -> Any:
+    """Wait until a condition holds; an error of a client counts as not yet."""
     give_up_at = time.monotonic() + seconds
     while True:
         with contextlib.suppress(redis.RedisError, OSError):
             if answer := condition():
                 return answer
         if time.monotonic() > give_up_at:
-            raise ChaosError(f"never came: {what}")
+            raise ChaosError(f"not reached within {seconds:g} s: {expected}")
         time.sleep(0.01)
 
 
 class Server:
-    """A server at a port of loopback, with a folder that outlives it. A context manager."""
+    """A server at a port on loopback, whose folder outlives a kill. A context manager."""
 
     def __init__(self, folder: Path, *arguments: str, program: str | None = None) -> None:
         self.port = free_port()
@@ -75,36 +75,36 @@ class Server:
         return self._process is not None
 
     def start(self) -> None:
-        """Start it, with what is in its folder, and wait until it answers."""
+        """Start the server with the data in its folder, and wait until it answers."""
         words = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder), *self._arguments]
         give_up_at = time.monotonic() + STARTING_SECONDS
         while self._process is None:
             try:
                 self._process = EmbeddedServer(self._program, words)
-            except EmbeddedServerError:  # another process has the port, for a moment
+            except EmbeddedServerError:  # another process holds the port for a moment
                 if time.monotonic() > give_up_at:
                     raise
                 time.sleep(0.1)
         until(self.client.ping, "a server answers")
 
     def kill(self) -> None:
-        """SIGKILL, at once."""
+        """Kill the server with SIGKILL."""
         if self._process is not None:
             self._signal(signal.SIGKILL)
             self._process.stop()
             self._process = None
 
     def forget(self) -> None:
-        """Lose all data; only while it does not run."""
+        """Delete all data; only while the server does not run."""
         for path in self.folder.iterdir():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def pause(self) -> None:
-        """SIGSTOP."""
+        """Send SIGSTOP."""
         self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """SIGCONT."""
+        """Send SIGCONT."""
         self._signal(signal.SIGCONT)
 
     def _signal(self, number: signal.Signals) -> None:
@@ -120,7 +120,7 @@ class Server:
 
 
 class Sentinel(EmbeddedServer):
-    """A sentinel that watches the primary ``main`` at a port, and promotes a replica a second after its death."""
+    """A sentinel of the primary ``main`` at a port; it promotes a replica one second after a failure."""
 
     def __init__(self, folder: Path, primary: int) -> None:
         folder.mkdir()
@@ -131,14 +131,14 @@ class Sentinel(EmbeddedServer):
             "sentinel down-after-milliseconds main 1000\nsentinel failover-timeout main 3000\n"
         )
         wrapper = folder / "sentinel"
-        # $4 is the path of the unix socket, by which EmbeddedServer sees that it is up.
+        # $4 is the path of the unix socket, through which EmbeddedServer checks that it is up.
         wrapper.write_text(f'#!/bin/sh\nexec "{find_program()}" "{configuration}" --sentinel --unixsocket "$4"\n')
         wrapper.chmod(0o755)
         super().__init__(str(wrapper))
         self.client = redis.Redis(port=self.port, decode_responses=True, socket_timeout=5, retry=Retry(NoBackoff(), 0))
 
     def primary(self) -> int:
-        """The port of whom it takes for the primary."""
+        """The port of the current primary, as the sentinel sees it."""
         _, port = self.client.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", "main")
         return int(port)
 

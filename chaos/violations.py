@@ -1,17 +1,18 @@
-"""What the judges of a history speak of."""
+"""What the checkers work with: observations, times, and violations."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
+from chaos.history import CallRecord
+
 
 class Violation(NamedTuple):
-    """One thing that must not be, in words."""
+    """A broken rule, in words."""
 
     rule: str
-    what: str
+    detail: str
     room: int | None = None
-    """The one that it is about."""
 
 
 class Span(NamedTuple):
@@ -19,3 +20,10 @@ class Span(NamedTuple):
 
     began: float
     ended: float
+
+
+class Observation(NamedTuple):
+    """How far a room or a generation had got at some moment of a call."""
+
+    place: float
+    record: CallRecord

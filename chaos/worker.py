@@ -1,13 +1,12 @@
-"""One worker: a process that uses the table until it is told to stop, or is killed.
+"""One worker: a process that uses the table until it gets a command to stop, or is killed.
 
-It is told what to do by a line of JSON as its argument, and then by lines on its standard input; it answers each with a
-line. When that input ends, so does the worker.
+Its plan is a line of JSON in its argument. Commands are lines of JSON on standard input; the worker answers each with a
+line. It ends with that input.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ctypes
 import itertools
 import json
@@ -21,17 +20,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from chaos.calls import MEANWHILE, Caller, Store
+from chaos.calls import CALL_INTERVAL, PlainCaller, Store
 from chaos.handles import HandleCaller
-from chaos.history import Writer
-from chaos.notes import Notes, owner
+from chaos.history import HistoryWriter
+from chaos.recording import Recorder, owner
 from redis_kvpoll import AsyncMirror, AsyncStatusStore, KVPoll, Mirror, StatusStore
 from redis_kvpoll.engine.session import StoreOptions
 
 SYNC_SECONDS = 10.0
-"""In which a mirror must be current again once all is quiet."""
-LANES = 3
-"""Threads or tasks of a worker that use its store at the same time."""
+"""Seconds within which a mirror must be synced once no calls are made."""
+CALLERS = 3
+"""Threads or tasks of a worker that share its store."""
+
+Caller = PlainCaller | HandleCaller
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Plan:
     file: str
     seed: str
     start: float
-    """On the monotonic clock: when the run began."""
+    """When the run began, on the monotonic clock."""
     is_async: bool
     deadline: float
     ttl: float
@@ -66,121 +67,120 @@ class Plan:
         )
 
 
-class Orders:
-    """What the lines on standard input have said so far."""
+class Commands:
+    """The commands received so far."""
 
     def __init__(self) -> None:
-        self.quiet = threading.Event()
+        self.quiesce = threading.Event()
         """Make no more calls."""
-        self.look = threading.Event()
-        """Say what the mirror has of ``rooms``."""
+        self.report = threading.Event()
+        """Print the mirror's statuses of ``rooms``."""
         self.rooms: list[int] = []
         self.never = threading.Event()
 
-    def listen(self) -> None:
+    def receive(self) -> None:
         for line in sys.stdin:
-            order: Any = json.loads(line)
-            if order == "quiet":
-                self.quiet.set()
+            command: Any = json.loads(line)
+            if command == "quiesce":
+                self.quiesce.set()
             else:
-                self.rooms = order
-                self.look.set()
+                self.rooms = command
+                self.report.set()
         os._exit(0)
 
 
 def main() -> None:
-    """Work."""
+    """Run one worker."""
     _die_with_parent()
     plan = Plan(**json.loads(sys.argv[1]))
-    orders = Orders()
-    threading.Thread(target=orders.listen, daemon=True).start()
+    commands = Commands()
+    threading.Thread(target=commands.receive, daemon=True).start()
     if plan.is_async:
-        asyncio.run(_work_async(plan, orders))
+        asyncio.run(_work_async(plan, commands))
     else:
-        _work(plan, orders)
-    os._exit(0)  # past the thread that listens, which cannot be ended
+        _work(plan, commands)
+    os._exit(0)  # the thread that reads commands cannot be ended
 
 
-def _work(plan: Plan, orders: Orders) -> None:
-    writer = Writer(Path(plan.file))
+def _work(plan: Plan, commands: Commands) -> None:
+    writer = HistoryWriter(Path(plan.file))
     with StatusStore.from_url(plan.url, **plan.options()) as store, store.mirror() as mirror:
-        for shift in itertools.count():
-            callers = _callers(plan, store, mirror, writer, shift)
+        for lease_number in itertools.count():
+            callers = _callers(plan, store, mirror, writer, lease_number)
             with _lease(store, plan):
-                if shift == 0:
-                    _say("working")
+                if lease_number == 0:
+                    _answer("working")
 
-                def lane(caller: Caller | HandleCaller, callers: Sequence[Notes] = callers) -> None:
-                    while _goes_on(orders, callers):
+                def make_calls(caller: Caller, callers: Sequence[Recorder] = callers) -> None:
+                    while _may_continue(commands, callers):
                         finish(caller.call())
-                        time.sleep(MEANWHILE)
+                        time.sleep(CALL_INTERVAL)
 
-                threads = [threading.Thread(target=lane, args=[caller]) for caller in callers]
+                threads = [threading.Thread(target=make_calls, args=[caller]) for caller in callers]
                 for thread in threads:
                     thread.start()
                 for thread in threads:
                     thread.join()
-                if not orders.quiet.is_set():
+                if not commands.quiesce.is_set():
                     continue
-                _say("quiet")
-                orders.look.wait()
+                _answer("quiet")
+                commands.report.wait()
                 since, give_up_at = time.monotonic(), time.monotonic() + SYNC_SECONDS
                 while not _is_current(mirror, since) and time.monotonic() < give_up_at:
                     time.sleep(0.02)
-                _say(json.dumps(_copy(mirror, orders.rooms, since)))
-                orders.never.wait()  # others still look; at the end of a lease, its live rooms fail
+                _answer(json.dumps(_copy(mirror, commands.rooms, since)))
+                commands.never.wait()  # the lease must last: its end would fail rooms that are still being read
 
 
-async def _work_async(plan: Plan, orders: Orders) -> None:
-    writer = Writer(Path(plan.file))
+async def _work_async(plan: Plan, commands: Commands) -> None:
+    writer = HistoryWriter(Path(plan.file))
     async with AsyncStatusStore.from_url(plan.url, **plan.options()) as store, store.mirror() as mirror:
-        for shift in itertools.count():
-            callers = _callers(plan, store, mirror, writer, shift)
+        for lease_number in itertools.count():
+            callers = _callers(plan, store, mirror, writer, lease_number)
             async with _lease(store, plan):
-                if shift == 0:
-                    _say("working")
+                if lease_number == 0:
+                    _answer("working")
 
-                async def lane(caller: Caller | HandleCaller, callers: Sequence[Notes] = callers) -> None:
-                    while _goes_on(orders, callers):
+                async def make_calls(caller: Caller, callers: Sequence[Recorder] = callers) -> None:
+                    while _may_continue(commands, callers):
                         await caller.call()
-                        await asyncio.sleep(MEANWHILE)
+                        await asyncio.sleep(CALL_INTERVAL)
 
                 async with asyncio.TaskGroup() as group:
                     for caller in callers:
-                        group.create_task(lane(caller))
-                if not orders.quiet.is_set():
+                        group.create_task(make_calls(caller))
+                if not commands.quiesce.is_set():
                     continue
-                _say("quiet")
-                await asyncio.to_thread(orders.look.wait)
+                _answer("quiet")
+                await asyncio.to_thread(commands.report.wait)
                 since, give_up_at = time.monotonic(), time.monotonic() + SYNC_SECONDS
                 while not _is_current(mirror, since) and time.monotonic() < give_up_at:  # noqa: ASYNC110 - it is its lag
                     await asyncio.sleep(0.02)
-                _say(json.dumps(_copy(mirror, orders.rooms, since)))
-                await asyncio.to_thread(orders.never.wait)
+                _answer(json.dumps(_copy(mirror, commands.rooms, since)))
+                await asyncio.to_thread(commands.never.wait)
 
 
 def _lease(store: Store, plan: Plan) -> Any:
-    """What makes a worker the owner of what it creates."""
-    take = getattr(store, "lease", None)
-    return take(owner(plan.number), ttl=plan.lease) if take else contextlib.nullcontext()
+    """The lease that makes a worker the owner of the rooms it creates."""
+    return store.lease(owner(plan.number), ttl=plan.lease)
 
 
-def _goes_on(orders: Orders, callers: Sequence[Notes]) -> bool:
-    """Whether there is more to do. Who was taken for dead ends what is under way, and takes a new lease."""
-    return not orders.quiet.is_set() and not any(caller.lost for caller in callers)
+def _may_continue(commands: Commands, callers: Sequence[Recorder]) -> bool:
+    """Whether callers go on. After the loss of a lease they end, and start again under a new lease."""
+    return not commands.quiesce.is_set() and not any(caller.lost_lease for caller in callers)
 
 
 def _callers(
-    plan: Plan, store: Store, mirror: Mirror | AsyncMirror, writer: Writer, shift: int
-) -> list[Caller | HandleCaller]:
-    """One lane makes plain calls, the others use handles."""
-    seeds = [f"{plan.seed} {shift} {lane}" for lane in range(LANES)]
+    plan: Plan, store: Store, mirror: Mirror | AsyncMirror, writer: HistoryWriter, lease_number: int
+) -> list[Caller]:
+    """One caller of plain calls; the others use handles."""
+    seeds = [f"{plan.seed} {lease_number} {number}" for number in range(CALLERS)]
     handles = [HandleCaller(store, writer, seed, plan.start) for seed in seeds[1:]]
-    return [Caller(store, mirror, writer, seeds[0], plan.start), *handles]
+    return [PlainCaller(store, mirror, writer, seeds[0], plan.start), *handles]
 
 
 def finish(call: Coroutine[Any, Any, None]) -> None:
-    """Run what awaits nothing that is not there at once."""
+    """Run a coroutine that must not really wait."""
     try:
         call.send(None)
     except StopIteration:
@@ -189,22 +189,22 @@ def finish(call: Coroutine[Any, Any, None]) -> None:
 
 
 def _is_current(mirror: Mirror | AsyncMirror, since: float) -> bool:
-    """Whether it says that it is, and has seen the end of the feed since then."""
+    """Whether the mirror is synced and has read the end of the feed since a time."""
     return mirror.synced and time.monotonic() - mirror.lag > since
 
 
 def _copy(mirror: Mirror | AsyncMirror, rooms: list[int], since: float) -> list[tuple[int, KVPoll | None]] | None:
-    """What it says of these rooms; None if it is not current."""
+    """The mirror's statuses of these rooms; None if it is not current."""
     return list(zip(rooms, mirror.poll(rooms), strict=True)) if _is_current(mirror, since) else None
 
 
-def _say(line: str) -> None:
+def _answer(line: str) -> None:
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
 
 
 def _die_with_parent() -> None:
-    """A worker that is stopped does not see its input end. The kernel kills it with its parent all the same."""
+    """Let the kernel kill this process with its parent: a stopped worker does not notice the end of its input."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 

@@ -1,4 +1,7 @@
-"""Whoever has threads, tasks or locks is told in the child of a ``fork``, which has none of them."""
+"""Reset of objects that hold threads, tasks or locks in the child of a ``fork``, which inherits none in working order.
+
+To add one: implement ``after_fork`` and add the object to ``forkable``.
+"""
 
 from __future__ import annotations
 
@@ -8,19 +11,19 @@ from weakref import WeakSet
 
 
 class Forkable(Protocol):
-    """What holds something that a child of ``fork`` does not inherit in working order."""
+    """An object that needs a reset in the child of a ``fork``."""
 
     def after_fork(self) -> None:
-        """In the child, before anything else runs there: begin anew. It must not wait for any lock."""
+        """Reset, in the child before any other code runs. It must not wait for a lock."""
 
 
 forkable: WeakSet[Forkable] = WeakSet()
-"""All of them in this process. Being here keeps nobody alive."""
+"""All of them in this process, by weak reference."""
 
 
 def _after_fork() -> None:
-    for one in list(forkable):
-        one.after_fork()
+    for each in list(forkable):
+        each.after_fork()
 
 
 os.register_at_fork(after_in_child=_after_fork)

@@ -1,22 +1,22 @@
-"""Every exception that this library raises.
+"""Every exception of this library.
 
 KVPollError
-├── InvalidInputError (ValueError)      refused before anything was sent
-├── RoomNotFoundError (KeyError)        check_status of an absent room, or waiting for it
+├── InvalidInputError (ValueError)      an argument is invalid; nothing was sent
+├── RoomNotFoundError (KeyError)        the room is absent
 ├── RoomBusyError                       another request has the room
-├── WorldSizeMismatchError              the room was made for another number of ranks
-├── LeaseLostError                      this process was taken for dead, and its rooms were failed
-├── WaitTimeoutError (TimeoutError)     the room has not got there in the time that wait was given
-├── KVTransferError                     raised for the caller by failure_exception
-├── CorruptEntryError                   a key of the table holds what no script writes
-├── NamespaceMismatchError              this store and the namespace disagree on a setting
-├── FeedOffError                        the namespace keeps no feed of its changes
+├── WorldSizeMismatchError              the room has another number of ranks
+├── LeaseLostError                      this store's lease expired or was taken over; its rooms were failed
+├── WaitTimeoutError (TimeoutError)     the room did not reach the status within the timeout of wait
+├── KVTransferError                     the transfer failed; raised by failure_exception
+├── CorruptEntryError                   a key of the table holds a value that no script writes
+├── NamespaceMismatchError              the store and the namespace disagree on a setting
+├── FeedOffError                        the namespace keeps no change feed
 ├── StoreClosedError                    the store was closed
-├── ServerRefusedError                  the server answered with an error; trying again would not help
+├── ServerRefusedError                  the server answered with an error that a retry would not change
 ├── StoreUnavailableError               no answer within the deadline; safe to retry
 ├── OutcomeUnknownError                 sent, but the reply was lost; it may have been executed or not
-├── EmbeddedServerError                 embedded:// found no server program, or it did not start
-└── ReplayError                         kvpoll replay could not be run to its end
+├── EmbeddedServerError                 embedded:// found no server program, or the server did not start
+└── ReplayError                         kvpoll replay did not complete
 
 EvictionWarning (UserWarning)           the server may evict live rooms under memory pressure
 """
@@ -29,15 +29,15 @@ from redis_kvpoll.model import KVPoll
 
 
 class KVPollError(Exception):
-    """The root of this library's exceptions."""
+    """The base class of this library's exceptions."""
 
 
 class InvalidInputError(KVPollError, ValueError):
-    """An argument was refused. Nothing was sent to Redis."""
+    """An argument is invalid. Nothing was sent to Redis."""
 
 
 class _RoomError(KVPollError):
-    """An error about one room; ``args`` are the constructor's, so that it survives pickling."""
+    """An error about one room. ``args`` equal the constructor's arguments, so it can be pickled."""
 
     def __init__(self, room: int, *details: Any) -> None:
         super().__init__(room, *details)
@@ -51,15 +51,15 @@ class RoomNotFoundError(_RoomError, KeyError):
         super().__init__(room, operation)
         self.operation = operation
 
-    # KeyError would print the repr of its argument, quotes and all.
+    # KeyError would print the repr of its argument, with quotes.
     def __str__(self) -> str:
         return f"{self.operation}: room {self.room} is not in the table (never opened, cleared, or expired)"
 
 
 class RoomBusyError(_RoomError):
-    """The room cannot be opened: another request has it, or this rank has cleared it and others have yet to.
+    """The room cannot be opened: another request has it, or this rank has cleared it and other ranks have not.
 
-    ``age`` is the seconds since it was opened; ``owner`` and ``request`` are None where nobody said.
+    ``age`` is the time since it was opened, in seconds; ``owner`` and ``request`` are None where there is none.
     """
 
     def __init__(self, room: int, status: KVPoll | None, age: float, owner: str | None, request: str | None) -> None:
@@ -70,12 +70,12 @@ class RoomBusyError(_RoomError):
         self.request = request
 
     def __str__(self) -> str:
-        by = f"request {printable(self.request)}" if self.request else "a request without a name"
+        by = f"request {printable(self.request)}" if self.request else "a request without an id"
         by += f" of owner {printable(self.owner)}" if self.owner else ""
         at = self.status.name if self.status is not None else "an unknown status"
         return (
             f"open: room {self.room} is at {at}, opened {self.age:.1f} s ago by {by}; "
-            f"it is free once that has cleared it or failed (or clear({self.room}) by hand)"
+            f"it is free once that request has cleared it or has failed (or call clear({self.room}))"
         )
 
 
@@ -103,7 +103,7 @@ def _ranks(world_size: str) -> str:
 
 
 class LeaseLostError(KVPollError):
-    """The lease under which this store works is no longer its own; its rooms were failed, or will be."""
+    """This store's lease expired or was taken over; its live rooms were failed, or will be."""
 
     def __init__(self, operation: str, owner: str) -> None:
         super().__init__(operation, owner)
@@ -113,17 +113,17 @@ class LeaseLostError(KVPollError):
     def __str__(self) -> str:
         return (
             f"{self.operation}: owner {printable(self.owner)!r} lost its lease: no heartbeat within its ttl, or "
-            "another process took its name; its in-flight rooms were failed. Leave the lease's with block, then take a "
-            "new lease"
+            "another process took its name; its in-flight rooms were failed; leave the lease's with block, then take "
+            "a new lease"
         )
 
 
 class WaitTimeoutError(_RoomError, TimeoutError):
-    """The room did not get to any status that was waited for in time; ``status`` is the last that was seen, if any."""
+    """The room did not reach a status within the timeout; ``status`` is the last one seen, None if there was none."""
 
     def __init__(self, room: int, status: KVPoll | None, seconds: float) -> None:
         super().__init__(room, status, seconds)
-        # OSError, which TimeoutError is, keeps only two of three.
+        # OSError, the base of TimeoutError, keeps only two of three arguments.
         self.args = (room, status, seconds)
         self.status = status
         self.seconds = seconds
@@ -132,12 +132,12 @@ class WaitTimeoutError(_RoomError, TimeoutError):
         return type(self), self.args
 
     def __str__(self) -> str:
-        last = "nothing was heard of it" if self.status is None else f"last seen at {self.status.name}"
-        return f"wait: room {self.room} did not get there within {self.seconds:g} s ({last})"
+        last = "never seen" if self.status is None else f"last seen at {self.status.name}"
+        return f"wait: room {self.room} did not reach the status within {self.seconds:g} s ({last})"
 
 
 class KVTransferError(_RoomError):
-    """The KV transfer of a room failed, for ``reason`` (named as SGLang names its own)."""
+    """The KV transfer of a room failed for ``reason``. The name is SGLang's."""
 
     def __init__(self, room: int, reason: str) -> None:
         super().__init__(room, reason)
@@ -148,7 +148,7 @@ class KVTransferError(_RoomError):
 
 
 class CorruptEntryError(_RoomError):
-    """The room's key holds something that no script of this library writes."""
+    """The room's key holds a value that no script of this library writes."""
 
     def __init__(self, room: int, operation: str, found: str) -> None:
         super().__init__(room, operation, found)
@@ -158,14 +158,14 @@ class CorruptEntryError(_RoomError):
     def __str__(self) -> str:
         return (
             f"{self.operation}: room {self.room} holds {printable(self.found)}, which this library never writes; "
-            f"look at its key with redis-cli, or clear({self.room}) to start over"
+            f"check its key with redis-cli, or call clear({self.room}) to start over"
         )
 
 
 class NamespaceMismatchError(KVPollError):
-    """The namespace is in use with another setting, so sharing it would split or mix the table.
+    """The namespace has another setting than this store, and sharing it would corrupt the table.
 
-    ``ours`` is None when this store would adopt any setting, but does not know the one that is there.
+    ``ours`` is None when the store adopts the setting, but this version does not know the value.
     """
 
     def __init__(self, namespace: str, setting: str, ours: str | None, theirs: str) -> None:
@@ -181,12 +181,12 @@ class NamespaceMismatchError(KVPollError):
             return f"{there}, which this version does not know; use the version that wrote it, or another namespace"
         return (
             f"{there}, but this store was made with {self.setting}={self.ours}; "
-            f"pass {self.setting}=None to adopt what is there, or use another namespace"
+            f"pass {self.setting}=None to adopt it, or use another namespace"
         )
 
 
 class FeedOffError(KVPollError):
-    """What was asked for comes from the namespace's feed of changes, and it keeps none."""
+    """The operation reads the change feed, and the namespace keeps none."""
 
     def __init__(self, operation: str, namespace: str) -> None:
         super().__init__(operation, namespace)
@@ -206,31 +206,34 @@ class StoreClosedError(KVPollError):
 
 
 class ServerRefusedError(KVPollError):
-    """The server answered with an error that trying again would not change."""
+    """The server answered with an error that a retry would not change."""
 
 
 class StoreUnavailableError(KVPollError):
-    """The server gave no answer within the store's deadline."""
+    """The server gave no answer within the store's deadline. The call is safe to retry."""
 
 
 class OutcomeUnknownError(KVPollError):
-    """A call that destroys was sent and its reply was lost; it was not repeated."""
+    """A destructive call was sent and its reply was lost: it may have been executed or not.
+
+    Not a StoreUnavailableError: the caller has to read the room before it repeats the call.
+    """
 
 
 class EmbeddedServerError(KVPollError):
-    """A server for embedded:// could not be found or started."""
+    """No server for embedded:// was found, or it did not start."""
 
 
 class ReplayError(KVPollError):
-    """A replay could not be run to its end."""
+    """A replay did not complete."""
 
 
 class EvictionWarning(UserWarning):
-    """The server's maxmemory-policy may drop live rooms."""
+    """The server's maxmemory-policy may evict live rooms."""
 
 
 def printable(text: str) -> str:
-    """``text`` with everything that a terminal would obey (escapes, newlines, bidi marks) spelled out."""
+    """Return ``text`` with terminal control characters (escapes, newlines, bidi marks) spelled out."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

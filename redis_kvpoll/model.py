@@ -1,4 +1,4 @@
-"""The words of the table: a room's status, and what a call did to it."""
+"""The values that calls take and return: statuses, outcomes, entries, owners."""
 
 from __future__ import annotations
 
@@ -19,34 +19,34 @@ class KVPoll(enum.IntEnum):
 
     @property
     def is_terminal(self) -> bool:
-        """True for Success and Failed: the room only waits to be cleared."""
+        """True for Success and Failed, after which a room can only be cleared."""
         return self in (KVPoll.Success, KVPoll.Failed)
 
 
 class Outcome(enum.Enum):
-    """What one call did, apart from the state the room is in now.
+    """What one call did, as opposed to the status that the room has now.
 
     The values are the reply codes of the Lua scripts.
     """
 
     CREATED = 1
-    """The room was absent; now it has the given status."""
+    """The room was absent and now has the given status."""
     ADVANCED = 2
-    """The room moved on to the given status."""
+    """The room advanced to the given status."""
     UNCHANGED = 3
-    """The room was already there, or further; nothing was written."""
+    """The room already had that status or a later one; nothing was written."""
     FAILED = 4
     """The room became Failed."""
     SKIPPED = 5
-    """The room is absent and this status may not create it; nothing was written."""
+    """The room is absent, and this status may not create it; nothing was written."""
     STALE = 6
-    """The write belonged to another generation of the room; nothing was written."""
+    """The write belongs to another generation of the room; nothing was written."""
     CLEARED = 7
-    """The room is no more; for one of several ranks, what was this rank's of it."""
+    """The room was deleted; with several ranks, this rank's part of it."""
 
 
 class Refusal(enum.Enum):
-    """Why a script refused a call, where that raises an error. The values are reply codes, beside those of Outcome."""
+    """Why a script refused a call, where that raises an error. The values are reply codes next to Outcome's."""
 
     BUSY = -1
     LEASE = -2
@@ -54,9 +54,9 @@ class Refusal(enum.Enum):
 
 
 class Update(NamedTuple):
-    """The answer to a write: what this call did, and the status that the room has now.
+    """The result of a write: what the call did, and the status that the room has now.
 
-    ``status`` is None when the room is absent. After CLEARED it is the one that the room had.
+    ``status`` is None when the room is absent. After CLEARED it is the last status of the room.
     """
 
     outcome: Outcome
@@ -64,16 +64,16 @@ class Update(NamedTuple):
 
     @property
     def changed(self) -> bool:
-        """True when this call wrote something."""
+        """True when the call created, advanced or failed the room."""
         return self.outcome in (Outcome.CREATED, Outcome.ADVANCED, Outcome.FAILED)
 
 
 class Consensus(NamedTuple):
-    """What the ranks of a room agree on.
+    """The combined status of a room's ranks.
 
-    Any rank Failed: Failed; a rank missing: Bootstrapping; else the lowest. Of two of them the later one has the higher
-    (generation, version); the version grows with every write of a rank. A room without ranks agrees with itself, and
-    has version 0. None, 0 and 0 when the room is absent.
+    It is Failed if any rank is, Bootstrapping while a rank is missing, else the lowest status. The version grows with
+    every write of a rank, so the later of two results has the higher (generation, version). Without ranks it is the
+    room's own status, with version 0. An absent room has None, 0 and 0.
     """
 
     status: KVPoll | None
@@ -83,10 +83,10 @@ class Consensus(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """All that the table knows of one room, read in one atomic step.
+    """All fields of one room, read atomically.
 
-    Times are Unix times of the Redis server in seconds; ``ttl`` is the seconds that the entry has left
-    (infinite only when somebody took its TTL away by hand).
+    Times are Unix times of the Redis server, in seconds. ``ttl`` is the remaining time to live in seconds; it is
+    infinite only if the TTL was removed by hand.
     """
 
     room: int
@@ -98,36 +98,35 @@ class Entry:
     decode_prefix_len: int | None = None
     generation: int | None = None
     failed_by: str | None = None
-    """Who failed it: an owner, a rank, or both."""
+    """What failed the room: an owner, a rank, or both."""
     request: str | None = None
-    """The request that it was opened for."""
+    """The request that the room was opened for."""
     owner: str | None = None
-    """The name of the lease under which it was opened."""
+    """The name of the lease under which the room was created."""
     world_size: int | None = None
-    """How many ranks it has; ``status`` is then what they agree on."""
+    """The number of ranks; ``status`` is then their consensus."""
     ranks: Mapping[int, KVPoll] = field(default_factory=dict)
-    """The status of each rank that has been heard of."""
+    """The status of each rank that has written one."""
     cleared: frozenset[int] = frozenset()
-    """Those of the ranks that have cleared; their last status still counts."""
+    """The ranks that have cleared; their last status still counts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """A lease, as all can see it. Times are Unix times of the Redis server, and durations, in seconds."""
+    """One lease, as the server has it. Times are Unix times of the Redis server; times and durations are in seconds."""
 
     name: str
     incarnation: int
-    """When it was taken, in microseconds; the rooms that were created under it have it, too."""
+    """When the lease was taken, in microseconds; rooms that were created under it carry the same number."""
     ttl: float = 0.0
     heartbeat: float = 0.0
     last_heartbeat_at: float = 0.0
-    """The last heartbeat."""
     state: Literal["alive", "expired", "suspected", "lost"] = "alive"
-    """A lease that has lapsed is marked by the first look, and lost by a later one; then its rooms are failed."""
+    """The first sweep marks an expired lease as suspected; a later one makes it lost, and its rooms are failed."""
     reason: str = ""
-    """Why its rooms are failed, when it is lost."""
+    """Why the rooms of a lost lease are failed."""
     rooms: int = 0
-    """Live rooms that it owns."""
+    """The number of live rooms that the lease owns."""
 
     @property
     def since(self) -> float:

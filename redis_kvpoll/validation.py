@@ -1,4 +1,8 @@
-"""Input is checked here, before anything is sent: each function returns the clean value or raises."""
+"""Argument checks. Each function returns the clean value or raises InvalidInputError.
+
+All arguments are checked before anything is sent. A message names the argument and shows the value, without terminal
+escapes. To add an argument: add its check here, and its row to tests/table/test_inputs.py.
+"""
 
 from __future__ import annotations
 
@@ -16,28 +20,28 @@ Mode = Literal["none", "prefill", "decode"]
 MAX_ROOM = 2**63 - 1
 MAX_SHARDS = 1024
 MAX_SECONDS = 1e9
-"""Some 31 years: far beyond use, and far from where milliseconds overflow in PEXPIRE."""
+"""About 31 years: far beyond use, and far below the milliseconds that overflow in PEXPIRE."""
 MAX_REASON = 1000
-"""Characters. A reason is for a person to read; a stack trace belongs in a log."""
+"""Characters. A reason is read by people; a stack trace belongs in a log."""
 MAX_NAME = 200
-"""Characters of a request's id, or of an owner's name."""
+"""Characters of a request id or an owner name."""
 MAX_WORLD_SIZE = 1024
-"""Ranks of a room; each is a field or two of its hash."""
+"""Ranks of a room. Each takes one or two fields of its hash."""
 MAX_PREFIX_LEN = 2**53 - 1
 MAX_FEED_LENGTH = 10_000_000
-"""Entries a shard: some 4 GB, if all of them come from batches."""
+"""Entries per shard: about 4 GB if all of them come from batches."""
 
 _OWNER = re.compile(r"[A-Za-z0-9._:@/-]{1,200}")
 _NAMESPACE = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _STATUSES = {int(status): status for status in KVPoll}
 _NAMES = {status: status.name for status in KVPoll}
-"""Looked up in a tenth of the time that an enum takes for its name."""
+"""A dict lookup takes a tenth of the time of ``KVPoll.name``."""
 
 
 def room(value: Any) -> int:
-    """A bootstrap_room: an int in 0 … 2^63-1 (or what says it is one, as numpy's ints do); bool and str are not."""
+    """A bootstrap_room: an int in 0 … 2^63-1, or an object with ``__index__`` (a numpy int); no bool, no str."""
     if value.__class__ is int and 0 <= value <= MAX_ROOM:
-        return value  # nearly every one, with every call
+        return value  # the usual case
     number = _integer(value, "a room")
     if not 0 <= number <= MAX_ROOM:
         raise InvalidInputError(f"a room is an int from 0 to 2^63-1, not {_shown(number)}")
@@ -47,7 +51,7 @@ def room(value: Any) -> int:
 def rooms(values: Iterable[Any]) -> list[int]:
     """Many rooms."""
     numbers = list(values)
-    # What is true of nearly every batch is seen at once for all of it; any other is looked at one by one.
+    # The usual batch is checked as a whole; only another is checked room by room.
     if set(map(type, numbers)) == {int} and min(numbers) >= 0 and max(numbers) <= MAX_ROOM:
         return numbers
     return [room(number) for number in numbers]
@@ -65,7 +69,7 @@ def status(value: Any) -> KVPoll:
 
 
 def status_name(value: Any) -> str:
-    """The name of a status, which is what is stored."""
+    """The name of a status, as Redis stores it."""
     return _NAMES[value if value.__class__ is KVPoll else status(value)]
 
 
@@ -75,18 +79,18 @@ def status_names(values: Iterable[Any]) -> list[str]:
 
 
 def reason(value: Any) -> str:
-    """A failure reason: text, cut to 1,000 characters."""
+    """A failure reason: text, cut to MAX_REASON characters."""
     if not isinstance(value, str):
         raise InvalidInputError(f"a reason is a str, not {_shown(value)}")
     if not value.strip():
-        raise InvalidInputError("a reason must not be empty: say what failed")
-    # A lone surrogate (from os.fsdecode, say) has no UTF-8 form; better a question mark than no reason.
+        raise InvalidInputError("a reason must not be empty: give the cause of the failure")
+    # A lone surrogate (from os.fsdecode, for example) has no UTF-8 form and becomes a question mark.
     text = value.encode("utf-8", "replace").decode("utf-8")
     return text if len(text) <= MAX_REASON else text[: MAX_REASON - 1] + "…"
 
 
 def request(value: Any) -> str:
-    """The id of a request: short text. Shown to people, so that what a terminal would obey is refused."""
+    """The id of a request: short printable text, because it is shown in terminals."""
     if not isinstance(value, str) or not 1 <= len(value) <= MAX_NAME or not value.isprintable():
         raise InvalidInputError(f"a request is a str of 1 to {MAX_NAME} printable characters, not {_shown(value)}")
     return value
@@ -100,7 +104,7 @@ def owner(value: Any) -> str:
 
 
 def opening_status(value: Any) -> str:
-    """The name of a status that a room may be opened with."""
+    """The name of a status with which a room may be opened."""
     found = status(value)
     if found not in (KVPoll.Bootstrapping, KVPoll.WaitingForInput):
         raise InvalidInputError(f"a room is opened at Bootstrapping or WaitingForInput, not {found.name}")
@@ -108,11 +112,11 @@ def opening_status(value: Any) -> str:
 
 
 def ranks(rank: Any, world_size: Any) -> tuple[str, str]:
-    """A rank, and how many there are; both or none."""
+    """(rank, world_size) as decimal strings; both empty if both are None."""
     if rank is None and world_size is None:
         return "", ""
     if rank is None or world_size is None:
-        raise InvalidInputError("rank and world_size go together: give both or none")
+        raise InvalidInputError("rank and world_size belong together: give both or none")
     number, size = _integer(rank, "rank"), _integer(world_size, "world_size")
     if not 1 <= size <= MAX_WORLD_SIZE:
         raise InvalidInputError(f"world_size is an int from 1 to {MAX_WORLD_SIZE}, not {_shown(size)}")
@@ -122,25 +126,25 @@ def ranks(rank: Any, world_size: Any) -> tuple[str, str]:
 
 
 def seconds(value: Any, name: str) -> float:
-    """A duration in seconds: finite, at least a millisecond (what Redis can count)."""
+    """A duration in seconds: finite, and at least 1 ms, the resolution of Redis."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise InvalidInputError(f"{name} is a number of seconds, not {_shown(value)}")
-    if not 0.001 <= value <= MAX_SECONDS:  # NaN is not in it either
+    if not 0.001 <= value <= MAX_SECONDS:  # also false for NaN
         raise InvalidInputError(f"{name} must be from 0.001 to {MAX_SECONDS:,.0f} seconds, not {_shown(value)}")
     return float(value)
 
 
 def timeout(value: Any) -> float | None:
-    """How long to wait at most, in seconds; 0 only looks, None waits for ever."""
+    """The longest wait in seconds; 0 reads once, None waits without a limit."""
     if value is None:
         return None
     return 0.0 if value == 0 and value is not False else seconds(value, "timeout, if not 0 or None,")
 
 
 def wait_statuses(values: Iterable[Any]) -> frozenset[KVPoll]:
-    """What ends a wait for these statuses (Success and Failed, if there are none): they, and all that is further on.
+    """The statuses that end a wait for ``values`` (Success and Failed if empty): these and all later ones.
 
-    The end of a room ends every wait: a Failed room gets to no other status, and one at Success has passed the rest.
+    A terminal status ends every wait: a Failed room reaches no other status, and Success is the last one.
     """
     first = min((s for s in map(status, values) if s is not KVPoll.Failed), default=KVPoll.Success)
     return frozenset(s for s in KVPoll if s >= first or s.is_terminal)
@@ -155,7 +159,7 @@ def prefix_len(value: Any) -> int:
 
 
 def namespace(value: Any) -> str:
-    """A namespace: it stands in every key, so it is limited to what reads well and needs no quoting."""
+    """A namespace. It is part of every key, so it is limited to characters that need no quoting."""
     if not isinstance(value, str) or not _NAMESPACE.fullmatch(value):
         raise InvalidInputError(f"a namespace is 1 to 64 of A-Z a-z 0-9 . _ -, not {_shown(value)}")
     return value
@@ -170,7 +174,7 @@ def mode(value: Any) -> Mode | None:
 
 
 def shards(value: Any) -> int | None:
-    """The number of hash tags that a namespace is spread over, or None."""
+    """The number of hash tags of a namespace, or None."""
     if value is None:
         return None
     number = _integer(value, "shards")
@@ -180,7 +184,7 @@ def shards(value: Any) -> int | None:
 
 
 def feed_length(value: Any) -> int | None:
-    """How many entries a shard's feed keeps, 0 for no feed, or None."""
+    """The number of entries that a shard's feed keeps; 0 for no feed, or None."""
     if value is None:
         return None
     number = _integer(value, "feed_length")
@@ -190,7 +194,7 @@ def feed_length(value: Any) -> int | None:
 
 
 def count(value: Any, name: str) -> int:
-    """How many of something; there may be none."""
+    """A count: an int from 0."""
     number = _integer(value, name)
     if number < 0:
         raise InvalidInputError(f"{name} is an int from 0 on, not {_shown(number)}")
@@ -210,14 +214,14 @@ def _integer(value: Any, what: str) -> int:
         if isinstance(value, bool):
             raise TypeError
         return operator.index(value)
-    except Exception:  # whatever an object of somebody else's raises, it is no int
+    except Exception:  # __index__ of a foreign object may raise anything
         raise InvalidInputError(f"{what} is an int, not {_shown(value)}") from None
 
 
 def _shown(value: Any) -> str:
-    """``value`` for a message: short, on one line, and safe to print whatever its repr does."""
+    """``value`` for a message: short, on one line, printable, whatever its repr does."""
     try:
         text = repr(value)
     except Exception:
-        text = f"an unprintable {type(value).__name__}"  # an int of many thousand digits is one, too
+        text = f"an unprintable {type(value).__name__}"  # also for an int of many thousand digits
     return printable(text if len(text) <= 80 else text[:77] + "...")

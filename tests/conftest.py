@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import redis
 
+from chaos.proxy import Proxy
 from redis_kvpoll import AsyncStatusStore, StatusStore
 from redis_kvpoll.aio import connections as async_connections
 from redis_kvpoll.sync import connections
@@ -18,7 +19,6 @@ from tests.support import pace, real
 from tests.support import servers as matrix
 from tests.support.blocking import Blocking
 from tests.support.looped import Side
-from tests.support.proxy import Proxy
 
 
 @pytest.fixture(scope="session")
@@ -29,8 +29,8 @@ def real_servers() -> Iterator[matrix.Servers]:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def no_store_is_the_harness() -> Iterator[None]:
-    """No connection of the library's may log in as the tests do, who may do everything."""
+def no_store_uses_the_harness_user() -> Iterator[None]:
+    """Fail if a store's connection logs in as the user of the tests, who has all rights."""
     with pytest.MonkeyPatch.context() as patch:
         for module in (connections, async_connections):
 
@@ -44,7 +44,7 @@ def no_store_is_the_harness() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def watched() -> Iterator[list[redis.Redis]]:
-    """Clients of the servers that a test used. Afterwards no key on them may be without a TTL, and all keys go."""
+    """Clients of the servers that a test used. Afterwards a key without a TTL is an error, and all keys are deleted."""
     clients: list[redis.Redis] = []
     yield clients
     for client in clients:
@@ -69,13 +69,13 @@ def server(
 
 @pytest.fixture
 def client(server: matrix.Server) -> redis.Redis:
-    """A plain client, for looking at keys as redis-cli would."""
+    """A plain client, to read keys as redis-cli does."""
     return server.client(decode_responses=True)
 
 
 @pytest.fixture(params=("sync", "async"))
 def make_store(request: pytest.FixtureRequest, server: matrix.Server) -> Iterator[Callable[..., Any]]:
-    """Makes stores on the server, blocking and asyncio in turn; both are used as the blocking one is."""
+    """Makes stores on the server, blocking and asyncio in turn, both used as the blocking one is."""
     with asyncio.Runner() as runner:
         made: list[Any] = []
 
@@ -95,7 +95,7 @@ def make_store(request: pytest.FixtureRequest, server: matrix.Server) -> Iterato
 
 @pytest.fixture
 def url(real_servers: matrix.Servers, watched: list[redis.Redis]) -> str:
-    """Of a Valkey server, empty: for the command, which takes no client."""
+    """The URL of an empty Valkey server."""
     server = real_servers.get("valkey")
     if server is None:
         pytest.skip(matrix.why_absent("valkey"))
@@ -112,7 +112,7 @@ def side(request: pytest.FixtureRequest) -> Iterator[Side]:
 
 @pytest.fixture
 def peer(server: Any) -> Iterator[StatusStore]:
-    """Another process, as far as the store of a test can tell."""
+    """A second store, in the place of another process."""
     with StatusStore(server.store_client()) as peer:
         yield peer
 
@@ -152,23 +152,23 @@ def ranks(make_store: Callable[..., Any]) -> Callable[..., list[Any]]:
 
 @pytest.fixture(params=("sync", "async"))
 def world(request: pytest.FixtureRequest) -> Iterator[real.World]:
-    """Stores by URL on servers with ports of their own, blocking and asyncio in turn; and what may befall those."""
+    """Servers with ports of their own, which a test may stop and restart, and stores on them, blocking and asyncio."""
     with real.World(request.param) as world:
         yield world
 
 
 @pytest.fixture
 def proxy(server: real.PortServer) -> Iterator[Proxy]:
-    """A faulty network before a module's own ``server``."""
+    """A proxy that injects network faults before a module's own ``server``."""
     with Proxy(server.socket) as proxy:
         yield proxy
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """What the tests of tests/model have explored."""
+    """Report what the tests of tests/model have explored."""
     ended = [report for outcome in ("passed", "failed") for report in terminalreporter.getreports(outcome)]
-    told = [text for report in ended for name, text in report.user_properties if name == "explored"]
-    if told:
+    explored = [text for report in ended for name, text in report.user_properties if name == "explored"]
+    if explored:
         terminalreporter.section("interleavings")
-        for text in sorted(told):
+        for text in sorted(explored):
             terminalreporter.write_line(text.partition("\n")[0])

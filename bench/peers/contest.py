@@ -1,4 +1,4 @@
-"""Where ways meet: what the processes share, the services that run, and which ways are missing."""
+"""The setting of a comparison: what its processes share, its running services, and the missing ways."""
 
 from __future__ import annotations
 
@@ -39,29 +39,29 @@ _PRELOAD = ["bench.peers.rates", "bench.peers.known", "zmq", "psycopg", "nats"]
 
 @dataclass(frozen=True, slots=True)
 class Contest:
-    """One contest, for as long as its services run."""
+    """One comparison, while its services run."""
 
     ground: Ground
     context: ForkServerContext
-    """Starts a process in 20 ms, from one that has imported everything: some of what follows takes dozens."""
+    """Starts a process within 20 ms from one that has imported everything; some measurements need dozens."""
     manager: SyncManager
     lock: Lock
     addresses: dict[str, str]
     missing: dict[str, str] = field(default_factory=dict)
 
     def turn(self, name: str, title: str, count: int) -> list[Shared]:
-        """What each process of a turn is given, all but the lock, which only a starting process can be."""
+        """What each process of a turn gets, except for the lock, which only a starting process can receive."""
         table, ports = self.manager.dict(), services.free_ports(count)
         address = self.addresses.get(WAYS[name].service, "")
         namespace = f"{self.ground.id}.{title}.{name}"
         return [Shared(self.ground.url, namespace, table, address, ports, count, number) for number in range(count)]
 
-    def here(self, name: str) -> bool:
+    def is_available(self, name: str) -> bool:
         return name not in self.missing
 
     @contextlib.contextmanager
     def may_fail(self, name: str) -> Iterator[None]:
-        """Another's failure is named in the tables, and ends neither the run nor the others' turns; ours ends all."""
+        """Note the failure of an alternative in the tables and go on; a failure of our own way ends the run."""
         try:
             yield
         except Exception as error:
@@ -72,7 +72,7 @@ class Contest:
 
 @contextlib.contextmanager
 def opened(ground: Ground, only: Collection[str] | None = None) -> Iterator[Contest]:
-    """``only``: the services to start, for a run that must be short; all by default."""
+    """Start the services, or only some of them for a short run."""
     context = get_context("forkserver")
     context.set_forkserver_preload(_PRELOAD)
     with contextlib.ExitStack() as closing:

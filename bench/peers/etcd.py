@@ -1,4 +1,4 @@
-"""etcd: a transaction that compares the key's revision, by its JSON gateway over one kept connection."""
+"""etcd: a transaction that compares the key's revision, by its JSON gateway over one connection."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Etcd(Way):
         self._changes: http.client.HTTPResponse | None = None
 
     def merge(self, room: int, status: int) -> bool:
-        # The first guess is that the room is absent. A failed guess brings what is there instead.
+        # The first attempt assumes that the room is absent; if it fails, its answer has the current value.
         current, revision = (None, "0") if status else self._get(room)
         while True:
             new = merged(current, status)
@@ -34,7 +34,7 @@ class Etcd(Way):
             answer = self._swap(room, revision, new)
             if answer.get("succeeded"):
                 return current is None
-            current, revision = _found(answer["responses"][0]["response_range"])
+            current, revision = _value(answer["responses"][0]["response_range"])
 
     def clear(self, room: int) -> bool:
         return "deleted" in self._call("kv/deleterange", {"key": self._key(room)})
@@ -50,13 +50,13 @@ class Etcd(Way):
     def listen(self, rooms: Sequence[int]) -> None:
         self._watching.request("POST", "/v3/watch", json.dumps({"create_request": self._all()}))
         self._changes = self._watching.getresponse()
-        self._changes.readline()  # it says that it listens
+        self._changes.readline()  # the confirmation
 
     def until(self, room: int, status: int) -> None:
         assert self._changes is not None  # noqa: S101 - listen was called
         while True:
-            told = json.loads(self._changes.readline())
-            for event in told["result"].get("events", ()):
+            message = json.loads(self._changes.readline())
+            for event in message["result"].get("events", ()):
                 kv = event["kv"]
                 if kv["key"] == self._key(room) and int(b64decode(kv["value"])) == status:
                     return
@@ -68,7 +68,7 @@ class Etcd(Way):
         self._watching.close()
 
     def _get(self, room: int) -> tuple[int | None, str]:
-        return _found(self._call("kv/range", {"key": self._key(room)}))
+        return _value(self._call("kv/range", {"key": self._key(room)}))
 
     def _swap(self, room: int, revision: str, status: int) -> dict[str, Any]:
         key = self._key(room)
@@ -81,12 +81,12 @@ class Etcd(Way):
             },
         )
 
-    def _call(self, what: str, asked: dict[str, Any]) -> dict[str, Any]:
-        self._connection.request("POST", f"/v3/{what}", json.dumps(asked))
+    def _call(self, method: str, request: dict[str, Any]) -> dict[str, Any]:
+        self._connection.request("POST", f"/v3/{method}", json.dumps(request))
         with self._connection.getresponse() as response:
             answer: dict[str, Any] = json.loads(response.read())
             if response.status != 200:
-                raise OSError(f"etcd said: {answer}")
+                raise OSError(f"etcd answered: {answer}")
         return answer
 
     def _connect(self) -> http.client.HTTPConnection:
@@ -96,7 +96,7 @@ class Etcd(Way):
         return _text(f"{self._prefix}{room}")
 
     def _all(self) -> dict[str, str]:
-        """All keys of the prefix: up to where its last character would be the next one."""
+        """The range of all keys with the prefix: its end has the next last character."""
         return {"key": _text(self._prefix), "range_end": _text(self._prefix[:-1] + chr(ord(self._prefix[-1]) + 1))}
 
 
@@ -104,8 +104,8 @@ def _text(plain: str) -> str:
     return b64encode(plain.encode()).decode()
 
 
-def _found(answer: dict[str, Any]) -> tuple[int | None, str]:
-    """A key's value and revision; an absent key's revision is 0."""
+def _value(answer: dict[str, Any]) -> tuple[int | None, str]:
+    """The key's value and revision; an absent key has revision 0."""
     for kv in answer.get("kvs", ()):
         return int(b64decode(kv["value"])), kv["mod_revision"]
     return None, "0"

@@ -1,4 +1,4 @@
-"""How long after a process began to change a room another process knows it."""
+"""The time from a change in one process until another process knows it."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from bench.results import Budget, Row, Section
 
 MEDIAN_BUDGET, P99_BUDGET = Budget(1), Budget(5)
 _SAME = ("lock", "watch")
-"""They would ask as the unguarded way does."""
+"""They would poll as the unguarded way does."""
 
 
 @dataclass(slots=True)
 class Delays:
-    """Milliseconds, of each turn."""
+    """Milliseconds, by turn."""
 
     turns: list[list[float]] = field(default_factory=list)
 
@@ -36,17 +36,17 @@ class Delays:
 
 
 def p99(delays: Sequence[float]) -> float:
-    """The delay that 99 of 100 stay within."""
+    """The delay that 99 of 100 do not exceed."""
     return sorted(delays)[math.ceil(len(delays) * 0.99) - 1]
 
 
 def measure(contest: Contest, changes: int, turns: int) -> list[Section]:
-    """Ours with its budgets, and ours beside all others."""
+    """Our ways with their budgets, and all ways compared."""
     shown = {name: way.shown for name, way in WAYS.items() if name not in _SAME} | {"naive": "GET (WATCH, lock)"}
-    delays = {name: Delays() for name in shown if contest.here(name)}
+    delays = {name: Delays() for name in shown if contest.is_available(name)}
     for _ in range(turns):
         for name, found in delays.items():
-            if contest.here(name):
+            if contest.is_available(name):
                 with contest.may_fail(name):
                     found.turns.append(_turn(contest, name, changes // turns))
     section = Section(
@@ -58,7 +58,7 @@ def measure(contest: Contest, changes: int, turns: int) -> list[Section]:
         pictured="ours",
     )
     for name, title in shown.items():
-        if not contest.here(name):
+        if not contest.is_available(name):
             section.rows.append(Row(title, WAYS[name].learns, "ms", None, None, None, note=contest.missing[name]))
             continue
         mine = delays[name]
@@ -80,7 +80,7 @@ def _woken(delays: dict[str, Delays]) -> Section:
 
 
 def _turn(contest: Contest, name: str, changes: int) -> list[float]:
-    """One process changes, another waits for it: which room, and which status, it knows beforehand."""
+    """One process changes rooms; another waits for each change, whose room and status it knows in advance."""
     here, there = contest.turn(name, "known", 2)
     rooms = contest.ground.ids(changes)
     random = Random(changes)  # noqa: S311 - pauses
@@ -93,13 +93,15 @@ def _turn(contest: Contest, name: str, changes: int) -> list[float]:
         theirs.close()
         for room in rooms:
             way.merge(room, 1)
-        _hear(ours)  # it listens
+        _receive(ours)  # it listens
         for room in rooms:
-            _hear(ours)  # it is about to wait
-            time.sleep(random.uniform(0.001, 0.003))  # so that it does, and in no step with those that ask each 1 ms
+            _receive(ours)  # it is about to wait
+            time.sleep(
+                random.uniform(0.001, 0.003)
+            )  # so that it waits, and the change is not in step with polls each 1 ms
             start = time.monotonic()
             way.announce(room, 4)
-            delays.append((_hear(ours) - start) * 1000)
+            delays.append((_receive(ours) - start) * 1000)
         other.join(GIVE_UP_SECONDS)
     finally:
         other.kill()
@@ -109,9 +111,9 @@ def _turn(contest: Contest, name: str, changes: int) -> list[float]:
     return delays
 
 
-def _hear(ours: Connection[None, float]) -> float:
+def _receive(ours: Connection[None, float]) -> float:
     if not ours.poll(2 * GIVE_UP_SECONDS):
-        raise TimeoutError("the other process says nothing")
+        raise TimeoutError("the other process sends nothing")
     return ours.recv()
 
 

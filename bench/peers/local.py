@@ -1,4 +1,4 @@
-"""Without a server of statuses: a dict in a process of its own, and replicas that push changes to each other."""
+"""Without a status server: a dict in another process, and replicas that push changes to each other."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ class Manager(Way):
     """A dict of a multiprocessing.Manager under a lock."""
 
     shown: ClassVar[str] = "Manager dict under a lock"
-    lacks: ClassVar[str] = "other hosts; a TTL; a look from outside; a wake-up; a holder that dies blocks all"
+    lacks: ClassVar[str] = "other hosts; a TTL; inspection from outside; a wake-up; a holder that dies blocks all"
 
     def __init__(self, shared: Shared) -> None:
-        assert shared.lock is not None  # noqa: S101 - every process is given it
+        assert shared.lock is not None  # noqa: S101 - every process gets it
         self._table, self._lock = shared.table, shared.lock
 
     def merge(self, room: int, status: int) -> bool:
@@ -35,7 +35,7 @@ class Manager(Way):
     def read(self, rooms: Sequence[int]) -> list[int | None]:
         if len(rooms) == 1:
             return [self._table.get(rooms[0])]
-        table = self._table.copy()  # one round attempts for all
+        table = self._table.copy()  # one round trip for all
         return [table.get(room) for room in rooms]
 
 
@@ -43,9 +43,9 @@ _GONE, _END = "gone", "end"
 
 
 class Replica(Way):
-    """A dict a process; each change is merged here, then pushed to every other process, as PPConsensusStore's are.
+    """A dict per process; each change is merged locally, then pushed to all others, as PPConsensusStore does.
 
-    Whoever asks is answered from here, at once, and so by what has come in so far.
+    Reads are local, and see the changes that have arrived so far.
     """
 
     shown: ClassVar[str] = "ZMQ PUSH/PULL replicas"
@@ -53,7 +53,7 @@ class Replica(Way):
     learns: ClassVar[str] = "ZMQ PULL"
     lacks: ClassVar[str] = (
         "one order of changes, so whether this call created the room, and one table at the end; a TTL; "
-        "a look from outside; the past for who joins late"
+        "inspection from outside; the past for a process that joins late"
     )
 
     def __init__(self, shared: Shared) -> None:
@@ -74,14 +74,14 @@ class Replica(Way):
 
     def _socket(self, kind: int) -> Any:
         made = self._context.socket(kind)
-        made.set_hwm(0)  # lose nothing, wait for nobody
+        made.set_hwm(0)  # lose nothing, and never block
         made.linger = 0
-        made.reconnect_ivl = 5  # the others may bind later than we connect
+        made.reconnect_ivl = 5  # another process may bind later than this one connects
         made.rcvtimeo = int(GIVE_UP_SECONDS * 1000)
         return made
 
     def merge(self, room: int, status: int) -> bool:
-        self._take_in()
+        self._apply_arrived()
         current = self._table.get(room)
         new = merged(current, status)
         if new is None or new == current:
@@ -91,14 +91,14 @@ class Replica(Way):
         return current is None
 
     def clear(self, room: int) -> bool:
-        self._take_in()
+        self._apply_arrived()
         there = self._table.pop(room, None) is not None
         if there:
             self._push(f"{room} {_GONE}")
         return there
 
     def read(self, rooms: Sequence[int]) -> list[int | None]:
-        self._take_in()
+        self._apply_arrived()
         return [self._table.get(room) for room in rooms]
 
     def settle(self) -> None:
@@ -107,14 +107,14 @@ class Replica(Way):
             self._apply(self._in.recv())
 
     def listen(self, rooms: Sequence[int]) -> None:
-        while not self._table:  # something came, so the other is connected
+        while not self._table:  # the first message shows that the other is connected
             self._apply(self._in.recv())
 
     def until(self, room: int, status: int) -> None:
         give_up_at = time.monotonic() + GIVE_UP_SECONDS
         while self._table.get(room) != status:
             if time.monotonic() > give_up_at:
-                raise TimeoutError(f"{self.shown}: nothing came")
+                raise TimeoutError(f"{self.shown}: nothing arrived")
             self._apply(self._in.recv())
 
     def close(self) -> None:
@@ -124,7 +124,7 @@ class Replica(Way):
         for out in self._out:
             out.send(message.encode())
 
-    def _take_in(self) -> None:
+    def _apply_arrived(self) -> None:
         try:
             while True:
                 self._apply(self._in.recv(self._nowait))

@@ -1,4 +1,4 @@
-"""NATS: a JetStream key-value bucket in memory, each write on condition of the key's revision."""
+"""NATS: a JetStream key-value bucket in memory; each write depends on the key's revision."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Nats(Way):
     shown: ClassVar[str] = "NATS KV compare-and-set"
     service: ClassVar[str] = "nats"
     learns: ClassVar[str] = "NATS KV watch"
-    lacks: ClassVar[str] = "a TTL a room (the bucket has one for all); a cleared room leaves a mark behind"
+    lacks: ClassVar[str] = "a TTL a room (the bucket has one for all); a cleared room leaves a tombstone"
 
     @classmethod
     def set_up(cls, address: str) -> None:
@@ -84,7 +84,7 @@ class Nats(Way):
         return [status for status, _ in found]
 
     async def _get(self, key: str) -> tuple[int | None, int]:
-        """A key's value and revision; a cleared key has a revision still."""
+        """A key's value and revision; a cleared key still has a revision."""
         try:
             entry = await self._bucket.get(key)
         except self._errors.KeyNotFoundError as missing:
@@ -95,18 +95,22 @@ class Nats(Way):
         async def begin() -> None:
             self._watcher = await self._bucket.watch(f"{self._prefix}>", include_history=False)
             while await self._watcher.updates(GIVE_UP_SECONDS) is not None:
-                pass  # what is there already, up to the mark
+                pass  # skip what exists already
 
         self._runner.run(begin())
 
     def until(self, room: int, status: int) -> None:
-        async def come() -> None:
+        async def arrive() -> None:
             while True:
-                told = await self._watcher.updates(GIVE_UP_SECONDS)
-                if told is not None and told.key == f"{self._prefix}{room}" and told.value == str(status).encode():
+                update = await self._watcher.updates(GIVE_UP_SECONDS)
+                if (
+                    update is not None
+                    and update.key == f"{self._prefix}{room}"
+                    and update.value == str(status).encode()
+                ):
                     return
 
-        self._runner.run(come())
+        self._runner.run(arrive())
 
     def close(self) -> None:
         self._runner.run(self._client.close())

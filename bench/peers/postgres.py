@@ -1,4 +1,4 @@
-"""PostgreSQL: the rule in one INSERT ... ON CONFLICT."""
+"""PostgreSQL: the merge rule in one INSERT ... ON CONFLICT."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ CREATE UNLOGGED TABLE rooms (
     namespace text NOT NULL, room bigint NOT NULL, status smallint NOT NULL, PRIMARY KEY (namespace, room)
 ) WITH (fillfactor = 50)"""
 
-# xmax is 0 in a row that an insert made, and not in one that an update did. A merge without a change writes nothing.
+# xmax is 0 in a row that an insert made, and not 0 in an updated one. A merge without a change writes nothing.
 _MERGE = """
 INSERT INTO rooms AS r (namespace, room, status) VALUES (%s, %s, %s)
 ON CONFLICT (namespace, room) DO UPDATE SET status = greatest(r.status, excluded.status)
 WHERE r.status < excluded.status
 RETURNING xmax = 0"""
 
-_TOLD = f"WITH done AS ({_MERGE}) SELECT pg_notify('rooms', %s) FROM done"  # noqa: S608 - our own text
+_MERGE_AND_NOTIFY = f"WITH done AS ({_MERGE}) SELECT pg_notify('rooms', %s) FROM done"  # noqa: S608 - our own text
 
 _FAIL = "UPDATE rooms SET status = 0 WHERE namespace = %s AND room = %s AND status <> 0 RETURNING false"
 
@@ -32,7 +32,9 @@ class Postgres(Way):
     shown: ClassVar[str] = "PostgreSQL ON CONFLICT"
     service: ClassVar[str] = "postgres"
     learns: ClassVar[str] = "LISTEN/NOTIFY"
-    lacks: ClassVar[str] = "a TTL (a job must sweep); a notice that is not a statement more (rates are without one)"
+    lacks: ClassVar[str] = (
+        "a TTL (a job must sweep); a notification without a further statement (rates are without one)"
+    )
 
     @classmethod
     def set_up(cls, address: str) -> None:
@@ -63,16 +65,16 @@ class Postgres(Way):
         return [found.get(room) for room in rooms]
 
     def announce(self, room: int, status: int) -> None:
-        self._cursor.execute(_TOLD, (self._namespace, room, status, f"{room} {status}"))
+        self._cursor.execute(_MERGE_AND_NOTIFY, (self._namespace, room, status, f"{room} {status}"))
 
     def listen(self, rooms: Sequence[int]) -> None:
         self._cursor.execute("LISTEN rooms")
 
     def until(self, room: int, status: int) -> None:
-        for told in self._connection.notifies(timeout=GIVE_UP_SECONDS):
-            if told.payload == f"{room} {status}":
+        for notice in self._connection.notifies(timeout=GIVE_UP_SECONDS):
+            if notice.payload == f"{room} {status}":
                 return
-        raise TimeoutError(f"{self.shown}: nothing came")
+        raise TimeoutError(f"{self.shown}: nothing arrived")
 
     def close(self) -> None:
         self._connection.close()

@@ -1,4 +1,4 @@
-"""Reading 1,000 statuses, the fastest way that each has."""
+"""Reading 1,000 statuses, by the fastest call of each way."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bench.results import Row, Section, cheaper
 
 BATCH = 1000
 _TWICE = ("lock", "watch")
-"""They read as the unguarded way does, by MGET."""
+"""They read by MGET, as the unguarded way does."""
 
 
 def measure(contest: Contest, rounds: int) -> Section:
@@ -22,7 +22,7 @@ def measure(contest: Contest, rounds: int) -> Section:
     contenders = []
     with contextlib.ExitStack() as closing:
         for name in shown:
-            if not contest.here(name):
+            if not contest.is_available(name):
                 continue
             (shared,) = contest.turn(name, "read", 1)
             with contest.may_fail(name):
@@ -31,11 +31,11 @@ def measure(contest: Contest, rounds: int) -> Section:
                 for room in rooms:
                     way.merge(room, 3)
                 if way.read(rooms) != [3] * BATCH:
-                    raise RuntimeError("what was written is not there")
+                    raise RuntimeError("the written statuses were not read back")
                 contenders.append(Contender(name, lambda way=way: way.read(rooms), BATCH))  # type: ignore[misc]
         times = interleave(contenders, rounds)
     for name, title in shown.items():
-        if contest.here(name):
+        if contest.is_available(name):
             section.rows.append(cheaper(title, OURS, "", name, times))
         else:
             section.rows.append(Row(title, "", "us", None, None, None, note=contest.missing[name]))

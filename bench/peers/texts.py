@@ -1,4 +1,4 @@
-"""On the same Redis: ours, and what people write over plain text keys, which hold the status as a number."""
+"""On the same Redis: our ways, and common ones over plain keys that hold the status as a number."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Ours(Way):
 
 
 class Mirrored(Ours):
-    """Reads from a local copy that the change feed keeps up."""
+    """Reads from a local copy that follows the change feed."""
 
     shown: ClassVar[str] = "redis_kvpoll mirror (ours)"
     learns: ClassVar[str] = "mirror.wait"
@@ -53,7 +53,7 @@ class Mirrored(Ours):
         return list(self._mirror.poll(rooms))
 
     def until(self, room: int, status: int) -> None:
-        # A room that another process has made just now is absent here for a moment.
+        # A room that another process has just created is absent here for a moment.
         wait_until(lambda: self._mirror.get(room) is not None)
         self._mirror.wait(room, KVPoll(status), timeout=GIVE_UP_SECONDS)
 
@@ -63,10 +63,10 @@ class Mirrored(Ours):
 
 
 class Naive(Way):
-    """GET, then SET: what a first version does."""
+    """GET, then SET: a naive first version."""
 
     shown: ClassVar[str] = "GET then SET, unguarded"
-    lacks: ClassVar[str] = "any guard: here to show that the sum finds what is lost"
+    lacks: ClassVar[str] = "any guard: it shows that the sum finds lost writes"
 
     def __init__(self, shared: Shared) -> None:
         self._client: redis.Redis = redis.Redis.from_url(shared.url, protocol=3)
@@ -91,7 +91,7 @@ class Naive(Way):
 
 
 class Watch(Naive):
-    """Read under WATCH, write in MULTI/EXEC, and begin again when somebody was faster."""
+    """Read under WATCH, write in MULTI/EXEC, and start again if another client was faster."""
 
     shown: ClassVar[str] = "WATCH/MULTI/EXEC loop"
     lacks: ClassVar[str] = "a wake-up on a change; ranks; reasons"
@@ -115,7 +115,7 @@ class Watch(Naive):
 
 
 class Locked(Naive):
-    """GET and SET under redis-py's lock, one a room. Tried again after 1 ms, where redis-py's default is 100 ms."""
+    """GET and SET under redis-py's lock, one per room, with retries after 1 ms instead of redis-py's 100 ms."""
 
     shown: ClassVar[str] = "redis.lock.Lock, GET, SET"
     lacks: ClassVar[str] = "a wake-up on a change; a holder that dies blocks its room until the lock expires"

@@ -1,4 +1,4 @@
-"""What every way to share the table offers, and the rule that all of them follow."""
+"""The interface of every way to share the table, and the merge rule that all of them follow."""
 
 from __future__ import annotations
 
@@ -13,37 +13,37 @@ GIVE_UP_SECONDS = 10.0
 
 
 class Shared(NamedTuple):
-    """What the processes have in common, and which of them this one is."""
+    """What the processes share, and the number of this one."""
 
     url: str
-    """Our server."""
+    """The Redis server."""
     namespace: str
     table: DictProxy[int, int]
-    """Of a multiprocessing.Manager."""
+    """The dict of a multiprocessing.Manager."""
     address: str
-    """Of the way's own service; empty when it has none."""
+    """The address of the way's own service; empty if it has none."""
     ports: list[int]
-    """On loopback, one a process; for those that talk to each other."""
+    """A port on loopback for each process, for ways whose processes connect to each other."""
     processes: int
     number: int
     lock: Lock | None = None
-    """For the Manager's table."""
+    """The lock of the Manager's dict."""
 
 
 class Way:
-    """One process's end. A merge says whether it created the room, a clear whether it was there."""
+    """One process's access to the table. ``merge`` returns whether it created a room, ``clear`` whether one existed."""
 
     shown: ClassVar[str]
     service: ClassVar[str] = ""
-    """What must run for it (see services)."""
-    learns: ClassVar[str] = "asks every 1 ms"
-    """How a process learns of another's change."""
+    """The service that it needs (see ``bench.services``)."""
+    learns: ClassVar[str] = "polls every 1 ms"
+    """How a process learns of another process's change."""
     lacks: ClassVar[str]
-    """What people must add, or do without."""
+    """What its users must add, or do without."""
 
     @classmethod
     def set_up(cls, address: str) -> None:
-        """Once, before any process comes: what the way's service must hold."""
+        """Prepare the way's service, once, before any process uses it."""
 
     def __init__(self, shared: Shared) -> None:
         raise NotImplementedError
@@ -55,21 +55,21 @@ class Way:
         raise NotImplementedError
 
     def read(self, rooms: Sequence[int]) -> list[int | None]:
-        """All statuses, the fastest way there is."""
+        """All statuses, by the fastest call."""
         raise NotImplementedError
 
     def close(self) -> None:
-        """Let go of connections and sockets."""
+        """Close connections and sockets."""
 
     def settle(self) -> None:
-        """After the last call of all processes: take in what is still on its way."""
+        """Apply what is still on its way, after the last call of all processes."""
 
     def announce(self, room: int, status: int) -> None:
-        """Merge, and tell those that listen: more than a merge where a merge alone tells nobody."""
+        """Merge and notify listeners; for ways whose merge alone notifies none."""
         self.merge(room, status)
 
     def listen(self, rooms: Sequence[int]) -> None:
-        """Begin to listen for changes of these rooms; those before do not count."""
+        """Start to listen for changes of these rooms from now on."""
 
     def until(self, room: int, status: int) -> None:
         """Return as soon as this process knows that the room has the status."""
@@ -77,16 +77,16 @@ class Way:
 
 
 def wait_until(reached: Callable[[], bool], seconds: float = GIVE_UP_SECONDS) -> None:
-    """Ask every millisecond."""
+    """Poll every millisecond until a condition holds."""
     give_up_at = time.monotonic() + seconds
     while not reached():
         if time.monotonic() > give_up_at:
-            raise TimeoutError("nothing came")
+            raise TimeoutError("nothing arrived")
         time.sleep(POLL_SECONDS)
 
 
 def merged(current: int | None, incoming: int) -> int | None:
-    """The rule (compat), in the process."""
+    """The merge rule of policy compat, in the process."""
     if incoming == 0:
         return None if current is None else 0
     return incoming if current is None else max(current, incoming)

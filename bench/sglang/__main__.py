@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from bench import report
 from bench.ground import Ground
 from bench.results import Section
-from bench.running import Bench, Found, run, say
+from bench.running import Bench, Found, progress, run
 from bench.services import free_ports
 from bench.sglang import calls, consensus, crew
 from redis_kvpoll import InvalidInputError
@@ -49,20 +49,20 @@ def measure(ground: Ground, is_quick: bool) -> Found:
 
 def _sections(ground: Ground, sizes: Sizes) -> list[Section]:
     context = crew.context()
-    say("importing SGLang")
+    progress("importing SGLang")
     environment = _environment(ground, "one")
     jobs: list[crew.Job] = [{"environment": environment}]
     with crew.hired(context, crew.SENDER, jobs) as (member,):
-        say("sender.poll(), and a request's life")
+        progress("sender.poll(), and a request's life")
         sections = calls.measure(member, sizes.rounds, sizes.lives)
-        say("until the table has it")
+        progress("until the table has it")
         namespace = f"{environment['KVPOLL_NAMESPACE']}-prefill"
         sections.append(calls.telling(ground, member, namespace, sizes.told))
-    say(f"{RANKS} ranks in {RANKS} processes: starting them")
+    progress(f"{RANKS} ranks in {RANKS} processes: starting them")
     ports, environment = free_ports(2), _environment(ground, "many")
     jobs = [{"rank": rank, "ranks": RANKS, "ports": ports, "environment": environment} for rank in range(RANKS)]
     with crew.hired(context, crew.RANK, jobs) as members:
-        say("what they agree on")
+        progress("what they agree on")
         sections += consensus.measure(ground, members, sizes.rooms, sizes.consensus_rounds, sizes.changes)
     return sections
 

@@ -7,7 +7,7 @@ from functools import partial
 from random import Random
 
 from bench.ground import Ground
-from bench.measure import Spread, Times, Told, interleave, ratio
+from bench.measure import SelfTimed, Spread, Times, interleave, ratio
 from bench.results import Row, Section, compare
 from bench.sglang.crew import Member, tell_all
 from bench.sglang.moments import soon
@@ -75,10 +75,10 @@ class Ranks:
             return lambda: self.give("load", count, is_written=is_written)
 
         contenders = [
-            Told("gloo", partial(self._establish_context, "gloo"), 1, new(False)),
-            Told("read", partial(self._establish_context, "read"), 1, new(True)),
-            Told("write_and_read", partial(self._establish_context, "write_and_read"), 1, new(False)),
-            Told("collect", partial(self._establish_context, "collect"), 1),
+            SelfTimed("gloo", partial(self._establish_context, "gloo"), 1, new(False)),
+            SelfTimed("read", partial(self._establish_context, "read"), 1, new(True)),
+            SelfTimed("write_and_read", partial(self._establish_context, "write_and_read"), 1, new(False)),
+            SelfTimed("collect", partial(self._establish_context, "collect"), 1),
         ]
         return interleave(contenders, rounds)
 

@@ -15,9 +15,9 @@ from redis_kvpoll.errors import InvalidInputError
 from redis_kvpoll.transport.connection_options import (
     checked_client,
     cluster_connection,
+    in_memory_redis,
     sentinel_options,
     server_options,
-    warn_of_memory,
     wrong_client,
 )
 from redis_kvpoll.transport.embedded import EmbeddedServer
@@ -45,10 +45,7 @@ def transport_from_url(url: str, deadline: float) -> AsyncTransport:
     """Return the transport for a URL, with a client (and for embedded:// a server) of its own."""
     target = parse(url)
     if target.kind == "memory":
-        import fakeredis  # its import takes as long as all other imports
-
-        warn_of_memory()
-        return AsyncNodeTransport(_node_pool(fakeredis.FakeAsyncRedis(), deadline), target.shown)
+        return AsyncNodeTransport(_node_pool(in_memory_redis().FakeAsyncRedis(), deadline), target.shown)
     if target.kind == "embedded":
         server = EmbeddedServer()
         client = redis.Redis(unix_socket_path=str(server.socket))

@@ -1,4 +1,4 @@
-"""kvpoll, the command. It needs the extra ``cli``; without it, it says so."""
+"""The command ``kvpoll``. Without the extra ``cli`` it exits with the ``pip install`` line that adds it."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import sys
 
 
 def main() -> None:
-    """The entry point of the command."""
+    """Run the command line."""
     try:
         from redis_kvpoll.cli.app import kvpoll
+
+        kvpoll(prog_name="kvpoll")
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if missing not in ("click", "rich"):
             raise
         sys.exit(f"kvpoll needs {missing}: pip install 'redis-kvpoll[cli]'")
-    kvpoll(prog_name="kvpoll")

@@ -1,4 +1,4 @@
-"""kvpoll acl: the smallest Redis user that can do all that this library does."""
+"""``kvpoll acl``: the ACL rule of a Redis user with the permissions that this library needs, and no others."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import click
 from redis_kvpoll.protocol import acl as rules
 
 
-@click.command(short_help="Print the rule of the Redis user that kvpoll needs.")
-@click.option("-n", "--namespace", metavar="NAME", help="Allow the keys of this namespace only; without it, of all.")
+@click.command(short_help="Print the ACL rule of the Redis user that kvpoll needs.")
+@click.option("-n", "--namespace", metavar="NAME", help="Allow only this namespace; by default all of them.")
 @click.option("--user", default=rules.DEFAULT_USER, show_default=True, metavar="NAME", help="The user's name.")
-@click.option("--aclfile", is_flag=True, help="Print a line for the server's aclfile (or its configuration) instead.")
+@click.option("--aclfile", is_flag=True, help="Print a line for the server's aclfile or configuration instead.")
 def acl(namespace: str | None, user: str, aclfile: bool) -> None:
-    """Print the ACL rule of the smallest Redis user that can do all that this library does.
+    """Print the ACL rule of a Redis user with the permissions that this library needs, and no others.
 
-    It goes into redis-cli, with a password in the place of PASSWORD; without ">PASSWORD" an existing user keeps its
-    own. No server is asked, and none is changed. It fits Redis from 6.2 on, and Valkey.
+    Paste it into redis-cli with a password in place of PASSWORD; without ">PASSWORD" an existing user keeps its own.
+    The command contacts no server. The rule works with Redis 6.2 or newer, and with Valkey.
     """
     command = "user" if aclfile else "ACL SETUSER"
     click.echo(f"{command} {rules.user_name(user)} on >PASSWORD {rules.rule(namespace)}")
-    click.echo("Put a password of your own in the place of PASSWORD.", err=True)
+    click.echo("Replace PASSWORD with your own.", err=True)

@@ -1,17 +1,57 @@
-"""The command kvpoll, and how errors reach a person: one sentence, and an exit status."""
+"""The command group ``kvpoll``, and how errors reach a person: one sentence and an exit status.
+
+Invariant: ``--help``, ``--version``, shell completion and a command's own ``--help`` load neither redis nor asyncio
+nor rich. So the group knows its commands by name and imports a command's module only to run it, and those modules
+import the store, rich and the replay in functions.
+
+To add a command: write it in a module of this folder, and add its line to COMMANDS.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from importlib import import_module
+from typing import Any, NamedTuple
 
 import click
 
-from redis_kvpoll.cli import acl, feed, owners, replay, table
 from redis_kvpoll.errors import KVPollError
 
 
-class Group(click.Group):
-    """Turns this library's errors into a sentence on stderr and exit status 1."""
+class Command(NamedTuple):
+    """Where a command is, and its line in ``kvpoll --help``; the command has the same name as its function."""
+
+    module: str
+    short_help: str
+
+
+COMMANDS = {
+    "abort": Command("table", "Fail one room, with all its ranks."),
+    "acl": Command("acl", "Print the ACL rule of the Redis user that kvpoll needs."),
+    "clear": Command("table", "Remove one room from the table."),
+    "history": Command("feed", "Show the changes of one room."),
+    "ls": Command("table", "List the rooms of a table."),
+    "owners": Command("owners", "List lease owners and their states."),
+    "reap": Command("owners", "Fail the live rooms of lost owners."),
+    "replay": Command("replay", "Replay traffic over a table, with faults."),
+    "show": Command("table", "Show one room in full."),
+    "tail": Command("feed", "Print changes as they happen, until Ctrl-C."),
+}
+
+
+def load(name: str) -> click.Command:
+    """The command itself; imports its module."""
+    command: click.Command = getattr(import_module(f"redis_kvpoll.cli.{COMMANDS[name].module}"), name)
+    return command
+
+
+class LazyGroup(click.Group):
+    """Lists commands from COMMANDS, loads the one that runs, and prints this library's errors as one sentence."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, load(command.name) if command and command.name else None, rest
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -20,16 +60,14 @@ class Group(click.Group):
             raise click.ClickException(str(error)) from None
 
 
-@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=LazyGroup,
+    commands={name: click.Command(name, short_help=command.short_help) for name, command in COMMANDS.items()},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(package_name="redis-kvpoll")
 def kvpoll() -> None:
-    """Look at, and try out, a table of KV-transfer statuses in Redis.
+    """Inspect a table of KV-transfer statuses in Redis, and test it under traffic.
 
-    Exit status: 0 done; 1 it failed, and a sentence says why; 2 wrong usage; 3 a replay broke a promise.
+    Exit status: 0 success; 1 failure, with the reason on stderr; 2 wrong usage; 3 a replay violated a guarantee.
     """
-
-
-for command in (table.ls, table.show, table.clear, table.abort):
-    kvpoll.add_command(command)
-for command in (owners.owners, owners.reap, feed.tail, feed.history, acl.acl, replay.replay):
-    kvpoll.add_command(command)

@@ -1,29 +1,32 @@
-"""What the commands share: how a table is named, and opened to be looked at."""
+"""What the commands share: the options that name a table, and its opening."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from redis_kvpoll import validation
 from redis_kvpoll.errors import InvalidInputError
 from redis_kvpoll.protocol import keys
-from redis_kvpoll.protocol.settings import Settings
-from redis_kvpoll.sync.store import StatusStore
+
+if TYPE_CHECKING:
+    from redis_kvpoll.protocol.settings import Settings
+    from redis_kvpoll.sync.store import StatusStore
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 ROLES = ("prefill", "decode")
-"""What SGLang's plugin puts behind KVPOLL_NAMESPACE, which an operator's shell may have from the same file."""
+"""What SGLang's plugin appends to KVPOLL_NAMESPACE, which an operator's shell may have from the same file."""
 DEADLINE = 2.0
-"""Seconds. A person at a terminal would rather hear soon that the server is away."""
+"""Seconds; shorter than a store's default, because a person waits."""
 
 
 def table_options(command: F) -> F:
-    """--redis and --namespace."""
+    """Add --redis and --namespace."""
     options = (
         click.option(
             "-n",
@@ -49,37 +52,33 @@ def table_options(command: F) -> F:
     return functools.reduce(lambda wrapped, option: option(wrapped), options, command)
 
 
-class Room(click.ParamType[int]):
-    """A room id on the command line."""
-
-    name = "room"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        try:
-            if not str(value).isdecimal():
-                raise ValueError
-            return validation.room(int(value))
-        except (InvalidInputError, ValueError):
-            self.fail(f"{value!r} is not a room id: a room id is an int from 0 to 2^63-1", param, ctx)
+def room_id(text: str) -> int:
+    """The room id in a command line argument."""
+    if text.isdecimal():
+        with contextlib.suppress(InvalidInputError, ValueError):  # int refuses thousands of digits
+            return validation.room(int(text))
+    raise click.BadParameter(f"{text!r} is not a room id: a room id is an int from 0 to 2^63-1")
 
 
-def open_table(url: str, namespace: str, deadline: float = DEADLINE) -> StatusStore:
-    """A store that adopts the namespace as it is."""
-    return StatusStore.from_url(url, namespace=namespace, deadline=deadline)
+def open_table(url: str, namespace: str, deadline: float | None = None) -> StatusStore:
+    """A store with the settings that the namespace has."""
+    from redis_kvpoll.sync.store import StatusStore
+
+    return StatusStore.from_url(url, namespace=namespace, deadline=DEADLINE if deadline is None else deadline)
 
 
-def is_in_use(store: StatusStore, url: str, namespace: str) -> bool:
-    """Whether anybody uses the namespace; if not, say so.
+def namespace_exists(store: StatusStore, url: str, namespace: str) -> bool:
+    """Whether the namespace exists; if not, print that, and where to look.
 
-    Looking must not be using: a store's first command writes the settings that later users must agree with.
+    Every reading command checks this first: a store's first other command would create the namespace.
     """
     if store.settings() is not None:
         return True
     roles = [name for role in ROLES if _settings(url, name := f"{namespace}-{role}") is not None]
-    others = "Those in use, on the same server: redis-cli --scan --pattern '" + keys.ALL_SETTINGS + "'"
+    hint = f"List the namespaces of this server: redis-cli --scan --pattern '{keys.ALL_SETTINGS}'"
     if roles:
-        others = "SGLang has a namespace for each role: " + " or ".join(f"-n {name}" for name in roles)
-    click.echo(f"Nobody uses namespace {namespace!r}: it has no rooms and no settings.\n{others}", err=True)
+        hint = "SGLang uses one namespace per role: " + " or ".join(f"-n {name}" for name in roles)
+    click.echo(f"namespace {namespace!r} not found: it has no rooms and no settings.\n{hint}", err=True)
     return False
 
 
@@ -87,5 +86,5 @@ def _settings(url: str, namespace: str) -> Settings | None:
     try:
         with open_table(url, namespace) as store:
             return store.settings()
-    except InvalidInputError:  # with the role it is too long for a name
+    except InvalidInputError:  # with the role appended, the name is too long
         return None

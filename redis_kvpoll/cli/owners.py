@@ -1,4 +1,4 @@
-"""kvpoll owners and reap: who owns rooms and lives, and failing the rooms of those who do not."""
+"""``kvpoll owners`` and ``reap``: the owners of rooms, their leases, and failing the rooms of lost owners."""
 
 from __future__ import annotations
 
@@ -6,88 +6,72 @@ import sys
 import time
 
 import click
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
-from redis_kvpoll.cli.options import is_in_use, open_table, table_options
-from redis_kvpoll.cli.table import moment, print_table
+from redis_kvpoll.cli.options import namespace_exists, open_table, table_options
+from redis_kvpoll.cli.rows import local_time
 from redis_kvpoll.errors import printable
 from redis_kvpoll.model import Owner
 
-STYLES = {"alive": "green", "expired": "yellow", "suspected": "yellow", "lost": "red"}
 COLUMNS = ("owner", "since", "heartbeat", "state", "live rooms", "reason")
 
 
-@click.command(short_help="List who owns rooms, and whether they live.")
+@click.command(short_help="List lease owners and their states.")
 @table_options
 def owners(url: str, namespace: str) -> None:
-    """List who owns rooms, since when, and when each was last heard of; into a pipe, as lines with tabs.
+    """List lease owners with their last heartbeat and state; into a pipe, as tab-separated lines.
 
-    A lease that lapsed is marked by the first who looks, and lost by a later look; then its live rooms are failed.
+    States: alive; expired, with no heartbeat within the lease; suspected, since a sweep found the lease expired; lost,
+    since a later sweep did, which fails the owner's live rooms.
     """
     with open_table(url, namespace) as store:
-        if not is_in_use(store, url, namespace):
+        if not namespace_exists(store, url, namespace):
             return
         found = store.owners()
     if not found:
-        click.echo(f"Nobody holds a lease in namespace {namespace!r}.")
+        click.echo(f"Namespace {namespace!r} has no leases.")
     elif sys.stdout.isatty():
-        _print_owners(found)
+        from redis_kvpoll.cli import terminal
+
+        terminal.print_owners(COLUMNS, [(owner.state, cells(owner)) for owner in found])
     else:
-        for line in (COLUMNS, *map(_cells, found)):
+        for line in (COLUMNS, *map(cells, found)):
             click.echo("\t".join(line))
 
 
-@click.command(short_help="Fail the rooms of owners that are dead.")
+@click.command(short_help="Fail the live rooms of lost owners.")
 @table_options
 def reap(url: str, namespace: str) -> None:
-    """Look at all leases, and fail the live rooms of owners that are lost.
+    """Check all leases once, and fail the live rooms of lost owners.
 
-    Whoever holds a lease does this all the time; it is needed by hand when nobody is left. A lease that has lapsed is
-    only marked at first, so a second look is needed.
+    Every process with a lease does this all the time; run it by hand only when none is left. A first check suspects
+    the owner of an expired lease, a later one fails its rooms: so run it twice.
     """
     with open_table(url, namespace) as store:
-        if not is_in_use(store, url, namespace):
+        if not namespace_exists(store, url, namespace):
             return
         failed = store.reap()
-        marked = [owner for owner in store.owners() if owner.state == "suspected"]
+        suspected = [owner for owner in store.owners() if owner.state == "suspected"]
     click.echo(f"Failed {failed:,} room{'' if failed == 1 else 's'} of lost owners.")
-    for owner in marked:
-        click.echo(f"Marked {printable(owner.name)}, owner of {owner.rooms:,} live rooms: {_last_heard(owner)}.")
-    if marked:
-        seconds = max(0.6, *(2 * owner.heartbeat for owner in marked))
+    for owner in suspected:
         click.echo(
-            "The living take their mark away by the next heartbeat. "
-            f"Look again in {seconds:g} s or later: a second look fails the rooms of those who did not."
+            f"Suspected {printable(owner.name)}, owner of {owner.rooms:,} live room{'' if owner.rooms == 1 else 's'}: "
+            f"last heartbeat at {local_time(owner.last_heartbeat_at)}, with a lease of {owner.ttl:g} s."
+        )
+    if suspected:
+        seconds = max(0.6, *(2 * owner.heartbeat for owner in suspected))
+        click.echo(
+            f"Run it again in {seconds:g} s or later: it then fails the rooms of owners without a heartbeat since."
         )
 
 
-def _print_owners(owners: list[Owner]) -> None:
-    """What matters most first: a narrow terminal shows the last columns below."""
-    names = ("owner", "state", "live rooms", "heartbeat", "since", "reason")
-    table = Table(box=None, header_style="dim", pad_edge=False)
-    for name in names:
-        table.add_column(name, justify="right" if name == "live rooms" else "left", no_wrap=name != "reason")
-    for owner in owners:
-        cells = {name: Text(cell) for name, cell in zip(COLUMNS, _cells(owner), strict=True)}
-        cells["since"] = cells["since"][: len("2026-01-31 12:00:00")]  # the zone is the terminal's own
-        cells["state"].stylize(STYLES[owner.state])
-        table.add_row(*(cells[name] for name in names))
-    print_table(Console(highlight=False), table)
-
-
-def _cells(owner: Owner) -> tuple[str, ...]:
+def cells(owner: Owner) -> tuple[str, ...]:
+    """An owner's cells in the order of COLUMNS."""
     heartbeat = f"{max(0.0, time.time() - owner.last_heartbeat_at):.1f} s ago" if owner.last_heartbeat_at else ""
     return (
         printable(owner.name),
-        moment(owner.since),
+        local_time(owner.since),
         heartbeat,
         owner.state,
         f"{owner.rooms:,}",
         printable(owner.reason),
     )
-
-
-def _last_heard(owner: Owner) -> str:
-    return f"last heard of at {moment(owner.last_heartbeat_at)}, for a lease of {owner.ttl:g} s"

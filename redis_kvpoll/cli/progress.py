@@ -1,4 +1,4 @@
-"""How far a replay is, while it runs: a bar and live counts on a terminal, nothing into a pipe."""
+"""The progress of a running replay: a bar and live counts on a terminal, nothing into a pipe."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from rich.table import Column
 from redis_kvpoll.replay.router import Snapshot
 
 WIDE = 120
-"""Columns, from which on there is room for a bar."""
+"""The width from which on there is space for a bar."""
 BAR = 24
 RESULTS = ("success", "failed", "aborted", "timed out", "crashed")
-LONGEST_PHASE = "orphans are failed"
+LONGEST_PHASE = "expiring orphans"
 
 
 class Progress:
-    """A context manager; ``show`` takes the replay's snapshots."""
+    """A context manager; ``show`` prints the replay's snapshots."""
 
     def __init__(self, console: Console, total: int) -> None:
         bar = [progress.BarColumn(bar_width=BAR)] if console.width >= WIDE else []
         taken = (len(LONGEST_PHASE), *(BAR for _ in bar), 2 * len(str(total)) + 1, len("0:00:00"))
-        self._room = console.width - sum(taken) - len(taken)
+        self._counts_width = console.width - sum(taken) - len(taken)
         self._bar = progress.Progress(
             progress.TextColumn("{task.description}"),
             *bar,
@@ -39,16 +39,16 @@ class Progress:
     def show(self, snapshot: Snapshot) -> None:
         counts = [(snapshot.results.get(result, 0), result) for result in RESULTS]
         parts = [f"{count:,} {result}" for count, result in counts if count]
-        if flight := snapshot.arrived - snapshot.over:
-            parts.insert(0, f"{flight:,} in flight")
+        if running := snapshot.dispatched - snapshot.ended:
+            parts.insert(0, f"{running:,} running")
         if snapshot.crashes:
             parts.append(f"{snapshot.crashes:,} workers killed")
         if snapshot.late_skipped:
             parts.append(f"{snapshot.late_skipped:,} late skipped")
-        while len(", ".join(parts)) > self._room and len(parts) > 1:
-            parts.pop()  # a part that is cut says less than none
+        while len(", ".join(parts)) > self._counts_width and len(parts) > 1:
+            parts.pop()  # no part is cut
         self._bar.update(
-            self._task, description=snapshot.phase, completed=snapshot.over, counts="[dim]" + ", ".join(parts)
+            self._task, description=snapshot.phase, completed=snapshot.ended, counts="[dim]" + ", ".join(parts)
         )
 
     def __enter__(self) -> Self:

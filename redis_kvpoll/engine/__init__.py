@@ -1,4 +1,5 @@
 """Every decision on batching, retries, recovery and leases. No I/O.
 
-A decision that takes several effects is a generator. It yields effects; a driver in ``sync`` or ``aio`` performs them.
+A decision that needs I/O is a generator: it yields effects, and a driver in ``sync`` or ``aio`` performs them. To add
+an effect: define it in ``effects`` and perform it in the ``take`` of both transports.
 """

@@ -1,9 +1,8 @@
-"""Calls that travel together: who waits for which shard, and who goes next with whom. No I/O and no locks.
+"""The queue of each shard, and the batches that are taken from it. No I/O and no locks.
 
-Each shard has one queue, and one batch at a time on it: a script call that carries one caller's rooms, or many
-callers'. While it is under way, the calls that come wait in line; those of one kind then go as the next batch. So the
-more callers there are, the fewer round trips each of them costs, and what is asked of one room happens in the order
-in which it was asked, whatever a batch goes through on its way.
+A shard has one batch in flight. Calls that arrive meanwhile are queued, and those of one kind form the next batch, so
+more callers need fewer round trips each. Calls for the same room are executed in the order in which they were queued,
+also when a batch is retried.
 """
 
 from __future__ import annotations
@@ -14,13 +13,13 @@ from itertools import islice
 from typing import Any
 
 from redis_kvpoll.engine.effects import PendingCall
-from redis_kvpoll.engine.retry import CallFailed
+from redis_kvpoll.engine.retry import MAY_HAVE_RUN, CallFailed
 from redis_kvpoll.errors import OutcomeUnknownError, StoreUnavailableError
 from redis_kvpoll.protocol.script_call import MAX_BATCH, Call
 
 
 class Batch:
-    """Riders of one kind, and the one script call that carries them all."""
+    """Pending calls of one kind that are sent as one script call."""
 
     __slots__ = ("pending_calls",)
 
@@ -38,11 +37,11 @@ class Batch:
 
     @property
     def is_empty(self) -> bool:
-        """Whether all its pending_calls have left."""
+        """Whether every caller has cancelled."""
         return all(pending.failure is _CANCELLED for pending in self.pending_calls)
 
     def distribute(self, reply: list[Any]) -> None:
-        """Give each pending its part of the reply, which has the words of each room in turn."""
+        """Give each pending call its part of the reply, which consists of the fields of each room in turn."""
         if len(self.pending_calls) == 1 or not self.pending_calls[0].call.rooms:
             for pending in self.pending_calls:
                 pending.reply = reply
@@ -53,7 +52,7 @@ class Batch:
             pending.reply, at = reply[at:end], end
 
     def fail(self, failure: Exception) -> None:
-        """Tell the pending_calls; where only time was short, not those who came later and have some left."""
+        """Fail the pending calls. A timeout leaves out those with a later deadline, which are then queued again."""
         until = failure.until if isinstance(failure, CallFailed) else math.inf
         for pending in self.pending_calls:
             if not pending.done and pending.give_up_at <= until:
@@ -61,9 +60,9 @@ class Batch:
 
 
 class ShardQueue:
-    """One shard: the batch that is under way, and who waits for the next.
+    """The batch in flight to one shard, and the calls that are queued for the next.
 
-    Who leads sees to the next batch. The one at the head of the line is always a caller who still waits.
+    One caller sends for all (flat combining): ``elect_sender`` names it. The first queued call is never cancelled.
     """
 
     __slots__ = ("batch", "next_sender", "sender", "waiting")
@@ -71,25 +70,27 @@ class ShardQueue:
     def __init__(self) -> None:
         self.waiting: deque[PendingCall] = deque()
         self.batch: Batch | Call | None = None
-        """A Call is flown by its caller, who sees to its reply without a pending."""
+        """The batch in flight. A Call is sent by its caller without a PendingCall, the fast path of a single call."""
         self.next_sender: PendingCall | None = None
+        """The call whose caller was elected to send the next batch."""
         self.sender: Any = None
-        """Who flies, as the driver knows them."""
+        """The sender of the batch in flight: the driver's thread id or task."""
 
     @property
     def is_free(self) -> bool:
-        """Whether nobody flies and nobody waits to."""
+        """Whether no batch is in flight and no call is queued."""
         return self.batch is None and not self.waiting
 
     def enqueue(self, pending: PendingCall) -> None:
-        """Stand in line."""
+        """Queue a call."""
         pending.queued_behind = self.batch
         self.waiting.append(pending)
 
     def elect_sender(self) -> PendingCall | None:
-        """Who is to see to the next batch: the first in line who is not busy with another queue's.
+        """Return the queued call whose caller must send the next batch.
 
-        None while one is under way. A queue whose waiting callers are all busy is led by the first to be free.
+        Returns None while a batch is in flight, or while every queued caller is busy sending for another shard; in that
+        case the first caller to become idle calls this again.
         """
         if self.batch is not None:
             return None
@@ -100,7 +101,10 @@ class ShardQueue:
         return self.next_sender
 
     def take_batch(self) -> Batch:
-        """The next batch: the first in line, and all behind that may go along without passing one of their rooms."""
+        """Return the next batch, now in flight: the first queued call and every later one that can be merged with it.
+
+        A call is not merged if it would overtake another call for one of its rooms.
+        """
         first = self.waiting[0]
         pending_calls, left = [first], deque[PendingCall]()
         capacity = MAX_BATCH - len(first.call.rooms)
@@ -112,7 +116,7 @@ class ShardQueue:
             seen += 1
             rooms = pending.call.rooms
             if pending.done:
-                pass  # its caller has left
+                pass  # cancelled
             elif len(rooms) <= capacity and pending.call.can_merge_with(first.call) and passed.isdisjoint(rooms):
                 pending_calls.append(pending)
                 capacity -= len(rooms)
@@ -123,25 +127,25 @@ class ShardQueue:
         for pending in pending_calls:
             pending.queued_behind = None
         batch = Batch(pending_calls)
-        # Only now, and with nothing between: who is connection_lost here loses nobody.
+        # In one statement and last, so that an interrupt loses no call.
         self.next_sender, self.batch, self.waiting = None, batch, left
         self._drop_cancelled()
         return batch
 
     def complete(self, batch: Batch) -> list[PendingCall]:
-        """A batch is over: who has not done goes back to the head of the line. Those who have, to be done_calls of it.
+        """End a batch: queue its unfinished calls again, first, and return the finished ones, whose callers to wake.
 
-        May be repeated: whoever is connection_lost here must be able to begin again.
+        Idempotent, because a caller that is interrupted here has to call it again.
         """
         if self.batch is batch:
             back = [pending for pending in batch.pending_calls if not pending.done]
-            # An interrupt cannot come between these two.
+            # In one statement, so that no interrupt comes between the two.
             self.waiting, self.batch = deque([*back, *self.waiting]) if back else self.waiting, None
             self._drop_cancelled()
         return [pending for pending in batch.pending_calls if pending.done]
 
     def cancel(self, pending: PendingCall) -> None:
-        """A caller gives up. A batch that carries its pending goes on; a pending that stands in line is left behind."""
+        """Cancel a call. A batch that contains it goes on; a queued call is skipped."""
         pending.queued_behind = None
         if not pending.done:
             pending.failure = _CANCELLED
@@ -150,21 +154,23 @@ class ShardQueue:
         self._drop_cancelled()
 
     def requeue_or_fail(self, batch: Batch | Call) -> list[PendingCall]:
-        """The sender is gone: requeue the batch, or fail it as unknown. Return the calls to wake."""
+        """End the batch of an interrupted sender: queue its calls again, or fail them if they are not repeatable.
+
+        Returns the finished calls, whose callers to wake.
+        """
         if self.batch is not batch:
             return []
         if not isinstance(batch, Batch):
             self.batch = None
             return []
         if not batch.pending_calls[0].call.spec.repeatable:
-            what = "sent, but its sender was interrupted: it may have happened or not; look before doing it again"
-            batch.fail(CallFailed(OutcomeUnknownError, what))
+            batch.fail(CallFailed(OutcomeUnknownError, f"sent, but its sender was interrupted: {MAY_HAVE_RUN}"))
         return self.complete(batch)
 
     def _drop_cancelled(self) -> None:
-        """Drop those who have left from the head of the line; further back, they are passed over by ``depart``."""
+        """Drop cancelled calls at the head of the queue; ``take_batch`` skips those further back."""
         while self.waiting and self.waiting[0].done:
             self.waiting.popleft()
 
 
-_CANCELLED = CallFailed(StoreUnavailableError, "its caller has left")
+_CANCELLED = CallFailed(StoreUnavailableError, "cancelled")

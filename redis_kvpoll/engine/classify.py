@@ -1,4 +1,7 @@
-"""What an exception of redis-py means for the call that met it."""
+"""Classification of redis-py's exceptions: whether the call was executed, and whether a retry makes sense.
+
+To add a temporary server error: add its code to _TEMPORARY_CODES. To explain a permanent one: add it to _HINTS.
+"""
 
 from __future__ import annotations
 
@@ -20,49 +23,49 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 
-class NotSent(Exception):  # noqa: N818 - a signal between a driver and its flow, never seen outside
-    """No connection could be had: the server has seen nothing of the call. The cause says why."""
+class NotSent(Exception):  # noqa: N818 - internal signal of a driver to its flow
+    """No connection was available, so the call was not sent. The cause has the reason."""
 
 
 class Failure(enum.Enum):
-    """What is known of a call that did not get its reply."""
+    """What is known about a call without a reply."""
 
-    NOT_EXECUTED = "the server did not run it, but may soon"
-    UNKNOWN = "it was sent; whether it ran is unknown"
-    REJECTED = "the server's final word"
+    NOT_EXECUTED = "not executed; a retry may succeed"
+    UNKNOWN = "sent; whether it was executed is unknown"
+    REJECTED = "rejected; a retry would not help"
 
 
-_NOT_NOW = (BusyLoadingError, ClusterDownError, MasterDownError, ReadOnlyError, TryAgainError)
-_NOT_NOW_CODES = ("BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "NOREPLICAS", "READONLY", "TRYAGAIN")
+_TEMPORARY = (BusyLoadingError, ClusterDownError, MasterDownError, ReadOnlyError, TryAgainError)
+_TEMPORARY_CODES = ("BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "NOREPLICAS", "READONLY", "TRYAGAIN")
 _HINTS = {
     "WRONGTYPE": (
-        "a key of the table (its feed, its settings, or a room's prefix) is of another type, made by hand: "
-        "look at it with redis-cli, and delete it"
+        "a key of the table (its feed, its settings, or a room's prefix) has another type, set by hand: "
+        "check it with redis-cli and delete it"
     ),
-    "NOPERM": "this Redis user may not do it: kvpoll acl prints what it must be allowed, the keys kvpoll:* among it",
-    "NOAUTH": "the server wants a password: put it into the URL",
+    "NOPERM": "this Redis user lacks a permission: kvpoll acl prints the rule that it needs, with the keys kvpoll:*",
+    "NOAUTH": "the server requires a password: put it into the URL",
     "WRONGPASS": "check the user name and the password in the URL",
-    "OOM": "the server has reached its maxmemory: give it more, or choose shorter TTLs",
+    "OOM": "the server has reached its maxmemory: raise it, or choose shorter TTLs",
     "MOVED": "this server is part of a cluster: use redis+cluster:// or a RedisCluster client",
     "ASK": "this server is part of a cluster: use redis+cluster:// or a RedisCluster client",
     "CROSSSLOT": "this server is part of a cluster: use redis+cluster:// or a RedisCluster client",
 }
-_UNTRUSTED = "the server's certificate is not one we trust: name its CA in the URL with ?ssl_ca_certs=FILE"
+_UNTRUSTED = "the server's certificate is not trusted: name its CA in the URL with ?ssl_ca_certs=FILE"
 
-# An error inside a script comes as it is, or (Redis 6.2) inside "ERR Error running script …: -CODE …". Only codes
-# of the protocol are looked for; the wording around them differs from server to server.
+# An error inside a script arrives unchanged, or (Redis 6.2) wrapped in "ERR Error running script …: -CODE …". Only the
+# codes are matched, because the text around them differs between servers.
 _WRAPPED_CODE = re.compile(r"(?:^|[ :]|-)(WRONGTYPE|NOPERM|OOM|READONLY|CROSSSLOT)\b")
 
 
 def classify(error: BaseException) -> Failure:
-    """What is known of the call after ``error``."""
+    """Return what ``error`` says about the call."""
     cause = root_cause(error)
     if isinstance(cause, AuthenticationError | AuthorizationError):
         return Failure.REJECTED
-    if _is_not_now(cause):
+    if _is_temporary(cause):
         return Failure.NOT_EXECUTED
     if isinstance(error, NotSent):
-        # Who is turned away at the door (HELLO, SELECT, TLS) will be so the next time too.
+        # A rejected handshake (HELLO, SELECT, TLS) will be rejected again.
         return Failure.REJECTED if isinstance(cause, ResponseError) or _is_untrusted(cause) else Failure.NOT_EXECUTED
     if isinstance(cause, RedisConnectionError | RedisTimeoutError | OSError):
         return Failure.UNKNOWN
@@ -70,12 +73,12 @@ def classify(error: BaseException) -> Failure:
 
 
 def root_cause(error: BaseException) -> BaseException:
-    """The exception that says what happened."""
+    """Return the exception that has the reason: the cause of a NotSent, else ``error``."""
     return (error.__cause__ or error) if isinstance(error, NotSent) else error
 
 
 def describe_rejection(error: BaseException) -> str:
-    """A refusal in words: the server's, with its code, and what to do about it if that is known."""
+    """Return the server's error with its code, and a remedy if one is known."""
     code = getattr(error, "status_code", None)
     text = str(error)
     if code in _HINTS:
@@ -87,14 +90,14 @@ def describe_rejection(error: BaseException) -> str:
 
 
 def _is_untrusted(error: BaseException) -> bool:
-    """Asked only of failures to connect: elsewhere the context may be what the caller is handling just then."""
+    """Valid for failures to connect only: elsewhere the context may be an exception that the caller is handling."""
     return isinstance(error.__context__, ssl.SSLCertVerificationError)
 
 
-def _is_not_now(error: BaseException | None) -> bool:
-    if isinstance(error, _NOT_NOW):
+def _is_temporary(error: BaseException | None) -> bool:
+    if isinstance(error, _TEMPORARY):
         return True
     if not isinstance(error, ResponseError):
         return False
     text = str(error)
-    return text.startswith(_NOT_NOW_CODES) or any(f"-{code} " in text for code in _NOT_NOW_CODES)
+    return text.startswith(_TEMPORARY_CODES) or any(f"-{code} " in text for code in _TEMPORARY_CODES)

@@ -1,8 +1,7 @@
-"""What a flow may ask its driver to do.
+"""The effects that a flow asks its driver to perform.
 
-A flow is a generator that does no I/O: it yields the next effect to take, is given that effect's reply or exception,
-and returns the result. The blocking and the asyncio store each drive the same flows with a few lines, so every
-decision about failures is made once.
+A flow is a generator without I/O: it yields an effect, receives its result or exception, and returns a value. The
+blocking and the asyncio driver run the same flows, so every decision about failures exists once.
 """
 
 from __future__ import annotations
@@ -20,37 +19,37 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class Send:
-    """Send ``words`` to the server that holds the shard of ``tag``, and give back its reply."""
+    """Send the command ``words`` to the server of the shard ``tag``. The result is its reply."""
 
     tag: str
     words: Sequence[str]
     timeout: float | None = None
-    """Seconds; None is the connection's own, which is never above the deadline."""
+    """Seconds; None for the connection's own timeout, which never exceeds the deadline."""
     fresh: bool = False
-    """Look first whether an idle connection is still open: what may not be repeated must not die of an old one."""
+    """Check first that an idle connection is still open. For calls that must not be repeated after a lost reply."""
     asking: tuple[str, int] | None = None
-    """The node that a cluster's ASK named, for this call only."""
+    """The node named by a cluster's ASK, for this call only."""
     then: Sequence[Sequence[str]] = ()
-    """Further commands, sent right behind over the same connection; the reply is then a list of all replies."""
+    """Further commands, pipelined on the same connection; the result is then the list of all replies."""
 
 
 @dataclass(slots=True)
 class Sleep:
-    """Wait."""
+    """Wait for a time."""
 
     seconds: float
 
 
 @dataclass(slots=True)
 class FollowRedirect:
-    """Learn from a cluster's MOVED where a slot now lives. The answer is whether this way knows of clusters."""
+    """Update the slot map from a cluster's redirect. The result is whether the transport supports clusters."""
 
     redirect: AskError
-    """ASK, or MOVED, which redis-py makes a kind of it."""
+    """ASK, or MOVED, which is a subclass of AskError in redis-py."""
 
 
 class PendingCall:
-    """One caller's call on its way. It has arrived when it has a reply or a failure."""
+    """One caller's call, queued or in flight. It is done when it has a reply or a failure."""
 
     __slots__ = ("call", "command", "failure", "give_up_at", "queued_behind", "reply", "waiter")
 
@@ -58,13 +57,13 @@ class PendingCall:
         self.call = call
         self.give_up_at = give_up_at
         self.command = command
-        """What the reply is for, where the driver reads it for the caller."""
+        """The command of the call, if the driver decodes the reply for the caller."""
         self.reply: list[Any] | None = None
         self.failure: Exception | None = None
         self.queued_behind: Any = None
-        """The batch that was under way when it came, until its own departs."""
+        """The batch that was in flight when the call was queued; None once its own batch is taken."""
         self.waiter: Any = None
-        """What its caller waits by, as the driver knows how."""
+        """The driver's object that wakes the caller."""
 
     @property
     def done(self) -> bool:
@@ -73,7 +72,7 @@ class PendingCall:
 
 @dataclass(slots=True)
 class AwaitCalls:
-    """Wait until all pending_calls have arrived. What concerns one shard travels in the order in which it came."""
+    """Queue the calls, each for its shard, and wait until all are done. A shard's calls are sent in queue order."""
 
     pending_calls: list[PendingCall]
 

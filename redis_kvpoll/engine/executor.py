@@ -1,4 +1,9 @@
-"""What a store decides: which script calls carry a command out, and what their replies or failures come to. No I/O."""
+"""The executor of a store: it turns a command into script calls, and their replies or failures into its result.
+
+A driver executes a command in one of two ways. One that is a single call to a free queue: ``calls``, then
+``process_reply`` and ``decode``, or ``recover_call`` after a failure. Any other: the flow ``run``, whose calls are
+queued and sent by ``send_batch``.
+"""
 
 from __future__ import annotations
 
@@ -33,15 +38,15 @@ V = TypeVar("V")
 
 
 class Executor(Recovery):
-    """The part that the blocking and the asyncio store have in common: the calls, and what becomes of them."""
+    """The engine of one store, blocking or asyncio."""
 
     def context(self, operation: str) -> Flow[CallContext]:
-        """The context of the namespace, for an operation that is more than one command."""
+        """Return the context, for an operation of several commands."""
         self.check_open(operation)
         return self._verified_context or (yield from self._establish_context(operation))
 
     def calls(self, command: Command[V, T]) -> list[Call]:
-        """The script calls that carry a command out; none while something must be looked at first."""
+        """Return the script calls of a command that can be sent at once; empty if something must be verified first."""
         self.check_open(command.operation)
         context = self._verified_context
         if context is None or not command.rooms:
@@ -54,12 +59,12 @@ class Executor(Recovery):
         return calls
 
     def run(self, command: Command[V, T], calls: list[Call], give_up_at: float | None = None) -> Flow[T]:
-        """Carry a command out, by these calls if there are any."""
+        """Execute a command, by ``calls`` if there are any."""
         rooms, give_up_at = command.rooms, give_up_at or self._give_up_at
         if not rooms:
             return command.finish(rooms, [])
         if not calls:
-            # What was once agreed on does not change; that it still holds, the batch looks first, and keeps the order.
+            # A known context does not change, and send_batch verifies it. Queueing now keeps the order of the calls.
             calls = self.build_calls(
                 command, self._context or (yield from self._establish_context(command, give_up_at))
             )
@@ -70,7 +75,7 @@ class Executor(Recovery):
         done = 0
         for wave in _waves(calls):
             replies = yield from self._enqueue(command, wave, give_up_at, done)
-            give_up_at = self._give_up_at  # of the next thousands
+            give_up_at = self._give_up_at  # a deadline for each 1,000 rooms of a shard
             for call, reply in zip(wave, replies, strict=True):
                 done += len(call.rooms)
                 some = self.decode(command, call.rooms, reply)
@@ -87,34 +92,27 @@ class Executor(Recovery):
             raise WorldSizeMismatchError(error.room, error.operation, error.theirs, ours) from None
 
     def send_batch(self, batch: Batch, first_error: Exception | None = None) -> Flow[None]:
-        """Carry a batch's call to its reply, and tell its pending_calls; ``met`` as in Attempts.carry."""
+        """Send a batch and complete its pending calls; ``first_error`` as in Attempts.send_script."""
         now = time.monotonic()
         if first_error is None and batch.give_up_at <= now:
-            what = f"no answer within {self.deadline:g} s (not sent: it stood in line all the while)"
+            what = f"no answer within {self.deadline:g} s (not sent: it was queued all the time)"
             return batch.fail(CallFailed(StoreUnavailableError, what, until=now))
         call = batch.call
         attempts = Attempts(self, call.spec.repeatable, batch.give_up_at)
         try:
-            is_settings = call.spec is SETTINGS
-            reply = yield from (
-                self._check_settings(call, attempts, first_error)
-                if is_settings
-                else self._send_call(call, attempts, first_error)
-            )
+            send = self._send_settings if call.spec is SETTINGS else self._send_call
+            reply = yield from send(call, attempts, first_error)
         except (CallFailed, KVPollError) as failure:
             return batch.fail(failure)
         return batch.distribute(reply)
 
-    def _check_settings(self, call: Call, attempts: Attempts, first_error: Exception | None) -> Flow[list[Any]]:
-        """The context that the settings call of a batch leads to."""
-        return [
-            self.adopt_settings(
-                (yield from attempts.send_script(call, auxiliary=True, first_error=first_error)), attempts
-            )
-        ]
+    def _send_settings(self, call: Call, attempts: Attempts, first_error: Exception | None) -> Flow[list[Any]]:
+        """Send a settings call. The only item of the result is the context."""
+        reply = yield from attempts.send_script(call, auxiliary=True, first_error=first_error)
+        return [self.adopt_settings(reply, attempts)]
 
     def _send_call(self, call: Call, attempts: Attempts, first_error: Exception | None) -> Flow[list[Any]]:
-        """The words of the rooms in the reply to a call, from a shard that has all that this store holds."""
+        """Send a call to a shard that is verified. Returns the part of the reply that belongs to its rooms."""
         while True:
             if first_error is None:
                 yield from self.prepare(call.tag, attempts)
@@ -125,9 +123,9 @@ class Executor(Recovery):
             first_error = None
 
     def await_creator(self, command: Command[V, T], value: T, began: float) -> Flow[T]:
-        """``value``; but when the room of a guest is lost, and its opener has yet to bring it back, what comes then.
+        """Return ``value``, or the value after the creator of a lost room has replayed it.
 
-        All of it, from the time when the call ``began``, has one deadline.
+        A handle that is only attached cannot replay its room. The deadline counts from ``began``.
         """
         give_up_at = began + self.deadline
         while (
@@ -137,28 +135,32 @@ class Executor(Recovery):
         ):
             yield Sleep(CREATOR_POLL_INTERVAL)
             if time.monotonic() >= give_up_at:
-                break  # the last answer is one, and to have stood in line is none
+                break  # another call would time out in the queue, and the last value is valid
             value = yield from self.run(command, [], give_up_at)
         return value
 
     def recover_call(
         self, command: Command[V, T], call: Call, sent_at: float, first_error: Exception | None
     ) -> Flow[list[Any]]:
-        """The reply to a command's only call, which was sent once, at ``sent_at``, and met an error, or lost data."""
+        """Repeat a command's only call after its first attempt, at ``sent_at``, failed or met a loss of data."""
         pending = PendingCall(call, sent_at + self.deadline)
         yield from self.send_batch(Batch([pending]), first_error)
         return self.replies_of(command, [pending])[0]
 
     def adopt_handle(self, handle: Handle[Any]) -> tuple[str, int, int, str | None]:
-        """What a handle is of, if that is this store's table."""
+        """Return the identity of a handle for a handle of this store.
+
+        Raises:
+            InvalidInputError: the handle belongs to another namespace.
+        """
         self.check_open("attach")
         if handle.namespace != self.namespace:
-            what = f"this handle is of namespace {handle.namespace!r}, and this store of {self.namespace!r}"
+            what = f"this handle belongs to namespace {handle.namespace!r}, and this store to {self.namespace!r}"
             raise InvalidInputError(f"attach: {what}")
         return handle.namespace, handle.id, handle.generation, handle.request
 
     def next_page(self, scan: Scan) -> Flow[list[int] | None]:
-        """The next rooms of a walk; None after the last."""
+        """Return the next rooms of a scan; None after the last."""
         context = yield from self.context("rooms")
         request = scan.request(context, self.slot_map_version)
         if request is None:
@@ -167,7 +169,7 @@ class Executor(Recovery):
         return scan.page(reply, self.slot_map_version)
 
     def read_feed(self, operation: str, reader: FeedReader) -> Flow[bool]:
-        """The next effect of a walk over the feed; False after the last."""
+        """Send the next request of a feed reader; False if its pass is complete."""
         if reader.pause:
             yield Sleep(reader.pause)
         context = yield from self.context(operation)
@@ -180,20 +182,20 @@ class Executor(Recovery):
         return True
 
     def settings(self) -> Flow[Settings | None]:
-        """The settings of the namespace, without writing them; None when nobody uses it."""
+        """Return the settings of the namespace without writing them; None if it does not exist."""
         self.check_open("settings")
         call = self._expected.call()
         reply = yield from self.send_command("settings", call.tag, ["HMGET", call.first_keys[0], *NAMES])
         return self._expected.read(reply) if any(reply) else None
 
     def send_calls(self, operation: str, calls: list[Call]) -> Flow[list[list[Any]]]:
-        """Send calls that are no command's, one a shard at most, by their queues. Their replies."""
+        """Send calls outside of a command, at most one per shard, through their queues. Returns the replies."""
         return (yield from self._enqueue(operation, calls, self._give_up_at))
 
     def _enqueue(
         self, command: Command[Any, Any] | str, calls: list[Call], give_up_at: float, done: int = 0
     ) -> Flow[list[Any]]:
-        """Send calls, each by the queue of its shard, and wait until all have arrived. Their replies."""
+        """Queue calls, one per shard, and wait until all are done. Returns the replies."""
         pending_calls = [PendingCall(call, give_up_at) for call in calls]
         yield AwaitCalls(pending_calls)
         return self.replies_of(command, pending_calls, done)
@@ -201,7 +203,7 @@ class Executor(Recovery):
     def replies_of(
         self, command: Command[Any, Any] | str, pending_calls: list[PendingCall], done: int = 0
     ) -> list[list[Any]]:
-        """The pending_calls' replies, or what failed, as the caller gets to see it."""
+        """Return the replies of the calls, or raise the first failure under the operation's name."""
         for pending in pending_calls:
             if pending.reply is not None:
                 done += len(pending.call.rooms)
@@ -209,11 +211,11 @@ class Executor(Recovery):
             if isinstance(pending.failure, CallFailed):
                 raise pending.failure.named(self._name(command, done)) from pending.failure.__cause__
             if pending.failure is not None:
-                raise copy.copy(pending.failure)  # the others get it too, each with a traceback of its own
+                raise copy.copy(pending.failure)  # each caller of a batch needs its own traceback
         return [pending.reply for pending in pending_calls if pending.reply is not None]
 
     def send_command(self, operation: str, tag: str, words: list[str]) -> Flow[Any]:
-        """Send a plain command that only reads, past all queues."""
+        """Send a read-only command without queueing it. Returns the reply."""
         try:
             return (yield from Attempts(self, True, self._give_up_at).send_command(tag, words))
         except CallFailed as failure:
@@ -221,11 +223,11 @@ class Executor(Recovery):
 
     @property
     def _give_up_at(self) -> float:
-        """When to give up what begins now."""
+        """The deadline of a call that starts now."""
         return time.monotonic() + self.deadline
 
     def _name(self, command: Command[Any, Any] | str, done: int = 0) -> str:
-        """What errors call an operation: with its rooms, all of a few, the first of many."""
+        """Return an operation's name for errors, with its rooms: up to three, and the number of the others."""
         if isinstance(command, str):
             return f"{command} of namespace {self.namespace!r}"
         rooms = command.rooms
@@ -238,7 +240,7 @@ class Executor(Recovery):
     def _establish_context(
         self, command: Command[Any, Any] | str, give_up_at: float | None = None
     ) -> Flow[CallContext]:
-        """Check the settings before a call, within its deadline; callers that come at once share one look."""
+        """Verify the settings, within a call's deadline. Concurrent callers share one call."""
         give_up_at = give_up_at or self._give_up_at
         ((context,),) = yield from self._enqueue(command, [self._expected.call()], give_up_at)
         if not self._checked_eviction:
@@ -246,21 +248,21 @@ class Executor(Recovery):
             try:
                 memory = yield from Attempts(self, True, give_up_at).send_command(self.namespace, ["INFO", "memory"])
             except CallFailed:
-                pass  # fakeredis has no INFO, and a careful operator may deny it
+                pass  # fakeredis has no INFO, and an ACL may deny it
             else:
                 eviction.warn(memory, self.namespace)
         return cast(CallContext, context)
 
 
 def _is_missing(value: Any) -> bool:
-    """Whether what a handle got is what it gets when its room is not there."""
+    """Whether a handle's result is that of an absent room."""
     if isinstance(value, Update):
         return value.outcome is Outcome.STALE
     return not value and not isinstance(value, KVPoll)  # Failed is 0
 
 
 def _waves(calls: list[Call]) -> Iterator[list[Call]]:
-    """Calls that go at once: one a shard, then the next of each."""
+    """Yield the calls that are sent at once: one per shard, then the next of each."""
     by_tag: dict[str, list[Call]] = {}
     for call in calls:
         by_tag.setdefault(call.tag, []).append(call)

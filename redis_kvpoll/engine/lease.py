@@ -1,4 +1,7 @@
-"""What the holder of a lease knows of it, and does: take it, keep it and its rooms alive, give it up. No I/O."""
+"""The keeper of a lease: it takes the lease, renews it, extends the TTL of its rooms, and gives it up.
+
+A lease is held in all shards under one incarnation: once it is lost in one shard, it is dropped in the others.
+"""
 
 from __future__ import annotations
 
@@ -17,18 +20,18 @@ from redis_kvpoll.protocol.script_call import MAX_BATCH, Call, CallContext
 
 OPERATION = "lease"
 TRIES = 3
-"""To take a lease, while others take its name at the same time."""
+"""Attempts to take a lease while other processes take the same name."""
 
 logger = logging.getLogger("redis_kvpoll.leases")
 
 
 class LeaseKeeper:
-    """One lease of one store, in all shards under one incarnation."""
+    """One lease of one store."""
 
     def __init__(self, executor: Executor, config: LeaseConfig) -> None:
         self.config = config
         self.incarnation = ""
-        """Empty before it was taken."""
+        """Empty until the lease is taken."""
         self.lost = False
         self._executor = executor
         self._context: CallContext | None = None
@@ -36,20 +39,24 @@ class LeaseKeeper:
         self._next_heartbeat = 0.0
         self._next_touch = 0.0
         self._to_touch: list[list[int]] = []
-        self._complained = False
+        self._is_failing = False
 
     @property
     def name(self) -> str:
         return self.config.name
 
     def take(self) -> Flow[None]:
-        """Take the lease, and fail what a former incarnation has left. From now on the store works under it."""
+        """Take the lease, put the store under it, and fail the rooms of earlier incarnations.
+
+        Raises:
+            LeaseLostError: other processes took the same name at the same time.
+        """
         context = self._context = yield from self._executor.context(OPERATION)
         self._executor.check_no_lease()
         self.lost, self._epochs, seen = False, {}, ""
         for _ in range(TRIES):
-            found = yield from self._take(context, seen)
-            seen = max(one.incarnation for one in found.values())
+            reports = yield from self._take(context, seen)
+            seen = max(report.incarnation for report in reports.values())
             if seen == self.incarnation:
                 break
         else:
@@ -58,46 +65,46 @@ class LeaseKeeper:
         now = time.monotonic()
         self._next_heartbeat, self._next_touch = now + self._interval, now + self._touch_after
         self._executor.attach_lease(self, self.name, self.incarnation)
-        with contextlib.suppress(KVPollError):  # what fails here, the heartbeat does
-            for tag, lease_report in found.items():
-                yield from reap_lost(self._executor, context, tag, lease_report.lost, self._next_heartbeat)
+        with contextlib.suppress(KVPollError):  # the heartbeat repeats what fails here
+            for tag, report in reports.items():
+                yield from reap_lost(self._executor, context, tag, report.lost, self._next_heartbeat)
 
     def _take(self, context: CallContext, seen: str) -> Flow[dict[str, LeaseReport]]:
-        """An incarnation from the first shard, brought to the others; what each of them says."""
+        """Get an incarnation from the first shard and extend it to the others. Returns the report of each shard."""
         first, *others = self._tags
         replies = yield from self._executor.send_calls(OPERATION, [self.config.call(context, first, "take", seen)])
         self.incarnation = lease_commands.parse_report(replies[0]).incarnation
         calls = [self.config.call(context, tag, "extend", self.incarnation) for tag in others]
         if calls:
             replies += yield from self._executor.send_calls(OPERATION, calls)
-        found = dict(zip(self._tags, map(lease_commands.parse_report, replies), strict=True))
-        self._epochs = {tag: lease_report.epoch for tag, lease_report in found.items()}
-        return found
+        reports = dict(zip(self._tags, map(lease_commands.parse_report, replies), strict=True))
+        self._epochs = {tag: report.epoch for tag, report in reports.items()}
+        return reports
 
-    # Renewing: by the heartbeat, and by the store before it says again what a shard has lost
+    # Renewal: by the heartbeat, and by recovery before it replays the rooms of a shard
 
     def renewal(self, tag: str) -> Call:
-        """What keeps the lease alive in a shard, or takes it again there when all data was lost."""
-        action: Action = "sweep" if self.lost else "renew"  # or it would live again where the data was lost
+        """Return the call that renews the lease in a shard, or takes it again after a loss of data."""
+        action: Action = "sweep" if self.lost else "renew"  # renewing it would revive it where the data was lost
         return self.config.call(self._verified_context, tag, action, self.incarnation, self._epochs.get(tag, ""))
 
     def observe_renewal(self, tag: str, reply: list[Any]) -> None:
-        """The reply to that."""
-        lease_report = lease_commands.parse_report(reply)
-        if lease_report.state == "held":
-            self._epochs[tag] = lease_report.epoch
+        """Process the reply to ``renewal``."""
+        report = lease_commands.parse_report(reply)
+        if report.state == "held":
+            self._epochs[tag] = report.epoch
         else:
             self.lose()
 
     def lose(self) -> None:
-        """Somebody took this process for dead. The rooms are failed, or will be."""
+        """Note that the lease is lost: its rooms were failed, or will be, so none is replayed."""
         if not self.lost:
             self.lost = True
             self._executor.tracked_rooms.forget()
             logger.error("%s", LeaseLostError(f"namespace {self._executor.namespace!r}", self.name))
 
     def check(self, operation: str) -> None:
-        """Raise LeaseLostError if it is known to be lost."""
+        """Raise LeaseLostError if the lease is known to be lost."""
         if self.lost:
             raise LeaseLostError(operation, self.name)
 
@@ -108,7 +115,7 @@ class LeaseKeeper:
         return max(0.0, self._next_heartbeat - time.monotonic())
 
     def send_heartbeat(self) -> Flow[None]:
-        """Renew the lease everywhere, look at the others', and keep the own rooms alive, as far as there is time."""
+        """Renew the lease in all shards, fail the rooms of lost leases, and touch the own rooms, as time permits."""
         now = time.monotonic()
         until = self._next_heartbeat = now + self._interval
         pending_calls = yield from self._renew(now)
@@ -120,35 +127,35 @@ class LeaseKeeper:
                 yield from reap_lost(self._executor, self._verified_context, tag, lost, until)
         self._executor.replies_of(OPERATION, pending_calls)
         yield from self._touch(now, until)
-        if self._complained:
-            self._complained = False
+        if self._is_failing:
+            self._is_failing = False
             logger.info("%s is renewed again", self)
 
     def heartbeat_failed(self, error: KVPollError) -> None:
-        """A heartbeat could not be sent, or was refused. The next tries again."""
-        if not self._complained:
-            self._complained = True
+        """Log a failed heartbeat, once until one succeeds. The next heartbeat tries again."""
+        if not self._is_failing:
+            self._is_failing = True
             logger.warning("%s was not renewed: %s", self, error)
 
     def _renew(self, now: float) -> Flow[list[PendingCall]]:
-        """Renew the lease in all shards, as far as they are there."""
+        """Renew the lease in all shards that are reachable. Returns the calls, some of which may have failed."""
         seconds = self._executor.deadline
-        if len(self._tags) > 1 and (self._complained or seconds > self.config.ttl):
-            seconds = min(seconds, self.config.ttl / 3)  # a shard that is away must not keep the others waiting
+        if len(self._tags) > 1 and (self._is_failing or seconds > self.config.ttl):
+            seconds = min(seconds, self.config.ttl / 3)  # an unreachable shard must not delay the renewal in the others
         pending_calls = [PendingCall(self.renewal(tag), now + seconds) for tag in self._tags]
         yield AwaitCalls(pending_calls)
-        known = dict(self._epochs)
+        previous = dict(self._epochs)
         for pending in pending_calls:
             if pending.reply is not None:
                 self.observe_renewal(pending.call.tag, pending.reply)
-        if again := [tag for tag in self._tags if self._epochs[tag] != known[tag]]:
-            # Data was lost, and the connection was not: what the store holds there is said again before the next call.
-            self._executor.mark_unverified(again)
-            yield AwaitCalls([PendingCall(self.renewal(tag), now + seconds) for tag in again])
+        if changed := [tag for tag in self._tags if self._epochs[tag] != previous[tag]]:
+            # Data was lost without a lost connection: the rooms of these shards are replayed before the next renewal.
+            self._executor.mark_unverified(changed)
+            yield AwaitCalls([PendingCall(self.renewal(tag), now + seconds) for tag in changed])
         return pending_calls
 
     def _touch(self, now: float, until: float) -> Flow[None]:
-        """Keep the own rooms alive, as many as there is time for; with the next heartbeat, the others."""
+        """Extend the TTL of the own rooms until ``until``; the next heartbeat continues."""
         if now >= self._next_touch:
             self._to_touch = []
             for tag in self._tags:
@@ -160,10 +167,10 @@ class LeaseKeeper:
             if time.monotonic() >= until:
                 return
 
-    # The end
+    # Giving up
 
     def give_up(self) -> Flow[None]:
-        """Leave; the live rooms fail. What cannot be said now, the others find out when the lease lapses."""
+        """Give up the lease and fail its live rooms. If the server is unreachable, the lease expires by itself."""
         self._executor.detach_lease(self)
         if self._context is None or self.lost:
             return
@@ -175,10 +182,10 @@ class LeaseKeeper:
                     self._executor, self._verified_context, tag, lease_commands.parse_report(reply).lost
                 )
         except KVPollError as error:
-            logger.warning("%s was not given up, and will lapse: %s", self, error)
+            logger.warning("%s was not given up and will expire: %s", self, error)
 
     def _drop(self) -> Flow[None]:
-        """Lost in one shard, it must not live on in others: it is never half alive."""
+        """Drop a lost lease in the shards that still have it."""
         self._to_touch = []
         if len(self._tags) > 1:
             with contextlib.suppress(KVPollError):
@@ -187,7 +194,7 @@ class LeaseKeeper:
 
     @property
     def _verified_context(self) -> CallContext:
-        assert self._context is not None  # noqa: S101 - it was taken
+        assert self._context is not None  # noqa: S101 - set when the lease was taken
         return self._context
 
     @property
@@ -201,7 +208,7 @@ class LeaseKeeper:
 
     @property
     def _touch_after(self) -> float:
-        """Seconds. A live room is touched twice before its TTL is over."""
+        """Seconds between touches: a third of the TTL, so that one touch may fail."""
         return int(self._verified_context.ttl_ms) / 1000 / 3
 
     def __str__(self) -> str:

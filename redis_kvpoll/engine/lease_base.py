@@ -1,4 +1,4 @@
-"""What the blocking and the asyncio lease have in common."""
+"""The base of Lease and AsyncLease: everything that needs no call."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from redis_kvpoll.protocol.lease_commands import LeaseConfig
 
 
 class LeaseBase:
-    """A lease, as its holder sees it. What it says takes no call."""
+    """The state of a lease, without I/O."""
 
     def __init__(self, executor: Executor, config: LeaseConfig) -> None:
         self._executor = executor
@@ -21,12 +21,12 @@ class LeaseBase:
 
     @property
     def name(self) -> str:
-        """The owner: what the rooms that are created under it name."""
+        """The name of the owner, which rooms that are created under the lease carry."""
         return self._keeper.name
 
     @property
     def ttl(self) -> float:
-        """Seconds after the last heartbeat, when it lapses."""
+        """Seconds from the last heartbeat to the expiry of the lease."""
         return self._keeper.config.ttl
 
     @property
@@ -36,25 +36,30 @@ class LeaseBase:
 
     @property
     def incarnation(self) -> int:
-        """Which of those that have had this name; it grows with each. 0 before it was taken."""
+        """The time at which the lease was taken, in microseconds, higher for each later lease of the name; 0 before."""
         return int(self._keeper.incarnation or 0)
 
     @property
     def lost(self) -> bool:
-        """Whether it is known to be lost: not renewed in time, or its name was taken by another."""
+        """Whether the lease is known to be lost: it expired, or another process took its name."""
         return self._keeper.lost
 
     def check(self) -> None:
-        """Raise LeaseLostError if the lease is known to be lost."""
+        """Raise an error unless the lease is held.
+
+        Raises:
+            LeaseLostError: the lease is known to be lost.
+            StoreClosedError: the lease was not entered, was closed, or belongs to the parent of a fork.
+        """
         self._keeper.check("check")
         if self._forked_from is not None:
             process = self._forked_from
-            raise StoreClosedError(f"check: this lease is held by process {process}, of which this one is a fork")
+            raise StoreClosedError(f"check: this lease is held by process {process}, the parent of this one")
         if not self._is_held:
-            raise StoreClosedError("check: this lease is not held: enter it by a with statement")
+            raise StoreClosedError("check: this lease is not held: enter it with a with statement")
 
     def _forked(self) -> None:
-        """In the child: the lease is the parent's, and so is what keeps it alive. The store goes on without one."""
+        """In the child of a fork: leave the lease to the parent. The store continues without one."""
         if self._is_held:
             self._forked_from, self._is_held = os.getppid(), False
         self._executor.detach_lease(self._keeper)

@@ -1,4 +1,7 @@
-"""Looking at leases, and failing the rooms of those that are lost. Flows, without I/O."""
+"""Sweeping leases, and failing the rooms of lost ones.
+
+Any process may do it at any time: the scripts fail each room once, and the next sweep continues an interrupted run.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ OPERATION = "reap"
 
 
 def reap(executor: Executor) -> Flow[int]:
-    """Look once at the leases of all shards, and fail the rooms of those that are lost; how many that were."""
+    """Sweep the leases of all shards once and fail the rooms of lost ones. Returns the number of rooms failed."""
     context = yield from executor.context(OPERATION)
     tags = keys.tags(context.namespace, context.shards)
     replies = yield from executor.send_calls(OPERATION, [lease_commands.sweep(context, tag) for tag in tags])
@@ -30,10 +33,10 @@ def reap(executor: Executor) -> Flow[int]:
 def reap_lost(
     executor: Executor, context: CallContext, tag: str, lost: Mapping[str, str], until: float = math.inf
 ) -> Flow[int]:
-    """Fail the live rooms of lost incarnations in one shard; how many that were.
+    """Fail the live rooms of lost incarnations in one shard. Returns the number of rooms failed.
 
-    After ``until`` it stops with the next chunk; the next look finds again what is left. Others may be at it, too: each
-    room is failed once.
+    After ``until`` it stops at the end of a chunk; the next sweep continues. Other processes may do the same
+    concurrently; each room is failed once.
     """
     failed = 0
     for incarnation, reason in lost.items():
@@ -46,13 +49,13 @@ def reap_lost(
             failed += yield from executor.run(command, [])
             if time.monotonic() >= until:
                 return failed
-    if lost:  # a look forgets the lost of whom no room is left
+    if lost:  # a sweep removes lost incarnations without rooms
         yield from executor.send_calls(OPERATION, [lease_commands.sweep(context, tag)])
     return failed
 
 
 def owners(executor: Executor) -> Flow[list[Owner]]:
-    """All leases that there are, the oldest first. Writes nothing."""
+    """Return all leases, oldest first. Writes nothing."""
     context = yield from executor.context("owners")
     found: dict[tuple[str, int], Owner] = {}
     for tag in keys.tags(context.namespace, context.shards):
@@ -64,13 +67,13 @@ def owners(executor: Executor) -> Flow[list[Owner]]:
             statuses = yield from executor.run(room_commands.survey(rooms), [])
             live = sum(status is not None and not status.is_terminal for status in statuses)
             other = found.get((owner.name, owner.incarnation))
-            worst = max(owner, other, key=lambda one: _STATES.index(one.state)) if other else owner
+            worst = max(owner, other, key=lambda owner: _STATES.index(owner.state)) if other else owner
             found[owner.name, owner.incarnation] = replace(worst, rooms=live + (other.rooms if other else 0))
     return sorted(found.values(), key=lambda owner: owner.incarnation)
 
 
 def rooms_of(executor: Executor, context: CallContext, tag: str, incarnation: str) -> Flow[list[int]]:
-    """The rooms that an incarnation owns in one shard."""
+    """Return the rooms that an incarnation owns in one shard."""
     rooms: list[int] = []
     at = 0
     while True:
@@ -82,3 +85,4 @@ def rooms_of(executor: Executor, context: CallContext, tag: str, incarnation: st
 
 
 _STATES = ("alive", "expired", "suspected", "lost")
+"""From best to worst. A lease is shown in the worst state that a shard has for it."""

@@ -1,13 +1,14 @@
-"""Bringing back what a server has lost: who notices that, and what is said then, in which order. No I/O.
+"""Detection of lost data, and the replay of this store's rooms.
 
-A shard has lost data when its epoch is another one; a server that is another one (a replica that was promoted, the same
-program started again with what was on its disk) may have lost the last moments, with the epoch in place. In both cases
-the store says again what it holds, before anything else goes to that shard: on the batch that noticed, so that what is
-cleared later is cleared after it.
+Another epoch means that a shard has lost its data. Another run id with the same epoch (a promoted replica, a server
+restarted with its data on disk) means that it may have lost the latest writes. In both cases the store replays its
+tracked rooms before any other call goes to that shard. The call that detects the loss does it, so a clear that is
+queued behind it takes effect after the replay.
 """
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Iterable
@@ -26,27 +27,27 @@ _RUN_ID = re.compile(rb"^run_id:(\w+)", re.MULTILINE)
 
 
 class Renewable(Protocol):
-    """A lease, as far as restating needs to know of it: who owns rooms must live before they are brought back."""
+    """A lease, as far as recovery needs it: it is renewed before the rooms that it owns are replayed."""
 
     lost: bool
-    """Known to be lost: then it is not to be taken again, though the server may not know any more that it was."""
+    """Whether it is known to be lost. A lost lease is not taken again, even if the server has forgotten that."""
 
     def renewal(self, tag: str) -> Call:
-        """What keeps the lease alive in a shard, or takes it again there."""
+        """Return the call that renews the lease in a shard, or takes it again after a loss of data."""
 
     def observe_renewal(self, tag: str, reply: list[Any]) -> object:
-        """The reply to that."""
+        """Process the reply to ``renewal``."""
 
     def check(self, operation: str) -> None:
         """Raise LeaseLostError if it is known to be lost."""
 
 
 UNDER_LEASE = (UPDATE, WRITE, OPEN)
-"""What a store whose lease is lost may not do, whatever the shard would say."""
+"""The scripts that a store with a lost lease must not call, even where the shard does not know of the loss."""
 
 
 class Recovery(Session):
-    """A Session that also knows what its store holds, and which of the shards are still those that it knew."""
+    """A session that tracks its store's rooms, and the epoch and run id of each shard."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -55,11 +56,11 @@ class Recovery(Session):
         self.lease: Renewable | None = None
         self._epochs: dict[str, bytes] = {}
         self._run_ids: dict[str, bytes] = {}
-        """The run id of the server that each shard was last found on; empty where it does not say."""
+        """The run id of each shard's server at the last check; empty if the server does not report one."""
         self._unverified: set[str] = set()
-        """Shards to look at before the next call: data that is held there may be lost."""
+        """Shards to verify before the next call, because they may have lost data."""
         self._unrenewed: set[str] = set()
-        """Shards that were lost, where the lease, if there is one, is to be taken again first."""
+        """Shards that have lost data and where the lease, if any, must be renewed before the replay."""
 
     def connection_lost(self) -> None:
         super().connection_lost()
@@ -68,7 +69,7 @@ class Recovery(Session):
             self._unverified.update(keys.tags(self._context.namespace, self._context.shards))
 
     def shard_moved(self, tag: str) -> bool:
-        """Another server has a shard now, maybe a replica of it that lagged. Whether that is to be looked into."""
+        """Note that another server has a shard now, maybe a lagging replica. Returns whether to verify it."""
         if not self.tracked_rooms.in_shard(tag) and self.lease is None:
             return False
         self.losses += 1
@@ -81,29 +82,29 @@ class Recovery(Session):
             raise InvalidInputError(f"lease: this store has {self.lease} already; one store holds one lease at a time")
 
     def attach_lease(self, lease: Renewable, owner: str, incarnation: str) -> None:
-        """From now on this store works under a lease."""
+        """Put this store under a lease; raise InvalidInputError if it is under one."""
         self.check_no_lease()
         self.lease = lease
         self.set_owner(owner, incarnation)
 
     def detach_lease(self, lease: Renewable) -> None:
-        """From now on it does not, if it did under this one."""
+        """Take this store from under a lease. Does nothing if it is not under this one."""
         if self.lease is lease:
             self.lease = None
             self.set_owner("", "")
 
     def mark_unverified(self, tags: Iterable[str]) -> None:
-        """Look at these shards before the next call: data that is held there may be lost."""
+        """Verify these shards before their next call, because they may have lost data."""
         self._unverified.update(tags)
 
     def needs_check(self, tag: str) -> bool:
-        """Whether a shard must be looked at before a call may go there."""
+        """Whether a shard must be verified before a call is sent to it."""
         return tag in self._unverified or (
             tag in self.tracked_rooms.awaiting_shards and self.tracked_rooms.awaiting_shards[tag] <= time.monotonic()
         )
 
     def build_calls(self, command: Command[Any, Any], context: CallContext) -> list[Call]:
-        """A command's calls. What they clear is from now on not brought back."""
+        """Return a command's calls. Rooms that they clear are no longer replayed."""
         if self.lease is not None and command.spec in UNDER_LEASE:
             self.lease.check(command.operation)
         calls = command.calls(context)
@@ -113,7 +114,7 @@ class Recovery(Session):
         return calls
 
     def detects_data_loss(self, call: Call, reply: list[Any]) -> bool:
-        """Whether a reply comes from a shard that has lost what was there: then the call is to be repeated."""
+        """Whether a reply shows that the shard has lost data, so that the call must be sent again after the replay."""
         spec, tag = call.spec, call.tag
         if not spec.epoch:
             return False
@@ -122,10 +123,10 @@ class Recovery(Session):
             return False
         if known is None:
             if tag in self._unverified and self.lease is not None and spec.repeatable:
-                return True  # sent again on its way, and maybe to a server that does not know the lease
+                return True  # a retry may have reached a server that does not know the lease
             if epoch is not None:
                 self._epochs[tag] = epoch
-                self._unverified.add(tag)  # to learn which server it is
+                self._unverified.add(tag)  # to learn its run id
             return False
         self._unverified.add(tag)
         return spec.repeatable
@@ -137,37 +138,35 @@ class Recovery(Session):
         return reply
 
     def prepare(self, tag: str, attempts: Attempts) -> Flow[None]:
-        """What must be done before a call may go to a shard."""
+        """Do what must precede a call to a shard: verify the settings, and the shard if needed."""
         if not self.settings_verified:
             yield from self.verify_settings(attempts)
         if self.needs_check(tag):
             yield from self.verify_shard(tag, attempts)
-        while tag in self._unverified:  # lost, or lost again meanwhile
+        while tag in self._unverified:  # data was lost, or lost again meanwhile
             if not self.settings_verified:
                 yield from self.verify_settings(attempts)
             yield from self.verify_shard(tag, attempts)
 
     def verify_shard(self, tag: str, attempts: Attempts) -> Flow[None]:
-        """Look at a shard; if it is not the one that it was, or may have gone back in time, say what is held.
+        """Check the epoch and run id of a shard, and replay the tracked rooms if data may be lost.
 
-        Whoever does this may be stopped at any effect, by a deadline or an interrupt; the next call goes on with it.
+        A deadline or an interrupt may stop this at any effect; the next call continues it.
         """
         losses = self.losses
         if tag in self._unverified:
             epoch = yield from attempts.send_command(tag, ["HGET", keys.epoch(tag), "epoch"])
-            server = yield from self._run_id_of(tag, attempts)
+            run_id = yield from self._run_id_of(tag, attempts)
             if epoch != self._epochs.get(tag, epoch):
-                self._settings_valid_until = (
-                    0.0  # they may be gone as well: nothing is said where others have been written
-                )
+                self._settings_valid_until = 0.0  # lost as well, and nothing is replayed under other settings
                 self._mark_lost(tag)
-            elif server != self._run_ids.get(tag, server):
+            elif run_id != self._run_ids.get(tag, run_id):
                 self._mark_lost(tag)
-            self._run_ids[tag] = server
+            self._run_ids[tag] = run_id
             if epoch is not None:
                 self._epochs[tag] = epoch
             else:
-                self._epochs.pop(tag, None)  # whoever writes first makes it
+                self._epochs.pop(tag, None)  # the first write creates it
         if self.settings_verified and (yield from self._replay(tag, attempts)) and self.losses == losses:
             self._unverified.discard(tag)
 
@@ -176,9 +175,9 @@ class Recovery(Session):
         self.tracked_rooms.mark_lost(tag, time.monotonic())
 
     def _replay(self, tag: str, attempts: Attempts) -> Flow[bool]:
-        """Say what is still to be said; whether the shard has stayed the same meanwhile."""
+        """Renew the lease and replay the rooms that are due. Returns whether the shard stayed the same meanwhile."""
         context = self._context
-        assert context is not None  # noqa: S101 - nothing is held before a first call
+        assert context is not None  # noqa: S101 - set by the first call, before any room is tracked
         losses = self.losses
         if self.lease is not None and not self.lease.lost and tag in self._unrenewed:
             reply = yield from attempts.send_script(self.lease.renewal(tag), auxiliary=True)
@@ -190,23 +189,24 @@ class Recovery(Session):
             epochs = self.observer_epochs()
             reply = yield from attempts.send_script(call, auxiliary=True)
             if self.losses != losses or not self._has_same_epoch(tag, reply[1]):
-                return False  # it may have come to a server that was lost again and knows no lease: see prepare
+                return False  # data may have been lost again, and the lease with it; prepare repeats this
             self.process_reply(call, epochs, reply)
         return True
 
     def _has_same_epoch(self, tag: str, epoch: bytes) -> bool:
-        """Whether a shard has the epoch that it had when this began; if not, all begins anew."""
+        """Whether a shard still has the known epoch; if not, it must be verified again."""
         if self._epochs.setdefault(tag, epoch) == epoch:
             return True
         self._unverified.add(tag)
         return False
 
     def _run_id_of(self, tag: str, attempts: Attempts) -> Flow[bytes]:
+        """Return the run id of a shard's server; empty if it does not report one."""
         try:
             info = yield from attempts.send_command(tag, ["INFO", "server"])
         except CallFailed as failure:
-            if failure.until != float("inf"):
-                raise  # only time was short
-            return b""  # fakeredis has no INFO, and a careful operator may deny it
+            if failure.until != math.inf:
+                raise  # only time ran out
+            return b""  # fakeredis has no INFO, and an ACL may deny it
         found = _RUN_ID.search(info)
         return found[1] if found else b""

@@ -1,4 +1,7 @@
-"""One call on its way to the server: retries, scripts the server forgot, redirects, and the deadline."""
+"""The attempts of one call: retries with backoff, scripts missing on the server, redirects, and the deadline.
+
+A call that is not repeatable is sent again only if the server has certainly not executed it.
+"""
 
 from __future__ import annotations
 
@@ -16,32 +19,32 @@ from redis_kvpoll.errors import KVPollError, OutcomeUnknownError, ServerRefusedE
 from redis_kvpoll.protocol.script_call import Call
 from redis_kvpoll.protocol.scripts import Script
 
-# Seconds. The first pause is about 10 ms, as long as a server takes to accept again after a restart on the same
-# host; a quarter of a second at most, so that 1,000 waiting clients do not hammer a server that comes back.
+# Seconds. The first pause is about 10 ms, the time that a server on the same host needs to accept connections after a
+# restart; the longest is 0.25 s, so that 1,000 waiting clients do not overload a server that comes back.
 _BACKOFF = EqualJitterBackoff(cap=0.25, base=0.01)
-# Redirects followed at once. One is usual (a slot has moved); more come only from nodes that disagree, and those
-# need a moment.
+# Redirects followed without a pause. One is usual (a slot has moved); more come only from nodes that disagree, which
+# need time to converge.
 _FREE_REDIRECTS = 4
+
+MAY_HAVE_RUN = "it may have been executed or not; read the room before you repeat the call"
 
 
 class CallHost(Protocol):
-    """Where trips start from: what one needs to know of its store."""
+    """The store of an attempt, as far as this module needs it. Recovery implements it."""
 
     deadline: float
     losses: int
     slot_map_version: int
 
-    @property
-    def namespace(self) -> str: ...
     def server_may_have_changed(self) -> None: ...
     def shard_moved(self, tag: str) -> bool: ...
     def prepare(self, tag: str, attempts: Attempts) -> Flow[None]: ...
 
 
-class CallFailed(Exception):  # noqa: N818 - between a attempts and its store, never seen outside
-    """A attempts ended without a reply. The store names the operation and raises ``kind``.
+class CallFailed(Exception):  # noqa: N818 - internal signal of Attempts to the executor
+    """A call ended without a reply. The executor adds the operation's name and raises ``kind``.
 
-    Who has a deadline after ``until`` may try again; for time was all that was short.
+    ``until`` is finite if only time ran out: a call with a later deadline may try again.
     """
 
     def __init__(self, kind: type[KVPollError], what: str, until: float = math.inf) -> None:
@@ -50,14 +53,14 @@ class CallFailed(Exception):  # noqa: N818 - between a attempts and its store, n
         self.until = until
 
     def named(self, name: str) -> KVPollError:
-        """What the caller gets to see."""
+        """Return the exception for the caller."""
         error = self.kind(f"{name}: {printable(str(self))}")
         error.__cause__ = self.__cause__
         return error
 
 
 class Attempts:
-    """One script call or command under way, and the time that it has left."""
+    """The attempts of one script call or command, within one deadline."""
 
     def __init__(self, host: CallHost, repeatable: bool, give_up_at: float) -> None:
         self._host = host
@@ -65,17 +68,17 @@ class Attempts:
         self._tries = 0
         self._give_up_at = give_up_at
         self.losses = host.losses
-        """How many connections its store had lost when this was last sent."""
+        """The store's count of lost connections at the last send."""
 
     def send_script(self, call: Call, auxiliary: bool = False, first_error: Exception | None = None) -> Flow[Any]:
-        """Send a script call by its digest, or whole to a server that does not know the script.
+        """Send a script call by its digest, or with its source if the server does not have the script.
 
-        ``met`` is what it met when it was already sent once.
+        ``first_error`` is the error of a first attempt that was made without this object.
         """
         return self.send_until_reply(call.tag, call.words(), auxiliary, call.spec.script, first_error)
 
     def send_command(self, tag: str, words: list[str]) -> Flow[Any]:
-        """Send a plain command that only reads."""
+        """Send a read-only command."""
         return self.send_until_reply(tag, words, auxiliary=True)
 
     def send_until_reply(
@@ -86,10 +89,9 @@ class Attempts:
         script: Script | None = None,
         first_error: Exception | None = None,
     ) -> Flow[Any]:
-        """Send until there is a reply, a final refusal, or no time left.
+        """Send until there is a reply, a permanent error, or no time left.
 
-        ``auxiliary`` epochs what is no part of a call's effect: it may always be repeated, and does not itself
-        wait for the settings to be checked.
+        ``auxiliary`` marks a command that prepares a call: it may always be repeated, and needs no preparation itself.
         """
         repeatable = auxiliary or self._repeatable
         asking = None
@@ -100,46 +102,44 @@ class Attempts:
                     return (yield Send(tag, words, self._timeout(), not repeatable, asking))
                 except (NotSent, RedisError, OSError) as caught:
                     first_error = caught
-            # Outside the except block, so that the next try's error does not carry this one along.
+            # Outside the except block, so that the next attempt's error does not get this one as its context.
             error, first_error, asking = first_error, None, None
             if isinstance(error, NoScriptError) and script:
-                # EVAL goes the same way, so it loads the script on just the node that lacks it.
+                # EVAL takes the same route, so it loads the script on the one node that lacks it.
                 words[:2] = "EVAL", script.source
                 script = None
             elif isinstance(error, AskError):
-                asking = yield from self._redirected(error)
+                asking = yield from self._follow_redirect(error)
                 if asking is None and self._host.shard_moved(tag) and not auxiliary:
                     yield from self._host.prepare(tag, self)
             else:
-                yield from self._recover(error, repeatable)
+                yield from self._back_off_or_raise(error, repeatable)
                 if not auxiliary:
                     yield from self._host.prepare(tag, self)
 
-    def _recover(self, error: Exception, repeatable: bool) -> Flow[None]:
-        """Wait before the next try, or raise what the caller gets to see."""
+    def _back_off_or_raise(self, error: Exception, repeatable: bool) -> Flow[None]:
+        """Wait before the next attempt, or raise CallFailed."""
         failure, cause = classify.classify(error), classify.root_cause(error)
         if failure is Failure.REJECTED:
             raise CallFailed(ServerRefusedError, classify.describe_rejection(cause)) from cause
         self._host.server_may_have_changed()
         if failure is Failure.UNKNOWN and not repeatable:
-            raise CallFailed(
-                OutcomeUnknownError,
-                f"sent, but the reply was lost ({cause}): it may have happened or not; look before doing it again",
-            ) from cause
-        yield from self._pause(cause)
+            what = f"sent, but the reply was lost ({cause}): {MAY_HAVE_RUN}"
+            raise CallFailed(OutcomeUnknownError, what) from cause
+        yield from self._back_off(cause)
 
-    def _redirected(self, error: AskError) -> Flow[tuple[str, int] | None]:
-        """Follow a cluster's redirect at once; wait only when they do not end. The node to ask, for ASK."""
+    def _follow_redirect(self, error: AskError) -> Flow[tuple[str, int] | None]:
+        """Follow a cluster's redirect; pause after _FREE_REDIRECTS. Returns the node of an ASK, None for MOVED."""
         self._host.slot_map_version += 1
         if not (yield FollowRedirect(error)):
             raise CallFailed(ServerRefusedError, classify.describe_rejection(error)) from error
         if self._tries < _FREE_REDIRECTS:
             self._tries += 1
         else:
-            yield from self._pause(error)
+            yield from self._back_off(error)
         return None if isinstance(error, MovedError) else (error.host, error.port)
 
-    def _pause(self, cause: BaseException) -> Flow[None]:
+    def _back_off(self, cause: BaseException) -> Flow[None]:
         self._tries += 1
         seconds = _BACKOFF.compute(self._tries)
         until = time.monotonic() + seconds
@@ -155,9 +155,9 @@ class Attempts:
         yield Sleep(seconds)
 
     def _timeout(self) -> float | None:
-        """Seconds for the next try; None, the connection's own, while the deadline has hardly begun.
+        """Return the timeout of the next attempt; None, the connection's own, early in the deadline.
 
-        A time of its own takes a connection of its own, so the usual case must do without.
+        A different timeout needs a separate connection, so the usual case avoids it.
         """
         left = self._give_up_at - time.monotonic()
         return None if left > 0.9 * self._host.deadline else max(0.001, left)

@@ -1,4 +1,7 @@
-"""How a store stands: with its namespace, whose settings it holds to, and with those who watch what it writes."""
+"""A store's session: its identity, the settings of its namespace, and the observers of its replies.
+
+A call is sent only if the settings were verified since the last lost connection, and within RENEW_SECONDS.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +18,14 @@ from redis_kvpoll.protocol.script_call import Call, CallContext, Identity
 from redis_kvpoll.protocol.settings import RENEW_SECONDS, ExpectedSettings
 from redis_kvpoll.validation import Mode, Policy
 
-# Seconds; StatusStore says why.
+# Seconds; the docstring of StatusStore has the reasons.
 DEFAULT_TTL = 900.0
 DEFAULT_TERMINAL_TTL = 300.0
 DEFAULT_DEADLINE = 5.0
 
 
 class StoreOptions(TypedDict, total=False):
-    """The options of both stores, as ``from_url`` takes them."""
+    """The options of StatusStore and AsyncStatusStore, as ``from_url`` takes them."""
 
     namespace: str
     ttl: float
@@ -37,25 +40,25 @@ class StoreOptions(TypedDict, total=False):
 
 
 class WriteObserver(Protocol):
-    """A local copy, as far as writers need to know of it."""
+    """A local copy of the table that applies this store's own writes. A mirror is one."""
 
     def sync_epochs(self) -> Any:
-        """A mark that is another once the copy has begun anew."""
+        """Return a mark that changes whenever the copy starts a resync."""
 
     def observe_write(self, mark: Any, call: Call, feed_id: bytes, reply: Sequence[Any]) -> None:
-        """What this process wrote, before its caller knows; ``reply`` is true at ``feed_id``."""
+        """Apply a reply, as of ``feed_id``, before the caller gets it. ``mark`` was taken when the call was sent."""
 
     def connection_lost(self) -> None:
-        """A connection was lost, and the server may be another."""
+        """A connection was lost, and the server may be another one."""
 
 
 ObserverEpochs: TypeAlias = Sequence[tuple[WriteObserver, Any]]
 
 
 class Session:
-    """What one store knows between its calls. No I/O.
+    """The state of one store between its calls.
 
-    ``ttl``, ``terminal_ttl`` and ``deadline`` are seconds and have been checked.
+    ``ttl``, ``terminal_ttl`` and ``deadline`` are checked, in seconds.
     """
 
     def __init__(
@@ -74,20 +77,20 @@ class Session:
         self._context: CallContext | None = None
         self._settings_valid_until = 0.0
         self.losses = 0
-        """How many connections have been lost or given up."""
+        """The number of connections that were lost or abandoned."""
         self.slot_map_version = 0
-        """Grows when a cluster's map of slots may be another."""
+        """Incremented when a cluster's slot map may have changed."""
         self._checked_eviction = False
         self.closed = False
         self.observers: tuple[WriteObserver, ...] = ()
 
     @property
     def expected_settings(self) -> ExpectedSettings:
-        """What this store holds to; what it adopt_handle, too."""
+        """The settings that this store requires, including those that it has adopted."""
         return self._expected
 
     def add_observer(self, observer: WriteObserver) -> None:
-        """Let a observer hear of the calls that begin from now on."""
+        """Pass the replies of calls that start from now on to an observer."""
         self.observers = (*self.observers, observer)
 
     def remove_observer(self, observer: WriteObserver) -> None:
@@ -104,27 +107,27 @@ class Session:
 
     @property
     def settings_verified(self) -> bool:
-        """Whether the settings were looked at, over the server that is there now, in the last hour."""
+        """Whether the settings were verified on the current connection within RENEW_SECONDS."""
         return time.monotonic() < self._settings_valid_until
 
     def server_may_have_changed(self) -> None:
-        """A connection was lost, and the server may be another: check the settings before the next call."""
+        """Note that a connection was lost and the server may be another one; inform the observers, too."""
         self.connection_lost()
         for observer in self.observers:
             observer.connection_lost()
 
     def connection_lost(self) -> None:
-        """A connection was given up in the midst of a call, by us: the next one is new, and is checked."""
+        """Note that a connection was lost or abandoned: the next call verifies the settings first."""
         self.losses += 1
         self.slot_map_version += 1
         self._settings_valid_until = 0.0
 
     def verify_settings(self, attempts: Attempts) -> Flow[CallContext]:
-        """Check the settings of the namespace, and renew them."""
+        """Verify the namespace's settings and renew their TTL."""
         return self.adopt_settings((yield from attempts.send_script(self._expected.call(), auxiliary=True)), attempts)
 
     def adopt_settings(self, reply: list[Any], attempts: Attempts) -> CallContext:
-        """Hold to the settings that a attempts brought, unless they say otherwise than ours."""
+        """Adopt the settings in a reply, or raise NamespaceMismatchError. Returns the new context."""
         settings = self._expected.read(reply)
         self._expected = self._expected.adopt(settings)
         self._context = self._expected.context(settings, self._identity)
@@ -133,22 +136,22 @@ class Session:
         return self._context
 
     def set_owner(self, owner: str, incarnation: str) -> None:
-        """From now on, what this store creates is owned by a lease; or by nobody, when both are empty."""
+        """Set the lease that owns the rooms which this store creates from now on; none if both are empty."""
         self._identity = replace(self._identity, owner=owner, incarnation=incarnation)
         if self._context is not None:
             self._context = replace(self._context, owner=owner, incarnation=incarnation, words={})
 
     @property
     def _verified_context(self) -> CallContext | None:
-        """What was agreed on; None before the first call, and when it is time to look again."""
+        """The context; None before the first call, and when the settings must be verified again."""
         return self._context if self.settings_verified else None
 
     def observer_epochs(self) -> ObserverEpochs:
-        """What observers must be told with what is now sent."""
+        """Return each observer with its mark, for a call that is sent now."""
         return [(observer, observer.sync_epochs()) for observer in self.observers] if self.observers else ()
 
     def process_reply(self, call: Call, epochs: ObserverEpochs, reply: list[Any]) -> list[Any]:
-        """The words of the rooms in a reply; observers get to know what was written."""
+        """Return the part of a reply that belongs to its rooms, after passing it to the observers."""
         spec = call.spec
         feed_id = reply.pop(0) if spec.feed else None
         if spec.epoch:

@@ -1,6 +1,7 @@
-"""What a store holds of rooms: their generations, as it last knew them, to be said again when the server has lost them.
+"""The rooms that a store tracks: their last known state, from which they are replayed after a loss of data.
 
-No I/O. Times are seconds of a clock that does not go back.
+A store tracks the rooms that it has opened or attached, from the replies to its own calls. Times are seconds of the
+monotonic clock. To track another script: add its observer to _OBSERVERS.
 """
 
 from __future__ import annotations
@@ -15,34 +16,34 @@ from redis_kvpoll.protocol.replies import parse_status
 from redis_kvpoll.protocol.script_call import MAX_BATCH, Call, CallContext
 
 CREATOR_TIMEOUT = 10.0
-"""Seconds that a guest waits for the opener of its room, after a loss: that has to notice, too, and to come back."""
+"""Seconds that an attached room waits for its creator's replay, which takes a reconnect and a check there."""
 CREATOR_POLL_INTERVAL = 0.05
-"""Seconds between its looks."""
+"""Seconds between replays of such a room."""
 MAX_REPLAYS_PER_SECOND = 10_000
-"""Rooms a second, at most, that are said again in vain, so that nobody waits long behind them."""
+"""The limit for rooms that await their creator, so that their replays do not delay other calls."""
 SWEEP_EVERY = 1000
-"""Claims between two looks for those that nobody ends."""
+"""New rooms between two removals of expired ones."""
 
 Role = Literal["creator", "attached", "cleared"]
 
 
 @dataclass(slots=True)
 class TrackedRoom:
-    """One room in one generation."""
+    """The last known state of one generation of a room."""
 
     generation: int
     request: str
     role: Role
-    """As in replay.lua: only a creator creates a lost room again; the last status of a cleared rank still counts."""
+    """As in replay.lua: only a creator creates a lost room again. A cleared rank's last status still counts."""
     status: KVPoll | None
     until: float
-    """When its TTL is over, as far as this store knows: what has expired is not brought back."""
+    """The end of its TTL, as far as this store knows. An expired room is not replayed."""
     reason: str = ""
     length: str = ""
     is_clearing: bool = False
-    """Whether a clear is under way."""
+    """Whether a clear was sent. Such a room is not replayed."""
     awaiting_since: float | None = None
-    """Restated, but the room is not there: its opener has not come back yet."""
+    """Since when the replay awaits the creator; None if it does not."""
 
 
 class TrackedRooms:
@@ -56,10 +57,11 @@ class TrackedRooms:
         self._sweep_at = SWEEP_EVERY
         self._to_replay: dict[str, dict[int, None]] = {}
         self._awaiting_creator: dict[str, dict[int, None]] = {}
-        """What is still to be said of lost shards; and what was said, but waits for its opener."""
+        """By shard: rooms that are still to be replayed, and rooms whose replay awaits their creator."""
         self.awaiting_shards: dict[str, float] = {}
-        """The shards with guests whose opener has not come back, and when to look for it again."""
-        self.highest_generation = 0  # the highest generation that this store knows of
+        """The shards with rooms that await their creator, and when to replay them again."""
+        self.highest_generation = 0
+        """The highest generation that this store has seen."""
 
     def __bool__(self) -> bool:
         return bool(self._shards)
@@ -72,21 +74,21 @@ class TrackedRooms:
         return self._shards.keys()
 
     def in_shard(self, tag: str) -> dict[int, TrackedRoom]:
-        """What is held of a shard."""
+        """Return the tracked rooms of a shard."""
         return self._shards.get(tag, {})
 
     def awaits_creator(self, room: int) -> bool:
-        """Whether a room is to come back by its opener."""
+        """Whether a room awaits its creator's replay."""
         return bool(self.awaiting_shards) and any(
             tracked.awaiting_since is not None
             for rooms_here in list(self._shards.values())
             if (tracked := rooms_here.get(room))
         )
 
-    # What to say
+    # Replay
 
     def mark_lost(self, tag: str, now: float) -> None:
-        """A shard may have lost what is held of it: all of that is to be said."""
+        """Note that a shard may have lost its data: all its tracked rooms are to be replayed."""
         rooms_here = self.in_shard(tag)
         for room in self._awaiting_creator.pop(tag, ()):
             if (tracked := rooms_here.get(room)) and tracked.awaiting_since is not None:
@@ -94,30 +96,32 @@ class TrackedRooms:
         self._to_replay[tag] = dict.fromkeys(rooms_here)
 
     def replays(self, tag: str, context: CallContext, now: float) -> Iterator[Call]:
-        """The calls that say what is still to be said of a shard, and again what was said in vain.
+        """Yield the calls that replay the rooms which are due, and those that await their creator.
 
-        Who is stopped in the midst of it goes on, the next time, with what was not answered.
+        After an interruption, the next run continues with the rooms whose replay has no reply.
         """
-        rooms_here, to_replay, said = self.in_shard(tag), self._to_replay.get(tag, {}), {}
+        rooms_here, to_replay, due = self.in_shard(tag), self._to_replay.get(tag, {}), {}
         for room in {**to_replay, **self._awaiting_creator.get(tag, {})}:
             tracked = rooms_here.get(room)
-            waits = tracked is not None and tracked.awaiting_since is not None
+            is_waiting = tracked is not None and tracked.awaiting_since is not None
             if tracked and (tracked.until <= now or now - (tracked.awaiting_since or now) > CREATOR_TIMEOUT):
                 del rooms_here[room]
-                waits = False
-            elif tracked and tracked.status is not None and not tracked.is_clearing and (waits or room in to_replay):
-                said[room] = tracked
+                is_waiting = False
+            elif (
+                tracked and tracked.status is not None and not tracked.is_clearing and (is_waiting or room in to_replay)
+            ):
+                due[room] = tracked
                 continue
-            self._note_replayed(tag, room, waits)
+            self._note_replayed(tag, room, is_waiting)
         self._schedule_retry(tag, now)
-        rooms = list(said)
+        rooms = list(due)
         for at in range(0, len(rooms), MAX_BATCH):
-            some = rooms[at : at + MAX_BATCH]
-            items = [word for room in some for word in _replay_item(said[room])]
-            yield specs.REPLAY.call(context, tag, some, items, ())
+            chunk = rooms[at : at + MAX_BATCH]
+            items = [word for room in chunk for word in _replay_item(due[room])]
+            yield specs.REPLAY.call(context, tag, chunk, items, ())
 
     def _note_replayed(self, tag: str, room: int, is_waiting: bool) -> None:
-        """A room has been said; it is to be said again if it waits for its opener."""
+        """Note that a room was replayed; it is due again if it awaits its creator."""
         self._to_replay.get(tag, {}).pop(room, None)
         if is_waiting:
             self._awaiting_creator.setdefault(tag, {})[room] = None
@@ -131,25 +135,23 @@ class TrackedRooms:
             self.awaiting_shards.pop(tag, None)
 
     def mark_clearing(self, call: Call) -> None:
-        """These rooms are being cleared: whatever becomes of that, they are not to be brought back any more."""
+        """Note that a clear of these rooms is sent. Whatever its outcome, they are not replayed any more."""
         rooms_here = self._shards.get(call.tag)
         if rooms_here:
             for room, fence in zip(call.rooms, call.items, strict=True):
                 tracked = rooms_here.get(room)
-                if tracked and fence in (
-                    "",
-                    str(tracked.generation),
-                ):  # through an old handle it ends no later generation
+                # A clear through an old handle leaves a later generation alone.
+                if tracked and fence in ("", str(tracked.generation)):
                     tracked.is_clearing = True
 
     def forget(self) -> None:
-        """Whoever was taken for dead brings nothing back: the rooms were failed."""
+        """Drop all rooms, because the lease was lost and they were failed."""
         self._shards, self.awaiting_shards, self._to_replay, self._awaiting_creator = {}, {}, {}, {}
 
-    # What is heard
+    # Replies
 
     def observe(self, call: Call, reply: Sequence[Any], now: float) -> None:
-        """The reply to a call of this store; it must be of the server that is parse_status, with its data."""
+        """Update the rooms from the reply to a call of this store. The reply must come from a verified shard."""
         observer = _OBSERVERS.get(call.spec.script.name)
         if observer is not None:
             observer(self, call, reply, now)
@@ -167,7 +169,7 @@ class TrackedRooms:
             status, generation, request = reply[at], int(reply[at + 1] or 0), reply[at + 2]
             tracked = rooms_here.get(room)
             if tracked and tracked.generation > generation and tracked.awaiting_since is None:
-                del rooms_here[room]  # it was cleared, or has expired
+                del rooms_here[room]  # cleared or expired
             elif (
                 generation and (tracked is None or tracked.generation < generation) and parse_status(status) is not None
             ):
@@ -179,7 +181,7 @@ class TrackedRooms:
                 self._merge_status(tracked, parse_status(status), now)
 
     def _observe_write(self, call: Call, reply: Sequence[Any], now: float) -> None:
-        """Also of plain writes to rooms that are held: they are not fenced, but say how the rooms are."""
+        """Process a write: fenced ones, and plain ones to tracked rooms, whose replies have the status, too."""
         rooms_here = self.in_shard(call.tag)
         width = len(call.spec.item)
         for number, room in enumerate(call.rooms):
@@ -225,7 +227,7 @@ class TrackedRooms:
             if tracked is None or (fence and int(fence) != tracked.generation):
                 continue
             if self._has_rank and code == Outcome.CLEARED.value and tracked.status is not None:
-                # The others still agree with what this rank had; if they have all cleared, too, it will not be heard.
+                # The rank's last status still counts for the others. If all have cleared, the replay is ignored.
                 tracked.role, tracked.is_clearing, tracked.until = "cleared", False, now + self._ttl
             elif tracked.awaiting_since is None:
                 del rooms_here[room]
@@ -245,7 +247,7 @@ class TrackedRooms:
                 tracked.length = length
 
     def _track(self, tag: str, room: int, tracked: TrackedRoom, now: float) -> None:
-        """Hold a room. What is already known of this generation stays known."""
+        """Track a room. What is known of this generation is kept."""
         self.highest_generation = max(self.highest_generation, tracked.generation)
         rooms_here = self._shards.setdefault(tag, {})
         old = rooms_here.get(room)
@@ -256,7 +258,7 @@ class TrackedRooms:
         rooms_here[room] = tracked
         self._merge_status(tracked, tracked.status, now)
         if len(rooms_here) > self._sweep_at:
-            for expired in [one for one, there in list(rooms_here.items()) if there.until <= now]:
+            for expired in [room for room, other in list(rooms_here.items()) if other.until <= now]:
                 del rooms_here[expired]
             self._sweep_at = len(rooms_here) * 2 + SWEEP_EVERY
 
@@ -267,7 +269,7 @@ class TrackedRooms:
             tracked.status = status
         elif KVPoll.Failed in (tracked.status, status):
             tracked.status = KVPoll.Failed
-        else:  # what this store knows has yet to be said, and is not to be forgotten for what is there now
+        else:  # the known status has yet to be replayed, so a lower one must not replace it
             tracked.status = max(tracked.status, status)
         tracked.until = now + (self._terminal_ttl if tracked.status.is_terminal else self._ttl)
 
@@ -289,7 +291,7 @@ CLEARING = (specs.CLEAR, specs.CLEAR_FENCED)
 
 
 def _replay_item(tracked: TrackedRoom) -> tuple[str, ...]:
-    """What specs.REPLAY says of a room."""
+    """Return the arguments of a room in a call of specs.REPLAY."""
     status = tracked.status.name if tracked.status is not None else ""
     reason = tracked.reason if tracked.status is KVPoll.Failed else ""
     return str(tracked.generation), tracked.request, status, reason, tracked.length, tracked.role

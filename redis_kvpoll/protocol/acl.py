@@ -1,10 +1,10 @@
-"""The smallest Redis user that can do all that this library does, as a rule of Redis's access control (ACL).
+"""The smallest Redis ACL rule that permits everything this library does.
 
-What a script calls is checked against the user as if it were sent, so that is a part of the rule; it is read from the
-scripts themselves. AUTH needs no permission.
+Redis checks the commands inside a script against the user, so they are part of the rule and are read from the scripts
+themselves. AUTH needs no permission. The rule uses only syntax that Redis 6.2 and all later servers accept: no category
+such as +@read, whose commands differ between servers, and only subcommands that every server has.
 
-Rules are written in the words that Redis 6.2 and all later servers take: no category such as +@read, which is another
-set of commands on each of them, and of a subcommand only those that all of them have.
+To send another plain command: add it to SENT with its purpose.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ from redis_kvpoll.errors import InvalidInputError, printable
 from redis_kvpoll.protocol import keys, scripts
 
 SENT = {
-    "hello": "redis-py's greeting, in protocol 3; Redis 6.2 wants a permission for it, later servers do not",
-    "client|setname": "a client that was given a client_name",
-    "select": "another database than 0",
+    "hello": "redis-py's handshake with RESP3; Redis 6.2 requires the permission, later servers do not",
+    "client|setname": "a client with a client_name",
+    "select": "a database other than 0",
     "evalsha": "every operation on rooms",
-    "eval": "the same, when the server does not know the script yet",
-    "hmget": "a look at the settings that does not begin a namespace",
-    "scan": "rooms(), and what rests on it",
+    "eval": "the same, when the server does not have the script yet",
+    "hmget": "settings(): reading them without creating the namespace",
+    "scan": "rooms() and counts()",
     "exists": "rooms() in a cluster: which node has a slot",
     "xread": "mirror() and wait(): following the feed",
-    "xrange": "tail() and a mirror: reading the feed on",
+    "xrange": "tail() and a mirror: reading the feed forwards",
     "xrevrange": "history() and tail(): reading the feed backwards",
     "hget": "the epoch of a shard, after a connection was lost",
     "hgetall": "owners(): the leases of a shard",
-    "time": "owners(): how old they are",
-    "zrangebyscore": "the rooms of a lease: to keep them alive, or to fail them once it is lost",
-    "info": "which server it is, after a lost connection; the maxmemory-policy, to warn of one that drops live rooms",
+    "time": "owners(): the age of their heartbeats",
+    "zrangebyscore": "the rooms of a lease: to extend their TTL, or to fail them once it is lost",
+    "info": "the run id, after a lost connection; the maxmemory-policy, to warn of one that evicts live rooms",
     "cluster|slots": "a cluster: which node has which slots",
-    "asking": "a cluster: a slot that is on its way",
-    "command": "a cluster: redis-py's RedisCluster, over which a store may be made, asks for it when it is made",
-    "readonly": "a cluster's client that reads from replicas",
+    "asking": "a cluster: a slot that is being migrated",
+    "command": "a cluster: redis-py's RedisCluster sends it when it is created",
+    "readonly": "a cluster: a client that reads from replicas",
 }
-"""Every command that is sent by itself, and what for."""
+"""Every command that is sent outside of scripts, and its purpose."""
 
 DEFAULT_USER = "kvpoll"
 _CALLED = re.compile(r"redis\.p?call\(\s*['\"](\w+)['\"]")
@@ -47,21 +47,20 @@ _USER = re.compile(r"[A-Za-z0-9._@+-]{1,64}")
 
 
 def called() -> frozenset[str]:
-    """Every command that a script calls."""
+    """Return the commands that the scripts call."""
     sources = (_COMMENT.sub("", scripts.load(name).source) for name in scripts.names())
     return frozenset(word.lower() for source in sources for word in _CALLED.findall(source))
 
 
 def commands() -> list[str]:
-    """Every command of the rule: first what is sent, then what only scripts call."""
+    """Return the commands of the rule: first those in SENT, then those that only scripts call."""
     return [*SENT, *sorted(called() - SENT.keys())]
 
 
 def rule(namespace: str | None = None) -> str:
-    """What such a user may do: with the keys of one namespace, or of all.
+    """Return the ACL rule for the keys of one namespace, or of all.
 
-    It begins by taking everything away, so that it can be given again to a user who has an older one; the user's
-    passwords stay as they are.
+    It resets keys and commands first, so it can be applied to a user that has an older rule. Passwords stay.
     """
     patterns = keys.patterns(None if namespace is None else validation.namespace(namespace))
     words = ["resetkeys", "resetchannels", "-@all", *(f"~{pattern}" for pattern in patterns)]
@@ -69,7 +68,7 @@ def rule(namespace: str | None = None) -> str:
 
 
 def user_name(value: Any) -> str:
-    """A user name that needs no quoting, neither for redis-cli nor in an aclfile."""
+    """Return a user name that needs no quoting in redis-cli or an aclfile, else raise InvalidInputError."""
     if not isinstance(value, str) or not _USER.fullmatch(value):
         shown = printable(value[:80]) if isinstance(value, str) else type(value).__name__
         raise InvalidInputError(f"a user name is 1 to 64 of A-Z a-z 0-9 . _ @ + -, not {shown!r}")

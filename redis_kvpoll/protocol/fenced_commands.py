@@ -1,4 +1,4 @@
-"""What is done through a generation: opened or attached once, then fenced."""
+"""The operations on one generation of a room: open or attach, then fenced writes and reads."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from redis_kvpoll import validation
 from redis_kvpoll.errors import RoomNotFoundError
 from redis_kvpoll.model import KVPoll, Update
 from redis_kvpoll.protocol import replies, script_specs
-from redis_kvpoll.protocol.replies import Opened
+from redis_kvpoll.protocol.replies import OpenedRoom
 from redis_kvpoll.protocol.script_call import Command, named, only
 
 
 @named
-def open(room: int, request: str | None, status: KVPoll | int, seen: int) -> Command[Opened, Opened]:  # noqa: A001
+def open(room: int, request: str | None, status: KVPoll | int, seen: int) -> Command[OpenedRoom, OpenedRoom]:  # noqa: A001
     request = secrets.token_hex(8) if request is None else validation.request(request)
     items = [request, validation.opening_status(status), str(seen) if seen else ""]
     return Command("open", script_specs.OPEN, [validation.room(room)], items, replies.openings, only)
 
 
 @named
-def attach(room: int) -> Command[Opened | None, Opened]:
-    def finish(rooms: list[int], found: list[Opened | None]) -> Opened:
+def attach(room: int) -> Command[OpenedRoom | None, OpenedRoom]:
+    def finish(rooms: list[int], found: list[OpenedRoom | None]) -> OpenedRoom:
         if found[0] is None:
             raise RoomNotFoundError(rooms[0], "attach")
         return found[0]
@@ -42,7 +42,7 @@ def fail(room: int, generation: int, reason: str) -> Command[Update, Update]:
 
 
 def clear(room: int, generation: int) -> Command[Update, Update]:
-    """The clear of one generation."""
+    """Clear one generation."""
     return Command("clear", script_specs.CLEAR_FENCED, [room], [str(generation)], replies.clearings, only)
 
 
@@ -52,19 +52,19 @@ def set_decode_prefix_len(room: int, generation: int, length: int) -> Command[bo
     return Command("set_decode_prefix_len", script_specs.SET_PREFIX, [room], items, replies.flags, only)
 
 
-def status(room: int, generation: int) -> Command[Opened | None, KVPoll | None]:
-    """The status of one generation; None when it is no more."""
+def status(room: int, generation: int) -> Command[OpenedRoom | None, KVPoll | None]:
+    """The status of one generation; None when the room has it no longer."""
 
-    def finish(_: list[int], found: list[Opened | None]) -> KVPoll | None:
+    def finish(_: list[int], found: list[OpenedRoom | None]) -> KVPoll | None:
         return found[0].status if found[0] and found[0].generation == generation else None
 
     return Command("status", script_specs.ATTACH, [room], [], replies.attachments, finish)
 
 
-def decode_prefix_len(room: int, generation: int) -> Command[Opened | None, int]:
-    """The decode prefix length of one generation; 0 when there is none, or the generation is no more."""
+def decode_prefix_len(room: int, generation: int) -> Command[OpenedRoom | None, int]:
+    """The decode prefix length of one generation; 0 if there is none, or the room has another generation."""
 
-    def finish(_: list[int], found: list[Opened | None]) -> int:
+    def finish(_: list[int], found: list[OpenedRoom | None]) -> int:
         return found[0].length if found[0] and found[0].generation == generation else 0
 
     return Command("decode_prefix_len", script_specs.ATTACH, [room], [], replies.attachments, finish)

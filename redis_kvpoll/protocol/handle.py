@@ -1,4 +1,4 @@
-"""What the blocking and the asyncio handle of a room have in common: which generation it is."""
+"""The identity of a handle: namespace, room and generation. Room and AsyncRoom add the calls."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ D = TypeVar("D")
 
 
 class Handle(Generic[D]):
-    """One generation of a room. Handles of the same generation are equal, wherever they are.
+    """One generation of a room. Handles of the same generation are equal in all stores and processes.
 
-    A handle can be pickled; what comes out belongs to no store until ``store.attach(handle)`` gives one that does.
+    An unpickled handle belongs to no store; ``store.attach(handle)`` returns one that does.
     """
 
     def __init__(self, dispatcher: D | None, namespace: str, room: int, generation: int, request: str | None) -> None:
@@ -24,25 +24,26 @@ class Handle(Generic[D]):
 
     @property
     def id(self) -> int:
-        """The room."""
+        """The room id."""
         return self._id
 
     @property
     def generation(self) -> int:
-        """Which of the room's lives this is: microseconds of the server's time, higher for each later one."""
+        """The generation: microseconds of the server's time, higher for each later generation of the room."""
         return self._generation
 
     @property
     def request(self) -> str | None:
-        """The request that the room was opened for; None when it was created by a plain write."""
+        """The request that the room was opened for; None if a plain write created it."""
         return self._request
 
     @property
     def namespace(self) -> str:
-        """The table that it is a room of."""
+        """The namespace of the room."""
         return self._namespace
 
     def _require_dispatcher(self, operation: str) -> D:
+        """Return the store's dispatcher; raise InvalidInputError for an unpickled handle."""
         if self._dispatcher is None:
             raise InvalidInputError(
                 f"{operation}: this handle of room {self._id} was unpickled: bind it with store.attach(handle)"

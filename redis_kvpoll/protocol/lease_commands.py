@@ -1,4 +1,7 @@
-"""Leases: what is sent to keep one, to look at those of others, and to fail the rooms of those that are lost."""
+"""The commands of leases: take and renew one, sweep all, list and fail the rooms of lost ones.
+
+An incarnation is the time at which a lease was taken, in microseconds, as a decimal string.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +22,9 @@ LEASE = ScriptSpec(load("lease"), keys=(), reply=())
 Action = Literal["take", "extend", "renew", "leave", "drop", "sweep"]
 
 HEARTBEATS = 10
-"""In a TTL, by default: some may be late, or lost, before the others take notice."""
+"""Per ttl, by default: several may be late or lost before the lease expires."""
 MIN_HEARTBEATS = 3
+"""Per ttl, at least: one may be late without the lease expiring."""
 
 _RECORD = re.compile(rb"(\d+) (\d+) (\d+) (\d+) (\d+)")
 _LOST = re.compile(rb"lost (\d+)")
@@ -29,7 +33,7 @@ _REASON = re.compile(r"owner (\S+) ")
 
 @dataclass(frozen=True, slots=True)
 class LeaseConfig:
-    """What a lease is taken for. Times are seconds."""
+    """The settings of a lease. Times are in seconds."""
 
     name: str
     ttl: float
@@ -37,25 +41,27 @@ class LeaseConfig:
 
     @classmethod
     def checked(cls, name: Any, ttl: Any, heartbeat: Any) -> LeaseConfig:
-        """The same from unchecked input."""
+        """Return the settings from unchecked arguments, or raise InvalidInputError."""
         try:
             owner, seconds = validation.owner(name), validation.seconds(ttl, "ttl")
-            beat = seconds / HEARTBEATS if heartbeat is None else validation.seconds(heartbeat, "heartbeat")
-            if beat > seconds / MIN_HEARTBEATS:
-                what = f"heartbeat is at most a third of ttl ({seconds:g} s), so that one may be late, not {beat:g} s"
+            interval = seconds / HEARTBEATS if heartbeat is None else validation.seconds(heartbeat, "heartbeat")
+            if interval > seconds / MIN_HEARTBEATS:
+                what = (
+                    f"heartbeat is at most a third of ttl ({seconds:g} s), so that one may be late, not {interval:g} s"
+                )
                 raise InvalidInputError(what)
         except InvalidInputError as error:
             raise InvalidInputError(f"lease: {error}") from None
-        return cls(owner, seconds, beat)
+        return cls(owner, seconds, interval)
 
     def call(self, context: CallContext, tag: str, action: Action, incarnation: str, epoch: str = "") -> Call:
-        """What is said of this lease to one shard."""
+        """Return the call that performs an action on this lease in one shard."""
         times = (str(max(1, round(seconds * 1000))) for seconds in (self.ttl, self.heartbeat))
         return _call(context, tag, action, self.name, incarnation, *times, epoch)
 
 
 def sweep(context: CallContext, tag: str) -> Call:
-    """A look at the leases of one shard, by whom holds none."""
+    """Return the call that sweeps the leases of one shard without holding one."""
     return _call(context, tag, "sweep", "", "", "", "", "")
 
 
@@ -65,27 +71,28 @@ def _call(context: CallContext, tag: str, action: Action, *words: str) -> Call:
 
 
 class LeaseReport(NamedTuple):
-    """What a shard says of leases."""
+    """The reply of one shard to an action on a lease."""
 
     epoch: str
     state: str
-    """Of the lease in the call: held, lost, none."""
+    """The state of the lease in the call: held, lost or none."""
     incarnation: str
     suspected: tuple[str, ...]
-    """Owners whose lease has expired; the next sweep may mark it lost."""
+    """The owners whose lease has expired; a later sweep may mark it lost."""
     lost: Mapping[str, str]
-    """The incarnations whose rooms are to be failed, and why."""
+    """The lost incarnations whose rooms are to be failed, each with its reason."""
 
 
 def parse_report(reply: list[Any]) -> LeaseReport:
+    """Return the report in a reply to a call of LEASE."""
     epoch, state, incarnation, *found = [word.decode("utf-8", "replace") for word in reply]
-    kinds = list(zip(found[::3], found[1::3], found[2::3], strict=True))
+    findings = list(zip(found[::3], found[1::3], found[2::3], strict=True))
     return LeaseReport(
         epoch,
         state,
         incarnation,
-        tuple(whose for kind, whose, _ in kinds if kind == "suspected"),
-        {whose: reason for kind, whose, reason in kinds if kind == "lost"},
+        tuple(owner for kind, owner, _ in findings if kind == "suspected"),
+        {incarnation: reason for kind, incarnation, reason in findings if kind == "lost"},
     )
 
 
@@ -93,19 +100,19 @@ def parse_report(reply: list[Any]) -> LeaseReport:
 
 
 def list_owned(tag: str, incarnation: str, offset: int = 0) -> list[str]:
-    """The rooms that a lease owns in a shard, some at a time."""
+    """Return the command that lists up to MAX_BATCH rooms of a lease in one shard."""
     page = ["LIMIT", str(offset), str(MAX_BATCH)]
     return ["ZRANGEBYSCORE", keys.owned(tag), incarnation, incarnation, *page]
 
 
 def parse_owned(context: CallContext, tag: str, reply: Iterable[bytes]) -> list[int]:
-    """The rooms in the answer; without what somebody has put there by hand."""
+    """Return the rooms in the reply, without entries that were added by hand."""
     rooms = (int(word) for word in reply if word.isdigit() and len(word) < 20)
     return [r for r in rooms if r <= validation.MAX_ROOM and keys.tag(context.namespace, context.shards, r) == tag]
 
 
 def reap(rooms: list[int], incarnation: str, reason: str) -> Command[Update, int]:
-    """Fail rooms of a lost lease; how many this did."""
+    """Fail rooms of a lost lease; the result is how many this call failed."""
 
     def failed(_: list[int], updates: list[Update]) -> int:
         return sum(update.outcome is Outcome.FAILED for update in updates)
@@ -114,18 +121,18 @@ def reap(rooms: list[int], incarnation: str, reason: str) -> Command[Update, int
 
 
 def _reaped(_: str, rooms: list[int], reply: list[Any]) -> list[Update]:
-    # A room that holds what no script writes is nobody's to fail, and hinders no other.
+    # A corrupt room is skipped, so that it does not keep the others from being failed.
     return [
         Update(Outcome(code), replies.parse_status(status))
         for code, status in zip(reply[::2], reply[1::2], strict=True)
     ]
 
 
-# For people
+# Listing the owners
 
 
 def parse_owners(fields: Iterable[bytes], now: float) -> list[Owner]:
-    """The leases of one shard from all fields of its key; ``now`` is the server's. How many rooms, is not in it."""
+    """Return the leases in the fields of a shard's key, without their rooms; ``now`` is the server's Unix time."""
     words = list(fields)
     owners = []
     for name, value in zip(words[::2], words[1::2], strict=True):

@@ -1,4 +1,8 @@
-"""What the replies of scripts mean: a value for each room, or the error that it stands for."""
+"""Decoders of script replies.
+
+Each takes (operation, rooms of a call, its reply) and returns a value for each room, or raises the error that the reply
+stands for. A value that no script writes raises CorruptEntryError.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +21,12 @@ from redis_kvpoll.model import Consensus, Entry, KVPoll, Outcome, Refusal, Updat
 NO_REASON = "no reason was recorded"
 
 _STATUSES: dict[bytes | None, KVPoll | None] = {None: None, **{s.name.encode(): s for s in KVPoll}}
-# There are so few different updates that each is made once.
+# All possible updates, each created once.
 _UPDATES = {(o.value, name): Update(o, status) for o in Outcome for name, status in _STATUSES.items()}
-
-# Each takes (operation, rooms of a call, its reply) and gives a value for each room.
 
 
 def parse_status(name: Any) -> KVPoll | None:
-    """The status that the server names; None for an absent room, and for what no script of ours writes."""
+    """Return the status with a name; None for an absent room and for any other value."""
     return _STATUSES.get(name) if isinstance(name, bytes) else None
 
 
@@ -36,7 +38,7 @@ def statuses(operation: str, rooms: list[int], reply: list[Any]) -> list[KVPoll 
 
 
 def snapshots(operation: str, rooms: list[int], reply: list[Any]) -> list[KVPoll | None]:
-    return statuses(operation, rooms, reply[:: len(reply) // len(rooms)])  # for a rank, there are more words
+    return statuses(operation, rooms, reply[:: len(reply) // len(rooms)])  # snapshot_ranks has more fields per room
 
 
 def updates(operation: str, rooms: list[int], reply: list[Any]) -> list[Update]:
@@ -48,7 +50,7 @@ def updates(operation: str, rooms: list[int], reply: list[Any]) -> list[Update]:
 
 
 def cleared(operation: str, _: list[int], reply: list[Any]) -> list[KVPoll | None]:
-    # The room is gone, whatever it held: that a hand-made entry had no known status is no reason to fail now.
+    # The room was deleted, so an unknown status that it had is no error any more.
     return [_STATUSES.get(name) for name in reply[1::3]]
 
 
@@ -66,8 +68,8 @@ def consensuses(operation: str, rooms: list[int], reply: list[Any]) -> list[Cons
     return [Consensus(s, _count(g), _count(v)) for s, g, v in zip(found, reply[1::3], reply[2::3], strict=True)]
 
 
-class Opened(NamedTuple):
-    """A generation of a room that a caller may write to."""
+class OpenedRoom(NamedTuple):
+    """The generation of a room that ``open`` or ``attach`` has found."""
 
     outcome: Outcome
     status: KVPoll | None
@@ -76,19 +78,19 @@ class Opened(NamedTuple):
     length: int = 0
 
 
-def openings(operation: str, rooms: list[int], reply: list[Any]) -> list[Opened]:
+def openings(operation: str, rooms: list[int], reply: list[Any]) -> list[OpenedRoom]:
     _check_refusals(operation, rooms, reply, 6)
     found = statuses(operation, rooms, reply[1::6])
     return [
-        Opened(Outcome(code), status, _count(generation), _text(request))
+        OpenedRoom(Outcome(code), status, _count(generation), _text(request))
         for code, status, generation, request in zip(reply[::6], found, reply[2::6], reply[5::6], strict=True)
     ]
 
 
-def attachments(operation: str, rooms: list[int], reply: list[Any]) -> list[Opened | None]:
+def attachments(operation: str, rooms: list[int], reply: list[Any]) -> list[OpenedRoom | None]:
     found = statuses(operation, rooms, reply[::4])
     return [
-        Opened(Outcome.UNCHANGED, status, _count(generation), _text(request), _length(operation, room, length) or 0)
+        OpenedRoom(Outcome.UNCHANGED, status, _count(generation), _text(request), _length(operation, room, length) or 0)
         if generation
         else None
         for room, status, generation, request, length in zip(
@@ -98,7 +100,7 @@ def attachments(operation: str, rooms: list[int], reply: list[Any]) -> list[Open
 
 
 def _check_refusals(operation: str, rooms: list[int], reply: list[Any], width: int) -> None:
-    """Raise the error that a script's refusal stands for."""
+    """Raise the error of the first refusal in a reply."""
     for room, at in zip(rooms, range(0, len(reply), width), strict=True):
         code, word = reply[at : at + 2]
         if code == Refusal.LEASE.value:
@@ -111,7 +113,7 @@ def _check_refusals(operation: str, rooms: list[int], reply: list[Any], width: i
 
 
 def _count(value: bytes | None) -> int:
-    """A number that a script wrote; 0 where there is none, or somebody wrote over it."""
+    """Return a number that a script wrote; 0 if it is missing or was overwritten by hand."""
     return int(value) if value and value.isdigit() else 0
 
 
@@ -146,7 +148,7 @@ def _entry(operation: str, room: int, ttl_ms: int, length: Any, pairs: Any) -> E
         raise CorruptEntryError(room, operation, _found(pairs))
     fields = dict(zip(pairs[::2], pairs[1::2], strict=True))
     status = statuses(operation, [room], [fields.get(b"status", b"")])[0]
-    assert status is not None  # noqa: S101 - an absent status is not None here but refused above
+    assert status is not None  # noqa: S101 - statuses() has raised for a missing status
     try:
         opened_at, updated_at = int(fields[b"opened_ms"]) / 1000, int(fields[b"updated_ms"]) / 1000
     except (KeyError, OverflowError, ValueError):
@@ -170,17 +172,17 @@ def _entry(operation: str, room: int, ttl_ms: int, length: Any, pairs: Any) -> E
 
 
 def _ranks(fields: dict[bytes, bytes], start: bytes) -> dict[int, KVPoll]:
-    """The ranks that have a field, with its status."""
-    found = (
+    """Return the status of each rank that has a field with the prefix ``start``."""
+    statuses_by_rank = (
         (_count(name.removeprefix(start)), parse_status(value))
         for name, value in fields.items()
         if name.startswith(start)
     )
-    return {rank: status for rank, status in found if status is not None}
+    return {rank: status for rank, status in statuses_by_rank if status is not None}
 
 
 def ranks_of(words: Any) -> tuple[dict[int, KVPoll], set[int]]:
-    """The status of each rank, as snapshot_ranks.lua says it, and which of them have cleared."""
+    """Return the status of each rank in the reply of snapshot_ranks.lua, and the ranks that have cleared."""
     found: dict[int, KVPoll] = {}
     cleared: set[int] = set()
     parts = words.split()
@@ -205,5 +207,5 @@ def _corrupt(operation: str, rooms: list[int], names: list[Any]) -> NoReturn:
 
 
 def _found(value: bytes | Exception | None) -> str:
-    """What stands where it should not: a text, or the error that reading it gave."""
+    """Describe an invalid value: its text, or the server's error on reading it."""
     return f"a key of another type ({value})" if isinstance(value, Exception) else repr(_text(value))

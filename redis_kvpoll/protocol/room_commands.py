@@ -1,4 +1,8 @@
-"""The operations on rooms: input checked, reply decoded."""
+"""The operations on rooms: each function checks its arguments and returns a Command.
+
+Reads are safe to repeat, and so are writes that the scripts merge. The destructive operations are not: their specs have
+``repeatable=False``.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +61,7 @@ def set_decode_prefix_len(room: int, length: int) -> Command[bool, None]:
     return Command("set_decode_prefix_len", script_specs.SET_PREFIX, rooms, items, replies.flags, lambda *_: None)
 
 
-# Destroying: never sent again once the reply was lost
+# Destructive: not sent again after a lost reply
 
 
 @named
@@ -111,7 +115,7 @@ def poll(rooms: Iterable[int]) -> Command[KVPoll | None, list[KVPoll | None]]:
 
 @named
 def survey(rooms: Iterable[int]) -> Command[KVPoll | None, list[KVPoll | None]]:
-    """As poll, but what all ranks of a room agree on, whoever asks."""
+    """As poll, but with the consensus of a room's ranks, whatever the store's rank."""
     return Command("survey", script_specs.POLL, room_list(rooms), [], replies.statuses, lambda _, values: values)
 
 
@@ -132,7 +136,7 @@ def collect(room: int) -> Command[Entry | None, dict[int, KVPoll]]:
 
 @named
 def wait(room: int) -> Command[KVPoll | None, KVPoll | None]:
-    """The read that a wait begins with; what hears of the replies (see Executor) learns at which id it was true."""
+    """The first read of a wait. Observers of the store receive the reply with its feed id."""
     return Command("wait", script_specs.SNAPSHOT, [validation.room(room)], [], replies.snapshots, only)
 
 
@@ -150,7 +154,7 @@ def entry(room: int) -> Command[Entry | None, Entry | None]:
 
 
 def status_filter(status: KVPoll | int | None) -> KVPoll | None:
-    """The status that ``rooms`` is to look for; None for any."""
+    """Return the status by which ``rooms`` filters; None for all."""
     try:
         return None if status is None else validation.status(status)
     except InvalidInputError as error:
@@ -161,10 +165,11 @@ def status_filter(status: KVPoll | int | None) -> KVPoll | None:
 
 
 def room_list(rooms: Iterable[int]) -> list[int]:
+    """Return an iterable of room ids as a checked list."""
     try:
-        if isinstance(rooms, str | bytes | bytearray):  # the ids in it would be its characters
+        if isinstance(rooms, str | bytes | bytearray):  # its characters would be taken for ids
             raise TypeError
-        each = iter(rooms)  # a numpy array without dimensions is an Iterable and yet refuses
+        each = iter(rooms)  # a zero-dimensional numpy array is an Iterable and raises TypeError
     except TypeError:
         raise InvalidInputError(f"it takes a list of rooms, not {type(rooms).__name__}") from None
     return validation.rooms(each)

@@ -1,4 +1,4 @@
-"""Walking over all rooms of a namespace, a page at a time, by SCAN."""
+"""Listing all rooms of a namespace by SCAN, a page at a time."""
 
 from __future__ import annotations
 
@@ -9,36 +9,37 @@ from redis_kvpoll.protocol import keys
 from redis_kvpoll.protocol.script_call import CallContext
 
 PAGE = 1000
-MAX_WALKS = 5
-"""Of one shard. While a slot is on its way, every look is redirected; a walk that waited for its end might never
-come to one itself. It may then miss rooms that are being moved."""
+"""Keys that one SCAN examines; the server is blocked meanwhile."""
+MAX_RESTARTS = 5
+"""Per shard. While a slot is being migrated, every check is redirected, and unlimited restarts might never end. After
+the last one, rooms that are being moved may be missing."""
 
 
 class Scan:
-    """The state of one walk: where it stands, and which rooms it has already given.
+    """The state of one listing: its position, and the rooms that it has returned.
 
-    SCAN may name a key twice, and gives every key that is there from start to end; a room that comes or goes
-    meanwhile may be in it or not.
+    SCAN may return a key twice; each room is returned once. A room that exists throughout is returned; one that is
+    created or deleted meanwhile may be missing.
 
-    In a cluster, each shard is walked on its own node. SCAN is no keyed command: a node that has lost the slot
-    answers it as if nothing were wrong. So each walk of a shard begins and ends with a keyed look, which is
-    redirected when the slot has moved, and is begun again when the map of slots has changed in between.
+    In a cluster, each shard is scanned on its own node. SCAN is not a keyed command, so a node that has lost the slot
+    answers it without a redirect. Therefore a keyed check precedes and follows the scan of a shard: the server
+    redirects it when the slot has moved, and the scan restarts when the slot map has changed in between.
     """
 
     def __init__(self, clustered: bool, tags: Sequence[str] | None = None) -> None:
         self._clustered = clustered
         self._tags = None if tags is None else list(tags)
-        """The shards that are left to walk over; None for all, before the first look."""
+        """The shards that are left; None for all, before the first request."""
         self._cursor: str | None = None if clustered or tags is None else "0"
-        """None: the walk of this shard has not begun, or has come to its end."""
+        """None before and after the scan of a shard, when a keyed check is next."""
         self._map_version: int | None = None
-        self._walks = 0
+        self._scans = 0
         self._seen: set[int] = set()
 
     def request(self, context: CallContext, slot_map_version: int) -> tuple[str, list[str]] | None:
-        """(the shard to ask, the words to send) next; None after the last.
+        """Return the shard and the command of the next request; None after the last.
 
-        ``slot_map_version`` is another number whenever the map of slots may be another.
+        ``slot_map_version`` changes whenever the slot map may have changed.
         """
         if self._tags is None:
             tags = keys.tags(context.namespace, context.shards)
@@ -54,9 +55,9 @@ class Scan:
         return tag, ["SCAN", self._cursor, "MATCH", keys.rooms_pattern(tag), "COUNT", str(PAGE)]
 
     def page(self, reply: Any, slot_map_version: int) -> list[int]:
-        """The rooms of the reply that were not given before."""
+        """Return the rooms in a reply that were not returned before."""
         if self._cursor is None:
-            self._looked(slot_map_version)
+            self._slot_checked(slot_map_version)
             return []
         cursor, names = reply
         self._cursor = cursor.decode()
@@ -68,15 +69,15 @@ class Scan:
         self._seen |= rooms
         return list(rooms)
 
-    def _looked(self, slot_map_version: int) -> None:
-        """A keyed look was answered by the node that has the slot: begin the walk, or end it."""
-        if self._map_version == slot_map_version or self._walks > MAX_WALKS:
+    def _slot_checked(self, slot_map_version: int) -> None:
+        """The node that has the slot answered a keyed check: start or restart the scan, or finish the shard."""
+        if self._map_version == slot_map_version or self._scans > MAX_RESTARTS:
             self._next_shard()
         else:
             self._map_version, self._cursor = slot_map_version, "0"
-            self._walks += 1
+            self._scans += 1
 
     def _next_shard(self) -> None:
         assert self._tags is not None  # noqa: S101 - there is no page before the first request
         self._tags.pop(0)
-        self._map_version, self._walks = None, 0
+        self._map_version, self._scans = None, 0

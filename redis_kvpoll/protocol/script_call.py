@@ -1,7 +1,7 @@
-"""The common form of all commands on rooms: one script call a shard, with the same few words for every room.
+"""Commands on rooms, and the script calls that they consist of.
 
-A ScriptSpec says in Python what the head of its script says in Lua (a test holds them together); from it, the KEYS
-and ARGV of every call are built in one place.
+A ScriptSpec repeats in Python what the head of its script declares in Lua; a test compares the two. The KEYS and ARGV
+of every call are built from it here and nowhere else. A command is one script call per shard and MAX_BATCH rooms.
 """
 
 from __future__ import annotations
@@ -22,98 +22,98 @@ T = TypeVar("T")
 P = ParamSpec("P")
 
 MAX_BATCH = 1000
-"""Rooms a call. A script blocks the server while it runs: 1,000 rooms are some 2 ms."""
+"""Rooms per call. A script blocks the server while it runs: about 2 ms for 1,000 rooms."""
 
 NOT_REPORTED = object()
-"""In the place of a status that a reply does not say; see ``ScriptSpec.statuses_after``."""
+"""Stands for a status that a reply does not contain; see ``ScriptSpec.statuses_after``."""
 
 
 @dataclass(frozen=True)
 class Identity:
-    """Who a store is to the scripts: strings, ready to be sent; empty what is not there. Times are milliseconds."""
+    """The identity of a store, as scripts receive it: strings, empty if absent. Times are in milliseconds."""
 
     ttl_ms: str
     terminal_ttl_ms: str
     rank: str = ""
-    """Whose status the store's calls are about; empty where rooms have no ranks."""
+    """The rank of the store; empty for a store without ranks."""
     world_size: str = ""
     owner: str = ""
-    """The name of the lease under which the store creates rooms."""
+    """The name of the store's lease."""
     incarnation: str = ""
     nonce: str = ""
-    """Random; it makes the epochs that this store begins its own."""
+    """Random, part of the epochs that this store creates, so that no two stores create the same."""
 
     @property
     def epoch_ttl_ms(self) -> str:
-        """Far longer than a room that nobody touches can live: an epoch that ends is taken for a loss of data."""
+        """Far longer than an untouched room lives, because an expired epoch counts as a loss of data."""
         return str(max(7 * 24 * 3600 * 1000, 10 * int(self.ttl_ms)))
 
     @property
     def length_field(self) -> str:
-        """Where the decode prefix length of this rank stands."""
+        """The hash field with the decode prefix length of this rank."""
         return f"length:{self.rank}" if self.rank else "length"
 
     @property
     def author(self) -> str:
-        """Who fails a room, when this store does: what is known of it."""
+        """What ``failed_by`` names when this store fails a room: its owner, its rank, or both."""
         rank = f"rank {self.rank}" if self.rank else ""
         return f"{self.owner} {rank}".strip()
 
 
 @dataclass(frozen=True, kw_only=True)
 class CallContext(Identity):
-    """What commands need to know of their namespace and of their store."""
+    """The namespace's settings and the store's identity, from which calls are built."""
 
     namespace: str
     shards: int
     policy: Policy
     mode: Mode
     feed_length: str
-    """Entries that the feed of a shard keeps; "0" for no feed."""
+    """Entries that a shard's feed keeps; "0" for no feed."""
     feed_ttl_ms: str = "86400000"
-    """As in lua/include/feed.lua, where the other writers have it from: one word less to send with every call."""
+    """Equal to FEED_TTL_MS in lua/include/feed.lua, which saves the other scripts an argument per call."""
     words: dict[tuple[str, ...], list[str]] = field(default_factory=dict, compare=False, repr=False)
-    """What each ``once`` of a spec comes to: looked up with every call."""
+    """Cache: the arguments for each ``once`` of a spec."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScriptSpec:
-    """How a script is called: the words of its head, in the same order.
+    """The keys, arguments and reply of a script, in the order of its head.
 
-    ``keys``, ``item`` and ``reply`` repeat for each room; ``once`` names fields of CallContext, at the start of ARGV.
+    ``keys``, ``item`` and ``reply`` repeat for each room. ``once`` names fields of CallContext, at the start of ARGV.
     """
 
     script: Script
     keys: tuple[str, ...] = ("room",)
     first: tuple[str, ...] = ()
-    """The keys of the shard that go before those of the rooms; by feed, the reply begins with the id of its entry."""
+    """The shard's keys, before those of the rooms. With the feed among them, the reply starts with a feed id."""
     once: tuple[str, ...] = ()
     item: tuple[str, ...] = ()
     reply: tuple[str, ...] = ("status",)
     codes: tuple[Outcome | Refusal, ...] = ()
-    """What the first word of a room in the reply can be, where that is an outcome."""
+    """The possible codes of a room in the reply, if its first field is a code."""
     prefix_in_prefill: bool = False
-    """Whether a prefix key follows each room key in mode prefill, and only then."""
+    """Whether a prefix key follows each room key, in mode prefill only."""
     epoch: bool = False
-    """Whether the epoch of the shard stands in the reply, behind the feed's id if there is one: not always where
-    ``first`` has it, since a script that is only to give generations need not say it."""
+    """Whether the reply contains the shard's epoch, after the feed id if there is one. A script may use the epoch key
+    without returning the epoch."""
     repeatable: bool = True
-    """Whether it may be sent again when its reply was lost; what destroys may not."""
+    """Whether the call may be sent again after a lost reply. False for destructive calls."""
     statuses_after: Callable[[list[Any]], list[Any]] | None = None
-    """For what changes statuses, and for both SNAPSHOTs: from the reply, the name of the status that each room has now,
-    None when it is absent, NOT_REPORTED when the reply does not say."""
+    """Returns from a reply the status name of each room after the call: None if it is absent, NOT_REPORTED if the reply
+    does not contain it. Set for scripts that change statuses and for both SNAPSHOTs; a mirror applies the result."""
     for_rank: ScriptSpec | None = None
-    """What does the same for a store that has a rank."""
+    """The variant for a store with a rank."""
     for_owner: ScriptSpec | None = None
-    """What does the same for a store that holds a lease, or has a rank. Its further words of a room stay empty."""
+    """The variant for a store with a lease or a rank. Its additional arguments of a room stay empty."""
 
     @property
     def feed(self) -> bool:
-        """Whether the reply begins with the id of an entry of the feed."""
+        """Whether the reply starts with the id of a feed entry."""
         return self.first[:1] == ("feed",)
 
     def of(self, context: CallContext) -> ScriptSpec:
-        """The spec that does this for a store as the context says."""
+        """Return the variant for a store with this context."""
         if context.rank:
             return self.for_rank or self.for_owner or self
         return (self.for_owner or self) if context.owner else self
@@ -121,7 +121,7 @@ class ScriptSpec:
     def call(
         self, context: CallContext, tag: str, rooms: list[int], items: list[str], positions: Sequence[int]
     ) -> Call:
-        """One script call for rooms that share a shard."""
+        """Return a script call for rooms of one shard."""
         key_names = self.keys
         if self.prefix_in_prefill and context.mode == "prefill":
             key_names = ("room", "prefix")
@@ -145,18 +145,18 @@ class Call(NamedTuple):
     once: list[str]
     rooms: list[int] = []  # noqa: RUF012 - never changed
     keys: list[str] = []  # noqa: RUF012
-    """Of the rooms, in their order."""
+    """The keys of the rooms, in their order."""
     items: list[str] = []  # noqa: RUF012
     positions: Sequence[int] = ()
-    """Where these rooms stand in the command's own list."""
+    """The indexes of these rooms in the command's list."""
 
     def words(self) -> list[str]:
-        """What is sent, when the server knows the script."""
+        """Return the command for a server that has the script cached."""
         count = str(len(self.first_keys) + len(self.keys))
         return ["EVALSHA", self.spec.script.sha, count, *self.first_keys, *self.keys, *self.once, *self.items]
 
     def merged_with(self, others: Sequence[Call]) -> Call:
-        """This call and others of its kind as one, the rooms in this order."""
+        """Return one call for the rooms of this call and others, in this order."""
         calls = [self, *others]
         return self._replace(
             rooms=[room for call in calls for room in call.rooms],
@@ -166,25 +166,25 @@ class Call(NamedTuple):
         )
 
     def can_merge_with(self, other: Call) -> bool:
-        """Whether both may travel as one: the same script for the same shard, by the same settings."""
+        """Whether both can be one call: the same script, shard and settings."""
         return self.spec is other.spec and self.once == other.once and self.tag == other.tag
 
 
 class Command(NamedTuple, Generic[V, T]):
-    """An operation on rooms whose input has been checked."""
+    """An operation on rooms with checked arguments. ``calls`` are sent; ``decode`` and ``finish`` make its result."""
 
     operation: str
     spec: ScriptSpec
     rooms: list[int]
     items: list[str]
-    """What the spec's ``item`` names, for each room; empty when it names nothing."""
+    """The arguments that the spec's ``item`` names, room by room."""
     decode: Callable[[str, list[int], list[Any]], list[V]]
-    """(operation, rooms of a call, its reply) -> a value for each room."""
+    """(operation, rooms of a call, its reply) -> a value for each room; see ``replies``."""
     finish: Callable[[list[int], list[V]], T]
-    """(all rooms, all values) -> what the caller gets."""
+    """(all rooms, all values) -> the result of the operation."""
 
     def calls(self, context: CallContext) -> list[Call]:
-        """The script calls that carry this command out, in the order in which to send them."""
+        """Return the script calls of this command, in the order in which to send them."""
         rooms, items, spec = self.rooms, self.items, self.spec
         if context.rank or context.owner:
             spec = spec.of(context)
@@ -234,7 +234,7 @@ def by_room(rooms: list[int], values: list[V]) -> dict[int, V]:
 
 
 def _widened(items: list[str], width: int, wider: int) -> list[str]:
-    """The same words, with empty ones behind those of each room."""
+    """Return the arguments with empty ones appended for each room."""
     if width == wider:
         return items
     blank = [""] * (wider - width)

@@ -1,4 +1,4 @@
-"""Every script with its spec: the words of its head, in the same order."""
+"""The ScriptSpec of every script on rooms. A test compares each with the head of its script and with real replies."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from redis_kvpoll.model import Outcome, Refusal
 from redis_kvpoll.protocol.script_call import NOT_REPORTED, ScriptSpec
 from redis_kvpoll.protocol.scripts import load
 
-# As in the head of lua/include/caller.lua.
+# Equal to the head of lua/include/caller.lua.
 _ROOM_KEYS = ("feed", "epoch", "leases", "owned")
 _CALLER = (
     *("feed_length", "ttl_ms", "terminal_ttl_ms", "epoch_ttl_ms", "nonce"),
@@ -18,8 +18,8 @@ _CALLER = (
 )
 
 
-def _leaves(width: int) -> Callable[[list[Any]], list[Any]]:
-    """For replies that begin with an outcome and a status: what is refused has another word in the second place."""
+def _reported_statuses(width: int) -> Callable[[list[Any]], list[Any]]:
+    """For replies with a code and a status per room; a refused room has another value in place of the status."""
     return lambda reply: [
         status if code > 0 else NOT_REPORTED for code, status in zip(reply[::width], reply[1::width], strict=True)
     ]
@@ -36,7 +36,7 @@ WRITE = ScriptSpec(
     codes=(*_MERGED, Outcome.STALE, Refusal.LEASE, Refusal.WORLD_SIZE),
     prefix_in_prefill=True,
     epoch=True,
-    statuses_after=_leaves(2),
+    statuses_after=_reported_statuses(2),
 )
 UPDATE = ScriptSpec(
     load("update"),
@@ -46,7 +46,7 @@ UPDATE = ScriptSpec(
     reply=("outcome", "status"),
     codes=(*_MERGED, Refusal.WORLD_SIZE),
     prefix_in_prefill=True,
-    statuses_after=_leaves(2),
+    statuses_after=_reported_statuses(2),
     for_owner=WRITE,
 )
 OPEN = ScriptSpec(
@@ -58,7 +58,7 @@ OPEN = ScriptSpec(
     reply=("outcome", "status", "generation", "age_ms", "of_owner", "of_request"),
     codes=(Outcome.CREATED, Outcome.UNCHANGED, Outcome.FAILED, Refusal.BUSY, Refusal.LEASE, Refusal.WORLD_SIZE),
     epoch=True,
-    statuses_after=_leaves(6),
+    statuses_after=_reported_statuses(6),
 )
 REPLAY = ScriptSpec(
     load("replay"),
@@ -69,7 +69,7 @@ REPLAY = ScriptSpec(
     reply=("outcome", "status"),
     codes=(*_MERGED, Outcome.STALE, Refusal.LEASE, Refusal.WORLD_SIZE),
     epoch=True,
-    statuses_after=_leaves(2),
+    statuses_after=_reported_statuses(2),
 )
 ATTACH = ScriptSpec(
     load("attach"),
@@ -87,7 +87,7 @@ ABORT = ScriptSpec(
     reply=("outcome", "status"),
     codes=(Outcome.UNCHANGED, Outcome.FAILED, Outcome.SKIPPED),
     prefix_in_prefill=True,
-    statuses_after=_leaves(2),
+    statuses_after=_reported_statuses(2),
 )
 REAP = ScriptSpec(
     load("reap"),
@@ -98,7 +98,7 @@ REAP = ScriptSpec(
     codes=(Outcome.UNCHANGED, Outcome.FAILED, Outcome.SKIPPED),
     prefix_in_prefill=True,
 )
-"""The rooms of others: a mirror hears of them from the feed, since the reply does not say how a rank sees them."""
+"""No statuses_after: the reply lacks the status as a rank sees it, so a mirror learns it from the feed."""
 RECORD_FAILURE = ScriptSpec(
     load("record_failure"), first=("feed",), once=("feed_length", "author"), item=("reason",), reply=("stored",)
 )
@@ -114,13 +114,13 @@ CLEAR = ScriptSpec(
     repeatable=False,
     statuses_after=lambda reply: [
         None if code == Outcome.CLEARED.value else status
-        for code, status in zip(reply[::3], _leaves(3)(reply), strict=True)
+        for code, status in zip(reply[::3], _reported_statuses(3)(reply), strict=True)
     ],
 )
 CLEAR_FENCED = replace(CLEAR, repeatable=True)
 POLL_RANK = ScriptSpec(load("poll_rank"), once=("rank",))
 POLL = ScriptSpec(load("poll"))
-"""What all ranks of a room agree on; where there are none, its status."""
+"""The consensus of a room's ranks; without ranks, its status."""
 POLL_OWN = replace(POLL, for_rank=POLL_RANK)
 CONSENSUS = ScriptSpec(load("consensus"), reply=("status", "generation", "version"))
 TOUCH = ScriptSpec(

@@ -1,4 +1,7 @@
-"""The Lua scripts, loaded from the folder ``lua``: in a wheel inside the package, in a checkout beside it."""
+"""The Lua scripts, loaded from the folder ``lua``: inside the package in a wheel, beside it in a checkout.
+
+Lua in Redis has no modules. A script names its includes in its head, and ``load`` puts their text before it, each once.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,12 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 
 FEED = "include/feed.lua"
-"""The tail of a script that appends to the change feed: not a function, for speed."""
+"""The include that goes after the script, not before: the append to the change feed, inlined for speed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """One Lua script and the digest under which a server caches it."""
+    """One Lua script, and the digest by which a server caches it."""
 
     name: str
     source: str
@@ -25,25 +28,25 @@ class Script:
 
 @cache
 def folder() -> Traversable:
-    """Where the scripts are."""
+    """Return the folder of the scripts."""
     package = files("redis_kvpoll")
-    for place in (package / "lua", package / ".." / "lua"):
-        if place.is_dir():
-            return place
+    for candidate in (package / "lua", package / ".." / "lua"):
+        if candidate.is_dir():
+            return candidate
     raise FileNotFoundError("redis_kvpoll was installed without its lua folder; reinstall it")
 
 
 @cache
 def load(name: str) -> Script:
-    """The script as it is sent. Lua in Redis has no modules, so its includes stand in front of it; the feed behind."""
+    """Return the script as it is sent, with its includes."""
     parts = dict.fromkeys([*_includes(f"{name}.lua"), f"{name}.lua"])
     source = "".join(map(_text, sorted(parts, key=lambda path: path == FEED)))
-    # SHA-1 is how Redis names scripts; nothing here rests on its strength.
+    # Redis names scripts by SHA-1; it is not used for security.
     return Script(name, source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
 
 
 def _includes(path: str) -> Iterator[str]:
-    """What a file includes, each after what it includes itself."""
+    """Yield the includes of a file, each after its own includes."""
     if line := re.search(r"^-- INCLUDE +(.+(?:\n-- {10}.+)*)", _text(path), re.MULTILINE):
         for name in re.findall(r"\w+", line[1]):
             yield from _includes(f"include/{name}.lua")
@@ -56,5 +59,5 @@ def _text(path: str) -> str:
 
 
 def names() -> Iterator[str]:
-    """The name of every script there is."""
+    """Yield the name of every script."""
     return (file.name.removesuffix(".lua") for file in folder().iterdir() if file.name.endswith(".lua"))

@@ -1,4 +1,7 @@
-"""What all users of a namespace must agree on, so that the table can neither be split nor mixed by mistake."""
+"""The settings that all stores of a namespace share.
+
+A store with other settings is refused, because it would write to other shards or merge by another policy.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from redis_kvpoll.validation import Mode, Policy
 SETTINGS = ScriptSpec(load("settings"), keys=(), reply=())
 NAMES = ("schema", "policy", "shards", "mode", "feed_length")
 SCHEMA = "2"
-"""Grows when the context of keys or fields changes so that older versions would misread it."""
+"""Incremented when keys or fields change so that older versions would misread them."""
 
 _KNOWN = {
     "policy": get_args(Policy),
@@ -26,8 +29,9 @@ _KNOWN = {
 _FEED_LENGTH = re.compile(r"0|[1-9][0-9]{0,7}")
 
 TTL_MS = 7 * 24 * 3600 * 1000
+"""A week: the settings of an unused namespace expire after it."""
 RENEW_SECONDS = 3600.0
-"""Far below the TTL, so that a namespace in use never loses its settings."""
+"""Far below the TTL, so that a namespace in use keeps its settings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +42,12 @@ class Settings:
     shards: int
     mode: Mode
     feed_length: int
-    """Entries that the feed of a shard keeps; 0 when there is none."""
+    """Entries that a shard's feed keeps; 0 for no feed."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExpectedSettings:
-    """What one store asks of its namespace; None adopts what is there, else the default."""
+    """The settings that one store requires; None adopts the namespace's, else the default."""
 
     namespace: str
     policy: Policy | None
@@ -53,7 +57,7 @@ class ExpectedSettings:
 
     @classmethod
     def checked(cls, namespace: Any, policy: Any, shards: Any, mode: Any, feed_length: Any) -> ExpectedSettings:
-        """The same from unchecked input."""
+        """Return the settings from unchecked arguments, or raise InvalidInputError."""
         return cls(
             validation.namespace(namespace),
             validation.policy(policy),
@@ -63,32 +67,34 @@ class ExpectedSettings:
         )
 
     def call(self) -> Call:
-        asked = [SCHEMA, self.policy or "", str(self.shards or ""), self.mode or "", _text(self.feed_length)]
-        return Call(SETTINGS, self.namespace, [keys.settings(self.namespace)], [str(TTL_MS), *asked])
+        """Return the call that creates or renews the settings, or returns other ones unchanged."""
+        required = [SCHEMA, self.policy or "", str(self.shards or ""), self.mode or "", _text(self.feed_length)]
+        return Call(SETTINGS, self.namespace, [keys.settings(self.namespace)], [str(TTL_MS), *required])
 
     def read(self, reply: list[Any]) -> Settings:
-        """The settings in the server's answer; NamespaceMismatchError when they are not what was asked for."""
-        there = {name: (value or b"").decode("utf-8", "replace") for name, value in zip(NAMES, reply, strict=True)}
-        if there["schema"] != SCHEMA:  # no argument of a store, so there is nothing to adopt
-            raise NamespaceMismatchError(self.namespace, "schema", None, there["schema"])
-        asked = {"policy": self.policy, "shards": self.shards, "mode": self.mode, "feed_length": self.feed_length}
-        for name, value in asked.items():
-            if value is not None and str(value) != there[name]:
-                raise NamespaceMismatchError(self.namespace, name, str(value), there[name])
-        # What is adopted must be understood: scripts take any policy that is not strict for compat.
+        """Return the settings in a reply; raise NamespaceMismatchError if they are not the required ones."""
+        stored = {name: (value or b"").decode("utf-8", "replace") for name, value in zip(NAMES, reply, strict=True)}
+        if stored["schema"] != SCHEMA:  # not an argument of a store, so it cannot be adopted
+            raise NamespaceMismatchError(self.namespace, "schema", None, stored["schema"])
+        required = {"policy": self.policy, "shards": self.shards, "mode": self.mode, "feed_length": self.feed_length}
+        for name, value in required.items():
+            if value is not None and str(value) != stored[name]:
+                raise NamespaceMismatchError(self.namespace, name, str(value), stored[name])
+        # An adopted value must be a known one: the scripts treat every policy other than strict as compat.
         for name, known in _KNOWN.items():
-            if there[name] not in known:
-                raise NamespaceMismatchError(self.namespace, name, None, there[name])
-        if not _FEED_LENGTH.fullmatch(there["feed_length"]):
-            raise NamespaceMismatchError(self.namespace, "feed_length", None, there["feed_length"])
-        policy, mode = cast("Policy", there["policy"]), cast("Mode", there["mode"])
-        return Settings(policy, int(there["shards"]), mode, int(there["feed_length"]))
+            if stored[name] not in known:
+                raise NamespaceMismatchError(self.namespace, name, None, stored[name])
+        if not _FEED_LENGTH.fullmatch(stored["feed_length"]):
+            raise NamespaceMismatchError(self.namespace, "feed_length", None, stored["feed_length"])
+        policy, mode = cast("Policy", stored["policy"]), cast("Mode", stored["mode"])
+        return Settings(policy, int(stored["shards"]), mode, int(stored["feed_length"]))
 
     def adopt(self, settings: Settings) -> ExpectedSettings:
-        """The same, holding from now on to what was found: a server that lost its data must not change a context."""
+        """Return these settings with the adopted values required, so that a loss of data cannot change them."""
         return ExpectedSettings(self.namespace, settings.policy, settings.shards, settings.mode, settings.feed_length)
 
     def context(self, settings: Settings, identity: Identity) -> CallContext:
+        """Return the context for the calls of a store."""
         return CallContext(
             **asdict(identity),
             namespace=self.namespace,

@@ -1,12 +1,17 @@
-"""A replay of prefill/decode traffic by real processes over one shared table.
+"""A replay: prefill/decode traffic by real processes over one shared table, with faults.
 
 traffic     the requests: from a trace, or generated with a trace's statistics
-hazards     what goes wrong with which request
-messages    what the processes say to each other
-handshake   one side's part in a request, step by step
+fault_plan  the faults of each request, from the seed
+messages    what the processes send to each other
+handshake   one side's part in a request, step by step; no I/O
+tables      the two tables, and how long calls to them take
+writers     how a worker writes: plain calls, or room handles under a lease
 worker      a process that runs many handshakes
-router      the process that hands out rooms and work, kills and replaces workers
-ledger      what became of every request and every room
-report      the figures, and the promises that they break
-runner      the server and the router, for as long as a replay lasts
+pool        the worker processes
+router      the process that assigns rooms and requests, and kills and replaces workers
+ledger      the results of all requests and rooms; pure
+sweep       checks of both tables, independent of the workers
+counters    the workers' measurements, added up
+report      the figures, and the guarantees that they violate
+runner      the server and the router, for the duration of a replay
 """

@@ -17,28 +17,28 @@ class Figures(TypedDict):
     rooms_polled: int
     updates: Latency
     polls: Latency
-    looks: Latency
-    behind: int
-    unsynced: int
+    mirror_polls: Latency
+    mirror_behind: int
+    mirror_unsynced: int
     outcomes: dict[str, int]
 
 
 class Counters:
-    """Every call of every worker."""
+    """All calls of all workers."""
 
     def __init__(self) -> None:
         self._updates: list[float] = []
         self._polls: list[float] = []
-        self._looks: list[float] = []
-        self._rooms_updated = self._rooms_polled = self._behind = self._unsynced = 0
+        self._mirror_polls: list[float] = []
+        self._rooms_updated = self._rooms_polled = self._mirror_behind = self._mirror_unsynced = 0
         self._outcomes: Counter[Outcome] = Counter()
 
     def add(self, measured: Measured) -> None:
         self._updates += measured.updates
         self._polls += measured.polls
-        self._looks += measured.looks
-        self._behind += measured.behind
-        self._unsynced += measured.unsynced
+        self._mirror_polls += measured.mirror_polls
+        self._mirror_behind += measured.mirror_behind
+        self._mirror_unsynced += measured.mirror_unsynced
         self._rooms_updated += measured.rooms_updated
         self._rooms_polled += measured.rooms_polled
         self._outcomes.update(measured.outcomes)
@@ -49,8 +49,8 @@ class Counters:
             rooms_polled=self._rooms_polled,
             updates=Latency.of(self._updates),
             polls=Latency.of(self._polls),
-            looks=Latency.of(self._looks),
-            behind=self._behind,
-            unsynced=self._unsynced,
+            mirror_polls=Latency.of(self._mirror_polls),
+            mirror_behind=self._mirror_behind,
+            mirror_unsynced=self._mirror_unsynced,
             outcomes={outcome.name: self._outcomes[outcome] for outcome in Outcome if self._outcomes[outcome]},
         )

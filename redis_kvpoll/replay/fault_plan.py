@@ -1,4 +1,4 @@
-"""What goes wrong with which request: decided beforehand, from the seed, so that a replay can be repeated."""
+"""The faults of each request, drawn from the seed in advance, so that a replay can be repeated."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ SIDES: tuple[Side, Side] = ("prefill", "decode")
 
 LATE_STATUSES = (KVPoll.Failed, KVPoll.Success, KVPoll.Transferring)
 MAX_LATE_SECONDS = 0.1
-"""How long after the clear a late message comes at most: about the life of the next request, to hit it."""
+"""The longest time between a clear and a late message: about the duration of the next request, to hit it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """The share of requests (0 to 1) that meet each hazard."""
+    """The share of requests (0 to 1) that get each fault."""
 
     abort: float = 0.0
     late: float = 0.0
@@ -27,7 +27,7 @@ class Rates:
 
 
 @dataclass(frozen=True, slots=True)
-class Late:
+class LateMessage:
     """A message of a request that arrives after its room was cleared."""
 
     side: Side
@@ -37,21 +37,22 @@ class Late:
 
 @dataclass(frozen=True, slots=True)
 class FaultPlan:
-    """What awaits one request. Moments are shares of its expected life."""
+    """The faults of one request. Times are shares of its expected duration."""
 
     abort_side: Side | None
     abort_at: float
-    late: Late | None
+    late: LateMessage | None
     reuse: bool
-    """It gets the room of a request before it."""
+    """It gets the room of an earlier request."""
     crash_side: Side | None
-    """The worker of this side is killed while it has this request."""
+    """The side whose worker is killed while it has this request."""
     crash_at: float
     prefix_share: float
-    """The share of its input that decode holds already."""
+    """The share of its input that decode already has."""
 
 
 def plan_faults(rates: Rates, seed: int, request: int) -> FaultPlan:
+    """The faults of a request; the same for the same seed."""
     rng = random.Random(f"{seed}/{request}")  # noqa: S311 - traffic, not secrets
 
     def hit(rate: float) -> bool:
@@ -68,5 +69,5 @@ def plan_faults(rates: Rates, seed: int, request: int) -> FaultPlan:
     )
 
 
-def _late(rng: random.Random) -> Late:
-    return Late(rng.choice(SIDES), rng.choice(LATE_STATUSES), rng.uniform(0, MAX_LATE_SECONDS))
+def _late(rng: random.Random) -> LateMessage:
+    return LateMessage(rng.choice(SIDES), rng.choice(LATE_STATUSES), rng.uniform(0, MAX_LATE_SECONDS))

@@ -1,4 +1,4 @@
-"""What the processes of a replay say to each other, over pipes. Moments are of the machine's monotonic clock."""
+"""The messages between the processes of a replay, over pipes. Times are of the machine's monotonic clock."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections import Counter
 from typing import Literal, NamedTuple, TypeAlias
 
 from redis_kvpoll.model import KVPoll, Outcome
-from redis_kvpoll.replay.fault_plan import Late, Side
+from redis_kvpoll.replay.fault_plan import LateMessage, Side
 from redis_kvpoll.validation import Policy
 
 Result = Literal["success", "failed", "aborted", "timed out", "crashed"]
@@ -17,12 +17,12 @@ class Plan(NamedTuple):
 
     url: str
     namespace: str
-    """Without its side: the tables are ``namespace-prefill`` and ``namespace-decode``."""
+    """Without the side: the tables are ``namespace-prefill`` and ``namespace-decode``."""
     policy: Policy
     speed: float
     ttl: float
     lease: float | None = None
-    """The TTL in seconds of the workers' leases; None: they write plainly, without leases and generations."""
+    """The TTL of the workers' leases in seconds; None: plain writes, without leases and generations."""
 
 
 # From the router to a worker
@@ -37,24 +37,24 @@ class Job(NamedTuple):
     prefix_length: int
     abort_after: float | None
     """Seconds."""
-    late: Late | None
+    late: LateMessage | None
 
 
 class Announced(NamedTuple):
-    """Decode is ready for this request. From a decode worker, by way of the router, to the prefill worker."""
+    """Decode is ready for this request. From a decode worker through the router to the prefill worker."""
 
     request: int
 
 
 class Stop(NamedTuple):
-    """No more work; end when what is under way is done."""
+    """No more requests follow: end once the running ones have ended."""
 
 
 # From a worker to the router
 
 
 class Opened(NamedTuple):
-    """A side opened its entry: what its table answered."""
+    """A side opened its room, with the table's outcome."""
 
     request: int
     outcome: Outcome
@@ -62,7 +62,7 @@ class Opened(NamedTuple):
 
 
 class Ended(NamedTuple):
-    """A side concluded a request and cleared its entry."""
+    """A side concluded a request and cleared its room."""
 
     request: int
     result: Result
@@ -70,9 +70,9 @@ class Ended(NamedTuple):
 
 
 class Arrived(NamedTuple):
-    """A message arrived for a room that its request may have cleared already: what the table answered.
+    """A message arrived for a room that its request may already have cleared, with the table's outcome.
 
-    ``side`` is the table; the message may have come from the other side.
+    ``side`` is the table; the message may come from the other side.
     """
 
     request: int
@@ -81,31 +81,30 @@ class Arrived(NamedTuple):
     outcome: Outcome
     at: float
     planned: bool
-    """Made late by the replay, or late by itself."""
+    """Whether the replay delayed it on purpose."""
 
 
 class Measured(NamedTuple):
-    """Calls since the last of these: seconds of each, rooms in them, and the outcomes of updates."""
+    """The calls since the last of these: the seconds of each, their rooms, and the outcomes of updates."""
 
     updates: list[float]
     polls: list[float]
-    looks: list[float]
-    """Polls of the mirror."""
+    mirror_polls: list[float]
     rooms_updated: int
     rooms_polled: int
-    """By call; the mirror is asked for the same rooms."""
-    behind: int
-    """Rooms of which a poll that followed the look at the mirror said something else."""
-    unsynced: int
-    """Looks for which the mirror said that it was not current."""
+    """By call; the mirror is polled for the same rooms."""
+    mirror_behind: int
+    """Rooms for which the call returned another status than the mirror just before."""
+    mirror_unsynced: int
+    """Polls of a mirror that was not synced."""
     outcomes: Counter[Outcome]
 
 
-class Broken(NamedTuple):
-    """The worker cannot go on: the table is out of reach, or refuses."""
+class WorkerFailed(NamedTuple):
+    """The worker cannot go on: the table is unreachable, or refuses."""
 
     why: str
 
 
 ToWorker: TypeAlias = Job | Announced | Stop
-FromWorker: TypeAlias = Announced | Opened | Ended | Arrived | Measured | Broken
+FromWorker: TypeAlias = Announced | Opened | Ended | Arrived | Measured | WorkerFailed

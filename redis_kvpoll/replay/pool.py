@@ -1,4 +1,4 @@
-"""The worker processes of one replay: started, talked to, killed, and replaced."""
+"""The worker processes of one replay: started, sent messages, killed, and replaced."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from redis_kvpoll.replay.messages import FromWorker, Plan, Stop, ToWorker
 
 @dataclass(slots=True, eq=False)
 class Slot:
-    """A place for a worker, and the requests that are on it."""
+    """A worker, and the requests that it runs."""
 
     side: Side
     process: BaseProcess
@@ -25,12 +25,12 @@ class Slot:
 
 
 class Pool:
-    """N prefill and M decode workers."""
+    """The prefill and decode workers."""
 
     def __init__(self, plan: Plan, prefill: int, decode: int) -> None:
         self._plan = plan
-        # forkserver: a replacement is there in milliseconds, and no worker inherits another's pipe, so that each
-        # one sees the end of its own when the router dies.
+        # forkserver: a replacement starts in milliseconds, and no worker inherits another's pipe, so that each sees
+        # the end of its own when the router dies.
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload([worker.__name__])
         counts = {"prefill": prefill, "decode": decode}
@@ -39,11 +39,11 @@ class Pool:
     def least_busy(self, side: Side) -> Slot:
         return min(self.slots[side], key=lambda slot: len(slot.requests))
 
-    def holder(self, side: Side, request: int) -> Slot | None:
+    def slot_of(self, side: Side, request: int) -> Slot | None:
         return next((slot for slot in self.slots[side] if request in slot.requests), None)
 
     def messages(self, timeout: float) -> Iterator[tuple[Slot, FromWorker | None]]:
-        """What the workers say within ``timeout`` seconds; None stands for the death of one."""
+        """The workers' messages within ``timeout`` seconds; None stands for the death of a worker."""
         by_pipe = {slot.pipe: slot for slots in self.slots.values() for slot in slots}
         for pipe in wait(list(by_pipe), timeout):
             slot = by_pipe[pipe]  # type: ignore[index]
@@ -56,30 +56,30 @@ class Pool:
                 yield slot, None
 
     def send(self, slot: Slot, message: ToWorker) -> None:
-        with contextlib.suppress(OSError):  # it has just died; its pipe says so to the next look
+        with contextlib.suppress(OSError):  # it has just died, which the next read of its pipe shows
             slot.pipe.send(message)
 
     def replace(self, slot: Slot) -> list[FromWorker]:
-        """Kill a worker and put a new one in its place; what the old one had still said."""
+        """Kill a worker and start another in its place; returns the messages of the old one that were not read."""
         slot.process.kill()
         slot.process.join()
-        last_words: list[FromWorker] = []
+        unread: list[FromWorker] = []
         try:
             while slot.pipe.poll():
-                last_words.append(slot.pipe.recv())
+                unread.append(slot.pipe.recv())
         except (EOFError, OSError):
-            pass  # the end, perhaps in the middle of a word
+            pass  # the end, perhaps in the middle of a message
         slot.pipe.close()
         slots = self.slots[slot.side]
         slots[slots.index(slot)] = self._start(slot.side)
-        return last_words
+        return unread
 
     def stop(self) -> None:
-        """Let every worker end its late messages, then end it."""
-        everyone = [slot for slots in self.slots.values() for slot in slots]
-        for slot in everyone:
+        """Let every worker send its late messages and end."""
+        workers = [slot for slots in self.slots.values() for slot in slots]
+        for slot in workers:
             self.send(slot, Stop())
-        for slot in everyone:
+        for slot in workers:
             slot.process.join(timeout=5)
 
     def kill(self) -> None:

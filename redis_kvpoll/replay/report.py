@@ -1,4 +1,4 @@
-"""The figures of a replay, and which promises they break."""
+"""The figures of a replay, and the guarantees that they violate."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ UNKNOWN = "unknown"
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """Milliseconds a call took."""
+    """The duration of calls in milliseconds."""
 
     calls: int
     p50: float
@@ -34,7 +34,7 @@ class Latency:
 
 @dataclass(slots=True)
 class Report:
-    """What a replay found. Rates are per second of ``seconds``, the time from the first request to the last end."""
+    """The figures of a replay. Rates are per second of ``seconds``, from the first request to the last end."""
 
     policy: Policy
     requests: int
@@ -50,35 +50,37 @@ class Report:
     rooms_polled: int
     updates: Latency
     polls: Latency
-    looks: Latency
-    """Polls of the mirrors, by which the workers went; each was followed by one by call, for the same rooms."""
-    behind: int
-    """Rooms of which the call said something else than the mirror just before."""
-    unsynced: int
-    """Looks at a mirror that said it was not current."""
+    mirror_polls: Latency
+    """The workers follow their mirrors; each poll of one is followed by a call for the same rooms."""
+    mirror_behind: int
+    """Rooms for which the call returned another status than the mirror just before."""
+    mirror_unsynced: int
+    """Polls of a mirror that was not synced."""
     outcomes: dict[str, int]
     late: dict[str, dict[str, int]]
-    """Planned late messages: status -> what the table answered -> how many."""
+    """Planned late messages: status -> outcome -> how many."""
     reused: int
     crashes: int
-    lost: int
+    unfinished: int
+    """Requests without a result."""
     orphaned: int
     orphans_past_ttl: int
     lease: float | None
-    """Seconds; None when the workers wrote plainly."""
+    """The TTL of the workers' leases in seconds; None: plain writes."""
     orphans_past_lease: int
-    """Rooms of killed workers that stayed alive for more than their lease and two seconds."""
+    """Rooms of killed workers that stayed live for more than their lease and two seconds."""
     oldest_orphan: float
-    """Seconds that a killed worker's room was seen alive after it, at most."""
+    """The longest time in seconds that a killed worker's room stayed live."""
     leaked: dict[str, int]
-    """By the status that brought the room back; ``unknown`` for rooms that nothing explains."""
+    """Rooms that exist after their clear, by the status that created them again; ``unknown`` if nothing explains it."""
     cross_contaminated: int
+    """Requests that another request's write affected."""
     cross_contamination: dict[str, int]
-    """Kind -> requests."""
+    """The same by kind."""
     server_kills: int = 0
-    """How many times the server was killed and came back empty."""
+    """How often the server was killed and came back empty."""
     errors: list[str] = field(default_factory=list)
-    """What went wrong with the replay itself."""
+    """Failures of the replay itself."""
 
     @property
     def updates_per_second(self) -> float:
@@ -90,20 +92,20 @@ class Report:
 
     @property
     def late_failed_skipped(self) -> int:
-        answers = self.late.get("Failed", {})
-        return answers.get("SKIPPED", 0) + answers.get("STALE", 0)
+        outcomes = self.late.get("Failed", {})
+        return outcomes.get("SKIPPED", 0) + outcomes.get("STALE", 0)
 
     def violations(self) -> list[str]:
-        """What the policy promises not to have, in words; empty when all holds."""
+        """The violated guarantees in words; empty if all hold."""
         found = list(self.errors)
-        if self.lost:
-            found.append(f"{self.lost} requests lost: they have no end")
+        if self.unfinished:
+            found.append(f"{self.unfinished} requests unfinished: they have no result")
         if self.orphans_past_ttl:
             found.append(f"{self.orphans_past_ttl} rooms of killed workers outlived their TTL")
         if self.orphans_past_lease:
-            found.append(f"{self.orphans_past_lease} rooms of killed workers stayed alive beyond their lease and 2 s")
+            found.append(f"{self.orphans_past_lease} rooms of killed workers stayed live beyond their lease and 2 s")
         if self.cross_contaminated and self.lease is not None:
-            found.append(f"{self.cross_contaminated} requests were touched by another's message, through generations")
+            found.append(f"{self.cross_contaminated} requests cross-contaminated, in spite of generations")
         for status, count in self.leaked.items():
             if self.lease is not None or self.policy == "strict" or status not in ("Success", "Transferring"):
                 how = "that nothing explains" if status == UNKNOWN else f"through a late {status}"

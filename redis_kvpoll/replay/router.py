@@ -1,4 +1,4 @@
-"""The router process: it gives each request a room and two workers, and kills workers as the hazards say."""
+"""The router process: it gives each request a room and two workers, and kills workers by the fault plan."""
 
 from __future__ import annotations
 
@@ -16,7 +16,17 @@ from redis_kvpoll.replay.counters import Counters
 from redis_kvpoll.replay.fault_plan import SIDES, FaultPlan, Rates, plan_faults
 from redis_kvpoll.replay.handshake import compute_seconds, timeout_seconds, transfer_seconds
 from redis_kvpoll.replay.ledger import Ledger
-from redis_kvpoll.replay.messages import Announced, Arrived, Broken, Ended, FromWorker, Job, Measured, Opened, Plan
+from redis_kvpoll.replay.messages import (
+    Announced,
+    Arrived,
+    Ended,
+    FromWorker,
+    Job,
+    Measured,
+    Opened,
+    Plan,
+    WorkerFailed,
+)
 from redis_kvpoll.replay.pool import Pool, Slot
 from redis_kvpoll.replay.report import Report
 from redis_kvpoll.replay.sweep import Sweep
@@ -24,7 +34,7 @@ from redis_kvpoll.replay.traffic import Request
 
 SNAPSHOT_SECONDS = 0.1
 SETTLE_SECONDS = 0.3
-"""After the last end: longer than any message is late."""
+"""The time after the last end in which late messages may still arrive."""
 
 
 class Run(NamedTuple):
@@ -39,19 +49,19 @@ class Run(NamedTuple):
 
 
 class Snapshot(NamedTuple):
-    """How far a replay is."""
+    """The progress of a replay."""
 
     phase: str
-    arrived: int
-    over: int
+    dispatched: int
+    ended: int
     results: dict[str, int]
     late_skipped: int
     crashes: int
 
 
 def main(run: Run, pipe: Connection[Snapshot | Report | str, None]) -> None:
-    """The whole life of the router process; it ends early when the other end of the pipe is gone."""
-    # It ends by the end of its pipe, and then cleans up; a signal to the whole group must not stop it from that.
+    """Run the router process; it ends early when the other end of the pipe is closed."""
+    # The end of the pipe ends the process, which then cleans up; a signal to the whole group must not prevent that.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     router = Router(run, pipe)
@@ -67,7 +77,7 @@ def main(run: Run, pipe: Connection[Snapshot | Report | str, None]) -> None:
 
 
 class Router:
-    """A replay under way."""
+    """A running replay."""
 
     def __init__(self, run: Run, pipe: Connection[Snapshot | Report | str, None]) -> None:
         self._run, self._pipe = run, pipe
@@ -76,36 +86,36 @@ class Router:
         self._counters = Counters()
         self._sweep = Sweep(run.plan)
         self._rng = random.Random(run.seed)  # noqa: S311 - room ids, not secrets
-        self._free: deque[int] = deque(maxlen=64)  # rooms of requests that are over, the latest last
-        self._kills: list[tuple[float, int, Slot]] = []  # a heap: when, a number, whom
-        self._open = 0
+        self._free: deque[int] = deque(maxlen=64)  # rooms of ended requests, the latest last
+        self._kills: list[tuple[float, int, Slot]] = []  # a heap: when, a number, which worker
+        self._running = 0
         self._reused = 0
         self._snapshot_at = 0.0
-        self._patrol_at = 0.0
+        self._check_at = 0.0
         self._errors: list[str] = []
 
     def run(self) -> Report:
         started = time.monotonic()
         for number, request in enumerate(self._run.requests):
             due = started + request.at / self._run.plan.speed
-            self._attend(0, "replaying", number)  # also when late: the workers' reports must not pile up
+            self._process_events(0, "replaying", number)  # also when late: the workers' reports must not pile up
             while (now := time.monotonic()) < due:
-                self._attend(min(due - now, 0.02), "replaying", number)
+                self._process_events(min(due - now, 0.02), "replaying", number)
             self._dispatch(request, now)
         total = len(self._run.requests)
         give_up_at = time.monotonic() + timeout_seconds(self._run.plan.speed) + 5
-        while self._open and time.monotonic() < give_up_at:
-            self._attend(0.02, "finishing", total)
+        while self._running and time.monotonic() < give_up_at:
+            self._process_events(0.02, "finishing", total)
         seconds = time.monotonic() - started
         settled_at = time.monotonic() + SETTLE_SECONDS
         while time.monotonic() < settled_at:
-            self._attend(0.02, "finishing", total)
-        while self._sweep.is_watching():  # by the workers' leases, so before they go
-            self._attend(0.02, "orphans are failed", total)
+            self._process_events(0.02, "finishing", total)
+        while self._sweep.has_live_orphans():  # the workers' leases fail them, so before the workers end
+            self._process_events(0.02, "failing orphans", total)
         self._pool.stop()
-        self._sweep.begin(self._ledger)
-        while self._sweep.is_waiting(time.monotonic()):
-            self._tell("orphans expire", total)
+        self._sweep.start_final_check(self._ledger)
+        while self._sweep.awaits_expiry(time.monotonic()):
+            self._send_snapshot("expiring orphans", total)
             time.sleep(SNAPSHOT_SECONDS)
         return self._report(seconds)
 
@@ -114,48 +124,48 @@ class Router:
         self._sweep.close()
 
     def _dispatch(self, request: Request, now: float) -> None:
-        what = plan_faults(self._run.rates, self._run.seed, request.id)
-        room = self._room(what)
-        prefix_length = int(request.input_length * what.prefix_share)
+        faults = plan_faults(self._run.rates, self._run.seed, request.id)
+        room = self._room(faults)
+        prefix_length = int(request.input_length * faults.prefix_share)
         speed = self._run.plan.speed
-        life = (compute_seconds(request.input_length) + transfer_seconds(request.input_length)) / speed + 0.02
+        duration = (compute_seconds(request.input_length) + transfer_seconds(request.input_length)) / speed + 0.02
         self._ledger.dispatched(request.id, room)
-        self._open += 1
+        self._running += 1
         for side in SIDES:
             slot = self._pool.least_busy(side)
             slot.requests.add(request.id)
-            late = what.late if what.late and what.late.side == side else None
-            abort_after = what.abort_at * life if what.abort_side == side else None
+            late = faults.late if faults.late and faults.late.side == side else None
+            abort_after = faults.abort_at * duration if faults.abort_side == side else None
             self._pool.send(slot, Job(request.id, room, request.input_length, prefix_length, abort_after, late))
-            if what.crash_side == side:
-                heapq.heappush(self._kills, (now + what.crash_at * life, request.id, slot))
+            if faults.crash_side == side:
+                heapq.heappush(self._kills, (now + faults.crash_at * duration, request.id, slot))
 
-    def _room(self, what: FaultPlan) -> int:
+    def _room(self, faults: FaultPlan) -> int:
         """A new random id, as SGLang's router makes them, or the latest one that is free again."""
-        if what.reuse and self._free:
+        if faults.reuse and self._free:
             self._reused += 1
             return self._free.pop()
         return self._rng.randrange(2**63)
 
-    def _attend(self, timeout: float, phase: str, arrived: int) -> None:
-        """Listen to the workers, kill those whose time has come, and tell how far it is."""
+    def _process_events(self, timeout: float, phase: str, dispatched: int) -> None:
+        """Handle the workers' messages, due kills, periodic checks, and the next snapshot."""
         for slot, message in self._pool.messages(timeout):
             if message is None:
                 self._errors.append(f"a {slot.side} worker died by itself; its own message is above")
-                self._bury(slot)
+                self._replace_worker(slot)
             else:
                 self._handle(slot, message)
         while self._kills and self._kills[0][0] <= time.monotonic():
             _, _, slot = heapq.heappop(self._kills)
-            if slot in self._pool.slots[slot.side]:  # else its place was taken: it was killed for another request
-                self._bury(slot)
+            if slot in self._pool.slots[slot.side]:  # else it was already killed, for another request
+                self._replace_worker(slot)
         now = time.monotonic()
-        self._sweep.watch(now)
-        if now >= self._patrol_at:
-            self._patrol_at = now + self._run.plan.ttl / 4
-            self._sweep.patrol(self._ledger)
+        self._sweep.check_orphans(now)
+        if now >= self._check_at:
+            self._check_at = now + self._run.plan.ttl / 4
+            self._sweep.check_leaks(self._ledger)
         if now >= self._snapshot_at:
-            self._tell(phase, arrived)
+            self._send_snapshot(phase, dispatched)
 
     def _handle(self, slot: Slot, message: FromWorker) -> None:
         if isinstance(message, Measured):
@@ -165,36 +175,36 @@ class Router:
         elif isinstance(message, Arrived):
             self._ledger.arrived(message)
         elif isinstance(message, Announced):
-            if prefill := self._pool.holder("prefill", message.request):
+            if prefill := self._pool.slot_of("prefill", message.request):
                 self._pool.send(prefill, message)
-        elif isinstance(message, Broken):
+        elif isinstance(message, WorkerFailed):
             raise ReplayError(message.why)
         elif isinstance(message, Ended):
             slot.requests.discard(message.request)
             if self._ledger.ended(slot.side, message):
-                self._over(message.request)
+                self._finish(message.request)
 
-    def _bury(self, slot: Slot) -> None:
+    def _replace_worker(self, slot: Slot) -> None:
         for message in self._pool.replace(slot):
             self._handle(slot, message)
         requests = sorted(slot.requests)
-        self._sweep.bury(slot.side, [self._ledger.room(request) for request in requests])
+        self._sweep.add_orphans(slot.side, [self._ledger.room(request) for request in requests])
         for request in self._ledger.crashed(slot.side, requests, time.monotonic()):
-            self._over(request)
+            self._finish(request)
 
-    def _over(self, request: int) -> None:
-        self._open -= 1
+    def _finish(self, request: int) -> None:
+        self._running -= 1
         room = self._ledger.room(request)
         if not any(room in rooms for rooms in self._ledger.orphans.values()):
             self._free.append(room)
 
-    def _tell(self, phase: str, arrived: int) -> None:
-        """Send a snapshot. The other end being gone ends the replay, by the exception."""
+    def _send_snapshot(self, phase: str, dispatched: int) -> None:
+        """Send a snapshot; if the other end is gone, the exception ends the replay."""
         self._snapshot_at = time.monotonic() + SNAPSHOT_SECONDS
-        skipped = sum(answers.get("SKIPPED", 0) + answers.get("STALE", 0) for answers in self._ledger.late.values())
+        skipped = sum(counts.get("SKIPPED", 0) + counts.get("STALE", 0) for counts in self._ledger.late.values())
         results = {str(result): count for result, count in self._ledger.results.items()}
-        over = sum(results.values())
-        self._pipe.send(Snapshot(phase, arrived, over, results, skipped, self._ledger.crashes))
+        ended = sum(results.values())
+        self._pipe.send(Snapshot(phase, dispatched, ended, results, skipped, self._ledger.crashes))
 
     def _report(self, seconds: float) -> Report:
         run, ledger = self._run, self._ledger
@@ -211,7 +221,7 @@ class Router:
             output_tokens=sum(request.output_length for request in run.requests),
             reused=self._reused,
             crashes=ledger.crashes,
-            lost=len(ledger.lost),
+            unfinished=len(ledger.unfinished),
             results={str(result): count for result, count in ledger.results.items()},
             orphaned=self._sweep.orphaned,
             orphans_past_ttl=self._sweep.past_ttl,

@@ -1,4 +1,4 @@
-"""A replay from the outside: the server it needs, the router, and its report."""
+"""Runs a replay: provides its server, starts the router process, and returns its report."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from redis_kvpoll.transport.urls import parse
 from redis_kvpoll.validation import Policy
 
 TTL_SECONDS = 10.0
-"""Short, so that what a killed worker leaves behind is gone before a person gets impatient."""
+"""Short, so that what a killed worker leaves behind expires while a person waits."""
 
 LEASE_SECONDS = 5.0
 """The default of ``StatusStore.lease``."""
 
-KNOCK_SECONDS = 2.0
-"""How long to try whether the server is there at all, before any process is started."""
+CONNECT_SECONDS = 2.0
+"""How long to try to reach the server before any process is started."""
 
 
 @contextmanager
 def server(url: str | None) -> Iterator[tuple[str, EmbeddedServer | None]]:
-    """The URL to use: the given one, or that of a private server, which lives as long as the block lasts."""
+    """The URL to use: the given one, or that of a private server, which runs until the block ends."""
     if url is not None and parse(url).kind == "memory":
         raise InvalidInputError("memory:// is inside one process; a replay runs many: use embedded:// or a server")
     if url is not None and parse(url).kind != "embedded":
@@ -43,35 +43,35 @@ def server(url: str | None) -> Iterator[tuple[str, EmbeddedServer | None]]:
 
 
 def plan(url: str, policy: Policy, speed: float, fenced: bool) -> Plan:
-    """The plan of a new replay, in namespaces of its own."""
+    """The plan of a new replay, with its own namespaces."""
     lease = LEASE_SECONDS if fenced else None
     return Plan(url, f"replay-{secrets.token_hex(2)}", policy, speed, TTL_SECONDS, lease)
 
 
-class Killer:
-    """Kills a private server so many times in the course of a replay, evenly spread over its requests."""
+class ServerKiller:
+    """Kills a private server several times during a replay, evenly spread over its requests."""
 
     def __init__(self, server: EmbeddedServer, times: int, requests: int) -> None:
         self._server = server
         self._due = [requests * number // (times + 1) for number in range(1, times + 1)]
-        self.killed = 0
+        self.kills = 0
 
-    def look(self, snapshot: Snapshot) -> None:
-        """Kill it if it is time to. It is back, empty, when this returns."""
-        if self.killed < len(self._due) and snapshot.arrived >= self._due[self.killed]:
-            self.killed += 1
+    def update(self, snapshot: Snapshot) -> None:
+        """Kill the server if it is time to; it is back, empty, on return."""
+        if self.kills < len(self._due) and snapshot.dispatched >= self._due[self.kills]:
+            self.kills += 1
             self._server.restart()
 
 
 def replay(run: Run, progress: Callable[[Snapshot], None]) -> Report:
-    """Run a replay in processes of its own; ``progress`` is told how far it is, ten times a second.
+    """Run a replay in its own processes; ``progress`` gets a snapshot ten times a second.
 
     Raises:
-        ReplayError: it could not be run to its end; the message says why.
-        StoreUnavailableError: the server is out of reach; no process was started.
+        ReplayError: it could not be completed; the message names the cause.
+        StoreUnavailableError: the server is unreachable; no process was started.
     """
     for side in SIDES:
-        with open_store(run.plan, side, KNOCK_SECONDS) as store:
+        with open_store(run.plan, side, CONNECT_SECONDS) as store:
             store.settings()
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
@@ -90,7 +90,7 @@ def replay(run: Run, progress: Callable[[Snapshot], None]) -> Report:
     except EOFError:
         raise ReplayError("the router process died; its own message is above") from None
     finally:
-        # The router sees the end of its pipe, ends the workers, and itself.
+        # The router sees the end of its pipe, and ends the workers and itself.
         ours.close()
         process.join(timeout=10)
         if process.is_alive():
@@ -100,7 +100,7 @@ def replay(run: Run, progress: Callable[[Snapshot], None]) -> Report:
 
 @contextmanager
 def _no_interrupts() -> Iterator[None]:
-    """What is started in here is deaf to Ctrl-C from its first moment, not only once it has got round to saying so."""
+    """Start processes that ignore Ctrl-C from the beginning, not only once they have set their own handler."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,4 +1,4 @@
-"""A look at both tables from outside: what killed workers left behind, and what is there that should not be."""
+"""Checks both tables from outside: the rooms that killed workers left behind, and rooms that should not exist."""
 
 from __future__ import annotations
 
@@ -11,49 +11,52 @@ from redis_kvpoll.replay.messages import Plan
 from redis_kvpoll.replay.report import UNKNOWN
 from redis_kvpoll.replay.tables import open_store
 
-WATCH_SECONDS = 0.1
-"""Between two looks at what killed workers have just left behind."""
+CHECK_SECONDS = 0.1
+"""The time between two checks of killed workers' live rooms."""
 
 LEASE_SLACK_SECONDS = 2.0
-"""Beyond a lease, before a live room of a killed worker is said to have outlived it: others look twice."""
+"""The time beyond its lease in which a killed worker's room may be live: two sweeps must find the lease expired."""
 
-SLACK_SECONDS = 1.0
-"""Beyond the TTL, before an orphan is said to have outlived it: Redis expires lazily, and we look now and then."""
+TTL_SLACK_SECONDS = 1.0
+"""The time beyond its TTL in which an orphan may exist: Redis expires lazily, and the checks have intervals."""
 
 
 class Sweep:
-    """The rooms that nobody will clear. It trusts what it sees, not what the scripts answered to the workers."""
+    """The rooms that no worker will clear. It reads the tables itself, and does not rely on what workers report."""
 
     def __init__(self, plan: Plan) -> None:
         self._ttl = plan.ttl
         self._tables = {side: open_store(plan, side) for side in SIDES}
-        self._suspects: dict[Side, set[int]] = {side: set() for side in SIDES}
-        self._unknown: dict[Side, set[int]] = {side: set() for side in SIDES}
-        self._waiting: dict[Side, set[int]] = {side: set() for side in SIDES}
+        self._strays: dict[Side, set[int]] = {side: set() for side in SIDES}
+        """Rooms without a request, as the last check found them."""
+        self._leaked: dict[Side, set[int]] = {side: set() for side in SIDES}
+        """Rooms that nothing explains."""
+        self._expiring: dict[Side, set[int]] = {side: set() for side in SIDES}
+        """Orphans that must expire before the replay ends."""
         self._give_up_at = 0.0
         self._lease = plan.lease
         self._live: dict[Side, dict[int, float]] = {side: {} for side in SIDES}
-        """Of the rooms that killed workers left behind alive, since when."""
-        self._watch_at = 0.0
+        """Live rooms of killed workers, with the time of the kill."""
+        self._check_at = 0.0
         self.orphaned = 0
         self.oldest = 0.0
-        """The longest time in seconds that a room stayed alive after its worker was killed."""
+        """The longest time in seconds that a room stayed live after its worker was killed."""
         self.past_lease = 0
-        """The rooms that did so for too long."""
+        """The rooms that stayed live for too long."""
 
-    def bury(self, side: Side, rooms: list[int]) -> None:
-        """A worker was killed with these rooms on it; count those that it leaves behind."""
+    def add_orphans(self, side: Side, rooms: list[int]) -> None:
+        """A worker with these rooms was killed: count those that exist."""
         statuses = self._tables[side].poll(rooms)
         self.orphaned += sum(status is not None for status in statuses)
         if self._lease is not None:
-            # Also those that a write of the killed worker, still on its way, is yet to create.
+            # Also those that do not exist: a write of the killed worker, still on its way, may create them.
             self._live[side] |= dict.fromkeys(rooms, time.monotonic())
 
-    def watch(self, now: float) -> None:
-        """See how long the rooms of killed workers stay alive."""
-        if self._lease is None or now < self._watch_at:
+    def check_orphans(self, now: float) -> None:
+        """Measure how long the rooms of killed workers stay live."""
+        if self._lease is None or now < self._check_at:
             return
-        self._watch_at = now + WATCH_SECONDS
+        self._check_at = now + CHECK_SECONDS
         for side, rooms in self._live.items():
             for room, status in zip(list(rooms), self._tables[side].poll(rooms), strict=True):
                 age = now - rooms[room]
@@ -62,53 +65,53 @@ class Sweep:
                     if age > self._lease + LEASE_SLACK_SECONDS:
                         self.past_lease += 1
                         del rooms[room]
-                elif age > WATCH_SECONDS * 2:
+                elif age > CHECK_SECONDS * 2:
                     del rooms[room]
 
-    def is_watching(self) -> bool:
-        """Whether there are such rooms."""
+    def has_live_orphans(self) -> bool:
+        """Whether rooms of killed workers may still be live."""
         return any(self._live.values())
 
-    def patrol(self, ledger: Ledger) -> None:
-        """Look for rooms without a request. Seen in two looks running they are leaks: clears are not that slow.
+    def check_leaks(self, ledger: Ledger) -> None:
+        """Find rooms without a request. Two checks in a row must find them, since a clear may be under way.
 
-        To be called more often than a room's TTL is long, or a leak may expire unseen.
+        Call it more than once within a room's TTL, or a leak may expire unseen.
         """
-        revived = {(side, room) for side, room, _ in ledger.revived()}
+        recreated = {(side, room) for side, room, _ in ledger.recreated()}
         for side, table in self._tables.items():
             strays = {
                 room
                 for room in table.rooms()
-                if room not in ledger.in_flight and room not in ledger.orphans[side] and (side, room) not in revived
+                if room not in ledger.running and room not in ledger.orphans[side] and (side, room) not in recreated
             }
-            self._unknown[side] |= strays & self._suspects[side]
-            self._suspects[side] = strays
+            self._leaked[side] |= strays & self._strays[side]
+            self._strays[side] = strays
 
-    def begin(self, ledger: Ledger) -> None:
-        """All requests are over: from now on nothing keeps an orphan alive, and nothing else should be there."""
-        self._give_up_at = time.monotonic() + self._ttl + SLACK_SECONDS
-        self.patrol(ledger)
+    def start_final_check(self, ledger: Ledger) -> None:
+        """All requests have ended: from now on orphans expire, and no other room may exist."""
+        self._give_up_at = time.monotonic() + self._ttl + TTL_SLACK_SECONDS
+        self.check_leaks(ledger)
         for side in SIDES:
-            self._unknown[side] |= self._suspects[side]
-            # Also those that a killed worker's last words, still on their way then, have written since.
-            self._waiting[side] = set(ledger.orphans[side])
+            self._leaked[side] |= self._strays[side]
+            # All of them: a write of a killed worker may have created a room after it was counted.
+            self._expiring[side] = set(ledger.orphans[side])
 
-    def is_waiting(self, now: float) -> bool:
-        """Whether there are orphans left, and time for them to expire."""
-        for side, rooms in self._waiting.items():
+    def awaits_expiry(self, now: float) -> bool:
+        """Whether orphans exist that still have time to expire."""
+        for side, rooms in self._expiring.items():
             statuses = self._tables[side].poll(rooms)
-            self._waiting[side] = {r for r, status in zip(rooms, statuses, strict=True) if status is not None}
+            self._expiring[side] = {r for r, status in zip(rooms, statuses, strict=True) if status is not None}
         return self.past_ttl > 0 and now < self._give_up_at
 
     @property
     def past_ttl(self) -> int:
-        """The orphans that are still there."""
-        return sum(len(rooms) for rooms in self._waiting.values())
+        """The number of orphans that still exist."""
+        return sum(len(rooms) for rooms in self._expiring.values())
 
     def leaked(self, ledger: Ledger) -> dict[str, int]:
-        """Rooms brought back after their clear, by the status that did it; and those that nothing explains."""
-        leaked = Counter(status.name for _, _, status in ledger.revived())
-        if unknown := sum(len(rooms) for rooms in self._unknown.values()):
+        """Rooms that exist after their clear, by the status that created them again, or UNKNOWN."""
+        leaked = Counter(status.name for _, _, status in ledger.recreated())
+        if unknown := sum(len(rooms) for rooms in self._leaked.values()):
             leaked[UNKNOWN] = unknown
         return dict(leaked)
 

@@ -20,7 +20,7 @@ def namespace(plan: Plan, side: Side) -> str:
 
 
 def open_store(plan: Plan, side: Side, deadline: float = DEFAULT_DEADLINE) -> StatusStore:
-    """The store of one side; ended rooms stay no longer than live ones, so that a leak shows soon."""
+    """The store of one side; terminal rooms expire as soon as live ones, so that a leak shows soon."""
     return StatusStore.from_url(
         plan.url,
         namespace=namespace(plan, side),
@@ -33,7 +33,7 @@ def open_store(plan: Plan, side: Side, deadline: float = DEFAULT_DEADLINE) -> St
 
 
 class Meter:
-    """Durations and outcomes since they were last taken."""
+    """Durations and outcomes of calls since the last ``take``."""
 
     def __init__(self) -> None:
         self._measured = _nothing()
@@ -44,23 +44,23 @@ class Meter:
             yield
 
     @contextmanager
-    def look(self) -> Iterator[None]:
-        with self._timed(self._measured.looks):
+    def mirror_poll(self) -> Iterator[None]:
+        with self._timed(self._measured.mirror_polls):
             yield
 
-    def compare(self, seen: Sequence[KVPoll | None], polled: Sequence[KVPoll | None], synced: bool) -> None:
-        """What the mirror said, and what a call said right behind it."""
+    def compare(self, mirrored: Sequence[KVPoll | None], polled: Sequence[KVPoll | None], synced: bool) -> None:
+        """Count the differences between a mirror's statuses and those of the call right after."""
         measured = self._measured
-        behind = sum(one is not other for one, other in zip(seen, polled, strict=True)) if synced else 0
+        behind = sum(one is not other for one, other in zip(mirrored, polled, strict=True)) if synced else 0
         self._measured = measured._replace(
             rooms_polled=measured.rooms_polled + len(polled),
-            behind=measured.behind + behind,
-            unsynced=measured.unsynced + (not synced),
+            mirror_behind=measured.mirror_behind + behind,
+            mirror_unsynced=measured.mirror_unsynced + (not synced),
         )
 
     @contextmanager
     def update(self) -> Iterator[list[Update]]:
-        """The block puts its updates into the list."""
+        """Time the block as an update; it appends the updates to the list."""
         updates: list[Update] = []
         with self._timed(self._measured.updates):
             yield updates
@@ -69,6 +69,7 @@ class Meter:
         self._measured = self._measured._replace(rooms_updated=self._measured.rooms_updated + len(updates))
 
     def take(self) -> Measured | None:
+        """The measurements since the last call of this; None if no call was measured."""
         taken = self._measured
         if not taken.updates and not taken.polls:
             return None
@@ -87,7 +88,7 @@ def _nothing() -> Measured:
 
 
 class Table:
-    """One side's table. Its updates and polls are measured; the rest goes to ``store`` directly."""
+    """One side's table. Updates and polls are measured; other calls go to ``store``."""
 
     def __init__(self, plan: Plan, side: Side, meter: Meter) -> None:
         self.side = side
@@ -98,13 +99,13 @@ class Table:
 
     @contextmanager
     def mirrored(self) -> Iterator[None]:
-        """Polls come from a mirror in this block, of the rooms that are followed."""
+        """Poll from a mirror of the followed rooms in this block."""
         with self.store.mirror(rooms=self._followed.__contains__) as mirror:
             self._mirror = mirror
             yield
 
     def follow(self, rooms: Iterable[int]) -> None:
-        """To be called before the first write, so that the mirror sees all that becomes of a room."""
+        """Add rooms to the mirror; call it before their first write, so that the mirror sees every change."""
         self._followed.update(rooms)
 
     def forget(self, rooms: Iterable[int]) -> None:
@@ -112,24 +113,21 @@ class Table:
 
     def update(self, statuses: Mapping[int, KVPoll]) -> dict[int, Update]:
         with self._meter.update() as updates:
-            answer = self.store.update_many(statuses)
-            updates += answer.values()
-        return answer
+            by_room = self.store.update_many(statuses)
+            updates += by_room.values()
+        return by_room
 
     def timed(self) -> AbstractContextManager[list[Update]]:
-        """A block whose time is that of an update; it puts what came of it into the list."""
+        """A block that is timed as an update; it appends the updates to the list."""
         return self._meter.update()
 
     def poll(self, rooms: Sequence[int]) -> list[KVPoll | None]:
-        """What the mirror says; a call is made beside it, so that both ways can be compared.
-
-        While the mirror is not current, the call's answer counts.
-        """
-        assert self._mirror is not None  # noqa: S101 - only rooms of the own side are polled
-        with self._meter.look():
-            seen = self._mirror.poll(rooms)
+        """The mirror's statuses, or a call's while the mirror is not synced; both are read each time, and compared."""
+        assert self._mirror is not None  # noqa: S101 - only this side's rooms are polled
+        with self._meter.mirror_poll():
+            mirrored = self._mirror.poll(rooms)
             synced = self._mirror.synced
         with self._meter.poll():
             polled = self.store.poll(rooms)
-        self._meter.compare(seen, polled, synced)
-        return seen if synced else polled
+        self._meter.compare(mirrored, polled, synced)
+        return mirrored if synced else polled

@@ -13,15 +13,15 @@ from typing import Any
 
 from redis_kvpoll.errors import InvalidInputError, printable
 
-# The statistics of a public trace of conversations with a prefill/decode cluster: 12,031 requests in 59 minutes.
+# The statistics of a public trace of conversations on a prefill/decode cluster: 12,031 requests in 59 minutes.
 REQUESTS_PER_SECOND = 3.4
 BURST_SECONDS = 3.0
 INPUT_MU, INPUT_SIGMA, MAX_INPUT = 8.74, 1.20, 126_195
 MAX_OUTPUT = 2_000
 MAX_FIELD = 2**53 - 1
-"""Of a trace: what every reader of JSON can hold."""
+"""The largest number of a trace: every JSON reader can hold it."""
 OUTPUT_SCALE = 344.0
-"""Of an exponential cut at MAX_OUTPUT, whose mean is then 343."""
+"""The scale of an exponential distribution that is cut at MAX_OUTPUT; its mean is then 343."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ def read_trace(path: Path, limit: int | None = None) -> list[Request]:
     """The requests of a file of JSON lines with ``timestamp`` (ms), ``input_length`` and ``output_length``.
 
     Raises:
-        InvalidInputError: the file cannot be read, or a line is malformed; it names file, line and field.
+        InvalidInputError: the file cannot be read, or a line is malformed; the message names file, line and field.
     """
     try:
         with path.open(encoding="utf-8") as lines:
@@ -56,7 +56,7 @@ def read_trace(path: Path, limit: int | None = None) -> list[Request]:
 
 
 def generate(count: int, seed: int) -> list[Request]:
-    """``count`` requests with the statistics above; the same for the same seed."""
+    """Requests with the statistics above; the same for the same seed."""
     return list(islice(_endless(random.Random(seed)), count))  # noqa: S311 - traffic, not secrets
 
 

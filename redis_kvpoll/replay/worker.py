@@ -13,12 +13,11 @@ from multiprocessing.connection import Connection
 
 from redis_kvpoll.errors import KVPollError
 from redis_kvpoll.model import KVPoll, Outcome, Update
-from redis_kvpoll.replay.fault_plan import Late, Side
-from redis_kvpoll.replay.handshake import HANDSHAKES, Decode, Prefill, Turn, timeout_seconds
+from redis_kvpoll.replay.fault_plan import LateMessage, Side
+from redis_kvpoll.replay.handshake import HANDSHAKES, Actions, Decode, Prefill, timeout_seconds
 from redis_kvpoll.replay.messages import (
     Announced,
     Arrived,
-    Broken,
     Ended,
     FromWorker,
     Job,
@@ -27,29 +26,30 @@ from redis_kvpoll.replay.messages import (
     Result,
     Stop,
     ToWorker,
+    WorkerFailed,
 )
 from redis_kvpoll.replay.tables import Meter, Table
 from redis_kvpoll.replay.writers import FencedWriter, PlainWriter, Writer
 
-LOOK_SECONDS = 0.004
-"""Between two looks at all rooms: a scheduler's loop is of this order."""
+POLL_SECONDS = 0.004
+"""The time between two polls of all rooms: a scheduler's loop takes about as long."""
 
 
 def main(side: Side, plan: Plan, pipe: Connection[FromWorker, ToWorker]) -> None:
-    """The whole life of a worker process. It ends when the router says so, or is gone."""
-    # Ctrl-C reaches the whole group of processes; the router decides how it ends.
+    """Run a worker process; it ends when the router stops it, or is gone."""
+    # Ctrl-C reaches the whole process group; the router decides how the replay ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # That a mirror is not current is counted; where the server is killed on purpose, warnings would be no news.
+    # The replay counts unsynced mirrors, and may kill the server on purpose: no warnings about that.
     logging.getLogger("redis_kvpoll").setLevel(logging.ERROR)
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         try:
             Worker(side, plan, pipe).run()
         except KVPollError as error:
-            pipe.send(Broken(str(error)))
+            pipe.send(WorkerFailed(str(error)))
 
 
 class Worker:
-    """Rooms in flight, and what is to be done about them."""
+    """The running requests of one worker, and its loop: read messages, open, poll, write, conclude, report."""
 
     def __init__(self, side: Side, plan: Plan, pipe: Connection[FromWorker, ToWorker]) -> None:
         self._side, self._plan, self._pipe = side, plan, pipe
@@ -60,41 +60,41 @@ class Worker:
         self._writer: Writer = (
             PlainWriter(self._own, peer) if plan.lease is None else FencedWriter(self._own, peer, plan.lease)
         )
-        self._new: dict[Job, float] = {}  # with when each came
+        self._new: dict[Job, float] = {}  # with the time of arrival
         self._running: dict[int, Prefill | Decode] = {}  # by room
-        self._known: dict[int, int] = {}  # room by request, of all requests so far
+        self._room_of: dict[int, int] = {}  # by request, of all requests so far
         self._announced: list[int] = []
-        self._late: list[tuple[float, Job, Late]] = []  # a heap: when, whose, message
+        self._late: list[tuple[float, Job, LateMessage]] = []  # a heap: when, whose, message
         self._touch_at = 0.0
         self._stopping = False
         self._events: list[FromWorker] = []
 
     def run(self) -> None:
-        # The router must never wait for us to read, for we may be waiting for it to do so.
+        # A thread reads the pipe at all times: if this loop read it, it and the router could wait for each other.
         threading.Thread(target=self._receive, daemon=True).start()
-        with self._own.mirrored(), self._writer.at_work():
+        with self._own.mirrored(), self._writer.session():
             while not (self._stopping and not self._new and not self._running and not self._late):
-                self._listen()
+                self._read_messages()
                 self._open()
-                turn = self._look()
-                self._answer_announcements(turn)
-                self._write(turn)
-                self._writer.go_on()
-                self._conclude(turn)
+                actions = self._poll()
+                self._answer_announcements(actions)
+                self._write(actions)
+                self._writer.retry_pending()
+                self._conclude(actions)
                 self._send_late()
                 self._touch()
                 self._report()
 
     def _receive(self) -> None:
-        """Read all that the router says, at once; None stands for its end."""
+        """Read every message of the router at once; None stands for the router's end."""
         try:
             while True:
                 self._inbox.put(self._pipe.recv())
         except (EOFError, OSError):
             self._inbox.put(None)
 
-    def _listen(self) -> None:
-        wait = LOOK_SECONDS if self._running or self._late or self._new else None
+    def _read_messages(self) -> None:
+        wait = POLL_SECONDS if self._running or self._late or self._new else None
         with contextlib.suppress(queue.Empty):
             while True:
                 message = self._inbox.get(timeout=wait)
@@ -109,7 +109,7 @@ class Worker:
                     raise EOFError
 
     def _open(self) -> None:
-        """Open the entries of new requests. Whatever but CREATED they are born with is somebody else's."""
+        """Open the rooms of new requests. Any outcome but CREATED means another request's room."""
         if not self._new:
             return
         now = time.monotonic()
@@ -117,62 +117,63 @@ class Worker:
         for job, outcome in self._writer.open([job for job in self._new if job.room not in self._running]).items():
             del self._new[job]
             self._running[job.room] = HANDSHAKES[self._side](job, self._plan.speed, now)
-            self._known[job.request] = job.room
+            self._room_of[job.request] = job.room
             self._events.append(Opened(job.request, outcome, now))
         for job in [job for job, since in self._new.items() if now - since > timeout_seconds(self._plan.speed)]:
-            del self._new[job]  # whoever has its room does not go
+            del self._new[job]  # another request keeps the room
             self._events.append(Ended(job.request, "timed out", now))
 
-    def _look(self) -> Turn:
-        """Poll every room in flight and let each take its step."""
-        turn = Turn()
+    def _poll(self) -> Actions:
+        """Poll every running room, and let each handshake take its step."""
+        actions = Actions()
         rooms = list(self._running)
         if rooms:
             statuses = self._own.poll(rooms)
             now = time.monotonic()
             for room, status in zip(rooms, statuses, strict=True):
                 handshake = self._running[room]
-                handshake.look(self._writer.is_there(handshake.job) if status is None else status, now, turn)
-        return turn
+                current = self._writer.current_status(handshake.job) if status is None else status
+                handshake.advance(current, now, actions)
+        return actions
 
-    def _answer_announcements(self, turn: Turn) -> None:
-        """Prefill's part: when decode is ready, and when the table says so."""
+    def _answer_announcements(self, actions: Actions) -> None:
+        """On the prefill side: note which requests decode announced, and start those whose room shows it."""
         early = []
         for request in self._announced:
-            room = self._known.get(request)
+            room = self._room_of.get(request)
             if room is None:
-                early.append(request)  # decode was faster than the router's word to us
+                early.append(request)  # decode was faster than the router's message to this worker
                 continue
             handshake = self._running.get(room)
             if isinstance(handshake, Prefill) and handshake.job.request == request:
                 self._writer.set_prefix(handshake.job)
-                handshake.announced(turn)
+                handshake.announced(actions)
         self._announced = early
         for handshake in self._running.values():
             if isinstance(handshake, Prefill) and handshake.waits_for_start:
                 handshake.start(self._writer.take_prefix(handshake.job), time.monotonic())
 
-    def _write(self, turn: Turn) -> None:
-        self._events += (Announced(request) for request in turn.announced)
+    def _write(self, actions: Actions) -> None:
+        self._events += (Announced(request) for request in actions.announced)
         for table, write, statuses in (
-            (self._writer.own, self._writer.write, turn.own),
-            (self._writer.peer, self._writer.tell, turn.peer),
+            (self._writer.own, self._writer.write, actions.own),
+            (self._writer.peer, self._writer.write_peer, actions.peer),
         ):
-            words = {self._running[room].job: status for room, status in statuses.items()}
-            for job, update in (write(words) if words else {}).items():
-                if update.outcome is Outcome.CREATED:  # it came after the clear
-                    self._arrived(job.request, table.side, words[job], update, planned=False)
-        for room, reason, tell in turn.aborts:
-            self._writer.abort(self._running[room].job, reason, tell)
+            by_job = {self._running[room].job: status for room, status in statuses.items()}
+            for job, update in (write(by_job) if by_job else {}).items():
+                if update.outcome is Outcome.CREATED:  # it arrived after the clear
+                    self._arrived(job.request, table.side, by_job[job], update, planned=False)
+        for room, reason, both in actions.aborts:
+            self._writer.abort(self._running[room].job, reason, both)
 
-    def _conclude(self, turn: Turn) -> None:
-        """Clear what has ended, and tell the router."""
-        if not turn.done:
+    def _conclude(self, actions: Actions) -> None:
+        """Clear the rooms that are at their end, and report their results to the router."""
+        if not actions.ended:
             return
-        done = {self._running[room].job: self._running.pop(room) for room in turn.done}
-        failed = [job for job, handshake in done.items() if handshake.status is KVPoll.Failed]
-        reasons = self._writer.end(done, failed)
-        for job, handshake in done.items():
+        ended = {self._running[room].job: self._running.pop(room) for room in actions.ended}
+        failed = [job for job, handshake in ended.items() if handshake.status is KVPoll.Failed]
+        reasons = self._writer.end(ended, failed)
+        for job, handshake in ended.items():
             result: Result = "success" if handshake.status is KVPoll.Success else "failed"
             if job in reasons:
                 result = handshake.result(reasons[job])

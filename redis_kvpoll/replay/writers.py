@@ -1,4 +1,8 @@
-"""How a worker writes: by plain calls, or through the generations of its rooms, under a lease."""
+"""How a worker writes: by plain calls, or through room handles under a lease.
+
+Both have the same interface, Writer. Only FencedWriter may find a room of the other side absent for a while, so it
+keeps the write and retries it.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +19,13 @@ from redis_kvpoll.replay.tables import Table
 from redis_kvpoll.sync.room import Room
 
 RETRY_SECONDS = 0.05
-"""Between two looks for a room of the other side."""
-OWED_SECONDS = 5.0
-"""How long a word to the other side is kept for it, when it is not there: far longer than anybody is away."""
+"""The time between two attempts to write into a room of the other side."""
+KEEP_SECONDS = 5.0
+"""How long a write for an absent room of the other side is kept: far longer than a room is absent during recovery."""
 
 
 class Writer(ABC):
-    """What a worker does to rooms. ``own`` is the table of its side, ``peer`` the other's."""
+    """A worker's writes. ``own`` is the table of its side, ``peer`` the other side's."""
 
     def __init__(self, own: Table, peer: Table) -> None:
         self.own = own
@@ -29,55 +33,55 @@ class Writer(ABC):
 
     @abstractmethod
     @contextmanager
-    def at_work(self) -> Iterator[None]:
-        """The block in which a worker works."""
+    def session(self) -> Iterator[None]:
+        """The block in which a worker writes."""
 
     @abstractmethod
     def open(self, jobs: list[Job]) -> dict[Job, Outcome]:
-        """Open the entries of new requests; those that are not in the answer are to be tried again."""
+        """Open the rooms of new requests; those missing from the result must be tried again."""
 
     @abstractmethod
     def write(self, statuses: Mapping[Job, KVPoll]) -> dict[Job, Update]:
-        """Write into the own table."""
+        """Write into this side's table."""
 
     @abstractmethod
-    def tell(self, statuses: Mapping[Job, KVPoll]) -> dict[Job, Update]:
+    def write_peer(self, statuses: Mapping[Job, KVPoll]) -> dict[Job, Update]:
         """Write into the other side's table."""
 
     @abstractmethod
-    def abort(self, job: Job, reason: str, tell: bool) -> None:
-        """Fail a room, for both sides if the other is to be told."""
+    def abort(self, job: Job, reason: str, both: bool) -> None:
+        """Fail a room, on both sides if asked to."""
 
     @abstractmethod
     def end(self, jobs: Iterable[Job], failed: Iterable[Job]) -> dict[Job, str]:
-        """Clear rooms; why those that failed did."""
+        """Clear rooms; returns the reasons of the failed ones."""
 
     @abstractmethod
     def write_late(self, job: Job, status: KVPoll) -> Update:
-        """A message that comes after the clear."""
+        """Write a status after the clear."""
 
     @abstractmethod
     def set_prefix(self, job: Job) -> None:
-        """Note how much decode holds already."""
+        """Record the length of the prefix that decode has."""
 
     @abstractmethod
     def take_prefix(self, job: Job) -> int:
-        """What was noted."""
+        """The recorded prefix length."""
 
-    def is_there(self, job: Job) -> KVPoll | None:
-        """The status of a room that seems to be gone."""
+    def current_status(self, job: Job) -> KVPoll | None:
+        """The status of a room that a poll found absent."""
         return None
 
-    def go_on(self) -> None:
-        """Do what could not be done before, if there can be such."""
+    def retry_pending(self) -> None:
+        """Retry the writes that found a room of the other side absent."""
         return
 
 
 class PlainWriter(Writer):
-    """By room alone, as SGLang does. A late message is taken for whoever has the room then."""
+    """Writes by room id alone, as SGLang does. A late message changes whichever request has the room then."""
 
     @contextmanager
-    def at_work(self) -> Iterator[None]:
+    def session(self) -> Iterator[None]:
         yield
 
     def open(self, jobs: list[Job]) -> dict[Job, Outcome]:
@@ -87,19 +91,19 @@ class PlainWriter(Writer):
     def write(self, statuses: Mapping[Job, KVPoll]) -> dict[Job, Update]:
         return _by_job(self.own, statuses)
 
-    def tell(self, statuses: Mapping[Job, KVPoll]) -> dict[Job, Update]:
+    def write_peer(self, statuses: Mapping[Job, KVPoll]) -> dict[Job, Update]:
         return _by_job(self.peer, statuses)
 
-    def abort(self, job: Job, reason: str, tell: bool) -> None:
-        for table in (self.own, self.peer) if tell else (self.own,):
+    def abort(self, job: Job, reason: str, both: bool) -> None:
+        for table in (self.own, self.peer) if both else (self.own,):
             with table.timed() as updates:
                 updates.append(table.store.abort(job.room, reason))
 
     def end(self, jobs: Iterable[Job], failed: Iterable[Job]) -> dict[Job, str]:
-        ended = list(failed)
-        self.own.store.clear_many(job.room for job in jobs if job not in ended)
+        failed = list(failed)
+        self.own.store.clear_many(job.room for job in jobs if job not in failed)
         reasons = {}
-        for job in ended:
+        for job in failed:
             try:
                 self.own.store.failure_exception(job.room)
             except KVTransferError as error:
@@ -122,19 +126,19 @@ def _by_job(table: Table, statuses: Mapping[Job, KVPoll]) -> dict[Job, Update]:
 
 
 class FencedWriter(Writer):
-    """Through the generation of each room, which the request's name finds in the other side's table, too."""
+    """Writes through each room's generation. The request's name identifies the room in the other side's table."""
 
     def __init__(self, own: Table, peer: Table, lease: float) -> None:
         super().__init__(own, peer)
         self._lease = lease
         self._rooms: dict[Job, Room] = {}
         self._peers: dict[Job, Room] = {}
-        self._owed: dict[Job, tuple[KVPoll | str, float]] = {}
-        """A status for the other side, or the reason for its failure; and until when it is of use."""
+        self._pending: dict[Job, tuple[KVPoll | str, float]] = {}
+        """A status for the other side, or the reason of a failure; and until when to retry it."""
         self._retry_at = 0.0
 
     @contextmanager
-    def at_work(self) -> Iterator[None]:
+    def session(self) -> Iterator[None]:
         with self.own.store.lease(f"{self.own.side}-{os.getpid()}", ttl=self._lease):
             yield
 
@@ -153,15 +157,15 @@ class FencedWriter(Writer):
     def write(self, statuses: Mapping[Job, KVPoll]) -> dict[Job, Update]:
         return {job: self._update(self.own, self._rooms[job], status) for job, status in statuses.items()}
 
-    def tell(self, statuses: Mapping[Job, KVPoll]) -> dict[Job, Update]:
-        self._owe(statuses)
+    def write_peer(self, statuses: Mapping[Job, KVPoll]) -> dict[Job, Update]:
+        self._write_peer_or_keep(statuses)
         return {}
 
-    def abort(self, job: Job, reason: str, tell: bool) -> None:
+    def abort(self, job: Job, reason: str, both: bool) -> None:
         with self.own.timed() as updates:
             updates.append(self._rooms[job].fail(reason))
-        if tell:
-            self._owe({job: reason})
+        if both:
+            self._write_peer_or_keep({job: reason})
 
     def end(self, jobs: Iterable[Job], failed: Iterable[Job]) -> dict[Job, str]:
         reasons = {}
@@ -185,23 +189,23 @@ class FencedWriter(Writer):
     def take_prefix(self, job: Job) -> int:
         return self._rooms[job].decode_prefix_len()
 
-    def is_there(self, job: Job) -> KVPoll | None:
-        """After a loss of the server's data a room is gone only until this store has said it again."""
+    def current_status(self, job: Job) -> KVPoll | None:
+        """After a loss of the server's data a room is absent only until this store has replayed it: ask by handle."""
         return self._rooms[job].status()
 
-    def go_on(self) -> None:
+    def retry_pending(self) -> None:
         now = time.monotonic()
-        if self._owed and now >= self._retry_at:
+        if self._pending and now >= self._retry_at:
             self._retry_at = now + RETRY_SECONDS
-            still = ((job, owed) for job, owed in self._owed.items() if owed[1] > now)
-            self._owed = {job: owed for job, owed in still if not self._pay(job, owed[0])}
+            kept = ((job, write) for job, write in self._pending.items() if write[1] > now)
+            self._pending = {job: write for job, write in kept if not self._try_write_peer(job, write[0])}
 
-    def _owe(self, words: Mapping[Job, KVPoll | str]) -> None:
-        until = time.monotonic() + OWED_SECONDS
-        self._owed |= {job: (word, until) for job, word in words.items() if not self._pay(job, word)}
+    def _write_peer_or_keep(self, writes: Mapping[Job, KVPoll | str]) -> None:
+        until = time.monotonic() + KEEP_SECONDS
+        self._pending |= {job: (what, until) for job, what in writes.items() if not self._try_write_peer(job, what)}
 
-    def _pay(self, job: Job, word: KVPoll | str) -> bool:
-        """Tell the other side, if its room is there."""
+    def _try_write_peer(self, job: Job, what: KVPoll | str) -> bool:
+        """Write a status or a failure into the other side's room; returns False if the room is absent."""
         try:
             room = self._peers.get(job) or self.peer.store.attach(job.room)
         except RoomNotFoundError:
@@ -209,11 +213,11 @@ class FencedWriter(Writer):
         if room.request != _name(job):
             return False
         self._peers[job] = room
-        if isinstance(word, str):
+        if isinstance(what, str):
             with self.peer.timed() as updates:
-                updates.append(room.fail(word))
+                updates.append(room.fail(what))
         else:
-            self._update(self.peer, room, word)
+            self._update(self.peer, room, what)
         return True
 
     def _update(self, table: Table, room: Room, status: KVPoll) -> Update:

@@ -19,7 +19,7 @@ from redis_kvpoll.protocol.feed import Change, FeedGap
 from redis_kvpoll.protocol.feed_reader import History, Tail
 from redis_kvpoll.protocol.handle import Handle
 from redis_kvpoll.protocol.lease_commands import LeaseConfig
-from redis_kvpoll.protocol.replies import Opened
+from redis_kvpoll.protocol.replies import OpenedRoom
 from redis_kvpoll.protocol.room_commands import status_filter
 from redis_kvpoll.protocol.script_call import Command
 from redis_kvpoll.protocol.settings import ExpectedSettings, Settings
@@ -110,14 +110,14 @@ class StatusStore(Table):
     def from_url(cls, url: str, **options: Unpack[StoreOptions]) -> Self:
         """A store on the server of a URL; ``options`` are the constructor's.
 
-        ``memory://`` is a table inside this store alone; ``embedded://`` starts a private server, which ends with the
-        store (a start takes about 0.1 s); ``redis://``, ``rediss://``, ``valkey://``, ``valkeys://`` and ``unix://``
-        are redis-py's, with its options; ``redis+sentinel://host:port,host:port/service/db`` follows a primary;
-        ``redis+cluster://host:port`` finds the other nodes by itself.
+        ``memory://`` is a table inside this store alone (extra ``memory``); ``embedded://`` starts a private server
+        that lives as long as the store (it takes about 0.1 s); ``redis://``, ``rediss://``, ``valkey://``,
+        ``valkeys://`` and ``unix://`` are redis-py's, with its options; ``redis+cluster://host:port`` finds the other
+        nodes by itself; ``redis+sentinel://host:port,host:port/service/db`` follows a primary.
 
         Raises:
-            InvalidInputError: the URL is wrong; the message hides its password.
-            EmbeddedServerError: embedded:// found no server program, or it did not start.
+            InvalidInputError: the URL is wrong (the message hides its password), or an extra is missing.
+            EmbeddedServerError: embedded:// found no server to run, or it did not start.
         """
         transport = connect.transport_from_url(
             url, validation.seconds(options.get("deadline", DEFAULT_DEADLINE), "deadline")
@@ -284,7 +284,7 @@ class StatusStore(Table):
     def __repr__(self) -> str:
         return f"<{type(self).__name__} namespace={self._executor.namespace!r} on {self._transport}>"
 
-    def _room(self, command: Command[Any, Opened]) -> Room:
+    def _room(self, command: Command[Any, OpenedRoom]) -> Room:
         found = self._run(command)
         return Room(self._dispatcher, self._executor.namespace, command.rooms[0], found.generation, found.request)
 

@@ -134,6 +134,16 @@ def wrong_client(client: Any, store: str, takes: str, other: str) -> InvalidInpu
     )
 
 
-def warn_of_memory() -> None:
-    """Log that a table of memory:// is shared with no other store."""
+def in_memory_redis() -> Any:
+    """The module fakeredis, which runs memory://; logs that the table is visible to one store only.
+
+    Raises:
+        InvalidInputError: fakeredis or its Lua is not installed.
+    """
+    try:
+        import fakeredis  # takes as long to import as everything else
+        import lupa  # noqa: F401 - without it fakeredis refuses every script
+    except ModuleNotFoundError as error:
+        raise InvalidInputError(f"memory:// needs {error.name}: pip install 'redis-kvpoll[memory]'") from None
     logger.warning("memory:// keeps the table inside this one store: no other store or process can see it")
+    return fakeredis

@@ -1,4 +1,4 @@
-"""The benchmark runs and reports in full. How fast anything is, no test says: machines differ."""
+"""The benchmark runs and reports in full. No test checks a speed, since machines differ."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from bench import report
-from bench.measure import Contender, Spread, Told, interleave, ratio
+from bench.measure import Contender, SelfTimed, Spread, interleave, ratio
 from bench.peers.contest import WAYS
 from bench.peers.way import merged
 from bench.results import Budget, Row
@@ -46,7 +46,7 @@ def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=pace.seconds(100))
 
 
-def test_a_quick_run_reports_everything(tmp_path):
+def test_quick_run_reports_every_section(tmp_path):
     page, found = tmp_path / "page.md", tmp_path / "found.json"
     page.write_text(f"before\n{report.START}\nold\n{report.END}\nafter\n")
     done = bench("--quick", "--json", str(found), "--markdown", str(page))
@@ -65,7 +65,7 @@ def test_a_quick_run_reports_everything(tmp_path):
     assert {"update_many", "touch", "clear_many"} <= sections["batches"].keys()
     assert {"1 mirror", "2 mirrors"} == sections["mirrors_cpu"].keys() == sections["mirrors_known"].keys()
     unmeasured = {row["name"]: row["note"] for rows in sections.values() for row in rows.values() if not row["figure"]}
-    # What a quick run starts no service for is named, not dropped.
+    # The services that a quick run does not start are named.
     assert unmeasured.keys() >= {"PostgreSQL ON CONFLICT", "etcd transaction", "NATS KV compare-and-set"}
     assert set(unmeasured.values()) <= {"not in a quick run", "not installed: Python's zmq (extra bench)"}
     for rows in sections.values():
@@ -76,7 +76,7 @@ def test_a_quick_run_reports_everything(tmp_path):
     peers = sections["peers_4"]
     assert len(peers) == len(WAYS) - 1
     exact = ("(ours)", "WATCH", "redis.lock", "Manager")
-    assert {row["state"] for name, row in peers.items() if any(word in name for word in exact)} == {"correct"}
+    assert {row["result"] for name, row in peers.items() if any(word in name for word in exact)} == {"correct"}
 
     text = page.read_text()
     assert text.startswith("before\n")
@@ -92,17 +92,17 @@ def test_a_quick_run_reports_everything(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("url", "said"),
+    ("url", "message"),
     [("memory://", "needs one real server"), ("redis://127.0.0.1:1", "127.0.0.1:1"), ("foo://", "must start with")],
 )
-def test_a_server_that_will_not_do_gets_a_sentence(url, said):
+def test_unusable_server_is_one_sentence(url, message):
     done = bench("--quick", "--url", url)
     assert done.returncode == 1
-    assert said in done.stderr
+    assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_a_page_without_its_markers_is_refused_before_the_run(tmp_path):
+def test_page_without_markers_is_refused_before_the_run(tmp_path):
     page = tmp_path / "page.md"
     page.write_text("nothing")
     done = bench("--quick", "--markdown", str(page))
@@ -121,11 +121,11 @@ def test_contenders_take_turns_and_prepare_untimed():
     assert all(order[at - 1] == f"prepare {step}" for at, step in enumerate(order) if len(step) == 1)
 
 
-def test_what_others_have_timed_is_taken_at_their_word():
-    assert interleave([Told("a", lambda: 3.0, 2), Contender("b", lambda: 3.0, 2)], rounds=1)["a"] == [1.5]
+def test_self_timed_contender_reports_its_own_seconds():
+    assert interleave([SelfTimed("a", lambda: 3.0, 2), Contender("b", lambda: 3.0, 2)], rounds=1)["a"] == [1.5]
 
 
-def test_without_sglang_its_benchmark_says_what_to_do():
+def test_sglang_benchmark_without_sglang_names_the_command():
     if importlib.util.find_spec("sglang"):
         pytest.skip("SGLang is installed here")
     done = subprocess.run(
@@ -135,17 +135,19 @@ def test_without_sglang_its_benchmark_says_what_to_do():
     assert done.stderr == "bench: SGLang is not installed here: make bench-sglang\n"
 
 
-def test_a_ratio_is_taken_round_by_round():
+def test_ratio_is_taken_round_by_round():
     # The machine was ten times slower in the second round, for both.
     assert ratio([1, 10, 1], [2, 20, 1]) == Spread(0.5, 0.5, 1)
 
 
-@pytest.mark.parametrize(("budget", "state"), [(Budget(2), "within"), (Budget(1.9), "over"), (Budget(3, True), "over")])
-def test_verdicts(budget, state):
-    assert Row("a", "b", "us", 1, 1, Spread(2, 1, 9), budget).state == state
+@pytest.mark.parametrize(
+    ("budget", "result"), [(Budget(2), "within"), (Budget(1.9), "over"), (Budget(3, True), "over")]
+)
+def test_budget_decides_the_result(budget, result):
+    assert Row("a", "b", "us", 1, 1, Spread(2, 1, 9), budget).result == result
 
 
-def test_what_others_write_follows_the_same_rule():
+def test_merge_rule_of_the_alternatives_is_the_table_s():
     with StatusStore.from_url("memory://") as store:
         for current in (None, *KVPoll):
             for incoming in KVPoll:
@@ -157,7 +159,7 @@ def test_what_others_write_follows_the_same_rule():
                 assert merged(current, incoming) == store.get(1), (current, incoming)
 
 
-def test_the_pages_pictures_are_there():
+def test_every_picture_of_the_page_exists():
     page = ROOT / "docs" / "benchmarks.md"
     pictured = set(re.findall(r"!\[[^]]+\]\((\S+)\)", page.read_text()))
     assert pictured == {f"benchmarks/{path.name}" for path in (page.parent / "benchmarks").iterdir()}

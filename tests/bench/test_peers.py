@@ -1,4 +1,4 @@
-"""What the benchmark compares with does what it is compared in: each way, on its real service, where there is one."""
+"""Each alternative of the benchmark is correct on its real service, where that is installed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from bench.ground import opened as open_ground
 from bench.peers import contest
 from bench.peers.contest import WAYS
 from bench.peers.known import p99
-from bench.peers.rates import Score, Tally
+from bench.peers.rates import Score, TurnCounts
 from bench.peers.way import Way, merged
 from redis_kvpoll import KVPoll
 from tests.support import pace, real
@@ -47,7 +47,7 @@ def gone(pid: int) -> bool:
 
 @pytest.fixture(scope="module", params=WAYS)
 def ways(request, ground):
-    """A way's name, and a maker of its two ends."""
+    """A way's name, and a function that makes its two ends."""
     name = request.param
     with contest.opened(ground, only={WAYS[name].service}) as found:
         if name in found.missing:
@@ -59,7 +59,7 @@ def ways(request, ground):
         yield name, ends
 
 
-def test_every_way_follows_the_rule_and_tells_the_other_process(ways):
+def test_every_way_merges_by_the_rule_and_notifies(ways):
     here, there = (end() for end in ways[1]("rule"))
     with contextlib.closing(here), contextlib.closing(there):
         room = 0
@@ -81,10 +81,10 @@ def test_every_way_follows_the_rule_and_tells_the_other_process(ways):
         assert there.read([room + 1]) == [KVPoll.Success]
 
 
-def test_two_at_once_are_told_what_fits_together(ways):
+def test_answers_of_two_processes_at_once_add_up(ways):
     name, ends = ways
     if name in UNGUARDED:
-        pytest.skip("it has no guard, and the benchmark says so")
+        pytest.skip("it has no guard, as the benchmark's table shows")
     rooms, start = [1, 2], threading.Barrier(2)
 
     def play(end: Callable[[], Way], seed: int) -> int:
@@ -98,12 +98,12 @@ def test_two_at_once_are_told_what_fits_together(ways):
 
     here, there = ends("race")
     with ThreadPoolExecutor(2) as threads:
-        told = sum(threads.map(play, (here, there), (1, 2)))
+        created = sum(threads.map(play, (here, there), (1, 2)))
     with contextlib.closing(here()) as way:
-        assert told == sum(status is not None for status in way.read(rooms))
+        assert created == sum(status is not None for status in way.read(rooms))
 
 
-def test_what_is_not_installed_is_named():
+def test_missing_service_is_named():
     service = services.Service("some-package", "no-such-program-at-all", "", services._nats)
     with pytest.raises(services.ServiceMissingError, match="not installed: Debian's some-package"):
         services.find(service)
@@ -111,10 +111,10 @@ def test_what_is_not_installed_is_named():
         services.find(services.Service("some-package", "sh", "no_such_module", services._nats))
 
 
-def test_a_service_ends_with_its_block_and_its_folder_with_it(tmp_path):
+def test_service_and_its_folder_end_with_the_block(tmp_path):
     folder = tmp_path / "service"
     folder.mkdir()
-    # It answers at once: its process id stands in its log.
+    # It answers at once, with its process id in its log.
     command = ["/bin/sh", "-c", "echo $$; exec sleep 60"]
     log = folder / "log"
     with services._guarded(command, folder, "TERM", lambda: log.exists() and log.read_text().endswith("\n")):
@@ -124,7 +124,7 @@ def test_a_service_ends_with_its_block_and_its_folder_with_it(tmp_path):
     assert not folder.exists()
 
 
-def test_a_service_that_does_not_start_says_why(tmp_path):
+def test_service_that_does_not_start_is_an_error(tmp_path):
     folder = tmp_path / "service"
     folder.mkdir()
     with (
@@ -135,7 +135,7 @@ def test_a_service_that_does_not_start_says_why(tmp_path):
     assert not folder.exists()
 
 
-def test_a_killed_run_leaves_no_service_behind(tmp_path):
+def test_killed_run_leaves_no_service(tmp_path):
     folder = tmp_path / "service"
     folder.mkdir()
     code = (
@@ -147,31 +147,31 @@ def test_a_killed_run_leaves_no_service_behind(tmp_path):
     command = [sys.executable, "-c", code, str(folder)]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as run:
         assert run.stdout.readline() == b"up\n"
-        said = real.until((folder / "log").read_text, "its process id")
+        log = real.until((folder / "log").read_text, "its process id")
         run.send_signal(signal.SIGKILL)
-    assert gone(int(said))
+    assert gone(int(log))
 
 
-def tally(created: int, cleared: int, left: list[int | None]) -> Tally:
-    return Tally(10, created, cleared, 1.0, left)
+def turn(created: int, cleared: int, left: list[int | None]) -> TurnCounts:
+    return TurnCounts(10, created, cleared, 1.0, left)
 
 
 @pytest.mark.parametrize(
-    ("tallies", "state"),
+    ("counts", "result"),
     [
-        ([tally(3, 1, [4, None, 2]), tally(1, 1, [4, None, 2])], "correct"),
-        ([tally(3, 1, [4, None, 2]), tally(2, 1, [4, None, 2])], "1 wrong"),  # two were told that they created it
-        ([tally(3, 1, [4, None, 2]), tally(1, 1, [4, None, 1])], "1 rooms differ"),
-        ([tally(4, 1, [4, None, 2]), tally(1, 1, [None, None, 1])], "1 wrong, 2 rooms differ"),
+        ([turn(3, 1, [4, None, 2]), turn(1, 1, [4, None, 2])], "correct"),
+        ([turn(3, 1, [4, None, 2]), turn(2, 1, [4, None, 2])], "1 wrong"),  # two created the same room
+        ([turn(3, 1, [4, None, 2]), turn(1, 1, [4, None, 1])], "1 rooms differ"),
+        ([turn(4, 1, [4, None, 2]), turn(1, 1, [None, None, 1])], "1 wrong, 2 rooms differ"),
     ],
 )
-def test_a_way_is_right_when_the_sum_fits_and_all_see_the_same(tallies, state):
+def test_score_checks_the_sum_and_the_final_tables(counts, result):
     score = Score()
-    score.add(tallies)
-    assert (score.state, score.rates) == (state, [20.0])
+    score.add(counts)
+    assert (score.result, score.rates) == (result, [20.0])
 
 
-def test_anothers_failure_is_named_and_ours_is_raised(ground):
+def test_failure_is_noted_for_others_and_raised_for_ours(ground):
     found = contest.Contest(ground, None, None, None, {})
     with found.may_fail("etcd"):
         raise OSError("no answer")
@@ -180,7 +180,7 @@ def test_anothers_failure_is_named_and_ours_is_raised(ground):
         raise OSError("no answer")
 
 
-def test_p99_is_what_99_of_100_stay_within():
+def test_p99_is_the_delay_that_99_of_100_do_not_exceed():
     assert p99([*range(1, 101)]) == 99
     assert p99([*range(1, 301)]) == 297
     assert p99([5.0]) == 5

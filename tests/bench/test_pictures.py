@@ -1,4 +1,4 @@
-"""The benchmark's pictures: what they show is what the table says, and they can be read."""
+"""The benchmark's pictures show the tables' figures, and are legible."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def width(bar):
     return float(bar.get("width"))
 
 
-def test_bars_are_as_long_as_their_figures_and_coloured_by_their_budgets():
+def test_bars_have_the_length_and_colour_of_their_figures():
     within, over, free = bars(drawn(RATIOS))
     assert width(over) / width(within) == pytest.approx(6, rel=0.01)
     assert width(free) / width(within) == pytest.approx(2, rel=0.01)
@@ -50,7 +50,7 @@ def test_bars_are_as_long_as_their_figures_and_coloured_by_their_budgets():
     assert budgets == [pytest.approx(2 * width(within), rel=0.01), pytest.approx(4 * width(within), rel=0.01)]
 
 
-def test_a_wide_range_is_drawn_by_powers_of_ten():
+def test_wide_range_is_drawn_by_powers_of_ten():
     ours, theirs = bars(drawn(PEERS))
     ticks = [float(line.get("x1")) for line in drawn(PEERS).iter(f"{SVG}line") if line.get("class") == "grid"]
     assert width(theirs) - width(ours) == pytest.approx(2 * (ticks[1] - ticks[0]), abs=0.5)
@@ -58,13 +58,13 @@ def test_a_wide_range_is_drawn_by_powers_of_ten():
 
 
 @pytest.mark.parametrize("section", [RATIOS, PEERS, KNOWN], ids=lambda section: section.id)
-def test_everything_lies_inside_and_is_told_in_words(section):
+def test_picture_fits_and_is_described_in_words(section):
     root = drawn(section)
     _, _, wide, high = map(float, root.get("viewBox").split())
     assert root.get("role") == "img"
     assert root.find(f"{SVG}title").text == section.title
-    told = root.find(f"{SVG}desc").text
-    assert all(f"{row.name}: " in told or f"{row.name} / {row.against}: " in told for row in section.rows)
+    description = root.find(f"{SVG}desc").text
+    assert all(f"{row.name}: " in description or f"{row.name} / {row.against}: " in description for row in section.rows)
     for line in root.iter(f"{SVG}line"):
         assert all(0 <= float(line.get(x)) <= wide for x in ("x1", "x2"))
         assert all(0 <= float(line.get(y)) <= high for y in ("y1", "y2"))
@@ -76,7 +76,7 @@ def test_everything_lies_inside_and_is_told_in_words(section):
             assert x + size * (0.85 if text.get("class") == "small" else 1) <= wide, text.text
 
 
-def test_what_is_missing_is_named_without_a_bar():
+def test_missing_row_is_named_without_a_bar():
     root = drawn(PEERS)
     assert len(bars(root)) == 2
     assert "not installed: Debian's it" in [text.text for text in root.iter(f"{SVG}text")]

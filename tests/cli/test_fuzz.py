@@ -1,5 +1,7 @@
-"""Junk into every command of kvpoll with every option, found by looking: an exit status that is documented, a sentence
-instead of a traceback, and nothing written by what only looks or was refused.
+"""Junk for every option of every kvpoll command, found by introspection.
+
+The exit status is a documented one, an error is a sentence without a traceback, and a command that only reads or that
+was refused writes nothing.
 """
 
 from __future__ import annotations
@@ -14,16 +16,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from redis_kvpoll import KVPoll, ReplayError, StatusStore
-from redis_kvpoll.cli.app import kvpoll
+from redis_kvpoll.cli.app import COMMANDS, kvpoll, load
 from tests.support import pace
 from tests.support.fuzzing import examples
 
 DOCUMENTED = {0, 1, 2, 3, 130}
 WRITING = {"abort", "clear", "reap"}
-"""They may write when they succeed; no other command ever."""
+"""The commands that may write when they succeed."""
 PATIENCE = pace.seconds(10)
 
-# What a shell can pass: no NUL, and bytes that are no UTF-8 as lone surrogates.
+# What a shell can pass: no NUL, and invalid UTF-8 as lone surrogates.
 words = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]) | st.just("\udcff"), max_size=12)
 SHELL = [
     "",
@@ -49,14 +51,14 @@ junk = words | st.sampled_from(SHELL)
 
 
 def invocations(draw, url):
-    """The words behind kvpoll."""
-    command = kvpoll.commands[draw(st.sampled_from(sorted(kvpoll.commands)))]
+    """The words of a command line after kvpoll."""
+    command = load(draw(st.sampled_from(sorted(COMMANDS))))
     line = []
     for of in command.params:
         if isinstance(of, click.Argument):
             line += [draw(st.one_of(junk, st.just("7")))] if draw(st.integers(0, 9)) else []
         elif "--redis" in of.opts:
-            # Most of the time the server is there; no junk is a host that would be looked for.
+            # Mostly the real server; no junk is a host name that would be resolved.
             line += ["--redis", draw(junk) if draw(st.integers(0, 5)) == 0 else url]
         elif of.opts[-1] == "--help" or draw(st.integers(0, 2)) == 0:
             continue
@@ -76,7 +78,7 @@ def contents(client):
 
 @pytest.fixture
 def bounded(monkeypatch, url):
-    """A tail has no end, and a replay puts load on a server: here both do all but that."""
+    """A tail that ends at once, and a replay that stops after checking its arguments."""
     tail = StatusStore.tail
 
     def ended(store, last=0):
@@ -95,7 +97,7 @@ def bounded(monkeypatch, url):
 @pytest.mark.usefixtures("bounded")
 @given(st.data())
 @examples(250)
-def test_junk_on_the_command_line(url, watched, data):
+def test_junk_arguments_fail_cleanly_and_write_nothing(url, watched, data):
     client = watched[0]
     client.flushall()
     with StatusStore.from_url(url, namespace="prod") as store:
@@ -115,6 +117,6 @@ def test_junk_on_the_command_line(url, watched, data):
 
 
 @pytest.mark.parametrize("line", [[], ["nothing"], ["--nothing"], ["-h"], ["--version"], ["\udcff"], [""], ["--"]])
-def test_junk_instead_of_a_command(line):
+def test_junk_instead_of_a_command_fails_cleanly(line):
     result = CliRunner().invoke(kvpoll, line, catch_exceptions=False)
     assert result.exit_code in (0, 1, 2)

@@ -1,4 +1,4 @@
-"""kvpoll owners, reap and abort, as a person meets them."""
+"""kvpoll owners, reap and abort: their output and exit statuses."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from redis_kvpoll import KVPoll, StatusStore
-from redis_kvpoll.cli import owners as owners_view
+from redis_kvpoll.cli import owners, terminal
 from redis_kvpoll.cli.app import kvpoll
 from redis_kvpoll.model import Owner
 from tests.support.leasing import ManualLease, begin_long_ago, pass_time, record
@@ -35,20 +35,20 @@ def run(*args):
     return CliRunner().invoke(kvpoll, args, catch_exceptions=False)
 
 
-def test_what_nobody_uses_stays_unused(url, watched):
+def test_missing_namespace_is_not_created(url, watched):
     for words in (("owners",), ("reap",), ("abort", "5")):
         result = run(*words, "--redis", url, "-n", "nobody")
-        assert "Nobody uses namespace 'nobody'" in result.output
+        assert "namespace 'nobody' not found" in result.output
         assert result.exit_code == (words[0] == "abort")
     assert watched[0].dbsize() == 0
 
 
-def test_nobody_holds_a_lease(url, held):
+def test_namespace_without_leases_is_named(url, held):
     held.give_up()
-    assert run("owners", "--redis", url).output == "Nobody holds a lease in namespace 'default'.\n"
+    assert run("owners", "--redis", url).output == "Namespace 'default' has no leases.\n"
 
 
-def test_owners_as_lines_with_tabs(url, held, client):
+def test_owners_into_a_pipe_are_tab_separated(url, held, client):
     held.store.update_many({1: BOOT, 2: BOOT, 3: DONE})
     header, line = (line.split("\t") for line in run("owners", "--redis", url).output.splitlines())
     assert header == ["owner", "since", "heartbeat", "state", "live rooms", "reason"]
@@ -58,8 +58,8 @@ def test_owners_as_lines_with_tabs(url, held, client):
     assert heartbeat.endswith(" s ago")
 
 
-def test_owners_as_a_table(url, held, monkeypatch):
-    monkeypatch.setattr(owners_view.sys.stdout.__class__, "isatty", lambda _: True, raising=False)
+def test_owners_on_a_terminal_are_a_table(url, held, monkeypatch):
+    monkeypatch.setattr(owners.sys.stdout.__class__, "isatty", lambda _: True, raising=False)
     monkeypatch.setattr("click.testing._NamedTextIOWrapper.isatty", lambda _: True, raising=False)
     output = run("owners", "--redis", url).output
     assert "prefill-0" in output
@@ -67,11 +67,12 @@ def test_owners_as_a_table(url, held, monkeypatch):
 
 
 @pytest.mark.parametrize("width", [80, 40])
-def test_a_long_owner_is_whole_on_a_narrow_terminal(width, monkeypatch):
+def test_long_owner_is_whole_on_a_narrow_terminal(width, monkeypatch):
     out = io.StringIO()
-    monkeypatch.setattr(owners_view, "Console", lambda **_: Console(file=out, width=width))
+    monkeypatch.setattr(terminal, "Console", lambda **_: Console(file=out, width=width))
     name = "rack7/node-0123.cluster.example:9000"
-    owners_view._print_owners([Owner(name, 1, 5.0, 0.5, 1e9, "lost", "the name was taken again", 1234)])
+    owner = Owner(name, 1, 5.0, 0.5, 1e9, "lost", "the name was taken again", 1234)
+    terminal.print_owners(owners.COLUMNS, [(owner.state, owners.cells(owner))])
     lines = [line.rstrip() for line in out.getvalue().splitlines()]
     assert max(map(len, lines)) <= width
     assert lines[1].startswith(name)
@@ -80,14 +81,14 @@ def test_a_long_owner_is_whole_on_a_narrow_terminal(width, monkeypatch):
     assert "…" not in out.getvalue()
 
 
-def test_reap_needs_two_looks(url, held, client):
+def test_reap_suspects_first_and_fails_rooms_later(url, held, client):
     held.store.update_many({1: BOOT, 2: DONE})
     assert run("reap", "--redis", url).output == "Failed 0 rooms of lost owners.\n"
     pass_time(client, 10)
     first = run("reap", "--redis", url).output
     assert "Failed 0 rooms" in first
-    assert "Marked prefill-0, owner of 1 live rooms" in first
-    assert "Look again in 1 s or later" in first
+    assert "Suspected prefill-0, owner of 1 live room: last heartbeat at " in first
+    assert "Run it again in 1 s or later" in first
     assert held.store.get(1) is BOOT
     pass_time(client, 2)
     assert run("reap", "--redis", url).output == "Failed 1 room of lost owners.\n"
@@ -95,10 +96,10 @@ def test_reap_needs_two_looks(url, held, client):
     assert record(client) is None
 
 
-def test_abort(url, held):
+def test_abort_fails_a_room_once_for_its_reason(url, held):
     held.store.update_status(1, BOOT)
-    assert run("abort", "1", "--redis", url, "--reason", "drained").output == "Room 1 is Failed now: drained\n"
-    assert run("abort", "1", "--redis", url).output == "Room 1 was Failed already: drained\n"
+    assert run("abort", "1", "--redis", url, "--reason", "drained").output == "Room 1 is now Failed: drained\n"
+    assert run("abort", "1", "--redis", url).output == "Room 1 was already Failed: drained\n"
     assert held.store.failure_reason(1) == "drained"
     absent = run("abort", "2", "--redis", url)
     assert (absent.exit_code, "room 2 is not in namespace 'default'" in absent.output) == (1, True)

@@ -1,4 +1,4 @@
-"""What kvpoll shows of rooms with ranks, owners and requests."""
+"""kvpoll's output for rooms with ranks, owners and requests."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from redis_kvpoll import Change, FeedGap, KVPoll, StatusStore
-from redis_kvpoll.cli import feed as feed_view
-from redis_kvpoll.cli import table as table_view
+from redis_kvpoll.cli import feed, rows, terminal
 from redis_kvpoll.cli.app import kvpoll
 from redis_kvpoll.protocol.feed import changes
 
@@ -29,7 +28,7 @@ def ranks(url):
 
 @pytest.fixture
 def owned(ranks):
-    """A room that was opened for a request, under a lease."""
+    """A room opened for a request, under a lease."""
     with ranks[0].lease("prefill-0"):
         for store in ranks:
             store.open(ROOM, request="rid-\u2603")
@@ -40,20 +39,20 @@ def run(*args):
     return CliRunner().invoke(kvpoll, args, catch_exceptions=False)
 
 
-def narrow(monkeypatch, module, width):
+def narrow(monkeypatch, width):
     out = io.StringIO()
-    monkeypatch.setattr(module, "Console", lambda **_: Console(file=out, width=width))
+    monkeypatch.setattr(terminal, "Console", lambda **_: Console(file=out, width=width))
     return out
 
 
 class TestShow:
-    def test_a_room_of_several_ranks(self, url, ranks, owned):
+    def test_show_lists_ranks_owner_and_request(self, url, ranks, owned):
         for store in ranks:
             store.update_status(ROOM, MOVE)
         ranks[0].abort(ROOM, "why")
         ranks[2].clear(ROOM)
         shown = run("show", str(ROOM), "--redis", url, "-n", "prod").output.splitlines()
-        words = [line.split(maxsplit=1 + line.startswith(("rank", "world", "failed", "not"))) for line in shown]
+        words = [line.split(maxsplit=1 + line.startswith(("rank", "world", "failed", "missing"))) for line in shown]
         fields = {" ".join(found[:-1]): found[-1].strip() for found in words}
         assert fields["status"] == "Failed"
         assert fields["failed by"] == "prefill-0 rank 0"
@@ -61,25 +60,25 @@ class TestShow:
         assert int(fields["generation"]) == ranks[0].entry(ROOM).generation
         assert fields["world size"] == "5"
         assert [fields[f"rank {rank}"] for rank in range(3)] == ["Failed", "Failed", "Failed, cleared"]
-        assert "not heard of  3-4" in "\n".join(shown)
+        assert "missing ranks  3-4" in "\n".join(shown)
 
-    def test_one_without_ranks_has_no_word_of_them(self, url):
+    def test_show_without_ranks_does_not_mention_them(self, url):
         with StatusStore.from_url(url, namespace="prod") as store:
             store.update_status(7, MOVE)
         output = run("show", "7", "--redis", url, "-n", "prod").output
         assert "generation" in output
-        for word in ("rank", "world", "heard", "owner", "request", "failed by"):
+        for word in ("rank", "world", "missing", "owner", "request", "failed by"):
             assert word not in output
 
     @pytest.mark.parametrize(
         ("numbers", "text"), [([], ""), ([4], "4"), ([0, 1, 2, 5, 7, 8], "0-2, 5, 7-8"), ([1, 3], "1, 3")]
     )
-    def test_who_is_missing_is_short(self, numbers, text):
-        assert table_view._ranges(numbers) == text
+    def test_missing_ranks_are_printed_as_ranges(self, numbers, text):
+        assert terminal.ranges(numbers) == text
 
 
 class TestLs:
-    def test_the_owner_is_there_when_any_room_has_one(self, url, ranks, owned):
+    def test_owner_column_is_shown_if_a_room_has_one(self, url, ranks, owned):
         with StatusStore.from_url(url, namespace="prod") as store:
             store.update_status(7, DONE)
             header, *lines = [line.split("\t") for line in run("ls", "--redis", url, "-n", "prod").output.splitlines()]
@@ -91,10 +90,11 @@ class TestLs:
             store.clear(ROOM)
         assert "owner" not in run("ls", "--redis", url, "-n", "prod").output
 
-    def test_on_a_terminal_the_reason_is_last(self, ranks, owned, monkeypatch):
+    def test_reason_is_the_last_column_on_a_terminal(self, ranks, owned, monkeypatch):
         ranks[0].abort(ROOM, "it is long: " + "why " * 30)
-        out = narrow(monkeypatch, table_view, 110)
-        table_view._print_table([table_view._look(ranks[0], ROOM)], "")
+        out = narrow(monkeypatch, 110)
+        lines = [rows.room_line(ranks[0], ROOM)]
+        terminal.print_rooms(rows.listed_columns(lines), lines, "")
         assert out.getvalue().splitlines()[0].split()[-2:] == ["owner", "reason"]
 
 
@@ -108,28 +108,28 @@ class TestChanges:
         first.clear(7)
 
     def test_history_has_a_row_for_each_rank(self, url, lived):
-        header, *rows = [
+        header, *found = [
             line.split("\t") for line in run("history", "7", "--redis", url, "-n", "prod").output.splitlines()
         ]
         assert header == ["since", "status", "lasted", "reason", "note", "rank"]
-        assert [(row[1], row[4], row[5]) for row in rows] == [
+        assert [(row[1], row[4], row[5]) for row in found] == [
             ("Bootstrapping", "", "0: Bootstrapping"),
             ("", "", "1: Transferring"),
             ("Failed", "until now", "1: Failed"),
             ("", "", "0: cleared"),
         ]
 
-    def test_on_a_terminal_it_fits_in_80(self, ranks, lived, monkeypatch):
-        out = narrow(monkeypatch, feed_view, 80)
+    def test_history_on_a_terminal_fits_into_80_columns(self, ranks, lived, monkeypatch):
+        out = narrow(monkeypatch, 80)
         monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
         found = ranks[0].history(7)
-        rows = [row for stay in feed_view.stays(found, True, found[-1].at + 5) for row in feed_view._rows(stay)]
-        feed_view._print_history(rows)
+        periods = rows.periods(found, True, found[-1].at + 5)
+        feed.print_history([row for period in periods for row in rows.period_rows(period)])
         lines = out.getvalue().splitlines()
         assert len(lines) == 5
         assert lines[0].split() == ["since", "status", "rank", "lasted", "note"]
 
-    def test_as_json(self, url, lived):
+    def test_history_as_json_has_the_ranks(self, url, lived):
         found = json.loads(run("history", "7", "--json", "--redis", url, "-n", "prod").output)
         assert [(c["status"], c["rank"], c["rank_status"]) for c in found] == [
             ("Bootstrapping", 0, "Bootstrapping"),
@@ -138,9 +138,9 @@ class TestChanges:
             ("Failed", 0, None),
         ]
 
-    def test_the_lines_of_a_tail(self, ranks, lived, monkeypatch, capsys):
+    def test_tail_appends_the_rank_to_a_line(self, ranks, lived, monkeypatch, capsys):
         found = [change for change in ranks[0].history(7) if not isinstance(change, FeedGap)]
-        feed_view._print_changes(iter(found), wants_json=False)
+        feed.print_changes(iter(found), wants_json=False)
         lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
         assert [line[2:] for line in lines] == [
             ["Bootstrapping", "", "rank 0: Bootstrapping"],
@@ -148,9 +148,9 @@ class TestChanges:
             ["Failed", "", "rank 1: Failed"],
             ["Failed", "", "rank 0: cleared"],
         ]
-        assert feed_view._line(found[1]).plain.split()[-3:] == ["rank", "1:", "Transferring"]
+        assert terminal.change_line(found[1]).plain.split()[-3:] == ["rank", "1:", "Transferring"]
 
-    def test_what_stands_in_a_feed(self):
+    def test_feed_entry_is_parsed_into_changes(self):
         fields = [b"ttl_ms", b"9000", b"1", b"Failed", b"rank:12", b"Success", b"reason", b"why", b"2", b"absent"]
         assert changes(b"1000-0", fields) == [
             Change("1000-0", 1.0, 1, FAIL, "why", 9.0, 12, DONE),
@@ -158,8 +158,8 @@ class TestChanges:
         ]
 
     @pytest.mark.parametrize("name", [b"rank:", b"rank:x", b"rank:-1", b"rank:99999", b"rank"])
-    def test_what_is_no_rank_is_left_out(self, name):
+    def test_malformed_rank_is_ignored(self, name):
         assert changes(b"1-0", [name, b"Success", b"1", b"Failed", name, b"Success"])[0].rank is None
 
-    def test_a_status_that_is_none_is_left_out(self):
+    def test_malformed_rank_status_is_ignored(self):
         assert changes(b"1-0", [b"1", b"Failed", b"rank:1", b"Banana"])[0].rank is None

@@ -9,10 +9,10 @@ import textwrap
 
 import pytest
 
+from chaos.proxy import Proxy
 from redis_kvpoll import AsyncStatusStore, KVPoll, Outcome, StoreUnavailableError
 from tests.support import pace, real
 from tests.support.internals import idle_connections_of, transport_of
-from tests.support.proxy import Proxy
 
 
 @pytest.fixture

@@ -1,16 +1,15 @@
-"""Calls of one event loop travel together, and each caller gets what it would have got by itself."""
+"""Concurrent calls of one event loop share batches, and each gets the answer that it would get alone."""
 
 from __future__ import annotations
 
 import asyncio
 import gc
-import random
 
 import pytest
 
+from chaos.proxy import Proxy
 from redis_kvpoll import (
     AsyncStatusStore,
-    CorruptEntryError,
     KVPoll,
     KVTransferError,
     Outcome,
@@ -23,9 +22,8 @@ from redis_kvpoll.aio.dispatcher import CallFuture
 from redis_kvpoll.engine.batching import Batch
 from redis_kvpoll.engine.effects import PendingCall
 from tests.support import real
+from tests.support.calls import gather
 from tests.support.internals import executor_of, queues_of
-from tests.support.oracle import Oracle
-from tests.support.proxy import Proxy
 
 BOOT, WAIT, MOVE = KVPoll.Bootstrapping, KVPoll.WaitingForInput, KVPoll.Transferring
 
@@ -38,7 +36,7 @@ def server():
 
 @pytest.fixture
 async def store(proxy):
-    """A store behind the proxy, which has agreed on its settings."""
+    """A store behind the proxy that has checked its settings."""
     async with AsyncStatusStore.from_url(f"{proxy.url}?socket_timeout=60", deadline=60.0) as store:
         await store.update_many(dict.fromkeys(range(5), BOOT))
         await asyncio.gather(store.get(9), store.clear(9))  # the server knows the scripts
@@ -47,17 +45,12 @@ async def store(proxy):
         proxy.release()
 
 
-async def gather(*calls):
-    async with asyncio.timeout(60):
-        return await asyncio.gather(*calls, return_exceptions=True)
-
-
 async def sent(proxy, script, count):
     await asyncio.to_thread(real.until, lambda: proxy.calls(script) == count, f"{count} calls of {script}")
 
 
-async def settings_verified(store, proxy):
-    """The store works, and nobody is left anywhere."""
+async def assert_idle(store, proxy):
+    """Assert that the store works, and that no call is queued or under way."""
     proxy.release()
     async with asyncio.timeout(60):
         assert await store.get(77) is None
@@ -80,7 +73,7 @@ class TestBatchSize:
             async with AsyncStatusStore.from_url(proxy.url, deadline=60.0) as store:
                 await gather(*(store.update_status(room, BOOT) for room in range(500)))
                 assert proxy.calls("settings") == 1
-                assert proxy.calls("update") <= 2  # the first of them looks at the eviction policy too
+                assert proxy.calls("update") <= 2  # the first one reads the eviction policy too
                 assert proxy.connections <= 2
 
     async def test_concurrent_calls_make_one_call_per_shard(self, server):
@@ -110,49 +103,6 @@ class TestBatchSize:
         assert proxy.calls("poll") <= 4
 
 
-async def make_bad(client, room):
-    """Keys of a room that no script of ours wrote: a hash with a strange status, or keys of another type."""
-    client.hset(f"kvpoll:{{default}}:room:{room}", "status", "Banana")
-    client.expire(f"kvpoll:{{default}}:room:{room}", 60)
-    for kind, key in (("room", room + 1), ("prefix", room + 1)):
-        client.set(f"kvpoll:{{default}}:{kind}:{key}", "mine", ex=60)
-
-
-GOOD = {
-    "update_status": (lambda store, room: store.update_status(room, MOVE), Update(Outcome.ADVANCED, MOVE)),
-    "abort": (lambda store, room: store.abort(room), Update(Outcome.FAILED, KVPoll.Failed)),
-    "record_failure": (lambda store, room: store.record_failure(room, "why"), True),
-    "touch": (lambda store, room: store.touch([room]), 1),
-    "get": (lambda store, room: store.get(room), BOOT),
-    "check_status": (lambda store, room: store.check_status(room), BOOT),
-    "failure_reason": (lambda store, room: store.failure_reason(room), None),
-    "clear": (lambda store, room: store.clear(room), BOOT),
-    "set_decode_prefix_len": (lambda store, room: store.set_decode_prefix_len(room, 7), None),
-    "pop_decode_prefix_len": (lambda store, room: store.pop_decode_prefix_len(room), 0),
-}
-
-
-@pytest.mark.parametrize("kind", ["valkey", "redis", "redis62"])
-@pytest.mark.parametrize("operation", GOOD)
-async def test_one_corrupt_room_fails_alone(operation, kind):
-    call, answer = GOOD[operation]
-    with real.World("sync") as world:
-        server = world.shared(kind)
-        async with AsyncStatusStore.from_url(server.url, deadline=60.0) as store:
-            await store.update_many(dict.fromkeys(range(4), BOOT))
-            with server.client() as client:
-                await make_bad(client, 10)
-            rooms = [0, 1, 11, 2, 10, 3]
-            answers = dict(zip(rooms, await gather(*(call(store, room) for room in rooms)), strict=True))
-    assert [answers[room] for room in range(4)] == [answer] * 4
-    if operation != "clear":  # which is how one gets rid of them
-        assert isinstance(answers[11], CorruptEntryError)
-        assert answers[11].room == 11
-    if operation in ("get", "check_status", "failure_reason", "update_status"):
-        assert isinstance(answers[10], CorruptEntryError)
-        assert (answers[10].room, answers[10].operation) == (10, operation)
-
-
 async def test_errors_reach_their_own_caller(store):
     await gather(*(store.abort(room, f"reason {room}") for room in range(3)))
     answers = await gather(
@@ -161,50 +111,6 @@ async def test_errors_reach_their_own_caller(store):
     assert [type(answer) for answer in answers] == [KVTransferError] * 4 + [KVPoll] + [RoomNotFoundError] * 2
     assert [(error.room, error.reason) for error in answers[:3]] == [(room, f"reason {room}") for room in range(3)]
     assert [error.room for error in answers[5:]] == [8, 9]
-
-
-# What is asked of few rooms, at random, in one turn; each with its oracle's call.
-MIXED = {
-    "update_status": lambda chance, room: (room, chance.choice(list(KVPoll))),
-    "get": lambda chance, room: (room,),
-    "poll": lambda chance, room: ([room],),
-    "clear": lambda chance, room: (room,),
-    "touch": lambda chance, room: ([room],),
-    "abort": lambda chance, room: (room, f"reason {chance.random()}"),
-    "record_failure": lambda chance, room: (room, f"cause {chance.random()}"),
-    "failure_reason": lambda chance, room: (room,),
-    "set_decode_prefix_len": lambda chance, room: (room, chance.randrange(99)),
-    "pop_decode_prefix_len": lambda chance, room: (room,),
-}
-
-
-@pytest.mark.parametrize("kind", ["valkey", "redis", "redis62"])
-@pytest.mark.parametrize("mode", ["none", "prefill"])
-async def test_mixed_calls_answer_in_call_order(kind, mode):
-    """Scripts are forgotten, replies of what may be repeated get lost, and batches overlap what comes meanwhile."""
-    chance = random.Random(f"{kind} {mode}")
-    with real.World("sync") as world, Proxy(world.shared(kind).socket) as proxy:
-        oracle = Oracle("strict", mode, 900.0, 300.0, 0.0)
-        options = {"policy": "strict", "mode": mode, "deadline": 60.0}
-        async with AsyncStatusStore.from_url(proxy.url, **options) as store:
-            with world.shared(kind).client() as client:
-                await store.get(0)
-                for _ in range(25):
-                    if chance.random() < 0.5:
-                        client.script_flush()
-                    if chance.random() < 0.3:
-                        executor_of(store).server_may_have_changed()
-                    if chance.random() < 0.3:
-                        proxy.lose_next_reply("touch")
-                    names = [chance.choice(list(MIXED)) for _ in range(60)]
-                    calls = [(name, MIXED[name](chance, chance.randrange(4))) for name in names]
-                    tasks = []
-                    for at, (name, args) in enumerate(calls):
-                        tasks.append(asyncio.ensure_future(getattr(store, name)(*args)))
-                        if chance.random() < 0.1:
-                            await asyncio.sleep(chance.choice([0, 0.0005]) if at else 0)
-                    expected = [getattr(oracle, name)(*args) for name, args in calls]
-                    assert await gather(*tasks) == expected
 
 
 class TestLostReplies:
@@ -238,7 +144,7 @@ class TestLostReplies:
 
 class TestDeadlines:
     async def test_later_call_with_time_left_is_retried(self, proxy):
-        """The first gives up; the second, who travelled with it, does not."""
+        """Two calls share a batch: the first gives up, the second is sent again."""
         async with AsyncStatusStore.from_url(proxy.url, deadline=60.0) as store:
             await store.get(1)
             proxy.stalled = True
@@ -260,10 +166,10 @@ class TestDeadlines:
             assert await gather(late) == [None]
 
     async def test_call_expired_in_queue_is_not_sent(self, proxy):
-        """Least of all one that destroys: its caller has gone."""
+        """Its caller has gone; above all a clear must not be sent."""
         async with AsyncStatusStore.from_url(proxy.url, deadline=60.0) as store:
             await store.update_status(1, BOOT)
-            await store.get(1)  # now the server knows the script: what is held below is not sent again, without time
+            await store.get(1)  # now the server knows the script, so the held call needs no second try
             before = proxy.calls("poll")
             proxy.hold("poll")
             first = asyncio.create_task(store.get(1))
@@ -276,7 +182,7 @@ class TestDeadlines:
             assert found is BOOT
             assert type(failure) is StoreUnavailableError
             assert str(failure).startswith("clear of room 1: no answer within")
-            assert "stood in line" in str(failure)
+            assert "was queued" in str(failure)
             assert proxy.calls("clear") == 0
 
     async def test_each_call_fails_at_its_deadline_without_server(self):
@@ -288,7 +194,7 @@ class TestDeadlines:
 
 class TestCancelling:
     async def begin(self, store, proxy, count):
-        """A call under way, and as many in line behind it."""
+        """A call under way, and ``count`` calls queued behind it."""
         proxy.hold("poll", "update", "clear")
         first = asyncio.create_task(store.get(0))
         await sent(proxy, "poll", 1)
@@ -302,8 +208,8 @@ class TestCancelling:
             task.cancel()
         proxy.release()
         assert await gather(first, *tasks[1::2]) == [BOOT, BOOT, BOOT, None, None]
-        assert proxy.commands[-1].count(b"kvpoll:{default}:room:0") == 0, "who left is not sent"
-        await settings_verified(store, proxy)
+        assert proxy.commands[-1].count(b"kvpoll:{default}:room:0") == 0, "a cancelled call is not sent"
+        await assert_idle(store, proxy)
 
     @pytest.mark.parametrize("whom", [[0], [1, 2], [0, 1, 2]])
     async def test_cancelled_calls_leave_their_batch_to_others(self, store, proxy, whom):
@@ -314,14 +220,14 @@ class TestCancelling:
         await asyncio.sleep(0)
         for at in whom:
             tasks[at].cancel()
-        if len(whom) == 3:  # nobody waits for it any more: the next flies at once, though the first is still held
+        if len(whom) == 3:  # no caller waits for that batch: the next is sent at once, though the first is still held
             await sent(proxy, "poll", 2)
         proxy.release()
         answers = await gather(*tasks, behind)
         for at, answer in enumerate([BOOT, BOOT, None]):
             assert isinstance(answers[at], asyncio.CancelledError) if at in whom else answers[at] is answer
         assert answers[3] is BOOT
-        await settings_verified(store, proxy)
+        await assert_idle(store, proxy)
 
     @pytest.mark.parametrize("turns", range(6))
     async def test_cancelled_first_call_leaves_others_answered(self, store, proxy, turns):
@@ -331,10 +237,10 @@ class TestCancelling:
         tasks[0].cancel()
         answers = await gather(*tasks)
         assert answers[1:] == [BOOT] * 3
-        await settings_verified(store, proxy)
+        await assert_idle(store, proxy)
 
     async def test_cancelled_call_is_not_retried(self, store, proxy):
-        """It travels with another, is sent in vain, and the other is tried again, alone."""
+        """Two calls share a batch that fails; after one is cancelled, only the other is sent again."""
 
         async def clear(room, deadline):
             executor_of(store).deadline = deadline
@@ -348,7 +254,7 @@ class TestCancelling:
         _, error = await gather(gone, early)
         assert type(error) is StoreUnavailableError
         proxy.refusals = 0
-        await settings_verified(store, proxy)
+        await assert_idle(store, proxy)
         assert await store.get(1) is BOOT
 
     async def test_time_limit_around_call_leaves_room_alone(self, store, proxy):
@@ -359,18 +265,18 @@ class TestCancelling:
         proxy.release()
         assert await gather(first, *tasks) == [BOOT, BOOT]
         assert await store.get(1) is BOOT
-        await settings_verified(store, proxy)
+        await assert_idle(store, proxy)
 
     @pytest.mark.parametrize("turns", range(4))
     async def test_cancelling_all_other_tasks_stops_no_call(self, store, proxy, turns):
-        """Among them is the sender, which is nobody's; whose call it carries has not been cancelled."""
+        """The task that sends is among them; the calls that it sends were not cancelled."""
         mine = [asyncio.create_task(store.get(room)) for room in range(3)]
         for _ in range(turns):
             await asyncio.sleep(0)
         for task in asyncio.all_tasks() - {asyncio.current_task(), *mine}:
             task.cancel()
         assert await gather(*mine) == [BOOT] * 3
-        await settings_verified(store, proxy)
+        await assert_idle(store, proxy)
 
     async def test_ten_thousand_cancelled_calls_are_not_sent(self, store, proxy):
         first, tasks = await self.begin(store, proxy, 10_000)
@@ -380,18 +286,18 @@ class TestCancelling:
         assert await gather(first) == [BOOT]
         await gather(*tasks)
         assert proxy.calls("poll") == 1
-        await settings_verified(store, proxy)
+        await assert_idle(store, proxy)
 
     async def test_internal_error_reaches_every_waiter(self, store, proxy, monkeypatch):
         monkeypatch.setattr(executor_of(store), "observer_epochs", lambda: 1 / 0)
         answers = await gather(*(store.get(room) for room in range(3)))
         assert [type(answer) for answer in answers] == [ZeroDivisionError] * 3
         monkeypatch.undo()
-        await settings_verified(store, proxy)
+        await assert_idle(store, proxy)
 
 
 def test_calls_left_by_closed_event_loop_block_no_other(server):
-    """asyncio.run cancels what is left; a loop that is just closed does not."""
+    """asyncio.run cancels the tasks that are left; closing a loop does not."""
     with Proxy(server.socket) as proxy:
         store = AsyncStatusStore.from_url(proxy.url)
 

@@ -1,4 +1,4 @@
-"""Threads that share a store: who waits travels together, and nobody waits for a thread that was interrupted."""
+"""Threads that share a store: waiting calls share batches, and no thread waits for one that was interrupted."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ PATIENCE = round(pace.seconds(60))
 
 
 class Interrupted(BaseException):
-    """As KeyboardInterrupt is: nobody's business but the caller's."""
+    """Like KeyboardInterrupt: no except clause of the library catches it."""
 
 
 @pytest.fixture
@@ -58,8 +58,8 @@ def sent(proxy, script, count):
     real.until(lambda: proxy.calls(script) == count, f"{count} calls of {script}")
 
 
-def in_line(store, count):
-    real.until(lambda: len(queue_of(store).waiting) == count, f"{count} stand in line")
+def queued(store, count):
+    real.until(lambda: len(queue_of(store).waiting) == count, f"{count} calls are queued")
 
 
 class TestSharedBatches:
@@ -68,7 +68,7 @@ class TestSharedBatches:
         first = threads.submit(store.get, 1)
         sent(proxy, "poll", 1)
         others = [threads.submit(store.get, room) for room in range(20)]
-        in_line(store, 20)
+        queued(store, 20)
         proxy.release()
         assert first.result(PATIENCE) is BOOT
         assert [other.result(PATIENCE) for other in others] == [BOOT] * 5 + [None] * 15
@@ -81,7 +81,7 @@ class TestSharedBatches:
         first = threads.submit(store.get, 1)
         sent(proxy, "poll", 1)
         others = {room: threads.submit(store.clear, room) for room in range(5)}
-        in_line(store, 5)
+        queued(store, 5)
         proxy.lose_next_reply("clear")
         proxy.release()
         first.result(PATIENCE)
@@ -94,7 +94,7 @@ class TestSharedBatches:
     def test_one_serial_order_explains_all_answers(self, server, threads):
         with StatusStore.from_url(server.tcp, policy="strict", shards=2, deadline=60.0) as store:
             job = {"seed": 1, "count": 100, "rooms": [1, 2, 3]}
-            running = [threads.submit(hammer, store, who, job) for who in range(8)]
+            running = [threads.submit(hammer, store, number, job) for number in range(8)]
             history = [Done(*done) for one in running for done in one.result(PATIENCE)]
             assert is_idle(store)
         for room, of_room in by_room(history).items():
@@ -131,7 +131,7 @@ class TestInterruptedThread:
         def work():
             sent(proxy, "poll", 1)
             others = [threads.submit(store.get, room) for room in range(4)]
-            in_line(store, 4)
+            queued(store, 4)
             interrupt()
             return others
 
@@ -149,12 +149,12 @@ class TestInterruptedThread:
         ("script", "call"), [("update", lambda s, r: s.update_status(r, WAIT)), ("clear", lambda s, r: s.clear(r))]
     )
     def test_interrupted_sender_of_shared_batch_frees_queue(self, store, proxy, threads, script, call):
-        """The thread leads because it was the first in line."""
+        """The thread sends the batch because its call was the first in the queue."""
 
         def work():
-            in_line(store, 1)
+            queued(store, 1)
             others = [threads.submit(call, store, room) for room in range(1, 4)]
-            in_line(store, 4)
+            queued(store, 4)
             proxy.hold(script)
             held.set()
             sent(proxy, script, 1)
@@ -182,15 +182,15 @@ class TestInterruptedThread:
         assert is_idle(store)
 
     def test_interrupted_waiter_is_not_elected_sender(self, store, proxy, threads):
-        """The thread is in the batch of another, which then fails: it must not be the one to lead the next."""
+        """Its call is in the batch of another thread, which then fails: it must not be elected for the next batch."""
         proxy.hold("poll")
         first = threads.submit(store.get, 0)
         sent(proxy, "poll", 1)
 
         def work():
-            in_line(store, 1)
+            queued(store, 1)
             behind = threads.submit(store.get, 3)
-            in_line(store, 2)
+            queued(store, 2)
             interrupt()
             return behind
 
@@ -204,7 +204,7 @@ class TestInterruptedThread:
         assert is_idle(store)
 
     def test_signal_handler_may_use_the_store(self, store, proxy, threads):
-        """In the midst of a call of its own thread, which goes on when it returns."""
+        """During a call of the same thread, which continues when the handler returns."""
 
         def handle():
             done.append(store.abort(1))
@@ -225,18 +225,18 @@ OURS = tuple(f"/redis_kvpoll/{name}.py" for name in ("sync/dispatcher", "engine/
 
 
 def interrupted_at(number, call):
-    """Whether ``call`` came so far as to be interrupted, at the ``number``-th place where Python looks for signals."""
+    """Interrupt ``call`` at the ``number``-th place where Python checks for signals. False if it has fewer places."""
     count = 0
 
-    def look(frame, event, _):
+    def profile(frame, event, _):
         nonlocal count
-        code = frame.f_code  # what is raised where a generator is thrown away, nobody hears of
+        code = frame.f_code  # not in generator expressions: an exception while one is closed is swallowed
         if event in ("call", "c_return") and code.co_filename.endswith(OURS) and code.co_name != "<genexpr>":
             count += 1
             if count == number:
                 raise Interrupted
 
-    sys.setprofile(look)
+    sys.setprofile(profile)
     try:
         call()
     except Interrupted:
@@ -248,7 +248,7 @@ def interrupted_at(number, call):
 
 @pytest.mark.parametrize("shards", [1, 3])
 def test_interrupt_at_any_place_frees_queues(server, shards):
-    """Python looks for signals when a function begins, and when one in C returns. Each such place, one by one."""
+    """Python checks for signals when a function begins and when a C function returns: each such place in turn."""
     with StatusStore.from_url(server.tcp, shards=shards, deadline=60.0) as store:
         rooms = list(range(6))
         store.poll(rooms)
@@ -265,7 +265,7 @@ def test_interrupt_at_any_place_frees_queues(server, shards):
 
 
 class TestHangingThread:
-    """Another thread that never comes back, for whatever reason."""
+    """The sending thread never returns."""
 
     @pytest.mark.parametrize("script", ["poll", "clear"])
     def test_caller_gives_up_on_hanging_sender(self, server, monkeypatch, script):
@@ -278,7 +278,7 @@ class TestHangingThread:
             with pace.Stopwatch() as took, pytest.raises(StoreUnavailableError, match="another thread hangs"):
                 call()
             assert took.seconds < MARGIN
-            assert call() is None  # it waits for that one no more
+            assert call() is None  # it no longer waits for that thread
             assert is_idle(store)
 
 
@@ -288,7 +288,7 @@ class TestFork:
         first = threads.submit(store.get, 1)
         sent(proxy, "poll", 1)
         others = [threads.submit(store.get, room) for room in range(3)]
-        in_line(store, 3)
+        queued(store, 3)
         child = os.fork()
         if not child:
             signal.alarm(PATIENCE)
@@ -335,7 +335,7 @@ class TestShards:
 
     @pytest.mark.parametrize("stalled", range(3))
     def test_stalled_node_holds_up_no_other(self, threads, stalled):
-        """All are asked before the first has answered; whose answer has come is free for others at once."""
+        """All shards are sent to before the first reply is read; a queue whose reply has come is free at once."""
         nodes = cluster.shared()
         with StatusStore.from_url(nodes.url, namespace="prod", shards=8, deadline=60.0) as store:
             store.update_many(dict.fromkeys(range(100), BOOT))
@@ -348,7 +348,7 @@ class TestShards:
                 everywhere = threads.submit(store.poll, range(100))
                 held = {tag("prod", 8, room) for room in range(100) if at[room] is slow}
                 busy = lambda: {name for name, one in queues_of(store).items() if one.batch}  # noqa: E731
-                real.until(lambda: everywhere.running() and busy() == held, "only what stalls is still under way")
+                real.until(lambda: everywhere.running() and busy() == held, "only the stalled shards are under way")
                 assert store.poll(healthy) == [BOOT] * len(healthy)
                 assert not everywhere.done()
             finally:
@@ -359,7 +359,7 @@ class TestShards:
             client.flushall()
 
     def test_thread_busy_with_one_shard_is_not_elected_for_another(self, server, threads):
-        """It waits in the line of a healthy shard, and flies for one that stalls: the next in line leads."""
+        """Its calls wait in the queue of a healthy shard while it sends to a stalled one: the next call sends."""
         with StatusStore.from_url(server.tcp, shards=2, deadline=60.0) as store:
             store.poll(range(20))
             one, other = (next(r for r in range(20) if tag("default", 2, r) == f"default/{n}") for n in range(2))

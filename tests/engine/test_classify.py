@@ -1,4 +1,4 @@
-"""What an exception means for the call that met it."""
+"""What an exception means for the call that raised it."""
 
 from __future__ import annotations
 

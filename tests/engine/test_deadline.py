@@ -7,11 +7,11 @@ import time
 
 import pytest
 
+from chaos.proxy import Proxy
 from redis_kvpoll import OutcomeUnknownError, StoreUnavailableError
 from tests.support import pace, real
 from tests.support.calls import MARGIN
 from tests.support.internals import transport_of
-from tests.support.proxy import Proxy
 
 
 @pytest.fixture

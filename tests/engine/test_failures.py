@@ -1,4 +1,4 @@
-"""What a call does when its reply is lost, or it could not be sent."""
+"""Calls whose reply is lost, or that could not be sent."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def store(world, proxy):
     store = world.open(proxy.url)
     store.update_status(1, KVPoll.Bootstrapping)
     store.set_decode_prefix_len(1, 7)
-    # All scripts are known to the server, so that a call is an EVALSHA and nothing else.
+    # Load all scripts, so that a call is one EVALSHA.
     store.abort(9), store.touch([9]), store.poll([9]), store.entry(9)
     store.record_failure(9, "?"), store.clear(9), store.pop_decode_prefix_len(9)
     proxy.commands.clear()
@@ -47,7 +47,7 @@ class TestLostReply:
     def test_clear_is_not_sent_again(self, store, proxy, client, operation):
         script, call, _ = DESTROYING[operation]
         proxy.lose_next_reply(script)
-        with pytest.raises(OutcomeUnknownError, match=rf"^{operation} of room 1: .*may have happened or not"):
+        with pytest.raises(OutcomeUnknownError, match=rf"^{operation} of room 1: .*may have been executed or not"):
             call(store)
         assert proxy.calls(script) == 1
         assert store.get(1) is (KVPoll.Bootstrapping if script == "pop_prefix" else None)
@@ -55,7 +55,7 @@ class TestLostReply:
 
     @pytest.mark.parametrize("around", [exceptions.ReadOnlyError("x"), exceptions.TryAgainError("x")])
     def test_clear_inside_exception_handler_is_not_sent_again(self, store, proxy, around):
-        """Python notes what is being handled as the context of any new exception; it says nothing of this call."""
+        """Python sets the exception being handled as the context of a new one; it has no meaning for this call."""
         proxy.lose_next_reply("clear")
         try:
             raise around
@@ -89,7 +89,7 @@ class TestLostReply:
 
 
 class TestNotSent:
-    """What was not sent may be sent again, whatever it does."""
+    """A call that was not sent may be sent again, also a clear."""
 
     @pytest.mark.parametrize("operation", DESTROYING)
     def test_refused_connections_are_retried(self, store, proxy, operation):
@@ -149,7 +149,7 @@ class TestForgottenScripts:
 
 
 def test_second_error_during_retry_is_the_one_raised(world, server, proxy, client):
-    """First the connection is lost, then the settings differ: the second is what the caller must hear of."""
+    """First the connection is lost, then the settings differ: the caller must get the second error."""
     store = world.open(proxy.url, policy="strict", deadline=60.0)
     store.poll([1])
     client.delete("kvpoll:{default}:settings")

@@ -1,4 +1,4 @@
-"""A server loses its data, or the last of it: who holds rooms brings them back, and nothing else comes back."""
+"""After a loss of data, the stores that track rooms recover them, and nothing else."""
 
 from __future__ import annotations
 
@@ -9,22 +9,14 @@ import pytest
 
 from redis_kvpoll import KVPoll, NamespaceMismatchError, Outcome, RoomNotFoundError, StatusStore, Update
 from redis_kvpoll.engine.effects import Sleep
-from redis_kvpoll.protocol import fenced_commands, replies, script_specs
+from redis_kvpoll.protocol import fenced_commands
 from redis_kvpoll.protocol.keys import epoch, feed, prefixes, rooms
-from redis_kvpoll.protocol.script_call import Command
 from redis_kvpoll.sync.dispatcher import drive
-from tests.support import leasing, pace, real
-from tests.support.feeds import words
-from tests.support.internals import execute, executor_of, tracked_rooms_of
+from tests.support import pace, real
+from tests.support.internals import executor_of, tracked_rooms_of
+from tests.support.servers import rooms_on_server
 
 A, B, C = 1, 2, 2**63 - 1
-
-
-def on_server(client, tag="default"):
-    """The rooms that are there, without looking through a store: that would bring back what it holds."""
-    return {
-        int(key.rpartition(":")[2]): client.hget(key, "status") for key in client.scan_iter(f"kvpoll:{{{tag}}}:room:*")
-    }
 
 
 class TestFlushAll:
@@ -37,7 +29,7 @@ class TestFlushAll:
         before = {room: client.hgetall(rooms("default", [room])[0]) for room in held}
         client.flushall()
         assert held[A].status() is KVPoll.Bootstrapping
-        assert on_server(client) == {A: "Bootstrapping", B: "Transferring", C: "Success"}
+        assert rooms_on_server(client) == {A: "Bootstrapping", B: "Transferring", C: "Success"}
         for room, fields in before.items():
             after = client.hgetall(rooms("default", [room])[0])
             assert {n: v for n, v in after.items() if not n.endswith("_ms")} == {
@@ -53,7 +45,7 @@ class TestFlushAll:
         assert room.fail("why") == Update(Outcome.FAILED, KVPoll.Failed)
         client.flushall()
         assert room.clear() == Update(Outcome.STALE, None)
-        assert on_server(client) == {}
+        assert rooms_on_server(client) == {}
 
     def test_reasons_and_prefix_lengths_are_recovered(self, store, client):
         room, other = store.open(A), store.open(B)
@@ -88,10 +80,10 @@ class TestFlushAll:
         store.clear_many([2, 3])
         client.flushall()
         assert rooms_held[5].status() is KVPoll.Bootstrapping
-        assert sorted(on_server(client)) == [4, 5]
+        assert sorted(rooms_on_server(client)) == [4, 5]
 
     def test_room_being_cleared_is_not_recovered(self, store, client):
-        """Not even for a moment: others would hear of it."""
+        """Not even for a moment: mirrors would see it."""
         room, other = store.open(A), store.open(B)
         client.flushall()
         assert room.clear() == Update(Outcome.STALE, None)
@@ -114,7 +106,7 @@ class TestFlushAll:
         assert room.status() is None
         client.flushall()
         assert witness.status() is KVPoll.Bootstrapping
-        assert sorted(on_server(client)) == [B]
+        assert sorted(rooms_on_server(client)) == [B]
 
     def test_room_reopened_by_others_is_left_alone(self, make_store, client):
         store, other = make_store(), make_store()
@@ -159,7 +151,7 @@ class TestFlushAll:
         held = [store.open(room) for room in range(1100)]
         client.flushall()
         held[0].update(KVPoll.Success)
-        assert len(on_server(client)) == 1100
+        assert len(rooms_on_server(client)) == 1100
 
     def test_expired_room_is_not_recovered(self, make_store, client):
         store = make_store(ttl=100.0)
@@ -168,7 +160,7 @@ class TestFlushAll:
         room = store.open(B)
         client.flushall()
         assert room.status() is KVPoll.Bootstrapping
-        assert sorted(on_server(client)) == [B]
+        assert sorted(rooms_on_server(client)) == [B]
 
     def test_read_recovers_rooms_too(self, store, client):
         store.open(A)
@@ -176,37 +168,37 @@ class TestFlushAll:
         client.flushall()
         with pytest.raises(RoomNotFoundError):
             store.attach(C)
-        assert sorted(on_server(client)) == [A, B]
+        assert sorted(rooms_on_server(client)) == [A, B]
 
 
 class TestAttachedRooms:
-    """Who has attached a room does not create it, but waits for its opener, and adds what it knows."""
+    """A store that has attached a room does not create it: it waits for the creator, then replays what it knows."""
 
     def test_attached_write_waits_for_creator(self, make_store, client):
         store, other = make_store(), make_store()
         room = store.open(A)
         room.update(KVPoll.Transferring)
-        guest = other.attach(A)
+        attached = other.attach(A)
         client.flushall()
-        opener = threading.Timer(0.2, make_opener_come_back, (client, room))
-        opener.start()
-        assert guest.update(KVPoll.Success) == Update(Outcome.ADVANCED, KVPoll.Success)
-        opener.join()
+        creator = threading.Timer(0.2, return_creator, (client, room))
+        creator.start()
+        assert attached.update(KVPoll.Success) == Update(Outcome.ADVANCED, KVPoll.Success)
+        creator.join()
 
     def test_attached_write_without_creator_ends_stale(self, make_store, client):
-        guest = make_opened(make_store, deadline=pace.seconds(0.8))
+        attached = make_opened(make_store, deadline=pace.seconds(0.8))
         client.flushall()
-        assert guest.update(KVPoll.Success) == Update(Outcome.STALE, None)
-        assert on_server(client) == {}
+        assert attached.update(KVPoll.Success) == Update(Outcome.STALE, None)
+        assert rooms_on_server(client) == {}
 
     def test_wait_for_creator_of_cleared_room_ends(self, make_store, client, monkeypatch):
-        monkeypatch.setattr("redis_kvpoll.engine.executor.CREATOR_POLL_INTERVAL", 60.0)  # no call waits for the opener
+        monkeypatch.setattr("redis_kvpoll.engine.executor.CREATOR_POLL_INTERVAL", 60.0)  # no call waits for the creator
         store = make_store()
         make_store().open(A)
-        guest = store.attach(A)
+        attached = store.attach(A)
         client.flushall()
-        guest.update(KVPoll.Success)
-        assert guest.clear() == Update(Outcome.STALE, None)
+        attached.update(KVPoll.Success)
+        assert attached.clear() == Update(Outcome.STALE, None)
         held = tracked_rooms_of(store)
         assert (len(held), list(held.awaiting_shards)) == (1, ["default"])
         monkeypatch.setattr("redis_kvpoll.engine.tracked_rooms.CREATOR_TIMEOUT", 0.0)
@@ -224,11 +216,11 @@ class TestAttachedRooms:
     def test_attached_store_recovers_what_only_it_knows(self, make_store, client):
         store, other = make_store(), make_store()
         room = store.open(A)
-        guest = other.attach(A)
-        guest.update(KVPoll.Success)
+        attached = other.attach(A)
+        attached.update(KVPoll.Success)
         client.flushall()
         assert room.status() is KVPoll.Bootstrapping
-        assert guest.status() is KVPoll.Success
+        assert attached.status() is KVPoll.Success
         assert room.status() is KVPoll.Success
 
     def test_attached_store_that_returns_first_replays_later(self, make_store, client):
@@ -239,17 +231,17 @@ class TestAttachedRooms:
         with pytest.raises(RoomNotFoundError):
             other.attach(B)  # a call, by which it notices the loss
         assert room.status() is KVPoll.Bootstrapping
-        real.until(lambda: other.poll([B]) and room.status() is KVPoll.Success, "the guest's word")
+        real.until(lambda: other.poll([B]) and room.status() is KVPoll.Success, "the attached's word")
 
 
 def make_opened(make_store, **options):
-    """A handle whose opener will never call again."""
+    """A handle whose creator makes no further call."""
     make_store().open(A)
     return make_store(**options).attach(A)
 
 
-def make_opener_come_back(client, room):
-    """As the opener's next call would, but from another thread than the test's, whose event loop is busy."""
+def return_creator(client, room):
+    """Create the room as the creator's next call would, but from another thread: the test's event loop is busy."""
     key = rooms("default", [room.id])[0]
     client.hset(
         key, mapping={"status": "Transferring", "generation": str(room.generation), "opened_ms": "1", "updated_ms": "1"}
@@ -258,7 +250,7 @@ def make_opener_come_back(client, room):
 
 
 class TestReconnect:
-    """Connections break; the server may be another one then, with older data and the same epoch."""
+    """Connections break; the next server may be another one, with older data and the same epoch."""
 
     def test_same_server_gets_no_replay(self, world):
         server = world.shared()
@@ -298,110 +290,3 @@ class TestReconnect:
         assert held[-1].update(KVPoll.Success) == Update(Outcome.ADVANCED, KVPoll.Success)
         assert sum(store.counts().values()) == number - 1
         assert held[0].update(KVPoll.Success) == Update(Outcome.STALE, None)
-
-
-class TestRanks:
-    @pytest.mark.parametrize("role", ["creator", "attached", "cleared"])
-    def test_replay_without_status_changes_nothing(self, server, client, role):
-        """As a rank that has attached before it wrote anything."""
-        with StatusStore(server.store_client(), rank=0, world_size=2) as opener:
-            generation = opener.open(A, request="rid").generation
-        before = client.hgetall(rooms("default", [A])[0])
-        unknown, known = ["rid", "", "", "7", role], ["rid", "Transferring", "", "", "creator"]
-        with StatusStore(server.store_client(), rank=1, world_size=2) as store:
-            item = [str(generation), *unknown, str(generation), *unknown, str(generation), *known]
-            said = Command("replay", script_specs.REPLAY, [A, B, C], item, replies.updates, lambda _, found: found)
-            assert execute(store, said) == [
-                Update(Outcome.UNCHANGED, None),
-                Update(Outcome.SKIPPED, None),
-                Update(Outcome.CREATED, KVPoll.Transferring),
-            ]
-        assert client.hgetall(rooms("default", [A])[0]) == before
-        assert sorted(on_server(client)) == [A, C]
-
-    def test_replayed_clear_is_in_the_feed(self, server, client):
-        """Also where the server went back to just before it, and nothing else changes."""
-        with StatusStore(server.store_client(), rank=0, world_size=2) as store:
-            room = store.open(A, request="rid")
-            room.update(KVPoll.Success)
-            item = [str(room.generation), "rid", "Success", "", "", "cleared"]
-            said = Command("replay", script_specs.REPLAY, [A], item, replies.updates, lambda _, found: found)
-            assert execute(store, said) == [Update(Outcome.UNCHANGED, None)]
-            assert words(client)[-1] == ["1", "Bootstrapping", "rank:0", "absent"]
-            assert execute(store, said) == [Update(Outcome.UNCHANGED, None)]
-            assert len(words(client)) == 3
-
-    def test_replayed_higher_generation_restarts_room_in_feed(self, server, client):
-        with StatusStore(server.store_client(), rank=0, world_size=2) as store:
-            later = str(store.open(A, request="former").generation + 1)
-        with StatusStore(server.store_client(), rank=1, world_size=2) as store:
-            item = [later, "rid", "Transferring", "", "", "creator"]
-            execute(store, Command("replay", script_specs.REPLAY, [A], item, replies.updates, lambda _, found: found))
-        assert [fields[2:] for fields in words(client)] == [
-            ["1", "Bootstrapping", "first:0", "Bootstrapping"],
-            ["1", "Bootstrapping", "first:1", "Transferring"],
-        ]
-
-    def test_each_rank_recovers_its_own_status(self, make_store, client):
-        stores = [make_store(rank=rank, world_size=2) for rank in range(2)]
-        held = [store.open(A, request="rid") for store in stores]
-        assert held[0] == held[1]
-        held[0].update(KVPoll.Success)
-        held[1].update(KVPoll.Transferring)
-        client.flushall()
-        assert held[1].status() is KVPoll.Transferring
-        assert held[0].status() is KVPoll.Success
-        assert stores[0].collect(A) == {0: KVPoll.Success, 1: KVPoll.Transferring}
-        assert stores[0].consensus([A])[0].status is KVPoll.Transferring
-
-    def test_consensus_version_grows_after_loss(self, make_store, client):
-        stores = [make_store(rank=rank, world_size=2) for rank in range(2)]
-        held = [store.open(A, request="rid") for store in stores]
-        before = stores[0].consensus([A])[0]
-        for _ in range(2):
-            client.flushall()
-            for room in held:
-                room.status()
-                after = stores[0].consensus([A])[0]
-                assert after.generation == before.generation
-                assert after.version > before.version
-                before = after
-
-    @pytest.mark.parametrize("first", [0, 1])
-    def test_cleared_rank_still_counts_after_recovery(self, make_store, client, first):
-        stores = [make_store(rank=rank, world_size=2) for rank in range(2)]
-        held = [store.open(A, request="rid") for store in stores]
-        for room in held:
-            room.update(KVPoll.Success)
-        held[0].clear()
-        client.flushall()
-        for rank in (first, 1 - first):
-            stores[rank].open(B, request="other")  # a call, by which it notices
-        real.until(lambda: held[1].status() and held[0].status() is None, "all to be said")
-        real.until(
-            lambda: stores[0].open(B, request="other") and stores[0].consensus([A])[0].status is KVPoll.Success,
-            "the consensus as it was",
-        )
-        assert held[0].update(KVPoll.Success).outcome is Outcome.STALE
-        held[1].clear()
-        assert A not in on_server(client)
-
-
-class TestLostLeases:
-    """A lease that is lost stays lost when the server no longer knows that it was."""
-
-    @pytest.mark.parametrize("knows", [True, False])
-    def test_former_incarnation_returning_first_takes_nothing(self, make_store, client, knows):
-        former = leasing.ManualLease(make_store()).take()
-        former.store.open(A)
-        later = leasing.ManualLease(make_store()).take()
-        room = later.store.open(B)
-        if knows:
-            assert former.heartbeat().lost
-        client.flushall()
-        with pytest.raises(RoomNotFoundError):
-            former.store.attach(C)
-        assert room.update(KVPoll.Success).outcome is Outcome.ADVANCED
-        assert not later.heartbeat().lost
-        assert former.heartbeat().lost
-        assert B in on_server(client)

@@ -1,4 +1,4 @@
-"""What is being said again after a loss is cut off in the midst of it."""
+"""A replay after a loss of data is interrupted, and completed later."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from redis_kvpoll import KVPoll, StoreUnavailableError
 from redis_kvpoll.engine.retry import Attempts, CallFailed
 from redis_kvpoll.protocol import script_specs
 from redis_kvpoll.protocol.keys import rooms
-from tests.engine.test_recovery import A, B, on_server
 from tests.support.internals import executor_of
+from tests.support.servers import rooms_on_server
+
+A, B = 1, 2
 
 
 @pytest.fixture
@@ -23,16 +25,16 @@ def held(store, client, monkeypatch):
 
 
 class TestInterruptedReplay:
-    """Nothing is left out."""
+    """Every room is recovered in the end."""
 
     def test_replay_cut_by_deadline_is_completed(self, held, client, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(Attempts, "send_script", after(Attempts.send_script, 2, out_of_time))
             with pytest.raises(StoreUnavailableError):
                 held[0].status()
-        assert len(on_server(client)) == 2
+        assert len(rooms_on_server(client)) == 2
         assert held[0].status() is KVPoll.Bootstrapping
-        assert len(on_server(client)) == 6
+        assert len(rooms_on_server(client)) == 6
 
     def test_interrupted_replay_continues_where_it_stopped(self, held, client, monkeypatch):
         with monkeypatch.context() as patch:
@@ -41,10 +43,10 @@ class TestInterruptedReplay:
                 held[0].status()
         client.delete(*rooms("default", [0, 1]))
         held[5].status()
-        assert sorted(on_server(client)) == [2, 3, 4, 5]
+        assert sorted(rooms_on_server(client)) == [2, 3, 4, 5]
 
     def test_replay_cut_by_reconnect_is_completed(self, store, held, client, monkeypatch):
-        """To a server that was lost, and has not been since."""
+        """The server lost its data before, and nothing since."""
         with monkeypatch.context() as patch:
             patch.setattr(
                 Attempts,
@@ -52,40 +54,40 @@ class TestInterruptedReplay:
                 after(Attempts.send_script, 2, lambda: executor_of(store).server_may_have_changed()),
             )
             held[0].status()
-        assert len(on_server(client)) == 6
+        assert len(rooms_on_server(client)) == 6
 
     def test_replay_cut_by_another_loss_is_completed(self, held, client, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(Attempts, "send_script", after(Attempts.send_script, 2, client.flushall))
             held[0].status()
-        assert len(on_server(client)) == 6
+        assert len(rooms_on_server(client)) == 6
 
     def test_loss_while_attached_room_waits_is_recovered(self, make_store, client, monkeypatch):
         monkeypatch.setattr("redis_kvpoll.engine.tracked_rooms.CREATOR_POLL_INTERVAL", 0.0)
-        guest_of = make_store()
+        other = make_store()
         make_store().open(A)
-        guest_of.attach(A)
-        room = guest_of.open(B)
+        other.attach(A)
+        room = other.open(B)
         room.status()
         client.flushall()
         room.status()
         client.flushall()
         assert room.status() is KVPoll.Bootstrapping
-        assert sorted(on_server(client)) == [B]
+        assert sorted(rooms_on_server(client)) == [B]
 
 
-def after(carry, times, do):
-    """Attempts.send_script, but something happens before it has said rooms again for the last of so many times."""
-    said = []
+def after(send_script, times, do):
+    """Attempts.send_script, but ``do`` runs before the last of so many replays."""
+    replays = []
 
-    def carry_but(attempts, call, *arguments, **options):
+    def interrupted(attempts, call, *arguments, **options):
         if call.spec is script_specs.REPLAY:
-            said.append(call)
-            if len(said) == times:
+            replays.append(call)
+            if len(replays) == times:
                 do()
-        return (yield from carry(attempts, call, *arguments, **options))
+        return (yield from send_script(attempts, call, *arguments, **options))
 
-    return carry_but
+    return interrupted
 
 
 def out_of_time():

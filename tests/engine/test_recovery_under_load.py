@@ -1,4 +1,4 @@
-"""Owners work on while their server is killed with all data: in the end the table is what it was."""
+"""Owners continue to work while their server is killed with all data: in the end the table is complete."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from tests.support.fuzzing import LONG
 
 
 def test_table_is_complete_after_losses_under_load():
-    """Counted room by room, and cleared ones stay cleared. How long it takes is for the benchmark to say."""
+    """Counted room by room; cleared rooms stay cleared. The benchmark measures how long it takes."""
     owners, rooms = (4, 10_000) if LONG else (3, 700)
     found = recovery.recover(owners, rooms)
     assert found._replace(seconds=0, changes=0) == recovery.Recovery(owners * rooms * 9 // 10, 0, 0, 0, 0, 0)

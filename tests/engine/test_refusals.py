@@ -1,4 +1,4 @@
-"""What a call does when the server says "not now", or "no"."""
+"""Calls that the server refuses, temporarily or finally."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import threading
 import pytest
 import redis
 
+from chaos.proxy import Proxy
 from redis_kvpoll import (
     EvictionWarning,
     KVPoll,
@@ -19,11 +20,10 @@ from redis_kvpoll import (
 )
 from tests.support import pace, real
 from tests.support.calls import DESTROYING, MARGIN, REPEATED
-from tests.support.proxy import Proxy
 
 
 class TestTemporaryRefusal:
-    """Answers that say "later": the call is repeated, what destroys too, since it did not run."""
+    """The call is repeated, also a clear, since it was not executed."""
 
     @pytest.mark.parametrize("kind", ["valkey", "redis", "redis62"])
     @pytest.mark.parametrize("operation", ["update_status", *DESTROYING])
@@ -70,7 +70,7 @@ class TestTemporaryRefusal:
                 for number in range(300):
                     pipe.set(f"filler:{number}", "x" * 100, ex=600)
                 pipe.execute()
-            for _ in range(20):  # each time the server loads for about a third of a second: catch it at it
+            for _ in range(20):  # loading takes about a third of a second: try until a call falls into it
                 store.update_status(1, 1)
                 client.save()
                 loader = client.connection_pool.get_connection()
@@ -98,7 +98,7 @@ def is_loading(server):
 
 
 class TestFinalRefusal:
-    """The server's final word is passed on at once, with what to do about it."""
+    """The error is raised at once, with a remedy."""
 
     def refused(self, call, hint, proxy=None):
         with pace.Stopwatch() as took, pytest.raises(ServerRefusedError, match=hint) as caught:
@@ -112,7 +112,7 @@ class TestFinalRefusal:
         [(operation, "feed") for operation in ("update_status", "touch", "abort", "record_failure", "clear")],
     )
     def test_feed_of_another_type_is_refused(self, world, kind, operation, key):
-        """A room's own key is not among them: that is an error about the room."""
+        """A room's own key of another type is an error about that room instead."""
         _, call, _ = (REPEATED | DESTROYING)[operation]
         server = world.shared(kind)
         with server.client() as client, Proxy(server.socket) as proxy:
@@ -120,7 +120,7 @@ class TestFinalRefusal:
             store.update_status(1, 1)
             client.delete(f"kvpoll:{{default}}:{key}")
             client.set(f"kvpoll:{{default}}:{key}", "mine", ex=60)
-            message = self.refused(lambda: call(store), r"WRONGTYPE.*its feed.* look at it with redis-cli")
+            message = self.refused(lambda: call(store), r"WRONGTYPE.*its feed.* check it with redis-cli")
             assert message.startswith(f"{operation} of room 1: the server refused: ")
             assert client.get(f"kvpoll:{{default}}:{key}") == b"mine"
             assert store.poll([2]) == [None]
@@ -146,7 +146,7 @@ class TestFinalRefusal:
     @pytest.mark.parametrize("command", ["xadd", "hsetnx", "hdel", "pexpire"])
     @pytest.mark.parametrize("kind", ["valkey", "redis", "redis62"])
     def test_partly_permitted_script_changes_nothing(self, world, kind, command):
-        """Else rooms would be changed, and no mirror would hear of it."""
+        """Otherwise rooms would change and no mirror would see it."""
         server = world.shared(kind)
         boot, rooms = KVPoll.Bootstrapping, (1, 2)
         with server.client() as client, StatusStore(server.store_client(), namespace="half") as peer:
@@ -163,7 +163,7 @@ class TestFinalRefusal:
                 client.acl_deluser("half")
 
     def test_user_refused_in_handshake_fails_at_once(self, world):
-        """Who is refused during the handshake is told so at once; the connection is not kept."""
+        """The error is raised at once, and the connection is not kept."""
         server = world.shared()
         with server.client() as client:
             client.execute_command("ACL", "SETUSER", "guest", "on", ">pw", "~*", "+@all", "-select")
@@ -206,7 +206,7 @@ class TestFinalRefusal:
             store = world.open(proxy.url)
             store.update_status(1, 1)
             client.config_set("maxmemory", "1")
-            self.refused(lambda: store.update_status(2, 1), "OOM.*give it more, or choose shorter TTLs")
+            self.refused(lambda: store.update_status(2, 1), "OOM.*raise it, or choose shorter TTLs")
             assert proxy.calls("update") == 3  # EVALSHA and EVAL of the first, and one more
             assert store.get(1) is KVPoll.Bootstrapping  # what reads goes on
             client.config_set("maxmemory", "0")

@@ -1,4 +1,4 @@
-"""Who travels with whom and in which order, with callers, batches and failures drawn at random; no I/O."""
+"""Which calls share a batch, and in which order: calls, batches and failures at random, without I/O."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from redis_kvpoll.protocol.settings import ExpectedSettings
 from tests.support.contexts import context
 from tests.support.fuzzing import examples
 
-LAYOUT = context(namespace="default")
+CONTEXT = context(namespace="default")
 OTHER = context(namespace="default", policy="strict")
 MAKE = {
     "update": lambda rooms: room_commands.update_many(dict.fromkeys(rooms, 2)),
@@ -27,10 +27,10 @@ MAKE = {
 }
 NEVER = 1e9
 SHARED = range(6)
-"""The rooms that several callers ask for; those of the many are looked at by nobody."""
+"""The rooms that several calls ask for; other rooms only fill batches."""
 
 
-def pending(kind="poll", rooms=(1,), give_up_at=NEVER, context=LAYOUT, busy=False):
+def pending(kind="poll", rooms=(1,), give_up_at=NEVER, context=CONTEXT, busy=False):
     (call,) = MAKE[kind](rooms).calls(context)
     made = PendingCall(call, give_up_at)
     made.waiter = SimpleNamespace(busy=busy)
@@ -50,33 +50,33 @@ def answer(batch):
     return [f"{room}.{word}" for room in batch.call.rooms for word in range(width)]
 
 
-def short(batch, until):
+def run_out(batch, until):
     batch.fail(CallFailed(StoreUnavailableError, "no answer", until))
 
 
 class QueueMachine(RuleBasedStateMachine):
-    """One queue. ``asked`` holds what each room was asked, in order, by those who have not left."""
+    """One queue. ``asked`` holds the calls on each room, in order."""
 
     @initialize()
     def begin(self):
         self.queue = ShardQueue()
         self.now = 0.0
         self.asked = {}
-        self.everybody = []
-        self.gone = []
+        self.calls = []
+        self.cancelled = []
 
     @rule(
         kind=st.sampled_from(sorted(MAKE)),
         rooms=st.lists(st.sampled_from(SHARED), min_size=1, max_size=3, unique=True),
         many=st.sampled_from([0, 0, 0, 400, MAX_BATCH - 3]),
-        context=st.sampled_from([LAYOUT, LAYOUT, LAYOUT, OTHER]),
+        context=st.sampled_from([CONTEXT, CONTEXT, CONTEXT, OTHER]),
         patience=st.sampled_from([1.0, 5.0]),
         busy=st.booleans(),
     )
     def enqueue(self, kind, rooms, many, context, patience, busy):
         made = pending(kind, [*rooms, *range(1000, 1000 + many)], self.now + patience, context, busy)
         self.queue.enqueue(made)
-        self.everybody.append(made)
+        self.calls.append(made)
         for room in rooms:
             self.asked.setdefault(room, []).append(made)
 
@@ -86,14 +86,14 @@ class QueueMachine(RuleBasedStateMachine):
         next_sender, line = self.queue.next_sender, list(self.queue.waiting)
         assert next_sender in line
         batch = self.queue.take_batch()
-        assert batch.pending_calls[0] is line[0], "the head of the line flies"
+        assert batch.pending_calls[0] is line[0], "the first call in the queue is sent"
         assert self.queue.elect_sender() is None, "one batch at a time"
         assert len(batch.call.rooms) <= MAX_BATCH
         assert {(one.call.spec, tuple(one.call.once)) for one in batch.pending_calls} == {
             (line[0].call.spec, tuple(line[0].call.once))
         }
         assert not any(one.done for one in batch.pending_calls)
-        for one in batch.pending_calls:  # nobody is passed by who asks the same room later
+        for one in batch.pending_calls:  # no call overtakes an earlier one on the same room
             for room in filter(SHARED.__contains__, one.call.rooms):
                 before = self.asked[room][: self.asked[room].index(one)]
                 assert all(other.done or other in batch.pending_calls for other in before)
@@ -114,9 +114,9 @@ class QueueMachine(RuleBasedStateMachine):
     def run_out_of_time(self, passed):
         self.now += passed
         batch = self.queue.batch
-        short(batch, self.now)
+        run_out(batch, self.now)
         for one in batch.pending_calls:
-            assert one.done is (one.give_up_at <= self.now or one in self.gone)
+            assert one.done is (one.give_up_at <= self.now or one in self.cancelled)
         self.end(batch)
 
     @precondition(lambda self: self.queue.batch)
@@ -133,22 +133,22 @@ class QueueMachine(RuleBasedStateMachine):
         batch = self.queue.batch
         done_calls = self.queue.requeue_or_fail(batch)
         for one in batch.pending_calls:
-            if one not in self.gone:
+            if one not in self.cancelled:
                 assert one.done is (not batch.pending_calls[0].call.spec.repeatable)
             assert one.done is (one in done_calls)
         assert self.queue.requeue_or_fail(batch) == []
 
-    @precondition(lambda self: any(not one.done for one in self.everybody))
+    @precondition(lambda self: any(not one.done for one in self.calls))
     @rule(data=st.data())
     def leave(self, data):
-        one = data.draw(st.sampled_from([one for one in self.everybody if not one.done]))
+        one = data.draw(st.sampled_from([one for one in self.calls if not one.done]))
         self.queue.cancel(one)
-        self.gone.append(one)
+        self.cancelled.append(one)
         assert self.queue.next_sender is not one
 
     @rule()
     def all_are_free(self):
-        for one in self.everybody:
+        for one in self.calls:
             one.waiter.busy = False
 
     def end(self, batch):
@@ -159,25 +159,25 @@ class QueueMachine(RuleBasedStateMachine):
         assert list(self.queue.waiting) == line
 
     @invariant()
-    def nobody_is_lost(self):
+    def no_call_is_lost(self):
         under_way = [*(self.queue.batch.pending_calls if self.queue.batch else []), *self.queue.waiting]
         assert len(set(map(id, under_way))) == len(under_way)
-        assert all(one in under_way for one in self.everybody if not one.done)
+        assert all(one in under_way for one in self.calls if not one.done)
 
     @invariant()
-    def the_line_is_in_the_order_of_asking(self):
+    def queue_is_in_call_order(self):
         line = [one for one in self.queue.waiting if not one.done]
         for room, askers in self.asked.items():
             waiting = [one for one in line if room in one.call.rooms[:3]]
             assert waiting == [one for one in askers if one in waiting]
 
     @invariant()
-    def a_free_lane_is_known_as_one(self):
-        assert self.queue.is_free is (not self.queue.batch and all(one.done for one in self.everybody))
+    def free_queue_is_free(self):
+        assert self.queue.is_free is (not self.queue.batch and all(one.done for one in self.calls))
 
     @invariant()
-    def somebody_leads(self):
-        """Unless one flies, or all are busy with other queues."""
+    def a_sender_is_elected(self):
+        """Unless a batch is under way, or all callers are busy with other queues."""
         waiting = [one for one in self.queue.waiting if not one.done]
         if not self.queue.batch and any(not one.waiter.busy for one in waiting):
             assert self.queue.elect_sender() in waiting
@@ -193,21 +193,24 @@ class TestTakeBatch:
         {
             "alike": ([("poll", [1]), ("poll", [1]), ("poll", [2])], [0, 1, 2]),
             "another kind stays": ([("update", [1]), ("poll", [2]), ("update", [3])], [0, 2]),
-            "who asks the same room later stays behind it": ([("update", [1]), ("clear", [1]), ("update", [1])], [0]),
-            "and whoever shares a room with those": (
+            "a later call on the same room stays behind": ([("update", [1]), ("clear", [1]), ("update", [1])], [0]),
+            "and so does a call that shares a room with it": (
                 [("update", [1]), ("clear", [2, 3]), ("update", [3, 4]), ("update", [4]), ("update", [5])],
                 [0, 4],
             ),
             "by other settings": ([("update", [1], OTHER), ("update", [2]), ("update", [3], OTHER)], [0, 2]),
-            "a thousand rooms are a batch": ([("poll", range(600)), ("poll", range(400)), ("poll", [1])], [0, 1]),
-            "the small go where the large have no room": (
+            "a batch has at most a thousand rooms": (
+                [("poll", range(600)), ("poll", range(400)), ("poll", [1])],
+                [0, 1],
+            ),
+            "a small call passes a large one that does not fit": (
                 [("poll", range(600)), ("poll", range(1000, 1500)), ("poll", [7])],
                 [0, 2],
             ),
         }.values(),
     )
     def test_batch_takes_compatible_calls_in_order(self, line, first):
-        pending_calls = [pending(kind, rooms, context=(more or [LAYOUT])[0]) for kind, rooms, *more in line]
+        pending_calls = [pending(kind, rooms, context=(more or [CONTEXT])[0]) for kind, rooms, *more in line]
         batch = queue_of_calls(*pending_calls).take_batch()
         assert [pending_calls.index(one) for one in batch.pending_calls] == first
 
@@ -230,12 +233,12 @@ class TestTakeBatch:
 
 class TestCancelAndRequeue:
     def test_cancelled_call_of_failed_batch_is_not_requeued(self):
-        """It would be the first in line, and nobody would lead."""
+        """It would be the first in the queue, and no call would be elected."""
         first, second = pending("clear", [1]), pending("clear", [2])
         queue = queue_of_calls(first, second)
         batch = queue.take_batch()
         queue.cancel(first)
-        short(batch, 0.0)
+        run_out(batch, 0.0)
         assert queue.complete(batch) == [first]
         assert queue.elect_sender() is second
         assert queue.take_batch().pending_calls == [second]
@@ -268,14 +271,14 @@ class TestCancelAndRequeue:
         assert queue.is_free
 
     def test_requeued_call_is_first_in_queue(self):
-        """Else it would come behind what was asked of its room after it."""
+        """Otherwise later calls on its room would overtake it."""
         first, second = pending("update", [1]), pending("clear", [1])
         queue = queue_of_calls(first, second)
         assert queue.complete(queue.take_batch()) == []
         assert list(queue.waiting) == [first, second]
 
     def test_old_batch_does_not_complete_the_next(self):
-        """It was given up by others; and then it came back after all."""
+        """A batch is given up by its callers, and then completes after all."""
         one, other = pending(rooms=[1]), pending("update", [1])
         queue = queue_of_calls(one, other)
         old = queue.take_batch()
@@ -287,7 +290,7 @@ class TestCancelAndRequeue:
 
 
 def test_queue_keeps_no_batch_but_the_last():
-    """Or each batch would hold the one before it, for as long as the queue is busy."""
+    """Otherwise each batch would keep the one before it alive while the queue is busy."""
     queue = ShardQueue()
     for _ in range(3):
         queue.enqueue(pending())

@@ -1,4 +1,4 @@
-"""Owners and leases, step by step: who lives, who is taken for dead, and what becomes of the rooms."""
+"""Owners and leases, heartbeat by heartbeat: renewal, expiry, loss, and what happens to the rooms."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ def held(client, make_store):
 
 @pytest.fixture
 def other(client, make_store):
-    """Another process."""
+    """The store of another process."""
     return make_store()
 
 
 class TestHeldLease:
     def test_record_has_incarnation_ttl_and_heartbeat(self, held, client):
-        incarnation, ttl_ms, heartbeat_ms, _, marked = record(client)
-        assert (ttl_ms, heartbeat_ms, marked) == (5000, 500, 0)
+        incarnation, ttl_ms, heartbeat_ms, _, suspected_ms = record(client)
+        assert (ttl_ms, heartbeat_ms, suspected_ms) == (5000, 500, 0)
         assert str(incarnation) == held.incarnation
         assert len(held.incarnation) == 16
 
@@ -71,9 +71,9 @@ class TestHeldLease:
         pass_time(client, 7)
         other.reap()
         assert record(client)[4] > 0
-        beaten_ms = record(client)[3]
+        last_heartbeat_ms = record(client)[3]
         held.heartbeat()
-        assert record(client)[3] > beaten_ms
+        assert record(client)[3] > last_heartbeat_ms
         assert record(client)[4] == 0
         pass_time(client, 3)
         assert (other.reap(), held.heartbeat().lost) == (0, False)
@@ -127,7 +127,7 @@ class TestHeldLease:
 
 
 class TestClockGoingBack:
-    """All times in the records, and that of the epoch, are still to come."""
+    """All times in the records, and that of the epoch, are in the future."""
 
     def test_dead_owner_is_detected(self, held, client, other):
         held.store.update_status(1, BOOT)
@@ -141,8 +141,8 @@ class TestClockGoingBack:
         held.store.update_status(1, BOOT)
         pass_time(client, 10)
         other.reap()
-        incarnation, ttl_ms, heartbeat_ms, beaten, marked = record(client)
-        client.hset(LEASES, "prefill-0", f"{incarnation} {ttl_ms} {heartbeat_ms} {beaten} {marked + 3600_000}")
+        incarnation, ttl_ms, heartbeat_ms, last_ms, suspected_ms = record(client)
+        client.hset(LEASES, "prefill-0", f"{incarnation} {ttl_ms} {heartbeat_ms} {last_ms} {suspected_ms + 3600_000}")
         assert die(client, other) == 1
 
     def test_living_owner_keeps_its_lease(self, held, client, other):
@@ -161,9 +161,9 @@ class TestLostLease:
         other.update_status(5, BOOT)
         room = other.attach(2)
         pass_time(client, 400)
-        assert (other.reap(), record(client)[4]) == (0, 0), "it has not lapsed yet"
+        assert (other.reap(), record(client)[4]) == (0, 0), "it has not expired yet"
         pass_time(client, 150)
-        assert other.reap() == other.reap() == 0, "marked, a moment ago"
+        assert other.reap() == other.reap() == 0, "suspected a moment ago"
         assert record(client)[4] > 0
         pass_time(client, 90)
         assert other.reap() == 0, "two heartbeats are not over"
@@ -180,7 +180,7 @@ class TestLostLease:
         assert not [name for name in client.hkeys(LEASES) if name.startswith("lost")]
 
     def test_second_sweep_waits_at_least_600_ms(self, client, make_store, other):
-        for room in range(100):  # until a look at a mark of 500 ms comes in time
+        for room in range(100):  # until a sweep comes while the suspicion is 500 ms old
             quick = ManualLease(make_store(), ttl=0.3, heartbeat=0.03).take()
             quick.store.update_status(room, BOOT)
             pass_time(client, 0.5)
@@ -218,7 +218,7 @@ class TestLostLease:
         assert held.heartbeat().lost
         assert held.heartbeat().lost
         assert record(client) is None
-        assert len([r for r in caplog.records if "was lost" in r.getMessage()]) == 1
+        assert len([r for r in caplog.records if "lost its lease" in r.getMessage()]) == 1
         with pytest.raises(LeaseLostError):
             held.store.update_status(3, BOOT)
         held.give_up()
@@ -235,7 +235,7 @@ class TestLostLease:
     def test_lease_known_as_lost_refuses_before_sending(self, held, client, other):
         die(client, other)
         held.heartbeat()
-        client.hset(LEASES, "prefill-0", f"{held.incarnation} 5000 500 {held.incarnation[:13]} 0")  # half alive
+        client.hset(LEASES, "prefill-0", f"{held.incarnation} 5000 500 {held.incarnation[:13]} 0")  # as if it were held
         with pytest.raises(LeaseLostError):
             held.store.update_status(3, BOOT)
         assert not other.get(3)
@@ -255,11 +255,11 @@ class TestLostLease:
         assert record(client, "decode-0")
 
     def test_holders_share_one_sweep_interval(self, held, client, other):
-        for _ in range(100):  # until the heartbeat comes in time
-            looked_ms = now_ms(client)
-            client.hset(LEASES, mapping={"last sweep": looked_ms, "dead": "1000000000000000 1 1 1000000 0"})
+        for _ in range(100):  # until the heartbeat comes within the sweep interval
+            swept_ms = now_ms(client)
+            client.hset(LEASES, mapping={"last sweep": swept_ms, "dead": "1000000000000000 1 1 1000000 0"})
             held.heartbeat()
-            if now_ms(client) < looked_ms + 100:
+            if now_ms(client) < swept_ms + 100:
                 break
         assert record(client, "dead")[4] == 0
         pass_time(client, 0.2)
@@ -284,7 +284,7 @@ class TestNameTakenAgain:
         assert str(record(client)[0]) == again.incarnation
 
     def test_reopened_room_belongs_to_new_owner(self, held, client, other):
-        """Between a reaper's listing and its reaping."""
+        """The room is reopened after a reaper has listed it and before it reaps."""
         held.store.update_status(1, BOOT)
         lost = {held.incarnation: LOST}
         held.give_up()
@@ -297,7 +297,7 @@ class TestNameTakenAgain:
 
     @pytest.mark.parametrize("first", ["former", "later"])
     def test_later_incarnation_wins_after_data_loss(self, client, make_store, first):
-        """The former may not have heard that its name was taken; that must not cost the living one its lease."""
+        """The former holder may not know that its name was taken; that must not end the later lease."""
         former, later = ManualLease(make_store()).take(), ManualLease(make_store()).take()
         client.flushall()
         for one in (former, later) if first == "former" else (later, former):

@@ -1,4 +1,4 @@
-"""Leases with their threads and tasks, in real processes on real servers: killed, stopped, forked, restarted."""
+"""Leases with their threads and tasks, in real processes on real servers that are killed, stopped or restarted."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.leasing import now_ms, record
 BOOT, MOVE, DONE, FAIL = KVPoll.Bootstrapping, KVPoll.Transferring, KVPoll.Success, KVPoll.Failed
 LEASES = keys.leases("default")
 
-# Takes a lease and creates rooms; says so; then says by which of the ways that there are it was told of its end.
+# Takes a lease and creates rooms, prints "ready", and then prints the operation by which it learns of its lease's loss.
 WORKER = """
 import sys
 import time
@@ -41,11 +41,11 @@ with StatusStore.from_url(url) as store, store.lease("prefill-0", ttl=ttl) as le
     try:
         print(lease_check(), flush=True)
     except LeaseLostError as error:
-        print("told:", error.operation, flush=True)
+        print("lost:", error.operation, flush=True)
 """
 
 
-KEEPS_NOTHING = """
+HOLDER = """
 import sys
 from redis_kvpoll import StatusStore
 
@@ -113,22 +113,22 @@ class TestProcesses:
 
     @pytest.mark.parametrize("way", ["heartbeat", "open", "write"])
     def test_stopped_owner_learns_of_lost_lease(self, server, peer, worker, way):
-        process = worker(0.3, way)  # nobody looks at leases before it is stopped
+        process = worker(0.3, way)  # no other process sweeps leases before it is stopped
         os.kill(process.pid, signal.SIGSTOP)
         with StatusStore.from_url(server.tcp) as store, store.lease("decode-0", ttl=0.5):
-            real.until(lambda: peer.get(1) is FAIL, "it is taken for dead")
+            real.until(lambda: peer.get(1) is FAIL, "its rooms fail")
         process.stdin.write("go on\n")
         process.stdin.flush()
         os.kill(process.pid, signal.SIGCONT)
         operation = {"heartbeat": "check", "open": "open", "write": "update"}[way]
-        assert process.stdout.readline() == f"told: {operation}\n"
+        assert process.stdout.readline() == f"lost: {operation}\n"
         assert process.wait(pace.seconds(20)) == 0
         assert peer.poll([1, 2, 3, 9]) == [FAIL, FAIL, DONE, None]
 
 
 def test_rooms_of_killed_owner_fail_in_cluster(side, cluster, world):
     world.share(*cluster.nodes)
-    words = [sys.executable, "-c", KEEPS_NOTHING, cluster.url, str(pace.seconds(0.5))]
+    words = [sys.executable, "-c", HOLDER, cluster.url, str(pace.seconds(0.5))]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout.readline() == "ready\n"
@@ -144,7 +144,7 @@ def test_rooms_of_killed_owner_fail_in_cluster(side, cluster, world):
 
 
 class TestServers:
-    @pytest.mark.parametrize("deadline", [5.0, 0.2])  # calls that wait for the server, or are given up and repeated
+    @pytest.mark.parametrize("deadline", [5.0, 0.2])  # heartbeats that wait for the server, or give up and are repeated
     def test_server_pause_of_three_ttls_loses_no_lease(self, side, server, client, peer, deadline):
         ttl = pace.seconds(0.4)
         one, two = (side.open(server.tcp, deadline=pace.seconds(deadline)) for _ in range(2))
@@ -156,7 +156,7 @@ class TestServers:
                 time.sleep(3 * ttl)
             finally:
                 os.kill(server.pid, signal.SIGCONT)
-            safe_at = now_ms(client) + 1000 * pace.seconds(0.8)  # no mark could condemn anybody any more
+            safe_at = now_ms(client) + 1000 * pace.seconds(0.8)  # no suspicion from before the pause counts any more
             for name in ("prefill-0", "decode-0"):
                 real.until(lambda name=name: not 0 < last_heartbeat_ms(client, name) <= safe_at, name)
             assert (lease.lost, other.lost) == (False, False)
@@ -211,14 +211,14 @@ class TestHolders:
         with one.lease("prefill-0", ttl=0.5) as lease:
             one.update_status(1, BOOT)
             with two.lease("prefill-0", ttl=0.5) as again:
-                real.until(lambda: lease.lost, "it is told")
+                real.until(lambda: lease.lost, "it learns of it")
                 with pytest.raises(LeaseLostError):
                     lease.check()
                 with pytest.raises(LeaseLostError):
                     one.update_status(2, BOOT)
                 assert not again.lost
                 assert again.incarnation > lease.incarnation
-        assert len([r for r in caplog.records if "was lost" in r.getMessage()]) == 1
+        assert len([r for r in caplog.records if "lost its lease" in r.getMessage()]) == 1
         assert peer.failure_reason(1) == "owner prefill-0 lost (its name was taken again)"
         assert one.update_status(3, BOOT).status is BOOT
 
@@ -239,7 +239,7 @@ class TestHolders:
         with store.lease("prefill-0", ttl=5.0, heartbeat=0.05):
             server.stop()
             real.until(lambda: "was not renewed" in caplog.text, "a heartbeat fails")
-        assert "will lapse" in caplog.text
+        assert "will expire" in caplog.text
         world.restart(server)
 
     def test_refused_heartbeat_is_repeated(self, side, server, client, caplog):
@@ -292,7 +292,7 @@ store.close()
 
 
 def test_interrupt_while_taking_lease_leaves_none_held(side, server, client, monkeypatch):
-    """By then it is taken, and what a former one has left is being failed."""
+    """The lease is taken, and the rooms of its former holder are being failed."""
 
     class InterruptError(BaseException):
         pass

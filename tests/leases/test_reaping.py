@@ -1,4 +1,4 @@
-"""Reaping, loss of data and shards: what becomes of leases and their rooms when more than a heartbeat goes wrong."""
+"""Reaping, loss of data and shards: leases and their rooms when more than a heartbeat goes wrong."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def other(client, make_store):
 
 
 def failures(client, tag=NS):
-    """The rooms that became Failed, as often as they did."""
+    """The rooms that became Failed, once for each time."""
     for _, fields in entries(client, tag):
         yield from (name for name, value in zip(fields[::2], fields[1::2], strict=True) if value == b"Failed")
 
@@ -156,7 +156,7 @@ class TestDataLoss:
         assert str(record(client)[0]) == again.incarnation
 
     def test_rooms_of_lost_lease_are_not_recovered(self, held, client, other):
-        """Neither while the lease is lost, nor once the store works without one."""
+        """Neither while the lease is lost, nor later when the store works without one."""
         held.store.open(1)
         die(client, other)
         assert held.heartbeat().lost
@@ -216,7 +216,7 @@ class TestShards:
         assert {other.failure_reason(room) for room in range(40)} == {LOST}
 
     def test_new_incarnation_is_above_highest_of_any_shard(self, held, client, make_store):
-        """One shard's clock was ahead when the name was taken there."""
+        """The clock of one shard was ahead when the name was taken there."""
         high = int(held.incarnation) + 10**12
         client.hset(keys.leases(self.TAGS[3]), "prefill-0", f"{high} 5000 500 1 0")
         again = ManualLease(make_store()).take()
@@ -225,26 +225,26 @@ class TestShards:
         assert held.heartbeat().lost
 
     def test_unreachable_shard_does_not_hide_lost_lease(self, held, client):
-        """What those that are there have said counts, though the heartbeat as a whole has failed."""
-        flow = held.keeper.send_heartbeat()
-        board = next(flow)
-        for pending in board.pending_calls:
+        """The replies of the reachable shards count, though the heartbeat as a whole fails."""
+        effects = held.keeper.send_heartbeat()
+        sent = next(effects)
+        for pending in sent.pending_calls:
             if pending.call.tag == self.TAGS[0]:
                 pending.failure = CallFailed(StoreUnavailableError, "no answer")
             else:
                 pending.reply = [b"1700000000000000-old", b"held", held.incarnation.encode()]
         with pytest.raises(StoreUnavailableError, match="lease of namespace 'default': no answer"):
-            flow.send(None)
+            effects.send(None)
         held.keeper.heartbeat_failed(StoreUnavailableError("away"))
-        flow = held.keeper.send_heartbeat()
-        board = next(flow)
-        assert {pending.give_up_at - time.monotonic() < 5 / 3 for pending in board.pending_calls} == {True}
-        for pending in board.pending_calls:
+        effects = held.keeper.send_heartbeat()
+        sent = next(effects)
+        assert {pending.give_up_at - time.monotonic() < 5 / 3 for pending in sent.pending_calls} == {True}
+        for pending in sent.pending_calls:
             if pending.call.tag == self.TAGS[0]:
                 pending.failure = CallFailed(StoreUnavailableError, "no answer")
             else:
                 pending.reply = [b"1700000000000000-old", b"lost", held.incarnation.encode()]
-        next(flow)  # it drops the lease in the others
+        next(effects)  # it drops the lease in the other shards
         assert held.lost
 
     def test_release_covers_all_shards(self, held, client, make_store):

@@ -1,15 +1,13 @@
-"""What a mirror and who waits go through: cut off, trimmed, stopped, restarted, replaced. Blocking and asyncio."""
+"""Mirrors and waits while connections break and feeds and servers are lost, blocking and asyncio."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import os
-import random
 import signal
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import redis
@@ -17,20 +15,17 @@ import redis
 from redis_kvpoll import (
     AsyncStatusStore,
     KVPoll,
-    OutcomeUnknownError,
     RoomNotFoundError,
     ServerRefusedError,
     StatusStore,
 )
-from tests.mirror.test_mirror import following, sleeping
 from tests.support import cluster as clusters
 from tests.support import pace, real
-from tests.support.fuzzing import LONG
-from tests.support.internals import ahead_of, ids_of, replica_of
+from tests.support.internals import replica_of
+from tests.support.mirrors import current, following, sleeping
 
 BOOT, MOVE, DONE, FAIL = KVPoll.Bootstrapping, KVPoll.Transferring, KVPoll.Success, KVPoll.Failed
 FEED = "kvpoll:{default}:feed"
-DATA = ("--dbfilename", "table.rdb")
 
 
 @pytest.fixture
@@ -56,14 +51,8 @@ def store(side, proxy):
     return side.open(proxy.url)
 
 
-def current(mirror, store, rooms=range(10)):
-    """Wait until the mirror is synced, and then it must be right."""
-    real.until(lambda: mirror.synced, "synced")
-    assert mirror.poll(rooms) == store.poll(rooms)
-
-
 class TestGaps:
-    """The connection stands, but what would have come over it is gone."""
+    """The connection works, but feed entries are gone."""
 
     @pytest.fixture
     def following_mirror(self, store, peer):
@@ -119,7 +108,7 @@ class TestGaps:
 
     @staticmethod
     def change(step, room, status, feed_id="*"):
-        """As a script would, but its entry may have any id."""
+        """Change a room as a script would, but with any id for its entry."""
         key = f"kvpoll:{{default}}:room:{room}"
         step.hset(key, mapping={"status": status.name, "opened_ms": 1, "updated_ms": 1})
         step.pexpire(key, 60_000)
@@ -146,7 +135,7 @@ class TestLostConnections:
         assert caplog.text.count("is not current until") == 1
 
     def test_lost_store_connection_causes_resync(self, store, peer, proxy):
-        """Its writers may be on another server now, so the mirror may be on an old one."""
+        """The store may be connected to another server now, and the mirror still to the old one."""
         with store.mirror() as mirror:
             shard = replica_of(mirror).shards["default"]
             before = shard.sync_epoch
@@ -306,47 +295,8 @@ class TestCluster:
             assert mirror.get(1) is MOVE
 
 
-def restarts(side, world, folder, waiters, times):
-    """Kill and restart a server, with its data, under a mirror and so many who wait."""
-    arguments = (*DATA, "--dir", str(folder))
-    server = world.serve(*arguments)
-    store = side.open(server.tcp, deadline=60.0)
-    rooms = range(waiters)
-    store.update_many(dict.fromkeys(rooms, BOOT))
-    with ThreadPoolExecutor(waiters) as pool, store, store.mirror() as mirror:
-        found = {room: pool.submit((store, mirror)[room % 2].wait, room, timeout=300) for room in rooms}
-        real.until(lambda: sleeping(store, waiters // 2) and sleeping(mirror, waiters // 2), "all sleep", 120)
-        for number in range(times):
-            with StatusStore(server.store_client()) as peer, server.client() as client:
-                peer.update_many({room: MOVE for room in rooms if room % times > number})
-                client.save()
-            os.kill(server.pid, signal.SIGKILL)
-            server = world.restart(server, *arguments)
-            with StatusStore(server.store_client(), deadline=60.0) as peer:
-                ended(peer, found, [room for room in rooms if room % times == number])
-                real.until(lambda: mirror.synced, "synced")
-                assert mirror.poll(rooms) == peer.poll(rooms)
-                assert all(found[room].done() is (room % times <= number) for room in rooms)
-
-
-def ended(peer, found, rooms):
-    """End rooms in three ways; who waits for them must hear of it, and of nothing else."""
-    peer.update_many(dict.fromkeys(rooms[::3], DONE))
-    peer.update_many(dict.fromkeys(rooms[1::3], FAIL))
-    peer.clear_many(rooms[2::3])
-    assert {found[room].result(pace.seconds(60)) for room in rooms[::3]} == {DONE}
-    assert {found[room].result(pace.seconds(60)) for room in rooms[1::3]} == {FAIL}
-    assert {type(found[room].exception(pace.seconds(60))) for room in rooms[2::3]} == {RoomNotFoundError}
-
-
-def test_restarts_lose_no_wake_up_and_no_thread(side, world, tmp_path):
-    """No wrong status, no missed wake-up, no thread left (which is for Side to see)."""
-    waiters, times = (1_000, 20) if LONG else (120, 3)
-    restarts(side, world, tmp_path, waiters, times)
-
-
 def test_ten_thousand_waits_share_one_connection(world):
-    """In asyncio; each wakes, and hardly a connection more than usual is open."""
+    """In asyncio; every wait wakes, and only a few connections are open."""
     server = world.serve()
     count = 10_000
 
@@ -354,7 +304,7 @@ def test_ten_thousand_waits_share_one_connection(world):
         async with AsyncStatusStore.from_url(server.tcp, deadline=60.0) as store:
             await store.update_many(dict.fromkeys(range(count), BOOT))
             waits = [asyncio.create_task(store.wait(room)) for room in range(count)]
-            while not sleeping(store, count):  # noqa: ASYNC110 - it is ours to ask, not to be told
+            while not sleeping(store, count):  # noqa: ASYNC110 - there is no event for it
                 await asyncio.sleep(0.01)
             with server.client() as client:
                 connections = len(client.client_list())
@@ -370,7 +320,7 @@ def test_ten_thousand_waits_share_one_connection(world):
 
 
 def test_process_ends_without_closing_mirror(world, tmp_path):
-    """A daemon's thread holds nobody up."""
+    """Daemon threads do not delay the exit."""
     server = world.serve()
     code = f"""
 from redis_kvpoll import StatusStore
@@ -381,66 +331,3 @@ print(mirror.get(1).name)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=pace.seconds(30))
     assert (done.returncode, done.stdout, done.stderr) == (0, "Bootstrapping\n", "")
-
-
-class TestStorms:
-    """Writers in threads, the store's own and a peer's, on the same few rooms, while the worst befalls the mirror."""
-
-    ROOMS = range(6)
-
-    @pytest.mark.parametrize("harm", ["none", "cut", "trim", "restart the feed"])
-    def test_storm_ends_with_mirror_equal_to_table(self, store, peer, client, proxy, threads, harm):
-        heard = {}
-        with store.mirror() as mirror:
-            mirror.on_change(heard.__setitem__)
-            writing = [threads.submit(self.write, one, seed) for seed, one in enumerate((store, store, peer, peer))]
-            for _ in range(12):
-                self.do(harm, client, proxy)
-                real.until(lambda: mirror.synced, "synced, for a while")
-                assert all(status is None or isinstance(status, KVPoll) for status in mirror.poll(self.ROOMS))
-            for one in writing:
-                one.result(pace.seconds(30))
-            peer.update_status(99, BOOT)
-            real.until(lambda: mirror.get(99), "the feed is read to its end")
-            current(mirror, peer)
-            real.until(lambda: heard.get(99), "and told of")
-            assert [heard.get(room) for room in self.ROOMS] == peer.poll(self.ROOMS)
-            replica = replica_of(mirror)
-            assert ids_of(replica.shards["default"]).keys() == replica.statuses.keys()
-            assert not ahead_of(replica.shards["default"])
-
-    @staticmethod
-    def do(harm, client, proxy):
-        if harm == "cut":
-            proxy.cut()
-        elif harm == "trim":
-            client.xtrim(FEED, maxlen=0, approximate=False)
-        elif harm == "restart the feed":
-            client.delete(FEED)
-
-    def write(self, store, seed):
-        chance = random.Random(seed)
-        for _ in range(150):
-            some = chance.sample(self.ROOMS, chance.randint(1, 4))
-            try:
-                if chance.random() < 0.3:
-                    store.clear_many(some)
-                elif chance.random() < 0.2:
-                    store.abort(some[0])
-                else:
-                    store.update_many({room: chance.choice(list(KVPoll)) for room in some})
-            except OutcomeUnknownError:
-                pass  # it was cut in the middle of a clear
-
-    def test_own_writes_are_seen_at_once_during_storm(self, side, server, peer, threads):
-        store = side.open(server.tcp)
-        with store.mirror() as mirror:
-            noise = threads.submit(self.write, peer, 1)
-            for room in range(1000, 1300):
-                store.update_status(room, BOOT)
-                assert mirror.get(room) is BOOT
-                store.update_status(room, MOVE)
-                assert mirror.get(room) is MOVE
-                store.clear(room)
-                assert mirror.get(room) is None
-            noise.result(pace.seconds(30))

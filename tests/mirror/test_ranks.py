@@ -1,4 +1,4 @@
-"""Mirrors and waits of stores that speak for a rank, on every server, blocking and asyncio."""
+"""Mirrors and waits of stores with a rank, on every server, blocking and asyncio."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import random
 import pytest
 
 from redis_kvpoll import InvalidInputError, KVPoll, RoomBusyError, RoomNotFoundError, StatusStore, StoreClosedError
-from tests.mirror.test_mirror import sleeping
 from tests.support import pace, real
 from tests.support.internals import ids_of, replica_of
+from tests.support.mirrors import sleeping
 
 BOOT, INPUT, MOVE, DONE, FAIL = (KVPoll(number) for number in (1, 2, 3, 4, 0))
 ROOM = 2**63 - 1
@@ -44,32 +44,32 @@ class TestReading:
         first, second, third = ranks(3)
         for store in (first, second):
             store.update_status(ROOM, MOVE)
-        with first.mirror() as mine, second.mirror() as theirs, third.mirror() as unheard:
+        with first.mirror() as mine, second.mirror() as theirs, third.mirror() as silent:
             first.update_status(ROOM, FAIL)
             assert mine.get(ROOM) is FAIL
-            for mirror in (theirs, unheard):
+            for mirror in (theirs, silent):
                 real.until(lambda mirror=mirror: mirror.get(ROOM) is FAIL, "the failure")
-            for store, mirror in ((third, unheard), (first, mine), (second, theirs)):
+            for store, mirror in ((third, silent), (first, mine), (second, theirs)):
                 store.clear(ROOM)
                 assert mirror.get(ROOM) is None
             first.update_status(1, BOOT)
-            for mirror in (mine, theirs, unheard):
+            for mirror in (mine, theirs, silent):
                 real.until(lambda mirror=mirror: mirror.lag < 0.2, "it has read on")
                 assert mirror.get(ROOM) is None
 
     def test_cleared_rank_gets_no_later_changes(self, ranks, client):
         first, second = ranks(2)
-        told = []
+        seen = []
         with first.mirror() as mirror:
-            mirror.on_change(lambda room, status: told.append((room, status)))
+            mirror.on_change(lambda room, status: seen.append((room, status)))
             for store in (first, second):
                 store.update_status(1, DONE)
             first.clear(1)
             second.abort(1)
             second.clear(1)
             first.update_status(2, BOOT)
-            real.until(lambda: (2, BOOT) in told, "the last")
-        assert told == [(1, DONE), (1, None), (2, BOOT)]
+            real.until(lambda: (2, BOOT) in seen, "the last")
+        assert seen == [(1, DONE), (1, None), (2, BOOT)]
 
     def test_store_without_rank_sees_consensus(self, ranks, side, server):
         first, second = ranks(2)
@@ -85,10 +85,10 @@ class TestReading:
 
     @pytest.mark.parametrize("shards", [1, 3])
     def test_random_traffic_ends_with_mirrors_equal_to_table(self, ranks, side, server, threads, policy, shards):
-        """Three ranks write at once, mirrors are opened in the midst of it; then all must agree with the server."""
+        """Three ranks write while mirrors are opened; in the end all mirrors must equal the server."""
         settings = {"policy": policy, "shards": shards, "namespace": f"{policy}-{shards}"}
         stores, rooms = [*ranks(3, **settings), side.over(server, **settings)], range(8)
-        told = [{} for _ in stores]
+        seen = [{} for _ in stores]
 
         def live(rank):
             chance, store = random.Random(rank), stores[rank]
@@ -113,15 +113,16 @@ class TestReading:
 
         lives = [threads.submit(live, rank) for rank in range(3)]
         mirrors = [store.mirror() for store in stores]
-        for mirror, last in zip(mirrors, told, strict=True):
+        for mirror, last in zip(mirrors, seen, strict=True):
             mirror.__enter__()
             mirror.on_change(last.__setitem__)
         for one in lives:
             one.result(60)
-        for store, mirror, last in zip(stores, mirrors, told, strict=True):
-            real.until(lambda m=mirror, s=store: m.synced and m.poll(rooms) == s.poll(rooms), "the truth")
+        for store, mirror, last in zip(stores, mirrors, seen, strict=True):
+            real.until(lambda m=mirror, s=store: m.synced and m.poll(rooms) == s.poll(rooms), "equal to the store")
             real.until(
-                lambda m=mirror, t=last: all(t.get(room) == m.get(room) for room in rooms if room in t), "what was told"
+                lambda m=mirror, t=last: all(t.get(room) == m.get(room) for room in rooms if room in t),
+                "reported",
             )
             replica = replica_of(mirror)
             assert replica.statuses.keys() == {r for r in rooms if mirror.get(r) is not None}
@@ -150,7 +151,7 @@ class TestCollect:
             second.clear(2)
             second.update_status(3, BOOT)
             shows(mirror, _3={1: BOOT})
-            assert mirror.collect(2) == {0: DONE, 1: DONE}, "the last status of who has cleared counts on"
+            assert mirror.collect(2) == {0: DONE, 1: DONE}, "the last status of a cleared rank still counts"
             first.clear(2)
             first.update_status(3, BOOT)
             shows(mirror, _2={}, _3={0: BOOT, 1: BOOT})
@@ -160,12 +161,12 @@ class TestCollect:
         first, second, third = ranks(3)
         for store in (first, second):
             store.update_status(1, DONE)
-        with third.mirror() as unheard, first.mirror() as mirror:
+        with third.mirror() as silent, first.mirror() as mirror:
             second.clear(1)
             third.abort(1)
-            for one in (unheard, mirror):
+            for one in (silent, mirror):
                 shows(one, _1={0: FAIL, 1: DONE})
-            assert (unheard.get(1), mirror.get(1)) == (FAIL, FAIL)
+            assert (silent.get(1), mirror.get(1)) == (FAIL, FAIL)
             third.clear(1)
             shows(mirror, _1={0: FAIL, 1: DONE, 2: FAIL})
             assert first.collect(1) == {0: FAIL, 1: DONE, 2: FAIL}
@@ -181,7 +182,7 @@ class TestCollect:
                 shows(theirs, _1={0: FAIL, 1: FAIL})
                 second.open(1, request="next")
                 assert theirs.collect(1) == {1: BOOT}
-                real.until(lambda: mine.get(1) is None, "its view of the former is gone")
+                real.until(lambda: mine.get(1) is None, "the former room is gone from its view")
                 assert mine.collect(1) == {1: BOOT}
                 first.open(1, request="next")
                 shows(mine, _1={0: BOOT, 1: BOOT})
@@ -273,7 +274,7 @@ class TestWaiting:
         return request.param
 
     def on(self, store, kind, do):
-        """What ``do`` comes to with what waits: the store, or a mirror of it."""
+        """The result of ``do`` with the store, or with a mirror of it."""
         if kind == "store":
             return do(store)
         with store.mirror() as mirror:

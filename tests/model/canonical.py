@@ -1,8 +1,8 @@
-"""What makes two states the same: values kept once, under small numbers, and generations renamed by their order.
+"""Canonical states: values are kept once, under small numbers, and generations are renamed by their order.
 
-Generations, incarnations and epochs are made of the server's time and only ever compared. So their numbers do not
-matter, only their order: among all that a state names, on the server and in the hands of processes, the lowest is
-called 1, the next 2, and so on. The clock stands far above the highest, unless a test sets it below the lowest.
+Generations, incarnations and epochs are made of the server's time and are only compared. So their numbers do not
+matter, only their order: among all that a state names, on the server and in processes, the lowest is
+called 1, the next 2, and so on. The clock is far above the highest, unless a test sets it below the lowest.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 BASE = 1_700_000_000_000_000
 STEP = 1_000_000
-"""Between two renamed generations, so that one that is made by adding 1 to another finds its place in the order."""
+"""The distance of two renamed generations, so that one made by adding 1 to another keeps its place in the order."""
 MOST = 60
 """Generations in one state."""
 NOW_US = 1_800_000_000_000_000
@@ -55,7 +55,7 @@ def _renamed(value: Any, names: dict[int, int]) -> Any:
 
 
 class Values:
-    """Immutable values of one kind, each under a number; and for each, which generations it names."""
+    """Immutable values of one kind, each under a number, with the generations that each names."""
 
     def __init__(self) -> None:
         self._numbers: dict[Any, int] = {}

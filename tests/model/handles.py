@@ -1,4 +1,4 @@
-"""Operations through a generation, and what a store holds of it: by the real TrackedRooms, which brings it back."""
+"""Operations through a generation, and the real TrackedRooms of a store, which recovers it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from redis_kvpoll import KVPoll, Outcome, Update
 from redis_kvpoll.engine.tracked_rooms import CLEARING, TrackedRoom, TrackedRooms
 from redis_kvpoll.protocol import fenced_commands, replies, script_specs
-from redis_kvpoll.protocol.replies import Opened
+from redis_kvpoll.protocol.replies import OpenedRoom
 from redis_kvpoll.protocol.script_call import Call, CallContext, Command, only
 from tests.model.operations import Operation, Process
 from tests.model.table import NAMESPACE, ROOM
@@ -16,11 +16,11 @@ from tests.support.internals import track_one_room
 
 REASON = "failed through a handle"
 TTL, NOW = 1e9, 0.0
-"""Seconds. What a store holds does not end here: expiry is the server's."""
+"""Seconds. Tracked rooms do not expire in the model."""
 
 
 class Claimed(NamedTuple):
-    """A TrackedRoom that does not change. Bytes, which are renamed with their generation."""
+    """An immutable TrackedRoom, in bytes, whose generation can be renamed."""
 
     generation: bytes
     request: bytes
@@ -45,7 +45,7 @@ class Claimed(NamedTuple):
 
 
 def store_of(process: Process, context: CallContext) -> TrackedRooms:
-    """What the process's store holds."""
+    """The tracked rooms of a process's store."""
     held = TrackedRooms(TTL, TTL, bool(context.rank))
     held.highest_generation = int(process.seen or 0)
     if process.held:
@@ -60,7 +60,7 @@ def _with(process: Process, held: TrackedRooms) -> Process:
 
 
 def sent(process: Process, context: CallContext, call: Call) -> Process:
-    """The process as it forms a call: what it clears is not to be brought back."""
+    """The process once it has built a call: a room that it clears is not recovered."""
     if call.spec not in CLEARING or process.held is None:
         return process
     held = store_of(process, context)
@@ -69,12 +69,12 @@ def sent(process: Process, context: CallContext, call: Call) -> Process:
     is_over = not context.rank and fence in (
         b"",
         process.held.generation,
-    )  # a rank leaves its last status behind
+    )  # the last status of a rank stays
     return _with(process, held)._replace(ended=process.held.generation if is_over else process.ended)
 
 
-def heard(process: Process, context: CallContext, call: Call, reply: list[Any]) -> Process:
-    """The process's store hears a reply."""
+def observed(process: Process, context: CallContext, call: Call, reply: list[Any]) -> Process:
+    """The process once its store has observed a reply."""
     held = store_of(sent(process, context, call), context)
     held.observe(call, reply, NOW)
     return _with(process, held)
@@ -85,18 +85,18 @@ def fence(process: Process) -> str | None:
 
 
 def _through(build: Callable[[int], Command[Any, Any]]) -> Callable[[Process, CallContext], Command[Any, Any] | None]:
-    """A command for who has a handle."""
+    """A command through the process's handle; None without one."""
     return lambda process, _: build(int(process.handle)) if process.handle else None
 
 
 def _learn_stale(process: Process, value: Any) -> Process:
-    """Who is told that the generation is not its own any more, writes to it no more."""
+    """A process whose write is stale drops its handle."""
     is_over = isinstance(value, Update) and value.outcome in (Outcome.STALE, Outcome.CLEARED)
     return process._replace(handle=b"") if is_over else process
 
 
 def _learn_opened(process: Process, value: Any) -> Process:
-    return process._replace(handle=b"%d" % value.generation, ended=b"") if isinstance(value, Opened) else process
+    return process._replace(handle=b"%d" % value.generation, ended=b"") if isinstance(value, OpenedRoom) else process
 
 
 def _open(request: str) -> Operation:
@@ -112,7 +112,7 @@ def _update(status: KVPoll) -> Operation:
 
 
 def _replay(process: Process, context: CallContext) -> Command[Any, Any] | None:
-    """What the store says of its rooms; None when there is nothing that it would bring back."""
+    """The store's replay; None when there is nothing to recover."""
     held = store_of(process, context)
     if process.must_replay:
         held.mark_lost(NAMESPACE, NOW)

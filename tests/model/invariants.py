@@ -1,4 +1,4 @@
-"""What must be true of every single step, whoever takes it in whatever state."""
+"""The invariants of a single step, by any process in any state."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Effect:
     before: View
     after: View
     said: tuple[str, ...]
-    """The ranks that have said Success, after it."""
+    """The ranks that have reported Success, after it."""
     value: Any
     """The decoded reply, or the exception that the caller gets."""
 
@@ -53,7 +53,7 @@ class Effect:
 def said(
     setting: Setting, before: Server, after: View, process: Process, operation: Operation, value: Any
 ) -> tuple[str, ...]:
-    """The ranks that have said Success in the room's generation, after a call."""
+    """The ranks that have reported Success in the room's generation, after a call."""
     was = View(before.state)
     ranks = set(before.said) if was.room and after.room and was.generation == after.generation else set()
     if operation.says(process) == "Success" and isinstance(value, Update) and value.changed:
@@ -62,7 +62,7 @@ def said(
 
 
 def wrong(step: Effect) -> Iterator[str]:
-    """What a step breaks."""
+    """The invariants that a step breaks, in words."""
     for check in (
         _ttl,
         _creation,
@@ -86,7 +86,7 @@ def _ttl(step: Effect) -> Iterator[str]:
 
 
 def _creation(step: Effect) -> Iterator[str]:
-    """An absent room is created by what says so, and never by Failed or through a generation."""
+    """Only a status other than Failed, or open, creates an absent room; a generation never does."""
     if step.before.room or not step.after.room:
         return
     if not step.operation.creates and step.says in (None, "Failed"):
@@ -98,7 +98,7 @@ def _creation(step: Effect) -> Iterator[str]:
 
 
 def _generations(step: Effect) -> Iterator[str]:
-    """A generation ends by clear, by open once Failed, or for a higher one that is restated. New ones are higher."""
+    """A generation ends by clear, by open once Failed, or by the replay of a higher one. New ones are higher."""
     before, after = step.before.generation, step.after.generation
     if after is None or before == after:
         return
@@ -139,7 +139,7 @@ def _fences(step: Effect) -> Iterator[str]:
 
 
 def _success(step: Effect) -> Iterator[str]:
-    """Success only when every rank has said so."""
+    """A room is Success only when every rank has reported it."""
     room = step.after.room
     if room.get("status") == "Success":
         count = int(room.get("world_size", "1"))
@@ -148,7 +148,7 @@ def _success(step: Effect) -> Iterator[str]:
 
 
 def _expected(step: Effect) -> Iterator[str]:
-    """The consensus is what its ranks come to."""
+    """The consensus follows from the ranks' statuses."""
     room = step.after.room
     if "world_size" not in room:
         return
@@ -162,7 +162,7 @@ def _expected(step: Effect) -> Iterator[str]:
 
 
 def _outcome(step: Effect) -> Iterator[str]:
-    """What the caller is told is what happened."""
+    """The outcome of a call is what happened."""
     before, after, rank = step.before, step.after, step.rank
     outcome = getattr(step.value, "outcome", None)
     is_refused = isinstance(step.value, KVPollError)
@@ -192,7 +192,7 @@ def _name(value: Any) -> str:
 
 
 def _observe_replay(step: Effect) -> Iterator[str]:
-    """Then the room is as far as its holder knew it to be, or a later generation's, or not his to create."""
+    """After a replay the room is at the replayed status or beyond, or of a later generation, or still absent."""
     held = step.process.held
     if not step.replays or isinstance(step.value, KVPollError):
         return
@@ -204,13 +204,13 @@ def _observe_replay(step: Effect) -> Iterator[str]:
     if generation == step.process.ended.decode() and not step.before.room and room:
         yield f"{generation} was cleared by the process that brings it back"
     if held.role == b"creator" and (not room or room["generation"] < generation):
-        yield f"its creator restated {generation}, and it is not there"
-    # What a rank had when it cleared stands: another process of this rank may have known less, and cleared first.
+        yield f"its creator replayed {generation}, and it is not there"
+    # The status at a rank's clear stays: another process of this rank may have known less, and cleared first.
     has_cleared = f"cleared:{step.rank}" in step.before.room
     if room.get("generation") == generation and step.before.generation in (None, generation) and not has_cleared:
         now = step.after.own(step.rank) or room.get(f"cleared:{step.rank}") or "Failed"
         if step.after.status != "Failed" and (held.status == b"Failed" or RANK[now] < RANK[held.status.decode()]):
-            yield f"it was restated as {held.status.decode()}, and is {now}"
+            yield f"it was replayed as {held.status.decode()}, and is {now}"
 
 
 def _end(step: Effect) -> Iterator[str]:
@@ -224,11 +224,11 @@ def _end(step: Effect) -> Iterator[str]:
 
 
 def _feed(step: Effect) -> Iterator[str]:
-    """The feed tells of every change of a status, in the same step, and of nothing else but touches."""
+    """The feed has every change of a status, in the same step, and nothing else but touches."""
     now = step.after.status or "absent"
     news = step.after.entries[len(step.before.entries) :]
     told = {entry[at + 1] for entry in news for at in range(0, len(entry), 2) if entry[at] == str(ROOM)}
     if now != (step.before.status or "absent") and now not in told:
-        yield f"the room became {now}, and the feed does not say so"
+        yield f"the room became {now}, and the feed does not have it"
     if told - {now}:
         yield f"the feed says {told}, and the room is {now}"

@@ -1,7 +1,7 @@
-"""Every interleaving of holders of leases and of who looks after them, while time passes and the server loses data.
+"""Every interleaving of holders of leases and of a sweeper, while time passes and the server loses data.
 
-Like explorer.py, with a clock: it stands still, or goes on by a tick, or by far when the server was paused. So nothing
-is renamed here, and a state is what it is. To renew and to look take no operation: how often that happens is limited
+Like explorer.py, with a clock: it stands still, or advances by a tick, or by far when the server was paused. So nothing
+is renamed here. To renew and to sweep take no operation: how often that happens is limited
 by time alone, since twice at the same time changes nothing.
 """
 
@@ -19,7 +19,7 @@ from tests.model import lease_rules, leaseholders
 from tests.model.canonical import NOW_US, short
 from tests.model.explorer import Report
 from tests.model.lease_rules import Effect, Notes
-from tests.model.leaseholders import LOOKERS, ROOMS, Holder, Sent
+from tests.model.leaseholders import ROOMS, SWEEPER_OPERATIONS, Holder, Sent
 from tests.model.redis_lua import ScriptError, ScriptRunner
 from tests.model.redis_model import EMPTY, RedisModel, State
 from tests.model.steps import BrokenError
@@ -32,7 +32,7 @@ FAR_MS = NOW_US // 1000 + 10**9
 @dataclass(frozen=True)
 class Setting:
     owners: tuple[str, ...]
-    """The name under which each process takes its lease; empty for who only looks."""
+    """The name of each process's lease; empty for one that only sweeps."""
     each: int
     ticks: int
     pauses: int = 1
@@ -40,7 +40,7 @@ class Setting:
     lost: int = 0
     """Replies that may be lost on one path."""
     all_reap: bool = False
-    """Whether also those who hold leases fail the rooms of the lost, and not only who looks."""
+    """Whether holders of leases, too, fail the rooms of lost leases, and not only the sweeper."""
     broken: dict[str, Callable[[str], str]] = field(default_factory=dict)
 
 
@@ -52,7 +52,7 @@ class World(NamedTuple):
     losses: int
     lost: int
     takes: int
-    """How many have taken a lease: no two do within a microsecond."""
+    """How many leases were taken: no two within one microsecond."""
     under_way: tuple[Sent, ...]
     holders: tuple[Holder, ...]
 
@@ -84,10 +84,10 @@ class LeaseExplorer:
             start = self._start()
             states, parents = [start], {start: (0, "")}
             while at < min(len(states), most or len(states)):
-                for after, told in self._steps(states[at]):
+                for after, text in self._steps(states[at]):
                     steps += 1
                     if after not in parents:
-                        parents[after] = (at, told)
+                        parents[after] = (at, text)
                         states.append(after)
                 at += 1
         except BrokenError as error:
@@ -96,15 +96,15 @@ class LeaseExplorer:
             gc.enable()
         path = []
         while violation and at:
-            before, told = parents[states[at]]
-            path.append(f"{told}\n     {View(states[at].server)}")
+            before, text = parents[states[at]]
+            path.append(f"{text}\n     {View(states[at].server)}")
             at = before
         servers = len({state.server for state in states})
         seconds = time.process_time() - began
         return Report(len(states), steps, servers, self.calls, seconds, violation, tuple(reversed(path)))
 
     def _start(self) -> World:
-        """The first has its lease and a room, on a server that has been there for long."""
+        """The first process has its lease and a room, on a server with an old epoch."""
         setting, names = self.setting, "ABCD"
         holders = [Holder(names[at], owner, setting.each) for at, owner in enumerate(setting.owners)]
         world = World(EMPTY, Notes(), 0, 0, setting.losses, setting.lost, 0, (), tuple(holders))
@@ -123,9 +123,9 @@ class LeaseExplorer:
 
     def _steps(self, world: World) -> Iterator[tuple[World, str]]:
         for at, holder in enumerate(world.holders):
-            for after, told in self._by(world, at, holder):
+            for after, text in self._by(world, at, holder):
                 if after != world:
-                    yield after, f"{holder.name}: {told}"
+                    yield after, f"{holder.name}: {text}"
         for at, message in enumerate(world.under_way):
             carried = self._carry_out(world, message, is_late=True)
             rest = world.under_way[:at] + world.under_way[at + 1 :]
@@ -134,7 +134,7 @@ class LeaseExplorer:
         if world.ticks < self.setting.ticks:
             yield world._replace(ticks=world.ticks + 1), f"{TICK_MS} ms pass"
         if world.pauses <= self.setting.pauses:
-            yield world._replace(pauses=world.pauses + 1), f"{PAUSE_MS} ms pass, and nobody could do anything"
+            yield world._replace(pauses=world.pauses + 1), f"{PAUSE_MS} ms pass, in which no process could do anything"
         if world.losses:
             survivors = tuple(
                 h._replace(must_renew=bool(h.incarnation), must_replay=h.held is not None) for h in world.holders
@@ -165,7 +165,7 @@ class LeaseExplorer:
             return
         if holder.owner:
             yield self._on_lease(ready, at, "leave"), "gives its lease up"
-        for operation in ROOMS if holder.owner else LOOKERS:
+        for operation in ROOMS if holder.owner else SWEEPER_OPERATIONS:
             command = operation.command(holder)
             if command is not None:
                 yield self._on_room(ready, at, operation.name, command), operation.name
@@ -173,7 +173,7 @@ class LeaseExplorer:
                 yield from self._lost(world, at, call, operation.name)
 
     def _lost(self, world: World, at: int, call: Call, name: str) -> Iterator[tuple[World, str]]:
-        """The process hears nothing of it, and may do it again, or something else."""
+        """The reply is lost: the process may send the same again, or something else."""
         if world.lost:
             message = leaseholders.sent(name, world.holders[at], call)
             under_way = (*world.under_way, message)
@@ -184,20 +184,20 @@ class LeaseExplorer:
         world = world._replace(takes=world.takes + (action == "take"))
         call = leaseholders.lease_call(holder, action, self._nonce(world))
         carried = self._carry_out(world, leaseholders.sent(action, holder, call))
-        learnt = leaseholders.heard_of_lease(holder, action, lease_commands.parse_report(carried.reply))
+        learnt = leaseholders.after_lease_call(holder, action, lease_commands.parse_report(carried.reply))
         if holder.owner and not self.setting.all_reap:
             learnt = learnt._replace(reaping=())
         return _after(world, at, carried, learnt)
 
     def _context(self, world: World, holder: Holder) -> Any:
         owner = holder.owner if holder.incarnation else ""
-        return leaseholders.layout_of(owner, holder.incarnation, self._nonce(world))
+        return leaseholders.context_of(owner, holder.incarnation, self._nonce(world))
 
     def _on_room(self, world: World, at: int, name: str, command: Any) -> World:
         holder = world.holders[at]
         (call,) = command.calls(self._context(world, holder))
         carried = self._carry_out(world, leaseholders.sent(name, holder, call))
-        learnt = leaseholders.heard(holder, call, list(carried.reply), carried.value, self._nonce(world))
+        learnt = leaseholders.observed(holder, call, list(carried.reply), carried.value, self._nonce(world))
         return _after(world, at, carried, learnt)
 
     def _replay(self, world: World, at: int) -> World:
@@ -206,32 +206,32 @@ class LeaseExplorer:
         if call is None:
             return _with(world, at, holder)
         carried = self._carry_out(world, leaseholders.sent("replay", holder, call))
-        return _after(world, at, carried, leaseholders.heard(holder, call, list(carried.reply), carried.value, "n"))
+        return _after(world, at, carried, leaseholders.observed(holder, call, list(carried.reply), carried.value, "n"))
 
     def _reap(self, world: World, at: int) -> tuple[World, str]:
-        """The next step of failing the rooms of the lost."""
+        """The next step of failing the rooms of lost leases."""
         holder, nonce = world.holders[at], self._nonce(world)
-        wish = leaseholders.next_of_reaping(holder, nonce)
-        if wish is None:
+        effect = leaseholders.next_of_reaping(holder, nonce)
+        if effect is None:
             done = holder._replace(reaping=(), replies=())
             return _with(world, at, done), "has reaped"
-        if isinstance(wish, list):
+        if isinstance(effect, list):
             self._model.now_us = self._now_us(world)
             self._model.put(world.server)
-            reply = tuple(self._model.execute(*[word.encode() for word in wish]))
+            reply = tuple(self._model.execute(*[word.encode() for word in effect]))
             return _with(world, at, holder._replace(replies=(*holder.replies, reply))), "lists the rooms of a lost one"
-        if isinstance(wish, Command):
-            (call,) = wish.calls(leaseholders.layout_of("", "", nonce))
+        if isinstance(effect, Command):
+            (call,) = effect.calls(leaseholders.context_of("", "", nonce))
             carried = self._carry_out(world, leaseholders.sent("reap", holder, call))
-            failed = wish.finish(wish.rooms, [carried.value])
+            failed = effect.finish(effect.rooms, [carried.value])
             return _after(world, at, carried, holder._replace(replies=(*holder.replies, failed))), "reaps"
-        carried = self._carry_out(world, leaseholders.sent("look", holder, wish))
+        carried = self._carry_out(world, leaseholders.sent("look", holder, effect))
         over = [incarnation for incarnation, _ in holder.reaping if incarnation in carried.notes.over]
         if world.losses < self.setting.losses:
-            over = []  # it may have been listed on a server whose data is lost, and have come back and ended since
+            over = []  # it may have been lost on a server whose data is gone, and have been taken again since
         if found := list(lease_rules.wrong_after_reaping(over, View(carried.server))):
             raise BrokenError(f"{holder.name}: {short('; '.join(found))}")
-        return _after(world, at, carried, holder._replace(replies=(*holder.replies, None))), "looks after reaping"
+        return _after(world, at, carried, holder._replace(replies=(*holder.replies, None))), "sweeps after reaping"
 
     # Calls
 
@@ -253,8 +253,8 @@ class LeaseExplorer:
         except ScriptError as error:
             raise BrokenError(f"{sent.name}: {error}\n     before: {before}") from None
         is_lease = sent.script == "lease"
-        told = reply if is_lease else reply[sum(sent.words) :]
-        value = None if is_lease else leaseholders.value_of(sent.script, list(told))
+        text = reply if is_lease else reply[sum(sent.words) :]
+        value = None if is_lease else leaseholders.value_of(sent.script, list(text))
         after = View(self._model.state())
         state = reply[1].decode() if is_lease else ""
         step = Effect(sent, now_us // 1000, before, after, world.notes, state, value, is_late)
@@ -262,7 +262,7 @@ class LeaseExplorer:
         found += lease_rules.wrong(step, notes)
         if found:
             raise BrokenError(f"{sent.name}: {short('; '.join(found))}\n     before: {before}\n     after:  {after}")
-        return Carried(_timeless(after.state, now_us), notes, told, value)
+        return Carried(_timeless(after.state, now_us), notes, text, value)
 
 
 def _with(world: World, at: int, holder: Holder) -> World:
@@ -274,5 +274,5 @@ def _after(world: World, at: int, carried: Carried, holder: Holder) -> World:
 
 
 def _timeless(state: State, now_us: int) -> State:
-    """TTLs are long, and do not end here."""
+    """TTLs are long and do not end in the model."""
     return tuple(kept if kept.deadline is None else kept._replace(deadline=FAR_MS) for kept in normal(state, now_us))

@@ -1,7 +1,7 @@
-"""What must be true of leases, whoever does what when.
+"""The invariants of leases, for any step at any time.
 
-What is judged by is kept beside the server: when each lease was last renewed, when it was first found to have lapsed
-since, and which incarnations are over. The scripts' own notes are not believed.
+They are checked against notes that are kept beside the server: when each lease was last renewed, when a sweep first
+found it expired since, and which incarnations are over. The scripts' own records are not trusted.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ WRITES = ("write", "open", "replay")
 
 
 class Notes(NamedTuple):
-    """What has been, as far as it matters."""
+    """The past, as far as the invariants need it."""
 
-    beats: tuple[tuple[str, int, int], ...] = ()
-    """For each incarnation that is there, when it was renewed and when it was first found to have lapsed since."""
+    heartbeats: tuple[tuple[str, int, int], ...] = ()
+    """For each live incarnation: when it was renewed, and when a sweep first found it expired since."""
     over: frozenset[str] = frozenset()
     """The incarnations that were given up, whose name was taken, or that were not renewed in time."""
     was_over: frozenset[str] = frozenset()
-    """Those of a server that has lost its data since: nobody there knows it any more."""
+    """The same before the server lost its data: it no longer knows them."""
 
     def after_loss(self) -> Notes:
         return Notes(was_over=self.over | self.was_over)
@@ -46,11 +46,11 @@ class Effect:
     after: View
     notes: Notes
     state: str
-    """What a lease script says of the lease."""
+    """The state of the lease in the reply of the lease script."""
     value: Any
-    """What comes of a call on the room, or the exception."""
+    """The result of a call on the room, or the exception."""
     is_late: bool
-    """Whether nobody waits for it any more."""
+    """Whether its caller has given up."""
 
 
 def records(view: View) -> dict[str, str]:
@@ -73,50 +73,50 @@ def owned(view: View) -> str | None:
 
 
 def noted(step: Effect) -> tuple[Notes, list[str]]:
-    """What is noted after a step, and what in it was wrong about leases that ended."""
+    """The notes after a step, and which invariants it broke about leases that ended."""
     was, now, over, wrong = records(step.before), records(step.after), set(step.notes.over), []
-    told = step.sent.argv[2] if step.sent.script == "lease" else ""
+    action = step.sent.argv[2] if step.sent.script == "lease" else ""
     for owner, incarnation in was.items():
         other = now.get(owner)
         if other == incarnation:
             continue
-        is_own = told in ("leave", "drop") and step.sent.incarnation == incarnation
-        if not (is_own or (other and other > incarnation) or _may_be_condemned(step, incarnation)):
-            wrong.append(f"{incarnation} of {owner} was condemned, and it lives")
+        is_own = action in ("leave", "drop") and step.sent.incarnation == incarnation
+        if not (is_own or (other and other > incarnation) or _may_be_lost(step, incarnation)):
+            wrong.append(f"{incarnation} of {owner} was lost, and it is alive")
         over.add(incarnation)
-    beats = {incarnation: (beaten, found) for incarnation, beaten, found in step.notes.beats}
+    heartbeats = {incarnation: (renewed, found) for incarnation, renewed, found in step.notes.heartbeats}
     if step.sent.script == "lease":
         for owner, incarnation in now.items():
             if step.state == "held" and owner == step.sent.owner:
-                beats[incarnation] = (step.now_ms, 0)
-            beaten, found = beats[incarnation]
-            if step.now_ms > beaten + TTL_MS and not found:
-                beats[incarnation] = (beaten, step.now_ms)
-    there = tuple(sorted((i, *times) for i, times in beats.items() if i in now.values()))
+                heartbeats[incarnation] = (step.now_ms, 0)
+            renewed, found = heartbeats[incarnation]
+            if step.now_ms > renewed + TTL_MS and not found:
+                heartbeats[incarnation] = (renewed, step.now_ms)
+    there = tuple(sorted((i, *times) for i, times in heartbeats.items() if i in now.values()))
     if unknown := lost_ones(step.after) - over - step.notes.was_over:
         wrong.append(f"{unknown} are said to be lost, and are not")
     return Notes(there, frozenset(over), step.notes.was_over), wrong
 
 
-def _may_be_condemned(step: Effect, incarnation: str) -> bool:
-    """Whether it was found to have lapsed, and still not renewed after long enough; and no data was lost lately."""
-    beaten, found = next((beaten, found) for i, beaten, found in step.notes.beats if i == incarnation)
+def _may_be_lost(step: Effect, incarnation: str) -> bool:
+    """Whether a sweep found it expired, and it was not renewed for long enough after; and no data was lost lately."""
+    renewed, found = next((renewed, found) for i, renewed, found in step.notes.heartbeats if i == incarnation)
     epoch = dict(step.before.kept[EPOCH_KEY].value)[b"epoch"].decode()
     is_old = step.now_ms - int(epoch.partition("-")[0]) // 1000 >= TTL_MS
-    return is_old and step.now_ms > beaten + TTL_MS and found > 0 and step.now_ms - found >= APART_MS
+    return is_old and step.now_ms > renewed + TTL_MS and found > 0 and step.now_ms - found >= APART_MS
 
 
 def wrong(step: Effect, after: Notes) -> Iterator[str]:
-    """What a step breaks."""
+    """The invariants that a step breaks, in words."""
     for kept in step.after.state:
         if kept.deadline is None:
             yield f"{kept.key.decode()} has no TTL"
-    for check in (_refused, _alive, _reaped, _owned):
+    for check in (_refused, _living, _reaped, _owned):
         yield from check(step, after)
 
 
 def _refused(step: Effect, _: Notes) -> Iterator[str]:
-    """Who is condemned creates, opens and writes nothing."""
+    """Under a lease that is over, no call creates, opens or writes."""
     if step.sent.script not in WRITES or step.sent.incarnation not in step.notes.over:
         return
     if step.before.without(EPOCH_KEY) != step.after.without(EPOCH_KEY):
@@ -126,8 +126,8 @@ def _refused(step: Effect, _: Notes) -> Iterator[str]:
         yield f"{step.sent.name} under a lease that is over gave {step.value!r}"
 
 
-def _alive(step: Effect, after: Notes) -> Iterator[str]:
-    """Who lives is not told otherwise."""
+def _living(step: Effect, after: Notes) -> Iterator[str]:
+    """A lease that is alive is not reported as lost."""
     known_over = after.over | after.was_over
     is_taken = records(step.before).get(step.sent.owner, "") > step.sent.incarnation  # where no data of it was left
     if step.is_late or is_taken or step.sent.incarnation in known_over:
@@ -139,7 +139,7 @@ def _alive(step: Effect, after: Notes) -> Iterator[str]:
 
 
 def _reaped(step: Effect, after: Notes) -> Iterator[str]:
-    """A room fails with its owner, and only so; what has ended stays, and what is another's."""
+    """A reap fails live rooms of the lost owner, and no others."""
     if step.sent.script != "reap":
         return
     before, room = step.before.room, step.after.room
@@ -148,7 +148,7 @@ def _reaped(step: Effect, after: Notes) -> Iterator[str]:
     if before != room and (not is_his or before["status"] not in LIVE):
         yield f"a room that was {before.get('status')}, of {before.get('incarnation')}, was reaped for {incarnation}"
     if before != room and incarnation not in after.over | after.was_over:
-        yield f"a room was failed for {incarnation}, which lives"
+        yield f"a room was failed for {incarnation}, which is alive"
     if before != room and not room.get("reason", "").startswith(f"owner {before['owner']} "):
         yield f"a room was failed for the reason {room.get('reason')!r}"
     if owned(step.before) not in (incarnation, owned(step.after)):
@@ -156,7 +156,7 @@ def _reaped(step: Effect, after: Notes) -> Iterator[str]:
 
 
 def _owned(step: Effect, after: Notes) -> Iterator[str]:
-    """A live room can be found by who is to fail it."""
+    """A live room is among the owned rooms, so that a reaper finds it."""
     incarnation = step.after.room.get("incarnation")
     if incarnation is None or step.after.status not in LIVE:
         return
@@ -167,6 +167,6 @@ def _owned(step: Effect, after: Notes) -> Iterator[str]:
 
 
 def wrong_after_reaping(lost: list[str], after: View) -> Iterator[str]:
-    """Once somebody has reaped, all rooms that were to fail have."""
+    """After a reap, all rooms that had to fail have failed."""
     if after.room.get("incarnation") in lost and after.status in LIVE:
         yield f"a room of {after.room['incarnation']} is {after.status} after its reaping"

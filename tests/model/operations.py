@@ -1,7 +1,7 @@
-"""Who takes part, and what each may do next: the alphabet whose every combination the explorer tries.
+"""The processes, and the operations that the explorer combines in every way.
 
-An operation builds a real Command, as a store would; what its caller learns from the decoded reply is said here.
-A new one takes a line or two in an alphabet below.
+An operation builds a real Command, as a store does, and describes what its caller learns from the decoded reply.
+To add one: a line or two in a tuple below.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tests.model.table import NAMESPACE, ROOM
 
 
 class Process(NamedTuple):
-    """One process, as far as it matters to what it does next."""
+    """One process: all that its next steps depend on."""
 
     kind: int
     """Which of the setting's kinds."""
@@ -26,7 +26,7 @@ class Process(NamedTuple):
     handle: bytes = b""
     """The generation that it has a handle of."""
     held: Any = None
-    """What its store keeps of the room, to bring it back."""
+    """What its store tracks of the room, to recover it."""
     ended: bytes = b""
     """The generation that it has sent a clear of: its own replaying may not bring it back."""
     seen: bytes = b""
@@ -38,19 +38,19 @@ class Process(NamedTuple):
 
 @dataclass(frozen=True)
 class Operation:
-    """One letter of the alphabet."""
+    """One operation of the setting."""
 
     name: str
     command: Callable[[Process, CallContext], Command[Any, Any] | None]
-    """What the process would send; None when it has no reason to."""
+    """The command that the process sends; None when it has nothing to send."""
     learn: Callable[[Process, Any], Process] = lambda process, _: process
     """The process after a reply."""
     says: Callable[[Process], str | None] = lambda _: None
-    """The status that it brings."""
+    """The status that it writes."""
     fence: Callable[[Process], str | None] = lambda _: None
     """The generation through which it writes."""
     creates: bool = False
-    """Whether it may create a room, whatever it says."""
+    """Whether it may create a room with any status."""
     clears: bool = False
     reads: bool = False
 
@@ -87,7 +87,7 @@ class Setting:
     """Whether the clock of the server that comes after such a loss is behind all generations."""
     replay: Operation | None = None
     broken: dict[str, Callable[[str], str]] = field(default_factory=dict)
-    """Faults to put into scripts: from a source, another."""
+    """Mutations of scripts: {name: from a source, another}."""
 
 
 def context(policy: str, mode: str = "prefill", rank: str = "", world_size: str = "") -> CallContext:

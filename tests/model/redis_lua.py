@@ -1,7 +1,7 @@
-"""Runs the real scripts over the model, as a server would: Lua 5.1, its numbers, its nils, its ways with errors.
+"""Runs the real scripts over the model as a server does: Lua 5.1 with its numbers, nils and errors.
 
-One Lua runtime serves for all; a script is compiled once. What is stricter than on a server: a key that is not among
-KEYS may not be touched at all, which only a cluster would notice.
+There is one Lua runtime, and a script is compiled once. Stricter than on a server: a key that is not among
+KEYS is an error, which only a cluster would detect.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ end
 
 
 class ScriptError(Exception):
-    """A script that broke: nothing that a real server would answer may be mistaken for it."""
+    """A script that failed, in a way that no reply of a real server can be mistaken for."""
 
 
 class ScriptRunner:

@@ -1,11 +1,11 @@
 """A minimal Redis in memory: the commands that the scripts send, and no others.
 
-It exists for the explorer (see explorer.py), which puts a server into some state, runs one script and takes the state
-away again, some hundred thousand times. So a state goes in and out as one immutable value, and the clock stands still
-unless it is moved. A test holds its replies and its data against real servers.
+It serves the explorer (see explorer.py), which puts a server into some state, runs one script and takes the state
+out again, some hundred thousand times. So a state goes in and out as one immutable value, and the clock stands still
+unless it is moved. test_redis_model.py compares its replies and its data with real servers.
 
-Words and replies are bytes, as on the wire; an error reply is redis-py's ResponseError. What it does not know, it
-refuses by NotImplementedError: a script that comes to need more must bring it here first.
+Words and replies are bytes, as on the wire; an error reply is redis-py's ResponseError. An unknown command is a
+NotImplementedError. To let a script use another command: add a method here.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from redis.exceptions import ResponseError
 
-WRONG_TYPE = "WRONGTYPE Operation against a key keeper the wrong kind of value"
+WRONG_TYPE = "WRONGTYPE Operation against a key holding the wrong kind of value"
 
 
 class Kept(NamedTuple):

@@ -1,4 +1,4 @@
-"""What is explored: who takes part, with which operations, and what may befall them."""
+"""The settings that are explored: their processes, operations and faults."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from tests.model import handles
 from tests.model.operations import UNFENCED, Kind, Setting, context
 
 UPDATES, ABORT, CLEAR = UNFENCED[:5], UNFENCED[5], UNFENCED[6]
-_DULL = ("room.update Bootstrapping", "room.update WaitingForInput")
-"""A room is opened at Bootstrapping, and three statuses in order do for what depends on their order alone."""
+_REDUNDANT = ("room.update Bootstrapping", "room.update WaitingForInput")
+"""A room is opened at Bootstrapping; three statuses are enough for what depends on their order alone."""
 
 
 def _rankless(policy: str) -> tuple[Kind, ...]:
@@ -15,7 +15,7 @@ def _rankless(policy: str) -> tuple[Kind, ...]:
 
 
 def plain(policy: str, each: int) -> Setting:
-    """Calls that know no generation, with reasons, touches and prefix lengths."""
+    """Calls without a generation, with reasons, touches and prefix lengths."""
     return Setting(policy, _rankless(policy), (0, 0, 0), each, UNFENCED, losses=1)
 
 
@@ -25,7 +25,7 @@ def fenced(policy: str, each: int) -> Setting:
     return Setting(policy, _rankless(policy), (0, 0, 0), each, alphabet)
 
 
-_FEW = (*handles.OPENINGS, *[o for o in handles.FENCED if o.name not in _DULL], CLEAR, UPDATES[1])
+_FEW = (*handles.OPENINGS, *[o for o in handles.FENCED if o.name not in _REDUNDANT], CLEAR, UPDATES[1])
 
 
 def lossy(policy: str, each: int, lost: int = 0, is_behind: bool = False) -> Setting:
@@ -36,7 +36,7 @@ def lossy(policy: str, each: int, lost: int = 0, is_behind: bool = False) -> Set
 
 
 def ranked(policy: str, each: int, third: int = 0, lost: int = 0) -> Setting:
-    """Two ranks; the third process is of rank 0 too, or (2) an operator, who has none."""
+    """Two ranks; the third process has rank 0 too, or (2) is an operator without a rank."""
     alphabet = (*_FEW, UPDATES[0], UPDATES[4], ABORT)
     return Setting(policy, _kinds(policy), (0, 1, third), each, alphabet, lost=lost)
 

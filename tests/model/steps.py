@@ -1,4 +1,4 @@
-"""What one process can do on one server: the real script is run, every invariant checked, and the answer kept."""
+"""The steps of one process on one server: runs the real script, checks every invariant, and caches the result."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from tests.model.table import PREFIX_KEY, ROOM_KEY, Server, View, normal
 
 
 class Message(NamedTuple):
-    """What a process has sent once, without hearing of it."""
+    """A call that a process sent and whose reply is lost."""
 
     process: Process
     operation: int
 
 
 class Carried(NamedTuple):
-    """A call that was carried out."""
+    """A call that was executed."""
 
     server: int
     call: Call
     reply: list[Any]
     value: Any
     """What the caller gets, or the exception."""
-    told: str
+    text: str
 
 
 class BrokenError(Exception):
@@ -52,21 +52,21 @@ class Steps:
         self._runner = ScriptRunner(self._model)
         self._carried: dict[tuple[int, Process, str, bool], Carried | None] = {}
         self._views: dict[int, View] = {}
-        self._befallen: dict[int, list[tuple[int, str]]] = {}
+        self._expired: dict[int, list[tuple[int, str]]] = {}
 
     def of(self, server: int, process: Process, is_behind: bool) -> Iterator[Taken]:
-        """All that a process may do next."""
+        """All steps that a process may take next."""
         name, context = self._name(process), self._context(process)
-        for at, operation in self._thinkable(process):
+        for at, operation in self._possible(process):
             carried = self._carry_out(server, process, operation, is_behind)
             if carried is None:
                 continue
-            after, call, reply, value, told = carried
-            taught = operation.learn(process, value)
+            after, call, reply, value, text = carried
+            learnt = operation.learn(process, value)
             if self.setting.replay:
-                taught = handles.heard(taught, context, call, list(reply))
-            if after != server or taught != process or process.pending >= 0:
-                yield after, taught._replace(left=process.left - 1, pending=-1), None, f"{name}: {told}"
+                learnt = handles.observed(learnt, context, call, list(reply))
+            if after != server or learnt != process or process.pending >= 0:
+                yield after, learnt._replace(left=process.left - 1, pending=-1), None, f"{name}: {text}"
             if process.pending < 0 and not operation.reads:
                 waiting = self._unsure(handles.sent(process, context, call), at, call)
                 message = Message(self._sender(process, operation), at)
@@ -75,21 +75,21 @@ class Steps:
             yield from self._replay(server, process, is_behind)
 
     def _replay(self, server: int, process: Process, is_behind: bool) -> Iterator[Taken]:
-        """What it holds goes before all else; a guest whose room is not there yet says it again, or gives up."""
+        """A pending replay comes first; an attached room without its creator is replayed again, or given up."""
         replay, name = self.setting.replay, self._name(process)
         assert replay is not None
         carried = self._carry_out(server, process, replay, is_behind)
         if carried is None:
             yield server, process._replace(must_replay=False), None, f"{name}: has nothing to replay"
             return
-        after, call, reply, _, told = carried
-        taught = handles.heard(process, self._context(process), call, list(reply))._replace(must_replay=False)
-        if (after, taught) != (server, process):
-            yield after, taught, None, f"{name}: {told}"
+        after, call, reply, _, text = carried
+        learnt = handles.observed(process, self._context(process), call, list(reply))._replace(must_replay=False)
+        if (after, learnt) != (server, process):
+            yield after, learnt, None, f"{name}: {text}"
         if not process.must_replay:
-            yield server, process._replace(held=None), None, f"{name}: has waited for the opener long enough"
+            yield server, process._replace(held=None), None, f"{name}: has waited for the creator long enough"
 
-    def _thinkable(self, process: Process) -> Iterator[tuple[int, Operation]]:
+    def _possible(self, process: Process) -> Iterator[tuple[int, Operation]]:
         operations = self.setting.operations
         if process.must_replay:
             return
@@ -99,11 +99,11 @@ class Steps:
             yield from enumerate(operations)
 
     def _unsure(self, process: Process, at: int, call: Call) -> Process:
-        """After a lost reply: it sends the same again; what destroys is not repeated."""
+        """After a lost reply the process sends a repeatable call again; others count as done."""
         return process._replace(pending=at) if call.spec.repeatable else process._replace(left=process.left - 1)
 
     def _sender(self, process: Process, operation: Operation) -> Process:
-        """What of a process is in its message."""
+        """The part of a process that its message depends on."""
         handle = process.handle if operation.fence(process) else b""
         seen = process.seen if operation.creates else b""
         return Process(process.kind, 0, handle=handle, seen=seen)
@@ -117,7 +117,7 @@ class Steps:
     # Calls
 
     def _carry_out(self, server: int, process: Process, operation: Operation, is_behind: bool) -> Carried | None:
-        """Run an operation's script, or look up what came of it: how many operations are left matters to no script."""
+        """The result of an operation, cached: no script depends on how many operations are left."""
         sender = process if operation is self.setting.replay else self._sender(process, operation)
         key = server, sender, operation.name, is_behind
         if key not in self._carried:
@@ -145,13 +145,13 @@ class Steps:
         except KVPollError as error:
             value = error
         after = View(self._model.state())
-        told = f"{operation.name} -> {_told(value)}"
+        text = f"{operation.name} -> {_told(value)}"
         said = invariants.said(self.setting, self._servers[server], after, process, operation, value)
         step = invariants.Effect(self.setting, process, operation, before, after, said, value)
         if found := list(invariants.wrong(step)):
             raise BrokenError(f"{name}: {short('; '.join(found))}\n     before: {before}\n     after:  {after}")
         number = self._servers.number(Server(normal(after.state, self._model.now_us), said))
-        return Carried(number, call, reply, value, told)
+        return Carried(number, call, reply, value, text)
 
     def _run(self, call: Call) -> Any:
         self.calls += 1
@@ -162,18 +162,18 @@ class Steps:
         return reply[call.spec.feed + call.spec.epoch :]
 
     def arrival(self, server: int, message: Message, is_behind: bool) -> tuple[int, str]:
-        """A message that was under way is carried out; nobody hears of it."""
+        """A message that was under way is executed; its reply is lost."""
         operation = self.setting.operations[message.operation]
         carried = self._carry_out(server, message.process, operation, is_behind)
         assert carried is not None
-        return carried.server, f"the first message of {self._name(message.process)} arrives: {carried.told}"
+        return carried.server, f"the first message of {self._name(message.process)} arrives: {carried.text}"
 
     def expired(self, server: int) -> list[tuple[int, str]]:
-        """What is left when a key reaches its TTL."""
-        found = self._befallen.get(server)
+        """The servers after a key has reached its TTL."""
+        found = self._expired.get(server)
         if found is None:
             state, said = self._servers[server]
-            found = self._befallen[server] = []
+            found = self._expired[server] = []
             for key in (ROOM_KEY, PREFIX_KEY):
                 rest = tuple(kept for kept in state if kept.key != key)
                 if rest != state:

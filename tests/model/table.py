@@ -1,4 +1,4 @@
-"""A server's state as the explorer keeps it: the model's, and who has said Success; and how people read it."""
+"""A server's state in the explorer: the model's data, and which ranks reported Success; and its readable form."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ PREFIX_KEY = keys.prefixes(NAMESPACE, [ROOM])[0].encode()
 EPOCH_KEY = keys.epoch(NAMESPACE).encode()
 NOW_MS = NOW_US // 1000
 _TIMES = {b"opened_ms", b"updated_ms", b"version"}
-"""Fields that grow and that no script decides by."""
+"""Fields that grow and that no decision depends on."""
 
 
 class Server(NamedTuple):
     state: State
     said: tuple[str, ...]
-    """The ranks that have said Success in the room's generation."""
+    """The ranks that have reported Success in the room's generation."""
 
 
 NOTHING = Server(EMPTY, ())
 
 
 def normal(state: State, now_us: int) -> State:
-    """Without what only grows: times, versions, and what stands in the feed."""
+    """The state without what only grows: times, versions, and feed entries."""
     return tuple(_normal(kept, NOW_MS - now_us // 1000) for kept in state)
 
 
@@ -46,7 +46,7 @@ def _normal(kept: Kept, late_ms: int) -> Kept:
 
 
 class View:
-    """A state of the server, looked into."""
+    """A readable view of a server's state."""
 
     def __init__(self, state: State) -> None:
         self.state = state
@@ -67,17 +67,17 @@ class View:
         return self.room.get("generation")
 
     def own(self, rank: str) -> str | None:
-        """What a rank itself has written; of a room without ranks, its status."""
+        """A rank's own status; of a room without ranks, its status."""
         return self.room.get(f"status:{rank}" if rank and "world_size" in self.room else "status")
 
     def seen(self, rank: str) -> str | None:
-        """What a rank sees: its own status, or that the room has failed, until it has cleared that."""
+        """A rank's view: its own status, or Failed once the room has failed, until it has cleared."""
         is_over = self.status == "Failed" and "world_size" in self.room and f"cleared:{rank}" not in self.room
         return "Failed" if rank and is_over else self.own(rank)
 
     @cached_property
     def entries(self) -> list[list[str]]:
-        """The words of what stands in the feed; of a normalised state, one entry without words."""
+        """The words of the feed's entries; of a normalised state, one entry without words."""
         kept = self.kept.get(FEED)
         return [[word.decode() for word in words] for _, words in kept.value] if kept else []
 
@@ -88,17 +88,17 @@ class View:
         if not self.state:
             return "an empty server"
         room = {name: text for name, text in self.room.items() if name.encode() not in _TIMES}
-        told = " ".join(f"{name}={text}" for name, text in room.items()) or "absent"
+        text = " ".join(f"{name}={text}" for name, text in room.items()) or "absent"
         others = [
             f"{kept.key.decode().rpartition(':')[2] if kept.key != PREFIX_KEY else 'prefix'} {_text(kept)}"
             for kept in self.state
             if kept.key not in (ROOM_KEY, FEED)
         ]
-        return short("; ".join([f"room: {told}", *others]))
+        return short("; ".join([f"room: {text}", *others]))
 
 
 def _text(kept: Kept) -> str:
-    told = " ".join(
+    text = " ".join(
         f"{name.decode()}={text.decode() if isinstance(text, bytes) else f'{text:.0f}'}" for name, text in kept.value
     )
-    return f"({told})"
+    return f"({text})"

@@ -1,8 +1,8 @@
 """Every interleaving of a few processes on one room, over the real Lua: all invariants hold after every step.
 
-The short form is 3 processes x 2 operations; HYPOTHESIS_PROFILE=long makes it 3 x 3, but where a setting says so. How
-many states were visited stands at the end of pytest's report. That the explorer finds what it looks for is shown by
-putting faults into the scripts, and into what a store holds.
+The short form is 3 processes x 2 operations; HYPOTHESIS_PROFILE=long makes it 3 x 3, except where noted. How
+many states were visited is at the end of pytest's report. Mutations of the scripts, and of what a store tracks,
+show that the explorer detects violations.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if LONG:
 
 
 def _worth_it(name, policy):
-    """What is done through a generation is merged by strict anyway: where little else is done, one policy will do."""
+    """Fenced writes are strict under either policy: where there is little else, one policy is enough."""
     return LONG or policy == "compat" or "loss" not in name
 
 
@@ -44,12 +44,12 @@ def test_every_interleaving_keeps_all_invariants(name, policy, request):
     report = Explorer(SETTINGS[name](policy, EACH)).explore()
     request.node.user_properties.append(("explored", f"{name}, {policy}: {report}"))  # see conftest
     assert report.violation is None, str(report)
-    # Fewer would mean that the processes could no longer do what they are to be tried with.
+    # Fewer would mean that processes can no longer do all operations.
     assert report.states > 5_000
 
 
-# Faults that must be found: (setting, policy, script, what stands there, what is put there, what is said of it)
-FAULTS = [
+# Mutations that must be found: (setting, policy, script, the text there, its replacement, the violation)
+MUTATIONS = [
     ("plain", "compat", "update", "redis.call('PEXPIRE', room, ttl_ms)", "", "has no TTL"),
     ("plain", "compat", "update", "outcome = 5\n", "outcome = 1\n", "update Failed created an absent room"),
     (
@@ -69,7 +69,7 @@ FAULTS = [
         "outcome = 5 redis.call('HSET', room, 'reason', 'x')\n",
         "abort created",
     ),
-    ("plain", "compat", "abort", "= room, status, ARGV[2]", "= room, 'Success', ARGV[2]", "the feed does not say so"),
+    ("plain", "compat", "abort", "= room, status, ARGV[2]", "= room, 'Success', ARGV[2]", "the feed does not have it"),
     (
         "plain",
         "compat",
@@ -118,21 +118,21 @@ FAULTS = [
 ]
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: f"{fault[2]}: {fault[3][:40]}".strip())
-def test_mutated_script_violates_an_invariant(fault):
-    name, policy, script, good, bad, said = fault
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: f"{mutation[2]}: {mutation[3][:40]}".strip())
+def test_mutated_script_violates_an_invariant(mutation):
+    name, policy, script, good, bad, violation = mutation
 
     def broken(source):
-        assert source.count(good) >= 1, "the script is another now: bring the fault up to date"
+        assert source.count(good) >= 1, "the script has changed: update the mutation"
         return source.replace(good, bad)
 
     report = Explorer(replace(SETTINGS[name](policy, 2), broken={script: broken})).explore(most=20_000)
     assert report.violation is not None, str(report)
-    assert said in report.violation, str(report)
+    assert violation in report.violation, str(report)
 
 
 def test_path_to_violation_is_short_and_readable():
-    """It is the shortest, step by step, with what the table was after each."""
+    """It is the shortest, with the table after each step."""
     broken = {"clear": lambda source: source.replace("fields[3] ~= expected_generation", "false")}
     report = Explorer(replace(settings.fenced("compat", 2), broken=broken)).explore(most=20_000)
     assert len(report.path) <= 4

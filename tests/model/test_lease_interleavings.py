@@ -1,7 +1,7 @@
-"""Every interleaving of two holders of leases and one who looks after them, over the real Lua and the real reaping.
+"""Every interleaving of two holders of leases and one sweeper, over the real Lua and the real reaper.
 
-The first has taken its lease and opened a room. From there, the short form is one operation a process; to renew, to
-look and to reap are not counted. HYPOTHESIS_PROFILE=long gives more of them, and more settings.
+The first has taken its lease and opened a room. From there, the short form is one operation a process; renewing,
+sweeping and reaping are not counted. HYPOTHESIS_PROFILE=long gives more operations, and more settings.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ def test_every_interleaving_keeps_all_invariants(name, request):
     report = LeaseExplorer(SETTINGS[name]).explore()
     request.node.user_properties.append(("explored", f"{name}, 3 x {SETTINGS[name].each}: {report}"))  # see conftest
     assert report.violation is None, str(report)
-    # Fewer would mean that the processes could no longer do what they are to be tried with.
+    # Fewer would mean that processes can no longer do all operations.
     assert report.states > 5_000
 
 
-# Faults that must be found: (setting, script, what stands there, what is put there, what is said of it)
-FAULTS = [
-    ("leases", "lease", "math.max(2 * heartbeat_ms, 600)", "0", "was condemned, and it lives"),
-    ("leases", "lease", "if suspected_ms == '0' or", "if false and", "was condemned, and it lives"),
-    ("leases", "lease", "now_ms, '0'}, ' ')", "now_ms, '1'}, ' ')", "was condemned, and it lives"),
-    ("leases", "lease", "now_ms - last_heartbeat_ms - ttl_ms <= 0", "false", "was condemned, and it lives"),
+# Mutations that must be found: (setting, script, the text there, its replacement, the violation)
+MUTATIONS = [
+    ("leases", "lease", "math.max(2 * heartbeat_ms, 600)", "0", "was lost, and it is alive"),
+    ("leases", "lease", "if suspected_ms == '0' or", "if false and", "was lost, and it is alive"),
+    ("leases", "lease", "now_ms, '0'}, ' ')", "now_ms, '1'}, ' ')", "was lost, and it is alive"),
+    ("leases", "lease", "now_ms - last_heartbeat_ms - ttl_ms <= 0", "false", "was lost, and it is alive"),
     ("leases, loss", "lease", "local is_lost = current > incarnation", "local is_lost = current ~= ''", "called lost"),
     ("leases", "lease", "if has_rooms(incarnation) then", "if false then", "would never fail"),
     ("leases", "lease", "redis.call('PEXPIRE', KEYS[i], ARGV[1])", "local _ = i", "has no TTL"),
@@ -58,14 +58,14 @@ FAULTS = [
 ]
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: f"{fault[1]}: {fault[2][:40]}".strip())
-def test_mutated_script_violates_an_invariant(fault):
-    name, script, good, bad, said = fault
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: f"{mutation[1]}: {mutation[2][:40]}".strip())
+def test_mutated_script_violates_an_invariant(mutation):
+    name, script, good, bad, violation = mutation
 
     def broken(source):
-        assert source.count(good) >= 1, "the script is another now: bring the fault up to date"
+        assert source.count(good) >= 1, "the script has changed: update the mutation"
         return source.replace(good, bad)
 
     report = LeaseExplorer(replace(SETTINGS[name], broken={script: broken})).explore(most=30_000)
     assert report.violation is not None, str(report)
-    assert said in report.violation, str(report)
+    assert violation in report.violation, str(report)

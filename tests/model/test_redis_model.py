@@ -1,4 +1,4 @@
-"""The model against real servers: the same commands and the same scripts give the same replies and the same data."""
+"""The model equals real servers: the same commands and scripts give the same replies and data."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class ModelSide:
 
 
 def raw(client, *words):
-    """What is on the wire, not made into dicts and the like by redis-py."""
+    """The raw reply, before redis-py turns it into dicts and the like."""
     connection = client.connection_pool.get_connection()
     try:
         connection.send_command(*words)
@@ -96,7 +96,7 @@ def plain(call):
 
 
 def comparable(value):
-    """Without what differs between two clocks and between the words of two servers."""
+    """A reply without what differs between two clocks and two servers' error messages."""
     if isinstance(value, ResponseError):
         return "WRONGTYPE" if "WRONGTYPE" in str(value) else "an error"
     if isinstance(value, list | tuple):

@@ -1,25 +1,26 @@
-"""Faults that test_teeth puts into the client.
+"""Mutations of the client.
 
-What is wrong then; where; what stands there; what is put in its place; the test that notices.
+Each is (what is wrong then, where, the text there, its replacement, the test that fails). To add one: put a tuple
+here; ``where`` is ``module:Class.function`` below redis_kvpoll.
 """
 
 IN_THE_CLIENT = [
     (
-        "a queue lets a call pass one for the same room",
+        "a call overtakes an earlier one for the same room",
         "engine.batching:ShardQueue.take_batch",
         "passed.isdisjoint(rooms)",
         "True",
         "engine/test_shard_queue.py::TestTakeBatch::test_batch_takes_compatible_calls_in_order[line2-first2]",
     ),
     (
-        "a queue takes the last first",
+        "a batch reverses the order of its calls",
         "engine.batching:ShardQueue.take_batch",
         "batch = Batch(pending_calls)",
         "batch = Batch(pending_calls[::-1])",
         "engine/test_shard_queue.py::TestTakeBatch::test_batch_takes_compatible_calls_in_order[line0-first0]",
     ),
     (
-        "who goes again stands at the end of the line",
+        "a requeued call goes to the end of the queue",
         "engine.batching:ShardQueue.complete",
         "deque([*back, *self.waiting])",
         "deque([*self.waiting, *back])",
@@ -33,56 +34,56 @@ IN_THE_CLIENT = [
         "engine/test_batching.py::test_errors_reach_their_own_caller",
     ),
     (
-        "what was cleared is brought back",
+        "a room being cleared is recovered",
         "engine.tracked_rooms:TrackedRooms.mark_clearing",
         "tracked.is_clearing = True",
         "pass",
         "engine/test_recovery.py::TestFlushAll::test_room_being_cleared_is_not_recovered[sync-fakeredis]",
     ),
     (
-        "only the last room is held",
+        "only the last room is tracked",
         "engine.tracked_rooms:TrackedRooms._track",
         "rooms_here[room] = tracked",
         "rooms_here.clear(); rooms_here[room] = tracked",
         "engine/test_recovery.py::TestFlushAll::test_first_call_recovers_all_rooms[sync-fakeredis]",
     ),
     (
-        "what expired is brought back",
+        "an expired room is recovered",
         "engine.tracked_rooms:TrackedRooms.replays",
         "tracked.until <= now or",
         "",
         "engine/test_recovery.py::TestFlushAll::test_expired_room_is_not_recovered[sync-fakeredis]",
     ),
     (
-        "a room is brought back without its reason",
+        "a room is recovered without its reason",
         "engine.tracked_rooms:_replay_item",
         'if tracked.status is KVPoll.Failed else ""',
         'if False else ""',
         "engine/test_recovery.py::TestFlushAll::test_reasons_and_prefix_lengths_are_recovered[sync-fakeredis]",
     ),
     (
-        "the call goes before what is held is said",
+        "a call is answered before the rooms are replayed",
         "sync.dispatcher:Dispatcher._send_alone",
         "if executor.detects_data_loss(call, reply):",
         "if False:",
         "engine/test_recovery.py::TestFlushAll::test_call_that_detects_loss_returns_its_usual_result[sync-fakeredis]",
     ),
     (
-        "another epoch is not seen",
+        "another epoch is not detected",
         "engine.recovery:Recovery.detects_data_loss",
         "if epoch == known:",
         "if True:",
         "engine/test_recovery.py::TestFlushAll::test_first_call_recovers_all_rooms[sync-fakeredis]",
     ),
     (
-        "another run id is not seen",
+        "another run id is not detected",
         "engine.recovery:Recovery.verify_shard",
-        "elif server != self._run_ids.get(tag, server)",
+        "elif run_id != self._run_ids.get(tag, run_id)",
         "elif False",
         "engine/test_recovery.py::TestReconnect::test_other_server_with_same_epoch_gets_full_replay[sync]",
     ),
     (
-        "a reconnect is not looked into",
+        "a reconnect is not verified",
         "engine.recovery:Recovery.connection_lost",
         "self._unverified.update(self.tracked_rooms.tags)",
         "pass",
@@ -90,13 +91,13 @@ IN_THE_CLIENT = [
     ),
     (
         "a destroying call is sent again",
-        "engine.retry:Attempts._recover",
+        "engine.retry:Attempts._back_off_or_raise",
         "failure is Failure.UNKNOWN and not repeatable",
         "False",
         "engine/test_failures.py::TestLostReply::test_clear_is_not_sent_again[sync-clear]",
     ),
     (
-        "a lost connection is taken for a refusal",
+        "a lost connection is classified as a refusal",
         "engine.classify:classify",
         "return Failure.UNKNOWN",
         "return Failure.REJECTED",
@@ -117,14 +118,14 @@ IN_THE_CLIENT = [
         "engine/test_batching.py::TestDeadlines::test_call_expired_in_queue_is_not_sent",
     ),
     (
-        "a heartbeat does not hear that the lease is lost",
+        "a heartbeat ignores that the lease is lost",
         "engine.lease:LeaseKeeper.observe_renewal",
-        'if lease_report.state == "held":',
+        'if report.state == "held":',
         "if True:",
         "leases/test_lease.py::TestLostLease::test_paused_owner_gets_lease_lost_errors[fakeredis-sync]",
     ),
     (
-        "a lost lease lets calls go",
+        "a lost lease does not refuse calls",
         "engine.recovery:Recovery.build_calls",
         "self.lease.check(command.operation)",
         "pass",
@@ -152,35 +153,35 @@ IN_THE_CLIENT = [
         "protocol/test_settings.py::TestAfterReconnect::test_other_settings_are_refused_after_restart[sync-update_status-arguments0]",
     ),
     (
-        "a reason is not cut",
+        "a long reason is not cut",
         "validation:reason",
         'text if len(text) <= MAX_REASON else text[: MAX_REASON - 1] + "…"',
         "text",
         "table/test_table.py::TestFailure::test_reasons_are_cut_and_keep_any_text[sync-fakeredis]",
     ),
     (
-        "a room beyond 63 bits is let in",
+        "a room id beyond 63 bits is accepted",
         "validation:room",
         "if not 0 <= number <= MAX_ROOM:",
         "if number < 0:",
         "table/test_inputs.py::test_method_refuses_bad_argument[sync-fakeredis-check_status---a room]",
     ),
     (
-        "the ACL rule forgets what scripts call",
+        "the ACL rule lacks a command of the scripts",
         "protocol.acl:commands",
         "*sorted(called() - SENT.keys())",
         '*sorted(called() - SENT.keys() - {"zadd"})',
         "servers/test_acl.py::TestAllowed::test_rule_matches_sent_commands[sync-valkey]",
     ),
     (
-        "a room's shard is another in each process",
+        "the shard of a room depends on the process",
         "protocol.keys:_shard",
         'zlib.crc32(b"%d" % room)',
         "hash(str(room))",
         "package/test_architecture.py::TestKeys::test_shards_never_change",
     ),
     (
-        "a mirror applies an older look",
+        "a mirror applies an older snapshot",
         "replica.shard:ShardReplica.snapshot",
         " and at >= self._ids.get(room, self.position)",
         "",
@@ -208,7 +209,7 @@ IN_THE_CLIENT = [
         "replica/test_rank_shard.py::TestRanksOfRoom::test_feed_does_not_undo_newer_snapshot",
     ),
     (
-        "a mirror goes on with ranks from before a fresh start",
+        "a mirror keeps ranks from before a resync",
         "replica.rank_shard:RankShardReplica.start_resync",
         "self._unread.update(self._ids)",
         "pass",

@@ -1,6 +1,7 @@
-"""Faults that test_teeth puts into the scripts.
+"""Mutations of the scripts.
 
-What is wrong then; where; what stands there; what is put in its place; the test that notices.
+Each is (what is wrong then, where, the text there, its replacement, the test that fails). To add one: put a tuple
+here; ``where`` is a file in lua/.
 """
 
 IN_LUA = [
@@ -12,7 +13,7 @@ IN_LUA = [
         "table/test_table.py::TestUpdate::test_update_creates_room_with_readable_fields[sync-fakeredis]",
     ),
     (
-        "max lets Failed go",
+        "strict lets a room leave Failed",
         "update.lua",
         "not (strict and current == 'Failed') and ",
         "",
@@ -26,14 +27,14 @@ IN_LUA = [
         "table/test_regressions.py::TestLateAfterClear::test_late_failed_does_not_recreate_room[sync-fakeredis-compat]",
     ),
     (
-        "a batch goes backwards",
+        "a batch is applied in reverse order",
         "update.lua",
         "for i = 1, count do",
         "for i = count, 1, -1 do",
         "table/test_inputs.py::TestAccepted::test_room_twice_in_batch_is_merged_in_order[sync-fakeredis]",
     ),
     (
-        "strict lets a room begin in the middle",
+        "strict creates a room at a late status",
         "update.lua",
         "(strict and ORDER[incoming] > 2)",
         "(false and ORDER[incoming] > 2)",
@@ -47,28 +48,28 @@ IN_LUA = [
         "table/test_generations.py::TestFence::test_stale_write_changes_nothing[sync-fakeredis-reused-3]",
     ),
     (
-        "a clear takes another generation's room",
+        "a clear removes another generation's room",
         "clear.lua",
         "fields[3] ~= expected_generation",
         "false",
         "table/test_generations.py::TestWrites::test_clear_at_exit_spares_newer_generation[sync-fakeredis]",
     ),
     (
-        "open lets two requests in",
+        "open accepts two requests",
         "open.lua",
         "fields.status and not is_mine and fields.status ~= 'Failed'",
         "false",
         "table/test_generations.py::TestOpen::test_busy_error_names_request_status_and_age[sync-fakeredis]",
     ),
     (
-        "a generation is not above the last",
+        "a generation may be below the last one seen",
         "open.lua",
         "if last < seen then last = seen end",
         "",
         "table/test_generations.py::TestOpen::test_generations_grow_when_server_forgot_them[sync-fakeredis]",
     ),
     (
-        "the clock alone makes generations",
+        "a generation is the clock alone",
         "open.lua",
         "now_us > last and now_us or",
         "now_us or",
@@ -79,17 +80,17 @@ IN_LUA = [
         "write.lua",
         "(ORDER[status] or 9) < ORDER[lowest]",
         "(ORDER[status] or 9) > ORDER[lowest]",
-        "table/test_ranks.py::TestConsensus::test_consensus_is_failed_then_missing_then_lowest[sync-fakeredis-said6-3]",
+        "table/test_ranks.py::TestConsensus::test_consensus_is_failed_then_missing_then_lowest[sync-fakeredis-statuses6-3]",
     ),
     (
-        "consensus does without the missing ranks",
+        "consensus ignores missing ranks",
         "write.lua",
         "string.format('%d', count) == fields.world_size",
         "true",
-        "table/test_ranks.py::TestConsensus::test_consensus_is_failed_then_missing_then_lowest[sync-fakeredis-said3-1]",
+        "table/test_ranks.py::TestConsensus::test_consensus_is_failed_then_missing_then_lowest[sync-fakeredis-statuses3-1]",
     ),
     (
-        "a rank that has cleared does not count",
+        "consensus ignores cleared ranks",
         "write.lua",
         "or string.find(name, '^cleared:')",
         "",
@@ -103,7 +104,7 @@ IN_LUA = [
         "table/test_rank_keys.py::TestPrefixLength::test_clear_drops_own_length_only[sync-fakeredis-True-1]",
     ),
     (
-        "WORLD_SIZE is not checked",
+        "the world size is not checked",
         "write.lua",
         "fields.status and (fields.world_size or '') ~= world_size",
         "false",
@@ -117,14 +118,14 @@ IN_LUA = [
         "leases/test_lease.py::TestNameTakenAgain::test_reopened_room_belongs_to_new_owner[fakeredis-sync]",
     ),
     (
-        "reaping in a young epoch",
+        "a lease is lost in a young epoch",
         "lease.lua",
         " and epoch_age_us >= ttl_ms * 1000",
         "",
         "leases/test_lease.py::TestLostLease::test_no_lease_is_lost_in_a_young_epoch[fakeredis-sync]",
     ),
     (
-        "lost at the first sweep",
+        "a lease is lost at the first sweep",
         "lease.lua",
         "if suspected_ms == '0' or",
         "if false and",
@@ -159,7 +160,7 @@ IN_LUA = [
         "engine/test_recovery.py::TestFlushAll::test_room_reopened_by_others_is_left_alone[sync-fakeredis]",
     ),
     (
-        "an abort replaces the first cause",
+        "an abort replaces the first reason",
         "abort.lua",
         "redis.call('HSETNX', room, 'reason', reason) == 1",
         "redis.call('HSET', room, 'reason', reason) >= 0",
@@ -173,7 +174,7 @@ IN_LUA = [
         "table/test_ranks.py::TestOneRank::test_abort_fails_all_ranks_present_and_later[sync-fakeredis]",
     ),
     (
-        "touch lengthens terminal rooms",
+        "touch extends terminal rooms",
         "touch.lua",
         "status ~= 'Success' and status ~= 'Failed'",
         "true",
@@ -187,7 +188,7 @@ IN_LUA = [
         "protocol/test_feed.py::TestAppended::test_clear_appends_absent[sync-fakeredis]",
     ),
     (
-        "the settings of others are adopt_handle, not refused",
+        "other settings are adopted, not refused",
         "settings.lua",
         "if stored[i] and asked ~= '' and asked ~= stored[i] then return stored end",
         "",

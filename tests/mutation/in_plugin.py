@@ -1,4 +1,8 @@
-"""Mutations of SGLang's plugin, and of what it alone depends on: see mutate."""
+"""Mutations of SGLang's plugin and of the parts that only it depends on.
+
+Each is (what is wrong then, where, the text there, its replacement, the test that fails). To add one: put a tuple
+here; ``where`` is ``module:Class.function`` below redis_kvpoll.
+"""
 
 _PLUGIN = "integrations.sglang"
 

@@ -1,6 +1,6 @@
-"""The suite has teeth: faults that are put on purpose into scripts, client and plugin, each caught by a test.
+"""Mutations of scripts, client and plugin: each makes the test fail that is named beside it.
 
-That test is run in here, as it is and then with the fault on. A fault whose text is there no longer fails at once.
+That test runs in here, first without and then with the mutation. A mutation whose text is gone fails at once.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 
 from redis_kvpoll import KVPollError
-from tests.mutation import mutate as faulty
+from tests.mutation import mutate
 from tests.mutation.in_client import IN_THE_CLIENT
 from tests.mutation.in_lua import IN_LUA
 from tests.mutation.in_plugin import IN_THE_PLUGIN
@@ -16,22 +16,22 @@ from tests.mutation.in_plugin import IN_THE_PLUGIN
 ALL = IN_LUA + IN_THE_CLIENT + IN_THE_PLUGIN
 
 
-@pytest.mark.parametrize(("where", "good", "bad", "test"), [pytest.param(*fault, id=name) for name, *fault in ALL])
+@pytest.mark.parametrize(("where", "good", "bad", "test"), [pytest.param(*change, id=name) for name, *change in ALL])
 def test_mutation_is_caught(where, good, bad, test):
-    twice = faulty.run_twice(f"tests/{test}", where, good, bad)
+    twice = mutate.run_twice(f"tests/{test}", where, good, bad)
     assert twice.ran == 1, "no such test, or several"
-    assert not twice.sound, "it fails without the fault, too:\n" + "\n".join(twice.sound)
-    assert twice.errors, "nothing was noticed"
-    # What the test says, or an error of ours that it did not expect; nothing that the fault could not but lead to.
+    assert not twice.failures, "it fails without the mutation, too:\n" + "\n".join(twice.failures)
+    assert twice.errors, "the test passes with the mutation"
+    # An assertion of the test, or an error of the library that it did not expect; not a crash of mutated code.
     assert isinstance(twice.errors[0], AssertionError | pytest.fail.Exception | KVPollError), repr(twice.errors[0])
 
 
 def test_mutation_without_its_text_is_an_error():
-    with pytest.raises(faulty.NoSuchTextError, match="0 times"), faulty.fault("update.lua", "no such text", ""):
+    with pytest.raises(mutate.NoSuchTextError, match="0 times"), mutate.mutation("update.lua", "no such text", ""):
         pass
     with (
-        pytest.raises(faulty.NoSuchTextError, match="not once"),
-        faulty.fault("engine.tracked_rooms:TrackedRooms.mark_clearing", "room", ""),
+        pytest.raises(mutate.NoSuchTextError, match="not once"),
+        mutate.mutation("engine.tracked_rooms:TrackedRooms.mark_clearing", "room", ""),
     ):
         pass
 
@@ -39,4 +39,4 @@ def test_mutation_without_its_text_is_an_error():
 def test_each_kind_has_enough_mutations():
     assert min(len(IN_LUA), len(IN_THE_CLIENT)) >= 12
     assert len(IN_THE_PLUGIN) >= 5
-    assert len({fault[:3] for fault in ALL}) == len(ALL)
+    assert len({change[:3] for change in ALL}) == len(ALL)

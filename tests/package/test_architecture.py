@@ -114,7 +114,7 @@ class TestLayers:
         """Or all of the above would hold for an empty list."""
         assert f"{ROOT}.protocol.script_call" in ours(f"{ROOT}.protocol.room_commands")
         assert f"{ROOT}.engine.executor" in ours(f"{ROOT}.sync.store")
-        assert "fakeredis" in set(imports(f"{ROOT}.sync.connect"))
+        assert "fakeredis" in set(imports(f"{ROOT}.transport.connection_options"))
         assert (
             layer(f"{ROOT}.sync.store")
             < layer(f"{ROOT}.transport.urls")

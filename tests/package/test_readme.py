@@ -113,7 +113,7 @@ def test_pip_installs_what_there_is():
 def test_the_plugin_reads_the_variables_that_are_exported():
     names = [word.partition("=")[0] for line in shell_lines(GUIDES, "export") for word in line.split()[1:]]
     assert names
-    assert set(names) <= {settings.URL, *(settings.PREFIX + name for name in settings.READERS)}
+    assert set(names) <= {settings.URL, *(settings.PREFIX + name for name in settings.PARSERS)}
 
 
 @pytest.mark.parametrize("line", shell_lines(GUIDES, "kvpoll"))

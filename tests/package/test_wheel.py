@@ -1,7 +1,8 @@
-"""What is installed from here works away from the checkout, and tells type checkers the truth."""
+"""The wheel works away from the checkout, requires redis alone, and has types that hold."""
 
 from __future__ import annotations
 
+import email
 import importlib.util
 import subprocess
 import sys
@@ -76,7 +77,7 @@ def files_of(wheel):
         return sorted(archive.namelist())
 
 
-def test_a_wheel_works_alone(tmp_path):
+def test_wheel_works_outside_the_checkout(tmp_path):
     wheel = build("wheel", CHECKOUT, tmp_path / "dist")
     venv.create(tmp_path / "env", symlinks=True)
     python = tmp_path / "env" / "bin" / "python"
@@ -90,7 +91,18 @@ def test_a_wheel_works_alone(tmp_path):
     assert (tmp_path / "env" / "bin" / "kvpoll").exists()
 
 
-def test_a_wheel_made_from_the_sdist_is_the_same(tmp_path):
+def test_bare_wheel_requires_redis_alone(tmp_path):
+    wheel = build("wheel", CHECKOUT, tmp_path)
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        metadata = email.message_from_bytes(archive.read(name))
+    required = metadata.get_all("Requires-Dist")
+    assert [line.split("<")[0] for line in required if "extra ==" not in line] == ["redis"]
+    assert [line for line in required if line.startswith("fakeredis[lua]") and "extra == 'memory'" in line]
+    assert {"cli", "embedded", "fast", "memory"} <= set(metadata.get_all("Provides-Extra"))
+
+
+def test_wheel_from_the_sdist_has_the_same_files(tmp_path):
     sdist = build("sdist", CHECKOUT, tmp_path / "sdist")
     with tarfile.open(sdist) as archive:
         # Python 3.12 and newer warn without a filter; early 3.11 has none.
@@ -108,7 +120,7 @@ def test_a_wheel_made_from_the_sdist_is_the_same(tmp_path):
 @pytest.mark.skipif(
     importlib.util.find_spec("mypy") is None, reason="mypy is not installed (it is in the extra 'lint')"
 )
-def test_the_public_types_hold(tmp_path):
+def test_public_types_hold(tmp_path):
     """public_types.py uses the whole interface; its wrong lines must be wrong to mypy, its right ones right."""
     command = (sys.executable, "-m", "mypy", "--strict", "--config-file=", "--cache-dir", tmp_path)
     assert "Success" in run(*command, CHECKOUT / "tests" / "package" / "public_types.py", cwd=CHECKOUT)

@@ -1,4 +1,4 @@
-"""The change feed: what each operation appends to it, and what becomes of the stream."""
+"""The change feed: what each operation appends, and how the stream is bounded and expires."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.feeds import Replay, entries, words
 ROOM = 2**63 - 1
 FEED = "kvpoll:{default}:feed"
 DAY_MS = 24 * 3600 * 1000
-LAYOUT = context(namespace="default")
+CONTEXT = context(namespace="default")
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def store(make_store):
 
 
 def after(client, call):
-    """What a call appends."""
+    """The words that a call appends."""
     before = entries(client)
     call()
     return words(client)[len(before) :]
@@ -82,7 +82,7 @@ class TestAppended:
         assert after(client, lambda: store.clear_many([1, 2])) == [["2", "absent"]]
 
     def test_clear_of_key_of_another_type_appends_absent(self, store, client):
-        """A mirror must not keep what it had."""
+        """A mirror must drop the room."""
         store.update_status(1, 1)
         client.delete("kvpoll:{default}:room:1")
         client.set("kvpoll:{default}:room:1", "by hand", ex=60)
@@ -104,16 +104,16 @@ class TestAppended:
         batch = dict.fromkeys(range(1000), KVPoll.Bootstrapping)
         appended = after(client, lambda: store.update_many(batch))
         assert [len(fields) for fields in appended] == [2 + 16 * 2] * 62 + [2 + 8 * 2]
-        assert all(fields[:2] == ["ttl_ms", "900000"] for fields in appended), "each says all by itself"
+        assert all(fields[:2] == ["ttl_ms", "900000"] for fields in appended), "each entry is complete by itself"
         assert [room for fields in appended for room in fields[2::2]] == list(map(str, batch))
         assert len(after(client, lambda: store.touch(range(32)))) == 2
         assert len(after(client, lambda: store.clear_many(range(17)))) == 2
 
 
 class TestReply:
-    """A mirror takes what its own process writes from there, tagged with the id."""
+    """A mirror takes its own process's writes from the reply, tagged with the id."""
 
-    def run(self, client, command, context=LAYOUT):
+    def run(self, client, command, context=CONTEXT):
         (call,) = command.calls(context)
         return client.eval(call.spec.script.source, *call.words()[2:])
 
@@ -134,7 +134,7 @@ class TestReply:
 
     def test_batched_calls_keep_words_of_each_room(self, client):
         self.run(client, room_commands.update_many(dict.fromkeys(range(20), 3)))
-        one, *others = [room_commands.abort(room, f"why {room}").calls(LAYOUT)[0] for room in range(20)]
+        one, *others = [room_commands.abort(room, f"why {room}").calls(CONTEXT)[0] for room in range(20)]
         together = one.merged_with(others)
         client.eval(together.spec.script.source, *together.words()[2:])
         assert [len(fields) for fields in words(client)[2:]] == [2 + 16 * 4, 2 + 4 * 4]
@@ -232,7 +232,7 @@ class TestStream:
 
     def test_feed_key_of_another_type_is_refused(self, make_store, client, server):
         if server.is_fake:
-            pytest.skip("fakeredis words it in its own way")
+            pytest.skip("fakeredis has another error message")
         store = make_store()
         client.set(FEED, "by hand", ex=60)
         for call in (lambda: store.update_status(1, 1), lambda: store.history(1), lambda: next(iter(store.tail()))):
@@ -243,7 +243,7 @@ class TestStream:
 
 
 class TestReplayFeed:
-    """The feed alone tells the table."""
+    """The table can be rebuilt from the feed alone."""
 
     @pytest.mark.parametrize("shards", [1, 3])
     def test_feed_of_random_batches_rebuilds_table(self, make_store, client, policy, shards):
@@ -274,7 +274,7 @@ class TestReplayFeed:
 
     @pytest.mark.parametrize("kind", ["valkey", "redis", "redis62"])
     def test_feed_of_concurrent_writers_rebuilds_table(self, kind):
-        """Entries stand in the order in which their effects took place, whoever wrote them."""
+        """Entries are in the order of their effects, whichever process wrote them."""
         server = real.shared(kind)
         rooms = range(20)
 

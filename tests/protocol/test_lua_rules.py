@@ -1,6 +1,6 @@
-"""The house rules for Lua, looked for in every branch of every script, with what it shares with others.
+"""The project's rules for Lua, checked in every branch of every script and its includes.
 
-Real servers refuse an undefined global only when a script comes to it, and fakeredis never does.
+Real servers refuse an undefined global only when a script reaches it, and fakeredis never does.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tests.support.luakeys import undeclared_keys
 
 NAMES = sorted(scripts.names())
 
-# What a script may use. tonumber and tostring are not among it: room ids and generations stay strings.
+# What a script may use. Not tonumber and tostring: room ids and generations stay strings.
 GLOBALS = {"KEYS", "ARGV", "redis", "string", "math", "table", "ipairs", "pairs", "type", "unpack"}
 REDIS = {"call", "pcall", "error_reply", "status_reply"}
 FORBIDDEN = {
@@ -33,7 +33,7 @@ FORBIDDEN = {
 
 
 def globals_of(source):
-    """What a script uses and should not: globals read or written, and members that Lua 5.1 has not."""
+    """What a script must not use: other globals, and members that Lua 5.1 does not have."""
     script = lua.Script(source)
     runtime = lupa.lua51.LuaRuntime()
     wrong = [f"line {line}: reads {name}" for name, line in script.reads if name not in GLOBALS]

@@ -1,7 +1,7 @@
-"""The Lua and what is said of it: heads against the commands, and against what is sent.
+"""The heads of the scripts match the commands and the calls that are sent.
 
-A head that nothing holds to is wrong within a year. So each line of it is compared with the ScriptSpec that calls are
-built from, and with KEYS and ARGV of real calls; test_script_replies.py holds it against the replies of every server.
+Each line of a head is compared with the ScriptSpec that calls are built from, and with KEYS and ARGV of real calls;
+test_script_replies.py compares it with the replies of every server.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tests.support.calls_of_scripts import ACTORS, OPERATIONS, A, B, named, tabl
 from tests.support.heads import INCLUDES, LABELS, MAY_LACK, NAMES, codes, head, listed, text_of, words
 
 FIRST_KEYS = {"feed": keys.feed, "epoch": keys.epoch, "leases": keys.leases, "owned": keys.owned}
-OTHERS = (settings_module.SETTINGS, lease_commands.LEASE)  # not about rooms, and called otherwise
+OTHERS = (settings_module.SETTINGS, lease_commands.LEASE)  # not about rooms
 MAX_LINES = 64
 ENUM = {code.value: code.name for code in (*Outcome, *Refusal)}
 
@@ -89,8 +89,8 @@ class TestHeads:
             if getattr(value, "__module__", "") == module.__name__ and not name.startswith("_")
         } - {"room_list", "status_filter", "D"}  # argument checks that a store and a mirror call, too
         tried = {command.operation for some in OPERATIONS.values() for command in some}
-        # What no user calls: a mirror begins with the one, a store brings back by another what the server has lost, and
-        # by the third whoever looks fails the rooms of the dead.
+        # Scripts without a public method: the snapshot of a mirror, the replay of lost rooms, and the failing of a lost
+        # owner's rooms.
         assert tried - functions == {"snapshot", "replay", "reap"}
         assert functions <= tried
 

@@ -1,4 +1,4 @@
-"""What scripts answer, append and leave, held against their heads: every operation, by every kind of store."""
+"""Replies, feed entries and data of the scripts match their heads: every operation, by every kind of store."""
 
 from __future__ import annotations
 
@@ -17,51 +17,51 @@ from tests.support.heads import codes, head, listed, words
 SCRIPTS = {
     command.spec.of(table(actor)).script.name for some in OPERATIONS.values() for command in some for actor in ACTORS
 }
-LOOKS = {"snapshot", "snapshot_ranks"}
-"""They append nothing, or a feed's begin; their ids are those of others' changes."""
-# Words of a reply that must be those of the room; by the names of its fields.
+SNAPSHOTS = {"snapshot", "snapshot_ranks"}
+"""They append nothing, or the first entry of a feed; their ids are those of other changes."""
+# Words of a reply that must equal a field of the room: {word: field}.
 FIELDS = {"generation": "generation", "request": "request", "of_request": "request", "of_owner": "owner"}
 FIELDS["version"] = "version"
 
 
 class Answer:
-    """One call, with what was there before and after it."""
+    """One call, with the table and the feed before and after it."""
 
     def __init__(self, client, command, context):
         spec = command.spec.of(context)
         self.rooms, self.spec = command.rooms, spec
-        self.before, entries_before = self.look(client, context), entries(client, "ns")
+        self.before, entries_before = self.poll(client, context), entries(client, "ns")
         self.reply = send(client, command, context)
-        self.after, entries_after = self.look(client, context), entries(client, "ns")
+        self.after, entries_after = self.poll(client, context), entries(client, "ns")
         self.appended = entries_after[len(entries_before) :]
         assert entries_after[: len(entries_before)] == entries_before
         self.epoch = client.hget(keys.epoch("ns"), "epoch")
         self.fields = [client.hgetall(key) for key in keys.rooms("ns", self.rooms)]
-        told, each = words(head(spec.script.name)[1]["REPLY"])
-        assert len(self.reply) == len(told) + len(each) * len(self.rooms)
-        self.told = dict(zip(told, self.reply, strict=False))
-        self.words = {word: self.reply[len(told) + n :: len(each)] for n, word in enumerate(each)}
+        once, each = words(head(spec.script.name)[1]["REPLY"])
+        assert len(self.reply) == len(once) + len(each) * len(self.rooms)
+        self.once = dict(zip(once, self.reply, strict=False))
+        self.words = {word: self.reply[len(once) + n :: len(each)] for n, word in enumerate(each)}
 
-    def look(self, client, context):
+    def poll(self, client, context):
         return send(client, room_commands.poll(self.rooms), context)
 
     def check(self):
-        if "feed_id" in self.told:
+        if "feed_id" in self.once:
             last = self.appended[-1][0] if self.appended else None
-            assert self.told["feed_id"] == last or self.spec.script.name in LOOKS
+            assert self.once["feed_id"] == last or self.spec.script.name in SNAPSHOTS
         else:
             assert not self.appended
-        if "epoch" in self.told:
-            assert self.told["epoch"] == self.epoch
-        self.check_what_it_leaves()
+        if "epoch" in self.once:
+            assert self.once["epoch"] == self.epoch
+        self.check_statuses()
         self.check_fields()
 
-    def check_what_it_leaves(self):
-        """A mirror takes the caller's own writes from the reply."""
-        told = len(self.told)
+    def check_statuses(self):
+        """The statuses after the call, which a mirror takes from the reply, are those in the table."""
+        width = len(self.once)
         if self.spec is REAP:
-            return  # it changes others' rooms, and says nothing of them
-        statuses_after = self.spec.statuses_after(self.reply[told:]) if self.spec.statuses_after else self.before
+            return  # it changes rooms of others, and its reply does not report them
+        statuses_after = self.spec.statuses_after(self.reply[width:]) if self.spec.statuses_after else self.before
         expected = [
             there if left is NOT_REPORTED else left for left, there in zip(statuses_after, self.before, strict=True)
         ]
@@ -74,7 +74,7 @@ class Answer:
 
 
 def answers(client, script, mode="none", policies=("compat",)):
-    """All calls that some store makes of a script, on a room in every state that matters to it."""
+    """All calls of a script by any kind of store, on a room in every state that makes a difference."""
     for actor in ACTORS:
         for policy in policies:
             context = table(actor, mode=mode, policy=policy)
@@ -101,7 +101,7 @@ def test_script_does_what_its_head_says(server, script, mode):
     assert list(found_words) == listed(script, "FEED")
 
 
-@pytest.mark.parametrize("script", sorted(SCRIPTS - LOOKS))  # mirrors need a feed
+@pytest.mark.parametrize("script", sorted(SCRIPTS - SNAPSHOTS))  # mirrors need a feed
 def test_script_without_feed_appends_nothing(server, script):
     client = server.client()
     for actor in ACTORS:
@@ -125,7 +125,7 @@ def test_settings_reply_has_all_names(client):
 
 
 def feed_words(fields):
-    """What a head calls the names and values of an entry."""
+    """The names and values of an entry, in the words of a head."""
     text = [word.decode() for word in fields]
     room = None
     for name, value in zip(text[::2], text[1::2], strict=True):
@@ -135,7 +135,7 @@ def feed_words(fields):
             assert value == "absent" or value in KVPoll.__members__
             yield "absent" if value == "absent" else "status"
         elif name.startswith(("rank:", "first:")):
-            assert room is not None, "it concerns the room before"
+            assert room is not None, "it belongs to the room before it"
             word, _, rank = name.partition(":")
             assert rank.isdigit()
             assert value in KVPoll.__members__ or (word, value) == ("rank", "absent")

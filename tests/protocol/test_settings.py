@@ -1,4 +1,4 @@
-"""The settings of a namespace: all of its users agree on them, or are refused."""
+"""The settings of a namespace: stores with other settings are refused."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class TestAgreement:
 
     @pytest.mark.parametrize("schema", ["1", "3"])
     def test_other_schema_is_refused(self, make_store, client, schema):
-        """Version 1 had no feed: what it writes, a mirror would never see."""
+        """Version 1 had no feed: mirrors would never see its writes."""
         client.hset(KEY, mapping=DEFAULTS | {"schema": schema})
         client.expire(KEY, 60)
         with pytest.raises(NamespaceMismatchError, match=f"schema={schema}, which this version does not know"):
@@ -135,7 +135,7 @@ def test_constructor_does_no_io(maker):
 
 
 class TestAfterReconnect:
-    """The server was restarted without its data, and somebody else was there first."""
+    """The server was restarted without its data, and another store wrote its settings first."""
 
     @pytest.mark.parametrize(("call", "arguments"), [("update_status", [1, KVPoll.Bootstrapping]), ("clear", [1])])
     def test_other_settings_are_refused_after_restart(self, world, call, arguments):

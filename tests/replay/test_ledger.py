@@ -1,4 +1,4 @@
-"""What a replay finds: its book-keeping, its look at the tables, and the promises that it holds them to."""
+"""What a replay finds: its ledger, its checks of the tables, and the guarantees that it checks."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ class TestLedger:
         ledger.dispatched(1, room=9)
         return ledger
 
-    def run(self, ledger, request, opened, ended, result="success", born=Outcome.CREATED):
+    def run(self, ledger, request, opened, ended, result="success", open_outcome=Outcome.CREATED):
         for side in ("prefill", "decode"):
-            ledger.opened(side, Opened(request, born, opened))
-            over = ledger.ended(side, Ended(request, result, ended))
-        return over
+            ledger.opened(side, Opened(request, open_outcome, opened))
+            is_over = ledger.ended(side, Ended(request, result, ended))
+        return is_over
 
-    def test_a_request_is_lost_until_both_sides_have_ended(self, ledger):
+    def test_request_is_unfinished_until_both_sides_have_ended(self, ledger):
         ledger.ended("prefill", Ended(1, "success", 1.0))
-        assert ledger.lost == [1]
+        assert ledger.unfinished == [1]
         assert ledger.ended("decode", Ended(1, "success", 1.0))
-        assert ledger.lost == []
+        assert ledger.unfinished == []
 
     @pytest.mark.parametrize(
         ("prefill", "decode", "whole"),
@@ -45,49 +45,49 @@ class TestLedger:
             ("failed", "timed out", "timed out"),
         ],
     )
-    def test_the_worse_side_counts(self, ledger, prefill, decode, whole):
+    def test_result_of_a_request_is_its_worse_side(self, ledger, prefill, decode, whole):
         ledger.ended("prefill", Ended(1, prefill, 1.0))
         ledger.ended("decode", Ended(1, decode, 1.0))
         assert dict(ledger.results) == {whole: 1}
 
-    def test_a_crash_ends_the_requests_of_the_worker_and_orphans_their_rooms(self, ledger):
+    def test_crash_ends_requests_and_orphans_their_rooms(self, ledger):
         ledger.ended("prefill", Ended(1, "timed out", 1.0))
         assert ledger.crashed("decode", [1], 2.0) == [1]
         assert ledger.orphans == {"prefill": set(), "decode": {9}}
         assert dict(ledger.results) == {"crashed": 1}
 
-    def test_a_late_message_that_creates_is_a_leak_whoever_sent_it(self, ledger):
+    def test_late_message_that_creates_a_room_is_a_leak(self, ledger):
         self.run(ledger, 1, 0.0, 1.0)
         ledger.arrived(Arrived(1, "decode", KVPoll.Success, Outcome.CREATED, 2.0, planned=False))
-        assert ledger.revived() == [("decode", 9, KVPoll.Success)]
+        assert ledger.recreated() == [("decode", 9, KVPoll.Success)]
         assert ledger.cross_contaminated() == {}
         assert ledger.late == {}
 
     @pytest.mark.parametrize("outcome", [Outcome.SKIPPED, Outcome.UNCHANGED])
-    def test_a_late_message_without_effect_harms_nobody(self, ledger, outcome):
+    def test_late_message_without_effect_contaminates_nothing(self, ledger, outcome):
         self.run(ledger, 1, 0.0, 1.0)
         ledger.dispatched(2, room=9)
         self.run(ledger, 2, 1.5, 3.0)
         ledger.arrived(Arrived(1, "prefill", KVPoll.Failed, outcome, 2.0, planned=True))
-        assert (ledger.revived(), ledger.cross_contaminated()) == ([], {})
+        assert (ledger.recreated(), ledger.cross_contaminated()) == ([], {})
         assert ledger.late == {"Failed": {outcome.name: 1}}
 
     @pytest.mark.parametrize("outcome", [Outcome.FAILED, Outcome.ADVANCED])
-    def test_a_late_message_that_hits_the_next_request_pollutes_it(self, ledger, outcome):
+    def test_late_message_contaminates_the_next_request(self, ledger, outcome):
         self.run(ledger, 1, 0.0, 1.0)
         ledger.dispatched(2, room=9)
         self.run(ledger, 2, 1.5, 3.0)
         ledger.arrived(Arrived(1, "prefill", KVPoll.Failed, outcome, 2.0, planned=True))
         ledger.arrived(Arrived(1, "prefill", KVPoll.Failed, outcome, 4.0, planned=True))
-        assert ledger.cross_contaminated() == {2: "flipped by a late Failed (prefill)"}
+        assert ledger.cross_contaminated() == {2: "changed by a late Failed (prefill)"}
 
-    def test_a_request_born_into_an_entry_is_polluted(self, ledger):
-        self.run(ledger, 1, 0.0, 1.0, born=Outcome.UNCHANGED)
+    def test_request_that_opens_a_present_room_is_contaminated(self, ledger):
+        self.run(ledger, 1, 0.0, 1.0, open_outcome=Outcome.UNCHANGED)
         assert list(ledger.cross_contaminated()) == [1]
 
 
 class TestSweep:
-    """It looks at the tables for itself, whatever the scripts have answered."""
+    """It reads the tables itself, whatever the workers reported."""
 
     @pytest.fixture
     def plan(self, real_servers, watched):
@@ -103,68 +103,68 @@ class TestSweep:
         yield sweep
         sweep.close()
 
-    def test_a_room_that_outlives_its_request_is_a_leak(self, plan, sweep):
+    def test_room_that_outlives_its_request_is_a_leak(self, plan, sweep):
         ledger = Ledger()
         ledger.dispatched(1, room=9)
         with open_store(plan, "decode") as store:
             store.update_status(9, KVPoll.Bootstrapping)
             for _ in range(2):
-                sweep.patrol(ledger)
-            assert sweep.leaked(ledger) == {}  # it is in flight
+                sweep.check_leaks(ledger)
+            assert sweep.leaked(ledger) == {}  # its request is running
             for side in ("prefill", "decode"):
                 ledger.ended(side, Ended(1, "success", 1.0))
-            sweep.patrol(ledger)
+            sweep.check_leaks(ledger)
             assert sweep.leaked(ledger) == {}  # its clear may be under way
-            sweep.patrol(ledger)
+            sweep.check_leaks(ledger)
             assert sweep.leaked(ledger) == {"unknown": 1}
 
-    def test_what_is_there_at_the_end_is_a_leak_at_once(self, plan, sweep):
+    def test_room_present_at_the_end_is_a_leak_at_once(self, plan, sweep):
         with open_store(plan, "prefill") as store:
             store.update_status(9, KVPoll.Bootstrapping)
-        sweep.begin(Ledger())
+        sweep.start_final_check(Ledger())
         assert sweep.leaked(Ledger()) == {"unknown": 1}
 
-    def test_orphans_are_counted_and_waited_for(self, plan, sweep):
+    def test_orphans_are_counted_until_they_expire(self, plan, sweep):
         ledger = Ledger()
         ledger.dispatched(1, room=9)
         with open_store(plan, "decode") as store:
             store.update_status(9, KVPoll.Bootstrapping)
             ledger.crashed("decode", [1], 1.0)
-            sweep.bury("decode", [9])
-            sweep.begin(ledger)
-            assert (sweep.orphaned, sweep.is_waiting(time.monotonic()), sweep.past_ttl) == (1, True, 1)
+            sweep.add_orphans("decode", [9])
+            sweep.start_final_check(ledger)
+            assert (sweep.orphaned, sweep.awaits_expiry(time.monotonic()), sweep.past_ttl) == (1, True, 1)
             store.clear(9)
-            assert (sweep.is_waiting(time.monotonic()), sweep.past_ttl, sweep.leaked(ledger)) == (False, 0, {})
+            assert (sweep.awaits_expiry(time.monotonic()), sweep.past_ttl, sweep.leaked(ledger)) == (False, 0, {})
 
-    def test_how_long_a_killed_workers_room_stays_alive(self, plan, monkeypatch):
+    def test_live_time_of_a_killed_workers_room_is_measured(self, plan, monkeypatch):
         sweep = Sweep(plan._replace(lease=5.0))
         with open_store(plan, "decode") as store:
             store.update_many({8: KVPoll.Bootstrapping, 9: KVPoll.Bootstrapping})
             with monkeypatch.context() as patch:
                 now = time.monotonic()
                 patch.setattr(time, "monotonic", lambda: now)
-                sweep.bury("decode", [7, 8, 9])
-            sweep.watch(now + 3.0)
-            assert (round(sweep.oldest), sweep.past_lease, sweep.is_watching()) == (3, 0, True)
+                sweep.add_orphans("decode", [7, 8, 9])
+            sweep.check_orphans(now + 3.0)
+            assert (round(sweep.oldest), sweep.past_lease, sweep.has_live_orphans()) == (3, 0, True)
             store.abort(8)
-            sweep.watch(now + 6.0)
-            assert (round(sweep.oldest), sweep.past_lease, sweep.is_watching()) == (6, 0, True)
-            sweep.watch(now + 7.5)
-            assert (sweep.past_lease, sweep.is_watching()) == (1, False)
+            sweep.check_orphans(now + 6.0)
+            assert (round(sweep.oldest), sweep.past_lease, sweep.has_live_orphans()) == (6, 0, True)
+            sweep.check_orphans(now + 7.5)
+            assert (sweep.past_lease, sweep.has_live_orphans()) == (1, False)
         sweep.close()
 
 
-class TestPromises:
-    def test_orphans_that_expired_and_pollution_break_none(self):
+class TestGuarantees:
+    def test_expired_orphans_and_contamination_violate_nothing(self):
         assert report().violations() == []
 
     @pytest.mark.parametrize(
         ("changes", "complaint"),
         [
-            ({"lost": 1}, "1 requests lost"),
+            ({"unfinished": 1}, "1 requests unfinished"),
             ({"orphans_past_ttl": 2}, "2 rooms of killed workers outlived their TTL"),
             ({"orphans_past_lease": 2, "lease": 5.0, "cross_contaminated": 0}, "beyond their lease and 2 s"),
-            ({"cross_contaminated": 2, "lease": 5.0}, "touched by another's message"),
+            ({"cross_contaminated": 2, "lease": 5.0}, "2 requests cross-contaminated"),
             ({"leaked": {"Success": 1}, "lease": 5.0, "cross_contaminated": 0, "policy": "compat"}, "late Success"),
             ({"leaked": {"Success": 1}}, "late Success"),
             ({"leaked": {"Failed": 1}, "policy": "compat"}, "late Failed"),
@@ -172,13 +172,13 @@ class TestPromises:
             ({"errors": ["a decode worker died by itself"]}, "died by itself"),
         ],
     )
-    def test_each_broken_promise_is_named(self, changes, complaint):
+    def test_each_violated_guarantee_is_named(self, changes, complaint):
         [violation] = report(**changes).violations()
         assert complaint in violation
 
-    def test_compat_may_leak_through_late_success_and_transferring(self):
+    def test_compat_may_leak_by_late_success_and_transferring(self):
         assert report(policy="compat", leaked={"Success": 1, "Transferring": 1}).violations() == []
 
-    def test_percentiles(self):
+    def test_latency_percentiles_are_in_milliseconds(self):
         latency = Latency.of([n / 1000 for n in range(1, 101)])
         assert (latency.calls, latency.p50, latency.p99, latency.max) == (100, 50.0, 99.0, 100.0)

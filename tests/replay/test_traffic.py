@@ -1,4 +1,4 @@
-"""What a replay replays: its requests, its hazards, and each side's part in the handshake."""
+"""The input of a replay: its requests, its faults, and each side's part in the handshake."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import pytest
 from redis_kvpoll import InvalidInputError, KVPoll
 from redis_kvpoll.replay import traffic
 from redis_kvpoll.replay.fault_plan import Rates, plan_faults
-from redis_kvpoll.replay.handshake import Decode, Prefill, Turn, timeout_seconds
+from redis_kvpoll.replay.handshake import Actions, Decode, Prefill, timeout_seconds
 from redis_kvpoll.replay.messages import Job
 
 TRACE = Path(os.environ.get("KVPOLL_TRACE", Path(__file__).parents[3] / "shared/traces/conversation_trace.jsonl"))
 
 
 class TestTraffic:
-    def test_generated_traffic_has_the_statistics_of_the_trace(self):
+    def test_generated_traffic_has_the_trace_statistics(self):
         requests = traffic.generate(20_000, seed=1)
         span = requests[-1].at - requests[0].at
         assert len(requests) / span == pytest.approx(3.4, rel=0.05)
@@ -31,10 +31,10 @@ class TestTraffic:
         assert statistics.mean(outputs) == pytest.approx(343, rel=0.03)
         assert max(outputs) <= 2_000
 
-    def test_a_seed_repeats_it(self):
+    def test_seed_repeats_the_traffic(self):
         assert traffic.generate(50, seed=3) == traffic.generate(50, seed=3) != traffic.generate(50, seed=4)
 
-    def test_a_trace_is_read_in_order_of_time_and_from_zero(self, tmp_path):
+    def test_trace_is_sorted_by_time_and_starts_at_zero(self, tmp_path):
         rows = [{"timestamp": t, "input_length": t, "output_length": 1} for t in (7000, 5000, 9000)]
         path = tmp_path / "trace.jsonl"
         path.write_text("\n".join(map(json.dumps, rows)) + "\n\n")
@@ -54,13 +54,13 @@ class TestTraffic:
             ('{"timestamp": 1.5, "input_length": 9, "output_length": 1}', "timestamp must be an int"),
         ],
     )
-    def test_a_malformed_line_is_named(self, tmp_path, line, complaint):
+    def test_malformed_line_is_named_in_the_error(self, tmp_path, line, complaint):
         path = tmp_path / "trace.jsonl"
         path.write_text('{"timestamp": 1, "input_length": 1, "output_length": 1}\n' + line + "\n")
         with pytest.raises(InvalidInputError, match=f"trace.jsonl, line 2: .*{complaint}"):
             traffic.read_trace(path)
 
-    def test_an_unreadable_trace_is_an_error(self, tmp_path):
+    def test_unreadable_trace_is_named_in_the_error(self, tmp_path):
         (tmp_path / "empty").write_text("\n")
         (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
         for name in ("missing", "empty", "binary"):
@@ -68,77 +68,77 @@ class TestTraffic:
                 traffic.read_trace(tmp_path / name)
 
     @pytest.mark.skipif(not TRACE.exists(), reason="no trace: KVPOLL_TRACE names the file")
-    def test_the_public_trace(self):
+    def test_public_trace_is_read_in_full(self):
         requests = traffic.read_trace(TRACE)
         assert len(requests) == 12_031
         assert requests[-1].at == pytest.approx(3537, abs=1)
 
 
-class TestHazards:
-    def test_come_at_their_rates_and_repeat_with_the_seed(self):
+class TestFaultPlan:
+    def test_faults_have_their_rates_and_repeat_with_the_seed(self):
         rates = Rates(abort=0.1, late=0.2, reuse=0.3, crash=0.4)
-        fates = [plan_faults(rates, 1, request) for request in range(4000)]
-        assert fates == [plan_faults(rates, 1, request) for request in range(4000)]
+        plans = [plan_faults(rates, 1, request) for request in range(4000)]
+        assert plans == [plan_faults(rates, 1, request) for request in range(4000)]
         for attribute, rate in (("abort_side", 0.1), ("late", 0.2), ("reuse", 0.3), ("crash_side", 0.4)):
-            assert sum(bool(getattr(f, attribute)) for f in fates) / 4000 == pytest.approx(rate, abs=0.03)
-        assert {f.late.status for f in fates if f.late} == {KVPoll.Failed, KVPoll.Success, KVPoll.Transferring}
+            assert sum(bool(getattr(plan, attribute)) for plan in plans) / 4000 == pytest.approx(rate, abs=0.03)
+        assert {plan.late.status for plan in plans if plan.late} == {KVPoll.Failed, KVPoll.Success, KVPoll.Transferring}
 
-    def test_no_rates_no_hazards(self):
+    def test_zero_rates_give_no_faults(self):
         for request in range(100):
-            what = plan_faults(Rates(), 1, request)
-            assert not any((what.abort_side, what.late, what.reuse, what.crash_side))
+            plan = plan_faults(Rates(), 1, request)
+            assert not any((plan.abort_side, plan.late, plan.reuse, plan.crash_side))
 
 
 def job(**changes):
     return Job(request=1, room=9, input_length=20_000, prefix_length=0, abort_after=None, late=None)._replace(**changes)
 
 
-def look(handshake, status, now):
-    turn = Turn()
-    handshake.look(status, now, turn)
-    return turn
+def advance(handshake, status, now):
+    actions = Actions()
+    handshake.advance(status, now, actions)
+    return actions
 
 
 class TestHandshake:
-    def test_prefill_from_its_announcement_to_success(self):
+    def test_prefill_goes_from_announcement_to_success(self):
         side = Prefill(job(), speed=10, now=0.0)
-        assert look(side, KVPoll.Bootstrapping, 0.0) == Turn()
-        turn = Turn()
-        side.announced(turn)
-        assert turn.own == {9: KVPoll.WaitingForInput}
-        assert look(side, KVPoll.WaitingForInput, 0.1) == Turn()
+        assert advance(side, KVPoll.Bootstrapping, 0.0) == Actions()
+        actions = Actions()
+        side.announced(actions)
+        assert actions.own == {9: KVPoll.WaitingForInput}
+        assert advance(side, KVPoll.WaitingForInput, 0.1) == Actions()
         assert side.waits_for_start
         side.start(prefix_length=0, now=0.1)  # 1.05 s of the trace's time
-        assert look(side, KVPoll.WaitingForInput, 0.2) == Turn()
-        assert look(side, KVPoll.WaitingForInput, 0.21).own == {9: KVPoll.Transferring}
-        turn = look(side, KVPoll.Transferring, 0.3)
-        assert turn.own == turn.peer == {9: KVPoll.Success}
-        assert look(side, KVPoll.Success, 0.3).done == [9]
+        assert advance(side, KVPoll.WaitingForInput, 0.2) == Actions()
+        assert advance(side, KVPoll.WaitingForInput, 0.21).own == {9: KVPoll.Transferring}
+        actions = advance(side, KVPoll.Transferring, 0.3)
+        assert actions.own == actions.peer == {9: KVPoll.Success}
+        assert advance(side, KVPoll.Success, 0.3).ended == [9]
 
-    def test_what_decode_holds_already_is_not_computed(self):
+    def test_prefix_that_decode_has_is_not_computed(self):
         side = Prefill(job(), speed=10, now=0.0)
-        look(side, KVPoll.WaitingForInput, 0.0)
+        advance(side, KVPoll.WaitingForInput, 0.0)
         side.start(prefix_length=20_000, now=0.0)
-        assert look(side, KVPoll.WaitingForInput, 0.006).own == {9: KVPoll.Transferring}
+        assert advance(side, KVPoll.WaitingForInput, 0.006).own == {9: KVPoll.Transferring}
 
     def test_decode_announces_itself_once_and_waits(self):
         side = Decode(job(), speed=10, now=0.0)
-        turn = look(side, KVPoll.Bootstrapping, 0.0)
-        assert (turn.own, turn.announced) == ({9: KVPoll.WaitingForInput}, [1])
-        assert look(side, KVPoll.WaitingForInput, 0.1) == Turn()
-        assert look(side, KVPoll.Success, 0.2).done == [9]
+        actions = advance(side, KVPoll.Bootstrapping, 0.0)
+        assert (actions.own, actions.announced) == ({9: KVPoll.WaitingForInput}, [1])
+        assert advance(side, KVPoll.WaitingForInput, 0.1) == Actions()
+        assert advance(side, KVPoll.Success, 0.2).ended == [9]
 
     @pytest.mark.parametrize("kind", [Prefill, Decode])
-    def test_an_abort_goes_to_both_tables_once_and_a_timeout_to_its_own(self, kind):
+    def test_abort_fails_both_sides_and_timeout_only_its_own(self, kind):
         side = kind(job(abort_after=1.0), speed=10, now=0.0)
-        assert look(side, KVPoll.WaitingForInput, 1.0).aborts == [(9, side.abort_reason, True)]
-        assert look(side, KVPoll.WaitingForInput, 1.1).aborts == []
+        assert advance(side, KVPoll.WaitingForInput, 1.0).aborts == [(9, side.abort_reason, True)]
+        assert advance(side, KVPoll.WaitingForInput, 1.1).aborts == []
         end = timeout_seconds(10)
-        assert look(side, KVPoll.WaitingForInput, end).aborts == [(9, side.timeout_reason, False)]
+        assert advance(side, KVPoll.WaitingForInput, end).aborts == [(9, side.timeout_reason, False)]
         assert side.result(side.abort_reason) == "aborted"
         assert side.result(side.timeout_reason) == "timed out"
         assert side.result("Aborted by AbortReq. (request 2)") == "failed"
 
     @pytest.mark.parametrize("status", [None, KVPoll.Failed, KVPoll.Success])
-    def test_an_end_is_an_end_at_any_stage(self, status):
-        assert look(Prefill(job(), 1, 0.0), status, 99.0).done == [9]
+    def test_terminal_or_absent_status_ends_the_handshake(self, status):
+        assert advance(Prefill(job(), 1, 0.0), status, 99.0).ended == [9]

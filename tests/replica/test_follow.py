@@ -1,4 +1,4 @@
-"""What a follower makes of answers that no real server gives on demand: late ones, and those of a lower clock."""
+"""A follower with replies that no real server gives on demand: late ones, and ones with lower ids."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from redis_kvpoll.replica.replica import Replica
 from tests.support.contexts import context
 from tests.support.internals import follow_feed, read_once
 
-LAYOUT = context()
+CONTEXT = context()
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def now(monkeypatch):
 
 @pytest.fixture
 def replica():
-    replica = Replica(LAYOUT, contextlib.nullcontext(), lambda room: True)
+    replica = Replica(CONTEXT, contextlib.nullcontext(), lambda room: True)
     replica.start_resync("ns", b"5-0", 1000.0)
     replica.read("ns", [], True, 1000.0)
     replica.mark_synced("ns", 0)
@@ -41,7 +41,7 @@ def follower(replica, now):
 
 
 def test_reply_from_before_process_pause_is_unsynced(follower, replica, now):
-    """It came in time, but to a process that was stopped: what has happened since is still to be read."""
+    """The reply came in time, but the process was stopped: later entries are still to be read."""
     reading = read_once(follower)
     next(reading)
     now[0] += 600
@@ -53,16 +53,16 @@ def test_reply_from_before_process_pause_is_unsynced(follower, replica, now):
 
 
 def test_ignored_snapshot_does_not_stop_feed_reading(follower, replica, now):
-    """The data was lost, and the clock put back: only the feed says so."""
+    """The data was lost and the clock set back: only the feed shows it."""
     replica.read("ns", [(b"9-0", [b"ttl_ms", b"1", b"1", b"Success"])], True, now[0])
     now[0] += 0.5
     following = follow_feed(follower)
-    step, asked = next(following), []
+    effect, commands = next(following), []
     for _ in range(20):
-        if isinstance(step, Sleep):
-            step = following.send(None)
+        if isinstance(effect, Sleep):
+            effect = following.send(None)
             continue
-        assert isinstance(step, Send)
-        asked.append(step.words[0])
-        step = following.send([None, [b"9-0"]] if step.words[0] == "XREAD" else [b"3-0", None, -2])
-    assert asked[:4] == ["XREAD", "EVALSHA"] * 2
+        assert isinstance(effect, Send)
+        commands.append(effect.words[0])
+        effect = following.send([None, [b"9-0"]] if effect.words[0] == "XREAD" else [b"3-0", None, -2])
+    assert commands[:4] == ["XREAD", "EVALSHA"] * 2

@@ -1,4 +1,4 @@
-"""Who waits for a room in a local copy: when it wakes, and what it gets."""
+"""Waiters of a replica: when they wake, and what they get."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class TestWaiting:
 
 
 class TestAwaitedRoomsOnly:
-    """The copy behind store.wait: of the rooms that are waited for, and no others."""
+    """The replica behind store.wait holds only rooms that are waited for."""
 
     @pytest.fixture
     def run(self):
@@ -112,7 +112,7 @@ class TestAwaitedRoomsOnly:
     def test_only_awaited_rooms_are_held(self, run):
         run.server.write(dict.fromkeys(ROOMS, KVPoll.Transferring))
         waiter = self.enter(run)
-        run.late_look([1])
+        run.late_snapshot([1])
         run.deliver(0)
         run.replica.arm(waiter)
         run.server.write(dict.fromkeys(ROOMS, KVPoll.WaitingForInput))
@@ -124,13 +124,13 @@ class TestAwaitedRoomsOnly:
         assert not len(run.shard.expiry)
 
     def test_entries_from_before_the_wait_do_not_end_it(self, run):
-        """The feed is behind: the room was cleared and made anew before anybody waited."""
+        """The replica is behind: the room was cleared and created again before the wait."""
         run.server.write({1: None})
         run.server.write({1: KVPoll.Bootstrapping})
         waiter = self.enter(run)
         run.read(1)
         assert waiter.outcome is None
-        run.late_look([1])
+        run.late_snapshot([1])
         run.deliver(0)
         run.replica.arm(waiter)
         run.read(10)
@@ -143,7 +143,7 @@ class TestAwaitedRoomsOnly:
         run.server.write({1: KVPoll.Bootstrapping})
         run.read(10)
         waiter = self.enter(run)
-        run.late_look([1])
+        run.late_snapshot([1])
         run.server.write({2: KVPoll.Bootstrapping})
         run.read(10)
         run.deliver(0)
@@ -154,7 +154,7 @@ class TestAwaitedRoomsOnly:
     def test_late_snapshot_does_not_undo_feed(self, run):
         run.server.write({1: KVPoll.Bootstrapping})
         waiter = self.enter(run)
-        run.late_look([1])
+        run.late_snapshot([1])
         run.server.write({1: None})
         run.read(10)
         run.deliver(0)
@@ -164,7 +164,7 @@ class TestAwaitedRoomsOnly:
     def test_late_snapshot_of_earlier_waiter_is_ignored(self, run):
         run.server.write({1: KVPoll.Success})
         first = self.enter(run)
-        run.late_look([1])
+        run.late_snapshot([1])
         run.server.write({1: None})
         run.server.write({1: KVPoll.Bootstrapping})
         run.read(10)
@@ -172,7 +172,7 @@ class TestAwaitedRoomsOnly:
         second = self.enter(run)
         run.deliver(0)
         assert run.replica.statuses == {}
-        run.late_look([1])
+        run.late_snapshot([1])
         run.deliver(0)
         run.replica.arm(second)
         assert second.outcome is None
@@ -197,14 +197,14 @@ class TestOneOfSeveralRanks:
         return run
 
     def test_change_of_other_rank_before_snapshot_is_ignored(self, run):
-        """The feed is ahead of the reply to the look that a wait begins with; it names the room, for another rank."""
+        """The feed is ahead of the wait's first snapshot, and has an entry of another rank for the room."""
         run.follow(None)
         run.start()
         run.mark_synced()
         run.server.act(0, "update_status", [0], BOOT)
         run.read(9)
         waiter = run.replica.enter(0, wait_statuses(()), lambda: None, armed=False)
-        run.late_look([0])
+        run.late_snapshot([0])
         run.update(1, [0], MOVE)
         run.read(9)
         run.deliver(0)
@@ -223,13 +223,13 @@ class TestOneOfSeveralRanks:
         run.update(1, [0], BOOT)
         run.read(9)
         waiter = run.replica.enter(0, wait_statuses(()), lambda: None, armed=False)
-        run.late_look([0])
+        run.late_snapshot([0])
         run.update(1, [0], FAIL)
         run.read(9)
         run.deliver(0)
         run.replica.arm(waiter)
         assert run.replica.statuses == {0: BOOT}
-        run.ask()
+        run.read_uncertain()
         assert waiter.outcome is FAIL
 
     def test_room_of_left_waiter_is_not_read(self, run):
@@ -250,7 +250,7 @@ class TestOneOfSeveralRanks:
         run.start()
         run.mark_synced()
         waiter = run.replica.enter(0, wait_statuses(()), lambda: None, armed=True)
-        run.late_look([0])
+        run.late_snapshot([0])
         run.deliver(0)
         run.another_server(9)
         run.update(1, [0], MOVE)

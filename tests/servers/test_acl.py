@@ -1,6 +1,6 @@
-"""The user that ``kvpoll acl`` prints: it can do all that this library does, and nothing else.
+"""The user that ``kvpoll acl`` prints may do all that this library does, and nothing else.
 
-All stores and commands of the other tests run as this user too (see servers.py); here is what is denied.
+All stores and commands of the other tests run as this user too (see support/servers.py).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from click.testing import CliRunner
 from redis.cluster import LoadBalancingStrategy
 from redis.exceptions import NoPermissionError, ResponseError
 
+from chaos.proxy import Proxy
 from redis_kvpoll import InvalidInputError, KVPoll, ServerRefusedError, StatusStore
 from redis_kvpoll.cli.app import kvpoll
 from redis_kvpoll.protocol import acl, scripts
@@ -24,12 +25,11 @@ from tests.support import cluster, real
 from tests.support.calls import DESTROYING, REPEATED, works
 from tests.support.internals import calls_without_comments, make_touch_due
 from tests.support.leasing import ManualLease
-from tests.support.proxy import Proxy
 from tests.support.servers import KINDS, program, why_absent
 
 REAL = [kind for kind in KINDS if kind != "fakeredis"]
 FOR_ALL = {"auth", "hello", "quit", "reset"}
-"""What every user may: no rule can deny it."""
+"""Commands that no rule can deny."""
 CLUSTER_ONLY = {"exists", "cluster|slots", "asking", "command", "readonly"}
 CONTAINERS = {
     "client": "caching getname getredir id info kill list no-evict pause reply setinfo setname tracking trackinginfo "
@@ -38,7 +38,7 @@ CONTAINERS = {
     "getkeysinslot info keyslot links meet myid nodes replicas replicate reset saveconfig set-config-epoch setslot "
     "shards slaves slots",
 }
-"""Redis 6.2 does not tell which subcommands it has; of the rule's, they are these."""
+"""Redis 6.2 does not list its subcommands; these are those of the rule's commands."""
 
 
 def printed(*options):
@@ -49,7 +49,7 @@ def printed(*options):
 
 @contextlib.contextmanager
 def user(server, *options):
-    """A user made by what is printed, as it is pasted; (its name, its password)."""
+    """(name, password) of a user that the printed line made, as it is pasted."""
     name = f"try-{uuid.uuid4().hex[:8]}"
     with server.client() as client:
         line = printed("--user", name, *options).replace("PASSWORD", "pa55")
@@ -62,7 +62,7 @@ def user(server, *options):
 
 @contextlib.contextmanager
 def connected(server, name, password):
-    """One connection as a user, for words as they are sent."""
+    """Send raw commands over one connection of a user."""
     client = redis.Redis(port=server.port, username=name, password=password, protocol=2, driver_info=None)
     connection = client.connection_pool.get_connection()
 
@@ -79,7 +79,7 @@ def connected(server, name, password):
 
 @cache
 def all_commands(kind):
-    """(the words, how many there must be) of every command and subcommand that a server has."""
+    """{command or subcommand: its arity} of a server."""
     with real.shared(kind).client(protocol=2) as client:
         connection = client.connection_pool.get_connection()
         connection.send_command("COMMAND")
@@ -88,7 +88,7 @@ def all_commands(kind):
     commands = {}
     for name, arity, *rest in found:
         subcommands = rest[7] if len(rest) > 7 else []
-        # What has subcommands is none by itself.
+        # A command with subcommands is not one by itself.
         commands |= {of.decode(): abs(many) for of, many, *_ in subcommands or [(name, arity)]}
     for container, names in CONTAINERS.items():
         if not any(name.startswith(f"{container}|") for name in commands):
@@ -151,7 +151,7 @@ class TestAllowed:
             assert not client.execute_command("ACL", "LOG")
 
     def test_rule_matches_sent_commands(self, world, kind):
-        """On one server; what only a cluster hears comes below."""
+        """On one server; for the commands of a cluster see below."""
         server = world.shared(kind)
         with user(server) as (name, password), Proxy(server.socket) as proxy, server.client() as client:
             client.script_flush()
@@ -191,7 +191,7 @@ class TestAllowed:
 
 
 def sent_word(command):
-    """A command that was sent, as a rule names it."""
+    """The name of a sent command in a rule."""
     first, *rest = b" ".join(command[:2]).decode().lower().split()
     return f"{first}|{rest[0]}" if first in CONTAINERS else first
 
@@ -203,19 +203,19 @@ def test_cluster_commands_are_in_rule(world):
         client.config_resetstat()
     strategy = LoadBalancingStrategy.RANDOM_REPLICA
     over = redis.RedisCluster(host="127.0.0.1", port=nodes.nodes[0].port, load_balancing_strategy=strategy)
-    with contextlib.closing(over), StatusStore(over, namespace="heard", deadline=60.0) as store:
+    with contextlib.closing(over), StatusStore(over, namespace="moving", deadline=60.0) as store:
         store.update_status(1, 1)
-        nodes.start_moving("heard")
+        nodes.start_moving("moving")
         try:
             assert store.get(2) is None  # it is not there: ASK
             assert list(store.rooms()) == [1]
         finally:
-            nodes.finish_moving("heard")
-    heard = set()
+            nodes.finish_moving("moving")
+    executed = set()
     for client in nodes.clients:
         stats = client.info("commandstats")
-        heard |= {name.removeprefix("cmdstat_") for name, of in stats.items() if of["calls"]}
-    assert heard >= CLUSTER_ONLY
+        executed |= {name.removeprefix("cmdstat_") for name, of in stats.items() if of["calls"]}
+    assert executed >= CLUSTER_ONLY
 
 
 @pytest.mark.parametrize("kind", REAL)
@@ -234,7 +234,7 @@ class TestDenied:
                 except ResponseError as error:
                     if isinstance(error, NoPermissionError) or "NOPERM" in str(error):  # inside the error of an EXEC
                         continue
-                    # From 7.0 on, DEBUG and MODULE LOAD are denied to everybody, before the rule is looked at.
+                    # From 7.0 on, DEBUG and MODULE LOAD are denied to every user before the rule is checked.
                     answer = client.execute_command("ACL", "DRYRUN", name, *words)
                     if b"no permissions" in answer:
                         continue
@@ -242,7 +242,7 @@ class TestDenied:
         assert not_denied == []
 
     def test_other_keys_are_denied(self, kind):
-        """Also those that nobody declared, which only the server sees."""
+        """Also keys that a script does not declare."""
         server = real.shared(kind)
         foreign = [
             "other",

@@ -1,4 +1,4 @@
-"""Stores over clients that the user made: each kind works, and stays as it was."""
+"""Stores over clients that the user made: each kind works, and is not changed."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from redis.backoff import ConstantBackoff
 from redis.cluster import LoadBalancingStrategy
 from redis.retry import Retry
 
+from chaos.proxy import Proxy
 from redis_kvpoll import AsyncStatusStore, InvalidInputError, KVPoll, Outcome, StatusStore, StoreClosedError
 from tests.support import cluster, real
 from tests.support.internals import give_back_connection, idle_connections_of, take_connection
-from tests.support.proxy import Proxy
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def server(world):
 
 
 def use_every_reply_type(store):
-    """Every kind of reply there is."""
+    """Use operations with every kind of reply."""
     assert store.update_status(1, 1).outcome is Outcome.CREATED
     assert store.update_many({1: 3, 2: 1})[1].outcome is Outcome.ADVANCED
     store.set_decode_prefix_len(1, 7)
@@ -65,7 +65,7 @@ def test_every_kind_of_client_works(world, server, name):
 
 
 def test_exhausted_blocking_pool_is_not_used(world, server):
-    """The store's connections are its own."""
+    """The store makes connections of its own."""
     module = world.redis
     pool = module.BlockingConnectionPool(host="127.0.0.1", port=server.port, max_connections=1, timeout=1)
     client = world.client(lambda: module.Redis(connection_pool=pool))
@@ -76,7 +76,7 @@ def test_exhausted_blocking_pool_is_not_used(world, server):
 
 
 def test_no_health_check_is_sent(world, server):
-    """A health check would be a command more before some of ours, and a failed one a lost call that was never sent."""
+    """A health check would add commands; if one failed, a call that was not sent would count as lost."""
     with Proxy(server.socket) as proxy:
         client = world.client(lambda: world.redis.Redis(port=proxy.port, health_check_interval=1))
         use_every_reply_type(world.over(client))
@@ -121,7 +121,7 @@ def test_cluster_client_that_reads_replicas_works(world):
 
 
 def test_client_stays_unchanged(world, server):
-    """Its pool, its settings, its retries, and it is not closed."""
+    """Its pool, settings and retries are unchanged, and it is not closed."""
     retry = Retry(ConstantBackoff(0.1), 7)
     client = world.client(lambda: world.redis.Redis(port=server.port, retry=retry, decode_responses=True))
     world.finish(client.hset(MINE, "mine", "yes"))
@@ -187,7 +187,7 @@ class TestClosing:
 
 
 def test_many_threads_share_one_store(server_alone):
-    """More than the connections that are kept; no reply goes to the wrong thread."""
+    """More threads than connections are kept; no reply goes to the wrong thread."""
     with StatusStore.from_url(server_alone.tcp) as store:
         wrong = []
 
@@ -214,7 +214,7 @@ def server_alone():
 
 
 def test_forked_child_may_use_the_store(server_alone):
-    """On connections of its own: else one process would read the other's replies."""
+    """On connections of its own: otherwise one process would read the other's replies."""
     with StatusStore.from_url(server_alone.tcp) as store:
         store.update_status(1, 1)
         child = os.fork()

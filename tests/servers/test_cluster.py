@@ -21,7 +21,7 @@ ROOMS = range(400)
 
 
 class TestShardOfRoom:
-    """It must be the same in every process and version: where a room was written, it is looked for."""
+    """The shard must be the same in every process and version, or a room would not be found again."""
 
     def test_shard_of_room_never_changes(self):
         rooms = (0, 1, 2, 7, 42, 2**31, 1655955501905217457, 2**63 - 1)
@@ -183,7 +183,7 @@ def test_thousand_first_calls_read_slot_map_once(cluster, monkeypatch):
 
 @pytest.mark.parametrize("kind", ["sync", "async"])
 def test_replica_takes_over_from_dead_primary(kind):
-    """The URL names only the primary; that there is a replica was learned from it."""
+    """The URL names only the primary; the store learned of the replica from it."""
     with ExitStack() as stack:
         world, primary, replica = (stack.enter_context(made) for made in (real.World(kind), node(), node()))
         client, other = (stack.enter_context(server.client(decode_responses=True)) for server in (primary, replica))

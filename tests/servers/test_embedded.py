@@ -1,4 +1,4 @@
-"""embedded://: a private server that ends with its owner, however that ends."""
+"""``embedded://``: a private server that ends with its owner, however the owner ends."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class TestEmbedded:
             os.kill(server.pid, 0)
 
     def test_forked_child_does_not_keep_server_alive(self, tmp_path):
-        """The owner is killed while a child of its lives on."""
+        """The owner is killed while a forked child lives on."""
         code = """
             import os, signal, sys, time
             from redis_kvpoll.transport.embedded import EmbeddedServer
@@ -68,7 +68,7 @@ class TestEmbedded:
         environment = os.environ | {"TMPDIR": str(tmp_path)}
         with subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE) as owner:
             owner.stdout.readline()
-            threading.Event().wait(after)  # to be in the midst of it; whatever the moment, the end is the same
+            threading.Event().wait(after)  # during the start: the result is the same at any moment
             owner.kill()
         real.until(lambda: not list(tmp_path.glob("kvpoll-*/*")), "the server and what is in its folder are gone")
 
@@ -125,7 +125,7 @@ class TestEmbedded:
 
     @pytest.mark.parametrize("end", ["SIGKILL", "exit", "exception", "os._exit"])
     def test_server_ends_with_its_owner(self, tmp_path, end):
-        """However that ends: no server is left, nor its folder."""
+        """However the owner ends, neither the server nor its folder is left."""
         owner = textwrap.dedent(f"""
             import os, sys, time
             from redis_kvpoll.transport.embedded import EmbeddedServer
@@ -158,7 +158,7 @@ class TestEmbedded:
         store = world.open("embedded://")
         store.update_status(1, 1)
         folder = folder_of(store)
-        # A fork that ends as a program does: with its exit handlers, finalizers among them.
+        # A child that ends like a program: with its exit handlers and finalizers.
         child = os.fork()
         if not child:
             os.close(1), os.close(2)

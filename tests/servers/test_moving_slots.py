@@ -39,7 +39,7 @@ class TestMovingSlots:
         assert sorted(store.rooms()) == sorted(set(ROOMS) - {HERE[0]})
 
     def test_room_missing_at_target_is_recovered(self, store, cluster):
-        """As to a replica that lagged, when a primary that has lost its office says where its successor is."""
+        """As when a demoted primary redirects to its successor, a replica that lagged."""
         held = [store.open(room) for room in HERE[:2]]
         for room in held:
             room.status()
@@ -49,7 +49,7 @@ class TestMovingSlots:
         assert held[0].update(KVPoll.Transferring) == Update(Outcome.ADVANCED, KVPoll.Transferring)
 
     def test_scan_finds_moved_rooms(self, world, store, cluster):
-        """SCAN is answered by any node, with what it has."""
+        """Every node answers SCAN, with the keys that it has."""
         store.update_many(dict.fromkeys(ROOMS, 1))
         observer = world.open(cluster.url, namespace="prod", deadline=60.0)
         assert sorted(observer.rooms()) == sorted(ROOMS)
@@ -114,7 +114,7 @@ class TestMovingSlots:
         pauses = real.at_the_second_pause(monkeypatch, lambda: cluster.finish_moving(TAG))  # TRYAGAIN until then
         assert change(store, room) == answer
         assert len(pauses) == 2
-        assert len(store.history(room)) == 2, "done once, and in the feed that has moved"
+        assert len(store.history(room)) == 2, "executed once, and in the moved feed"
 
     def test_change_works_while_room_and_feed_are_together(self, store, cluster):
         store.update_status(HERE[0], 1)
@@ -162,7 +162,7 @@ class TestMovingSlots:
             assert [second.get(room) for room in (1, 2)] == [KVPoll.Bootstrapping, None]
         finally:
             cluster.finish_moving("single")
-        assert second.update_status(2, KVPoll.Success).outcome is Outcome.SKIPPED, "strict, as it was agreed"
+        assert second.update_status(2, KVPoll.Success).outcome is Outcome.SKIPPED, "strict, as in the settings"
         assert second.update_status(2, 1).outcome is Outcome.CREATED
         assert store.poll([1, 2]) == [KVPoll.Bootstrapping] * 2
         assert second.clear_many([1, 2]).keys() == {1, 2}

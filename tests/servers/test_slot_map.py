@@ -1,4 +1,4 @@
-"""Which node of a cluster a call goes to: the map of slots, and redirects, by themselves."""
+"""Which node of a cluster gets a call: the slot map and redirects, without I/O."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from redis_kvpoll.transport.slot_map import SlotMap
 def test_owner_is_asked_again_after_failed_ask():
     """The importing node may be gone, and the slot may stay where it was."""
     executor = Executor(ExpectedSettings.checked("prod", None, None, None, None), 9.0, 9.0, 5.0)
-    flow = executor.settings()
-    assert next(flow).asking is None
-    assert isinstance(flow.throw(AskError("5 10.0.0.1:7000")), FollowRedirect)
-    assert flow.send(True).asking == ("10.0.0.1", 7000)
-    assert isinstance(flow.throw(NotSent()), Sleep)
-    assert flow.send(None).asking is None
+    effects = executor.settings()
+    assert next(effects).asking is None
+    assert isinstance(effects.throw(AskError("5 10.0.0.1:7000")), FollowRedirect)
+    assert effects.send(True).asking == ("10.0.0.1", 7000)
+    assert isinstance(effects.throw(NotSent()), Sleep)
+    assert effects.send(None).asking is None
 
 
 class TestTopology:
-    """The map of slots by itself."""
+    """The slot map, without I/O."""
 
     REPLY: ClassVar = [
         [0, 8191, [b"10.0.0.1", 7000, b"id", []], [b"10.0.0.9", 7000]],

@@ -1,4 +1,4 @@
-"""What a URL asks for, and what is wrong with it, before anything is opened."""
+"""Parsing of URLs, good and bad, before a connection is made."""
 
 from __future__ import annotations
 

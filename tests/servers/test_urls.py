@@ -1,4 +1,4 @@
-"""Every kind of URL, tried against the real thing, blocking and asyncio."""
+"""Every kind of URL against real servers, blocking and asyncio."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import pytest
 import redis
 import trustme
 
+from chaos.proxy import Proxy
 from redis_kvpoll import EmbeddedServerError, KVPoll, ServerRefusedError, StoreUnavailableError
 from tests.support import cluster, real
 from tests.support.calls import works
-from tests.support.proxy import Proxy
 from tests.support.servers import program, why_absent
 
 
@@ -147,7 +147,7 @@ class TestSentinel:
         works(store, replica)
 
     def test_demoted_primary_executes_nothing(self, world, tmp_path, monkeypatch):
-        """redis-py says ConnectionError here, which would leave the outcome of a clear unknown."""
+        """redis-py raises ConnectionError here, which would leave the outcome of a clear unknown."""
         server = world.serve()
         with real.Sentinel(tmp_path, server.port) as sentinel, server.client() as client:
             store = world.open(f"redis+sentinel://127.0.0.1:{sentinel.port}/main", deadline=60.0)
@@ -188,7 +188,7 @@ class TestCluster:
         assert all(client.dbsize() > 5 for client in nodes.clients)
 
     def test_cluster_over_tls_works(self, world, authority, trusted):
-        """Nodes announce addresses of their own; here each must be reached by TLS."""
+        """Nodes announce addresses of their own; each must be reached by TLS."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         authority.issue_cert("localhost", "127.0.0.1").configure_cert(context)
         server = world.serve("--cluster-enabled", "yes", "--cluster-port", str(real.free_port()))

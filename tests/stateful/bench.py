@@ -1,4 +1,4 @@
-"""Two sides and an oracle: each step is done by all three, and then the answers and the whole table are compared."""
+"""Two sides and an oracle: all three do each step, and then the answers and the whole table are compared."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.blocking import Blocking
 from tests.support.ranked import Lengths
 from tests.support.servers import keys_without_ttl
 
-# Time passes in whole steps, and what ends does so half-way between two: no key is ever looked at in its last moment,
+# Time passes in whole steps, and TTLs end half-way between two: no key is read in its last moment,
 # however long a slow machine takes for an example.
 STEP, TTL, TERMINAL, START = 1000, 10_500, 4_500, 1_800_000_000
 LEASE_TTL, HEARTBEAT = 2_500, 800
@@ -26,13 +26,13 @@ ROOMS = (7, 2**53, 2**53 + 1)
 class Bench:
     def __init__(self, servers, flavour, policy, mode, shards, world_size):
         self.shards = shards
-        who = [(rank, world_size) for rank in range(world_size or 0)] + [(None, None)] * (1 if world_size else 3)
+        identities = [(rank, world_size) for rank in range(world_size or 0)] + [(None, None)] * (1 if world_size else 3)
         self.world = World(policy, mode, TTL, TERMINAL, START)
-        self.processes = [Process(self.world, number, *ranks) for number, ranks in enumerate(who)]
+        self.processes = [Process(self.world, number, *ranks) for number, ranks in enumerate(identities)]
         options = {"policy": policy, "mode": mode, "shards": shards, "ttl": TTL, "terminal_ttl": TERMINAL}
-        stores = [{**options, "rank": rank, "world_size": size} for rank, size in who]
+        stores = [{**options, "rank": rank, "world_size": size} for rank, size in identities]
         self.clock = time_machine.travel(START, tick=True)
-        self.traveller = self.clock.start()
+        self.clock_shift = self.clock.start()
         self.sides = [Side(*server, stores, flavour) for server in servers]
         self.spare = [
             next(r for r in range(100, 999) if keys.tag(NAMESPACE, shards, r) == t) for t in self.sides[0].tags
@@ -45,39 +45,39 @@ class Bench:
 
     # Steps
 
-    def do(self, who, name, *args):
+    def do(self, by, name, *args):
         """A method of a store."""
-        expected = outcome(lambda: shown(getattr(self.processes[who], name)(*args)))
+        expected = outcome(lambda: shown(getattr(self.processes[by], name)(*args)))
         for side in self.sides:
-            found = outcome(lambda side=side: self.plain(side, getattr(side.stores[who], name)(*args)))
-            assert found == expected, self.differs(side, (who, name, *args), found, expected)
+            found = outcome(lambda side=side: self.plain(side, getattr(side.stores[by], name)(*args)))
+            assert found == expected, self.differs(side, (by, name, *args), found, expected)
         return expected
 
-    def tracked(self, who, name, *args):
+    def tracked(self, by, name, *args):
         """A method that gives a handle: one of each side, with what the oracle has of it."""
-        expected = outcome(lambda: getattr(self.processes[who], name)(*args))
+        expected = outcome(lambda: getattr(self.processes[by], name)(*args))
         handles = []
         for side in self.sides:
-            found = outcome(lambda side=side: getattr(side.stores[who], name)(*args))
+            found = outcome(lambda side=side: getattr(side.stores[by], name)(*args))
             if not failed(found):
                 handles.append(found)
                 life = side.life(args[0], found.generation, None if failed(expected) else expected[0])
                 found = (life, found.request)
-            assert found == expected, self.differs(side, (who, name, *args), found, expected)
-        return None if failed(expected) else (who, args[0], expected, handles)
+            assert found == expected, self.differs(side, (by, name, *args), found, expected)
+        return None if failed(expected) else (by, args[0], expected, handles)
 
     def use(self, handle, name, *args):
         """A method of a handle."""
-        who, room, (life, _), handles = handle
-        expected = outcome(lambda: getattr(self.processes[who], f"room_{name}")(room, life, *args))
+        by, room, (life, _), handles = handle
+        expected = outcome(lambda: getattr(self.processes[by], f"room_{name}")(room, life, *args))
         for side, one in zip(self.sides, handles, strict=True):
             found = outcome(lambda one=one: getattr(one, name)(*args))
             assert found == expected, self.differs(
-                side, (f"life {life} of {room} at {who}", name, *args), found, expected
+                side, (f"life {life} of {room} at {by}", name, *args), found, expected
             )
         return expected
 
-    def hand_over(self, handle, who):
+    def hand_over(self, handle, by):
         """A handle is pickled, and another process binds what comes out."""
         _, room, named, handles = handle
         bound = []
@@ -85,36 +85,36 @@ class Bench:
             loose = pickle.loads(pickle.dumps(one))
             unbound = Blocking(loose, side.runner) if side.runner else loose
             assert failed(outcome(unbound.status)), "a handle of no store was used"
-            bound.append(side.stores[who].attach(loose))
+            bound.append(side.stores[by].attach(loose))
             assert isinstance(loose, Handle)
             assert bound[-1] == one
             assert (bound[-1].id, bound[-1].request, bound[-1].generation) == (room, named[1], one.generation)
-        return who, room, named, bound
+        return by, room, named, bound
 
-    def lease(self, who, name, *args):
+    def lease(self, by, name, *args):
         """A step of a store's lease: take, send_heartbeat or give_up."""
-        expected = outcome(lambda: getattr(self.processes[who], name)(*args))
+        expected = outcome(lambda: getattr(self.processes[by], name)(*args))
         if name == "send_heartbeat":
-            expected = self.processes[who].lease.is_known_lost
+            expected = self.processes[by].lease.is_known_lost
         for side in self.sides:
-            found = outcome(lambda side=side: getattr(side, name)(who, *args))
-            assert same_error(found, expected), self.differs(side, (who, name, *args), found, expected)
+            found = outcome(lambda side=side: getattr(side, name)(by, *args))
+            assert same_error(found, expected), self.differs(side, (by, name, *args), found, expected)
 
     def pass_time(self, steps):
         self.world.pass_time(steps * STEP)
         for side in self.sides:
-            side.pass_time(steps * STEP, self.traveller)
+            side.pass_time(steps * STEP, self.clock_shift)
 
     def lose_all(self, order):
-        """FLUSHALL. Everybody has just looked at all rooms, so what they know is all that was to be known."""
-        for who in order:
+        """FLUSHALL, after every process has attached all rooms: so each knows all that can be known."""
+        for by in order:
             for room in ROOMS:
-                self.tracked(who, "attach", room)
+                self.tracked(by, "attach", room)
         for side in self.sides:
             side.lose_all(order, self.spare)
         Loss(self, order).check()
 
-    # What must be true
+    # What must hold
 
     def check(self):
         world = self.world
@@ -123,12 +123,14 @@ class Bench:
             for what, found, expected in zip(("rooms", "lengths"), side.table(world), self.expected(), strict=True):
                 found = {room: (fields, int(left) // STEP) for room, (fields, left) in found.items()}
                 assert found == expected, self.differs(side, what, found, expected)
-            told = {r: (status, reason, int(left) // STEP) for r, (status, reason, left) in side.told().items()}
+            in_feed = {
+                r: (status, reason, int(left) // STEP) for r, (status, reason, left) in side.feed_table().items()
+            }
             expected = {
                 room: (there.status, there.reason, int(there.expires - world.now) // STEP)
                 for room, there in world.rooms.items()
             }
-            assert told == expected, self.differs(side, "feed", told, expected)
+            assert in_feed == expected, self.differs(side, "feed", in_feed, expected)
 
     def expected(self):
         world = self.world
@@ -150,7 +152,7 @@ class Bench:
         return rooms, lengths
 
     def plain(self, side, value):
-        """An answer of the library's as the oracle gives it."""
+        """An answer of the library in the form of the oracle's."""
         if isinstance(value, Entry):
             life = side.life(value.room, value.generation, self.world.rooms[value.room].life)
             value = dataclasses.replace(value, generation=life)
@@ -163,11 +165,11 @@ class Bench:
 
 
 class Loss:
-    """What has come back, against who would bring it: the openers, and the leases of those who still have theirs.
+    """Compares what was recovered with what must be: rooms by their creators, and the leases that are still held.
 
-    Which rooms, which life, at which status: that follows. What else comes with it (reasons, lengths, who failed it,
-    what a rank is at by itself) depends on who had heard what; there both sides must have the same, no more than there
-    was, and the oracle goes on from it.
+    Rooms, generations and statuses are determined. The rest (reasons, lengths, the owner that failed a room, the status
+    of one rank) depends on what each process had seen: there both sides must be equal, with no more than there
+    was before, and the oracle continues from it.
     """
 
     def __init__(self, bench, order):
@@ -177,14 +179,14 @@ class Loss:
 
     def check(self):
         world = self.world
-        world.leases, world.condemned, world.owned = {}, {}, {}
-        for who in self.order:
-            self.renew(self.processes[who].lease)
+        world.leases, world.lost, world.owned = {}, {}, {}
+        for by in self.order:
+            self.renew(self.processes[by].lease)
         refused = {p.number for p in self.processes if p.lease and not world.holds(p.lease)}
         back = {}
         for room, there in self.before.items():
-            there.openers -= refused
-            if there.openers - {p.number for p in self.processes if p.rank in there.cleared}:
+            there.creators -= refused
+            if there.creators - {p.number for p in self.processes if p.rank in there.cleared}:
                 back[room] = there
         world.rooms = back
         first, *others = [side.table(world) for side in self.sides]
@@ -194,7 +196,7 @@ class Loss:
             )
         rooms, lengths = first
         assert rooms.keys() == back.keys(), f"after a loss {set(rooms)} are there, not {set(back)}"
-        world.rooms = {room: self.adopt_handle(room, back[room], fields) for room, (fields, _) in rooms.items()}
+        world.rooms = {room: self.recovered(room, back[room], fields) for room, (fields, _) in rooms.items()}
         world.lengths = {room: self.bound(room, fields) for room, (fields, _) in lengths.items()}
 
     def renew(self, lease):
@@ -205,17 +207,17 @@ class Loss:
             lease.is_known_lost = True
             return
         self.world.leases[lease.name] = lease
-        lease.beaten, lease.marked = self.world.now, None
+        lease.last_heartbeat, lease.suspected_at = self.world.now, None
 
-    def adopt_handle(self, room, was, fields):
+    def recovered(self, room, was, fields):
         world = self.world
         assert (fields["generation"], fields.get("request")) == (was.life, was.request), (room, fields)
         assert fields.get("reason") in (None, was.reason), (room, fields)
-        there = Life(was.world_size, world.now, life=was.life, request=was.request, openers=was.openers)
+        there = Life(was.world_size, world.now, life=was.life, request=was.request, creators=was.creators)
         there.live, there.cleared = ranks(fields, "status:"), ranks(fields, "cleared:")
-        there.status = there.agree() if was.world_size else was.status
+        there.status = there.consensus() if was.world_size else was.status
         assert fields["status"] == there.status.name, (room, fields)
-        if was.cleared:  # a rank that has cleared says what it last knew of itself, or that it saw the others fail
+        if was.cleared:  # a cleared rank replays its last own status, or that it saw the others fail
             assert all(status in (was.cleared.get(rank), FAILED) for rank, status in there.cleared.items()), (
                 room,
                 fields,
@@ -234,9 +236,9 @@ class Loss:
     def bound(self, room, fields):
         assert fields.get("generation") == self.world.rooms[room].life, (room, fields)
         of = {rank_of(name): int(value) for name, value in fields.items() if name.startswith("length")}
-        # Not only the last: who said it through a handle does not know that it was popped or dropped since.
-        said = {(rank, length) for life, rank, length in self.world.said if life == fields["generation"]}
-        assert of.items() <= said, f"lengths {of} of room {room} came back; what was said through handles: {said}"
+        # Not only the last: a handle does not know that its length was popped or dropped since.
+        known = {(rank, length) for life, rank, length in self.world.lengths_set if life == fields["generation"]}
+        assert of.items() <= known, f"lengths {of} of room {room} came back; set through handles: {known}"
         return Lengths(of, self.world.now + self.world.ttl, fields["generation"])
 
 
@@ -252,11 +254,11 @@ def ranks(fields, start):
     return {rank_of(name): KVPoll[value] for name, value in fields.items() if name.startswith(start)}
 
 
-# Answers, as far as they are to be the same
+# Answers, as far as they must be equal
 
 
 def outcome(call):
-    """What a call answers, or ("raised", the error's class, what it says)."""
+    """The answer of a call, or ("raised", the error's class, its arguments)."""
     try:
         return call()
     except KVPollError as error:

@@ -1,4 +1,4 @@
-"""What is used in its own way by blocking code and by asyncio: with statements, waits, mirrors, and the feed's end."""
+"""What blocking code and asyncio use differently: with statements, waits, mirrors, and the tail of the feed."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from tests.support.feeds import entries
 from tests.support.internals import inner
 
 
-def bare(side, who):
-    """The store as its own code uses it, and how that is run: a coroutine by the loop of its side."""
-    store = side.stores[who]
+def bare(side, by):
+    """The store without its wrapper, and what runs its coroutines: None for a blocking one."""
+    store = side.stores[by]
     return inner(store), side.runner.run if side.runner else None
 
 
 def same(bench, what, call):
-    """An answer that both sides must give; the oracle has none."""
+    """An answer that is equal on both sides; the oracle has none."""
     first, *others = [outcome(lambda side=side: call(side)) for side in bench.sides]
     for side, other in zip(bench.sides[1:], others, strict=True):
         assert other == first, bench.differs(side, what, other, first)
@@ -33,26 +33,26 @@ def plain(change):
     return change.room, change.status, change.reason, change.ttl
 
 
-def history(bench, who, room):
-    found = same(bench, (who, "history", room), lambda side: list(map(plain, side.stores[who].history(room))))
+def history(bench, by, room):
+    found = same(bench, (by, "history", room), lambda side: list(map(plain, side.stores[by].history(room))))
     there = bench.world.rooms.get(room)
     if there:
         assert found[-1][1] == there.status, (found, there)
 
 
-def settings(bench, who):
-    """They go with all other data, and come back when a store connects anew."""
+def settings(bench, by):
+    """They are lost with all other data, and come back when a store reconnects."""
     for side in bench.sides:
-        found = side.stores[who].settings()
+        found = side.stores[by].settings()
         assert found is None or (found.policy, found.mode) == (bench.world.policy, bench.world.mode)
 
 
-def tail(bench, who, last=3):
-    """The last changes; those of two shards have no order among each other that two servers must share."""
+def tail(bench, by, last=3):
+    """The last changes, with one shard only: the order of two shards may differ between servers."""
 
     def read(side):
         some = sum(len(changes(*entry)) for tag in side.tags for entry in entries(side.client, tag))
-        store, run = bare(side, who)
+        store, run = bare(side, by)
         if run is None:
             news = store.tail(last)
             found = list(itertools.islice(news, min(some, last)))
@@ -62,7 +62,7 @@ def tail(bench, who, last=3):
         return sorted(map(repr, map(plain, found)))
 
     if len(bench.sides[0].tags) == 1:
-        same(bench, (who, "tail", last), read)
+        same(bench, (by, "tail", last), read)
 
 
 async def first(news, count):
@@ -73,37 +73,41 @@ async def first(news, count):
     return found
 
 
-def wait(bench, who, room):
-    """Without time to wait in."""
-    process = bench.processes[who]
+def wait(bench, by, room):
+    """With a timeout of 0."""
+    process = bench.processes[by]
     status = process.get(room)
     if status is None:
         expected = ("raised", "RoomNotFoundError", (room, "wait"))
     elif status.is_terminal:
         expected = status
     else:
-        expected = ("raised", "WaitTimeoutError", (room,))  # what it has seen last is up to its thread
+        expected = ("raised", "WaitTimeoutError", (room,))  # what it saw last depends on its thread
     for side in bench.sides:
-        found = outcome(lambda side=side: side.stores[who].wait(room, timeout=0))
-        assert found == expected, bench.differs(side, (who, "wait", room), found, expected)
+        found = outcome(lambda side=side: side.stores[by].wait(room, timeout=0))
+        assert found == expected, bench.differs(side, (by, "wait", room), found, expected)
 
 
-def mirror(bench, who, room, status):
-    """A mirror that is opened, read, told of a write by its own process, and closed."""
+def mirror(bench, by, room, status):
+    """A mirror is opened, read, updated by a write of its own process, and closed."""
     rooms = sorted({room, *bench.world.rooms})
-    before = bench.processes[who].poll(rooms)
-    expected = outcome(lambda: bench.processes[who].update_status(room, status))
-    after = bench.processes[who].get(room, "gone")
-    ranks = bench.processes[who].collect(room) if bench.processes[who].rank is not None else None
+    before = bench.processes[by].poll(rooms)
+    expected = outcome(lambda: bench.processes[by].update_status(room, status))
+    after = bench.processes[by].get(room, "gone")
+    ranks = bench.processes[by].collect(room) if bench.processes[by].rank is not None else None
     for side in bench.sides:
-        store, run = bare(side, who)
-        look = run(alook(store, rooms, room, status, ranks)) if run else look_through(store, rooms, room, status, ranks)
-        assert look == (before, expected, after, ranks), bench.differs(
-            side, (who, "mirror", room, status), look, (before, expected, after, ranks)
+        store, run = bare(side, by)
+        found = (
+            run(through_mirror_async(store, rooms, room, status, ranks))
+            if run
+            else through_mirror(store, rooms, room, status, ranks)
+        )
+        assert found == (before, expected, after, ranks), bench.differs(
+            side, (by, "mirror", room, status), found, (before, expected, after, ranks)
         )
 
 
-def look_through(store, rooms, room, status, ranks):
+def through_mirror(store, rooms, room, status, ranks):
     with store.mirror() as copy:
         real.until(lambda: copy.synced, "synced")
         assert copy.lag < 60
@@ -121,7 +125,7 @@ def look_through(store, rooms, room, status, ranks):
         return before, update, copy.get(room, "gone"), shown
 
 
-async def alook(store, rooms, room, status, ranks):
+async def through_mirror_async(store, rooms, room, status, ranks):
     async with store.mirror() as copy:
         await asyncio.to_thread(real.until, lambda: copy.synced, "synced")
         assert copy.lag < 60
@@ -147,8 +151,8 @@ async def aoutcome(coroutine):
 
 def leave(bench, handle):
     """A with statement that ends clears the room."""
-    who, room, (life, _), handles = handle
-    expected = outcome(lambda: bench.processes[who].room_clear(room, life))
+    by, room, (life, _), handles = handle
+    expected = outcome(lambda: bench.processes[by].room_clear(room, life))
     for one in handles:
         found = outcome(lambda one=one: left(one))
         assert failed(found) == failed(expected), (found, expected)
@@ -159,17 +163,17 @@ def left(handle):
         assert handle.namespace == "default"
 
 
-def lease(bench, who, room):
-    """A with statement in which a room is made, and which ends before it has: it fails, and it is the owner who did."""
-    process = bench.processes[who]
+def lease(bench, by, room):
+    """A with statement creates a room and ends before it: the room fails, by its owner."""
+    process = bench.processes[by]
     process.take("brief", 600.0, 200.0)
     expected = outcome(lambda: process.update_status(room, KVPoll.Bootstrapping))
     process.give_up()
     for side in bench.sides:
-        store, run = bare(side, who)
+        store, run = bare(side, by)
         held = store.lease("brief", ttl=600.0, heartbeat=200.0)
         found = run(aowned(side, held, store, room)) if run else owned(side, held, store, room)
-        assert found == expected, bench.differs(side, (who, "lease", room), found, expected)
+        assert found == expected, bench.differs(side, (by, "lease", room), found, expected)
         assert failed(outcome(held.check)), "check of a lease that was given up"
 
 

@@ -1,4 +1,4 @@
-"""The rules: every public method of stores and handles, leases beat by beat, losses and faults, in any order."""
+"""The rules: every public method of stores and handles, heartbeats, losses and faults, in any order."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from redis_kvpoll import KVPoll
 from tests.stateful import flavours
 from tests.stateful.bench import HEARTBEAT, LEASE_TTL, ROOMS, Bench
 
-WHO = st.integers(0, 2)
+PROCESS = st.integers(0, 2)
 ROOM = st.sampled_from((ROOMS[0], *ROOMS))
 SOME = st.lists(ROOM, max_size=4)
 STATUS = st.sampled_from(KVPoll)
@@ -61,56 +61,56 @@ class Machine(RuleBasedStateMachine):
 
     # Plain calls
 
-    @step(who=WHO, room=ROOM, status=STATUS)
-    def update_status(self, who, room, status):
-        self.bench.do(who, "update_status", room, status)
+    @step(by=PROCESS, room=ROOM, status=STATUS)
+    def update_status(self, by, room, status):
+        self.bench.do(by, "update_status", room, status)
 
-    @step(who=WHO, statuses=st.dictionaries(ROOM, STATUS, max_size=3))
-    def update_many(self, who, statuses):
-        self.bench.do(who, "update_many", statuses)
+    @step(by=PROCESS, statuses=st.dictionaries(ROOM, STATUS, max_size=3))
+    def update_many(self, by, statuses):
+        self.bench.do(by, "update_many", statuses)
 
-    @step(who=WHO, room=ROOM, reason=REASON)
-    def abort(self, who, room, reason):
-        self.bench.do(who, "abort", room, reason)
+    @step(by=PROCESS, room=ROOM, reason=REASON)
+    def abort(self, by, room, reason):
+        self.bench.do(by, "abort", room, reason)
 
-    @step(who=WHO, room=ROOM, reason=REASON)
-    def record_failure(self, who, room, reason):
-        self.bench.do(who, "record_failure", room, reason)
+    @step(by=PROCESS, room=ROOM, reason=REASON)
+    def record_failure(self, by, room, reason):
+        self.bench.do(by, "record_failure", room, reason)
 
-    @step(who=WHO, room=ROOM, length=st.sampled_from((0, 1, 2**53 - 1)))
-    def set_decode_prefix_len(self, who, room, length):
-        self.bench.do(who, "set_decode_prefix_len", room, length)
+    @step(by=PROCESS, room=ROOM, length=st.sampled_from((0, 1, 2**53 - 1)))
+    def set_decode_prefix_len(self, by, room, length):
+        self.bench.do(by, "set_decode_prefix_len", room, length)
 
-    @step(who=WHO, how=st.sampled_from(("clear", "failure_exception", "pop_decode_prefix_len")), room=ROOM)
-    def destroy(self, who, how, room):
-        self.bench.do(who, how, room)
+    @step(by=PROCESS, how=st.sampled_from(("clear", "failure_exception", "pop_decode_prefix_len")), room=ROOM)
+    def destroy(self, by, how, room):
+        self.bench.do(by, how, room)
 
-    @step(who=WHO, how=st.sampled_from(("clear_many", "touch")), rooms=SOME)
-    def many(self, who, how, rooms):
-        self.bench.do(who, how, rooms)
+    @step(by=PROCESS, how=st.sampled_from(("clear_many", "touch")), rooms=SOME)
+    def many(self, by, how, rooms):
+        self.bench.do(by, how, rooms)
 
-    @step(who=WHO, how=st.sampled_from(("get", "check_status", "failure_reason", "entry", "collect")), room=ROOM)
-    def read(self, who, how, room):
-        self.bench.do(who, how, room)
+    @step(by=PROCESS, how=st.sampled_from(("get", "check_status", "failure_reason", "entry", "collect")), room=ROOM)
+    def read(self, by, how, room):
+        self.bench.do(by, how, room)
 
-    @step(who=WHO, rooms=SOME, status=st.none() | STATUS)
-    def read_all(self, who, rooms, status):
+    @step(by=PROCESS, rooms=SOME, status=st.none() | STATUS)
+    def read_all(self, by, rooms, status):
         for how, *args in (("poll", rooms), ("consensus", rooms), ("rooms", status), ("counts",), ("owners",)):
-            self.bench.do(who, how, *args)
+            self.bench.do(by, how, *args)
 
-    @step(who=WHO, room=ROOM)
-    def read_feed(self, who, room):
-        flavours.history(self.bench, who, room)
-        flavours.tail(self.bench, who)
-        flavours.settings(self.bench, who)
+    @step(by=PROCESS, room=ROOM)
+    def read_feed(self, by, room):
+        flavours.history(self.bench, by, room)
+        flavours.tail(self.bench, by)
+        flavours.settings(self.bench, by)
 
-    @step(who=WHO, room=ROOM)
-    def wait(self, who, room):
-        flavours.wait(self.bench, who, room)
+    @step(by=PROCESS, room=ROOM)
+    def wait(self, by, room):
+        flavours.wait(self.bench, by, room)
 
-    @step(who=WHO, room=ROOM, status=STATUS)
-    def mirror(self, who, room, status):
-        flavours.mirror(self.bench, who, room, status)
+    @step(by=PROCESS, room=ROOM, status=STATUS)
+    def mirror(self, by, room, status):
+        flavours.mirror(self.bench, by, room, status)
 
     # Generations
 
@@ -120,23 +120,25 @@ class Machine(RuleBasedStateMachine):
             del self.handles[8:]
 
     def handle(self, at):
-        """One of the handles; where there is none yet, somebody opens a room."""
+        """One of the handles; if there is none yet, a process opens a room."""
         if not self.handles:
             self.keep(self.bench.tracked(at % 3, "open", ROOMS[0], "rid", KVPoll.Bootstrapping))
         return self.handles[min(at, len(self.handles) - 1)] if self.handles else None
 
-    @step(who=WHO, room=ROOM, request=REQUEST, status=st.sampled_from((KVPoll.Bootstrapping, KVPoll.WaitingForInput)))
-    def open(self, who, room, request, status):
-        self.keep(self.bench.tracked(who, "open", room, request, status))
+    @step(
+        by=PROCESS, room=ROOM, request=REQUEST, status=st.sampled_from((KVPoll.Bootstrapping, KVPoll.WaitingForInput))
+    )
+    def open(self, by, room, request, status):
+        self.keep(self.bench.tracked(by, "open", room, request, status))
 
-    @step(who=WHO, room=ROOM)
-    def attach(self, who, room):
-        self.keep(self.bench.tracked(who, "attach", room))
+    @step(by=PROCESS, room=ROOM)
+    def attach(self, by, room):
+        self.keep(self.bench.tracked(by, "attach", room))
 
-    @step(at=NEWEST, who=WHO)
-    def hand_over(self, at, who):
+    @step(at=NEWEST, by=PROCESS)
+    def hand_over(self, at, by):
         if handle := self.handle(at):
-            self.keep(self.bench.hand_over(handle, who))
+            self.keep(self.bench.hand_over(handle, by))
 
     @step(at=NEWEST, status=STATUS)
     def room_update(self, at, status):
@@ -170,9 +172,9 @@ class Machine(RuleBasedStateMachine):
 
     @step(room=ROOM, order=st.permutations(range(3)), status=STATUS)
     def open_together(self, room, order, status):
-        """As the ranks of one request do, or two processes that would have the same room."""
-        for who in order:
-            self.keep(self.bench.tracked(who, "open", room, "rid", KVPoll.Bootstrapping))
+        """As the ranks of one request do, or two processes that want the same room."""
+        for by in order:
+            self.keep(self.bench.tracked(by, "open", room, "rid", KVPoll.Bootstrapping))
             self.use(0, "update", status)
 
     def use(self, at, name, *args):
@@ -181,24 +183,24 @@ class Machine(RuleBasedStateMachine):
 
     # Leases
 
-    @step(who=WHO, name=NAME)
-    def take_lease(self, who, name):
-        if self.bench.processes[who].lease is None:
-            self.bench.lease(who, "take", name, LEASE_TTL, HEARTBEAT)
+    @step(by=PROCESS, name=NAME)
+    def take_lease(self, by, name):
+        if self.bench.processes[by].lease is None:
+            self.bench.lease(by, "take", name, LEASE_TTL, HEARTBEAT)
 
     @precondition(lambda self: any(process.lease for process in self.bench.processes))
     @step(at=st.integers(0, 2), last=st.sampled_from((False, False, True)))
     def send_heartbeat(self, at, last):
         holders = [process.number for process in self.bench.processes if process.lease]
-        who = holders[at % len(holders)]
-        self.bench.lease(who, "send_heartbeat")
+        by = holders[at % len(holders)]
+        self.bench.lease(by, "send_heartbeat")
         if last:
-            self.bench.lease(who, "give_up")
+            self.bench.lease(by, "give_up")
 
     @precondition(lambda self: self.passed < 60 and self.bench.world.leases)
-    @step(room=ROOM, at=st.integers(0, 2), who=WHO)
-    def die(self, room, at, who):
-        """A holder is not heard of any more, and another process looks twice."""
+    @step(room=ROOM, at=st.integers(0, 2), by=PROCESS)
+    def die(self, room, at, by):
+        """A holder's heartbeats end, and another process sweeps twice."""
         holders = [process.number for process in self.bench.processes if process.lease]
         self.keep(
             self.bench.tracked(holders[at % len(holders)], "open", room, "rid", KVPoll.Bootstrapping)
@@ -208,16 +210,16 @@ class Machine(RuleBasedStateMachine):
         for steps in (3, 2):
             self.passed += steps
             self.bench.pass_time(steps)
-            self.bench.do(who, "reap")
+            self.bench.do(by, "reap")
 
-    @step(who=WHO)
-    def reap(self, who):
-        self.bench.do(who, "reap")
+    @step(by=PROCESS)
+    def reap(self, by):
+        self.bench.do(by, "reap")
 
-    @step(who=WHO, room=ROOM)
-    def lease_for_a_moment(self, who, room):
-        if self.bench.processes[who].lease is None:
-            flavours.lease(self.bench, who, room)
+    @step(by=PROCESS, room=ROOM)
+    def lease_for_a_moment(self, by, room):
+        if self.bench.processes[by].lease is None:
+            flavours.lease(self.bench, by, room)
 
     # Time, and faults
 

@@ -1,6 +1,6 @@
-"""The table with generations and owners as plain Python: what tests/ranked.py is to ranks, written from the design.
+"""The oracle of generations, owners and leases, on top of support/ranked.py, written from the design.
 
-A World is what is on the server, a Process one store on it. A generation is counted here: the life of a room.
+A World is the data on the server, a Process one store on it. Generations are numbered from 1: a room's lives.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from redis_kvpoll import (
     RoomNotFoundError,
     Update,
 )
-from tests.support.ranked import Room, Speaker, Table
+from tests.support.ranked import Room, StoreOracle, Table
 
 FAILED = KVPoll.Failed
 WRITTEN = (Outcome.CREATED, Outcome.ADVANCED, Outcome.FAILED)
@@ -27,8 +27,8 @@ class Life(Room):
     """One generation of a room."""
 
     lease: Lease | None = None
-    openers: set[int] = field(default_factory=set)
-    """The processes that would bring it back."""
+    creators: set[int] = field(default_factory=set)
+    """The processes that would recover it."""
 
 
 @dataclass(eq=False)
@@ -39,9 +39,9 @@ class Lease:
     incarnation: int
     ttl: float
     heartbeat: float
-    beaten: float
+    last_heartbeat: float
     next_touch: float
-    marked: float | None = None
+    suspected_at: float | None = None
     is_known_lost: bool = False
 
 
@@ -52,61 +52,61 @@ class World(Table):
         super().__init__(*args)
         self.lives, self.incarnations = 0, 0
         self.leases: dict[str, Lease] = {}
-        self.condemned: dict[Lease, str] = {}
+        self.lost: dict[Lease, str] = {}
         self.owned: dict[int, Lease] = {}
-        self.said: set[tuple[int, int | None, int]] = set()
+        self.lengths_set: set[tuple[int, int | None, int]] = set()
         """(life, rank, length) of each decode prefix length that was set through a handle."""
 
     def holds(self, lease):
         return self.leases.get(lease.name) is lease
 
-    def condemn(self, lease, reason):
+    def lose(self, lease, reason):
         del self.leases[lease.name]
         if lease in self.owned.values():
-            self.condemned.setdefault(lease, reason)
+            self.lost.setdefault(lease, reason)
 
-    def look(self):
+    def sweep(self):
         for lease in list(self.leases.values()):
-            if self.now - lease.beaten <= lease.ttl:
+            if self.now - lease.last_heartbeat <= lease.ttl:
                 continue
-            if lease.marked is None:
-                lease.marked = self.now
-            elif self.now - lease.marked >= max(2 * lease.heartbeat, 0.6):
-                self.condemn(lease, f"owner {lease.name} lost")
+            if lease.suspected_at is None:
+                lease.suspected_at = self.now
+            elif self.now - lease.suspected_at >= max(2 * lease.heartbeat, 0.6):
+                self.lose(lease, f"owner {lease.name} lost")
 
     def reap(self):
-        """Fail the live rooms of all who are condemned; how many that were."""
+        """Fail the live rooms of all lost leases; return how many."""
         failed = 0
-        for lease, reason in self.condemned.items():
+        for lease, reason in self.lost.items():
             for room in [room for room, owner in self.owned.items() if owner is lease]:
                 del self.owned[room]
-                there = self.rooms.get(room)
-                if there is None or there.lease is not lease or there.status.is_terminal:
+                current = self.rooms.get(room)
+                if current is None or current.lease is not lease or current.status.is_terminal:
                     continue
                 failed += 1
-                there.live = dict.fromkeys(there.live, FAILED)
-                there.version += there.world_size is not None
+                current.live = dict.fromkeys(current.live, FAILED)
+                current.version += current.world_size is not None
                 if self.mode == "prefill":
                     self.lengths.pop(room, None)
-                self.write(there, FAILED)
-                there.reason = there.reason or reason
-                there.failed_by = there.failed_by or lease.name
-        self.condemned.clear()
+                self.write(current, FAILED)
+                current.reason = current.reason or reason
+                current.failed_by = current.failed_by or lease.name
+        self.lost.clear()
         return failed
 
     def owners(self):
         """(name, state, live rooms) of each lease, the oldest first."""
         found = []
-        for lease in sorted([*self.leases.values(), *self.condemned], key=lambda one: one.incarnation):
-            lapsed = self.now - lease.beaten > lease.ttl
-            state = "suspected" if lease.marked is not None else "expired" if lapsed else "alive"
-            there = [self.rooms[room] for room, owner in self.owned.items() if owner is lease and room in self.rooms]
-            live = sum(not room.status.is_terminal for room in there)
-            found.append((lease.name, "lost" if lease in self.condemned else state, live))
+        for lease in sorted([*self.leases.values(), *self.lost], key=lambda one: one.incarnation):
+            expired = self.now - lease.last_heartbeat > lease.ttl
+            state = "suspected" if lease.suspected_at is not None else "expired" if expired else "alive"
+            current = [self.rooms[room] for room, owner in self.owned.items() if owner is lease and room in self.rooms]
+            live = sum(not room.status.is_terminal for room in current)
+            found.append((lease.name, "lost" if lease in self.lost else state, live))
         return found
 
 
-class Process(Speaker):
+class Process(StoreOracle):
     """A store's methods, and those of its handles: there the room and its life come first."""
 
     def __init__(self, world, number, rank=None, world_size=None):
@@ -126,20 +126,20 @@ class Process(Speaker):
         if self.lease:
             raise InvalidInputError("lease: it has one")
         if name in world.leases:
-            world.condemn(world.leases[name], f"owner {name} lost (its name was taken again)")
+            world.lose(world.leases[name], f"owner {name} lost (its name was taken again)")
         world.incarnations += 1
         self.lease = Lease(name, world.incarnations, ttl, heartbeat, world.now, world.now + world.ttl / 3)
         world.leases[name] = self.lease
-        world.look()
+        world.sweep()
         world.reap()
 
     def send_heartbeat(self):
         world, lease = self.table, self.lease
         if not world.holds(lease):
             lease.is_known_lost = True
-            return world.look()
-        lease.beaten, lease.marked = world.now, None
-        world.look()
+            return world.sweep()
+        lease.last_heartbeat, lease.suspected_at = world.now, None
+        world.sweep()
         world.reap()
         if world.now >= lease.next_touch:
             self.touch([room for room, owner in world.owned.items() if owner is lease])
@@ -150,23 +150,23 @@ class Process(Speaker):
         world, lease, self.lease = self.table, self.lease, None
         if not lease.is_known_lost:
             if world.holds(lease):
-                world.condemn(lease, f"owner {lease.name} left")
-            world.look()
+                world.lose(lease, f"owner {lease.name} left")
+            world.sweep()
             world.reap()
 
     def reap(self):
-        self.table.look()
+        self.table.sweep()
         return self.table.reap()
 
     def owners(self):
         return self.table.owners()
 
     def check_lease(self, operation, rooms=()):
-        """``rooms`` are those whose rooms_here the store drops when it is the server that says so."""
+        """Raise if the lease is lost. If only the server knows that, the store stops tracking ``rooms``."""
         if self.lease and not (self.lease.is_known_lost or self.table.holds(self.lease)):
             for room in rooms:
                 if room in self.table.rooms:
-                    self.table.rooms[room].openers.discard(self.number)
+                    self.table.rooms[room].creators.discard(self.number)
         if self.lease and (self.lease.is_known_lost or not self.table.holds(self.lease)):
             raise LeaseLostError(operation, self.lease.name)
 
@@ -174,9 +174,9 @@ class Process(Speaker):
 
     def update_status(self, room, status):
         self.check_lease("update_status", [room])
-        there = self.table.rooms.get(room)
-        if self.lease and self.rank is None and there and there.world_size:
-            raise self.mismatch(room, "update_status", there)
+        current = self.table.rooms.get(room)
+        if self.lease and self.rank is None and current and current.world_size:
+            raise self.mismatch(room, "update_status", current)
         return super().update_status(room, status)
 
     def update_many(self, statuses):
@@ -184,25 +184,25 @@ class Process(Speaker):
             self.check_lease("update_many", statuses)
         return super().update_many(statuses)
 
-    def put(self, there, status, reason=None):
+    def put(self, current, status, reason=None):
         world = self.table
         if self.rank is not None:
-            there.live[self.rank] = status
-            there.version += 1
-        was = world.write(there, status if self.rank is None else there.agree())
-        if there.status == FAILED:
-            there.reason = there.reason or reason
-            if was != FAILED:
-                there.failed_by = there.failed_by or self.author
+            current.live[self.rank] = status
+            current.version += 1
+        previous = world.write(current, status if self.rank is None else current.consensus())
+        if current.status == FAILED:
+            current.reason = current.reason or reason
+            if previous != FAILED:
+                current.failed_by = current.failed_by or self.author
 
     def create(self, room, request=None):
         world = self.table
         world.lives += 1
-        there = Life(self.world_size, world.now, life=world.lives, request=request, lease=self.lease)
+        current = Life(self.world_size, world.now, life=world.lives, request=request, lease=self.lease)
         if self.lease:
-            there.owner, world.owned[room] = self.lease.name, self.lease
-        world.rooms[room] = there
-        return there
+            current.owner, world.owned[room] = self.lease.name, self.lease
+        world.rooms[room] = current
+        return current
 
     def touch(self, rooms):
         rooms = list(rooms)
@@ -212,98 +212,98 @@ class Process(Speaker):
         return super().touch(rooms)
 
     def clear(self, room):
-        there = self.table.rooms.get(room)
-        was = super().clear(room)
+        current = self.table.rooms.get(room)
+        previous = super().clear(room)
         lengths = self.table.lengths.get(room)
         if room not in self.table.rooms:
             self.table.owned.pop(room, None)
-            if there and lengths and lengths.life == there.life:
+            if current and lengths and lengths.life == current.life:
                 del self.table.lengths[room]
-        if there:
-            there.openers.discard(self.number)
-        return was
+        if current:
+            current.creators.discard(self.number)
+        return previous
 
     def entry(self, room):
-        there, entry = self.table.rooms.get(room), super().entry(room)
-        return entry and replace(entry, generation=there.life, request=there.request, owner=there.owner)
+        current, entry = self.table.rooms.get(room), super().entry(room)
+        return entry and replace(entry, generation=current.life, request=current.request, owner=current.owner)
 
     # Generations
 
     def open(self, room, request, status):
-        world, there = self.table, self.table.rooms.get(room)
+        world, current = self.table, self.table.rooms.get(room)
         self.check_lease("open")
-        is_mine = there is not None and there.request == request
-        is_free = self.rank not in there.cleared if is_mine else there is None or there.status == FAILED
+        is_mine = current is not None and current.request == request
+        is_free = self.rank not in current.cleared if is_mine else current is None or current.status == FAILED
         if not is_free:
-            raise RoomBusyError(room, there.status, 0.0, there.owner, there.request)
-        if is_mine and there.world_size != self.world_size:
-            raise self.mismatch(room, "open", there)
+            raise RoomBusyError(room, current.status, 0.0, current.owner, current.request)
+        if is_mine and current.world_size != self.world_size:
+            raise self.mismatch(room, "open", current)
         if not is_mine:
-            if there or (room in world.lengths and world.lengths[room].life is not None):
+            if current or (room in world.lengths and world.lengths[room].life is not None):
                 world.lengths.pop(room, None)
             world.owned.pop(room, None)
-            there = self.create(room, request)
-        if self.own(there) is None:
-            self.put(there, FAILED if there.status == FAILED else KVPoll(status))
-        there.openers.add(self.number)
-        return there.life, request
+            current = self.create(room, request)
+        if self.own(current) is None:
+            self.put(current, FAILED if current.status == FAILED else KVPoll(status))
+        current.creators.add(self.number)
+        return current.life, request
 
     def attach(self, room):
-        there = self.table.rooms.get(room)
-        if there is None:
+        current = self.table.rooms.get(room)
+        if current is None:
             raise RoomNotFoundError(room, "attach")
-        return there.life, there.request
+        return current.life, current.request
 
     def life(self, room, life):
-        there = self.table.rooms.get(room)
-        return there if there and there.life == life else None
+        current = self.table.rooms.get(room)
+        return current if current and current.life == life else None
 
     def room_status(self, room, life):
         return self.view(self.life(room, life))
 
     def room_update(self, room, life, status, reason=None, operation="update"):
-        there = self.life(room, life)
+        current = self.life(room, life)
         if self.lease and self.lease.is_known_lost:
             self.check_lease(operation)
-        if there is None or self.rank in there.cleared:
+        if current is None or self.rank in current.cleared:
             return Update(Outcome.STALE, self.view(self.table.rooms.get(room)))
         self.check_lease(operation, [room])
-        if there.world_size != self.world_size:
-            raise self.mismatch(room, operation, there)
+        if current.world_size != self.world_size:
+            raise self.mismatch(room, operation, current)
         if status == FAILED and self.table.mode == "prefill":
             self.table.drop_length(room, self.rank)
-        outcome = self.decide_fenced(there, status)
+        outcome = self.decide_fenced(current, status)
         if outcome in WRITTEN:
-            self.put(there, FAILED if outcome is Outcome.FAILED else KVPoll(status), reason)
-        return Update(outcome, self.view(there))
+            self.put(current, FAILED if outcome is Outcome.FAILED else KVPoll(status), reason)
+        return Update(outcome, self.view(current))
 
-    def decide_fenced(self, there, status):
-        own = self.own(there)
+    def decide_fenced(self, current, status):
+        own = self.own(current)
         if status == FAILED:
             return Outcome.UNCHANGED if own == FAILED else Outcome.FAILED
         if own is None:
-            return Outcome.FAILED if there.status == FAILED else Outcome.SKIPPED if status > 2 else Outcome.CREATED
-        return Outcome.ADVANCED if there.status != FAILED and status > own else Outcome.UNCHANGED
+            return Outcome.FAILED if current.status == FAILED else Outcome.SKIPPED if status > 2 else Outcome.CREATED
+        return Outcome.ADVANCED if current.status != FAILED and status > own else Outcome.UNCHANGED
 
     def room_fail(self, room, life, reason):
         return self.room_update(room, life, FAILED, reason, "fail")
 
     def room_clear(self, room, life):
-        there = self.table.rooms.get(room)
-        was = self.view(there) if there and there.world_size else there and there.status
+        current = self.table.rooms.get(room)
+        previous = self.view(current) if current and current.world_size else current and current.status
         if self.life(room, life) is None:
-            return Update(Outcome.STALE, was)
-        if self.rank is not None and there.world_size != self.world_size:
-            raise self.mismatch(room, "clear", there)
+            return Update(Outcome.STALE, previous)
+        if self.rank is not None and current.world_size != self.world_size:
+            raise self.mismatch(room, "clear", current)
         self.clear(room)
-        return Update(Outcome.STALE if was is None else Outcome.CLEARED, was)
+        return Update(Outcome.STALE if previous is None else Outcome.CLEARED, previous)
 
     def room_set_decode_prefix_len(self, room, life, length):
         if self.life(room, life) is None:
             return False
         self.set_decode_prefix_len(room, length)
         self.table.lengths[room].life = life
-        self.table.said.add((life, self.rank, length))
+        self.table.lengths_set.add((life, self.rank, length))
         return True
 
     def room_decode_prefix_len(self, room, life):

@@ -1,8 +1,8 @@
 """One of the servers that do the same, with its stores: fakeredis, or a real one. And how time passes there.
 
-On fakeredis the clock is moved. On a real server all that ends comes nearer: TTLs, and the times in the leases. What
-the stores themselves remember (until when a room lives, when to touch) is a matter of this process's clock, which
-stands above us, and is brought nearer, too.
+On fakeredis the clock is moved. On a real server all deadlines come nearer: TTLs, and the times in the leases. What
+the stores remember (when a room expires, when to touch) is in this process's clock, which cannot be moved, and comes
+nearer too.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ NAMESPACE = "default"
 
 
 AFTER_A_LOSS = 10**15
-"""Once a room was said again, its version goes on with the server's time in microseconds; these are all one here."""
+"""After a replay, a room's version continues from the server's time in microseconds: all such versions count as one."""
 
 
 def version_of(number):
@@ -28,7 +28,7 @@ def version_of(number):
 
 
 class Side:
-    """The stores on one server. A generation goes by the number that the oracle gives it."""
+    """The stores on one server. Generations are replaced by the oracle's numbers."""
 
     def __init__(self, server, client, store_client, options, flavour):
         client.flushall()
@@ -46,7 +46,7 @@ class Side:
         self.incarnations = {}
 
     def begin(self):
-        """With an epoch that is older than any lease, and another than the one before."""
+        """Write an epoch that is older than any lease, and differs from the one before."""
         self.losses += 1
         for tag in self.tags:
             self.client.hset(keys.epoch(tag), "epoch", f"1700000000000000-{self.losses}")
@@ -86,15 +86,15 @@ class Side:
                 make_touch_due(held.keeper, seconds)
 
     def lose_all(self, order, spare):
-        """All data is gone. Then each process in turn makes a call, three times over: so guests find their openers."""
+        """Delete all data. Then every process calls three times in turn, so that attached rooms find their creators."""
         self.client.flushall()
         self.begin()
         for seconds in (0, 1, 11):
             self.remember_less(seconds)
-            for who in order:
+            for by in order:
                 for room in spare:
                     try:
-                        self.stores[who].attach(room)
+                        self.stores[by].attach(room)
                     except KVPollError:
                         continue
 
@@ -105,24 +105,24 @@ class Side:
     def forget_scripts(self):
         self.client.script_flush()
 
-    # Leases, beat by beat
+    # Leases, heartbeat by heartbeat
 
-    def take(self, who, name, ttl, heartbeat):
-        held = leasing.ManualLease(self.stores[who], name, ttl, heartbeat).take()
-        self.tracked_rooms[who] = held
+    def take(self, by, name, ttl, heartbeat):
+        held = leasing.ManualLease(self.stores[by], name, ttl, heartbeat).take()
+        self.tracked_rooms[by] = held
         self.incarnations[int(held.incarnation)] = len(self.incarnations) + 1
 
-    def send_heartbeat(self, who):
+    def send_heartbeat(self, by):
         for tag in self.tags:
             self.client.hdel(keys.leases(tag), "last sweep")
-        self.tracked_rooms[who].heartbeat()
-        return self.tracked_rooms[who].lost
+        self.tracked_rooms[by].heartbeat()
+        return self.tracked_rooms[by].lost
 
-    def give_up(self, who):
-        self.tracked_rooms[who].give_up()
-        self.tracked_rooms[who] = None
+    def give_up(self, by):
+        self.tracked_rooms[by].give_up()
+        self.tracked_rooms[by] = None
 
-    # What is there
+    # The data
 
     def life(self, room, generation, expected):
         """The oracle's number of a generation: the same number for the same, and those of a room grow."""
@@ -150,6 +150,6 @@ class Side:
                 found[room] = fields, self.client.pttl(key) / 1000
         return rooms, lengths
 
-    def told(self):
+    def feed_table(self):
         """The table as it follows from the feed alone: {room: (status, reason, seconds left)}."""
         return {room: tuple(there) for room, there in self.replay.read_on().table.items()}

@@ -42,7 +42,7 @@ def test_servers_and_oracle_agree(real_servers, watched, flavour):
         examples(count),
         max_examples=count * 20 if LONG else count,
         stateful_step_count=STEPS,
-        # To shrink an example of so many steps on two servers takes minutes; that is for who looks for the cause.
+        # To shrink an example of so many steps on two servers takes minutes: only in the long form.
         phases=tuple(Phase) if LONG else (Phase.explicit, Phase.generate),
     )
     run_state_machine_as_test(lambda: Machine(sides, flavour), settings=how_many)
@@ -53,7 +53,7 @@ def public(cls):
 
 
 def used_in(*names):
-    """All that these modules have after a dot, and all words in quotes: methods are called by name, too."""
+    """All attribute names and strings in these modules: methods are also called by name."""
     found = set()
     for name in names:
         for node in ast.walk(ast.parse((Path(__file__).parent / name).read_text())):

@@ -42,12 +42,12 @@ class Blocking:
         return hash(self.inner)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """The handle itself: what it is wrapped in belongs to the test."""
+        """Pickle the handle itself, not this wrapper."""
         return self.inner.__reduce__()  # type: ignore[no-any-return]
 
 
 def _bare(value: Any) -> Any:
-    """What is wrapped."""
+    """The wrapped store or room, if it is wrapped."""
     return value.inner if isinstance(value, Blocking) else value
 
 

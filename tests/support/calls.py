@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from redis_kvpoll import KVPoll, KVTransferError, Outcome, Update
 
-# Seconds of a stopwatch: far below what a wrong retry or time limit would cost.
+# Seconds: far below what a wrong retry or time limit would cost.
 MARGIN = 15.0
 
-# Each on a room 1 that is Bootstrapping: script, call, answer.
+# On room 1 at Bootstrapping: (script, call, answer). All of these may be repeated.
 REPEATED = {
     "update_status": (
         "update",
@@ -47,7 +49,7 @@ DESTROYING = {
 
 
 def works(store, server=None):
-    """A store that a URL made does its work; ``server`` is where the keys must be."""
+    """Assert that a store works; ``server`` is where its keys must be."""
     assert store.update_status(1, 1).outcome is Outcome.CREATED
     assert store.update_many({1: 3, 2: 2})[1].outcome is Outcome.ADVANCED
     assert store.poll([1, 2, 3]) == [KVPoll.Transferring, KVPoll.WaitingForInput, None]
@@ -56,3 +58,15 @@ def works(store, server=None):
         with server.client() as client:
             assert client.exists("kvpoll:{default}:room:1")
     assert store.clear(1) is KVPoll.Transferring
+
+
+async def gather(*calls):
+    """The answers of calls that are made at once, errors among them."""
+    async with asyncio.timeout(60):
+        return await asyncio.gather(*calls, return_exceptions=True)
+
+
+def put(store, room, status):
+    """Bring a room to a status, under either policy."""
+    store.update_status(room, KVPoll.Bootstrapping)
+    store.update_status(room, status)

@@ -25,7 +25,7 @@ def table(actor="plain", policy="compat", feed_length="100", **changes):
 
 
 def bare(operation, spec, rooms, items=()):
-    """A command that no method of a store makes."""
+    """A command that no method of a store sends."""
     return Command(operation, spec, rooms, [*items], lambda *_: [], lambda *_: None)
 
 
@@ -97,13 +97,13 @@ def send(client, command, context):
 
 
 def take_lease(client, context):
-    """As the lease of a store would stand there."""
+    """Write the record of a lease as a store would."""
     if context.owner:
         client.hset(keys.leases("ns"), context.owner, f"{context.incarnation} 5000 500 1700000000000 0")
         client.pexpire(keys.leases("ns"), 60_000)
 
 
-# What may be there before a call, beside nothing: each makes it by calls of its own.
+# States before a call: each is made by calls of its own.
 
 
 def absent(client, context):
@@ -131,7 +131,7 @@ def failed_of_another_request(client, context):
 
 
 def by_another_rank(*statuses):
-    """Also heard of from the other rank; or from that alone, when ours is None."""
+    """With a status of the other rank too; or of that rank alone, when ours is None."""
 
     def fill(client, context):
         other = table("rank", rank="1")
@@ -162,7 +162,7 @@ def with_a_lost_lease(client, context):
 
 
 def fills(context):
-    """The states that matter to a store of this kind."""
+    """The states that make a difference to a store of this kind."""
     found = [absent, *map(at, STATUSES), of_another_request, failed_of_another_request, with_other_ranks]
     if context.rank:
         found += [by_another_rank(None, "Transferring"), by_another_rank("Success", "Bootstrapping")]

@@ -14,7 +14,7 @@ AUTH = ("AUTH2", *servers.HARNESS.values())
 
 
 def node() -> real.PortServer:
-    """A server that may become a node of a cluster; those need a second port, for each other."""
+    """A server in cluster mode; it has a second port for the cluster bus."""
     return real.PortServer(
         *("--cluster-enabled", "yes", "--cluster-port", str(real.free_port())),
         *("--cluster-node-timeout", pace.milliseconds(2), "--cluster-config-file", "nodes.conf"),
@@ -30,7 +30,7 @@ def meet(client: redis.Redis, other: real.PortServer) -> None:
 
 
 class Cluster:
-    """Three primaries that share the slots evenly. It ends with this process."""
+    """Three primaries that share the slots evenly. The cluster ends with this process."""
 
     def __init__(self) -> None:
         self.nodes = [node() for _ in range(3)]
@@ -56,7 +56,7 @@ class Cluster:
         return self.clients[self._owner[key_slot(tag.encode())]]
 
     def start_moving(self, tag: str) -> redis.Redis:
-        """Begin to move a tag's slot to the next node, to which this is a client: from now on there is ASK."""
+        """Start to move a tag's slot to the next node; return a client to that. The source answers ASK from now on."""
         slot = key_slot(tag.encode())
         source = self._owner[slot]
         target = (source + 1) % 3
@@ -65,13 +65,13 @@ class Cluster:
         return self.clients[target]
 
     def move_key(self, key: str) -> None:
-        """Move one key of a slot that is on its way."""
+        """Move one key of a slot that is being moved."""
         source = self._owner[key_slot(key.encode())]
         port = self.nodes[(source + 1) % 3].port
         self.clients[source].execute_command("MIGRATE", "127.0.0.1", port, key, 0, 5000, *AUTH)
 
     def finish_moving(self, tag: str) -> None:
-        """Move the keys as well, and the slot for good: from now on there is MOVED."""
+        """Move the keys and then the slot. The source answers MOVED from now on."""
         slot = key_slot(tag.encode())
         source = self._owner[slot]
         target = (source + 1) % 3
@@ -90,6 +90,6 @@ def shared() -> Cluster:
 
 
 def _is_ready(client: redis.Redis) -> bool:
-    """Whether a node knows that all is well, and who has which slots."""
+    """Whether a node reports the cluster as ok and knows the slots of all nodes."""
     is_ok = client.execute_command("CLUSTER INFO")["cluster_state"] == "ok"
     return is_ok and len(client.execute_command("CLUSTER SLOTS")) == 3

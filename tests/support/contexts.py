@@ -1,4 +1,4 @@
-"""Layouts, as a store would have them from its settings."""
+"""Call contexts, as a store would derive them from its settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The feed of a shard, read as it is, and replayed; and a tail, round by round."""
+"""Reads the feed of a shard, rebuilds the table from it, and runs a tail round by round."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _READ = "return redis.call('XRANGE', KEYS[1], ARGV[1], '+')"
 
 
 def entries(client, tag="default", after=None):
-    """[(id, [name, value, ...])] of what stands in a feed, as bytes."""
+    """[(id, [name, value, ...])] of a feed, as bytes."""
     start = "-" if after is None else f"({_text(after)}"
     reply = client.eval(_READ, 1, keys.feed(tag), start)
     return [(_bytes(entry_id), [*map(_bytes, fields)]) for entry_id, fields in reply]
@@ -24,7 +24,7 @@ def words(client, tag="default"):
 
 
 def a_round(store, tail):
-    """What a Tail finds when it looks at all shards once, without waiting before it does."""
+    """What a Tail finds in one read of all shards, without waiting first."""
     tail.pause = 0.0
     while run(store, executor_of(store).read_feed("tail", tail)):
         pass
@@ -32,7 +32,7 @@ def a_round(store, tail):
 
 
 class Replay:
-    """The table as the feed alone tells it: {room: [status, reason, seconds left]}."""
+    """The table as it follows from the feed alone: {room: [status, reason, seconds left]}."""
 
     def __init__(self, client, tags=("default",)):
         self.table = {}

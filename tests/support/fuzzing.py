@@ -11,7 +11,7 @@ from redis_kvpoll import KVPoll
 
 LONG = os.environ.get("HYPOTHESIS_PROFILE") == "long"
 _PHASES = [phase for phase in Phase if phase is not Phase.explain]
-# Servers are fixtures and live longer than an example, which empties them itself.
+# Servers are fixtures and outlive an example, which empties them itself.
 _FINE = [HealthCheck.function_scoped_fixture, HealthCheck.differing_executors, HealthCheck.too_slow]
 
 
@@ -28,11 +28,11 @@ def examples(count):
 
 
 HUGE = 10**5000
-"""More digits than Python is willing to print."""
+"""More digits than Python prints."""
 
 
 class Index:
-    """What numpy's integers are to us: no int, but it says which one it stands for."""
+    """Like numpy's integers: no int, but it has __index__."""
 
     def __init__(self, value):
         self.value = value

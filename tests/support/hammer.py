@@ -1,6 +1,6 @@
-"""One of the processes that hammer the same few rooms. Its orders come on standard input, its history goes out.
+"""One of the processes that write the same few rooms. Jobs come on standard input, histories go to standard output.
 
-A line of JSON is a job; "ready" is answered once the settings are checked, and the next line is the signal to start.
+A job is a line of JSON. The process answers "ready" once the settings are checked; the next line starts the job.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ NAMES += ["get", "failure_reason"]
 
 
 def plain(answer):
-    """An answer in JSON's config; a KVPoll is its number."""
+    """An answer as JSON; a KVPoll is its number."""
     return [answer.outcome.name, answer.status] if isinstance(answer, tuple) else answer
 
 
@@ -36,17 +36,17 @@ def do(store, name, room, both, status, reason):
     return calls[name]()
 
 
-def hammer(store, who, job):
-    chance = random.Random(f"{job['seed']} {who}")
+def hammer(store, number, job):
+    chance = random.Random(f"{job['seed']} {number}")
     history = []
     for count in range(job["count"]):
         name, room, both = chance.choice(NAMES), chance.choice(job["rooms"]), chance.sample(job["rooms"], 2)
         status = chance.choice(list(KVPoll))
         began = time.monotonic_ns()
-        answers = do(store, name, room, both, status, reason=f"{who} {count}")
+        answers = do(store, name, room, both, status, reason=f"{number} {count}")
         ended = time.monotonic_ns()
         for on, (answer, argument) in answers.items():
-            history.append((who, on, name.removesuffix("_many"), argument, plain(answer), began, ended))
+            history.append((number, on, name.removesuffix("_many"), argument, plain(answer), began, ended))
     return history
 
 
@@ -56,14 +56,14 @@ def say(line):
 
 
 def main():
-    who = int(sys.argv[1])
+    number = int(sys.argv[1])
     for line in sys.stdin:
         job = json.loads(line)
         with StatusStore.from_url(job["url"], namespace=job["namespace"], policy=job["policy"]) as store:
             store.get(0)
             say("ready")
             sys.stdin.readline()
-            history = hammer(store, who, job)
+            history = hammer(store, number, job)
         say(json.dumps(history))
 
 

@@ -1,4 +1,4 @@
-"""The heads of the scripts, read: what their first comment says of KEYS, ARGV, the reply, the feed and the codes."""
+"""Parses the heads of the scripts: KEYS, ARGV, the reply, the feed and the codes in their first comment."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def text_of(name):
 
 
 def head(name):
-    """(the prose, {label: text}) of a script's first comment. A line goes on in the next, where that is indented."""
+    """(the prose, {label: text}) of a script's first comment. An indented line continues the one before."""
     prose, labelled, label = [], {}, None
     for line in text_of(name).split("\n"):
         if not line.startswith("--"):
@@ -48,7 +48,7 @@ def words(text):
 
 
 def listed(name, label):
-    """What a script's line lists; empty where it has none, or says nothing."""
+    """The words that a script's label lists; none where it is absent or "nothing"."""
     return words(head(name)[1].get(label, "nothing"))[0]
 
 

@@ -1,4 +1,4 @@
-"""Leases without their threads: heartbeats are made one by one, and time passes by making records older."""
+"""Leases without their threads: heartbeats are sent one by one, and time passes by making records older."""
 
 from __future__ import annotations
 
@@ -55,12 +55,12 @@ def now_ms(client):
 
 
 def pass_time(client, seconds, tags=(NS,)):
-    """Let every lease and every mark be so much older."""
+    """Make every heartbeat and every suspicion so much older."""
     for tag in tags:
         for name, value in client.hgetall(keys.leases(tag)).items():
             if re.fullmatch(r"\d+ \d+ \d+ \d+ \d+", value):
-                *words, beaten, marked = map(int, value.split())
-                older = [beaten - seconds * 1000, marked and marked - seconds * 1000]
+                *words, last_heartbeat, suspected = map(int, value.split())
+                older = [last_heartbeat - seconds * 1000, suspected and suspected - seconds * 1000]
                 client.hset(keys.leases(tag), name, " ".join(str(int(word)) for word in (*words, *older)))
             elif name == "last sweep":
                 client.hset(keys.leases(tag), name, int(int(value) - seconds * 1000))
@@ -78,7 +78,7 @@ def reap_lost(store, lost, tag=NS, until=math.inf):
 
 
 def die(client, store, seconds=10.0):
-    """The holder is not heard of any more, and two looks find that out; how many rooms that failed."""
+    """Let a holder's heartbeats end and two sweeps detect it. Returns how many rooms failed."""
     pass_time(client, seconds)
     assert store.reap() == 0
     pass_time(client, 2.0)

@@ -1,10 +1,10 @@
-"""Whether what many processes were told about one room could have happened one operation at a time.
+"""Searches for an order of one room's operations that explains the answers that concurrent processes got.
 
 This is a search for a linearization (Wing and Gong, 1993): an order of all operations in which each one's answer is
-the oracle's, and no operation stands before one that had ended before it began. At every point of the search each
+the oracle's, and no operation comes before one that had ended before it began. At every point of the search each
 process has one next operation; it may come now unless another process's next one had already ended when it began.
-A position is how far each process has got, and the room's state; a position seen before need not be searched again,
-which is what makes histories of hundreds of operations quick. The answer is exact: no order is left out.
+A position is how far each process has got, and the room's state. A position seen before is not searched again,
+which makes histories of hundreds of operations quick. The answer is exact: no order is left out.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """An asyncio store or mirror, used as a blocking one, while its event loop runs all the time in a thread.
 
-What follows the feed is a task: it must get to run between the calls of a test too.
+The follower of the feed is a task: it must run between the calls of a test too.
 """
 
 from __future__ import annotations
@@ -54,14 +54,14 @@ class Loop:
 
 
 class Looped:
-    """Calls what must be awaited to its end in a loop; the rest is called as it is."""
+    """Runs coroutine methods to their end in a loop; other methods are called directly."""
 
     def __init__(self, inner: Any, loop: Loop) -> None:
         self.inner = inner
         self._loop = loop
 
     def __enter__(self) -> Looped:
-        """As a mirror or a lease is entered; a store has nothing to enter."""
+        """Enter a mirror or a lease; a store has nothing to enter."""
         self._loop.run(self.inner.__aenter__())
         return self
 
@@ -78,7 +78,7 @@ class Looped:
 
 
 class Side:
-    """Makes stores, blocking or asyncio, which are used alike and closed at the end. A context manager."""
+    """Makes stores, blocking or asyncio, that are used alike and closed at the end. A context manager."""
 
     def __init__(self, kind: str) -> None:
         self.is_async = kind == "async"

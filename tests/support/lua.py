@@ -1,7 +1,7 @@
 """Reads Lua 5.1, as far as our scripts use it, to find the globals they touch and the commands they send.
 
-luacheck does more of this, but it has to be installed on the system. This reads every branch of a script, run or not.
-A script that it cannot read is an error and not a pass.
+luacheck does more, but must be installed on the system. This reads every branch of a script, executed or not.
+A script that it cannot read is an error, not a pass.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class Script:
         raise SyntaxError(f"line {self.tokens[self.at][2]}: expected {expected}, not {self.tokens[self.at][1]!r}")
 
     def take(self, *texts):
-        """Effect over one of these words, if it is next."""
+        """Take one of these words, if it is next."""
         if self.text and self.text in texts:
             self.at += 1
             return self.tokens[self.at - 1][1]

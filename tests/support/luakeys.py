@@ -36,7 +36,7 @@ def is_key(expression, bindings, seen=()):
     (name, *more) = expression or [""]
     if more or not bindings.get(name):
         return False
-    # A function that hands its own parameter on to itself says nothing new of it.
+    # A function that passes its own parameter to itself adds nothing.
     return all(bound == [name] or name in seen or is_key(bound, bindings, (*seen, name)) for bound in bindings[name])
 
 
@@ -61,7 +61,7 @@ def bindings_in(texts):
     for function, (defined_at, names) in parameters.items():
         called = [n for n, text in enumerate(texts) if text == function and n != defined_at]
         for place, name in enumerate(names):
-            # One that is handed on as a value is called with who knows what.
+            # A function that is passed as a value may be called with anything.
             given = [parts(texts, n + 2) if texts[n + 1 : n + 2] == ["("] else [] for n in called]
             bindings[name] += [got[place] if place < len(got) else [""] for got in given] or [[""]]
     return bindings

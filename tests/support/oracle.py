@@ -1,7 +1,7 @@
-"""The table as plain Python, written from the design and not from the Lua, to hold the store against.
+"""The oracle: the table in plain Python, written from the design and not from the Lua.
 
-``merge`` is the whole rule; ``Oracle`` adds what stands around it: reasons, decode prefix lengths and TTLs on a clock
-that the test moves. It has the store's methods, with the same answers.
+``merge`` is the authority for one status. ``Oracle`` adds reasons, decode prefix lengths and TTLs, on a clock
+that the test moves; it has the store's methods, with the same answers. tests/README.md lists the oracles.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ DEFAULT_REASON = "Aborted by AbortReq."
 
 
 def merge(policy, current, incoming):
-    """What becomes of a room (``current`` is None when it is absent) when a status comes in."""
+    """The Update of a room (``current`` is None when it is absent) by an incoming status."""
     if current is None:
         late = incoming == KVPoll.Failed or (policy == "strict" and incoming >= KVPoll.Transferring)
         return Update(Outcome.SKIPPED, None) if late else Update(Outcome.CREATED, incoming)
@@ -60,16 +60,16 @@ class Oracle:
         status = KVPoll(status)
         if self.mode == "prefill" and status == KVPoll.Failed:
             self.prefixes.pop(room, None)
-        there = self.table.get(room)
-        update = merge(self.policy, there.status if there else None, status)
+        current = self.table.get(room)
+        update = merge(self.policy, current.status if current else None, status)
         if update.outcome is Outcome.CREATED:
-            there = self.table[room] = Room(status, self.now, self.now, 0)
-        if update.outcome is Outcome.ADVANCED and there.status == KVPoll.Failed:
-            there.reason = None
+            current = self.table[room] = Room(status, self.now, self.now, 0)
+        if update.outcome is Outcome.ADVANCED and current.status == KVPoll.Failed:
+            current.reason = None
         if update.changed:
-            there.status, there.updated = status, self.now
-            there.expires = self.now + (self.terminal_ttl if status.is_terminal else self.ttl)
-            there.reason = there.reason or reason
+            current.status, current.updated = status, self.now
+            current.expires = self.now + (self.terminal_ttl if status.is_terminal else self.ttl)
+            current.reason = current.reason or reason
         return update
 
     def update_many(self, statuses):
@@ -99,8 +99,8 @@ class Oracle:
 
     def clear(self, room):
         self.prefixes.pop(room, None)
-        was = self.table.pop(room, None)
-        return was.status if was else None
+        previous = self.table.pop(room, None)
+        return previous.status if previous else None
 
     def clear_many(self, rooms):
         return {room: self.clear(room) for room in dict.fromkeys(rooms)}
@@ -131,15 +131,15 @@ class Oracle:
         return self.table[room].reason if room in self.table else None
 
     def entry(self, room):
-        there, prefix = self.table.get(room), self.prefixes.get(room)
-        if there is None:
+        current, prefix = self.table.get(room), self.prefixes.get(room)
+        if current is None:
             return None
-        left = there.expires - self.now
+        left = current.expires - self.now
         length = prefix.length if prefix else None
-        return Entry(room, there.status, there.opened, there.updated, left, there.reason, length)
+        return Entry(room, current.status, current.opened, current.updated, left, current.reason, length)
 
     def rooms(self, status=None):
-        return iter([room for room, there in self.table.items() if status in (None, there.status)])
+        return iter([room for room, current in self.table.items() if status in (None, current.status)])
 
     def counts(self):
         return {status: len(list(self.rooms(status))) for status in KVPoll}

@@ -1,6 +1,6 @@
 """Times at the speed of this machine, which may be slow, or busy with other things.
 
-On a machine at rest a second here is a second; on a slower one it is longer, so that no verdict depends on the speed.
+On an idle machine a second here is a second. On a slower one it is longer, so that no result depends on the speed.
 
 A test waits for an event, at most for so many ``turns`` (as ``real.until`` does). A time limit that it gives to the
 code is ``seconds(n)``. An upper bound on the time that something took is in the seconds of a ``Stopwatch``.
@@ -19,9 +19,9 @@ AT_REST = 0.013
 2024, as other tests run beside it."""
 MAX_FACTOR = 20.0
 FRESH_SECONDS = 5.0
-"""So long a measurement is taken to be true."""
+"""How long a measurement is valid."""
 TURN = 0.01
-"""Seconds between two looks at what is waited for."""
+"""Seconds between two checks of a condition."""
 
 _measured: dict[str, float] = {}
 

@@ -1,7 +1,7 @@
-"""Rooms with ranks as plain Python, written from the design and not from the Lua, to hold the stores against.
+"""The oracle of rooms with ranks, in plain Python, written from the design and not from the Lua.
 
-One table, and for each store on it a Speaker: a rank of so many, or nobody's rank. Reasons, decode prefix lengths and
-TTLs stand around it as in tests/oracle.py, whose ``merge`` is the rule for a rank as it is for a room.
+One Table, and a StoreOracle for each store on it: a rank, or a store without one. Reasons, decode prefix lengths and
+TTLs are as in oracle.py, whose ``merge`` is the rule for one rank's status as it is for a plain room's.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from tests.support.oracle import DEFAULT_REASON, merge
 FAILED = KVPoll.Failed
 
 
-def agreed(statuses, world_size):
-    """What ranks agree on that have said so much."""
+def consensus_of(statuses, world_size):
+    """The consensus of these statuses."""
     if FAILED in statuses:
         return FAILED
     return KVPoll.Bootstrapping if len(statuses) < world_size else min(statuses)
@@ -35,7 +35,7 @@ class Room:
     world_size: int | None
     opened: float
     status: KVPoll | None = None
-    """What all agree on."""
+    """The consensus."""
     live: dict[int, KVPoll] = field(default_factory=dict)
     cleared: dict[int, KVPoll] = field(default_factory=dict)
     updated: float = 0
@@ -44,12 +44,12 @@ class Room:
     reason: str | None = None
     failed_by: str | None = None
     life: int = 0
-    """Which of the room's generations, counted; it and what follows is for tests/stateful, 0 and None elsewhere."""
+    """The number of the room's generation. This and what follows is for tests/stateful, and 0 or None elsewhere."""
     request: str | None = None
     owner: str | None = None
 
-    def agree(self):
-        return agreed([*self.live.values(), *self.cleared.values()], self.world_size)
+    def consensus(self):
+        return consensus_of([*self.live.values(), *self.cleared.values()], self.world_size)
 
 
 @dataclass
@@ -80,17 +80,17 @@ class Table:
             if not self.lengths[room].of and self.lengths[room].life is None:
                 del self.lengths[room]
 
-    def write(self, there, status):
-        """All who look at a room's fields come to this; the rest of it follows from what is agreed on."""
-        was, there.status, there.updated = there.status, status, self.now
-        there.expires = self.now + (self.terminal_ttl if status.is_terminal else self.ttl)
-        if was == FAILED != status:
-            there.reason = there.failed_by = None
-        return was
+    def write(self, current, status):
+        """Set a room's consensus, and what follows from it; return the one before."""
+        previous, current.status, current.updated = current.status, status, self.now
+        current.expires = self.now + (self.terminal_ttl if status.is_terminal else self.ttl)
+        if previous == FAILED != status:
+            current.reason = current.failed_by = None
+        return previous
 
 
-class Speaker:
-    """The methods of a store that speaks for a rank; or for none."""
+class StoreOracle:
+    """The methods of a store with a rank, or without."""
 
     def __init__(self, table, rank=None, world_size=None):
         self.table, self.rank, self.world_size = table, rank, world_size
@@ -99,59 +99,59 @@ class Speaker:
     def author(self):
         return None if self.rank is None else f"rank {self.rank}"
 
-    def own(self, there):
+    def own(self, current):
         """The status that this rank gave itself; a store without a rank has that of the room."""
-        return there.status if self.rank is None else there.live.get(self.rank)
+        return current.status if self.rank is None else current.live.get(self.rank)
 
-    def view(self, there):
-        if there is None or self.rank in there.cleared:
+    def view(self, current):
+        if current is None or self.rank in current.cleared:
             return None
-        return FAILED if there.status == FAILED else self.own(there)
+        return FAILED if current.status == FAILED else self.own(current)
 
-    def mismatch(self, room, operation, there):
-        return WorldSizeMismatchError(room, operation, str(there.world_size or 0), str(self.world_size or ""))
+    def mismatch(self, room, operation, current):
+        return WorldSizeMismatchError(room, operation, str(current.world_size or 0), str(self.world_size or ""))
 
     # Writing
 
     def update_status(self, room, status):
         status, table = KVPoll(status), self.table
-        there = table.rooms.get(room)
-        if there and self.rank is not None and there.world_size != self.world_size:
-            raise self.mismatch(room, "update_status", there)
-        outcome = self.decide(there, status)
-        if self.rank is None and there and there.world_size and outcome in (Outcome.ADVANCED, Outcome.FAILED):
-            raise self.mismatch(room, "update_status", there)
+        current = table.rooms.get(room)
+        if current and self.rank is not None and current.world_size != self.world_size:
+            raise self.mismatch(room, "update_status", current)
+        outcome = self.decide(current, status)
+        if self.rank is None and current and current.world_size and outcome in (Outcome.ADVANCED, Outcome.FAILED):
+            raise self.mismatch(room, "update_status", current)
         if table.mode == "prefill" and status == FAILED:
             table.drop_length(room, self.rank)
         if outcome in (Outcome.CREATED, Outcome.ADVANCED, Outcome.FAILED):
-            if there is None:
-                there = self.create(room)
-            self.put(there, FAILED if outcome is Outcome.FAILED else status)
-        return Update(outcome, self.view(there))
+            if current is None:
+                current = self.create(room)
+            self.put(current, FAILED if outcome is Outcome.FAILED else status)
+        return Update(outcome, self.view(current))
 
     def create(self, room):
-        there = self.table.rooms[room] = Room(self.world_size, self.table.now)
-        return there
+        current = self.table.rooms[room] = Room(self.world_size, self.table.now)
+        return current
 
-    def decide(self, there, status):
-        if there and self.rank in there.cleared:
+    def decide(self, current, status):
+        if current and self.rank in current.cleared:
             return Outcome.SKIPPED
-        own = self.own(there) if there else None
-        if own is None and there and there.status == FAILED:
+        own = self.own(current) if current else None
+        if own is None and current and current.status == FAILED:
             return Outcome.SKIPPED if status == FAILED else Outcome.FAILED
-        if there and self.table.policy == "strict" and there.status == FAILED and status != FAILED:
+        if current and self.table.policy == "strict" and current.status == FAILED and status != FAILED:
             return Outcome.UNCHANGED
         return merge(self.table.policy, own, status).outcome
 
-    def put(self, there, status):
+    def put(self, current, status):
         if self.rank is None:
-            self.table.write(there, status)
+            self.table.write(current, status)
             return
-        there.live[self.rank] = status
-        there.version += 1
-        was = self.table.write(there, there.agree())
-        if there.status == FAILED != was:
-            there.failed_by = there.failed_by or self.author
+        current.live[self.rank] = status
+        current.version += 1
+        previous = self.table.write(current, current.consensus())
+        if current.status == FAILED != previous:
+            current.failed_by = current.failed_by or self.author
 
     def update_many(self, statuses):
         done, refused = {}, None
@@ -165,31 +165,31 @@ class Speaker:
         return done
 
     def abort(self, room, reason=DEFAULT_REASON):
-        table, there = self.table, self.table.rooms.get(room)
-        has_cleared = there and self.rank in there.cleared
+        table, current = self.table, self.table.rooms.get(room)
+        has_cleared = current and self.rank in current.cleared
         if table.mode == "prefill":
-            if there and there.world_size and not has_cleared:
+            if current and current.world_size and not has_cleared:
                 table.lengths.pop(room, None)
             else:
-                table.drop_length(room, None if there and not has_cleared else self.rank)
-        if there is None or has_cleared:
+                table.drop_length(room, None if current and not has_cleared else self.rank)
+        if current is None or has_cleared:
             return Update(Outcome.SKIPPED, None)
-        if there.status == FAILED:
+        if current.status == FAILED:
             return Update(Outcome.UNCHANGED, FAILED)
-        there.live = dict.fromkeys(there.live, FAILED)
-        there.version += there.world_size is not None
-        table.write(there, FAILED)
-        there.reason = there.reason or reason
-        there.failed_by = there.failed_by or self.author
+        current.live = dict.fromkeys(current.live, FAILED)
+        current.version += current.world_size is not None
+        table.write(current, FAILED)
+        current.reason = current.reason or reason
+        current.failed_by = current.failed_by or self.author
         return Update(Outcome.FAILED, FAILED)
 
     def record_failure(self, room, reason):
-        there = self.table.rooms.get(room)
-        if there is None:
+        current = self.table.rooms.get(room)
+        if current is None:
             return False
-        if there.reason is None:
-            there.reason, there.failed_by = reason, there.failed_by or self.author
-        return there.reason == reason
+        if current.reason is None:
+            current.reason, current.failed_by = reason, current.failed_by or self.author
+        return current.reason == reason
 
     def touch(self, rooms):
         table = self.table
@@ -208,19 +208,19 @@ class Speaker:
     # Destroying
 
     def clear(self, room):
-        table, there = self.table, self.table.rooms.get(room)
-        is_of_a_rank = self.rank is not None and (there is None or there.world_size)
+        table, current = self.table, self.table.rooms.get(room)
+        is_of_a_rank = self.rank is not None and (current is None or current.world_size)
         if is_of_a_rank:
             table.drop_length(room, self.rank)
         else:
             table.lengths.pop(room, None)
-        was = self.view(there) if is_of_a_rank else there and there.status
-        if was is not None:
+        previous = self.view(current) if is_of_a_rank else current and current.status
+        if previous is not None:
             if is_of_a_rank:
-                there.cleared[self.rank] = there.live.pop(self.rank, FAILED)
-            if not is_of_a_rank or not there.live:
+                current.cleared[self.rank] = current.live.pop(self.rank, FAILED)
+            if not is_of_a_rank or not current.live:
                 del table.rooms[room]
-        return was
+        return previous
 
     def clear_many(self, rooms):
         return {room: self.clear(room) for room in dict.fromkeys(rooms)}
@@ -254,21 +254,21 @@ class Speaker:
         return self.table.rooms[room].reason if room in self.table.rooms else None
 
     def entry(self, room):
-        there, lengths = self.table.rooms.get(room), self.table.lengths.get(room)
-        if there is None:
+        current, lengths = self.table.rooms.get(room), self.table.lengths.get(room)
+        if current is None:
             return None
         return Entry(
             room,
-            there.status,
-            there.opened,
-            there.updated,
-            there.expires - self.table.now,
-            there.reason,
+            current.status,
+            current.opened,
+            current.updated,
+            current.expires - self.table.now,
+            current.reason,
             lengths.of.get(self.rank) if lengths else None,
-            failed_by=there.failed_by,
-            world_size=there.world_size,
-            ranks={**there.live, **there.cleared},
-            cleared=frozenset(there.cleared),
+            failed_by=current.failed_by,
+            world_size=current.world_size,
+            ranks={**current.live, **current.cleared},
+            cleared=frozenset(current.cleared),
         )
 
     def consensus(self, rooms):
@@ -276,11 +276,11 @@ class Speaker:
         return [Consensus(table[r].status, 0, table[r].version) if r in table else Consensus(None, 0, 0) for r in rooms]
 
     def collect(self, room):
-        there = self.table.rooms.get(room)
-        return {**there.live, **there.cleared} if there else {}
+        current = self.table.rooms.get(room)
+        return {**current.live, **current.cleared} if current else {}
 
     def rooms(self, status=None):
-        return iter([room for room, there in self.table.rooms.items() if status in (None, there.status)])
+        return iter([room for room, current in self.table.rooms.items() if status in (None, current.status)])
 
     def counts(self):
         return {status: len(list(self.rooms(status))) for status in KVPoll}

@@ -22,7 +22,7 @@ from tests.support.servers import ARGUMENTS, HARNESS, keys_without_ttl, program,
 
 
 def free_port() -> int:
-    """A port of loopback that nobody listens on just now."""
+    """A port of loopback that is not in use."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -64,7 +64,7 @@ class Sentinel(EmbeddedServer):
             f"sentinel down-after-milliseconds main {pace.milliseconds(0.5)}\nsentinel failover-timeout main 5000\n"
         )
         wrapper = folder / "sentinel"
-        # $4 is the path of the unix socket, by which EmbeddedServer sees that it is up.
+        # $4 is the path of the unix socket, by which EmbeddedServer detects that it is up.
         wrapper.write_text(f'#!/bin/sh\nexec "{program("valkey")}" "{configuration}" --sentinel --unixsocket "$4"\n')
         wrapper.chmod(0o755)
         super().__init__(str(wrapper))
@@ -77,7 +77,7 @@ def shared(kind: str = "valkey") -> PortServer:
 
 
 def until(condition: Callable[[], Any], what: str, seconds: float = 20.0) -> Any:
-    """Wait for a real process to get somewhere, for so many seconds of a machine at rest."""
+    """Wait for a condition, for at most so many seconds of an idle machine. Returns its value."""
     for _ in pace.turns(seconds):
         if answer := condition():
             return answer
@@ -85,12 +85,12 @@ def until(condition: Callable[[], Any], what: str, seconds: float = 20.0) -> Any
 
 
 def hear_ctrl_c() -> None:
-    """Whoever runs the tests in the background has it ignored, and what is ignored is inherited."""
+    """Undo that SIGINT is ignored: it is when the tests run in the background, and children inherit it."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def at_the_second_pause(monkeypatch: pytest.MonkeyPatch, do: Callable[[], Any]) -> list[int]:
-    """Do something once a call has been tried twice. The list grows by one with each pause, which are short."""
+    """Do something once a call has been tried twice. The returned list grows with each pause; pauses are short."""
     pauses: list[int] = []
 
     def compute(tries: int) -> float:
@@ -112,9 +112,9 @@ def emptied(server: EmbeddedServer) -> list[bytes]:
 
 
 class World:
-    """Makes servers, and stores and clients, blocking or asyncio; all are used as the blocking ones are.
+    """Makes servers, and stores and clients, blocking or asyncio, all used as the blocking ones are.
 
-    At its end it closes what it made, empties the servers, and lets no key be without a TTL.
+    At its end it closes what it made, empties the servers, and fails if a key has no TTL.
     """
 
     def __init__(self, kind: str) -> None:
@@ -143,7 +143,7 @@ class World:
         assert not left, f"keys without a TTL: {left}"
 
     def serve(self, *arguments: str, kind: str = "valkey", port: int | None = None) -> PortServer:
-        """A server of this test's own, to be treated as it likes."""
+        """A server of this test's own, to stop, kill or configure."""
         server = PortServer(*arguments, kind=kind, port=port)
         self._own.append(server)
         self._used.append(server)

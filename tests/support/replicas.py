@@ -1,4 +1,4 @@
-"""A local copy driven by hand: the server it follows, and the replies that are still on their way."""
+"""A replica driven by hand: the server that it follows, and the replies that are still to come."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from redis_kvpoll.replica.replica import Replica
 from redis_kvpoll.replica.shard import number_of, text_of
 from tests.support.contexts import context
 from tests.support.internals import ahead_of, ids_of, own_writes_of, read_positions_of, reasons_of, unread_of
-from tests.support.ranked import Speaker, Table
+from tests.support.ranked import StoreOracle, Table
 
-LAYOUT = context()
+CONTEXT = context()
 ROOMS = range(5)
 
 
@@ -62,7 +62,7 @@ class Server:
             self.rooms[room] = status
 
     def expire(self, room):
-        """Gone, and no entry says so."""
+        """Remove a room without an entry in the feed."""
         self.reasons.pop(room, None)
         self._set(room, None)
 
@@ -91,7 +91,7 @@ class Run:
         self.replica.notifying = True
         self.server = Server()
         self.replies = []
-        self.told = []
+        self.reported = []
 
     def start(self):
         self.started_at = self.server.last
@@ -116,34 +116,34 @@ class Run:
         else:
             command = room_commands.update_many(statuses)
             reply = [word for name in names for word in (2, name)]
-        self.replies.append((mark, command.calls(LAYOUT)[0], feed_id, reply))
+        self.replies.append((mark, command.calls(CONTEXT)[0], feed_id, reply))
 
-    def late_look(self, rooms):
-        """What a wait reads: over another connection, so that its reply may be late."""
+    def late_snapshot(self, rooms):
+        """The read of a wait: on another connection, so its reply may come late."""
         mark = self.replica.sync_epochs()
         feed_id, rooms, reply = self.server.snapshot(rooms)
-        call = SNAPSHOT.call(LAYOUT, "ns", rooms, [], range(len(rooms)))
+        call = SNAPSHOT.call(CONTEXT, "ns", rooms, [], range(len(rooms)))
         self.replies.append((mark, call, feed_id, reply))
 
     def deliver(self, which):
         if self.replies:
             self.replica.observe_write(*self.replies.pop(which % len(self.replies)), 0)
 
-    def look(self, rooms):
+    def read_snapshot(self, rooms):
         self.replica.snapshot("ns", *self.server.snapshot(rooms), 0)
 
     def read(self, count):
         self.replica.read("ns", self.server.after(self.shard.position)[:count], True, 0)
-        self.told += self.replica.take_changes()
+        self.reported += self.replica.take_changes()
 
     def mark_synced(self):
-        self.look(set(self.server.rooms) | set(self.shard.unconfirmed()))
+        self.read_snapshot(set(self.server.rooms) | set(self.shard.unconfirmed()))
         self.read(1000)
         assert not self.shard.unconfirmed()
         self.replica.mark_synced("ns", self.replica.connection_losses)
 
     def another_server(self, start):
-        """Lower ids or higher, and other rooms; the replies that are on their way come all the same."""
+        """Lower or higher ids, and other rooms; replies that are still to come are delivered all the same."""
         self.server = Server(start)
         self.start()
 
@@ -162,21 +162,21 @@ class RankedServer(Server):
     def __init__(self, start=1):
         super().__init__(start)
         self.table = Table("compat", "none", 1e9, 1e9, 0)
-        self.speakers = [*(Speaker(self.table, rank, 3) for rank in range(3)), Speaker(self.table)]
+        self.oracles = [*(StoreOracle(self.table, rank, 3) for rank in range(3)), StoreOracle(self.table)]
         self.ranks = {room: [(-1, None, None)] for room in ROOMS}
         """Where the ranks of each room were: (since which id, in which of its lives, their statuses or None)."""
         self.begun = []
         """Lives that the first rank began: each with the id of its entry; None, if another process of it did."""
 
-    def act(self, who, name, rooms, *arguments, is_own=False):
+    def act(self, by, name, rooms, *arguments, is_own=False):
         """An operation on one room after the other in one step, in one entry; its id, and an answer for each."""
-        fields, answers, told = [], [], []
+        fields, answers, changed_rooms = [], [], []
         for room in rooms:
             before = self.table.rooms.get(room)
             reason = before.reason if before else None
-            act = getattr(self, f"_{name}", None) or getattr(self.speakers[who], name)
+            act = getattr(self, f"_{name}", None) or getattr(self.oracles[by], name)
             answers.append(
-                act(*([who] if hasattr(self, f"_{name}") else []), [room] if name == "touch" else room, *arguments)
+                act(*([by] if hasattr(self, f"_{name}") else []), [room] if name == "touch" else room, *arguments)
             )
             there, pair = self.table.rooms.get(room), []
             changed = {
@@ -189,13 +189,13 @@ class RankedServer(Server):
             }.get(name, lambda answer: answer.changed)
             if not changed(answers[-1]):
                 continue
-            told.append(room)
-            if who == 0 and there is not before:
+            changed_rooms.append(room)
+            if by == 0 and there is not before:
                 self.begun.append((there, text_of(self.last + 1).encode() if is_own else None))
-            if name not in ("abort", "touch", "record_failure") and who < 3 and there:
-                own = there.live.get(who)
+            if name not in ("abort", "touch", "record_failure") and by < 3 and there:
+                own = there.live.get(by)
                 kind = b"rank" if there is before else b"first"
-                pair = [b"%s:%d" % (kind, who), own.name.encode() if own is not None else b"absent"]
+                pair = [b"%s:%d" % (kind, by), own.name.encode() if own is not None else b"absent"]
             if name not in ("clear", "record_failure"):
                 fields += [b"ttl_ms", b"900000"]
             fields += [b"%d" % room, there.status.name.encode() if there else b"absent", *pair]
@@ -208,8 +208,8 @@ class RankedServer(Server):
             return None, answers
         self.last += 1
         self.feed.append((text_of(self.last).encode(), fields))
-        for room in told:
-            self._set(room, self.speakers[0].get(room))
+        for room in changed_rooms:
+            self._set(room, self.oracles[0].get(room))
         return text_of(self.last).encode(), answers
 
     def act_own(self, name, rooms, *arguments):
@@ -221,28 +221,28 @@ class RankedServer(Server):
         self.begun[first:] = [(life, feed_id) for life, _ in self.begun[first:]]
         return feed_id, answers
 
-    def _reopen(self, who, room):
+    def _reopen(self, by, room):
         """Another request opens the room, once it has failed."""
         there = self.table.rooms.get(room)
         if there and there.status is KVPoll.Failed:
             del self.table.rooms[room]
-            return self.speakers[who].update_status(room, KVPoll.Bootstrapping).changed
+            return self.oracles[by].update_status(room, KVPoll.Bootstrapping).changed
         return False
 
-    def _replay(self, who, room, status):
-        """A rank brings the room back with a higher generation than it has."""
+    def _replay(self, by, room, status):
+        """A rank replays the room with a higher generation than it has."""
         self.table.rooms.pop(room, None)
-        there = self.speakers[who].create(room)
-        self.speakers[who].put(there, status)
+        there = self.oracles[by].create(room)
+        self.oracles[by].put(there, status)
         return True
 
-    def _replay_cleared(self, who, room):
-        """A rank has come to the end and cleared, and says so to a server that has lost that."""
+    def _replay_cleared(self, by, room):
+        """A rank that ended and cleared replays that to a server which has lost it."""
         there = self.table.rooms.get(room)
-        if there is None or who in there.cleared or there.status is KVPoll.Failed:
+        if there is None or by in there.cleared or there.status is KVPoll.Failed:
             return False
-        self.speakers[who].put(there, KVPoll.Success)
-        there.cleared[who] = there.live.pop(who)
+        self.oracles[by].put(there, KVPoll.Success)
+        there.cleared[by] = there.live.pop(by)
         return True
 
     def _set(self, room, status):
@@ -251,7 +251,7 @@ class RankedServer(Server):
         self.ranks[room].append((self.last, there, {**there.live, **there.cleared} if there else None))
 
     def expire(self, room):
-        self._set(room, self.speakers[0].get(room))  # so it may still be shown until one has asked
+        self._set(room, self.oracles[0].get(room))  # so it may still be shown until one has asked
         self.table.rooms.pop(room, None)
         self.reasons.pop(room, None)
         self._set(room, None)
@@ -289,12 +289,12 @@ class RankedRun(Run):
         self.replica.notifying = True
         self.shard = self.replica.shards["ns"]
 
-    def others(self, who, name, rooms, *arguments):
+    def others(self, by, name, rooms, *arguments):
         arguments = ("why",) if name == "record_failure" else arguments
-        self.server.act(who, name, rooms, *arguments)
+        self.server.act(by, name, rooms, *arguments)
 
-    def update(self, who, rooms, status):
-        self.server.act(who, "update_status", rooms, status)
+    def update(self, by, rooms, status):
+        self.server.act(by, "update_status", rooms, status)
 
     def own(self, rooms, status):
         """What the store itself writes: a status, None to clear, or abort or reopen; the reply is on its way."""
@@ -319,26 +319,26 @@ class RankedRun(Run):
         self.replies.append((mark, command.calls(self.replica.context)[0], feed_id, reply))
 
     def expire(self, rooms):
-        """They are gone, and the feed does not say it."""
+        """Remove rooms without an entry in the feed."""
         for room in rooms:
             if room in self.server.table.rooms:
                 self.server.expire(room)
 
-    def late_look(self, rooms):
+    def late_snapshot(self, rooms):
         mark = self.replica.sync_epochs()
         feed_id, rooms, reply = self.server.snapshot(rooms)
         call = self.replica.read_spec.call(self.replica.context, "ns", rooms, [], range(len(rooms)))
         self.replies.append((mark, call, feed_id, reply))
 
-    def ask(self):
-        """What the follower reads when it has read on in the feed."""
-        self.look(self.replica.uncertain("ns"))
-        self.told += self.replica.take_changes()
+    def read_uncertain(self):
+        """The follower's read of uncertain rooms."""
+        self.read_snapshot(self.replica.uncertain("ns"))
+        self.reported += self.replica.take_changes()
 
     def mark_synced(self):
-        self.look(set(self.server.table.rooms) | set(self.shard.unconfirmed()))
+        self.read_snapshot(set(self.server.table.rooms) | set(self.shard.unconfirmed()))
         self.read(1000)
-        self.ask()
+        self.read_uncertain()
         assert not self.shard.unconfirmed()
         self.replica.mark_synced("ns", self.replica.connection_losses)
 
@@ -363,16 +363,16 @@ class RankedRun(Run):
         )
 
     def is_of_one_life(self, room, at, shown):
-        """Whether the others are as they were at once, then or later, in a life in which this rank was as shown.
+        """Whether the other ranks were as shown at one time, in a life of the room in which this rank was as shown.
 
-        A reply does not tell of the lives that the same rank has begun meanwhile in another process, or by a call of
+        A reply does not show lives that the same rank has begun meanwhile in another process, or by a call of
         another thread whose reply is still to come.
         """
         to_come = {None, *(feed_id for _, _, feed_id, _ in self.replies)}
-        pending_notifications = [life for life, feed_id in self.server.begun if feed_id in to_come]
+        unreported = [life for life, feed_id in self.server.begun if feed_id in to_come]
         others = {rank: status for rank, status in shown.items() if rank != 0}
         return any(
-            any(life is one for one in pending_notifications)
+            any(life is one for one in unreported)
             or (
                 others.items() <= (ranks or {}).items()
                 and any(life is one and (found or {}).get(0) is shown[0] for _, one, found in self.server.ranks[room])

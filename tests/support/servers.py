@@ -1,4 +1,4 @@
-"""The servers that the tests run on: which there are on this machine, and how each is started and talked to."""
+"""The servers that the tests run on: which there are on this machine, how to start them, and clients to them."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from redis_kvpoll.transport.embedded import EmbeddedServer, find_program
 KINDS = ("fakeredis", "valkey", "redis", "redis62")
 
 HARNESS = {"username": "harness", "password": "of-the-tests"}
-"""How the tests log in where they look at keys or do things to a server. Who logs in as nobody, as all stores do and
-every command of the command line, is the user that ``kvpoll acl`` prints, and may do nothing else."""
+"""The user of the tests themselves, for reading keys and controlling a server. The default user, which all stores and
+the command line use, has the rule that ``kvpoll acl`` prints, and no other rights."""
 ARGUMENTS = ("--masteruser", HARNESS["username"], "--masterauth", HARNESS["password"])
-"""What a server needs to become a replica of another."""
+"""Arguments that let a server become a replica of another."""
 
 
 def program(kind: str) -> str | None:
@@ -46,7 +46,7 @@ def why_absent(kind: str) -> str:
 
 
 def restrict(server: EmbeddedServer) -> None:
-    """Take from everybody but the tests what this library does not need, on a server that has just been started."""
+    """Give the default user of a new server only the rights that this library needs."""
     with redis.Redis(unix_socket_path=str(server.socket)) as client:
         user, password = HARNESS.values()
         client.execute_command("ACL", "SETUSER", user, "on", f">{password}", "~*", "&*", "+@all")
@@ -60,7 +60,7 @@ class Server:
     kind: str
     address: dict[str, Any]
     url: str | None = None
-    """Where another process finds it; None for fakeredis, which lives in this one."""
+    """The URL for other processes; None for fakeredis, which lives in this one."""
     clients: list[redis.Redis] = field(default_factory=list)
 
     @property
@@ -68,11 +68,11 @@ class Server:
         return self.kind == "fakeredis"
 
     def client(self, **options: Any) -> redis.Redis:
-        """The tests' own, which may do everything."""
+        """A client of the tests, with all rights."""
         return self.store_client(**({} if self.is_fake else HARNESS), **options)
 
     def store_client(self, **options: Any) -> redis.Redis:
-        """For a store: it may do what stores do."""
+        """A client for a store, with the rights of a store."""
         maker = fakeredis.FakeRedis if self.is_fake else redis.Redis
         client = maker(**self.address, **options)
         self.clients.append(client)
@@ -118,3 +118,10 @@ def room_keys(client: redis.Redis) -> dict[Any, Any]:
 
 def keys_without_ttl(client: redis.Redis) -> list[bytes]:
     return [key for key in client.scan_iter(count=1000) if client.pttl(key) == -1]
+
+
+def rooms_on_server(client, tag="default"):
+    """{room: status} on the server, read by a client: a store's read would recover its rooms."""
+    return {
+        int(key.rpartition(":")[2]): client.hget(key, "status") for key in client.scan_iter(f"kvpoll:{{{tag}}}:room:*")
+    }

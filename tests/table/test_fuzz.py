@@ -1,6 +1,6 @@
-"""Junk into every public entry that there is, found by looking: only documented errors, and nothing written.
+"""Junk into every public method, found by inspection: only documented errors, and nothing written.
 
-A method that is new is in it by itself; so is one of an object that a method gives (a mirror).
+New methods are included by themselves, also those of objects that a method returns (a mirror).
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ from tests.support.looped import Loop
 
 STORES = {"sync": StatusStore, "async": AsyncStatusStore}
 NOT_FOR_INPUT = (CorruptEntryError, OutcomeUnknownError, ServerRefusedError, StoreClosedError, StoreUnavailableError)
-"""The server complained, or did not answer: so something was sent that should not have been."""
+"""Errors that mean that bad input was sent to the server."""
 ENDS = {"close", "aclose"}
 INTERNAL = {"after_fork", "sync_epochs", "connection_lost", "observe_write"}
-"""Of a mirror: by these the store tells it what happens. No user is told of them."""
+"""Methods by which a store notifies its mirror; not for users."""
 UNCHECKED = {"mirror().get"}
-"""It is a dict's own, and what has no hash is a TypeError, as it says."""
+"""A dict's own method: an unhashable argument is a TypeError."""
 ENDLESS = {"tail"}
-"""Their input is checked at the call; what they give is not read."""
+"""Their input is checked at the call; their result is not read."""
 PATIENCE = pace.seconds(10)
-"""Seconds; none of these calls has anything to wait for."""
+"""Seconds; none of these calls has to wait."""
 
 GOOD = {
     "room": 1,
@@ -70,11 +70,11 @@ GOOD = {
     "rank": 0,
     "world_size": 2,
 }
-"""What fits a parameter, so that junk gets past those before it; what is not here gets its default, or only junk."""
+"""A good value for each parameter, so that junk gets past those before it. Others get their default, or junk."""
 
 
 brief = junk.filter(lambda value: value is not None and not (isinstance(value, int | float) and value >= 1))
-"""For a timeout: whatever would not be a long wait."""
+"""Junk for a timeout, without long ones."""
 
 
 def entries(cls):
@@ -173,7 +173,7 @@ def open_store(caller, kind, server, **options):
 
 
 def is_handle(answer):
-    """Whether a method gave something with methods of its own, and not a value."""
+    """Whether a method returned an object with methods of its own, not a value."""
     is_value = isinstance(answer, tuple | enum.Enum) or dataclasses.is_dataclass(answer)
     return type(answer).__module__.startswith("redis_kvpoll") and not is_value
 
@@ -182,7 +182,7 @@ HANDLES = {}
 
 
 def handles(caller, store):
-    """[(name of the method, arguments, class)] of those that give handles when they get what fits them."""
+    """[(method, good arguments, class)] of the methods that return handles."""
     if type(store) in HANDLES:
         return HANDLES[type(store)]
     found = []
@@ -204,12 +204,12 @@ def handles(caller, store):
 
 
 def contents(client):
-    """All that is in a server, but not how long it stays."""
+    """All keys and values of a server, without their TTLs."""
     return {key: (client.type(key), client.dump(key)) for key in client.scan_iter()}
 
 
 def check(caller, client, name, method, args, kwargs, refused_after=None):
-    """Junk goes in; an answer comes out, or an error of ours. ``refused_after``: what was there before."""
+    """Call with junk: the result is an answer or an error of the library. ``refused_after``: the contents before."""
     started = time.monotonic()
     try:
         answer = caller(name, method, *args, **kwargs)
@@ -230,7 +230,7 @@ def check(caller, client, name, method, args, kwargs, refused_after=None):
 
 
 def accepted(make):
-    """What is made, or None when the input was refused."""
+    """The result of ``make``, or None when the input was refused."""
     try:
         return make()
     except InvalidInputError as error:
@@ -280,7 +280,7 @@ class TestJunkArguments:
     @given(st.data())
     @examples(100)
     def test_store_options_refuse_or_work(self, caller, kind, server, data):
-        """Either they are refused, or the store works."""
+        """Either the options are refused, or the store works."""
         client = server.client()
         client.flushall()
         names = data.draw(st.lists(st.sampled_from(options_of(STORES[kind])), unique=True))
@@ -303,7 +303,7 @@ class TestJunkUrlOptions:
         names = data.draw(st.lists(st.sampled_from(options_of(maker)), unique=True))
         options = {name: data.draw(st.one_of(junk, st.just(GOOD.get(name)))) for name in names}
         store = accepted(lambda: maker.from_url("redis://127.0.0.1:1", **options))
-        assert store is None or isinstance(store, maker)  # it has asked nobody yet
+        assert store is None or isinstance(store, maker)  # it has sent nothing yet
 
 
 class TestSearch:
@@ -319,16 +319,16 @@ class TestSearch:
             if not inspect.isclass(public) or public in {*STORES.values(), *given_by}:
                 continue
             is_value = issubclass(public, BaseException | enum.Enum | tuple) or dataclasses.is_dataclass(public)
-            # The other world's handles are looked at when it is its turn.
+            # Handles of the other kind of store are covered by the other parameter.
             is_others = name.startswith("Async") is (kind == "sync")
-            assert is_value or is_others, f"{name} is not fuzzed: what gives one, and what fits its arguments?"
+            assert is_value or is_others, f"{name} is not fuzzed: which method returns one, and with which arguments?"
 
     def test_options_are_found(self):
         assert {"namespace", "ttl", "feed_length"} <= set(options_of(StatusStore))
         assert options_of(StatusStore) == options_of(AsyncStatusStore)
 
     def test_every_parameter_has_a_good_value(self):
-        """Else junk would never get past its first argument."""
+        """Otherwise junk would never get past the first argument."""
         for maker, name in [(store, name) for store in STORES.values() for name in entries(store)]:
             for of in inspect.signature(getattr(maker, name)).parameters.values():
                 fits = of.name in GOOD or of.default is not of.empty or of.kind in (of.VAR_POSITIONAL, of.VAR_KEYWORD)

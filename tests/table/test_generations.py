@@ -1,4 +1,4 @@
-"""Handles: what is written through one generation of a room never touches another."""
+"""Handles: a write through one generation of a room never changes another."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PREFIX = f"kvpoll:{{default}}:prefix:{ROOM}"
 
 
 def dump(client):
-    """All that is on the server but the feed, whose entries are looked at by other tests."""
+    """All rooms and prefix lengths on the server."""
     return {key: client.hgetall(key) for key in client.scan_iter("kvpoll:*:[rp]*")}
 
 
@@ -97,7 +97,7 @@ class TestOpen:
 
     def test_plainly_created_room_is_busy(self, store):
         store.update_status(ROOM, KVPoll.Bootstrapping)
-        with pytest.raises(RoomBusyError, match="a request without a name"):
+        with pytest.raises(RoomBusyError, match="a request without an id"):
             store.open(ROOM, request="rid")
 
     @pytest.mark.parametrize("status", [KVPoll.Failed, KVPoll.Transferring, KVPoll.Success, 7])
@@ -144,7 +144,7 @@ class TestOpen:
 class TestFence:
     @pytest.fixture(params=("cleared", "expired", "reused", "reused at once", "created plainly"))
     def stale(self, request, store, client):
-        """A handle whose room is no longer its own."""
+        """A handle whose generation has ended."""
         handle = store.open(ROOM, request="old")
         if request.param == "reused at once":
             handle.fail("why")
@@ -292,7 +292,7 @@ class TestAttach:
 
 
 class TestRepeatable:
-    """Every fenced write may be sent again."""
+    """A fenced write may be sent again."""
 
     @pytest.mark.parametrize("spec", [OPEN, WRITE, CLEAR_FENCED], ids=lambda spec: spec.script.name)
     def test_fenced_scripts_are_repeatable(self, spec):

@@ -1,4 +1,4 @@
-"""Reading the feed: its entries parsed, and what it has of one room."""
+"""Reading the feed: parsed entries, and the history of one room."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What is refused, with which words, and that nothing at all was written: not even the namespace's settings.
+"""Bad input is refused with a clear message, and nothing is written, not even the namespace's settings.
 
-Any junk at all, into every entry there is: tests/table/test_fuzz.py and tests/cli/test_fuzz.py.
+For random junk see tests/table/test_fuzz.py and tests/cli/test_fuzz.py.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def hashable(value):
 
 
 def refused(call, names):
-    """Whether a call is refused as bad input, in one printable line that names what was wrong with what."""
+    """Assert that a call is refused as bad input, in one printable line that names the method and the argument."""
     with pytest.raises(InvalidInputError) as caught:
         call()
     text = str(caught.value)
@@ -168,7 +168,7 @@ class TestAccepted:
         assert store.failure_reason(0) == "x" * 1000
 
     def test_room_twice_in_batch_is_merged_in_order(self, make_store):
-        """Two keys of a mapping may stand for one room; what is answered is what the last of them did."""
+        """Two keys of a mapping may be one room; the answer is that of the last."""
         updates = make_store(policy="strict").update_many({Index(1): 1, Index(1): 3})
         assert updates == {1: Update(Outcome.ADVANCED, KVPoll.Transferring)}
 

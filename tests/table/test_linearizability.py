@@ -1,7 +1,7 @@
-"""Eight processes hammer the same few rooms of a real server; all they were told fits some serial order.
+"""Eight processes write the same few rooms of a real server; some serial order explains all their answers.
 
 How it is checked: every process notes each operation with its answer and the interval on the monotonic clock, which
-all processes of a machine share, in which it was under way. ``tests.linear`` then looks for an order of each room's
+all processes of a machine share, in which it was under way. ``support/linear.py`` then searches an order of each room's
 operations that explains every answer and contradicts no interval. Rooms are independent (a batch is atomic a room,
 not a whole), and linearizability is a local property: when each room has an order, so has the whole. The last
 operations of a history are reads of the end state, made after all processes had finished, so an order that loses a
@@ -53,7 +53,7 @@ def processes():
 
 
 def hammer(processes, job):
-    """Let all processes loose at the same moment; the histories of all, in one list."""
+    """Start all processes at the same moment; return all their histories in one list."""
     watch = threading.Timer(pace.seconds(30), lambda: [process.kill() for process in processes])
     watch.start()
     try:
@@ -80,14 +80,14 @@ def test_eight_processes_see_one_serial_order(server, processes, policy):
             made = sum(done.room == room and done.answer[0] == "CREATED" for done in history if done.name == "update")
             cleared = sum(done.room == room and done.answer is not None for done in history if done.name == "clear")
             assert made - cleared == present
-    assert overlaps(history) > 100, "the processes took turns: this run shows nothing"
+    assert overlaps(history) > 100, "the processes took turns: this run proves nothing"
     assert len(history) >= PROCESSES * OPERATIONS
     for room, of_room in by_room(history).items():
         assert find_order(policy, of_room), f"room {room}: no serial order explains {sorted(of_room)}"
 
 
 def overlaps(history):
-    """How many operations met another one on the same room."""
+    """How many operations overlapped with another one on the same room."""
     count = 0
     for of_room in by_room(history).values():
         in_time = sorted(of_room, key=lambda done: done.began)
@@ -98,9 +98,11 @@ def overlaps(history):
 # The checker itself
 
 
-def tell(*lines):
+def history_of(*lines):
     """A history from lines of (process, began, ended, name, argument, answer)."""
-    return [Done(who, 1, name, argument, answer, began, ended) for who, began, ended, name, argument, answer in lines]
+    return [
+        Done(number, 1, name, argument, answer, began, ended) for number, began, ended, name, argument, answer in lines
+    ]
 
 
 BOOT, MOVE, OK, FAIL = KVPoll.Bootstrapping, KVPoll.Transferring, KVPoll.Success, KVPoll.Failed
@@ -136,11 +138,11 @@ IMPOSSIBLE = {
 
 @pytest.mark.parametrize("story", IMPOSSIBLE)
 def test_checker_rejects_impossible_history(story):
-    assert find_order("strict", tell(*IMPOSSIBLE[story])) is None
+    assert find_order("strict", history_of(*IMPOSSIBLE[story])) is None
 
 
 def test_checker_accepts_history_that_needs_overlap():
-    history = tell(
+    history = history_of(
         (0, 0, 1, "update", BOOT, ["CREATED", BOOT]),
         (0, 2, 9, "clear", None, FAIL),
         (1, 3, 8, "abort", "why", ["FAILED", FAIL]),
@@ -156,8 +158,8 @@ def test_checker_accepts_history_that_needs_overlap():
     ]
 
 
-def read_then_write(client, who, status, clock):
-    """An update as people write it first: what was read may be old by the time of the write."""
+def read_then_write(client, number, status, clock):
+    """A naive update: the status that was read may be old by the time of the write."""
     began = next(clock)
     current = client.get("status")
     yield
@@ -165,7 +167,7 @@ def read_then_write(client, who, status, clock):
     outcome = "CREATED" if current is None else "ADVANCED" if status > current else "UNCHANGED"
     if outcome != "UNCHANGED":
         client.set("status", int(status), ex=60)
-    yield Done(who, 1, "update", status, [outcome, max(status, current or status)], began, next(clock))
+    yield Done(number, 1, "update", status, [outcome, max(status, current or status)], began, next(clock))
 
 
 @pytest.mark.parametrize(("turns", "accepted"), [("0011", True), ("1100", True), ("0110", False), ("0101", False)])
@@ -186,12 +188,12 @@ def small_histories(draw):
     clock = dict.fromkeys(range(3), 0)
     state, history = ABSENT, []
     for at in range(count):
-        who, (name, argument) = draw(st.integers(0, 2)), draw(operation)
+        number, (name, argument) = draw(st.integers(0, 2)), draw(operation)
         answer, state = step("strict", state, name, argument)
-        began = draw(st.integers(clock[who], max(clock[who], at * 4)))
-        clock[who] = ended = draw(st.integers(max(began, at * 4), at * 4 + 8))
-        history.append(Done(who, 1, name, argument, answer, began, ended))
-        clock[who] += 1
+        began = draw(st.integers(clock[number], max(clock[number], at * 4)))
+        clock[number] = ended = draw(st.integers(max(began, at * 4), at * 4 + 8))
+        history.append(Done(number, 1, name, argument, answer, began, ended))
+        clock[number] += 1
     if draw(st.booleans()):
         at, other = draw(st.integers(0, count - 1)), draw(st.integers(0, count - 1))
         history[at] = history[at]._replace(answer=history[other].answer)
@@ -216,7 +218,7 @@ def explains(order):
 
 
 def test_small_histories_are_of_both_kinds():
-    """Or the test above would compare True with True for ever."""
+    """Otherwise the test above would only compare True with True."""
     kinds = Counter()
 
     @given(small_histories())

@@ -1,40 +1,31 @@
 """Random sequences of operations, side by side on the oracle and on the store: every answer, and the whole table.
 
 After every single operation the keys on the server are read as redis-cli would read them, and must be the oracle's:
-which keys there are, their fields, their TTLs. And the feed, read on from where it stood, must tell the same table.
+which keys there are, their fields, their TTLs. And the table that follows from the feed must be the same.
 
 On fakeredis the clock is moved, TTLs and the scripts' TIME with it. A real server's clock stands above us, so there
-time passes by bringing every key's expiry nearer, and times are compared in steps so large that no test is slow goal
-to miss one.
+time passes by bringing every key's expiry nearer, and times are compared in steps too large for a slow test
+to miss.
 """
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-
 import pytest
-import time_machine
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from redis_kvpoll import Entry, KVPoll, KVTransferError, Outcome, RoomNotFoundError, Update
-from redis_kvpoll.protocol import keys
-from tests.support.feeds import Replay
+from redis_kvpoll import KVPoll, Outcome, Update
 from tests.support.fuzzing import examples
-from tests.support.oracle import Oracle, merge
+from tests.support.oracle import merge
+from tests.support.oracle_bench import STEP, TERMINAL, TTL, Bench
 
-# Time passes in whole steps and the TTLs end half-way between two: no key is ever looked at in its last moment.
-STEP = 100
-TTL, TERMINAL = 1050, 450
-START = 1_800_000_000
-# Two pairs, each one and the same number once it was a double. An example keeps to one, so that much happens to it.
+# Two pairs; the two of each would be one number as a double. An example uses one pair, so that much happens to it.
 PAIRS = ((2**53, 2**53 + 1), (2**63 - 2, 2**63 - 1))
 A, B = PAIRS[0]
 
 
 def operations_on(pair):
-    """Lists of operations on two rooms. Updates come often, since all else acts on what they made."""
+    """Lists of operations on two rooms. Updates are frequent, since all else acts on their rooms."""
     room, status = st.sampled_from(pair), st.sampled_from(KVPoll)
     rooms = st.lists(room, max_size=4)
     reason = st.sampled_from(("cause", "symptom", "naïve ☃\n"))
@@ -58,116 +49,10 @@ def operations_on(pair):
     return st.lists(operation, min_size=10, max_size=40)
 
 
-class Bench:
-    """A store and an oracle with the same settings, over one server that is empty."""
-
-    def __init__(self, server, client, store, policy, mode, shards):
-        client.flushall()
-        self.server, self.client, self.store = server, client, store
-        self.namespace, self.shards = f"{policy}-{mode}-{shards}", shards
-        self.oracle = Oracle(policy, mode, TTL, TERMINAL, START)
-        self.replay = Replay(client, keys.tags(self.namespace, shards))
-        self.clock = None
-
-    def run(self, operations):
-        with time_machine.travel(START, tick=False) if self.server.is_fake else contextlib.nullcontext() as self.clock:
-            for name, *args in operations:
-                if name == "pass_time":
-                    self.pass_time(*args)
-                else:
-                    expected, found = answer(self.oracle, name, args), answer(self.store, name, args)
-                    assert self.comparable(found) == self.comparable(expected), (name, args)
-                assert self.on_server() == self.in_oracle(), (name, args)
-                assert self.in_feed() == self.told_by_oracle(), (name, args)
-
-    def pass_time(self, seconds):
-        self.oracle.pass_time(seconds)
-        self.replay.pass_time(seconds)
-        if self.clock:
-            self.clock.shift(seconds)
-            return
-        for key in self.client.scan_iter("kvpoll:{*}:[rp]*"):
-            left = self.client.pttl(key) - seconds * 1000
-            if left > 0:
-                self.client.pexpire(key, left)
-            else:
-                self.client.pexpireat(key, 1)
-
-    def on_server(self):
-        names = [
-            name
-            for name in self.client.scan_iter(count=100)
-            if not name.endswith((":settings", ":feed", ":epoch", ":owned"))
-        ]
-        pipeline = self.client.pipeline(transaction=False)
-        for name in names:
-            pipeline.hgetall(name).pttl(name)
-        replies = iter(pipeline.execute())
-        return {name: (self.shown(next(replies)), self.seconds(next(replies) / 1000)) for name in names}
-
-    def in_oracle(self):
-        table = {}
-        for number, there in self.oracle.table.items():
-            fields = {"status": there.status.name, "reason": there.reason}
-            fields |= {"opened_ms": str(int(there.opened * 1000)), "updated_ms": str(int(there.updated * 1000))}
-            fields = {name: value for name, value in fields.items() if value is not None}
-            name = keys.rooms(self.tag(number), [number])[0]
-            table[name] = (self.shown(fields), self.seconds(there.expires - self.oracle.now))
-        for number, prefix in self.oracle.prefixes.items():
-            name = keys.prefixes(self.tag(number), [number])[0]
-            table[name] = ({"length": str(prefix.length)}, self.seconds(prefix.expires - self.oracle.now))
-        return table
-
-    def in_feed(self):
-        """The table as it follows from the feed alone."""
-        table = self.replay.read_on().table
-        return {room: (status, reason, self.seconds(left)) for room, (status, reason, left) in table.items()}
-
-    def told_by_oracle(self):
-        now = self.oracle.now
-        return {
-            room: (there.status, there.reason, self.seconds(there.expires - now))
-            for room, there in self.oracle.table.items()
-        }
-
-    def tag(self, number):
-        return keys.tag(self.namespace, self.shards, number)
-
-    def shown(self, fields):
-        """A room's fields; on a real server without the times, which are that server's own."""
-        fields = {name: value for name, value in fields.items() if name != "generation"}
-        if self.server.is_fake:
-            return fields
-        return {name: value for name, value in fields.items() if not name.endswith("_ms")}
-
-    def seconds(self, left):
-        """Seconds of a TTL; on a real server, whose clock goes on meanwhile, in whole steps."""
-        return left if self.server.is_fake else left // STEP
-
-    def comparable(self, value):
-        if isinstance(value, Entry):
-            value = dataclasses.replace(value, generation=None)
-            if not self.server.is_fake:
-                value = dataclasses.replace(value, opened_at=0, updated_at=0, ttl=self.seconds(value.ttl))
-        return value
-
-
-def answer(table, name, args):
-    try:
-        found = getattr(table, name)(*args)
-    except (RoomNotFoundError, KVTransferError) as error:
-        return type(error), error.args
-    if name == "rooms":
-        listed = list(found)
-        assert len(listed) == len(set(listed))
-        return set(listed)
-    return found
-
-
 CONFIGURATIONS = [(p, m, s) for p in ("compat", "strict") for m in ("prefill", "none") for s in (1, 3)]
 
 
-# What chance finds seldom within a few examples, always: what each operation does to reasons, lengths and TTLs.
+# Rare at random: what each operation does to reasons, lengths and TTLs.
 @example(
     ("compat", "prefill", 3),
     [
@@ -254,7 +139,7 @@ Success          Success          unchanged  unchanged
 
 
 def test_whole_rule_matches_handwritten_table(make_store, client):
-    """Oracle and store against the table written out by hand: an oracle that errs as the store does helps nobody."""
+    """The authority for ``merge``: oracle and store must both equal the table that is written out by hand."""
     stores = {policy: make_store(policy=policy, namespace=policy) for policy in ("compat", "strict")}
     for line in TABLE.split("\n")[1:-1]:
         there, incoming, *outcomes = line.split()

@@ -1,4 +1,4 @@
-"""Exceptions cross process boundaries: from a worker of a pool to its owner."""
+"""Exceptions can be pickled and copied: they cross process boundaries."""
 
 from __future__ import annotations
 

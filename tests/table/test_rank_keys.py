@@ -1,4 +1,4 @@
-"""What ranks leave in Redis: TTLs, prefix lengths, the feed, and how much memory that takes."""
+"""The data of ranks in Redis: TTLs, prefix lengths, the feed, and their memory."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class TestPrefixLength:
     @pytest.mark.parametrize("world_size", [1, 2])
     @pytest.mark.parametrize("is_there", [True, False])
     def test_clear_drops_own_length_only(self, make_store, is_there, world_size):
-        """Also the last to clear, or of a room that is gone: the others' may be for the next request."""
+        """Also for the last clear, or an absent room: lengths of other ranks may be for the next request."""
         store = make_store(rank=0, world_size=world_size)
         other = make_store(rank=1, world_size=2)
         if is_there:

@@ -1,6 +1,6 @@
-"""Random sequences of operations by several ranks, and by one who has none, on the oracle of ranks and on stores.
+"""Random operations of several ranks, and of a store without one, on the stores and on the oracle of ranks.
 
-As in test_oracle.py, whose bench this is: after every operation all that is on the server must be as the oracle has it.
+As in test_oracle.py: after every operation the whole server must be as the oracle has it.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from hypothesis import strategies as st
 from redis_kvpoll import Consensus, KVPoll, KVTransferError, RoomNotFoundError, WorldSizeMismatchError
 from redis_kvpoll.protocol import keys
 from tests.support.fuzzing import examples
-from tests.support.ranked import Speaker, Table
-from tests.table.test_oracle import START, STEP, TERMINAL, TTL, Bench
+from tests.support.oracle_bench import START, STEP, TERMINAL, TTL, Bench
+from tests.support.ranked import StoreOracle, Table
 
 BOOT, INPUT, MOVE, DONE, FAIL = (KVPoll(number) for number in (1, 2, 3, 4, 0))
 A, B = 2**63 - 2, 2**63 - 1
 
 
 def operations_of(world_size):
-    """Lists of (who, operation, arguments). The last is nobody's rank, and speaks seldom: it is the operator."""
+    """Lists of (store, operation, arguments). The last store is the operator: it has no rank, and acts seldom."""
     room, status = st.sampled_from((A, A, B)), st.sampled_from(KVPoll)
     rooms = st.lists(room, max_size=3)
     reason = st.sampled_from(("cause", "symptom"))
@@ -43,8 +43,8 @@ def operations_of(world_size):
         st.tuples(st.just("counts")),
         st.tuples(st.just("pass_time"), st.integers(1, 10).map(STEP.__mul__)),
     )
-    who = st.sampled_from([*range(world_size)] * 4 + [world_size])
-    return st.lists(st.tuples(who, operation).map(lambda found: (found[0], *found[1])), min_size=10, max_size=40)
+    at = st.sampled_from([*range(world_size)] * 4 + [world_size])
+    return st.lists(st.tuples(at, operation).map(lambda found: (found[0], *found[1])), min_size=10, max_size=40)
 
 
 class RankedBench(Bench):
@@ -56,33 +56,33 @@ class RankedBench(Bench):
         self.replay = type(self.replay)(client, keys.tags(namespace, shards))
         self.oracle = Table(policy, mode, TTL, TERMINAL, START)
         world_size = len(stores) - 1
-        self.speakers = [Speaker(self.oracle, rank, world_size) for rank in range(world_size)]
-        self.speakers.append(Speaker(self.oracle))
-        self.agreed = {}
+        self.oracles = [StoreOracle(self.oracle, rank, world_size) for rank in range(world_size)]
+        self.oracles.append(StoreOracle(self.oracle))
+        self.last_consensus = {}
 
     def run(self, operations):
         with time_machine.travel(START, tick=False) if self.server.is_fake else contextlib.nullcontext() as self.clock:
-            for who, name, *args in operations:
+            for at, name, *args in operations:
                 if name == "pass_time":
                     self.pass_time(*args)
                 else:
-                    expected, found = answer(self.speakers[who], name, args), answer(self.stores[who], name, args)
-                    assert self.comparable(found) == self.comparable(expected), (who, name, args)
-                assert self.on_server() == self.in_oracle(), (who, name, args)
-                assert self.in_feed() == self.told_by_oracle(), (who, name, args)
-                self.look_at_all()
+                    expected, found = answer(self.oracles[at], name, args), answer(self.stores[at], name, args)
+                    assert self.comparable(found) == self.comparable(expected), (at, name, args)
+                assert self.on_server() == self.in_oracle(), (at, name, args)
+                assert self.in_feed() == self.feed_of_oracle(), (at, name, args)
+                self.compare_views()
 
-    def look_at_all(self):
-        """How every rank sees every room; and of two looks at what they agree on, the later is known by its number."""
-        for store, speaker in zip(self.stores, self.speakers, strict=True):
-            assert store.poll([A, B]) == speaker.poll([A, B])
+    def compare_views(self):
+        """Every rank's view of every room; and of two consensus reads, the later has the higher version."""
+        for store, oracle in zip(self.stores, self.oracles, strict=True):
+            assert store.poll([A, B]) == oracle.poll([A, B])
         for room, found in zip((A, B), self.stores[0].consensus([A, B]), strict=True):
-            before = self.agreed.get(room)
+            before = self.last_consensus.get(room)
             if found.status is not None:
                 if before and found.status != before.status and self.oracle.rooms[room].world_size:
                     assert found[1:] > before[1:]
                 assert not before or found[1:] >= before[1:]
-                self.agreed[room] = found
+                self.last_consensus[room] = found
 
     def in_oracle(self):
         table, now = {}, self.oracle.now
@@ -100,7 +100,7 @@ class RankedBench(Bench):
             table[keys.prefixes(self.tag(number), [number])[0]] = (fields, self.seconds(lengths.expires - now))
         return table
 
-    def told_by_oracle(self):
+    def feed_of_oracle(self):
         now = self.oracle.now
         return {
             room: (there.status, there.reason, self.seconds(there.expires - now))
@@ -125,7 +125,7 @@ def answer(table, name, args):
 CONFIGURATIONS = [(p, m, n) for p in ("compat", "strict") for m in ("prefill", "none") for n in (1, 2, 3)]
 
 
-# What chance finds seldom: the whole life of a room, a failure seen by who has not been heard of, a room used again.
+# Rare at random: the whole life of a room, a failure seen by a rank without status, a room that is used again.
 @example(
     (
         ("compat", "prefill", 2),

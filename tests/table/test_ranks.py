@@ -1,4 +1,4 @@
-"""What the ranks of a request see of its room, and what they agree on, one case at a time."""
+"""What each rank of a request sees of its room, and their consensus, case by case."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ KEY, PREFIX = f"kvpoll:{{default}}:room:{ROOM}", f"kvpoll:{{default}}:prefix:{RO
 
 class TestConsensus:
     @pytest.mark.parametrize(
-        ("said", "agreed"),
+        ("statuses", "expected"),
         [
             ([], None),
             ([BOOT], BOOT),
@@ -30,32 +30,32 @@ class TestConsensus:
             ([FAIL, FAIL, FAIL], FAIL),
         ],
     )
-    def test_consensus_is_failed_then_missing_then_lowest(self, ranks, make_store, said, agreed):
+    def test_consensus_is_failed_then_missing_then_lowest(self, ranks, make_store, statuses, expected):
         stores = ranks(3)
-        for store in stores[: len(said)]:
+        for store in stores[: len(statuses)]:
             store.update_status(ROOM, BOOT)
-        for store, status in zip(stores, said, strict=False):
+        for store, status in zip(stores, statuses, strict=False):
             store.update_status(ROOM, status)
         for store in (*stores, make_store()):
-            assert [found.status for found in store.consensus([ROOM])] == [agreed]
-            assert store.collect(ROOM) == dict(enumerate(said))
-            assert store.counts() == {status: int(status is agreed) for status in KVPoll}
-            assert [list(store.rooms(status)) for status in KVPoll] == [[ROOM] * (s is agreed) for s in KVPoll]
+            assert [found.status for found in store.consensus([ROOM])] == [expected]
+            assert store.collect(ROOM) == dict(enumerate(statuses))
+            assert store.counts() == {status: int(status is expected) for status in KVPoll}
+            assert [list(store.rooms(status)) for status in KVPoll] == [[ROOM] * (s is expected) for s in KVPoll]
 
     def test_consensus_stays_while_ranks_clear(self, ranks, make_store, client):
-        stores, looker = ranks(3), make_store()
+        stores, operator = ranks(3), make_store()
         for store in stores:
             store.update_status(ROOM, MOVE)
         stores[0].update_status(ROOM, DONE)
         for store in stores:
             store.update_status(ROOM, DONE)
         for at, store in enumerate(stores):
-            assert looker.consensus([ROOM])[0].status is DONE
+            assert operator.consensus([ROOM])[0].status is DONE
             assert [store.get(ROOM) for store in stores] == [None] * at + [DONE] * (3 - at)
             assert client.exists(KEY)
             assert store.clear(ROOM) is DONE
         assert not client.exists(KEY)
-        assert looker.consensus([ROOM]) == [Consensus(None, 0, 0)]
+        assert operator.consensus([ROOM]) == [Consensus(None, 0, 0)]
 
     def test_missing_rank_keeps_consensus_at_bootstrapping(self, ranks):
         first, second, third = ranks(3)

@@ -1,7 +1,7 @@
-"""The races that were reported against SGLang's dict and never got a test there, each by its story.
+"""Races that were reported against SGLang's dict and have no test there.
 
-Neither policy can tell an old request's late message from the new request that reuses the room; what each of them
-does with one is written down here. (Generations, which can tell, come with a later version.)
+Neither policy can tell an old request's late message from the new request that reuses the room: these tests hold what
+each policy does with one. Generations can tell: see test_generations.py.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def serve(store, *, until=KVPoll.Success):
 
 
 class TestLateAfterClear:
-    """A cleared room stays cleared, or its entry would leak: nobody is left to clear it again."""
+    """A cleared room stays cleared: its entry would leak, since no process is left to clear it again."""
 
     @pytest.fixture
     def store(self, make_store, policy):
@@ -51,7 +51,7 @@ class TestLateAfterClear:
 
     @pytest.mark.parametrize("late", [KVPoll.Transferring, KVPoll.Success])
     def test_late_progress_recreates_room_under_compat_only(self, store, policy, client, late):
-        """SGLang's own table does so to this day; under compat the TTL is what ends the leak."""
+        """As in SGLang's own table; under compat the TTL ends the leak."""
         expected = Update(Outcome.CREATED, late) if policy == "compat" else SKIPPED
         assert store.update_status(ROOM, late) == expected
         assert bool(client.exists(KEY)) is (policy == "compat")
@@ -101,7 +101,7 @@ class TestLateInNextRequest:
 
 
 class TestFailedThenSuccess:
-    """max() over the numbers promotes Failed, which is 0, to anything; that is what compat keeps and strict ends."""
+    """max() over the numbers promotes Failed, which is 0, to anything: compat keeps that, strict does not."""
 
     @pytest.mark.parametrize("end", [KVPoll.Bootstrapping, KVPoll.Transferring, KVPoll.Success])
     def test_failed_is_left_under_compat_only(self, make_store, policy, end):
@@ -162,7 +162,7 @@ class TestDecodePrefixLength:
 
 
 class TestAbortRacingClear:
-    """Both at the same time, many rounds: whoever comes first, the room is gone afterwards, and stays gone."""
+    """Both at the same time, many rounds: whichever comes first, the room is gone afterwards, and stays gone."""
 
     ROUNDS = 150
 

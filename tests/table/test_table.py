@@ -1,4 +1,4 @@
-"""What each operation does to the table, on every server, blocking and asyncio."""
+"""Each operation on the table, on every server, blocking and asyncio."""
 
 from __future__ import annotations
 
@@ -6,17 +6,11 @@ import pytest
 
 from redis_kvpoll import CorruptEntryError, KVPoll, KVTransferError, Outcome, RoomNotFoundError, Update
 from redis_kvpoll.model import Entry
+from tests.support.calls import put
 
 ROOM = 2**63 - 1  # the largest id, which tonumber in Lua would corrupt
 KEY = f"kvpoll:{{default}}:room:{ROOM}"
 PREFIX = f"kvpoll:{{default}}:prefix:{ROOM}"
-LIVE = (KVPoll.Bootstrapping, KVPoll.WaitingForInput, KVPoll.Transferring)
-
-
-def put(store, room, status):
-    """Bring a room to a status, whatever the policy."""
-    store.update_status(room, KVPoll.Bootstrapping)
-    store.update_status(room, status)
 
 
 class TestUpdate:

@@ -1,4 +1,4 @@
-"""The tail of the feed: the last changes, then the new ones, and a word where some are missing."""
+"""The tail of the feed: the last changes, then the new ones, and a FeedGap where some are missing."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def short(news):
 
 
 class TestTailRounds:
-    """What ``tail`` does again and again."""
+    """Single rounds of ``tail``."""
 
     def test_tail_gives_last_changes_then_new_ones(self, store):
         store.update_many(dict.fromkeys(range(40), KVPoll.Bootstrapping))
@@ -116,7 +116,7 @@ class TestTailRounds:
         assert short(a_round(store, tail)) == [(2, KVPoll.Bootstrapping)]
 
     def test_older_ids_after_failover_are_followed(self, store, client):
-        """After a failover to one whose clock is behind: what it appends must not be waited for until it catches up."""
+        """After a failover to a server whose clock is behind, its entries must be read before it catches up."""
         store.update_status(1, 1)
         tail = Tail(1)
         (seen,) = a_round(store, tail)
@@ -158,7 +158,7 @@ def test_tail_sleeps_before_next_read():
 
 
 class Follower:
-    """The tail of a store in a world, an item at a time."""
+    """The tail of a blocking or asyncio store, one item at a time."""
 
     def __init__(self, world, store, last=1):
         self._world = world
@@ -173,8 +173,8 @@ class Follower:
         return short([found])[0]
 
 
-def write_when_it_waits(server):
-    """Change a room once its feed was looked at in vain."""
+def write_once_it_waits(server):
+    """Change a room once its feed was read without news."""
     with StatusStore.from_url(server.url) as store, server.client() as client:
 
         def reads():
@@ -192,7 +192,7 @@ class TestTail:
         store.update_status(1, 1)
         follower = Follower(world, store)
         assert follower.next() == (1, KVPoll.Bootstrapping)
-        change = threading.Thread(target=write_when_it_waits, args=(server,))
+        change = threading.Thread(target=write_once_it_waits, args=(server,))
         change.start()
         assert follower.next() == (1, KVPoll.Transferring)
         change.join(60)
@@ -229,8 +229,8 @@ class TestTail:
         follower.next()
         server.stop()
         world.forget(server)
-        said = re.escape(f"tail of namespace 'default': no answer within {deadline:g} s")
-        with pytest.raises(StoreUnavailableError, match=f"^{said}"):
+        message = re.escape(f"tail of namespace 'default': no answer within {deadline:g} s")
+        with pytest.raises(StoreUnavailableError, match=f"^{message}"):
             follower.next()
 
     def test_closed_store_raises(self, world):

@@ -1,11 +1,15 @@
-"""How long a room stays: which outcomes set its TTL, which renew it, and what happens at its end."""
+"""Which outcomes set or renew a room's TTL, and what happens at its end."""
 
 from __future__ import annotations
 
 import pytest
 
 from redis_kvpoll import KVPoll, Outcome
-from tests.table.test_table import KEY, LIVE, PREFIX, ROOM, put
+from tests.support.calls import put
+
+ROOM = 2**63 - 1
+KEY, PREFIX = f"kvpoll:{{default}}:room:{ROOM}", f"kvpoll:{{default}}:prefix:{ROOM}"
+LIVE = (KVPoll.Bootstrapping, KVPoll.WaitingForInput, KVPoll.Transferring)
 
 
 class TestTimeToLive:

@@ -1,4 +1,4 @@
-"""A room is of so many ranks, or of none: who comes with another number is refused."""
+"""A room has one world size, or none: a store with another is refused."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class TestWorldSize:
         assert (room_keys(client), words(client)) == (before, feed)
         assert held.update(MOVE).outcome is Outcome.ADVANCED
         make_store().attach(ROOM).clear()
-        assert not room_keys(client), "who has no rank works on the whole"
+        assert not room_keys(client), "a store without a rank clears the whole room"
 
     def test_store_without_rank_works_on_whole_room(self, ranks, store, client):
         first, second = ranks(2)

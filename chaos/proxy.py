@@ -1,4 +1,8 @@
-"""A proxy between a store and its server, which makes the faults that a network makes, and adds TLS."""
+"""A proxy between a store and its server that injects network faults, and adds TLS if asked to.
+
+The chaos runs and the tests share it. With ``inspect`` it parses every command, which ``hold``, ``lose_next_reply``
+and ``calls`` need; without, it only forwards bytes, and a long run costs no memory.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,9 @@ import select
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import hiredis
@@ -18,26 +24,37 @@ Command = list[bytes]
 
 
 class Proxy:
-    """Forwards connections from a port of loopback to ``target``, a unix socket's path. A context manager."""
+    """Forwards connections from a port on loopback to a target. A context manager.
 
-    def __init__(self, target: object, tls: ssl.SSLContext | None = None) -> None:
+    Args:
+        target: a port on loopback, or the path of a unix socket.
+        tls: the context that connections to the proxy use; None: plain TCP.
+        inspect: parse every command.
+    """
+
+    def __init__(self, target: int | str | Path, tls: ssl.SSLContext | None = None, inspect: bool = True) -> None:
         self.commands: list[Command] = []
-        """Every command that came in, those that went no further included."""
+        """Every command received, including those that were not forwarded."""
         self.stalled = False
-        """While True, what comes in is swallowed: no answer, no error."""
+        """While True, what a client sends is dropped: it gets neither a reply nor an error."""
+        self.delay = 0.0
+        """Seconds by which each piece of data is delayed, in both directions."""
+        self.refusing = False
+        """While True, new connections are closed at once."""
         self.refusals = 0
-        """How many of the next connections are closed as soon as they are made."""
+        """How many of the next connections are closed at once."""
         self.connections = 0
-        """How many connections were made."""
-        self._target = str(target)
+        """How many connections were accepted."""
+        self._target = target
         self._tls = tls
+        self._inspect = inspect
         self._held: Callable[[Command], bool] | None = None
         self.released = threading.Event()
         self.lose: Callable[[Command], bool] | None = None
         self.open_connections: set[socket.socket] = set()
         self._lock = threading.Lock()
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=256)
-        self.port = self._listener.getsockname()[1]
+        self.port: int = self._listener.getsockname()[1]
         self._threads = [threading.Thread(target=self._accept, daemon=True)]
         self._threads[0].start()
 
@@ -49,6 +66,7 @@ class Proxy:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.delay, self.refusing = 0.0, True
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
@@ -58,16 +76,16 @@ class Proxy:
             thread.join(timeout=10)
 
     def lose_next_reply(self, script: str) -> None:
-        """Cut the connection instead of passing on the reply to the next call of a script."""
+        """Cut the connection instead of forwarding the reply to the next call of a script."""
         self.lose = lambda command: _calls(command, script)
 
     def hold(self, *scripts: str) -> None:
-        """From now on, let no call of these scripts through, until it is released."""
+        """Hold back every call of these scripts until ``release``."""
         self.released = threading.Event()
         self._held = lambda command: any(_calls(command, script) for script in scripts)
 
     def release(self) -> None:
-        """Let through what is held, and hold nothing any more."""
+        """Forward what is held back, and hold nothing back any more."""
         self._held = None
         self.released.set()
 
@@ -89,18 +107,21 @@ class Proxy:
             except OSError:
                 return
             self.connections += 1
-            if self.refusals:
-                self.refusals -= 1
+            if self.refusing or self.refusals:
+                self.refusals = max(0, self.refusals - 1)
                 client.close()
                 continue
             thread = threading.Thread(target=self._serve, args=[client], daemon=True)
-            self._threads.append(thread)
+            self._threads = [*(one for one in self._threads if one.is_alive()), thread]
             thread.start()
 
     def _serve(self, client: socket.socket) -> None:
-        server = socket.socket(socket.AF_UNIX)
+        server = socket.socket(socket.AF_INET if isinstance(self._target, int) else socket.AF_UNIX)
         with contextlib.suppress(OSError):
-            server.connect(self._target)
+            server.connect(("127.0.0.1", self._target) if isinstance(self._target, int) else str(self._target))
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if isinstance(self._target, int):
+                server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if self._tls:
                 client.settimeout(10)
                 client = self._tls.wrap_socket(client, server_side=True)
@@ -113,32 +134,42 @@ class Proxy:
         server.close()
 
     def _forward(self, client: Any, server: socket.socket) -> None:
-        reader = hiredis.Reader(notEnoughData=...)
+        reader = hiredis.Reader(notEnoughData=...) if self._inspect else None
         lose = False
-        held: threading.Event | None = None
         while True:
             ready = [client] if self._tls and client.pending() else select.select([client, server], [], [])[0]
-            if client in ready:
-                data = client.recv(65536)
-                reader.feed(data)
-                while (command := reader.gets()) is not ...:
-                    self.commands.append(command)
-                    if self._held and self._held(command):
-                        held = self.released
-                    if self.lose and self.lose(command):
-                        self.lose, lose = None, True
-                if held:
-                    held.wait(60)
-                    held = None
-                if not self.stalled and data:
-                    server.sendall(data)
-            else:
-                data = server.recv(65536)
-                if lose:
+            for end in ready:
+                data = end.recv(65536)
+                if end is server and lose:
                     return
-                client.sendall(data)
-            if not data:
-                return
+                if end is client and reader is not None:
+                    reader.feed(data)
+                    lose = self._examine(reader) or lose
+                if self.delay:
+                    time.sleep(self.delay)
+                if end is server:
+                    client.sendall(data)
+                elif not self.stalled and data:
+                    server.sendall(data)
+                if not data:
+                    return
+
+    def _examine(self, reader: Any) -> bool:
+        """Record the commands that are complete; wait while one of them is held back.
+
+        Returns whether the reply to one of them must be lost.
+        """
+        held: threading.Event | None = None
+        lose = False
+        while (command := reader.gets()) is not ...:
+            self.commands.append(command)
+            if self._held and self._held(command):
+                held = self.released
+            if self.lose and self.lose(command):
+                self.lose, lose = None, True
+        if held:
+            held.wait(60)
+        return lose
 
 
 def _calls(command: Command, script: str) -> bool:

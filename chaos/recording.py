@@ -1,4 +1,4 @@
-"""How a worker makes its calls: which rooms they are on, and how they are noted."""
+"""How a worker makes its calls: on which rooms, and recorded in which form."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from chaos.history import Writer
+from chaos.history import HistoryWriter
 from redis_kvpoll import KVPoll, KVPollError, Update
 
 ROOMS = 24
-"""That are in use at a time."""
+"""Rooms in use at a time."""
 LIFETIME = 2.0
-"""Seconds after which everybody goes on to other rooms: one of which it is not known whether it was cleared says little
-from then on."""
+"""Seconds after which all workers go on to other rooms. A room that may or may not have been cleared proves little from
+then on."""
 
 LEASE = 1.5
-"""Seconds after which an owner that is not heard of is taken for dead."""
+"""The TTL of the workers' leases in seconds."""
 
 
 def owner(worker: int) -> str:
@@ -28,22 +28,22 @@ def owner(worker: int) -> str:
 
 
 def rooms_at(seconds: float) -> list[int]:
-    """The rooms that are in use so long after the beginning of a run."""
+    """The rooms in use this long after the start of a run."""
     first = int(seconds / LIFETIME) * ROOMS
     return list(range(first, first + ROOMS))
 
 
 def plain(answer: Any) -> Any:
-    """An answer in JSON's terms."""
+    """An answer as JSON can hold it."""
     return [answer.outcome.name, answer.status] if isinstance(answer, Update) else answer
 
 
-class Notes:
-    """Notes calls. In blocking stores nothing is really awaited."""
+class Recorder:
+    """Makes calls and records them. With a blocking store nothing is awaited."""
 
-    def __init__(self, writer: Writer, seed: str, start: float) -> None:
-        self.lost = False
-        """Whether a call was told that its owner was taken for dead."""
+    def __init__(self, writer: HistoryWriter, seed: str, start: float) -> None:
+        self.lost_lease = False
+        """Whether a call raised LeaseLostError."""
         self._writer = writer
         self._chance = random.Random(seed)  # noqa: S311 - chance, not secrets
         self._start = start
@@ -60,7 +60,7 @@ class Notes:
     def _status(self) -> KVPoll:
         return self._chance.choices(list(KVPoll), weights=(1, 6, 5, 5, 3))[0]
 
-    async def _note(
+    async def _record(
         self,
         name: str,
         arguments: dict[int, Any],
@@ -70,19 +70,24 @@ class Notes:
         request: str = "",
         learned: Callable[[Any], str] = lambda answer: "",
     ) -> Any:
-        """Make a call. Its answer, or None if it has none; ``learned`` is the generation that it says."""
+        """Make a call; returns its answer, or None after an error.
+
+        Args:
+            answers: the answer for each room, from the rooms and the call's result.
+            learned: the generation that the result shows.
+        """
         number = self._writer.begin(name, arguments, generation, request)
         try:
             answer = call()
             if inspect.isawaitable(answer):
                 answer = await answer
         except KVPollError as error:
-            self.lost = self.lost or type(error).__name__ == "LeaseLostError"
+            self.lost_lease = self.lost_lease or type(error).__name__ == "LeaseLostError"
             self._writer.end(number, {}, f"{type(error).__name__}: {error}")
         except Exception as error:
             self._writer.end(number, {}, f"{type(error).__name__}: {traceback.format_exc()}")
         else:
-            told = {room: plain(one) for room, one in answers(list(arguments), answer).items()}
-            self._writer.end(number, told, generation=learned(answer))
+            by_room = {room: plain(one) for room, one in answers(list(arguments), answer).items()}
+            self._writer.end(number, by_room, generation=learned(answer))
             return answer
         return None

@@ -1,0 +1,145 @@
+"""The worker processes of one run: started, killed, stopped, replaced, and asked for their mirrors."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from chaos import history
+from chaos.history import CallRecord
+from chaos.servers import ChaosError
+from chaos.worker import SYNC_SECONDS, Plan
+
+START_SECONDS = 20.0
+ERROR_WORDS = ("Traceback", "Warning", "Exception ignored", "failed unexpectedly", "Fatal")
+ROOT = Path(__file__).parent.parent
+
+
+@dataclass(eq=False)
+class WorkerProcess:
+    """One worker, running or ended."""
+
+    plan: Plan
+    process: subprocess.Popen[bytes]
+    errors: Path
+    """The file of its standard error."""
+
+    def send(self, command: object) -> None:
+        assert self.process.stdin is not None  # noqa: S101 - it is a pipe
+        self.process.stdin.write(json.dumps(command).encode() + b"\n")
+        self.process.stdin.flush()
+
+    def receive(self, seconds: float) -> str:
+        """The worker's next line."""
+        assert self.process.stdout is not None  # noqa: S101 - it is a pipe
+        if not select.select([self.process.stdout], [], [], seconds)[0]:
+            raise ChaosError(f"worker {self.plan.number} sent nothing for {seconds:g} s")
+        line = self.process.stdout.readline().decode().strip()
+        if not line:
+            raise ChaosError(f"worker {self.plan.number} ended: {self.errors.read_text()[-2000:]}")
+        return line
+
+    def end(self) -> None:
+        """Kill the process, and close its pipes."""
+        self.process.kill()
+        self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe is not None:
+                pipe.close()
+
+
+class WorkerPool:
+    """All workers of a run; half of them use asyncio. A context manager."""
+
+    def __init__(self, folder: Path, plan: Plan, count: int) -> None:
+        self._folder = folder
+        self._plan = plan
+        self._count = 0
+        self.running: list[WorkerProcess] = []
+        self.ended: list[WorkerProcess] = []
+        for _ in range(count):
+            self._start()
+        for worker in self.running:
+            worker.receive(START_SECONDS)
+
+    def kill(self, worker: WorkerProcess) -> None:
+        """Kill a worker with SIGKILL and start another in its place; returns when that one is ready."""
+        worker.end()
+        self.running.remove(worker)
+        self.ended.append(worker)
+        self._start(worker.plan.is_async).receive(START_SECONDS)
+
+    def quiesce(self) -> None:
+        """Wait until no worker makes a call any more."""
+        for worker in self.running:
+            worker.send("quiesce")
+        give_up_at = time.monotonic() + 3 * self._plan.deadline
+        for worker in self.running:
+            worker.receive(max(0.0, give_up_at - time.monotonic()))
+
+    def copies(self, rooms: list[int]) -> dict[int, dict[int, int | None] | None]:
+        """These rooms in each worker's mirror; None if the mirror does not become synced."""
+        for worker in self.running:
+            worker.send(rooms)
+        copies: dict[int, dict[int, int | None] | None] = {}
+        for worker in self.running:
+            answer = json.loads(worker.receive(SYNC_SECONDS + START_SECONDS))
+            copies[worker.plan.number] = None if answer is None else dict(answer)
+        return copies
+
+    def calls(self) -> list[CallRecord]:
+        """The recorded calls of all workers."""
+        workers = self.ended + self.running
+        return [record for one in workers for record in history.read(Path(one.plan.file), one.plan.number)]
+
+    def error_output(self) -> list[str]:
+        """What workers printed to stderr, apart from mirrors' warnings about their connection."""
+        texts = (worker.errors.read_text(errors="replace") for worker in self.ended + self.running)
+        return [text[-2000:] for text in texts if any(word in text for word in ERROR_WORDS)]
+
+    def __enter__(self) -> WorkerPool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker in self.running:
+            worker.end()
+
+    def _start(self, is_async: bool | None = None) -> WorkerProcess:
+        number, self._count = self._count, self._count + 1
+        plan = replace(
+            self._plan,
+            number=number,
+            is_async=number % 2 == 1 if is_async is None else is_async,
+            file=str(self._folder / f"worker-{number}.jsonl"),
+            seed=f"{self._plan.seed} {number}",
+        )
+        errors = self._folder / f"worker-{number}.log"
+        with errors.open("wb") as log:
+            process = subprocess.Popen(  # noqa: S603 - our own program
+                [sys.executable, "-m", "chaos.worker", plan.text()],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                cwd=ROOT,
+                env=os.environ | {"PYTHONUNBUFFERED": "1"},
+            )
+        worker = WorkerProcess(plan, process, errors)
+        self.running.append(worker)
+        return worker
+
+
+def pause(worker: WorkerProcess) -> None:
+    """Send SIGSTOP."""
+    worker.process.send_signal(signal.SIGSTOP)
+
+
+def resume(worker: WorkerProcess) -> None:
+    """Send SIGCONT."""
+    worker.process.send_signal(signal.SIGCONT)

@@ -1,0 +1,123 @@
+"""Recovery of rooms with ranks, and of rooms under leases."""
+
+from __future__ import annotations
+
+import pytest
+
+from redis_kvpoll import KVPoll, Outcome, RoomNotFoundError, StatusStore, Update
+from redis_kvpoll.protocol import replies, script_specs
+from redis_kvpoll.protocol.keys import rooms
+from redis_kvpoll.protocol.script_call import Command
+from tests.support import leasing, real
+from tests.support.feeds import words
+from tests.support.internals import execute
+from tests.support.servers import rooms_on_server
+
+A, B, C = 1, 2, 2**63 - 1
+
+
+class TestRanks:
+    @pytest.mark.parametrize("role", ["creator", "attached", "cleared"])
+    def test_replay_without_status_changes_nothing(self, server, client, role):
+        """A rank that attached and has written nothing."""
+        with StatusStore(server.store_client(), rank=0, world_size=2) as creator:
+            generation = creator.open(A, request="rid").generation
+        before = client.hgetall(rooms("default", [A])[0])
+        unknown, known = ["rid", "", "", "7", role], ["rid", "Transferring", "", "", "creator"]
+        with StatusStore(server.store_client(), rank=1, world_size=2) as store:
+            item = [str(generation), *unknown, str(generation), *unknown, str(generation), *known]
+            replay = Command("replay", script_specs.REPLAY, [A, B, C], item, replies.updates, lambda _, found: found)
+            assert execute(store, replay) == [
+                Update(Outcome.UNCHANGED, None),
+                Update(Outcome.SKIPPED, None),
+                Update(Outcome.CREATED, KVPoll.Transferring),
+            ]
+        assert client.hgetall(rooms("default", [A])[0]) == before
+        assert sorted(rooms_on_server(client)) == [A, C]
+
+    def test_replayed_clear_is_in_the_feed(self, server, client):
+        """Also when the server lost nothing but that clear."""
+        with StatusStore(server.store_client(), rank=0, world_size=2) as store:
+            room = store.open(A, request="rid")
+            room.update(KVPoll.Success)
+            item = [str(room.generation), "rid", "Success", "", "", "cleared"]
+            replay = Command("replay", script_specs.REPLAY, [A], item, replies.updates, lambda _, found: found)
+            assert execute(store, replay) == [Update(Outcome.UNCHANGED, None)]
+            assert words(client)[-1] == ["1", "Bootstrapping", "rank:0", "absent"]
+            assert execute(store, replay) == [Update(Outcome.UNCHANGED, None)]
+            assert len(words(client)) == 3
+
+    def test_replayed_higher_generation_restarts_room_in_feed(self, server, client):
+        with StatusStore(server.store_client(), rank=0, world_size=2) as store:
+            later = str(store.open(A, request="former").generation + 1)
+        with StatusStore(server.store_client(), rank=1, world_size=2) as store:
+            item = [later, "rid", "Transferring", "", "", "creator"]
+            execute(store, Command("replay", script_specs.REPLAY, [A], item, replies.updates, lambda _, found: found))
+        assert [fields[2:] for fields in words(client)] == [
+            ["1", "Bootstrapping", "first:0", "Bootstrapping"],
+            ["1", "Bootstrapping", "first:1", "Transferring"],
+        ]
+
+    def test_each_rank_recovers_its_own_status(self, make_store, client):
+        stores = [make_store(rank=rank, world_size=2) for rank in range(2)]
+        held = [store.open(A, request="rid") for store in stores]
+        assert held[0] == held[1]
+        held[0].update(KVPoll.Success)
+        held[1].update(KVPoll.Transferring)
+        client.flushall()
+        assert held[1].status() is KVPoll.Transferring
+        assert held[0].status() is KVPoll.Success
+        assert stores[0].collect(A) == {0: KVPoll.Success, 1: KVPoll.Transferring}
+        assert stores[0].consensus([A])[0].status is KVPoll.Transferring
+
+    def test_consensus_version_grows_after_loss(self, make_store, client):
+        stores = [make_store(rank=rank, world_size=2) for rank in range(2)]
+        held = [store.open(A, request="rid") for store in stores]
+        before = stores[0].consensus([A])[0]
+        for _ in range(2):
+            client.flushall()
+            for room in held:
+                room.status()
+                after = stores[0].consensus([A])[0]
+                assert after.generation == before.generation
+                assert after.version > before.version
+                before = after
+
+    @pytest.mark.parametrize("first", [0, 1])
+    def test_cleared_rank_still_counts_after_recovery(self, make_store, client, first):
+        stores = [make_store(rank=rank, world_size=2) for rank in range(2)]
+        held = [store.open(A, request="rid") for store in stores]
+        for room in held:
+            room.update(KVPoll.Success)
+        held[0].clear()
+        client.flushall()
+        for rank in (first, 1 - first):
+            stores[rank].open(B, request="other")  # a call, by which it detects the loss
+        real.until(lambda: held[1].status() and held[0].status() is None, "both have replayed")
+        real.until(
+            lambda: stores[0].open(B, request="other") and stores[0].consensus([A])[0].status is KVPoll.Success,
+            "the consensus is back",
+        )
+        assert held[0].update(KVPoll.Success).outcome is Outcome.STALE
+        held[1].clear()
+        assert A not in rooms_on_server(client)
+
+
+class TestLostLeases:
+    """A lost lease stays lost when the server has lost its data."""
+
+    @pytest.mark.parametrize("knows", [True, False])
+    def test_former_incarnation_returning_first_takes_nothing(self, make_store, client, knows):
+        former = leasing.ManualLease(make_store()).take()
+        former.store.open(A)
+        later = leasing.ManualLease(make_store()).take()
+        room = later.store.open(B)
+        if knows:
+            assert former.heartbeat().lost
+        client.flushall()
+        with pytest.raises(RoomNotFoundError):
+            former.store.attach(C)
+        assert room.update(KVPoll.Success).outcome is Outcome.ADVANCED
+        assert not later.heartbeat().lost
+        assert former.heartbeat().lost
+        assert B in rooms_on_server(client)
