@@ -227,7 +227,8 @@ class ShardReplica:
     def _drop(self, room: int) -> None:
         """The room does not exist: drop what is kept beside its status."""
         self.expiry.drop(room)
-        self._reasons.pop(room, None)
+        if self._reasons:
+            self._reasons.pop(room, None)
 
     def _drop_tombstone(self, room: int) -> None:
         """Forget the id of an absent room: every entry that could bring it back has been read."""

@@ -62,7 +62,7 @@ class Server:
             self.rooms[room] = status
 
     def expire(self, room):
-        """Gone, and no entry says so."""
+        """Remove a room without an entry in the feed."""
         self.reasons.pop(room, None)
         self._set(room, None)
 
