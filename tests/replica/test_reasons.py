@@ -128,5 +128,5 @@ class TestReasonOfRanks:
         run.update(1, [0], DONE)
         run.update(0, [0], MOVE)
         run.read(9)
-        run.ask()
+        run.read_uncertain()
         assert run.replica.failure_reason(0) is None
