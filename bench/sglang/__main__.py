@@ -1,4 +1,4 @@
-"""python -m bench.sglang: measure the plugin with the real SGLang, on one server, and print it."""
+"""python -m bench.sglang: measure the plugin with the real SGLang, on one server, and print the results."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bench.ground import Ground
 from bench.results import Section
 from bench.running import Bench, Found, progress, run
 from bench.services import free_ports
-from bench.sglang import calls, consensus, crew
+from bench.sglang import calls, consensus, processes
 from redis_kvpoll import InvalidInputError
 from redis_kvpoll.integrations.sglang.compat import VERSION
 
@@ -28,15 +28,15 @@ class Sizes:
     rounds: int
     lives: tuple[int, int]
     """Requests a round: one after the other, and paced."""
-    told: int
+    published: int
     rooms: tuple[int, ...]
     """For the consensus, and for collect."""
     consensus_rounds: int
     changes: int
 
 
-FULL = Sizes(rounds=51, lives=(20, 40), told=100, rooms=(64, 1_000), consensus_rounds=15, changes=150)
-QUICK = Sizes(rounds=3, lives=(5, 9), told=3, rooms=(64, 1_000), consensus_rounds=1, changes=3)
+FULL = Sizes(rounds=51, lives=(20, 40), published=100, rooms=(64, 1_000), consensus_rounds=15, changes=150)
+QUICK = Sizes(rounds=3, lives=(5, 9), published=3, rooms=(64, 1_000), consensus_rounds=1, changes=3)
 
 
 def measure(ground: Ground, is_quick: bool) -> Found:
@@ -48,27 +48,27 @@ def measure(ground: Ground, is_quick: bool) -> Found:
 
 
 def _sections(ground: Ground, sizes: Sizes) -> list[Section]:
-    context = crew.context()
+    context = processes.context()
     progress("importing SGLang")
     environment = _environment(ground, "one")
-    jobs: list[crew.Job] = [{"environment": environment}]
-    with crew.hired(context, crew.SENDER, jobs) as (member,):
+    jobs: list[processes.Job] = [{"environment": environment}]
+    with processes.started(context, processes.SENDER, jobs) as (worker,):
         progress("sender.poll(), and a request's life")
-        sections = calls.measure(member, sizes.rounds, sizes.lives)
+        sections = calls.measure(worker, sizes.rounds, sizes.lives)
         progress("until the table has it")
         namespace = f"{environment['KVPOLL_NAMESPACE']}-prefill"
-        sections.append(calls.telling(ground, member, namespace, sizes.told))
+        sections.append(calls.publishing(ground, worker, namespace, sizes.published))
     progress(f"{RANKS} ranks in {RANKS} processes: starting them")
     ports, environment = free_ports(2), _environment(ground, "many")
     jobs = [{"rank": rank, "ranks": RANKS, "ports": ports, "environment": environment} for rank in range(RANKS)]
-    with crew.hired(context, crew.RANK, jobs) as members:
-        progress("what they agree on")
-        sections += consensus.measure(ground, members, sizes.rooms, sizes.consensus_rounds, sizes.changes)
+    with processes.started(context, processes.RANK, jobs) as workers:
+        progress("their consensus")
+        sections += consensus.measure(ground, workers, sizes.rooms, sizes.consensus_rounds, sizes.changes)
     return sections
 
 
 def _environment(ground: Ground, table: str) -> dict[str, str]:
-    """The plugin's settings. The lease is longer than its default: many processes share few CPUs here."""
+    """Return the plugin's settings. The lease is longer than its default: many processes share few CPUs here."""
     return {"KVPOLL_URL": ground.url, "KVPOLL_NAMESPACE": f"{ground.id}.{table}", "KVPOLL_LEASE": "30"}
 
 

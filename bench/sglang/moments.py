@@ -1,4 +1,4 @@
-"""Moments of the machine's one monotonic clock, by which processes begin together and see each other's changes."""
+"""Times of the machine's monotonic clock, by which processes start together and time each other's changes."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import time
 from collections.abc import Callable
 
 MARGIN = 0.02
-"""Seconds from telling processes what to do to the moment at which they do it."""
-LOOK_SECONDS = 0.0001
-"""Between looks for another process's change."""
-PATIENCE = 20.0
+"""Seconds from sending a command to the moment at which it is to run."""
+POLL_SECONDS = 0.0001
+"""Between checks for another process's change."""
+TIMEOUT_SECONDS = 20.0
 
 
 def soon() -> float:
-    """A moment that all processes hear of before it comes."""
+    """Return a moment that is still to come when the command with it arrives."""
     return time.monotonic() + MARGIN
 
 
@@ -22,11 +22,11 @@ def wait_for(moment: float) -> None:
     time.sleep(max(0.0, moment - time.monotonic()))
 
 
-def seen(has_come: Callable[[], bool]) -> float:
-    """Look until it has come; when that was."""
-    give_up_at = time.monotonic() + PATIENCE
+def wait_until_seen(has_come: Callable[[], bool]) -> float:
+    """Check until it has come; return when that was."""
+    deadline = time.monotonic() + TIMEOUT_SECONDS
     while not has_come():
-        if time.monotonic() > give_up_at:
+        if time.monotonic() > deadline:
             raise TimeoutError("another process's change is not seen")
-        time.sleep(LOOK_SECONDS)
+        time.sleep(POLL_SECONDS)
     return time.monotonic()

@@ -1,4 +1,4 @@
-"""In a process with SGLang: one of several ranks, a stage of a prefill pipeline, by each way to know of the others."""
+"""In a process with SGLang: one rank, a stage of a prefill pipeline, with each way to know the other ranks."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from sglang.srt.plugins import load_plugins
 from bench.measure import Contender, Times, interleave
 from bench.peers.way import wait_until
 from bench.services import answers
-from bench.sglang.crew import Job
-from bench.sglang.moments import PATIENCE, seen, wait_for
+from bench.sglang.moments import TIMEOUT_SECONDS, wait_for, wait_until_seen
+from bench.sglang.processes import Job
 from redis_kvpoll import KVPoll, StatusStore
 from redis_kvpoll.integrations.sglang.maps import ConsensusMap
 from tests.sglang.managers import HOST, CommonKVBootstrapServer, PrefillManager, Settings
@@ -29,13 +29,13 @@ _TIMES = 3
 
 
 class Round(NamedTuple):
-    """What is to be agreed on."""
+    """The rooms of one measurement."""
 
     rooms: list[int]
     own: list[int]
     """This rank's statuses."""
     least: list[int]
-    """Of all ranks."""
+    """The least statuses of all ranks."""
 
 
 class Worker:
@@ -54,13 +54,13 @@ class Worker:
         self._manager: Any = PrefillManager(settings)
         mine = self._manager.request_status
         if not isinstance(mine, ConsensusMap):
-            raise TypeError(f"the plugin is not in place: request_status is a {type(mine).__name__}")
+            raise TypeError(f"the plugin did not join: request_status is a {type(mine).__name__}")
         self._maps: dict[str, Any] = {
             OURS: mine,
             THEIRS: PPConsensusStore(pp_size=ranks, pp_rank=rank, pp_group=self._manager.pp_group),
         }
         self._rank = rank
-        # A table of its own: what is in the plugin's, its mirrors would follow.
+        # A table of its own: the plugin's mirrors would follow what is written into its table.
         self._store = StatusStore.from_url(
             environment["KVPOLL_URL"],
             namespace=f"{environment['KVPOLL_NAMESPACE']}-ranks",
@@ -70,10 +70,10 @@ class Worker:
         )
         self._loaded = self._held = Round([], [], [])
 
-    # What all ranks agree on
+    # Consensus of all ranks
 
     def load(self, rooms: list[int], own: list[int], least: list[int]) -> None:
-        """The next rooms. The table knows of them."""
+        """Take the next rooms, and create them in the table."""
         if self._loaded.rooms:
             self._store.clear_many(self._loaded.rooms)
         self._loaded = Round(rooms, own, least)
@@ -83,14 +83,14 @@ class Worker:
         self._store.update_many(dict(zip(self._loaded.rooms, self._loaded.own, strict=True)))
 
     def enter(self, rooms: list[int]) -> None:
-        """Open these rooms in this process's maps; returns when the table knows of them."""
+        """Open these rooms in this process's maps; return when they are published."""
         for table in self._maps.values():
             for room in rooms:
                 table[room] = KVPoll.Bootstrapping.value
-        wait_until(lambda: self._manager.kvpoll_worker.is_idle, PATIENCE)
+        wait_until(lambda: self._manager.kvpoll_worker.is_idle, TIMEOUT_SECONDS)
 
     def hold(self, rooms: list[int], own: list[int], least: list[int]) -> None:
-        """Go on with them; returns when this process knows of the others', where that is to be known."""
+        """Set their statuses; return when this process knows the other ranks', where it can."""
         self._held = Round(rooms, own, least)
         for table in self._maps.values():
             for room, status in zip(rooms, own, strict=True):
@@ -98,15 +98,15 @@ class Worker:
         for how, table in self._maps.items():
             if how == OURS or self._rank == 0:
                 for room, status in zip(rooms, least, strict=True):
-                    wait_until(partial(_is_agreed, table, room, status), PATIENCE)
+                    wait_until(partial(_is_agreed, table, room, status), TIMEOUT_SECONDS)
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         for table in self._maps.values():
             for room in self._held.rooms:
                 table.pop(room, None)
 
     def agree(self, how: str, at: float) -> float:
-        """At that moment: come to know the least status of all ranks, of each room; seconds since then."""
+        """Find the least status of all ranks for each room, starting at a moment; return the seconds since then."""
         wait_for(at)
         found = getattr(self, f"_{how}")()
         seconds = time.monotonic() - at
@@ -116,7 +116,7 @@ class Worker:
         return seconds
 
     def _gloo(self) -> list[int]:
-        """SGLang's own, to the letter."""
+        """As SGLang does it."""
         return all_reduce_flags(self._loaded.own, torch.distributed.group.WORLD, torch.distributed.ReduceOp.MIN)  # type: ignore[no-any-return] # untyped here
 
     def _collect(self) -> list[int]:
@@ -127,7 +127,7 @@ class Worker:
         return self._read_some(self._loaded.rooms)
 
     def _write_and_read(self) -> list[int]:
-        """All ranks write, so what others have yet to write is read again."""
+        """Write, and read until all other ranks have written too."""
         self.write()
         found = dict.fromkeys(self._loaded.rooms, int(KVPoll.Bootstrapping))
         while missing := [room for room, status in found.items() if status == KVPoll.Bootstrapping]:
@@ -137,22 +137,22 @@ class Worker:
     def _read_some(self, rooms: list[int]) -> list[int]:
         return [int(consensus.status or 0) for consensus in self._store.consensus(rooms)]
 
-    # From a write on one rank to another's knowing it
+    # From a write on one rank until another one has it
 
     def put_at(self, how: str, room: int, status: int, at: float) -> float:
-        """Write at that moment; when it was."""
+        """Write at a moment; return when that was."""
         wait_for(at)
         start = time.monotonic()
         self._maps[how][room] = status
         return start
 
     def see(self, how: str, room: int, rank: int, status: int) -> float:
-        """Look until a rank has a status; when that was."""
+        """Check until a rank has a status; return when that was."""
         table = self._maps[how]
-        return seen(lambda: table.collect(room)[rank] == status)
+        return wait_until_seen(lambda: table.collect(room)[rank] == status)
 
     def collects(self, rounds: int) -> Times:
-        """Seconds of a collect, by each way."""
+        """Return the seconds of a collect, by each way."""
 
         def collecting(collect: Callable[[int], object]) -> Callable[[], None]:
             def run() -> None:

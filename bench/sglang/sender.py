@@ -1,4 +1,4 @@
-"""In a process with SGLang: prefill's side of requests, by one manager on its own dicts and one with the plugin."""
+"""In a process with SGLang: the prefill side of requests, in one manager on dicts and one with the plugin."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from sglang.srt.plugins import load_plugins
 from bench.measure import Contender, Times, interleave
 from bench.peers.way import wait_until
 from bench.services import answers, free_ports
-from bench.sglang.crew import Job
-from bench.sglang.moments import PATIENCE, wait_for
+from bench.sglang.moments import TIMEOUT_SECONDS, wait_for
+from bench.sglang.processes import Job
 from redis_kvpoll.integrations.sglang.maps import StatusMap
 from tests.sglang.managers import HOST, PAGES, CommonKVBootstrapServer, KVPoll, PrefillManager, Sender, Settings
 
 PLAIN, PLUGIN = "dict", "plugin"
 AT_ONCE = 8
-"""Requests under way, where there is time between their steps."""
+"""Requests in progress, when paced."""
 PAUSE = 0.0005
 _POLLED = 100
 _TIMES = 20
@@ -52,16 +52,16 @@ class Worker:
     def __init__(self, job: Job) -> None:
         logging.basicConfig(level=logging.WARNING)
         self._random = Random(11)  # noqa: S311 - ids
-        # With the plugin first: what it hooks is hooked once a process.
+        # The one with the plugin first: the hook stays in the process.
         self._managers = {PLUGIN: _manager(job["environment"]), PLAIN: _manager({})}
         plugged = self._managers[PLUGIN]
         if not isinstance(plugged.request_status, StatusMap):
-            raise TypeError(f"the plugin is not in place: request_status is a {type(plugged.request_status).__name__}")
-        self._link = plugged.kvpoll_worker
-        self._told: Any = None
+            raise TypeError(f"the plugin did not join: request_status is a {type(plugged.request_status).__name__}")
+        self._worker = plugged.kvpoll_worker
+        self._opened: Any = None
 
     def operations(self) -> int:
-        """How many table operations a request's life is."""
+        """Return how many table operations a request takes."""
         manager = self._managers[PLAIN]
         names = ("request_status", "failure_records", "req_to_decode_prefix_len")
         kept = {name: getattr(manager, name) for name in names}
@@ -75,12 +75,14 @@ class Worker:
     # sender.poll()
 
     def polls(self, rounds: int) -> Times:
-        """Of many senders, one after the other: seconds a call."""
+        """Return the seconds of a call, over many senders in turn."""
         contenders = []
         for how in self._managers:
             opened, waiting = self._senders(how, ()), self._senders(how, (KVPoll.WaitingForInput, KVPoll.Transferring))
             for name, senders in (("Bootstrapping", opened), ("Transferring", waiting)):
-                contenders.append(Contender(f"{name} {how}", _polling(senders), len(senders) * _TIMES, self._quiet))
+                contenders.append(
+                    Contender(f"{name} {how}", _polling(senders), len(senders) * _TIMES, self._await_idle)
+                )
         return interleave(contenders, rounds)
 
     def _senders(self, how: str, statuses: tuple[int, ...]) -> list[Any]:
@@ -94,16 +96,19 @@ class Worker:
     # A request's life
 
     def lives(self, rounds: int, count: int, is_paced: bool) -> dict[str, Times]:
-        """Seconds a request: by the clock and of CPU, in SGLang's thread; and CPU of all other threads, which are the
-        link's and what SGLang's idle ones take. Paced: with time between the steps, as a scheduler's rounds give it."""
+        """Return the seconds of a request in SGLang's thread, by the clock and of CPU, and the other threads' CPU.
+
+        Those are the plugin's and SGLang's idle ones. Paced: with time between the steps, as between a scheduler's
+        rounds.
+        """
         found: dict[str, Times] = {figure: {how: [] for how in self._managers} for figure in ("clock", "own", "beside")}
         run = self._pace if is_paced else self._live
         for number in range(-1, rounds):  # the first is to warm up
             for how in sorted(self._managers, reverse=number % 2 == 0):
-                self._quiet()
+                self._await_idle()
                 before = time.process_time() - time.thread_time()
                 clock, own = run(how, count)
-                self._quiet()
+                self._await_idle()
                 beside = time.process_time() - time.thread_time() - before
                 if number >= 0:
                     for figure, seconds in (("clock", clock), ("own", own), ("beside", beside)):
@@ -111,14 +116,14 @@ class Worker:
         return found
 
     def idle(self, seconds: float) -> float:
-        """CPU seconds of all threads in a second without requests."""
-        self._quiet()
+        """Return the CPU seconds of all threads in a second without requests."""
+        self._await_idle()
         before = time.process_time()
         time.sleep(seconds)
         return (time.process_time() - before) / seconds
 
     def _pace(self, how: str, count: int) -> tuple[float, float]:
-        """Seconds and CPU seconds of all steps."""
+        """Take requests through their steps with pauses; return the seconds and CPU seconds of all steps."""
         clock = own = 0.0
         waiting = [self._life(how) for _ in range(count)]
         under_way = deque(waiting.pop() for _ in range(min(AT_ONCE, count)))
@@ -136,7 +141,7 @@ class Worker:
         return clock, own
 
     def _live(self, how: str, count: int) -> tuple[float, float]:
-        """One after the other."""
+        """Take requests through their steps one after the other; return the same."""
         start, own_start = time.perf_counter(), time.thread_time()
         for _ in range(count):
             for _ in self._life(how):
@@ -144,7 +149,7 @@ class Worker:
         return time.perf_counter() - start, time.thread_time() - own_start
 
     def _life(self, how: str) -> Iterator[bool]:
-        """What the scheduler, the bootstrap thread and the transfer worker do for one request, step by step."""
+        """Do what the scheduler, bootstrap thread and transfer worker do for one request, step by step."""
         manager = self._managers[how]
         sender = self._sender(how)
         room = sender.bootstrap_room
@@ -167,31 +172,31 @@ class Worker:
     # Until the table has it
 
     def open_at(self, room: int, at: float) -> float:
-        """Make a room's sender at that moment; when it was."""
+        """Make a room's sender at a moment; return when that was."""
         wait_for(at)
         start = time.monotonic()
-        self._told = self._sender(PLUGIN, room)
+        self._opened = self._sender(PLUGIN, room)
         return start
 
     def advance_at(self, at: float) -> float:
-        """Go on with that room."""
+        """Advance that room at a moment; return when that was."""
         wait_for(at)
         start = time.monotonic()
-        self._managers[PLUGIN].update_status(self._told.bootstrap_room, KVPoll.WaitingForInput)
+        self._managers[PLUGIN].update_status(self._opened.bootstrap_room, KVPoll.WaitingForInput)
         return start
 
     def end(self) -> None:
-        self._told.clear()
-        self._quiet()
+        self._opened.clear()
+        self._await_idle()
 
     def _sender(self, how: str, room: int | None = None) -> Any:
         sender = Sender(self._managers[how], "", room or self._random.randrange(10**18, 2**63))
         sender.init(len(PAGES), 0)
         return sender
 
-    def _quiet(self) -> None:
-        """Return when the link has told all."""
-        wait_until(lambda: self._link.is_idle, PATIENCE)
+    def _await_idle(self) -> None:
+        """Return when the plugin has published everything."""
+        wait_until(lambda: self._worker.is_idle, TIMEOUT_SECONDS)
 
 
 def _polling(senders: list[Any]) -> Any:
@@ -204,7 +209,7 @@ def _polling(senders: list[Any]) -> Any:
 
 
 def _manager(environment: dict[str, str]) -> Any:
-    """A manager of its own instance; with the plugin if the environment has its settings."""
+    """Return a manager of an instance of its own; with the plugin if the environment has its settings."""
     (port,) = free_ports(1)
     CommonKVBootstrapServer(HOST, port)
     wait_until(lambda: answers(port))

@@ -17,7 +17,7 @@ import click
 from redis_kvpoll.errors import KVPollError
 
 
-class Command(NamedTuple):
+class CommandInfo(NamedTuple):
     """Where a command is, and its line in ``kvpoll --help``; the command has the same name as its function."""
 
     module: str
@@ -25,16 +25,16 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    "abort": Command("table", "Fail one room, with all its ranks."),
-    "acl": Command("acl", "Print the ACL rule of the Redis user that kvpoll needs."),
-    "clear": Command("table", "Remove one room from the table."),
-    "history": Command("feed", "Show the changes of one room."),
-    "ls": Command("table", "List the rooms of a table."),
-    "owners": Command("owners", "List lease owners and their states."),
-    "reap": Command("owners", "Fail the live rooms of lost owners."),
-    "replay": Command("replay", "Replay traffic over a table, with faults."),
-    "show": Command("table", "Show one room in full."),
-    "tail": Command("feed", "Print changes as they happen, until Ctrl-C."),
+    "abort": CommandInfo("table", "Fail one room, with all its ranks."),
+    "acl": CommandInfo("acl", "Print the ACL rule of the Redis user that kvpoll needs."),
+    "clear": CommandInfo("table", "Remove one room from the table."),
+    "history": CommandInfo("feed", "Show the changes of one room."),
+    "ls": CommandInfo("table", "List the rooms of a table."),
+    "owners": CommandInfo("owners", "List lease owners and their states."),
+    "reap": CommandInfo("owners", "Fail the live rooms of lost owners."),
+    "replay": CommandInfo("replay", "Replay traffic over a table, with faults."),
+    "show": CommandInfo("table", "Show one room in full."),
+    "tail": CommandInfo("feed", "Print changes as they happen, until Ctrl-C."),
 }
 
 

@@ -4,7 +4,7 @@ traffic     the requests: from a trace, or generated with a trace's statistics
 fault_plan  the faults of each request, from the seed
 messages    what the processes send to each other
 handshake   one side's part in a request, step by step; no I/O
-tables      the two tables, and how long calls to them take
+side_table  the table of one side, its mirror, and how long calls to it take
 writers     how a worker writes: plain calls, or room handles under a lease
 worker      a process that runs many handshakes
 pool        the worker processes

@@ -15,7 +15,7 @@ from redis_kvpoll.replay.fault_plan import SIDES
 from redis_kvpoll.replay.messages import Plan
 from redis_kvpoll.replay.report import Report
 from redis_kvpoll.replay.router import Run, Snapshot
-from redis_kvpoll.replay.tables import open_store
+from redis_kvpoll.replay.side_table import open_store
 from redis_kvpoll.transport.embedded import EmbeddedServer
 from redis_kvpoll.transport.urls import parse
 from redis_kvpoll.validation import Policy

@@ -9,7 +9,7 @@ from redis_kvpoll.replay.fault_plan import SIDES, Side
 from redis_kvpoll.replay.ledger import Ledger
 from redis_kvpoll.replay.messages import Plan
 from redis_kvpoll.replay.report import UNKNOWN
-from redis_kvpoll.replay.tables import open_store
+from redis_kvpoll.replay.side_table import open_store
 
 CHECK_SECONDS = 0.1
 """The time between two checks of killed workers' live rooms."""

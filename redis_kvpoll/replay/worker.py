@@ -28,7 +28,7 @@ from redis_kvpoll.replay.messages import (
     ToWorker,
     WorkerFailed,
 )
-from redis_kvpoll.replay.tables import Meter, Table
+from redis_kvpoll.replay.side_table import Meter, SideTable
 from redis_kvpoll.replay.writers import FencedWriter, PlainWriter, Writer
 
 POLL_SECONDS = 0.004
@@ -55,8 +55,8 @@ class Worker:
         self._side, self._plan, self._pipe = side, plan, pipe
         self._inbox: queue.SimpleQueue[ToWorker | None] = queue.SimpleQueue()
         self._meter = Meter()
-        self._own = Table(plan, side, self._meter)
-        peer = Table(plan, "decode" if side == "prefill" else "prefill", self._meter)
+        self._own = SideTable(plan, side, self._meter)
+        peer = SideTable(plan, "decode" if side == "prefill" else "prefill", self._meter)
         self._writer: Writer = (
             PlainWriter(self._own, peer) if plan.lease is None else FencedWriter(self._own, peer, plan.lease)
         )

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from redis_kvpoll.errors import KVTransferError, RoomBusyError, RoomNotFoundError
 from redis_kvpoll.model import KVPoll, Outcome, Update
 from redis_kvpoll.replay.messages import Job
-from redis_kvpoll.replay.tables import Table
+from redis_kvpoll.replay.side_table import SideTable
 from redis_kvpoll.sync.room import Room
 
 RETRY_SECONDS = 0.05
@@ -27,7 +27,7 @@ KEEP_SECONDS = 5.0
 class Writer(ABC):
     """A worker's writes. ``own`` is the table of its side, ``peer`` the other side's."""
 
-    def __init__(self, own: Table, peer: Table) -> None:
+    def __init__(self, own: SideTable, peer: SideTable) -> None:
         self.own = own
         self.peer = peer
 
@@ -120,7 +120,7 @@ class PlainWriter(Writer):
         return self.own.store.pop_decode_prefix_len(job.room)
 
 
-def _by_job(table: Table, statuses: Mapping[Job, KVPoll]) -> dict[Job, Update]:
+def _by_job(table: SideTable, statuses: Mapping[Job, KVPoll]) -> dict[Job, Update]:
     updates = table.update({job.room: status for job, status in statuses.items()})
     return {job: updates[job.room] for job in statuses}
 
@@ -128,7 +128,7 @@ def _by_job(table: Table, statuses: Mapping[Job, KVPoll]) -> dict[Job, Update]:
 class FencedWriter(Writer):
     """Writes through each room's generation. The request's name identifies the room in the other side's table."""
 
-    def __init__(self, own: Table, peer: Table, lease: float) -> None:
+    def __init__(self, own: SideTable, peer: SideTable, lease: float) -> None:
         super().__init__(own, peer)
         self._lease = lease
         self._rooms: dict[Job, Room] = {}
@@ -220,7 +220,7 @@ class FencedWriter(Writer):
             self._update(self.peer, room, what)
         return True
 
-    def _update(self, table: Table, room: Room, status: KVPoll) -> Update:
+    def _update(self, table: SideTable, room: Room, status: KVPoll) -> Update:
         with table.timed() as updates:
             updates.append(room.update(status))
         return updates[0]

@@ -166,13 +166,13 @@ class TestFinalRefusal:
         """The error is raised at once, and the connection is not kept."""
         server = world.shared()
         with server.client() as client:
-            client.execute_command("ACL", "SETUSER", "guest", "on", ">pw", "~*", "+@all", "-select")
+            client.execute_command("ACL", "SETUSER", "limited", "on", ">pw", "~*", "+@all", "-select")
             try:
-                store = world.open(f"redis://guest:pw@127.0.0.1:{server.port}/3", deadline=60.0)
+                store = world.open(f"redis://limited:pw@127.0.0.1:{server.port}/3", deadline=60.0)
                 for _ in range(2):
                     self.refused(lambda: store.clear(1), "NOPERM.*select")
             finally:
-                client.acl_deluser("guest")
+                client.acl_deluser("limited")
 
     def test_missing_or_wrong_password_is_refused(self, world):
         server = world.serve()

@@ -88,7 +88,7 @@ def test_a_mismatch_names_both_values(make_store):
 @pytest.mark.parametrize(
     ("setting", "value"), [("policy", b"lax"), ("mode", b"\xff\x1b"), ("shards", b"many"), ("shards", b"01")]
 )
-def test_a_setting_that_this_version_does_not_know_is_not_adopted(make_store, client, setting, value):
+def test_unknown_setting_is_not_adopted(make_store, client, setting, value):
     """A policy of a later version, or somebody's slip of the hand: to take it for compat would mix the table."""
     client.hset("kvpoll:{default}:settings", setting, value)
     client.expire("kvpoll:{default}:settings", 60)

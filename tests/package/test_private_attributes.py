@@ -10,7 +10,7 @@ PACKAGE = TESTS.parent / "redis_kvpoll"
 ALLOWED = {
     "support/internals.py": "the one module for it",
     "cli": "the functions that print, each tested alone",
-    "plugin": "the queue of news and the link's thread, which have no public view",
+    "plugin": "the outbox and the worker's thread, which have no public view",
 }
 """A file or a folder of tests, and why."""
 

@@ -104,7 +104,9 @@ class TestSettings:
         assert (found.url, found.lease, found.shards, found.namespace) == ("redis://r", 2.5, 4, "default")
         assert found.options("decode")["namespace"] == "default-decode"
 
-    @pytest.mark.parametrize(("name", "text"), [("LEASE", "-1"), ("TTL", "soon"), ("FEED", "1.5"), ("JOIN", "nan")])
+    @pytest.mark.parametrize(
+        ("name", "text"), [("LEASE", "-1"), ("TTL", "soon"), ("FEED_LENGTH", "1.5"), ("JOIN", "nan")]
+    )
     def test_invalid_value_is_reported_with_its_variable(self, name, text):
         with pytest.raises(Exception, match=f"KVPOLL_{name}"):
             settings.read({"KVPOLL_URL": "redis://r", f"KVPOLL_{name}": text})
@@ -180,7 +182,7 @@ class TestJoining:
         assert "-n" not in listed.output
         with joined(manager()):
             listed = CliRunner().invoke(kvpoll, ["ls", "--redis", url, "-n", "t"])
-        assert "a namespace for each role: -n t-prefill" in listed.output
+        assert "one namespace per role: -n t-prefill" in listed.output
 
     def test_teardown_leaves_the_table(self, table):
         ended = []
@@ -307,5 +309,8 @@ def test_documented_settings_have_their_defaults():
     with StatusStore.from_url("memory://") as store:
         store.get(ROOM)
         adopted = store.settings()
-    defaults |= {"SHARDS": adopted.shards, "FEED": adopted.feed}  # None adopts the namespace's, else its default
+    defaults |= {
+        "SHARDS": adopted.shards,
+        "FEED_LENGTH": adopted.feed_length,
+    }  # None adopts the namespace's, else its default
     assert rows == {name: str(value).removesuffix(".0") for name, value in defaults.items()}

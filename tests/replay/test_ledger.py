@@ -11,8 +11,8 @@ from redis_kvpoll import KVPoll, Outcome
 from redis_kvpoll.replay.ledger import Ledger
 from redis_kvpoll.replay.messages import Arrived, Ended, Opened, Plan
 from redis_kvpoll.replay.report import Latency
+from redis_kvpoll.replay.side_table import open_store
 from redis_kvpoll.replay.sweep import Sweep
-from redis_kvpoll.replay.tables import open_store
 from tests.support import servers as matrix
 from tests.support.reports import report
 

@@ -59,7 +59,7 @@ class TestReason:
         replica.snapshot("ns", b"2-0", [1], [None, -2], 0)
         assert not reasons_of(replica.shards["ns"])
 
-    def test_entry_older_than_snapshot_of_absent_room_leaves_no_reason(self, replica):
+    def test_entry_older_than_absent_snapshot_leaves_no_reason(self, replica):
         replica.snapshot("ns", b"5-0", [1], [None, -2], 0)
         read(replica, "1 Failed reason why", "2 Success", "2 Success", "2 Success", "2 Success")
         assert replica.statuses == {2: DONE}

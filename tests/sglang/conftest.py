@@ -1,4 +1,4 @@
-"""Scenarios run twice: on SGLang's own dicts, and with the plugin. SGLang itself is only in the workers."""
+"""Scenarios run twice: on SGLang's own dicts, and with the plugin. Only the workers import SGLang."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from chaos.servers import Server
 from redis_kvpoll import StatusStore
-from tests.sglang.crew import Crew, Host
+from tests.sglang.deployment import Deployment, Host
 from tests.support import pace
 
 LEASE = pace.seconds(1)
@@ -19,22 +19,22 @@ _numbers = itertools.count()
 
 
 def pytest_pycollect_makemodule() -> None:
-    """One line for the whole folder."""
+    """Skip the whole folder in one line."""
     if importlib.util.find_spec("sglang") is None:
         pytest.skip("SGLang is not installed here: make test-sglang", allow_module_level=True)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """How often SGLang on its own loses the races."""
-    told = [
+    """Report how often SGLang without the plugin loses the races."""
+    results = [
         text
         for report in terminalreporter.getreports("passed")
         for name, text in report.user_properties
         if name == "races"
     ]
-    if told:
+    if results:
         terminalreporter.section("races")
-        for text in told:
+        for text in results:
             terminalreporter.write_line(text)
 
 
@@ -46,14 +46,14 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
 
 @pytest.fixture(scope="session")
 def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A real server for all tests that leave it alone."""
+    """A real server, shared by the tests that do not stop it."""
     with Server(tmp_path_factory.mktemp("server") / "data") as server:
         yield server
 
 
 @pytest.fixture
 def own_server(tmp_path: Path) -> Iterator[Server]:
-    """A real server to be killed."""
+    """A real server that the test may kill."""
     with Server(tmp_path / "data") as server:
         yield server
 
@@ -64,15 +64,15 @@ def namespace() -> str:
 
 
 @pytest.fixture
-def alone(host: Host) -> Iterator[Crew]:
-    """SGLang as it is."""
-    with Crew(host, {}) as crew:
-        yield crew
+def without_plugin(host: Host) -> Iterator[Deployment]:
+    """A deployment on SGLang's own dicts."""
+    with Deployment(host, {}) as deployment:
+        yield deployment
 
 
 @pytest.fixture
-def with_plugin(namespace: str) -> Callable[[Server], dict[str, str]]:
-    """The settings of the plugin, on a server."""
+def plugin_environment(namespace: str) -> Callable[[Server], dict[str, str]]:
+    """The plugin's settings for a server."""
     return lambda server: {
         "KVPOLL_URL": server.url,
         "KVPOLL_NAMESPACE": namespace,
@@ -81,27 +81,29 @@ def with_plugin(namespace: str) -> Callable[[Server], dict[str, str]]:
 
 
 @pytest.fixture
-def plugged(host: Host, shared_server: Server, with_plugin: Callable[[Server], dict[str, str]]) -> Iterator[Crew]:
-    """SGLang with the plugin."""
-    with Crew(host, with_plugin(shared_server)) as crew:
-        yield crew
+def with_plugin(
+    host: Host, shared_server: Server, plugin_environment: Callable[[Server], dict[str, str]]
+) -> Iterator[Deployment]:
+    """A deployment with the plugin."""
+    with Deployment(host, plugin_environment(shared_server)) as deployment:
+        yield deployment
 
 
-@pytest.fixture(params=("alone", "plugged"))
-def crew(request: pytest.FixtureRequest) -> Crew:
-    """Both, in turn."""
+@pytest.fixture(params=("without_plugin", "with_plugin"))
+def deployment(request: pytest.FixtureRequest) -> Deployment:
+    """Both deployments, in turn."""
     return request.getfixturevalue(request.param)
 
 
 @pytest.fixture
 def tables(shared_server: Server, namespace: str) -> Iterator[dict[str, StatusStore]]:
-    """What others see of the shared server, by role; for SGLang on its own dicts, nothing."""
+    """The tables in the shared server, by role; empty without the plugin."""
     with Tables(shared_server, namespace) as tables:
         yield tables
 
 
 class Tables(dict[str, StatusStore]):
-    """The tables of prefill and decode in a server. A context manager."""
+    """The stores of prefill's and decode's tables in a server. A context manager."""
 
     def __init__(self, server: Server, namespace: str) -> None:
         super().__init__()

@@ -1,8 +1,8 @@
 """Makes an environment with the real SGLang on a CPU, in .venv-sglang of this checkout: run by ``make test-sglang``.
 
-SGLang's wheel asks for GPU packages and for a newer C library than some systems have, for parts that nobody here calls.
-So it is unpacked beside what it really imports (requirements.txt), with stand-ins for the rest (stubs). Then the
-project itself is installed there. What is there already, and not older than what it is made from, stays.
+SGLang's wheel requires GPU packages and a newer C library than some systems have, for parts that no test calls. So it
+is unpacked beside what it really imports (requirements.txt), with stand-ins for the rest (stubs). Then the project
+itself is installed there. What exists already, and is not older than what it is made from, stays.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ PROJECT = TARGET / "project"
 WANTED = (".[cli,embedded,fast]", "pytest>=9", "pytest-asyncio>=1.3")
 
 
-class CannotError(Exception):
-    """Why there is no environment, and what to do."""
+class SetupError(Exception):
+    """The reason why there is no environment, and the remedy."""
 
 
 def main() -> None:
     """Make what is missing."""
-    with _alone():
+    with _locked():
         if not _is_newer(READY, Path(__file__), HERE / "requirements.txt"):
             _make()
         if not _is_newer(PROJECT, READY, ROOT / "pyproject.toml"):
-            _say("  redis_kvpoll itself, and pytest")
+            _report("  redis_kvpoll itself, and pytest")
             _pip("--editable", *WANTED)
             PROJECT.touch()
 
@@ -47,35 +47,35 @@ def main() -> None:
 def _make() -> None:
     """Make the environment anew."""
     if sys.version_info < (3, 11):  # noqa: UP036 - whichever Python make has found
-        raise CannotError("it needs Python 3.11 or newer; name one by PYTHON=python3.12")
+        raise SetupError("it needs Python 3.11 or newer; name one by PYTHON=python3.12")
     if (sys.platform, platform.machine()) != ("linux", "x86_64"):
-        raise CannotError("SGLang has a wheel for Linux on x86_64 only")
-    _say("making .venv-sglang: the real SGLang on a CPU (a few minutes, 1.6 GB)")
+        raise SetupError("SGLang has a wheel for Linux on x86_64 only")
+    _report("making .venv-sglang: the real SGLang on a CPU (a few minutes, 1.6 GB)")
     shutil.rmtree(TARGET, ignore_errors=True)
     try:
         venv.create(TARGET, with_pip=True)
     except subprocess.CalledProcessError:
-        raise CannotError("python cannot make an environment (on Debian: apt install python3-venv)") from None
-    _say("  torch and what else SGLang imports")
+        raise SetupError("python cannot make an environment (on Debian: apt install python3-venv)") from None
+    _report("  torch and what else SGLang imports")
     _pip("--no-deps", "--requirement", str(HERE / "requirements.txt"))
-    _say("  SGLang")
+    _report("  SGLang")
     _pip("--no-deps", "--only-binary", ":all:", "--platform", WHEEL, "--target", str(UNPACKED), SGLANG)
     (packages,) = TARGET.glob("lib/python*/site-packages")
     (packages / "sglang.pth").write_text(f"{UNPACKED}\n{HERE / 'stubs'}\n")
-    _say("  does it import?")
+    _report("  does it import?")
     _run("SGLang does not import here", "-W", "ignore", "-c", "import tests.sglang.managers")
     READY.touch()
 
 
 @contextlib.contextmanager
-def _alone() -> Iterator[None]:
-    """Wait for who is at it already: make rehearse is typed in two shells."""
+def _locked() -> Iterator[None]:
+    """Wait for another process that makes it: make rehearse is typed in two shells."""
     folder = os.open(ROOT, os.O_RDONLY)
     try:
         try:
             fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            _say("another make is setting .venv-sglang up: waiting for it")
+            _report("another make is setting .venv-sglang up: waiting for it")
             fcntl.flock(folder, fcntl.LOCK_EX)
         yield
     finally:
@@ -97,10 +97,10 @@ def _pip(*words: str) -> None:
 def _run(hint: str, *words: str) -> None:
     done = subprocess.run([TARGET / "bin" / "python", *words], cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise CannotError(f"{hint}\n{done.stderr.strip()[-1500:]}")
+        raise SetupError(f"{hint}\n{done.stderr.strip()[-1500:]}")
 
 
-def _say(text: str) -> None:
+def _report(text: str) -> None:
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
 
@@ -108,7 +108,7 @@ def _say(text: str) -> None:
 if __name__ == "__main__":
     try:
         main()
-    except CannotError as error:
+    except SetupError as error:
         sys.exit(f".venv-sglang cannot be made: {error}")
     except KeyboardInterrupt:
         sys.exit("")

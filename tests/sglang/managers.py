@@ -1,6 +1,6 @@
-"""Real SGLang managers in this process, without a model or a GPU: only what moves bytes is left out.
+"""Real SGLang managers in this process, without a model or a GPU: only the transfer of bytes is left out.
 
-Needs SGLang (``make test-sglang``); nothing here imports the plugin, which SGLang finds by itself::
+Needs SGLang (``make test-sglang``). Nothing here imports the plugin, which SGLang finds by itself::
 
     settings = Settings("prefill", port)
     CommonKVBootstrapServer(HOST, port)
@@ -48,7 +48,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Settings:
-    """The place of a process in its instance."""
+    """One process of an instance, as SGLang's arguments describe it."""
 
     role: str
     bootstrap_port: int
@@ -125,7 +125,7 @@ class Settings:
 
 
 class _Backend(CommonKVManager):
-    """The threads of a backend. An exception ends a thread of SGLang's for good: here it is kept too."""
+    """The threads of a backend. An exception ends a thread of SGLang's for good; here it is also recorded."""
 
     kv_status_msg_carries_reason = True
 
@@ -145,7 +145,7 @@ class _Backend(CommonKVManager):
 
 
 class PrefillManager(_Backend):
-    """Takes what decode says of a room, and transfers nothing, in threads as mooncake's."""
+    """Receives decode's messages and transfers nothing, in threads like mooncake's."""
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
@@ -187,7 +187,7 @@ class PrefillManager(_Backend):
 
 
 class DecodeManager(_Backend):
-    """Takes what prefill says of a room, in a thread as mooncake's."""
+    """Receives prefill's messages, in a thread like mooncake's."""
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)

@@ -1,4 +1,4 @@
-"""Two threads that meet in SGLang's own code, again and again, held up at random between its lines."""
+"""Races of two threads in SGLang's own code, with random pauses between its lines."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from sglang.srt.disaggregation.common import conn
 from tests.sglang.managers import KVPoll, Sender
 
 LONGEST = 0.0004
-"""Seconds between two lines."""
+"""Seconds of the longest pause between two lines."""
 LATE = (KVPoll.Transferring, KVPoll.Success, KVPoll.Failed)
-"""What must not bring back a room that was cleared."""
+"""Statuses that must not bring back a cleared room."""
 
-Do = Callable[[], Any]
+Call = Callable[[], Any]
 
 
 def run(name: str, manager: Any, address: str, first: int, trials: int) -> int:
-    """How many of the trials of a race end wrong; each has a room of its own."""
+    """Return how many trials of a race end wrong; each has a room of its own."""
     return sum(RACES[name](manager, address, first + trial, random.Random(trial)) for trial in range(trials))
 
 
 def _failed_lost(manager: Any, address: str, room: int, chance: random.Random) -> bool:
     Sender(manager, address, room)
     status = chance.choice((KVPoll.WaitingForInput, KVPoll.Transferring, KVPoll.Success))
-    _meet(
+    _run_together(
         chance,
         lambda: manager.update_status(room, KVPoll.Failed),
         lambda: manager.update_status(room, status),
@@ -41,18 +41,18 @@ def _failed_lost(manager: Any, address: str, room: int, chance: random.Random) -
 def _revived(manager: Any, address: str, room: int, chance: random.Random) -> bool:
     sender = Sender(manager, address, room)
     status = chance.choice(LATE)
-    _meet(chance, sender.clear, lambda: manager.update_status(room, status))
+    _run_together(chance, sender.clear, lambda: manager.update_status(room, status))
     return room in manager.request_status
 
 
 def _key_error(manager: Any, address: str, room: int, chance: random.Random) -> bool:
     sender, other = Sender(manager, address, room), Sender(manager, address, room)
 
-    def look() -> None:
+    def check() -> None:
         if room in manager.request_status:
             manager.check_status(room)
 
-    errors = _meet(chance, sender.clear, chance.choice((other.poll, look)))
+    errors = _run_together(chance, sender.clear, chance.choice((other.poll, check)))
     return any(isinstance(error, KeyError) for error in errors)
 
 
@@ -63,12 +63,12 @@ RACES: dict[str, Callable[[Any, str, int, random.Random], bool]] = {
 }
 
 
-def _meet(chance: random.Random, *dos: Do) -> list[Exception]:
-    """Run all at the same time; what they raise."""
+def _run_together(chance: random.Random, *calls: Call) -> list[Exception]:
+    """Run all calls at the same time; return what they raise."""
     errors: list[Exception] = []
-    start = threading.Barrier(len(dos))
+    start = threading.Barrier(len(calls))
 
-    def lane(do: Do, seed: float) -> None:
+    def run(call: Call, seed: float) -> None:
         pauses = random.Random(seed)
 
         def trace(frame: FrameType, event: str, _: Any) -> Any:
@@ -81,13 +81,13 @@ def _meet(chance: random.Random, *dos: Do) -> list[Exception]:
         start.wait()
         sys.settrace(trace)
         try:
-            do()
+            call()
         except Exception as error:
             errors.append(error)
         finally:
             sys.settrace(None)
 
-    threads = [threading.Thread(target=lane, args=(do, chance.random())) for do in dos]
+    threads = [threading.Thread(target=run, args=(call, chance.random())) for call in calls]
     for thread in threads:
         thread.start()
     for thread in threads:

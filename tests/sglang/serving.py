@@ -1,4 +1,4 @@
-"""Requests from their beginning to their end, some at a time, as SGLang's schedulers take them through."""
+"""Requests from beginning to end, some at a time, as SGLang's schedulers run them."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import time
 from collections import deque
 from typing import Any
 
-from tests.sglang.fates import BROKEN, breaks, is_aborted
 from tests.sglang.managers import PAGES, KVPoll, Receiver, Sender
+from tests.sglang.outcomes import BROKEN, breaks, is_aborted
 
 STEP = 0.002
 """Seconds of a scheduler's round."""
@@ -24,7 +24,7 @@ class Serving:
         self._waiting = deque(rooms)
         self._window = window
         self._open: dict[int, Any] = {}
-        self._told: set[int] = set()
+        self._sent: set[int] = set()
         self.ended: dict[int, tuple[int, str | None]] = {}
         """By room: how it ended, and why."""
         self.errors: list[str] = []
@@ -51,12 +51,12 @@ class Serving:
             return
         receiver = self._open[room] = Receiver(self._manager, self._address, room)
         receiver.init(0)
-        # SGLang's router gives prefill a request before decode; a room that is not there yet would never be told.
+        # SGLang's router gives prefill a request before decode: messages for a room that is not open are lost.
 
     def _step_prefill(self, room: int, sender: Any) -> None:
         status = sender.poll()
-        if status == KVPoll.WaitingForInput and room not in self._told:
-            self._told.add(room)
+        if status == KVPoll.WaitingForInput and room not in self._sent:
+            self._sent.add(room)
             if sender.pop_decode_prefix_len() != room % 7:
                 self.errors.append(f"the prefix length of {room} was lost")
             if breaks(room):
@@ -67,8 +67,8 @@ class Serving:
 
     def _step_decode(self, room: int, receiver: Any) -> None:
         status = receiver.poll()
-        if status == KVPoll.WaitingForInput and room not in self._told:
-            self._told.add(room)
+        if status == KVPoll.WaitingForInput and room not in self._sent:
+            self._sent.add(room)
             receiver.send_metadata(PAGES, aux_index=0, decode_prefix_len=room % 7)
             if is_aborted(room):
                 receiver.abort()

@@ -1,4 +1,4 @@
-"""The benchmark with SGLang runs and reports in full. How fast anything is, no test says: machines differ."""
+"""The benchmark with SGLang runs and reports in full. No test checks speeds: machines differ."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 from bench.sglang.__main__ import MARKERS
-from tests.sglang.crew import ROOT
+from tests.sglang.deployment import ROOT
 from tests.support import pace
 
 SIZES = ("64 rooms", "1,000 rooms")
@@ -16,16 +16,16 @@ ROWS = {
     "sglang_poll": {"sender.poll(), Bootstrapping", "sender.poll(), Transferring"},
     "sglang_life": {"one after the other", "one after the other, CPU", "paced", "paced, CPU"},
     "sglang_link": {"one after the other", "paced", "none, for a second"},
-    "sglang_told": {"a room is opened", "a room is advanced"},
+    "sglang_published": {"a room is opened", "a room is advanced"},
     "sglang_consensus": {
         f"{what}, {size}" for what in ("collect of each", "consensus", "update_many, then consensus") for size in SIZES
     },
     "sglang_collect": {f"collect, {size}" for size in SIZES},
-    "sglang_heard": {"seen on rank 0"},
+    "sglang_seen": {"seen on rank 0"},
 }
 
 
-def test_a_quick_run_reports_everything(tmp_path):
+def test_quick_run_reports_every_section(tmp_path):
     page, found = tmp_path / "page.md", tmp_path / "found.json"
     start, end = MARKERS
     main = "<!-- bench: start -->\nthe main run's\n<!-- bench: end -->\n"

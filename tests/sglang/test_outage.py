@@ -1,4 +1,4 @@
-"""Redis killed, or away for long, while requests are served: nobody who is served notices."""
+"""Redis killed or unreachable while requests are served: no request ends differently."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ import pytest
 from chaos.servers import Server
 from redis_kvpoll import KVPoll, StatusStore
 from tests.sglang.conftest import Tables
-from tests.sglang.crew import Crew, Host, Worker, soon
-from tests.sglang.fates import BROKEN, breaks, is_aborted
+from tests.sglang.deployment import Deployment, Host, Worker, until
+from tests.sglang.outcomes import BROKEN, breaks, is_aborted
 from tests.support.real import free_port
 
 REQUESTS = 1000
 WINDOW = 25
 SERVING_SECONDS = 60.0
 KEPT = list(range(10_001, 10_101))
-"""Rooms that live through it all."""
+"""Rooms that stay open through a whole test."""
 KEPT_STATUSES = list(itertools.islice(itertools.cycle((1, 2, 3, 4)), len(KEPT)))
 
 
 @pytest.fixture
-def on_its_own_server(
-    host: Host, own_server: Server, with_plugin: Callable[[Server], dict[str, str]]
-) -> Iterator[Crew]:
-    with Crew(host, with_plugin(own_server)) as crew:
-        yield crew
+def on_own_server(
+    host: Host, own_server: Server, plugin_environment: Callable[[Server], dict[str, str]]
+) -> Iterator[Deployment]:
+    with Deployment(host, plugin_environment(own_server)) as deployment:
+        yield deployment
 
 
 @pytest.fixture
-def its_tables(own_server: Server, namespace: str) -> Iterator[dict[str, StatusStore]]:
+def own_tables(own_server: Server, namespace: str) -> Iterator[dict[str, StatusStore]]:
     with Tables(own_server, namespace) as tables:
         yield tables
 
@@ -44,15 +44,15 @@ def serve(workers: tuple[Worker, Worker], first: int, count: int) -> list[int]:
     return rooms
 
 
-def ended(workers: tuple[Worker, Worker], count: int) -> None:
+def until_ended(workers: tuple[Worker, Worker], count: int) -> None:
     """Wait until so many have ended on both sides."""
     for worker in workers:
-        soon(lambda worker=worker: worker.served() >= count, True, SERVING_SECONDS)
+        until(lambda worker=worker: worker.served() >= count, True, SERVING_SECONDS)
 
 
 def check(workers: tuple[Worker, Worker], rooms: list[int]) -> None:
-    """All have ended as they must, and nothing was raised."""
-    ended(workers, len(rooms))
+    """Wait until all have ended, as planned and without an exception."""
+    until_ended(workers, len(rooms))
     for worker in workers:
         results = worker.results()
         assert results["errors"] + worker.errors() == []
@@ -65,8 +65,8 @@ def check(workers: tuple[Worker, Worker], rooms: list[int]) -> None:
         assert worker.get(*rooms) == [None] * len(rooms)
 
 
-def keep(workers: tuple[Worker, Worker]) -> None:
-    """Rooms at all statuses, on both sides."""
+def open_kept(workers: tuple[Worker, Worker]) -> None:
+    """Open rooms at all statuses, on both sides."""
     prefill, decode = workers
     for worker in workers:
         worker.open(*KEPT)
@@ -75,97 +75,97 @@ def keep(workers: tuple[Worker, Worker]) -> None:
         decode.update(room, status)
 
 
-def whole(workers: tuple[Worker, Worker], tables: dict[str, StatusStore], seconds: float) -> None:
-    """Wait until every room that lives in a process is in its table as it is there, and no other is."""
+def until_complete(workers: tuple[Worker, Worker], tables: dict[str, StatusStore], seconds: float) -> None:
+    """Wait until each process's table has exactly its rooms, with their statuses."""
     for role, worker in zip(("prefill", "decode"), workers, strict=True):
         here = worker.get(*KEPT)
         assert None not in here
-        soon(lambda role=role: tables[role].poll(KEPT), here, seconds)
-        soon(lambda role=role: sum(tables[role].counts().values()), len(KEPT), seconds)
+        until(lambda role=role: tables[role].poll(KEPT), here, seconds)
+        until(lambda role=role: sum(tables[role].counts().values()), len(KEPT), seconds)
 
 
-def let_go(workers: tuple[Worker, Worker], tables: dict[str, StatusStore]) -> None:
+def clear_all(workers: tuple[Worker, Worker], tables: dict[str, StatusStore]) -> None:
     for role, worker in zip(("prefill", "decode"), workers, strict=True):
         worker.clear(*KEPT)
-        soon(lambda role=role: list(tables[role].rooms()), [])
+        until(lambda role=role: list(tables[role].rooms()), [])
         assert worker.leftovers() == []
         assert worker.errors() == []
 
 
-def test_on_its_own(alone: Crew) -> None:
-    workers = alone.pair()
+def test_requests_without_plugin_end_as_planned(without_plugin: Deployment) -> None:
+    workers = without_plugin.pair()
     check(workers, serve(workers, 0, REQUESTS))
 
 
-def test_redis_is_killed_and_comes_back_empty(
-    on_its_own_server: Crew, own_server: Server, its_tables: dict[str, StatusStore]
+def test_requests_survive_redis_killed_and_back_empty(
+    on_own_server: Deployment, own_server: Server, own_tables: dict[str, StatusStore]
 ) -> None:
-    workers = on_its_own_server.pair()
-    keep(workers)
-    whole(workers, its_tables, 5.0)
+    workers = on_own_server.pair()
+    open_kept(workers)
+    until_complete(workers, own_tables, 5.0)
     rooms = serve(workers, 0, REQUESTS)
-    ended(workers, REQUESTS // 3)
+    until_ended(workers, REQUESTS // 3)
     own_server.kill()
     own_server.forget()
-    ended(workers, REQUESTS // 2)
+    until_ended(workers, REQUESTS // 2)
     own_server.start()
     check(workers, rooms)
-    whole(workers, its_tables, 10.0)
-    let_go(workers, its_tables)
+    until_complete(workers, own_tables, 10.0)
+    clear_all(workers, own_tables)
 
 
-def test_redis_is_away_for_long(
-    on_its_own_server: Crew, own_server: Server, its_tables: dict[str, StatusStore]
+def test_requests_survive_a_long_outage(
+    on_own_server: Deployment, own_server: Server, own_tables: dict[str, StatusStore]
 ) -> None:
-    workers = on_its_own_server.pair()
-    keep(workers)
-    whole(workers, its_tables, 5.0)
+    workers = on_own_server.pair()
+    open_kept(workers)
+    until_complete(workers, own_tables, 5.0)
     own_server.kill()
     away_since = time.monotonic()
     check(workers, serve(workers, 0, REQUESTS))
-    time.sleep(max(0.0, 20.0 - (time.monotonic() - away_since)))  # an outage longer than lease, deadline and patience
+    time.sleep(max(0.0, 20.0 - (time.monotonic() - away_since)))  # longer than the lease and the deadline
     check(workers, serve(workers, REQUESTS, 100))
     for worker in workers:
-        assert len(worker.said(level="WARNING")) == 1
-        assert worker.said(level="ERROR") == []
+        assert len(worker.logged(level="WARNING")) == 1
+        assert worker.logged(level="ERROR") == []
     own_server.forget()
     own_server.start()
     check(workers, serve(workers, 2 * REQUESTS, 100))
-    whole(workers, its_tables, 10.0)
-    let_go(workers, its_tables)
+    until_complete(workers, own_tables, 10.0)
+    clear_all(workers, own_tables)
 
 
-def test_a_pipeline_goes_on_while_redis_is_away(
-    on_its_own_server: Crew, own_server: Server, its_tables: dict[str, StatusStore]
+def test_pipeline_during_outage_reaches_consensus(
+    on_own_server: Deployment, own_server: Server, own_tables: dict[str, StatusStore]
 ) -> None:
-    places = ({"role": "prefill", "pp_size": 2, "pp_rank": rank} for rank in (0, 1))
-    first, second = workers = on_its_own_server.start(*places, port=free_port())
+    processes = ({"role": "prefill", "pp_size": 2, "pp_rank": rank} for rank in (0, 1))
+    first, second = workers = on_own_server.start(*processes, port=free_port())
     before, meanwhile = 1, 2
     for worker in workers:
         worker.open(before)
-    soon(lambda: first.collect(before), [KVPoll.Bootstrapping] * 2)
+    until(lambda: first.collect(before), [KVPoll.Bootstrapping] * 2)
     own_server.kill()
-    soon(lambda: len(first.said(level="WARNING")), 1)
+    until(lambda: len(first.logged(level="WARNING")), 1)
     for worker in workers:
         worker.open(meanwhile)
         for room in (before, meanwhile):
             worker.update(room, KVPoll.Transferring)
     for room in (before, meanwhile):
-        soon(lambda room=room: first.consensus(room), KVPoll.Transferring)
+        until(lambda room=room: first.consensus(room), KVPoll.Transferring)
     own_server.forget()
     own_server.start()
 
     def found() -> list[KVPoll | None]:
         for room in (before, meanwhile):
             assert first.consensus(room) == KVPoll.Transferring
-        return its_tables["prefill"].poll([before, meanwhile])
+        return own_tables["prefill"].poll([before, meanwhile])
 
-    soon(found, [KVPoll.Transferring] * 2, SERVING_SECONDS)
+    until(found, [KVPoll.Transferring] * 2, SERVING_SECONDS)
     for room in (before, meanwhile):
         for worker in workers:
             worker.update(room, KVPoll.Success)
-        soon(lambda room=room: first.consensus(room), KVPoll.Success)
+        until(lambda room=room: first.consensus(room), KVPoll.Success)
         for worker in workers:
             worker.clear(room)
-    soon(lambda: list(its_tables["prefill"].rooms()), [])
+    until(lambda: list(own_tables["prefill"].rooms()), [])
     assert first.errors() + second.errors() == []

@@ -1,4 +1,4 @@
-"""Wholly with the plugin, or wholly without: what stands in the way of it is said in one line."""
+"""All dicts are replaced, or none: whatever prevents it is logged in one line."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from chaos.servers import Server
 from redis_kvpoll import StatusStore
-from tests.sglang.crew import Crew, Host, Worker
+from tests.sglang.deployment import Deployment, Host, Worker
 from tests.support.real import free_port
 
 PLAIN = {
@@ -19,14 +19,14 @@ IN_STAGES = PLAIN["prefill"] | {"request_status": "PPConsensusStore"}
 
 
 @pytest.fixture
-def bare(host: Host, with_plugin: object) -> Iterator[Crew]:
-    """The plugin is installed, and each test sets what it wants."""
-    with Crew(host, {}) as crew:
-        yield crew
+def bare(host: Host, plugin_environment: object) -> Iterator[Deployment]:
+    """A deployment without settings: each test sets its own."""
+    with Deployment(host, {}) as deployment:
+        yield deployment
 
 
 def is_plain(*workers: Worker) -> bool:
-    """On SGLang's own, and at work."""
+    """Return whether the workers are on SGLang's own dicts; check that they work."""
     for worker in workers:
         worker.open(5)
         assert worker.get(5) != [None]
@@ -35,15 +35,15 @@ def is_plain(*workers: Worker) -> bool:
     return [worker.kinds for worker in workers] == [PLAIN["prefill"], PLAIN["decode"]]
 
 
-def stages(crew: Crew, *environments: dict[str, str]) -> list[Worker]:
-    places = (
+def stages(deployment: Deployment, *environments: dict[str, str]) -> list[Worker]:
+    processes = (
         {"role": "prefill", "pp_size": 2, "pp_rank": rank, "environment": environment}
         for rank, environment in enumerate(environments)
     )
-    return crew.start(*places, port=free_port())
+    return deployment.start(*processes, port=free_port())
 
 
-def test_without_a_url_nothing_is_changed(bare: Crew) -> None:
+def test_without_url_dicts_stay(bare: Deployment) -> None:
     workers = bare.pair()
     assert is_plain(*workers)
     for worker in workers:
@@ -51,14 +51,14 @@ def test_without_a_url_nothing_is_changed(bare: Crew) -> None:
         assert (level, text.partition(" ")[0]) == ("DEBUG", "KVPOLL_URL")
 
 
-def test_without_a_url_a_pipeline_is_on_sglangs_store(bare: Crew) -> None:
+def test_pipeline_without_url_keeps_sglangs_store(bare: Deployment) -> None:
     workers = stages(bare, {}, {})
     assert [worker.kinds for worker in workers] == [IN_STAGES] * 2
-    assert [worker.said() for worker in workers] == [[], []]
+    assert [worker.logged() for worker in workers] == [[], []]
 
 
-def test_with_a_url_all_tables_are_ours(plugged: Crew, tables: dict[str, StatusStore]) -> None:
-    workers = plugged.pair()
+def test_with_url_all_dicts_are_replaced(with_plugin: Deployment, tables: dict[str, StatusStore]) -> None:
+    workers = with_plugin.pair()
     assert [worker.kinds for worker in workers] == [
         {
             "request_status": "StatusMap",
@@ -67,14 +67,14 @@ def test_with_a_url_all_tables_are_ours(plugged: Crew, tables: dict[str, StatusS
         },
         {"request_status": "StatusMap", "failure_records": "FailureRecords"},
     ]
-    assert [worker.said() + worker.said(level="WARNING") for worker in workers] == [[], []]
+    assert [worker.logged() + worker.logged(level="WARNING") for worker in workers] == [[], []]
     assert len(tables["prefill"].owners()) == 1
     assert len(tables["decode"].owners()) == 1
 
 
-def test_with_a_url_a_pipeline_is_ours(plugged: Crew) -> None:
-    url = plugged.environment
-    workers = stages(plugged, url, url)
+def test_pipeline_with_url_uses_consensus_map(with_plugin: Deployment) -> None:
+    url = with_plugin.environment
+    workers = stages(with_plugin, url, url)
     assert [worker.kinds["request_status"] for worker in workers] == ["ConsensusMap"] * 2
 
 
@@ -89,42 +89,42 @@ def test_with_a_url_a_pipeline_is_ours(plugged: Crew) -> None:
     ],
     ids=lambda settings: next(iter(settings.values())),
 )
-def test_a_bad_setting_is_said_once(bare: Crew, shared_server: Server, settings: dict[str, str]) -> None:
+def test_invalid_setting_is_logged_once(bare: Deployment, shared_server: Server, settings: dict[str, str]) -> None:
     bare.environment = {"KVPOLL_URL": shared_server.url} | settings
     workers = bare.pair()
     assert is_plain(*workers)
     (value,) = settings.values()
     for worker in workers:
-        (line,) = worker.said()
+        (line,) = worker.logged()
         assert value in line
 
 
-def test_a_server_that_cannot_be_reached_is_said_once(bare: Crew) -> None:
+def test_unreachable_server_is_logged_once(bare: Deployment) -> None:
     bare.environment = {"KVPOLL_URL": f"redis://127.0.0.1:{free_port()}", "KVPOLL_JOIN": "1"}
     workers = bare.pair()
     assert is_plain(*workers)
     for worker in workers:
-        (line,) = worker.said()
+        (line,) = worker.logged()
         assert "KVPOLL_URL" in line
 
 
-@pytest.mark.parametrize(("broken", "kind"), [("hook", "dict"), ("shape", "OrderedDict")])
-def test_an_unknown_sglang_is_said_once(plugged: Crew, broken: str, kind: str) -> None:
-    (prefill,) = plugged.start({"role": "prefill"}, port=free_port(), broken=broken)
+@pytest.mark.parametrize(("incompatibility", "kind"), [("hook", "dict"), ("type", "OrderedDict")])
+def test_incompatible_sglang_is_logged_once(with_plugin: Deployment, incompatibility: str, kind: str) -> None:
+    (prefill,) = with_plugin.start({"role": "prefill"}, port=free_port(), incompatibility=incompatibility)
     assert prefill.kinds == PLAIN["prefill"] | {"request_status": kind}
-    (line,) = prefill.said()
+    (line,) = prefill.logged()
     assert "0.5.23" in line
     prefill.open(5)
     assert prefill.poll(5) == [1]
 
 
 @pytest.mark.parametrize("absent", [0, 1])
-def test_a_pipeline_joins_together_or_not_at_all(plugged: Crew, absent: int) -> None:
+def test_pipeline_with_a_failed_stage_joins_nowhere(with_plugin: Deployment, absent: int) -> None:
     environments = [{}, {}]
     environments[absent] = {"KVPOLL_URL": f"redis://127.0.0.1:{free_port()}", "KVPOLL_JOIN": "1"}
-    workers = stages(plugged, *environments)
+    workers = stages(with_plugin, *environments)
     assert [worker.kinds for worker in workers] == [IN_STAGES] * 2
-    assert [len(worker.said()) for worker in workers] == [1, 1]
+    assert [len(worker.logged()) for worker in workers] == [1, 1]
     for worker in workers:
         worker.open(5)
     assert workers[0].poll(5) == [1]

@@ -1,7 +1,7 @@
-"""One worker: a process of a prefill or decode instance, with SGLang's own manager, that does what lines of JSON say.
+"""One worker: a process of a prefill or decode instance, with SGLang's own manager, commanded by lines of JSON.
 
-An order is the name of a method here and its arguments; the answer is ``{"answer": ...}``, or ``{"error": ...}`` for
-what SGLang has raised.
+A command is the name of a method here and its arguments; the answer is ``{"answer": ...}``, or ``{"error": ...}`` for
+what SGLang raised.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ STARTING_SECONDS = pace.seconds(10)
 
 
 class Log(logging.Handler):
-    """What the plugin has said, and every warning of anybody's."""
+    """Records what the plugin logs, and every warning of any logger."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -48,39 +48,39 @@ class Log(logging.Handler):
 
 
 class Worker:
-    """Its methods without an underscore are what it can be told."""
+    """Its methods without an underscore are the commands."""
 
     def __init__(self, plan: dict[str, Any]) -> None:
         self._log = Log()
         logging.basicConfig(level=logging.INFO, handlers=[logging.StreamHandler(sys.stderr), self._log])
         logging.getLogger("redis_kvpoll").setLevel(logging.DEBUG)
-        _break(plan["broken"])
+        _make_incompatible(plan["incompatibility"])
         load_plugins()
         settings = Settings(**plan["settings"])
         self._address = f"{HOST}:{settings.bootstrap_port}"
         self._is_prefill = settings.role == "prefill"
         if plan["bootstraps"]:
             CommonKVBootstrapServer(HOST, settings.bootstrap_port)
-            _reach(settings.bootstrap_port)
+            _await_port(settings.bootstrap_port)
         self._manager: Any = (PrefillManager if self._is_prefill else DecodeManager)(settings)
         self._handles: dict[int, Any] = {}
         self._serving: Serving | None = None
 
     def kinds(self) -> dict[str, str]:
-        """The types of the tables."""
+        """Return the types of the maps."""
         names = ("request_status", "failure_records", "req_to_decode_prefix_len")
         return {name: type(getattr(self._manager, name)).__name__ for name in names if hasattr(self._manager, name)}
 
     def lines(self) -> list[tuple[str, str, str]]:
-        """What has been logged: the logger, the level, the text."""
+        """Return what was logged: logger, level and text."""
         return self._log.lines
 
     def errors(self) -> list[str]:
-        """What has ended threads of SGLang's."""
+        """Return the exceptions that ended threads of SGLang's."""
         return self._manager.errors
 
     def learn(self) -> bool:
-        """Decode: ask the bootstrap server who prefill is."""
+        """Decode: get prefill's address from the bootstrap server."""
         return self._manager.try_ensure_parallel_info(self._address)
 
     def open(self, *rooms: int) -> None:
@@ -91,19 +91,19 @@ class Worker:
             self._handles[room] = handle
 
     def has(self, room: int) -> bool:
-        """Whether it was opened here."""
+        """Return whether the room was opened here."""
         return room in self._handles
 
     def ask(self, room: int) -> None:
-        """Decode: tell prefill where the pages go."""
+        """Decode: send prefill where the pages go."""
         self._handles[room].send_metadata(PAGES, aux_index=0, decode_prefix_len=room % 7)
 
     def send(self, room: int) -> None:
         """Prefill: send the pages."""
         self._handles[room].send(PAGES)
 
-    def is_asked_for(self, room: int) -> bool:
-        """Prefill: whether decode has told where the pages go."""
+    def has_transfer_info(self, room: int) -> bool:
+        """Prefill: return whether decode has sent where the pages go."""
         return room in self._manager.transfer_infos
 
     def prefix(self, room: int) -> int:
@@ -119,7 +119,7 @@ class Worker:
         return list(self._manager.request_status.collect(room))
 
     def get(self, *rooms: int) -> list[int | None]:
-        """What the table says, without its poll."""
+        """Return the statuses in the map, without a poll."""
         return [self._manager.request_status.get(room) for room in rooms]
 
     def update(self, room: int, status: int) -> None:
@@ -132,7 +132,7 @@ class Worker:
         return self._manager.failure_records.get(room)
 
     def leftovers(self) -> list[int]:
-        """The rooms with a reason that nobody has taken."""
+        """Return the rooms whose reason was not taken."""
         return sorted(self._manager.failure_records)
 
     def conclude(self, room: int, status: int, reason: str | None = None) -> None:
@@ -146,38 +146,38 @@ class Worker:
             self._handles[room].clear()
 
     def fail(self, room: int) -> tuple[str, bool]:
-        """Its failure_exception: the reason, and whether it is from another rank."""
+        """Run failure_exception(); return the reason, and whether it is from another rank."""
         try:
             self._handles[room].failure_exception()
         except conn.KVTransferError as error:
             return error.failure_reason, error.is_from_another_rank
 
     def lose_prefill(self) -> None:
-        """Decode: what the heartbeat does once it is sure."""
+        """Decode: do what the heartbeat does when prefill is lost."""
         self._manager._handle_node_failure(self._address)
 
     def race(self, name: str, first: int, trials: int) -> int:
         return races.run(name, self._manager, self._address, first, trials)
 
     def serve(self, rooms: list[int], window: int) -> None:
-        """Begin to serve requests, in a thread."""
+        """Start serving requests, in a thread."""
         self._serving = Serving(self._manager, self._address, self._is_prefill, rooms, window)
 
     def served(self) -> int:
-        """How many have ended."""
+        """Return how many have ended."""
         return len(self._serving.ended)
 
     def results(self) -> dict[str, Any]:
-        """What came of each, once all have ended."""
+        """Return the results, once all have ended."""
         self._serving.thread.join(0)
         return {"ended": self._serving.ended, "errors": self._serving.errors, "on": self._serving.thread.is_alive()}
 
 
-def _break(what: str | None) -> None:
-    """Be an SGLang that the plugin does not know."""
+def _make_incompatible(what: str | None) -> None:
+    """Turn SGLang into a version that the plugin does not support."""
     if what == "hook":
         del conn.CommonKVManager
-    elif what == "shape":
+    elif what == "type":
         make = conn.CommonKVManager.__init__
 
         def strange(self: Any, *args: Any, **words: Any) -> None:
@@ -187,13 +187,13 @@ def _break(what: str | None) -> None:
         conn.CommonKVManager.__init__ = strange
 
 
-def _reach(port: int) -> None:
-    give_up_at = time.monotonic() + STARTING_SECONDS
+def _await_port(port: int) -> None:
+    deadline = time.monotonic() + STARTING_SECONDS
     while True:
         try:
             socket.create_connection((HOST, port), 1).close()
         except OSError:
-            if time.monotonic() > give_up_at:
+            if time.monotonic() > deadline:
                 raise
             time.sleep(0.01)
         else:
@@ -201,22 +201,22 @@ def _reach(port: int) -> None:
 
 
 def main(plan: dict[str, Any]) -> NoReturn:
-    """Work, until the input ends."""
+    """Run commands until the input ends."""
     try:
         worker = Worker(plan)
-        _say({"answer": worker.kinds()})
+        _send({"answer": worker.kinds()})
         for line in sys.stdin:
-            name, *words = json.loads(line)
+            name, *arguments = json.loads(line)
             try:
-                _say({"answer": getattr(worker, name)(*words)})
+                _send({"answer": getattr(worker, name)(*arguments)})
             except Exception as error:
-                logging.getLogger("tests").exception("order %s", name)
-                _say({"error": f"{type(error).__name__}: {error}"})
+                logging.getLogger("tests").exception("command %s", name)
+                _send({"error": f"{type(error).__name__}: {error}"})
     finally:
         sys.stderr.flush()
         os._exit(0)
 
 
-def _say(answer: dict[str, Any]) -> None:
+def _send(answer: dict[str, Any]) -> None:
     sys.stdout.write(json.dumps(answer) + "\n")
     sys.stdout.flush()

@@ -212,8 +212,10 @@ class Loss:
     def recovered(self, room, was, fields):
         world = self.world
         assert (fields["generation"], fields.get("request")) == (was.life, was.request), (room, fields)
-        assert fields.get("reason") in (None, was.reason), (room, fields)
+        reasons = {None, was.reason, *was.reasons}
+        assert fields.get("reason") in reasons, (room, fields)
         there = Life(was.world_size, world.now, life=was.life, request=was.request, creators=was.creators)
+        there.reasons = reasons
         there.live, there.cleared = ranks(fields, "status:"), ranks(fields, "cleared:")
         there.status = there.consensus() if was.world_size else was.status
         assert fields["status"] == there.status.name, (room, fields)
@@ -228,10 +230,19 @@ class Loss:
         there.reason, there.failed_by = fields.get("reason"), fields.get("failed_by")
         if there.owner is None and "owner" in fields:
             there.owner = fields["owner"]
-            there.lease = world.owned[room] = world.leases[there.owner]
+            there.lease = world.owned[room] = self.lease_of(fields)
+            if not world.holds(there.lease):  # a former holder replayed it before the later one renewed
+                reason = f"owner {there.owner} lost (its name was taken again)"
+                world.lost.setdefault(there.lease, reason)
         there.updated = world.now
         there.expires = world.now + (world.terminal_ttl if there.status.is_terminal else world.ttl)
         return there
+
+    def lease_of(self, fields):
+        """The lease under which a room was replayed."""
+        leases = [process.lease for process in self.processes if process.lease]
+        (lease,) = [one for one in leases if (one.name, one.incarnation) == (fields["owner"], fields["incarnation"])]
+        return lease
 
     def bound(self, room, fields):
         assert fields.get("generation") == self.world.rooms[room].life, (room, fields)

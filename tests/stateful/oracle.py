@@ -29,6 +29,8 @@ class Life(Room):
     lease: Lease | None = None
     creators: set[int] = field(default_factory=set)
     """The processes that would recover it."""
+    reasons: set[str | None] = field(default_factory=set)
+    """The reasons that it had before losses of data: a store that did not replay then may know one."""
 
 
 @dataclass(eq=False)

@@ -141,8 +141,8 @@ class Side:
                 fields = {name: value for name, value in fields.items() if not name.endswith("_ms")}
                 there, found = (world.rooms, rooms) if ":room:" in key else (world.lengths, lengths)
                 if "generation" in fields:
-                    expected = there[room].life if room in there else None
-                    fields["generation"] = self.life(room, int(fields["generation"]), expected)
+                    lives = [kept[room].life for kept in (there, world.rooms) if room in kept]  # SCAN has no order
+                    fields["generation"] = self.life(room, int(fields["generation"]), lives[0] if lives else None)
                 if "version" in fields:
                     fields["version"] = str(version_of(int(fields["version"])))
                 if "incarnation" in fields:

@@ -48,6 +48,7 @@ class Replay:
         return self
 
     def pass_time(self, seconds):
+        self.read_on()
         for room, there in list(self.table.items()):
             there[2] -= seconds
             if there[2] <= 0:

@@ -14,7 +14,7 @@ from typing import Any
 from redis_kvpoll.errors import InvalidInputError, KVPollError, LeaseLostError, NamespaceMismatchError, printable
 from redis_kvpoll.integrations.sglang.compat import IncompatibleSGLangError, has_consensus_store, identify
 from redis_kvpoll.integrations.sglang.maps import ConsensusMap
-from redis_kvpoll.integrations.sglang.settings import PREFIX, read
+from redis_kvpoll.integrations.sglang.settings import PARSERS, PREFIX, read
 from redis_kvpoll.integrations.sglang.startup import log_disabled, log_incompatible
 from redis_kvpoll.integrations.sglang.worker import TableWorker
 
@@ -51,7 +51,7 @@ def _join(manager: Any) -> TableWorker | None:
         found = f"namespace {error.namespace!r} has {error.setting}={printable(error.theirs)}, not {error.ours}"
         log_disabled(f"{found}: set KVPOLL_NAMESPACE to another namespace, or {_remedy(error.setting)}")
     except KVPollError as error:
-        reason = str(error).rstrip(".").removesuffix("; the call is safe to retry")  # the plugin does not try again
+        reason = str(error).partition("; the call ")[0].rstrip(".")  # without advice on a retry: there is none here
         log_disabled(f"{reason} (see KVPOLL_URL and KVPOLL_NAMESPACE)")
     except TimeoutError:
         log_disabled("no answer within KVPOLL_JOIN: check KVPOLL_URL, and that Redis is up and reachable")
@@ -63,7 +63,7 @@ def _join(manager: Any) -> TableWorker | None:
 
 
 def _remedy(setting: str) -> str:
-    if setting in ("shards", "feed_length"):
+    if setting.upper() in PARSERS:
         return f"set {PREFIX}{setting.upper()} to that value, or unset it"
     return "delete that namespace's data: SGLang needs this value"
 

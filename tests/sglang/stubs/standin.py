@@ -1,7 +1,7 @@
-"""Packages that SGLang names at import but does not use where we run it: whatever is asked of them is there, and empty.
+"""Stand-ins for packages that SGLang imports but does not use here: they have every attribute, and all are empty.
 
-Real triton and torchvision are large and want a GPU beside them. Kernels can be defined with these; calling one does
-nothing, so no test may come to where one would be needed.
+Real triton and torchvision are large and need GPU packages. Kernels can be defined with these; calling one does
+nothing, so no test may depend on one.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The two tables of a replay, the mirror of one, and how long calls to them take."""
+"""The table of one side of a replay, its mirror, and how long calls to it take."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def _nothing() -> Measured:
     return Measured([], [], [], 0, 0, 0, 0, Counter[Outcome]())
 
 
-class Table:
+class SideTable:
     """One side's table. Updates and polls are measured; other calls go to ``store``."""
 
     def __init__(self, plan: Plan, side: Side, meter: Meter) -> None:

@@ -1,13 +1,13 @@
-"""What becomes of a request, by its room."""
+"""The planned outcome of a request, by its room."""
 
 BROKEN = "The transfer broke"
 
 
 def breaks(room: int) -> bool:
-    """Whether prefill fails it."""
+    """Return whether prefill fails it."""
     return room % 10 == 3
 
 
 def is_aborted(room: int) -> bool:
-    """Whether decode aborts it."""
+    """Return whether decode aborts it."""
     return room % 10 == 7

@@ -1,4 +1,4 @@
-"""The workers of the tests: started, told what to do, killed. What runs SGLang is on the other side of these pipes."""
+"""A deployment of prefill and decode instances: its worker processes are started, commanded by pipes, and killed."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ ANSWER_SECONDS = pace.seconds(40)
 
 
 class WorkerError(Exception):
-    """What an order raised, as ``KeyError: 5``; or the worker is gone."""
+    """What a command raised, as ``KeyError: 5``; or that the worker has ended."""
 
 
 class Worker:
-    """One process of an instance."""
+    """One process of an instance, from the test's side."""
 
     def __init__(self, pid: int, pipe: socket.socket, log: Path) -> None:
         self.pid = pid
@@ -34,39 +34,39 @@ class Worker:
         self._pipe = pipe
         self._lines = pipe.makefile("rb")
         self.kinds: dict[str, str] = {}
-        """The types of its tables, once it is up."""
+        """The types of its maps, once it is up."""
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
-        """An order: a method of tests.sglang.worker.Worker."""
+        """Return a command: a method of tests.sglang.worker.Worker."""
         if name.startswith("_"):
             raise AttributeError(name)
-        return lambda *words: self.tell(name, *words).hear()
+        return lambda *arguments: self.send_command(name, *arguments).receive_answer()
 
-    def tell(self, *order: Any) -> Self:
-        """Give an order whose answer is heard later."""
-        self._pipe.sendall(json.dumps(order).encode() + b"\n")
+    def send_command(self, *command: Any) -> Self:
+        """Send a command without waiting for the answer."""
+        self._pipe.sendall(json.dumps(command).encode() + b"\n")
         return self
 
-    def hear(self) -> Any:
+    def receive_answer(self) -> Any:
         self._pipe.settimeout(ANSWER_SECONDS)
         try:
             line = self._lines.readline()
         except TimeoutError:
             line = b""
         if not line:
-            raise WorkerError(f"worker {self.pid} said nothing: {self.log.read_text()[-3000:]}")
+            raise WorkerError(f"worker {self.pid} did not answer: {self.log.read_text()[-3000:]}")
         answer = json.loads(line)
         if "error" in answer:
             raise WorkerError(answer["error"])
         return answer["answer"]
 
-    def said(self, logger: str = "redis_kvpoll", level: str = "ERROR") -> list[str]:
-        """What a logger of it has said."""
+    def logged(self, logger: str = "redis_kvpoll", level: str = "ERROR") -> list[str]:
+        """Return what one of its loggers has logged at a level."""
         lines: list[tuple[str, str, str]] = self.lines()
         return [text for name, of, text in lines if of == level and name.partition(".")[0] == logger]
 
     def kill(self) -> None:
-        """SIGKILL; when this returns, it is dead."""
+        """Kill it by SIGKILL; return when it has ended."""
         if self._lines.closed:
             return
         os.kill(self.pid, signal.SIGKILL)
@@ -78,7 +78,7 @@ class Worker:
 
 
 class Host:
-    """The process that has imported SGLang; it makes the workers. A context manager."""
+    """The process that has imported SGLang, and forks the workers. A context manager."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -103,7 +103,7 @@ class Host:
             raise WorkerError(f"SGLang does not start: {log.read_text()[-3000:]}")
 
     def start(self, plan: dict[str, Any]) -> Worker:
-        """A worker that is on its way up: hear it before the first order."""
+        """Start a worker: its first answer says that it is up."""
         self._count += 1
         log = self._folder / f"worker-{self._count}.log"
         ours, theirs = socket.socketpair()
@@ -125,7 +125,7 @@ class Host:
             self._process.wait()
 
 
-class Crew:
+class Deployment:
     """The workers of one test, which end with it. A context manager."""
 
     def __init__(self, host: Host, environment: dict[str, str]) -> None:
@@ -133,29 +133,36 @@ class Crew:
         self._host = host
         self.workers: list[Worker] = []
 
-    def start(self, *places: dict[str, Any], port: int | None = None, broken: str | None = None) -> list[Worker]:
-        """The processes of one instance; the first of a prefill instance has the bootstrap server.
+    def start(
+        self, *processes: dict[str, Any], port: int | None = None, incompatibility: str | None = None
+    ) -> list[Worker]:
+        """Start the processes of one instance; the first of a prefill instance has the bootstrap server.
 
-        A place is what Settings takes; ``environment`` in it is of that process only.
+        A process is described by arguments of Settings; ``environment`` among them is of that process only.
         """
         pp_port = free_port()
         started = []
-        for number, place in enumerate(places):
-            settings = {"bootstrap_port": port, "pp_port": pp_port} | place
+        for number, process in enumerate(processes):
+            settings = {"bootstrap_port": port, "pp_port": pp_port} | process
             environment = self.environment | settings.pop("environment", {})
             bootstraps = number == 0 and settings["role"] == "prefill"
-            plan = {"settings": settings, "environment": environment, "bootstraps": bootstraps, "broken": broken}
+            plan = {
+                "settings": settings,
+                "environment": environment,
+                "bootstraps": bootstraps,
+                "incompatibility": incompatibility,
+            }
             started.append(self._host.start(plan))
         self.workers += started
         for worker in started:
-            worker.kinds = worker.hear()
+            worker.kinds = worker.receive_answer()
         return started
 
-    def pair(self, **words: Any) -> tuple[Worker, Worker]:
-        """One process of prefill, and one of decode that knows it."""
+    def pair(self, **options: Any) -> tuple[Worker, Worker]:
+        """Start one process of prefill, and one of decode that has its address."""
         port = free_port()
-        (prefill,) = self.start({"role": "prefill", "port": free_port()}, port=port, **words)
-        (decode,) = self.start({"role": "decode", "port": free_port()}, port=port, **words)
+        (prefill,) = self.start({"role": "prefill", "port": free_port()}, port=port, **options)
+        (decode,) = self.start({"role": "decode", "port": free_port()}, port=port, **options)
         assert decode.learn()
         return prefill, decode
 
@@ -167,9 +174,9 @@ class Crew:
             worker.kill()
 
 
-def soon(look: Callable[[], Any], wanted: Any, seconds: float = 5.0) -> None:
-    """Wait until ``look`` gives what is wanted, for so many seconds of a machine at rest."""
+def until(read: Callable[[], Any], wanted: Any, seconds: float = 5.0) -> None:
+    """Wait until ``read`` gives what is wanted, for so many seconds of a machine at rest."""
     for _ in pace.turns(seconds):
-        if (seen := look()) == wanted:
+        if (seen := read()) == wanted:
             return
     raise AssertionError(f"{seconds:g} s later still {seen}, not {wanted}")

@@ -1,0 +1,117 @@
+"""Worker processes, forks of one that has imported SGLang: each bounded in time, and ended by its id."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext
+from typing import Any, Self
+
+SENDER, RANK = "bench.sglang.sender", "bench.sglang.rank"
+"""The modules of the workers. Each has a ``Worker``, whose methods are the commands. Only these import SGLang."""
+IMPORT_SECONDS = 120.0
+ANSWER_SECONDS = 60.0
+_QUIET = {
+    "SGLANG_HOST_IP": "127.0.0.1",
+    "OMP_NUM_THREADS": "1",
+    "PYTHONWARNINGS": "ignore",
+    "TOKENIZERS_PARALLELISM": "false",
+    "GLOO_SOCKET_IFNAME": "lo",
+}
+
+Job = Mapping[str, Any]
+
+
+class WorkerError(OSError):
+    """A process could not run a command. An OSError, as everything that ends a run with a message."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerProcess:
+    """A process, from its parent's side."""
+
+    pipe: Connection[Any, Any]
+
+    def send(self, name: str, *arguments: Any) -> Self:
+        """Send a command without waiting for the answer."""
+        self.pipe.send((name, arguments))
+        return self
+
+    def receive(self, seconds: float = ANSWER_SECONDS) -> Any:
+        try:
+            answer, error = self.pipe.recv() if self.pipe.poll(seconds) else (None, "no answer")
+        except EOFError:
+            error = "it has ended"
+        if error:
+            raise WorkerError(f"a process with SGLang: {error}")
+        return answer
+
+    def call(self, name: str, *arguments: Any) -> Any:
+        return self.send(name, *arguments).receive()
+
+
+def call_all(workers: list[WorkerProcess], name: str, *arguments: Any) -> list[Any]:
+    """Run a command in all processes at the same time; return their answers."""
+    for worker in workers:
+        worker.send(name, *arguments)
+    return [worker.receive() for worker in workers]
+
+
+def context() -> ForkServerContext:
+    """Return the context that processes are started from, with the environment that SGLang's import needs."""
+    os.environ.update(_QUIET)
+    for name in [name for name in os.environ if name.startswith("KVPOLL_")]:
+        del os.environ[name]  # a run must not depend on the shell's settings
+    found = get_context("forkserver")
+    found.set_forkserver_preload([SENDER, RANK])
+    return found
+
+
+@contextlib.contextmanager
+def started(context: ForkServerContext, module: str, jobs: list[Job]) -> Iterator[list[WorkerProcess]]:
+    """Start a process for each job; yield them when all are up, and kill them at the end."""
+    workers: list[WorkerProcess] = []
+    processes = []
+    try:
+        for job in jobs:
+            ours, theirs = context.Pipe()
+            workers.append(WorkerProcess(ours))
+            processes.append(context.Process(target=_work, args=(module, job, theirs), daemon=True))
+            processes[-1].start()
+            theirs.close()
+        for worker in workers:
+            worker.receive(IMPORT_SECONDS)
+        yield workers
+    finally:
+        for worker in workers:
+            worker.pipe.close()
+        for process in processes:
+            process.kill()
+            process.join()
+
+
+def _work(module: str, job: Job, pipe: Connection[Any, Any]) -> None:
+    """Run a process until the pipe ends, which it does however the other side ends."""
+    worker = None
+    with contextlib.suppress(EOFError, OSError):
+        worker = _attempt(pipe, lambda: importlib.import_module(module).Worker(job), returns=False)
+        while worker is not None:
+            name, arguments = pipe.recv()
+            _attempt(pipe, partial(getattr(worker, name), *arguments))
+    os._exit(0)  # SGLang's own exit would wait for other processes, which have ended
+
+
+def _attempt(pipe: Connection[Any, Any], call: Callable[[], Any], returns: bool = True) -> Any:
+    try:
+        answer = call()
+    except Exception as error:
+        pipe.send((None, repr(error)[:500] or "an error"))
+        return None
+    pipe.send((answer if returns else None, ""))
+    return answer
