@@ -1,4 +1,4 @@
-"""Reset of objects that hold threads, tasks or locks in the child of a ``fork``, which inherits none in working order.
+"""Resets objects that hold threads, tasks or locks in the child of a ``fork``, where none of these works.
 
 To add one: implement ``after_fork`` and add the object to ``forkable``.
 """
@@ -18,7 +18,7 @@ class Forkable(Protocol):
 
 
 forkable: WeakSet[Forkable] = WeakSet()
-"""All of them in this process, by weak reference."""
+"""The objects of this process to reset, by weak reference."""
 
 
 def _after_fork() -> None:

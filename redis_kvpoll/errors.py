@@ -103,7 +103,7 @@ def _ranks(world_size: str) -> str:
 
 
 class LeaseLostError(KVPollError):
-    """This store's lease expired or was taken over; its live rooms were failed, or will be."""
+    """This store's lease expired or was taken over; its live rooms were failed or will be."""
 
     def __init__(self, operation: str, owner: str) -> None:
         super().__init__(operation, owner)

@@ -51,7 +51,7 @@ def room(value: Any) -> int:
 def rooms(values: Iterable[Any]) -> list[int]:
     """Many rooms."""
     numbers = list(values)
-    # The usual batch is checked as a whole; only another is checked room by room.
+    # A batch of plain ints is checked as a whole; any other, room by room.
     if set(map(type, numbers)) == {int} and min(numbers) >= 0 and max(numbers) <= MAX_ROOM:
         return numbers
     return [room(number) for number in numbers]

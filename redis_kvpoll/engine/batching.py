@@ -1,6 +1,6 @@
 """The queue of each shard, and the batches that are taken from it. No I/O and no locks.
 
-A shard has one batch in flight. Calls that arrive meanwhile are queued, and those of one kind form the next batch, so
+A shard has one batch in flight. Calls that arrive during it are queued, and those of one kind form the next batch, so
 more callers need fewer round trips each. Calls for the same room are executed in the order in which they were queued,
 also when a batch is retried.
 """
@@ -133,7 +133,7 @@ class ShardQueue:
         return batch
 
     def complete(self, batch: Batch) -> list[PendingCall]:
-        """End a batch: queue its unfinished calls again, first, and return the finished ones, whose callers to wake.
+        """End a batch: queue its unfinished calls again, first; return the finished ones, whose callers to wake.
 
         Idempotent, because a caller that is interrupted here has to call it again.
         """

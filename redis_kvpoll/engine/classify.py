@@ -58,7 +58,7 @@ _WRAPPED_CODE = re.compile(r"(?:^|[ :]|-)(WRONGTYPE|NOPERM|OOM|READONLY|CROSSSLO
 
 
 def classify(error: BaseException) -> Failure:
-    """Return what ``error`` says about the call."""
+    """Return what is known about the call after ``error``."""
     cause = root_cause(error)
     if isinstance(cause, AuthenticationError | AuthorizationError):
         return Failure.REJECTED

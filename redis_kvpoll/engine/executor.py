@@ -84,7 +84,7 @@ class Executor(Recovery):
         return command.finish(rooms, values)
 
     def decode(self, command: Command[V, T], rooms: list[int], reply: list[Any]) -> list[V]:
-        """Return the value of each room in a reply, or raise what the reply stands for."""
+        """Return the value of each room in a reply, or raise the error that the reply reports."""
         try:
             return command.decode(command.operation, rooms, reply)
         except WorldSizeMismatchError as error:
@@ -142,7 +142,7 @@ class Executor(Recovery):
     def recover_call(
         self, command: Command[V, T], call: Call, sent_at: float, first_error: Exception | None
     ) -> Flow[list[Any]]:
-        """Repeat a command's only call after its first attempt, at ``sent_at``, failed or met a loss of data."""
+        """Repeat a command's only call after its first attempt, at ``sent_at``, failed or detected a loss of data."""
         pending = PendingCall(call, sent_at + self.deadline)
         yield from self.send_batch(Batch([pending]), first_error)
         return self.replies_of(command, [pending])[0]

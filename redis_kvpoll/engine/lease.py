@@ -1,4 +1,4 @@
-"""The keeper of a lease: it takes the lease, renews it, extends the TTL of its rooms, and gives it up.
+"""Takes, renews and releases one lease, and extends the TTL of its rooms.
 
 A lease is held in all shards under one incarnation: once it is lost in one shard, it is dropped in the others.
 """
@@ -85,7 +85,7 @@ class LeaseKeeper:
 
     def renewal(self, tag: str) -> Call:
         """Return the call that renews the lease in a shard, or takes it again after a loss of data."""
-        action: Action = "sweep" if self.lost else "renew"  # renewing it would revive it where the data was lost
+        action: Action = "sweep" if self.lost else "renew"  # a renewal would re-create it after a data loss
         return self.config.call(self._verified_context, tag, action, self.incarnation, self._epochs.get(tag, ""))
 
     def observe_renewal(self, tag: str, reply: list[Any]) -> None:
@@ -115,7 +115,7 @@ class LeaseKeeper:
         return max(0.0, self._next_heartbeat - time.monotonic())
 
     def send_heartbeat(self) -> Flow[None]:
-        """Renew the lease in all shards, fail the rooms of lost leases, and touch the own rooms, as time permits."""
+        """Renew the lease in all shards, fail the rooms of lost leases, and touch its rooms, as time permits."""
         now = time.monotonic()
         until = self._next_heartbeat = now + self._interval
         pending_calls = yield from self._renew(now)
@@ -132,7 +132,7 @@ class LeaseKeeper:
             logger.info("%s is renewed again", self)
 
     def heartbeat_failed(self, error: KVPollError) -> None:
-        """Log a failed heartbeat, once until one succeeds. The next heartbeat tries again."""
+        """Log a failed heartbeat, once per run of failures. The next heartbeat tries again."""
         if not self._is_failing:
             self._is_failing = True
             logger.warning("%s was not renewed: %s", self, error)
@@ -155,7 +155,7 @@ class LeaseKeeper:
         return pending_calls
 
     def _touch(self, now: float, until: float) -> Flow[None]:
-        """Extend the TTL of the own rooms until ``until``; the next heartbeat continues."""
+        """Extend the TTL of its rooms until ``until``; the next heartbeat continues."""
         if now >= self._next_touch:
             self._to_touch = []
             for tag in self._tags:

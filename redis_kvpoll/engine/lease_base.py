@@ -31,7 +31,7 @@ class LeaseBase:
 
     @property
     def heartbeat(self) -> float:
-        """Seconds between heartbeats."""
+        """Configured seconds between heartbeats."""
         return self._keeper.config.heartbeat
 
     @property

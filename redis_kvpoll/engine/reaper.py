@@ -1,6 +1,6 @@
 """Sweeping leases, and failing the rooms of lost ones.
 
-Any process may do it at any time: the scripts fail each room once, and the next sweep continues an interrupted run.
+Any process may run this at any time: the scripts fail each room once, and the next sweep continues an interrupted run.
 """
 
 from __future__ import annotations

@@ -82,7 +82,7 @@ class Recovery(Session):
             raise InvalidInputError(f"lease: this store has {self.lease} already; one store holds one lease at a time")
 
     def attach_lease(self, lease: Renewable, owner: str, incarnation: str) -> None:
-        """Put this store under a lease; raise InvalidInputError if it is under one."""
+        """Put this store under a lease; raise InvalidInputError if it already holds one."""
         self.check_no_lease()
         self.lease = lease
         self.set_owner(owner, incarnation)
@@ -143,7 +143,7 @@ class Recovery(Session):
             yield from self.verify_settings(attempts)
         if self.needs_check(tag):
             yield from self.verify_shard(tag, attempts)
-        while tag in self._unverified:  # data was lost, or lost again meanwhile
+        while tag in self._unverified:  # data was lost, or lost again during the replay
             if not self.settings_verified:
                 yield from self.verify_settings(attempts)
             yield from self.verify_shard(tag, attempts)
@@ -175,7 +175,7 @@ class Recovery(Session):
         self.tracked_rooms.mark_lost(tag, time.monotonic())
 
     def _replay(self, tag: str, attempts: Attempts) -> Flow[bool]:
-        """Renew the lease and replay the rooms that are due. Returns whether the shard stayed the same meanwhile."""
+        """Renew the lease and replay the rooms that are due. Returns whether the shard lost nothing during that."""
         context = self._context
         assert context is not None  # noqa: S101 - set by the first call, before any room is tracked
         losses = self.losses

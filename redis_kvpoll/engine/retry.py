@@ -20,7 +20,7 @@ from redis_kvpoll.protocol.script_call import Call
 from redis_kvpoll.protocol.scripts import Script
 
 # Seconds. The first pause is about 10 ms, the time that a server on the same host needs to accept connections after a
-# restart; the longest is 0.25 s, so that 1,000 waiting clients do not overload a server that comes back.
+# restart; the longest is 0.25 s, so that 1,000 waiting clients do not overload a server after a restart.
 _BACKOFF = EqualJitterBackoff(cap=0.25, base=0.01)
 # Redirects followed without a pause. One is usual (a slot has moved); more come only from nodes that disagree, which
 # need time to converge.

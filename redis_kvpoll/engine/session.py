@@ -111,7 +111,7 @@ class Session:
         return time.monotonic() < self._settings_valid_until
 
     def server_may_have_changed(self) -> None:
-        """Note that a connection was lost and the server may be another one; inform the observers, too."""
+        """Note that a connection was lost and the server may be another one; notify the observers."""
         self.connection_lost()
         for observer in self.observers:
             observer.connection_lost()

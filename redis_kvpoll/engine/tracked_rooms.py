@@ -16,7 +16,7 @@ from redis_kvpoll.protocol.replies import parse_status
 from redis_kvpoll.protocol.script_call import MAX_BATCH, Call, CallContext
 
 CREATOR_TIMEOUT = 10.0
-"""Seconds that an attached room waits for its creator's replay, which takes a reconnect and a check there."""
+"""Seconds that an attached room waits for its creator's replay, before which the creator must reconnect."""
 CREATOR_POLL_INTERVAL = 0.05
 """Seconds between replays of such a room."""
 MAX_REPLAYS_PER_SECOND = 10_000
@@ -34,7 +34,7 @@ class TrackedRoom:
     generation: int
     request: str
     role: Role
-    """As in replay.lua: only a creator creates a lost room again. A cleared rank's last status still counts."""
+    """As in replay.lua: only a creator re-creates a lost room. A cleared rank's last status still counts."""
     status: KVPoll | None
     until: float
     """The end of its TTL, as far as this store knows. An expired room is not replayed."""
@@ -135,12 +135,12 @@ class TrackedRooms:
             self.awaiting_shards.pop(tag, None)
 
     def mark_clearing(self, call: Call) -> None:
-        """Note that a clear of these rooms is sent. Whatever its outcome, they are not replayed any more."""
+        """Note that a clear of these rooms is sent. Whatever its outcome, they are no longer replayed."""
         rooms_here = self._shards.get(call.tag)
         if rooms_here:
             for room, fence in zip(call.rooms, call.items, strict=True):
                 tracked = rooms_here.get(room)
-                # A clear through an old handle leaves a later generation alone.
+                # A clear through an old handle does not affect a later generation.
                 if tracked and fence in ("", str(tracked.generation)):
                     tracked.is_clearing = True
 

@@ -1,9 +1,9 @@
-"""The entries of the change feed, parsed: the one place that knows their words.
+"""The entries of the change feed, parsed: the only module that knows their names.
 
 An entry is a list of names and values in turn, as lua/include/feed.lua writes it. The parser skips names that it does
-not know, and whatever was written into the stream by hand: a reader must get past it.
+not know, and anything that was written into the stream by hand.
 
-To add a word: write it in feed.lua, and give it a place in ParsedChange and a branch in ``parse_entry``.
+To add a name: write it in feed.lua, and give it a field in ParsedChange and a branch in ``parse_entry``.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ class Change(NamedTuple):
     room: int
     status: KVPoll | None
     """The status that the room got, or kept when it was only touched; None when it was cleared. With ranks, it is their
-    consensus, and the room is cleared with the last of them."""
+    consensus, and None once the last has cleared."""
     reason: str | None = None
-    """Why the room fails, when this change recorded the reason."""
+    """Why the room failed, if this change recorded the reason."""
     ttl: float | None = None
-    """The seconds that the room had from then on; None when its TTL stayed, or it was cleared."""
+    """The TTL of the room from then on, in seconds; None if it did not change, or the room was cleared."""
     rank: int | None = None
-    """The rank that changed; None for what concerns all ranks, as abort and touch do."""
+    """The rank that changed; None for a change of all ranks, as by abort and touch."""
     rank_status: KVPoll | None = None
     """The status that this rank has now; None when it has cleared."""
 
 
 class FeedGap(NamedTuple):
-    """Changes may be missing here: the feed was trimmed before they were read, or it was lost and began anew."""
+    """Changes may be missing here: the feed was trimmed before they were read, or it was lost and started again."""
 
     after: str
     """The id of the last entry that was read, which the feed no longer has."""
@@ -55,7 +55,7 @@ _RANK_DIGITS = len(str(validation.MAX_WORLD_SIZE))
 
 
 class RankField(NamedTuple):
-    """The rank that an entry names: ``rank:3``, or ``first:3`` where the room begins with that rank."""
+    """The rank that an entry names: ``rank:3``, or ``first:3`` if that rank created the room."""
 
     rank: int
     is_first: bool
@@ -68,7 +68,7 @@ ParsedChange: TypeAlias = tuple[int, bytes, float | None, bytes | None, RankFiel
 def parse_entry(fields: Sequence[bytes]) -> list[ParsedChange]:
     """Return the changes of one entry, in its order.
 
-    A mirror runs this for every change in the table, so it makes plain tuples, and leaves the statuses as names.
+    A mirror runs this for every change in the table, so the changes are plain tuples, with statuses as names.
     """
     found: list[ParsedChange] = []
     ttl: float | None = None
@@ -95,7 +95,7 @@ def parse_entry(fields: Sequence[bytes]) -> list[ParsedChange]:
 
 
 def changes(entry_id: bytes, fields: Sequence[Any]) -> list[Change]:
-    """Return the changes of one entry for people, in its order; whatever the entry holds, this does not raise."""
+    """Return the changes of one entry for display, in its order. Never raises, whatever the entry holds."""
     words = [word if isinstance(word, bytes) else b"" for word in fields]
     shown_id = entry_id.decode("ascii", "replace")
     at = _parse_seconds(entry_id.partition(b"-")[0]) or 0.0

@@ -1,7 +1,7 @@
-"""Walks over the change feed for people: the history of one room, and the tail of all.
+"""Reads the change feed for display: the history of one room, and the tail of all.
 
-A walk does no I/O: it names the next request and takes its reply (see FeedReader). The executor runs it. To add a walk:
-write another class with these two methods.
+A reader does no I/O: it names the next request and takes its reply (see FeedReader). The executor runs it. To add a
+reader: write another class with these two methods.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from redis_kvpoll.protocol.feed import Change, FeedGap, changes
 from redis_kvpoll.protocol.script_call import CallContext
 
 PAGE = 1000
-"""Entries a reply."""
+"""Entries per reply."""
 START = "0-0"
 """A position before all entries."""
 
 
 class FeedReader(Protocol):
-    """A walk over feeds, a request at a time."""
+    """A reader of feeds, one request at a time."""
 
     pause: float
     """Seconds to wait before the next request."""
 
     def request(self, context: CallContext) -> tuple[str, list[str]] | None:
-        """Return (the shard to ask, the words to send) next; None at the end of the walk."""
+        """Return the shard and the words of the next request; None at the end."""
         ...
 
     def take(self, reply: list[Any]) -> None:
@@ -38,7 +38,7 @@ class FeedReader(Protocol):
 class History:
     """The changes of one room that the feed still has.
 
-    It reads backwards from the newest, so changes that come meanwhile do not lengthen the walk.
+    It reads backwards from the newest, so changes that arrive during the reading do not prolong it.
     """
 
     pause = 0.0
@@ -77,22 +77,22 @@ class _ShardTail:
         self.key = keys.feed(tag)
         self.position = START
         self.must_exist = False
-        """Whether the entry at this position was read; if not, one that is there now is new."""
+        """Whether the entry at this position was read; if not, an entry that is found there is new."""
         self.newest_before: str | None = "+"
-        """Where to look for the newest entries; None once they are found, and later entries are read."""
+        """The end of the next read of the newest entries; None once they are found, and later entries are read."""
         self.found = 0
 
 
 class Tail:
     """The last changes of all shards, then the new ones, without end.
 
-    The walk goes in rounds; a round asks every shard once. XREAD does not report entries that were trimmed before they
-    were read. So each request begins with the entry that was read last, which must still exist. No request blocks on
-    the server: a connection that waits is not free for other calls.
+    A round reads each shard once. XREAD does not report entries that were trimmed before they were read. So each
+    request begins with the entry that was read last, which must still exist. No request blocks on the server: a
+    blocked connection is not free for other calls.
     """
 
     IDLE = 0.05
-    """Seconds between two rounds when there was nothing new. A person does not notice them."""
+    """Seconds between rounds when nothing is new: too short to be noticed."""
 
     def __init__(self, last: Any) -> None:
         try:
@@ -131,7 +131,7 @@ class Tail:
         self.pause = 0.0
 
     def news(self) -> list[Change | FeedGap]:
-        """Return what the round has found, in the order of the ids, which are times. The next round may begin."""
+        """Return the changes of this round in the order of their ids, which are times, and begin the next round."""
         self._new.sort(key=lambda found: found[0])
         news = [change for _, change in self._new]
         if self._is_first_round:
@@ -168,9 +168,9 @@ class Tail:
             shard.position, shard.must_exist = reply[-1][0].decode(), True
 
     def _find_position(self, shard: _ShardTail, reply: list[Any]) -> None:
-        """Find where a feed that was empty stands now: the server lost it, or went back to an older one.
+        """Set the position in a feed that was lost: nothing was left from the last entry read on.
 
-        Entries with ids before our position would never be read.
+        It may be an older copy now, whose new entries, with ids before our position, would never be read.
         """
         shard.newest_before = None
         if not reply:

@@ -53,7 +53,7 @@ def set_decode_prefix_len(room: int, generation: int, length: int) -> Command[bo
 
 
 def status(room: int, generation: int) -> Command[OpenedRoom | None, KVPoll | None]:
-    """The status of one generation; None when the room has it no longer."""
+    """The status of one generation; None when the room no longer has it."""
 
     def finish(_: list[int], found: list[OpenedRoom | None]) -> KVPoll | None:
         return found[0].status if found[0] and found[0].generation == generation else None

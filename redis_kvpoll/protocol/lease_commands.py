@@ -22,9 +22,9 @@ LEASE = ScriptSpec(load("lease"), keys=(), reply=())
 Action = Literal["take", "extend", "renew", "leave", "drop", "sweep"]
 
 HEARTBEATS = 10
-"""Per ttl, by default: several may be late or lost before the lease expires."""
+"""Per ttl, by default: several in a row may fail before the lease expires."""
 MIN_HEARTBEATS = 3
-"""Per ttl, at least: one may be late without the lease expiring."""
+"""Per ttl, at least: one may fail before the lease expires."""
 
 _RECORD = re.compile(rb"(\d+) (\d+) (\d+) (\d+) (\d+)")
 _LOST = re.compile(rb"lost (\d+)")

@@ -1,7 +1,7 @@
 """Decoders of script replies.
 
 Each takes (operation, rooms of a call, its reply) and returns a value for each room, or raises the error that the reply
-stands for. A value that no script writes raises CorruptEntryError.
+reports. A value that no script writes raises CorruptEntryError.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def updates(operation: str, rooms: list[int], reply: list[Any]) -> list[Update]:
 
 
 def cleared(operation: str, _: list[int], reply: list[Any]) -> list[KVPoll | None]:
-    # The room was deleted, so an unknown status that it had is no error any more.
+    # The room was deleted, so an unknown status that it had is no longer an error.
     return [_STATUSES.get(name) for name in reply[1::3]]
 
 

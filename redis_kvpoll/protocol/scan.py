@@ -9,7 +9,7 @@ from redis_kvpoll.protocol import keys
 from redis_kvpoll.protocol.script_call import CallContext
 
 PAGE = 1000
-"""Keys that one SCAN examines; the server is blocked meanwhile."""
+"""Keys that one SCAN examines. It blocks the server."""
 MAX_RESTARTS = 5
 """Per shard. While a slot is being migrated, every check is redirected, and unlimited restarts might never end. After
 the last one, rooms that are being moved may be missing."""
@@ -19,7 +19,7 @@ class Scan:
     """The state of one listing: its position, and the rooms that it has returned.
 
     SCAN may return a key twice; each room is returned once. A room that exists throughout is returned; one that is
-    created or deleted meanwhile may be missing.
+    created or deleted during the listing may be missing.
 
     In a cluster, each shard is scanned on its own node. SCAN is not a keyed command, so a node that has lost the slot
     answers it without a redirect. Therefore a keyed check precedes and follows the scan of a shard: the server

@@ -19,7 +19,7 @@ _CALLER = (
 
 
 def _reported_statuses(width: int) -> Callable[[list[Any]], list[Any]]:
-    """For replies with a code and a status per room; a refused room has another value in place of the status."""
+    """For replies with a code and a status per room; a refused room has another value in its place."""
     return lambda reply: [
         status if code > 0 else NOT_REPORTED for code, status in zip(reply[::width], reply[1::width], strict=True)
     ]
@@ -98,7 +98,7 @@ REAP = ScriptSpec(
     codes=(Outcome.UNCHANGED, Outcome.FAILED, Outcome.SKIPPED),
     prefix_in_prefill=True,
 )
-"""No statuses_after: the reply lacks the status as a rank sees it, so a mirror learns it from the feed."""
+"""No statuses_after: the reply lacks the status as a rank sees it, so a mirror takes it from the feed."""
 RECORD_FAILURE = ScriptSpec(
     load("record_failure"), first=("feed",), once=("feed_length", "author"), item=("reason",), reply=("stored",)
 )
