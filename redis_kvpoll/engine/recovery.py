@@ -175,7 +175,7 @@ class Recovery(Session):
         self.tracked_rooms.mark_lost(tag, time.monotonic())
 
     def _replay(self, tag: str, attempts: Attempts) -> Flow[bool]:
-        """Renew the lease and replay the rooms that are due. Returns whether the shard lost nothing during that."""
+        """Renew the lease and replay the rooms that are due. Returns False if the shard changed during it."""
         context = self._context
         assert context is not None  # noqa: S101 - set by the first call, before any room is tracked
         losses = self.losses

@@ -1,4 +1,4 @@
-"""The rooms by the time at which they are due to expire.
+"""Rooms ordered by expiry time.
 
 Invariant: each room is in exactly one bucket, so the buckets hold no more than the rooms that exist.
 """
@@ -9,7 +9,7 @@ import heapq
 from itertools import islice
 
 TICKS = 4
-"""A second. It bounds how late the follower reads a room that has expired."""
+"""Per second; bounds how late the follower reads an expired room."""
 
 
 class _Bucket(set[int]):
@@ -35,7 +35,7 @@ class Expiry:
         return len(self._bucket_of)
 
     def set(self, room: int, at: float) -> None:
-        """Make the room due at a time, and at no other."""
+        """Make the room due at this time only."""
         tick = int(at * TICKS) + 1
         old = self._bucket_of.get(room)
         if old is None or old.tick != tick:

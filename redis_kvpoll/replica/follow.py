@@ -4,10 +4,10 @@ A session lasts as long as its connection. It begins with a resync, since the co
 to the same server without its data:
 
 1. Read where the feed ends. No change after this position is missed.
-2. List: walk over all rooms and read each (at an id that dates what was read), and read on in the feed meanwhile. Then
-   read the rooms that were known before and that neither the walk nor the feed has named: they may be gone.
+2. List: scan all rooms and read each (with the feed id of the read), while reading on in the feed. Then read the rooms
+   that were known before and that neither the scan nor the feed has named: they may be gone.
 3. Read the feed to its end. Now the copy is synced.
-4. Watch: XREAD waits for the next entries. An XRANGE right behind it checks that the position still exists. If it was
+4. Watch: XREAD waits for the next entries. An XRANGE right after it checks that the position still exists. If it was
    trimmed, or the feed is another server's, XREAD does not report the missing entries, so the session resyncs.
 
 Invariant: a copy that may have missed a change is not synced. Any error ends the session and marks the copy unsynced;
@@ -42,14 +42,14 @@ ENTRIES = 1000
 HEARTBEAT = 0.25
 """Seconds between reads when nothing changes. They prove that the server answers; due rooms are read then, too."""
 COALESCE_DELAY = 0.0003
-"""Seconds between reads while changes follow closely. To wake for each would cost a writer on the same interpreter as
-much as the write itself. The first change after a quiet moment is read at once."""
+"""Seconds between reads while changes follow closely. To wake for each would cost a writer under the same GIL as much
+as the write itself. The first change after a quiet moment is read at once."""
 POLL_INTERVAL = 0.01
-"""Seconds between reads where a read cannot wait: in memory://."""
+"""Seconds between reads where a read cannot block: in memory://."""
 REJECTED_RETRY = 2.0
-"""Seconds between sessions while the server rejects us: a person has to correct that."""
+"""Seconds between sessions while the server rejects the connection: a person has to correct that."""
 
-# Seconds. As in engine/retry.py: from about 10 ms, as long as a server takes to accept again, to a quarter of a second.
+# Seconds, as in engine/retry.py: from about 10 ms, the time that a restarted server needs to accept, to 0.25 s.
 _BACKOFF = EqualJitterBackoff(cap=0.25, base=0.01)
 
 
@@ -63,7 +63,7 @@ class Follower:
     ``expected_settings`` gives the store's settings, which each new connection is checked for; ``limit`` (seconds) is
     how long the transport waits for a reply, and ``can_block`` whether a read may wait on the server; ``notify`` is
     called without the lock when there may be changes to report; ``progressed`` when ``began`` or ``failure`` changes;
-    ``may_end`` returns whether the follower is no longer needed, and has then marked its shards unsynced.
+    ``may_end`` returns whether the follower is no longer needed; if so, it has marked its shards unsynced.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Follower:
         self.began = False
         """Whether the copy has been synced once."""
         self.failure: KVPollError | None = None
-        """Why it is not synced yet; only read until ``began``."""
+        """Why it is not synced yet; read only until ``began``."""
         self._replica = replica
         self._expected = expected_settings
         self._clustered = clustered
@@ -102,7 +102,7 @@ class Follower:
     def session(self) -> Flow[float | None]:
         """Follow until an error; return the seconds to wait before the next session, or None when it may end.
 
-        It needs a new connection, and a transport of its own: it learns there where a slot is.
+        It needs a new connection and its own transport, whose slot map it updates.
         """
         self._connection_losses = self._replica.connection_losses
         is_over = False
@@ -128,7 +128,7 @@ class Follower:
         except KVPollError as error:
             return self._rejected(error)
         except Exception as error:
-            # Most likely the predicate's. An old copy must not stay marked as synced.
+            # Most likely raised by the predicate. An old copy must not stay marked as synced.
             return self._rejected(KVPollError(f"mirror: its rooms= most likely raised {printable(repr(error))}"), error)
         finally:
             if not is_over:  # else another follower may have these shards by now
@@ -137,7 +137,7 @@ class Follower:
     # The session, in order
 
     def _check_settings(self) -> Flow[None]:
-        """Check the settings: a server that has lost its data may be in use with others by now."""
+        """Check the settings: a server that has lost its data may have other ones by now."""
         expected_settings = self._expected()
         expected_settings.read((yield from self._send_script(expected_settings.call())))
         self._checked_at = time.monotonic()
@@ -161,7 +161,7 @@ class Follower:
         self._succeeded()
 
     def _walk(self) -> Flow[None]:
-        # A redirect ends the session, so the map of slots is the same for the whole walk.
+        # A redirect ends the session, so the slot map is the same for the whole scan.
         scan = Scan(self._clustered, self.tags if self._clustered else None)
         while (request := scan.request(self._replica.context, 0)) is not None:
             page = scan.page((yield Send(*request)), 0)
@@ -177,8 +177,8 @@ class Follower:
                 yield Sleep(COALESCE_DELAY)
             more_due = False
             for tag in self.tags:
-                # One batch at a time, then on in the feed. A read may leave a room due: the clock of a new server may
-                # date it before what is known of the room; such a read is not applied, and only the feed decides.
+                # One batch at a time, then on in the feed. A read may leave a room due: if a new server's clock is
+                # behind, the read looks older than the copy and is ignored, and only the feed decides.
                 if rooms := self._replica.due(tag, time.monotonic(), MAX_BATCH):
                     yield from self._read_rooms(rooms)
                     more_due = more_due or len(rooms) == MAX_BATCH
@@ -226,7 +226,7 @@ class Follower:
         by_tag: dict[str, list[int]] = {tag: [] for tag in self.tags}
         for room in rooms:
             tag = keys.tag(context.namespace, context.shards, room)
-            # A key under the tag of another shard was made by hand.
+            # A key under another shard's tag was made by hand.
             if tag in by_tag and self._replica.shards[tag].is_relevant(room):
                 by_tag[tag].append(room)
         for tag, some in by_tag.items():
@@ -244,7 +244,7 @@ class Follower:
     def _now(self, asked_at: float) -> float:
         """Return the time for which an answer that has just come is true.
 
-        If this process was stopped meanwhile, the answer may be as old as the request.
+        If this process was stopped in between, the answer may be as old as the request.
         """
         self._answered_at = time.monotonic()
         return self._answered_at if self._answered_at - asked_at < 2 * HEARTBEAT else asked_at

@@ -1,4 +1,4 @@
-"""What sync and aio share of mirrors and waits: a replica, its place in a store, and the reading of it.
+"""What sync and aio share of mirrors and waits: a replica, its connection to a store, and its reads.
 
 Invariant: a mirror that was entered reads from the replica's own dict; any other raises StoreClosedError.
 """
@@ -56,7 +56,7 @@ def groups(context: CallContext, clustered: bool) -> list[list[str]]:
 
 
 class ReplicaHost(WriteObserver):
-    """A replica of a store's table, kept current by followers and by what the store itself writes."""
+    """A replica of a store's table, kept current by followers and by the store's own writes."""
 
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
@@ -122,15 +122,15 @@ class MirrorBase(ReplicaHost, ABC):
     def get(self, room: int, default: Any = None) -> Any:
         """The status of a room, or ``default`` when it is absent.
 
-        A dict look-up: it asks neither the server nor a clock, and does not check its argument (what has no hash is a
-        TypeError, as for a dict). While ``synced`` is False it is the last known status. It includes at once what this
-        process has written.
+        A dict look-up: it needs neither the server nor a clock, and does not check its argument (an unhashable one
+        raises TypeError, as for a dict). While ``synced`` is False it is the last known status. It includes at once
+        what this process has written.
         """
-        # Only for a mirror that is not open. _bind puts the dict's own get in this place.
+        # Only for a mirror that is not open: _bind replaces this method by the dict's own get.
         return self._open_replica("get").statuses.get(room, default)
 
     def poll(self, rooms: Iterable[int]) -> list[KVPoll | None]:
-        """The status of each room in the given order, None when it is absent. As many dict look-ups."""
+        """The status of each room in the given order, None when it is absent: one dict look-up per room."""
         try:
             return list(map(self.get, rooms))
         except TypeError as error:  # the look-ups do not check their argument
@@ -139,9 +139,9 @@ class MirrorBase(ReplicaHost, ABC):
     def collect(self, room: int) -> dict[int, KVPoll]:
         """The status of each rank that has written, also of those that have cleared; empty when it is absent.
 
-        As ``StatusStore.collect``, but from this copy, without a call. The statuses of the other ranks are those of one
-        moment. It includes at once what this process has written, except a failure, and the first write to a room in
-        which others are: these come with the feed, as the other ranks' statuses do.
+        As ``StatusStore.collect``, but from this copy, without a call. The other ranks' statuses are those of one
+        moment. It includes at once what this process has written, except a failure and the first write to a room that
+        other ranks have joined: these come with the feed, as the other ranks' statuses do.
 
         Raises:
             InvalidInputError: the store of this mirror has no rank (a ValueError).
@@ -155,8 +155,8 @@ class MirrorBase(ReplicaHost, ABC):
         """Why a room failed; None when this copy does not know it.
 
         The reason comes with the feed, within milliseconds of the failure, also when this process wrote it. None means
-        that the room is absent or has no reason, or that this copy began, or lost the feed and began anew, after the
-        reason was recorded: ``StatusStore.failure_reason`` asks the server.
+        that the room is absent or has no reason, or that this copy was started, or resynced, after the reason was
+        recorded: ``StatusStore.failure_reason`` asks the server.
         """
         replica = self._open_replica("failure_reason")
         try:
@@ -167,14 +167,14 @@ class MirrorBase(ReplicaHost, ABC):
     def on_change(self, callback: Callback) -> Callable[[], None]:
         """Have ``callback(room, status)`` called for each change of a status; None means that the room is gone.
 
-        The mirror's own thread or task calls it, one change after the other, in the order in which they happened in a
-        shard. They include changes by this process and, after an outage, the differences from before. The rooms that
-        exist when the mirror opens are no changes. The mirror waits for the callback, so it must be short; an exception
-        of it is logged. Returns a function that ends the calls.
+        The mirror's own thread or task calls it for one change at a time, in the order of the shard's changes. These
+        include changes by this process and, after an outage, the differences from before; not the rooms that exist when
+        the mirror opens. The mirror waits for the callback, so it must be short; its exceptions are logged. Returns a
+        function that ends the calls.
         """
         if not callable(callback):
             raise InvalidInputError(f"on_change: it takes a function, not {type(callback).__name__}")
-        # A function of its own for each registration, so that a callback that is registered twice can be ended once.
+        # A new function per registration, so that a callback that is registered twice can be ended once.
         listener: Callback = lambda room, status: callback(room, status)  # noqa: E731
         self._callbacks.append(listener)
         self._listen()
@@ -195,7 +195,7 @@ class MirrorBase(ReplicaHost, ABC):
     def lag(self) -> float:
         """How old this copy may be: the seconds since the feed was last read to its end; infinite before that.
 
-        With several shards, that of the oldest.
+        With several shards, the greatest of theirs.
         """
         replica = self._replica
         return float("inf") if replica is None else replica.lag(time.monotonic())
@@ -219,7 +219,7 @@ class MirrorBase(ReplicaHost, ABC):
     def _prepare(
         self, context: CallContext, lock: AbstractContextManager[Any], transport: Any, may_end: Callable[[], bool]
     ) -> None:
-        """Make a replica, and followers that do not run yet."""
+        """Create a replica, and followers that do not run yet."""
         replica = Replica(followed(context, "mirror"), lock, self._is_relevant or _everything)
         self._replica = replica
         self._followers = [
@@ -229,7 +229,7 @@ class MirrorBase(ReplicaHost, ABC):
 
     def _has_begun(self) -> bool:
         """Return whether all followers have synced once; raises what keeps one from it."""
-        if self._closed:  # meanwhile, by another thread or task
+        if self._closed:  # by another thread or task
             raise self._refuse("mirror")
         for follower in self._followers:
             if not follower.began and follower.failure is not None:

@@ -1,11 +1,11 @@
 """The copy of one shard for one of several ranks: the status of each rank of a room, and the room as this rank sees it.
 
-An entry of the feed names the rank that changed, and whether the room begins with it. So the copy follows all ranks,
-and derives this rank's view: its own status; Failed as soon as any rank has failed; none once it has cleared. A room
-in which only other ranks have a status exists, but has no view.
+A feed entry names the rank that changed, and whether it created the room. So the copy follows all ranks, and derives
+this rank's view: its own status; Failed as soon as any rank has failed; none once it has cleared. A room in which only
+other ranks have a status exists, but has no view.
 
-Invariant: the ranks shown for a room are those of one room at one moment. An entry for a room that is not known leaves
-them open: the room is uncertain until it has been read.
+Invariant: the ranks shown for a room are those of one room at one moment. After an entry for an
+unknown room they are open: the room is uncertain until it has been read.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ _REPORT_OWN_STATUS = (_CREATED, Outcome.ADVANCED.value, Outcome.UNCHANGED.value)
 
 
 class OwnWrite(NamedTuple):
-    """A write of this process that the feed has not come to yet."""
+    """A write of this process that the follower has not read in the feed yet."""
 
     at: int
     status: KVPoll
     since: int
     """The id at which its room begins, if this process created it: earlier entries are about another room."""
     followed: dict[int, KVPoll] | None
-    """The ranks as far as the feed has come."""
+    """The ranks as far as the feed was read."""
 
 
 class RankShardReplica(ShardReplica):
@@ -54,9 +54,9 @@ class RankShardReplica(ShardReplica):
         self._own_ahead: list[tuple[int, int]] = []
         """A heap of (id, room) of these. The id is of the last entry of a call; a room may be in an earlier one."""
         self._unread: set[int] = set()
-        """Rooms whose ranks are those from before the resync."""
+        """Rooms whose ranks are from before the resync."""
         self._read_ahead: dict[int, int] = {}
-        """Rooms that were read ahead of the feed, each at an id: entries up to it are in what was read."""
+        """Rooms that were read ahead of the feed, each with the id of the read, which includes entries up to it."""
         self._read_ahead_to = NOWHERE
 
     def start_resync(self, position: int) -> None:
@@ -88,7 +88,7 @@ class RankShardReplica(ShardReplica):
                 continue
             exists = left_ms != -2 and not isinstance(name, Exception)
             is_newest = at >= self._ids.get(room, self.position)
-            # Behind an own write, it still has the statuses of the other ranks.
+            # A snapshot that is older than an own write still has the statuses of the other ranks.
             if is_newest or at >= max(self.position, self._read_ahead.get(room, NOWHERE)):
                 self._set_ranks(room, at, *(ranks_of(words) if exists else (None, set())))
                 if at > self.position:
@@ -109,16 +109,16 @@ class RankShardReplica(ShardReplica):
                 self._apply_own(room, at, code, parse_status(name))
 
     def _apply_own(self, room: int, at: int, code: int, view: KVPoll | None) -> None:
-        """Show this rank's status from an own write at once, where it is certain which room the write is of."""
+        """Show this rank's status from an own write at once, if it is certain which generation was written."""
         before = self._own_writes.get(room)
         ranks = before.followed if before else None if room in self._unread else self._ranks.get(room)
         since = before.since if before and before.since > self.position else NOWHERE
         # A rank that was in the room, or sees it Failed, cannot join it, so this is a new room. If only others are in
-        # it, it may be either, and the feed will show which: the ranks of two rooms must not be shown as those of one.
+        # it, the feed decides: the ranks of two rooms must not be shown as those of one.
         if code == _CREATED and (ranks is None or self._rank in ranks or KVPoll.Failed in ranks.values()):
             since = at
         is_certain = since != NOWHERE or (ranks is not None and self._rank in ranks)
-        # Failed may be another rank's, and is what a rank without a status sees.
+        # Failed may be another rank's, also seen by a rank without a status.
         if is_certain and code in _REPORT_OWN_STATUS and view is not None and view is not KVPoll.Failed:
             self._own_writes[room] = OwnWrite(at, view, since, ranks)
             heapq.heappush(self._own_ahead, (at, room))
@@ -162,7 +162,7 @@ class RankShardReplica(ShardReplica):
     ) -> bool:
         """Apply one change: the consensus, and the new ``status`` of the rank that changed, if one did.
 
-        Returns False when that leaves open where the ranks are now.
+        Returns False if the ranks are not known after it.
         """
         if consensus is None:
             self._set_ranks(room, at, None, set())
@@ -176,7 +176,7 @@ class RankShardReplica(ShardReplica):
         if ranks is None or room in self._unread:
             return False
         if rank is not None and status is None:
-            if has_ttl:  # a replay brought it back as cleared, with a last status that the entry does not give
+            if has_ttl:  # a replay restored it as cleared, with a last status that is not in the entry
                 return False
             ranks.setdefault(rank, KVPoll.Failed)
             self._cleared.setdefault(room, set()).add(rank)
@@ -189,7 +189,7 @@ class RankShardReplica(ShardReplica):
         return True
 
     def _set_ranks(self, room: int, at: int, ranks: dict[int, KVPoll] | None, cleared: set[int]) -> None:
-        """Replace what is known of a room's ranks by their state at an id; None when the room is absent."""
+        """Replace the known ranks of a room by their state at an id; None when the room is absent."""
         self._unread.discard(room)
         if self.uncertain.get(room, at + 1) <= at:
             del self.uncertain[room]
@@ -201,7 +201,7 @@ class RankShardReplica(ShardReplica):
             self._drop(room)
 
     def _show(self, room: int, at: int, ranks: dict[int, KVPoll] | None) -> None:
-        """Show ``ranks`` as they were at an id, under the own write that is ahead of it."""
+        """Show ``ranks`` as of an id, overlaid by the own write that is ahead of it."""
         own = self._own_writes.get(room)
         if own is not None and at < own.at:
             since = own.since if at < own.since else NOWHERE
@@ -215,7 +215,7 @@ class RankShardReplica(ShardReplica):
             self._ranks[room] = ranks
 
     def _view(self, room: int, consensus: KVPoll | None) -> KVPoll | None:
-        """Return this rank's view of a room, as far as the feed has come."""
+        """Return this rank's view of a room, as far as the feed was read."""
         own = self._own_writes.get(room)
         ranks = own.followed if own else self._ranks.get(room)
         if ranks is None or self._rank in self._cleared.get(room, ()):

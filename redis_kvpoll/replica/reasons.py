@@ -9,7 +9,7 @@ from redis_kvpoll.protocol.feed import RankField, decode_reason
 
 
 class FailureReason(NamedTuple):
-    """The reason that the feed gave for a room, and the room's status as far as the feed was read."""
+    """A room's reason from the feed, and its status as far as the feed was read."""
 
     text: str
     status: KVPoll
@@ -18,17 +18,17 @@ class FailureReason(NamedTuple):
 class FailureReasons(dict[int, FailureReason]):
     """The reasons of the rooms of a shard. They change in the order of the feed; nothing else reports them.
 
-    Invariant: it holds rooms that exist, and no others. As in the scripts, a reason goes with its room, and when the
-    room leaves Failed.
+    Invariant: it holds existing rooms only. As in the scripts, a reason is dropped with its room, and when the room
+    leaves Failed.
     """
 
     __slots__ = ()
 
     def apply(self, room: int, status: KVPoll | None, reason: bytes | None, field: RankField | None) -> None:
-        """Keep the reason that an entry gives, or drop the former one when it is no longer the room's.
+        """Store the reason in an entry, or drop the former one if it is no longer the room's.
 
-        A room that begins with a rank (``field``) is a new one. So is one whose status falls, but not to Failed: the
-        former one has expired, which no entry reports.
+        A room that a rank creates (``field``) is a new one. So is one whose status falls, but not to Failed: the former
+        one has expired, which no entry reports.
         """
         kept = self.get(room)
         if status is None:

@@ -1,4 +1,4 @@
-"""A local copy of the table, or of those of its rooms that have waiters.
+"""A local copy of the table, or of its rooms with waiters.
 
 Invariant: the lock is held for every change, and for no read of ``statuses``. A shard that is not synced keeps its last
 known statuses and wakes no waiter.
@@ -22,7 +22,7 @@ SyncEpochs: TypeAlias = Mapping[str, int]
 """The sync_epoch of each shard when a write was sent."""
 
 STALE_AFTER = 1.0
-"""Seconds. A shard whose feed was not read to its end for so long may be old: the server hangs or is cut off, this
+"""Seconds. A shard whose feed was not read to its end for longer may be old: the server hangs or is unreachable, this
 process was stopped, or the follower cannot keep up."""
 
 
@@ -31,7 +31,7 @@ class Replica:
 
     ``statuses`` is always the same dict, free to read. So is ``ranks``: the statuses of a room's ranks, where the
     context has a rank. ``is_relevant`` selects the rooms; None selects those that have waiters. ``lock`` and every
-    ``now`` (seconds of a monotonic clock) come from outside, so that this only computes.
+    ``now`` (seconds of a monotonic clock) come from outside: this class does no I/O.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Replica:
         return changes
 
     def failure_reason(self, room: int) -> str | None:
-        """Return the reason that the feed gave for a room; None when it gave none since the last resync."""
+        """Return a room's reason from the feed; None if there was none since the last resync."""
         return self.shards[self._tag(room)].failure_reason(room)
 
     # State
@@ -91,7 +91,7 @@ class Replica:
             self._sync_epochs = {**self._sync_epochs, tag: shard.sync_epoch}
 
     def mark_synced(self, tag: str, connection_losses: int) -> None:
-        """All rooms of a shard are known, unless the store has lost a connection since there were so many losses."""
+        """All rooms of a shard are known, unless the store's losses have changed from ``connection_losses``."""
         with self.lock:
             if self.connection_losses == connection_losses:
                 self.shards[tag].mark_synced()
@@ -106,8 +106,8 @@ class Replica:
         shard = self.shards[tag]
         with self.lock:
             if entries:
-                # Their age is not known better: they were appended since the end of the feed was last seen. A due time
-                # that is too early costs a read; one that is too late keeps a dead room.
+                # Nothing else is known of their age than that they were appended after the end was last seen. A due
+                # time that is too early costs a read; one that is too late keeps an expired room.
                 shard.read(entries, now if now - shard.appended_after < STALE_AFTER else shard.appended_after)
             if at_tail:
                 shard.tail_seen_at = shard.appended_after = now
@@ -119,7 +119,7 @@ class Replica:
                 shard.snapshot(number_of(feed_id), rooms, reply, now)
 
     def uncertain(self, tag: str) -> list[int]:
-        """Return the rooms whose state the feed left open; they stay here until they are read."""
+        """Return the rooms whose state is not known from the feed; they stay here until they are read."""
         shard = self.shards[tag]
         if not shard.uncertain:
             return []
@@ -129,7 +129,7 @@ class Replica:
     def due(self, tag: str, now: float, limit: int) -> list[int]:
         """Return rooms that should have expired by now; the server decides whether they have.
 
-        Rooms that are no longer relevant are forgotten instead: the answer about them would not be applied.
+        Rooms that are no longer relevant are dropped instead: a read of them would not be applied.
         """
         shard = self.shards[tag]
         with self.lock:
@@ -153,14 +153,14 @@ class Replica:
         at = number_of(feed_id)
         with self.lock:
             if mark.get(call.tag) != shard.sync_epoch:
-                return  # it may be from another server, whose ids cannot be compared
+                return  # it may be from another server, whose ids are not comparable
             if call.spec is self.read_spec:
                 shard.snapshot(at, call.rooms, reply, now)
             else:
                 shard.observe_write(at, call, reply, now)
 
     def connection_lost(self) -> None:
-        """The store has lost a connection: the server may be another, or become another."""
+        """The store has lost a connection: the server may be another one, now or soon."""
         with self.lock:
             self.connection_losses += 1
             for shard in self.shards.values():
@@ -197,7 +197,7 @@ class Replica:
             self.shards[waiter.tag].leave(waiter)
 
     def end(self, error: KVPollError) -> None:
-        """The copy ends: every wait ends with ``error``."""
+        """End every wait with ``error``, because the copy ends."""
         with self.lock:
             for shard in self.shards.values():
                 shard.synced = False

@@ -5,7 +5,7 @@ three sources, each of which may be late: entries of the feed, which come in ord
 the feed had then; replies to this process's own writes, true at the id of the entry that they appended.
 
 Invariant: the status of a room is the one with the highest id seen. A room found absent keeps that id as a tombstone
-until the feed has come to it, so that no earlier entry brings the room back.
+until the feed was read up to it, so that no earlier entry re-creates the room.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Waiter:
         self.goal = goal
         self.wake = wake
         self.armed = False
-        """Whether the copy is new enough to decide by. A waiter for a room that is not known has it read first."""
+        """Whether the copy is new enough to end the wait. A room that is not followed yet is read first."""
         self.outcome: KVPoll | KVPollError | None = None
 
     def settle(self, outcome: KVPoll | KVPollError) -> None:
@@ -61,7 +61,7 @@ class ShardReplica:
     """The newest known state of the rooms of one shard. Callers hold the replica's lock.
 
     ``statuses`` is shared with the other shards. ``is_relevant`` selects the rooms; None selects those that have
-    waiters. ``notify`` gets each change once the feed has come to it. Times are seconds.
+    waiters. ``notify`` gets each change once the feed was read up to it. Times are seconds.
     """
 
     def __init__(
@@ -71,15 +71,15 @@ class ShardReplica:
         notify: Callable[[int, KVPoll | None], object],
     ) -> None:
         self.waiters: dict[int, dict[Waiter, None]] = {}
-        """By room, in the order in which they came."""
+        """By room, in the order of their arrival."""
         self.synced = False
         self.sync_epoch = 0
-        """Grows with each resync. Ids of different epochs cannot be compared: the server may be another."""
+        """Grows with each resync. Ids of different epochs are not comparable: the server may be another one."""
         self.position = NOWHERE
         self.tail_seen_at = float("-inf")
         """When the feed was last read to its end."""
         self.appended_after = float("-inf")
-        """A time before which no unread entry was appended: the end of the feed was seen then."""
+        """No unread entry was appended before this time, when the end of the feed was seen."""
         self.expiry = Expiry()
         self.only_waited = is_relevant is None
         self.is_relevant = self.waiters.__contains__ if is_relevant is None else is_relevant
@@ -88,18 +88,18 @@ class ShardReplica:
         self._ids: dict[int, int] = {}
         """The id of the newest fact about each room, tombstones included."""
         self._ahead: list[tuple[int, int]] = []
-        """A heap of (id, room): facts ahead of the feed that need a step once it has come to their id."""
+        """A heap of (id, room): facts ahead of the feed, to be processed once it was read up to their id."""
         self._ahead_to = NOWHERE
-        """The highest id of a fact ahead of the feed: a later entry is newer than all that is known."""
+        """The highest id of a fact ahead of the feed: a later entry is newer than every fact."""
         self._reasons = FailureReasons()
         self._unconfirmed: set[int] = set()
         self.uncertain: dict[int, int] = {}
-        """Rooms to be read, each with the id of the entry that left its state open (see rank_shard.py)."""
+        """Rooms to be read, each with the id of the entry after which its state was unknown (see rank_shard.py)."""
         self._pending_notifications: dict[int, KVPoll | None] = {}
         """Rooms that an own write changed ahead of the feed, each with the status that was last notified."""
 
     def start_resync(self, position: int) -> None:
-        """Begin anew at a position in what may be another feed. The statuses stay, as the last known; reasons go."""
+        """Start again at a position in what may be another feed. Keeps the last known statuses; drops the reasons."""
         self.sync_epoch += 1
         self.synced = False
         self.position = position
@@ -121,7 +121,7 @@ class ShardReplica:
             self._evaluate(room)
 
     def failure_reason(self, room: int) -> str | None:
-        """The reason that came with the feed; None when there was none since the last resync."""
+        """A room's reason from the feed; None if there was none since the last resync."""
         return self._reasons.text(room, self._statuses.get(room))
 
     # Sources
@@ -161,7 +161,7 @@ class ShardReplica:
                 status = parse_status(name)
                 self._apply(room, status, at, own=True)
                 if status is not None:
-                    # The write may have left the TTL as it was. Too early costs a read; too late keeps a dead room.
+                    # The write may not have changed the TTL. Too early costs a read; too late keeps an expired room.
                     self.expiry.no_later(room, now + ttl)
 
     def _apply_entry(self, at: int, fields: Sequence[bytes], now: float) -> None:
@@ -214,7 +214,7 @@ class ShardReplica:
             self._evaluate(room)
 
     def _advance_to(self, at: int) -> None:
-        """The feed has come to an id: facts up to it are no longer ahead."""
+        """The feed was read up to an id: facts up to it are no longer ahead."""
         while self._ahead and self._ahead[0][0] <= at:
             known_at, room = heapq.heappop(self._ahead)
             if self._ids.get(room) == known_at:  # else there is a newer fact
@@ -225,18 +225,18 @@ class ShardReplica:
                     self._drop_tombstone(room)
 
     def _drop(self, room: int) -> None:
-        """The room does not exist: drop what is kept beside its status."""
+        """The room does not exist: drop everything that is kept about it besides its status."""
         self.expiry.drop(room)
         if self._reasons:
             self._reasons.pop(room, None)
 
     def _drop_tombstone(self, room: int) -> None:
-        """Forget the id of an absent room: every entry that could bring it back has been read."""
+        """Forget the id of an absent room: every entry that could re-create it has been read."""
         if not (self.only_waited and room in self.waiters):
             del self._ids[room]
 
     def _notify(self, room: int, status: KVPoll | None) -> None:
-        """Notify a change that the feed has come to, unless it was notified."""
+        """Notify a change that was read in the feed, unless it was notified before."""
         if self._pending_notifications[room] is not status:
             self._pending_notifications[room] = status
             self._notify_listener(room, status)
@@ -244,7 +244,7 @@ class ShardReplica:
     # Waiting
 
     def enter(self, waiter: Waiter) -> None:
-        """Add a waiter. Of a room that was not followed before, facts older than this moment do not count."""
+        """Add a waiter. If its room was not followed before, facts older than this moment do not count."""
         self.waiters.setdefault(waiter.room, {})[waiter] = None
         if self.only_waited and self.position != NOWHERE:
             self._ids.setdefault(waiter.room, self.position)
