@@ -1,8 +1,8 @@
 """The options of a store's own connections, and how a command is packed.
 
-A store opens connections of its own, with the options of the user's client, for two reasons. A client retries by
-itself, so a clear could run twice, against our promise; to turn that off would change the user's object. And it saves
-the book-keeping of the client's pool, a quarter of the time of a call.
+A store opens its own connections, with the options of the user's client, for two reasons. A client retries by itself,
+so a clear could run twice; to turn that off would change the user's object. And the client's pool takes a quarter of
+the time of a call.
 """
 
 from __future__ import annotations
@@ -37,8 +37,7 @@ MAX_IDLE = 16
 
 IDLE_CLOSED = "the server had closed an idle connection"
 
-# Options for connections that the client's own pool manages, and those that make redis-py send or repeat more than it
-# was asked to.
+# Options of the client's own pool, and options that make redis-py send or repeat more than it is asked to.
 _NOT_OURS = (
     "maint_notifications_pool_handler",
     "maint_notifications_config",
@@ -76,13 +75,13 @@ def pack(words: Sequence[str]) -> bytes:
     text = "".join([f"${len(word)}\r\n{word}\r\n" for word in words])
     if text.isascii():
         return f"*{len(words)}\r\n{text}".encode()
-    # Lengths are in bytes. Only a reason has other than ASCII characters.
+    # Lengths are in bytes. Only a reason has non-ASCII characters.
     encoded = [word.encode() for word in words]
     return b"*%d\r\n" % len(words) + b"".join([b"$%d\r\n%b\r\n" % (len(word), word) for word in encoded])
 
 
 def sentinel_options(target: Target, deadline: float) -> dict[str, Any]:
-    """Return the keyword arguments for clients of the Sentinels: to find all of them down takes half the deadline."""
+    """Return the keyword arguments for clients of the Sentinels. If all are down, noticing takes half the deadline."""
     return {
         "socket_timeout": deadline / (2 * len(target.hosts)),
         "retry": Retry(NoBackoff(), 0),
@@ -128,7 +127,7 @@ def cluster_connection(target: Target, module: Any) -> tuple[Any, dict[str, Any]
 
 
 def wrong_client(client: Any, store: str, takes: str, other: str) -> InvalidInputError:
-    """Return the error for a client of another kind; most often it is the other world's."""
+    """Return the error for a client of another kind; most often it is the blocking or asyncio counterpart."""
     return InvalidInputError(
         f"{store} takes a {takes}, not {type(client).__module__}.{type(client).__name__} (is it one for {other}?)"
     )

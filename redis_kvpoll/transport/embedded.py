@@ -1,4 +1,4 @@
-"""embedded://: a private server for as long as its owner lives.
+"""embedded://: a private server that lives as long as its owner.
 
 The server listens on a unix socket in a folder that only this user may enter; no port is opened.
 
@@ -30,8 +30,8 @@ _MAX_SOCKET_PATH = 100
 """Bytes. The kernel allows 108 (104 on macOS)."""
 
 # $1 is the folder; the rest is the server's command line. The server's process id goes to the owner's end of the pipe;
-# a line from there asks for another server. The traps come first, and a broken pipe is ignored: the owner may be killed
-# at any moment, this one included.
+# a line from there asks for another server. The traps come first, and a broken pipe is ignored, because the owner may
+# be killed at any moment.
 _SUPERVISOR = """
 folder=$1; shift
 trap 'kill -KILL $! 2>/dev/null; wait; rm -rf "$folder"' EXIT
@@ -79,7 +79,7 @@ class EmbeddedServer:
             *("--dir", str(self.folder), "--save", "", "--appendonly", "no", "--maxmemory-policy", "noeviction"),
             *arguments,
         ]
-        # In a session of its own: Ctrl-C reaches the owner alone, which decides when the server ends.
+        # In its own session: Ctrl-C reaches the owner alone, which decides when the server ends.
         self._supervisor = subprocess.Popen(  # noqa: S603 - the program is one that find_program found
             ["/bin/sh", "-c", _SUPERVISOR, "kvpoll-supervisor", str(self.folder), *command],
             stdin=subprocess.PIPE,

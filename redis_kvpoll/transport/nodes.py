@@ -1,6 +1,6 @@
-"""Which node of a server or cluster gets a call: what both worlds decide alike.
+"""Which node of a server or cluster gets a call: the same in sync and aio.
 
-``P`` is the world's pool of connections to one node: NodePool or AsyncNodePool.
+``P`` is their pool of connections to one node: NodePool or AsyncNodePool.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class OneNode(Generic[P]):
         return [self._pool]
 
     def follow_redirect(self, redirect: AskError) -> bool:
-        """Learn from a redirect; returns False, since there is no cluster to redirect in."""
+        """Take note of a redirect. Returns False: there is no cluster in which to follow it."""
         return False
 
 
@@ -45,7 +45,7 @@ class ClusterNodes(Generic[P]):
         self.slot_map = slot_map
 
     def clone(self) -> ClusterNodes[P]:
-        """Return the same nodes, with pools and a slot map of their own."""
+        """Return the same nodes, with their own pools and slot map."""
         return ClusterNodes(self._make_pool, self.options, self.slot_map.clone())
 
     def pools(self) -> list[P]:
@@ -68,7 +68,7 @@ class ClusterNodes(Generic[P]):
             raise NotSent from error
 
     def follow_redirect(self, redirect: AskError) -> bool:
-        """Learn from a redirect; returns True: the call may be sent again."""
+        """Update the slot map from a redirect. Returns True: the call may be sent again."""
         if isinstance(redirect, MovedError):
             self.slot_map.moved(redirect)
         return True

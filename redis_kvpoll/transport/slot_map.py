@@ -33,7 +33,7 @@ class SlotMap:
         self._turn = 0
 
     def clone(self) -> SlotMap:
-        """Return a map that is to be read anew, from the same nodes."""
+        """Return a map with the same nodes that is yet to be read."""
         return SlotMap(self._known, self._remap)
 
     def nodes(self) -> list[Address]:
@@ -43,11 +43,11 @@ class SlotMap:
         return self._known[at:] + self._known[:at]
 
     def learn(self, reply: list[Any], asked: Address) -> bool:
-        """Take the reply to CLUSTER SLOTS; return False when the node knows no slot."""
+        """Apply the reply to CLUSTER SLOTS; return False when the node knows no slot."""
         owners: dict[int, Address] = {}
         nodes: list[Address] = []
         for first, last, *holders in reply:
-            # A node that does not know its own address leaves it empty: it is the one that was asked.
+            # A node that does not know its own address leaves it empty: it is the address that was asked.
             found = [self._remap((host or b"").decode() or asked[0], int(port)) for host, port, *_ in holders]
             owners.update(dict.fromkeys(range(int(first), int(last) + 1), found[0]))
             nodes += found  # the primary and its replicas, one of which may be all that is left
@@ -68,7 +68,7 @@ class SlotMap:
         return owner
 
     def moved(self, redirect: AskError) -> None:
-        """Learn the owner that a MOVED names."""
+        """Set the owner that a MOVED names."""
         if redirect.host:
             self._owners[redirect.slot_id] = self.redirected(redirect.host, redirect.port)
         else:

@@ -1,7 +1,7 @@
 """A store's URL, parsed. Nothing is opened here.
 
-Invariant: no message shows a password. To add a scheme: give it a Kind, its form in SCHEMES, and a branch in both
-worlds' ``transport_from_url``.
+Invariant: no message shows a password. To add a scheme: give it a Kind, its form in SCHEMES, and a branch in
+``transport_from_url`` of sync and aio.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def _servers(base: str, kind: Kind, rest: str, shown: str) -> Target:
     if len(hosts) > 1 and kind == "single":
         raise ValueError("more than one host takes redis+sentinel:// or redis+cluster://")
     service, path = _path(kind, path)
-    # redis-py's own parser reads the user and the options. It takes one host, so it gets a placeholder.
+    # redis-py's parser reads the user and the options. It takes one host, so it gets a placeholder.
     options = _plain(parse_url(f"{base}://{user}{at}host/{path}?{query}"))
     if "path" in options:
         raise ValueError("it has an option 'path', which is for unix:// alone")
@@ -110,7 +110,7 @@ def _for_sentinels(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _without_secrets(url: str) -> str:
-    """Return the URL without user and password, wherever they stand."""
+    """Return the URL without user and password, wherever they are."""
     hidden = re.sub(r"(://(?!/)|^(?!.*://)).*@", r"\1***@", url, flags=re.DOTALL)
     # A word in the place of a port may be a password whose @host was forgotten.
     hidden = re.sub(r"(://[^/?#@,]*[^/?#@,:\[\]]?:)(?!\d*(?:[/?#,]|$))(?![^/?#]*\])[^/?#,]*", r"\1***", hidden)
