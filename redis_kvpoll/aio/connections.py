@@ -136,7 +136,7 @@ async def _is_open(connection: Any) -> bool:
     try:
         if await connection.can_read():
             return False
-        # redis-py sees what the event loop has read: after a busy stretch, or between two runs, more may have come.
+        # redis-py sees only what the event loop has read: after a busy period, or between two runs, more may be there.
         writer: Any = getattr(connection, "_writer", None)
         if hasattr(writer, "get_extra_info"):
             poll = select.poll()

@@ -3,7 +3,7 @@
 A task of the dispatcher's own, the sender, sends the batches of a shard. It starts in the turn after the first call, so
 that all calls of that turn share the batch.
 
-Invariant: a caller that is cancelled stops no other: its call leaves the queue, or stays in its batch without it.
+Invariant: the cancellation of a caller affects no other: its call leaves the queue, or stays in its batch.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ class AsyncDispatcher:
         self, queue: AsyncShardQueue, pending: PendingCall, command: Command[V, T], now: float
     ) -> T:
         """Wait for other calls until the end of this turn. The caller of a single call sends it, without a task."""
-        # asyncio's own loops show whether anything else is due in this turn; other loops are assumed to have some.
+        # asyncio's own loops show whether anything else is due in this turn; for other loops this is assumed.
         if getattr(queue.loop, "_ready", True):
             try:
                 await asyncio.sleep(0)
@@ -206,8 +206,8 @@ class AsyncDispatcher:
             try:
                 await self.run(self.executor.send_batch(batch))
             except asyncio.CancelledError:
-                # No caller waits for this batch any more; or all tasks are being cancelled. Callers that still wait
-                # must not wait for ever.
+                # No caller waits for this batch any more, or all tasks are being cancelled. Remaining callers must not
+                # wait for ever.
                 while queue.sender.uncancel():
                     pass
                 done_calls = queue.requeue_or_fail(batch)

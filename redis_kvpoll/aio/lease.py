@@ -75,13 +75,13 @@ class AsyncLease(LeaseBase):
         await asyncio.wait([task])
 
     def after_fork(self) -> None:
-        """In the child, where the event loop does not run."""
+        """Reset in the child, where the event loop does not run."""
         self._task = None
         self._forked()
 
 
 async def _is_set(event: asyncio.Event, seconds: float) -> bool:
-    """Wait for an event, at most so long; return whether it is set."""
+    """Wait for an event, up to ``seconds``; return whether it is set."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await event.wait()

@@ -22,8 +22,8 @@ from redis_kvpoll.replica.replica import Replica
 class AsyncMirror(MirrorBase):
     """Mirror for asyncio: an async context manager, with ``aclose``, whose ``wait`` is awaited and may be cancelled.
 
-    Reads need no await. A task of the event loop in which it was entered keeps it current, so a loop that is blocked
-    lets it get old. In a child of ``fork`` it is closed.
+    Reads need no await. A task of the event loop in which it was entered keeps it current, so it gets old while
+    the loop is blocked. In a child of ``fork`` it is closed.
     """
 
     def __init__(self, dispatcher: AsyncDispatcher, rooms: Callable[[int], bool] | None) -> None:
@@ -38,12 +38,12 @@ class AsyncMirror(MirrorBase):
     async def wait(self, room: int, *statuses: KVPoll | int, timeout: float | None = None) -> KVPoll:  # noqa: ASYNC109
         """Wait until a room is at one of ``statuses`` (Success and Failed, if there are none) or further on.
 
-        As ``StatusStore.wait``, but a room that this copy does not hold counts as absent, though another process may
-        have created it a moment ago. While the mirror is not synced, no wait ends by what may be old.
+        As ``StatusStore.wait``, but a room that is not in this copy counts as absent, though another process may have
+        created it a moment ago. While the mirror is not synced, its statuses end no wait.
 
         Raises:
             WaitTimeoutError: the room did not reach it within ``timeout`` seconds (a TimeoutError).
-            RoomNotFoundError: the room is absent, or goes before it reaches it (a KeyError).
+            RoomNotFoundError: the room is absent, or is removed before it reaches it (a KeyError).
         """
         woken = asyncio.get_running_loop().create_future()
         replica, waiter, seconds = self._enter(room, statuses, timeout, lambda: wake_future(woken))
@@ -105,7 +105,7 @@ class AsyncMirror(MirrorBase):
             await task.stop()
 
     def after_fork(self) -> None:
-        """In the child, where the event loop does not run."""
+        """Reset in the child, where the event loop does not run."""
         self._unbind()
         if self._replica is not None:
             self._forked_from = os.getppid()

@@ -1,6 +1,6 @@
 """The handle of a room that was opened or attached.
 
-Invariant: a write through it changes its own generation of the room, or nothing.
+Invariant: a write through it changes only its own generation of the room.
 """
 
 from __future__ import annotations

@@ -94,7 +94,7 @@ class AsyncStatusStore(AsyncTable):
     def rooms(self, status: KVPoll | int | None = None) -> AsyncIterator[int]:
         """The rooms of the namespace, or those at one status; each once, in no order.
 
-        It uses SCAN: a room that is created or removed meanwhile may be in it or not.
+        It uses SCAN: a room that is created or removed during it may be included or not.
         """
         return self._rooms(status_filter(status))
 
@@ -157,12 +157,12 @@ class AsyncStatusStore(AsyncTable):
     async def attach(self, room: int | Handle[Any]) -> AsyncRoom:
         """A handle of the live generation of a room, for a process that did not open it.
 
-        For a handle (another process's, say) it returns one of the same generation that belongs to this store, without
-        a call.
+        For a handle (of another process, for example) it returns a handle of this store with the same generation,
+        without a call.
 
         Raises:
             RoomNotFoundError: the room is absent (a KeyError).
-            InvalidInputError: the handle is one of another namespace.
+            InvalidInputError: the handle belongs to another namespace.
         """
         if isinstance(room, Handle):
             return AsyncRoom(self._dispatcher, *self._executor.adopt_handle(room))
@@ -217,12 +217,12 @@ class AsyncStatusStore(AsyncTable):
         It returns the status that the room has reached. The end of a room ends every wait for it, so a wait for Success
         may return Failed. During waits (and for 5 s after) one follower reads the feed for all of them (on Redis
         Cluster, one for each shard). An outage prolongs the wait, up to ``timeout`` seconds; 0 only reads the status.
-        That first read is a call as any other: while the server is down it may take ``deadline``, whatever the
+        That first read is a call like any other: while the server is down it may take ``deadline``, whatever the
         ``timeout``.
 
         Raises:
             WaitTimeoutError: the room did not reach it in time (a TimeoutError).
-            RoomNotFoundError: the room is absent, or goes before it reaches it (a KeyError).
+            RoomNotFoundError: the room is absent, or is removed before it reaches it (a KeyError).
             FeedOffError: the namespace was opened with feed_length=0.
         """
         self._executor.check_open("wait")

@@ -32,13 +32,13 @@ class AsyncTable(ABC):
         return await self._run(room_commands.update_status(room, status))
 
     async def update_many(self, statuses: Mapping[int, KVPoll | int]) -> dict[int, Update]:
-        """Merge many statuses, in one round trip a shard for every 1,000. Atomic for each room, not as a whole."""
+        """Merge many statuses, in one round trip per shard and 1,000 rooms. Atomic for each room, not as a whole."""
         return await self._run(room_commands.update_many(statuses))
 
     async def abort(self, room: int, reason: str = DEFAULT_ABORT_REASON) -> Update:
         """Fail a room with a reason, in one step.
 
-        An absent room is SKIPPED: a late abort never brings a room back. An earlier reason stays, since the first cause
+        An absent room is SKIPPED: a late abort never re-creates a room. An earlier reason stays, since the first cause
         explains the later ones. A room that is already Failed is UNCHANGED, with a reason or without one;
         ``record_failure`` adds one. Reasons are cut to 1,000 characters.
         """
@@ -59,14 +59,14 @@ class AsyncTable(ABC):
         """Record how many tokens of a room's prompt the decode side holds already. The room may still be absent."""
         return await self._run(room_commands.set_decode_prefix_len(room, length))
 
-    # Destroying: not sent again once the reply was lost (OutcomeUnknownError)
+    # Destructive: not sent again after a lost reply (OutcomeUnknownError)
 
     async def clear(self, room: int) -> KVPoll | None:
         """Remove a room, its reason and its decode prefix length; return the status that it had, or None."""
         return await self._run(room_commands.clear(room))
 
     async def clear_many(self, rooms: Iterable[int]) -> dict[int, KVPoll | None]:
-        """Remove many rooms and return the status that each had, in one round trip a shard for every 1,000."""
+        """Remove many rooms and return the status that each had, in one round trip per shard and 1,000 rooms."""
         return await self._run(room_commands.clear_many(rooms))
 
     async def pop_decode_prefix_len(self, room: int) -> int:
@@ -100,7 +100,7 @@ class AsyncTable(ABC):
         return await self._run(room_commands.get(room, default))
 
     async def poll(self, rooms: Iterable[int]) -> list[KVPoll | None]:
-        """The status of each room in the given order, in one round trip a shard for every 1,000."""
+        """The status of each room in the given order, in one round trip per shard and 1,000 rooms."""
         return await self._run(room_commands.poll(rooms))
 
     async def failure_reason(self, room: int) -> str | None:
@@ -112,10 +112,10 @@ class AsyncTable(ABC):
         return await self._run(room_commands.entry(room))
 
     async def consensus(self, rooms: Iterable[int]) -> list[Consensus]:
-        """The consensus of the ranks of each room, in the given order, in one round trip a shard for every 1,000.
+        """The consensus of the ranks of each room, in the given order, in one round trip per shard and 1,000 rooms.
 
         Any rank Failed: Failed; a rank missing: Bootstrapping; else the lowest. Each consensus is of one moment; its
-        version shows which of two is newer. Any rank may ask, and a store without one.
+        version shows which of two is newer. Any store may call it, with a rank or without one.
         """
         return await self._run(room_commands.consensus(rooms))
 

@@ -47,7 +47,7 @@ class AsyncTransport(ABC):
 
     @abstractmethod
     def clone(self) -> AsyncTransport:
-        """Return one to the same place, with its own connections and slot map; ``on_close`` stays with this one."""
+        """Return a transport to the same server, with its own connections and slot map, without ``on_close``."""
 
     async def perform(self, effect: Effect) -> Any:
         """Perform an effect and return its result."""

@@ -33,7 +33,7 @@ def until(seconds: float | None) -> float | None:
 
 
 def wake_future(woken: asyncio.Future[None]) -> None:
-    """Wake the task that awaits, unless it was cancelled just now."""
+    """Wake the task that awaits ``woken``, unless it was just cancelled."""
     if not woken.done():
         woken.set_result(None)
 
@@ -90,7 +90,7 @@ class AsyncWaitRegistry(ReplicaHost):
     async def _replica_for_waits(self) -> Replica:
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
-            # Tasks and waiters end with their event loop; another loop begins anew.
+            # Tasks and waiters end with their event loop; another loop starts without them.
             self.after_fork()
             self._loop = loop
         if self._replica is None:
@@ -119,6 +119,6 @@ class AsyncWaitRegistry(ReplicaHost):
         return True
 
     def after_fork(self) -> None:
-        """Begin without a task: the next wait starts one."""
+        """Reset, without a task: the next wait starts one."""
         self._executor.remove_observer(self)
         self._replica, self._tasks, self._loop = None, {}, None

@@ -38,7 +38,7 @@ class NodePool:
         self._idle: list[Any] = []
         self._closed = False
         self.last_try_failed = False
-        """Then it may take long to connect."""
+        """Then connecting may take long."""
         # Sentinel's connection turns READONLY, which did not execute, into a lost connection, which may have.
         sentinel = issubclass(connection_class, SentinelManagedConnection)
         self._read = AbstractConnection.read_response if sentinel else connection_class.read_response

@@ -1,12 +1,12 @@
-"""Runs flows for blocking code, by flat combining: a thread that sends takes along the calls of those that wait.
+"""Runs flows for blocking code, by flat combining: the sending thread also sends the calls of waiting threads.
 
-A thread that finds its shard's queue free sends at once, at the price of one short lock. A thread that finds a batch in
+A thread that finds its shard's queue free sends at once, which costs one short lock. A thread that finds a batch in
 flight enqueues its call. At the end of the batch one of the waiting callers is elected as the sender; it sends the next
 batch for all of them.
 
-Invariant: an interrupt (Ctrl-C, a time limit set by a signal) may come between any two steps of a thread, and no other
-thread loses by it. So what a thread has begun in a queue ends in a ``finally`` that may run again, and no caller waits
-much longer than its deadline for another thread, whatever has become of that thread.
+Invariant: an interrupt (Ctrl-C, a time limit set by a signal) may come between any two steps of a thread, and affects
+no other thread. So what a thread begins in a queue ends in a ``finally`` that may run again, and no caller waits much
+longer than its deadline for another thread, whatever happens to that thread.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ T = TypeVar("T")
 V = TypeVar("V")
 
 SENDER_TIMEOUT = 1.0
-"""Seconds that a caller waits beyond its deadline for the sender of its call, whose error says more."""
+"""Seconds that a caller waits beyond its deadline for the sender of its call, whose error has more detail."""
 
 
 def drive(flow: Flow[T], perform: Callable[[Effect], Any]) -> T:
@@ -65,7 +65,7 @@ class CallingThread:
 
     def __init__(self) -> None:
         self.wakeups: SimpleQueue[None] = SimpleQueue()
-        """One for each call that is done, or that makes this thread the sender."""
+        """One for each of its calls that is done or elected."""
         self.busy = False
         """Whether it sends for one shard while it has calls in other queues: it cannot be elected there."""
 
@@ -160,7 +160,7 @@ class Dispatcher:
         pending_calls = effect.pending_calls
         me = get_ident()
         if me in self._threads_inside or self._is_sending(me, pending_calls):
-            # A signal handler or a finalizer, in the middle of a call of this thread, which must not wait for itself.
+            # A signal handler or finalizer during a call of this thread, which must not wait for itself.
             for pending in pending_calls:
                 self.run(self.executor.send_batch(Batch([pending])))
             return pending_calls
@@ -253,7 +253,7 @@ class Dispatcher:
             raise
 
     def _cancel(self, pending_calls: list[PendingCall]) -> None:
-        """This thread was interrupted: no other may wait for it."""
+        """Cancel the calls of this thread, which was interrupted: no other thread may wait for it."""
         self.executor.connection_lost()
         done_calls: list[PendingCall] = []
         with self._lock:
@@ -285,7 +285,7 @@ class Dispatcher:
                 ):
                     done_calls += queue.requeue_or_fail(batch)
                 if not queue.batch:
-                    queue.next_sender = None  # it was woken, and has not come
+                    queue.next_sender = None  # it was woken, but did not send
                 queue.cancel(pending)
                 _wake(queue.elect_sender())
         for pending in done_calls:

@@ -1,7 +1,7 @@
 """Batches of one thread to several shards at once: all are sent before the first reply is read.
 
-Invariant: a shard that is down delays no other. Replies are read as they come, not in the order of the shards: as long
-as a reply is unread, its shard's queue stays blocked for other callers.
+Invariant: a shard that is down delays no other. Replies are read as they arrive, not in the order of the shards: an
+unread reply blocks its shard's queue for other callers.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from redis_kvpoll.engine.effects import Flow, Send, Sleep
 from redis_kvpoll.sync.transport import InFlight, Transport
 
 REPLY_GRACE = 0.01
-"""Seconds that replies in flight have before a server whose last try failed is tried: connecting may take long."""
+"""Seconds to wait for replies in flight before trying a server whose last try failed: connecting may take long."""
 
 
 class ShardFanOut:
-    """Runs flows beside one another. ``completed`` is called with the number of each flow when it returns."""
+    """Runs flows concurrently. ``completed`` is called with the number of each flow when it returns."""
 
     def __init__(
         self, transport: Transport, flows: Sequence[Flow[None]], deadline: float, completed: Callable[[int], None]

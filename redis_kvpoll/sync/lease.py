@@ -19,11 +19,11 @@ logger = logging.getLogger("redis_kvpoll.leases")
 class Lease(LeaseBase):
     """Makes a store the owner of the rooms that it creates, in a ``with`` statement.
 
-    A thread renews it, and keeps its live rooms alive. When the heartbeats stop (the process was killed, or stopped for
-    longer than ``ttl``), another lease holder fails the live rooms with the reason "owner ... lost". The former owner
-    then gets LeaseLostError from ``check`` and from every call that creates, opens or writes through a handle, and
-    ``lost`` is True. On exit the lease is released, and rooms that are still live fail with the reason "owner ...
-    left". In a child of ``fork`` the lease is the parent's, and the store has none.
+    A thread renews it, and extends the TTL of its live rooms. When the heartbeats stop (the process was killed, or
+    stopped for longer than ``ttl``), another lease holder fails the live rooms with the reason "owner ... lost". The
+    former owner then gets LeaseLostError from ``check`` and from every call that creates, opens or writes through a
+    handle, and ``lost`` is True. On exit the lease is released, and rooms that are still live fail with the reason
+    "owner ... left". In a child of ``fork`` the lease is the parent's, and the store has none.
     """
 
     def __init__(self, dispatcher: Dispatcher, config: LeaseConfig) -> None:
@@ -77,6 +77,6 @@ class Lease(LeaseBase):
             thread.join()
 
     def after_fork(self) -> None:
-        """In the child, where the thread does not run."""
+        """Reset in the child, where the thread does not run."""
         self._thread = None
         self._forked()

@@ -23,7 +23,7 @@ class Mirror(MirrorBase):
     ``StatusStore.mirror`` makes one. It is a context manager: on entry it reads the table and starts a thread that
     follows the change feed over a connection of its own (on Redis Cluster a thread and a connection for each shard); on
     exit they end. Reads make no call: ``synced`` is True while they are current. While it is False (the server cannot
-    be reached or was restarted, or the feed was trimmed before it was read), ``get`` gives the last known status, and
+    be reached or was restarted, or the feed was trimmed before it was read), ``get`` returns the last known status, and
     the thread resyncs. Many threads may share a mirror. After ``fork``, the child starts its own at the first use.
 
     Its methods raise StoreClosedError before entry and after ``close``. Entry may raise what every call of the store
@@ -45,12 +45,12 @@ class Mirror(MirrorBase):
     def wait(self, room: int, *statuses: KVPoll | int, timeout: float | None = None) -> KVPoll:
         """Wait until a room is at one of ``statuses`` (Success and Failed, if there are none) or further on.
 
-        As ``StatusStore.wait``, but a room that this copy does not hold counts as absent, though another process may
-        have created it a moment ago. While the mirror is not synced, no wait ends by what may be old.
+        As ``StatusStore.wait``, but a room that is not in this copy counts as absent, though another process may have
+        created it a moment ago. While the mirror is not synced, its statuses end no wait.
 
         Raises:
             WaitTimeoutError: the room did not reach it within ``timeout`` seconds (a TimeoutError).
-            RoomNotFoundError: the room is absent, or goes before it reaches it (a KeyError).
+            RoomNotFoundError: the room is absent, or is removed before it reaches it (a KeyError).
         """
         woken = locked()
         replica, waiter, seconds = self._enter(room, statuses, timeout, woken.release)
@@ -90,7 +90,7 @@ class Mirror(MirrorBase):
         return replica
 
     def _begin(self) -> None:
-        """Read the table and follow it; a failure leaves no thread behind."""
+        """Read the table and follow it. Stops all threads on failure."""
         with self._starting:
             if self._is_open:
                 return
@@ -125,7 +125,7 @@ class Mirror(MirrorBase):
             thread.stop()
 
     def after_fork(self) -> None:
-        """In the child, where neither the threads nor their connections and locks are usable."""
+        """Reset in the child, where neither the threads nor their connections and locks are usable."""
         self._unbind()
         self._replica, self._followers, self._threads = None, [], []
         self._is_open = False

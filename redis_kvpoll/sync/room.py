@@ -1,6 +1,6 @@
 """The handle of a room that was opened or attached.
 
-Invariant: a write through it changes its own generation of the room, or nothing.
+Invariant: a write through it changes only its own generation of the room.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ class Room(Handle[Dispatcher]):
     """One generation of a room, to write to: ``StatusStore.open`` creates or joins it, ``attach`` finds it.
 
     Its writes merge by the policy strict, whatever the namespace's: statuses only rise, and Failed is final. Once the
-    room was cleared, has expired or was opened anew, every write is STALE and changes nothing; so a write whose reply
+    room was cleared, has expired or was opened again, every write is STALE and changes nothing; so a write whose reply
     was lost is sent again. After the server has lost its data, the store replays its rooms before the next call.
 
-    As a context manager it clears the room at exit.
+    As a context manager it clears the room at exit. If the block raised, a failed clear is only logged.
 
     Its methods raise what every call of the store may raise, and LeaseLostError when the store's lease was lost.
     """

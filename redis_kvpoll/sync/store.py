@@ -59,8 +59,8 @@ class StatusStore(Table):
         shards: the number of Redis Cluster slots that the rooms are spread over; None adopts the namespace's, else 1.
         feed_length: the changes that a shard keeps for mirrors, ``wait`` and ``kvpoll tail``, counted in
             entries (a batch puts up to 16 rooms into one); 0 switches the feed off. None adopts the namespace's, else
-            100,000: 5 to 40 MB of Redis, and at 1,000 changes a second more than a minute in which a mirror that was
-            cut off can resume.
+            100,000: 5 to 40 MB of Redis, and at 1,000 changes per second enough for a mirror to resume after more
+            than a minute without the server.
         rank: the rank of a request that this store acts for, from 0; with ``world_size``, or neither. Each rank has a
             status of its own in every room, and "a room" then means this rank's part in it, from its first write to
             its clear. Reads give this rank's status, but Failed as soon as any rank has failed. ``abort`` fails all
@@ -131,7 +131,7 @@ class StatusStore(Table):
     def rooms(self, status: KVPoll | int | None = None) -> Iterator[int]:
         """The rooms of the namespace, or those at one status; each once, in no order.
 
-        It uses SCAN: a room that is created or removed meanwhile may be in it or not.
+        It uses SCAN: a room that is created or removed during it may be included or not.
         """
         return self._rooms(status_filter(status))
 
@@ -190,12 +190,12 @@ class StatusStore(Table):
     def attach(self, room: int | Handle[Any]) -> Room:
         """A handle of the live generation of a room, for a process that did not open it.
 
-        For a handle (another process's, say) it returns one of the same generation that belongs to this store, without
-        a call.
+        For a handle (of another process, for example) it returns a handle of this store with the same generation,
+        without a call.
 
         Raises:
             RoomNotFoundError: the room is absent (a KeyError).
-            InvalidInputError: the handle is one of another namespace.
+            InvalidInputError: the handle belongs to another namespace.
         """
         if isinstance(room, Handle):
             return Room(self._dispatcher, *self._executor.adopt_handle(room))
@@ -250,12 +250,12 @@ class StatusStore(Table):
         It returns the status that the room has reached. The end of a room ends every wait for it, so a wait for Success
         may return Failed. During waits (and for 5 s after) one follower reads the feed for all of them (on Redis
         Cluster, one for each shard). An outage prolongs the wait, up to ``timeout`` seconds; 0 only reads the status.
-        That first read is a call as any other: while the server is down it may take ``deadline``, whatever the
+        That first read is a call like any other: while the server is down it may take ``deadline``, whatever the
         ``timeout``.
 
         Raises:
             WaitTimeoutError: the room did not reach it in time (a TimeoutError).
-            RoomNotFoundError: the room is absent, or goes before it reaches it (a KeyError).
+            RoomNotFoundError: the room is absent, or is removed before it reaches it (a KeyError).
             FeedOffError: the namespace was opened with feed_length=0.
         """
         self._executor.check_open("wait")

@@ -48,7 +48,7 @@ class Transport(ABC):
 
     @abstractmethod
     def clone(self) -> Transport:
-        """Return one to the same place, with its own connections and slot map; ``on_close`` stays with this one."""
+        """Return a transport to the same server, with its own connections and slot map, without ``on_close``."""
 
     def perform(self, effect: Effect) -> Any:
         """Perform an effect and return its result."""

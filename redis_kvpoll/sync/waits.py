@@ -106,7 +106,7 @@ class WaitRegistry(ReplicaHost):
             return False
         with self._lock:
             # A new waiter enters, and then checks for the thread without the lock. So the thread is unlisted before
-            # the waiters are checked again: either this finds the new waiter, or that one finds no thread.
+            # the waiters are checked again: either this finds the new waiter, or the waiter finds no thread.
             threads = self._threads
             self._threads = {tag: thread for tag, thread in threads.items() if tag not in tags}
             if any(replica.shards[tag].waiters for tag in tags):
@@ -116,7 +116,7 @@ class WaitRegistry(ReplicaHost):
             return True
 
     def after_fork(self) -> None:
-        """In the child, where no thread runs: the next wait starts one."""
+        """Reset in the child, where no thread runs: the next wait starts one."""
         self._executor.remove_observer(self)
         self._replica, self._threads = None, {}
         self._lock = threading.Lock()
