@@ -1,1 +1,1 @@
-"""Plugins that put the status table into other programs, through those programs' own plugin interfaces."""
+"""Plugins that connect other programs to the status table, through the programs' own plugin interfaces."""

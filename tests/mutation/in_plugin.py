@@ -52,9 +52,9 @@ IN_THE_PLUGIN = [
     (
         "unpublished lives grow without bound",
         f"{_PLUGIN}.outbox:Outbox._drop_excess",
-        "if len(self._whole) > MAX_WHOLE_LIVES:",
+        "if len(self._ended_unpublished) > MAX_ENDED_LIVES:",
         "if False:",
-        "plugin/test_registry.py::TestOutbox::test_outbox_over_limit_drops_whole_lives_only",
+        "plugin/test_registry.py::TestOutbox::test_outbox_over_limit_drops_ended_lives_only",
     ),
     (
         "a pipeline does without SGLang's own store during an outage",

@@ -37,7 +37,7 @@ def life(sglang, room):
 
 def test_lives_during_outage_are_bounded(world, server, monkeypatch):
     """Also those that the publisher took once and put back."""
-    monkeypatch.setattr(outbox, "MAX_WHOLE_LIVES", 20)
+    monkeypatch.setattr(outbox, "MAX_ENDED_LIVES", 20)
     sglang = manager()
     with joined(sglang):
         its_worker = sglang.kvpoll_worker

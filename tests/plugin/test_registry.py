@@ -224,8 +224,8 @@ class TestOutbox:
         registry.reasons[ROOM] = "no route"
         assert registry.take(ROOM) == RoomLife(1, reason="no route")
 
-    def test_outbox_over_limit_drops_whole_lives_only(self, registry, monkeypatch):
-        monkeypatch.setattr(outbox, "MAX_WHOLE_LIVES", 10)
+    def test_outbox_over_limit_drops_ended_lives_only(self, registry, monkeypatch):
+        monkeypatch.setattr(outbox, "MAX_ENDED_LIVES", 10)
         registry.statuses[1000] = BOOT
         for room in range(30):
             registry.statuses[room] = BOOT

@@ -1,8 +1,8 @@
-"""SGLang's prefill and decode workers on one status table, through SGLang's plugin interface: nothing in it is edited.
+"""SGLang's prefill and decode workers on one status table, through SGLang's plugin interface; no SGLang code is edited.
 
-SGLang's threads read and write maps that look like its dicts. The RoomRegistry decides every change of them and puts it
-into an Outbox; the TableWorker, a thread with an event loop, publishes it, holds the process's lease and follows the
-changes of other processes. Each opening of a room begins a new, numbered life of it, which ends when SGLang clears it.
+SGLang's threads read and write maps in place of its dicts. The RoomRegistry decides every change and puts it into an
+Outbox; the TableWorker, a thread with an event loop, publishes it, holds the process's lease and follows the
+changes of other processes. Each opening of a room begins a new, numbered life, which ends when SGLang clears the room.
 
 Importing this package loads neither a Redis client nor asyncio: see plugin. How to use it: docs/sglang.md.
 """

@@ -69,7 +69,7 @@ def identify(manager: Any) -> ProcessIdentity:
     if role not in ("prefill", "decode"):
         raise IncompatibleSGLangError(f"disaggregation_mode is {role!r}")
     _check_dicts(manager, role)
-    # As CommonKVManager._prefill_unique_rank, so that it is the rank that SGLang's own messages and logs name.
+    # As CommonKVManager._prefill_unique_rank, so that it is the rank in SGLang's own messages and logs.
     ranks = [tp * pp_size * cp_size + stage * cp_size + cp for stage in range(pp_size)]
     instance = f"{role}/{_address(manager, role)}"
     if dp := _data_parallel_rank(manager):
@@ -88,7 +88,7 @@ def _check_dicts(manager: Any, role: str) -> None:
 
 
 def _address(manager: Any, role: str) -> str:
-    """Return an instance's address as operators know it: its bootstrap server's, or its own; its first host's."""
+    """Return the address by which operators know an instance: its first host, with the port of its server."""
     first = str(getattr(manager, "dist_init_addr", None) or "")
     host = first.rpartition(":")[0].strip("[]") if first else str(getattr(manager, "local_ip", ""))
     if role == "prefill":

@@ -1,7 +1,7 @@
-"""Replacing the dicts of SGLang's manager by the table's maps.
+"""Replaces the dicts of SGLang's manager by the table's maps.
 
-A process replaces all of its dicts or none, and so do the stages of a pipeline together. Whatever prevents it is logged
-in one line; nothing is raised into SGLang.
+A process replaces all of its dicts or none, and so do the stages of a pipeline together. A failure to join is logged in
+one line and not raised into SGLang. Only a failed broadcast between stages is raised: then the pipeline is broken.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from redis_kvpoll.integrations.sglang.worker import TableWorker
 
 logger = logging.getLogger("redis_kvpoll")
 QUIET_LOGGERS = ("redis_kvpoll.mirror", "redis_kvpoll.leases")
-"""During an outage each mirror and lease would log a warning; the plugin logs one a process: TableWorker._monitor."""
+"""During an outage each mirror and lease would log a warning; the plugin logs one per process: TableWorker._monitor."""
 
 
 def install(manager: Any) -> None:
@@ -71,8 +71,8 @@ def _remedy(setting: str) -> str:
 def _all_stages_joined(manager: Any, has_joined: bool) -> bool:
     """Return whether all stages of a pipeline have joined.
 
-    Each stage broadcasts to all others in turn, as SGLang's own store does just before to exchange addresses. A stage
-    on SGLang's store would otherwise wait for messages of one that is not.
+    Each stage broadcasts to all others in turn, as SGLang's own store does just before to exchange addresses. Without
+    this, a stage on SGLang's store would wait for messages from a stage on the table.
     """
     group, rank = manager.pp_group, manager.pp_rank
     answers = [
@@ -82,7 +82,7 @@ def _all_stages_joined(manager: Any, has_joined: bool) -> bool:
 
 
 def _replace_dicts(manager: Any, worker: TableWorker) -> None:
-    """Replace the dicts. Nothing here can fail half-way."""
+    """Replace the dicts. Everything that may fail comes before the first replacement."""
     for name in QUIET_LOGGERS:
         logging.getLogger(name).setLevel(logging.ERROR)
         logging.getLogger(name).addFilter(is_not_lease_advice)
@@ -96,13 +96,13 @@ def _replace_dicts(manager: Any, worker: TableWorker) -> None:
     if identity.role == "prefill":
         manager.req_to_decode_prefix_len = registry.lengths
     manager.kvpoll_worker = worker  # for tests and benchmarks, which wait until it is idle
-    if hasattr(manager, "teardown"):  # SGLang changes an instance's role: the next manager joins anew
+    if hasattr(manager, "teardown"):  # called when SGLang changes an instance's role; the next manager joins again
         manager.teardown = _chain(manager.teardown, worker.close)
     logger.info("redis_kvpoll: joined the status table as %s", identity.owner)
 
 
 def is_not_lease_advice(record: logging.LogRecord) -> bool:
-    """Filter out the advice to a holder who lost its lease: the plugin takes a new one itself, and logs that."""
+    """Filter out the advice after a lost lease: the plugin itself takes a new one, and logs that."""
     return not (isinstance(record.args, tuple) and any(isinstance(value, LeaseLostError) for value in record.args))
 
 

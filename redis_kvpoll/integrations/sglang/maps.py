@@ -1,4 +1,4 @@
-"""The maps that SGLang's code holds in place of its dicts.
+"""The maps that replace SGLang's dicts.
 
 They are dicts, so that a read is a dict's own look-up. Every change goes through the RoomRegistry, which decides it.
 """
@@ -50,7 +50,7 @@ class StatusMap(RegistryMap):
     """Replaces ``request_status``: the status of each room, as this process's rank has it.
 
     ``[]`` and ``in`` are the dict's. ``[]`` of a room that was cleared a moment ago gives its last status instead of a
-    KeyError, for a thread that has just seen it by ``in``. Concurrent writes merge as in SGLang's ``update_status``.
+    KeyError, for a thread that just checked ``in``. Concurrent writes merge as in SGLang's ``update_status``.
     """
 
     __slots__ = ()
@@ -82,7 +82,7 @@ class ConsensusMap(StatusMap):
 
     ``peers`` are the ranks of the same room at each stage. ``statuses_of`` gives the table's statuses of a room by
     rank, from the local copy. ``fallback`` is SGLang's own store, which gets every write too: during an outage, rank 0
-    has the statuses of the other stages from it.
+    reads the statuses of the other stages from it.
     """
 
     __slots__ = ("_fallback", "_peers", "_rank", "_statuses_of")
@@ -102,7 +102,7 @@ class ConsensusMap(StatusMap):
         self._fallback = fallback
 
     def collect(self, room: int) -> list[int | None]:
-        """Return the status of each stage, in order; None for one that is not known."""
+        """Return the status of each stage, in order; None if it is not known."""
         theirs = self._statuses_of(room)
         found = [dict.get(self, room) if peer == self._rank else theirs.get(peer) for peer in self._peers]
         if self._rank == self._peers[0] and self.registry.needs_fallback(room):
@@ -134,7 +134,7 @@ class FailureRecords(RegistryMap):
         self.registry.record_reason(room, reason)
 
     def pop(self, room: int, default: Any = MISSING) -> Any:
-        """Return the reason. SGLang asks when it has cleared the room: then another rank's is waited for."""
+        """Return and drop the reason. SGLang pops it after clearing the room, so this waits for another rank's."""
         return self.registry.pop_reason(room, default)
 
 

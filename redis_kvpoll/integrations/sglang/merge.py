@@ -10,7 +10,7 @@ CREATING = (int(KVPoll.Bootstrapping), int(KVPoll.WaitingForInput))
 
 
 def merge(one: int, other: int) -> int:
-    """Return what two statuses of one room come to: Failed wins, else the greater."""
+    """Return the merge of two statuses of one room: Failed wins, else the greater."""
     return FAILED if FAILED in (one, other) else max(one, other)
 
 

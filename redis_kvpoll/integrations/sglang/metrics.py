@@ -11,7 +11,7 @@ from typing import Any
 
 @cache
 def _metrics() -> tuple[Any, Any, Any] | None:
-    """Return the metrics of this process, which may be defined only once in it; None without prometheus_client."""
+    """Return the metrics of this process, which Prometheus lets it define only once; None without prometheus_client."""
     try:
         from prometheus_client import Counter, Gauge
     except ImportError:

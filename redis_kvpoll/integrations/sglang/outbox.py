@@ -1,7 +1,7 @@
 """Changes that the table does not have yet: in order for each room, and bounded.
 
-The caller holds the registry's lock. The changes of a live room are never dropped: only lives that began and ended
-while they could not be published are, the oldest first.
+The caller holds the registry's lock. The changes of a live room are never dropped. Of lives that ended
+before they could be published, the oldest are dropped first.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from redis_kvpoll.integrations.sglang.merge import merge_optional
 
-MAX_WHOLE_LIVES = 10_000
-"""Lives that began and ended unpublished; of more, the oldest are dropped."""
+MAX_ENDED_LIVES = 10_000
+"""The limit for lives that ended before they were published; beyond it, the oldest are dropped."""
 
 
 @dataclass(slots=True)
@@ -43,8 +43,8 @@ class Outbox:
         """How many lives never reached the table."""
         self._wake = wake
         self._lives: dict[int, list[RoomLife]] = {}
-        self._whole: dict[tuple[int, int], None] = {}
-        """The lives that began and ended here, in the order in which they ended."""
+        self._ended_unpublished: dict[tuple[int, int], None] = {}
+        """(room, number) of lives that ended before they were published, in the order of their ends."""
         self._changed: dict[int, None] = {}
         self._is_closed = False
 
@@ -68,7 +68,7 @@ class Outbox:
         self._drop_excess(room, life)
 
     def mark_changed(self, room: int) -> None:
-        """Have the room seen to by the publisher."""
+        """Queue the room for the publisher."""
         if self._is_closed:
             return
         if not self._changed:
@@ -76,9 +76,9 @@ class Outbox:
         self._changed[room] = None
 
     def close(self) -> None:
-        """Drop everything, and keep nothing from now on: there is no publisher any more."""
+        """Drop everything, also from now on, because there is no publisher any more."""
         self._is_closed = True
-        self._lives, self._whole, self._changed = {}, {}, {}
+        self._lives, self._ended_unpublished, self._changed = {}, {}, {}
 
     def take_changed(self) -> list[int]:
         """Return the rooms that changed since the last call."""
@@ -97,11 +97,11 @@ class Outbox:
         life = lives.pop(0)
         if not lives:
             del self._lives[room]
-        self._whole.pop((room, life.number), None)
+        self._ended_unpublished.pop((room, life.number), None)
         return life
 
     def put_back(self, room: int, life: RoomLife) -> None:
-        """Return a life that could not be published, before what came later."""
+        """Put back a life that could not be published, before later changes."""
         lives = self._lives.setdefault(room, [])
         if lives and lives[0].number == life.number:
             life.add(lives.pop(0))
@@ -111,10 +111,10 @@ class Outbox:
     def _drop_excess(self, room: int, life: RoomLife) -> None:
         if not (life.is_new and life.is_over):
             return
-        self._whole[room, life.number] = None
-        if len(self._whole) > MAX_WHOLE_LIVES:
-            room, number = next(iter(self._whole))
-            del self._whole[room, number]
+        self._ended_unpublished[room, life.number] = None
+        if len(self._ended_unpublished) > MAX_ENDED_LIVES:
+            room, number = next(iter(self._ended_unpublished))
+            del self._ended_unpublished[room, number]
             left = [life for life in self._lives[room] if life.number != number]
             if left:
                 self._lives[room] = left

@@ -1,6 +1,6 @@
 """The entry point and the hook, which SGLang loads in each of its processes.
 
-Both import what they need when they run: a process that takes no part loads neither a Redis client nor asyncio.
+Both import what they need when they run: a process without the table loads neither a Redis client nor asyncio.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ def register() -> None:
 
 
 def after_init(result: None, manager: Any, *args: Any, **kwargs: Any) -> None:
-    """Put the table into a manager that has made its dicts; its backend has not used them yet."""
+    """Install the table in a manager that has created its dicts; its backend has not used them yet."""
     try:
         from redis_kvpoll.integrations.sglang.install import install
-    except ImportError as error:  # SGLang's start is not to fail by an incomplete installation
+    except ImportError as error:  # a broken installation must not stop SGLang
         log_disabled(f"{error}: install redis-kvpoll again")
         return
     install(manager)

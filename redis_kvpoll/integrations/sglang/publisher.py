@@ -1,6 +1,6 @@
-"""Publishing the registry's changes to the table.
+"""Publishes the registry's changes to the table.
 
-The changes of a room are sent one life after the other; rooms are sent concurrently, so that the store batches them.
+Each room's lives are sent in order; rooms are sent concurrently, so that the store batches them.
 A life that cannot be sent goes back into the outbox.
 """
 
@@ -29,15 +29,15 @@ from redis_kvpoll.integrations.sglang.registry import RoomRegistry
 from redis_kvpoll.model import KVPoll
 
 FIRST_RETRY_SECONDS = 0.02
+"""First pause before a retry, which then doubles: other ranks usually clear a room within milliseconds."""
 BUSY_RETRY_SECONDS = 1.0
-"""The longest pause before a room is tried again whose last life other ranks have yet to clear, or whose owner's lease
-has yet to expire."""
+"""Longest pause before retrying a room that other ranks still hold, or whose old lease has not expired."""
 REJECTED_RETRY_SECONDS = 5.0
-"""The longest pause before a call is tried again that the server has rejected, for want of memory or permission."""
+"""Longest pause before retrying a call that the server has rejected, for lack of memory or permission."""
 REJECTED_LOG_SECONDS = 60.0
-"""A rejection is logged only after this long without one."""
+"""A rejection is logged only if there was none for this long."""
 REASON_POLL_SECONDS = 0.01
-"""Between reads of another rank's reason."""
+"""Pause between reads of another rank's reason."""
 
 logger = logging.getLogger("redis_kvpoll")
 
@@ -83,7 +83,7 @@ class OutboxPublisher:
             self.publish(self._registry.pending_rooms())
 
     async def flush(self) -> None:
-        """Publish everything; return when that is done."""
+        """Publish everything before returning."""
         await self.is_online.wait()
         self.publish(self._registry.pending_rooms())
         while self._tasks:
@@ -104,7 +104,7 @@ class OutboxPublisher:
             del self._tasks[room]
 
     async def _publish_life(self, room: int, life: RoomLife) -> None:
-        """Send it, with retries; put it back while the server is unreachable."""
+        """Send a life, with retries; put it back while the server is unreachable."""
         pause = FIRST_RETRY_SECONDS
         while True:
             try:
@@ -132,10 +132,10 @@ class OutboxPublisher:
                 return
             life = latest
             if life.is_new and life.is_over and pause >= BUSY_RETRY_SECONDS:
-                return  # over before its room was free or the server accepted it
+                return  # it ended before its room was free or the server accepted it
 
     async def _send(self, room: int, life: RoomLife) -> None:
-        """Send all of it. The prefix length comes before the status, as SGLang relies on it."""
+        """Send a whole life. The prefix length comes before the status, as SGLang relies on this order."""
         number, handle = self._handles.get(room, (0, None))
         status = None if life.status is None else KVPoll(life.status)
         if life.is_new and number != life.number:
@@ -162,7 +162,7 @@ class OutboxPublisher:
             self._handles.pop(room, None)
 
     async def _fetch_reason(self, room: int) -> None:
-        """Read until another rank has recorded a reason or nobody waits for it; it is gone when all have cleared."""
+        """Read until another rank has recorded a reason or no thread waits for it. The last clear removes it."""
         with contextlib.suppress(KVPollError):
             while room in self._registry.awaiting_reason:
                 if reason := await self._store.failure_reason(room):
@@ -171,9 +171,9 @@ class OutboxPublisher:
                 await asyncio.sleep(REASON_POLL_SECONDS)
 
     def reset(self) -> list[tuple[int, int]]:
-        """Forget which lives the table knows, as it has failed them; return those that are current, as (room, number).
+        """Forget the lives that the table has failed; return the current ones, as (room, number).
 
-        The rest waits until ``resume``.
+        Other changes wait until ``resume``.
         """
         self.is_online.clear()
         lives = [(room, number) for room in list(self._handles) if (number := self.published_life(room)) is not None]

@@ -1,10 +1,10 @@
-"""The rooms of one process: their current statuses, and which changes the table does not have yet. No I/O.
+"""The rooms of one process: their current statuses, and the changes that the table does not have yet. No I/O.
 
-SGLang's threads call it. They wait for nothing but a lock, and, for a bounded time, for another rank's failure reason.
+SGLang's threads call it. They wait only for a lock and, for a bounded time, for another rank's failure reason.
 
-Each opening of a room begins a life with a new number. SGLang reads a status and writes what follows from it in two
-steps: the write applies only to the life that the same thread has read. So a late write neither changes a room's next
-life nor brings a cleared room back.
+Each opening of a room begins a life with a new number. SGLang reads a status, and writes the next one in a
+separate step: the write applies only to the life that the same thread has read. So a late write neither changes a
+room's next life nor re-creates a cleared room.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from redis_kvpoll.integrations.sglang.merge import CREATING, FAILED, SUCCESS, me
 from redis_kvpoll.integrations.sglang.outbox import Outbox, RoomLife
 
 TOMBSTONE_SECONDS = 300.0
-"""How long a cleared room is remembered, with its failure reason: SGLang clears a room before it asks for that."""
+"""How long a cleared room is remembered, with its failure reason: SGLang clears a room before it reads the reason."""
 MAX_TOMBSTONES = 10_000
 MAX_WAIT_FRACTION = 0.1
-"""The most of its time that SGLang's thread may spend waiting for other ranks' reasons."""
+"""The greatest share of its time that SGLang's thread may wait for other ranks' reasons."""
 GENERIC_REASON = "Aborted by AbortReq."
 """What SGLang's abort() records. A more specific reason may replace it, as in _fail_prefill_recompute."""
 
@@ -49,7 +49,7 @@ class RoomRegistry:
         """The current life's number of each room."""
         self._last_number = 0
         self._tombstones: dict[int, tuple[int | None, float]] = {}
-        """Of rooms that are gone: the last status, and when to forget it."""
+        """By removed room: its last status, and when to forget it."""
         self._last_read = threading.local()
         self._is_synced = True
         self._older_than_resync: set[int] = set()
@@ -67,7 +67,7 @@ class RoomRegistry:
     # Statuses, as SGLang reads and writes them
 
     def read_status(self, room: int, default: Any) -> Any:
-        """Return a room's status; this thread's next write applies only to the life that this has read."""
+        """Return a room's status; this thread's next write applies only to the life that was read."""
         with self._lock:
             self._last_read.life = room, self._lives.get(room)
             return dict.get(self.statuses, room, default)
@@ -110,7 +110,7 @@ class RoomRegistry:
         self._last_number += 1
         self._lives[room] = self._last_number
         self._tombstones.pop(room, None)
-        dict.pop(self.reasons, room, None)  # the last life's: what fails this one is recorded after its opening
+        dict.pop(self.reasons, room, None)  # the last life's: this one's reason is recorded after its opening
         self.statuses.store(room, status)
         life = self._outbox.life(room, self._last_number)
         life.is_new, life.status, life.length = True, status, dict.get(self.lengths, room)
@@ -141,7 +141,7 @@ class RoomRegistry:
             self._reason_recorded.notify_all()
 
     def pop_reason(self, room: int, default: Any) -> Any:
-        """Return the reason and forget it. Without one, wait a moment for one that another rank may have recorded."""
+        """Return the reason and forget it. Without one, wait a moment for another rank's."""
         with self._lock:
             if room not in self.reasons and self.reason_wait_seconds and room in self._tombstones:
                 self._await_reason(room)
@@ -151,7 +151,7 @@ class RoomRegistry:
         return reason
 
     def _await_reason(self, room: int) -> None:
-        """Wait, within the budget: when a hundred rooms fail at once, SGLang asks for one reason after the other.
+        """Wait, within the budget: when a hundred rooms fail at once, SGLang reads one reason after the other.
 
         Each second adds ``MAX_WAIT_FRACTION`` seconds to the budget, up to one longest wait.
         """
@@ -193,7 +193,7 @@ class RoomRegistry:
             self._is_synced = is_synced
 
     def detach(self) -> None:
-        """Stop publishing and waiting: there is no worker any more. The maps go on as dicts."""
+        """Stop publishing and waiting, because there is no worker any more. The maps work on as dicts."""
         with self._lock:
             self._is_synced, self.reason_wait_seconds = False, 0.0
             self._outbox.close()
@@ -207,14 +207,14 @@ class RoomRegistry:
         return self._lives.get(room)
 
     def is_relevant(self, room: int) -> bool:
-        """Return whether to follow a room in the table: it is open here, or other ranks may have yet to clear it."""
+        """Return whether to follow a room in the table: it is open here, or other ranks may not have cleared it yet."""
         return room in self._lives or room in self._tombstones
 
     def fail_from_table(self, room: int, number: int, reason: str, publish: bool) -> None:
         """Fail a life that has failed in the table.
 
-        ``publish``: it failed in the other role's table, so this role's table must get it too. A life that has reached
-        Success does not depend on the other role any more, and stays.
+        ``publish``: it failed in the other role's table, so the failure must be written to this role's table too. A
+        life that has reached Success no longer depends on the other role, and stays.
         """
         with self._lock:
             if self._lives.get(room) != number:
@@ -253,7 +253,7 @@ class RoomRegistry:
             return self._outbox.take(room)
 
     def put_back(self, room: int, life: RoomLife) -> None:
-        """Return a life that could not be published, before what came later."""
+        """Put back a life that could not be published, before later changes."""
         with self._lock:
             self._outbox.put_back(room, life)
 
@@ -273,6 +273,6 @@ class RoomRegistry:
                 dict.pop(self.lengths, oldest, None)
 
     def _expire_records(self, room: int) -> None:
-        """Have what was recorded of a room that is not open forgotten in time, by a tombstone without a status."""
+        """Let the records of a room that is not open expire, by a tombstone without a status."""
         if room not in self._tombstones:
             self._add_tombstone(room, None)

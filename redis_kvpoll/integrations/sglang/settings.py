@@ -23,14 +23,14 @@ class PluginSettings:
 
     url: str
     namespace: str = "default"
-    """The deployment's; the tables are in this name followed by -prefill and by -decode."""
+    """The deployment's name; its tables are in the namespaces with -prefill and -decode appended."""
     lease: float = 5.0
     """Without a heartbeat for this long a process counts as lost, and its live rooms fail."""
     ttl: float = DEFAULT_TTL
     terminal_ttl: float = DEFAULT_TERMINAL_TTL
     deadline: float = DEFAULT_DEADLINE
     join: float = 10.0
-    """The most that joining may take at the start. Longer than ``deadline``, whose error says more than a timeout."""
+    """The time limit for joining at the start. Longer than ``deadline``, whose error has more detail than a timeout."""
     shards: int | None = None
     feed_length: int | None = None
 
@@ -48,7 +48,7 @@ class PluginSettings:
 
 
 MIN_LEASE_SECONDS = 0.5
-"""A busy interpreter may hold up the plugin's thread for longer than a tenth of less, which is the heartbeat."""
+"""Below it, a busy interpreter may delay the plugin's thread by more than a heartbeat, a tenth of the lease."""
 
 
 def _seconds(text: str) -> float:

@@ -1,4 +1,4 @@
-"""What a starting process needs before it takes part: whether it is to, and the log line when it does not.
+"""What a process needs before it joins the table: whether it is to, and the log line if it does not.
 
 Nothing here loads a Redis client or asyncio: SGLang imports the plugin in every one of its processes.
 """
@@ -17,7 +17,7 @@ logger = logging.getLogger("redis_kvpoll")
 
 
 def is_enabled(environment: Mapping[str, str]) -> bool:
-    """Return whether the environment asks for the table."""
+    """Return whether the environment enables the table."""
     return bool(environment.get(URL, "").strip())
 
 

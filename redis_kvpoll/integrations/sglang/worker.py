@@ -1,7 +1,7 @@
 """The thread that joins one process of SGLang to the table: an event loop, and everything that runs in it.
 
 It publishes the registry's changes, renews the lease and follows the other processes' changes. Whatever happens to it
-or to Redis, SGLang's threads go on with the registry.
+or to Redis, SGLang's threads continue with the registry.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ from redis_kvpoll.integrations.sglang.settings import PluginSettings
 from redis_kvpoll.model import KVPoll
 
 COALESCE_SECONDS = 0.004
-"""The pause after changes were published: those that come meanwhile go together, and wake no thread."""
+"""The pause after publishing: changes that arrive during it are sent together, and wake no thread."""
 MONITOR_SECONDS = 0.25
-"""Between checks whether the server is reachable."""
+"""Pause between checks whether the server is reachable."""
 OUTAGE_SECONDS = 1.0
 """The mirrors must be out of sync for this long before Redis counts as unreachable, and not just as slow."""
 SHUTDOWN_SECONDS = 1.0
-"""The most that publishing what is pending may take when a process ends, and the most for giving up the lease."""
+"""When a process ends: the time limit for publishing what is pending, and then for giving up the lease."""
 REASON_WAIT_SECONDS = 0.25
 """The longest that SGLang's thread waits for another rank's reason, at the end of a request that failed without one
-here. Such a reason is some milliseconds away, or there is none."""
+here. Such a reason arrives within milliseconds, or there is none."""
 
 LEASE_LOST = (
     "redis_kvpoll: %s lost its lease: no heartbeat for more than KVPOLL_LEASE (%g s), or another process uses the same "
@@ -53,7 +53,7 @@ logger = logging.getLogger("redis_kvpoll")
 
 
 class TableWorker:
-    """The registry of one process, and the thread that keeps it in step with the table."""
+    """The registry of one process, and the thread that keeps it and the table in sync."""
 
     def __init__(self, settings: PluginSettings, identity: ProcessIdentity) -> None:
         self.identity = identity
@@ -90,7 +90,7 @@ class TableWorker:
 
     @property
     def is_idle(self) -> bool:
-        """Whether the table has every change."""
+        """Whether every change is in the table."""
         return not len(self.registry) and self._publisher.is_idle
 
     def statuses_of(self, room: int) -> dict[int, KVPoll]:
@@ -100,7 +100,7 @@ class TableWorker:
         assert self._mirror is not None  # noqa: S101 - it has joined
         try:
             return self._mirror.collect(room)
-        except StoreClosedError:  # just now
+        except StoreClosedError:  # it was closed just now
             return {}
 
     def _wake(self) -> None:
@@ -131,7 +131,7 @@ class TableWorker:
                     tasks = await self._enter(stack)
                     stack.callback(self._detach)
             except BaseException as error:
-                self._joined.set_exception(error)  # before the stack closes, which takes time too
+                self._joined.set_exception(error)  # before the stack closes, which takes time
                 raise
             self._joined.set_result(None)
             running = [asyncio.create_task(task) for task in tasks]
@@ -151,7 +151,7 @@ class TableWorker:
         self._metrics.update(is_up=False, pending=0, dropped=self.registry.dropped)
 
     async def _enter(self, stack: AsyncExitStack) -> list[Coroutine[Any, Any, None]]:
-        """Join the table until the stack closes; return what is to run meanwhile."""
+        """Join the table until the stack closes; return the coroutines to run until then."""
         settings, identity = self._settings, self.identity
         store = AsyncStatusStore.from_url(settings.url, **settings.options(identity.role), **identity.rank_options)
         await stack.enter_async_context(store)
@@ -178,7 +178,7 @@ class TableWorker:
             await asyncio.sleep(COALESCE_SECONDS)
 
     async def _replace_lost_lease(self, lease: ReplaceableLease) -> None:
-        """After a lost lease, fail the rooms that it owned, as the table has done, and go on under a new one."""
+        """After a lost lease, fail the rooms that it owned, as in the table, and continue under a new one."""
         while True:
             await asyncio.sleep(lease.ttl / 10)
             if lease.is_lost:
@@ -217,7 +217,7 @@ class TableWorker:
     # Other processes' changes
 
     def _on_opened(self, store: AsyncStatusStore, room: int) -> None:
-        """Check a life that the table has just got to know: its room may have failed there already."""
+        """Check a life that was just opened in the table: its room may have failed there already."""
         if self._mirror is not None:
             self._on_own_change(store, room, self._mirror.get(room))
 
@@ -238,7 +238,7 @@ class TableWorker:
             task.add_done_callback(self._failing.discard)
 
     async def _fail(self, store: AsyncStatusStore, room: int, number: int, publish: bool) -> None:
-        """Fail a life, with the table's reason."""
+        """Fail a life for the table's reason."""
         reason = None
         with contextlib.suppress(KVPollError):
             reason = await store.failure_reason(room)
