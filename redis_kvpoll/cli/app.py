@@ -1,4 +1,4 @@
-"""The command group ``kvpoll``, and how errors reach a person: one sentence and an exit status.
+"""The command group ``kvpoll``, which prints an error as one sentence and sets the exit status.
 
 Invariant: ``--help``, ``--version``, shell completion and a command's own ``--help`` load neither redis nor asyncio
 nor rich. So the group knows its commands by name and imports a command's module only to run it, and those modules

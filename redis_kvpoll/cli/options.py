@@ -1,4 +1,4 @@
-"""What the commands share: the options that name a table, and its opening."""
+"""What the commands share: the options that name a table, and the function that opens it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``kvpoll replay``: traffic by real processes over one table, and what became of it."""
+"""``kvpoll replay``: traffic by real processes over one table, and its results."""
 
 from __future__ import annotations
 

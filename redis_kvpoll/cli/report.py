@@ -1,4 +1,4 @@
-"""A replay's report for a person, and for a program."""
+"""A replay's report, as text and as JSON."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ class Line(NamedTuple):
 
 
 def room_line(store: StatusStore, room: int) -> Line | None:
-    """A room's line; None if the room has gone meanwhile. A corrupt room gets a line too, and hides no other."""
+    """A room's line; None if the room no longer exists. A corrupt room gets a line too, and hides no other."""
     try:
         entry = store.entry(room)
     except CorruptEntryError as error:

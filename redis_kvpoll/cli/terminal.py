@@ -28,7 +28,7 @@ STATUS_STYLES = {
 }
 OWNER_STYLES = {"alive": "green", "expired": "yellow", "suspected": "yellow", "lost": "red"}
 REASON_WIDTH = 20
-"""The width that a reason gets at least, if it needs it."""
+"""The minimum width of a reason that needs it."""
 
 
 def print_rooms(columns: Sequence[str], lines: list[Line], footer: str) -> None:
@@ -130,7 +130,7 @@ def change_line(change: Change | FeedGap) -> Text:
 
 
 def print_history(columns: Sequence[str], rows: list[tuple[str, ...]]) -> None:
-    """Print a room's history, without empty columns; a rank stands beside the status that follows from it."""
+    """Print a room's history, without empty columns; a rank is beside the status that results from it."""
     names = ("since", "status", "rank", "lasted", "reason", "note")
     shown = [name for name in names if name in ("since", "status") or any(row[columns.index(name)] for row in rows)]
     table = Table(box=None, header_style="dim", pad_edge=False)

@@ -33,7 +33,7 @@ def timeout_seconds(speed: float) -> float:
 
 @dataclass(slots=True)
 class Actions:
-    """What follows from one poll of all running rooms; written in batches afterwards."""
+    """The writes that result from one poll of all running rooms; sent in batches afterwards."""
 
     own: dict[int, KVPoll] = field(default_factory=dict)
     """Statuses for this side's table."""
@@ -44,7 +44,7 @@ class Actions:
     announced: list[int] = field(default_factory=list)
     """Requests that decode announces to prefill."""
     ended: list[int] = field(default_factory=list)
-    """Rooms that are at their end."""
+    """Rooms to clear."""
 
 
 class Handshake:

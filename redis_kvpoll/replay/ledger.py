@@ -1,4 +1,4 @@
-"""The results of all requests and rooms of a replay. Pure book-keeping."""
+"""The results of all requests and rooms of a replay. Pure."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class RequestRecord:
 
 
 class Ledger:
-    """All requests, with what happened to them in both tables."""
+    """All requests, with their events in both tables."""
 
     def __init__(self) -> None:
         self._requests: dict[int, RequestRecord] = {}

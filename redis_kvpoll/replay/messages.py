@@ -101,7 +101,7 @@ class Measured(NamedTuple):
 
 
 class WorkerFailed(NamedTuple):
-    """The worker cannot go on: the table is unreachable, or refuses."""
+    """The worker cannot continue: the table is unreachable, or rejects its calls."""
 
     why: str
 

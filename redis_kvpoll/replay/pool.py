@@ -43,7 +43,7 @@ class Pool:
         return next((slot for slot in self.slots[side] if request in slot.requests), None)
 
     def messages(self, timeout: float) -> Iterator[tuple[Slot, FromWorker | None]]:
-        """The workers' messages within ``timeout`` seconds; None stands for the death of a worker."""
+        """The workers' messages within ``timeout`` seconds; None for a worker's death."""
         by_pipe = {slot.pipe: slot for slots in self.slots.values() for slot in slots}
         for pipe in wait(list(by_pipe), timeout):
             slot = by_pipe[pipe]  # type: ignore[index]

@@ -78,7 +78,7 @@ class Report:
     cross_contamination: dict[str, int]
     """The same by kind."""
     server_kills: int = 0
-    """How often the server was killed and came back empty."""
+    """How often the server was killed and restarted empty."""
     errors: list[str] = field(default_factory=list)
     """Failures of the replay itself."""
 

@@ -61,7 +61,7 @@ class Snapshot(NamedTuple):
 
 def main(run: Run, pipe: Connection[Snapshot | Report | str, None]) -> None:
     """Run the router process; it ends early when the other end of the pipe is closed."""
-    # The end of the pipe ends the process, which then cleans up; a signal to the whole group must not prevent that.
+    # The process ends, and cleans up, when its pipe is closed; a signal to the whole group must not prevent that.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     router = Router(run, pipe)

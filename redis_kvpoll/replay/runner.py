@@ -21,7 +21,7 @@ from redis_kvpoll.transport.urls import parse
 from redis_kvpoll.validation import Policy
 
 TTL_SECONDS = 10.0
-"""Short, so that what a killed worker leaves behind expires while a person waits."""
+"""Short, so that the rooms of a killed worker expire during the replay."""
 
 LEASE_SECONDS = 5.0
 """The default of ``StatusStore.lease``."""
@@ -57,14 +57,14 @@ class ServerKiller:
         self.kills = 0
 
     def update(self, snapshot: Snapshot) -> None:
-        """Kill the server if it is time to; it is back, empty, on return."""
+        """Kill the server if it is time to; on return it runs again, empty."""
         if self.kills < len(self._due) and snapshot.dispatched >= self._due[self.kills]:
             self.kills += 1
             self._server.restart()
 
 
 def replay(run: Run, progress: Callable[[Snapshot], None]) -> Report:
-    """Run a replay in its own processes; ``progress`` gets a snapshot ten times a second.
+    """Run a replay in its own processes; ``progress`` gets ten snapshots per second.
 
     Raises:
         ReplayError: it could not be completed; the message names the cause.

@@ -122,7 +122,7 @@ class SideTable:
         return self._meter.update()
 
     def poll(self, rooms: Sequence[int]) -> list[KVPoll | None]:
-        """The mirror's statuses, or a call's while the mirror is not synced; both are read each time, and compared."""
+        """The mirror's statuses, or the server's while the mirror is not synced. Reads and compares both each time."""
         assert self._mirror is not None  # noqa: S101 - only this side's rooms are polled
         with self._meter.mirror_poll():
             mirrored = self._mirror.poll(rooms)

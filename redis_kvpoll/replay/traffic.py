@@ -19,7 +19,7 @@ BURST_SECONDS = 3.0
 INPUT_MU, INPUT_SIGMA, MAX_INPUT = 8.74, 1.20, 126_195
 MAX_OUTPUT = 2_000
 MAX_FIELD = 2**53 - 1
-"""The largest number of a trace: every JSON reader can hold it."""
+"""The largest number in a trace: every JSON parser reads it exactly."""
 OUTPUT_SCALE = 344.0
 """The scale of an exponential distribution that is cut at MAX_OUTPUT; its mean is then 343."""
 

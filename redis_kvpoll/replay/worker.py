@@ -37,7 +37,7 @@ POLL_SECONDS = 0.004
 
 def main(side: Side, plan: Plan, pipe: Connection[FromWorker, ToWorker]) -> None:
     """Run a worker process; it ends when the router stops it, or is gone."""
-    # Ctrl-C reaches the whole process group; the router decides how the replay ends.
+    # Ctrl-C reaches the whole process group, but the router decides how the replay ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # The replay counts unsynced mirrors, and may kill the server on purpose: no warnings about that.
     logging.getLogger("redis_kvpoll").setLevel(logging.ERROR)
@@ -70,7 +70,7 @@ class Worker:
         self._events: list[FromWorker] = []
 
     def run(self) -> None:
-        # A thread reads the pipe at all times: if this loop read it, it and the router could wait for each other.
+        # A thread always reads the pipe: if this loop did, it and the router could wait for each other.
         threading.Thread(target=self._receive, daemon=True).start()
         with self._own.mirrored(), self._writer.session():
             while not (self._stopping and not self._new and not self._running and not self._late):
@@ -86,7 +86,7 @@ class Worker:
                 self._report()
 
     def _receive(self) -> None:
-        """Read every message of the router at once; None stands for the router's end."""
+        """Read every message of the router at once; None for the router's end."""
         try:
             while True:
                 self._inbox.put(self._pipe.recv())
@@ -137,7 +137,7 @@ class Worker:
         return actions
 
     def _answer_announcements(self, actions: Actions) -> None:
-        """On the prefill side: note which requests decode announced, and start those whose room shows it."""
+        """On the prefill side: note which requests decode announced, and start those whose room has the status."""
         early = []
         for request in self._announced:
             room = self._room_of.get(request)
@@ -167,7 +167,7 @@ class Worker:
             self._writer.abort(self._running[room].job, reason, both)
 
     def _conclude(self, actions: Actions) -> None:
-        """Clear the rooms that are at their end, and report their results to the router."""
+        """Clear the rooms of finished requests, and report their results to the router."""
         if not actions.ended:
             return
         ended = {self._running[room].job: self._running.pop(room) for room in actions.ended}
