@@ -1,4 +1,4 @@
--- Fail each room for a reason, with all its ranks, in one step. The first reason stays. Times are milliseconds.
+-- Fail each room with a reason, with all its ranks, in one step. The first reason stays. Times are milliseconds.
 --
 -- KEYS     feed; each: room, prefix in mode prefill
 -- ARGV     feed_length, terminal_ttl_ms, author, rank; each: reason
@@ -7,9 +7,9 @@
 -- CODES    3 UNCHANGED, 4 FAILED, 5 SKIPPED
 -- INCLUDE  fail_room, feed
 --
--- author is who fails it, and rank the caller's, or both are empty. To a rank that has cleared, the room is absent. The
--- decode prefix lengths of a room with ranks are dropped for all of them. A key of another type (made by hand) puts its
--- error in the place of its status; the other rooms go on.
+-- author names the caller in failed_by, and rank is the caller's; both may be empty. To a rank that has cleared, the
+-- room is absent. A room with ranks loses the decode prefix lengths of all ranks. For a key of another type (made by
+-- hand), the error replaces the status; the other rooms are processed.
 
 local count = #ARGV - 4
 local step = (#KEYS - 1) / count

@@ -6,8 +6,8 @@
 -- FEED     nothing
 -- INCLUDE  rank_fields, rank_view
 --
--- The decode prefix length is this generation's, or one that was recorded for the room without any. A key of another
--- type (made by hand) puts its error in the place of its status or its length.
+-- The decode prefix length is this generation's, or one recorded before the room had any. For a key of another type
+-- (made by hand), the error replaces the status or the length.
 
 local status_field, cleared_field, length_field = rank_fields(ARGV[1])
 local reply = {redis.call('HGET', KEYS[1], 'epoch')}

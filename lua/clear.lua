@@ -7,12 +7,11 @@
 -- CODES    5 SKIPPED, 6 STALE, 7 CLEARED, -3 WORLD_SIZE
 -- INCLUDE  room_id, rank_view, feed
 --
--- An empty generation clears any; through one, the clear is STALE once the room has another, and that of a rank is
--- refused by WORLD_SIZE, as its writes are, when the room has no ranks or other ones. A rank that clears leaves its
--- last status behind, for the consensus of the others; the last rank removes the key. A rank without a status in a
--- Failed room has seen it Failed, so it clears that. A rank's clear drops its own decode prefix length, and no other
--- rank's: that may be for the next request already. A key of another type (made by hand) is removed: clearing is how
--- one gets rid of it.
+-- An empty generation clears any. With one, the clear is STALE once the room has another; a rank's is refused with
+-- WORLD_SIZE, as its writes are, if the room has no ranks or another number of them. A rank that clears leaves its last
+-- status, for the consensus of the others; the last rank removes the key. A rank without a status in a Failed room has
+-- seen it Failed, so it clears that. A rank's clear drops only its own decode prefix length: another rank's may already
+-- belong to the next request. A key of another type (made by hand) is removed, since nothing else removes it.
 
 local reply = {false, redis.call('HGET', KEYS[2], 'epoch')}
 local rank = ARGV[2]

@@ -5,7 +5,7 @@
 -- REPLY    each: status, generation, version
 -- FEED     nothing
 --
--- A key of another type (made by hand) puts its error in the place of its status.
+-- For a key of another type (made by hand), the error replaces the status.
 
 local reply = {}
 for i = 1, #KEYS do

@@ -1,12 +1,12 @@
--- Read all fields of each room, at one moment. Times are milliseconds.
+-- Read all fields of each room atomically. Times are milliseconds.
 --
 -- KEYS     each: room, prefix
 -- ARGV     length_field
 -- REPLY    each: ttl_ms, length, fields
 -- FEED     nothing
 --
--- fields are name and value in turn; none when the room is absent. length_field names the caller's rank's. A key of
--- another type (made by hand) puts its error in their place.
+-- fields alternates names and values; empty when the room is absent. length_field is that of the caller's rank. For a
+-- key of another type (made by hand), the error replaces the length or the fields.
 
 local reply = {}
 for i = 1, #KEYS, 2 do

@@ -1,4 +1,4 @@
--- Take, renew or give up a lease, or only sweep; and sweep all other leases on the way. Times are milliseconds.
+-- Take, renew or release a lease, and sweep all leases; or only sweep. Times are milliseconds.
 --
 -- KEYS     epoch, leases, owned
 -- ARGV     epoch_ttl_ms, nonce, action, owner, incarnation, lease_ttl_ms, heartbeat_ms, known_epoch
@@ -6,10 +6,10 @@
 -- FEED     nothing
 -- INCLUDE  ensure_epoch, lease_sweep
 --
--- action: take, a new incarnation above all that are there and above the one given; extend, that one to a further
--- shard; renew; leave; drop, when it was lost in another shard; sweep. state: held, lost, or none after the last three.
--- A missing lease is lost in the epoch that its holder knows; in another epoch the data was lost, and it is held again.
--- finding: suspected, with the owner; or lost, with an incarnation and the reason for which its rooms are to be failed.
+-- action: take, with a new incarnation above all existing ones and the one given; extend, that one to another shard;
+-- renew; leave; drop, when it was lost in another shard; sweep. state: held, lost, or none after the last three. A
+-- missing lease is lost in the epoch that its holder knows; in another epoch the data was lost, and it is held again.
+-- finding: suspected, with the owner; or lost, with an incarnation and the reason with which to fail its rooms.
 
 local action, owner, incarnation = ARGV[3], ARGV[4], ARGV[5]
 local epoch = ensure_epoch(KEYS[1], ARGV[2], ARGV[1])
@@ -36,11 +36,11 @@ if action == 'take' then
 elseif action == 'extend' then
   if current > incarnation then state, incarnation = 'lost', current else hold() end
 elseif action == 'renew' then
-  -- When two renew one name on a server without data, the later incarnation holds it, whichever comes first.
+  -- If two processes renew one name after a data loss, the later incarnation holds it, whichever renews first.
   local is_lost = current > incarnation or (current == '' and epoch == ARGV[8])
     or redis.call('HEXISTS', KEYS[2], 'lost ' .. incarnation) == 1
   if current == incarnation or not is_lost then hold() else state = 'lost' end
-  -- One sweep in 100 ms is enough, however many hold leases here.
+  -- One sweep per 100 ms is enough for any number of leases.
   local last = string.match(redis.call('HGET', KEYS[2], 'last sweep') or '', '^%d+$')
   sweeps = not last or math.abs(now_ms - last) >= 100
   if sweeps then redis.call('HSET', KEYS[2], 'last sweep', now_ms) end

@@ -1,4 +1,4 @@
--- Create each room for a request: a new generation, or the one that this request has already. Times are milliseconds.
+-- Open each room for a request: a new generation, or the existing one of this request. Times are milliseconds.
 --
 -- KEYS     feed, epoch, leases, owned; each: room, prefix
 -- ARGV     feed_length, ttl_ms, terminal_ttl_ms, epoch_ttl_ms, nonce, rank, world_size, owner,
@@ -9,9 +9,10 @@
 -- INCLUDE  ensure_epoch, is_lease_lost, read_fields, rank_view, next_generation, room_id,
 --          replace_room, write_status, feed
 --
--- A room is free when it is absent, or Failed by another request; then nothing of that stays. BUSY names who has it. A
--- rank that opens a Failed room of its own request is created Failed. seen is the highest generation that the caller
--- knows. A decode prefix length that was recorded for a room still to come stays; one of a former generation goes.
+-- A room is free when it is absent, or Failed for another request; its old fields are dropped. With BUSY, of_owner and
+-- of_request are the room's. A rank that opens a Failed room of its own request is created Failed. seen is the highest
+-- generation that the caller knows. A decode prefix length recorded before the room existed stays; one of a former
+-- generation is dropped.
 
 local reply = {false, ensure_epoch(KEYS[2], ARGV[5], ARGV[4])}
 read_clock()

@@ -5,7 +5,7 @@
 -- REPLY    each: status
 -- FEED     nothing
 --
--- A key of another type (made by hand) puts its error in the place of its status, so that the room can be named.
+-- For a key of another type (made by hand), the error replaces the status, so that the client can name the room.
 
 local reply = {}
 for i = 1, #KEYS do

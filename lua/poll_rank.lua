@@ -1,4 +1,4 @@
--- Read the status of each room as one of its ranks sees it: its own, or Failed when any rank is.
+-- Read the status of each room as one of its ranks sees it: its own, or Failed if any rank is Failed.
 --
 -- KEYS     each: room
 -- ARGV     rank
@@ -6,7 +6,7 @@
 -- FEED     nothing
 -- INCLUDE  rank_view
 --
--- A key of another type (made by hand) puts its error in the place of its status.
+-- For a key of another type (made by hand), the error replaces the status.
 
 local rank = ARGV[1]
 local status_field, cleared_field = 'status:' .. rank, 'cleared:' .. rank

@@ -5,8 +5,8 @@
 -- REPLY    each: length
 -- FEED     nothing
 --
--- length_field names the caller's rank's. A key of another type (made by hand) puts its error in the place of its
--- length; the other rooms go on.
+-- length_field is that of the caller's rank. For a key of another type (made by hand), the error replaces the length;
+-- the other rooms are processed.
 
 local reply = {}
 for i = 1, #KEYS do

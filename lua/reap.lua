@@ -7,8 +7,8 @@
 -- CODES    3 UNCHANGED, 4 FAILED, 5 SKIPPED
 -- INCLUDE  fail_room, room_id, feed
 --
--- A room that is absent, or owned by another lease by now, is SKIPPED. In any case that lease no longer owns it. Its
--- owner is the one that failed it. A key of another type (made by hand) puts its error in the place of its status.
+-- A room that is absent, or owned by another lease by now, is SKIPPED. In any case the lost lease no longer owns it.
+-- failed_by is its owner. For a key of another type (made by hand), the error replaces the status.
 
 local count = (#ARGV - 2) / 2
 local step = (#KEYS - 2) / count
@@ -34,7 +34,7 @@ for i = 1, count do
     changes[n + 1], changes[n + 2], changes[n + 3] = room, status, ARGV[2]
     changes[n + 4], changes[n + 5] = fail_room(room, fields[3], reason, fields[4] or '', now_ms, ARGV[2]), false
   end
-  -- A room that was created anew under another lease since it was listed stays owned by that.
+  -- A room that was created again under another lease since it was listed stays owned by that lease.
   local score = redis.call('ZSCORE', KEYS[2], room_id(room))
   if score and score - incarnation == 0 then redis.call('ZREM', KEYS[2], room_id(room)) end
   reply[i * 2], reply[i * 2 + 1] = outcome, status

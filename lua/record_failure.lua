@@ -1,5 +1,4 @@
--- Record why each room fails, without failing it. The first reason stays; an absent room keeps none.
--- The room's TTL stays as it is.
+-- Record why each room fails, without failing it or changing its TTL. The first reason stays; an absent room gets none.
 --
 -- KEYS     feed; each: room
 -- ARGV     feed_length, author; each: reason
@@ -7,8 +6,9 @@
 -- FEED     status, reason
 -- INCLUDE  feed
 --
--- author is who fails it, or empty. stored is 1 when the room's reason is now this one: a repeated call answers as the
--- first did. A key of another type (made by hand) puts its error there; the other rooms go on.
+-- author names the caller in failed_by, or is empty. stored is 1 if the room's reason is now this one, so a repeated
+-- call has the same reply. For a key of another type (made by hand), the error replaces stored; the other rooms are
+-- processed.
 
 local reply = {false}
 for i = 2, #KEYS do

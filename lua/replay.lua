@@ -1,4 +1,4 @@
--- Bring each room back to the state that the caller knows, after the server has lost it. Times are milliseconds.
+-- Restore each room to the state that the caller knows, after the server has lost it. Times are milliseconds.
 --
 -- KEYS     feed, epoch, leases, owned; each: room, prefix
 -- ARGV     feed_length, ttl_ms, terminal_ttl_ms, epoch_ttl_ms, nonce, rank, world_size, owner,
@@ -9,10 +9,10 @@
 -- INCLUDE  ensure_epoch, is_lease_lost, read_fields, rank_view, order, next_generation,
 --          replace_room, write_status, feed
 --
--- role is creator, who creates the room if it is absent or has a lower generation; attached, who only merges; or
--- cleared: attached, but the rank has cleared, and its last status still counts. A higher generation wins. Merged by
--- strict. Without a status the caller creates no room, and only adds its length. A length that was recorded for the
--- room meanwhile stays. The version of the consensus was lost: it goes on from the clock's microseconds.
+-- role: a creator creates the room if it is absent or has a lower generation; attached only merges; cleared is
+-- attached, but the rank has cleared, and its last status still counts. A higher generation wins. Merges by strict.
+-- Without a status no room is created, and only the length is added. A length that was recorded since the loss stays.
+-- The version of the consensus was lost: it continues from the clock's microseconds.
 
 local reply = {false, ensure_epoch(KEYS[2], ARGV[5], ARGV[4])}
 local lease_lost = is_lease_lost()

@@ -5,9 +5,8 @@
 -- REPLY    epoch; each: stored
 -- FEED     nothing
 --
--- With a generation the length is bound to that, and stored is 0 when the room has another. length_field names the
--- caller's rank's. A key of another type (made by hand) puts its error in the place of its stored; the other rooms go
--- on.
+-- With a generation the length is bound to it, and stored is 0 if the room has another. length_field is that of the
+-- caller's rank. For a key of another type (made by hand), the error replaces stored; the other rooms are processed.
 
 local reply = {redis.call('HGET', KEYS[1], 'epoch')}
 for i = 1, (#KEYS - 1) / 2 do

@@ -1,6 +1,6 @@
 -- Agree on the settings of a namespace: the first caller writes them, every other reads them and renews their TTL.
--- An empty argument adopts what is stored, else the default. A caller that disagrees writes nothing and gets what is
--- stored. Times are milliseconds.
+-- An empty argument adopts the stored value, else the default. If another argument differs, nothing is written, and the
+-- reply has the stored values. Times are milliseconds.
 --
 -- KEYS     settings
 -- ARGV     ttl_ms, schema, policy, shards, mode, feed_length
@@ -22,9 +22,9 @@ for i = 1, #NAMES do
 end
 redis.call('PEXPIRE', KEYS[1], ARGV[1])
 
--- An ACL that denies what the other scripts call after their first write must fail here: there, it would leave rooms
--- that have changed and no entry in the feed. These calls change nothing; XADD answers that this key has the wrong type
--- (fakeredis by an error that is no string; it has no ACL).
+-- An ACL that denies a command which the other scripts call after their first write must fail here: there, it would
+-- leave changed rooms without an entry in the feed. These calls change nothing; XADD fails with WRONGTYPE (in
+-- fakeredis, which has no ACL, with an error that is not a string).
 redis.call('HSETNX', KEYS[1], 'schema', agreed[1])
 redis.call('HDEL', KEYS[1], '')
 if agreed[5] ~= '0' then

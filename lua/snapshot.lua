@@ -6,7 +6,8 @@
 -- FEED     begun
 -- INCLUDE  feed_position
 --
--- A key of another type (made by hand) puts its error in the place of its status.
+-- A missing feed is started by the entry begun, so that feed_id is always a position in it. For a key of another type
+-- (made by hand), the error replaces the status.
 
 local reply = {feed_position(ARGV[1])}
 for i = 2, #KEYS do

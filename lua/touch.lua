@@ -1,5 +1,5 @@
 -- Give each live room, and its decode prefix length, a full TTL again. Times are milliseconds.
--- A terminal room is left to expire: only its clear is still to come.
+-- A terminal room is left to expire: only its clear is outstanding.
 --
 -- KEYS     feed, owned; each: room, prefix
 -- ARGV     feed_length, ttl_ms
@@ -7,8 +7,8 @@
 -- FEED     ttl_ms, status
 -- INCLUDE  room_id, feed
 --
--- kept is 1 when the room is live. A key of another type (made by hand) puts its error there; the other rooms go on.
--- An absent room loses its owner.
+-- kept is 1 if the room is live. For a key of another type (made by hand), the error replaces kept; the other rooms are
+-- processed. An absent room loses its owner.
 
 local reply = {false}
 for i = 3, #KEYS, 2 do

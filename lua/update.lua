@@ -8,9 +8,9 @@
 -- INCLUDE  order, feed
 --
 -- The hot script, for a caller without rank, lease and generation: in batches 2 to 2.7 times as fast as write.lua,
--- which does the rest. So all stands in its loop, and no function is called for a room. A change to a room that has
--- ranks is refused by WORLD_SIZE. An unknown status (made by hand) is above all: it stays, and the client reports it. A
--- key of another type puts its error in the place of its status; the other rooms go on.
+-- which does the rest. So its loop is inlined, without function calls. A change to a room with ranks is refused with
+-- WORLD_SIZE. An unknown status (made by hand) counts as higher than all others: it stays, and the client reports it.
+-- For a key of another type, the error replaces the status; the other rooms are processed.
 
 local strict = ARGV[2] == 'strict'
 local count = #ARGV - 5
@@ -50,7 +50,7 @@ for i = 1, count do
     end
     if outcome == 1 then
       if not renew then
-        -- As in next_generation.lua. One for all rooms of a call: it only has to be above what any of them had.
+        -- As in next_generation.lua. One for all rooms of a call: it only has to be above their former ones.
         local last = redis.call('HGET', KEYS[2], 'generation')
         if last and last >= generation then generation = string.format('%.0f', last + 1) end
         redis.call('HSET', KEYS[2], 'generation', generation)

@@ -8,9 +8,9 @@
 -- CODES    1 CREATED, 2 ADVANCED, 3 UNCHANGED, 4 FAILED, 5 SKIPPED, 6 STALE, -2 LEASE, -3 WORLD_SIZE
 -- INCLUDE  is_lease_lost, read_fields, rank_view, order, next_generation, create_room, write_status, feed
 --
--- An empty generation is a plain write, merged by the policy. Through a generation it is merged by strict, and STALE
--- once the room has another, or the rank has cleared. A room without ranks, or with another number of them, is refused
--- by WORLD_SIZE, with its own in the place of the status. A key of another type puts its error there.
+-- An empty generation is a plain write, merged by the policy. With a generation it is merged by strict, and STALE once
+-- the room has another, or the rank has cleared. A room without ranks, or with another number of them, is refused with
+-- WORLD_SIZE; its own number replaces the status. For a key of another type (made by hand), the error does.
 
 local reply = {false, redis.call('HGET', KEYS[2], 'epoch')}
 local count = (#ARGV - 11) / 3
@@ -41,7 +41,7 @@ for i = 1, count do
     if fields[cleared_field] then
       outcome = 5
     elseif incoming == 'Failed' then
-      -- Through a generation, also a rank without a status may fail the room: that is no late write.
+      -- With a generation, a rank without a status may fail the room too: the write is not a late one.
       outcome = (current or (is_fenced and fields.status)) and (current == 'Failed' and 3 or 4) or 5
     elseif not current then
       outcome = fields.status == 'Failed' and 4 or (strict and ORDER[incoming] > 2) and 5 or 1

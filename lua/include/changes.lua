@@ -1,8 +1,8 @@
 -- What a call changes, for the change feed (feed.lua appends it).
 --
--- changes has five words for each room that changed: its key; its new status, or absent; its new TTL, or false if that
--- stays; the reason if this change gives one, or false; {the rank's field in the feed, the rank's new status}, or
--- false. renew says whether the feed's TTL starts anew. Scripts append to changes in place, without a function: a call
--- of one room pays for every line.
+-- changes has five items per changed room: its key; its new status, or absent; its new TTL, or false if unchanged; the
+-- reason if this change records one, or false; {the rank's field in the feed, the rank's new status}, or false. renew:
+-- whether to renew the feed's TTL. Scripts append to changes inline, without a function call, for the speed of calls
+-- with one room.
 
 local changes, renew = {}, false

@@ -1,4 +1,4 @@
--- The server's clock, read once a call and only when it is needed. Times are milliseconds and microseconds, as text of
+-- The server's clock, read once per call and only when needed. Times are milliseconds and microseconds, as text of
 -- fixed width: scripts compare them as strings.
 
 local now_ms, now_us

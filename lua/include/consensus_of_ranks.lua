@@ -1,4 +1,4 @@
--- What the ranks of a room agree on: Failed if any rank is, Bootstrapping while one is missing, else the lowest status.
+-- The consensus of a room's ranks: Failed if any rank is, Bootstrapping while one is missing, else the lowest status.
 --
 -- INCLUDE  order
 

@@ -1,4 +1,4 @@
--- The first fields of a room. Its status is written by write_status. Times are milliseconds.
+-- Writes the first fields of a room, without its status (see write_status). Times are milliseconds.
 --
 -- INCLUDE  clock, changes, caller, room_id
 

@@ -1,5 +1,4 @@
--- The epoch of a shard, created when it is missing: then all other data of the shard was lost, too. Times are
--- milliseconds.
+-- The epoch of a shard, created if it is missing: then the shard's other data was lost, too. Times are milliseconds.
 --
 -- INCLUDE  clock
 

@@ -1,6 +1,6 @@
--- Fail a live room with all its ranks. The first reason, and who failed it first, stay. Times are milliseconds.
+-- Fail a live room with all its ranks. The first reason and failed_by stay. Times are milliseconds.
 
--- Returns the reason if it is the first, for the feed; else false.
+-- Returns the reason for the feed if it is the first, else false.
 local function fail_room(room, has_ranks, reason, author, now_ms, ttl_ms)
   if has_ranks then
     for _, name in ipairs(redis.call('HKEYS', room)) do

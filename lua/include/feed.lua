@@ -2,14 +2,14 @@
 --
 -- INCLUDE  changes
 --
--- This ends every script that includes it, and it is no function: a call of one room pays for every line. KEYS[1] is
--- the feed, ARGV[1] the feed_length: how many entries it keeps, 0 for no feed. The script leaves reply, whose first
--- place is the feed_id's, and changes and renew.
+-- Appended to each including script, not a function, for the speed of calls with one room. KEYS[1] is the feed, ARGV[1]
+-- the feed_length: how many entries it keeps, 0 for no feed. The script sets reply, with a placeholder for the feed_id
+-- first, changes and renew.
 --
--- An entry is a list of names and values in turn. A room's id has its new status; ttl_ms, the TTL of the rooms after
--- it; reason, why the room before it fails; rank:<rank>, the new status of a rank of the room before it; first:<rank>,
--- the same where the room begins with that rank, and its former ranks are gone. An entry has so many rooms that a batch
--- costs little more than a room, and so few that the longest feed stays at some 40 MB.
+-- An entry alternates names and values. A room's id has its new status; ttl_ms, the TTL of the rooms after it; reason,
+-- why the room before it failed; rank:<rank>, the new status of a rank of the room before it; first:<rank>, the same if
+-- that rank created the room, without its former ranks. An entry has so many rooms that a batch costs little more than
+-- one room, and so few that the longest feed has about 40 MB.
 
 local FEED_TTL_MS = '86400000'  -- a day: last night's changes can be read in the morning
 local WORDS, ROOMS_AN_ENTRY = 5, 16
@@ -17,7 +17,7 @@ local WORDS, ROOMS_AN_ENTRY = 5, 16
 if #changes > 0 and ARGV[1] ~= '0' then
   local id_at = #KEYS[1] + 2  -- as in room_id.lua
   for first = 1, #changes, WORDS * ROOMS_AN_ENTRY do
-    -- The first room, most often the only one, by one constructor: a table that grows word by word costs a microsecond.
+    -- One constructor for the first room, usually the only one: a table that grows item by item costs a microsecond.
     local ttl_ms, id = changes[first + 2], string.sub(changes[first], id_at)
     local entry = ttl_ms and {'ttl_ms', ttl_ms, id, changes[first + 1]} or {id, changes[first + 1]}
     local rank = changes[first + 4]

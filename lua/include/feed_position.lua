@@ -1,6 +1,6 @@
--- Where the feed stands, for a snapshot. Times are milliseconds.
+-- The position of the feed, for a snapshot. Times are milliseconds.
 
--- Returns the id of the last entry. A missing feed is begun, so that there is a position to read on from.
+-- Returns the id of the last entry. A missing feed is started, so that there is a position from which to read on.
 local function feed_position(ttl_ms)
   local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', '1')[1]
   if last then return last[1] end

@@ -1,4 +1,4 @@
--- Whether the caller's lease is lost: it is absent, or of another incarnation. Without a lease there is none to lose.
+-- Whether the caller's lease is lost: it is absent, or has another incarnation. False without a lease.
 --
 -- INCLUDE  caller
 

@@ -3,8 +3,9 @@
 -- INCLUDE  clock
 --
 -- KEYS are epoch, leases, owned. A lease is a field of leases, by its owner:
--- "<incarnation> <ttl_ms> <heartbeat_ms> <last_heartbeat_ms> <suspected_ms, or 0>". A field "lost <incarnation>" has
--- the reason for which the rooms of that incarnation are to be failed, until none is left.
+-- "<incarnation> <ttl_ms> <heartbeat_ms> <last_heartbeat_ms> <suspected_ms, or 0>", where ttl_ms is the lease's, not a
+-- room's. A field "lost <incarnation>" has the reason with which to fail the rooms of that incarnation, until none is
+-- left.
 
 local function has_rooms(incarnation)
   return redis.call('ZCOUNT', KEYS[3], incarnation, incarnation) > 0
@@ -15,15 +16,15 @@ local function mark_lost(owner, incarnation, reason)
   if has_rooms(incarnation) then redis.call('HSETNX', KEYS[2], 'lost ' .. incarnation, reason) end
 end
 
--- An expired lease is lost only if it was suspected long ago: a live owner has had the time to renew it, also when the
--- server was away. In an epoch younger than the lease none is lost.
+-- An expired lease is lost only if it was suspected long ago: since then, a live owner had time to renew it, even if
+-- the server was unreachable before. In an epoch younger than the lease's ttl_ms none is lost.
 local function check_expiry(owner, record, epoch)
   local lease = {string.match(record, '^(%d+) (%d+) (%d+) (%d+) (%d+)$')}
   local incarnation, ttl_ms, heartbeat_ms = lease[1], lease[2], lease[3]
   local last_heartbeat_ms, suspected_ms = lease[4], lease[5]
   if not incarnation then return end
   if now_ms - last_heartbeat_ms < 0 then
-    -- The clock has gone back: the lease starts anew, or it could not expire until the clock is there again.
+    -- The clock has gone back: renew the lease, or it could not expire until the clock has caught up.
     lease[4], lease[5] = now_ms, '0'
     redis.call('HSET', KEYS[2], owner, table.concat(lease, ' '))
     return

@@ -1,4 +1,4 @@
--- Generations of a shard: they grow strictly, also when the clock goes back.
+-- The generations of a shard, which increase strictly, even if the clock goes back.
 --
 -- INCLUDE  clock, caller
 
@@ -7,7 +7,7 @@ local function store_generation(generation)
   redis.call('PEXPIRE', KEYS[2], ARGV[4])
 end
 
--- Returns a generation above all that this shard has given, and above seen, the highest that the caller knows.
+-- Returns a generation above all former ones of this shard, and above seen, the highest that the caller knows.
 local function next_generation(seen)
   read_clock()
   local last = redis.call('HGET', KEYS[2], 'generation') or ''

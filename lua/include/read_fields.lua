@@ -1,4 +1,4 @@
--- All fields of a room by name; none when it is absent.
+-- All fields of a room by name; empty if it is absent.
 
 -- Returns the fields; and the error, if the key has another type (made by hand).
 local function read_fields(room)

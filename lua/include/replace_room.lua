@@ -1,8 +1,8 @@
--- A room of a new generation in the place of a former one, of which nothing stays.
+-- Replaces a room by one of a new generation, without any of its old fields.
 --
 -- INCLUDE  create_room
 
--- Returns the fields of the new room. A decode prefix length that was recorded before any room was there stays.
+-- Returns the fields of the new room. A decode prefix length that was recorded before any room existed stays.
 local function replace_room(room, prefix, former, generation, request)
   redis.call('DEL', room)
   if former.status or redis.pcall('HGET', prefix, 'generation') then redis.call('DEL', prefix) end

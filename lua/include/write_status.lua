@@ -20,7 +20,7 @@ local function write_status(room, fields, status, reason)
     if previous == 'Failed' then redis.call('HDEL', room, 'reason', 'failed_by') end
   else
     is_first = reason ~= '' and redis.call('HSETNX', room, 'reason', reason) == 1
-    -- In a room that had failed before, or is created Failed, the caller is not the cause.
+    -- If the room had failed before, or is created Failed, the caller is not the cause.
     if previous ~= 'Failed' and ARGV[10] ~= '' then redis.call('HSETNX', room, 'failed_by', ARGV[10]) end
   end
   local ttl_ms = (fields.status == 'Success' or fields.status == 'Failed') and ARGV[3] or ARGV[2]
