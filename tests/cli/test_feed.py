@@ -38,7 +38,7 @@ def change(at, status, reason=None, ttl=None):
 
 
 def shown(changes, exists=False, now=1000.0):
-    """(since, state, how long, reason, touches, whether it is current) of each period."""
+    """(since, state, duration, reason, touches, whether it is current) of each period."""
     return [
         (period.since, period.state, None if period.until is None else period.until - period.since, *period[3:6])
         for period in rows.periods(changes, exists, now)
@@ -205,7 +205,7 @@ class Tailing:
         return self.process.stdout.readline()
 
     def end(self):
-        """(exit status, stderr) at its end."""
+        """Wait for its end; returns (exit status, stderr)."""
         _, errors = self.process.communicate(timeout=pace.seconds(30))
         return self.process.returncode, errors
 

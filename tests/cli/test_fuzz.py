@@ -1,7 +1,7 @@
 """Junk for every option of every kvpoll command, found by introspection.
 
-The exit status is a documented one, an error is a sentence without a traceback, and a command that only reads or that
-was refused writes nothing.
+The exit status is a documented one, an error is a sentence without a traceback, and a command that only reads or is
+refused writes nothing.
 """
 
 from __future__ import annotations

@@ -52,10 +52,7 @@ def completing(words):
     ],
 )
 def test_help_version_and_completion_load_no_client(words, environment, printed):
-    """--help loaded 447 modules when the group imported all commands; now it is some 115, most of them click's.
-
-    --version reads the package's metadata, whose parser is another 55.
-    """
+    """About 115 modules, most of them click's; --version parses the package's metadata with another 55."""
     output, modules = loaded(*words, **environment)
     assert printed in output
     assert not modules & HEAVY

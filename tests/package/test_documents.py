@@ -1,4 +1,4 @@
-"""What the documents name is there, and is named by the project's words."""
+"""Files, names, commands and variables in the documents exist, and former words are gone."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ FROZEN = (
     ),
     *("lapsed?", "lapses", "beaten", "misfits?", "teeth", "violence", "faulty", "late copies"),
 )
-"""Words that this project no longer uses: docs/glossary.md has those that it does."""
+"""Words that this project no longer uses; docs/glossary.md has the current ones."""
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

@@ -1,4 +1,4 @@
-"""What errors look like: they name what was wrong, obey no terminal, and survive pickling."""
+"""Error messages name what was wrong and contain no terminal escapes; errors can be pickled."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_a_room_that_is_not_found_prints_without_quotes():
         ("", ""),
     ],
 )
-def test_printable_spells_out_what_a_terminal_would_obey(text, shown):
+def test_printable_spells_out_control_characters(text, shown):
     assert printable(text) == shown
 
 
@@ -61,7 +61,7 @@ def test_printable_is_printable(text):
     ],
 )
 def test_an_error_survives_pickling_and_prints_safely(error):
-    """Workers of a process pool send their errors home."""
+    """Workers of a process pool send their errors to the parent."""
     again = pickle.loads(pickle.dumps(error))
     assert (type(again), str(again), vars(again)) == (type(error), str(error), vars(error))
     assert isinstance(again, KVPollError)
@@ -89,7 +89,7 @@ def test_a_mismatch_names_both_values(make_store):
     ("setting", "value"), [("policy", b"lax"), ("mode", b"\xff\x1b"), ("shards", b"many"), ("shards", b"01")]
 )
 def test_unknown_setting_is_not_adopted(make_store, client, setting, value):
-    """A policy of a later version, or somebody's slip of the hand: to take it for compat would mix the table."""
+    """From a later version, or set by hand: a policy treated as compat would mix two policies in one table."""
     client.hset("kvpoll:{default}:settings", setting, value)
     client.expire("kvpoll:{default}:settings", 60)
     store = make_store()

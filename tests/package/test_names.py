@@ -1,4 +1,4 @@
-"""Names of tests are short: subject, condition, result. The story goes into the docstring."""
+"""Names of tests are short: subject, condition, result. Details go into the docstring."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ ALLOWED = {
     "cli": "the functions that print, each tested alone",
     "plugin": "the outbox and the worker's thread, which have no public view",
 }
-"""A file or a folder of tests, and why."""
+"""Exceptions: a file or folder of tests, and the reason."""
 
 
 def private(name):
@@ -34,7 +34,7 @@ def defined_in_package():
 
 
 def reached_into(file, names):
-    """The private attributes that a file reads of another object than itself."""
+    """The private attributes that a file reads from objects other than self."""
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Attribute) and node.attr in names:
             owner = node.value

@@ -1,4 +1,4 @@
-"""What is public: the twins agree, every name is there, documented and typed, and the exceptions are as drawn."""
+"""The public interface: twins agree, names are documented and typed, and the exception tree matches its docstring."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PACKAGE = Path(redis_kvpoll.__file__).parent
 TWINS = ((StatusStore, AsyncStatusStore), (Room, AsyncRoom), (Lease, AsyncLease), (Mirror, AsyncMirror))
 OTHER_NAMES = {"close": "aclose", "__enter__": "__aenter__", "__exit__": "__aexit__"}
 AT_ONCE = ("__init__", "from_url", "rooms", "tail", "mirror", "lease", "after_fork")
-"""What takes no round attempts, or gives an asynchronous iterator or context manager."""
+"""Methods that make no call, or return an asynchronous iterator or context manager."""
 
 
 WITHIN = {"after_fork", "sync_epochs", "connection_lost", "observe_write"}
@@ -35,7 +35,7 @@ WITHIN = {"after_fork", "sync_epochs", "connection_lost", "observe_write"}
 
 
 def methods_of(cls):
-    """What a class defines, and what it has from its bases; without its properties, which both twins inherit."""
+    """The methods of a class and its bases, without properties, which both twins inherit."""
     names = {name for base in cls.__mro__[:-1] for name in vars(base) if callable(getattr(cls, name))}
     return {name for name in names if name[0] != "_" or name in ("__init__", *OTHER_NAMES, *OTHER_NAMES.values())}
 
@@ -73,17 +73,17 @@ class TestTwins:
         assert inspect.iscoroutinefunction(twin) is not answers_at_once
 
     @pytest.mark.parametrize(("method", "twin"), [pair for pair in PAIRS if "._" not in pair.id])
-    def test_every_public_method_says_what_it_does(self, method, twin):
+    def test_every_public_method_has_a_docstring(self, method, twin):
         for one in (method, twin):
             assert re.match(r"[A-Z].+", inspect.getdoc(one) or ""), one
 
-    def test_the_classes_do_too(self):
+    def test_every_public_class_has_a_docstring(self):
         for public in filter(inspect.isclass, (getattr(redis_kvpoll, name) for name in redis_kvpoll.__all__)):
             assert vars(public).get("__doc__"), public
 
 
 def signature(method):
-    """Parameters and result, with asyncio's words for things replaced by the blocking ones."""
+    """Parameters and result, with asyncio's names replaced by the blocking ones."""
     text = str(inspect.signature(method))
     return (
         text.replace("AsyncIterator", "Iterator")
@@ -109,12 +109,12 @@ class TestPublicNames:
         public = {name for twins in TWINS for cls in twins for name in methods_of(cls) if name[0] != "_"}
         assert sorted(name for name in public - WITHIN if f".{name}(" not in used) == []
 
-    def test_types_ship(self):
+    def test_package_has_py_typed(self):
         assert (PACKAGE / "py.typed").is_file()
 
 
 def raised():
-    """The exceptions that errors.py defines for others to catch."""
+    """The public exceptions that errors.py defines."""
     classes = [
         value for value in vars(errors).values() if isinstance(value, type) and value.__module__ == errors.__name__
     ]
@@ -122,7 +122,7 @@ def raised():
 
 
 def drawn_tree():
-    """{name: (parent or None, other base or None)} from the drawing in the docstring."""
+    """{name: (parent or None, other base or None)} from the tree in the docstring."""
     tree, path = {}, []
     for line in errors.__doc__.split("\n")[1:]:
         match = re.match(r"([│├└─ ]*)([A-Z]\w+)(?: \((\w+)\))?", line)
@@ -133,7 +133,7 @@ def drawn_tree():
     return tree
 
 
-def test_the_exceptions_are_as_drawn():
+def test_exception_tree_matches_docstring():
     tree = {}
     for cls in raised():
         ancestors = [base.__name__ for base in cls.__mro__[1:] if base in raised()]

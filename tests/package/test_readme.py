@@ -19,7 +19,7 @@ from tests.support.documents import GUIDES, ROOT, blocks, kinds, shell_lines, te
 ROOM = 1655955501905217457
 WITH_PYTHON = [document for document in GUIDES if "python" in kinds(document)]
 VALUE = re.compile(r"^( *)(\S.*?)  # -> (.+)$", re.MULTILINE)
-"""An expression, and the value that its comment promises."""
+"""An expression, and the value in its comment."""
 PRINTED = re.compile(r"^ *print\(.+\)  # (.+)$", re.MULTILINE)
 
 
@@ -48,7 +48,7 @@ def server(real_servers, watched):
 
 @pytest.fixture
 def table(server):
-    """What the operator's guide shows."""
+    """A table with the contents that the operator's guide shows."""
     for rank, status in enumerate((KVPoll.Transferring, KVPoll.Bootstrapping)):
         with StatusStore.from_url(server.url, namespace="prod", rank=rank, world_size=2) as store:
             store.update_status(7, status)
@@ -69,8 +69,8 @@ def examples(request, server):
 
 @pytest.mark.parametrize("examples", WITH_PYTHON, indirect=True)
 def test_python_does_what_its_comments_say(examples, tmp_path):
-    # The value is in the assertion's own text, and an expression is evaluated once only: an update repeated for a
-    # message would answer differently.
+    # The value is in the assertion's text, and an expression is evaluated only once: an update repeated for a message
+    # would have another result.
     code = "\n".join(examples)
     checked = VALUE.sub(r'\1assert repr(\2) == """\3"""', code)
     assert checked.count("assert repr") == code.count("# -> ") > 0
@@ -83,7 +83,7 @@ def test_python_does_what_its_comments_say(examples, tmp_path):
 
 @pytest.mark.parametrize("examples", WITH_PYTHON, indirect=True)
 def test_python_can_be_pasted_into_a_repl(examples):
-    """Each block as it stands, and Enter behind it: a blank line ends what is indented, wherever it comes."""
+    """Each block unchanged, and Enter after it: any blank line ends an indented block."""
     code = "\n".join(examples)
     typed = subprocess.run([sys.executable, "-i", "-q"], input=code, capture_output=True, text=True, check=False)
     assert not re.search(r"^(Traceback|\w*Error)|^ +File", typed.stderr, re.MULTILINE), typed.stderr

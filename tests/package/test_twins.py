@@ -12,7 +12,7 @@ import redis_kvpoll
 
 PACKAGE = Path(redis_kvpoll.__file__).parent
 PAIRS = ("connect", "room", "store", "table")
-# The words of asyncio, each with its blocking word.
+# The names of asyncio, each with its blocking counterpart.
 WORDS = (
     (r"\b(?:await|async) ", ""),
     (r"\bAwaitable\[(\w+)\]", r"\1"),
@@ -20,9 +20,9 @@ WORDS = (
     (r"\bFakeAsyncRedis\b", "FakeRedis"),
     (r"\baclose\b", "close"),
     (r"\b__a(enter|exit)__\b", r"__\1__"),
-    (r"for (\w+) in (\w+):\n +yield \1\b", r"yield from \2"),  # which an async generator cannot say
+    (r"for (\w+) in (\w+):\n +yield \1\b", r"yield from \2"),  # an async generator cannot use yield from
 )
-# What may differ: redis-py's clients, how a constructor that fails is cleaned up, and what a class says of its world.
+# What may differ: redis-py's clients, the clean-up after a failed constructor, and what is specific to asyncio.
 DIFFERENT_BODY = {"connect._read_cluster", "connect._wrong_client", "connect._stop", "store.StatusStore.from_url"}
 DIFFERENT_DOC = {"room.Room", "store.StatusStore"}
 
@@ -51,12 +51,12 @@ def comparable(module, source):
 
 @pytest.mark.parametrize("module", PAIRS)
 def test_twins_differ_only_in_await(module):
-    sync, aio = ((PACKAGE / world / f"{module}.py").read_text(encoding="utf-8") for world in ("sync", "aio"))
+    sync, aio = ((PACKAGE / side / f"{module}.py").read_text(encoding="utf-8") for side in ("sync", "aio"))
     assert "await " in aio
     assert comparable(module, without_async(aio)) == comparable(module, sync)
 
 
-def test_comparison_sees_a_difference():
+def test_comparison_finds_a_difference():
     """In code, in a docstring, and in a signature."""
     source = 'async def get(self) -> int:\n    """One."""\n    return await self.run(1)\n'
     plain = comparable("m", without_async(source))

@@ -1,4 +1,4 @@
-"""The wheel works away from the checkout, requires redis alone, and has types that hold."""
+"""The wheel works outside the checkout, requires only redis, and has correct types."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support import pace
 CHECKOUT = Path(__file__).parents[2]
 LUA = sorted(path.relative_to(CHECKOUT / "lua").as_posix() for path in (CHECKOUT / "lua").rglob("*.lua"))
 
-# Run by the clean environment, isolated (-I) and in another folder, so that nothing of the checkout is on its path.
+# Run in the clean environment, isolated (-I) and in another folder, so that the checkout is not on its path.
 TRY_IT = """
 import asyncio, sys
 from importlib.metadata import entry_points
@@ -82,10 +82,10 @@ def test_wheel_works_outside_the_checkout(tmp_path):
     venv.create(tmp_path / "env", symlinks=True)
     python = tmp_path / "env" / "bin" / "python"
     site = Path(run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=tmp_path).strip())
-    # The dependencies come from the environment of the tests. A .pth there (the editable checkout) has no effect here.
+    # The dependencies come from the tests' environment. Its .pth files (the editable checkout) have no effect here.
     (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
     pip = (sys.executable, "-m", "pip", "--isolated", "--disable-pip-version-check", "--python", python)
-    # --ignore-installed: pip sees the checkout's metadata among the dependencies, and would have nothing to do.
+    # --ignore-installed: pip would find the checkout's metadata among the dependencies and install nothing.
     run(*pip, "install", "--no-index", "--no-deps", "--ignore-installed", wheel, cwd=tmp_path)
     assert run(python, "-I", "-W", "error", "-c", TRY_IT, *LUA, cwd=tmp_path) == "it works\n"
     assert (tmp_path / "env" / "bin" / "kvpoll").exists()
@@ -107,7 +107,7 @@ def test_wheel_from_the_sdist_has_the_same_files(tmp_path):
     with tarfile.open(sdist) as archive:
         # Python 3.12 and newer warn without a filter; early 3.11 has none.
         options = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
-        archive.extractall(tmp_path / "source", **options)  # noqa: S202 - our own, made two lines above
+        archive.extractall(tmp_path / "source", **options)  # noqa: S202 - built above
     (source,) = (tmp_path / "source").iterdir()
     assert sorted(path.relative_to(source / "lua").as_posix() for path in (source / "lua").rglob("*.lua")) == LUA
     assert "include/feed.lua" in LUA
@@ -121,6 +121,6 @@ def test_wheel_from_the_sdist_has_the_same_files(tmp_path):
     importlib.util.find_spec("mypy") is None, reason="mypy is not installed (it is in the extra 'lint')"
 )
 def test_public_types_hold(tmp_path):
-    """public_types.py uses the whole interface; its wrong lines must be wrong to mypy, its right ones right."""
+    """public_types.py uses the whole interface; mypy must reject its wrong lines and accept the others."""
     command = (sys.executable, "-m", "mypy", "--strict", "--config-file=", "--cache-dir", tmp_path)
     assert "Success" in run(*command, CHECKOUT / "tests" / "package" / "public_types.py", cwd=CHECKOUT)

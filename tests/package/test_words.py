@@ -1,7 +1,7 @@
-"""Former names stay out of the code, and names are told apart at a glance.
+"""Old names that must not return, and names that must differ clearly.
 
-The lists are frozen: each word once named something here and means nothing else in this project. Former names that are
-ordinary English or Python (look, use, known) are not in them.
+The lists are frozen: these words have no other meaning in this project. Old names that are ordinary English or Python
+(look, use, known) are not in them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ FORMER_NAMES = frozenset(
         *("Teller", "Unsaid", "Injury", "Reroute", "beaten_at", "in_vain"),
     )
 )
-"""Not allowed as a whole identifier. Parts are: a round_trip, calls in_flight."""
+"""Not allowed as a whole identifier, but as a part: a round_trip, calls in_flight."""
 FORMER_WORDS = frozenset(
     (
         *("pilot", "rider", "riders", "lane", "lanes", "graves", "bury", "buried", "condemn", "condemned"),
@@ -62,7 +62,7 @@ def python_files(*folders):
 
 
 def differ_by_one_letter(one, other):
-    """Whether one letter more, less or other makes the same name of both."""
+    """Whether the names differ by one letter that is added, removed or replaced."""
     if abs(len(one) - len(other)) > 1 or one == other:
         return False
     short, long = sorted((one, other), key=len)
@@ -107,7 +107,7 @@ def test_module_names_differ_by_more_than_a_letter():
     assert [pair for pair in combinations(sorted(stems), 2) if differ_by_one_letter(*pair)] == []
 
 
-def test_one_letter_is_noticed():
+def test_one_letter_is_detected():
     assert differ_by_one_letter("script", "scripts")
     assert differ_by_one_letter("scale", "stale")
     assert not differ_by_one_letter("scan", "acl")
