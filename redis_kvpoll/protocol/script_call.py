@@ -25,7 +25,7 @@ MAX_BATCH = 1000
 """Rooms per call. A script blocks the server while it runs: about 2 ms for 1,000 rooms."""
 
 NOT_REPORTED = object()
-"""Stands for a status that a reply does not contain; see ``ScriptSpec.statuses_after``."""
+"""Marks a status that a reply does not contain; see ``ScriptSpec.statuses_after``."""
 
 
 @dataclass(frozen=True)

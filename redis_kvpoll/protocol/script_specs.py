@@ -19,7 +19,7 @@ _CALLER = (
 
 
 def _reported_statuses(width: int) -> Callable[[list[Any]], list[Any]]:
-    """For replies with a code and a status per room; a refused room has another value in its place."""
+    """For replies with a code and a status per room; a refused room has another value instead of the status."""
     return lambda reply: [
         status if code > 0 else NOT_REPORTED for code, status in zip(reply[::width], reply[1::width], strict=True)
     ]

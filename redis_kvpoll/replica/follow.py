@@ -242,9 +242,9 @@ class Follower:
         return (yield Send(call.tag, words))
 
     def _now(self, asked_at: float) -> float:
-        """Return the time for which an answer that has just come is true.
+        """Return the time as of which a reply that has just arrived is true.
 
-        If this process was stopped in between, the answer may be as old as the request.
+        If this process was stopped in between, the reply may be as old as the request.
         """
         self._answered_at = time.monotonic()
         return self._answered_at if self._answered_at - asked_at < 2 * HEARTBEAT else asked_at

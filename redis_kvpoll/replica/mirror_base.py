@@ -165,7 +165,7 @@ class MirrorBase(ReplicaHost, ABC):
             raise InvalidInputError(f"failure_reason: {error}") from None
 
     def on_change(self, callback: Callback) -> Callable[[], None]:
-        """Have ``callback(room, status)`` called for each change of a status; None means that the room is gone.
+        """Register ``callback(room, status)`` for each change of a status, which is None when the room is gone.
 
         The mirror's own thread or task calls it for one change at a time, in the order of the shard's changes. These
         include changes by this process and, after an outage, the differences from before; not the rooms that exist when

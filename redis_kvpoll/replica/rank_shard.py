@@ -4,8 +4,8 @@ A feed entry names the rank that changed, and whether it created the room. So th
 this rank's view: its own status; Failed as soon as any rank has failed; none once it has cleared. A room in which only
 other ranks have a status exists, but has no view.
 
-Invariant: the ranks shown for a room are those of one room at one moment. After an entry for an
-unknown room they are open: the room is uncertain until it has been read.
+Invariant: the ranks shown for a room are those of one room at one moment. After an entry for an unknown
+room they are not known: the room is uncertain until it has been read.
 """
 
 from __future__ import annotations

@@ -146,7 +146,7 @@ class Replica:
         return self._sync_epochs
 
     def observe_write(self, mark: SyncEpochs, call: Call, feed_id: bytes, reply: Sequence[Any], now: float) -> None:
-        """Apply a reply, true at ``feed_id``; a reply to a call from before the last resync is ignored."""
+        """Apply a reply, as of ``feed_id``; a reply to a call from before the last resync is ignored."""
         shard = self.shards.get(call.tag)
         if shard is None or call.spec.statuses_after is None:
             return

@@ -1,7 +1,7 @@
 """Changes that the table does not have yet: in order for each room, and bounded.
 
-The caller holds the registry's lock. The changes of a live room are never dropped. Of lives that ended
-before they could be published, the oldest are dropped first.
+The caller holds the registry's lock. The changes of a live room are never dropped. Of lives that began
+and ended unpublished, the oldest are dropped first.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from redis_kvpoll.integrations.sglang.merge import merge_optional
 
 MAX_ENDED_LIVES = 10_000
-"""The limit for lives that ended before they were published; beyond it, the oldest are dropped."""
+"""The limit for lives that began and ended unpublished; beyond it, the oldest are dropped."""
 
 
 @dataclass(slots=True)
@@ -44,7 +44,7 @@ class Outbox:
         self._wake = wake
         self._lives: dict[int, list[RoomLife]] = {}
         self._ended_unpublished: dict[tuple[int, int], None] = {}
-        """(room, number) of lives that ended before they were published, in the order of their ends."""
+        """(room, number) of lives that began and ended unpublished, in the order of their ends."""
         self._changed: dict[int, None] = {}
         self._is_closed = False
 
