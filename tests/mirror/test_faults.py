@@ -61,16 +61,16 @@ class TestGaps:
             yield mirror
 
     def test_feed_trimmed_before_read_causes_resync(self, following_mirror, store, client, proxy):
-        heard = []
-        following_mirror.on_change(lambda room, status: heard.append((room, status)))
+        changes = []
+        following_mirror.on_change(lambda room, status: changes.append((room, status)))
         with client.pipeline(transaction=True) as step:
             self.change(step, 1, DONE)
             step.delete("kvpoll:{default}:room:2")
             step.xtrim(FEED, maxlen=0, approximate=False)
             step.execute()
-        real.until(lambda: following_mirror.get(1) is DONE, "read afresh")
+        real.until(lambda: following_mirror.get(1) is DONE, "resynced")
         current(following_mirror, store)
-        assert sorted(heard) == [(1, DONE), (2, None)]
+        assert sorted(changes) == [(1, DONE), (2, None)]
 
     def test_lower_feed_ids_cause_resync(self, following_mirror, store, client, peer):
         with client.pipeline(transaction=True) as step:
@@ -78,7 +78,7 @@ class TestGaps:
             self.change(step, 1, MOVE, "5-1")
             step.pexpire(FEED, 60_000)
             step.execute()
-        real.until(lambda: following_mirror.get(1) is MOVE, "read afresh")
+        real.until(lambda: following_mirror.get(1) is MOVE, "resynced")
         for number, status in enumerate((FAIL, DONE)):
             with client.pipeline(transaction=True) as step:
                 self.change(step, 1, status, f"6-{number}")
@@ -120,8 +120,8 @@ class TestLostConnections:
         caplog.set_level(logging.INFO, "redis_kvpoll")
         peer.update_many(dict.fromkeys(range(4), BOOT))
         with store.mirror() as mirror:
-            heard = []
-            mirror.on_change(lambda room, status: heard.append((room, status)))
+            changes = []
+            mirror.on_change(lambda room, status: changes.append((room, status)))
             proxy.refusals = 10**6
             proxy.cut()
             real.until(lambda: not mirror.synced, "it notices")
@@ -130,8 +130,8 @@ class TestLostConnections:
             assert mirror.poll([1, 2, 5]) == [BOOT, BOOT, None]  # the last known
             proxy.refusals = 0
             current(mirror, store)
-            assert sorted(heard, key=str) == sorted([(1, MOVE), (5, BOOT), (2, None)], key=str)
-            real.until(lambda: "is current again" in caplog.text, "it says so")
+            assert sorted(changes, key=str) == sorted([(1, MOVE), (5, BOOT), (2, None)], key=str)
+            real.until(lambda: "is current again" in caplog.text, "logged")
         assert caplog.text.count("is not current until") == 1
 
     def test_lost_store_connection_causes_resync(self, store, peer, proxy):
@@ -141,7 +141,7 @@ class TestLostConnections:
             before = shard.sync_epoch
             proxy.lose_next_reply("update")
             store.update_status(1, BOOT)
-            real.until(lambda: shard.sync_epoch > before, "it starts afresh")
+            real.until(lambda: shard.sync_epoch > before, "it resyncs")
             current(mirror, store)
 
     def test_swallowing_network_is_unsynced(self, side, proxy, peer):
@@ -197,7 +197,7 @@ class TestServers:
                 os.kill(server.pid, signal.SIGCONT)
             current(mirror, store)
 
-    def test_restart_without_data_is_read_afresh(self, side, world, server, threads):
+    def test_restart_without_data_makes_mirror_resync(self, side, world, server, threads):
         store = side.open(server.tcp)
         store.update_many(dict.fromkeys(range(5), BOOT))
         with store.mirror() as mirror:
@@ -206,7 +206,7 @@ class TestServers:
             server = world.restart(server)
             with StatusStore(server.store_client()) as peer:
                 peer.update_status(3, MOVE)
-                real.until(lambda: mirror.get(3) is MOVE, "read afresh")
+                real.until(lambda: mirror.get(3) is MOVE, "resynced")
                 current(mirror, peer)
             assert mirror.poll(range(5)) == [None, None, None, MOVE, None]
             with pytest.raises(RoomNotFoundError):
@@ -218,7 +218,7 @@ class TestServers:
         with store.mirror() as mirror:
             client.hset(settings, "policy", "strict")
             proxy.cut()
-            real.until(lambda: caplog.text.count("retries slowly"), "it says so")
+            real.until(lambda: caplog.text.count("retries slowly"), "logged")
             assert not mirror.synced
             client.hset(settings, "policy", "compat")
             real.until(lambda: mirror.synced, "once it is put right, it goes on")

@@ -159,30 +159,30 @@ class TestCallbacks:
     def test_callback_gets_each_change_in_order(self, store, peer):
         store.update_status(0, BOOT)
         with store.mirror() as mirror:
-            heard = []
-            end = mirror.on_change(lambda room, status: heard.append((room, status)))
+            changes = []
+            end = mirror.on_change(lambda room, status: changes.append((room, status)))
             store.update_status(1, BOOT)
             peer.update_status(1, MOVE)
             store.update_status(1, DONE)
             peer.touch([0])
             peer.clear(1)
-            real.until(lambda: len(heard) >= 4, "all changes")
-            assert heard == [(1, BOOT), (1, MOVE), (1, DONE), (1, None)]
+            real.until(lambda: len(changes) >= 4, "all changes")
+            assert changes == [(1, BOOT), (1, MOVE), (1, DONE), (1, None)]
             end()
             end()
             store.update_status(2, BOOT)
             peer.update_status(3, BOOT)
             real.until(lambda: mirror.get(3), "the feed is read")
-            assert len(heard) == 4
+            assert len(changes) == 4
 
     def test_callback_that_raises_stops_nothing(self, store, peer, caplog):
         with store.mirror() as mirror:
-            heard = []
+            changes = []
             mirror.on_change(lambda room, status: 1 / 0)
-            mirror.on_change(lambda room, status: heard.append(room))
+            mirror.on_change(lambda room, status: changes.append(room))
             peer.update_status(1, BOOT)
             peer.update_status(2, BOOT)
-            real.until(lambda: heard == [1, 2], "both")
+            real.until(lambda: changes == [1, 2], "both")
             real.until(lambda: mirror.synced, "synced")
         assert [record.exc_info[0] for record in caplog.records if record.exc_info] == [ZeroDivisionError] * 2
 

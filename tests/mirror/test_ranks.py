@@ -261,7 +261,7 @@ class TestCollect:
                 assert [mirror.collect(room) for room in (1, 3, 4)] == [{0: DONE, 1: DONE}] * 2 + [{0: BOOT, 1: DONE}]
                 server = world.restart(server)
                 second.update_status(1, BOOT)
-                real.until(lambda: mirror.synced and mirror.collect(1) == {1: BOOT}, "read afresh")
+                real.until(lambda: mirror.synced and mirror.collect(1) == {1: BOOT}, "resynced")
                 assert mirror.get(1) is None
                 assert (mirror.collect(2), mirror.collect(3)) == ({}, {})
                 assert (opened.status(), attached.status()) == (BOOT, DONE)

@@ -215,4 +215,11 @@ IN_THE_CLIENT = [
         "pass",
         "replica/test_rank_shard.py::TestRanksOfRoom::test_resync_forgets_former_ranks",
     ),
+    (
+        "a mirror shows the reason of a former failure",
+        "replica.reasons:FailureReasons.apply",
+        "if begins or left_failed or KVPoll.Failed is not status < kept.status:",
+        "if False:",
+        "replica/test_reasons.py::TestReason::test_reason_goes_with_its_failure[1 Bootstrapping]",
+    ),
 ]

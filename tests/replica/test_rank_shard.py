@@ -75,7 +75,7 @@ def test_any_interleaving_ends_with_the_view_of_the_rank(steps):
     assert cleared_ranks_of(run.shard) == {room: set(there.cleared) for room, there in table.items() if there.cleared}
     assert run.shown_reasons() == run.reasons()
     assert reasons_of(run.shard).keys() <= table.keys()
-    assert ids_of(run.shard).keys() == table.keys(), "memory is that of the live rooms"
+    assert ids_of(run.shard).keys() == table.keys(), "only live rooms take memory"
     assert own_writes_of(run.shard).keys() <= table.keys()
     assert not ahead_of(run.shard)
     assert not read_positions_of(run.shard)

@@ -180,9 +180,8 @@ class Loss:
     def check(self):
         world = self.world
         world.leases, world.lost, world.owned = {}, {}, {}
-        for by in self.order:
-            self.renew(self.processes[by].lease)
-        refused = {p.number for p in self.processes if p.lease and not world.holds(p.lease)}
+        # In this order: a former holder that comes before the later one renews its lease, and replays its rooms.
+        refused = {by for by in self.order if not self.renew(self.processes[by].lease)}
         back = {}
         for room, there in self.before.items():
             there.creators -= refused
@@ -200,14 +199,16 @@ class Loss:
         world.lengths = {room: self.bound(room, fields) for room, (fields, _) in lengths.items()}
 
     def renew(self, lease):
+        """Renew a lease, if there is one; return whether the server takes replays of its holder."""
         if lease is None or lease.is_known_lost:
-            return
+            return lease is None
         there = self.world.leases.get(lease.name)
         if there and there.incarnation > lease.incarnation:
             lease.is_known_lost = True
-            return
+            return False
         self.world.leases[lease.name] = lease
         lease.last_heartbeat, lease.suspected_at = self.world.now, None
+        return True
 
     def recovered(self, room, was, fields):
         world = self.world
