@@ -1,8 +1,8 @@
 """Draw docs/terminal.svg: ``kvpoll owners`` and ``kvpoll ls`` as a terminal shows them, from a real run.
 
 A private server has two prefill workers, each a process with a lease. One is killed with SIGKILL: it is first
-suspected, then lost, and its rooms are Failed. Run it again after a change of these commands: python docs/terminal.py
-(about 5 s; it needs the extras ``cli`` and ``embedded``).
+suspected, with its rooms still live; then it is lost, and its rooms are Failed. Run it again after a change of these
+commands: python docs/terminal.py (about 12 s; it needs the extras ``cli`` and ``embedded``).
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ ROOMS = {
 }
 ABORTED = 2870533160027415209
 ROOMS_OF_THE_KILLED = {5839001276639914485: KVPoll.Transferring, 8101420537714420816: KVPoll.Bootstrapping}
-KILLED_TTL = 1.5
+NAMESPACE = "prod-prefill"
+KILLED_HEARTBEAT = 1.6
+"""Seconds, of a ttl of 5: an owner stays suspected for two heartbeats, long enough for two commands."""
 
 # Without rich's own @font-face: it loads from a content network, which a picture in a page may not.
 FORMAT = """\
@@ -73,6 +75,7 @@ def main() -> None:
         console.print(Text.assemble(("$ ", "green"), (" ".join(["kvpoll", *words]), "bold")))
         console.print(Text.from_ansi(output))
     picture = console.export_svg(title="kvpoll", code_format=FORMAT, unique_id="kvpoll")
+    picture = re.sub(r'<g transform="translate\([\d.,]+\)">\s*<circle.*?</g>', "", picture, flags=re.DOTALL)  # buttons
     placed = re.sub(r'<text class="(\S+)" x="([\d.]+)" y="(\S+)" textLength[^>]*>([^<]*)</text>', _placed, picture)
     PICTURE.write_text(placed, encoding="utf-8")
 
@@ -86,8 +89,8 @@ def _placed(text: re.Match[str]) -> str:
 
 
 def _scene(url: str) -> list[tuple[list[str], str]]:
-    """Return what the two commands print: while the killed worker is suspected, and once its rooms are Failed."""
-    with StatusStore.from_url(url, namespace="prod") as store, store.lease("prefill-0"):
+    """Return what the commands print while the killed worker is suspected, and once its rooms are Failed."""
+    with StatusStore.from_url(url, namespace=NAMESPACE) as store, store.lease("prefill-0"):
         store.update_many(dict.fromkeys([*ROOMS, ABORTED], KVPoll.Bootstrapping))
         store.update_many(ROOMS)
         store.abort(ABORTED, "client disconnected")
@@ -98,17 +101,16 @@ def _scene(url: str) -> list[tuple[list[str], str]]:
         worker.wait()
         while all(owner.state != "suspected" for owner in store.owners()):
             time.sleep(0.02)
-        words = ["owners", "--namespace", "prod"]
-        shown = [(words, _run(words, url))]
+        shown = [(words, _run(words, url)) for words in (["owners", "-n", NAMESPACE], ["ls", "-n", NAMESPACE])]
         while store.get(next(iter(ROOMS_OF_THE_KILLED))) is not KVPoll.Failed:
             time.sleep(0.02)
-        words = ["ls", "--namespace", "prod"]
+        words = ["ls", "-n", NAMESPACE, "--status", "failed"]
         return [*shown, (words, _run(words, url))]
 
 
 def _work(url: str) -> None:
     """The worker that is killed."""
-    with StatusStore.from_url(url, namespace="prod") as store, store.lease("prefill-1", ttl=KILLED_TTL):
+    with StatusStore.from_url(url, namespace=NAMESPACE) as store, store.lease("prefill-1", heartbeat=KILLED_HEARTBEAT):
         store.update_many(dict.fromkeys(ROOMS_OF_THE_KILLED, KVPoll.Bootstrapping))
         store.update_many(ROOMS_OF_THE_KILLED)
         print("ready", flush=True)  # noqa: T201

@@ -127,16 +127,17 @@ class Executor(Recovery):
 
         A handle that is only attached cannot replay its room. The deadline counts from ``began``.
         """
-        give_up_at = began + self.deadline
-        while (
-            _is_missing(value)
-            and self.tracked_rooms.awaits_creator(command.rooms[0])
-            and time.monotonic() + CREATOR_POLL_INTERVAL < give_up_at
-        ):
+        give_up_at, took = began + self.deadline, time.monotonic() - began
+        while _is_missing(value) and self.tracked_rooms.awaits_creator(command.rooms[0]):
+            # A call with less time than the last one took would replace a valid answer by a timeout.
+            if time.monotonic() + CREATOR_POLL_INTERVAL + 2 * took >= give_up_at:
+                break
             yield Sleep(CREATOR_POLL_INTERVAL)
-            if time.monotonic() >= give_up_at:
-                break  # another call would time out in the queue, and the last value is valid
+            sent_at = time.monotonic()
+            if sent_at >= give_up_at:
+                break
             value = yield from self.run(command, [], give_up_at)
+            took = time.monotonic() - sent_at
         return value
 
     def recover_call(

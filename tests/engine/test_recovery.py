@@ -185,8 +185,10 @@ class TestAttachedRooms:
         assert attached.update(KVPoll.Success) == Update(Outcome.ADVANCED, KVPoll.Success)
         creator.join()
 
-    def test_attached_write_without_creator_ends_stale(self, make_store, client):
-        attached = make_opened(make_store, deadline=pace.seconds(0.8))
+    def test_attached_write_without_creator_ends_stale(self, make_store, client, monkeypatch):
+        deadline = pace.seconds(2)
+        monkeypatch.setattr("redis_kvpoll.engine.executor.CREATOR_POLL_INTERVAL", deadline * 0.4)  # one more call
+        attached = make_opened(make_store, deadline=deadline)
         client.flushall()
         assert attached.update(KVPoll.Success) == Update(Outcome.STALE, None)
         assert rooms_on_server(client) == {}

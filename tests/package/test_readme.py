@@ -50,9 +50,9 @@ def server(real_servers, watched):
 def table(server):
     """A table with the contents that the operator's guide shows."""
     for rank, status in enumerate((KVPoll.Transferring, KVPoll.Bootstrapping)):
-        with StatusStore.from_url(server.url, namespace="prod", rank=rank, world_size=2) as store:
+        with StatusStore.from_url(server.url, namespace="prod-prefill", rank=rank, world_size=2) as store:
             store.update_status(7, status)
-    with StatusStore.from_url(server.url, namespace="prod") as store:
+    with StatusStore.from_url(server.url, namespace="prod-prefill") as store:
         store.update_status(ROOM, KVPoll.Transferring)
         store.abort(ROOM, "decode worker gone")
     return server

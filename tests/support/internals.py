@@ -65,6 +65,13 @@ def age_settings(store: Any, seconds: float) -> None:
     executor_of(store)._settings_valid_until -= seconds
 
 
+def track_one_room(tracked_rooms: Any, tag: str, room: int, tracked: Any, *, awaits_creator: bool) -> None:
+    """Make a room tracked without a reply that does it."""
+    tracked_rooms._shards[tag] = {room: tracked}
+    if awaits_creator:
+        tracked_rooms._awaiting_creator[tag] = {room: None}
+
+
 # Of its dispatcher
 
 
@@ -198,13 +205,6 @@ def buckets_of(expiry: Any) -> Any:
 
 
 # Of modules
-
-
-def track_one_room(tracked_rooms: Any, tag: str, room: int, tracked: Any, *, awaits_creator: bool) -> None:
-    """Make a room tracked without a reply that does it."""
-    tracked_rooms._shards[tag] = {room: tracked}
-    if awaits_creator:
-        tracked_rooms._awaiting_creator[tag] = {room: None}
 
 
 def calls_without_comments(source: str) -> tuple[list[str], str]:

@@ -287,7 +287,7 @@ class TestAttach:
 
     def test_handle_of_another_namespace_is_refused(self, make_store):
         room = make_store(namespace="one").open(ROOM)
-        with pytest.raises(InvalidInputError, match="of namespace 'one', and this store of 'two'"):
+        with pytest.raises(InvalidInputError, match="belongs to namespace 'one', and this store to 'two'"):
             make_store(namespace="two").attach(room)
 
 
