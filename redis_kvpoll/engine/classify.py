@@ -36,6 +36,7 @@ class Failure(enum.Enum):
 
 
 _TEMPORARY = (BusyLoadingError, ClusterDownError, MasterDownError, ReadOnlyError, TryAgainError)
+_CHANGED_CODES = ("LOADING", "MASTERDOWN", "READONLY")
 _TEMPORARY_CODES = ("BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "NOREPLICAS", "READONLY", "TRYAGAIN")
 _HINTS = {
     "WRONGTYPE": (
@@ -72,6 +73,18 @@ def classify(error: BaseException) -> Failure:
     return Failure.REJECTED
 
 
+def server_may_have_changed(error: BaseException) -> bool:
+    """Return whether the next call may reach another server, or one that lost data.
+
+    So it is after a lost connection, and where the server is a replica or still loads its data. A server that only did
+    not execute a call (BUSY, NOREPLICAS, TRYAGAIN, CLUSTERDOWN) has what it had.
+    """
+    cause = root_cause(error)
+    if isinstance(cause, ResponseError):
+        return isinstance(cause, MasterDownError | ReadOnlyError) or _has_code(cause, _CHANGED_CODES)
+    return True
+
+
 def root_cause(error: BaseException) -> BaseException:
     """Return the exception that has the reason: the cause of a NotSent, else ``error``."""
     return (error.__cause__ or error) if isinstance(error, NotSent) else error
@@ -97,7 +110,10 @@ def _is_untrusted(error: BaseException) -> bool:
 def _is_temporary(error: BaseException | None) -> bool:
     if isinstance(error, _TEMPORARY):
         return True
-    if not isinstance(error, ResponseError):
-        return False
+    return isinstance(error, ResponseError) and _has_code(error, _TEMPORARY_CODES)
+
+
+def _has_code(error: ResponseError, codes: tuple[str, ...]) -> bool:
+    """Return whether the server's error has one of these codes, outside or inside a script."""
     text = str(error)
-    return text.startswith(_TEMPORARY_CODES) or any(f"-{code} " in text for code in _TEMPORARY_CODES)
+    return text.startswith(codes) or any(f"-{code} " in text for code in codes)

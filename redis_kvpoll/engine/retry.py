@@ -122,7 +122,8 @@ class Attempts:
         failure, cause = classify.classify(error), classify.root_cause(error)
         if failure is Failure.REJECTED:
             raise CallFailed(ServerRefusedError, classify.describe_rejection(cause)) from cause
-        self._host.server_may_have_changed()
+        if classify.server_may_have_changed(error):
+            self._host.server_may_have_changed()
         if failure is Failure.UNKNOWN and not repeatable:
             what = f"sent, but the reply was lost ({cause}): {MAY_HAVE_RUN}"
             raise CallFailed(OutcomeUnknownError, what) from cause

@@ -6,15 +6,19 @@ Invariant: a connection is in the pool only when no reply is due on it.
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import math
 import os
 import select
 import socket
+import threading
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from redis.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ReadOnlyError, RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.sentinel import SentinelManagedConnection
 
 from redis_kvpoll.engine.classify import NotSent
@@ -42,6 +46,7 @@ class NodePool:
         # Sentinel's connection turns READONLY, which did not execute, into a lost connection, which may have.
         sentinel = issubclass(connection_class, SentinelManagedConnection)
         self._read = AbstractConnection.read_response if sentinel else connection_class.read_response
+        self._may_resolve_names = self.can_block and (sentinel or _is_name(self._options.get("host")))
 
     def clone(self) -> NodePool:
         """Return a pool of the same server whose connection ``cut`` can end."""
@@ -134,8 +139,60 @@ class NodePool:
     def _connect(self, timeout: float) -> Any:
         options = self._options | {"socket_timeout": timeout, "socket_connect_timeout": timeout}
         connection = self._class(**options)
-        connection.connect()
+        if self._may_resolve_names:
+            _ConnectingThread(connection).join(timeout)
+        else:
+            connection.connect()
         return connection
+
+
+class _ConnectingThread:
+    """Connects in a thread of its own, because a DNS look-up takes no timeout.
+
+    A thread that is left behind ends with its look-up, and closes what it has opened.
+    """
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+        self._lock = threading.Lock()
+        self._is_left = False
+        self._outcome: SimpleQueue[BaseException | None] = SimpleQueue()
+        threading.Thread(target=self._connect, name="kvpoll-connect", daemon=True).start()
+
+    def join(self, seconds: float) -> None:
+        """Wait until the connection is open, or raise what kept it from that."""
+        error: BaseException | None = RedisTimeoutError(f"no connection within {seconds:.3g} s (is DNS slow?)")
+        try:
+            error = self._outcome.get(timeout=seconds)
+        except Empty:
+            pass
+        finally:
+            with self._lock:
+                self._is_left = error is not None
+                if self._is_left and not self._outcome.empty():
+                    self._connection.disconnect()  # it was opened just now
+        if error is not None:
+            raise error
+
+    def _connect(self) -> None:
+        error: BaseException | None = None
+        try:
+            self._connection.connect()
+        except BaseException as caught:
+            error = caught
+        with self._lock:
+            self._outcome.put(error)
+            if self._is_left:
+                self._connection.disconnect()
+
+
+def _is_name(host: Any) -> bool:
+    """Return whether a host must be looked up."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return bool(host)
+    return False
 
 
 def readable(connections: list[Any], seconds: float) -> list[Any]:

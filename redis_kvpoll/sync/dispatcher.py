@@ -236,10 +236,14 @@ class Dispatcher:
 
     def _complete(self, queue: ShardQueue, batch: Batch) -> None:
         """End a batch: wake its callers, and the next sender."""
-        with self._lock:
-            done_calls = queue.complete(batch)
-        for pending in done_calls:
-            pending.waiter.wakeups.put(None)
+        try:
+            with self._lock:
+                done_calls = queue.complete(batch)
+            for pending in done_calls:
+                pending.waiter.wakeups.put(None)
+        except BaseException:
+            self._complete(queue, batch)  # else callers sleep on replies that came; waking twice is harmless
+            raise
         self._wake_next_sender(queue)
 
     def _wake_next_sender(self, queue: ShardQueue) -> None:

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from contextlib import contextmanager
 
 import pytest
@@ -14,12 +15,14 @@ import pytest
 from redis_kvpoll import KVPoll, Outcome, OutcomeUnknownError, StatusStore, StoreUnavailableError, Update
 from redis_kvpoll.engine.batching import Batch
 from redis_kvpoll.engine.effects import PendingCall
+from redis_kvpoll.protocol import room_commands
 from redis_kvpoll.protocol.keys import tag
 from redis_kvpoll.sync import dispatcher
 from tests.support import cluster, pace, real
 from tests.support.calls import MARGIN
 from tests.support.hammer import hammer
 from tests.support.internals import (
+    context_of,
     dispatcher_lock_of,
     is_idle,
     queue_of,
@@ -262,6 +265,29 @@ def test_interrupt_at_any_place_frees_queues(server, shards):
                 number += 1
             places += number
     assert places > (10 if shards == 1 else 40)
+
+
+def test_interrupted_sender_wakes_callers_whose_replies_came(server):
+    """Another caller shares the batch. Wherever its sender is interrupted, its reply does not wait for a timeout."""
+    with StatusStore.from_url(server.tcp, deadline=60.0) as store:
+        store.poll([1, 2])
+        (call,) = room_commands.get(2, None).calls(context_of(store))
+        number, answered = 1, 0
+        is_interrupted = True
+        while is_interrupted:
+            other = PendingCall(call, time.monotonic() + 60.0)
+            other.waiter = dispatcher.CallingThread()
+            other.waiter.busy = True  # so that the call below is sent by its own thread
+            queue_of(store).enqueue(other)
+            is_interrupted = interrupted_at(number, lambda: store.get(1))
+            if other.done:
+                answered += 1
+                assert not other.waiter.wakeups.empty(), f"place {number}: the caller sleeps on a reply that is there"
+            else:
+                assert other in queue_of(store).waiting
+                queue_of(store).cancel(other)
+            number += 1
+        assert answered > 3
 
 
 class TestHangingThread:

@@ -24,3 +24,22 @@ def test_untrusted_certificate_is_final_only_when_connecting():
     unsent.__cause__ = untrusted
     assert classify.classify(unsent) is Failure.REJECTED
     assert classify.classify(untrusted) is Failure.UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("error", "changed"),
+    [
+        (exceptions.ResponseError("NOREPLICAS Not enough good replicas to write."), False),
+        (exceptions.ResponseError("BUSY Redis is busy running a script."), False),
+        (exceptions.ResponseError("ERR Error running script: @user_script:8: -NOREPLICAS why"), False),
+        (exceptions.TryAgainError("Multiple keys request during rehashing of slot"), False),
+        (exceptions.ReadOnlyError("You can't write against a read only replica."), True),
+        (exceptions.MasterDownError("Link with MASTER is down"), True),
+        (exceptions.ResponseError("ERR Error running script: @user_script:8: -READONLY why"), True),
+        (exceptions.BusyLoadingError("Redis is loading the dataset in memory"), True),
+        (exceptions.ConnectionError("Connection closed by server."), True),
+        (exceptions.TimeoutError("Timeout reading from socket"), True),
+    ],
+)
+def test_call_that_was_only_not_executed_leaves_server_verified(error, changed):
+    assert classify.server_may_have_changed(error) is changed

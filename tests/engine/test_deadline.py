@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import socket
+import threading
 import time
 
 import pytest
@@ -64,6 +66,23 @@ class TestDeadline:
         store = world.open(f"redis://127.0.0.1:{real.free_port()}", deadline=deadline)
         said = f"clear of room 7: no answer within {deadline:g} s"
         self.timed(lambda: store.clear(7), rf"^{re.escape(said)} \([0-9]+ tries; last: ")
+
+    @pytest.mark.parametrize("url", ["redis://slow.invalid", "redis+sentinel://slow.invalid/main"])
+    def test_hanging_name_lookup_fails_at_deadline(self, world, monkeypatch, url):
+        """A DNS look-up takes no timeout: it hangs here until the call has given up."""
+        hangs = threading.Event()
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: hangs.wait(60) and [])
+        deadline = pace.seconds(0.3)
+        store = world.open(url, deadline=deadline)
+        try:
+            self.timed(lambda: store.get(1), rf"^get of room 1: no answer within {re.escape(f'{deadline:g}')} s")
+        finally:
+            hangs.set()
+
+    def test_connection_by_name_works_and_is_closed(self, world, server):
+        store = world.open(server.tcp.replace("127.0.0.1", "localhost"))
+        assert store.update_status(1, 1).changed
+        real.until(lambda: not [one for one in threading.enumerate() if one.name == "kvpoll-connect"], "it has ended")
 
     def test_closed_connections_are_retried_until_deadline(self, world, proxy):
         proxy.refusals = 10_000

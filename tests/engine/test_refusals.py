@@ -20,6 +20,7 @@ from redis_kvpoll import (
 )
 from tests.support import pace, real
 from tests.support.calls import DESTROYING, MARGIN, REPEATED
+from tests.support.internals import executor_of
 
 
 class TestTemporaryRefusal:
@@ -58,6 +59,24 @@ class TestTemporaryRefusal:
                 connection.read_response()
             client.connection_pool.release(connection)
         assert len(pauses) >= 2
+
+    @pytest.mark.parametrize("kind", ["valkey", "redis", "redis62"])
+    def test_refused_write_leaves_reads_and_mirror_alone(self, world, kind):
+        """The server did not execute the write for want of replicas; that says nothing about what it holds."""
+        server = world.serve(kind=kind)
+        store = world.open(server.tcp, deadline=pace.seconds(0.5))
+        store.update_status(1, 1)
+        with server.client() as client, StatusStore.from_url(server.tcp) as other, other.mirror() as mirror:
+            other.update_status(2, 1)
+            losses = executor_of(store).losses, executor_of(other).losses
+            client.config_set("min-replicas-to-write", 1)
+            with pytest.raises(StoreUnavailableError, match="NOREPLICAS"):
+                store.update_status(1, 3)
+            assert store.get(1) is KVPoll.Bootstrapping
+            assert store.poll([1, 9]) == [KVPoll.Bootstrapping, None]
+            assert mirror.get(2) is KVPoll.Bootstrapping
+            assert (executor_of(store).losses, executor_of(other).losses) == losses
+            client.config_set("min-replicas-to-write", 0)
 
     def test_call_to_loading_server_waits(self, world, monkeypatch):
         server = world.serve("--enable-debug-command", "yes")
