@@ -7,6 +7,7 @@ step gets the polled status and the time, and adds the writes to an Actions.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 
 from redis_kvpoll.model import KVPoll
@@ -47,7 +48,7 @@ class Actions:
     """Rooms to clear."""
 
 
-class Handshake:
+class Handshake(ABC):
     """What both sides share: aborts, timeouts, and the end."""
 
     def __init__(self, job: Job, speed: float, now: float) -> None:
@@ -84,8 +85,9 @@ class Handshake:
     def timeout_reason(self) -> str:
         return f"timed out (request {self.job.request})"
 
+    @abstractmethod
     def _work(self, status: KVPoll, now: float, actions: Actions) -> None:
-        raise NotImplementedError
+        """Do this side's next step of the handshake."""
 
 
 class Prefill(Handshake):
