@@ -19,7 +19,7 @@ class KVPoll(enum.IntEnum):
 
     @property
     def is_terminal(self) -> bool:
-        """True for Success and Failed, after which a room can only be cleared."""
+        """True for Success and Failed: the transfer is over."""
         return self in (KVPoll.Success, KVPoll.Failed)
 
 

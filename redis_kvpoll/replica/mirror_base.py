@@ -124,7 +124,7 @@ class MirrorBase(ReplicaHost, ABC):
 
         A dict look-up: it needs neither the server nor a clock, and does not check its argument (an unhashable one
         raises TypeError, as for a dict). While ``synced`` is False it is the last known status. It includes at once
-        what this process has written.
+        what this store has written.
         """
         # Only for a mirror that is not open: _bind replaces this method by the dict's own get.
         return self._open_replica("get").statuses.get(room, default)
@@ -140,7 +140,7 @@ class MirrorBase(ReplicaHost, ABC):
         """The status of each rank that has written, also of those that have cleared; empty when it is absent.
 
         As ``StatusStore.collect``, but from this copy, without a call. The other ranks' statuses are those of one
-        moment. It includes at once what this process has written, except a failure and the first write to a room that
+        moment. It includes at once what this store has written, except a failure and the first write to a room that
         other ranks have joined: these come with the feed, as the other ranks' statuses do.
 
         Raises:
@@ -154,7 +154,7 @@ class MirrorBase(ReplicaHost, ABC):
     def failure_reason(self, room: int) -> str | None:
         """Why a room failed; None when this copy does not know it.
 
-        The reason comes with the feed, within milliseconds of the failure, also when this process wrote it. None means
+        The reason comes with the feed, within milliseconds of the failure, also when this store wrote it. None means
         that the room is absent or has no reason, or that this copy was started, or resynced, after the reason was
         recorded: ``StatusStore.failure_reason`` asks the server.
         """

@@ -1,12 +1,10 @@
 """Runs flows for blocking code, by flat combining: the sending thread also sends the calls of waiting threads.
 
 A thread that finds its shard's queue free sends at once, which costs one short lock. A thread that finds a batch in
-flight enqueues its call. At the end of the batch one of the waiting callers is elected as the sender; it sends the next
-batch for all of them.
+flight enqueues its call. At the end of the batch, one waiting caller is elected and sends the next batch for all.
 
-Invariant: an interrupt (Ctrl-C, a time limit set by a signal) may come between any two steps of a thread, and affects
-no other thread. So what a thread begins in a queue ends in a ``finally`` that may run again, and no caller waits much
-longer than its deadline for another thread, whatever happens to that thread.
+Invariant: an interrupt (Ctrl-C, a time limit) may come between any two steps of a thread, and affects no other.
+So what it begins in a queue ends in a ``finally`` that may run again, and no caller waits long beyond its deadline.
 """
 
 from __future__ import annotations

@@ -49,11 +49,12 @@ def server(real_servers, watched):
 @pytest.fixture
 def table(server):
     """A table with the contents that the operator's guide shows."""
-    for rank, status in enumerate((KVPoll.Transferring, KVPoll.Bootstrapping)):
-        with StatusStore.from_url(server.url, namespace="prod-prefill", rank=rank, world_size=2) as store:
+    of_plugin = {"namespace": "prod-prefill", "policy": "strict"}
+    for rank, status in enumerate((KVPoll.WaitingForInput, KVPoll.Bootstrapping)):
+        with StatusStore.from_url(server.url, **of_plugin, rank=rank, world_size=2) as store:
             store.update_status(7, status)
-    with StatusStore.from_url(server.url, namespace="prod-prefill") as store:
-        store.update_status(ROOM, KVPoll.Transferring)
+    with StatusStore.from_url(server.url, **of_plugin) as store:
+        store.update_status(ROOM, KVPoll.WaitingForInput)
         store.abort(ROOM, "decode worker gone")
     return server
 
