@@ -42,7 +42,7 @@ class Setup:
     refusals: tuple[str, ...] = ()
     """Words of the server's refusals that the faults explain."""
     direct: str = ""
-    """The URL that the observer uses, past a faulty network; by default that of the workers."""
+    """The URL that the observer uses, past the network faults; by default that of the workers."""
 
     def __post_init__(self) -> None:
         self.direct = self.direct or self.url
