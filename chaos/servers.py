@@ -25,6 +25,10 @@ DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
 STARTING_SECONDS = 5.0
 
 
+CLIENT_SECONDS = 60.0
+"""For the harness's own commands: it waits for servers that it stopped or paused, on a machine that may be busy."""
+
+
 class ChaosError(Exception):
     """A run could not be set up, or did not reach an expected state."""
 
@@ -63,7 +67,9 @@ class Server:
         self._program = program or find_program()
         self._arguments = arguments
         self._process: EmbeddedServer | None = None
-        self.client = redis.Redis(port=self.port, decode_responses=True, socket_timeout=5, retry=Retry(NoBackoff(), 0))
+        self.client = redis.Redis(
+            port=self.port, decode_responses=True, socket_timeout=CLIENT_SECONDS, retry=Retry(NoBackoff(), 0)
+        )
         self.start()
 
     @property
@@ -135,7 +141,9 @@ class Sentinel(EmbeddedServer):
         wrapper.write_text(f'#!/bin/sh\nexec "{find_program()}" "{configuration}" --sentinel --unixsocket "$4"\n')
         wrapper.chmod(0o755)
         super().__init__(str(wrapper))
-        self.client = redis.Redis(port=self.port, decode_responses=True, socket_timeout=5, retry=Retry(NoBackoff(), 0))
+        self.client = redis.Redis(
+            port=self.port, decode_responses=True, socket_timeout=CLIENT_SECONDS, retry=Retry(NoBackoff(), 0)
+        )
 
     def primary(self) -> int:
         """The port of the current primary, as the sentinel sees it."""
