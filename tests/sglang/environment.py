@@ -26,7 +26,7 @@ TARGET = ROOT / ".venv-sglang"
 UNPACKED = TARGET / "sglang"
 READY = TARGET / "ready"
 PROJECT = TARGET / "project"
-WANTED = (".[cli,embedded,fast]", "pytest>=9", "pytest-asyncio>=1.3")
+WANTED = (".[cli,embedded,fast,memory]", "pytest>=9", "pytest-asyncio>=1.3")
 
 
 class SetupError(Exception):
