@@ -1,8 +1,8 @@
 -- Take, renew or release a lease, and sweep all leases; or only sweep. Times are milliseconds.
 --
--- KEYS     epoch, leases, owned
+-- KEYS     epoch, leases, owned, feed
 -- ARGV     epoch_ttl_ms, nonce, action, owner, incarnation, lease_ttl_ms, heartbeat_ms, known_epoch
--- REPLY    epoch, state, incarnation; each: finding, subject, reason
+-- REPLY    epoch, feed_id, room, status, state, incarnation; each: finding, subject, reason
 -- FEED     nothing
 -- INCLUDE  ensure_epoch, lease_sweep
 --
@@ -10,6 +10,7 @@
 -- renew; leave; drop, when it was lost in another shard; sweep. state: held, lost, or none after the last three. A
 -- missing lease is lost in the epoch that its holder knows; in another epoch the data was lost, and it is held again.
 -- finding: suspected, with the owner; or lost, with an incarnation and the reason with which to fail its rooms.
+-- feed_id, room, status: the last entry of the feed and the first room that it names; empty if there is none.
 
 local action, owner, incarnation = ARGV[3], ARGV[4], ARGV[5]
 local epoch = ensure_epoch(KEYS[1], ARGV[2], ARGV[1])
@@ -48,7 +49,9 @@ elseif current == incarnation and action ~= 'sweep' then
   mark_lost(owner, current, 'owner ' .. owner .. (action == 'leave' and ' left' or ' lost'))
 end
 
-local reply = {epoch, state, incarnation}
+local entry = redis.pcall('XREVRANGE', KEYS[4], '+', '-', 'COUNT', '1')[1] or {'', {}}
+local at = entry[2][1] == 'ttl_ms' and 3 or 1
+local reply = {epoch, entry[1], entry[2][at] or '', entry[2][at + 1] or '', state, incarnation}
 if sweeps then sweep(reply, epoch) end
-for i = 1, #KEYS do redis.call('PEXPIRE', KEYS[i], ARGV[1]) end
+for i = 1, 3 do redis.call('PEXPIRE', KEYS[i], ARGV[1]) end
 return reply

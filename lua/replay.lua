@@ -2,15 +2,18 @@
 --
 -- KEYS     feed, epoch, leases, owned; each: room, prefix
 -- ARGV     feed_length, ttl_ms, terminal_ttl_ms, epoch_ttl_ms, nonce, rank, world_size, owner,
---          incarnation, author; each: generation, request, status, reason, length, role
+--          incarnation, author; each: generation, request, status, reason, length, role, loss, opened, written
 -- REPLY    feed_id, epoch; each: outcome, status
 -- FEED     ttl_ms, status, first, reason, rank
 -- CODES    1 CREATED, 2 ADVANCED, 3 UNCHANGED, 4 FAILED, 5 SKIPPED, 6 STALE, -2 LEASE, -3 WORLD_SIZE
 -- INCLUDE  ensure_epoch, is_lease_lost, read_fields, rank_view, order, next_generation,
---          replace_room, write_status, feed
+--          replace_room, write_status, survival, feed
 --
--- role: a creator creates the room if it is absent or has a lower generation; attached only merges; cleared is
+-- role: a creator may create the room if it is absent or has a lower generation; attached only merges; cleared is
 -- attached, but the rank has cleared, and its last status still counts. A higher generation wins. Merges by strict.
+-- loss: after a loss of all data, a creator creates. With server, the data is a prefix of the history, and the room's
+-- marks decide: if its last write survived, an absent room was cleared or has expired; if that and its opening are lost,
+-- it is created; where the feed was trimmed, only if it was opened in the last minute. With none, nothing is created.
 -- Without a status no room is created, and only the length is added. A length that was recorded since the loss stays.
 -- The version of the consensus was lost: it continues from the clock's microseconds.
 
@@ -18,20 +21,22 @@ local reply = {false, ensure_epoch(KEYS[2], ARGV[5], ARGV[4])}
 local lease_lost = is_lease_lost()
 local highest = ''
 
-for i = 1, (#ARGV - 10) / 6 do
-  local room, prefix, at = KEYS[i * 2 + 3], KEYS[i * 2 + 4], i * 6 + 5
-  local generation, incoming, role = ARGV[at], ARGV[at + 2], ARGV[at + 5]
+for i = 1, (#ARGV - 10) / 9 do
+  local room, prefix, at = KEYS[i * 2 + 3], KEYS[i * 2 + 4], i * 9 + 2
+  local generation, incoming, role, loss = ARGV[at], ARGV[at + 2], ARGV[at + 5], ARGV[at + 6]
   local fields, type_error = read_fields(room)
   local current = fields.generation or ''
   local outcome, status = 3, rank_view(fields.status, fields[status_field], fields[cleared_field])
+  local absent = current < generation and absence(role, loss, generation, ARGV[at + 7], ARGV[at + 8])
+  if current < generation and not ORDER[incoming] then absent = absent or 5 end
   if type_error then
     status = type_error
   elseif current > generation or (current == generation and fields[cleared_field] and role ~= 'cleared') then
     outcome = 6
   elseif lease_lost then
     outcome, status = -2, owner
-  elseif current ~= generation and (role ~= 'creator' or not ORDER[incoming]) then
-    outcome = 5
+  elseif absent then
+    outcome = absent
   elseif current == generation and (fields.world_size or '') ~= world_size then
     outcome, status = -3, fields.world_size or ''
   elseif not (current == generation and fields[cleared_field]) then

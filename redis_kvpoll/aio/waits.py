@@ -80,7 +80,7 @@ class AsyncWaitRegistry(ReplicaHost):
 
     async def close(self) -> None:
         """Stop following; waits end with StoreClosedError. May be repeated."""
-        self._executor.remove_observer(self)
+        self._executor.session.remove_observer(self)
         if self._replica is not None:
             self._replica.end(StoreClosedError("wait: the store was closed"))
         tasks, self._tasks = self._tasks, {}
@@ -97,14 +97,14 @@ class AsyncWaitRegistry(ReplicaHost):
             context = followed(await self._dispatcher.run(self._executor.context("wait")), "wait")
             if self._replica is None:
                 self._replica = Replica(context, contextlib.nullcontext())
-                self._executor.add_observer(self)
+                self._executor.session.add_observer(self)
         return self._replica
 
     def _ensure_task(self, replica: Replica, tag: str) -> None:
         """Start the task that follows the shard, unless it runs. It ends some time after the last wait."""
         if tag in self._tasks:
             return
-        self._executor.check_open("wait")
+        self._executor.session.check_open("wait")
         tags = next(group for group in groups(replica.context, self._transport.clustered) if tag in group)
         follower = self._follower(replica, tags, self._transport, lambda: self._may_end(replica, tags))
         task = FollowerTask(self._transport, follower, replica.context.namespace)
@@ -120,5 +120,5 @@ class AsyncWaitRegistry(ReplicaHost):
 
     def after_fork(self) -> None:
         """Reset, without a task: the next wait starts one."""
-        self._executor.remove_observer(self)
+        self._executor.session.remove_observer(self)
         self._replica, self._tasks, self._loop = None, {}, None

@@ -71,15 +71,15 @@ class ReplicaHost(WriteObserver):
         if (replica := self._replica) is not None:
             replica.observe_write(mark, call, feed_id, reply, time.monotonic())
 
-    def connection_lost(self) -> None:
+    def server_changed(self) -> None:
         if (replica := self._replica) is not None:
-            replica.connection_lost()
+            replica.server_changed()
 
     def _follower(self, replica: Replica, tags: list[str], transport: Any, may_end: Callable[[], bool]) -> Follower:
         return Follower(
             replica,
             tags,
-            expected_settings=lambda: self._executor.expected_settings,
+            expected_settings=lambda: self._executor.session.expected_settings,
             clustered=transport.clustered,
             limit=transport.limit,
             can_block=transport.can_block,
@@ -225,7 +225,7 @@ class MirrorBase(ReplicaHost, ABC):
         self._followers = [
             self._follower(replica, tags, transport, may_end) for tags in groups(context, transport.clustered)
         ]
-        self._executor.add_observer(self)
+        self._executor.session.add_observer(self)
 
     def _has_begun(self) -> bool:
         """Return whether all followers have synced once; raises what keeps one from it."""
@@ -243,7 +243,7 @@ class MirrorBase(ReplicaHost, ABC):
         vars(self)["get"] = self._replica.statuses.get
 
     def _unbind(self) -> None:
-        self._executor.remove_observer(self)
+        self._executor.session.remove_observer(self)
         vars(self).pop("get", None)
 
     def _listen(self) -> None:

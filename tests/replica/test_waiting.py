@@ -75,7 +75,7 @@ class TestWaiting:
 
     def test_suspicion_during_resync_keeps_shard_unsynced(self, run):
         before = run.replica.connection_losses
-        run.replica.connection_lost()
+        run.replica.server_changed()
         run.replica.mark_synced("ns", before)
         assert not run.shard.synced
 

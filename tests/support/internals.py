@@ -40,12 +40,12 @@ def replace_transport(store: Any, transport: Any) -> None:
 
 
 def tracked_rooms_of(store: Any) -> Any:
-    return executor_of(store).tracked_rooms
+    return executor_of(store).recovery.tracked_rooms
 
 
 def context_of(store: Any) -> Any:
     """The settings that a store has agreed on with its server."""
-    return executor_of(store)._context
+    return executor_of(store).session.context
 
 
 def run(store: Any, effects: Any) -> Any:
@@ -62,7 +62,7 @@ def execute(store: Any, command: Any) -> Any:
 
 def age_settings(store: Any, seconds: float) -> None:
     """Let the store check its settings so much earlier."""
-    executor_of(store)._settings_valid_until -= seconds
+    executor_of(store).session._valid_until -= seconds
 
 
 def track_one_room(tracked_rooms: Any, tag: str, room: int, tracked: Any, *, awaits_creator: bool) -> None:

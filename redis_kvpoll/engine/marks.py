@@ -1,0 +1,117 @@
+"""Marks: entries of a shard's change feed by which a store recognises how much of its history a server has.
+
+The data of a server that was restarted, or of a promoted replica, is a prefix of the history. So a mark that the feed
+still has proves that everything up to it has survived. A feed id alone proves nothing: a server whose clock is behind
+may use it again, for another entry.
+
+Invariant: a mark comes from a reply over a connection to the server on which its shard was verified.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from redis_kvpoll.model import Outcome
+from redis_kvpoll.protocol import script_specs as specs
+from redis_kvpoll.protocol.script_call import Call
+
+KEPT = 64
+"""Marks per shard."""
+INTERVAL = 0.25
+"""Seconds between the marks that are kept, so that 64 reach back at least 16 s. The newest is always kept."""
+
+_WRITTEN = frozenset({Outcome.CREATED.value, Outcome.ADVANCED.value, Outcome.FAILED.value})
+_CLEARED = Outcome.CLEARED.value
+
+
+class Mark(NamedTuple):
+    """An entry of the feed: its id, a room that it names, and the status or rank status that it gives that room."""
+
+    feed_id: bytes
+    room: int | None
+    """None if unknown: then the id alone has to do."""
+    status: bytes
+    """Empty if unknown."""
+
+    @property
+    def id(self) -> tuple[int, int]:
+        """The id in the order of the feed."""
+        milliseconds, _, number = self.feed_id.partition(b"-")
+        return int(milliseconds), int(number)
+
+    @classmethod
+    def of_fields(cls, feed_id: bytes, fields: Sequence[bytes]) -> Mark | None:
+        """Return the mark of an entry, by the first room that it names."""
+        at = 2 if fields[:1] == [b"ttl_ms"] else 0
+        return cls.of_entry(feed_id, *fields[at : at + 2]) if len(fields) >= at + 2 else None
+
+    @classmethod
+    def of_entry(cls, feed_id: bytes | None, room: bytes, status: bytes) -> Mark | None:
+        """Return the mark of an entry that names a room; None if there is none, or it has no feed id."""
+        if not feed_id:
+            return None
+        return cls(feed_id, int(room), status) if room.isdigit() else cls(feed_id, None, b"")
+
+    def __str__(self) -> str:
+        """As replay.lua takes it."""
+        return f"{self.feed_id.decode()}/{'' if self.room is None else self.room}/{self.status.decode()}"
+
+    def is_in(self, entries: Sequence[Sequence[Any]]) -> bool:
+        """Return whether this is the entry with this id, as replay.lua decides it."""
+        if self.room is None:
+            return bool(entries)
+        name = b"%d" % self.room
+        for _, fields in entries:
+            for at in range(0, len(fields) - 1, 2):
+                if fields[at] == name and self.status in (b"", *fields[at + 1 : at + 4 : 2]):
+                    return True
+        return False
+
+
+class ShardMarks:
+    """The newest marks of one shard."""
+
+    def __init__(self) -> None:
+        self._marks: deque[tuple[Mark, float]] = deque(maxlen=KEPT)
+
+    def add(self, mark: Mark, now: float) -> None:
+        """Add the newest mark. The one before it goes if it is too close to its own predecessor."""
+        marks = self._marks
+        if len(marks) > 1 and marks[-1][1] - marks[-2][1] < INTERVAL:
+            marks[-1] = mark, now
+        else:
+            marks.append((mark, now))
+
+    def all(self) -> list[Mark]:
+        """The oldest first."""
+        return [mark for mark, _ in list(self._marks)]
+
+    @property
+    def newest(self) -> Mark | None:
+        return self._marks[-1][0] if self._marks else None
+
+    def keep_until(self, last: Mark | None) -> None:
+        """Drop the marks after ``last``, which another server does not have; all if there is none."""
+        while self._marks and (last is None or self._marks[-1][0] != last):
+            self._marks.pop()
+
+
+def mark_of(call: Call, feed_id: bytes, reply: Sequence[Any]) -> Mark | None:
+    """Return the mark of the last entry that a call has appended; None if it changed nothing.
+
+    A script appends all its entries in one step. So one mark stands for every room that the call has changed.
+    """
+    spec = call.spec
+    if spec.script is specs.TOUCH.script or (spec.script is specs.REPLAY.script and "cleared" in call.items):
+        return Mark(feed_id, None, b"")
+    if spec.reply[0] != "outcome":
+        return None
+    for at in range(len(call.rooms) - 1, -1, -1):
+        outcome = reply[at * len(spec.reply)]
+        if outcome in _WRITTEN:
+            return Mark(feed_id, call.rooms[at], reply[at * len(spec.reply) + 1] or b"")
+        if outcome == _CLEARED:
+            return Mark(feed_id, call.rooms[at], b"absent")
+    return None
