@@ -42,17 +42,17 @@ class Mark(NamedTuple):
         return int(milliseconds), int(number)
 
     @classmethod
-    def of_fields(cls, feed_id: bytes, fields: Sequence[bytes]) -> Mark | None:
-        """Return the mark of an entry, by the first room that it names."""
-        at = 2 if fields[:1] == [b"ttl_ms"] else 0
-        return cls.of_entry(feed_id, *fields[at : at + 2]) if len(fields) >= at + 2 else None
-
-    @classmethod
     def of_entry(cls, feed_id: bytes | None, room: bytes, status: bytes) -> Mark | None:
         """Return the mark of an entry that names a room; None if there is none, or it has no feed id."""
         if not feed_id:
             return None
         return cls(feed_id, int(room), status) if room.isdigit() else cls(feed_id, None, b"")
+
+    @classmethod
+    def parse(cls, text: bytes) -> Mark | None:
+        """Return the mark in a reply of open.lua or replay.lua that appended nothing; None if there was no entry."""
+        feed_id, room, status = text.split(b"/", 2)
+        return cls.of_entry(feed_id, room, status)
 
     def __str__(self) -> str:
         """As replay.lua takes it."""
@@ -88,14 +88,25 @@ class ShardMarks:
         """The oldest first."""
         return [mark for mark, _ in list(self._marks)]
 
-    @property
-    def newest(self) -> Mark | None:
-        return self._marks[-1][0] if self._marks else None
-
     def keep_until(self, last: Mark | None) -> None:
         """Drop the marks after ``last``, which another server does not have; all if there is none."""
         while self._marks and (last is None or self._marks[-1][0] != last):
             self._marks.pop()
+
+
+def last_present(marks: Sequence[Mark], found: Sequence[Sequence[Any]], first_id: bytes | None) -> Mark | None:
+    """Return the last of the marks that a server has, with all before it; None if it has none.
+
+    ``found`` are the entries at their ids, ``first_id`` is that of the feed's first entry: what is below was trimmed.
+    One that is present behind one that is not is another entry, with an id that was used again.
+    """
+    kept, first = None, Mark(first_id or b"0-0", None, b"").id
+    for mark, entries in zip(marks, found, strict=True):
+        if mark.is_in(entries):
+            kept = mark
+        elif mark.id >= first:
+            break
+    return kept
 
 
 def mark_of(call: Call, feed_id: bytes, reply: Sequence[Any]) -> Mark | None:

@@ -18,14 +18,14 @@ from typing import Any, Protocol
 from redis_kvpoll.engine import tracking
 from redis_kvpoll.engine.data_loss import DataLossLog
 from redis_kvpoll.engine.effects import Flow, Send
-from redis_kvpoll.engine.marks import Mark, ShardMarks, mark_of
+from redis_kvpoll.engine.marks import Mark, ShardMarks, last_present, mark_of
 from redis_kvpoll.engine.retry import Attempts
 from redis_kvpoll.engine.session import ObserverEpochs, Session
 from redis_kvpoll.engine.tracked_rooms import TrackedRooms
 from redis_kvpoll.errors import InvalidInputError
 from redis_kvpoll.protocol import keys
 from redis_kvpoll.protocol.script_call import Call, CallContext, Command
-from redis_kvpoll.protocol.script_specs import OPEN, REPLAY, UPDATE, WRITE
+from redis_kvpoll.protocol.script_specs import OPEN, UPDATE, WRITE
 
 
 class Renewable(Protocol):
@@ -135,6 +135,8 @@ class Recovery:
             shard = self._shards.setdefault(tag, _Shard())
         shard.server = server
         feed_id = reply.pop(0) if spec.feed else None
+        if feed_id is not None and b"/" in feed_id:  # nothing was appended: the feed's end
+            mark, feed_id = Mark.parse(feed_id), None
         if spec.epoch:
             epoch = reply.pop(0)
             if shard.epoch is None:
@@ -156,8 +158,6 @@ class Recovery:
                 mark = mark_of(call, feed_id, reply)
             if mark is not None:
                 shard.marks.add(mark, now)
-            elif spec is REPLAY:
-                mark = shard.marks.newest
             tracking.observe(self.tracked_rooms, call, reply, mark, now)
         return reply
 
@@ -215,9 +215,9 @@ class Recovery:
         """Find out what a shard may have lost, in one round trip."""
         marks, feed = shard.marks.all(), keys.feed(tag)
         entries = [["XRANGE", feed, mark.feed_id.decode(), mark.feed_id.decode()] for mark in marks]
-        tail = ["XREVRANGE", feed, "+", "-", "COUNT", "1"]
-        send = Send(tag, ["HGET", keys.epoch(tag), "epoch"], then=[*entries, tail])
-        epoch, *found, last = yield from attempts.send(send)
+        oldest = ["XRANGE", feed, "-", "+", "COUNT", "1"]
+        send = Send(tag, ["HGET", keys.epoch(tag), "epoch"], then=[oldest, *entries])
+        epoch, first, *found = yield from attempts.send(send)
         before, shard.server = shard.server, send.server
         now, has_feed = time.monotonic(), self._context.feed_length != "0"
         if shard.epoch not in (None, epoch):
@@ -226,8 +226,7 @@ class Recovery:
             shard.marks.keep_until(None)
             shard.must_renew_lease = True
         elif send.server != before and has_feed:
-            present = [mark for mark, entry in zip(marks, found, strict=True) if mark.is_in(entry)]
-            kept = present[-1] if present else None
+            kept = last_present(marks, found, first[0][0] if first else None)
             rooms = self.tracked_rooms.server_changed(tag, kept, now)
             if marks and kept != marks[-1]:
                 self._lost("server", rooms)
@@ -237,8 +236,6 @@ class Recovery:
             self._lost("server", self.tracked_rooms.data_lost(tag, now))
             shard.must_renew_lease = True
         shard.epoch = epoch  # None until the first write creates one
-        if last and (mark := Mark.of_fields(*last[0])):
-            shard.marks.add(mark, now)
 
     def _lost(self, what: str, rooms: int) -> None:
         """Note that a shard has lost data: most likely the others have, too, and it is one loss."""

@@ -38,11 +38,9 @@ def _observe_open(rooms: TrackedRooms, call: Call, reply: Sequence[Any], mark: M
         if code > 0 and generation:
             created = TrackedRoom(int(generation), request.decode(), "creator", parse_status(status), now)
             tracked = rooms.track(call.tag, room, created, now)
-            if code in WRITTEN:
+            if code in WRITTEN or tracked.opened is None:
                 tracked.opened = mark
-                rooms.mark(call.tag, room, tracked, mark)
-            else:
-                rooms.unmark(call.tag, room)
+            rooms.mark(call.tag, room, tracked, mark)
 
 
 def _observe_attach(rooms: TrackedRooms, call: Call, reply: Sequence[Any], mark: Mark | None, now: float) -> None:
