@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 from redis_kvpoll.model import Outcome
@@ -18,10 +19,9 @@ from redis_kvpoll.protocol import script_specs as specs
 from redis_kvpoll.protocol.script_call import Call
 
 KEPT = 64
-"""Marks per shard."""
-INTERVAL = 0.25
-"""Seconds between the marks that are kept, so that 64 reach back at least 16 s. The newest is always kept."""
+"""Heartbeats of a lease: enough to find the last one that a lagging replica has seen."""
 
+_id = attrgetter("id")
 _WRITTEN = frozenset({Outcome.CREATED.value, Outcome.ADVANCED.value, Outcome.FAILED.value})
 _CLEARED = Outcome.CLEARED.value
 
@@ -71,27 +71,23 @@ class Mark(NamedTuple):
 
 
 class ShardMarks:
-    """The newest marks of one shard."""
+    """The marks of one shard: the ends of its feed at the last heartbeats, and the store's last write."""
+
+    __slots__ = ("last_write", "tails")
 
     def __init__(self) -> None:
-        self._marks: deque[tuple[Mark, float]] = deque(maxlen=KEPT)
-
-    def add(self, mark: Mark, now: float) -> None:
-        """Add the newest mark. The one before it goes if it is too close to its own predecessor."""
-        marks = self._marks
-        if len(marks) > 1 and marks[-1][1] - marks[-2][1] < INTERVAL:
-            marks[-1] = mark, now
-        else:
-            marks.append((mark, now))
+        self.tails: deque[Mark] = deque(maxlen=KEPT)
+        self.last_write: Mark | None = None
 
     def all(self) -> list[Mark]:
         """The oldest first."""
-        return [mark for mark, _ in list(self._marks)]
+        marks, last = list(self.tails), self.last_write
+        return sorted([*marks, last] if last else marks, key=_id)
 
     def keep_until(self, last: Mark | None) -> None:
         """Drop the marks after ``last``, which another server does not have; all if there is none."""
-        while self._marks and (last is None or self._marks[-1][0] != last):
-            self._marks.pop()
+        kept = [] if last is None else [mark for mark in self.tails if mark.id <= last.id]
+        self.tails, self.last_write = deque(kept, KEPT), last
 
 
 def last_present(marks: Sequence[Mark], found: Sequence[Sequence[Any]], first_id: bytes | None) -> Mark | None:

@@ -80,7 +80,9 @@ def _observe_write(rooms: TrackedRooms, call: Call, reply: Sequence[Any], mark: 
                 del rooms_here[room]
             continue
         if code in WRITTEN:
-            rooms.mark(call.tag, room, tracked, mark)
+            tracked.written = mark
+            if rooms.unmarked:
+                rooms.unmarked.get(call.tag, {}).pop(room, None)
         elif code in _DONE and status != tracked.status:
             rooms.unmark(call.tag, room)
         if code in _DONE:
