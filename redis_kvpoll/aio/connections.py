@@ -64,7 +64,7 @@ class AsyncNodePool:
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
             # Connections end with their event loop; another loop (a second asyncio.run) gets its own.
-            self._loop, self._idle, self._free = loop, [], asyncio.Semaphore(MAX_IDLE)
+            self._loop, self._idle, self._free, self._left = loop, [], asyncio.Semaphore(MAX_IDLE), set()
         free, left = self._free, effect.timeout or self._deadline
         if free.locked():
             end = loop.time() + left
