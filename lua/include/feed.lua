@@ -41,7 +41,7 @@ if #changes > 0 and ARGV[1] ~= '0' then
       for i = first, math.min(first + WORDS * ROOMS_AN_ENTRY, #changes) - 1, WORDS do
         local opening = openings[i]
         if opening then
-          redis.call('HSET', opening[1], 'opened', reply[1])
+          redis.call('HSET', KEYS[opening[1]], 'opened', reply[1])
           reply[opening[2]] = reply[1]
         end
       end
