@@ -1,5 +1,5 @@
 -- Whether a room that is absent was lost, by the feed of a server that has a prefix of the history. Times are
--- microseconds.
+-- milliseconds and microseconds.
 --
 -- INCLUDE  clock, room_id
 --
@@ -12,13 +12,13 @@ local first_id
 
 -- Returns true if the entry is there, false if it was lost, nil if the feed no longer reaches back to it.
 local function survives(mark)
-  local id, room, value = string.match(mark, '^(.-)/(%d*)/(.*)$')
+  local id, name, value = string.match(mark, '^(.-)/(%d*)/(.*)$')
   if not id then return nil end
   local entry = redis.call('XRANGE', KEYS[1], id, id)[1]
   if entry then
-    local is_named = room == ''
+    local is_named = name == ''
     for i = 1, #entry[2], 2 do
-      if string.find(entry[2][i], '^%d+$') then is_named = entry[2][i] == room end
+      if string.find(entry[2][i], '^%d+$') then is_named = entry[2][i] == name end
       if is_named and (value == '' or entry[2][i + 1] == value) then return true end
     end
     return false
