@@ -19,13 +19,8 @@ from redis_kvpoll.protocol.settings import ExpectedSettings
 from tests.support.calls_of_scripts import ACTORS, OPERATIONS, A, B, named, table
 from tests.support.heads import INCLUDES, LABELS, MAY_LACK, NAMES, codes, head, listed, text_of, words
 
-FIRST_KEYS = {
-    "feed": keys.feed,
-    "epoch": keys.epoch,
-    "leases": keys.leases,
-    "owned": keys.owned,
-    "cleared": keys.cleared,
-}
+FIRST_KEYS = {"feed": keys.feed, "epoch": keys.epoch, "leases": keys.leases, "owned": keys.owned}
+FIRST_KEYS["cleared"] = keys.cleared
 OTHERS = (settings_module.SETTINGS, lease_commands.LEASE)  # not about rooms
 MAX_LINES = 64
 ENUM = {code.value: code.name for code in (*Outcome, *Refusal)}
