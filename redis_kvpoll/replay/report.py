@@ -4,10 +4,32 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from redis_kvpoll.validation import Policy
 
 UNKNOWN = "unknown"
+COMPAT_LEAKS = ("Success", "Transferring")
+"""The late statuses that create a cleared room again under the policy compat."""
+
+
+class Promise(NamedTuple):
+    """A promise, and what the replay says about it."""
+
+    words: str
+    is_kept: bool | None
+    """None: not made in this mode."""
+    figures: str
+    is_tested: bool = True
+    """Whether anything happened that could have broken it."""
+
+    @property
+    def verdict(self) -> str:
+        if self.is_kept is None:
+            return "not promised"
+        if not self.is_kept:
+            return "FAIL"
+        return "PASS" if self.is_tested else "not tested"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +63,9 @@ class Report:
     prefill: int
     decode: int
     speed: float
+    """That asked for."""
+    carried_speed: float
+    """What the host carried: requests are held back while those before them do not end in time."""
     seed: int
     seconds: float
     input_tokens: int
@@ -63,6 +88,8 @@ class Report:
     crashes: int
     unfinished: int
     """Requests without a result."""
+    timed_out_for_nothing: int
+    """Requests that timed out with no fault or message to explain it: the host was too slow for them."""
     orphaned: int
     orphans_past_ttl: int
     lease: float | None
@@ -77,6 +104,8 @@ class Report:
     """Requests that another request's write affected."""
     cross_contamination: dict[str, int]
     """The same by kind."""
+    plain_dict: tuple[int, int] | None = None
+    """What these messages do to a plain dict: rooms that came back, requests hit by another's; None: plain writes."""
     server_kills: int = 0
     """How often the server was killed and restarted empty."""
     errors: list[str] = field(default_factory=list)
@@ -95,6 +124,30 @@ class Report:
         outcomes = self.late.get("Failed", {})
         return outcomes.get("SKIPPED", 0) + outcomes.get("STALE", 0)
 
+    def promises(self) -> list[Promise]:
+        """Each promise: kept or broken, with the figures that show it; None where the mode does not make it."""
+        is_fenced = self.lease is not None
+        may_return = not is_fenced and self.policy == "compat"  # by a late Success or Transferring, as in SGLang
+        broken = [count for status, count in self.leaked.items() if not (may_return and status in COMPAT_LEAKS)]
+        late = sum(sum(outcomes.values()) for outcomes in self.late.values())
+        within = f"within {(self.lease or 0) + 2:g} s"
+        kills = f"{self.orphaned:,} rooms of {self.crashes:,} killed workers"
+        return [
+            Promise("every request gets a result", not (self.unfinished or self.errors),
+                    f"{self.requests - self.unfinished:,} of {self.requests:,}"),
+            Promise(
+                "a cleared room stays cleared", None if may_return and not broken else not broken,
+                    f"{late:,} late messages; {sum(self.leaked.values()):,} rooms came back", is_tested=late > 0),
+            Promise("a message changes no other request", not self.cross_contaminated if is_fenced else None,
+                    f"{self.reused:,} rooms used again; {self.cross_contaminated:,} requests hit",
+                    is_tested=self.reused > 0),
+            Promise(f"a killed worker's rooms fail {within}" if is_fenced else "a killed worker's rooms fail at once",
+                    not self.orphans_past_lease if is_fenced else None,
+                    f"{kills}; at most {self.oldest_orphan:.1f} s", is_tested=self.orphaned > 0),
+            Promise("they expire with their TTL", not self.orphans_past_ttl,
+                    f"{self.orphans_past_ttl:,} of {self.orphaned:,} left", is_tested=self.orphaned > 0),
+        ]  # fmt: skip
+
     def violations(self) -> list[str]:
         """The violated guarantees in words; empty if all hold."""
         found = list(self.errors)
@@ -107,7 +160,7 @@ class Report:
         if self.cross_contaminated and self.lease is not None:
             found.append(f"{self.cross_contaminated} requests cross-contaminated, in spite of generations")
         for status, count in self.leaked.items():
-            if self.lease is not None or self.policy == "strict" or status not in ("Success", "Transferring"):
+            if self.lease is not None or self.policy == "strict" or status not in COMPAT_LEAKS:
                 how = "that nothing explains" if status == UNKNOWN else f"through a late {status}"
                 found.append(f"{count} rooms leaked {how}")
         return found

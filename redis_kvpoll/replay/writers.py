@@ -14,7 +14,7 @@ from contextlib import contextmanager
 
 from redis_kvpoll.errors import KVTransferError, RoomBusyError, RoomNotFoundError
 from redis_kvpoll.model import KVPoll, Outcome, Update
-from redis_kvpoll.replay.messages import Job
+from redis_kvpoll.replay.messages import Job, Write
 from redis_kvpoll.replay.side_table import SideTable
 from redis_kvpoll.sync.room import Room
 
@@ -30,6 +30,7 @@ class Writer(ABC):
     def __init__(self, own: SideTable, peer: SideTable) -> None:
         self.own = own
         self.peer = peer
+        self._writes: list[Write] = []
 
     @abstractmethod
     @contextmanager
@@ -75,6 +76,11 @@ class Writer(ABC):
     def retry_pending(self) -> None:
         """Retry the writes that found a room of the other side absent."""
         return
+
+    def take_writes(self) -> list[Write]:
+        """The writes through handles since the last call of this, late messages excepted."""
+        taken, self._writes = self._writes, []
+        return taken
 
 
 class PlainWriter(Writer):
@@ -155,15 +161,17 @@ class FencedWriter(Writer):
         return opened
 
     def write(self, statuses: Mapping[Job, KVPoll]) -> dict[Job, Update]:
-        return {job: self._update(self.own, self._rooms[job], status) for job, status in statuses.items()}
+        updates = {job: self._update(self.own, self._rooms[job], status) for job, status in statuses.items()}
+        for job, update in updates.items():
+            self._note(job, self.own, statuses[job], update)
+        return updates
 
     def write_peer(self, statuses: Mapping[Job, KVPoll]) -> dict[Job, Update]:
         self._write_peer_or_keep(statuses)
         return {}
 
     def abort(self, job: Job, reason: str, both: bool) -> None:
-        with self.own.timed() as updates:
-            updates.append(self._rooms[job].fail(reason))
+        self._note(job, self.own, KVPoll.Failed, self._fail(self.own, self._rooms[job], reason))
         if both:
             self._write_peer_or_keep({job: reason})
 
@@ -214,16 +222,23 @@ class FencedWriter(Writer):
             return False
         self._peers[job] = room
         if isinstance(what, str):
-            with self.peer.timed() as updates:
-                updates.append(room.fail(what))
+            self._note(job, self.peer, KVPoll.Failed, self._fail(self.peer, room, what))
         else:
-            self._update(self.peer, room, what)
+            self._note(job, self.peer, what, self._update(self.peer, room, what))
         return True
 
     def _update(self, table: SideTable, room: Room, status: KVPoll) -> Update:
         with table.timed() as updates:
             updates.append(room.update(status))
         return updates[0]
+
+    def _fail(self, table: SideTable, room: Room, reason: str) -> Update:
+        with table.timed() as updates:
+            updates.append(room.fail(reason))
+        return updates[0]
+
+    def _note(self, job: Job, table: SideTable, status: KVPoll, update: Update) -> None:
+        self._writes.append(Write(job.request, table.side, status, update.outcome, time.monotonic()))
 
 
 def _name(job: Job) -> str:
