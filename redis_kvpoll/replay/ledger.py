@@ -139,6 +139,12 @@ class Ledger:
                         found.setdefault(request, f"changed by a late {message.status.name} ({message.side})")
         return found
 
+    def example_room(self) -> int | None:
+        """A room of decode's table with much to see in its history: of a killed worker, if there is one."""
+        decode = [(record.room, record.parts["decode"]) for record in self._requests.values()]
+        rooms = [room for room, part in decode if part.opened_at is not None]
+        return next((room for room in rooms if room in self.orphans["decode"]), rooms[-1] if rooms else None)
+
     def plain_dict(self) -> DictFigures:
         """What the messages of this replay would have done to a plain dict a side."""
         sides = [plain_dict.figures(self._messages(side)) for side in SIDES]

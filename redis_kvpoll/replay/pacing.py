@@ -13,10 +13,10 @@ from redis_kvpoll.errors import ReplayError
 TURN_SECONDS = 0.02
 """The most that one turn of a loop counts: several times what it takes on a host at rest."""
 SILENT_SECONDS = 60.0
-"""A worker that reports nothing for so long gets no CPU; a worker with requests reports a hundred times a second."""
+"""A worker that reports nothing for so long gets no CPU: with requests it reports at every turn of its loop."""
 
 FIRST_WINDOW = 64
-"""Requests in flight per worker at the start: more than a trace at its own speed has, less than a slow host's timeout."""
+"""Requests in flight per worker at the start: more than traffic at its own speed has."""
 LATE_SECONDS = 1.0
 """A request that takes so much longer than its computation and transfer is late; it times out after five seconds."""
 GROWTH = 0.5
@@ -37,7 +37,7 @@ class HostTooSlowError(ReplayError):
 
 
 class Patience:
-    """Waits for some seconds in which the caller's loop could run; a turn that the host made long counts as a short one."""
+    """Waits for some seconds in which the caller could run; a turn that the host made long counts as a short one."""
 
     def __init__(self, seconds: float, now: float) -> None:
         self._left, self._now = seconds, now

@@ -274,6 +274,7 @@ class Router:
             orphans_past_lease=self._sweep.past_lease,
             oldest_orphan=round(self._sweep.oldest, 3),
             leaked=self._sweep.leaked(ledger),
+            example_room=ledger.example_room(),
             cross_contaminated=len(cross_contaminated),
             cross_contamination=dict(Counter(cross_contaminated.values())),
             plain_dict=plain and (plain.came_back, len(plain.hit)),
