@@ -63,22 +63,31 @@ def hold(run: Run, report: Report) -> None:
     """Keep the table, under traffic at the trace's own speed, until Enter is pressed; on a terminal only."""
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         return
-    room = "" if report.example_room is None else f"\n  {program()} history {report.example_room} {table(run)}"
-    click.echo(
-        "\nThe table is still there, under traffic at the trace's own speed. In another shell:\n"
-        f"  {program()} ls {table(run)}\n  {program()} tail {table(run)}\n  {program()} owners {table(run)}{room}\n"
-        "Press Enter to end."
-    )
-    requests = traffic.generate(HOUR_OF_REQUESTS, run.seed)
-    slow = run._replace(plan=run.plan._replace(speed=1.0), requests=requests, rates=replace(run.rates, crash=0.0))
+    prompt = _prompt(run, report)
+
+    def show(snapshot: Snapshot) -> None:
+        if snapshot.dispatched:  # from now on there is something to see
+            next(prompt, None)
+        if select.select([sys.stdin], [], [], 0)[0]:
+            sys.stdin.readline()
+            raise KeyboardInterrupt  # Enter ends the traffic just as Ctrl-C does
+
     try:
         with contextlib.suppress(KeyboardInterrupt):
-            runner.replay(slow, _until_enter)
+            requests = traffic.generate(HOUR_OF_REQUESTS, run.seed)
+            slow = run._replace(plan=run.plan._replace(speed=1.0), requests=requests)
+            runner.replay(slow._replace(rates=replace(run.rates, crash=0.0)), show)
     except KVPollError as error:  # the verdict stands
         click.echo(f"the traffic has ended: {printable(str(error))}", err=True)
 
 
-def _until_enter(_: Snapshot) -> None:
-    if select.select([sys.stdin], [], [], 0)[0]:
-        sys.stdin.readline()
-        raise KeyboardInterrupt  # Enter ends the traffic just as Ctrl-C does
+def _prompt(run: Run, report: Report) -> Iterator[None]:
+    """Print, once, where the table is."""
+    commands = ["ls", "tail", "owners"]
+    if report.example_room is not None:
+        commands.append(f"history {report.example_room}")
+    click.echo("\nThe table is still there, under traffic at the trace's own speed. In another shell:")
+    for command in commands:
+        click.echo(f"  {program()} {command} {table(run)}")
+    click.echo("Press Enter to end.")
+    yield

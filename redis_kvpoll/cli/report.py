@@ -18,9 +18,9 @@ RESULTS = ("success", "aborted", "crashed", "failed", "timed out")
 MEANINGS = {
     "success": "both sides reached Success",
     "aborted": "on purpose: one side gave the request up",
-    "crashed": "on purpose: {crashes} killed with SIGKILL",
+    "crashed": "on purpose: with {crashes}",
     "failed": "by another request's message, or a lost lease",
-    "timed out": "{nothing} as this machine is too slow, {others} by another's message",
+    "timed out": "{nothing} on a slow machine, {others} by another's message",
 }
 LATE_MEANINGS = {"SKIPPED": "the room is absent", "STALE": "refused, since its request has cleared the room"}
 VERDICTS = {"PASS": "green", "FAIL": "bold red"}
@@ -71,9 +71,9 @@ def _head(report: Report) -> Iterator[Text]:
     asked = f"{report.speed:g} times the trace's speed"
     yield Text(f"{report.requests:,} requests in {report.seconds:.1f} s" + ("" if report.is_slowed else f", {asked}"))
     if report.is_slowed:
+        carried = f"{report.carried_speed:.0f}" if report.carried_speed >= 10 else f"{report.carried_speed:.1g}"
         yield Text(
-            f"This machine carried {report.carried_speed:.3g} times the trace's speed, not the {report.speed:g} asked "
-            "for: requests waited until others had ended.",
+            f"This machine carried {carried} times the trace's speed, not {report.speed:g}: requests had to wait.",
             "yellow",
         )
     workers = f"{report.prefill} prefill and {report.decode} decode workers"
@@ -93,7 +93,7 @@ def _results(report: Report) -> Table:
     table = _table("requests", "", "share", "")
     table.columns[3].justify = "left"
     meant = {
-        "crashes": f"{report.crashes:,} workers were" if report.crashes != 1 else "1 worker was",
+        "crashes": f"one of the {report.crashes:,} killed workers" if report.crashes != 1 else "the killed worker",
         "nothing": f"{report.timed_out_for_nothing:,}",
         "others": f"{report.results.get('timed out', 0) - report.timed_out_for_nothing:,}",
     }

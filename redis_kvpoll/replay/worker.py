@@ -32,7 +32,7 @@ from redis_kvpoll.replay.messages import (
 )
 from redis_kvpoll.replay.pacing import Patience
 from redis_kvpoll.replay.side_table import Meter, SideTable
-from redis_kvpoll.replay.writers import FencedWriter, PlainWriter, Writer
+from redis_kvpoll.replay.writers import CHECK_PEER_SECONDS, FencedWriter, PlainWriter, Writer
 
 POLL_SECONDS = 0.004
 """The time between two polls of all rooms: a scheduler's loop takes about as long."""
@@ -98,11 +98,11 @@ class Worker:
             self._inbox.put(None)
 
     def _read_messages(self) -> None:
-        wait = POLL_SECONDS if self._running or self._late or self._new else None
+        wait = POLL_SECONDS if self._running or self._late or self._new else CHECK_PEER_SECONDS
         with contextlib.suppress(queue.Empty):
             while True:
                 message = self._inbox.get(timeout=wait)
-                wait = 0
+                wait = 0.0
                 if isinstance(message, Job):
                     self._new[message] = Patience(timeout_seconds(self._plan.speed), time.monotonic())
                 elif isinstance(message, Announced):

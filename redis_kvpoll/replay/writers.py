@@ -20,6 +20,8 @@ from redis_kvpoll.sync.room import Room
 
 RETRY_SECONDS = 0.05
 """The time between two attempts to write into a room of the other side."""
+CHECK_PEER_SECONDS = 0.5
+"""The time between two calls to the other side's table, if nothing else is to be written: a heartbeat."""
 KEEP_SECONDS = 5.0
 """How long a write for an absent room of the other side is kept: far longer than a room is absent during recovery."""
 
@@ -74,7 +76,7 @@ class Writer(ABC):
         return None
 
     def retry_pending(self) -> None:
-        """Retry the writes that found a room of the other side absent."""
+        """Repeat the writes that found a room of the other side absent, or that the server has lost since."""
         return
 
     def take_writes(self) -> list[Write]:
@@ -142,6 +144,7 @@ class FencedWriter(Writer):
         self._pending: dict[Job, tuple[KVPoll | str, float]] = {}
         """A status for the other side, or the reason of a failure; and until when to retry it."""
         self._retry_at = 0.0
+        self._check_peer_at = 0.0
 
     @contextmanager
     def session(self) -> Iterator[None]:
@@ -207,6 +210,10 @@ class FencedWriter(Writer):
             self._retry_at = now + RETRY_SECONDS
             kept = ((job, write) for job, write in self._pending.items() if write[1] > now)
             self._pending = {job: write for job, write in kept if not self._try_write_peer(job, write[0])}
+        if now >= self._check_peer_at:
+            # Without a lease there, that store replays what a killed server has lost only with its next call.
+            self._check_peer_at = now + CHECK_PEER_SECONDS
+            self.peer.store.get(0)
 
     def _write_peer_or_keep(self, writes: Mapping[Job, KVPoll | str]) -> None:
         until = time.monotonic() + KEEP_SECONDS
