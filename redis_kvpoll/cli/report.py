@@ -180,7 +180,8 @@ def _verdict(report: Report) -> Iterator[Text]:
         yield from (Text(f"  {violation}", "red") for violation in violations)
     elif report.timed_out_for_nothing:
         yield Text(f"INCONCLUSIVE: {too_slow(report.speed, report.carried_speed)}", "bold yellow")
-        yield Text(f"  {report.timed_out_for_nothing:,} requests timed out; no promise was broken", "yellow")
+        loss = ", or the killed server took their last status with it" if report.server_kills else ""
+        yield Text(f"  {report.timed_out_for_nothing:,} requests timed out; no promise was broken{loss}", "yellow")
     else:
         yield Text(f"PASS: {verdicts['PASS']} promises tested and kept", "bold green")
 

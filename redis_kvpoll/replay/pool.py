@@ -17,7 +17,7 @@ from redis_kvpoll.replay.messages import Ended, FromWorker, Job, Measured, Plan,
 from redis_kvpoll.replay.pacing import SILENT_SECONDS, Patience
 
 STUCK_TIMEOUTS = 3
-"""A worker whose loop turns ends a request within two timeouts: one until its room is free, one for the request."""
+"""A worker whose loop turns ends each request within two timeouts: one until its room is free, one for its part."""
 
 
 @dataclass(slots=True, eq=False)
@@ -32,7 +32,7 @@ class Slot:
     is_ready: bool = False
     is_stopping: bool = False
     is_stuck: bool = False
-    """Its loop turns, but no request ends any more: a promise was broken, since each would at least time out."""
+    """Its loop turns, but no request ends any more: a promise is broken, since each should at least time out."""
     _heard_at: float = field(default_factory=time.monotonic)
     _patience: Patience = field(init=False)
 
@@ -122,9 +122,9 @@ class Pool:
                 slot.heard(unread[-1])
         except (EOFError, OSError):
             pass  # the end, perhaps in the middle of a message
+        slot.pipe.close()
         slots = self.slots[slot.side]
         slots[slots.index(slot)] = self._start(slot.side)
-        slot.pipe.close()
         return unread
 
     def stop(self) -> None:

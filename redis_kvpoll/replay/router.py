@@ -138,12 +138,12 @@ class Router:
     def _stop_workers(self, total: int) -> None:
         """End the workers, whose late messages are still to come."""
         if self._is_stuck:
-            return self._pool.kill()
+            self._pool.kill()
+            return
         self._is_stopping = True
         self._pool.stop()
         while self._pool.all():
             self._process_events(TURN_SECONDS, "finishing", total)
-        return None
 
     @property
     def _is_stuck(self) -> bool:
@@ -183,8 +183,7 @@ class Router:
             if message is None and self._is_stopping:
                 self._pool.remove(slot)
             elif message is None:
-                self._errors.append(f"a {slot.side} worker died by itself; its own message is above")
-                self._replace_worker(slot)
+                self._worker_died(slot)
             else:
                 self._handle(slot, message)
         while self._kills and self._kills[0][0] <= time.monotonic() and not self._is_stopping:
@@ -222,6 +221,13 @@ class Router:
 
     def _too_slow(self, why: str) -> HostTooSlowError:
         return HostTooSlowError(why, self._run.plan.speed, self._carried)
+
+    def _worker_died(self, slot: Slot) -> None:
+        why = f"a {slot.side} worker died by itself; its own message is above"
+        if not slot.is_ready:
+            raise ReplayError(why)  # so would the next
+        self._errors.append(why)
+        self._replace_worker(slot)
 
     def _replace_worker(self, slot: Slot) -> None:
         for message in self._pool.replace(slot):

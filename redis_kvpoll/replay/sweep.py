@@ -19,8 +19,8 @@ CHECK_SECONDS = 0.1
 LEASE_SLACK_SECONDS = 2.0
 """The time beyond its lease in which a killed worker's room may be live: two sweeps must find the lease expired."""
 SWEEPS = 6
-"""The sweeps that one other worker must have made since then, or the host let it make none: four of them suffice, the
-first is seen twice, and the room may be failed a moment after the last."""
+"""How many sweeps of one other worker after a lease's end must leave a room live before it counts as overdue. Four
+heartbeats suffice to fail it; the last one before the end is counted, too, and the room is failed after its sweep."""
 
 TTL_SLACK_SECONDS = 1.0
 """The time beyond its TTL in which an orphan may exist: Redis expires lazily, and the checks have intervals."""

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from redis_kvpoll import ReplayError
 from redis_kvpoll.replay import pool, router, traffic
 from redis_kvpoll.replay.fault_plan import Rates
 from redis_kvpoll.replay.messages import Ended, Job, Measured, Plan, Ready, Stop
@@ -164,6 +165,18 @@ class TestRouter:
         found = self.route(run)
         assert isinstance(found, Report)
         assert (found.violations(), found.results) == ([], {"success": 60})
+
+    def test_worker_that_cannot_start_ends_the_replay(self, run, monkeypatch):
+        """Its replacements could not either."""
+
+        class Killing(pool.Pool):
+            def __init__(self, *args):
+                super().__init__(*args)
+                self.slots["decode"][0].process.kill()
+
+        monkeypatch.setattr(router, "Pool", Killing)
+        with pytest.raises(ReplayError, match="a decode worker died by itself"):
+            self.route(run)
 
     def test_host_that_does_nothing_is_too_slow(self, run, monkeypatch):
         monkeypatch.setattr(pool, "SILENT_SECONDS", -1.0)
