@@ -8,7 +8,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: demo test test-sglang rehearse bench bench-sglang chaos check lint clean
 
-# On a terminal it leaves the table, under slow traffic, until Enter is pressed.
+# On a terminal it leaves the table, under light traffic, until Enter is pressed.
 demo: .venv/demo
 	$(BIN)/kvpoll replay --limit 3000 --speed 60 --seed 7 --late-rate 0.1 --reuse-rate 0.2 --keep
 

@@ -22,8 +22,10 @@ from redis_kvpoll.transport.urls import parse
 
 OPTIONS_OF_TRAFFIC = {"trace", "prefill", "decode", "limit", "abort_rate", "late_rate", "reuse_rate", "crash_rate"}
 """Without speed and seed, which are always named."""
-HOUR_OF_REQUESTS = 12_000
-"""At the trace's own speed."""
+REQUESTS_PER_SECOND = 8.0
+"""Evenly, so that some rooms are there at any time; each request takes as long as in the trace."""
+HOUR = 3600
+"""Seconds after which the traffic ends by itself."""
 
 
 def program() -> str:
@@ -60,7 +62,7 @@ def _typed() -> Iterator[str]:
 
 
 def hold(run: Run, report: Report) -> None:
-    """Keep the table, under traffic at the trace's own speed, until Enter is pressed; on a terminal only."""
+    """Keep the table, under light traffic, until Enter is pressed; on a terminal only."""
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         return
     prompt = _prompt(run, report)
@@ -74,7 +76,8 @@ def hold(run: Run, report: Report) -> None:
 
     try:
         with contextlib.suppress(KeyboardInterrupt):
-            requests = traffic.generate(HOUR_OF_REQUESTS, run.seed)
+            generated = traffic.generate(int(HOUR * REQUESTS_PER_SECOND), run.seed)
+            requests = [replace(request, at=request.id / REQUESTS_PER_SECOND) for request in generated]
             slow = run._replace(plan=run.plan._replace(speed=1.0), requests=requests)
             runner.replay(slow._replace(rates=replace(run.rates, crash=0.0)), show)
     except KVPollError as error:  # the verdict stands
@@ -86,7 +89,7 @@ def _prompt(run: Run, report: Report) -> Iterator[None]:
     commands = ["ls", "tail", "owners"]
     if report.example_room is not None:
         commands.append(f"history {report.example_room}")
-    click.echo("\nThe table is still there, under traffic at the trace's own speed. In another shell:")
+    click.echo("\nThe table is still there, under light traffic. Look at it from another shell:")
     for command in commands:
         click.echo(f"  {program()} {command} {table(run)}")
     click.echo("Press Enter to end.")

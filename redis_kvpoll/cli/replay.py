@@ -69,7 +69,7 @@ _workers = click.IntRange(1, 64)
               help="Requests during which a worker is killed with SIGKILL.")  # fmt: skip
 @click.option("--seed", type=int, help="Repeat a run's traffic and faults; random by default.")
 @click.option("--keep", is_flag=True,
-              help="On a terminal: keep the table, under slow traffic, until Enter is pressed.")  # fmt: skip
+              help="On a terminal: keep the table, under light traffic, until Enter is pressed.")  # fmt: skip
 @click.option("--json", "wants_json", is_flag=True, help="Print the report as JSON.")
 def replay(
     trace: Path | None,
