@@ -63,8 +63,9 @@ again:
 	@echo "an earlier make was interrupted: making .venv anew"
 
 define install
+@echo "installing .[$(1)] into .venv"
 @touch $(UNFINISHED)
-trap 'exit 130' INT; $(BIN)/pip install --quiet --editable '.[$(1)]' || { [ $$? -gt 128 ] || rm $(UNFINISHED); exit 1; }
+@trap 'exit 130' INT; $(BIN)/pip install --quiet --editable '.[$(1)]' || { [ $$? -gt 128 ] || rm $(UNFINISHED); exit 1; }
 @rm $(UNFINISHED) && touch $@
 endef
 
