@@ -171,6 +171,8 @@ def _legend(report: Report) -> Iterator[Text]:
         yield Text("a plain dict: the same messages by SGLang's own update_status, one dict a side", "dim")
     if any(promise.verdict == "not promised" for promise in report.promises()):
         yield Text(f"-: plain writes with policy {report.policy} do not promise it", "dim")
+    if report.sweeps_were_late:
+        yield Text("some failed later: no other worker got the CPU to sweep in time", "yellow")
 
 
 def _verdict(report: Report) -> Iterator[Text]:

@@ -99,7 +99,7 @@ class Report:
     lease: float | None
     """The TTL of the workers' leases in seconds; None: plain writes."""
     orphans_past_lease: int
-    """Rooms of killed workers that stayed live for more than their lease and two seconds."""
+    """Rooms of killed workers that stayed live for more than their lease and two seconds, although others swept."""
     oldest_orphan: float
     """The longest time in seconds that a killed worker's room stayed live."""
     leaked: dict[str, int]
@@ -121,6 +121,11 @@ class Report:
     def is_slowed(self) -> bool:
         """Whether the host carried less than the speed asked for."""
         return self.carried_speed < self.speed
+
+    @property
+    def sweeps_were_late(self) -> bool:
+        """Whether rooms of killed workers stayed live for longer than promised, since no other worker could sweep."""
+        return self.lease is not None and self.oldest_orphan > self.lease + 2 and not self.orphans_past_lease
 
     @property
     def updates_per_second(self) -> float:

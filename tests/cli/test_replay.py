@@ -145,6 +145,11 @@ class TestReport:
     def test_speed_that_was_carried_is_not_mentioned_twice(self):
         assert "This machine" not in printed(report(speed=60.0, carried_speed=60.0))
 
+    def test_late_sweep_is_not_passed_over(self):
+        late = {"oldest_orphan": 9.0}
+        assert "no other worker got the CPU" in printed(report(**(WHOLE | late)))
+        assert "no other worker got the CPU" not in printed(report(**(WHOLE | late | {"orphans_past_lease": 1})))
+
     def test_broken_promise_is_marked_and_named(self):
         text = printed(report(**(WHOLE | {"unfinished": 2, "leaked": {"Success": 1}})))
         assert "FAIL  every request has a result" in text
