@@ -62,15 +62,15 @@ class TestImpatientTask:
 
         async def repeat(number):
             tally = Tally()
-            for handle in itertools.cycle(handles[number::5]):
-                if time.monotonic() >= end:
-                    return tally
+            turns = itertools.cycle(handles[number::5])
+            while time.monotonic() < end:
                 try:
-                    await handle.status()
+                    await next(turns).status()
                 except StoreUnavailableError as error:
                     tally.errors.append(error)
                 else:
                     tally.calls += 1
+            return tally
 
         return total(await asyncio.gather(*map(repeat, range(5))))
 
@@ -81,7 +81,7 @@ class TestCancelled:
     @pytest.fixture
     async def store(self, proxy):
         async with AsyncStatusStore.from_url(proxy.url, deadline=pace.seconds(5)) as store:
-            await store.update_many({room: MOVE for room in range(3)})
+            await store.update_many(dict.fromkeys(range(3), MOVE))
             await store.get(1), await store.clear(9)  # loads the scripts
             yield store
 
