@@ -1,14 +1,16 @@
-"""Callers that leave a batch, cancelled or out of time, leave the connection and the other callers alone."""
+"""Callers that leave a batch (cancelled, interrupted, out of time) leave the connection and other callers alone."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
+import os
+import signal
 import time
 
 import pytest
 
-from redis_kvpoll import AsyncStatusStore, KVPoll, StoreUnavailableError
+from redis_kvpoll import AsyncStatusStore, KVPoll, StatusStore, StoreUnavailableError
 from tests.support import pace, real
 from tests.support.wire import Tally, total, verifications
 
@@ -172,3 +174,53 @@ class TestOutOfTime:
         assert still_open
         assert proxy.calls(script) == 2
         assert verifications(proxy) == []
+
+    def test_lone_caller_unsettles_nothing(self, side, proxy):
+        """Its connection may be closed, since nobody waits for the reply; the next one reports the same server."""
+        store = side.open(proxy.url, deadline=pace.seconds(0.5))
+        handle = store.open(1)
+        handle.status()
+        proxy.commands.clear()
+        proxy.hold("poll")
+        with pytest.raises(StoreUnavailableError):
+            store.get(1)
+        proxy.release()
+        assert handle.status() is BOOT
+        assert verifications(proxy) == []
+
+
+class TestInterrupted:
+    """In blocking code: a signal handler raises while the main thread waits for a reply."""
+
+    class Interrupted(BaseException):
+        pass
+
+    @pytest.fixture
+    def interrupt(self):
+        """Interrupts the main thread."""
+
+        def handler(*_):
+            raise self.Interrupted
+
+        former = signal.signal(signal.SIGUSR1, handler)
+        yield lambda: os.kill(os.getpid(), signal.SIGUSR1)
+        signal.signal(signal.SIGUSR1, former)
+
+    def test_others_are_not_unsettled(self, proxy, threads, interrupt):
+        with StatusStore.from_url(proxy.url, deadline=pace.seconds(20)) as store:
+            handle = store.open(1)
+            handle.status(), store.get(2)
+            proxy.commands.clear()
+            proxy.hold("poll")
+
+            def interrupt_once_sent():
+                real.until(lambda: proxy.calls("poll"), "it is sent")
+                interrupt()
+
+            interrupted = threads.submit(interrupt_once_sent)
+            with pytest.raises(self.Interrupted):
+                store.get(2)
+            interrupted.result()
+            proxy.release()
+            assert handle.status() is BOOT
+            assert verifications(proxy) == []
