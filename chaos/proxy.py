@@ -46,7 +46,7 @@ class Proxy:
         self.connections = 0
         """How many connections were accepted."""
         self.target = target
-        """Where the next connections lead to."""
+        """Where new connections lead."""
         self._tls = tls
         self._inspect = inspect
         self._held: Callable[[Command], bool] | None = None
@@ -117,11 +117,12 @@ class Proxy:
             thread.start()
 
     def _serve(self, client: socket.socket) -> None:
-        server = socket.socket(socket.AF_INET if isinstance(self.target, int) else socket.AF_UNIX)
+        target = self.target
+        server = socket.socket(socket.AF_INET if isinstance(target, int) else socket.AF_UNIX)
         with contextlib.suppress(OSError):
-            server.connect(("127.0.0.1", self.target) if isinstance(self.target, int) else str(self.target))
+            server.connect(("127.0.0.1", target) if isinstance(target, int) else str(target))
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if isinstance(self.target, int):
+            if isinstance(target, int):
                 server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if self._tls:
                 client.settimeout(10)
