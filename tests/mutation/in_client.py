@@ -69,13 +69,6 @@ IN_THE_CLIENT = [
         "engine/test_recovery.py::TestFlushAll::test_call_that_detects_loss_returns_its_usual_result[sync-fakeredis]",
     ),
     (
-        "a repeated call for any server is held to the first one",
-        "engine.retry:Attempts.send",
-        "send.server, send.timeout = server, self._timeout()",
-        "send.timeout = self._timeout()",
-        "engine/test_failures.py::test_command_outside_the_queues_may_reach_another_server[sync]",
-    ),
-    (
         "a batch ends at its earliest deadline",
         "engine.batching:Batch.give_up_at",
         "max(pending.give_up_at",

@@ -104,7 +104,8 @@ class TestWithoutMarks:
 
     @pytest.mark.parametrize("role", ["creator", "attached"])
     def test_nothing_lost_creates_nothing(self, client, role):
-        assert outcome(client, role=role, loss="none") == STALE
+        generation = now_us(client) - 10_000_000  # which a lost opening would create
+        assert outcome(client, generation=generation, role=role, loss="none", opened=LOST) == STALE
         assert not client.exists(ROOM)
 
 
