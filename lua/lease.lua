@@ -4,7 +4,7 @@
 -- ARGV     epoch_ttl_ms, nonce, action, owner, incarnation, lease_ttl_ms, heartbeat_ms, known_epoch
 -- REPLY    epoch, feed_id, room, status, state, incarnation; each: finding, subject, reason
 -- FEED     nothing
--- INCLUDE  ensure_epoch, lease_sweep
+-- INCLUDE  ensure_epoch, lease_sweep, feed_end
 --
 -- action: take, with a new incarnation above all existing ones and the one given; extend, that one to another shard;
 -- renew; leave; drop, when it was lost in another shard; sweep. state: held, lost, or none after the last three. A
@@ -49,9 +49,8 @@ elseif current == incarnation and action ~= 'sweep' then
   mark_lost(owner, current, 'owner ' .. owner .. (action == 'leave' and ' left' or ' lost'))
 end
 
-local entry = redis.pcall('XREVRANGE', KEYS[4], '+', '-', 'COUNT', '1')[1] or {'', {}}
-local at = entry[2][1] == 'ttl_ms' and 3 or 1
-local reply = {epoch, entry[1], entry[2][at] or '', entry[2][at + 1] or '', state, incarnation}
+local feed_id, room, status = feed_end(KEYS[4])
+local reply = {epoch, feed_id, room, status, state, incarnation}
 if sweeps then sweep(reply, epoch) end
 for i = 1, 3 do redis.call('PEXPIRE', KEYS[i], ARGV[1]) end
 return reply

@@ -7,12 +7,12 @@
 -- FEED     ttl_ms, status, first, rank
 -- CODES    1 CREATED, 3 UNCHANGED, 4 FAILED, -1 BUSY, -2 LEASE, -3 WORLD_SIZE
 -- INCLUDE  ensure_epoch, is_lease_lost, read_fields, rank_view, next_generation, room_id,
---          replace_room, write_status, feed
+--          replace_room, write_status, feed_end, feed
 --
 -- A room is free when it is absent, or Failed for another request; its old fields are dropped. With BUSY, of_owner and
 -- of_request are the room's. A rank that opens a Failed room of its own request is created Failed. seen is the highest
 -- generation that the caller knows. A decode prefix length recorded before the room existed stays; one of a former
--- generation is dropped.
+-- generation is dropped. If no entry was appended, feed_id is the feed's last one: <id>/<room>/<status>.
 
 local reply = {false, ensure_epoch(KEYS[2], ARGV[5], ARGV[4])}
 read_clock()
@@ -54,3 +54,4 @@ for i = 1, (#ARGV - 10) / 3 do
   reply[n + 1], reply[n + 2], reply[n + 3], reply[n + 4] = outcome, status, fields.generation or false, age_ms
   reply[n + 5], reply[n + 6] = fields.owner or false, fields.request or false
 end
+if #changes == 0 then reply[1] = table.concat({feed_end(KEYS[1])}, '/') end

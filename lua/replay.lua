@@ -1,19 +1,22 @@
 -- Restore each room to the state that the caller knows, after the server has lost it. Times are milliseconds.
 --
--- KEYS     feed, epoch, leases, owned; each: room, prefix
+-- KEYS     feed, epoch, leases, owned, cleared; each: room, prefix
 -- ARGV     feed_length, ttl_ms, terminal_ttl_ms, epoch_ttl_ms, nonce, rank, world_size, owner,
---          incarnation, author; each: generation, request, status, reason, length, role, loss, opened, written
+--          incarnation, author; each: generation, request, status, reason, length, role, loss, opened,
+--          written
 -- REPLY    feed_id, epoch; each: outcome, status
 -- FEED     ttl_ms, status, first, reason, rank
 -- CODES    1 CREATED, 2 ADVANCED, 3 UNCHANGED, 4 FAILED, 5 SKIPPED, 6 STALE, -2 LEASE, -3 WORLD_SIZE
--- INCLUDE  ensure_epoch, is_lease_lost, read_fields, rank_view, order, next_generation,
---          replace_room, write_status, survival, feed
+-- INCLUDE  ensure_epoch, is_lease_lost, read_fields, rank_view, order, survival,
+--          next_generation, replace_room, write_status, feed_end, feed
 --
 -- role: a creator may create the room if it is absent or has a lower generation; attached only merges; cleared is
 -- attached, but the rank has cleared, and its last status still counts. A higher generation wins. Merges by strict.
 -- loss: after a loss of all data, a creator creates. With server, the data is a prefix of the history, and the room's
--- marks decide: if its last write survived, an absent room was cleared or has expired; if that and its opening are lost,
--- it is created; where the feed was trimmed, only if it was opened in the last minute. With none, nothing is created.
+-- marks decide: if its last write survived, an absent room was cleared or has expired; if that and its opening are
+-- lost, it is created; where the feed was trimmed, only if it was opened in the last minute. With none, none is.
+-- A room that a replay created is marked as replayed, so that its clear is remembered: another replay may be late.
+-- If no entry was appended, feed_id is the feed's last one, with a room and its status: <id>/<room>/<status>.
 -- Without a status no room is created, and only the length is added. A length that was recorded since the loss stays.
 -- The version of the consensus was lost: it continues from the clock's microseconds.
 
@@ -22,16 +25,18 @@ local lease_lost = is_lease_lost()
 local highest = ''
 
 for i = 1, (#ARGV - 10) / 9 do
-  local room, prefix, at = KEYS[i * 2 + 3], KEYS[i * 2 + 4], i * 9 + 2
+  local room, prefix, at = KEYS[i * 2 + 4], KEYS[i * 2 + 5], i * 9 + 2
   local generation, incoming, role, loss = ARGV[at], ARGV[at + 2], ARGV[at + 5], ARGV[at + 6]
   local fields, type_error = read_fields(room)
   local current = fields.generation or ''
   local outcome, status = 3, rank_view(fields.status, fields[status_field], fields[cleared_field])
-  local absent = current < generation and absence(role, loss, generation, ARGV[at + 7], ARGV[at + 8])
-  if current < generation and not ORDER[incoming] then absent = absent or 5 end
+  local is_absent = current < generation
+  local absent = is_absent and absence(room, role, loss, generation, ARGV[at + 7], ARGV[at + 8])
+  if is_absent and not ORDER[incoming] then absent = absent or 5 end
   if type_error then
     status = type_error
-  elseif current > generation or (current == generation and fields[cleared_field] and role ~= 'cleared') then
+  elseif current > generation or (current == generation and fields[cleared_field] and role ~= 'cleared')
+    or (current == generation and (fields.request or '') ~= ARGV[at + 1] and role == 'creator') then
     outcome = 6
   elseif lease_lost then
     outcome, status = -2, owner
@@ -42,6 +47,7 @@ for i = 1, (#ARGV - 10) / 9 do
   elseif not (current == generation and fields[cleared_field]) then
     if current ~= generation then
       fields = replace_room(room, prefix, fields, generation, ARGV[at + 1])
+      redis.call('HSET', room, 'replayed', '1')
       if generation > highest then highest = generation end
     end
     if incoming == 'Failed' then
@@ -73,4 +79,5 @@ for i = 1, (#ARGV - 10) / 9 do
   end
   reply[i * 2 + 1], reply[i * 2 + 2] = outcome, status
 end
+if #changes == 0 then reply[1] = table.concat({feed_end(KEYS[1])}, '/') end
 if highest > (redis.call('HGET', KEYS[2], 'generation') or '') then store_generation(highest) end

@@ -1,10 +1,11 @@
 -- Whether a room that is absent was lost, by the feed of a server that has a prefix of the history. Times are
 -- microseconds.
 --
--- INCLUDE  clock
+-- INCLUDE  clock, room_id
 --
--- KEYS[1] is the feed. A mark names an entry: <id>/<room>/<status>, one of the rooms in it and its status (or its rank's
--- new status). Without a room the id has to do. A server whose clock is behind may use an id again, for another entry.
+-- KEYS[1] is the feed. KEYS[5] has the rooms that were cleared after a replay had created them, by generation. A mark
+-- names an entry: <id>/<room>/<status>, with one of its rooms and that room's status (or the new status of its rank).
+-- Without a room, the id has to do. A server whose clock is behind may use an id again, for another entry.
 
 local RECENT_US = 60000000  -- a replica or a disk that is further behind is none
 local first_id
@@ -18,7 +19,8 @@ local function survives(mark)
     if room == '' then return true end
     local fields = entry[2]
     for i = 1, #fields, 2 do
-      if fields[i] == room and (status == '' or fields[i + 1] == status or fields[i + 3] == status) then return true end
+      local is_named = fields[i] == room
+      if is_named and (status == '' or fields[i + 1] == status or fields[i + 3] == status) then return true end
     end
     return false
   end
@@ -29,10 +31,11 @@ local function survives(mark)
   return false
 end
 
--- Returns why a room is not to be created again: 6 if it was cleared or has expired, 5 if that is its creator's task. Nil
--- if it is to be created.
-local function absence(role, loss, generation, opened, written)
+-- Returns why a room is not to be created again: 6 if it was cleared or has expired, 5 if that is its creator's task.
+-- Nil if it is to be created.
+local function absence(room, role, loss, generation, opened, written)
   if loss == 'none' or (loss == 'server' and survives(written)) then return 6 end
+  if (redis.call('HGET', KEYS[5], room_id(room)) or '') >= generation then return 6 end
   if role ~= 'creator' then return 5 end
   if loss == 'data' then return nil end
   local is_opening_kept = survives(opened)

@@ -82,7 +82,7 @@ class AsyncNodePool:
         try:
             async with asyncio.timeout_at(until):
                 connection = await self._connection(effect.fresh, until)
-                if not self._known.may_send(connection, effect):
+                if effect.server != connection.server and not self._known.may_send(connection, effect):
                     raise ServerChanged(connection.server)
                 if effect.asking:
                     await connection.send_command("ASKING")
@@ -121,7 +121,7 @@ class AsyncNodePool:
             replies.append(await self._read(connection, disconnect_on_error=False))
 
     def _result(self, connection: Any, effect: Send, replies: list[Any]) -> Any:
-        if not self._known.is_current(connection):
+        if connection.server != self._known.current:
             raise LateReply
         return replies if effect.then else replies[0]
 
@@ -169,7 +169,9 @@ class AsyncNodePool:
         return error
 
     async def _give_back(self, connection: Any) -> None:
-        if self._closed or len(self._idle) >= MAX_IDLE or not self._known.may_keep(connection):
+        known = self._known
+        may_keep = connection.losses == known.losses and connection.server == known.current
+        if self._closed or len(self._idle) >= MAX_IDLE or not may_keep:
             await connection.disconnect(nowait=True)
         else:
             self._idle.append(connection)

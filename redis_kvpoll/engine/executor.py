@@ -70,7 +70,8 @@ class Executor:
 
     def prepare(self, call: Call) -> Send:
         """Return the first attempt of a call to a shard that is current."""
-        return Send(call.tag, call.words(), fresh=not call.spec.repeatable, server=self.recovery.server_of(call.tag))
+        tag = call.tag
+        return Send(tag, call.words(), None, not call.spec.repeatable, None, (), self.recovery.servers.get(tag))
 
     def complete(self, call: Call, send: Send, epochs: ObserverEpochs, reply: list[Any]) -> list[Any] | None:
         """Return the part of a reply that belongs to its rooms; None if the call must be sent again."""

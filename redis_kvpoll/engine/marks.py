@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 from redis_kvpoll.model import Outcome
@@ -18,10 +19,9 @@ from redis_kvpoll.protocol import script_specs as specs
 from redis_kvpoll.protocol.script_call import Call
 
 KEPT = 64
-"""Marks per shard."""
-INTERVAL = 0.25
-"""Seconds between the marks that are kept, so that 64 reach back at least 16 s. The newest is always kept."""
+"""Heartbeats of a lease: enough to find the last one that a lagging replica has seen."""
 
+_id = attrgetter("id")
 _WRITTEN = frozenset({Outcome.CREATED.value, Outcome.ADVANCED.value, Outcome.FAILED.value})
 _CLEARED = Outcome.CLEARED.value
 
@@ -42,17 +42,17 @@ class Mark(NamedTuple):
         return int(milliseconds), int(number)
 
     @classmethod
-    def of_fields(cls, feed_id: bytes, fields: Sequence[bytes]) -> Mark | None:
-        """Return the mark of an entry, by the first room that it names."""
-        at = 2 if fields[:1] == [b"ttl_ms"] else 0
-        return cls.of_entry(feed_id, *fields[at : at + 2]) if len(fields) >= at + 2 else None
-
-    @classmethod
     def of_entry(cls, feed_id: bytes | None, room: bytes, status: bytes) -> Mark | None:
         """Return the mark of an entry that names a room; None if there is none, or it has no feed id."""
         if not feed_id:
             return None
         return cls(feed_id, int(room), status) if room.isdigit() else cls(feed_id, None, b"")
+
+    @classmethod
+    def parse(cls, text: bytes) -> Mark | None:
+        """Return the mark in a reply of open.lua or replay.lua that appended nothing; None if there was no entry."""
+        feed_id, room, status = text.split(b"/", 2)
+        return cls.of_entry(feed_id, room, status)
 
     def __str__(self) -> str:
         """As replay.lua takes it."""
@@ -71,31 +71,38 @@ class Mark(NamedTuple):
 
 
 class ShardMarks:
-    """The newest marks of one shard."""
+    """The marks of one shard: the ends of its feed at the last heartbeats, and the store's last write."""
+
+    __slots__ = ("last_write", "tails")
 
     def __init__(self) -> None:
-        self._marks: deque[tuple[Mark, float]] = deque(maxlen=KEPT)
-
-    def add(self, mark: Mark, now: float) -> None:
-        """Add the newest mark. The one before it goes if it is too close to its own predecessor."""
-        marks = self._marks
-        if len(marks) > 1 and marks[-1][1] - marks[-2][1] < INTERVAL:
-            marks[-1] = mark, now
-        else:
-            marks.append((mark, now))
+        self.tails: deque[Mark] = deque(maxlen=KEPT)
+        self.last_write: Mark | None = None
 
     def all(self) -> list[Mark]:
         """The oldest first."""
-        return [mark for mark, _ in list(self._marks)]
-
-    @property
-    def newest(self) -> Mark | None:
-        return self._marks[-1][0] if self._marks else None
+        marks, last = list(self.tails), self.last_write
+        return sorted([*marks, last] if last else marks, key=_id)
 
     def keep_until(self, last: Mark | None) -> None:
         """Drop the marks after ``last``, which another server does not have; all if there is none."""
-        while self._marks and (last is None or self._marks[-1][0] != last):
-            self._marks.pop()
+        kept = [] if last is None else [mark for mark in self.tails if mark.id <= last.id]
+        self.tails, self.last_write = deque(kept, KEPT), last
+
+
+def last_present(marks: Sequence[Mark], found: Sequence[Sequence[Any]], first_id: bytes | None) -> Mark | None:
+    """Return the last of the marks that a server has, with all before it; None if it has none.
+
+    ``found`` are the entries at their ids, ``first_id`` is that of the feed's first entry: what is below was trimmed.
+    One that is present behind one that is not is another entry, with an id that was used again.
+    """
+    kept, first = None, Mark(first_id or b"0-0", None, b"").id
+    for mark, entries in zip(marks, found, strict=True):
+        if mark.is_in(entries):
+            kept = mark
+        elif mark.id >= first:
+            break
+    return kept
 
 
 def mark_of(call: Call, feed_id: bytes, reply: Sequence[Any]) -> Mark | None:

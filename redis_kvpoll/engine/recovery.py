@@ -18,14 +18,14 @@ from typing import Any, Protocol
 from redis_kvpoll.engine import tracking
 from redis_kvpoll.engine.data_loss import DataLossLog
 from redis_kvpoll.engine.effects import Flow, Send
-from redis_kvpoll.engine.marks import Mark, ShardMarks, mark_of
+from redis_kvpoll.engine.marks import Mark, ShardMarks, last_present, mark_of
 from redis_kvpoll.engine.retry import Attempts
 from redis_kvpoll.engine.session import ObserverEpochs, Session
 from redis_kvpoll.engine.tracked_rooms import TrackedRooms
 from redis_kvpoll.errors import InvalidInputError
 from redis_kvpoll.protocol import keys
 from redis_kvpoll.protocol.script_call import Call, CallContext, Command
-from redis_kvpoll.protocol.script_specs import OPEN, REPLAY, UPDATE, WRITE
+from redis_kvpoll.protocol.script_specs import OPEN, UPDATE, WRITE
 
 
 class Renewable(Protocol):
@@ -52,8 +52,6 @@ UNDER_LEASE = (UPDATE, WRITE, OPEN)
 class _Shard:
     """What this store knows of one shard."""
 
-    server: bytes | None = None
-    """The identity of the server on which it was verified."""
     epoch: bytes | None = None
     is_verified: bool = True
     must_renew_lease: bool = False
@@ -71,6 +69,8 @@ class Recovery:
         self.lease: Renewable | None = None
         self.losses = DataLossLog(session.namespace)
         self._session = session
+        self.servers: dict[str, bytes] = {}
+        """The identity of the server on which each shard was verified."""
         self._shards: dict[str, _Shard] = {}
         self._unverified = 0
         """How many shards are to be verified."""
@@ -114,11 +114,6 @@ class Recovery:
             return False
         return any(self._needs_check(call.tag) for call in calls)
 
-    def server_of(self, tag: str) -> bytes | None:
-        """Return the server on which a shard was verified; None if any will do."""
-        shard = self._shards.get(tag)
-        return shard.server if shard is not None else None
-
     def epoch_of(self, tag: str) -> str:
         """Return the epoch of a shard; empty if unknown."""
         shard = self._shards.get(tag)
@@ -133,8 +128,11 @@ class Recovery:
         shard = self._shards.get(tag)
         if shard is None:
             shard = self._shards.setdefault(tag, _Shard())
-        shard.server = server
+        if server is not None:
+            self.servers[tag] = server
         feed_id = reply.pop(0) if spec.feed else None
+        if feed_id is not None and b"/" in feed_id:  # nothing was appended: the feed's end
+            mark, feed_id = Mark.parse(feed_id), None
         if spec.epoch:
             epoch = reply.pop(0)
             if shard.epoch is None:
@@ -147,27 +145,23 @@ class Recovery:
             for observer, observed in epochs:
                 observer.observe_write(observed, call, feed_id, reply)
         if self.tracked_rooms or spec.epoch:
-            now = time.monotonic()
             if spec.tail:
-                mark = Mark.of_entry(*(reply.pop(0) for _ in range(3)))
-                if mark is not None:
-                    self.tracked_rooms.mark_all(tag, mark)
+                if tail := Mark.of_entry(*(reply.pop(0) for _ in range(3))):
+                    shard.marks.tails.append(tail)
+                    self.tracked_rooms.mark_all(tag, tail)
             elif feed_id is not None:
                 mark = mark_of(call, feed_id, reply)
             if mark is not None:
-                shard.marks.add(mark, now)
-            elif spec is REPLAY:
-                mark = shard.marks.newest
-            tracking.observe(self.tracked_rooms, call, reply, mark, now)
+                shard.marks.last_write = mark
+            tracking.observe(self.tracked_rooms, call, reply, mark, time.monotonic())
         return reply
 
     def server_changed(self, tag: str, server: bytes) -> None:
         """Note that a shard is on another server now, maybe a lagging replica: it must be verified."""
-        shard = self._shards[tag]
         if self._holds(tag):
-            self._unverify(shard)
+            self._unverify(self._shards[tag])
         else:
-            shard.server = server
+            self.servers[tag] = server
         if server != self._noticed:  # once for all shards of a server
             self._noticed = server
             self._session.server_changed()
@@ -215,30 +209,29 @@ class Recovery:
         """Find out what a shard may have lost, in one round trip."""
         marks, feed = shard.marks.all(), keys.feed(tag)
         entries = [["XRANGE", feed, mark.feed_id.decode(), mark.feed_id.decode()] for mark in marks]
-        tail = ["XREVRANGE", feed, "+", "-", "COUNT", "1"]
-        send = Send(tag, ["HGET", keys.epoch(tag), "epoch"], then=[*entries, tail])
-        epoch, *found, last = yield from attempts.send(send)
-        before, shard.server = shard.server, send.server
+        oldest = ["XRANGE", feed, "-", "+", "COUNT", "1"]
+        send = Send(tag, ["HGET", keys.epoch(tag), "epoch"], then=[oldest, *entries])
+        epoch, first, *found = yield from attempts.send(send)
+        before, server = self.servers.get(tag), send.server
         now, has_feed = time.monotonic(), self._context.feed_length != "0"
         if shard.epoch not in (None, epoch):
             self._session.server_changed()  # the settings were lost, too, and nothing is replayed under other ones
             self._lost("epoch", self.tracked_rooms.data_lost(tag, now))
             shard.marks.keep_until(None)
             shard.must_renew_lease = True
-        elif send.server != before and has_feed:
-            present = [mark for mark, entry in zip(marks, found, strict=True) if mark.is_in(entry)]
-            kept = present[-1] if present else None
+        elif server != before and has_feed:
+            kept = last_present(marks, found, first[0][0] if first else None)
             rooms = self.tracked_rooms.server_changed(tag, kept, now)
             if marks and kept != marks[-1]:
                 self._lost("server", rooms)
             shard.marks.keep_until(kept)
             shard.must_renew_lease = True
-        elif send.server != before:
+        elif server != before:
             self._lost("server", self.tracked_rooms.data_lost(tag, now))
             shard.must_renew_lease = True
         shard.epoch = epoch  # None until the first write creates one
-        if last and (mark := Mark.of_fields(*last[0])):
-            shard.marks.add(mark, now)
+        if server is not None:
+            self.servers[tag] = server
 
     def _lost(self, what: str, rooms: int) -> None:
         """Note that a shard has lost data: most likely the others have, too, and it is one loss."""
@@ -251,15 +244,15 @@ class Recovery:
         """Renew the lease and replay the rooms that are due. Returns False if data was lost again during it."""
         if self.lease is not None and not self.lease.lost and shard.must_renew_lease:
             call = self.lease.renewal(tag, "")
-            reply = yield from attempts.send_script(call, shard.server)
-            if (report := self.complete(call, shard.server, (), reply)) is None:
+            reply = yield from attempts.send_script(call, self.servers.get(tag))
+            if (report := self.complete(call, None, (), reply)) is None:
                 return False
             self.lease.observe_renewal(tag, report)
         shard.must_renew_lease = False
         for call in self.tracked_rooms.replays(tag, self._context, time.monotonic()):
             epochs = self._session.observer_epochs()
-            reply = yield from attempts.send_script(call, shard.server)
-            if (outcomes := self.complete(call, shard.server, epochs, reply)) is None:
+            reply = yield from attempts.send_script(call, self.servers.get(tag))
+            if (outcomes := self.complete(call, None, epochs, reply)) is None:
                 return False
             self.losses.restored(sum(outcome in tracking.WRITTEN for outcome in outcomes[::2]))
         return True

@@ -65,7 +65,7 @@ class TrackedRooms:
         self._to_replay: dict[str, dict[int, Loss]] = {}
         self._awaiting_creator: dict[str, dict[int, Loss]] = {}
         """By shard: rooms that are still to be replayed, and rooms whose replay awaits their creator."""
-        self._unmarked: dict[str, dict[int, None]] = {}
+        self.unmarked: dict[str, dict[int, None]] = {}
         """By shard: rooms of which something was learned that left no entry in the feed, since their mark."""
         self.awaiting_shards: dict[str, float] = {}
         """The shards with rooms that await their creator, and when to replay them again."""
@@ -142,17 +142,16 @@ class TrackedRooms:
     def mark(self, tag: str, room: int, tracked: TrackedRoom, mark: Mark | None) -> None:
         """Note that the server has had at this mark whatever was learned of a room so far."""
         tracked.written = mark
-        if self._unmarked:
-            self._unmarked.get(tag, {}).pop(room, None)
+        self.unmarked.get(tag, {}).pop(room, None)
 
     def unmark(self, tag: str, room: int) -> None:
         """Note that something was learned of a room, or changed, without an entry in the feed."""
-        self._unmarked.setdefault(tag, {})[room] = None
+        self.unmarked.setdefault(tag, {})[room] = None
 
     def mark_all(self, tag: str, mark: Mark) -> None:
         """Note that the server has had at this mark whatever was learned of the rooms of a shard so far."""
         rooms_here = self.in_shard(tag)
-        for room in self._unmarked.pop(tag, {}):
+        for room in self.unmarked.pop(tag, {}):
             if tracked := rooms_here.get(room):
                 tracked.written = mark
 
@@ -172,7 +171,7 @@ class TrackedRooms:
         """
         self._restart_waits(tag, now)
         rooms_here, to_replay = self.in_shard(tag), self._to_replay.setdefault(tag, {})
-        unmarked, found = self._unmarked.get(tag, {}), 0
+        unmarked, found = self.unmarked.get(tag, {}), 0
         kept_until = kept.id if kept else (0, 0)
         for room, tracked in rooms_here.items():
             if to_replay.get(room, "none") != "none":

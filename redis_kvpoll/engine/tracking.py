@@ -38,11 +38,9 @@ def _observe_open(rooms: TrackedRooms, call: Call, reply: Sequence[Any], mark: M
         if code > 0 and generation:
             created = TrackedRoom(int(generation), request.decode(), "creator", parse_status(status), now)
             tracked = rooms.track(call.tag, room, created, now)
-            if code in WRITTEN:
+            if code in WRITTEN or tracked.opened is None:
                 tracked.opened = mark
-                rooms.mark(call.tag, room, tracked, mark)
-            else:
-                rooms.unmark(call.tag, room)
+            rooms.mark(call.tag, room, tracked, mark)
 
 
 def _observe_attach(rooms: TrackedRooms, call: Call, reply: Sequence[Any], mark: Mark | None, now: float) -> None:
@@ -82,7 +80,9 @@ def _observe_write(rooms: TrackedRooms, call: Call, reply: Sequence[Any], mark: 
                 del rooms_here[room]
             continue
         if code in WRITTEN:
-            rooms.mark(call.tag, room, tracked, mark)
+            tracked.written = mark
+            if rooms.unmarked:
+                rooms.unmarked.get(call.tag, {}).pop(room, None)
         elif code in _DONE and status != tracked.status:
             rooms.unmark(call.tag, room)
         if code in _DONE:

@@ -254,4 +254,5 @@ _FIRST_KEYS: dict[str, Callable[[str], str]] = {
     "epoch": keys.epoch,
     "leases": keys.leases,
     "owned": keys.owned,
+    "cleared": keys.cleared,
 }

@@ -62,7 +62,7 @@ OPEN = ScriptSpec(
 )
 REPLAY = ScriptSpec(
     load("replay"),
-    first=_ROOM_KEYS,
+    first=(*_ROOM_KEYS, "cleared"),
     keys=("room", "prefix"),
     once=_CALLER,
     item=("generation", "request", "status", "reason", "length", "role", "loss", "opened", "written"),
@@ -104,7 +104,7 @@ RECORD_FAILURE = ScriptSpec(
 )
 CLEAR = ScriptSpec(
     load("clear"),
-    first=("feed", "epoch", "owned"),
+    first=("feed", "epoch", "owned", "cleared"),
     keys=("room", "prefix"),
     once=("feed_length", "rank", "world_size"),
     item=("generation",),

@@ -70,7 +70,7 @@ class NodePool:
             self.last_try_failed = True
             self._lost()
             raise NotSent from error
-        if not self._known.may_send(connection, effect):
+        if effect.server != connection.server and not self._known.may_send(connection, effect):
             self._give_back(connection)
             raise ServerChanged(connection.server)
         try:
@@ -99,7 +99,7 @@ class NodePool:
             self._failed(connection, error)
             raise
         self._give_back(connection)
-        if not self._known.is_current(connection):
+        if connection.server != self._known.current:
             raise LateReply
         return reply
 
@@ -152,7 +152,9 @@ class NodePool:
     def _give_back(self, connection: Any) -> None:
         """Keep a connection for the next call."""
         self.last_try_failed = False
-        if len(self._idle) < MAX_IDLE and self._known.may_keep(connection) and not self._closed:
+        known = self._known
+        may_keep = connection.losses == known.losses and connection.server == known.current
+        if may_keep and len(self._idle) < MAX_IDLE and not self._closed:
             self._idle.append(connection)
         else:
             connection.disconnect()

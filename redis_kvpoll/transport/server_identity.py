@@ -27,7 +27,9 @@ _REPLICATION_ID = re.compile(rb"^master_replid:(\w+)", re.MULTILINE)
 class KnownServer:
     """The server that an endpoint leads to, as its connections have found it.
 
-    A connection gets the attributes ``server``, its identity, and ``losses``, the losses before it was opened.
+    A connection gets the attributes ``server``, its identity, and ``losses``, the losses before it was opened. A reply
+    over it says something about the newest server only if ``server`` is ``current``; it is good for further calls if
+    no connection was lost since it was opened, either.
     """
 
     def __init__(self) -> None:
@@ -61,14 +63,6 @@ class KnownServer:
         if effect.server is None:
             effect.server = connection.server
         return bool(effect.server == connection.server)
-
-    def is_current(self, connection: Any) -> bool:
-        """Whether a connection leads to the newest server. If not, a reply over it says nothing about that one."""
-        return bool(connection.server == self.current)
-
-    def may_keep(self, connection: Any) -> bool:
-        """Whether a connection is good for further calls: none was lost since it was opened."""
-        return bool(connection.losses == self.losses and connection.server == self.current)
 
 
 def _identity(replies: list[Any]) -> bytes:
