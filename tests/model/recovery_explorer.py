@@ -19,6 +19,7 @@ from tests.model.canonical import short
 from tests.model.redis_lua import ScriptRunner
 from tests.model.redis_model import EMPTY, RedisModel, State
 from tests.model.table import FEED, NAMESPACE, ROOM
+from tests.support.internals import has_called, is_unverified
 
 ROOMS = (ROOM, ROOM + 1)
 CLOCK_US, BEHIND_US = 1_800_000_000_000_000, 1_600_000_000_000_000
@@ -218,8 +219,7 @@ class RecoveryExplorer:
     def steps(self, world: World) -> Iterator[Step]:
         for number, store in enumerate(world.stores):
             recovery = self._thaw(store)
-            shard = recovery._shards.get(NAMESPACE)
-            if shard is not None and not shard.is_verified:
+            if is_unverified(recovery, NAMESPACE):
                 yield from self._with_lost(world, number, [self._recover(world, number)])
             else:
                 if world.ops:
@@ -244,7 +244,7 @@ class RecoveryExplorer:
         for other in range(len(world.servers)):
             if other > store.server or (world.returns and other != store.server):
                 recovery = self._thaw(store)
-                if NAMESPACE in recovery._shards:
+                if has_called(recovery, NAMESPACE):
                     recovery.server_changed(NAMESPACE, b"S%d" % other)
                 after = self._with_store(world, number, store._replace(server=other, recovery=self._recovery(recovery)))
                 if other < store.server:
@@ -257,7 +257,7 @@ class RecoveryExplorer:
         recovery = self._thaw(store)
         if retry:
             recovery_store.CLOCK.now = 0.06
-        is_new = recovery._shards[NAMESPACE].server != b"S%d" % store.server
+        is_new = recovery.servers.get(NAMESPACE) != b"S%d" % store.server
         self._load(world, store.server)
         flow = recovery.make_current(NAMESPACE, recovery_store.StubAttempts())
         told: list[str] = []
@@ -355,8 +355,7 @@ class RecoveryExplorer:
         """What a store was told is there on the server on which it was verified."""
         for store in world.stores:
             recovery = self._thaw(store)
-            shard = recovery._shards.get(NAMESPACE)
-            if shard is None or not shard.is_verified:
+            if is_unverified(recovery, NAMESPACE):
                 continue
             for room, told in enumerate(store.told):
                 if told and not (recovery.tracked_rooms.awaits_creator(ROOMS[room]) and not told.creator):

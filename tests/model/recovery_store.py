@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 from unittest import mock
 
-from redis_kvpoll.engine import data_loss, recovery
+from redis_kvpoll.engine import data_loss, recovery, tracked_rooms
 from redis_kvpoll.engine.effects import Send
 from redis_kvpoll.engine.recovery import Recovery
 from redis_kvpoll.protocol.script_call import Call
 from tests.model.operations import context
 from tests.model.table import NAMESPACE
+from tests.support.internals import state_of_recovery
 
 CONTEXT = context("compat")
 
@@ -54,26 +56,16 @@ class Clock:
 CLOCK = Clock()
 
 
-def model_clock() -> Any:
-    """A context in which Recovery uses CLOCK, and keeps every mark."""
-    return mock.patch.multiple("redis_kvpoll.engine", recovery=mock.DEFAULT) if False else _Patches()
-
-
-class _Patches:
-    def __enter__(self) -> None:
-        self._patches = [
-            mock.patch.object(recovery, "time", CLOCK),
-            mock.patch.object(data_loss, "time", CLOCK),
-            mock.patch("redis_kvpoll.engine.marks.INTERVAL", 0.0),
-            mock.patch("redis_kvpoll.engine.tracked_rooms.MAX_BATCH", 1),
-            mock.patch.object(data_loss, "logger"),
-        ]
-        for patch in self._patches:
-            patch.start()
-
-    def __exit__(self, *_: object) -> None:
-        for patch in self._patches:
-            patch.stop()
+@contextmanager
+def model_clock() -> Iterator[None]:
+    """Recovery uses CLOCK, and replays one room per call."""
+    with (
+        mock.patch.object(recovery, "time", CLOCK),
+        mock.patch.object(data_loss, "time", CLOCK),
+        mock.patch.object(data_loss, "logger"),
+        mock.patch.object(tracked_rooms, "MAX_BATCH", 1),
+    ):
+        yield
 
 
 class Frozen(NamedTuple):
@@ -89,12 +81,7 @@ def new() -> Recovery:
 
 
 def freeze(store: Recovery) -> Frozen:
-    rooms = store.tracked_rooms
-    for tag in rooms.awaiting_shards:
-        rooms.awaiting_shards[tag] = 0.05
-    parts = (rooms._shards, rooms._to_replay, rooms._awaiting_creator, rooms._unmarked, rooms.awaiting_shards)
-    shards = {tag: (s.server, s.epoch, s.is_verified, s.marks.all()) for tag, s in store._shards.items()}
-    return Frozen(f"{parts} {rooms.highest_generation} {shards}", pickle.dumps(store))
+    return Frozen(state_of_recovery(store), pickle.dumps(store))
 
 
 def thaw(frozen: Frozen) -> Recovery:
