@@ -4,8 +4,8 @@
 -- ARGV     feed_length, ttl_ms, terminal_ttl_ms, epoch_ttl_ms, nonce, rank, world_size, owner,
 --          incarnation, author; each: generation, request, status, reason, length, role, loss, opened,
 --          written
--- REPLY    feed_id, epoch; each: outcome, status
--- FEED     ttl_ms, status, first, reason, rank
+-- REPLY    feed_id, epoch; each: outcome, status, opened
+-- FEED     ttl_ms, status, first, reason, rank, owner, request
 -- CODES    1 CREATED, 2 ADVANCED, 3 UNCHANGED, 4 FAILED, 5 SKIPPED, 6 STALE, -2 LEASE, -3 WORLD_SIZE
 -- INCLUDE  ensure_epoch, is_lease_lost, read_fields, rank_view, order, survival,
 --          next_generation, replace_room, write_status, feed_end, feed
@@ -13,8 +13,8 @@
 -- role: a creator may create the room if it is absent or has a lower generation; attached only merges; cleared is
 -- attached, but the rank has cleared, and its last status still counts. A higher generation wins. Merges by strict.
 -- loss: after a loss of all data, a creator creates. With server, the data is a prefix of the history, and the room's
--- marks decide: if its last write survived, an absent room was cleared or has expired; if that and its opening are
--- lost, it is created; where the feed was trimmed, only if it was opened in the last minute. With none, none is.
+-- marks decide: if its opening survived, an absent room was cleared or has expired; if that was lost, it is created; where
+-- the feed was trimmed, only if its last write did not survive, and it was opened in the last minute. With none, none is.
 -- A room that a replay created is marked as replayed, so that its clear is remembered: another replay may be late.
 -- If no entry was appended, feed_id is the feed's last one, with a room and its status: <id>/<room>/<status>.
 -- Without a status no room is created, and only the length is added. A length that was recorded since the loss stays.
@@ -48,6 +48,8 @@ for i = 1, (#ARGV - 10) / 9 do
     if current ~= generation then
       fields = replace_room(room, prefix, fields, generation, ARGV[at + 1])
       redis.call('HSET', room, 'replayed', '1')
+      openings = openings or {}
+      openings[#changes + 1] = {room, i * 3 + 2}
       if generation > highest then highest = generation end
     end
     if incoming == 'Failed' then
@@ -77,7 +79,7 @@ for i = 1, (#ARGV - 10) / 9 do
       changes[n] = {'rank:' .. rank, 'absent'}
     end
   end
-  reply[i * 2 + 1], reply[i * 2 + 2] = outcome, status
+  reply[i * 3], reply[i * 3 + 1], reply[i * 3 + 2] = outcome, status, fields.opened or false
 end
 if #changes == 0 then reply[1] = table.concat({feed_end(KEYS[1])}, '/') end
 if highest > (redis.call('HGET', KEYS[2], 'generation') or '') then store_generation(highest) end

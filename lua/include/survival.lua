@@ -4,23 +4,22 @@
 -- INCLUDE  clock, room_id
 --
 -- KEYS[1] is the feed. KEYS[5] has the rooms that were cleared after a replay had created them, by generation. A mark
--- names an entry: <id>/<room>/<status>, with one of its rooms and that room's status (or the new status of its rank).
--- Without a room, the id has to do. A server whose clock is behind may use an id again, for another entry.
+-- names an entry: <id>/<room>/<value>, with one of its rooms and a value that follows it: its status, a rank's status,
+-- or its generation. Without a room, the id has to do. A server whose clock is behind may use an id again.
 
 local RECENT_US = 60000000  -- a replica or a disk that is further behind is none
 local first_id
 
 -- Returns true if the entry is there, false if it was lost, nil if the feed no longer reaches back to it.
 local function survives(mark)
-  local id, room, status = string.match(mark, '^(.-)/(%d*)/(.*)$')
+  local id, room, value = string.match(mark, '^(.-)/(%d*)/(.*)$')
   if not id then return nil end
   local entry = redis.call('XRANGE', KEYS[1], id, id)[1]
   if entry then
-    if room == '' then return true end
-    local fields = entry[2]
-    for i = 1, #fields, 2 do
-      local is_named = fields[i] == room
-      if is_named and (status == '' or fields[i + 1] == status or fields[i + 3] == status) then return true end
+    local is_named = room == ''
+    for i = 1, #entry[2], 2 do
+      if string.find(entry[2][i], '^%d+$') then is_named = entry[2][i] == room end
+      if is_named and (value == '' or entry[2][i + 1] == value) then return true end
     end
     return false
   end
@@ -34,14 +33,15 @@ end
 -- Returns why a room is not to be created again: 6 if it was cleared or has expired, 5 if that is its creator's task.
 -- Nil if it is to be created.
 local function absence(room, role, loss, generation, opened, written)
-  if loss == 'none' or (loss == 'server' and survives(written)) then return 6 end
-  if (redis.call('HGET', KEYS[5], room_id(room)) or '') >= generation then return 6 end
-  if role ~= 'creator' then return 5 end
+  if loss == 'none' or (redis.call('HGET', KEYS[5], room_id(room)) or '') >= generation then return 6 end
+  if role ~= 'creator' then return loss == 'server' and survives(written) and 6 or 5 end
   if loss == 'data' then return nil end
-  local is_opening_kept = survives(opened)
-  if is_opening_kept == nil then
-    read_clock()
-    is_opening_kept = now_us - generation > RECENT_US
+  local is_trimmed = opened == ''
+  for mark in string.gmatch(opened, '%S+') do
+    local survived = survives(mark)
+    if survived then return 6 end
+    is_trimmed = is_trimmed or survived == nil
   end
-  return is_opening_kept and 6 or nil
+  read_clock()
+  return is_trimmed and (survives(written) or now_us - generation > RECENT_US) and 6 or nil
 end

@@ -28,6 +28,13 @@ local function write_status(room, fields, status, reason)
   local n = #changes
   changes[n + 1], changes[n + 2], changes[n + 3] = room, fields.status, ttl_ms
   changes[n + 4], changes[n + 5] = is_first and reason, false
-  -- A follower of the feed must drop the ranks of a former generation, or of a room that has expired.
-  if rank ~= '' then changes[n + 5] = {(fields.is_new and 'first:' or 'rank:') .. rank, status} end
+  if fields.is_new then
+    -- A follower of the feed must drop the ranks of a former generation, or of a room that has expired.
+    local words = rank ~= '' and {'first:' .. rank, status, 'first', fields.generation} or {'first', fields.generation}
+    if owner ~= '' then words[#words + 1], words[#words + 2] = 'owner', owner end
+    if fields.request ~= '' then words[#words + 1], words[#words + 2] = 'request', fields.request end
+    changes[n + 5] = words
+  elseif rank ~= '' then
+    changes[n + 5] = {'rank:' .. rank, status}
+  end
 end

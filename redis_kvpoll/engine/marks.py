@@ -27,13 +27,13 @@ _CLEARED = Outcome.CLEARED.value
 
 
 class Mark(NamedTuple):
-    """An entry of the feed: its id, a room that it names, and the status or rank status that it gives that room."""
+    """An entry of the feed: its id, a room that it names, and a value that it gives that room."""
 
     feed_id: bytes
     room: int | None
     """None if unknown: then the id alone has to do."""
-    status: bytes
-    """Empty if unknown."""
+    value: bytes
+    """Its status, a rank's status, or its generation; empty if unknown."""
 
     @property
     def id(self) -> tuple[int, int]:
@@ -42,11 +42,11 @@ class Mark(NamedTuple):
         return int(milliseconds), int(number)
 
     @classmethod
-    def of_entry(cls, feed_id: bytes | None, room: bytes, status: bytes) -> Mark | None:
+    def of_entry(cls, feed_id: bytes | None, room: bytes, value: bytes) -> Mark | None:
         """Return the mark of an entry that names a room; None if there is none, or it has no feed id."""
         if not feed_id:
             return None
-        return cls(feed_id, int(room), status) if room.isdigit() else cls(feed_id, None, b"")
+        return cls(feed_id, int(room), value) if room.isdigit() else cls(feed_id, None, b"")
 
     @classmethod
     def parse(cls, text: bytes) -> Mark | None:
@@ -56,16 +56,18 @@ class Mark(NamedTuple):
 
     def __str__(self) -> str:
         """As replay.lua takes it."""
-        return f"{self.feed_id.decode()}/{'' if self.room is None else self.room}/{self.status.decode()}"
+        return f"{self.feed_id.decode()}/{'' if self.room is None else self.room}/{self.value.decode()}"
 
     def is_in(self, entries: Sequence[Sequence[Any]]) -> bool:
         """Return whether this is the entry with this id, as replay.lua decides it."""
         if self.room is None:
             return bool(entries)
-        name = b"%d" % self.room
+        name, is_named = b"%d" % self.room, False
         for _, fields in entries:
-            for at in range(0, len(fields) - 1, 2):
-                if fields[at] == name and self.status in (b"", *fields[at + 1 : at + 4 : 2]):
+            for word, value in zip(fields[::2], fields[1::2], strict=False):
+                if word.isdigit():
+                    is_named = word == name
+                if is_named and self.value in (b"", value):
                     return True
         return False
 

@@ -254,7 +254,7 @@ class Recovery:
             reply = yield from attempts.send_script(call, self.servers.get(tag))
             if (outcomes := self.complete(call, None, epochs, reply)) is None:
                 return False
-            self.losses.restored(sum(outcome in tracking.WRITTEN for outcome in outcomes[::2]))
+            self.losses.restored(sum(outcome in tracking.WRITTEN for outcome in outcomes[::3]))
         return True
 
     @property

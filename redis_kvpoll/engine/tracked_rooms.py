@@ -21,6 +21,8 @@ CREATOR_POLL_INTERVAL = 0.05
 """Seconds between replays of such a room."""
 MAX_REPLAYS_PER_SECOND = 10_000
 """The limit for rooms that await their creator, so that their replays do not delay other calls."""
+MAX_OPENINGS = 8
+"""Failovers of which a room remembers the entry that tells its opening."""
 SWEEP_EVERY = 1000
 """New rooms between two removals of expired ones."""
 
@@ -43,14 +45,19 @@ class TrackedRoom:
     """The end of its TTL, as far as this store knows. An expired room is not replayed."""
     reason: str = ""
     length: str = ""
-    opened: Mark | None = None
-    """The feed's entry of the call that opened it here."""
+    openings: tuple[Mark, ...] = ()
+    """The entries that tell its opening: one for each server that this store has found without it."""
     written: Mark | None = None
     """A mark as of which the server has had all of this; None if there was none yet."""
     is_clearing: bool = False
     """Whether a clear was sent. Such a room is not replayed."""
     awaiting_since: float | None = None
     """Since when the replay awaits the creator; None if it does not."""
+
+    def add_opening(self, room: int, feed_id: bytes | None) -> None:
+        """Add the entry that tells its opening, as a reply names it."""
+        if feed_id and all(mark.feed_id != feed_id for mark in self.openings):
+            self.openings = (*self.openings, Mark(feed_id, room, b"%d" % self.generation))[-MAX_OPENINGS:]
 
 
 class TrackedRooms:
@@ -236,5 +243,5 @@ def _replay_item(tracked: TrackedRoom, loss: Loss) -> tuple[str, ...]:
     """Return the arguments of a room in a call of specs.REPLAY."""
     status = tracked.status.name if tracked.status is not None else ""
     reason = tracked.reason if tracked.status is KVPoll.Failed else ""
-    marks = (str(tracked.opened or ""), str(tracked.written or "")) if loss == "server" else ("", "")
+    marks = (" ".join(map(str, tracked.openings)), str(tracked.written or "")) if loss == "server" else ("", "")
     return str(tracked.generation), tracked.request, status, reason, tracked.length, tracked.role, loss, *marks

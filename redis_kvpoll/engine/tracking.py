@@ -33,13 +33,12 @@ def observe(rooms: TrackedRooms, call: Call, reply: Sequence[Any], mark: Mark | 
 
 
 def _observe_open(rooms: TrackedRooms, call: Call, reply: Sequence[Any], mark: Mark | None, now: float) -> None:
-    for room, at in zip(call.rooms, range(0, len(reply), 6), strict=True):
-        code, status, generation, request = reply[at], reply[at + 1], reply[at + 2], reply[at + 5]
+    for room, at in zip(call.rooms, range(0, len(reply), 7), strict=True):
+        code, status, generation, _, _, request, opened = reply[at : at + 7]
         if code > 0 and generation:
             created = TrackedRoom(int(generation), request.decode(), "creator", parse_status(status), now)
             tracked = rooms.track(call.tag, room, created, now)
-            if code in WRITTEN or tracked.opened is None:
-                tracked.opened = mark
+            tracked.add_opening(room, opened)
             rooms.mark(call.tag, room, tracked, mark)
 
 
@@ -93,7 +92,7 @@ def _observe_write(rooms: TrackedRooms, call: Call, reply: Sequence[Any], mark: 
 
 def _observe_replay(rooms: TrackedRooms, call: Call, reply: Sequence[Any], mark: Mark | None, now: float) -> None:
     rooms_here = rooms.in_shard(call.tag)
-    for room, code, status in zip(call.rooms, reply[::2], reply[1::2], strict=True):
+    for room, code, status, opened in zip(call.rooms, reply[::3], reply[1::3], reply[2::3], strict=True):
         tracked = rooms_here.get(room)
         is_waiting = False
         if tracked is None:
@@ -104,8 +103,7 @@ def _observe_replay(rooms: TrackedRooms, call: Call, reply: Sequence[Any], mark:
         elif code in _DONE:
             tracked.awaiting_since = None
             rooms.mark(call.tag, room, tracked, mark)
-            if code == Outcome.CREATED.value:
-                tracked.opened = mark
+            tracked.add_opening(room, opened)
             rooms.merge_status(tracked, parse_status(status), now)
         else:
             del rooms_here[room]

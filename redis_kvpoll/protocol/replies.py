@@ -79,11 +79,11 @@ class OpenedRoom(NamedTuple):
 
 
 def openings(operation: str, rooms: list[int], reply: list[Any]) -> list[OpenedRoom]:
-    _check_refusals(operation, rooms, reply, 6)
-    found = statuses(operation, rooms, reply[1::6])
+    _check_refusals(operation, rooms, reply, 7)
+    found = statuses(operation, rooms, reply[1::7])
     return [
         OpenedRoom(Outcome(code), status, _count(generation), _text(request))
-        for code, status, generation, request in zip(reply[::6], found, reply[2::6], reply[5::6], strict=True)
+        for code, status, generation, request in zip(reply[::7], found, reply[2::7], reply[5::7], strict=True)
     ]
 
 

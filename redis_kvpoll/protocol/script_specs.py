@@ -55,10 +55,10 @@ OPEN = ScriptSpec(
     keys=("room", "prefix"),
     once=_CALLER,
     item=("request", "status", "seen"),
-    reply=("outcome", "status", "generation", "age_ms", "of_owner", "of_request"),
+    reply=("outcome", "status", "generation", "age_ms", "of_owner", "of_request", "opened"),
     codes=(Outcome.CREATED, Outcome.UNCHANGED, Outcome.FAILED, Refusal.BUSY, Refusal.LEASE, Refusal.WORLD_SIZE),
     epoch=True,
-    statuses_after=_reported_statuses(6),
+    statuses_after=_reported_statuses(7),
 )
 REPLAY = ScriptSpec(
     load("replay"),
@@ -66,10 +66,10 @@ REPLAY = ScriptSpec(
     keys=("room", "prefix"),
     once=_CALLER,
     item=("generation", "request", "status", "reason", "length", "role", "loss", "opened", "written"),
-    reply=("outcome", "status"),
+    reply=("outcome", "status", "opened"),
     codes=(*_MERGED, Outcome.STALE, Refusal.LEASE, Refusal.WORLD_SIZE),
     epoch=True,
-    statuses_after=_reported_statuses(2),
+    statuses_after=_reported_statuses(3),
 )
 ATTACH = ScriptSpec(
     load("attach"),
