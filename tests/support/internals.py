@@ -69,7 +69,7 @@ def track_one_room(tracked_rooms: Any, tag: str, room: int, tracked: Any, *, awa
     """Make a room tracked without a reply that does it."""
     tracked_rooms._shards[tag] = {room: tracked}
     if awaits_creator:
-        tracked_rooms._awaiting_creator[tag] = {room: None}
+        tracked_rooms._awaiting_creator[tag] = {room: "data"}
 
 
 def state_of_recovery(recovery: Any) -> str:
