@@ -12,7 +12,8 @@
 -- A room is free when it is absent, or Failed for another request; its old fields are dropped. With BUSY, of_owner and
 -- of_request are the room's. A rank that opens a Failed room of its own request is created Failed. seen is the highest
 -- generation that the caller knows. A decode prefix length recorded before the room existed stays; one of a former
--- generation is dropped. opened is the id of the opening's entry. If no entry was appended, feed_id is the feed's last one: <id>/<room>/<status>.
+-- generation is dropped. opened is the id of the entry that tells the opening. If no entry was appended, feed_id is the
+-- feed's last one, with a room and its status: <id>/<room>/<status>.
 
 local reply = {false, ensure_epoch(KEYS[2], ARGV[5], ARGV[4])}
 read_clock()

@@ -13,12 +13,12 @@
 -- role: a creator may create the room if it is absent or has a lower generation; attached only merges; cleared is
 -- attached, but the rank has cleared, and its last status still counts. A higher generation wins. Merges by strict.
 -- loss: after a loss of all data, a creator creates. With server, the data is a prefix of the history, and the room's
--- marks decide: if its opening survived, an absent room was cleared or has expired; if that was lost, it is created; where
--- the feed was trimmed, only if its last write did not survive, and it was opened in the last minute. With none, none is.
--- A room that a replay created is marked as replayed, so that its clear is remembered: another replay may be late.
--- If no entry was appended, feed_id is the feed's last one, with a room and its status: <id>/<room>/<status>.
--- Without a status no room is created, and only the length is added. A length that was recorded since the loss stays.
--- The version of the consensus was lost: it continues from the clock's microseconds.
+-- marks decide: if its opening survived, an absent room was cleared or has expired; if that was lost, it is created;
+-- where the feed was trimmed, only if its last write did not survive, and it was opened in the last minute. With none,
+-- none is. A room that a replay created is marked as replayed, so that its clear is remembered: another replay may be
+-- late. Without a status no room is created, and only the length is added. A length that was recorded since the loss
+-- stays. The version of the consensus was lost: it continues from the clock's microseconds. opened is the id of the
+-- entry that tells the opening. If no entry was appended, feed_id is the feed's last: <id>/<room>/<status>.
 
 local reply = {false, ensure_epoch(KEYS[2], ARGV[5], ARGV[4])}
 local lease_lost = is_lease_lost()

@@ -8,9 +8,8 @@
 --
 -- An entry alternates names and values. A room's id has its new status; ttl_ms, the TTL of the rooms after it. Of the
 -- room before it: reason, why it failed; rank:<rank>, the new status of a rank; first:<rank>, the same if that rank
--- created the room, without its former ranks; first, its generation, if this change created it; owner and request, whose
--- it is then. An entry has so many rooms that a batch costs little more than one room, and so few that the longest feed
--- has about 40 MB.
+-- created the room, without its former ranks; first, the generation of a new room, with its owner and request. An entry
+-- has so many rooms that a batch costs little more than one room, and so few that the longest feed has about 40 MB.
 
 local FEED_TTL_MS = '86400000'  -- a day: last night's changes can be read in the morning
 local WORDS, ROOMS_AN_ENTRY = 5, 16

@@ -14,6 +14,8 @@ from tests.support.internals import execute
 from tests.support.servers import rooms_on_server
 
 A, B, C = 1, 2, 2**63 - 1
+LOST = ("data", "", "")
+"""In a replay: all data was lost, so no marks decide."""
 
 
 class TestRanks:
@@ -23,7 +25,7 @@ class TestRanks:
         with StatusStore(server.store_client(), rank=0, world_size=2) as creator:
             generation = creator.open(A, request="rid").generation
         before = client.hgetall(rooms("default", [A])[0])
-        unknown, known = ["rid", "", "", "7", role], ["rid", "Transferring", "", "", "creator"]
+        unknown, known = ["rid", "", "", "7", role, *LOST], ["rid", "Transferring", "", "", "creator", *LOST]
         with StatusStore(server.store_client(), rank=1, world_size=2) as store:
             item = [str(generation), *unknown, str(generation), *unknown, str(generation), *known]
             replay = Command("replay", script_specs.REPLAY, [A, B, C], item, replies.updates, lambda _, found: found)
@@ -40,7 +42,7 @@ class TestRanks:
         with StatusStore(server.store_client(), rank=0, world_size=2) as store:
             room = store.open(A, request="rid")
             room.update(KVPoll.Success)
-            item = [str(room.generation), "rid", "Success", "", "", "cleared"]
+            item = [str(room.generation), "rid", "Success", "", "", "cleared", *LOST]
             replay = Command("replay", script_specs.REPLAY, [A], item, replies.updates, lambda _, found: found)
             assert execute(store, replay) == [Update(Outcome.UNCHANGED, None)]
             assert words(client)[-1] == ["1", "Bootstrapping", "rank:0", "absent"]
@@ -51,7 +53,7 @@ class TestRanks:
         with StatusStore(server.store_client(), rank=0, world_size=2) as store:
             later = str(store.open(A, request="former").generation + 1)
         with StatusStore(server.store_client(), rank=1, world_size=2) as store:
-            item = [later, "rid", "Transferring", "", "", "creator"]
+            item = [later, "rid", "Transferring", "", "", "creator", *LOST]
             execute(store, Command("replay", script_specs.REPLAY, [A], item, replies.updates, lambda _, found: found))
         assert [fields[2:] for fields in words(client)] == [
             ["1", "Bootstrapping", "first:0", "Bootstrapping"],

@@ -69,7 +69,7 @@ def track_one_room(tracked_rooms: Any, tag: str, room: int, tracked: Any, *, awa
     """Make a room tracked without a reply that does it."""
     tracked_rooms._shards[tag] = {room: tracked}
     if awaits_creator:
-        tracked_rooms._awaiting_creator[tag] = {room: "data"}
+        tracked_rooms._awaiting_creator[tag] = {room: "server"}
 
 
 def state_of_recovery(recovery: Any) -> str:
@@ -127,6 +127,15 @@ def node_pool_of(store: Any) -> Any:
 
 def idle_connections_of(store: Any) -> list[Any]:
     return list(node_pool_of(store)._idle)
+
+
+def known_server_of(store: Any) -> Any:
+    """What the connections of a store have found of their server."""
+    return node_pool_of(store)._known
+
+
+def lost_connections_of(store: Any) -> int:
+    return known_server_of(store).losses  # type: ignore[no-any-return]
 
 
 def take_connection(store: Any) -> Any:
