@@ -118,11 +118,11 @@ def _replay(process: Process, context: CallContext) -> Command[Any, Any] | None:
     if process.must_replay:
         held.data_lost(NAMESPACE, NOW)
     for call in held.replays(NAMESPACE, context, NOW):
-        return Command("replay", script_specs.REPLAY, call.rooms, call.items, _replayed, only)
+        return Command("replay", script_specs.REPLAY, call.rooms, call.items, replayed, only)
     return None
 
 
-def _replayed(operation: str, rooms: list[int], reply: list[Any]) -> list[Update]:
+def replayed(operation: str, rooms: list[int], reply: list[Any]) -> list[Update]:
     return replies.updates(operation, rooms, [word for at in range(0, len(reply), 3) for word in reply[at : at + 2]])
 
 
