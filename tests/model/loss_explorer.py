@@ -1,22 +1,51 @@
-"""Every interleaving of stores, failovers and faults under the rule of loss, breadth first.
+"""Every interleaving of stores, failovers and faults under the rule of loss (see loss_rule.py).
 
 Invariants, after every step:
 
-- What was cleared, has expired or was superseded, in a server's own history, is never created again there.
+- A generation that is over in a server's own history (cleared, expired, superseded) is never created again there.
 - What a living holder was told, and a server has lost, is there again once the holder was recovered there: in the same
   generation, with at least that status.
 - A generation is never replaced by a lower one.
+
+Where the feed was trimmed or deleted and nothing else tells what survived, the first two do not hold.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from tests.model.breadth_first import Report, search
 from tests.model.loss_rule import Replayed, Rule, Store, Tracked
-from tests.model.loss_server import OPENED, Generation, Server
+from tests.model.loss_server import OPENED, Generation, Server, has_ended, is_superseded
+from tests.model.steps import BrokenError
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is explored: everything that these stores can do, in every order, with so many faults."""
+
+    rule: Rule = Rule()
+    attached: tuple[bool, ...] = (False, False)
+    """Of each store: whether it attaches rooms, and never opens them. All openers make the same request."""
+    rooms: int = 1
+    ops: int = 4
+    """Operations of all stores together."""
+    failovers: int = 1
+    """To any prefix of the newest server's history."""
+    trims: int = 0
+    deletes: bool = False
+    """Whether a trim may also be the deletion of the feed."""
+    expiries: int = 0
+    lost: int = 0
+    """Replies that may be lost."""
+    returns: int = 0
+    """How often a store may reach a former server again."""
+    late: int = 0
+    """Writes that reach a former server, and whose replies come late."""
+    behind: bool = False
+    """Whether all clocks are behind the feed's ids, so that servers give the same ids."""
 
 
 class World(NamedTuple):
@@ -32,37 +61,12 @@ class World(NamedTuple):
     late: int
 
 
-class BrokenError(Exception):
-    """A step that breaks an invariant."""
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What is explored."""
-
-    rule: Rule = Rule()
-    attached: tuple[bool, ...] = (False, False)
-    """Of each store: whether it attaches rooms, and never opens them."""
-    rooms: int = 1
-    statuses: tuple[int, ...] = (2,)
-    ops: int = 4
-    failovers: int = 2
-    trims: int = 0
-    deletes: bool = False
-    expiries: int = 0
-    behind: bool = False
-    """Whether all clocks are behind, so that ids are used again."""
-    siblings: bool = False
-    """Whether a failover may be to a prefix of a server before the last one."""
-    lost: int = 0
-    """Replies that may be lost."""
-    returns: int = 0
-    """How often a store may reach a former server again."""
-    late: int = 0
-    """Writes that reach a former server, and whose replies come late."""
-
-
 Step = tuple[World, str]
+
+
+def explore(setting: Setting, most: int | None = None) -> Report:
+    explorer = LossExplorer(setting)
+    return search(explorer.start(), explorer.steps, explorer.check, most)
 
 
 class LossExplorer:
@@ -72,48 +76,16 @@ class LossExplorer:
         self.setting, self.rule = setting, setting.rule
 
     def start(self) -> World:
-        setting = self.setting
-        names = "XYZ"
-        stores = tuple(Store(names[number], 0, (None,) * setting.rooms) for number in range(len(setting.attached)))
-        return World((Server(behind=setting.behind),), stores, 10, setting.ops, setting.failovers, setting.trims, setting.expiries, setting.lost, setting.returns, setting.late)
-
-    def explore(self, most: int | None = None) -> LossReport:
-        began = time.process_time()
-        start = self.start()
-        parents: dict[World, tuple[World, str] | None] = {start: None}
-        queue, at, steps = [start], 0, 0
-        while at < len(queue) and (most is None or at < most):
-            world = queue[at]
-            at += 1
-            steps_of = self.steps(world)
-            while True:
-                try:
-                    found = next(steps_of, None)
-                    if found is not None and found[0] not in parents:
-                        self.check(*found)
-                except BrokenError as error:
-                    path = [str(error)]
-                    here: World | None = world
-                    while here is not None and (parent := parents[here]) is not None:
-                        here = parent[0]
-                        path.insert(0, parent[1])
-                    return LossReport(len(queue), steps, time.process_time() - began, tuple(path))
-                if found is None:
-                    break
-                steps += 1
-                if found[0] not in parents:
-                    parents[found[0]] = world, found[1]
-                    queue.append(found[0])
-        return LossReport(len(queue), steps, time.process_time() - began)
-
-    # Steps
+        s = self.setting
+        stores = tuple(Store("XYZ"[number], 0, (None,) * s.rooms) for number in range(len(s.attached)))
+        server = Server(behind=s.behind)
+        return World((server,), stores, 10, s.ops, s.failovers, s.trims, s.expiries, s.lost, s.returns, s.late)
 
     def steps(self, world: World) -> Iterator[Step]:
         for number, store in enumerate(world.stores):
-            if store.due:
-                for room in store.due:
-                    yield from self._with_lost(world, number, [self._replay(world, number, room)])
-            else:
+            for room in store.due:
+                yield from self._with_lost(world, number, [self._replay(world, number, room)])
+            if not store.due:
                 if world.ops:
                     yield from self._with_lost(world, number, self._operations(world, number))
                 for room, tracked in enumerate(store.rooms):
@@ -122,10 +94,13 @@ class LossExplorer:
             yield from self._switches(world, number)
             if world.late:
                 yield from self._late(world, number)
+        yield from self._failovers(world)
         yield from self._environment(world)
 
+    # Stores
+
     def _with_lost(self, world: World, number: int, steps: Iterable[Step]) -> Iterator[Step]:
-        """These steps, and each that changed the server with its reply lost; but for clears, which are not repeated."""
+        """These steps, and each that changed the server with its reply lost; but for clears, which end the tracking."""
         for after, text in steps:
             yield after, text
             if world.lost and after.servers != world.servers and "clear" not in text:
@@ -136,9 +111,7 @@ class LossExplorer:
         for other, server in enumerate(world.servers):
             if other > store.server or (world.returns and other != store.server):
                 learnt = self.rule.verify(store, other, server)
-                after = self._after(world, number, learnt)
-                if other < store.server:
-                    after = after._replace(returns=world.returns - 1)
+                after = _after(world, number, learnt)._replace(returns=world.returns - (other < store.server))
                 yield after, f"{store.name} reaches S{other}, due: {learnt.due}"
 
     def _late(self, world: World, number: int) -> Iterator[Step]:
@@ -148,158 +121,139 @@ class LossExplorer:
             for room, tracked in enumerate(store.rooms):
                 there = server.room(room)
                 if tracked and there and there.generation == tracked.generation and there.status < 2:
-                    after = server.append(world.now, room, tracked.generation, 2)
-                    learnt = store
+                    written, learnt = server.append(world.now, room, tracked.generation, 2), store
                     if not self.rule.late_replies_lost:
-                        learnt = store.with_room(room, tracked._replace(told=2, written=after.tail)).with_mark(after.tail)
-                    servers = (*world.servers[:other], after, *world.servers[other + 1 :])
-                    done = self._after(world._replace(servers=servers, late=world.late - 1, now=world.now + 10), number, learnt)
-                    yield done, f"{store.name}'s write of {'AB'[room]} reaches S{other}, its reply comes late"
+                        tracked = tracked._replace(told=2, written=written.tail)
+                        learnt = store.with_room(room, tracked).with_mark(written.tail)
+                    after = _with_server(world, other, written)._replace(late=world.late - 1, now=world.now + 10)
+                    yield _after(after, number, learnt), f"{store.name} writes {room} on S{other}; the reply is late"
 
     def _replay(self, world: World, number: int, room: int) -> Step:
         store = world.stores[number]
         server = world.servers[store.server]
         done = self.rule.replay(store, room, server, world.now)
-        text = f"{store.name} replays {'AB'[room]} on S{store.server}: {done.text} {done.server.log[len(server.log):]}"
+        text = f"{store.name} replays {room} on S{store.server}: {done.text}"
         self._check_replay(store, room, server, done, text)
-        after = self._after(world, number, done.store, done.server)
-        return after, text
-
-    def _check_replay(self, store: Store, room: int, server: Server, done: Replayed, text: str) -> None:
-        tracked, before, after = store.rooms[room], server.room(room), done.server.room(room)
-        assert tracked is not None
-        is_created = after and (before is None or before.generation != after.generation)
-        if is_created and not done.unknown and server.has_ended(room, tracked.generation):
-            raise BrokenError(f"{text} => was cleared, and is created again")
-        if before and after and after.generation < before.generation:
-            raise BrokenError(f"{text} => the generation went back")
-        if not done.unknown and done.store.rooms[room] is None and (lost := self._lost(tracked, room, done.server)):
-            raise BrokenError(f"{text} => {lost}")
-
-    def check(self, world: World, text: str) -> None:
-        """What a store holds on the server that it was verified on is there, unless it is over."""
-        for store in world.stores:
-            for room, tracked in enumerate(store.rooms):
-                if tracked and not tracked.due and not (tracked.awaits and not tracked.creator):
-                    if lost := self._lost(tracked, room, world.servers[store.server]):
-                        raise BrokenError(f"{text} => {store.name}'s {'AB'[room]} {lost}")
-
-    def _lost(self, tracked: Tracked, room: int, server: Server) -> str:
-        there, generation = server.room(room), tracked.generation
-        if server.has_ended(room, generation) or server.is_superseded(room, generation):
-            return ""
-        if there is None or there.generation != generation:
-            return "was lost, and is not there again" if tracked.creator else ""
-        return f"was told {tracked.told}, and is {there.status}" if there.status < tracked.told else ""
+        return _after(world, number, done.store, done.server), text
 
     def _operations(self, world: World, number: int) -> Iterator[Step]:
         store = world.stores[number]
-        server, now = world.servers[store.server], world.now
+        server = world.servers[store.server]
         world = world._replace(ops=world.ops - 1)
         if server.entries and server.tail not in store.marks:
-            yield self._after(world, number, store.with_mark(server.tail)), f"{store.name} marks the tail {server.tail.id}"
+            yield _after(world, number, store.with_mark(server.tail)), f"{store.name} marks the feed's end"
         for room, tracked in enumerate(store.rooms):
-            name = f"{store.name} on S{store.server}:"
             if tracked is None:
                 yield from self._claims(world, number, room)
             elif not tracked.awaits:
                 yield from self._writes(world, number, room, tracked)
 
     def _claims(self, world: World, number: int, room: int) -> Iterator[Step]:
-        store, now = world.stores[number], world.now
-        server = world.servers[store.server]
+        store = world.stores[number]
+        server, is_opener = world.servers[store.server], not self.setting.attached[number]
         there, name = server.room(room), f"{store.name} on S{store.server}:"
-        if self.setting.attached[number]:
-            if there:
-                learnt = store.with_room(room, Tracked(there.generation, there.status, creator=False))
-                yield self._after(world, number, learnt._replace(seen=max(store.seen, there.generation))), f"{name} attach {'AB'[room]}"
-            return
         if there:
-            opened = (there.opened,) if self.rule.opening_returned else ()
-            tracked = Tracked(there.generation, there.status, True, opened, opened[0] if opened else None)
-            learnt = store.with_room(room, tracked)
-            seen = max(store.seen, there.generation)
-            yield self._after(world, number, learnt._replace(seen=seen)), f"{name} open {'AB'[room]} (joins)"
-        else:
-            generation = server.next_generation(now, store.seen)
-            server = server.append(now, room, generation, 1, opens=OPENED)
-            mark = server.tail
-            learnt = store.with_room(room, Tracked(generation, 1, True, (mark,), mark)).with_mark(mark)
-            yield self._after(world, number, learnt._replace(seen=generation), server), f"{name} open {'AB'[room]} ({mark.id})"
+            opened = (there.opened,) if is_opener and self.rule.opening_returned else ()
+            tracked = Tracked(there.generation, there.status, is_opener, opened, opened[0] if opened else None)
+            learnt = store.with_room(room, tracked)._replace(seen=max(store.seen, there.generation))
+            yield _after(world, number, learnt), f"{name} {'joins' if is_opener else 'attaches'} {room}"
+        elif is_opener:
+            generation = server.next_generation(world.now, store.seen)
+            server = server.append(world.now, room, generation, 1, opens=OPENED)
+            tracked = Tracked(generation, 1, True, (server.tail,), server.tail)
+            learnt = store.with_room(room, tracked).with_mark(server.tail)._replace(seen=generation)
+            yield _after(world, number, learnt, server), f"{name} opens {room} ({server.tail.id})"
 
     def _writes(self, world: World, number: int, room: int, tracked: Tracked) -> Iterator[Step]:
-        store, now = world.stores[number], world.now
+        store = world.stores[number]
         server = world.servers[store.server]
         there, name = server.room(room), f"{store.name} on S{store.server}:"
-        is_there = there is not None and there.generation == tracked.generation
-        for status in self.setting.statuses:
-            if not is_there:
-                yield self._after(world, number, store.with_room(room, None)), f"{name} update {'AB'[room]} STALE"
-            elif there and there.status >= status:
-                if tracked.told < there.status:
-                    learnt = store.with_room(room, tracked._replace(told=there.status))
-                    yield self._after(world, number, learnt), f"{name} update {'AB'[room]} {status} UNCHANGED {there.status}"
-            else:
-                after = server.append(now, room, tracked.generation, status)
-                learnt = store.with_room(room, tracked._replace(told=status, written=after.tail)).with_mark(after.tail)
-                yield self._after(world, number, learnt, after), f"{name} update {'AB'[room]} {status} ({after.tail.id})"
-        if is_there:
-            after = server.append(now, room, tracked.generation, 0)
-            learnt = store.with_room(room, None).with_mark(after.tail)
-            yield self._after(world, number, learnt, after), f"{name} clear {'AB'[room]} ({after.tail.id})"
+        if there is None or there.generation != tracked.generation:
+            yield _after(world, number, store.with_room(room, None)), f"{name} updates {room}, STALE"
+            return
+        if there.status < 2:
+            after = server.append(world.now, room, tracked.generation, 2)
+            learnt = store.with_room(room, tracked._replace(told=2, written=after.tail)).with_mark(after.tail)
+            yield _after(world, number, learnt, after), f"{name} updates {room} ({after.tail.id})"
+        elif tracked.told < 2:
+            yield _after(world, number, store.with_room(room, tracked._replace(told=2))), f"{name} updates {room}, UNCHANGED"
+        after = server.append(world.now, room, tracked.generation, 0)
+        learnt = store.with_room(room, None).with_mark(after.tail)
+        yield _after(world, number, learnt, after), f"{name} clears {room} ({after.tail.id})"
 
-    def _after(self, world: World, number: int, store: Store, server: Server | None = None) -> World:
-        stores = (*world.stores[:number], store, *world.stores[number + 1 :])
-        if server is None or server is world.servers[store.server]:
-            return world._replace(stores=stores)
-        servers = (*world.servers[: store.server], server, *world.servers[store.server + 1 :])
-        return world._replace(stores=stores, servers=servers, now=world.now + 10)
+    # Servers
+
+    def _failovers(self, world: World) -> Iterator[Step]:
+        last = len(world.servers) - 1
+        log = world.servers[last].log
+        for length in range(1, len(log) + 1) if world.failovers else ():
+            new = world.servers[last].promoted(length)
+            after = world._replace(servers=(*world.servers, new), failovers=world.failovers - 1)
+            yield after, f"S{last + 1} has the first {length} of S{last}'s {len(log)} changes"
 
     def _environment(self, world: World) -> Iterator[Step]:
         for number, server in enumerate(world.servers):
-            if world.failovers and (self.setting.siblings or number == len(world.servers) - 1):
-                for length in range(1, len(server.log) + 1):
-                    for behind in {False, self.setting.behind}:
-                        new = server.promoted(length, behind)
-                        if self.setting.behind and not behind:
-                            continue
-                        after = world._replace(servers=(*world.servers, new), failovers=world.failovers - 1)
-                        yield after, f"S{len(world.servers)} has the first {length} of S{number}'s {len(server.log)}"
             if world.trims:
+                trimmed = world._replace(trims=world.trims - 1)
                 for cut in range(server.cut + 1, len(server.log)):
-                    if server.log[cut - 1].id:
-                        after = self._with_server(world, number, server._replace(cut=cut))
-                        yield after._replace(trims=world.trims - 1), f"S{number}'s feed is trimmed to {after.servers[number].entries[:1]}"
-                if self.setting.deletes and server.entries:
-                    after = self._with_server(world, number, server._replace(cut=len(server.log), deleted=True))
-                    yield after._replace(trims=world.trims - 1), f"S{number}'s feed is deleted"
-            if world.expiries:
-                for room in range(self.setting.rooms):
-                    if there := server.room(room):
-                        after = self._with_server(world, number, server.expire(room, there.generation))
-                        after = self._without_expired(after, room, there.generation)
-                        yield after._replace(expiries=world.expiries - 1), f"{'AB'[room]} expires on S{number}"
+                    after = _with_server(trimmed, number, server._replace(cut=cut))
+                    yield after, f"S{number}'s feed loses its first {cut}"
+                if self.setting.deletes:
+                    after = _with_server(trimmed, number, server._replace(cut=len(server.log), deleted=True))
+                    yield after, f"S{number}'s feed is deleted"
+            for room in range(self.setting.rooms) if world.expiries else ():
+                if there := server.room(room):
+                    after = _with_server(world, number, server.expire(room, there.generation))
+                    after = _without_expired(after, number, room, there.generation)
+                    yield after._replace(expiries=world.expiries - 1), f"{room} expires on S{number}"
 
-    def _without_expired(self, world: World, room: int, generation: Generation) -> World:
-        """A store's own replay is older than the TTL of what another one has created since: it knows that it is over."""
-        return world._replace(
-            stores=tuple(
-                store.with_room(room, None) if (held := store.rooms[room]) and held.due and held.generation == generation else store
-                for store in world.stores
-            )
-        )
+    # Invariants
 
-    def _with_server(self, world: World, number: int, server: Server) -> World:
-        return world._replace(servers=(*world.servers[:number], server, *world.servers[number + 1 :]))
+    def _check_replay(self, store: Store, room: int, server: Server, done: Replayed, text: str) -> None:
+        tracked, before, after = store.rooms[room], server.room(room), done.server.room(room)
+        assert tracked is not None
+        is_created = after and (before is None or before.generation != after.generation)
+        if is_created and not done.unknown and has_ended(server.log, room, tracked.generation):
+            raise BrokenError(f"{text}: it was cleared, and is created again")
+        if before and after and after.generation < before.generation:
+            raise BrokenError(f"{text}: its generation went back")
+        if not done.unknown and done.store.rooms[room] is None and (lost := _lost(tracked, room, done.server)):
+            raise BrokenError(f"{text}: it {lost}")
+
+    def check(self, world: World) -> None:
+        for store in world.stores:
+            for room, tracked in enumerate(store.rooms):
+                if tracked and not tracked.due and (lost := _lost(tracked, room, world.servers[store.server])):
+                    raise BrokenError(f"{store.name}'s {room} {lost}")
 
 
-@dataclass(frozen=True)
-class LossReport:
-    states: int
-    steps: int
-    seconds: float
-    path: tuple[str, ...] = ()
+def _lost(tracked: Tracked, room: int, server: Server) -> str:
+    """What is missing of a room that a store holds; empty if nothing is. Only an opener creates it again."""
+    there, generation = server.room(room), tracked.generation
+    if has_ended(server.log, room, generation) or is_superseded(server.log, room, generation):
+        return ""
+    if there is None or there.generation != generation:
+        return "was lost, and is not there again" if tracked.creator else ""
+    return f"was told {tracked.told}, and is {there.status}" if there.status < tracked.told and not tracked.awaits else ""
 
-    def __str__(self) -> str:
-        text = f"{self.states:,} states, {self.steps:,} steps, {self.seconds:.1f} s"
-        return text + "".join(f"\n  {number}. {line}" for number, line in enumerate(self.path, 1))
+
+def _after(world: World, number: int, store: Store, server: Server | None = None) -> World:
+    world = world._replace(stores=(*world.stores[:number], store, *world.stores[number + 1 :]))
+    if server is None or server is world.servers[store.server]:
+        return world
+    return _with_server(world, store.server, server)._replace(now=world.now + 10)
+
+
+def _with_server(world: World, number: int, server: Server) -> World:
+    return world._replace(servers=(*world.servers[:number], server, *world.servers[number + 1 :]))
+
+
+def _without_expired(world: World, number: int, room: int, generation: Generation) -> World:
+    """Stores that have yet to be recovered know of an older TTL: for them, too, the room has expired."""
+
+    def is_over(store: Store) -> bool:
+        held = store.rooms[room]
+        return held is not None and held.generation == generation and (held.due != "" or store.server != number)
+
+    stores = tuple(store.with_room(room, None) if is_over(store) else store for store in world.stores)
+    return world._replace(stores=stores)

@@ -6,8 +6,9 @@ modelled: one shard, a few rooms, statuses as numbers, one entry of the feed per
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 Generation = tuple[int, int]
 """The clock's time, and a number that no other generation has."""
@@ -32,8 +33,6 @@ class Entry(NamedTuple):
     def mark(self) -> Mark:
         """What the feed has of it."""
         return Mark(self.id, self.room, self.status, self.generation if self.opens else (0, 0))
-
-
 
 
 class Mark(NamedTuple):
@@ -105,21 +104,37 @@ class Server(NamedTuple):
     def expire(self, room: int, generation: Generation) -> Server:
         return self._replace(log=(*self.log, Entry(0, room, generation, 0)))
 
-    def promoted(self, length: int, behind: bool) -> Server:
+    def promoted(self, length: int) -> Server:
         """The server that has the first so many changes."""
-        return Server(self.log[:length], min(self.cut, length), self.deleted and length >= self.cut, behind)
+        return Server(self.log[:length], min(self.cut, length), self.deleted and length >= self.cut, self.behind)
 
-    def has_ended(self, room: int, generation: Generation) -> bool:
-        """Whether a generation was here and is over: by a clear, an expiry, or a later one in its place."""
-        ours = [entry for entry in self.log if entry.room == room]
-        opened = [at for at, entry in enumerate(ours) if entry.opens and entry.generation == generation]
-        return bool(opened) and any(
-            not entry.status or (entry.opens and entry.generation > generation) for entry in ours[opened[-1] :]
-        )
 
-    def is_superseded(self, room: int, generation: Generation) -> bool:
-        """Whether a later generation of the room was here."""
-        return any(entry.room == room and entry.generation > generation for entry in self.log)
+class Change(Protocol):
+    """What a history says of one change of a room."""
+
+    @property
+    def room(self) -> int: ...
+    @property
+    def generation(self) -> Any: ...
+    @property
+    def status(self) -> int:
+        """0 for a room that is gone."""
+    @property
+    def opens(self) -> int: ...
+
+
+def has_ended(history: Iterable[Change], room: int, generation: Any) -> bool:
+    """Whether a generation was here and is over: by a clear, an expiry, or a later one in its place."""
+    ours = [change for change in history if change.room == room]
+    opened = [at for at, change in enumerate(ours) if change.opens and change.generation == generation]
+    return bool(opened) and any(
+        not change.status or (change.opens and change.generation > generation) for change in ours[opened[-1] :]
+    )
+
+
+def is_superseded(history: Iterable[Change], room: int, generation: Any) -> bool:
+    """Whether a later generation of the room was here."""
+    return any(change.room == room and change.generation > generation for change in history)
 
 
 @cache
