@@ -4,7 +4,7 @@
 -- ARGV     feed_length, ttl_ms, terminal_ttl_ms, epoch_ttl_ms, nonce, rank, world_size, owner,
 --          incarnation, author; each: request, status, seen
 -- REPLY    feed_id, epoch; each: outcome, status, generation, age_ms, of_owner, of_request, opened
--- FEED     ttl_ms, status, first, rank, owner, request
+-- FEED     ttl_ms, status, first, request, rank, owner
 -- CODES    1 CREATED, 3 UNCHANGED, 4 FAILED, -1 BUSY, -2 LEASE, -3 WORLD_SIZE
 -- INCLUDE  ensure_epoch, is_lease_lost, read_fields, rank_view, next_generation, room_id,
 --          replace_room, write_status, feed_end, feed
@@ -47,7 +47,7 @@ for i = 1, (#ARGV - 10) / 3 do
       generation = generation or next_generation(seen)
       fields = replace_room(room, prefix, fields, generation, request)
       openings = openings or {}
-      openings[#changes + 1] = {room, #reply + 7}
+      openings[#changes + 1] = {i * 2 + 3, #reply + 7}
     end
     write_status(room, fields, incoming, '')
     status = rank_view(fields.status, fields[status_field], fields[cleared_field])

@@ -5,7 +5,7 @@
 --          incarnation, author; each: generation, request, status, reason, length, role, loss, opened,
 --          written
 -- REPLY    feed_id, epoch; each: outcome, status, opened
--- FEED     ttl_ms, status, first, reason, rank, owner, request
+-- FEED     ttl_ms, status, first, request, reason, rank, owner
 -- CODES    1 CREATED, 2 ADVANCED, 3 UNCHANGED, 4 FAILED, 5 SKIPPED, 6 STALE, -2 LEASE, -3 WORLD_SIZE
 -- INCLUDE  ensure_epoch, is_lease_lost, read_fields, rank_view, order, survival,
 --          next_generation, replace_room, write_status, feed_end, feed
@@ -49,7 +49,7 @@ for i = 1, (#ARGV - 10) / 9 do
       fields = replace_room(room, prefix, fields, generation, ARGV[at + 1])
       redis.call('HSET', room, 'replayed', '1')
       openings = openings or {}
-      openings[#changes + 1] = {room, i * 3 + 2}
+      openings[#changes + 1] = {i * 2 + 4, i * 3 + 2}
       if generation > highest then highest = generation end
     end
     if incoming == 'Failed' then

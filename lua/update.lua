@@ -70,7 +70,7 @@ for i = 1, count do
     redis.call('PEXPIRE', room, ttl_ms)
     local n = #changes
     changes[n + 1], changes[n + 2], changes[n + 3] = room, incoming, ttl_ms
-    changes[n + 4], changes[n + 5] = false, outcome == 1 and {'first', generation}
+    changes[n + 4], changes[n + 5] = false, outcome == 1 and {'first', ''}
   end
   reply[i * 2], reply[i * 2 + 1] = outcome, current
 end

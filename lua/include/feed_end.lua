@@ -1,4 +1,4 @@
--- The end of the feed, as a mark: it proves later that a server has everything up to it.
+-- The end of the feed, as a mark: it proves later that a server has everything up to it. Times are milliseconds.
 
 -- Returns the id of the last entry of a feed, and the first room that it names with its status; empty if there is none.
 local function feed_end(feed)

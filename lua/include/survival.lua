@@ -12,21 +12,22 @@ local first_id
 
 -- Returns true if the entry is there, false if it was lost, nil if the feed no longer reaches back to it.
 local function survives(mark)
-  local id, room, value = string.match(mark, '^(.-)/(%d*)/(.*)$')
+  local id, named, value = string.match(mark, '^(.-)/(%d*)/(.*)$')
   if not id then return nil end
   local entry = redis.call('XRANGE', KEYS[1], id, id)[1]
   if entry then
-    local is_named = room == ''
+    local is_named = named == ''
     for i = 1, #entry[2], 2 do
-      if string.find(entry[2][i], '^%d+$') then is_named = entry[2][i] == room end
+      if string.find(entry[2][i], '^%d+$') then is_named = entry[2][i] == named end
       if is_named and (value == '' or entry[2][i + 1] == value) then return true end
     end
     return false
   end
   first_id = first_id or (redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', '1')[1] or {''})[1]
-  local first_ms, first_number = string.match(first_id, '^(%d+)-(%d+)$')
-  local ms, number = string.match(id, '^(%d+)-(%d+)$')
-  if not first_ms or ms + 0 < first_ms + 0 or (ms == first_ms and number + 0 < first_number + 0) then return nil end
+  local first_time, first_number = string.match(first_id, '^(%d+)-(%d+)$')
+  local time, number = string.match(id, '^(%d+)-(%d+)$')
+  if not first_time or time + 0 < first_time + 0 then return nil end
+  if time == first_time and number + 0 < first_number + 0 then return nil end
   return false
 end
 

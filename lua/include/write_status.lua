@@ -3,6 +3,15 @@
 --
 -- INCLUDE  clock, changes, caller, consensus_of_ranks
 
+-- Returns what the feed says of a room that is new. A follower must drop the ranks of a former generation, or of a room
+-- that has expired.
+local function opening_words(fields, status)
+  local words = rank ~= '' and {'first:' .. rank, status, 'first', fields.generation} or {'first', fields.generation}
+  if owner ~= '' then words[#words + 1], words[#words + 2] = 'owner', owner end
+  if fields.request ~= '' then words[#words + 1], words[#words + 2] = 'request', fields.request end
+  return words
+end
+
 -- Adds to fields what it writes. The first reason stays.
 local function write_status(room, fields, status, reason)
   read_clock()
@@ -29,11 +38,7 @@ local function write_status(room, fields, status, reason)
   changes[n + 1], changes[n + 2], changes[n + 3] = room, fields.status, ttl_ms
   changes[n + 4], changes[n + 5] = is_first and reason, false
   if fields.is_new then
-    -- A follower of the feed must drop the ranks of a former generation, or of a room that has expired.
-    local words = rank ~= '' and {'first:' .. rank, status, 'first', fields.generation} or {'first', fields.generation}
-    if owner ~= '' then words[#words + 1], words[#words + 2] = 'owner', owner end
-    if fields.request ~= '' then words[#words + 1], words[#words + 2] = 'request', fields.request end
-    changes[n + 5] = words
+    changes[n + 5] = opening_words(fields, status)
   elseif rank ~= '' then
     changes[n + 5] = {'rank:' .. rank, status}
   end

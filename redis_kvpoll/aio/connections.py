@@ -46,8 +46,8 @@ class AsyncNodePool:
         self._idle: list[Any] = []
         self._free = asyncio.Semaphore(MAX_IDLE)
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._left: set[asyncio.Task[Any]] = set()
-        """Tasks that go on for callers that were cancelled."""
+        self._left: dict[asyncio.Task[Any], Any] = {}
+        """Tasks that go on for callers that were cancelled, each with the connection that it reads."""
         self._closed = False
         # Sentinel's connection turns READONLY, which did not execute, into a lost connection, which may have.
         sentinel = issubclass(connection_class, SentinelManagedConnection)
@@ -64,7 +64,7 @@ class AsyncNodePool:
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
             # Connections end with their event loop; another loop (a second asyncio.run) gets its own.
-            self._loop, self._idle, self._free = loop, [], asyncio.Semaphore(MAX_IDLE)
+            self._loop, self._idle, self._free, self._left = loop, [], asyncio.Semaphore(MAX_IDLE), {}
         free, left = self._free, effect.timeout or self._deadline
         if free.locked():
             end = loop.time() + left
@@ -96,7 +96,7 @@ class AsyncNodePool:
             if connection is None:
                 free.release()
             else:  # nobody else's call is to suffer for it: the connection stays
-                effect.rest = self._start(self._read_rest(connection, effect, replies, until, free))
+                effect.rest = self._start(self._read_rest(connection, effect, replies, until, free), connection)
             raise
         except BaseException as error:
             free.release()
@@ -110,8 +110,10 @@ class AsyncNodePool:
         """Close the idle connections."""
         self._closed = True
         if self._loop is asyncio.get_running_loop():
-            for task in list(self._left):
+            for task, connection in list(self._left.items()):
                 task.cancel()
+                if connection is not None:  # a task that has not started yet would leave it open
+                    await connection.disconnect(nowait=True)
             while self._idle:
                 await self._idle.pop().disconnect()
 
@@ -195,14 +197,14 @@ class AsyncNodePool:
         if not opening.cancelled() and opening.exception() is None:
             self._start(self._give_back(opening.result()))
 
-    def _start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+    def _start(self, work: Coroutine[Any, Any, T], connection: Any = None) -> asyncio.Task[T]:
         task = asyncio.get_running_loop().create_task(work)
-        self._left.add(task)
+        self._left[task] = connection
         task.add_done_callback(self._ended)
         return task
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
-        self._left.discard(task)
+        self._left.pop(task, None)
         if not task.cancelled():
             task.exception()  # else asyncio logs that nobody has looked at it
 

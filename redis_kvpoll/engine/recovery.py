@@ -139,7 +139,8 @@ class Recovery:
                 shard.epoch = epoch
             elif epoch != shard.epoch:
                 self._unverify(shard)
-                if spec.repeatable:
+                # A renewal that found the lease lost is final: the script may say so once only.
+                if spec.repeatable and not (spec.tail and reply[3] == b"lost"):
                     return None
         if feed_id is not None and epochs and spec.statuses_after:
             for observer, observed in epochs:

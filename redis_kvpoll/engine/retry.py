@@ -75,9 +75,10 @@ class Attempts:
             ServerChanged: the connection leads to another server than ``send.server``; nothing was executed.
             CallFailed: a permanent error, or no time is left.
         """
+        server = send.server
         while True:
             if error is None:
-                send.timeout = self._timeout()
+                send.server, send.timeout = server, self._timeout()
                 try:
                     return (yield send)
                 except (NotSent, RedisError, OSError) as caught:
