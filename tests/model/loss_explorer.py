@@ -13,7 +13,7 @@ Where the feed was trimmed or deleted and nothing else tells what survived, the 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from tests.model.breadth_first import Report, search
@@ -26,7 +26,7 @@ from tests.model.steps import BrokenError
 class Setting:
     """What is explored: everything that these stores can do, in every order, with so many faults."""
 
-    rule: Rule = Rule()
+    rule: Rule = field(default_factory=Rule)
     attached: tuple[bool, ...] = (False, False)
     """Of each store: whether it attaches rooms, and never opens them. All openers make the same request."""
     rooms: int = 1
@@ -176,7 +176,10 @@ class LossExplorer:
             learnt = store.with_room(room, tracked._replace(told=2, written=after.tail)).with_mark(after.tail)
             yield _after(world, number, learnt, after), f"{name} updates {room} ({after.tail.id})"
         elif tracked.told < 2:
-            yield _after(world, number, store.with_room(room, tracked._replace(told=2))), f"{name} updates {room}, UNCHANGED"
+            yield (
+                _after(world, number, store.with_room(room, tracked._replace(told=2))),
+                f"{name} updates {room}, UNCHANGED",
+            )
         after = server.append(world.now, room, tracked.generation, 0)
         learnt = store.with_room(room, None).with_mark(after.tail)
         yield _after(world, number, learnt, after), f"{name} clears {room} ({after.tail.id})"
@@ -201,11 +204,9 @@ class LossExplorer:
                 if self.setting.deletes:
                     after = _with_server(trimmed, number, server._replace(cut=len(server.log), deleted=True))
                     yield after, f"S{number}'s feed is deleted"
-            for room in range(self.setting.rooms) if world.expiries else ():
-                if there := server.room(room):
-                    after = _with_server(world, number, server.expire(room, there.generation))
-                    after = _without_expired(after, number, room, there.generation)
-                    yield after._replace(expiries=world.expiries - 1), f"{room} expires on S{number}"
+        for room in range(self.setting.rooms) if world.expiries else ():
+            for generation in {there.generation for server in world.servers if (there := server.room(room))}:
+                yield _expired(world, room, generation), f"{room} of {generation} expires"
 
     # Invariants
 
@@ -234,7 +235,9 @@ def _lost(tracked: Tracked, room: int, server: Server) -> str:
         return ""
     if there is None or there.generation != generation:
         return "was lost, and is not there again" if tracked.creator else ""
-    return f"was told {tracked.told}, and is {there.status}" if there.status < tracked.told and not tracked.awaits else ""
+    return (
+        f"was told {tracked.told}, and is {there.status}" if there.status < tracked.told and not tracked.awaits else ""
+    )
 
 
 def _after(world: World, number: int, store: Store, server: Server | None = None) -> World:
@@ -248,12 +251,17 @@ def _with_server(world: World, number: int, server: Server) -> World:
     return world._replace(servers=(*world.servers[:number], server, *world.servers[number + 1 :]))
 
 
-def _without_expired(world: World, number: int, room: int, generation: Generation) -> World:
-    """Stores that have yet to be recovered know of an older TTL: for them, too, the room has expired."""
+def _expired(world: World, room: int, generation: Generation) -> World:
+    """The world once a room has reached its TTL. The last server has the longest; until then stores remember it."""
 
-    def is_over(store: Store) -> bool:
+    def is_there(server: Server) -> bool:
+        there = server.room(room)
+        return there is not None and there.generation == generation
+
+    def is_held(store: Store) -> bool:
         held = store.rooms[room]
-        return held is not None and held.generation == generation and (held.due != "" or store.server != number)
+        return held is not None and held.generation == generation
 
-    stores = tuple(store.with_room(room, None) if is_over(store) else store for store in world.stores)
-    return world._replace(stores=stores)
+    servers = tuple(server.expire(room, generation) if is_there(server) else server for server in world.servers)
+    stores = tuple(store.with_room(room, None) if is_held(store) else store for store in world.stores)
+    return world._replace(servers=servers, stores=stores, expiries=world.expiries - 1)

@@ -72,22 +72,14 @@ class Rule:
     """Whether a room keeps the marks of all its openings, on whatever server, and all must be lost."""
     opening_decides: bool = True
     """Whether a present written mark is asked only if an opening is below the feed's first id."""
-    lost_marks_dropped: bool = True
-    """Whether marks that a server does not have are dropped once it is verified."""
-    leading_run: bool = True
-    """Whether all marks up to H must be there, not H alone."""
     resends: bool = True
     """Whether kept rooms are merged again, for what left no entry."""
-    skips: bool = False
-    """Whether a room that is kept by H is never checked."""
     recent: bool = False
     """Whether all rooms were opened in the last 60 s."""
     opening_unknown: bool = True
     """Whether an opening below the feed's first id is unknown, not survived."""
     tombstones: bool = True
     """Whether the clear of a room that a replay created leaves its generation, for other replays to see."""
-    due_stay_due: bool = True
-    """Whether rooms that are still to be replayed are never kept because of H."""
     late_replies_lost: bool = True
     """Whether a reply over a connection to a former server counts as lost."""
     marks_decide: bool = True
@@ -98,23 +90,19 @@ class Rule:
     def verify(self, store: Store, number: int, server: Server) -> Store:
         """The store once it has seen another server: what is due there."""
         kept = [mark for mark in store.marks if self.has(server, mark)]
+        lost = [mark.id for mark in store.marks if mark not in kept and not server.is_below_first(mark)]
+        kept = [mark for mark in kept if not lost or mark.id < lost[0]]
         highest = kept[-1].id if kept else 0
-        if self.leading_run:
-            lost = [mark.id for mark in store.marks if mark not in kept and not server.is_below_first(mark)]
-            highest = max((mark.id for mark in kept if not lost or mark.id < lost[0]), default=0)
         rooms = tuple(tracked and self._due(tracked, highest) for tracked in store.rooms)
-        marks = tuple(mark for mark in kept if mark.id <= highest) if self.lost_marks_dropped else store.marks
-        return store._replace(server=number, rooms=rooms, marks=marks, horizon=highest)
+        return store._replace(server=number, rooms=rooms, marks=tuple(kept), horizon=highest)
 
     def _due(self, tracked: Tracked, highest: int) -> Tracked:
-        if tracked.due == CHECK and self.due_stay_due:
-            return tracked._replace(written=None)  # H does not concern it
+        if tracked.due == CHECK:
+            return tracked._replace(written=None)  # of an older branch: H does not concern it
         if not tracked.creator or not tracked.opened:
             return tracked._replace(due=MERGE)
         kept = tracked.written is not None and tracked.written.id <= highest
-        if kept and not self.resends:
-            return tracked._replace(due="")
-        return tracked._replace(due=MERGE if kept and self.skips else CHECK)
+        return tracked._replace(due="" if kept and not self.resends else CHECK)
 
     def has(self, server: Server, mark: Mark) -> bool:
         """Whether the feed has this entry, with the same words."""
@@ -136,13 +124,12 @@ class Rule:
         if not tracked.creator or not tracked.opened:
             waits = tracked._replace(due="", awaits=True)
             return Replayed(server, store.with_room(room, waits), "awaits its creator")
-        if tracked.due == MERGE:
-            return Replayed(server, store.with_room(room, None), "kept, and gone")
         return self._check(store, room, server, now)
 
     def _merge(self, store: Store, room: int, server: Server, now: int) -> Replayed:
         tracked, there = store.rooms[room], server.room(room)
-        assert tracked is not None and there is not None
+        assert tracked is not None
+        assert there is not None
         learnt = tracked._replace(told=max(tracked.told, there.status), due="", awaits=False)
         if self.opening_returned and tracked.creator:
             learnt = self._opened(learnt, there.opened)._replace(written=there.opened)

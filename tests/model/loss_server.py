@@ -119,6 +119,7 @@ class Change(Protocol):
     @property
     def status(self) -> int:
         """0 for a room that is gone."""
+
     @property
     def opens(self) -> int: ...
 

@@ -1,10 +1,11 @@
-"""A store of the model of data loss: the real Recovery, taken apart and put together for each step."""
+"""A store of the model of data loss: the real Recovery, frozen between two steps."""
 
 from __future__ import annotations
 
 import pickle
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, NamedTuple
 from unittest import mock
 
@@ -16,19 +17,21 @@ from tests.model.operations import context
 from tests.model.table import NAMESPACE
 from tests.support.internals import state_of_recovery
 
-CONTEXT = context("compat")
+RETRY_AT = 0.06
+"""Seconds after which rooms that await their creator are replayed again."""
 
 
 class StubSession:
     """What Recovery needs of a session: settings that are always verified."""
 
-    identity = CONTEXT
-    namespace = NAMESPACE
-    context = CONTEXT
     is_verified = True
+    namespace = NAMESPACE
+
+    def __init__(self, feed_length: str) -> None:
+        self.context = self.identity = replace(context("compat"), feed_length=feed_length, words={})
 
     def server_changed(self) -> None:
-        pass
+        """The settings are not checked again."""
 
     def observer_epochs(self) -> tuple[Any, ...]:
         return ()
@@ -68,22 +71,29 @@ def model_clock() -> Iterator[None]:
         yield
 
 
-class Frozen(NamedTuple):
-    """A Recovery between two steps."""
+class Recoveries:
+    """Recoveries by their numbers: two that behave the same have one number."""
 
-    text: str
-    """All of its state: two with the same text behave the same."""
-    data: bytes
+    def __init__(self) -> None:
+        self._frozen: list[bytes] = []
+        self._numbers: dict[str, int] = {}
+
+    def number(self, store: Recovery) -> int:
+        number = self._numbers.setdefault(state_of_recovery(store), len(self._frozen))
+        if number == len(self._frozen):
+            self._frozen.append(pickle.dumps(store))
+        return number
+
+    def thaw(self, number: int) -> Recovery:
+        CLOCK.now = 0.0
+        store: Recovery = pickle.loads(self._frozen[number])  # noqa: S301 - written above
+        return store
 
 
-def new() -> Recovery:
-    return Recovery(StubSession())  # type: ignore[arg-type]
+class Told(NamedTuple):
+    """What the user of a store was told of a room that he holds."""
 
-
-def freeze(store: Recovery) -> Frozen:
-    return Frozen(state_of_recovery(store), pickle.dumps(store))
-
-
-def thaw(frozen: Frozen) -> Recovery:
-    store: Recovery = pickle.loads(frozen.data)
-    return store
+    generation: int
+    status: int
+    creator: bool
+    """Whether he opened it. Who has attached it does not create it again."""
