@@ -24,7 +24,7 @@ def server_alone():
 async def until(found, what):
     """Wait until something is true that happens in this event loop."""
     async with asyncio.timeout(pace.seconds(60)):
-        while not found():
+        while not found():  # noqa: ASYNC110 - what it waits for sets no event
             await asyncio.sleep(0.001)
 
 
