@@ -72,6 +72,26 @@ def track_one_room(tracked_rooms: Any, tag: str, room: int, tracked: Any, *, awa
         tracked_rooms._awaiting_creator[tag] = {room: "server"}
 
 
+def state_of_recovery(recovery: Any) -> str:
+    """All that a Recovery knows: two with the same text behave the same. Waits for creators are due from 0.05 s on."""
+    rooms = recovery.tracked_rooms
+    for tag in rooms.awaiting_shards:
+        rooms.awaiting_shards[tag] = 0.05
+    rooms_text = (rooms._shards, rooms._to_replay, rooms._awaiting_creator, rooms.unmarked, rooms.awaiting_shards)
+    shards = {tag: (s.epoch, s.is_verified, s.marks.all()) for tag, s in recovery._shards.items()}
+    return f"{rooms_text} {rooms.highest_generation} {shards} {recovery.servers}"
+
+
+def is_unverified(recovery: Any, tag: str) -> bool:
+    """Whether a Recovery has to verify a shard before its next call."""
+    return tag in recovery._shards and not recovery._shards[tag].is_verified
+
+
+def has_called(recovery: Any, tag: str) -> bool:
+    """Whether a Recovery knows a shard from a reply."""
+    return tag in recovery._shards
+
+
 # Of its dispatcher
 
 
