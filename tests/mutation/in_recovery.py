@@ -122,8 +122,7 @@ IN_RECOVERY = [
         "replay.lua",
         "loss == 'server' and survives(written) and 6 or 5",
         "5",
-        "protocol/test_survival.py::TestWithMarks::test_attached_waits_unless_its_write_is_there"
-        "[fakeredis-there-6-attached]",
+        "protocol/test_survival.py::TestWithMarks::test_attached_waits_unless_it_wrote[fakeredis-there-6-attached]",
     ),
     (
         "a loss of all data is judged by marks",
@@ -137,7 +136,7 @@ IN_RECOVERY = [
         "replay.lua",
         "if survived then return 6 end",
         "",
-        "protocol/test_survival.py::TestWithMarks::test_creator_creates_what_has_no_opening[fakeredis-there]",
+        "protocol/test_survival.py::TestWithMarks::test_creator_creates_what_was_lost[fakeredis-there]",
     ),
     (
         "a trimmed opening counts as lost",
@@ -172,21 +171,21 @@ IN_RECOVERY = [
         "replay.lua",
         "is_named and (value == '' or entry[2][i + 1] == value)",
         "true",
-        "protocol/test_survival.py::TestWithMarks::test_creator_creates_what_has_no_opening[fakeredis-another generation]",
+        "protocol/test_survival.py::TestWithMarks::test_creator_creates_what_was_lost[fakeredis-other generation]",
     ),
     (
         "an entry of another room proves an opening",
         "replay.lua",
         "is_named = entry[2][i] == named end",
         "is_named = true end",
-        "protocol/test_survival.py::TestWithMarks::test_creator_creates_what_has_no_opening[fakeredis-another room]",
+        "protocol/test_survival.py::TestWithMarks::test_creator_creates_what_was_lost[fakeredis-another room]",
     ),
     (
         "a lost entry counts as trimmed",
         "replay.lua",
         "if not first_time or time + 0 < first_time + 0 then return nil end",
         "if true then return nil end",
-        "protocol/test_survival.py::TestWithMarks::test_creator_creates_what_has_no_opening[fakeredis-lost]",
+        "protocol/test_survival.py::TestWithMarks::test_creator_creates_what_was_lost[fakeredis-lost]",
     ),
     (
         "a clear of a replayed room leaves no trace",

@@ -20,7 +20,7 @@ MARKS |= {"lost and trimmed": f"{LOST} {TRIMMED}", "another status": f"100-3/{A}
 OPENINGS = {
     "there": (OPENING, STALE),
     "lost": (LOST, CREATED),
-    "another generation": (f"100-2/{A}/{GENERATION + 1}", CREATED),
+    "other generation": (f"100-2/{A}/{GENERATION + 1}", CREATED),
     "another entry": (f"100-3/{B}/{GENERATION}", CREATED),
     "another room": (f"100-2/{B}/{GENERATION}", CREATED),
     "one of several": (f"{LOST} {OPENING} {LOST}", STALE),
@@ -58,7 +58,7 @@ class TestWithMarks:
     """Another server with the same epoch: its data is a prefix of the history."""
 
     @pytest.mark.parametrize("case", OPENINGS)
-    def test_creator_creates_what_has_no_opening(self, client, feed, case):
+    def test_creator_creates_what_was_lost(self, client, feed, case):
         opened, expected = OPENINGS[case]
         assert outcome(client, loss="server", opened=opened) == expected
         assert client.exists(ROOM) == (expected == CREATED)
@@ -87,7 +87,7 @@ class TestWithMarks:
         ("written", "expected"),
         [("there", STALE), *((mark, SKIPPED) for mark in ("lost", "trimmed", "none", "another status"))],
     )
-    def test_attached_waits_unless_its_write_is_there(self, client, feed, role, written, expected):
+    def test_attached_waits_unless_it_wrote(self, client, feed, role, written, expected):
         assert outcome(client, role=role, loss="server", opened=OPENING, written=MARKS[written]) == expected
         assert not client.exists(ROOM)
 
