@@ -125,7 +125,10 @@ class RecoveryExplorer:
                 if has_called(recovery, NAMESPACE):
                     recovery.server_changed(NAMESPACE, _identity(other))
                 after = self._with_store(world, number, store._replace(server=other), recovery)
-                yield after._replace(returns=world.returns - (other < store.server)), f"{_name(number)} reaches S{other}"
+                yield (
+                    after._replace(returns=world.returns - (other < store.server)),
+                    f"{_name(number)} reaches S{other}",
+                )
 
     def _recover(self, world: World, number: int, at: float = 0.0) -> Step:
         """One round trip of a recovery: the verification; or, after it, the replay of one room."""
