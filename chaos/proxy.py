@@ -45,7 +45,8 @@ class Proxy:
         """How many of the next connections are closed at once."""
         self.connections = 0
         """How many connections were accepted."""
-        self._target = target
+        self.target = target
+        """Where new connections go. Those that are open stay where they are."""
         self._tls = tls
         self._inspect = inspect
         self._held: Callable[[Command], bool] | None = None
@@ -116,11 +117,12 @@ class Proxy:
             thread.start()
 
     def _serve(self, client: socket.socket) -> None:
-        server = socket.socket(socket.AF_INET if isinstance(self._target, int) else socket.AF_UNIX)
+        target = self.target
+        server = socket.socket(socket.AF_INET if isinstance(target, int) else socket.AF_UNIX)
         with contextlib.suppress(OSError):
-            server.connect(("127.0.0.1", self._target) if isinstance(self._target, int) else str(self._target))
+            server.connect(("127.0.0.1", target) if isinstance(target, int) else str(target))
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if isinstance(self._target, int):
+            if isinstance(target, int):
                 server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if self._tls:
                 client.settimeout(10)

@@ -1,4 +1,7 @@
-"""A primary and a replica that a Sentinel watches."""
+"""A primary and a replica that a Sentinel watches.
+
+Each fault says up to when the replica had every acknowledged write before it: ``replicated_until``.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,27 @@ import contextlib
 import time
 from pathlib import Path
 
-from chaos.faults import Chance, Fault, is_replica_of, server_fault
+import redis
+
+from chaos.faults import Chance, Fault, Injected, is_replica_of, kill_clients, server_fault
 from chaos.servers import Sentinel, Server, until
+
+OPTIONS = ("--repl-diskless-sync-delay", "0", "--repl-timeout", "5")
+AWAKE_MS = 2000
+"""How long the sentinel lets a former primary act as one, at least. By default it is 8 s."""
+
+
+def replicated_until(primary: redis.Redis) -> float:
+    """A time until which the replica has every acknowledged write."""
+
+    def confirmed() -> float | None:
+        now = time.monotonic()
+        with primary.pipeline(transaction=False) as pipe:  # WAIT is for the writes of its own connection, and earlier
+            pipe.set("chaos:replicated", 1, ex=60)
+            pipe.execute_command("WAIT", 1, 1000)
+            return now if pipe.execute()[1] else None
+
+    return float(until(confirmed, "the replica has the latest writes"))
 
 
 class Replicas(contextlib.ExitStack):
@@ -15,8 +37,7 @@ class Replicas(contextlib.ExitStack):
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
-        options = ("--repl-diskless-sync-delay", "0", "--repl-timeout", "5")
-        self._servers = [self.enter_context(Server(folder / f"server-{n}", *options)) for n in range(2)]
+        self._servers = [self.enter_context(Server(folder / f"server-{n}", *OPTIONS)) for n in range(2)]
         primary, replica = self._servers
         replica.client.replicaof("127.0.0.1", primary.port)
         until(lambda: is_replica_of(replica.client, primary.port), "the replica is in sync")
@@ -37,20 +58,45 @@ class Replicas(contextlib.ExitStack):
             server_fault("SIGSTOP of the primary, replica promoted", self._stop, outage=True, loses="latest"),
         ]
 
-    def _kill(self, chance: Chance) -> None:
+    def wakes(self) -> list[Fault]:
+        """The primary stands still, and wakes up after the replica's promotion; the sentinel itself demotes it."""
+        for period in ("PUBLISH-PERIOD", "INFO-PERIOD"):  # it demotes a server that was a primary for four of those
+            self._sentinel.client.execute_command("SENTINEL", "DEBUG", period, AWAKE_MS // 4)
+        name = "SIGSTOP of the primary, replica promoted, SIGCONT, demotion"
+        return [server_fault(name, self._wake, outage=True, loses="latest")]
+
+    def _kill(self, chance: Chance) -> Injected:
         old, new = self._pair()
+        kept_until = replicated_until(old.client)
         old.kill()
         self._await_promotion(new)
         old.start()
         self._settle()
+        return Injected(kept_until=kept_until)
 
-    def _stop(self, chance: Chance) -> None:
+    def _stop(self, chance: Chance) -> Injected:
         old, new = self._pair()
+        kept_until = replicated_until(old.client)
         old.pause()
         self._await_promotion(new)
         old.resume()  # for a moment it still acts as the primary towards its connected clients
         time.sleep(0.1)
         self._settle()
+        return Injected(kept_until=kept_until)
+
+    def _wake(self, chance: Chance) -> Injected:
+        old, new = self._pair()
+        kept_until = replicated_until(old.client)
+        old.pause()
+        self._await_promotion(new)
+        time.sleep(chance.uniform(0.0, 1.0))
+        if chance.random() < 0.5:  # lost connections let stores ask the new primary who it is
+            kill_clients(new.client)
+            time.sleep(chance.uniform(0.0, 0.3))
+        old.resume()
+        until(lambda: is_replica_of(old.client, new.port), "the sentinel has demoted the former primary")
+        until(self._knows_replica, "the sentinel knows the former primary as a replica")
+        return Injected(kept_until=kept_until)
 
     def _pair(self) -> tuple[Server, Server]:
         primary = self.primary

@@ -13,6 +13,7 @@ import redis
 from chaos import faults
 from chaos.clusters import Cluster
 from chaos.faults import Fault
+from chaos.lagging import Lagging
 from chaos.proxy import Proxy
 from chaos.recording import LEASE
 from chaos.replicas import Replicas
@@ -23,6 +24,9 @@ NAMESPACE = "chaos"
 LONG_LEASE = 10.0
 """The TTL of leases where the network may be slower for one worker than for the others: longer than the deadline, as
 docs/guarantees.md requires."""
+
+QUIET = (0.2, 3.5)
+"""Seconds between faults that lose data: often long enough for the table to be recovered before the next one."""
 
 
 @dataclass
@@ -37,10 +41,14 @@ class Setup:
     shards: int = 1
     feed_length: int = 100_000
     """Entries that a shard's feed keeps."""
+    pause: tuple[float, float] = (0.1, 0.4)
+    """Seconds between faults."""
     lease: float = LEASE
     """The TTL of the workers' leases in seconds."""
     refusals: tuple[str, ...] = ()
     """Words of the server's refusals that the faults explain."""
+    is_holding: bool = False
+    """Whether workers also hold rooms for the whole run."""
     direct: str = ""
     """The URL that the observer uses, past the network faults; by default that of the workers."""
 
@@ -81,6 +89,14 @@ def server(folder: Path, program: Callable[[], str | None] = lambda: None) -> It
 
 
 @contextlib.contextmanager
+def aof(folder: Path) -> Iterator[Setup]:
+    """Restarts that lose nothing, so they explain nothing."""
+    with Server(folder / "server", *DURABLE) as server:
+        clients = lambda: [server.client]  # noqa: E731
+        yield Setup(server.url, [faults.restart(server)], clients, lease=LONG_LEASE, is_holding=True)
+
+
+@contextlib.contextmanager
 def amnesia(folder: Path) -> Iterator[Setup]:
     with Server(folder / "server") as server:
         yield _single(server, [faults.amnesia(server)])
@@ -108,6 +124,22 @@ def sentinel(folder: Path) -> Iterator[Setup]:
 
 
 @contextlib.contextmanager
+def lag(folder: Path) -> Iterator[Setup]:
+    """A replica that lags behind is promoted, at the same address."""
+    with Lagging(folder) as lagging:
+        clients = lambda: [lagging.primary.client]  # noqa: E731
+        yield Setup(lagging.url, lagging.faults(), clients, shards=2, pause=QUIET, lease=LONG_LEASE, is_holding=True)
+
+
+@contextlib.contextmanager
+def wakes(folder: Path) -> Iterator[Setup]:
+    """A primary that stood still acts as one again, after Sentinel has promoted the replica."""
+    with Replicas(folder) as replicas:
+        clients = lambda: [replicas.primary.client]  # noqa: E731
+        yield Setup(replicas.url, replicas.wakes(), clients, shards=2, pause=QUIET, lease=LONG_LEASE, is_holding=True)
+
+
+@contextlib.contextmanager
 def cluster(folder: Path) -> Iterator[Setup]:
     """Cluster faults. One shard's heartbeat may wait for another's."""
     shards = 6
@@ -125,9 +157,12 @@ SCENARIOS = {
         needs=system_redis,
         missing="no redis-server in the system's folders (Debian: redis-server)",
     ),
+    "aof": Scenario(aof),
     "amnesia": Scenario(amnesia),
     "network": Scenario(network),
     "memory": Scenario(memory),
     "sentinel": Scenario(sentinel, seconds=6.0),
+    "lag": Scenario(lag, seconds=6.0),
+    "wakes": Scenario(wakes),
     "cluster": Scenario(cluster, seconds=8.0),
 }

@@ -23,6 +23,7 @@ from typing import Any
 from chaos.calls import CALL_INTERVAL, PlainCaller, Store
 from chaos.handles import HandleCaller
 from chaos.history import HistoryWriter
+from chaos.holding import HoldingCaller, WaitingCaller
 from chaos.recording import Recorder, owner
 from redis_kvpoll import AsyncMirror, AsyncStatusStore, KVPoll, Mirror, StatusStore
 from redis_kvpoll.engine.session import StoreOptions
@@ -32,7 +33,7 @@ SYNC_SECONDS = 10.0
 CALLERS = 3
 """Threads or tasks of a worker that share its store."""
 
-Caller = PlainCaller | HandleCaller
+Caller = PlainCaller | HandleCaller | WaitingCaller
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,8 @@ class Plan:
     shards: int
     feed_length: int
     lease: float
+    is_holding: bool = False
+    """Whether it also holds rooms for the whole run."""
 
     def text(self) -> str:
         return json.dumps(asdict(self))
@@ -173,10 +176,15 @@ def _may_continue(commands: Commands, callers: Sequence[Recorder]) -> bool:
 def _callers(
     plan: Plan, store: Store, mirror: Mirror | AsyncMirror, writer: HistoryWriter, lease_number: int
 ) -> list[Caller]:
-    """One caller of plain calls; the others use handles."""
+    """One caller of plain calls; the others use handles. If the plan says so, one more holds rooms, and one waits."""
     seeds = [f"{plan.seed} {lease_number} {number}" for number in range(CALLERS)]
     handles = [HandleCaller(store, writer, seed, plan.start) for seed in seeds[1:]]
-    return [PlainCaller(store, mirror, writer, seeds[0], plan.start), *handles]
+    callers: list[Caller] = [PlainCaller(store, mirror, writer, seeds[0], plan.start), *handles]
+    if plan.is_holding:
+        seed = f"{plan.seed} {lease_number} holding"
+        holder = HoldingCaller(store, writer, seed, plan.start, plan.number, lease_number)
+        callers += [holder, WaitingCaller(store, writer, seed, plan.start, holder)]
+    return callers
 
 
 def finish(call: Coroutine[Any, Any, None]) -> None:
