@@ -65,6 +65,7 @@ def check(
         found += comes_back(of_room, rollbacks, execution)
     found += fenced.check(history.calls, history.faults, execution, shard)
     found += wrong_errors(history, refusals)
+    found += needless_failures(history)
     found += overlong_calls(history)
     return found
 
@@ -136,6 +137,19 @@ def wrong_errors(history: History, refusals: Sequence[str]) -> list[Violation]:
     for record in history.calls:
         if record.error and (why := _unexplained(record, history, refusals)):
             found[record.worker, record.began] = Violation(why, str(record), record.room)  # one for a whole batch
+    return list(found.values())
+
+
+def needless_failures(history: History) -> list[Violation]:
+    """Calls that gave up at a time when no call of the plain client did, or nearly did."""
+    failed = [record for record in history.calls if failure(record) == "StoreUnavailableError"]
+    found: dict[tuple[int, float], Violation] = {}
+    for record in failed:
+        beside = [one for one in history.plain if one.began < record.ended and one.ended > record.began]
+        succeeded = any(one.began >= record.began and one.ended <= record.ended for one in beside)
+        if succeeded and not any(one.error or one.ended - one.began > history.deadline - 2 * EARLY for one in beside):
+            why = "a call gave up where a plain client did not"
+            found[record.worker, record.began] = Violation(why, str(record), record.room)
     return list(found.values())
 
 

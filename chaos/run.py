@@ -32,6 +32,7 @@ class RunResult:
     """What one run found."""
 
     name: str
+    seed: int
     seconds: float
     faults: Counter[str]
     operations: int
@@ -61,13 +62,14 @@ def run(name: str, scenario: Scenario, seconds: float, seed: int) -> RunResult:
             lease=setup.lease,
             is_holding=setup.is_holding,
         )
-        with WorkerPool(Path(folder), plan, WORKERS) as pool:
+        with WorkerPool(Path(folder), plan, WORKERS, setup.has_plain) as pool:
             chance = random.Random(f"{seed} {name}")  # noqa: S311 - chance, not secrets
             events = inject_faults(setup, pool, chance, seconds)
             found_history, violations = _check(setup, pool, events, start)
     failures = {(call.worker, call.began): checker.failure(call) for call in found_history.calls}
     return RunResult(
         name,
+        seed,
         time.monotonic() - began,
         Counter(event.name for event in events),
         len(failures),
@@ -91,7 +93,7 @@ def _check(setup: Setup, pool: WorkerPool, events: list[FaultEvent], start: floa
     held = sorted({call.room for call in calls if call.room >= holding.FIRST})
     reads = read_table(setup, rooms, [handles.FIRST + room for room in rooms] + held)
     copies = pool.copies(rooms)
-    found_history = History([*calls, *reads], events, DEADLINE)
+    found_history = History([*calls, *reads], events, DEADLINE, pool.plain_calls())
     found = checker.check(found_history, setup.refusals, lambda room: keys.tag(NAMESPACE, setup.shards, room))
     found += fenced.outlived_leases(reads, killed, setup.lease) + fenced.false_expiries(reads, hit)
     table = {read.room: read.answer for read in reads if read.name == "poll"}

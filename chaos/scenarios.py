@@ -49,6 +49,8 @@ class Setup:
     """Words of the server's refusals that the faults explain."""
     is_holding: bool = False
     """Whether workers also hold rooms for the whole run."""
+    has_plain: bool = False
+    """Whether a plain redis-py client runs beside the workers, for comparison."""
     direct: str = ""
     """The URL that the observer uses, past the network faults; by default that of the workers."""
 
@@ -104,11 +106,13 @@ def amnesia(folder: Path) -> Iterator[Setup]:
 
 @contextlib.contextmanager
 def network(folder: Path) -> Iterator[Setup]:
-    """Network faults. The socket timeout is short, so that a call has time for several attempts, which may overlap."""
+    """Network faults, beside a plain client. The socket timeout is short, so that a call has time for several attempts,
+    which may overlap."""
     with Server(folder / "server") as server, Proxy(server.port, inspect=False) as proxy:
         url = f"{proxy.url}?socket_timeout=0.3"
         clients = lambda: [server.client]  # noqa: E731
-        yield Setup(url, faults.of_network(proxy), clients, shards=4, direct=server.url, lease=LONG_LEASE)
+        kinds = faults.of_network(proxy)
+        yield Setup(url, kinds, clients, shards=4, direct=server.url, lease=LONG_LEASE, has_plain=True)
 
 
 @contextlib.contextmanager

@@ -94,7 +94,7 @@ class Commands:
 
 def main() -> None:
     """Run one worker."""
-    _die_with_parent()
+    die_with_parent()
     plan = Plan(**json.loads(sys.argv[1]))
     commands = Commands()
     threading.Thread(target=commands.receive, daemon=True).start()
@@ -112,7 +112,7 @@ def _work(plan: Plan, commands: Commands) -> None:
             callers = _callers(plan, store, mirror, writer, lease_number)
             with _lease(store, plan):
                 if lease_number == 0:
-                    _answer("working")
+                    answer("working")
 
                 def make_calls(caller: Caller, callers: Sequence[Recorder] = callers) -> None:
                     while _may_continue(commands, callers):
@@ -126,12 +126,12 @@ def _work(plan: Plan, commands: Commands) -> None:
                     thread.join()
                 if not commands.quiesce.is_set():
                     continue
-                _answer("quiet")
+                answer("quiet")
                 commands.report.wait()
                 since, give_up_at = time.monotonic(), time.monotonic() + SYNC_SECONDS
                 while not _is_current(mirror, since) and time.monotonic() < give_up_at:
                     time.sleep(0.02)
-                _answer(json.dumps(_copy(mirror, commands.rooms, since)))
+                answer(json.dumps(_copy(mirror, commands.rooms, since)))
                 commands.never.wait()  # the lease must last: its end would fail rooms that are still being read
 
 
@@ -142,7 +142,7 @@ async def _work_async(plan: Plan, commands: Commands) -> None:
             callers = _callers(plan, store, mirror, writer, lease_number)
             async with _lease(store, plan):
                 if lease_number == 0:
-                    _answer("working")
+                    answer("working")
 
                 async def make_calls(caller: Caller, callers: Sequence[Recorder] = callers) -> None:
                     while _may_continue(commands, callers):
@@ -154,12 +154,12 @@ async def _work_async(plan: Plan, commands: Commands) -> None:
                         group.create_task(make_calls(caller))
                 if not commands.quiesce.is_set():
                     continue
-                _answer("quiet")
+                answer("quiet")
                 await asyncio.to_thread(commands.report.wait)
                 since, give_up_at = time.monotonic(), time.monotonic() + SYNC_SECONDS
                 while not _is_current(mirror, since) and time.monotonic() < give_up_at:  # noqa: ASYNC110 - it is its lag
                     await asyncio.sleep(0.02)
-                _answer(json.dumps(_copy(mirror, commands.rooms, since)))
+                answer(json.dumps(_copy(mirror, commands.rooms, since)))
                 await asyncio.to_thread(commands.never.wait)
 
 
@@ -206,12 +206,13 @@ def _copy(mirror: Mirror | AsyncMirror, rooms: list[int], since: float) -> list[
     return list(zip(rooms, mirror.poll(rooms), strict=True)) if _is_current(mirror, since) else None
 
 
-def _answer(line: str) -> None:
+def answer(line: str) -> None:
+    """Send a line to the pool."""
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """Let the kernel kill this process with its parent: a stopped worker does not notice the end of its input."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
