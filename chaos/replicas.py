@@ -11,12 +11,10 @@ from pathlib import Path
 
 import redis
 
-from chaos.faults import Chance, Fault, Injected, is_replica_of, kill_clients, server_fault
+from chaos.faults import Chance, Fault, Injected, is_replica_of, server_fault
 from chaos.servers import Sentinel, Server, until
 
 OPTIONS = ("--repl-diskless-sync-delay", "0", "--repl-timeout", "5")
-AWAKE_MS = 2000
-"""How long the sentinel lets a former primary act as one, at least. By default it is 8 s."""
 
 
 def replicated_until(primary: redis.Redis) -> float:
@@ -39,9 +37,10 @@ class Replicas(contextlib.ExitStack):
         super().__init__()
         self._servers = [self.enter_context(Server(folder / f"server-{n}", *OPTIONS)) for n in range(2)]
         primary, replica = self._servers
-        replica.client.replicaof("127.0.0.1", primary.port)
-        until(lambda: is_replica_of(replica.client, primary.port), "the replica is in sync")
-        self._sentinel = self.enter_context(Sentinel(folder / "sentinel", primary.port))
+        self._ports = {server: self._published(server) for server in self._servers}
+        replica.client.replicaof("127.0.0.1", self._ports[primary])
+        until(lambda: is_replica_of(replica.client, self._ports[primary]), "the replica is in sync")
+        self._sentinel = self.enter_context(Sentinel(folder / "sentinel", self._ports[primary]))
         until(lambda: self._knows_replica(), "the sentinel knows the replica")
 
     @property
@@ -50,7 +49,7 @@ class Replicas(contextlib.ExitStack):
 
     @property
     def primary(self) -> Server:
-        return next(one for one in self._servers if one.port == self._sentinel.primary())
+        return next(one for one in self._servers if self._ports[one] == self._sentinel.primary())
 
     def faults(self) -> list[Fault]:
         return [
@@ -58,12 +57,9 @@ class Replicas(contextlib.ExitStack):
             server_fault("SIGSTOP of the primary, replica promoted", self._stop, outage=True, loses="latest"),
         ]
 
-    def wakes(self) -> list[Fault]:
-        """The primary stands still, and wakes up after the replica's promotion; the sentinel itself demotes it."""
-        for period in ("PUBLISH-PERIOD", "INFO-PERIOD"):  # it demotes a server that was a primary for four of those
-            self._sentinel.client.execute_command("SENTINEL", "DEBUG", period, AWAKE_MS // 4)
-        name = "SIGSTOP of the primary, replica promoted, SIGCONT, demotion"
-        return [server_fault(name, self._wake, outage=True, loses="latest")]
+    def _published(self, server: Server) -> int:
+        """The port at which all others find a server."""
+        return server.port
 
     def _kill(self, chance: Chance) -> Injected:
         old, new = self._pair()
@@ -84,26 +80,12 @@ class Replicas(contextlib.ExitStack):
         self._settle()
         return Injected(kept_until=kept_until)
 
-    def _wake(self, chance: Chance) -> Injected:
-        old, new = self._pair()
-        kept_until = replicated_until(old.client)
-        old.pause()
-        self._await_promotion(new)
-        time.sleep(chance.uniform(0.0, 1.0))
-        if chance.random() < 0.5:  # lost connections let stores ask the new primary who it is
-            kill_clients(new.client)
-            time.sleep(chance.uniform(0.0, 0.3))
-        old.resume()
-        until(lambda: is_replica_of(old.client, new.port), "the sentinel has demoted the former primary")
-        until(self._knows_replica, "the sentinel knows the former primary as a replica")
-        return Injected(kept_until=kept_until)
-
     def _pair(self) -> tuple[Server, Server]:
         primary = self.primary
         return primary, next(one for one in self._servers if one is not primary)
 
     def _await_promotion(self, new: Server) -> None:
-        until(lambda: self._sentinel.primary() == new.port, "the replica is promoted")
+        until(lambda: self._sentinel.primary() == self._ports[new], "the replica is promoted")
         until(lambda: new.client.info("replication")["role"] == "master", "the promoted server acts as the primary")
 
     def _settle(self) -> None:
@@ -112,9 +94,9 @@ class Replicas(contextlib.ExitStack):
 
     def _is_settled(self) -> bool:
         primary, replica = self._pair()
-        if replica.client.info("replication").get("master_port") != primary.port:
-            replica.client.replicaof("127.0.0.1", primary.port)
-        return is_replica_of(replica.client, primary.port) and self._knows_replica()
+        if replica.client.info("replication").get("master_port") != self._ports[primary]:
+            replica.client.replicaof("127.0.0.1", self._ports[primary])
+        return is_replica_of(replica.client, self._ports[primary]) and self._knows_replica()
 
     def _knows_replica(self) -> bool:
         """Whether the sentinel has a replica that it could promote."""

@@ -18,6 +18,7 @@ from chaos.proxy import Proxy
 from chaos.recording import LEASE
 from chaos.replicas import Replicas
 from chaos.servers import DURABLE, Server, system_redis
+from chaos.waking import Waking
 from redis_kvpoll.protocol import keys
 
 NAMESPACE = "chaos"
@@ -137,10 +138,13 @@ def lag(folder: Path) -> Iterator[Setup]:
 
 @contextlib.contextmanager
 def wakes(folder: Path) -> Iterator[Setup]:
-    """A primary that stood still acts as one again, after Sentinel has promoted the replica."""
-    with Replicas(folder) as replicas:
+    """A primary that stood still acts as one again, after Sentinel has promoted the replica. A lease outlasts the time in
+    which its heartbeats may go to the wrong one."""
+    with Waking(folder) as replicas:
         clients = lambda: [replicas.primary.client]  # noqa: E731
-        yield Setup(replicas.url, replicas.wakes(), clients, shards=2, pause=QUIET, lease=LONG_LEASE, is_holding=True)
+        yield Setup(
+            replicas.url, replicas.faults(), clients, shards=2, pause=QUIET, lease=3 * LONG_LEASE, is_holding=True
+        )
 
 
 @contextlib.contextmanager
