@@ -42,12 +42,15 @@ class Generation(NamedTuple):
     """All calls on the room."""
     faults: list[FaultEvent]
     absences: list[Absence]
+    """Those since the opening."""
+    opening: CallRecord
+    """The first call that saw it."""
     execution: Callable[[CallRecord], Span]
     """The time within which the server may have executed a call."""
 
     def absences_in(self, span: Span) -> list[Absence]:
         """The absences that meet a time."""
-        return [absence for absence in self.absences if any_met([absence.span], span)]
+        return [one for one in self.absences if one.span.began <= span.ended and one.span.ended >= span.began]
 
     def is_disturbed(self, record: CallRecord) -> bool:
         """Whether a call ran while data was lost and not yet recovered."""
@@ -59,9 +62,7 @@ class Generation(NamedTuple):
             return True
         if fault.loses == "all" or record.began < fault.ended:
             return False
-        known = (one for one in self.records if one.generation == self.name and not one.error)
-        first = min(known, key=lambda one: one.ended, default=record)
-        return first.began >= fault.ended or fault.spares(first)
+        return self.opening.began >= fault.ended or fault.spares(self.opening)
 
 
 def check(
@@ -86,8 +87,11 @@ def check(
     for room, of_room in rooms.items():
         found += shared_generations(of_room)
         for name in sorted({record.generation for record in of_room} - {""}):
-            absences = recoveries.absences(shard(room), _holders(name, of_room))
-            generation = Generation(name, of_room, faults, absences, execution)
+            opening = min(
+                (one for one in of_room if one.generation == name), key=lambda one: (bool(one.error), one.ended)
+            )
+            absences = recoveries.absences(shard(room), _holders(name, of_room), opening.began)
+            generation = Generation(name, of_room, faults, absences, opening, execution)
             found += goes_back(generation)[:1]
             found += comes_back(generation)[:1]
     return found

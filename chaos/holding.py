@@ -24,7 +24,7 @@ RECENT = 20
 """Rooms that are written to; the older ones are only read."""
 
 
-class Held(NamedTuple):
+class HeldRoom(NamedTuple):
     """A room that is held, and its last known status."""
 
     handle: Handle
@@ -39,7 +39,7 @@ class HoldingCaller(HandleCaller):
     ) -> None:
         super().__init__(store, writer, seed, start)
         self._next = FIRST + worker * ROOMS_PER_WORKER + lease_number * ROOMS_PER_LEASE
-        self.held: list[Held] = []
+        self.held: list[HeldRoom] = []
         self._choices = [self._open] * 4 + [self._advance] * 10 + [self._read_status] * 4 + [self._release_one]
 
     def _room(self) -> int:
@@ -51,7 +51,7 @@ class HoldingCaller(HandleCaller):
         call = lambda: self._store.open(room, f"request {room}")  # noqa: E731
         await self._get("open", room, call, f"request {room}")
         if self._handles and self._handles[-1].id == room:
-            self.held.append(Held(self._handles[-1], KVPoll.Bootstrapping))
+            self.held.append(HeldRoom(self._handles[-1], KVPoll.Bootstrapping))
 
     async def _advance(self) -> None:
         """Write the next status; after an error it is written again."""
@@ -61,7 +61,7 @@ class HoldingCaller(HandleCaller):
         handle, status = self.held[at]
         told = await self._through(handle, "write", status + 1, lambda: handle.update(status + 1))
         if told is not None and told.status is not None:
-            self.held[at] = Held(handle, told.status)
+            self.held[at] = HeldRoom(handle, told.status)
 
     async def _release_one(self) -> None:
         at = self._recent()

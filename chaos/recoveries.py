@@ -39,23 +39,15 @@ class Recoveries:
         if self._faults and not record.error and record.ended < math.inf and record.name not in LOCAL:
             self._answered[record.worker, shard].append((record.began, record.ended))
 
-    def absences(self, shard: object, holders: Collection[int]) -> list[Absence]:
-        """The absences of a generation with these holders."""
-        return [
-            Absence(
-                fault,
-                Span(
-                    fault.began,
-                    max(
-                        [
-                            fault.ended + self._seconds,
-                            *(self._first((holder, shard), fault.ended) for holder in holders),
-                        ]
-                    ),
-                ),
-            )
-            for fault in self._faults
-        ]
+    def absences(self, shard: object, holders: Collection[int], since: float) -> list[Absence]:
+        """The absences of a generation with these holders that end after a time."""
+        found = []
+        for fault in self._faults:
+            noticed = (self._first((holder, shard), fault.ended) for holder in holders)
+            span = Span(fault.began, max([fault.ended + self._seconds, *noticed]))
+            if span.ended >= since:
+                found.append(Absence(fault, span))
+        return found
 
     def _first(self, place: Place, since: float) -> float:
         """When the first of the calls that began since a time had ended; 0 without one."""

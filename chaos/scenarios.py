@@ -138,8 +138,8 @@ def lag(folder: Path) -> Iterator[Setup]:
 
 @contextlib.contextmanager
 def wakes(folder: Path) -> Iterator[Setup]:
-    """A primary that stood still acts as one again, after Sentinel has promoted the replica. A lease outlasts the time in
-    which its heartbeats may go to the wrong one."""
+    """A primary that stood still acts as one again, after Sentinel has promoted the replica. A lease outlasts the time
+    for which its heartbeats may go to the wrong one."""
     with Waking(folder) as replicas:
         clients = lambda: [replicas.primary.client]  # noqa: E731
         yield Setup(
