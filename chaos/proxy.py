@@ -46,7 +46,7 @@ class Proxy:
         self.connections = 0
         """How many connections were accepted."""
         self.target = target
-        """Where new connections go. Those that are open stay where they are."""
+        """Where new connections lead."""
         self._tls = tls
         self._inspect = inspect
         self._held: Callable[[Command], bool] | None = None
