@@ -81,8 +81,10 @@ class AsyncNodePool:
                 await self._send(connection, effect)
                 await self._receive(connection, effect, replies)
         except asyncio.CancelledError:
-            if connection is None:
+            if not effect.is_sent or connection is None:
                 free.release()
+                if connection is not None:
+                    await connection.disconnect(nowait=True)
             else:  # nobody else's call is to suffer for it: the connection stays
                 effect.rest = self._start(self._read_rest(connection, effect, replies, until, free), connection)
             raise
@@ -112,6 +114,7 @@ class AsyncNodePool:
         packed = pack(effect.words)
         if effect.then:
             packed = b"".join([packed, *map(pack, effect.then)])
+        effect.is_sent = True
         await connection.send_packed_command(packed)
 
     async def close(self) -> None:
@@ -189,7 +192,14 @@ class AsyncNodePool:
     async def _connection(self, fresh: bool, until: float) -> Any:
         if self._idle:
             connection = self._idle.pop()
-            if not fresh or await _is_open(connection):
+            if not fresh:
+                return connection
+            try:
+                is_open = await _is_open(connection)
+            except BaseException:
+                await connection.disconnect(nowait=True)
+                raise
+            if is_open:
                 return connection
             await connection.disconnect(nowait=True)
             raise RedisConnectionError(IDLE_CLOSED)

@@ -169,7 +169,7 @@ class AsyncDispatcher:
             try:
                 if rest and not rest.cancelled() and rest.exception() is None:
                     self.executor.complete(call, send, epochs, rest.result())
-            finally:  # whatever the reply was
+            finally:
                 queue.batch = None
                 self._start_sender(queue)
 

@@ -13,7 +13,7 @@ from itertools import islice
 from operator import attrgetter
 from typing import Any
 
-from redis_kvpoll.engine.effects import PendingCall
+from redis_kvpoll.engine.effects import PendingCall, Send
 from redis_kvpoll.engine.retry import MAY_HAVE_RUN, CallFailed
 from redis_kvpoll.errors import OutcomeUnknownError, StoreUnavailableError
 from redis_kvpoll.protocol.script_call import MAX_BATCH, Call
@@ -22,12 +22,14 @@ from redis_kvpoll.protocol.script_call import MAX_BATCH, Call
 class Batch:
     """Pending calls of one kind that are sent as one script call."""
 
-    __slots__ = ("limit", "pending_calls")
+    __slots__ = ("limit", "pending_calls", "send")
 
     def __init__(self, pending_calls: list[PendingCall], limit: float = math.inf) -> None:
         self.pending_calls = pending_calls
         self.limit = limit
         """The deadline of its sender, which must not wait for the deadlines of others."""
+        self.send: Send | None = None
+        """Its attempt, once there is one."""
 
     @property
     def call(self) -> Call:
@@ -38,6 +40,11 @@ class Batch:
     def give_up_at(self) -> float:
         """The latest deadline of its callers. One whose deadline is earlier leaves the batch, and fails alone."""
         return min(self.limit, max(pending.give_up_at for pending in self.pending_calls))
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether a caller is left that waits for it."""
+        return any(not pending.done for pending in self.pending_calls)
 
     def distribute(self, reply: list[Any]) -> None:
         """Give each pending call its part of the reply, which consists of the fields of each room in turn."""
@@ -155,9 +162,11 @@ class ShardQueue:
 
     def leave(self, pending: PendingCall, what: str) -> None:
         """Fail a call whose deadline has passed. A batch that contains it goes on for its other callers."""
-        kind = StoreUnavailableError if pending.call.spec.repeatable or pending in self.waiting else OutcomeUnknownError
+        batch = self.batch
+        is_sent = isinstance(batch, Batch) and batch.send is not None and batch.send.is_sent
+        may_have_run = not pending.call.spec.repeatable and pending not in self.waiting and is_sent
         if not pending.done:
-            pending.failure = CallFailed(kind, what)
+            pending.failure = CallFailed(OutcomeUnknownError if may_have_run else StoreUnavailableError, what)
         self.cancel(pending)
 
     def requeue_or_fail(self, batch: Batch | Call) -> list[PendingCall]:

@@ -126,17 +126,17 @@ class Executor:
             what = f"no answer within {self.deadline:g} s (not sent: it was queued all the time)"
             return batch.fail(CallFailed(StoreUnavailableError, what, until=now))
         call = batch.call
-        attempts = Attempts(self.session, batch.give_up_at)
+        attempts = Attempts(self.session, batch.give_up_at, lambda: batch.is_awaited)
         try:
             if call.spec is SETTINGS:
                 reply = yield from attempts.send_script(call, None, error=first_error)
                 return batch.distribute([self.session.adopt_settings(reply)])
-            reply = yield from self._send_call(call, attempts, first_error)
+            reply = yield from self._send_call(batch, call, attempts, first_error)
         except (CallFailed, KVPollError) as failure:
             return batch.fail(failure)
         return batch.distribute(reply)
 
-    def _send_call(self, call: Call, attempts: Attempts, error: Exception | None) -> Flow[list[Any]]:
+    def _send_call(self, batch: Batch, call: Call, attempts: Attempts, error: Exception | None) -> Flow[list[Any]]:
         """Send a call to a shard that is current. Returns the part of the reply that belongs to its rooms."""
         recovery, tag = self.recovery, call.tag
         while True:
@@ -144,6 +144,7 @@ class Executor:
                 if error is None:
                     yield from recovery.make_current(tag, attempts)
                 epochs, send = self.session.observer_epochs(), self.prepare(call)
+                batch.send = send
                 failed, error = error, None
                 reply = yield from attempts.send(send, call.spec.repeatable, call.spec.script, failed)
             except ServerChanged as changed:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from typing import Any
 
 from redis.backoff import EqualJitterBackoff
@@ -51,10 +52,12 @@ class CallFailed(Exception):  # noqa: N818 - internal signal of Attempts to the 
 class Attempts:
     """The attempts of one call within one deadline, with those of the commands that must precede it."""
 
-    def __init__(self, session: Session, give_up_at: float) -> None:
+    def __init__(self, session: Session, give_up_at: float, is_awaited: Callable[[], bool] = lambda: True) -> None:
         self._session = session
         self._tries = 0
         self._give_up_at = give_up_at
+        self._is_awaited = is_awaited
+        """Whether somebody waits for the reply. If not, there is no further attempt."""
 
     def send_script(
         self, call: Call, server: bytes | None, repeatable: bool = True, error: Exception | None = None
@@ -131,7 +134,7 @@ class Attempts:
         self._tries += 1
         seconds = _BACKOFF.compute(self._tries)
         until = time.monotonic() + seconds
-        if until >= self._give_up_at:
+        if until >= self._give_up_at or not self._is_awaited():
             tries = "1 try" if self._tries == 1 else f"{self._tries} tries"
             last = str(cause).rstrip(".")
             raise CallFailed(
