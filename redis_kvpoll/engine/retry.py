@@ -134,16 +134,18 @@ class Attempts:
         self._tries += 1
         seconds = _BACKOFF.compute(self._tries)
         until = time.monotonic() + seconds
-        if until >= self._give_up_at or not self._is_awaited():
-            tries = "1 try" if self._tries == 1 else f"{self._tries} tries"
-            last = str(cause).rstrip(".")
-            raise CallFailed(
-                StoreUnavailableError,
-                f"no answer within {self._session.deadline:g} s ({tries}; last: {last}): "
-                "check that the server is up and reachable; the call is safe to retry",
-                until,
-            ) from cause
-        yield Sleep(seconds)
+        if until < self._give_up_at and self._is_awaited():
+            yield Sleep(seconds)
+            if self._is_awaited():  # its callers may have left meanwhile
+                return
+        tries = "1 try" if self._tries == 1 else f"{self._tries} tries"
+        last = str(cause).rstrip(".")
+        raise CallFailed(
+            StoreUnavailableError,
+            f"no answer within {self._session.deadline:g} s ({tries}; last: {last}): "
+            "check that the server is up and reachable; the call is safe to retry",
+            until,
+        ) from cause
 
     def _timeout(self) -> float | None:
         """Return the timeout of the next attempt; None, the connection's own, early in the deadline."""

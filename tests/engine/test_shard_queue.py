@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from redis_kvpoll import OutcomeUnknownError, ServerRefusedError, StoreUnavailableError
 from redis_kvpoll.engine.batching import Batch, ShardQueue
-from redis_kvpoll.engine.effects import PendingCall
+from redis_kvpoll.engine.effects import PendingCall, Send
 from redis_kvpoll.engine.retry import CallFailed
 from redis_kvpoll.protocol import room_commands
 from redis_kvpoll.protocol.script_call import MAX_BATCH
@@ -242,11 +242,19 @@ class TestDeadlines:
         assert queue_of_calls(early, late).take_batch().give_up_at == 5.0
         assert queue_of_calls(early, late).take_batch(limit=3.0).give_up_at == 3.0
 
-    @pytest.mark.parametrize(("kind", "error"), [("poll", StoreUnavailableError), ("clear", OutcomeUnknownError)])
-    def test_caller_leaves_batch_at_its_deadline(self, kind, error):
+    @pytest.mark.parametrize(
+        ("kind", "is_sent", "error"),
+        [
+            ("poll", True, StoreUnavailableError),
+            ("clear", True, OutcomeUnknownError),
+            ("clear", False, StoreUnavailableError),
+        ],
+    )
+    def test_caller_leaves_batch_at_its_deadline(self, kind, is_sent, error):
         early, late = pending(kind, [1], give_up_at=1.0), pending(kind, [2], give_up_at=5.0)
         queue = queue_of_calls(early, late)
         batch = queue.take_batch()
+        batch.send = Send("default", [], is_sent=is_sent)
         queue.leave(early, "no answer")
         assert early.failure.kind is error
         assert (queue.batch, late.done) == (batch, False)
