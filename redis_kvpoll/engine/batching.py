@@ -22,29 +22,36 @@ from redis_kvpoll.protocol.script_call import MAX_BATCH, Call
 class Batch:
     """Pending calls of one kind that are sent as one script call."""
 
-    __slots__ = ("limit", "pending_calls", "send")
+    __slots__ = ("call", "limit", "pending_calls", "send")
 
     def __init__(self, pending_calls: list[PendingCall], limit: float = math.inf) -> None:
-        self.pending_calls = pending_calls
         self.limit = limit
         """The deadline of its sender, which must not wait for the deadlines of others."""
         self.send: Send | None = None
-        """Its attempt, once there is one."""
+        """Its attempts, once there is one."""
+        self._set(pending_calls)
 
-    @property
-    def call(self) -> Call:
-        first, *others = self.pending_calls
-        return first.call.merged_with([pending.call for pending in others]) if others else first.call
+    def _set(self, pending_calls: list[PendingCall]) -> None:
+        self.pending_calls = pending_calls
+        first, *others = pending_calls
+        self.call = first.call.merged_with([pending.call for pending in others]) if others else first.call
+
+    def words_again(self) -> list[str] | None:
+        """Return the words of a further attempt; None if nobody waits for the reply any more.
+
+        What was never sent must not run behind the back of a caller that has left: its error says that it did not.
+        """
+        waiting = [pending for pending in self.pending_calls if not pending.done]
+        if not waiting:
+            return None
+        if self.send is not None and not self.send.is_sent and len(waiting) < len(self.pending_calls):
+            self._set(waiting)
+        return self.call.words()
 
     @property
     def give_up_at(self) -> float:
         """The latest deadline of its callers. One whose deadline is earlier leaves the batch, and fails alone."""
         return min(self.limit, max(pending.give_up_at for pending in self.pending_calls))
-
-    @property
-    def is_awaited(self) -> bool:
-        """Whether a caller is left that waits for it."""
-        return any(not pending.done for pending in self.pending_calls)
 
     def distribute(self, reply: list[Any]) -> None:
         """Give each pending call its part of the reply, which consists of the fields of each room in turn."""

@@ -52,27 +52,27 @@ class CallFailed(Exception):  # noqa: N818 - internal signal of Attempts to the 
 class Attempts:
     """The attempts of one call within one deadline, with those of the commands that must precede it."""
 
-    def __init__(self, session: Session, give_up_at: float, is_awaited: Callable[[], bool] = lambda: True) -> None:
+    def __init__(self, session: Session, give_up_at: float) -> None:
         self._session = session
         self._tries = 0
         self._give_up_at = give_up_at
-        self._is_awaited = is_awaited
-        """Whether somebody waits for the reply. If not, there is no further attempt."""
 
-    def send_script(
-        self, call: Call, server: bytes | None, repeatable: bool = True, error: Exception | None = None
-    ) -> Flow[Any]:
-        """Send a script call by its digest, or with its source if the server does not have the script.
-
-        ``server`` as in ``Send``; ``error`` is that of a first attempt that was made without this object.
-        """
-        send = Send(call.tag, call.words(), fresh=not repeatable, server=server)
-        return self.send(send, repeatable, call.spec.script, error)
+    def send_script(self, call: Call, server: bytes | None, error: Exception | None = None) -> Flow[Any]:
+        """Send a script call that may be repeated. ``server`` as in ``Send``, ``error`` as in ``send``."""
+        return self.send(Send(call.tag, call.words(), server=server), True, call.spec.script, error)
 
     def send(
-        self, send: Send, repeatable: bool = True, script: Script | None = None, error: Exception | None = None
+        self,
+        send: Send,
+        repeatable: bool = True,
+        script: Script | None = None,
+        error: Exception | None = None,
+        words_again: Callable[[], list[str] | None] | None = None,
     ) -> Flow[Any]:
-        """Send until there is a reply.
+        """Send until there is a reply. A script that the server does not have is sent with its source.
+
+        ``error`` is that of a first attempt that was made without this object. ``words_again`` returns the words of a
+        further attempt, or None if nobody waits for the reply any more.
 
         Raises:
             ServerChanged: the connection leads to another server than ``send.server``; nothing was executed.
@@ -90,14 +90,17 @@ class Attempts:
             failed, error, send.asking = error, None, None
             if isinstance(failed, ServerChanged):
                 raise failed
-            if isinstance(failed, NoScriptError) and script:
+            if isinstance(failed, NoScriptError) and script and send.words[0] != "EVAL":
                 # EVAL takes the same route, so it loads the script on the one node that lacks it.
                 send.words = ["EVAL", script.source, *send.words[2:]]
-                script = None
             elif isinstance(failed, AskError):
                 send.asking = yield from self._follow_redirect(failed)
             else:
                 yield from self._back_off_or_raise(failed, repeatable)
+                if words_again is not None:
+                    if (words := words_again()) is None:
+                        raise CallFailed(StoreUnavailableError, "nobody waits for the reply any more")
+                    send.words = words
 
     def server_changed(self, error: ServerChanged) -> Flow[None]:
         """Pause before the next attempt if the server has changed several times."""
@@ -134,18 +137,16 @@ class Attempts:
         self._tries += 1
         seconds = _BACKOFF.compute(self._tries)
         until = time.monotonic() + seconds
-        if until < self._give_up_at and self._is_awaited():
-            yield Sleep(seconds)
-            if self._is_awaited():  # its callers may have left meanwhile
-                return
-        tries = "1 try" if self._tries == 1 else f"{self._tries} tries"
-        last = str(cause).rstrip(".")
-        raise CallFailed(
-            StoreUnavailableError,
-            f"no answer within {self._session.deadline:g} s ({tries}; last: {last}): "
-            "check that the server is up and reachable; the call is safe to retry",
-            until,
-        ) from cause
+        if until >= self._give_up_at:
+            tries = "1 try" if self._tries == 1 else f"{self._tries} tries"
+            last = str(cause).rstrip(".")
+            raise CallFailed(
+                StoreUnavailableError,
+                f"no answer within {self._session.deadline:g} s ({tries}; last: {last}): "
+                "check that the server is up and reachable; the call is safe to retry",
+                until,
+            ) from cause
+        yield Sleep(seconds)
 
     def _timeout(self) -> float | None:
         """Return the timeout of the next attempt; None, the connection's own, early in the deadline."""
