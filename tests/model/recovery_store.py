@@ -15,7 +15,7 @@ from redis_kvpoll.engine.recovery import Recovery
 from redis_kvpoll.protocol.script_call import Call
 from tests.model.operations import context
 from tests.model.table import NAMESPACE
-from tests.support.internals import state_of_recovery
+from tests.support.internals import state_of_recovery, verification_of
 
 RETRY_AT = 0.06
 """Seconds after which rooms that await their creator are replayed again."""
@@ -71,10 +71,22 @@ def model_clock() -> Iterator[None]:
         yield
 
 
+class Facts(NamedTuple):
+    """What the explorer asks of a Recovery most often."""
+
+    is_unverified: bool
+    has_called: bool
+    has_awaiting: bool
+    awaiting: frozenset[int]
+    """The rooms that await their creator."""
+    highest_generation: int
+
+
 class Recoveries:
     """Recoveries by their numbers: two that behave the same have one number."""
 
     def __init__(self) -> None:
+        self.facts: list[Facts] = []
         self._frozen: list[bytes] = []
         self._numbers: dict[str, int] = {}
 
@@ -82,12 +94,20 @@ class Recoveries:
         number = self._numbers.setdefault(state_of_recovery(store), len(self._frozen))
         if number == len(self._frozen):
             self._frozen.append(pickle.dumps(store))
+            self.facts.append(_facts(store))
         return number
 
     def thaw(self, number: int) -> Recovery:
         CLOCK.now = 0.0
-        store: Recovery = pickle.loads(self._frozen[number])  # noqa: S301 - written above
+        store: Recovery = pickle.loads(self._frozen[number])
         return store
+
+
+def _facts(store: Recovery) -> Facts:
+    rooms = store.tracked_rooms
+    awaiting = frozenset(room for room in rooms.in_shard(NAMESPACE) if rooms.awaits_creator(room))
+    is_unverified, has_called = verification_of(store, NAMESPACE)
+    return Facts(is_unverified, has_called, bool(rooms.awaiting_shards), awaiting, rooms.highest_generation)
 
 
 class Told(NamedTuple):
