@@ -67,13 +67,7 @@ class AsyncNodePool:
             self._loop, self._idle, self._free, self._left = loop, [], asyncio.Semaphore(MAX_IDLE), {}
         free, left = self._free, effect.timeout or self._deadline
         if free.locked():
-            end = loop.time() + left
-            try:
-                async with asyncio.timeout(left):
-                    await free.acquire()
-            except TimeoutError:
-                raise NotSent from TimeoutError(f"all {MAX_IDLE} connections of this store were busy")
-            left = max(0.001, end - loop.time())  # the wait counts towards the timeout
+            left = await self._wait_for(free, left)
         else:
             await free.acquire()
         until = loop.time() + min(left, self.limit)
@@ -84,13 +78,7 @@ class AsyncNodePool:
                 connection = await self._connection(effect.fresh, until)
                 if effect.server != connection.server and not self._known.may_send(connection, effect):
                     raise ServerChanged(connection.server)
-                if effect.asking:
-                    await connection.send_command("ASKING")
-                    await self._read(connection)
-                packed = pack(effect.words)
-                if effect.then:
-                    packed = b"".join([packed, *map(pack, effect.then)])
-                await connection.send_packed_command(packed)
+                await self._send(connection, effect)
                 await self._receive(connection, effect, replies)
         except asyncio.CancelledError:
             if connection is None:
@@ -105,6 +93,26 @@ class AsyncNodePool:
         await self._give_back(connection)
         free.release()
         return self._result(connection, effect, replies)
+
+    async def _wait_for(self, free: asyncio.Semaphore, seconds: float) -> float:
+        """Wait for a connection to become free. Returns the seconds that are left."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        try:
+            async with asyncio.timeout(seconds):
+                await free.acquire()
+        except TimeoutError:
+            raise NotSent from TimeoutError(f"all {MAX_IDLE} connections of this store were busy")
+        return max(0.001, end - loop.time())
+
+    async def _send(self, connection: Any, effect: Send) -> None:
+        if effect.asking:
+            await connection.send_command("ASKING")
+            await self._read(connection)
+        packed = pack(effect.words)
+        if effect.then:
+            packed = b"".join([packed, *map(pack, effect.then)])
+        await connection.send_packed_command(packed)
 
     async def close(self) -> None:
         """Close the idle connections."""

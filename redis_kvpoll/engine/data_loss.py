@@ -1,4 +1,4 @@
-"""What a store does about one loss of data, for the log and for its counters."""
+"""What a store does about one loss of data, for the log and for its counters. A store without rooms loses nothing."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ class DataLossLog:
     def noticed(self, what: str, rooms: int) -> None:
         """Note that a shard has lost data, and that so many rooms of this store may be concerned."""
         if not self._noticed:
-            self._noticed, self._rooms, self._restored, self._since = what, 0, 0, time.monotonic()
+            self._noticed, self._restored, self._since = what, 0, time.monotonic()
+        if rooms and not self._rooms:
             self.totals = self.totals._replace(losses=self.totals.losses + 1)
         self._rooms += rooms
 
@@ -36,9 +37,13 @@ class DataLossLog:
 
     def ended(self) -> None:
         """Log the loss, if there was one: every shard that is concerned is current again."""
-        if self._noticed:
+        if self._rooms:
             logger.warning(
-                "namespace %r lost data (noticed by another %s): %d of %d rooms of this process restored in %.3f s",
-                *(self._namespace, self._noticed, self._restored, self._rooms, time.monotonic() - self._since),
+                "namespace %r lost data (noticed by another %s); restored in %.3f s: %d rooms, of %d held here",
+                self._namespace,
+                self._noticed,
+                time.monotonic() - self._since,
+                self._restored,
+                self._rooms,
             )
-            self._noticed = ""
+        self._noticed, self._rooms = "", 0

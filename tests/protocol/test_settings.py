@@ -13,7 +13,7 @@ from tests.support import real
 
 KEY = "kvpoll:{prod}:settings"
 WEEK_MS = 7 * 24 * 3600 * 1000
-DEFAULTS = {"schema": "2", "policy": "compat", "shards": "1", "mode": "none", "feed_length": "100000"}
+DEFAULTS = {"schema": "3", "policy": "compat", "shards": "1", "mode": "none", "feed_length": "100000"}
 
 
 class TestAgreement:

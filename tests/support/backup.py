@@ -7,6 +7,8 @@ from typing import Any
 import redis
 from redis.client import NEVER_DECODE
 
+from redis_kvpoll.protocol import keys
+
 
 class Backup:
     """A server's keys as they are when this is made. The feed is one of them, so the marks of a store tell the age."""
@@ -20,6 +22,15 @@ class Backup:
         client.flushall()
         for key, left, value in self._keys:
             client.restore(key, max(0, left), value)
+
+
+def lose_room(client: redis.Redis, tag: str, room: int) -> None:
+    """Take a room from a server, with every entry of the feed that names it: to the server it never was there."""
+    client.delete(*keys.rooms(tag, [room]))
+    feed, name = keys.feed(tag), str(room)
+    for entry_id, fields in client.xrange(feed):
+        if name in fields or name.encode() in fields:
+            client.xdel(feed, entry_id)
 
 
 def _call(client: redis.Redis, *words: str) -> Any:

@@ -34,4 +34,4 @@ def _parsed(text: str) -> tuple[str, int]:
 def losses_of(store: Any) -> tuple[int, int]:
     """(how many losses of data a store has noticed, how many rooms it has restored)"""
     found = inner(store).data_losses
-    return found.count, found.rooms
+    return found.losses, found.restored
