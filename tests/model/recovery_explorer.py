@@ -67,6 +67,8 @@ class RecoveryExplorer:
     def start(self) -> World:
         s = self.setting
         recovery = Recovery(self._session)  # type: ignore[arg-type]
+        if s.has_lease:
+            recovery.lease = recovery_store.StubLease(self._session)
         stores = (Store(0, self._recoveries.number(recovery), (None,) * s.rooms),) * len(s.attached)
         first = self._servers.first(self._session.context)
         return World((first,), stores, 1, s.ops, s.failovers, s.trims, s.lost, s.returns, s.late)
@@ -128,6 +130,8 @@ class RecoveryExplorer:
         if isinstance(effect, Send):
             effect.server, text = _identity(store.server), "verifies"
             effect = _send(flow, [self._servers.execute(words) for words in (effect.words, *effect.then)])
+        if isinstance(effect, Call) and effect.spec is lease_commands.LEASE:
+            effect, text = _send(flow, self._servers.run(effect)), f"{text}, renews its lease"
         if isinstance(effect, Call) and not is_new:
             reply = self._servers.run(effect)
             text = f"replays {list(effect.items)} -> {reply[2:]}"

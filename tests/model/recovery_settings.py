@@ -31,6 +31,8 @@ class Setting:
     behind: bool = False
     is_slow: bool = True
     """Whether a minute passes with each step, so that no room was opened in the last minute."""
+    has_lease: bool = False
+    """Whether stores renew a lease before they replay."""
     feed_length: str = "100"
     late_replies_count: bool = False
     """A mutation: a late reply over a connection to a former server is processed."""
@@ -57,6 +59,7 @@ RECOVERIES = {
     "ids used again": Setting(behind=True, ops=4 + MORE),
     "trimmed feed, old rooms": Setting(attached=ATTACHED, trims=1, ops=3 + MORE),
     "trimmed feed, new rooms": Setting(attached=ATTACHED, trims=1, is_slow=False, ops=3 + MORE),
+    "attached, leases": Setting(attached=ATTACHED, has_lease=True, ops=3 + MORE),
     "late reply": Setting(attached=ATTACHED, late=1, ops=3 + MORE),
     "back to a former server": Setting(attached=ATTACHED, returns=1, ops=3 + MORE),
 }
@@ -81,7 +84,7 @@ MUTATIONS: list[tuple[dict[str, Any], str, str, str, str]] = [
     ({}, "clear", "if fields[8] then", "if false then", "created again"),
     ({}, "replay", "redis.call('HSET', room, 'replayed', '1')", "", "created again"),
     ({"ops": 4}, "replay", "if survived then return 6 end", "", "created again"),
-    ({"ops": 4}, "replay", "is_named = entry[2][i] == room", "is_named = false", "created again"),
+    ({"ops": 4}, "replay", "if is_named and (", "if false and (", "created again"),
     (
         {},
         "open",

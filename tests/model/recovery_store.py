@@ -12,6 +12,7 @@ from unittest import mock
 from redis_kvpoll.engine import data_loss, recovery, tracked_rooms
 from redis_kvpoll.engine.effects import Send
 from redis_kvpoll.engine.recovery import Recovery
+from redis_kvpoll.protocol import lease_commands
 from redis_kvpoll.protocol.script_call import Call
 from tests.model.operations import context
 from tests.model.table import NAMESPACE
@@ -35,6 +36,24 @@ class StubSession:
 
     def observer_epochs(self) -> tuple[Any, ...]:
         return ()
+
+
+class StubLease:
+    """A lease that is renewed by a sweep, whose reply has the end of the feed, as a renewal's."""
+
+    lost = False
+
+    def __init__(self, session: StubSession) -> None:
+        self._context = session.context
+
+    def renewal(self, tag: str, _: str) -> Call:
+        return lease_commands.sweep(self._context, tag)
+
+    def observe_renewal(self, tag: str, reply: list[Any]) -> None:
+        """It is never lost."""
+
+    def check(self, operation: str) -> None:
+        """It is never lost."""
 
 
 class StubAttempts:
