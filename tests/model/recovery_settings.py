@@ -59,7 +59,7 @@ RECOVERIES = {
     "ids used again": Setting(behind=True, ops=4 + MORE),
     "trimmed feed, old rooms": Setting(attached=ATTACHED, trims=1, ops=3 + MORE),
     "trimmed feed, new rooms": Setting(attached=ATTACHED, trims=1, is_slow=False, ops=3 + MORE),
-    "attached, leases": Setting(attached=ATTACHED, has_lease=True, ops=3 + MORE),
+    "attached, leases": Setting(attached=ATTACHED, has_lease=True, lost=1, ops=3 + MORE),
     "late reply": Setting(attached=ATTACHED, late=1, ops=3 + MORE),
     "back to a former server": Setting(attached=ATTACHED, returns=1, ops=3 + MORE),
 }
