@@ -215,7 +215,10 @@ class RecoveryExplorer:
     def _with_store(self, world: World, number: int, store: Store, recovery: int) -> World:
         if any(store.told) and len(world.servers) > 1 and not self._recoveries.facts[recovery].is_unverified:
             history = world.servers[store.server].history
-            over = [told and has_ended(history, room, told.generation) for room, told in enumerate(store.told)]
+            over = [
+                told and (has_ended(history, room, told.generation) or is_superseded(history, room, told.generation))
+                for room, told in enumerate(store.told)
+            ]
             told = tuple(None if is_over else told for told, is_over in zip(store.told, over, strict=True))
             store = store._replace(told=told)
         store = store._replace(recovery=recovery)
