@@ -94,10 +94,10 @@ class Proxy:
         """How often a script was called."""
         return sum(_calls(command, script) for command in list(self.commands))
 
-    def cut(self) -> None:
-        """Close all connections."""
+    def cut(self, chosen: Callable[[], bool] = lambda: True) -> None:
+        """Close all connections, or those of which an end is chosen."""
         with self._lock:
-            for end in self.open_connections:
+            for end in filter(lambda _: chosen(), self.open_connections):
                 with contextlib.suppress(OSError):
                     end.shutdown(socket.SHUT_RDWR)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import select
-from collections.abc import Coroutine
+from collections.abc import AsyncGenerator, Coroutine
 from typing import Any, TypeVar
 
 from redis.asyncio.connection import AbstractConnection
@@ -48,6 +48,7 @@ class AsyncNodePool:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._left: dict[asyncio.Task[Any], Any] = {}
         """Tasks that go on for callers that were cancelled, each with the connection that it reads."""
+        self._watch: AsyncGenerator[None] | None = None
         self._closed = False
         # Sentinel's connection turns READONLY, which did not execute, into a lost connection, which may have.
         sentinel = issubclass(connection_class, SentinelManagedConnection)
@@ -81,9 +82,12 @@ class AsyncNodePool:
                 await self._send(connection, effect)
                 await self._receive(connection, effect, replies)
         except asyncio.CancelledError:
-            if connection is None:
+            if not effect.is_sent or connection is None:
                 free.release()
+                if connection is not None:
+                    await connection.disconnect(nowait=True)
             else:  # nobody else's call is to suffer for it: the connection stays
+                await self._watch_loop()
                 effect.rest = self._start(self._read_rest(connection, effect, replies, until, free), connection)
             raise
         except BaseException as error:
@@ -112,18 +116,35 @@ class AsyncNodePool:
         packed = pack(effect.words)
         if effect.then:
             packed = b"".join([packed, *map(pack, effect.then)])
+        effect.is_sent = True
         await connection.send_packed_command(packed)
 
     async def close(self) -> None:
-        """Close the idle connections."""
+        """Close the idle connections, and those that are read for callers that were cancelled."""
         self._closed = True
         if self._loop is asyncio.get_running_loop():
-            for task, connection in list(self._left.items()):
-                task.cancel()
-                if connection is not None:  # a task that has not started yet would leave it open
-                    await connection.disconnect(nowait=True)
+            await self._cancel_left()
             while self._idle:
                 await self._idle.pop().disconnect()
+
+    async def _cancel_left(self) -> None:
+        for task, connection in list(self._left.items()):
+            task.cancel()
+            if connection is not None:  # a task that has not started yet would leave it open
+                await connection.disconnect(nowait=True)
+
+    async def _watch_loop(self) -> None:
+        """Cancel the tasks that are left when the event loop ends: asyncio.run cancels only those that it knows."""
+
+        async def wait_for_end() -> AsyncGenerator[None]:
+            try:
+                yield  # until the loop closes its asynchronous generators
+            finally:
+                await self._cancel_left()
+
+        if not self._left:
+            self._watch = wait_for_end()
+            await anext(self._watch)
 
     async def _receive(self, connection: Any, effect: Send, replies: list[Any]) -> None:
         """Read the replies that are still due."""
@@ -189,7 +210,14 @@ class AsyncNodePool:
     async def _connection(self, fresh: bool, until: float) -> Any:
         if self._idle:
             connection = self._idle.pop()
-            if not fresh or await _is_open(connection):
+            if not fresh:
+                return connection
+            try:
+                is_open = await _is_open(connection)
+            except BaseException:
+                await connection.disconnect(nowait=True)
+                raise
+            if is_open:
                 return connection
             await connection.disconnect(nowait=True)
             raise RedisConnectionError(IDLE_CLOSED)

@@ -166,10 +166,12 @@ class AsyncDispatcher:
         """End the turn of a call whose caller was cancelled, after its reply, if one is still to come."""
 
         def end(rest: asyncio.Task[Any] | None) -> None:
-            if rest and not rest.cancelled() and rest.exception() is None:
-                self.executor.complete(call, send, epochs, rest.result())
-            queue.batch = None
-            self._start_sender(queue)
+            try:
+                if rest and not rest.cancelled() and rest.exception() is None:
+                    self.executor.complete(call, send, epochs, rest.result())
+            finally:
+                queue.batch = None
+                self._start_sender(queue)
 
         if send.rest is None:
             end(None)

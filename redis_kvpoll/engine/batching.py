@@ -13,7 +13,7 @@ from itertools import islice
 from operator import attrgetter
 from typing import Any
 
-from redis_kvpoll.engine.effects import PendingCall
+from redis_kvpoll.engine.effects import PendingCall, Send
 from redis_kvpoll.engine.retry import MAY_HAVE_RUN, CallFailed
 from redis_kvpoll.errors import OutcomeUnknownError, StoreUnavailableError
 from redis_kvpoll.protocol.script_call import MAX_BATCH, Call
@@ -22,17 +22,31 @@ from redis_kvpoll.protocol.script_call import MAX_BATCH, Call
 class Batch:
     """Pending calls of one kind that are sent as one script call."""
 
-    __slots__ = ("limit", "pending_calls")
+    __slots__ = ("call", "limit", "pending_calls", "send")
 
     def __init__(self, pending_calls: list[PendingCall], limit: float = math.inf) -> None:
-        self.pending_calls = pending_calls
         self.limit = limit
         """The deadline of its sender, which must not wait for the deadlines of others."""
+        self.send: Send | None = None
+        """Its attempts, once there is one."""
+        self._set(pending_calls)
 
-    @property
-    def call(self) -> Call:
-        first, *others = self.pending_calls
-        return first.call.merged_with([pending.call for pending in others]) if others else first.call
+    def _set(self, pending_calls: list[PendingCall]) -> None:
+        self.pending_calls = pending_calls
+        first, *others = pending_calls
+        self.call = first.call.merged_with([pending.call for pending in others]) if others else first.call
+
+    def words_again(self) -> list[str] | None:
+        """Return the words of a further attempt; None if nobody waits for the reply any more.
+
+        What was never sent must not run behind the back of a caller that has left: its error says that it did not.
+        """
+        waiting = [pending for pending in self.pending_calls if not pending.done]
+        if not waiting:
+            return None
+        if self.send is not None and not self.send.is_sent and len(waiting) < len(self.pending_calls):
+            self._set(waiting)
+        return self.call.words()
 
     @property
     def give_up_at(self) -> float:
@@ -155,9 +169,11 @@ class ShardQueue:
 
     def leave(self, pending: PendingCall, what: str) -> None:
         """Fail a call whose deadline has passed. A batch that contains it goes on for its other callers."""
-        kind = StoreUnavailableError if pending.call.spec.repeatable or pending in self.waiting else OutcomeUnknownError
+        batch = self.batch
+        is_sent = isinstance(batch, Batch) and batch.send is not None and batch.send.is_sent
+        may_have_run = not pending.call.spec.repeatable and pending not in self.waiting and is_sent
         if not pending.done:
-            pending.failure = CallFailed(kind, what)
+            pending.failure = CallFailed(OutcomeUnknownError if may_have_run else StoreUnavailableError, what)
         self.cancel(pending)
 
     def requeue_or_fail(self, batch: Batch | Call) -> list[PendingCall]:

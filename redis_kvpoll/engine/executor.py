@@ -125,32 +125,31 @@ class Executor:
         if first_error is None and batch.give_up_at <= now:
             what = f"no answer within {self.deadline:g} s (not sent: it was queued all the time)"
             return batch.fail(CallFailed(StoreUnavailableError, what, until=now))
-        call = batch.call
         attempts = Attempts(self.session, batch.give_up_at)
         try:
-            if call.spec is SETTINGS:
-                reply = yield from attempts.send_script(call, None, error=first_error)
+            if batch.call.spec is SETTINGS:
+                reply = yield from attempts.send_script(batch.call, None, first_error)
                 return batch.distribute([self.session.adopt_settings(reply)])
-            reply = yield from self._send_call(call, attempts, first_error)
+            reply = yield from self._send_to_current(batch, attempts, first_error)
         except (CallFailed, KVPollError) as failure:
             return batch.fail(failure)
         return batch.distribute(reply)
 
-    def _send_call(self, call: Call, attempts: Attempts, error: Exception | None) -> Flow[list[Any]]:
-        """Send a call to a shard that is current. Returns the part of the reply that belongs to its rooms."""
-        recovery, tag = self.recovery, call.tag
+    def _send_to_current(self, batch: Batch, attempts: Attempts, error: Exception | None) -> Flow[list[Any]]:
+        """Send a batch to a shard that is current. Returns the part of the reply that belongs to its rooms."""
+        recovery, (tag, spec) = self.recovery, (batch.call.tag, batch.call.spec)
         while True:
             try:
                 if error is None:
                     yield from recovery.make_current(tag, attempts)
-                epochs, send = self.session.observer_epochs(), self.prepare(call)
-                failed, error = error, None
-                reply = yield from attempts.send(send, call.spec.repeatable, call.spec.script, failed)
+                epochs, send = self.session.observer_epochs(), self.prepare(batch.call)
+                batch.send, failed, error = send, error, None
+                reply = yield from attempts.send(send, spec.repeatable, spec.script, failed, batch.words_again)
             except ServerChanged as changed:
                 recovery.server_changed(tag, changed.server)
                 yield from attempts.server_changed(changed)
                 continue
-            if (own := self.complete(call, send, epochs, reply)) is not None:
+            if (own := self.complete(batch.call, send, epochs, reply)) is not None:
                 return own
 
     def await_creator(self, command: Command[V, T], value: T, began: float) -> Flow[T]:

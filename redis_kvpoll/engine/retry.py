@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from typing import Any
 
 from redis.backoff import EqualJitterBackoff
@@ -56,20 +57,22 @@ class Attempts:
         self._tries = 0
         self._give_up_at = give_up_at
 
-    def send_script(
-        self, call: Call, server: bytes | None, repeatable: bool = True, error: Exception | None = None
-    ) -> Flow[Any]:
-        """Send a script call by its digest, or with its source if the server does not have the script.
-
-        ``server`` as in ``Send``; ``error`` is that of a first attempt that was made without this object.
-        """
-        send = Send(call.tag, call.words(), fresh=not repeatable, server=server)
-        return self.send(send, repeatable, call.spec.script, error)
+    def send_script(self, call: Call, server: bytes | None, error: Exception | None = None) -> Flow[Any]:
+        """Send a script call that may be repeated. ``server`` as in ``Send``, ``error`` as in ``send``."""
+        return self.send(Send(call.tag, call.words(), server=server), True, call.spec.script, error)
 
     def send(
-        self, send: Send, repeatable: bool = True, script: Script | None = None, error: Exception | None = None
+        self,
+        send: Send,
+        repeatable: bool = True,
+        script: Script | None = None,
+        error: Exception | None = None,
+        words_again: Callable[[], list[str] | None] | None = None,
     ) -> Flow[Any]:
-        """Send until there is a reply.
+        """Send until there is a reply. A script that the server does not have is sent with its source.
+
+        ``error`` is that of a first attempt that was made without this object. ``words_again`` returns the words of a
+        further attempt, or None if nobody waits for the reply any more.
 
         Raises:
             ServerChanged: the connection leads to another server than ``send.server``; nothing was executed.
@@ -87,14 +90,17 @@ class Attempts:
             failed, error, send.asking = error, None, None
             if isinstance(failed, ServerChanged):
                 raise failed
-            if isinstance(failed, NoScriptError) and script:
+            if isinstance(failed, NoScriptError) and script and send.words[0] != "EVAL":
                 # EVAL takes the same route, so it loads the script on the one node that lacks it.
                 send.words = ["EVAL", script.source, *send.words[2:]]
-                script = None
             elif isinstance(failed, AskError):
                 send.asking = yield from self._follow_redirect(failed)
             else:
                 yield from self._back_off_or_raise(failed, repeatable)
+                if words_again is not None:
+                    if (words := words_again()) is None:
+                        raise CallFailed(StoreUnavailableError, "nobody waits for the reply any more")
+                    send.words = words
 
     def server_changed(self, error: ServerChanged) -> Flow[None]:
         """Pause before the next attempt if the server has changed several times."""

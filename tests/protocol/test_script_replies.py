@@ -54,8 +54,11 @@ class Answer:
 
     def check(self):
         if "feed_id" in self.once:
-            last = self.appended[-1][0] if self.appended else None
-            assert self.once["feed_id"] == last or self.spec.script.name in SNAPSHOTS or self.is_feed_end(last)
+            if not self.appended and self.spec in (OPEN, REPLAY):
+                assert self.is_feed_end()
+            else:
+                last = self.appended[-1][0] if self.appended else None
+                assert self.once["feed_id"] == last or self.spec.script.name in SNAPSHOTS
         else:
             assert not self.appended
         if "epoch" in self.once:
@@ -63,9 +66,9 @@ class Answer:
         self.check_statuses()
         self.check_fields()
 
-    def is_feed_end(self, appended):
-        """open and replay return the feed's end where they append nothing."""
-        if appended is not None or self.spec not in (OPEN, REPLAY):
+    def is_feed_end(self):
+        """Whether the reply has the feed's end, as open and replay return it where they append nothing."""
+        if self.once["feed_id"] is None:
             return False
         feed_id, room, status = self.once["feed_id"].decode().split("/")
         entry_id, fields = self.last

@@ -24,7 +24,7 @@ def loss_records(caplog: pytest.LogCaptureFixture) -> list[tuple[str, int]]:
 
 def _parsed(text: str) -> tuple[str, int]:
     noticed = re.findall(r"\b(epoch|server)\b", text)
-    rooms = re.search(r"\b([\d,]+) rooms?\b", text)
+    rooms = re.search(r"\b([\d,]+) of [\d,]+ rooms?\b", text)
     assert noticed, text
     assert rooms, text
     assert re.search(r"\b\d+(\.\d+)? m?s\b", text), text
