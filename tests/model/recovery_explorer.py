@@ -198,7 +198,8 @@ class RecoveryExplorer:
                 self._servers.load(world.servers[other], world.now)
                 reply = self._servers.run(call)
                 after, late = self._changed(world, other)._replace(late=world.late - 1), store
-                if self.setting.late_replies_count and reply[1] == Outcome.ADVANCED.value:
+                outcome = reply[call.spec.feed + call.spec.epoch]
+                if self.setting.late_replies_count and outcome == Outcome.ADVANCED.value:
                     recovery.complete(call, _identity(other), (), reply)
                     all_told = (*store.told[:room], told._replace(status=4), *store.told[room + 1 :])
                     late = store._replace(told=all_told)
