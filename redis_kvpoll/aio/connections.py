@@ -65,7 +65,8 @@ class AsyncNodePool:
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
             # Connections end with their event loop; another loop (a second asyncio.run) gets its own.
-            self._loop, self._idle, self._free, self._left = loop, [], asyncio.Semaphore(MAX_IDLE), {}
+            self._loop, self._idle, self._free = loop, [], asyncio.Semaphore(MAX_IDLE)
+            self._left, self._watch = {}, None
         free, left = self._free, effect.timeout or self._deadline
         if free.locked():
             left = await self._wait_for(free, left)
@@ -142,7 +143,7 @@ class AsyncNodePool:
             finally:
                 await self._cancel_left()
 
-        if not self._left:
+        if self._watch is None:
             self._watch = wait_for_end()
             await anext(self._watch)
 

@@ -62,7 +62,23 @@ class AsyncWaitRegistry(ReplicaHost):
     ) -> KVPoll:
         """Wait for a room: subscribe, ``read`` it, then sleep."""
         room, goal, seconds = checked_wait(room, statuses, timeout)
-        give_up_at, woken = until(seconds), asyncio.get_running_loop().create_future()
+        give_up_at = until(seconds)
+        while True:
+            try:
+                return await self._wait_once(read, room, goal, give_up_at, seconds)
+            except RoomNotFoundError:
+                if not await self._dispatcher.run(self._is_held(room)):
+                    raise
+
+    async def _wait_once(
+        self,
+        read: Callable[[], Awaitable[KVPoll | None]],
+        room: int,
+        goal: frozenset[KVPoll],
+        give_up_at: float | None,
+        seconds: float | None,
+    ) -> KVPoll:
+        woken = asyncio.get_running_loop().create_future()
         replica = await self._replica_for_waits()
         waiter = replica.enter(room, goal, lambda: wake_future(woken), armed=False)
         try:

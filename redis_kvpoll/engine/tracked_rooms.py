@@ -101,6 +101,11 @@ class TrackedRooms:
             if (tracked := rooms_here.get(room))
         )
 
+    def holds(self, tag: str, room: int, now: float) -> bool:
+        """Whether a room is tracked, and was neither cleared here nor has expired."""
+        tracked = self.in_shard(tag).get(room)
+        return tracked is not None and not tracked.is_clearing and tracked.role != "cleared" and tracked.until > now
+
     def forget(self) -> None:
         """Drop all rooms, because the lease was lost and they were failed."""
         self._shards, self.awaiting_shards, self._to_replay, self._awaiting_creator = {}, {}, {}, {}

@@ -53,7 +53,23 @@ class WaitRegistry(ReplicaHost):
     ) -> KVPoll:
         """Wait for a room: subscribe, ``read`` it, then sleep."""
         room, goal, seconds = checked_wait(room, statuses, timeout)
-        give_up_at, woken = until(seconds), locked()
+        give_up_at = until(seconds)
+        while True:
+            try:
+                return self._wait_once(read, room, goal, give_up_at, seconds)
+            except RoomNotFoundError:
+                if not self._dispatcher.run(self._is_held(room)):
+                    raise
+
+    def _wait_once(
+        self,
+        read: Callable[[], KVPoll | None],
+        room: int,
+        goal: frozenset[KVPoll],
+        give_up_at: float | None,
+        seconds: float | None,
+    ) -> KVPoll:
+        woken = locked()
         replica = self._replica_for_waits()
         waiter = replica.enter(room, goal, woken.release, armed=False)
         try:
