@@ -161,10 +161,17 @@ class TrackedRooms:
         self.unmarked.setdefault(tag, {})[room] = None
 
     def mark_all(self, tag: str, mark: Mark) -> None:
-        """Note that the server has had at this mark whatever was learned of the rooms of a shard so far."""
-        rooms_here = self.in_shard(tag)
-        for room in self.unmarked.pop(tag, {}):
-            if tracked := rooms_here.get(room):
+        """Note that the server has had at this mark whatever was learned of the rooms of a shard so far.
+
+        Not of rooms that are still to be replayed, or await their creator: it may not have those at all.
+        """
+        rooms_here, to_replay = self.in_shard(tag), self._to_replay.get(tag, {})
+        unmarked = self.unmarked.pop(tag, {})
+        for room in unmarked:
+            tracked = rooms_here.get(room)
+            if tracked and (tracked.awaiting_since is not None or room in to_replay):
+                self.unmark(tag, room)
+            elif tracked:
                 tracked.written = mark
 
     # Replay

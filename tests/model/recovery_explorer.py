@@ -7,7 +7,6 @@ another server, too. Each step is computed with the store and the server as they
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from redis_kvpoll import KVPoll, Outcome
@@ -21,33 +20,10 @@ from tests.model.breadth_first import Report, search
 from tests.model.canonical import short
 from tests.model.loss_server import has_ended, is_superseded
 from tests.model.recovery_server import FIRST_ENTRY, ROOMS, Server, Servers
+from tests.model.recovery_settings import Setting
 from tests.model.recovery_store import Recoveries, Told
 from tests.model.steps import BrokenError
 from tests.model.table import NAMESPACE
-from tests.support.internals import has_called, is_unverified
-
-
-@dataclass(frozen=True)
-class Setting:
-    """As loss_explorer.Setting."""
-
-    attached: tuple[bool, ...] = (False, False)
-    rooms: int = 1
-    ops: int = 3
-    failovers: int = 1
-    trims: int = 0
-    lost: int = 0
-    returns: int = 0
-    late: int = 0
-    """Writes that reach a former server, and whose replies come late."""
-    behind: bool = False
-    is_slow: bool = True
-    """Whether a minute passes with each step, so that no room was opened in the last minute."""
-    feed_length: str = "100"
-    late_replies_count: bool = False
-    """A mutation: a late reply over a connection to a former server is processed."""
-    mutated: tuple[tuple[str, str, str], ...] = ()
-    """Mutations of scripts: (script, a text in it, its replacement)."""
 
 
 class Store(NamedTuple):
@@ -84,25 +60,28 @@ class RecoveryExplorer:
         self.setting = setting
         self._session = recovery_store.StubSession(setting.feed_length)
         self._recoveries = Recoveries()
+        self._reached: dict[tuple[int, int], int] = {}
         self._servers = Servers(61 if setting.is_slow else 1, setting.behind)
         self._servers.mutated = {script: (good, bad) for script, good, bad in setting.mutated}
 
     def start(self) -> World:
         s = self.setting
         recovery = Recovery(self._session)  # type: ignore[arg-type]
+        if s.has_lease:
+            recovery.lease = recovery_store.StubLease(self._session)
         stores = (Store(0, self._recoveries.number(recovery), (None,) * s.rooms),) * len(s.attached)
         first = self._servers.first(self._session.context)
         return World((first,), stores, 1, s.ops, s.failovers, s.trims, s.lost, s.returns, s.late)
 
     def steps(self, world: World) -> Iterator[Step]:
         for number, store in enumerate(world.stores):
-            recovery = self._recoveries.thaw(store.recovery)
-            if is_unverified(recovery, NAMESPACE):
+            facts = self._recoveries.facts[store.recovery]
+            if facts.is_unverified:
                 yield from self._with_lost(world, number, [self._recover(world, number)])
             else:
                 if world.ops:
                     yield from self._with_lost(world, number, self._operations(world, number))
-                if recovery.tracked_rooms.awaiting_shards:
+                if facts.has_awaiting:
                     yield self._recover(world, number, at=recovery_store.RETRY_AT)
             yield from self._switches(world, number)
             for other in range(store.server) if world.late else ():
@@ -121,14 +100,23 @@ class RecoveryExplorer:
         store = world.stores[number]
         for other in range(len(world.servers)):
             if other > store.server or (world.returns and other != store.server):
-                recovery = self._recoveries.thaw(store.recovery)
-                if has_called(recovery, NAMESPACE):
-                    recovery.server_changed(NAMESPACE, _identity(other))
-                after = self._with_store(world, number, store._replace(server=other), recovery)
+                after = self._with_store(
+                    world, number, store._replace(server=other), self._reaching(store.recovery, other)
+                )
                 yield (
                     after._replace(returns=world.returns - (other < store.server)),
                     f"{_name(number)} reaches S{other}",
                 )
+
+    def _reaching(self, recovery: int, other: int) -> int:
+        """A Recovery that has been told of another server."""
+        if not self._recoveries.facts[recovery].has_called:
+            return recovery
+        if (recovery, other) not in self._reached:
+            thawed = self._recoveries.thaw(recovery)
+            thawed.server_changed(NAMESPACE, _identity(other))
+            self._reached[recovery, other] = self._recoveries.number(thawed)
+        return self._reached[recovery, other]
 
     def _recover(self, world: World, number: int, at: float = 0.0) -> Step:
         """One round trip of a recovery: the verification; or, after it, the replay of one room."""
@@ -142,6 +130,8 @@ class RecoveryExplorer:
         if isinstance(effect, Send):
             effect.server, text = _identity(store.server), "verifies"
             effect = _send(flow, [self._servers.execute(words) for words in (effect.words, *effect.then)])
+        if isinstance(effect, Call) and effect.spec is lease_commands.LEASE:
+            effect, text = _send(flow, self._servers.run(effect)), f"{text}, renews its lease"
         if isinstance(effect, Call) and not is_new:
             reply = self._servers.run(effect)
             text = f"replays {list(effect.items)} -> {reply[2:]}"
@@ -150,23 +140,25 @@ class RecoveryExplorer:
         after = self._changed(world, store.server)
         text = short(f"{_name(number)} on S{store.server}: {text}")
         self._check_created(world.servers[store.server], after.servers[store.server], text)
-        return self._with_store(after, number, store, recovery), text
+        return self._with_store(after, number, store, self._recoveries.number(recovery)), text
 
     def _operations(self, world: World, number: int) -> Iterator[Step]:
         store = world.stores[number]
         world = world._replace(ops=world.ops - 1)
-        recovery = self._recoveries.thaw(store.recovery)
+        facts = self._recoveries.facts[store.recovery]
         for room, told in enumerate(store.told):
-            if not recovery.tracked_rooms.awaits_creator(ROOMS[room]):
-                for name, command in self._commands(number, room, told, recovery):
+            if ROOMS[room] not in facts.awaiting:
+                for name, command in self._commands(number, room, told, facts.highest_generation):
                     yield from self._call(world, number, room, command, name)
+        recovery = self._recoveries.thaw(store.recovery)
         sweep = lease_commands.sweep(self._session.context, NAMESPACE)
         self._servers.load(world.servers[store.server], world.now)
         recovery.complete(sweep, _identity(store.server), (), self._servers.run(sweep))
-        yield self._with_store(world, number, store, recovery), f"{_name(number)} on S{store.server}: heartbeat"
+        text = f"{_name(number)} on S{store.server}: heartbeat"
+        yield self._with_store(world, number, store, self._recoveries.number(recovery)), text
 
     def _commands(
-        self, number: int, room: int, told: Told | None, recovery: Recovery
+        self, number: int, room: int, told: Told | None, seen: int
     ) -> Iterator[tuple[str, Command[Any, Any]]]:
         if told:
             yield "update", fenced_commands.update(ROOMS[room], told.generation, KVPoll.Transferring)
@@ -174,7 +166,6 @@ class RecoveryExplorer:
         elif self.setting.attached[number]:
             yield "attach", fenced_commands.attach(ROOMS[room])
         else:
-            seen = recovery.tracked_rooms.highest_generation
             yield "open", fenced_commands.open(ROOMS[room], "a", KVPoll.Bootstrapping, seen)
 
     def _call(self, world: World, number: int, room: int, command: Command[Any, Any], name: str) -> Iterator[Step]:
@@ -194,7 +185,7 @@ class RecoveryExplorer:
         if was and told is None and name == "update" and (lost := self._lost(was, room, world.servers[store.server])):
             raise BrokenError(f"{text}: it {lost}")
         store = store._replace(told=(*store.told[:room], told, *store.told[room + 1 :]))
-        yield self._with_store(after, number, store, recovery), text
+        yield self._with_store(after, number, store, self._recoveries.number(recovery)), text
 
     def _late(self, world: World, number: int, other: int) -> Iterator[Step]:
         """A write over a connection to a former server: its reply comes after the store has reached another."""
@@ -207,12 +198,13 @@ class RecoveryExplorer:
                 self._servers.load(world.servers[other], world.now)
                 reply = self._servers.run(call)
                 after, late = self._changed(world, other)._replace(late=world.late - 1), store
-                if self.setting.late_replies_count and reply[1] == Outcome.ADVANCED.value:
+                outcome = reply[call.spec.feed + call.spec.epoch]
+                if self.setting.late_replies_count and outcome == Outcome.ADVANCED.value:
                     recovery.complete(call, _identity(other), (), reply)
                     all_told = (*store.told[:room], told._replace(status=4), *store.told[room + 1 :])
                     late = store._replace(told=all_told)
                 text = f"{_name(number)}: an update of {room} reaches S{other}, the reply is late"
-                yield self._with_store(after, number, late, recovery), text
+                yield self._with_store(after, number, late, self._recoveries.number(recovery)), text
 
     def _changed(self, world: World, number: int) -> World:
         after = self._servers.changed(world.servers[number], self.setting.rooms)
@@ -221,13 +213,16 @@ class RecoveryExplorer:
         servers = (*world.servers[:number], after, *world.servers[number + 1 :])
         return world._replace(servers=servers, now=world.now + 1)
 
-    def _with_store(self, world: World, number: int, store: Store, recovery: Recovery) -> World:
-        if not is_unverified(recovery, NAMESPACE) and len(world.servers) > 1:
+    def _with_store(self, world: World, number: int, store: Store, recovery: int) -> World:
+        if any(store.told) and len(world.servers) > 1 and not self._recoveries.facts[recovery].is_unverified:
             history = world.servers[store.server].history
-            over = [told and has_ended(history, room, told.generation) for room, told in enumerate(store.told)]
+            over = [
+                told and (has_ended(history, room, told.generation) or is_superseded(history, room, told.generation))
+                for room, told in enumerate(store.told)
+            ]
             told = tuple(None if is_over else told for told, is_over in zip(store.told, over, strict=True))
             store = store._replace(told=told)
-        store = store._replace(recovery=self._recoveries.number(recovery))
+        store = store._replace(recovery=recovery)
         return world._replace(stores=(*world.stores[:number], store, *world.stores[number + 1 :]))
 
     # Servers
@@ -246,10 +241,9 @@ class RecoveryExplorer:
 
     def check(self, world: World) -> None:
         for number, store in enumerate(world.stores):
-            recovery = self._recoveries.thaw(store.recovery)
-            for room, told in enumerate(store.told if not is_unverified(recovery, NAMESPACE) else ()):
-                awaits = recovery.tracked_rooms.awaits_creator(ROOMS[room])
-                if told is None or (awaits and not told.creator):
+            facts = self._recoveries.facts[store.recovery]
+            for room, told in enumerate(store.told if not facts.is_unverified else ()):
+                if told is None or (ROOMS[room] in facts.awaiting and not told.creator):
                     continue
                 if lost := self._lost(told, room, world.servers[store.server]):
                     raise BrokenError(f"{_name(number)}'s {room} {lost}")
@@ -257,9 +251,9 @@ class RecoveryExplorer:
     def _check_created(self, before: Server, after: Server, text: str) -> None:
         for change in after.history[len(before.history) :]:
             was = self._servers.room(before, change.room) if change.opens else None
-            if change.opens and has_ended(before.history, change.room, change.generation):
-                if self.setting.is_slow or self._has_whole_feed(before):
-                    raise BrokenError(f"{text}: it was cleared, and is created again")
+            is_known = self.setting.is_slow or self._has_whole_feed(before)
+            if change.opens and is_known and has_ended(before.history, change.room, change.generation):
+                raise BrokenError(f"{text}: it was cleared, and is created again")
             if was and was[0] > change.generation:
                 raise BrokenError(f"{text}: its generation went back")
 

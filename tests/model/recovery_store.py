@@ -12,10 +12,11 @@ from unittest import mock
 from redis_kvpoll.engine import data_loss, recovery, tracked_rooms
 from redis_kvpoll.engine.effects import Send
 from redis_kvpoll.engine.recovery import Recovery
+from redis_kvpoll.protocol import lease_commands
 from redis_kvpoll.protocol.script_call import Call
 from tests.model.operations import context
 from tests.model.table import NAMESPACE
-from tests.support.internals import state_of_recovery
+from tests.support.internals import state_of_recovery, verification_of
 
 RETRY_AT = 0.06
 """Seconds after which rooms that await their creator are replayed again."""
@@ -35,6 +36,24 @@ class StubSession:
 
     def observer_epochs(self) -> tuple[Any, ...]:
         return ()
+
+
+class StubLease:
+    """A lease that is renewed by a sweep, whose reply has the end of the feed, as a renewal's."""
+
+    lost = False
+
+    def __init__(self, session: StubSession) -> None:
+        self._context = session.context
+
+    def renewal(self, tag: str, _: str) -> Call:
+        return lease_commands.sweep(self._context, tag)
+
+    def observe_renewal(self, tag: str, reply: list[Any]) -> None:
+        """It is never lost."""
+
+    def check(self, operation: str) -> None:
+        """It is never lost."""
 
 
 class StubAttempts:
@@ -71,10 +90,22 @@ def model_clock() -> Iterator[None]:
         yield
 
 
+class Facts(NamedTuple):
+    """What the explorer asks of a Recovery most often."""
+
+    is_unverified: bool
+    has_called: bool
+    has_awaiting: bool
+    awaiting: frozenset[int]
+    """The rooms that await their creator."""
+    highest_generation: int
+
+
 class Recoveries:
     """Recoveries by their numbers: two that behave the same have one number."""
 
     def __init__(self) -> None:
+        self.facts: list[Facts] = []
         self._frozen: list[bytes] = []
         self._numbers: dict[str, int] = {}
 
@@ -82,12 +113,20 @@ class Recoveries:
         number = self._numbers.setdefault(state_of_recovery(store), len(self._frozen))
         if number == len(self._frozen):
             self._frozen.append(pickle.dumps(store))
+            self.facts.append(_facts(store))
         return number
 
     def thaw(self, number: int) -> Recovery:
         CLOCK.now = 0.0
-        store: Recovery = pickle.loads(self._frozen[number])  # noqa: S301 - written above
+        store: Recovery = pickle.loads(self._frozen[number])
         return store
+
+
+def _facts(store: Recovery) -> Facts:
+    rooms = store.tracked_rooms
+    awaiting = frozenset(room for room in rooms.in_shard(NAMESPACE) if rooms.awaits_creator(room))
+    is_unverified, has_called = verification_of(store, NAMESPACE)
+    return Facts(is_unverified, has_called, bool(rooms.awaiting_shards), awaiting, rooms.highest_generation)
 
 
 class Told(NamedTuple):

@@ -82,14 +82,10 @@ def state_of_recovery(recovery: Any) -> str:
     return f"{rooms_text} {rooms.highest_generation} {shards} {recovery.servers}"
 
 
-def is_unverified(recovery: Any, tag: str) -> bool:
-    """Whether a Recovery has to verify a shard before its next call."""
-    return tag in recovery._shards and not recovery._shards[tag].is_verified
-
-
-def has_called(recovery: Any, tag: str) -> bool:
-    """Whether a Recovery knows a shard from a reply."""
-    return tag in recovery._shards
+def verification_of(recovery: Any, tag: str) -> tuple[bool, bool]:
+    """Whether a Recovery has to verify a shard before its next call, and whether it knows the shard at all."""
+    shard = recovery._shards.get(tag)
+    return shard is not None and not shard.is_verified, shard is not None
 
 
 # Of its dispatcher
