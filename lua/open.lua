@@ -45,14 +45,15 @@ for i = 1, (#ARGV - 10) / 3 do
     else
       if fields.owner then redis.call('ZREM', KEYS[4], room_id(room)) end
       generation = generation or next_generation(seen)
-      fields = replace_room(room, prefix, fields, generation, request)
       openings = openings or {}
+      fields = replace_room(room, prefix, fields, generation, request)
       openings[#changes + 1] = {i * 2 + 3, #reply + 7}
     end
     write_status(room, fields, incoming, '')
     status = rank_view(fields.status, fields[status_field], fields[cleared_field])
   end
-  local age_ms = string.format('%.0f', now_ms - (fields.opened_ms or now_ms))
+  local opened_ms = string.match(fields.opened or fields.opened_ms or now_ms, '^%d+') or now_ms
+  local age_ms = string.format('%.0f', now_ms - opened_ms)
   local n = #reply
   reply[n + 1], reply[n + 2], reply[n + 3], reply[n + 4] = outcome, status, fields.generation or false, age_ms
   reply[n + 5], reply[n + 6], reply[n + 7] = fields.owner or false, fields.request or false, fields.opened or false

@@ -43,7 +43,7 @@ if #changes > 0 and ARGV[1] ~= '0' then
     if openings then
       for i = first, math.min(first + WORDS * ROOMS_AN_ENTRY, #changes) - 1, WORDS do
         local opening = openings[i]
-        if opening then
+        if opening and reply[opening[2]] ~= reply[1] then
           redis.call('HSET', KEYS[opening[1]], 'opened', reply[1])
           reply[opening[2]] = reply[1]
         end

@@ -150,7 +150,8 @@ def _entry(operation: str, room: int, ttl_ms: int, length: Any, pairs: Any) -> E
     status = statuses(operation, [room], [fields.get(b"status", b"")])[0]
     assert status is not None  # noqa: S101 - statuses() has raised for a missing status
     try:
-        opened_at, updated_at = int(fields[b"opened_ms"]) / 1000, int(fields[b"updated_ms"]) / 1000
+        opened_ms = fields[b"opened"].partition(b"-")[0] if b"opened" in fields else fields[b"opened_ms"]
+        opened_at, updated_at = int(opened_ms) / 1000, int(fields[b"updated_ms"]) / 1000
     except (KeyError, OverflowError, ValueError):
         raise CorruptEntryError(room, operation, f"the fields {_text(b', '.join(sorted(fields)))}") from None
     return Entry(
