@@ -1,4 +1,4 @@
-"""A stand-in for SGLang's manager, which has its attributes only. For the real one see tests/sglang."""
+"""A stand-in for SGLang's manager, with its attributes and its rule for a status. For the real one see tests/sglang."""
 
 from __future__ import annotations
 
@@ -18,7 +18,38 @@ class Mode(Enum):
     NULL = "null"
 
 
-def manager(role="prefill", **others):
+class Manager(SimpleNamespace):
+    """A manager that changes statuses as SGLang does since 0.5.20."""
+
+    def update_status(self, room, status):
+        if (write := decided(self.request_status.get(room), status)) is not None:
+            self.request_status[room] = write
+
+    def check_status(self, room):
+        return self.request_status[room]
+
+
+class EarlyManager(Manager):
+    """A manager that changes statuses as SGLang does up to 0.5.19."""
+
+    def update_status(self, room, status):
+        if room not in self.request_status:
+            if status != 0:
+                self.request_status[room] = status
+        else:
+            self.request_status[room] = 0 if status == 0 else max(self.request_status[room], status)
+
+
+def decided(current, status):
+    """Return what SGLang writes for a status after it has read the current one; None if it writes nothing."""
+    if current is None:
+        return status if status in (1, 2) else None
+    if status == 0 or current == 0:
+        return 0 if status == 0 else None
+    return max(current, status)
+
+
+def manager(role="prefill", kind=Manager, **others):
     """Return a manager with its dicts as SGLang's __init__ leaves them."""
     attributes = {
         "request_status": {},
@@ -38,7 +69,7 @@ def manager(role="prefill", **others):
         attributes |= {f"{name}_size": 1, f"{name}_rank": 0}
     if role == "prefill":
         attributes["req_to_decode_prefix_len"] = {}
-    return SimpleNamespace(**attributes | others)
+    return kind(**attributes | others)
 
 
 def serve(world, monkeypatch, deadline):

@@ -1,7 +1,7 @@
-"""The supported SGLang version: what the plugin relies on in it, and which process of which instance a manager is in.
+"""What the plugin relies on in SGLang, and which process of which instance a manager is in.
 
-Every assumption about SGLang's objects is checked here, before anything is replaced. For another version of SGLang,
-this is the module to change.
+Every assumption about SGLang's objects is checked here, and those about what its methods do in behaviour, before
+anything is replaced. No version is compared: a release that behaves alike is supported.
 """
 
 from __future__ import annotations
@@ -9,8 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-VERSION = "0.5.23"
-TARGET = "sglang.srt.disaggregation.common.conn.CommonKVManager.__init__"
+SUPPORTED = "0.5.12 to 0.5.23"
+"""The releases that are tested; pipelines are from 0.5.22 on. For people only."""
+CONN = "sglang.srt.disaggregation.common.conn"
+TARGET = f"{CONN}.CommonKVManager.__init__"
 METHODS = ("update_status", "check_status", "record_failure")
 STATUSES = {"Failed": 0, "Bootstrapping": 1, "WaitingForInput": 2, "Transferring": 3, "Success": 4}
 RANK_ATTRIBUTES = ("attn_tp_size", "attn_tp_rank", "attn_cp_size", "attn_cp_rank", "pp_size", "pp_rank")

@@ -17,7 +17,6 @@ MISSING: Any = object()
 class RoomSource(Protocol):
     """What the maps call: the RoomRegistry."""
 
-    def read_status(self, room: int, default: Any) -> Any: ...
     def last_status(self, room: int) -> int: ...
     def write_status(self, room: int, status: int) -> None: ...
     def clear(self, room: int, default: Any) -> Any: ...
@@ -49,17 +48,15 @@ class RegistryMap(dict[int, Any]):
 class StatusMap(RegistryMap):
     """Replaces ``request_status``: the status of each room, as this process's rank has it.
 
-    ``[]`` and ``in`` are the dict's. ``[]`` of a room that was cleared a moment ago gives its last status instead of a
-    KeyError, for a thread that just checked ``in``. Concurrent writes merge as in SGLang's ``update_status``.
+    ``in``, ``get`` and ``[]`` are the dict's. Only ``[]`` of a room that was cleared a moment ago differs: it gives the
+    room's last status instead of a KeyError, for a thread that just checked ``in``. Concurrent writes merge: see
+    RoomRegistry.write_status.
     """
 
     __slots__ = ()
 
     def __missing__(self, room: int) -> Any:
         return self.registry.last_status(room)
-
-    def get(self, room: int, default: Any = None) -> Any:
-        return self.registry.read_status(room, default)
 
     def __setitem__(self, room: int, status: Any) -> None:
         self.registry.write_status(room, status)

@@ -10,7 +10,7 @@ import os
 import pkgutil
 from typing import Any
 
-from redis_kvpoll.integrations.sglang.compat import TARGET, IncompatibleSGLangError, check_class
+from redis_kvpoll.integrations.sglang.compat import CONN, TARGET, IncompatibleSGLangError, check_class
 from redis_kvpoll.integrations.sglang.startup import URL, is_enabled, log_disabled, log_incompatible
 
 logger = logging.getLogger("redis_kvpoll")
@@ -22,7 +22,7 @@ def register() -> None:
         logger.debug("%s is not set: SGLang uses its own dicts", URL)
         return
     try:
-        check_class(pkgutil.resolve_name(TARGET.rpartition(".CommonKVManager")[0]))
+        check_class(pkgutil.resolve_name(CONN))
         hooks = pkgutil.resolve_name("sglang.srt.plugins.hook_registry")
         hooks.HookRegistry.register(TARGET, after_init, hooks.HookType.AFTER)
     except (IncompatibleSGLangError, ImportError, AttributeError) as error:

@@ -36,6 +36,7 @@ REJECTED_RETRY_SECONDS = 5.0
 """Longest pause before retrying a call that the server has rejected, for lack of memory or permission."""
 REJECTED_LOG_SECONDS = 60.0
 """A rejection is logged only if there was none for this long."""
+STATUSES = frozenset(map(int, KVPoll))
 REASON_POLL_SECONDS = 0.01
 """Pause between reads of another rank's reason."""
 
@@ -137,7 +138,7 @@ class OutboxPublisher:
     async def _send(self, room: int, life: RoomLife) -> None:
         """Send a whole life. The prefix length comes before the status, as SGLang relies on this order."""
         number, handle = self._handles.get(room, (0, None))
-        status = None if life.status is None else KVPoll(life.status)
+        status = KVPoll(life.status) if life.status in STATUSES else None
         if life.is_new and number != life.number:
             first = status if life.status in CREATING and life.length is None else KVPoll.Bootstrapping
             handle = await self._store.open(room, self._request, first or KVPoll.Bootstrapping)

@@ -2,9 +2,9 @@
 
 SGLang's threads call it. They wait only for a lock and, for a bounded time, for another rank's failure reason.
 
-Each opening of a room begins a life with a new number. SGLang reads a status, and writes the next one in a
-separate step: the write applies only to the life that the same thread has read. So a late write neither changes a
-room's next life nor re-creates a cleared room.
+Each opening of a room begins a life with a new number. SGLang's ``update_status`` reads a status, and writes the next
+one in a separate step. It runs in a scope: its write applies only to the life that the room had when it began. So a
+late write neither changes a room's next life nor re-creates a cleared room.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 from redis_kvpoll.integrations.sglang.maps import MISSING, FailureRecords, PrefixLengths, StatusMap
 from redis_kvpoll.integrations.sglang.merge import CREATING, FAILED, SUCCESS, merge
 from redis_kvpoll.integrations.sglang.outbox import Outbox, RoomLife
+from redis_kvpoll.integrations.sglang.scope import Scope, ThreadScope
 
 TOMBSTONE_SECONDS = 300.0
 """How long a cleared room is remembered, with its failure reason: SGLang clears a room before it reads the reason."""
@@ -50,7 +51,7 @@ class RoomRegistry:
         self._last_number = 0
         self._tombstones: dict[int, tuple[int | None, float]] = {}
         """By removed room: its last status, and when to forget it."""
-        self._last_read = threading.local()
+        self._scope = ThreadScope()
         self._is_synced = True
         self._older_than_resync: set[int] = set()
         """Rooms from before the last resync: other ranks may not have published their statuses again yet."""
@@ -66,11 +67,21 @@ class RoomRegistry:
 
     # Statuses, as SGLang reads and writes them
 
-    def read_status(self, room: int, default: Any) -> Any:
-        """Return a room's status; this thread's next write applies only to the life that was read."""
-        with self._lock:
-            self._last_read.life = room, self._lives.get(room)
-            return dict.get(self.statuses, room, default)
+    def scoped(self, update_status: Callable[..., Any]) -> Callable[..., Any]:
+        """Return SGLang's ``update_status`` so that it runs in a scope: one call is about one life of its room."""
+        threads, lives = self._scope, self._lives
+
+        def scoped_update_status(bootstrap_room: int, status: int) -> Any:
+            outer = threads.current
+            if outer is not None and outer.room == bootstrap_room:
+                return update_status(bootstrap_room, status)
+            threads.current = Scope(bootstrap_room, lives.get(bootstrap_room))
+            try:
+                return update_status(bootstrap_room, status)
+            finally:
+                threads.current = outer
+
+        return scoped_update_status
 
     def last_status(self, room: int) -> int:
         """Return the status of a room that was cleared a moment ago; KeyError if it was not."""
@@ -81,15 +92,21 @@ class RoomRegistry:
         return status
 
     def write_status(self, room: int, status: int) -> None:
-        """Merge a status into a room, or open it."""
+        """Write a status that SGLang has decided on.
+
+        In the scope of the room, it merges into the life that the scope is about, or opens the room if that was absent
+        from the beginning and the status is one that opens. Every other write is late and does nothing. Outside a
+        scope, where SGLang writes nothing today, it is a dict's assignment.
+        """
+        scope = self._scope.current
         with self._lock:
-            read_room, read_life = self._last_read.__dict__.pop("life", (None, None))
             number = self._lives.get(room)
-            if number is None:
-                if status in CREATING and (read_room != room or read_life is None):
-                    self._open(room, status)
-            elif read_room != room or read_life in (None, number):
-                self._advance(room, number, status)
+            if scope is None or scope.room != room:
+                self._assign(room, number, status)
+            elif number is not None and scope.number in (None, number):
+                self._set(room, number, merge(dict.__getitem__(self.statuses, room), status))
+            elif number is None and scope.number is None and status in CREATING:
+                self._open(room, status)
 
     def clear(self, room: int, default: Any) -> Any:
         """Clear a room and return its last status; ``default``, or a KeyError, if there is no such room."""
@@ -115,14 +132,18 @@ class RoomRegistry:
         life = self._outbox.life(room, self._last_number)
         life.is_new, life.status, life.length = True, status, dict.get(self.lengths, room)
 
-    def _advance(self, room: int, number: int, status: int) -> None:
-        before = dict.__getitem__(self.statuses, room)
-        after = merge(before, status)
-        if after != before:
-            self.statuses.store(room, after)
+    def _assign(self, room: int, number: int | None, status: int) -> None:
+        if number is None:
+            self._open(room, status)
+        else:
+            self._set(room, number, status)
+
+    def _set(self, room: int, number: int, status: int) -> None:
+        if status != dict.__getitem__(self.statuses, room):
+            self.statuses.store(room, status)
             life = self._outbox.life(room, number)
-            life.status = after
-            if after == FAILED:
+            life.status = status
+            if status == FAILED:
                 life.reason = dict.get(self.reasons, room, "")
 
     # Reasons and prefix lengths
@@ -224,7 +245,7 @@ class RoomRegistry:
             if reason and room not in self.reasons:
                 dict.__setitem__(self.reasons, room, reason)
             if publish:
-                self._advance(room, number, FAILED)
+                self._set(room, number, FAILED)
             else:
                 self.statuses.store(room, FAILED)
 
