@@ -5,7 +5,7 @@ WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(8, 1 + (os.cpu_count() or 
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-sglang rehearse bench bench-sglang chaos check lint clean
+.PHONY: demo test test-sglang test-sglang-versions rehearse bench bench-sglang chaos check lint clean
 
 demo: .venv/demo
 	$(BIN)/kvpoll replay --limit 3000 --speed 60 --prefill 2 --decode 2 --policy strict --seed 7 \
@@ -17,6 +17,11 @@ test: .venv/test
 # With the real SGLang 0.5.23, on a CPU, in its own environment.
 test-sglang: .venv-sglang/project
 	.venv-sglang/bin/python -m pytest tests/sglang
+
+# The plugin's maps on the source of each supported release of SGLang; RELEASES='0.5.12 0.5.23' for some, WRITE=1 to
+# write the table of docs/sglang.md.
+test-sglang-versions: .venv-sglang/project
+	.venv-sglang/bin/python -m tests.sglang.releases $(RELEASES)
 
 # The plugin by hand, with a role in each of two shells: docs/sglang.md describes it.
 rehearse: .venv-sglang/project

@@ -51,7 +51,12 @@ def decided(current, status):
 
 def manager(role="prefill", kind=Manager, **others):
     """Return a manager with its dicts as SGLang's __init__ leaves them."""
-    attributes = {
+    return kind(**attributes(role) | others)
+
+
+def attributes(role):
+    """Return the attributes of a manager that the plugin looks at."""
+    found = {
         "request_status": {},
         "failure_records": {},
         "disaggregation_mode": Mode(role),
@@ -66,10 +71,10 @@ def manager(role="prefill", kind=Manager, **others):
         "system_dp_rank": 0,
     }
     for name in ("attn_tp", "attn_cp", "pp"):
-        attributes |= {f"{name}_size": 1, f"{name}_rank": 0}
+        found |= {f"{name}_size": 1, f"{name}_rank": 0}
     if role == "prefill":
-        attributes["req_to_decode_prefix_len"] = {}
-    return kind(**attributes | others)
+        found["req_to_decode_prefix_len"] = {}
+    return found
 
 
 def serve(world, monkeypatch, deadline):
