@@ -98,4 +98,18 @@ IN_THE_PLUGIN = [
         "False",
         "replica/test_rank_shard.py::TestRanksOfRoom::test_many_room_write_ends_with_its_last_entry",
     ),
+    (
+        "any instance's failure fails decode's room",
+        f"{_PLUGIN}.peers:concerns",
+        "return author in peers",
+        "return True",
+        "plugin/test_peers.py::test_failure_concerns_its_author_or_instance[other dp]",
+    ),
+    (
+        "a room is published before its sender is known",
+        f"{_PLUGIN}.registry:RoomRegistry._open",
+        "elif self.awaits_claims:",
+        "elif False:",
+        "plugin/test_claims.py::TestClaims::test_room_without_sender_is_not_published",
+    ),
 ]

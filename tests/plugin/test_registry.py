@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from redis_kvpoll.integrations.sglang import outbox
+from redis_kvpoll.integrations.sglang import outbox, tombstones
 from redis_kvpoll.integrations.sglang import registry as registry_module
 from redis_kvpoll.integrations.sglang.maps import ConsensusMap
 from redis_kvpoll.integrations.sglang.outbox import RoomLife
@@ -150,7 +150,7 @@ class TestReasons:
         registry.statuses.pop(3)
         registry.statuses[4] = BOOT
         registry.reasons[4] = "still there"
-        now[0] = registry_module.TOMBSTONE_SECONDS + 1
+        now[0] = tombstones.TOMBSTONE_SECONDS + 1
         registry.statuses[5] = BOOT
         registry.statuses.pop(5)
         assert (dict(registry.reasons), dict(registry.lengths)) == ({4: "still there"}, {})

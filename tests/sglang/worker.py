@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 from sglang.srt.disaggregation.common import conn
 from sglang.srt.plugins import load_plugins
 
-from tests.sglang import races
+from tests.sglang import admission, races
 from tests.sglang.managers import (
     HOST,
     PAGES,
@@ -89,6 +89,12 @@ class Worker:
             handle = (Sender if self._is_prefill else Receiver)(self._manager, self._address, room)
             handle.init(*((len(PAGES), 0) if self._is_prefill else (0,)))
             self._handles[room] = handle
+
+    def admit(self, room: int, request: str) -> str:
+        """Admit a request as the scheduler does, through its queue; return what is then in the queue."""
+        queue = (admission.prefill_queue if self._is_prefill else admission.decode_queue)(self._manager)
+        self._handles[room] = admission.admit(queue, room, request, self._address)
+        return str(queue.queue[0].req.rid if hasattr(queue.queue[0], "req") else queue.queue[0].rid)
 
     def has(self, room: int) -> bool:
         """Return whether the room was opened here."""

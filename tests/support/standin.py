@@ -11,6 +11,9 @@ from redis_kvpoll import StatusStore
 from redis_kvpoll.integrations.sglang import install, plugin, worker
 from tests.support import pace
 
+OWNER = "prefill/10.0.0.1:8998@10.0.0.1:40000"
+"""The owner of a prefill manager's rooms."""
+
 
 class Mode(Enum):
     PREFILL = "prefill"
@@ -90,6 +93,12 @@ def serve(world, monkeypatch, deadline):
 def table(server):
     """Return a store of the server's prefill table, as an operator's."""
     return StatusStore.from_url(server.tcp, namespace="t-prefill", policy="strict")
+
+
+def learn_servers(decode, room, *prefills):
+    """Let a decode manager know which prefill managers serve a room, as its receiver does."""
+    infos = [{"rank_ip": prefill.local_ip, "rank_port": prefill.rank_port} for prefill in prefills]
+    decode.kvpoll_worker.learn_servers(room, infos)
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from redis_kvpoll.errors import InvalidInputError, KVPollError, LeaseLostError, NamespaceMismatchError, printable
+from redis_kvpoll.integrations.sglang import hooks
 from redis_kvpoll.integrations.sglang.behaviour import check_clear, check_first_status, check_update_status
 from redis_kvpoll.integrations.sglang.compat import CONN, IncompatibleSGLangError, has_consensus_store, identify
 from redis_kvpoll.integrations.sglang.maps import ConsensusMap
@@ -108,8 +109,19 @@ def _replace_dicts(manager: Any, worker: TableWorker) -> None:
     manager.kvpoll_worker = worker  # for tests and benchmarks, which wait until it is idle
     if hasattr(manager, "teardown"):  # called when SGLang changes an instance's role; the next manager joins again
         manager.teardown = _chain(manager.teardown, worker.close)
+    registry.awaits_claims = identity.role == "prefill" and hooks.knows_handles()
+    _log_missing_hooks(identity.role)
     check_first_status(manager, registry.statuses, lambda why: _restore(manager, worker, sglangs, why))
-    logger.info("redis_kvpoll: joined the status table as %s", identity.owner)
+    logger.info("redis_kvpoll: joined the status table as %s", identity.name)
+
+
+def _log_missing_hooks(role: str) -> None:
+    """Log what the table leaves out, because this SGLang lacks what the plugin hooks for it."""
+    missing = [] if hooks.knows_requests(role) else ["SGLang's request ids"]
+    if not hooks.knows_handles():
+        missing.append("failures of the other role" if role == "decode" else "which rooms have a sender")
+    if missing:
+        logger.info("redis_kvpoll: not known here: %s", " and ".join(missing))
 
 
 def _restore(manager: Any, worker: TableWorker, sglangs: dict[str, Any], why: str) -> None:

@@ -10,6 +10,7 @@ import os
 import pkgutil
 from typing import Any
 
+from redis_kvpoll.integrations.sglang import hooks
 from redis_kvpoll.integrations.sglang.compat import CONN, TARGET, IncompatibleSGLangError, check_class
 from redis_kvpoll.integrations.sglang.startup import URL, is_enabled, log_disabled, log_incompatible
 
@@ -23,8 +24,9 @@ def register() -> None:
         return
     try:
         check_class(pkgutil.resolve_name(CONN))
-        hooks = pkgutil.resolve_name("sglang.srt.plugins.hook_registry")
-        hooks.HookRegistry.register(TARGET, after_init, hooks.HookType.AFTER)
+        registry = pkgutil.resolve_name("sglang.srt.plugins.hook_registry")
+        registry.HookRegistry.register(TARGET, after_init, registry.HookType.AFTER)
+        hooks.register(registry)
     except (IncompatibleSGLangError, ImportError, AttributeError) as error:
         log_incompatible(error)
 

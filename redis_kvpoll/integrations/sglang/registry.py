@@ -9,22 +9,18 @@ late write neither changes a room's next life nor re-creates a cleared room.
 
 from __future__ import annotations
 
-import math
+import contextlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from redis_kvpoll.integrations.sglang.maps import MISSING, FailureRecords, PrefixLengths, StatusMap
 from redis_kvpoll.integrations.sglang.merge import CREATING, FAILED, SUCCESS, merge
 from redis_kvpoll.integrations.sglang.outbox import Outbox, RoomLife
-from redis_kvpoll.integrations.sglang.scope import Scope, ThreadScope
+from redis_kvpoll.integrations.sglang.scope import Claim, Scope, ThreadScope
+from redis_kvpoll.integrations.sglang.tombstones import Tombstones, WaitBudget
 
-TOMBSTONE_SECONDS = 300.0
-"""How long a cleared room is remembered, with its failure reason: SGLang clears a room before it reads the reason."""
-MAX_TOMBSTONES = 10_000
-MAX_WAIT_FRACTION = 0.1
-"""The greatest share of its time that SGLang's thread may wait for other ranks' reasons."""
 GENERIC_REASON = "Aborted by AbortReq."
 """What SGLang's abort() records. A more specific reason may replace it, as in _fail_prefill_recompute."""
 
@@ -40,8 +36,7 @@ class RoomRegistry:
         """The longest wait for another rank's reason; 0 while no other rank can give one."""
         self.awaiting_reason: set[int] = set()
         """The rooms for whose reason a thread waits."""
-        self._wait_budget_since = -math.inf
-        """Since when unused waiting time has been saved up."""
+        self._wait_budget = WaitBudget(clock)
         self._outbox = Outbox(wake)
         self._clock = clock
         self._lock = threading.Lock()
@@ -49,9 +44,12 @@ class RoomRegistry:
         self._lives: dict[int, int] = {}
         """The current life's number of each room."""
         self._last_number = 0
-        self._tombstones: dict[int, tuple[int | None, float]] = {}
-        """By removed room: its last status, and when to forget it."""
+        self._tombstones = Tombstones(clock)
         self._scope = ThreadScope()
+        self.awaits_claims = False
+        """Whether a room is published only when it has a sender or receiver here: each one claims its room."""
+        self._unclaimed: dict[int, float] = {}
+        """Rooms without a sender or receiver, as decode's messages open them on prefill; and since when."""
         self._is_synced = True
         self._older_than_resync: set[int] = set()
         """Rooms from before the last resync: other ranks may not have published their statuses again yet."""
@@ -86,7 +84,7 @@ class RoomRegistry:
     def last_status(self, room: int) -> int:
         """Return the status of a room that was cleared a moment ago; KeyError if it was not."""
         with self._lock:  # the dict's look-up took no lock: by now the room may even have been opened again
-            status: int | None = dict.get(self.statuses, room, self._tombstones.get(room, (None, 0.0))[0])
+            status: int | None = dict.get(self.statuses, room, self._tombstones.status(room))
         if status is None:
             raise KeyError(room)
         return status
@@ -118,19 +116,51 @@ class RoomRegistry:
                 return default
             status = self.statuses.remove(room)
             dict.pop(self.lengths, room, None)
-            self._outbox.end(room, number)
+            if self._unclaimed.pop(room, None) is None:
+                self._outbox.end(room, number)
             self._older_than_resync.discard(room)
             self._add_tombstone(room, status)
             return status
 
+    @contextlib.contextmanager
+    def claiming(self, room: int, request: str) -> Iterator[None]:
+        """Let this thread make the sender or receiver of a room, for a request of SGLang's."""
+        self._scope.claim = Claim(room, request)
+        try:
+            yield
+        finally:
+            self._scope.claim = None
+            with self._lock:
+                self._claim(room, request)
+
+    def _claim(self, room: int, request: str) -> None:
+        """Publish a room that was open before it had a sender."""
+        if self._unclaimed.pop(room, None) is not None:
+            self._begin_publishing(room, self._lives[room], request)
+
     def _open(self, room: int, status: int) -> None:
         self._last_number += 1
         self._lives[room] = self._last_number
-        self._tombstones.pop(room, None)
+        self._tombstones.discard(room)
         dict.pop(self.reasons, room, None)  # the last life's: this one's reason is recorded after its opening
         self.statuses.store(room, status)
-        life = self._outbox.life(room, self._last_number)
-        life.is_new, life.status, life.length = True, status, dict.get(self.lengths, room)
+        claim = self._scope.claim
+        if claim is not None and claim.room == room:
+            self._begin_publishing(room, self._last_number, claim.request)
+        elif self.awaits_claims:
+            self._unclaimed[room] = self._clock()
+        else:
+            self._begin_publishing(room, self._last_number, "")
+
+    def _begin_publishing(self, room: int, number: int, request: str) -> None:
+        life = self._outbox.life(room, number)
+        life.is_new, life.request, life.length = True, request, dict.get(self.lengths, room)
+        life.status = dict.__getitem__(self.statuses, room)
+        life.reason = dict.get(self.reasons, room, "") if life.status == FAILED else ""
+
+    def _changes_of(self, room: int, number: int) -> RoomLife:
+        """Return where to add changes of a life."""
+        return RoomLife(number) if room in self._unclaimed else self._outbox.life(room, number)
 
     def _assign(self, room: int, number: int | None, status: int) -> None:
         if number is None:
@@ -141,7 +171,7 @@ class RoomRegistry:
     def _set(self, room: int, number: int, status: int) -> None:
         if status != dict.__getitem__(self.statuses, room):
             self.statuses.store(room, status)
-            life = self._outbox.life(room, number)
+            life = self._changes_of(room, number)
             life.status = status
             if status == FAILED:
                 life.reason = dict.get(self.reasons, room, "")
@@ -158,7 +188,7 @@ class RoomRegistry:
             if number is None:
                 self._expire_records(room)
             elif dict.__getitem__(self.statuses, room) == FAILED:
-                self._outbox.life(room, number).reason = reason
+                self._changes_of(room, number).reason = reason
             self._reason_recorded.notify_all()
 
     def pop_reason(self, room: int, default: Any) -> Any:
@@ -172,19 +202,14 @@ class RoomRegistry:
         return reason
 
     def _await_reason(self, room: int) -> None:
-        """Wait, within the budget: when a hundred rooms fail at once, SGLang reads one reason after the other.
-
-        Each second adds ``MAX_WAIT_FRACTION`` seconds to the budget, up to one longest wait.
-        """
-        now = self._clock()
-        self._wait_budget_since = max(self._wait_budget_since, now - self.reason_wait_seconds / MAX_WAIT_FRACTION)
+        began = self._clock()
         self.awaiting_reason.add(room)
         self._outbox.mark_changed(room)
         self._reason_recorded.wait_for(
-            lambda: room in self.reasons, (now - self._wait_budget_since) * MAX_WAIT_FRACTION
+            lambda: room in self.reasons, self._wait_budget.seconds(self.reason_wait_seconds)
         )
         self.awaiting_reason.discard(room)
-        self._wait_budget_since += (self._clock() - now) / MAX_WAIT_FRACTION
+        self._wait_budget.spend(self._clock() - began)
 
     def record_length(self, room: int, length: int) -> None:
         """Record how much of a room's prefix the decode side has."""
@@ -194,7 +219,7 @@ class RoomRegistry:
             if number is None:
                 self._expire_records(room)
             else:
-                self._outbox.life(room, number).length = length
+                self._changes_of(room, number).length = length
 
     def pop_length(self, room: int, default: Any) -> Any:
         """Return the length and forget it here; the table keeps it until the room is cleared."""
@@ -281,17 +306,10 @@ class RoomRegistry:
     # Tombstones
 
     def _add_tombstone(self, room: int, status: int | None) -> None:
-        now = self._clock()
-        self._tombstones.pop(room, None)
-        self._tombstones[room] = status, now + TOMBSTONE_SECONDS
-        while True:
-            oldest = next(iter(self._tombstones))
-            if self._tombstones[oldest][1] > now and len(self._tombstones) <= MAX_TOMBSTONES:
-                return
-            del self._tombstones[oldest]
-            if oldest not in self._lives:
-                dict.pop(self.reasons, oldest, None)
-                dict.pop(self.lengths, oldest, None)
+        for forgotten in self._tombstones.add(room, status):
+            if forgotten not in self._lives:
+                dict.pop(self.reasons, forgotten, None)
+                dict.pop(self.lengths, forgotten, None)
 
     def _expire_records(self, room: int) -> None:
         """Let the records of a room that is not open expire, by a tombstone without a status."""

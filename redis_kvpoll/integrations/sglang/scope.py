@@ -21,7 +21,17 @@ class Scope(NamedTuple):
     """Whether what they write goes into the table; False for what comes from there."""
 
 
+class Claim(NamedTuple):
+    """A sender or receiver of a room."""
+
+    room: int
+    request: str
+    """SGLang's id of the request; empty if it is not known."""
+
+
 class ThreadScope(threading.local):
     """The innermost scope of each thread."""
 
     current: Scope | None = None
+    claim: Claim | None = None
+    """The room whose sender or receiver this thread makes."""

@@ -26,8 +26,8 @@ RELEASES = (
 PAGE = ROOT / "docs" / "sglang.md"
 START, END = "<!-- releases: start -->\n", "<!-- releases: end -->\n"
 HEAD = (
-    "| SGLang | the table | pipelines | on SGLang's own dicts |\n"
-    "|---|---|---|---|\n"
+    "| SGLang | the table | request ids | pipelines | on SGLang's own dicts |\n"
+    "|---|---|---|---|---|\n"
 )  # fmt: skip
 
 
@@ -61,7 +61,8 @@ def row(release: str, found: dict[str, Any]) -> str:
     if found["revives"]:
         flaws.append(f"a failed room may become Success ({', '.join(found['revives'])})")
     pipelines = "on every rank `collect` works" if found["store"] else "each stage by itself: there is no `collect`"
-    return f"| {release} | yes | {pipelines} | {'; '.join(flaws) or 'as in the table'} |\n"
+    requests = " and ".join(role for role, is_known in found["requests"].items() if is_known) or "no"
+    return f"| {release} | yes | {requests} | {pipelines} | {'; '.join(flaws) or 'as in the table'} |\n"
 
 
 def check_page(rows: dict[str, str]) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import json
+import pkgutil
 import sys
 from pathlib import Path
 from typing import Any
 
-from redis_kvpoll.integrations.sglang import behaviour, compat
+from redis_kvpoll.integrations.sglang import behaviour, compat, hooks
 from tests.sglang.releases import imports
 
 CONN = "sglang.srt.disaggregation.common.conn"
@@ -22,6 +24,8 @@ def facts(files: Path) -> dict[str, Any]:
     module = importlib.import_module(CONN)
     compat.check_class(module)
     behaviour.check_clear(module)
+    for target in hooks.HANDLE_HOOKS:
+        pkgutil.resolve_name(target)
     rules = set()
     for backend in CLASSES:
         behaviour.check_update_status(manager(backend))
@@ -33,8 +37,19 @@ def facts(files: Path) -> dict[str, Any]:
     return {
         "reopens": sorted(backend for backend, reopens, _ in rules if reopens),
         "revives": sorted(backend for backend, _, revives in rules if revives),
+        "requests": {
+            role: any(_has_method(files, target) for target in targets) for role, targets in hooks.REQUEST_HOOKS.items()
+        },
         "store": importlib.util.find_spec(f"{CONN.rpartition('.common')[0]}.pp_consensus_store").origin is not None,
     }
+
+
+def _has_method(files: Path, target: str) -> bool:
+    """Return whether a release's source has a hook's target; only its source, as it imports a whole scheduler."""
+    module, owner, method = target.rsplit(".", 2)
+    tree = ast.parse((files / f"{module.replace('.', '/')}.py").read_text())
+    classes = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == owner]
+    return any(isinstance(node, ast.FunctionDef) and node.name == method for found in classes for node in found.body)
 
 
 if __name__ == "__main__":

@@ -6,9 +6,10 @@ A release's ``common/conn.py`` imports half of SGLang, of which the maps need no
 
 from __future__ import annotations
 
+import contextlib
 import importlib.machinery
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -83,6 +84,32 @@ class Finder:
 
     def exec_module(self, module: ModuleType) -> None:
         pass
+
+
+@contextlib.contextmanager
+def alone(*modules: str) -> Iterator[None]:
+    """Import these modules of SGLang's, and stand-ins for what they import and is not loaded yet; forget those then."""
+    finder = _Rest(modules)
+    sys.meta_path.insert(0, finder)  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)  # type: ignore[arg-type]
+        for name in finder.made:
+            sys.modules.pop(name, None)
+
+
+class _Rest(Finder):
+    def __init__(self, wanted: Sequence[str]) -> None:
+        super().__init__(Path())
+        self._wanted = wanted
+        self.made: list[str] = []
+
+    def find_spec(self, name: str, _: Sequence[str] | None, __: Any = None) -> importlib.machinery.ModuleSpec | None:
+        if name.partition(".")[0] != "sglang" or name in self._wanted:
+            return None
+        self.made.append(name)
+        return importlib.machinery.ModuleSpec(name, self, is_package=True)
 
 
 def use(files: Path) -> None:
