@@ -71,11 +71,18 @@ IN_THE_PLUGIN = [
         "plugin/test_registry.py::TestOutbox::test_outbox_over_limit_drops_ended_lives_only",
     ),
     (
-        "a pipeline does without SGLang's own store during an outage",
+        "a pipeline does without SGLang's own store",
         f"{_PLUGIN}.maps:ConsensusMap.collect",
-        " and self.registry.needs_fallback(room)",
-        " and False",
-        "plugin/test_registry.py::TestConsensus::test_collect_around_outage_includes_fallback_store",
+        "if self._rank == self._peers[0]:",
+        "if False:",
+        "plugin/test_consensus_map.py::test_collect_on_rank_0_is_sglangs_own",
+    ),
+    (
+        "a room that another stage has cleared is still collected",
+        f"{_PLUGIN}.maps:ConsensusMap.remove",
+        "self._sglangs.pop(room)",
+        "pass",
+        "plugin/test_consensus_map.py::test_every_write_reaches_sglangs_own_store",
     ),
     (
         "a room reaches WaitingForInput in the table before its prefix length",

@@ -9,7 +9,6 @@ import pytest
 
 from redis_kvpoll.integrations.sglang import outbox, tombstones
 from redis_kvpoll.integrations.sglang import registry as registry_module
-from redis_kvpoll.integrations.sglang.maps import ConsensusMap
 from redis_kvpoll.integrations.sglang.outbox import RoomLife
 from redis_kvpoll.integrations.sglang.registry import RoomRegistry
 from tests.support import pace
@@ -33,17 +32,6 @@ def other():
 def take_all(registry, room=ROOM):
     """Take all unpublished lives of a room, in order."""
     return [(life.is_new, life.status, life.is_over) for life in iter(lambda: registry.take(room), None)]
-
-
-class FallbackStore(dict):
-    """A stand-in for SGLang's PPConsensusStore on rank 0 of two."""
-
-    def __init__(self):
-        super().__init__()
-        self.peer = {}
-
-    def collect(self, room):
-        return [self.get(room), self.peer.get(room)]
 
 
 class TestOutbox:
@@ -241,40 +229,6 @@ class TestFailFromTable:
         assert ROOM not in registry.reasons
 
 
-class TestConsensus:
-    def test_collect_gives_stages_in_order_with_own_status(self, registry):
-        theirs = {0: OK, 4: WAIT, 6: MOVE}
-        registry.statuses = ConsensusMap(
-            registry, 4, [0, 4, 8], lambda room: theirs if room == ROOM else {}, FallbackStore()
-        )
-        assert registry.statuses.collect(ROOM) == [OK, None, None]
-        registry.statuses[ROOM] = BOOT
-        assert registry.statuses.collect(ROOM) == [OK, BOOT, None]
-        assert registry.statuses.collect(8) == [None, None, None]
-
-    def test_pop_of_absent_room_is_none(self, registry):
-        assert ConsensusMap(registry, 0, [0, 1], lambda room: {}, FallbackStore()).pop(ROOM) is None
-
-    def test_collect_around_outage_includes_fallback_store(self, registry):
-        fallback, theirs = FallbackStore(), {}
-        registry.statuses = ConsensusMap(registry, 0, [0, 1], lambda room: theirs, fallback)
-        registry.statuses[ROOM] = BOOT
-        fallback.peer[ROOM] = fallback.peer[8] = MOVE
-        assert (fallback[ROOM], registry.statuses.collect(ROOM)) == (BOOT, [BOOT, None])
-        registry.set_synced(False)
-        assert registry.statuses.collect(ROOM) == [BOOT, MOVE]
-        registry.set_synced(True)
-        theirs[1] = WAIT  # published again, but not its last status yet
-        assert registry.statuses.collect(ROOM) == [BOOT, MOVE]
-        theirs[1] = FAIL
-        assert registry.statuses.collect(ROOM) == [BOOT, FAIL]
-        registry.statuses.pop(ROOM)
-        assert ROOM not in fallback
-        theirs.clear()
-        registry.statuses[ROOM] = BOOT
-        assert registry.statuses.collect(ROOM) == [BOOT, None]
-
-
 class TestDetached:
     def test_detached_registry_keeps_and_awaits_nothing(self, registry):
         registry.reason_wait_seconds = 60.0
@@ -290,4 +244,3 @@ class TestDetached:
         assert registry.reasons.pop(7, None) == "no route"
         assert registry.reasons.pop(7, None) is None
         assert (len(registry), registry.take_changed(), registry.pending_rooms()) == (0, [], [])
-        assert registry.needs_fallback(1)

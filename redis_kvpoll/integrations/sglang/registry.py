@@ -50,9 +50,6 @@ class RoomRegistry:
         """Whether a room is published only when it has a sender or receiver here: each one claims its room."""
         self._unclaimed: dict[int, float] = {}
         """Rooms without a sender or receiver, as decode's messages open them on prefill; and since when."""
-        self._is_synced = True
-        self._older_than_resync: set[int] = set()
-        """Rooms from before the last resync: other ranks may not have published their statuses again yet."""
 
     def __len__(self) -> int:
         """Return how many rooms have unpublished changes."""
@@ -118,7 +115,6 @@ class RoomRegistry:
             dict.pop(self.lengths, room, None)
             if self._unclaimed.pop(room, None) is None:
                 self._outbox.end(room, number)
-            self._older_than_resync.discard(room)
             self._add_tombstone(room, status)
             return status
 
@@ -231,22 +227,11 @@ class RoomRegistry:
 
     # What the worker observes of the table
 
-    def set_synced(self, is_synced: bool) -> None:
-        """Record whether the local copy of the table is current."""
-        with self._lock:
-            if is_synced and not self._is_synced:
-                self._older_than_resync = set(self._lives)
-            self._is_synced = is_synced
-
     def detach(self) -> None:
         """Stop publishing and waiting, because there is no worker any more. The maps work on as dicts."""
         with self._lock:
-            self._is_synced, self.reason_wait_seconds = False, 0.0
+            self.reason_wait_seconds = 0.0
             self._outbox.close()
-
-    def needs_fallback(self, room: int) -> bool:
-        """Return whether the table may know less of a room's other ranks than SGLang's own consensus store."""
-        return not self._is_synced or room in self._older_than_resync
 
     def current_life(self, room: int) -> int | None:
         """Return the number of a room's current life; None if the room is not open."""

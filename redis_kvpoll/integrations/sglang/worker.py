@@ -211,7 +211,6 @@ class TableWorker:
             is_up, now = all(mirror.synced for mirror in mirrors), time.monotonic()
             has_peers = is_up and self.identity.world_size > 1
             self.registry.reason_wait_seconds = REASON_WAIT_SECONDS if has_peers else 0.0
-            self.registry.set_synced(is_up)
             if is_up and not lease.is_lost:
                 self._publisher.resume()
             if is_up:
