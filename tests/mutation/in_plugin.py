@@ -119,4 +119,18 @@ IN_THE_PLUGIN = [
         "elif False:",
         "plugin/test_claims.py::TestClaims::test_room_without_sender_is_not_published",
     ),
+    (
+        "a failure from the table by-passes SGLang's update_status",
+        f"{_PLUGIN}.registry:RoomRegistry.fail_from_table",
+        "self.update_status(room, FAILED)",
+        "self.write_status(room, FAILED)",
+        "plugin/test_worker.py::TestFailureFromTable::test_failure_of_a_room_runs_sglangs_update_status",
+    ),
+    (
+        "a receiver clears the next use of its room",
+        f"{_PLUGIN}.registry:RoomRegistry.clear",
+        "number = None if self.scopes.is_late(room) else self._lives.pop(room, None)",
+        "number = self._lives.pop(room, None)",
+        "plugin/test_claims.py::TestLives::test_clear_of_a_former_life_leaves_the_next",
+    ),
 ]

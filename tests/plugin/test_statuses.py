@@ -181,10 +181,15 @@ class TestDict:
         assert registry.statuses[ROOM] == BOOT
         assert registry.statuses.get(ROOM) is None
 
-    def test_item_of_unknown_room_is_a_key_error(self, registry):
-        for read in (registry.statuses.__getitem__, registry.statuses.pop, registry.statuses.__delitem__):
+    def test_item_of_unknown_room_is_failed(self, registry):
+        """A receiver may poll long after another one has cleared the room: a KeyError would end the scheduler."""
+        assert registry.statuses[ROOM] == FAIL
+        assert (ROOM in registry.statuses, registry.statuses.get(ROOM)) == (False, None)
+
+    def test_removal_of_unknown_room_is_a_key_error(self, registry):
+        for remove in (registry.statuses.pop, registry.statuses.__delitem__):
             with pytest.raises(KeyError):
-                read(ROOM)
+                remove(ROOM)
         assert registry.statuses.pop(ROOM, None) is None
 
     def test_dict_method_written_in_c_goes_through_registry(self, registry):

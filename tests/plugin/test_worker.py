@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import threading
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,8 @@ from redis_kvpoll.integrations.sglang.compat import IncompatibleSGLangError, ide
 from redis_kvpoll.integrations.sglang.maps import FailureRecords, PrefixLengths, StatusMap
 from redis_kvpoll.integrations.sglang.publisher import OutboxPublisher
 from redis_kvpoll.integrations.sglang.registry import RoomRegistry
-from tests.support import real
-from tests.support.standin import OWNER, joined, learn_servers, manager
+from tests.support import pace, real
+from tests.support.standin import OWNER, Manager, joined, learn_servers, manager
 
 FAIL, BOOT, WAIT, MOVE, OK = range(5)
 ROOM = 4711
@@ -287,6 +288,48 @@ class TestOneLife:
             ranks[1].request_status.pop(ROOM)
             real.until(lambda: generation() > first, "it is opened again")
             assert table.entry(ROOM).ranks == {0: KVPoll.Bootstrapping}
+
+
+class TestFailureFromTable:
+    """It goes through SGLang's own update_status, because more may hang on it."""
+
+    def test_failure_of_a_room_runs_sglangs_update_status(self, table):
+        class Notifies(Manager):
+            def update_status(self, room, status):
+                super().update_status(room, status)
+                if status == FAIL:
+                    self.notified.append((room, self.request_status.get(room), self.failure_records.get(room)))
+
+        sglang = manager(kind=Notifies, notified=[])
+        with joined(sglang):
+            sglang.notified.clear()  # of the check at the start
+            sglang.update_status(ROOM, BOOT)
+            until_entry_is(table, ROOM, status=KVPoll.Bootstrapping)
+            table.abort(ROOM, "wrong model")
+            real.until(lambda: sglang.notified, "it is notified")
+        assert sglang.notified == [(ROOM, FAIL, "wrong model")]
+
+    def test_update_status_that_blocks_delays_no_heartbeat(self, table):
+        """With the policy prefill_complete it sends a message, to a process that may be dead."""
+        blocked, go = threading.Event(), threading.Event()
+
+        class Sends(Manager):
+            def update_status(self, room, status):
+                super().update_status(room, status)
+                if room == ROOM and status == FAIL:
+                    blocked.set()
+                    go.wait()
+
+        sglang = manager(kind=Sends, deferred_bootstrap=object())
+        with joined(sglang):
+            for room in (ROOM, ROOM + 1):
+                sglang.update_status(room, BOOT)
+                until_entry_is(table, room, status=KVPoll.Bootstrapping)
+            table.abort(ROOM)
+            assert blocked.wait(pace.seconds(10))
+            sglang.update_status(ROOM + 1, WAIT)
+            until_entry_is(table, ROOM + 1, status=KVPoll.WaitingForInput)
+            go.set()
 
 
 class TestPublishing:

@@ -96,6 +96,28 @@ class Worker:
         self._handles[room] = admission.admit(queue, room, request, self._address)
         return str(queue.queue[0].req.rid if hasattr(queue.queue[0], "req") else queue.queue[0].rid)
 
+    def reopen(self, room: int, address: str = "") -> None:
+        """Decode: make another receiver of a room; the one before is then under the negative number."""
+        self._handles[-room] = self._handles[room]
+        self._handles[room] = Receiver(self._manager, address or self._address, room)
+        self._handles[room].init(0)
+
+    def port(self) -> int:
+        """Return the port of prefill's bootstrap server."""
+        return int(self._manager.bootstrap_port)
+
+    def init(self, room: int) -> None:
+        """Decode: what follows once prefill's address is known."""
+        self._handles[room].init(0)
+
+    def set_outstanding(self, room: int, count: int) -> None:
+        """Prefill: so many writes of a room are under way, as the transfer threads count them."""
+        self._manager._staging_outstanding[room] = count
+
+    def poison(self, room: int) -> None:
+        """Prefill: a write of the room may never be known to have ended."""
+        self._manager.poison_deferred_ack_room(room)
+
     def has(self, room: int) -> bool:
         """Return whether the room was opened here."""
         return room in self._handles
@@ -158,9 +180,9 @@ class Worker:
         except conn.KVTransferError as error:
             return error.failure_reason, error.is_from_another_rank
 
-    def lose_prefill(self) -> None:
+    def lose_prefill(self, address: str = "") -> None:
         """Decode: do what the heartbeat does when prefill is lost."""
-        self._manager._handle_node_failure(self._address)
+        self._manager._handle_node_failure(address or self._address)
 
     def race(self, name: str, first: int, trials: int) -> int:
         return races.run(name, self._manager, self._address, first, trials)

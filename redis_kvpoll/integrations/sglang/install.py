@@ -11,13 +11,17 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from redis_kvpoll.errors import InvalidInputError, KVPollError, LeaseLostError, NamespaceMismatchError, printable
 from redis_kvpoll.integrations.sglang import hooks
+from redis_kvpoll.integrations.sglang.background import Background
 from redis_kvpoll.integrations.sglang.behaviour import check_clear, check_first_status, check_update_status
 from redis_kvpoll.integrations.sglang.compat import CONN, IncompatibleSGLangError, has_consensus_store, identify
 from redis_kvpoll.integrations.sglang.maps import ConsensusMap
+from redis_kvpoll.integrations.sglang.orphans import Orphans
+from redis_kvpoll.integrations.sglang.peers import receivers_of
 from redis_kvpoll.integrations.sglang.settings import PARSERS, PREFIX, read
 from redis_kvpoll.integrations.sglang.startup import log_disabled, log_incompatible
 from redis_kvpoll.integrations.sglang.worker import TableWorker
@@ -109,6 +113,11 @@ def _replace_dicts(manager: Any, worker: TableWorker) -> None:
     manager.kvpoll_worker = worker  # for tests and benchmarks, which wait until it is idle
     if hasattr(manager, "teardown"):  # called when SGLang changes an instance's role; the next manager joins again
         manager.teardown = _chain(manager.teardown, worker.close)
+    if getattr(manager, "deferred_bootstrap", None) is not None:  # its update_status sends a message, which may block
+        worker.fail = Background(registry.fail_from_table)
+    if identity.role == "prefill":
+        worker.receivers_of = partial(receivers_of, manager)
+        worker.end_orphans = Orphans(manager, registry).end_old
     registry.awaits_claims = identity.role == "prefill" and hooks.knows_handles()
     _log_missing_hooks(identity.role)
     check_first_status(manager, registry.statuses, lambda why: _restore(manager, worker, sglangs, why))

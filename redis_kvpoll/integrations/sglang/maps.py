@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, MutableMapping
 from typing import Any, Protocol
 
+from redis_kvpoll.integrations.sglang.merge import FAILED
+
 MISSING: Any = object()
 """The default of an argument that was not given."""
 
@@ -15,7 +17,7 @@ MISSING: Any = object()
 class RoomSource(Protocol):
     """What the maps call: the RoomRegistry."""
 
-    def last_status(self, room: int) -> int: ...
+    def last_status(self, room: int) -> int | None: ...
     def write_status(self, room: int, status: int) -> None: ...
     def clear(self, room: int, default: Any) -> Any: ...
     def record_reason(self, room: int, reason: str) -> None: ...
@@ -36,7 +38,11 @@ class RegistryMap(dict[int, Any]):
     def __delitem__(self, room: int) -> None:
         self.pop(room, MISSING)
 
-    setdefault = MutableMapping.setdefault
+    def setdefault(self, room: int, default: Any = None) -> Any:
+        if room not in self:
+            self[room] = default
+        return dict.get(self, room, default)
+
     update = MutableMapping.update
     popitem = MutableMapping.popitem
     clear = MutableMapping.clear
@@ -45,15 +51,21 @@ class RegistryMap(dict[int, Any]):
 class StatusMap(RegistryMap):
     """Replaces ``request_status``: the status of each room, as this process's rank has it.
 
-    ``in``, ``get`` and ``[]`` are the dict's. Only ``[]`` of a room that was cleared a moment ago differs: it gives the
-    room's last status instead of a KeyError, for a thread that just checked ``in``. Concurrent writes merge: see
-    RoomRegistry.write_status.
+    ``in``, ``get`` and ``[]`` are the dict's. Only ``[]`` of an absent room differs: a KeyError would end a thread of
+    SGLang's, or the scheduler. Writes merge as in SGLang's ``update_status``: see RoomRegistry.write_status.
     """
 
     __slots__ = ()
 
     def __missing__(self, room: int) -> Any:
-        return self.registry.last_status(room)
+        """Return the status of a room that is gone: its last one, or Failed if that is forgotten.
+
+        Its last one is for a thread that has just found the room by ``in``, as _handle_node_failure does before
+        check_status: the room was cleared in between. Failed is for a receiver that polls after another one has cleared
+        the room, long ago; a sender's poll reports the same for a room that is gone.
+        """
+        status = self.registry.last_status(room)
+        return FAILED if status is None else status
 
     def __setitem__(self, room: int, status: Any) -> None:
         self.registry.write_status(room, status)
@@ -94,6 +106,13 @@ class ConsensusMap(StatusMap):
         self._peers = peers
         self._statuses_of = statuses_of
         self._sglangs = sglangs
+
+    def __missing__(self, room: int) -> Any:
+        """Return the last status of a room that is gone; KeyError, as from SGLang's store, if it is not known."""
+        status = self.registry.last_status(room)
+        if status is None:
+            raise KeyError(room)
+        return status
 
     def __setitem__(self, room: int, status: Any) -> None:
         if not isinstance(status, int):

@@ -30,7 +30,11 @@ def for_people(reason: str) -> str:
 
 
 class PeerFailures:
-    """Follows one table of the other role. ``peers_of`` gives the addresses that serve a room, None if unknown."""
+    """Follows the other role's table.
+
+    ``peers_of`` gives the addresses that serve a room, or none while they are not known. ``fail`` is called with a
+    room, its life and the reason.
+    """
 
     def __init__(
         self,
@@ -38,11 +42,13 @@ class PeerFailures:
         role: str,
         registry: RoomRegistry,
         peers_of: Callable[[int], Collection[Address] | None],
+        fail: Callable[[int, int, str], object],
     ) -> None:
         self._store = store
         self._role = role
         self._registry = registry
         self._peers_of = peers_of
+        self._fail = fail
         self._waiting: dict[int, int] = {}
         """By room: the life for which its failure may count."""
         self._checks: set[asyncio.Task[None]] = set()
@@ -87,7 +93,7 @@ class PeerFailures:
             return
         if is_mine:
             reason = for_people(entry.reason or f"failed on the {self._role} side")
-            self._registry.fail_from_table(room, number, reason, publish=True)
+            self._fail(room, number, reason)
 
     async def _known_owners(self) -> list[Owner]:
         at, owners = self._owners

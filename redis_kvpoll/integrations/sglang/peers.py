@@ -47,11 +47,11 @@ def servers_of(bootstrap_infos: Iterable[Any]) -> frozenset[Address]:
     )
 
 
-def receivers_of(manager: Any, room: int) -> frozenset[Address]:
-    """Return the addresses of the decode processes that have asked this prefill process for a room's pages."""
+def receivers_of(manager: Any, room: int) -> frozenset[Address] | None:
+    """Return the addresses of the decode processes that have asked this prefill process for a room's pages, if any."""
     infos = getattr(manager, "transfer_infos", {}).get(room) or {}
     found = ((getattr(info, "endpoint", None), getattr(info, "dst_port", None)) for info in list(infos.values()))
-    return frozenset((_plain(host), int(port)) for host, port in found if host and port)
+    return frozenset((_plain(host), int(port)) for host, port in found if host and port) or None
 
 
 def _plain(host: Any) -> str:

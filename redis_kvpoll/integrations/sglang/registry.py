@@ -18,7 +18,7 @@ from typing import Any
 from redis_kvpoll.integrations.sglang.maps import MISSING, FailureRecords, PrefixLengths, StatusMap
 from redis_kvpoll.integrations.sglang.merge import CREATING, FAILED, SUCCESS, merge
 from redis_kvpoll.integrations.sglang.outbox import Outbox, RoomLife
-from redis_kvpoll.integrations.sglang.scope import Claim, Scope, ThreadScope
+from redis_kvpoll.integrations.sglang.scope import Claim, Scope, Scopes
 from redis_kvpoll.integrations.sglang.tombstones import Tombstones, WaitBudget
 
 GENERIC_REASON = "Aborted by AbortReq."
@@ -32,6 +32,8 @@ class RoomRegistry:
         self.statuses = StatusMap(self)
         self.reasons = FailureRecords(self)
         self.lengths = PrefixLengths(self)
+        self.update_status: Callable[[int, int], Any] = self.write_status
+        """SGLang's own, once it is scoped."""
         self.reason_wait_seconds = 0.0
         """The longest wait for another rank's reason; 0 while no other rank can give one."""
         self.awaiting_reason: set[int] = set()
@@ -45,7 +47,7 @@ class RoomRegistry:
         """The current life's number of each room."""
         self._last_number = 0
         self._tombstones = Tombstones(clock)
-        self._scope = ThreadScope()
+        self.scopes = Scopes(self._lives)
         self.awaits_claims = False
         """Whether a room is published only when it has a sender or receiver here: each one claims its room."""
         self._unclaimed: dict[int, float] = {}
@@ -63,28 +65,15 @@ class RoomRegistry:
     # Statuses, as SGLang reads and writes them
 
     def scoped(self, update_status: Callable[..., Any]) -> Callable[..., Any]:
-        """Return SGLang's ``update_status`` so that it runs in a scope: one call is about one life of its room."""
-        threads, lives = self._scope, self._lives
+        """Return SGLang's ``update_status`` so that each call is about one life of its room; it also fails rooms."""
+        self.update_status = self.scopes.around(update_status)
+        return self.update_status
 
-        def scoped_update_status(bootstrap_room: int, status: int) -> Any:
-            outer = threads.current
-            if outer is not None and outer.room == bootstrap_room:
-                return update_status(bootstrap_room, status)
-            threads.current = Scope(bootstrap_room, lives.get(bootstrap_room))
-            try:
-                return update_status(bootstrap_room, status)
-            finally:
-                threads.current = outer
-
-        return scoped_update_status
-
-    def last_status(self, room: int) -> int:
-        """Return the status of a room that was cleared a moment ago; KeyError if it was not."""
+    def last_status(self, room: int) -> int | None:
+        """Return the status of a room that was cleared; None if it was not, or is forgotten."""
         with self._lock:  # the dict's look-up took no lock: by now the room may even have been opened again
             status: int | None = dict.get(self.statuses, room, self._tombstones.status(room))
-        if status is None:
-            raise KeyError(room)
-        return status
+            return status
 
     def write_status(self, room: int, status: int) -> None:
         """Write a status that SGLang has decided on.
@@ -93,46 +82,47 @@ class RoomRegistry:
         from the beginning and the status is one that opens. Every other write is late and does nothing. Outside a
         scope, where SGLang writes nothing today, it is a dict's assignment.
         """
-        scope = self._scope.current
+        scope = self.scopes.current
         with self._lock:
             number = self._lives.get(room)
             if scope is None or scope.room != room:
-                self._assign(room, number, status)
+                self._open(room, status) if number is None else self._set(room, number, status)
             elif number is not None and scope.number in (None, number):
-                self._set(room, number, merge(dict.__getitem__(self.statuses, room), status))
+                before = dict.__getitem__(self.statuses, room)
+                if not (scope.keeps_success and before == SUCCESS):
+                    self._set(room, number, merge(before, status), scope.publish)
             elif number is None and scope.number is None and status in CREATING:
                 self._open(room, status)
 
     def clear(self, room: int, default: Any) -> Any:
         """Clear a room and return its last status; ``default``, or a KeyError, if there is no such room."""
         with self._lock:
-            number = self._lives.pop(room, None)
+            number = None if self.scopes.is_late(room) else self._lives.pop(room, None)
             if number is None:
                 if default is MISSING:
                     raise KeyError(room)
                 return default
-            status = self.statuses.remove(room)
-            dict.pop(self.lengths, room, None)
-            if self._unclaimed.pop(room, None) is None:
-                self._outbox.end(room, number)
-            self._add_tombstone(room, status)
-            return status
+            return self._remove(room, number)
+
+    def _remove(self, room: int, number: int) -> int:
+        status = self.statuses.remove(room)
+        dict.pop(self.lengths, room, None)
+        if self._unclaimed.pop(room, None) is None:
+            self._outbox.end(room, number)
+        self._add_tombstone(room, status)
+        return status
 
     @contextlib.contextmanager
     def claiming(self, room: int, request: str) -> Iterator[None]:
         """Let this thread make the sender or receiver of a room, for a request of SGLang's."""
-        self._scope.claim = Claim(room, request)
+        self.scopes.claim = Claim(room, request)
         try:
             yield
         finally:
-            self._scope.claim = None
+            self.scopes.claim = None
             with self._lock:
-                self._claim(room, request)
-
-    def _claim(self, room: int, request: str) -> None:
-        """Publish a room that was open before it had a sender."""
-        if self._unclaimed.pop(room, None) is not None:
-            self._begin_publishing(room, self._lives[room], request)
+                if self._unclaimed.pop(room, None) is not None:  # it was open before it had a sender
+                    self._begin_publishing(room, self._lives[room], request)
 
     def _open(self, room: int, status: int) -> None:
         self._last_number += 1
@@ -140,7 +130,7 @@ class RoomRegistry:
         self._tombstones.discard(room)
         dict.pop(self.reasons, room, None)  # the last life's: this one's reason is recorded after its opening
         self.statuses.store(room, status)
-        claim = self._scope.claim
+        claim = self.scopes.claim
         if claim is not None and claim.room == room:
             self._begin_publishing(room, self._last_number, claim.request)
         elif self.awaits_claims:
@@ -158,16 +148,10 @@ class RoomRegistry:
         """Return where to add changes of a life."""
         return RoomLife(number) if room in self._unclaimed else self._outbox.life(room, number)
 
-    def _assign(self, room: int, number: int | None, status: int) -> None:
-        if number is None:
-            self._open(room, status)
-        else:
-            self._set(room, number, status)
-
-    def _set(self, room: int, number: int, status: int) -> None:
+    def _set(self, room: int, number: int, status: int, publish: bool = True) -> None:
         if status != dict.__getitem__(self.statuses, room):
             self.statuses.store(room, status)
-            life = self._changes_of(room, number)
+            life = self._changes_of(room, number) if publish else RoomLife(number)
             life.status = status
             if status == FAILED:
                 life.reason = dict.get(self.reasons, room, "")
@@ -177,7 +161,7 @@ class RoomRegistry:
     def record_reason(self, room: int, reason: str) -> None:
         """Record why a room fails. The first reason stays."""
         with self._lock:
-            if dict.get(self.reasons, room, GENERIC_REASON) != GENERIC_REASON:
+            if self.scopes.is_late(room) or dict.get(self.reasons, room, GENERIC_REASON) != GENERIC_REASON:
                 return
             dict.__setitem__(self.reasons, room, reason)
             number = self._lives.get(room)
@@ -237,27 +221,40 @@ class RoomRegistry:
         """Return the number of a room's current life; None if the room is not open."""
         return self._lives.get(room)
 
+    def unclaimed(self, age: float) -> list[int]:
+        """Return the rooms that have been open for so many seconds without a sender."""
+        if not self._unclaimed:
+            return []
+        with self._lock:
+            until = self._clock() - age
+            return [room for room, since in self._unclaimed.items() if since <= until]
+
+    def end_unclaimed(self, room: int) -> bool:
+        """Clear a room without a sender, unless one has come."""
+        with self._lock:
+            if room not in self._unclaimed:
+                return False
+            self._remove(room, self._lives.pop(room))
+            return True
+
     def is_relevant(self, room: int) -> bool:
         """Return whether to follow a room in the table: it is open here, or other ranks may not have cleared it yet."""
         return room in self._lives or room in self._tombstones
 
     def fail_from_table(self, room: int, number: int, reason: str, publish: bool) -> None:
-        """Fail a life that has failed in the table.
+        """Fail a life that has failed in the table, by SGLang's own update_status: more may hang on it.
 
         ``publish``: it failed in the other role's table, so the failure must be written to this role's table too. A
         life that has reached Success no longer depends on the other role, and stays.
         """
         with self._lock:
-            if self._lives.get(room) != number:
-                return
-            if dict.__getitem__(self.statuses, room) in ((FAILED, SUCCESS) if publish else (FAILED,)):
+            status = dict.get(self.statuses, room)
+            if self._lives.get(room) != number or status in ((FAILED, SUCCESS) if publish else (FAILED,)):
                 return
             if reason and room not in self.reasons:
                 dict.__setitem__(self.reasons, room, reason)
-            if publish:
-                self._set(room, number, FAILED)
-            else:
-                self.statuses.store(room, FAILED)
+        with self.scopes.within(Scope(room, number, publish, keeps_success=publish)):
+            self.update_status(room, FAILED)
 
     def deliver_reason(self, room: int, reason: str) -> None:
         """Give another rank's reason to the thread that waits for it."""

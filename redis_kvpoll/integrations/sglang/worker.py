@@ -41,6 +41,9 @@ REASON_WAIT_SECONDS = 0.25
 """The longest that SGLang's thread waits for another rank's reason, at the end of a request that failed without one
 here. Such a reason arrives within milliseconds, or there is none."""
 
+MAX_LISTED = 10
+"""The most rooms that one log line lists."""
+
 LEASE_LOST = (
     "redis_kvpoll: %s lost its lease: no heartbeat for more than KVPOLL_LEASE (%g s), or another process uses the same "
     "name; its in-flight rooms were failed; continuing under a new lease"
@@ -55,6 +58,12 @@ class TableWorker:
     def __init__(self, settings: PluginSettings, identity: ProcessIdentity) -> None:
         self.identity = identity
         self.registry = RoomRegistry(self._wake)
+        self.receivers_of: Callable[[int], frozenset[Address] | None] = lambda _: None
+        """Prefill: who has asked for a room's pages."""
+        self.end_orphans: Callable[[], list[int]] = list
+        """Prefill: ends rooms that have had no sender for too long, and returns them."""
+        self.fail: Callable[[int, int, str, bool], object] = self.registry.fail_from_table
+        """Fails a life as the table says."""
         self._settings = settings
         self._metrics = LinkMetrics(identity.role, identity.name)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -66,6 +75,7 @@ class TableWorker:
         self._servers: dict[int, tuple[int, frozenset[Address]]] = {}
         """By room of decode's: its life, and the processes of prefill that serve it."""
         self._failing: set[asyncio.Task[None]] = set()
+        self._ended_orphans = 0
         self._thread = threading.Thread(target=self._run, name=f"kvpoll-{identity.name}", daemon=True)
 
     # Called by SGLang's threads
@@ -109,6 +119,10 @@ class TableWorker:
             self._servers[room] = number, servers_of(bootstrap_infos)
             if self._peer_failures is not None:
                 self._call_soon(self._peer_failures.check, room)
+
+    def _peers_of(self, room: int) -> frozenset[Address] | None:
+        """Return the addresses of the other role's processes that serve a room; None if they are not known."""
+        return self._servers_of(room) if self.identity.role == "decode" else self.receivers_of(room)
 
     def _servers_of(self, room: int) -> frozenset[Address] | None:
         number, servers = self._servers.get(room, (None, None))
@@ -162,7 +176,7 @@ class TableWorker:
     def _detach(self) -> None:
         self.registry.detach()
         self._publisher.reset()
-        self._metrics.update(is_up=False, pending=0, dropped=self.registry.dropped)
+        self._metrics.update(False, 0, self.registry.dropped, self._ended_orphans)
 
     async def _enter(self, stack: AsyncExitStack) -> list[Coroutine[Any, Any, None]]:
         """Join the table until the stack closes; return the coroutines to run until then."""
@@ -174,13 +188,13 @@ class TableWorker:
         self._publisher = OutboxPublisher(store, self.registry, identity, lambda room: self._on_opened(store, room))
         self._mirror.on_change(lambda room, status: self._on_own_change(store, room, status))
         mirrors, tasks = [self._mirror], [self._publish_changes(), self._replace_lost_lease(lease)]
-        if identity.role == "decode":
-            prefill = AsyncStatusStore.from_url(settings.url, **settings.options("prefill"))
-            await stack.enter_async_context(prefill)
-            mirrors.append(await stack.enter_async_context(prefill.mirror(rooms=self.registry.is_relevant)))
-            self._peer_failures = PeerFailures(prefill, "prefill", self.registry, self._servers_of)
-            mirrors[1].on_change(self._peer_failures.on_change)
-            tasks.append(_reap(prefill, settings.lease / 10))
+        role = "prefill" if identity.role == "decode" else "decode"
+        peers = AsyncStatusStore.from_url(settings.url, **settings.options(role))
+        await stack.enter_async_context(peers)
+        mirrors.append(await stack.enter_async_context(peers.mirror(rooms=self.registry.is_relevant)))
+        self._peer_failures = PeerFailures(peers, role, self.registry, self._peers_of, self._fail_for_peers)
+        mirrors[1].on_change(self._peer_failures.on_change)
+        tasks.append(_reap(peers, settings.lease / 10))
         return [*tasks, self._monitor(mirrors, lease)]
 
     async def _publish_changes(self) -> None:
@@ -196,7 +210,7 @@ class TableWorker:
             await asyncio.sleep(lease.ttl / 10)
             if lease.is_lost:
                 for room, number in self._publisher.reset():
-                    self.registry.fail_from_table(room, number, f"{self.identity.name} lost its lease", publish=False)
+                    self.fail(room, number, f"{self.identity.name} lost its lease", False)
                 with contextlib.suppress(KVPollError):
                     await lease.replace()  # first: a room opened before that would have no owner
                     self._publisher.resume()
@@ -226,7 +240,8 @@ class TableWorker:
             if is_up and self._peer_failures is not None:
                 self._peer_failures.check_all()
             self._servers = {room: of for room, of in list(self._servers.items()) if self._servers_of(room) is not None}
-            self._metrics.update(not is_logged, len(self.registry), self.registry.dropped)
+            self._end_orphans()
+            self._metrics.update(not is_logged, len(self.registry), self.registry.dropped, self._ended_orphans)
             await asyncio.sleep(MONITOR_SECONDS)
 
     # Other processes' changes
@@ -252,11 +267,24 @@ class TableWorker:
         reason = None
         with contextlib.suppress(KVPollError):
             reason = await store.failure_reason(room)
-        self.registry.fail_from_table(room, number, for_people(reason or ""), publish=False)
+        self.fail(room, number, for_people(reason or ""), False)
+
+    def _fail_for_peers(self, room: int, number: int, reason: str) -> None:
+        self.fail(room, number, reason, True)
+
+    def _end_orphans(self) -> None:
+        if ended := self.end_orphans():
+            self._ended_orphans += len(ended)
+            logger.info(
+                "redis_kvpoll: %s: ended %d rooms that decode has asked for and that had no sender: %s",
+                self.identity.name,
+                len(ended),
+                ", ".join(map(str, ended[:MAX_LISTED])),
+            )
 
 
 async def _reap(store: AsyncStatusStore, seconds: float) -> None:
-    """Fail the rooms of lost prefill processes, also when no prefill process is left to do it."""
+    """Fail the rooms of the other role's lost processes, also when none of that role is left to do it."""
     while True:
         with contextlib.suppress(KVPollError):
             await store.reap()
