@@ -27,6 +27,7 @@ from redis_kvpoll.integrations.sglang.startup import log_disabled, log_incompati
 from redis_kvpoll.integrations.sglang.worker import TableWorker
 
 logger = logging.getLogger("redis_kvpoll")
+WAITING_TIMEOUT = "SGLANG_DISAGGREGATION_WAITING_TIMEOUT"
 MAPS = ("request_status", "failure_records", "req_to_decode_prefix_len")
 QUIET_LOGGERS = ("redis_kvpoll.mirror", "redis_kvpoll.leases")
 """During an outage each mirror and lease would log a warning; the plugin logs one per process: TableWorker._monitor."""
@@ -117,7 +118,7 @@ def _replace_dicts(manager: Any, worker: TableWorker) -> None:
         worker.fail = Background(registry.fail_from_table)
     if identity.role == "prefill":
         worker.receivers_of = partial(receivers_of, manager)
-        worker.end_orphans = Orphans(manager, registry).end_old
+        worker.end_orphans = Orphans(manager, registry, os.environ.get(WAITING_TIMEOUT)).end_old
     registry.awaits_claims = identity.role == "prefill" and hooks.knows_handles()
     _log_missing_hooks(identity.role)
     check_first_status(manager, registry.statuses, lambda why: _restore(manager, worker, sglangs, why))

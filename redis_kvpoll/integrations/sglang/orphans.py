@@ -7,33 +7,22 @@ may be under way: then decode's pages are still in use.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from typing import Any
 
 from redis_kvpoll.integrations.sglang.registry import RoomRegistry
 
-WAITING_TIMEOUT = "SGLANG_DISAGGREGATION_WAITING_TIMEOUT"
 DEFAULT_TIMEOUT = 300.0
 """SGLang's default for both timeouts, in seconds."""
 
 
 class Orphans:
-    """The rooms without a sender of one prefill manager."""
+    """The rooms without a sender of one prefill manager. ``waiting`` is decode's timeout, as text in seconds."""
 
-    def __init__(self, manager: Any, registry: RoomRegistry) -> None:
+    def __init__(self, manager: Any, registry: RoomRegistry, waiting: str | None) -> None:
         self._manager = manager
         self._registry = registry
-
-    @property
-    def age(self) -> float:
-        """The age in seconds at which a room without a sender ends."""
-        bootstrap = getattr(self._manager, "bootstrap_timeout", DEFAULT_TIMEOUT)
-        try:
-            waiting = float(os.environ.get(WAITING_TIMEOUT, DEFAULT_TIMEOUT))
-        except ValueError:
-            waiting = DEFAULT_TIMEOUT
-        return float(bootstrap) + waiting
+        self._age = float(getattr(manager, "bootstrap_timeout", DEFAULT_TIMEOUT)) + _seconds(waiting)
 
     def end_old(self) -> list[int]:
         """End the rooms that are old enough; return them."""
@@ -42,7 +31,7 @@ class Orphans:
     def _due(self) -> Iterator[int]:
         writing = getattr(self._manager, "_staging_outstanding", {})
         poisoned = getattr(self._manager, "_deferred_ack_poisoned_rooms", ())
-        for room in self._registry.unclaimed(self.age):
+        for room in self._registry.unclaimed(self._age):
             if not writing.get(room, 0) and room not in poisoned:
                 yield room
 
@@ -54,3 +43,10 @@ class Orphans:
         if infos.get(room) is asked:  # otherwise decode has just asked anew
             infos.pop(room, None)
         return True
+
+
+def _seconds(text: str | None) -> float:
+    try:
+        return float(text or DEFAULT_TIMEOUT)
+    except ValueError:  # SGLang uses its default then, too
+        return DEFAULT_TIMEOUT
