@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
 import pytest
 
-from chaos.servers import Server
 from redis_kvpoll import KVPoll, StatusStore
 from tests.sglang.conftest import LEASE
 from tests.sglang.deployment import Deployment, Worker, until
@@ -15,8 +13,8 @@ from tests.support import pace
 from tests.support.real import free_port
 
 REUSED = ["room reused while in use", False]
-TIMEOUT = 1
-"""Seconds of each of SGLang's two timeouts, in the tests of orphans; SGLang takes whole ones."""
+TIMEOUTS = 600.0
+"""Seconds of SGLang's bootstrap and waiting timeouts together."""
 
 
 class TestSecondReceiver:
@@ -99,50 +97,42 @@ def test_init_of_a_cleared_receiver_opens_nothing(with_plugin: Deployment, table
 
 class TestOrphans:
     @pytest.fixture
-    def pair(
-        self, with_plugin: Deployment, shared_server: Server, plugin_environment: Callable[[Server], dict[str, str]]
-    ) -> tuple[Worker, Worker]:
-        timeouts = {
-            "SGLANG_DISAGGREGATION_BOOTSTRAP_TIMEOUT": str(TIMEOUT),
-            "SGLANG_DISAGGREGATION_WAITING_TIMEOUT": str(TIMEOUT),
-        }
-        port = free_port()
-        (prefill,) = with_plugin.start({"role": "prefill", "environment": timeouts}, port=port)
-        (decode,) = with_plugin.start({"role": "decode"}, port=port)
-        assert decode.learn()
-        decode.open(5, 6, 7, 8)
+    def pair(self, with_plugin: Deployment) -> tuple[Worker, Worker]:
+        """Decode has asked for rooms 5, 6 and 7, of which prefill has no sender."""
+        prefill, decode = with_plugin.pair()
+        decode.open(5, 6, 7)
+        for room in (5, 6, 7):
+            decode.ask(room)
+        until(lambda: prefill.get(5, 6, 7), [KVPoll.WaitingForInput] * 3)
         return prefill, decode
 
     def test_room_without_sender_ends_after_both_timeouts(
         self, pair: tuple[Worker, Worker], tables: dict[str, StatusStore]
     ) -> None:
         prefill, decode = pair
-        decode.ask(5)
-        until(lambda: any("had no sender" in text for _, _, text in prefill.lines()), True, 20.0)
-        assert (prefill.get(5), prefill.has_transfer_info(5)) == ([None], False)
+        prefill.age_rooms(TIMEOUTS)
+        until(lambda: prefill.get(5, 6, 7), [None] * 3)
+        assert not prefill.has_transfer_info(5)
+        assert any("3 rooms" in text and "had no sender" in text for text in prefill.logged(level="INFO"))
         assert tables["prefill"].get(5) is None
         decode.ask(5)
         until(lambda: prefill.get(5), [KVPoll.WaitingForInput])
 
     def test_room_that_may_be_written_stays(self, pair: tuple[Worker, Worker]) -> None:
-        prefill, decode = pair
-        for room in (5, 6, 7):
-            decode.ask(room)
-        until(lambda: prefill.get(5, 6, 7), [KVPoll.WaitingForInput] * 3)
+        prefill, _ = pair
         prefill.set_outstanding(5, 1)
         prefill.poison(6)
-        until(lambda: prefill.get(7), [None], 20.0)
+        prefill.age_rooms(TIMEOUTS)
+        until(lambda: prefill.get(7), [None])
         assert prefill.get(5, 6) == [KVPoll.WaitingForInput] * 2
         prefill.set_outstanding(5, 0)
-        until(lambda: prefill.get(5), [None], 20.0)
+        until(lambda: prefill.get(5), [None])
 
     def test_room_with_a_sender_stays(self, pair: tuple[Worker, Worker]) -> None:
-        prefill, decode = pair
-        decode.ask(5)
-        until(lambda: prefill.get(5), [KVPoll.WaitingForInput])
+        prefill, _ = pair
         prefill.open(5)
-        decode.ask(6)
-        until(lambda: any("had no sender: 6" in text for _, _, text in prefill.lines()), True, 20.0)
+        prefill.age_rooms(TIMEOUTS)
+        until(lambda: prefill.get(6, 7), [None, None])
         assert prefill.get(5) == [KVPoll.WaitingForInput]
 
 

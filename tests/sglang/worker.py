@@ -30,9 +30,10 @@ from tests.sglang.managers import (
     Settings,
 )
 from tests.sglang.serving import Serving
-from tests.support import pace
+from tests.support import internals
 
-STARTING_SECONDS = pace.seconds(10)
+STARTING_SECONDS = 600.0
+"""No machine is so slow."""
 
 
 class Log(logging.Handler):
@@ -118,6 +119,10 @@ class Worker:
         """Prefill: a write of the room may never be known to have ended."""
         self._manager.poison_deferred_ack_room(room)
 
+    def age_rooms(self, seconds: float) -> None:
+        """Prefill: let so many seconds go by for the rooms without a sender."""
+        internals.age_rooms(self._manager.kvpoll_worker.registry, seconds)
+
     def has(self, room: int) -> bool:
         """Return whether the room was opened here."""
         return room in self._handles
@@ -183,6 +188,10 @@ class Worker:
     def lose_prefill(self, address: str = "") -> None:
         """Decode: do what the heartbeat does when prefill is lost."""
         self._manager._handle_node_failure(address or self._address)
+
+    def start_heartbeat(self) -> None:
+        """Decode: start SGLang's own heartbeat, as a backend does."""
+        self._manager._start_heartbeat_checker_thread()
 
     def race(self, name: str, first: int, trials: int) -> int:
         return races.run(name, self._manager, self._address, first, trials)
