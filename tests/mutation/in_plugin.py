@@ -23,7 +23,7 @@ IN_THE_PLUGIN = [
     ),
     (
         "what a thread has read stays with it after the call",
-        f"{_PLUGIN}.registry:RoomRegistry.scoped",
+        f"{_PLUGIN}.scope:Scopes.around",
         "threads.current = outer",
         "pass",
         "plugin/test_statuses.py::TestUpdate::test_update_that_raises_leaves_no_scope",
