@@ -74,6 +74,7 @@ class TableWorker:
         self._peer_failures: PeerFailures | None = None
         self._servers: dict[int, tuple[int, frozenset[Address]]] = {}
         """By room of decode's: its life, and the processes of prefill that serve it."""
+        self._servers_lock = threading.Lock()
         self._failing: set[asyncio.Task[None]] = set()
         self._ended_orphans = 0
         self._thread = threading.Thread(target=self._run, name=f"kvpoll-{identity.name}", daemon=True)
@@ -116,7 +117,9 @@ class TableWorker:
     def learn_servers(self, room: int, bootstrap_infos: Iterable[Any]) -> None:
         """Take note of the processes of prefill that serve a room of decode's."""
         if (number := self.registry.current_life(room)) is not None:
-            self._servers[room] = number, servers_of(bootstrap_infos)
+            servers = servers_of(bootstrap_infos)
+            with self._servers_lock:
+                self._servers[room] = number, servers
             if self._peer_failures is not None:
                 self._call_soon(self._peer_failures.check, room)
 
@@ -127,6 +130,12 @@ class TableWorker:
     def _servers_of(self, room: int) -> frozenset[Address] | None:
         number, servers = self._servers.get(room, (None, None))
         return servers if number is not None and number == self.registry.current_life(room) else None
+
+    def _forget_servers(self) -> None:
+        """Forget who served rooms that are over."""
+        with self._servers_lock:
+            for room in [room for room in self._servers if self._servers_of(room) is None]:
+                del self._servers[room]
 
     def _wake(self) -> None:
         self._call_soon(self._has_changes.set)
@@ -192,7 +201,7 @@ class TableWorker:
         peers = AsyncStatusStore.from_url(settings.url, **settings.options(role))
         await stack.enter_async_context(peers)
         mirrors.append(await stack.enter_async_context(peers.mirror(rooms=self.registry.is_relevant)))
-        self._peer_failures = PeerFailures(peers, role, self.registry, self._peers_of, self._fail_for_peers)
+        self._peer_failures = PeerFailures(peers, role, self.registry, self._peers_of, lambda *of: self.fail(*of, True))
         mirrors[1].on_change(self._peer_failures.on_change)
         tasks.append(_reap(peers, settings.lease / 10))
         return [*tasks, self._monitor(mirrors, lease)]
@@ -239,7 +248,7 @@ class TableWorker:
                 logger.warning("redis_kvpoll: %s: Redis is unreachable; SGLang continues without it", owner)
             if is_up and self._peer_failures is not None:
                 self._peer_failures.check_all()
-            self._servers = {room: of for room, of in list(self._servers.items()) if self._servers_of(room) is not None}
+            self._forget_servers()
             self._end_orphans()
             self._metrics.update(not is_logged, len(self.registry), self.registry.dropped, self._ended_orphans)
             await asyncio.sleep(MONITOR_SECONDS)
@@ -268,9 +277,6 @@ class TableWorker:
         with contextlib.suppress(KVPollError):
             reason = await store.failure_reason(room)
         self.fail(room, number, for_people(reason or ""), False)
-
-    def _fail_for_peers(self, room: int, number: int, reason: str) -> None:
-        self.fail(room, number, reason, True)
 
     def _end_orphans(self) -> None:
         if ended := self.end_orphans():
