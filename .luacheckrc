@@ -1,5 +1,5 @@
 -- What Redis gives to a script, and nothing else.
-std = { read_globals = { "redis", "KEYS", "ARGV", "string", "math", "table", "ipairs", "pairs", "tonumber", "tostring", "type", "unpack" } }
+std = { read_globals = { "redis", "KEYS", "ARGV", "string", "math", "table", "ipairs", "pairs", "next", "tonumber", "tostring", "type", "unpack" } }
 max_line_length = 120
 
 -- luacheck reads file by file, but a script is sent with its includes (redis_kvpoll/protocol/scripts.py): what one file defines,
@@ -7,9 +7,9 @@ max_line_length = 120
 local included = {
   "ORDER", "now_ms", "now_us", "read_clock", "ensure_epoch", "room_id", "rank_fields", "rank_view", "read_fields",
   "consensus_of_ranks", "rank", "world_size", "owner", "incarnation", "status_field", "cleared_field", "length_field",
-  "is_lease_lost", "store_generation", "next_generation", "create_room", "replace_room", "write_status", "fail_room",
-  "feed_position", "mark_lost", "sweep",
+  "is_lease_lost", "store_generation", "next_generation", "create_room", "replace_room", "opening_words", "write_status", "fail_room",
+  "feed_position", "feed_end", "survives", "absence", "mark_lost", "sweep",
 }
-local written = { "changes", "renew", "reply" }
+local written = { "changes", "renew", "openings", "reply" }
 files["lua"] = { read_globals = included, globals = written, ignore = { "241/reply" } }
 files["lua/include"] = { ignore = { "2[13]1" } }

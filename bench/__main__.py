@@ -78,6 +78,11 @@ def measure(ground: Ground, is_quick: bool) -> Found:
     return _sections(ground, sizes), asdict(sizes), {}
 
 
+def measure_recovery(ground: Ground, is_quick: bool) -> Found:
+    sizes = (QUICK if is_quick else FULL).recovery
+    return recovery.measure(*sizes), {"recovery": sizes}, {}
+
+
 def _sections(ground: Ground, sizes: Sizes) -> list[Section]:
     """All sections, one after the other on the same server; the largest last, so that it disturbs no other."""
     progress("one call at a time")
@@ -93,7 +98,7 @@ def _sections(ground: Ground, sizes: Sizes) -> list[Section]:
     progress("memory")
     sections.append(memory.measure(ground, sizes.memory_rooms))
     progress("a server killed with all data")
-    sections.append(recovery.measure(*sizes.recovery))
+    sections += recovery.measure(*sizes.recovery)
     if sizes.scale:
         sections.append(scale.measure(ground, sizes.scale, sizes.rounds, progress))
     return sections
@@ -120,6 +125,7 @@ BENCH = Bench(
     "The cost of the table, compared with plain Redis and with alternatives.",
     measure,
     report.MARKERS,
+    {"recovery": measure_recovery},
 )
 
 if __name__ == "__main__":

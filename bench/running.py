@@ -7,8 +7,8 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,8 @@ class Bench:
     measure: Callable[[Ground, bool], Found]
     """Measure on a server, perhaps quickly."""
     markers: report.Markers
+    parts: Mapping[str, Callable[[Ground, bool], Found]] = field(default_factory=dict)
+    """What can be measured alone, by name."""
 
 
 def run(bench: Bench, arguments: Sequence[str] | None) -> int:
@@ -50,7 +52,8 @@ def run(bench: Bench, arguments: Sequence[str] | None) -> int:
             report.check_markers(options.markdown, bench.markers)
         with opened(options.url) as ground:
             facts = environment(ground, options.url)
-            sections, sizes, more = bench.measure(ground, options.quick)
+            measure = bench.parts[options.only] if options.only else bench.measure
+            sections, sizes, more = measure(ground, options.quick)
         facts |= more
         if options.json:
             found = report.as_json(sections, facts, sizes, time.monotonic() - started)
@@ -82,11 +85,17 @@ def _parse(bench: Bench, arguments: Sequence[str] | None) -> argparse.Namespace:
         action="store_true",
         help="run client and private server on one CPU: steadier, since no call wakes another CPU",
     )
+    if bench.parts:
+        parser.add_argument("--only", choices=bench.parts, help="measure only this; not for a page")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write all results to this file")
     parser.add_argument(
         "--markdown", type=Path, metavar="FILE", help="also update the tables of this page, and the pictures beside it"
     )
-    return parser.parse_args(arguments)
+    parser.set_defaults(only=None)
+    options = parser.parse_args(arguments)
+    if options.only and options.markdown:
+        parser.error("--only and --markdown: a page has the tables of a whole run")
+    return options
 
 
 def progress(text: str) -> None:

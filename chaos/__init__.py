@@ -3,10 +3,11 @@
 Run it by ``make chaos`` (``LONG=1`` for the long form) or ``python -m chaos``. From the bottom to the top:
 
 history              every call of every worker with its reply, and every injected fault
-checker, rules, fenced      what a history must not show (pure)
-worker, calls, handles      a process that uses the table until it is killed or stopped
+checker, rules, fenced, recoveries    what a history must not show (pure)
+worker, calls, handles, holding       a process that uses the table until it is killed or stopped
+plain                a plain redis-py client, for comparison
 pool                 the workers of one run
-servers, replicas, clusters, proxy    what the workers use, and how it fails
+servers, replicas, waking, lagging, clusters, proxy    what the workers use, and how it fails
 faults, scenarios    which faults are injected where
 run, report          one scenario from start to result; what is printed
 

@@ -28,12 +28,15 @@ EXPECTED = {
     "wait": ("WaitTimeoutError", "RoomNotFoundError"),
     "open": ("RoomBusyError",),
     "attach": ("RoomNotFoundError",),
+    fenced.AWAIT: ("WaitTimeoutError", "RoomNotFoundError"),
 }
 """The errors that are a call's answer."""
+WAITS = frozenset({"wait", fenced.AWAIT})
+"""The calls whose argument is a timeout in seconds."""
 
 
 class Cause(NamedTuple):
-    """Something that may have changed a room: a call, or a fault."""
+    """A call that may have changed a room, and the time within which it may have been executed."""
 
     span: Span
     record: CallRecord | None = None
@@ -54,14 +57,15 @@ def check(
         by_room[record.room].append(record)
         if wrong := rules.invalid_answer(record):
             found.append(Violation("an invalid answer", f"{wrong}: {record}"))
-    losses = [Span(fault.began, fault.ended) for fault in history.faults if fault.loses]
-    rollbacks = [Span(fault.began, fault.ended) for fault in history.faults if fault.loses == "latest"]
+    losses = [fault for fault in history.faults if fault.loses]
+    rollbacks = [fault for fault in losses if fault.loses == "latest"]
     execution = delayed_executions(history.faults)
     for of_room in by_room.values():
         found += goes_back(of_room, losses, execution)
         found += comes_back(of_room, rollbacks, execution)
     found += fenced.check(history.calls, history.faults, execution, shard)
     found += wrong_errors(history, refusals)
+    found += needless_failures(history)
     found += overlong_calls(history)
     return found
 
@@ -79,45 +83,50 @@ def delayed_executions(faults: Iterable[FaultEvent]) -> Callable[[CallRecord], S
 
 
 def goes_back(
-    of_room: list[CallRecord], losses: list[Span], execution: Callable[[CallRecord], Span]
+    of_room: list[CallRecord], losses: list[FaultEvent], execution: Callable[[CallRecord], Span]
 ) -> list[Violation]:
     """Observations of a room behind an earlier one, with no clear and no data loss to explain it."""
     removals = [Cause(execution(record), record) for record in of_room if rules.may_remove(record)]
-    removals += [Cause(loss) for loss in losses]
     afters = [Observation(at, record) for record in of_room if (at := rules.place_after(record)) is not None]
     befores = [Observation(at, record) for record in of_room if (at := rules.place_before(record)) is not None]
     seconds = befores + [after for after in afters if after.record.name not in rules.CLEARS]
     return [
         Violation("a room went back", f"from {first.record} to {second.record}", first.record.room)
-        for first, second in _pairs(afters, seconds, removals)
+        for first, second in _pairs(afters, seconds, removals, losses)
         if second.place < first.place
     ]
 
 
 def comes_back(
-    of_room: list[CallRecord], rollbacks: list[Span], execution: Callable[[CallRecord], Span]
+    of_room: list[CallRecord], rollbacks: list[FaultEvent], execution: Callable[[CallRecord], Span]
 ) -> list[Violation]:
     """Observations of a room that was absent before, with no creation to explain it."""
     creations = [Cause(execution(record)) for record in of_room if rules.may_create(record)]
-    creations += [Cause(rollback) for rollback in rollbacks]
     absent = [Observation(rules.ABSENT, record) for record in of_room if rules.place_after(record) == rules.ABSENT]
     present = [
         Observation(at, record) for record in of_room if (at := rules.place_before(record) or rules.place_after(record))
     ]
     return [
         Violation("a room came back", f"after {first.record}, {second.record}", first.record.room)
-        for first, second in _pairs(absent, present, creations)
+        for first, second in _pairs(absent, present, creations, rollbacks)
     ]
 
 
 def _pairs(
-    firsts: list[Observation], seconds: list[Observation], between: list[Cause]
+    firsts: list[Observation], seconds: list[Observation], between: list[Cause], losses: list[FaultEvent]
 ) -> Iterator[tuple[Observation, Observation]]:
-    """Each second observation with the furthest earlier one that no cause separates from it."""
+    """Each second observation with the furthest earlier one that no cause or loss separates from it."""
     for second in seconds:
         causes = [cause.span for cause in between if cause.record is not second.record or cause.record is None]
         since = max((span.ended for span in causes if span.began <= second.record.ended), default=-math.inf)
-        earlier = [one for one in firsts if one.record.ended < second.record.began and one.record.began > since]
+        met = [loss for loss in losses if loss.began <= second.record.ended]
+        earlier = [
+            one
+            for one in firsts
+            if one.record.ended < second.record.began
+            and one.record.began > since
+            and all(loss.ended < one.record.began or loss.spares(one.record) for loss in met)
+        ]
         if earlier:
             yield max(earlier, key=lambda one: one.place), second
 
@@ -128,6 +137,19 @@ def wrong_errors(history: History, refusals: Sequence[str]) -> list[Violation]:
     for record in history.calls:
         if record.error and (why := _unexplained(record, history, refusals)):
             found[record.worker, record.began] = Violation(why, str(record), record.room)  # one for a whole batch
+    return list(found.values())
+
+
+def needless_failures(history: History) -> list[Violation]:
+    """Calls that gave up at a time when no call of the plain client did, or nearly did."""
+    failed = [record for record in history.calls if failure(record) == "StoreUnavailableError"]
+    found: dict[tuple[int, float], Violation] = {}
+    for record in failed:
+        beside = [one for one in history.plain if one.began < record.ended and one.ended > record.began]
+        succeeded = any(one.began >= record.began and one.ended <= record.ended for one in beside)
+        if succeeded and not any(one.error or one.ended - one.began > history.deadline - 2 * EARLY for one in beside):
+            why = "a call gave up where a plain client did not"
+            found[record.worker, record.began] = Violation(why, str(record), record.room)
     return list(found.values())
 
 
@@ -182,7 +204,7 @@ def overlong_calls(history: History) -> list[Violation]:
     """Calls that took longer than the deadline allows."""
     late = {}
     for record in history.calls:
-        limit = history.deadline + SLACK + (record.argument if record.name == "wait" else 0.0)
+        limit = history.deadline + SLACK + (record.argument if record.name in WAITS else 0.0)
         if record.ended - record.began > limit and waited(record, history.faults) > limit:
             late[record.worker, record.began] = Violation("a caller waited too long", str(record))
     return list(late.values())
@@ -192,7 +214,7 @@ def longest_wait(history: History) -> float:
     """The longest call in seconds; of a ``wait``, only the time beyond its timeout."""
     return max(
         (
-            waited(record, history.faults) - (record.argument if record.name == "wait" else 0.0)
+            waited(record, history.faults) - (record.argument if record.name in WAITS else 0.0)
             for record in history.calls
         ),
         default=0.0,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import redis
 
@@ -19,13 +21,22 @@ Chance = random.Random
 KILL = "SIGKILL of a worker"
 
 
+class Injected(NamedTuple):
+    """What is known of an injected fault once it is over."""
+
+    worker: int | None = None
+    """The worker that it hit."""
+    kept_until: float = -math.inf
+    """See FaultEvent."""
+
+
 @dataclass(frozen=True, slots=True)
 class Fault:
     """A kind of fault, and how to inject it."""
 
     name: str
-    inject: Callable[[Chance, WorkerPool], int | None]
-    """Inject it and wait for the end; returns the number of the worker that it hit, or None."""
+    inject: Callable[[Chance, WorkerPool], Injected]
+    """Inject it and wait for the end."""
     outage: bool = False
     """Whether calls have to wait meanwhile."""
     loses: Loss = ""
@@ -41,10 +52,11 @@ def server_fault(
     loses: Loss = "",
     triggers_recovery: bool = False,
 ) -> Fault:
-    """A fault that hits no worker."""
+    """A fault that hits no worker. What ``inject`` returns matters only if it is an Injected."""
 
-    def on_pool(chance: Chance, workers: WorkerPool) -> None:
-        inject(chance)
+    def on_pool(chance: Chance, workers: WorkerPool) -> Injected:
+        found = inject(chance)
+        return found if isinstance(found, Injected) else Injected()
 
     return Fault(name, on_pool, outage, loses, triggers_recovery or bool(loses))
 
@@ -52,17 +64,17 @@ def server_fault(
 def of_workers() -> list[Fault]:
     """SIGKILL, and SIGSTOP for a while."""
 
-    def kill(chance: Chance, workers: WorkerPool) -> int:
+    def kill(chance: Chance, workers: WorkerPool) -> Injected:
         victim = chance.choice(workers.running)
         workers.kill(victim)
-        return victim.plan.number
+        return Injected(victim.plan.number)
 
-    def stop(chance: Chance, workers: WorkerPool) -> int:
+    def stop(chance: Chance, workers: WorkerPool) -> Injected:
         victim = chance.choice(workers.running)
         pool.pause(victim)
         time.sleep(chance.uniform(0.2, 3.0))
         pool.resume(victim)
-        return victim.plan.number
+        return Injected(victim.plan.number)
 
     return [Fault(KILL, kill), Fault("SIGSTOP of a worker", stop)]
 
@@ -76,22 +88,29 @@ def of_server(server: Server) -> list[Fault]:
         server.resume()
         server.client.ping()
 
-    def restart(chance: Chance) -> None:
-        server.kill()
-        time.sleep(chance.uniform(0.0, 0.3))
-        server.start()
-
     def pause(chance: Chance) -> None:
         server.client.execute_command("CLIENT", "PAUSE", chance.randrange(100, 600), "ALL")
         server.client.ping()
 
     return [
         server_fault("SIGSTOP of the server", stop, outage=True),
-        server_fault("SIGKILL of the server, restart with its data", restart, outage=True, triggers_recovery=True),
+        restart(server),
         server_fault("SCRIPT FLUSH", lambda _: server.client.script_flush()),
         server_fault("CLIENT KILL", lambda _: kill_clients(server.client)),
         server_fault("CLIENT PAUSE", pause, outage=True),
     ]
+
+
+def restart(server: Server) -> Fault:
+    """A server that comes back with all its data."""
+
+    def kill(chance: Chance) -> None:
+        server.kill()
+        time.sleep(chance.uniform(0.0, 0.3))
+        server.start()
+
+    name = "SIGKILL of the server, restart with its data"
+    return server_fault(name, kill, outage=True, triggers_recovery=True)
 
 
 def long_pause(server: Server, seconds: float) -> Fault:

@@ -82,9 +82,9 @@ class HandleCaller(Recorder):
     def _handle(self) -> Handle | None:
         return self._chance.choice(self._handles) if self._handles else None
 
-    async def _through(self, handle: Handle, name: str, argument: Any, call: Any) -> None:
+    async def _through(self, handle: Handle, name: str, argument: Any, call: Any) -> Any:
         answers = _status_answer if name == "status" else _single
-        await self._record(name, {handle.id: argument}, call, answers, generation=str(handle.generation))
+        return await self._record(name, {handle.id: argument}, call, answers, generation=str(handle.generation))
 
 
 def _single(rooms: list[int], answer: Any) -> dict[int, Any]:

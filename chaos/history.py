@@ -11,7 +11,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -58,6 +58,12 @@ class FaultEvent(NamedTuple):
     """Which data the table lost."""
     triggers_recovery: bool = False
     """Whether stores found a new or another server, and replay their rooms."""
+    kept_until: float = -math.inf
+    """When the latest writes are lost: the calls that ended before this time are known to have survived."""
+
+    def spares(self, record: CallRecord) -> bool:
+        """Whether what a call did, or saw, is known to have survived."""
+        return not self.loses or (self.loses == "latest" and record.ended < self.kept_until)
 
 
 class History(NamedTuple):
@@ -67,6 +73,8 @@ class History(NamedTuple):
     faults: list[FaultEvent]
     deadline: float
     """The stores' deadline of a call, in seconds."""
+    plain: Sequence[CallRecord] = ()
+    """The calls of a plain redis-py client beside the workers."""
 
 
 class HistoryWriter:

@@ -56,17 +56,24 @@ class WorkerProcess:
 
 
 class WorkerPool:
-    """All workers of a run; half of them use asyncio. A context manager."""
+    """All workers of a run; half of them use asyncio. A context manager.
 
-    def __init__(self, folder: Path, plan: Plan, count: int) -> None:
+    Args:
+        has_plain: a plain client (see chaos.plain) runs beside the workers.
+    """
+
+    def __init__(self, folder: Path, plan: Plan, count: int, has_plain: bool = False) -> None:
         self._folder = folder
         self._plan = plan
         self._count = 0
         self.running: list[WorkerProcess] = []
         self.ended: list[WorkerProcess] = []
+        self._plain: list[WorkerProcess] = []
+        if has_plain:
+            self._plain.append(self._launch("chaos.plain", replace(plan, file=str(folder / "plain.jsonl"))))
         for _ in range(count):
             self._start()
-        for worker in self.running:
+        for worker in self.running + self._plain:
             worker.receive(START_SECONDS)
 
     def kill(self, worker: WorkerProcess) -> None:
@@ -78,10 +85,10 @@ class WorkerPool:
 
     def quiesce(self) -> None:
         """Wait until no worker makes a call any more."""
-        for worker in self.running:
+        for worker in self.running + self._plain:
             worker.send("quiesce")
         give_up_at = time.monotonic() + 3 * self._plan.deadline
-        for worker in self.running:
+        for worker in self.running + self._plain:
             worker.receive(max(0.0, give_up_at - time.monotonic()))
 
     def copies(self, rooms: list[int]) -> dict[int, dict[int, int | None] | None]:
@@ -99,16 +106,20 @@ class WorkerPool:
         workers = self.ended + self.running
         return [record for one in workers for record in history.read(Path(one.plan.file), one.plan.number)]
 
+    def plain_calls(self) -> list[CallRecord]:
+        """The recorded calls of the plain client."""
+        return [record for one in self._plain for record in history.read(Path(one.plan.file), one.plan.number)]
+
     def error_output(self) -> list[str]:
         """What workers printed to stderr, apart from mirrors' warnings about their connection."""
-        texts = (worker.errors.read_text(errors="replace") for worker in self.ended + self.running)
+        texts = (worker.errors.read_text(errors="replace") for worker in self.ended + self.running + self._plain)
         return [text[-2000:] for text in texts if any(word in text for word in ERROR_WORDS)]
 
     def __enter__(self) -> WorkerPool:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for worker in self.running:
+        for worker in self.running + self._plain:
             worker.end()
 
     def _start(self, is_async: bool | None = None) -> WorkerProcess:
@@ -120,19 +131,22 @@ class WorkerPool:
             file=str(self._folder / f"worker-{number}.jsonl"),
             seed=f"{self._plan.seed} {number}",
         )
-        errors = self._folder / f"worker-{number}.log"
+        worker = self._launch("chaos.worker", plan)
+        self.running.append(worker)
+        return worker
+
+    def _launch(self, module: str, plan: Plan) -> WorkerProcess:
+        errors = Path(plan.file).with_suffix(".log")
         with errors.open("wb") as log:
             process = subprocess.Popen(  # noqa: S603 - our own program
-                [sys.executable, "-m", "chaos.worker", plan.text()],
+                [sys.executable, "-m", module, plan.text()],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
                 cwd=ROOT,
                 env=os.environ | {"PYTHONUNBUFFERED": "1"},
             )
-        worker = WorkerProcess(plan, process, errors)
-        self.running.append(worker)
-        return worker
+        return WorkerProcess(plan, process, errors)
 
 
 def pause(worker: WorkerProcess) -> None:

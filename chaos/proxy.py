@@ -45,7 +45,8 @@ class Proxy:
         """How many of the next connections are closed at once."""
         self.connections = 0
         """How many connections were accepted."""
-        self._target = target
+        self.target = target
+        """Where new connections lead."""
         self._tls = tls
         self._inspect = inspect
         self._held: Callable[[Command], bool] | None = None
@@ -93,10 +94,10 @@ class Proxy:
         """How often a script was called."""
         return sum(_calls(command, script) for command in list(self.commands))
 
-    def cut(self) -> None:
-        """Close all connections."""
+    def cut(self, chosen: Callable[[], bool] = lambda: True) -> None:
+        """Close all connections, or those of which an end is chosen."""
         with self._lock:
-            for end in self.open_connections:
+            for end in filter(lambda _: chosen(), self.open_connections):
                 with contextlib.suppress(OSError):
                     end.shutdown(socket.SHUT_RDWR)
 
@@ -116,11 +117,12 @@ class Proxy:
             thread.start()
 
     def _serve(self, client: socket.socket) -> None:
-        server = socket.socket(socket.AF_INET if isinstance(self._target, int) else socket.AF_UNIX)
+        target = self.target
+        server = socket.socket(socket.AF_INET if isinstance(target, int) else socket.AF_UNIX)
         with contextlib.suppress(OSError):
-            server.connect(("127.0.0.1", self._target) if isinstance(self._target, int) else str(self._target))
+            server.connect(("127.0.0.1", target) if isinstance(target, int) else str(target))
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if isinstance(self._target, int):
+            if isinstance(target, int):
                 server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if self._tls:
                 client.settimeout(10)

@@ -1,4 +1,7 @@
-"""A primary and a replica that a Sentinel watches."""
+"""A primary and a replica that a Sentinel watches.
+
+Each fault says up to when the replica had every acknowledged write before it: ``replicated_until``.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,25 @@ import contextlib
 import time
 from pathlib import Path
 
-from chaos.faults import Chance, Fault, is_replica_of, server_fault
+import redis
+
+from chaos.faults import Chance, Fault, Injected, is_replica_of, server_fault
 from chaos.servers import Sentinel, Server, until
+
+OPTIONS = ("--repl-diskless-sync-delay", "0", "--repl-timeout", "5")
+
+
+def replicated_until(primary: redis.Redis) -> float:
+    """A time until which the replica has every acknowledged write."""
+
+    def confirmed() -> float | None:
+        now = time.monotonic()
+        with primary.pipeline(transaction=False) as pipe:  # WAIT is for the writes of its own connection, and earlier
+            pipe.set("chaos:replicated", 1, ex=60)
+            pipe.execute_command("WAIT", 1, 1000)
+            return now if pipe.execute()[1] else None
+
+    return float(until(confirmed, "the replica has the latest writes"))
 
 
 class Replicas(contextlib.ExitStack):
@@ -15,12 +35,12 @@ class Replicas(contextlib.ExitStack):
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
-        options = ("--repl-diskless-sync-delay", "0", "--repl-timeout", "5")
-        self._servers = [self.enter_context(Server(folder / f"server-{n}", *options)) for n in range(2)]
+        self._servers = [self.enter_context(Server(folder / f"server-{n}", *OPTIONS)) for n in range(2)]
         primary, replica = self._servers
-        replica.client.replicaof("127.0.0.1", primary.port)
-        until(lambda: is_replica_of(replica.client, primary.port), "the replica is in sync")
-        self._sentinel = self.enter_context(Sentinel(folder / "sentinel", primary.port))
+        self._ports = {server: self._published(server) for server in self._servers}
+        replica.client.replicaof("127.0.0.1", self._ports[primary])
+        until(lambda: is_replica_of(replica.client, self._ports[primary]), "the replica is in sync")
+        self._sentinel = self.enter_context(Sentinel(folder / "sentinel", self._ports[primary]))
         until(lambda: self._knows_replica(), "the sentinel knows the replica")
 
     @property
@@ -29,7 +49,7 @@ class Replicas(contextlib.ExitStack):
 
     @property
     def primary(self) -> Server:
-        return next(one for one in self._servers if one.port == self._sentinel.primary())
+        return next(one for one in self._servers if self._ports[one] == self._sentinel.primary())
 
     def faults(self) -> list[Fault]:
         return [
@@ -37,27 +57,35 @@ class Replicas(contextlib.ExitStack):
             server_fault("SIGSTOP of the primary, replica promoted", self._stop, outage=True, loses="latest"),
         ]
 
-    def _kill(self, chance: Chance) -> None:
+    def _published(self, server: Server) -> int:
+        """The port at which all others find a server."""
+        return server.port
+
+    def _kill(self, chance: Chance) -> Injected:
         old, new = self._pair()
+        kept_until = replicated_until(old.client)
         old.kill()
         self._await_promotion(new)
         old.start()
         self._settle()
+        return Injected(kept_until=kept_until)
 
-    def _stop(self, chance: Chance) -> None:
+    def _stop(self, chance: Chance) -> Injected:
         old, new = self._pair()
+        kept_until = replicated_until(old.client)
         old.pause()
         self._await_promotion(new)
         old.resume()  # for a moment it still acts as the primary towards its connected clients
         time.sleep(0.1)
         self._settle()
+        return Injected(kept_until=kept_until)
 
     def _pair(self) -> tuple[Server, Server]:
         primary = self.primary
         return primary, next(one for one in self._servers if one is not primary)
 
     def _await_promotion(self, new: Server) -> None:
-        until(lambda: self._sentinel.primary() == new.port, "the replica is promoted")
+        until(lambda: self._sentinel.primary() == self._ports[new], "the replica is promoted")
         until(lambda: new.client.info("replication")["role"] == "master", "the promoted server acts as the primary")
 
     def _settle(self) -> None:
@@ -66,9 +94,9 @@ class Replicas(contextlib.ExitStack):
 
     def _is_settled(self) -> bool:
         primary, replica = self._pair()
-        if replica.client.info("replication").get("master_port") != primary.port:
-            replica.client.replicaof("127.0.0.1", primary.port)
-        return is_replica_of(replica.client, primary.port) and self._knows_replica()
+        if replica.client.info("replication").get("master_port") != self._ports[primary]:
+            replica.client.replicaof("127.0.0.1", self._ports[primary])
+        return is_replica_of(replica.client, self._ports[primary]) and self._knows_replica()
 
     def _knows_replica(self) -> bool:
         """Whether the sentinel has a replica that it could promote."""

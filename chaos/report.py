@@ -51,11 +51,16 @@ def report(results: Iterable[RunResult]) -> str:
             if counts := ", ".join(f"{count:,} x {name}" for name, count in sorted(one.errors.items())):
                 lines.append(f"  {one.name:<10}{counts}")
     for one in results:
+        if plain := one.history.plain:
+            ours, theirs = one.errors["StoreUnavailableError"], sum(bool(call.error) for call in plain)
+            beside = f"of a plain client's beside them: {theirs:,} of {len(plain):,}"
+            lines += ["", f"calls of {one.name} that gave up: {ours:,} of {one.operations:,}; {beside}"]
+    for one in results:
         for violation in one.violations[:SHOWN]:
-            lines.append(f"VIOLATION in {one.name}: {violation.rule}: {violation.detail}")
+            lines.append(f"VIOLATION in {one.name}, seed {one.seed}: {violation.rule}: {violation.detail}")
             lines += story(one, violation.room)
         if len(one.violations) > SHOWN:
-            lines.append(f"VIOLATION in {one.name}: and {len(one.violations) - SHOWN} more")
+            lines.append(f"VIOLATION in {one.name}, seed {one.seed}: and {len(one.violations) - SHOWN} more")
     lines.append("")
     lines.append(
         f"{sum(one.faults.total() for one in results)} faults injected, "

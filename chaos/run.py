@@ -9,7 +9,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from chaos import checker, fenced, handles, history, recording
+from chaos import checker, fenced, handles, history, holding, recording
 from chaos.faults import KILL, Fault
 from chaos.history import CallRecord, FaultEvent, History
 from chaos.pool import WorkerPool
@@ -23,8 +23,8 @@ WORKERS = 4
 DEADLINE = 5.0
 TTL = 1800.0
 """Seconds: no room expires in a run, so none may be missing."""
-PAUSE = (0.1, 0.4)
-"""Seconds between faults."""
+AFTERWARDS = 0.4
+"""Seconds for which workers go on after the last fault."""
 
 
 @dataclass
@@ -32,6 +32,7 @@ class RunResult:
     """What one run found."""
 
     name: str
+    seed: int
     seconds: float
     faults: Counter[str]
     operations: int
@@ -59,14 +60,16 @@ def run(name: str, scenario: Scenario, seconds: float, seed: int) -> RunResult:
             shards=setup.shards,
             feed_length=setup.feed_length,
             lease=setup.lease,
+            is_holding=setup.is_holding,
         )
-        with WorkerPool(Path(folder), plan, WORKERS) as pool:
+        with WorkerPool(Path(folder), plan, WORKERS, setup.has_plain) as pool:
             chance = random.Random(f"{seed} {name}")  # noqa: S311 - chance, not secrets
-            events = inject_faults(setup.faults, pool, chance, seconds)
+            events = inject_faults(setup, pool, chance, seconds)
             found_history, violations = _check(setup, pool, events, start)
     failures = {(call.worker, call.began): checker.failure(call) for call in found_history.calls}
     return RunResult(
         name,
+        seed,
         time.monotonic() - began,
         Counter(event.name for event in events),
         len(failures),
@@ -84,10 +87,13 @@ def _check(setup: Setup, pool: WorkerPool, events: list[FaultEvent], start: floa
     killed = deaths(events)
     hit = {recording.owner(event.worker) for event in events if event.worker is not None}
     reaped_at = max(killed.values(), default=0.0) + setup.lease + fenced.RECOVERY_SECONDS
-    time.sleep(max(0.0, reaped_at - time.monotonic()))
-    reads = read_table(setup, rooms)
+    recovered_at = max((event.ended for event in events if event.loses), default=0.0) + fenced.RECOVERY_SECONDS
+    time.sleep(max(0.0, reaped_at - time.monotonic(), recovered_at - time.monotonic()))
+    calls = pool.calls()
+    held = sorted({call.room for call in calls if call.room >= holding.FIRST})
+    reads = read_table(setup, rooms, [handles.FIRST + room for room in rooms] + held)
     copies = pool.copies(rooms)
-    found_history = History([*pool.calls(), *reads], events, DEADLINE)
+    found_history = History([*calls, *reads], events, DEADLINE, pool.plain_calls())
     found = checker.check(found_history, setup.refusals, lambda room: keys.tag(NAMESPACE, setup.shards, room))
     found += fenced.outlived_leases(reads, killed, setup.lease) + fenced.false_expiries(reads, hit)
     table = {read.room: read.answer for read in reads if read.name == "poll"}
@@ -96,20 +102,21 @@ def _check(setup: Setup, pool: WorkerPool, events: list[FaultEvent], start: floa
     return found_history, found
 
 
-def inject_faults(faults: list[Fault], pool: WorkerPool, chance: random.Random, seconds: float) -> list[FaultEvent]:
+def inject_faults(setup: Setup, pool: WorkerPool, chance: random.Random, seconds: float) -> list[FaultEvent]:
     """Inject faults in random order until the time is up, each at least once."""
     events: list[FaultEvent] = []
     until = time.monotonic() + seconds
     queue: list[Fault] = []
-    while time.monotonic() < until or len(events) < len(faults):
-        queue = queue or chance.sample(faults, len(faults))
+    while time.monotonic() < until or len(events) < len(setup.faults):
+        queue = queue or chance.sample(setup.faults, len(setup.faults))
         fault = queue.pop()
-        time.sleep(chance.uniform(*PAUSE))
+        time.sleep(chance.uniform(*setup.pause))
         began = time.monotonic()
-        worker = fault.inject(chance, pool)
+        injected = fault.inject(chance, pool)
         ended = time.monotonic()
-        events.append(FaultEvent(fault.name, began, ended, worker, fault.outage, fault.loses, fault.triggers_recovery))
-    time.sleep(PAUSE[1])
+        event = FaultEvent(fault.name, began, ended, injected.worker, fault.outage, fault.loses)
+        events.append(event._replace(triggers_recovery=fault.triggers_recovery, kept_until=injected.kept_until))
+    time.sleep(AFTERWARDS)
     return events
 
 
@@ -123,8 +130,8 @@ def deaths(events: list[FaultEvent]) -> dict[str, float]:
     }
 
 
-def read_table(setup: Setup, rooms: list[int]) -> list[CallRecord]:
-    """The observer's reads of the final table, as part of the history."""
+def read_table(setup: Setup, rooms: list[int], opened: list[int]) -> list[CallRecord]:
+    """The observer's reads of the final table, as part of the history; ``opened`` are the rooms of handles."""
     reads = []
     with StatusStore.from_url(setup.direct, namespace=NAMESPACE, deadline=DEADLINE) as store:
         began = time.monotonic()
@@ -132,7 +139,7 @@ def read_table(setup: Setup, rooms: list[int]) -> list[CallRecord]:
         ended = time.monotonic()
         for room, status in zip(rooms, statuses, strict=True):
             reads.append(CallRecord(history.OBSERVER, "poll", room, None, status, "", began, ended))
-        for room in (handles.FIRST + room for room in rooms):
+        for room in opened:
             began = time.monotonic()
             entry = store.entry(room)
             answer, generation = handles.entry_answer([room], entry)[room], handles.entry_generation(entry)

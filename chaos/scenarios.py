@@ -13,16 +13,21 @@ import redis
 from chaos import faults
 from chaos.clusters import Cluster
 from chaos.faults import Fault
+from chaos.lagging import Lagging
 from chaos.proxy import Proxy
 from chaos.recording import LEASE
 from chaos.replicas import Replicas
 from chaos.servers import DURABLE, Server, system_redis
+from chaos.waking import Waking
 from redis_kvpoll.protocol import keys
 
 NAMESPACE = "chaos"
 LONG_LEASE = 10.0
 """The TTL of leases where the network may be slower for one worker than for the others: longer than the deadline, as
 docs/guarantees.md requires."""
+
+QUIET = (0.2, 3.5)
+"""Seconds between faults that lose data: often long enough for the table to be recovered before the next one."""
 
 
 @dataclass
@@ -37,10 +42,16 @@ class Setup:
     shards: int = 1
     feed_length: int = 100_000
     """Entries that a shard's feed keeps."""
+    pause: tuple[float, float] = (0.1, 0.4)
+    """Seconds between faults."""
     lease: float = LEASE
     """The TTL of the workers' leases in seconds."""
     refusals: tuple[str, ...] = ()
     """Words of the server's refusals that the faults explain."""
+    is_holding: bool = False
+    """Whether workers also hold rooms for the whole run."""
+    has_plain: bool = False
+    """Whether a plain redis-py client runs beside the workers, for comparison."""
     direct: str = ""
     """The URL that the observer uses, past the network faults; by default that of the workers."""
 
@@ -81,6 +92,14 @@ def server(folder: Path, program: Callable[[], str | None] = lambda: None) -> It
 
 
 @contextlib.contextmanager
+def aof(folder: Path) -> Iterator[Setup]:
+    """Restarts that lose nothing, so they explain nothing."""
+    with Server(folder / "server", *DURABLE) as server:
+        clients = lambda: [server.client]  # noqa: E731
+        yield Setup(server.url, [faults.restart(server)], clients, lease=LONG_LEASE, is_holding=True)
+
+
+@contextlib.contextmanager
 def amnesia(folder: Path) -> Iterator[Setup]:
     with Server(folder / "server") as server:
         yield _single(server, [faults.amnesia(server)])
@@ -88,11 +107,13 @@ def amnesia(folder: Path) -> Iterator[Setup]:
 
 @contextlib.contextmanager
 def network(folder: Path) -> Iterator[Setup]:
-    """Network faults. The socket timeout is short, so that a call has time for several attempts, which may overlap."""
+    """Network faults, beside a plain client. The socket timeout is short, so that a call has time for several attempts,
+    which may overlap."""
     with Server(folder / "server") as server, Proxy(server.port, inspect=False) as proxy:
         url = f"{proxy.url}?socket_timeout=0.3"
         clients = lambda: [server.client]  # noqa: E731
-        yield Setup(url, faults.of_network(proxy), clients, shards=4, direct=server.url, lease=LONG_LEASE)
+        kinds = faults.of_network(proxy)
+        yield Setup(url, kinds, clients, shards=4, direct=server.url, lease=LONG_LEASE, has_plain=True)
 
 
 @contextlib.contextmanager
@@ -105,6 +126,25 @@ def memory(folder: Path) -> Iterator[Setup]:
 def sentinel(folder: Path) -> Iterator[Setup]:
     with Replicas(folder) as replicas:
         yield Setup(replicas.url, replicas.faults(), lambda: [replicas.primary.client], lease=LONG_LEASE)
+
+
+@contextlib.contextmanager
+def lag(folder: Path) -> Iterator[Setup]:
+    """A replica that lags behind is promoted, at the same address."""
+    with Lagging(folder) as lagging:
+        clients = lambda: [lagging.primary.client]  # noqa: E731
+        yield Setup(lagging.url, lagging.faults(), clients, shards=2, pause=QUIET, lease=LONG_LEASE, is_holding=True)
+
+
+@contextlib.contextmanager
+def wakes(folder: Path) -> Iterator[Setup]:
+    """A primary that stood still acts as one again, after Sentinel has promoted the replica. A lease outlasts the time
+    for which its heartbeats may go to the wrong one."""
+    with Waking(folder) as replicas:
+        clients = lambda: [replicas.primary.client]  # noqa: E731
+        yield Setup(
+            replicas.url, replicas.faults(), clients, shards=2, pause=QUIET, lease=3 * LONG_LEASE, is_holding=True
+        )
 
 
 @contextlib.contextmanager
@@ -125,9 +165,12 @@ SCENARIOS = {
         needs=system_redis,
         missing="no redis-server in the system's folders (Debian: redis-server)",
     ),
+    "aof": Scenario(aof),
     "amnesia": Scenario(amnesia),
     "network": Scenario(network),
     "memory": Scenario(memory),
     "sentinel": Scenario(sentinel, seconds=6.0),
+    "lag": Scenario(lag, seconds=6.0),
+    "wakes": Scenario(wakes),
     "cluster": Scenario(cluster, seconds=8.0),
 }

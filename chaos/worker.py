@@ -23,6 +23,7 @@ from typing import Any
 from chaos.calls import CALL_INTERVAL, PlainCaller, Store
 from chaos.handles import HandleCaller
 from chaos.history import HistoryWriter
+from chaos.holding import HoldingCaller, WaitingCaller
 from chaos.recording import Recorder, owner
 from redis_kvpoll import AsyncMirror, AsyncStatusStore, KVPoll, Mirror, StatusStore
 from redis_kvpoll.engine.session import StoreOptions
@@ -32,7 +33,7 @@ SYNC_SECONDS = 10.0
 CALLERS = 3
 """Threads or tasks of a worker that share its store."""
 
-Caller = PlainCaller | HandleCaller
+Caller = PlainCaller | HandleCaller | WaitingCaller
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,8 @@ class Plan:
     shards: int
     feed_length: int
     lease: float
+    is_holding: bool = False
+    """Whether it also holds rooms for the whole run."""
 
     def text(self) -> str:
         return json.dumps(asdict(self))
@@ -91,7 +94,7 @@ class Commands:
 
 def main() -> None:
     """Run one worker."""
-    _die_with_parent()
+    die_with_parent()
     plan = Plan(**json.loads(sys.argv[1]))
     commands = Commands()
     threading.Thread(target=commands.receive, daemon=True).start()
@@ -109,7 +112,7 @@ def _work(plan: Plan, commands: Commands) -> None:
             callers = _callers(plan, store, mirror, writer, lease_number)
             with _lease(store, plan):
                 if lease_number == 0:
-                    _answer("working")
+                    answer("working")
 
                 def make_calls(caller: Caller, callers: Sequence[Recorder] = callers) -> None:
                     while _may_continue(commands, callers):
@@ -123,12 +126,12 @@ def _work(plan: Plan, commands: Commands) -> None:
                     thread.join()
                 if not commands.quiesce.is_set():
                     continue
-                _answer("quiet")
+                answer("quiet")
                 commands.report.wait()
                 since, give_up_at = time.monotonic(), time.monotonic() + SYNC_SECONDS
                 while not _is_current(mirror, since) and time.monotonic() < give_up_at:
                     time.sleep(0.02)
-                _answer(json.dumps(_copy(mirror, commands.rooms, since)))
+                answer(json.dumps(_copy(mirror, commands.rooms, since)))
                 commands.never.wait()  # the lease must last: its end would fail rooms that are still being read
 
 
@@ -139,7 +142,7 @@ async def _work_async(plan: Plan, commands: Commands) -> None:
             callers = _callers(plan, store, mirror, writer, lease_number)
             async with _lease(store, plan):
                 if lease_number == 0:
-                    _answer("working")
+                    answer("working")
 
                 async def make_calls(caller: Caller, callers: Sequence[Recorder] = callers) -> None:
                     while _may_continue(commands, callers):
@@ -151,12 +154,12 @@ async def _work_async(plan: Plan, commands: Commands) -> None:
                         group.create_task(make_calls(caller))
                 if not commands.quiesce.is_set():
                     continue
-                _answer("quiet")
+                answer("quiet")
                 await asyncio.to_thread(commands.report.wait)
                 since, give_up_at = time.monotonic(), time.monotonic() + SYNC_SECONDS
                 while not _is_current(mirror, since) and time.monotonic() < give_up_at:  # noqa: ASYNC110 - it is its lag
                     await asyncio.sleep(0.02)
-                _answer(json.dumps(_copy(mirror, commands.rooms, since)))
+                answer(json.dumps(_copy(mirror, commands.rooms, since)))
                 await asyncio.to_thread(commands.never.wait)
 
 
@@ -173,10 +176,15 @@ def _may_continue(commands: Commands, callers: Sequence[Recorder]) -> bool:
 def _callers(
     plan: Plan, store: Store, mirror: Mirror | AsyncMirror, writer: HistoryWriter, lease_number: int
 ) -> list[Caller]:
-    """One caller of plain calls; the others use handles."""
+    """One caller of plain calls; the others use handles. If the plan says so, one more holds rooms, and one waits."""
     seeds = [f"{plan.seed} {lease_number} {number}" for number in range(CALLERS)]
     handles = [HandleCaller(store, writer, seed, plan.start) for seed in seeds[1:]]
-    return [PlainCaller(store, mirror, writer, seeds[0], plan.start), *handles]
+    callers: list[Caller] = [PlainCaller(store, mirror, writer, seeds[0], plan.start), *handles]
+    if plan.is_holding:
+        seed = f"{plan.seed} {lease_number} holding"
+        holder = HoldingCaller(store, writer, seed, plan.start, plan.number, lease_number)
+        callers += [holder, WaitingCaller(store, writer, seed, plan.start, holder)]
+    return callers
 
 
 def finish(call: Coroutine[Any, Any, None]) -> None:
@@ -198,12 +206,13 @@ def _copy(mirror: Mirror | AsyncMirror, rooms: list[int], since: float) -> list[
     return list(zip(rooms, mirror.poll(rooms), strict=True)) if _is_current(mirror, since) else None
 
 
-def _answer(line: str) -> None:
+def answer(line: str) -> None:
+    """Send a line to the pool."""
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """Let the kernel kill this process with its parent: a stopped worker does not notice the end of its input."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG

@@ -1,6 +1,6 @@
 -- Remove each room with its decode prefix length, and return its last status; for a rank, remove that rank's part.
 --
--- KEYS     feed, epoch, owned; each: room, prefix
+-- KEYS     feed, epoch, owned, cleared; each: room, prefix
 -- ARGV     feed_length, rank, world_size; each: generation
 -- REPLY    feed_id, epoch; each: outcome, status, reason
 -- FEED     absent, status, rank
@@ -11,16 +11,20 @@
 -- WORLD_SIZE, as its writes are, if the room has no ranks or another number of them. A rank that clears leaves its last
 -- status, for the consensus of the others; the last rank removes the key. A rank without a status in a Failed room has
 -- seen it Failed, so it clears that. A rank's clear drops only its own decode prefix length: another rank's may already
--- belong to the next request. A key of another type (made by hand) is removed, since nothing else removes it.
+-- belong to the next request. The generation of a room that a replay created is kept for a day, so that a late replay
+-- does not create it once more. A key of another type (made by hand) is removed, since nothing else removes it.
+
+local DAY_MS = '86400000'
 
 local reply = {false, redis.call('HGET', KEYS[2], 'epoch')}
 local rank = ARGV[2]
 local status_field, cleared_field, length_field = 'status:' .. rank, 'cleared:' .. rank, 'length:' .. rank
 
 for i = 1, #ARGV - 3 do
-  local room, prefix, expected_generation = KEYS[i * 2 + 2], KEYS[i * 2 + 3], ARGV[i + 3]
+  local room, prefix, expected_generation = KEYS[i * 2 + 3], KEYS[i * 2 + 4], ARGV[i + 3]
   local fields = redis.pcall(
-    'HMGET', room, 'status', 'reason', 'generation', 'world_size', status_field, cleared_field, 'owner'
+    'HMGET', room, 'status', 'reason', 'generation', 'world_size', status_field, cleared_field, 'owner',
+    'replayed'
   )
   local exists = fields[1] or fields.err
   local has_ranks = rank ~= '' and fields[4]
@@ -56,6 +60,10 @@ for i = 1, #ARGV - 3 do
   end
   if is_removed then
     redis.call('DEL', room)
+    if fields[8] then
+      redis.call('HSET', KEYS[4], room_id(room), fields[3] or '')
+      redis.call('PEXPIRE', KEYS[4], DAY_MS)
+    end
     if fields[7] or not exists then redis.call('ZREM', KEYS[3], room_id(room)) end
     if exists then
       local n = #changes

@@ -1,15 +1,16 @@
 -- Take, renew or release a lease, and sweep all leases; or only sweep. Times are milliseconds.
 --
--- KEYS     epoch, leases, owned
+-- KEYS     epoch, leases, owned, feed
 -- ARGV     epoch_ttl_ms, nonce, action, owner, incarnation, lease_ttl_ms, heartbeat_ms, known_epoch
--- REPLY    epoch, state, incarnation; each: finding, subject, reason
+-- REPLY    epoch, feed_id, room, status, state, incarnation; each: finding, subject, reason
 -- FEED     nothing
--- INCLUDE  ensure_epoch, lease_sweep
+-- INCLUDE  ensure_epoch, lease_sweep, feed_end
 --
 -- action: take, with a new incarnation above all existing ones and the one given; extend, that one to another shard;
 -- renew; leave; drop, when it was lost in another shard; sweep. state: held, lost, or none after the last three. A
 -- missing lease is lost in the epoch that its holder knows; in another epoch the data was lost, and it is held again.
 -- finding: suspected, with the owner; or lost, with an incarnation and the reason with which to fail its rooms.
+-- feed_id, room, status: the last entry of the feed and the first room that it names; empty if there is none.
 
 local action, owner, incarnation = ARGV[3], ARGV[4], ARGV[5]
 local epoch = ensure_epoch(KEYS[1], ARGV[2], ARGV[1])
@@ -48,7 +49,8 @@ elseif current == incarnation and action ~= 'sweep' then
   mark_lost(owner, current, 'owner ' .. owner .. (action == 'leave' and ' left' or ' lost'))
 end
 
-local reply = {epoch, state, incarnation}
+local feed_id, room, status = feed_end(KEYS[4])
+local reply = {epoch, feed_id, room, status, state, incarnation}
 if sweeps then sweep(reply, epoch) end
-for i = 1, #KEYS do redis.call('PEXPIRE', KEYS[i], ARGV[1]) end
+for i = 1, 3 do redis.call('PEXPIRE', KEYS[i], ARGV[1]) end
 return reply

@@ -3,16 +3,17 @@
 -- KEYS     feed, epoch, leases, owned; each: room, prefix
 -- ARGV     feed_length, ttl_ms, terminal_ttl_ms, epoch_ttl_ms, nonce, rank, world_size, owner,
 --          incarnation, author; each: request, status, seen
--- REPLY    feed_id, epoch; each: outcome, status, generation, age_ms, of_owner, of_request
--- FEED     ttl_ms, status, first, rank
+-- REPLY    feed_id, epoch; each: outcome, status, generation, age_ms, of_owner, of_request, opened
+-- FEED     ttl_ms, status, first, request, rank, owner
 -- CODES    1 CREATED, 3 UNCHANGED, 4 FAILED, -1 BUSY, -2 LEASE, -3 WORLD_SIZE
 -- INCLUDE  ensure_epoch, is_lease_lost, read_fields, rank_view, next_generation, room_id,
---          replace_room, write_status, feed
+--          replace_room, write_status, feed_end, feed
 --
 -- A room is free when it is absent, or Failed for another request; its old fields are dropped. With BUSY, of_owner and
 -- of_request are the room's. A rank that opens a Failed room of its own request is created Failed. seen is the highest
 -- generation that the caller knows. A decode prefix length recorded before the room existed stays; one of a former
--- generation is dropped.
+-- generation is dropped. opened is the id of the entry that tells the opening. If no entry was appended, feed_id is the
+-- feed's last one, with a room and its status: <id>/<room>/<status>.
 
 local reply = {false, ensure_epoch(KEYS[2], ARGV[5], ARGV[4])}
 read_clock()
@@ -44,13 +45,17 @@ for i = 1, (#ARGV - 10) / 3 do
     else
       if fields.owner then redis.call('ZREM', KEYS[4], room_id(room)) end
       generation = generation or next_generation(seen)
+      openings = openings or {}
       fields = replace_room(room, prefix, fields, generation, request)
+      openings[#changes + 1] = {i * 2 + 3, #reply + 7}
     end
     write_status(room, fields, incoming, '')
     status = rank_view(fields.status, fields[status_field], fields[cleared_field])
   end
-  local age_ms = string.format('%.0f', now_ms - (fields.opened_ms or now_ms))
+  local opened_ms = string.match(fields.opened or fields.opened_ms or now_ms, '^%d+') or now_ms
+  local age_ms = string.format('%.0f', now_ms - opened_ms)
   local n = #reply
   reply[n + 1], reply[n + 2], reply[n + 3], reply[n + 4] = outcome, status, fields.generation or false, age_ms
-  reply[n + 5], reply[n + 6] = fields.owner or false, fields.request or false
+  reply[n + 5], reply[n + 6], reply[n + 7] = fields.owner or false, fields.request or false, fields.opened or false
 end
+if #changes == 0 then reply[1] = table.concat({feed_end(KEYS[1])}, '/') end

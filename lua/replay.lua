@@ -1,42 +1,54 @@
 -- Restore each room to the state that the caller knows, after the server has lost it. Times are milliseconds.
 --
--- KEYS     feed, epoch, leases, owned; each: room, prefix
+-- KEYS     feed, epoch, leases, owned, cleared; each: room, prefix
 -- ARGV     feed_length, ttl_ms, terminal_ttl_ms, epoch_ttl_ms, nonce, rank, world_size, owner,
---          incarnation, author; each: generation, request, status, reason, length, role
--- REPLY    feed_id, epoch; each: outcome, status
--- FEED     ttl_ms, status, first, reason, rank
+--          incarnation, author; each: generation, request, status, reason, length, role, loss, opened,
+--          written
+-- REPLY    feed_id, epoch; each: outcome, status, opened
+-- FEED     ttl_ms, status, first, request, reason, rank, owner
 -- CODES    1 CREATED, 2 ADVANCED, 3 UNCHANGED, 4 FAILED, 5 SKIPPED, 6 STALE, -2 LEASE, -3 WORLD_SIZE
--- INCLUDE  ensure_epoch, is_lease_lost, read_fields, rank_view, order, next_generation,
---          replace_room, write_status, feed
+-- INCLUDE  ensure_epoch, is_lease_lost, read_fields, rank_view, order, survival,
+--          next_generation, replace_room, write_status, feed_end, feed
 --
--- role: a creator creates the room if it is absent or has a lower generation; attached only merges; cleared is
+-- role: a creator may create the room if it is absent or has a lower generation; attached only merges; cleared is
 -- attached, but the rank has cleared, and its last status still counts. A higher generation wins. Merges by strict.
--- Without a status no room is created, and only the length is added. A length that was recorded since the loss stays.
--- The version of the consensus was lost: it continues from the clock's microseconds.
+-- loss: after a loss of all data, a creator creates. With server, the data is a prefix of the history, and the room's
+-- marks decide: if its opening survived, an absent room was cleared or has expired; if that was lost, it is created;
+-- where the feed was trimmed, only if its last write did not survive, and it was opened in the last minute. With none,
+-- none is. A room that a replay created is marked as replayed, so that its clear is remembered: another replay may be
+-- late. Without a status no room is created, and only the length is added. A length that was recorded since the loss
+-- stays. The version of the consensus was lost: it continues from the clock's microseconds. opened is the id of the
+-- entry that tells the opening. If no entry was appended, feed_id is the feed's last: <id>/<room>/<status>.
 
 local reply = {false, ensure_epoch(KEYS[2], ARGV[5], ARGV[4])}
 local lease_lost = is_lease_lost()
 local highest = ''
 
-for i = 1, (#ARGV - 10) / 6 do
-  local room, prefix, at = KEYS[i * 2 + 3], KEYS[i * 2 + 4], i * 6 + 5
-  local generation, incoming, role = ARGV[at], ARGV[at + 2], ARGV[at + 5]
+for i = 1, (#ARGV - 10) / 9 do
+  local room, prefix, at = KEYS[i * 2 + 4], KEYS[i * 2 + 5], i * 9 + 2
+  local generation, incoming, role, loss = ARGV[at], ARGV[at + 2], ARGV[at + 5], ARGV[at + 6]
   local fields, type_error = read_fields(room)
   local current = fields.generation or ''
   local outcome, status = 3, rank_view(fields.status, fields[status_field], fields[cleared_field])
+  local is_absent = current < generation
+  local absent = is_absent and absence(room, role, loss, generation, ARGV[at + 7], ARGV[at + 8])
+  if is_absent and not ORDER[incoming] then absent = absent or 5 end
   if type_error then
     status = type_error
-  elseif current > generation or (current == generation and fields[cleared_field] and role ~= 'cleared') then
+  elseif current > generation or (current == generation and fields[cleared_field] and role ~= 'cleared')
+    or (current == generation and (fields.request or '') ~= ARGV[at + 1] and role == 'creator') then
     outcome = 6
   elseif lease_lost then
     outcome, status = -2, owner
-  elseif current ~= generation and (role ~= 'creator' or not ORDER[incoming]) then
-    outcome = 5
+  elseif absent then
+    outcome = absent
   elseif current == generation and (fields.world_size or '') ~= world_size then
     outcome, status = -3, fields.world_size or ''
   elseif not (current == generation and fields[cleared_field]) then
     if current ~= generation then
-      fields = replace_room(room, prefix, fields, generation, ARGV[at + 1])
+      openings = openings or {}
+      fields = replace_room(room, prefix, fields, generation, ARGV[at + 1], true)
+      openings[#changes + 1] = {i * 2 + 4, i * 3 + 2}
       if generation > highest then highest = generation end
     end
     if incoming == 'Failed' then
@@ -66,6 +78,7 @@ for i = 1, (#ARGV - 10) / 6 do
       changes[n] = {'rank:' .. rank, 'absent'}
     end
   end
-  reply[i * 2 + 1], reply[i * 2 + 2] = outcome, status
+  reply[i * 3], reply[i * 3 + 1], reply[i * 3 + 2] = outcome, status, fields.opened or false
 end
+if #changes == 0 then reply[1] = table.concat({feed_end(KEYS[1])}, '/') end
 if highest > (redis.call('HGET', KEYS[2], 'generation') or '') then store_generation(highest) end

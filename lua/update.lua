@@ -3,7 +3,7 @@
 -- KEYS     feed, epoch; each: room, prefix in mode prefill
 -- ARGV     feed_length, policy, ttl_ms, terminal_ttl_ms, epoch_ttl_ms; each: status
 -- REPLY    feed_id; each: outcome, status
--- FEED     ttl_ms, status
+-- FEED     ttl_ms, status, first
 -- CODES    1 CREATED, 2 ADVANCED, 3 UNCHANGED, 4 FAILED, 5 SKIPPED, -3 WORLD_SIZE
 -- INCLUDE  order, feed
 --
@@ -70,7 +70,7 @@ for i = 1, count do
     redis.call('PEXPIRE', room, ttl_ms)
     local n = #changes
     changes[n + 1], changes[n + 2], changes[n + 3] = room, incoming, ttl_ms
-    changes[n + 4], changes[n + 5] = false, false
+    changes[n + 4], changes[n + 5] = false, outcome == 1 and {'first', ''}
   end
   reply[i * 2], reply[i * 2 + 1] = outcome, current
 end

@@ -4,7 +4,7 @@
 -- ARGV     feed_length, ttl_ms, terminal_ttl_ms, epoch_ttl_ms, nonce, rank, world_size, owner,
 --          incarnation, author, policy; each: status, generation, reason
 -- REPLY    feed_id, epoch; each: outcome, status
--- FEED     ttl_ms, status, first, rank, reason
+-- FEED     ttl_ms, status, first, rank, reason, owner
 -- CODES    1 CREATED, 2 ADVANCED, 3 UNCHANGED, 4 FAILED, 5 SKIPPED, 6 STALE, -2 LEASE, -3 WORLD_SIZE
 -- INCLUDE  is_lease_lost, read_fields, rank_view, order, next_generation, create_room, write_status, feed
 --

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
         WaitTimeoutError,
         WorldSizeMismatchError,
     )
-    from redis_kvpoll.model import Consensus, Entry, KVPoll, Outcome, Owner, Update
+    from redis_kvpoll.model import Consensus, DataLosses, Entry, KVPoll, Outcome, Owner, Update
     from redis_kvpoll.protocol.feed import Change, FeedGap
     from redis_kvpoll.protocol.settings import Settings
     from redis_kvpoll.sync.lease import Lease
@@ -60,7 +60,7 @@ _MODULES = {
         *("ReplayError", "RoomBusyError", "RoomNotFoundError", "ServerRefusedError", "StoreClosedError"),
         *("StoreUnavailableError", "WaitTimeoutError", "WorldSizeMismatchError"),
     ),
-    "model": ("Consensus", "Entry", "KVPoll", "Outcome", "Owner", "Update"),
+    "model": ("Consensus", "DataLosses", "Entry", "KVPoll", "Outcome", "Owner", "Update"),
     "protocol.feed": ("Change", "FeedGap"),
     "protocol.settings": ("Settings",),
     "sync.lease": ("Lease",),
@@ -79,6 +79,7 @@ __all__ = [
     "Change",
     "Consensus",
     "CorruptEntryError",
+    "DataLosses",
     "EmbeddedServerError",
     "Entry",
     "EvictionWarning",

@@ -68,6 +68,14 @@ class Update(NamedTuple):
         return self.outcome in (Outcome.CREATED, Outcome.ADVANCED, Outcome.FAILED)
 
 
+class DataLosses(NamedTuple):
+    """How often a store has found that the server had lost data, and what it did about it."""
+
+    losses: int
+    restored: int
+    """The rooms that it restored, in part or as a whole."""
+
+
 class Consensus(NamedTuple):
     """The combined status of a room's ranks.
 

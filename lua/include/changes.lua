@@ -1,8 +1,9 @@
 -- What a call changes, for the change feed (feed.lua appends it).
 --
 -- changes has five items per changed room: its key; its new status, or absent; its new TTL, or false if unchanged; the
--- reason if this change records one, or false; {the rank's field in the feed, the rank's new status}, or false. renew:
--- whether to renew the feed's TTL. Scripts append to changes inline, without a function call, for the speed of calls
--- with one room.
+-- reason if this change records one, or false; further names and values, such as {the rank's field in the feed, the
+-- rank's new status}, or false. renew: whether to renew the feed's TTL. openings: by the index of its change, each room
+-- that is to keep the id of its entry as opened: the places of its key, and of the id in the reply. Scripts append to
+-- changes inline, without a function call, for the speed of calls with one room.
 
-local changes, renew = {}, false
+local changes, renew, openings = {}, false, nil

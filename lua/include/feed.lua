@@ -6,10 +6,11 @@
 -- the feed_length: how many entries it keeps, 0 for no feed. The script sets reply, with a placeholder for the feed_id
 -- first, changes and renew.
 --
--- An entry alternates names and values. A room's id has its new status; ttl_ms, the TTL of the rooms after it; reason,
--- why the room before it failed; rank:<rank>, the new status of a rank of the room before it; first:<rank>, the same if
--- that rank created the room, without its former ranks. An entry has so many rooms that a batch costs little more than
--- one room, and so few that the longest feed has about 40 MB.
+-- An entry alternates names and values. A room's id has its new status; ttl_ms, the TTL of the rooms after it. Of the
+-- room before it: reason, why it failed; rank:<rank>, the new status of a rank; first:<rank>, the same if that rank
+-- created the room, without its former ranks; first, that this change created it, with its generation unless it is
+-- plain; owner and request, whose it is then. An entry has so many rooms that a batch costs little more than one room,
+-- and so few that the longest feed has about 60 MB.
 
 local FEED_TTL_MS = '86400000'  -- a day: last night's changes can be read in the morning
 local WORDS, ROOMS_AN_ENTRY = 5, 16
@@ -20,8 +21,8 @@ if #changes > 0 and ARGV[1] ~= '0' then
     -- One constructor for the first room, usually the only one: a table that grows item by item costs a microsecond.
     local ttl_ms, id = changes[first + 2], string.sub(changes[first], id_at)
     local entry = ttl_ms and {'ttl_ms', ttl_ms, id, changes[first + 1]} or {id, changes[first + 1]}
-    local rank = changes[first + 4]
-    if rank then entry[#entry + 1], entry[#entry + 2] = rank[1], rank[2] end
+    local words = changes[first + 4]
+    for k = 1, words and #words or 0 do entry[#entry + 1] = words[k] end
     if changes[first + 3] then entry[#entry + 1], entry[#entry + 2] = 'reason', changes[first + 3] end
     for i = first + WORDS, math.min(first + WORDS * ROOMS_AN_ENTRY, #changes) - 1, WORDS do
       local n = #entry
@@ -31,13 +32,22 @@ if #changes > 0 and ARGV[1] ~= '0' then
         n = n + 2
       end
       entry[n + 1], entry[n + 2] = string.sub(changes[i], id_at), changes[i + 1]
-      rank = changes[i + 4]
-      if rank then entry[n + 3], entry[n + 4] = rank[1], rank[2] end
+      words = changes[i + 4]
+      for k = 1, words and #words or 0 do entry[#entry + 1] = words[k] end
       if changes[i + 3] then entry[#entry + 1], entry[#entry + 2] = 'reason', changes[i + 3] end
     end
     reply[1] = redis.call('XADD', KEYS[1], 'NOMKSTREAM', 'MAXLEN', '~', ARGV[1], '*', unpack(entry))
     if not reply[1] then
       reply[1], renew = redis.call('XADD', KEYS[1], '*', unpack(entry)), true
+    end
+    if openings then
+      for i = first, math.min(first + WORDS * ROOMS_AN_ENTRY, #changes) - 1, WORDS do
+        local opening = openings[i]
+        if opening and reply[opening[2]] ~= reply[1] then
+          redis.call('HSET', KEYS[opening[1]], 'opened', reply[1])
+          reply[opening[2]] = reply[1]
+        end
+      end
     end
   end
   if renew then redis.call('PEXPIRE', KEYS[1], FEED_TTL_MS) end

@@ -3,6 +3,15 @@
 --
 -- INCLUDE  clock, changes, caller, consensus_of_ranks
 
+-- Returns what the feed says of a room that is new. A follower must drop the ranks of a former generation, or of a room
+-- that has expired.
+local function opening_words(fields, status)
+  local words = rank ~= '' and {'first:' .. rank, status, 'first', fields.generation} or {'first', fields.generation}
+  if owner ~= '' then words[#words + 1], words[#words + 2] = 'owner', owner end
+  if fields.request ~= '' then words[#words + 1], words[#words + 2] = 'request', fields.request end
+  return words
+end
+
 -- Adds to fields what it writes. The first reason stays.
 local function write_status(room, fields, status, reason)
   read_clock()
@@ -28,6 +37,9 @@ local function write_status(room, fields, status, reason)
   local n = #changes
   changes[n + 1], changes[n + 2], changes[n + 3] = room, fields.status, ttl_ms
   changes[n + 4], changes[n + 5] = is_first and reason, false
-  -- A follower of the feed must drop the ranks of a former generation, or of a room that has expired.
-  if rank ~= '' then changes[n + 5] = {(fields.is_new and 'first:' or 'rank:') .. rank, status} end
+  if fields.is_new then
+    changes[n + 5] = opening_words(fields, status)
+  elseif rank ~= '' then
+    changes[n + 5] = {'rank:' .. rank, status}
+  end
 end

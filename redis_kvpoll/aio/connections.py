@@ -1,22 +1,28 @@
 """The asyncio connections of a store to one server.
 
-Invariant: a connection is in the pool only when no reply is due on it.
+Invariant: a connection is in the pool only when no reply is due on it, and it leads to the newest server. The
+cancellation of a caller closes none.
 """
 
 from __future__ import annotations
 
 import asyncio
 import select
-from typing import Any
+from collections.abc import AsyncGenerator, Coroutine
+from typing import Any, TypeVar
 
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.sentinel import SentinelManagedConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ReadOnlyError, RedisError, ResponseError
+from redis.exceptions import RedisError, ResponseError
 
-from redis_kvpoll.engine.classify import NotSent
+from redis_kvpoll.aio.connecting import AsyncConnector
+from redis_kvpoll.engine.classify import LateReply, NotSent, ServerChanged, ends_connection
 from redis_kvpoll.engine.effects import Send
 from redis_kvpoll.transport.connection_options import IDLE_CLOSED, MAX_IDLE, connection_options, pack, time_limit
+from redis_kvpoll.transport.server_identity import KnownServer
+
+T = TypeVar("T")
 
 
 class AsyncNodePool:
@@ -40,10 +46,15 @@ class AsyncNodePool:
         self._idle: list[Any] = []
         self._free = asyncio.Semaphore(MAX_IDLE)
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._left: dict[asyncio.Task[Any], Any] = {}
+        """Tasks that go on for callers that were cancelled, each with the connection that it reads."""
+        self._watch: AsyncGenerator[None] | None = None
         self._closed = False
         # Sentinel's connection turns READONLY, which did not execute, into a lost connection, which may have.
         sentinel = issubclass(connection_class, SentinelManagedConnection)
         self._read = AbstractConnection.read_response if sentinel else connection_class.read_response
+        self._known = KnownServer()
+        self._connector = AsyncConnector(connection_class, self._options, self._known)
 
     def clone(self) -> AsyncNodePool:
         """Return a pool of the same server."""
@@ -55,80 +66,184 @@ class AsyncNodePool:
         if loop is not self._loop:
             # Connections end with their event loop; another loop (a second asyncio.run) gets its own.
             self._loop, self._idle, self._free = loop, [], asyncio.Semaphore(MAX_IDLE)
+            self._left, self._watch = {}, None
         free, left = self._free, effect.timeout or self._deadline
         if free.locked():
-            end = loop.time() + left
-            try:
-                async with asyncio.timeout(left):
-                    await free.acquire()
-            except TimeoutError:
-                raise NotSent from TimeoutError(f"all {MAX_IDLE} connections of this store were busy")
-            left = max(0.001, end - loop.time())  # the wait counts towards the timeout
+            left = await self._wait_for(free, left)
         else:
             await free.acquire()
+        until = loop.time() + min(left, self.limit)
+        connection: Any = None
+        replies: list[Any] = []
         try:
-            return await self._talk(effect, min(left, self.limit))
-        finally:
+            async with asyncio.timeout_at(until):
+                connection = await self._connection(effect.fresh, until)
+                if effect.server != connection.server and not self._known.may_send(connection, effect):
+                    raise ServerChanged(connection.server)
+                await self._send(connection, effect)
+                await self._receive(connection, effect, replies)
+        except asyncio.CancelledError:
+            if not effect.is_sent or connection is None:
+                free.release()
+                if connection is not None:
+                    await connection.disconnect(nowait=True)
+            else:  # nobody else's call is to suffer for it: the connection stays
+                await self._watch_loop()
+                effect.rest = self._start(self._read_rest(connection, effect, replies, until, free), connection)
+            raise
+        except BaseException as error:
             free.release()
+            failed = await self._failed(connection, effect, error)
+            raise failed from failed.__cause__
+        await self._give_back(connection)
+        free.release()
+        return self._result(connection, effect, replies)
+
+    async def _wait_for(self, free: asyncio.Semaphore, seconds: float) -> float:
+        """Wait for a connection to become free. Returns the seconds that are left."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        try:
+            async with asyncio.timeout(seconds):
+                await free.acquire()
+        except TimeoutError:
+            raise NotSent from TimeoutError(f"all {MAX_IDLE} connections of this store were busy")
+        return max(0.001, end - loop.time())
+
+    async def _send(self, connection: Any, effect: Send) -> None:
+        if effect.asking:
+            await connection.send_command("ASKING")
+            await self._read(connection)
+        packed = pack(effect.words)
+        if effect.then:
+            packed = b"".join([packed, *map(pack, effect.then)])
+        effect.is_sent = True
+        await connection.send_packed_command(packed)
 
     async def close(self) -> None:
-        """Close the idle connections."""
+        """Close the idle connections, and those that are read for callers that were cancelled."""
         self._closed = True
         if self._loop is asyncio.get_running_loop():
+            await self._cancel_left()
             while self._idle:
                 await self._idle.pop().disconnect()
 
-    async def _talk(self, effect: Send, limit: float) -> Any:
-        connection = None
+    async def _cancel_left(self) -> None:
+        for task, connection in list(self._left.items()):
+            task.cancel()
+            if connection is not None:  # a task that has not started yet would leave it open
+                await connection.disconnect(nowait=True)
+
+    async def _watch_loop(self) -> None:
+        """Cancel the tasks that are left when the event loop ends: asyncio.run cancels only those that it knows."""
+
+        async def wait_for_end() -> AsyncGenerator[None]:
+            try:
+                yield  # until the loop closes its asynchronous generators
+            finally:
+                await self._cancel_left()
+
+        if self._watch is None:
+            self._watch = wait_for_end()
+            await anext(self._watch)
+
+    async def _receive(self, connection: Any, effect: Send, replies: list[Any]) -> None:
+        """Read the replies that are still due."""
+        while len(replies) <= len(effect.then):
+            replies.append(await self._read(connection, disconnect_on_error=False))
+
+    def _result(self, connection: Any, effect: Send, replies: list[Any]) -> Any:
+        if connection.server != self._known.current:
+            raise LateReply
+        return replies if effect.then else replies[0]
+
+    async def _read_rest(
+        self, connection: Any, effect: Send, replies: list[Any], until: float, free: asyncio.Semaphore
+    ) -> Any:
+        """Read the replies for a task that was cancelled."""
         try:
-            async with asyncio.timeout(limit):
-                connection = await self._connection(effect.fresh)
-                if effect.asking:
-                    await connection.send_command("ASKING")
-                    await self._read(connection)
-                packed = pack(effect.words)
-                if effect.then:
-                    packed = b"".join([packed, *map(pack, effect.then)])
-                await connection.send_packed_command(packed)
-                reply = await self._read(connection)
-                if effect.then:
-                    reply = [reply, *[await self._read(connection) for _ in effect.then]]
+            async with asyncio.timeout_at(until):
+                await self._receive(connection, effect, replies)
         except BaseException as error:
-            rejected = isinstance(error, ResponseError) and not isinstance(error, ReadOnlyError)
-            # After an error reply the connection is in order, unless more replies are to come.
-            if connection is not None and rejected and not effect.then:
-                await self._give_back(connection)
-                raise
-            # The failure has most likely hit the idle connections, too; a cancellation has not.
-            broken = [] if isinstance(error, asyncio.CancelledError) else list(self._idle)
-            for closed in [*([] if connection is None else [connection]), *broken]:
-                await closed.disconnect(nowait=True)
-            if broken:
-                self._idle.clear()
-            if type(error) is TimeoutError:
-                error = TimeoutError(f"no {'reply' if connection else 'connection'} within {limit:.3g} s")
-            if connection is None and isinstance(error, RedisError | OSError):
-                raise NotSent from error
-            raise error from None
-        await self._give_back(connection)
-        return reply
+            failed = await self._failed(connection, effect, error)
+            raise failed from failed.__cause__
+        else:
+            await self._give_back(connection)
+            return self._result(connection, effect, replies)
+        finally:
+            free.release()
+
+    async def _failed(self, connection: Any, effect: Send, error: BaseException) -> BaseException:
+        """Keep or close the connection of a call that failed; return the exception for the caller."""
+        # After an error reply the connection is in order, unless more replies are to come.
+        is_reply = isinstance(error, ResponseError) and not ends_connection(error) and not effect.then
+        if connection is not None and (is_reply or isinstance(error, ServerChanged)):
+            await self._give_back(connection)
+            return error
+        if connection is not None:
+            await connection.disconnect(nowait=True)
+        if type(error) is TimeoutError:
+            limit = min(effect.timeout or self.limit, self.limit)
+            error = TimeoutError(f"no {'reply' if connection else 'connection'} within {limit:.3g} s")
+            is_short = effect.timeout is not None and effect.timeout < self.limit
+        else:
+            is_short = False
+        if isinstance(error, RedisError | OSError) and not is_short:
+            # The failure has most likely hit the idle connections, too.
+            self._known.lost()
+            for idle in self._idle:
+                await idle.disconnect(nowait=True)
+            self._idle.clear()
+        if connection is None and isinstance(error, RedisError | OSError):
+            unsent = NotSent()
+            unsent.__cause__ = error
+            return unsent
+        return error
 
     async def _give_back(self, connection: Any) -> None:
-        if self._closed:
-            await connection.disconnect()
+        known = self._known
+        may_keep = connection.losses == known.losses and connection.server == known.current
+        if self._closed or len(self._idle) >= MAX_IDLE or not may_keep:
+            await connection.disconnect(nowait=True)
         else:
             self._idle.append(connection)
 
-    async def _connection(self, fresh: bool) -> Any:
+    async def _connection(self, fresh: bool, until: float) -> Any:
         if self._idle:
             connection = self._idle.pop()
-            if not fresh or await _is_open(connection):
+            if not fresh:
+                return connection
+            try:
+                is_open = await _is_open(connection)
+            except BaseException:
+                await connection.disconnect(nowait=True)
+                raise
+            if is_open:
                 return connection
             await connection.disconnect(nowait=True)
             raise RedisConnectionError(IDLE_CLOSED)
-        connection = self._class(**self._options)
-        await connection.connect()
-        return connection
+        opening = self._start(self._connector.connect(max(0.001, until - asyncio.get_running_loop().time())))
+        try:
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            opening.add_done_callback(self._keep_opened)  # the next call can use it
+            raise
+
+    def _keep_opened(self, opening: asyncio.Task[Any]) -> None:
+        """Keep a connection that was opened for a caller that was cancelled."""
+        if not opening.cancelled() and opening.exception() is None:
+            self._start(self._give_back(opening.result()))
+
+    def _start(self, work: Coroutine[Any, Any, T], connection: Any = None) -> asyncio.Task[T]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._left[task] = connection
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._left.pop(task, None)
+        if not task.cancelled():
+            task.exception()  # else asyncio logs that nobody has looked at it
 
 
 async def _is_open(connection: Any) -> bool:

@@ -16,11 +16,13 @@ from typing import Any, TypeVar, cast
 
 from redis.exceptions import RedisError
 
+from redis_kvpoll.aio.callers import AsyncShardQueue, CallFuture
 from redis_kvpoll.aio.transport import AsyncTransport
 from redis_kvpoll.engine import batching
 from redis_kvpoll.engine.classify import NotSent
 from redis_kvpoll.engine.effects import AwaitCalls, Effect, Flow, PendingCall, Send
 from redis_kvpoll.engine.executor import Executor
+from redis_kvpoll.engine.session import ObserverEpochs
 from redis_kvpoll.protocol.feed import Change, FeedGap
 from redis_kvpoll.protocol.feed_reader import Tail
 from redis_kvpoll.protocol.scan import Scan
@@ -28,6 +30,9 @@ from redis_kvpoll.protocol.script_call import Call, Command
 
 T = TypeVar("T")
 V = TypeVar("V")
+
+SENDER_TIMEOUT = 0.1
+"""Seconds that a command waits beyond its deadline for the sender of its calls, whose error has more detail."""
 
 
 async def drive(flow: Flow[T], perform: Callable[[Effect], Awaitable[Any]]) -> T:
@@ -46,35 +51,6 @@ async def drive(flow: Flow[T], perform: Callable[[Effect], Awaitable[Any]]) -> T
         return value
 
 
-class AsyncShardQueue(batching.ShardQueue):
-    """A queue of one event loop. Its sender is a task that sends batches until the queue is empty."""
-
-    __slots__ = ("loop",)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.loop = asyncio.get_running_loop()
-
-    @property
-    def has_sender(self) -> bool:
-        return self.sender is not None and not self.sender.done()
-
-
-class CallFuture(asyncio.Future[Any]):
-    """What a caller awaits for its call. A cancellation takes the call out of its queue or batch."""
-
-    queue: AsyncShardQueue
-    pending: PendingCall
-    on_cancel: Callable[[AsyncShardQueue, PendingCall], None]
-    __slots__ = ("on_cancel", "pending", "queue")  # _future_for sets them: an __init__ would cost more than the rest
-
-    def cancel(self, msg: Any | None = None) -> bool:
-        if not super().cancel(msg):
-            return False
-        self.on_cancel(self.queue, self.pending)
-        return True
-
-
 class AsyncDispatcher:
     """The driver and the queues of one asyncio store."""
 
@@ -89,12 +65,12 @@ class AsyncDispatcher:
         calls = self.executor.calls(command)
         if len(calls) != 1:
             return self.run(self.executor.run(command, calls))
-        call, now = calls[0], time.monotonic()
-        pending = PendingCall(call, now + self.executor.deadline, command)
+        call = calls[0]
+        pending = PendingCall(call, time.monotonic() + self.executor.deadline, command)
         queue = self._queue(call.tag)
         if queue.is_free and not queue.has_sender:
             queue.enqueue(pending)
-            return self._send_if_alone(queue, pending, command, now)
+            return self._send_if_alone(queue, pending, command)
         queue.enqueue(pending)
         return self._future_for(queue, pending)
 
@@ -104,14 +80,8 @@ class AsyncDispatcher:
 
     async def _perform(self, effect: Effect) -> Any:
         if isinstance(effect, AwaitCalls):
-            return await self._await_calls(effect.pending_calls)  # a cancellation here closes no connection
-        try:
-            return await self.transport.perform(effect)
-        except (NotSent, RedisError, OSError):
-            raise
-        except BaseException:
-            self.executor.connection_lost()  # cancelled: the connection is closed
-            raise
+            return await self._await_calls(effect.pending_calls)
+        return await self.transport.perform(effect)
 
     async def pages(self) -> AsyncIterator[list[int]]:
         """Yield the rooms of the namespace, some at a time."""
@@ -127,9 +97,7 @@ class AsyncDispatcher:
             for change in tail.news():
                 yield change
 
-    async def _send_if_alone(
-        self, queue: AsyncShardQueue, pending: PendingCall, command: Command[V, T], now: float
-    ) -> T:
+    async def _send_if_alone(self, queue: AsyncShardQueue, pending: PendingCall, command: Command[V, T]) -> T:
         """Wait for other calls until the end of this turn. The caller of a single call sends it, without a task."""
         # asyncio's own loops show whether anything else is due in this turn; for other loops this is assumed.
         if getattr(queue.loop, "_ready", True):
@@ -143,27 +111,44 @@ class AsyncDispatcher:
             return cast("T", await self._future_for(queue, pending))
         queue.waiting.clear()
         queue.batch = pending.call
-        reply = await self._send_alone(queue, command, pending.call, now)
+        if (reply := await self._send_alone(queue, pending)) is None:
+            return cast("T", await self._future_for(queue, pending))
         return command.finish(command.rooms, self.executor.decode(command, command.rooms, reply))
 
-    async def _send_alone(self, queue: AsyncShardQueue, command: Command[V, T], call: Call, now: float) -> list[Any]:
-        """Return the reply to a call that has its queue to itself."""
-        executor = self.executor
-        epochs = executor.observer_epochs()
+    async def _send_alone(self, queue: AsyncShardQueue, pending: PendingCall) -> list[Any] | None:
+        """Return the reply to a call that has its queue to itself; None if the sender has to repeat it."""
+        executor, call, first_error = self.executor, pending.call, None
+        epochs, send = executor.session.observer_epochs(), executor.prepare(call)
         try:
-            try:
-                reply = await self.transport.perform(Send(call.tag, call.words(), None, not call.spec.repeatable))
-            except (NotSent, RedisError, OSError) as error:
-                return await self.run(executor.recover_call(command, call, now, error))
-            except BaseException:
-                executor.connection_lost()  # cancelled: the connection is closed
-                raise
-            if executor.detects_data_loss(call, reply):
-                return await self.run(executor.recover_call(command, call, now, None))
-            return executor.process_reply(call, epochs, reply)
-        finally:
+            reply = executor.complete(call, send, epochs, await self.transport.perform(send))
+        except (NotSent, RedisError, OSError) as error:
+            reply, first_error = None, error
+        except BaseException:
+            self._observe_rest(queue, call, epochs, send)
+            raise
+        if reply is None:
+            batch = queue.batch = batching.Batch([pending])
+            self._start_sender(queue, batch, first_error)
+        else:
             queue.batch = None
             self._start_sender(queue)
+        return reply
+
+    def _observe_rest(self, queue: AsyncShardQueue, call: Call, epochs: ObserverEpochs, send: Send) -> None:
+        """End the turn of a call whose caller was cancelled, after its reply, if one is still to come."""
+
+        def end(rest: asyncio.Task[Any] | None) -> None:
+            try:
+                if rest and not rest.cancelled() and rest.exception() is None:
+                    self.executor.complete(call, send, epochs, rest.result())
+            finally:
+                queue.batch = None
+                self._start_sender(queue)
+
+        if send.rest is None:
+            end(None)
+        else:
+            send.rest.add_done_callback(end)
 
     async def _await_calls(self, pending_calls: list[PendingCall]) -> None:
         """Enqueue calls, each in another queue; return when all are done."""
@@ -173,6 +158,8 @@ class AsyncDispatcher:
             waiter.queue.enqueue(waiter.pending)
             if was_free:
                 self._start_sender(waiter.queue)
+        until = max(pending.give_up_at for pending in pending_calls) - time.monotonic()
+        expiry = asyncio.get_running_loop().call_later(until + SENDER_TIMEOUT, self._leave, waiters)
         try:
             for waiter in waiters:
                 await waiter
@@ -180,6 +167,15 @@ class AsyncDispatcher:
             for waiter in waiters:
                 waiter.cancel()
             raise
+        finally:
+            expiry.cancel()
+
+    def _leave(self, waiters: list[CallFuture]) -> None:
+        """Fail the calls of a command whose deadline has passed."""
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.queue.leave(waiter.pending, f"no answer within {self.executor.deadline:g} s")
+                self._settle(waiter.pending)
 
     def _future_for(self, queue: AsyncShardQueue, pending: PendingCall) -> CallFuture:
         pending.waiter = waiter = CallFuture(loop=queue.loop)
@@ -193,21 +189,34 @@ class AsyncDispatcher:
             self._loop, self._queues = loop, defaultdict(AsyncShardQueue)
         return self._queues[tag]
 
-    def _start_sender(self, queue: AsyncShardQueue) -> None:
-        """Start a sender, if calls wait and none runs. It starts in the next turn, whatever tasks the loop makes."""
-        if queue.waiting and not queue.batch and not queue.has_sender and not queue.loop.is_closed():
-            queue.sender = asyncio.Task(self._send_until_empty(queue), loop=queue.loop)
-            # A sender that is cancelled before it starts is replaced.
-            queue.sender.add_done_callback(lambda sender: self._start_sender(queue) if sender.cancelled() else None)
+    def _start_sender(
+        self, queue: AsyncShardQueue, batch: batching.Batch | None = None, first_error: Exception | None = None
+    ) -> None:
+        """Start a sender, if calls wait and none runs. It starts in the next turn, whatever tasks the loop makes.
 
-    async def _send_until_empty(self, queue: AsyncShardQueue) -> None:
-        while queue.waiting and not queue.batch:
-            batch = queue.take_batch()
+        ``batch`` is in flight already: its first attempt has failed.
+        """
+        if batch or (queue.waiting and not queue.batch and not queue.has_sender and not queue.loop.is_closed()):
+            sending = self._send_until_empty(queue, batch, first_error)
+            queue.sender = sender = asyncio.Task(sending, loop=queue.loop)
+            sender.add_done_callback(lambda _: self._sender_ended(queue, batch) if sender.cancelled() else None)
+
+    def _sender_ended(self, queue: AsyncShardQueue, batch: batching.Batch | None) -> None:
+        """Replace a sender that was cancelled before it started."""
+        if batch is not None:
+            self._settle_all(queue.requeue_or_fail(batch))
+        self._start_sender(queue)
+
+    async def _send_until_empty(
+        self, queue: AsyncShardQueue, batch: batching.Batch | None, first_error: Exception | None
+    ) -> None:
+        while batch or (queue.waiting and not queue.batch):
+            batch = batch or queue.take_batch()
+            expiry = self._expire_later(queue, batch)
             try:
-                await self.run(self.executor.send_batch(batch))
+                await self.run(self.executor.send_batch(batch, first_error))
             except asyncio.CancelledError:
-                # No caller waits for this batch any more, or all tasks are being cancelled. Remaining callers must not
-                # wait for ever.
+                # All tasks are being cancelled. Callers that remain must not wait for ever.
                 while queue.sender.uncancel():
                     pass
                 done_calls = queue.requeue_or_fail(batch)
@@ -216,8 +225,26 @@ class AsyncDispatcher:
                 done_calls = queue.complete(batch)
             else:
                 done_calls = queue.complete(batch)
+            if expiry is not None:
+                expiry.cancel()
+            batch = first_error = None
             # In the next turn: the next batch is sent first, so that the server works while the callers go on.
             queue.loop.call_soon(self._settle_all, done_calls)
+
+    def _expire_later(self, queue: AsyncShardQueue, batch: batching.Batch) -> asyncio.TimerHandle | None:
+        """Let the callers of a batch leave it when their own deadlines pass."""
+        first = min(pending.give_up_at for pending in batch.pending_calls)
+        if first >= batch.give_up_at:
+            return None
+        return queue.loop.call_later(first - time.monotonic(), self._expire, queue, batch)
+
+    def _expire(self, queue: AsyncShardQueue, batch: batching.Batch) -> None:
+        now, left = time.monotonic(), []
+        for pending in batch.pending_calls:
+            if not pending.done and pending.give_up_at <= now:
+                queue.leave(pending, f"no answer within {self.executor.deadline:g} s")
+                left.append(pending)
+        self._settle_all(left)
 
     def _settle_all(self, pending_calls: list[PendingCall]) -> None:
         for pending in pending_calls:
@@ -240,10 +267,7 @@ class AsyncDispatcher:
             waiter.set_result(value)
 
     def _cancel(self, queue: AsyncShardQueue, pending: PendingCall) -> None:
-        """Take out the call of a cancelled caller. A batch without callers ends."""
+        """Take out the call of a cancelled caller. A batch that contains it goes on."""
         queue.cancel(pending)
         pending.waiter = None
-        batch = queue.batch
-        if isinstance(batch, batching.Batch) and pending in batch.pending_calls and batch.is_empty:
-            queue.sender.cancel()
         self._start_sender(queue)

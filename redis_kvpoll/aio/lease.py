@@ -39,11 +39,11 @@ class AsyncLease(LeaseBase):
             await self._dispatcher.run(self._keeper.give_up())
 
     async def __aenter__(self) -> Self:
-        self._executor.check_no_lease()
+        self._executor.recovery.check_no_lease()
         try:
             await self._dispatcher.run(self._keeper.take())
         except BaseException:
-            self._executor.detach_lease(self._keeper)  # it may have been taken, but no task renews it
+            self._executor.recovery.detach_lease(self._keeper)  # it may have been taken, but no task renews it
             raise
         self._is_held, self._forked_from = True, None
         self._stopping = asyncio.Event()

@@ -13,7 +13,7 @@ from redis_kvpoll._fork import forkable
 from redis_kvpoll.aio.dispatcher import AsyncDispatcher
 from redis_kvpoll.aio.follower import FollowerTask
 from redis_kvpoll.aio.waits import await_outcome, until, wake_future
-from redis_kvpoll.errors import StoreClosedError
+from redis_kvpoll.errors import RoomNotFoundError, StoreClosedError
 from redis_kvpoll.model import KVPoll
 from redis_kvpoll.replica.mirror_base import MirrorBase
 from redis_kvpoll.replica.replica import Replica
@@ -45,10 +45,22 @@ class AsyncMirror(MirrorBase):
             WaitTimeoutError: the room did not reach it within ``timeout`` seconds (a TimeoutError).
             RoomNotFoundError: the room is absent, or is removed before it reaches it (a KeyError).
         """
+        room, goal, seconds = self._checked_wait(room, statuses, timeout)
+        give_up_at = until(seconds)
+        while True:
+            try:
+                return await self._wait_once(room, goal, give_up_at, seconds)
+            except RoomNotFoundError:
+                if not await self._dispatcher.run(self._is_held(room)):
+                    raise
+
+    async def _wait_once(
+        self, room: int, goal: frozenset[KVPoll], give_up_at: float | None, seconds: float | None
+    ) -> KVPoll:
         woken = asyncio.get_running_loop().create_future()
-        replica, waiter, seconds = self._enter(room, statuses, timeout, lambda: wake_future(woken))
+        replica, waiter = self._enter(room, goal, lambda: wake_future(woken))
         try:
-            return await await_outcome(replica, waiter, woken, until(seconds), seconds)
+            return await await_outcome(replica, waiter, woken, give_up_at, seconds)
         finally:
             replica.leave(waiter)
 

@@ -67,6 +67,6 @@ class AsyncRoom(Handle[AsyncDispatcher]):
         dispatcher = self._require_dispatcher(command.operation)
         began = time.monotonic()
         value = await dispatcher.execute(command)
-        if dispatcher.executor.tracked_rooms.awaits_creator(self._id):
+        if dispatcher.executor.recovery.tracked_rooms.awaits_creator(self._id):
             value = await dispatcher.run(dispatcher.executor.await_creator(command, value, began))
         return value

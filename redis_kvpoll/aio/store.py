@@ -19,7 +19,8 @@ from redis_kvpoll.aio.table import AsyncTable
 from redis_kvpoll.aio.waits import AsyncWaitRegistry
 from redis_kvpoll.engine import reaper
 from redis_kvpoll.engine.executor import Executor
-from redis_kvpoll.engine.session import DEFAULT_DEADLINE, DEFAULT_TERMINAL_TTL, DEFAULT_TTL, StoreOptions
+from redis_kvpoll.engine.session import DEFAULT_DEADLINE, DEFAULT_TERMINAL_TTL, DEFAULT_TTL, Session, StoreOptions
+from redis_kvpoll.engine.store_base import StoreBase
 from redis_kvpoll.model import KVPoll, Owner
 from redis_kvpoll.protocol import fenced_commands, room_commands
 from redis_kvpoll.protocol.feed import Change, FeedGap
@@ -29,14 +30,14 @@ from redis_kvpoll.protocol.lease_commands import LeaseConfig
 from redis_kvpoll.protocol.replies import OpenedRoom
 from redis_kvpoll.protocol.room_commands import status_filter
 from redis_kvpoll.protocol.script_call import Command
-from redis_kvpoll.protocol.settings import ExpectedSettings, Settings
+from redis_kvpoll.protocol.settings import Settings
 from redis_kvpoll.validation import Mode, Policy
 
 T = TypeVar("T")
 V = TypeVar("V")
 
 
-class AsyncStatusStore(AsyncTable):
+class AsyncStatusStore(StoreBase, AsyncTable):
     """StatusStore for asyncio, with the same methods, awaited, and the same arguments, results and errors.
 
     ``client`` is a ``redis.asyncio.Redis`` or ``redis.asyncio.RedisCluster``. Calls made in the same turn of the event
@@ -59,13 +60,8 @@ class AsyncStatusStore(AsyncTable):
         rank: int | None = None,
         world_size: int | None = None,
     ) -> None:
-        self._executor = Executor(
-            ExpectedSettings.checked(namespace, policy, shards, mode, feed_length),
-            ttl=validation.seconds(ttl, "ttl"),
-            terminal_ttl=validation.seconds(terminal_ttl, "terminal_ttl"),
-            deadline=validation.seconds(deadline, "deadline"),
-            ranks=validation.ranks(rank, world_size),
-        )
+        settings, times = (policy, shards, mode, feed_length), (ttl, terminal_ttl, deadline)
+        self._executor = Executor(Session.checked(namespace, times, settings, (rank, world_size)))
         self._transport = connect.transport_for(client, deadline)
         self._dispatcher = AsyncDispatcher(self._executor, self._transport)
         self._mirrors: WeakSet[AsyncMirror] = WeakSet()
@@ -151,7 +147,7 @@ class AsyncStatusStore(AsyncTable):
             LeaseLostError: the store's lease was lost.
         """
         return await self._room(
-            fenced_commands.open(room, request, status, self._executor.tracked_rooms.highest_generation)
+            fenced_commands.open(room, request, status, self._executor.recovery.tracked_rooms.highest_generation)
         )
 
     async def attach(self, room: int | Handle[Any]) -> AsyncRoom:
@@ -181,7 +177,7 @@ class AsyncStatusStore(AsyncTable):
             InvalidInputError: an invalid name; a heartbeat above a third of ttl; on entry: the store has a lease.
             LeaseLostError: on entry: another store takes the same name at the same time.
         """
-        self._executor.check_open("lease")
+        self._executor.session.check_open("lease")
         lease = AsyncLease(self._dispatcher, LeaseConfig.checked(name, ttl, heartbeat))
         self._leases.add(lease)
         return lease
@@ -206,7 +202,7 @@ class AsyncStatusStore(AsyncTable):
         ``rooms`` narrows it to the rooms for which the function is true; its result for a room must not change while
         the room is in the table.
         """
-        self._executor.check_open("mirror")
+        self._executor.session.check_open("mirror")
         mirror = AsyncMirror(self._dispatcher, rooms)
         self._mirrors.add(mirror)
         return mirror
@@ -225,14 +221,14 @@ class AsyncStatusStore(AsyncTable):
             RoomNotFoundError: the room is absent, or is removed before it reaches it (a KeyError).
             FeedOffError: the namespace was opened with feed_length=0.
         """
-        self._executor.check_open("wait")
+        self._executor.session.check_open("wait")
         return await self._waits.wait(lambda: self._run(room_commands.wait(room)), room, statuses, timeout)
 
     # Closing
 
     async def aclose(self) -> None:
         """Close the store's connections, mirrors and leases; after from_url, also what that opened. May be repeated."""
-        self._executor.closed = True
+        self._executor.session.closed = True
         for lease in list(self._leases):
             await lease.aclose()
         for mirror in list(self._mirrors):
@@ -247,9 +243,6 @@ class AsyncStatusStore(AsyncTable):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.aclose()
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} namespace={self._executor.namespace!r} on {self._transport}>"
 
     async def _room(self, command: Command[Any, OpenedRoom]) -> AsyncRoom:
         found = await self._run(command)

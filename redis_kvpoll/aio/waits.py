@@ -62,7 +62,23 @@ class AsyncWaitRegistry(ReplicaHost):
     ) -> KVPoll:
         """Wait for a room: subscribe, ``read`` it, then sleep."""
         room, goal, seconds = checked_wait(room, statuses, timeout)
-        give_up_at, woken = until(seconds), asyncio.get_running_loop().create_future()
+        give_up_at = until(seconds)
+        while True:
+            try:
+                return await self._wait_once(read, room, goal, give_up_at, seconds)
+            except RoomNotFoundError:
+                if not await self._dispatcher.run(self._is_held(room)):
+                    raise
+
+    async def _wait_once(
+        self,
+        read: Callable[[], Awaitable[KVPoll | None]],
+        room: int,
+        goal: frozenset[KVPoll],
+        give_up_at: float | None,
+        seconds: float | None,
+    ) -> KVPoll:
+        woken = asyncio.get_running_loop().create_future()
         replica = await self._replica_for_waits()
         waiter = replica.enter(room, goal, lambda: wake_future(woken), armed=False)
         try:
@@ -80,7 +96,7 @@ class AsyncWaitRegistry(ReplicaHost):
 
     async def close(self) -> None:
         """Stop following; waits end with StoreClosedError. May be repeated."""
-        self._executor.remove_observer(self)
+        self._executor.session.remove_observer(self)
         if self._replica is not None:
             self._replica.end(StoreClosedError("wait: the store was closed"))
         tasks, self._tasks = self._tasks, {}
@@ -97,14 +113,14 @@ class AsyncWaitRegistry(ReplicaHost):
             context = followed(await self._dispatcher.run(self._executor.context("wait")), "wait")
             if self._replica is None:
                 self._replica = Replica(context, contextlib.nullcontext())
-                self._executor.add_observer(self)
+                self._executor.session.add_observer(self)
         return self._replica
 
     def _ensure_task(self, replica: Replica, tag: str) -> None:
         """Start the task that follows the shard, unless it runs. It ends some time after the last wait."""
         if tag in self._tasks:
             return
-        self._executor.check_open("wait")
+        self._executor.session.check_open("wait")
         tags = next(group for group in groups(replica.context, self._transport.clustered) if tag in group)
         follower = self._follower(replica, tags, self._transport, lambda: self._may_end(replica, tags))
         task = FollowerTask(self._transport, follower, replica.context.namespace)
@@ -120,5 +136,5 @@ class AsyncWaitRegistry(ReplicaHost):
 
     def after_fork(self) -> None:
         """Reset, without a task: the next wait starts one."""
-        self._executor.remove_observer(self)
+        self._executor.session.remove_observer(self)
         self._replica, self._tasks, self._loop = None, {}, None

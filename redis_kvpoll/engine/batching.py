@@ -10,9 +10,10 @@ from __future__ import annotations
 import math
 from collections import deque
 from itertools import islice
+from operator import attrgetter
 from typing import Any
 
-from redis_kvpoll.engine.effects import PendingCall
+from redis_kvpoll.engine.effects import PendingCall, Send
 from redis_kvpoll.engine.retry import MAY_HAVE_RUN, CallFailed
 from redis_kvpoll.errors import OutcomeUnknownError, StoreUnavailableError
 from redis_kvpoll.protocol.script_call import MAX_BATCH, Call
@@ -21,24 +22,36 @@ from redis_kvpoll.protocol.script_call import MAX_BATCH, Call
 class Batch:
     """Pending calls of one kind that are sent as one script call."""
 
-    __slots__ = ("pending_calls",)
+    __slots__ = ("call", "limit", "pending_calls", "send")
 
-    def __init__(self, pending_calls: list[PendingCall]) -> None:
+    def __init__(self, pending_calls: list[PendingCall], limit: float = math.inf) -> None:
+        self.limit = limit
+        """The deadline of its sender, which must not wait for the deadlines of others."""
+        self.send: Send | None = None
+        """Its attempts, once there is one."""
+        self._set(pending_calls)
+
+    def _set(self, pending_calls: list[PendingCall]) -> None:
         self.pending_calls = pending_calls
+        first, *others = pending_calls
+        self.call = first.call.merged_with([pending.call for pending in others]) if others else first.call
 
-    @property
-    def call(self) -> Call:
-        first, *others = self.pending_calls
-        return first.call.merged_with([pending.call for pending in others]) if others else first.call
+    def words_again(self) -> list[str] | None:
+        """Return the words of a further attempt; None if nobody waits for the reply any more.
+
+        What was never sent must not run behind the back of a caller that has left: its error says that it did not.
+        """
+        waiting = [pending for pending in self.pending_calls if not pending.done]
+        if not waiting:
+            return None
+        if self.send is not None and not self.send.is_sent and len(waiting) < len(self.pending_calls):
+            self._set(waiting)
+        return self.call.words()
 
     @property
     def give_up_at(self) -> float:
-        return min(pending.give_up_at for pending in self.pending_calls)
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether every caller has cancelled."""
-        return all(pending.failure is _CANCELLED for pending in self.pending_calls)
+        """The latest deadline of its callers. One whose deadline is earlier leaves the batch, and fails alone."""
+        return min(self.limit, max(pending.give_up_at for pending in self.pending_calls))
 
     def distribute(self, reply: list[Any]) -> None:
         """Give each pending call its part of the reply, which consists of the fields of each room in turn."""
@@ -52,7 +65,8 @@ class Batch:
             pending.reply, at = reply[at:end], end
 
     def fail(self, failure: Exception) -> None:
-        """Fail the pending calls. A timeout leaves out those with a later deadline, which are then queued again."""
+        """Fail the pending calls. A timeout leaves out those with a later deadline than the batch had: they are queued
+        again."""
         until = failure.until if isinstance(failure, CallFailed) else math.inf
         for pending in self.pending_calls:
             if not pending.done and pending.give_up_at <= until:
@@ -62,7 +76,8 @@ class Batch:
 class ShardQueue:
     """The batch in flight to one shard, and the calls that are queued for the next.
 
-    One caller sends for all (flat combining): ``elect_sender`` names it. The first queued call is never cancelled.
+    One caller sends for all (flat combining): ``elect_sender`` names it. The first queued call is never
+    a cancelled one.
     """
 
     __slots__ = ("batch", "next_sender", "sender", "waiting")
@@ -87,23 +102,22 @@ class ShardQueue:
         self.waiting.append(pending)
 
     def elect_sender(self) -> PendingCall | None:
-        """Return the queued call whose caller must send the next batch.
+        """Return the queued call whose caller must send the next batch: the one with the latest deadline.
 
-        Returns None while a batch is in flight, or while every queued caller is busy sending for another shard; in that
-        case the first caller to become idle calls this again.
+        So no deadline in the batch is later than its sender's. Returns None while a batch is in flight, or while every
+        queued caller is busy sending for another shard; then the first caller to become idle calls this again.
         """
         if self.batch is not None:
             return None
         if self.next_sender is None:
-            self.next_sender = next(
-                (pending for pending in self.waiting if not pending.done and not pending.waiter.busy), None
-            )
+            eligible = (pending for pending in self.waiting if not pending.done and not pending.waiter.busy)
+            self.next_sender = max(eligible, key=_give_up_at, default=None)
         return self.next_sender
 
-    def take_batch(self) -> Batch:
+    def take_batch(self, limit: float = math.inf) -> Batch:
         """Return the next batch, now in flight: the first queued call and every later one that can be merged with it.
 
-        A call is not merged if it would overtake another call for one of its rooms.
+        A call is not merged if it would overtake another call for one of its rooms. ``limit`` as in Batch.
         """
         first = self.waiting[0]
         pending_calls, left = [first], deque[PendingCall]()
@@ -126,7 +140,7 @@ class ShardQueue:
         left.extend(islice(self.waiting, seen, None))
         for pending in pending_calls:
             pending.queued_behind = None
-        batch = Batch(pending_calls)
+        batch = Batch(pending_calls, limit)
         # In one statement and last, so that an interrupt loses no call.
         self.next_sender, self.batch, self.waiting = None, batch, left
         self._drop_cancelled()
@@ -153,6 +167,15 @@ class ShardQueue:
             self.next_sender = None
         self._drop_cancelled()
 
+    def leave(self, pending: PendingCall, what: str) -> None:
+        """Fail a call whose deadline has passed. A batch that contains it goes on for its other callers."""
+        batch = self.batch
+        is_sent = isinstance(batch, Batch) and batch.send is not None and batch.send.is_sent
+        may_have_run = not pending.call.spec.repeatable and pending not in self.waiting and is_sent
+        if not pending.done:
+            pending.failure = CallFailed(OutcomeUnknownError if may_have_run else StoreUnavailableError, what)
+        self.cancel(pending)
+
     def requeue_or_fail(self, batch: Batch | Call) -> list[PendingCall]:
         """End the batch of an interrupted sender: queue its calls again, or fail them if they are not repeatable.
 
@@ -173,4 +196,5 @@ class ShardQueue:
             self.waiting.popleft()
 
 
+_give_up_at = attrgetter("give_up_at")
 _CANCELLED = CallFailed(StoreUnavailableError, "cancelled")

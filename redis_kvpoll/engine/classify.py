@@ -27,6 +27,22 @@ class NotSent(Exception):  # noqa: N818 - internal signal of a driver to its flo
     """No connection was available, so the call was not sent. The cause has the reason."""
 
 
+class ServerChanged(NotSent):
+    """The connection leads to another server than the one on which the shard was verified. Nothing was sent."""
+
+    def __init__(self, server: bytes) -> None:
+        super().__init__("another server has taken over")
+        self.server = server
+        """The identity of the new one."""
+
+
+class LateReply(RedisConnectionError):  # noqa: N818 - internal, as NotSent
+    """A reply from a server that another has replaced meanwhile. What it says may not hold for the new one."""
+
+    def __init__(self) -> None:
+        super().__init__("the reply came from a server that was replaced meanwhile")
+
+
 class Failure(enum.Enum):
     """What is known about a call without a reply."""
 
@@ -73,8 +89,8 @@ def classify(error: BaseException) -> Failure:
     return Failure.REJECTED
 
 
-def server_may_have_changed(error: BaseException) -> bool:
-    """Return whether the next call may reach another server, or one that lost data.
+def ends_connection(error: BaseException) -> bool:
+    """Return whether the connection is not to be used again, and the next may lead to another server.
 
     So it is after a lost connection, and where the server is a replica or still loads its data. A server that only did
     not execute a call (BUSY, NOREPLICAS, TRYAGAIN, CLUSTERDOWN) has what it had.

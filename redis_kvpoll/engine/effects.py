@@ -31,6 +31,13 @@ class Send:
     """The node named by a cluster's ASK, for this call only."""
     then: Sequence[Sequence[str]] = ()
     """Further commands, pipelined on the same connection; the result is then the list of all replies."""
+    server: bytes | None = None
+    """The identity of the server that must execute it, else it fails with ServerChanged. If None, the transport sets
+    it to that of the server to which it was sent."""
+    is_sent: bool = False
+    """Set by the transport when it has begun to write the command: then it may have been executed."""
+    rest: Any = None
+    """In asyncio, the task that reads the reply when the sending task was cancelled meanwhile."""
 
 
 @dataclass(slots=True)

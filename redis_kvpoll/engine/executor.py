@@ -1,7 +1,7 @@
 """The executor of a store: it turns a command into script calls, and their replies or failures into its result.
 
-A driver executes a command in one of two ways. One that is a single call to a free queue: ``calls``, then
-``process_reply`` and ``decode``, or ``recover_call`` after a failure. Any other: the flow ``run``, whose calls are
+A driver executes a command in one of two ways. One that is a single call to a free queue: ``calls`` and ``prepare``,
+then ``complete`` and ``decode``, or ``recover_call`` after a failure. Any other: the flow ``run``, whose calls are
 queued and sent by ``send_batch``.
 """
 
@@ -15,9 +15,11 @@ from typing import Any, TypeVar, cast
 
 from redis_kvpoll.engine import eviction
 from redis_kvpoll.engine.batching import Batch
-from redis_kvpoll.engine.effects import AwaitCalls, Flow, PendingCall, Sleep
+from redis_kvpoll.engine.classify import ServerChanged
+from redis_kvpoll.engine.effects import AwaitCalls, Flow, PendingCall, Send, Sleep
 from redis_kvpoll.engine.recovery import Recovery
 from redis_kvpoll.engine.retry import Attempts, CallFailed
+from redis_kvpoll.engine.session import ObserverEpochs, Session
 from redis_kvpoll.engine.tracked_rooms import CREATOR_POLL_INTERVAL
 from redis_kvpoll.errors import (
     FeedOffError,
@@ -37,26 +39,53 @@ T = TypeVar("T")
 V = TypeVar("V")
 
 
-class Executor(Recovery):
+class Executor:
     """The engine of one store, blocking or asyncio."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.recovery = Recovery(session)
+        self.deadline = session.deadline
+        self._checked_eviction = False
+
+    @property
+    def namespace(self) -> str:
+        return self.session.namespace
 
     def context(self, operation: str) -> Flow[CallContext]:
         """Return the context, for an operation of several commands."""
-        self.check_open(operation)
-        return self._verified_context or (yield from self._establish_context(operation))
+        self.session.check_open(operation)
+        return self.session.verified_context or (yield from self._establish_context(operation))
+
+    # A call that is alone in its queue: calls, prepare, complete and decode; recover_call after a failure
 
     def calls(self, command: Command[V, T]) -> list[Call]:
         """Return the script calls of a command that can be sent at once; empty if something must be verified first."""
-        self.check_open(command.operation)
-        context = self._verified_context
+        self.session.check_open(command.operation)
+        context = self.session.verified_context
         if context is None or not command.rooms:
             return []
-        calls = self.build_calls(command, context)
-        if (self._unverified or self.tracked_rooms.awaiting_shards) and any(
-            self.needs_check(call.tag) for call in calls
-        ):
-            return []
-        return calls
+        calls = self.recovery.build_calls(command, context)
+        return [] if self.recovery.needs_check(calls) else calls
+
+    def prepare(self, call: Call) -> Send:
+        """Return the first attempt of a call to a shard that is current."""
+        tag = call.tag
+        return Send(tag, call.words(), None, not call.spec.repeatable, None, (), self.recovery.servers.get(tag))
+
+    def complete(self, call: Call, send: Send, epochs: ObserverEpochs, reply: list[Any]) -> list[Any] | None:
+        """Return the part of a reply that belongs to its rooms; None if the call must be sent again."""
+        return self.recovery.complete(call, send.server, epochs, reply)
+
+    def recover_call(
+        self, command: Command[V, T], call: Call, sent_at: float, first_error: Exception | None
+    ) -> Flow[list[Any]]:
+        """Repeat a command's only call after its first attempt, at ``sent_at``, failed or found that data was lost."""
+        pending = PendingCall(call, sent_at + self.deadline)
+        yield from self.send_batch(Batch([pending]), first_error)
+        return self.replies_of(command, [pending])[0]
+
+    # Any other command
 
     def run(self, command: Command[V, T], calls: list[Call], give_up_at: float | None = None) -> Flow[T]:
         """Execute a command, by ``calls`` if there are any."""
@@ -65,9 +94,8 @@ class Executor(Recovery):
             return command.finish(rooms, [])
         if not calls:
             # A known context does not change, and send_batch verifies it. Queueing now keeps the order of the calls.
-            calls = self.build_calls(
-                command, self._context or (yield from self._establish_context(command, give_up_at))
-            )
+            context = self.session.context or (yield from self._establish_context(command, give_up_at))
+            calls = self.recovery.build_calls(command, context)
         if len(calls) == 1:
             replies = yield from self._enqueue(command, calls, give_up_at)
             return command.finish(rooms, self.decode(command, rooms, replies[0]))
@@ -88,39 +116,41 @@ class Executor(Recovery):
         try:
             return command.decode(command.operation, rooms, reply)
         except WorldSizeMismatchError as error:
-            ours = self._identity.world_size  # a reply has only the room's
+            ours = self.session.identity.world_size  # a reply has only the room's
             raise WorldSizeMismatchError(error.room, error.operation, error.theirs, ours) from None
 
     def send_batch(self, batch: Batch, first_error: Exception | None = None) -> Flow[None]:
-        """Send a batch and complete its pending calls; ``first_error`` as in Attempts.send_script."""
+        """Send a batch and complete its pending calls; ``first_error`` is that of an attempt that was made before."""
         now = time.monotonic()
         if first_error is None and batch.give_up_at <= now:
             what = f"no answer within {self.deadline:g} s (not sent: it was queued all the time)"
             return batch.fail(CallFailed(StoreUnavailableError, what, until=now))
-        call = batch.call
-        attempts = Attempts(self, call.spec.repeatable, batch.give_up_at)
+        attempts = Attempts(self.session, batch.give_up_at)
         try:
-            send = self._send_settings if call.spec is SETTINGS else self._send_call
-            reply = yield from send(call, attempts, first_error)
+            if batch.call.spec is SETTINGS:
+                reply = yield from attempts.send_script(batch.call, None, first_error)
+                return batch.distribute([self.session.adopt_settings(reply)])
+            reply = yield from self._send_to_current(batch, attempts, first_error)
         except (CallFailed, KVPollError) as failure:
             return batch.fail(failure)
         return batch.distribute(reply)
 
-    def _send_settings(self, call: Call, attempts: Attempts, first_error: Exception | None) -> Flow[list[Any]]:
-        """Send a settings call. The only item of the result is the context."""
-        reply = yield from attempts.send_script(call, auxiliary=True, first_error=first_error)
-        return [self.adopt_settings(reply, attempts)]
-
-    def _send_call(self, call: Call, attempts: Attempts, first_error: Exception | None) -> Flow[list[Any]]:
-        """Send a call to a shard that is verified. Returns the part of the reply that belongs to its rooms."""
+    def _send_to_current(self, batch: Batch, attempts: Attempts, error: Exception | None) -> Flow[list[Any]]:
+        """Send a batch to a shard that is current. Returns the part of the reply that belongs to its rooms."""
+        recovery, (tag, spec) = self.recovery, (batch.call.tag, batch.call.spec)
         while True:
-            if first_error is None:
-                yield from self.prepare(call.tag, attempts)
-            epochs = self.observer_epochs()
-            reply = yield from attempts.send_script(call, first_error=first_error)
-            if not self.detects_data_loss(call, reply):
-                return self.process_reply(call, epochs, reply)
-            first_error = None
+            try:
+                if error is None:
+                    yield from recovery.make_current(tag, attempts)
+                epochs, send = self.session.observer_epochs(), self.prepare(batch.call)
+                batch.send, failed, error = send, error, None
+                reply = yield from attempts.send(send, spec.repeatable, spec.script, failed, batch.words_again)
+            except ServerChanged as changed:
+                recovery.server_changed(tag, changed.server)
+                yield from attempts.server_changed(changed)
+                continue
+            if (own := self.complete(batch.call, send, epochs, reply)) is not None:
+                return own
 
     def await_creator(self, command: Command[V, T], value: T, began: float) -> Flow[T]:
         """Return ``value``, or the value after the creator of a lost room has replayed it.
@@ -128,7 +158,7 @@ class Executor(Recovery):
         A handle that is only attached cannot replay its room. The deadline counts from ``began``.
         """
         give_up_at, took = began + self.deadline, time.monotonic() - began
-        while _is_missing(value) and self.tracked_rooms.awaits_creator(command.rooms[0]):
+        while _is_missing(value) and self.recovery.tracked_rooms.awaits_creator(command.rooms[0]):
             # A call with less time than the last one took would replace a valid answer by a timeout.
             if time.monotonic() + CREATOR_POLL_INTERVAL + 2 * took >= give_up_at:
                 break
@@ -140,21 +170,13 @@ class Executor(Recovery):
             took = time.monotonic() - sent_at
         return value
 
-    def recover_call(
-        self, command: Command[V, T], call: Call, sent_at: float, first_error: Exception | None
-    ) -> Flow[list[Any]]:
-        """Repeat a command's only call after its first attempt, at ``sent_at``, failed or detected a loss of data."""
-        pending = PendingCall(call, sent_at + self.deadline)
-        yield from self.send_batch(Batch([pending]), first_error)
-        return self.replies_of(command, [pending])[0]
-
     def adopt_handle(self, handle: Handle[Any]) -> tuple[str, int, int, str | None]:
         """Return the identity of a handle for a handle of this store.
 
         Raises:
             InvalidInputError: the handle belongs to another namespace.
         """
-        self.check_open("attach")
+        self.session.check_open("attach")
         if handle.namespace != self.namespace:
             what = f"this handle belongs to namespace {handle.namespace!r}, and this store to {self.namespace!r}"
             raise InvalidInputError(f"attach: {what}")
@@ -163,11 +185,11 @@ class Executor(Recovery):
     def next_page(self, scan: Scan) -> Flow[list[int] | None]:
         """Return the next rooms of a scan; None after the last."""
         context = yield from self.context("rooms")
-        request = scan.request(context, self.slot_map_version)
+        request = scan.request(context, self.session.slot_map_version)
         if request is None:
             return None
         reply = yield from self.send_command("rooms", *request)
-        return scan.page(reply, self.slot_map_version)
+        return scan.page(reply, self.session.slot_map_version)
 
     def read_feed(self, operation: str, reader: FeedReader) -> Flow[bool]:
         """Send the next request of a feed reader; False if its pass is complete."""
@@ -184,10 +206,10 @@ class Executor(Recovery):
 
     def settings(self) -> Flow[Settings | None]:
         """Return the settings of the namespace without writing them; None if it does not exist."""
-        self.check_open("settings")
-        call = self._expected.call()
+        self.session.check_open("settings")
+        call = self.session.expected_settings.call()
         reply = yield from self.send_command("settings", call.tag, ["HMGET", call.first_keys[0], *NAMES])
-        return self._expected.read(reply) if any(reply) else None
+        return self.session.expected_settings.read(reply) if any(reply) else None
 
     def send_calls(self, operation: str, calls: list[Call]) -> Flow[list[list[Any]]]:
         """Send calls outside of a command, at most one per shard, through their queues. Returns the replies."""
@@ -218,7 +240,7 @@ class Executor(Recovery):
     def send_command(self, operation: str, tag: str, words: list[str]) -> Flow[Any]:
         """Send a read-only command without queueing it. Returns the reply."""
         try:
-            return (yield from Attempts(self, True, self._give_up_at).send_command(tag, words))
+            return (yield from Attempts(self.session, self._give_up_at).send(Send(tag, words)))
         except CallFailed as failure:
             raise failure.named(self._name(operation)) from failure.__cause__
 
@@ -243,11 +265,11 @@ class Executor(Recovery):
     ) -> Flow[CallContext]:
         """Verify the settings, within a call's deadline. Concurrent callers share one call."""
         give_up_at = give_up_at or self._give_up_at
-        ((context,),) = yield from self._enqueue(command, [self._expected.call()], give_up_at)
+        ((context,),) = yield from self._enqueue(command, [self.session.expected_settings.call()], give_up_at)
         if not self._checked_eviction:
             self._checked_eviction = True
             try:
-                memory = yield from Attempts(self, True, give_up_at).send_command(self.namespace, ["INFO", "memory"])
+                memory = yield from Attempts(self.session, give_up_at).send(Send(self.namespace, ["INFO", "memory"]))
             except CallFailed:
                 pass  # fakeredis has no INFO, and an ACL may deny it
             else:

@@ -35,7 +35,6 @@ class LeaseKeeper:
         self.lost = False
         self._executor = executor
         self._context: CallContext | None = None
-        self._epochs: dict[str, str] = {}
         self._next_heartbeat = 0.0
         self._next_touch = 0.0
         self._to_touch: list[list[int]] = []
@@ -52,8 +51,8 @@ class LeaseKeeper:
             LeaseLostError: other processes took the same name at the same time.
         """
         context = self._context = yield from self._executor.context(OPERATION)
-        self._executor.check_no_lease()
-        self.lost, self._epochs, seen = False, {}, ""
+        self._executor.recovery.check_no_lease()
+        self.lost, seen = False, ""
         for _ in range(TRIES):
             reports = yield from self._take(context, seen)
             seen = max(report.incarnation for report in reports.values())
@@ -64,7 +63,7 @@ class LeaseKeeper:
             raise LeaseLostError(OPERATION, self.name)
         now = time.monotonic()
         self._next_heartbeat, self._next_touch = now + self._interval, now + self._touch_after
-        self._executor.attach_lease(self, self.name, self.incarnation)
+        self._executor.recovery.attach_lease(self, self.name, self.incarnation)
         with contextlib.suppress(KVPollError):  # the heartbeat repeats what fails here
             for tag, report in reports.items():
                 yield from reap_lost(self._executor, context, tag, report.lost, self._next_heartbeat)
@@ -77,30 +76,25 @@ class LeaseKeeper:
         calls = [self.config.call(context, tag, "extend", self.incarnation) for tag in others]
         if calls:
             replies += yield from self._executor.send_calls(OPERATION, calls)
-        reports = dict(zip(self._tags, map(lease_commands.parse_report, replies), strict=True))
-        self._epochs = {tag: report.epoch for tag, report in reports.items()}
-        return reports
+        return dict(zip(self._tags, map(lease_commands.parse_report, replies), strict=True))
 
     # Renewal: by the heartbeat, and by recovery before it replays the rooms of a shard
 
-    def renewal(self, tag: str) -> Call:
-        """Return the call that renews the lease in a shard, or takes it again after a loss of data."""
+    def renewal(self, tag: str, epoch: str) -> Call:
+        """Return the call that renews the lease in a shard. A missing lease is lost if the shard has this epoch."""
         action: Action = "sweep" if self.lost else "renew"  # a renewal would re-create it after a data loss
-        return self.config.call(self._verified_context, tag, action, self.incarnation, self._epochs.get(tag, ""))
+        return self.config.call(self._verified_context, tag, action, self.incarnation, epoch)
 
     def observe_renewal(self, tag: str, reply: list[Any]) -> None:
         """Process the reply to ``renewal``."""
-        report = lease_commands.parse_report(reply)
-        if report.state == "held":
-            self._epochs[tag] = report.epoch
-        else:
+        if lease_commands.parse_report(reply).state != "held":
             self.lose()
 
     def lose(self) -> None:
         """Note that the lease is lost: its rooms were failed, or will be, so none is replayed."""
         if not self.lost:
             self.lost = True
-            self._executor.tracked_rooms.forget()
+            self._executor.recovery.tracked_rooms.forget()
             logger.error("%s", LeaseLostError(f"namespace {self._executor.namespace!r}", self.name))
 
     def check(self, operation: str) -> None:
@@ -142,16 +136,12 @@ class LeaseKeeper:
         seconds = self._executor.deadline
         if len(self._tags) > 1 and (self._is_failing or seconds > self.config.ttl):
             seconds = min(seconds, self.config.ttl / 3)  # an unreachable shard must not delay the renewal in the others
-        pending_calls = [PendingCall(self.renewal(tag), now + seconds) for tag in self._tags]
+        epoch_of = self._executor.recovery.epoch_of
+        pending_calls = [PendingCall(self.renewal(tag, epoch_of(tag)), now + seconds) for tag in self._tags]
         yield AwaitCalls(pending_calls)
-        previous = dict(self._epochs)
         for pending in pending_calls:
             if pending.reply is not None:
                 self.observe_renewal(pending.call.tag, pending.reply)
-        if changed := [tag for tag in self._tags if self._epochs[tag] != previous[tag]]:
-            # Data was lost without a lost connection: the rooms of these shards are replayed before the next renewal.
-            self._executor.mark_unverified(changed)
-            yield AwaitCalls([PendingCall(self.renewal(tag), now + seconds) for tag in changed])
         return pending_calls
 
     def _touch(self, now: float, until: float) -> Flow[None]:
@@ -171,7 +161,7 @@ class LeaseKeeper:
 
     def give_up(self) -> Flow[None]:
         """Give up the lease and fail its live rooms. If the server is unreachable, the lease expires by itself."""
-        self._executor.detach_lease(self)
+        self._executor.recovery.detach_lease(self)
         if self._context is None or self.lost:
             return
         try:

@@ -62,7 +62,7 @@ class LeaseBase:
         """In the child of a fork: leave the lease to the parent. The store continues without one."""
         if self._is_held:
             self._forked_from, self._is_held = os.getppid(), False
-        self._executor.detach_lease(self._keeper)
+        self._executor.recovery.detach_lease(self._keeper)
 
     def __repr__(self) -> str:
         state = "lost" if self.lost else "held" if self._is_held else "not held"

@@ -1,29 +1,31 @@
 """Detection of lost data, and the replay of this store's rooms.
 
-Another epoch means that a shard has lost its data. Another run id with the same epoch (a promoted replica, a server
-restarted with its data on disk) means that it may have lost the latest writes. In both cases the store replays its
-tracked rooms before any other call goes to that shard. The call that detects the loss does it, so a clear that is
-queued behind it takes effect after the replay.
+A shard was verified on one server, in one epoch. Another epoch means that all its data was lost. Another server with
+the same epoch (a promoted replica, a restart with data on disk) has a prefix of the history: the marks tell how much.
+In both cases the store replays its tracked rooms before any other call goes to that shard. The call that detects it
+does so, and a clear that is queued behind it takes effect after the replay.
+
+Invariant: a connection to the server on which a shard was verified needs no check, however it came about.
 """
 
 from __future__ import annotations
 
-import math
-import re
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from redis_kvpoll.engine.effects import Flow
-from redis_kvpoll.engine.retry import Attempts, CallFailed
+from redis_kvpoll.engine import tracking
+from redis_kvpoll.engine.data_loss import DataLossLog
+from redis_kvpoll.engine.effects import Flow, Send
+from redis_kvpoll.engine.marks import Mark, ShardMarks, last_present, mark_of
+from redis_kvpoll.engine.retry import Attempts
 from redis_kvpoll.engine.session import ObserverEpochs, Session
-from redis_kvpoll.engine.tracked_rooms import CLEARING, TrackedRooms
+from redis_kvpoll.engine.tracked_rooms import TrackedRooms
 from redis_kvpoll.errors import InvalidInputError
 from redis_kvpoll.protocol import keys
 from redis_kvpoll.protocol.script_call import Call, CallContext, Command
 from redis_kvpoll.protocol.script_specs import OPEN, UPDATE, WRITE
-
-_RUN_ID = re.compile(rb"^run_id:(\w+)", re.MULTILINE)
 
 
 class Renewable(Protocol):
@@ -32,8 +34,8 @@ class Renewable(Protocol):
     lost: bool
     """Whether it is known to be lost. A lost lease is not taken again, even if the server has forgotten that."""
 
-    def renewal(self, tag: str) -> Call:
-        """Return the call that renews the lease in a shard, or takes it again after a loss of data."""
+    def renewal(self, tag: str, epoch: str) -> Call:
+        """Return the call that renews the lease in a shard. A missing lease is lost if the shard has this epoch."""
 
     def observe_renewal(self, tag: str, reply: list[Any]) -> object:
         """Process the reply to ``renewal``."""
@@ -46,35 +48,36 @@ UNDER_LEASE = (UPDATE, WRITE, OPEN)
 """The scripts that a store with a lost lease must not call, even where the shard does not know of the loss."""
 
 
-class Recovery(Session):
-    """A session that tracks its store's rooms, and the epoch and run id of each shard."""
+@dataclass(slots=True)
+class _Shard:
+    """What this store knows of one shard."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        ttl_ms, terminal_ttl_ms = int(self._identity.ttl_ms), int(self._identity.terminal_ttl_ms)
-        self.tracked_rooms = TrackedRooms(ttl_ms / 1000, terminal_ttl_ms / 1000, bool(self._identity.rank))
+    epoch: bytes | None = None
+    is_verified: bool = True
+    must_renew_lease: bool = False
+    marks: ShardMarks = field(default_factory=ShardMarks)
+
+
+class Recovery:
+    """The tracked rooms of a store and its lease, and the server and epoch of each shard."""
+
+    def __init__(self, session: Session) -> None:
+        identity = session.identity
+        self.tracked_rooms = TrackedRooms(
+            int(identity.ttl_ms) / 1000, int(identity.terminal_ttl_ms) / 1000, bool(identity.rank)
+        )
         self.lease: Renewable | None = None
-        self._epochs: dict[str, bytes] = {}
-        self._run_ids: dict[str, bytes] = {}
-        """The run id of each shard's server at the last check; empty if the server does not report one."""
-        self._unverified: set[str] = set()
-        """Shards to verify before the next call, because they may have lost data."""
-        self._unrenewed: set[str] = set()
-        """Shards that have lost data and where the lease, if any, must be renewed before the replay."""
+        self.losses = DataLossLog(session.namespace)
+        self._session = session
+        self.servers: dict[str, bytes] = {}
+        """The identity of the server on which each shard was verified."""
+        self._shards: dict[str, _Shard] = {}
+        self._unverified = 0
+        """How many shards are to be verified."""
+        self._noticed = b""
+        """The identity of the server that was noticed last."""
 
-    def connection_lost(self) -> None:
-        super().connection_lost()
-        self._unverified.update(self.tracked_rooms.tags)
-        if self.lease is not None and self._context is not None:
-            self._unverified.update(keys.tags(self._context.namespace, self._context.shards))
-
-    def shard_moved(self, tag: str) -> bool:
-        """Note that another server has a shard now, maybe a lagging replica. Returns whether to verify it."""
-        if not self.tracked_rooms.in_shard(tag) and self.lease is None:
-            return False
-        self.losses += 1
-        self._unverified.add(tag)
-        return True
+    # The lease
 
     def check_no_lease(self) -> None:
         """Raise InvalidInputError if this store holds a lease."""
@@ -85,128 +88,177 @@ class Recovery(Session):
         """Put this store under a lease; raise InvalidInputError if it already holds one."""
         self.check_no_lease()
         self.lease = lease
-        self.set_owner(owner, incarnation)
+        self._session.set_owner(owner, incarnation)
 
     def detach_lease(self, lease: Renewable) -> None:
         """Take this store from under a lease. Does nothing if it is not under this one."""
         if self.lease is lease:
             self.lease = None
-            self.set_owner("", "")
+            self._session.set_owner("", "")
 
-    def mark_unverified(self, tags: Iterable[str]) -> None:
-        """Verify these shards before their next call, because they may have lost data."""
-        self._unverified.update(tags)
-
-    def needs_check(self, tag: str) -> bool:
-        """Whether a shard must be verified before a call is sent to it."""
-        return tag in self._unverified or (
-            tag in self.tracked_rooms.awaiting_shards and self.tracked_rooms.awaiting_shards[tag] <= time.monotonic()
-        )
+    # A call: whether the shard is current, the server to send it to, and its reply
 
     def build_calls(self, command: Command[Any, Any], context: CallContext) -> list[Call]:
         """Return a command's calls. Rooms that they clear are no longer replayed."""
         if self.lease is not None and command.spec in UNDER_LEASE:
             self.lease.check(command.operation)
         calls = command.calls(context)
-        if self.tracked_rooms and command.spec in CLEARING:
+        if self.tracked_rooms and command.spec in tracking.CLEARING:
             for call in calls:
                 self.tracked_rooms.mark_clearing(call)
         return calls
 
-    def detects_data_loss(self, call: Call, reply: list[Any]) -> bool:
-        """Whether a reply shows that the shard has lost data, so that the call must be sent again after the replay."""
-        spec, tag = call.spec, call.tag
-        if not spec.epoch:
+    def needs_check(self, calls: Sequence[Call]) -> bool:
+        """Whether the shard of one of these calls must be verified, or has rooms to replay, before it is sent."""
+        if not self._unverified and not self.tracked_rooms.awaiting_shards:
             return False
-        epoch, known = reply[1 if spec.feed else 0], self._epochs.get(tag)
-        if epoch == known:
-            return False
-        if known is None:
-            if tag in self._unverified and self.lease is not None and spec.repeatable:
-                return True  # a retry may have reached a server that does not know the lease
-            if epoch is not None:
-                self._epochs[tag] = epoch
-                self._unverified.add(tag)  # to learn its run id
-            return False
-        self._unverified.add(tag)
-        return spec.repeatable
+        return any(self._needs_check(call.tag) for call in calls)
 
-    def process_reply(self, call: Call, epochs: ObserverEpochs, reply: list[Any]) -> list[Any]:
-        reply = super().process_reply(call, epochs, reply)
-        if self.tracked_rooms or call.spec.epoch:
-            self.tracked_rooms.observe(call, reply, time.monotonic())
+    def epoch_of(self, tag: str) -> str:
+        """Return the epoch of a shard; empty if unknown."""
+        shard = self._shards.get(tag)
+        return (shard.epoch or b"").decode() if shard is not None else ""
+
+    def complete(self, call: Call, server: bytes | None, epochs: ObserverEpochs, reply: list[Any]) -> list[Any] | None:
+        """Return the part of a reply that belongs to its rooms, after passing it to the observers.
+
+        Returns None if the shard has lost its data: the call must be sent again once that was replayed.
+        """
+        spec, tag, mark = call.spec, call.tag, None
+        shard = self._shards.get(tag)
+        if shard is None:
+            shard = self._shards.setdefault(tag, _Shard())
+        if server is not None:
+            self.servers[tag] = server
+        feed_id = reply.pop(0) if spec.feed else None
+        if feed_id is not None and b"/" in feed_id:  # nothing was appended: the feed's end
+            mark, feed_id = Mark.parse(feed_id), None
+        if spec.epoch:
+            epoch = reply.pop(0)
+            if shard.epoch is None:
+                shard.epoch = epoch
+            elif epoch != shard.epoch:
+                self._unverify(shard)
+                # A renewal that found the lease lost is final: the script may say so once only.
+                if spec.repeatable and not (spec.tail and reply[3] == b"lost"):
+                    return None
+        if feed_id is not None and epochs and spec.statuses_after:
+            for observer, observed in epochs:
+                observer.observe_write(observed, call, feed_id, reply)
+        if self.tracked_rooms or spec.epoch:
+            if spec.tail:
+                if tail := Mark.of_entry(*(reply.pop(0) for _ in range(3))):
+                    shard.marks.tails.append(tail)
+                    self.tracked_rooms.mark_all(tag, tail)
+            elif feed_id is not None:
+                mark = mark_of(call, feed_id, reply)
+            if mark is not None:
+                shard.marks.last_write = mark
+            tracking.observe(self.tracked_rooms, call, reply, mark, time.monotonic())
         return reply
 
-    def prepare(self, tag: str, attempts: Attempts) -> Flow[None]:
-        """Do what must precede a call to a shard: verify the settings, and the shard if needed."""
-        if not self.settings_verified:
-            yield from self.verify_settings(attempts)
-        if self.needs_check(tag):
-            yield from self.verify_shard(tag, attempts)
-        while tag in self._unverified:  # data was lost, or lost again during the replay
-            if not self.settings_verified:
-                yield from self.verify_settings(attempts)
-            yield from self.verify_shard(tag, attempts)
+    def server_changed(self, tag: str, server: bytes) -> None:
+        """Note that a shard is on another server now, maybe a lagging replica: it must be verified."""
+        if self._holds(tag):
+            self._unverify(self._shards[tag])
+        else:
+            self.servers[tag] = server
+        if server != self._noticed:  # once for all shards of a server
+            self._noticed = server
+            self._session.server_changed()
 
-    def verify_shard(self, tag: str, attempts: Attempts) -> Flow[None]:
-        """Check the epoch and run id of a shard, and replay the tracked rooms if data may be lost.
+    def _needs_check(self, tag: str) -> bool:
+        shard, awaiting = self._shards.get(tag), self.tracked_rooms.awaiting_shards
+        if shard is not None and not shard.is_verified:
+            return True
+        return tag in awaiting and awaiting[tag] <= time.monotonic()
+
+    def _holds(self, tag: str) -> bool:
+        return self.lease is not None or bool(self.tracked_rooms.in_shard(tag))
+
+    def _unverify(self, shard: _Shard) -> None:
+        shard.is_verified = False
+        self._unverified = sum(not other.is_verified for other in list(self._shards.values()))
+
+    # Verification
+
+    def make_current(self, tag: str, attempts: Attempts) -> Flow[None]:
+        """Do what must precede a call to a shard: verify the settings, and the shard if needed.
 
         A deadline or an interrupt may stop this at any effect; the next call continues it.
+
+        Raises:
+            ServerChanged: another server has taken over meanwhile; to be repeated.
         """
-        losses = self.losses
-        if tag in self._unverified:
-            epoch = yield from attempts.send_command(tag, ["HGET", keys.epoch(tag), "epoch"])
-            run_id = yield from self._run_id_of(tag, attempts)
-            if epoch != self._epochs.get(tag, epoch):
-                self._settings_valid_until = 0.0  # lost as well, and nothing is replayed under other settings
-                self._mark_lost(tag)
-            elif run_id != self._run_ids.get(tag, run_id):
-                self._mark_lost(tag)
-            self._run_ids[tag] = run_id
-            if epoch is not None:
-                self._epochs[tag] = epoch
-            else:
-                self._epochs.pop(tag, None)  # the first write creates it
-        if self.settings_verified and (yield from self._replay(tag, attempts)) and self.losses == losses:
-            self._unverified.discard(tag)
+        while True:
+            session = self._session
+            if not session.is_verified:
+                call = session.expected_settings.call()
+                session.adopt_settings((yield from attempts.send_script(call, None)))
+            if not self._needs_check(tag):
+                return
+            shard = self._shards[tag]
+            if not shard.is_verified:
+                yield from self._verify(tag, shard, attempts)
+            if session.is_verified and (yield from self._replay(tag, shard, attempts)):
+                shard.is_verified = True
+                self._unverified = sum(not other.is_verified for other in list(self._shards.values()))
+                if not self._unverified:
+                    self.losses.ended()
 
-    def _mark_lost(self, tag: str) -> None:
-        self._unrenewed.add(tag)
-        self.tracked_rooms.mark_lost(tag, time.monotonic())
+    def _verify(self, tag: str, shard: _Shard, attempts: Attempts) -> Flow[None]:
+        """Find out what a shard may have lost, in one round trip."""
+        marks, feed = shard.marks.all(), keys.feed(tag)
+        entries = [["XRANGE", feed, mark.feed_id.decode(), mark.feed_id.decode()] for mark in marks]
+        oldest = ["XRANGE", feed, "-", "+", "COUNT", "1"]
+        send = Send(tag, ["HGET", keys.epoch(tag), "epoch"], then=[oldest, *entries])
+        epoch, first, *found = yield from attempts.send(send)
+        before, server = self.servers.get(tag), send.server
+        now, has_feed = time.monotonic(), self._context.feed_length != "0"
+        if shard.epoch not in (None, epoch):
+            self._session.server_changed()  # the settings were lost, too, and nothing is replayed under other ones
+            self._lost("epoch", self.tracked_rooms.data_lost(tag, now))
+            shard.marks.keep_until(None)
+            shard.must_renew_lease = True
+        elif server != before and has_feed:
+            kept = last_present(marks, found, first[0][0] if first else None)
+            rooms = self.tracked_rooms.server_changed(tag, kept, now)
+            if marks and kept != marks[-1]:
+                self._lost("server", rooms)
+            shard.marks.keep_until(kept)
+            shard.must_renew_lease = True
+        elif server != before:
+            self._lost("server", self.tracked_rooms.data_lost(tag, now))
+            shard.must_renew_lease = True
+        shard.epoch = epoch  # None until the first write creates one
+        if server is not None:
+            self.servers[tag] = server
 
-    def _replay(self, tag: str, attempts: Attempts) -> Flow[bool]:
-        """Renew the lease and replay the rooms that are due. Returns False if the shard changed during it."""
-        context = self._context
-        assert context is not None  # noqa: S101 - set by the first call, before any room is tracked
-        losses = self.losses
-        if self.lease is not None and not self.lease.lost and tag in self._unrenewed:
-            reply = yield from attempts.send_script(self.lease.renewal(tag), auxiliary=True)
-            self.lease.observe_renewal(tag, reply)
-            if self.losses != losses or not self._has_same_epoch(tag, reply[0]):
+    def _lost(self, what: str, rooms: int) -> None:
+        """Note that a shard has lost data: most likely the others have, too, and it is one loss."""
+        self.losses.noticed(what, rooms)
+        for tag, shard in list(self._shards.items()):
+            if shard.is_verified and self._holds(tag):
+                self._unverify(shard)
+
+    def _replay(self, tag: str, shard: _Shard, attempts: Attempts) -> Flow[bool]:
+        """Renew the lease and replay the rooms that are due. Returns False if data was lost again during it."""
+        if self.lease is not None and not self.lease.lost and shard.must_renew_lease:
+            call = self.lease.renewal(tag, "")
+            reply = yield from attempts.send_script(call, self.servers.get(tag))
+            if (report := self.complete(call, None, (), reply)) is None:
                 return False
-        self._unrenewed.discard(tag)
-        for call in self.tracked_rooms.replays(tag, context, time.monotonic()):
-            epochs = self.observer_epochs()
-            reply = yield from attempts.send_script(call, auxiliary=True)
-            if self.losses != losses or not self._has_same_epoch(tag, reply[1]):
-                return False  # data may have been lost again, and the lease with it; prepare repeats this
-            self.process_reply(call, epochs, reply)
+            self.lease.observe_renewal(tag, report)
+        shard.must_renew_lease = False
+        for call in self.tracked_rooms.replays(tag, self._context, time.monotonic()):
+            epochs = self._session.observer_epochs()
+            reply = yield from attempts.send_script(call, self.servers.get(tag))
+            if (outcomes := self.complete(call, None, epochs, reply)) is None:
+                return False
+            self.losses.restored(sum(outcome in tracking.WRITTEN for outcome in outcomes[::3]))
         return True
 
-    def _has_same_epoch(self, tag: str, epoch: bytes) -> bool:
-        """Whether a shard still has the known epoch; if not, it must be verified again."""
-        if self._epochs.setdefault(tag, epoch) == epoch:
-            return True
-        self._unverified.add(tag)
-        return False
-
-    def _run_id_of(self, tag: str, attempts: Attempts) -> Flow[bytes]:
-        """Return the run id of a shard's server; empty if it does not report one."""
-        try:
-            info = yield from attempts.send_command(tag, ["INFO", "server"])
-        except CallFailed as failure:
-            if failure.until != math.inf:
-                raise  # only time ran out
-            return b""  # fakeredis has no INFO, and an ACL may deny it
-        found = _RUN_ID.search(info)
-        return found[1] if found else b""
+    @property
+    def _context(self) -> CallContext:
+        assert self._session.context is not None  # noqa: S101 - set by the first call, before any room is tracked
+        return self._session.context

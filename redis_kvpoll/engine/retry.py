@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import math
 import time
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any
 
 from redis.backoff import EqualJitterBackoff
 from redis.exceptions import AskError, MovedError, NoScriptError, RedisError
 
 from redis_kvpoll.engine import classify
-from redis_kvpoll.engine.classify import Failure, NotSent
+from redis_kvpoll.engine.classify import Failure, NotSent, ServerChanged
 from redis_kvpoll.engine.effects import Flow, FollowRedirect, Send, Sleep
+from redis_kvpoll.engine.session import Session
 from redis_kvpoll.errors import KVPollError, OutcomeUnknownError, ServerRefusedError, StoreUnavailableError, printable
 from redis_kvpoll.protocol.script_call import Call
 from redis_kvpoll.protocol.scripts import Script
@@ -27,18 +29,6 @@ _BACKOFF = EqualJitterBackoff(cap=0.25, base=0.01)
 _FREE_REDIRECTS = 4
 
 MAY_HAVE_RUN = "it may have been executed or not; read the room before you repeat the call"
-
-
-class CallHost(Protocol):
-    """The store of an attempt, as far as this module needs it. Recovery implements it."""
-
-    deadline: float
-    losses: int
-    slot_map_version: int
-
-    def server_may_have_changed(self) -> None: ...
-    def shard_moved(self, tag: str) -> bool: ...
-    def prepare(self, tag: str, attempts: Attempts) -> Flow[None]: ...
 
 
 class CallFailed(Exception):  # noqa: N818 - internal signal of Attempts to the executor
@@ -60,70 +50,70 @@ class CallFailed(Exception):  # noqa: N818 - internal signal of Attempts to the 
 
 
 class Attempts:
-    """The attempts of one script call or command, within one deadline."""
+    """The attempts of one call within one deadline, with those of the commands that must precede it."""
 
-    def __init__(self, host: CallHost, repeatable: bool, give_up_at: float) -> None:
-        self._host = host
-        self._repeatable = repeatable
+    def __init__(self, session: Session, give_up_at: float) -> None:
+        self._session = session
         self._tries = 0
         self._give_up_at = give_up_at
-        self.losses = host.losses
-        """The store's count of lost connections at the last send."""
 
-    def send_script(self, call: Call, auxiliary: bool = False, first_error: Exception | None = None) -> Flow[Any]:
-        """Send a script call by its digest, or with its source if the server does not have the script.
+    def send_script(self, call: Call, server: bytes | None, error: Exception | None = None) -> Flow[Any]:
+        """Send a script call that may be repeated. ``server`` as in ``Send``, ``error`` as in ``send``."""
+        return self.send(Send(call.tag, call.words(), server=server), True, call.spec.script, error)
 
-        ``first_error`` is the error of a first attempt that was made without this object.
-        """
-        return self.send_until_reply(call.tag, call.words(), auxiliary, call.spec.script, first_error)
-
-    def send_command(self, tag: str, words: list[str]) -> Flow[Any]:
-        """Send a read-only command."""
-        return self.send_until_reply(tag, words, auxiliary=True)
-
-    def send_until_reply(
+    def send(
         self,
-        tag: str,
-        words: list[str],
-        auxiliary: bool,
+        send: Send,
+        repeatable: bool = True,
         script: Script | None = None,
-        first_error: Exception | None = None,
+        error: Exception | None = None,
+        words_again: Callable[[], list[str] | None] | None = None,
     ) -> Flow[Any]:
-        """Send until there is a reply, a permanent error, or no time left.
+        """Send until there is a reply. A script that the server does not have is sent with its source.
 
-        ``auxiliary`` marks a command that prepares a call: it may always be repeated, and needs no preparation itself.
+        ``error`` is that of a first attempt that was made without this object. ``words_again`` returns the words of a
+        further attempt, or None if nobody waits for the reply any more.
+
+        Raises:
+            ServerChanged: the connection leads to another server than ``send.server``; nothing was executed.
+            CallFailed: a permanent error, or no time is left.
         """
-        repeatable = auxiliary or self._repeatable
-        asking = None
+        server = send.server
         while True:
-            if first_error is None:
-                self.losses = self._host.losses
+            if error is None:
+                send.server, send.timeout = server, self._timeout()
                 try:
-                    return (yield Send(tag, words, self._timeout(), not repeatable, asking))
+                    return (yield send)
                 except (NotSent, RedisError, OSError) as caught:
-                    first_error = caught
+                    error = caught
             # Outside the except block, so that the next attempt's error does not get this one as its context.
-            error, first_error, asking = first_error, None, None
-            if isinstance(error, NoScriptError) and script:
+            failed, error, send.asking = error, None, None
+            if isinstance(failed, ServerChanged):
+                raise failed
+            if isinstance(failed, NoScriptError) and script and send.words[0] != "EVAL":
                 # EVAL takes the same route, so it loads the script on the one node that lacks it.
-                words[:2] = "EVAL", script.source
-                script = None
-            elif isinstance(error, AskError):
-                asking = yield from self._follow_redirect(error)
-                if asking is None and self._host.shard_moved(tag) and not auxiliary:
-                    yield from self._host.prepare(tag, self)
+                send.words = ["EVAL", script.source, *send.words[2:]]
+            elif isinstance(failed, AskError):
+                send.asking = yield from self._follow_redirect(failed)
             else:
-                yield from self._back_off_or_raise(error, repeatable)
-                if not auxiliary:
-                    yield from self._host.prepare(tag, self)
+                yield from self._back_off_or_raise(failed, repeatable)
+                if words_again is not None:
+                    if (words := words_again()) is None:
+                        raise CallFailed(StoreUnavailableError, "nobody waits for the reply any more")
+                    send.words = words
+
+    def server_changed(self, error: ServerChanged) -> Flow[None]:
+        """Pause before the next attempt if the server has changed several times."""
+        self._session.slot_map_version += 1
+        yield from self._pause_if_repeated(error)
 
     def _back_off_or_raise(self, error: Exception, repeatable: bool) -> Flow[None]:
         """Wait before the next attempt, or raise CallFailed."""
         failure, cause = classify.classify(error), classify.root_cause(error)
         if failure is Failure.REJECTED:
             raise CallFailed(ServerRefusedError, classify.describe_rejection(cause)) from cause
-        if classify.server_may_have_changed(error):
-            self._host.server_may_have_changed()
+        if classify.ends_connection(error):
+            self._session.slot_map_version += 1
         if failure is Failure.UNKNOWN and not repeatable:
             what = f"sent, but the reply was lost ({cause}): {MAY_HAVE_RUN}"
             raise CallFailed(OutcomeUnknownError, what) from cause
@@ -131,14 +121,17 @@ class Attempts:
 
     def _follow_redirect(self, error: AskError) -> Flow[tuple[str, int] | None]:
         """Follow a cluster's redirect; pause after _FREE_REDIRECTS. Returns the node of an ASK, None for MOVED."""
-        self._host.slot_map_version += 1
+        self._session.slot_map_version += 1
         if not (yield FollowRedirect(error)):
             raise CallFailed(ServerRefusedError, classify.describe_rejection(error)) from error
+        yield from self._pause_if_repeated(error)
+        return None if isinstance(error, MovedError) else (error.host, error.port)
+
+    def _pause_if_repeated(self, error: Exception) -> Flow[None]:
         if self._tries < _FREE_REDIRECTS:
             self._tries += 1
         else:
             yield from self._back_off(error)
-        return None if isinstance(error, MovedError) else (error.host, error.port)
 
     def _back_off(self, cause: BaseException) -> Flow[None]:
         self._tries += 1
@@ -149,16 +142,13 @@ class Attempts:
             last = str(cause).rstrip(".")
             raise CallFailed(
                 StoreUnavailableError,
-                f"no answer within {self._host.deadline:g} s ({tries}; last: {last}): "
+                f"no answer within {self._session.deadline:g} s ({tries}; last: {last}): "
                 "check that the server is up and reachable; the call is safe to retry",
                 until,
             ) from cause
         yield Sleep(seconds)
 
     def _timeout(self) -> float | None:
-        """Return the timeout of the next attempt; None, the connection's own, early in the deadline.
-
-        A different timeout needs a separate connection, so the usual case avoids it.
-        """
+        """Return the timeout of the next attempt; None, the connection's own, early in the deadline."""
         left = self._give_up_at - time.monotonic()
-        return None if left > 0.9 * self._host.deadline else max(0.001, left)
+        return None if left > 0.9 * self._session.deadline else max(0.001, left)

@@ -1,6 +1,6 @@
 """A store's session: its identity, the settings of its namespace, and the observers of its replies.
 
-A call is sent only if the settings were verified since the last lost connection, and within RENEW_SECONDS.
+A call is sent only if the settings were verified since the server changed, and within RENEW_SECONDS.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Protocol, TypeAlias, TypedDict
 
-from redis_kvpoll.engine.effects import Flow
-from redis_kvpoll.engine.retry import Attempts
+from redis_kvpoll import validation
 from redis_kvpoll.errors import StoreClosedError
 from redis_kvpoll.protocol.script_call import Call, CallContext, Identity
 from redis_kvpoll.protocol.settings import RENEW_SECONDS, ExpectedSettings
@@ -48,15 +47,15 @@ class WriteObserver(Protocol):
     def observe_write(self, mark: Any, call: Call, feed_id: bytes, reply: Sequence[Any]) -> None:
         """Apply a reply, as of ``feed_id``, before the caller gets it. ``mark`` was taken when the call was sent."""
 
-    def connection_lost(self) -> None:
-        """A connection was lost, and the server may be another one."""
+    def server_changed(self) -> None:
+        """The store has found another server, or a server without its data."""
 
 
 ObserverEpochs: TypeAlias = Sequence[tuple[WriteObserver, Any]]
 
 
 class Session:
-    """The state of one store between its calls.
+    """The state of one store that is not a shard's.
 
     ``ttl``, ``terminal_ttl`` and ``deadline`` are checked, in seconds.
     """
@@ -70,24 +69,80 @@ class Session:
         ranks: tuple[str, str] = ("", ""),
     ) -> None:
         self.deadline = deadline
-        self._expected = expected_settings
-        self._identity = Identity(
+        self.expected_settings = expected_settings
+        """The settings that this store requires, including those that it has adopted."""
+        self.identity = Identity(
             str(round(ttl * 1000)), str(round(terminal_ttl * 1000)), *ranks, nonce=secrets.token_hex(4)
         )
-        self._context: CallContext | None = None
-        self._settings_valid_until = 0.0
-        self.losses = 0
-        """The number of connections that were lost or abandoned."""
+        self.context: CallContext | None = None
+        """None before the first call. What it says of the namespace never changes."""
+        self._valid_until = 0.0
         self.slot_map_version = 0
         """Incremented when a cluster's slot map may have changed."""
-        self._checked_eviction = False
         self.closed = False
         self.observers: tuple[WriteObserver, ...] = ()
 
+    @classmethod
+    def checked(
+        cls, namespace: Any, times: tuple[Any, Any, Any], settings: tuple[Any, Any, Any, Any], ranks: tuple[Any, Any]
+    ) -> Session:
+        """Return a session from unchecked arguments, or raise InvalidInputError.
+
+        ``times`` are ttl, terminal_ttl and deadline; ``settings`` policy, shards, mode and feed_length; ``ranks`` rank
+        and world_size.
+        """
+        expected = ExpectedSettings.checked(namespace, *settings)
+        ttl, terminal_ttl, deadline = times
+        return cls(
+            expected,
+            ttl=validation.seconds(ttl, "ttl"),
+            terminal_ttl=validation.seconds(terminal_ttl, "terminal_ttl"),
+            deadline=validation.seconds(deadline, "deadline"),
+            ranks=validation.ranks(*ranks),
+        )
+
     @property
-    def expected_settings(self) -> ExpectedSettings:
-        """The settings that this store requires, including those that it has adopted."""
-        return self._expected
+    def namespace(self) -> str:
+        return self.expected_settings.namespace
+
+    def check_open(self, operation: str) -> None:
+        """Raise StoreClosedError if the store was closed."""
+        if self.closed:
+            raise StoreClosedError(f"{operation}: this store was closed; make another")
+
+    # Settings and identity
+
+    @property
+    def is_verified(self) -> bool:
+        """Whether the settings were verified within RENEW_SECONDS, and the server has not changed since."""
+        return time.monotonic() < self._valid_until
+
+    @property
+    def verified_context(self) -> CallContext | None:
+        """The context; None before the first call, and when the settings must be verified again."""
+        return self.context if self.is_verified else None
+
+    def adopt_settings(self, reply: list[Any]) -> CallContext:
+        """Adopt the settings in a reply, or raise NamespaceMismatchError. Returns the new context."""
+        settings = self.expected_settings.read(reply)
+        self.expected_settings = self.expected_settings.adopt(settings)
+        self.context = self.expected_settings.context(settings, self.identity)
+        self._valid_until = time.monotonic() + RENEW_SECONDS
+        return self.context
+
+    def set_owner(self, owner: str, incarnation: str) -> None:
+        """Set the lease that owns the rooms which this store creates from now on; none if both are empty."""
+        self.identity = replace(self.identity, owner=owner, incarnation=incarnation)
+        if self.context is not None:
+            self.context = replace(self.context, owner=owner, incarnation=incarnation, words={})
+
+    def server_changed(self) -> None:
+        """Note another server, or one without its data: the next call verifies the settings first."""
+        self._valid_until = 0.0
+        for observer in self.observers:
+            observer.server_changed()
+
+    # Observers
 
     def add_observer(self, observer: WriteObserver) -> None:
         """Pass the replies of calls that start from now on to an observer."""
@@ -96,67 +151,6 @@ class Session:
     def remove_observer(self, observer: WriteObserver) -> None:
         self.observers = tuple(other for other in self.observers if other is not observer)
 
-    @property
-    def namespace(self) -> str:
-        return self._expected.namespace
-
-    def check_open(self, operation: str) -> None:
-        """Raise StoreClosedError if the store was closed."""
-        if self.closed:
-            raise StoreClosedError(f"{operation}: this store was closed; make another")
-
-    @property
-    def settings_verified(self) -> bool:
-        """Whether the settings were verified on the current connection within RENEW_SECONDS."""
-        return time.monotonic() < self._settings_valid_until
-
-    def server_may_have_changed(self) -> None:
-        """Note that a connection was lost and the server may be another one; notify the observers."""
-        self.connection_lost()
-        for observer in self.observers:
-            observer.connection_lost()
-
-    def connection_lost(self) -> None:
-        """Note that a connection was lost or abandoned: the next call verifies the settings first."""
-        self.losses += 1
-        self.slot_map_version += 1
-        self._settings_valid_until = 0.0
-
-    def verify_settings(self, attempts: Attempts) -> Flow[CallContext]:
-        """Verify the namespace's settings and renew their TTL."""
-        return self.adopt_settings((yield from attempts.send_script(self._expected.call(), auxiliary=True)), attempts)
-
-    def adopt_settings(self, reply: list[Any], attempts: Attempts) -> CallContext:
-        """Adopt the settings in a reply, or raise NamespaceMismatchError. Returns the new context."""
-        settings = self._expected.read(reply)
-        self._expected = self._expected.adopt(settings)
-        self._context = self._expected.context(settings, self._identity)
-        if attempts.losses == self.losses:
-            self._settings_valid_until = time.monotonic() + RENEW_SECONDS
-        return self._context
-
-    def set_owner(self, owner: str, incarnation: str) -> None:
-        """Set the lease that owns the rooms which this store creates from now on; none if both are empty."""
-        self._identity = replace(self._identity, owner=owner, incarnation=incarnation)
-        if self._context is not None:
-            self._context = replace(self._context, owner=owner, incarnation=incarnation, words={})
-
-    @property
-    def _verified_context(self) -> CallContext | None:
-        """The context; None before the first call, and when the settings must be verified again."""
-        return self._context if self.settings_verified else None
-
     def observer_epochs(self) -> ObserverEpochs:
         """Return each observer with its mark, for a call that is sent now."""
         return [(observer, observer.sync_epochs()) for observer in self.observers] if self.observers else ()
-
-    def process_reply(self, call: Call, epochs: ObserverEpochs, reply: list[Any]) -> list[Any]:
-        """Return the part of a reply that belongs to its rooms, after passing it to the observers."""
-        spec = call.spec
-        feed_id = reply.pop(0) if spec.feed else None
-        if spec.epoch:
-            reply.pop(0)
-        if epochs and feed_id is not None and spec.statuses_after:
-            for observer, mark in epochs:
-                observer.observe_write(mark, call, feed_id, reply)
-        return reply

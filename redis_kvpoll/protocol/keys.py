@@ -10,6 +10,7 @@ single server has them too, so no key changes its name when a deployment moves t
     kvpoll:{prod}:epoch             the shard's epoch, another after a loss of data, and its last generation
     kvpoll:{prod}:leases            the leases by owner, and the lost incarnations
     kvpoll:{prod}:owned             the rooms that were created under a lease, by incarnation
+    kvpoll:{prod}:cleared           rooms that were cleared after a replay had created them, with their generations
     kvpoll:{prod/3}:room:42         the same with shards > 1
 """
 
@@ -75,6 +76,11 @@ def leases(tag: str) -> str:
 def owned(tag: str) -> str:
     """The owned rooms of one shard, by the incarnation of their owner."""
     return f"kvpoll:{{{tag}}}:owned"
+
+
+def cleared(tag: str) -> str:
+    """The rooms of one shard that were cleared after a replay had created them, with their generations."""
+    return f"kvpoll:{{{tag}}}:cleared"
 
 
 def rooms(tag: str, rooms: list[int]) -> list[str]:

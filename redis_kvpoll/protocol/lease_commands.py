@@ -17,7 +17,7 @@ from redis_kvpoll.protocol import keys, replies, script_specs
 from redis_kvpoll.protocol.script_call import MAX_BATCH, Call, CallContext, Command, ScriptSpec
 from redis_kvpoll.protocol.scripts import load
 
-LEASE = ScriptSpec(load("lease"), keys=(), reply=())
+LEASE = ScriptSpec(load("lease"), keys=(), reply=(), epoch=True, tail=True)
 
 Action = Literal["take", "extend", "renew", "leave", "drop", "sweep"]
 
@@ -66,14 +66,13 @@ def sweep(context: CallContext, tag: str) -> Call:
 
 
 def _call(context: CallContext, tag: str, action: Action, *words: str) -> Call:
-    first_keys = [keys.epoch(tag), keys.leases(tag), keys.owned(tag)]
+    first_keys = [keys.epoch(tag), keys.leases(tag), keys.owned(tag), keys.feed(tag)]
     return Call(LEASE, tag, first_keys, [context.epoch_ttl_ms, context.nonce, action, *words])
 
 
 class LeaseReport(NamedTuple):
     """The reply of one shard to an action on a lease."""
 
-    epoch: str
     state: str
     """The state of the lease in the call: held, lost or none."""
     incarnation: str
@@ -84,11 +83,10 @@ class LeaseReport(NamedTuple):
 
 
 def parse_report(reply: list[Any]) -> LeaseReport:
-    """Return the report in a reply to a call of LEASE."""
-    epoch, state, incarnation, *found = [word.decode("utf-8", "replace") for word in reply]
+    """Return the report in a reply to a call of LEASE, without its epoch and the end of the feed."""
+    state, incarnation, *found = [word.decode("utf-8", "replace") for word in reply]
     findings = list(zip(found[::3], found[1::3], found[2::3], strict=True))
     return LeaseReport(
-        epoch,
         state,
         incarnation,
         tuple(owner for kind, owner, _ in findings if kind == "suspected"),

@@ -79,11 +79,11 @@ class OpenedRoom(NamedTuple):
 
 
 def openings(operation: str, rooms: list[int], reply: list[Any]) -> list[OpenedRoom]:
-    _check_refusals(operation, rooms, reply, 6)
-    found = statuses(operation, rooms, reply[1::6])
+    _check_refusals(operation, rooms, reply, 7)
+    found = statuses(operation, rooms, reply[1::7])
     return [
         OpenedRoom(Outcome(code), status, _count(generation), _text(request))
-        for code, status, generation, request in zip(reply[::6], found, reply[2::6], reply[5::6], strict=True)
+        for code, status, generation, request in zip(reply[::7], found, reply[2::7], reply[5::7], strict=True)
     ]
 
 
@@ -150,7 +150,8 @@ def _entry(operation: str, room: int, ttl_ms: int, length: Any, pairs: Any) -> E
     status = statuses(operation, [room], [fields.get(b"status", b"")])[0]
     assert status is not None  # noqa: S101 - statuses() has raised for a missing status
     try:
-        opened_at, updated_at = int(fields[b"opened_ms"]) / 1000, int(fields[b"updated_ms"]) / 1000
+        opened_ms = fields[b"opened"].partition(b"-")[0] if b"opened" in fields else fields[b"opened_ms"]
+        opened_at, updated_at = int(opened_ms) / 1000, int(fields[b"updated_ms"]) / 1000
     except (KeyError, OverflowError, ValueError):
         raise CorruptEntryError(room, operation, f"the fields {_text(b', '.join(sorted(fields)))}") from None
     return Entry(

@@ -97,6 +97,8 @@ class ScriptSpec:
     epoch: bool = False
     """Whether the reply contains the shard's epoch, after the feed id if there is one. A script may use the epoch key
     without returning the epoch."""
+    tail: bool = False
+    """Whether the feed id, room and status of the feed's last entry follow the epoch in the reply."""
     repeatable: bool = True
     """Whether the call may be sent again after a lost reply. False for destructive calls."""
     statuses_after: Callable[[list[Any]], list[Any]] | None = None
@@ -252,4 +254,5 @@ _FIRST_KEYS: dict[str, Callable[[str], str]] = {
     "epoch": keys.epoch,
     "leases": keys.leases,
     "owned": keys.owned,
+    "cleared": keys.cleared,
 }

@@ -55,21 +55,21 @@ OPEN = ScriptSpec(
     keys=("room", "prefix"),
     once=_CALLER,
     item=("request", "status", "seen"),
-    reply=("outcome", "status", "generation", "age_ms", "of_owner", "of_request"),
+    reply=("outcome", "status", "generation", "age_ms", "of_owner", "of_request", "opened"),
     codes=(Outcome.CREATED, Outcome.UNCHANGED, Outcome.FAILED, Refusal.BUSY, Refusal.LEASE, Refusal.WORLD_SIZE),
     epoch=True,
-    statuses_after=_reported_statuses(6),
+    statuses_after=_reported_statuses(7),
 )
 REPLAY = ScriptSpec(
     load("replay"),
-    first=_ROOM_KEYS,
+    first=(*_ROOM_KEYS, "cleared"),
     keys=("room", "prefix"),
     once=_CALLER,
-    item=("generation", "request", "status", "reason", "length", "role"),
-    reply=("outcome", "status"),
+    item=("generation", "request", "status", "reason", "length", "role", "loss", "opened", "written"),
+    reply=("outcome", "status", "opened"),
     codes=(*_MERGED, Outcome.STALE, Refusal.LEASE, Refusal.WORLD_SIZE),
     epoch=True,
-    statuses_after=_reported_statuses(2),
+    statuses_after=_reported_statuses(3),
 )
 ATTACH = ScriptSpec(
     load("attach"),
@@ -104,7 +104,7 @@ RECORD_FAILURE = ScriptSpec(
 )
 CLEAR = ScriptSpec(
     load("clear"),
-    first=("feed", "epoch", "owned"),
+    first=("feed", "epoch", "owned", "cleared"),
     keys=("room", "prefix"),
     once=("feed_length", "rank", "world_size"),
     item=("generation",),

@@ -18,7 +18,7 @@ from redis_kvpoll.validation import Mode, Policy
 
 SETTINGS = ScriptSpec(load("settings"), keys=(), reply=())
 NAMES = ("schema", "policy", "shards", "mode", "feed_length")
-SCHEMA = "2"
+SCHEMA = "3"
 """Incremented when keys or fields change so that older versions would misread them."""
 
 _KNOWN = {

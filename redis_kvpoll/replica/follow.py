@@ -32,7 +32,7 @@ from redis_kvpoll.protocol import keys
 from redis_kvpoll.protocol.scan import Scan
 from redis_kvpoll.protocol.script_call import MAX_BATCH, Call
 from redis_kvpoll.protocol.settings import RENEW_SECONDS, ExpectedSettings
-from redis_kvpoll.replica.replica import Replica
+from redis_kvpoll.replica.replica import STALE_AFTER, Replica
 from redis_kvpoll.replica.shard import text_of
 
 logger = logging.getLogger("redis_kvpoll.mirror")
@@ -95,7 +95,7 @@ class Follower:
         self._block = str(max(1, int(min(HEARTBEAT, limit / 3) * 1000)))
         self._failures_in_a_row = 0
         self._warned = False
-        self._connection_losses = 0
+        self._server_changes = 0
         self._checked_at = 0.0
         self._answered_at = time.monotonic()
 
@@ -104,7 +104,7 @@ class Follower:
 
         It needs a new connection and its own transport, whose slot map it updates.
         """
-        self._connection_losses = self._replica.connection_losses
+        self._server_changes = self._replica.server_changes
         is_over = False
         try:
             yield from self._check_settings()
@@ -156,7 +156,7 @@ class Follower:
         while not (yield from self._read(block=False)):
             pass
         for tag in self.tags:
-            self._replica.mark_synced(tag, self._connection_losses)
+            self._replica.mark_synced(tag, self._server_changes)
         self._notify()
         self._succeeded()
 
@@ -173,6 +173,10 @@ class Follower:
         while not self._may_end():
             asked_at = time.monotonic()
             yield from self._read(block=not more_due)
+            if time.monotonic() - asked_at > STALE_AFTER:
+                # The server stood still, or this process. Another server may have taken over in the meantime, so a new
+                # connection asks which is the primary now.
+                raise _MustResync(f"no answer for {STALE_AFTER:g} s")
             if time.monotonic() - asked_at < 2 * COALESCE_DELAY:
                 yield Sleep(COALESCE_DELAY)
             more_due = False
@@ -210,8 +214,8 @@ class Follower:
             if rooms := self._replica.uncertain(tag):
                 yield from self._read_rooms(rooms)
         self._notify()
-        if self._replica.connection_losses != self._connection_losses:
-            raise _MustResync("the store lost a connection")
+        if self._replica.server_changes != self._server_changes:
+            raise _MustResync("the store has found another server")
         return all_read
 
     def _read_rooms(self, rooms: list[int]) -> Flow[None]:

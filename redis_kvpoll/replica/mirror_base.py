@@ -14,11 +14,12 @@ from contextlib import AbstractContextManager
 from typing import Any, TypeVar, overload
 
 from redis_kvpoll import validation
+from redis_kvpoll.engine.effects import Flow, Sleep
 from redis_kvpoll.engine.executor import Executor
 from redis_kvpoll.engine.session import WriteObserver
-from redis_kvpoll.errors import FeedOffError, InvalidInputError, StoreClosedError, printable
+from redis_kvpoll.errors import FeedOffError, InvalidInputError, RoomNotFoundError, StoreClosedError, printable
 from redis_kvpoll.model import KVPoll
-from redis_kvpoll.protocol import keys
+from redis_kvpoll.protocol import fenced_commands, keys
 from redis_kvpoll.protocol.script_call import Call, CallContext
 from redis_kvpoll.replica.follow import Follower
 from redis_kvpoll.replica.replica import Replica, SyncEpochs
@@ -28,6 +29,9 @@ D = TypeVar("D")
 
 IDLE_TIMEOUT = 5.0
 """Seconds for which a follower runs on after the last wait, so that the next wait needs no resync."""
+
+HELD_PAUSE = 0.05
+"""Seconds after which a wait looks again for a room that the store holds and the copy does not have."""
 
 Callback = Callable[[int, KVPoll | None], object]
 
@@ -71,15 +75,15 @@ class ReplicaHost(WriteObserver):
         if (replica := self._replica) is not None:
             replica.observe_write(mark, call, feed_id, reply, time.monotonic())
 
-    def connection_lost(self) -> None:
+    def server_changed(self) -> None:
         if (replica := self._replica) is not None:
-            replica.connection_lost()
+            replica.server_changed()
 
     def _follower(self, replica: Replica, tags: list[str], transport: Any, may_end: Callable[[], bool]) -> Follower:
         return Follower(
             replica,
             tags,
-            expected_settings=lambda: self._executor.expected_settings,
+            expected_settings=lambda: self._executor.session.expected_settings,
             clustered=transport.clustered,
             limit=transport.limit,
             can_block=transport.can_block,
@@ -87,6 +91,22 @@ class ReplicaHost(WriteObserver):
             progressed=self._progressed,
             may_end=may_end,
         )
+
+    def _is_held(self, room: int) -> Flow[bool]:
+        """Whether a room that this copy does not have is there, and held by this store.
+
+        The follower may have found the loss of data that the store is about to repair; to attach repairs it.
+        """
+        context = yield from self._executor.context("wait")
+        tag = keys.tag(context.namespace, context.shards, room)
+        if not self._executor.recovery.tracked_rooms.holds(tag, room, time.monotonic()):
+            return False
+        try:
+            yield from self._executor.run(fenced_commands.attach(room), [])
+        except RoomNotFoundError:
+            return False
+        yield Sleep(HELD_PAUSE)
+        return True
 
     def _progressed(self) -> None:
         """A follower has synced for the first time, or has failed."""
@@ -225,7 +245,7 @@ class MirrorBase(ReplicaHost, ABC):
         self._followers = [
             self._follower(replica, tags, transport, may_end) for tags in groups(context, transport.clustered)
         ]
-        self._executor.add_observer(self)
+        self._executor.session.add_observer(self)
 
     def _has_begun(self) -> bool:
         """Return whether all followers have synced once; raises what keeps one from it."""
@@ -243,7 +263,7 @@ class MirrorBase(ReplicaHost, ABC):
         vars(self)["get"] = self._replica.statuses.get
 
     def _unbind(self) -> None:
-        self._executor.remove_observer(self)
+        self._executor.session.remove_observer(self)
         vars(self).pop("get", None)
 
     def _listen(self) -> None:
@@ -251,18 +271,23 @@ class MirrorBase(ReplicaHost, ABC):
         if self._replica is not None and self._callbacks and all(follower.began for follower in self._followers):
             self._replica.notifying = True
 
-    def _enter(
-        self, room: Any, statuses: Iterable[Any], timeout: Any, wake: Callable[[], object]
-    ) -> tuple[Replica, Waiter, float | None]:
-        """Add a waiter for a room."""
-        replica = self._open_replica("wait")
+    def _checked_wait(
+        self, room: Any, statuses: Iterable[Any], timeout: Any
+    ) -> tuple[int, frozenset[KVPoll], float | None]:
+        """Return the room, the statuses that end the wait, and the seconds that it may take."""
+        self._open_replica("wait")
         room, goal, seconds = checked_wait(room, statuses, timeout)
         if self._is_relevant is not None and not self._is_relevant(room):
             raise InvalidInputError(f"wait: this mirror leaves room {room} out")
+        return room, goal, seconds
+
+    def _enter(self, room: int, goal: frozenset[KVPoll], wake: Callable[[], object]) -> tuple[Replica, Waiter]:
+        """Add a waiter for a room."""
+        replica = self._open_replica("wait")
         waiter = replica.enter(room, goal, wake, armed=True)
         if self._closed:
             waiter.settle(self._refuse("wait"))
-        return replica, waiter, seconds
+        return replica, waiter
 
 
 def _everything(room: int) -> bool:

@@ -46,7 +46,7 @@ class Replica:
         self.ranks: dict[int, dict[int, KVPoll]] = {}
         self.notifying = False
         """Whether changes are recorded for listeners."""
-        self.connection_losses = 0
+        self.server_changes = 0
         self._changes: list[tuple[int, KVPoll | None]] = []
         tags = keys.tags(context.namespace, context.shards)
         self.shards = {tag: self._shard(is_relevant) for tag in tags}
@@ -90,10 +90,10 @@ class Replica:
             shard.appended_after = now
             self._sync_epochs = {**self._sync_epochs, tag: shard.sync_epoch}
 
-    def mark_synced(self, tag: str, connection_losses: int) -> None:
-        """All rooms of a shard are known, unless the store's losses have changed from ``connection_losses``."""
+    def mark_synced(self, tag: str, server_changes: int) -> None:
+        """All rooms of a shard are known, unless the store has found another server since ``server_changes``."""
         with self.lock:
-            if self.connection_losses == connection_losses:
+            if self.server_changes == server_changes:
                 self.shards[tag].mark_synced()
 
     def mark_unsynced(self, tags: Iterable[str]) -> None:
@@ -159,10 +159,10 @@ class Replica:
             else:
                 shard.observe_write(at, call, reply, now)
 
-    def connection_lost(self) -> None:
-        """The store has lost a connection: the server may be another one, now or soon."""
+    def server_changed(self) -> None:
+        """The store has found another server, or one without its data. The follower's may be the former one."""
         with self.lock:
-            self.connection_losses += 1
+            self.server_changes += 1
             for shard in self.shards.values():
                 shard.synced = False
 

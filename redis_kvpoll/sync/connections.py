@@ -1,29 +1,30 @@
 """The blocking connections of a store to one server.
 
-Invariant: a connection is in the pool only when no reply is due on it.
+Invariant: a connection is in the pool only when no reply is due on it, and it leads to the newest server.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import math
 import os
 import select
 import socket
-import threading
-from queue import Empty, SimpleQueue
 from typing import Any
 
 from redis.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ReadOnlyError, RedisError, ResponseError
+from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.sentinel import SentinelManagedConnection
 
-from redis_kvpoll.engine.classify import NotSent
+from redis_kvpoll.engine.classify import LateReply, NotSent, ServerChanged, ends_connection
 from redis_kvpoll.engine.effects import Send
+from redis_kvpoll.sync.connecting import Connector
 from redis_kvpoll.transport.connection_options import IDLE_CLOSED, MAX_IDLE, connection_options, pack, time_limit
+from redis_kvpoll.transport.server_identity import KnownServer
+
+_TIMEOUTS = ("socket_timeout", "socket_connect_timeout")
 
 
 class NodePool:
@@ -46,7 +47,9 @@ class NodePool:
         # Sentinel's connection turns READONLY, which did not execute, into a lost connection, which may have.
         sentinel = issubclass(connection_class, SentinelManagedConnection)
         self._read = AbstractConnection.read_response if sentinel else connection_class.read_response
-        self._may_resolve_names = self.can_block and (sentinel or _is_name(self._options.get("host")))
+        self._known = KnownServer()
+        options = {name: self._options[name] for name in self._options if name not in _TIMEOUTS}
+        self._connector = Connector(connection_class, options, self._known, self.can_block and sentinel)
 
     def clone(self) -> NodePool:
         """Return a pool of the same server whose connection ``cut`` can end."""
@@ -65,53 +68,72 @@ class NodePool:
             connection = self._connection(effect.timeout, effect.fresh)
         except (RedisError, OSError) as error:
             self.last_try_failed = True
-            self._drop_idle()
+            self._lost()
             raise NotSent from error
+        if effect.server != connection.server and not self._known.may_send(connection, effect):
+            self._give_back(connection)
+            raise ServerChanged(connection.server)
         try:
             if effect.asking:
                 connection.send_command("ASKING")
                 self._read(connection)
+            effect.is_sent = True
             connection.send_packed_command([pack(words) for words in (effect.words, *effect.then)])
-        except BaseException:
-            self.drop(connection)
+        except BaseException as error:
+            self._failed(connection, error)
             raise
         return connection
 
     def receive(self, connection: Any, effect: Send) -> Any:
         """Read the reply to a call that was sent over this connection."""
         try:
+            if effect.timeout is not None and self._is_short(effect) and not readable([connection], effect.timeout):
+                raise _OutOfTime(f"no reply within {effect.timeout:.3g} s")
             reply = self._read(connection)
             if effect.then:
                 reply = [reply, *(self._read(connection) for _ in effect.then)]
         except BaseException as error:
             # After an error reply the connection is in order, unless more replies are to come.
-            if isinstance(error, ResponseError) and not isinstance(error, ReadOnlyError) and not effect.then:
+            if isinstance(error, ResponseError) and not ends_connection(error) and not effect.then:
                 self._give_back(connection)
                 raise
-            self.drop(connection)
+            self._failed(connection, error)
             raise
         self._give_back(connection)
+        if connection.server != self._known.current:
+            raise LateReply
         return reply
 
-    def drop(self, connection: Any) -> None:
-        """Close a connection, and the idle ones: the same failure has most likely hit them."""
-        self.last_try_failed = True
-        connection.disconnect()
-        self._drop_idle()
+    def time_out(self, connection: Any, effect: Send) -> None:
+        """Close the connection of a call whose reply did not come in time."""
+        self._failed(connection, _OutOfTime() if self._is_short(effect) else RedisTimeoutError())
 
     def close(self) -> None:
         """Close the idle connections, and each other one at the end of its call."""
         self._closed = True
         self._drop_idle()
 
+    def _failed(self, connection: Any, error: BaseException) -> None:
+        """Close a connection. A failure of the server's has most likely hit the idle ones, too."""
+        self.last_try_failed = True
+        connection.disconnect()
+        if isinstance(error, RedisError | OSError) and not isinstance(error, _OutOfTime):
+            self._lost()
+
+    def _lost(self) -> None:
+        self._known.lost()
+        self._drop_idle()
+
     def _drop_idle(self) -> None:
         while (connection := self._pop()) is not None:
             connection.disconnect()
 
+    def _is_short(self, effect: Send) -> bool:
+        """Whether a call waits for a shorter time than a connection does by itself."""
+        return effect.timeout is not None and effect.timeout < self.limit
+
     def _connection(self, timeout: float | None, fresh: bool) -> Any:
-        """Return an idle or new connection. A ``timeout`` (seconds) below the limit takes a new one."""
-        if timeout is not None and timeout < self.limit:
-            return self._connect(timeout)
+        """Return an idle or new connection."""
         pid = os.getpid()
         while (connection := self._pop()) is not None:
             if connection.pid != pid:
@@ -120,7 +142,7 @@ class NodePool:
                 connection.disconnect()
                 raise RedisConnectionError(IDLE_CLOSED)
             return connection
-        return self._connect(self.limit)
+        return self._connector.connect(self.limit if timeout is None else min(timeout, self.limit), self.limit)
 
     def _pop(self) -> Any:
         try:
@@ -129,70 +151,18 @@ class NodePool:
             return None
 
     def _give_back(self, connection: Any) -> None:
-        """Keep a connection for the next call, unless it has a timeout of its own."""
+        """Keep a connection for the next call."""
         self.last_try_failed = False
-        if len(self._idle) < MAX_IDLE and connection.socket_timeout == self.limit and not self._closed:
+        known = self._known
+        may_keep = connection.losses == known.losses and connection.server == known.current
+        if may_keep and len(self._idle) < MAX_IDLE and not self._closed:
             self._idle.append(connection)
         else:
             connection.disconnect()
 
-    def _connect(self, timeout: float) -> Any:
-        options = self._options | {"socket_timeout": timeout, "socket_connect_timeout": timeout}
-        connection = self._class(**options)
-        if self._may_resolve_names:
-            _ConnectingThread(connection).join(timeout)
-        else:
-            connection.connect()
-        return connection
 
-
-class _ConnectingThread:
-    """Connects in a thread of its own, because a DNS look-up takes no timeout.
-
-    A thread that is left behind ends with its look-up, and closes what it has opened.
-    """
-
-    def __init__(self, connection: Any) -> None:
-        self._connection = connection
-        self._lock = threading.Lock()
-        self._is_left = False
-        self._outcome: SimpleQueue[BaseException | None] = SimpleQueue()
-        threading.Thread(target=self._connect, name="kvpoll-connect", daemon=True).start()
-
-    def join(self, seconds: float) -> None:
-        """Wait until the connection is open, or raise what kept it from that."""
-        error: BaseException | None = RedisTimeoutError(f"no connection within {seconds:.3g} s (is DNS slow?)")
-        try:
-            error = self._outcome.get(timeout=seconds)
-        except Empty:
-            pass
-        finally:
-            with self._lock:
-                self._is_left = error is not None
-                if self._is_left and not self._outcome.empty():
-                    self._connection.disconnect()  # it was opened just now
-        if error is not None:
-            raise error
-
-    def _connect(self) -> None:
-        error: BaseException | None = None
-        try:
-            self._connection.connect()
-        except BaseException as caught:
-            error = caught
-        with self._lock:
-            self._outcome.put(error)
-            if self._is_left:
-                self._connection.disconnect()
-
-
-def _is_name(host: Any) -> bool:
-    """Return whether a host must be looked up."""
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return bool(host)
-    return False
+class _OutOfTime(RedisTimeoutError):  # noqa: N818 - internal, never seen by callers
+    """The caller has no time left. That says nothing about other connections."""
 
 
 def readable(connections: list[Any], seconds: float) -> list[Any]:

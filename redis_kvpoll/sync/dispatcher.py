@@ -13,7 +13,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from queue import Empty, SimpleQueue
+from queue import Empty
 from threading import get_ident
 from typing import Any, TypeVar
 
@@ -22,14 +22,13 @@ from redis.exceptions import RedisError
 from redis_kvpoll._fork import forkable
 from redis_kvpoll.engine.batching import Batch, ShardQueue
 from redis_kvpoll.engine.classify import NotSent
-from redis_kvpoll.engine.effects import AwaitCalls, Effect, Flow, PendingCall, Send
+from redis_kvpoll.engine.effects import AwaitCalls, Effect, Flow, PendingCall
 from redis_kvpoll.engine.executor import Executor
-from redis_kvpoll.engine.retry import CallFailed
-from redis_kvpoll.errors import OutcomeUnknownError, StoreUnavailableError
 from redis_kvpoll.protocol.feed import Change, FeedGap
 from redis_kvpoll.protocol.feed_reader import Tail
 from redis_kvpoll.protocol.scan import Scan
 from redis_kvpoll.protocol.script_call import Call, Command
+from redis_kvpoll.sync.callers import CallingThread
 from redis_kvpoll.sync.fan_out import ShardFanOut
 from redis_kvpoll.sync.transport import Transport
 
@@ -54,18 +53,6 @@ def drive(flow: Flow[T], perform: Callable[[Effect], Any]) -> T:
     except StopIteration as end:
         value: T = end.value
         return value
-
-
-class CallingThread:
-    """A thread that waits for its calls."""
-
-    __slots__ = ("busy", "wakeups")
-
-    def __init__(self) -> None:
-        self.wakeups: SimpleQueue[None] = SimpleQueue()
-        """One for each of its calls that is done or elected."""
-        self.busy = False
-        """Whether it sends for one shard while it has calls in other queues: it cannot be elected there."""
 
 
 class Dispatcher:
@@ -114,31 +101,23 @@ class Dispatcher:
 
     def _send_alone(self, command: Command[V, T], call: Call, now: float) -> list[Any]:
         """Return the reply to a call that has its queue to itself."""
-        executor = self.executor
-        epochs = executor.observer_epochs()
+        executor, first_error = self.executor, None
+        epochs, send = executor.session.observer_epochs(), executor.prepare(call)
         try:
-            reply = self.transport.perform(Send(call.tag, call.words(), None, not call.spec.repeatable))
+            reply = self.transport.perform(send)
         except (NotSent, RedisError, OSError) as error:
-            return self.run(executor.recover_call(command, call, now, error))
-        except BaseException:
-            executor.connection_lost()  # interrupted: the connection is closed
-            raise
-        if executor.detects_data_loss(call, reply):
-            return self.run(executor.recover_call(command, call, now, None))
-        return executor.process_reply(call, epochs, reply)
+            first_error = error
+        else:
+            if (own := executor.complete(call, send, epochs, reply)) is not None:
+                return own
+        return self.run(executor.recover_call(command, call, now, first_error))
 
     def run(self, flow: Flow[T]) -> T:
         """Run a flow and return its result."""
         return drive(flow, self._perform)
 
     def _perform(self, effect: Effect) -> Any:
-        try:
-            return self._await_calls(effect) if isinstance(effect, AwaitCalls) else self.transport.perform(effect)
-        except (NotSent, RedisError, OSError):
-            raise
-        except BaseException:
-            self.executor.connection_lost()  # interrupted: the connection is closed
-            raise
+        return self._await_calls(effect) if isinstance(effect, AwaitCalls) else self.transport.perform(effect)
 
     def pages(self) -> Iterator[list[int]]:
         """Yield the rooms of the namespace, some at a time."""
@@ -182,19 +161,33 @@ class Dispatcher:
 
     def _wait_for_replies(self, pending_calls: list[PendingCall], caller: CallingThread) -> None:
         """Wait until all calls are done; send the batches that this thread is elected for."""
-        until = pending_calls[0].give_up_at + SENDER_TIMEOUT  # one command has one deadline
+        until = deadline = pending_calls[0].give_up_at  # one command has one deadline
         while True:
             try:
                 caller.wakeups.get(timeout=max(0.0, until - time.monotonic()))
             except Empty:
-                self._give_up_on_sender(pending_calls)
-                return
+                if until > deadline:
+                    return self._give_up_on_sender(pending_calls)
+                self._leave_later_batches(pending_calls)
+                until = deadline + SENDER_TIMEOUT
             for pending in pending_calls:
                 if not pending.done:
                     break
             else:
-                return
+                return None
             self._send_batches(pending_calls, caller)
+
+    def _leave_later_batches(self, pending_calls: list[PendingCall]) -> None:
+        """Fail the calls of this thread, whose deadline has passed, in batches that have more time."""
+        with self._lock:
+            for pending in pending_calls:
+                batch = self._queue(pending).batch
+                if (
+                    isinstance(batch, Batch)
+                    and pending in batch.pending_calls
+                    and batch.give_up_at > pending.give_up_at
+                ):
+                    self._queue(pending).leave(pending, f"no answer within {self.executor.deadline:g} s")
 
     def _is_sending(self, thread: int, pending_calls: list[PendingCall]) -> bool:
         """Whether a thread has a batch in flight in the queue of one of these calls."""
@@ -216,7 +209,7 @@ class Dispatcher:
                 if queue.next_sender is pending:
                     caller.busy = len(pending_calls) > 1
                     queue.sender = get_ident()
-                    batches.append((queue, queue.take_batch()))
+                    batches.append((queue, queue.take_batch(pending.give_up_at)))
         if len(batches) == 1:
             ((queue, batch),) = batches
             self.run(self.executor.send_batch(batch))
@@ -256,7 +249,6 @@ class Dispatcher:
 
     def _cancel(self, pending_calls: list[PendingCall]) -> None:
         """Cancel the calls of this thread, which was interrupted: no other thread may wait for it."""
-        self.executor.connection_lost()
         done_calls: list[PendingCall] = []
         with self._lock:
             for pending in pending_calls:
@@ -276,11 +268,6 @@ class Dispatcher:
                 queue = self._queue(pending)
                 if pending.done:
                     continue
-                unsent = pending in queue.waiting
-                kind = StoreUnavailableError if unsent or pending.call.spec.repeatable else OutcomeUnknownError
-                pending.failure = CallFailed(
-                    kind, f"no answer within {self.executor.deadline:g} s: another thread hangs"
-                )
                 batch = queue.batch
                 if batch and (
                     batch is pending.queued_behind or (isinstance(batch, Batch) and pending in batch.pending_calls)
@@ -288,7 +275,7 @@ class Dispatcher:
                     done_calls += queue.requeue_or_fail(batch)
                 if not queue.batch:
                     queue.next_sender = None  # it was woken, but did not send
-                queue.cancel(pending)
+                queue.leave(pending, f"no answer within {self.executor.deadline:g} s: another thread hangs")
                 _wake(queue.elect_sender())
         for pending in done_calls:
             pending.waiter.wakeups.put(None)

@@ -90,7 +90,8 @@ class ShardFanOut:
         except (NotSent, RedisError, OSError) as error:
             self._resume(number, error)
         else:
-            self._in_flight[number] = call, time.monotonic() + call[1].socket_timeout
+            limit = call[1].socket_timeout if effect.timeout is None else min(effect.timeout, call[1].socket_timeout)
+            self._in_flight[number] = call, time.monotonic() + limit
 
     @property
     def _calls(self) -> list[InFlight]:
@@ -114,7 +115,7 @@ class ShardFanOut:
                 self._finish(number, call)
             elif until <= now:
                 del self._in_flight[number]
-                self._transport.abandon(*call)
+                self._transport.time_out(*call)
                 self._resume(number, RedisTimeoutError("Timeout reading from socket"))
 
     def _finish(self, number: int, call: InFlight) -> None:

@@ -41,11 +41,11 @@ class Lease(LeaseBase):
             self._dispatcher.run(self._keeper.give_up())
 
     def __enter__(self) -> Self:
-        self._executor.check_no_lease()
+        self._executor.recovery.check_no_lease()
         try:
             self._dispatcher.run(self._keeper.take())
         except BaseException:
-            self._executor.detach_lease(self._keeper)  # it may have been taken, but no thread renews it
+            self._executor.recovery.detach_lease(self._keeper)  # it may have been taken, but no thread renews it
             raise
         self._is_held, self._forked_from = True, None
         self._stopping = threading.Event()

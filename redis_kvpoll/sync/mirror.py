@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Self
 
 from redis_kvpoll._fork import forkable
-from redis_kvpoll.errors import InvalidInputError
+from redis_kvpoll.errors import InvalidInputError, RoomNotFoundError
 from redis_kvpoll.model import KVPoll
 from redis_kvpoll.replica.mirror_base import MirrorBase
 from redis_kvpoll.replica.replica import Replica
@@ -52,12 +52,22 @@ class Mirror(MirrorBase):
             WaitTimeoutError: the room did not reach it within ``timeout`` seconds (a TimeoutError).
             RoomNotFoundError: the room is absent, or is removed before it reaches it (a KeyError).
         """
+        room, goal, seconds = self._checked_wait(room, statuses, timeout)
+        give_up_at = until(seconds)
+        while True:
+            try:
+                return self._wait_once(room, goal, give_up_at, seconds)
+            except RoomNotFoundError:
+                if not self._dispatcher.run(self._is_held(room)):
+                    raise
+
+    def _wait_once(self, room: int, goal: frozenset[KVPoll], give_up_at: float | None, seconds: float | None) -> KVPoll:
         woken = locked()
-        replica, waiter, seconds = self._enter(room, statuses, timeout, woken.release)
+        replica, waiter = self._enter(room, goal, woken.release)
         try:
             if waiter.outcome is None and any(thread.is_current for thread in self._threads):
                 raise InvalidInputError("wait: a callback of this mirror would wait for itself: use the store's wait")
-            return await_outcome(replica, waiter, woken, until(seconds), seconds)
+            return await_outcome(replica, waiter, woken, give_up_at, seconds)
         finally:
             replica.leave(waiter)
 

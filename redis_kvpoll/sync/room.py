@@ -76,6 +76,6 @@ class Room(Handle[Dispatcher]):
         dispatcher = self._require_dispatcher(command.operation)
         began = time.monotonic()
         value = dispatcher.execute(command)
-        if dispatcher.executor.tracked_rooms.awaits_creator(self._id):
+        if dispatcher.executor.recovery.tracked_rooms.awaits_creator(self._id):
             value = dispatcher.run(dispatcher.executor.await_creator(command, value, began))
         return value

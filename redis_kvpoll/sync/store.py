@@ -12,7 +12,8 @@ import redis
 from redis_kvpoll import validation
 from redis_kvpoll.engine import reaper
 from redis_kvpoll.engine.executor import Executor
-from redis_kvpoll.engine.session import DEFAULT_DEADLINE, DEFAULT_TERMINAL_TTL, DEFAULT_TTL, StoreOptions
+from redis_kvpoll.engine.session import DEFAULT_DEADLINE, DEFAULT_TERMINAL_TTL, DEFAULT_TTL, Session, StoreOptions
+from redis_kvpoll.engine.store_base import StoreBase
 from redis_kvpoll.model import KVPoll, Owner
 from redis_kvpoll.protocol import fenced_commands, room_commands
 from redis_kvpoll.protocol.feed import Change, FeedGap
@@ -22,7 +23,7 @@ from redis_kvpoll.protocol.lease_commands import LeaseConfig
 from redis_kvpoll.protocol.replies import OpenedRoom
 from redis_kvpoll.protocol.room_commands import status_filter
 from redis_kvpoll.protocol.script_call import Command
-from redis_kvpoll.protocol.settings import ExpectedSettings, Settings
+from redis_kvpoll.protocol.settings import Settings
 from redis_kvpoll.sync import connect
 from redis_kvpoll.sync.dispatcher import Dispatcher
 from redis_kvpoll.sync.lease import Lease
@@ -36,7 +37,7 @@ T = TypeVar("T")
 V = TypeVar("V")
 
 
-class StatusStore(Table):
+class StatusStore(StoreBase, Table):
     """The status table of one namespace, shared by every process that opens it.
 
     The constructor does no I/O; the first call checks the namespace's settings on the server. Many threads may use one
@@ -93,13 +94,8 @@ class StatusStore(Table):
         rank: int | None = None,
         world_size: int | None = None,
     ) -> None:
-        self._executor = Executor(
-            ExpectedSettings.checked(namespace, policy, shards, mode, feed_length),
-            ttl=validation.seconds(ttl, "ttl"),
-            terminal_ttl=validation.seconds(terminal_ttl, "terminal_ttl"),
-            deadline=validation.seconds(deadline, "deadline"),
-            ranks=validation.ranks(rank, world_size),
-        )
+        settings, times = (policy, shards, mode, feed_length), (ttl, terminal_ttl, deadline)
+        self._executor = Executor(Session.checked(namespace, times, settings, (rank, world_size)))
         self._transport = connect.transport_for(client, deadline)
         self._dispatcher = Dispatcher(self._executor, self._transport)
         self._mirrors: WeakSet[Mirror] = WeakSet()
@@ -185,7 +181,9 @@ class StatusStore(Table):
             WorldSizeMismatchError: this request has opened it with another number of ranks.
             LeaseLostError: the store's lease was lost.
         """
-        return self._room(fenced_commands.open(room, request, status, self._executor.tracked_rooms.highest_generation))
+        return self._room(
+            fenced_commands.open(room, request, status, self._executor.recovery.tracked_rooms.highest_generation)
+        )
 
     def attach(self, room: int | Handle[Any]) -> Room:
         """A handle of the live generation of a room, for a process that did not open it.
@@ -214,7 +212,7 @@ class StatusStore(Table):
             InvalidInputError: an invalid name; a heartbeat above a third of ttl; on entry: the store has a lease.
             LeaseLostError: on entry: another store takes the same name at the same time.
         """
-        self._executor.check_open("lease")
+        self._executor.session.check_open("lease")
         lease = Lease(self._dispatcher, LeaseConfig.checked(name, ttl, heartbeat))
         self._leases.add(lease)
         return lease
@@ -239,7 +237,7 @@ class StatusStore(Table):
         ``rooms`` narrows it to the rooms for which the function is true; its result for a room must not change while
         the room is in the table.
         """
-        self._executor.check_open("mirror")
+        self._executor.session.check_open("mirror")
         mirror = Mirror(self._dispatcher, rooms)
         self._mirrors.add(mirror)
         return mirror
@@ -258,14 +256,14 @@ class StatusStore(Table):
             RoomNotFoundError: the room is absent, or is removed before it reaches it (a KeyError).
             FeedOffError: the namespace was opened with feed_length=0.
         """
-        self._executor.check_open("wait")
+        self._executor.session.check_open("wait")
         return self._waits.wait(lambda: self._run(room_commands.wait(room)), room, statuses, timeout)
 
     # Closing
 
     def close(self) -> None:
         """Close the store's connections, mirrors and leases; after from_url, also what that opened. May be repeated."""
-        self._executor.closed = True
+        self._executor.session.closed = True
         for lease in list(self._leases):
             lease.close()
         for mirror in list(self._mirrors):
@@ -280,9 +278,6 @@ class StatusStore(Table):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} namespace={self._executor.namespace!r} on {self._transport}>"
 
     def _room(self, command: Command[Any, OpenedRoom]) -> Room:
         found = self._run(command)

@@ -79,9 +79,13 @@ class Transport(ABC):
         """Wait for the reply to a call in flight."""
         return pool.receive(connection, effect)
 
+    def time_out(self, pool: NodePool, connection: Any, effect: Send) -> None:
+        """Close the connection of a call in flight whose reply did not come in time."""
+        pool.time_out(connection, effect)
+
     def abandon(self, pool: NodePool, connection: Any, effect: Send) -> None:
-        """Close the connection of a call in flight, without its reply."""
-        pool.drop(connection)
+        """Close the connection of a call in flight whose thread was interrupted."""
+        connection.disconnect()
 
     def readable(self, calls: Iterable[InFlight], seconds: float) -> list[Any]:
         """Wait until one of the calls in flight has a reply; return the connections that have one."""
@@ -140,9 +144,9 @@ class ClusterTransport(Transport):
         with self._stale_on_failure():
             return pool.receive(connection, effect)
 
-    def abandon(self, pool: NodePool, connection: Any, effect: Send) -> None:
+    def time_out(self, pool: NodePool, connection: Any, effect: Send) -> None:
         self._cluster.slot_map.stale = True
-        super().abandon(pool, connection, effect)
+        super().time_out(pool, connection, effect)
 
     def may_be_slow(self, effect: Send) -> bool:
         try:

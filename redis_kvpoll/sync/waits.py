@@ -53,7 +53,23 @@ class WaitRegistry(ReplicaHost):
     ) -> KVPoll:
         """Wait for a room: subscribe, ``read`` it, then sleep."""
         room, goal, seconds = checked_wait(room, statuses, timeout)
-        give_up_at, woken = until(seconds), locked()
+        give_up_at = until(seconds)
+        while True:
+            try:
+                return self._wait_once(read, room, goal, give_up_at, seconds)
+            except RoomNotFoundError:
+                if not self._dispatcher.run(self._is_held(room)):
+                    raise
+
+    def _wait_once(
+        self,
+        read: Callable[[], KVPoll | None],
+        room: int,
+        goal: frozenset[KVPoll],
+        give_up_at: float | None,
+        seconds: float | None,
+    ) -> KVPoll:
+        woken = locked()
         replica = self._replica_for_waits()
         waiter = replica.enter(room, goal, woken.release, armed=False)
         try:
@@ -71,7 +87,7 @@ class WaitRegistry(ReplicaHost):
 
     def close(self) -> None:
         """Stop following; waits end with StoreClosedError. May be repeated."""
-        self._executor.remove_observer(self)
+        self._executor.session.remove_observer(self)
         with self._lock:
             threads, self._threads = self._threads, {}
         for thread in set(threads.values()):
@@ -85,7 +101,7 @@ class WaitRegistry(ReplicaHost):
             with self._lock:
                 if self._replica is None:
                     self._replica = Replica(context, threading.Lock())
-                    self._executor.add_observer(self)
+                    self._executor.session.add_observer(self)
         return self._replica
 
     def _ensure_thread(self, replica: Replica, tag: str) -> None:
@@ -95,7 +111,9 @@ class WaitRegistry(ReplicaHost):
         with self._lock:
             if tag in self._threads:
                 return
-            self._executor.check_open("wait")  # again: a store is marked as closed before its threads are stopped
+            self._executor.session.check_open(
+                "wait"
+            )  # again: a store is marked as closed before its threads are stopped
             tags = next(group for group in groups(replica.context, self._transport.clustered) if tag in group)
             follower = self._follower(replica, tags, self._transport, lambda: self._may_end(replica, tags))
             thread = FollowerThread(self._transport, follower, replica.context.namespace)
@@ -117,6 +135,6 @@ class WaitRegistry(ReplicaHost):
 
     def after_fork(self) -> None:
         """Reset in the child, where no thread runs: the next wait starts one."""
-        self._executor.remove_observer(self)
+        self._executor.session.remove_observer(self)
         self._replica, self._threads = None, {}
         self._lock = threading.Lock()

@@ -91,6 +91,17 @@ def test_quick_run_reports_every_section(tmp_path):
     )
 
 
+def test_recovery_is_measured_alone():
+    """Its time, and its ratio to writing the same rooms plainly."""
+    done = bench("--quick", "--only", "recovery")
+    assert done.returncode == 0, done.stderr
+    rows = [line.split() for line in done.stdout.splitlines() if line.startswith(" 2 owners with 200 rooms each")]
+    assert len(rows) == 2
+    assert "update_many" in rows[1]
+    refused = bench("--quick", "--only", "recovery", "--markdown", "page.md")
+    assert (refused.returncode, "whole run" in refused.stderr) == (2, True)
+
+
 @pytest.mark.parametrize(
     ("url", "message"),
     [("memory://", "needs one real server"), ("redis://127.0.0.1:1", "127.0.0.1:1"), ("foo://", "must start with")],

@@ -90,6 +90,16 @@ class TestFaults:
         restored = [ADVANCED, CLEARED, call("get", None, MOVE, 8, 9)]
         assert broken_rules(*restored, faults=[fault(5.5, 7, loses=loses)]) == rule
 
+    @pytest.mark.parametrize(("kept", "rule"), [(5.2, [AGAIN]), (4.5, [])])
+    def test_rollback_explains_nothing_that_survived_it(self, kept, rule):
+        restored = [ADVANCED, CLEARED, call("get", None, MOVE, 8, 9)]
+        assert broken_rules(*restored, faults=[fault(5.5, 7, loses="latest", kept_until=kept)]) == rule
+
+    @pytest.mark.parametrize(("kept", "rule"), [(3.2, [BACK]), (2.5, [])])
+    def test_status_that_survived_a_rollback_stays(self, kept, rule):
+        lost = [CREATED, ADVANCED, call("get", None, READY, 6, 7)]
+        assert broken_rules(*lost, faults=[fault(3.5, 5, loses="latest", kept_until=kept)]) == rule
+
     def test_data_loss_explains_nothing_after_it(self):
         later = [update(MOVE, "ADVANCED", MOVE, 6, 7), call("get", None, BOOT, 8, 9)]
         assert broken_rules(*later, faults=[fault(3.5, 5, loses="all")]) == [BACK]
@@ -119,6 +129,34 @@ class TestFaults:
     def test_arranged_refusal_is_accepted(self):
         refused = update(BOOT, None, None, 0, 1, error="ServerRefusedError: the server refused: OOM …")
         assert broken_rules(refused, refusals=["OOM"]) == []
+
+
+class TestPlainClient:
+    """Beside the workers: a call may give up only when a plain client does, too."""
+
+    FAILED = update(BOOT, None, None, 10, 15, error="StoreUnavailableError: …")
+    OUTAGE = fault(10, 13, outage=True)
+
+    @pytest.mark.parametrize(
+        ("beside", "found"),
+        [
+            ([call("set", None, None, 11, 12)], True),
+            ([call("set", None, None, 11, 12), call("get", None, None, 9, 14, error="ConnectionError")], False),
+            ([call("set", None, None, 11, 12), call("get", None, None, 14, 19, error="ConnectionError")], False),
+            ([call("set", None, None, 11, 12), call("get", None, None, 10, 14.8)], False),
+            ([call("set", None, None, 11, 12), call("get", None, None, 4, 9, error="ConnectionError")], True),
+            ([call("set", None, None, 9, 12), call("set", None, None, 12, math.inf)], False),
+            ([], False),
+        ],
+    )
+    def test_call_that_a_plain_client_survives_is_found(self, beside, found):
+        history = History([self.FAILED], [self.OUTAGE], DEADLINE, beside)
+        rules = [one.rule for one in checker.check(history)]
+        assert rules == ["a call gave up where a plain client did not"] * found
+
+    def test_batch_that_gave_up_is_found_once(self):
+        calls = [self.FAILED._replace(name="update_many", room=room) for room in range(4)]
+        assert len(checker.needless_failures(History(calls, [], DEADLINE, [call("set", None, None, 11, 12)]))) == 1
 
 
 def test_longest_wait_excludes_the_timeout_of_a_wait():

@@ -92,14 +92,14 @@ class TestDataLoss:
     def test_creator_may_replay_over_a_clear_until_recovered(self, at, rule):
         """The creator may find the new server only after another worker has cleared the room there."""
         cleared = released(at, at + 0.1, worker=1)
-        faults = [fault(10, 11, triggers_recovery=True)]
+        faults = [fault(10, 11, loses="all")]
         assert broken_rules(OPENED, cleared, entry(BOOT, 14, 15), faults=faults) == rule
 
     @pytest.mark.parametrize(("asked_at", "rule"), [(13, []), (11.2, [AGAIN])])
     def test_creator_has_recovered_by_the_end_of_its_first_call(self, asked_at, rule):
         asked = update(BOOT, "CREATED", BOOT, asked_at, asked_at + 0.6)._replace(room=99)
         cleared = released(13.5, 13.6, worker=1)
-        faults = [fault(10, 11, triggers_recovery=True)]
+        faults = [fault(10, 11, loses="all")]
         assert broken_rules(OPENED, asked, cleared, entry(BOOT, 14, 15), faults=faults) == rule
 
     def test_earlier_failure_explains_a_reopened_room(self):
@@ -109,19 +109,102 @@ class TestDataLoss:
         assert broken_rules(OPENED, FAILED_ROOM, *late, reopened, faults=faults) == []
         assert broken_rules(OPENED, *late, reopened, faults=faults) == [REASSIGNED]
 
-    @pytest.mark.parametrize("recovers", [True, False])
-    def test_creator_may_replay_over_an_unseen_failure(self, recovers):
+    @pytest.mark.parametrize(("loses", "rules"), [("all", []), ("", [AGAIN, BACK])])
+    def test_creator_may_replay_over_an_unseen_failure(self, loses, rules):
         """It has seen neither the failure nor the request that opened the room after it."""
         failed = handle("fail", FAIL, ["FAILED", FAIL], 4, 5, worker=1)
         other = opened(6, 7, generation=H, request="b", worker=1), released(8, 9, generation=H, worker=1)
-        faults = [fault(9.5, 11, triggers_recovery=recovers)]
-        found = broken_rules(OPENED, MOVED, failed, *other, entry(MOVE, 14, 15), faults=faults)
-        assert found == ([] if recovers else [AGAIN, BACK])
+        faults = [fault(9.5, 11, loses=loses, triggers_recovery=True)]
+        assert broken_rules(OPENED, MOVED, failed, *other, entry(MOVE, 14, 15), faults=faults) == rules
 
     @pytest.mark.parametrize(("at", "rule"), [(12, []), (16, [REASSIGNED])])
     def test_lost_room_may_be_reopened_until_recovered(self, at, rule):
         reopened = opened(at, at + 0.5, generation=H, request="b", worker=1)
         assert broken_rules(OPENED, reopened, entry(BOOT, 18, 19, H), faults=[self.LOST]) == rule
+
+
+class TestSurvivors:
+    """A replica lacks the latest writes when it is promoted. It had all that ended before 9."""
+
+    LAGGED = fault(10, 11, loses="latest", triggers_recovery=True, kept_until=9)
+
+    def found(self, *calls):
+        return broken_rules(*calls, faults=[self.LAGGED])
+
+    @pytest.mark.parametrize(("at", "rule"), [(7, [AGAIN]), (9.5, [])])
+    def test_clear_that_survived_is_final(self, at, rule):
+        """No creator may create the room again, also if it has not seen the clear."""
+        cleared = released(at, at + 0.2, worker=1)
+        assert self.found(OPENED, cleared, entry(BOOT, 14, 15)) == rule
+        assert self.found(OPENED, cleared, entry(BOOT, 11, 11.5)) == rule
+
+    def test_restart_without_loss_brings_nothing_back(self):
+        cleared = released(2, 3, worker=1)
+        restarted = fault(10, 11, outage=True, triggers_recovery=True)
+        assert broken_rules(OPENED, cleared, entry(BOOT, 14, 15), faults=[restarted]) == [AGAIN]
+        higher = opened(4, 5, generation=H, request="b", worker=1), released(6, 7, generation=H, worker=1)
+        assert broken_rules(OPENED, cleared, *higher, opened(14, 15), faults=[restarted]) == [AGAIN]
+
+    def test_clear_after_the_promotion_is_final(self):
+        """If its opening was not lost, nobody creates the room again, however soon after the fault it was cleared."""
+        cleared, seen = released(11.5, 11.6, worker=1), entry(BOOT, 14, 15)
+        assert self.found(OPENED, cleared, seen) == [AGAIN]
+        assert self.found(opened(9.5, 9.6), cleared, seen) == []
+
+    @pytest.mark.parametrize("at", [2, 9.5, 10.5])
+    def test_holder_is_told_the_truth_in_the_end(self, at):
+        """Whether the write survived, was lost, or was accepted by the former primary during the fault."""
+        told = wrote("ADVANCED", MOVE, at, at + 0.2)
+        assert self.found(OPENED, told, entry(MOVE, 14, 15)) == []
+        assert self.found(OPENED, told, entry(BOOT, 14, 15)) == [BACK]
+        assert self.found(OPENED, told, entry(None, 14, 15)) == [BACK]
+        assert self.found(OPENED, told, wrote("STALE", None, 14, 15, given=OK)) == [BACK]
+
+    def test_room_opened_during_the_fault_must_be_there(self):
+        late = opened(10.2, 10.4)
+        assert self.found(late, entry(None, 12, 12.5), entry(BOOT, 14, 15)) == []
+        assert self.found(late, entry(None, 14, 15)) == [BACK]
+
+    def test_what_survived_is_never_absent(self):
+        """Not even before it is recovered."""
+        told = wrote("ADVANCED", MOVE, 2, 3)
+        assert self.found(OPENED, told, entry(BOOT, 11.2, 11.3)) == [BACK]
+        assert self.found(OPENED, wrote("ADVANCED", MOVE, 9.5, 9.6), entry(BOOT, 11.2, 11.3)) == []
+
+    def test_status_that_was_only_read_may_be_lost(self):
+        """Its writer did not get the reply, so nobody was told it by a write."""
+        read = handle("status", None, [None, MOVE], 9.5, 9.6, worker=1)
+        unanswered = wrote("", None, 9.2, 9.4, given=MOVE, worker=2)._replace(answer=None, error="LeaseLostError: …")
+        hit = fault(9, 9.1, worker=2)
+        assert broken_rules(OPENED, unanswered, read, entry(BOOT, 14, 15), faults=[self.LAGGED, hit]) == []
+
+    def test_clear_on_the_other_server_explains_an_absence(self):
+        """The new primary had executed it, before the former one, awake for a moment, accepted a write."""
+        cleared, told = released(10.1, 10.2, worker=1), wrote("ADVANCED", MOVE, 10.5, 10.6)
+        assert self.found(OPENED, cleared, told, entry(None, 14, 15)) == []
+
+    def test_room_without_a_living_creator_may_be_lost(self):
+        told = wrote("ADVANCED", MOVE, 9.6, 9.7, worker=1)
+        calls = opened(9.4, 9.5), told, entry(None, 14, 15)
+        assert broken_rules(*calls, faults=[self.LAGGED, fault(9.8, 9.9, worker=0)]) == []
+        assert self.found(*calls) == [BACK]
+
+
+class TestWaits:
+    def waited(self, error, began, ended):
+        return handle("await", 1.0, None, began, ended)._replace(error=error)
+
+    def test_wait_that_misses_a_live_room_is_found(self):
+        missed = self.waited("RoomNotFoundError: …", 4, 5)
+        assert broken_rules(OPENED, MOVED, missed) == [BACK]
+        assert broken_rules(OPENED, MOVED, released(4.2, 4.3), missed) == []
+
+    def test_wait_may_time_out(self):
+        assert broken_rules(OPENED, MOVED, self.waited("WaitTimeoutError: …", 4, 5)) == []
+
+    def test_wait_answers_the_status_of_its_room(self):
+        seen = handle("await", 1.0, [None, BOOT], 4, 5)
+        assert broken_rules(OPENED, MOVED, seen) == [BACK]
 
 
 class TestOwners:

@@ -12,13 +12,20 @@ import pytest
 from chaos.proxy import Proxy
 from redis_kvpoll import AsyncStatusStore, KVPoll, Outcome, StoreUnavailableError
 from tests.support import pace, real
-from tests.support.internals import idle_connections_of, transport_of
+from tests.support.internals import idle_connections_of, tracked_rooms_of, transport_of
 
 
 @pytest.fixture
 def server_alone():
     with real.World("sync") as world:
         yield world.shared()
+
+
+async def until(found, what):
+    """Wait until something is true that happens in this event loop."""
+    async with asyncio.timeout(pace.seconds(60)):
+        while not found():  # noqa: ASYNC110 - what it waits for sets no event
+            await asyncio.sleep(0.001)
 
 
 class TestAsyncioStore:
@@ -37,19 +44,22 @@ class TestAsyncioStore:
                     assert found == [KVPoll(1 + room % 4) for room in rooms]
                     await asyncio.gather(task, return_exceptions=True)
 
-    async def test_cancelled_call_costs_one_connection(self, server_alone):
+    async def test_cancelled_call_costs_no_connection(self, server_alone):
+        """The rest of its reply is read for it, and the connection stays."""
         async with AsyncStatusStore.from_url(server_alone.tcp) as store:
             await store.get(1)
             await asyncio.gather(*(store.settings() for _ in range(32)))  # which go past the queues, each by itself
-            idle = len(idle_connections_of(store))
+            idle = idle_connections_of(store)
             task = asyncio.create_task(store.get(1))
             for _ in range(3):
                 await asyncio.sleep(0)
-            assert len(idle_connections_of(store)) == idle - 1, "it is on its way"
+            assert len(idle_connections_of(store)) == len(idle) - 1, "it is on its way"
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
-            assert idle > 8
-            assert len(idle_connections_of(store)) == idle - 1
+            assert task.cancelled()
+            await store.get(2)
+            await until(lambda: len(idle_connections_of(store)) == len(idle), "its reply was read")
+            assert set(idle_connections_of(store)) == set(idle)
 
     async def test_call_cancelled_in_queue_frees_its_place(self, server_alone):
         with Proxy(server_alone.socket) as proxy:
@@ -65,30 +75,59 @@ class TestAsyncioStore:
                 found = await asyncio.gather(*(store.settings() for _ in range(40)))
                 assert len({settings.policy for settings in found}) == 1
 
-    async def test_settings_are_checked_again_after_cancelled_call(self, server_alone):
+    async def test_cancelled_call_unsettles_nothing(self, server_alone):
+        """The next call needs no check, and no new connection."""
         with Proxy(server_alone.socket) as proxy:
             async with AsyncStatusStore.from_url(proxy.url) as store:
                 await store.poll([1])
-                proxy.stalled, before = True, proxy.calls("poll")
+                before, connections = proxy.calls("poll"), proxy.connections
+                proxy.hold("poll")
                 task = asyncio.create_task(store.poll([1]))
                 await asyncio.to_thread(real.until, lambda: proxy.calls("poll") > before, "it is sent")
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
-                proxy.stalled = False
-                before = proxy.calls("settings")
+                proxy.commands.clear()
+                proxy.release()
                 await store.poll([1])
-                assert proxy.calls("settings") == before + 1
+                assert len(proxy.commands) == proxy.calls("poll") == 1
+                assert proxy.connections == connections
 
-    async def test_cancelled_connect_leaves_nothing_open(self, server_alone):
+    async def test_reply_to_cancelled_call_is_observed(self, server_alone):
+        """A room that it has opened is tracked: nobody else could bring it back after a loss of data."""
+        with Proxy(server_alone.socket) as proxy:
+            async with AsyncStatusStore.from_url(proxy.url) as store:
+                await (await store.open(1)).status()
+                proxy.hold("open")
+                before = proxy.calls("open")
+                task = asyncio.create_task(store.open(2))
+                await asyncio.to_thread(real.until, lambda: proxy.calls("open") > before, "it is sent")
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+                proxy.release()
+                await until(lambda: 2 in tracked_rooms_of(store).in_shard("default"), "its reply was read")
+
+    async def test_cancelled_connect_is_kept_for_next_call(self, server_alone):
+        with Proxy(server_alone.socket) as proxy:
+            async with AsyncStatusStore.from_url(proxy.url) as store:
+                proxy.delay = 0.01
+                task = asyncio.create_task(store.poll([1]))
+                await asyncio.to_thread(real.until, lambda: proxy.commands, "it is connecting")
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+                await until(lambda: idle_connections_of(store), "it is connected")
+                await store.poll([1])
+                assert proxy.connections == 1
+
+    async def test_cancelled_connect_ends_with_the_store(self, server_alone):
         with Proxy(server_alone.socket) as proxy:
             proxy.stalled = True
-            store = AsyncStatusStore.from_url(proxy.url)
+            store = AsyncStatusStore.from_url(proxy.url, deadline=60.0)
             task = asyncio.create_task(store.poll([1]))
             await asyncio.to_thread(real.until, lambda: proxy.commands, "it is connecting")
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
-            await asyncio.to_thread(real.until, lambda: not proxy.open_connections, "the connection is closed")
             await store.aclose()
+            await asyncio.to_thread(real.until, lambda: not proxy.open_connections, "the connection is closed")
 
     async def test_two_thousand_concurrent_calls_succeed(self, server_alone):
         async with AsyncStatusStore.from_url(server_alone.tcp, deadline=60.0) as store:

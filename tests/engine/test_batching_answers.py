@@ -96,7 +96,7 @@ async def test_mixed_calls_answer_in_call_order(kind, mode):
                     if chance.random() < 0.5:
                         client.script_flush()
                     if chance.random() < 0.3:
-                        executor_of(store).server_may_have_changed()
+                        executor_of(store).session.server_changed()
                     if chance.random() < 0.3:
                         proxy.lose_next_reply("touch")
                     names = [chance.choice(list(MIXED)) for _ in range(60)]

@@ -148,27 +148,26 @@ class TestInterruptedThread:
         ("script", "call"), [("update", lambda s, r: s.update_status(r, WAIT)), ("clear", lambda s, r: s.clear(r))]
     )
     def test_interrupted_sender_of_shared_batch_frees_queue(self, store, proxy, threads, script, call):
-        """The thread sends the batch because its call was the first in the queue."""
+        """The thread sends the batch because its call has the latest deadline."""
 
         def work():
-            queued(store, 1)
-            others = [threads.submit(call, store, room) for room in range(1, 4)]
             queued(store, 4)
             proxy.hold(script)
             held.set()
             sent(proxy, script, 1)
             interrupt()
-            return others
 
         proxy.hold("poll")
         held = proxy.released
         first = threads.submit(store.get, 0)
         sent(proxy, "poll", 1)
+        others = [threads.submit(call, store, room) for room in range(1, 4)]
+        queued(store, 3)
         with interrupts() as interrupt:
             working = threads.submit(work)
             with pytest.raises(Interrupted):
                 call(store, 0)
-            others = working.result(PATIENCE)
+            working.result(PATIENCE)
         proxy.release()
         first.result(PATIENCE)
         for room, other in enumerate(others, 1):

@@ -42,4 +42,4 @@ def test_untrusted_certificate_is_final_only_when_connecting():
     ],
 )
 def test_call_that_was_only_not_executed_leaves_server_verified(error, changed):
-    assert classify.server_may_have_changed(error) is changed
+    assert classify.ends_connection(error) is changed

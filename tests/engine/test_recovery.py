@@ -13,10 +13,16 @@ from redis_kvpoll.protocol import fenced_commands
 from redis_kvpoll.protocol.keys import epoch, feed, prefixes, rooms
 from redis_kvpoll.sync.dispatcher import drive
 from tests.support import pace, real
+from tests.support.backup import Backup
 from tests.support.internals import executor_of, tracked_rooms_of
 from tests.support.servers import rooms_on_server
 
 A, B, C = 1, 2, 2**63 - 1
+
+
+def without_times(fields):
+    """The fields of a room but for those that are times, or the id of an entry, which is one."""
+    return {name: value for name, value in fields.items() if not name.endswith("_ms") and name != "opened"}
 
 
 class TestFlushAll:
@@ -32,9 +38,7 @@ class TestFlushAll:
         assert rooms_on_server(client) == {A: "Bootstrapping", B: "Transferring", C: "Success"}
         for room, fields in before.items():
             after = client.hgetall(rooms("default", [room])[0])
-            assert {n: v for n, v in after.items() if not n.endswith("_ms")} == {
-                n: v for n, v in fields.items() if not n.endswith("_ms")
-            }
+            assert without_times(after) == without_times(fields) | {"replayed": "1"}
 
     def test_call_that_detects_loss_returns_its_usual_result(self, store, client):
         room = store.open(A)
@@ -210,7 +214,7 @@ class TestAttachedRooms:
     def test_wait_for_creator_ends_at_call_deadline(self, monkeypatch):
         with StatusStore.from_url("memory://", deadline=5.0) as store:
             executor, stale = executor_of(store), Update(Outcome.STALE, None)
-            monkeypatch.setattr(executor.tracked_rooms, "awaits_creator", lambda room: True)
+            monkeypatch.setattr(executor.recovery.tracked_rooms, "awaits_creator", lambda room: True)
             command = fenced_commands.update(A, 1763800000000123, KVPoll.Success)
             assert type(next(executor.await_creator(command, stale, time.monotonic()))) is Sleep
             assert drive(executor.await_creator(command, stale, time.monotonic() - 5.0), None) == stale
@@ -266,21 +270,42 @@ class TestReconnect:
             assert not client.exists(rooms("default", [A])[0])
         assert room.update(KVPoll.Success) == Update(Outcome.STALE, None)
 
-    def test_other_server_with_same_epoch_gets_full_replay(self, world, tmp_path):
+    def test_other_server_with_all_data_gets_no_replay(self, world, tmp_path):
+        """A restart with data on disk: what others have cleared in the meantime does not come back."""
         options = ("--appendonly", "yes", "--appendfsync", "always", "--dir", str(tmp_path))
         server = world.serve(*options)
-        store = world.open(server.tcp)
+        store, other = world.open(server.tcp), world.open(server.tcp)
         room, witness = store.open(A), store.open(B)
         witness.status()
-        with server.client() as client:
-            client.delete(rooms("default", [A])[0])  # as a replica that lags would not have it
-            before = client.hget(epoch("default"), "epoch")
+        other.clear(A)
         server = world.restart(server, *options)
         assert witness.status() is KVPoll.Bootstrapping
+        with server.client(decode_responses=True) as client:
+            assert rooms_on_server(client) == {B: "Bootstrapping"}
+            assert not client.hexists(rooms("default", [B])[0], "replayed")
+        assert room.update(KVPoll.Success) == Update(Outcome.STALE, None)
+        assert store.data_losses.losses == 0
+
+    def test_other_server_with_older_data_gets_lost_rooms(self, world):
+        """A replica that lagged has the same epoch, and not the newest rooms."""
+        server = world.serve()
+        store = world.open(server.tcp)
+        witness = store.open(B)
+        witness.status()
         with server.client() as client:
-            assert client.hget(epoch("default"), "epoch") == before
-            assert client.exists(rooms("default", [A])[0])
+            older, before = Backup(client), client.hget(epoch("default"), "epoch")
+        room = store.open(A)
+        witness.update(KVPoll.Transferring)
+        server = world.restart(server)
+        with server.client(decode_responses=True) as client:
+            older.restore(client)
+            assert witness.status() is KVPoll.Transferring
+            assert client.hget(epoch("default"), "epoch") == before.decode()
+            assert rooms_on_server(client) == {A: "Bootstrapping", B: "Transferring"}
+            replayed = {number: client.hexists(rooms("default", [number])[0], "replayed") for number in (A, B)}
+            assert replayed == {A: True, B: False}, "the room that had survived was not created again"
         assert room.update(KVPoll.Success).outcome is Outcome.ADVANCED
+        assert store.data_losses == (1, 2)
 
     @pytest.mark.parametrize("number", [3, 1500])
     def test_empty_server_gets_full_replay(self, world, number):

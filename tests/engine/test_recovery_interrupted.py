@@ -51,7 +51,7 @@ class TestInterruptedReplay:
             patch.setattr(
                 Attempts,
                 "send_script",
-                after(Attempts.send_script, 2, lambda: executor_of(store).server_may_have_changed()),
+                after(Attempts.send_script, 2, lambda: executor_of(store).session.server_changed()),
             )
             held[0].status()
         assert len(rooms_on_server(client)) == 6

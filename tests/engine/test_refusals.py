@@ -20,7 +20,7 @@ from redis_kvpoll import (
 )
 from tests.support import pace, real
 from tests.support.calls import DESTROYING, MARGIN, REPEATED
-from tests.support.internals import executor_of
+from tests.support.internals import lost_connections_of
 
 
 class TestTemporaryRefusal:
@@ -68,14 +68,14 @@ class TestTemporaryRefusal:
         store.update_status(1, 1)
         with server.client() as client, StatusStore.from_url(server.tcp) as other, other.mirror() as mirror:
             other.update_status(2, 1)
-            losses = executor_of(store).losses, executor_of(other).losses
+            losses = lost_connections_of(store), lost_connections_of(other)
             client.config_set("min-replicas-to-write", 1)
             with pytest.raises(StoreUnavailableError, match="NOREPLICAS"):
                 store.update_status(1, 3)
             assert store.get(1) is KVPoll.Bootstrapping
             assert store.poll([1, 9]) == [KVPoll.Bootstrapping, None]
             assert mirror.get(2) is KVPoll.Bootstrapping
-            assert (executor_of(store).losses, executor_of(other).losses) == losses
+            assert (lost_connections_of(store), lost_connections_of(other)) == losses
             client.config_set("min-replicas-to-write", 0)
 
     def test_call_to_loading_server_waits(self, world, monkeypatch):

@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from redis_kvpoll import OutcomeUnknownError, ServerRefusedError, StoreUnavailableError
 from redis_kvpoll.engine.batching import Batch, ShardQueue
-from redis_kvpoll.engine.effects import PendingCall
+from redis_kvpoll.engine.effects import PendingCall, Send
 from redis_kvpoll.engine.retry import CallFailed
 from redis_kvpoll.protocol import room_commands
 from redis_kvpoll.protocol.script_call import MAX_BATCH
@@ -229,6 +229,42 @@ class TestTakeBatch:
         pending_calls = [PendingCall(call, NEVER) for _ in range(3)]
         queue_of_calls(*pending_calls).take_batch().distribute([b"2", b"compat"])
         assert [one.reply for one in pending_calls] == [[b"2", b"compat"]] * 3
+
+
+class TestDeadlines:
+    def test_caller_with_latest_deadline_sends(self):
+        """So no caller waits beyond its own deadline for the calls of others."""
+        early, late, busy = pending(give_up_at=1.0), pending(give_up_at=5.0), pending(give_up_at=9.0, busy=True)
+        assert queue_of_calls(early, late, busy).elect_sender() is late
+
+    def test_batch_goes_on_until_its_latest_deadline(self):
+        early, late = pending(give_up_at=1.0), pending(rooms=[2], give_up_at=5.0)
+        assert queue_of_calls(early, late).take_batch().give_up_at == 5.0
+        assert queue_of_calls(early, late).take_batch(limit=3.0).give_up_at == 3.0
+
+    @pytest.mark.parametrize(
+        ("kind", "is_sent", "error"),
+        [
+            ("poll", True, StoreUnavailableError),
+            ("clear", True, OutcomeUnknownError),
+            ("clear", False, StoreUnavailableError),
+        ],
+    )
+    def test_caller_leaves_batch_at_its_deadline(self, kind, is_sent, error):
+        early, late = pending(kind, [1], give_up_at=1.0), pending(kind, [2], give_up_at=5.0)
+        queue = queue_of_calls(early, late)
+        batch = queue.take_batch()
+        batch.send = Send("default", [], is_sent=is_sent)
+        queue.leave(early, "no answer")
+        assert early.failure.kind is error
+        assert (queue.batch, late.done) == (batch, False)
+
+    def test_clear_that_leaves_the_queue_was_not_sent(self):
+        first, second = pending("clear", [1]), pending("update", [1])
+        queue = queue_of_calls(second, first)
+        queue.take_batch()
+        queue.leave(first, "no answer")
+        assert first.failure.kind is StoreUnavailableError
 
 
 class TestCancelAndRequeue:

@@ -351,4 +351,4 @@ def test_script_head_matches_calls_and_reply():
         "heartbeat_ms": "500",
         "known_epoch": "e",
     }
-    assert reply == ["epoch", "state", "incarnation", "finding", "subject", "reason"]
+    assert reply == ["epoch", "feed_id", "room", "status", "state", "incarnation", "finding", "subject", "reason"]

@@ -15,7 +15,8 @@ import pytest
 from redis_kvpoll import AsyncStatusStore, KVPoll, LeaseLostError, StatusStore, StoreClosedError
 from redis_kvpoll.protocol import keys
 from tests.support import pace, real
-from tests.support.leasing import now_ms, record
+from tests.support.backup import Backup
+from tests.support.leasing import ManualLease, now_ms, record
 
 BOOT, MOVE, DONE, FAIL = KVPoll.Bootstrapping, KVPoll.Transferring, KVPoll.Success, KVPoll.Failed
 LEASES = keys.leases("default")
@@ -325,3 +326,20 @@ def test_cancelled_heartbeat_task_does_not_block_exit(server, client):
 
     asyncio.run(main())
     assert record(client) is None
+
+
+def test_lease_that_a_lagging_replica_lacks_is_held_on():
+    """It was taken after the last write that the new primary has, in the same epoch."""
+    with real.World("sync") as world:
+        server = world.serve()
+        store = world.open(server.tcp)
+        store.open(1).status()
+        with server.client() as client:
+            older = Backup(client)
+        held = ManualLease(store).take()
+        server = world.restart(server)
+        with server.client(decode_responses=True) as client:
+            older.restore(client)
+            assert not held.heartbeat().lost
+            assert str(record(client)[0]) == held.incarnation
+        assert store.update_status(2, BOOT).changed

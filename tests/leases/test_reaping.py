@@ -232,7 +232,7 @@ class TestShards:
             if pending.call.tag == self.TAGS[0]:
                 pending.failure = CallFailed(StoreUnavailableError, "no answer")
             else:
-                pending.reply = [b"1700000000000000-old", b"held", held.incarnation.encode()]
+                pending.reply = [b"held", held.incarnation.encode()]
         with pytest.raises(StoreUnavailableError, match="lease of namespace 'default': no answer"):
             effects.send(None)
         held.keeper.heartbeat_failed(StoreUnavailableError("away"))
@@ -243,7 +243,7 @@ class TestShards:
             if pending.call.tag == self.TAGS[0]:
                 pending.failure = CallFailed(StoreUnavailableError, "no answer")
             else:
-                pending.reply = [b"1700000000000000-old", b"lost", held.incarnation.encode()]
+                pending.reply = [b"lost", held.incarnation.encode()]
         next(effects)  # it drops the lease in the other shards
         assert held.lost
 

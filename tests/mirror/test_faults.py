@@ -21,6 +21,7 @@ from redis_kvpoll import (
 )
 from tests.support import cluster as clusters
 from tests.support import pace, real
+from tests.support.backup import Backup
 from tests.support.internals import replica_of
 from tests.support.mirrors import current, following, sleeping
 
@@ -134,14 +135,31 @@ class TestLostConnections:
             real.until(lambda: "is current again" in caplog.text, "logged")
         assert caplog.text.count("is not current until") == 1
 
-    def test_lost_store_connection_causes_resync(self, store, peer, proxy):
-        """The store may be connected to another server now, and the mirror still to the old one."""
+    def test_lost_store_connection_leaves_mirror_synced(self, store, peer, proxy):
+        """The next connection leads to the same server, so the mirror's is as good as before."""
         with store.mirror() as mirror:
             shard = replica_of(mirror).shards["default"]
             before = shard.sync_epoch
             proxy.lose_next_reply("update")
             store.update_status(1, BOOT)
+            assert mirror.get(1) is BOOT
+            current(mirror, store)
+            assert shard.sync_epoch == before
+
+    def test_store_on_another_server_causes_resync(self, world, store, client, proxy):
+        """The mirror's own connection still leads to the former one."""
+        with store.mirror() as mirror:
+            store.update_status(1, BOOT)
+            other = world.serve()
+            with other.client() as successor:
+                Backup(client).restore(successor)
+            proxy.target = other.socket
+            shard = replica_of(mirror).shards["default"]
+            before = shard.sync_epoch
+            proxy.lose_next_reply("update")
+            assert store.update_status(1, MOVE).status is MOVE
             real.until(lambda: shard.sync_epoch > before, "it resyncs")
+            real.until(lambda: mirror.get(1) is MOVE, "from the other server")
             current(mirror, store)
 
     def test_swallowing_network_is_unsynced(self, side, proxy, peer):

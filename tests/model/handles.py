@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from redis_kvpoll import KVPoll, Outcome, Update
-from redis_kvpoll.engine.tracked_rooms import CLEARING, TrackedRoom, TrackedRooms
+from redis_kvpoll.engine import tracking
+from redis_kvpoll.engine.tracked_rooms import TrackedRoom, TrackedRooms
 from redis_kvpoll.protocol import fenced_commands, replies, script_specs
 from redis_kvpoll.protocol.replies import OpenedRoom
 from redis_kvpoll.protocol.script_call import Call, CallContext, Command, only
@@ -61,7 +62,7 @@ def _with(process: Process, held: TrackedRooms) -> Process:
 
 def sent(process: Process, context: CallContext, call: Call) -> Process:
     """The process once it has built a call: a room that it clears is not recovered."""
-    if call.spec not in CLEARING or process.held is None:
+    if call.spec not in tracking.CLEARING or process.held is None:
         return process
     held = store_of(process, context)
     held.mark_clearing(call)
@@ -76,7 +77,7 @@ def sent(process: Process, context: CallContext, call: Call) -> Process:
 def observed(process: Process, context: CallContext, call: Call, reply: list[Any]) -> Process:
     """The process once its store has observed a reply."""
     held = store_of(sent(process, context, call), context)
-    held.observe(call, reply, NOW)
+    tracking.observe(held, call, reply, None, NOW)
     return _with(process, held)
 
 
@@ -115,10 +116,14 @@ def _replay(process: Process, context: CallContext) -> Command[Any, Any] | None:
     """The store's replay; None when there is nothing to recover."""
     held = store_of(process, context)
     if process.must_replay:
-        held.mark_lost(NAMESPACE, NOW)
+        held.data_lost(NAMESPACE, NOW)
     for call in held.replays(NAMESPACE, context, NOW):
-        return Command("replay", script_specs.REPLAY, call.rooms, call.items, replies.updates, only)
+        return Command("replay", script_specs.REPLAY, call.rooms, call.items, replayed, only)
     return None
+
+
+def replayed(operation: str, rooms: list[int], reply: list[Any]) -> list[Update]:
+    return replies.updates(operation, rooms, [word for at in range(0, len(reply), 3) for word in reply[at : at + 2]])
 
 
 OPENINGS = (

@@ -198,7 +198,8 @@ def _observe_replay(step: Effect) -> Iterator[str]:
         return
     room, generation = step.after.room, held.generation.decode()
     if getattr(step.value, "outcome", None) is Outcome.STALE:
-        if not (room.get("generation", "") > generation or f"cleared:{step.rank}" in room):
+        later = max(room.get("generation", ""), step.before.tombstone + "+" * bool(step.before.tombstone))
+        if not (later > generation or f"cleared:{step.rank}" in room):
             yield f"replaying {generation} was refused as stale"
         return
     if generation == step.process.ended.decode() and not step.before.room and room:

@@ -57,6 +57,10 @@ class World(NamedTuple):
     holders: tuple[Holder, ...]
 
 
+LEASE_WORDS = 4
+"""The epoch and the end of the feed, before what a reply says of leases."""
+
+
 class Carried(NamedTuple):
     server: State
     notes: Notes
@@ -184,7 +188,8 @@ class LeaseExplorer:
         world = world._replace(takes=world.takes + (action == "take"))
         call = leaseholders.lease_call(holder, action, self._nonce(world))
         carried = self._carry_out(world, leaseholders.sent(action, holder, call))
-        learnt = leaseholders.after_lease_call(holder, action, lease_commands.parse_report(carried.reply))
+        epoch, found = carried.reply[0].decode(), lease_commands.parse_report(carried.reply[LEASE_WORDS:])
+        learnt = leaseholders.after_lease_call(holder, action, epoch, found)
         if holder.owner and not self.setting.all_reap:
             learnt = learnt._replace(reaping=())
         return _after(world, at, carried, learnt)
@@ -256,7 +261,7 @@ class LeaseExplorer:
         text = reply if is_lease else reply[sum(sent.words) :]
         value = None if is_lease else leaseholders.value_of(sent.script, list(text))
         after = View(self._model.state())
-        state = reply[1].decode() if is_lease else ""
+        state = reply[LEASE_WORDS].decode() if is_lease else ""
         step = Effect(sent, now_us // 1000, before, after, world.notes, state, value, is_late)
         notes, found = lease_rules.noted(step)
         found += lease_rules.wrong(step, notes)

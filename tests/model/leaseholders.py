@@ -78,7 +78,8 @@ def value_of(script: str, reply: list[Any]) -> Any:
 _DECODERS: dict[str, Callable[..., list[Any]]] = {
     "open": replies.openings,
     "clear": lambda _, rooms, reply: replies.clearings("clear", rooms, reply),
-    **dict.fromkeys(("update", "write", "replay", "reap"), replies.updates),
+    "replay": handles.replayed,
+    **dict.fromkeys(("update", "write", "reap"), replies.updates),
 }
 
 
@@ -104,13 +105,15 @@ def lease_call(process: Holder, action: lease_commands.Action, nonce: str) -> Ca
     return config.call(where, NAMESPACE, action, process.incarnation, process.epoch)
 
 
-def after_lease_call(process: Holder, action: lease_commands.Action, found: lease_commands.LeaseReport) -> Holder:
+def after_lease_call(
+    process: Holder, action: lease_commands.Action, epoch: str, found: lease_commands.LeaseReport
+) -> Holder:
     if action == "leave":
         return process.without_lease().learn_of(found)
     if action in ("take", "renew"):
         if found.state != "held":
             return process.without_lease()
-        process = process._replace(incarnation=found.incarnation, epoch=found.epoch, must_renew=False)
+        process = process._replace(incarnation=found.incarnation, epoch=epoch, must_renew=False)
     return process.learn_of(found)
 
 
@@ -167,7 +170,7 @@ SWEEPER_OPERATIONS = (ROOMS[3], Operation("clear", lambda _: room_commands.clear
 def replays(process: Holder, nonce: str) -> Call | None:
     where = context_of(process.owner, process.incarnation, nonce)
     held = handles.store_of(process, where)  # type: ignore[arg-type]
-    held.mark_lost(NAMESPACE, handles.NOW)
+    held.data_lost(NAMESPACE, handles.NOW)
     return next(held.replays(NAMESPACE, where, handles.NOW), None)
 
 

@@ -229,6 +229,16 @@ class RedisModel:
     def xlen(self, key: bytes) -> int:
         return len(self._read(key, "stream"))
 
+    def xrange(self, key: bytes, start: bytes, end: bytes, *options: bytes) -> list[list[Any]]:
+        there = self._read(key, "stream")
+        if (start, end) == (b"-", b"+") and len(options) == 2 and options[0].upper() == b"COUNT":
+            found = list(there)[: int(options[1])]
+        elif start == end and not options:
+            found = [entry_id for entry_id in [_entry_id(start)] if entry_id in there]
+        else:
+            raise NotImplementedError("the model's XRANGE knows - + COUNT and one id alone")
+        return [[b"%d-%d" % entry_id, list(there[entry_id])] for entry_id in found]
+
     def xrevrange(self, key: bytes, end: bytes, start: bytes, *options: bytes) -> list[list[Any]]:
         if (end, start) != (b"+", b"-") or len(options) != 2 or options[0].upper() != b"COUNT":
             raise NotImplementedError("the model's XREVRANGE knows + - COUNT alone")
@@ -246,6 +256,13 @@ def _score(word: bytes) -> float:
         raise ResponseError("value is not a valid float") from None
 
 
+def _entry_id(word: bytes) -> tuple[int, int]:
+    milliseconds, _, number = word.partition(b"-")
+    if not milliseconds.isdigit() or not number.isdigit():
+        raise NotImplementedError("the model's stream ids are <milliseconds>-<number>")
+    return int(milliseconds), int(number)
+
+
 def _bound(word: bytes, outward: int) -> tuple[float, int]:
     """A limit of a range of scores, such that (score, 0) is within it or not; "(" leaves the limit itself out."""
     open_ = word.startswith(b"(")
@@ -260,7 +277,7 @@ _COMMANDS = {
         for name in (
             *("exists", "pexpire", "pttl", "time"),
             *("hget", "hmget", "hgetall", "hkeys", "hlen", "hexists", "hset", "hsetnx", "hdel", "hincrby"),
-            *("zadd", "zrem", "zcard", "zscore", "zcount", "zrangebyscore", "xadd", "xlen", "xrevrange"),
+            *("zadd", "zrem", "zcard", "zscore", "zcount", "zrangebyscore", "xadd", "xlen", "xrange", "xrevrange"),
         )
     },
 }

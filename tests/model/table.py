@@ -14,9 +14,10 @@ ROOM = 2**53 + 1  # no double holds it
 FEED = keys.feed(NAMESPACE).encode()
 ROOM_KEY = keys.rooms(NAMESPACE, [ROOM])[0].encode()
 PREFIX_KEY = keys.prefixes(NAMESPACE, [ROOM])[0].encode()
+CLEARED_KEY = keys.cleared(NAMESPACE).encode()
 EPOCH_KEY = keys.epoch(NAMESPACE).encode()
 NOW_MS = NOW_US // 1000
-_TIMES = {b"opened_ms", b"updated_ms", b"version"}
+_TIMES = {b"opened_ms", b"updated_ms", b"version", b"opened"}
 """Fields that grow and that no decision depends on."""
 
 
@@ -65,6 +66,12 @@ class View:
     @property
     def generation(self) -> str | None:
         return self.room.get("generation")
+
+    @property
+    def tombstone(self) -> str:
+        """The generation that was cleared here after a replay had created it; empty if there is none."""
+        kept = self.kept.get(CLEARED_KEY)
+        return dict(kept.value).get(b"%d" % ROOM, b"").decode() if kept else ""
 
     def own(self, rank: str) -> str | None:
         """A rank's own status; of a room without ranks, its status."""

@@ -84,7 +84,7 @@ MUTATIONS = [
     ("fenced", "compat", "clear", "fields[3] ~= expected_generation", "false", "is stale and changed"),
     ("fenced", "strict", "open", "not is_mine and fields.status ~= 'Failed'", "false", "took the room"),
     ("fenced", "strict", "open", "local is_mine = fields.status and", "local is_mine = false and", "was refused as if"),
-    ("loss", "compat", "replay", "role ~= 'creator' or not", "not", "attached created"),
+    ("loss", "compat", "replay", "if role ~= 'creator' then", "if false then", "attached created"),
     ("loss", "compat", "replay", "current > generation or", "false or", "which is older"),
     ("loss", "strict", "replay", "if outcome ~= 3 then", "if false then", ""),
     ("loss, clock behind", "compat", "open", "if last < seen then last = seen end", "", "was given after"),

@@ -78,6 +78,16 @@ class ModelSide:
         return comparable(found)
 
 
+@REAL
+def test_entry_by_its_id_matches_real_server(plain_client):
+    model = RedisModel()
+    for run in (lambda *words: raw(plain_client, *words), model.execute):
+        first, second = (run(b"XADD", b"a", b"*", b"x", number) for number in (b"1", b"2"))
+        assert run(b"XRANGE", b"a", first, first) == [[first, [b"x", b"1"]]]
+        assert run(b"XRANGE", b"a", b"-", b"+", b"COUNT", b"5") == [[first, [b"x", b"1"]], [second, [b"x", b"2"]]]
+        run(b"DEL", b"a")
+
+
 def raw(client, *words):
     """The raw reply, before redis-py turns it into dicts and the like."""
     connection = client.connection_pool.get_connection()
@@ -166,6 +176,8 @@ COMMANDS = st.one_of(
     command(b"ZRANGEBYSCORE", KEY, BOUND, BOUND, LIMIT),
     command(b"ZCOUNT", KEY, BOUND, BOUND),
     command(b"XADD", KEY, st.sampled_from(((b"*",), (b"NOMKSTREAM", b"MAXLEN", b"~", b"100", b"*"))), PAIRS),
+    command(b"XRANGE", KEY, st.just((b"-", b"+", b"COUNT")), st.sampled_from((b"1", b"3"))),
+    command(b"XRANGE", KEY, st.just((b"1-1", b"1-1"))),
     command(b"XREVRANGE", KEY, st.just((b"+", b"-", b"COUNT")), st.sampled_from((b"1", b"3"))),
 )
 

@@ -12,8 +12,9 @@ from tests.mutation import mutate
 from tests.mutation.in_client import IN_THE_CLIENT
 from tests.mutation.in_lua import IN_LUA
 from tests.mutation.in_plugin import IN_THE_PLUGIN
+from tests.mutation.in_recovery import IN_RECOVERY
 
-ALL = IN_LUA + IN_THE_CLIENT + IN_THE_PLUGIN
+ALL = IN_LUA + IN_THE_CLIENT + IN_RECOVERY + IN_THE_PLUGIN
 
 
 @pytest.mark.parametrize(("where", "good", "bad", "test"), [pytest.param(*change, id=name) for name, *change in ALL])
@@ -37,6 +38,6 @@ def test_mutation_without_its_text_is_an_error():
 
 
 def test_each_kind_has_enough_mutations():
-    assert min(len(IN_LUA), len(IN_THE_CLIENT)) >= 12
+    assert min(len(IN_LUA), len(IN_THE_CLIENT), len(IN_RECOVERY)) >= 12
     assert len(IN_THE_PLUGIN) >= 5
     assert len({change[:3] for change in ALL}) == len(ALL)

@@ -30,7 +30,7 @@ AT_ONCE = ("__init__", "from_url", "rooms", "tail", "mirror", "lease", "after_fo
 """Methods that make no call, or return an asynchronous iterator or context manager."""
 
 
-WITHIN = {"after_fork", "sync_epochs", "connection_lost", "observe_write"}
+WITHIN = {"after_fork", "sync_epochs", "server_changed", "observe_write"}
 """Methods that the library itself calls."""
 
 

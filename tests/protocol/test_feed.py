@@ -34,15 +34,18 @@ def after(client, call):
 
 class TestAppended:
     def test_update_appends_ttl_room_and_status(self, store, client):
-        assert after(client, lambda: store.update_status(ROOM, 1)) == [["ttl_ms", "900000", str(ROOM), "Bootstrapping"]]
+        assert after(client, lambda: store.update_status(ROOM, 1)) == [
+            ["ttl_ms", "900000", str(ROOM), "Bootstrapping", "first", ""]
+        ]
         assert after(client, lambda: store.update_status(ROOM, 4)) == [["ttl_ms", "300000", str(ROOM), "Success"]]
         assert after(client, lambda: store.update_status(ROOM, 0)) == [["ttl_ms", "300000", str(ROOM), "Failed"]]
 
     def test_update_many_is_one_entry_with_shared_ttls(self, store, client):
         updates = {0: 1, 1: 2, 2: 4, 3: 4, 4: 3, 5: 0}
-        expected = "ttl_ms 900000 0 Bootstrapping 1 WaitingForInput ttl_ms 300000 2 Success 3 Success"
-        expected += " ttl_ms 900000 4 Transferring"
-        assert after(client, lambda: store.update_many(updates)) == [expected.split()]
+        expected = "ttl_ms 900000 0 Bootstrapping first _ 1 WaitingForInput first _ ttl_ms 300000 2 Success first _"
+        expected += " 3 Success first _ ttl_ms 900000 4 Transferring first _"
+        found = after(client, lambda: store.update_many(updates))
+        assert [[word or "_" for word in fields] for fields in found] == [expected.split()]
 
     def test_call_that_changes_nothing_appends_nothing(self, make_store, client):
         store = make_store(policy="strict")
@@ -98,14 +101,16 @@ class TestAppended:
         client.set("kvpoll:{default}:room:5", "by hand", ex=60)
         with pytest.raises(Exception, match="room 5"):
             store.update_many({4: 1, 5: 1, 6: 1})
-        assert words(client) == [["ttl_ms", "900000", "4", "Bootstrapping", "6", "Bootstrapping"]]
+        assert words(client) == [
+            ["ttl_ms", "900000", "4", "Bootstrapping", "first", "", "6", "Bootstrapping", "first", ""]
+        ]
 
     def test_large_batch_makes_entries_of_sixteen_rooms(self, store, client):
         batch = dict.fromkeys(range(1000), KVPoll.Bootstrapping)
         appended = after(client, lambda: store.update_many(batch))
-        assert [len(fields) for fields in appended] == [2 + 16 * 2] * 62 + [2 + 8 * 2]
+        assert [len(fields) for fields in appended] == [2 + 16 * 4] * 62 + [2 + 8 * 4]
         assert all(fields[:2] == ["ttl_ms", "900000"] for fields in appended), "each entry is complete by itself"
-        assert [room for fields in appended for room in fields[2::2]] == list(map(str, batch))
+        assert [room for fields in appended for room in fields[2::4]] == list(map(str, batch))
         assert len(after(client, lambda: store.touch(range(32)))) == 2
         assert len(after(client, lambda: store.clear_many(range(17)))) == 2
 
@@ -170,7 +175,7 @@ class TestStream:
         make_store(namespace="prod", shards=4).update_many(dict.fromkeys(range(100), 1))
         found = set()
         for tag in keys.tags("prod", 4):
-            here = {int(room) for fields in words(client, tag) for room in fields[2::2]}
+            here = {int(room) for fields in words(client, tag) for room in fields[2::4]}
             assert {keys.tag("prod", 4, room) for room in here} == {tag}
             found |= here
         assert found == set(range(100))

@@ -13,7 +13,7 @@ from tests.support import real
 
 KEY = "kvpoll:{prod}:settings"
 WEEK_MS = 7 * 24 * 3600 * 1000
-DEFAULTS = {"schema": "2", "policy": "compat", "shards": "1", "mode": "none", "feed_length": "100000"}
+DEFAULTS = {"schema": "3", "policy": "compat", "shards": "1", "mode": "none", "feed_length": "100000"}
 
 
 class TestAgreement:
@@ -60,7 +60,7 @@ class TestAgreement:
         assert {key: client.dump(key) for key in client.scan_iter()} == before
         assert client.pttl(KEY) <= 5000
 
-    @pytest.mark.parametrize("schema", ["1", "3"])
+    @pytest.mark.parametrize("schema", ["2", "4"])
     def test_other_schema_is_refused(self, make_store, client, schema):
         """Version 1 had no feed: mirrors would never see its writes."""
         client.hset(KEY, mapping=DEFAULTS | {"schema": schema})

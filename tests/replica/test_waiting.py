@@ -74,8 +74,8 @@ class TestWaiting:
         assert (waiter.outcome, woken) == (KVPoll.Failed, [1])
 
     def test_suspicion_during_resync_keeps_shard_unsynced(self, run):
-        before = run.replica.connection_losses
-        run.replica.connection_lost()
+        before = run.replica.server_changes
+        run.replica.server_changed()
         run.replica.mark_synced("ns", before)
         assert not run.shard.synced
 

@@ -19,7 +19,7 @@ from redis.exceptions import NoPermissionError, ResponseError
 from chaos.proxy import Proxy
 from redis_kvpoll import InvalidInputError, KVPoll, ServerRefusedError, StatusStore
 from redis_kvpoll.cli.app import kvpoll
-from redis_kvpoll.protocol import acl, scripts
+from redis_kvpoll.protocol import acl, keys, scripts
 from redis_kvpoll.transport.embedded import EmbeddedServer
 from tests.support import cluster, real
 from tests.support.calls import DESTROYING, REPEATED, works
@@ -172,6 +172,10 @@ class TestAllowed:
                 assert not held.heartbeat().lost
                 assert store.owners()[0].rooms == 1
                 assert store.reap() == 0
+                with server.client(db=1) as other:  # the data was lost, so the shard is verified
+                    other.hset(keys.epoch("default"), "epoch", "1700000000000000-another")
+                store.update_status(8, 2)
+                assert store.get(8) is KVPoll.WaitingForInput
                 held.give_up()
             sent = {sent_word(command) for command in proxy.commands}
         assert sent - {"auth"} == acl.SENT.keys() - CLUSTER_ONLY

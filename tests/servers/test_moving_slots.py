@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from redis_kvpoll import KVPoll, Outcome, Update
-from redis_kvpoll.protocol.keys import rooms, tag
+from redis_kvpoll.protocol.keys import tag
 from tests.support import real
+from tests.support.backup import lose_room
 from tests.support.internals import transport_of
 
 SHARDS = 8
@@ -40,13 +41,22 @@ class TestMovingSlots:
 
     def test_room_missing_at_target_is_recovered(self, store, cluster):
         """As when a demoted primary redirects to its successor, a replica that lagged."""
-        held = [store.open(room) for room in HERE[:2]]
-        for room in held:
-            room.status()
+        survivor, lost = (store.open(room) for room in HERE[:2])
+        survivor.status()
         cluster.start_moving(TAG)
         cluster.finish_moving(TAG)
-        cluster.owner(TAG).delete(*rooms(TAG, [HERE[0]]))
-        assert held[0].update(KVPoll.Transferring) == Update(Outcome.ADVANCED, KVPoll.Transferring)
+        lose_room(cluster.owner(TAG), TAG, lost.id)
+        assert lost.update(KVPoll.Transferring) == Update(Outcome.ADVANCED, KVPoll.Transferring)
+        assert survivor.status() is KVPoll.Bootstrapping
+
+    def test_room_cleared_meanwhile_stays_cleared_at_target(self, store, cluster, world):
+        """Another node is another server, but the feed came with the slot: nothing was lost."""
+        kept, cleared = (store.open(room) for room in HERE[:2])
+        world.open(cluster.url, namespace="prod", deadline=60.0).clear(cleared.id)
+        cluster.start_moving(TAG)
+        cluster.finish_moving(TAG)
+        assert kept.update(KVPoll.Transferring) == Update(Outcome.ADVANCED, KVPoll.Transferring)
+        assert cleared.update(KVPoll.Transferring) == Update(Outcome.STALE, None)
 
     def test_scan_finds_moved_rooms(self, world, store, cluster):
         """Every node answers SCAN, with the keys that it has."""

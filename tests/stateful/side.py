@@ -23,6 +23,10 @@ AFTER_A_LOSS = 10**15
 """After a replay, a room's version continues from the server's time in microseconds: all such versions count as one."""
 
 
+UNKNOWN_TO_ORACLE = {"opened", "replayed"}
+"""Fields of rooms that serve recovery only."""
+
+
 def version_of(number):
     return min(number, AFTER_A_LOSS)
 
@@ -138,7 +142,11 @@ class Side:
         for tag in self.tags:
             for key in self.client.scan_iter(f"kvpoll:{{{tag}}}:[rp]*:*", count=1000):
                 fields, room = self.client.hgetall(key), int(key.rpartition(":")[2])
-                fields = {name: value for name, value in fields.items() if not name.endswith("_ms")}
+                fields = {
+                    name: value
+                    for name, value in fields.items()
+                    if name not in UNKNOWN_TO_ORACLE and name[-3:] != "_ms"
+                }
                 there, found = (world.rooms, rooms) if ":room:" in key else (world.lengths, lengths)
                 if "generation" in fields:
                     lives = [kept[room].life for kept in (there, world.rooms) if room in kept]  # SCAN has no order

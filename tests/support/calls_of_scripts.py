@@ -29,8 +29,18 @@ def bare(operation, spec, rooms, items=()):
     return Command(operation, spec, rooms, [*items], lambda *_: [], lambda *_: None)
 
 
-def replay(*rooms, status="Bootstrapping", role="creator", reason="", length="", generation=GENERATION):
-    item = [str(generation), REQUEST, status, reason, length, role]
+def replay(
+    *rooms,
+    status="Bootstrapping",
+    role="creator",
+    reason="",
+    length="",
+    generation=GENERATION,
+    loss="data",
+    opened="",
+    written="",
+):
+    item = [str(generation), REQUEST, status, reason, length, role, loss, opened, written]
     return bare("replay", REPLAY, [*rooms], item * len(rooms))
 
 

@@ -40,12 +40,12 @@ def replace_transport(store: Any, transport: Any) -> None:
 
 
 def tracked_rooms_of(store: Any) -> Any:
-    return executor_of(store).tracked_rooms
+    return executor_of(store).recovery.tracked_rooms
 
 
 def context_of(store: Any) -> Any:
     """The settings that a store has agreed on with its server."""
-    return executor_of(store)._context
+    return executor_of(store).session.context
 
 
 def run(store: Any, effects: Any) -> Any:
@@ -62,14 +62,30 @@ def execute(store: Any, command: Any) -> Any:
 
 def age_settings(store: Any, seconds: float) -> None:
     """Let the store check its settings so much earlier."""
-    executor_of(store)._settings_valid_until -= seconds
+    executor_of(store).session._valid_until -= seconds
 
 
 def track_one_room(tracked_rooms: Any, tag: str, room: int, tracked: Any, *, awaits_creator: bool) -> None:
     """Make a room tracked without a reply that does it."""
     tracked_rooms._shards[tag] = {room: tracked}
     if awaits_creator:
-        tracked_rooms._awaiting_creator[tag] = {room: None}
+        tracked_rooms._awaiting_creator[tag] = {room: "server"}
+
+
+def state_of_recovery(recovery: Any) -> str:
+    """All that a Recovery knows: two with the same text behave the same. Waits for creators are due from 0.05 s on."""
+    rooms = recovery.tracked_rooms
+    for tag in rooms.awaiting_shards:
+        rooms.awaiting_shards[tag] = 0.05
+    rooms_text = (rooms._shards, rooms._to_replay, rooms._awaiting_creator, rooms.unmarked, rooms.awaiting_shards)
+    shards = {tag: (s.epoch, s.is_verified, s.marks.all()) for tag, s in recovery._shards.items()}
+    return f"{rooms_text} {rooms.highest_generation} {shards} {recovery.servers}"
+
+
+def verification_of(recovery: Any, tag: str) -> tuple[bool, bool]:
+    """Whether a Recovery has to verify a shard before its next call, and whether it knows the shard at all."""
+    shard = recovery._shards.get(tag)
+    return shard is not None and not shard.is_verified, shard is not None
 
 
 # Of its dispatcher
@@ -107,6 +123,15 @@ def node_pool_of(store: Any) -> Any:
 
 def idle_connections_of(store: Any) -> list[Any]:
     return list(node_pool_of(store)._idle)
+
+
+def known_server_of(store: Any) -> Any:
+    """What the connections of a store have found of their server."""
+    return node_pool_of(store)._known
+
+
+def lost_connections_of(store: Any) -> int:
+    return known_server_of(store).losses  # type: ignore[no-any-return]
 
 
 def take_connection(store: Any) -> Any:

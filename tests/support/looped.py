@@ -1,4 +1,4 @@
-"""An asyncio store or mirror, used as a blocking one, while its event loop runs all the time in a thread.
+"""An asyncio store, mirror or handle, used as a blocking one, while its event loop runs all the time in a thread.
 
 The follower of the feed is a task: it must run between the calls of a test too.
 """
@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from redis_kvpoll import AsyncStatusStore, StatusStore
+from redis_kvpoll.aio.room import AsyncRoom
 from tests.support import pace
 
 PATIENCE = 300
@@ -74,7 +75,12 @@ class Looped:
             return lambda *args, **options: Looped(method(*args, **options), self._loop)
         if not inspect.iscoroutinefunction(method):
             return method
-        return lambda *args, **kwargs: self._loop.run(method(*args, **kwargs))
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            value = self._loop.run(method(*args, **kwargs))
+            return Looped(value, self._loop) if isinstance(value, AsyncRoom) else value
+
+        return call
 
 
 class Side:

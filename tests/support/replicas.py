@@ -140,7 +140,7 @@ class Run:
         self.read_snapshot(set(self.server.rooms) | set(self.shard.unconfirmed()))
         self.read(1000)
         assert not self.shard.unconfirmed()
-        self.replica.mark_synced("ns", self.replica.connection_losses)
+        self.replica.mark_synced("ns", self.replica.server_changes)
 
     def another_server(self, start):
         """Lower or higher ids, and other rooms; replies that are still to come are delivered all the same."""
@@ -340,7 +340,7 @@ class RankedRun(Run):
         self.read(1000)
         self.read_uncertain()
         assert not self.shard.unconfirmed()
-        self.replica.mark_synced("ns", self.replica.connection_losses)
+        self.replica.mark_synced("ns", self.replica.server_changes)
 
     def another_server(self, start):
         self.server = RankedServer(start)

@@ -110,6 +110,7 @@ def test_feed_marks_the_first_rank_of_a_room(ranks, client):
 def test_feed_has_consensus_and_rank_of_change(ranks, client):
     first, second = ranks(2, ttl=90, terminal_ttl=30)
     first.update_status(7, BOOT)
+    former = first.entry(7).generation
     second.update_status(7, FAIL)
     second.update_status(7, INPUT)
     first.update_status(7, FAIL)
@@ -117,14 +118,15 @@ def test_feed_has_consensus_and_rank_of_change(ranks, client):
     first.abort(7)
     first.clear(7)
     first.update_status(7, BOOT)
+    later = first.entry(7).generation
     first.abort(7, "why")
     assert words(client) == [
-        ["ttl_ms", "90000", "7", "Bootstrapping", "first:0", "Bootstrapping"],
+        ["ttl_ms", "90000", "7", "Bootstrapping", "first:0", "Bootstrapping", "first", str(former)],
         ["ttl_ms", "90000", "7", "Bootstrapping", "rank:1", "WaitingForInput"],
         ["ttl_ms", "30000", "7", "Failed", "rank:0", "Failed"],
         ["7", "Failed", "rank:1", "absent"],
         ["7", "absent"],
-        ["ttl_ms", "90000", "7", "Bootstrapping", "first:0", "Bootstrapping"],
+        ["ttl_ms", "90000", "7", "Bootstrapping", "first:0", "Bootstrapping", "first", str(later)],
         ["ttl_ms", "30000", "7", "Failed", "reason", "why"],
     ]
 

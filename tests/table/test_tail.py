@@ -11,6 +11,7 @@ import pytest
 from redis_kvpoll import AsyncStatusStore, FeedGap, KVPoll, StatusStore, StoreClosedError, StoreUnavailableError
 from redis_kvpoll.engine.effects import Sleep
 from redis_kvpoll.engine.executor import Executor
+from redis_kvpoll.engine.session import Session
 from redis_kvpoll.protocol.feed_reader import Tail
 from redis_kvpoll.protocol.settings import ExpectedSettings
 from tests.support import pace, real
@@ -150,7 +151,7 @@ class TestTailRounds:
 
 
 def test_tail_sleeps_before_next_read():
-    executor = Executor(ExpectedSettings.checked("prod", None, None, None, None), 9.0, 9.0, 5.0)
+    executor = Executor(Session(ExpectedSettings.checked("prod", None, None, None, None), 9.0, 9.0, 5.0))
     tail = Tail(0)
     assert not isinstance(next(executor.read_feed("tail", tail)), Sleep)
     tail.pause = 0.05

@@ -1,0 +1,47 @@
+"""Opens asyncio connections, each with the identity of its server."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from redis.exceptions import ResponseError
+
+from redis_kvpoll.transport.connection_options import pack
+from redis_kvpoll.transport.server_identity import ASK_IDENTITY, KnownServer
+
+
+class AsyncConnector:
+    """Opens connections to one endpoint. ``known`` is what they have found there."""
+
+    def __init__(self, connection_class: Any, options: dict[str, Any], known: KnownServer) -> None:
+        self._class = connection_class
+        self._options = options
+        self._known = known
+        self._asks = not connection_class.__module__.startswith("fakeredis")  # it has no INFO
+
+    async def connect(self, seconds: float) -> Any:
+        """Open a connection within so many seconds."""
+        before = self._known.snapshot()
+        connection = self._class(**self._options)
+        try:
+            async with asyncio.timeout(seconds):
+                await connection.connect()
+                replies = await _ask(connection) if self._asks else []
+            self._known.admit(connection, before, replies)
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
+        return connection
+
+
+async def _ask(connection: Any) -> list[Any]:
+    """Return the replies to ASK_IDENTITY, errors included."""
+    replies: list[Any] = []
+    await connection.send_packed_command(b"".join([pack(words) for words in ASK_IDENTITY]))
+    for _ in ASK_IDENTITY:
+        try:
+            replies.append(await connection.read_response())
+        except ResponseError as denied:
+            replies.append(denied)
+    return replies

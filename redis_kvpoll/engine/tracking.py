@@ -1,0 +1,157 @@
+"""What each reply says about the rooms that a store tracks.
+
+To track another script: add a function to _BY_SCRIPT.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+from redis_kvpoll.engine.marks import Mark
+from redis_kvpoll.engine.tracked_rooms import TrackedRoom, TrackedRooms
+from redis_kvpoll.model import Outcome, Refusal
+from redis_kvpoll.protocol import script_specs as specs
+from redis_kvpoll.protocol.replies import parse_status
+from redis_kvpoll.protocol.script_call import Call
+
+CLEARING = (specs.CLEAR, specs.CLEAR_FENCED)
+
+_DONE = frozenset(outcome.value for outcome in Outcome) - {Outcome.SKIPPED.value, Outcome.STALE.value}
+WRITTEN = frozenset({Outcome.CREATED.value, Outcome.ADVANCED.value, Outcome.FAILED.value})
+"""The outcomes of writes that changed a room."""
+
+
+def observe(rooms: TrackedRooms, call: Call, reply: Sequence[Any], mark: Mark | None, now: float) -> None:
+    """Update the tracked rooms from the reply to a call of their store, over a connection to a verified shard.
+
+    ``mark`` is the entry that the call has appended to the feed, if any; for a replay, at least an earlier one.
+    """
+    observer = _BY_SCRIPT.get(call.spec.script.name)
+    if observer is not None:
+        observer(rooms, call, reply, mark, now)
+
+
+def _observe_open(rooms: TrackedRooms, call: Call, reply: Sequence[Any], mark: Mark | None, now: float) -> None:
+    for room, at in zip(call.rooms, range(0, len(reply), 7), strict=True):
+        code, status, generation, _, _, request, opened = reply[at : at + 7]
+        if code > 0 and generation:
+            created = TrackedRoom(int(generation), request.decode(), "creator", parse_status(status), now)
+            tracked = rooms.track(call.tag, room, created, now)
+            tracked.add_opening(room, opened)
+            rooms.mark(call.tag, room, tracked, mark)
+
+
+def _observe_attach(rooms: TrackedRooms, call: Call, reply: Sequence[Any], mark: Mark | None, now: float) -> None:
+    rooms_here = rooms.in_shard(call.tag)
+    for room, at in zip(call.rooms, range(0, len(reply), 4), strict=True):
+        status, generation, request = parse_status(reply[at]), int(reply[at + 1] or 0), reply[at + 2]
+        tracked = rooms_here.get(room)
+        if tracked and tracked.generation > generation and tracked.awaiting_since is None:
+            del rooms_here[room]  # cleared or expired
+        elif generation and status is not None and (tracked is None or tracked.generation < generation):
+            request = request.decode() if request else ""
+            rooms.track(call.tag, room, TrackedRoom(generation, request, "attached", status, now), now)
+            rooms.unmark(call.tag, room)
+        elif tracked and tracked.generation == generation:
+            if status != tracked.status:
+                rooms.unmark(call.tag, room)
+            rooms.merge_status(tracked, status, now)
+
+
+def _observe_write(rooms: TrackedRooms, call: Call, reply: Sequence[Any], mark: Mark | None, now: float) -> None:
+    """Process a write: fenced ones, and plain ones to tracked rooms, whose replies have the status, too."""
+    rooms_here = rooms.in_shard(call.tag)
+    width = len(call.spec.item)
+    for number, room in enumerate(call.rooms):
+        code, status = reply[number * 2], parse_status(reply[number * 2 + 1])
+        words = call.items[number * width : (number + 1) * width]
+        generation = int(words[1] or 0) if call.spec is specs.WRITE else 0
+        tracked = rooms_here.get(room)
+        if tracked is None:
+            if not (generation and code in _DONE and status is not None):
+                continue
+            tracked = rooms.track(call.tag, room, TrackedRoom(generation, "", "attached", None, now), now)
+        elif generation and generation != tracked.generation:
+            continue
+        elif code == Refusal.LEASE.value or (generation and code == Outcome.STALE.value):
+            if tracked.awaiting_since is None:
+                del rooms_here[room]
+            continue
+        if code in WRITTEN:
+            tracked.written = mark
+            if rooms.unmarked:
+                rooms.unmarked.get(call.tag, {}).pop(room, None)
+        elif code in _DONE and status != tracked.status:
+            rooms.unmark(call.tag, room)
+        if code in _DONE:
+            rooms.merge_status(tracked, status, now)
+            if code == Outcome.FAILED.value and call.spec is not specs.UPDATE:
+                tracked.reason = tracked.reason or words[-1]
+
+
+def _observe_replay(rooms: TrackedRooms, call: Call, reply: Sequence[Any], mark: Mark | None, now: float) -> None:
+    rooms_here = rooms.in_shard(call.tag)
+    for room, code, status, opened in zip(call.rooms, reply[::3], reply[1::3], reply[2::3], strict=True):
+        tracked = rooms_here.get(room)
+        is_waiting = False
+        if tracked is None:
+            pass
+        elif code == Outcome.SKIPPED.value:
+            is_waiting = True
+            tracked.awaiting_since = now if tracked.awaiting_since is None else tracked.awaiting_since
+        elif code in _DONE:
+            tracked.awaiting_since = None
+            rooms.mark(call.tag, room, tracked, mark)
+            tracked.add_opening(room, opened)
+            rooms.merge_status(tracked, parse_status(status), now)
+        else:
+            del rooms_here[room]
+        rooms.replayed(call.tag, room, is_waiting)
+    rooms.schedule_retry(call.tag, now)
+
+
+def _observe_clear(rooms: TrackedRooms, call: Call, reply: Sequence[Any], mark: Mark | None, now: float) -> None:
+    rooms_here = rooms.in_shard(call.tag)
+    for room, code, fence in zip(call.rooms, reply[::3], call.items, strict=True):
+        tracked = rooms_here.get(room)
+        if tracked is None or (fence and int(fence) != tracked.generation):
+            continue
+        if rooms.has_rank and code == Outcome.CLEARED.value and tracked.status is not None:
+            # The rank's last status still counts for the others. If all have cleared, the replay is ignored.
+            tracked.role, tracked.is_clearing, tracked.until = "cleared", False, now + rooms.ttl
+            rooms.mark(call.tag, room, tracked, mark)
+        elif tracked.awaiting_since is None:
+            del rooms_here[room]
+
+
+def _observe_touch(rooms: TrackedRooms, call: Call, reply: Sequence[Any], mark: Mark | None, now: float) -> None:
+    rooms_here = rooms.in_shard(call.tag)
+    for room, kept in zip(call.rooms, reply, strict=True):
+        if kept == 1 and (tracked := rooms_here.get(room)):
+            tracked.until = now + rooms.ttl
+
+
+def _observe_prefix(rooms: TrackedRooms, call: Call, reply: Sequence[Any], mark: Mark | None, now: float) -> None:
+    rooms_here = rooms.in_shard(call.tag)
+    for number, room in enumerate(call.rooms):
+        length, generation = call.items[number * 2 : number * 2 + 2]
+        tracked = rooms_here.get(room)
+        if tracked and generation and int(generation) == tracked.generation and reply[number] == 1:
+            tracked.length = length
+            rooms.unmark(call.tag, room)
+
+
+_Observer: TypeAlias = Callable[[TrackedRooms, Call, Sequence[Any], "Mark | None", float], None]
+_BY_SCRIPT: dict[str, _Observer] = {
+    specs.OPEN.script.name: _observe_open,
+    specs.ATTACH.script.name: _observe_attach,
+    specs.UPDATE.script.name: _observe_write,
+    specs.WRITE.script.name: _observe_write,
+    specs.ABORT.script.name: _observe_write,
+    specs.REAP.script.name: _observe_write,
+    specs.REPLAY.script.name: _observe_replay,
+    specs.CLEAR.script.name: _observe_clear,
+    specs.TOUCH.script.name: _observe_touch,
+    specs.SET_PREFIX.script.name: _observe_prefix,
+}

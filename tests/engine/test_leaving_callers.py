@@ -1,0 +1,226 @@
+"""Callers that leave a batch (cancelled, interrupted, out of time) leave the connection and other callers alone."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import signal
+import time
+
+import pytest
+
+from redis_kvpoll import AsyncStatusStore, KVPoll, StatusStore, StoreUnavailableError
+from tests.support import pace, real
+from tests.support.wire import Tally, total, verifications
+
+BOOT, MOVE = KVPoll.Bootstrapping, KVPoll.Transferring
+
+
+@pytest.fixture
+def server():
+    with real.World("sync") as world:
+        yield world.shared()
+
+
+@pytest.fixture
+def client(server):
+    with server.client() as client:
+        yield client
+
+
+class TestImpatientTask:
+    """One task gives up each read before its reply can be there; five others of the store are patient."""
+
+    async def test_others_proceed_and_none_fails(self, proxy):
+        second = pace.seconds(1)
+        async with AsyncStatusStore.from_url(proxy.url, shards=8, deadline=2 * second) as store:
+            handles = [await store.open(room) for room in range(64)]
+            async with store.lease("prefill-0", ttl=60 * second, heartbeat=0.5 * second):
+                proxy.delay = 0.01 * second
+                alone = await self.calls_of_five(handles, 4 * second)
+                impatient = asyncio.create_task(self.read_impatiently(store, 0.016 * second))
+                beside = await self.calls_of_five(handles, 4 * second)
+                impatient.cancel()
+                left = (await asyncio.gather(impatient, return_exceptions=True))[0]
+                proxy.delay = 0.0
+        assert isinstance(left, asyncio.CancelledError)
+        assert (alone.errors, beside.errors) == ([], [])
+        assert beside.calls >= alone.calls / 2
+
+    @staticmethod
+    async def read_impatiently(store, seconds):
+        for room in itertools.count():
+            try:
+                async with asyncio.timeout(seconds):
+                    await store.get(room % 64)
+            except TimeoutError:
+                pass
+
+    @staticmethod
+    async def calls_of_five(handles, seconds):
+        """What five tasks meet that call one after the other for so long."""
+        end = time.monotonic() + seconds
+
+        async def repeat(number):
+            tally = Tally()
+            turns = itertools.cycle(handles[number::5])
+            while time.monotonic() < end:
+                try:
+                    await next(turns).status()
+                except StoreUnavailableError as error:
+                    tally.errors.append(error)
+                else:
+                    tally.calls += 1
+            return tally
+
+        return total(await asyncio.gather(*map(repeat, range(5))))
+
+
+class TestCancelled:
+    """In asyncio. The proxy holds the call back until its caller is gone."""
+
+    @pytest.fixture
+    async def store(self, proxy):
+        async with AsyncStatusStore.from_url(proxy.url, deadline=pace.seconds(5)) as store:
+            await store.update_many(dict.fromkeys(range(3), MOVE))
+            await store.get(1), await store.clear(9)  # loads the scripts
+            yield store
+
+    @pytest.fixture
+    async def handle(self, store):
+        handle = await store.open(10)
+        await handle.update(BOOT), await handle.status()
+        return handle
+
+    async def cancelled_once_sent(self, proxy, script, calls, leaving):
+        """Make calls at once; cancel those of some numbers when they are on their way. Returns the results of all."""
+        sent = proxy.calls(script)
+        proxy.hold(script)
+        tasks = [asyncio.create_task(call) for call in calls]
+        await asyncio.to_thread(real.until, lambda: proxy.calls(script) > sent, "it is sent")
+        for number in leaving:
+            tasks[number].cancel()
+        await asyncio.wait([tasks[number] for number in leaving])
+        proxy.release()
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    @pytest.mark.parametrize("callers", [1, 3])
+    async def test_their_connection_stays_open(self, store, handle, proxy, callers):
+        connections = proxy.connections
+        for _ in range(5):
+            calls = [store.get(room) for room in range(callers)]
+            results = await self.cancelled_once_sent(proxy, "poll", calls, range(callers))
+            assert {type(result) for result in results} == {asyncio.CancelledError}
+            assert await store.get(2) is MOVE
+        assert proxy.connections <= connections + 1  # a call may pass by the one whose reply is still to come
+
+    @pytest.mark.parametrize("callers", [1, 3])
+    async def test_nothing_is_sent_for_it(self, store, handle, proxy, callers):
+        """Neither the call once more nor a verification."""
+        proxy.commands.clear()
+        calls = [store.get(room) for room in range(callers)]
+        await self.cancelled_once_sent(proxy, "poll", calls, range(callers))
+        assert await store.get(2) is MOVE
+        assert proxy.calls("poll") == 2
+        assert verifications(proxy) == []
+
+    async def test_clear_of_another_in_batch_succeeds(self, store, handle, proxy):
+        proxy.commands.clear()
+        calls = [store.clear(room) for room in range(3)]
+        results = await self.cancelled_once_sent(proxy, "clear", calls, [0, 2])
+        assert results[1] is MOVE
+        assert proxy.calls("clear") == 1
+        assert verifications(proxy) == []
+
+    async def test_reply_still_counts(self, store, handle, proxy, client):
+        """What the server has answered is replayed after a loss of data, although nobody waited for it."""
+        await self.cancelled_once_sent(proxy, "write", [handle.update(MOVE)], [0])
+        await store.get(2)  # the queue keeps its order, so the reply is there
+        client.flushall()
+        assert await handle.status() is MOVE
+
+
+class TestOutOfTime:
+    """Of two callers in one batch, one was queued much earlier, so that its deadline is earlier, too."""
+
+    @pytest.mark.parametrize("script", ["poll", "clear"])
+    def test_later_caller_gets_its_reply(self, side, proxy, threads, script):
+        """A clear, which is never sent twice, would have an unknown outcome if its connection were closed."""
+        second = pace.seconds(1)
+        store = side.open(f"{proxy.url}?socket_timeout={5 * second}", deadline=5 * second)
+        call = store.get if script == "poll" else store.clear
+        store.open(9).status()
+        store.update_many({1: MOVE, 2: MOVE, 3: MOVE})
+        store.clear(9), store.get(9)
+        proxy.commands.clear()
+        proxy.hold(script)
+        in_flight = threads.submit(call, 1)
+        real.until(lambda: proxy.calls(script) == 1, "the first is sent")
+        early = threads.submit(call, 2)
+        time.sleep(3 * second)
+        late = threads.submit(call, 3)
+        time.sleep(0.5 * second)
+        first = proxy.released
+        proxy.hold(script)
+        first.set()
+        assert in_flight.result(pace.seconds(20)) is MOVE
+        real.until(lambda: proxy.calls(script) == 2, "both are sent")
+        before = set(proxy.open_connections)
+        assert early.exception(pace.seconds(30)) is not None
+        still_open = before <= set(proxy.open_connections)
+        proxy.release()
+        assert late.result(pace.seconds(30)) is MOVE
+        assert still_open
+        assert proxy.calls(script) == 2
+        assert verifications(proxy) == []
+
+    def test_lone_caller_unsettles_nothing(self, side, proxy):
+        """Its connection may be closed, since nobody waits for the reply; the next one reports the same server."""
+        store = side.open(proxy.url, deadline=pace.seconds(0.5))
+        handle = store.open(1)
+        handle.status()
+        proxy.commands.clear()
+        proxy.hold("poll")
+        with pytest.raises(StoreUnavailableError):
+            store.get(1)
+        proxy.release()
+        assert handle.status() is BOOT
+        assert verifications(proxy) == []
+
+
+class TestInterrupted:
+    """In blocking code: a signal handler raises while the main thread waits for a reply."""
+
+    class Interrupted(BaseException):
+        pass
+
+    @pytest.fixture
+    def interrupt(self):
+        """Interrupts the main thread."""
+
+        def handler(*_):
+            raise self.Interrupted
+
+        former = signal.signal(signal.SIGUSR1, handler)
+        yield lambda: os.kill(os.getpid(), signal.SIGUSR1)
+        signal.signal(signal.SIGUSR1, former)
+
+    def test_others_are_not_unsettled(self, proxy, threads, interrupt):
+        with StatusStore.from_url(proxy.url, deadline=pace.seconds(20)) as store:
+            handle = store.open(1)
+            handle.status(), store.get(2)
+            proxy.commands.clear()
+            proxy.hold("poll")
+
+            def interrupt_once_sent():
+                real.until(lambda: proxy.calls("poll"), "it is sent")
+                interrupt()
+
+            interrupted = threads.submit(interrupt_once_sent)
+            with pytest.raises(self.Interrupted):
+                store.get(2)
+            interrupted.result()
+            proxy.release()
+            assert handle.status() is BOOT
+            assert verifications(proxy) == []

@@ -1,0 +1,296 @@
+"""Every interleaving of stores, failovers and faults, over the real Recovery and the real scripts.
+
+The invariants are those of loss_explorer.py. A store's recovery may be interrupted after each round trip, by
+another server, too. Each step is computed with the store and the server as they are before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Iterator
+from typing import Any, NamedTuple
+
+from redis_kvpoll import KVPoll, Outcome
+from redis_kvpoll.engine.effects import Send
+from redis_kvpoll.engine.recovery import Recovery
+from redis_kvpoll.errors import KVPollError
+from redis_kvpoll.protocol import fenced_commands, lease_commands
+from redis_kvpoll.protocol.script_call import Call, Command
+from tests.model import recovery_store
+from tests.model.breadth_first import Report, search
+from tests.model.canonical import short
+from tests.model.loss_server import has_ended, is_superseded
+from tests.model.recovery_server import FIRST_ENTRY, ROOMS, Server, Servers
+from tests.model.recovery_settings import Setting
+from tests.model.recovery_store import Recoveries, Told
+from tests.model.steps import BrokenError
+from tests.model.table import NAMESPACE
+
+
+class Store(NamedTuple):
+    server: int
+    recovery: int
+    told: tuple[Told | None, ...]
+
+
+class World(NamedTuple):
+    servers: tuple[Server, ...]
+    stores: tuple[Store, ...]
+    now: int
+    ops: int
+    failovers: int
+    trims: int
+    lost: int
+    returns: int
+    late: int
+
+
+Step = tuple[World, str]
+
+
+def explore(setting: Setting, most: int | None = None) -> Report:
+    with recovery_store.model_clock():
+        explorer = RecoveryExplorer(setting)
+        return search(explorer.start(), explorer.steps, explorer.check, most)
+
+
+class RecoveryExplorer:
+    """The worlds of one setting."""
+
+    def __init__(self, setting: Setting) -> None:
+        self.setting = setting
+        self._session = recovery_store.StubSession(setting.feed_length)
+        self._recoveries = Recoveries()
+        self._reached: dict[tuple[int, int], int] = {}
+        self._servers = Servers(61 if setting.is_slow else 1, setting.behind)
+        self._servers.mutated = {script: (good, bad) for script, good, bad in setting.mutated}
+
+    def start(self) -> World:
+        s = self.setting
+        recovery = Recovery(self._session)  # type: ignore[arg-type]
+        if s.has_lease:
+            recovery.lease = recovery_store.StubLease(self._session)
+        stores = (Store(0, self._recoveries.number(recovery), (None,) * s.rooms),) * len(s.attached)
+        first = self._servers.first(self._session.context)
+        return World((first,), stores, 1, s.ops, s.failovers, s.trims, s.lost, s.returns, s.late)
+
+    def steps(self, world: World) -> Iterator[Step]:
+        for number, store in enumerate(world.stores):
+            facts = self._recoveries.facts[store.recovery]
+            if facts.is_unverified:
+                yield from self._with_lost(world, number, [self._recover(world, number)])
+            else:
+                if world.ops:
+                    yield from self._with_lost(world, number, self._operations(world, number))
+                if facts.has_awaiting:
+                    yield self._recover(world, number, at=recovery_store.RETRY_AT)
+            yield from self._switches(world, number)
+            for other in range(store.server) if world.late else ():
+                yield from self._late(world, number, other)
+        yield from self._environment(world)
+
+    # Stores
+
+    def _with_lost(self, world: World, number: int, steps: Iterable[Step]) -> Iterator[Step]:
+        for after, text in steps:
+            yield after, text
+            if world.lost and after.servers != world.servers and "clear" not in text:
+                yield after._replace(stores=world.stores, lost=world.lost - 1), f"{text}; the reply is lost"
+
+    def _switches(self, world: World, number: int) -> Iterator[Step]:
+        store = world.stores[number]
+        for other in range(len(world.servers)):
+            if other > store.server or (world.returns and other != store.server):
+                after = self._with_store(
+                    world, number, store._replace(server=other), self._reaching(store.recovery, other)
+                )
+                yield (
+                    after._replace(returns=world.returns - (other < store.server)),
+                    f"{_name(number)} reaches S{other}",
+                )
+
+    def _reaching(self, recovery: int, other: int) -> int:
+        """A Recovery that has been told of another server."""
+        if not self._recoveries.facts[recovery].has_called:
+            return recovery
+        if (recovery, other) not in self._reached:
+            thawed = self._recoveries.thaw(recovery)
+            thawed.server_changed(NAMESPACE, _identity(other))
+            self._reached[recovery, other] = self._recoveries.number(thawed)
+        return self._reached[recovery, other]
+
+    def _recover(self, world: World, number: int, at: float = 0.0) -> Step:
+        """One round trip of a recovery: the verification; or, after it, the replay of one room."""
+        store = world.stores[number]
+        recovery = self._recoveries.thaw(store.recovery)
+        recovery_store.CLOCK.now = at
+        is_new = recovery.servers.get(NAMESPACE) != _identity(store.server)
+        self._servers.load(world.servers[store.server], world.now)
+        flow = recovery.make_current(NAMESPACE, recovery_store.StubAttempts())  # type: ignore[arg-type]
+        effect, text = next(flow, None), "has nothing to replay"
+        if isinstance(effect, Send):
+            effect.server, text = _identity(store.server), "verifies"
+            effect = _send(flow, [self._servers.execute(words) for words in (effect.words, *effect.then)])
+        if isinstance(effect, Call) and effect.spec is lease_commands.LEASE:
+            effect, text = _send(flow, self._servers.run(effect)), f"{text}, renews its lease"
+        if isinstance(effect, Call) and not is_new:
+            reply = self._servers.run(effect)
+            text = f"replays {list(effect.items)} -> {reply[2:]}"
+            _send(flow, reply)
+        flow.close()
+        after = self._changed(world, store.server)
+        text = short(f"{_name(number)} on S{store.server}: {text}")
+        self._check_created(world.servers[store.server], after.servers[store.server], text)
+        return self._with_store(after, number, store, self._recoveries.number(recovery)), text
+
+    def _operations(self, world: World, number: int) -> Iterator[Step]:
+        store = world.stores[number]
+        world = world._replace(ops=world.ops - 1)
+        facts = self._recoveries.facts[store.recovery]
+        for room, told in enumerate(store.told):
+            if ROOMS[room] not in facts.awaiting:
+                for name, command in self._commands(number, room, told, facts.highest_generation):
+                    yield from self._call(world, number, room, command, name)
+        recovery = self._recoveries.thaw(store.recovery)
+        sweep = lease_commands.sweep(self._session.context, NAMESPACE)
+        self._servers.load(world.servers[store.server], world.now)
+        recovery.complete(sweep, _identity(store.server), (), self._servers.run(sweep))
+        text = f"{_name(number)} on S{store.server}: heartbeat"
+        yield self._with_store(world, number, store, self._recoveries.number(recovery)), text
+
+    def _commands(
+        self, number: int, room: int, told: Told | None, seen: int
+    ) -> Iterator[tuple[str, Command[Any, Any]]]:
+        if told:
+            yield "update", fenced_commands.update(ROOMS[room], told.generation, KVPoll.Transferring)
+            yield "clear", fenced_commands.clear(ROOMS[room], told.generation)
+        elif self.setting.attached[number]:
+            yield "attach", fenced_commands.attach(ROOMS[room])
+        else:
+            yield "open", fenced_commands.open(ROOMS[room], "a", KVPoll.Bootstrapping, seen)
+
+    def _call(self, world: World, number: int, room: int, command: Command[Any, Any], name: str) -> Iterator[Step]:
+        store = world.stores[number]
+        recovery = self._recoveries.thaw(store.recovery)
+        (call,) = recovery.build_calls(command, self._session.context)
+        self._servers.load(world.servers[store.server], world.now)
+        outcomes = recovery.complete(call, _identity(store.server), (), self._servers.run(call))
+        assert outcomes is not None, "no epoch is lost in this model"
+        after = self._changed(world, store.server)
+        try:
+            value = command.finish(call.rooms, command.decode(command.operation, call.rooms, list(outcomes)))
+        except KVPollError as error:
+            value = error
+        text = short(f"{_name(number)} on S{store.server}: {name} {room} -> {value}")
+        was, told = store.told[room], _told(store.told[room], value, name)
+        if was and told is None and name == "update" and (lost := self._lost(was, room, world.servers[store.server])):
+            raise BrokenError(f"{text}: it {lost}")
+        store = store._replace(told=(*store.told[:room], told, *store.told[room + 1 :]))
+        yield self._with_store(after, number, store, self._recoveries.number(recovery)), text
+
+    def _late(self, world: World, number: int, other: int) -> Iterator[Step]:
+        """A write over a connection to a former server: its reply comes after the store has reached another."""
+        store = world.stores[number]
+        for room, told in enumerate(store.told):
+            if told:
+                recovery = self._recoveries.thaw(store.recovery)
+                command = fenced_commands.update(ROOMS[room], told.generation, KVPoll.Success)
+                (call,) = recovery.build_calls(command, self._session.context)
+                self._servers.load(world.servers[other], world.now)
+                reply = self._servers.run(call)
+                after, late = self._changed(world, other)._replace(late=world.late - 1), store
+                outcome = reply[call.spec.feed + call.spec.epoch]
+                if self.setting.late_replies_count and outcome == Outcome.ADVANCED.value:
+                    recovery.complete(call, _identity(other), (), reply)
+                    all_told = (*store.told[:room], told._replace(status=4), *store.told[room + 1 :])
+                    late = store._replace(told=all_told)
+                text = f"{_name(number)}: an update of {room} reaches S{other}, the reply is late"
+                yield self._with_store(after, number, late, self._recoveries.number(recovery)), text
+
+    def _changed(self, world: World, number: int) -> World:
+        after = self._servers.changed(world.servers[number], self.setting.rooms)
+        if after is world.servers[number]:
+            return world
+        servers = (*world.servers[:number], after, *world.servers[number + 1 :])
+        return world._replace(servers=servers, now=world.now + 1)
+
+    def _with_store(self, world: World, number: int, store: Store, recovery: int) -> World:
+        if any(store.told) and len(world.servers) > 1 and not self._recoveries.facts[recovery].is_unverified:
+            history = world.servers[store.server].history
+            over = [
+                told and (has_ended(history, room, told.generation) or is_superseded(history, room, told.generation))
+                for room, told in enumerate(store.told)
+            ]
+            told = tuple(None if is_over else told for told, is_over in zip(store.told, over, strict=True))
+            store = store._replace(told=told)
+        store = store._replace(recovery=recovery)
+        return world._replace(stores=(*world.stores[:number], store, *world.stores[number + 1 :]))
+
+    # Servers
+
+    def _environment(self, world: World) -> Iterator[Step]:
+        last = len(world.servers) - 1
+        server = world.servers[last]
+        for length in range(2, len(server.states) + 1) if world.failovers else ():
+            after = world._replace(servers=(*world.servers, server.promoted(length)), failovers=world.failovers - 1)
+            yield after, f"S{last + 1} has the first {length} of S{last}'s {len(server.states)} states"
+        for cut in range(1, len(self._servers.feed(server)) + 1) if world.trims else ():
+            after = world._replace(servers=(*world.servers[:-1], self._servers.trimmed(server, cut)))
+            yield after._replace(trims=world.trims - 1), f"S{last}'s feed loses its first {cut} entries"
+
+    # Invariants
+
+    def check(self, world: World) -> None:
+        for number, store in enumerate(world.stores):
+            facts = self._recoveries.facts[store.recovery]
+            for room, told in enumerate(store.told if not facts.is_unverified else ()):
+                if told is None or (ROOMS[room] in facts.awaiting and not told.creator):
+                    continue
+                if lost := self._lost(told, room, world.servers[store.server]):
+                    raise BrokenError(f"{_name(number)}'s {room} {lost}")
+
+    def _check_created(self, before: Server, after: Server, text: str) -> None:
+        for change in after.history[len(before.history) :]:
+            was = self._servers.room(before, change.room) if change.opens else None
+            is_known = self.setting.is_slow or self._has_whole_feed(before)
+            if change.opens and is_known and has_ended(before.history, change.room, change.generation):
+                raise BrokenError(f"{text}: it was cleared, and is created again")
+            if was and was[0] > change.generation:
+                raise BrokenError(f"{text}: its generation went back")
+
+    def _lost(self, told: Told, room: int, server: Server) -> str:
+        there, generation = self._servers.room(server, room), told.generation
+        if has_ended(server.history, room, generation) or is_superseded(server.history, room, generation):
+            return ""
+        if there is None or there[0] != generation:
+            is_unknown = self.setting.is_slow and not self._has_whole_feed(server)
+            return "was lost, and is not there again" if told.creator and not is_unknown else ""
+        return f"was told {told.status}, and is {there[1]}" if there[1] < told.status else ""
+
+    def _has_whole_feed(self, server: Server) -> bool:
+        entries = self._servers.feed(server)
+        return bool(entries) and entries[0][1] == FIRST_ENTRY
+
+
+def _told(told: Told | None, value: Any, name: str) -> Told | None:
+    """What a caller holds after a reply."""
+    if name in ("open", "attach"):
+        generation, status = getattr(value, "generation", 0), getattr(value, "status", None)
+        return Told(generation, int(status), name == "open") if generation and status is not None else None
+    if told is None or name == "clear" or value.outcome is Outcome.STALE:
+        return None
+    return told._replace(status=int(value.status))
+
+
+def _name(number: int) -> str:
+    return "XYZ"[number]
+
+
+def _identity(number: int) -> bytes:
+    return b"S%d" % number
+
+
+def _send(flow: Generator[Any, Any, Any], reply: Any) -> Any:
+    try:
+        return flow.send(reply)
+    except StopIteration:
+        return None

@@ -1,0 +1,79 @@
+"""A cluster of which one primary is dead: its shards fail, and no others, blocking and asyncio."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import signal
+
+import pytest
+
+from chaos.proxy import Proxy
+from redis_kvpoll import StoreUnavailableError
+from redis_kvpoll.protocol import keys
+from tests.support import cluster as clusters
+from tests.support import pace, real
+from tests.support.wire import crowd, verifications
+
+SHARDS = 8
+DEAD = 1
+"""The number of the node that dies; the URL names the node 0."""
+
+
+@pytest.fixture
+def cluster():
+    """A cluster of this test's own, whose healthy nodes go on without the dead one."""
+    cluster = clusters.Cluster()
+    for client in cluster.clients:
+        client.config_set("cluster-require-full-coverage", "no")
+    yield cluster
+    for client in cluster.clients:
+        client.close()
+    for node in cluster.nodes:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(node.pid, signal.SIGCONT)
+        node.stop()
+
+
+@pytest.fixture
+def proxies(cluster):
+    """A proxy before each node, which the node announces in its place."""
+    with contextlib.ExitStack() as stack:
+        proxies = [stack.enter_context(Proxy(node.port)) for node in cluster.nodes]
+        for client, proxy in zip(cluster.clients, proxies, strict=True):
+            client.config_set("cluster-announce-port", proxy.port)
+        ports = {proxy.port for proxy in proxies}
+        real.until(lambda: all(announced(client) == ports for client in cluster.clients), "all announce their proxies")
+        yield proxies
+
+
+def announced(client):
+    """The ports of the primaries that a node tells clients of."""
+    return {slots[2][1] for slots in client.execute_command("CLUSTER SLOTS")}
+
+
+@pytest.mark.parametrize("death", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "hanging"])
+def test_calls_to_healthy_shards_succeed(side, cluster, proxies, death):
+    """Rooms of all nodes are held, under a lease, and other threads call the dead one all the time."""
+    second = pace.seconds(1)
+    store = side.open(
+        f"redis+cluster://127.0.0.1:{proxies[0].port}", namespace="prod", shards=SHARDS, deadline=2 * second
+    )
+    handles = [store.open(room) for room in range(64)]
+    is_dead = [cluster.owner(keys.tag("prod", SHARDS, room)) is cluster.clients[DEAD] for room in range(64)]
+    doomed = [handle for handle, dead in zip(handles, is_dead, strict=True) if dead]
+    healthy = [handle for handle, dead in zip(handles, is_dead, strict=True) if not dead]
+    with store.lease("prefill-0", ttl=60 * second, heartbeat=0.5 * second):
+        for proxy in proxies:
+            proxy.delay = 0.01 * second
+            proxy.commands.clear()
+        os.kill(cluster.nodes[DEAD].pid, death)
+        turns = itertools.cycle(healthy)
+        found, *lost = crowd([lambda: next(turns).status(), *(handle.status for handle in doomed[:4])], 5 * second)
+        for proxy in proxies:
+            proxy.delay = 0.0
+    assert found.errors == []
+    assert found.calls > len(healthy)
+    assert {type(error) for tally in lost for error in tally.errors} == {StoreUnavailableError}
+    assert [verifications(proxy) for number, proxy in enumerate(proxies) if number != DEAD] == [[], []]
