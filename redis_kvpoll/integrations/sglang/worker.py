@@ -117,9 +117,8 @@ class TableWorker:
     def learn_servers(self, room: int, bootstrap_infos: Iterable[Any]) -> None:
         """Take note of the processes of prefill that serve a room of decode's."""
         if (number := self.registry.current_life(room)) is not None:
-            servers = servers_of(bootstrap_infos)
             with self._servers_lock:
-                self._servers[room] = number, servers
+                self._servers[room] = number, servers_of(bootstrap_infos)
             if self._peer_failures is not None:
                 self._call_soon(self._peer_failures.check, room)
 
@@ -201,7 +200,7 @@ class TableWorker:
         peers = AsyncStatusStore.from_url(settings.url, **settings.options(role))
         await stack.enter_async_context(peers)
         mirrors.append(await stack.enter_async_context(peers.mirror(rooms=self.registry.is_relevant)))
-        self._peer_failures = PeerFailures(peers, role, self.registry, self._peers_of, lambda *of: self.fail(*of, True))
+        self._peer_failures = PeerFailures(peers, role, self.registry, self._peers_of, self._fail_for_peers)
         mirrors[1].on_change(self._peer_failures.on_change)
         tasks.append(_reap(peers, settings.lease / 10))
         return [*tasks, self._monitor(mirrors, lease)]
@@ -277,6 +276,9 @@ class TableWorker:
         with contextlib.suppress(KVPollError):
             reason = await store.failure_reason(room)
         self.fail(room, number, for_people(reason or ""), False)
+
+    def _fail_for_peers(self, room: int, number: int, reason: str) -> None:
+        self.fail(room, number, reason, True)
 
     def _end_orphans(self) -> None:
         if ended := self.end_orphans():
