@@ -28,6 +28,8 @@ MAX_NAME = 200
 MAX_WORLD_SIZE = 1024
 """Ranks of a room. Each takes one or two fields of its hash."""
 MAX_PREFIX_LEN = 2**53 - 1
+MAX_GENERATION = 2**53 - 1
+"""Lua's numbers hold no higher one exactly. Microseconds since 1970 reach it in the year 2255."""
 MAX_FEED_LENGTH = 10_000_000
 """Entries per shard: about 4 GB if all of them come from batches."""
 
@@ -93,6 +95,13 @@ def request(value: Any) -> str:
     """The id of a request: short printable text, because it is shown in terminals."""
     if not isinstance(value, str) or not 1 <= len(value) <= MAX_NAME or not value.isprintable():
         raise InvalidInputError(f"a request is a str of 1 to {MAX_NAME} printable characters, not {_shown(value)}")
+    return value
+
+
+def generation(value: Any) -> int:
+    """A generation of a room, of a handle that may come from anywhere. Scripts take an empty one for any generation."""
+    if type(value) is not int or not 1 <= value <= MAX_GENERATION:
+        raise InvalidInputError(f"a generation is an int from 1 to 2^53-1, not {_shown(value)}")
     return value
 
 

@@ -162,7 +162,7 @@ class AsyncStatusStore(AsyncTable):
 
         Raises:
             RoomNotFoundError: the room is absent (a KeyError).
-            InvalidInputError: the handle belongs to another namespace.
+            InvalidInputError: the handle belongs to another namespace, or was not made by a store.
         """
         if isinstance(room, Handle):
             return AsyncRoom(self._dispatcher, *self._executor.adopt_handle(room))

@@ -21,7 +21,6 @@ from redis_kvpoll.engine.retry import Attempts, CallFailed
 from redis_kvpoll.engine.tracked_rooms import CREATOR_POLL_INTERVAL
 from redis_kvpoll.errors import (
     FeedOffError,
-    InvalidInputError,
     KVPollError,
     StoreUnavailableError,
     WorldSizeMismatchError,
@@ -152,13 +151,10 @@ class Executor(Recovery):
         """Return the identity of a handle for a handle of this store.
 
         Raises:
-            InvalidInputError: the handle belongs to another namespace.
+            InvalidInputError: the handle belongs to another namespace, or was not made by a store.
         """
         self.check_open("attach")
-        if handle.namespace != self.namespace:
-            what = f"this handle belongs to namespace {handle.namespace!r}, and this store to {self.namespace!r}"
-            raise InvalidInputError(f"attach: {what}")
-        return handle.namespace, handle.id, handle.generation, handle.request
+        return handle.identity_in(self.namespace)
 
     def next_page(self, scan: Scan) -> Flow[list[int] | None]:
         """Return the next rooms of a scan; None after the last."""

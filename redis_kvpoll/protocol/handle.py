@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Generic, Self, TypeVar
 
+from redis_kvpoll import validation
 from redis_kvpoll.errors import InvalidInputError
 
 D = TypeVar("D")
@@ -42,11 +43,33 @@ class Handle(Generic[D]):
         """The namespace of the room."""
         return self._namespace
 
+    def identity_in(self, namespace: str) -> tuple[str, int, int, str | None]:
+        """Return namespace, room, generation and request for a handle of a store of this namespace.
+
+        They may have been unpickled from anywhere, so all are checked.
+
+        Raises:
+            InvalidInputError: the handle belongs to another namespace, or a part of it is nothing that a store made.
+        """
+        try:
+            theirs = validation.namespace(self._namespace)
+            room, generation = validation.room(self._id), validation.generation(self._generation)
+            request = None if self._request is None else validation.request(self._request)
+        except InvalidInputError as error:
+            raise InvalidInputError(
+                f"attach: this handle was not made by a store: {error}; open the room, or attach by its number"
+            ) from None
+        if theirs != namespace:
+            raise InvalidInputError(
+                f"attach: this handle belongs to namespace {theirs!r}, and this store to {namespace!r}"
+            )
+        return theirs, room, generation, request
+
     def _require_dispatcher(self, operation: str) -> D:
         """Return the store's dispatcher; raise InvalidInputError for an unpickled handle."""
         if self._dispatcher is None:
             raise InvalidInputError(
-                f"{operation}: this handle of room {self._id} was unpickled: bind it with store.attach(handle)"
+                f"{operation}: this handle of room {self._id!r} was unpickled: bind it with store.attach(handle)"
             )
         return self._dispatcher
 

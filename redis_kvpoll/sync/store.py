@@ -195,7 +195,7 @@ class StatusStore(Table):
 
         Raises:
             RoomNotFoundError: the room is absent (a KeyError).
-            InvalidInputError: the handle belongs to another namespace.
+            InvalidInputError: the handle belongs to another namespace, or was not made by a store.
         """
         if isinstance(room, Handle):
             return Room(self._dispatcher, *self._executor.adopt_handle(room))
