@@ -117,7 +117,7 @@ class Proxy:
 
     def _serve(self, client: socket.socket) -> None:
         server = socket.socket(socket.AF_INET if isinstance(self._target, int) else socket.AF_UNIX)
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, hiredis.ProtocolError):  # what is no command ends the connection
             server.connect(("127.0.0.1", self._target) if isinstance(self._target, int) else str(self._target))
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if isinstance(self._target, int):

@@ -16,7 +16,15 @@ from redis.exceptions import ReadOnlyError, RedisError, ResponseError
 
 from redis_kvpoll.engine.classify import NotSent
 from redis_kvpoll.engine.effects import Send
-from redis_kvpoll.transport.connection_options import IDLE_CLOSED, MAX_IDLE, connection_options, pack, time_limit
+from redis_kvpoll.transport import tls_probe
+from redis_kvpoll.transport.connection_options import (
+    IDLE_CLOSED,
+    MAX_IDLE,
+    connection_options,
+    opening,
+    pack,
+    time_limit,
+)
 
 
 class AsyncNodePool:
@@ -38,6 +46,7 @@ class AsyncNodePool:
         # The timeout is set around a whole call, in _talk; one inside each send and read would cost more.
         self._options = connection_options(client_options) | {"socket_timeout": None, "socket_connect_timeout": None}
         self._idle: list[Any] = []
+        self._probe_is_due = True
         self._free = asyncio.Semaphore(MAX_IDLE)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
@@ -106,12 +115,19 @@ class AsyncNodePool:
             if broken:
                 self._idle.clear()
             if type(error) is TimeoutError:
-                error = TimeoutError(f"no {'reply' if connection else 'connection'} within {limit:.3g} s")
-            if connection is None and isinstance(error, RedisError | OSError):
-                raise NotSent from error
+                error = TimeoutError(f"no {'reply' if connection else opening(self._class)} within {limit:.3g} s")
+            if connection is None and isinstance(error, Exception):  # a credential provider may raise anything
+                raise NotSent from await self._probed(error, limit)
             raise error from None
         await self._give_back(connection)
         return reply
+
+    async def _probed(self, error: Exception, seconds: float) -> Exception:
+        """Return the error of a failure to connect, or that the server expects TLS. Only a new pool asks, once."""
+        if self._probe_is_due and tls_probe.may_expect_tls(error, self._class, self._options):
+            self._probe_is_due = False
+            return await asyncio.to_thread(tls_probe.probe, self._options, seconds) or error
+        return error
 
     async def _give_back(self, connection: Any) -> None:
         if self._closed:
@@ -127,7 +143,12 @@ class AsyncNodePool:
             await connection.disconnect(nowait=True)
             raise RedisConnectionError(IDLE_CLOSED)
         connection = self._class(**self._options)
-        await connection.connect()
+        try:
+            await connection.connect()
+        except BaseException:
+            await connection.disconnect(nowait=True)  # redis-py leaves it open if a credential provider raises
+            raise
+        self._probe_is_due = False
         return connection
 
 

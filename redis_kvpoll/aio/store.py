@@ -67,6 +67,7 @@ class AsyncStatusStore(AsyncTable):
             ranks=validation.ranks(rank, world_size),
         )
         self._transport = connect.transport_for(client, deadline)
+        self._executor.server = str(self._transport)
         self._dispatcher = AsyncDispatcher(self._executor, self._transport)
         self._mirrors: WeakSet[AsyncMirror] = WeakSet()
         self._leases: WeakSet[AsyncLease] = WeakSet()

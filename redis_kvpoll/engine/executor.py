@@ -27,7 +27,7 @@ from redis_kvpoll.errors import (
 )
 from redis_kvpoll.model import KVPoll, Outcome, Update
 from redis_kvpoll.protocol.feed_reader import FeedReader
-from redis_kvpoll.protocol.handle import Handle
+from redis_kvpoll.protocol.handle import Handle, identity_of
 from redis_kvpoll.protocol.scan import Scan
 from redis_kvpoll.protocol.script_call import Call, CallContext, Command
 from redis_kvpoll.protocol.settings import NAMES, SETTINGS, Settings
@@ -154,7 +154,7 @@ class Executor(Recovery):
             InvalidInputError: the handle belongs to another namespace, or was not made by a store.
         """
         self.check_open("attach")
-        return handle.identity_in(self.namespace)
+        return identity_of(handle, self.namespace)
 
     def next_page(self, scan: Scan) -> Flow[list[int] | None]:
         """Return the next rooms of a scan; None after the last."""
@@ -206,7 +206,7 @@ class Executor(Recovery):
                 done += len(pending.call.rooms)
         for pending in pending_calls:
             if isinstance(pending.failure, CallFailed):
-                raise pending.failure.named(self._name(command, done)) from pending.failure.__cause__
+                raise pending.failure.named(self._name(command, done), self.server) from pending.failure.__cause__
             if pending.failure is not None:
                 raise copy.copy(pending.failure)  # each caller of a batch needs its own traceback
         return [pending.reply for pending in pending_calls if pending.reply is not None]
@@ -216,7 +216,7 @@ class Executor(Recovery):
         try:
             return (yield from Attempts(self, True, self._give_up_at).send_command(tag, words))
         except CallFailed as failure:
-            raise failure.named(self._name(operation)) from failure.__cause__
+            raise failure.named(self._name(operation), self.server) from failure.__cause__
 
     @property
     def _give_up_at(self) -> float:

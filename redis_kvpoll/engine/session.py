@@ -82,6 +82,8 @@ class Session:
         """Incremented when a cluster's slot map may have changed."""
         self._checked_eviction = False
         self.closed = False
+        self.server = ""
+        """The server, for messages: a URL without its password. The store sets it."""
         self.observers: tuple[WriteObserver, ...] = ()
 
     @property

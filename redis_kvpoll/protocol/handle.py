@@ -43,28 +43,6 @@ class Handle(Generic[D]):
         """The namespace of the room."""
         return self._namespace
 
-    def identity_in(self, namespace: str) -> tuple[str, int, int, str | None]:
-        """Return namespace, room, generation and request for a handle of a store of this namespace.
-
-        They may have been unpickled from anywhere, so all are checked.
-
-        Raises:
-            InvalidInputError: the handle belongs to another namespace, or a part of it is nothing that a store made.
-        """
-        try:
-            theirs = validation.namespace(self._namespace)
-            room, generation = validation.room(self._id), validation.generation(self._generation)
-            request = None if self._request is None else validation.request(self._request)
-        except InvalidInputError as error:
-            raise InvalidInputError(
-                f"attach: this handle was not made by a store: {error}; open the room, or attach by its number"
-            ) from None
-        if theirs != namespace:
-            raise InvalidInputError(
-                f"attach: this handle belongs to namespace {theirs!r}, and this store to {namespace!r}"
-            )
-        return theirs, room, generation, request
-
     def _require_dispatcher(self, operation: str) -> D:
         """Return the store's dispatcher; raise InvalidInputError for an unpickled handle."""
         if self._dispatcher is None:
@@ -88,3 +66,25 @@ class Handle(Generic[D]):
     def __repr__(self) -> str:
         request = "" if self._request is None else f" request={self._request!r}"
         return f"<{type(self).__name__} {self._id} of {self._namespace!r} generation={self._generation}{request}>"
+
+
+def identity_of(handle: Handle[Any], namespace: str) -> tuple[str, int, int, str | None]:
+    """Return namespace, room, generation and request of a handle, for one of a store of this namespace.
+
+    A handle may have been unpickled from anywhere, so all parts are checked.
+
+    Raises:
+        InvalidInputError: the handle belongs to another namespace, or a part of it is nothing that a store made.
+    """
+    try:
+        theirs = validation.namespace(handle.namespace)
+        room, generation = validation.room(handle.id), validation.generation(handle.generation)
+        request = None if handle.request is None else validation.request(handle.request)
+    except InvalidInputError as error:
+        raise InvalidInputError(
+            f"attach: this handle was not made by a store: {error}; open the room, or attach by its number"
+        ) from None
+    if theirs != namespace:
+        what = f"this handle belongs to namespace {theirs!r}, and this store to {namespace!r}"
+        raise InvalidInputError(f"attach: {what}")
+    return theirs, room, generation, request

@@ -24,7 +24,7 @@ from typing import Any
 from redis.backoff import EqualJitterBackoff
 from redis.exceptions import AskError, NoScriptError, RedisError
 
-from redis_kvpoll.engine import classify
+from redis_kvpoll.engine import classify, remedies
 from redis_kvpoll.engine.classify import Failure, NotSent
 from redis_kvpoll.engine.effects import Flow, FollowRedirect, Send, Sleep
 from redis_kvpoll.errors import KVPollError, ServerRefusedError, StoreUnavailableError, printable
@@ -120,7 +120,8 @@ class Follower:
         except _MustResync as error:
             return self._lost(error)
         except (NotSent, RedisError, OSError) as error:
-            if classify.classify(error) is not Failure.REJECTED or str(error).startswith("UNBLOCKED"):
+            failure = classify.classify(error, self._failures_in_a_row)
+            if failure is not Failure.REJECTED or str(error).startswith("UNBLOCKED"):
                 return self._lost(classify.root_cause(error))
             return self._rejected(
                 ServerRefusedError(f"mirror: {printable(classify.describe_rejection(classify.root_cause(error)))}")
@@ -265,8 +266,8 @@ class Follower:
             self._warned = True
             logger.warning("%s is not current until it has resynced: %s", self._name, printable(str(error)))
         if not self.began and time.monotonic() - self._answered_at >= self._limit:
-            what = f"mirror: no answer for {self._limit:g} s (last: {printable(str(error)).rstrip('.')})"
-            self._fail(StoreUnavailableError(f"{what}: check that the server is up and reachable"))
+            what = f"mirror: no answer for {self._limit:g} s (last: {printable(remedies.text_of(error)).rstrip('.')})"
+            self._fail(StoreUnavailableError(f"{what}: {remedies.remedy(error)}"))
         self._failures_in_a_row += 1
         return 0.0 if self._failures_in_a_row == 1 else float(_BACKOFF.compute(self._failures_in_a_row))
 

@@ -23,7 +23,15 @@ from redis.sentinel import SentinelManagedConnection
 
 from redis_kvpoll.engine.classify import NotSent
 from redis_kvpoll.engine.effects import Send
-from redis_kvpoll.transport.connection_options import IDLE_CLOSED, MAX_IDLE, connection_options, pack, time_limit
+from redis_kvpoll.transport import tls_probe
+from redis_kvpoll.transport.connection_options import (
+    IDLE_CLOSED,
+    MAX_IDLE,
+    connection_options,
+    opening,
+    pack,
+    time_limit,
+)
 
 
 class NodePool:
@@ -41,6 +49,7 @@ class NodePool:
         self.can_block = not connection_class.__module__.startswith("fakeredis")
         self._idle: list[Any] = []
         self._closed = False
+        self._probe_is_due = True
         self.last_try_failed = False
         """Then connecting may take long."""
         # Sentinel's connection turns READONLY, which did not execute, into a lost connection, which may have.
@@ -63,10 +72,10 @@ class NodePool:
         """Send a call; return the connection that its reply comes over."""
         try:
             connection = self._connection(effect.timeout, effect.fresh)
-        except (RedisError, OSError) as error:
+        except Exception as error:  # a credential provider may raise anything
             self.last_try_failed = True
             self._drop_idle()
-            raise NotSent from error
+            raise NotSent from self._probed(error, effect.timeout or self.limit)
         try:
             if effect.asking:
                 connection.send_command("ASKING")
@@ -122,6 +131,13 @@ class NodePool:
             return connection
         return self._connect(self.limit)
 
+    def _probed(self, error: Exception, seconds: float) -> Exception:
+        """Return the error of a failure to connect, or that the server expects TLS. Only a new pool asks, once."""
+        if self._probe_is_due and tls_probe.may_expect_tls(error, self._class, self._options):
+            self._probe_is_due = False
+            return tls_probe.probe(self._options, seconds) or error
+        return error
+
     def _pop(self) -> Any:
         try:
             return self._idle.pop()
@@ -142,7 +158,12 @@ class NodePool:
         if self._may_resolve_names:
             _ConnectingThread(connection).join(timeout)
         else:
-            connection.connect()
+            try:
+                connection.connect()
+            except BaseException:
+                connection.disconnect()  # redis-py leaves it open if a credential provider raises
+                raise
+        self._probe_is_due = False
         return connection
 
 
@@ -161,7 +182,9 @@ class _ConnectingThread:
 
     def join(self, seconds: float) -> None:
         """Wait until the connection is open, or raise what kept it from that."""
-        error: BaseException | None = RedisTimeoutError(f"no connection within {seconds:.3g} s (is DNS slow?)")
+        error: BaseException | None = RedisTimeoutError(
+            f"no {opening(type(self._connection))} within {seconds:.3g} s (is DNS slow?)"
+        )
         try:
             error = self._outcome.get(timeout=seconds)
         except Empty:
@@ -182,7 +205,7 @@ class _ConnectingThread:
             error = caught
         with self._lock:
             self._outcome.put(error)
-            if self._is_left:
+            if self._is_left or error is not None:
                 self._connection.disconnect()
 
 

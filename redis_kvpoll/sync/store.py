@@ -48,8 +48,7 @@ class StatusStore(Table):
         namespace: the name of the table, 1 to 64 of ``A-Z a-z 0-9 . _ -``.
         ttl: seconds that a live room stays without a write or a touch. 900 by default: three times SGLang's 300 s
             bootstrap timeout, so the table never drops a room that SGLang still waits for.
-        terminal_ttl: seconds that a room stays after Success or Failed. 300 by default: time for every rank
-            to see the end, and for a person to find the cause.
+        terminal_ttl: seconds that a room stays after Success or Failed. 300 by default: time for every rank to see it.
         deadline: seconds for one call with all its retries and its time in the queue; for a batch, for each 1,000 rooms
             of a shard. 5 by default: time for a server to restart, and no longer than a scheduler may hang. In the
             blocking store, a server that replies byte by byte can exceed it, and another thread that hangs, by 1 s.
@@ -101,6 +100,7 @@ class StatusStore(Table):
             ranks=validation.ranks(rank, world_size),
         )
         self._transport = connect.transport_for(client, deadline)
+        self._executor.server = str(self._transport)
         self._dispatcher = Dispatcher(self._executor, self._transport)
         self._mirrors: WeakSet[Mirror] = WeakSet()
         self._leases: WeakSet[Lease] = WeakSet()
