@@ -202,6 +202,13 @@ def feed_length(value: Any) -> int | None:
     return number
 
 
+def flag(value: Any, name: str) -> bool:
+    """True or False."""
+    if not isinstance(value, bool):
+        raise InvalidInputError(f"{name} is True or False, not {_shown(value)}")
+    return value
+
+
 def count(value: Any, name: str) -> int:
     """A count: an int from 0."""
     number = _integer(value, name)

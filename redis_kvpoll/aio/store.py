@@ -58,9 +58,10 @@ class AsyncStatusStore(AsyncTable):
         feed_length: int | None = None,
         rank: int | None = None,
         world_size: int | None = None,
+        read_only: bool = False,
     ) -> None:
         self._executor = Executor(
-            ExpectedSettings.checked(namespace, policy, shards, mode, feed_length),
+            ExpectedSettings.checked(namespace, policy, shards, mode, feed_length, read_only),
             ttl=validation.seconds(ttl, "ttl"),
             terminal_ttl=validation.seconds(terminal_ttl, "terminal_ttl"),
             deadline=validation.seconds(deadline, "deadline"),
@@ -80,7 +81,7 @@ class AsyncStatusStore(AsyncTable):
         ``memory://`` is a table inside this store alone (extra ``memory``); ``embedded://`` starts a private server
         that lives as long as the store (it takes about 0.1 s); ``redis://``, ``rediss://``, ``valkey://``,
         ``valkeys://`` and ``unix://`` are redis-py's, with its options; ``redis+cluster://host:port`` finds the other
-        nodes by itself; ``redis+sentinel://host:port,host:port/service/db`` follows a primary.
+        nodes; ``redis+sentinel://host:port,host:port/service/db`` follows a primary.
 
         Raises:
             InvalidInputError: the URL is wrong (the message hides its password), or an extra is missing.
@@ -174,9 +175,9 @@ class AsyncStatusStore(AsyncTable):
     def lease(self, name: str, ttl: float = 5.0, heartbeat: float | None = None) -> AsyncLease:
         """A lease, for a ``with`` statement in which this store owns the rooms that it creates; see ``Lease``.
 
-        ``name`` is 1 to 200 of ``A-Z a-z 0-9 . _ : @ / -``. A name that is taken again passes to the new holder, and
-        the live rooms of the former one fail. The lease expires ``ttl`` seconds after the last heartbeat; ``heartbeat``
-        is the seconds between two, a tenth of the ttl by default. A store holds one lease at a time.
+        ``name`` is 1 to 256 of ``A-Z a-z 0-9 . _ : @ / [ ] % -``. A name that is taken again passes to the new holder,
+        and the live rooms of the former one fail. The lease expires ``ttl`` seconds after the last heartbeat;
+        ``heartbeat`` is the seconds between two, a tenth of ttl by default. A store holds one lease at a time.
 
         Raises:
             InvalidInputError: an invalid name; a heartbeat above a third of ttl; on entry: the store has a lease.
@@ -190,8 +191,8 @@ class AsyncStatusStore(AsyncTable):
     async def reap(self) -> int:
         """Sweep all leases once: fail the live rooms of lost owners; return the number of rooms.
 
-        Every lease holder sweeps with each heartbeat. The first sweep only marks an expired lease as suspected, since
-        the server may have been down for all; a sweep at least 0.6 s or two heartbeats later finds it lost.
+        Every lease holder sweeps with each heartbeat. The first sweep only marks an expired lease as suspected (the
+        server may have been down for all); a sweep at least 0.6 s or two heartbeats later finds it lost.
         """
         return await self._dispatcher.run(reaper.reap(self._executor))
 
@@ -216,10 +217,8 @@ class AsyncStatusStore(AsyncTable):
         """Wait until a room is at one of ``statuses`` (Success and Failed, if there are none) or further on.
 
         It returns the status that the room has reached. The end of a room ends every wait for it, so a wait for Success
-        may return Failed. During waits (and for 5 s after) one follower reads the feed for all of them (on Redis
-        Cluster, one for each shard). An outage prolongs the wait, up to ``timeout`` seconds; 0 only reads the status.
-        That first read is a call like any other: while the server is down it may take ``deadline``, whatever the
-        ``timeout``.
+        may return Failed. During waits (and for 5 s after) a follower reads the feed (on Redis Cluster, one for each
+        shard). An outage prolongs the wait, up to ``timeout`` seconds; the first read may take ``deadline`` anyway.
 
         Raises:
             WaitTimeoutError: the room did not reach it in time (a TimeoutError).
@@ -228,8 +227,6 @@ class AsyncStatusStore(AsyncTable):
         """
         self._executor.check_open("wait")
         return await self._waits.wait(lambda: self._run(room_commands.wait(room)), room, statuses, timeout)
-
-    # Closing
 
     async def aclose(self) -> None:
         """Close the store's connections, mirrors and leases; after from_url, also what that opened. May be repeated."""

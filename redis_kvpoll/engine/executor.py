@@ -30,7 +30,8 @@ from redis_kvpoll.protocol.feed_reader import FeedReader
 from redis_kvpoll.protocol.handle import Handle, identity_of
 from redis_kvpoll.protocol.scan import Scan
 from redis_kvpoll.protocol.script_call import Call, CallContext, Command
-from redis_kvpoll.protocol.settings import NAMES, SETTINGS, Settings
+from redis_kvpoll.protocol.scripts import READING
+from redis_kvpoll.protocol.settings import SETTINGS, Settings
 
 T = TypeVar("T")
 V = TypeVar("V")
@@ -47,6 +48,8 @@ class Executor(Recovery):
     def calls(self, command: Command[V, T]) -> list[Call]:
         """Return the script calls of a command that can be sent at once; empty if something must be verified first."""
         self.check_open(command.operation)
+        if self.read_only and command.spec.script.name not in READING:
+            self.check_writable(command.operation)
         context = self._verified_context
         if context is None or not command.rooms:
             return []
@@ -107,7 +110,7 @@ class Executor(Recovery):
 
     def _send_settings(self, call: Call, attempts: Attempts, first_error: Exception | None) -> Flow[list[Any]]:
         """Send a settings call. The only item of the result is the context."""
-        reply = yield from attempts.send_script(call, auxiliary=True, first_error=first_error)
+        reply = yield from self.ask_settings(attempts, first_error)
         return [self.adopt_settings(reply, attempts)]
 
     def _send_call(self, call: Call, attempts: Attempts, first_error: Exception | None) -> Flow[list[Any]]:
@@ -181,8 +184,7 @@ class Executor(Recovery):
     def settings(self) -> Flow[Settings | None]:
         """Return the settings of the namespace without writing them; None if it does not exist."""
         self.check_open("settings")
-        call = self._expected.call()
-        reply = yield from self.send_command("settings", call.tag, ["HMGET", call.first_keys[0], *NAMES])
+        reply = yield from self.send_command("settings", self.namespace, self._expected.reading())
         return self._expected.read(reply) if any(reply) else None
 
     def send_calls(self, operation: str, calls: list[Call]) -> Flow[list[list[Any]]]:

@@ -51,6 +51,7 @@ class LeaseKeeper:
         Raises:
             LeaseLostError: other processes took the same name at the same time.
         """
+        self._executor.check_writable(OPERATION)
         context = self._context = yield from self._executor.context(OPERATION)
         self._executor.check_no_lease()
         self.lost, self._epochs, seen = False, {}, ""

@@ -116,7 +116,7 @@ class Recovery(Session):
     def detects_data_loss(self, call: Call, reply: list[Any]) -> bool:
         """Whether a reply shows that the shard has lost data, so that the call must be sent again after the replay."""
         spec, tag = call.spec, call.tag
-        if not spec.epoch:
+        if not spec.epoch or self.read_only:  # a store that only reads has nothing to replay
             return False
         epoch, known = reply[1 if spec.feed else 0], self._epochs.get(tag)
         if epoch == known:
@@ -133,7 +133,7 @@ class Recovery(Session):
 
     def process_reply(self, call: Call, epochs: ObserverEpochs, reply: list[Any]) -> list[Any]:
         reply = super().process_reply(call, epochs, reply)
-        if self.tracked_rooms or call.spec.epoch:
+        if not self.read_only and (self.tracked_rooms or call.spec.epoch):
             self.tracked_rooms.observe(call, reply, time.monotonic())
         return reply
 

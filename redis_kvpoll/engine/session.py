@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeAlias, TypedDict
 
 from redis_kvpoll.engine.effects import Flow
 from redis_kvpoll.engine.retry import Attempts
-from redis_kvpoll.errors import StoreClosedError
+from redis_kvpoll.errors import ReadOnlyStoreError, StoreClosedError
 from redis_kvpoll.protocol.script_call import Call, CallContext, Identity
 from redis_kvpoll.protocol.settings import RENEW_SECONDS, ExpectedSettings
 from redis_kvpoll.validation import Mode, Policy
@@ -37,6 +37,7 @@ class StoreOptions(TypedDict, total=False):
     feed_length: int | None
     rank: int | None
     world_size: int | None
+    read_only: bool
 
 
 class WriteObserver(Protocol):
@@ -102,6 +103,10 @@ class Session:
     def namespace(self) -> str:
         return self._expected.namespace
 
+    @property
+    def read_only(self) -> bool:
+        return self._expected.read_only
+
     def check_open(self, operation: str) -> None:
         """Raise StoreClosedError if the store was closed."""
         if self.closed:
@@ -126,10 +131,25 @@ class Session:
 
     def verify_settings(self, attempts: Attempts) -> Flow[CallContext]:
         """Verify the namespace's settings and renew their TTL."""
-        return self.adopt_settings((yield from attempts.send_script(self._expected.call(), auxiliary=True)), attempts)
+        return self.adopt_settings((yield from self.ask_settings(attempts)), attempts)
+
+    def ask_settings(self, attempts: Attempts, first_error: Exception | None = None) -> Flow[Any]:
+        """Return the namespace's settings, which a store that writes creates or renews."""
+        if self.read_only:
+            return (yield from attempts.send_command(self.namespace, self._expected.reading()))
+        return (yield from attempts.send_script(self._expected.call(), auxiliary=True, first_error=first_error))
+
+    def check_writable(self, operation: str) -> None:
+        """Raise ReadOnlyStoreError if this store only reads."""
+        if self.read_only:
+            raise ReadOnlyStoreError(
+                f"{operation}: this store was made with read_only=True; make another without it to write"
+            )
 
     def adopt_settings(self, reply: list[Any], attempts: Attempts) -> CallContext:
         """Adopt the settings in a reply, or raise NamespaceMismatchError. Returns the new context."""
+        if self.read_only and not any(reply):  # nobody has created the namespace yet, so the next call asks again
+            return self._expected.context(self._expected.of_absent(), self._identity)
         settings = self._expected.read(reply)
         self._expected = self._expected.adopt(settings)
         self._context = self._expected.context(settings, self._identity)
