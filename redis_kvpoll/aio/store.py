@@ -144,7 +144,7 @@ class AsyncStatusStore(AsyncTable):
 
         An absent room gets a new generation. A room that the same request has opened is joined: so ``open`` may be
         repeated, and every rank of a request gets the same generation. A room that has Failed for another request is
-        replaced. ``request`` is any id of up to 200 printable characters; random by default. ``status`` is the first
+        replaced. ``request`` is any id of up to 1,000 printable characters; random by default. ``status`` is the first
         status of the room, Bootstrapping or WaitingForInput.
 
         Raises:
@@ -175,7 +175,7 @@ class AsyncStatusStore(AsyncTable):
     def lease(self, name: str, ttl: float = 5.0, heartbeat: float | None = None) -> AsyncLease:
         """A lease, for a ``with`` statement in which this store owns the rooms that it creates; see ``Lease``.
 
-        ``name`` is 1 to 256 of ``A-Z a-z 0-9 . _ : @ / [ ] % -``. A name that is taken again passes to the new holder,
+        ``name`` is 1 to 300 of ``A-Z a-z 0-9 . _ : @ / % [ ] -``. A name that is taken again passes to the new holder,
         and the live rooms of the former one fail. The lease expires ``ttl`` seconds after the last heartbeat;
         ``heartbeat`` is the seconds between two, a tenth of ttl by default. A store holds one lease at a time.
 

@@ -57,7 +57,7 @@ def room_id(text: str) -> int:
     if text.isdecimal():
         with contextlib.suppress(InvalidInputError, ValueError):  # int refuses thousands of digits
             return validation.room(int(text))
-    raise click.BadParameter(f"{text!r} is not a room id: a room id is an int from 0 to 2^63-1")
+    raise click.BadParameter(f"{text!r} is not a room id: a room id is an int from 0 to 2^64-1")
 
 
 def open_table(url: str, namespace: str, deadline: float | None = None, writes: bool = False) -> StatusStore:

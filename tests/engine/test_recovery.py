@@ -16,7 +16,7 @@ from tests.support import pace, real
 from tests.support.internals import executor_of, tracked_rooms_of
 from tests.support.servers import rooms_on_server
 
-A, B, C = 1, 2, 2**63 - 1
+A, B, C = 1, 2, 2**64 - 1
 
 
 class TestFlushAll:
