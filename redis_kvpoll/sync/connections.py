@@ -11,6 +11,7 @@ import math
 import os
 import select
 import socket
+import ssl
 import threading
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -224,8 +225,10 @@ def readable(connections: list[Any], seconds: float) -> list[Any]:
     found = [connection for connection, sock in sockets.items() if not isinstance(sock, socket.socket)]
     if found:
         return found  # fakeredis has its replies at once; a closed connection raises when it is read
-    poll = select.poll()
     by_number = {sock.fileno(): connection for connection, sock in sockets.items()}
+    if not hasattr(select, "poll"):  # eventlet takes it away
+        return [by_number[number] for number in select.select([*by_number], [], [], seconds)[0]]
+    poll = select.poll()
     for number in by_number:
         poll.register(number, select.POLLIN)
     return [by_number[number] for number, _ in poll.poll(math.ceil(seconds * 1000))]
@@ -244,7 +247,10 @@ class _CuttablePool(NodePool):
         sock = getattr(self._last, "_sock", None)
         if isinstance(sock, socket.socket):
             with contextlib.suppress(OSError):
-                socket.socket.shutdown(sock, socket.SHUT_RDWR)
+                if isinstance(sock, ssl.SSLSocket):
+                    socket.socket.shutdown(sock, socket.SHUT_RDWR)
+                else:
+                    sock.shutdown(socket.SHUT_RDWR)
 
     def _connection(self, timeout: float | None, fresh: bool) -> Any:
         self._last = super()._connection(timeout, fresh)
