@@ -45,7 +45,8 @@ class Proxy:
         """How many of the next connections are closed at once."""
         self.connections = 0
         """How many connections were accepted."""
-        self._target = target
+        self.target = target
+        """May be changed: the next connections go there."""
         self._tls = tls
         self._inspect = inspect
         self._held: Callable[[Command], bool] | None = None
@@ -116,11 +117,11 @@ class Proxy:
             thread.start()
 
     def _serve(self, client: socket.socket) -> None:
-        server = socket.socket(socket.AF_INET if isinstance(self._target, int) else socket.AF_UNIX)
+        server = socket.socket(socket.AF_INET if isinstance(self.target, int) else socket.AF_UNIX)
         with contextlib.suppress(OSError, hiredis.ProtocolError):  # what is no command ends the connection
-            server.connect(("127.0.0.1", self._target) if isinstance(self._target, int) else str(self._target))
+            server.connect(("127.0.0.1", self.target) if isinstance(self.target, int) else str(self.target))
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if isinstance(self._target, int):
+            if isinstance(self.target, int):
                 server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if self._tls:
                 client.settimeout(10)

@@ -42,6 +42,10 @@ class AsyncStatusStore(AsyncTable):
     ``client`` is a ``redis.asyncio.Redis`` or ``redis.asyncio.RedisCluster``. Calls made in the same turn of the event
     loop share a batch. A store serves one event loop at a time and is an async context manager (``aclose``). A call
     that is cancelled may have reached the server; the others of its batch go on.
+
+    After ``fork`` the child must not touch the parent's event loop, which it shares: when it ends that loop's
+    connections (by collecting or closing them), calls of the parent wait for replies that have come, until their
+    timeout. Use ``multiprocessing`` with spawn or forkserver, or end such a child with ``os._exit`` or ``exec``.
     """
 
     def __init__(
