@@ -3,13 +3,14 @@ PYTHON ?= python3
 # One more worker than CPUs: many tests wait for servers that are stopped or killed.
 WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(8, 1 + (os.cpu_count() or 1)))')
 BIN := .venv/bin
+comma := ,
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: demo test test-sglang rehearse bench bench-sglang chaos check lint clean
 
+# On a terminal it leaves the table, under light traffic, until Enter is pressed.
 demo: .venv/demo
-	$(BIN)/kvpoll replay --limit 3000 --speed 60 --prefill 2 --decode 2 --policy strict --seed 7 \
-	    --abort-rate 0.03 --late-rate 0.05 --reuse-rate 0.05 --crash-rate 0.002
+	$(BIN)/kvpoll replay --limit 3000 --speed 60 --seed 7 --late-rate 0.1 --reuse-rate 0.2 --keep
 
 test: .venv/test
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
@@ -46,26 +47,39 @@ lint: check
 clean:
 	rm -rf .venv .venv-sglang dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.venv/bin/python:
+# UNFINISHED exists while .venv is being changed. If make finds it, the change was cut short (a closed terminal, a killed
+# pip) and .venv is made anew. A pip that fails by itself changes nothing; without the trap some shells take Ctrl-C for that.
+UNFINISHED := .venv/unfinished
+
+.venv/bin/python: $(if $(wildcard $(UNFINISHED)),again)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	    { echo "Python 3.11 or newer is needed, which '$(PYTHON)' is not; try: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+	@rm -rf .venv && mkdir .venv && touch $(UNFINISHED)
 	@$(PYTHON) -m venv .venv || { rm -rf .venv; echo "creating .venv failed (on Debian: apt install python3-venv)"; exit 1; }
+	@rm $(UNFINISHED)
+
+.PHONY: again
+again:
+	@echo "an earlier make was interrupted: making .venv anew"
+
+define install
+@echo "installing .[$(1)] into .venv"
+@touch $(UNFINISHED)
+@trap 'exit 130' INT; $(BIN)/pip install --quiet --editable '.[$(1)]' || { [ $$? -gt 128 ] || rm $(UNFINISHED); exit 1; }
+@rm $(UNFINISHED) && touch $@
+endef
 
 .venv/demo: .venv/bin/python pyproject.toml
-	$(BIN)/pip install --quiet --editable '.[cli,embedded,fast]'
-	@touch $@
+	$(call install,cli$(comma)embedded$(comma)fast)
 
 .venv/test: .venv/bin/python pyproject.toml
-	$(BIN)/pip install --quiet --editable '.[test]'
-	@touch $@
+	$(call install,test)
 
 .venv/bench: .venv/bin/python pyproject.toml
-	$(BIN)/pip install --quiet --editable '.[test,bench]'
-	@touch $@
+	$(call install,test$(comma)bench)
 
 .venv/lint: .venv/test pyproject.toml
-	$(BIN)/pip install --quiet --editable '.[test,lint]'
-	@touch $@
+	$(call install,test$(comma)lint)
 
 .venv-sglang/project: tests/sglang/environment.py tests/sglang/requirements.txt pyproject.toml
 	@$(PYTHON) tests/sglang/environment.py

@@ -69,5 +69,6 @@ class LazyGroup(click.Group):
 def kvpoll() -> None:
     """Inspect a table of KV-transfer statuses in Redis, and test it under traffic.
 
-    Exit status: 0 success; 1 failure, with the reason on stderr; 2 wrong usage; 3 a replay violated a guarantee.
+    Exit status: 0 success; 1 failure, with the reason on stderr; 2 wrong usage; 3 a replay violated a guarantee;
+    4 the machine is too slow for the replay.
     """

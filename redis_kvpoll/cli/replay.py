@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import math
 import secrets
-import shlex
-import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +20,14 @@ if TYPE_CHECKING:
     from redis_kvpoll.replay.runner import ServerKiller
 
 GUARANTEE_VIOLATED = 3
+HOST_TOO_SLOW = 4
 GENERATED = 1000
+
+
+class HostTooSlow(click.ClickException):
+    """The machine got too little done for a report."""
+
+    exit_code = HOST_TOO_SLOW
 
 
 class Finite(click.FloatRange):
@@ -63,6 +68,8 @@ _workers = click.IntRange(1, 64)
 @click.option("--crash-rate", type=_rate, default=0.002, show_default=True,
               help="Requests during which a worker is killed with SIGKILL.")  # fmt: skip
 @click.option("--seed", type=int, help="Repeat a run's traffic and faults; random by default.")
+@click.option("--keep", is_flag=True,
+              help="On a terminal: keep the table, under light traffic, until Enter is pressed.")  # fmt: skip
 @click.option("--json", "wants_json", is_flag=True, help="Print the report as JSON.")
 def replay(
     trace: Path | None,
@@ -79,13 +86,15 @@ def replay(
     reuse_rate: float,
     crash_rate: float,
     seed: int | None,
+    keep: bool,
     wants_json: bool,
 ) -> None:
     """Replay prefill/decode traffic by real processes over one shared table.
 
     A router gives each request a room; prefill and decode workers run SGLang's handshake over two tables. Aborts, late
     messages, reused rooms and killed workers happen at the given rates. The report counts the results of all requests
-    and rooms. Exit status 3: a guarantee was violated.
+    and rooms. On a busy machine the replay is slower than asked for, and says so. Exit status 3: a guarantee was
+    violated; 4: the machine is too slow to tell.
     """
     from redis_kvpoll.replay import runner, traffic
     from redis_kvpoll.replay.fault_plan import Rates
@@ -99,11 +108,16 @@ def replay(
             raise click.UsageError("--kill-redis needs the private server (no --redis), and --fenced to recover")
         plan = runner.plan(server, policy, speed, fenced)
         killer = runner.ServerKiller(private, kill_redis, len(requests)) if private else None
-        report = _run(Run(plan, requests, rates, prefill, decode, seed), trace, killer)
-    report.server_kills = killer.kills if killer else 0
-    _print(report, wants_json)
+        run = Run(plan, requests, rates, prefill, decode, seed)
+        report = _run(run, trace, killer)
+        report.server_kills = killer.kills if killer else 0
+        _print(report, wants_json)
+        if not wants_json:
+            _look(run, report, keep)
     if report.violations():
         sys.exit(GUARANTEE_VIOLATED)
+    if report.timed_out_for_nothing:
+        sys.exit(HOST_TOO_SLOW)
 
 
 def _run(run: Run, trace: Path | None, killer: ServerKiller | None) -> Report:
@@ -112,6 +126,7 @@ def _run(run: Run, trace: Path | None, killer: ServerKiller | None) -> Report:
 
     from redis_kvpoll.cli.progress import Progress
     from redis_kvpoll.replay import runner
+    from redis_kvpoll.replay.pacing import HostTooSlowError
 
     console = Console(stderr=True, highlight=False)
     for line in _introduction(run, trace):
@@ -123,25 +138,35 @@ def _run(run: Run, trace: Path | None, killer: ServerKiller | None) -> Report:
             if killer:
                 killer.update(snapshot)
 
-        return runner.replay(run, show)
+        try:
+            return runner.replay(run, show)
+        except HostTooSlowError as error:
+            raise HostTooSlow(str(error)) from None
 
 
 def _introduction(run: Run, trace: Path | None) -> tuple[str, ...]:
-    """What is replayed, and how to watch it; without the URL's password, since this goes into logs."""
-    from redis_kvpoll.transport.urls import parse
+    """What is replayed, and how to watch it."""
+    from redis_kvpoll.cli import look
 
     plan = run.plan
-    # The command of a checkout's .venv, as make demo runs it, is not on PATH.
-    program = "kvpoll" if shutil.which("kvpoll") or not sys.argv[0].endswith("kvpoll") else shlex.quote(sys.argv[0])
     source = printable(trace.name) if trace else "generated traffic"
     mode = f"plain, policy {plan.policy}" if plan.lease is None else "fenced"
-    table = f"--redis {parse(plan.url).shown} --namespace {plan.namespace}-decode"
     return (
         f"kvpoll replay: {len(run.requests):,} requests of {source}, {mode}, seed {run.seed}",
         "Watch it from another shell:",
-        f"  {program} ls {table}",
-        f"  {program} tail {table}",
+        f"  {look.program()} ls {look.table(run)}",
+        f"  {look.program()} tail {look.table(run)}",
     )
+
+
+def _look(run: Run, report: Report, keep: bool) -> None:
+    from redis_kvpoll.cli import look
+
+    click.echo()
+    for line in look.further(run, report):
+        click.echo(line)
+    if keep:
+        look.hold(run, report)
 
 
 def _print(report: Report, wants_json: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,9 +11,19 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from redis_kvpoll.replay.pacing import too_slow
 from redis_kvpoll.replay.report import Latency, Report
 
-RESULTS = ("success", "failed", "aborted", "timed out", "crashed")
+RESULTS = ("success", "aborted", "crashed", "failed", "timed out")
+MEANINGS = {
+    "success": "both sides reached Success",
+    "aborted": "on purpose: one side gave the request up",
+    "crashed": "on purpose: with {crashes}",
+    "failed": "by another request's message, or a lost lease",
+    "timed out": "{nothing} on a slow machine, {others} by another's message",
+}
+LATE_MEANINGS = {"SKIPPED": "the room is absent", "STALE": "refused, since its request has cleared the room"}
+VERDICTS = {"PASS": "green", "FAIL": "bold red"}
 OUTCOMES = {
     "SKIPPED": "skipped",
     "STALE": "stale",
@@ -30,36 +41,43 @@ def as_json(report: Report) -> dict[str, Any]:
         "updates_per_second": round(report.updates_per_second, 1),
         "polls_per_second": round(report.polls_per_second, 1),
         "late_failed_skipped": report.late_failed_skipped,
+        "promises": {promise.words: promise.verdict for promise in report.promises()},
         "violations": report.violations(),
     }
 
 
 def render(report: Report) -> Iterator[RenderableType]:
-    """The parts of the report, from top to bottom."""
-    yield Text(
-        f"{report.requests:,} requests ({report.input_tokens:,} input tokens) in {report.seconds:.1f} s, "
-        f"{report.speed:g} times the trace's speed, by {report.prefill} prefill and {report.decode} decode workers; "
-        f"{_mode(report)}, seed {report.seed}\n"
-    )
+    """The parts of the report, from top to bottom: what happened, then what it means."""
+    yield from _head(report)
+    yield ""
     yield _results(report)
     yield ""
     yield _calls(report)
     yield _mirror(report)
-    yield ""
     yield _outcomes(report)
     yield ""
     if report.late:
         yield _late(report)
+        yield from _late_legend(report)
         yield ""
-    yield _rooms(report)
+    yield _promises(report)
+    yield from _legend(report)
     yield ""
     yield from _explanations(report)
-    if violations := report.violations():
-        yield Text("Guarantees violated:", "bold red")
-        yield from (Text(f"  {violation}", "red") for violation in violations)
-    else:
-        source = f"policy {report.policy}" if report.lease is None else "generations and leases"
-        yield Text(f"All guarantees of {source} held.", "bold green")
+    yield from _verdict(report)
+
+
+def _head(report: Report) -> Iterator[Text]:
+    asked = f"{report.speed:g} times the trace's speed"
+    yield Text(f"{report.requests:,} requests in {report.seconds:.1f} s" + ("" if report.is_slowed else f", {asked}"))
+    if report.is_slowed:
+        carried = f"{report.carried_speed:.0f}" if report.carried_speed >= 10 else f"{report.carried_speed:.1g}"
+        yield Text(
+            f"This machine carried {carried} times the trace's speed, not {report.speed:g}: requests had to wait.",
+            "yellow",
+        )
+    workers = f"{report.prefill} prefill and {report.decode} decode workers"
+    yield Text(f"{workers}; {_mode(report)}; seed {report.seed}", "dim")
 
 
 def _mode(report: Report) -> str:
@@ -72,10 +90,18 @@ def _mode(report: Report) -> str:
 
 
 def _results(report: Report) -> Table:
-    table = _table("requests", "", "share")
+    table = _table("requests", "", "share", "")
+    table.columns[3].justify = "left"
+    meant = {
+        "crashes": f"one of the {report.crashes:,} killed workers" if report.crashes != 1 else "the killed worker",
+        "nothing": f"{report.timed_out_for_nothing:,}",
+        "others": f"{report.results.get('timed out', 0) - report.timed_out_for_nothing:,}",
+    }
     for result in RESULTS:
         count = report.results.get(result, 0)
-        table.add_row(result, f"{count:,}", f"{count / report.requests:.1%}")
+        if count or result == "success":
+            meaning = Text(MEANINGS[result].format(**meant), "dim")
+            table.add_row(result, f"{count:,}", f"{count / report.requests:.1%}", meaning)
     return table
 
 
@@ -98,57 +124,90 @@ def _milliseconds(value: float) -> str:
 
 def _mirror(report: Report) -> Text:
     """How the statuses of mirrors and of calls differed."""
-    behind = f"{report.mirror_behind:,} of {report.rooms_polled:,} rooms changed between the mirror poll and the call"
-    unsynced = f"; {report.mirror_unsynced:,} polls of an unsynced mirror" if report.mirror_unsynced else ""
-    return Text(f"{behind}{unsynced}", "dim")
+    behind = f"{report.mirror_behind:,} of {report.rooms_polled:,} rooms changed before the next call"
+    unsynced = f"; {report.mirror_unsynced:,} polls of an unsynced one" if report.mirror_unsynced else ""
+    return Text(f"mirror: a worker's local copy; {behind}{unsynced}", "dim")
 
 
-def _outcomes(report: Report) -> Table:
-    table = _table("outcomes", *report.outcomes)
-    table.add_row("of updates", *(f"{count:,}" for count in report.outcomes.values()))
-    return table
+def _outcomes(report: Report) -> Text:
+    counts = ", ".join(f"{count:,} {outcome}" for outcome, count in report.outcomes.items())
+    return Text(f"updates: {counts or 'none'}", "dim")
 
 
 def _late(report: Report) -> Table:
-    table = _table("late messages", "sent", *OUTCOMES.values())
+    """Late messages by what they did; only what happened has a column."""
+    shown = [name for name in OUTCOMES if any(outcomes.get(name) for outcomes in report.late.values())]
+    table = _table("late messages", "sent", *(OUTCOMES[name] for name in shown))
     for status, outcomes in sorted(report.late.items()):
-        counts = (outcomes.get(outcome, 0) for outcome in OUTCOMES)
+        counts = (outcomes.get(name, 0) for name in shown)
         table.add_row(status, f"{sum(outcomes.values()):,}", *(f"{count:,}" if count else "·" for count in counts))
     return table
 
 
-def _rooms(report: Report) -> Table:
-    table = _table("rooms and requests", "", "")
-    table.columns[2].justify = "left"
-    leaked = sum(report.leaked.values())
-    how = ", ".join(f"{count:,} by a late {status}" for status, count in report.leaked.items())
-    by_count = sorted(report.cross_contamination.items(), key=lambda kind: -kind[1])
-    kinds = "\n".join(f"{count:,} {kind}" for kind, count in by_count)
-    table.add_row("unfinished", f"{report.unfinished:,}", "requests without a result")
-    orphans = f"rooms of {report.crashes:,} killed workers; {report.orphans_past_ttl:,} of them outlived their TTL"
-    if report.lease is not None:
-        orphans = f"rooms of {report.crashes:,} killed workers; live for at most {report.oldest_orphan:.1f} s"
-    table.add_row("orphaned", f"{report.orphaned:,}", orphans)
-    table.add_row("leaked", f"{leaked:,}", how or "rooms that exist after their clear")
-    table.add_row(
-        "cross-contaminated", f"{report.cross_contaminated:,}", kinds or "requests affected by another's message"
-    )
+def _late_legend(report: Report) -> Iterator[Text]:
+    names = {name for outcomes in report.late.values() for name in outcomes}
+    parts = [f"{OUTCOMES[name]}: {meaning}" for name, meaning in LATE_MEANINGS.items() if name in names]
+    if parts:
+        yield Text("; ".join(parts), "dim")
+
+
+def _promises(report: Report) -> Table:
+    has_dict = report.plain_dict is not None
+    table = _table("", "promises", *(("this table", "a plain dict") if has_dict else ("",)))
+    table.columns[0].min_width = len("PASS")
+    table.columns[1].justify = "left"
+    for promise in report.promises():
+        verdict, figures = Text("-", "dim"), Text(promise.figures)
+        if promise.verdict in VERDICTS:
+            verdict = Text(promise.verdict, VERDICTS[promise.verdict])
+        elif promise.verdict == "not tested":
+            figures = Text("not tested", "dim")
+        table.add_row(verdict, promise.words, *(figures, Text(promise.dict_figures, "yellow"))[: 1 + has_dict])
     return table
 
 
+def _legend(report: Report) -> Iterator[Text]:
+    if report.plain_dict is not None:
+        yield Text("a plain dict: the same messages by SGLang's own update_status, one dict a side", "dim")
+    if any(promise.verdict == "not promised" for promise in report.promises()):
+        yield Text(f"-: plain writes with policy {report.policy} do not promise it", "dim")
+    if report.sweeps_were_late:
+        yield Text("some failed later: no other worker got the CPU to sweep in time", "yellow")
+
+
+def _verdict(report: Report) -> Iterator[Text]:
+    verdicts = Counter(promise.verdict for promise in report.promises())
+    if violations := report.violations():
+        yield Text(f"FAIL: {verdicts['FAIL']} of {verdicts['PASS'] + verdicts['FAIL']} promises broken", "bold red")
+        yield from (Text(f"  {violation}", "red") for violation in violations)
+    elif report.timed_out_for_nothing:
+        yield Text(f"INCONCLUSIVE: {too_slow(report.speed, report.carried_speed)}", "bold yellow")
+        loss = ", or the killed server took their last status with it" if report.server_kills else ""
+        yield Text(f"  {report.timed_out_for_nothing:,} requests timed out; no promise was broken{loss}", "yellow")
+    else:
+        yield Text(f"PASS: {verdicts['PASS']} promises tested and kept", "bold green")
+
+
 def _explanations(report: Report) -> Iterator[Text]:
+    kinds = ", ".join(
+        f"{count:,} {kind}" for kind, count in sorted(report.cross_contamination.items(), key=lambda kind: -kind[1])
+    )
     if report.cross_contaminated and report.lease is None:
         yield Text(
-            f"Cross-contaminated: {report.reused:,} requests got the room of an earlier request. A late message of "
+            f"Requests hit: {kinds}. {report.reused:,} requests got the room of an earlier one; a late message of "
             "that one has the same id, so it changes the new request. No policy prevents it; generations do.\n",
             "yellow",
         )
     if report.leaked and report.policy == "compat" and report.lease is None:
         yield Text(
-            "Leaked: compat creates an absent room for any status but Failed, as SGLang's dict does, so a late Success "
-            "or Transferring creates a cleared room again, until its TTL. Policy strict skips them.\n",
+            f"Rooms that came back: {_by_status(report.leaked)}. Policy compat creates an absent room for any status "
+            "but Failed, as SGLang's dict does, so a cleared room is back until its TTL. Policy strict skips them.\n",
             "yellow",
         )
+
+
+def _by_status(leaked: dict[str, int]) -> str:
+    return ", ".join(f"{count:,} by a late {status}" for status, count in leaked.items())
 
 
 def _table(first: str, *others: str) -> Table:

@@ -9,6 +9,8 @@ writers     how a worker writes: plain calls, or room handles under a lease
 worker      a process that runs many handshakes
 pool        the worker processes
 router      the process that assigns rooms and requests, and kills and replaces workers
+pacing      how many requests a host carries at once, and how long to wait for it; pure
+plain_dict  what the same messages would have done to SGLang's dict; pure
 ledger      the results of all requests and rooms; pure
 sweep       checks of both tables, independent of the workers
 counters    the workers' measurements, added up

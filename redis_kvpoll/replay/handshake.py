@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from redis_kvpoll.model import KVPoll
 from redis_kvpoll.replay.fault_plan import Side
 from redis_kvpoll.replay.messages import Job, Result
+from redis_kvpoll.replay.pacing import Patience
 
 # Seconds of the trace's time: a mid-size model on one node, without queueing.
 COMPUTE_BASE, TOKENS_COMPUTED = 0.05, 20_000
@@ -28,7 +29,7 @@ def transfer_seconds(tokens: int) -> float:
 
 
 def timeout_seconds(speed: float) -> float:
-    """Real seconds after which a side gives up: well beyond any computation, and short enough for a person."""
+    """Seconds of its worker's turns after which a side gives up: beyond any computation, and short for a person."""
     return max(5.0, 20.0 / speed)
 
 
@@ -56,18 +57,19 @@ class Handshake(ABC):
         self.status: KVPoll | None = KVPoll.Bootstrapping
         self._speed = speed
         self._abort_at = None if job.abort_after is None else now + job.abort_after
-        self._give_up_at = now + timeout_seconds(speed)
+        self._patience = Patience(timeout_seconds(speed), now)
 
     def advance(self, status: KVPoll | None, now: float, actions: Actions) -> None:
         """Take the next step."""
         self.status = status
+        is_timeout = self._patience.is_over(now)
         room = self.job.room
         if status is None or status.is_terminal:
             actions.ended.append(room)
         elif self._abort_at is not None and now >= self._abort_at:
             self._abort_at = None
             actions.aborts.append((room, self.abort_reason, True))
-        elif now >= self._give_up_at:
+        elif is_timeout:
             actions.aborts.append((room, self.timeout_reason, False))
         else:
             self._work(status, now, actions)

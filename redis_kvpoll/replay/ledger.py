@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from redis_kvpoll.model import KVPoll, Outcome
+from redis_kvpoll.replay import plain_dict
 from redis_kvpoll.replay.fault_plan import SIDES, Side
-from redis_kvpoll.replay.messages import Arrived, Ended, Opened, Result
+from redis_kvpoll.replay.messages import Arrived, Ended, Opened, Result, Write
+from redis_kvpoll.replay.plain_dict import DictFigures, Kind, Message
 
 # The result of a request is the first of these that one of its sides reports.
 _WORST_FIRST: tuple[Result, ...] = ("crashed", "aborted", "timed out", "failed", "success")
@@ -46,6 +50,7 @@ class Ledger:
         self._requests: dict[int, RequestRecord] = {}
         self._by_room: defaultdict[int, list[int]] = defaultdict(list)
         self._arrived: list[Arrived] = []
+        self._written: list[Write] = []
         self.orphans: dict[Side, set[int]] = {side: set() for side in SIDES}
         """By table, the rooms that killed workers may have left behind."""
         self.running: Counter[int] = Counter()
@@ -85,6 +90,16 @@ class Ledger:
     def arrived(self, message: Arrived) -> None:
         self._arrived.append(message)
 
+    def written(self, writes: list[Write]) -> None:
+        self._written += writes
+
+    def result(self, request: int) -> Result | None:
+        return self._requests[request].result
+
+    @property
+    def timed_out(self) -> set[int]:
+        return {request for request, record in self._requests.items() if record.result == "timed out"}
+
     def room(self, request: int) -> int:
         return self._requests[request].room
 
@@ -123,6 +138,39 @@ class Ledger:
                     if request != message.request and self._was_open(request, message.side, message.at):
                         found.setdefault(request, f"changed by a late {message.status.name} ({message.side})")
         return found
+
+    def example_room(self) -> int | None:
+        """A room of decode's table with much to see in its history: of a killed worker, if there is one."""
+        decode = [(record.room, record.parts["decode"]) for record in self._requests.values()]
+        rooms = [room for room, part in decode if part.opened_at is not None]
+        return next((room for room in rooms if room in self.orphans["decode"]), rooms[-1] if rooms else None)
+
+    def plain_dict(self) -> DictFigures:
+        """What the messages of this replay would have done to a plain dict a side."""
+        sides = [plain_dict.figures(self._messages(side)) for side in SIDES]
+        return DictFigures(sum(side.came_back for side in sides), frozenset().union(*(side.hit for side in sides)))
+
+    def _messages(self, side: Side) -> Iterator[Message]:
+        """All messages to one table; those of a request that did not open its room there are left out."""
+        for request, record in self._requests.items():
+            part = record.parts[side]
+            if part.opened_at is not None:
+                yield Message(part.opened_at, Kind.OPEN, request, record.room, KVPoll.Bootstrapping)
+                if part.ended_at is not None and part.result != "crashed":
+                    yield Message(part.ended_at, Kind.CLEAR, request, record.room, KVPoll.Bootstrapping)
+        for write in [write for write in self._written if write.side == side]:
+            yield from self._message(write, write.outcome is Outcome.STALE)
+        for late in [late for late in self._arrived if late.side == side]:
+            yield from self._message(Write(late.request, side, late.status, late.outcome, late.at), is_late=True)
+
+    def _message(self, write: Write, is_late: bool) -> Iterator[Message]:
+        record = self._requests[write.request]
+        part = record.parts[write.side]
+        opened, ended = part.opened_at, part.ended_at if part.result != "crashed" else None
+        if opened is None or (is_late and ended is None):
+            return
+        at = max(write.at, ended or opened) if is_late else min(max(write.at, opened), ended or math.inf)
+        yield Message(at, Kind.LATE if is_late else Kind.WRITE, write.request, record.room, write.status)
 
     def _was_open(self, request: int, side: Side, at: float) -> bool:
         part = self._requests[request].parts[side]

@@ -53,6 +53,10 @@ class Stop(NamedTuple):
 # From a worker to the router
 
 
+class Ready(NamedTuple):
+    """The worker has its lease and its mirror, and takes requests."""
+
+
 class Opened(NamedTuple):
     """A side opened its room, with the table's outcome."""
 
@@ -84,6 +88,22 @@ class Arrived(NamedTuple):
     """Whether the replay delayed it on purpose."""
 
 
+class Write(NamedTuple):
+    """A write into the table of ``side``, with the table's outcome; ``at`` is when its reply came."""
+
+    request: int
+    side: Side
+    status: KVPoll
+    outcome: Outcome
+    at: float
+
+
+class Written(NamedTuple):
+    """The writes through handles since the last of these, without late messages: what a dict would have received."""
+
+    writes: list[Write]
+
+
 class Measured(NamedTuple):
     """The calls since the last of these: the seconds of each, their rooms, and the outcomes of updates."""
 
@@ -104,7 +124,9 @@ class WorkerFailed(NamedTuple):
     """The worker cannot continue: the table is unreachable, or rejects its calls."""
 
     why: str
+    is_starved: bool = False
+    """Its lease expired, which only a host can cause that lets it not run for so long."""
 
 
 ToWorker: TypeAlias = Job | Announced | Stop
-FromWorker: TypeAlias = Announced | Opened | Ended | Arrived | Measured | WorkerFailed
+FromWorker: TypeAlias = Ready | Announced | Opened | Ended | Arrived | Written | Measured | WorkerFailed

@@ -84,8 +84,8 @@ def replay(run: Run, progress: Callable[[Snapshot], None]) -> Report:
             message = ours.recv()
             if isinstance(message, Report):
                 return message
-            if isinstance(message, str):
-                raise ReplayError(message)
+            if isinstance(message, ReplayError):
+                raise message
             progress(message)
     except EOFError:
         raise ReplayError("the router process died; its own message is above") from None

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from dataclasses import dataclass, field
 
 from redis_kvpoll.replay.fault_plan import SIDES, Side
 from redis_kvpoll.replay.ledger import Ledger
 from redis_kvpoll.replay.messages import Plan
+from redis_kvpoll.replay.pacing import SILENT_SECONDS
 from redis_kvpoll.replay.report import UNKNOWN
 from redis_kvpoll.replay.side_table import open_store
 
@@ -16,9 +18,34 @@ CHECK_SECONDS = 0.1
 
 LEASE_SLACK_SECONDS = 2.0
 """The time beyond its lease in which a killed worker's room may be live: two sweeps must find the lease expired."""
+SWEEPS = 6
+"""How many sweeps of one other worker after a lease's end must leave a room live before it counts as overdue. Four
+heartbeats suffice to fail it; the last one before the end is counted, too, and the room is failed after its sweep."""
 
 TTL_SLACK_SECONDS = 1.0
 """The time beyond its TTL in which an orphan may exist: Redis expires lazily, and the checks have intervals."""
+
+
+@dataclass(slots=True)
+class Orphan:
+    """A live room of a killed worker."""
+
+    killed_at: float
+    heartbeats: dict[str, float] = field(default_factory=dict)
+    """The last heartbeat of each other worker, seen since the lease expired."""
+    sweeps: Counter[str] = field(default_factory=Counter)
+    """The sweeps that each of them made since then: one with each heartbeat."""
+
+    def saw(self, heartbeats: dict[str, float]) -> None:
+        for owner, at in heartbeats.items():
+            if self.heartbeats.get(owner) != at:
+                self.heartbeats[owner] = at
+                self.sweeps[owner] += 1
+
+    @property
+    def had_sweeps(self) -> bool:
+        """Whether other workers had the turns that they need to fail this room."""
+        return max(self.sweeps.values(), default=0) >= SWEEPS
 
 
 class Sweep:
@@ -35,9 +62,10 @@ class Sweep:
         """Orphans that must expire before the replay ends."""
         self._give_up_at = 0.0
         self._lease = plan.lease
-        self._live: dict[Side, dict[int, float]] = {side: {} for side in SIDES}
-        """Live rooms of killed workers, with the time of the kill."""
+        self._live: dict[Side, dict[int, Orphan]] = {side: {} for side in SIDES}
         self._check_at = 0.0
+        self._heartbeats: dict[Side, dict[str, float]] = {side: {} for side in SIDES}
+        self._heartbeat_at = time.monotonic()
         self.orphaned = 0
         self.oldest = 0.0
         """The longest time in seconds that a room stayed live after its worker was killed."""
@@ -50,7 +78,10 @@ class Sweep:
         self.orphaned += sum(status is not None for status in statuses)
         if self._lease is not None:
             # Also those that do not exist: a write of the killed worker, still on its way, may create them.
-            self._live[side] |= dict.fromkeys(rooms, time.monotonic())
+            now = time.monotonic()
+            if not self.has_live_orphans():
+                self._heartbeat_at = now
+            self._live[side] |= {room: Orphan(now) for room in rooms}
 
     def check_orphans(self, now: float) -> None:
         """Measure how long the rooms of killed workers stay live."""
@@ -58,15 +89,29 @@ class Sweep:
             return
         self._check_at = now + CHECK_SECONDS
         for side, rooms in self._live.items():
+            heartbeats = self._read_heartbeats(side, now) if rooms else {}
             for room, status in zip(list(rooms), self._tables[side].poll(rooms), strict=True):
-                age = now - rooms[room]
+                orphan, age = rooms[room], now - rooms[room].killed_at
                 if status is not None and not status.is_terminal:
                     self.oldest = max(self.oldest, age)
-                    if age > self._lease + LEASE_SLACK_SECONDS:
+                    if age > self._lease:
+                        orphan.saw(heartbeats)
+                    if age > self._lease + LEASE_SLACK_SECONDS and orphan.had_sweeps:
                         self.past_lease += 1
                         del rooms[room]
                 elif age > CHECK_SECONDS * 2:
                     del rooms[room]
+
+    def _read_heartbeats(self, side: Side, now: float) -> dict[str, float]:
+        """The last heartbeat of each owner, read before the rooms: what its sweep did shows in them, or in the next."""
+        heartbeats = {owner.name: owner.last_heartbeat_at for owner in self._tables[side].owners()}
+        if heartbeats != self._heartbeats[side]:
+            self._heartbeats[side], self._heartbeat_at = heartbeats, now
+        return heartbeats
+
+    def is_silent(self, now: float) -> bool:
+        """Whether rooms of killed workers are live, and no other worker gets the CPU to renew its lease."""
+        return self.has_live_orphans() and now - self._heartbeat_at > SILENT_SECONDS
 
     def has_live_orphans(self) -> bool:
         """Whether rooms of killed workers may still be live."""
@@ -110,8 +155,11 @@ class Sweep:
 
     def leaked(self, ledger: Ledger) -> dict[str, int]:
         """Rooms that exist after their clear, by the status that created them again, or UNKNOWN."""
-        leaked = Counter(status.name for _, _, status in ledger.recreated())
-        if unknown := sum(len(rooms) for rooms in self._leaked.values()):
+        recreated = ledger.recreated()
+        leaked = Counter(status.name for _, _, status in recreated)
+        # A check may have found such a room before its worker reported the message.
+        explained = {(side, room) for side, room, _ in recreated}
+        if unknown := sum((side, room) not in explained for side, rooms in self._leaked.items() for room in rooms):
             leaked[UNKNOWN] = unknown
         return dict(leaked)
 

@@ -11,7 +11,7 @@ import threading
 import time
 from multiprocessing.connection import Connection
 
-from redis_kvpoll.errors import KVPollError
+from redis_kvpoll.errors import KVPollError, LeaseLostError
 from redis_kvpoll.model import KVPoll, Outcome, Update
 from redis_kvpoll.replay.fault_plan import LateMessage, Side
 from redis_kvpoll.replay.handshake import HANDSHAKES, Actions, Decode, Prefill, timeout_seconds
@@ -23,13 +23,16 @@ from redis_kvpoll.replay.messages import (
     Job,
     Opened,
     Plan,
+    Ready,
     Result,
     Stop,
     ToWorker,
     WorkerFailed,
+    Written,
 )
+from redis_kvpoll.replay.pacing import Patience
 from redis_kvpoll.replay.side_table import Meter, SideTable
-from redis_kvpoll.replay.writers import FencedWriter, PlainWriter, Writer
+from redis_kvpoll.replay.writers import CHECK_PEER_SECONDS, FencedWriter, PlainWriter, Writer
 
 POLL_SECONDS = 0.004
 """The time between two polls of all rooms: a scheduler's loop takes about as long."""
@@ -45,7 +48,7 @@ def main(side: Side, plan: Plan, pipe: Connection[FromWorker, ToWorker]) -> None
         try:
             Worker(side, plan, pipe).run()
         except KVPollError as error:
-            pipe.send(WorkerFailed(str(error)))
+            pipe.send(WorkerFailed(str(error), is_starved=isinstance(error, LeaseLostError)))
 
 
 class Worker:
@@ -60,7 +63,7 @@ class Worker:
         self._writer: Writer = (
             PlainWriter(self._own, peer) if plan.lease is None else FencedWriter(self._own, peer, plan.lease)
         )
-        self._new: dict[Job, float] = {}  # with the time of arrival
+        self._new: dict[Job, Patience] = {}
         self._running: dict[int, Prefill | Decode] = {}  # by room
         self._room_of: dict[int, int] = {}  # by request, of all requests so far
         self._announced: list[int] = []
@@ -73,6 +76,7 @@ class Worker:
         # A thread always reads the pipe: if this loop did, it and the router could wait for each other.
         threading.Thread(target=self._receive, daemon=True).start()
         with self._own.mirrored(), self._writer.session():
+            self._pipe.send(Ready())
             while not (self._stopping and not self._new and not self._running and not self._late):
                 self._read_messages()
                 self._open()
@@ -94,13 +98,13 @@ class Worker:
             self._inbox.put(None)
 
     def _read_messages(self) -> None:
-        wait = POLL_SECONDS if self._running or self._late or self._new else None
+        wait = POLL_SECONDS if self._running or self._late or self._new else CHECK_PEER_SECONDS
         with contextlib.suppress(queue.Empty):
             while True:
                 message = self._inbox.get(timeout=wait)
-                wait = 0
+                wait = 0.0
                 if isinstance(message, Job):
-                    self._new[message] = time.monotonic()
+                    self._new[message] = Patience(timeout_seconds(self._plan.speed), time.monotonic())
                 elif isinstance(message, Announced):
                     self._announced.append(message.request)
                 elif isinstance(message, Stop):
@@ -119,7 +123,7 @@ class Worker:
             self._running[job.room] = HANDSHAKES[self._side](job, self._plan.speed, now)
             self._room_of[job.request] = job.room
             self._events.append(Opened(job.request, outcome, now))
-        for job in [job for job, since in self._new.items() if now - since > timeout_seconds(self._plan.speed)]:
+        for job in [job for job, patience in self._new.items() if patience.is_over(now)]:
             del self._new[job]  # another request keeps the room
             self._events.append(Ended(job.request, "timed out", now))
 
@@ -197,6 +201,8 @@ class Worker:
         self._events.append(Arrived(request, side, status, update.outcome, time.monotonic(), planned))
 
     def _report(self) -> None:
+        if writes := self._writer.take_writes():
+            self._events.append(Written(writes))
         if measured := self._meter.take():
             self._events.append(measured)
         for event in self._events:

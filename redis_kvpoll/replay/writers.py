@@ -14,12 +14,14 @@ from contextlib import contextmanager
 
 from redis_kvpoll.errors import KVTransferError, RoomBusyError, RoomNotFoundError
 from redis_kvpoll.model import KVPoll, Outcome, Update
-from redis_kvpoll.replay.messages import Job
+from redis_kvpoll.replay.messages import Job, Write
 from redis_kvpoll.replay.side_table import SideTable
 from redis_kvpoll.sync.room import Room
 
 RETRY_SECONDS = 0.05
 """The time between two attempts to write into a room of the other side."""
+CHECK_PEER_SECONDS = 0.5
+"""The time between two calls to the other side's table, if nothing else is to be written: a heartbeat."""
 KEEP_SECONDS = 5.0
 """How long a write for an absent room of the other side is kept: far longer than a room is absent during recovery."""
 
@@ -30,6 +32,7 @@ class Writer(ABC):
     def __init__(self, own: SideTable, peer: SideTable) -> None:
         self.own = own
         self.peer = peer
+        self._writes: list[Write] = []
 
     @abstractmethod
     @contextmanager
@@ -73,8 +76,13 @@ class Writer(ABC):
         return None
 
     def retry_pending(self) -> None:
-        """Retry the writes that found a room of the other side absent."""
+        """Repeat the writes that found a room of the other side absent, or that the server has lost since."""
         return
+
+    def take_writes(self) -> list[Write]:
+        """The writes through handles since the last call of this, late messages excepted."""
+        taken, self._writes = self._writes, []
+        return taken
 
 
 class PlainWriter(Writer):
@@ -136,6 +144,7 @@ class FencedWriter(Writer):
         self._pending: dict[Job, tuple[KVPoll | str, float]] = {}
         """A status for the other side, or the reason of a failure; and until when to retry it."""
         self._retry_at = 0.0
+        self._check_peer_at = 0.0
 
     @contextmanager
     def session(self) -> Iterator[None]:
@@ -155,15 +164,17 @@ class FencedWriter(Writer):
         return opened
 
     def write(self, statuses: Mapping[Job, KVPoll]) -> dict[Job, Update]:
-        return {job: self._update(self.own, self._rooms[job], status) for job, status in statuses.items()}
+        updates = {job: self._update(self.own, self._rooms[job], status) for job, status in statuses.items()}
+        for job, update in updates.items():
+            self._note(job, self.own, statuses[job], update)
+        return updates
 
     def write_peer(self, statuses: Mapping[Job, KVPoll]) -> dict[Job, Update]:
         self._write_peer_or_keep(statuses)
         return {}
 
     def abort(self, job: Job, reason: str, both: bool) -> None:
-        with self.own.timed() as updates:
-            updates.append(self._rooms[job].fail(reason))
+        self._note(job, self.own, KVPoll.Failed, self._fail(self.own, self._rooms[job], reason))
         if both:
             self._write_peer_or_keep({job: reason})
 
@@ -199,6 +210,10 @@ class FencedWriter(Writer):
             self._retry_at = now + RETRY_SECONDS
             kept = ((job, write) for job, write in self._pending.items() if write[1] > now)
             self._pending = {job: write for job, write in kept if not self._try_write_peer(job, write[0])}
+        if now >= self._check_peer_at:
+            # Without a lease there, that store replays what a killed server has lost only with its next call.
+            self._check_peer_at = now + CHECK_PEER_SECONDS
+            self.peer.store.get(0)
 
     def _write_peer_or_keep(self, writes: Mapping[Job, KVPoll | str]) -> None:
         until = time.monotonic() + KEEP_SECONDS
@@ -214,16 +229,23 @@ class FencedWriter(Writer):
             return False
         self._peers[job] = room
         if isinstance(what, str):
-            with self.peer.timed() as updates:
-                updates.append(room.fail(what))
+            self._note(job, self.peer, KVPoll.Failed, self._fail(self.peer, room, what))
         else:
-            self._update(self.peer, room, what)
+            self._note(job, self.peer, what, self._update(self.peer, room, what))
         return True
 
     def _update(self, table: SideTable, room: Room, status: KVPoll) -> Update:
         with table.timed() as updates:
             updates.append(room.update(status))
         return updates[0]
+
+    def _fail(self, table: SideTable, room: Room, reason: str) -> Update:
+        with table.timed() as updates:
+            updates.append(room.fail(reason))
+        return updates[0]
+
+    def _note(self, job: Job, table: SideTable, status: KVPoll, update: Update) -> None:
+        self._writes.append(Write(job.request, table.side, status, update.outcome, time.monotonic()))
 
 
 def _name(job: Job) -> str:

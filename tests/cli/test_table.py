@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import re
 import subprocess
 import sys
@@ -13,12 +12,8 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from redis_kvpoll import KVPoll, StatusStore
-from redis_kvpoll.cli import replay as replay_command
 from redis_kvpoll.cli import rows, terminal
 from redis_kvpoll.cli.app import kvpoll
-from redis_kvpoll.cli.report import as_json, render
-from redis_kvpoll.replay import runner
-from tests.support.reports import report
 
 
 @pytest.fixture
@@ -154,65 +149,3 @@ class TestErrors:
         result = subprocess.run([sys.executable, "-c", code, *printing], capture_output=True, text=True, check=False)
         assert result.returncode == 1
         assert result.stderr == f"kvpoll needs {missing}: pip install 'redis-kvpoll[cli]'\n"
-
-
-class TestReplayCommand:
-    def test_memory_url_is_refused(self):
-        result = run("replay", "--redis", "memory://")
-        assert (result.exit_code, "inside one process" in result.output) == (1, True)
-
-    @pytest.mark.parametrize(
-        "option",
-        [
-            ("--speed", "0"),
-            ("--speed", "nan"),
-            ("--speed", "inf"),
-            ("--late-rate", "nan"),
-            ("--late-rate", "1.5"),
-            ("--prefill", "0"),
-            ("--limit", "0"),
-            ("--policy", "x"),
-        ],
-    )
-    def test_option_out_of_range_is_wrong_usage(self, option):
-        assert run("replay", *option).exit_code == 2
-
-    def test_violated_guarantee_is_printed_with_exit_status_3(self, monkeypatch, url):
-        monkeypatch.setattr(runner, "replay", lambda run, progress: report(unfinished=2))
-        result = run("replay", "--redis", url)
-        assert result.exit_code == replay_command.GUARANTEE_VIOLATED == 3
-        assert "2 requests unfinished" in result.output
-
-    def test_commands_to_watch_are_whole_without_the_password(self, monkeypatch):
-        monkeypatch.setattr(runner, "replay", lambda run, progress: report())
-        result = run("replay", "--redis", "redis://:s3cret@[fd00::1]:6379/0")
-        assert "kvpoll ls --redis redis://***@[fd00::1]:6379/0 --namespace replay-" in result.output
-        assert "s3cret" not in result.output
-
-    def test_report_as_json_is_one_document_on_stdout(self, url):
-        result = run("replay", "--redis", url, "--limit", "20", "--speed", "60", "--crash-rate", "0", "--json")
-        document = json.loads(result.stdout)
-        assert result.exit_code == 0
-        assert document["requests"] == 20
-        assert sum(document["results"].values()) == 20
-        assert document["violations"] == []
-
-    def test_report_explains_every_finding(self):
-        out = io.StringIO()
-        console = Console(file=out, width=80)
-        late = {"Transferring": {"CREATED": 2000, "ADVANCED": 1}, "Failed": {"SKIPPED": 7, "FAILED": 1}}
-        found = report(
-            policy="compat", late=late, leaked={"Success": 2}, cross_contaminated=1, cross_contamination={"changed": 1}
-        )
-        for part in render(found):
-            console.print(part)
-        for words in (
-            "late messages",
-            "advanced   failed\n",
-            "a later  a later\n",
-            "2 by a late Success",
-            "generations do",
-            "All guarantees of policy compat held.",
-        ):
-            assert words in out.getvalue().replace(" \n", " ")
-        assert as_json(found)["late_failed_skipped"] == 7

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from redis_kvpoll import InvalidInputError, KVPoll
-from redis_kvpoll.replay import traffic
+from redis_kvpoll.replay import pacing, traffic
 from redis_kvpoll.replay.fault_plan import Rates, plan_faults
 from redis_kvpoll.replay.handshake import Actions, Decode, Prefill, timeout_seconds
 from redis_kvpoll.replay.messages import Job
@@ -133,11 +133,21 @@ class TestHandshake:
         side = kind(job(abort_after=1.0), speed=10, now=0.0)
         assert advance(side, KVPoll.WaitingForInput, 1.0).aborts == [(9, side.abort_reason, True)]
         assert advance(side, KVPoll.WaitingForInput, 1.1).aborts == []
-        end = timeout_seconds(10)
-        assert advance(side, KVPoll.WaitingForInput, end).aborts == [(9, side.timeout_reason, False)]
+        now, aborts = 1.1, []
+        while not aborts:
+            now += pacing.TURN_SECONDS
+            aborts = advance(side, KVPoll.WaitingForInput, now).aborts
+        assert aborts == [(9, side.timeout_reason, False)]
+        assert now >= timeout_seconds(10)
         assert side.result(side.abort_reason) == "aborted"
         assert side.result(side.timeout_reason) == "timed out"
         assert side.result("Aborted by AbortReq. (request 2)") == "failed"
+
+    def test_turn_that_the_host_made_long_times_nothing_out(self):
+        """A worker without CPU for an hour has not waited for its peer for an hour."""
+        side = Decode(job(), speed=10, now=0.0)
+        assert advance(side, KVPoll.WaitingForInput, 3600.0).aborts == []
+        assert advance(side, KVPoll.WaitingForInput, 7200.0).aborts == []
 
     @pytest.mark.parametrize("status", [None, KVPoll.Failed, KVPoll.Success])
     def test_terminal_or_absent_status_ends_the_handshake(self, status):

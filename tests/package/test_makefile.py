@@ -1,0 +1,104 @@
+"""The Makefile's .venv: a make that was cut short leaves nothing that the next one trusts."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support import real
+
+ROOT = Path(__file__).parents[2]
+
+# Stand-ins for python -m venv and for pip: each makes half of what it should, then waits while there is a file "hang".
+PYTHON = """#!/bin/sh
+[ "$1" = -m ] || exec {python} "$@"
+mkdir -p .venv/bin
+cp ../tools/kvpoll .venv/bin/python
+{wait}
+cp ../tools/kvpoll ../tools/pip .venv/bin/
+"""
+PIP = """#!/bin/sh
+trap 'exit 1' INT
+echo "$@" >>pip.log
+touch .venv/half
+[ ! -e fail ] || exit 2
+{wait}
+"""
+KVPOLL = '#!/bin/sh\necho "ran $@"\n'
+WAIT = "while [ -e hang.{what} ]; do touch hung; sleep 0.05; done"
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    if not shutil.which("make"):
+        pytest.skip("no make")
+    tools, checkout = tmp_path / "tools", tmp_path / "checkout"
+    tools.mkdir()
+    checkout.mkdir()
+    for name, text in (
+        ("python", PYTHON.format(python=sys.executable, wait=WAIT.format(what="venv"))),
+        ("pip", PIP.format(wait=WAIT.format(what="pip"))),
+        ("kvpoll", KVPOLL),
+    ):
+        (tools / name).write_text(text)
+        (tools / name).chmod(0o755)
+    shutil.copy(ROOT / "Makefile", checkout)
+    (checkout / "pyproject.toml").touch()
+    return checkout
+
+
+def start(checkout):
+    return subprocess.Popen(
+        ["make", "demo", "PYTHON=../tools/python"],
+        cwd=checkout,
+        start_new_session=True,  # it gets the signals of its own terminal alone
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | {"MAKEFLAGS": ""},
+        preexec_fn=real.hear_ctrl_c,
+    )
+
+
+def demo(checkout):
+    with start(checkout) as process:
+        output = process.stdout.read()
+    return process.returncode, output
+
+
+@pytest.mark.parametrize("how", [signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("what", ["venv", "pip"])
+def test_interrupted_set_up_is_made_anew(checkout, what, how):
+    """Closed terminal, Ctrl-C, or killed: during the making of .venv, and while pip installs into it."""
+    (checkout / f"hang.{what}").touch()
+    with start(checkout) as process:
+        real.until((checkout / "hung").exists, "it hangs")
+        os.killpg(process.pid, how)
+        process.stdout.read()
+    assert process.returncode != 0
+    (checkout / f"hang.{what}").unlink()
+    (checkout / ".venv").mkdir(exist_ok=True)
+    (checkout / ".venv" / "rest").touch()
+    status, output = demo(checkout)
+    assert (status, "ran replay" in output) == (0, True), output
+    assert not (checkout / ".venv" / "rest").exists()
+    assert demo(checkout)[1].count("\n") == 2, "the third has nothing to make"
+
+
+def test_failed_pip_leaves_what_was_there(checkout):
+    """Without a network, a test environment that worked still does."""
+    assert demo(checkout)[0] == 0
+    (checkout / "fail").touch()
+    os.utime(checkout / "pyproject.toml", (2e9, 2e9))
+    (checkout / ".venv" / "kept").touch()
+    assert demo(checkout)[0] != 0
+    (checkout / "fail").unlink()
+    os.utime(checkout / "pyproject.toml", (1e9, 1e9))
+    assert demo(checkout)[0] == 0
+    assert (checkout / ".venv" / "kept").exists()
