@@ -67,7 +67,7 @@ def _read_cluster(client: redis.RedisCluster) -> tuple[Any, dict[str, Any], Slot
     """Return the class and options of a cluster client's connections, and a slot map of its nodes."""
     nodes = client.get_nodes()
     pool = client.get_redis_connection(nodes[0]).connection_pool
-    # With dynamic_startup_nodes=False the client keeps its first address: a service name, which may lead elsewhere later.
+    # With dynamic_startup_nodes=False the client keeps its first address, a service name that may lead elsewhere later.
     seeds = [*nodes, *client.nodes_manager.startup_nodes.values()]
     slot_map = SlotMap([(node.host, int(node.port)) for node in seeds], client.nodes_manager.remap_host_port)
     return pool.connection_class, pool.connection_kwargs, slot_map
