@@ -18,7 +18,7 @@ def test_temporary_refusal_is_not_executed_in_script_or_outside(code):
 
 
 def test_untrusted_certificate_is_final_only_when_connecting():
-    untrusted = exceptions.ConnectionError("no")
+    untrusted = exceptions.ConnectionError("Error 1 connecting to h:1. [SSL: CERTIFICATE_VERIFY_FAILED]")
     untrusted.__context__ = ssl.SSLCertVerificationError("self-signed")
     unsent = NotSent()
     unsent.__cause__ = untrusted
