@@ -1,5 +1,5 @@
 -- What Redis gives to a script, and nothing else.
-std = { read_globals = { "redis", "KEYS", "ARGV", "string", "math", "table", "ipairs", "pairs", "tonumber", "tostring", "type", "unpack" } }
+std = { read_globals = { "redis", "KEYS", "ARGV", "string", "math", "table", "ipairs", "pairs", "next", "tonumber", "tostring", "type", "unpack" } }
 max_line_length = 120
 
 -- luacheck reads file by file, but a script is sent with its includes (redis_kvpoll/protocol/scripts.py): what one file defines,

@@ -47,8 +47,7 @@ for i = 1, (#ARGV - 10) / 9 do
   elseif not (current == generation and fields[cleared_field]) then
     if current ~= generation then
       openings = openings or {}
-      fields = replace_room(room, prefix, fields, generation, ARGV[at + 1])
-      redis.call('HSET', room, 'replayed', '1')
+      fields = replace_room(room, prefix, fields, generation, ARGV[at + 1], true)
       openings[#changes + 1] = {i * 2 + 4, i * 3 + 2}
       if generation > highest then highest = generation end
     end

@@ -3,7 +3,7 @@
 -- INCLUDE  clock, changes, caller, room_id
 
 -- Adds to fields what it writes.
-local function create_room(room, fields, generation, request)
+local function create_room(room, fields, generation, request, is_replayed)
   read_clock()
   fields.generation, fields.request, fields.is_new = generation, request, true
   if rank ~= '' then fields.world_size = world_size end
@@ -11,6 +11,7 @@ local function create_room(room, fields, generation, request)
   fields.opened = openings and now_ms .. '-0'  -- usually its entry's id; if not, feed.lua corrects it
   local entry = {'generation', generation, openings and 'opened' or 'opened_ms', fields.opened or now_ms}
   if request ~= '' then entry[5], entry[6] = 'request', request end
+  if is_replayed then entry[#entry + 1], entry[#entry + 2] = 'replayed', '1' end
   if rank ~= '' then entry[#entry + 1], entry[#entry + 2] = 'world_size', world_size end
   if owner ~= '' then
     local n = #entry

@@ -8,7 +8,7 @@
 -- or its generation. Without a room, the id has to do. A server whose clock is behind may use an id again.
 
 local RECENT_US = 60000000  -- a replica or a disk that is further behind is none
-local first_id
+local first_id, has_cleared
 
 -- Returns true if the entry is there, false if it was lost, nil if the feed no longer reaches back to it.
 local function survives(mark)
@@ -34,7 +34,9 @@ end
 -- Returns why a room is not to be created again: 6 if it was cleared or has expired, 5 if that is its creator's task.
 -- Nil if it is to be created.
 local function absence(room, role, loss, generation, opened, written)
-  if loss == 'none' or (redis.call('HGET', KEYS[5], room_id(room)) or '') >= generation then return 6 end
+  if loss == 'none' then return 6 end
+  has_cleared = has_cleared or redis.call('EXISTS', KEYS[5])
+  if has_cleared == 1 and (redis.call('HGET', KEYS[5], room_id(room)) or '') >= generation then return 6 end
   if role ~= 'creator' then return loss == 'server' and survives(written) and 6 or 5 end
   if loss == 'data' then return nil end
   local is_trimmed = opened == ''

@@ -13,7 +13,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from queue import Empty, SimpleQueue
+from queue import Empty
 from threading import get_ident
 from typing import Any, TypeVar
 
@@ -28,6 +28,7 @@ from redis_kvpoll.protocol.feed import Change, FeedGap
 from redis_kvpoll.protocol.feed_reader import Tail
 from redis_kvpoll.protocol.scan import Scan
 from redis_kvpoll.protocol.script_call import Call, Command
+from redis_kvpoll.sync.callers import CallingThread
 from redis_kvpoll.sync.fan_out import ShardFanOut
 from redis_kvpoll.sync.transport import Transport
 
@@ -52,18 +53,6 @@ def drive(flow: Flow[T], perform: Callable[[Effect], Any]) -> T:
     except StopIteration as end:
         value: T = end.value
         return value
-
-
-class CallingThread:
-    """A thread that waits for its calls."""
-
-    __slots__ = ("busy", "wakeups")
-
-    def __init__(self) -> None:
-        self.wakeups: SimpleQueue[None] = SimpleQueue()
-        """One for each of its calls that is done or elected."""
-        self.busy = False
-        """Whether it sends for one shard while it has calls in other queues: it cannot be elected there."""
 
 
 class Dispatcher:

@@ -18,7 +18,7 @@ from redis_kvpoll import (
     StoreUnavailableError,
     Update,
 )
-from redis_kvpoll.aio.dispatcher import CallFuture
+from redis_kvpoll.aio.callers import CallFuture
 from redis_kvpoll.engine.batching import Batch
 from redis_kvpoll.engine.effects import PendingCall
 from tests.support import real

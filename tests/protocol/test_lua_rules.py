@@ -17,7 +17,7 @@ from tests.support.luakeys import undeclared_keys
 NAMES = sorted(scripts.names())
 
 # What a script may use. Not tonumber and tostring: room ids and generations stay strings.
-GLOBALS = {"KEYS", "ARGV", "redis", "string", "math", "table", "ipairs", "pairs", "type", "unpack"}
+GLOBALS = {"KEYS", "ARGV", "redis", "string", "math", "table", "ipairs", "next", "pairs", "type", "unpack"}
 REDIS = {"call", "pcall", "error_reply", "status_reply"}
 FORBIDDEN = {
     "a #! line": r"\A#!",
