@@ -12,6 +12,7 @@ from typing import Any
 
 from redis.backoff import EqualJitterBackoff
 from redis.exceptions import AskError, MovedError, NoScriptError, RedisError
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from redis_kvpoll.engine import classify
 from redis_kvpoll.engine.classify import Failure, NotSent, ServerChanged
@@ -115,7 +116,7 @@ class Attempts:
     def server_changed(self, error: ServerChanged) -> Flow[None]:
         """Pause before the next attempt if the server has changed several times."""
         self._session.slot_map_version += 1
-        yield from self._pause_if_repeated(error)
+        yield from self._pause_if_repeated(RedisConnectionError(str(error)))
 
     def _back_off_or_raise(self, error: Exception, repeatable: bool) -> Flow[None]:
         """Wait before the next attempt, or raise CallFailed."""

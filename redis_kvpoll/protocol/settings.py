@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, cast, get_args
 
 from redis_kvpoll import validation
-from redis_kvpoll.errors import NamespaceMismatchError
+from redis_kvpoll.errors import InvalidInputError, NamespaceMismatchError
 from redis_kvpoll.protocol import keys
 from redis_kvpoll.protocol.script_call import FEED_TTL_MS, Call, CallContext, Identity, ScriptSpec
 from redis_kvpoll.protocol.scripts import load
@@ -82,6 +82,12 @@ class ExpectedSettings:
     def reading(self) -> list[str]:
         """Return the command that reads the settings; its reply is like that of ``call``, or all None."""
         return ["HMGET", keys.settings(self.namespace), *NAMES]
+
+    def check_exists(self, operation: str, reply: list[Any]) -> None:
+        """Raise InvalidInputError if the reply to ``reading`` is that of an absent namespace."""
+        if not any(reply):
+            what = f"namespace {self.namespace!r} does not exist, and a store with read_only=True"
+            raise InvalidInputError(f"{operation}: {what} does not create it")
 
     def of_absent(self) -> Settings:
         """Return what the settings of a namespace that does not exist would be."""

@@ -27,7 +27,7 @@ from redis.exceptions import AskError, NoScriptError, RedisError
 from redis_kvpoll.engine import classify, remedies
 from redis_kvpoll.engine.classify import Failure, NotSent
 from redis_kvpoll.engine.effects import Flow, FollowRedirect, Send, Sleep
-from redis_kvpoll.errors import InvalidInputError, KVPollError, ServerRefusedError, StoreUnavailableError, printable
+from redis_kvpoll.errors import KVPollError, ServerRefusedError, StoreUnavailableError, printable
 from redis_kvpoll.protocol import keys
 from redis_kvpoll.protocol.scan import Scan
 from redis_kvpoll.protocol.script_call import MAX_BATCH, Call
@@ -139,15 +139,13 @@ class Follower:
 
     def _check_settings(self) -> Flow[None]:
         """Check the settings: a server that has lost its data may have other ones by now."""
-        expected_settings = self._expected()
-        if expected_settings.read_only:
-            reply = yield Send(self._replica.context.namespace, expected_settings.reading())
-            if not any(reply):
-                what = f"namespace {expected_settings.namespace!r} does not exist, and a store with read_only=True"
-                raise InvalidInputError(f"mirror: {what} does not create it")
+        expected = self._expected()
+        if expected.read_only:
+            reply = yield Send(expected.namespace, expected.reading())
+            expected.check_exists("mirror", reply)
         else:
-            reply = yield from self._send_script(expected_settings.call())
-        expected_settings.read(reply)
+            reply = yield from self._send_script(expected.call())
+        expected.read(reply)
         self._checked_at = time.monotonic()
 
     def _resync(self) -> Flow[None]:
