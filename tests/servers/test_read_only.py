@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from chaos.proxy import Proxy
-from redis_kvpoll import InvalidInputError, KVPoll, Outcome, ReadOnlyStoreError, StatusStore
+from redis_kvpoll import InvalidInputError, KVPoll, Outcome, ReadOnlyStoreError, RoomNotFoundError, StatusStore
 from redis_kvpoll.cli.app import kvpoll
 from redis_kvpoll.protocol import acl, scripts
 from tests.support import real
@@ -184,6 +184,39 @@ class TestAbsentNamespace:
             pytest.raises(InvalidInputError, match="namespace 'new' does not exist"),
         ):
             store.mirror().__enter__()
+
+
+class TestLoss:
+    """What a reader has attached to is not its to bring back."""
+
+    def test_reader_brings_nothing_back_after_flushall(self, world):
+        server = world.serve()
+        with StatusStore.from_url(server.tcp, shards=3) as writer:
+            writer.open(1)
+            writer.open(2)
+        reader = world.open(server.tcp, read_only=True)
+        room = reader.attach(1)
+        with server.client() as client:
+            client.flushall()
+            with StatusStore.from_url(server.tcp, shards=3) as writer:
+                writer.update_status(3, 1)
+            before = keys_of(server)
+            with pytest.raises(RoomNotFoundError):
+                reader.attach(2)
+            assert room.status() is None
+            assert reader.poll([1, 2, 3]) == [None, None, 1]
+        assert keys_of(server) == before
+
+    def test_reader_brings_nothing_back_to_another_server(self, world):
+        server = world.serve()
+        with StatusStore.from_url(server.tcp) as writer:
+            writer.open(1)
+        reader = world.open(server.tcp, deadline=60.0, read_only=True)
+        room = reader.attach(1)
+        server = world.restart(server)
+        assert room.status() is None
+        assert reader.settings() is None
+        assert keys_of(server) == {}
 
 
 def test_readers_rule_has_no_command_that_writes():
