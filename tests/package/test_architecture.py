@@ -177,7 +177,7 @@ class TestKeys:
         for room in (0, 7, 2**53 + 1, 2**63 - 1):
             assert keys.room_of(keys.rooms(keys.tag("prod", shards, room), [room])[0].encode()) == room
         assert keys.room_of(keys.prefixes("prod", [7])[0].encode()) is None
-        assert keys.room_of(f"kvpoll:{{prod}}:room:{2**63}".encode()) is None
+        assert keys.room_of(f"kvpoll:{{prod}}:room:{2**64}".encode()) is None
 
 
 def literals(tree):

@@ -162,7 +162,7 @@ def test_repeated_rejections_log_one_line(server, caplog):
     with joined(sglang):
         its_worker = sglang.kvpoll_worker
         for room in range(5):
-            sglang.request_status[2**63 + room] = BOOT  # not a room id
+            sglang.request_status[2**64 + room] = BOOT  # not a room id
             sglang.request_status[room] = BOOT
             real.until(lambda: its_worker.is_idle, "it is handled")
     assert caplog.text.count("the status table rejected") == 1

@@ -143,7 +143,7 @@ class TestJoining:
         ("url", "others", "why"),
         [
             ("redis://127.0.0.1:1/", {"JOIN": "0.3"}, "127.0.0.1:1|no answer within"),
-            ("nonsense", {}, "nonsense"),
+            ("nonsense", {}, "URL .*must start with one of"),
             ("redis://127.0.0.1:1/", {"LEASE": "x"}, "KVPOLL_LEASE must be a number of seconds"),
             ("redis://127.0.0.1:1/", {"LEASE": "0.01"}, "KVPOLL_LEASE must be a number of seconds, at least 0.5"),
             ("redis://127.0.0.1:1/", {"NAMESPACE": "no spaces"}, "namespace"),

@@ -28,7 +28,7 @@ from redis_kvpoll.integrations.sglang.merge import CREATING, FAILED
 from redis_kvpoll.integrations.sglang.outbox import RoomLife
 from redis_kvpoll.integrations.sglang.registry import RoomRegistry
 from redis_kvpoll.model import KVPoll
-from redis_kvpoll.validation import MAX_NAME
+from redis_kvpoll.validation import MAX_REQUEST
 
 FIRST_RETRY_SECONDS = 0.02
 """First pause before a retry, which then doubles: other ranks usually clear a room within milliseconds."""
@@ -177,7 +177,7 @@ class OutboxPublisher:
         identity = self._identity
         if life.request:
             id_ = "".join(letter if letter.isprintable() else "?" for letter in life.request)
-            return f"{id_[: MAX_NAME - len(identity.instance) - 1]} {identity.instance}"
+            return f"{id_[: MAX_REQUEST - len(identity.instance) - 1]} {identity.instance}"
         return identity.instance if identity.world_size > 1 else f"{identity.owner}#{life.number}"
 
     async def _fetch_reason(self, room: int) -> None:
