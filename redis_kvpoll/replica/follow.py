@@ -97,6 +97,7 @@ class Follower:
         self._warned = False
         self._server_changes = 0
         self._checked_at = 0.0
+        self._follows = False
         self._answered_at = time.monotonic()
 
     def session(self) -> Flow[float | None]:
@@ -104,7 +105,7 @@ class Follower:
 
         It needs a new connection and its own transport, whose slot map it updates.
         """
-        self._server_changes = self._replica.server_changes
+        self._server_changes, self._follows = self._replica.server_changes, False
         is_over = False
         try:
             yield from self._check_settings()
@@ -175,14 +176,10 @@ class Follower:
             yield from self._read(block=False)
 
     def _follow_feed(self) -> Flow[None]:
-        more_due = False
+        self._follows, more_due = True, False
         while not self._may_end():
             asked_at = time.monotonic()
             yield from self._read(block=not more_due)
-            if time.monotonic() - asked_at > STALE_AFTER:
-                # The server stood still, or this process. Another server may have taken over in the meantime, so a new
-                # connection asks which is the primary now.
-                raise _MustResync(f"no answer for {STALE_AFTER:g} s")
             if time.monotonic() - asked_at < 2 * COALESCE_DELAY:
                 yield Sleep(COALESCE_DELAY)
             more_due = False
@@ -258,6 +255,9 @@ class Follower:
         If this process was stopped in between, the reply may be as old as the request.
         """
         self._answered_at = time.monotonic()
+        if self._follows and self._answered_at - asked_at > STALE_AFTER:
+            # Another server may have taken over meanwhile: this reply counts for nothing, and a new connection asks.
+            raise _MustResync(f"no answer for {STALE_AFTER:g} s")
         return self._answered_at if self._answered_at - asked_at < 2 * HEARTBEAT else asked_at
 
     # Success and failure
