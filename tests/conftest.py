@@ -18,6 +18,7 @@ from tests.support import cluster as clusters
 from tests.support import pace, real
 from tests.support import servers as matrix
 from tests.support.blocking import Blocking
+from tests.support.failover import Failover
 from tests.support.looped import Side
 
 
@@ -127,6 +128,13 @@ def threads() -> Iterator[ThreadPoolExecutor]:
 def cluster() -> clusters.Cluster:
     """The cluster of this process."""
     return clusters.shared()
+
+
+@pytest.fixture
+def failover() -> Iterator[Failover]:
+    """A primary and its replica, behind an address that follows a failover."""
+    with Failover() as failover:
+        yield failover
 
 
 @pytest.fixture(params=("compat", "strict"))

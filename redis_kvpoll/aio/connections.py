@@ -189,12 +189,10 @@ class AsyncNodePool:
             return error
         if connection is not None:
             await connection.disconnect(nowait=True)
-        limit = min(effect.timeout or self.limit, self.limit)
+        limit, is_short = min(effect.timeout or self.limit, self.limit), False
         if type(error) is TimeoutError:
             error = TimeoutError(f"no {'reply' if connection else opening(self._class)} within {limit:.3g} s")
-            is_short = effect.timeout is not None and effect.timeout < self.limit
-        else:
-            is_short = False
+            is_short = limit < self.limit
         if isinstance(error, RedisError | OSError) and not is_short:
             # The failure has most likely hit the idle connections, too.
             self._known.lost()

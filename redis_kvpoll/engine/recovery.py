@@ -138,7 +138,7 @@ class Recovery:
             if shard.epoch is None:
                 shard.epoch = epoch
             elif epoch != shard.epoch and not self._session.read_only:
-                self._unverify(shard)
+                self._set_verified(shard, False)
                 # A renewal that found the lease lost is final: the script may say so once only.
                 if spec.repeatable and not (spec.tail and reply[3] == b"lost"):
                     return None
@@ -160,7 +160,7 @@ class Recovery:
     def server_changed(self, tag: str, server: bytes) -> None:
         """Note that a shard is on another server now, maybe a lagging replica: it must be verified."""
         if self._holds(tag):
-            self._unverify(self._shards[tag])
+            self._set_verified(self._shards[tag], False)
         else:
             self.servers[tag] = server
         if server != self._noticed:  # once for all shards of a server
@@ -176,8 +176,8 @@ class Recovery:
     def _holds(self, tag: str) -> bool:
         return self.lease is not None or bool(self.tracked_rooms.in_shard(tag))
 
-    def _unverify(self, shard: _Shard) -> None:
-        shard.is_verified = False
+    def _set_verified(self, shard: _Shard, is_verified: bool) -> None:
+        shard.is_verified = is_verified
         self._unverified = sum(not other.is_verified for other in list(self._shards.values()))
 
     # Verification
@@ -200,8 +200,7 @@ class Recovery:
             if not shard.is_verified:
                 yield from self._verify(tag, shard, attempts)
             if session.is_verified and (yield from self._replay(tag, shard, attempts)):
-                shard.is_verified = True
-                self._unverified = sum(not other.is_verified for other in list(self._shards.values()))
+                self._set_verified(shard, True)
                 if not self._unverified:
                     self.losses.ended()
 
@@ -218,16 +217,15 @@ class Recovery:
             self._session.server_changed()  # the settings were lost, too, and nothing is replayed under other ones
             self._lost("epoch", self.tracked_rooms.data_lost(tag, now))
             shard.marks.keep_until(None)
-            shard.must_renew_lease = True
         elif server != before and has_feed:
             kept = last_present(marks, found, first[0][0] if first else None)
             rooms = self.tracked_rooms.server_changed(tag, kept, now)
             if marks and kept != marks[-1]:
                 self._lost("server", rooms)
             shard.marks.keep_until(kept)
-            shard.must_renew_lease = True
         elif server != before:
             self._lost("server", self.tracked_rooms.data_lost(tag, now))
+        if shard.epoch not in (None, epoch) or server != before:
             shard.must_renew_lease = True
         shard.epoch = epoch  # None until the first write creates one
         if server is not None:
@@ -238,7 +236,7 @@ class Recovery:
         self.losses.noticed(what, rooms)
         for tag, shard in list(self._shards.items()):
             if shard.is_verified and self._holds(tag):
-                self._unverify(shard)
+                self._set_verified(shard, False)
 
     def _replay(self, tag: str, shard: _Shard, attempts: Attempts) -> Flow[bool]:
         """Renew the lease and replay the rooms that are due. Returns False if data was lost again during it."""

@@ -52,7 +52,7 @@ class TestTemporaryRefusal:
         with server.client(retry=None) as client, server.client() as killer:
             connection = client.connection_pool.get_connection()
             connection.send_command("EVAL", "while true do end", 0)
-            real.until(lambda: is_busy(killer), "the server says that it is busy")
+            real.until(lambda: real.is_busy(killer), "the server says that it is busy")
             pauses = real.at_the_second_pause(monkeypatch, killer.script_kill)
             assert call(store) == answer
             with pytest.raises(redis.ResponseError):
@@ -101,14 +101,6 @@ class TestTemporaryRefusal:
                 if pauses:
                     return
         raise AssertionError("the server was never caught loading")
-
-
-def is_busy(client):
-    try:
-        client.ping()
-    except redis.ResponseError as error:
-        return str(error).startswith("BUSY")
-    return False
 
 
 def is_loading(server):

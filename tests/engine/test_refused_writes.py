@@ -87,7 +87,7 @@ def test_busy_server_settles_nothing_anew(side, proxy, client, server):
     with server.client(retry=None) as other:
         busy = other.connection_pool.get_connection()
         busy.send_command("EVAL", "while true do end", 0)
-        real.until(lambda: is_busy(client), "it is busy")
+        real.until(lambda: real.is_busy(client), "it is busy")
         for call in (lambda: handle.update(MOVE), handle.status):
             with pytest.raises(StoreUnavailableError, match=r"BUSY|busy"):
                 call()
@@ -99,11 +99,3 @@ def test_busy_server_settles_nothing_anew(side, proxy, client, server):
     assert handle.update(MOVE).outcome is Outcome.ADVANCED
     assert proxy.connections == connections
     assert verifications(proxy) == []
-
-
-def is_busy(client):
-    try:
-        client.ping()
-    except redis.ResponseError as error:
-        return str(error).startswith("BUSY")
-    return False

@@ -15,18 +15,11 @@ from chaos.proxy import Proxy
 from redis_kvpoll import KVPoll, StatusStore
 from redis_kvpoll.replica.replica import STALE_AFTER
 from tests.support import pace, real
-from tests.support.failover import Failover
 from tests.support.mirrors import sleeping
 
 BOOT, MOVE, DONE = KVPoll.Bootstrapping, KVPoll.Transferring, KVPoll.Success
 PATIENT = "socket_timeout=100"
 """No read is lost for its time while the server stands still."""
-
-
-@pytest.fixture
-def failover():
-    with Failover() as failover:
-        yield failover
 
 
 @pytest.fixture

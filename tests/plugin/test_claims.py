@@ -5,23 +5,10 @@ from __future__ import annotations
 import pytest
 
 from redis_kvpoll.integrations.sglang.outbox import RoomLife
-from redis_kvpoll.integrations.sglang.registry import RoomRegistry
 from redis_kvpoll.integrations.sglang.scope import Scope
 
 FAIL, BOOT, WAIT, MOVE, OK = range(5)
 ROOM = 7
-
-
-@pytest.fixture
-def now():
-    return [0.0]
-
-
-@pytest.fixture
-def registry(now):
-    registry = RoomRegistry(lambda: None, clock=lambda: now[0])
-    registry.awaits_claims = True
-    return registry
 
 
 class TestClaims:

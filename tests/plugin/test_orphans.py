@@ -5,23 +5,10 @@ from __future__ import annotations
 import pytest
 
 from redis_kvpoll.integrations.sglang.orphans import Orphans
-from redis_kvpoll.integrations.sglang.registry import RoomRegistry
 from tests.support.standin import manager
 
 WAIT = 2
 ROOM = 7
-
-
-@pytest.fixture
-def now():
-    return [0.0]
-
-
-@pytest.fixture
-def registry(now):
-    registry = RoomRegistry(lambda: None, clock=lambda: now[0])
-    registry.awaits_claims = True
-    return registry
 
 
 @pytest.mark.parametrize(("waiting", "age"), [(None, 310), ("20", 30), ("a minute", 310)])

@@ -9,16 +9,9 @@ import pytest
 from redis_kvpoll import KVPoll, OutcomeUnknownError
 from redis_kvpoll.protocol import keys
 from tests.support import pace, real
-from tests.support.failover import Failover
 
 WAIT, MOVE, DONE = KVPoll.WaitingForInput, KVPoll.Transferring, KVPoll.Success
 PATIENT = "socket_timeout=100"
-
-
-@pytest.fixture
-def failover():
-    with Failover() as failover:
-        yield failover
 
 
 @pytest.fixture

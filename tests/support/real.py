@@ -84,6 +84,15 @@ def until(condition: Callable[[], Any], what: str, seconds: float = 20.0) -> Any
     raise AssertionError(f"never came: {what}")
 
 
+def is_busy(client: redis.Redis) -> bool:
+    """Whether the server says that a script keeps it busy."""
+    try:
+        client.ping()
+    except redis.ResponseError as error:
+        return str(error).startswith("BUSY")
+    return False
+
+
 def hear_ctrl_c() -> None:
     """Undo that SIGINT is ignored: it is when the tests run in the background, and children inherit it."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
