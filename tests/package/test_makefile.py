@@ -61,7 +61,7 @@ def start(checkout):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env=os.environ | {"MAKEFLAGS": ""},
+        env=os.environ | {"MAKEFLAGS": "", "MAKELEVEL": "0"},  # it is nobody else's part, though make test runs this
         preexec_fn=real.hear_ctrl_c,
     )
 
