@@ -136,7 +136,7 @@ def _check_refusals(operation: str, rooms: list[int], reply: list[Any], width: i
         if code == Refusal.LEASE.value:
             raise LeaseLostError(operation, _text(word) or "")
         if code == Refusal.WORLD_SIZE.value:
-            _count(operation, room, "world_size", word, MAX_WORLD_SIZE)
+            _count(operation, room, "world_size", word or None, MAX_WORLD_SIZE)
             raise WorldSizeMismatchError(room, operation, _text(word) or "0")
         if code == Refusal.CORRUPT.value:
             _corrupt(operation, [room], [word])

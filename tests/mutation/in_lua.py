@@ -201,4 +201,18 @@ IN_LUA = [
         "changes[n] = changes[n]",
         "protocol/test_feed.py::TestAppended::test_failure_appends_its_reason_once[sync-fakeredis]",
     ),
+    (
+        "a full feed ends the script",
+        "update.lua",
+        "if appended then redis.call('DEL', KEYS[1]) end",
+        "",
+        "protocol/test_foreign_entries.py::TestForeignEntries::test_change_after_the_last_id_reaches_a_mirror[sync-valkey]",
+    ),
+    (
+        "numbers are compared as text",
+        "replay.lua",
+        "if #one ~= #other then return #one > #other end",
+        "",
+        "protocol/test_junk_in_keys.py::TestLengths::test_replay_of_lower_generation_is_stale[fakeredis]",
+    ),
 ]
