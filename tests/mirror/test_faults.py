@@ -231,7 +231,7 @@ class TestServers:
                 found.result(pace.seconds(20))
 
     def test_changed_settings_after_outage_are_retried_slowly(self, store, peer, client, proxy, monkeypatch, caplog):
-        monkeypatch.setattr("redis_kvpoll.replica.follow.REJECTED_RETRY", 0.02)
+        monkeypatch.setattr("redis_kvpoll.replica.health.REJECTED_RETRY", 0.02)
         settings = "kvpoll:{default}:settings"
         with store.mirror() as mirror:
             client.hset(settings, "policy", "strict")

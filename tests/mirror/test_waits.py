@@ -15,7 +15,7 @@ from redis_kvpoll import (
     WaitTimeoutError,
 )
 from tests.support import pace, real
-from tests.support.internals import replica_of, waits_lock_of
+from tests.support.internals import replica_of
 from tests.support.mirrors import following, sleeping, threads_that_follow
 
 BOOT, INPUT, MOVE, DONE, FAIL = (KVPoll(number) for number in (1, 2, 3, 4, 0))
@@ -150,7 +150,7 @@ class TestStoreWait:
             mark_unsynced = replica.mark_unsynced
 
             def enter_just_now(tags):
-                if not found and not replica.shards["default"].waiters and waits_lock_of(store).locked():
+                if not found and not replica.shards["default"].waiters:
                     found.append(threads.submit(store.wait, 1, timeout=20))
                     real.until(lambda: replica.shards["default"].waiters, "it has entered")
                     for _ in range(100):  # and has checked for the thread, if it does so without the lock
