@@ -13,7 +13,7 @@ from redis_kvpoll.protocol import keys
 from redis_kvpoll.replica.shard import ShardReplica
 
 ROOMS_PER_SECOND = 1000
-"""A key in EXISTS takes a server less than 1 us: 0.1 % of its time."""
+"""A key in EXISTS takes a server about 0.2 us, so a mirror costs it 0.02 % of its time."""
 SHORTEST_PASS = 5.0
 """Seconds between the beginnings of two passes, so that many mirrors of few rooms cost no more."""
 INTERVAL = 0.25

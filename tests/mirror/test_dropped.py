@@ -82,7 +82,7 @@ def test_dropped_asyncio_store_is_collected(server):
             before = len(client.client_list())
             refs = await use()
             async with asyncio.timeout(pace.seconds(20)):
-                while not gone(refs) or tasks() or len(client.client_list()) > before:
+                while not gone(refs) or tasks() or len(client.client_list()) > before:  # noqa: ASYNC110 - no event
                     await asyncio.sleep(0.05)
 
     asyncio.run(run())
