@@ -147,7 +147,7 @@ class Recovery:
         if at is not None and self._session.observers and spec.statuses_after:
             for observer, observed in self._session.observers_now(epochs):
                 observer.observe_write(observed, call, at, reply)
-        if self.tracked_rooms or spec.epoch:
+        if self.tracked_rooms or spec.epoch or self.lease is not None:
             if spec.tail:
                 if tail := Mark.of_entry(*(reply.pop(0) for _ in range(3))):
                     shard.marks.tails.append(tail)
