@@ -7,8 +7,8 @@
 -- FEED     ttl_ms, status
 -- INCLUDE  room_id, feed
 --
--- kept is 1 if the room is live, 0 if it has ended, -1 if it is absent, and -2 if it is absent though it was owned. Then
--- it loses its owner. For a key of another type (made by hand), the error replaces kept; the others are processed.
+-- kept is 1 if the room is live, 0 if it has ended, -1 if it is absent, and -2 if it was owned, too: it loses its owner.
+-- For a key of another type (made by hand), the error replaces kept; the others are processed.
 
 local reply = {false}
 for i = 3, #KEYS, 2 do
