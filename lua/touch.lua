@@ -7,7 +7,7 @@
 -- FEED     ttl_ms, status
 -- INCLUDE  room_id, feed
 --
--- kept is 1 if the room is live, 0 if it has ended, -1 if it is absent, and -2 if it was owned, too: it loses its owner.
+-- kept is 1 if the room is live, 0 if it has ended, -1 if it is absent, -2 if it was owned, too: then no longer.
 -- For a key of another type (made by hand), the error replaces kept; the others are processed.
 
 local reply = {false}

@@ -139,7 +139,7 @@ class Recovery:
             epoch = reply.pop(0)
             if shard.epoch is None:
                 shard.epoch = epoch
-            elif epoch != shard.epoch:
+            elif epoch != shard.epoch and not self._session.read_only:
                 self._unverify(shard)
                 # A renewal that found the lease lost is final: the script may say so once only.
                 if spec.repeatable and not (spec.tail and reply[3] == b"lost"):
@@ -147,7 +147,8 @@ class Recovery:
         if at is not None and self._session.observers and spec.statuses_after:
             for observer, observed in self._session.observers_now(epochs):
                 observer.observe_write(observed, call, at, reply)
-        if self.tracked_rooms or spec.epoch or self.lease is not None:
+        is_tracking = self.tracked_rooms or spec.epoch or self.lease is not None
+        if is_tracking and not self._session.read_only:
             if spec.tail:
                 if tail := Mark.of_entry(*(reply.pop(0) for _ in range(3))):
                     shard.marks.tails.append(tail)
@@ -195,8 +196,7 @@ class Recovery:
         while True:
             session = self._session
             if not session.is_verified:
-                call = session.expected_settings.call()
-                session.adopt_settings((yield from attempts.send_script(call, None)))
+                session.adopt_settings((yield from attempts.ask_settings()))
             if not self._needs_check(tag):
                 return
             shard = self._shards[tag]

@@ -105,7 +105,7 @@ def list_owned(tag: str, incarnation: str, offset: int = 0) -> list[str]:
 
 def parse_owned(context: CallContext, tag: str, reply: Iterable[bytes]) -> list[int]:
     """Return the rooms in the reply, without entries that were added by hand."""
-    rooms = (int(word) for word in reply if word.isdigit() and len(word) < 20)
+    rooms = (int(word) for word in reply if word.isdigit() and len(word) <= keys.ROOM_DIGITS)
     return [r for r in rooms if r <= validation.MAX_ROOM and keys.tag(context.namespace, context.shards, r) == tag]
 
 

@@ -108,7 +108,8 @@ class Follower:
         except (_MustResync, StoreUnavailableError) as error:
             return self.health.lost(error)
         except (NotSent, RedisError, OSError) as error:
-            if classify.classify(error) is not Failure.REJECTED or str(error).startswith("UNBLOCKED"):
+            failure = classify.classify(error, self.health.failures_in_a_row)
+            if failure is not Failure.REJECTED or str(error).startswith("UNBLOCKED"):
                 return self.health.lost(classify.root_cause(error))
             return self.health.rejected(
                 ServerRefusedError(f"mirror: {printable(classify.describe_rejection(classify.root_cause(error)))}")
@@ -132,8 +133,13 @@ class Follower:
 
     def _check_settings(self) -> FollowerFlow[None]:
         """Check the settings: a server that has lost its data may have other ones by now."""
-        expected_settings = self._host().expected_settings
-        expected_settings.read((yield from self._send_script(expected_settings.call())))
+        expected = self._host().expected_settings
+        if expected.read_only:
+            reply = yield Send(expected.namespace, expected.reading())
+            expected.check_exists("mirror", reply)
+        else:
+            reply = yield from self._send_script(expected.call())
+        expected.read(reply)
         self._checked_at = time.monotonic()
 
     def _resync(self) -> FollowerFlow[None]:
@@ -198,7 +204,8 @@ class Follower:
         swept, counting = self._sweep.part(asked_at) if sweep else ([], [])
         then = [*checks, counting] if counting else checks
         reply, *replies = yield Send(self.tags[0], words, then=then)
-        if not all(replies[: len(checks)]):
+        # A feed that did not exist when a store with read_only=True looked has all its entries after the position.
+        if not all(found or shard.position == 0 for found, shard in zip(replies, shards, strict=False)):
             raise _MustResync("the feed no longer reaches back to where it was read")
         found = dict(reply.items() if isinstance(reply, dict) else reply or ())
         now, all_read = self._now(asked_at), True

@@ -7,7 +7,9 @@ import time
 from collections.abc import Callable
 
 from redis.backoff import EqualJitterBackoff
+from redis.exceptions import RedisError
 
+from redis_kvpoll.engine import remedies
 from redis_kvpoll.errors import KVPollError, StoreUnavailableError, printable
 
 logger = logging.getLogger("redis_kvpoll.mirror")
@@ -34,7 +36,7 @@ class FollowerHealth:
         self._name = name
         self._limit = limit
         self._progressed = progressed
-        self._failures_in_a_row = 0
+        self.failures_in_a_row = 0
         self._warned = False
         self._answers = 0
         self._most_answers = 0
@@ -52,7 +54,7 @@ class FollowerHealth:
     def succeeded(self) -> None:
         if self._warned:
             logger.info("%s is current again", self._name)
-        self._warned, self._failures_in_a_row = False, 0
+        self._warned, self.failures_in_a_row = False, 0
         if not self.began:
             self.began, self.failure = True, None
             self._progressed()
@@ -64,15 +66,16 @@ class FollowerHealth:
             self._warned = True
             logger.warning("%s is not current until it has resynced: %s", self._name, shown)
         if not self.began and time.monotonic() - self._advanced_at >= self._limit:
+            shown = printable(remedies.text_of(error)) if isinstance(error, RedisError | OSError) else shown
             last = f"{self._limit:g} s (last: {shown.rstrip('.')})"
             if self._most_answers:
                 what = f"mirror: the table could not be read to its end for {last}: check the network, and "
                 what += "client-output-buffer-limit on the server"
             else:
-                what = f"mirror: no answer for {last}: check that the server is up and reachable"
+                what = f"mirror: no answer for {last}: {remedies.remedy(error)}"
             self._fail(StoreUnavailableError(what))
-        self._failures_in_a_row += 1
-        return 0.0 if self._failures_in_a_row == 1 else float(_BACKOFF.compute(self._failures_in_a_row))
+        self.failures_in_a_row += 1
+        return 0.0 if self.failures_in_a_row == 1 else float(_BACKOFF.compute(self.failures_in_a_row))
 
     def rejected(self, error: KVPollError, cause: BaseException | None = None) -> float:
         """Note an error that a person must correct."""
