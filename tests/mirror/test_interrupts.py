@@ -122,7 +122,7 @@ def test_handler_may_write_and_wait_at_any_place(server, store, name):
         )
         written = range(101, 100 + places)
         assert mirror.poll(written) == [MOVE] * len(written)
-        current(mirror, store)
+        real.until(lambda: mirror.synced and mirror.poll(range(3)) == store.poll(range(3)), "right")
 
 
 def test_handler_may_begin_first_wait_at_any_place(server):
