@@ -208,7 +208,7 @@ class AsyncStatusStore(StoreBase, AsyncTable):
         """A local copy of the table that follows its changes, for a ``with`` statement.
 
         ``rooms`` narrows it to the rooms for which the function is true; its result for a room must not change while
-        the room is in the table.
+        the room is in the table. The mirror lives as long as the store, or until it is closed.
         """
         self._executor.session.check_open("mirror")
         mirror = AsyncMirror(self._dispatcher, rooms)

@@ -28,6 +28,9 @@ class Mirror(MirrorBase):
     be reached or was restarted, or the feed was trimmed before it was read), ``get`` returns the last known status, and
     the thread resyncs. Many threads may share a mirror. After ``fork``, the child starts its own at the first use.
 
+    A room that goes without a change in the feed (removed by hand, evicted, expired early) is found by a slow sweep of
+    1,000 rooms per second: it is shown for rooms / 1,000 seconds, or for 5 s if that is longer.
+
     Its methods raise StoreClosedError before entry and after ``close``. Entry may raise what every call of the store
     may raise, and:
         FeedOffError: the namespace was opened with feed_length=0.
