@@ -13,9 +13,8 @@ from typing import Any
 from redis_kvpoll.aio.dispatcher import AsyncDispatcher, drive
 from redis_kvpoll.errors import KVPollError
 from redis_kvpoll.replica.follow import Follower
-from redis_kvpoll.replica.followed import AskStore, FollowerEffect
 from redis_kvpoll.replica.health import REJECTED_RETRY
-from redis_kvpoll.replica.host import ReplicaHost
+from redis_kvpoll.replica.requests import AskStore, FollowerEffect, OrphanedError
 
 logger = logging.getLogger("redis_kvpoll.mirror")
 
@@ -23,9 +22,8 @@ logger = logging.getLogger("redis_kvpoll.mirror")
 class FollowerTask:
     """Runs the sessions of a follower one after the other, each over connections of its own."""
 
-    def __init__(self, host: ReplicaHost, dispatcher: AsyncDispatcher, follower: Follower, namespace: str) -> None:
+    def __init__(self, dispatcher: AsyncDispatcher, follower: Follower, namespace: str) -> None:
         self.follower = follower
-        self._host = weakref.ref(host)
         self._dispatcher = weakref.ref(dispatcher)
         self._clone = dispatcher.transport.clone()
         self._task = asyncio.get_running_loop().create_task(self._run(), name=f"kvpoll-follow-{namespace}")
@@ -60,10 +58,12 @@ class FollowerTask:
         return await (self._ask_store(effect.room) if isinstance(effect, AskStore) else self._clone.perform(effect))
 
     async def _ask_store(self, room: int) -> bool | KVPollError:
-        host, dispatcher = self._host(), self._dispatcher()
-        if host is None or dispatcher is None:
+        dispatcher = self._dispatcher()
+        if dispatcher is None:
             return False
         try:
-            return await dispatcher.run(host.ask_store(room))
+            return await dispatcher.run(self.follower.host.ask_store(room))
         except KVPollError as error:
             return error
+        except OrphanedError:
+            return False

@@ -51,7 +51,7 @@ class AsyncMirror(MirrorBase):
             try:
                 return await self._wait_once(room, goal, give_up_at, seconds)
             except RoomNotFoundError:
-                if not await self._dispatcher.run(self.ask_store(room)):
+                if not await self._dispatcher.run(self._ask_store(room, for_wait=True)):
                     raise
 
     async def _wait_once(
@@ -81,7 +81,7 @@ class AsyncMirror(MirrorBase):
             raise self._refuse("mirror")
         context = await self._dispatcher.run(self._executor.context("mirror"))
         self._prepare(context, contextlib.nullcontext(), self._dispatcher.transport)
-        self._tasks = [FollowerTask(self, self._dispatcher, one, context.namespace) for one in self._followers]
+        self._tasks = [FollowerTask(self._dispatcher, one, context.namespace) for one in self._followers]
         try:
             await self._await_first_sync()
         except BaseException:
@@ -110,7 +110,7 @@ class AsyncMirror(MirrorBase):
             await self._progress.wait()
             self._progress.clear()
 
-    def progressed(self) -> None:
+    def _progressed(self) -> None:
         self._progress.set()
 
     async def _stop(self) -> None:

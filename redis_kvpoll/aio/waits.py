@@ -66,7 +66,7 @@ class AsyncWaitRegistry(ReplicaHost):
             try:
                 return await self._wait_once(read, room, goal, give_up_at, seconds)
             except RoomNotFoundError:
-                if not await self._dispatcher.run(self.ask_store(room)):
+                if not await self._dispatcher.run(self._ask_store(room, for_wait=True)):
                     raise
 
     async def _wait_once(
@@ -123,10 +123,10 @@ class AsyncWaitRegistry(ReplicaHost):
         transport = self._dispatcher.transport
         tags = next(group for group in groups(replica.context, transport.clustered) if tag in group)
         follower = self._follower(replica, tags, transport)
-        task = FollowerTask(self, self._dispatcher, follower, replica.context.namespace)
+        task = FollowerTask(self._dispatcher, follower, replica.context.namespace)
         self._tasks |= dict.fromkeys(tags, task)
 
-    def may_end(self, replica: Replica, tags: Sequence[str]) -> bool:
+    def _may_end(self, replica: Replica, tags: Sequence[str]) -> bool:
         if any(replica.shards[tag].waiters for tag in tags) or time.monotonic() - self._last_wait_at < IDLE_TIMEOUT:
             return False
         replica.mark_unsynced(tags)

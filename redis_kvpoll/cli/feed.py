@@ -86,6 +86,8 @@ def _patient(changes: Iterator[Change | FeedGap]) -> Iterator[Change | FeedGap]:
     while True:
         try:
             change = next(changes)
+        except StopIteration:
+            return
         except StoreUnavailableError as error:
             if not is_away:
                 click.echo(f"{error}; it goes on when the server answers", err=True)

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from redis.exceptions import AskError, NoScriptError, RedisError
@@ -32,10 +32,10 @@ from redis_kvpoll.protocol.scan import Scan
 from redis_kvpoll.protocol.script_call import MAX_BATCH, Call
 from redis_kvpoll.protocol.settings import RENEW_SECONDS
 from redis_kvpoll.replica.feed_ids import text_of
-from redis_kvpoll.replica.followed import AskStore, FollowerFlow, Host, OrphanedError
 from redis_kvpoll.replica.health import FollowerHealth
 from redis_kvpoll.replica.replica import STALE_AFTER, Replica
-from redis_kvpoll.replica.sweep import Sweep
+from redis_kvpoll.replica.requests import AskStore, FollowerFlow, Host, OrphanedError
+from redis_kvpoll.replica.sweep import RoomSweep
 
 ENTRIES = 1000
 """Entries of each shard in one read."""
@@ -55,7 +55,7 @@ class _MustResync(Exception):  # noqa: N818 - never seen outside
 class Follower:
     """Keeps the copies of some shards, all on one server, in a replica. A driver runs ``session`` again and again.
 
-    ``host`` returns whom it works for, or raises OrphanedError; ``limit`` (seconds) is how long the transport waits
+    ``host`` is whom it works for, by weak reference; ``limit`` (seconds) is how long the transport waits
     for a reply, and ``can_block`` whether a read may wait on the server.
     """
 
@@ -63,7 +63,7 @@ class Follower:
         self,
         replica: Replica,
         tags: Sequence[str],
-        host: Callable[[], Host],
+        host: Host,
         clustered: bool,
         limit: float,
         can_block: bool,
@@ -73,14 +73,14 @@ class Follower:
         name = f"{what} of namespace {replica.context.namespace!r}"
         self.health = FollowerHealth(name, limit, self._progressed)
         self._replica = replica
-        self._host = host
+        self.host = host
         self._clustered = clustered
         self._can_block = can_block
         self._feeds = [keys.feed(tag) for tag in tags]
         self._block = str(max(1, int(min(HEARTBEAT, limit / 3) * 1000)))
         self._resyncs_wanted = 0
         self._checked_at = 0.0
-        self._sweep = Sweep({tag: replica.shards[tag] for tag in tags})
+        self._sweep = RoomSweep({tag: replica.shards[tag] for tag in tags})
 
     def session(self) -> FollowerFlow[float | None]:
         """Follow until an error; return the seconds to wait before the next session, or None when it may end.
@@ -127,13 +127,13 @@ class Follower:
 
     def _progressed(self) -> None:
         with contextlib.suppress(OrphanedError):
-            self._host().progressed()
+            self.host.progressed()
 
     # The session, in order
 
     def _check_settings(self) -> FollowerFlow[None]:
         """Check the settings: a server that has lost its data may have other ones by now."""
-        expected = self._host().expected_settings
+        expected = self.host.expected_settings
         if expected.read_only:
             reply = yield Send(expected.namespace, expected.reading())
             expected.check_exists("mirror", reply)
@@ -157,7 +157,7 @@ class Follower:
             pass
         for tag in self.tags:
             self._replica.mark_synced(tag, self._resyncs_wanted)
-        self._host().notify()
+        self.host.notify()
         self.health.succeeded()
 
     def _walk(self) -> FollowerFlow[None]:
@@ -170,7 +170,7 @@ class Follower:
 
     def _follow_feed(self) -> FollowerFlow[None]:
         more_due = False
-        while not self._host().may_end(self._replica, self.tags):
+        while not self.host.may_end(self._replica, self.tags):
             asked_at = time.monotonic()
             yield from self._read(block=not more_due, sweep=True)
             if time.monotonic() - asked_at > STALE_AFTER:
@@ -186,7 +186,7 @@ class Follower:
                 if rooms := self._replica.due(tag, time.monotonic(), MAX_BATCH):
                     yield from self._read_rooms(rooms)
                     more_due = more_due or len(rooms) == MAX_BATCH
-            self._host().notify()
+            self.host.notify()
             if time.monotonic() > self._checked_at + RENEW_SECONDS:
                 yield from self._check_settings()
 
@@ -218,7 +218,7 @@ class Follower:
                 yield from self._read_rooms(rooms)
         if counting and replies[-1] < len(swept):
             yield from self._read_rooms(swept)
-        self._host().notify()
+        self.host.notify()
         if self._replica.resyncs_wanted != self._resyncs_wanted:
             raise _MustResync("the store has found another server, or a change of the copy was interrupted")
         return all_read
@@ -240,7 +240,7 @@ class Follower:
 
     def _lost_and_held(self, call: Call, reply: list[Any]) -> int | None:
         """Return a room that the store holds and the server does not have; None if there is none."""
-        is_held, width = self._host().is_held, len(call.spec.reply)
+        is_held, width = self.host.is_held, len(call.spec.reply)
         gone = (room for room, left_ms in zip(call.rooms, reply[1::width], strict=True) if left_ms == -2)
         return next((room for room in gone if is_held(call.tag, room)), None)
 

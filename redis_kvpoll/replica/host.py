@@ -22,8 +22,8 @@ from redis_kvpoll.protocol import fenced_commands, keys
 from redis_kvpoll.protocol.script_call import Call, CallContext
 from redis_kvpoll.protocol.settings import ExpectedSettings
 from redis_kvpoll.replica.follow import Follower
-from redis_kvpoll.replica.followed import OrphanedError
 from redis_kvpoll.replica.replica import Replica, SyncEpochs
+from redis_kvpoll.replica.requests import OrphanedError
 
 IDLE_TIMEOUT = 5.0
 """Seconds for which a follower runs on after the last wait, so that the next wait needs no resync."""
@@ -82,27 +82,15 @@ class ReplicaHost(WriteObserver):
     # The followers' side: see replica/follow.py
 
     def _follower(self, replica: Replica, tags: list[str], transport: Any) -> Follower:
-        me = weakref.ref(self)
+        return Follower(replica, tags, WeakHost(self), transport.clustered, transport.limit, transport.can_block)
 
-        def host() -> ReplicaHost:
-            found = me()
-            if found is None:
-                raise OrphanedError
-            return found
-
-        return Follower(replica, tags, host, transport.clustered, transport.limit, transport.can_block)
-
-    @property
-    def expected_settings(self) -> ExpectedSettings:
-        return self._executor.session.expected_settings
-
-    def may_end(self, replica: Replica, tags: Sequence[str]) -> bool:
+    def _may_end(self, replica: Replica, tags: Sequence[str]) -> bool:
         return False
 
-    def progressed(self) -> None:
+    def _progressed(self) -> None:
         pass
 
-    def notify(self) -> None:
+    def _notify(self) -> None:
         """Call the listeners, in the follower's thread or task. The lock is free: they may read, and use the store."""
         replica = self._replica
         if replica is None or not replica.notifying:
@@ -114,21 +102,56 @@ class ReplicaHost(WriteObserver):
                 except Exception:
                     logger.exception("a callback of on_change raised for room %d", room)
 
-    def is_held(self, tag: str, room: int) -> bool:
+    def _is_held(self, tag: str, room: int) -> bool:
         """Whether the store tracks this room, and neither cleared it nor has seen its end."""
         return self._executor.recovery.tracked_rooms.holds(tag, room, time.monotonic())
 
-    def ask_store(self, room: int) -> Flow[bool]:
+    def _ask_store(self, room: int, for_wait: bool) -> Flow[bool]:
         """Whether a room that this copy does not have is there, and held by this store.
 
-        The follower may have found the loss of data that the store is about to repair; to attach repairs it.
+        The follower may have found the loss of data that the store is about to repair; to attach repairs it. A wait also
+        goes on while the room awaits the process that created it.
         """
         context = yield from self._executor.context("wait")
-        if not self.is_held(keys.tag(context.namespace, context.shards, room), room):
+        if not self._is_held(keys.tag(context.namespace, context.shards, room), room):
             return False
         try:
             yield from self._executor.run(fenced_commands.attach(room), [])
         except RoomNotFoundError:
-            return False
+            if not for_wait or not self._executor.recovery.tracked_rooms.awaits_creator(room):
+                return False
         yield Sleep(HELD_PAUSE)
         return True
+
+
+class WeakHost:
+    """A host for its followers, who do not keep it alive. Every method raises OrphanedError once it was collected."""
+
+    def __init__(self, host: ReplicaHost) -> None:
+        self._ref = weakref.ref(host)
+
+    def _host(self) -> ReplicaHost:
+        host = self._ref()
+        if host is None:
+            raise OrphanedError
+        return host
+
+    @property
+    def expected_settings(self) -> ExpectedSettings:
+        return self._host()._executor.session.expected_settings
+
+    def notify(self) -> None:
+        self._host()._notify()
+
+    def progressed(self) -> None:
+        self._host()._progressed()
+
+    def may_end(self, replica: Replica, tags: Sequence[str]) -> bool:
+        return self._host()._may_end(replica, tags)
+
+    def is_held(self, tag: str, room: int) -> bool:
+        return self._host()._is_held(tag, room)
+
+    def ask_store(self, room: int) -> Flow[bool]:
+        """Return the flow that asks the store for a room; a driver of the store's runs it."""
+        return self._host()._ask_store(room, for_wait=False)

@@ -20,7 +20,7 @@ INTERVAL = 0.25
 """Seconds between two parts of a pass."""
 
 
-class Sweep:
+class RoomSweep:
     """Passes over the rooms of some shards, which are on one server."""
 
     def __init__(self, shards: Mapping[str, ShardReplica]) -> None:

@@ -18,9 +18,8 @@ from redis_kvpoll.engine.classify import NotSent
 from redis_kvpoll.engine.effects import Flow
 from redis_kvpoll.errors import KVPollError
 from redis_kvpoll.replica.follow import Follower
-from redis_kvpoll.replica.followed import AskStore, FollowerEffect, FollowerFlow
 from redis_kvpoll.replica.health import REJECTED_RETRY
-from redis_kvpoll.replica.host import ReplicaHost
+from redis_kvpoll.replica.requests import AskStore, FollowerEffect, FollowerFlow, OrphanedError
 from redis_kvpoll.sync.dispatcher import Dispatcher, drive
 
 JOIN_TIMEOUT = 1.0
@@ -47,9 +46,8 @@ class Signal:
 class FollowerThread:
     """Runs the sessions of a follower one after the other, each over connections of its own."""
 
-    def __init__(self, host: ReplicaHost, dispatcher: Dispatcher, follower: Follower, namespace: str) -> None:
+    def __init__(self, dispatcher: Dispatcher, follower: Follower, namespace: str) -> None:
         self.follower = follower
-        self._host = weakref.ref(host)
         self._dispatcher = weakref.ref(dispatcher)
         self._clone = dispatcher.transport.clone()
         self._is_stopped = False
@@ -107,10 +105,12 @@ class FollowerThread:
         return None
 
     def _ask_store(self, room: int) -> bool | KVPollError:
-        host, dispatcher = self._host(), self._dispatcher()
-        if host is None or dispatcher is None:
+        dispatcher = self._dispatcher()
+        if dispatcher is None:
             return False
         try:
-            return dispatcher.run(host.ask_store(room))
+            return dispatcher.run(self.follower.host.ask_store(room))
         except KVPollError as error:
             return error
+        except OrphanedError:
+            return False

@@ -64,7 +64,7 @@ class Mirror(MirrorBase):
             try:
                 return self._wait_once(lambda: self._read(room), room, goal, give_up_at, seconds)
             except RoomNotFoundError:
-                if not self._dispatcher.run(self.ask_store(room)):
+                if not self._dispatcher.run(self._ask_store(room, for_wait=True)):
                     raise
 
     def _read(self, room: int) -> KVPoll | None:
@@ -149,7 +149,7 @@ class Mirror(MirrorBase):
         dispatcher = self._dispatcher
         context = dispatcher.run(self._executor.context("mirror"))
         self._prepare(context, threading.RLock(), dispatcher.transport)
-        self._threads = [FollowerThread(self, dispatcher, one, context.namespace) for one in self._followers]
+        self._threads = [FollowerThread(dispatcher, one, context.namespace) for one in self._followers]
         for thread in self._threads:
             thread.start()
         while not self._has_begun():
@@ -157,7 +157,7 @@ class Mirror(MirrorBase):
         self._is_open = True
         self._bind()
 
-    def progressed(self) -> None:
+    def _progressed(self) -> None:
         self._progress.set()
 
     def _stop(self) -> None:

@@ -88,7 +88,7 @@ class WaitRegistry(ReplicaHost):
             try:
                 return self._wait_once(read, room, goal, give_up_at, seconds)
             except RoomNotFoundError:
-                if not self._dispatcher.run(self.ask_store(room)):
+                if not self._dispatcher.run(self._ask_store(room, for_wait=True)):
                     raise
 
     def _wait_once(
@@ -154,7 +154,7 @@ class WaitRegistry(ReplicaHost):
         session.check_open("wait")
         tags = next(group for group in groups(replica.context, transport.clustered) if tag in group)
         follower = self._follower(replica, tags, transport)
-        thread = FollowerThread(self, self._dispatcher, follower, replica.context.namespace)
+        thread = FollowerThread(self._dispatcher, follower, replica.context.namespace)
         self._starting.add(me)
         try:
             if self._threads.setdefault(tags[0], thread) is thread:
@@ -168,7 +168,7 @@ class WaitRegistry(ReplicaHost):
             thread.stop()
             session.check_open("wait")
 
-    def may_end(self, replica: Replica, tags: Sequence[str]) -> bool:
+    def _may_end(self, replica: Replica, tags: Sequence[str]) -> bool:
         if self._is_needed(replica, tags):
             return False
         replica.mark_unsynced(tags)

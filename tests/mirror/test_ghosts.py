@@ -90,7 +90,7 @@ class TestSweep:
         """The rooms of each part, when one is asked for every 10 ms."""
         replica.start_resync("ns", b"1-0", 0)
         replica.snapshot("ns", b"1-0", range(rooms), [b"Success", 900_000] * rooms, 0)
-        sweeping = sweep.Sweep(replica.shards)
+        sweeping = sweep.RoomSweep(replica.shards)
         return [sweeping.part(1000 + number / 100)[0] for number in range(seconds * 100)]
 
     def test_many_rooms_are_swept_at_fixed_rate(self, replica):
@@ -109,7 +109,7 @@ class TestSweep:
     def test_command_counts_keys_of_rooms(self, replica):
         replica.start_resync("ns", b"1-0", 0)
         replica.snapshot("ns", b"1-0", [5, 6], [b"Success", 900_000] * 2, 0)
-        sweeping = sweep.Sweep(replica.shards)
+        sweeping = sweep.RoomSweep(replica.shards)
         assert sweeping.part(10) == ([], [])
         rooms, words = sweeping.part(10 + sweep.SHORTEST_PASS)
         assert rooms == [5, 6]

@@ -5,6 +5,8 @@ Blocking and asyncio.
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from redis_kvpoll import KVPoll, RoomNotFoundError, StatusStore
@@ -114,6 +116,8 @@ def test_wait_for_attached_room_awaits_its_creator(side, server, threads):
         shard = replica_of(store).shards["default"]
         before = shard.sync_epoch
         real.until(lambda: shard.sync_epoch > before or found.done(), "it has begun anew")
+        time.sleep(0.5)
+        assert not found.done()
         room.update(DONE)
         assert found.result(pace.seconds(60)) is DONE
         assert handle.id == 1

@@ -50,7 +50,7 @@ def replica():
 
 @pytest.fixture
 def follower(replica, now):
-    return Follower(replica, ["ns"], Host, False, 5.0, True)
+    return Follower(replica, ["ns"], Host(), False, 5.0, True)
 
 
 def test_reply_from_before_process_pause_is_unsynced(follower, replica, now):

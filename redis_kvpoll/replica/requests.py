@@ -6,7 +6,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, TypeVar
 
-from redis_kvpoll.engine.effects import Effect
+from redis_kvpoll.engine.effects import Effect, Flow
 from redis_kvpoll.protocol.settings import ExpectedSettings
 from redis_kvpoll.replica.replica import Replica
 
@@ -32,7 +32,7 @@ FollowerFlow: TypeAlias = Generator[FollowerEffect, Any, T]
 
 
 class Host(Protocol):
-    """Whom a follower works for."""
+    """Whom a follower works for. Everything here raises OrphanedError once that was collected."""
 
     @property
     def expected_settings(self) -> ExpectedSettings:
@@ -49,3 +49,6 @@ class Host(Protocol):
 
     def is_held(self, tag: str, room: int) -> bool:
         """Whether the store holds this room, so that it restores it after a loss of data."""
+
+    def ask_store(self, room: int) -> Flow[bool]:
+        """Ask the store: see AskStore."""
