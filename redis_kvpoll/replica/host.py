@@ -109,8 +109,8 @@ class ReplicaHost(WriteObserver):
     def _ask_store(self, room: int, for_wait: bool) -> Flow[bool]:
         """Whether a room that this copy does not have is there, and held by this store.
 
-        The follower may have found the loss of data that the store is about to repair; to attach repairs it. A wait also
-        goes on while the room awaits the process that created it.
+        The follower may have found the loss of data that the store is about to repair; to attach repairs it. A wait
+        also goes on while the room awaits the process that created it.
         """
         context = yield from self._executor.context("wait")
         if not self._is_held(keys.tag(context.namespace, context.shards, room), room):
