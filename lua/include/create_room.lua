@@ -8,7 +8,8 @@ local function create_room(room, fields, generation, request, is_replayed)
   fields.generation, fields.request, fields.is_new = generation, request, true
   if rank ~= '' then fields.world_size = world_size end
   if owner ~= '' then fields.owner = owner end
-  fields.opened = openings and now_ms .. '-0'  -- usually its entry's id; if not, feed.lua corrects it
+  -- Usually the id of its entry, of which each has up to 16 rooms with 5 items; if not, feed.lua corrects it.
+  fields.opened = openings and now_ms .. '-' .. math.floor(#changes / 80)
   local entry = {'generation', generation, openings and 'opened' or 'opened_ms', fields.opened or now_ms}
   if request ~= '' then entry[5], entry[6] = 'request', request end
   if is_replayed then entry[#entry + 1], entry[#entry + 2] = 'replayed', '1' end
