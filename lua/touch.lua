@@ -7,8 +7,8 @@
 -- FEED     ttl_ms, status
 -- INCLUDE  room_id, feed
 --
--- kept is 1 if the room is live. For a key of another type (made by hand), the error replaces kept; the other rooms are
--- processed. An absent room loses its owner.
+-- kept is 1 if the room is live, 0 if it has ended, -1 if it is absent, -2 if it was owned, too: then no longer.
+-- For a key of another type (made by hand), the error replaces kept; the others are processed.
 
 local reply = {false}
 for i = 3, #KEYS, 2 do
@@ -17,7 +17,7 @@ for i = 3, #KEYS, 2 do
   if type(status) == 'table' then
     kept = status
   elseif not status then
-    redis.call('ZREM', KEYS[2], room_id(KEYS[i]))
+    kept = -1 - redis.call('ZREM', KEYS[2], room_id(KEYS[i]))
   elseif status ~= 'Success' and status ~= 'Failed' then
     redis.call('PEXPIRE', KEYS[i], ARGV[2])
     redis.call('PEXPIRE', KEYS[i + 1], ARGV[2])
