@@ -43,7 +43,7 @@ for i = 1, (#ARGV - 10) / 3 do
     if is_mine then
       if fields.status == 'Failed' then outcome, incoming = 4, 'Failed' end
     else
-      if fields.owner then redis.call('ZREM', KEYS[4], room_id(room)) end
+      if fields.owner or fields.world_size then redis.call('ZREM', KEYS[4], room_id(room)) end
       generation = generation or next_generation(seen)
       openings = openings or {}
       fields = replace_room(room, prefix, fields, generation, request)

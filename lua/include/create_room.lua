@@ -16,6 +16,7 @@ local function create_room(room, fields, generation, request, is_replayed)
   if owner ~= '' then
     local n = #entry
     entry[n + 1], entry[n + 2], entry[n + 3], entry[n + 4] = 'owner', owner, 'incarnation', incarnation
+    if rank ~= '' then entry[n + 3], fields[lease_field] = lease_field, incarnation end
     redis.call('ZADD', KEYS[4], incarnation, room_id(room))
     if not renew then redis.call('PEXPIRE', KEYS[4], ARGV[4]) end
   end
