@@ -41,7 +41,7 @@ MUTATIONS = [
     ("leases", "lease", "if suspected_ms == '0' or", "if false and", "was lost, and it is alive"),
     ("leases", "lease", "now_ms, '0'}, ' ')", "now_ms, '1'}, ' ')", "was lost, and it is alive"),
     ("leases", "lease", "elseif now_ms - due_ms > 0 then", "else", "was lost, and it is alive"),
-    ("leases", "renew", "found[1] and string.find(found[1], ARGV[2] .. ' ', 1, true) == 1", "true", "called lost"),
+    ("leases", "renew", "found[1] and string.find(found[1], ARGV[2] .. ' ', 1, true) == 1", "true", "under a lease that is over"),
     ("leases, loss", "lease", "local is_lost = current > incarnation", "local is_lost = current ~= ''", "called lost"),
     ("leases", "lease", "if has_rooms(incarnation) then", "if false then", "would never fail"),
     ("leases", "lease", "redis.call('PEXPIRE', KEYS[i], ARGV[1])", "local _ = i", "has no TTL"),
