@@ -10,7 +10,8 @@
 -- renew; leave; drop, when it was lost in another shard; reaped, when the rooms of a lost one have failed; sweep. Only
 -- renew and sweep check others. state: held, lost, or none. A missing lease is lost in the epoch that its holder knows;
 -- in another epoch the data was lost, and it is held again.
--- finding: suspected, with the owner; or lost, with an incarnation and the reason with which to fail its rooms.
+-- finding: suspected, with the owner; lost, with an incarnation and the reason with which to fail its rooms; next, with
+-- the milliseconds until another sweep has something to look at.
 -- feed_id, room, status: the last entry of the feed and the first room that it names; empty if there is none.
 
 local action, owner, incarnation = ARGV[3], ARGV[4], ARGV[5]
@@ -55,7 +56,10 @@ end
 -- One sweep per 100 ms is enough for any number of leases.
 local is_due = not last_sweep_ms or math.abs(now_ms - last_sweep_ms) >= 100
 local sweeps = action == 'sweep' or (action == 'renew' and is_due)
-if sweeps then sweep(epoch, last_sweep_ms) end
+if sweeps then
+  sweep(epoch, last_sweep_ms)
+  find_next()
+end
 if sweeps or state ~= 'held' or current ~= incarnation then
   for _, i in ipairs({1, 2, 3, 5}) do redis.call('PEXPIRE', KEYS[i], ARGV[1]) end
 end

@@ -47,7 +47,10 @@ for i = 1, count do
   end
   local score = redis.call('ZSCORE', KEYS[2], room_id(room))
   if score and score - incarnation == 0 then
-    local heir = is_live and next(parts)
+    local heir
+    for other in pairs(is_live and parts or {}) do
+      if not heir or other < heir then heir = other end
+    end
     if heir then
       redis.call('ZADD', KEYS[2], heir, room_id(room))
       for other in pairs(parts) do list_part(KEYS[2], room, other) end

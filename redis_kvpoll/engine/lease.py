@@ -22,6 +22,10 @@ from redis_kvpoll.protocol.lease_commands import Action, LeaseConfig
 from redis_kvpoll.protocol.script_call import MAX_BATCH, Call, CallContext
 
 OPERATION = "lease"
+SWEEP_INTERVAL = 0.1
+"""Seconds between sweeps of a shard at least, whoever sweeps."""
+LOOK_DELAY = 0.005
+"""Seconds after a lease is due, so that the sweep comes no earlier."""
 TRIES = 3
 """Attempts to take a lease while other processes take the same name."""
 
@@ -134,6 +138,7 @@ class LeaseKeeper:
 
     def heartbeat_failed(self, error: KVPollError) -> None:
         """Log a failed heartbeat, once per run of failures. The next heartbeat tries again."""
+        self._next_heartbeat = min(self._next_heartbeat, time.monotonic() + self.config.heartbeat)
         if not self._is_failing:
             self._is_failing = True
             logger.warning("%s was not renewed: %s", self, error)
@@ -157,6 +162,9 @@ class LeaseKeeper:
         for pending in pending_calls:
             if pending.reply is not None and pending.call.spec is lease_commands.LEASE:
                 self.observe_renewal(pending.call.tag, pending.reply)
+                if pending.call.tag == self._tags[0]:
+                    next_look = lease_commands.parse_report(pending.reply).next_look + LOOK_DELAY
+                    self._next_heartbeat = min(self._next_heartbeat, now + max(next_look, SWEEP_INTERVAL))
         self._visited |= {pending.call.tag: now for pending in pending_calls if pending.reply is not None}
         return pending_calls
 
@@ -225,7 +233,8 @@ class LeaseKeeper:
     @property
     def _interval(self) -> float:
         """Seconds between heartbeats."""
-        return min(self.config.heartbeat, self._touch_after)
+        calm = self.config.calm or self.config.heartbeat
+        return min(self.config.heartbeat if self._is_failing else calm, self._touch_after)
 
     @property
     def _touch_after(self) -> float:

@@ -8,6 +8,7 @@ decimal string.
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -31,9 +32,11 @@ HEARTBEATS = 10
 """Per ttl, by default: several in a row may fail before the lease expires."""
 MIN_HEARTBEATS = 3
 """Per ttl, at least: one may fail before the lease expires."""
-AWAY_TTLS = 30
+CALM = 0.3
+"""The time between heartbeats while they succeed, in ttls. After one has failed it is a tenth."""
+AWAY_TTLS = 60
 """The lease's ttl in shards other than its home, in ttls."""
-AWAY_INTERVAL, AWAY_INTERVAL_TRACKED = 10, 2
+AWAY_INTERVAL, AWAY_INTERVAL_TRACKED = 20, 2
 """The time between renewals there, in ttls; the second where the store has rooms to restore after a loss of data."""
 
 _ROOM = re.compile(rb"0|[1-9][0-9]{0,18}")
@@ -51,6 +54,9 @@ class LeaseConfig:
     name: str
     ttl: float
     heartbeat: float
+    """Between heartbeats after one has failed: a suspected owner has the time of two to renew its lease."""
+    calm: float = 0.0
+    """Between heartbeats while they succeed; 0 for the same."""
 
     @classmethod
     def checked(cls, name: Any, ttl: Any, heartbeat: Any) -> LeaseConfig:
@@ -65,7 +71,7 @@ class LeaseConfig:
                 raise InvalidInputError(what)
         except InvalidInputError as error:
             raise InvalidInputError(f"lease: {error}") from None
-        return cls(owner, seconds, interval)
+        return cls(owner, seconds, interval, CALM * seconds if heartbeat is None else interval)
 
     def call(self, context: CallContext, tag: str, action: Action, incarnation: str, epoch: str = "") -> Call:
         """Return the call that performs an action on this lease in one shard."""
@@ -121,6 +127,8 @@ class LeaseReport(NamedTuple):
     """The owners whose lease has expired; a later sweep may mark it lost."""
     lost: Mapping[str, str]
     """The lost incarnations whose rooms are to be failed, each with its reason."""
+    next_look: float = math.inf
+    """Seconds until another sweep has something to look at."""
     is_sweep_due: bool = False
     """Whether leases have not been checked for a while. Said by a heartbeat, which does not check them."""
 
@@ -134,6 +142,7 @@ def parse_report(reply: list[Any]) -> LeaseReport:
         incarnation,
         tuple(owner for kind, owner, _ in findings if kind == "suspected"),
         {incarnation: reason for kind, incarnation, reason in findings if kind == "lost"},
+        min((int(ms) / 1000 for kind, ms, _ in findings if kind == "next"), default=math.inf),
         any(kind == "sweep" for kind, _, _ in findings),
     )
 

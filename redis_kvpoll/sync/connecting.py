@@ -39,8 +39,8 @@ class Connector:
             raise
         if timeout != limit:
             connection.socket_timeout = limit
-            if sock := getattr(connection, "_sock", None):
-                sock.settimeout(limit)
+            if settimeout := getattr(getattr(connection, "_sock", None), "settimeout", None):  # not fakeredis'
+                settimeout(limit)
         return connection
 
 
