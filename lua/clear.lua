@@ -19,7 +19,7 @@ local DAY_MS = '86400000'
 local reply = {false, redis.call('HGET', KEYS[2], 'epoch')}
 local rank = ARGV[2]
 local status_field, cleared_field, length_field = 'status:' .. rank, 'cleared:' .. rank, 'length:' .. rank
-local lease_field = 'lease:' .. rank
+local lease_field = 'by:' .. rank
 
 for i = 1, #ARGV - 3 do
   local room, prefix, expected_generation = KEYS[i * 2 + 3], KEYS[i * 2 + 4], ARGV[i + 3]

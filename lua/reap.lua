@@ -19,7 +19,7 @@ local reply = {false}
 local function holders(fields)
   local found = {}
   for name, value in pairs(fields) do
-    if name == 'incarnation' or string.find(name, '^lease:') then found[value] = true end
+    if name == 'incarnation' or string.find(name, '^by:') then found[value] = true end
   end
   return found
 end

@@ -216,7 +216,7 @@ def _holders_of(pairs: list[bytes]) -> tuple[int, ...]:
     status = replies.parse_status(fields.get(b"status"))
     if status is None or status.is_terminal:
         return ()
-    is_part = (lambda name: name.startswith(b"lease:")) if b"world_size" in fields else b"incarnation".__eq__
+    is_part = (lambda name: name.startswith(b"by:")) if b"world_size" in fields else b"incarnation".__eq__
     return tuple({int(value) for name, value in fields.items() if is_part(name) and value.isdigit()})
 
 

@@ -130,7 +130,7 @@ class TestLostParts:
             one.heartbeat()
         assert other.get(1) is MOVE
         for one in ranks:
-            assert client.hget(ROOM, f"lease:{one.keeper.name[-1]}") == one.incarnation
+            assert client.hget(ROOM, f"by:{one.keeper.name[-1]}") == one.incarnation
         die(client, ranks[1:2], [ranks[0], ranks[2]], other)
         assert other.failure_reason(1) == "owner prefill-1 lost"
 
@@ -147,6 +147,19 @@ class TestLists:
         rooms = [member for member in client.zrange(OWNED, 0, -1) if member.isdigit()]
         assert len(rooms) == 10
         assert client.zcard(OWNED) == 12, "and an entry for each pair of leases"
+
+    def test_room_of_8_ranks_takes_700_bytes(self, client, server, make_store):
+        """Of all keys but the feed, with a request id as long as a UUID."""
+        if server.kind != "valkey":
+            pytest.skip("the budget is for one server; others have other overheads")
+        count = 200
+        for rank in range(8):
+            held = ManualLease(make_store(rank=rank, world_size=8), f"prefill-{rank}").take()
+            for room in range(2**62, 2**62 + count):
+                held.store.open(room, request="3fa85f64-5717-4562-b3fc-2c963f66afa6").update(MOVE)
+        found = [key for key in client.scan_iter(count=1000) if ":room:" in key or key == OWNED]
+        assert len(found) == count + 1
+        assert sum(client.memory_usage(key, samples=0) for key in found) / count <= 700
 
     def test_foreign_members_do_not_hide_rooms(self, client, make_store, other):
         """A page of which nothing is a room is not the end."""

@@ -141,7 +141,7 @@ class Bench:
             fields = {"status": there.status.name, "generation": there.life, "reason": there.reason}
             fields |= {"failed_by": there.failed_by, "request": there.request, "owner": there.owner}
             for rank, lease in there.parts.items():
-                fields["incarnation" if rank is None else f"lease:{rank}"] = lease.incarnation
+                fields["incarnation" if rank is None else f"by:{rank}"] = lease.incarnation
             if there.world_size:
                 fields |= {"world_size": str(there.world_size), "version": str(version_of(there.version))}
             fields |= {f"status:{rank}": status.name for rank, status in there.live.items()}
@@ -236,7 +236,7 @@ class Loss:
         if there.owner is None and "owner" in fields:
             there.owner = fields["owner"]
         for name, incarnation in fields.items():
-            if name == "incarnation" or name.startswith("lease:"):
+            if name == "incarnation" or name.startswith("by:"):
                 lease = there.parts[None if name == "incarnation" else rank_of(name)] = self.lease_of(incarnation)
                 if not world.holds(lease):  # a former holder replayed it before the later one renewed
                     world.lost.setdefault(lease, f"owner {lease.name} lost (its name was taken again)")

@@ -164,7 +164,7 @@ class Side:
                 if "version" in fields:
                     fields["version"] = str(version_of(int(fields["version"])))
                 for name, value in fields.items():
-                    if name == "incarnation" or name.startswith("lease:"):
+                    if name == "incarnation" or name.startswith("by:"):
                         fields[name] = self.incarnations[int(value)]
                 found[room] = fields, self.client.pttl(key) / 1000
         return rooms, lengths
