@@ -49,3 +49,9 @@ local function forget(incarnation, reason)
     set_due('gone ' .. incarnation, now_ms + SHOWN_MS)
   end
 end
+
+-- Tells the caller how soon the next lease is due: so a lost one is found in time, however rarely others are renewed.
+local function find_next()
+  local first = redis.call('ZRANGEBYSCORE', KEYS[5], '-inf', '+inf', 'LIMIT', '0', '1')[1]
+  if first then find('next', string.format('%.0f', redis.call('ZSCORE', KEYS[5], first) - now_ms), '') end
+end

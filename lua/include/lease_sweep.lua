@@ -34,12 +34,6 @@ local function check_expiry(owner, record, epoch)
   set_due(owner, due_ms)
 end
 
--- Tell the caller how soon the next lease is due: so a lost one is found in time, however rarely others are renewed.
-local function find_next()
-  local first = redis.call('ZRANGEBYSCORE', KEYS[5], '-inf', '+inf', 'LIMIT', '0', '1')[1]
-  if first then find('next', string.format('%.0f', redis.call('ZSCORE', KEYS[5], first) - now_ms), '') end
-end
-
 -- Look at what is due. All leases are checked if the clock has gone back since the last sweep, or their due times are
 -- unknown.
 local function sweep(epoch, last_sweep_ms)

@@ -224,9 +224,9 @@ class TestShards:
         other = make_store()
         pass_time(client, 10, self.TAGS[2:3])
         assert other.reap() == 0
-        pass_time(client, 200, self.TAGS[2:3])
+        pass_time(client, 400, self.TAGS[2:3])
         assert other.reap() == 0
-        pass_time(client, 200, self.TAGS[2:3])
+        pass_time(client, 400, self.TAGS[2:3])
         assert other.reap() == 40
         assert [record(client, tag=tag) for tag in self.TAGS] == [None] * 4
         assert held.heartbeat().lost
