@@ -19,7 +19,7 @@ local reply = {false}
 local function holders(fields)
   local found = {}
   for name, value in pairs(fields) do
-    if name == 'incarnation' or string.find(name, '^by:') then found[value] = true end
+    if name == 'incarnation' or string.find(name, '^by:') then found[value] = name end
   end
   return found
 end
@@ -28,32 +28,35 @@ for i = 1, count do
   local room, incarnation, reason = KEYS[(i - 1) * step + 4], ARGV[i * 2 + 1], ARGV[i * 2 + 2]
   local fields, type_error = read_fields(room)
   local outcome, status, parts = 3, type_error or fields.status or false, holders(fields)
-  local is_live = fields.status and status ~= 'Success' and status ~= 'Failed'
   if not type_error and not parts[incarnation] then
     outcome = 5
-  elseif is_live then
+  elseif fields.status and status ~= 'Success' and status ~= 'Failed' then
     if step == 2 then redis.call('DEL', KEYS[i * 2 + 3]) end
     if not now_ms then  -- as in clock.lua, but without a function, for speed
       local time = redis.call('TIME')
       now_ms = time[1] .. string.sub('00000' .. time[2], -6, -4)
     end
-    outcome, status, is_live = 4, 'Failed', false
+    outcome, status, parts = 4, 'Failed', {}
     local author, n = string.match(reason, '^owner (%S+)') or '', #changes
     changes[n + 1], changes[n + 2], changes[n + 3] = room, status, ARGV[2]
     changes[n + 4], changes[n + 5] = fail_room(room, fields.world_size, reason, author, now_ms, ARGV[2]), false
     if redis.call('HEXISTS', KEYS[3], 'lost ' .. incarnation) == 1 then
       redis.call('HINCRBY', KEYS[3], 'failed ' .. incarnation, '1')
     end
+  elseif fields.world_size then
+    redis.call('HDEL', room, parts[incarnation])
   end
   local score = redis.call('ZSCORE', KEYS[2], room_id(room))
   if score and score - incarnation == 0 then
     local heir
-    for other in pairs(is_live and parts or {}) do
-      if not heir or other < heir then heir = other end
+    for other in pairs(parts) do
+      if other ~= incarnation and (not heir or other < heir) then heir = other end
     end
     if heir then
       redis.call('ZADD', KEYS[2], heir, room_id(room))
-      for other in pairs(parts) do list_part(KEYS[2], room, other) end
+      for other in pairs(parts) do
+        if other ~= incarnation then list_part(KEYS[2], room, other) end
+      end
     else
       redis.call('ZREM', KEYS[2], room_id(room))
     end

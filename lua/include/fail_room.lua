@@ -1,10 +1,15 @@
--- Fail a live room with all its ranks. The first reason and failed_by stay. Times are milliseconds.
+-- Fail a live room with all its ranks, which then hold no part. The first reason and failed_by stay. Times are
+-- milliseconds.
 
 -- Returns the reason for the feed if it is the first, else false.
 local function fail_room(room, has_ranks, reason, author, now_ms, ttl_ms)
   if has_ranks then
     for _, name in ipairs(redis.call('HKEYS', room)) do
-      if string.find(name, '^status:') then redis.call('HSET', room, name, 'Failed') end
+      if string.find(name, '^status:') then
+        redis.call('HSET', room, name, 'Failed')
+      elseif string.find(name, '^by:') then
+        redis.call('HDEL', room, name)
+      end
     end
     redis.call('HINCRBY', room, 'version', '1')
   end

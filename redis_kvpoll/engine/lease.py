@@ -165,7 +165,9 @@ class LeaseKeeper:
                 if pending.call.tag == self._tags[0]:
                     next_look = lease_commands.parse_report(pending.reply).next_look + LOOK_DELAY
                     self._next_heartbeat = min(self._next_heartbeat, now + max(next_look, SWEEP_INTERVAL))
-        self._visited |= {pending.call.tag: now for pending in pending_calls if pending.reply is not None}
+        for pending in pending_calls:
+            if pending.reply is not None and pending.call.tag in self._visited:
+                self._visited[pending.call.tag] = now
         return pending_calls
 
     def _send_in_time(self, now: float, calls: list[Call]) -> Flow[list[PendingCall]]:

@@ -83,13 +83,15 @@ class World(Table):
         for lease, reason in sorted(self.lost.items(), key=lambda item: item[0].incarnation):
             for room in list(self.owned):
                 current = self.rooms.get(room)
-                is_live = current is not None and not current.status.is_terminal
-                parts = sorted(current.parts.values(), key=lambda one: one.incarnation) if is_live else []
+                parts = sorted(current.parts.values(), key=lambda one: one.incarnation) if current else []
+                fails = lease in parts and not current.status.is_terminal
                 if self.owned[room] is lease:
                     del self.owned[room]
-                    if parts and lease not in parts:
-                        self.owned[room] = parts[0]
-                if lease not in parts:
+                    if others := [one for one in parts if one is not lease and not fails]:
+                        self.owned[room] = others[0]
+                if current and current.world_size:
+                    current.parts = {r: one for r, one in current.parts.items() if not fails and one is not lease}
+                if not fails:
                     continue
                 failed += 1
                 current.live = dict.fromkeys(current.live, FAILED)
@@ -167,6 +169,12 @@ class Process(StoreOracle):
 
     def owners(self):
         return self.table.owners()
+
+    def abort(self, room, *reason):
+        done = super().abort(room, *reason)
+        if done.outcome is Outcome.FAILED and self.table.rooms[room].world_size:
+            self.table.rooms[room].parts.clear()
+        return done
 
     def check_lease(self, operation, rooms=()):
         """Raise if the lease is lost. If only the server knows that, the store stops tracking ``rooms``."""
