@@ -46,7 +46,7 @@ def reap(url: str, namespace: str) -> None:
     The processes with leases do this all the time; run it by hand only when none is left. A first check suspects
     the owner of an expired lease, a later one fails its rooms: so run it twice.
     """
-    with open_table(url, namespace) as store:
+    with open_table(url, namespace, writes=True) as store:
         if not namespace_exists(store, url, namespace):
             return
         failed = store.reap()

@@ -122,7 +122,7 @@ def change_line(change: Change | FeedGap) -> Text:
         return Text(f"-- {GAP} --", "bold yellow")
     clock = local_time(change.at).partition(" ")[2][: len("12:00:00.000")]
     style = STATUS_STYLES[change.status] if change.status is not None else ""
-    line = Text.assemble((f"{clock:12}", "dim"), f"  {change.room:<19}  ", (f"{status_name(change):<15}", style))
+    line = Text.assemble((f"{clock:12}", "dim"), f"  {change.room:<20}  ", (f"{status_name(change):<15}", style))
     line.append(f"  rank {rank_change(change)}" if change.rank is not None else "", "dim")
     line.append(f"  {printable(change.reason)}" if change.reason else "")
     line.rstrip()

@@ -59,6 +59,7 @@ class LeaseKeeper:
         Raises:
             LeaseLostError: other processes took the same name at the same time.
         """
+        self._executor.session.check_writable(OPERATION)
         context = self._context = yield from self._executor.context(OPERATION)
         self._executor.recovery.check_no_lease()
         self.lost, seen = False, ""

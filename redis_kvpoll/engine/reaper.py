@@ -25,6 +25,7 @@ DROP_SECONDS = 1.0
 
 def reap(executor: Executor) -> Flow[int]:
     """Sweep the leases of all shards once and fail the rooms of lost ones. Returns the number of rooms failed."""
+    executor.session.check_writable(OPERATION)
     context = yield from executor.context(OPERATION)
     tags = keys.tags(context.namespace, context.shards)
     replies = yield from executor.send_calls(OPERATION, [lease_commands.sweep(context, tag) for tag in tags])

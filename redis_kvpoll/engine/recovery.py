@@ -137,7 +137,7 @@ class Recovery:
             epoch = reply.pop(0)
             if shard.epoch is None:
                 shard.epoch = epoch
-            elif epoch != shard.epoch:
+            elif epoch != shard.epoch and not self._session.read_only:
                 self._unverify(shard)
                 # A renewal that found the lease lost is final: the script may say so once only.
                 if spec.repeatable and not (spec.tail and reply[3] == b"lost"):
@@ -145,7 +145,7 @@ class Recovery:
         if feed_id is not None and epochs and spec.statuses_after:
             for observer, observed in epochs:
                 observer.observe_write(observed, call, feed_id, reply)
-        if self.tracked_rooms or spec.epoch:
+        if (self.tracked_rooms or spec.epoch) and not self._session.read_only:
             if spec.tail:
                 if tail := Mark.of_entry(*(reply.pop(0) for _ in range(3))):
                     shard.marks.tails.append(tail)
@@ -193,8 +193,7 @@ class Recovery:
         while True:
             session = self._session
             if not session.is_verified:
-                call = session.expected_settings.call()
-                session.adopt_settings((yield from attempts.send_script(call, None)))
+                session.adopt_settings((yield from attempts.ask_settings()))
             if not self._needs_check(tag):
                 return
             shard = self._shards[tag]

@@ -23,7 +23,8 @@ from collections import defaultdict
 
 from redis_kvpoll.validation import MAX_ROOM
 
-_ROOM_KEY = re.compile(rb"kvpoll:\{[^}]+\}:room:(0|[1-9][0-9]{0,18})")
+ROOM_DIGITS = len(str(MAX_ROOM))
+_ROOM_KEY = re.compile(rb"kvpoll:\{[^}]+\}:room:(0|[1-9][0-9]{0,19})")
 
 ALL_SETTINGS = "kvpoll:{*}:settings"
 """Matches the settings of every namespace of a server."""

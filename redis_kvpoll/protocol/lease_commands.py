@@ -39,7 +39,7 @@ AWAY_TTLS = 60
 AWAY_INTERVAL, AWAY_INTERVAL_TRACKED = 20, 2
 """The time between renewals there, in ttls; the second where the store has rooms to restore after a loss of data."""
 
-_ROOM = re.compile(rb"0|[1-9][0-9]{0,18}")
+_ROOM = re.compile(rb"0|[1-9][0-9]{0,19}")
 _RECORD = re.compile(rb"(\d+) (\d+) (\d+) (\d+) (\d+)")
 _LOST = re.compile(rb"lost (\d+)")
 _FAILED = re.compile(rb"failed (\d+)")

@@ -24,7 +24,7 @@ from typing import Any
 from redis.backoff import EqualJitterBackoff
 from redis.exceptions import AskError, NoScriptError, RedisError
 
-from redis_kvpoll.engine import classify
+from redis_kvpoll.engine import classify, remedies
 from redis_kvpoll.engine.classify import Failure, NotSent
 from redis_kvpoll.engine.effects import Flow, FollowRedirect, Send, Sleep
 from redis_kvpoll.errors import KVPollError, ServerRefusedError, StoreUnavailableError, printable
@@ -120,7 +120,8 @@ class Follower:
         except _MustResync as error:
             return self._lost(error)
         except (NotSent, RedisError, OSError) as error:
-            if classify.classify(error) is not Failure.REJECTED or str(error).startswith("UNBLOCKED"):
+            failure = classify.classify(error, self._failures_in_a_row)
+            if failure is not Failure.REJECTED or str(error).startswith("UNBLOCKED"):
                 return self._lost(classify.root_cause(error))
             return self._rejected(
                 ServerRefusedError(f"mirror: {printable(classify.describe_rejection(classify.root_cause(error)))}")
@@ -138,8 +139,13 @@ class Follower:
 
     def _check_settings(self) -> Flow[None]:
         """Check the settings: a server that has lost its data may have other ones by now."""
-        expected_settings = self._expected()
-        expected_settings.read((yield from self._send_script(expected_settings.call())))
+        expected = self._expected()
+        if expected.read_only:
+            reply = yield Send(expected.namespace, expected.reading())
+            expected.check_exists("mirror", reply)
+        else:
+            reply = yield from self._send_script(expected.call())
+        expected.read(reply)
         self._checked_at = time.monotonic()
 
     def _resync(self) -> Flow[None]:
@@ -202,7 +208,8 @@ class Follower:
         checks = [["XRANGE", feed, at, at] for feed, at in zip(self._feeds, positions, strict=True)]
         asked_at = time.monotonic()
         reply, *positions_exist = yield Send(self.tags[0], words, then=checks)
-        if not all(positions_exist):
+        # A feed that did not exist when a store with read_only=True looked has all its entries after the position.
+        if not all(found or shard.position == 0 for found, shard in zip(positions_exist, shards, strict=True)):
             raise _MustResync("the feed no longer reaches back to where it was read")
         found = dict(reply.items() if isinstance(reply, dict) else reply or ())
         now, all_read = self._now(asked_at), True
@@ -269,8 +276,8 @@ class Follower:
             self._warned = True
             logger.warning("%s is not current until it has resynced: %s", self._name, printable(str(error)))
         if not self.began and time.monotonic() - self._answered_at >= self._limit:
-            what = f"mirror: no answer for {self._limit:g} s (last: {printable(str(error)).rstrip('.')})"
-            self._fail(StoreUnavailableError(f"{what}: check that the server is up and reachable"))
+            what = f"mirror: no answer for {self._limit:g} s (last: {printable(remedies.text_of(error)).rstrip('.')})"
+            self._fail(StoreUnavailableError(f"{what}: {remedies.remedy(error)}"))
         self._failures_in_a_row += 1
         return 0.0 if self._failures_in_a_row == 1 else float(_BACKOFF.compute(self._failures_in_a_row))
 

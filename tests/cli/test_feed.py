@@ -20,7 +20,7 @@ from redis_kvpoll.cli import feed, rows, terminal
 from redis_kvpoll.cli.app import kvpoll
 from tests.support import pace, real
 
-ROOM = 2**63 - 1
+ROOM = 2**64 - 1
 
 
 @pytest.fixture
@@ -272,7 +272,7 @@ class TestTail:
         assert [line.startswith("-- ") for line in out.getvalue().splitlines()] == [True, False, False] * 2
 
     def test_line_with_a_rank_fits_into_80_columns(self):
-        longest = Change("1-1", 1e9, 2**63 - 1, KVPoll.WaitingForInput, None, 9.0, 15, KVPoll.WaitingForInput)
+        longest = Change("1-1", 1e9, 2**64 - 1, KVPoll.WaitingForInput, None, 9.0, 15, KVPoll.WaitingForInput)
         assert len(terminal.change_line(longest).plain) <= 80
 
     def test_gap_is_printed_as_a_line(self):

@@ -126,12 +126,17 @@ class TestReaping:
         assert die(client, make_store()) == 1
         assert not client.exists("kvpoll:{default}:prefix:1")
 
+    def test_highest_room_is_reaped(self, held, client, other):
+        held.store.update_status(2**64 - 1, BOOT)
+        assert die(client, other) == 1
+        assert other.get(2**64 - 1) is FAIL
+
     def test_keys_made_by_hand_do_not_stop_reaping(self, held, client, other):
         held.store.update_many({1: BOOT, 2: BOOT})
         client.delete("kvpoll:{default}:room:1")
         client.lpush("kvpoll:{default}:room:1", "x")
         client.pexpire("kvpoll:{default}:room:1", 60000)
-        for member in ("banana", "9" * 25, str(2**63)):
+        for member in ("banana", "9" * 25, str(2**64)):
             client.zadd(OWNED, {member: float(held.incarnation)})
         client.hset(LEASES, mapping={"hand": "made", "made hand": "1 2 3"})
         assert die(client, other) == 1

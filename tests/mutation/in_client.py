@@ -90,6 +90,20 @@ IN_THE_CLIENT = [
         "engine/test_failures.py::TestLostReply::test_clear_is_not_sent_again[sync-clear]",
     ),
     (
+        "an authentication that was taken back is final",
+        "engine.classify:classify",
+        'remedies.code_of(cause) == "NOAUTH"',
+        "False",
+        "servers/test_credentials.py::TestStandingConnection::test_lost_authentication_costs_no_call[sync-poll]",
+    ),
+    (
+        "what a credential provider raises is final",
+        "engine.classify:classify",
+        "return Failure.REJECTED if rejected",
+        "return Failure.REJECTED if True",
+        "servers/test_credentials.py::TestProvider::test_failure_of_a_moment_costs_no_call[sync]",
+    ),
+    (
         "a lost connection is classified as a refusal",
         "engine.classify:classify",
         "return Failure.UNKNOWN",
@@ -169,8 +183,8 @@ IN_THE_CLIENT = [
     (
         "the ACL rule lacks a command of the scripts",
         "protocol.acl:commands",
-        "*sorted(called() - SENT.keys())",
-        '*sorted(called() - SENT.keys() - {"zadd"})',
+        "*sorted(called(read_only) - SENT.keys())",
+        '*sorted(called(read_only) - SENT.keys() - {"zadd"})',
         "servers/test_acl.py::TestAllowed::test_rule_matches_sent_commands[sync-valkey]",
     ),
     (

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from redis_kvpoll.protocol import acl
+from redis_kvpoll.protocol import scripts
 from redis_kvpoll.transport import embedded
 from tests.support.blocking import Blocking
 
@@ -234,13 +234,22 @@ def buckets_of(expiry: Any) -> Any:
     return expiry._buckets
 
 
+# Of SGLang's plugin
+
+
+def age_rooms(registry: Any, seconds: float) -> None:
+    """Let so many seconds go by for the rooms without a sender."""
+    clock = registry._clock
+    registry._clock = lambda: clock() + seconds
+
+
 # Of modules
 
 
 def calls_without_comments(source: str) -> tuple[list[str], str]:
     """(the commands that the ACL rule's reader finds in a script, the script without its comments)"""
-    code = acl._COMMENT.sub("", source)
-    return acl._CALLED.findall(code), code
+    code = scripts._COMMENT.sub("", source)
+    return scripts._CALLED.findall(code), code
 
 
 def is_process_gone(pid: int) -> bool:
