@@ -8,7 +8,8 @@
 -- INCLUDE  order, room_id, feed
 --
 -- kept is 1 if the room is live, 0 if it has ended, -1 if it is absent, -2 if it was owned, too: then no longer.
--- For a key of another type (made by hand), the error replaces kept; so does an unknown status. The others are processed.
+-- For a key of another type (made by hand), the error replaces kept; so does an unknown status. The other rooms are
+-- processed.
 
 local reply = {false}
 for i = 3, #KEYS, 2 do

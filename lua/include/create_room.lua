@@ -17,9 +17,10 @@ local function create_room(room, fields, generation, request, is_replayed)
   if owner ~= '' then
     local n = #entry
     entry[n + 1], entry[n + 2], entry[n + 3], entry[n + 4] = 'owner', owner, 'incarnation', incarnation
+    if rank ~= '' then entry[n + 3], fields[lease_field] = lease_field, incarnation end
     local added = redis.pcall('ZADD', KEYS[4], incarnation, room_id(room))
     if type(added) == 'table' then
-      -- A key of another type was made by hand: nothing else removes it. At maxmemory, the second call fails as the first.
+      -- A key of another type was made by hand: nothing else removes it. At maxmemory, both calls fail.
       if type(redis.pcall('ZCARD', KEYS[4])) == 'table' then redis.call('DEL', KEYS[4]) end
       redis.call('ZADD', KEYS[4], incarnation, room_id(room))
     end
