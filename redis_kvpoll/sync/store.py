@@ -211,7 +211,8 @@ class StatusStore(StoreBase, Table):
 
         ``name`` is 1 to 300 of ``A-Z a-z 0-9 . _ : @ / % [ ] -``. A name that is taken again passes to the new holder,
         and the live rooms of the former one fail. The lease expires ``ttl`` seconds after the last heartbeat;
-        ``heartbeat`` is the seconds between two, a tenth of ttl by default. A store holds one lease at a time.
+        ``heartbeat`` is the seconds between two: by default 0.3 of ttl, and a tenth after one has failed. A store holds
+        one lease at a time.
 
         Raises:
             InvalidInputError: an invalid name; a heartbeat above a third of ttl; on entry: the store has a lease.
@@ -223,15 +224,15 @@ class StatusStore(StoreBase, Table):
         return lease
 
     def reap(self) -> int:
-        """Sweep all leases once: fail the live rooms of lost owners; return the number of rooms.
+        """Check the leases that are due once: fail the live rooms of lost owners; return the number of rooms.
 
-        Every lease holder sweeps with each heartbeat. The first sweep only marks an expired lease as suspected (the
-        server may have been down for all); a sweep at least 0.6 s or two heartbeats later finds it lost.
+        Lease holders sweep with their heartbeats. The first sweep only marks an expired lease as suspected (the server
+        may have been down for all); a sweep at least 0.6 s or two heartbeats later finds it lost.
         """
         return self._dispatcher.run(reaper.reap(self._executor))
 
     def owners(self) -> list[Owner]:
-        """All leases, and lost ones whose rooms are still to be failed; the oldest first. Writes nothing."""
+        """All leases, and those lost in the last hour with how many rooms failed; the oldest first. Writes nothing."""
         return self._dispatcher.run(reaper.owners(self._executor))
 
     # Following

@@ -41,13 +41,6 @@ IN_RECOVERY = [
         "leases/test_live.py::test_lease_that_a_lagging_replica_lacks_is_held_on",
     ),
     (
-        "a renewal that found the lease lost is repeated",
-        "engine.recovery:Recovery.complete",
-        ' and not (spec.tail and reply[3] == b"lost")',
-        "",
-        "leases/test_lease.py::TestLostLease::test_lost_lease_stays_lost_after_epoch_change[fakeredis-sync]",
-    ),
-    (
         "a mark behind one that was lost counts",
         "engine.marks:last_present",
         "elif mark.id >= first:",
