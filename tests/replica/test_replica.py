@@ -205,13 +205,13 @@ class TestShards:
         assert replica.lag(108) == 3
 
 
-def test_corrupt_and_foreign_words_are_absent_rooms():
+def test_corrupt_rooms_are_absent_and_foreign_words_ignored():
     replica = replica_of()
     replica.start_resync("ns", b"1-0", 0)
     replica.snapshot("ns", b"1-0", [1, 2, 3], [b"Banana", 5, ValueError("WRONGTYPE"), 5, b"Success", -1], 0)
     fields = [b"3", b"Banana", b"generation", b"7", b"4", b"Failed", b"reason", b"5"]
     replica.read("ns", [(b"2-0", fields)], True, 0)
-    assert replica.statuses == {4: KVPoll.Failed}
+    assert replica.statuses == {3: KVPoll.Success, 4: KVPoll.Failed}
 
 
 def test_predicate_applies_to_every_source():
