@@ -6,7 +6,7 @@ BIN := .venv/bin
 comma := ,
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-sglang rehearse bench bench-sglang chaos check lint clean
+.PHONY: demo test test-sglang test-sglang-versions rehearse bench bench-sglang chaos check lint clean
 
 # On a terminal it leaves the table, under light traffic, until Enter is pressed.
 demo: .venv/demo
@@ -18,6 +18,11 @@ test: .venv/test
 # With the real SGLang 0.5.23, on a CPU, in its own environment.
 test-sglang: .venv-sglang/project
 	.venv-sglang/bin/python -m pytest tests/sglang
+
+# The plugin's maps on the source of each supported release of SGLang; RELEASES='0.5.12 0.5.23' for some, WRITE=1 to
+# write the table of docs/sglang.md.
+test-sglang-versions: .venv-sglang/project
+	.venv-sglang/bin/python -m tests.sglang.releases $(RELEASES)
 
 # The plugin by hand, with a role in each of two shells: docs/sglang.md describes it.
 rehearse: .venv-sglang/project

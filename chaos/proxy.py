@@ -119,7 +119,7 @@ class Proxy:
     def _serve(self, client: socket.socket) -> None:
         target = self.target
         server = socket.socket(socket.AF_INET if isinstance(target, int) else socket.AF_UNIX)
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, hiredis.ProtocolError):  # what is no command ends the connection
             server.connect(("127.0.0.1", target) if isinstance(target, int) else str(target))
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if isinstance(target, int):

@@ -20,6 +20,7 @@ local DAY_MS = '86400000'
 local reply = {false, redis.call('HGET', KEYS[2], 'epoch')}
 local rank = ARGV[2]
 local status_field, cleared_field, length_field = 'status:' .. rank, 'cleared:' .. rank, 'length:' .. rank
+local lease_field = 'by:' .. rank
 
 for i = 1, #ARGV - 3 do
   local room, prefix, expected_generation = KEYS[i * 2 + 3], KEYS[i * 2 + 4], ARGV[i + 3]
@@ -43,7 +44,7 @@ for i = 1, #ARGV - 3 do
       outcome, is_removed = expected_generation == '' and 5 or 6, false
     elseif has_ranks then
       redis.call('HSET', room, cleared_field, fields[5] or 'Failed')
-      redis.call('HDEL', room, status_field)
+      redis.call('HDEL', room, status_field, lease_field)
       for _, name in ipairs(redis.call('HKEYS', room)) do
         if string.find(name, '^status:') then
           is_removed = false
@@ -68,7 +69,7 @@ for i = 1, #ARGV - 3 do
       redis.call('HSET', KEYS[4], room_id(room), fields[3])
       redis.call('PEXPIRE', KEYS[4], DAY_MS)
     end
-    if fields[7] or not exists then redis.pcall('ZREM', KEYS[3], room_id(room)) end
+    if fields[7] or fields[4] or not exists then redis.pcall('ZREM', KEYS[3], room_id(room)) end
     if exists then
       local n = #changes
       changes[n + 1], changes[n + 2], changes[n + 3] = room, 'absent', false

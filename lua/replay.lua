@@ -17,13 +17,13 @@
 -- marks decide: if its opening survived, an absent room was cleared or has expired; if that was lost, it is created;
 -- where the feed was trimmed, only if its last write did not survive, and it was opened in the last minute. With none,
 -- none is. A room that a replay created is marked as replayed, so that its clear is remembered: another replay may be
--- late. Without a status no room is created, and only the length is added. A length that was recorded since the loss
--- stays. The version of the consensus was lost: it continues from the clock's microseconds. opened is the id of the
--- entry that tells the opening. If no entry was appended, feed_id is the feed's last: <id>/<room>/<status>.
+-- late. The caller's rank takes part under its lease. Without a status no room is created, and only the length is
+-- added. A length that was recorded since the loss stays. The version of the consensus was lost: it continues from the
+-- clock's microseconds. opened is the id of the entry that tells the opening. If no entry was appended, feed_id is the
+-- feed's last: <id>/<room>/<status>.
 
 local reply = {false, ensure_epoch(KEYS[2], ARGV[5], ARGV[4])}
-local lease_lost = is_lease_lost()
-local highest = ''
+local lease_lost, highest = is_lease_lost(), ''
 
 for i = 1, (#ARGV - 10) / 9 do
   local room, prefix, at = KEYS[i * 2 + 4], KEYS[i * 2 + 5], i * 9 + 2
@@ -63,6 +63,7 @@ for i = 1, (#ARGV - 10) / 9 do
       if now_us - (fields.version or 0) > 0 then fields.version = now_us end
       write_status(room, fields, incoming, ARGV[at + 3])
     end
+    if outcome == 3 and rank ~= '' then take_part(room, fields) end
     if ARGV[at + 4] ~= '' then
       local stored = redis.pcall('HSET', prefix, length_field, ARGV[at + 4], 'generation', generation)
       if type(stored) ~= 'table' then redis.call('PEXPIRE', prefix, ARGV[2]) end
@@ -70,7 +71,7 @@ for i = 1, (#ARGV - 10) / 9 do
     status = rank_view(fields.status, fields[status_field], fields[cleared_field])
     if role == 'cleared' and rank ~= '' and fields[status_field] then
       redis.call('HSET', room, cleared_field, fields[status_field])
-      redis.call('HDEL', room, status_field)
+      redis.call('HDEL', room, status_field, lease_field)
       status = false
       local n = #changes
       if outcome == 3 then

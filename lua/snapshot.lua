@@ -6,8 +6,8 @@
 -- FEED     begun
 -- INCLUDE  feed_position
 --
--- A missing feed is started by the entry begun, so that feed_id is always a position in it. For a key of another type
--- (made by hand), the error replaces the status.
+-- A missing feed is started by the entry begun, so that feed_id is always a position in it; with an empty feed_ttl_ms
+-- it is not, and feed_id is 0-0. For a key of another type (made by hand), the error replaces the status.
 
 local reply = {feed_position(ARGV[1])}
 for i = 2, #KEYS do

@@ -12,6 +12,7 @@ KVPollError
 ├── NamespaceMismatchError              the store and the namespace disagree on a setting
 ├── FeedOffError                        the namespace keeps no change feed
 ├── StoreClosedError                    the store was closed
+├── ReadOnlyStoreError                  the call writes, and the store was made with read_only=True
 ├── ServerRefusedError                  the server answered with an error that a retry would not change
 ├── StoreUnavailableError               no answer within the deadline; safe to retry
 ├── OutcomeUnknownError                 sent, but the reply was lost; it may have been executed or not
@@ -203,6 +204,10 @@ class FeedOffError(KVPollError):
 
 class StoreClosedError(KVPollError):
     """The store was closed before this call."""
+
+
+class ReadOnlyStoreError(KVPollError):
+    """The call writes, and the store was made with read_only=True. Nothing was sent."""
 
 
 class ServerRefusedError(KVPollError):

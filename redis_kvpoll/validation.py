@@ -17,21 +17,26 @@ from redis_kvpoll.model import KVPoll
 Policy = Literal["compat", "strict"]
 Mode = Literal["none", "prefill", "decode"]
 
-MAX_ROOM = 2**63 - 1
+MAX_ROOM = 2**64 - 1
+"""SGLang keeps rooms in a buffer of uint64. Redis and Lua keep them as text."""
 MAX_SHARDS = 1024
 MAX_SECONDS = 1e9
 """About 31 years: far beyond use, and far below the milliseconds that overflow in PEXPIRE."""
 MAX_REASON = 1000
 """Characters. A reason is read by people; a stack trace belongs in a log."""
-MAX_NAME = 200
-"""Characters of a request id or an owner name."""
+MAX_REQUEST = 1000
+"""Characters of a request id. vLLM's names two hosts with their domains."""
+MAX_OWNER = 300
+"""Characters of an owner's name: a host has up to 253, beside a role and a port."""
 MAX_WORLD_SIZE = 1024
 """Ranks of a room. Each takes one or two fields of its hash."""
 MAX_PREFIX_LEN = 2**53 - 1
+MAX_GENERATION = 2**53 - 1
+"""Lua's numbers hold no higher one exactly. Microseconds since 1970 reach it in the year 2255."""
 MAX_FEED_LENGTH = 10_000_000
 """Entries per shard: about 4 GB if all of them come from batches."""
 
-_OWNER = re.compile(r"[A-Za-z0-9._:@/-]{1,200}")
+_OWNER = re.compile(r"[][A-Za-z0-9._:@/%-]{1,300}")
 _NAMESPACE = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _STATUSES = {int(status): status for status in KVPoll}
 _NAMES = {status: status.name for status in KVPoll}
@@ -39,12 +44,12 @@ _NAMES = {status: status.name for status in KVPoll}
 
 
 def room(value: Any) -> int:
-    """A bootstrap_room: an int in 0 … 2^63-1, or an object with ``__index__`` (a numpy int); no bool, no str."""
+    """A bootstrap_room: an int in 0 … 2^64-1, or an object with ``__index__`` (a numpy int); no bool, no str."""
     if value.__class__ is int and 0 <= value <= MAX_ROOM:
         return value  # the usual case
     number = _integer(value, "a room")
     if not 0 <= number <= MAX_ROOM:
-        raise InvalidInputError(f"a room is an int from 0 to 2^63-1, not {_shown(number)}")
+        raise InvalidInputError(f"a room is an int from 0 to 2^64-1, not {_shown(number)}")
     return number
 
 
@@ -91,15 +96,22 @@ def reason(value: Any) -> str:
 
 def request(value: Any) -> str:
     """The id of a request: short printable text, because it is shown in terminals."""
-    if not isinstance(value, str) or not 1 <= len(value) <= MAX_NAME or not value.isprintable():
-        raise InvalidInputError(f"a request is a str of 1 to {MAX_NAME} printable characters, not {_shown(value)}")
+    if not isinstance(value, str) or not 1 <= len(value) <= MAX_REQUEST or not value.isprintable():
+        raise InvalidInputError(f"a request is a str of 1 to {MAX_REQUEST:,} printable characters, not {_shown(value)}")
+    return value
+
+
+def generation(value: Any) -> int:
+    """A generation of a room, of a handle that may come from anywhere. Scripts take an empty one for any generation."""
+    if type(value) is not int or not 1 <= value <= MAX_GENERATION:
+        raise InvalidInputError(f"a generation is an int from 1 to 2^53-1, not {_shown(value)}")
     return value
 
 
 def owner(value: Any) -> str:
     """The name of a lease."""
     if not isinstance(value, str) or not _OWNER.fullmatch(value):
-        raise InvalidInputError(f"an owner is 1 to {MAX_NAME} of A-Z a-z 0-9 . _ : @ / -, not {_shown(value)}")
+        raise InvalidInputError(f"an owner is 1 to {MAX_OWNER} of A-Z a-z 0-9 . _ : @ / % [ ] -, not {_shown(value)}")
     return value
 
 
@@ -191,6 +203,13 @@ def feed_length(value: Any) -> int | None:
     if not 0 <= number <= MAX_FEED_LENGTH:
         raise InvalidInputError(f"feed_length is an int from 0 (no feed) to {MAX_FEED_LENGTH:,}, not {_shown(number)}")
     return number
+
+
+def flag(value: Any, name: str) -> bool:
+    """True or False."""
+    if not isinstance(value, bool):
+        raise InvalidInputError(f"{name} is True or False, not {_shown(value)}")
+    return value
 
 
 def count(value: Any, name: str) -> int:

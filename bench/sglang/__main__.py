@@ -15,7 +15,6 @@ from bench.running import Bench, Found, progress, run
 from bench.services import free_ports
 from bench.sglang import calls, consensus, processes
 from redis_kvpoll import InvalidInputError
-from redis_kvpoll.integrations.sglang.compat import VERSION
 
 RANKS = 8
 MARKERS = "<!-- bench.sglang: start -->", "<!-- bench.sglang: end -->"
@@ -43,7 +42,7 @@ def measure(ground: Ground, is_quick: bool) -> Found:
     if find_spec("sglang") is None:
         raise InvalidInputError("SGLang is not installed here: make bench-sglang")
     sizes = QUICK if is_quick else FULL
-    more: report.Environment = {"SGLang": VERSION, "torch": version("torch")}
+    more: report.Environment = {"SGLang": version("sglang"), "torch": version("torch")}
     return _sections(ground, sizes), asdict(sizes), more
 
 

@@ -84,9 +84,10 @@ class Worker:
 
     def enter(self, rooms: list[int]) -> None:
         """Open these rooms in this process's maps; return when they are published."""
-        for table in self._maps.values():
-            for room in rooms:
-                table[room] = KVPoll.Bootstrapping.value
+        for room in rooms:
+            self._maps[THEIRS][room] = KVPoll.Bootstrapping.value
+            with self._maps[OURS].registry.claiming(room, ""):  # as a sender does: a room without one is not published
+                self._maps[OURS][room] = KVPoll.Bootstrapping.value
         wait_until(lambda: self._manager.kvpoll_worker.is_idle, TIMEOUT_SECONDS)
 
     def hold(self, rooms: list[int], own: list[int], least: list[int]) -> None:

@@ -1,7 +1,7 @@
 -- Write the status of the caller's rank, and what follows from it: consensus, version, reason, TTL, feed. Times are
 -- milliseconds.
 --
--- INCLUDE  clock, changes, caller, consensus_of_ranks
+-- INCLUDE  clock, changes, caller, consensus_of_ranks, take_part
 
 -- Returns what the feed says of a room that is new. A follower must drop the ranks of a former generation, or of a room
 -- that has expired.
@@ -25,6 +25,7 @@ local function write_status(room, fields, status, reason)
   else
     local version = string.format('%.0f', (fields.version or 0) + 1)
     redis.call('HSET', room, status_field, status, 'status', fields.status, 'updated_ms', now_ms, 'version', version)
+    take_part(room, fields)
   end
   local is_first = false
   if fields.status ~= 'Failed' then

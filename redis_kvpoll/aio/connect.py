@@ -18,6 +18,7 @@ from redis_kvpoll.transport.connection_options import (
     in_memory_redis,
     sentinel_options,
     server_options,
+    shown_client,
     wrong_client,
 )
 from redis_kvpoll.transport.embedded import EmbeddedServer
@@ -33,11 +34,11 @@ def transport_for(client: Any, deadline: float) -> AsyncTransport:
     """
     if isinstance(client, AsyncTransport):
         return client
-    shown = f"a {type(client).__name__} client"
     if isinstance(client, redis.RedisCluster):
-        return _to_cluster(*_read_cluster(client), deadline, shown)
+        connection_class, options, slot_map = _read_cluster(client)
+        return _to_cluster(connection_class, options, slot_map, deadline, shown_client(client, slot_map.nodes()))
     if isinstance(client, redis.Redis):
-        return AsyncNodeTransport(_node_pool(client, deadline), shown)
+        return AsyncNodeTransport(_node_pool(client, deadline), shown_client(client))
     raise _wrong_client(client)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from redis.exceptions import ResponseError
 
+from redis_kvpoll.transport import tls_probe
 from redis_kvpoll.transport.connection_options import pack
 from redis_kvpoll.transport.server_identity import ASK_IDENTITY, KnownServer
 
@@ -19,6 +20,7 @@ class AsyncConnector:
         self._options = options
         self._known = known
         self._asks = not connection_class.__module__.startswith("fakeredis")  # it has no INFO
+        self._probe_is_due = True
 
     async def connect(self, seconds: float) -> Any:
         """Open a connection within so many seconds."""
@@ -30,9 +32,17 @@ class AsyncConnector:
                 replies = await _ask(connection) if self._asks else []
             self._known.admit(connection, before, replies)
         except BaseException:
-            await connection.disconnect(nowait=True)
+            await connection.disconnect(nowait=True)  # redis-py leaves it open if a credential provider raises
             raise
+        self._probe_is_due = False
         return connection
+
+    async def explained(self, error: Exception, seconds: float) -> Exception:
+        """Return the error of ``connect``, or that the server expects TLS. Only a new connector asks, once."""
+        if self._probe_is_due and tls_probe.may_expect_tls(error, self._class, self._options):
+            self._probe_is_due = False
+            return await asyncio.to_thread(tls_probe.probe, self._options, seconds) or error
+        return error
 
 
 async def _ask(connection: Any) -> list[Any]:

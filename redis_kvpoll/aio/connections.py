@@ -19,7 +19,14 @@ from redis.exceptions import RedisError, ResponseError
 from redis_kvpoll.aio.connecting import AsyncConnector
 from redis_kvpoll.engine.classify import LateReply, NotSent, ServerChanged, ends_connection
 from redis_kvpoll.engine.effects import Send
-from redis_kvpoll.transport.connection_options import IDLE_CLOSED, MAX_IDLE, connection_options, pack, time_limit
+from redis_kvpoll.transport.connection_options import (
+    IDLE_CLOSED,
+    MAX_IDLE,
+    connection_options,
+    opening,
+    pack,
+    time_limit,
+)
 from redis_kvpoll.transport.server_identity import KnownServer
 
 T = TypeVar("T")
@@ -182,9 +189,9 @@ class AsyncNodePool:
             return error
         if connection is not None:
             await connection.disconnect(nowait=True)
+        limit = min(effect.timeout or self.limit, self.limit)
         if type(error) is TimeoutError:
-            limit = min(effect.timeout or self.limit, self.limit)
-            error = TimeoutError(f"no {'reply' if connection else 'connection'} within {limit:.3g} s")
+            error = TimeoutError(f"no {'reply' if connection else opening(self._class)} within {limit:.3g} s")
             is_short = effect.timeout is not None and effect.timeout < self.limit
         else:
             is_short = False
@@ -194,9 +201,9 @@ class AsyncNodePool:
             for idle in self._idle:
                 await idle.disconnect(nowait=True)
             self._idle.clear()
-        if connection is None and isinstance(error, RedisError | OSError):
+        if connection is None and isinstance(error, Exception):  # a credential provider may raise anything
             unsent = NotSent()
-            unsent.__cause__ = error
+            unsent.__cause__ = await self._connector.explained(error, limit)
             return unsent
         return error
 
@@ -222,17 +229,17 @@ class AsyncNodePool:
                 return connection
             await connection.disconnect(nowait=True)
             raise RedisConnectionError(IDLE_CLOSED)
-        opening = self._start(self._connector.connect(max(0.001, until - asyncio.get_running_loop().time())))
+        opened = self._start(self._connector.connect(max(0.001, until - asyncio.get_running_loop().time())))
         try:
-            return await asyncio.shield(opening)
+            return await asyncio.shield(opened)
         except asyncio.CancelledError:
-            opening.add_done_callback(self._keep_opened)  # the next call can use it
+            opened.add_done_callback(self._keep_opened)  # the next call can use it
             raise
 
-    def _keep_opened(self, opening: asyncio.Task[Any]) -> None:
+    def _keep_opened(self, opened: asyncio.Task[Any]) -> None:
         """Keep a connection that was opened for a caller that was cancelled."""
-        if not opening.cancelled() and opening.exception() is None:
-            self._start(self._give_back(opening.result()))
+        if not opened.cancelled() and opened.exception() is None:
+            self._start(self._give_back(opened.result()))
 
     def _start(self, work: Coroutine[Any, Any, T], connection: Any = None) -> asyncio.Task[T]:
         task = asyncio.get_running_loop().create_task(work)

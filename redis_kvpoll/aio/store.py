@@ -16,6 +16,7 @@ from redis_kvpoll.aio.lease import AsyncLease
 from redis_kvpoll.aio.mirror import AsyncMirror
 from redis_kvpoll.aio.room import AsyncRoom
 from redis_kvpoll.aio.table import AsyncTable
+from redis_kvpoll.aio.tail import AsyncTailIterator
 from redis_kvpoll.aio.waits import AsyncWaitRegistry
 from redis_kvpoll.engine import reaper
 from redis_kvpoll.engine.executor import Executor
@@ -43,6 +44,10 @@ class AsyncStatusStore(StoreBase, AsyncTable):
     ``client`` is a ``redis.asyncio.Redis`` or ``redis.asyncio.RedisCluster``. Calls made in the same turn of the event
     loop share a batch. A store serves one event loop at a time and is an async context manager (``aclose``). A call
     that is cancelled may have reached the server; the others of its batch go on.
+
+    After ``fork`` the child must not touch the parent's event loop, which it shares: when it ends that loop's
+    connections (by collecting or closing them), calls of the parent wait for replies that have come, until their
+    timeout. Use ``multiprocessing`` with spawn or forkserver, or end such a child with ``os._exit`` or ``exec``.
     """
 
     def __init__(
@@ -59,10 +64,12 @@ class AsyncStatusStore(StoreBase, AsyncTable):
         feed_length: int | None = None,
         rank: int | None = None,
         world_size: int | None = None,
+        read_only: bool = False,
     ) -> None:
-        settings, times = (policy, shards, mode, feed_length), (ttl, terminal_ttl, deadline)
+        settings, times = (policy, shards, mode, feed_length, read_only), (ttl, terminal_ttl, deadline)
         self._executor = Executor(Session.checked(namespace, times, settings, (rank, world_size)))
         self._transport = connect.transport_for(client, deadline)
+        self._executor.session.server = str(self._transport)
         self._dispatcher = AsyncDispatcher(self._executor, self._transport)
         self._mirrors: WeakSet[AsyncMirror] = WeakSet()
         self._leases: WeakSet[AsyncLease] = WeakSet()
@@ -75,7 +82,7 @@ class AsyncStatusStore(StoreBase, AsyncTable):
         ``memory://`` is a table inside this store alone (extra ``memory``); ``embedded://`` starts a private server
         that lives as long as the store (it takes about 0.1 s); ``redis://``, ``rediss://``, ``valkey://``,
         ``valkeys://`` and ``unix://`` are redis-py's, with its options; ``redis+cluster://host:port`` finds the other
-        nodes by itself; ``redis+sentinel://host:port,host:port/service/db`` follows a primary.
+        nodes; ``redis+sentinel://host:port,host:port/service/db`` follows a primary.
 
         Raises:
             InvalidInputError: the URL is wrong (the message hides its password), or an extra is missing.
@@ -118,12 +125,13 @@ class AsyncStatusStore(StoreBase, AsyncTable):
         """The last changes of all rooms, then each new one, without end.
 
         They are in the order of the server's time; with several shards, as far as they are read together. A FeedGap
-        among them marks where changes may be missing.
+        among them marks where changes may be missing. After an error, the next step goes on where it was.
 
         Raises:
             FeedOffError: the namespace was opened with feed_length=0.
+            StoreUnavailableError: no answer for ``deadline`` seconds.
         """
-        return self._dispatcher.news(Tail(last))
+        return AsyncTailIterator(self._dispatcher, Tail(last))
 
     async def settings(self) -> Settings | None:
         """The namespace's policy, shards, mode and feed; None when the namespace does not exist. Writes nothing."""
@@ -138,7 +146,7 @@ class AsyncStatusStore(StoreBase, AsyncTable):
 
         An absent room gets a new generation. A room that the same request has opened is joined: so ``open`` may be
         repeated, and every rank of a request gets the same generation. A room that has Failed for another request is
-        replaced. ``request`` is any id of up to 200 printable characters; random by default. ``status`` is the first
+        replaced. ``request`` is any id of up to 1,000 printable characters; random by default. ``status`` is the first
         status of the room, Bootstrapping or WaitingForInput.
 
         Raises:
@@ -158,7 +166,7 @@ class AsyncStatusStore(StoreBase, AsyncTable):
 
         Raises:
             RoomNotFoundError: the room is absent (a KeyError).
-            InvalidInputError: the handle belongs to another namespace.
+            InvalidInputError: the handle belongs to another namespace, or was not made by a store.
         """
         if isinstance(room, Handle):
             return AsyncRoom(self._dispatcher, *self._executor.adopt_handle(room))
@@ -169,9 +177,10 @@ class AsyncStatusStore(StoreBase, AsyncTable):
     def lease(self, name: str, ttl: float = 5.0, heartbeat: float | None = None) -> AsyncLease:
         """A lease, for a ``with`` statement in which this store owns the rooms that it creates; see ``Lease``.
 
-        ``name`` is 1 to 200 of ``A-Z a-z 0-9 . _ : @ / -``. A name that is taken again passes to the new holder, and
-        the live rooms of the former one fail. The lease expires ``ttl`` seconds after the last heartbeat; ``heartbeat``
-        is the seconds between two, a tenth of the ttl by default. A store holds one lease at a time.
+        ``name`` is 1 to 300 of ``A-Z a-z 0-9 . _ : @ / % [ ] -``. A name that is taken again passes to the new holder,
+        and the live rooms of the former one fail. The lease expires ``ttl`` seconds after the last heartbeat;
+        ``heartbeat`` is the seconds between two: by default 0.3 of ttl, and a tenth after one has failed. A store holds
+        one lease at a time.
 
         Raises:
             InvalidInputError: an invalid name; a heartbeat above a third of ttl; on entry: the store has a lease.
@@ -183,15 +192,15 @@ class AsyncStatusStore(StoreBase, AsyncTable):
         return lease
 
     async def reap(self) -> int:
-        """Sweep all leases once: fail the live rooms of lost owners; return the number of rooms.
+        """Check the leases that are due once: fail the live rooms of lost owners; return the number of rooms.
 
-        Every lease holder sweeps with each heartbeat. The first sweep only marks an expired lease as suspected, since
-        the server may have been down for all; a sweep at least 0.6 s or two heartbeats later finds it lost.
+        Lease holders sweep with their heartbeats. The first sweep only marks an expired lease as suspected (the server
+        may have been down for all); a sweep at least 0.6 s or two heartbeats later finds it lost.
         """
         return await self._dispatcher.run(reaper.reap(self._executor))
 
     async def owners(self) -> list[Owner]:
-        """All leases, and lost ones whose rooms are still to be failed; the oldest first. Writes nothing."""
+        """All leases, and those lost in the last hour with how many rooms failed; the oldest first. Writes nothing."""
         return await self._dispatcher.run(reaper.owners(self._executor))
 
     # Following
@@ -200,7 +209,7 @@ class AsyncStatusStore(StoreBase, AsyncTable):
         """A local copy of the table that follows its changes, for a ``with`` statement.
 
         ``rooms`` narrows it to the rooms for which the function is true; its result for a room must not change while
-        the room is in the table.
+        the room is in the table. The mirror lives as long as the store, or until it is closed.
         """
         self._executor.session.check_open("mirror")
         mirror = AsyncMirror(self._dispatcher, rooms)
@@ -211,10 +220,8 @@ class AsyncStatusStore(StoreBase, AsyncTable):
         """Wait until a room is at one of ``statuses`` (Success and Failed, if there are none) or further on.
 
         It returns the status that the room has reached. The end of a room ends every wait for it, so a wait for Success
-        may return Failed. During waits (and for 5 s after) one follower reads the feed for all of them (on Redis
-        Cluster, one for each shard). An outage prolongs the wait, up to ``timeout`` seconds; 0 only reads the status.
-        That first read is a call like any other: while the server is down it may take ``deadline``, whatever the
-        ``timeout``.
+        may return Failed. During waits (and for 5 s after) a follower reads the feed (on Redis Cluster, one for each
+        shard). An outage prolongs the wait, up to ``timeout`` seconds; the first read may take ``deadline`` anyway.
 
         Raises:
             WaitTimeoutError: the room did not reach it in time (a TimeoutError).
@@ -223,8 +230,6 @@ class AsyncStatusStore(StoreBase, AsyncTable):
         """
         self._executor.session.check_open("wait")
         return await self._waits.wait(lambda: self._run(room_commands.wait(room)), room, statuses, timeout)
-
-    # Closing
 
     async def aclose(self) -> None:
         """Close the store's connections, mirrors and leases; after from_url, also what that opened. May be repeated."""

@@ -7,12 +7,24 @@ import sys
 
 def main() -> None:
     """Run the command line."""
+    from redis_kvpoll.cli import streams
+
+    streams.prepare()
     try:
         from redis_kvpoll.cli.app import kvpoll
 
-        kvpoll(prog_name="kvpoll")
+        try:
+            kvpoll(prog_name="kvpoll")
+        finally:
+            streams.flush()
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if missing not in ("click", "rich"):
             raise
         sys.exit(f"kvpoll needs {missing}: pip install 'redis-kvpoll[cli]'")
+    except BrokenPipeError:
+        streams.give_up("the output was closed")
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        streams.give_up(f"the output cannot be written: {error.strerror or error}")

@@ -11,12 +11,13 @@ from redis_kvpoll.protocol import acl as rules
 @click.option("-n", "--namespace", metavar="NAME", help="Allow only this namespace; by default all of them.")
 @click.option("--user", default=rules.DEFAULT_USER, show_default=True, metavar="NAME", help="The user's name.")
 @click.option("--aclfile", is_flag=True, help="Print a line for the server's aclfile or configuration instead.")
-def acl(namespace: str | None, user: str, aclfile: bool) -> None:
+@click.option("--read-only", is_flag=True, help="Allow only to look: ls, show, owners, history, tail.")
+def acl(namespace: str | None, user: str, aclfile: bool, read_only: bool) -> None:
     """Print the ACL rule of a Redis user with the permissions that this library needs, and no others.
 
     Paste it into redis-cli with a password in place of PASSWORD; without ">PASSWORD" an existing user keeps its own.
     The command contacts no server. The rule works with Redis 6.2 or newer, and with Valkey.
     """
     command = "user" if aclfile else "ACL SETUSER"
-    click.echo(f"{command} {rules.user_name(user)} on >PASSWORD {rules.rule(namespace)}")
+    click.echo(f"{command} {rules.user_name(user)} on >PASSWORD {rules.rule(namespace, read_only)}")
     click.echo("Replace PASSWORD with your own.", err=True)

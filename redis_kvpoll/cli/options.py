@@ -57,20 +57,21 @@ def room_id(text: str) -> int:
     if text.isdecimal():
         with contextlib.suppress(InvalidInputError, ValueError):  # int refuses thousands of digits
             return validation.room(int(text))
-    raise click.BadParameter(f"{text!r} is not a room id: a room id is an int from 0 to 2^63-1")
+    raise click.BadParameter(f"{text!r} is not a room id: a room id is an int from 0 to 2^64-1")
 
 
-def open_table(url: str, namespace: str, deadline: float | None = None) -> StatusStore:
-    """A store with the settings that the namespace has."""
+def open_table(url: str, namespace: str, deadline: float | None = None, writes: bool = False) -> StatusStore:
+    """A store with the settings that the namespace has; one that only reads, unless the command ``writes``."""
     from redis_kvpoll.sync.store import StatusStore
 
-    return StatusStore.from_url(url, namespace=namespace, deadline=DEADLINE if deadline is None else deadline)
+    seconds = DEADLINE if deadline is None else deadline
+    return StatusStore.from_url(url, namespace=namespace, deadline=seconds, read_only=not writes)
 
 
 def namespace_exists(store: StatusStore, url: str, namespace: str) -> bool:
     """Whether the namespace exists; if not, print that, and where to look.
 
-    Every reading command checks this first: a store's first other command would create the namespace.
+    Every command but replay checks this first: a writing store's first other command would create the namespace.
     """
     if store.settings() is not None:
         return True

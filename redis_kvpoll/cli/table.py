@@ -70,7 +70,7 @@ def show(url: str, namespace: str, room: int) -> None:
 @click.argument("room", type=room_id)
 def clear(url: str, namespace: str, room: int) -> None:
     """Remove one room from the table."""
-    with open_table(url, namespace) as store:
+    with open_table(url, namespace, writes=True) as store:
         if not namespace_exists(store, url, namespace):
             sys.exit(1)
         try:
@@ -92,7 +92,7 @@ def clear(url: str, namespace: str, room: int) -> None:
 )
 def abort(url: str, namespace: str, room: int, reason: str) -> None:
     """Fail one room, with all its ranks."""
-    with open_table(url, namespace) as store:
+    with open_table(url, namespace, writes=True) as store:
         if not namespace_exists(store, url, namespace):
             sys.exit(1)
         outcome = store.abort(room, reason).outcome

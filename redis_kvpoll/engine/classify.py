@@ -1,19 +1,18 @@
 """Classification of redis-py's exceptions: whether the call was executed, and whether a retry makes sense.
 
-To add a temporary server error: add its code to _TEMPORARY_CODES. To explain a permanent one: add it to _HINTS.
+To add a temporary server error: add its code to _TEMPORARY_CODES. What a person is told of an error is in ``remedies``.
 """
 
 from __future__ import annotations
 
 import enum
-import re
-import ssl
 
 from redis.exceptions import (
     AuthenticationError,
     AuthorizationError,
     BusyLoadingError,
     ClusterDownError,
+    InvalidResponse,
     MasterDownError,
     ReadOnlyError,
     ResponseError,
@@ -21,6 +20,9 @@ from redis.exceptions import (
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from redis_kvpoll.engine import remedies
+from redis_kvpoll.engine.remedies import ExpectsTLS
 
 
 class NotSent(Exception):  # noqa: N818 - internal signal of a driver to its flow
@@ -51,39 +53,33 @@ class Failure(enum.Enum):
     REJECTED = "rejected; a retry would not help"
 
 
+_HANDSHAKE_REJECTED = (
+    AuthenticationError,
+    AuthorizationError,
+    ExpectsTLS,
+    InvalidResponse,
+    ResponseError,
+    UnicodeError,
+)
 _TEMPORARY = (BusyLoadingError, ClusterDownError, MasterDownError, ReadOnlyError, TryAgainError)
-_CHANGED_CODES = ("LOADING", "MASTERDOWN", "READONLY")
+_CHANGED_CODES = ("LOADING", "MASTERDOWN", "NOAUTH", "READONLY")
 _TEMPORARY_CODES = ("BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "NOREPLICAS", "READONLY", "TRYAGAIN")
-_HINTS = {
-    "WRONGTYPE": (
-        "a key of the table (its feed, its settings, or a room's prefix) has another type, set by hand: "
-        "check it with redis-cli and delete it"
-    ),
-    "NOPERM": "this Redis user lacks a permission: kvpoll acl prints the rule that it needs, with the keys kvpoll:*",
-    "NOAUTH": "the server requires a password: put it into the URL",
-    "WRONGPASS": "check the user name and the password in the URL",
-    "OOM": "the server has reached its maxmemory: raise it, or choose shorter TTLs",
-    "MOVED": "this server is part of a cluster: use redis+cluster:// or a RedisCluster client",
-    "ASK": "this server is part of a cluster: use redis+cluster:// or a RedisCluster client",
-    "CROSSSLOT": "this server is part of a cluster: use redis+cluster:// or a RedisCluster client",
-}
-_UNTRUSTED = "the server's certificate is not trusted: name its CA in the URL with ?ssl_ca_certs=FILE"
-
-# An error inside a script arrives unchanged, or (Redis 6.2) wrapped in "ERR Error running script …: -CODE …". Only the
-# codes are matched, because the text around them differs between servers.
-_WRAPPED_CODE = re.compile(r"(?:^|[ :]|-)(WRONGTYPE|NOPERM|OOM|READONLY|CROSSSLOT)\b")
 
 
-def classify(error: BaseException) -> Failure:
-    """Return what is known about the call after ``error``."""
+def classify(error: BaseException, tries: int = 0) -> Failure:
+    """Return what is known about the call after ``error``, which so many tries preceded."""
     cause = root_cause(error)
+    if isinstance(error, NotSent):
+        # A rejected handshake (AUTH, HELLO, SELECT, TLS) will be rejected again. Whatever else kept the connection from
+        # being made may pass, also what a credential provider raises.
+        rejected = isinstance(cause, _HANDSHAKE_REJECTED) or remedies.is_tls_rejected(cause)
+        return Failure.REJECTED if rejected and not _is_temporary(cause) else Failure.NOT_EXECUTED
+    # A server may take back the authentication of a standing connection: when a token ends, for example. After a try,
+    # the connection is a new one, which sends what credentials there are.
+    if _is_temporary(cause) or (remedies.code_of(cause) == "NOAUTH" and not tries):
+        return Failure.NOT_EXECUTED
     if isinstance(cause, AuthenticationError | AuthorizationError):
         return Failure.REJECTED
-    if _is_temporary(cause):
-        return Failure.NOT_EXECUTED
-    if isinstance(error, NotSent):
-        # A rejected handshake (HELLO, SELECT, TLS) will be rejected again.
-        return Failure.REJECTED if isinstance(cause, ResponseError) or _is_untrusted(cause) else Failure.NOT_EXECUTED
     if isinstance(cause, RedisConnectionError | RedisTimeoutError | OSError):
         return Failure.UNKNOWN
     return Failure.REJECTED
@@ -101,26 +97,29 @@ def ends_connection(error: BaseException) -> bool:
     return True
 
 
+def is_timeout(error: BaseException) -> bool:
+    return isinstance(error, RedisTimeoutError | TimeoutError)
+
+
 def root_cause(error: BaseException) -> BaseException:
     """Return the exception that has the reason: the cause of a NotSent, else ``error``."""
-    return (error.__cause__ or error) if isinstance(error, NotSent) else error
+    cause = (error.__cause__ or error) if isinstance(error, NotSent) else error
+    # redis-py for asyncio makes a lost connection of whatever a credential provider or a host name raises.
+    inner = cause.args[0] if type(cause) is RedisConnectionError and cause.args else None
+    return inner if isinstance(inner, Exception) else cause
 
 
 def describe_rejection(error: BaseException) -> str:
-    """Return the server's error with its code, and a remedy if one is known."""
-    code = getattr(error, "status_code", None)
-    text = str(error)
-    if code in _HINTS:
-        text = f"{code} {text}"
-    elif wrapped := _WRAPPED_CODE.search(text):
-        code = wrapped[1]
-    hint = _UNTRUSTED if _is_untrusted(error) else _HINTS.get(code or "", "")
-    return f"the server refused: {text}" + (f" ({hint})" if hint else "")
+    """Return what the server said, with its code, and a remedy if one is known."""
+    remedy = remedies.remedy(error)
+    return f"the server refused: {remedies.text_of(error)}" + (f" ({remedy})" if remedy else "")
 
 
-def _is_untrusted(error: BaseException) -> bool:
-    """Valid for failures to connect only: elsewhere the context may be an exception that the caller is handling."""
-    return isinstance(error.__context__, ssl.SSLCertVerificationError)
+def describe_delay(error: BaseException, within: str) -> str:
+    """Return why a call was not executed in time, and a remedy. ``within`` is the time, and the tries."""
+    what = "not executed" if remedies.code_of(error) else "no answer"
+    last = remedies.text_of(error).rstrip(".")
+    return f"{what} within {within}; last: {last}): {remedies.remedy(error)}; the call is safe to retry"
 
 
 def _is_temporary(error: BaseException | None) -> bool:
@@ -131,5 +130,4 @@ def _is_temporary(error: BaseException | None) -> bool:
 
 def _has_code(error: ResponseError, codes: tuple[str, ...]) -> bool:
     """Return whether the server's error has one of these codes, outside or inside a script."""
-    text = str(error)
-    return text.startswith(codes) or any(f"-{code} " in text for code in codes)
+    return remedies.code_of(error) in codes

@@ -23,17 +23,17 @@ from redis_kvpoll.engine.session import ObserverEpochs, Session
 from redis_kvpoll.engine.tracked_rooms import CREATOR_POLL_INTERVAL
 from redis_kvpoll.errors import (
     FeedOffError,
-    InvalidInputError,
     KVPollError,
     StoreUnavailableError,
     WorldSizeMismatchError,
 )
 from redis_kvpoll.model import KVPoll, Outcome, Update
 from redis_kvpoll.protocol.feed_reader import FeedReader
-from redis_kvpoll.protocol.handle import Handle
+from redis_kvpoll.protocol.handle import Handle, identity_of
 from redis_kvpoll.protocol.scan import Scan
 from redis_kvpoll.protocol.script_call import Call, CallContext, Command
-from redis_kvpoll.protocol.settings import NAMES, SETTINGS, Settings
+from redis_kvpoll.protocol.scripts import READING
+from redis_kvpoll.protocol.settings import SETTINGS, Settings
 
 T = TypeVar("T")
 V = TypeVar("V")
@@ -61,8 +61,11 @@ class Executor:
 
     def calls(self, command: Command[V, T]) -> list[Call]:
         """Return the script calls of a command that can be sent at once; empty if something must be verified first."""
-        self.session.check_open(command.operation)
-        context = self.session.verified_context
+        session = self.session
+        session.check_open(command.operation)
+        if session.read_only and command.spec.script.name not in READING:
+            session.check_writable(command.operation)
+        context = session.verified_context
         if context is None or not command.rooms:
             return []
         calls = self.recovery.build_calls(command, context)
@@ -128,7 +131,7 @@ class Executor:
         attempts = Attempts(self.session, batch.give_up_at)
         try:
             if batch.call.spec is SETTINGS:
-                reply = yield from attempts.send_script(batch.call, None, first_error)
+                reply = yield from attempts.ask_settings(first_error)
                 return batch.distribute([self.session.adopt_settings(reply)])
             reply = yield from self._send_to_current(batch, attempts, first_error)
         except (CallFailed, KVPollError) as failure:
@@ -174,13 +177,10 @@ class Executor:
         """Return the identity of a handle for a handle of this store.
 
         Raises:
-            InvalidInputError: the handle belongs to another namespace.
+            InvalidInputError: the handle belongs to another namespace, or was not made by a store.
         """
         self.session.check_open("attach")
-        if handle.namespace != self.namespace:
-            what = f"this handle belongs to namespace {handle.namespace!r}, and this store to {self.namespace!r}"
-            raise InvalidInputError(f"attach: {what}")
-        return handle.namespace, handle.id, handle.generation, handle.request
+        return identity_of(handle, self.namespace)
 
     def next_page(self, scan: Scan) -> Flow[list[int] | None]:
         """Return the next rooms of a scan; None after the last."""
@@ -207,9 +207,9 @@ class Executor:
     def settings(self) -> Flow[Settings | None]:
         """Return the settings of the namespace without writing them; None if it does not exist."""
         self.session.check_open("settings")
-        call = self.session.expected_settings.call()
-        reply = yield from self.send_command("settings", call.tag, ["HMGET", call.first_keys[0], *NAMES])
-        return self.session.expected_settings.read(reply) if any(reply) else None
+        expected = self.session.expected_settings
+        reply = yield from self.send_command("settings", self.namespace, expected.reading())
+        return expected.read(reply) if any(reply) else None
 
     def send_calls(self, operation: str, calls: list[Call]) -> Flow[list[list[Any]]]:
         """Send calls outside of a command, at most one per shard, through their queues. Returns the replies."""
@@ -232,7 +232,9 @@ class Executor:
                 done += len(pending.call.rooms)
         for pending in pending_calls:
             if isinstance(pending.failure, CallFailed):
-                raise pending.failure.named(self._name(command, done)) from pending.failure.__cause__
+                raise pending.failure.named(
+                    self._name(command, done), self.session.server
+                ) from pending.failure.__cause__
             if pending.failure is not None:
                 raise copy.copy(pending.failure)  # each caller of a batch needs its own traceback
         return [pending.reply for pending in pending_calls if pending.reply is not None]
@@ -242,7 +244,7 @@ class Executor:
         try:
             return (yield from Attempts(self.session, self._give_up_at).send(Send(tag, words)))
         except CallFailed as failure:
-            raise failure.named(self._name(operation)) from failure.__cause__
+            raise failure.named(self._name(operation), self.session.server) from failure.__cause__
 
     @property
     def _give_up_at(self) -> float:

@@ -12,6 +12,7 @@ from typing import Any
 
 from redis.backoff import EqualJitterBackoff
 from redis.exceptions import AskError, MovedError, NoScriptError, RedisError
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from redis_kvpoll.engine import classify
 from redis_kvpoll.engine.classify import Failure, NotSent, ServerChanged
@@ -42,9 +43,9 @@ class CallFailed(Exception):  # noqa: N818 - internal signal of Attempts to the 
         self.kind = kind
         self.until = until
 
-    def named(self, name: str) -> KVPollError:
+    def named(self, name: str, server: str) -> KVPollError:
         """Return the exception for the caller."""
-        error = self.kind(f"{name}: {printable(str(self))}")
+        error = self.kind(printable(f"{name}: {self}" + (f"; server: {server}" if server else "")))
         error.__cause__ = self.__cause__
         return error
 
@@ -56,10 +57,20 @@ class Attempts:
         self._session = session
         self._tries = 0
         self._give_up_at = give_up_at
+        self._left = session.deadline
+        self._telling: BaseException | None = None
+        """The last error that says what is wrong."""
 
     def send_script(self, call: Call, server: bytes | None, error: Exception | None = None) -> Flow[Any]:
         """Send a script call that may be repeated. ``server`` as in ``Send``, ``error`` as in ``send``."""
         return self.send(Send(call.tag, call.words(), server=server), True, call.spec.script, error)
+
+    def ask_settings(self, error: Exception | None = None) -> Flow[Any]:
+        """Return the namespace's settings, which a store that writes creates or renews. ``error`` as in ``send``."""
+        expected = self._session.expected_settings
+        if expected.read_only:
+            return self.send(Send(expected.namespace, expected.reading()), error=error)
+        return self.send_script(expected.call(), None, error)
 
     def send(
         self,
@@ -105,11 +116,11 @@ class Attempts:
     def server_changed(self, error: ServerChanged) -> Flow[None]:
         """Pause before the next attempt if the server has changed several times."""
         self._session.slot_map_version += 1
-        yield from self._pause_if_repeated(error)
+        yield from self._pause_if_repeated(RedisConnectionError(str(error)))
 
     def _back_off_or_raise(self, error: Exception, repeatable: bool) -> Flow[None]:
         """Wait before the next attempt, or raise CallFailed."""
-        failure, cause = classify.classify(error), classify.root_cause(error)
+        failure, cause = classify.classify(error, self._tries), classify.root_cause(error)
         if failure is Failure.REJECTED:
             raise CallFailed(ServerRefusedError, classify.describe_rejection(cause)) from cause
         if classify.ends_connection(error):
@@ -135,20 +146,18 @@ class Attempts:
 
     def _back_off(self, cause: BaseException) -> Flow[None]:
         self._tries += 1
+        # The last try of a deadline has little time, and its timeout says nothing.
+        if not classify.is_timeout(cause) or self._left > 0.1 * self._session.deadline:
+            self._telling = cause
         seconds = _BACKOFF.compute(self._tries)
         until = time.monotonic() + seconds
         if until >= self._give_up_at:
             tries = "1 try" if self._tries == 1 else f"{self._tries} tries"
-            last = str(cause).rstrip(".")
-            raise CallFailed(
-                StoreUnavailableError,
-                f"no answer within {self._session.deadline:g} s ({tries}; last: {last}): "
-                "check that the server is up and reachable; the call is safe to retry",
-                until,
-            ) from cause
+            what = classify.describe_delay(self._telling or cause, f"{self._session.deadline:g} s ({tries}")
+            raise CallFailed(StoreUnavailableError, what, until) from cause
         yield Sleep(seconds)
 
     def _timeout(self) -> float | None:
         """Return the timeout of the next attempt; None, the connection's own, early in the deadline."""
-        left = self._give_up_at - time.monotonic()
+        left = self._left = self._give_up_at - time.monotonic()
         return None if left > 0.9 * self._session.deadline else max(0.001, left)

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any, Protocol, TypeAlias, TypedDict
 
 from redis_kvpoll import validation
-from redis_kvpoll.errors import StoreClosedError
+from redis_kvpoll.errors import ReadOnlyStoreError, StoreClosedError
 from redis_kvpoll.protocol.script_call import Call, CallContext, Identity
 from redis_kvpoll.protocol.settings import RENEW_SECONDS, ExpectedSettings
 from redis_kvpoll.validation import Mode, Policy
@@ -36,6 +36,7 @@ class StoreOptions(TypedDict, total=False):
     feed_length: int | None
     rank: int | None
     world_size: int | None
+    read_only: bool
 
 
 class WriteObserver(Protocol):
@@ -74,22 +75,25 @@ class Session:
         self.identity = Identity(
             str(round(ttl * 1000)), str(round(terminal_ttl * 1000)), *ranks, nonce=secrets.token_hex(4)
         )
+        self.read_only = expected_settings.read_only
         self.context: CallContext | None = None
         """None before the first call. What it says of the namespace never changes."""
         self._valid_until = 0.0
         self.slot_map_version = 0
         """Incremented when a cluster's slot map may have changed."""
         self.closed = False
-        self.observers: tuple[WriteObserver, ...] = ()
+        self.server = ""
+        """The server, for messages: a URL without its password. The store sets it."""
+        self.observers: dict[WriteObserver, None] = {}
 
     @classmethod
     def checked(
-        cls, namespace: Any, times: tuple[Any, Any, Any], settings: tuple[Any, Any, Any, Any], ranks: tuple[Any, Any]
+        cls, namespace: Any, times: tuple[Any, Any, Any], settings: tuple[Any, ...], ranks: tuple[Any, Any]
     ) -> Session:
         """Return a session from unchecked arguments, or raise InvalidInputError.
 
-        ``times`` are ttl, terminal_ttl and deadline; ``settings`` policy, shards, mode and feed_length; ``ranks`` rank
-        and world_size.
+        ``times`` are ttl, terminal_ttl and deadline; ``settings`` policy, shards, mode, feed_length and read_only;
+        ``ranks`` rank and world_size.
         """
         expected = ExpectedSettings.checked(namespace, *settings)
         ttl, terminal_ttl, deadline = times
@@ -110,6 +114,13 @@ class Session:
         if self.closed:
             raise StoreClosedError(f"{operation}: this store was closed; make another")
 
+    def check_writable(self, operation: str) -> None:
+        """Raise ReadOnlyStoreError if this store only reads."""
+        if self.read_only:
+            raise ReadOnlyStoreError(
+                f"{operation}: this store was made with read_only=True; make another without it to write"
+            )
+
     # Settings and identity
 
     @property
@@ -124,6 +135,8 @@ class Session:
 
     def adopt_settings(self, reply: list[Any]) -> CallContext:
         """Adopt the settings in a reply, or raise NamespaceMismatchError. Returns the new context."""
+        if self.read_only and not any(reply):  # nobody has created the namespace yet, so the next call asks again
+            return self.expected_settings.context(self.expected_settings.of_absent(), self.identity)
         settings = self.expected_settings.read(reply)
         self.expected_settings = self.expected_settings.adopt(settings)
         self.context = self.expected_settings.context(settings, self.identity)
@@ -139,18 +152,27 @@ class Session:
     def server_changed(self) -> None:
         """Note another server, or one without its data: the next call verifies the settings first."""
         self._valid_until = 0.0
-        for observer in self.observers:
+        for observer in tuple(self.observers):
             observer.server_changed()
 
     # Observers
 
     def add_observer(self, observer: WriteObserver) -> None:
         """Pass the replies of calls that start from now on to an observer."""
-        self.observers = (*self.observers, observer)
+        self.observers[observer] = None
 
     def remove_observer(self, observer: WriteObserver) -> None:
-        self.observers = tuple(other for other in self.observers if other is not observer)
+        self.observers.pop(observer, None)
 
     def observer_epochs(self) -> ObserverEpochs:
         """Return each observer with its mark, for a call that is sent now."""
-        return [(observer, observer.sync_epochs()) for observer in self.observers] if self.observers else ()
+        if not self.observers:
+            return ()
+        return [(observer, observer.sync_epochs()) for observer in tuple(self.observers)]
+
+    def observers_now(self, epochs: ObserverEpochs) -> ObserverEpochs:
+        """Return the observers that there are by now: those that came after ``epochs`` without a mark."""
+        if len(epochs) == len(self.observers):
+            return epochs
+        marks = dict(epochs)
+        return [(observer, marks.get(observer, {})) for observer in tuple(self.observers)]

@@ -56,8 +56,8 @@ class TrackedRoom:
 
     def add_opening(self, room: int, feed_id: bytes | None) -> None:
         """Add the entry that tells its opening, as a reply names it."""
-        if feed_id and all(mark.feed_id != feed_id for mark in self.openings):
-            self.openings = (*self.openings, Mark(feed_id, room, b"%d" % self.generation))[-MAX_OPENINGS:]
+        if feed_id and (mark := Mark(feed_id, room, b"%d" % self.generation)) not in self.openings:
+            self.openings = (*self.openings, mark)[-MAX_OPENINGS:]
 
 
 class TrackedRooms:

@@ -41,30 +41,29 @@ SENT = {
 """Every command that is sent outside of scripts, and its purpose."""
 
 DEFAULT_USER = "kvpoll"
-_CALLED = re.compile(r"redis\.p?call\(\s*['\"](\w+)['\"]")
-_COMMENT = re.compile(r"--[^\n]*")
 _USER = re.compile(r"[A-Za-z0-9._@+-]{1,64}")
 
 
-def called() -> frozenset[str]:
-    """Return the commands that the scripts call."""
-    sources = (_COMMENT.sub("", scripts.load(name).source) for name in scripts.names())
-    return frozenset(word.lower() for source in sources for word in _CALLED.findall(source))
+def called(read_only: bool = False) -> frozenset[str]:
+    """Return the commands that the scripts call, or those that a store with read_only=True makes them call."""
+    names = scripts.READING if read_only else scripts.names()
+    found = frozenset(word for name in names for word in scripts.called(scripts.load(name)))
+    return frozenset(map(str.lower, found & scripts.READS if read_only else found))
 
 
-def commands() -> list[str]:
-    """Return the commands of the rule: first those in SENT, then those that only scripts call."""
-    return [*SENT, *sorted(called() - SENT.keys())]
+def commands(read_only: bool = False) -> list[str]:
+    """Return the commands of the rule: first those in SENT, all of which read, then those that only scripts call."""
+    return [*SENT, *sorted(called(read_only) - SENT.keys())]
 
 
-def rule(namespace: str | None = None) -> str:
-    """Return the ACL rule for the keys of one namespace, or of all.
+def rule(namespace: str | None = None, read_only: bool = False) -> str:
+    """Return the ACL rule for the keys of one namespace, or of all; of a store that writes, or only reads.
 
     It resets keys and commands first, so it can be applied to a user that has an older rule. Passwords stay.
     """
     patterns = keys.patterns(None if namespace is None else validation.namespace(namespace))
     words = ["resetkeys", "resetchannels", "-@all", *(f"~{pattern}" for pattern in patterns)]
-    return " ".join([*words, *(f"+{command}" for command in commands())])
+    return " ".join([*words, *(f"+{command}" for command in commands(read_only))])
 
 
 def user_name(value: Any) -> str:

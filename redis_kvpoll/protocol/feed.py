@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from redis_kvpoll import validation
 from redis_kvpoll.model import KVPoll
+from redis_kvpoll.protocol import keys
 
 STATUSES: dict[bytes, KVPoll | None] = {b"absent": None, **{status.name.encode(): status for status in KVPoll}}
 """The statuses by their names in the feed. A name that is not here was written by hand."""
@@ -51,7 +52,7 @@ class FeedGap(NamedTuple):
 
 
 _MAX_ROOM = validation.MAX_ROOM
-_ROOM_DIGITS = len(str(_MAX_ROOM))
+_ROOM_DIGITS = keys.ROOM_DIGITS
 _MAX_TTL_MS = int(validation.MAX_SECONDS * 1000)
 _TTL_DIGITS = len(str(_MAX_TTL_MS))
 _RANK_DIGITS = len(str(validation.MAX_WORLD_SIZE))

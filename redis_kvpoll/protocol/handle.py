@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Generic, Self, TypeVar
 
+from redis_kvpoll import validation
 from redis_kvpoll.errors import InvalidInputError
 
 D = TypeVar("D")
@@ -46,7 +47,7 @@ class Handle(Generic[D]):
         """Return the store's dispatcher; raise InvalidInputError for an unpickled handle."""
         if self._dispatcher is None:
             raise InvalidInputError(
-                f"{operation}: this handle of room {self._id} was unpickled: bind it with store.attach(handle)"
+                f"{operation}: this handle of room {self._id!r} was unpickled: bind it with store.attach(handle)"
             )
         return self._dispatcher
 
@@ -65,3 +66,25 @@ class Handle(Generic[D]):
     def __repr__(self) -> str:
         request = "" if self._request is None else f" request={self._request!r}"
         return f"<{type(self).__name__} {self._id} of {self._namespace!r} generation={self._generation}{request}>"
+
+
+def identity_of(handle: Handle[Any], namespace: str) -> tuple[str, int, int, str | None]:
+    """Return namespace, room, generation and request of a handle, for one of a store of this namespace.
+
+    A handle may have been unpickled from anywhere, so all parts are checked.
+
+    Raises:
+        InvalidInputError: the handle belongs to another namespace, or a part of it is nothing that a store made.
+    """
+    try:
+        theirs = validation.namespace(handle.namespace)
+        room, generation = validation.room(handle.id), validation.generation(handle.generation)
+        request = None if handle.request is None else validation.request(handle.request)
+    except InvalidInputError as error:
+        raise InvalidInputError(
+            f"attach: this handle was not made by a store: {error}; open the room, or attach by its number"
+        ) from None
+    if theirs != namespace:
+        what = f"this handle belongs to namespace {theirs!r}, and this store to {namespace!r}"
+        raise InvalidInputError(f"attach: {what}")
+    return theirs, room, generation, request

@@ -24,6 +24,9 @@ P = ParamSpec("P")
 MAX_BATCH = 1000
 """Rooms per call. A script blocks the server while it runs: about 2 ms for 1,000 rooms."""
 
+FEED_TTL_MS = "86400000"
+"""As in lua/include/feed.lua, which saves the other scripts an argument per call."""
+
 NOT_REPORTED = object()
 """Marks a status that a reply does not contain; see ``ScriptSpec.statuses_after``."""
 
@@ -70,8 +73,8 @@ class CallContext(Identity):
     mode: Mode
     feed_length: str
     """Entries that a shard's feed keeps; "0" for no feed."""
-    feed_ttl_ms: str = "86400000"
-    """Equal to FEED_TTL_MS in lua/include/feed.lua, which saves the other scripts an argument per call."""
+    feed_ttl_ms: str = FEED_TTL_MS
+    """Empty for a store that only reads: then a missing feed is not started."""
     words: dict[tuple[str, ...], list[str]] = field(default_factory=dict, compare=False, repr=False)
     """Cache: the arguments for each ``once`` of a spec."""
 
@@ -253,6 +256,7 @@ _FIRST_KEYS: dict[str, Callable[[str], str]] = {
     "feed": keys.feed,
     "epoch": keys.epoch,
     "leases": keys.leases,
+    "due": keys.due,
     "owned": keys.owned,
     "cleared": keys.cleared,
 }

@@ -94,7 +94,7 @@ ABORT = ScriptSpec(
 )
 REAP = ScriptSpec(
     load("reap"),
-    first=("feed", "owned"),
+    first=("feed", "owned", "leases"),
     once=("feed_length", "terminal_ttl_ms"),
     item=("incarnation", "reason"),
     reply=("outcome", "status"),

@@ -26,6 +26,22 @@ class Script:
     sha: str
 
 
+_CALLED = re.compile(r"redis\.p?call\(\s*['\"](\w+)['\"]")
+_COMMENT = re.compile(r"--[^\n]*")
+READS = frozenset(
+    ("EXISTS", "HEXISTS", "HGET", "HGETALL", "HKEYS", "HMGET", "PTTL", "TIME", "XREVRANGE", "ZRANGEBYSCORE", "ZSCORE")
+)
+"""The commands of scripts that write nothing."""
+READING = frozenset(("attach", "consensus", "entry", "poll", "poll_rank", "snapshot", "snapshot_ranks"))
+"""The scripts that a store with read_only=True may call. The snapshots write only to start a missing feed, which it
+does not ask for."""
+
+
+def called(script: Script) -> frozenset[str]:
+    """Return the commands that a script calls."""
+    return frozenset(word.upper() for word in _CALLED.findall(_COMMENT.sub("", script.source)))
+
+
 @cache
 def folder() -> Traversable:
     """Return the folder of the scripts."""

@@ -6,13 +6,13 @@ A store with other settings is refused, because it would write to other shards o
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, cast, get_args
 
 from redis_kvpoll import validation
-from redis_kvpoll.errors import NamespaceMismatchError
+from redis_kvpoll.errors import InvalidInputError, NamespaceMismatchError
 from redis_kvpoll.protocol import keys
-from redis_kvpoll.protocol.script_call import Call, CallContext, Identity, ScriptSpec
+from redis_kvpoll.protocol.script_call import FEED_TTL_MS, Call, CallContext, Identity, ScriptSpec
 from redis_kvpoll.protocol.scripts import load
 from redis_kvpoll.validation import Mode, Policy
 
@@ -27,6 +27,9 @@ _KNOWN = {
     "mode": get_args(Mode),
 }
 _FEED_LENGTH = re.compile(r"0|[1-9][0-9]{0,7}")
+
+DEFAULT_FEED_LENGTH = 100_000
+"""As in lua/settings.lua."""
 
 TTL_MS = 7 * 24 * 3600 * 1000
 """A week: the settings of an unused namespace expire after it."""
@@ -54,9 +57,13 @@ class ExpectedSettings:
     shards: int | None
     mode: Mode | None
     feed_length: int | None
+    read_only: bool = False
+    """Whether the store reads the settings, and neither creates nor renews them."""
 
     @classmethod
-    def checked(cls, namespace: Any, policy: Any, shards: Any, mode: Any, feed_length: Any) -> ExpectedSettings:
+    def checked(
+        cls, namespace: Any, policy: Any, shards: Any, mode: Any, feed_length: Any, read_only: Any = False
+    ) -> ExpectedSettings:
         """Return the settings from unchecked arguments, or raise InvalidInputError."""
         return cls(
             validation.namespace(namespace),
@@ -64,12 +71,28 @@ class ExpectedSettings:
             validation.shards(shards),
             validation.mode(mode),
             validation.feed_length(feed_length),
+            validation.flag(read_only, "read_only"),
         )
 
     def call(self) -> Call:
         """Return the call that creates or renews the settings, or returns other ones unchanged."""
         required = [SCHEMA, self.policy or "", str(self.shards or ""), self.mode or "", _text(self.feed_length)]
         return Call(SETTINGS, self.namespace, [keys.settings(self.namespace)], [str(TTL_MS), *required])
+
+    def reading(self) -> list[str]:
+        """Return the command that reads the settings; its reply is like that of ``call``, or all None."""
+        return ["HMGET", keys.settings(self.namespace), *NAMES]
+
+    def check_exists(self, operation: str, reply: list[Any]) -> None:
+        """Raise InvalidInputError if the reply to ``reading`` is that of an absent namespace."""
+        if not any(reply):
+            what = f"namespace {self.namespace!r} does not exist, and a store with read_only=True"
+            raise InvalidInputError(f"{operation}: {what} does not create it")
+
+    def of_absent(self) -> Settings:
+        """Return what the settings of a namespace that does not exist would be."""
+        feed_length = DEFAULT_FEED_LENGTH if self.feed_length is None else self.feed_length
+        return Settings(self.policy or "compat", self.shards or 1, self.mode or "none", feed_length)
 
     def read(self, reply: list[Any]) -> Settings:
         """Return the settings in a reply; raise NamespaceMismatchError if they are not the required ones."""
@@ -91,7 +114,7 @@ class ExpectedSettings:
 
     def adopt(self, settings: Settings) -> ExpectedSettings:
         """Return these settings with the adopted values required, so that a loss of data cannot change them."""
-        return ExpectedSettings(self.namespace, settings.policy, settings.shards, settings.mode, settings.feed_length)
+        return replace(self, **asdict(settings))
 
     def context(self, settings: Settings, identity: Identity) -> CallContext:
         """Return the context for the calls of a store."""
@@ -102,6 +125,7 @@ class ExpectedSettings:
             policy=settings.policy,
             mode=settings.mode,
             feed_length=str(settings.feed_length),
+            feed_ttl_ms="" if self.read_only else FEED_TTL_MS,
         )
 
 

@@ -17,6 +17,7 @@ from redis_kvpoll.transport.connection_options import (
     in_memory_redis,
     sentinel_options,
     server_options,
+    shown_client,
     wrong_client,
 )
 from redis_kvpoll.transport.embedded import EmbeddedServer
@@ -32,11 +33,11 @@ def transport_for(client: Any, deadline: float) -> Transport:
     """
     if isinstance(client, Transport):
         return client
-    shown = f"a {type(client).__name__} client"
     if isinstance(client, redis.RedisCluster):
-        return _to_cluster(*_read_cluster(client), deadline, shown)
+        connection_class, options, slot_map = _read_cluster(client)
+        return _to_cluster(connection_class, options, slot_map, deadline, shown_client(client, slot_map.nodes()))
     if isinstance(client, redis.Redis):
-        return NodeTransport(_node_pool(client, deadline), shown)
+        return NodeTransport(_node_pool(client, deadline), shown_client(client))
     raise _wrong_client(client)
 
 
@@ -66,7 +67,9 @@ def _read_cluster(client: redis.RedisCluster) -> tuple[Any, dict[str, Any], Slot
     """Return the class and options of a cluster client's connections, and a slot map of its nodes."""
     nodes = client.get_nodes()
     pool = client.get_redis_connection(nodes[0]).connection_pool
-    slot_map = SlotMap([(node.host, node.port) for node in nodes], client.nodes_manager.remap_host_port)
+    # With dynamic_startup_nodes=False the client keeps its first address, a service name that may lead elsewhere later.
+    seeds = [*nodes, *client.nodes_manager.startup_nodes.values()]
+    slot_map = SlotMap([(node.host, int(node.port)) for node in seeds], client.nodes_manager.remap_host_port)
     return pool.connection_class, pool.connection_kwargs, slot_map
 
 

@@ -10,7 +10,8 @@ from typing import Any
 from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from redis_kvpoll.transport.connection_options import pack
+from redis_kvpoll.transport import tls_probe
+from redis_kvpoll.transport.connection_options import opening, pack
 from redis_kvpoll.transport.server_identity import ASK_IDENTITY, KnownServer
 
 
@@ -23,6 +24,7 @@ class Connector:
         self._known = known
         self._may_resolve_names = is_looked_up or _is_name(options.get("host"))
         self._asks = not connection_class.__module__.startswith("fakeredis")  # it has no INFO
+        self._probe_is_due = True
 
     def connect(self, timeout: float, limit: float) -> Any:
         """Open a connection within ``timeout`` seconds. Its reads may take ``limit`` seconds."""
@@ -30,18 +32,26 @@ class Connector:
         connection = self._class(**self._options, socket_timeout=timeout, socket_connect_timeout=timeout)
         if self._may_resolve_names:
             _ConnectingThread(connection).join(timeout)
-        else:
-            connection.connect()
         try:
+            if not self._may_resolve_names:
+                connection.connect()
             self._known.admit(connection, before, _ask(connection) if self._asks else [])
         except BaseException:
-            connection.disconnect()
+            connection.disconnect()  # redis-py leaves it open if a credential provider raises
             raise
+        self._probe_is_due = False
         if timeout != limit:
             connection.socket_timeout = limit
-            if sock := getattr(connection, "_sock", None):
-                sock.settimeout(limit)
+            if settimeout := getattr(getattr(connection, "_sock", None), "settimeout", None):  # not fakeredis'
+                settimeout(limit)
         return connection
+
+    def explained(self, error: Exception, seconds: float) -> Exception:
+        """Return the error of ``connect``, or that the server expects TLS. Only a new connector asks, once."""
+        if self._probe_is_due and tls_probe.may_expect_tls(error, self._class, self._options):
+            self._probe_is_due = False
+            return tls_probe.probe(self._options, seconds) or error
+        return error
 
 
 def _ask(connection: Any) -> list[Any]:
@@ -71,7 +81,8 @@ class _ConnectingThread:
 
     def join(self, seconds: float) -> None:
         """Wait until the connection is open, or raise what kept it from that."""
-        error: BaseException | None = RedisTimeoutError(f"no connection within {seconds:.3g} s (is DNS slow?)")
+        what = opening(type(self._connection))
+        error: BaseException | None = RedisTimeoutError(f"no {what} within {seconds:.3g} s (is DNS slow?)")
         try:
             error = self._outcome.get(timeout=seconds)
         except Empty:
@@ -92,7 +103,7 @@ class _ConnectingThread:
             error = caught
         with self._lock:
             self._outcome.put(error)
-            if self._is_left:
+            if self._is_left or error is not None:
                 self._connection.disconnect()
 
 

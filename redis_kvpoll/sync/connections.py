@@ -10,6 +10,7 @@ import math
 import os
 import select
 import socket
+import ssl
 from typing import Any
 
 from redis.connection import AbstractConnection
@@ -66,10 +67,10 @@ class NodePool:
         """Send a call; return the connection that its reply comes over."""
         try:
             connection = self._connection(effect.timeout, effect.fresh)
-        except (RedisError, OSError) as error:
+        except Exception as error:  # a credential provider may raise anything
             self.last_try_failed = True
             self._lost()
-            raise NotSent from error
+            raise NotSent from self._connector.explained(error, effect.timeout or self.limit)
         if effect.server != connection.server and not self._known.may_send(connection, effect):
             self._give_back(connection)
             raise ServerChanged(connection.server)
@@ -171,8 +172,10 @@ def readable(connections: list[Any], seconds: float) -> list[Any]:
     found = [connection for connection, sock in sockets.items() if not isinstance(sock, socket.socket)]
     if found:
         return found  # fakeredis has its replies at once; a closed connection raises when it is read
-    poll = select.poll()
     by_number = {sock.fileno(): connection for connection, sock in sockets.items()}
+    if not hasattr(select, "poll"):  # eventlet takes it away
+        return [by_number[number] for number in select.select([*by_number], [], [], seconds)[0]]
+    poll = select.poll()
     for number in by_number:
         poll.register(number, select.POLLIN)
     return [by_number[number] for number, _ in poll.poll(math.ceil(seconds * 1000))]
@@ -191,7 +194,10 @@ class _CuttablePool(NodePool):
         sock = getattr(self._last, "_sock", None)
         if isinstance(sock, socket.socket):
             with contextlib.suppress(OSError):
-                socket.socket.shutdown(sock, socket.SHUT_RDWR)
+                if isinstance(sock, ssl.SSLSocket):
+                    socket.socket.shutdown(sock, socket.SHUT_RDWR)
+                else:
+                    sock.shutdown(socket.SHUT_RDWR)
 
     def _connection(self, timeout: float | None, fresh: bool) -> Any:
         self._last = super()._connection(timeout, fresh)

@@ -30,6 +30,7 @@ from redis_kvpoll.sync.lease import Lease
 from redis_kvpoll.sync.mirror import Mirror
 from redis_kvpoll.sync.room import Room
 from redis_kvpoll.sync.table import Table
+from redis_kvpoll.sync.tail import TailIterator
 from redis_kvpoll.sync.waits import WaitRegistry
 from redis_kvpoll.validation import Mode, Policy
 
@@ -40,8 +41,8 @@ V = TypeVar("V")
 class StatusStore(StoreBase, Table):
     """The status table of one namespace, shared by every process that opens it.
 
-    The constructor does no I/O; the first call checks the namespace's settings on the server. Many threads may use one
-    store, and then share round trips; so may a child after ``fork``. It is a context manager.
+    The constructor does no I/O; the first call checks the namespace's settings. Many threads may use one store, and
+    then share round trips; so may a child after ``fork``. It is a context manager.
 
     Args:
         client: a ``redis.Redis`` or ``redis.RedisCluster`` (fakeredis too). Its address, credentials and TLS
@@ -49,24 +50,24 @@ class StatusStore(StoreBase, Table):
         namespace: the name of the table, 1 to 64 of ``A-Z a-z 0-9 . _ -``.
         ttl: seconds that a live room stays without a write or a touch. 900 by default: three times SGLang's 300 s
             bootstrap timeout, so the table never drops a room that SGLang still waits for.
-        terminal_ttl: seconds that a room stays after Success or Failed. 300 by default: time for every rank
-            to see the end, and for a person to find the cause.
+        terminal_ttl: seconds that a room stays after Success or Failed. 300 by default: time for every rank to see it.
         deadline: seconds for one call with all its retries and its time in the queue; for a batch, for each 1,000 rooms
-            of a shard. 5 by default: time for a server to restart, and no longer than a scheduler may hang. In the
-            blocking store, a server that replies byte by byte can exceed it, and another thread that hangs, by 1 s.
+            of a shard. 5 by default: time for a server to restart, and no longer than a scheduler may hang. A server
+            that replies byte by byte can exceed it, and another thread that hangs, by 1 s.
         policy: ``"compat"`` or ``"strict"``; None adopts the namespace's, else compat.
-        mode: ``"prefill"``, ``"decode"`` or ``"none"``; None adopts the namespace's, else none. In mode prefill
-            a Failed drops the room's decode prefix length, as SGLang's prefill side does.
+        mode: ``"prefill"``, ``"decode"`` or ``"none"``; None adopts the namespace's, else none. In prefill Failed drops
+            the room's decode prefix length.
         shards: the number of Redis Cluster slots that the rooms are spread over; None adopts the namespace's, else 1.
         feed_length: the changes that a shard keeps for mirrors, ``wait`` and ``kvpoll tail``, counted in
             entries (a batch puts up to 16 rooms into one); 0 switches the feed off. None adopts the namespace's, else
-            100,000: 5 to 40 MB of Redis, and at 1,000 changes per second enough for a mirror to resume after more
-            than a minute without the server.
+            100,000: 5 to 40 MB, which at 1,000 changes per second let a mirror resume after more than a minute.
         rank: the rank of a request that this store acts for, from 0; with ``world_size``, or neither. Each rank has a
-            status of its own in every room, and "a room" then means this rank's part in it, from its first write to
-            its clear. Reads give this rank's status, but Failed as soon as any rank has failed. ``abort`` fails all
-            ranks; ``counts`` and ``rooms(status)`` use the consensus.
+            status of its own in every room, and "a room" then means this rank's part in it, from its first write to its
+            clear. Reads give it, but Failed as soon as any rank has failed. ``abort`` fails all ranks; ``counts`` and
+            ``rooms(status)`` use the consensus.
         world_size: the number of ranks, 1 to 1,024. A room with another number is refused.
+        read_only: write nothing, not even the settings: for a replica, a server that refuses writes, or a user who may
+            only read (``kvpoll acl --read-only``). A namespace that does not exist is empty.
 
     Every method may raise, besides what it names:
         InvalidInputError: an argument was refused; nothing was sent.
@@ -76,6 +77,7 @@ class StatusStore(StoreBase, Table):
         ServerRefusedError: the server rejected it for good (permissions, memory, a foreign key).
         LeaseLostError: the store's lease was lost (where the call creates, opens or writes through a handle).
         CorruptEntryError: a room's key holds what this library never writes.
+        ReadOnlyStoreError: the call writes, and the store is ``read_only``.
         StoreClosedError: the store was closed.
     """
 
@@ -93,10 +95,12 @@ class StatusStore(StoreBase, Table):
         feed_length: int | None = None,
         rank: int | None = None,
         world_size: int | None = None,
+        read_only: bool = False,
     ) -> None:
-        settings, times = (policy, shards, mode, feed_length), (ttl, terminal_ttl, deadline)
+        settings, times = (policy, shards, mode, feed_length, read_only), (ttl, terminal_ttl, deadline)
         self._executor = Executor(Session.checked(namespace, times, settings, (rank, world_size)))
         self._transport = connect.transport_for(client, deadline)
+        self._executor.session.server = str(self._transport)
         self._dispatcher = Dispatcher(self._executor, self._transport)
         self._mirrors: WeakSet[Mirror] = WeakSet()
         self._leases: WeakSet[Lease] = WeakSet()
@@ -109,7 +113,7 @@ class StatusStore(StoreBase, Table):
         ``memory://`` is a table inside this store alone (extra ``memory``); ``embedded://`` starts a private server
         that lives as long as the store (it takes about 0.1 s); ``redis://``, ``rediss://``, ``valkey://``,
         ``valkeys://`` and ``unix://`` are redis-py's, with its options; ``redis+cluster://host:port`` finds the other
-        nodes by itself; ``redis+sentinel://host:port,host:port/service/db`` follows a primary.
+        nodes; ``redis+sentinel://host:port,host:port/service/db`` follows a primary.
 
         Raises:
             InvalidInputError: the URL is wrong (the message hides its password), or an extra is missing.
@@ -155,12 +159,13 @@ class StatusStore(StoreBase, Table):
         """The last changes of all rooms, then each new one, without end.
 
         They are in the order of the server's time; with several shards, as far as they are read together. A FeedGap
-        among them marks where changes may be missing.
+        among them marks where changes may be missing. After an error, the next step goes on where it was.
 
         Raises:
             FeedOffError: the namespace was opened with feed_length=0.
+            StoreUnavailableError: no answer for ``deadline`` seconds.
         """
-        return self._dispatcher.news(Tail(last))
+        return TailIterator(self._dispatcher, Tail(last))
 
     def settings(self) -> Settings | None:
         """The namespace's policy, shards, mode and feed; None when the namespace does not exist. Writes nothing."""
@@ -173,7 +178,7 @@ class StatusStore(StoreBase, Table):
 
         An absent room gets a new generation. A room that the same request has opened is joined: so ``open`` may be
         repeated, and every rank of a request gets the same generation. A room that has Failed for another request is
-        replaced. ``request`` is any id of up to 200 printable characters; random by default. ``status`` is the first
+        replaced. ``request`` is any id of up to 1,000 printable characters; random by default. ``status`` is the first
         status of the room, Bootstrapping or WaitingForInput.
 
         Raises:
@@ -193,7 +198,7 @@ class StatusStore(StoreBase, Table):
 
         Raises:
             RoomNotFoundError: the room is absent (a KeyError).
-            InvalidInputError: the handle belongs to another namespace.
+            InvalidInputError: the handle belongs to another namespace, or was not made by a store.
         """
         if isinstance(room, Handle):
             return Room(self._dispatcher, *self._executor.adopt_handle(room))
@@ -204,9 +209,10 @@ class StatusStore(StoreBase, Table):
     def lease(self, name: str, ttl: float = 5.0, heartbeat: float | None = None) -> Lease:
         """A lease, for a ``with`` statement in which this store owns the rooms that it creates; see ``Lease``.
 
-        ``name`` is 1 to 200 of ``A-Z a-z 0-9 . _ : @ / -``. A name that is taken again passes to the new holder, and
-        the live rooms of the former one fail. The lease expires ``ttl`` seconds after the last heartbeat; ``heartbeat``
-        is the seconds between two, a tenth of the ttl by default. A store holds one lease at a time.
+        ``name`` is 1 to 300 of ``A-Z a-z 0-9 . _ : @ / % [ ] -``. A name that is taken again passes to the new holder,
+        and the live rooms of the former one fail. The lease expires ``ttl`` seconds after the last heartbeat;
+        ``heartbeat`` is the seconds between two: by default 0.3 of ttl, and a tenth after one has failed. A store holds
+        one lease at a time.
 
         Raises:
             InvalidInputError: an invalid name; a heartbeat above a third of ttl; on entry: the store has a lease.
@@ -218,15 +224,15 @@ class StatusStore(StoreBase, Table):
         return lease
 
     def reap(self) -> int:
-        """Sweep all leases once: fail the live rooms of lost owners; return the number of rooms.
+        """Check the leases that are due once: fail the live rooms of lost owners; return the number of rooms.
 
-        Every lease holder sweeps with each heartbeat. The first sweep only marks an expired lease as suspected, since
-        the server may have been down for all; a sweep at least 0.6 s or two heartbeats later finds it lost.
+        Lease holders sweep with their heartbeats. The first sweep only marks an expired lease as suspected (the server
+        may have been down for all); a sweep at least 0.6 s or two heartbeats later finds it lost.
         """
         return self._dispatcher.run(reaper.reap(self._executor))
 
     def owners(self) -> list[Owner]:
-        """All leases, and lost ones whose rooms are still to be failed; the oldest first. Writes nothing."""
+        """All leases, and those lost in the last hour with how many rooms failed; the oldest first. Writes nothing."""
         return self._dispatcher.run(reaper.owners(self._executor))
 
     # Following
@@ -235,7 +241,7 @@ class StatusStore(StoreBase, Table):
         """A local copy of the table that follows its changes, for a ``with`` statement.
 
         ``rooms`` narrows it to the rooms for which the function is true; its result for a room must not change while
-        the room is in the table.
+        the room is in the table. The mirror lives as long as the store, or until it is closed.
         """
         self._executor.session.check_open("mirror")
         mirror = Mirror(self._dispatcher, rooms)
@@ -246,10 +252,8 @@ class StatusStore(StoreBase, Table):
         """Wait until a room is at one of ``statuses`` (Success and Failed, if there are none) or further on.
 
         It returns the status that the room has reached. The end of a room ends every wait for it, so a wait for Success
-        may return Failed. During waits (and for 5 s after) one follower reads the feed for all of them (on Redis
-        Cluster, one for each shard). An outage prolongs the wait, up to ``timeout`` seconds; 0 only reads the status.
-        That first read is a call like any other: while the server is down it may take ``deadline``, whatever the
-        ``timeout``.
+        may return Failed. During waits (and for 5 s after) a follower reads the feed (on Redis Cluster, one for each
+        shard). An outage prolongs the wait, up to ``timeout`` seconds; the first read may take ``deadline`` anyway.
 
         Raises:
             WaitTimeoutError: the room did not reach it in time (a TimeoutError).
@@ -258,8 +262,6 @@ class StatusStore(StoreBase, Table):
         """
         self._executor.session.check_open("wait")
         return self._waits.wait(lambda: self._run(room_commands.wait(room)), room, statuses, timeout)
-
-    # Closing
 
     def close(self) -> None:
         """Close the store's connections, mirrors and leases; after from_url, also what that opened. May be repeated."""

@@ -18,6 +18,7 @@ from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from redis_kvpoll import validation
+from redis_kvpoll.engine.remedies import TLS_TIMEOUT
 from redis_kvpoll.errors import InvalidInputError
 from redis_kvpoll.transport.urls import Target
 
@@ -58,6 +59,11 @@ def connection_options(client_options: dict[str, Any]) -> dict[str, Any]:
     # it, so no ACL rule can allow it on all servers; and each denial fills the ACL log.
     options["driver_info"] = None
     return options
+
+
+def opening(connection_class: Any) -> str:
+    """Return what had not been done when the time for connecting ended, for the error."""
+    return f"connection with a {TLS_TIMEOUT}" if "SSL" in connection_class.__name__ else "connection"
 
 
 def time_limit(options: dict[str, Any], deadline: float) -> float:
@@ -124,6 +130,20 @@ def cluster_connection(target: Target, module: Any) -> tuple[Any, dict[str, Any]
     with options_of(target):
         connection_class(**connection_options(options))
     return connection_class, options
+
+
+def shown_client(client: Any, nodes: Sequence[tuple[str, int]] = ()) -> str:
+    """Return a client's name for messages, with the address of its server or the ``nodes`` of its cluster."""
+    pool = getattr(client, "connection_pool", None)
+    options = getattr(pool, "connection_kwargs", {})
+    where = ",".join(f"{host}:{port}" for host, port in sorted(nodes))
+    if service := getattr(pool, "service_name", None):
+        where = f"Sentinel's {service!r}"
+    elif "path" in options:
+        where = options["path"]
+    elif pool is not None and not pool.connection_class.__module__.startswith("fakeredis"):
+        where = f"{options.get('host')}:{options.get('port')}"
+    return f"a {type(client).__name__} client" + (f" of {where}" if where else "")
 
 
 def wrong_client(client: Any, store: str, takes: str, other: str) -> InvalidInputError:

@@ -128,7 +128,7 @@ class EmbeddedServer:
 
     def _wait_until_ready(self) -> None:
         give_up_at = time.monotonic() + _START_SECONDS
-        with redis.Redis(unix_socket_path=str(self.socket), retry=Retry(NoBackoff(), 0)) as client:
+        with redis.Redis(unix_socket_path=str(self.socket), protocol=2, retry=Retry(NoBackoff(), 0)) as client:
             while True:
                 try:
                     client.ping()

@@ -60,9 +60,9 @@ class ClusterNodes(Generic[P]):
 
     def pool_for(self, effect: Send) -> P:
         """Return the pool of the node that owns the slot, or that ASK named for this call."""
-        if effect.asking:
-            return self.pool_at(self.slot_map.redirected(*effect.asking))
         try:
+            if effect.asking:
+                return self.pool_at(self.slot_map.asked(effect.tag, *effect.asking))
             return self.pool_at(self.slot_map.owner(effect.tag))
         except ResponseError as error:
             raise NotSent from error

@@ -14,6 +14,9 @@ from redis.exceptions import AskError, ClusterDownError
 
 Address: TypeAlias = tuple[str, int]
 
+_UNKNOWN = ("", "?")
+"""What stands for the host of a node that does not know it, or has not been told the name that it is to announce."""
+
 CLUSTER_SLOTS = ("CLUSTER", "SLOTS")
 
 
@@ -47,8 +50,7 @@ class SlotMap:
         owners: dict[int, Address] = {}
         nodes: list[Address] = []
         for first, last, *holders in reply:
-            # A node that does not know its own address leaves it empty: it is the address that was asked.
-            found = [self._remap((host or b"").decode() or asked[0], int(port)) for host, port, *_ in holders]
+            found = [self._address(_announced(*holder), int(holder[1]), asked[0]) for holder in holders]
             owners.update(dict.fromkeys(range(int(first), int(last) + 1), found[0]))
             nodes += found  # the primary and its replicas, one of which may be all that is left
         if owners:
@@ -69,11 +71,24 @@ class SlotMap:
 
     def moved(self, redirect: AskError) -> None:
         """Set the owner that a MOVED names."""
-        if redirect.host:
-            self._owners[redirect.slot_id] = self.redirected(redirect.host, redirect.port)
+        if redirect.host not in _UNKNOWN:
+            self._owners[redirect.slot_id] = self._remap(redirect.host, redirect.port)
         else:
             self.stale = True
 
-    def redirected(self, host: str, port: int) -> Address:
-        """Return the address of a redirect, as it is reached from here."""
-        return self._remap(host, port)
+    def asked(self, tag: str, host: str, port: int) -> Address:
+        """Return the node that an ASK names for a tag."""
+        return self._address(host, port, "" if host not in _UNKNOWN else self.owner(tag)[0])
+
+    def _address(self, host: str, port: int, asked: str) -> Address:
+        """Return an announced address as it is reached from here. An unknown host is the one that was asked."""
+        return self._remap(asked if host in _UNKNOWN else host, port)
+
+
+def _announced(host: bytes | None, port: int, *more: Any) -> str:
+    """Return the host that a node announces: its preferred endpoint, else the address beside it, else an empty one."""
+    known = (host or b"").decode()
+    if known in _UNKNOWN and len(more) > 1:
+        beside = more[1] if isinstance(more[1], dict) else dict(zip(more[1][::2], more[1][1::2], strict=False))
+        known = beside.get(b"ip", b"").decode() if known == "?" else known
+    return known

@@ -41,7 +41,7 @@ SHELL = [
     "1e999",
     "9" * 30,
     "5",
-    str(2**63),
+    str(2**64),
     "\u0665",
     "1_000",
 ]
@@ -101,7 +101,7 @@ def test_junk_arguments_fail_cleanly_and_write_nothing(url, watched, data):
     client = watched[0]
     client.flushall()
     with StatusStore.from_url(url, namespace="prod") as store:
-        store.update_many({7: KVPoll.Transferring, 2**63 - 1: KVPoll.Success})
+        store.update_many({7: KVPoll.Transferring, 2**64 - 1: KVPoll.Success})
     line = invocations(data.draw, url)
     before = contents(client)
     started = time.monotonic()

@@ -15,7 +15,7 @@ from redis_kvpoll.cli.app import kvpoll
 from redis_kvpoll.protocol.feed import changes
 
 BOOT, INPUT, MOVE, DONE, FAIL = (KVPoll(number) for number in (1, 2, 3, 4, 0))
-ROOM = 2**63 - 1
+ROOM = 2**64 - 1
 
 
 @pytest.fixture

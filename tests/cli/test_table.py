@@ -44,12 +44,12 @@ class TestTable:
         assert (result.exit_code, result.output) == (0, "Namespace 'prod' has no rooms.\n")
 
     def test_ls_into_a_pipe_is_tab_separated(self, url, store):
-        store.update_many({2**63 - 1: KVPoll.Transferring, 7: KVPoll.Bootstrapping})
+        store.update_many({2**64 - 1: KVPoll.Transferring, 7: KVPoll.Bootstrapping})
         store.abort(7, "peer\x1b[31m gone\n")
         header, *lines = run("ls", "--redis", url, "-n", "prod").output.splitlines()
         assert header.split("\t") == ["room", "status", "age", "updated", "ttl", "reason"]
         by_room = {line.split("\t")[0]: line.split("\t") for line in lines}
-        assert by_room["9223372036854775807"][1] == "Transferring"
+        assert by_room["18446744073709551615"][1] == "Transferring"
         assert by_room["7"][1] == "Failed"
         assert by_room["7"][5] == r"peer\x1b[31m gone\n"
 
@@ -60,11 +60,11 @@ class TestTable:
         assert "has no rooms at Failed" in run("ls", "--redis", url, "-n", "prod", "--status", "failed").output
 
     def test_room_on_a_terminal_is_never_cut(self, store, monkeypatch):
-        store.update_status(2**63 - 1, KVPoll.Transferring)
+        store.update_status(2**64 - 1, KVPoll.Transferring)
         out = io.StringIO()
         monkeypatch.setattr(terminal, "Console", lambda **_: Console(file=out, width=40, force_terminal=True))
-        print_rooms([rows.room_line(store, 2**63 - 1)], rows.footer("prod", 1, 1, None))
-        assert "9223372036854775807" in out.getvalue()
+        print_rooms([rows.room_line(store, 2**64 - 1)], rows.footer("prod", 1, 1, None))
+        assert "18446744073709551615" in out.getvalue()
         assert "Transferring" in out.getvalue()
         assert "prod: 1 room" in out.getvalue()
 
@@ -117,7 +117,7 @@ class TestTable:
         assert (result.exit_code, result.output) == (0, "Cleared room 7; it was Transferring.\n")
         assert store.get(7) is None
 
-    @pytest.mark.parametrize("room", ["x", "-1", str(2**63), "1.5", "1_0", ""])
+    @pytest.mark.parametrize("room", ["x", "-1", str(2**64), "1.5", "1_0", ""])
     def test_invalid_room_id_is_wrong_usage(self, url, room):
         result = run("show", "--redis", url, "--", room)
         assert result.exit_code == 2

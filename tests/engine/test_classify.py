@@ -8,7 +8,9 @@ import pytest
 from redis import exceptions
 
 from redis_kvpoll.engine import classify
-from redis_kvpoll.engine.classify import Failure, NotSent
+from redis_kvpoll.engine.classify import Failure, NotSent, ServerChanged
+from redis_kvpoll.engine.retry import Attempts, CallFailed
+from redis_kvpoll.engine.session import Session
 
 
 @pytest.mark.parametrize("code", ["NOREPLICAS", "READONLY", "BUSY", "LOADING", "MASTERDOWN"])
@@ -18,7 +20,7 @@ def test_temporary_refusal_is_not_executed_in_script_or_outside(code):
 
 
 def test_untrusted_certificate_is_final_only_when_connecting():
-    untrusted = exceptions.ConnectionError("no")
+    untrusted = exceptions.ConnectionError("Error 1 connecting to h:1. [SSL: CERTIFICATE_VERIFY_FAILED]")
     untrusted.__context__ = ssl.SSLCertVerificationError("self-signed")
     unsent = NotSent()
     unsent.__cause__ = untrusted
@@ -43,3 +45,11 @@ def test_untrusted_certificate_is_final_only_when_connecting():
 )
 def test_call_that_was_only_not_executed_leaves_server_verified(error, changed):
     assert classify.ends_connection(error) is changed
+
+
+def test_server_that_always_changes_is_named_as_the_reason():
+    """As behind a balancer of several servers. The caller is told that, and no name of a class."""
+    session = Session.checked("prod", (1, 1, 1), (None, None, None, None, False), (None, None))
+    attempts = Attempts(session, give_up_at=0.0)
+    with pytest.raises(CallFailed, match=r"last: another server has taken over\)"):
+        sum(len(list(attempts.server_changed(ServerChanged(b"another")))) for _ in range(9))

@@ -17,7 +17,7 @@ from tests.support.backup import Backup
 from tests.support.internals import executor_of, tracked_rooms_of
 from tests.support.servers import rooms_on_server
 
-A, B, C = 1, 2, 2**63 - 1
+A, B, C = 1, 2, 2**64 - 1
 
 
 def without_times(fields):

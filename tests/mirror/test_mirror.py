@@ -27,7 +27,7 @@ BOOT, INPUT, MOVE, DONE, FAIL = (
     KVPoll.Success,
     KVPoll.Failed,
 )
-ROOM = 2**63 - 1
+ROOM = 2**64 - 1
 
 
 class TestReading:

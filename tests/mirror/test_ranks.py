@@ -13,7 +13,7 @@ from tests.support.internals import ids_of, replica_of
 from tests.support.mirrors import sleeping
 
 BOOT, INPUT, MOVE, DONE, FAIL = (KVPoll(number) for number in (1, 2, 3, 4, 0))
-ROOM = 2**63 - 1
+ROOM = 2**64 - 1
 
 
 @pytest.fixture

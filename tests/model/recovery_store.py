@@ -25,7 +25,7 @@ RETRY_AT = 0.06
 class StubSession:
     """What Recovery needs of a session: settings that are always verified."""
 
-    is_verified = True
+    is_verified, read_only = True, False
     namespace = NAMESPACE
 
     def __init__(self, feed_length: str) -> None:

@@ -12,7 +12,7 @@ from redis_kvpoll import KVPoll
 from redis_kvpoll.aio.lease import AsyncLease
 from redis_kvpoll.integrations.sglang import outbox, worker
 from tests.support import pace, real
-from tests.support.standin import joined, manager, serve, table
+from tests.support.standin import OWNER, joined, manager, serve, table
 
 FAIL, BOOT, WAIT, MOVE, OK = range(5)
 ROOM = 4711
@@ -96,7 +96,7 @@ def test_room_of_lost_lease_with_pending_change_fails(server, monkeypatch):
         its_worker = sglang.kvpoll_worker
         sglang.request_status[ROOM] = BOOT
         real.until(lambda: thief.get(ROOM), "it is published")
-        with thief.lease("prefill/10.0.0.1:8998"):
+        with thief.lease(OWNER):
             real.until(lambda: leases and real_is_lost(leases[-1]), "the lease is lost")
             sglang.request_status[ROOM] = WAIT
             real.until(
@@ -126,7 +126,7 @@ def test_change_between_leases_waits_for_the_new_one(server, monkeypatch):
     sglang = manager()
     with joined(sglang), table(server) as thief:
         its_worker = sglang.kvpoll_worker
-        with thief.lease("prefill/10.0.0.1:8998"):
+        with thief.lease(OWNER):
             real.until(lambda: len(gates) == 3, "it is about to take a new lease")
             sglang.request_status[ROOM] = BOOT
             real.until(
@@ -135,7 +135,7 @@ def test_change_between_leases_waits_for_the_new_one(server, monkeypatch):
             )
         gates[2].call_soon_threadsafe(gates[1].set)
         real.until(lambda: thief.get(ROOM), "it is published")
-        assert thief.entry(ROOM).owner == "prefill/10.0.0.1:8998"
+        assert thief.entry(ROOM).owner == OWNER
 
 
 def test_rejected_change_is_published_once_accepted(server, caplog):
@@ -162,7 +162,7 @@ def test_repeated_rejections_log_one_line(server, caplog):
     with joined(sglang):
         its_worker = sglang.kvpoll_worker
         for room in range(5):
-            sglang.request_status[2**63 + room] = BOOT  # not a room id
+            sglang.request_status[2**64 + room] = BOOT  # not a room id
             sglang.request_status[room] = BOOT
             real.until(lambda: its_worker.is_idle, "it is handled")
     assert caplog.text.count("the status table rejected") == 1

@@ -18,16 +18,17 @@ def value(name, owner, role="prefill"):
 def test_metrics_updated_twice_have_the_latest_values():
     metrics = LinkMetrics("prefill", "prefill/a")
     for is_up, pending, dropped in ((False, 3, 2), (True, 1, 5)):
-        metrics.update(is_up, pending, dropped)
+        metrics.update(is_up, pending, dropped, 2 * dropped)
         assert value("kvpoll_link_up", "prefill/a") == is_up
         assert value("kvpoll_link_pending_rooms", "prefill/a") == pending
         assert value("kvpoll_link_dropped_rooms_total", "prefill/a") == dropped
+        assert value("kvpoll_link_orphaned_rooms_total", "prefill/a") == 2 * dropped
 
 
 def test_dropped_rooms_of_a_second_join_are_added():
     """SGLang makes a new manager when an instance changes its role and back; a counter never falls."""
     for _ in range(2):
-        LinkMetrics("prefill", "prefill/b").update(True, 0, 4)
+        LinkMetrics("prefill", "prefill/b").update(True, 0, 4, 0)
     assert value("kvpoll_link_dropped_rooms_total", "prefill/b") == 8
 
 

@@ -14,11 +14,10 @@ from redis_kvpoll import KVPoll
 from redis_kvpoll.aio.lease import AsyncLease
 from redis_kvpoll.integrations.sglang import worker
 from tests.support import real
-from tests.support.standin import joined, manager, serve, table
+from tests.support.standin import OWNER, joined, manager, serve, table
 
 FAIL, BOOT, WAIT, MOVE, OK = range(5)
 ROOMS = range(1000, 1200)
-OWNER = "prefill/10.0.0.1:8998"
 
 
 @pytest.fixture

@@ -6,12 +6,9 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
-from redis_kvpoll.integrations.sglang import outbox
+from redis_kvpoll.integrations.sglang import outbox, tombstones
 from redis_kvpoll.integrations.sglang import registry as registry_module
-from redis_kvpoll.integrations.sglang.maps import ConsensusMap
 from redis_kvpoll.integrations.sglang.outbox import RoomLife
 from redis_kvpoll.integrations.sglang.registry import RoomRegistry
 from tests.support import pace
@@ -32,134 +29,9 @@ def other():
         yield lambda step, *arguments: pool.submit(step, *arguments).result(5)
 
 
-def update(statuses, room, status):
-    """Update a status in two steps, as SGLang does: read it, then write what follows from it."""
-    if (write := decided(statuses.get(room), status)) is not None:
-        statuses[room] = write
-
-
-def decided(current, status):
-    if current is None:
-        return status if status in (BOOT, WAIT) else None
-    if status == FAIL or current == FAIL:
-        return FAIL if status == FAIL else None
-    return max(current, status)
-
-
 def take_all(registry, room=ROOM):
     """Take all unpublished lives of a room, in order."""
     return [(life.is_new, life.status, life.is_over) for life in iter(lambda: registry.take(room), None)]
-
-
-class FallbackStore(dict):
-    """A stand-in for SGLang's PPConsensusStore on rank 0 of two."""
-
-    def __init__(self):
-        super().__init__()
-        self.peer = {}
-
-    def collect(self, room):
-        return [self.get(room), self.peer.get(room)]
-
-
-class TestStatuses:
-    @pytest.mark.parametrize(("status", "creates"), [(FAIL, 0), (BOOT, 1), (WAIT, 1), (MOVE, 0), (OK, 0)])
-    def test_absent_room_is_created_by_opening_statuses_only(self, registry, status, creates):
-        registry.statuses[ROOM] = status
-        assert len(registry.statuses) == creates
-
-    def test_lower_status_is_ignored_and_failed_is_final(self, registry):
-        for status, then in ((BOOT, BOOT), (MOVE, MOVE), (WAIT, MOVE), (OK, OK), (FAIL, FAIL), (OK, FAIL)):
-            registry.statuses[ROOM] = status
-            assert registry.statuses[ROOM] == then
-
-    def test_write_decided_before_clear_is_dropped(self, registry, other):
-        registry.statuses[ROOM] = BOOT
-        seen = other(registry.statuses.get, ROOM)
-        registry.statuses.pop(ROOM)
-        other(registry.statuses.__setitem__, ROOM, max(seen, WAIT))
-        assert ROOM not in registry.statuses
-
-    def test_write_decided_before_reopening_is_dropped(self, registry, other):
-        registry.statuses[ROOM] = BOOT
-        seen = other(registry.statuses.get, ROOM)
-        registry.statuses.pop(ROOM)
-        registry.statuses[ROOM] = BOOT
-        other(registry.statuses.__setitem__, ROOM, max(seen, OK))
-        assert registry.statuses[ROOM] == BOOT
-
-    def test_failure_between_read_and_write_is_kept(self, registry, other):
-        registry.statuses[ROOM] = BOOT
-        seen = other(registry.statuses.get, ROOM)
-        registry.statuses[ROOM] = FAIL
-        other(registry.statuses.__setitem__, ROOM, max(seen, MOVE))
-        assert registry.statuses[ROOM] == FAIL
-
-    def test_room_opened_by_two_threads_is_one_life(self, registry, other):
-        assert other(registry.statuses.get, ROOM) is None
-        update(registry.statuses, ROOM, WAIT)
-        other(registry.statuses.__setitem__, ROOM, BOOT)
-        assert registry.statuses[ROOM] == WAIT
-        assert take_all(registry) == [(True, WAIT, False)]
-
-    def test_item_read_after_clear_gives_last_status(self, registry):
-        registry.statuses[ROOM] = BOOT
-        assert ROOM in registry.statuses
-        registry.statuses.pop(ROOM)
-        assert registry.statuses[ROOM] == BOOT
-        assert registry.statuses.get(ROOM) is None
-
-    def test_item_of_unknown_room_is_a_key_error(self, registry):
-        for read in (registry.statuses.__getitem__, registry.statuses.pop, registry.statuses.__delitem__):
-            with pytest.raises(KeyError):
-                read(ROOM)
-        assert registry.statuses.pop(ROOM, None) is None
-
-    def test_dict_method_written_in_c_goes_through_registry(self, registry):
-        registry.statuses.update({1: BOOT, 2: MOVE})
-        assert registry.statuses.setdefault(3, WAIT) == WAIT
-        assert dict(registry.statuses) == {1: BOOT, 3: WAIT}
-        del registry.statuses[1]
-        registry.statuses.clear()
-        assert take_all(registry, 1) == [(True, BOOT, True)]
-        assert take_all(registry, 3) == [(True, WAIT, True)]
-
-    @given(
-        st.lists(st.tuples(st.integers(0, 2), st.sampled_from(["read", "write", "clear", "open", "fail"])), max_size=40)
-    )
-    @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-    def test_any_thread_order_keeps_cleared_and_failed(self, steps):
-        """However three threads interleave their steps, no cleared room comes back and no Failed is undone."""
-        registry, reads = RoomRegistry(lambda: None), {}
-        lives, failed, there = 0, False, False
-        with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(1) as two, ThreadPoolExecutor(1) as three:
-            threads = [one, two, three]
-            for thread, step in steps:
-                run = lambda call, *arguments, pool=threads[thread]: pool.submit(call, *arguments).result(60)  # noqa: E731
-                if step == "read":
-                    reads[thread] = run(registry.statuses.get, ROOM), lives if there else None
-                elif step == "write" and thread in reads:
-                    seen, life = reads.pop(thread)
-                    write = decided(seen, MOVE if seen is not None else BOOT)
-                    if write is None:
-                        continue
-                    run(registry.statuses.__setitem__, ROOM, write)
-                    if not there and life is None:
-                        lives, there, failed = lives + 1, True, False
-                elif step == "clear":
-                    run(registry.statuses.pop, ROOM, None)
-                    there = False
-                elif step == "open":
-                    reads.pop(thread, None)
-                    run(update, registry.statuses, ROOM, BOOT)
-                    if not there:
-                        lives, there, failed = lives + 1, True, False
-                elif step == "fail":
-                    reads.pop(thread, None)
-                    run(update, registry.statuses, ROOM, FAIL)
-                    failed = failed or there
-                assert (ROOM in registry.statuses) is there
-                assert not (there and failed) or registry.statuses[ROOM] == FAIL
 
 
 class TestOutbox:
@@ -266,12 +138,11 @@ class TestReasons:
         registry.statuses.pop(3)
         registry.statuses[4] = BOOT
         registry.reasons[4] = "still there"
-        now[0] = registry_module.TOMBSTONE_SECONDS + 1
+        now[0] = tombstones.TOMBSTONE_SECONDS + 1
         registry.statuses[5] = BOOT
         registry.statuses.pop(5)
         assert (dict(registry.reasons), dict(registry.lengths)) == ({4: "still there"}, {})
-        with pytest.raises(KeyError):
-            registry.statuses[3]
+        assert registry.last_status(3) is None
 
     def test_reason_of_another_rank_is_waited_for(self, registry, other):
         registry.reason_wait_seconds = pace.seconds(5)
@@ -357,40 +228,6 @@ class TestFailFromTable:
         assert ROOM not in registry.reasons
 
 
-class TestConsensus:
-    def test_collect_gives_stages_in_order_with_own_status(self, registry):
-        theirs = {0: OK, 4: WAIT, 6: MOVE}
-        registry.statuses = ConsensusMap(
-            registry, 4, [0, 4, 8], lambda room: theirs if room == ROOM else {}, FallbackStore()
-        )
-        assert registry.statuses.collect(ROOM) == [OK, None, None]
-        registry.statuses[ROOM] = BOOT
-        assert registry.statuses.collect(ROOM) == [OK, BOOT, None]
-        assert registry.statuses.collect(8) == [None, None, None]
-
-    def test_pop_of_absent_room_is_none(self, registry):
-        assert ConsensusMap(registry, 0, [0, 1], lambda room: {}, FallbackStore()).pop(ROOM) is None
-
-    def test_collect_around_outage_includes_fallback_store(self, registry):
-        fallback, theirs = FallbackStore(), {}
-        registry.statuses = ConsensusMap(registry, 0, [0, 1], lambda room: theirs, fallback)
-        registry.statuses[ROOM] = BOOT
-        fallback.peer[ROOM] = fallback.peer[8] = MOVE
-        assert (fallback[ROOM], registry.statuses.collect(ROOM)) == (BOOT, [BOOT, None])
-        registry.set_synced(False)
-        assert registry.statuses.collect(ROOM) == [BOOT, MOVE]
-        registry.set_synced(True)
-        theirs[1] = WAIT  # published again, but not its last status yet
-        assert registry.statuses.collect(ROOM) == [BOOT, MOVE]
-        theirs[1] = FAIL
-        assert registry.statuses.collect(ROOM) == [BOOT, FAIL]
-        registry.statuses.pop(ROOM)
-        assert ROOM not in fallback
-        theirs.clear()
-        registry.statuses[ROOM] = BOOT
-        assert registry.statuses.collect(ROOM) == [BOOT, None]
-
-
 class TestDetached:
     def test_detached_registry_keeps_and_awaits_nothing(self, registry):
         registry.reason_wait_seconds = 60.0
@@ -406,4 +243,3 @@ class TestDetached:
         assert registry.reasons.pop(7, None) == "no route"
         assert registry.reasons.pop(7, None) is None
         assert (len(registry), registry.take_changed(), registry.pending_rooms()) == (0, [], [])
-        assert registry.needs_fallback(1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import threading
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,8 @@ from redis_kvpoll.integrations.sglang.compat import IncompatibleSGLangError, ide
 from redis_kvpoll.integrations.sglang.maps import FailureRecords, PrefixLengths, StatusMap
 from redis_kvpoll.integrations.sglang.publisher import OutboxPublisher
 from redis_kvpoll.integrations.sglang.registry import RoomRegistry
-from tests.support import real
-from tests.support.standin import joined, manager
+from tests.support import pace, real
+from tests.support.standin import OWNER, Manager, joined, learn_servers, manager
 
 FAIL, BOOT, WAIT, MOVE, OK = range(5)
 ROOM = 4711
@@ -56,13 +57,28 @@ class TestIdentity:
     @pytest.mark.parametrize(
         ("others", "owner", "rank", "world_size"),
         [
-            ({}, "prefill/10.0.0.1:8998", 0, 1),
-            ({"attn_tp_size": 4, "attn_tp_rank": 3}, "prefill/10.0.0.1:8998/tp3", 3, 4),
-            ({"attn_tp_size": 2, "attn_tp_rank": 1, "pp_size": 3, "pp_rank": 2}, "prefill/10.0.0.1:8998/tp1/pp2", 5, 6),
-            ({"attn_cp_size": 2, "attn_cp_rank": 1, "pp_size": 2}, "prefill/10.0.0.1:8998/cp1/pp0", 1, 4),
-            ({"attn_dp_size": 2, "attn_dp_rank": 1}, "prefill/10.0.0.1:8998/dp1", 0, 1),
-            ({"system_dp_size": 2}, "prefill/10.0.0.1:8998/dp0", 0, 1),
-            ({"dist_init_addr": "10.0.0.9:5000", "local_ip": "10.0.0.10"}, "prefill/10.0.0.9:8998", 0, 1),
+            ({}, "prefill/10.0.0.1:8998@10.0.0.1:40000", 0, 1),
+            ({"attn_tp_size": 4, "attn_tp_rank": 3}, "prefill/10.0.0.1:8998/tp3@10.0.0.1:40000", 3, 4),
+            (
+                {"attn_tp_size": 2, "attn_tp_rank": 1, "pp_size": 3, "pp_rank": 2},
+                "prefill/10.0.0.1:8998/tp1/pp2@10.0.0.1:40000",
+                5,
+                6,
+            ),
+            (
+                {"attn_cp_size": 2, "attn_cp_rank": 1, "pp_size": 2},
+                "prefill/10.0.0.1:8998/cp1/pp0@10.0.0.1:40000",
+                1,
+                4,
+            ),
+            ({"attn_dp_size": 2, "attn_dp_rank": 1}, "prefill/10.0.0.1:8998/dp1@10.0.0.1:40000", 0, 1),
+            ({"system_dp_size": 2}, "prefill/10.0.0.1:8998/dp0@10.0.0.1:40000", 0, 1),
+            (
+                {"dist_init_addr": "10.0.0.9:5000", "local_ip": "10.0.0.10"},
+                "prefill/10.0.0.9:8998@10.0.0.10:40000",
+                0,
+                1,
+            ),
         ],
     )
     def test_prefill_process_has_owner_rank_and_world_size(self, others, owner, rank, world_size):
@@ -77,7 +93,7 @@ class TestIdentity:
     def test_decode_process_is_named_by_its_port(self, args, port):
         sglang = manager("decode")
         sglang.server_args.port = args
-        assert identify(sglang).owner == f"decode/10.0.0.1:{port}"
+        assert identify(sglang).owner == f"decode/10.0.0.1:{port}@10.0.0.1:40000"
 
     @pytest.mark.parametrize(
         "others",
@@ -120,14 +136,14 @@ class TestJoining:
             assert type(prefill.failure_records) is type(decode.failure_records) is FailureRecords
             assert type(prefill.req_to_decode_prefix_len) is PrefixLengths
             assert not hasattr(decode, "req_to_decode_prefix_len")
-            assert [owner.name for owner in table.owners()] == ["prefill/10.0.0.1:8998"]
+            assert [owner.name for owner in table.owners()] == [OWNER]
         assert table.owners() == []
 
     @pytest.mark.parametrize(
         ("url", "others", "why"),
         [
             ("redis://127.0.0.1:1/", {"JOIN": "0.3"}, "127.0.0.1:1|no answer within"),
-            ("nonsense", {}, "nonsense"),
+            ("nonsense", {}, "URL .*must start with one of"),
             ("redis://127.0.0.1:1/", {"LEASE": "x"}, "KVPOLL_LEASE must be a number of seconds"),
             ("redis://127.0.0.1:1/", {"LEASE": "0.01"}, "KVPOLL_LEASE must be a number of seconds, at least 0.5"),
             ("redis://127.0.0.1:1/", {"NAMESPACE": "no spaces"}, "namespace"),
@@ -198,7 +214,7 @@ class TestOneLife:
         sglang = manager()
         with joined(sglang):
             sglang.request_status[ROOM] = BOOT
-            until_entry_is(table, ROOM, status=KVPoll.Bootstrapping, owner="prefill/10.0.0.1:8998")
+            until_entry_is(table, ROOM, status=KVPoll.Bootstrapping, owner=OWNER)
             sglang.req_to_decode_prefix_len[ROOM] = 17
             sglang.request_status[ROOM] = MOVE
             until_entry_is(table, ROOM, status=KVPoll.Transferring, decode_prefix_len=17)
@@ -217,6 +233,7 @@ class TestOneLife:
         prefill, decode = manager(), manager("decode")
         with joined(prefill, decode):
             prefill.request_status[ROOM] = decode.request_status[ROOM] = BOOT
+            learn_servers(decode, ROOM, prefill)
             until_entry_is(table, ROOM, status=KVPoll.Bootstrapping)
             table.abort(ROOM, "wrong model")
             for sglang in (prefill, decode):
@@ -228,6 +245,7 @@ class TestOneLife:
         with joined(prefill, decode):
             for room in (ROOM, ROOM + 1):
                 prefill.request_status[room] = decode.request_status[room] = BOOT
+                learn_servers(decode, room, prefill)
             decode.request_status[ROOM] = OK
             for room in (ROOM, ROOM + 1):
                 until_entry_is(table, room, status=KVPoll.Bootstrapping)
@@ -242,7 +260,7 @@ class TestOneLife:
             sglang.request_status[ROOM] = BOOT
             sglang.request_status[ROOM] = WAIT
             room.clear()
-            until_entry_is(table, ROOM, status=KVPoll.WaitingForInput, owner="prefill/10.0.0.1:8998")
+            until_entry_is(table, ROOM, status=KVPoll.WaitingForInput, owner=OWNER)
 
     def test_reason_of_another_rank_is_returned(self, table):
         ranks = [manager(attn_tp_size=2, attn_tp_rank=rank) for rank in range(2)]
@@ -272,6 +290,48 @@ class TestOneLife:
             assert table.entry(ROOM).ranks == {0: KVPoll.Bootstrapping}
 
 
+class TestFailureFromTable:
+    """It goes through SGLang's own update_status, because more may hang on it."""
+
+    def test_failure_of_a_room_runs_sglangs_update_status(self, table):
+        class Notifies(Manager):
+            def update_status(self, room, status):
+                super().update_status(room, status)
+                if status == FAIL:
+                    self.notified.append((room, self.request_status.get(room), self.failure_records.get(room)))
+
+        sglang = manager(kind=Notifies, notified=[])
+        with joined(sglang):
+            sglang.notified.clear()  # of the check at the start
+            sglang.update_status(ROOM, BOOT)
+            until_entry_is(table, ROOM, status=KVPoll.Bootstrapping)
+            table.abort(ROOM, "wrong model")
+            real.until(lambda: sglang.notified, "it is notified")
+        assert sglang.notified == [(ROOM, FAIL, "wrong model")]
+
+    def test_update_status_that_blocks_delays_no_heartbeat(self, table):
+        """With the policy prefill_complete it sends a message, to a process that may be dead."""
+        blocked, go = threading.Event(), threading.Event()
+
+        class Sends(Manager):
+            def update_status(self, room, status):
+                super().update_status(room, status)
+                if room == ROOM and status == FAIL:
+                    blocked.set()
+                    go.wait()
+
+        sglang = manager(kind=Sends, deferred_bootstrap=object())
+        with joined(sglang):
+            for room in (ROOM, ROOM + 1):
+                sglang.update_status(room, BOOT)
+                until_entry_is(table, room, status=KVPoll.Bootstrapping)
+            table.abort(ROOM)
+            assert blocked.wait(pace.seconds(10))
+            sglang.update_status(ROOM + 1, WAIT)
+            until_entry_is(table, ROOM + 1, status=KVPoll.WaitingForInput)
+            go.set()
+
+
 class TestPublishing:
     @pytest.mark.parametrize(("is_open", "status"), [(False, WAIT), (True, MOVE)], ids=["at once", "later"])
     async def test_prefix_length_is_published_before_the_status(self, monkeypatch, is_open, status):
@@ -286,7 +346,7 @@ class TestPublishing:
         monkeypatch.setattr(AsyncRoom, "set_decode_prefix_len", observed)
         registry = RoomRegistry(lambda: None)
         async with AsyncStatusStore.from_url("memory://", policy="strict") as store:
-            publisher = OutboxPublisher(store, registry, "instance", lambda room: None)
+            publisher = OutboxPublisher(store, registry, identify(manager()), lambda room: None)
             publisher.resume()
             if is_open:
                 registry.statuses[ROOM] = BOOT

@@ -14,7 +14,7 @@ from tests.support import real
 from tests.support.contexts import context
 from tests.support.feeds import Replay, entries, words
 
-ROOM = 2**63 - 1
+ROOM = 2**64 - 1
 FEED = "kvpoll:{default}:feed"
 DAY_MS = 24 * 3600 * 1000
 CONTEXT = context(namespace="default")

@@ -39,6 +39,22 @@ class TestMovingSlots:
         assert store.poll(ROOMS).count(None) == 1
         assert sorted(store.rooms()) == sorted(set(ROOMS) - {HERE[0]})
 
+    @pytest.mark.parametrize("endpoint", ["unknown-endpoint", "hostname"])
+    def test_store_works_where_redirects_name_no_host(self, store, cluster, endpoint):
+        """Then the host is that of the node that was asked; "hostname" without one announces "?"."""
+        for client in cluster.clients:
+            client.config_set("cluster-preferred-endpoint-type", endpoint)
+        try:
+            store.update_status(HERE[0], 1)
+            cluster.start_moving(TAG)
+            cluster.move_key(f"kvpoll:{{{TAG}}}:room:{HERE[0]}")
+            assert store.get(HERE[0]) is KVPoll.Bootstrapping
+            cluster.finish_moving(TAG)
+            assert store.update_status(HERE[0], 3).status is KVPoll.Transferring
+        finally:
+            for client in cluster.clients:
+                client.config_set("cluster-preferred-endpoint-type", "ip")
+
     def test_room_missing_at_target_is_recovered(self, store, cluster):
         """As when a demoted primary redirects to its successor, a replica that lagged."""
         survivor, lost = (store.open(room) for room in HERE[:2])

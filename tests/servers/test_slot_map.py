@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from redis.exceptions import AskError
+import pytest
+from redis.exceptions import AskError, MovedError
 
 from redis_kvpoll.engine.classify import NotSent
 from redis_kvpoll.engine.effects import FollowRedirect, Sleep
@@ -50,7 +51,23 @@ class TestTopology:
         slot_map = SlotMap([("seed", 1)], lambda host, port: ("proxy", port + 1))
         slot_map.learn(self.REPLY, ("seed", 1))
         assert {slot_map.owner(name) for name in "abcdef"} == {("proxy", 7001), ("proxy", 7002)}
-        assert slot_map.redirected("10.0.0.1", 5) == ("proxy", 6)
+        assert slot_map.asked("a", "10.0.0.1", 5) == ("proxy", 6)
+
+    @pytest.mark.parametrize("metadata", [[b"ip", b"10.0.0.7"], {b"ip": b"10.0.0.7"}], ids=["RESP2", "RESP3"])
+    def test_node_without_a_name_has_its_address(self, metadata):
+        """It announces "?" while cluster-preferred-endpoint-type is hostname and it has none."""
+        slot_map = SlotMap([("seed", 1)])
+        slot_map.learn([[0, 16383, [b"?", 7000, b"id", metadata]]], ("seed", 1))
+        assert slot_map.owner("a") == ("10.0.0.7", 7000)
+
+    @pytest.mark.parametrize("host", ["", "?"])
+    def test_redirect_without_host_is_to_the_asked_node(self, host):
+        slot_map = SlotMap([("seed", 1)])
+        slot_map.learn(self.REPLY, ("seed", 1))
+        (owner, _) = slot_map.owner("a")
+        assert slot_map.asked("a", host, 7009) == (owner, 7009)
+        slot_map.moved(MovedError(f"5 {host}:7009"))
+        assert slot_map.stale
 
     def test_replicas_are_candidates(self):
         slot_map = SlotMap([("seed", 1)])

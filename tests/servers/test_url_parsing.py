@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from redis_kvpoll import AsyncStatusStore, InvalidInputError, StatusStore
 from redis_kvpoll.transport.urls import Target, parse
@@ -56,8 +58,8 @@ BAD = {
     "redis://h?db=x": "Invalid value for 'db'",
     "redis://h?protocol=x": "Invalid value for 'protocol'",
     "redis://h,i": r"more than one host takes redis\+sentinel://",
-    "redis://h i": "write / . # @ and blanks inside it as",
-    "redis://h#x": "write / . # @ and blanks inside it as",
+    "redis://h i": "write / . # @ .* and blanks inside a user name or a password as",
+    "redis://h#x": "write / . # @ .* and blanks inside a user name or a password as",
     "redis://h?path=/a": "option 'path'",
     "redis+cluster://": "names no host",
     "redis+cluster://h,": "names no host",
@@ -68,6 +70,22 @@ BAD = {
     "redis+sentinel:///main": "names no host",
     "redis+sentinel://h/main/x": "the database is a number",
 }
+
+SHOWN = {
+    "": "***",
+    "redis:/h": "***",
+    "unix+cluster:///a": "unix+cluster:///***",
+    "embedded:///tmp": "embedded:///***",
+    "unix://a/b.sock": "unix://a/***",
+    "redis://h:70000": "redis://***",
+    "redis://h/db": "redis://h/***",
+    "redis://h/-1": "redis://h/***",
+    "redis://h i": "redis://***",
+    "redis://h#x": "redis://***",
+    "redis://h?path=/a": "redis://h?path=***",
+    "redis+sentinel://h/main/x": "redis+sentinel://h/***",
+}
+"""How a bad URL is shown, where a part of it may be a password. The others are shown as they are."""
 
 UNKNOWN_OPTIONS = (
     "redis://h?colour=red",
@@ -100,7 +118,40 @@ LEAKY = (
     f"redis+cluster://u:{SECRET}@h/7",
     f"unix://u:{SECRET}@",
     f"redis://u:{SECRET}@h?colour=red",
+    f"redis://u:{SECRET}:6379",
+    f"redis:///{SECRET}@h",
+    f"redis://[::1/{SECRET}",
+    f"redis://[{SECRET}]",
+    f"redis://u:[{SECRET}]@h",
+    f"redis://u:{SECRET}\u2100@h",
+    f"redis://h/{SECRET}",
+    f"redis://u:x,{SECRET}",
+    f"redis://h?x&{SECRET}*=1",
+    f"redis:u:{SECRET}://h",
+    f"{SECRET}://h",
+    SECRET,
 )
+
+SECRETS = (
+    "$SECRET$",
+    "/SECRET!",
+    "#SECRET$",
+    "@SECRET$",
+    "?$SECRET",
+    "[SECRET]",
+    ":SECRET:",
+    "%SECRET%",
+    "\u2100SECRET*",
+)
+TEMPLATES = (
+    "redis://user:{}@host:6379/0?protocol=3",
+    "rediss://:{}@host",
+    "unix://user:{}@/run/redis.sock?db=1",
+    "redis+cluster://user:{}@a:1,b:2/0",
+    "redis+sentinel://user:{}@a:1,b:2/main/0?sentinel_password={}",
+    "redis://host/0?password={}&protocol=2",
+)
+"""A secret has no place where it may be taken for a host: there nobody could tell."""
 
 
 @pytest.mark.parametrize("url", GOOD)
@@ -121,7 +172,7 @@ def test_tls_applies_to_sentinels():
 def test_bad_url_is_refused(url):
     with pytest.raises(InvalidInputError, match=BAD[url]) as caught:
         parse(url)
-    assert str(caught.value).startswith(f"URL {url}: ")
+    assert str(caught.value).startswith(f"URL {SHOWN.get(url, url)}: ")
 
 
 @pytest.mark.parametrize("url", [None, 6379, b"redis://h", ["redis://h"]])
@@ -145,6 +196,29 @@ def test_error_shows_no_password(maker, url):
     assert SECRET not in str(caught.value)
     assert "\n" not in str(caught.value)
     assert caught.value.__cause__ is None
+
+
+EDITS = st.lists(st.tuples(st.integers(0, 60), st.sampled_from(["", *":/?#@[]%,.=& "])), max_size=4)
+
+
+@given(st.sampled_from(TEMPLATES), st.sampled_from(SECRETS), EDITS)
+def test_error_of_mistyped_url_shows_no_password(template, secret, edits):
+    """Each edit removes a character of the URL around the password, or puts another there."""
+    parts = template.split("{}")
+    for at, new in edits:
+        index = at % len(parts)
+        cut = at % (len(parts[index]) + 1)
+        parts[index] = parts[index][:cut] + new + parts[index][cut + (not new) :]
+    assert "SECRET" not in error_of(secret.join(parts))
+
+
+def error_of(url):
+    """The message with which a URL is refused; empty if it is not."""
+    try:
+        StatusStore.from_url(url).close()
+    except InvalidInputError as error:
+        return str(error)
+    return ""
 
 
 @pytest.mark.parametrize("maker", [StatusStore, AsyncStatusStore])

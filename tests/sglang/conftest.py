@@ -14,7 +14,7 @@ from redis_kvpoll import StatusStore
 from tests.sglang.deployment import Deployment, Host
 from tests.support import pace
 
-LEASE = pace.seconds(1)
+LEASE = pace.seconds(2)
 _numbers = itertools.count()
 
 
@@ -77,6 +77,8 @@ def plugin_environment(namespace: str) -> Callable[[Server], dict[str, str]]:
         "KVPOLL_URL": server.url,
         "KVPOLL_NAMESPACE": namespace,
         "KVPOLL_LEASE": f"{LEASE:g}",
+        "KVPOLL_DEADLINE": f"{pace.seconds(5):g}",
+        "KVPOLL_JOIN": "600",
     }
 
 

@@ -14,6 +14,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import time
 import venv
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +27,8 @@ TARGET = ROOT / ".venv-sglang"
 UNPACKED = TARGET / "sglang"
 READY = TARGET / "ready"
 PROJECT = TARGET / "project"
+REPORT_SECONDS = 10.0
+"""At least every so often, what pip does is shown."""
 WANTED = (".[cli,embedded,fast,memory]", "pytest>=9", "pytest-asyncio>=1.3")
 
 
@@ -39,8 +42,8 @@ def main() -> None:
         if not _is_newer(READY, Path(__file__), HERE / "requirements.txt"):
             _make()
         if not _is_newer(PROJECT, READY, ROOT / "pyproject.toml"):
-            _report("  redis_kvpoll itself, and pytest")
-            _pip("--editable", *WANTED)
+            _report("  4 of 4: redis_kvpoll itself, and pytest")
+            _pip(0, "--editable", *WANTED)
             PROJECT.touch()
 
 
@@ -56,13 +59,15 @@ def _make() -> None:
         venv.create(TARGET, with_pip=True)
     except subprocess.CalledProcessError:
         raise SetupError("python cannot make an environment (on Debian: apt install python3-venv)") from None
-    _report("  torch and what else SGLang imports")
-    _pip("--no-deps", "--requirement", str(HERE / "requirements.txt"))
-    _report("  SGLang")
-    _pip("--no-deps", "--only-binary", ":all:", "--platform", WHEEL, "--target", str(UNPACKED), SGLANG)
+    requirements = HERE / "requirements.txt"
+    count = sum(line[:1].isalpha() for line in requirements.read_text().splitlines())
+    _report(f"  1 of 4: torch and what else SGLang imports, {count} packages")
+    _pip(count, "--no-deps", "--requirement", str(requirements))
+    _report("  2 of 4: SGLang")
+    _pip(1, "--no-deps", "--only-binary", ":all:", "--platform", WHEEL, "--target", str(UNPACKED), SGLANG)
     (packages,) = TARGET.glob("lib/python*/site-packages")
     (packages / "sglang.pth").write_text(f"{UNPACKED}\n{HERE / 'stubs'}\n")
-    _report("  does it import?")
+    _report("  3 of 4: does it import? The first time takes a minute or two")
     _run("SGLang does not import here", "-W", "ignore", "-c", "import tests.sglang.managers")
     READY.touch()
 
@@ -86,12 +91,24 @@ def _is_newer(made: Path, *sources: Path) -> bool:
     return made.exists() and all(made.stat().st_mtime >= source.stat().st_mtime for source in sources)
 
 
-def _pip(*words: str) -> None:
+def _pip(count: int, *words: str) -> None:
+    """Run ``pip install``; show how many of ``count`` packages it has come to."""
     hint = (
         "pip could not install that. Is there a network, 2 GB of space, and an index with torch's build for CPUs? (If "
         "torch is what is missing, name one in PIP_EXTRA_INDEX_URL.)"
     )
-    _run(hint, "-m", "pip", "install", "--quiet", *words)
+    command = [TARGET / "bin" / "python", "-m", "pip", "install", "--progress-bar", "off", *words]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as pip:
+        lines, collected, reported_at = [], 0, time.monotonic()
+        for line in pip.stdout or ():
+            lines.append(line)
+            collected += line.startswith("Collecting ")
+            if time.monotonic() - reported_at > REPORT_SECONDS:
+                reported_at = time.monotonic()
+                step = f"{collected} of {count}: " if collected <= count else ""
+                _report(f"    {step}{line.strip()[:100]}")
+    if pip.returncode:
+        raise SetupError(f"{hint}\n{''.join(lines).strip()[-1500:]}")
 
 
 def _run(hint: str, *words: str) -> None:

@@ -92,7 +92,7 @@ class Settings:
             distributed_init_method=f"tcp://{HOST}:{self.pp_port}",
             local_rank=0,
             backend="gloo",
-            timeout=30,
+            timeout=600,
         )
         return GroupCoordinator(
             group_ranks=[list(range(self.pp_size))],

@@ -19,6 +19,8 @@ from redis_kvpoll import KVPoll
 
 USAGE = "usage: make rehearse ROLE=prefill, and in another shell: make rehearse ROLE=decode"
 BOOTSTRAP_PORT = 8998
+HEARTBEAT_SECONDS = 8
+"""SGLang's own default is 5 s. Two heartbeats must fail, so the table's lease of 5 s + 2 s always comes first here."""
 PORTS = {"prefill": 30000, "decode": 30001}
 COMMANDS = {
     "prefill": {"open": "make its sender", "send": "send the pages"},
@@ -32,10 +34,12 @@ COMMON_COMMANDS = {
 }
 
 
-def main(role: str) -> None:
+def main(role: str, port: int = BOOTSTRAP_PORT) -> None:
     """Run the commands that are typed, until the input ends."""
     os.environ.setdefault("SGLANG_HOST_IP", "127.0.0.1")
-    worker = start(role)
+    os.environ.setdefault("SGLANG_DISAGGREGATION_HEARTBEAT_INTERVAL", str(HEARTBEAT_SECONDS))
+    show("importing SGLang")
+    worker = start(role, port)
     show("\n".join(f"  {name + ' ROOM':12} {what}" for name, what in (COMMANDS[role] | COMMON_COMMANDS).items()))
     show(f"This is process {os.getpid()}. Ctrl-D ends it in order, kill -9 {os.getpid()} does not.")
     while True:
@@ -48,11 +52,11 @@ def main(role: str) -> None:
             run(worker, role, *line)
 
 
-def start(role: str) -> Any:
+def start(role: str, port: int) -> Any:
     """Return a worker with SGLang's manager of a role, with its logs as SGLang shows them."""
     from tests.sglang.worker import Worker
 
-    settings = {"role": role, "bootstrap_port": BOOTSTRAP_PORT, "port": PORTS[role]}
+    settings = {"role": role, "bootstrap_port": port, "port": PORTS[role]}
     handler = logging.StreamHandler()
     # \r: the line overwrites the prompt.
     handler.setFormatter(logging.Formatter("\r[%(asctime)s] %(message)s", datefmt="%Y-%m-%d %H:%M:%S"))
@@ -60,6 +64,8 @@ def start(role: str) -> Any:
     logging.getLogger().setLevel(logging.INFO)
     worker = Worker({"settings": settings, "bootstraps": role == "prefill", "incompatibility": None})
     logging.getLogger("redis_kvpoll").setLevel(logging.INFO)
+    if role == "decode":
+        worker.start_heartbeat()  # decode forgets a prefill instance that is gone, and its port with it
     return worker
 
 
@@ -102,11 +108,11 @@ def show(text: str) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] not in (["prefill"], ["decode"]):
+    if sys.argv[1:2] not in (["prefill"], ["decode"]):
         sys.exit(USAGE)
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401 - gives input() line editing and a history
     try:
-        main(sys.argv[1])
+        main(sys.argv[1], *map(int, sys.argv[2:]))
     except KeyboardInterrupt:
         show("")

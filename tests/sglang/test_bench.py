@@ -9,7 +9,6 @@ import sys
 
 from bench.sglang.__main__ import MARKERS
 from tests.sglang.deployment import ROOT
-from tests.support import pace
 
 SIZES = ("64 rooms", "1,000 rooms")
 ROWS = {
@@ -31,7 +30,7 @@ def test_quick_run_reports_every_section(tmp_path):
     main = "<!-- bench: start -->\nthe main run's\n<!-- bench: end -->\n"
     page.write_text(f"{main}{start}\nold\n{end}\nafter\n")
     command = [sys.executable, "-m", "bench.sglang", "--quick", "--json", str(found), "--markdown", str(page)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=pace.seconds(170))
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "budgets are kept" in done.stdout
 

@@ -50,6 +50,20 @@ def test_consensus_without_a_rank_is_bootstrapping(deployment: Deployment) -> No
     until(lambda: first.consensus(5), KVPoll.WaitingForInput)
 
 
+def test_rank_0_knows_others_before_and_after_its_own(deployment: Deployment, tables: dict[str, StatusStore]) -> None:
+    first, second = stages(deployment)
+    second.open(5)
+    second.update(5, KVPoll.WaitingForInput)
+    until(lambda: first.collect(5), [None, KVPoll.WaitingForInput])
+    first.open(5)
+    assert first.collect(5) == [KVPoll.Bootstrapping, KVPoll.WaitingForInput]
+    second.clear(5)
+    until(lambda: first.collect(5), [KVPoll.Bootstrapping, None])
+    first.clear(5)
+    if deployment.environment:
+        until(lambda: tables["prefill"].get(5), None)
+
+
 @pytest.mark.parametrize("failing", [0, 1])
 def test_failure_of_one_rank_fails_all(deployment: Deployment, failing: int) -> None:
     workers = stages(deployment)

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 from sglang.srt.disaggregation.common import conn
 from sglang.srt.plugins import load_plugins
 
-from tests.sglang import races
+from tests.sglang import admission, races
 from tests.sglang.managers import (
     HOST,
     PAGES,
@@ -30,9 +30,10 @@ from tests.sglang.managers import (
     Settings,
 )
 from tests.sglang.serving import Serving
-from tests.support import pace
+from tests.support import internals
 
-STARTING_SECONDS = pace.seconds(10)
+STARTING_SECONDS = 600.0
+"""No machine is so slow."""
 
 
 class Log(logging.Handler):
@@ -89,6 +90,38 @@ class Worker:
             handle = (Sender if self._is_prefill else Receiver)(self._manager, self._address, room)
             handle.init(*((len(PAGES), 0) if self._is_prefill else (0,)))
             self._handles[room] = handle
+
+    def admit(self, room: int, request: str) -> str:
+        """Admit a request as the scheduler does, through its queue; return what is then in the queue."""
+        queue = (admission.prefill_queue if self._is_prefill else admission.decode_queue)(self._manager)
+        self._handles[room] = admission.admit(queue, room, request, self._address)
+        return str(queue.queue[0].req.rid if hasattr(queue.queue[0], "req") else queue.queue[0].rid)
+
+    def reopen(self, room: int, address: str = "") -> None:
+        """Decode: make another receiver of a room; the one before is then under the negative number."""
+        self._handles[-room] = self._handles[room]
+        self._handles[room] = Receiver(self._manager, address or self._address, room)
+        self._handles[room].init(0)
+
+    def port(self) -> int:
+        """Return the port of prefill's bootstrap server."""
+        return int(self._manager.bootstrap_port)
+
+    def init(self, room: int) -> None:
+        """Decode: what follows once prefill's address is known."""
+        self._handles[room].init(0)
+
+    def set_outstanding(self, room: int, count: int) -> None:
+        """Prefill: so many writes of a room are under way, as the transfer threads count them."""
+        self._manager._staging_outstanding[room] = count
+
+    def poison(self, room: int) -> None:
+        """Prefill: a write of the room may never be known to have ended."""
+        self._manager.poison_deferred_ack_room(room)
+
+    def age_rooms(self, seconds: float) -> None:
+        """Prefill: let so many seconds go by for the rooms without a sender."""
+        internals.age_rooms(self._manager.kvpoll_worker.registry, seconds)
 
     def has(self, room: int) -> bool:
         """Return whether the room was opened here."""
@@ -152,9 +185,13 @@ class Worker:
         except conn.KVTransferError as error:
             return error.failure_reason, error.is_from_another_rank
 
-    def lose_prefill(self) -> None:
+    def lose_prefill(self, address: str = "") -> None:
         """Decode: do what the heartbeat does when prefill is lost."""
-        self._manager._handle_node_failure(self._address)
+        self._manager._handle_node_failure(address or self._address)
+
+    def start_heartbeat(self) -> None:
+        """Decode: start SGLang's own heartbeat, as a backend does."""
+        self._manager._start_heartbeat_checker_thread()
 
     def race(self, name: str, first: int, trials: int) -> int:
         return races.run(name, self._manager, self._address, first, trials)
@@ -185,6 +222,8 @@ def _make_incompatible(what: str | None) -> None:
             self.request_status = collections.OrderedDict()
 
         conn.CommonKVManager.__init__ = strange
+    elif what == "rule":
+        conn.CommonKVManager.update_status = lambda self, room, status: self.request_status.__setitem__(room, status)
 
 
 def _await_port(port: int) -> None:

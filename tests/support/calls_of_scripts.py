@@ -8,7 +8,7 @@ from redis_kvpoll.protocol.script_specs import REPLAY, SNAPSHOT
 from tests.support.contexts import context
 
 TTL_MS = "60000"
-A, B = 2**53 + 1, 2**63 - 1
+A, B = 2**53 + 1, 2**64 - 1
 GENERATION = 1_700_000_000_000_123
 """In microseconds, as scripts give them, and below all that any server gives today."""
 REQUEST = "rid"

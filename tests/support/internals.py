@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from redis_kvpoll.protocol import acl
+from redis_kvpoll.protocol import scripts
 from redis_kvpoll.transport import embedded
 from tests.support.blocking import Blocking
 
@@ -151,6 +151,11 @@ def make_touch_due(keeper: Any, seconds: float | None = None) -> None:
     keeper._next_touch = 0.0 if seconds is None else keeper._next_touch - seconds
 
 
+def make_visit_due(keeper: Any) -> None:
+    """Let the next heartbeat renew a lease in all shards."""
+    keeper._visited = dict.fromkeys(keeper._visited, float("-inf"))
+
+
 def rooms_to_touch(keeper: Any) -> Any:
     return keeper._to_touch
 
@@ -165,10 +170,6 @@ def replica_of(watcher: Any) -> Any:
 
 def waits_of(watcher: Any) -> Any:
     return getattr(inner(watcher), "_waits", inner(watcher))
-
-
-def waits_lock_of(store: Any) -> Any:
-    return waits_of(store)._lock
 
 
 def follower_threads_of(mirror: Any) -> list[Any]:
@@ -229,13 +230,22 @@ def buckets_of(expiry: Any) -> Any:
     return expiry._buckets
 
 
+# Of SGLang's plugin
+
+
+def age_rooms(registry: Any, seconds: float) -> None:
+    """Let so many seconds go by for the rooms without a sender."""
+    clock = registry._clock
+    registry._clock = lambda: clock() + seconds
+
+
 # Of modules
 
 
 def calls_without_comments(source: str) -> tuple[list[str], str]:
     """(the commands that the ACL rule's reader finds in a script, the script without its comments)"""
-    code = acl._COMMENT.sub("", source)
-    return acl._CALLED.findall(code), code
+    code = scripts._COMMENT.sub("", source)
+    return scripts._CALLED.findall(code), code
 
 
 def is_process_gone(pid: int) -> bool:

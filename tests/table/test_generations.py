@@ -15,6 +15,7 @@ from redis_kvpoll import (
     InvalidInputError,
     KVPoll,
     Outcome,
+    Room,
     RoomBusyError,
     RoomNotFoundError,
     StoreClosedError,
@@ -108,7 +109,7 @@ class TestOpen:
             store.open(ROOM, status=status)
         assert not client.exists(KEY)
 
-    @pytest.mark.parametrize("request_id", ["", "x" * 201, "a\nb", "\x1b[2J", 7, b"rid"])
+    @pytest.mark.parametrize("request_id", ["", "x" * 1001, "a\nb", "\x1b[2J", 7, b"rid"])
     def test_bad_request_is_refused(self, store, client, request_id):
         with pytest.raises(InvalidInputError, match=r"^open: a request is"):
             store.open(ROOM, request=request_id)
@@ -312,6 +313,27 @@ class TestAttach:
         room = make_store(namespace="one").open(ROOM)
         with pytest.raises(InvalidInputError, match="belongs to namespace 'one', and this store to 'two'"):
             make_store(namespace="two").attach(room)
+
+    @pytest.mark.parametrize(
+        "parts",
+        [
+            *(("default", ROOM, generation, None) for generation in ("", "1", None, 0, -1, 2**53, 1.0, True, [])),
+            *(("default", room, 1, None) for room in (None, "", "1", -1, 2**70, True)),
+            *((namespace, ROOM, 1, None) for namespace in (None, "", "a}b", "\x1b[31m", 7)),
+            *(("default", ROOM, 1, request) for request in ("", 7, "\x1b[31m", "x" * 9999)),
+        ],
+        ids=ascii,
+    )
+    def test_handle_that_no_store_made_is_refused(self, store, parts):
+        """A pickle may hold anything; a handle without a generation would clear whatever room is there."""
+        store.update_status(ROOM, KVPoll.Transferring)
+        unpickled = pickle.loads(pickle.dumps(Room(None, *parts)))
+        with pytest.raises(
+            InvalidInputError, match=r"^attach: this handle was not made by a store: .* by its number"
+        ) as no:
+            store.attach(unpickled)
+        assert str(no.value).isprintable()
+        assert store.get(ROOM) is KVPoll.Transferring
 
 
 class TestRepeatable:

@@ -13,7 +13,7 @@ from redis_kvpoll.protocol.feed_reader import PAGE, Tail
 from tests.support.feeds import a_round
 from tests.support.fuzzing import examples
 
-ROOM = 2**63 - 1
+ROOM = 2**64 - 1
 
 
 def parsed(text):
@@ -22,7 +22,7 @@ def parsed(text):
 
 class TestParsing:
     def test_entry_gives_all_fields(self):
-        found = parsed("ttl_ms 900000 1 Bootstrapping 9223372036854775807 Transferring")
+        found = parsed("ttl_ms 900000 1 Bootstrapping 18446744073709551615 Transferring")
         first = Change("1763800000421-3", 1763800000.421, 1, KVPoll.Bootstrapping, None, 900.0)
         assert found == [first, first._replace(room=ROOM, status=KVPoll.Transferring)]
 
@@ -52,7 +52,7 @@ class TestParsing:
             "+1 Success",
             "1_0 Success",
             "٣ Success",
-            f"{2**63} Success",
+            f"{2**64} Success",
             "9" * 5000 + " Success",
             "reason why",
             "1 Banana reason why",

@@ -18,8 +18,8 @@ from redis_kvpoll.errors import printable
 from redis_kvpoll.validation import MAX_ROOM
 from tests.support.fuzzing import HUGE, Hostile, Index, NoDimensions, examples, junk
 
-NO_ROOM = [True, False, "1", b"1", "", 1.0, math.nan, math.inf, None, -1, 2**63, HUGE, -HUGE, (), [1], {}, object()]
-NO_ROOM += [1j, decimal.Decimal(1), Index(-1), Index(2**63), Hostile(), random, int, "\x1b[31m"]
+NO_ROOM = [True, False, "1", b"1", "", 1.0, math.nan, math.inf, None, -1, 2**64, HUGE, -HUGE, (), [1], {}, object()]
+NO_ROOM += [1j, decimal.Decimal(1), Index(-1), Index(2**64), Hostile(), random, int, "\x1b[31m"]
 NO_STATUS = [True, False, "Success", "4", b"4", 4.0, math.nan, None, -1, 5, HUGE, (), [], {}, Index(5), Hostile()]
 NO_REASON = ["", " ", "\n\t", None, b"why", 1, True, [], ValueError("why")]
 NO_LENGTH = [True, "1", 1.0, math.nan, None, -1, 2**53, HUGE, [], Index(-1), Hostile()]
@@ -145,13 +145,13 @@ class TestOptions:
 
 class TestAccepted:
     def test_index_types_are_integers(self, store):
-        one, two = Index(2**63 - 1), Index(2**53 + 1)
+        one, two = Index(2**64 - 1), Index(2**53 + 1)
         assert store.update_status(one, Index(1)).status is KVPoll.Bootstrapping
         assert store.update_many({two: Index(3)}) == {2**53 + 1: Update(Outcome.CREATED, KVPoll.Transferring)}
         store.set_decode_prefix_len(one, Index(7))
         assert store.pop_decode_prefix_len(one) == 7
         assert store.poll([one, two]) == [KVPoll.Bootstrapping, KVPoll.Transferring]
-        assert set(store.clear_many((one, two))) == {2**63 - 1, 2**53 + 1}
+        assert set(store.clear_many((one, two))) == {2**64 - 1, 2**53 + 1}
 
     def test_any_iterable_of_rooms_is_accepted(self, store):
         store.update_status(1, 1)

@@ -8,7 +8,7 @@ from redis_kvpoll import Consensus, InvalidInputError, KVPoll, KVTransferError, 
 from tests.support.servers import room_keys
 
 BOOT, INPUT, MOVE, DONE, FAIL = (KVPoll(number) for number in (1, 2, 3, 4, 0))
-ROOM = 2**63 - 1
+ROOM = 2**64 - 1
 KEY, PREFIX = f"kvpoll:{{default}}:room:{ROOM}", f"kvpoll:{{default}}:prefix:{ROOM}"
 
 

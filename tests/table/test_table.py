@@ -8,7 +8,7 @@ from redis_kvpoll import CorruptEntryError, KVPoll, KVTransferError, Outcome, Ro
 from redis_kvpoll.model import Entry
 from tests.support.calls import put
 
-ROOM = 2**63 - 1  # the largest id, which tonumber in Lua would corrupt
+ROOM = 2**64 - 1  # the largest id, which tonumber in Lua would corrupt
 KEY = f"kvpoll:{{default}}:room:{ROOM}"
 PREFIX = f"kvpoll:{{default}}:prefix:{ROOM}"
 
@@ -183,7 +183,7 @@ class TestReading:
 
     def test_foreign_keys_are_no_rooms(self, store, client):
         store.update_status(1, KVPoll.Bootstrapping)
-        for name in ("room:x", "room:01", "room:-1", f"room:{2**63}", "other:5"):
+        for name in ("room:x", "room:01", "room:-1", f"room:{2**64}", "other:5"):
             client.set(f"kvpoll:{{default}}:{name}", "?", ex=60)
         assert list(store.rooms()) == [1]
 

@@ -7,7 +7,7 @@ import pytest
 from redis_kvpoll import KVPoll, Outcome
 from tests.support.calls import put
 
-ROOM = 2**63 - 1
+ROOM = 2**64 - 1
 KEY, PREFIX = f"kvpoll:{{default}}:room:{ROOM}", f"kvpoll:{{default}}:prefix:{ROOM}"
 LIVE = (KVPoll.Bootstrapping, KVPoll.WaitingForInput, KVPoll.Transferring)
 

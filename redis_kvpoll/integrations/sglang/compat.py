@@ -1,7 +1,7 @@
-"""The supported SGLang version: what the plugin relies on in it, and which process of which instance a manager is in.
+"""What the plugin relies on in SGLang, and which process of which instance a manager is in.
 
-Every assumption about SGLang's objects is checked here, before anything is replaced. For another version of SGLang,
-this is the module to change.
+Every assumption about SGLang's objects is checked here, and those about what its methods do in behaviour, before
+anything is replaced. No version is compared: a release that behaves alike is supported.
 """
 
 from __future__ import annotations
@@ -9,8 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-VERSION = "0.5.23"
-TARGET = "sglang.srt.disaggregation.common.conn.CommonKVManager.__init__"
+from redis_kvpoll.integrations.sglang.peers import owner_name, without_address
+
+SUPPORTED = "0.5.12 to 0.5.23"
+"""The releases that are tested; pipelines are from 0.5.22 on. For people only."""
+CONN = "sglang.srt.disaggregation.common.conn"
+TARGET = f"{CONN}.CommonKVManager.__init__"
 METHODS = ("update_status", "check_status", "record_failure")
 STATUSES = {"Failed": 0, "Bootstrapping": 1, "WaitingForInput": 2, "Transferring": 3, "Success": 4}
 RANK_ATTRIBUTES = ("attn_tp_size", "attn_tp_rank", "attn_cp_size", "attn_cp_rank", "pp_size", "pp_rank")
@@ -47,11 +51,16 @@ class ProcessIdentity:
     instance: str
     """Common to all ranks of one data-parallel rank of an instance."""
     owner: str
-    """This process's name as the owner of a lease."""
+    """This process's name as the owner of a lease; it ends with the address at which SGLang's messages reach it."""
     rank: int
     world_size: int
     stages: tuple[int, ...]
     """The ranks of this process's pipeline, its own among them, in the order of stages."""
+
+    @property
+    def name(self) -> str:
+        """This process's name for people."""
+        return without_address(self.owner)
 
     @property
     def rank_options(self) -> dict[str, int]:
@@ -68,6 +77,9 @@ def identify(manager: Any) -> ProcessIdentity:
     role = str(getattr(getattr(manager, "disaggregation_mode", None), "value", ""))
     if role not in ("prefill", "decode"):
         raise IncompatibleSGLangError(f"disaggregation_mode is {role!r}")
+    port = getattr(manager, "rank_port", None)
+    if type(port) is not int:
+        raise IncompatibleSGLangError(f"rank_port is {port!r}, not an int")
     _check_dicts(manager, role)
     # As CommonKVManager._prefill_unique_rank, so that it is the rank in SGLang's own messages and logs.
     ranks = [tp * pp_size * cp_size + stage * cp_size + cp for stage in range(pp_size)]
@@ -75,7 +87,8 @@ def identify(manager: Any) -> ProcessIdentity:
     if dp := _data_parallel_rank(manager):
         instance += f"/{dp}"
     parts = [(f"tp{tp}", tp_size), (f"cp{cp}", cp_size), (f"pp{pp}", pp_size)]
-    owner = "/".join([instance, *(name for name, size in parts if size > 1)])
+    ranks_of_several = [name for name, size in parts if size > 1]
+    owner = owner_name(instance, ranks_of_several, str(getattr(manager, "local_ip", "")), port)
     return ProcessIdentity(role, instance, owner, ranks[pp], tp_size * cp_size * pp_size, tuple(ranks))
 
 

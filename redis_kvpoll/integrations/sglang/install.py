@@ -8,17 +8,27 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
+import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from redis_kvpoll.errors import InvalidInputError, KVPollError, LeaseLostError, NamespaceMismatchError, printable
-from redis_kvpoll.integrations.sglang.compat import IncompatibleSGLangError, has_consensus_store, identify
+from redis_kvpoll.integrations.sglang import hooks
+from redis_kvpoll.integrations.sglang.background import Background
+from redis_kvpoll.integrations.sglang.behaviour import check_clear, check_first_status, check_update_status
+from redis_kvpoll.integrations.sglang.compat import CONN, IncompatibleSGLangError, has_consensus_store, identify
 from redis_kvpoll.integrations.sglang.maps import ConsensusMap
+from redis_kvpoll.integrations.sglang.orphans import Orphans
+from redis_kvpoll.integrations.sglang.peers import receivers_of
 from redis_kvpoll.integrations.sglang.settings import PARSERS, PREFIX, read
 from redis_kvpoll.integrations.sglang.startup import log_disabled, log_incompatible
 from redis_kvpoll.integrations.sglang.worker import TableWorker
 
 logger = logging.getLogger("redis_kvpoll")
+WAITING_TIMEOUT = "SGLANG_DISAGGREGATION_WAITING_TIMEOUT"
+MAPS = ("request_status", "failure_records", "req_to_decode_prefix_len")
 QUIET_LOGGERS = ("redis_kvpoll.mirror", "redis_kvpoll.leases")
 """During an outage each mirror and lease would log a warning; the plugin logs one per process: TableWorker._monitor."""
 
@@ -41,7 +51,11 @@ def _join(manager: Any) -> TableWorker | None:
         settings = read(os.environ)
         if settings is None:
             return None
-        worker = TableWorker(settings, identify(manager))
+        identity = identify(manager)
+        check_update_status(manager)
+        if CONN in sys.modules:  # without it, this is a test's stand-in
+            check_clear(sys.modules[CONN])
+        worker = TableWorker(settings, identity)
         worker.join()
     except IncompatibleSGLangError as error:
         log_incompatible(error)
@@ -87,10 +101,12 @@ def _replace_dicts(manager: Any, worker: TableWorker) -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
         logging.getLogger(name).addFilter(is_not_lease_advice)
     registry, identity = worker.registry, worker.identity
+    sglangs = {name: getattr(manager, name) for name in MAPS if hasattr(manager, name)}
     if has_consensus_store(manager):
         registry.statuses = ConsensusMap(
             registry, identity.rank, list(identity.stages), worker.statuses_of, manager.request_status
         )
+    manager.update_status = registry.scoped(manager.update_status)
     manager.request_status = registry.statuses
     manager.failure_records = registry.reasons
     if identity.role == "prefill":
@@ -98,7 +114,35 @@ def _replace_dicts(manager: Any, worker: TableWorker) -> None:
     manager.kvpoll_worker = worker  # for tests and benchmarks, which wait until it is idle
     if hasattr(manager, "teardown"):  # called when SGLang changes an instance's role; the next manager joins again
         manager.teardown = _chain(manager.teardown, worker.close)
-    logger.info("redis_kvpoll: joined the status table as %s", identity.owner)
+    if getattr(manager, "deferred_bootstrap", None) is not None:  # its update_status sends a message, which may block
+        worker.fail = Background(registry.fail_from_table)
+    if identity.role == "prefill":
+        worker.receivers_of = partial(receivers_of, manager)
+        worker.end_orphans = Orphans(manager, registry, os.environ.get(WAITING_TIMEOUT)).end_old
+    registry.awaits_claims = identity.role == "prefill" and hooks.knows_handles()
+    _log_missing_hooks(identity.role)
+    check_first_status(manager, registry.statuses, lambda why: _restore(manager, worker, sglangs, why))
+    logger.info("redis_kvpoll: joined the status table as %s", identity.name)
+
+
+def _log_missing_hooks(role: str) -> None:
+    """Log what the table leaves out, because this SGLang lacks what the plugin hooks for it."""
+    missing = [] if hooks.knows_requests(role) else ["SGLang's request ids"]
+    if not hooks.knows_handles():
+        missing.append("failures of the other role" if role == "decode" else "which rooms have a sender")
+    if missing:
+        logger.info("redis_kvpoll: not known here: %s", " and ".join(missing))
+
+
+def _restore(manager: Any, worker: TableWorker, sglangs: dict[str, Any], why: str) -> None:
+    """Give SGLang its own dicts back, with what is in the maps, and leave the table."""
+    for name, own in sglangs.items():
+        if type(own) is dict:  # SGLang's own consensus store has got every write
+            own.update(getattr(manager, name))
+        setattr(manager, name, own)
+    vars(manager).pop("update_status", None)
+    threading.Thread(target=worker.close, name="kvpoll-leave", daemon=True).start()
+    log_incompatible(IncompatibleSGLangError(why))
 
 
 def is_not_lease_advice(record: logging.LogRecord) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, MutableMapping
 from typing import Any, Protocol
 
-from redis_kvpoll.integrations.sglang.merge import merge_optional
+from redis_kvpoll.integrations.sglang.merge import FAILED
 
 MISSING: Any = object()
 """The default of an argument that was not given."""
@@ -17,15 +17,13 @@ MISSING: Any = object()
 class RoomSource(Protocol):
     """What the maps call: the RoomRegistry."""
 
-    def read_status(self, room: int, default: Any) -> Any: ...
-    def last_status(self, room: int) -> int: ...
+    def last_status(self, room: int) -> int | None: ...
     def write_status(self, room: int, status: int) -> None: ...
     def clear(self, room: int, default: Any) -> Any: ...
     def record_reason(self, room: int, reason: str) -> None: ...
     def pop_reason(self, room: int, default: Any) -> Any: ...
     def record_length(self, room: int, length: int) -> None: ...
     def pop_length(self, room: int, default: Any) -> Any: ...
-    def needs_fallback(self, room: int) -> bool: ...
 
 
 class RegistryMap(dict[int, Any]):
@@ -38,9 +36,13 @@ class RegistryMap(dict[int, Any]):
         self.registry = registry
 
     def __delitem__(self, room: int) -> None:
-        self.pop(room)
+        self.pop(room, MISSING)
 
-    setdefault = MutableMapping.setdefault
+    def setdefault(self, room: int, default: Any = None) -> Any:
+        if room not in self:
+            self[room] = default
+        return dict.get(self, room, default)
+
     update = MutableMapping.update
     popitem = MutableMapping.popitem
     clear = MutableMapping.clear
@@ -49,17 +51,21 @@ class RegistryMap(dict[int, Any]):
 class StatusMap(RegistryMap):
     """Replaces ``request_status``: the status of each room, as this process's rank has it.
 
-    ``[]`` and ``in`` are the dict's. ``[]`` of a room that was cleared a moment ago gives its last status instead of a
-    KeyError, for a thread that just checked ``in``. Concurrent writes merge as in SGLang's ``update_status``.
+    ``in``, ``get`` and ``[]`` are the dict's. Only ``[]`` of an absent room differs: a KeyError would end a thread of
+    SGLang's, or the scheduler. Writes merge as in SGLang's ``update_status``: see RoomRegistry.write_status.
     """
 
     __slots__ = ()
 
     def __missing__(self, room: int) -> Any:
-        return self.registry.last_status(room)
+        """Return the status of a room that is gone: its last one, or Failed if that is forgotten.
 
-    def get(self, room: int, default: Any = None) -> Any:
-        return self.registry.read_status(room, default)
+        Its last one is for a thread that has just found the room by ``in``, as _handle_node_failure does before
+        check_status: the room was cleared in between. Failed is for a receiver that polls after another one has cleared
+        the room, long ago; a sender's poll reports the same for a room that is gone.
+        """
+        status = self.registry.last_status(room)
+        return FAILED if status is None else status
 
     def __setitem__(self, room: int, status: Any) -> None:
         self.registry.write_status(room, status)
@@ -80,12 +86,12 @@ class StatusMap(RegistryMap):
 class ConsensusMap(StatusMap):
     """Replaces ``PPConsensusStore``, for pipeline parallelism: ``collect`` works on every rank.
 
-    ``peers`` are the ranks of the same room at each stage. ``statuses_of`` gives the table's statuses of a room by
-    rank, from the local copy. ``fallback`` is SGLang's own store, which gets every write too: during an outage, rank 0
-    reads the statuses of the other stages from it.
+    ``sglangs`` is SGLang's own store, which gets every write too. On rank 0 it has what each stage has, also while
+    Redis is unreachable, and before rank 0 itself has opened the room. ``peers`` are the ranks of the same room at each
+    stage, and ``statuses_of`` gives the table's statuses of a room by rank, for the other ranks.
     """
 
-    __slots__ = ("_fallback", "_peers", "_rank", "_statuses_of")
+    __slots__ = ("_peers", "_rank", "_sglangs", "_statuses_of")
 
     def __init__(
         self,
@@ -93,28 +99,41 @@ class ConsensusMap(StatusMap):
         rank: int,
         peers: list[int],
         statuses_of: Callable[[int], dict[int, Any]],
-        fallback: Any,
+        sglangs: Any,
     ) -> None:
         super().__init__(registry)
         self._rank = rank
         self._peers = peers
         self._statuses_of = statuses_of
-        self._fallback = fallback
+        self._sglangs = sglangs
+
+    def __missing__(self, room: int) -> Any:
+        """Return the last status of a room that is gone; KeyError, as from SGLang's store, if it is not known."""
+        status = self.registry.last_status(room)
+        if status is None:
+            raise KeyError(room)
+        return status
+
+    def __setitem__(self, room: int, status: Any) -> None:
+        if not isinstance(status, int):
+            raise TypeError(f"a status is an int, not {type(status).__name__}")
+        super().__setitem__(room, status)
 
     def collect(self, room: int) -> list[int | None]:
-        """Return the status of each stage, in order; None if it is not known."""
-        theirs = self._statuses_of(room)
-        found = [dict.get(self, room) if peer == self._rank else theirs.get(peer) for peer in self._peers]
-        if self._rank == self._peers[0] and self.registry.needs_fallback(room):
-            found = list(map(merge_optional, found, self._fallback.collect(room)))
+        """Return the status of each stage, in order; None where it has none."""
+        if self._rank == self._peers[0]:
+            found = self._sglangs.collect(room)
+        else:
+            theirs = self._statuses_of(room)
+            found = [dict.get(self, room) if peer == self._rank else theirs.get(peer) for peer in self._peers]
         return [None if status is None else int(status) for status in found]
 
     def store(self, room: int, status: int) -> None:
+        self._sglangs[room] = int(status)
         dict.__setitem__(self, room, status)
-        self._fallback[room] = int(status)
 
     def remove(self, room: int) -> int:
-        self._fallback.pop(room)
+        self._sglangs.pop(room)
         return super().remove(room)
 
     def pop(self, room: int, default: Any = None) -> Any:
@@ -122,7 +141,7 @@ class ConsensusMap(StatusMap):
 
     def close(self) -> None:
         """Close SGLang's own store, which SGLang no longer holds."""
-        self._fallback.close()
+        self._sglangs.close()
 
 
 class FailureRecords(RegistryMap):

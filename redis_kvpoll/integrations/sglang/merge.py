@@ -6,7 +6,8 @@ from redis_kvpoll.model import KVPoll
 
 FAILED, SUCCESS = int(KVPoll.Failed), int(KVPoll.Success)
 CREATING = (int(KVPoll.Bootstrapping), int(KVPoll.WaitingForInput))
-"""The statuses that may create a room: SGLang's rule since PR 24539, and the policy strict."""
+"""The statuses that may open a room: the policy strict, and SGLang's own rule since 0.5.20. Before that (PR 24539, the
+policy compat) any status but Failed opens one, so that a late Success brings a cleared room back."""
 
 
 def merge(one: int, other: int) -> int:

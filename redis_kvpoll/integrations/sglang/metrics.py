@@ -10,7 +10,7 @@ from typing import Any
 
 
 @cache
-def _metrics() -> tuple[Any, Any, Any] | None:
+def _metrics() -> tuple[Any, ...] | None:
     """Return the metrics of this process, which Prometheus lets it define only once; None without prometheus_client."""
     try:
         from prometheus_client import Counter, Gauge
@@ -35,6 +35,11 @@ def _metrics() -> tuple[Any, Any, Any] | None:
             "Rooms that were opened and cleared during an outage and never reached the status table",
             labels,
         ),
+        Counter(
+            "kvpoll_link_orphaned_rooms_total",
+            "Rooms that decode has asked for, that had no sender, and that were ended after SGLang's own timeouts",
+            labels,
+        ),
     )
 
 
@@ -45,12 +50,14 @@ class LinkMetrics:
         found = _metrics()
         self._children = None if found is None else [metric.labels(role, owner) for metric in found]
         self._dropped = 0
+        self._orphans = 0
 
-    def update(self, is_up: bool, pending: int, dropped: int) -> None:
-        """Set the current values; ``dropped`` is the total of this process so far."""
+    def update(self, is_up: bool, pending: int, dropped: int, orphans: int) -> None:
+        """Set the current values; ``dropped`` and ``orphans`` are the totals of this process so far."""
         if self._children is not None:
-            up, pending_rooms, dropped_rooms = self._children
+            up, pending_rooms, dropped_rooms, orphaned_rooms = self._children
             up.set(int(is_up))
             pending_rooms.set(pending)
             dropped_rooms.inc(dropped - self._dropped)
-            self._dropped = dropped
+            orphaned_rooms.inc(orphans - self._orphans)
+            self._dropped, self._orphans = dropped, orphans

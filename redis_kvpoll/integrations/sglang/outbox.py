@@ -22,6 +22,8 @@ class RoomLife:
     number: int
     is_new: bool = False
     """Whether the table does not know this life yet."""
+    request: str = ""
+    """SGLang's id of the request that a new life is for, if it is known."""
     status: int | None = None
     reason: str = ""
     length: int | None = None
@@ -29,6 +31,7 @@ class RoomLife:
 
     def add(self, later: RoomLife) -> None:
         """Merge later changes of the same life into these."""
+        self.request = self.request or later.request
         self.status = merge_optional(self.status, later.status)
         self.reason = self.reason or later.reason
         self.length = self.length if later.length is None else later.length

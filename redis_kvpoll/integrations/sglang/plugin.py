@@ -10,7 +10,8 @@ import os
 import pkgutil
 from typing import Any
 
-from redis_kvpoll.integrations.sglang.compat import TARGET, IncompatibleSGLangError, check_class
+from redis_kvpoll.integrations.sglang import hooks
+from redis_kvpoll.integrations.sglang.compat import CONN, TARGET, IncompatibleSGLangError, check_class
 from redis_kvpoll.integrations.sglang.startup import URL, is_enabled, log_disabled, log_incompatible
 
 logger = logging.getLogger("redis_kvpoll")
@@ -22,9 +23,10 @@ def register() -> None:
         logger.debug("%s is not set: SGLang uses its own dicts", URL)
         return
     try:
-        check_class(pkgutil.resolve_name(TARGET.rpartition(".CommonKVManager")[0]))
-        hooks = pkgutil.resolve_name("sglang.srt.plugins.hook_registry")
-        hooks.HookRegistry.register(TARGET, after_init, hooks.HookType.AFTER)
+        check_class(pkgutil.resolve_name(CONN))
+        registry = pkgutil.resolve_name("sglang.srt.plugins.hook_registry")
+        registry.HookRegistry.register(TARGET, after_init, registry.HookType.AFTER)
+        hooks.register(registry)
     except (IncompatibleSGLangError, ImportError, AttributeError) as error:
         log_incompatible(error)
 

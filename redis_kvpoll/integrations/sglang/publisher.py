@@ -23,10 +23,12 @@ from redis_kvpoll.errors import (
     ServerRefusedError,
     StoreUnavailableError,
 )
+from redis_kvpoll.integrations.sglang.compat import ProcessIdentity
 from redis_kvpoll.integrations.sglang.merge import CREATING, FAILED
 from redis_kvpoll.integrations.sglang.outbox import RoomLife
 from redis_kvpoll.integrations.sglang.registry import RoomRegistry
 from redis_kvpoll.model import KVPoll
+from redis_kvpoll.validation import MAX_REQUEST
 
 FIRST_RETRY_SECONDS = 0.02
 """First pause before a retry, which then doubles: other ranks usually clear a room within milliseconds."""
@@ -36,6 +38,7 @@ REJECTED_RETRY_SECONDS = 5.0
 """Longest pause before retrying a call that the server has rejected, for lack of memory or permission."""
 REJECTED_LOG_SECONDS = 60.0
 """A rejection is logged only if there was none for this long."""
+STATUSES = frozenset(map(int, KVPoll))
 REASON_POLL_SECONDS = 0.01
 """Pause between reads of another rank's reason."""
 
@@ -46,13 +49,17 @@ class OutboxPublisher:
     """One task for each room with changes. ``on_opened`` is called with each room once the table knows its life."""
 
     def __init__(
-        self, store: AsyncStatusStore, registry: RoomRegistry, request: str, on_opened: Callable[[int], object]
+        self,
+        store: AsyncStatusStore,
+        registry: RoomRegistry,
+        identity: ProcessIdentity,
+        on_opened: Callable[[int], object],
     ) -> None:
         self.is_online = asyncio.Event()
         """Cleared by a call that finds the server unreachable: then changes wait in the outbox."""
         self._store = store
         self._registry = registry
-        self._request = request
+        self._identity = identity
         self._on_opened = on_opened
         self._handles: dict[int, tuple[int, AsyncRoom]] = {}
         """By room: the number of the life that the table knows, and its handle."""
@@ -137,10 +144,10 @@ class OutboxPublisher:
     async def _send(self, room: int, life: RoomLife) -> None:
         """Send a whole life. The prefix length comes before the status, as SGLang relies on this order."""
         number, handle = self._handles.get(room, (0, None))
-        status = None if life.status is None else KVPoll(life.status)
+        status = KVPoll(life.status) if life.status in STATUSES else None
         if life.is_new and number != life.number:
             first = status if life.status in CREATING and life.length is None else KVPoll.Bootstrapping
-            handle = await self._store.open(room, self._request, first or KVPoll.Bootstrapping)
+            handle = await self._store.open(room, self._request_of(life), first or KVPoll.Bootstrapping)
             self._handles[room] = life.number, handle
             life.is_new = False  # if the connection is lost before the rest is sent, it is not opened again
             self._on_opened(room)
@@ -160,6 +167,18 @@ class OutboxPublisher:
                 await self._fetch_reason(room)
             await handle.clear()
             self._handles.pop(room, None)
+
+    def _request_of(self, life: RoomLife) -> str:
+        """Return the request of a life in the table: equal for all ranks of this instance, and for no other life.
+
+        SGLang's id alone is not enough: a router may try one request with a second instance. Without an id it is the
+        life's number, which only a single rank can use.
+        """
+        identity = self._identity
+        if life.request:
+            id_ = "".join(letter if letter.isprintable() else "?" for letter in life.request)
+            return f"{id_[: MAX_REQUEST - len(identity.instance) - 1]} {identity.instance}"
+        return identity.instance if identity.world_size > 1 else f"{identity.owner}#{life.number}"
 
     async def _fetch_reason(self, room: int) -> None:
         """Read until another rank has recorded a reason or no thread waits for it. The last clear removes it."""

@@ -2,28 +2,25 @@
 
 SGLang's threads call it. They wait only for a lock and, for a bounded time, for another rank's failure reason.
 
-Each opening of a room begins a life with a new number. SGLang reads a status, and writes the next one in a
-separate step: the write applies only to the life that the same thread has read. So a late write neither changes a
-room's next life nor re-creates a cleared room.
+Each opening of a room begins a life with a new number. SGLang's ``update_status`` reads a status, and writes the next
+one in a separate step. It runs in a scope: its write applies only to the life that the room had when it began. So a
+late write neither changes a room's next life nor re-creates a cleared room.
 """
 
 from __future__ import annotations
 
-import math
+import contextlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from redis_kvpoll.integrations.sglang.maps import MISSING, FailureRecords, PrefixLengths, StatusMap
 from redis_kvpoll.integrations.sglang.merge import CREATING, FAILED, SUCCESS, merge
 from redis_kvpoll.integrations.sglang.outbox import Outbox, RoomLife
+from redis_kvpoll.integrations.sglang.scope import Claim, Scope, Scopes
+from redis_kvpoll.integrations.sglang.tombstones import Tombstones, WaitBudget
 
-TOMBSTONE_SECONDS = 300.0
-"""How long a cleared room is remembered, with its failure reason: SGLang clears a room before it reads the reason."""
-MAX_TOMBSTONES = 10_000
-MAX_WAIT_FRACTION = 0.1
-"""The greatest share of its time that SGLang's thread may wait for other ranks' reasons."""
 GENERIC_REASON = "Aborted by AbortReq."
 """What SGLang's abort() records. A more specific reason may replace it, as in _fail_prefill_recompute."""
 
@@ -35,12 +32,13 @@ class RoomRegistry:
         self.statuses = StatusMap(self)
         self.reasons = FailureRecords(self)
         self.lengths = PrefixLengths(self)
+        self.update_status: Callable[[int, int], Any] = self.write_status
+        """SGLang's own, once it is scoped."""
         self.reason_wait_seconds = 0.0
         """The longest wait for another rank's reason; 0 while no other rank can give one."""
         self.awaiting_reason: set[int] = set()
         """The rooms for whose reason a thread waits."""
-        self._wait_budget_since = -math.inf
-        """Since when unused waiting time has been saved up."""
+        self._wait_budget = WaitBudget(clock)
         self._outbox = Outbox(wake)
         self._clock = clock
         self._lock = threading.Lock()
@@ -48,12 +46,12 @@ class RoomRegistry:
         self._lives: dict[int, int] = {}
         """The current life's number of each room."""
         self._last_number = 0
-        self._tombstones: dict[int, tuple[int | None, float]] = {}
-        """By removed room: its last status, and when to forget it."""
-        self._last_read = threading.local()
-        self._is_synced = True
-        self._older_than_resync: set[int] = set()
-        """Rooms from before the last resync: other ranks may not have published their statuses again yet."""
+        self._tombstones = Tombstones(clock)
+        self.scopes = Scopes(self._lives)
+        self.awaits_claims = False
+        """Whether a room is published only when it has a sender or receiver here: each one claims its room."""
+        self._unclaimed: dict[int, float] = {}
+        """Rooms without a sender or receiver, as decode's messages open them on prefill; and since when."""
 
     def __len__(self) -> int:
         """Return how many rooms have unpublished changes."""
@@ -66,63 +64,96 @@ class RoomRegistry:
 
     # Statuses, as SGLang reads and writes them
 
-    def read_status(self, room: int, default: Any) -> Any:
-        """Return a room's status; this thread's next write applies only to the life that was read."""
-        with self._lock:
-            self._last_read.life = room, self._lives.get(room)
-            return dict.get(self.statuses, room, default)
+    def scoped(self, update_status: Callable[..., Any]) -> Callable[..., Any]:
+        """Return SGLang's ``update_status`` so that each call is about one life of its room; it also fails rooms."""
+        self.update_status = self.scopes.around(update_status)
+        return self.update_status
 
-    def last_status(self, room: int) -> int:
-        """Return the status of a room that was cleared a moment ago; KeyError if it was not."""
+    def last_status(self, room: int) -> int | None:
+        """Return the status of a room that was cleared; None if it was not, or is forgotten."""
         with self._lock:  # the dict's look-up took no lock: by now the room may even have been opened again
-            status: int | None = dict.get(self.statuses, room, self._tombstones.get(room, (None, 0.0))[0])
-        if status is None:
-            raise KeyError(room)
-        return status
+            status: int | None = dict.get(self.statuses, room, self._tombstones.status(room))
+            return status
 
     def write_status(self, room: int, status: int) -> None:
-        """Merge a status into a room, or open it."""
+        """Write a status that SGLang has decided on.
+
+        In the scope of the room, it merges into the life that the scope is about, or opens the room if that was absent
+        from the beginning and the status is one that opens. Every other write is late and does nothing. Outside a
+        scope, where SGLang writes nothing today, it is a dict's assignment.
+        """
+        scope = self.scopes.current
         with self._lock:
-            read_room, read_life = self._last_read.__dict__.pop("life", (None, None))
             number = self._lives.get(room)
-            if number is None:
-                if status in CREATING and (read_room != room or read_life is None):
-                    self._open(room, status)
-            elif read_room != room or read_life in (None, number):
-                self._advance(room, number, status)
+            if scope is None or scope.room != room:
+                self._open(room, status) if number is None else self._set(room, number, status)
+            elif number is not None and scope.number in (None, number):
+                before = dict.__getitem__(self.statuses, room)
+                if not (scope.keeps_success and before == SUCCESS):
+                    self._set(room, number, merge(before, status), scope.publish)
+            elif number is None and scope.number is None and status in CREATING:
+                self._open(room, status)
 
     def clear(self, room: int, default: Any) -> Any:
         """Clear a room and return its last status; ``default``, or a KeyError, if there is no such room."""
         with self._lock:
-            number = self._lives.pop(room, None)
+            number = None if self.scopes.is_late(room) else self._lives.pop(room, None)
             if number is None:
                 if default is MISSING:
                     raise KeyError(room)
                 return default
-            status = self.statuses.remove(room)
-            dict.pop(self.lengths, room, None)
+            return self._remove(room, number)
+
+    def _remove(self, room: int, number: int) -> int:
+        status = self.statuses.remove(room)
+        dict.pop(self.lengths, room, None)
+        if self._unclaimed.pop(room, None) is None:
             self._outbox.end(room, number)
-            self._older_than_resync.discard(room)
-            self._add_tombstone(room, status)
-            return status
+        self._add_tombstone(room, status)
+        return status
+
+    @contextlib.contextmanager
+    def claiming(self, room: int, request: str) -> Iterator[None]:
+        """Let this thread make the sender or receiver of a room, for a request of SGLang's."""
+        self.scopes.claim = Claim(room, request)
+        try:
+            yield
+        finally:
+            self.scopes.claim = None
+            with self._lock:
+                if self._unclaimed.pop(room, None) is not None:  # it was open before it had a sender
+                    self._begin_publishing(room, self._lives[room], request)
 
     def _open(self, room: int, status: int) -> None:
         self._last_number += 1
         self._lives[room] = self._last_number
-        self._tombstones.pop(room, None)
+        self._tombstones.discard(room)
         dict.pop(self.reasons, room, None)  # the last life's: this one's reason is recorded after its opening
         self.statuses.store(room, status)
-        life = self._outbox.life(room, self._last_number)
-        life.is_new, life.status, life.length = True, status, dict.get(self.lengths, room)
+        claim = self.scopes.claim
+        if claim is not None and claim.room == room:
+            self._begin_publishing(room, self._last_number, claim.request)
+        elif self.awaits_claims:
+            self._unclaimed[room] = self._clock()
+        else:
+            self._begin_publishing(room, self._last_number, "")
 
-    def _advance(self, room: int, number: int, status: int) -> None:
-        before = dict.__getitem__(self.statuses, room)
-        after = merge(before, status)
-        if after != before:
-            self.statuses.store(room, after)
-            life = self._outbox.life(room, number)
-            life.status = after
-            if after == FAILED:
+    def _begin_publishing(self, room: int, number: int, request: str) -> None:
+        life = self._outbox.life(room, number)
+        life.is_new, life.request, life.length = True, request, dict.get(self.lengths, room)
+        life.status = dict.__getitem__(self.statuses, room)
+        life.reason = dict.get(self.reasons, room, "") if life.status == FAILED else ""
+
+    def _changes_of(self, room: int, number: int) -> RoomLife:
+        """Return where to add changes of a life."""
+        return RoomLife(number) if room in self._unclaimed else self._outbox.life(room, number)
+
+    def _set(self, room: int, number: int, status: int, publish: bool = True) -> None:
+        if status != dict.__getitem__(self.statuses, room):
+            self.statuses.store(room, status)
+            life = self._changes_of(room, number) if publish else RoomLife(number)
+            life.status = status
+            if status == FAILED:
                 life.reason = dict.get(self.reasons, room, "")
 
     # Reasons and prefix lengths
@@ -130,14 +161,14 @@ class RoomRegistry:
     def record_reason(self, room: int, reason: str) -> None:
         """Record why a room fails. The first reason stays."""
         with self._lock:
-            if dict.get(self.reasons, room, GENERIC_REASON) != GENERIC_REASON:
+            if self.scopes.is_late(room) or dict.get(self.reasons, room, GENERIC_REASON) != GENERIC_REASON:
                 return
             dict.__setitem__(self.reasons, room, reason)
             number = self._lives.get(room)
             if number is None:
                 self._expire_records(room)
             elif dict.__getitem__(self.statuses, room) == FAILED:
-                self._outbox.life(room, number).reason = reason
+                self._changes_of(room, number).reason = reason
             self._reason_recorded.notify_all()
 
     def pop_reason(self, room: int, default: Any) -> Any:
@@ -151,19 +182,14 @@ class RoomRegistry:
         return reason
 
     def _await_reason(self, room: int) -> None:
-        """Wait, within the budget: when a hundred rooms fail at once, SGLang reads one reason after the other.
-
-        Each second adds ``MAX_WAIT_FRACTION`` seconds to the budget, up to one longest wait.
-        """
-        now = self._clock()
-        self._wait_budget_since = max(self._wait_budget_since, now - self.reason_wait_seconds / MAX_WAIT_FRACTION)
+        began = self._clock()
         self.awaiting_reason.add(room)
         self._outbox.mark_changed(room)
         self._reason_recorded.wait_for(
-            lambda: room in self.reasons, (now - self._wait_budget_since) * MAX_WAIT_FRACTION
+            lambda: room in self.reasons, self._wait_budget.seconds(self.reason_wait_seconds)
         )
         self.awaiting_reason.discard(room)
-        self._wait_budget_since += (self._clock() - now) / MAX_WAIT_FRACTION
+        self._wait_budget.spend(self._clock() - began)
 
     def record_length(self, room: int, length: int) -> None:
         """Record how much of a room's prefix the decode side has."""
@@ -173,7 +199,7 @@ class RoomRegistry:
             if number is None:
                 self._expire_records(room)
             else:
-                self._outbox.life(room, number).length = length
+                self._changes_of(room, number).length = length
 
     def pop_length(self, room: int, default: Any) -> Any:
         """Return the length and forget it here; the table keeps it until the room is cleared."""
@@ -185,48 +211,50 @@ class RoomRegistry:
 
     # What the worker observes of the table
 
-    def set_synced(self, is_synced: bool) -> None:
-        """Record whether the local copy of the table is current."""
-        with self._lock:
-            if is_synced and not self._is_synced:
-                self._older_than_resync = set(self._lives)
-            self._is_synced = is_synced
-
     def detach(self) -> None:
         """Stop publishing and waiting, because there is no worker any more. The maps work on as dicts."""
         with self._lock:
-            self._is_synced, self.reason_wait_seconds = False, 0.0
+            self.reason_wait_seconds = 0.0
             self._outbox.close()
-
-    def needs_fallback(self, room: int) -> bool:
-        """Return whether the table may know less of a room's other ranks than SGLang's own consensus store."""
-        return not self._is_synced or room in self._older_than_resync
 
     def current_life(self, room: int) -> int | None:
         """Return the number of a room's current life; None if the room is not open."""
         return self._lives.get(room)
+
+    def unclaimed(self, age: float) -> list[int]:
+        """Return the rooms that have been open for so many seconds without a sender."""
+        if not self._unclaimed:
+            return []
+        with self._lock:
+            until = self._clock() - age
+            return [room for room, since in self._unclaimed.items() if since <= until]
+
+    def end_unclaimed(self, room: int) -> bool:
+        """Clear a room without a sender, unless one has come."""
+        with self._lock:
+            if room not in self._unclaimed:
+                return False
+            self._remove(room, self._lives.pop(room))
+            return True
 
     def is_relevant(self, room: int) -> bool:
         """Return whether to follow a room in the table: it is open here, or other ranks may not have cleared it yet."""
         return room in self._lives or room in self._tombstones
 
     def fail_from_table(self, room: int, number: int, reason: str, publish: bool) -> None:
-        """Fail a life that has failed in the table.
+        """Fail a life that has failed in the table, by SGLang's own update_status: more may hang on it.
 
         ``publish``: it failed in the other role's table, so the failure must be written to this role's table too. A
         life that has reached Success no longer depends on the other role, and stays.
         """
         with self._lock:
-            if self._lives.get(room) != number:
-                return
-            if dict.__getitem__(self.statuses, room) in ((FAILED, SUCCESS) if publish else (FAILED,)):
+            status = dict.get(self.statuses, room)
+            if self._lives.get(room) != number or status in ((FAILED, SUCCESS) if publish else (FAILED,)):
                 return
             if reason and room not in self.reasons:
                 dict.__setitem__(self.reasons, room, reason)
-            if publish:
-                self._advance(room, number, FAILED)
-            else:
-                self.statuses.store(room, FAILED)
+        with self.scopes.within(Scope(room, number, publish, keeps_success=publish)):
+            self.update_status(room, FAILED)
 
     def deliver_reason(self, room: int, reason: str) -> None:
         """Give another rank's reason to the thread that waits for it."""
@@ -260,17 +288,10 @@ class RoomRegistry:
     # Tombstones
 
     def _add_tombstone(self, room: int, status: int | None) -> None:
-        now = self._clock()
-        self._tombstones.pop(room, None)
-        self._tombstones[room] = status, now + TOMBSTONE_SECONDS
-        while True:
-            oldest = next(iter(self._tombstones))
-            if self._tombstones[oldest][1] > now and len(self._tombstones) <= MAX_TOMBSTONES:
-                return
-            del self._tombstones[oldest]
-            if oldest not in self._lives:
-                dict.pop(self.reasons, oldest, None)
-                dict.pop(self.lengths, oldest, None)
+        for forgotten in self._tombstones.add(room, status):
+            if forgotten not in self._lives:
+                dict.pop(self.reasons, forgotten, None)
+                dict.pop(self.lengths, forgotten, None)
 
     def _expire_records(self, room: int) -> None:
         """Let the records of a room that is not open expire, by a tombstone without a status."""

@@ -35,7 +35,7 @@ class PluginSettings:
     feed_length: int | None = None
 
     def options(self, role: str) -> StoreOptions:
-        """Return the options of a store of the role's namespace. Policy strict is SGLang's own rule since PR 24539."""
+        """Return the options of a store of the role's namespace. Policy strict is SGLang's own rule since 0.5.20."""
         return StoreOptions(
             namespace=f"{self.namespace}-{role}",
             ttl=self.ttl,

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Mapping
 
 from redis_kvpoll.errors import printable
-from redis_kvpoll.integrations.sglang.compat import VERSION
+from redis_kvpoll.integrations.sglang.compat import SUPPORTED
 
 URL = "KVPOLL_URL"
 
@@ -30,5 +30,5 @@ def log_disabled(reason: str) -> None:
 
 
 def log_incompatible(error: Exception) -> None:
-    """Log the same for an SGLang that differs from the supported version."""
-    log_disabled(f"{error} (this redis-kvpoll supports SGLang {VERSION}: update redis-kvpoll)")
+    """Log the same for an SGLang that differs from what the plugin relies on."""
+    log_disabled(f"{error} (this redis-kvpoll is tested with SGLang {SUPPORTED}: update redis-kvpoll)")

@@ -10,21 +10,22 @@ import asyncio
 import atexit
 import contextlib
 import logging
-import re
 import threading
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import Future
 from contextlib import AsyncExitStack
 from typing import Any
 
-from redis_kvpoll.aio.lease import AsyncLease
 from redis_kvpoll.aio.mirror import AsyncMirror
 from redis_kvpoll.aio.store import AsyncStatusStore
 from redis_kvpoll.errors import KVPollError, StoreClosedError
 from redis_kvpoll.integrations.sglang.compat import ProcessIdentity
-from redis_kvpoll.integrations.sglang.merge import FAILED, SUCCESS
+from redis_kvpoll.integrations.sglang.lease import SHUTDOWN_SECONDS, ReplaceableLease
+from redis_kvpoll.integrations.sglang.merge import FAILED
 from redis_kvpoll.integrations.sglang.metrics import LinkMetrics
+from redis_kvpoll.integrations.sglang.peer_failures import PeerFailures, for_people
+from redis_kvpoll.integrations.sglang.peers import Address, servers_of
 from redis_kvpoll.integrations.sglang.publisher import OutboxPublisher
 from redis_kvpoll.integrations.sglang.registry import RoomRegistry
 from redis_kvpoll.integrations.sglang.settings import PluginSettings
@@ -36,18 +37,17 @@ MONITOR_SECONDS = 0.25
 """Pause between checks whether the server is reachable."""
 OUTAGE_SECONDS = 1.0
 """The mirrors must be out of sync for this long before Redis counts as unreachable, and not just as slow."""
-SHUTDOWN_SECONDS = 1.0
-"""When a process ends: the time limit for publishing what is pending, and then for giving up the lease."""
 REASON_WAIT_SECONDS = 0.25
 """The longest that SGLang's thread waits for another rank's reason, at the end of a request that failed without one
 here. Such a reason arrives within milliseconds, or there is none."""
+
+MAX_LISTED = 10
+"""The most rooms that one log line lists."""
 
 LEASE_LOST = (
     "redis_kvpoll: %s lost its lease: no heartbeat for more than KVPOLL_LEASE (%g s), or another process uses the same "
     "name; its in-flight rooms were failed; continuing under a new lease"
 )
-OWNER = re.compile(r"^owner (prefill|decode)/")
-"""The start of the table's reason for a room whose owner was lost."""
 
 logger = logging.getLogger("redis_kvpoll")
 
@@ -58,15 +58,26 @@ class TableWorker:
     def __init__(self, settings: PluginSettings, identity: ProcessIdentity) -> None:
         self.identity = identity
         self.registry = RoomRegistry(self._wake)
+        self.receivers_of: Callable[[int], frozenset[Address] | None] = lambda _: None
+        """Prefill: who has asked for a room's pages."""
+        self.end_orphans: Callable[[], list[int]] = list
+        """Prefill: ends rooms that have had no sender for too long, and returns them."""
+        self.fail: Callable[[int, int, str, bool], object] = self.registry.fail_from_table
+        """Fails a life as the table says."""
         self._settings = settings
-        self._metrics = LinkMetrics(identity.role, identity.owner)
+        self._metrics = LinkMetrics(identity.role, identity.name)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._has_changes = asyncio.Event()
         self._closing = asyncio.Event()
         self._joined: Future[None] = Future()
         self._mirror: AsyncMirror | None = None
+        self._peer_failures: PeerFailures | None = None
+        self._servers: dict[int, tuple[int, frozenset[Address]]] = {}
+        """By room of decode's: its life, and the processes of prefill that serve it."""
+        self._servers_lock = threading.Lock()
         self._failing: set[asyncio.Task[None]] = set()
-        self._thread = threading.Thread(target=self._run, name=f"kvpoll-{identity.owner}", daemon=True)
+        self._ended_orphans = 0
+        self._thread = threading.Thread(target=self._run, name=f"kvpoll-{identity.name}", daemon=True)
 
     # Called by SGLang's threads
 
@@ -103,10 +114,35 @@ class TableWorker:
         except StoreClosedError:  # it was closed just now
             return {}
 
+    def learn_servers(self, room: int, bootstrap_infos: Iterable[Any]) -> None:
+        """Take note of the processes of prefill that serve a room of decode's."""
+        if (number := self.registry.current_life(room)) is not None:
+            with self._servers_lock:
+                self._servers[room] = number, servers_of(bootstrap_infos)
+            if self._peer_failures is not None:
+                self._call_soon(self._peer_failures.check, room)
+
+    def _peers_of(self, room: int) -> frozenset[Address] | None:
+        """Return the addresses of the other role's processes that serve a room; None if they are not known."""
+        return self._servers_of(room) if self.identity.role == "decode" else self.receivers_of(room)
+
+    def _servers_of(self, room: int) -> frozenset[Address] | None:
+        number, servers = self._servers.get(room, (None, None))
+        return servers if number is not None and number == self.registry.current_life(room) else None
+
+    def _forget_servers(self) -> None:
+        """Forget who served rooms that are over."""
+        with self._servers_lock:
+            for room in [room for room in self._servers if self._servers_of(room) is None]:
+                del self._servers[room]
+
     def _wake(self) -> None:
+        self._call_soon(self._has_changes.set)
+
+    def _call_soon(self, call: Callable[..., object], *arguments: Any) -> None:
         if self._loop is not None:
             with contextlib.suppress(RuntimeError):  # the loop has ended
-                self._loop.call_soon_threadsafe(self._has_changes.set)
+                self._loop.call_soon_threadsafe(call, *arguments)
 
     # The thread
 
@@ -120,7 +156,7 @@ class TableWorker:
                 logger.exception(
                     "redis_kvpoll: %s left the status table because of a bug, and SGLang continues without it; "
                     "report this traceback",
-                    self.identity.owner,
+                    self.identity.name,
                 )
 
     async def _main(self) -> None:
@@ -148,7 +184,7 @@ class TableWorker:
     def _detach(self) -> None:
         self.registry.detach()
         self._publisher.reset()
-        self._metrics.update(is_up=False, pending=0, dropped=self.registry.dropped)
+        self._metrics.update(False, 0, self.registry.dropped, self._ended_orphans)
 
     async def _enter(self, stack: AsyncExitStack) -> list[Coroutine[Any, Any, None]]:
         """Join the table until the stack closes; return the coroutines to run until then."""
@@ -157,17 +193,16 @@ class TableWorker:
         await stack.enter_async_context(store)
         lease = await stack.enter_async_context(ReplaceableLease(store, identity.owner, settings.lease))
         self._mirror = await stack.enter_async_context(store.mirror(rooms=self.registry.is_relevant))
-        self._publisher = OutboxPublisher(
-            store, self.registry, identity.instance, lambda room: self._on_opened(store, room)
-        )
+        self._publisher = OutboxPublisher(store, self.registry, identity, lambda room: self._on_opened(store, room))
         self._mirror.on_change(lambda room, status: self._on_own_change(store, room, status))
         mirrors, tasks = [self._mirror], [self._publish_changes(), self._replace_lost_lease(lease)]
-        if identity.role == "decode":
-            prefill = AsyncStatusStore.from_url(settings.url, **settings.options("prefill"))
-            await stack.enter_async_context(prefill)
-            mirrors.append(await stack.enter_async_context(prefill.mirror(rooms=self.registry.is_relevant)))
-            mirrors[1].on_change(lambda room, status: self._on_prefill_change(prefill, room, status))
-            tasks.append(_reap(prefill, settings.lease / 10))
+        role = "prefill" if identity.role == "decode" else "decode"
+        peers = AsyncStatusStore.from_url(settings.url, **settings.options(role))
+        await stack.enter_async_context(peers)
+        mirrors.append(await stack.enter_async_context(peers.mirror(rooms=self.registry.is_relevant)))
+        self._peer_failures = PeerFailures(peers, role, self.registry, self._peers_of, self._fail_for_peers)
+        mirrors[1].on_change(self._peer_failures.on_change)
+        tasks.append(_reap(peers, settings.lease / 10))
         return [*tasks, self._monitor(mirrors, lease)]
 
     async def _publish_changes(self) -> None:
@@ -183,22 +218,21 @@ class TableWorker:
             await asyncio.sleep(lease.ttl / 10)
             if lease.is_lost:
                 for room, number in self._publisher.reset():
-                    self.registry.fail_from_table(room, number, f"{self.identity.owner} lost its lease", publish=False)
+                    self.fail(room, number, f"{self.identity.name} lost its lease", False)
                 with contextlib.suppress(KVPollError):
                     await lease.replace()  # first: a room opened before that would have no owner
                     self._publisher.resume()
-                    logger.warning(LEASE_LOST, self.identity.owner, lease.ttl)
+                    logger.warning(LEASE_LOST, self.identity.name, lease.ttl)
 
     async def _monitor(self, mirrors: list[AsyncMirror], lease: ReplaceableLease) -> None:
         """Log the beginning and the end of an outage once each, resume publishing after it, and update the metrics."""
         down_since: float | None = None
         is_logged = False
-        owner = self.identity.owner
+        owner = self.identity.name
         while True:
             is_up, now = all(mirror.synced for mirror in mirrors), time.monotonic()
             has_peers = is_up and self.identity.world_size > 1
             self.registry.reason_wait_seconds = REASON_WAIT_SECONDS if has_peers else 0.0
-            self.registry.set_synced(is_up)
             if is_up and not lease.is_lost:
                 self._publisher.resume()
             if is_up:
@@ -211,7 +245,11 @@ class TableWorker:
             elif not is_logged and now - down_since > OUTAGE_SECONDS:
                 is_logged = True
                 logger.warning("redis_kvpoll: %s: Redis is unreachable; SGLang continues without it", owner)
-            self._metrics.update(not is_logged, len(self.registry), self.registry.dropped)
+            if is_up and self._peer_failures is not None:
+                self._peer_failures.check_all()
+            self._forget_servers()
+            self._end_orphans()
+            self._metrics.update(not is_logged, len(self.registry), self.registry.dropped, self._ended_orphans)
             await asyncio.sleep(MONITOR_SECONDS)
 
     # Other processes' changes
@@ -224,63 +262,37 @@ class TableWorker:
     def _on_own_change(self, store: AsyncStatusStore, room: int, status: KVPoll | None) -> None:
         """Follow a failure in this role's table: by another rank, by an operator, or because this process was lost."""
         if status is KVPoll.Failed and dict.get(self.registry.statuses, room) not in (None, FAILED):
-            self._start_failing(store, room, self._publisher.published_life(room), publish=False)
+            self._start_failing(store, room, self._publisher.published_life(room))
 
-    def _on_prefill_change(self, store: AsyncStatusStore, room: int, status: KVPoll | None) -> None:
-        """Follow a failure on the prefill side, unless the transfer is complete."""
-        if status is KVPoll.Failed and dict.get(self.registry.statuses, room) not in (None, FAILED, SUCCESS):
-            self._start_failing(store, room, self.registry.current_life(room), publish=True)
-
-    def _start_failing(self, store: AsyncStatusStore, room: int, number: int | None, publish: bool) -> None:
+    def _start_failing(self, store: AsyncStatusStore, room: int, number: int | None) -> None:
         if number is not None:
-            task = asyncio.create_task(self._fail(store, room, number, publish))
+            task = asyncio.create_task(self._fail(store, room, number))
             self._failing.add(task)
             task.add_done_callback(self._failing.discard)
 
-    async def _fail(self, store: AsyncStatusStore, room: int, number: int, publish: bool) -> None:
+    async def _fail(self, store: AsyncStatusStore, room: int, number: int) -> None:
         """Fail a life for the table's reason."""
         reason = None
         with contextlib.suppress(KVPollError):
             reason = await store.failure_reason(room)
-        text = OWNER.sub(r"\1 ", reason or ("failed on the prefill side" if publish else ""))
-        self.registry.fail_from_table(room, number, text, publish)
+        self.fail(room, number, for_people(reason or ""), False)
 
+    def _fail_for_peers(self, room: int, number: int, reason: str) -> None:
+        self.fail(room, number, reason, True)
 
-class ReplaceableLease:
-    """The lease of a process, which can be replaced once it is lost. A context manager."""
-
-    def __init__(self, store: AsyncStatusStore, owner: str, ttl: float) -> None:
-        self.ttl = ttl
-        self._store = store
-        self._owner = owner
-        self._current: AsyncLease | None = None
-
-    @property
-    def is_lost(self) -> bool:
-        return self._current is None or self._current.lost
-
-    async def replace(self) -> None:
-        """Take a new lease."""
-        if self._current is not None:
-            await self._current.aclose()
-            self._current = None
-        lease = self._store.lease(self._owner, ttl=self.ttl)
-        await lease.__aenter__()
-        self._current = lease
-
-    async def __aenter__(self) -> ReplaceableLease:
-        await self.replace()
-        return self
-
-    async def __aexit__(self, *_: Any) -> None:
-        if self._current is not None:
-            with contextlib.suppress(KVPollError, TimeoutError):
-                async with asyncio.timeout(SHUTDOWN_SECONDS):
-                    await self._current.aclose()
+    def _end_orphans(self) -> None:
+        if ended := self.end_orphans():
+            self._ended_orphans += len(ended)
+            logger.info(
+                "redis_kvpoll: %s: ended %d rooms that decode has asked for and that had no sender: %s",
+                self.identity.name,
+                len(ended),
+                ", ".join(map(str, ended[:MAX_LISTED])),
+            )
 
 
 async def _reap(store: AsyncStatusStore, seconds: float) -> None:
-    """Fail the rooms of lost prefill processes, also when no prefill process is left to do it."""
+    """Fail the rooms of the other role's lost processes, also when none of that role is left to do it."""
     while True:
         with contextlib.suppress(KVPollError):
             await store.reap()

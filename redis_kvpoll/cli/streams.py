@@ -1,0 +1,45 @@
+"""The standard streams of ``kvpoll``, whatever state they are in: closed, full, a pipe that ends, another encoding.
+
+Invariant: what cannot be written is told in one line on stderr, if that can be written, and by the exit status.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+from typing import NoReturn
+
+
+def prepare() -> None:
+    """Make the streams fit for use; exit with status 1 if there is no stdout."""
+    with contextlib.suppress(OSError):
+        # Else a connection would get the number of a closed stream, and what is written there would go to the server.
+        while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+            pass
+        os.close(number)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 - for as long as the process lives
+    if sys.stdout is None:
+        give_up("stdout is closed")
+
+
+def flush() -> None:
+    """Write what is left, so that a failure is noticed."""
+    sys.stdout.flush()
+
+
+def give_up(why: str) -> NoReturn:
+    """Say why on stderr, if possible, and exit with status 1."""
+    with contextlib.suppress(OSError, ValueError):
+        sys.stderr.write(f"Error: {why}\n")
+        sys.stderr.flush()
+    # Python flushes both once more at its end, and would print a traceback.
+    null = os.open(os.devnull, os.O_WRONLY)
+    for number in (1, 2):
+        os.dup2(null, number)
+    sys.exit(1)

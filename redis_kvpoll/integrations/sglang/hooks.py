@@ -1,0 +1,183 @@
+"""Hooks on SGLang's senders, receivers and queues: which request a room is for, and which processes serve it.
+
+They are registered at the start, for the targets that this SGLang has, and what was applied is checked when a process
+joins. Each calls the original with the same arguments and passes on its result, and its exceptions.
+
+To add a hook: a function here, and its target in REQUEST_HOOKS or HANDLE_HOOKS.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import pkgutil
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from redis_kvpoll.integrations.sglang import duplicates
+from redis_kvpoll.integrations.sglang.compat import CONN
+from redis_kvpoll.integrations.sglang.scope import NO_LIFE, Scope
+
+_PACKAGE = CONN.rpartition(".common.")[0]
+
+
+class _Admission(threading.local):
+    """The request that a thread is admitting, as (room, id)."""
+
+    request: tuple[int, str] = (-1, "")
+
+
+_admission = _Admission()
+
+
+def around_admission(original: Callable[..., Any], queue: Any, req: Any, *args: Any, **kwargs: Any) -> Any:
+    """A queue makes the sender or the receiver of a request."""
+    outer = _admission.request
+    room, request = getattr(req, "bootstrap_room", None), getattr(req, "rid", None)
+    _admission.request = (room, str(request)) if isinstance(room, int) and request else (-1, "")
+    try:
+        return original(queue, req, *args, **kwargs)
+    finally:
+        _admission.request = outer
+
+
+def around_sender(original: Callable[..., Any], sender: Any, *args: Any, **kwargs: Any) -> None:
+    """A sender opens its room, or takes over one that a message of decode's has opened."""
+    registry, room = _opening(args, kwargs)
+    if registry is None:
+        original(sender, *args, **kwargs)
+        return
+    with registry.claiming(room, _request_for(room)):
+        original(sender, *args, **kwargs)
+    sender.kvpoll_life = registry.current_life(room)
+
+
+def around_receiver(original: Callable[..., Any], receiver: Any, *args: Any, **kwargs: Any) -> None:
+    """A receiver opens its room. On decode nothing else does, so an open room has a receiver, and this is a second."""
+    registry, room = _opening(args, kwargs)
+    if registry is None:
+        original(receiver, *args, **kwargs)
+    elif registry.current_life(room) is None:
+        with registry.claiming(room, _request_for(room)):
+            original(receiver, *args, **kwargs)
+        receiver.kvpoll_life = registry.current_life(room)
+    else:
+        with registry.scopes.within(Scope(room, NO_LIFE)), _tracker_kept(*_addressed(args, kwargs), room):
+            original(receiver, *args, **kwargs)
+        duplicates.refuse(receiver, room)
+
+
+def _opening(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, int]:
+    """Return the registry and the room of a constructor's arguments; no registry where the table has no part in it."""
+    room = kwargs.get("bootstrap_room", args[2] if len(args) > 2 else None)
+    manager = kwargs.get("mgr", args[0] if args else None)
+    return (_registry(manager), room) if isinstance(room, int) else (None, -1)
+
+
+def _addressed(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+    manager = kwargs.get("mgr", args[0] if args else None)
+    return manager, kwargs.get("bootstrap_addr", args[1] if len(args) > 1 else None)
+
+
+@contextlib.contextmanager
+def _tracker_kept(manager: Any, address: Any, room: int) -> Iterator[None]:
+    """Keep a second receiver's prefill from failing the first one's room when it is lost."""
+    tracked = getattr(manager, "addr_to_rooms_tracker", {})
+    was_there = room in tracked.get(address, ())
+    yield
+    if not was_there and address in tracked:
+        tracked[address].discard(room)
+
+
+def _request_for(room: int) -> str:
+    return _admission.request[1] if _admission.request[0] == room else ""
+
+
+def around_step(original: Callable[..., Any], handle: Any, *args: Any, **kwargs: Any) -> Any:
+    """A step of a sender or receiver is about the life that it has opened: SGLang clears, aborts and inits by room."""
+    number = getattr(handle, "kvpoll_life", None)
+    registry = _registry(handle.kv_mgr) if number is not None else None
+    if registry is None:
+        return original(handle, *args, **kwargs)
+    with registry.scopes.within(Scope(handle.bootstrap_room, number)):
+        return original(handle, *args, **kwargs)
+
+
+def around_receiver_init(original: Callable[..., Any], receiver: Any, *args: Any, **kwargs: Any) -> Any:
+    """A receiver learns which processes of prefill serve its room."""
+    try:
+        return around_step(original, receiver, *args, **kwargs)
+    finally:
+        worker = getattr(getattr(receiver, "kv_mgr", None), "kvpoll_worker", None)
+        infos = getattr(receiver, "bootstrap_infos", None)
+        if worker is not None and infos:
+            worker.learn_servers(receiver.bootstrap_room, infos)
+
+
+def _registry(manager: Any) -> Any:
+    """Return the registry of a manager that has joined, else None."""
+    return getattr(getattr(manager, "request_status", None), "registry", None)
+
+
+Hooks = Mapping[str, Callable[..., Any]]
+
+HANDLE_HOOKS: Hooks = {
+    f"{CONN}.CommonKVSender.__init__": around_sender,
+    f"{CONN}.CommonKVSender.abort": around_step,
+    f"{CONN}.CommonKVSender.clear": around_step,
+    f"{CONN}.CommonKVReceiver.__init__": around_receiver,
+    f"{CONN}.CommonKVReceiver.init": around_receiver_init,
+    f"{CONN}.CommonKVReceiver.abort": around_step,
+    f"{CONN}.CommonKVReceiver.clear": around_step,
+}
+REQUEST_HOOKS: Mapping[str, Hooks] = {
+    "prefill": {
+        f"{_PACKAGE}.prefill.PrefillBootstrapQueue.add": around_admission,
+        f"{_PACKAGE}.prefill.PrefillBootstrapQueue.create_sender": around_admission,  # from 0.5.14 on, add calls it
+    },
+    "decode": {f"{_PACKAGE}.decode.DecodePreallocQueue._create_receiver_and_enqueue": around_admission},
+}
+"""By role. In a process without a scheduler these modules are not loaded, and so not hooked."""
+
+
+def register(hooks: Any) -> None:
+    """Register the hooks with SGLang's ``hook_registry``, where their targets exist."""
+    for target, around in [*HANDLE_HOOKS.items(), *(item for of in REQUEST_HOOKS.values() for item in of.items())]:
+        if _exists(target):
+            hooks.HookRegistry.register(target, around, hooks.HookType.AROUND)
+
+
+def _exists(target: str) -> bool:
+    """Return whether a target's module is loaded and has it."""
+    module = next((name for name in _parents(target) if name in sys.modules), "")
+    if module.count(".") < _PACKAGE.count(".") + 1:
+        return False
+    try:
+        pkgutil.resolve_name(target)
+    except (ImportError, AttributeError):
+        return False
+    return True
+
+
+def _parents(target: str) -> Iterable[str]:
+    while "." in target:
+        target = target.rpartition(".")[0]
+        yield target
+
+
+def _applied() -> set[str]:
+    """Return the targets that SGLang has hooked; its framework only logs what it could not apply."""
+    registry = sys.modules.get("sglang.srt.plugins.hook_registry")
+    patched: set[str] = getattr(getattr(registry, "HookRegistry", None), "_patched", set())
+    return patched
+
+
+def knows_handles() -> bool:
+    """Return whether the hooks on senders and receivers are applied."""
+    return HANDLE_HOOKS.keys() <= _applied()
+
+
+def knows_requests(role: str) -> bool:
+    """Return whether a hook that tells a room's request is applied."""
+    return not REQUEST_HOOKS[role].keys().isdisjoint(_applied())

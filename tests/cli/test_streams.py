@@ -1,0 +1,87 @@
+"""The command's streams: one line or silence, no traceback, and status 0 only if the output was written."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from redis_kvpoll import StatusStore
+from tests.support import real
+
+REASON = "prefill → decode 失败"
+COMMANDS = ("ls", "show 3", "history 3", "owners", "acl", "--help", "show 4", "nothing")
+FAILING = ("show 4", "nothing")
+
+
+@pytest.fixture
+def run(url):
+    """Run a command in a shell, with redirections."""
+    with StatusStore.from_url(url, namespace="p") as store:
+        store.update_status(3, 1)
+        store.abort(3, REASON)
+
+    def run(command, redirection="", **environment):
+        where = "" if command.startswith(("acl", "-", "nothing")) else f"-n p --redis '{url}'"
+        line = f"'{sys.executable}' -m redis_kvpoll.cli {command} {where} {redirection}"
+        done = subprocess.run(["sh", "-c", line], capture_output=True, env=os.environ | environment, timeout=60)
+        assert b"Traceback" not in done.stderr
+        assert b"Exception" not in done.stderr
+        return done
+
+    return run
+
+
+@pytest.mark.parametrize("command", ["ls", "show 3", "history 3"])
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_text_that_cannot_be_encoded_is_escaped(run, command, encoding):
+    done = run(command, PYTHONIOENCODING=encoding)
+    assert done.returncode == 0
+    # click takes ASCII for a mistake, and writes UTF-8 there.
+    shown = done.stdout.decode("utf-8" if encoding == "ascii" else encoding).replace("\n", " ")
+    assert REASON in shown or REASON.encode(encoding, "backslashreplace").decode(encoding) in shown
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("redirection", [">/dev/full", ">&-"])
+def test_output_that_cannot_be_written_fails_in_one_line(run, command, redirection):
+    done = run(command, redirection)
+    if command not in FAILING:
+        assert done.stderr.count(b"\n") == 1, done.stderr
+    assert done.returncode not in (0, 120)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("redirection", ["2>/dev/full", "2>&-", ">&- 2>&-", "<&- >&- 2>&-", ">/dev/full 2>/dev/full"])
+def test_errors_that_cannot_be_written_keep_the_status(run, command, redirection):
+    done = run(command, redirection)
+    assert done.returncode != 120
+    if command != "acl":  # it has something to say on stderr, too
+        assert (done.returncode != 0) is (command in FAILING or ">" in redirection.replace("2>", ""))
+
+
+@pytest.mark.parametrize("command", ["ls", "history 3", "--help"])
+def test_pipe_that_ends_is_silent(run, command):
+    done = run(command, "| true")
+    assert done.stderr == b"" or done.stderr.count(b"\n") == 1
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-8"])
+def test_tail_escapes_what_cannot_be_encoded(run, url, encoding):
+    line = [sys.executable, "-m", "redis_kvpoll.cli", "tail", "-n", "p", "--redis", url, "--last", "1"]
+    environment = os.environ | {"PYTHONIOENCODING": encoding}
+    with subprocess.Popen(line, stdout=subprocess.PIPE, env=environment, preexec_fn=real.hear_ctrl_c) as process:
+        assert REASON.encode(encoding, "backslashreplace") in process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+    assert process.returncode == 130
+
+
+def test_tail_into_a_full_disk_ends(url, run):
+    line = [sys.executable, "-m", "redis_kvpoll.cli", "tail", "-n", "p", "--redis", url, "--last", "1"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(line, stdout=full, stderr=subprocess.PIPE, timeout=60)
+    assert (done.returncode, done.stderr.count(b"\n")) == (1, 1)

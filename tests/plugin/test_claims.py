@@ -1,0 +1,124 @@
+"""Rooms that a message opens before they have a sender: prefill's registry alone, without SGLang."""
+
+from __future__ import annotations
+
+import pytest
+
+from redis_kvpoll.integrations.sglang.outbox import RoomLife
+from redis_kvpoll.integrations.sglang.registry import RoomRegistry
+from redis_kvpoll.integrations.sglang.scope import Scope
+
+FAIL, BOOT, WAIT, MOVE, OK = range(5)
+ROOM = 7
+
+
+@pytest.fixture
+def now():
+    return [0.0]
+
+
+@pytest.fixture
+def registry(now):
+    registry = RoomRegistry(lambda: None, clock=lambda: now[0])
+    registry.awaits_claims = True
+    return registry
+
+
+class TestClaims:
+    def test_room_without_sender_is_not_published(self, registry):
+        registry.lengths[ROOM] = 17
+        registry.statuses[ROOM] = WAIT
+        registry.reasons[ROOM] = "no route"
+        registry.statuses[ROOM] = FAIL
+        assert (registry.take_changed(), registry.take(ROOM)) == ([], None)
+        registry.statuses.pop(ROOM)
+        assert (registry.take_changed(), registry.take(ROOM)) == ([], None)
+
+    def test_sender_publishes_what_was_there_before(self, registry):
+        registry.lengths[ROOM] = 17
+        registry.statuses[ROOM] = WAIT
+        with registry.claiming(ROOM, "rid"):
+            registry.statuses[ROOM] = WAIT
+        assert registry.take(ROOM) == RoomLife(1, is_new=True, request="rid", status=WAIT, length=17)
+
+    def test_sender_of_a_failed_room_publishes_the_failure(self, registry):
+        registry.statuses[ROOM] = WAIT
+        registry.reasons[ROOM] = "aborted"
+        registry.statuses[ROOM] = FAIL
+        with registry.claiming(ROOM, ""):
+            pass
+        assert registry.take(ROOM) == RoomLife(1, is_new=True, status=FAIL, reason="aborted")
+
+    def test_room_opened_by_its_sender_has_the_request(self, registry):
+        with registry.claiming(ROOM, "rid"):
+            registry.statuses[ROOM] = BOOT
+            registry.statuses[ROOM + 1] = BOOT
+        assert registry.take(ROOM) == RoomLife(1, is_new=True, request="rid", status=BOOT)
+        assert registry.take(ROOM + 1) is None
+
+    def test_second_sender_leaves_the_request(self, registry):
+        for request in ("first", "second"):
+            with registry.claiming(ROOM, request):
+                registry.statuses[ROOM] = BOOT
+        assert registry.take(ROOM).request == "first"
+
+
+class TestUnclaimed:
+    def test_old_room_without_sender_is_listed_and_ended(self, registry, now):
+        registry.statuses[ROOM] = WAIT
+        registry.lengths[ROOM] = 17
+        now[0] = 10.0
+        registry.statuses[ROOM + 1] = WAIT
+        assert (registry.unclaimed(10.0), registry.unclaimed(11.0)) == ([ROOM], [])
+        assert registry.end_unclaimed(ROOM)
+        assert dict(registry.statuses) == {ROOM + 1: WAIT}
+        assert not registry.lengths
+        assert not registry.end_unclaimed(ROOM)
+
+    def test_room_whose_sender_has_come_is_not_ended(self, registry):
+        registry.statuses[ROOM] = WAIT
+        with registry.claiming(ROOM, "rid"):
+            pass
+        assert registry.unclaimed(0.0) == []
+        assert not registry.end_unclaimed(ROOM)
+        assert registry.statuses[ROOM] == WAIT
+
+
+class TestLives:
+    """The steps of a sender or receiver act on the life that it has opened."""
+
+    @pytest.fixture
+    def former(self, registry):
+        """The scope of a receiver whose room is used again."""
+        registry.statuses[ROOM] = BOOT
+        scope = Scope(ROOM, registry.current_life(ROOM))
+        registry.statuses.pop(ROOM)
+        registry.statuses[ROOM] = BOOT
+        return registry.scopes.within(scope)
+
+    def test_clear_of_a_former_life_leaves_the_next(self, registry, former):
+        with former:
+            assert registry.statuses.pop(ROOM, None) is None
+            with pytest.raises(KeyError):
+                del registry.statuses[ROOM]
+        assert registry.statuses[ROOM] == BOOT
+
+    @pytest.mark.parametrize("status", [FAIL, WAIT])
+    def test_update_by_a_former_life_leaves_the_next(self, registry, former, status):
+        with former:
+            registry.reasons[ROOM] = "Aborted by AbortReq."
+            registry.scoped(lambda room, status: registry.statuses.update({room: status}))(ROOM, status)
+        assert registry.statuses[ROOM] == BOOT
+        assert not registry.reasons
+
+    def test_update_by_a_former_life_opens_nothing(self, registry, former):
+        registry.statuses.pop(ROOM)
+        with former:
+            registry.statuses[ROOM] = WAIT
+        assert ROOM not in registry.statuses
+
+    def test_scope_ends_with_its_block(self, registry, former):
+        with pytest.raises(RuntimeError), former:
+            raise RuntimeError
+        registry.statuses.pop(ROOM)
+        assert ROOM not in registry.statuses

@@ -1,0 +1,78 @@
+"""The map that replaces PPConsensusStore, over a stand-in for it; over the real one see tests/sglang."""
+
+from __future__ import annotations
+
+import pytest
+
+from redis_kvpoll.integrations.sglang.maps import ConsensusMap
+from redis_kvpoll.integrations.sglang.registry import RoomRegistry
+
+FAIL, BOOT, WAIT, MOVE, OK = range(5)
+ROOM = 7
+
+
+class OwnStore(dict):
+    """A stand-in for SGLang's PPConsensusStore on rank 0 of two."""
+
+    def __init__(self):
+        super().__init__()
+        self.peer = {}
+
+    def collect(self, room):
+        return [self.get(room), self.peer.get(room)]
+
+
+@pytest.fixture
+def own():
+    return OwnStore()
+
+
+def consensus_map(own, rank, peers, theirs):
+    registry = RoomRegistry(lambda: None)
+    registry.statuses = ConsensusMap(registry, rank, peers, lambda room: theirs.get(room, {}), own)
+    return registry.statuses
+
+
+def test_collect_on_rank_0_is_sglangs_own(own):
+    """It knows other stages at once: before rank 0 has opened the room, after they have cleared it, without Redis."""
+    statuses = consensus_map(own, 0, [0, 1], {ROOM: {1: OK}})
+    assert statuses.collect(ROOM) == [None, None]
+    own.peer[ROOM] = WAIT
+    assert statuses.collect(ROOM) == [None, WAIT]
+    statuses[ROOM] = BOOT
+    assert statuses.collect(ROOM) == [BOOT, WAIT]
+    del own.peer[ROOM]
+    assert statuses.collect(ROOM) == [BOOT, None]
+
+
+def test_collect_on_another_rank_is_the_tables(own):
+    statuses = consensus_map(own, 4, [0, 4, 8], {ROOM: {0: OK, 4: WAIT, 6: MOVE}})
+    assert statuses.collect(ROOM) == [OK, None, None]
+    statuses[ROOM] = BOOT
+    assert statuses.collect(ROOM) == [OK, BOOT, None]
+    assert statuses.collect(8) == [None, None, None]
+
+
+def test_every_write_reaches_sglangs_own_store(own):
+    statuses = consensus_map(own, 0, [0, 1], {})
+    for status in (BOOT, OK):
+        statuses[ROOM] = status
+        assert own == {ROOM: status}
+    assert statuses.pop(ROOM) == OK
+    assert own == {}
+
+
+def test_removal_of_an_absent_room_is_as_sglangs(own):
+    statuses = consensus_map(own, 0, [0, 1], {})
+    assert (statuses.pop(ROOM), statuses.pop(ROOM, "default")) == (None, "default")
+    with pytest.raises(KeyError):
+        del statuses[ROOM]
+
+
+@pytest.mark.parametrize("value", ["4", None, 4.0, object()])
+def test_status_that_is_no_int_is_a_type_error(own, value):
+    statuses = consensus_map(own, 0, [0, 1], {})
+    with pytest.raises(TypeError):
+        statuses[ROOM] = value
+    assert ROOM not in statuses
+    assert own == {}

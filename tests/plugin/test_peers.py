@@ -1,0 +1,138 @@
+"""Which failures in the other role's table concern a room here."""
+
+from __future__ import annotations
+
+import pytest
+
+from redis_kvpoll import KVPoll, StatusStore
+from redis_kvpoll.integrations.sglang import peer_failures, peers
+from redis_kvpoll.integrations.sglang.compat import identify
+from redis_kvpoll.model import Entry, Owner
+from tests.support import real
+from tests.support.standin import joined, learn_servers, manager
+
+FAIL, BOOT, WAIT, MOVE, OK = range(5)
+ROOM = 4711
+FIRST, SECOND = "prefill/10.0.0.1:8998@10.0.0.1:40000", "prefill/10.0.0.2:8998@10.0.0.2:40000"
+TP0, TP1 = "prefill/h:8998/dp1/tp0@10.0.0.1:40000", "prefill/h:8998/dp1/tp1@10.0.0.2:40000"
+OTHER_DP = "prefill/h:8998/dp0/tp1@10.0.0.3:40000"
+
+
+@pytest.mark.parametrize(
+    ("owner", "address", "instance"),
+    [
+        (FIRST, ("10.0.0.1", 40000), "prefill/10.0.0.1:8998"),
+        (f"{TP1} rank 1", ("10.0.0.2", 40000), "prefill/h:8998/dp1"),
+        ("prefill/fe80::1:8998@fe80::1:40000", ("fe80::1", 40000), "prefill/fe80::1:8998"),
+        ("rank 1", None, None),
+        ("somebody", None, None),
+        (None, None, None),
+    ],
+)
+def test_owner_name_has_address_and_instance(owner, address, instance):
+    assert (peers.address_of(owner), peers.instance_of(owner)) == (address, instance)
+
+
+def test_address_of_an_ipv6_host_matches_its_owner():
+    name = peers.owner_name("prefill/fe80::1:8998", ["tp0"], "[fe80::1%eth0]", 1)
+    infos = [{"rank_ip": "fe80::1", "rank_port": "1"}, {"rank_ip": "fe80::2"}]
+    assert peers.servers_of(infos) == {peers.address_of(name)}
+
+
+@pytest.mark.parametrize(
+    ("failed_by", "owner", "concerned"),
+    [
+        (TP1, TP0, True),
+        (f"{TP1} rank 1", TP0, True),
+        (TP0, TP0, False),
+        (OTHER_DP, OTHER_DP, False),
+        (None, TP1, True),
+        (None, TP0, True),
+        ("rank 0", TP0, True),
+        (None, OTHER_DP, False),
+        (None, None, False),
+    ],
+    ids=["served by", "rank served by", "sibling", "other dp", "by hand", "of sibling", "no name", "of other", "none"],
+)
+def test_failure_concerns_its_author_or_instance(failed_by, owner, concerned):
+    """This rank is served by tp1; a sibling's failure comes from the decode rank that the sibling serves."""
+    entry = Entry(ROOM, KVPoll.Failed, 0.0, 0.0, 1.0, failed_by=failed_by, owner=owner)
+    assert peers.concerns(entry, {("10.0.0.2", 40000)}, [Owner(name, 1) for name in (TP0, TP1, OTHER_DP)]) is concerned
+
+
+@pytest.fixture
+def table(url, monkeypatch):
+    monkeypatch.setenv("KVPOLL_URL", url)
+    monkeypatch.setenv("KVPOLL_NAMESPACE", "t")
+    with StatusStore.from_url(url, namespace="t-prefill", policy="strict") as store:
+        yield store
+
+
+def until_status(store, room, status):
+    real.until(lambda: store.get(room) is status, f"room {room} is {status!r}")
+
+
+class TestRouterRetries:
+    @pytest.fixture
+    def trio(self, table):
+        """The first try's prefill, the second try's, and the decode that the second one serves."""
+        managers = manager(local_ip="10.0.0.1"), manager(local_ip="10.0.0.2"), manager("decode", local_ip="10.0.0.3")
+        with joined(*managers):
+            yield managers
+
+    def test_first_instances_timeout_leaves_the_second_try(self, table, trio):
+        first, second, decode = trio
+        first.request_status[ROOM] = BOOT
+        until_status(table, ROOM, KVPoll.Bootstrapping)
+        decode.request_status[ROOM] = WAIT
+        learn_servers(decode, ROOM, second)
+        second.request_status[ROOM] = BOOT
+        second.request_status[ROOM] = MOVE
+        first.failure_records[ROOM] = "timed out"
+        first.request_status[ROOM] = FAIL
+        until_status(table, ROOM, KVPoll.Transferring)  # the second try has the room now
+        assert table.entry(ROOM).owner == SECOND
+        assert (decode.request_status[ROOM], second.request_status[ROOM]) == (WAIT, MOVE)
+        assert decode.failure_records == {}
+        second.failure_records[ROOM] = "no route"
+        second.request_status[ROOM] = FAIL
+        real.until(lambda: decode.request_status[ROOM] == FAIL, "its own prefill's failure arrives")
+        assert decode.failure_records[ROOM] == "no route"
+
+    def test_failure_before_servers_are_known_waits_for_them(self, table, trio):
+        first, _, decode = trio
+        first.request_status[ROOM] = first.request_status[ROOM + 1] = BOOT
+        until_status(table, ROOM + 1, KVPoll.Bootstrapping)
+        decode.request_status[ROOM] = decode.request_status[ROOM + 1] = WAIT
+        learn_servers(decode, ROOM + 1, first)
+        for room in (ROOM, ROOM + 1):
+            table.abort(room, "wrong model")
+        real.until(lambda: decode.request_status[ROOM + 1] == FAIL, "the abort arrives")
+        assert decode.request_status[ROOM] == WAIT
+        learn_servers(decode, ROOM, first)
+        real.until(lambda: decode.request_status[ROOM] == FAIL, "the abort counts")
+
+    def test_failure_that_waits_ends_with_its_life(self, table, trio):
+        first, _, decode = trio
+        first.request_status[ROOM] = BOOT
+        until_status(table, ROOM, KVPoll.Bootstrapping)
+        decode.request_status[ROOM] = WAIT
+        table.abort(ROOM, "wrong model")
+        until_status(table, ROOM, KVPoll.Failed)
+        real.until(lambda: first.request_status[ROOM] == FAIL, "the abort is in the feed")
+        decode.request_status.pop(ROOM)
+        decode.request_status[ROOM] = WAIT
+        learn_servers(decode, ROOM, first)
+        first.request_status[ROOM + 1] = decode.request_status[ROOM + 1] = BOOT
+        learn_servers(decode, ROOM + 1, first)
+        until_status(table, ROOM + 1, KVPoll.Bootstrapping)
+        table.abort(ROOM + 1)
+        real.until(lambda: decode.request_status[ROOM + 1] == FAIL, "a later abort arrives")
+        assert decode.request_status[ROOM] == WAIT
+
+
+def test_name_for_people_has_no_address():
+    identity = identify(manager(attn_tp_size=2, attn_tp_rank=1))
+    assert (identity.name, peers.address_of(identity.owner)) == ("prefill/10.0.0.1:8998/tp1", ("10.0.0.1", 40000))
+    assert peer_failures.for_people(f"owner {identity.owner} lost") == "prefill 10.0.0.1:8998/tp1 lost"
+    assert peer_failures.for_people("mail a@b:1") == "mail a@b:1"
