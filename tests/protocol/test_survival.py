@@ -78,7 +78,7 @@ class TestWithMarks:
         marks = {"loss": "server", "opened": TRIMMED, "written": MARKS[written]}
         assert outcome(client, generation=generation, **marks) == STALE
 
-    def test_cleared_generation_of_other_length_is_compared_by_number(self, client):
+    def test_cleared_generation_is_compared_as_a_number(self, client):
         client.hset(CLEARED, str(A), "999999999999999")  # of a clock before September 2001
         client.pexpire(CLEARED, DAY_MS)
         assert outcome(client) == CREATED
