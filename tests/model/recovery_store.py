@@ -26,6 +26,7 @@ class StubSession:
     """What Recovery needs of a session: settings that are always verified."""
 
     is_verified, read_only = True, False
+    observers = ()
     namespace = NAMESPACE
 
     def __init__(self, feed_length: str) -> None:

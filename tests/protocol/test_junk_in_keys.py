@@ -58,7 +58,18 @@ CALLS = {
     "snapshot": lambda room: bare("snapshot", SNAPSHOT, [room]),
 }
 ROOM_FIELDS = ["status", "generation", "opened", "opened_ms", "updated_ms", "request", "owner", "incarnation", "reason"]
-ROOM_FIELDS += ["failed_by", "replayed", "world_size", "version", "status:0", "status:1", "cleared:0", "status:x"]
+ROOM_FIELDS += [
+    "failed_by",
+    "replayed",
+    "world_size",
+    "version",
+    "status:0",
+    "status:1",
+    "cleared:0",
+    "status:x",
+    "by:0",
+    "by:1",
+]
 SHARED = {"feed": keys.feed, "epoch": keys.epoch, "leases": keys.leases, "owned": keys.owned, "cleared": keys.cleared}
 LONG = {f"9 x {count}": b"9" * count for count in (16, 17, 30, 400, 5000)}
 """By name, since hypothesis prints what it chooses from."""
