@@ -5,11 +5,12 @@
 -- REPLY    feed_id; each: outcome, status
 -- FEED     ttl_ms, status, reason
 -- CODES    3 UNCHANGED, 4 FAILED, 5 SKIPPED
--- INCLUDE  fail_room, list_part, read_fields, feed
+-- INCLUDE  numbers, fail_room, list_part, read_fields, feed
 --
 -- A room that is absent, or in which the lease holds no part, is SKIPPED. In any case it is no longer listed for the
 -- lost lease, but for another that holds a part of it. failed_by is the owner that the reason names. leases counts what
--- has failed. For a key of another type (made by hand), the error replaces the status.
+-- has failed. For a key of another type, the error replaces the status; so does a version that is no number (both made
+-- by hand). The other rooms are processed.
 
 local count = (#ARGV - 2) / 2
 local step = (#KEYS - 3) / count
@@ -30,6 +31,8 @@ for i = 1, count do
   local outcome, status, parts = 3, type_error or fields.status or false, holders(fields)
   if not type_error and not parts[incarnation] then
     outcome = 5
+  elseif fields.version and not is_number(fields.version) then
+    status = 'version ' .. fields.version
   elseif fields.status and status ~= 'Success' and status ~= 'Failed' then
     if step == 2 then redis.call('DEL', KEYS[i * 2 + 3]) end
     if not now_ms then  -- as in clock.lua, but without a function, for speed
@@ -46,8 +49,8 @@ for i = 1, count do
   elseif fields.world_size then
     redis.call('HDEL', room, parts[incarnation])
   end
-  local score = redis.call('ZSCORE', KEYS[2], room_id(room))
-  if score and score - incarnation == 0 then
+  local score = redis.pcall('ZSCORE', KEYS[2], room_id(room))
+  if type(score) == 'string' and score - incarnation == 0 then
     local heir
     for other in pairs(parts) do
       if other ~= incarnation and (not heir or other < heir) then heir = other end

@@ -6,9 +6,10 @@
 --          written
 -- REPLY    feed_id, epoch; each: outcome, status, opened
 -- FEED     ttl_ms, status, first, request, reason, rank, owner
--- CODES    1 CREATED, 2 ADVANCED, 3 UNCHANGED, 4 FAILED, 5 SKIPPED, 6 STALE, -2 LEASE, -3 WORLD_SIZE
--- INCLUDE  ensure_epoch, is_lease_lost, read_fields, rank_view, order, survival,
---          next_generation, replace_room, write_status, feed_end, feed
+-- CODES    1 CREATED, 2 ADVANCED, 3 UNCHANGED, 4 FAILED, 5 SKIPPED, 6 STALE, -2 LEASE, -3 WORLD_SIZE,
+--          -4 CORRUPT
+-- INCLUDE  ensure_epoch, is_lease_lost, is_above, read_fields, corrupt_field, rank_view, order,
+--          survival, next_generation, replace_room, write_status, feed_end, feed
 --
 -- role: a creator may create the room if it is absent or has a lower generation; attached only merges; cleared is
 -- attached, but the rank has cleared, and its last status still counts. A higher generation wins. Merges by strict.
@@ -22,8 +23,7 @@
 -- feed's last: <id>/<room>/<status>.
 
 local reply = {false, ensure_epoch(KEYS[2], ARGV[5], ARGV[4])}
-local lease_lost = is_lease_lost()
-local highest = ''
+local lease_lost, highest = is_lease_lost(), ''
 
 for i = 1, (#ARGV - 10) / 9 do
   local room, prefix, at = KEYS[i * 2 + 4], KEYS[i * 2 + 5], i * 9 + 2
@@ -31,12 +31,13 @@ for i = 1, (#ARGV - 10) / 9 do
   local fields, type_error = read_fields(room)
   local current = fields.generation or ''
   local outcome, status = 3, rank_view(fields.status, fields[status_field], fields[cleared_field])
-  local is_absent = current < generation
+  local corrupt = corrupt_field(fields)
+  local is_absent = is_above(generation, current)
   local absent = is_absent and absence(room, role, loss, generation, ARGV[at + 7], ARGV[at + 8])
   if is_absent and not ORDER[incoming] then absent = absent or 5 end
-  if type_error then
-    status = type_error
-  elseif current > generation or (current == generation and fields[cleared_field] and role ~= 'cleared')
+  if type_error or corrupt then
+    outcome, status = corrupt and -4 or 3, type_error or corrupt
+  elseif is_above(current, generation) or (current == generation and fields[cleared_field] and role ~= 'cleared')
     or (current == generation and (fields.request or '') ~= ARGV[at + 1] and role == 'creator') then
     outcome = 6
   elseif lease_lost then
@@ -50,7 +51,7 @@ for i = 1, (#ARGV - 10) / 9 do
       openings = openings or {}
       fields = replace_room(room, prefix, fields, generation, ARGV[at + 1], true)
       openings[#changes + 1] = {i * 2 + 4, i * 3 + 2}
-      if generation > highest then highest = generation end
+      if is_above(generation, highest) then highest = generation end
     end
     if incoming == 'Failed' then
       outcome = fields[status_field] == 'Failed' and 3 or 4
@@ -83,4 +84,4 @@ for i = 1, (#ARGV - 10) / 9 do
   reply[i * 3], reply[i * 3 + 1], reply[i * 3 + 2] = outcome, status, fields.opened or false
 end
 if #changes == 0 then reply[1] = table.concat({feed_end(KEYS[1])}, '/') end
-if highest > (redis.call('HGET', KEYS[2], 'generation') or '') then store_generation(highest) end
+if highest ~= '' then next_generation(highest) end

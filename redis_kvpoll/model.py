@@ -51,6 +51,7 @@ class Refusal(enum.Enum):
     BUSY = -1
     LEASE = -2
     WORLD_SIZE = -3
+    CORRUPT = -4
 
 
 class Update(NamedTuple):

@@ -16,6 +16,7 @@ from redis_kvpoll.aio.lease import AsyncLease
 from redis_kvpoll.aio.mirror import AsyncMirror
 from redis_kvpoll.aio.room import AsyncRoom
 from redis_kvpoll.aio.table import AsyncTable
+from redis_kvpoll.aio.tail import AsyncTailIterator
 from redis_kvpoll.aio.waits import AsyncWaitRegistry
 from redis_kvpoll.engine import reaper
 from redis_kvpoll.engine.executor import Executor
@@ -124,12 +125,13 @@ class AsyncStatusStore(StoreBase, AsyncTable):
         """The last changes of all rooms, then each new one, without end.
 
         They are in the order of the server's time; with several shards, as far as they are read together. A FeedGap
-        among them marks where changes may be missing.
+        among them marks where changes may be missing. After an error, the next step goes on where it was.
 
         Raises:
             FeedOffError: the namespace was opened with feed_length=0.
+            StoreUnavailableError: no answer for ``deadline`` seconds.
         """
-        return self._dispatcher.news(Tail(last))
+        return AsyncTailIterator(self._dispatcher, Tail(last))
 
     async def settings(self) -> Settings | None:
         """The namespace's policy, shards, mode and feed; None when the namespace does not exist. Writes nothing."""
@@ -207,7 +209,7 @@ class AsyncStatusStore(StoreBase, AsyncTable):
         """A local copy of the table that follows its changes, for a ``with`` statement.
 
         ``rooms`` narrows it to the rooms for which the function is true; its result for a room must not change while
-        the room is in the table.
+        the room is in the table. The mirror lives as long as the store, or until it is closed.
         """
         self._executor.session.check_open("mirror")
         mirror = AsyncMirror(self._dispatcher, rooms)

@@ -30,6 +30,7 @@ from redis_kvpoll.sync.lease import Lease
 from redis_kvpoll.sync.mirror import Mirror
 from redis_kvpoll.sync.room import Room
 from redis_kvpoll.sync.table import Table
+from redis_kvpoll.sync.tail import TailIterator
 from redis_kvpoll.sync.waits import WaitRegistry
 from redis_kvpoll.validation import Mode, Policy
 
@@ -158,12 +159,13 @@ class StatusStore(StoreBase, Table):
         """The last changes of all rooms, then each new one, without end.
 
         They are in the order of the server's time; with several shards, as far as they are read together. A FeedGap
-        among them marks where changes may be missing.
+        among them marks where changes may be missing. After an error, the next step goes on where it was.
 
         Raises:
             FeedOffError: the namespace was opened with feed_length=0.
+            StoreUnavailableError: no answer for ``deadline`` seconds.
         """
-        return self._dispatcher.news(Tail(last))
+        return TailIterator(self._dispatcher, Tail(last))
 
     def settings(self) -> Settings | None:
         """The namespace's policy, shards, mode and feed; None when the namespace does not exist. Writes nothing."""
@@ -239,7 +241,7 @@ class StatusStore(StoreBase, Table):
         """A local copy of the table that follows its changes, for a ``with`` statement.
 
         ``rooms`` narrows it to the rooms for which the function is true; its result for a room must not change while
-        the room is in the table.
+        the room is in the table. The mirror lives as long as the store, or until it is closed.
         """
         self._executor.session.check_open("mirror")
         mirror = Mirror(self._dispatcher, rooms)

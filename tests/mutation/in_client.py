@@ -202,6 +202,20 @@ IN_THE_CLIENT = [
         "replica/test_replica.py::TestEntries::test_snapshot_older_than_entry_is_ignored",
     ),
     (
+        "a mirror ignores a write from before its resync",
+        "replica.replica:Replica.observe_write",
+        "shard.show_unverified(call, reply, now, is_read)",
+        "pass",
+        "replica/test_own_writes.py::test_write_from_before_resync_is_shown_until_read[Run]",
+    ),
+    (
+        "a change of a mirror runs in the middle of another",
+        "replica.replica:Replica._change",
+        " and not self._is_changing",
+        "",
+        "replica/test_own_writes.py::test_change_by_handler_comes_after_interrupted_one",
+    ),
+    (
         "a mirror shows the ranks of a room's former generation",
         "replica.rank_shard:RankShardReplica._follow_ranks",
         "self._set_ranks(room, at, {rank: status}, set())",

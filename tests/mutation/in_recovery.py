@@ -106,7 +106,7 @@ IN_RECOVERY = [
     (
         "a room that was cleared after its replay is created",
         "replay.lua",
-        "(redis.call('HGET', KEYS[5], room_id(room)) or '') >= generation",
+        "is_number(cleared) and not is_above(generation, cleared)",
         "false",
         "protocol/test_survival.py::TestCleared::test_replayed_room_that_was_cleared_stays_cleared[fakeredis-data]",
     ),
@@ -176,14 +176,14 @@ IN_RECOVERY = [
     (
         "a lost entry counts as trimmed",
         "replay.lua",
-        "if not first_time or time + 0 < first_time + 0 then return nil end",
+        "if not first_time or not time or not is_number(time) or is_above(first_time, time) then return nil end",
         "if true then return nil end",
         "protocol/test_survival.py::TestWithMarks::test_creator_creates_what_was_lost[fakeredis-lost]",
     ),
     (
         "a clear of a replayed room leaves no trace",
         "clear.lua",
-        "redis.call('HSET', KEYS[4], room_id(room), fields[3] or '')",
+        "redis.call('HSET', KEYS[4], room_id(room), fields[3])",
         "",
         "protocol/test_survival.py::TestCleared::test_replayed_room_that_was_cleared_stays_cleared[fakeredis-data]",
     ),

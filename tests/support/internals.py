@@ -172,10 +172,6 @@ def waits_of(watcher: Any) -> Any:
     return getattr(inner(watcher), "_waits", inner(watcher))
 
 
-def waits_lock_of(store: Any) -> Any:
-    return waits_of(store)._lock
-
-
 def follower_threads_of(mirror: Any) -> list[Any]:
     """The threads of a blocking mirror that follow the feed."""
     return [follower._thread for follower in inner(mirror)._threads]
