@@ -24,8 +24,8 @@ from redis_kvpoll.protocol.script_call import MAX_BATCH, Call, CallContext
 OPERATION = "lease"
 SWEEP_INTERVAL = 0.1
 """Seconds between sweeps of a shard at least, whoever sweeps."""
-LOOK_DELAY = 0.005
-"""Seconds after a lease is due, so that the sweep comes no earlier."""
+LOOK_DELAY = 0.5
+"""How long after a lease is due it is looked at, in heartbeats: after a pause of the server, its own may come first."""
 TRIES = 3
 """Attempts to take a lease while other processes take the same name."""
 
@@ -164,7 +164,8 @@ class LeaseKeeper:
             if pending.reply is not None and pending.call.spec is lease_commands.LEASE:
                 self.observe_renewal(pending.call.tag, pending.reply)
                 if pending.call.tag == self._tags[0]:
-                    next_look = lease_commands.parse_report(pending.reply).next_look + LOOK_DELAY
+                    next_look = lease_commands.parse_report(pending.reply).next_look
+                    next_look += LOOK_DELAY * self.config.heartbeat
                     self._next_heartbeat = min(self._next_heartbeat, now + max(next_look, SWEEP_INTERVAL))
         for pending in pending_calls:
             if pending.reply is not None and pending.call.tag in self._visited:

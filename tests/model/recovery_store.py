@@ -31,6 +31,7 @@ class StubSession:
 
     def __init__(self, feed_length: str) -> None:
         self.context = self.identity = replace(context("compat"), feed_length=feed_length, words={})
+        self.observers: dict[Any, None] = {}
 
     def server_changed(self) -> None:
         """The settings are not checked again."""
