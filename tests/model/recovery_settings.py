@@ -92,6 +92,6 @@ MUTATIONS: list[tuple[dict[str, Any], str, str, str, str]] = [
         "fields.request or false, false",
         "not there again",
     ),
-    ({}, "replay", "current > generation or", "false or", ""),
+    ({}, "replay", "is_above(current, generation) or", "false or", ""),
     ({"trims": 1}, "replay", "now_us - generation > RECENT_US", "false", "created again"),
 ]
