@@ -80,6 +80,8 @@ class Follower:
         self._block = str(max(1, int(min(HEARTBEAT, limit / 3) * 1000)))
         self._resyncs_wanted = 0
         self._checked_at = 0.0
+        self._follows = False
+        """Whether this session has synced. Then a reply that took long counts for nothing."""
         self._sweep = RoomSweep({tag: replica.shards[tag] for tag in tags})
 
     def session(self) -> FollowerFlow[float | None]:
@@ -87,7 +89,7 @@ class Follower:
 
         It needs a new connection and its own transport, whose slot map it updates.
         """
-        self._resyncs_wanted = self._replica.resyncs_wanted
+        self._resyncs_wanted, self._follows = self._replica.resyncs_wanted, False
         self.health.session_begins()
         is_over = False
         try:
@@ -169,14 +171,10 @@ class Follower:
             yield from self._read(block=False)
 
     def _follow_feed(self) -> FollowerFlow[None]:
-        more_due = False
+        self._follows, more_due = True, False
         while not self.host.may_end(self._replica, self.tags):
             asked_at = time.monotonic()
             yield from self._read(block=not more_due, sweep=True)
-            if time.monotonic() - asked_at > STALE_AFTER:
-                # The server stood still, or this process. Another server may have taken over in the meantime, so a new
-                # connection asks which is the primary now.
-                raise _MustResync(f"no answer for {STALE_AFTER:g} s")
             if time.monotonic() - asked_at < 2 * COALESCE_DELAY:
                 yield Sleep(COALESCE_DELAY)
             more_due = False
@@ -281,4 +279,8 @@ class Follower:
         """
         now = time.monotonic()
         self.health.answered(now)
+        if self._follows and now - asked_at > STALE_AFTER:
+            # The server stood still, or this process. Another server may have taken over in the meantime, so this reply
+            # counts for nothing, and a new connection asks which is the primary now.
+            raise _MustResync(f"no answer for {STALE_AFTER:g} s")
         return now if now - asked_at < 2 * HEARTBEAT else asked_at
