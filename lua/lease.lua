@@ -4,7 +4,7 @@
 -- ARGV     epoch_ttl_ms, nonce, action, owner, incarnation, lease_ttl_ms, heartbeat_ms, known_epoch, reason
 -- REPLY    epoch, feed_id, room, status, state, incarnation; each: finding, subject, reason
 -- FEED     nothing
--- INCLUDE  ensure_epoch, lease_due, lease_sweep, feed_end
+-- INCLUDE  ensure_epoch, is_above, lease_due, lease_sweep, feed_end
 --
 -- action: take, with a new incarnation above all existing ones and the one given; extend, that one to another shard;
 -- renew; leave; drop, when it was lost in another shard; reaped, when the rooms of a lost one have failed; sweep. Only
@@ -25,7 +25,7 @@ local lost_reason, state = found[4], 'none'
 local function hold()
   if current ~= incarnation then
     if current ~= '' then mark_lost(owner, current, 'owner ' .. owner .. ' lost (its name was taken again)') end
-    if incarnation > last then redis.call('HSET', KEYS[2], 'last incarnation', incarnation) end
+    if is_above(incarnation, last) then redis.call('HSET', KEYS[2], 'last incarnation', incarnation) end
   end
   redis.call('HSET', KEYS[2], owner, table.concat({incarnation, ARGV[6], ARGV[7], now_ms, '0'}, ' '))
   -- If the lease was there and not due, the key of due times was lost: the leases are all checked.
@@ -34,15 +34,15 @@ local function hold()
 end
 
 if action == 'take' then
-  if incarnation > last then last = incarnation end
-  if current > last then last = current end
-  incarnation = now_us > last and now_us or string.format('%.0f', last + 1)
+  if is_above(incarnation, last) then last = incarnation end
+  if is_above(current, last) then last = current end
+  incarnation = is_above(now_us, last) and now_us or string.format('%.0f', last + 1)
   hold()
 elseif action == 'extend' then
-  if current > incarnation then state, incarnation = 'lost', current else hold() end
+  if is_above(current, incarnation) then state, incarnation = 'lost', current else hold() end
 elseif action == 'renew' then
   -- If two processes renew one name after a data loss, the later incarnation holds it, whichever renews first.
-  local is_lost = current > incarnation or (current == '' and epoch == ARGV[8]) or lost_reason
+  local is_lost = is_above(current, incarnation) or (current == '' and epoch == ARGV[8]) or lost_reason
   if current == incarnation or not is_lost then hold() else state = 'lost' end
 elseif action == 'reaped' then
   forget(incarnation, lost_reason)

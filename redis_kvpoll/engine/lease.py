@@ -65,7 +65,7 @@ class LeaseKeeper:
         self.lost, seen = False, ""
         for _ in range(TRIES):
             replies = yield from self._take(context, seen)
-            seen = max(lease_commands.parse_report(reply).incarnation for reply in replies)
+            seen = max((lease_commands.parse_report(reply).incarnation for reply in replies), key=int)
             if seen == self.incarnation:
                 break
         else:
