@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from bench import batches, feed, memory, mirrors, recovery, report, scale, single, together
+from bench import batches, feed, leases, memory, mirrors, recovery, report, scale, single, together
 from bench.ground import Ground
 from bench.peers import contest, known, rates, reading
 from bench.results import Section
@@ -40,6 +40,8 @@ class Sizes:
     memory_rooms: int
     recovery: tuple[int, int, int]
     """Owners, rooms of each, and repetitions."""
+    owners: int
+    """With a lease each; 0 to leave them out."""
     scale: tuple[int, ...]
 
 
@@ -53,6 +55,7 @@ FULL = Sizes(
     feed_entries=feed.FULL,
     memory_rooms=100_000,
     recovery=(4, 10_000, 3),
+    owners=1_000,
     scale=(1_000, 10_000, 100_000, 1_000_000),
 )
 QUICK = Sizes(
@@ -65,6 +68,7 @@ QUICK = Sizes(
     feed_entries=5_000,
     memory_rooms=2_000,
     recovery=(2, 200, 1),
+    owners=0,
     scale=(),
 )
 
@@ -83,6 +87,11 @@ def measure_recovery(ground: Ground, is_quick: bool) -> Found:
     return recovery.measure(*sizes), {"recovery": sizes}, {}
 
 
+def measure_leases(ground: Ground, is_quick: bool) -> Found:
+    owners = 50 if is_quick else FULL.owners
+    return [leases.measure(ground, owners)], {"owners": owners}, {}
+
+
 def _sections(ground: Ground, sizes: Sizes) -> list[Section]:
     """All sections, one after the other on the same server; the largest last, so that it disturbs no other."""
     progress("one call at a time")
@@ -97,6 +106,9 @@ def _sections(ground: Ground, sizes: Sizes) -> list[Section]:
     sections.append(feed.memory(ground, sizes.feed_entries))
     progress("memory")
     sections.append(memory.measure(ground, sizes.memory_rooms))
+    if sizes.owners:
+        progress("leases")
+        sections.append(leases.measure(ground, sizes.owners))
     progress("a server killed with all data")
     sections += recovery.measure(*sizes.recovery)
     if sizes.scale:
@@ -125,7 +137,7 @@ BENCH = Bench(
     "The cost of the table, compared with plain Redis and with alternatives.",
     measure,
     report.MARKERS,
-    {"recovery": measure_recovery},
+    {"recovery": measure_recovery, "leases": measure_leases},
 )
 
 if __name__ == "__main__":

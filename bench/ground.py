@@ -57,6 +57,11 @@ class Ground:
             self.plain(pure), namespace=f"{self.id}.{table}", ttl=TTL, shards=shards, feed_length=feed_length
         )
 
+    def rank(self, table: str, rank: int, world_size: int) -> StatusStore:
+        """The store of one rank, without a feed."""
+        namespace = f"{self.id}.{table}"
+        return StatusStore(self.plain(), namespace=namespace, rank=rank, world_size=world_size, feed_length=0)
+
     def store_async(self, table: str, pure: bool = False) -> AsyncStatusStore:
         return AsyncStatusStore(self.plain_async(pure), namespace=f"{self.id}.{table}", ttl=TTL)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from bench.ground import Ground
 from bench.measure import Spread
 from bench.results import Budget, Row, Section
@@ -10,6 +12,8 @@ from redis_kvpoll.protocol import keys
 
 BUDGET = Budget(256)
 OWNED_BUDGET = Budget(384)
+RANKS = 8
+RANKS_BUDGET = Budget(700)
 _REQUEST = "3fa85f64-5717-4562-b3fc-2c963f66afa6"
 """A UUID, as most request ids are."""
 _REASON = "Decode instance could be dead, remote mooncake session 10.0.0.7:17012 is not alive"
@@ -28,6 +32,8 @@ def measure(ground: Ground, count: int) -> Section:
         with store.lease("prefill-0"):
             name = "live room with request and owner, MEMORY USAGE"
             section.rows.append(_row(name, _owned(ground, store), OWNED_BUDGET))
+        name = f"live room of {RANKS} ranks under leases, all keys, MEMORY USAGE"
+        section.rows.append(_row(name, [_of_ranks(ground)], RANKS_BUDGET))
     return section
 
 
@@ -64,6 +70,21 @@ def _owned(ground: Ground, store: StatusStore) -> list[float]:
     for room in opened:
         room.clear()
     return sizes
+
+
+def _of_ranks(ground: Ground) -> float:
+    """The memory of a room in which each rank holds a part, with its share of the list of owned rooms."""
+    table, rooms = "memory-of-ranks", ground.ids(100)
+    with contextlib.ExitStack() as closing:
+        for rank in range(RANKS):
+            store = closing.enter_context(ground.rank(table, rank, RANKS))
+            closing.enter_context(store.lease(f"prefill-{rank}"))
+            for room in rooms:
+                store.open(room, request=_REQUEST).update(KVPoll.Transferring)
+        names = keys.rooms(f"{ground.id}.{table}", rooms)
+        listed = int(ground.client.memory_usage(keys.owned(f"{ground.id}.{table}"), samples=0) or 0)
+        sizes = [int(ground.client.memory_usage(name, samples=0) or 0) - len(name) for name in names]
+    return (sum(sizes) + listed) / len(rooms)
 
 
 def _growth(ground: Ground, store: StatusStore, count: int) -> float:

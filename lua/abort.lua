@@ -4,12 +4,12 @@
 -- ARGV     feed_length, terminal_ttl_ms, author, rank; each: reason
 -- REPLY    feed_id; each: outcome, status
 -- FEED     ttl_ms, status, reason
--- CODES    3 UNCHANGED, 4 FAILED, 5 SKIPPED
--- INCLUDE  fail_room, feed
+-- CODES    3 UNCHANGED, 4 FAILED, 5 SKIPPED, -4 CORRUPT
+-- INCLUDE  numbers, fail_room, feed
 --
 -- author names the caller in failed_by, and rank is the caller's; both may be empty. To a rank that has cleared, the
 -- room is absent. A room with ranks loses the decode prefix lengths of all ranks. For a key of another type (made by
--- hand), the error replaces the status; the other rooms are processed.
+-- hand), the error replaces the status; with CORRUPT, a field and its value; the other rooms are processed.
 
 local count = #ARGV - 4
 local step = (#KEYS - 1) / count
@@ -19,17 +19,20 @@ local reply = {false}
 
 for i = 1, count do
   local room = KEYS[(i - 1) * step + 2]
-  local fields = redis.pcall('HMGET', room, 'status', 'world_size', 'cleared:' .. rank)
+  local fields = redis.pcall('HMGET', room, 'status', 'world_size', 'cleared:' .. rank, 'version')
   local status, has_ranks = fields.err and fields or fields[1], fields[2]
+  local is_corrupt = fields[4] and not is_number(fields[4])
   if has_ranks and fields[3] then status, has_ranks = false, false end
   local outcome = 3
-  if step == 2 then
+  if step == 2 and not is_corrupt then
     local prefix = KEYS[i * 2 + 1]
     local field = (status or rank == '') and 'length' or 'length:' .. rank
     local dropped = has_ranks and redis.call('DEL', prefix) or redis.pcall('HDEL', prefix, field)
     if type(dropped) == 'table' then status = dropped end
   end
-  if not status then
+  if is_corrupt then
+    outcome, status = -4, 'version ' .. fields[4]
+  elseif not status then
     outcome = 5
   elseif status ~= 'Failed' and type(status) ~= 'table' then
     if not now_ms then  -- as in clock.lua, but without a function, for speed

@@ -4,10 +4,10 @@
 -- ARGV     rank
 -- REPLY    epoch; each: status, generation, request, length
 -- FEED     nothing
--- INCLUDE  rank_fields, rank_view
+-- INCLUDE  numbers, rank_fields, rank_view
 --
 -- The decode prefix length is this generation's, or one recorded before the room had any. For a key of another type
--- (made by hand), the error replaces the status or the length.
+-- (made by hand), the error replaces the status or the length; a generation that is no number replaces the status.
 
 local status_field, cleared_field, length_field = rank_fields(ARGV[1])
 local reply = {redis.call('HGET', KEYS[1], 'epoch')}
@@ -17,6 +17,7 @@ for i = 2, #KEYS, 2 do
   local n = #reply
   reply[n + 1] = fields.err and fields or rank_view(fields[1], fields[4], fields[5])
   reply[n + 2], reply[n + 3] = fields[2] or false, fields[3] or false
+  if fields[2] and not is_number(fields[2]) then reply[n + 1], reply[n + 2] = 'generation ' .. fields[2], false end
   reply[n + 4] = prefix.err and prefix or ((not prefix[2] or prefix[2] == fields[2]) and prefix[1])
 end
 return reply

@@ -4,21 +4,23 @@
 -- ARGV     feed_length, rank, world_size; each: generation
 -- REPLY    feed_id, epoch; each: outcome, status, reason
 -- FEED     absent, status, rank
--- CODES    5 SKIPPED, 6 STALE, 7 CLEARED, -3 WORLD_SIZE
--- INCLUDE  room_id, rank_view, feed
+-- CODES    5 SKIPPED, 6 STALE, 7 CLEARED, -3 WORLD_SIZE, -4 CORRUPT
+-- INCLUDE  order, numbers, room_id, rank_view, feed
 --
 -- An empty generation clears any. With one, the clear is STALE once the room has another; a rank's is refused with
 -- WORLD_SIZE, as its writes are, if the room has no ranks or another number of them. A rank that clears leaves its last
 -- status, for the consensus of the others; the last rank removes the key. A rank without a status in a Failed room has
 -- seen it Failed, so it clears that. A rank's clear drops only its own decode prefix length: another rank's may already
 -- belong to the next request. The generation of a room that a replay created is kept for a day, so that a late replay
--- does not create it once more. A key of another type (made by hand) is removed, since nothing else removes it.
+-- does not create it once more. A key of another type (made by hand) is removed, since nothing else removes it; only a
+-- rank cannot clear a room whose status is unknown: CORRUPT, with that.
 
 local DAY_MS = '86400000'
 
 local reply = {false, redis.call('HGET', KEYS[2], 'epoch')}
 local rank = ARGV[2]
 local status_field, cleared_field, length_field = 'status:' .. rank, 'cleared:' .. rank, 'length:' .. rank
+local lease_field = 'by:' .. rank
 
 for i = 1, #ARGV - 3 do
   local room, prefix, expected_generation = KEYS[i * 2 + 3], KEYS[i * 2 + 4], ARGV[i + 3]
@@ -34,13 +36,15 @@ for i = 1, #ARGV - 3 do
     outcome, is_removed = 6, false
   elseif expected_generation ~= '' and rank ~= '' and (fields[4] or '') ~= ARGV[3] then
     outcome, status, is_removed = -3, fields[4] or '', false
+  elseif has_ranks and not ORDER[fields[1]] then
+    outcome, status, is_removed = -4, 'status ' .. (fields[1] or ''), false
   elseif rank ~= '' and (has_ranks or not exists) then
     if type(redis.pcall('HDEL', prefix, length_field)) == 'table' then redis.call('DEL', prefix) end
     if has_ranks and not status then
       outcome, is_removed = expected_generation == '' and 5 or 6, false
     elseif has_ranks then
       redis.call('HSET', room, cleared_field, fields[5] or 'Failed')
-      redis.call('HDEL', room, status_field)
+      redis.call('HDEL', room, status_field, lease_field)
       for _, name in ipairs(redis.call('HKEYS', room)) do
         if string.find(name, '^status:') then
           is_removed = false
@@ -60,11 +64,12 @@ for i = 1, #ARGV - 3 do
   end
   if is_removed then
     redis.call('DEL', room)
-    if fields[8] then
-      redis.call('HSET', KEYS[4], room_id(room), fields[3] or '')
+    if fields[8] and is_number(fields[3] or '') then
+      if type(redis.pcall('HLEN', KEYS[4])) == 'table' then redis.call('DEL', KEYS[4]) end
+      redis.call('HSET', KEYS[4], room_id(room), fields[3])
       redis.call('PEXPIRE', KEYS[4], DAY_MS)
     end
-    if fields[7] or not exists then redis.call('ZREM', KEYS[3], room_id(room)) end
+    if fields[7] or fields[4] or not exists then redis.pcall('ZREM', KEYS[3], room_id(room)) end
     if exists then
       local n = #changes
       changes[n + 1], changes[n + 2], changes[n + 3] = room, 'absent', false

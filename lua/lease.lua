@@ -1,56 +1,69 @@
--- Take, renew or release a lease, and sweep all leases; or only sweep. Times are milliseconds.
+-- Take, renew or release a lease, or end one that was lost; and check the leases that are due. Times are milliseconds.
 --
--- KEYS     epoch, leases, owned, feed
--- ARGV     epoch_ttl_ms, nonce, action, owner, incarnation, lease_ttl_ms, heartbeat_ms, known_epoch
+-- KEYS     epoch, leases, owned, feed, due
+-- ARGV     epoch_ttl_ms, nonce, action, owner, incarnation, lease_ttl_ms, heartbeat_ms, known_epoch, reason
 -- REPLY    epoch, feed_id, room, status, state, incarnation; each: finding, subject, reason
 -- FEED     nothing
--- INCLUDE  ensure_epoch, lease_sweep, feed_end
+-- INCLUDE  ensure_epoch, is_above, lease_due, lease_sweep, feed_end
 --
 -- action: take, with a new incarnation above all existing ones and the one given; extend, that one to another shard;
--- renew; leave; drop, when it was lost in another shard; sweep. state: held, lost, or none after the last three. A
--- missing lease is lost in the epoch that its holder knows; in another epoch the data was lost, and it is held again.
--- finding: suspected, with the owner; or lost, with an incarnation and the reason with which to fail its rooms.
+-- renew; leave; drop, when it was lost in another shard; reaped, when the rooms of a lost one have failed; sweep. Only
+-- renew and sweep check others. state: held, lost, or none. A missing lease is lost in the epoch that its holder knows;
+-- in another epoch the data was lost, and it is held again.
+-- finding: suspected, with the owner; lost, with an incarnation and the reason with which to fail its rooms; next, with
+-- the milliseconds until another sweep has something to look at.
 -- feed_id, room, status: the last entry of the feed and the first room that it names; empty if there is none.
 
 local action, owner, incarnation = ARGV[3], ARGV[4], ARGV[5]
 local epoch = ensure_epoch(KEYS[1], ARGV[2], ARGV[1])
 read_clock()
-local current = owner ~= '' and string.match(redis.call('HGET', KEYS[2], owner) or '', '^%d+') or ''
-local state, sweeps = 'none', true
+local found = redis.call('HMGET', KEYS[2], owner, 'last sweep', 'last incarnation', 'lost ' .. incarnation)
+local current = string.match(found[1] or '', '^%d+') or ''
+local last_sweep_ms, last = string.match(found[2] or '', '^%d+$'), string.match(found[3] or '', '^%d+$') or ''
+local lost_reason, state = found[4], 'none'
 
 local function hold()
-  if current ~= '' and current ~= incarnation then
-    mark_lost(owner, current, 'owner ' .. owner .. ' lost (its name was taken again)')
+  if current ~= incarnation then
+    if current ~= '' then mark_lost(owner, current, 'owner ' .. owner .. ' lost (its name was taken again)') end
+    if is_above(incarnation, last) then redis.call('HSET', KEYS[2], 'last incarnation', incarnation) end
   end
   redis.call('HSET', KEYS[2], owner, table.concat({incarnation, ARGV[6], ARGV[7], now_ms, '0'}, ' '))
+  -- If the lease was there and not due, the key of due times was lost: the leases are all checked.
+  if set_due(owner, now_ms + ARGV[6]) == 1 and current == incarnation then last_sweep_ms = nil end
   state = 'held'
 end
 
 if action == 'take' then
-  local last = incarnation
-  for _, word in ipairs(redis.call('HGETALL', KEYS[2])) do
-    local other = string.match(word, '^lost (%d+)$') or string.match(word, '^(%d+) %d+ %d+ %d+ %d+$')
-    if other and other > last then last = other end
-  end
-  incarnation = now_us > last and now_us or string.format('%.0f', last + 1)
+  if is_above(incarnation, last) then last = incarnation end
+  if is_above(current, last) then last = current end
+  incarnation = is_above(now_us, last) and now_us or string.format('%.0f', last + 1)
   hold()
 elseif action == 'extend' then
-  if current > incarnation then state, incarnation = 'lost', current else hold() end
+  if is_above(current, incarnation) then state, incarnation = 'lost', current else hold() end
 elseif action == 'renew' then
   -- If two processes renew one name after a data loss, the later incarnation holds it, whichever renews first.
-  local is_lost = current > incarnation or (current == '' and epoch == ARGV[8])
-    or redis.call('HEXISTS', KEYS[2], 'lost ' .. incarnation) == 1
+  local is_lost = is_above(current, incarnation) or (current == '' and epoch == ARGV[8]) or lost_reason
   if current == incarnation or not is_lost then hold() else state = 'lost' end
-  -- One sweep per 100 ms is enough for any number of leases.
-  local last = string.match(redis.call('HGET', KEYS[2], 'last sweep') or '', '^%d+$')
-  sweeps = not last or math.abs(now_ms - last) >= 100
-  if sweeps then redis.call('HSET', KEYS[2], 'last sweep', now_ms) end
-elseif current == incarnation and action ~= 'sweep' then
-  mark_lost(owner, current, 'owner ' .. owner .. (action == 'leave' and ' left' or ' lost'))
+elseif action == 'reaped' then
+  forget(incarnation, lost_reason)
+elseif action == 'leave' and current == incarnation then
+  end_lease(owner)
+  if has_rooms(incarnation) then mark_lost(owner, incarnation, 'owner ' .. owner .. ' left') end
+elseif action == 'drop' and (current == incarnation or lost_reason or has_rooms(incarnation)) then
+  mark_lost(current == incarnation and owner, incarnation, lost_reason or ARGV[9])
 end
 
+-- One sweep per 100 ms is enough for any number of leases.
+local is_due = not last_sweep_ms or math.abs(now_ms - last_sweep_ms) >= 100
+local sweeps = action == 'sweep' or (action == 'renew' and is_due)
+if sweeps then
+  sweep(epoch, last_sweep_ms)
+  find_next()
+end
+if sweeps or state ~= 'held' or current ~= incarnation then
+  for _, i in ipairs({1, 2, 3, 5}) do redis.call('PEXPIRE', KEYS[i], ARGV[1]) end
+end
 local feed_id, room, status = feed_end(KEYS[4])
 local reply = {epoch, feed_id, room, status, state, incarnation}
-if sweeps then sweep(reply, epoch) end
-for i = 1, 3 do redis.call('PEXPIRE', KEYS[i], ARGV[1]) end
+for i = 1, #findings do reply[#reply + 1] = findings[i] end
 return reply

@@ -5,15 +5,16 @@
 --          incarnation, author; each: request, status, seen
 -- REPLY    feed_id, epoch; each: outcome, status, generation, age_ms, of_owner, of_request, opened
 -- FEED     ttl_ms, status, first, request, rank, owner
--- CODES    1 CREATED, 3 UNCHANGED, 4 FAILED, -1 BUSY, -2 LEASE, -3 WORLD_SIZE
--- INCLUDE  ensure_epoch, is_lease_lost, read_fields, rank_view, next_generation, room_id,
---          replace_room, write_status, feed_end, feed
+-- CODES    1 CREATED, 3 UNCHANGED, 4 FAILED, -1 BUSY, -2 LEASE, -3 WORLD_SIZE, -4 CORRUPT
+-- INCLUDE  ensure_epoch, is_lease_lost, numbers, read_fields, corrupt_field, rank_view,
+--          next_generation, room_id, replace_room, write_status, feed_end, feed
 --
 -- A room is free when it is absent, or Failed for another request; its old fields are dropped. With BUSY, of_owner and
--- of_request are the room's. A rank that opens a Failed room of its own request is created Failed. seen is the highest
--- generation that the caller knows. A decode prefix length recorded before the room existed stays; one of a former
--- generation is dropped. opened is the id of the entry that tells the opening. If no entry was appended, feed_id is the
--- feed's last one, with a room and its status: <id>/<room>/<status>.
+-- of_request are the room's; with CORRUPT, a field and its value replace the status. A rank that opens a Failed room of
+-- its own request is created Failed. seen is the highest generation that the caller knows. A decode prefix length
+-- recorded before the room existed stays; one of a former generation is dropped. opened is the id of the entry that
+-- tells the opening. If no entry was appended, feed_id is the feed's last one, with a room and its status:
+-- <id>/<room>/<status>.
 
 local reply = {false, ensure_epoch(KEYS[2], ARGV[5], ARGV[4])}
 read_clock()
@@ -26,8 +27,11 @@ for i = 1, (#ARGV - 10) / 3 do
   local fields, type_error = read_fields(room)
   local outcome, status = 3, type_error or fields.status or false
   local is_mine = fields.status and fields.request == request
+  local corrupt = is_mine and corrupt_field(fields)
   if type_error then
     outcome = 3
+  elseif corrupt then
+    outcome, status = -4, corrupt
   elseif lease_lost then
     outcome, status = -2, owner
   elseif fields.status and not is_mine and fields.status ~= 'Failed' then
@@ -43,8 +47,8 @@ for i = 1, (#ARGV - 10) / 3 do
     if is_mine then
       if fields.status == 'Failed' then outcome, incoming = 4, 'Failed' end
     else
-      if fields.owner then redis.call('ZREM', KEYS[4], room_id(room)) end
-      generation = generation or next_generation(seen)
+      generation = generation or next_generation(seen)  -- the first write: at maxmemory, it is refused
+      if fields.owner or fields.world_size then redis.pcall('ZREM', KEYS[4], room_id(room)) end
       openings = openings or {}
       fields = replace_room(room, prefix, fields, generation, request)
       openings[#changes + 1] = {i * 2 + 3, #reply + 7}
@@ -53,6 +57,7 @@ for i = 1, (#ARGV - 10) / 3 do
     status = rank_view(fields.status, fields[status_field], fields[cleared_field])
   end
   local opened_ms = string.match(fields.opened or fields.opened_ms or now_ms, '^%d+') or now_ms
+  if not is_number(opened_ms) then opened_ms = now_ms end
   local age_ms = string.format('%.0f', now_ms - opened_ms)
   local n = #reply
   reply[n + 1], reply[n + 2], reply[n + 3], reply[n + 4] = outcome, status, fields.generation or false, age_ms

@@ -1,41 +1,68 @@
--- Fail each room that was created under a lost lease and is still live, with all its ranks. Times are milliseconds.
+-- Fail each live room in which a lost lease holds a part, with all its ranks. Times are milliseconds.
 --
--- KEYS     feed, owned; each: room, prefix in mode prefill
+-- KEYS     feed, owned, leases; each: room, prefix in mode prefill
 -- ARGV     feed_length, terminal_ttl_ms; each: incarnation, reason
 -- REPLY    feed_id; each: outcome, status
 -- FEED     ttl_ms, status, reason
 -- CODES    3 UNCHANGED, 4 FAILED, 5 SKIPPED
--- INCLUDE  fail_room, room_id, feed
+-- INCLUDE  numbers, fail_room, list_part, read_fields, feed
 --
--- A room that is absent, or owned by another lease by now, is SKIPPED. In any case the lost lease no longer owns it.
--- failed_by is its owner. For a key of another type (made by hand), the error replaces the status.
+-- A room that is absent, or in which the lease holds no part, is SKIPPED. In any case it is no longer listed for the
+-- lost lease, but for another that holds a part of it. failed_by is the owner that the reason names. leases counts what
+-- has failed. For a key of another type, the error replaces the status; so does a version that is no number (both made
+-- by hand). The other rooms are processed.
 
 local count = (#ARGV - 2) / 2
-local step = (#KEYS - 2) / count
+local step = (#KEYS - 3) / count
 local now_ms
 local reply = {false}
 
+local function holders(fields)
+  local found = {}
+  for name, value in pairs(fields) do
+    if name == 'incarnation' or string.find(name, '^by:') then found[value] = name end
+  end
+  return found
+end
+
 for i = 1, count do
-  local room, incarnation, reason = KEYS[(i - 1) * step + 3], ARGV[i * 2 + 1], ARGV[i * 2 + 2]
-  local fields = redis.pcall('HMGET', room, 'status', 'incarnation', 'world_size', 'owner')
-  local outcome, status = 3, fields.err and fields or fields[1]
-  if type(status) == 'table' then
-    outcome = 3
-  elseif not status or fields[2] ~= incarnation then
+  local room, incarnation, reason = KEYS[(i - 1) * step + 4], ARGV[i * 2 + 1], ARGV[i * 2 + 2]
+  local fields, type_error = read_fields(room)
+  local outcome, status, parts = 3, type_error or fields.status or false, holders(fields)
+  if not type_error and not parts[incarnation] then
     outcome = 5
-  elseif status ~= 'Success' and status ~= 'Failed' then
-    if step == 2 then redis.call('DEL', KEYS[i * 2 + 2]) end
+  elseif fields.version and not is_number(fields.version) then
+    status = 'version ' .. fields.version
+  elseif fields.status and status ~= 'Success' and status ~= 'Failed' then
+    if step == 2 then redis.call('DEL', KEYS[i * 2 + 3]) end
     if not now_ms then  -- as in clock.lua, but without a function, for speed
       local time = redis.call('TIME')
       now_ms = time[1] .. string.sub('00000' .. time[2], -6, -4)
     end
-    outcome, status = 4, 'Failed'
-    local n = #changes
+    outcome, status, parts = 4, 'Failed', {}
+    local author, n = string.match(reason, '^owner (%S+)') or '', #changes
     changes[n + 1], changes[n + 2], changes[n + 3] = room, status, ARGV[2]
-    changes[n + 4], changes[n + 5] = fail_room(room, fields[3], reason, fields[4] or '', now_ms, ARGV[2]), false
+    changes[n + 4], changes[n + 5] = fail_room(room, fields.world_size, reason, author, now_ms, ARGV[2]), false
+    if redis.call('HEXISTS', KEYS[3], 'lost ' .. incarnation) == 1 then
+      redis.call('HINCRBY', KEYS[3], 'failed ' .. incarnation, '1')
+    end
+  elseif fields.world_size then
+    redis.call('HDEL', room, parts[incarnation])
   end
-  -- A room that was created again under another lease since it was listed stays owned by that lease.
-  local score = redis.call('ZSCORE', KEYS[2], room_id(room))
-  if score and score - incarnation == 0 then redis.call('ZREM', KEYS[2], room_id(room)) end
+  local score = redis.pcall('ZSCORE', KEYS[2], room_id(room))
+  if type(score) == 'string' and score - incarnation == 0 then
+    local heir
+    for other in pairs(parts) do
+      if other ~= incarnation and (not heir or other < heir) then heir = other end
+    end
+    if heir then
+      redis.call('ZADD', KEYS[2], heir, room_id(room))
+      for other in pairs(parts) do
+        if other ~= incarnation then list_part(KEYS[2], room, other) end
+      end
+    else
+      redis.call('ZREM', KEYS[2], room_id(room))
+    end
+  end
   reply[i * 2], reply[i * 2 + 1] = outcome, status
 end

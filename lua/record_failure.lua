@@ -4,11 +4,11 @@
 -- ARGV     feed_length, author; each: reason
 -- REPLY    feed_id; each: stored
 -- FEED     status, reason
--- INCLUDE  feed
+-- INCLUDE  order, feed
 --
 -- author names the caller in failed_by, or is empty. stored is 1 if the room's reason is now this one, so a repeated
--- call has the same reply. For a key of another type (made by hand), the error replaces stored; the other rooms are
--- processed.
+-- call has the same reply. For a key of another type (made by hand), the error replaces stored; so does an unknown
+-- status. The other rooms are processed.
 
 local reply = {false}
 for i = 2, #KEYS do
@@ -17,6 +17,8 @@ for i = 2, #KEYS do
   local status, previous = fields[1], fields[2]
   if fields.err then
     reply[i] = fields
+  elseif status and not ORDER[status] then
+    reply[i] = status
   elseif status and not previous then
     redis.call('HSET', room, 'reason', reason)
     if ARGV[2] ~= '' then redis.call('HSETNX', room, 'failed_by', ARGV[2]) end

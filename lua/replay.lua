@@ -6,9 +6,10 @@
 --          written
 -- REPLY    feed_id, epoch; each: outcome, status, opened
 -- FEED     ttl_ms, status, first, request, reason, rank, owner
--- CODES    1 CREATED, 2 ADVANCED, 3 UNCHANGED, 4 FAILED, 5 SKIPPED, 6 STALE, -2 LEASE, -3 WORLD_SIZE
--- INCLUDE  ensure_epoch, is_lease_lost, read_fields, rank_view, order, survival,
---          next_generation, replace_room, write_status, feed_end, feed
+-- CODES    1 CREATED, 2 ADVANCED, 3 UNCHANGED, 4 FAILED, 5 SKIPPED, 6 STALE, -2 LEASE, -3 WORLD_SIZE,
+--          -4 CORRUPT
+-- INCLUDE  ensure_epoch, is_lease_lost, is_above, read_fields, corrupt_field, rank_view, order,
+--          survival, next_generation, replace_room, write_status, feed_end, feed
 --
 -- role: a creator may create the room if it is absent or has a lower generation; attached only merges; cleared is
 -- attached, but the rank has cleared, and its last status still counts. A higher generation wins. Merges by strict.
@@ -16,13 +17,13 @@
 -- marks decide: if its opening survived, an absent room was cleared or has expired; if that was lost, it is created;
 -- where the feed was trimmed, only if its last write did not survive, and it was opened in the last minute. With none,
 -- none is. A room that a replay created is marked as replayed, so that its clear is remembered: another replay may be
--- late. Without a status no room is created, and only the length is added. A length that was recorded since the loss
--- stays. The version of the consensus was lost: it continues from the clock's microseconds. opened is the id of the
--- entry that tells the opening. If no entry was appended, feed_id is the feed's last: <id>/<room>/<status>.
+-- late. The caller's rank takes part under its lease. Without a status no room is created, and only the length is
+-- added. A length that was recorded since the loss stays. The version of the consensus was lost: it continues from the
+-- clock's microseconds. opened is the id of the entry that tells the opening. If no entry was appended, feed_id is the
+-- feed's last: <id>/<room>/<status>.
 
 local reply = {false, ensure_epoch(KEYS[2], ARGV[5], ARGV[4])}
-local lease_lost = is_lease_lost()
-local highest = ''
+local lease_lost, highest = is_lease_lost(), ''
 
 for i = 1, (#ARGV - 10) / 9 do
   local room, prefix, at = KEYS[i * 2 + 4], KEYS[i * 2 + 5], i * 9 + 2
@@ -30,12 +31,13 @@ for i = 1, (#ARGV - 10) / 9 do
   local fields, type_error = read_fields(room)
   local current = fields.generation or ''
   local outcome, status = 3, rank_view(fields.status, fields[status_field], fields[cleared_field])
-  local is_absent = current < generation
+  local corrupt = corrupt_field(fields)
+  local is_absent = is_above(generation, current)
   local absent = is_absent and absence(room, role, loss, generation, ARGV[at + 7], ARGV[at + 8])
   if is_absent and not ORDER[incoming] then absent = absent or 5 end
-  if type_error then
-    status = type_error
-  elseif current > generation or (current == generation and fields[cleared_field] and role ~= 'cleared')
+  if type_error or corrupt then
+    outcome, status = corrupt and -4 or 3, type_error or corrupt
+  elseif is_above(current, generation) or (current == generation and fields[cleared_field] and role ~= 'cleared')
     or (current == generation and (fields.request or '') ~= ARGV[at + 1] and role == 'creator') then
     outcome = 6
   elseif lease_lost then
@@ -49,7 +51,7 @@ for i = 1, (#ARGV - 10) / 9 do
       openings = openings or {}
       fields = replace_room(room, prefix, fields, generation, ARGV[at + 1], true)
       openings[#changes + 1] = {i * 2 + 4, i * 3 + 2}
-      if generation > highest then highest = generation end
+      if is_above(generation, highest) then highest = generation end
     end
     if incoming == 'Failed' then
       outcome = fields[status_field] == 'Failed' and 3 or 4
@@ -61,6 +63,7 @@ for i = 1, (#ARGV - 10) / 9 do
       if now_us - (fields.version or 0) > 0 then fields.version = now_us end
       write_status(room, fields, incoming, ARGV[at + 3])
     end
+    if outcome == 3 and rank ~= '' then take_part(room, fields) end
     if ARGV[at + 4] ~= '' then
       local stored = redis.pcall('HSET', prefix, length_field, ARGV[at + 4], 'generation', generation)
       if type(stored) ~= 'table' then redis.call('PEXPIRE', prefix, ARGV[2]) end
@@ -68,7 +71,7 @@ for i = 1, (#ARGV - 10) / 9 do
     status = rank_view(fields.status, fields[status_field], fields[cleared_field])
     if role == 'cleared' and rank ~= '' and fields[status_field] then
       redis.call('HSET', room, cleared_field, fields[status_field])
-      redis.call('HDEL', room, status_field)
+      redis.call('HDEL', room, status_field, lease_field)
       status = false
       local n = #changes
       if outcome == 3 then
@@ -81,4 +84,4 @@ for i = 1, (#ARGV - 10) / 9 do
   reply[i * 3], reply[i * 3 + 1], reply[i * 3 + 2] = outcome, status, fields.opened or false
 end
 if #changes == 0 then reply[1] = table.concat({feed_end(KEYS[1])}, '/') end
-if highest > (redis.call('HGET', KEYS[2], 'generation') or '') then store_generation(highest) end
+if highest ~= '' then next_generation(highest) end

@@ -5,19 +5,20 @@
 -- ARGV     feed_length, ttl_ms
 -- REPLY    feed_id; each: kept
 -- FEED     ttl_ms, status
--- INCLUDE  room_id, feed
+-- INCLUDE  order, room_id, feed
 --
--- kept is 1 if the room is live. For a key of another type (made by hand), the error replaces kept; the other rooms are
--- processed. An absent room loses its owner.
+-- kept is 1 if the room is live, 0 if it has ended, -1 if it is absent, -2 if it was owned, too: then no longer.
+-- For a key of another type (made by hand), the error replaces kept; so does an unknown status. The other rooms are
+-- processed.
 
 local reply = {false}
 for i = 3, #KEYS, 2 do
   local status = redis.pcall('HGET', KEYS[i], 'status')
   local kept = 0
-  if type(status) == 'table' then
+  if not status then
+    kept = redis.pcall('ZREM', KEYS[2], room_id(KEYS[i])) == 1 and -2 or -1
+  elseif not ORDER[status] then
     kept = status
-  elseif not status then
-    redis.call('ZREM', KEYS[2], room_id(KEYS[i]))
   elseif status ~= 'Success' and status ~= 'Failed' then
     redis.call('PEXPIRE', KEYS[i], ARGV[2])
     redis.call('PEXPIRE', KEYS[i + 1], ARGV[2])

@@ -15,7 +15,7 @@
 local strict = ARGV[2] == 'strict'
 local count = #ARGV - 5
 local step = (#KEYS - 2) / count
-local now_ms, generation
+local now_ms, generation, last
 local reply = {false}
 
 for i = 1, count do
@@ -24,11 +24,7 @@ for i = 1, count do
   local current, world_size = fields.err and fields or fields[1], fields[2]
   local outcome = 3
   if incoming == 'Failed' then
-    if not current then
-      outcome = 5
-    elseif current ~= 'Failed' and type(current) ~= 'table' then
-      outcome = 4
-    end
+    outcome = not current and 5 or (current == 'Failed' or type(current) == 'table') and 3 or 4
   elseif not current then
     outcome = (strict and ORDER[incoming] > 2) and 5 or 1
   elseif not (strict and current == 'Failed') and ORDER[incoming] > (ORDER[current] or 9) then
@@ -41,33 +37,38 @@ for i = 1, count do
     if type(dropped) == 'table' then outcome, current = 3, dropped end
   end
 
+  if outcome == 1 and not last then
+    last = redis.pcall('HGET', KEYS[2], 'generation') or ''
+    if type(last) == 'table' then outcome, current, last = 3, last, nil end
+  end
+
   if outcome == 1 or outcome == 2 or outcome == 4 then
-    if not now_ms then
-      -- As in clock.lua. Many updates change nothing and need no time.
+    if not now_ms then  -- as in clock.lua; many updates change nothing and need no time
       local time = redis.call('TIME')
       local micros = string.sub('00000' .. time[2], -6)
       now_ms, generation = time[1] .. string.sub(micros, 1, 3), time[1] .. micros
     end
+    local ttl_ms = (incoming == 'Success' or incoming == 'Failed') and ARGV[4] or ARGV[3]
     if outcome == 1 then
       if not renew then
         -- As in next_generation.lua. One for all rooms of a call: it only has to be above their former ones.
-        local last = redis.call('HGET', KEYS[2], 'generation')
-        if last and last >= generation then generation = string.format('%.0f', last + 1) end
+        if (#last > #generation or (#last == #generation and last >= generation))
+          and (#last < 16 or (#last == 16 and last < '8999999999999999')) and string.find(last, '^[1-9]%d*$') then
+          generation = string.format('%.0f', last + 1)
+        end
         redis.call('HSET', KEYS[2], 'generation', generation)
         -- Its TTL is a week at least: every 3 hours, when the first six digits change, is often enough.
-        if not last or string.sub(last, 1, 6) ~= string.sub(generation, 1, 6) then
-          redis.call('PEXPIRE', KEYS[2], ARGV[5])
-        end
+        if string.sub(last, 1, 6) ~= string.sub(generation, 1, 6) then redis.call('PEXPIRE', KEYS[2], ARGV[5]) end
         renew = true
       end
       redis.call('HSET', room, 'status', incoming, 'generation', generation, 'opened_ms', now_ms, 'updated_ms', now_ms)
+      redis.call('PEXPIRE', room, ttl_ms)
     else
+      redis.call('PEXPIRE', room, ttl_ms)  -- first, as in fail_room.lua
       if current == 'Failed' then redis.call('HDEL', room, 'reason', 'failed_by') end
       redis.call('HSET', room, 'status', incoming, 'updated_ms', now_ms)
     end
     current = incoming
-    local ttl_ms = (incoming == 'Success' or incoming == 'Failed') and ARGV[4] or ARGV[3]
-    redis.call('PEXPIRE', room, ttl_ms)
     local n = #changes
     changes[n + 1], changes[n + 2], changes[n + 3] = room, incoming, ttl_ms
     changes[n + 4], changes[n + 5] = false, outcome == 1 and {'first', ''}

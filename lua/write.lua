@@ -5,12 +5,14 @@
 --          incarnation, author, policy; each: status, generation, reason
 -- REPLY    feed_id, epoch; each: outcome, status
 -- FEED     ttl_ms, status, first, rank, reason, owner
--- CODES    1 CREATED, 2 ADVANCED, 3 UNCHANGED, 4 FAILED, 5 SKIPPED, 6 STALE, -2 LEASE, -3 WORLD_SIZE
--- INCLUDE  is_lease_lost, read_fields, rank_view, order, next_generation, create_room, write_status, feed
+-- CODES    1 CREATED, 2 ADVANCED, 3 UNCHANGED, 4 FAILED, 5 SKIPPED, 6 STALE, -2 LEASE, -3 WORLD_SIZE,
+--          -4 CORRUPT
+-- INCLUDE  is_lease_lost, numbers, read_fields, rank_view, order, next_generation, create_room, write_status, feed
 --
 -- An empty generation is a plain write, merged by the policy. With a generation it is merged by strict, and STALE once
 -- the room has another, or the rank has cleared. A room without ranks, or with another number of them, is refused with
--- WORLD_SIZE; its own number replaces the status. For a key of another type (made by hand), the error does.
+-- WORLD_SIZE; its own number replaces the status. For a key of another type (made by hand), the error does; with
+-- CORRUPT, a field and its value.
 
 local reply = {false, redis.call('HGET', KEYS[2], 'epoch')}
 local count = (#ARGV - 11) / 3
@@ -27,6 +29,8 @@ for i = 1, count do
   local outcome, status = 3, rank_view(fields.status, fields[status_field], fields[cleared_field])
   if type_error then
     status = type_error
+  elseif fields.version and not is_number(fields.version) then
+    outcome, status = -4, 'version ' .. fields.version
   elseif is_fenced and (fields.generation ~= expected_generation or fields[cleared_field]) then
     outcome = 6
   elseif lease_lost then

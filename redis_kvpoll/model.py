@@ -51,6 +51,7 @@ class Refusal(enum.Enum):
     BUSY = -1
     LEASE = -2
     WORLD_SIZE = -3
+    CORRUPT = -4
 
 
 class Update(NamedTuple):
@@ -130,11 +131,14 @@ class Owner:
     heartbeat: float = 0.0
     last_heartbeat_at: float = 0.0
     state: Literal["alive", "expired", "suspected", "lost"] = "alive"
-    """The first sweep marks an expired lease as suspected; a later one makes it lost, and its rooms are failed."""
+    """The first sweep marks an expired lease as suspected; a later one makes it lost, and its rooms are failed. A lost
+    one is listed for an hour."""
     reason: str = ""
     """Why the rooms of a lost lease are failed."""
     rooms: int = 0
-    """The number of live rooms that the lease owns."""
+    """The number of live rooms that the lease takes part in."""
+    failed: int = 0
+    """The number of rooms that were failed since the lease was lost."""
 
     @property
     def since(self) -> float:

@@ -4,7 +4,9 @@
 --
 -- KEYS begin with feed, epoch, leases, owned. ARGV begin with feed_length, ttl_ms, terminal_ttl_ms, epoch_ttl_ms,
 -- nonce, rank, world_size, owner, incarnation, author. Empty arguments: no rank, no lease. With ranks, status is the
--- consensus, and each rank has a field status:<rank>, or cleared:<rank> once it has cleared.
+-- consensus, and each rank has a field status:<rank>, or cleared:<rank> once it has cleared; and by:<rank>, the
+-- incarnation of the lease under which it holds its part, until its own Success, Failed or clear.
 
 local rank, world_size, owner, incarnation = ARGV[6], ARGV[7], ARGV[8], ARGV[9]
 local status_field, cleared_field, length_field = rank_fields(rank)
+local lease_field = 'by:' .. rank

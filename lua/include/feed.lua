@@ -36,10 +36,14 @@ if #changes > 0 and ARGV[1] ~= '0' then
       for k = 1, words and #words or 0 do entry[#entry + 1] = words[k] end
       if changes[i + 3] then entry[#entry + 1], entry[#entry + 2] = 'reason', changes[i + 3] end
     end
-    reply[1] = redis.call('XADD', KEYS[1], 'NOMKSTREAM', 'MAXLEN', '~', ARGV[1], '*', unpack(entry))
-    if not reply[1] then
-      reply[1], renew = redis.call('XADD', KEYS[1], '*', unpack(entry)), true
+    local appended = redis.pcall('XADD', KEYS[1], 'NOMKSTREAM', 'MAXLEN', '~', ARGV[1], '*', unpack(entry))
+    if not appended or appended.err then
+      -- A feed that takes no entry was made by hand: it has another type, or an entry with the last possible id. No
+      -- change may lack its entry, so the feed is begun anew. Followers notice the gap.
+      if appended then redis.call('DEL', KEYS[1]) end
+      appended, renew = redis.call('XADD', KEYS[1], '*', unpack(entry)), true
     end
+    reply[1] = appended
     if openings then
       for i = first, math.min(first + WORDS * ROOMS_AN_ENTRY, #changes) - 1, WORDS do
         local opening = openings[i]

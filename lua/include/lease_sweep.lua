@@ -1,20 +1,10 @@
 -- Leases that have expired: the first sweep marks one as suspected, a later one as lost. Times are milliseconds.
 --
--- INCLUDE  clock
+-- INCLUDE  lease_due
 --
--- KEYS are epoch, leases, owned. A lease is a field of leases, by its owner:
--- "<incarnation> <ttl_ms> <heartbeat_ms> <last_heartbeat_ms> <suspected_ms, or 0>", where ttl_ms is the lease's, not a
--- room's. A field "lost <incarnation>" has the reason with which to fail the rooms of that incarnation, until none is
--- left.
+-- A sweep looks at the leases that are due, so it costs what has changed, and not what there is.
 
-local function has_rooms(incarnation)
-  return redis.call('ZCOUNT', KEYS[3], incarnation, incarnation) > 0
-end
-
-local function mark_lost(owner, incarnation, reason)
-  redis.call('HDEL', KEYS[2], owner)
-  if has_rooms(incarnation) then redis.call('HSETNX', KEYS[2], 'lost ' .. incarnation, reason) end
-end
+local MAX_DUE = '200'  -- of one sweep; the next continues
 
 -- An expired lease is lost only if it was suspected long ago: since then, a live owner had time to renew it, even if
 -- the server was unreachable before. In an epoch younger than the lease's ttl_ms none is lost.
@@ -22,37 +12,54 @@ local function check_expiry(owner, record, epoch)
   local lease = {string.match(record, '^(%d+) (%d+) (%d+) (%d+) (%d+)$')}
   local incarnation, ttl_ms, heartbeat_ms = lease[1], lease[2], lease[3]
   local last_heartbeat_ms, suspected_ms = lease[4], lease[5]
-  if not incarnation then return end
+  if not incarnation then return redis.call('ZREM', KEYS[5], owner) end
+  local apart_ms = math.max(2 * heartbeat_ms, 600)
+  local due_ms = last_heartbeat_ms + ttl_ms
   if now_ms - last_heartbeat_ms < 0 then
     -- The clock has gone back: renew the lease, or it could not expire until the clock has caught up.
-    lease[4], lease[5] = now_ms, '0'
+    lease[4], lease[5], due_ms = now_ms, '0', now_ms + ttl_ms
     redis.call('HSET', KEYS[2], owner, table.concat(lease, ' '))
-    return
+  elseif now_ms - due_ms > 0 then
+    local epoch_age_us = math.abs(now_us - (string.match(epoch, '^%d+') or now_us))
+    if suspected_ms == '0' or now_ms - suspected_ms < 0 then
+      lease[5], due_ms = now_ms, now_ms + apart_ms
+      redis.call('HSET', KEYS[2], owner, table.concat(lease, ' '))
+    elseif now_ms - suspected_ms >= apart_ms and epoch_age_us >= ttl_ms * 1000 then
+      return mark_lost(owner, incarnation, 'owner ' .. owner .. ' lost')
+    else
+      due_ms = math.max(suspected_ms + apart_ms, now_ms + math.max(0, ttl_ms - math.floor(epoch_age_us / 1000)))
+    end
+    find('suspected', owner, '')
   end
-  if now_ms - last_heartbeat_ms - ttl_ms <= 0 then return end
-  local epoch_age_us = math.abs(now_us - (string.match(epoch, '^%d+') or now_us))
-  if suspected_ms == '0' or now_ms - suspected_ms < 0 then
-    lease[5] = now_ms
-    redis.call('HSET', KEYS[2], owner, table.concat(lease, ' '))
-  elseif now_ms - suspected_ms >= math.max(2 * heartbeat_ms, 600) and epoch_age_us >= ttl_ms * 1000 then
-    mark_lost(owner, incarnation, 'owner ' .. owner .. ' lost')
-  end
+  set_due(owner, due_ms)
 end
 
--- Check all leases, and append to the reply which are suspected, and which lost incarnations still have rooms.
-local function sweep(reply, epoch)
-  local words = redis.call('HGETALL', KEYS[2])
-  for i = 1, #words, 2 do check_expiry(words[i], words[i + 1], epoch) end
-  words = redis.call('HGETALL', KEYS[2])
-  for i = 1, #words, 2 do
-    local name, value, n = words[i], words[i + 1], #reply
-    local lost = string.match(name, '^lost (%d+)$')
-    if lost and not has_rooms(lost) then
-      redis.call('HDEL', KEYS[2], name)
-    elseif lost then
-      reply[n + 1], reply[n + 2], reply[n + 3] = 'lost', lost, value
-    elseif string.find(value, '^%d+ %d+ %d+ %d+ [1-9]%d*$') then
-      reply[n + 1], reply[n + 2], reply[n + 3] = 'suspected', name, ''
+-- Look at what is due. All leases are checked if the clock has gone back since the last sweep, or their due times are
+-- unknown.
+local function sweep(epoch, last_sweep_ms)
+  redis.call('HSET', KEYS[2], 'last sweep', now_ms)
+  if not last_sweep_ms or now_ms - last_sweep_ms < 0 then
+    local words = redis.call('HGETALL', KEYS[2])
+    for i = 1, #words, 2 do
+      local lost = string.match(words[i], '^lost (%d+)$')
+      if lost then
+        if not redis.call('ZSCORE', KEYS[5], 'gone ' .. lost) then mark_lost(nil, lost, words[i + 1]) end
+      elseif string.find(words[i + 1], '^%d+ %d+ %d+ %d+ %d+$') then
+        check_expiry(words[i], words[i + 1], epoch)
+      end
+    end
+    return
+  end
+  for _, name in ipairs(redis.call('ZRANGEBYSCORE', KEYS[5], '-inf', now_ms, 'LIMIT', '0', MAX_DUE)) do
+    local lost, gone = string.match(name, '^lost (%d+)$'), string.match(name, '^gone (%d+)$')
+    local record = redis.call('HGET', KEYS[2], lost and name or gone and 'lost ' .. gone or name) or ''
+    if lost then
+      mark_lost(nil, lost, record)
+    elseif gone then
+      redis.call('HDEL', KEYS[2], 'lost ' .. gone, 'failed ' .. gone)
+      redis.call('ZREM', KEYS[5], name)
+    else
+      check_expiry(name, record, epoch)
     end
   end
 end

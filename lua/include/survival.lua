@@ -1,11 +1,12 @@
 -- Whether a room that is absent was lost, by the feed of a server that has a prefix of the history. Times are
 -- microseconds.
 --
--- INCLUDE  clock, room_id
+-- INCLUDE  clock, room_id, numbers, is_above
 --
 -- KEYS[1] is the feed. KEYS[5] has the rooms that were cleared after a replay had created them, by generation. A mark
 -- names an entry: <id>/<room>/<value>, with one of its rooms and a value that follows it: its status, a rank's status,
--- or its generation. Without a room, the id has to do. A server whose clock is behind may use an id again.
+-- or its generation. Without a room, the id has to do. A server whose clock is behind may use an id again. A feed
+-- that was begun anew counts as trimmed, even before ids that no clock gives, which follow one made by hand.
 
 local RECENT_US = 60000000  -- a replica or a disk that is further behind is none
 local first_id, has_cleared
@@ -14,7 +15,7 @@ local first_id, has_cleared
 local function survives(mark)
   local id, named, value = string.match(mark, '^(.-)/(%d*)/(.*)$')
   if not id then return nil end
-  local entry = redis.call('XRANGE', KEYS[1], id, id)[1]
+  local entry = redis.pcall('XRANGE', KEYS[1], id, id)[1]
   if entry then
     local is_named = named == ''
     for i = 1, #entry[2], 2 do
@@ -23,11 +24,11 @@ local function survives(mark)
     end
     return false
   end
-  first_id = first_id or (redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', '1')[1] or {''})[1]
+  first_id = first_id or (redis.pcall('XRANGE', KEYS[1], '-', '+', 'COUNT', '1')[1] or {''})[1]
   local first_time, first_number = string.match(first_id, '^(%d+)-(%d+)$')
   local time, number = string.match(id, '^(%d+)-(%d+)$')
-  if not first_time or time + 0 < first_time + 0 then return nil end
-  if time == first_time and number + 0 < first_number + 0 then return nil end
+  if not first_time or not time or not is_number(time) or is_above(first_time, time) then return nil end
+  if time == first_time and is_above(first_number, number) then return nil end
   return false
 end
 
@@ -36,7 +37,8 @@ end
 local function absence(room, role, loss, generation, opened, written)
   if loss == 'none' then return 6 end
   has_cleared = has_cleared or redis.call('EXISTS', KEYS[5])
-  if has_cleared == 1 and (redis.call('HGET', KEYS[5], room_id(room)) or '') >= generation then return 6 end
+  local cleared = has_cleared == 1 and redis.pcall('HGET', KEYS[5], room_id(room))
+  if type(cleared) == 'string' and is_number(cleared) and not is_above(generation, cleared) then return 6 end
   if role ~= 'creator' then return loss == 'server' and survives(written) and 6 or 5 end
   if loss == 'data' then return nil end
   local is_trimmed = opened == ''

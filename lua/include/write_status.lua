@@ -1,7 +1,7 @@
 -- Write the status of the caller's rank, and what follows from it: consensus, version, reason, TTL, feed. Times are
 -- milliseconds.
 --
--- INCLUDE  clock, changes, caller, consensus_of_ranks
+-- INCLUDE  clock, changes, caller, consensus_of_ranks, take_part
 
 -- Returns what the feed says of a room that is new. A follower must drop the ranks of a former generation, or of a room
 -- that has expired.
@@ -17,12 +17,15 @@ local function write_status(room, fields, status, reason)
   read_clock()
   local previous = fields.status
   fields[status_field] = status
+  if rank ~= '' then fields.status = consensus_of_ranks(fields) end
+  local ttl_ms = (fields.status == 'Success' or fields.status == 'Failed') and ARGV[3] or ARGV[2]
+  redis.call('PEXPIRE', room, ttl_ms)  -- first, as in fail_room.lua; a new room exists by now
   if rank == '' then
     redis.call('HSET', room, 'status', status, 'updated_ms', now_ms)
   else
-    fields.status = consensus_of_ranks(fields)
     local version = string.format('%.0f', (fields.version or 0) + 1)
     redis.call('HSET', room, status_field, status, 'status', fields.status, 'updated_ms', now_ms, 'version', version)
+    take_part(room, fields)
   end
   local is_first = false
   if fields.status ~= 'Failed' then
@@ -32,8 +35,6 @@ local function write_status(room, fields, status, reason)
     -- If the room had failed before, or is created Failed, the caller is not the cause.
     if previous ~= 'Failed' and ARGV[10] ~= '' then redis.call('HSETNX', room, 'failed_by', ARGV[10]) end
   end
-  local ttl_ms = (fields.status == 'Success' or fields.status == 'Failed') and ARGV[3] or ARGV[2]
-  redis.call('PEXPIRE', room, ttl_ms)
   local n = #changes
   changes[n + 1], changes[n + 2], changes[n + 3] = room, fields.status, ttl_ms
   changes[n + 4], changes[n + 5] = is_first and reason, false

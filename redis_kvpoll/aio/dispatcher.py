@@ -23,8 +23,6 @@ from redis_kvpoll.engine.classify import NotSent
 from redis_kvpoll.engine.effects import AwaitCalls, Effect, Flow, PendingCall, Send
 from redis_kvpoll.engine.executor import Executor
 from redis_kvpoll.engine.session import ObserverEpochs
-from redis_kvpoll.protocol.feed import Change, FeedGap
-from redis_kvpoll.protocol.feed_reader import Tail
 from redis_kvpoll.protocol.scan import Scan
 from redis_kvpoll.protocol.script_call import Call, Command
 
@@ -88,14 +86,6 @@ class AsyncDispatcher:
         scan = Scan(self.transport.clustered)
         while (page := await self.run(self.executor.next_page(scan))) is not None:
             yield page
-
-    async def news(self, tail: Tail) -> AsyncIterator[Change | FeedGap]:
-        """Yield what is new in the feed, without end."""
-        while True:
-            while await self.run(self.executor.read_feed("tail", tail)):
-                pass
-            for change in tail.news():
-                yield change
 
     async def _send_if_alone(self, queue: AsyncShardQueue, pending: PendingCall, command: Command[V, T]) -> T:
         """Wait for other calls until the end of this turn. The caller of a single call sends it, without a task."""

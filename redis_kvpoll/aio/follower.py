@@ -1,13 +1,20 @@
-"""The task that runs a follower."""
+"""The task that runs a follower.
+
+Invariant: the task refers to the store's mirror or waits weakly, and to no connection of the store's.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import weakref
+from typing import Any
 
-from redis_kvpoll.aio.dispatcher import drive
-from redis_kvpoll.aio.transport import AsyncTransport
-from redis_kvpoll.replica.follow import REJECTED_RETRY, Follower
+from redis_kvpoll.aio.dispatcher import AsyncDispatcher, drive
+from redis_kvpoll.errors import KVPollError
+from redis_kvpoll.replica.follow import Follower
+from redis_kvpoll.replica.health import REJECTED_RETRY
+from redis_kvpoll.replica.requests import AskStore, FollowerEffect, OrphanedError
 
 logger = logging.getLogger("redis_kvpoll.mirror")
 
@@ -15,9 +22,10 @@ logger = logging.getLogger("redis_kvpoll.mirror")
 class FollowerTask:
     """Runs the sessions of a follower one after the other, each over connections of its own."""
 
-    def __init__(self, transport: AsyncTransport, follower: Follower, namespace: str) -> None:
+    def __init__(self, dispatcher: AsyncDispatcher, follower: Follower, namespace: str) -> None:
         self.follower = follower
-        self._transport = transport
+        self._dispatcher = weakref.ref(dispatcher)
+        self._clone = dispatcher.transport.clone()
         self._task = asyncio.get_running_loop().create_task(self._run(), name=f"kvpoll-follow-{namespace}")
 
     def runs_in(self, loop: asyncio.AbstractEventLoop) -> bool:
@@ -35,12 +43,27 @@ class FollowerTask:
         pause: float | None = 0.0
         while pause is not None:
             await asyncio.sleep(pause)
-            clone, session = self._transport.clone(), self.follower.session()
+            session: Any = self.follower.session()  # a flow with AskStore
+            self._clone = self._clone.clone()
             pause = REJECTED_RETRY
             try:
-                pause = await drive(session, clone.perform)
+                pause = await drive(session, self._perform)
             except Exception:
                 logger.exception("a follower's session failed unexpectedly; the next begins in %g s", REJECTED_RETRY)
             finally:
                 session.close()
-                await clone.close()
+                await self._clone.close()
+
+    async def _perform(self, effect: FollowerEffect) -> Any:
+        return await (self._ask_store(effect.room) if isinstance(effect, AskStore) else self._clone.perform(effect))
+
+    async def _ask_store(self, room: int) -> bool | KVPollError:
+        dispatcher = self._dispatcher()
+        if dispatcher is None:
+            return False
+        try:
+            return await dispatcher.run(self.follower.host.ask_store(room))
+        except KVPollError as error:
+            return error
+        except OrphanedError:
+            return False

@@ -15,6 +15,7 @@ from redis_kvpoll.aio.follower import FollowerTask
 from redis_kvpoll.aio.waits import await_outcome, until, wake_future
 from redis_kvpoll.errors import RoomNotFoundError, StoreClosedError
 from redis_kvpoll.model import KVPoll
+from redis_kvpoll.protocol import room_commands
 from redis_kvpoll.replica.mirror_base import MirrorBase
 from redis_kvpoll.replica.replica import Replica
 
@@ -29,7 +30,6 @@ class AsyncMirror(MirrorBase):
     def __init__(self, dispatcher: AsyncDispatcher, rooms: Callable[[int], bool] | None) -> None:
         super().__init__(dispatcher.executor, rooms)
         self._dispatcher = dispatcher
-        self._transport = dispatcher.transport
         self._tasks: list[FollowerTask] = []
         self._progress = asyncio.Event()
         self._forked_from: int | None = None
@@ -38,8 +38,8 @@ class AsyncMirror(MirrorBase):
     async def wait(self, room: int, *statuses: KVPoll | int, timeout: float | None = None) -> KVPoll:  # noqa: ASYNC109
         """Wait until a room is at one of ``statuses`` (Success and Failed, if there are none) or further on.
 
-        As ``StatusStore.wait``, but a room that is not in this copy counts as absent, though another process may have
-        created it a moment ago. While the mirror is not synced, its statuses end no wait.
+        As ``StatusStore.wait``, but only a room that is not in this copy is read from the server first. While the
+        mirror is not synced, its statuses end no wait.
 
         Raises:
             WaitTimeoutError: the room did not reach it within ``timeout`` seconds (a TimeoutError).
@@ -51,7 +51,7 @@ class AsyncMirror(MirrorBase):
             try:
                 return await self._wait_once(room, goal, give_up_at, seconds)
             except RoomNotFoundError:
-                if not await self._dispatcher.run(self._is_held(room)):
+                if not await self._dispatcher.run(self._ask_store(room, for_wait=True)):
                     raise
 
     async def _wait_once(
@@ -60,6 +60,13 @@ class AsyncMirror(MirrorBase):
         woken = asyncio.get_running_loop().create_future()
         replica, waiter = self._enter(room, goal, lambda: wake_future(woken))
         try:
+            if not waiter.armed:
+                status = await self._dispatcher.execute(room_commands.wait(room))
+                if status is None:
+                    raise RoomNotFoundError(room, "wait")
+                if status in goal:
+                    return status
+                replica.arm(waiter)
             return await await_outcome(replica, waiter, woken, give_up_at, seconds)
         finally:
             replica.leave(waiter)
@@ -73,8 +80,8 @@ class AsyncMirror(MirrorBase):
         if self._closed or self._replica is not None:
             raise self._refuse("mirror")
         context = await self._dispatcher.run(self._executor.context("mirror"))
-        self._prepare(context, contextlib.nullcontext(), self._transport, may_end=lambda: False)
-        self._tasks = [FollowerTask(self._transport, one, context.namespace) for one in self._followers]
+        self._prepare(context, contextlib.nullcontext(), self._dispatcher.transport)
+        self._tasks = [FollowerTask(self._dispatcher, one, context.namespace) for one in self._followers]
         try:
             await self._await_first_sync()
         except BaseException:

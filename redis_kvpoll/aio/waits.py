@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from redis_kvpoll._fork import forkable
 from redis_kvpoll.aio.dispatcher import AsyncDispatcher
 from redis_kvpoll.aio.follower import FollowerTask
 from redis_kvpoll.errors import RoomNotFoundError, StoreClosedError
 from redis_kvpoll.model import KVPoll
-from redis_kvpoll.replica.mirror_base import IDLE_TIMEOUT, ReplicaHost, checked_wait, followed, groups
+from redis_kvpoll.replica.host import IDLE_TIMEOUT, ReplicaHost, checked_wait, followed, groups
 from redis_kvpoll.replica.replica import Replica
-from redis_kvpoll.replica.shard import Waiter
+from redis_kvpoll.replica.waiter import Waiter
 
 
 async def await_outcome(
@@ -47,7 +47,6 @@ class AsyncWaitRegistry(ReplicaHost):
     def __init__(self, dispatcher: AsyncDispatcher) -> None:
         super().__init__(dispatcher.executor)
         self._dispatcher = dispatcher
-        self._transport = dispatcher.transport
         self._tasks: dict[str, FollowerTask] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._last_wait_at = 0.0
@@ -67,7 +66,7 @@ class AsyncWaitRegistry(ReplicaHost):
             try:
                 return await self._wait_once(read, room, goal, give_up_at, seconds)
             except RoomNotFoundError:
-                if not await self._dispatcher.run(self._is_held(room)):
+                if not await self._dispatcher.run(self._ask_store(room, for_wait=True)):
                     raise
 
     async def _wait_once(
@@ -121,12 +120,13 @@ class AsyncWaitRegistry(ReplicaHost):
         if tag in self._tasks:
             return
         self._executor.session.check_open("wait")
-        tags = next(group for group in groups(replica.context, self._transport.clustered) if tag in group)
-        follower = self._follower(replica, tags, self._transport, lambda: self._may_end(replica, tags))
-        task = FollowerTask(self._transport, follower, replica.context.namespace)
+        transport = self._dispatcher.transport
+        tags = next(group for group in groups(replica.context, transport.clustered) if tag in group)
+        follower = self._follower(replica, tags, transport)
+        task = FollowerTask(self._dispatcher, follower, replica.context.namespace)
         self._tasks |= dict.fromkeys(tags, task)
 
-    def _may_end(self, replica: Replica, tags: list[str]) -> bool:
+    def _may_end(self, replica: Replica, tags: Sequence[str]) -> bool:
         if any(replica.shards[tag].waiters for tag in tags) or time.monotonic() - self._last_wait_at < IDLE_TIMEOUT:
             return False
         replica.mark_unsynced(tags)

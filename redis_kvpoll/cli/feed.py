@@ -5,21 +5,21 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from redis_kvpoll.cli.options import namespace_exists, open_table, room_id, table_options
 from redis_kvpoll.cli.rows import GAP, HISTORY_COLUMNS, local_time, period_rows, periods, rank_change, status_name
-from redis_kvpoll.errors import CorruptEntryError, printable
+from redis_kvpoll.errors import CorruptEntryError, StoreUnavailableError, printable
 from redis_kvpoll.protocol.feed import Change, FeedGap
 
 if TYPE_CHECKING:
     from redis_kvpoll.sync.store import StatusStore
 
-TAIL_DEADLINE = 60.0
-"""Seconds that a running tail waits for an unreachable server."""
+TAIL_DEADLINE = 2.0
+"""Seconds without an answer, after which a running tail says so. It goes on when the server answers."""
 INTERRUPTED = 130
 
 
@@ -32,6 +32,8 @@ INTERRUPTED = 130
 def tail(url: str, namespace: str, last: int, wants_json: bool) -> None:
     """Print changes as they happen, until Ctrl-C; into a pipe, as tab-separated lines.
 
+    While the server does not answer, a line on stderr says so.
+
     Exit status: 130 after Ctrl-C.
     """
     with open_table(url, namespace) as store:
@@ -39,7 +41,7 @@ def tail(url: str, namespace: str, last: int, wants_json: bool) -> None:
             sys.exit(1)
     try:
         with open_table(url, namespace, TAIL_DEADLINE) as store:
-            print_changes(store.tail(last), wants_json)
+            print_changes(_patient(store.tail(last)), wants_json)
     except KeyboardInterrupt:
         if sys.stdout.isatty():
             click.echo()  # the terminal has shown ^C
@@ -76,6 +78,23 @@ def _exists(store: StatusStore, room: int) -> bool:
         return store.get(room) is not None
     except CorruptEntryError:
         return True
+
+
+def _patient(changes: Iterator[Change | FeedGap]) -> Iterator[Change | FeedGap]:
+    """The changes, however long the server is away meanwhile; what goes wrong is told once."""
+    is_away = False
+    while True:
+        try:
+            change = next(changes)
+        except StopIteration:
+            return
+        except StoreUnavailableError as error:
+            if not is_away:
+                click.echo(f"{error}; it goes on when the server answers", err=True)
+            is_away = True
+        else:
+            is_away = False
+            yield change
 
 
 def print_changes(changes: Iterable[Change | FeedGap], wants_json: bool) -> None:

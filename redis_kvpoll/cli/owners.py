@@ -12,7 +12,7 @@ from redis_kvpoll.cli.rows import local_time
 from redis_kvpoll.errors import printable
 from redis_kvpoll.model import Owner
 
-COLUMNS = ("owner", "since", "heartbeat", "state", "live rooms", "reason")
+COLUMNS = ("owner", "since", "heartbeat", "state", "live rooms", "failed rooms", "reason")
 
 
 @click.command(short_help="List lease owners and their states.")
@@ -21,7 +21,7 @@ def owners(url: str, namespace: str) -> None:
     """List lease owners with their last heartbeat and state; into a pipe, as tab-separated lines.
 
     States: alive; expired, with no heartbeat within the lease; suspected, since a sweep found the lease expired; lost,
-    since a later sweep did, which fails the owner's live rooms.
+    since a later sweep did, which fails the owner's live rooms. Lost owners are listed for an hour.
     """
     with open_table(url, namespace) as store:
         if not namespace_exists(store, url, namespace):
@@ -41,9 +41,9 @@ def owners(url: str, namespace: str) -> None:
 @click.command(short_help="Fail the live rooms of lost owners.")
 @table_options
 def reap(url: str, namespace: str) -> None:
-    """Check all leases once, and fail the live rooms of lost owners.
+    """Check the leases that are due once, and fail the live rooms of lost owners.
 
-    Every process with a lease does this all the time; run it by hand only when none is left. A first check suspects
+    The processes with leases do this all the time; run it by hand only when none is left. A first check suspects
     the owner of an expired lease, a later one fails its rooms: so run it twice.
     """
     with open_table(url, namespace, writes=True) as store:
@@ -73,5 +73,6 @@ def cells(owner: Owner) -> tuple[str, ...]:
         heartbeat,
         owner.state,
         f"{owner.rooms:,}",
+        f"{owner.failed:,}" if owner.state == "lost" else "",
         printable(owner.reason),
     )

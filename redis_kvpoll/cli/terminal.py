@@ -53,10 +53,10 @@ def print_rooms(columns: Sequence[str], lines: list[Line], footer: str) -> None:
 
 def print_owners(columns: Sequence[str], owners: Iterable[tuple[str, Sequence[str]]]) -> None:
     """Print a list of owners, each a state and the cells of ``columns``."""
-    names = ("owner", "state", "live rooms", "heartbeat", "since", "reason")  # the most important first
+    names = ("owner", "state", "live rooms", "failed rooms", "heartbeat", "since", "reason")  # the most important first
     table = Table(box=None, header_style="dim", pad_edge=False)
     for name in names:
-        table.add_column(name, justify="right" if name == "live rooms" else "left", no_wrap=name != "reason")
+        table.add_column(name, justify="right" if name.endswith(" rooms") else "left", no_wrap=name != "reason")
     for state, owner in owners:
         cells = {name: Text(cell) for name, cell in zip(columns, owner, strict=True)}
         cells["since"] = cells["since"][: len("2026-01-31 12:00:00")]  # the zone is the terminal's own

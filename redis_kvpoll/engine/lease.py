@@ -1,12 +1,15 @@
 """Takes, renews and releases one lease, and extends the TTL of its rooms.
 
-A lease is held in all shards under one incarnation: once it is lost in one shard, it is dropped in the others.
+A lease is held in all shards under one incarnation: once it is lost in one shard, it is dropped in the others. The
+first shard decides whether it has expired, so heartbeats go there; the others are visited now and then, and when the
+first has lost its data.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import time
 from typing import Any
 
@@ -15,10 +18,14 @@ from redis_kvpoll.engine.executor import Executor
 from redis_kvpoll.engine.reaper import reap_lost, rooms_of
 from redis_kvpoll.errors import KVPollError, LeaseLostError
 from redis_kvpoll.protocol import keys, lease_commands, room_commands
-from redis_kvpoll.protocol.lease_commands import Action, LeaseConfig, LeaseReport
+from redis_kvpoll.protocol.lease_commands import Action, LeaseConfig
 from redis_kvpoll.protocol.script_call import MAX_BATCH, Call, CallContext
 
 OPERATION = "lease"
+SWEEP_INTERVAL = 0.1
+"""Seconds between sweeps of a shard at least, whoever sweeps."""
+LOOK_DELAY = 0.5
+"""How long after a lease is due it is looked at, in heartbeats: after a pause of the server, its own may come first."""
 TRIES = 3
 """Attempts to take a lease while other processes take the same name."""
 
@@ -37,6 +44,8 @@ class LeaseKeeper:
         self._context: CallContext | None = None
         self._next_heartbeat = 0.0
         self._next_touch = 0.0
+        self._visited: dict[str, float] = {}
+        """When the lease was last renewed in each shard but the first."""
         self._to_touch: list[list[int]] = []
         self._is_failing = False
 
@@ -55,8 +64,8 @@ class LeaseKeeper:
         self._executor.recovery.check_no_lease()
         self.lost, seen = False, ""
         for _ in range(TRIES):
-            reports = yield from self._take(context, seen)
-            seen = max(report.incarnation for report in reports.values())
+            replies = yield from self._take(context, seen)
+            seen = max((lease_commands.parse_report(reply).incarnation for reply in replies), key=int)
             if seen == self.incarnation:
                 break
         else:
@@ -64,20 +73,20 @@ class LeaseKeeper:
             raise LeaseLostError(OPERATION, self.name)
         now = time.monotonic()
         self._next_heartbeat, self._next_touch = now + self._interval, now + self._touch_after
+        self._visited = dict.fromkeys(self._tags[1:], now)
         self._executor.recovery.attach_lease(self, self.name, self.incarnation)
         with contextlib.suppress(KVPollError):  # the heartbeat repeats what fails here
-            for tag, report in reports.items():
-                yield from reap_lost(self._executor, context, tag, report.lost, self._next_heartbeat)
+            yield from reap_lost(self._executor, context, lease_commands.lost_in(replies), self._next_heartbeat)
 
-    def _take(self, context: CallContext, seen: str) -> Flow[dict[str, LeaseReport]]:
-        """Get an incarnation from the first shard and extend it to the others. Returns the report of each shard."""
+    def _take(self, context: CallContext, seen: str) -> Flow[list[list[Any]]]:
+        """Get an incarnation from the first shard and extend it to the others. Returns the replies."""
         first, *others = self._tags
         replies = yield from self._executor.send_calls(OPERATION, [self.config.call(context, first, "take", seen)])
         self.incarnation = lease_commands.parse_report(replies[0]).incarnation
         calls = [self.config.call(context, tag, "extend", self.incarnation) for tag in others]
         if calls:
             replies += yield from self._executor.send_calls(OPERATION, calls)
-        return dict(zip(self._tags, map(lease_commands.parse_report, replies), strict=True))
+        return replies
 
     # Renewal: by the heartbeat, and by recovery before it replays the rooms of a shard
 
@@ -110,16 +119,18 @@ class LeaseKeeper:
         return max(0.0, self._next_heartbeat - time.monotonic())
 
     def send_heartbeat(self) -> Flow[None]:
-        """Renew the lease in all shards, fail the rooms of lost leases, and touch its rooms, as time permits."""
+        """Renew the lease, fail the rooms of lost leases, and touch its rooms, as time permits."""
         now = time.monotonic()
         until = self._next_heartbeat = now + self._interval
-        pending_calls = yield from self._renew(now)
+        tags = [self._tags[0], *self._due_visits(now)]
+        pending_calls = yield from self._renew(now, tags)
+        others = [tag for tag in self._tags if tag not in tags]
+        if self._executor.recovery.needs_check([self.renewal(tag, "") for tag in others]):  # data was lost
+            pending_calls += yield from self._renew(now, others)
         if self.lost:
-            return (yield from self._drop())
-        for pending in pending_calls:
-            if pending.reply is not None:
-                tag, lost = pending.call.tag, lease_commands.parse_report(pending.reply).lost
-                yield from reap_lost(self._executor, self._verified_context, tag, lost, until)
+            return (yield from self._drop(until))
+        replies = [pending.reply for pending in pending_calls if pending.reply is not None]
+        yield from reap_lost(self._executor, self._verified_context, lease_commands.lost_in(replies), until)
         self._executor.replies_of(OPERATION, pending_calls)
         yield from self._touch(now, until)
         if self._is_failing:
@@ -128,22 +139,56 @@ class LeaseKeeper:
 
     def heartbeat_failed(self, error: KVPollError) -> None:
         """Log a failed heartbeat, once per run of failures. The next heartbeat tries again."""
+        self._next_heartbeat = min(self._next_heartbeat, time.monotonic() + self.config.heartbeat)
         if not self._is_failing:
             self._is_failing = True
             logger.warning("%s was not renewed: %s", self, error)
 
-    def _renew(self, now: float) -> Flow[list[PendingCall]]:
-        """Renew the lease in all shards that are reachable. Returns the calls, some of which may have failed."""
+    def _renew(self, now: float, tags: list[str]) -> Flow[list[PendingCall]]:
+        """Renew the lease in those shards that are reachable, and sweep where one is due.
+
+        Returns the calls, some of which may have failed.
+        """
+        context, unsettled = self._verified_context, tags
+        pending_calls: list[PendingCall] = []
+        if not self.lost:
+            calls = [self.config.heartbeat_call(context, tag, self.incarnation) for tag in tags]
+            pending_calls = yield from self._send_in_time(now, calls)
+            settled = {pending.call.tag for pending in pending_calls if not _is_unsettled(pending)}
+            unsettled = [tag for tag in tags if tag not in settled]
+        if unsettled:
+            epoch_of = self._executor.recovery.epoch_of
+            calls = [self.renewal(tag, epoch_of(tag)) for tag in unsettled]
+            pending_calls += yield from self._send_in_time(now, calls)
+        for pending in pending_calls:
+            if pending.reply is not None and pending.call.spec is lease_commands.LEASE:
+                self.observe_renewal(pending.call.tag, pending.reply)
+                if pending.call.tag == self._tags[0]:
+                    next_look = lease_commands.parse_report(pending.reply).next_look
+                    next_look += LOOK_DELAY * self.config.heartbeat
+                    self._next_heartbeat = min(self._next_heartbeat, now + max(next_look, SWEEP_INTERVAL))
+        for pending in pending_calls:
+            if pending.reply is not None and pending.call.tag in self._visited:
+                self._visited[pending.call.tag] = now
+        return pending_calls
+
+    def _send_in_time(self, now: float, calls: list[Call]) -> Flow[list[PendingCall]]:
         seconds = self._executor.deadline
         if len(self._tags) > 1 and (self._is_failing or seconds > self.config.ttl):
             seconds = min(seconds, self.config.ttl / 3)  # an unreachable shard must not delay the renewal in the others
-        epoch_of = self._executor.recovery.epoch_of
-        pending_calls = [PendingCall(self.renewal(tag, epoch_of(tag)), now + seconds) for tag in self._tags]
+        pending_calls = [PendingCall(call, now + seconds) for call in calls]
         yield AwaitCalls(pending_calls)
-        for pending in pending_calls:
-            if pending.reply is not None:
-                self.observe_renewal(pending.call.tag, pending.reply)
         return pending_calls
+
+    def _due_visits(self, now: float) -> list[str]:
+        """Return the shards other than the first in which the lease is to be renewed now."""
+        rooms, ttl = self._executor.recovery.tracked_rooms, self.config.ttl
+        found = []
+        for tag, visited in self._visited.items():
+            ttls = lease_commands.AWAY_INTERVAL_TRACKED if rooms.in_shard(tag) else lease_commands.AWAY_INTERVAL
+            if now >= visited + ttls * ttl:
+                found.append(tag)
+        return found
 
     def _touch(self, now: float, until: float) -> Flow[None]:
         """Extend the TTL of its rooms until ``until``; the next heartbeat continues."""
@@ -168,20 +213,17 @@ class LeaseKeeper:
         try:
             calls = [self.config.call(self._verified_context, tag, "leave", self.incarnation) for tag in self._tags]
             replies = yield from self._executor.send_calls(OPERATION, calls)
-            for tag, reply in zip(self._tags, replies, strict=True):
-                yield from reap_lost(
-                    self._executor, self._verified_context, tag, lease_commands.parse_report(reply).lost
-                )
+            yield from reap_lost(self._executor, self._verified_context, lease_commands.lost_in(replies))
         except KVPollError as error:
             logger.warning("%s was not given up and will expire: %s", self, error)
 
-    def _drop(self) -> Flow[None]:
-        """Drop a lost lease in the shards that still have it."""
+    def _drop(self, until: float = math.inf) -> Flow[None]:
+        """Drop a lost lease in the shards that still have it, and fail what it has there."""
         self._to_touch = []
         if len(self._tags) > 1:
+            lost = {self.incarnation: f"owner {self.name} lost"}
             with contextlib.suppress(KVPollError):
-                calls = [self.config.call(self._verified_context, tag, "drop", self.incarnation) for tag in self._tags]
-                yield from self._executor.send_calls(OPERATION, calls)
+                yield from reap_lost(self._executor, self._verified_context, lost, until)
 
     @property
     def _verified_context(self) -> CallContext:
@@ -195,7 +237,8 @@ class LeaseKeeper:
     @property
     def _interval(self) -> float:
         """Seconds between heartbeats."""
-        return min(self.config.heartbeat, self._touch_after)
+        calm = self.config.calm or self.config.heartbeat
+        return min(self.config.heartbeat if self._is_failing else calm, self._touch_after)
 
     @property
     def _touch_after(self) -> float:
@@ -204,3 +247,11 @@ class LeaseKeeper:
 
     def __str__(self) -> str:
         return f"the lease of owner {self.name!r} of namespace {self._executor.namespace!r}"
+
+
+def _is_unsettled(pending: PendingCall) -> bool:
+    """Whether a heartbeat did not find the lease, or found a sweep due: then lease.lua does the rest."""
+    if pending.reply is None:
+        return False
+    report = lease_commands.parse_report(pending.reply)
+    return report.state != "held" or report.is_sweep_due

@@ -31,7 +31,7 @@ class LeaseBase:
 
     @property
     def heartbeat(self) -> float:
-        """Configured seconds between heartbeats."""
+        """Seconds between heartbeats after one has failed; by default they are rarer before that."""
         return self._keeper.config.heartbeat
 
     @property

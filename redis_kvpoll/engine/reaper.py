@@ -1,22 +1,26 @@
 """Sweeping leases, and failing the rooms of lost ones.
 
-Any process may run this at any time: the scripts fail each room once, and the next sweep continues an interrupted run.
+A lost lease is dropped in every shard before its rooms there are failed: no later write takes part in a room under it.
+Any process may run this at any time: the scripts fail each room once, and a later sweep continues an interrupted run.
 """
 
 from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 
-from redis_kvpoll.engine.effects import Flow
+from redis_kvpoll.engine.effects import AwaitCalls, Flow, PendingCall
 from redis_kvpoll.engine.executor import Executor
 from redis_kvpoll.model import Owner
-from redis_kvpoll.protocol import keys, lease_commands, room_commands
-from redis_kvpoll.protocol.script_call import CallContext
+from redis_kvpoll.protocol import keys, lease_commands
+from redis_kvpoll.protocol.script_call import MAX_BATCH, CallContext
 
 OPERATION = "reap"
+DROP_SECONDS = 1.0
+"""To drop a lost lease in the other shards: one that is away must not keep a holder from its own heartbeats."""
 
 
 def reap(executor: Executor) -> Flow[int]:
@@ -25,60 +29,128 @@ def reap(executor: Executor) -> Flow[int]:
     context = yield from executor.context(OPERATION)
     tags = keys.tags(context.namespace, context.shards)
     replies = yield from executor.send_calls(OPERATION, [lease_commands.sweep(context, tag) for tag in tags])
-    failed = 0
-    for tag, reply in zip(tags, replies, strict=True):
-        failed += yield from reap_lost(executor, context, tag, lease_commands.parse_report(reply).lost)
-    return failed
+    return (yield from reap_lost(executor, context, lease_commands.lost_in(replies)))
 
 
-def reap_lost(
-    executor: Executor, context: CallContext, tag: str, lost: Mapping[str, str], until: float = math.inf
-) -> Flow[int]:
-    """Fail the live rooms of lost incarnations in one shard. Returns the number of rooms failed.
+def reap_lost(executor: Executor, context: CallContext, lost: Mapping[str, str], until: float = math.inf) -> Flow[int]:
+    """Fail the live rooms in which lost incarnations hold a part. Returns the number of rooms failed.
 
-    After ``until`` it stops at the end of a chunk; the next sweep continues. Other processes may do the same
+    After ``until`` it stops at the end of a chunk; a later sweep continues. Other processes may do the same
     concurrently; each room is failed once.
     """
-    failed = 0
-    for incarnation, reason in lost.items():
-        while True:
-            reply = yield from executor.send_command(OPERATION, tag, lease_commands.list_owned(tag, incarnation))
-            rooms = lease_commands.parse_owned(context, tag, reply)
-            if not rooms:
-                break
-            command = lease_commands.reap(rooms, incarnation, reason)
-            failed += yield from executor.run(command, [])
-            if time.monotonic() >= until:
-                return failed
-    if lost:  # a sweep removes lost incarnations without rooms
-        yield from executor.send_calls(OPERATION, [lease_commands.sweep(context, tag)])
+    tags, failed = keys.tags(context.namespace, context.shards), 0
+    for incarnation, reason in sorted(lost.items()):  # in the order of their leases, so that all fail a room by one
+        dropped = yield from _drop(executor, context, tags, incarnation, reason)
+        is_done = len(dropped) == len(tags)
+        for tag in dropped:
+            reaper = _Reaper(executor, context, tag, incarnation, reason, until)
+            yield from reaper.run()
+            failed += reaper.failed
+            is_done = is_done and not reaper.is_interrupted
+        if is_done:
+            calls = [lease_commands.reaped(context, tag, incarnation) for tag in tags]
+            yield from executor.send_calls(OPERATION, calls)
+        if time.monotonic() >= until:
+            break
     return failed
+
+
+def _drop(executor: Executor, context: CallContext, tags: list[str], incarnation: str, reason: str) -> Flow[list[str]]:
+    """Drop a lost lease in all shards. Returns those that were reached; a later sweep tries the others again."""
+    if len(tags) == 1:
+        return tags
+    give_up_at = time.monotonic() + min(executor.deadline, DROP_SECONDS)
+    calls = [PendingCall(lease_commands.drop(context, tag, incarnation, reason), give_up_at) for tag in tags]
+    yield AwaitCalls(calls)
+    return [pending.call.tag for pending in calls if pending.reply is not None]
+
+
+class _Reaper:
+    """Fails the rooms of one incarnation in one shard."""
+
+    def __init__(
+        self, executor: Executor, context: CallContext, tag: str, incarnation: str, reason: str, until: float
+    ) -> None:
+        self.failed = 0
+        self.is_interrupted = False
+        self._executor = executor
+        self._context = context
+        self._tag = tag
+        self._incarnation = incarnation
+        self._reason = reason
+        self._until = until
+
+    def run(self) -> Flow[None]:
+        """Fail its rooms, until it has found nothing new.
+
+        The rooms of other incarnations that it may take part in come first. A room that moves on meanwhile, because
+        their holder is lost, too, was looked at before, or is found by the next pass.
+        """
+        seen: set[str] = set()
+        is_complete = False
+        while not is_complete:
+            is_complete, offset = True, 0
+            while page := (yield from self._send(lease_commands.list_owned(self._tag, self._incarnation, offset))):
+                for other in lease_commands.parse_pointers(page, self._incarnation):
+                    if other not in seen:
+                        seen.add(other)
+                        is_complete = False
+                        yield from self._fail((yield from self._send(lease_commands.list_all_owned(self._tag, other))))
+                rooms = yield from self._fail(page)
+                offset += len(page) - rooms  # those are no longer among its own: the rest was added by hand, or points
+                if self.is_interrupted:
+                    return
+
+    def _send(self, words: list[str]) -> Flow[list[bytes]]:
+        found: list[bytes] = yield from self._executor.send_command(OPERATION, self._tag, words)
+        return found
+
+    def _fail(self, found: list[bytes]) -> Flow[int]:
+        """Fail the rooms in a list. Returns how many rooms the list has."""
+        rooms = lease_commands.parse_owned(self._context, self._tag, found)
+        for at in range(0, len(rooms), MAX_BATCH):
+            if self.is_interrupted:
+                break
+            command = lease_commands.reap(rooms[at : at + MAX_BATCH], self._incarnation, self._reason)
+            self.failed += yield from self._executor.run(command, [])
+            self.is_interrupted = time.monotonic() >= self._until
+        return len(rooms)
+
+
+# Listing
 
 
 def owners(executor: Executor) -> Flow[list[Owner]]:
-    """Return all leases, oldest first. Writes nothing."""
+    """Return all leases, oldest first, with those that were lost in the last hour. Writes nothing."""
     context = yield from executor.context("owners")
     found: dict[tuple[str, int], Owner] = {}
+    rooms: Counter[int] = Counter()
     for tag in keys.tags(context.namespace, context.shards):
         seconds, micros = yield from executor.send_command("owners", tag, ["TIME"])
         words = yield from executor.send_command("owners", tag, ["HGETALL", keys.leases(tag)])
         flat = [word for pair in words.items() for word in pair] if isinstance(words, dict) else words
         for owner in lease_commands.parse_owners(flat, int(seconds) + int(micros) / 1e6):
-            rooms = yield from rooms_of(executor, context, tag, str(owner.incarnation))
-            statuses = yield from executor.run(room_commands.survey(rooms), [])
-            live = sum(status is not None and not status.is_terminal for status in statuses)
-            other = found.get((owner.name, owner.incarnation))
-            worst = max(owner, other, key=lambda owner: _STATES.index(owner.state)) if other else owner
-            found[owner.name, owner.incarnation] = replace(worst, rooms=live + (other.rooms if other else 0))
-    return sorted(found.values(), key=lambda owner: owner.incarnation)
+            other = found.setdefault((owner.name, owner.incarnation), owner)
+            if other is not owner:  # the first shard has its heartbeats, another may know that it was lost
+                worst = max(other, owner, key=lambda owner: _STATES.index(owner.state))
+                failed = other.failed + owner.failed
+                merged = replace(other, state=worst.state, reason=worst.reason, failed=failed)
+                found[owner.name, owner.incarnation] = merged
+        owned = yield from rooms_of(executor, context, tag, "-inf", "+inf")
+        rooms += yield from executor.run(lease_commands.parts(owned), [])
+    listed = [replace(owner, rooms=rooms[owner.incarnation]) for owner in found.values()]
+    return sorted(listed, key=lambda owner: owner.incarnation)
 
 
-def rooms_of(executor: Executor, context: CallContext, tag: str, incarnation: str) -> Flow[list[int]]:
-    """Return the rooms that an incarnation owns in one shard."""
+def rooms_of(
+    executor: Executor, context: CallContext, tag: str, incarnation: str, last: str | None = None
+) -> Flow[list[int]]:
+    """Return the rooms in one shard that are listed for an incarnation, or for those up to another."""
     rooms: list[int] = []
     at = 0
     while True:
-        reply = yield from executor.send_command("owners", tag, lease_commands.list_owned(tag, incarnation, at))
+        words = lease_commands.list_owned(tag, incarnation, at, last)
+        reply = yield from executor.send_command("owners", tag, words)
         if not reply:
             return rooms
         rooms += lease_commands.parse_owned(context, tag, reply)

@@ -131,8 +131,10 @@ class Recovery:
         if server is not None:
             self.servers[tag] = server
         feed_id = reply.pop(0) if spec.feed else None
+        at = feed_id
         if feed_id is not None and b"/" in feed_id:  # nothing was appended: the feed's end
             mark, feed_id = Mark.parse(feed_id), None
+            at = mark.feed_id if mark is not None else None
         if spec.epoch:
             epoch = reply.pop(0)
             if shard.epoch is None:
@@ -142,10 +144,11 @@ class Recovery:
                 # A renewal that found the lease lost is final: the script may say so once only.
                 if spec.repeatable and not (spec.tail and reply[3] == b"lost"):
                     return None
-        if feed_id is not None and epochs and spec.statuses_after:
-            for observer, observed in epochs:
-                observer.observe_write(observed, call, feed_id, reply)
-        if (self.tracked_rooms or spec.epoch) and not self._session.read_only:
+        if at is not None and self._session.observers and spec.statuses_after:
+            for observer, observed in self._session.observers_now(epochs):
+                observer.observe_write(observed, call, at, reply)
+        is_tracking = self.tracked_rooms or spec.epoch or self.lease is not None
+        if is_tracking and not self._session.read_only:
             if spec.tail:
                 if tail := Mark.of_entry(*(reply.pop(0) for _ in range(3))):
                     shard.marks.tails.append(tail)

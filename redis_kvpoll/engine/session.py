@@ -84,7 +84,7 @@ class Session:
         self.closed = False
         self.server = ""
         """The server, for messages: a URL without its password. The store sets it."""
-        self.observers: tuple[WriteObserver, ...] = ()
+        self.observers: dict[WriteObserver, None] = {}
 
     @classmethod
     def checked(
@@ -152,18 +152,27 @@ class Session:
     def server_changed(self) -> None:
         """Note another server, or one without its data: the next call verifies the settings first."""
         self._valid_until = 0.0
-        for observer in self.observers:
+        for observer in tuple(self.observers):
             observer.server_changed()
 
     # Observers
 
     def add_observer(self, observer: WriteObserver) -> None:
         """Pass the replies of calls that start from now on to an observer."""
-        self.observers = (*self.observers, observer)
+        self.observers[observer] = None
 
     def remove_observer(self, observer: WriteObserver) -> None:
-        self.observers = tuple(other for other in self.observers if other is not observer)
+        self.observers.pop(observer, None)
 
     def observer_epochs(self) -> ObserverEpochs:
         """Return each observer with its mark, for a call that is sent now."""
-        return [(observer, observer.sync_epochs()) for observer in self.observers] if self.observers else ()
+        if not self.observers:
+            return ()
+        return [(observer, observer.sync_epochs()) for observer in tuple(self.observers)]
+
+    def observers_now(self, epochs: ObserverEpochs) -> ObserverEpochs:
+        """Return the observers that there are by now: those that came after ``epochs`` without a mark."""
+        if len(epochs) == len(self.observers):
+            return epochs
+        marks = dict(epochs)
+        return [(observer, marks.get(observer, {})) for observer in tuple(self.observers)]

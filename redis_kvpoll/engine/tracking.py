@@ -5,6 +5,7 @@ To track another script: add a function to _BY_SCRIPT.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
@@ -14,6 +15,8 @@ from redis_kvpoll.model import Outcome, Refusal
 from redis_kvpoll.protocol import script_specs as specs
 from redis_kvpoll.protocol.replies import parse_status
 from redis_kvpoll.protocol.script_call import Call
+
+logger = logging.getLogger("redis_kvpoll.leases")
 
 CLEARING = (specs.CLEAR, specs.CLEAR_FENCED)
 
@@ -126,10 +129,24 @@ def _observe_clear(rooms: TrackedRooms, call: Call, reply: Sequence[Any], mark: 
 
 
 def _observe_touch(rooms: TrackedRooms, call: Call, reply: Sequence[Any], mark: Mark | None, now: float) -> None:
-    rooms_here = rooms.in_shard(call.tag)
+    rooms_here, gone = rooms.in_shard(call.tag), list[int]()
     for room, kept in zip(call.rooms, reply, strict=True):
-        if kept == 1 and (tracked := rooms_here.get(room)):
+        tracked = rooms_here.get(room)
+        if kept == 1 and tracked:
             tracked.until = now + rooms.ttl
+        elif kept == -2 or (kept == -1 and rooms.holds(call.tag, room, now)):
+            gone.append(room)
+            if tracked and tracked.awaiting_since is None:
+                del rooms_here[room]
+    if gone:
+        shown = ", ".join(map(str, gone[:3])) + (", ..." if len(gone) > 3 else "")
+        logger.warning(
+            "shard %r: %d rooms that were held are gone from the server (%s): removed by hand, evicted, or expired "
+            "early, as when its clock is set forward; writes through their handles are STALE",
+            call.tag,
+            len(gone),
+            shown,
+        )
 
 
 def _observe_prefix(rooms: TrackedRooms, call: Call, reply: Sequence[Any], mark: Mark | None, now: float) -> None:

@@ -1,7 +1,8 @@
 """The entries of the change feed, parsed: the only module that knows their names.
 
 An entry is a list of names and values in turn, as lua/include/feed.lua writes it. The parser skips names that it does
-not know, and anything that was written into the stream by hand.
+not know, and anything that no script writes: the stream may have been written to by hand. All readers of the feed
+(mirrors, the tail, the history) use it, so they agree on what an entry says.
 
 To add a name: write it in feed.lua, and give it a field in ParsedChange and a branch in ``parse_entry``.
 """
@@ -52,6 +53,8 @@ class FeedGap(NamedTuple):
 
 _MAX_ROOM = validation.MAX_ROOM
 _ROOM_DIGITS = keys.ROOM_DIGITS
+_MAX_TTL_MS = int(validation.MAX_SECONDS * 1000)
+_TTL_DIGITS = len(str(_MAX_TTL_MS))
 _RANK_DIGITS = len(str(validation.MAX_WORLD_SIZE))
 
 
@@ -70,26 +73,29 @@ def parse_entry(fields: Sequence[bytes]) -> list[ParsedChange]:
     """Return the changes of one entry, in its order.
 
     A mirror runs this for every change in the table, so the changes are plain tuples, with statuses as names.
+
+    What follows a TTL that no store sets was written by hand, too: a mirror that took it would keep the room for good.
     """
     found: list[ParsedChange] = []
     ttl: float | None = None
-    is_room = False
+    is_room = is_foreign = False
     words = iter(fields)
     for name, value in zip(words, words, strict=False):
         if name.isdigit():
-            is_room = True
-            if name >= b"1" and len(name) <= _ROOM_DIGITS and (room := int(name)) <= _MAX_ROOM:
-                found.append((room, value, ttl, None, None, b""))
-            elif name == b"0":  # with a zero in front, a room would have two names
-                found.append((0, value, ttl, None, None, b""))
-            else:
-                is_room = False
+            is_room = False
+            # With a zero in front, a room would have two names.
+            if value in STATUSES and not is_foreign and len(name) <= _ROOM_DIGITS and (name >= b"1" or name == b"0"):
+                room = int(name)
+                if room <= _MAX_ROOM:
+                    found.append((room, value, ttl, None, None, b""))
+                    is_room = True
         elif name == b"ttl_ms":
-            ttl = _parse_seconds(value)
+            ttl = _parse_ttl(value)
+            is_foreign = ttl is None
         elif is_room and name == b"reason":
             room, status, room_ttl, _, rank, rank_status = found[-1]
             found[-1] = room, status, room_ttl, value, rank, rank_status
-        elif is_room and (changed := _parse_rank(name)) is not None:
+        elif is_room and value in STATUSES and (changed := _parse_rank_field(name)) is not None:
             room, status, room_ttl, reason, _, _ = found[-1]
             found[-1] = room, status, room_ttl, reason, changed, value
     return found
@@ -99,14 +105,13 @@ def changes(entry_id: bytes, fields: Sequence[Any]) -> list[Change]:
     """Return the changes of one entry for display, in its order. Never raises, whatever the entry holds."""
     words = [word if isinstance(word, bytes) else b"" for word in fields]
     shown_id = entry_id.decode("ascii", "replace")
-    at = _parse_seconds(entry_id.partition(b"-")[0]) or 0.0
+    milliseconds = entry_id.partition(b"-")[0]
+    at = int(milliseconds) / 1000 if milliseconds.isdigit() and len(milliseconds) <= 20 else 0.0
     found = []
     for room, name, ttl, reason, rank, rank_name in parse_entry(words):
-        if name not in STATUSES:
-            continue
         status = STATUSES[name]
         change = Change(shown_id, at, room, status, decode_reason(reason), None if status is None else ttl)
-        if rank is not None and rank_name in STATUSES:
+        if rank is not None:
             change = change._replace(rank=rank.rank, rank_status=STATUSES[rank_name])
         found.append(change)
     return found
@@ -121,14 +126,24 @@ def decode_reason(reason: bytes | None) -> str | None:
 
 
 @lru_cache(maxsize=256)
-def _parse_seconds(milliseconds: bytes) -> float | None:
-    """Seconds, from milliseconds in digits."""
-    return int(milliseconds) / 1000 if milliseconds.isdigit() and len(milliseconds) <= 20 else None
+def _parse_ttl(milliseconds: bytes) -> float | None:
+    """Seconds, from the milliseconds of a TTL; None if no store sets such a TTL."""
+    if not milliseconds.isdigit() or len(milliseconds) > _TTL_DIGITS or int(milliseconds) > _MAX_TTL_MS:
+        return None
+    return int(milliseconds) / 1000
 
 
 @lru_cache(maxsize=2 * validation.MAX_WORLD_SIZE)
-def _parse_rank(name: bytes) -> RankField | None:
-    kind, _, digits = name.partition(b":")
-    if kind not in (b"rank", b"first") or not digits.isdigit() or len(digits) > _RANK_DIGITS:
+def parse_rank(digits: bytes) -> int | None:
+    """Return the rank that the name of a field ends in; None if no script writes it so."""
+    if not digits.isdigit() or len(digits) > _RANK_DIGITS or (digits[:1] == b"0" and digits != b"0"):
         return None
-    return RankField(int(digits), kind == b"first")
+    rank = int(digits)
+    return rank if rank < validation.MAX_WORLD_SIZE else None
+
+
+@lru_cache(maxsize=2 * validation.MAX_WORLD_SIZE)
+def _parse_rank_field(name: bytes) -> RankField | None:
+    kind, _, digits = name.partition(b":")
+    rank = parse_rank(digits) if kind in (b"rank", b"first") else None
+    return None if rank is None else RankField(rank, kind == b"first")

@@ -9,6 +9,7 @@ single server has them too, so no key changes its name when a deployment moves t
     kvpoll:{prod}:feed              the change feed, a stream per shard
     kvpoll:{prod}:epoch             the shard's epoch, another after a loss of data, and its last generation
     kvpoll:{prod}:leases            the leases by owner, and the lost incarnations
+    kvpoll:{prod}:due               when to look at each lease again
     kvpoll:{prod}:owned             the rooms that were created under a lease, by incarnation
     kvpoll:{prod}:cleared           rooms that were cleared after a replay had created them, with their generations
     kvpoll:{prod/3}:room:42         the same with shards > 1
@@ -55,6 +56,11 @@ def tags(namespace: str, shards: int) -> list[str]:
     return [namespace] if shards == 1 else [f"{namespace}/{shard}" for shard in range(shards)]
 
 
+def home(namespace: str, shards: int) -> str:
+    """Return the hash tag of the shard that decides whether a lease has expired."""
+    return tags(namespace, shards)[0]
+
+
 def settings(namespace: str) -> str:
     return f"kvpoll:{{{namespace}}}:settings"
 
@@ -77,6 +83,11 @@ def leases(tag: str) -> str:
 def owned(tag: str) -> str:
     """The owned rooms of one shard, by the incarnation of their owner."""
     return f"kvpoll:{{{tag}}}:owned"
+
+
+def due(tag: str) -> str:
+    """When to look at each lease of one shard again, by owner."""
+    return f"kvpoll:{{{tag}}}:due"
 
 
 def cleared(tag: str) -> str:

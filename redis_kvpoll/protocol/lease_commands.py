@@ -1,11 +1,16 @@
-"""The commands of leases: take and renew one, sweep all, list and fail the rooms of lost ones.
+"""The commands of leases: take and renew one, sweep those that are due, list and fail the rooms of lost ones.
 
-An incarnation is the time at which a lease was taken, in microseconds, as a decimal string.
+A lease is in all shards, so that each can refuse the writes of a lost one. The first shard, its home, decides whether
+it has expired: heartbeats go there. In the others it lasts much longer, and ends when it is dropped; if no process
+lives to do that, it expires there, too. An incarnation is the time at which a lease was taken, in microseconds, as a
+decimal string.
 """
 
 from __future__ import annotations
 
+import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -18,16 +23,27 @@ from redis_kvpoll.protocol.script_call import MAX_BATCH, Call, CallContext, Comm
 from redis_kvpoll.protocol.scripts import load
 
 LEASE = ScriptSpec(load("lease"), keys=(), reply=(), epoch=True, tail=True)
+RENEW = ScriptSpec(load("renew"), keys=(), reply=(), epoch=True, tail=True)
+"""A heartbeat for a lease that is held; LEASE does the rest."""
 
-Action = Literal["take", "extend", "renew", "leave", "drop", "sweep"]
+Action = Literal["take", "extend", "renew", "leave", "drop", "reaped", "sweep"]
 
 HEARTBEATS = 10
 """Per ttl, by default: several in a row may fail before the lease expires."""
 MIN_HEARTBEATS = 3
 """Per ttl, at least: one may fail before the lease expires."""
+CALM = 0.3
+"""The time between heartbeats while they succeed, in ttls. After one has failed it is a tenth."""
+AWAY_TTLS = 60
+"""The lease's ttl in shards other than its home, in ttls."""
+AWAY_INTERVAL, AWAY_INTERVAL_TRACKED = 20, 2
+"""The time between renewals there, in ttls; the second where the store has rooms to restore after a loss of data."""
 
+_ROOM = re.compile(rb"0|[1-9][0-9]{0,19}")
 _RECORD = re.compile(rb"(\d+) (\d+) (\d+) (\d+) (\d+)")
 _LOST = re.compile(rb"lost (\d+)")
+_FAILED = re.compile(rb"failed (\d+)")
+_POINTER = re.compile(rb"(\d+) in (\d+)")
 _REASON = re.compile(r"owner (\S+) ")
 
 
@@ -38,6 +54,9 @@ class LeaseConfig:
     name: str
     ttl: float
     heartbeat: float
+    """Between heartbeats after one has failed: a suspected owner has the time of two to renew its lease."""
+    calm: float = 0.0
+    """Between heartbeats while they succeed; 0 for the same."""
 
     @classmethod
     def checked(cls, name: Any, ttl: Any, heartbeat: Any) -> LeaseConfig:
@@ -52,34 +71,66 @@ class LeaseConfig:
                 raise InvalidInputError(what)
         except InvalidInputError as error:
             raise InvalidInputError(f"lease: {error}") from None
-        return cls(owner, seconds, interval)
+        return cls(owner, seconds, interval, CALM * seconds if heartbeat is None else interval)
 
     def call(self, context: CallContext, tag: str, action: Action, incarnation: str, epoch: str = "") -> Call:
         """Return the call that performs an action on this lease in one shard."""
-        times = (str(max(1, round(seconds * 1000))) for seconds in (self.ttl, self.heartbeat))
-        return _call(context, tag, action, self.name, incarnation, *times, epoch)
+        times = self._times(context, tag)
+        return _call(context, tag, action, self.name, incarnation, *times, epoch, f"owner {self.name} lost")
+
+    def heartbeat_call(self, context: CallContext, tag: str, incarnation: str) -> Call:
+        """Return the call that renews this lease in one shard, if it is held there."""
+        first_keys = [keys.epoch(tag), keys.leases(tag), keys.feed(tag)]
+        return Call(RENEW, tag, first_keys, [self.name, incarnation, *self._times(context, tag)])
+
+    def _times(self, context: CallContext, tag: str) -> tuple[str, str]:
+        """Return the lease's ttl and heartbeat in one shard, in milliseconds."""
+        ttl, heartbeat = self.ttl, self.heartbeat
+        if tag != keys.home(context.namespace, context.shards):
+            ttl, heartbeat = AWAY_TTLS * ttl, AWAY_INTERVAL * ttl
+        return str(max(1, round(ttl * 1000))), str(max(1, round(heartbeat * 1000)))
 
 
 def sweep(context: CallContext, tag: str) -> Call:
     """Return the call that sweeps the leases of one shard without holding one."""
-    return _call(context, tag, "sweep", "", "", "", "", "")
+    return _call(context, tag, "sweep", "", "", "", "", "", "")
+
+
+def drop(context: CallContext, tag: str, incarnation: str, reason: str) -> Call:
+    """Return the call that ends a lease in one shard, since it was lost in another."""
+    return _call(context, tag, "drop", owner_in(reason), incarnation, "", "", "", reason)
+
+
+def reaped(context: CallContext, tag: str, incarnation: str) -> Call:
+    """Return the call that notes that the rooms of a lost incarnation have failed in all shards."""
+    return _call(context, tag, "reaped", "", incarnation, "", "", "", "")
 
 
 def _call(context: CallContext, tag: str, action: Action, *words: str) -> Call:
-    first_keys = [keys.epoch(tag), keys.leases(tag), keys.owned(tag), keys.feed(tag)]
+    first_keys = [key(tag) for key in (keys.epoch, keys.leases, keys.owned, keys.feed, keys.due)]
     return Call(LEASE, tag, first_keys, [context.epoch_ttl_ms, context.nonce, action, *words])
+
+
+def owner_in(reason: str) -> str:
+    """Return the owner that a reason for failing rooms names; empty for one that was written by hand."""
+    found = _REASON.match(reason)
+    return found[1] if found else ""
 
 
 class LeaseReport(NamedTuple):
     """The reply of one shard to an action on a lease."""
 
     state: str
-    """The state of the lease in the call: held, lost or none."""
+    """The state of the lease in the call: held, lost or none; or unknown to a heartbeat, which decides nothing."""
     incarnation: str
     suspected: tuple[str, ...]
     """The owners whose lease has expired; a later sweep may mark it lost."""
     lost: Mapping[str, str]
     """The lost incarnations whose rooms are to be failed, each with its reason."""
+    next_look: float = math.inf
+    """Seconds until another sweep has something to look at."""
+    is_sweep_due: bool = False
+    """Whether leases have not been checked for a while. Said by a heartbeat, which does not check them."""
 
 
 def parse_report(reply: list[Any]) -> LeaseReport:
@@ -91,22 +142,39 @@ def parse_report(reply: list[Any]) -> LeaseReport:
         incarnation,
         tuple(owner for kind, owner, _ in findings if kind == "suspected"),
         {incarnation: reason for kind, incarnation, reason in findings if kind == "lost"},
+        min((int(ms) / 1000 for kind, ms, _ in findings if kind == "next"), default=math.inf),
+        any(kind == "sweep" for kind, _, _ in findings),
     )
+
+
+def lost_in(found: Iterable[list[Any]]) -> dict[str, str]:
+    """Return the lost incarnations that replies to calls of LEASE name, each with its reason."""
+    return {incarnation: reason for reply in found for incarnation, reason in parse_report(reply).lost.items()}
 
 
 # The rooms of a lease
 
 
-def list_owned(tag: str, incarnation: str, offset: int = 0) -> list[str]:
-    """Return the command that lists up to MAX_BATCH rooms of a lease in one shard."""
-    page = ["LIMIT", str(offset), str(MAX_BATCH)]
-    return ["ZRANGEBYSCORE", keys.owned(tag), incarnation, incarnation, *page]
+def list_owned(tag: str, incarnation: str, offset: int = 0, last: str | None = None) -> list[str]:
+    """Return the command that lists up to MAX_BATCH entries of a lease in one shard, or of those up to another."""
+    return ["ZRANGEBYSCORE", keys.owned(tag), incarnation, last or incarnation, "LIMIT", str(offset), str(MAX_BATCH)]
+
+
+def list_all_owned(tag: str, incarnation: str) -> list[str]:
+    """Return the command that lists all entries of a lease in one shard, atomically."""
+    return ["ZRANGEBYSCORE", keys.owned(tag), incarnation, incarnation]
 
 
 def parse_owned(context: CallContext, tag: str, reply: Iterable[bytes]) -> list[int]:
     """Return the rooms in the reply, without entries that were added by hand."""
-    rooms = (int(word) for word in reply if word.isdigit() and len(word) <= keys.ROOM_DIGITS)
+    rooms = (int(word) for word in reply if _ROOM.fullmatch(word))
     return [r for r in rooms if r <= validation.MAX_ROOM and keys.tag(context.namespace, context.shards, r) == tag]
+
+
+def parse_pointers(reply: Iterable[bytes], incarnation: str) -> list[str]:
+    """Return the other incarnations in the reply whose rooms the lease may take part in."""
+    found = map(_POINTER.fullmatch, reply)
+    return [match[2].decode() for match in found if match and match[1].decode() == incarnation]
 
 
 def reap(rooms: list[int], incarnation: str, reason: str) -> Command[Update, int]:
@@ -129,11 +197,36 @@ def _reaped(_: str, rooms: list[int], reply: list[Any]) -> list[Update]:
 # Listing the owners
 
 
+def parts(rooms: list[int]) -> Command[tuple[int, ...], Counter[int]]:
+    """Count the live rooms that each incarnation takes part in."""
+
+    def count(_: list[int], holders: list[tuple[int, ...]]) -> Counter[int]:
+        return Counter(incarnation for of_room in holders for incarnation in of_room)
+
+    return Command("owners", script_specs.ENTRY, rooms, [], _holders, count)
+
+
+def _holders(_: str, rooms: list[int], reply: list[Any]) -> list[tuple[int, ...]]:
+    return [() if isinstance(pairs, Exception) else _holders_of(pairs) for pairs in reply[2::3]]
+
+
+def _holders_of(pairs: list[bytes]) -> tuple[int, ...]:
+    """Return the incarnations that hold a part of a room, from its fields. A corrupt room has none."""
+    fields = dict(zip(pairs[::2], pairs[1::2], strict=True))
+    status = replies.parse_status(fields.get(b"status"))
+    if status is None or status.is_terminal:
+        return ()
+    is_part = (lambda name: name.startswith(b"by:")) if b"world_size" in fields else b"incarnation".__eq__
+    return tuple({int(value) for name, value in fields.items() if is_part(name) and value.isdigit()})
+
+
 def parse_owners(fields: Iterable[bytes], now: float) -> list[Owner]:
     """Return the leases in the fields of a shard's key, without their rooms; ``now`` is the server's Unix time."""
     words = list(fields)
+    pairs = list(zip(words[::2], words[1::2], strict=True))
+    failed = {found[1]: int(value) for name, value in pairs if (found := _FAILED.fullmatch(name)) and value.isdigit()}
     owners = []
-    for name, value in zip(words[::2], words[1::2], strict=True):
+    for name, value in pairs:
         if record := _RECORD.fullmatch(value):
             incarnation, ttl_ms, heartbeat_ms, last_heartbeat_ms, suspected_ms = map(int, record.groups())
             has_expired = now > (last_heartbeat_ms + ttl_ms) / 1000
@@ -145,6 +238,7 @@ def parse_owners(fields: Iterable[bytes], now: float) -> list[Owner]:
             owners.append(Owner(owner, incarnation, *times, state))
         elif lost := _LOST.fullmatch(name):
             reason = value.decode("utf-8", "replace")
-            name_in = _REASON.match(reason)
-            owners.append(Owner(name_in[1] if name_in else "", int(lost[1]), state="lost", reason=reason))
+            owners.append(
+                Owner(owner_in(reason), int(lost[1]), state="lost", reason=reason, failed=failed.get(lost[1], 0))
+            )
     return owners

@@ -1,12 +1,13 @@
 """Decoders of script replies.
 
 Each takes (operation, rooms of a call, its reply) and returns a value for each room, or raises the error that the reply
-reports. A value that no script writes raises CorruptEntryError.
+reports. A value that no script writes raises CorruptEntryError, whatever bytes it has.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from typing import Any, NamedTuple, NoReturn
 
 from redis_kvpoll.errors import (
@@ -17,12 +18,26 @@ from redis_kvpoll.errors import (
     WorldSizeMismatchError,
 )
 from redis_kvpoll.model import Consensus, Entry, KVPoll, Outcome, Refusal, Update
+from redis_kvpoll.protocol.feed import parse_rank
+from redis_kvpoll.validation import MAX_PREFIX_LEN, MAX_WORLD_SIZE
 
 NO_REASON = "no reason was recorded"
 
 _STATUSES: dict[bytes | None, KVPoll | None] = {None: None, **{s.name.encode(): s for s in KVPoll}}
 # All possible updates, each created once.
 _UPDATES = {(o.value, name): Update(o, status) for o in Outcome for name, status in _STATUSES.items()}
+
+
+_NUMBER = re.compile(rb"0|[1-9][0-9]{0,15}")
+"""As scripts write numbers."""
+_MAX_NUMBER = 9 * 10**15 - 1
+"""As in lua/include/numbers.lua."""
+_FEED_ID = re.compile(rb"([0-9]{1,20})-[0-9]{1,20}")
+_LAST_MS = 253_402_300_799_000
+"""The end of the year 9999, the last time that Python shows."""
+_FIELDS = (b"generation", b"opened", b"status", b"version")
+_SHOWN = 64
+"""Characters of a value in an error."""
 
 
 def parse_status(name: Any) -> KVPoll | None:
@@ -49,7 +64,8 @@ def updates(operation: str, rooms: list[int], reply: list[Any]) -> list[Update]:
         _corrupt(operation, rooms, reply[1::2])
 
 
-def cleared(operation: str, _: list[int], reply: list[Any]) -> list[KVPoll | None]:
+def cleared(operation: str, rooms: list[int], reply: list[Any]) -> list[KVPoll | None]:
+    _check_refusals(operation, rooms, reply, 3)
     # The room was deleted, so an unknown status that it had is no longer an error.
     return [_STATUSES.get(name) for name in reply[1::3]]
 
@@ -60,12 +76,18 @@ def clearings(operation: str, rooms: list[int], reply: list[Any]) -> list[Update
 
 
 def failures(operation: str, rooms: list[int], reply: list[Any]) -> list[KVTransferError]:
+    _check_refusals(operation, rooms, reply, 3)
     return [KVTransferError(room, _text(reason) or NO_REASON) for room, reason in zip(rooms, reply[2::3], strict=True)]
 
 
 def consensuses(operation: str, rooms: list[int], reply: list[Any]) -> list[Consensus]:
     found = statuses(operation, rooms, reply[::3])
-    return [Consensus(s, _count(g), _count(v)) for s, g, v in zip(found, reply[1::3], reply[2::3], strict=True)]
+    return [
+        Consensus(
+            status, _count(operation, room, "generation", generation), _count(operation, room, "version", version)
+        )
+        for room, status, generation, version in zip(rooms, found, reply[1::3], reply[2::3], strict=True)
+    ]
 
 
 class OpenedRoom(NamedTuple):
@@ -82,15 +104,23 @@ def openings(operation: str, rooms: list[int], reply: list[Any]) -> list[OpenedR
     _check_refusals(operation, rooms, reply, 7)
     found = statuses(operation, rooms, reply[1::7])
     return [
-        OpenedRoom(Outcome(code), status, _count(generation), _text(request))
-        for code, status, generation, request in zip(reply[::7], found, reply[2::7], reply[5::7], strict=True)
+        OpenedRoom(Outcome(code), status, _count(operation, room, "generation", generation), _text(request))
+        for room, code, status, generation, request in zip(
+            rooms, reply[::7], found, reply[2::7], reply[5::7], strict=True
+        )
     ]
 
 
 def attachments(operation: str, rooms: list[int], reply: list[Any]) -> list[OpenedRoom | None]:
     found = statuses(operation, rooms, reply[::4])
     return [
-        OpenedRoom(Outcome.UNCHANGED, status, _count(generation), _text(request), _length(operation, room, length) or 0)
+        OpenedRoom(
+            Outcome.UNCHANGED,
+            status,
+            _count(operation, room, "generation", generation),
+            _text(request),
+            _length(operation, room, length) or 0,
+        )
         if generation
         else None
         for room, status, generation, request, length in zip(
@@ -106,21 +136,28 @@ def _check_refusals(operation: str, rooms: list[int], reply: list[Any], width: i
         if code == Refusal.LEASE.value:
             raise LeaseLostError(operation, _text(word) or "")
         if code == Refusal.WORLD_SIZE.value:
+            _count(operation, room, "world_size", word or None, MAX_WORLD_SIZE)
             raise WorldSizeMismatchError(room, operation, _text(word) or "0")
+        if code == Refusal.CORRUPT.value:
+            _corrupt(operation, [room], [word])
         if code == Refusal.BUSY.value:
             _, _, _, age_ms, owner, request = reply[at : at + 6]
             raise RoomBusyError(room, _STATUSES.get(word), int(age_ms) / 1000, _text(owner), _text(request))
 
 
-def _count(value: bytes | None) -> int:
-    """Return a number that a script wrote; 0 if it is missing or was overwritten by hand."""
-    return int(value) if value and value.isdigit() else 0
+def _count(operation: str, room: int, name: str, value: bytes | None, limit: int = _MAX_NUMBER) -> int:
+    """Return the number in a field; 0 if there is none."""
+    if value is None:
+        return 0
+    if not _NUMBER.fullmatch(value) or int(value) > limit:
+        raise CorruptEntryError(room, operation, f"{name} {_found(value)}")
+    return int(value)
 
 
 def flags(operation: str, rooms: list[int], reply: list[Any]) -> list[bool]:
     for room, flag in zip(rooms, reply, strict=True):
-        if isinstance(flag, Exception):
-            raise CorruptEntryError(room, operation, _found(flag))
+        if isinstance(flag, Exception | bytes):
+            _corrupt(operation, [room], [flag])
     return [flag == 1 for flag in reply]
 
 
@@ -128,11 +165,12 @@ def lengths(operation: str, rooms: list[int], reply: list[Any]) -> list[int]:
     return [_length(operation, room, length) or 0 for room, length in zip(rooms, reply, strict=True)]
 
 
-def _length(operation: str, room: int, length: bytes | None) -> int | None:
-    try:
-        return None if length is None else int(length)
-    except (TypeError, ValueError):
-        raise CorruptEntryError(room, operation, f"the decode prefix length {_found(length)}") from None
+def _length(operation: str, room: int, length: Any) -> int | None:
+    if length is None:
+        return None
+    if isinstance(length, Exception) or not _NUMBER.fullmatch(length) or int(length) > MAX_PREFIX_LEN:
+        raise CorruptEntryError(room, operation, f"the decode prefix length {_found(length)}")
+    return int(length)
 
 
 def entries(operation: str, rooms: list[int], reply: list[Any]) -> list[Entry | None]:
@@ -149,52 +187,59 @@ def _entry(operation: str, room: int, ttl_ms: int, length: Any, pairs: Any) -> E
     fields = dict(zip(pairs[::2], pairs[1::2], strict=True))
     status = statuses(operation, [room], [fields.get(b"status", b"")])[0]
     assert status is not None  # noqa: S101 - statuses() has raised for a missing status
-    try:
-        opened_ms = fields[b"opened"].partition(b"-")[0] if b"opened" in fields else fields[b"opened_ms"]
-        opened_at, updated_at = int(opened_ms) / 1000, int(fields[b"updated_ms"]) / 1000
-    except (KeyError, OverflowError, ValueError):
-        raise CorruptEntryError(room, operation, f"the fields {_text(b', '.join(sorted(fields)))}") from None
+    generation = _count(operation, room, "generation", fields.get(b"generation"))
     return Entry(
         room,
         status,
-        opened_at,
-        updated_at,
+        _opened_at(operation, room, fields, generation),
+        _seconds(operation, room, "updated_ms", fields.get(b"updated_ms")),
         ttl=ttl_ms / 1000 if ttl_ms >= 0 else math.inf,
         reason=_text(fields.get(b"reason")),
         decode_prefix_len=_length(operation, room, length),
-        generation=_count(fields.get(b"generation")) or None,
+        generation=generation or None,
         failed_by=_text(fields.get(b"failed_by")),
         request=_text(fields.get(b"request")),
         owner=_text(fields.get(b"owner")),
-        world_size=_count(fields.get(b"world_size")) or None,
+        world_size=_count(operation, room, "world_size", fields.get(b"world_size"), MAX_WORLD_SIZE) or None,
         ranks={**_ranks(fields, b"status:"), **_ranks(fields, b"cleared:")},
         cleared=frozenset(_ranks(fields, b"cleared:")),
     )
 
 
+def _opened_at(operation: str, room: int, fields: dict[bytes, bytes], generation: int) -> float:
+    """Return when a room was opened: the time in the id of its entry, or a field of its own."""
+    if b"opened" not in fields:
+        return _seconds(operation, room, "opened_ms", fields.get(b"opened_ms"))
+    found = _FEED_ID.fullmatch(fields[b"opened"])
+    if found is None:
+        raise CorruptEntryError(room, operation, f"opened {_found(fields[b'opened'])}")
+    # After an entry with a time that no clock gives, made by hand, the generation has the clock's.
+    return int(found[1]) / 1000 if int(found[1]) <= _LAST_MS else generation / 1_000_000
+
+
+def _seconds(operation: str, room: int, name: str, milliseconds: bytes | None) -> float:
+    if milliseconds is None:
+        raise CorruptEntryError(room, operation, f"no {name}")
+    return _count(operation, room, name, milliseconds, _LAST_MS) / 1000
+
+
 def _ranks(fields: dict[bytes, bytes], start: bytes) -> dict[int, KVPoll]:
-    """Return the status of each rank that has a field with the prefix ``start``."""
-    statuses_by_rank = (
-        (_count(name.removeprefix(start)), parse_status(value))
-        for name, value in fields.items()
-        if name.startswith(start)
-    )
-    return {rank: status for rank, status in statuses_by_rank if status is not None}
+    """Return the status of each rank that has a field with the prefix ``start``; other fields were made by hand."""
+    found: dict[int, KVPoll] = {}
+    for name, value in fields.items():
+        if name.startswith(start) and (rank := parse_rank(name[len(start) :])) is not None:
+            status = parse_status(value)
+            if status is not None:
+                found[rank] = status
+    return found
 
 
 def ranks_of(words: Any) -> tuple[dict[int, KVPoll], set[int]]:
     """Return the status of each rank in the reply of snapshot_ranks.lua, and the ranks that have cleared."""
-    found: dict[int, KVPoll] = {}
-    cleared: set[int] = set()
     parts = words.split()
-    for name, value in zip(parts[::2], parts[1::2], strict=True):
-        kind, _, number = name.partition(b":")
-        status = _STATUSES.get(value)
-        if status is not None and kind in (b"status", b"cleared"):
-            found[int(number)] = status
-            if kind == b"cleared":
-                cleared.add(int(number))
-    return found, cleared
+    fields = dict(zip(parts[::2], parts[1::2], strict=True))
+    cleared = _ranks(fields, b"cleared:")
+    return {**_ranks(fields, b"status:"), **cleared}, set(cleared)
 
 
 def _text(value: bytes | None) -> str | None:
@@ -203,10 +248,18 @@ def _text(value: bytes | None) -> str | None:
 
 def _corrupt(operation: str, rooms: list[int], names: list[Any]) -> NoReturn:
     room, name = next((r, n) for r, n in zip(rooms, names, strict=True) if n not in _STATUSES)
-    what = _found(name) if isinstance(name, Exception) else f"status {_found(name)}"
-    raise CorruptEntryError(room, operation, what)
+    if isinstance(name, Exception):
+        raise CorruptEntryError(room, operation, _found(name))
+    # A script names another field than the status before its value.
+    field, _, value = name.partition(b" ")
+    if field not in _FIELDS:
+        field, value = b"status", name
+    raise CorruptEntryError(room, operation, f"{field.decode()} {_found(value)}")
 
 
 def _found(value: bytes | Exception | None) -> str:
     """Describe an invalid value: its text, or the server's error on reading it."""
-    return f"a key of another type ({value})" if isinstance(value, Exception) else repr(_text(value))
+    if isinstance(value, Exception):
+        return f"a key of another type ({value})"
+    text = _text(value)
+    return repr(text) if text is None or len(text) <= _SHOWN else f"{text[:_SHOWN]!r}…"

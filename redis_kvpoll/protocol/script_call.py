@@ -256,6 +256,7 @@ _FIRST_KEYS: dict[str, Callable[[str], str]] = {
     "feed": keys.feed,
     "epoch": keys.epoch,
     "leases": keys.leases,
+    "due": keys.due,
     "owned": keys.owned,
     "cleared": keys.cleared,
 }

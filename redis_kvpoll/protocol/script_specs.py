@@ -33,7 +33,7 @@ WRITE = ScriptSpec(
     once=(*_CALLER, "policy"),
     item=("status", "generation", "reason"),
     reply=("outcome", "status"),
-    codes=(*_MERGED, Outcome.STALE, Refusal.LEASE, Refusal.WORLD_SIZE),
+    codes=(*_MERGED, Outcome.STALE, Refusal.LEASE, Refusal.WORLD_SIZE, Refusal.CORRUPT),
     prefix_in_prefill=True,
     epoch=True,
     statuses_after=_reported_statuses(2),
@@ -56,7 +56,10 @@ OPEN = ScriptSpec(
     once=_CALLER,
     item=("request", "status", "seen"),
     reply=("outcome", "status", "generation", "age_ms", "of_owner", "of_request", "opened"),
-    codes=(Outcome.CREATED, Outcome.UNCHANGED, Outcome.FAILED, Refusal.BUSY, Refusal.LEASE, Refusal.WORLD_SIZE),
+    codes=(
+        *(Outcome.CREATED, Outcome.UNCHANGED, Outcome.FAILED),
+        *(Refusal.BUSY, Refusal.LEASE, Refusal.WORLD_SIZE, Refusal.CORRUPT),
+    ),
     epoch=True,
     statuses_after=_reported_statuses(7),
 )
@@ -67,7 +70,7 @@ REPLAY = ScriptSpec(
     once=_CALLER,
     item=("generation", "request", "status", "reason", "length", "role", "loss", "opened", "written"),
     reply=("outcome", "status", "opened"),
-    codes=(*_MERGED, Outcome.STALE, Refusal.LEASE, Refusal.WORLD_SIZE),
+    codes=(*_MERGED, Outcome.STALE, Refusal.LEASE, Refusal.WORLD_SIZE, Refusal.CORRUPT),
     epoch=True,
     statuses_after=_reported_statuses(3),
 )
@@ -85,13 +88,13 @@ ABORT = ScriptSpec(
     once=("feed_length", "terminal_ttl_ms", "author", "rank"),
     item=("reason",),
     reply=("outcome", "status"),
-    codes=(Outcome.UNCHANGED, Outcome.FAILED, Outcome.SKIPPED),
+    codes=(Outcome.UNCHANGED, Outcome.FAILED, Outcome.SKIPPED, Refusal.CORRUPT),
     prefix_in_prefill=True,
     statuses_after=_reported_statuses(2),
 )
 REAP = ScriptSpec(
     load("reap"),
-    first=("feed", "owned"),
+    first=("feed", "owned", "leases"),
     once=("feed_length", "terminal_ttl_ms"),
     item=("incarnation", "reason"),
     reply=("outcome", "status"),
@@ -109,7 +112,7 @@ CLEAR = ScriptSpec(
     once=("feed_length", "rank", "world_size"),
     item=("generation",),
     reply=("outcome", "status", "reason"),
-    codes=(Outcome.SKIPPED, Outcome.STALE, Outcome.CLEARED, Refusal.WORLD_SIZE),
+    codes=(Outcome.SKIPPED, Outcome.STALE, Outcome.CLEARED, Refusal.WORLD_SIZE, Refusal.CORRUPT),
     epoch=True,
     repeatable=False,
     statuses_after=lambda reply: [

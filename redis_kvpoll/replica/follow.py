@@ -16,26 +16,26 @@ the next session begins over a new connection.
 
 from __future__ import annotations
 
-import logging
+import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from redis.backoff import EqualJitterBackoff
 from redis.exceptions import AskError, NoScriptError, RedisError
 
-from redis_kvpoll.engine import classify, remedies
+from redis_kvpoll.engine import classify
 from redis_kvpoll.engine.classify import Failure, NotSent
-from redis_kvpoll.engine.effects import Flow, FollowRedirect, Send, Sleep
+from redis_kvpoll.engine.effects import FollowRedirect, Send, Sleep
 from redis_kvpoll.errors import KVPollError, ServerRefusedError, StoreUnavailableError, printable
 from redis_kvpoll.protocol import keys
 from redis_kvpoll.protocol.scan import Scan
 from redis_kvpoll.protocol.script_call import MAX_BATCH, Call
-from redis_kvpoll.protocol.settings import RENEW_SECONDS, ExpectedSettings
+from redis_kvpoll.protocol.settings import RENEW_SECONDS
+from redis_kvpoll.replica.feed_ids import text_of
+from redis_kvpoll.replica.health import FollowerHealth
 from redis_kvpoll.replica.replica import STALE_AFTER, Replica
-from redis_kvpoll.replica.shard import text_of
-
-logger = logging.getLogger("redis_kvpoll.mirror")
+from redis_kvpoll.replica.requests import AskStore, FollowerFlow, Host, OrphanedError
+from redis_kvpoll.replica.sweep import RoomSweep
 
 ENTRIES = 1000
 """Entries of each shard in one read."""
@@ -46,11 +46,6 @@ COALESCE_DELAY = 0.0003
 as the write itself. The first change after a quiet moment is read at once."""
 POLL_INTERVAL = 0.01
 """Seconds between reads where a read cannot block: in memory://."""
-REJECTED_RETRY = 2.0
-"""Seconds between sessions while the server rejects the connection: a person has to correct that."""
-
-# Seconds, as in engine/retry.py: from about 10 ms, the time that a restarted server needs to accept, to 0.25 s.
-_BACKOFF = EqualJitterBackoff(cap=0.25, base=0.01)
 
 
 class _MustResync(Exception):  # noqa: N818 - never seen outside
@@ -60,52 +55,42 @@ class _MustResync(Exception):  # noqa: N818 - never seen outside
 class Follower:
     """Keeps the copies of some shards, all on one server, in a replica. A driver runs ``session`` again and again.
 
-    ``expected_settings`` gives the store's settings, which each new connection is checked for; ``limit`` (seconds) is
-    how long the transport waits for a reply, and ``can_block`` whether a read may wait on the server; ``notify`` is
-    called without the lock when there may be changes to report; ``progressed`` when ``began`` or ``failure`` changes;
-    ``may_end`` returns whether the follower is no longer needed; if so, it has marked its shards unsynced.
+    ``host`` is whom it works for, by weak reference; ``limit`` (seconds) is how long the transport waits
+    for a reply, and ``can_block`` whether a read may wait on the server.
     """
 
     def __init__(
         self,
         replica: Replica,
         tags: Sequence[str],
-        expected_settings: Callable[[], ExpectedSettings],
+        host: Host,
         clustered: bool,
         limit: float,
         can_block: bool,
-        notify: Callable[[], object],
-        progressed: Callable[[], object],
-        may_end: Callable[[], bool],
     ) -> None:
         self.tags = tags
-        self.began = False
-        """Whether the copy has been synced once."""
-        self.failure: KVPollError | None = None
-        """Why it is not synced yet; read only until ``began``."""
+        what = "the follower of waits" if replica.only_waited else "the mirror"
+        name = f"{what} of namespace {replica.context.namespace!r}"
+        self.health = FollowerHealth(name, limit, self._progressed)
         self._replica = replica
-        self._expected = expected_settings
+        self.host = host
         self._clustered = clustered
-        self._limit = limit
         self._can_block = can_block
-        self._notify = notify
-        self._progressed = progressed
-        self._may_end = may_end
         self._feeds = [keys.feed(tag) for tag in tags]
         self._block = str(max(1, int(min(HEARTBEAT, limit / 3) * 1000)))
-        self._failures_in_a_row = 0
-        self._warned = False
-        self._server_changes = 0
+        self._resyncs_wanted = 0
         self._checked_at = 0.0
         self._follows = False
-        self._answered_at = time.monotonic()
+        """Whether this session has synced. Then a reply that took long counts for nothing."""
+        self._sweep = RoomSweep({tag: replica.shards[tag] for tag in tags})
 
-    def session(self) -> Flow[float | None]:
+    def session(self) -> FollowerFlow[float | None]:
         """Follow until an error; return the seconds to wait before the next session, or None when it may end.
 
         It needs a new connection and its own transport, whose slot map it updates.
         """
-        self._server_changes, self._follows = self._replica.server_changes, False
+        self._resyncs_wanted, self._follows = self._replica.resyncs_wanted, False
+        self.health.session_begins()
         is_over = False
         try:
             yield from self._check_settings()
@@ -113,34 +98,44 @@ class Follower:
             yield from self._follow_feed()
             is_over = True
             return None
+        except OrphanedError:
+            return None
         except AskError as redirect:
             self._replica.mark_unsynced(self.tags)
             if not (yield FollowRedirect(redirect)):
-                return self._rejected(ServerRefusedError(f"mirror: {printable(classify.describe_rejection(redirect))}"))
-            return self._lost(redirect)
-        except _MustResync as error:
-            return self._lost(error)
+                return self.health.rejected(
+                    ServerRefusedError(f"mirror: {printable(classify.describe_rejection(redirect))}")
+                )
+            return self.health.lost(redirect)
+        except (_MustResync, StoreUnavailableError) as error:
+            return self.health.lost(error)
         except (NotSent, RedisError, OSError) as error:
-            failure = classify.classify(error, self._failures_in_a_row)
+            failure = classify.classify(error, self.health.failures_in_a_row)
             if failure is not Failure.REJECTED or str(error).startswith("UNBLOCKED"):
-                return self._lost(classify.root_cause(error))
-            return self._rejected(
+                return self.health.lost(classify.root_cause(error))
+            return self.health.rejected(
                 ServerRefusedError(f"mirror: {printable(classify.describe_rejection(classify.root_cause(error)))}")
             )
         except KVPollError as error:
-            return self._rejected(error)
+            return self.health.rejected(error)
         except Exception as error:
             # Most likely raised by the predicate. An old copy must not stay marked as synced.
-            return self._rejected(KVPollError(f"mirror: its rooms= most likely raised {printable(repr(error))}"), error)
+            return self.health.rejected(
+                KVPollError(f"mirror: its rooms= most likely raised {printable(repr(error))}"), error
+            )
         finally:
             if not is_over:  # else another follower may have these shards by now
                 self._replica.mark_unsynced(self.tags)
 
+    def _progressed(self) -> None:
+        with contextlib.suppress(OrphanedError):
+            self.host.progressed()
+
     # The session, in order
 
-    def _check_settings(self) -> Flow[None]:
+    def _check_settings(self) -> FollowerFlow[None]:
         """Check the settings: a server that has lost its data may have other ones by now."""
-        expected = self._expected()
+        expected = self.host.expected_settings
         if expected.read_only:
             reply = yield Send(expected.namespace, expected.reading())
             expected.check_exists("mirror", reply)
@@ -149,7 +144,7 @@ class Follower:
         expected.read(reply)
         self._checked_at = time.monotonic()
 
-    def _resync(self) -> Flow[None]:
+    def _resync(self) -> FollowerFlow[None]:
         for tag in self.tags:
             asked_at = time.monotonic()
             feed_id, *_ = yield from self._send_script(
@@ -160,14 +155,14 @@ class Follower:
             yield from self._walk()
         for tag in self.tags:
             yield from self._read_rooms(self._replica.shards[tag].unconfirmed())
-        while not (yield from self._read(block=False)):
+        while not (yield from self._read(block=False)) or any(map(self._replica.uncertain, self.tags)):
             pass
         for tag in self.tags:
-            self._replica.mark_synced(tag, self._server_changes)
-        self._notify()
-        self._succeeded()
+            self._replica.mark_synced(tag, self._resyncs_wanted)
+        self.host.notify()
+        self.health.succeeded()
 
-    def _walk(self) -> Flow[None]:
+    def _walk(self) -> FollowerFlow[None]:
         # A redirect ends the session, so the slot map is the same for the whole scan.
         scan = Scan(self._clustered, self.tags if self._clustered else None)
         while (request := scan.request(self._replica.context, 0)) is not None:
@@ -175,11 +170,11 @@ class Follower:
             yield from self._read_rooms(page)
             yield from self._read(block=False)
 
-    def _follow_feed(self) -> Flow[None]:
+    def _follow_feed(self) -> FollowerFlow[None]:
         self._follows, more_due = True, False
-        while not self._may_end():
+        while not self.host.may_end(self._replica, self.tags):
             asked_at = time.monotonic()
-            yield from self._read(block=not more_due)
+            yield from self._read(block=not more_due, sweep=True)
             if time.monotonic() - asked_at < 2 * COALESCE_DELAY:
                 yield Sleep(COALESCE_DELAY)
             more_due = False
@@ -189,12 +184,12 @@ class Follower:
                 if rooms := self._replica.due(tag, time.monotonic(), MAX_BATCH):
                     yield from self._read_rooms(rooms)
                     more_due = more_due or len(rooms) == MAX_BATCH
-            self._notify()
+            self.host.notify()
             if time.monotonic() > self._checked_at + RENEW_SECONDS:
                 yield from self._check_settings()
 
-    def _read(self, block: bool) -> Flow[bool]:
-        """Read on in each feed; return whether that was the end."""
+    def _read(self, block: bool, sweep: bool = False) -> FollowerFlow[bool]:
+        """Read on in each feed; return whether that was the end. A sweep looks at some rooms in the same request."""
         if block and not self._can_block:
             yield Sleep(POLL_INTERVAL)
             block = False
@@ -204,9 +199,11 @@ class Follower:
         words = ["XREAD", "COUNT", str(ENTRIES), *wait, "STREAMS", *self._feeds, *positions]
         checks = [["XRANGE", feed, at, at] for feed, at in zip(self._feeds, positions, strict=True)]
         asked_at = time.monotonic()
-        reply, *positions_exist = yield Send(self.tags[0], words, then=checks)
+        swept, counting = self._sweep.part(asked_at) if sweep else ([], [])
+        then = [*checks, counting] if counting else checks
+        reply, *replies = yield Send(self.tags[0], words, then=then)
         # A feed that did not exist when a store with read_only=True looked has all its entries after the position.
-        if not all(found or shard.position == 0 for found, shard in zip(positions_exist, shards, strict=True)):
+        if not all(found or shard.position == 0 for found, shard in zip(replies, shards, strict=False)):
             raise _MustResync("the feed no longer reaches back to where it was read")
         found = dict(reply.items() if isinstance(reply, dict) else reply or ())
         now, all_read = self._now(asked_at), True
@@ -217,17 +214,43 @@ class Follower:
         for tag in self.tags:
             if rooms := self._replica.uncertain(tag):
                 yield from self._read_rooms(rooms)
-        self._notify()
-        if self._replica.server_changes != self._server_changes:
-            raise _MustResync("the store has found another server")
+        if counting and replies[-1] < len(swept):
+            yield from self._read_rooms(swept)
+        self.host.notify()
+        if self._replica.resyncs_wanted != self._resyncs_wanted:
+            raise _MustResync("the store has found another server, or a change of the copy was interrupted")
         return all_read
 
-    def _read_rooms(self, rooms: list[int]) -> Flow[None]:
+    def _read_rooms(self, rooms: list[int]) -> FollowerFlow[None]:
         """Read rooms as they are now."""
         for call in self._read_calls(rooms):
-            asked_at = time.monotonic()
-            feed_id, *reply = yield from self._send_script(call)
-            self._replica.snapshot(call.tag, feed_id, call.rooms, reply, self._now(asked_at))
+            was_asked = is_gone = False
+            while True:
+                asked_at = time.monotonic()
+                feed_id, *reply = yield from self._send_script(call)
+                lost = None if is_gone else self._lost_and_held(call, reply)
+                if lost is None:
+                    break
+                if was_asked:
+                    raise _MustResync("the store has rooms that were not found")
+                was_asked, is_gone = True, not (yield from self._ask_store(lost))
+            self._replica.snapshot(call.tag, feed_id, call.rooms, reply, self._now(asked_at), asked_at)
+
+    def _lost_and_held(self, call: Call, reply: list[Any]) -> int | None:
+        """Return a room that the store holds and the server does not have; None if there is none."""
+        is_held, width = self.host.is_held, len(call.spec.reply)
+        gone = (room for room, left_ms in zip(call.rooms, reply[1::width], strict=True) if left_ms == -2)
+        return next((room for room in gone if is_held(call.tag, room)), None)
+
+    def _ask_store(self, room: int) -> FollowerFlow[bool]:
+        """Let the store repair a loss of data, before rooms that it is about to restore are shown as gone.
+
+        Returns whether the room is there. If it is still not found then, the store is on another server.
+        """
+        answer = yield AskStore(room)
+        if isinstance(answer, KVPollError):
+            raise answer
+        return bool(answer)
 
     def _read_calls(self, rooms: list[int]) -> Iterator[Call]:
         context = self._replica.context
@@ -241,7 +264,7 @@ class Follower:
             for at in range(0, len(some), MAX_BATCH):
                 yield self._replica.read_spec.call(context, tag, some[at : at + MAX_BATCH], [], ())
 
-    def _send_script(self, call: Call) -> Flow[Any]:
+    def _send_script(self, call: Call) -> FollowerFlow[Any]:
         words = call.words()
         try:
             return (yield Send(call.tag, words))
@@ -254,46 +277,10 @@ class Follower:
 
         If this process was stopped in between, the reply may be as old as the request.
         """
-        self._answered_at = time.monotonic()
-        if self._follows and self._answered_at - asked_at > STALE_AFTER:
-            # Another server may have taken over meanwhile: this reply counts for nothing, and a new connection asks.
+        now = time.monotonic()
+        self.health.answered(now)
+        if self._follows and now - asked_at > STALE_AFTER:
+            # The server stood still, or this process. Another server may have taken over in the meantime, so this reply
+            # counts for nothing, and a new connection asks which is the primary now.
             raise _MustResync(f"no answer for {STALE_AFTER:g} s")
-        return self._answered_at if self._answered_at - asked_at < 2 * HEARTBEAT else asked_at
-
-    # Success and failure
-
-    def _succeeded(self) -> None:
-        if self._warned:
-            logger.info("%s is current again", self._name)
-        self._warned, self._failures_in_a_row = False, 0
-        if not self.began:
-            self.began, self.failure = True, None
-            self._progressed()
-
-    def _lost(self, error: BaseException) -> float:
-        """Note an error that is usually temporary. The next session begins at once if this one had synced."""
-        if not self._warned:
-            self._warned = True
-            logger.warning("%s is not current until it has resynced: %s", self._name, printable(str(error)))
-        if not self.began and time.monotonic() - self._answered_at >= self._limit:
-            what = f"mirror: no answer for {self._limit:g} s (last: {printable(remedies.text_of(error)).rstrip('.')})"
-            self._fail(StoreUnavailableError(f"{what}: {remedies.remedy(error)}"))
-        self._failures_in_a_row += 1
-        return 0.0 if self._failures_in_a_row == 1 else float(_BACKOFF.compute(self._failures_in_a_row))
-
-    def _rejected(self, error: KVPollError, cause: BaseException | None = None) -> float:
-        """Note an error that a person must correct."""
-        if self.began and str(error) != str(self.failure):
-            logger.error("%s is not current, and retries slowly: %s", self._name, error, exc_info=cause)
-        self._warned = True
-        self._fail(error)
-        return REJECTED_RETRY
-
-    def _fail(self, error: KVPollError) -> None:
-        self.failure = error
-        self._progressed()
-
-    @property
-    def _name(self) -> str:
-        what = "the follower of waits" if self._replica.only_waited else "the mirror"
-        return f"{what} of namespace {self._replica.context.namespace!r}"
+        return now if now - asked_at < 2 * HEARTBEAT else asked_at

@@ -1,4 +1,4 @@
-"""What sync and aio share of mirrors and waits: a replica, its connection to a store, and its reads.
+"""What sync and aio share of mirrors: their reads, and how they begin and end.
 
 Invariant: a mirror that was entered reads from the replica's own dict; any other raises StoreClosedError.
 """
@@ -6,122 +6,23 @@ Invariant: a mirror that was entered reads from the replica's own dict; any othe
 from __future__ import annotations
 
 import contextlib
-import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from typing import Any, TypeVar, overload
 
 from redis_kvpoll import validation
-from redis_kvpoll.engine.effects import Flow, Sleep
 from redis_kvpoll.engine.executor import Executor
-from redis_kvpoll.engine.session import WriteObserver
-from redis_kvpoll.errors import FeedOffError, InvalidInputError, RoomNotFoundError, StoreClosedError, printable
+from redis_kvpoll.errors import InvalidInputError, StoreClosedError, printable
 from redis_kvpoll.model import KVPoll
-from redis_kvpoll.protocol import fenced_commands, keys
-from redis_kvpoll.protocol.script_call import Call, CallContext
+from redis_kvpoll.protocol.script_call import CallContext
 from redis_kvpoll.replica.follow import Follower
-from redis_kvpoll.replica.replica import Replica, SyncEpochs
-from redis_kvpoll.replica.shard import Waiter
+from redis_kvpoll.replica.host import Callback, ReplicaHost, checked_wait, followed, groups
+from redis_kvpoll.replica.replica import Replica
+from redis_kvpoll.replica.waiter import Waiter
 
 D = TypeVar("D")
-
-IDLE_TIMEOUT = 5.0
-"""Seconds for which a follower runs on after the last wait, so that the next wait needs no resync."""
-
-HELD_PAUSE = 0.05
-"""Seconds after which a wait looks again for a room that the store holds and the copy does not have."""
-
-Callback = Callable[[int, KVPoll | None], object]
-
-logger = logging.getLogger("redis_kvpoll.mirror")
-
-
-def checked_wait(room: Any, statuses: Iterable[Any], timeout: Any) -> tuple[int, frozenset[KVPoll], float | None]:
-    """Return the room, the statuses that end the wait, and the seconds that it may take."""
-    try:
-        return validation.room(room), validation.wait_statuses(statuses), validation.timeout(timeout)
-    except InvalidInputError as error:
-        raise InvalidInputError(f"wait: {error}") from None
-
-
-def followed(context: CallContext, operation: str) -> CallContext:
-    """Return the context; FeedOffError if the namespace has no feed to follow."""
-    if context.feed_length == "0":
-        raise FeedOffError(operation, context.namespace)
-    return context
-
-
-def groups(context: CallContext, clustered: bool) -> list[list[str]]:
-    """Return the shards by the connection that follows them: all of a server; in a cluster each, since it can move."""
-    tags = keys.tags(context.namespace, context.shards)
-    return [[tag] for tag in tags] if clustered else [tags]
-
-
-class ReplicaHost(WriteObserver):
-    """A replica of a store's table, kept current by followers and by the store's own writes."""
-
-    def __init__(self, executor: Executor) -> None:
-        self._executor = executor
-        self._replica: Replica | None = None
-        self._callbacks: list[Callback] = []
-
-    def sync_epochs(self) -> SyncEpochs:
-        replica = self._replica
-        return {} if replica is None else replica.sync_epochs()
-
-    def observe_write(self, mark: SyncEpochs, call: Call, feed_id: bytes, reply: Sequence[Any]) -> None:
-        if (replica := self._replica) is not None:
-            replica.observe_write(mark, call, feed_id, reply, time.monotonic())
-
-    def server_changed(self) -> None:
-        if (replica := self._replica) is not None:
-            replica.server_changed()
-
-    def _follower(self, replica: Replica, tags: list[str], transport: Any, may_end: Callable[[], bool]) -> Follower:
-        return Follower(
-            replica,
-            tags,
-            expected_settings=lambda: self._executor.session.expected_settings,
-            clustered=transport.clustered,
-            limit=transport.limit,
-            can_block=transport.can_block,
-            notify=self._notify,
-            progressed=self._progressed,
-            may_end=may_end,
-        )
-
-    def _is_held(self, room: int) -> Flow[bool]:
-        """Whether a room that this copy does not have is there, and held by this store.
-
-        The follower may have found the loss of data that the store is about to repair; to attach repairs it.
-        """
-        context = yield from self._executor.context("wait")
-        tag = keys.tag(context.namespace, context.shards, room)
-        if not self._executor.recovery.tracked_rooms.holds(tag, room, time.monotonic()):
-            return False
-        try:
-            yield from self._executor.run(fenced_commands.attach(room), [])
-        except RoomNotFoundError:
-            return False
-        yield Sleep(HELD_PAUSE)
-        return True
-
-    def _progressed(self) -> None:
-        """A follower has synced for the first time, or has failed."""
-
-    def _notify(self) -> None:
-        """Call the listeners, in the follower's thread or task. The lock is free: they may read, and use the store."""
-        replica = self._replica
-        if replica is None or not replica.notifying:
-            return
-        for room, status in replica.take_changes():
-            for callback in tuple(self._callbacks):
-                try:
-                    callback(room, status)
-                except Exception:
-                    logger.exception("a callback of on_change raised for room %d", room)
 
 
 class MirrorBase(ReplicaHost, ABC):
@@ -161,7 +62,8 @@ class MirrorBase(ReplicaHost, ABC):
 
         As ``StatusStore.collect``, but from this copy, without a call. The other ranks' statuses are those of one
         moment. It includes at once what this store has written, except a failure and the first write to a room that
-        other ranks have joined: these come with the feed, as the other ranks' statuses do.
+        other ranks have joined: these come with the feed, as the other ranks' statuses do. So do all writes that were
+        under way while the mirror's connection was made anew.
 
         Raises:
             InvalidInputError: the store of this mirror has no rank (a ValueError).
@@ -236,15 +138,11 @@ class MirrorBase(ReplicaHost, ABC):
         state = "was closed" if self._closed else "is not open: use it in a with statement"
         return StoreClosedError(f"{operation}: this mirror {state}")
 
-    def _prepare(
-        self, context: CallContext, lock: AbstractContextManager[Any], transport: Any, may_end: Callable[[], bool]
-    ) -> None:
+    def _prepare(self, context: CallContext, lock: AbstractContextManager[Any], transport: Any) -> None:
         """Create a replica, and followers that do not run yet."""
         replica = Replica(followed(context, "mirror"), lock, self._is_relevant or _everything)
         self._replica = replica
-        self._followers = [
-            self._follower(replica, tags, transport, may_end) for tags in groups(context, transport.clustered)
-        ]
+        self._followers = [self._follower(replica, tags, transport) for tags in groups(context, transport.clustered)]
         self._executor.session.add_observer(self)
 
     def _has_begun(self) -> bool:
@@ -252,9 +150,9 @@ class MirrorBase(ReplicaHost, ABC):
         if self._closed:  # by another thread or task
             raise self._refuse("mirror")
         for follower in self._followers:
-            if not follower.began and follower.failure is not None:
-                raise follower.failure
-        return all(follower.began for follower in self._followers)
+            if not follower.health.began and follower.health.failure is not None:
+                raise follower.health.failure
+        return all(follower.health.began for follower in self._followers)
 
     def _bind(self) -> None:
         """All rooms are known: from now on, ``get`` is the dict's."""
@@ -268,7 +166,7 @@ class MirrorBase(ReplicaHost, ABC):
 
     def _listen(self) -> None:
         """Record changes, if there are listeners, from the first sync on."""
-        if self._replica is not None and self._callbacks and all(follower.began for follower in self._followers):
+        if self._replica is not None and self._callbacks and all(follower.health.began for follower in self._followers):
             self._replica.notifying = True
 
     def _checked_wait(
@@ -282,9 +180,9 @@ class MirrorBase(ReplicaHost, ABC):
         return room, goal, seconds
 
     def _enter(self, room: int, goal: frozenset[KVPoll], wake: Callable[[], object]) -> tuple[Replica, Waiter]:
-        """Add a waiter for a room."""
+        """Add a waiter for a room. It is armed if this copy has the room; else the room is to be read first."""
         replica = self._open_replica("wait")
-        waiter = replica.enter(room, goal, wake, armed=True)
+        waiter = replica.enter(room, goal, wake, armed=room in replica.statuses)
         if self._closed:
             waiter.settle(self._refuse("wait"))
         return replica, waiter

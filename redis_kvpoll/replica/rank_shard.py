@@ -18,7 +18,8 @@ from redis_kvpoll.model import KVPoll, Outcome
 from redis_kvpoll.protocol.feed import STATUSES, RankField, parse_entry
 from redis_kvpoll.protocol.replies import parse_status, ranks_of
 from redis_kvpoll.protocol.script_call import Call
-from redis_kvpoll.replica.shard import NOWHERE, ShardReplica
+from redis_kvpoll.replica.feed_ids import NOWHERE
+from redis_kvpoll.replica.shard import ShardReplica
 
 _CREATED = Outcome.CREATED.value
 _REPORT_OWN_STATUS = (_CREATED, Outcome.ADVANCED.value, Outcome.UNCHANGED.value)
@@ -69,7 +70,7 @@ class RankShardReplica(ShardReplica):
         self._read_ahead_to = NOWHERE
 
     def unconfirmed(self) -> list[int]:
-        return list(self._unconfirmed | self._unread)
+        return list(self._unconfirmed.union(self._unread, self.unverified))
 
     def read(self, entries: Iterable[tuple[bytes, Sequence[bytes]]], now: float) -> None:
         super().read(entries, now)
@@ -82,9 +83,9 @@ class RankShardReplica(ShardReplica):
         if self._read_ahead and self.position >= self._read_ahead_to:
             self._read_ahead.clear()
 
-    def snapshot(self, at: int, rooms: Sequence[int], reply: Sequence[Any], now: float) -> None:
+    def snapshot(self, at: int, rooms: Sequence[int], reply: Sequence[Any], now: float, asked_at: float) -> None:
         for room, name, left_ms, words in zip(rooms, reply[::3], reply[1::3], reply[2::3], strict=True):
-            if not self.is_relevant(room):
+            if not self.is_relevant(room) or not self.unverified.verify(room, asked_at):
                 continue
             exists = left_ms != -2 and not isinstance(name, Exception)
             is_newest = at >= self._ids.get(room, self.position)
@@ -100,6 +101,7 @@ class RankShardReplica(ShardReplica):
                     self.expiry.set(room, now + left_ms / 1000)
                 else:
                     self.expiry.drop(room)
+        self._evaluate_verified()
 
     def observe_write(self, at: int, call: Call, reply: Sequence[Any], now: float) -> None:
         super().observe_write(at, call, reply, now)
@@ -136,7 +138,7 @@ class RankShardReplica(ShardReplica):
             if reason is not None or (reasons and room in reasons):
                 exists = is_unread or room in self._ranks or room in self.uncertain
                 reasons.apply(room, consensus, reason if exists else None, field)
-            if not is_unread:
+            if not is_unread or (self.unverified and room in self.unverified):
                 continue
             if not self._follow_ranks(room, at, consensus, field, STATUSES.get(rank_name), ttl is not None):
                 self.uncertain[room] = at

@@ -1,11 +1,12 @@
 """A local copy of the table, or of its rooms with waiters.
 
-Invariant: the lock is held for every change, and for no read of ``statuses``. A shard that is not synced keeps its last
-known statuses and wakes no waiter.
+Invariant: the lock is held for every change, and for no read of ``statuses``. A change never runs in the middle of
+another. A shard that is not synced keeps its last known statuses and wakes no waiter.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, TypeAlias
@@ -15,8 +16,10 @@ from redis_kvpoll.model import KVPoll
 from redis_kvpoll.protocol import keys
 from redis_kvpoll.protocol.script_call import Call, CallContext
 from redis_kvpoll.protocol.script_specs import SNAPSHOT
+from redis_kvpoll.replica.feed_ids import number_of
 from redis_kvpoll.replica.rank_shard import RankShardReplica
-from redis_kvpoll.replica.shard import ShardReplica, Waiter, number_of
+from redis_kvpoll.replica.shard import ShardReplica
+from redis_kvpoll.replica.waiter import Waiter
 
 SyncEpochs: TypeAlias = Mapping[str, int]
 """The sync_epoch of each shard when a write was sent."""
@@ -30,8 +33,8 @@ class Replica:
     """The copies of all shards, behind one lock for all writers.
 
     ``statuses`` is always the same dict, free to read. So is ``ranks``: the statuses of a room's ranks, where the
-    context has a rank. ``is_relevant`` selects the rooms; None selects those that have waiters. ``lock`` and every
-    ``now`` (seconds of a monotonic clock) come from outside: this class does no I/O.
+    context has a rank. ``is_relevant`` selects the rooms; None selects those that have waiters. ``lock``, which must be
+    reentrant, and every ``now`` (seconds of a monotonic clock) come from outside: this class does no I/O.
     """
 
     def __init__(
@@ -42,13 +45,18 @@ class Replica:
         """The script that reads rooms."""
         self.only_waited = is_relevant is None
         self.lock = lock
+        self._is_owned: Callable[[], bool] = getattr(lock, "_is_owned", bool)  # as threading.Condition asks an RLock
         self.statuses: dict[int, KVPoll] = {}
         self.ranks: dict[int, dict[int, KVPoll]] = {}
         self.notifying = False
         """Whether changes are recorded for listeners."""
-        self.server_changes = 0
+        self.resyncs_wanted = 0
+        """Grows when the copy must be read anew: the store has found another server, or a change was interrupted."""
+        self._put_off: deque[Callable[[], object]] = deque()
+        self._is_changing = False
         self._changes: list[tuple[int, KVPoll | None]] = []
         tags = keys.tags(context.namespace, context.shards)
+        self.first_tag = tags[0]
         self.shards = {tag: self._shard(is_relevant) for tag in tags}
         self._sync_epochs: SyncEpochs = dict.fromkeys(tags, 0)
 
@@ -73,6 +81,33 @@ class Replica:
         """Return a room's reason from the feed; None if there was none since the last resync."""
         return self.shards[self._tag(room)].failure_reason(room)
 
+    # Changes
+
+    def _change(self, action: Callable[[], object]) -> None:
+        """Change the copy. A signal handler or finalizer that interrupts a change of its own thread comes after it."""
+        with self.lock:
+            self._put_off.append(action)
+            while self._put_off and not self._is_changing:
+                try:
+                    self._is_changing = True
+                    while self._put_off:
+                        self._put_off.popleft()()
+                except BaseException:
+                    self._want_resync()  # the change may be half done
+                    raise
+                finally:
+                    self._is_changing = False
+
+    @property
+    def is_interrupted(self) -> bool:
+        """Whether the caller interrupts a change of its own thread, so that no other thread can change the copy."""
+        return self._is_owned()
+
+    def _want_resync(self) -> None:
+        self.resyncs_wanted += 1
+        for shard in self.shards.values():
+            shard.mark_unsynced()
+
     # State
 
     def is_synced(self, now: float) -> bool:
@@ -84,27 +119,32 @@ class Replica:
     # The follower's side. Times are those of the server's answer.
 
     def start_resync(self, tag: str, feed_id: bytes, now: float) -> None:
-        with self.lock:
+        def change() -> None:
             shard = self.shards[tag]
             shard.start_resync(number_of(feed_id))
             shard.appended_after = now
             self._sync_epochs = {**self._sync_epochs, tag: shard.sync_epoch}
 
-    def mark_synced(self, tag: str, server_changes: int) -> None:
-        """All rooms of a shard are known, unless the store has found another server since ``server_changes``."""
-        with self.lock:
-            if self.server_changes == server_changes:
+        self._change(change)
+
+    def mark_synced(self, tag: str, resyncs_wanted: int) -> None:
+        """All rooms of a shard are known, unless another resync is wanted since ``resyncs_wanted``."""
+
+        def change() -> None:
+            if self.resyncs_wanted == resyncs_wanted:
                 self.shards[tag].mark_synced()
+
+        self._change(change)
 
     def mark_unsynced(self, tags: Iterable[str]) -> None:
         """It is unknown whether these shards are current."""
-        with self.lock:
-            for tag in tags:
-                self.shards[tag].synced = False
+        for tag in tags:
+            self.shards[tag].mark_unsynced()
 
     def read(self, tag: str, entries: Sequence[tuple[bytes, Sequence[bytes]]], at_tail: bool, now: float) -> None:
         shard = self.shards[tag]
-        with self.lock:
+
+        def change() -> None:
             if entries:
                 # Nothing else is known of their age than that they were appended after the end was last seen. A due
                 # time that is too early costs a read; one that is too late keeps an expired room.
@@ -112,32 +152,44 @@ class Replica:
             if at_tail:
                 shard.tail_seen_at = shard.appended_after = now
 
-    def snapshot(self, tag: str, feed_id: bytes, rooms: Sequence[int], reply: Sequence[Any], now: float) -> None:
-        shard = self.shards.get(tag)
+        self._change(change)
+
+    def snapshot(
+        self,
+        tag: str,
+        feed_id: bytes,
+        rooms: Sequence[int],
+        reply: Sequence[Any],
+        now: float,
+        asked_at: float | None = None,
+    ) -> None:
+        """Apply a read, which is true as of ``now``; ``asked_at`` if it began earlier."""
+        shard, asked_at = self.shards.get(tag), now if asked_at is None else asked_at
         if shard is not None:
-            with self.lock:
-                shard.snapshot(number_of(feed_id), rooms, reply, now)
+            at = number_of(feed_id)
+            self._change(lambda: shard.snapshot(at, rooms, reply, now, asked_at))
 
     def uncertain(self, tag: str) -> list[int]:
         """Return the rooms whose state is not known from the feed; they stay here until they are read."""
         shard = self.shards[tag]
-        if not shard.uncertain:
-            return []
-        with self.lock:
-            return list(shard.uncertain)
+        return [*shard.uncertain, *shard.unverified] if shard.uncertain or shard.unverified else []
 
     def due(self, tag: str, now: float, limit: int) -> list[int]:
         """Return rooms that should have expired by now; the server decides whether they have.
 
         Rooms that are no longer relevant are dropped instead: a read of them would not be applied.
         """
-        shard = self.shards[tag]
-        with self.lock:
-            rooms = shard.expiry.due(now, limit)
-            wanted = [room for room in rooms if shard.is_relevant(room)]
-            for room in set(rooms).difference(wanted):
-                shard.forget(room)
-            return wanted
+        shard, wanted = self.shards[tag], list[int]()
+
+        def change() -> None:
+            for room in shard.expiry.due(now, limit):
+                if shard.is_relevant(room):
+                    wanted.append(room)
+                else:
+                    shard.forget(room)
+
+        self._change(change)
+        return wanted
 
     # The store's side: an observer of its writes
 
@@ -146,42 +198,56 @@ class Replica:
         return self._sync_epochs
 
     def observe_write(self, mark: SyncEpochs, call: Call, feed_id: bytes, reply: Sequence[Any], now: float) -> None:
-        """Apply a reply, as of ``feed_id``; a reply to a call from before the last resync is ignored."""
+        """Apply a reply, as of ``feed_id``. If the call is from before the last resync, only show it: it may be from
+        another server, whose ids are not comparable."""
         shard = self.shards.get(call.tag)
         if shard is None or call.spec.statuses_after is None:
             return
-        at = number_of(feed_id)
-        with self.lock:
-            if mark.get(call.tag) != shard.sync_epoch:
-                return  # it may be from another server, whose ids are not comparable
-            if call.spec is self.read_spec:
-                shard.snapshot(at, call.rooms, reply, now)
+        at, is_read = number_of(feed_id), call.spec is self.read_spec
+
+        def change() -> None:
+            if mark.get(call.tag) == shard.sync_epoch:
+                if is_read:
+                    shard.snapshot(at, call.rooms, reply, now, float("-inf"))
+                else:
+                    shard.observe_write(at, call, reply, now)
             else:
-                shard.observe_write(at, call, reply, now)
+                shard.show_unverified(call, reply, now, is_read)
+
+        self._change(change)
 
     def server_changed(self) -> None:
         """The store has found another server, or one without its data. The follower's may be the former one."""
-        with self.lock:
-            self.server_changes += 1
-            for shard in self.shards.values():
-                shard.synced = False
+        self._change(self._want_resync)
 
     # Waiting
 
     def enter(self, room: int, goal: frozenset[KVPoll], wake: Callable[[], object], armed: bool) -> Waiter:
         """Add a waiter for a room. Unless ``armed``, it cannot end before ``arm``."""
         waiter = Waiter(room, self._tag(room), goal, wake)
-        with self.lock:
-            self.shards[waiter.tag].enter(waiter)
+        shard = self.shards[waiter.tag]
+
+        def change() -> None:
+            shard.enter(waiter)
             if armed:
-                self.shards[waiter.tag].arm(waiter)
+                shard.arm(waiter)
+
+        try:
+            self._change(change)
+        except BaseException:
+            self.leave(waiter)  # an interrupt may come after the change
+            raise
         return waiter
 
     def arm(self, waiter: Waiter) -> None:
         """Let a waiter end: its room was read since it entered, and ``observe_write`` got the reply."""
-        with self.lock:
-            if waiter in self.shards[waiter.tag].waiters.get(waiter.room, ()):
-                self.shards[waiter.tag].arm(waiter)
+        shard = self.shards[waiter.tag]
+
+        def change() -> None:
+            if waiter in shard.waiters.get(waiter.room, ()):
+                shard.arm(waiter)
+
+        self._change(change)
 
     def result(self, waiter: Waiter, seconds: float | None) -> KVPoll:
         """Return or raise the outcome of a wait that has ended, or whose ``seconds`` are over."""
@@ -193,17 +259,19 @@ class Replica:
         return outcome
 
     def leave(self, waiter: Waiter) -> None:
-        with self.lock:
-            self.shards[waiter.tag].leave(waiter)
+        self._change(lambda: self.shards[waiter.tag].leave(waiter))
 
     def end(self, error: KVPollError) -> None:
         """End every wait with ``error``, because the copy ends."""
-        with self.lock:
+
+        def change() -> None:
             for shard in self.shards.values():
-                shard.synced = False
+                shard.mark_unsynced()
                 for waiters in shard.waiters.values():
                     for waiter in waiters:
                         waiter.settle(error)
+
+        self._change(change)
 
     def _tag(self, room: int) -> str:
         return keys.tag(self.context.namespace, self.context.shards, room)

@@ -4,8 +4,12 @@ The feed's ids order all changes of a shard; of two facts about a room, the one 
 three sources, each of which may be late: entries of the feed, which come in order; snapshots, true at the last id that
 the feed had then; replies to this process's own writes, true at the id of the entry that they appended.
 
-Invariant: the status of a room is the one with the highest id seen. A room found absent keeps that id as a tombstone
-until the feed was read up to it, so that no earlier entry re-creates the room.
+A reply that was sent for before the last resync has an id that means nothing here. It is shown, and the room is then
+unverified: only a read that begins after the reply counts for it.
+
+Invariant: the status of a verified room is the one with the highest id seen. A room found absent keeps that id as a
+tombstone until the feed was read up to it, so that no earlier entry re-creates the room. A shard with an unverified
+room is not synced.
 """
 
 from __future__ import annotations
@@ -14,47 +18,16 @@ import heapq
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from redis_kvpoll.errors import KVPollError, RoomNotFoundError
+from redis_kvpoll.errors import RoomNotFoundError
 from redis_kvpoll.model import KVPoll
 from redis_kvpoll.protocol.feed import STATUSES, parse_entry
 from redis_kvpoll.protocol.replies import parse_status
 from redis_kvpoll.protocol.script_call import NOT_REPORTED, Call
 from redis_kvpoll.replica.expiry import Expiry
+from redis_kvpoll.replica.feed_ids import NOWHERE, number_of
 from redis_kvpoll.replica.reasons import FailureReasons
-
-NOWHERE = -1
-"""The position before all ids."""
-
-
-def number_of(feed_id: bytes) -> int:
-    """A feed id (``ms-seq``) as one number, which compares as the ids do."""
-    ms, _, seq = feed_id.partition(b"-")
-    return int(ms) << 64 | int(seq)
-
-
-def text_of(number: int) -> str:
-    """The feed id as Redis writes it."""
-    return f"{number >> 64}-{number & (1 << 64) - 1}"
-
-
-class Waiter:
-    """One wait for a room to reach a status of ``goal``. ``wake`` is called once."""
-
-    __slots__ = ("armed", "goal", "outcome", "room", "tag", "wake")
-
-    def __init__(self, room: int, tag: str, goal: frozenset[KVPoll], wake: Callable[[], object]) -> None:
-        self.room = room
-        self.tag = tag
-        self.goal = goal
-        self.wake = wake
-        self.armed = False
-        """Whether the copy is new enough to end the wait. A room that is not followed yet is read first."""
-        self.outcome: KVPoll | KVPollError | None = None
-
-    def settle(self, outcome: KVPoll | KVPollError) -> None:
-        if self.outcome is None:
-            self.outcome = outcome
-            self.wake()
+from redis_kvpoll.replica.unverified import Unverified
+from redis_kvpoll.replica.waiter import Waiter
 
 
 class ShardReplica:
@@ -72,7 +45,7 @@ class ShardReplica:
     ) -> None:
         self.waiters: dict[int, dict[Waiter, None]] = {}
         """By room, in the order of their arrival."""
-        self.synced = False
+        self._is_listed = False
         self.sync_epoch = 0
         """Grows with each resync. Ids of different epochs are not comparable: the server may be another one."""
         self.position = NOWHERE
@@ -93,6 +66,7 @@ class ShardReplica:
         """The highest id of a fact ahead of the feed: a later entry is newer than every fact."""
         self._reasons = FailureReasons()
         self._unconfirmed: set[int] = set()
+        self.unverified = Unverified()
         self.uncertain: dict[int, int] = {}
         """Rooms to be read, each with the id of the entry after which its state was unknown (see rank_shard.py)."""
         self._pending_notifications: dict[int, KVPoll | None] = {}
@@ -101,7 +75,7 @@ class ShardReplica:
     def start_resync(self, position: int) -> None:
         """Start again at a position in what may be another feed. Keeps the last known statuses; drops the reasons."""
         self.sync_epoch += 1
-        self.synced = False
+        self._is_listed = False
         self.position = position
         self._unconfirmed.update(self._ids, self._pending_notifications)
         self._ids, self._ahead, self._ahead_to = {}, [], NOWHERE
@@ -112,13 +86,22 @@ class ShardReplica:
 
     def unconfirmed(self) -> list[int]:
         """Rooms from before the resync that no source has reported since."""
-        return list(self._unconfirmed)
+        return list(self._unconfirmed.union(self.unverified))
+
+    def known_rooms(self) -> list[int]:
+        return list(self._ids)
+
+    @property
+    def synced(self) -> bool:
+        return self._is_listed and not self.unverified
 
     def mark_synced(self) -> None:
-        """All rooms are known and the feed was read to its end: from now on, the copy is current."""
-        self.synced = True
-        for room in list(self.waiters):
-            self._evaluate(room)
+        """All rooms are known and the feed was read to its end: the copy is current, once all rooms are verified."""
+        self._is_listed = True
+        self._evaluate_all()
+
+    def mark_unsynced(self) -> None:
+        self._is_listed = False
 
     def failure_reason(self, room: int) -> str | None:
         """A room's reason from the feed; None if there was none since the last resync."""
@@ -138,31 +121,54 @@ class ShardReplica:
                 if self._ahead:
                     self._advance_to(at)
 
-    def snapshot(self, at: int, rooms: Sequence[int], reply: Sequence[Any], now: float) -> None:
+    def snapshot(self, at: int, rooms: Sequence[int], reply: Sequence[Any], now: float, asked_at: float) -> None:
         """Apply the status and TTL that rooms had at one id. An expired room is absent there, without an entry."""
         for room, name, left_ms in zip(rooms, reply[::2], reply[1::2], strict=True):
-            if self.is_relevant(room) and at >= self._ids.get(room, self.position):
+            if (
+                self.is_relevant(room)
+                and self.unverified.verify(room, asked_at)
+                and at >= self._ids.get(room, self.position)
+            ):
                 status = parse_status(name)
                 self._apply(room, status, at)
                 if status is not None and left_ms >= 0:
                     self.expiry.set(room, now + left_ms / 1000)
                 else:
                     self.expiry.drop(room)
+        self._evaluate_verified()
 
     def observe_write(self, at: int, call: Call, reply: Sequence[Any], now: float) -> None:
         """Apply the reply to a write of this process; nothing in it is older than the entry that it appended."""
-        assert call.spec.statuses_after is not None  # noqa: S101 - the replica has checked it
         ttls = [int(ms) for name, ms in zip(call.spec.once, call.once, strict=True) if name.endswith("ttl_ms")]
         ttl = min(ttls, default=0) / 1000
-        left = zip(call.rooms, call.spec.statuses_after(list(reply)), strict=True)
-        statuses = {room: name for room, name in left if name is not NOT_REPORTED}
-        for room, name in statuses.items():
-            if self.is_relevant(room) and at > self._ids.get(room, self.position):
-                status = parse_status(name)
+        for room, status in self._reported(call, reply):
+            if at > self._ids.get(room, self.position):
                 self._apply(room, status, at, own=True)
                 if status is not None:
                     # The write may not have changed the TTL. Too early costs a read; too late keeps an expired room.
                     self.expiry.no_later(room, now + ttl)
+
+    def show_unverified(self, call: Call, reply: Sequence[Any], now: float, is_read: bool) -> None:
+        """Show the reply to a call of this process that was sent before the last resync; of a read only new rooms."""
+        for room, status in self._reported(call, reply):
+            if is_read and (status is None or room in self._statuses):
+                continue
+            self.unverified.add(room, now)
+            previous = self._statuses.get(room)
+            if status is not None:
+                self._statuses[room] = status
+            else:
+                self._statuses.pop(room, None)
+            if previous is not status:
+                self._pending_notifications.setdefault(room, previous)
+            self._ids[room] = self.position  # whatever is read replaces it
+
+    def _reported(self, call: Call, reply: Sequence[Any]) -> list[tuple[int, KVPoll | None]]:
+        """Return the statuses after a write: of each relevant room the last."""
+        assert call.spec.statuses_after is not None  # noqa: S101 - the replica has checked it
+        left = zip(call.rooms, call.spec.statuses_after(list(reply)), strict=True)
+        names = {room: name for room, name in left if name is not NOT_REPORTED}
+        return [(room, parse_status(name)) for room, name in names.items() if self.is_relevant(room)]
 
     def _apply_entry(self, at: int, fields: Sequence[bytes], now: float) -> None:
         is_ahead_of_all = at > self._ahead_to
@@ -177,6 +183,8 @@ class ShardReplica:
             if reason is not None or (reasons and room in reasons):
                 exists = is_newest or room in self._statuses
                 reasons.apply(room, status, reason if exists else None, field)
+            if self.unverified and room in self.unverified:
+                continue  # the read that is to come includes this
             if is_newest:
                 if not is_ahead_of_all:
                     applied.add(room)
@@ -255,9 +263,9 @@ class ShardReplica:
 
     def leave(self, waiter: Waiter) -> None:
         """Remove a waiter. May be repeated."""
-        others = self.waiters.get(waiter.room, {})
-        if waiter in others:
-            del others[waiter]
+        others = self.waiters.get(waiter.room)
+        if others is not None:
+            others.pop(waiter, None)
             if not others:
                 del self.waiters[waiter.room]
                 if self.only_waited:
@@ -269,10 +277,20 @@ class ShardReplica:
         self._drop(room)
         self._unconfirmed.discard(room)
         self._pending_notifications.pop(room, None)
+        self.unverified.pop(room, None)
+        self._evaluate_verified()
+
+    def _evaluate_all(self) -> None:
+        for room in list(self.waiters):
+            self._evaluate(room)
+
+    def _evaluate_verified(self) -> None:
+        if self.unverified.ended():
+            self._evaluate_all()
 
     def _evaluate(self, room: int) -> None:
         if not self.synced:
-            return  # the copy may be old; mark_synced evaluates again
+            return  # the copy may be old; once it is synced, all waits are evaluated
         status = self._statuses.get(room)
         for waiter in self.waiters[room]:
             if waiter.armed and (status is None or status in waiter.goal):

@@ -42,8 +42,8 @@ class Connector:
         self._probe_is_due = False
         if timeout != limit:
             connection.socket_timeout = limit
-            if sock := getattr(connection, "_sock", None):
-                sock.settimeout(limit)
+            if settimeout := getattr(getattr(connection, "_sock", None), "settimeout", None):  # not fakeredis'
+                settimeout(limit)
         return connection
 
     def explained(self, error: Exception, seconds: float) -> Exception:

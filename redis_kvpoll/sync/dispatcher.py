@@ -24,8 +24,6 @@ from redis_kvpoll.engine.batching import Batch, ShardQueue
 from redis_kvpoll.engine.classify import NotSent
 from redis_kvpoll.engine.effects import AwaitCalls, Effect, Flow, PendingCall
 from redis_kvpoll.engine.executor import Executor
-from redis_kvpoll.protocol.feed import Change, FeedGap
-from redis_kvpoll.protocol.feed_reader import Tail
 from redis_kvpoll.protocol.scan import Scan
 from redis_kvpoll.protocol.script_call import Call, Command
 from redis_kvpoll.sync.callers import CallingThread
@@ -124,13 +122,6 @@ class Dispatcher:
         scan = Scan(self.transport.clustered)
         while (page := self.run(self.executor.next_page(scan))) is not None:
             yield page
-
-    def news(self, tail: Tail) -> Iterator[Change | FeedGap]:
-        """Yield what is new in the feed, without end."""
-        while True:
-            while self.run(self.executor.read_feed("tail", tail)):
-                pass
-            yield from tail.news()
 
     def _await_calls(self, effect: AwaitCalls) -> list[PendingCall]:
         """Enqueue calls, each in another queue; return when all are done."""

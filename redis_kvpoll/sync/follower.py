@@ -1,49 +1,78 @@
-"""The thread that runs a follower."""
+"""The thread that runs a follower.
+
+Invariant: the thread refers to the store's mirror or waits weakly, and to no connection of the store's.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
+import weakref
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from redis.exceptions import RedisError
 
 from redis_kvpoll.engine.classify import NotSent
 from redis_kvpoll.engine.effects import Flow
-from redis_kvpoll.replica.follow import REJECTED_RETRY, Follower
-from redis_kvpoll.sync.dispatcher import drive
-from redis_kvpoll.sync.transport import Transport
+from redis_kvpoll.errors import KVPollError
+from redis_kvpoll.replica.follow import Follower
+from redis_kvpoll.replica.health import REJECTED_RETRY
+from redis_kvpoll.replica.requests import AskStore, FollowerEffect, FollowerFlow, OrphanedError
+from redis_kvpoll.sync.dispatcher import Dispatcher, drive
+
+JOIN_TIMEOUT = 1.0
+"""Seconds that ``stop`` waits for the thread. It may need a lock of the caller's, which a signal handler interrupts."""
 
 logger = logging.getLogger("redis_kvpoll.mirror")
+
+
+class Signal:
+    """Wakes one thread. Unlike an Event, it may be set by a signal handler that interrupts its setting."""
+
+    def __init__(self) -> None:
+        self._wakeups: SimpleQueue[None] = SimpleQueue()
+
+    def set(self) -> None:
+        self._wakeups.put(None)
+
+    def wait(self, seconds: float | None = None) -> None:
+        """Wait until it was set since the last wait, or ``seconds`` are over."""
+        with contextlib.suppress(Empty):
+            self._wakeups.get(timeout=seconds)
 
 
 class FollowerThread:
     """Runs the sessions of a follower one after the other, each over connections of its own."""
 
-    def __init__(self, transport: Transport, follower: Follower, namespace: str) -> None:
+    def __init__(self, dispatcher: Dispatcher, follower: Follower, namespace: str) -> None:
         self.follower = follower
-        self._transport = transport
-        self._clone: Transport | None = None
-        self._stopping = threading.Event()
+        self._dispatcher = weakref.ref(dispatcher)
+        self._clone = dispatcher.transport.clone()
+        self._is_stopped = False
+        self._stopping = Signal()
         self._thread = threading.Thread(target=self._run, name=f"kvpoll-follow-{namespace}", daemon=True)
+
+    def start(self) -> None:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop the thread, and join it, unless it is the current one."""
+        """Stop the thread, and wait for its end, unless it is the current one or has not started."""
+        self._is_stopped = True
         self._stopping.set()
-        if (clone := self._clone) is not None:
-            clone.cut()
-        if not self.is_current:
-            self._thread.join()
+        self._clone.cut()
+        if self._thread.ident is not None and not self.is_current:
+            self._thread.join(JOIN_TIMEOUT)
 
     @property
     def is_current(self) -> bool:
-        """Whether the caller runs in this thread, in a callback."""
+        """Whether the caller runs in this thread, in a callback or finalizer."""
         return self._thread is threading.current_thread()
 
     def _run(self) -> None:
-        while not self._stopping.is_set():
-            self._clone = clone = self._transport.clone()
+        while not self._is_stopped:
+            self._clone = clone = self._clone.clone()
             session = self.follower.session()
             pause: float | None = REJECTED_RETRY
             try:
@@ -55,21 +84,33 @@ class FollowerThread:
                 clone.close()
             if pause is None:
                 return
-            self._stopping.wait(pause)
+            if not self._is_stopped:
+                self._stopping.wait(pause)
 
-    def _until_stopped(self, session: Flow[float | None]) -> Flow[float | None]:
-        """The session's effects; none after ``stop``."""
+    def _until_stopped(self, session: FollowerFlow[float | None]) -> Flow[float | None]:
+        """The session's effects on its own connections; none after ``stop``."""
         reply: Any = None
         error: BaseException | None = None
-        while not self._stopping.is_set():
+        while not self._is_stopped:
             try:
-                effect = session.send(reply) if error is None else session.throw(error)
+                effect: FollowerEffect = session.send(reply) if error is None else session.throw(error)
             except StopIteration as end:
                 pause: float | None = end.value
                 return pause
             reply, error = None, None
             try:
-                reply = yield effect
+                reply = self._ask_store(effect.room) if isinstance(effect, AskStore) else (yield effect)
             except (NotSent, RedisError, OSError) as caught:
                 error = caught
         return None
+
+    def _ask_store(self, room: int) -> bool | KVPollError:
+        dispatcher = self._dispatcher()
+        if dispatcher is None:
+            return False
+        try:
+            return dispatcher.run(self.follower.host.ask_store(room))
+        except KVPollError as error:
+            return error
+        except OrphanedError:
+            return False

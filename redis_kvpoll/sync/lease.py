@@ -19,11 +19,13 @@ logger = logging.getLogger("redis_kvpoll.leases")
 class Lease(LeaseBase):
     """Makes a store the owner of the rooms that it creates, in a ``with`` statement.
 
-    A thread renews it, and extends the TTL of its live rooms. When the heartbeats stop (the process was killed, or
-    stopped for longer than ``ttl``), another lease holder fails the live rooms with the reason "owner ... lost". The
-    former owner then gets LeaseLostError from ``check`` and from every call that creates, opens or writes through a
+    A store with a rank takes part in every room that it writes, until its own Success, Failed or clear. A thread renews
+    the lease, and extends the TTL of its live rooms. When the heartbeats stop (the process was killed, or stopped for
+    longer than ``ttl``), another lease holder fails the live rooms with the reason "owner ... lost". The former owner
+    then gets LeaseLostError from ``check`` and from every call that creates, opens or writes through a
     handle, and ``lost`` is True. On exit the lease is released, and rooms that are still live fail with the reason
-    "owner ... left". In a child of ``fork`` the lease is the parent's, and the store has none.
+    "owner ... left". Rooms of plain updates are owned, too, but after a loss of all data in Redis only those that were
+    opened through a handle are brought back. In a child of ``fork`` the lease is the parent's, and the store has none.
     """
 
     def __init__(self, dispatcher: Dispatcher, config: LeaseConfig) -> None:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from threading import get_ident
 from types import TracebackType
 from typing import Self
 
 from redis_kvpoll._fork import forkable
 from redis_kvpoll.errors import InvalidInputError, RoomNotFoundError
 from redis_kvpoll.model import KVPoll
+from redis_kvpoll.protocol import room_commands
 from redis_kvpoll.replica.mirror_base import MirrorBase
 from redis_kvpoll.replica.replica import Replica
 from redis_kvpoll.sync.dispatcher import Dispatcher
-from redis_kvpoll.sync.follower import FollowerThread
-from redis_kvpoll.sync.waits import await_outcome, locked, until
+from redis_kvpoll.sync.follower import FollowerThread, Signal
+from redis_kvpoll.sync.waits import await_outcome, locked, poll, until
 
 
 class Mirror(MirrorBase):
@@ -26,6 +28,9 @@ class Mirror(MirrorBase):
     be reached or was restarted, or the feed was trimmed before it was read), ``get`` returns the last known status, and
     the thread resyncs. Many threads may share a mirror. After ``fork``, the child starts its own at the first use.
 
+    A room that goes without a change in the feed (removed by hand, evicted, expired early) is found by a slow sweep of
+    1,000 rooms per second: it is shown for rooms / 1,000 seconds, or for 5 s if that is longer.
+
     Its methods raise StoreClosedError before entry and after ``close``. Entry may raise what every call of the store
     may raise, and:
         FeedOffError: the namespace was opened with feed_length=0.
@@ -34,19 +39,20 @@ class Mirror(MirrorBase):
     def __init__(self, dispatcher: Dispatcher, rooms: Callable[[int], bool] | None) -> None:
         super().__init__(dispatcher.executor, rooms)
         self._dispatcher = dispatcher
-        self._transport = dispatcher.transport
         self._entered = False
         self._is_open = False
         self._threads: list[FollowerThread] = []
         self._starting = threading.RLock()
-        self._progress = threading.Event()
+        self._beginning: int | None = None
+        """The thread that reads the table."""
+        self._progress = Signal()
         forkable.add(self)
 
     def wait(self, room: int, *statuses: KVPoll | int, timeout: float | None = None) -> KVPoll:
         """Wait until a room is at one of ``statuses`` (Success and Failed, if there are none) or further on.
 
-        As ``StatusStore.wait``, but a room that is not in this copy counts as absent, though another process may have
-        created it a moment ago. While the mirror is not synced, its statuses end no wait.
+        As ``StatusStore.wait``, but only a room that is not in this copy is read from the server first. While the
+        mirror is not synced, its statuses end no wait.
 
         Raises:
             WaitTimeoutError: the room did not reach it within ``timeout`` seconds (a TimeoutError).
@@ -56,20 +62,43 @@ class Mirror(MirrorBase):
         give_up_at = until(seconds)
         while True:
             try:
-                return self._wait_once(room, goal, give_up_at, seconds)
+                return self._wait_once(lambda: self._read(room), room, goal, give_up_at, seconds)
             except RoomNotFoundError:
-                if not self._dispatcher.run(self._is_held(room)):
+                if not self._dispatcher.run(self._ask_store(room, for_wait=True)):
                     raise
 
-    def _wait_once(self, room: int, goal: frozenset[KVPoll], give_up_at: float | None, seconds: float | None) -> KVPoll:
+    def _read(self, room: int) -> KVPoll | None:
+        return self._dispatcher.execute(room_commands.wait(room))
+
+    def _wait_once(
+        self,
+        read: Callable[[], KVPoll | None],
+        room: int,
+        goal: frozenset[KVPoll],
+        give_up_at: float | None,
+        seconds: float | None,
+    ) -> KVPoll:
         woken = locked()
+        if self._open_replica("wait").is_interrupted:
+            return poll(read, room, goal, give_up_at, seconds)
         replica, waiter = self._enter(room, goal, woken.release)
         try:
+            if not waiter.armed:
+                status = read()
+                if status is None:
+                    raise RoomNotFoundError(room, "wait")
+                if status in goal:
+                    return status
+                replica.arm(waiter)
             if waiter.outcome is None and any(thread.is_current for thread in self._threads):
                 raise InvalidInputError("wait: a callback of this mirror would wait for itself: use the store's wait")
             return await_outcome(replica, waiter, woken, give_up_at, seconds)
         finally:
-            replica.leave(waiter)
+            try:
+                replica.leave(waiter)
+            except BaseException:  # an interrupt
+                replica.leave(waiter)
+                raise
 
     def close(self) -> None:
         """Stop following; waits end with StoreClosedError. May be repeated."""
@@ -101,24 +130,32 @@ class Mirror(MirrorBase):
 
     def _begin(self) -> None:
         """Read the table and follow it. Stops all threads on failure."""
+        me = get_ident()
+        if self._beginning == me:
+            raise self._refuse("mirror")  # a signal handler or finalizer: it would wait for its own thread
         with self._starting:
             if self._is_open:
                 return
-            context = self._dispatcher.run(self._executor.context("mirror"))
-            self._prepare(context, threading.Lock(), self._transport, may_end=lambda: False)
-            self._threads = [FollowerThread(self._transport, one, context.namespace) for one in self._followers]
             try:
-                self._await_first_sync()
+                self._beginning = me
+                self._follow()
             except BaseException:
                 self._stop()
                 raise
-            self._is_open = True
-            self._bind()
+            finally:
+                self._beginning = None
 
-    def _await_first_sync(self) -> None:
+    def _follow(self) -> None:
+        dispatcher = self._dispatcher
+        context = dispatcher.run(self._executor.context("mirror"))
+        self._prepare(context, threading.RLock(), dispatcher.transport)
+        self._threads = [FollowerThread(dispatcher, one, context.namespace) for one in self._followers]
+        for thread in self._threads:
+            thread.start()
         while not self._has_begun():
             self._progress.wait()
-            self._progress.clear()
+        self._is_open = True
+        self._bind()
 
     def _progressed(self) -> None:
         self._progress.set()
@@ -138,6 +175,6 @@ class Mirror(MirrorBase):
         """Reset in the child, where neither the threads nor their connections and locks are usable."""
         self._unbind()
         self._replica, self._followers, self._threads = None, [], []
-        self._is_open = False
+        self._is_open, self._beginning = False, None
         self._starting = threading.RLock()
-        self._progress = threading.Event()
+        self._progress = Signal()

@@ -30,6 +30,7 @@ from redis_kvpoll.sync.lease import Lease
 from redis_kvpoll.sync.mirror import Mirror
 from redis_kvpoll.sync.room import Room
 from redis_kvpoll.sync.table import Table
+from redis_kvpoll.sync.tail import TailIterator
 from redis_kvpoll.sync.waits import WaitRegistry
 from redis_kvpoll.validation import Mode, Policy
 
@@ -158,12 +159,13 @@ class StatusStore(StoreBase, Table):
         """The last changes of all rooms, then each new one, without end.
 
         They are in the order of the server's time; with several shards, as far as they are read together. A FeedGap
-        among them marks where changes may be missing.
+        among them marks where changes may be missing. After an error, the next step goes on where it was.
 
         Raises:
             FeedOffError: the namespace was opened with feed_length=0.
+            StoreUnavailableError: no answer for ``deadline`` seconds.
         """
-        return self._dispatcher.news(Tail(last))
+        return TailIterator(self._dispatcher, Tail(last))
 
     def settings(self) -> Settings | None:
         """The namespace's policy, shards, mode and feed; None when the namespace does not exist. Writes nothing."""
@@ -209,7 +211,8 @@ class StatusStore(StoreBase, Table):
 
         ``name`` is 1 to 300 of ``A-Z a-z 0-9 . _ : @ / % [ ] -``. A name that is taken again passes to the new holder,
         and the live rooms of the former one fail. The lease expires ``ttl`` seconds after the last heartbeat;
-        ``heartbeat`` is the seconds between two, a tenth of ttl by default. A store holds one lease at a time.
+        ``heartbeat`` is the seconds between two: by default 0.3 of ttl, and a tenth after one has failed. A store holds
+        one lease at a time.
 
         Raises:
             InvalidInputError: an invalid name; a heartbeat above a third of ttl; on entry: the store has a lease.
@@ -221,15 +224,15 @@ class StatusStore(StoreBase, Table):
         return lease
 
     def reap(self) -> int:
-        """Sweep all leases once: fail the live rooms of lost owners; return the number of rooms.
+        """Check the leases that are due once: fail the live rooms of lost owners; return the number of rooms.
 
-        Every lease holder sweeps with each heartbeat. The first sweep only marks an expired lease as suspected (the
-        server may have been down for all); a sweep at least 0.6 s or two heartbeats later finds it lost.
+        Lease holders sweep with their heartbeats. The first sweep only marks an expired lease as suspected (the server
+        may have been down for all); a sweep at least 0.6 s or two heartbeats later finds it lost.
         """
         return self._dispatcher.run(reaper.reap(self._executor))
 
     def owners(self) -> list[Owner]:
-        """All leases, and lost ones whose rooms are still to be failed; the oldest first. Writes nothing."""
+        """All leases, and those lost in the last hour with how many rooms failed; the oldest first. Writes nothing."""
         return self._dispatcher.run(reaper.owners(self._executor))
 
     # Following
@@ -238,7 +241,7 @@ class StatusStore(StoreBase, Table):
         """A local copy of the table that follows its changes, for a ``with`` statement.
 
         ``rooms`` narrows it to the rooms for which the function is true; its result for a room must not change while
-        the room is in the table.
+        the room is in the table. The mirror lives as long as the store, or until it is closed.
         """
         self._executor.session.check_open("mirror")
         mirror = Mirror(self._dispatcher, rooms)

@@ -35,6 +35,7 @@ BUDGETED = {
         "live room, MEMORY USAGE": 256,
         "live room, used_memory of 2,000": 256,
         "live room with request and owner, MEMORY USAGE": 384,
+        "live room of 8 ranks under leases, all keys, MEMORY USAGE": 700,
     },
 }
 BUDGETED["woken"] = {f"{how}.wait, {figure}": ms for how in ("store", "mirror") for figure, ms in FIGURES.items()}

@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
+from chaos.proxy import Proxy
 from redis_kvpoll import Change, FeedGap, KVPoll, StatusStore
 from redis_kvpoll.cli import feed, rows, terminal
 from redis_kvpoll.cli.app import kvpoll
@@ -229,6 +230,25 @@ class TestTail:
             assert (first["room"], first["status"], first["ttl"]) == (7, "Bootstrapping", 900.0)
             watched[0].delete("kvpoll:{prod}:feed")
             assert json.loads(tailing.line()) == {"gap": {"after": first["id"], "before": None}}
+
+    def test_tail_says_that_server_is_away_and_goes_on(self):
+        with (
+            real.World("sync") as world,
+            Proxy(world.serve().socket) as proxy,
+            StatusStore.from_url(proxy.url, namespace="prod") as store,
+        ):
+            store.update_status(7, 1)
+            with Tailing(proxy.url) as tailing:
+                assert "Bootstrapping" in tailing.line()
+                proxy.refusing = True
+                proxy.cut()
+                said = tailing.process.stderr.readline()
+                assert re.match(r"tail of namespace 'prod': no answer within .*; it goes on when", said)
+                proxy.refusing = False
+                store.update_status(7, 3)
+                assert "Transferring" in tailing.line()
+                tailing.process.send_signal(signal.SIGINT)
+                assert tailing.end() == (130, "")
 
     def test_closed_pipe_ends_tail_silently(self, url, store):
         store.update_status(7, 1)

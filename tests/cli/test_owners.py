@@ -51,9 +51,9 @@ def test_namespace_without_leases_is_named(url, held):
 def test_owners_into_a_pipe_are_tab_separated(url, held, client):
     held.store.update_many({1: BOOT, 2: BOOT, 3: DONE})
     header, line = (line.split("\t") for line in run("owners", "--redis", url).output.splitlines())
-    assert header == ["owner", "since", "heartbeat", "state", "live rooms", "reason"]
+    assert header == ["owner", "since", "heartbeat", "state", "live rooms", "failed rooms", "reason"]
     owner, since, heartbeat, *rest = line
-    assert (owner, rest) == ("prefill-0", ["alive", "2", ""])
+    assert (owner, rest) == ("prefill-0", ["alive", "2", "", ""])
     assert since.startswith("20")
     assert heartbeat.endswith(" s ago")
 
@@ -71,13 +71,13 @@ def test_long_owner_is_whole_on_a_narrow_terminal(width, monkeypatch):
     out = io.StringIO()
     monkeypatch.setattr(terminal, "Console", lambda **_: Console(file=out, width=width))
     name = "rack7/node-0123.cluster.example:9000"
-    owner = Owner(name, 1, 5.0, 0.5, 1e9, "lost", "the name was taken again", 1234)
+    owner = Owner(name, 1, 5.0, 0.5, 1e9, "lost", "the name was taken again", 1234, 56)
     terminal.print_owners(owners.COLUMNS, [(owner.state, owners.cells(owner))])
     lines = [line.rstrip() for line in out.getvalue().splitlines()]
     assert max(map(len, lines)) <= width
     assert lines[1].startswith(name)
-    assert lines[2].startswith("    since" if width == 80 else "    state")
-    assert [word for word in ("lost", "1,234", "again") if word not in out.getvalue()] == []
+    assert lines[2].startswith("    heartbeat" if width == 80 else "    state")
+    assert [word for word in ("lost", "1,234", "56", "again") if word not in out.getvalue()] == []
     assert "…" not in out.getvalue()
 
 

@@ -66,7 +66,7 @@ def test_refused_write_settles_nothing_anew(side, proxy, client, code):
         connections = proxy.connections
         refuse(client)
         with pytest.raises(error, match=code):
-            handle.update(MOVE)
+            store.open(2)
         assert handle.status() is store.get(1) is mirror.get(1) is BOOT
         assert store.poll([1, 2]) == mirror.poll([1, 2]) == [BOOT, None]
         assert mirror.synced

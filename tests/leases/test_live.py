@@ -139,7 +139,8 @@ def test_rooms_of_killed_owner_fail_in_cluster(side, cluster, world):
                 process.kill()
                 real.until(lambda: store.counts()[FAIL] == 100, "they fail in all shards", pace.seconds(5))
                 assert not lease.lost
-                real.until(lambda: [owner.name for owner in store.owners()] == ["decode-0"], "it is forgotten")
+                found = {owner.name: (owner.state, owner.failed) for owner in store.owners()}
+                assert found == {"prefill-0": ("lost", 100), "decode-0": ("alive", 0)}
         finally:
             process.kill()
 

@@ -18,6 +18,7 @@ from redis_kvpoll import (
     RoomNotFoundError,
     ServerRefusedError,
     StatusStore,
+    StoreUnavailableError,
 )
 from tests.support import cluster as clusters
 from tests.support import pace, real
@@ -231,7 +232,7 @@ class TestServers:
                 found.result(pace.seconds(20))
 
     def test_changed_settings_after_outage_are_retried_slowly(self, store, peer, client, proxy, monkeypatch, caplog):
-        monkeypatch.setattr("redis_kvpoll.replica.follow.REJECTED_RETRY", 0.02)
+        monkeypatch.setattr("redis_kvpoll.replica.health.REJECTED_RETRY", 0.02)
         settings = "kvpoll:{default}:settings"
         with store.mirror() as mirror:
             client.hset(settings, "policy", "strict")
@@ -249,6 +250,16 @@ class TestServers:
             store.mirror().__enter__()
         assert not following(side)
         client.acl_setuser("default", commands=["+xread"], enabled=True, nopass=True)
+
+    def test_entry_fails_when_large_replies_are_cut(self, side, server, client, peer):
+        """The server answers, but never to the end: its limit for output closes each connection."""
+        for first in range(0, 3000, 1000):
+            peer.update_many(dict.fromkeys(range(first, first + 1000), BOOT))
+        client.config_set("client-output-buffer-limit", "normal 20kb 0 0")
+        store = side.open(server.tcp, deadline=pace.seconds(1))
+        with pytest.raises(StoreUnavailableError, match=r"^mirror: the table could not be read to its end for .*limit"):
+            store.mirror().__enter__()
+        assert not following(side)
 
     def test_mirror_follows_sentinel_failover(self, side, world, tmp_path, threads):
         primary = world.serve("--repl-diskless-sync-delay", "0")

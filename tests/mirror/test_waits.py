@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
 import pytest
@@ -15,7 +16,7 @@ from redis_kvpoll import (
     WaitTimeoutError,
 )
 from tests.support import pace, real
-from tests.support.internals import replica_of, waits_lock_of
+from tests.support.internals import replica_of
 from tests.support.mirrors import following, sleeping, threads_that_follow
 
 BOOT, INPUT, MOVE, DONE, FAIL = (KVPoll(number) for number in (1, 2, 3, 4, 0))
@@ -62,6 +63,26 @@ class TestWaiting:
         store.clear(1)
         with pytest.raises(KeyError):
             found.result(pace.seconds(20))
+
+    def test_room_opened_elsewhere_a_moment_ago_is_found(self, waits, store, peer, threads, monkeypatch):
+        """The feed has not told it yet."""
+        store.update_status(2, BOOT)
+        with pytest.raises(WaitTimeoutError):
+            waits.wait(2, timeout=0.01)
+        replica = replica_of(waits)
+        slow, read = threading.Event(), replica.read
+
+        def read_slowly(tag, entries, at_tail, now):
+            if slow.is_set():
+                read(tag, entries, at_tail, now)
+
+        monkeypatch.setattr(replica, "read", read_slowly)
+        peer.update_status(1, BOOT)
+        assert waits.wait(1, BOOT, timeout=pace.seconds(20)) is BOOT
+        found = threads.submit(waits.wait, 1, MOVE, timeout=pace.seconds(20))
+        peer.update_status(1, MOVE)
+        slow.set()
+        assert found.result(pace.seconds(20)) is MOVE
 
     def test_wait_ignores_entries_older_than_itself(self, waits, store):
         """Entries from before the wait do not end it."""
@@ -150,7 +171,7 @@ class TestStoreWait:
             mark_unsynced = replica.mark_unsynced
 
             def enter_just_now(tags):
-                if not found and not replica.shards["default"].waiters and waits_lock_of(store).locked():
+                if not found and not replica.shards["default"].waiters:
                     found.append(threads.submit(store.wait, 1, timeout=20))
                     real.until(lambda: replica.shards["default"].waiters, "it has entered")
                     for _ in range(100):  # and has checked for the thread, if it does so without the lock

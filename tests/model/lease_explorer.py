@@ -155,6 +155,7 @@ class LeaseExplorer:
             yield self._replay(world, at), "replays"
         else:
             if holder.incarnation:
+                yield self._heartbeat(world, at), "sends a heartbeat"
                 yield self._on_lease(world, at, "renew"), "renews its lease"
                 yield from self._lost(world, at, leaseholders.lease_call(holder, "renew", self._nonce(world)), "renew")
             elif not holder.owner:
@@ -193,6 +194,12 @@ class LeaseExplorer:
         if holder.owner and not self.setting.all_reap:
             learnt = learnt._replace(reaping=())
         return _after(world, at, carried, learnt)
+
+    def _heartbeat(self, world: World, at: int) -> World:
+        """Renew by the hot script, which decides nothing: where that does not find the lease, a renewal follows."""
+        holder = world.holders[at]
+        call = leaseholders.heartbeat_call(holder, self._nonce(world))
+        return _after(world, at, self._carry_out(world, leaseholders.sent("heartbeat", holder, call)), holder)
 
     def _context(self, world: World, holder: Holder) -> Any:
         owner = holder.owner if holder.incarnation else ""
@@ -257,7 +264,7 @@ class LeaseExplorer:
             reply = self._runner.run(source, [k.encode() for k in sent.keys], [w.encode() for w in sent.argv])
         except ScriptError as error:
             raise BrokenError(f"{sent.name}: {error}\n     before: {before}") from None
-        is_lease = sent.script == "lease"
+        is_lease = sent.script in lease_rules.LEASE_SCRIPTS
         text = reply if is_lease else reply[sum(sent.words) :]
         value = None if is_lease else leaseholders.value_of(sent.script, list(text))
         after = View(self._model.state())

@@ -105,6 +105,11 @@ def lease_call(process: Holder, action: lease_commands.Action, nonce: str) -> Ca
     return config.call(where, NAMESPACE, action, process.incarnation, process.epoch)
 
 
+def heartbeat_call(process: Holder, nonce: str) -> Call:
+    config = LeaseConfig(process.owner, TTL_MS / 1000, HEARTBEAT_MS / 1000)
+    return config.heartbeat_call(context_of("", "", nonce), NAMESPACE, process.incarnation)
+
+
 def after_lease_call(
     process: Holder, action: lease_commands.Action, epoch: str, found: lease_commands.LeaseReport
 ) -> Holder:
@@ -135,7 +140,7 @@ class _Wire:
 
 def next_of_reaping(process: Holder, nonce: str) -> Any:
     """What the generator sends next: words, a Command or a Call; None when it has ended."""
-    effects = reap_lost(_Wire(), context_of("", "", nonce), NAMESPACE, dict(process.reaping))  # type: ignore[arg-type]
+    effects = reap_lost(_Wire(), context_of("", "", nonce), dict(process.reaping))  # type: ignore[arg-type]
     try:
         effect = next(effects)
         for reply in process.replies:

@@ -81,7 +81,7 @@ PARTS: list[tuple[str, dict[str, Any], str]] = [
 ]
 # Mutations of scripts that must be found: (the setting, script, the text there, its replacement, the violation)
 MUTATIONS: list[tuple[dict[str, Any], str, str, str, str]] = [
-    ({}, "clear", "if fields[8] then", "if false then", "created again"),
+    ({}, "clear", "if fields[8] and is_number(fields[3] or '') then", "if false then", "created again"),
     ({}, "replay", "if is_replayed then", "if false then", "created again"),
     ({"ops": 4}, "replay", "if survived then return 6 end", "", "created again"),
     ({"ops": 4}, "replay", "if is_named and (", "if false and (", "created again"),
@@ -92,6 +92,6 @@ MUTATIONS: list[tuple[dict[str, Any], str, str, str, str]] = [
         "fields.request or false, false",
         "not there again",
     ),
-    ({}, "replay", "current > generation or", "false or", ""),
+    ({}, "replay", "is_above(current, generation) or", "false or", ""),
     ({"trims": 1}, "replay", "now_us - generation > RECENT_US", "false", "created again"),
 ]

@@ -26,10 +26,12 @@ class StubSession:
     """What Recovery needs of a session: settings that are always verified."""
 
     is_verified, read_only = True, False
+    observers = ()
     namespace = NAMESPACE
 
     def __init__(self, feed_length: str) -> None:
         self.context = self.identity = replace(context("compat"), feed_length=feed_length, words={})
+        self.observers: dict[Any, None] = {}
 
     def server_changed(self) -> None:
         """The settings are not checked again."""

@@ -183,6 +183,9 @@ class RedisModel:
         self._tidy(key)
         return count
 
+    def zremrangebyscore(self, key: bytes, low: bytes, high: bytes) -> int:
+        return self.zrem(key, *self.zrangebyscore(key, low, high))
+
     def zcard(self, key: bytes) -> int:
         return len(self._read(key, "zset"))
 
@@ -277,7 +280,8 @@ _COMMANDS = {
         for name in (
             *("exists", "pexpire", "pttl", "time"),
             *("hget", "hmget", "hgetall", "hkeys", "hlen", "hexists", "hset", "hsetnx", "hdel", "hincrby"),
-            *("zadd", "zrem", "zcard", "zscore", "zcount", "zrangebyscore", "xadd", "xlen", "xrange", "xrevrange"),
+            *("zadd", "zrem", "zremrangebyscore", "zcard", "zscore", "zcount", "zrangebyscore"),
+            *("xadd", "xlen", "xrange", "xrevrange"),
         )
     },
 }

@@ -17,8 +17,8 @@ PREFIX_KEY = keys.prefixes(NAMESPACE, [ROOM])[0].encode()
 CLEARED_KEY = keys.cleared(NAMESPACE).encode()
 EPOCH_KEY = keys.epoch(NAMESPACE).encode()
 NOW_MS = NOW_US // 1000
-_TIMES = {b"opened_ms", b"updated_ms", b"version", b"opened"}
-"""Fields that grow and that no decision depends on."""
+_TIMES = {b"opened_ms": b"1", b"updated_ms": b"1", b"version": b"1", b"opened": b"1-0"}
+"""Fields that grow and that no decision depends on, with what replaces them."""
 
 
 class Server(NamedTuple):
@@ -41,7 +41,7 @@ def _normal(kept: Kept, late_ms: int) -> Kept:
     if kept.kind == "stream":
         return kept._replace(value=(((0, 0), ()),))
     if kept.key == ROOM_KEY:
-        value = tuple((field, b"1" if field in _TIMES else text) for field, text in kept.value)
+        value = tuple((field, _TIMES.get(field, text)) for field, text in kept.value)
         return kept._replace(value=value)
     return kept
 

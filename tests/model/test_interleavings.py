@@ -85,7 +85,7 @@ MUTATIONS = [
     ("fenced", "strict", "open", "not is_mine and fields.status ~= 'Failed'", "false", "took the room"),
     ("fenced", "strict", "open", "local is_mine = fields.status and", "local is_mine = false and", "was refused as if"),
     ("loss", "compat", "replay", "if role ~= 'creator' then", "if false then", "attached created"),
-    ("loss", "compat", "replay", "current > generation or", "false or", "which is older"),
+    ("loss", "compat", "replay", "is_above(current, generation) or", "false or", "which is older"),
     ("loss", "strict", "replay", "if outcome ~= 3 then", "if false then", ""),
     ("loss, clock behind", "compat", "open", "if last < seen then last = seen end", "", "was given after"),
     (

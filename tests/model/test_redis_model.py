@@ -175,6 +175,7 @@ COMMANDS = st.one_of(
     command(b"ZADD", KEY, SCORES),
     command(b"ZRANGEBYSCORE", KEY, BOUND, BOUND, LIMIT),
     command(b"ZCOUNT", KEY, BOUND, BOUND),
+    command(b"ZREMRANGEBYSCORE", KEY, BOUND, BOUND),
     command(b"XADD", KEY, st.sampled_from(((b"*",), (b"NOMKSTREAM", b"MAXLEN", b"~", b"100", b"*"))), PAIRS),
     command(b"XRANGE", KEY, st.just((b"-", b"+", b"COUNT")), st.sampled_from((b"1", b"3"))),
     command(b"XRANGE", KEY, st.just((b"1-1", b"1-1"))),

@@ -139,10 +139,17 @@ IN_THE_CLIENT = [
         "leases/test_lease.py::TestLostLease::test_lease_known_as_lost_refuses_before_sending[fakeredis-sync]",
     ),
     (
+        "a page of foreign members ends a lost owner's list",
+        "engine.reaper:_Reaper.run",
+        "offset += len(page) - rooms",
+        "if not rooms: return",
+        "leases/test_parts.py::TestLists::test_foreign_members_do_not_hide_rooms[fakeredis-sync]",
+    ),
+    (
         "only the first chunk of a lost owner's rooms is failed",
-        "engine.reaper:reap_lost",
-        "if not rooms:",
-        "if not rooms or failed:",
+        "engine.reaper:_Reaper.run",
+        "if self.is_interrupted:",
+        "if self.failed:",
         "leases/test_reaping.py::TestReaping::test_rooms_fail_in_chunks_and_once[fakeredis-sync]",
     ),
     (
@@ -193,6 +200,20 @@ IN_THE_CLIENT = [
         " and at >= self._ids.get(room, self.position)",
         "",
         "replica/test_replica.py::TestEntries::test_snapshot_older_than_entry_is_ignored",
+    ),
+    (
+        "a mirror ignores a write from before its resync",
+        "replica.replica:Replica.observe_write",
+        "shard.show_unverified(call, reply, now, is_read)",
+        "pass",
+        "replica/test_own_writes.py::test_write_from_before_resync_is_shown_until_read[Run]",
+    ),
+    (
+        "a change of a mirror runs in the middle of another",
+        "replica.replica:Replica._change",
+        " and not self._is_changing",
+        "",
+        "replica/test_own_writes.py::test_change_by_handler_comes_after_interrupted_one",
     ),
     (
         "a mirror shows the ranks of a room's former generation",

@@ -20,8 +20,8 @@ from tests.support.calls_of_scripts import ACTORS, OPERATIONS, A, B, named, tabl
 from tests.support.heads import INCLUDES, LABELS, MAY_LACK, NAMES, codes, head, listed, text_of, words
 
 FIRST_KEYS = {"feed": keys.feed, "epoch": keys.epoch, "leases": keys.leases, "owned": keys.owned}
-FIRST_KEYS["cleared"] = keys.cleared
-OTHERS = (settings_module.SETTINGS, lease_commands.LEASE)  # not about rooms
+FIRST_KEYS |= {"cleared": keys.cleared, "due": keys.due}
+OTHERS = (settings_module.SETTINGS, lease_commands.LEASE, lease_commands.RENEW)  # not about rooms
 MAX_LINES = 64
 ENUM = {code.value: code.name for code in (*Outcome, *Refusal)}
 

@@ -27,6 +27,7 @@ OPENINGS = {
     "none of several": (f"{LOST} 100-8/{A}/{GENERATION}", CREATED),
     "one trimmed": (f"{TRIMMED} {OPENING}", STALE),
     "id alone": ("100-10//", STALE),
+    "id of no clock": (f"{2**64 - 1}-7/{A}/{GENERATION}", STALE),
 }
 """Marks of an opening, and what becomes of a room that has them."""
 
@@ -76,6 +77,11 @@ class TestWithMarks:
         generation = now_us(client) - 10_000_000
         marks = {"loss": "server", "opened": TRIMMED, "written": MARKS[written]}
         assert outcome(client, generation=generation, **marks) == STALE
+
+    def test_cleared_generation_is_compared_as_a_number(self, client):
+        client.hset(CLEARED, str(A), "999999999999999")  # of a clock before September 2001
+        client.pexpire(CLEARED, DAY_MS)
+        assert outcome(client) == CREATED
 
     def test_deleted_feed_creates_recent_room_only(self, client):
         marks = {"loss": "server", "opened": OPENING, "written": WRITE}

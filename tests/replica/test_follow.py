@@ -15,6 +15,22 @@ from tests.support.internals import follow_feed, read_once
 CONTEXT = context()
 
 
+class Host:
+    """Whom the follower works for."""
+
+    def notify(self):
+        pass
+
+    def progressed(self):
+        pass
+
+    def may_end(self, replica, tags):
+        return False
+
+    def is_held(self, tag, room):
+        return False
+
+
 @pytest.fixture
 def now(monkeypatch):
     """The follower's clock; a list, so that it can be set."""
@@ -34,10 +50,7 @@ def replica():
 
 @pytest.fixture
 def follower(replica, now):
-    def nothing():
-        return None
-
-    return Follower(replica, ["ns"], nothing, False, 5.0, True, nothing, nothing, may_end=lambda: False)
+    return Follower(replica, ["ns"], Host(), False, 5.0, True)
 
 
 def test_reply_from_before_process_pause_is_unsynced(follower, replica, now):

@@ -9,7 +9,8 @@ from redis_kvpoll import KVPoll
 from redis_kvpoll.protocol import room_commands
 from redis_kvpoll.protocol.keys import tag
 from redis_kvpoll.replica.expiry import Expiry
-from redis_kvpoll.replica.shard import ShardReplica, number_of
+from redis_kvpoll.replica.feed_ids import number_of
+from redis_kvpoll.replica.shard import ShardReplica
 from tests.support.fuzzing import examples
 from tests.support.internals import ahead_of, buckets_of, ids_of, statuses_of
 from tests.support.replicas import CONTEXT, ROOMS, Run, anything, replica_of
@@ -63,6 +64,7 @@ def test_any_interleaving_ends_equal_to_server(steps, random):
     if not run.shard.synced:
         run.mark_synced()
     run.read(1000)
+    run.read_unverified()
     assert run.replica.statuses == run.server.rooms
     assert run.shown_reasons() == run.reasons()
     assert ids_of(run.shard).keys() == run.server.rooms.keys(), "only live rooms take memory"
@@ -84,6 +86,7 @@ def test_reported_changes_add_up_to_server(steps):
     if not run.shard.synced:
         run.mark_synced()
     run.read(1000)
+    run.read_unverified()
     last = dict(run.reported)
     assert {room: status for room, status in last.items() if status is not None} == run.server.rooms
 
@@ -104,6 +107,7 @@ def test_expired_rooms_go_when_due_ones_are_read(steps, gone):
     while run.replies:
         run.deliver(0)
     run.read(1000)
+    run.read_unverified()
     run.read_snapshot(run.replica.due("ns", 1e6, 100))  # a late reply may have revived one until now
     assert run.replica.statuses == run.server.rooms
 
@@ -138,7 +142,7 @@ class TestEntries:
         shard = ShardReplica({}, anything, lambda *_: None)
         shard.start_resync(0)
         shard.read(self.entry(5), 0)
-        shard.snapshot(number_of(b"4-0"), [7, 8], [b"Transferring", 900_000, None, -2], 0)
+        shard.snapshot(number_of(b"4-0"), [7, 8], [b"Transferring", 900_000, None, -2], 0, 0)
         assert statuses_of(shard) == {7: KVPoll.WaitingForInput, 8: KVPoll.Success}
 
     def test_feed_does_not_repeat_own_writes(self):
@@ -201,13 +205,13 @@ class TestShards:
         assert replica.lag(108) == 3
 
 
-def test_corrupt_and_foreign_words_are_absent_rooms():
+def test_corrupt_rooms_are_absent_and_foreign_words_ignored():
     replica = replica_of()
     replica.start_resync("ns", b"1-0", 0)
     replica.snapshot("ns", b"1-0", [1, 2, 3], [b"Banana", 5, ValueError("WRONGTYPE"), 5, b"Success", -1], 0)
     fields = [b"3", b"Banana", b"generation", b"7", b"4", b"Failed", b"reason", b"5"]
     replica.read("ns", [(b"2-0", fields)], True, 0)
-    assert replica.statuses == {4: KVPoll.Failed}
+    assert replica.statuses == {3: KVPoll.Success, 4: KVPoll.Failed}
 
 
 def test_predicate_applies_to_every_source():

@@ -74,7 +74,7 @@ class TestWaiting:
         assert (waiter.outcome, woken) == (KVPoll.Failed, [1])
 
     def test_suspicion_during_resync_keeps_shard_unsynced(self, run):
-        before = run.replica.server_changes
+        before = run.replica.resyncs_wanted
         run.replica.server_changed()
         run.replica.mark_synced("ns", before)
         assert not run.shard.synced

@@ -49,6 +49,8 @@ class Bench:
         """A method of a store."""
         expected = outcome(lambda: shown(getattr(self.processes[by], name)(*args)))
         for side in self.sides:
+            if name == "reap":
+                side.forget_sweeps()
             found = outcome(lambda side=side: self.plain(side, getattr(side.stores[by], name)(*args)))
             assert found == expected, self.differs(side, (by, name, *args), found, expected)
         return expected
@@ -138,7 +140,8 @@ class Bench:
         for room, there in world.rooms.items():
             fields = {"status": there.status.name, "generation": there.life, "reason": there.reason}
             fields |= {"failed_by": there.failed_by, "request": there.request, "owner": there.owner}
-            fields |= {"incarnation": there.lease and there.lease.incarnation}
+            for rank, lease in there.parts.items():
+                fields["incarnation" if rank is None else f"by:{rank}"] = lease.incarnation
             if there.world_size:
                 fields |= {"world_size": str(there.world_size), "version": str(version_of(there.version))}
             fields |= {f"status:{rank}": status.name for rank, status in there.live.items()}
@@ -157,7 +160,8 @@ class Bench:
             life = side.life(value.room, value.generation, self.world.rooms[value.room].life)
             value = dataclasses.replace(value, generation=life)
         if isinstance(value, list) and value and hasattr(value[0], "incarnation"):
-            value = [(owner.name, owner.state, owner.rooms) for owner in value]
+            shown_ones = [owner for owner in value if owner.state != "lost" or owner.rooms]
+            value = [(owner.name, owner.state, owner.rooms) for owner in shown_ones]
         return shown(value)
 
     def differs(self, side, what, found, expected):
@@ -231,18 +235,21 @@ class Loss:
         there.reason, there.failed_by = fields.get("reason"), fields.get("failed_by")
         if there.owner is None and "owner" in fields:
             there.owner = fields["owner"]
-            there.lease = world.owned[room] = self.lease_of(fields)
-            if not world.holds(there.lease):  # a former holder replayed it before the later one renewed
-                reason = f"owner {there.owner} lost (its name was taken again)"
-                world.lost.setdefault(there.lease, reason)
+        for name, incarnation in fields.items():
+            if name == "incarnation" or name.startswith("by:"):
+                lease = there.parts[None if name == "incarnation" else rank_of(name)] = self.lease_of(incarnation)
+                if not world.holds(lease):  # a former holder replayed it before the later one renewed
+                    world.lost.setdefault(lease, f"owner {lease.name} lost (its name was taken again)")
+        if (listed := self.sides[0].listed(room)) is not None:
+            world.owned[room] = self.lease_of(listed)
         there.updated = world.now
         there.expires = world.now + (world.terminal_ttl if there.status.is_terminal else world.ttl)
         return there
 
-    def lease_of(self, fields):
+    def lease_of(self, incarnation):
         """The lease under which a room was replayed."""
         leases = [process.lease for process in self.processes if process.lease]
-        (lease,) = [one for one in leases if (one.name, one.incarnation) == (fields["owner"], fields["incarnation"])]
+        (lease,) = [one for one in leases if one.incarnation == incarnation]
         return lease
 
     def bound(self, room, fields):

@@ -26,7 +26,8 @@ WRITTEN = (Outcome.CREATED, Outcome.ADVANCED, Outcome.FAILED)
 class Life(Room):
     """One generation of a room."""
 
-    lease: Lease | None = None
+    parts: dict[int | None, Lease] = field(default_factory=dict)
+    """The leases under which it is owned, by rank; without ranks, by None."""
     creators: set[int] = field(default_factory=set)
     """The processes that would recover it."""
     reasons: set[str | None] = field(default_factory=set)
@@ -56,6 +57,7 @@ class World(Table):
         self.leases: dict[str, Lease] = {}
         self.lost: dict[Lease, str] = {}
         self.owned: dict[int, Lease] = {}
+        """The lease by which each room is listed: it keeps the room alive."""
         self.lengths_set: set[tuple[int, int | None, int]] = set()
         """(life, rank, length) of each decode prefix length that was set through a handle."""
 
@@ -64,8 +66,7 @@ class World(Table):
 
     def lose(self, lease, reason):
         del self.leases[lease.name]
-        if lease in self.owned.values():
-            self.lost.setdefault(lease, reason)
+        self.lost.setdefault(lease, reason)
 
     def sweep(self):
         for lease in list(self.leases.values()):
@@ -79,11 +80,18 @@ class World(Table):
     def reap(self):
         """Fail the live rooms of all lost leases; return how many."""
         failed = 0
-        for lease, reason in self.lost.items():
-            for room in [room for room, owner in self.owned.items() if owner is lease]:
-                del self.owned[room]
+        for lease, reason in sorted(self.lost.items(), key=lambda item: item[0].incarnation):
+            for room in list(self.owned):
                 current = self.rooms.get(room)
-                if current is None or current.lease is not lease or current.status.is_terminal:
+                parts = sorted(current.parts.values(), key=lambda one: one.incarnation) if current else []
+                fails = lease in parts and not current.status.is_terminal
+                if self.owned[room] is lease:
+                    del self.owned[room]
+                    if others := [one for one in parts if one is not lease and not fails]:
+                        self.owned[room] = others[0]
+                if current and current.world_size:
+                    current.parts = {r: one for r, one in current.parts.items() if not fails and one is not lease}
+                if not fails:
                     continue
                 failed += 1
                 current.live = dict.fromkeys(current.live, FAILED)
@@ -102,9 +110,10 @@ class World(Table):
         for lease in sorted([*self.leases.values(), *self.lost], key=lambda one: one.incarnation):
             expired = self.now - lease.last_heartbeat > lease.ttl
             state = "suspected" if lease.suspected_at is not None else "expired" if expired else "alive"
-            current = [self.rooms[room] for room, owner in self.owned.items() if owner is lease and room in self.rooms]
-            live = sum(not room.status.is_terminal for room in current)
-            found.append((lease.name, "lost" if lease in self.lost else state, live))
+            parts = [room.parts.values() for room in self.rooms.values() if not room.status.is_terminal]
+            live = sum(lease in of_room for of_room in parts)
+            if lease not in self.lost or live:
+                found.append((lease.name, "lost" if lease in self.lost else state, live))
         return found
 
 
@@ -132,7 +141,6 @@ class Process(StoreOracle):
         world.incarnations += 1
         self.lease = Lease(name, world.incarnations, ttl, heartbeat, world.now, world.now + world.ttl / 3)
         world.leases[name] = self.lease
-        world.sweep()
         world.reap()
 
     def send_heartbeat(self):
@@ -153,7 +161,6 @@ class Process(StoreOracle):
         if not lease.is_known_lost:
             if world.holds(lease):
                 world.lose(lease, f"owner {lease.name} left")
-            world.sweep()
             world.reap()
 
     def reap(self):
@@ -162,6 +169,12 @@ class Process(StoreOracle):
 
     def owners(self):
         return self.table.owners()
+
+    def abort(self, room, *reason):
+        done = super().abort(room, *reason)
+        if done.outcome is Outcome.FAILED and self.table.rooms[room].world_size:
+            self.table.rooms[room].parts.clear()
+        return done
 
     def check_lease(self, operation, rooms=()):
         """Raise if the lease is lost. If only the server knows that, the store stops tracking ``rooms``."""
@@ -191,6 +204,11 @@ class Process(StoreOracle):
         if self.rank is not None:
             current.live[self.rank] = status
             current.version += 1
+            if status.is_terminal:
+                current.parts.pop(self.rank, None)
+            elif self.lease:
+                current.parts[self.rank] = self.lease
+                world.owned.setdefault(next(room for room, one in world.rooms.items() if one is current), self.lease)
         previous = world.write(current, status if self.rank is None else current.consensus())
         if current.status == FAILED:
             current.reason = current.reason or reason
@@ -200,9 +218,11 @@ class Process(StoreOracle):
     def create(self, room, request=None):
         world = self.table
         world.lives += 1
-        current = Life(self.world_size, world.now, life=world.lives, request=request, lease=self.lease)
+        current = Life(self.world_size, world.now, life=world.lives, request=request)
         if self.lease:
             current.owner, world.owned[room] = self.lease.name, self.lease
+            if self.rank is None:
+                current.parts[None] = self.lease
         world.rooms[room] = current
         return current
 
@@ -223,6 +243,7 @@ class Process(StoreOracle):
                 del self.table.lengths[room]
         if current:
             current.creators.discard(self.number)
+            current.parts.pop(self.rank, None)
         return previous
 
     def entry(self, room):

@@ -117,10 +117,20 @@ class Side:
         self.incarnations[int(held.incarnation)] = len(self.incarnations) + 1
 
     def send_heartbeat(self, by):
-        for tag in self.tags:
-            self.client.hdel(keys.leases(tag), "last sweep")
+        self.forget_sweeps()
         self.tracked_rooms[by].heartbeat()
         return self.tracked_rooms[by].lost
+
+    def forget_sweeps(self):
+        """Let the next sweep look at all leases."""
+        for tag in self.tags:
+            self.client.hdel(keys.leases(tag), "last sweep")
+
+    def listed(self, room):
+        """The oracle's number of the incarnation by which a room is listed."""
+        scores = [self.client.zscore(keys.owned(tag), str(room)) for tag in self.tags]
+        found = [int(score) for score in scores if score is not None]
+        return self.incarnations[found[0]] if found else None
 
     def give_up(self, by):
         self.tracked_rooms[by].give_up()
@@ -153,8 +163,9 @@ class Side:
                     fields["generation"] = self.life(room, int(fields["generation"]), lives[0] if lives else None)
                 if "version" in fields:
                     fields["version"] = str(version_of(int(fields["version"])))
-                if "incarnation" in fields:
-                    fields["incarnation"] = self.incarnations[int(fields["incarnation"])]
+                for name, value in fields.items():
+                    if name == "incarnation" or name.startswith("by:"):
+                        fields[name] = self.incarnations[int(value)]
                 found[room] = fields, self.client.pttl(key) / 1000
         return rooms, lengths
 

@@ -158,6 +158,16 @@ def cleared_by_us(client, context):
     send(client, room_commands.clear(A), context)
 
 
+def with_field(name, value):
+    """A room with a field that was set by hand."""
+
+    def fill(client, context):
+        at(2)(client, context)
+        client.hset(keys.rooms("ns", [A])[0], name, value)
+
+    return fill
+
+
 def with_other_ranks(client, context):
     send(client, replay(A), table("plain" if context.rank else "rank"))
 
@@ -174,6 +184,7 @@ def with_a_lost_lease(client, context):
 def fills(context):
     """The states that make a difference to a store of this kind."""
     found = [absent, *map(at, STATUSES), of_another_request, failed_of_another_request, with_other_ranks]
+    found += [with_field("version", "v1"), with_field("status", "Done")]
     if context.rank:
         found += [by_another_rank(None, "Transferring"), by_another_rank("Success", "Bootstrapping")]
         found += [by_another_rank(None, "Failed"), by_another_rank("Success", "Failed"), cleared_by_us]

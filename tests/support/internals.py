@@ -151,6 +151,11 @@ def make_touch_due(keeper: Any, seconds: float | None = None) -> None:
     keeper._next_touch = 0.0 if seconds is None else keeper._next_touch - seconds
 
 
+def make_visit_due(keeper: Any) -> None:
+    """Let the next heartbeat renew a lease in all shards."""
+    keeper._visited = dict.fromkeys(keeper._visited, float("-inf"))
+
+
 def rooms_to_touch(keeper: Any) -> Any:
     return keeper._to_touch
 
@@ -165,10 +170,6 @@ def replica_of(watcher: Any) -> Any:
 
 def waits_of(watcher: Any) -> Any:
     return getattr(inner(watcher), "_waits", inner(watcher))
-
-
-def waits_lock_of(store: Any) -> Any:
-    return waits_of(store)._lock
 
 
 def follower_threads_of(mirror: Any) -> list[Any]:

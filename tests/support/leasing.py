@@ -55,7 +55,7 @@ def now_ms(client):
 
 
 def pass_time(client, seconds, tags=(NS,)):
-    """Make every heartbeat and every suspicion so much older."""
+    """Make every heartbeat, every suspicion and every due time so much older."""
     for tag in tags:
         for name, value in client.hgetall(keys.leases(tag)).items():
             if re.fullmatch(r"\d+ \d+ \d+ \d+ \d+", value):
@@ -64,6 +64,8 @@ def pass_time(client, seconds, tags=(NS,)):
                 client.hset(keys.leases(tag), name, " ".join(str(int(word)) for word in (*words, *older)))
             elif name == "last sweep":
                 client.hset(keys.leases(tag), name, int(int(value) - seconds * 1000))
+        for member in client.zrange(keys.due(tag), 0, -1):
+            client.zincrby(keys.due(tag), -seconds * 1000, member)
 
 
 def begin_long_ago(client, tags=(NS,)):
@@ -73,8 +75,8 @@ def begin_long_ago(client, tags=(NS,)):
         client.pexpire(keys.epoch(tag), 3600_000)
 
 
-def reap_lost(store, lost, tag=NS, until=math.inf):
-    return run(store, reaper.reap_lost(executor_of(store), context_of(store), tag, lost, until))
+def reap_lost(store, lost, until=math.inf):
+    return run(store, reaper.reap_lost(executor_of(store), context_of(store), lost, until))
 
 
 def die(client, store, seconds=10.0):

@@ -8,6 +8,7 @@ import inspect
 import pickle
 
 import pytest
+import time_machine
 
 from redis_kvpoll import (
     CorruptEntryError,
@@ -25,6 +26,7 @@ from tests.support.servers import keys_without_ttl
 
 ROOM = 2**53 + 1
 KEY = f"kvpoll:{{default}}:room:{ROOM}"
+EPOCH = "kvpoll:{default}:epoch"
 PREFIX = f"kvpoll:{{default}}:prefix:{ROOM}"
 
 
@@ -132,6 +134,27 @@ class TestOpen:
         second.clear()
         client.hdel("kvpoll:{default}:epoch", "generation")
         assert store.open(ROOM, request="three").generation > second.generation
+
+    @pytest.mark.parametrize("junk", ["", "x", "-1", "1e20", "9" * 16, "9" * 20, "9" * 400, str(2**53), "0" + "9" * 15])
+    def test_junk_as_last_generation_counts_as_none(self, store, client, junk):
+        """Beyond 2^53 a number and the next are the same in Lua: two opens had one generation."""
+        client.hset(EPOCH, "generation", junk)
+        found = [store.open(ROOM, request="one").generation]
+        client.hset(EPOCH, "generation", junk)
+        store.update_status(1, KVPoll.Bootstrapping)
+        found.append(store.attach(1).generation)
+        found += [store.open(room, request="one").generation for room in (2, 3)]
+        assert sorted(set(found)) == found
+        assert max(found) < 9 * 10**15
+
+    @pytest.mark.parametrize("server", ["fakeredis"], indirect=True)
+    def test_generations_grow_when_clock_goes_back_to_2001(self, store, client):
+        first = store.open(ROOM, request="one").generation
+        with time_machine.travel("2001-01-01", tick=True):
+            second = store.open(2, request="two").generation
+            store.update_status(3, KVPoll.Bootstrapping)
+            third = store.attach(3).generation
+        assert first < second < third
 
     def test_key_of_another_type_is_corrupt(self, store, client):
         client.set(KEY, "by hand", ex=60)

@@ -64,9 +64,24 @@ class TestParsing:
     def test_malformed_words_give_no_change(self, words):
         assert parsed(words) == []
 
-    @pytest.mark.parametrize("ttl", [b"x", b"-5", b"1.5", b"", b"9" * 5000, None, 5])
-    def test_malformed_ttl_is_none(self, ttl):
-        assert [change.ttl for change in changes(b"1-1", [b"ttl_ms", ttl, b"1", b"Success"])] == [None]
+    @pytest.mark.parametrize("ttl", [b"x", b"-5", b"1.5", b"", b"9" * 14, b"9" * 5000, None, 5])
+    def test_room_after_malformed_ttl_is_skipped(self, ttl):
+        """A mirror that took it would keep it for good."""
+        words = [
+            b"1",
+            b"Failed",
+            b"ttl_ms",
+            ttl,
+            b"2",
+            b"Success",
+            b"reason",
+            b"why",
+            b"ttl_ms",
+            b"900",
+            b"3",
+            b"Success",
+        ]
+        assert [(change.room, change.reason) for change in changes(b"1-1", words)] == [(1, None), (3, None)]
 
     word = (
         st.binary(max_size=8) | st.sampled_from([b"ttl_ms", b"reason", b"1", b"0", b"Success", b"absent"]) | st.none()

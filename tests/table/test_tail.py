@@ -8,6 +8,7 @@ import threading
 
 import pytest
 
+from chaos.proxy import Proxy
 from redis_kvpoll import AsyncStatusStore, FeedGap, KVPoll, StatusStore, StoreClosedError, StoreUnavailableError
 from redis_kvpoll.engine.effects import Sleep
 from redis_kvpoll.engine.executor import Executor
@@ -231,8 +232,27 @@ class TestTail:
         server.stop()
         world.forget(server)
         message = re.escape(f"tail of namespace 'default': no answer within {deadline:g} s")
-        with pytest.raises(StoreUnavailableError, match=f"^{message}"):
-            follower.next()
+        for _ in range(2):
+            with pytest.raises(StoreUnavailableError, match=f"^{message}"):
+                follower.next()
+
+    def test_tail_goes_on_after_an_error(self, world):
+        """Where it was: no change is missing, and none comes twice."""
+        server = world.serve()
+        with Proxy(server.socket) as proxy:
+            store = world.open(proxy.url, deadline=pace.seconds(0.3))
+            store.update_many({1: 1, 2: 1})
+            follower = Follower(world, store, last=2)
+            assert follower.next() == (1, KVPoll.Bootstrapping)
+            proxy.refusing = True
+            proxy.cut()
+            assert follower.next() == (2, KVPoll.Bootstrapping)
+            with pytest.raises(StoreUnavailableError):
+                follower.next()
+            with StatusStore.from_url(server.url) as other:
+                other.update_status(3, 1)
+            proxy.refusing = False
+            assert follower.next() == (3, KVPoll.Bootstrapping)
 
     def test_closed_store_raises(self, world):
         store = world.open(world.shared().tcp)

@@ -1,0 +1,57 @@
+-- The leases of a shard, when to look at each again, and what a call finds. Times are milliseconds.
+--
+-- INCLUDE  clock
+--
+-- KEYS are epoch, leases, owned, feed, due. A lease is a field of leases, by its owner:
+-- "<incarnation> <ttl_ms> <heartbeat_ms> <last_heartbeat_ms> <suspected_ms, or 0>", where ttl_ms is the lease's, not a
+-- room's. A field "lost <incarnation>" has the reason with which to fail the rooms of that incarnation; it stays for an
+-- hour after that, with "failed <incarnation>", how many did. due has the time at which to look at each lease again, by
+-- owner; "lost <incarnation>": when to name it to another sweeper; "gone <incarnation>": when to forget it.
+
+local RETRY_MS, SHOWN_MS = 500, 3600000  -- the sweeper that was named a lost lease may have died; for operators
+local findings = {}
+
+local function has_rooms(incarnation)
+  return redis.call('ZCOUNT', KEYS[3], incarnation, incarnation) > 0
+end
+
+local function set_due(member, at_ms)
+  return redis.call('ZADD', KEYS[5], string.format('%.0f', at_ms), member)
+end
+
+local function find(finding, subject, reason)
+  local n = #findings
+  findings[n + 1], findings[n + 2], findings[n + 3] = finding, subject, reason
+end
+
+local function end_lease(owner)
+  redis.call('HDEL', KEYS[2], owner)
+  redis.call('ZREM', KEYS[5], owner)
+end
+
+-- Marks an incarnation as lost, and names it to the caller. Without an owner, only its rooms are left of it.
+local function mark_lost(owner, incarnation, reason)
+  if owner then end_lease(owner) end
+  redis.call('HSETNX', KEYS[2], 'lost ' .. incarnation, reason)
+  redis.call('ZREM', KEYS[5], 'gone ' .. incarnation)
+  set_due('lost ' .. incarnation, now_ms + RETRY_MS)
+  find('lost', incarnation, reason)
+end
+
+-- Of a lost incarnation none of the rooms is left: what is still owned was added by hand, or points to others.
+local function forget(incarnation, reason)
+  if not reason then return end
+  redis.call('ZREMRANGEBYSCORE', KEYS[3], incarnation, incarnation)
+  if redis.call('ZREM', KEYS[5], 'lost ' .. incarnation) == 0 then return end
+  if string.find(reason, ' left$') then
+    redis.call('HDEL', KEYS[2], 'lost ' .. incarnation, 'failed ' .. incarnation)
+  else
+    set_due('gone ' .. incarnation, now_ms + SHOWN_MS)
+  end
+end
+
+-- Tells the caller how soon the next lease is due: so a lost one is found in time, however rarely others are renewed.
+local function find_next()
+  local first = redis.call('ZRANGEBYSCORE', KEYS[5], '-inf', '+inf', 'LIMIT', '0', '1')[1]
+  if first then find('next', string.format('%.0f', redis.call('ZSCORE', KEYS[5], first) - now_ms), '') end
+end

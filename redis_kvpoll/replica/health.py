@@ -1,0 +1,90 @@
+"""Whether a follower gets on: its failures, for the log and for whoever waits for its first sync."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+from redis.backoff import EqualJitterBackoff
+from redis.exceptions import RedisError
+
+from redis_kvpoll.engine import remedies
+from redis_kvpoll.errors import KVPollError, StoreUnavailableError, printable
+
+logger = logging.getLogger("redis_kvpoll.mirror")
+
+REJECTED_RETRY = 2.0
+"""Seconds between sessions while the server rejects the connection: a person has to correct that."""
+
+# Seconds, as in engine/retry.py: from about 10 ms, the time that a restarted server needs to accept, to 0.25 s.
+_BACKOFF = EqualJitterBackoff(cap=0.25, base=0.01)
+
+
+class FollowerHealth:
+    """The health of one follower, called ``name`` in the log.
+
+    Until it is synced once, it fails when for ``limit`` seconds no session has come further than those before it.
+    ``progressed`` is called when ``began`` or ``failure`` changes.
+    """
+
+    def __init__(self, name: str, limit: float, progressed: Callable[[], object]) -> None:
+        self.began = False
+        """Whether the copy has been synced once."""
+        self.failure: KVPollError | None = None
+        """Why it is not synced yet; read only until ``began``."""
+        self._name = name
+        self._limit = limit
+        self._progressed = progressed
+        self.failures_in_a_row = 0
+        self._warned = False
+        self._answers = 0
+        self._most_answers = 0
+        self._advanced_at = time.monotonic()
+
+    def session_begins(self) -> None:
+        self._answers = 0
+
+    def answered(self, now: float) -> None:
+        """Note that the server has answered a read of this session."""
+        self._answers += 1
+        if self._answers > self._most_answers:
+            self._most_answers, self._advanced_at = self._answers, now
+
+    def succeeded(self) -> None:
+        if self._warned:
+            logger.info("%s is current again", self._name)
+        self._warned, self.failures_in_a_row = False, 0
+        if not self.began:
+            self.began, self.failure = True, None
+            self._progressed()
+
+    def lost(self, error: BaseException) -> float:
+        """Note an error that is usually temporary. The next session begins at once if this one had synced."""
+        shown = printable(str(error))
+        if not self._warned:
+            self._warned = True
+            logger.warning("%s is not current until it has resynced: %s", self._name, shown)
+        if not self.began and time.monotonic() - self._advanced_at >= self._limit:
+            shown = printable(remedies.text_of(error)) if isinstance(error, RedisError | OSError) else shown
+            last = f"{self._limit:g} s (last: {shown.rstrip('.')})"
+            if self._most_answers:
+                what = f"mirror: the table could not be read to its end for {last}: check the network, and "
+                what += "client-output-buffer-limit on the server"
+            else:
+                what = f"mirror: no answer for {last}: {remedies.remedy(error)}"
+            self._fail(StoreUnavailableError(what))
+        self.failures_in_a_row += 1
+        return 0.0 if self.failures_in_a_row == 1 else float(_BACKOFF.compute(self.failures_in_a_row))
+
+    def rejected(self, error: KVPollError, cause: BaseException | None = None) -> float:
+        """Note an error that a person must correct."""
+        if self.began and str(error) != str(self.failure):
+            logger.error("%s is not current, and retries slowly: %s", self._name, error, exc_info=cause)
+        self._warned = True
+        self._fail(error)
+        return REJECTED_RETRY
+
+    def _fail(self, error: KVPollError) -> None:
+        self.failure = error
+        self._progressed()

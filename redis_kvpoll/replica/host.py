@@ -1,0 +1,157 @@
+"""What holds a replica: a mirror, or the waits of a store.
+
+Invariant: a follower has no strong reference to its host. So a store that is dropped without ``close`` is collected,
+with its mirrors, and their followers end.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from redis_kvpoll import validation
+from redis_kvpoll.engine.effects import Flow, Sleep
+from redis_kvpoll.engine.executor import Executor
+from redis_kvpoll.engine.session import WriteObserver
+from redis_kvpoll.errors import FeedOffError, InvalidInputError, RoomNotFoundError
+from redis_kvpoll.model import KVPoll
+from redis_kvpoll.protocol import fenced_commands, keys
+from redis_kvpoll.protocol.script_call import Call, CallContext
+from redis_kvpoll.protocol.settings import ExpectedSettings
+from redis_kvpoll.replica.follow import Follower
+from redis_kvpoll.replica.replica import Replica, SyncEpochs
+from redis_kvpoll.replica.requests import OrphanedError
+
+IDLE_TIMEOUT = 5.0
+"""Seconds for which a follower runs on after the last wait, so that the next wait needs no resync."""
+
+HELD_PAUSE = 0.05
+"""Seconds after which a wait looks again for a room that the store holds and the copy does not have."""
+
+Callback = Callable[[int, KVPoll | None], object]
+
+logger = logging.getLogger("redis_kvpoll.mirror")
+
+
+def checked_wait(room: Any, statuses: Iterable[Any], timeout: Any) -> tuple[int, frozenset[KVPoll], float | None]:
+    """Return the room, the statuses that end the wait, and the seconds that it may take."""
+    try:
+        return validation.room(room), validation.wait_statuses(statuses), validation.timeout(timeout)
+    except InvalidInputError as error:
+        raise InvalidInputError(f"wait: {error}") from None
+
+
+def followed(context: CallContext, operation: str) -> CallContext:
+    """Return the context; FeedOffError if the namespace has no feed to follow."""
+    if context.feed_length == "0":
+        raise FeedOffError(operation, context.namespace)
+    return context
+
+
+def groups(context: CallContext, clustered: bool) -> list[list[str]]:
+    """Return the shards by the connection that follows them: all of a server; in a cluster each, since it can move."""
+    tags = keys.tags(context.namespace, context.shards)
+    return [[tag] for tag in tags] if clustered else [tags]
+
+
+class ReplicaHost(WriteObserver):
+    """A replica of a store's table, kept current by followers and by the store's own writes."""
+
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
+        self._replica: Replica | None = None
+        self._callbacks: list[Callback] = []
+
+    # The store's side
+
+    def sync_epochs(self) -> SyncEpochs:
+        replica = self._replica
+        return {} if replica is None else replica.sync_epochs()
+
+    def observe_write(self, mark: SyncEpochs, call: Call, feed_id: bytes, reply: Sequence[Any]) -> None:
+        if (replica := self._replica) is not None:
+            replica.observe_write(mark, call, feed_id, reply, time.monotonic())
+
+    def server_changed(self) -> None:
+        if (replica := self._replica) is not None:
+            replica.server_changed()
+
+    # The followers' side: see replica/follow.py
+
+    def _follower(self, replica: Replica, tags: list[str], transport: Any) -> Follower:
+        return Follower(replica, tags, WeakHost(self), transport.clustered, transport.limit, transport.can_block)
+
+    def _may_end(self, replica: Replica, tags: Sequence[str]) -> bool:
+        return False
+
+    def _progressed(self) -> None:
+        pass
+
+    def _notify(self) -> None:
+        """Call the listeners, in the follower's thread or task. The lock is free: they may read, and use the store."""
+        replica = self._replica
+        if replica is None or not replica.notifying:
+            return
+        for room, status in replica.take_changes():
+            for callback in tuple(self._callbacks):
+                try:
+                    callback(room, status)
+                except Exception:
+                    logger.exception("a callback of on_change raised for room %d", room)
+
+    def _is_held(self, tag: str, room: int) -> bool:
+        """Whether the store tracks this room, and neither cleared it nor has seen its end."""
+        return self._executor.recovery.tracked_rooms.holds(tag, room, time.monotonic())
+
+    def _ask_store(self, room: int, for_wait: bool) -> Flow[bool]:
+        """Whether a room that this copy does not have is there, and held by this store.
+
+        The follower may have found the loss of data that the store is about to repair; to attach repairs it. A wait
+        also goes on while the room awaits the process that created it.
+        """
+        context = yield from self._executor.context("wait")
+        if not self._is_held(keys.tag(context.namespace, context.shards, room), room):
+            return False
+        try:
+            yield from self._executor.run(fenced_commands.attach(room), [])
+        except RoomNotFoundError:
+            if not for_wait or not self._executor.recovery.tracked_rooms.awaits_creator(room):
+                return False
+        yield Sleep(HELD_PAUSE)
+        return True
+
+
+class WeakHost:
+    """A host for its followers, who do not keep it alive. Every method raises OrphanedError once it was collected."""
+
+    def __init__(self, host: ReplicaHost) -> None:
+        self._ref = weakref.ref(host)
+
+    def _host(self) -> ReplicaHost:
+        host = self._ref()
+        if host is None:
+            raise OrphanedError
+        return host
+
+    @property
+    def expected_settings(self) -> ExpectedSettings:
+        return self._host()._executor.session.expected_settings
+
+    def notify(self) -> None:
+        self._host()._notify()
+
+    def progressed(self) -> None:
+        self._host()._progressed()
+
+    def may_end(self, replica: Replica, tags: Sequence[str]) -> bool:
+        return self._host()._may_end(replica, tags)
+
+    def is_held(self, tag: str, room: int) -> bool:
+        return self._host()._is_held(tag, room)
+
+    def ask_store(self, room: int) -> Flow[bool]:
+        """Return the flow that asks the store for a room; a driver of the store's runs it."""
+        return self._host()._ask_store(room, for_wait=False)

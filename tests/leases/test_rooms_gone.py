@@ -1,0 +1,74 @@
+"""Rooms of a living owner that go before their time: its next touch says so. Blocking and asyncio.
+
+The server's clock may have been set forward, or somebody has removed them.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from redis_kvpoll import KVPoll, Outcome
+from tests.support.internals import make_touch_due, rooms_to_touch, tracked_rooms_of
+from tests.support.leasing import ManualLease
+
+BOOT, MOVE, DONE = KVPoll.Bootstrapping, KVPoll.Transferring, KVPoll.Success
+OWNED = "kvpoll:{default}:owned"
+
+
+@pytest.fixture
+def held(store):
+    return ManualLease(store).take()
+
+
+def touched(held):
+    make_touch_due(held.keeper)
+    while rooms_to_touch(held.heartbeat().keeper):
+        pass
+
+
+def gone(caplog):
+    return [record.getMessage() for record in caplog.records if "gone from the server" in record.getMessage()]
+
+
+def test_touch_reports_rooms_that_expired_early(held, client, caplog):
+    """Every key that is due goes at once: only the lease is renewed in time."""
+    caplog.set_level(logging.WARNING, "redis_kvpoll")
+    rooms = [held.store.open(room) for room in range(4)]
+    rooms[3].update(DONE)
+    held.store.update_status(9, BOOT)
+    for room in (0, 1, 9):
+        client.delete(f"kvpoll:{{default}}:room:{room}")
+    touched(held)
+    (said,) = gone(caplog)
+    assert "3 rooms" in said
+    assert not held.keeper.lost
+    assert rooms[0].update(MOVE).outcome is Outcome.STALE
+    assert rooms[2].update(MOVE).outcome is Outcome.ADVANCED
+    assert sorted(tracked_rooms_of(held.store).in_shard("default")) == [2, 3]
+    touched(held)
+    assert len(gone(caplog)) == 1, "once"
+
+
+def test_touch_reports_nothing_that_was_cleared_or_ended(held, make_store, caplog):
+    caplog.set_level(logging.WARNING, "redis_kvpoll")
+    rooms = [held.store.open(room) for room in range(3)]
+    rooms[0].clear()
+    rooms[1].update(DONE)
+    make_store().clear(2)
+    touched(held)
+    assert held.store.touch([0, 1]) == 0
+    assert not gone(caplog)
+
+
+def test_touch_without_lease_reports_held_room(store, client, caplog):
+    caplog.set_level(logging.WARNING, "redis_kvpoll")
+    store.open(1)
+    store.open(2)
+    client.delete("kvpoll:{default}:room:1")
+    assert store.touch([1, 2, 3]) == 1
+    (said,) = gone(caplog)
+    assert "1 rooms" in said
+    assert store.touch([1, 2, 3]) == 1
+    assert len(gone(caplog)) == 1

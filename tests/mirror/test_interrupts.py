@@ -1,0 +1,256 @@
+"""Signal handlers and finalizers that use a store while it is mirrored or waits, at any place of its calls.
+
+Python runs them between two steps of a thread: when a function begins, and when a C function returns. Each such place
+of the code for mirrors and waits is tried in turn.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import sys
+import threading
+
+import pytest
+
+from redis_kvpoll import KVPoll, StatusStore, StoreClosedError
+from tests.support import pace, real
+from tests.support.internals import replica_of
+from tests.support.mirrors import current, sleeping, threads_that_follow
+
+BOOT, MOVE, DONE = KVPoll.Bootstrapping, KVPoll.Transferring, KVPoll.Success
+OURS = ("/redis_kvpoll/replica/", "/redis_kvpoll/sync/waits.py", "/redis_kvpoll/sync/mirror.py", "/sync/follower.py")
+
+
+class Interrupted(BaseException):
+    """Like KeyboardInterrupt: no except clause of the library catches it."""
+
+
+@pytest.fixture
+def server():
+    with real.World("sync") as world:
+        yield world.shared()
+
+
+@pytest.fixture
+def store(server):
+    with StatusStore.from_url(server.tcp, deadline=60.0) as store:
+        store.update_many(dict.fromkeys(range(3), BOOT))
+        yield store
+
+
+def interrupted_at(number, call, handler, passed=lambda name: False):
+    """Run ``handler`` at the ``number``-th place of ``call``. False if it has fewer places."""
+    count, was_handled = 0, False
+
+    def profile(frame, event, _):
+        nonlocal count, was_handled
+        code = frame.f_code
+        is_ours = any(part in code.co_filename for part in OURS) and code.co_name != "<genexpr>"
+        if event in ("call", "c_return") and is_ours and not passed(code.co_name):
+            count += 1
+            if count == number:
+                sys.setprofile(None)
+                was_handled = True
+                handler()
+
+    sys.setprofile(profile)
+    try:
+        call()
+    except (Interrupted, StoreClosedError):
+        pass
+    finally:
+        sys.setprofile(None)
+    return was_handled
+
+
+def completes(work):
+    """Run ``work`` in a thread that may hang; what it returns or raises."""
+    outcome = []
+
+    def run():
+        try:
+            outcome.append((work(), None))
+        except BaseException as error:
+            outcome.append((None, error))
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(pace.seconds(20))
+    assert outcome, "it waits for a lock that its own thread holds"
+    value, error = outcome[0]
+    if error is not None:
+        raise error
+    return value
+
+
+def every_place(interrupt):
+    """Interrupt at one place after the other, as long as there is one; how many there were."""
+    number = 0
+    is_interrupted = True
+    while is_interrupted:
+        number += 1
+        is_interrupted = completes(functools.partial(interrupt, number))
+    assert number > 10
+    return number
+
+
+CALLS = {
+    "update": lambda store, mirror: store.update_status(1, BOOT) and store.abort(0, "why") and store.clear(0),
+    "store.wait": lambda store, mirror: store.wait(1, BOOT),
+    "mirror.wait": lambda store, mirror: mirror.wait(1, BOOT),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_handler_may_write_and_wait_at_any_place(server, store, name):
+    """Its wait is served, and the mirror has its write once the interrupted call is over."""
+    with store.mirror() as mirror, StatusStore.from_url(server.tcp) as peer:
+
+        def handler(number):
+            store.update_status(100 + number, MOVE)
+            peer.update_status(2, BOOT)
+            change = threading.Timer(0.02, peer.update_status, (2, DONE))
+            change.start()
+            waits = mirror if number % 2 else store
+            assert waits.wait(2, timeout=30) is DONE
+            change.join()
+            peer.clear(2)
+
+        places = every_place(
+            lambda number: interrupted_at(number, lambda: CALLS[name](store, mirror), lambda: handler(number))
+        )
+        written = range(101, 100 + places)
+        assert mirror.poll(written) == [MOVE] * len(written)
+        real.until(lambda: mirror.synced and mirror.poll(range(3)) == store.poll(range(3)), "right")
+
+
+def test_handler_may_begin_first_wait_at_any_place(server):
+    """Of two threads that follow the feed for the waits of a store, one is left."""
+
+    def first_wait(number):
+        with StatusStore.from_url(server.tcp, deadline=60.0) as store, StatusStore.from_url(server.tcp) as peer:
+            store.update_status(1, BOOT)
+            found = []
+
+            def handler():
+                change = threading.Timer(0.02, peer.update_status, (1, DONE))
+                change.start()
+                found.append(store.wait(1, timeout=30))
+                change.join()
+
+            was_handled = interrupted_at(number, lambda: store.wait(1, BOOT), handler)
+            assert len(threads_that_follow()) <= 1
+            assert found == [DONE] * was_handled
+            return was_handled
+
+    every_place(first_wait)
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_handler_may_close_at_any_place(server, name):
+    def close_at(number):
+        store = StatusStore.from_url(server.tcp, deadline=60.0)
+        store.update_many(dict.fromkeys(range(3), BOOT))
+        mirror = store.mirror().__enter__()
+        try:
+            return interrupted_at(number, lambda: CALLS[name](store, mirror), lambda: (mirror.close(), store.close()))
+        finally:
+            store.close()
+
+    every_place(close_at)
+    real.until(lambda: not threads_that_follow(), "no thread is left")
+
+
+def test_handler_may_read_mirror_that_begins(server, store):
+    """It is refused, as before entry, or answered."""
+
+    def begin_at(number):
+        mirror = store.mirror()
+
+        def handler():
+            with contextlib.suppress(StoreClosedError):
+                assert mirror.get(1) in (BOOT, None)
+
+        with_handler = interrupted_at(number, mirror.__enter__, handler)
+        assert len(threads_that_follow()) == 1
+        mirror.close()
+        return with_handler
+
+    every_place(begin_at)
+
+
+def raise_interrupted():
+    raise Interrupted
+
+
+def test_interrupted_write_leaves_mirror_right(store):
+    """A change of the copy that was cut short is repaired, and blocks no later one."""
+    with store.mirror() as mirror:
+
+        def interrupt(number):
+            was_interrupted = interrupted_at(number, lambda: CALLS["update"](store, mirror), raise_interrupted)
+            store.update_status(2, MOVE)
+            assert mirror.get(2) is MOVE, f"place {number}"
+            real.until(
+                lambda: mirror.synced and mirror.poll(range(3)) == store.poll(range(3)), f"right, place {number}"
+            )
+            store.clear_many(range(3))
+            return was_interrupted
+
+        every_place(interrupt)
+
+
+def test_interrupted_wait_leaves_no_waiter(store):
+    with store.mirror() as mirror:
+        for waits in (store, mirror):
+            waits.wait(1, BOOT)
+
+            def interrupt(number, waits=waits):
+                was_interrupted = interrupted_at(number, lambda: waits.wait(1, BOOT), raise_interrupted)
+                left = [room for shard in replica_of(waits).shards.values() for room in shard.waiters]
+                assert not left, f"place {number}"
+                return was_interrupted
+
+            every_place(interrupt)
+
+
+def test_finalizer_in_following_thread_may_write(server, store):
+    """Garbage is collected in any thread: here in the one that follows the feed, while it changes the copy."""
+    with store.mirror() as mirror, StatusStore.from_url(server.tcp) as peer:
+        replica = replica_of(mirror)
+        shard = replica.shards["default"]
+        read, found = shard.read, []
+
+        def collecting(entries, now):
+            read(entries, now)
+            if not found:
+                found.append(None)
+                store.update_status(7, MOVE)
+                found.append(store.wait(7, MOVE, timeout=30))
+
+        shard.read = collecting
+        peer.update_status(1, MOVE)
+        real.until(lambda: len(found) == 2, "the finalizer has ended")
+        assert found[1] is MOVE
+        real.until(lambda: mirror.get(7) is MOVE, "it is shown")
+        current(mirror, store)
+
+
+def test_finalizer_in_thread_of_waits_may_wait(server, store, threads):
+    waiting = threads.submit(store.wait, 1, timeout=30)
+    real.until(lambda: sleeping(store), "it sleeps")
+    shard, found = replica_of(store).shards["default"], []
+    evaluate = shard.mark_synced
+
+    def collecting():
+        if not found:
+            found.append(store.wait(2, BOOT, timeout=30))
+        evaluate()
+
+    shard.mark_synced = collecting
+    with server.client() as client:
+        client.client_kill_filter(_type="normal", skipme=True)
+    real.until(lambda: found, "the finalizer has ended")
+    store.update_status(1, DONE)
+    assert waiting.result(pace.seconds(20)) is DONE
