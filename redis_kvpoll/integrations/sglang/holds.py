@@ -27,13 +27,16 @@ ROUNDING = 0.001
 
 def around_defer(original: Callable[..., Any], queue: Any, decode_req: Any, *args: Any, **kwargs: Any) -> Any:
     """SGLang begins to hold the pages of a failed request."""
-    result = original(queue, decode_req, *args, **kwargs)
     receiver = decode_req.kv_receiver
-    if getattr(receiver, "kvpoll_failed_at", None) is not None:
+    failures = getattr(getattr(receiver, "kv_mgr", None), "kvpoll_failures", None)
+    if failures is not None and not failures.is_prolonged(receiver):
+        failures = None
+    result = original(queue, decode_req, *args, **kwargs)
+    if failures is not None:
         try:
             _prolong(queue, receiver)
         except Exception:
-            receiver.kv_mgr.kvpoll_failures.can_hold = False
+            failures.can_hold = False
             logger.exception(
                 "redis_kvpoll: SGLang holds pages in another way than expected; from now on failures in the table end "
                 "no request that may have asked for pages: report this traceback"

@@ -121,7 +121,12 @@ def _replace_dicts(manager: Any, worker: TableWorker) -> None:
         worker.receivers_of = partial(receivers_of, manager)
         worker.end_orphans = Orphans(manager, registry, os.environ.get(WAITING_TIMEOUT)).end_old
     else:
-        manager.kvpoll_failures = failures = DecodeFailures(registry, hooks.can_hold_pages(), worker.settings.long_hold)
+        manager.kvpoll_failures = failures = DecodeFailures(
+            registry,
+            can_hold=hooks.can_hold_pages(),
+            holds_long=worker.settings.long_hold,
+            has_ranks=identity.world_size > 1,
+        )
         worker.fail, worker.end_by_hand = failures.end, failures.end_by_hand
     registry.awaits_claims = identity.role == "prefill" and hooks.knows_handles()
     _log_missing_hooks(identity.role)

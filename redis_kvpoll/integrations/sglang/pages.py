@@ -70,15 +70,16 @@ class DecodeFailures:
     """Ends requests of one decode manager for failures in the table.
 
     ``registry`` is its RoomRegistry. ``can_hold``: whether SGLang's queue of held pages is hooked. ``holds_long`` is
-    False if who runs SGLang has switched the longer hold off.
+    False if who runs SGLang has switched the longer hold off. ``has_ranks``: whether this process is one of several.
     """
 
-    def __init__(self, registry: Any, can_hold: bool, holds_long: bool = True) -> None:
+    def __init__(self, registry: Any, *, can_hold: bool, holds_long: bool = True, has_ranks: bool = False) -> None:
         self.can_hold = can_hold
         self.lost_nodes: dict[str, float] = {}
         """By prefill's bootstrap address: when SGLang's own heartbeat has found it lost, in monotonic seconds."""
         self._registry = registry
         self._holds_long = holds_long
+        self._has_ranks = has_ranks
         self._receivers: WeakValueDictionary[int, Any] = WeakValueDictionary()
 
     def add(self, receiver: Any) -> None:
@@ -92,6 +93,17 @@ class DecodeFailures:
     def end_by_hand(self, room: int, number: int, reason: str) -> None:
         """End a life that an operator has aborted in decode's table."""
         self._end(Cause.BY_HAND, room, number, reason, False)
+
+    def is_prolonged(self, receiver: Any) -> bool:
+        """Return whether to hold the pages of a request, which has just failed, for longer than SGLang does.
+
+        SGLang's ranks fail a request together. What another rank has failed may have come from the table there, and
+        up to 0.5.22 each rank has a limit of its own.
+        """
+        is_from_another = self._has_ranks and self._registry.last_status(receiver.bootstrap_room) != FAILED
+        if is_from_another and self._holds_long:
+            receiver.kvpoll_failed_at = time.monotonic()
+        return getattr(receiver, "kvpoll_failed_at", None) is not None
 
     def _end(self, cause: Cause, room: int, number: int, reason: str, publish: bool) -> None:
         receiver = self._receivers.get(room)
@@ -109,7 +121,7 @@ class DecodeFailures:
         def poll() -> Any:
             vars(receiver).pop("poll", None)
             has_asked = getattr(receiver, "init_time", 0.0) is not None
-            self._do(decide(cause, defers=defers(receiver), has_asked=has_asked), receiver, reason, publish)
+            self._do(decide(cause, defers=False, has_asked=has_asked), receiver, reason, publish)
             return receiver.poll()
 
         poll.cause = cause  # type: ignore[attr-defined]
