@@ -13,6 +13,7 @@ from redis_kvpoll import validation
 from redis_kvpoll.engine.session import DEFAULT_DEADLINE, DEFAULT_TERMINAL_TTL, DEFAULT_TTL, StoreOptions
 from redis_kvpoll.errors import InvalidInputError, printable
 from redis_kvpoll.integrations.sglang.startup import URL, is_enabled
+from redis_kvpoll.transport.password_file import with_password
 
 PREFIX = "KVPOLL_"
 
@@ -22,6 +23,8 @@ class PluginSettings:
     """The settings of one process. Durations are seconds."""
 
     url: str
+    password_file: str = ""
+    """Where the password is, if the URL has none; ``url`` has it then."""
     namespace: str = "default"
     """The deployment's name; its tables are in the namespaces with -prefill and -decode appended."""
     lease: float = 5.0
@@ -75,6 +78,7 @@ EXPECTED: Mapping[Callable[[str], Any], str] = {
     _switch: "0 or 1",
 }
 PARSERS: Mapping[str, Callable[[str], Any]] = {
+    "PASSWORD_FILE": str,
     "NAMESPACE": str,
     "LEASE": _lease,
     "TTL": _seconds,
@@ -100,4 +104,7 @@ def read(environment: Mapping[str, str]) -> PluginSettings | None:
             except (KeyError, ValueError, InvalidInputError):
                 expected = EXPECTED.get(parser, "text")
                 raise InvalidInputError(f"{PREFIX}{name} must be {expected}, not {printable(text)!r}") from None
-    return PluginSettings(environment[URL].strip(), **found)
+    url = environment[URL].strip()
+    if path := found.get("password_file"):
+        url = with_password(url, path)
+    return PluginSettings(url, **found)
