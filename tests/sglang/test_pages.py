@@ -225,7 +225,6 @@ class TestAtOnce:
         until(lambda: at_once.decode.iterate()["released"], [ROOM])
         until(lambda: at_once.prefill.aborts(), [ROOM])
         until(lambda: at_once.prefill.get(ROOM), [KVPoll.Failed])
-        assert at_once.prefill.reason(ROOM) == "wrong model"
 
     def test_abort_before_the_request_has_asked_ends_it(self, at_once: Pages) -> None:
         at_once.open(ROOM, ROOM + 1)
