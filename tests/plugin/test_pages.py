@@ -111,7 +111,7 @@ class TestDeferring:
         registry.statuses.pop(ROOM)
         assert failures.is_prolonged(receiver)
 
-    def test_own_failure_of_one_of_several_ranks_is_held_as_by_sglang(self, registry):
+    def test_own_failure_of_a_rank_is_held_as_by_sglang(self, registry):
         failures, receiver = failing(registry, is_deferring=True, has_ranks=True)
         registry.statuses[ROOM] = FAIL
         registry.statuses.pop(ROOM)

@@ -6,10 +6,11 @@ import pytest
 from click.testing import CliRunner
 
 from chaos.servers import Server
-from redis_kvpoll import InvalidInputError, StatusStore
+from redis_kvpoll import InvalidInputError
 from redis_kvpoll.cli.app import kvpoll
-from redis_kvpoll.integrations.sglang import settings
+from redis_kvpoll.integrations.sglang.maps import StatusMap
 from redis_kvpoll.transport.password_file import with_password
+from tests.support.standin import joined, manager
 
 TEXT = "p/w?#@: %é"
 QUOTED = "p%2Fw%3F%23%40%3A%20%25%C3%A9"
@@ -62,11 +63,10 @@ def test_plugin_and_command_take_it_from_the_environment(tmp_path, file, monkeyp
         server.client.config_set("requirepass", TEXT)
         monkeypatch.setenv("KVPOLL_URL", server.url)
         monkeypatch.setenv("KVPOLL_PASSWORD_FILE", file)
-        found = settings.read({"KVPOLL_URL": server.url, "KVPOLL_PASSWORD_FILE": file})
-        with StatusStore.from_url(found.url) as store:
-            store.open(1, request="r")
-            done = CliRunner().invoke(kvpoll, ["ls"])
-            assert (done.exit_code, "Bootstrapping" in done.output) == (0, True), done.output
-            done = CliRunner().invoke(kvpoll, ["ls", "--redis", server.url])
+        with joined(manager()) as (sglang,):
+            assert type(sglang.request_status) is StatusMap
+            done = CliRunner().invoke(kvpoll, ["owners", "-n", "default-prefill"])
+            assert (done.exit_code, "prefill/10.0.0.1:8998" in done.output) == (0, True), done.output
+            done = CliRunner().invoke(kvpoll, ["owners", "-n", "default-prefill", "--redis", server.url])
             assert done.exit_code != 0
             assert "password" in done.output

@@ -11,6 +11,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -26,6 +27,7 @@ from redis_kvpoll.integrations.sglang.peers import receivers_of
 from redis_kvpoll.integrations.sglang.settings import PARSERS, PREFIX, read
 from redis_kvpoll.integrations.sglang.startup import log_disabled, log_incompatible
 from redis_kvpoll.integrations.sglang.worker import TableWorker
+from redis_kvpoll.transport.password_file import with_password
 
 logger = logging.getLogger("redis_kvpoll")
 WAITING_TIMEOUT = "SGLANG_DISAGGREGATION_WAITING_TIMEOUT"
@@ -52,6 +54,8 @@ def _join(manager: Any) -> TableWorker | None:
         settings = read(os.environ)
         if settings is None:
             return None
+        if settings.password_file:
+            settings = replace(settings, url=with_password(settings.url, settings.password_file))
         identity = identify(manager)
         check_update_status(manager)
         if CONN in sys.modules:  # without it, this is a test's stand-in

@@ -7,9 +7,9 @@ and ended unpublished, the oldest are dropped first.
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from redis_kvpoll.integrations.sglang.merge import merge_optional
 
@@ -43,7 +43,7 @@ class RoomLife:
 class Outbox:
     """The unpublished lives of rooms. ``wake`` is called with the first change after each ``take_changed``."""
 
-    def __init__(self, wake: Callable[[], object], lock: threading.Lock) -> None:
+    def __init__(self, wake: Callable[[], object], lock: contextlib.AbstractContextManager[Any]) -> None:
         self.dropped = 0
         """How many lives never reached the table."""
         self._wake = wake

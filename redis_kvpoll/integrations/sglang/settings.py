@@ -13,7 +13,6 @@ from redis_kvpoll import validation
 from redis_kvpoll.engine.session import DEFAULT_DEADLINE, DEFAULT_TERMINAL_TTL, DEFAULT_TTL, StoreOptions
 from redis_kvpoll.errors import InvalidInputError, printable
 from redis_kvpoll.integrations.sglang.startup import URL, is_enabled
-from redis_kvpoll.transport.password_file import with_password
 
 PREFIX = "KVPOLL_"
 
@@ -24,7 +23,7 @@ class PluginSettings:
 
     url: str
     password_file: str = ""
-    """Where the password is, if the URL has none; ``url`` has it then."""
+    """Where the password is, if it is not in the URL."""
     namespace: str = "default"
     """The deployment's name; its tables are in the namespaces with -prefill and -decode appended."""
     lease: float = 5.0
@@ -104,7 +103,4 @@ def read(environment: Mapping[str, str]) -> PluginSettings | None:
             except (KeyError, ValueError, InvalidInputError):
                 expected = EXPECTED.get(parser, "text")
                 raise InvalidInputError(f"{PREFIX}{name} must be {expected}, not {printable(text)!r}") from None
-    url = environment[URL].strip()
-    if path := found.get("password_file"):
-        url = with_password(url, path)
-    return PluginSettings(url, **found)
+    return PluginSettings(environment[URL].strip(), **found)
