@@ -170,9 +170,9 @@ IN_THE_PLUGIN = [
     ),
     (
         "pages are held for less long than SGLang holds them",
-        f"{_PLUGIN}.holds:_prolong",
-        "max(limit, later)",
-        "later",
+        f"{_PLUGIN}.pages:release_time",
+        "max(0.0, waits + waiting_timeout)",
+        "waits + waiting_timeout",
         "plugin/test_pages.py::TestHolds::test_limit_is_never_before_sglangs[5 items]",
     ),
     (

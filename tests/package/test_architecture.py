@@ -31,8 +31,10 @@ PLUGIN_SHELLS = tuple(
 """The modules of the plugin that do I/O. Its ``__init__`` may import these."""
 THREADED = {
     "registry": {"threading", "time"},
-    **dict.fromkeys(("scope", "hooks"), {"threading"}),
-    **dict.fromkeys(("pages", "holds"), {"time"}),
+    "scope": {"threading"},
+    "hooks": {"threading"},
+    "pages": {"time"},
+    "holds": {"time"},
 }
 """Modules of the plugin that do no I/O, and what they need because SGLang has many threads."""
 ALLOWED_WITHOUT_IO = {"redis.exceptions", "redis.backoff", "ssl", "time", "os"}

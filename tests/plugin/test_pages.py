@@ -143,7 +143,7 @@ class TestAtOnce:
         failures.end_by_hand(ROOM, 1, "wrong model")
         failures.end(ROOM, 1, "a failure does not replace it", True)
         assert receiver.aborts == 0
-        assert (receiver.poll(), receiver.aborts, registry.reasons[ROOM]) == (FAIL, 1, "wrong model")
+        assert (receiver.poll(), receiver.aborts, registry.reasons.get(ROOM)) == (FAIL, 1, "wrong model")
 
 
 @pytest.mark.parametrize("is_deferring", [True, False])

@@ -53,7 +53,7 @@ def _prolong(queue: Any, receiver: Any) -> None:
         raise TypeError(f"an entry of {len(entry)} items has the limit {limit!r}")
     receiver.kvpoll_limit = limit
     later = pages.release_time(receiver.init_time, receiver.kv_mgr.waiting_timeout, hold)
-    queue._deferred_releases[-1] = _limited(entry, max(limit, later))
+    queue._deferred_releases[-1] = _limited(entry, later)
 
 
 def around_resolve(original: Callable[..., Any], queue: Any, *args: Any, **kwargs: Any) -> Any:

@@ -146,7 +146,8 @@ class DecodeFailures:
 def release_time(asked_at: float | None, waiting_timeout: float, hold: float) -> float:
     """Return when SGLang alone would have given the pages of a silent prefill away, in monotonic seconds.
 
-    That is after its waiting timeout, which counts from ``asked_at`` (in seconds of ``time.time``), and its hold.
+    That is after its waiting timeout, which counts from ``asked_at`` (in seconds of ``time.time``), and its hold: at
+    least a hold from now on.
     """
     waits = 0.0 if asked_at is None else asked_at - time.time()
     return time.monotonic() + max(0.0, waits + waiting_timeout) + hold
