@@ -63,7 +63,6 @@ class RankShardReplica(ShardReplica):
     def start_resync(self, position: int) -> None:
         self._unread.update(self._ids)
         super().start_resync(position)
-        self.uncertain.clear()
         self._own_writes.clear()
         self._own_ahead.clear()
         self._read_ahead.clear()
@@ -170,6 +169,8 @@ class RankShardReplica(ShardReplica):
             self._set_ranks(room, at, None, set())
             return True
         rank, begins = field or (None, False)
+        if rank is not None and status is not None and not has_ttl:
+            return False  # as in shard.py: this was written by hand
         if rank is not None and begins and status is not None:
             self._set_ranks(room, at, {rank: status}, set())
             return True
@@ -185,6 +186,8 @@ class RankShardReplica(ShardReplica):
         elif rank is not None and status is not None:
             ranks[rank] = status
         elif consensus is KVPoll.Failed and KVPoll.Failed not in ranks.values():
+            if not has_ttl:
+                return False
             cleared = self._cleared.get(room, ())
             ranks = {one: at_end if one in cleared else KVPoll.Failed for one, at_end in ranks.items()}
         self._show(room, at, ranks)
@@ -193,8 +196,7 @@ class RankShardReplica(ShardReplica):
     def _set_ranks(self, room: int, at: int, ranks: dict[int, KVPoll] | None, cleared: set[int]) -> None:
         """Replace the known ranks of a room by their state at an id; None when the room is absent."""
         self._unread.discard(room)
-        if self.uncertain.get(room, at + 1) <= at:
-            del self.uncertain[room]
+        self.uncertain.verify(room, at)
         self._cleared.pop(room, None)
         if cleared:
             self._cleared[room] = cleared
@@ -233,6 +235,6 @@ class RankShardReplica(ShardReplica):
 
     def forget(self, room: int) -> None:
         super().forget(room)
-        for kept in (self.uncertain, self._ranks, self._cleared, self._own_writes, self._read_ahead):
+        for kept in (self._ranks, self._cleared, self._own_writes, self._read_ahead):
             kept.pop(room, None)
         self._unread.discard(room)
