@@ -263,5 +263,5 @@ def _replay_item(tracked: TrackedRoom, loss: Loss) -> tuple[str, ...]:
 
 
 # Looked up per room: properties of an enum's members are slow.
-_NAMES = {None: "", **{status: status.name for status in KVPoll}}
+_NAMES: dict[KVPoll | None, str] = {None: "", **{status: status.name for status in KVPoll}}
 _TERMINAL = frozenset(status for status in KVPoll if status.is_terminal)
