@@ -52,13 +52,14 @@ def _prolong(queue: Any, receiver: Any) -> None:
     if entry[0].kv_receiver is not receiver or not is_expected:
         raise TypeError(f"an entry of {len(entry)} items has the limit {limit!r}")
     receiver.kvpoll_limit = limit
+    queue.kvpoll_prolongs = True
     later = pages.release_time(receiver.init_time, receiver.kv_mgr.waiting_timeout, hold)
     queue._deferred_releases[-1] = _limited(entry, later)
 
 
 def around_resolve(original: Callable[..., Any], queue: Any, *args: Any, **kwargs: Any) -> Any:
     """SGLang releases the pages whose limit is over; it does so in each iteration."""
-    for place, entry in enumerate(queue._deferred_releases):
+    for place, entry in enumerate(queue._deferred_releases if hasattr(queue, "kvpoll_prolongs") else ()):
         if (limit := getattr(entry[0].kv_receiver, "kvpoll_limit", None)) is not None:
             queue._deferred_releases[place] = _after_node_failure(entry, limit, queue.deferred_kv_release_timeout)
     return original(queue, *args, **kwargs)
