@@ -20,6 +20,7 @@ from redis_kvpoll.integrations.sglang import hooks
 from redis_kvpoll.integrations.sglang.background import Background
 from redis_kvpoll.integrations.sglang.behaviour import check_clear, check_first_status, check_update_status
 from redis_kvpoll.integrations.sglang.compat import CONN, IncompatibleSGLangError, has_consensus_store, identify
+from redis_kvpoll.integrations.sglang.holds import until_told
 from redis_kvpoll.integrations.sglang.maps import ConsensusMap
 from redis_kvpoll.integrations.sglang.orphans import Orphans
 from redis_kvpoll.integrations.sglang.pages import DecodeFailures
@@ -121,6 +122,7 @@ def _replace_dicts(manager: Any, worker: TableWorker) -> None:
         manager.teardown = _chain(manager.teardown, worker.close)
     if getattr(manager, "deferred_bootstrap", None) is not None:  # its update_status sends a message, which may block
         worker.fail = Background(registry.fail_from_table)
+        manager.update_status = until_told(registry, manager.update_status)
     if identity.role == "prefill":
         worker.receivers_of = partial(receivers_of, manager)
         worker.end_orphans = Orphans(manager, registry, os.environ.get(WAITING_TIMEOUT)).end_old
