@@ -11,7 +11,7 @@ from redis_kvpoll import KVPoll
 from redis_kvpoll.engine.retry import Attempts
 from redis_kvpoll.protocol import keys
 from tests.support import real
-from tests.support.internals import answers_of, marks_of
+from tests.support.internals import answers_of, executor_of, marks_of
 
 SHARDS = 8
 TAGS = keys.tags("default", SHARDS)
@@ -19,7 +19,7 @@ KEEPING = ("--appendonly", "yes", "--appendfsync", "always", "--dir")
 """Options of a server that has all its data after a restart."""
 
 
-class Held:
+class Sharded:
     """A store that holds one room in each of 8 shards, on a server that can be restarted."""
 
     def __init__(self, world, options=()):
@@ -53,51 +53,55 @@ def round_trips(monkeypatch):
 
 @pytest.mark.parametrize("has_data", [True, False], ids=["with data", "empty"])
 def test_shards_are_verified_in_one_round_trip(world, tmp_path, round_trips, has_data):
-    held = Held(world, (*KEEPING, str(tmp_path)) if has_data else ())
-    held.restart()
-    assert [room.update(KVPoll.Transferring).status for room in held.rooms] == [KVPoll.Transferring] * SHARDS
+    sharded = Sharded(world, (*KEEPING, str(tmp_path)) if has_data else ())
+    sharded.restart()
+    assert [room.update(KVPoll.Transferring).status for room in sharded.rooms] == [KVPoll.Transferring] * SHARDS
     assert len(round_trips) == 1
-    assert not any(answers_of(held.store).values())
-    held.restart()
-    assert [room.update(KVPoll.Success).status for room in held.rooms] == [KVPoll.Success] * SHARDS
+    assert not any(answers_of(sharded.store).values())
+    sharded.restart()
+    assert [room.update(KVPoll.Success).status for room in sharded.rooms] == [KVPoll.Success] * SHARDS
     assert len(round_trips) == 2
 
 
 def test_answer_is_used_for_the_marks_it_is_about(world, tmp_path, round_trips):
     """A reply may come between: it gives the shard another mark, of which the server was not asked."""
-    held = Held(world, (*KEEPING, str(tmp_path)))
-    held.restart()
-    held.rooms[0].update(KVPoll.Transferring)
-    marks = marks_of(held.store, TAGS[1])
+    sharded = Sharded(world, (*KEEPING, str(tmp_path)))
+    sharded.restart()
+    sharded.rooms[0].update(KVPoll.Transferring)
+    marks = marks_of(sharded.store, TAGS[1])
     marks.last_write = marks.last_write._replace(feed_id=b"1-1")
-    for room in held.rooms:
+    for room in sharded.rooms:
         room.update(KVPoll.Transferring)
     assert len(round_trips) == 2
 
 
 def test_answer_of_another_server_is_dropped(world, tmp_path, round_trips):
-    held = Held(world, (*KEEPING, str(tmp_path)))
-    held.restart()
-    held.rooms[0].update(KVPoll.Transferring)
-    assert sorted(tag for tag, answer in answers_of(held.store).items() if answer) == sorted(TAGS[1:])
-    held.restart()
-    held.rooms[1].update(KVPoll.Transferring)
+    sharded = Sharded(world, (*KEEPING, str(tmp_path)))
+    sharded.restart()
+    sharded.rooms[0].update(KVPoll.Transferring)
+    assert sorted(tag for tag, answer in answers_of(sharded.store).items() if answer) == sorted(TAGS[1:])
+    recovery = executor_of(sharded.store).recovery
+    recovery.server_changed(TAGS[2], recovery.servers[TAGS[0]])
+    recovery.server_changed(TAGS[3], b"another")
+    assert [answers_of(sharded.store)[tag] is None for tag in TAGS[2:4]] == [False, True]
+    sharded.restart()
+    sharded.rooms[1].update(KVPoll.Transferring)
     assert len(round_trips) == 2
 
 
 def test_data_lost_after_the_answer_is_restored(world, tmp_path):
-    held = Held(world, (*KEEPING, str(tmp_path)))
-    held.restart()
-    held.rooms[0].update(KVPoll.Transferring)
-    with held.server.client() as client:
+    sharded = Sharded(world, (*KEEPING, str(tmp_path)))
+    sharded.restart()
+    sharded.rooms[0].update(KVPoll.Transferring)
+    with sharded.server.client() as client:
         client.flushall()
-    assert [room.update(KVPoll.Success).status for room in held.rooms] == [KVPoll.Success] * SHARDS
+    assert [room.update(KVPoll.Success).status for room in sharded.rooms] == [KVPoll.Success] * SHARDS
 
 
 def test_parallel_calls_ask_of_each_shard_once_more(world, tmp_path, round_trips):
     """A poll of all shards does not wait for the first one: each asks, but not for those that are being asked."""
-    held = Held(world, (*KEEPING, str(tmp_path)))
-    held.restart()
-    held.store.poll([room.id for room in held.rooms])
+    sharded = Sharded(world, (*KEEPING, str(tmp_path)))
+    sharded.restart()
+    sharded.store.poll([room.id for room in sharded.rooms])
     assert len(round_trips) <= SHARDS
-    real.until(lambda: not any(answers_of(held.store).values()), "all are used")
+    real.until(lambda: not any(answers_of(sharded.store).values()), "all are used")
