@@ -8,7 +8,7 @@
 -- FEED     ttl_ms, status, first, request, reason, rank, owner
 -- CODES    1 CREATED, 2 ADVANCED, 3 UNCHANGED, 4 FAILED, 5 SKIPPED, 6 STALE, -2 LEASE, -3 WORLD_SIZE,
 --          -4 CORRUPT
--- INCLUDE  ensure_epoch, is_lease_lost, is_above, read_fields, corrupt_field, rank_view, order,
+-- INCLUDE  ensure_epoch, is_lease_lost, is_above, read_room, corrupt_field, rank_view, order,
 --          survival, next_generation, replace_room, write_status, feed_end, feed
 --
 -- role: a creator may create the room if it is absent or has a lower generation; attached only merges; cleared is
@@ -28,7 +28,7 @@ local lease_lost, highest = is_lease_lost(), ''
 for i = 1, (#ARGV - 10) / 9 do
   local room, prefix, at = KEYS[i * 2 + 4], KEYS[i * 2 + 5], i * 9 + 2
   local generation, incoming, role, loss = ARGV[at], ARGV[at + 2], ARGV[at + 5], ARGV[at + 6]
-  local fields, type_error = read_fields(room)
+  local fields, type_error = read_room(room, ALL_FIELDS)
   local current = fields.generation or ''
   local outcome, status = 3, rank_view(fields.status, fields[status_field], fields[cleared_field])
   local corrupt = corrupt_field(fields)
@@ -70,18 +70,20 @@ for i = 1, (#ARGV - 10) / 9 do
     end
     status = rank_view(fields.status, fields[status_field], fields[cleared_field])
     if role == 'cleared' and rank ~= '' and fields[status_field] then
-      redis.call('HSET', room, cleared_field, fields[status_field])
+      local counts = format_cleared(parse_counts(fields.counts))
+      redis.call('HSET', room, cleared_field, fields[status_field], 'counts', counts)
       redis.call('HDEL', room, status_field, lease_field)
       status = false
-      local n = #changes
       if outcome == 3 then
+        local n = #changes
         changes[n + 1], changes[n + 2], changes[n + 3], changes[n + 4] = room, fields.status, false, false
-        n = n + 5
+        changes[n + 5] = false
       end
-      changes[n] = {'rank:' .. rank, 'absent'}
+      changes[#changes] = {'rank:' .. rank, 'absent'}
     end
   end
   reply[i * 3], reply[i * 3 + 1], reply[i * 3 + 2] = outcome, status, fields.opened or false
+  if fields_read > MAX_FIELDS then break end
 end
 if #changes == 0 then reply[1] = table.concat({feed_end(KEYS[1])}, '/') end
 if highest ~= '' then next_generation(highest) end

@@ -7,7 +7,8 @@
 -- FEED     ttl_ms, status, first, rank, reason, owner
 -- CODES    1 CREATED, 2 ADVANCED, 3 UNCHANGED, 4 FAILED, 5 SKIPPED, 6 STALE, -2 LEASE, -3 WORLD_SIZE,
 --          -4 CORRUPT
--- INCLUDE  is_lease_lost, numbers, read_fields, rank_view, order, next_generation, create_room, write_status, feed
+-- INCLUDE  advance, is_lease_lost, numbers, read_room, rank_view, order, next_generation,
+--          create_room, write_status, feed
 --
 -- An empty generation is a plain write, merged by the policy. With a generation it is merged by strict, and STALE once
 -- the room has another, or the rank has cleared. A room without ranks, or with another number of them, is refused with
@@ -23,13 +24,13 @@ local generation
 for i = 1, count do
   local room, prefix = KEYS[(i - 1) * step + 5], KEYS[i * 2 + 4]
   local incoming, expected_generation, reason = ARGV[i * 3 + 9], ARGV[i * 3 + 10], ARGV[i * 3 + 11]
-  local fields, type_error = read_fields(room)
+  local fields, type_error = read_room(room, OWN_FIELDS)
   local current, is_fenced = fields[status_field], expected_generation ~= ''
   local strict = is_fenced or ARGV[11] == 'strict'
   local outcome, status = 3, rank_view(fields.status, fields[status_field], fields[cleared_field])
   if type_error then
     status = type_error
-  elseif fields.version and not is_number(fields.version) then
+  elseif rank ~= '' and fields.version and not is_number(fields.version) then
     outcome, status = -4, 'version ' .. fields.version
   elseif is_fenced and (fields.generation ~= expected_generation or fields[cleared_field]) then
     outcome = 6
@@ -65,4 +66,5 @@ for i = 1, count do
     end
   end
   reply[i * 2 + 1], reply[i * 2 + 2] = outcome, status
+  if fields_read > MAX_FIELDS then break end
 end

@@ -1,7 +1,7 @@
 -- Write the status of the caller's rank, and what follows from it: consensus, version, reason, TTL, feed. Times are
 -- milliseconds.
 --
--- INCLUDE  clock, changes, caller, consensus_of_ranks, take_part
+-- INCLUDE  clock, changes, caller, counts, take_part
 
 -- Returns what the feed says of a room that is new. A follower must drop the ranks of a former generation, or of a room
 -- that has expired.
@@ -12,19 +12,30 @@ local function opening_words(fields, status)
   return words
 end
 
+-- Adds to fields the status of the caller's rank, and what follows for all.
+local function set_rank_status(fields, status)
+  local counts, own, order = parse_counts(fields.counts) or count_ranks({}), fields[status_field], ORDER[status]
+  if own then counts[ORDER[own] or 4] = counts[ORDER[own] or 4] - 1 end
+  counts[order] = counts[order] + 1
+  fields[status_field], fields.counts = status, format_counts(counts)
+  fields.status = consensus_of_ranks(counts, fields.world_size)
+end
+
 -- Adds to fields what it writes. The first reason stays.
 local function write_status(room, fields, status, reason)
   read_clock()
   local previous = fields.status
-  fields[status_field] = status
-  if rank ~= '' then fields.status = consensus_of_ranks(fields) end
+  if rank == '' then fields.status = status else set_rank_status(fields, status) end
   local ttl_ms = (fields.status == 'Success' or fields.status == 'Failed') and ARGV[3] or ARGV[2]
   redis.call('PEXPIRE', room, ttl_ms)  -- first, as in fail_room.lua; a new room exists by now
   if rank == '' then
     redis.call('HSET', room, 'status', status, 'updated_ms', now_ms)
   else
     local version = string.format('%.0f', (fields.version or 0) + 1)
-    redis.call('HSET', room, status_field, status, 'status', fields.status, 'updated_ms', now_ms, 'version', version)
+    redis.call(
+      'HSET', room, status_field, status, 'status', fields.status, 'updated_ms', now_ms, 'version', version,
+      'counts', fields.counts
+    )
     take_part(room, fields)
   end
   local is_first = false

@@ -37,6 +37,8 @@ WRITE = ScriptSpec(
     prefix_in_prefill=True,
     epoch=True,
     statuses_after=_reported_statuses(2),
+    max_rooms=200,
+    may_stop=True,
 )
 UPDATE = ScriptSpec(
     load("update"),
@@ -62,6 +64,8 @@ OPEN = ScriptSpec(
     ),
     epoch=True,
     statuses_after=_reported_statuses(7),
+    max_rooms=200,
+    may_stop=True,
 )
 REPLAY = ScriptSpec(
     load("replay"),
@@ -73,6 +77,8 @@ REPLAY = ScriptSpec(
     codes=(*_MERGED, Outcome.STALE, Refusal.LEASE, Refusal.WORLD_SIZE, Refusal.CORRUPT),
     epoch=True,
     statuses_after=_reported_statuses(3),
+    max_rooms=200,
+    may_stop=True,
 )
 ATTACH = ScriptSpec(
     load("attach"),
@@ -91,6 +97,8 @@ ABORT = ScriptSpec(
     codes=(Outcome.UNCHANGED, Outcome.FAILED, Outcome.SKIPPED, Refusal.CORRUPT),
     prefix_in_prefill=True,
     statuses_after=_reported_statuses(2),
+    max_rooms=500,
+    may_stop=True,
 )
 REAP = ScriptSpec(
     load("reap"),
@@ -100,6 +108,8 @@ REAP = ScriptSpec(
     reply=("outcome", "status"),
     codes=(Outcome.UNCHANGED, Outcome.FAILED, Outcome.SKIPPED),
     prefix_in_prefill=True,
+    max_rooms=500,
+    may_stop=True,
 )
 """No statuses_after: the reply lacks the status as a rank sees it, so a mirror takes it from the feed."""
 RECORD_FAILURE = ScriptSpec(
@@ -115,6 +125,8 @@ CLEAR = ScriptSpec(
     codes=(Outcome.SKIPPED, Outcome.STALE, Outcome.CLEARED, Refusal.WORLD_SIZE, Refusal.CORRUPT),
     epoch=True,
     repeatable=False,
+    max_rooms=500,
+    may_stop=True,
     statuses_after=lambda reply: [
         None if code == Outcome.CLEARED.value else status
         for code, status in zip(reply[::3], _reported_statuses(3)(reply), strict=True)
@@ -127,9 +139,21 @@ POLL = ScriptSpec(load("poll"))
 POLL_OWN = replace(POLL, for_rank=POLL_RANK)
 CONSENSUS = ScriptSpec(load("consensus"), reply=("status", "generation", "version"))
 TOUCH = ScriptSpec(
-    load("touch"), first=("feed", "owned"), keys=("room", "prefix"), once=("feed_length", "ttl_ms"), reply=("kept",)
+    load("touch"),
+    first=("feed", "owned"),
+    keys=("room", "prefix"),
+    once=("feed_length", "ttl_ms"),
+    reply=("kept",),
+    max_rooms=500,
 )
-ENTRY = ScriptSpec(load("entry"), keys=("room", "prefix"), once=("length_field",), reply=("ttl_ms", "length", "fields"))
+ENTRY = ScriptSpec(
+    load("entry"),
+    keys=("room", "prefix"),
+    once=("length_field",),
+    reply=("ttl_ms", "length", "fields"),
+    max_rooms=500,
+    may_stop=True,
+)
 SET_PREFIX = ScriptSpec(
     load("set_prefix"),
     first=("epoch",),
@@ -148,6 +172,8 @@ SNAPSHOT_RANKS = ScriptSpec(
     once=("feed_ttl_ms", "rank"),
     reply=("status", "left_ms", "ranks"),
     statuses_after=lambda reply: reply[::3],
+    max_rooms=500,
+    may_stop=True,
 )
 SNAPSHOT = ScriptSpec(
     load("snapshot"),
