@@ -34,13 +34,6 @@ IN_THE_CLIENT = [
         "engine/test_batching.py::test_errors_reach_their_own_caller",
     ),
     (
-        "the reply of a call that was continued lacks its beginning",
-        "engine.batching:Batch.distribute",
-        "self.replied + reply",
-        "reply",
-        "engine/test_bounded_calls.py::test_call_for_large_rooms_stops_and_continues[fakeredis-sync-update]",
-    ),
-    (
         "a room being cleared is recovered",
         "engine.tracked_rooms:TrackedRooms.mark_clearing",
         "tracked.is_clearing = True",
