@@ -7,12 +7,13 @@ max_line_length = 120
 local included = {
   "ORDER", "now_ms", "now_us", "read_clock", "ensure_epoch", "room_id", "rank_fields", "rank_view", "read_fields",
   "corrupt_field", "is_number", "is_above",
-  "consensus_of_ranks", "parse_counts", "format_counts", "count_ranks", "format_cleared", "set_rank_status", "read_room", "OWN_FIELDS", "ALL_FIELDS",
-  "MAX_FIELDS", "rank", "world_size", "owner", "incarnation", "status_field", "cleared_field", "length_field",
-  "lease_field", "list_part", "take_part", "has_rooms", "set_due", "find", "end_lease", "forget", "find_next", "findings",
+  "consensus_of_ranks", "parse_counts", "format_counts", "count_ranks", "format_cleared", "set_rank_status", "read_room", "merge", "write_room", "add_pair", "read_group", "add_status", "add_clear", "write_group", "new_generation",
+  "MAX_FIELDS",
+  "list_part", "take_part", "has_rooms", "set_due", "find", "end_lease", "forget", "find_next", "findings",
   "is_lease_lost", "next_generation", "create_room", "replace_room", "opening_words", "write_status", "fail_room",
   "feed_position", "feed_end", "survives", "absence", "mark_lost", "sweep",
 }
-local written = { "fields_read", "changes", "renew", "openings", "reply" }
+local written = { "fields_read", "rank", "world_size", "owner", "incarnation", "author", "status_field", "cleared_field",
+  "length_field", "lease_field", "changes", "renew", "openings", "reply" }
 files["lua"] = { read_globals = included, globals = written, ignore = { "241/reply" } }
 files["lua/include"] = { ignore = { "2[13]1" } }

@@ -24,7 +24,7 @@ local generation
 for i = 1, (#ARGV - 10) / 3 do
   local room, prefix = KEYS[i * 2 + 3], KEYS[i * 2 + 4]
   local request, incoming, seen = ARGV[i * 3 + 8], ARGV[i * 3 + 9], ARGV[i * 3 + 10]
-  local fields, type_error = read_room(room, ALL_FIELDS)
+  local fields, type_error = read_room(room, true)
   local outcome, status = 3, type_error or fields.status or false
   local is_mine = fields.status and fields.request == request
   local corrupt = is_mine and corrupt_field(fields)

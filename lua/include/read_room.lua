@@ -2,15 +2,11 @@
 --
 -- INCLUDE  caller, counts, read_fields
 
-local OWN_FIELDS = {'status', 'generation', 'world_size', 'version', 'counts', status_field, cleared_field, lease_field}
-local ALL_FIELDS = {
-  'request', 'owner', 'opened', 'opened_ms', 'status', 'generation', 'world_size', 'version', 'counts', status_field,
-  cleared_field, lease_field
-}
-
 -- Returns the fields, empty if the room is absent; and the error, if the key has another type (made by hand). A room
--- without valid counts is read whole, and counted.
-local function read_room(room, names)
+-- without valid counts is read whole, and counted. Who opens or replays it needs the opening, too.
+local function read_room(room, is_opening)
+  local names = {'status', 'generation', 'world_size', 'version', 'counts', status_field, cleared_field, lease_field}
+  if is_opening then names[9], names[10], names[11], names[12] = 'request', 'owner', 'opened', 'opened_ms' end
   local values, fields = redis.pcall('HMGET', room, unpack(names)), {}
   if values.err then return fields, values end
   for i = 1, #names do fields[names[i]] = values[i] or nil end

@@ -44,7 +44,7 @@ local function write_status(room, fields, status, reason)
   else
     is_first = reason ~= '' and redis.call('HSETNX', room, 'reason', reason) == 1
     -- If the room had failed before, or is created Failed, the caller is not the cause.
-    if previous ~= 'Failed' and ARGV[10] ~= '' then redis.call('HSETNX', room, 'failed_by', ARGV[10]) end
+    if previous ~= 'Failed' and author ~= '' then redis.call('HSETNX', room, 'failed_by', author) end
   end
   local n = #changes
   changes[n + 1], changes[n + 2], changes[n + 3] = room, fields.status, ttl_ms

@@ -51,6 +51,23 @@ UPDATE = ScriptSpec(
     statuses_after=_reported_statuses(2),
     for_owner=WRITE,
 )
+WRITE_RANKS = ScriptSpec(
+    load("write_ranks"),
+    first=(*_ROOM_KEYS, "cleared"),
+    keys=("room", "prefix"),
+    once=(*_CALLER, "policy", "mode"),
+    item=(
+        *("of_rank", "of_world_size", "of_owner", "of_incarnation"),
+        *("generation", "status", "reason", "length"),
+    ),
+    reply=("outcome", "status"),
+    codes=(*_MERGED, Outcome.STALE, Outcome.CLEARED, Refusal.LEASE, Refusal.WORLD_SIZE, Refusal.CORRUPT),
+    epoch=True,
+    max_rooms=400,
+    may_stop=True,
+)
+"""For a caller that speaks for many ranks: a room stands in the call once for each. No statuses_after: the reply has
+the status as each rank sees it, so a mirror takes it from the feed."""
 OPEN = ScriptSpec(
     load("open"),
     first=_ROOM_KEYS,
@@ -185,6 +202,7 @@ SNAPSHOT = ScriptSpec(
 )
 
 SPECS = (
+    WRITE_RANKS,
     *(UPDATE, WRITE, OPEN, REPLAY, ATTACH, ABORT, REAP, RECORD_FAILURE, CLEAR, CLEAR_FENCED, POLL, POLL_OWN, POLL_RANK),
     *(CONSENSUS, TOUCH, ENTRY, SET_PREFIX, POP_PREFIX, SNAPSHOT, SNAPSHOT_RANKS),
 )
