@@ -20,8 +20,9 @@ local step = (#KEYS - 4) / count
 local lease_lost = is_lease_lost()
 
 for i = 1, count do
-  local room, prefix = KEYS[(i - 1) * step + 5], step == 2 and KEYS[i * 2 + 4]
+  local room, prefix = KEYS[(i - 1) * step + 5], KEYS[i * 2 + 4]
   reply[i * 2 + 1], reply[i * 2 + 2] =
-    write_room(room, prefix, ARGV[i * 3 + 9], ARGV[i * 3 + 10], ARGV[i * 3 + 11], lease_lost)
+    write_room(room, prefix, ARGV[i * 3 + 9], ARGV[i * 3 + 10], ARGV[i * 3 + 11], lease_lost, step == 2)
   if fields_read > MAX_FIELDS then break end
 end
+if #new_parts > 0 then list_new_rooms() end

@@ -22,8 +22,8 @@ local function merge(fields, incoming, is_fenced)
   return not (strict and fields.status == 'Failed') and is_higher and 2 or 3, incoming
 end
 
--- Returns the outcome and the status, or what replaces it. With prefix, a failure drops the decode prefix length.
-local function write_room(room, prefix, incoming, expected_generation, reason, lease_lost)
+-- Returns the outcome and the status, or what replaces it. In mode prefill a failure drops the decode prefix length.
+local function write_room(room, prefix, incoming, expected_generation, reason, lease_lost, is_prefill)
   local fields, type_error = read_room(room)
   local is_fenced = expected_generation ~= ''
   local view = rank_view(fields.status, fields[status_field], fields[cleared_field])
@@ -32,7 +32,7 @@ local function write_room(room, prefix, incoming, expected_generation, reason, l
   if is_fenced and (fields.generation ~= expected_generation or fields[cleared_field]) then return 6, view end
   if lease_lost then return -2, owner end
   if fields.status and (fields.world_size or '') ~= world_size then return -3, fields.world_size or '' end
-  if incoming == 'Failed' and prefix then
+  if incoming == 'Failed' and is_prefill then
     local dropped = redis.pcall('HDEL', prefix, length_field)
     if type(dropped) == 'table' then return 3, dropped end
   end
@@ -40,7 +40,9 @@ local function write_room(room, prefix, incoming, expected_generation, reason, l
   if outcome ~= 1 and outcome ~= 2 and outcome ~= 4 then return outcome, view end
   if not fields.status then
     new_generation = new_generation or next_generation('')
-    create_room(room, fields, new_generation, '')
+    fields.generation, fields.request = new_generation, ''
+    if owner ~= '' then fields.owner = owner end
+    create_room(room, fields)
   end
   write_status(room, fields, status, reason)
   return outcome, rank_view(fields.status, fields[status_field], fields[cleared_field])

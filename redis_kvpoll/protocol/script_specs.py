@@ -94,7 +94,7 @@ REPLAY = ScriptSpec(
     codes=(*_MERGED, Outcome.STALE, Refusal.LEASE, Refusal.WORLD_SIZE, Refusal.CORRUPT),
     epoch=True,
     statuses_after=_reported_statuses(3),
-    max_rooms=200,
+    max_rooms=400,
     may_stop=True,
 )
 ATTACH = ScriptSpec(
