@@ -118,7 +118,7 @@ class AsyncDispatcher:
             self._observe_rest(queue, call, epochs, send)
             raise
         if reply is None:
-            batch = queue.batch = batching.Batch([pending])
+            batch = queue.batch = batching.Batch([pending], replied=send.replied)
             self._start_sender(queue, batch, first_error)
         else:
             queue.batch = None

@@ -127,7 +127,8 @@ class Recovery:
     def complete(self, call: Call, server: bytes | None, epochs: ObserverEpochs, reply: list[Any]) -> list[Any] | None:
         """Return the part of a reply that belongs to its rooms, after passing it to the observers.
 
-        Returns None if the shard has lost its data: the call must be sent again once that was replayed.
+        Returns None if the shard has lost its data: the call must be sent again once that was replayed. A script that
+        may stop may have left out the last rooms.
         """
         spec, tag, mark = call.spec, call.tag, None
         shard = self._shards.get(tag)
@@ -150,6 +151,8 @@ class Recovery:
                 # A renewal that found the lease lost is final: the script may say so once only.
                 if spec.repeatable and not (spec.tail and reply[3] == b"lost"):
                     return None
+        if spec.may_stop and len(reply) < len(call.rooms) * len(spec.reply):
+            call, _ = call.split(reply)
         if at is not None and self._session.observers and spec.statuses_after:
             for observer, observed in self._session.observers_now(epochs):
                 observer.observe_write(observed, call, at, reply)
@@ -285,12 +288,15 @@ class Recovery:
                 return False
             self.lease.observe_renewal(tag, report)
         shard.must_renew_lease = False
-        for call in self.tracked_rooms.replays(tag, self._context, time.monotonic()):
-            epochs = self._session.observer_epochs()
-            reply = yield from attempts.send_script(call, self.servers.get(tag))
-            if (outcomes := self.complete(call, None, epochs, reply)) is None:
-                return False
-            self.losses.restored(sum(outcome in tracking.WRITTEN for outcome in outcomes[::3]))
+        for replay in self.tracked_rooms.replays(tag, self._context, time.monotonic()):
+            call = replay
+            while call.rooms:
+                epochs = self._session.observer_epochs()
+                reply = yield from attempts.send_script(call, self.servers.get(tag))
+                if (outcomes := self.complete(call, None, epochs, reply)) is None:
+                    return False
+                self.losses.restored(sum(outcome in tracking.WRITTEN for outcome in outcomes[::3]))
+                _, call = call.split(outcomes)
         return True
 
     @property

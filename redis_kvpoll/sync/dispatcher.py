@@ -109,7 +109,7 @@ class Dispatcher:
         else:
             if (own := executor.complete(call, send, epochs, reply)) is not None:
                 return own
-        return self.run(executor.recover_call(command, call, now, first_error))
+        return self.run(executor.recover_call(command, call, now, send, first_error))
 
     def run(self, flow: Flow[T]) -> T:
         """Run a flow and return its result."""
