@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+from typing import Any
 
 import click
 from docutils import nodes
@@ -30,19 +31,20 @@ html_show_sphinx = False
 
 autodoc_typehints = "signature"
 autodoc_member_order = "bysource"
-autodoc_class_signature = "separated"
+STORES = ("AsyncStatusStore", "StatusStore")
+"""The classes that users construct. They come first; all others are made by their methods."""
 PYTHONS = "object, int, str, tuple, dict, Iterator, AsyncIterator"
 """Classes of Python's own, whose methods are not shown."""
 
 
 class CommandHelp(Directive):
-    """The --help of each command of kvpoll, as a terminal of 100 columns shows it."""
+    """The --help of each command of kvpoll, as a terminal of 80 columns shows it."""
 
     def run(self) -> list[nodes.Node]:
-        group = click.Context(kvpoll, info_name="kvpoll", max_content_width=100)
+        group = click.Context(kvpoll, info_name="kvpoll", max_content_width=80)
         pages = [("kvpoll", kvpoll.get_help(group))]
         for name in COMMANDS:
-            context = click.Context(load(name), info_name=name, parent=group, max_content_width=100)
+            context = click.Context(load(name), info_name=name, parent=group, max_content_width=80)
             pages.append((f"kvpoll {name}", context.command.get_help(context)))
         return [self._section(title, text) for title, text in pages]
 
@@ -60,7 +62,7 @@ class PublicNames(Directive):
     def run(self) -> list[nodes.Node]:
         wants_errors = self.arguments[0] == "errors"
         lines = []
-        for name in redis_kvpoll.__all__:
+        for name in sorted(redis_kvpoll.__all__, key=lambda name: name not in STORES):
             value = getattr(redis_kvpoll, name)
             if isinstance(value, type) and issubclass(value, Exception) is wants_errors:
                 inherited = [] if wants_errors else [f"   :inherited-members: {PYTHONS}"]
@@ -71,7 +73,21 @@ class PublicNames(Directive):
 
 
 def setup(app: Sphinx) -> None:
-    os.environ["COLUMNS"] = "100"
+    os.environ["COLUMNS"] = "80"
     app.add_directive("kvpoll-help", CommandHelp)
     app.add_directive("public-names", PublicNames)
     app.add_lexer("redis-cli", TextLexer)
+    app.connect("autodoc-process-signature", _without_constructor)
+    app.connect("autodoc-process-docstring", _without_type, priority=400)
+    app.connect("autodoc-skip-member", lambda app, what, name, value, skip, options: skip or name == "after_fork")
+
+
+def _without_constructor(app: Sphinx, what: str, name: str, value: object, options: object, *_: object) -> Any:
+    """Hide the constructor of a class that a store makes."""
+    return ("", None) if what == "class" and name.rpartition(".")[2] not in STORES else None
+
+
+def _without_type(app: Sphinx, what: str, name: str, value: object, options: object, lines: list[str]) -> None:
+    """Keep napoleon, which comes next, from reading "Whether it is lost: it expired" as a type and its description."""
+    if what in ("property", "attribute") and lines:
+        lines[0] = lines[0].replace(":", ";")
