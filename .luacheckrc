@@ -18,7 +18,7 @@ local included = {
 local written = {
   "changes", "renew", "openings", "new_parts", "room_words", "is_created", "reply", "fields_read", "rank", "world_size",
   "owner", "incarnation", "author", "status_field", "cleared_field", "length_field", "lease_field",
-  "words", "counts", "entry", "gone", "holders", "outcomes", "records", "at",
+  "words", "counts", "entry", "gone", "holders", "outcomes", "outcome", "at",
 }
 files["lua"] = { read_globals = included, globals = written, ignore = { "241/reply" } }
 files["lua/include"] = { globals = written, ignore = { "2[13]1" } }

@@ -17,6 +17,7 @@ while ARGV[1] ~= '0' and at < #ARGV and done <= MAX_RANKS do
   for k = at + 4, is_usual and last or -1, 6 do
     local has_holder = ARGV[k + 5] == 'WaitingForInput' or ARGV[k + 5] == 'Transferring'
     is_usual = is_usual and add_quick(k, found[i], has_holder and found[i + 1])
+    outcomes[#outcomes + 1] = outcome
     i = has_holder and i + 2 or i + 1
   end
   if not is_usual or (generation == '' and #lengths > 0) then break end
