@@ -55,6 +55,7 @@ class AsyncDispatcher:
     def __init__(self, executor: Executor, transport: AsyncTransport) -> None:
         self.executor = executor
         self.transport = transport
+        executor.recovery.is_clustered = transport.clustered
         self._loop: asyncio.AbstractEventLoop | None = None
         self._queues: defaultdict[str, AsyncShardQueue] = defaultdict(AsyncShardQueue)
 

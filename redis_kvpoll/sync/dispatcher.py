@@ -59,6 +59,7 @@ class Dispatcher:
     def __init__(self, executor: Executor, transport: Transport) -> None:
         self.executor = executor
         self.transport = transport
+        executor.recovery.is_clustered = transport.clustered
         self.after_fork()
         forkable.add(self)
 
