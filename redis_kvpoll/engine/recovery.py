@@ -2,7 +2,7 @@
 
 A shard was verified on one server, in one epoch. Another epoch means that all its data was lost. Another server with
 the same epoch (a promoted replica, a restart with data on disk) has a prefix of the history: the marks tell how much.
-In both cases the call that detects it replays the tracked rooms before any other call, also a clear, goes to that shard.
+In both cases the call that detects it replays the tracked rooms before any other, also a clear, goes to that shard.
 
 Invariant: a connection to the server on which a shard was verified needs no check, however it came about.
 """

@@ -118,7 +118,7 @@ MUTATIONS = [
         "clear",
         "counts[5] = counts[5] + 1\n  return",
         "counts[4], counts[5] = 0, counts[5] + 1\n  return",
-        "the consensus is",
+        "the counts are",
     ),
     (
         "2 ranks",
