@@ -2,8 +2,7 @@
 
 A shard was verified on one server, in one epoch. Another epoch means that all its data was lost. Another server with
 the same epoch (a promoted replica, a restart with data on disk) has a prefix of the history: the marks tell how much.
-In both cases the store replays its tracked rooms before any other call goes to that shard. The call that detects it
-does so, and a clear that is queued behind it takes effect after the replay.
+In both cases the call that detects it replays the tracked rooms before any other, also a clear, goes to that shard.
 
 Invariant: a connection to the server on which a shard was verified needs no check, however it came about.
 """
@@ -125,19 +124,15 @@ class Recovery:
         return (shard.epoch or b"").decode() if shard is not None else ""
 
     def complete(self, call: Call, server: bytes | None, epochs: ObserverEpochs, reply: list[Any]) -> list[Any] | None:
-        """Return the part of a reply that belongs to its rooms, after passing it to the observers.
+        """Return the part of a reply that belongs to its rooms, maybe not to the last, after the observers saw it.
 
-        Returns None if the shard has lost its data: the call must be sent again once that was replayed. A script that
-        may stop may have left out the last rooms.
+        None if the shard has lost its data: once that was replayed, the call must be sent again.
         """
         spec, tag, mark = call.spec, call.tag, None
-        shard = self._shards.get(tag)
-        if shard is None:
-            shard = self._shards.setdefault(tag, _Shard())
+        shard = self._shards.get(tag) or self._shards.setdefault(tag, _Shard())
         if server is not None:
             self.servers[tag] = server
-        feed_id = reply.pop(0) if spec.feed else None
-        at = feed_id
+        at = feed_id = reply.pop(0) if spec.feed else None
         if feed_id is not None and b"/" in feed_id:  # nothing was appended: the feed's end
             mark, feed_id = Mark.parse(feed_id), None
             at = mark.feed_id if mark is not None else None
@@ -151,8 +146,7 @@ class Recovery:
                 # A renewal that found the lease lost is final: the script may say so once only.
                 if spec.repeatable and not (spec.tail and reply[3] == b"lost"):
                     return None
-        if spec.may_stop and len(reply) < len(call.rooms) * len(spec.reply):
-            call, _ = call.split(reply)
+        call = call.replied(reply) if spec.may_stop else call
         if at is not None and self._session.observers and spec.statuses_after:
             for observer, observed in self._session.observers_now(epochs):
                 observer.observe_write(observed, call, at, reply)

@@ -181,6 +181,10 @@ class Call(NamedTuple):
             self._replace(rooms=self.rooms[done:], keys=self.keys[keys:], items=self.items[items:]),
         )
 
+    def replied(self, reply: Sequence[Any]) -> Call:
+        """Return the call for the rooms in a reply, without feed id and epoch."""
+        return self if len(reply) == len(self.rooms) * len(self.spec.reply) else self.split(reply)[0]
+
     def merged_with(self, others: Sequence[Call]) -> Call:
         """Return one call for the rooms of this call and others, in this order."""
         calls = [self, *others]

@@ -104,6 +104,20 @@ IN_LUA = [
         "protocol/test_fast_path.py::test_fast_path_and_the_rest_agree[fakeredis-another lease-both]",
     ),
     (
+        "one who speaks for all ranks writes under a lost lease",
+        "write_ranks.lua",
+        "if owner ~= '' and incarnations[owner] ~= incarnation then return false end",
+        "",
+        "table/test_rank_groups.py::test_group_names_each_refusal[fakeredis]",
+    ),
+    (
+        "the feed names one of several ranks",
+        "write_ranks.lua",
+        "'rank:' .. table.concat(words, ',', 1, changed), common",
+        "'rank:' .. words[1], common",
+        "table/test_rank_groups.py::test_mirror_follows_all_ranks_of_a_group[fakeredis]",
+    ),
+    (
         "an abort of large rooms does not stop",
         "abort.lua",
         "if fields_read > MAX_FIELDS then break end",
