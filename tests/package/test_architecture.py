@@ -30,6 +30,7 @@ PLUGIN_SHELLS = tuple(
 )
 """The modules of the plugin that do I/O. Its ``__init__`` may import these."""
 THREADED = {
+    "changes": {"threading"},
     "registry": {"threading", "time"},
     "scope": {"threading"},
     "hooks": {"threading"},
