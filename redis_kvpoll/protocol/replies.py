@@ -45,6 +45,11 @@ def parse_status(name: Any) -> KVPoll | None:
     return _STATUSES.get(name) if isinstance(name, bytes) else None
 
 
+def status(name: Any, otherwise: Any) -> Any:
+    """Return the status with a name, None if the room is absent; ``otherwise`` for any other value."""
+    return _STATUSES.get(name, otherwise)
+
+
 def statuses(operation: str, rooms: list[int], reply: list[Any]) -> list[KVPoll | None]:
     try:
         return [_STATUSES[name] for name in reply]
