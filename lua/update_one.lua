@@ -23,7 +23,11 @@ if current then
   local rises = current == 'Bootstrapping' and incoming ~= 'Bootstrapping'
     or current == 'WaitingForInput' and not is_early
     or current == 'Transferring' and incoming == 'Success'
-  if not rises then return current end
+  if not rises then
+    local is_known = current == 'Success' or current == 'Transferring' or current == 'WaitingForInput'
+      or current == 'Bootstrapping'
+    return is_known and current
+  end
 else
   last = is_early and redis.pcall('HGET', KEYS[2], 'generation')
   if not last or last.err or #last ~= 16 or not string.find(last, '^[1-8]%d+$') then return false end
@@ -53,7 +57,7 @@ local generation = now_ms .. '000'
 if last >= generation then generation = string.format('%.0f', last + 1) end  -- as in next_generation.lua
 redis.call('HSET', KEYS[2], 'generation', generation)
 -- The shard's keys live for a day or longer: every 17 minutes, when the first seven digits change, is often enough.
-if string.sub(last, 1, 7) ~= string.sub(generation, 1, 7) then
+if string.sub(last, 1, 7) ~= string.sub(now_ms, 1, 7) then
   redis.call('PEXPIRE', KEYS[1], '86400000')  -- as in feed.lua
   redis.call('PEXPIRE', KEYS[2], ARGV[2])
 end

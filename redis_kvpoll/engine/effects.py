@@ -38,6 +38,8 @@ class Send:
     """Set by the transport when it has begun to write the command: then it may have been executed."""
     rest: Any = None
     """In asyncio, the task that reads the reply when the sending task was cancelled meanwhile."""
+    packed: bytes | None = None
+    """The command as it goes over the wire, if it was packed in advance; else None."""
 
 
 @dataclass(slots=True)

@@ -15,7 +15,7 @@ from redis_kvpoll.engine.executor import Executor
 from redis_kvpoll.model import KVPoll, Update
 from redis_kvpoll.protocol import packed
 from redis_kvpoll.protocol.packed import PackedCommand
-from redis_kvpoll.protocol.script_call import CallContext, Command
+from redis_kvpoll.protocol.script_call import Call, CallContext, Command
 
 T = TypeVar("T")
 V = TypeVar("V")
@@ -67,14 +67,20 @@ class ReadyCalls:
         self, command: Command[V, T], sent_at: float, server: bytes | None, reply: Any, error: Exception | None
     ) -> Flow[T]:
         """Complete a command on the full path: by the reply to its ready call, or the error that came instead."""
-        # A lease may have begun meanwhile: the call was made without one.
-        (call,) = command.calls(replace(self._context, owner="", incarnation="", words={}))
-        own = None
-        if reply is not None:
-            own = self._recovery.complete(call, server, (), packed.update_reply(reply, *command.items))
+        own = self.complete(command, server, reply) if reply is not None else None
         if own is None:
-            own = yield from self._executor.recover_call(command, call, sent_at, error)
+            own = yield from self._executor.recover_call(command, self.full_call(command), sent_at, error)
         return command.finish(command.rooms, self._executor.decode(command, command.rooms, own))
+
+    def complete(self, command: Command[V, T], server: bytes | None, reply: bytes) -> list[Any] | None:
+        """Pass the reply to an update to those who have come meanwhile, as ``Executor.complete``."""
+        call = self.full_call(command)
+        return self._recovery.complete(call, server, (), packed.update_reply(reply, *command.items))
+
+    def full_call(self, command: Command[V, T]) -> Call:
+        """Return the script call of a command: without a lease, even if one has begun meanwhile."""
+        (call,) = command.calls(replace(self._context, owner="", incarnation="", words={}))
+        return call
 
     @property
     def _context(self) -> CallContext:
