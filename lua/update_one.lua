@@ -16,7 +16,7 @@
 local room, ttl_ms, incoming = KEYS[3], ARGV[3], ARGV[4]
 local fields = redis.pcall('HMGET', room, 'status', 'world_size')
 local current, last = fields[1]
-if fields.err or fields[2] or current == 'Failed' or incoming == 'Failed' then return false end
+if fields.err or fields[2] or incoming == 'Failed' then return false end
 
 local is_early = incoming == 'Bootstrapping' or incoming == 'WaitingForInput'
 if current then
