@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, NamedTuple, TypeVar
 
-from redis_kvpoll.engine.effects import Flow
+from redis_kvpoll.engine.effects import Flow, Send
 from redis_kvpoll.engine.executor import Executor
 from redis_kvpoll.model import KVPoll, Update
 from redis_kvpoll.protocol import packed
@@ -69,7 +69,8 @@ class ReadyCalls:
         """Complete a command on the full path: by the reply to its ready call, or the error that came instead."""
         own = self.complete(command, server, reply) if reply is not None else None
         if own is None:
-            own = yield from self._executor.recover_call(command, self.full_call(command), sent_at, error)
+            attempt = Send(self.tag, ())
+            own = yield from self._executor.recover_call(command, self.full_call(command), sent_at, attempt, error)
         return command.finish(command.rooms, self._executor.decode(command, command.rooms, own))
 
     def complete(self, command: Command[V, T], server: bytes | None, reply: bytes) -> list[Any] | None:
