@@ -22,6 +22,7 @@ from redis_kvpoll.engine import batching
 from redis_kvpoll.engine.classify import NotSent
 from redis_kvpoll.engine.effects import AwaitCalls, Effect, Flow, PendingCall, Send
 from redis_kvpoll.engine.executor import Executor
+from redis_kvpoll.engine.ready_calls import ReadyCalls
 from redis_kvpoll.protocol.scan import Scan
 from redis_kvpoll.protocol.script_call import Command
 
@@ -54,6 +55,7 @@ class AsyncDispatcher:
     def __init__(self, executor: Executor, transport: AsyncTransport) -> None:
         self.executor = executor
         self.transport = transport
+        self.ready = ReadyCalls(executor)
         executor.recovery.is_clustered = transport.clustered
         self._loop: asyncio.AbstractEventLoop | None = None
         self._queues: defaultdict[str, AsyncShardQueue] = defaultdict(AsyncShardQueue)
@@ -119,7 +121,7 @@ class AsyncDispatcher:
         queue.batch = None
         self._start_sender(queue)
 
-    async def repeat(self, queue: AsyncShardQueue, pending: PendingCall, error: Exception) -> Any:
+    async def repeat(self, queue: AsyncShardQueue, pending: PendingCall, error: Exception | None) -> Any:
         """Repeat a call that was sent at once, and has failed; return its result."""
         batch = queue.batch = batching.Batch([pending])
         self._start_sender(queue, batch, error)

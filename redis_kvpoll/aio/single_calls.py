@@ -16,10 +16,10 @@ from redis_kvpoll.aio.callers import AsyncShardQueue
 from redis_kvpoll.aio.dispatcher import AsyncDispatcher
 from redis_kvpoll.engine.classify import NotSent
 from redis_kvpoll.engine.effects import PendingCall, Send
-from redis_kvpoll.engine.ready_calls import NOT_SENT, ReadyCalls
+from redis_kvpoll.engine.ready_calls import NOT_SENT
 from redis_kvpoll.errors import RoomNotFoundError
 from redis_kvpoll.model import KVPoll, Update
-from redis_kvpoll.protocol import replies, room_commands
+from redis_kvpoll.protocol import fenced_commands, replies, room_commands
 from redis_kvpoll.protocol.script_call import Command
 
 D = TypeVar("D")
@@ -30,11 +30,13 @@ class AsyncSingleCalls:
 
     def __init__(self, dispatcher: AsyncDispatcher) -> None:
         self._dispatcher = dispatcher
-        self._ready = ReadyCalls(dispatcher.executor)
+        self._ready = dispatcher.ready
 
     async def update_status(self, room: int, status: KVPoll | int) -> Update:
         dispatcher = self._dispatcher
-        if (packed := self._ready.update(room, status)) is not None and (queue := self._free_queue()) is not None:
+        if (packed := self._ready.update(room, status)) is not None and (
+            queue := _free_queue(self._dispatcher)
+        ) is not None:
             update: Update = await self._send_update(queue, packed, room, status)
             if update is not NOT_SENT:
                 return update
@@ -56,11 +58,11 @@ class AsyncSingleCalls:
 
     async def _read(self, build: Callable[..., Command[Any, Any]], *args: Any) -> Any:
         """Return the status of a room, None if it is absent, or NOT_SENT. ``build(*args)`` is the full command."""
-        if (packed := self._ready.get(args[0])) is None or (queue := self._free_queue()) is None:
+        if (packed := self._ready.get(args[0])) is None or (queue := _free_queue(self._dispatcher)) is None:
             return NOT_SENT
         dispatcher, sent_at = self._dispatcher, time.monotonic()
         try:
-            name = await self._send(queue, packed, lambda _: None)
+            name = await _send(dispatcher, queue, packed, lambda _: None)
         except ResponseError:
             dispatcher.end_turn(queue)
             return NOT_SENT  # a key of another type, or a command that is not permitted: the script tells it apart
@@ -78,9 +80,9 @@ class AsyncSingleCalls:
 
         try:
             try:
-                reply = await self._send(queue, packed, complete)
+                reply = await _send(dispatcher, queue, packed, complete)
             except NoScriptError:
-                reply = await self._send(queue, ready.update_with_source(room, status), complete)
+                reply = await _send(dispatcher, queue, ready.update_with_source(room, status), complete)
         except (NotSent, RedisError, OSError) as error:
             return await self._repeat(queue, room_commands.update_status(room, status), sent_at, error)
         dispatcher.end_turn(queue)
@@ -91,27 +93,62 @@ class AsyncSingleCalls:
         command = room_commands.update_status(room, status)
         return await dispatcher.run(ready.take_over(command, sent_at, server, reply, None))
 
-    async def _send(self, queue: AsyncShardQueue, packed: bytes, complete: Callable[[Any], object]) -> Any:
-        """Send a call that occupies its queue until the turn is ended."""
-        queue.batch = packed
-        send = Send(self._ready.tag, (), server=self._ready.server, packed=packed)
-        try:
-            return await self._dispatcher.transport.perform(send)
-        except (NotSent, RedisError, OSError):
-            raise
-        except BaseException:
-            self._dispatcher.observe_rest(queue, send, complete)
-            raise
-
     async def _repeat(
         self, queue: AsyncShardQueue, command: Command[Any, Any], sent_at: float, error: Exception
     ) -> Any:
         """Repeat a call that has failed as one of the full path."""
-        give_up_at = sent_at + self._dispatcher.executor.deadline
-        return await self._dispatcher.repeat(
-            queue, PendingCall(self._ready.full_call(command), give_up_at, command), error
-        )
+        pending = PendingCall(self._ready.full_call(command), sent_at + self._dispatcher.executor.deadline, command)
+        return await self._dispatcher.repeat(queue, pending, error)
 
-    def _free_queue(self) -> AsyncShardQueue | None:
-        dispatcher = self._dispatcher
-        return None if dispatcher.transport.clustered else dispatcher.free_queue(self._ready.tag)
+
+async def update_handle(dispatcher: AsyncDispatcher, room: int, generation: int, status: KVPoll | int) -> Update:
+    """Merge a status into one generation of a room."""
+    found = dispatcher.ready.write(room, generation, status)
+    if found is None or (queue := _free_queue(dispatcher)) is None:
+        return await dispatcher.execute(fenced_commands.update(room, generation, status))
+    packed, call = found
+    executor, server, sent_at, error = dispatcher.executor, dispatcher.ready.server, time.monotonic(), None
+    epochs = executor.session.observer_epochs()
+
+    def complete(reply: list[Any]) -> list[Any] | None:
+        return executor.recovery.complete(call, server, epochs, reply)
+
+    own = None
+    try:
+        reply = await _send(dispatcher, queue, packed, complete)
+    except (NotSent, RedisError, OSError) as failure:
+        error = failure
+    else:
+        try:
+            own = complete(reply)
+        except BaseException:
+            dispatcher.end_turn(queue)
+            raise
+    command = fenced_commands.update(room, generation, status)
+    if own is None:
+        updated: Update = await dispatcher.repeat(queue, PendingCall(call, sent_at + executor.deadline, command), error)
+        return updated
+    dispatcher.end_turn(queue)
+    if (update := replies.update(own)) is not None:
+        return update
+    return command.finish(command.rooms, executor.decode(command, command.rooms, own))
+
+
+async def _send(
+    dispatcher: AsyncDispatcher, queue: AsyncShardQueue, packed: bytes, complete: Callable[[Any], object]
+) -> Any:
+    """Send a call that occupies its queue until the turn is ended. ``complete`` gets the reply if it is cancelled."""
+    queue.batch = packed
+    send = Send(dispatcher.ready.tag, (), server=dispatcher.ready.server, packed=packed)
+    try:
+        return await dispatcher.transport.perform(send)
+    except (NotSent, RedisError, OSError):
+        raise
+    except BaseException:
+        dispatcher.observe_rest(queue, send, complete)
+        raise
+
+
+def _free_queue(dispatcher: AsyncDispatcher) -> AsyncShardQueue | None:
+    """Return the queue of a call that can be sent at once."""
+    return None if dispatcher.transport.clustered else dispatcher.free_queue(dispatcher.ready.tag)

@@ -1,8 +1,9 @@
 """The short way of a call on one room, for the case that nothing but its result concerns the store.
 
-A call is ready if the settings are verified and the shard is current; an update, if besides the store tracks no room,
-holds no lease and has no mirror. A driver sends its bytes and takes the result from the reply. Whatever else comes up,
-an error included, is left to the full path: ``take_over`` goes on where the short way ends.
+A call is ready if the settings are verified and the shard is current; a plain update, if besides the store tracks no
+room, holds no lease and has no mirror. A driver sends its bytes and takes the result from the reply. Whatever else
+comes up, an error included, is left to the full path: ``take_over`` goes on where the short way ends. A fenced update
+saves only the making of its call: its reply is processed as ever.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from redis_kvpoll.engine.effects import Flow, Send
 from redis_kvpoll.engine.executor import Executor
 from redis_kvpoll.model import KVPoll, Update
 from redis_kvpoll.protocol import packed
-from redis_kvpoll.protocol.packed import PackedCommand
+from redis_kvpoll.protocol.packed import PackedCommand, PackedWrite
 from redis_kvpoll.protocol.script_call import Call, CallContext, Command
 
 T = TypeVar("T")
@@ -28,6 +29,7 @@ class _Prepared(NamedTuple):
     context: CallContext | None = None
     update: PackedCommand | None = None
     get: PackedCommand | None = None
+    write: PackedWrite | None = None
 
 
 class ReadyCalls:
@@ -54,6 +56,14 @@ class ReadyCalls:
         command = self._current().get
         return command.pack(room, None) if command is not None else None
 
+    def write(self, room: int, generation: int, status: KVPoll | int) -> tuple[bytes, Call] | None:
+        """Return the bytes of a fenced update and its call, None if it is not ready.
+
+        ``Recovery.complete`` has to process the reply.
+        """
+        command, lease = self._current().write, self._recovery.lease
+        return command.pack(room, generation, status) if command and (lease is None or not lease.lost) else None
+
     @property
     def server(self) -> bytes | None:
         """The server that must execute them."""
@@ -69,9 +79,12 @@ class ReadyCalls:
         """Complete a command on the full path: by the reply to its ready call, or the error that came instead."""
         own = self.complete(command, server, reply) if reply is not None else None
         if own is None:
-            attempt = Send(self.tag, ())
-            own = yield from self._executor.recover_call(command, self.full_call(command), sent_at, attempt, error)
+            own = yield from self.repeat(command, self.full_call(command), sent_at, error)
         return command.finish(command.rooms, self._executor.decode(command, command.rooms, own))
+
+    def repeat(self, command: Command[V, T], call: Call, sent_at: float, error: Exception | None) -> Flow[list[Any]]:
+        """Repeat on the full path a call that was sent."""
+        return self._executor.recover_call(command, call, sent_at, Send(self.tag, ()), error)
 
     def complete(self, command: Command[V, T], server: bytes | None, reply: bytes) -> list[Any] | None:
         """Pass the reply to an update to those who have come meanwhile, as ``Executor.complete``."""
@@ -105,8 +118,14 @@ class ReadyCalls:
     def _prepare(self, context: CallContext | None) -> _Prepared:
         if context is None or context.rank or context.shards != 1:
             return _Prepared(context)
-        may_update = context.feed_length != "0" and not self._session.read_only
-        return _Prepared(context, packed.update(context) if may_update else None, packed.get(context))
+        if self._session.read_only:
+            return _Prepared(context, get=packed.get(context))
+        return _Prepared(
+            context,
+            update=packed.update(context) if context.feed_length != "0" else None,
+            get=packed.get(context),
+            write=PackedWrite(context) if context.mode != "prefill" else None,
+        )
 
 
 _NOTHING = _Prepared()

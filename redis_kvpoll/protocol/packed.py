@@ -11,7 +11,8 @@ from typing import Any
 
 from redis_kvpoll.model import KVPoll, Outcome, Update
 from redis_kvpoll.protocol import keys
-from redis_kvpoll.protocol.script_call import CallContext, ScriptSpec
+from redis_kvpoll.protocol.script_call import Call, CallContext, ScriptSpec
+from redis_kvpoll.protocol.script_specs import WRITE
 from redis_kvpoll.protocol.scripts import load
 from redis_kvpoll.validation import MAX_ROOM
 
@@ -29,26 +30,32 @@ _CREATED: dict[int, Update] = {s: Update(Outcome.CREATED, s) for s in KVPoll}
 _ADVANCED: dict[int, Update] = {s: Update(Outcome.ADVANCED, s) for s in KVPoll}
 _UNCHANGED = {s.name.encode(): Update(Outcome.UNCHANGED, s) for s in KVPoll}
 _PLUS, _NINE = b"+9"
+_NAMES: dict[int, str] = {s: s.name for s in KVPoll}
+_FIRST = range(1)
 
 
 class PackedCommand:
-    """A command with the key of one room. ``words`` are those for room 0; ``ends`` its last words, by argument."""
+    """A command with the key of one room. ``words`` are those for room 0; ``ends`` its last words, by argument.
 
-    def __init__(self, words: Sequence[str], key: str, ends: Mapping[Any, Sequence[str]]) -> None:
-        at, count = words.index(key), len(words) + len(next(iter(ends.values())))
+    ``more`` words come behind them.
+    """
+
+    def __init__(self, words: Sequence[str], key: str, ends: Mapping[Any, Sequence[str]], more: int = 0) -> None:
+        at, count = words.index(key), len(words) + len(next(iter(ends.values()))) + more
         start = key.removesuffix("0")
         self._head = f"*{count}\r\n{_bulk(words[:at])}$"
         self._start, self._length = f"\r\n{start}", len(start)
         self._ends = {argument: f"\r\n{_bulk([*words[at + 1 :], *end])}" for argument, end in ends.items()}
 
-    def pack(self, room: Any, argument: KVPoll | int | None) -> bytes | None:
-        """Return the command for a room; None if an argument is not of the usual type, or out of range."""
+    def pack(self, room: Any, argument: KVPoll | int | None, more: str = "") -> bytes | None:
+        """Return the command for a room, with ``more`` packed words; None if an argument is not of the usual type, or
+        out of range."""
         if room.__class__ is not int or argument.__class__ is bool or not 0 <= room <= MAX_ROOM:
             return None
         if (end := self._ends.get(argument)) is None:
             return None
         number = str(room)
-        return f"{self._head}{self._length + len(number)}{self._start}{number}{end}".encode()
+        return f"{self._head}{self._length + len(number)}{self._start}{number}{end}{more}".encode()
 
 
 def update(context: CallContext, has_source: bool = False) -> PackedCommand:
@@ -66,6 +73,25 @@ def get(context: CallContext) -> PackedCommand:
     """The command that reads a status. It is what poll.lua does."""
     (key,) = keys.rooms(context.namespace, [0])
     return PackedCommand(["HGET", key], key, {None: ["status"]})
+
+
+class PackedWrite:
+    """Fenced updates: the call that merges a status into one generation of a room, by write.lua."""
+
+    def __init__(self, context: CallContext) -> None:
+        self._call = WRITE.call(context, context.namespace, [0], [], range(1))
+        self._key = self._call.keys[0].removesuffix("0")
+        self._packed = PackedCommand(self._call.words(), self._call.keys[0], {s: (s.name,) for s in KVPoll}, more=2)
+
+    def pack(self, room: int, generation: int, status: KVPoll | int) -> tuple[bytes, Call] | None:
+        """Return the bytes and the call; None as ``PackedCommand.pack``."""
+        number = str(generation)
+        packed = self._packed.pack(room, status, f"${len(number)}\r\n{number}\r\n$0\r\n\r\n")
+        if packed is None:
+            return None
+        spec, tag, first_keys, once, *_ = self._call
+        items = [_NAMES[status], number, ""]
+        return packed, Call(spec, tag, first_keys, once, [room], [f"{self._key}{room}"], items, _FIRST)
 
 
 def updated(reply: bytes | None, status: KVPoll | int) -> Update | None:

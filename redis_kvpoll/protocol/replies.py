@@ -69,6 +69,11 @@ def updates(operation: str, rooms: list[int], reply: list[Any]) -> list[Update]:
         _corrupt(operation, rooms, reply[1::2])
 
 
+def update(reply: list[Any]) -> Update | None:
+    """Return the update of a room in a reply that has one; None for any other reply."""
+    return _UPDATES.get((reply[0], reply[1]))
+
+
 def cleared(operation: str, rooms: list[int], reply: list[Any]) -> list[KVPoll | None]:
     _check_refusals(operation, rooms, reply, 3)
     # The room was deleted, so an unknown status that it had is no longer an error.

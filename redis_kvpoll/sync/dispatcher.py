@@ -24,7 +24,7 @@ from redis_kvpoll.engine.batching import Batch, ShardQueue
 from redis_kvpoll.engine.classify import NotSent
 from redis_kvpoll.engine.effects import AwaitCalls, Effect, Flow, PendingCall
 from redis_kvpoll.engine.executor import Executor
-from redis_kvpoll.engine.ready_calls import NOT_SENT
+from redis_kvpoll.engine.ready_calls import NOT_SENT, ReadyCalls
 from redis_kvpoll.protocol.scan import Scan
 from redis_kvpoll.protocol.script_call import Call, Command
 from redis_kvpoll.sync.callers import CallingThread
@@ -60,6 +60,7 @@ class Dispatcher:
     def __init__(self, executor: Executor, transport: Transport) -> None:
         self.executor = executor
         self.transport = transport
+        self.ready = ReadyCalls(executor)
         executor.recovery.is_clustered = transport.clustered
         self.after_fork()
         forkable.add(self)

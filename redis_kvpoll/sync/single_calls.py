@@ -12,11 +12,11 @@ from typing import Any, TypeVar
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from redis_kvpoll.engine.classify import NotSent
-from redis_kvpoll.engine.ready_calls import NOT_SENT, ReadyCalls
+from redis_kvpoll.engine.ready_calls import NOT_SENT
 from redis_kvpoll.errors import RoomNotFoundError
 from redis_kvpoll.model import KVPoll, Update
-from redis_kvpoll.protocol import replies, room_commands
-from redis_kvpoll.protocol.script_call import Command
+from redis_kvpoll.protocol import fenced_commands, replies, room_commands
+from redis_kvpoll.protocol.script_call import Call, Command
 from redis_kvpoll.sync.dispatcher import Dispatcher
 
 D = TypeVar("D")
@@ -28,7 +28,7 @@ class SingleCalls:
 
     def __init__(self, dispatcher: Dispatcher) -> None:
         self._dispatcher = dispatcher
-        self._ready = ReadyCalls(dispatcher.executor)
+        self._ready = dispatcher.ready
 
     def update_status(self, room: int, status: KVPoll | int) -> Update:
         ready, dispatcher = self._ready, self._dispatcher
@@ -86,3 +86,33 @@ class SingleCalls:
         except (NotSent, RedisError, OSError) as error:
             return self._dispatcher.run(ready.take_over(build(*args), sent_at, server, None, error))
         return replies.status(name, NOT_SENT)
+
+
+def update_handle(dispatcher: Dispatcher, room: int, generation: int, status: KVPoll | int) -> Update:
+    """Merge a status into one generation of a room."""
+    ready = dispatcher.ready
+    if (found := ready.write(room, generation, status)) is not None:
+        packed, call = found
+        update: Update = dispatcher.send_alone(ready.tag, packed, _send_write, dispatcher, packed, call, status)
+        if update is not NOT_SENT:
+            return update
+    return dispatcher.execute(fenced_commands.update(room, generation, status))
+
+
+def _send_write(dispatcher: Dispatcher, packed: bytes, call: Call, status: KVPoll | int) -> Any:
+    ready, executor, sent_at = dispatcher.ready, dispatcher.executor, time.monotonic()
+    server, epochs, own, first_error = ready.server, executor.session.observer_epochs(), None, None
+    try:
+        reply = dispatcher.transport.call_packed(packed, server)
+    except (NotSent, RedisError, OSError) as error:
+        first_error = error
+    else:
+        if reply is NOT_SENT:
+            return NOT_SENT
+        own = executor.recovery.complete(call, server, epochs, reply)
+        if own is not None and (update := replies.update(own)) is not None:
+            return update
+    command = fenced_commands.update(call.rooms[0], int(call.items[1]), status)
+    if own is None:
+        own = dispatcher.run(ready.repeat(command, call, sent_at, first_error))
+    return command.finish(command.rooms, executor.decode(command, command.rooms, own))

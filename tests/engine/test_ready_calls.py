@@ -6,9 +6,9 @@ import contextlib
 
 import pytest
 
-from redis_kvpoll import KVPoll, Outcome, ReadOnlyStoreError, RoomNotFoundError, StatusStore
+from redis_kvpoll import InvalidInputError, KVPoll, Outcome, ReadOnlyStoreError, RoomNotFoundError, StatusStore
 from redis_kvpoll.model import Update
-from redis_kvpoll.protocol import keys, packed
+from redis_kvpoll.protocol import fenced_commands, keys, packed
 from redis_kvpoll.transport.connection_options import pack
 from tests.support import real
 from tests.support.contexts import context
@@ -68,6 +68,14 @@ class TestPacked:
         (key,) = keys.rooms("ns", [room])
         assert packed.get(self.CONTEXT).pack(room, None) == pack(["HGET", key, "status"])
 
+    @pytest.mark.parametrize("owner", [{}, {"owner": "me", "incarnation": "1700000000000001"}], ids=["", "lease"])
+    @pytest.mark.parametrize("room", [0, 9, 2**64 - 1])
+    @pytest.mark.parametrize("status", KVPoll)
+    def test_fenced_update_is_the_full_call(self, room, status, owner):
+        made = context(**owner)
+        (call,) = fenced_commands.update(room, 1_700_000_000_000_123, status).calls(made)
+        assert packed.PackedWrite(made).pack(room, 1_700_000_000_000_123, int(status)) == (pack(call.words()), call)
+
     @pytest.mark.parametrize(
         ("room", "status"),
         [(-1, 1), (2**64, 1), (True, 1), ("1", 1), (1.0, 1), (1, True), (1, 5), (1, "Success"), (1, 0), (1, None)],
@@ -96,6 +104,18 @@ class TestUsualCase:
         assert store.update_status(1, MOVE) == Update(Outcome.ADVANCED, MOVE)
         assert store.update_status(2, MOVE) == Update(Outcome.ADVANCED, MOVE)
         assert sent(proxy) == ["update_one", "EVAL", "update_one"]
+
+    def test_write_through_handle_is_in_a_mirror_at_once(self, side, proxy):
+        store = side.open(proxy.url)
+        with store.lease("me"), store.mirror() as mirror:
+            handle = store.open(1)
+            assert handle.update(MOVE) == Update(Outcome.ADVANCED, MOVE)
+            assert mirror.get(1) is MOVE
+            assert handle.update(BOOT) == Update(Outcome.UNCHANGED, MOVE)
+            with pytest.raises(InvalidInputError, match="update: a status is one of"):
+                handle.update(7)
+            handle.clear()
+            assert handle.update(DONE) == Update(Outcome.STALE, None)
 
     def test_handles_of_a_store_do_not_matter_to_reads(self, opened, proxy):
         store = opened()
