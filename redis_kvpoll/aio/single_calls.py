@@ -7,7 +7,7 @@ its turn ends with its reply.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from redis.exceptions import NoScriptError, RedisError, ResponseError
@@ -32,15 +32,12 @@ class AsyncSingleCalls:
         self._dispatcher = dispatcher
         self._ready = dispatcher.ready
 
-    async def update_status(self, room: int, status: KVPoll | int) -> Update:
-        dispatcher = self._dispatcher
-        if (packed := self._ready.update(room, status)) is not None and (
-            queue := _free_queue(self._dispatcher)
-        ) is not None:
-            update: Update = await self._send_update(queue, packed, room, status)
-            if update is not NOT_SENT:
-                return update
-        return await dispatcher.execute(room_commands.update_status(room, status))
+    def update_status(self, room: int, status: KVPoll | int) -> Awaitable[Update]:
+        # Without a coroutine of its own for a call that joins a batch.
+        queue = _free_queue(self._dispatcher)
+        if queue is not None and (packed := self._ready.update(room, status)) is not None:
+            return self._send_update(queue, packed, room, status)
+        return self._dispatcher.execute(room_commands.update_status(room, status))
 
     async def get(self, room: int, default: D) -> KVPoll | D:
         status = await self._read(room_commands.get, room, default)
@@ -71,7 +68,7 @@ class AsyncSingleCalls:
         dispatcher.end_turn(queue)
         return replies.status(name, NOT_SENT)
 
-    async def _send_update(self, queue: AsyncShardQueue, packed: bytes, room: int, status: KVPoll | int) -> Any:
+    async def _send_update(self, queue: AsyncShardQueue, packed: bytes, room: int, status: KVPoll | int) -> Update:
         ready, dispatcher, sent_at, server = self._ready, self._dispatcher, time.monotonic(), self._ready.server
 
         def complete(reply: bytes | None) -> None:  # of a call that was cancelled
@@ -84,10 +81,11 @@ class AsyncSingleCalls:
             except NoScriptError:
                 reply = await _send(dispatcher, queue, ready.update_with_source(room, status), complete)
         except (NotSent, RedisError, OSError) as error:
-            return await self._repeat(queue, room_commands.update_status(room, status), sent_at, error)
+            updated: Update = await self._repeat(queue, room_commands.update_status(room, status), sent_at, error)
+            return updated
         dispatcher.end_turn(queue)
         if reply is None:
-            return NOT_SENT
+            return await dispatcher.execute(room_commands.update_status(room, status))
         if (update := ready.updated(reply, status)) is not None:
             return update
         command = room_commands.update_status(room, status)
