@@ -12,6 +12,7 @@ from redis_kvpoll.protocol import fenced_commands, keys, packed
 from redis_kvpoll.transport.connection_options import pack
 from tests.support import real
 from tests.support.contexts import context
+from tests.support.internals import age_settings
 
 BOOT, MOVE, DONE = KVPoll.Bootstrapping, KVPoll.Transferring, KVPoll.Success
 SCRIPT = packed.UPDATE_ONE.script
@@ -162,6 +163,13 @@ class TestFullPath:
         store.update_status(5, MOVE)
         assert "update_one" not in sent(proxy)
         handle.clear()
+
+    def test_settings_that_are_due_are_verified_first(self, opened, proxy):
+        store = opened()
+        age_settings(store, 4000)
+        assert store.get(1) is BOOT
+        assert proxy.calls("settings") == 1
+        assert "HGET" not in sent(proxy)
 
     def test_read_only_store_reads_and_refuses(self, opened, proxy):
         opened(namespace="looked_at")

@@ -251,7 +251,7 @@ IN_THE_CLIENT = [
         "engine.ready_calls:ReadyCalls._current",
         " or not session.is_verified",
         "",
-        "engine/test_failures.py::TestNotSent::test_other_settings_after_a_flush_are_refused",
+        "engine/test_ready_calls.py::TestFullPath::test_settings_that_are_due_are_verified_first[sync]",
     ),
     (
         "an own write is left out of a mirror's consensus",
