@@ -82,6 +82,11 @@ def measure(ground: Ground, is_quick: bool) -> Found:
     return _sections(ground, sizes), asdict(sizes), {}
 
 
+def measure_single(ground: Ground, is_quick: bool) -> Found:
+    sizes = QUICK if is_quick else FULL
+    return single.measure(ground, sizes.rooms, sizes.call_rounds), {"rooms": sizes.rooms}, {}
+
+
 def measure_recovery(ground: Ground, is_quick: bool) -> Found:
     sizes = (QUICK if is_quick else FULL).recovery
     return recovery.measure(*sizes), {"recovery": sizes}, {}
@@ -143,7 +148,7 @@ BENCH = Bench(
     "The cost of the table, compared with plain Redis and with alternatives.",
     measure,
     report.MARKERS,
-    {"recovery": measure_recovery, "leases": measure_leases, "ranks": measure_ranks},
+    {"single": measure_single, "recovery": measure_recovery, "leases": measure_leases, "ranks": measure_ranks},
 )
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from redis_kvpoll.aio.dispatcher import AsyncDispatcher
 from redis_kvpoll.aio.lease import AsyncLease
 from redis_kvpoll.aio.mirror import AsyncMirror
 from redis_kvpoll.aio.room import AsyncRoom
+from redis_kvpoll.aio.single_calls import AsyncSingleCalls
 from redis_kvpoll.aio.table import AsyncTable
 from redis_kvpoll.aio.tail import AsyncTailIterator
 from redis_kvpoll.aio.waits import AsyncWaitRegistry
@@ -71,6 +72,7 @@ class AsyncStatusStore(StoreBase, AsyncTable):
         self._transport = connect.transport_for(client, deadline)
         self._executor.session.server = str(self._transport)
         self._dispatcher = AsyncDispatcher(self._executor, self._transport)
+        self._single = AsyncSingleCalls(self._dispatcher)
         self._mirrors: WeakSet[AsyncMirror] = WeakSet()
         self._leases: WeakSet[AsyncLease] = WeakSet()
         self._waits = AsyncWaitRegistry(self._dispatcher)

@@ -101,9 +101,12 @@ class Recovery:
 
     def needs_check(self, calls: Sequence[Call]) -> bool:
         """Whether the shard of one of these calls must be verified, or has rooms to replay, before it is sent."""
-        if not self._unverified and not self.tracked_rooms.awaiting_shards:
-            return False
-        return any(self._needs_check(call.tag) for call in calls)
+        return not self.is_current and any(self._needs_check(call.tag) for call in calls)
+
+    @property
+    def is_current(self) -> bool:
+        """Whether no shard must be verified, and none has rooms to replay."""
+        return not self._unverified and not self.tracked_rooms.awaiting_shards
 
     def epoch_of(self, tag: str) -> str:
         """Return the epoch of a shard; empty if unknown."""

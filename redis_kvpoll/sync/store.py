@@ -29,6 +29,7 @@ from redis_kvpoll.sync.dispatcher import Dispatcher
 from redis_kvpoll.sync.lease import Lease
 from redis_kvpoll.sync.mirror import Mirror
 from redis_kvpoll.sync.room import Room
+from redis_kvpoll.sync.single_calls import SingleCalls
 from redis_kvpoll.sync.table import Table
 from redis_kvpoll.sync.tail import TailIterator
 from redis_kvpoll.sync.waits import WaitRegistry
@@ -102,6 +103,7 @@ class StatusStore(StoreBase, Table):
         self._transport = connect.transport_for(client, deadline)
         self._executor.session.server = str(self._transport)
         self._dispatcher = Dispatcher(self._executor, self._transport)
+        self._single = SingleCalls(self._dispatcher)
         self._mirrors: WeakSet[Mirror] = WeakSet()
         self._leases: WeakSet[Lease] = WeakSet()
         self._waits = WaitRegistry(self._dispatcher)

@@ -28,7 +28,7 @@ def store(world, proxy):
     store.update_status(1, KVPoll.Bootstrapping)
     store.set_decode_prefix_len(1, 7)
     # Load all scripts, so that a call is one EVALSHA.
-    store.abort(9), store.touch([9]), store.poll([9]), store.entry(9)
+    store.update_status(1, KVPoll.Bootstrapping), store.abort(9), store.touch([9]), store.poll([9]), store.entry(9)
     store.record_failure(9, "?"), store.clear(9), store.pop_decode_prefix_len(9)
     proxy.commands.clear()
     return store

@@ -240,6 +240,20 @@ IN_THE_CLIENT = [
         "replica/test_rank_shard.py::TestRanksOfRoom::test_own_reopening_drops_former_ranks",
     ),
     (
+        "a ready call passes a mirror by",
+        "engine.ready_calls:ReadyCalls._is_unobserved",
+        "not self._session.observers and ",
+        "",
+        "engine/test_ready_calls.py::TestFullPath::test_mirror_lease_and_handle[sync-sync]",
+    ),
+    (
+        "a ready call goes on when the settings are to be verified",
+        "engine.ready_calls:ReadyCalls._current",
+        " or not session.is_verified",
+        "",
+        "engine/test_ready_calls.py::TestFullPath::test_settings_that_are_due_are_verified_first[sync]",
+    ),
+    (
         "an own write is left out of a mirror's consensus",
         "replica.rank_shard:RankShardReplica._show_derived",
         "self._consensus[room] = lowest if is_known else KVPoll.Bootstrapping",

@@ -27,6 +27,20 @@ IN_LUA = [
         "table/test_regressions.py::TestLateAfterClear::test_late_failed_does_not_recreate_room[sync-fakeredis-compat]",
     ),
     (
+        "one room's update takes what hands have written for a status",
+        "update_one.lua",
+        "return is_known and current",
+        "return current",
+        "protocol/test_update_one.py::test_every_case_equals_update[fakeredis-usual-compat]",
+    ),
+    (
+        "one room's update takes the feed's time, whatever it is",
+        "update_one.lua",
+        "string.find(id, '-', 14, true) ~= 14 or now_ms >= '9'",
+        "false",
+        "protocol/test_update_one.py::test_times_after_an_entry_by_hand_are_the_clocks[fakeredis]",
+    ),
+    (
         "a batch is applied in reverse order",
         "update.lua",
         "for i = 1, count do",

@@ -13,6 +13,7 @@ import pytest
 from redis_kvpoll.model import Outcome, Refusal
 from redis_kvpoll.protocol import fenced_commands, keys, lease_commands, room_commands, script_specs, scripts
 from redis_kvpoll.protocol import settings as settings_module
+from redis_kvpoll.protocol.packed import UPDATE_ONE
 from redis_kvpoll.protocol.script_call import ScriptSpec
 from redis_kvpoll.protocol.script_specs import SPECS
 from redis_kvpoll.protocol.settings import ExpectedSettings
@@ -21,7 +22,7 @@ from tests.support.heads import INCLUDES, LABELS, MAY_LACK, NAMES, codes, head, 
 
 FIRST_KEYS = {"feed": keys.feed, "epoch": keys.epoch, "leases": keys.leases, "owned": keys.owned}
 FIRST_KEYS |= {"cleared": keys.cleared, "due": keys.due}
-OTHERS = (settings_module.SETTINGS, lease_commands.LEASE, lease_commands.RENEW)  # not about rooms
+OTHERS = (settings_module.SETTINGS, lease_commands.LEASE, lease_commands.RENEW, UPDATE_ONE)  # with replies of their own
 MAX_LINES = 64
 ENUM = {code.value: code.name for code in (*Outcome, *Refusal)}
 
@@ -117,6 +118,12 @@ class TestHeads:
         keys_said, once_said = (re.search(rf"{label} begin with ([^.]*)\.", prose)[1] for label in ("KEYS", "ARGV"))
         first, once = keys_said.split(", "), once_said.split(", ")
         assert ("caller" in used) == (list(spec.first[: len(first)]) == first) == (list(spec.once[: len(once)]) == once)
+
+    def test_update_one_head_matches_spec(self):
+        labelled = head("update_one")[1]
+        assert words(labelled["KEYS"]) == (list(UPDATE_ONE.first), list(UPDATE_ONE.keys))
+        assert words(labelled["ARGV"]) == (list(UPDATE_ONE.once), list(UPDATE_ONE.item))
+        assert words(labelled["REPLY"]) == ([], list(UPDATE_ONE.reply))
 
     def test_settings_head_matches_call(self):
         labelled = head("settings")[1]
