@@ -7,8 +7,8 @@ to the same server without its data:
 2. List: scan all rooms and read each (with the feed id of the read), while reading on in the feed. Then read the rooms
    that were known before and that neither the scan nor the feed has named: they may be gone.
 3. Read the feed to its end. Now the copy is synced.
-4. Watch: XREAD waits for the next entries. An XRANGE right after it checks that the position still exists. If it was
-   trimmed, or the feed is another server's, XREAD does not report the missing entries, so the session resyncs.
+4. Watch: XREAD waits for the next entries. Once per heartbeat, an XRANGE right after it looks whether an entry may have
+   been missed (see continuity.py): the feed was trimmed, or is another server's. Then the session resyncs.
 
 Invariant: a copy that may have missed a change is not synced. Any error ends the session and marks the copy unsynced;
 the next session begins over a new connection.
@@ -31,6 +31,7 @@ from redis_kvpoll.protocol import keys
 from redis_kvpoll.protocol.scan import Scan
 from redis_kvpoll.protocol.script_call import MAX_BATCH, Call
 from redis_kvpoll.protocol.settings import RENEW_SECONDS
+from redis_kvpoll.replica.continuity import Continuity
 from redis_kvpoll.replica.feed_ids import text_of
 from redis_kvpoll.replica.health import FollowerHealth
 from redis_kvpoll.replica.replica import STALE_AFTER, Replica
@@ -83,6 +84,7 @@ class Follower:
         self._follows = False
         """Whether this session has synced. Then a reply that took long counts for nothing."""
         self._sweep = RoomSweep({tag: replica.shards[tag] for tag in tags})
+        self._continuity = Continuity(self._feeds, int(replica.context.feed_length), ENTRIES)
 
     def session(self) -> FollowerFlow[float | None]:
         """Follow until an error; return the seconds to wait before the next session, or None when it may end.
@@ -151,6 +153,7 @@ class Follower:
                 self._replica.read_spec.call(self._replica.context, tag, [], [], ())
             )
             self._replica.start_resync(tag, feed_id, self._now(asked_at))
+        self._continuity.start(self._positions())
         if not self._replica.only_waited:
             yield from self._walk()
         for tag in self.tags:
@@ -193,24 +196,17 @@ class Follower:
         if block and not self._can_block:
             yield Sleep(POLL_INTERVAL)
             block = False
-        shards = [self._replica.shards[tag] for tag in self.tags]
-        positions = [text_of(shard.position) for shard in shards]
         wait = ["BLOCK", self._block] if block else []
-        words = ["XREAD", "COUNT", str(ENTRIES), *wait, "STREAMS", *self._feeds, *positions]
-        checks = [["XRANGE", feed, at, at] for feed, at in zip(self._feeds, positions, strict=True)]
+        words = ["XREAD", "COUNT", str(ENTRIES), *wait, "STREAMS", *self._feeds, *map(text_of, self._positions())]
         asked_at = time.monotonic()
         swept, counting = self._sweep.part(asked_at) if sweep else ([], [])
-        then = [*checks, counting] if counting else checks
-        reply, *replies = yield Send(self.tags[0], words, then=then)
-        # A feed that did not exist when a store with read_only=True looked has all its entries after the position.
-        if not all(found or shard.position == 0 for found, shard in zip(replies, shards, strict=False)):
+        looks = not self._follows or self._continuity.due(asked_at)
+        then = [*(self._continuity.commands() if looks else ()), *([counting] if counting else ())]
+        answer = yield Send(self.tags[0], words, then=then)
+        reply, *replies = answer if then else [answer]
+        if looks and not self._continuity.holds(replies[: len(self._feeds)]):
             raise _MustResync("the feed no longer reaches back to where it was read")
-        found = dict(reply.items() if isinstance(reply, dict) else reply or ())
-        now, all_read = self._now(asked_at), True
-        for tag, feed in zip(self.tags, self._feeds, strict=True):
-            entries = found.get(feed.encode(), ())
-            self._replica.read(tag, entries, len(entries) < ENTRIES, now)
-            all_read = all_read and len(entries) < ENTRIES
+        all_read = self._apply(dict(reply.items() if isinstance(reply, dict) else reply or ()), looks, asked_at)
         for tag in self.tags:
             if rooms := self._replica.uncertain(tag):
                 yield from self._read_rooms(rooms)
@@ -219,6 +215,20 @@ class Follower:
         self.host.notify()
         if self._replica.resyncs_wanted != self._resyncs_wanted:
             raise _MustResync("the store has found another server, or a change of the copy was interrupted")
+        return all_read
+
+    def _positions(self) -> list[int]:
+        return [self._replica.shards[tag].position for tag in self.tags]
+
+    def _apply(self, found: dict[bytes, Any], is_proved: bool, asked_at: float) -> bool:
+        """Apply the entries of a read; return whether it was to the end of all feeds."""
+        now, all_read, count = self._now(asked_at), True, 0
+        for tag, feed in zip(self.tags, self._feeds, strict=True):
+            entries = found.get(feed.encode(), ())
+            is_end = len(entries) < ENTRIES
+            self._replica.read(tag, entries, is_end and is_proved, now)
+            all_read, count = all_read and is_end, count + len(entries)
+        self._continuity.read(self._positions(), count, is_proved, all_read, asked_at)
         return all_read
 
     def _read_rooms(self, rooms: list[int]) -> FollowerFlow[None]:

@@ -250,4 +250,25 @@ IN_THE_CLIENT = [
         "if False:",
         "replica/test_reasons.py::TestReason::test_reason_goes_with_its_failure[1 Bootstrapping]",
     ),
+    (
+        "a look asks for the last entry read, which is there behind a hole",
+        "replica.continuity:Continuity.read",
+        "if is_proved:",
+        "if True:",
+        "replica/test_follow.py::TestLooks::test_look_asks_for_end_of_last_proof",
+    ),
+    (
+        "a read that proves nothing keeps a mirror synced",
+        "replica.follow:Follower._apply",
+        "is_end and is_proved",
+        "is_end",
+        "replica/test_follow.py::TestLooks::test_reads_without_look_do_not_keep_copy_synced",
+    ),
+    (
+        "the trimming of a short feed looks like a hole",
+        "replica.continuity:Continuity.due",
+        " or self._behind > self._most_behind",
+        "",
+        "replica/test_follow.py::TestLooks::test_fast_feed_is_looked_at_before_half_of_it",
+    ),
 ]

@@ -178,12 +178,14 @@ def follower_threads_of(mirror: Any) -> list[Any]:
 
 
 def read_once(follower: Any) -> Any:
-    """The effects of one blocking read of the feed."""
+    """The effects of one blocking read of the feed, by a follower whose replica is synced."""
+    follower._continuity.start(follower._positions())
     return follower._read(block=True)
 
 
 def follow_feed(follower: Any) -> Any:
-    """The effects of following the feed."""
+    """The effects of following the feed, by a follower whose replica is synced."""
+    follower._continuity.start(follower._positions())
     return follower._follow_feed()
 
 
