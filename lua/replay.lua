@@ -1,6 +1,6 @@
 -- Restore each room to the state that the caller knows, after the server has lost it. Times are milliseconds.
 --
--- KEYS     feed, epoch, leases, owned, cleared; each: room, prefix
+-- KEYS     feed, epoch, leases, owned, cleared; each: room, prefix; last: failed
 -- ARGV     feed_length, ttl_ms, terminal_ttl_ms, epoch_ttl_ms, nonce, rank, world_size, owner,
 --          incarnation, author; each: generation, request, status, reason, length, role, loss, opened,
 --          written

@@ -43,4 +43,9 @@ local function write_status(room, fields, status, reason)
   elseif rank ~= '' then
     changes[n + 5] = {'rank:' .. rank, status}
   end
+  if status == 'Failed' and (is_first or previous ~= 'Failed') then
+    failures = failures or {}
+    failures[room] = redis.call('HMGET', room, 'generation', 'request', 'owner', 'failed_by', 'reason')
+    failures[room][6] = reason == 'Aborted by AbortReq.' and 'abort' or 'engine'  -- what SGLang's abort says
+  end
 end

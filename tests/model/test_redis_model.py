@@ -262,7 +262,7 @@ def test_scripts_match_real_server(plain_client, where, actions):
         for action in actions:
             if isinstance(action, room_commands.Command):
                 for call in action.calls(where):
-                    keys = [key.encode() for key in (*call.first_keys, *call.keys)]
+                    keys = [key.encode() for key in call.all_keys]
                     argv = [word.encode() for word in (*call.once, *call.items)]
                     sides.same("run", call.spec.script.source, keys, argv)
             else:  # a key of another type, made by hand
