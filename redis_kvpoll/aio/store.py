@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack, cast
 from weakref import WeakSet
@@ -12,6 +12,7 @@ import redis.asyncio as redis
 from redis_kvpoll import validation
 from redis_kvpoll.aio import connect
 from redis_kvpoll.aio.dispatcher import AsyncDispatcher
+from redis_kvpoll.aio.failures import AsyncFailures
 from redis_kvpoll.aio.lease import AsyncLease
 from redis_kvpoll.aio.mirror import AsyncMirror
 from redis_kvpoll.aio.room import AsyncRoom
@@ -71,7 +72,7 @@ class AsyncStatusStore(StoreBase, AsyncTable):
         self._transport = connect.transport_for(client, deadline)
         self._executor.session.server = str(self._transport)
         self._dispatcher = AsyncDispatcher(self._executor, self._transport)
-        self._mirrors: WeakSet[AsyncMirror] = WeakSet()
+        self._mirrors: WeakSet[AsyncMirror | AsyncFailures] = WeakSet()
         self._leases: WeakSet[AsyncLease] = WeakSet()
         self._waits = AsyncWaitRegistry(self._dispatcher)
 
@@ -215,6 +216,12 @@ class AsyncStatusStore(StoreBase, AsyncTable):
         mirror = AsyncMirror(self._dispatcher, rooms)
         self._mirrors.add(mirror)
         return mirror
+
+    def failures(self, rooms: Callable[[], Iterable[int]]) -> AsyncFailures:
+        """Follow what becomes Failed of the rooms that ``rooms`` returns: those held, and those being opened."""
+        self._executor.session.check_open("failures")
+        self._mirrors.add(failures := AsyncFailures(self._dispatcher, rooms))
+        return failures
 
     async def wait(self, room: int, *statuses: KVPoll | int, timeout: float | None = None) -> KVPoll:  # noqa: ASYNC109
         """Wait until a room is at one of ``statuses`` (Success and Failed, if there are none) or further on.

@@ -171,7 +171,14 @@ SNAPSHOT = ScriptSpec(
     for_rank=SNAPSHOT_RANKS,
 )
 
+FAILURES = ScriptSpec(
+    load("failures"),
+    first=("feed", "failed"),
+    once=("feed_ttl_ms",),
+    reply=("status", "generation", "request", "owner", "by", "reason"),
+)
+
 SPECS = (
     *(UPDATE, WRITE, OPEN, REPLAY, ATTACH, ABORT, REAP, RECORD_FAILURE, CLEAR, CLEAR_FENCED, POLL, POLL_OWN, POLL_RANK),
-    *(CONSENSUS, TOUCH, ENTRY, SET_PREFIX, POP_PREFIX, SNAPSHOT, SNAPSHOT_RANKS),
+    *(CONSENSUS, TOUCH, ENTRY, SET_PREFIX, POP_PREFIX, SNAPSHOT, SNAPSHOT_RANKS, FAILURES),
 )

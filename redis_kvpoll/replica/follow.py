@@ -16,26 +16,21 @@ the next session begins over a new connection.
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from redis.exceptions import AskError, NoScriptError, RedisError
-
-from redis_kvpoll.engine import classify
-from redis_kvpoll.engine.classify import Failure, NotSent
-from redis_kvpoll.engine.effects import FollowRedirect, Send, Sleep
-from redis_kvpoll.errors import KVPollError, ServerRefusedError, StoreUnavailableError, printable
+from redis_kvpoll.engine.effects import Send, Sleep
+from redis_kvpoll.errors import KVPollError
 from redis_kvpoll.protocol import keys
 from redis_kvpoll.protocol.scan import Scan
 from redis_kvpoll.protocol.script_call import MAX_BATCH, Call
 from redis_kvpoll.protocol.settings import RENEW_SECONDS
 from redis_kvpoll.replica.continuity import Continuity
 from redis_kvpoll.replica.feed_ids import text_of
-from redis_kvpoll.replica.health import FollowerHealth
 from redis_kvpoll.replica.replica import STALE_AFTER, Replica
-from redis_kvpoll.replica.requests import AskStore, FollowerFlow, Host, OrphanedError
+from redis_kvpoll.replica.requests import AskStore, FollowerFlow, Host
+from redis_kvpoll.replica.session import FollowerSession, MustResyncError
 from redis_kvpoll.replica.sweep import RoomSweep
 
 ENTRIES = 1000
@@ -49,11 +44,7 @@ POLL_INTERVAL = 0.01
 """Seconds between reads where a read cannot block: in memory://."""
 
 
-class _MustResync(Exception):  # noqa: N818 - never seen outside
-    """The connection is open, but the copy may have missed a change."""
-
-
-class Follower:
+class Follower(FollowerSession):
     """Keeps the copies of some shards, all on one server, in a replica. A driver runs ``session`` again and again.
 
     ``host`` is whom it works for, by weak reference; ``limit`` (seconds) is how long the transport waits
@@ -69,84 +60,24 @@ class Follower:
         limit: float,
         can_block: bool,
     ) -> None:
-        self.tags = tags
         what = "the follower of waits" if replica.only_waited else "the mirror"
         name = f"{what} of namespace {replica.context.namespace!r}"
-        self.health = FollowerHealth(name, limit, self._progressed)
+        super().__init__("mirror", name, tags, host, limit, HEARTBEAT, STALE_AFTER)
         self._replica = replica
-        self.host = host
         self._clustered = clustered
         self._can_block = can_block
         self._feeds = [keys.feed(tag) for tag in tags]
-        self._block = str(max(1, int(min(HEARTBEAT, limit / 3) * 1000)))
         self._resyncs_wanted = 0
-        self._checked_at = 0.0
-        self._follows = False
-        """Whether this session has synced. Then a reply that took long counts for nothing."""
         self._sweep = RoomSweep({tag: replica.shards[tag] for tag in tags})
         self._continuity = Continuity(self._feeds, int(replica.context.feed_length), ENTRIES)
 
-    def session(self) -> FollowerFlow[float | None]:
-        """Follow until an error; return the seconds to wait before the next session, or None when it may end.
+    def _mark_unsynced(self) -> None:
+        self._replica.mark_unsynced(self.tags)
 
-        It needs a new connection and its own transport, whose slot map it updates.
-        """
-        self._resyncs_wanted, self._follows = self._replica.resyncs_wanted, False
-        self.health.session_begins()
-        is_over = False
-        try:
-            yield from self._check_settings()
-            yield from self._resync()
-            yield from self._follow_feed()
-            is_over = True
-            return None
-        except OrphanedError:
-            return None
-        except AskError as redirect:
-            self._replica.mark_unsynced(self.tags)
-            if not (yield FollowRedirect(redirect)):
-                return self.health.rejected(
-                    ServerRefusedError(f"mirror: {printable(classify.describe_rejection(redirect))}")
-                )
-            return self.health.lost(redirect)
-        except (_MustResync, StoreUnavailableError) as error:
-            return self.health.lost(error)
-        except (NotSent, RedisError, OSError) as error:
-            failure = classify.classify(error, self.health.failures_in_a_row)
-            if failure is not Failure.REJECTED or str(error).startswith("UNBLOCKED"):
-                return self.health.lost(classify.root_cause(error))
-            return self.health.rejected(
-                ServerRefusedError(f"mirror: {printable(classify.describe_rejection(classify.root_cause(error)))}")
-            )
-        except KVPollError as error:
-            return self.health.rejected(error)
-        except Exception as error:
-            # Most likely raised by the predicate. An old copy must not stay marked as synced.
-            return self.health.rejected(
-                KVPollError(f"mirror: its rooms= most likely raised {printable(repr(error))}"), error
-            )
-        finally:
-            if not is_over:  # else another follower may have these shards by now
-                self._replica.mark_unsynced(self.tags)
+    def _begin(self) -> None:
+        self._resyncs_wanted = self._replica.resyncs_wanted
 
-    def _progressed(self) -> None:
-        with contextlib.suppress(OrphanedError):
-            self.host.progressed()
-
-    # The session, in order
-
-    def _check_settings(self) -> FollowerFlow[None]:
-        """Check the settings: a server that has lost its data may have other ones by now."""
-        expected = self.host.expected_settings
-        if expected.read_only:
-            reply = yield Send(expected.namespace, expected.reading())
-            expected.check_exists("mirror", reply)
-        else:
-            reply = yield from self._send_script(expected.call())
-        expected.read(reply)
-        self._checked_at = time.monotonic()
-
-    def _resync(self) -> FollowerFlow[None]:
+    def _catch_up(self) -> FollowerFlow[None]:
         for tag in self.tags:
             asked_at = time.monotonic()
             feed_id, *_ = yield from self._send_script(
@@ -173,8 +104,8 @@ class Follower:
             yield from self._read_rooms(page)
             yield from self._read(block=False)
 
-    def _follow_feed(self) -> FollowerFlow[None]:
-        self._follows, more_due = True, False
+    def _follow(self) -> FollowerFlow[None]:
+        more_due = False
         while not self.host.may_end(self._replica, self.tags):
             asked_at = time.monotonic()
             yield from self._read(block=not more_due, sweep=True)
@@ -205,7 +136,7 @@ class Follower:
         answer = yield Send(self.tags[0], words, then=then)
         reply, *replies = answer if then else [answer]
         if looks and not self._continuity.holds(replies[: len(self._feeds)]):
-            raise _MustResync("the feed no longer reaches back to where it was read")
+            raise MustResyncError("the feed no longer reaches back to where it was read")
         all_read = self._apply(dict(reply.items() if isinstance(reply, dict) else reply or ()), looks, asked_at)
         for tag in self.tags:
             if rooms := self._replica.uncertain(tag):
@@ -214,7 +145,7 @@ class Follower:
             yield from self._read_rooms(swept)
         self.host.notify()
         if self._replica.resyncs_wanted != self._resyncs_wanted:
-            raise _MustResync("the store has found another server, or a change of the copy was interrupted")
+            raise MustResyncError("the store has found another server, or a change of the copy was interrupted")
         return all_read
 
     def _positions(self) -> list[int]:
@@ -242,7 +173,7 @@ class Follower:
                 if lost is None:
                     break
                 if was_asked:
-                    raise _MustResync("the store has rooms that were not found")
+                    raise MustResyncError("the store has rooms that were not found")
                 was_asked, is_gone = True, not (yield from self._ask_store(lost))
             self._replica.snapshot(call.tag, feed_id, call.rooms, reply, self._now(asked_at), asked_at)
 
@@ -273,24 +204,3 @@ class Follower:
         for tag, some in by_tag.items():
             for at in range(0, len(some), MAX_BATCH):
                 yield self._replica.read_spec.call(context, tag, some[at : at + MAX_BATCH], [], ())
-
-    def _send_script(self, call: Call) -> FollowerFlow[Any]:
-        words = call.words()
-        try:
-            return (yield Send(call.tag, words))
-        except NoScriptError:
-            words[:2] = "EVAL", call.spec.script.source
-        return (yield Send(call.tag, words))
-
-    def _now(self, asked_at: float) -> float:
-        """Return the time as of which a reply that has just arrived is true.
-
-        If this process was stopped in between, the reply may be as old as the request.
-        """
-        now = time.monotonic()
-        self.health.answered(now)
-        if self._follows and now - asked_at > STALE_AFTER:
-            # The server stood still, or this process. Another server may have taken over in the meantime, so this reply
-            # counts for nothing, and a new connection asks which is the primary now.
-            raise _MustResync(f"no answer for {STALE_AFTER:g} s")
-        return now if now - asked_at < 2 * HEARTBEAT else asked_at

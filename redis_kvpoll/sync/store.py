@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack, cast
 from weakref import WeakSet
@@ -26,6 +26,7 @@ from redis_kvpoll.protocol.script_call import Command
 from redis_kvpoll.protocol.settings import Settings
 from redis_kvpoll.sync import connect
 from redis_kvpoll.sync.dispatcher import Dispatcher
+from redis_kvpoll.sync.failures import Failures
 from redis_kvpoll.sync.lease import Lease
 from redis_kvpoll.sync.mirror import Mirror
 from redis_kvpoll.sync.room import Room
@@ -102,7 +103,7 @@ class StatusStore(StoreBase, Table):
         self._transport = connect.transport_for(client, deadline)
         self._executor.session.server = str(self._transport)
         self._dispatcher = Dispatcher(self._executor, self._transport)
-        self._mirrors: WeakSet[Mirror] = WeakSet()
+        self._mirrors: WeakSet[Mirror | Failures] = WeakSet()
         self._leases: WeakSet[Lease] = WeakSet()
         self._waits = WaitRegistry(self._dispatcher)
 
@@ -247,6 +248,12 @@ class StatusStore(StoreBase, Table):
         mirror = Mirror(self._dispatcher, rooms)
         self._mirrors.add(mirror)
         return mirror
+
+    def failures(self, rooms: Callable[[], Iterable[int]]) -> Failures:
+        """Follow what becomes Failed of the rooms that ``rooms`` returns: those held, and those being opened."""
+        self._executor.session.check_open("failures")
+        self._mirrors.add(failures := Failures(self._dispatcher, rooms))
+        return failures
 
     def wait(self, room: int, *statuses: KVPoll | int, timeout: float | None = None) -> KVPoll:
         """Wait until a room is at one of ``statuses`` (Success and Failed, if there are none) or further on.

@@ -255,6 +255,6 @@ IN_LUA = [
         "abort.lua",
         "redis.call('DEL', KEYS[#KEYS])",
         "",
-        "protocol/test_failure_stream.py::TestIds::test_stream_that_takes_no_entry_is_begun_anew[sync-fakeredis-another type]",
+        "protocol/test_failure_stream.py::TestIds::test_stream_without_room_is_begun_anew[sync-fakeredis-wrong type]",
     ),
 ]

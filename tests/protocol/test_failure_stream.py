@@ -145,11 +145,11 @@ class TestIds:
         store.abort(1)
         assert not client.exists(FAILED)
 
-    @pytest.mark.parametrize("junk", ["another type", "last id", "feed begun anew"])
-    def test_stream_that_takes_no_entry_is_begun_anew(self, store, client, junk):
+    @pytest.mark.parametrize("junk", ["wrong type", "last id", "feed begun anew"])
+    def test_stream_without_room_is_begun_anew(self, store, client, junk):
         store.update_many({1: 1, 2: 1, 3: 1})
         store.abort(3)
-        if junk == "another type":
+        if junk == "wrong type":
             client.delete(FAILED)
             client.set(FAILED, "by hand")
         elif junk == "last id":

@@ -90,9 +90,9 @@ class TestHeads:
             if getattr(value, "__module__", "") == module.__name__ and not name.startswith("_")
         } - {"room_list", "status_filter", "D"}  # argument checks that a store and a mirror call, too
         tried = {command.operation for some in OPERATIONS.values() for command in some}
-        # Scripts without a public method: the snapshot of a mirror, the replay of lost rooms, and the failing of a lost
+        # Scripts without a public method: the reads of followers, the replay of lost rooms, and the failing of a lost
         # owner's rooms.
-        assert tried - functions == {"snapshot", "replay", "reap"}
+        assert tried - functions == {"snapshot", "failures", "replay", "reap"}
         assert functions <= tried
 
     @pytest.mark.parametrize("spec", SPECS, ids=named(SPECS))

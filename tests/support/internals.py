@@ -186,7 +186,8 @@ def read_once(follower: Any) -> Any:
 def follow_feed(follower: Any) -> Any:
     """The effects of following the feed, by a follower whose replica is synced."""
     follower._continuity.start(follower._positions())
-    return follower._follow_feed()
+    follower._follows = True
+    return follower._follow()
 
 
 # Of the replica of a shard
