@@ -7,8 +7,8 @@
 -- FEED     begun
 -- INCLUDE  feed_position
 --
--- feed_id is the last id of the stream of failures. A missing one is begun at the feed's last id, by the entry begun, so
--- that its next entry has a higher one. With an empty feed_ttl_ms nothing is written, and the position of a missing
+-- feed_id is the last id of the stream of failures. A missing one is begun at the feed's last id, by the entry begun,
+-- so that its next entry has a higher one. With an empty feed_ttl_ms nothing is written, and the position of a missing
 -- stream is 0-0. For a key of another type (made by hand), the error replaces the status.
 
 local last = redis.pcall('XREVRANGE', KEYS[2], '+', '-', 'COUNT', '1')

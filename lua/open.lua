@@ -49,9 +49,9 @@ for i = 1, (#ARGV - 10) / 3 do
     else
       generation = generation or next_generation(seen)  -- the first write: at maxmemory, it is refused
       if fields.owner or fields.world_size then redis.pcall('ZREM', KEYS[4], room_id(room)) end
-      openings = openings or {}
+      openings = openings or {keys = 4, width = 7}
       fields = replace_room(room, prefix, fields, generation, request)
-      openings[#changes + 1] = {i * 2 + 3, #reply + 7}
+      openings[#changes / 5 + 1] = i
     end
     write_status(room, fields, incoming, '')
     status = rank_view(fields.status, fields[status_field], fields[cleared_field])
@@ -63,4 +63,5 @@ for i = 1, (#ARGV - 10) / 3 do
   reply[n + 1], reply[n + 2], reply[n + 3], reply[n + 4] = outcome, status, fields.generation or false, age_ms
   reply[n + 5], reply[n + 6], reply[n + 7] = fields.owner or false, fields.request or false, fields.opened or false
 end
+if #new_parts > 0 then list_new_rooms() end
 if #changes == 0 then reply[1] = table.concat({feed_end(KEYS[1])}, '/') end

@@ -58,7 +58,9 @@ for i = 1, count do
     elseif outcome == 1 or outcome == 2 or outcome == 4 then
       if not fields.status then
         generation = generation or next_generation('')
-        create_room(room, fields, generation, '')
+        fields.generation, fields.request = generation, ''
+        if owner ~= '' then fields.owner = owner end
+        create_room(room, fields)
       end
       write_status(room, fields, incoming, reason)
       status = rank_view(fields.status, fields[status_field], fields[cleared_field])
@@ -66,3 +68,4 @@ for i = 1, count do
   end
   reply[i * 2 + 1], reply[i * 2 + 2] = outcome, status
 end
+if #new_parts > 0 then list_new_rooms() end

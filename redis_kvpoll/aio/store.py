@@ -188,8 +188,7 @@ class AsyncStatusStore(StoreBase, AsyncTable):
             LeaseLostError: on entry: another store takes the same name at the same time.
         """
         self._executor.session.check_open("lease")
-        lease = AsyncLease(self._dispatcher, LeaseConfig.checked(name, ttl, heartbeat))
-        self._leases.add(lease)
+        self._leases.add(lease := AsyncLease(self._dispatcher, LeaseConfig.checked(name, ttl, heartbeat)))
         return lease
 
     async def reap(self) -> int:
@@ -213,8 +212,7 @@ class AsyncStatusStore(StoreBase, AsyncTable):
         the room is in the table. The mirror lives as long as the store, or until it is closed.
         """
         self._executor.session.check_open("mirror")
-        mirror = AsyncMirror(self._dispatcher, rooms)
-        self._mirrors.add(mirror)
+        self._mirrors.add(mirror := AsyncMirror(self._dispatcher, rooms))
         return mirror
 
     def failures(self, rooms: Callable[[], Iterable[int]]) -> AsyncFailures:
@@ -241,10 +239,8 @@ class AsyncStatusStore(StoreBase, AsyncTable):
     async def aclose(self) -> None:
         """Close the store's connections, mirrors and leases; after from_url, also what that opened. May be repeated."""
         self._executor.session.closed = True
-        for lease in list(self._leases):
-            await lease.aclose()
-        for mirror in list(self._mirrors):
-            await mirror.aclose()
+        for each in [*self._leases, *self._mirrors]:
+            await each.aclose()
         await self._waits.close()
         await self._transport.close()
 

@@ -139,7 +139,7 @@ class TrackedRooms:
             tracked.status = KVPoll.Failed
         else:  # the known status has yet to be replayed, so a lower one must not replace it
             tracked.status = max(tracked.status, status)
-        tracked.until = now + (self._terminal_ttl if tracked.status.is_terminal else self.ttl)
+        tracked.until = now + (self._terminal_ttl if tracked.status in _TERMINAL else self.ttl)
 
     def mark_clearing(self, call: Call) -> None:
         """Note that a clear of these rooms is sent. Whatever its outcome, they are no longer replayed."""
@@ -253,7 +253,15 @@ class TrackedRooms:
 
 def _replay_item(tracked: TrackedRoom, loss: Loss) -> tuple[str, ...]:
     """Return the arguments of a room in a call of specs.REPLAY."""
-    status = tracked.status.name if tracked.status is not None else ""
-    reason = tracked.reason if tracked.status is KVPoll.Failed else ""
-    marks = (" ".join(map(str, tracked.openings)), str(tracked.written or "")) if loss == "server" else ("", "")
-    return str(tracked.generation), tracked.request, status, reason, tracked.length, tracked.role, loss, *marks
+    status = tracked.status
+    name, reason = _NAMES[status], tracked.reason if status is KVPoll.Failed else ""
+    opened = written = ""
+    if loss == "server":
+        opened, written = " ".join(map(str, tracked.openings)), str(tracked.written or "")
+    generation = str(tracked.generation)
+    return generation, tracked.request, name, reason, tracked.length, tracked.role, loss, opened, written
+
+
+# Looked up per room: properties of an enum's members are slow.
+_NAMES: dict[KVPoll | None, str] = {None: "", **{status: status.name for status in KVPoll}}
+_TERMINAL = frozenset(status for status in KVPoll if status.is_terminal)

@@ -72,6 +72,7 @@ REPLAY = ScriptSpec(
     load("replay"),
     first=(*_ROOM_KEYS, "cleared"),
     last=_FAILED,
+    last_for="Failed",
     keys=("room", "prefix"),
     once=_CALLER,
     item=("generation", "request", "status", "reason", "length", "role", "loss", "opened", "written"),

@@ -220,8 +220,7 @@ class StatusStore(StoreBase, Table):
             LeaseLostError: on entry: another store takes the same name at the same time.
         """
         self._executor.session.check_open("lease")
-        lease = Lease(self._dispatcher, LeaseConfig.checked(name, ttl, heartbeat))
-        self._leases.add(lease)
+        self._leases.add(lease := Lease(self._dispatcher, LeaseConfig.checked(name, ttl, heartbeat)))
         return lease
 
     def reap(self) -> int:
@@ -245,8 +244,7 @@ class StatusStore(StoreBase, Table):
         the room is in the table. The mirror lives as long as the store, or until it is closed.
         """
         self._executor.session.check_open("mirror")
-        mirror = Mirror(self._dispatcher, rooms)
-        self._mirrors.add(mirror)
+        self._mirrors.add(mirror := Mirror(self._dispatcher, rooms))
         return mirror
 
     def failures(self, rooms: Callable[[], Iterable[int]]) -> Failures:
@@ -273,10 +271,8 @@ class StatusStore(StoreBase, Table):
     def close(self) -> None:
         """Close the store's connections, mirrors and leases; after from_url, also what that opened. May be repeated."""
         self._executor.session.closed = True
-        for lease in list(self._leases):
-            lease.close()
-        for mirror in list(self._mirrors):
-            mirror.close()
+        for each in [*self._leases, *self._mirrors]:
+            each.close()
         self._waits.close()
         self._transport.close()
 

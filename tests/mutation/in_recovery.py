@@ -97,6 +97,20 @@ IN_RECOVERY = [
         "servers/test_two_primaries.py::test_late_reply_to_clear_is_unknown[sync]",
     ),
     (
+        "all rooms of a replay are taken for absent",
+        "replay.lua",
+        "unpack(chunk)) == 0",
+        "unpack(chunk)) >= 0",
+        "protocol/test_survival.py::TestWithoutMarks::test_what_is_there_is_found_among_many[fakeredis]",
+    ),
+    (
+        "of a batch of new rooms, only the last is listed for its lease",
+        "replay.lua",
+        "    new_parts[#new_parts + 1] = incarnation",
+        "    new_parts = {incarnation}",
+        "protocol/test_survival.py::TestWithoutMarks::test_what_is_there_is_found_among_many[fakeredis]",
+    ),
+    (
         "an absent room is created though nothing was lost",
         "replay.lua",
         "if loss == 'none' then return 6 end",

@@ -121,7 +121,8 @@ class TestSettings:
         assert found.options("decode")["namespace"] == "default-decode"
 
     @pytest.mark.parametrize(
-        ("name", "text"), [("LEASE", "-1"), ("TTL", "soon"), ("FEED_LENGTH", "1.5"), ("JOIN", "nan")]
+        ("name", "text"),
+        [("LEASE", "-1"), ("TTL", "soon"), ("FEED_LENGTH", "1.5"), ("JOIN", "nan"), ("LONG_HOLD", "yes")],
     )
     def test_invalid_value_is_reported_with_its_variable(self, name, text):
         with pytest.raises(Exception, match=f"KVPOLL_{name}"):
@@ -372,5 +373,7 @@ def test_documented_settings_have_their_defaults():
     defaults |= {
         "SHARDS": adopted.shards,
         "FEED_LENGTH": adopted.feed_length,
+        "PASSWORD_FILE": "none",
+        "LONG_HOLD": 1,
     }  # None adopts the namespace's, else its default
     assert rows == {name: str(value).removesuffix(".0") for name, value in defaults.items()}

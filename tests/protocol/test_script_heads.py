@@ -22,7 +22,7 @@ from tests.support.heads import INCLUDES, LABELS, MAY_LACK, NAMES, codes, head, 
 SHARD_KEYS = {"feed": keys.feed, "epoch": keys.epoch, "leases": keys.leases, "owned": keys.owned}
 SHARD_KEYS |= {"cleared": keys.cleared, "due": keys.due, "failed": keys.failed}
 OTHERS = (settings_module.SETTINGS, lease_commands.LEASE, lease_commands.RENEW)  # not about rooms
-MAX_LINES = 72
+MAX_LINES = 76
 ENUM = {code.value: code.name for code in (*Outcome, *Refusal)}
 
 

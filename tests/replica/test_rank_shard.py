@@ -72,6 +72,8 @@ def test_any_interleaving_ends_with_the_view_of_the_rank(steps):
     assert run.replica.statuses == run.server.rooms
     table = run.server.table.rooms
     assert run.replica.ranks == {room: {**there.live, **there.cleared} for room, there in table.items()}
+    assert all(list(ranks) == sorted(ranks) for ranks in run.replica.ranks.values())
+    assert run.replica.consensus == {room: there.status for room, there in table.items()}
     assert cleared_ranks_of(run.shard) == {room: set(there.cleared) for room, there in table.items() if there.cleared}
     assert run.shown_reasons() == run.reasons()
     assert reasons_of(run.shard).keys() <= table.keys()
