@@ -42,7 +42,7 @@ if TYPE_CHECKING:
         WaitTimeoutError,
         WorldSizeMismatchError,
     )
-    from redis_kvpoll.model import Consensus, DataLosses, Entry, Failure, KVPoll, Outcome, Owner, Update
+    from redis_kvpoll.model import Consensus, DataLosses, Entry, KVPoll, Outcome, Owner, RoomFailure, Update
     from redis_kvpoll.protocol.feed import Change, FeedGap
     from redis_kvpoll.protocol.settings import Settings
     from redis_kvpoll.sync.failures import Failures
@@ -71,7 +71,7 @@ _MODULES = {
         ),
         *("StoreUnavailableError", "WaitTimeoutError", "WorldSizeMismatchError"),
     ),
-    "model": ("Consensus", "DataLosses", "Entry", "Failure", "KVPoll", "Outcome", "Owner", "Update"),
+    "model": ("Consensus", "DataLosses", "Entry", "RoomFailure", "KVPoll", "Outcome", "Owner", "Update"),
     "protocol.feed": ("Change", "FeedGap"),
     "protocol.settings": ("Settings",),
     "sync.failures": ("Failures",),
@@ -96,7 +96,6 @@ __all__ = [
     "EmbeddedServerError",
     "Entry",
     "EvictionWarning",
-    "Failure",
     "Failures",
     "FeedGap",
     "FeedOffError",
@@ -117,6 +116,7 @@ __all__ = [
     "ReplayError",
     "Room",
     "RoomBusyError",
+    "RoomFailure",
     "RoomNotFoundError",
     "ServerRefusedError",
     "Settings",

@@ -120,7 +120,7 @@ class Entry:
     """The ranks that have cleared; their last status still counts."""
 
 
-class Failure(NamedTuple):
+class RoomFailure(NamedTuple):
     """One failure of one generation of a room. What is not known is None."""
 
     room: int

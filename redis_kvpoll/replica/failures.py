@@ -18,8 +18,10 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from redis.exceptions import ResponseError
+
 from redis_kvpoll.engine.effects import Send, Sleep
-from redis_kvpoll.model import Failure
+from redis_kvpoll.model import RoomFailure
 from redis_kvpoll.protocol import failures, keys
 from redis_kvpoll.protocol.script_call import CallContext
 from redis_kvpoll.protocol.script_specs import FAILURES
@@ -49,10 +51,10 @@ class FailureLog:
 
     def __init__(self, context: CallContext, rooms: Callable[[], Iterable[int]]) -> None:
         self.context = context
-        self.latest: dict[int, Failure] = {}
+        self.latest: dict[int, RoomFailure] = {}
         self.resyncs_wanted = 0
         """Grows when the store has found another server: a follower's may be the former one."""
-        self.news: deque[Failure] = deque()
+        self.news: deque[RoomFailure] = deque()
         self._rooms = rooms
         self._proved_at = dict.fromkeys(keys.tags(context.namespace, context.shards), float("-inf"))
 
@@ -61,7 +63,7 @@ class FailureLog:
         namespace, shards = self.context.namespace, self.context.shards
         return [room for room in self._rooms() if keys.tag(namespace, shards, room) == tag]
 
-    def deliver(self, found: Sequence[Failure]) -> None:
+    def deliver(self, found: Sequence[RoomFailure]) -> None:
         """Take the failures of held rooms; forget those of others."""
         if not found and not self.latest:
             return
@@ -122,7 +124,12 @@ class FailureFollower(FollowerSession):
         """Return what the entries at the positions say; None for one that is not there."""
         places = zip(self._streams, map(text_of, self._positions), strict=True)
         first, *others = [["XRANGE", stream, at, at] for stream, at in places]
-        reply = yield Send(self.tags[0], first, then=others)
+        try:
+            reply = yield Send(self.tags[0], first, then=others)
+        except ResponseError as error:
+            if str(error).startswith("WRONGTYPE"):  # made by hand: the next session starts afresh, which mends it
+                self._words = [None] * len(self.tags)
+            raise
         return [found[0][1] if found else None for found in (reply if others else [reply])]
 
     def _read_rooms(self, tag: str) -> FollowerFlow[int]:
@@ -170,7 +177,7 @@ class FailureFollower(FollowerSession):
 
     def _take(self, found: dict[bytes, Any], is_proved: bool, asked_at: float) -> bool:
         now, is_end, count = self._now(asked_at), True, 0
-        delivered: list[Failure] = []
+        delivered: list[RoomFailure] = []
         for number, stream in enumerate(self._streams):
             entries = found.get(stream.encode(), ())
             for _, words in entries:

@@ -12,7 +12,7 @@ from typing import Any
 from redis_kvpoll.engine.executor import Executor
 from redis_kvpoll.engine.session import WriteObserver
 from redis_kvpoll.errors import InvalidInputError, StoreClosedError
-from redis_kvpoll.model import Failure
+from redis_kvpoll.model import RoomFailure
 from redis_kvpoll.protocol.failures import of_opening
 from redis_kvpoll.protocol.script_call import Call, CallContext
 from redis_kvpoll.protocol.script_specs import OPEN
@@ -31,11 +31,11 @@ class FailuresBase(WriteObserver, ABC):
         self._executor = executor
         self._rooms = rooms
         self._log: FailureLog | None = None
-        self._callbacks: list[Callable[[Failure], object]] = []
+        self._callbacks: list[Callable[[RoomFailure], object]] = []
         self._followers: list[FailureFollower] = []
         self._closed = False
 
-    def get(self, room: int) -> Failure | None:
+    def get(self, room: int) -> RoomFailure | None:
         """The latest failure that is known of a held room; None if there is none.
 
         It includes at once what an ``open`` of this store was told. It may be of another generation than the caller's:
@@ -45,7 +45,7 @@ class FailuresBase(WriteObserver, ABC):
             raise self._refuse("get")
         return self._log.latest.get(room)
 
-    def on_failure(self, callback: Callable[[Failure], object]) -> Callable[[], None]:
+    def on_failure(self, callback: Callable[[RoomFailure], object]) -> Callable[[], None]:
         """Register ``callback(failure)`` for each failure of a held room, and for a reason that comes later.
 
         The follower's own thread or task calls it, so it must be short; its exceptions are logged. A failure may be
@@ -53,7 +53,7 @@ class FailuresBase(WriteObserver, ABC):
         """
         if not callable(callback):
             raise InvalidInputError(f"on_failure: it takes a function, not {type(callback).__name__}")
-        listener: Callable[[Failure], object] = lambda failure: callback(failure)  # noqa: E731 - one per registration
+        listener: Callable[[RoomFailure], object] = lambda failure: callback(failure)  # noqa: E731 - one per registration
         self._callbacks.append(listener)
 
         def end() -> None:

@@ -278,4 +278,25 @@ IN_THE_CLIENT = [
         "",
         "replica/test_follow.py::TestLooks::test_fast_feed_is_looked_at_before_half_of_it",
     ),
+    (
+        "a follower of failures reads on in another history",
+        "replica.failures:FailureFollower._catch_up",
+        "self._words != (yield from self._entries_there())",
+        "not (yield from self._entries_there())",
+        "replica/test_failures.py::TestSessions::test_other_words_at_the_position_read_the_rooms",
+    ),
+    (
+        "a failure of a room that nobody holds is told",
+        "replica.failures:FailureLog.deliver",
+        "failure.room in held and not is_known",
+        "not is_known",
+        "mirror/test_failures.py::TestOnServers::test_failure_of_held_room_is_told[sync-fakeredis]",
+    ),
+    (
+        "a room that is opened Failed is not known as that",
+        "replica.failures_base:FailuresBase.observe_write",
+        "call.spec is OPEN",
+        "call.spec is not OPEN",
+        "mirror/test_failures.py::TestOnServers::test_open_that_finds_room_failed_is_known_at_once[sync-fakeredis]",
+    ),
 ]

@@ -190,6 +190,15 @@ def follow_feed(follower: Any) -> Any:
     return follower._follow()
 
 
+def failures_session(follower: Any) -> Any:
+    """The effects of a session of a follower of failures, after its settings were checked."""
+    follower._mark_unsynced()
+    follower._follows = False
+    yield from follower._catch_up()
+    follower._follows = True
+    yield from follower._follow()
+
+
 # Of the replica of a shard
 
 
