@@ -39,7 +39,8 @@ def reap_lost(executor: Executor, context: CallContext, lost: Mapping[str, str],
     concurrently; each room is failed once.
     """
     tags, failed = keys.tags(context.namespace, context.shards), 0
-    for incarnation, reason in sorted(lost.items()):  # in the order of their leases, so that all fail a room by one
+    # In the order of their leases, so that all fail a room by one.
+    for incarnation, reason in sorted(lost.items(), key=lambda item: int(item[0])):
         dropped = yield from _drop(executor, context, tags, incarnation, reason)
         is_done = len(dropped) == len(tags)
         for tag in dropped:

@@ -71,7 +71,6 @@ class RankShardReplica(ShardReplica):
     def start_resync(self, position: int) -> None:
         self._unread.update(self._ids)
         super().start_resync(position)
-        self.uncertain.clear()
         self._own_writes.clear()
         self._own_ahead.clear()
         self._read_ahead.clear()
@@ -178,13 +177,16 @@ class RankShardReplica(ShardReplica):
             self._set_ranks(room, at, None, None, set())
             return True
         rank, begins = field or (None, False)
-        if rank is not None and begins and status is not None:
+        if rank is not None and begins and status is not None and has_ttl:
             self._set_ranks(room, at, consensus, {rank: status}, set())
             return True
         own = self._own_writes.get(room)
         ranks = own.followed if own else self._ranks.get(room)
         if ranks is None or room in self._unread:
             return False
+        is_same = own is not None or consensus is self._consensus.get(room)
+        if not has_ttl and (status is not None or not is_same):
+            return False  # as in shard.py: this was written by hand
         if rank is not None and status is None:
             if has_ttl:  # a replay restored it as cleared, with a last status that is not in the entry
                 return False
@@ -203,8 +205,7 @@ class RankShardReplica(ShardReplica):
     ) -> None:
         """Replace the known ranks of a room by their state at an id; None when the room is absent."""
         self._unread.discard(room)
-        if self.uncertain.get(room, at + 1) <= at:
-            del self.uncertain[room]
+        self.uncertain.verify(room, at)
         self._cleared.pop(room, None)
         if cleared:
             self._cleared[room] = cleared
@@ -260,7 +261,7 @@ class RankShardReplica(ShardReplica):
 
     def forget(self, room: int) -> None:
         super().forget(room)
-        for kept in (self.uncertain, self._ranks, self._consensus, self._cleared, self._own_writes, self._read_ahead):
+        for kept in (self._ranks, self._consensus, self._cleared, self._own_writes, self._read_ahead):
             kept.pop(room, None)
         self._unread.discard(room)
 

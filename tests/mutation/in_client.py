@@ -160,6 +160,16 @@ IN_THE_CLIENT = [
         "replica/test_replica.py::TestEntries::test_feed_does_not_repeat_own_writes",
     ),
     (
+        "a mirror believes a status without a TTL, as no script writes it",
+        "replica.shard:ShardReplica._apply_entry",
+        "is_newest and ttl is None and",
+        "False and",
+        (
+            "protocol/test_foreign_entries.py::TestForeignEntries::"
+            "test_mirror_reads_rooms_of_entries_without_ttl[sync-plain-fakeredis]"
+        ),
+    ),
+    (
         "settings are not compared on another server",
         "engine.session:Session.server_changed",
         "self._valid_until = 0.0",

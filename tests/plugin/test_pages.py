@@ -197,6 +197,31 @@ def hold(registry, queue, **options):
     return receiver, queue._deferred_releases[0][holds.LIMIT]
 
 
+class TestTelling:
+    """Prefill's table hears of a failure once SGLang has sent its message to decode."""
+
+    @pytest.fixture
+    def sglang(self, registry):
+        """A manager that sends its message at the end of each call."""
+        sglang = SimpleNamespace(request_status=registry.statuses, published=[])
+
+        def fail(bootstrap_room, status):
+            registry.statuses[bootstrap_room] = status
+            sglang.published.append(registry.take(bootstrap_room))
+
+        sglang.fail = fail
+        registry.take(ROOM)
+        return sglang
+
+    def test_update_that_tells_decode_is_published_after_it(self, registry, sglang):
+        holds.until_told(registry, sglang.fail)(ROOM, FAIL)
+        assert (sglang.published, registry.take(ROOM).status) == ([None], FAIL)
+
+    def test_conclusion_is_published_after_it(self, registry, sglang):
+        holds.around_conclude(lambda _, **words: sglang.fail(**words), sglang, bootstrap_room=ROOM, status=FAIL)
+        assert (sglang.published, registry.take(ROOM).status) == ([None], FAIL)
+
+
 class TestHolds:
     def test_limit_is_when_sglang_would_have_given_up(self, registry, queue):
         receiver, limit = hold(registry, queue)

@@ -211,7 +211,8 @@ class TestSingleChanges:
         replica = replica_of()
         replica.start_resync("ns", b"1-0", 0)
         replica.read("ns", [(b"2-0", [b"ttl_ms", b"9", b"1", b"Bootstrapping", b"rank:0", b"Success"])], True, 0)
-        replica.read("ns", [(b"3-0", [b"1", b"Bootstrapping", b"rank:0", b"absent", b"2", b"Failed"])], True, 0)
+        fields = [b"1", b"Bootstrapping", b"rank:0", b"absent", b"ttl_ms", b"9", b"2", b"Failed"]
+        replica.read("ns", [(b"3-0", fields)], True, 0)
         assert replica.statuses == {1: BOOT, 2: FAIL}
 
 

@@ -65,6 +65,6 @@ class PageCommands:
             self._handles[room].send_metadata(PAGES, aux_index=0, decode_prefix_len=room % 7)
             self._transfers.add(room, self._handles[room])
 
-    def iterate(self) -> dict[str, Any]:
-        """Decode: do one iteration of the scheduler."""
-        return self._transfers.iterate()
+    def iterate(self, *failed_elsewhere: int) -> dict[str, Any]:
+        """Decode: do one iteration of the scheduler; another rank has failed some rooms."""
+        return self._transfers.iterate(failed_elsewhere)

@@ -17,6 +17,7 @@ from redis_kvpoll import KVPoll, StatusStore
 from tests.sglang.conftest import LEASE
 from tests.sglang.deployment import Deployment, Host, Worker, until
 from tests.support import pace
+from tests.support.real import free_port
 
 DAY = 86400
 HOLD = 30
@@ -29,10 +30,12 @@ ROOM, LATER = 5, 9
 class Pages:
     """A prefill and a decode process, and their tables."""
 
-    def __init__(self, deployment: Deployment, tables: dict[str, StatusStore]) -> None:
-        self.deployment = deployment
+    def __init__(self, deployment: Deployment, tables: dict[str, StatusStore], **decode: int) -> None:
         self.tables = tables
-        self.prefill, self.decode = deployment.pair()
+        port = free_port()
+        (self.prefill,) = deployment.start({"role": "prefill"}, port=port)
+        (self.decode,) = deployment.start({"role": "decode"} | decode, port=port)
+        assert self.decode.learn()
 
     def open(self, *rooms: int) -> None:
         """Open rooms on both sides, and in both tables."""
@@ -158,6 +161,16 @@ class TestDeferring:
         assert deferring.until_held(ROOM) > DAY / 2
         deferring.prefill.settle(ROOM)
         until(lambda: deferring.decode.iterate()["released"], [ROOM])
+
+    def test_failure_of_another_rank_is_held_until_sglangs_timeout(
+        self, host: Host, environment: dict[str, str], tables: dict[str, StatusStore]
+    ) -> None:
+        """The table has failed it there, and SGLang's minimum fails it here before this rank has heard of it."""
+        with Deployment(host, environment) as deployment:
+            pages = Pages(deployment, tables, tp_size=2, tp_rank=0)
+            pages.transfer(ROOM)
+            held = pages.decode.iterate(ROOM)["held"]
+            assert held[str(ROOM)] > DAY / 2
 
     def test_complete_room_stays(self, deferring: Pages) -> None:
         deferring.transfer(ROOM)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 from torch import distributed
 
@@ -56,10 +57,20 @@ class Transfers:
             )
         )
 
-    def iterate(self) -> dict[str, Any]:
-        """Do one iteration of the scheduler; return which requests go on, which are held, and which were released."""
+    def iterate(self, failed_elsewhere: tuple[int, ...]) -> dict[str, Any]:
+        """Do one iteration of the scheduler; return which requests go on, which are held, and which were released.
+
+        SGLang takes the minimum of what all ranks poll. Here another rank polls Failed for some rooms.
+        """
+        poll = decode.DecodeTransferQueue._poll_with_metadata_gate
+
+        def poll_with_another_rank(queue: Any) -> list[int]:
+            polls = zip(queue.queue, poll(queue), strict=True)
+            return [0 if item.req.bootstrap_room in failed_elsewhere else status for item, status in polls]
+
         self._queue.resolve_deferred_releases()
-        self._queue.pop_transferred()
+        with mock.patch.object(decode.DecodeTransferQueue, "_poll_with_metadata_gate", poll_with_another_rank):
+            self._queue.pop_transferred()
         held = {item.req.bootstrap_room: limit - begun for item, begun, limit, *_ in self._queue._deferred_releases}
         return {
             "on": [item.req.bootstrap_room for item in self._queue.queue],

@@ -52,13 +52,14 @@ def _prolong(queue: Any, receiver: Any) -> None:
     if entry[0].kv_receiver is not receiver or not is_expected:
         raise TypeError(f"an entry of {len(entry)} items has the limit {limit!r}")
     receiver.kvpoll_limit = limit
+    queue.kvpoll_prolongs = True
     later = pages.release_time(receiver.init_time, receiver.kv_mgr.waiting_timeout, hold)
     queue._deferred_releases[-1] = _limited(entry, later)
 
 
 def around_resolve(original: Callable[..., Any], queue: Any, *args: Any, **kwargs: Any) -> Any:
     """SGLang releases the pages whose limit is over; it does so in each iteration."""
-    for place, entry in enumerate(queue._deferred_releases):
+    for place, entry in enumerate(queue._deferred_releases if hasattr(queue, "kvpoll_prolongs") else ()):
         if (limit := getattr(entry[0].kv_receiver, "kvpoll_limit", None)) is not None:
             queue._deferred_releases[place] = _after_node_failure(entry, limit, queue.deferred_kv_release_timeout)
     return original(queue, *args, **kwargs)
@@ -84,6 +85,19 @@ def around_node_failure(original: Callable[..., Any], manager: Any, *args: Any, 
         (address,) = args or kwargs.values()
         failures.lost_nodes[address] = time.monotonic()
     return original(manager, *args, **kwargs)
+
+
+def until_told(registry: Any, update_status: Callable[..., Any]) -> Callable[..., Any]:
+    """Return prefill's ``update_status``, which tells decode of a failure where decode allocates after prefill.
+
+    As with a conclusion, the table hears of it only then.
+    """
+
+    def update_status_and_tell(bootstrap_room: int, status: int) -> Any:
+        with registry.withholding(bootstrap_room):
+            return update_status(bootstrap_room, status)
+
+    return update_status_and_tell
 
 
 def around_conclude(original: Callable[..., Any], manager: Any, *args: Any, **kwargs: Any) -> Any:
