@@ -195,7 +195,7 @@ class TableWorker:
         store = AsyncStatusStore.from_url(settings.url, **settings.options(identity.role), **identity.rank_options)
         await stack.enter_async_context(store)
         lease = await stack.enter_async_context(ReplaceableLease(store, identity.owner, settings.lease))
-        held = partial(list, self.registry.statuses)
+        held: Callable[[], list[int]] = partial(list, self.registry.statuses)
         own_failures = store.failures(held)
         self._publisher = OutboxPublisher(
             store, self.registry, identity, lambda room: own.on_failure(own_failures.get(room))
