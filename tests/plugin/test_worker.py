@@ -264,9 +264,10 @@ class TestOneLife:
                 real.until(lambda sglang=sglang: sglang.request_status[ROOM + 2] == FAIL, "the failure arrives")
                 assert sglang.request_status[ROOM] == BOOT
 
-    def test_process_reads_failures_alone(self, table, real_servers):
+    def test_process_reads_failures_alone(self, table, url, real_servers):
         """Neither the feed of its role nor the other's, and no room at its start."""
-        table.update_many(dict.fromkeys(range(100), 1))
+        with StatusStore.from_url(url, namespace="t-prefill", policy="strict") as early:
+            early.update_many(dict.fromkeys(range(100), 1))
         with real_servers.get("valkey").client(decode_responses=True) as client, client.monitor() as monitor:
             with joined(manager(), manager("decode")):
                 for number in range(20):
