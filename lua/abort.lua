@@ -48,4 +48,5 @@ for i = 1, count do
     failures[room][6] = ARGV[3] == '' and 'operator' or 'abort'
   end
   reply[i * 2], reply[i * 2 + 1] = outcome, status
+  if fields_read > MAX_FIELDS then break end
 end

@@ -69,4 +69,5 @@ for i = 1, count do
     end
   end
   reply[i * 2], reply[i * 2 + 1] = outcome, status
+  if fields_read > MAX_FIELDS then break end
 end

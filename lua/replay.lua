@@ -8,7 +8,7 @@
 -- FEED     ttl_ms, status, first, request, reason, rank, owner
 -- CODES    1 CREATED, 2 ADVANCED, 3 UNCHANGED, 4 FAILED, 5 SKIPPED, 6 STALE, -2 LEASE, -3 WORLD_SIZE,
 --          -4 CORRUPT
--- INCLUDE  ensure_epoch, is_lease_lost, is_above, read_fields, none_exist, corrupt_field, rank_view, order,
+-- INCLUDE  ensure_epoch, is_lease_lost, is_above, read_room, none_exist, corrupt_field, rank_view, order,
 --          survival, next_generation, replace_room, write_status, clear_replayed, feed_end, feed
 --
 -- role: a creator may create the room if it is absent or has a lower generation; attached only merges; cleared is
@@ -33,7 +33,7 @@ for i = 1, count do
   local generation, incoming, role, loss = ARGV[at], ARGV[at + 2], ARGV[at + 5], ARGV[at + 6]
   if i % 64 == 1 then are_new = none_exist(i * 2 + 4, math.min(128, 2 * (count - i + 1))) end  -- 64 rooms with prefixes
   local fields, type_error = NONE, nil
-  if not are_new then fields, type_error = read_fields(room) end
+  if not are_new then fields, type_error = read_room(room, true) end
   local current = fields.generation or ''
   local outcome, status = 3, rank_view(fields.status, fields[status_field], fields[cleared_field])
   local corrupt = not are_new and corrupt_field(fields)
@@ -80,6 +80,7 @@ for i = 1, count do
     end
   end
   reply[i * 3], reply[i * 3 + 1], reply[i * 3 + 2] = outcome, status, fields.opened or false
+  if fields_read > MAX_FIELDS then break end
 end
 if #new_parts > 0 then list_new_rooms() end
 if #changes == 0 then reply[1] = table.concat({feed_end(KEYS[1])}, '/') end

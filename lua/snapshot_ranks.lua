@@ -4,7 +4,7 @@
 -- ARGV     feed_ttl_ms, rank
 -- REPLY    feed_id; each: status, left_ms, ranks
 -- FEED     begun
--- INCLUDE  feed_position, rank_fields, rank_view
+-- INCLUDE  feed_position, limit, rank_fields, rank_view
 --
 -- A missing feed is started by the entry begun, so that feed_id is always a position in it; with an empty feed_ttl_ms
 -- it is not, and feed_id is 0-0. status is as the rank sees it. ranks has the fields "status" (the consensus),
@@ -25,5 +25,7 @@ for i = 2, #KEYS do
   reply[i * 3 - 4] = words.err and words or rank_view(fields.status, fields[status_field], fields[cleared_field])
   reply[i * 3 - 3] = redis.call('PTTL', KEYS[i])
   reply[i * 3 - 2] = table.concat(ranks, ' ')
+  fields_read = fields_read + #words / 2
+  if fields_read > MAX_FIELDS then break end
 end
 return reply

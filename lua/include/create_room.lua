@@ -34,8 +34,10 @@ local function create_room(room, fields, is_replayed)
     if rank ~= '' then
       room_words[n + 1], room_words[n + 2], n = 'world_size', world_size, n + 2
     end
-    if is_replayed then room_words[n + 1], room_words[n + 2] = 'replayed', '1' end
-    shared_count = is_replayed and n + 2 or n
+    if is_replayed then
+      room_words[n + 1], room_words[n + 2], n = 'replayed', '1', n + 2
+    end
+    shared_count = n
   end
   room_words[4], is_created = fields.generation, true
   if openings then

@@ -22,7 +22,9 @@ local WORDS, ROOMS_AN_ENTRY = 5, 16
 
 if #changes > 0 and ARGV[1] ~= '0' then
   local id_at = #KEYS[1] + 2  -- as in room_id.lua
-  for first = 1, #changes, WORDS * ROOMS_AN_ENTRY do
+  local first = 1
+  while first < #changes do
+    local last = math.min(first + WORDS * ROOMS_AN_ENTRY, #changes + 1) - 1
     -- One constructor for the first room, usually the only one: a table that grows item by item costs a microsecond.
     local ttl_ms, id = changes[first + 2], string.sub(changes[first], id_at)
     local entry = ttl_ms and {'ttl_ms', ttl_ms, id, changes[first + 1]} or {id, changes[first + 1]}
@@ -34,8 +36,11 @@ if #changes > 0 and ARGV[1] ~= '0' then
     if changes[first + 3] then
       entry[n + 1], entry[n + 2], n = 'reason', changes[first + 3], n + 2
     end
-    for i = first + WORDS, math.min(first + WORDS * ROOMS_AN_ENTRY, #changes) - 1, WORDS do
-      if changes[i + 2] and changes[i + 2] ~= ttl_ms then
+    for i = first + WORDS, last, WORDS do
+      if ttl_ms and not changes[i + 2] then
+        last = i - 1  -- a room whose TTL stays does not stand behind the TTL of others
+        break
+      elseif changes[i + 2] ~= ttl_ms then
         ttl_ms = changes[i + 2]
         entry[n + 1], entry[n + 2], n = 'ttl_ms', ttl_ms, n + 2
       end
@@ -58,7 +63,7 @@ if #changes > 0 and ARGV[1] ~= '0' then
     end
     reply[1] = appended
     if openings then
-      for i = first, math.min(first + WORDS * ROOMS_AN_ENTRY, #changes) - 1, WORDS do
+      for i = first, last, WORDS do
         local number = openings[(i - 1) / WORDS + 1]
         local at = number and 2 + openings.width * number
         if at and reply[at] ~= appended then
@@ -70,7 +75,7 @@ if #changes > 0 and ARGV[1] ~= '0' then
     if failures then
       local names = {false, 'request', 'owner', 'by', 'reason', 'origin'}
       entry = {}
-      for i = first, math.min(first + WORDS * ROOMS_AN_ENTRY, #changes) - 1, WORDS do
+      for i = first, last, WORDS do
         local failure = changes[i + 1] == 'Failed' and failures[changes[i]]
         names[1] = string.sub(changes[i], id_at)
         for k = 1, failure and #names or 0 do
@@ -86,6 +91,7 @@ if #changes > 0 and ARGV[1] ~= '0' then
         redis.call('PEXPIRE', KEYS[#KEYS], FEED_TTL_MS)
       end
     end
+    first = last + 1
   end
   if renew then redis.call('PEXPIRE', KEYS[1], FEED_TTL_MS) end
 end

@@ -1,7 +1,7 @@
 -- Write the status of the caller's rank, and what follows from it: consensus, version, reason, TTL, feed. Times are
 -- milliseconds.
 --
--- INCLUDE  clock, changes, caller, consensus_of_ranks, take_part, create_room
+-- INCLUDE  clock, changes, caller, rank_status, take_part, create_room
 
 -- Writes all fields of a new room. Returns whether it has a reason, and what the feed says of it: a follower must drop
 -- the ranks of a former generation, or of a room that has expired.
@@ -18,14 +18,15 @@ local function write_first(room, fields, status, reason)
     words = {'first:' .. rank, status, 'first', fields.generation, name, value, name_2, value_2}
     local version = string.format('%.0f', (fields.version or 0) + 1)
     entry[n + 1], entry[n + 2], entry[n + 3], entry[n + 4], n = status_field, status, 'version', version, n + 4
+    entry[n + 1], entry[n + 2], n = 'counts', fields.counts, n + 2
   end
   if fields.status == 'Failed' then
     has_reason = reason ~= ''
     if has_reason then
       entry[n + 1], entry[n + 2], n = 'reason', reason, n + 2
     end
-    if ARGV[10] ~= '' then
-      entry[n + 1], entry[n + 2], n = 'failed_by', ARGV[10], n + 2
+    if author ~= '' then
+      entry[n + 1], entry[n + 2], n = 'failed_by', author, n + 2
     end
   end
   entry[2] = fields.status
@@ -37,8 +38,8 @@ end
 local function write_status(room, fields, status, reason)
   if not now_ms then read_clock() end
   local previous, is_new, is_first, words = fields.status, is_created, false, false
-  fields[status_field], is_created = status, false
-  if rank ~= '' then fields.status = consensus_of_ranks(fields) end
+  is_created = false
+  if rank == '' then fields.status = status else set_rank_status(fields, status) end
   local ttl_ms = (fields.status == 'Success' or fields.status == 'Failed') and ARGV[3] or ARGV[2]
   if is_new then is_first, words = write_first(room, fields, status, reason) end
   redis.call('PEXPIRE', room, ttl_ms)  -- of a room that exists, first, as in fail_room.lua
@@ -46,7 +47,10 @@ local function write_status(room, fields, status, reason)
     redis.call('HSET', room, 'status', status, 'updated_ms', now_ms)
   elseif not is_new then
     local version = string.format('%.0f', (fields.version or 0) + 1)
-    redis.call('HSET', room, status_field, status, 'status', fields.status, 'updated_ms', now_ms, 'version', version)
+    redis.call(
+      'HSET', room, status_field, status, 'status', fields.status, 'updated_ms', now_ms, 'version', version,
+      'counts', fields.counts
+    )
     words = {'rank:' .. rank, status}
   end
   if rank ~= '' then take_part(room, fields) end
@@ -55,7 +59,7 @@ local function write_status(room, fields, status, reason)
   elseif not is_new then
     is_first = reason ~= '' and redis.call('HSETNX', room, 'reason', reason) == 1
     -- If the room had failed before, or is created Failed, the caller is not the cause.
-    if previous ~= 'Failed' and ARGV[10] ~= '' then redis.call('HSETNX', room, 'failed_by', ARGV[10]) end
+    if previous ~= 'Failed' and author ~= '' then redis.call('HSETNX', room, 'failed_by', author) end
   end
   local n = #changes
   changes[n + 1], changes[n + 2], changes[n + 3] = room, fields.status, ttl_ms

@@ -13,8 +13,10 @@ from typing import Literal
 from redis_kvpoll.engine.marks import Mark
 from redis_kvpoll.model import KVPoll
 from redis_kvpoll.protocol import script_specs as specs
-from redis_kvpoll.protocol.script_call import MAX_BATCH, Call, CallContext
+from redis_kvpoll.protocol.script_call import Call, CallContext
 
+MAX_REPLAYED = specs.REPLAY.max_rooms
+"""Rooms per call."""
 CREATOR_TIMEOUT = 10.0
 """Seconds that an attached room waits for its creator's replay, before which the creator must reconnect."""
 CREATOR_POLL_INTERVAL = 0.05
@@ -230,8 +232,8 @@ class TrackedRooms:
             self.replayed(tag, room, is_waiting)
         self.schedule_retry(tag, now)
         rooms = list(due)
-        for at in range(0, len(rooms), MAX_BATCH):
-            chunk = rooms[at : at + MAX_BATCH]
+        for at in range(0, len(rooms), MAX_REPLAYED):
+            chunk = rooms[at : at + MAX_REPLAYED]
             items = [word for room in chunk for word in _replay_item(*due[room])]
             yield specs.REPLAY.call(context, tag, chunk, items, ())
 

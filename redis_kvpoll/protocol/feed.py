@@ -96,8 +96,11 @@ def parse_entry(fields: Sequence[bytes]) -> list[ParsedChange]:
             room, status, room_ttl, _, rank, rank_status = found[-1]
             found[-1] = room, status, room_ttl, value, rank, rank_status
         elif is_room and value in STATUSES and (changed := _parse_rank_field(name)) is not None:
-            room, status, room_ttl, reason, _, _ = found[-1]
-            found[-1] = room, status, room_ttl, reason, changed, value
+            room, status, room_ttl, reason, rank, _ = found[-1]
+            if rank is None:
+                found[-1] = room, status, room_ttl, reason, changed, value
+            else:  # one of several ranks that changed together
+                found.append((room, status, room_ttl, None, changed, value))
     return found
 
 
