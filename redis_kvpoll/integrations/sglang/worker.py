@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import AsyncExitStack
-from functools import partial
 from typing import Any
 
 from redis_kvpoll.aio.failures import AsyncFailures
@@ -195,8 +194,7 @@ class TableWorker:
         store = AsyncStatusStore.from_url(settings.url, **settings.options(identity.role), **identity.rank_options)
         await stack.enter_async_context(store)
         lease = await stack.enter_async_context(ReplaceableLease(store, identity.owner, settings.lease))
-        held: Callable[[], list[int]] = partial(list, self.registry.statuses)
-        own_failures = store.failures(held)
+        own_failures = store.failures(self._held_rooms)
         self._publisher = OutboxPublisher(
             store, self.registry, identity, lambda room: own.on_failure(own_failures.get(room))
         )
@@ -210,7 +208,7 @@ class TableWorker:
         peers = AsyncStatusStore.from_url(settings.url, **settings.options(role))
         await stack.enter_async_context(peers)
         self._peer_failures = PeerFailures(peers, role, self.registry, self._peers_of, self._fail_for_peers)
-        of_peers = peers.failures(held)
+        of_peers = peers.failures(self._held_rooms)
         of_peers.on_failure(self._peer_failures.on_failure)
         followers.append(await stack.enter_async_context(of_peers))
         tasks = [self._publish_changes(), self._replace_lost_lease(lease)]
@@ -265,6 +263,9 @@ class TableWorker:
             await asyncio.sleep(MONITOR_SECONDS)
 
     # Other processes' changes
+
+    def _held_rooms(self) -> list[int]:
+        return list(self.registry.statuses)  # takes no lock
 
     def _fail_own(self, room: int, number: int, reason: str, by_hand: bool) -> None:
         if by_hand and self.end_by_hand is not None:
