@@ -48,7 +48,8 @@ class Follower(FollowerSession):
     """Keeps the copies of some shards, all on one server, in a replica. A driver runs ``session`` again and again.
 
     ``host`` is whom it works for, by weak reference; ``limit`` (seconds) is how long the transport waits
-    for a reply, and ``can_block`` whether a read may wait on the server.
+    for a reply, and ``can_block`` whether a read may wait on the server. With a ``period`` (seconds) it reads that
+    often, and none waits.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Follower(FollowerSession):
         clustered: bool,
         limit: float,
         can_block: bool,
+        period: float = 0.0,
     ) -> None:
         what = "the follower of waits" if replica.only_waited else "the mirror"
         name = f"{what} of namespace {replica.context.namespace!r}"
@@ -66,6 +68,8 @@ class Follower(FollowerSession):
         self._replica = replica
         self._clustered = clustered
         self._can_block = can_block
+        self._period = period
+        self._next_read_at = 0.0
         self._feeds = [keys.feed(tag) for tag in tags]
         self._resyncs_wanted = 0
         self._sweep = RoomSweep({tag: replica.shards[tag] for tag in tags})
@@ -105,10 +109,10 @@ class Follower(FollowerSession):
             yield from self._read(block=False)
 
     def _follow(self) -> FollowerFlow[None]:
-        more_due = False
+        more_due, at_end = False, True
         while not self.host.may_end(self._replica, self.tags):
             asked_at = time.monotonic()
-            yield from self._read(block=not more_due, sweep=True)
+            at_end = yield from self._read(block=at_end and not more_due, sweep=True)
             if time.monotonic() - asked_at < 2 * COALESCE_DELAY:
                 yield Sleep(COALESCE_DELAY)
             more_due = False
@@ -124,7 +128,10 @@ class Follower(FollowerSession):
 
     def _read(self, block: bool, sweep: bool = False) -> FollowerFlow[bool]:
         """Read on in each feed; return whether that was the end. A sweep looks at some rooms in the same request."""
-        if block and not self._can_block:
+        if block and self._period:
+            yield from self._pause()
+            block = False
+        elif block and not self._can_block:
             yield Sleep(POLL_INTERVAL)
             block = False
         wait = ["BLOCK", self._block] if block else []
@@ -147,6 +154,13 @@ class Follower(FollowerSession):
         if self._replica.resyncs_wanted != self._resyncs_wanted:
             raise MustResyncError("the store has found another server, or a change of the copy was interrupted")
         return all_read
+
+    def _pause(self) -> FollowerFlow[None]:
+        """Wait until the period is over since the end of the last pause; not longer than a heartbeat at a time."""
+        while (left := self._next_read_at - time.monotonic()) > 0:
+            yield Sleep(min(left, HEARTBEAT))
+            self.host.may_end(self._replica, self.tags)  # raises if nobody is left
+        self._next_read_at = time.monotonic() + self._period
 
     def _positions(self) -> list[int]:
         return [self._replica.shards[tag].position for tag in self.tags]

@@ -82,7 +82,8 @@ class ReplicaHost(WriteObserver):
     # The followers' side: see replica/follow.py
 
     def _follower(self, replica: Replica, tags: list[str], transport: Any) -> Follower:
-        return Follower(replica, tags, WeakHost(self), transport.clustered, transport.limit, transport.can_block)
+        host, period = WeakHost(self), replica.period
+        return Follower(replica, tags, host, transport.clustered, transport.limit, transport.can_block, period)
 
     def _may_end(self, replica: Replica, tags: Sequence[str]) -> bool:
         return False

@@ -237,14 +237,14 @@ class StatusStore(StoreBase, Table):
 
     # Following
 
-    def mirror(self, *, rooms: Callable[[int], bool] | None = None) -> Mirror:
-        """A local copy of the table that follows its changes, for a ``with`` statement.
+    def mirror(self, *, rooms: Callable[[int], bool] | None = None, period: float | None = None) -> Mirror:
+        """A local copy of the table that follows its changes, for a ``with`` statement, as long as the store lives.
 
         ``rooms`` narrows it to the rooms for which the function is true; its result for a room must not change while
-        the room is in the table. The mirror lives as long as the store, or until it is closed.
+        the room is in the table. ``period``: read every so many seconds, not at each change, for those who only watch.
         """
         self._executor.session.check_open("mirror")
-        self._mirrors.add(mirror := Mirror(self._dispatcher, rooms))
+        self._mirrors.add(mirror := Mirror(self._dispatcher, rooms, period))
         return mirror
 
     def failures(self, rooms: Callable[[], Iterable[int]]) -> Failures:

@@ -233,6 +233,7 @@ async def awaited(store: AsyncStatusStore) -> None:
 def mirrors(store: StatusStore, other: AsyncStatusStore) -> None:
     assert_type(store.mirror(), Mirror)
     assert_type(store.mirror(rooms=lambda room: room > 7), Mirror)
+    assert_type(store.mirror(period=0.5), Mirror)
     assert_type(store.wait(1, KVPoll.Success, 0, timeout=3), KVPoll)
     with store.mirror() as mirror:
         assert_type(mirror.get(1), KVPoll | None)

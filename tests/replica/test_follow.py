@@ -170,3 +170,45 @@ class TestLooks:
         sent = self.follow(Follower(replica, ["ns"], Host(), False, 5.0, True), now, reads=20_000, seconds=1.0)
         looks = [number for number, read in enumerate(sent) if read.then]
         assert max(later - earlier for earlier, later in itertools.pairwise(looks)) <= 5000
+
+
+class TestPeriod:
+    """A follower for those who only watch: what it costs depends on time alone."""
+
+    @pytest.fixture
+    def paced(self, now):
+        replica = Replica(context(feed_length="100000"), contextlib.nullcontext(), lambda room: True, period=2.0)
+        replica.start_resync("ns", b"5-0", 1000.0)
+        replica.read("ns", [], True, 1000.0)
+        replica.mark_synced("ns", 0)
+        return Follower(replica, ["ns"], Host(), False, 5.0, True, period=2.0), replica
+
+    def test_reads_come_once_per_period(self, paced, now):
+        follower, replica = paced
+        following, reads = follow_feed(follower), []
+        effect = next(following)
+        while now[0] < 1004.9:
+            if isinstance(effect, Sleep):
+                assert effect.seconds <= 0.25, "it can be stopped"
+                now[0] += effect.seconds
+                effect = following.send(None)
+            else:
+                reads.append(now[0])
+                assert "BLOCK" not in effect.words
+                effect = following.send(reply_to(effect, [entry(5 + len(reads))]))
+            assert replica.is_synced(now[0])
+        assert reads == pytest.approx([1000, 1002, 1004], abs=0.01)
+
+    def test_full_page_is_followed_by_the_next_at_once(self, paced, now):
+        follower, _ = paced
+        following = follow_feed(follower)
+        effect = following.send(reply_to(next(following), [entry(number) for number in range(6, 1006)]))
+        while isinstance(effect, Sleep):
+            assert effect.seconds < 0.01
+            effect = following.send(None)
+        assert effect.words[0] == "XREAD"
+
+    def test_copy_is_stale_a_second_after_its_period(self, paced, now):
+        _, replica = paced
+        assert replica.is_synced(1002.9)
+        assert not replica.is_synced(1003.1)
