@@ -108,7 +108,7 @@ class View:
         others = [
             f"{kept.key.decode().rpartition(':')[2] if kept.key != PREFIX_KEY else 'prefix'} {_text(kept)}"
             for kept in self.state
-            if kept.key not in (ROOM_KEY, FEED)
+            if kept.key not in (ROOM_KEY, FEED, FAILED)
         ]
         return short("; ".join([f"room: {text}", *others]))
 
