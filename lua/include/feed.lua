@@ -7,10 +7,10 @@
 -- first, changes and renew.
 --
 -- An entry alternates names and values. A room's id has its new status; ttl_ms, the TTL of the rooms after it. Of the
--- room before it: reason, why it failed; rank:<rank>, the new status of a rank; first:<rank>, the same if that rank
--- created the room, without its former ranks; first, that this change created it, with its generation unless it is
--- plain; owner and request, whose it is then. An entry has so many rooms that a batch costs little more than one room,
--- and so few that the longest feed has about 60 MB.
+-- room before it: reason, why it failed; rank:<rank>, the new status of a rank, or of several (rank:0,1);
+-- first:<rank>, the same if that rank created the room, without its former ranks; first, that this change created it,
+-- with its generation unless it is plain; owner and request, whose it is then. An entry has so many rooms that a batch
+-- costs little more than one room, and so few that the longest feed has about 60 MB.
 --
 -- Failures are told once more, with the same ids, in the stream of failures: the last key of each script that fails
 -- rooms. A room's id has its generation; of the room before it are: request, owner, by (who failed it), reason, origin.

@@ -30,7 +30,7 @@ DEADLINE = 2.0
 
 def _with_password(context: click.Context, parameter: click.Parameter, url: str) -> str:
     """The URL, with the password of KVPOLL_PASSWORD_FILE if it comes from the environment, too."""
-    path = os.environ.get(VARIABLE, "")
+    path = os.environ.get(VARIABLE, "").strip()
     if not path or context.get_parameter_source(parameter.name or "") is not ParameterSource.ENVIRONMENT:
         return url
     try:

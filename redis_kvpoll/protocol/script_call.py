@@ -115,6 +115,8 @@ class ScriptSpec:
     statuses_after: Callable[[list[Any]], list[Any]] | None = None
     """Returns from a reply the status name of each room after the call: None if it is absent, NOT_REPORTED if the reply
     does not contain it. Set for scripts that change statuses and for both SNAPSHOTs; a mirror applies the result."""
+    is_nested: bool = False
+    """Whether an item is a tuple of words, of any number."""
     max_rooms: int = MAX_BATCH
     """Rooms per call: so many that a call takes about 4 ms, if no room has many ranks."""
     may_stop: bool = False
@@ -152,9 +154,8 @@ class ScriptSpec:
         if once is None:
             once = context.words[self.once] = [getattr(context, name) for name in self.once]
         first_keys = [_SHARD_KEYS[name](tag) for name in self.first]
-        if not self.last or (self.last_for and self.last_for not in items):
-            return Call(self, tag, first_keys, once, rooms, key_list, items, positions)
-        last_keys = [_SHARD_KEYS[name](tag) for name in self.last]
+        words = [word for item in items for word in item] if self.is_nested else items
+        last_keys = [_SHARD_KEYS[name](tag) for name in self.last if not self.last_for or self.last_for in words]
         return Call(self, tag, first_keys, once, rooms, key_list, items, positions, last_keys)
 
 
@@ -180,8 +181,10 @@ class Call(NamedTuple):
 
     def words(self) -> list[str]:
         """Return the command for a server that has the script cached."""
-        all_keys = self.all_keys
-        return ["EVALSHA", self.spec.script.sha, str(len(all_keys)), *all_keys, *self.once, *self.items]
+        all_keys, items = self.all_keys, self.items
+        if self.spec.is_nested:
+            items = [word for item in items for word in item]
+        return ["EVALSHA", self.spec.script.sha, str(len(all_keys)), *all_keys, *self.once, *items]
 
     def split(self, reply: Sequence[Any]) -> tuple[Call, Call]:
         """Return the call for the rooms in a reply, without feed id and epoch, and the call for those that it lacks."""

@@ -192,7 +192,7 @@ IN_THE_PLUGIN = [
     (
         "a second sender tells decode that its room has failed",
         f"{_PLUGIN}.duplicates:make_apart",
-        "original(sender, _Bystander(manager), *others, **kwargs)",
+        "original(sender, _DetachedManager(manager), *others, **kwargs)",
         "original(sender, manager, *others, **kwargs)",
         "plugin/test_claims.py::TestSecondSender::test_its_constructor_touches_no_room[False]",
     ),

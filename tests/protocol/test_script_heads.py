@@ -151,7 +151,8 @@ class TestCalls:
             assert call.first_keys == [SHARD_KEYS[word]("ns") for word in first_keys]
             by_kind = {"room": keys.rooms, "prefix": keys.prefixes}
             last, status = last_keys(call.spec.script.name)
-            is_needed = not status or status in command.items
+            items = [word for item in command.items for word in ([item] if isinstance(item, str) else item)]
+            is_needed = not status or status in items
             assert call.last_keys == [SHARD_KEYS[word]("ns") for word in last if is_needed]
             assert call.keys == [by_kind[key.split()[0]]("ns", [room])[0] for room in command.rooms for key in each_key]
             assert call.once == [getattr(context, word) for word in once]

@@ -58,6 +58,12 @@ class PageCommands:
     def send_message(self) -> None:
         self._go.set()
 
+    def time_out(self, room: int) -> None:
+        """Decode: SGLang's waiting timeout of a room is over; the abort that it sends then is lost."""
+        receiver = self._handles[room]
+        receiver.init_time -= 2 * receiver.kv_mgr.waiting_timeout
+        receiver._send_abort_notification = lambda **_: None
+
     def transfer(self, *rooms: int) -> None:
         """Decode: ask prefill for the pages of rooms, which are then in the scheduler's queue."""
         self._transfers = self._transfers or Transfers()

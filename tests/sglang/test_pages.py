@@ -265,6 +265,20 @@ class TestAtOnce:
         assert at_once.decode.iterate() == {"on": [ROOM], "held": {}, "released": []}
 
 
+@pytest.mark.parametrize("kind", ["deferring", "at_once"])
+def test_timeout_of_decode_reaches_prefill(kind: str, request: pytest.FixtureRequest) -> None:
+    """Its abort is lost. A room that is complete on prefill stays."""
+    pages: Pages = request.getfixturevalue(kind)
+    pages.transfer(ROOM, ROOM + 1)
+    pages.prefill.update(ROOM + 1, KVPoll.Success)
+    for room in (ROOM + 1, ROOM):
+        pages.decode.time_out(room)
+        assert pages.decode.poll(room) == [KVPoll.Failed]
+        until(lambda room=room: pages.tables["decode"].get(room), KVPoll.Failed)
+    until(lambda: pages.prefill.get(ROOM, ROOM + 1), [KVPoll.Failed, KVPoll.Success])
+    assert pages.prefill.aborts() == []
+
+
 def test_worker_of_prefill_never_reopens_a_room(deferring: Pages) -> None:
     """What decode's table says of a room that prefill does not have changes nothing there."""
     deferring.decode.open(ROOM)

@@ -31,7 +31,7 @@ def refuse(handle: Any, room: int) -> None:
         setattr(handle, name, _do_nothing)
 
 
-class _Bystander:
+class _DetachedManager:
     """A manager without its rooms: what a constructor writes there goes nowhere, and decode is told nothing."""
 
     deferred_bootstrap = None
@@ -52,10 +52,10 @@ def make_apart(original: Callable[..., Any], sender: Any, args: tuple[Any, ...],
     """Run a sender's constructor without effect on its room."""
     if "mgr" in kwargs:
         manager = kwargs["mgr"]
-        original(sender, *args, **kwargs | {"mgr": _Bystander(manager)})
+        original(sender, *args, **kwargs | {"mgr": _DetachedManager(manager)})
     else:
         manager, *others = args
-        original(sender, _Bystander(manager), *others, **kwargs)
+        original(sender, _DetachedManager(manager), *others, **kwargs)
     sender.kv_mgr = manager
 
 

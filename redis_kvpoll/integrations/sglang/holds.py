@@ -82,7 +82,7 @@ def around_node_failure(original: Callable[..., Any], manager: Any, *args: Any, 
     """SGLang's heartbeat has found a prefill instance lost."""
     failures = getattr(manager, "kvpoll_failures", None)
     if failures is not None:
-        (address,) = args or kwargs.values()
+        address, *_ = (*args, *kwargs.values(), "")
         failures.lost_nodes[address] = time.monotonic()
     return original(manager, *args, **kwargs)
 

@@ -65,7 +65,8 @@ def around_receiver(original: Callable[..., Any], receiver: Any, *args: Any, **k
         with registry.claiming(room, _request_for(room)):
             original(receiver, *args, **kwargs)
         receiver.kvpoll_life = registry.current_life(room)
-        receiver.kv_mgr.kvpoll_failures.add(receiver)
+        if (failures := getattr(receiver.kv_mgr, "kvpoll_failures", None)) is not None:
+            failures.add(receiver)
     else:
         with registry.scopes.within(Scope(room, NO_LIFE)), _tracker_kept(*_addressed(args, kwargs), room):
             original(receiver, *args, **kwargs)
