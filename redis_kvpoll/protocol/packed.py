@@ -32,6 +32,7 @@ _UNCHANGED = {s.name.encode(): Update(Outcome.UNCHANGED, s) for s in KVPoll}
 _PLUS, _NINE = b"+9"
 _NAMES: dict[int, str] = {s: s.name for s in KVPoll}
 _FIRST = range(1)
+_ENDS = {s: (s.name,) for s in KVPoll if s is not KVPoll.Failed}
 
 
 class PackedCommand:
@@ -76,12 +77,15 @@ def get(context: CallContext) -> PackedCommand:
 
 
 class PackedWrite:
-    """Fenced updates: the call that merges a status into one generation of a room, by write.lua."""
+    """Fenced updates: the call that merges a status into one generation of a room, by write.lua.
+
+    Not those to Failed, which need one key more.
+    """
 
     def __init__(self, context: CallContext) -> None:
         self._call = WRITE.call(context, context.namespace, [0], [], range(1))
         self._key = self._call.keys[0].removesuffix("0")
-        self._packed = PackedCommand(self._call.words(), self._call.keys[0], {s: (s.name,) for s in KVPoll}, more=2)
+        self._packed = PackedCommand(self._call.words(), self._call.keys[0], _ENDS, more=2)
 
     def pack(self, room: int, generation: int, status: KVPoll | int) -> tuple[bytes, Call] | None:
         """Return the bytes and the call; None as ``PackedCommand.pack``."""

@@ -80,6 +80,7 @@ def wrong(step: Effect) -> Iterator[str]:
         _outcome,
         _end,
         _feed,
+        _failures,
         _observe_replay,
     ):
         yield from check(step)
@@ -245,3 +246,19 @@ def _feed(step: Effect) -> Iterator[str]:
         yield f"the room became {now}, and the feed does not have it"
     if told - {now}:
         yield f"the feed says {told}, and the room is {now}"
+
+
+def _failures(step: Effect) -> Iterator[str]:
+    """The stream of failures has what becomes Failed, and its first reason, with the generation; and nothing else."""
+    before, after = step.before, step.after
+    was_failed = before.status == "Failed" and step.is_same_generation
+    has_first_reason = "reason" in after.room and "reason" not in before.room
+    due = after.status == "Failed" and (not was_failed or has_first_reason)
+    told = after.failures
+    if due != bool(told):
+        yield f"the room was {before.status} and is {after.status}, and the stream of failures says {told}"
+    for is_last_id, words in told:
+        if not is_last_id:
+            yield "a failure is told with an id that the feed does not end with"
+        if words.get(str(ROOM)) != after.generation or words.get("reason", "") != after.room.get("reason", ""):
+            yield f"the stream of failures says {words} of generation {after.generation}"

@@ -77,6 +77,8 @@ MUTATIONS = [
         "outcome = 5 redis.call('HSET', room, 'reason', 'x')\n",
         "abort created",
     ),
+    ("plain", "compat", "abort", "and failures[changes[i]]", "and false", "the stream of failures says"),
+    ("2 ranks", "compat", "write", "and (is_first or previous ~= 'Failed')", "", "the stream of failures says"),
     ("plain", "compat", "abort", "= room, status, ARGV[2]", "= room, 'Success', ARGV[2]", "the feed does not have it"),
     (
         "plain",

@@ -278,4 +278,25 @@ IN_LUA = [
         "",
         "protocol/test_junk_in_keys.py::TestLengths::test_replay_of_lower_generation_is_stale[fakeredis]",
     ),
+    (
+        "a failure is told with an id of its own",
+        "update.lua",
+        "ARGV[1], reply[1], unpack(entry)",
+        "ARGV[1], '*', unpack(entry)",
+        "protocol/test_failure_stream.py::TestIds::test_ids_are_those_of_the_feed[sync-fakeredis]",
+    ),
+    (
+        "a room that another rank fails again is told again",
+        "write.lua",
+        "status == 'Failed' and (is_first or previous ~= 'Failed')",
+        "status == 'Failed'",
+        "protocol/test_failure_stream.py::TestAppended::test_room_fails_once_and_gets_one_reason[sync-fakeredis]",
+    ),
+    (
+        "a stream of failures that takes no entry stays as it is",
+        "abort.lua",
+        "redis.call('DEL', KEYS[#KEYS])",
+        "",
+        "protocol/test_failure_stream.py::TestIds::test_stream_without_room_is_begun_anew[sync-fakeredis-wrong type]",
+    ),
 ]
