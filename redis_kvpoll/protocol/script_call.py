@@ -106,8 +106,7 @@ class ScriptSpec:
     prefix_in_prefill: bool = False
     """Whether a prefix key follows each room key, in mode prefill only."""
     epoch: bool = False
-    """Whether the reply contains the shard's epoch, after the feed id if there is one. A script may use the epoch key
-    without returning the epoch."""
+    """Whether the reply contains the shard's epoch, after a feed id. A script may use the epoch key without that."""
     tail: bool = False
     """Whether the feed id, room and status of the feed's last entry follow the epoch in the reply."""
     repeatable: bool = True
