@@ -11,13 +11,16 @@ A session lasts as long as its connection:
 
 After a lost connection, the next session goes on at the same entries. Another server that has them has what was read.
 
+Where no entry was read, since the feed is empty, a loss of data shows nowhere: rooms that were lost then stay until
+their TTL ends.
+
 Invariant: each fact is applied in the order of the feed's ids.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from redis.exceptions import AskError, NoScriptError, RedisError
@@ -64,10 +67,11 @@ class _MissedError(Exception):
 class _Position:
     """How far the feed of one shard was read."""
 
-    def __init__(self, entry_id: bytes, must_exist: bool) -> None:
+    def __init__(self, entry_id: bytes, words: Sequence[bytes] | None) -> None:
         self.id = entry_id
-        self.must_exist = must_exist
-        """Whether this entry was read, so that it must still be there."""
+        self.words = words
+        """What the entry says, which must still be there: another server whose clock is behind may have used its id.
+        None if no entry was read."""
 
 
 class StatisticsFollower:
@@ -219,11 +223,11 @@ class StatisticsFollower:
             start_ms = now_ms - round(lookback * 1000)
             self.aggregates.totals.begin(start_ms)
         if not last:
-            self._positions[tag] = _Position(_START, must_exist=False)
+            self._positions[tag] = _Position(_START, None)
         elif lookback and number_of(last[0][0]) >> 64 >= start_ms:
-            self._positions[tag] = _Position(b"%d-0" % start_ms, must_exist=False)
+            self._positions[tag] = _Position(b"%d-0" % start_ms, None)
         else:
-            self._positions[tag] = _Position(last[0][0], must_exist=True)
+            self._positions[tag] = _Position(last[0][0], last[0][1])
 
     def _walk(self, tags: list[str]) -> FollowerFlow[None]:
         """Read all rooms of some shards, with pauses, and the feed beside them."""
@@ -284,15 +288,15 @@ class StatisticsFollower:
             words = ["XRANGE", keys.feed(tag), position.id.decode(), end, "COUNT", str(ENTRIES + 1)]
             entries = yield Send(tag, words)
             self.health.answered(time.monotonic())
-            if position.must_exist:
-                if not entries or entries[0][0] != position.id:
+            if position.words is not None:
+                if not entries or (entries[0][0], entries[0][1]) != (position.id, position.words):
                     raise _MissedError(tag)
                 entries = entries[1:]
             is_end = len(entries) < ENTRIES
             with self.aggregates.lock:
                 for entry_id, fields in entries:
                     shard.entry(entry_id, fields)
-                    position.id, position.must_exist = entry_id, True
+                    position.id, position.words = entry_id, fields
             if is_end:
                 if until is not None and until != position.id:
                     raise _MissedError(tag)
