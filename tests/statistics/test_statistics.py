@@ -30,7 +30,14 @@ def settled(statistics, found):
 
 @pytest.fixture
 def store(side, server):
-    return side.over(server)
+    return created(side, server)
+
+
+def created(side, server, **options):
+    """A store whose namespace exists."""
+    store = side.over(server, **options)
+    store.counts()
+    return store
 
 
 def test_rooms_that_were_there_are_counted(store):
@@ -124,7 +131,7 @@ def test_rooms_of_an_owner_are_known(store):
 
 
 def test_expiry_is_counted(side, server):
-    store = side.over(server, ttl=pace.seconds(1.0), terminal_ttl=pace.seconds(0.5))
+    store = created(side, server, ttl=pace.seconds(1.0), terminal_ttl=pace.seconds(0.5))
     with store.statistics() as statistics:
         synced(statistics)
         store.update_many({1: BOOT, 2: DONE})
