@@ -20,7 +20,7 @@ Invariant: each fact is applied in the order of the feed's ids.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from redis.exceptions import AskError, NoScriptError, RedisError
@@ -39,6 +39,7 @@ from redis_kvpoll.replica.health import FollowerHealth
 from redis_kvpoll.replica.requests import FollowerFlow
 from redis_kvpoll.statistics.aggregates import Aggregates
 from redis_kvpoll.statistics.beside import Beside
+from redis_kvpoll.statistics.position import START, MissedError, Position
 
 INTERVAL = 1.0
 """Seconds between readings of the feed."""
@@ -53,25 +54,6 @@ NAP = 0.1
 LONGEST_PAUSE = 0.05
 """Seconds after a page. The time that a page took is the server's and the network's; with a slow network, this bounds
 how long the walk takes."""
-_START = b"0-0"
-
-
-class _MissedError(Exception):
-    """Changes of a shard may be missing."""
-
-    def __init__(self, tag: str) -> None:
-        super().__init__(tag)
-        self.tag = tag
-
-
-class _Position:
-    """How far the feed of one shard was read."""
-
-    def __init__(self, entry_id: bytes, words: Sequence[bytes] | None) -> None:
-        self.id = entry_id
-        self.words = words
-        """What the entry says, which must still be there: another server whose clock is behind may have used its id.
-        None if no entry was read."""
 
 
 class StatisticsFollower:
@@ -100,7 +82,7 @@ class StatisticsFollower:
         self._clustered = transport.clustered
         self._share, self._lookback = pace
         self._is_wanted = is_wanted
-        self._positions: dict[str, _Position] = {}
+        self._positions: dict[str, Position] = {}
         self._beside = Beside(aggregates)
 
     def session(self) -> FollowerFlow[float | None]:
@@ -197,7 +179,7 @@ class StatisticsFollower:
             for tag in tags:
                 yield from self._read_feed(tag)
                 yield from self._read_due(tag)
-        except _MissedError as missed:
+        except MissedError as missed:
             with self.aggregates.lock:
                 self.aggregates.totals.gaps += 1
                 self.aggregates.shards[missed.tag].is_walked = False
@@ -223,11 +205,11 @@ class StatisticsFollower:
             start_ms = now_ms - round(lookback * 1000)
             self.aggregates.totals.begin(start_ms)
         if not last:
-            self._positions[tag] = _Position(_START, None)
+            self._positions[tag] = Position(START, None)
         elif lookback and number_of(last[0][0]) >> 64 >= start_ms:
-            self._positions[tag] = _Position(b"%d-0" % start_ms, None)
+            self._positions[tag] = Position(b"%d-0" % start_ms, None)
         else:
-            self._positions[tag] = _Position(last[0][0], last[0][1])
+            self._positions[tag] = Position(last[0][0], last[0][1])
 
     def _walk(self, tags: list[str]) -> FollowerFlow[None]:
         """Read all rooms of some shards, with pauses, and the feed beside them."""
@@ -264,7 +246,7 @@ class StatisticsFollower:
         """Read rooms as they are, after the feed up to that moment."""
         feed_id, *reply = yield from self._send_script(tag, rooms)
         now = time.monotonic()
-        if self.aggregates.has_feed and feed_id != _START:
+        if self.aggregates.has_feed and feed_id != START:
             yield from self._read_feed(tag, feed_id)
         with self.aggregates.lock:
             self.aggregates.shards[tag].read(rooms, reply, self.aggregates.now_ms(now))
@@ -282,7 +264,7 @@ class StatisticsFollower:
         """Read on in the feed: to its end, or to the entry ``until``."""
         position, shard = self._positions[tag], self.aggregates.shards[tag]
         if until is not None and number_of(until) < number_of(position.id):
-            raise _MissedError(tag)  # another server, that lacks the last entries
+            raise MissedError(tag)  # another server, that lacks the last entries
         while until is None or until != position.id:
             end = "+" if until is None else until.decode()
             words = ["XRANGE", keys.feed(tag), position.id.decode(), end, "COUNT", str(ENTRIES + 1)]
@@ -290,7 +272,7 @@ class StatisticsFollower:
             self.health.answered(time.monotonic())
             if position.words is not None:
                 if not entries or (entries[0][0], entries[0][1]) != (position.id, position.words):
-                    raise _MissedError(tag)
+                    raise MissedError(tag)
                 entries = entries[1:]
             is_end = len(entries) < ENTRIES
             with self.aggregates.lock:
@@ -299,7 +281,7 @@ class StatisticsFollower:
                     position.id, position.words = entry_id, fields
             if is_end:
                 if until is not None and until != position.id:
-                    raise _MissedError(tag)
+                    raise MissedError(tag)
                 return
 
     def _send_script(self, tag: str, rooms: list[int]) -> FollowerFlow[Any]:
