@@ -6,6 +6,20 @@ here; ``where`` is a file in lua/.
 
 IN_LUA = [
     (
+        "a refused write is not counted",
+        "update.lua",
+        "refused[outcome] = (refused[outcome] or 0) + 1",
+        "refused[3] = 1",
+        "statistics/test_statistics.py::test_refused_writes_are_counted_by_outcome[sync-fakeredis]",
+    ),
+    (
+        "a late clear of an earlier request is not counted",
+        "clear.lua",
+        "(outcome == 6 and fields[3] ~= expected_generation) or outcome < 0",
+        "outcome < 0",
+        "statistics/test_statistics.py::test_refused_writes_are_counted_by_outcome[sync-fakeredis]",
+    ),
+    (
         "a room gets no TTL",
         "update.lua",
         "      redis.call('PEXPIRE', room, ttl_ms)\n    else",
