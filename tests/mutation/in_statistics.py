@@ -2,11 +2,11 @@
 
 IN_STATISTICS = [
     (
-        "a room that was there counts as a transition",
+        "a room of before a gap counts as a transition",
         "statistics.shard:ShardStatistics._changed",
         "elif before is not None and self.rooms.is_confirmed(before):",
         "elif before is not None:",
-        "statistics/test_model.py::test_statistics_are_those_of_a_scan_after_any_history",
+        "statistics/test_shard.py::test_room_of_before_a_gap_counts_no_transition",
     ),
     (
         "a duration counts though its beginning was not seen",
@@ -31,17 +31,17 @@ IN_STATISTICS = [
     ),
     (
         "rooms that a walk did not meet stay",
-        "statistics.rooms:Rooms.end_walk",
+        "statistics.records:Rooms.end_walk",
         "!= self._confirmed",
         "== 7",
         "statistics/test_shard.py::test_walk_drops_rooms_that_are_gone_without_counting_them",
     ),
     (
         "a shorter TTL is noticed at the former one's end",
-        "statistics.rooms:Rooms.put",
+        "statistics.records:Rooms.put",
         " or record.due_ms // 1000 + 1 < scheduled",
         "",
-        "statistics/test_rooms.py::test_room_is_due_once_its_ttl_has_ended",
+        "statistics/test_records.py::test_shorter_ttl_is_noticed_at_its_end",
     ),
     (
         "a count of refused writes that begins anew falls",

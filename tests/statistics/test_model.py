@@ -27,7 +27,7 @@ from redis_kvpoll.statistics import beside, follow
 from redis_kvpoll.statistics.aggregates import Aggregates
 from redis_kvpoll.statistics.follow import StatisticsFollower
 from redis_kvpoll.statistics.model import ABSENT, CLEARED, EXPIRED, LIVE
-from redis_kvpoll.statistics.rooms import OPENING_SEEN, SINCE_SEEN
+from redis_kvpoll.statistics.records import OPENING_SEEN, SINCE_SEEN
 from redis_kvpoll.sync import connect
 from tests.support.backup import Backup
 from tests.support.fuzzing import LONG, examples

@@ -47,6 +47,14 @@ def test_room_that_was_there_counts_no_transition(shard):
     assert shard.totals.transitions() == {}
 
 
+def test_room_of_before_a_gap_counts_no_transition(shard):
+    """Its status may have changed meanwhile."""
+    shard.tell(0, 1, BOOT, "first", "")
+    shard.begin_walk()
+    shard.tell(10, 1, MOVE)
+    assert shard.totals.transitions() == {("absent", BOOT): 1}
+
+
 def test_change_counts_once_its_former_status_is_known(shard):
     shard.begin_walk()
     shard.found(0, 1, BOOT)
