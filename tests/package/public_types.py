@@ -255,6 +255,7 @@ def mirrors(store: StatusStore, other: AsyncStatusStore) -> None:
         assert_type(mirror.get(1), KVPoll | None)
         assert_type(mirror.get(1, "gone"), KVPoll | str)
         assert_type(mirror.poll([1, 2]), list[KVPoll | None])
+        assert_type(mirror.consensus([1, 2]), dict[int, KVPoll | None])
         assert_type(mirror.collect(1), dict[int, KVPoll])
         assert_type(mirror.failure_reason(1), str | None)
         assert_type(mirror.wait(1, 3, timeout=None), KVPoll)
@@ -268,6 +269,7 @@ async def awaited_mirrors(store: AsyncStatusStore) -> None:
     assert_type(await store.wait(1, timeout=1.5), KVPoll)
     async with store.mirror() as mirror:
         assert_type(mirror.get(1), KVPoll | None)
+        assert_type(mirror.consensus([1]), dict[int, KVPoll | None])
         assert_type(mirror.collect(1), dict[int, KVPoll])
         assert_type(mirror.failure_reason(1), str | None)
         assert_type(await mirror.wait(1), KVPoll)
