@@ -1,7 +1,7 @@
 -- Merge what several ranks of each room say, as a call of write.lua, set_prefix.lua or clear.lua for each would. Times
 -- are milliseconds.
 --
--- KEYS     feed, epoch, leases, owned, cleared; each: room, prefix
+-- KEYS     feed, epoch, leases, owned, cleared; each: room, prefix; last: failed if a status is Failed
 -- ARGV     feed_length, ttl_ms, terminal_ttl_ms, epoch_ttl_ms, nonce, rank, world_size, owner,
 --          incarnation, author, policy, mode; each: ranks
 -- REPLY    feed_id, epoch; each: outcomes

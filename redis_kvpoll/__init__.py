@@ -16,6 +16,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from redis_kvpoll.aio.failures import AsyncFailures
     from redis_kvpoll.aio.lease import AsyncLease
     from redis_kvpoll.aio.mirror import AsyncMirror
     from redis_kvpoll.aio.room import AsyncRoom
@@ -41,9 +42,10 @@ if TYPE_CHECKING:
         WaitTimeoutError,
         WorldSizeMismatchError,
     )
-    from redis_kvpoll.model import Consensus, DataLosses, Entry, KVPoll, Outcome, Owner, Update
+    from redis_kvpoll.model import Consensus, DataLosses, Entry, KVPoll, Outcome, Owner, RoomFailure, Update
     from redis_kvpoll.protocol.feed import Change, FeedGap
     from redis_kvpoll.protocol.settings import Settings
+    from redis_kvpoll.sync.failures import Failures
     from redis_kvpoll.sync.lease import Lease
     from redis_kvpoll.sync.mirror import Mirror
     from redis_kvpoll.sync.room import Room
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
     from redis_kvpoll.validation import Mode, Policy
 
 _MODULES = {
+    "aio.failures": ("AsyncFailures",),
     "aio.lease": ("AsyncLease",),
     "aio.mirror": ("AsyncMirror",),
     "aio.room": ("AsyncRoom",),
@@ -68,9 +71,10 @@ _MODULES = {
         ),
         *("StoreUnavailableError", "WaitTimeoutError", "WorldSizeMismatchError"),
     ),
-    "model": ("Consensus", "DataLosses", "Entry", "KVPoll", "Outcome", "Owner", "Update"),
+    "model": ("Consensus", "DataLosses", "Entry", "RoomFailure", "KVPoll", "Outcome", "Owner", "Update"),
     "protocol.feed": ("Change", "FeedGap"),
     "protocol.settings": ("Settings",),
+    "sync.failures": ("Failures",),
     "sync.lease": ("Lease",),
     "sync.mirror": ("Mirror",),
     "sync.room": ("Room",),
@@ -80,6 +84,7 @@ _MODULES = {
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
+    "AsyncFailures",
     "AsyncLease",
     "AsyncMirror",
     "AsyncRoom",
@@ -91,6 +96,7 @@ __all__ = [
     "EmbeddedServerError",
     "Entry",
     "EvictionWarning",
+    "Failures",
     "FeedGap",
     "FeedOffError",
     "InvalidInputError",
@@ -110,6 +116,7 @@ __all__ = [
     "ReplayError",
     "Room",
     "RoomBusyError",
+    "RoomFailure",
     "RoomNotFoundError",
     "ServerRefusedError",
     "Settings",

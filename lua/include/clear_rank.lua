@@ -1,4 +1,4 @@
--- Clear a room for one of its ranks, as clear.lua does through a generation. Times are milliseconds.
+-- Clear a room for one of its ranks, as clear.lua does through a generation.
 --
 -- INCLUDE  caller, changes, order, numbers, counts, room_id, rank_view, read_room
 --

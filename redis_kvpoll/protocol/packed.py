@@ -34,6 +34,7 @@ _NAMES: dict[int, str] = {s: s.name for s in KVPoll}
 _USUAL = frozenset((KVPoll, int, type(None)))
 """The types of the argument. A float may equal a status, and a list is none that a dict could look up."""
 _FIRST = range(1)
+_ENDS = {s: (s.name,) for s in KVPoll if s is not KVPoll.Failed}
 
 
 class PackedCommand:
@@ -80,12 +81,15 @@ def get(context: CallContext) -> PackedCommand:
 
 
 class PackedWrite:
-    """Fenced updates: the call that merges a status into one generation of a room, by write.lua."""
+    """Fenced updates: the call that merges a status into one generation of a room, by write.lua.
+
+    Not those to Failed, which need one key more.
+    """
 
     def __init__(self, context: CallContext) -> None:
         self._call = WRITE.call(context, context.namespace, [0], [], range(1))
         self._key = self._call.keys[0].removesuffix("0")
-        self._packed = PackedCommand(self._call.words(), self._call.keys[0], {s: (s.name,) for s in KVPoll}, more=2)
+        self._packed = PackedCommand(self._call.words(), self._call.keys[0], _ENDS, more=2)
 
     def pack(self, room: int, generation: int, status: KVPoll | int) -> tuple[bytes, Call] | None:
         """Return the bytes and the call; None as ``PackedCommand.pack``."""

@@ -16,7 +16,6 @@ from redis_kvpoll.protocol.script_call import Command, named
 from redis_kvpoll.validation import reason as checked_reason
 from redis_kvpoll.validation import status_name
 
-
 MAX_RANKS = 64
 """Ranks of a room that are one step."""
 

@@ -32,9 +32,9 @@ READS = frozenset(
     ("EXISTS", "HEXISTS", "HGET", "HGETALL", "HKEYS", "HMGET", "PTTL", "TIME", "XREVRANGE", "ZRANGEBYSCORE", "ZSCORE")
 )
 """The commands of scripts that write nothing."""
-READING = frozenset(("attach", "consensus", "entry", "poll", "poll_rank", "snapshot", "snapshot_ranks"))
-"""The scripts that a store with read_only=True may call. The snapshots write only to start a missing feed, which it
-does not ask for."""
+READING = frozenset(("attach", "consensus", "entry", "failures", "poll", "poll_rank", "snapshot", "snapshot_ranks"))
+"""The scripts that a store with read_only=True may call. Some of them write to start a missing
+stream, which it does not ask for."""
 
 
 def called(script: Script) -> frozenset[str]:

@@ -84,7 +84,7 @@ class TestLostReply:
     def test_lost_clear_many_error_counts_what_was_done(self, store, proxy):
         calls = iter((False, True))
         proxy.lose = lambda command: len(command) > 1000 and next(calls)
-        with pytest.raises(OutcomeUnknownError, match=r"clear_many of rooms 0, 1, 2 and 2,997 more \(1,000 done\)"):
+        with pytest.raises(OutcomeUnknownError, match=r"clear_many of rooms 0, 1, 2 and 2,997 more \(500 done\)"):
             store.clear_many(range(3_000))
 
 

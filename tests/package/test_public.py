@@ -11,10 +11,12 @@ import pytest
 
 import redis_kvpoll
 from redis_kvpoll import (
+    AsyncFailures,
     AsyncLease,
     AsyncMirror,
     AsyncRoom,
     AsyncStatusStore,
+    Failures,
     Lease,
     Mirror,
     Room,
@@ -24,9 +26,15 @@ from redis_kvpoll import (
 
 PACKAGE = Path(redis_kvpoll.__file__).parent
 
-TWINS = ((StatusStore, AsyncStatusStore), (Room, AsyncRoom), (Lease, AsyncLease), (Mirror, AsyncMirror))
+TWINS = (
+    (StatusStore, AsyncStatusStore),
+    (Room, AsyncRoom),
+    (Lease, AsyncLease),
+    (Mirror, AsyncMirror),
+    (Failures, AsyncFailures),
+)
 OTHER_NAMES = {"close": "aclose", "__enter__": "__aenter__", "__exit__": "__aexit__"}
-AT_ONCE = ("__init__", "from_url", "rooms", "tail", "mirror", "lease", "after_fork")
+AT_ONCE = ("__init__", "from_url", "rooms", "tail", "mirror", "failures", "lease", "after_fork")
 """Methods that make no call, or return an asynchronous iterator or context manager."""
 
 
@@ -89,6 +97,7 @@ def signature(method):
         text.replace("AsyncIterator", "Iterator")
         .replace("aio.", "sync.")
         .replace("AsyncMirror", "Mirror")
+        .replace("AsyncFailures", "Failures")
         .replace("AsyncLease", "Lease")
         .replace("AsyncRoom", "Room")
         .replace("AsyncDispatcher", "Dispatcher")
