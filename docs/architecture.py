@@ -23,6 +23,7 @@ LAYERS: tuple[dict[str, str], ...] = (
         "sync": "the blocking store",
         "aio": "the asyncio store",
     },
+    {"statistics": "aggregates of a table, from its feed"},
     {
         "replica": "the local copy that follows the change feed",
         "transport": "URLs, connection options, slot map",
