@@ -18,6 +18,7 @@ LAYERS: tuple[dict[str, str], ...] = (
     {
         "replay": "simulated traffic with faults",
         "integrations": "SGLang's plugin",
+        "serve": "metrics and pages",
     },
     {
         "sync": "the blocking store",
@@ -34,7 +35,7 @@ LAYERS: tuple[dict[str, str], ...] = (
     {"errors": "the exceptions"},
     {"model": "KVPoll, Outcome, Update, Entry"},
 )
-IO = ("cli", "replay", "integrations", "sync", "aio", "transport")
+IO = ("cli", "replay", "serve", "integrations", "sync", "aio", "transport")
 """What talks to a server, a process or a terminal. The others only compute."""
 SERVER = {
     "update, write": "the merge rule",

@@ -33,6 +33,7 @@ COMMANDS = {
     "owners": CommandInfo("owners", "List lease owners and their states."),
     "reap": CommandInfo("owners", "Fail the live rooms of lost owners."),
     "replay": CommandInfo("replay", "Replay traffic over a table, with faults."),
+    "serve": CommandInfo("serve", "Serve metrics, probes and a page."),
     "show": CommandInfo("table", "Show one room in full."),
     "tail": CommandInfo("feed", "Print changes as they happen, until Ctrl-C."),
 }

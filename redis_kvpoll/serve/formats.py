@@ -14,7 +14,8 @@ TONE_OF = {
     KVPoll.Success: "done",
     KVPoll.Failed: "fail",
 }
-NONE = "–"
+NONE = "\N{EN DASH}"
+"""Where there is nothing to show."""
 
 
 def count(number: int) -> str:

@@ -53,9 +53,7 @@ class ChartHistory:
         self.last_slot = slot
         if not snapshot.synced or slot in self._samples:
             return
-        ends = tuple(
-            sum(number for (_, after), number in snapshot.transitions.items() if after == end) for end in ENDS
-        )
+        ends = tuple(sum(number for (_, after), number in snapshot.transitions.items() if after == end) for end in ENDS)
         self._samples[slot] = Sample(snapshot.at, snapshot.counts, ends, snapshot.status_durations)
         for old in [kept for kept in self._samples if kept <= slot - SLOTS - _QUANTILE_SLOTS]:
             del self._samples[old]
@@ -72,7 +70,9 @@ class ChartHistory:
         for status in STATUSES:
             found = (self._samples.get(slot) for slot in self._slots())
             series.append([sample.counts.get(status, 0) if sample else None for sample in found])
-        totals = [None if None in column else sum(value or 0 for value in column) for column in zip(*series, strict=True)]
+        totals = [
+            None if None in column else sum(value or 0 for value in column) for column in zip(*series, strict=True)
+        ]
         top = charts.ceiling(totals, 10)
         return self._drawing(charts.stack(series, top), f"{top:,.0f}", series, lambda value: f"{value:,.0f}")
 

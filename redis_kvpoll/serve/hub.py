@@ -13,7 +13,7 @@ from contextlib import suppress
 
 INTERVAL = 1.0
 KEEP_ALIVE = 15.0
-"""Seconds without a change after which a comment is sent: a proxy closes a connection that says nothing for a minute."""
+"""Seconds without a change after which a comment is sent: proxies close a connection that is silent for a minute."""
 MAX_CHANNELS, MAX_VIEWERS = 100, 500
 _RETRY = b"retry: 2000\n\n"
 

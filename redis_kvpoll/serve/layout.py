@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 from urllib.parse import urlencode
 
+from redis_kvpoll.model import Entry
 from redis_kvpoll.serve.config import ServeConfig
 from redis_kvpoll.serve.markup import Content, Html, join, tag
 from redis_kvpoll.serve.screens import TABS
@@ -88,13 +90,23 @@ def _bar(page: Page, user: str) -> Html:
         "form",
         tag("input", type="hidden", name="n", value=page.watch.name),
         tag("label", "Find a room or a request", for_="find", class_="hidden"),
-        tag("input", id="find", name="q", type="search", placeholder="Room, 0x… or request", autocomplete="off", required=True),
+        tag(
+            "input",
+            id="find",
+            name="q",
+            type="search",
+            placeholder="Room, 0x… or request",
+            autocomplete="off",
+            required=True,
+        ),
         tag("button", "Find", type="submit"),
         method="get",
         action=f"{page.config.root}/find",
         role="search",
     )
-    log_out = tag("form", tag("button", f"Log out {user}", type="submit"), method="post", action=f"{page.config.root}/logout")
+    log_out = tag(
+        "form", tag("button", f"Log out {user}", type="submit"), method="post", action=f"{page.config.root}/logout"
+    )
     return tag(
         "header",
         tag("a", "kvpoll", href=page.link("/"), class_="brand"),
@@ -107,7 +119,9 @@ def _bar(page: Page, user: str) -> Html:
 
 
 def _side(page: Page, view: View) -> Html:
-    return tag("nav", tag("h2", "Namespaces"), items(view, "namespaces", "namespaces"), aria_label="Namespaces", class_="side")
+    return tag(
+        "nav", tag("h2", "Namespaces"), items(view, "namespaces", "namespaces"), aria_label="Namespaces", class_="side"
+    )
 
 
 def _head(page: Page, view: View) -> Html:
@@ -117,6 +131,7 @@ def _head(page: Page, view: View) -> Html:
         tag("p", describe(page.watch), class_="kind"),
         tag("p", slot(view, "state"), class_="state"),
         tag("p", slot(view, "at"), class_="at"),
+        tag("p", slot(view, "detail"), class_="detail"),
         class_="head",
     )
 
@@ -170,4 +185,21 @@ def login(config: ServeConfig, goal: str, said: str = "") -> str:
 def message(config: ServeConfig, title: str, text: str, back: str) -> str:
     """Return a page that says one thing."""
     link = tag("p", tag("a", "Back", href=back))
-    return document(config, f"{title} · kvpoll", tag("main", join([tag("h1", title), tag("p", text), link]), class_="message"))
+    return document(
+        config, f"{title} · kvpoll", tag("main", join([tag("h1", title), tag("p", text), link]), class_="message")
+    )
+
+
+def found(page: Page, wanted: str, entries: Sequence[Entry], is_whole: bool) -> str:
+    """Return the page that lists the rooms of a request."""
+    if entries:
+        title, text = f"{len(entries)} rooms", f"Their request has {wanted!r} in it."
+    else:
+        title, text = "Not found", f"No room in {page.watch.name} has a request with {wanted!r} in it."
+    more = "" if is_whole else " Not all rooms were looked at; kvpoll find looks at all."
+    links = [
+        tag("li", tag("a", str(each.room), href=page.room_link(each.room)), " ", each.status.name) for each in entries
+    ]
+    back = tag("p", tag("a", "Back", href=page.link("/")))
+    content = join([tag("h1", title), tag("p", text + more), tag("ul", *links), back])
+    return document(page.config, f"{title} · kvpoll", tag("main", content, class_="message"))

@@ -1,7 +1,7 @@
 """HTML from nested calls: ``tag("td", text, class_="age")``.
 
-Invariant: text becomes markup nowhere. A plain string is escaped wherever it is put, as content or as an attribute; only
-``tag`` makes the type Html, which is not.
+Invariant: text becomes markup nowhere. A plain string is escaped wherever it is put, as content or as an attribute;
+only ``tag`` makes the type Html, which is not.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Html(str):
 Content = str | Html | Iterable["Content"] | None
 
 
-def tag(name: str, *content: Content, **attributes: str | float | bool | None) -> Html:
+def tag(name: str, /, *content: Content, **attributes: str | float | bool | None) -> Html:
     """Return an element. ``class_`` is class, ``data_x`` is data-x; True is an attribute alone, None and False none."""
     words = [name]
     for key, value in attributes.items():

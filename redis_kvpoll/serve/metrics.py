@@ -82,9 +82,7 @@ def _gauges() -> list[Metric]:
             "Rooms at this live status for longer than --stuck-after.",
             labels=["namespace", "status"],
         ),
-        GaugeMetricFamily(
-            "kvpoll_expiring_rooms", "Live rooms whose TTL ends within 60 s.", labels=["namespace"]
-        ),
+        GaugeMetricFamily("kvpoll_expiring_rooms", "Live rooms whose TTL ends within 60 s.", labels=["namespace"]),
         GaugeMetricFamily("kvpoll_feed_entries", "Entries in the change feed.", labels=["namespace", "shard"]),
         GaugeMetricFamily(
             "kvpoll_feed_span_seconds", "How far the change feed reaches back.", labels=["namespace", "shard"]
@@ -139,9 +137,7 @@ def _histograms() -> list[Metric]:
 def _owner_gauges() -> list[Metric]:
     return [
         GaugeMetricFamily("kvpoll_owners", "Leases by state; lost ones for an hour.", labels=["namespace", "state"]),
-        GaugeMetricFamily(
-            "kvpoll_owner_rooms", "Live rooms created under a lease.", labels=["namespace", "owner"]
-        ),
+        GaugeMetricFamily("kvpoll_owner_rooms", "Live rooms created under a lease.", labels=["namespace", "owner"]),
         GaugeMetricFamily(
             "kvpoll_owner_heartbeat_age_seconds",
             "Since the last heartbeat of a lease; of 'other', the longest.",
@@ -220,7 +216,7 @@ def _add_owners(families: Mapping[str, Any], name: str, snapshot: Snapshot, most
 
 
 def _split(owners: Iterable[Owner], now: float, most: int) -> tuple[list[Owner], list[Owner]]:
-    """The owners with series of their own, and the rest. A name that was taken again counts once, by its newest lease."""
+    """The owners with series of their own, and the rest. A name that was taken again counts by its newest lease."""
     newest: dict[str, Owner] = {}
     for owner in owners:
         is_gone = owner.state == "lost" and _age(owner, now) > LOST_SECONDS

@@ -10,21 +10,30 @@ import logging
 import time
 from bisect import bisect_left
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack
+from contextlib import suppress
 from typing import NamedTuple, Protocol
 
 from redis_kvpoll.aio.statistics import AsyncStatistics
 from redis_kvpoll.aio.store import AsyncStatusStore
-from redis_kvpoll.errors import InvalidInputError, KVPollError
+from redis_kvpoll.errors import KVPollError
+from redis_kvpoll.model import Entry, KVPoll
+from redis_kvpoll.protocol.feed import Change, FeedGap
+from redis_kvpoll.protocol.feed_reader import Tail
 from redis_kvpoll.protocol.settings import SCHEMA, Settings
 from redis_kvpoll.serve import formats
 from redis_kvpoll.serve.history import ChartHistory
-from redis_kvpoll.statistics.model import BOUNDS, Histogram, Snapshot
+from redis_kvpoll.statistics.model import BOUNDS, Histogram, RoomRow, Snapshot
 
 INTERVAL = 1.0
 DOCTOR_INTERVAL = 60.0
 LATE = 5.0
 """Seconds of lag from which on the page says that it is behind."""
+FIRST_CHANGE = 1.0
+"""Seconds after which the feed counts as empty."""
+MOST_ENDED = 20_000
+"""Ended rooms that are sorted to find the latest."""
+MOST_SEARCHED, SEARCH_PAGE, MOST_FOUND = 20_000, 500, 50
+"""Rooms that a search for a request reads, and how many at once."""
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +62,8 @@ class State(NamedTuple):
     """synced, late, reading, absent, away."""
     tone: str
     text: str
+    detail: str = ""
+    """What the server or the network said."""
 
 
 class Watch:
@@ -90,11 +101,11 @@ class Watch:
         snapshot = self.snapshot
         if self._away_since is not None:
             since = f"{formats.clock(self._away_since)} UTC"
-            return State("away", "bad", f"Redis does not answer since {since}: {self.error}")
-        if self._exists is False:
-            return State("absent", "warn", f"Namespace {self.name} not found: no process has opened it, or it is empty")
+            return State("away", "bad", f"Redis does not answer since {since}", self.error or "")
+        if self._exists is False and not snapshot.total:
+            return State("absent", "warn", "Namespace not found", "No process has opened it, or its name is another.")
         if snapshot.error is not None:
-            return State("away", "bad", snapshot.error)
+            return State("away", "bad", "The table cannot be read", snapshot.error)
         if not snapshot.synced:
             walked = "" if snapshot.walked is None else f": {formats.count(snapshot.walked)} rooms so far"
             return State("reading", "warn", f"Reading the table{walked}")
@@ -128,7 +139,7 @@ class Watch:
         """Read the settings: the smallest call there is, which also tells whether the namespace exists."""
         began = time.perf_counter()
         try:
-            self.settings = await self.store.settings() or self.settings
+            found = await self.store.settings()
         except KVPollError as error:
             if self._away_since is None:
                 self._away_since = time.time()
@@ -141,3 +152,69 @@ class Watch:
         if self._away_since is not None:
             log.warning("namespace %s: Redis answers again", self.name)
         self._away_since = self.error = None
+        self._exists = found is not None
+        self.settings = found or self.settings
+
+    async def _follow(self) -> None:
+        """Take a snapshot each second."""
+        async with self.store.statistics(stuck_after=self._stuck_after) as statistics:
+            self.statistics = statistics
+
+            async def take() -> None:
+                self.snapshot = statistics.snapshot()
+                self.history.add(self.snapshot)
+                self.ticked_at = time.monotonic()
+
+            await self._repeat(take, INTERVAL)
+
+    async def _see_doctor(self) -> None:
+        assert self._examine is not None  # noqa: S101 - run has checked it
+        self.findings = await asyncio.to_thread(self._examine)
+        self.examined_at = time.time()
+
+    # What pages ask for
+
+    def rows(self, statuses: list[KVPoll], longer_than: float, owner: str | None, most: int) -> list[RoomRow]:
+        """Return the rooms at some statuses whose status is the oldest first."""
+        if self.statistics is None:
+            return []
+        return self.statistics.rooms(statuses, longer_than=longer_than, owner=owner, limit=most)
+
+    def latest_rows(self, status: KVPoll, most: int) -> list[RoomRow]:
+        """Return the rooms at a status that got it last, the newest first."""
+        if self.statistics is None:
+            return []
+        return self.statistics.rooms([status], limit=MOST_ENDED)[: -most - 1 : -1]
+
+    async def entries(self, rooms: list[int]) -> dict[int, Entry]:
+        """Return all that the table has of some rooms; nothing while the server does not answer."""
+        if self._away_since is not None:
+            return {}
+        found = await asyncio.gather(*map(self.store.entry, rooms), return_exceptions=True)
+        return {entry.room: entry for entry in found if isinstance(entry, Entry)}
+
+    async def latest_changes(self, most: int) -> list[Change | FeedGap]:
+        """Return the last changes of all rooms, the oldest first."""
+        if not (self._exists and self.settings and self.settings.feed_length) or self._away_since is not None:
+            return []
+        tail = self.store.tail(most)
+        found: list[Change | FeedGap] = []
+        # The iterator never ends: after the last changes it waits for new ones.
+        with suppress(TimeoutError, KVPollError):
+            async with asyncio.timeout(FIRST_CHANGE):
+                found.append(await anext(tail))
+            async with asyncio.timeout(Tail.IDLE / 2):
+                while len(found) < most:
+                    found.append(await anext(tail))
+        return found
+
+    async def find(self, request: str) -> tuple[list[Entry], bool]:
+        """Return the rooms of a request, or whose request has this in it, and whether all rooms were looked at."""
+        rows = self.rows(list(KVPoll), 0.0, None, MOST_SEARCHED + 1)
+        found: list[Entry] = []
+        for first in range(0, min(len(rows), MOST_SEARCHED), SEARCH_PAGE):
+            page = await self.entries([row.room for row in rows[first : first + SEARCH_PAGE]])
+            found += [entry for entry in page.values() if request in (entry.request or "")]
+            if len(found) >= MOST_FOUND:
+                return found[:MOST_FOUND], False
+        return found, len(rows) <= MOST_SEARCHED

@@ -5,7 +5,7 @@ A View is for all viewers of a page; so it depends on the namespace and the addr
 
 from __future__ import annotations
 
-from redis_kvpoll.serve.screens import doctor, failed, feed, one_room, owners, overview
+from redis_kvpoll.serve.screens import doctor, failed, feed, one_room, overview, owners
 from redis_kvpoll.serve.screens.base import Screen
 
 SCREENS: tuple[Screen, ...] = (

@@ -12,7 +12,6 @@ from redis_kvpoll.serve.config import ServeConfig
 from redis_kvpoll.serve.markup import Content, Html, join, tag
 from redis_kvpoll.serve.view import Cell, Row, View
 from redis_kvpoll.serve.watch import Watch
-from redis_kvpoll.statistics.model import LIVE
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +56,8 @@ NUMBERS = (
     ("stuck", "Stuck"),
     ("refused", "Refused writes"),
 )
+HIGH_SHARE = 0.05
+"""Of the rooms that end: as in the alert KVPollFailureRatioHigh."""
 
 
 def common(page: Page) -> dict[str, Cell]:
@@ -67,16 +68,17 @@ def common(page: Page) -> dict[str, Cell]:
     oldest = max((age for age in snapshot.oldest.values() if age is not None), default=None)
     stuck = sum(snapshot.stuck.values())
     share = rates.failed_share
-    failed = formats.rate(rates.failed) + (f" ({share:.1%})" if share else "")
+    failed = formats.rate(rates.failed) + (f" · {share:.1%}" if share else "")
     texts = {
         "state": Cell(state.text, state.tone),
+        "detail": Cell(state.detail),
         "at": Cell(f"{formats.clock(snapshot.at)} UTC" if snapshot.at else formats.NONE),
         "live": Cell(formats.count(snapshot.live)),
         "opened": Cell(formats.rate(rates.opened)),
         "succeeded": Cell(formats.rate(rates.succeeded)),
-        "failing": Cell(failed, "bad" if share and share > 0.05 else ""),
+        "failing": Cell(failed, "bad" if share and share > HIGH_SHARE else "", page.link("/failed")),
         "oldest": Cell(formats.duration(oldest)),
-        "stuck": Cell(formats.count(stuck), "bad" if stuck else ""),
+        "stuck": Cell(formats.count(stuck), "bad" if stuck else "", page.link("/", stuck="1")),
         "refused": Cell(formats.rate(rates.refused)),
     }
     if not is_known:
@@ -121,7 +123,9 @@ def table(view: View, name: str, columns: Iterable[str], caption: str, empty: st
         class_=class_ or None,
         hidden=not rows,
     )
-    return join([tag("div", whole, class_="scroll"), tag("p", empty, class_="empty", data_empty=name, hidden=bool(rows))])
+    return join(
+        [tag("div", whole, class_="scroll"), tag("p", empty, class_="empty", data_empty=name, hidden=bool(rows))]
+    )
 
 
 def _cells(row: Row, heads: tuple[str, ...]) -> Iterable[Html]:
@@ -172,7 +176,13 @@ def chart(view: View, name: str, title: str, lines: tuple[Line, ...], bottom: st
     legend = tag(
         "ul",
         *(
-            tag("li", tag("span", line.name, data_name=line.name), " ", tag("b", value, data_latest=True), class_=line.tone)
+            tag(
+                "li",
+                tag("span", line.name, data_name=line.name),
+                " ",
+                tag("b", value, data_latest=True),
+                class_=line.tone,
+            )
             for line, value in zip(lines, drawing.latest, strict=True)
         ),
         class_=f"legend {kind}",
@@ -213,10 +223,3 @@ def section(title: str, *content: Content, class_: str | None = None) -> Html:
 def encoded(text: str) -> str:
     """A part of an address."""
     return quote(text, safe="")
-
-
-def status_cell(status: object, tone: str) -> Cell:
-    return Cell(str(getattr(status, "name", status)), tone)
-
-
-LIVE_NAMES = tuple(status.name for status in LIVE)

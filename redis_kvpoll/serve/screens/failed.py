@@ -25,14 +25,15 @@ ROOM_COLUMNS = ("Room", "Failed", "Reason", "Failed by", "Owner", "Request")
 
 
 async def view(page: Page) -> View:
-    watch, snapshot = page.watch, page.watch.snapshot
+    snapshot = page.watch.snapshot
     kinds = sorted(snapshot.failures.items(), key=lambda each: -each[1])
     return View(
         common(page),
         {
             "namespaces": namespaces(page),
             "kinds": tuple(
-                Row(kind, (Cell(kind), Cell(formats.count(number)), Cell(KINDS.get(kind, "")))) for kind, number in kinds
+                Row(kind, (Cell(kind), Cell(formats.count(number)), Cell(KINDS.get(kind, ""))))
+                for kind, number in kinds
             ),
             "reasons": tuple(reason_row(reason, snapshot.at) for reason in snapshot.reasons[:MOST_REASONS]),
             "rooms": await _rooms(page),
@@ -67,7 +68,7 @@ def body(page: Page, view: View) -> Html:
         "No room has failed in the last hour.",
         "reasons cards",
     )
-    rooms = table(view, "rooms", ROOM_COLUMNS, "Failed rooms", "No failed room is in the table now.", "cards")
+    rooms = table(view, "rooms", ROOM_COLUMNS, "Failed rooms", "No failed room is in the table now.", "cards cut")
     note = tag("p", "A failed room stays in the table until it is cleared, or until its TTL ends.", class_="note")
     return join(
         [

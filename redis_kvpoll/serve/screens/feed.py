@@ -32,7 +32,9 @@ async def view(page: Page) -> View:
 
 def _row(page: Page, number: int, change: Change | FeedGap) -> Row:
     if isinstance(change, FeedGap):
-        return Row(f"gap {number}", (Cell("", ""), Cell(""), Cell("changes may be missing here", "warn"), Cell(""), Cell("")))
+        return Row(
+            f"gap {number}", (Cell("", ""), Cell(""), Cell("changes may be missing here", "warn"), Cell(""), Cell(""))
+        )
     if change.status is None:
         status = Cell("cleared", "dim")
     else:
@@ -64,7 +66,9 @@ def body(page: Page, view: View) -> Html:
     return join(
         [
             section("Latest changes", table(view, "changes", COLUMNS, "Changes", empty, "cards mono")),
-            section("The feed", counters, tag("p", note, class_="note"), table(view, "shards", columns, "Shards", empty)),
+            section(
+                "The feed", counters, tag("p", note, class_="note"), table(view, "shards", columns, "Shards", empty)
+            ),
         ]
     )
 

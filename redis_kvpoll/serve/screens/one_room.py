@@ -8,23 +8,23 @@ from redis_kvpoll.protocol.feed import Change
 from redis_kvpoll.serve import formats, timeline
 from redis_kvpoll.serve.charts import HEIGHT, WIDTH, Drawing
 from redis_kvpoll.serve.history import STATUSES
-from redis_kvpoll.serve.markup import Html, join, tag
+from redis_kvpoll.serve.markup import Html, tag
 from redis_kvpoll.serve.screens.base import Page, Screen, common, encoded, namespaces, section, slot, table
 from redis_kvpoll.serve.view import Cell, Row, View
 from redis_kvpoll.serve.watch import Watch
 
 FACTS = (
-    ("status", "Status"),
-    ("reason", "Reason"),
-    ("failed_by", "Failed by"),
-    ("since", "At this status for"),
-    ("opened", "Opened"),
-    ("ttl", "Expires in"),
-    ("request", "Request"),
-    ("owner", "Owner"),
-    ("generation", "Generation"),
-    ("world_size", "Ranks"),
-    ("other_side", "Other side"),
+    ("room_status", "Status"),
+    ("room_since", "At this status for"),
+    ("room_opened", "Opened"),
+    ("room_ttl", "Expires in"),
+    ("room_owner", "Owner"),
+    ("room_request", "Request"),
+    ("room_other_side", "Other side"),
+    ("room_reason", "Reason"),
+    ("room_failed_by", "Failed by"),
+    ("room_ranks", "Ranks"),
+    ("room_generation", "Generation"),
 )
 PERIODS = ("From (UTC)", "Status", "Lasted", "What", "Ranks")
 _SIDES = {"prefill": "decode", "decode": "prefill"}
@@ -33,7 +33,7 @@ _SIDES = {"prefill": "decode", "decode": "prefill"}
 async def view(page: Page) -> View:
     room, watch = page.room or 0, page.watch
     found = await read(watch, room)
-    texts = common(page) | _facts(page, found) | {"other_side": await _other_side(page, room)}
+    texts = common(page) | _facts(page, found) | {"room_other_side": await _other_side(page, room)}
     tables: dict[str, tuple[Row, ...]] = {"namespaces": namespaces(page), "periods": (), "ranks": ()}
     periods: list[timeline.Period] = []
     if isinstance(found, Entry):
@@ -64,22 +64,25 @@ async def _changes(watch: Watch, room: int) -> list[Change]:
 def _facts(page: Page, found: Entry | str) -> dict[str, Cell]:
     if isinstance(found, str):
         nothing = {name: Cell(formats.NONE, "dim") for name, _ in FACTS}
-        return nothing | {"status": Cell("corrupt" if found.startswith("corrupt") else "absent", "dim"), "message": Cell(found)}
+        return nothing | {
+            "room_status": Cell("corrupt" if found.startswith("corrupt") else "absent", "dim"),
+            "message": Cell(found),
+        }
     now = page.watch.snapshot.at
     ranks = "" if not found.world_size else f"{len(found.ranks)} of {found.world_size} have written"
     is_stuck = not found.status.is_terminal and now - found.updated_at > page.watch.snapshot.stuck_after
     return {
         "message": Cell(""),
-        "status": Cell(found.status.name, formats.TONE_OF[found.status]),
-        "reason": Cell(found.reason or formats.NONE),
-        "failed_by": Cell(found.failed_by or formats.NONE),
-        "since": Cell(formats.duration(now - found.updated_at), "bad" if is_stuck else ""),
-        "opened": Cell(f"{formats.moment(found.opened_at)}, {formats.duration(now - found.opened_at)} ago"),
-        "ttl": Cell(formats.duration(found.ttl)),
-        "request": Cell(found.request or formats.NONE),
-        "owner": Cell(found.owner or formats.NONE),
-        "generation": Cell(str(found.generation) if found.generation else formats.NONE),
-        "world_size": Cell(ranks or "no ranks"),
+        "room_status": Cell(found.status.name, formats.TONE_OF[found.status]),
+        "room_reason": Cell(found.reason or formats.NONE),
+        "room_failed_by": Cell(found.failed_by or formats.NONE),
+        "room_since": Cell(formats.duration(now - found.updated_at), "bad" if is_stuck else ""),
+        "room_opened": Cell(f"{formats.clock(found.opened_at)} UTC, {formats.duration(now - found.opened_at)} ago"),
+        "room_ttl": Cell(formats.duration(found.ttl)),
+        "room_request": Cell(found.request or formats.NONE),
+        "room_owner": Cell(found.owner or formats.NONE),
+        "room_generation": Cell(str(found.generation) if found.generation else formats.NONE),
+        "room_ranks": Cell(ranks or "no ranks"),
     }
 
 
@@ -98,7 +101,9 @@ async def _other_side(page: Page, room: int) -> Cell:
 
 
 def _period_row(number: int, period: timeline.Period) -> Row:
-    status = Cell("cleared", "dim") if period.status is None else Cell(period.status.name, formats.TONE_OF[period.status])
+    status = (
+        Cell("cleared", "dim") if period.status is None else Cell(period.status.name, formats.TONE_OF[period.status])
+    )
     lasted = formats.duration(period.seconds) + (", until now" if period.is_current else "")
     cells = (
         Cell(formats.clock(period.since, 3)),
@@ -159,7 +164,10 @@ NO_TIMES = "The feed has no change of this room: it keeps only the latest change
 def _bar(view: View) -> Html:
     drawing = view.charts["timeline"]
     pairs = list(zip(STATUSES, drawing.paths, drawing.latest, strict=True))
-    paths = [tag("path", d=path, data_series=status.name, class_=f"area {formats.TONE_OF[status]}") for status, path, _ in pairs]
+    paths = [
+        tag("path", d=path, data_series=status.name, class_=f"area {formats.TONE_OF[status]}")
+        for status, path, _ in pairs
+    ]
     legend = [
         tag("li", tag("span", status.name), " ", tag("b", latest, data_latest=True), class_=formats.TONE_OF[status])
         for status, _, latest in pairs
@@ -170,7 +178,7 @@ def _bar(view: View) -> Html:
 
 def _links(page: Page, view: View) -> list[Html]:
     """Links to logs and traces, by the templates of the command line; only the parts that it names are put in."""
-    request = view.texts["request"].text if "request" in view.texts else ""
+    request = view.texts["room_request"].text
     room = page.room or 0
     parts = {
         "namespace": page.watch.name,
@@ -193,7 +201,12 @@ def _actions(page: Page, view: View) -> list[Html]:
     return [
         section(
             "Act",
-            tag("div", _form(page, "abort", ABORT, "Abort this room"), _form(page, "clear", CLEAR, "Clear this room"), class_="acts"),
+            tag(
+                "div",
+                _form(page, "abort", ABORT, "Abort this room"),
+                _form(page, "clear", CLEAR, "Clear this room"),
+                class_="acts",
+            ),
         )
     ]
 
@@ -212,7 +225,9 @@ def _form(page: Page, action: str, what: str, title: str) -> Html:
         tag(
             "label",
             tag("span", "Type the room's number to confirm"),
-            tag("input", name="confirm", required=True, inputmode="numeric", autocomplete="off", pattern=str(page.room)),
+            tag(
+                "input", name="confirm", required=True, inputmode="numeric", autocomplete="off", pattern=str(page.room)
+            ),
         ),
         tag("button", title, type="submit", class_="danger"),
         method="post",
@@ -221,4 +236,3 @@ def _form(page: Page, action: str, what: str, title: str) -> Html:
 
 
 SCREEN = Screen("/room", "Room", view, body)
-

@@ -10,7 +10,7 @@ from redis_kvpoll.serve.screens.base import Line, Page, Screen, chart, common, n
 from redis_kvpoll.serve.view import Cell, Row, View
 from redis_kvpoll.statistics.model import LIVE, ReasonCount, RoomRow
 
-MOST_ROOMS = 50
+MOST_ROOMS = 25
 MOST_REASONS = 10
 COLUMNS = ("Room", "Status", "Since", "Age", "Expires in", "Owner", "Request")
 
@@ -79,14 +79,15 @@ def body(page: Page, view: View) -> Html:
                 chart(view, "durations", "p99 at a status, last minute", statuses[:3], "1 ms"),
                 class_="charts",
             ),
-            tag("div", _rooms(page, view), _reasons(view), class_="columns"),
+            _rooms(page, view),
+            _reasons(view),
         ]
     )
 
 
 def _rooms(page: Page, view: View) -> Html:
     empty = "No room is under way." if not any(page.query.values()) else "No room is like that."
-    return section("Longest at their status", _filter(page), table(view, "rooms", COLUMNS, "Rooms", empty, "cards"))
+    return section("Longest at their status", _filter(page), table(view, "rooms", COLUMNS, "Rooms", empty, "cards cut"))
 
 
 def _filter(page: Page) -> Html:
@@ -119,7 +120,9 @@ def _filter(page: Page) -> Html:
 def _reasons(view: View) -> Html:
     columns = ("Reason", "Kind", "Count", "Last")
     empty = "No room has failed in the last hour."
-    return section("Why rooms failed, last hour", table(view, "reasons", columns, "Failure reasons", empty, "reasons cards"))
+    return section(
+        "Why rooms failed, last hour", table(view, "reasons", columns, "Failure reasons", empty, "reasons cards")
+    )
 
 
 SCREEN = Screen("/", "Rooms", view, body, "1")

@@ -99,7 +99,7 @@ function hover(figure) {
 pause.hidden = false;
 pause.addEventListener("click", () => setPaused(!isPaused));
 document.addEventListener("keydown", press);
-document.querySelectorAll("[data-chart]").forEach(hover);
+document.querySelectorAll("[data-chart]:has(.hint)").forEach(hover);
 document.querySelectorAll("button.copy").forEach((button) => {
   button.hidden = !navigator.clipboard;
   button.addEventListener("click", () => navigator.clipboard.writeText(button.dataset.text));

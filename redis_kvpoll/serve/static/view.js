@@ -51,10 +51,11 @@ function fillTable(body, rows) {
 
 function fillChart(figure, [paths, top, latest, rows]) {
   figure.querySelectorAll("path[data-series]").forEach((path, number) => path.setAttribute("d", paths[number] ?? ""));
-  figure.querySelector("[data-top]").textContent = top;
+  const scale = figure.querySelector("[data-top]");
+  if (scale) scale.textContent = top;
   figure.querySelectorAll("[data-latest]").forEach((value, number) => (value.textContent = latest[number] ?? ""));
   const body = figure.querySelector("tbody");
-  if (body.closest("details").open) fillTable(body, rows.map(([time, ...values]) => [time, time, ...values]));
+  if (body?.closest("details").open) fillTable(body, rows.map(([time, ...values]) => [time, time, ...values]));
   figure.rows = rows;
 }
 
