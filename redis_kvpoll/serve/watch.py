@@ -25,6 +25,8 @@ from redis_kvpoll.serve.history import ChartHistory
 from redis_kvpoll.statistics.model import BOUNDS, Histogram, RoomRow, Snapshot
 
 INTERVAL = 1.0
+FIRST_INTERVAL = 0.1
+"""Seconds between snapshots before the first that is synced."""
 DOCTOR_INTERVAL = 60.0
 LATE = 5.0
 """Seconds of lag from which on the page says that it is behind."""
@@ -165,6 +167,9 @@ class Watch:
                 self.history.add(self.snapshot)
                 self.ticked_at = time.monotonic()
 
+            while not self.snapshot.synced:  # a small table is read at once
+                await take()
+                await asyncio.sleep(FIRST_INTERVAL)
             await self._repeat(take, INTERVAL)
 
     async def _see_doctor(self) -> None:
