@@ -17,6 +17,7 @@ LAYERS: tuple[dict[str, str], ...] = (
     {"cli": "the kvpoll command"},
     {
         "replay": "simulated traffic with faults",
+        "doctor": "what is wrong",
         "integrations": "SGLang's plugin",
     },
     {
@@ -33,7 +34,7 @@ LAYERS: tuple[dict[str, str], ...] = (
     {"errors": "the exceptions"},
     {"model": "KVPoll, Outcome, Update, Entry"},
 )
-IO = ("cli", "replay", "integrations", "sync", "aio", "transport")
+IO = ("cli", "replay", "doctor", "integrations", "sync", "aio", "transport")
 """What talks to a server, a process or a terminal. The others only compute."""
 SERVER = {
     "update, write": "the merge rule",

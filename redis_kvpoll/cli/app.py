@@ -28,6 +28,7 @@ COMMANDS = {
     "abort": CommandInfo("table", "Fail one room, with all its ranks."),
     "acl": CommandInfo("acl", "Print the ACL rule of the Redis user that kvpoll needs."),
     "clear": CommandInfo("table", "Remove one room from the table."),
+    "doctor": CommandInfo("doctor", "Examine a table and its server, and say what to do."),
     "history": CommandInfo("feed", "Show the changes of one room."),
     "ls": CommandInfo("table", "List the rooms of a table."),
     "owners": CommandInfo("owners", "List lease owners and their states."),
