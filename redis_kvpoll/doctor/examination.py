@@ -36,8 +36,8 @@ ROLES = ("prefill", "decode")
 class Doctor:
     """Examines one namespace, once or again and again.
 
-    A first examination takes two looks, ``watch_seconds`` apart (5 by default); a later one compares with the one before. Not for several
-    threads. An examination blocks: asyncio runs it in a thread.
+    A first examination takes two looks, ``watch_seconds`` apart (5 by default); a later one compares with the one
+    before. Not for several threads. An examination blocks: asyncio runs it in a thread.
     """
 
     def __init__(
