@@ -127,11 +127,9 @@ class _Look:
             node if node.error else replace(node, errors_at_end=node_look.read_errors(member.pool))
             for node, member in zip(nodes, members, strict=True)
         ]
-        slots = [member.slots for member in members if member.slots is not None]
         return replace(
             facts,
             nodes=tuple(ends),
-            slots=sum(map(len, slots)) if slots else None,
             settings=table.settings,
             table=table.facts,
             table_error=table.error,

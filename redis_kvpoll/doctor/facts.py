@@ -52,6 +52,8 @@ class NodeFacts:
     """The fields of CLUSTER INFO."""
     errors_at_end: Mapping[str, int] = field(default_factory=dict)
     """The server's errors by code, once this look had ended: it causes some itself."""
+    slots: int | None = None
+    """How many slots of the cluster somebody serves, as this node knows it."""
     is_primary: bool = True
     """Whether it serves slots of a cluster. True outside of a cluster."""
     foreign_keys: int = 0
@@ -163,8 +165,6 @@ class Facts:
     """Why no server could be asked; then there is nothing else."""
     remedy: str = ""
     nodes: tuple[NodeFacts, ...] = ()
-    slots: int | None = None
-    """How many slots of a cluster are served."""
     settings: Mapping[str, str] | None = None
     """Empty if the namespace does not exist."""
     namespaces: tuple[str, ...] | None = None

@@ -29,12 +29,12 @@ USUAL_ERRORS = {"NOSCRIPT": len(list(names()))}
 
 def reach(facts: Facts) -> Observation:
     if facts.error:
-        return problem(f"{facts.server} gives no answer: {facts.error}", "a PONG within 2 s", facts.remedy)
+        return problem(f"{facts.server} gives no answer: {facts.error}", "an answer within 2 s", facts.remedy)
     away = [node for node in facts.nodes if node.error]
     if away:
         first = away[0]
         others = f", nor do {len(away) - 1} more nodes" if len(away) > 1 else ""
-        return problem(f"{first.address} gives no answer{others}: {first.error}", "a PONG within 2 s", first.remedy)
+        return problem(f"{first.address} gives no answer{others}: {first.error}", "an answer within 2 s", first.remedy)
     return well(f"{len(facts.nodes)} nodes answer" if len(facts.nodes) > 1 else f"{facts.server} answers")
 
 

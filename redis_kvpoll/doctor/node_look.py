@@ -39,7 +39,7 @@ def look_at(member: Member, brief: bool = False) -> NodeFacts:
     pool, is_primary = member.pool, member.slots is None or bool(member.slots)
     is_busy = False
     try:
-        pool.call(Send("", ["PING"], REACH_SECONDS))
+        pool.call(Send("", ["TIME"], REACH_SECONDS))  # the smallest user may not send PING
     except FAILURES as failure:
         cause = root_cause(failure)
         code = remedies.code_of(cause)
@@ -58,8 +58,14 @@ def look_at(member: Member, brief: bool = False) -> NodeFacts:
         round_trips=measure(pool),
         save=read_setting(pool, "save"),
         cluster=read_fields(ask(pool, "CLUSTER", "INFO")) if (info or {}).get("cluster_enabled") == "1" else None,
+        slots=None if member.slots is None else count_slots(ask(pool, "CLUSTER", "SLOTS")),
         is_primary=is_primary,
     )
+
+
+def count_slots(reply: Any) -> int | None:
+    """Return how many slots the reply to CLUSTER SLOTS assigns to nodes."""
+    return None if reply is None else sum(int(last) - int(first) + 1 for first, last, *_ in reply)
 
 
 def read_info(pool: NodePool) -> Mapping[str, str] | None:

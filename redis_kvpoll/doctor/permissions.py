@@ -80,7 +80,7 @@ def look_at(transport: Transport, tag: str) -> Permissions | None:
 
 
 def _permissions(is_denied: Callable[[list[str]], bool], key: str) -> Permissions:
-    calls = {command: line.replace(_KEY, key).split() for command, line in CALLS.items()}
+    calls = {name: [key if word == _KEY else word for word in line.split()] for name, line in CALLS.items()}
     calls["eval"] = ["EVAL", _SCRIPT, "0"]  # first: then the server has it
     calls["evalsha"] = ["EVALSHA", hashlib.sha1(_SCRIPT.encode(), usedforsecurity=False).hexdigest(), "0"]
     reading = acl.commands(read_only=True)

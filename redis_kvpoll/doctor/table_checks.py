@@ -155,8 +155,9 @@ def cluster(facts: Facts) -> Observation:
     down = [address for address, state in states.items() if state != "ok"]
     if down:
         return problem(f"{down[0]} says that the cluster is down", "cluster_state ok", "CLUSTER INFO, CLUSTER NODES")
-    if facts.slots is not None and facts.slots < SLOTS:
-        what = f"{SLOTS - facts.slots:,} of {SLOTS:,} slots have no node"
+    served = min((node.slots for node in facts.nodes if node.slots is not None), default=SLOTS)
+    if served < SLOTS:
+        what = f"{SLOTS - served:,} of {SLOTS:,} slots have no node"
         return problem(what, "all slots served", "redis-cli --cluster fix HOST:PORT")
     foreign = [node for node in facts.nodes if node.foreign_keys]
     if foreign:
