@@ -18,6 +18,7 @@ LAYERS: tuple[dict[str, str], ...] = (
     {
         "replay": "simulated traffic with faults",
         "doctor": "what is wrong",
+        "monitoring": "alerts, a board",
         "integrations": "SGLang's plugin",
     },
     {

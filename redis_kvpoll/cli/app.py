@@ -27,6 +27,7 @@ class CommandInfo(NamedTuple):
 COMMANDS = {
     "abort": CommandInfo("table", "Fail one room, with all its ranks."),
     "acl": CommandInfo("acl", "Print the ACL rule of the Redis user that kvpoll needs."),
+    "board": CommandInfo("monitoring", "Print the board for Grafana."),
     "clear": CommandInfo("table", "Remove one room from the table."),
     "doctor": CommandInfo("doctor", "Examine a table and its server, and say what to do."),
     "history": CommandInfo("feed", "Show the changes of one room."),
@@ -34,6 +35,7 @@ COMMANDS = {
     "owners": CommandInfo("owners", "List lease owners and their states."),
     "reap": CommandInfo("owners", "Fail the live rooms of lost owners."),
     "replay": CommandInfo("replay", "Replay traffic over a table, with faults."),
+    "rules": CommandInfo("monitoring", "Print the alerts for Prometheus."),
     "show": CommandInfo("table", "Show one room in full."),
     "tail": CommandInfo("feed", "Print changes as they happen, until Ctrl-C."),
 }
