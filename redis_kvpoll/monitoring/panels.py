@@ -60,7 +60,7 @@ class Panel(NamedTuple):
             "targets": [_target(at, query) for at, query in enumerate(self.queries)],
             "fieldConfig": {
                 "defaults": {"unit": self.unit, "custom": dict(self.custom), **self.defaults},
-                "overrides": [_color(name, color) for name, color in COLORS.items()],
+                "overrides": [_color(*color) for color in COLORS.items()] if self.kind == "timeseries" else [],
             },
             "options": dict(self.options),
             "transformations": list(self.transformations),
