@@ -15,6 +15,7 @@ from redis_kvpoll.aio.dispatcher import AsyncDispatcher
 from redis_kvpoll.aio.lease import AsyncLease
 from redis_kvpoll.aio.mirror import AsyncMirror
 from redis_kvpoll.aio.room import AsyncRoom
+from redis_kvpoll.aio.statistics import AsyncStatistics
 from redis_kvpoll.aio.table import AsyncTable
 from redis_kvpoll.aio.tail import AsyncTailIterator
 from redis_kvpoll.aio.waits import AsyncWaitRegistry
@@ -72,6 +73,7 @@ class AsyncStatusStore(StoreBase, AsyncTable):
         self._executor.session.server = str(self._transport)
         self._dispatcher = AsyncDispatcher(self._executor, self._transport)
         self._mirrors: WeakSet[AsyncMirror] = WeakSet()
+        self._statistics: WeakSet[AsyncStatistics] = WeakSet()
         self._leases: WeakSet[AsyncLease] = WeakSet()
         self._waits = AsyncWaitRegistry(self._dispatcher)
 
@@ -216,6 +218,19 @@ class AsyncStatusStore(StoreBase, AsyncTable):
         self._mirrors.add(mirror)
         return mirror
 
+    def statistics(self, *, stuck_after: float = 60.0, lookback: float = 0.0, share: float = 0.1) -> AsyncStatistics:
+        """Aggregates of the whole table (counts, rates, durations, stuck rooms, owners), for a ``with`` statement.
+
+        They cost the server little, however many rooms there are: the table is read once, slowly, then the change feed
+        once a second. ``stuck_after`` is the seconds at one status from which on a live room counts as stuck.
+        ``lookback`` is how many seconds before now the feed is read, so that there are rates and reasons at once.
+        ``share`` is the most of the server's time that reading the whole table takes: a tenth.
+        """
+        self._executor.session.check_open("statistics")
+        statistics = AsyncStatistics(self._dispatcher, stuck_after, lookback, share)
+        self._statistics.add(statistics)
+        return statistics
+
     async def wait(self, room: int, *statuses: KVPoll | int, timeout: float | None = None) -> KVPoll:  # noqa: ASYNC109
         """Wait until a room is at one of ``statuses`` (Success and Failed, if there are none) or further on.
 
@@ -232,12 +247,14 @@ class AsyncStatusStore(StoreBase, AsyncTable):
         return await self._waits.wait(lambda: self._run(room_commands.wait(room)), room, statuses, timeout)
 
     async def aclose(self) -> None:
-        """Close the store's connections, mirrors and leases; after from_url, also what that opened. May be repeated."""
+        """Close the store and all that it has given; after from_url, also what that opened. May be repeated."""
         self._executor.session.closed = True
         for lease in list(self._leases):
             await lease.aclose()
         for mirror in list(self._mirrors):
             await mirror.aclose()
+        for statistics in list(self._statistics):
+            await statistics.aclose()
         await self._waits.close()
         await self._transport.close()
 

@@ -36,6 +36,7 @@ COMMANDS = {
     "reap": CommandInfo("owners", "Fail the live rooms of lost owners."),
     "replay": CommandInfo("replay", "Replay traffic over a table, with faults."),
     "rules": CommandInfo("monitoring", "Print the alerts for Prometheus."),
+    "serve": CommandInfo("serve", "Serve metrics, probes and a page."),
     "show": CommandInfo("table", "Show one room in full."),
     "tail": CommandInfo("feed", "Print changes as they happen, until Ctrl-C."),
 }

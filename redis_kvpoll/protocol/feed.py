@@ -65,12 +65,21 @@ class RankField(NamedTuple):
     is_first: bool
 
 
+class Opening(NamedTuple):
+    """What an entry says of a room that it created."""
+
+    generation: str
+    """Empty for a plain room."""
+    owner: str | None = None
+    request: str | None = None
+
+
 ParsedChange: TypeAlias = tuple[int, bytes, float | None, bytes | None, RankField | None, bytes]
 """(room, name of its status, ttl in seconds, reason, rank that changed, name of that rank's status)."""
 
 
-def parse_entry(fields: Sequence[bytes]) -> list[ParsedChange]:
-    """Return the changes of one entry, in its order.
+def parse_entry(fields: Sequence[bytes], openings: dict[int, Opening] | None = None) -> list[ParsedChange]:
+    """Return the changes of one entry, in its order; in ``openings`` those that created a room, by their index.
 
     A mirror runs this for every change in the table, so the changes are plain tuples, with statuses as names.
 
@@ -95,10 +104,24 @@ def parse_entry(fields: Sequence[bytes]) -> list[ParsedChange]:
         elif is_room and name == b"reason":
             room, status, room_ttl, _, rank, rank_status = found[-1]
             found[-1] = room, status, room_ttl, value, rank, rank_status
+        elif openings is not None and is_room and name in _OPENING_WORDS:
+            _add_opening(openings, len(found) - 1, name, value)
         elif is_room and value in STATUSES and (changed := _parse_rank_field(name)) is not None:
             room, status, room_ttl, reason, _, _ = found[-1]
             found[-1] = room, status, room_ttl, reason, changed, value
     return found
+
+
+_OPENING_WORDS = (b"first", b"owner", b"request")
+
+
+def _add_opening(openings: dict[int, Opening], at: int, name: bytes, value: bytes) -> None:
+    text = value.decode("utf-8", "replace")
+    if name == b"first":
+        openings[at] = Opening(text)
+    elif at in openings:
+        opening = openings[at]
+        openings[at] = opening._replace(owner=text) if name == b"owner" else opening._replace(request=text)
 
 
 def changes(entry_id: bytes, fields: Sequence[Any]) -> list[Change]:

@@ -12,6 +12,7 @@ single server has them too, so no key changes its name when a deployment moves t
     kvpoll:{prod}:due               when to look at each lease again
     kvpoll:{prod}:owned             the rooms that were created under a lease, by incarnation
     kvpoll:{prod}:cleared           rooms that were cleared after a replay had created them, with their generations
+    kvpoll:{prod}:refused           how many writes were refused, by outcome
     kvpoll:{prod/3}:room:42         the same with shards > 1
 """
 
@@ -103,6 +104,11 @@ def cleared(tag: str) -> str:
 def nothing(tag: str) -> str:
     """A key that no script writes: to ask whether a user may use a command."""
     return f"kvpoll:{{{tag}}}:nothing"
+
+
+def refused(tag: str) -> str:
+    """How many writes one shard has refused, by outcome."""
+    return f"kvpoll:{{{tag}}}:refused"
 
 
 def rooms(tag: str, rooms: list[int]) -> list[str]:

@@ -157,8 +157,11 @@ SNAPSHOT = ScriptSpec(
     statuses_after=lambda reply: reply[::2],
     for_rank=SNAPSHOT_RANKS,
 )
+SNAPSHOT_FIELDS = ScriptSpec(
+    load("snapshot_fields"), first=("feed",), reply=("status", "left_ms", "opened", "updated_ms", "owner")
+)
 
 SPECS = (
     *(UPDATE, WRITE, OPEN, REPLAY, ATTACH, ABORT, REAP, RECORD_FAILURE, CLEAR, CLEAR_FENCED, POLL, POLL_OWN, POLL_RANK),
-    *(CONSENSUS, TOUCH, ENTRY, SET_PREFIX, POP_PREFIX, SNAPSHOT, SNAPSHOT_RANKS),
+    *(CONSENSUS, TOUCH, ENTRY, SET_PREFIX, POP_PREFIX, SNAPSHOT, SNAPSHOT_RANKS, SNAPSHOT_FIELDS),
 )

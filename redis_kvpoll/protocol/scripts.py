@@ -32,7 +32,9 @@ READS = frozenset(
     ("EXISTS", "HEXISTS", "HGET", "HGETALL", "HKEYS", "HMGET", "PTTL", "TIME", "XREVRANGE", "ZRANGEBYSCORE", "ZSCORE")
 )
 """The commands of scripts that write nothing."""
-READING = frozenset(("attach", "consensus", "entry", "poll", "poll_rank", "snapshot", "snapshot_ranks"))
+READING = frozenset(
+    ("attach", "consensus", "entry", "poll", "poll_rank", "snapshot", "snapshot_ranks", "snapshot_fields")
+)
 """The scripts that a store with read_only=True may call. The snapshots write only to start a missing feed, which it
 does not ask for."""
 

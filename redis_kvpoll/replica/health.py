@@ -22,18 +22,19 @@ _BACKOFF = EqualJitterBackoff(cap=0.25, base=0.01)
 
 
 class FollowerHealth:
-    """The health of one follower, called ``name`` in the log.
+    """The health of one follower, called ``name`` in the log, and ``operation`` in errors.
 
     Until it is synced once, it fails when for ``limit`` seconds no session has come further than those before it.
     ``progressed`` is called when ``began`` or ``failure`` changes.
     """
 
-    def __init__(self, name: str, limit: float, progressed: Callable[[], object]) -> None:
+    def __init__(self, name: str, limit: float, progressed: Callable[[], object], operation: str = "mirror") -> None:
         self.began = False
         """Whether the copy has been synced once."""
         self.failure: KVPollError | None = None
         """Why it is not synced yet; read only until ``began``."""
         self._name = name
+        self._operation = operation
         self._limit = limit
         self._progressed = progressed
         self.failures_in_a_row = 0
@@ -69,10 +70,10 @@ class FollowerHealth:
             shown = printable(remedies.text_of(error)) if isinstance(error, RedisError | OSError) else shown
             last = f"{self._limit:g} s (last: {shown.rstrip('.')})"
             if self._most_answers:
-                what = f"mirror: the table could not be read to its end for {last}: check the network, and "
+                what = f"{self._operation}: the table could not be read to its end for {last}: check the network, and "
                 what += "client-output-buffer-limit on the server"
             else:
-                what = f"mirror: no answer for {last}: {remedies.remedy(error)}"
+                what = f"{self._operation}: no answer for {last}: {remedies.remedy(error)}"
             self._fail(StoreUnavailableError(what))
         self.failures_in_a_row += 1
         return 0.0 if self.failures_in_a_row == 1 else float(_BACKOFF.compute(self.failures_in_a_row))

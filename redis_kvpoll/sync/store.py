@@ -29,6 +29,7 @@ from redis_kvpoll.sync.dispatcher import Dispatcher
 from redis_kvpoll.sync.lease import Lease
 from redis_kvpoll.sync.mirror import Mirror
 from redis_kvpoll.sync.room import Room
+from redis_kvpoll.sync.statistics import Statistics
 from redis_kvpoll.sync.table import Table
 from redis_kvpoll.sync.tail import TailIterator
 from redis_kvpoll.sync.waits import WaitRegistry
@@ -103,6 +104,7 @@ class StatusStore(StoreBase, Table):
         self._executor.session.server = str(self._transport)
         self._dispatcher = Dispatcher(self._executor, self._transport)
         self._mirrors: WeakSet[Mirror] = WeakSet()
+        self._statistics: WeakSet[Statistics] = WeakSet()
         self._leases: WeakSet[Lease] = WeakSet()
         self._waits = WaitRegistry(self._dispatcher)
 
@@ -248,6 +250,19 @@ class StatusStore(StoreBase, Table):
         self._mirrors.add(mirror)
         return mirror
 
+    def statistics(self, *, stuck_after: float = 60.0, lookback: float = 0.0, share: float = 0.1) -> Statistics:
+        """Aggregates of the whole table (counts, rates, durations, stuck rooms, owners), for a ``with`` statement.
+
+        They cost the server little, however many rooms there are: the table is read once, slowly, then the change feed
+        once a second. ``stuck_after`` is the seconds at one status from which on a live room counts as stuck.
+        ``lookback`` is how many seconds before now the feed is read, so that there are rates and reasons at once.
+        ``share`` is the most of the server's time that reading the whole table takes: a tenth.
+        """
+        self._executor.session.check_open("statistics")
+        statistics = Statistics(self._dispatcher, stuck_after, lookback, share)
+        self._statistics.add(statistics)
+        return statistics
+
     def wait(self, room: int, *statuses: KVPoll | int, timeout: float | None = None) -> KVPoll:
         """Wait until a room is at one of ``statuses`` (Success and Failed, if there are none) or further on.
 
@@ -264,12 +279,14 @@ class StatusStore(StoreBase, Table):
         return self._waits.wait(lambda: self._run(room_commands.wait(room)), room, statuses, timeout)
 
     def close(self) -> None:
-        """Close the store's connections, mirrors and leases; after from_url, also what that opened. May be repeated."""
+        """Close the store and all that it has given; after from_url, also what that opened. May be repeated."""
         self._executor.session.closed = True
         for lease in list(self._leases):
             lease.close()
         for mirror in list(self._mirrors):
             mirror.close()
+        for statistics in list(self._statistics):
+            statistics.close()
         self._waits.close()
         self._transport.close()
 
