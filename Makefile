@@ -6,7 +6,7 @@ BIN := .venv/bin
 comma := ,
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-sglang test-sglang-versions rehearse bench bench-sglang chaos check lint clean
+.PHONY: demo test test-slow test-sglang test-sglang-versions rehearse bench bench-sglang chaos check lint clean
 
 # On a terminal it leaves the table, under light traffic, until Enter is pressed.
 demo: .venv/demo
@@ -14,6 +14,10 @@ demo: .venv/demo
 
 test: .venv/test
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+
+# The tests with the marker slow, which need a browser or a Prometheus; those that miss theirs are skipped and say so.
+test-slow: .venv/test
+	$(BIN)/python -m pytest -m slow
 
 # With the real SGLang 0.5.23, on a CPU, in its own environment.
 test-sglang: .venv-sglang/project

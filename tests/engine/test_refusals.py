@@ -118,26 +118,6 @@ class TestFinalRefusal:
         return str(caught.value)
 
     @pytest.mark.parametrize("kind", ["valkey", "redis", "redis62"])
-    @pytest.mark.parametrize(
-        ("operation", "key"),
-        [(operation, "feed") for operation in ("update_status", "touch", "abort", "record_failure", "clear")],
-    )
-    def test_feed_of_another_type_is_refused(self, world, kind, operation, key):
-        """A room's own key of another type is an error about that room instead."""
-        _, call, _ = (REPEATED | DESTROYING)[operation]
-        server = world.shared(kind)
-        with server.client() as client, Proxy(server.socket) as proxy:
-            store = world.open(proxy.url)
-            store.update_status(1, 1)
-            client.delete(f"kvpoll:{{default}}:{key}")
-            client.set(f"kvpoll:{{default}}:{key}", "mine", ex=60)
-            message = self.refused(lambda: call(store), r"WRONGTYPE.*its feed.* check it with redis-cli")
-            assert message.startswith(f"{operation} of room 1: the server refused: ")
-            assert client.get(f"kvpoll:{{default}}:{key}") == b"mine"
-            assert store.poll([2]) == [None]
-            assert proxy.connections == 1  # the connection is as good as before
-
-    @pytest.mark.parametrize("kind", ["valkey", "redis", "redis62"])
     def test_user_without_permission_is_refused(self, world, kind):
         server = world.shared(kind)
         with server.client() as client:

@@ -51,7 +51,14 @@ def test_every_interleaving_keeps_all_invariants(name, policy, request):
 # Mutations that must be found: (setting, policy, script, the text there, its replacement, the violation)
 MUTATIONS = [
     ("plain", "compat", "update", "redis.call('PEXPIRE', room, ttl_ms)", "", "has no TTL"),
-    ("plain", "compat", "update", "outcome = 5\n", "outcome = 1\n", "update Failed created an absent room"),
+    (
+        "plain",
+        "compat",
+        "update",
+        "not current and 5 or",
+        "not current and 1 or",
+        "update Failed created an absent room",
+    ),
     (
         "plain",
         "compat",
@@ -87,13 +94,13 @@ MUTATIONS = [
     ("loss", "compat", "replay", "if role ~= 'creator' then", "if false then", "attached created"),
     ("loss", "compat", "replay", "is_above(current, generation) or", "false or", "which is older"),
     ("loss", "strict", "replay", "if outcome ~= 3 then", "if false then", ""),
-    ("loss, clock behind", "compat", "open", "if last < seen then last = seen end", "", "was given after"),
+    ("loss, clock behind", "compat", "open", "then last = seen end", "then end", "was given after"),
     (
         "loss, clock behind",
         "compat",
         "open",
-        "now_us > last and now_us or",
-        "false and '' or now_us or",
+        "if is_number(last) and not is_above(now_us, last) then",
+        "if false then",
         "was given after",
     ),
     (
@@ -104,7 +111,7 @@ MUTATIONS = [
         "true",
         "only ['0'] of 2 said so",
     ),
-    ("2 ranks", "strict", "write", "or string.find(name, '^cleared:')", "", "the consensus is"),
+    ("2 ranks", "strict", "write", "'^[sc]%l+:%d+$'", "'^s%l+:%d+$'", "the consensus is"),
     (
         "2 ranks",
         "strict",

@@ -67,7 +67,7 @@ MUTATIONS = [
         "",
         "is not among the owned",
     ),
-    ("leases", "open", "redis.call('ZADD', KEYS[4]", "local _ = tostring(KEYS[4]", "is not among the owned"),
+    ("leases", "open", "redis.pcall('ZADD', KEYS[4]", "tostring(KEYS[4]", "is not among the owned"),
 ]
 
 

@@ -54,9 +54,7 @@ def tail(bench, by, last=3):
         some = sum(len(changes(*entry)) for tag in side.tags for entry in entries(side.client, tag))
         store, run = bare(side, by)
         if run is None:
-            news = store.tail(last)
-            found = list(itertools.islice(news, min(some, last)))
-            news.close()
+            found = list(itertools.islice(store.tail(last), min(some, last)))
         else:
             found = run(first(store.tail(last), min(some, last)))
         return sorted(map(repr, map(plain, found)))
@@ -69,7 +67,6 @@ async def first(news, count):
     found = []
     while len(found) < count:
         found.append(await anext(news))
-    await news.aclose()
     return found
 
 
