@@ -31,7 +31,7 @@ class Server(uvicorn.Server):
 
 
 def uvicorn_options(config: ServeConfig) -> dict[str, Any]:
-    """Return the options of uvicorn. Its access log would repeat each scrape and probe; actions have a log of their own."""
+    """Return the options of uvicorn, without its access log of each scrape and probe: actions have their own."""
     return {
         "host": config.host,
         "port": config.port,

@@ -9,9 +9,9 @@ import asyncio
 import logging
 import time
 from bisect import bisect_left
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from redis_kvpoll.aio.statistics import AsyncStatistics
 from redis_kvpoll.aio.store import AsyncStatusStore
@@ -21,6 +21,7 @@ from redis_kvpoll.protocol.feed import Change, FeedGap
 from redis_kvpoll.protocol.feed_reader import Tail
 from redis_kvpoll.protocol.settings import SCHEMA, Settings
 from redis_kvpoll.serve import formats
+from redis_kvpoll.serve.examine import Examination, Examine
 from redis_kvpoll.serve.history import ChartHistory
 from redis_kvpoll.statistics.model import BOUNDS, Histogram, RoomRow, Snapshot
 
@@ -38,23 +39,6 @@ MOST_SEARCHED, SEARCH_PAGE, MOST_FOUND = 20_000, 500, 50
 """Rooms that a search for a request reads, and how many at once."""
 
 log = logging.getLogger(__name__)
-
-
-class FindingLike(Protocol):
-    """What this package needs of a finding of the doctor."""
-
-    @property
-    def check(self) -> str: ...
-    @property
-    def level(self) -> int: ...
-    @property
-    def found(self) -> str: ...
-    @property
-    def advice(self) -> str: ...
-
-
-Examine = Callable[[], Sequence[FindingLike]]
-"""The doctor's look at one namespace; it blocks, for some seconds."""
 
 
 class State(NamedTuple):
@@ -77,7 +61,7 @@ class Watch:
         self.snapshot = Snapshot(name, time.time(), synced=False, lag_seconds=float("inf"), stuck_after=stuck_after)
         self.history = ChartHistory()
         self.settings: Settings | None = None
-        self.findings: Sequence[FindingLike] = ()
+        self.examination = Examination((), "", "")
         self.examined_at: float | None = None
         self.ticked_at = time.monotonic()
         self.error: str | None = None
@@ -121,9 +105,14 @@ class Watch:
     def described(self) -> dict[str, str]:
         """Return what kind of table it is, by name."""
         settings = self.settings
-        if settings is None:
-            return {"schema": "", "policy": "", "shards": ""}
-        return {"schema": SCHEMA, "policy": settings.policy, "shards": str(settings.shards)}
+        policy, shards = (settings.policy, str(settings.shards)) if settings else ("", "")
+        return {
+            "schema": SCHEMA if settings else "",
+            "policy": policy,
+            "shards": shards,
+            "server": self.examination.server,
+            "server_version": self.examination.server_version,
+        }
 
     def round_trips(self) -> Histogram:
         """Return how long this process's own calls took."""
@@ -174,7 +163,8 @@ class Watch:
 
     async def _see_doctor(self) -> None:
         assert self._examine is not None  # noqa: S101 - run has checked it
-        self.findings = await asyncio.to_thread(self._examine)
+        lag = self.snapshot.lag_seconds if self.snapshot.synced else None
+        self.examination = await asyncio.to_thread(self._examine, lag)
         self.examined_at = time.time()
 
     # What pages ask for

@@ -23,9 +23,7 @@ def table(watched):
 @pytest.fixture
 def store(table):
     """A store of the namespace ``prod-prefill``, which therewith exists."""
-    with StatusStore.from_url(
-        table.tcp, namespace="prod-prefill", policy="strict", deadline=pace.seconds(5)
-    ) as store:
+    with StatusStore.from_url(table.tcp, namespace="prod-prefill", policy="strict", deadline=pace.seconds(5)) as store:
         store.touch([1])
         yield store
 

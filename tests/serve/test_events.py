@@ -102,9 +102,12 @@ def test_view_that_fails_is_made_again(caplog):
 def test_slow_viewer_gets_the_latest_view():
     """It misses those in between, and the others wait for nothing."""
     made = []
+    twenty = asyncio.Event()
 
     async def render():
         made.append(b"%d" % len(made))
+        if len(made) >= 20:
+            twenty.set()
         return made[-1]
 
     async def read():
@@ -112,8 +115,7 @@ def test_slow_viewer_gets_the_latest_view():
         stream = hub.stream("page", render)
         await anext(stream)
         first = await anext(stream)
-        while len(made) < 20:
-            await asyncio.sleep(0.001)
+        await twenty.wait()
         second = await anext(stream)
         await stream.aclose()
         return int(first[6:-2]), int(second[6:-2])

@@ -10,7 +10,9 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 from redis_kvpoll import KVPoll
+from redis_kvpoll.doctor.findings import Finding, Level
 from redis_kvpoll.model import Owner
+from redis_kvpoll.serve.examine import Examination
 from redis_kvpoll.serve.metrics import TableCollector
 from redis_kvpoll.statistics.model import Histogram, Snapshot
 from tests.support import pace, real
@@ -118,7 +120,7 @@ def collected(snapshot, most=200):
     """The samples of a snapshot, by name and labels."""
     watch = SimpleNamespace(
         snapshot=snapshot,
-        findings=(SimpleNamespace(check="reach", level=-1), SimpleNamespace(check="memory", level=2)),
+        examination=Examination((Finding("reach", Level.UNKNOWN, ""), Finding("memory", Level.WARNING, "")), "", ""),
         described=dict,
         round_trips=Histogram,
     )
@@ -133,7 +135,6 @@ def collected(snapshot, most=200):
 
 def owner(name, state="alive", rooms=0, beat=1000.0, incarnation=1):
     return Owner(name, incarnation, 5.0, 0.5, beat, state, rooms=rooms)
-
 
 
 def test_gauges_are_absent_while_nothing_is_known():

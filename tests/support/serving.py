@@ -1,4 +1,4 @@
-"""A real ``kvpoll serve`` for tests: the application under uvicorn in a thread, on a port of loopback, and its clients."""
+"""A real ``kvpoll serve`` for tests: uvicorn in a thread, on a port of loopback, and its clients."""
 
 from __future__ import annotations
 
@@ -97,7 +97,8 @@ class Serving:
 
     def __init__(self, config: ServeConfig, **more: Any) -> None:
         self.service = Service(config.checked(), **more)
-        self._server = Server(uvicorn.Config(make_app(self.service), **uvicorn_options(config) | {"port": 0}), self.service)
+        options = uvicorn_options(config) | {"port": 0}
+        self._server = Server(uvicorn.Config(make_app(self.service), **options), self.service)
         self._thread = threading.Thread(target=self._server.run, name="kvpoll serve")
 
     def start(self) -> None:
