@@ -95,9 +95,9 @@ class _Rows(HTMLParser):
 class Serving:
     """One server, and what a test sends to it."""
 
-    def __init__(self, config: ServeConfig, **more: Any) -> None:
+    def __init__(self, config: ServeConfig, port: int = 0, **more: Any) -> None:
         self.service = Service(config.checked(), **more)
-        options = uvicorn_options(config) | {"port": 0}
+        options = uvicorn_options(config) | {"port": port}
         self._server = Server(uvicorn.Config(make_app(self.service), **options), self.service)
         self._thread = threading.Thread(target=self._server.run, name="kvpoll serve")
 
