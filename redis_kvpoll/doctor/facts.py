@@ -103,7 +103,7 @@ class PrefixFacts:
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class SampleFacts:
     """Some of the namespace's keys, as SCAN gave them."""
 
     keys: int
@@ -137,7 +137,7 @@ class TableFacts:
     """By shard; empty if the namespace has no feed."""
     lag: float | None = None
     """How far a reader of the feed was behind after reading for two seconds."""
-    sample: Sample | None = None
+    sample: SampleFacts | None = None
     script_missing: bool = False
     """Whether a script was not there that an earlier look had loaded."""
 

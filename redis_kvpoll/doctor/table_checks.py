@@ -115,7 +115,7 @@ def entry_time(entry_id: str | None) -> float:
 def feed_lag(facts: Facts) -> Observation:
     lag = facts.table.lag if facts.table else None
     if lag is None:
-        return not_read(facts) if facts.table is None else unknown("not known: there was no earlier look")
+        return not_read(facts)
     if lag <= MAX_LAG_SECONDS:
         return well("a reader of the feed keeps up" if not lag else f"a reader of the feed is {lag:.1f} s behind")
     what = f"a reader of the feed is {lag:.1f} s behind"
