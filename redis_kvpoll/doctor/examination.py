@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from redis_kvpoll.doctor import node_look, permissions, registry, sampling, table_look
-from redis_kvpoll.doctor.facts import Expected, Facts, NodeFacts, TableFacts
+from redis_kvpoll.doctor.facts import ROLES, Expected, Facts, NodeFacts, TableFacts, deployment
 from redis_kvpoll.doctor.findings import Finding
 from redis_kvpoll.engine import remedies
 from redis_kvpoll.engine.classify import root_cause
@@ -29,8 +29,6 @@ WATCH_SECONDS = 5.0
 """Between the two looks of a first examination."""
 DEADLINE = 2.0
 """Seconds for one call."""
-ROLES = ("prefill", "decode")
-"""What SGLang's plugin appends to a deployment's name."""
 
 
 class Doctor:
@@ -199,14 +197,6 @@ def _executor(namespace: str) -> Executor:
     """Return the executor of a store that only reads."""
     settings: tuple[Any, ...] = (None, None, None, None, True)
     return Executor(Session.checked(namespace, (DEFAULT_TTL, DEFAULT_TERMINAL_TTL, DEADLINE), settings, (None, None)))
-
-
-def deployment(namespace: str) -> list[str]:
-    """Return the namespaces that a deployment of SGLang has, from the name of it or of one of them."""
-    base = namespace
-    for role in ROLES:
-        base = base.removesuffix(f"-{role}")
-    return [base, *(f"{base}-{role}" for role in ROLES)]
 
 
 def parse_expected(texts: Iterable[str]) -> Expected:

@@ -12,6 +12,17 @@ from typing import NamedTuple
 from redis_kvpoll.model import KVPoll, Owner
 from redis_kvpoll.transport.urls import Kind
 
+ROLES = ("prefill", "decode")
+"""What SGLang's plugin appends to a deployment's name."""
+
+
+def deployment(namespace: str) -> list[str]:
+    """Return the namespaces of a deployment of SGLang, from its name or that of one of them; its own name first."""
+    base = namespace
+    for role in ROLES:
+        base = base.removesuffix(f"-{role}")
+    return [base, *(f"{base}-{role}" for role in ROLES)]
+
 
 @dataclass(frozen=True, slots=True)
 class Expected:

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from itertools import pairwise
 
-from redis_kvpoll.doctor.facts import Facts
+from redis_kvpoll.doctor.facts import Facts, deployment
 from redis_kvpoll.doctor.findings import Observation, note, problem, unknown, warning, well
 from redis_kvpoll.doctor.table_checks import not_read
 from redis_kvpoll.errors import printable
@@ -95,9 +95,11 @@ def _lost(owners: Iterable[Owner]) -> Observation | None:
 def instances(facts: Facts) -> Observation:
     if not facts.expected.instances:
         return well("none were expected (--expect prefill=N, --expect decode=N)")
-    if not facts.instances:
-        return unknown(f"the owners were not read: {facts.table_error}")
-    owners = [owner for found in facts.instances.values() for owner in found]
+    found = facts.instances or {}
+    unread = [name for name in deployment(facts.namespace)[1:] if name not in found]
+    if any(name.rpartition("-")[2] in facts.expected.instances for name in unread):
+        return unknown(f"the owners of {' and '.join(unread)} could not be read")
+    owners = [owner for listed in found.values() for owner in listed]
     missing, found_all = [], []
     for role, wanted in facts.expected.instances.items():
         alive = sorted({instance(owner) for owner in owners if is_of(owner, role) and owner.state == "alive"})

@@ -226,6 +226,13 @@ class TestInstances:
         assert found.level is PROBLEM
         assert found.found == "1 of 2 prefill (missing: prefill/10.0.0.2:8998; there: prefill/10.0.0.1:8998)"
 
+    def test_table_that_the_user_may_not_read_is_not_known(self, server):
+        options = ("-n", "prod-prefill")
+        with live_table(server, "prod-prefill"), live_table(server, "prod-decode"), user_of(server, *options) as url:
+            for role, level in (("prefill", PROBLEM), ("decode", Level.UNKNOWN)):
+                wanted = Expected(instances={role: 1})
+                assert examine(url, "prod-prefill", expected=wanted)["instances"].level is level
+
 
 class TestFeed:
     def test_namespace_without_a_feed_is_a_note(self, server):
