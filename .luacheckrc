@@ -12,6 +12,6 @@ local included = {
   "is_lease_lost", "next_generation", "create_room", "replace_room", "opening_words", "write_status", "fail_room",
   "feed_position", "feed_end", "survives", "absence", "mark_lost", "sweep",
 }
-local written = { "changes", "renew", "openings", "reply" }
+local written = { "changes", "renew", "openings", "refused", "refused_key", "reply" }
 files["lua"] = { read_globals = included, globals = written, ignore = { "241/reply" } }
 files["lua/include"] = { ignore = { "2[13]1" } }

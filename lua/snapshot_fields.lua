@@ -2,11 +2,11 @@
 --
 -- KEYS     feed; each: room
 -- ARGV     nothing
--- REPLY    feed_id; each: status, left_ms, opened, updated_ms, owner
+-- REPLY    feed_id; each: status, left_ms, opening, updated_ms, owner
 -- FEED     nothing
 -- INCLUDE  feed_position
 --
--- feed_id is 0-0 if there is no feed. opened is the id of the entry that tells the opening, or its time. For a key of
+-- feed_id is 0-0 if there is no feed. opening is the id of the entry that tells the opening, or its time. For a key of
 -- another type (made by hand), the error replaces the status.
 
 local reply = {feed_position('')}

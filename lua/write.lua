@@ -1,13 +1,14 @@
 -- Merge one status into each room: for a rank, under a lease, or through a generation. Times are milliseconds.
 --
--- KEYS     feed, epoch, leases, owned; each: room, prefix in mode prefill
+-- KEYS     feed, epoch, leases, owned, refused; each: room, prefix in mode prefill
 -- ARGV     feed_length, ttl_ms, terminal_ttl_ms, epoch_ttl_ms, nonce, rank, world_size, owner,
 --          incarnation, author, policy; each: status, generation, reason
 -- REPLY    feed_id, epoch; each: outcome, status
 -- FEED     ttl_ms, status, first, rank, reason, owner
 -- CODES    1 CREATED, 2 ADVANCED, 3 UNCHANGED, 4 FAILED, 5 SKIPPED, 6 STALE, -2 LEASE, -3 WORLD_SIZE,
 --          -4 CORRUPT
--- INCLUDE  is_lease_lost, numbers, read_fields, rank_view, order, next_generation, create_room, write_status, feed
+-- INCLUDE  is_lease_lost, numbers, read_fields, rank_view, order, next_generation, create_room, write_status,
+--          refused, feed
 --
 -- An empty generation is a plain write, merged by the policy. With a generation it is merged by strict, and STALE once
 -- the room has another, or the rank has cleared. A room without ranks, or with another number of them, is refused with
@@ -16,12 +17,12 @@
 
 local reply = {false, redis.call('HGET', KEYS[2], 'epoch')}
 local count = (#ARGV - 11) / 3
-local step = (#KEYS - 4) / count
+local step = (#KEYS - 5) / count
 local lease_lost = is_lease_lost()
 local generation
 
 for i = 1, count do
-  local room, prefix = KEYS[(i - 1) * step + 5], KEYS[i * 2 + 4]
+  local room, prefix = KEYS[(i - 1) * step + 6], KEYS[i * 2 + 5]
   local incoming, expected_generation, reason = ARGV[i * 3 + 9], ARGV[i * 3 + 10], ARGV[i * 3 + 11]
   local fields, type_error = read_fields(room)
   local current, is_fenced = fields[status_field], expected_generation ~= ''
@@ -63,6 +64,10 @@ for i = 1, count do
       write_status(room, fields, incoming, reason)
       status = rank_view(fields.status, fields[status_field], fields[cleared_field])
     end
+  end
+  if outcome > 4 or outcome < 0 then
+    refused, refused_key = refused or {}, KEYS[5]
+    refused[outcome] = (refused[outcome] or 0) + 1
   end
   reply[i * 2 + 1], reply[i * 2 + 2] = outcome, status
 end

@@ -4,6 +4,7 @@
 -- reason if this change records one, or false; further names and values, such as {the rank's field in the feed, the
 -- rank's new status}, or false. renew: whether to renew the feed's TTL. openings: by the index of its change, each room
 -- that is to keep the id of its entry as opened: the places of its key, and of the id in the reply. Scripts append to
--- changes inline, without a function call, for the speed of calls with one room.
+-- changes inline, without a function call, for the speed of calls with one room. refused, refused_key: see refused.lua.
 
 local changes, renew, openings = {}, false, nil
+local refused, refused_key

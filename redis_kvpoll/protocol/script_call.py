@@ -259,4 +259,5 @@ _FIRST_KEYS: dict[str, Callable[[str], str]] = {
     "due": keys.due,
     "owned": keys.owned,
     "cleared": keys.cleared,
+    "refused": keys.refused,
 }

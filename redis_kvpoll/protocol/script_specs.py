@@ -29,7 +29,7 @@ _MERGED = (Outcome.CREATED, Outcome.ADVANCED, Outcome.UNCHANGED, Outcome.FAILED,
 
 WRITE = ScriptSpec(
     load("write"),
-    first=_ROOM_KEYS,
+    first=(*_ROOM_KEYS, "refused"),
     once=(*_CALLER, "policy"),
     item=("status", "generation", "reason"),
     reply=("outcome", "status"),
@@ -40,7 +40,7 @@ WRITE = ScriptSpec(
 )
 UPDATE = ScriptSpec(
     load("update"),
-    first=("feed", "epoch"),
+    first=("feed", "epoch", "refused"),
     once=("feed_length", "policy", "ttl_ms", "terminal_ttl_ms", "epoch_ttl_ms"),
     item=("status",),
     reply=("outcome", "status"),
@@ -51,7 +51,7 @@ UPDATE = ScriptSpec(
 )
 OPEN = ScriptSpec(
     load("open"),
-    first=_ROOM_KEYS,
+    first=(*_ROOM_KEYS, "refused"),
     keys=("room", "prefix"),
     once=_CALLER,
     item=("request", "status", "seen"),
@@ -84,7 +84,7 @@ ATTACH = ScriptSpec(
 )
 ABORT = ScriptSpec(
     load("abort"),
-    first=("feed",),
+    first=("feed", "refused"),
     once=("feed_length", "terminal_ttl_ms", "author", "rank"),
     item=("reason",),
     reply=("outcome", "status"),
@@ -107,7 +107,7 @@ RECORD_FAILURE = ScriptSpec(
 )
 CLEAR = ScriptSpec(
     load("clear"),
-    first=("feed", "epoch", "owned", "cleared"),
+    first=("feed", "epoch", "owned", "cleared", "refused"),
     keys=("room", "prefix"),
     once=("feed_length", "rank", "world_size"),
     item=("generation",),
@@ -158,7 +158,7 @@ SNAPSHOT = ScriptSpec(
     for_rank=SNAPSHOT_RANKS,
 )
 SNAPSHOT_FIELDS = ScriptSpec(
-    load("snapshot_fields"), first=("feed",), reply=("status", "left_ms", "opened", "updated_ms", "owner")
+    load("snapshot_fields"), first=("feed",), reply=("status", "left_ms", "opening", "updated_ms", "owner")
 )
 
 SPECS = (

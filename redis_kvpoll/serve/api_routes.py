@@ -81,7 +81,7 @@ class ApiRoutes:
         watch = self._service.page(request).watch
         findings = [
             {"check": each.check, "level": int(each.level), "found": each.found, "advice": each.advice}
-            for each in watch.findings
+            for each in watch.examination.findings
         ]
         return JSONResponse({"examined_at": watch.examined_at, "findings": findings})
 

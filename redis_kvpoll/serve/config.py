@@ -99,6 +99,8 @@ def _check_template(option: str, template: str) -> None:
         return
     if urlsplit(template).scheme not in ("http", "https"):
         raise InvalidInputError(f"{option} {template!r} is not an http:// or https:// URL")
+    if re.sub(r"{[^{}]*}", "", template).count("{"):
+        raise InvalidInputError(f"{option} {template!r} is not a template: a brace is open")
     unknown = [name for name in re.findall(r"{([^}]*)}", template) if name not in TEMPLATE_FIELDS]
     if unknown:
         known = ", ".join(f"{{{name}}}" for name in TEMPLATE_FIELDS)

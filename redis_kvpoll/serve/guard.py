@@ -140,7 +140,7 @@ class Guard:
         if self._credentials or not is_loopback(self._config.host):
             return True
         name = urlsplit(f"//{host}").hostname or ""
-        return is_loopback(name) or host.lower() == self._config.public_host
+        return is_loopback(name) or host.lower() in {self._config.public_host} - {""}
 
     def _is_same_origin(self, headers: Headers) -> bool:
         if headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):

@@ -74,6 +74,11 @@ class Hub:
     def viewers(self) -> int:
         return sum(channel.viewers for channel in self._channels.values())
 
+    @property
+    def pages(self) -> int:
+        """How many pages somebody looks at."""
+        return len(self._channels)
+
     def check_room(self, page: str) -> None:
         """Raise HubFullError if there are too many viewers for one more of this page."""
         if self.viewers >= MAX_VIEWERS or (page not in self._channels and len(self._channels) >= MAX_CHANNELS):

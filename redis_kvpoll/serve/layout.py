@@ -198,7 +198,8 @@ def found(page: Page, wanted: str, entries: Sequence[Entry], is_whole: bool) -> 
         title, text = "Not found", f"No room in {page.watch.name} has a request with {wanted!r} in it."
     more = "" if is_whole else " Not all rooms were looked at; kvpoll find looks at all."
     links = [
-        tag("li", tag("a", str(each.room), href=page.room_link(each.room)), " ", each.status.name) for each in entries
+        tag("li", tag("a", str(each.room), href=page.room_link(each.room)), f" {each.status.name} {each.request}")
+        for each in entries
     ]
     back = tag("p", tag("a", "Back", href=page.link("/")))
     content = join([tag("h1", title), tag("p", text + more), tag("ul", *links), back])

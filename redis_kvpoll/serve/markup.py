@@ -11,7 +11,8 @@ from html import escape
 
 from redis_kvpoll.errors import printable
 
-VOID = frozenset(("br", "circle", "input", "line", "link", "meta", "path", "rect"))
+VOID = frozenset(("input", "link", "meta"))
+"""Elements of HTML without an end tag. Those of SVG need theirs: else the next one would be inside."""
 
 
 class Html(str):

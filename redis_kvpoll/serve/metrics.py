@@ -234,7 +234,7 @@ def _add_exporter(families: Mapping[str, Any], name: str, watch: Watch, version:
     snapshot = watch.snapshot
     families["kvpoll_exporter_synced"].add_metric([name], int(snapshot.synced))
     families["kvpoll_exporter_lag_seconds"].add_metric([name], snapshot.lag_seconds)
-    for finding in watch.findings:
+    for finding in watch.examination.findings:
         if finding.level >= 0:
             families["kvpoll_doctor_check"].add_metric([name, finding.check], int(finding.level))
     families["kvpoll_build"].add_metric([name], {"version": version, **watch.described()})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 import sys
+from typing import Any
 
 import uvicorn
 
@@ -29,25 +30,25 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
+def uvicorn_options(config: ServeConfig) -> dict[str, Any]:
+    """Return the options of uvicorn, without its access log of each scrape and probe: actions have their own."""
+    return {
+        "host": config.host,
+        "port": config.port,
+        "log_config": None,
+        "access_log": False,
+        "server_header": False,
+        "proxy_headers": False,
+        "timeout_graceful_shutdown": GRACE,
+        "timeout_keep_alive": 30,
+        "limit_concurrency": 1000,
+    }
+
+
 def run(config: ServeConfig, examine_of: ExamineOf | None = None) -> bool:
     """Serve until SIGINT or SIGTERM; False if it could not listen."""
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format=LOG_FORMAT)
     service = Service(config, examine_of)
-    server = Server(
-        uvicorn.Config(
-            make_app(service),
-            host=config.host,
-            port=config.port,
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            timeout_graceful_shutdown=GRACE,
-            timeout_keep_alive=30,
-            limit_concurrency=1000,
-            h11_max_incomplete_event_size=32_768,
-        ),
-        service,
-    )
+    server = Server(uvicorn.Config(make_app(service), **uvicorn_options(config)), service)
     server.run()
     return server.started

@@ -19,10 +19,11 @@ from redis_kvpoll.errors import InvalidInputError
 from redis_kvpoll.serve.actions import Actions
 from redis_kvpoll.serve.config import ServeConfig
 from redis_kvpoll.serve.credentials import Credentials
+from redis_kvpoll.serve.examine import Examine
 from redis_kvpoll.serve.hub import Hub
 from redis_kvpoll.serve.metrics import TableCollector
 from redis_kvpoll.serve.screens.base import Page
-from redis_kvpoll.serve.watch import Examine, Watch
+from redis_kvpoll.serve.watch import Watch
 
 DEADLINE = 2.0
 """Seconds for a call to Redis: a person waits, and the page says at once that there is no answer."""
@@ -31,8 +32,8 @@ MAX_BODY = 10_000
 HUNG_AFTER = 60.0
 """Seconds without a turn of a watch, after which the process counts as hung."""
 
-ExamineOf = Callable[[str], Examine]
-"""Returns the doctor of a namespace."""
+ExamineOf = Callable[[str, str], Examine]
+"""Returns the doctor of a namespace, on the server of a URL."""
 
 
 class Service:
@@ -43,12 +44,10 @@ class Service:
         self.credentials = Credentials(config.users)
         self.hub = Hub()
         self.version = version("redis-kvpoll")
-        self.watches = {
-            name: Watch(
-                self._store(config.url, name), name, config.stuck_after, examine_of(name) if examine_of else None
-            )
-            for name in config.namespaces
-        }
+        self.watches = {}
+        for name in config.namespaces:
+            examine = examine_of(config.url, name) if examine_of else None
+            self.watches[name] = Watch(self._store(config.url, name), name, config.stuck_after, examine)
         self.actions: Actions | None = None
         if config.allow_actions and config.actions_url:
             url = config.actions_url

@@ -9,9 +9,9 @@ import asyncio
 import logging
 import time
 from bisect import bisect_left
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from redis_kvpoll.aio.statistics import AsyncStatistics
 from redis_kvpoll.aio.store import AsyncStatusStore
@@ -21,10 +21,13 @@ from redis_kvpoll.protocol.feed import Change, FeedGap
 from redis_kvpoll.protocol.feed_reader import Tail
 from redis_kvpoll.protocol.settings import SCHEMA, Settings
 from redis_kvpoll.serve import formats
+from redis_kvpoll.serve.examine import Examination, Examine
 from redis_kvpoll.serve.history import ChartHistory
 from redis_kvpoll.statistics.model import BOUNDS, Histogram, RoomRow, Snapshot
 
 INTERVAL = 1.0
+FIRST_INTERVAL = 0.1
+"""Seconds between snapshots before the first that is synced."""
 DOCTOR_INTERVAL = 60.0
 LATE = 5.0
 """Seconds of lag from which on the page says that it is behind."""
@@ -36,23 +39,6 @@ MOST_SEARCHED, SEARCH_PAGE, MOST_FOUND = 20_000, 500, 50
 """Rooms that a search for a request reads, and how many at once."""
 
 log = logging.getLogger(__name__)
-
-
-class FindingLike(Protocol):
-    """What this package needs of a finding of the doctor."""
-
-    @property
-    def check(self) -> str: ...
-    @property
-    def level(self) -> int: ...
-    @property
-    def found(self) -> str: ...
-    @property
-    def advice(self) -> str: ...
-
-
-Examine = Callable[[], Sequence[FindingLike]]
-"""The doctor's look at one namespace; it blocks, for some seconds."""
 
 
 class State(NamedTuple):
@@ -75,7 +61,7 @@ class Watch:
         self.snapshot = Snapshot(name, time.time(), synced=False, lag_seconds=float("inf"), stuck_after=stuck_after)
         self.history = ChartHistory()
         self.settings: Settings | None = None
-        self.findings: Sequence[FindingLike] = ()
+        self.examination = Examination((), "", "")
         self.examined_at: float | None = None
         self.ticked_at = time.monotonic()
         self.error: str | None = None
@@ -119,9 +105,14 @@ class Watch:
     def described(self) -> dict[str, str]:
         """Return what kind of table it is, by name."""
         settings = self.settings
-        if settings is None:
-            return {"schema": "", "policy": "", "shards": ""}
-        return {"schema": SCHEMA, "policy": settings.policy, "shards": str(settings.shards)}
+        policy, shards = (settings.policy, str(settings.shards)) if settings else ("", "")
+        return {
+            "schema": SCHEMA if settings else "",
+            "policy": policy,
+            "shards": shards,
+            "server": self.examination.server,
+            "server_version": self.examination.server_version,
+        }
 
     def round_trips(self) -> Histogram:
         """Return how long this process's own calls took."""
@@ -165,11 +156,15 @@ class Watch:
                 self.history.add(self.snapshot)
                 self.ticked_at = time.monotonic()
 
+            while not self.snapshot.synced:  # a small table is read at once
+                await take()
+                await asyncio.sleep(FIRST_INTERVAL)
             await self._repeat(take, INTERVAL)
 
     async def _see_doctor(self) -> None:
         assert self._examine is not None  # noqa: S101 - run has checked it
-        self.findings = await asyncio.to_thread(self._examine)
+        lag = self.snapshot.lag_seconds if self.snapshot.synced else None
+        self.examination = await asyncio.to_thread(self._examine, lag)
         self.examined_at = time.time()
 
     # What pages ask for

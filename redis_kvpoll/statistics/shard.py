@@ -44,14 +44,14 @@ class ShardStatistics:
         """Rooms that the current walk has met."""
         self._totals = totals
         self._owners = owners
-        self._awaiting: dict[int, int] = {}
+        self.awaiting: dict[int, int] = {}
         """Rooms that failed without a reason, and when."""
 
     def begin_walk(self) -> None:
         """All rooms are read from now on. Those that were known stay until the end, but nothing follows from them."""
         self.is_walked, self.walked = False, 0
         self.rooms.begin_walk()
-        for room in list(self._awaiting):
+        for room in list(self.awaiting):
             self._settle(room, None)
 
     def end_walk(self) -> None:
@@ -126,18 +126,18 @@ class ShardStatistics:
         if status is not KVPoll.Failed:
             return
         if before is None or before.status is not KVPoll.Failed:
-            self._awaiting[room] = at_ms
+            self.awaiting[room] = at_ms
         if reason is not None:
             self._settle(room, decode_reason(reason))
 
     def _settle(self, room: int, reason: str | None) -> None:
-        failed_ms = self._awaiting.pop(room, None) if self._awaiting else None
+        failed_ms = self.awaiting.pop(room, None) if self.awaiting else None
         if failed_ms is not None:
             self._totals.failure(reason, failed_ms)
 
     def settle_failures(self, now_ms: int) -> None:
         """Count the failures whose reason has not come in time."""
-        for room, failed_ms in list(self._awaiting.items()):
+        for room, failed_ms in list(self.awaiting.items()):
             if failed_ms > now_ms - REASON_WAIT_MS:
                 break  # they are in the order of their times
             self._settle(room, None)

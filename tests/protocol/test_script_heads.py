@@ -20,7 +20,9 @@ from tests.support.calls_of_scripts import ACTORS, OPERATIONS, A, B, named, tabl
 from tests.support.heads import INCLUDES, LABELS, MAY_LACK, NAMES, codes, head, listed, text_of, words
 
 FIRST_KEYS = {"feed": keys.feed, "epoch": keys.epoch, "leases": keys.leases, "owned": keys.owned}
-FIRST_KEYS |= {"cleared": keys.cleared, "due": keys.due}
+FIRST_KEYS |= {"cleared": keys.cleared, "due": keys.due, "refused": keys.refused}
+AFTER = ("refused", "feed")
+"""The includes that go after their script."""
 OTHERS = (settings_module.SETTINGS, lease_commands.LEASE, lease_commands.RENEW)  # not about rooms
 MAX_LINES = 64
 ENUM = {code.value: code.name for code in (*Outcome, *Refusal)}
@@ -50,15 +52,17 @@ class TestHeads:
         assert table().feed_ttl_ms == in_lua
 
     @pytest.mark.parametrize("name", NAMES)
-    def test_includes_precede_script_and_feed_follows(self, name):
+    def test_includes_precede_script_and_some_follow(self, name):
         """In the order of the heads, each once, and each behind what it includes itself."""
         parts = included(name)
         assert len(parts) == len(set(parts))
         for at, part in enumerate(parts):
             assert set(listed(f"include/{part}", "INCLUDE")) <= set(parts[:at]), part
         own = listed(name, "INCLUDE")
-        assert own == sorted(own, key="feed".__eq__), "in the order in which they stand"
-        at = len(parts) - ("feed" in parts)
+        assert own == sorted(own, key=lambda part: AFTER.index(part) if part in AFTER else -1), (
+            "in the order in which they stand"
+        )
+        at = len(parts) - len({*AFTER} & {*parts})
         files = [*(f"include/{part}" for part in parts[:at]), name, *(f"include/{part}" for part in parts[at:])]
         assert scripts.load(name).source == "".join(map(text_of, files))
 
@@ -69,7 +73,7 @@ class TestHeads:
             code = re.sub(r"--[^\n]*", "", text_of(path))
             for part in listed(path, "INCLUDE"):
                 defined = {*locals_of(f"include/{part}"), *(("KEYS", "ARGV") if part == "caller" else ())}
-                assert part == "feed" or defined & set(re.findall(r"\w+", code)), (path, part)
+                assert part in AFTER or defined & set(re.findall(r"\w+", code)), (path, part)
 
     def test_specs_and_script_files_match(self):
         assert set(NAMES) == {spec.script.name for spec in SPECS} | {other.script.name for other in OTHERS}
@@ -90,9 +94,9 @@ class TestHeads:
             if getattr(value, "__module__", "") == module.__name__ and not name.startswith("_")
         } - {"room_list", "status_filter", "D"}  # argument checks that a store and a mirror call, too
         tried = {command.operation for some in OPERATIONS.values() for command in some}
-        # Scripts without a public method: the snapshot of a mirror, the replay of lost rooms, and the failing of a lost
-        # owner's rooms.
-        assert tried - functions == {"snapshot", "replay", "reap"}
+        # Scripts without a public method: the snapshots of a mirror and of statistics, the replay of lost rooms, and the
+        # failing of a lost owner's rooms.
+        assert tried - functions == {"snapshot", "statistics", "replay", "reap"}
         assert functions <= tried
 
     @pytest.mark.parametrize("spec", SPECS, ids=named(SPECS))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from redis_kvpoll.protocol import fenced_commands, keys, lease_commands, room_commands
 from redis_kvpoll.protocol.script_call import Command
-from redis_kvpoll.protocol.script_specs import REPLAY, SNAPSHOT
+from redis_kvpoll.protocol.script_specs import REPLAY, SNAPSHOT, SNAPSHOT_FIELDS
 from tests.support.contexts import context
 
 TTL_MS = "60000"
@@ -98,6 +98,7 @@ OPERATIONS = {
     "set_prefix": [room_commands.set_decode_prefix_len(A, 7), fenced_commands.set_decode_prefix_len(A, GENERATION, 7)],
     "pop_prefix": [room_commands.pop_decode_prefix_len(A)],
     "snapshot": [room_commands.wait(A), bare("snapshot", SNAPSHOT, [A, B])],
+    "snapshot_fields": [bare("statistics", SNAPSHOT_FIELDS, [A, B])],
 }
 
 

@@ -16,13 +16,12 @@ LEVELS = {
     2: ("warning", "warn"),
     3: ("problem", "bad"),
 }
-_ORDER = (3, 2, 1, -1, 0)
 COLUMNS = ("Check", "Level", "Found", "Advice")
 
 
 async def view(page: Page) -> View:
     watch = page.watch
-    found = sorted(watch.findings, key=lambda finding: (_ORDER.index(finding.level), finding.check))
+    found = watch.examination.findings  # worst first
     rows = tuple(
         Row(each.check, (Cell(each.check), Cell(*LEVELS[each.level]), Cell(each.found), Cell(each.advice)))
         for each in found

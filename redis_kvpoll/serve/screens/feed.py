@@ -63,14 +63,9 @@ def body(page: Page, view: View) -> Html:
     is_off = page.watch.settings is not None and not page.watch.settings.feed_length
     empty = "This namespace keeps no feed (feed_length=0)." if is_off else "The feed has no entry."
     note = "A gap means that the feed was trimmed or lost before it was read: raise feed_length if it goes on."
-    return join(
-        [
-            section("Latest changes", table(view, "changes", COLUMNS, "Changes", empty, "cards mono")),
-            section(
-                "The feed", counters, tag("p", note, class_="note"), table(view, "shards", columns, "Shards", empty)
-            ),
-        ]
-    )
+    changes = section("Latest changes", table(view, "changes", COLUMNS, "Changes", empty, "cards mono"))
+    shards = table(view, "shards", columns, "Shards", empty)
+    return join([section("The feed", counters, tag("p", note, class_="note"), shards), changes])
 
 
 SCREEN = Screen("/feed", "Feed", view, body, "4")

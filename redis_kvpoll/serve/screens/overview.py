@@ -12,7 +12,7 @@ from redis_kvpoll.statistics.model import LIVE, ReasonCount, RoomRow
 
 MOST_ROOMS = 25
 MOST_REASONS = 10
-COLUMNS = ("Room", "Status", "Since", "Age", "Expires in", "Owner", "Request")
+COLUMNS = ("Room", "Status", "Status for", "Age", "Expires in", "Owner", "Request")
 
 
 async def view(page: Page) -> View:
