@@ -40,6 +40,7 @@ CALLS = {
     "scan": "SCAN 0 COUNT 1",
     "time": "TIME",
     "xadd": "XADD KEY NOMKSTREAM * name value",
+    "xlen": "XLEN KEY",
     "xrange": "XRANGE KEY - + COUNT 1",
     "xread": "XREAD COUNT 1 STREAMS KEY 0",
     "xrevrange": "XREVRANGE KEY + - COUNT 1",

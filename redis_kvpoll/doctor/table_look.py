@@ -121,7 +121,7 @@ def look_at_feed(executor: Executor, tag: str) -> Flow[FeedFacts]:
     last = yield from executor.send_command(_OPERATION, tag, ["XREVRANGE", key, "+", "-", "COUNT", "1"])
     try:
         length = yield from executor.send_command(_OPERATION, tag, ["XLEN", key])
-    except ServerRefusedError:  # not in the rule of the smallest user
+    except ServerRefusedError:  # an older rule does not have it
         length = None
     ids = [entries[0][0].decode() if entries else None for entries in (first, last)]
     return FeedFacts(ids[0], ids[1], length)

@@ -58,7 +58,7 @@ def test_healthy_server_has_no_finding(world, kind):
     with live_table(server):
         found = examine(server.tcp)
     assert raised(found) == set()
-    assert {name for name, finding in found.items() if finding.level is Level.UNKNOWN} == {"persistence", "feed"}
+    assert {name for name, finding in found.items() if finding.level is Level.UNKNOWN} == {"persistence"}
 
 
 def test_healthy_server_has_nothing_unknown_for_an_admin(world):

@@ -7,9 +7,10 @@ import contextlib
 import pytest
 
 from redis_kvpoll import KVPoll, StatusStore
-from redis_kvpoll.doctor import sampling, table_look
+from redis_kvpoll.doctor import permissions, sampling, table_look
 from redis_kvpoll.doctor.facts import Expected
 from redis_kvpoll.doctor.findings import Level
+from redis_kvpoll.protocol import acl
 from tests.support import real
 from tests.support.examining import (
     HEALTHY,
@@ -246,14 +247,12 @@ class TestFeed:
         assert (found.level, "no change for" in found.found) == (WARNING, True)
 
     def test_feed_that_is_full_in_minutes_is_a_warning(self, server):
-        with (
-            live_table(server, feed_length=100) as store,
-            user_of(server, rule="+xlen") as url,
-        ):
+        with live_table(server, feed_length=100) as store, user_of(server, rule="-xlen") as limited:
             for _ in range(5):
                 store.update_many(dict.fromkeys(range(1000, 2000), KVPoll.Bootstrapping))
                 store.clear_many(range(1000, 2000))
-            found = examine(url)["feed"]
+            found = examine(server.tcp)["feed"]
+            assert examine(limited)["feed"].level is Level.UNKNOWN
         assert (found.level, "KVPOLL_FEED_LENGTH" in found.advice) == (WARNING, True)
 
     def test_reader_that_cannot_keep_up_is_a_warning(self, server, store, monkeypatch):
@@ -293,7 +292,7 @@ class TestUser:
             assert keys_of(server) == before
         assert raised(found) == set()
         unknown = {name for name, finding in found.items() if finding.level is Level.UNKNOWN}
-        assert unknown == {"persistence", "feed"}
+        assert unknown == {"persistence"}
         assert found["acl"].found == "this user may look, and not write"
 
     def test_denied_command_is_a_problem(self, world, kind):
@@ -311,6 +310,10 @@ class TestUser:
             found = examine(url, "prod")
         assert raised(found) == {"acl"}
         assert found["reach"].level is Level.WELL
+
+
+def test_every_command_of_the_rule_is_asked():
+    assert {*permissions.CALLS, *permissions.NOT_ASKED, "eval", "evalsha"} == set(acl.commands())
 
 
 def test_table_on_a_replica_is_examined(server, store, client, world):
