@@ -170,19 +170,23 @@ class TestRooms:
         found = found_by("orphans", server)
         assert (found.level, "room 1 for 10.0 min" in found.found) == (WARNING, True)
 
+    def test_old_room_with_an_owner_is_well(self, server, store, client):
+        client.hset(ROOM % 2, "opened", f"{now_ms(client) - 600_000}-0")
+        assert raised(examine(server.tcp)) == set()
+
 
 class TestLeases:
     def test_lease_that_nobody_looks_at_is_a_problem(self, server, store, client):
-        pass_time(client, 10)
+        pass_time(client, 1000)
         found = found_by("leases", server)
         assert (found.level, "no process has noticed" in found.found) == (PROBLEM, True)
 
     def test_lease_that_has_just_expired_is_no_finding(self, server, store, client):
-        pass_time(client, 5.1)
+        pass_time(client, 610)
         assert raised(examine(server.tcp)) == set()
 
     def test_suspected_owner_is_a_warning(self, server, store, client):
-        pass_time(client, 10)
+        pass_time(client, 1000)
         store.reap()
         found = found_by("leases", server)
         assert (found.level, "prefill-0 is suspected" in found.found) == (WARNING, True)
@@ -202,7 +206,7 @@ class TestLeases:
         with contextlib.ExitStack() as stack:
             for _ in range(2):
                 assert raised(examine(server.tcp)) == set(), "it may have been started again"
-                ManualLease(stack.enter_context(StatusStore.from_url(server.tcp))).take()
+                ManualLease(stack.enter_context(StatusStore.from_url(server.tcp)), ttl=600.0).take()
             found = found_by("leases", server)
         assert (found.level, "two processes use one host and port" in found.advice) == (WARNING, True)
 
@@ -217,11 +221,11 @@ class TestInstances:
 
             names = ["prefill/10.0.0.1:8998@10.0.0.1:4000/tp0", "prefill/10.0.0.1:8998@10.0.0.1:4001/tp1"]
             names += ["prefill/10.0.0.2:8998@10.0.0.2:4000", "decode/10.0.0.9:30000@10.0.0.9:4000"]
-            leases = [ManualLease(open_in(name), name).take() for name in names]
+            leases = [ManualLease(open_in(name), name, ttl=600.0).take() for name in names]
             for name in ("prod", "prod-decode"):
                 wanted = Expected(instances={"prefill": 2, "decode": 1})
                 assert examine(server.tcp, name, expected=wanted)["instances"].level is Level.WELL
-            pass_time(client, 10, ["prod-prefill"])
+            pass_time(client, 1000, ["prod-prefill"])
             leases[0].heartbeat()
             found = examine(server.tcp, "prod-decode", expected=wanted)["instances"]
         assert found.level is PROBLEM
