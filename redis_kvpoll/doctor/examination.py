@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from typing import Any, TypeVar
 
 from redis_kvpoll.doctor import node_look, permissions, registry, sampling, table_look
@@ -136,18 +137,20 @@ class _Look:
     def _look_over_keys(
         self, facts: Facts, members: list[Member], nodes: list[NodeFacts], brief: bool
     ) -> tuple[Facts, list[NodeFacts], list[tuple[str, keys.KeyName]]]:
-        """Walk over the keys of the nodes that serve slots."""
+        """Walk over the keys of the nodes that serve slots; return those to sample, of each node in turn."""
         namespaces: set[str] | None = None
-        found: list[tuple[str, keys.KeyName]] = []
+        found: list[Sequence[tuple[str, keys.KeyName]]] = []
         for number, (member, node) in enumerate(zip(members, nodes, strict=True)):
             if brief or node.error or not node.is_primary:
                 continue
             scanned = sampling.scan(member, facts.namespace)
             if scanned is not None:
                 namespaces = (namespaces or set()) | scanned.namespaces
-                found += scanned.keys
+                found.append(scanned.keys)
                 nodes[number] = replace(node, foreign_keys=scanned.foreign)
-        return replace(facts, namespaces=None if namespaces is None else tuple(sorted(namespaces))), nodes, found
+        facts = replace(facts, namespaces=None if namespaces is None else tuple(sorted(namespaces)))
+        in_turn = [key for of_nodes in zip_longest(*found) for key in of_nodes if key is not None]
+        return facts, nodes, in_turn
 
     def _look_at_table(self, found: Iterable[tuple[str, keys.KeyName]], brief: bool, lag: float | None) -> _Table:
         table = _Table()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from redis_kvpoll.doctor.findings import Observation, note, problem, unknown, warning, well
+from redis_kvpoll.doctor.findings import Observation, note, plural, problem, unknown, warning, well
 from redis_kvpoll.doctor.node_view import NodeView, number, size
 
 NEARLY_FULL, FULL = 0.80, 0.95
@@ -41,11 +41,11 @@ def memory(view: NodeView) -> Observation:
 
 
 def evicted(view: NodeView) -> Observation:
-    count = number(view.info, "evicted_keys")
+    count = int(number(view.info, "evicted_keys"))
     if not count:
         return well("nothing was evicted")
     return warning(
-        f"{count:,.0f} keys were evicted since the server started or CONFIG RESETSTAT: rooms may be among them",
+        f"{plural(count, 'key')} evicted since the server's start or CONFIG RESETSTAT: rooms may be among them",
         "0",
         "raise maxmemory and set maxmemory-policy noeviction; then CONFIG RESETSTAT",
     )

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from itertools import pairwise
 
 from redis_kvpoll.doctor.facts import Facts, deployment
-from redis_kvpoll.doctor.findings import Observation, note, problem, unknown, warning, well
+from redis_kvpoll.doctor.findings import Observation, note, plural, problem, unknown, warning, well
 from redis_kvpoll.doctor.table_checks import not_read
 from redis_kvpoll.errors import printable
 from redis_kvpoll.model import Owner
@@ -83,11 +83,11 @@ def _lost(owners: Iterable[Owner]) -> Observation | None:
     with_rooms = [owner for owner in lost if owner.rooms]
     if with_rooms:
         rooms = sum(owner.rooms for owner in with_rooms)
-        what = f"{named(with_rooms)} lost, and {rooms:,} rooms have not failed yet"
-        return warning(what, "failed rooms", "kvpoll reap does it, if no process with a lease is left")
+        what = f"{named(with_rooms)} lost, and {plural(rooms, 'live room')} left"
+        return warning(what, "no live room", "kvpoll reap fails them, if no process with a lease is left")
     failed = sum(owner.failed for owner in lost)
     if failed:
-        what = f"{named(lost)} lost in the last hour; {failed:,} rooms failed"
+        what = f"{named(lost)} lost in the last hour; {plural(failed, 'room')} failed"
         return note(what, "", "kvpoll owners says when; see the log of that host")
     return None
 

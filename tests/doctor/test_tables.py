@@ -197,7 +197,7 @@ class TestLeases:
         incarnation = client.hget("kvpoll:{default}:leases", "last incarnation")
         client.hset("kvpoll:{default}:leases", f"lost {incarnation}", "owner prefill-0 lost")
         found = found_by("leases", server)
-        assert (found.level, "1 rooms have not failed" in found.found) == (WARNING, True)
+        assert (found.level, "lost, and 1 live room left" in found.found) == (WARNING, True)
         reap_lost(store, {incarnation: "owner prefill-0 lost"})
         assert found_by("leases", server).level is NOTE
 
