@@ -6,7 +6,7 @@ import re
 
 from redis_kvpoll.doctor.facts import Facts
 from redis_kvpoll.doctor.findings import Level, Observation, note, problem, unknown, warning, well
-from redis_kvpoll.doctor.node_view import NodeView, number, size
+from redis_kvpoll.doctor.node_view import NodeView, duration, number, size
 from redis_kvpoll.protocol.scripts import names
 
 OLDEST = {"valkey_version": (7, 2), "redis_version": (6, 2)}
@@ -53,7 +53,8 @@ def latency(view: NodeView) -> Observation:
 def server(view: NodeView) -> Observation:
     name = "valkey_version" if "valkey_version" in view.info else "redis_version"
     version, oldest = view.info.get(name, ""), OLDEST[name]
-    found = f"{name.partition('_')[0].capitalize()} {version}"
+    up = number(view.info, "uptime_in_seconds")
+    found = f"{name.partition('_')[0].capitalize()} {version}" + (f", up for {duration(up)}" if up else "")
     digits = re.match(r"(\d+)\.(\d+)", version)
     if digits is None:
         return unknown("the server does not tell its version")

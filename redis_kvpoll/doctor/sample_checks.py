@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from redis_kvpoll.doctor.facts import Facts, RoomFacts, SampleFacts
 from redis_kvpoll.doctor.findings import Observation, problem, unknown, warning, well
-from redis_kvpoll.doctor.node_view import Check
+from redis_kvpoll.doctor.node_view import Check, duration
 from redis_kvpoll.doctor.table_checks import not_read
 from redis_kvpoll.engine.session import DEFAULT_TTL
 
@@ -67,8 +67,8 @@ def orphans(sample: SampleFacts, facts: Facts) -> Observation:
     if not found:
         return well(f"none of {len(sample.rooms):,} sampled rooms")
     oldest = max(found, key=lambda room: room.age)
-    what = f"{shown(found, sample)} live without an owner; room {oldest.room} for {minutes(oldest.age)}"
-    return warning(what, f"no longer than {minutes(ORPHANED)}", "who opens rooms without a lease? Nobody fails them")
+    what = f"{shown(found, sample)} live without an owner; room {oldest.room} for {duration(oldest.age)}"
+    return warning(what, f"no longer than {duration(ORPHANED)}", "who opens rooms without a lease? Nobody fails them")
 
 
 def stuck(sample: SampleFacts, facts: Facts) -> Observation:
@@ -77,7 +77,7 @@ def stuck(sample: SampleFacts, facts: Facts) -> Observation:
         return well(f"none of {len(sample.rooms):,} sampled rooms")
     oldest = max(found, key=lambda room: room.since)
     name = oldest.status.name if oldest.status is not None else ""
-    what = f"{shown(found, sample)} stand still; room {oldest.room} at {name} for {minutes(oldest.since)}"
+    what = f"{shown(found, sample)} stand still; room {oldest.room} at {name} for {duration(oldest.since)}"
     level = problem if oldest.since > STUCK_LONG else warning
     return level(what, f"at most {STUCK:.0f} s at a status", f"kvpoll ls -n {facts.namespace} --stuck; {CAUSES[name]}")
 
@@ -91,8 +91,3 @@ CAUSES = {
 
 def shown(found: list[RoomFacts], sample: SampleFacts) -> str:
     return f"{len(found):,} of {len(sample.rooms):,} sampled rooms"
-
-
-def minutes(seconds: float) -> str:
-    """Return a duration for people."""
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:,.1f} min"

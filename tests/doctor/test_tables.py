@@ -168,7 +168,7 @@ class TestRooms:
     def test_old_room_without_an_owner_is_an_orphan(self, server, store, client):
         make_older(client, 1, 600, "opened_ms")
         found = found_by("orphans", server)
-        assert (found.level, "room 1 for 10.0 min" in found.found) == (WARNING, True)
+        assert (found.level, "room 1 for 10 min" in found.found) == (WARNING, True)
 
     def test_old_room_with_an_owner_is_well(self, server, store, client):
         client.hset(ROOM % 2, "opened", f"{now_ms(client) - 600_000}-0")
