@@ -93,8 +93,8 @@ def _unlisted(findings: Sequence[Finding], listed: Sequence[Finding], margin: in
         of_level = [finding for finding in rest if finding.level.name == name]
         if of_level:
             others = "others" if listed and name == "WELL" else text
-            count = f"{len(of_level)} {others}".ljust(margin - 2)
-            yield f"{symbol(of_level[0].level)} {count}" + click.style("--verbose lists them", dim=True)
+            count = f"{len(of_level)} {others}".ljust(margin - 4)
+            yield f"{symbol(of_level[0].level)} {count}  " + click.style("--verbose lists them", dim=True)
 
 
 def summary(findings: Sequence[Finding], status: int) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from typing import Any, TypeVar
 
 from redis_kvpoll.doctor import node_look, permissions, registry, sampling, table_look
-from redis_kvpoll.doctor.facts import Expected, Facts, NodeFacts, TableFacts
+from redis_kvpoll.doctor.facts import ROLES, Expected, Facts, NodeFacts, TableFacts, deployment
 from redis_kvpoll.doctor.findings import Finding
 from redis_kvpoll.engine import remedies
 from redis_kvpoll.engine.classify import root_cause
@@ -29,8 +30,6 @@ WATCH_SECONDS = 5.0
 """Between the two looks of a first examination."""
 DEADLINE = 2.0
 """Seconds for one call."""
-ROLES = ("prefill", "decode")
-"""What SGLang's plugin appends to a deployment's name."""
 
 
 class Doctor:
@@ -138,18 +137,20 @@ class _Look:
     def _look_over_keys(
         self, facts: Facts, members: list[Member], nodes: list[NodeFacts], brief: bool
     ) -> tuple[Facts, list[NodeFacts], list[tuple[str, keys.KeyName]]]:
-        """Walk over the keys of the nodes that serve slots."""
+        """Walk over the keys of the nodes that serve slots; return those to sample, of each node in turn."""
         namespaces: set[str] | None = None
-        found: list[tuple[str, keys.KeyName]] = []
+        found: list[Sequence[tuple[str, keys.KeyName]]] = []
         for number, (member, node) in enumerate(zip(members, nodes, strict=True)):
             if brief or node.error or not node.is_primary:
                 continue
             scanned = sampling.scan(member, facts.namespace)
             if scanned is not None:
                 namespaces = (namespaces or set()) | scanned.namespaces
-                found += scanned.keys
+                found.append(scanned.keys)
                 nodes[number] = replace(node, foreign_keys=scanned.foreign)
-        return replace(facts, namespaces=None if namespaces is None else tuple(sorted(namespaces))), nodes, found
+        facts = replace(facts, namespaces=None if namespaces is None else tuple(sorted(namespaces)))
+        in_turn = [key for of_nodes in zip_longest(*found) for key in of_nodes if key is not None]
+        return facts, nodes, in_turn
 
     def _look_at_table(self, found: Iterable[tuple[str, keys.KeyName]], brief: bool, lag: float | None) -> _Table:
         table = _Table()
@@ -199,14 +200,6 @@ def _executor(namespace: str) -> Executor:
     """Return the executor of a store that only reads."""
     settings: tuple[Any, ...] = (None, None, None, None, True)
     return Executor(Session.checked(namespace, (DEFAULT_TTL, DEFAULT_TERMINAL_TTL, DEADLINE), settings, (None, None)))
-
-
-def deployment(namespace: str) -> list[str]:
-    """Return the namespaces that a deployment of SGLang has, from the name of it or of one of them."""
-    base = namespace
-    for role in ROLES:
-        base = base.removesuffix(f"-{role}")
-    return [base, *(f"{base}-{role}" for role in ROLES)]
 
 
 def parse_expected(texts: Iterable[str]) -> Expected:

@@ -12,6 +12,17 @@ from typing import NamedTuple
 from redis_kvpoll.model import KVPoll, Owner
 from redis_kvpoll.transport.urls import Kind
 
+ROLES = ("prefill", "decode")
+"""What SGLang's plugin appends to a deployment's name."""
+
+
+def deployment(namespace: str) -> list[str]:
+    """Return the namespaces of a deployment of SGLang, from its name or that of one of them; its own name first."""
+    base = namespace
+    for role in ROLES:
+        base = base.removesuffix(f"-{role}")
+    return [base, *(f"{base}-{role}" for role in ROLES)]
+
 
 @dataclass(frozen=True, slots=True)
 class Expected:
@@ -103,7 +114,7 @@ class PrefixFacts:
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class SampleFacts:
     """Some of the namespace's keys, as SCAN gave them."""
 
     keys: int
@@ -137,7 +148,7 @@ class TableFacts:
     """By shard; empty if the namespace has no feed."""
     lag: float | None = None
     """How far a reader of the feed was behind after reading for two seconds."""
-    sample: Sample | None = None
+    sample: SampleFacts | None = None
     script_missing: bool = False
     """Whether a script was not there that an earlier look had loaded."""
 

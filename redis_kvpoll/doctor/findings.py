@@ -59,6 +59,11 @@ def problem(found: str, wanted: str, advice: str) -> Observation:
     return Observation(Level.PROBLEM, found, wanted, advice)
 
 
+def plural(count: int, word: str) -> str:
+    """Return a number with its noun."""
+    return f"{count:,} {word}{'' if count == 1 else 's'}"
+
+
 _SEVERITY = (Level.WELL, Level.UNKNOWN, Level.NOTE, Level.WARNING, Level.PROBLEM)
 
 

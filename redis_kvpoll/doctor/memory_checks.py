@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from redis_kvpoll.doctor.findings import Observation, note, problem, unknown, warning, well
-from redis_kvpoll.doctor.node_view import View, number, size
+from redis_kvpoll.doctor.findings import Observation, note, plural, problem, unknown, warning, well
+from redis_kvpoll.doctor.node_view import NodeView, number, size
 
 NEARLY_FULL, FULL = 0.80, 0.95
 FRAGMENTED, FRAGMENTED_FROM = 1.8, 100 * 2**20
 FORK_SECONDS = 0.2
 
 
-def eviction(view: View) -> Observation:
+def eviction(view: NodeView) -> Observation:
     policy, limit = view.info.get("maxmemory_policy", "noeviction"), number(view.info, "maxmemory")
     if not limit or policy == "noeviction":
         return well(f"maxmemory-policy is {policy}" + ("" if limit else ", without a maxmemory"))
@@ -21,7 +21,7 @@ def eviction(view: View) -> Observation:
     )
 
 
-def memory(view: View) -> Observation:
+def memory(view: NodeView) -> Observation:
     used, limit = number(view.info, "used_memory"), number(view.info, "maxmemory")
     if not limit:
         return note(
@@ -40,18 +40,18 @@ def memory(view: View) -> Observation:
     return well(found)
 
 
-def evicted(view: View) -> Observation:
-    count = number(view.info, "evicted_keys")
+def evicted(view: NodeView) -> Observation:
+    count = int(number(view.info, "evicted_keys"))
     if not count:
         return well("nothing was evicted")
     return warning(
-        f"{count:,.0f} keys were evicted since the server started or CONFIG RESETSTAT: rooms may be among them",
+        f"{plural(count, 'key')} evicted since the server's start or CONFIG RESETSTAT: rooms may be among them",
         "0",
         "raise maxmemory and set maxmemory-policy noeviction; then CONFIG RESETSTAT",
     )
 
 
-def persistence(view: View) -> Observation:
+def persistence(view: NodeView) -> Observation:
     failed = [
         name
         for name in ("rdb_last_bgsave_status", "aof_last_write_status", "aof_last_bgrewrite_status")
@@ -76,7 +76,7 @@ def persistence(view: View) -> Observation:
     return well("off")
 
 
-def fork(view: View) -> Observation:
+def fork(view: NodeView) -> Observation:
     seconds = number(view.info, "latest_fork_usec") / 1e6
     found = f"the last fork stopped the server for {1000 * seconds:.0f} ms" if seconds else "no fork"
     if seconds <= FORK_SECONDS:

@@ -6,7 +6,7 @@ import re
 
 from redis_kvpoll.doctor.facts import Facts
 from redis_kvpoll.doctor.findings import Level, Observation, note, problem, unknown, warning, well
-from redis_kvpoll.doctor.node_view import View, number, size
+from redis_kvpoll.doctor.node_view import NodeView, duration, number, size
 from redis_kvpoll.protocol.scripts import names
 
 OLDEST = {"valkey_version": (7, 2), "redis_version": (6, 2)}
@@ -38,7 +38,7 @@ def reach(facts: Facts) -> Observation:
     return well(f"{len(facts.nodes)} nodes answer" if len(facts.nodes) > 1 else f"{facts.server} answers")
 
 
-def latency(view: View) -> Observation:
+def latency(view: NodeView) -> Observation:
     if not view.node.round_trips:
         return unknown("not known: the round trips were not answered")
     trips = sorted(view.node.round_trips)
@@ -50,10 +50,11 @@ def latency(view: View) -> Observation:
     return (problem if p99 > TOO_SLOW else warning)(found, f"at most {1000 * SLOW:.0f} ms", advice)
 
 
-def server(view: View) -> Observation:
+def server(view: NodeView) -> Observation:
     name = "valkey_version" if "valkey_version" in view.info else "redis_version"
     version, oldest = view.info.get(name, ""), OLDEST[name]
-    found = f"{name.partition('_')[0].capitalize()} {version}"
+    up = number(view.info, "uptime_in_seconds")
+    found = f"{name.partition('_')[0].capitalize()} {version}" + (f", up for {duration(up)}" if up else "")
     digits = re.match(r"(\d+)\.(\d+)", version)
     if digits is None:
         return unknown("the server does not tell its version")
@@ -62,7 +63,7 @@ def server(view: View) -> Observation:
     return problem(found, f"{oldest[0]}.{oldest[1]} or newer", "upgrade the server: older ones are not tested")
 
 
-def role(view: View) -> Observation:
+def role(view: NodeView) -> Observation:
     if view.info.get("role") != "slave" or not view.node.is_primary:
         return well("a primary" if view.node.is_primary else "a replica of the cluster")
     primary = f"{view.info.get('master_host', '?')}:{view.info.get('master_port', '?')}"
@@ -73,7 +74,7 @@ def role(view: View) -> Observation:
     )
 
 
-def clock(view: View) -> Observation:
+def clock(view: NodeView) -> Observation:
     now, before = view.node.clock, view.before
     if now is None:
         return unknown("not known: TIME was not answered")
@@ -95,7 +96,7 @@ def clock(view: View) -> Observation:
     return level(found, f"at most {CLOCK_NOTE:.0f} s", "run chrony on both hosts; which of the two is right?")
 
 
-def errors(view: View) -> Observation:
+def errors(view: NodeView) -> Observation:
     if view.before is None or view.before.info is None:
         return unknown("not known: there was no earlier look")
     if view.info.get("run_id") != view.before.info.get("run_id"):
@@ -110,7 +111,7 @@ def errors(view: View) -> Observation:
     return Observation(level, f"calls were refused during the look: {shown}", "none", advice)
 
 
-def busy(view: View) -> Observation:
+def busy(view: NodeView) -> Observation:
     if not view.node.is_busy:
         return well("no script keeps the server busy")
     return problem(
@@ -120,7 +121,7 @@ def busy(view: View) -> Observation:
     )
 
 
-def scripts(view: View) -> Observation:
+def scripts(view: NodeView) -> Observation:
     count = number(view.info, "number_of_cached_scripts")
     if count > MAX_SCRIPTS:
         what = f"the server caches {count:,.0f} scripts: somebody generates them"
@@ -135,7 +136,7 @@ def scripts(view: View) -> Observation:
     return well(f"{count:,.0f} cached")
 
 
-def replicas(view: View) -> Observation:
+def replicas(view: NodeView) -> Observation:
     if "min_slaves_good_slaves" in view.info:
         return warning(
             "min-replicas-to-write is set: writes are refused while a replica is away",
@@ -157,7 +158,7 @@ def replicas(view: View) -> Observation:
     return well(f"{len(found)} in step" if found else "none, and none is needed")
 
 
-def clients(view: View) -> Observation:
+def clients(view: NodeView) -> Observation:
     count, limit = number(view.info, "connected_clients"), number(view.info, "maxclients")
     if limit and count > MAX_CLIENTS * limit:
         found = f"{count:,.0f} connections of maxclients {limit:,.0f}"

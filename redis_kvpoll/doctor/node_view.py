@@ -11,7 +11,7 @@ from redis_kvpoll.doctor.findings import Level, Observation, severity, unknown
 NO_INFO = "not known: this user may not call INFO"
 
 
-class View(NamedTuple):
+class NodeView(NamedTuple):
     """What a check of one server sees."""
 
     node: NodeFacts
@@ -24,7 +24,7 @@ class View(NamedTuple):
         return self.node.info or {}
 
 
-NodeCheck: TypeAlias = Callable[[View], Observation]
+NodeCheck: TypeAlias = Callable[[NodeView], Observation]
 Check: TypeAlias = Callable[[Facts], Observation]
 
 
@@ -33,7 +33,7 @@ def each_node(check: NodeCheck) -> Check:
 
     def check_all(facts: Facts) -> Observation:
         earlier = {node.address: node for node in facts.before.nodes} if facts.before else {}
-        views = [View(node, earlier.get(node.address), facts) for node in facts.nodes if not node.error]
+        views = [NodeView(node, earlier.get(node.address), facts) for node in facts.nodes if not node.error]
         seen = [(check(view), view.node) for view in views]
         if not seen:
             return unknown("no server gave an answer")
@@ -50,7 +50,7 @@ def each_node(check: NodeCheck) -> Check:
 def with_info(check: NodeCheck) -> Check:
     """Return a check of all nodes by their INFO."""
 
-    def check_info(view: View) -> Observation:
+    def check_info(view: NodeView) -> Observation:
         return check(view) if view.node.info is not None else unknown(NO_INFO)
 
     return each_node(check_info)
@@ -71,3 +71,11 @@ def size(count: float) -> str:
             return f"{count:.0f} {unit}"
         count /= 1024
     return f"{count:.1f} GB"
+
+
+def duration(seconds: float) -> str:
+    """Return a duration for people."""
+    for length, unit in ((86400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"

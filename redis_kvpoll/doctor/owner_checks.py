@@ -6,8 +6,8 @@ from collections import defaultdict
 from collections.abc import Iterable
 from itertools import pairwise
 
-from redis_kvpoll.doctor.facts import Facts
-from redis_kvpoll.doctor.findings import Observation, note, problem, unknown, warning, well
+from redis_kvpoll.doctor.facts import Facts, deployment
+from redis_kvpoll.doctor.findings import Observation, note, plural, problem, unknown, warning, well
 from redis_kvpoll.doctor.table_checks import not_read
 from redis_kvpoll.errors import printable
 from redis_kvpoll.model import Owner
@@ -83,11 +83,11 @@ def _lost(owners: Iterable[Owner]) -> Observation | None:
     with_rooms = [owner for owner in lost if owner.rooms]
     if with_rooms:
         rooms = sum(owner.rooms for owner in with_rooms)
-        what = f"{named(with_rooms)} lost, and {rooms:,} rooms have not failed yet"
-        return warning(what, "failed rooms", "kvpoll reap does it, if no process with a lease is left")
+        what = f"{named(with_rooms)} lost, and {plural(rooms, 'live room')} left"
+        return warning(what, "no live room", "kvpoll reap fails them, if no process with a lease is left")
     failed = sum(owner.failed for owner in lost)
     if failed:
-        what = f"{named(lost)} lost in the last hour; {failed:,} rooms failed"
+        what = f"{named(lost)} lost in the last hour; {plural(failed, 'room')} failed"
         return note(what, "", "kvpoll owners says when; see the log of that host")
     return None
 
@@ -95,9 +95,11 @@ def _lost(owners: Iterable[Owner]) -> Observation | None:
 def instances(facts: Facts) -> Observation:
     if not facts.expected.instances:
         return well("none were expected (--expect prefill=N, --expect decode=N)")
-    if not facts.instances:
-        return unknown(f"the owners were not read: {facts.table_error}")
-    owners = [owner for found in facts.instances.values() for owner in found]
+    found = facts.instances or {}
+    unread = [name for name in deployment(facts.namespace)[1:] if name not in found]
+    if any(name.rpartition("-")[2] in facts.expected.instances for name in unread):
+        return unknown(f"the owners of {' and '.join(unread)} could not be read")
+    owners = [owner for listed in found.values() for owner in listed]
     missing, found_all = [], []
     for role, wanted in facts.expected.instances.items():
         alive = sorted({instance(owner) for owner in owners if is_of(owner, role) and owner.state == "alive"})

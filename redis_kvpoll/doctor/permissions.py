@@ -13,8 +13,9 @@ from collections.abc import Callable
 
 from redis.exceptions import ResponseError
 
+from redis_kvpoll.doctor import node_look
 from redis_kvpoll.doctor.facts import Permissions
-from redis_kvpoll.doctor.node_look import FAILURES, REACH_SECONDS
+from redis_kvpoll.doctor.node_look import FAILURES
 from redis_kvpoll.engine import remedies
 from redis_kvpoll.engine.effects import Send
 from redis_kvpoll.protocol import acl, keys
@@ -40,6 +41,7 @@ CALLS = {
     "scan": "SCAN 0 COUNT 1",
     "time": "TIME",
     "xadd": "XADD KEY NOMKSTREAM * name value",
+    "xlen": "XLEN KEY",
     "xrange": "XRANGE KEY - + COUNT 1",
     "xread": "XREAD COUNT 1 STREAMS KEY 0",
     "xrevrange": "XREVRANGE KEY + - COUNT 1",
@@ -68,7 +70,7 @@ def look_at(transport: Transport, tag: str) -> Permissions | None:
 
     def is_denied(words: list[str]) -> bool:
         try:
-            transport.perform(Send(tag, words, REACH_SECONDS))
+            transport.perform(Send(tag, words, node_look.REACH_SECONDS))
         except ResponseError as error:
             return remedies.code_of(error) == "NOPERM"
         return False

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from redis_kvpoll.doctor.facts import Facts, RoomFacts, Sample
+from redis_kvpoll.doctor.facts import Facts, RoomFacts, SampleFacts
 from redis_kvpoll.doctor.findings import Observation, problem, unknown, warning, well
-from redis_kvpoll.doctor.node_view import Check
+from redis_kvpoll.doctor.node_view import Check, duration
 from redis_kvpoll.doctor.table_checks import not_read
 from redis_kvpoll.engine.session import DEFAULT_TTL
 
@@ -15,7 +15,7 @@ STUCK, STUCK_LONG = 60.0, 300.0
 ORPHANED = DEFAULT_TTL / 2
 
 
-def of_sample(check: Callable[[Sample, Facts], Observation]) -> Check:
+def of_sample(check: Callable[[SampleFacts, Facts], Observation]) -> Check:
     """Return a check of the sample, if there is one."""
 
     def check_sample(facts: Facts) -> Observation:
@@ -28,7 +28,7 @@ def of_sample(check: Callable[[Sample, Facts], Observation]) -> Check:
     return check_sample
 
 
-def ttls(sample: Sample, facts: Facts) -> Observation:
+def ttls(sample: SampleFacts, facts: Facts) -> Observation:
     if not sample.without_ttl:
         return well(f"each of {sample.keys:,} sampled keys has one")
     first = sample.without_ttl[0]
@@ -38,7 +38,7 @@ def ttls(sample: Sample, facts: Facts) -> Observation:
     )
 
 
-def leaks(sample: Sample, facts: Facts) -> Observation:
+def leaks(sample: SampleFacts, facts: Facts) -> Observation:
     old = [prefix for prefix in sample.prefixes if not prefix.has_room and DEFAULT_TTL - prefix.ttl > ORPHANED]
     among = len(sample.rooms) + len(sample.prefixes)
     if old and len(old) > MAX_LEAKED * among:
@@ -50,7 +50,7 @@ def leaks(sample: Sample, facts: Facts) -> Observation:
     return well("none")
 
 
-def corrupt(sample: Sample, facts: Facts) -> Observation:
+def corrupt(sample: SampleFacts, facts: Facts) -> Observation:
     found = [room for room in sample.rooms if room.corrupt]
     if not found:
         return well(f"none of {len(sample.rooms):,} sampled rooms")
@@ -62,22 +62,22 @@ def corrupt(sample: Sample, facts: Facts) -> Observation:
     )
 
 
-def orphans(sample: Sample, facts: Facts) -> Observation:
+def orphans(sample: SampleFacts, facts: Facts) -> Observation:
     found = [room for room in sample.rooms if room.is_live and not room.has_owner and room.age > ORPHANED]
     if not found:
         return well(f"none of {len(sample.rooms):,} sampled rooms")
     oldest = max(found, key=lambda room: room.age)
-    what = f"{shown(found, sample)} live without an owner; room {oldest.room} for {minutes(oldest.age)}"
-    return warning(what, f"no longer than {minutes(ORPHANED)}", "who opens rooms without a lease? Nobody fails them")
+    what = f"{shown(found, sample)} live without an owner; room {oldest.room} for {duration(oldest.age)}"
+    return warning(what, f"no longer than {duration(ORPHANED)}", "who opens rooms without a lease? Nobody fails them")
 
 
-def stuck(sample: Sample, facts: Facts) -> Observation:
+def stuck(sample: SampleFacts, facts: Facts) -> Observation:
     found = [room for room in sample.rooms if room.is_live and room.since > STUCK]
     if not found:
         return well(f"none of {len(sample.rooms):,} sampled rooms")
     oldest = max(found, key=lambda room: room.since)
     name = oldest.status.name if oldest.status is not None else ""
-    what = f"{shown(found, sample)} stand still; room {oldest.room} at {name} for {minutes(oldest.since)}"
+    what = f"{shown(found, sample)} stand still; room {oldest.room} at {name} for {duration(oldest.since)}"
     level = problem if oldest.since > STUCK_LONG else warning
     return level(what, f"at most {STUCK:.0f} s at a status", f"kvpoll ls -n {facts.namespace} --stuck; {CAUSES[name]}")
 
@@ -89,10 +89,5 @@ CAUSES = {
 }
 
 
-def shown(found: list[RoomFacts], sample: Sample) -> str:
+def shown(found: list[RoomFacts], sample: SampleFacts) -> str:
     return f"{len(found):,} of {len(sample.rooms):,} sampled rooms"
-
-
-def minutes(seconds: float) -> str:
-    """Return a duration for people."""
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:,.1f} min"

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from redis.crc import key_slot
 
-from redis_kvpoll.doctor.facts import PrefixFacts, RoomFacts, Sample
+from redis_kvpoll.doctor.facts import PrefixFacts, RoomFacts, SampleFacts
 from redis_kvpoll.doctor.node_look import ask
 from redis_kvpoll.engine.effects import Flow
 from redis_kvpoll.engine.executor import Executor
@@ -71,7 +71,9 @@ def scan(member: Member, namespace: str) -> Scanned | None:
     return Scanned(frozenset(namespaces), tuple(sample.items()), foreign)
 
 
-def look_at(executor: Executor, context: CallContext, found: Iterable[tuple[str, KeyName]], now: float) -> Flow[Sample]:
+def look_at(
+    executor: Executor, context: CallContext, found: Iterable[tuple[str, KeyName]], now: float
+) -> Flow[SampleFacts]:
     """Read the sampled keys. ``now`` is the server's time."""
     sample = list(found)[:SAMPLE]
     of_room = [(name, key, int(key.room)) for name, key in sample if is_room(key.room)]
@@ -88,7 +90,7 @@ def look_at(executor: Executor, context: CallContext, found: Iterable[tuple[str,
     without += [name for name, room in listed if not room.has_ttl]
     owned, absent = yield from look_at_owned(executor, context, now)
     kept = tuple(room for _, room in listed)
-    return Sample(len(sample), tuple(sorted(without)), kept, tuple(prefixes), owned, absent)
+    return SampleFacts(len(sample), tuple(sorted(without)), kept, tuple(prefixes), owned, absent)
 
 
 def is_room(text: str) -> bool:

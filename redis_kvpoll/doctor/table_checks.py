@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from redis_kvpoll.doctor.facts import Facts, FeedFacts
+from redis_kvpoll.doctor.facts import Facts, FeedFacts, deployment
 from redis_kvpoll.doctor.findings import Observation, note, problem, unknown, warning, well
 from redis_kvpoll.protocol.settings import NAMES, SCHEMA
 
@@ -10,7 +10,6 @@ SLOTS = 16384
 QUIET_SECONDS = 3600.0
 MIN_SPAN_SECONDS = 300.0
 MAX_LAG_SECONDS = 2.0
-ROLES = ("prefill", "decode")
 
 
 def not_read(facts: Facts) -> Observation:
@@ -24,7 +23,7 @@ def settings(facts: Facts) -> Observation:
     if facts.settings is None:
         return not_read(facts)
     if not facts.settings:
-        roles = [name for name in (f"{facts.namespace}-{role}" for role in ROLES) if name in (facts.namespaces or ())]
+        roles = [name for name in deployment(facts.namespace) if name in (facts.namespaces or ())]
         return warning(
             f"namespace {facts.namespace!r} not found: nobody has used it yet",
             "a namespace in use",
@@ -60,10 +59,8 @@ def library(facts: Facts) -> Observation:
 def namespaces(facts: Facts) -> Observation:
     if facts.namespaces is None:
         return unknown("not known: this user may not call SCAN")
-    base = facts.namespace
-    for role in ROLES:
-        base = base.removesuffix(f"-{role}")
-    own = [base, *(f"{base}-{role}" for role in ROLES)]
+    own = deployment(facts.namespace)
+    base = own[0]
     if set(own) <= set(facts.namespaces):
         what = f"{base}, {base}-prefill and {base}-decode exist at once: somebody uses {base} itself"
         return warning(what, "the last two", f"SGLang's plugin appends the role to KVPOLL_NAMESPACE: who uses {base}?")
@@ -115,7 +112,7 @@ def entry_time(entry_id: str | None) -> float:
 def feed_lag(facts: Facts) -> Observation:
     lag = facts.table.lag if facts.table else None
     if lag is None:
-        return not_read(facts) if facts.table is None else unknown("not known: there was no earlier look")
+        return not_read(facts)
     if lag <= MAX_LAG_SECONDS:
         return well("a reader of the feed keeps up" if not lag else f"a reader of the feed is {lag:.1f} s behind")
     what = f"a reader of the feed is {lag:.1f} s behind"

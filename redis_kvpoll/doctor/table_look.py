@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from redis.exceptions import NoScriptError
 
 from redis_kvpoll.doctor import sampling
-from redis_kvpoll.doctor.facts import FeedFacts, Sample, TableFacts
+from redis_kvpoll.doctor.facts import FeedFacts, SampleFacts, TableFacts
 from redis_kvpoll.engine.effects import Flow
 from redis_kvpoll.engine.executor import Executor
 from redis_kvpoll.errors import ServerRefusedError
@@ -19,7 +19,7 @@ from redis_kvpoll.protocol.keys import KeyName
 from redis_kvpoll.protocol.script_call import CallContext
 
 READ_SECONDS = 2.0
-"""For how long the feed is read to its end."""
+"""For how long the feeds are read to their ends."""
 READ_PAGE = "1000"
 _OPERATION = "doctor"
 
@@ -53,9 +53,9 @@ def look_at(
     """Return all facts of the table. ``found`` are the keys to sample; ``lag`` is None to measure it."""
     is_missing = (yield from is_script_missing(executor, context)) if before is not None else False
     brief = yield from look_briefly_at(executor, context)
-    if lag is None and before is not None:
-        lag = yield from measure_lag(executor, context, before)
-    sample: Sample = yield from sampling.look_at(executor, context, found, brief.now)
+    sample: SampleFacts = yield from sampling.look_at(executor, context, found, brief.now)
+    if lag is None:
+        lag = yield from measure_lag(executor, brief.feeds)
     return replace(brief, lag=lag, sample=sample, script_missing=is_missing)
 
 
@@ -121,18 +121,18 @@ def look_at_feed(executor: Executor, tag: str) -> Flow[FeedFacts]:
     last = yield from executor.send_command(_OPERATION, tag, ["XREVRANGE", key, "+", "-", "COUNT", "1"])
     try:
         length = yield from executor.send_command(_OPERATION, tag, ["XLEN", key])
-    except ServerRefusedError:  # not in the rule of the smallest user
+    except ServerRefusedError:  # an older rule does not have it
         length = None
     ids = [entries[0][0].decode() if entries else None for entries in (first, last)]
     return FeedFacts(ids[0], ids[1], length)
 
 
-def measure_lag(executor: Executor, context: CallContext, before: TableFacts) -> Flow[float]:
-    """Read what each feed got since an earlier look; return how far behind the end of the slowest one stayed."""
+def measure_lag(executor: Executor, feeds: Mapping[str, FeedFacts]) -> Flow[float]:
+    """Read what the feeds got since this look began; return how far behind their ends the reading stayed."""
+    give_up_at = time.monotonic() + READ_SECONDS
     behind = 0.0
-    for tag in keys.tags(context.namespace, context.shards):
-        at = before.feeds[tag].last if tag in before.feeds else None
-        give_up_at = time.monotonic() + READ_SECONDS
+    for tag, feed in feeds.items():
+        at = feed.last
         while at is not None:
             words = ["XRANGE", keys.feed(tag), f"({at}", "+", "COUNT", READ_PAGE]
             entries = yield from executor.send_command(_OPERATION, tag, words)

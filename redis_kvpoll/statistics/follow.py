@@ -11,6 +11,9 @@ A session lasts as long as its connection:
 
 After a lost connection, the next session goes on at the same entries. Another server that has them has what was read.
 
+Where no entry was read, since the feed is empty, a loss of data shows nowhere: rooms that were lost then stay until
+their TTL ends.
+
 Invariant: each fact is applied in the order of the feed's ids.
 """
 
@@ -36,6 +39,7 @@ from redis_kvpoll.replica.health import FollowerHealth
 from redis_kvpoll.replica.requests import FollowerFlow
 from redis_kvpoll.statistics.aggregates import Aggregates
 from redis_kvpoll.statistics.beside import Beside
+from redis_kvpoll.statistics.position import START, MissedError, Position
 
 INTERVAL = 1.0
 """Seconds between readings of the feed."""
@@ -50,24 +54,6 @@ NAP = 0.1
 LONGEST_PAUSE = 0.05
 """Seconds after a page. The time that a page took is the server's and the network's; with a slow network, this bounds
 how long the walk takes."""
-_START = b"0-0"
-
-
-class _MissedError(Exception):
-    """Changes of a shard may be missing."""
-
-    def __init__(self, tag: str) -> None:
-        super().__init__(tag)
-        self.tag = tag
-
-
-class _Position:
-    """How far the feed of one shard was read."""
-
-    def __init__(self, entry_id: bytes, must_exist: bool) -> None:
-        self.id = entry_id
-        self.must_exist = must_exist
-        """Whether this entry was read, so that it must still be there."""
 
 
 class StatisticsFollower:
@@ -96,7 +82,7 @@ class StatisticsFollower:
         self._clustered = transport.clustered
         self._share, self._lookback = pace
         self._is_wanted = is_wanted
-        self._positions: dict[str, _Position] = {}
+        self._positions: dict[str, Position] = {}
         self._beside = Beside(aggregates)
 
     def session(self) -> FollowerFlow[float | None]:
@@ -193,7 +179,7 @@ class StatisticsFollower:
             for tag in tags:
                 yield from self._read_feed(tag)
                 yield from self._read_due(tag)
-        except _MissedError as missed:
+        except MissedError as missed:
             with self.aggregates.lock:
                 self.aggregates.totals.gaps += 1
                 self.aggregates.shards[missed.tag].is_walked = False
@@ -219,11 +205,11 @@ class StatisticsFollower:
             start_ms = now_ms - round(lookback * 1000)
             self.aggregates.totals.begin(start_ms)
         if not last:
-            self._positions[tag] = _Position(_START, must_exist=False)
+            self._positions[tag] = Position(START, None)
         elif lookback and number_of(last[0][0]) >> 64 >= start_ms:
-            self._positions[tag] = _Position(b"%d-0" % start_ms, must_exist=False)
+            self._positions[tag] = Position(b"%d-0" % start_ms, None)
         else:
-            self._positions[tag] = _Position(last[0][0], must_exist=True)
+            self._positions[tag] = Position(last[0][0], last[0][1])
 
     def _walk(self, tags: list[str]) -> FollowerFlow[None]:
         """Read all rooms of some shards, with pauses, and the feed beside them."""
@@ -260,7 +246,7 @@ class StatisticsFollower:
         """Read rooms as they are, after the feed up to that moment."""
         feed_id, *reply = yield from self._send_script(tag, rooms)
         now = time.monotonic()
-        if self.aggregates.has_feed and feed_id != _START:
+        if self.aggregates.has_feed and feed_id != START:
             yield from self._read_feed(tag, feed_id)
         with self.aggregates.lock:
             self.aggregates.shards[tag].read(rooms, reply, self.aggregates.now_ms(now))
@@ -278,24 +264,24 @@ class StatisticsFollower:
         """Read on in the feed: to its end, or to the entry ``until``."""
         position, shard = self._positions[tag], self.aggregates.shards[tag]
         if until is not None and number_of(until) < number_of(position.id):
-            raise _MissedError(tag)  # another server, that lacks the last entries
+            raise MissedError(tag)  # another server, that lacks the last entries
         while until is None or until != position.id:
             end = "+" if until is None else until.decode()
             words = ["XRANGE", keys.feed(tag), position.id.decode(), end, "COUNT", str(ENTRIES + 1)]
             entries = yield Send(tag, words)
             self.health.answered(time.monotonic())
-            if position.must_exist:
-                if not entries or entries[0][0] != position.id:
-                    raise _MissedError(tag)
+            if position.words is not None:
+                if not entries or (entries[0][0], entries[0][1]) != (position.id, position.words):
+                    raise MissedError(tag)
                 entries = entries[1:]
             is_end = len(entries) < ENTRIES
             with self.aggregates.lock:
                 for entry_id, fields in entries:
                     shard.entry(entry_id, fields)
-                    position.id, position.must_exist = entry_id, True
+                    position.id, position.words = entry_id, fields
             if is_end:
                 if until is not None and until != position.id:
-                    raise _MissedError(tag)
+                    raise MissedError(tag)
                 return
 
     def _send_script(self, tag: str, rooms: list[int]) -> FollowerFlow[Any]:

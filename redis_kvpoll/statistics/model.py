@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 
 from redis_kvpoll.model import KVPoll, Owner
+from redis_kvpoll.model import RoomRow as RoomRow
 
 LIVE = (KVPoll.Bootstrapping, KVPoll.WaitingForInput, KVPoll.Transferring)
 """The statuses of a room that is under way."""
@@ -123,21 +124,6 @@ class FeedState:
     entries: int
     span_seconds: float
     """How far it reaches back from now."""
-
-
-@dataclass(frozen=True, slots=True)
-class RoomRow:
-    """One room as statistics know it: without its request and reason, which ``StatusStore.entries`` reads."""
-
-    room: int
-    status: KVPoll
-    since: float
-    """When it got this status; for a room that was there before, as far as the table tells: the last write."""
-    opened_at: float
-    expires_at: float | None
-    """None if its TTL was removed by hand."""
-    owner: str | None = None
-    """The lease under which it was created."""
 
 
 @dataclass(frozen=True, slots=True)

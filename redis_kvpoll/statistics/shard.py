@@ -12,7 +12,6 @@ except that a room which expired is found at the next look at the rooms that are
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -20,6 +19,7 @@ from typing import Any
 from redis_kvpoll.model import KVPoll
 from redis_kvpoll.protocol.feed import STATUSES, Opening, decode_reason, parse_entry
 from redis_kvpoll.protocol.replies import parse_status
+from redis_kvpoll.protocol.rows import WIDTH, milliseconds
 from redis_kvpoll.statistics.model import ABSENT, CLEARED, EXPIRED, LIVE
 from redis_kvpoll.statistics.owner_names import OwnerNames
 from redis_kvpoll.statistics.rooms import OPENING_SEEN, SINCE_SEEN, Record, Rooms
@@ -27,10 +27,6 @@ from redis_kvpoll.statistics.totals import Totals
 
 REASON_WAIT_MS = 2000
 """For so long a failure without a reason waits for one, which may come in a later entry."""
-WIDTH = 5
-"""Words of a room in a reply of snapshot_fields.lua."""
-
-_MILLISECONDS = re.compile(rb"\d{1,15}")
 
 
 class ShardStatistics:
@@ -171,13 +167,7 @@ class ShardStatistics:
         if before is not None and is_known and before.status is status:
             self.rooms.put(room, before._replace(due_ms=due_ms))
             return
-        updated_ms = min(_milliseconds(words[3]) or now_ms, now_ms)
-        opened_ms = min(_milliseconds(words[2]) or updated_ms, updated_ms)
+        updated_ms = min(milliseconds(words[3]) or now_ms, now_ms)
+        opened_ms = min(milliseconds(words[2]) or updated_ms, updated_ms)
         owner = self._owners.number(words[4].decode("utf-8", "replace")) if words[4] else 0
         self.rooms.put(room, Record(status, updated_ms, opened_ms, due_ms, owner))
-
-
-def _milliseconds(word: bytes | None) -> int:
-    """The time in a field, or in an id of the feed; 0 if there is none."""
-    found = _MILLISECONDS.match(word or b"")
-    return int(found[0]) if found else 0

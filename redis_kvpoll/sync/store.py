@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack, cast
 from weakref import WeakSet
@@ -16,22 +16,19 @@ from redis_kvpoll.engine.session import DEFAULT_DEADLINE, DEFAULT_TERMINAL_TTL, 
 from redis_kvpoll.engine.store_base import StoreBase
 from redis_kvpoll.model import KVPoll, Owner
 from redis_kvpoll.protocol import fenced_commands, room_commands
-from redis_kvpoll.protocol.feed import Change, FeedGap
-from redis_kvpoll.protocol.feed_reader import History, Tail
 from redis_kvpoll.protocol.handle import Handle
 from redis_kvpoll.protocol.lease_commands import LeaseConfig
 from redis_kvpoll.protocol.replies import OpenedRoom
-from redis_kvpoll.protocol.room_commands import status_filter
 from redis_kvpoll.protocol.script_call import Command
 from redis_kvpoll.protocol.settings import Settings
 from redis_kvpoll.sync import connect
 from redis_kvpoll.sync.dispatcher import Dispatcher
 from redis_kvpoll.sync.lease import Lease
+from redis_kvpoll.sync.listing import Listing
 from redis_kvpoll.sync.mirror import Mirror
 from redis_kvpoll.sync.room import Room
 from redis_kvpoll.sync.statistics import Statistics
 from redis_kvpoll.sync.table import Table
-from redis_kvpoll.sync.tail import TailIterator
 from redis_kvpoll.sync.waits import WaitRegistry
 from redis_kvpoll.validation import Mode, Policy
 
@@ -39,7 +36,7 @@ T = TypeVar("T")
 V = TypeVar("V")
 
 
-class StatusStore(StoreBase, Table):
+class StatusStore(StoreBase, Table, Listing):
     """The status table of one namespace, shared by every process that opens it.
 
     The constructor does no I/O; the first call checks the namespace's settings. Many threads may use one store, and
@@ -129,45 +126,6 @@ class StatusStore(StoreBase, Table):
         except BaseException:
             transport.close()
             raise
-
-    def rooms(self, status: KVPoll | int | None = None) -> Iterator[int]:
-        """The rooms of the namespace, or those at one status; each once, in no order.
-
-        It uses SCAN: a room that is created or removed during it may be included or not.
-        """
-        return self._rooms(status_filter(status))
-
-    def counts(self) -> dict[KVPoll, int]:
-        """The number of rooms at each status."""
-        counts = dict.fromkeys(KVPoll, 0)
-        for page in self._dispatcher.pages():
-            for status in self._run(room_commands.survey(page)):
-                if status is not None:
-                    counts[status] += 1
-        return counts
-
-    def history(self, room: int) -> list[Change]:
-        """The changes of a room that the feed still has, the oldest first. An expiry leaves no change.
-
-        Raises:
-            FeedOffError: the namespace was opened with feed_length=0.
-        """
-        history = History(room)
-        while self._dispatcher.run(self._executor.read_feed("history", history)):
-            pass
-        return history.changes()
-
-    def tail(self, last: int = 0) -> Iterator[Change | FeedGap]:
-        """The last changes of all rooms, then each new one, without end.
-
-        They are in the order of the server's time; with several shards, as far as they are read together. A FeedGap
-        among them marks where changes may be missing. After an error, the next step goes on where it was.
-
-        Raises:
-            FeedOffError: the namespace was opened with feed_length=0.
-            StoreUnavailableError: no answer for ``deadline`` seconds.
-        """
-        return TailIterator(self._dispatcher, Tail(last))
 
     def settings(self) -> Settings | None:
         """The namespace's policy, shards, mode and feed; None when the namespace does not exist. Writes nothing."""
@@ -301,13 +259,6 @@ class StatusStore(StoreBase, Table):
     def _room(self, command: Command[Any, OpenedRoom]) -> Room:
         found = self._run(command)
         return Room(self._dispatcher, self._executor.namespace, command.rooms[0], found.generation, found.request)
-
-    def _rooms(self, only: KVPoll | None) -> Iterator[int]:
-        for page in self._dispatcher.pages():
-            if only is not None:
-                statuses = self._run(room_commands.survey(page))
-                page = [room for room, status in zip(page, statuses, strict=True) if status is only]
-            yield from page
 
     def _run(self, command: Command[V, T]) -> T:
         return self._dispatcher.execute(command)

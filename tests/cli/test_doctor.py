@@ -15,7 +15,7 @@ from redis_kvpoll.doctor.findings import Finding, Level
 from redis_kvpoll.doctor.registry import CHECKS
 from tests.support import real
 from tests.support.documents import ROOT
-from tests.support.examining import HEALTHY, live_table
+from tests.support.examining import HEALTHY, be_patient, live_table
 
 SCHEMA = json.loads((ROOT / "docs/reference/doctor.schema.json").read_text(encoding="utf-8"))
 FOUND = [
@@ -31,6 +31,7 @@ FOUND = [
 @pytest.fixture(autouse=True)
 def no_watch(monkeypatch):
     monkeypatch.setattr(examination, "WATCH_SECONDS", 0.0)
+    be_patient(monkeypatch)
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from redis_kvpoll.integrations.sglang import settings
 from redis_kvpoll.transport.embedded import EmbeddedServer
 from tests.support import real
 from tests.support.documents import ROOT
-from tests.support.examining import examine, raised
+from tests.support.examining import be_patient, examine, raised
 from tests.support.leasing import ManualLease
 from tests.support.prometheus import promtool
 from tests.support.servers import program, why_absent
@@ -107,15 +107,16 @@ def url_in(secrets, user, port):
 
 
 class TestServer:
-    def test_doctor_finds_nothing(self, server, secrets):
+    def test_doctor_finds_nothing(self, server, secrets, monkeypatch):
         """With a live table of each role, by the user of kvpoll serve."""
+        be_patient(monkeypatch)
         url, read_url = (url_in(secrets, user, server.port) for user in ("kvpoll", "kvpoll-read"))
         with (
             StatusStore.from_url(url, namespace="prod-prefill") as prefill,
             StatusStore.from_url(url, namespace="prod-decode") as decode,
         ):
             for store in (prefill, decode):
-                ManualLease(store).take()
+                ManualLease(store, ttl=600.0).take()
                 store.open(1)
                 store.update_status(2, KVPoll.Success)
             for namespace in ("prod-prefill", "prod-decode"):

@@ -13,7 +13,7 @@ from redis_kvpoll.doctor.findings import Level
 from redis_kvpoll.protocol import keys
 from tests.support import cluster as clusters
 from tests.support import real
-from tests.support.examining import examine, raised
+from tests.support.examining import doctor_of, examine, raised
 
 
 @cache
@@ -40,6 +40,15 @@ def test_healthy_cluster_has_no_finding(nodes):
     assert found["replicas"].level is Level.NOTE
     assert found["reach"].found == "3 nodes answer"
     assert found["cluster"].found.startswith("3 nodes serve all slots")
+
+
+def test_sample_is_of_all_nodes(nodes):
+    """Each node alone has enough keys for it."""
+    with StatusStore.from_url(nodes.url, namespace="large", shards=8) as store:
+        store.update_many(dict.fromkeys(range(1, 10_000), KVPoll.Success))
+    sample = doctor_of(nodes.url, "large").look().table.sample
+    assert sample.keys == 1000
+    assert len({nodes.owner(keys.tag("large", 8, room.room)) for room in sample.rooms}) == 3
 
 
 def test_finding_names_its_node(nodes):

@@ -58,7 +58,7 @@ def test_healthy_server_has_no_finding(world, kind):
     with live_table(server):
         found = examine(server.tcp)
     assert raised(found) == set()
-    assert {name for name, finding in found.items() if finding.level is Level.UNKNOWN} == {"persistence", "feed"}
+    assert {name for name, finding in found.items() if finding.level is Level.UNKNOWN} == {"persistence"}
 
 
 def test_healthy_server_has_nothing_unknown_for_an_admin(world):
@@ -108,14 +108,14 @@ def test_slow_network_is_a_finding_of_latency(server, delay, level):
 def test_old_server_is_a_problem(disguised, name, version):
     disguised.fields[name] = version
     found = found_by("server", disguised.url)
-    assert (found.level, found.found, found.wanted) == (PROBLEM, f"Valkey {version}", "7.2 or newer")
+    assert (found.level, found.found.partition(",")[0], found.wanted) == (PROBLEM, f"Valkey {version}", "7.2 or newer")
 
 
 def test_old_redis_is_a_problem(world):
     server = world.serve(*HEALTHY, kind="redis62")
     with live_table(server), Disguised(server) as proxy:
         proxy.fields["redis_version"] = "6.0.16"
-        assert found_by("server", proxy.url).found == "Redis 6.0.16"
+        assert found_by("server", proxy.url).found.startswith("Redis 6.0.16")
 
 
 def test_replica_is_a_problem_of_role(server, admin):

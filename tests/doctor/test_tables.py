@@ -7,9 +7,10 @@ import contextlib
 import pytest
 
 from redis_kvpoll import KVPoll, StatusStore
-from redis_kvpoll.doctor import table_look
+from redis_kvpoll.doctor import permissions, sampling, table_look
 from redis_kvpoll.doctor.facts import Expected
 from redis_kvpoll.doctor.findings import Level
+from redis_kvpoll.protocol import acl
 from tests.support import real
 from tests.support.examining import (
     HEALTHY,
@@ -167,21 +168,25 @@ class TestRooms:
     def test_old_room_without_an_owner_is_an_orphan(self, server, store, client):
         make_older(client, 1, 600, "opened_ms")
         found = found_by("orphans", server)
-        assert (found.level, "room 1 for 10.0 min" in found.found) == (WARNING, True)
+        assert (found.level, "room 1 for 10 min" in found.found) == (WARNING, True)
+
+    def test_old_room_with_an_owner_is_well(self, server, store, client):
+        client.hset(ROOM % 2, "opened", f"{now_ms(client) - 600_000}-0")
+        assert raised(examine(server.tcp)) == set()
 
 
 class TestLeases:
     def test_lease_that_nobody_looks_at_is_a_problem(self, server, store, client):
-        pass_time(client, 10)
+        pass_time(client, 1000)
         found = found_by("leases", server)
         assert (found.level, "no process has noticed" in found.found) == (PROBLEM, True)
 
     def test_lease_that_has_just_expired_is_no_finding(self, server, store, client):
-        pass_time(client, 5.1)
+        pass_time(client, 610)
         assert raised(examine(server.tcp)) == set()
 
     def test_suspected_owner_is_a_warning(self, server, store, client):
-        pass_time(client, 10)
+        pass_time(client, 1000)
         store.reap()
         found = found_by("leases", server)
         assert (found.level, "prefill-0 is suspected" in found.found) == (WARNING, True)
@@ -192,7 +197,7 @@ class TestLeases:
         incarnation = client.hget("kvpoll:{default}:leases", "last incarnation")
         client.hset("kvpoll:{default}:leases", f"lost {incarnation}", "owner prefill-0 lost")
         found = found_by("leases", server)
-        assert (found.level, "1 rooms have not failed" in found.found) == (WARNING, True)
+        assert (found.level, "lost, and 1 live room left" in found.found) == (WARNING, True)
         reap_lost(store, {incarnation: "owner prefill-0 lost"})
         assert found_by("leases", server).level is NOTE
 
@@ -201,7 +206,7 @@ class TestLeases:
         with contextlib.ExitStack() as stack:
             for _ in range(2):
                 assert raised(examine(server.tcp)) == set(), "it may have been started again"
-                ManualLease(stack.enter_context(StatusStore.from_url(server.tcp))).take()
+                ManualLease(stack.enter_context(StatusStore.from_url(server.tcp)), ttl=600.0).take()
             found = found_by("leases", server)
         assert (found.level, "two processes use one host and port" in found.advice) == (WARNING, True)
 
@@ -216,15 +221,22 @@ class TestInstances:
 
             names = ["prefill/10.0.0.1:8998@10.0.0.1:4000/tp0", "prefill/10.0.0.1:8998@10.0.0.1:4001/tp1"]
             names += ["prefill/10.0.0.2:8998@10.0.0.2:4000", "decode/10.0.0.9:30000@10.0.0.9:4000"]
-            leases = [ManualLease(open_in(name), name).take() for name in names]
+            leases = [ManualLease(open_in(name), name, ttl=600.0).take() for name in names]
             for name in ("prod", "prod-decode"):
                 wanted = Expected(instances={"prefill": 2, "decode": 1})
                 assert examine(server.tcp, name, expected=wanted)["instances"].level is Level.WELL
-            pass_time(client, 10, ["prod-prefill"])
+            pass_time(client, 1000, ["prod-prefill"])
             leases[0].heartbeat()
             found = examine(server.tcp, "prod-decode", expected=wanted)["instances"]
         assert found.level is PROBLEM
         assert found.found == "1 of 2 prefill (missing: prefill/10.0.0.2:8998; there: prefill/10.0.0.1:8998)"
+
+    def test_table_that_the_user_may_not_read_is_not_known(self, server):
+        options = ("-n", "prod-prefill")
+        with live_table(server, "prod-prefill"), live_table(server, "prod-decode"), user_of(server, *options) as url:
+            for role, level in (("prefill", PROBLEM), ("decode", Level.UNKNOWN)):
+                wanted = Expected(instances={role: 1})
+                assert examine(url, "prod-prefill", expected=wanted)["instances"].level is level
 
 
 class TestFeed:
@@ -239,26 +251,28 @@ class TestFeed:
         assert (found.level, "no change for" in found.found) == (WARNING, True)
 
     def test_feed_that_is_full_in_minutes_is_a_warning(self, server):
-        with (
-            live_table(server, feed_length=100) as store,
-            user_of(server, rule="+xlen") as url,
-        ):
+        with live_table(server, feed_length=100) as store, user_of(server, rule="-xlen") as limited:
             for _ in range(5):
                 store.update_many(dict.fromkeys(range(1000, 2000), KVPoll.Bootstrapping))
                 store.clear_many(range(1000, 2000))
-            found = examine(url)["feed"]
+            found = examine(server.tcp)["feed"]
+            assert examine(limited)["feed"].level is Level.UNKNOWN
         assert (found.level, "KVPOLL_FEED_LENGTH" in found.advice) == (WARNING, True)
 
     def test_reader_that_cannot_keep_up_is_a_warning(self, server, store, monkeypatch):
         """It has time for one page only; the server's clock is ahead, so that the rest is old."""
-        monkeypatch.setattr(table_look, "READ_SECONDS", 0.0)
-        with Disguised(server) as proxy:
-            doctor = doctor_of(proxy.url)
-            doctor.examine()
+        look_at = sampling.look_at
+
+        def look_at_busy_table(*arguments):
             for room in range(1500):
                 store.update_status(100 + room, KVPoll.Success)
+            return look_at(*arguments)
+
+        monkeypatch.setattr(table_look, "READ_SECONDS", 0.0)
+        monkeypatch.setattr(sampling, "look_at", look_at_busy_table)
+        with Disguised(server) as proxy:
             proxy.clock_ahead = 30
-            found = by_check(doctor.examine())["feed_lag"]
+            found = examine(proxy.url)["feed_lag"]
         assert found.level is WARNING
 
     def test_lag_of_the_caller_is_used(self, server, store):
@@ -282,7 +296,7 @@ class TestUser:
             assert keys_of(server) == before
         assert raised(found) == set()
         unknown = {name for name, finding in found.items() if finding.level is Level.UNKNOWN}
-        assert unknown == {"persistence", "feed"}
+        assert unknown == {"persistence"}
         assert found["acl"].found == "this user may look, and not write"
 
     def test_denied_command_is_a_problem(self, world, kind):
@@ -300,6 +314,10 @@ class TestUser:
             found = examine(url, "prod")
         assert raised(found) == {"acl"}
         assert found["reach"].level is Level.WELL
+
+
+def test_every_command_of_the_rule_is_asked():
+    assert {*permissions.CALLS, *permissions.NOT_ASKED, "eval", "evalsha"} == set(acl.commands())
 
 
 def test_table_on_a_replica_is_examined(server, store, client, world):

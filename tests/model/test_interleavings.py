@@ -116,7 +116,7 @@ MUTATIONS = [
         "2 ranks",
         "strict",
         "clear",
-        "          is_removed = false\n",
+        "      is_removed = not string.find(table.concat(redis.call('HKEYS', room), ' '), 'status:', 1, true)\n",
         "",
         "went with the clear of one rank",
     ),

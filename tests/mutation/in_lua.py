@@ -50,8 +50,8 @@ IN_LUA = [
     (
         "a clear removes another generation's room",
         "clear.lua",
-        "fields[3] ~= expected_generation",
-        "false",
+        "fields[3] ~= expected_generation then",
+        "false then",
         "table/test_generations.py::TestWrites::test_clear_at_exit_spares_newer_generation[sync-fakeredis]",
     ),
     (

@@ -94,8 +94,8 @@ class TestHeads:
             if getattr(value, "__module__", "") == module.__name__ and not name.startswith("_")
         } - {"room_list", "status_filter", "D"}  # argument checks that a store and a mirror call, too
         tried = {command.operation for some in OPERATIONS.values() for command in some}
-        # Scripts without a public method: the snapshots of a mirror and of statistics, the replay of lost rooms, and the
-        # failing of a lost owner's rooms.
+        # Scripts without a public method: the snapshots of a mirror and of statistics, the replay of lost rooms, and
+        # the failing of a lost owner's rooms.
         assert tried - functions == {"snapshot", "statistics", "replay", "reap"}
         assert functions <= tried
 

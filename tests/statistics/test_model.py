@@ -23,7 +23,7 @@ from redis_kvpoll.engine.effects import Sleep
 from redis_kvpoll.protocol import keys
 from redis_kvpoll.protocol.script_call import Identity
 from redis_kvpoll.protocol.settings import ExpectedSettings
-from redis_kvpoll.statistics import aggregates, beside, follow
+from redis_kvpoll.statistics import beside, follow
 from redis_kvpoll.statistics.aggregates import Aggregates
 from redis_kvpoll.statistics.follow import StatisticsFollower
 from redis_kvpoll.statistics.model import ABSENT, CLEARED, EXPIRED, LIVE
@@ -71,7 +71,7 @@ class Machine(RuleBasedStateMachine):
         self.client = fakeredis.FakeRedis(server=self.server)
         self.store = self.make_store()
         self.store.counts()
-        self.backup = Backup(self.client)
+        self.back_up()
         self.owners = 0
         expected = ExpectedSettings.checked(NS, None, None, None, None, True)
         self.transport = connect.transport_for(self.client, 5.0)
@@ -135,9 +135,8 @@ class Machine(RuleBasedStateMachine):
     @rule(room=ROOMS)
     def work_under_a_lease(self, room):
         self.owners += 1
-        with self.make_store() as store, store.lease(f"p{self.owners % 2}"):
-            with contextlib.suppress(RoomBusyError):
-                store.open(room, request="c").update(KVPoll.WaitingForInput)
+        with self.make_store() as store, store.lease(f"p{self.owners % 2}"), contextlib.suppress(RoomBusyError):
+            store.open(room, request="c").update(KVPoll.WaitingForInput)
 
     # The server
 
@@ -148,18 +147,21 @@ class Machine(RuleBasedStateMachine):
 
     @rule()
     def back_up(self):
-        self.backup = Backup(self.client)
+        self.backup, self.backed_up_ms = Backup(self.client), server_ms(self.client)
 
     @precondition(lambda self: self.session is not None)
     @rule()
     def lose_the_last_changes(self):
         """Another server takes over, which has what there was at the last backup."""
-        self.backup.restore(self.client)
+        self.pass_time(0.001)
+        self.backup.restore(self.client, server_ms(self.client) - self.backed_up_ms)
         self.may_trim = False
         self.cut()
 
+    @precondition(lambda self: self.may_trim or not self.rounds or not self.feed_length)
     @rule()
     def flush(self):
+        self.pass_time(0.001)
         self.client.flushall()
         self.make_store().counts()
         self.is_quiet = self.may_trim = False
@@ -170,6 +172,7 @@ class Machine(RuleBasedStateMachine):
         for tag in keys.tags(NS, self.shards):
             self.client.xtrim(keys.feed(tag), maxlen=kept, approximate=False)
         self.is_quiet = False
+        self.may_trim = kept > 0
 
     @rule()
     def cut(self):
@@ -205,8 +208,7 @@ class Machine(RuleBasedStateMachine):
                 self.effect = self.session.throw(error)
             else:
                 self.effect = self.session.send(reply)
-        except StopIteration as end:
-            assert end.value is not None
+        except StopIteration:
             self.session = None
 
     @rule()
@@ -242,7 +244,7 @@ class Machine(RuleBasedStateMachine):
             self.compare_transitions(snapshot)
 
     def compare_times(self, room, record, fields, left_ms):
-        assert record.due_ms == pytest.approx(START_MS(self) + left_ms, abs=2)
+        assert record.due_ms == pytest.approx(server_ms(self.client) + left_ms, abs=2)
         updated_ms = int(fields[b"updated_ms"])
         if record.flags & SINCE_SEEN or b"reason" not in fields:
             assert record.since_ms == pytest.approx(updated_ms, abs=2), room
@@ -264,9 +266,9 @@ class Machine(RuleBasedStateMachine):
         assert sum(snapshot.failures.values()) + waiting == came["Failed"]
 
 
-def START_MS(machine):  # noqa: N802
+def server_ms(client):
     """The server's time."""
-    seconds, micros = machine.client.time()
+    seconds, micros = client.time()
     return seconds * 1000 + micros // 1000
 
 

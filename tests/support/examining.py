@@ -11,14 +11,22 @@ from click.testing import CliRunner
 from chaos.proxy import Proxy
 from redis_kvpoll import KVPoll, StatusStore
 from redis_kvpoll.cli.app import kvpoll
+from redis_kvpoll.doctor import examination, node_look
 from redis_kvpoll.doctor.examination import Doctor
 from redis_kvpoll.doctor.findings import Level
+from tests.support import pace
 from tests.support.leasing import ManualLease, begin_long_ago
 
 OF_THE_MACHINE = {"latency", "fork"}
 """Checks of the machine's speed: a busy one has findings."""
 HEALTHY = ("--maxmemory", "1gb")
 _TIME = re.compile(rb"\*2\r\n\$10\r\n(\d{10})\r\n")
+
+
+def be_patient(monkeypatch):
+    """Let a server of a slow machine have the time to answer."""
+    monkeypatch.setattr(node_look, "REACH_SECONDS", pace.seconds(2))
+    monkeypatch.setattr(examination, "DEADLINE", pace.seconds(2))
 
 
 def doctor_of(url, namespace="default", **options):
@@ -44,7 +52,7 @@ def live_table(server, namespace="default", **options):
     """A table with a lease and a live room; yields the store."""
     with StatusStore.from_url(server.tcp, namespace=namespace, **options) as store:
         store.update_status(1, KVPoll.Bootstrapping)
-        lease = ManualLease(store).take()
+        lease = ManualLease(store, ttl=600.0).take()  # no heartbeats: it must outlast a slow machine
         with server.client(decode_responses=True) as client:
             begin_long_ago(client)
         store.open(2)
