@@ -176,7 +176,8 @@ def test_every_control_is_reached_by_tab(browser, serving):
     browser.open(f"{serving.url}/room/4398046511105299417")
     browser.until_live()
     wanted = browser.evaluate(
-        "[...document.querySelectorAll('a, button, input, select, summary')].filter((e) => e.checkVisibility() && !e.closest('dialog') && e.type !== 'hidden').length"
+        "[...document.querySelectorAll('a, button, input, select, summary')]"
+        ".filter((e) => e.checkVisibility() && !e.closest('dialog') && e.type !== 'hidden').length"
     )
     reached = set()
     for _ in range(wanted + 5):
