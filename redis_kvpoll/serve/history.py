@@ -34,7 +34,8 @@ class Sample:
 
     at: float
     counts: Mapping[KVPoll, int]
-    ends: tuple[int, ...]
+    ends: tuple[int, ...] | None
+    """None without a feed, which tells them."""
     durations: Mapping[KVPoll, Histogram]
 
 
@@ -57,7 +58,8 @@ class ChartHistory:
         if not snapshot.synced or slot in self._samples:
             return
         ends = tuple(sum(number for (_, after), number in snapshot.transitions.items() if after == end) for end in ENDS)
-        self._samples[slot] = Sample(snapshot.at, snapshot.counts, ends, snapshot.status_durations)
+        known_ends = ends if snapshot.has_feed else None
+        self._samples[slot] = Sample(snapshot.at, snapshot.counts, known_ends, snapshot.status_durations)
         for old in [kept for kept in self._samples if kept <= slot - SLOTS - _QUANTILE_SLOTS]:
             del self._samples[old]
 
@@ -98,7 +100,7 @@ class ChartHistory:
 
     def _rate(self, slot: int, number: int) -> float | None:
         now, then = self._samples.get(slot), self._samples.get(slot - 1)
-        if now is None or then is None or now.at <= then.at:
+        if now is None or then is None or now.at <= then.at or now.ends is None or then.ends is None:
             return None
         return (now.ends[number] - then.ends[number]) / (now.at - then.at)
 

@@ -40,6 +40,9 @@ MOST_ENDED = 20_000
 """Ended rooms that are sorted to find the latest."""
 MOST_SEARCHED, SEARCH_PAGE, MOST_FOUND = 20_000, 500, 50
 """Rooms that a search for a request reads, and how many at once."""
+NOT_FOUND = (
+    "No process has opened it. SGLang's plugin appends the role to its KVPOLL_NAMESPACE: prod-prefill and prod-decode."
+)
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +96,7 @@ class Watch:
             since = f"{formats.clock(self._away_since)} UTC"
             return State("away", "bad", f"Redis does not answer since {since}", self.error or "")
         if self._exists is False and not snapshot.total:
-            return State("absent", "warn", "Namespace not found", "No process has opened it, or its name is another.")
+            return State("absent", "warn", "Namespace not found", NOT_FOUND)
         if snapshot.error is not None:
             return State("away", "bad", "The table cannot be read", snapshot.error)
         if not snapshot.synced:

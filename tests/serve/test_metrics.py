@@ -9,7 +9,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
-from redis_kvpoll import KVPoll
+from redis_kvpoll import KVPoll, StatusStore
 from redis_kvpoll.doctor.findings import Finding, Level
 from redis_kvpoll.model import Owner
 from redis_kvpoll.serve.examine import Examination
@@ -108,6 +108,16 @@ def test_owners_have_their_series(serving, store):
 
 def test_build_info_names_the_table(serving):
     until(serving, 1.0, "kvpoll_build_info", policy="strict", schema="3", shards="1")
+
+
+def test_each_shard_has_its_feed(serve, table):
+    with StatusStore.from_url(table.tcp, namespace="sharded", shards=3, deadline=pace.seconds(5)) as store:
+        store.update_many(dict.fromkeys(range(20), KVPoll.Bootstrapping))
+        serving = serve(namespaces=("sharded",))
+        found = {sample.labels["shard"]: sample.value for sample in families(serving)["kvpoll_feed_entries"].samples}
+        assert set(found) == {"sharded/0", "sharded/1", "sharded/2"}
+        assert min(found.values()) >= 1
+        assert value(serving, "kvpoll_rooms", status="Bootstrapping") == 20.0
 
 
 def test_openmetrics_is_spoken_on_request(serving):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from redis_kvpoll.errors import CorruptEntryError, KVPollError
 from redis_kvpoll.model import Entry
 from redis_kvpoll.protocol.feed import Change
@@ -57,14 +59,24 @@ async def view(page: Page) -> View:
     return View(texts, tables, {"timeline": _drawing(periods)})
 
 
-async def read(watch: Watch, room: int) -> Entry | str:
+class NotShown(NamedTuple):
+    """Why a room cannot be shown: one word, and a sentence."""
+
+    word: str
+    text: str
+
+
+ABSENT = NotShown("absent", "This room is not in the table: never opened, cleared, or expired.")
+
+
+async def read(watch: Watch, room: int) -> Entry | NotShown:
     """Return a room, or why there is none to show."""
     try:
-        return await watch.store.entry(room) or "This room is not in the table: never opened, cleared, or expired."
+        return await watch.store.entry(room) or ABSENT
     except CorruptEntryError as error:
-        return f"corrupt: {error}"
+        return NotShown("corrupt", str(error))
     except KVPollError as error:
-        return str(error)
+        return ABSENT if watch.state.word == "absent" else NotShown("not known", str(error))
 
 
 async def _changes(watch: Watch, room: int) -> list[Change]:
@@ -74,13 +86,10 @@ async def _changes(watch: Watch, room: int) -> list[Change]:
         return []
 
 
-def _facts(page: Page, found: Entry | str) -> dict[str, Cell]:
-    if isinstance(found, str):
+def _facts(page: Page, found: Entry | NotShown) -> dict[str, Cell]:
+    if isinstance(found, NotShown):
         nothing = {name: Cell(formats.NONE, "dim") for name, _ in FACTS}
-        return nothing | {
-            "room_status": Cell("corrupt" if found.startswith("corrupt") else "absent", "dim"),
-            "message": Cell(found),
-        }
+        return nothing | {"room_status": Cell(found.word, "dim"), "message": Cell(found.text)}
     now = page.watch.snapshot.at
     ranks = "" if not found.world_size else f"{len(found.ranks)} of {found.world_size} have written"
     is_stuck = not found.status.is_terminal and now - found.updated_at > page.watch.snapshot.stuck_after
@@ -107,8 +116,8 @@ async def _other_side(page: Page, room: int) -> Cell:
     if other is None:
         return Cell(formats.NONE)
     found = await read(other, room)
-    if isinstance(found, str):
-        return Cell(f"{name}: absent", "dim", page.room_link(room, name))
+    if isinstance(found, NotShown):
+        return Cell(f"{name}: {found.word}", "dim", page.room_link(room, name))
     why = f", {found.reason}" if found.reason else ""
     return Cell(f"{name}: {found.status.name}{why}", "", page.room_link(room, name))
 
