@@ -31,7 +31,7 @@ REASON_WIDTH = 20
 """The minimum width of a reason that needs it."""
 
 
-def print_rooms(columns: Sequence[str], lines: list[Line], footer: str) -> None:
+def print_rooms(columns: Sequence[str], lines: list[Line]) -> None:
     """Print a list of rooms."""
     table = Table(box=None, header_style="dim", pad_edge=False)
     columns = sorted(columns, key="reason".__eq__)  # the longest column last
@@ -43,12 +43,10 @@ def print_rooms(columns: Sequence[str], lines: list[Line], footer: str) -> None:
             name, justify="right" if right else "left", no_wrap=name != "reason", min_width=widths.get(name)
         )
     for line in lines:
-        cells = {name: Text(cell) for name, cell in zip(ROOM_COLUMNS, line.cells, strict=True)}
+        cells = {name: Text(cell) for name, cell in zip(ROOM_COLUMNS, line.cells, strict=False)}
         cells["status"].stylize("bold red" if line.status is None else STATUS_STYLES[line.status])
         table.add_row(*(cells[name] for name in columns))
-    console = Console(highlight=False)
-    print_table(console, table)
-    console.print(Text(footer, "dim"))
+    print_table(Console(highlight=False), table)
 
 
 def print_owners(columns: Sequence[str], owners: Iterable[tuple[str, Sequence[str]]]) -> None:
@@ -62,6 +60,16 @@ def print_owners(columns: Sequence[str], owners: Iterable[tuple[str, Sequence[st
         cells["since"] = cells["since"][: len("2026-01-31 12:00:00")]  # the zone is the terminal's own
         cells["state"].stylize(OWNER_STYLES[state])
         table.add_row(*(cells[name] for name in names))
+    print_table(Console(highlight=False), table)
+
+
+def print_plain(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table without colours."""
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    for name in columns:
+        table.add_column(name, no_wrap=True)
+    for row in rows:
+        table.add_row(*map(Text, row))
     print_table(Console(highlight=False), table)
 
 

@@ -26,6 +26,7 @@ from typing import NamedTuple
 from redis_kvpoll.validation import MAX_ROOM
 
 ROOM_DIGITS = len(str(MAX_ROOM))
+_SETTINGS_KEY = re.compile(rb"kvpoll:\{([A-Za-z0-9._-]{1,64})\}:settings")
 _ROOM_KEY = re.compile(rb"kvpoll:\{[^}]+\}:room:(0|[1-9][0-9]{0,19})")
 
 _ANY_KEY = re.compile(rb"kvpoll:\{(([A-Za-z0-9._-]{1,64})(?:/[0-9]+)?)\}:([a-z]+)(?::(.*))?")
@@ -123,6 +124,12 @@ def prefixes(tag: str, rooms: list[int]) -> list[str]:
     """The prefix keys of rooms of one shard."""
     start = f"kvpoll:{{{tag}}}:prefix:"
     return [f"{start}{number}" for number in rooms]
+
+
+def namespace_of(key: bytes) -> str | None:
+    """Return the namespace whose settings a key has; None for any other key."""
+    match = _SETTINGS_KEY.fullmatch(key)
+    return match[1].decode() if match else None
 
 
 def rooms_pattern(tag: str) -> str:

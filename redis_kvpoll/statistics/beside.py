@@ -35,8 +35,10 @@ class Beside:
 
     def read(self, tag: str) -> FollowerFlow[None]:
         """Read the size of a shard's feed, and the writes that it has refused."""
-        length = yield from self._try(tag, ["XLEN", keys.feed(tag)])
-        first = yield from self._try(tag, ["XRANGE", keys.feed(tag), "-", "+", "COUNT", "1"])
+        length = first = None
+        if self._aggregates.has_feed:
+            length = yield from self._try(tag, ["XLEN", keys.feed(tag)])
+            first = yield from self._try(tag, ["XRANGE", keys.feed(tag), "-", "+", "COUNT", "1"])
         refused = yield from self._try(tag, ["HGETALL", keys.refused(tag)])
         aggregates = self._aggregates
         with aggregates.lock:

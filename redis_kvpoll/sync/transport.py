@@ -89,6 +89,10 @@ class Transport(ABC):
     def begin(self, effect: Send) -> InFlight:
         """Send, without waiting for the reply."""
 
+    def tag_of_each_node(self) -> list[str]:
+        """Return a hash tag for each node with rooms, after a first call."""
+        return [""]
+
     def finish(self, pool: NodePool, connection: Any, effect: Send) -> Any:
         """Wait for the reply to a call in flight."""
         return pool.receive(connection, effect)
@@ -164,6 +168,9 @@ class ClusterTransport(Transport):
                 self._read_map((effect.timeout or self._deadline) / 2)
             pool = self._cluster.pool_for(effect)
             return pool, pool.send(effect), effect
+
+    def tag_of_each_node(self) -> list[str]:
+        return self._cluster.slot_map.tag_of_each_owner()
 
     def finish(self, pool: NodePool, connection: Any, effect: Send) -> Any:
         with self._stale_on_failure():

@@ -14,6 +14,8 @@ from redis.exceptions import AskError, ClusterDownError
 
 Address: TypeAlias = tuple[str, int]
 
+_TRIED_TAGS = 100_000
+"""Each reaches one of 16,384 slots, so that hardly a slot is missed."""
 _UNKNOWN = ("", "?")
 """What stands for the host of a node that does not know it, or has not been told the name that it is to announce."""
 
@@ -75,6 +77,16 @@ class SlotMap:
     def slots_of(self, address: Address) -> frozenset[int]:
         """Return the slots that a node owns; none for a replica."""
         return frozenset(slot for slot, owner in self._owners.items() if owner == address)
+
+    def tag_of_each_owner(self) -> list[str]:
+        """Return a hash tag for each node that owns slots, by which a command reaches it."""
+        found: dict[Address, str] = {}
+        owners = set(self._owners.values())
+        for tag in map(str, range(_TRIED_TAGS)):
+            found.setdefault(self.owner(tag), tag)
+            if len(found) == len(owners):
+                break
+        return list(found.values())
 
     def moved(self, redirect: AskError) -> None:
         """Set the owner that a MOVED names."""
