@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import socket
 import sys
@@ -50,5 +51,7 @@ def run(config: ServeConfig, examine_of: ExamineOf | None = None) -> bool:
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format=LOG_FORMAT)
     service = Service(config, examine_of)
     server = Server(uvicorn.Config(make_app(service), **uvicorn_options(config)), service)
-    server.run()
+    # uvicorn raises both once it has ended: the first after Ctrl-C, the second if it could not listen.
+    with contextlib.suppress(KeyboardInterrupt, SystemExit):
+        server.run()
     return server.started

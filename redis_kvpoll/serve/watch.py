@@ -183,10 +183,13 @@ class Watch:
 
     async def entries(self, rooms: list[int]) -> dict[int, Entry]:
         """Return all that the table has of some rooms; nothing while the server does not answer."""
-        if self._away_since is not None:
+        if self._away_since is not None or not rooms:
             return {}
-        found = await asyncio.gather(*map(self.store.entry, rooms), return_exceptions=True)
-        return {entry.room: entry for entry in found if isinstance(entry, Entry)}
+        try:
+            found = await self.store.entries(rooms)
+        except KVPollError:  # which the state says
+            return {}
+        return {room: entry for room, entry in found.items() if isinstance(entry, Entry)}
 
     async def latest_changes(self, most: int) -> list[Change | FeedGap]:
         """Return the last changes of all rooms, the oldest first."""

@@ -95,9 +95,9 @@ class _Rows(HTMLParser):
 class Serving:
     """One server, and what a test sends to it."""
 
-    def __init__(self, config: ServeConfig, **more: Any) -> None:
+    def __init__(self, config: ServeConfig, port: int = 0, **more: Any) -> None:
         self.service = Service(config.checked(), **more)
-        options = uvicorn_options(config) | {"port": 0}
+        options = uvicorn_options(config) | {"port": port}
         self._server = Server(uvicorn.Config(make_app(self.service), **options), self.service)
         self._thread = threading.Thread(target=self._server.run, name="kvpoll serve")
 
@@ -114,18 +114,9 @@ class Serving:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def connect(self) -> http.client.HTTPConnection:
-        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
-
     def send(self, method: str, path: str, body: str = "", **headers: str) -> Reply:
         """Send a request; headers are given with underscores."""
-        connection = self.connect()
-        named = {name.replace("_", "-"): value for name, value in headers.items()}
-        connection.request(method, path, body.encode(), named)
-        answer = connection.getresponse()
-        reply = Reply(answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read().decode())
-        connection.close()
-        return reply
+        return ask(self.port, path, method, body, **headers)
 
     def get(self, path: str, **headers: str) -> Reply:
         return self.send("GET", path, **headers)
@@ -153,15 +144,34 @@ class Serving:
     @contextmanager
     def events(self, path: str = "/", namespace: str = "") -> Iterator[Iterator[dict[str, Any]]]:
         """The Views that a page gets."""
-        connection = self.connect()
-        connection.request("GET", "/events?" + urlencode({"page": path, "n": namespace}))
-        answer = connection.getresponse()
-        assert answer.status == 200, answer.read()
-        try:
+        with stream(self.port, "/events?" + urlencode({"page": path, "n": namespace})) as answer:
+            assert answer.status == 200, answer.read()
             yield views(answer)
-        finally:
-            answer.close()
-            connection.close()
+
+
+def ask(port: int, path: str, method: str = "GET", body: str = "", **headers: str) -> Reply:
+    """Send a request to a port of loopback; headers are given with underscores."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    try:
+        connection.request(method, path, body.encode(), {name.replace("_", "-"): headers[name] for name in headers})
+        answer = connection.getresponse()
+        named = {name.lower(): value for name, value in answer.getheaders()}
+        return Reply(answer.status, named, answer.read().decode())
+    finally:
+        connection.close()
+
+
+@contextmanager
+def stream(port: int, path: str) -> Iterator[http.client.HTTPResponse]:
+    """An answer that does not end."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    connection.request("GET", path)
+    answer = connection.getresponse()
+    try:
+        yield answer
+    finally:
+        answer.close()
+        connection.close()
 
 
 def views(lines: Any) -> Iterator[dict[str, Any]]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 from urllib.parse import quote, urlencode
 
+from redis_kvpoll.model import KVPoll
 from redis_kvpoll.serve import charts, formats
 from redis_kvpoll.serve.config import ServeConfig
 from redis_kvpoll.serve.markup import Content, Html, join, tag
@@ -56,6 +57,7 @@ NUMBERS = (
     ("stuck", "Stuck"),
     ("refused", "Refused writes"),
 )
+UNKNOWN = "Not known yet: the table has not been read."
 HIGH_SHARE = 0.05
 """Of the rooms that end: as in the alert KVPollFailureRatioHigh."""
 
@@ -111,8 +113,14 @@ def slot(view: View, name: str, element: str = "span") -> Html:
     return _filled(element, view.texts.get(name, Cell("")), data_slot=name)
 
 
-def table(view: View, name: str, columns: Iterable[str], caption: str, empty: str, class_: str = "") -> Html:
-    """A table of the View, with what is said instead while it has no row."""
+def empty(page: Page, **texts: str) -> dict[str, Cell]:
+    """Return what is said of each table while it has no row: the text, if that is known to be so."""
+    is_known = page.watch.snapshot.lag_seconds != float("inf")
+    return {f"{name}_empty": Cell(text if is_known else UNKNOWN) for name, text in texts.items()}
+
+
+def table(view: View, name: str, columns: Iterable[str], caption: str, class_: str = "") -> Html:
+    """A table of the View, with what is said instead while it has no row; see ``empty``."""
     heads, rows = tuple(columns), view.tables.get(name, ())
     body = [tag("tr", *_cells(row, heads), data_key=row.key) for row in rows]
     whole = tag(
@@ -123,9 +131,8 @@ def table(view: View, name: str, columns: Iterable[str], caption: str, empty: st
         class_=class_ or None,
         hidden=not rows,
     )
-    return join(
-        [tag("div", whole, class_="scroll"), tag("p", empty, class_="empty", data_empty=name, hidden=bool(rows))]
-    )
+    instead = tag("p", slot(view, f"{name}_empty"), class_="empty", data_empty=name, hidden=bool(rows))
+    return join([tag("div", whole, class_="scroll"), instead])
 
 
 def _cells(row: Row, heads: tuple[str, ...]) -> Iterable[Html]:
@@ -223,3 +230,8 @@ def section(title: str, *content: Content, class_: str | None = None) -> Html:
 def encoded(text: str) -> str:
     """A part of an address."""
     return quote(text, safe="")
+
+
+def status_cell(status: KVPoll | None, nothing: str = "corrupt") -> Cell:
+    """A status, or what it means that there is none."""
+    return Cell(nothing, "dim") if status is None else Cell(status.name, formats.TONE_OF[status])

@@ -35,15 +35,16 @@ async def view(page: Page) -> View:
         looked = Cell(
             f"Looked {ago} ago: " + (f"{number} to see to, the worst is a {worst}." if number else "all is well.")
         )
-    return View(common(page) | {"looked": looked}, {"namespaces": namespaces(page), "findings": rows})
+    return View(
+        common(page) | {"looked": looked, "findings_empty": Cell("")},
+        {"namespaces": namespaces(page), "findings": rows},
+    )
 
 
 def body(page: Page, view: View) -> Html:
     return section(
         "Doctor",
-        join(
-            [tag("p", slot(view, "looked"), class_="note"), table(view, "findings", COLUMNS, "Findings", "", "cards")]
-        ),
+        join([tag("p", slot(view, "looked"), class_="note"), table(view, "findings", COLUMNS, "Findings", "cards")]),
     )
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from redis_kvpoll.model import KVPoll
 from redis_kvpoll.serve import formats
 from redis_kvpoll.serve.markup import Html, join, tag
-from redis_kvpoll.serve.screens.base import Page, Screen, common, namespaces, section, table
-from redis_kvpoll.serve.screens.overview import reason_row
+from redis_kvpoll.serve.screens.base import Page, Screen, common, empty, namespaces, section, table
+from redis_kvpoll.serve.screens.overview import NO_REASON, reason_row
 from redis_kvpoll.serve.view import Cell, Row, View
 
 MOST_ROOMS, MOST_REASONS = 50, 30
@@ -26,9 +26,13 @@ ROOM_COLUMNS = ("Room", "Failed", "Reason", "Failed by", "Owner", "Request")
 
 async def view(page: Page) -> View:
     snapshot = page.watch.snapshot
-    kinds = sorted(snapshot.failures.items(), key=lambda each: -each[1])
+    kinds = sorted((each for each in snapshot.failures.items() if each[1]), key=lambda each: -each[1])
+    nothing = {
+        "kinds": "No room has failed since kvpoll serve started.",
+        "rooms": "No failed room is in the table now.",
+    }
     return View(
-        common(page),
+        common(page) | empty(page, reasons=NO_REASON, **nothing),
         {
             "namespaces": namespaces(page),
             "kinds": tuple(
@@ -59,16 +63,15 @@ async def _rooms(page: Page) -> tuple[Row, ...]:
 
 
 def body(page: Page, view: View) -> Html:
-    kinds = table(view, "kinds", ("Kind", "Count", "Meaning"), "Failures by kind", "No room has failed.", "cards")
+    kinds = table(view, "kinds", ("Kind", "Count", "Meaning"), "Failures by kind", "cards")
     reasons = table(
         view,
         "reasons",
         ("Reason", "Kind", "Count", "Last"),
         "Failure reasons",
-        "No room has failed in the last hour.",
         "reasons cards",
     )
-    rooms = table(view, "rooms", ROOM_COLUMNS, "Failed rooms", "No failed room is in the table now.", "cards cut")
+    rooms = table(view, "rooms", ROOM_COLUMNS, "Failed rooms", "cards cut")
     note = tag("p", "A failed room stays in the table until it is cleared, or until its TTL ends.", class_="note")
     return join(
         [

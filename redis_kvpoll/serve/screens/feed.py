@@ -5,7 +5,7 @@ from __future__ import annotations
 from redis_kvpoll.protocol.feed import Change, FeedGap
 from redis_kvpoll.serve import formats
 from redis_kvpoll.serve.markup import Html, join, tag
-from redis_kvpoll.serve.screens.base import Page, Screen, common, namespaces, section, slot, table
+from redis_kvpoll.serve.screens.base import Page, Screen, common, empty, namespaces, section, slot, status_cell, table
 from redis_kvpoll.serve.view import Cell, Row, View
 
 MOST = 60
@@ -22,10 +22,13 @@ async def view(page: Page) -> View:
         for feed in snapshot.feeds
     )
     changes = await page.watch.latest_changes(MOST)
+    is_off = page.watch.settings is not None and not page.watch.settings.feed_length
+    nothing = "This namespace keeps no feed (feed_length=0)." if is_off else "The feed has no entry."
     texts = common(page) | {
         "gaps": Cell(formats.count(snapshot.gaps), "warn" if snapshot.gaps else ""),
         "resyncs": Cell(formats.count(snapshot.resyncs), "warn" if snapshot.resyncs else ""),
     }
+    texts |= empty(page, changes=nothing, shards=nothing)
     rows = tuple(_row(page, number, change) for number, change in enumerate(reversed(changes)))
     return View(texts, {"namespaces": namespaces(page), "shards": shards, "changes": rows})
 
@@ -35,17 +38,13 @@ def _row(page: Page, number: int, change: Change | FeedGap) -> Row:
         return Row(
             f"gap {number}", (Cell("", ""), Cell(""), Cell("changes may be missing here", "warn"), Cell(""), Cell(""))
         )
-    if change.status is None:
-        status = Cell("cleared", "dim")
-    else:
-        status = Cell(change.status.name, formats.TONE_OF[change.status])
     rank = ""
     if change.rank is not None:
         rank = f"{change.rank}: {'cleared' if change.rank_status is None else change.rank_status.name}"
     cells = (
         Cell(formats.clock(change.at, 3)),
         Cell(str(change.room), "", page.room_link(change.room)),
-        status,
+        status_cell(change.status, "cleared"),
         Cell(change.reason or ""),
         Cell(rank),
     )
@@ -60,11 +59,9 @@ def body(page: Page, view: View) -> Html:
         tag("div", tag("dt", "Read anew"), slot(view, "resyncs", "dd")),
         class_="facts",
     )
-    is_off = page.watch.settings is not None and not page.watch.settings.feed_length
-    empty = "This namespace keeps no feed (feed_length=0)." if is_off else "The feed has no entry."
     note = "A gap means that the feed was trimmed or lost before it was read: raise feed_length if it goes on."
-    changes = section("Latest changes", table(view, "changes", COLUMNS, "Changes", empty, "cards mono"))
-    shards = table(view, "shards", columns, "Shards", empty)
+    changes = section("Latest changes", table(view, "changes", COLUMNS, "Changes", "cards mono"))
+    shards = table(view, "shards", columns, "Shards")
     return join([section("The feed", counters, tag("p", note, class_="note"), shards), changes])
 
 

@@ -9,9 +9,21 @@ from redis_kvpoll.serve import formats, timeline
 from redis_kvpoll.serve.charts import HEIGHT, WIDTH, Drawing
 from redis_kvpoll.serve.history import STATUSES
 from redis_kvpoll.serve.markup import Html, tag
-from redis_kvpoll.serve.screens.base import Page, Screen, common, encoded, namespaces, section, slot, table
+from redis_kvpoll.serve.screens.base import (
+    Page,
+    Screen,
+    common,
+    empty,
+    encoded,
+    namespaces,
+    section,
+    slot,
+    status_cell,
+    table,
+)
 from redis_kvpoll.serve.view import Cell, Row, View
 from redis_kvpoll.serve.watch import Watch
+from redis_kvpoll.statistics.model import LIVE
 
 FACTS = (
     ("room_status", "Status"),
@@ -34,6 +46,7 @@ async def view(page: Page) -> View:
     room, watch = page.room or 0, page.watch
     found = await read(watch, room)
     texts = common(page) | _facts(page, found) | {"room_other_side": await _other_side(page, room)}
+    texts |= empty(page, periods=NO_TIMES, ranks="This room has no ranks.")
     tables: dict[str, tuple[Row, ...]] = {"namespaces": namespaces(page), "periods": (), "ranks": ()}
     periods: list[timeline.Period] = []
     if isinstance(found, Entry):
@@ -73,7 +86,7 @@ def _facts(page: Page, found: Entry | str) -> dict[str, Cell]:
     is_stuck = not found.status.is_terminal and now - found.updated_at > page.watch.snapshot.stuck_after
     return {
         "message": Cell(""),
-        "room_status": Cell(found.status.name, formats.TONE_OF[found.status]),
+        "room_status": status_cell(found.status),
         "room_reason": Cell(found.reason or formats.NONE),
         "room_failed_by": Cell(found.failed_by or formats.NONE),
         "room_since": Cell(formats.duration(now - found.updated_at), "bad" if is_stuck else ""),
@@ -101,13 +114,10 @@ async def _other_side(page: Page, room: int) -> Cell:
 
 
 def _period_row(number: int, period: timeline.Period) -> Row:
-    status = (
-        Cell("cleared", "dim") if period.status is None else Cell(period.status.name, formats.TONE_OF[period.status])
-    )
     lasted = formats.duration(period.seconds) + (", until now" if period.is_current else "")
     cells = (
         Cell(formats.clock(period.since, 3)),
-        status,
+        status_cell(period.status, "cleared"),
         Cell("" if period.status is None else lasted),
         Cell(period.reason),
         Cell(", ".join(period.ranks)),
@@ -118,17 +128,17 @@ def _period_row(number: int, period: timeline.Period) -> Row:
 def _rank_row(found: Entry, rank: int) -> Row:
     status = found.ranks[rank]
     note = "has cleared" if rank in found.cleared else ""
-    return Row(str(rank), (Cell(str(rank)), Cell(status.name, formats.TONE_OF[status]), Cell(note)))
+    return Row(str(rank), (Cell(str(rank)), status_cell(status), Cell(note)))
 
 
 def _drawing(periods: list[timeline.Period]) -> Drawing:
-    """A bar whose parts are as long as the room was at each status."""
-    total = sum(period.seconds for period in periods if period.status is not None) or 1.0
+    """A bar whose parts are as long as the room was at each status; what it waits for after its end is no part."""
+    total = sum(period.seconds for period in periods if period.status in LIVE) or 1.0
     paths, lasted = dict.fromkeys(STATUSES, ""), dict.fromkeys(STATUSES, 0.0)
     left = 0.0
     for period in periods:
         if period.status is not None:
-            width = WIDTH * period.seconds / total
+            width = WIDTH * period.seconds / total if period.status in LIVE else 0.0
             paths[period.status] += f"M{left:.4g} 0h{width:.4g}v{HEIGHT}h-{width:.4g}z"
             lasted[period.status] += period.seconds
             left += width
@@ -152,8 +162,8 @@ def body(page: Page, view: View) -> Html:
         head,
         tag("p", slot(view, "message"), class_="note"),
         tag("dl", *facts, class_="facts"),
-        section("Times", _bar(view), table(view, "periods", PERIODS, "Times", NO_TIMES, "cards")),
-        section("Ranks", table(view, "ranks", ("Rank", "Status", "Note"), "Ranks", "This room has no ranks.", "cards")),
+        section("Times", _bar(view), table(view, "periods", PERIODS, "Times", "cards")),
+        section("Ranks", table(view, "ranks", ("Rank", "Status", "Note"), "Ranks", "cards")),
         *_actions(page, view),
     )
 

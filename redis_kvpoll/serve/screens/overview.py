@@ -6,12 +6,24 @@ from redis_kvpoll.model import Entry, KVPoll
 from redis_kvpoll.serve import formats
 from redis_kvpoll.serve.history import ENDS, STATUSES
 from redis_kvpoll.serve.markup import Html, join, tag
-from redis_kvpoll.serve.screens.base import Line, Page, Screen, chart, common, namespaces, section, table
+from redis_kvpoll.serve.screens.base import (
+    Line,
+    Page,
+    Screen,
+    chart,
+    common,
+    empty,
+    namespaces,
+    section,
+    status_cell,
+    table,
+)
 from redis_kvpoll.serve.view import Cell, Row, View
 from redis_kvpoll.statistics.model import LIVE, ReasonCount, RoomRow
 
 MOST_ROOMS = 25
 MOST_REASONS = 10
+NO_REASON = "No room has failed in the last hour, or since kvpoll serve started."
 COLUMNS = ("Room", "Status", "Status for", "Age", "Expires in", "Owner", "Request")
 
 
@@ -21,9 +33,9 @@ async def view(page: Page) -> View:
     entries = await watch.entries([row.room for row in found])
     rows = tuple(room_row(page, row, entries.get(row.room)) for row in found)
     reasons = tuple(reason_row(reason, watch.snapshot.at) for reason in watch.snapshot.reasons[:MOST_REASONS])
-    return View(
-        common(page), {"namespaces": namespaces(page), "rooms": rows, "reasons": reasons}, watch.history.drawings()
-    )
+    nothing = "No room is like that." if any(page.query.values()) else "No room is under way."
+    texts = common(page) | empty(page, rooms=nothing, reasons=NO_REASON)
+    return View(texts, {"namespaces": namespaces(page), "rooms": rows, "reasons": reasons}, watch.history.drawings())
 
 
 def chosen(page: Page) -> list[RoomRow]:
@@ -44,7 +56,7 @@ def room_row(page: Page, row: RoomRow, entry: Entry | None) -> Row:
         str(row.room),
         (
             Cell(str(row.room), "", page.room_link(row.room)),
-            Cell(row.status.name, formats.TONE_OF[row.status]),
+            status_cell(row.status),
             Cell(formats.duration(since), "bad" if is_stuck else ""),
             Cell(formats.duration(now - row.opened_at)),
             Cell(formats.duration(left), "warn" if left is not None and left < 60 and row.status in LIVE else ""),
@@ -86,8 +98,7 @@ def body(page: Page, view: View) -> Html:
 
 
 def _rooms(page: Page, view: View) -> Html:
-    empty = "No room is under way." if not any(page.query.values()) else "No room is like that."
-    return section("Longest at their status", _filter(page), table(view, "rooms", COLUMNS, "Rooms", empty, "cards cut"))
+    return section("Longest at their status", _filter(page), table(view, "rooms", COLUMNS, "Rooms", "cards cut"))
 
 
 def _filter(page: Page) -> Html:
@@ -119,10 +130,7 @@ def _filter(page: Page) -> Html:
 
 def _reasons(view: View) -> Html:
     columns = ("Reason", "Kind", "Count", "Last")
-    empty = "No room has failed in the last hour."
-    return section(
-        "Why rooms failed, last hour", table(view, "reasons", columns, "Failure reasons", empty, "reasons cards")
-    )
+    return section("Why rooms failed, last hour", table(view, "reasons", columns, "Failure reasons", "reasons cards"))
 
 
 SCREEN = Screen("/", "Rooms", view, body, "1")

@@ -5,20 +5,21 @@ from __future__ import annotations
 from redis_kvpoll.model import Owner
 from redis_kvpoll.serve import formats
 from redis_kvpoll.serve.markup import Html
-from redis_kvpoll.serve.screens.base import Page, Screen, common, namespaces, section, table
+from redis_kvpoll.serve.screens.base import Page, Screen, common, empty, namespaces, section, table
 from redis_kvpoll.serve.view import Cell, Row, View
 
 TONES = {"alive": "good", "expired": "warn", "suspected": "warn", "lost": "bad"}
 _ORDER = ("lost", "suspected", "expired", "alive")
 COLUMNS = ("Owner", "State", "Live rooms", "Heartbeat", "Lease", "Since", "Failed rooms", "Reason")
 MOST = 500
+NO_OWNER = "This namespace has no leases: rooms of a process that dies stay until their TTL ends."
 
 
 async def view(page: Page) -> View:
     owners = sorted(page.watch.snapshot.owners, key=lambda owner: (_ORDER.index(owner.state), owner.name))
     now = page.watch.snapshot.at
     return View(
-        common(page),
+        common(page) | empty(page, owners=NO_OWNER),
         {"namespaces": namespaces(page), "owners": tuple(row(page, owner, now) for owner in owners[:MOST])},
     )
 
@@ -42,8 +43,7 @@ def row(page: Page, owner: Owner, now: float) -> Row:
 
 
 def body(page: Page, view: View) -> Html:
-    empty = "This namespace has no leases: rooms of a process that dies fail only when their TTL ends."
-    return section("Owners", table(view, "owners", COLUMNS, "Owners", empty, "cards"))
+    return section("Owners", table(view, "owners", COLUMNS, "Owners", "cards"))
 
 
 SCREEN = Screen("/owners", "Owners", view, body, "2")
