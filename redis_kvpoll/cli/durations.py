@@ -42,6 +42,6 @@ def human(seconds: float | None) -> str:
     whole = round(seconds)
     for at, (unit, size) in enumerate(_LARGE):
         if whole >= size:
-            rest = whole % size // _LARGE[at + 1][1] if at + 1 < len(_LARGE) else 0
+            rest = whole % size // _LARGE[at + 1][1] if at + 1 < len(_LARGE) and whole < 3 * size else 0
             return f"{whole // size} {unit}" + (f" {rest} {_LARGE[at + 1][0]}" if rest else "")
     return "0 s"

@@ -26,8 +26,7 @@ def print_snapshot(snapshot: Snapshot, about: str) -> None:
     """Print everything."""
     console = Console(highlight=False)
     clock = local_time(snapshot.at).partition(".")[0]
-    console.print(Text.assemble((snapshot.namespace, "bold"), (f"  {about}  {clock}", "dim")))
-    console.print(_state(snapshot))
+    console.print(Text.assemble((snapshot.namespace, "bold"), (f"  {about}  {clock}  ", "dim"), _state(snapshot)))
     console.print(_rooms(snapshot))
     if snapshot.has_feed:
         console.print(_flow(snapshot))
@@ -39,9 +38,9 @@ def print_snapshot(snapshot: Snapshot, about: str) -> None:
 
 def _state(snapshot: Snapshot) -> Text:
     if not snapshot.has_feed:
-        return Text("no feed (feed_length=0): rooms are counted once a minute, and there are no rates", "yellow")
+        return Text("no feed: rooms are counted once a minute, and there are no rates", "yellow")
     if snapshot.synced:
-        return Text(f"synced, {human(max(0.0, snapshot.lag_seconds))} behind", "dim")
+        return Text("synced", "green")
     return Text(f"not current: {printable(snapshot.error or 'the table is being read')}", "bold yellow")
 
 

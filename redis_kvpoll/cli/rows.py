@@ -12,7 +12,7 @@ from redis_kvpoll.model import Entry, KVPoll, RoomRow
 from redis_kvpoll.protocol.feed import Change
 
 ROOM_COLUMNS = ("room", "status", "age", "updated", "ttl", "reason", "owner", "request")
-SHORT_REASON = 60
+SHORT_REASON = 200
 """Characters of a reason in a list on a terminal; ``kvpoll show`` has all of it."""
 HISTORY_COLUMNS = ("since", "status", "lasted", "reason", "note", "rank")
 GAP = "changes may be missing here: the feed was trimmed before they were read, or it was lost"
