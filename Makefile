@@ -16,8 +16,13 @@ test: .venv/test
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 # The tests with the marker slow, which need a browser or a Prometheus; those that miss theirs are skipped and say so.
-test-slow: .venv/test
+test-slow: .venv/test tests/serve/browser/node_modules
 	$(BIN)/python -m pytest -m slow
+
+# What drives the browser. Without npm it is left out, and the tests say so.
+tests/serve/browser/node_modules: tests/serve/browser/package-lock.json
+	@if command -v npm >/dev/null; then cd $(@D) && npm ci --silent --ignore-scripts && touch node_modules; \
+	    else echo "no npm (on Debian: apt install npm): the browser's tests are skipped"; fi
 
 # With the real SGLang 0.5.23, on a CPU, in its own environment.
 test-sglang: .venv-sglang/project

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import time
 from bisect import bisect_left
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Hashable
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -33,6 +33,9 @@ LATE = 5.0
 """Seconds of lag from which on the page says that it is behind."""
 FIRST_CHANGE = 1.0
 """Seconds after which the feed counts as empty."""
+LIST_SHARE = 0.02
+"""Of a CPU, for each list of rooms that somebody looks at."""
+MOST_LISTS = 50
 MOST_ENDED = 20_000
 """Ended rooms that are sorted to find the latest."""
 MOST_SEARCHED, SEARCH_PAGE, MOST_FOUND = 20_000, 500, 50
@@ -72,6 +75,7 @@ class Watch:
         self._round_trips = [0] * (len(BOUNDS) + 1)
         self._round_trips_sum = 0.0
         self.statistics: AsyncStatistics | None = None
+        self._lists: dict[Hashable, tuple[list[RoomRow], float]] = {}
 
     async def run(self) -> None:
         """Follow the table until cancelled."""
@@ -171,15 +175,30 @@ class Watch:
 
     def rows(self, statuses: list[KVPoll], longer_than: float, owner: str | None, most: int) -> list[RoomRow]:
         """Return the rooms at some statuses whose status is the oldest first."""
-        if self.statistics is None:
-            return []
-        return self.statistics.rooms(statuses, longer_than=longer_than, owner=owner, limit=most)
+        return self._paced((*statuses, longer_than, owner, most), statuses, longer_than, owner, most)
 
     def latest_rows(self, status: KVPoll, most: int) -> list[RoomRow]:
         """Return the rooms at a status that got it last, the newest first."""
+        return self._paced((status,), [status], 0.0, None, MOST_ENDED)[: -most - 1 : -1]
+
+    def _paced(
+        self, key: Hashable, statuses: list[KVPoll], longer_than: float, owner: str | None, most: int
+    ) -> list[RoomRow]:
+        """Return rooms of the statistics; those of before, while reading them again would take too much of the CPU.
+
+        Ended rooms are in no order: with a million rooms it takes a second to find the latest.
+        """
         if self.statistics is None:
             return []
-        return self.statistics.rooms([status], limit=MOST_ENDED)[: -most - 1 : -1]
+        kept, until = self._lists.get(key, ([], 0.0))
+        began = time.monotonic()
+        if began < until:
+            return kept
+        found = self.statistics.rooms(statuses, longer_than=longer_than, owner=owner, limit=most)
+        if len(self._lists) >= MOST_LISTS:
+            self._lists.clear()
+        self._lists[key] = (found, began + (time.monotonic() - began) / LIST_SHARE)
+        return found
 
     async def entries(self, rooms: list[int]) -> dict[int, Entry]:
         """Return all that the table has of some rooms; nothing while the server does not answer."""

@@ -1,4 +1,4 @@
-"""What all pages share: the request for one, the numbers above each, and tables and charts as HTML."""
+"""What all pages share: the request for one, the numbers above each, and tables as HTML."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 from urllib.parse import quote, urlencode
 
 from redis_kvpoll.model import KVPoll
-from redis_kvpoll.serve import charts, formats
+from redis_kvpoll.serve import formats
 from redis_kvpoll.serve.config import ServeConfig
 from redis_kvpoll.serve.markup import Content, Html, join, tag
 from redis_kvpoll.serve.view import Cell, Row, View
@@ -122,7 +122,7 @@ def empty(page: Page, **texts: str) -> dict[str, Cell]:
 def table(view: View, name: str, columns: Iterable[str], caption: str, class_: str = "") -> Html:
     """A table of the View, with what is said instead while it has no row; see ``empty``."""
     heads, rows = tuple(columns), view.tables.get(name, ())
-    body = [tag("tr", *_cells(row, heads), data_key=row.key) for row in rows]
+    body = [tag("tr", *cells_of(row, heads), data_key=row.key) for row in rows]
     whole = tag(
         "table",
         tag("caption", caption, class_="hidden"),
@@ -135,7 +135,8 @@ def table(view: View, name: str, columns: Iterable[str], caption: str, class_: s
     return join([tag("div", whole, class_="scroll"), instead])
 
 
-def _cells(row: Row, heads: tuple[str, ...]) -> Iterable[Html]:
+def cells_of(row: Row, heads: tuple[str, ...]) -> Iterable[Html]:
+    """The cells of a row as HTML, the first one as its head."""
     for number, (head, cell) in enumerate(zip(heads, row.cells, strict=True)):
         name, scope = ("td", None) if number else ("th", "row")
         yield _filled(name, cell, scope=scope, data_label=head)
@@ -154,73 +155,6 @@ def items(view: View, name: str, class_: str) -> Html:
 def _filled(element: str, cell: Cell, **attributes: str | bool | None) -> Html:
     content: Content = tag("a", cell.text, href=cell.href) if cell.href else cell.text
     return tag(element, content, data_tone=cell.tone or None, **attributes)
-
-
-class Line(NamedTuple):
-    """One series of a chart: its name and its tone."""
-
-    name: str
-    tone: str
-
-
-def chart(view: View, name: str, title: str, lines: tuple[Line, ...], bottom: str, kind: str = "line") -> Html:
-    """A chart of the View, with its legend, its axes, and its numbers as a table."""
-    drawing = view.charts[name]
-    paths = [
-        tag("path", d=path, data_series=line.name, class_=f"{kind} {line.tone}")
-        for line, path in zip(lines, drawing.paths, strict=True)
-    ]
-    grid = [tag("path", d=f"M0 {y}H{charts.WIDTH}", class_="grid") for y in (0.5, charts.HEIGHT / 2)]
-    plot = tag(
-        "svg",
-        *grid,
-        *paths,
-        viewBox=f"0 0 {charts.WIDTH} {charts.HEIGHT}",
-        preserveAspectRatio="none",
-        role="img",
-        aria_label=f"{title}, the last 15 minutes; the numbers are in the table below",
-    )
-    legend = tag(
-        "ul",
-        *(
-            tag(
-                "li",
-                tag("span", line.name, data_name=line.name),
-                " ",
-                tag("b", value, data_latest=True),
-                class_=line.tone,
-            )
-            for line, value in zip(lines, drawing.latest, strict=True)
-        ),
-        class_=f"legend {kind}",
-    )
-    axis = tag("p", tag("span", "15 min ago"), tag("span", "now"), class_="axis", aria_hidden="true")
-    hint = tag("p", class_="hint", hidden=True, aria_hidden="true")
-    scale = [tag("span", drawing.top, class_="top", data_top=True), tag("span", bottom, class_="bottom")]
-    return tag(
-        "figure",
-        tag("figcaption", title),
-        legend,
-        tag("div", plot, *scale, hint, class_="plot"),
-        axis,
-        _as_table(drawing, title, lines),
-        data_chart=name,
-        data_rows=len(drawing.rows),
-    )
-
-
-def _as_table(drawing: charts.Drawing, title: str, lines: tuple[Line, ...]) -> Html:
-    heads = ("UTC", *(line.name for line in lines))
-    body = [tag("tr", *_cells(Row(row[0], tuple(map(Cell, row))), heads), data_key=row[0]) for row in drawing.rows]
-    whole = tag(
-        "table",
-        tag("caption", title, class_="hidden"),
-        tag("thead", tag("tr", *(tag("th", head, scope="col") for head in heads))),
-        tag("tbody", *body),
-        class_="numbers",
-    )
-    scroll = tag("div", whole, class_="scroll tall", tabindex="0", role="region", aria_label=f"{title} as a table")
-    return tag("details", tag("summary", "As table"), scroll)
 
 
 def section(title: str, *content: Content, class_: str | None = None) -> Html:

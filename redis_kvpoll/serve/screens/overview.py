@@ -6,18 +6,8 @@ from redis_kvpoll.model import Entry, KVPoll
 from redis_kvpoll.serve import formats
 from redis_kvpoll.serve.history import ENDS, STATUSES
 from redis_kvpoll.serve.markup import Html, join, tag
-from redis_kvpoll.serve.screens.base import (
-    Line,
-    Page,
-    Screen,
-    chart,
-    common,
-    empty,
-    namespaces,
-    section,
-    status_cell,
-    table,
-)
+from redis_kvpoll.serve.screens.base import Page, Screen, common, empty, namespaces, section, status_cell, table
+from redis_kvpoll.serve.screens.figures import Line, chart
 from redis_kvpoll.serve.view import Cell, Row, View
 from redis_kvpoll.statistics.model import LIVE, ReasonCount, RoomRow
 
