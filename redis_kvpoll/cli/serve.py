@@ -79,7 +79,7 @@ def serve(password_file: str | None, token_file: str | None, metrics_token_file:
     ]
     token = credentials.read_tokens(metrics_token_file)[0] if metrics_token_file else None
     config = ServeConfig(users=tuple(users), metrics_token=token, **options).checked()
-    from redis_kvpoll.serve import examine, server
+    from redis_kvpoll.serve import examine, listen
 
-    if not server.run(config, examine.examiner):
+    if not listen.run(config, examine.examiner):
         sys.exit(1)

@@ -9,7 +9,7 @@ page's scripts set textContent alone.
     hub.py        one encoding of a View for all its viewers
     guard.py      who may call what
     metrics.py    /metrics
-    app.py        the routes;  server.py runs them
+    app.py        the routes;  listen.py runs them
 
 To add a page: write it in screens/, and add it to SCREENS there.
 """

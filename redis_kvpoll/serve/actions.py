@@ -28,7 +28,7 @@ class Answer(NamedTuple):
     text: str
 
 
-class Actions:
+class RoomActions:
     """Carries out actions, on a store a namespace."""
 
     def __init__(self, stores: Mapping[str, AsyncStatusStore]) -> None:

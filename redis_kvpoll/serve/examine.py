@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import threading
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -36,3 +39,29 @@ def examiner(url: str, namespace: str) -> Examine:
         return Examination(registry.run(facts), server, version)
 
     return examine
+
+
+async def in_daemon_thread(examine: Examine, lag: float | None) -> Examination:
+    """Return the result of a look, in a thread of its own, for which the end of the process does not wait."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[Examination] = loop.create_future()
+
+    def settle(result: Examination | None, error: BaseException | None) -> None:
+        if done.cancelled():
+            return
+        if result is None:
+            done.set_exception(error or RuntimeError("no result"))
+        else:
+            done.set_result(result)
+
+    def look() -> None:
+        result, error = None, None
+        try:
+            result = examine(lag)
+        except Exception as caught:
+            error = caught
+        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(settle, result, error)
+
+    threading.Thread(target=look, name="the doctor's look", daemon=True).start()
+    return await done

@@ -45,6 +45,9 @@ class ChartHistory:
         self._samples: dict[int, Sample] = {}
         self.last_slot = 0
 
+    def __len__(self) -> int:
+        return len(self._samples)
+
     def add(self, snapshot: Snapshot) -> None:
         """Keep a snapshot if it is the first of its slot."""
         slot = int(snapshot.at // PERIOD)

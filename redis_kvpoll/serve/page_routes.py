@@ -67,6 +67,8 @@ class PageRoutes:
         async def render() -> bytes:
             return (await screen.view(page)).encoded(layout.build())
 
+        if request.method == "HEAD":  # else it would be a stream that nobody reads
+            return Response(media_type="text/event-stream")
         try:
             self._service.hub.check_room(key)
         except HubFullError:

@@ -16,7 +16,7 @@ from starlette.requests import Request
 from redis_kvpoll import validation
 from redis_kvpoll.aio.store import AsyncStatusStore
 from redis_kvpoll.errors import InvalidInputError
-from redis_kvpoll.serve.actions import Actions
+from redis_kvpoll.serve.actions import RoomActions
 from redis_kvpoll.serve.config import ServeConfig
 from redis_kvpoll.serve.credentials import Credentials
 from redis_kvpoll.serve.examine import Examine
@@ -48,10 +48,10 @@ class Service:
         for name in config.namespaces:
             examine = examine_of(config.url, name) if examine_of else None
             self.watches[name] = Watch(self._store(config.url, name), name, config.stuck_after, examine)
-        self.actions: Actions | None = None
+        self.actions: RoomActions | None = None
         if config.allow_actions and config.actions_url:
             url = config.actions_url
-            self.actions = Actions({name: self._store(url, name, writes=True) for name in config.namespaces})
+            self.actions = RoomActions({name: self._store(url, name, writes=True) for name in config.namespaces})
         self.registry = CollectorRegistry(auto_describe=False)
         self.registry.register(TableCollector(self.watches, config.max_owners, self.version))
 

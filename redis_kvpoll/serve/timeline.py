@@ -9,7 +9,7 @@ from redis_kvpoll.protocol.feed import Change
 from redis_kvpoll.serve import formats
 
 
-class Period(NamedTuple):
+class StatusPeriod(NamedTuple):
     """The time for which a room had one status. Times are Unix times in seconds."""
 
     since: float
@@ -22,14 +22,14 @@ class Period(NamedTuple):
     is_current: bool = False
 
 
-def periods(changes: list[Change], now: float) -> list[Period]:
+def periods(changes: list[Change], now: float) -> list[StatusPeriod]:
     """Return the periods of a room that is in the table, the oldest first; the last lasts until now."""
-    found: list[Period] = []
+    found: list[StatusPeriod] = []
     for change in changes:
         if not found or change.status is not found[-1].status:
             if found:
                 found[-1] = found[-1]._replace(seconds=max(0.0, change.at - found[-1].since))
-            found.append(Period(change.at, change.status))
+            found.append(StatusPeriod(change.at, change.status))
         last = found[-1]
         ranks = (*last.ranks, _rank(change)) if change.rank is not None else last.ranks
         found[-1] = last._replace(reason=change.reason or last.reason, ranks=ranks)

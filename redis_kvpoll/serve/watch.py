@@ -21,13 +21,13 @@ from redis_kvpoll.protocol.feed import Change, FeedGap
 from redis_kvpoll.protocol.feed_reader import Tail
 from redis_kvpoll.protocol.settings import SCHEMA, Settings
 from redis_kvpoll.serve import formats
-from redis_kvpoll.serve.examine import Examination, Examine
+from redis_kvpoll.serve.examine import Examination, Examine, in_daemon_thread
 from redis_kvpoll.serve.history import ChartHistory
 from redis_kvpoll.statistics.model import BOUNDS, Histogram, RoomRow, Snapshot
 
 INTERVAL = 1.0
-FIRST_INTERVAL = 0.1
-"""Seconds between snapshots before the first that is synced."""
+FIRST_INTERVAL, FIRST_SECONDS = 0.1, 5.0
+"""Seconds between the first snapshots, and for how long: a small table is synced at once."""
 DOCTOR_INTERVAL = 60.0
 LATE = 5.0
 """Seconds of lag from which on the page says that it is behind."""
@@ -124,11 +124,14 @@ class Watch:
 
     async def _repeat(self, do: Callable[[], Awaitable[None]], interval: float) -> None:
         while True:
-            try:
-                await do()
-            except Exception:
-                log.exception("namespace %s", self.name)
+            await self._try(do)
             await asyncio.sleep(interval)
+
+    async def _try(self, do: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await do()
+        except Exception:
+            log.exception("namespace %s", self.name)
 
     async def _ask(self) -> None:
         """Read the settings: the smallest call there is, which also tells whether the namespace exists."""
@@ -160,15 +163,16 @@ class Watch:
                 self.history.add(self.snapshot)
                 self.ticked_at = time.monotonic()
 
-            while not self.snapshot.synced:  # a small table is read at once
-                await take()
+            began = time.monotonic()
+            while not self.snapshot.synced and time.monotonic() < began + FIRST_SECONDS:
+                await self._try(take)
                 await asyncio.sleep(FIRST_INTERVAL)
             await self._repeat(take, INTERVAL)
 
     async def _see_doctor(self) -> None:
         assert self._examine is not None  # noqa: S101 - run has checked it
         lag = self.snapshot.lag_seconds if self.snapshot.synced else None
-        self.examination = await asyncio.to_thread(self._examine, lag)
+        self.examination = await in_daemon_thread(self._examine, lag)
         self.examined_at = time.time()
 
     # What pages ask for

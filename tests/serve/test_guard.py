@@ -96,7 +96,11 @@ def test_logout_ends_the_session_of_this_browser(closed):
     assert 'kvpoll_session=""' in answer.headers["set-cookie"]
 
 
-@pytest.mark.parametrize("goal", ["//evil.example", "https://evil.example", "/\\evil.example", "/x\r\nA: b", ""])
+@pytest.mark.parametrize(
+    "goal",
+    ["//evil.example", "https://evil.example", "/\\evil.example", "/x\r\nA: b", ""],
+    ids=["relative", "absolute", "backslash", "header", "empty"],
+)
 def test_login_leads_to_no_other_site(closed, goal):
     assert log_in(closed, goal=goal).headers["location"] == "/"
 

@@ -16,7 +16,7 @@ import uvicorn
 from redis_kvpoll.protocol import acl
 from redis_kvpoll.serve.app import make_app
 from redis_kvpoll.serve.config import ServeConfig
-from redis_kvpoll.serve.server import Server, uvicorn_options
+from redis_kvpoll.serve.listen import Server, uvicorn_options
 from redis_kvpoll.serve.service import Service
 from tests.support import real
 

@@ -11,14 +11,14 @@ from redis_kvpoll.serve.screens.base import cells_of
 from redis_kvpoll.serve.view import Cell, Row, View
 
 
-class Line(NamedTuple):
+class ChartLine(NamedTuple):
     """One series of a chart: its name and its tone."""
 
     name: str
     tone: str
 
 
-def chart(view: View, name: str, title: str, lines: tuple[Line, ...], bottom: str, kind: str = "line") -> Html:
+def chart(view: View, name: str, title: str, lines: tuple[ChartLine, ...], bottom: str, kind: str = "line") -> Html:
     """A chart of the View, with its legend, its axes, and its numbers as a table."""
     drawing = view.charts[name]
     axis = tag("p", tag("span", "15 min ago"), tag("span", "now"), class_="axis", aria_hidden="true")
@@ -36,7 +36,7 @@ def chart(view: View, name: str, title: str, lines: tuple[Line, ...], bottom: st
     )
 
 
-def _plot(drawing: Drawing, title: str, lines: tuple[Line, ...], kind: str) -> Html:
+def _plot(drawing: Drawing, title: str, lines: tuple[ChartLine, ...], kind: str) -> Html:
     paths = [
         tag("path", d=path, data_series=line.name, class_=f"{kind} {line.tone}")
         for line, path in zip(lines, drawing.paths, strict=True)
@@ -53,7 +53,7 @@ def _plot(drawing: Drawing, title: str, lines: tuple[Line, ...], kind: str) -> H
     )
 
 
-def _legend(drawing: Drawing, lines: tuple[Line, ...], kind: str) -> Html:
+def _legend(drawing: Drawing, lines: tuple[ChartLine, ...], kind: str) -> Html:
     items = [
         tag("li", tag("span", line.name, data_name=line.name), " ", tag("b", value, data_latest=True), class_=line.tone)
         for line, value in zip(lines, drawing.latest, strict=True)
@@ -61,7 +61,7 @@ def _legend(drawing: Drawing, lines: tuple[Line, ...], kind: str) -> Html:
     return tag("ul", *items, class_=f"legend {kind}")
 
 
-def _as_table(drawing: Drawing, title: str, lines: tuple[Line, ...]) -> Html:
+def _as_table(drawing: Drawing, title: str, lines: tuple[ChartLine, ...]) -> Html:
     heads = ("UTC", *(line.name for line in lines))
     body = [tag("tr", *cells_of(Row(row[0], tuple(map(Cell, row))), heads), data_key=row[0]) for row in drawing.rows]
     whole = tag(

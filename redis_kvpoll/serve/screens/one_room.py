@@ -48,7 +48,7 @@ async def view(page: Page) -> View:
     texts = common(page) | _facts(page, found) | {"room_other_side": await _other_side(page, room)}
     texts |= empty(page, periods=NO_TIMES, ranks="This room has no ranks.")
     tables: dict[str, tuple[Row, ...]] = {"namespaces": namespaces(page), "periods": (), "ranks": ()}
-    periods: list[timeline.Period] = []
+    periods: list[timeline.StatusPeriod] = []
     if isinstance(found, Entry):
         now = watch.snapshot.at
         periods = timeline.periods(await _changes(watch, room), now)
@@ -113,7 +113,7 @@ async def _other_side(page: Page, room: int) -> Cell:
     return Cell(f"{name}: {found.status.name}{why}", "", page.room_link(room, name))
 
 
-def _period_row(number: int, period: timeline.Period) -> Row:
+def _period_row(number: int, period: timeline.StatusPeriod) -> Row:
     lasted = formats.duration(period.seconds) + (", until now" if period.is_current else "")
     cells = (
         Cell(formats.clock(period.since, 3)),
@@ -131,7 +131,7 @@ def _rank_row(found: Entry, rank: int) -> Row:
     return Row(str(rank), (Cell(str(rank)), status_cell(status), Cell(note)))
 
 
-def _drawing(periods: list[timeline.Period]) -> Drawing:
+def _drawing(periods: list[timeline.StatusPeriod]) -> Drawing:
     """A bar whose parts are as long as the room was at each status; what it waits for after its end is no part."""
     total = sum(period.seconds for period in periods if period.status in LIVE) or 1.0
     paths, lasted = dict.fromkeys(STATUSES, ""), dict.fromkeys(STATUSES, 0.0)

@@ -7,7 +7,7 @@ from redis_kvpoll.serve import formats
 from redis_kvpoll.serve.history import ENDS, STATUSES
 from redis_kvpoll.serve.markup import Html, join, tag
 from redis_kvpoll.serve.screens.base import Page, Screen, common, empty, namespaces, section, status_cell, table
-from redis_kvpoll.serve.screens.figures import Line, chart
+from redis_kvpoll.serve.screens.figures import ChartLine, chart
 from redis_kvpoll.serve.view import Cell, Row, View
 from redis_kvpoll.statistics.model import LIVE, ReasonCount, RoomRow
 
@@ -69,8 +69,8 @@ def reason_row(reason: ReasonCount, now: float) -> Row:
 
 
 def body(page: Page, view: View) -> Html:
-    statuses = tuple(Line(status.name, formats.TONE_OF[status]) for status in STATUSES)
-    ends = tuple(Line(end, tone) for end, tone in zip(ENDS, ("done", "fail", "dim"), strict=True))
+    statuses = tuple(ChartLine(status.name, formats.TONE_OF[status]) for status in STATUSES)
+    ends = tuple(ChartLine(end, tone) for end, tone in zip(ENDS, ("done", "fail", "dim"), strict=True))
     return join(
         [
             tag(
