@@ -17,7 +17,7 @@ LAYERS: tuple[dict[str, str], ...] = (
     {"cli": "the kvpoll command"},
     {"serve": "metrics, probes, pages"},
     {
-        "replay": "simulated traffic with faults",
+        "replay": "traffic with faults",
         "doctor": "what is wrong",
         "monitoring": "alerts, a board",
         "integrations": "SGLang's plugin",

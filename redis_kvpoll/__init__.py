@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from redis_kvpoll.aio.lease import AsyncLease
     from redis_kvpoll.aio.mirror import AsyncMirror
     from redis_kvpoll.aio.room import AsyncRoom
+    from redis_kvpoll.aio.statistics import AsyncStatistics
     from redis_kvpoll.aio.store import AsyncStatusStore
     from redis_kvpoll.errors import (
         CorruptEntryError,
@@ -41,12 +42,14 @@ if TYPE_CHECKING:
         WaitTimeoutError,
         WorldSizeMismatchError,
     )
-    from redis_kvpoll.model import Consensus, DataLosses, Entry, KVPoll, Outcome, Owner, Update
+    from redis_kvpoll.model import Consensus, DataLosses, Entry, KVPoll, Outcome, Owner, RoomRow, Update
     from redis_kvpoll.protocol.feed import Change, FeedGap
     from redis_kvpoll.protocol.settings import Settings
+    from redis_kvpoll.statistics.model import Snapshot
     from redis_kvpoll.sync.lease import Lease
     from redis_kvpoll.sync.mirror import Mirror
     from redis_kvpoll.sync.room import Room
+    from redis_kvpoll.sync.statistics import Statistics
     from redis_kvpoll.sync.store import StatusStore
     from redis_kvpoll.validation import Mode, Policy
 
@@ -54,6 +57,7 @@ _MODULES = {
     "aio.lease": ("AsyncLease",),
     "aio.mirror": ("AsyncMirror",),
     "aio.room": ("AsyncRoom",),
+    "aio.statistics": ("AsyncStatistics",),
     "aio.store": ("AsyncStatusStore",),
     "errors": (
         *("CorruptEntryError", "EmbeddedServerError", "EvictionWarning", "FeedOffError", "InvalidInputError"),
@@ -68,12 +72,14 @@ _MODULES = {
         ),
         *("StoreUnavailableError", "WaitTimeoutError", "WorldSizeMismatchError"),
     ),
-    "model": ("Consensus", "DataLosses", "Entry", "KVPoll", "Outcome", "Owner", "Update"),
+    "model": ("Consensus", "DataLosses", "Entry", "KVPoll", "Outcome", "Owner", "RoomRow", "Update"),
     "protocol.feed": ("Change", "FeedGap"),
     "protocol.settings": ("Settings",),
+    "statistics.model": ("Snapshot",),
     "sync.lease": ("Lease",),
     "sync.mirror": ("Mirror",),
     "sync.room": ("Room",),
+    "sync.statistics": ("Statistics",),
     "sync.store": ("StatusStore",),
     "validation": ("Mode", "Policy"),
 }
@@ -83,6 +89,7 @@ __all__ = [
     "AsyncLease",
     "AsyncMirror",
     "AsyncRoom",
+    "AsyncStatistics",
     "AsyncStatusStore",
     "Change",
     "Consensus",
@@ -111,8 +118,11 @@ __all__ = [
     "Room",
     "RoomBusyError",
     "RoomNotFoundError",
+    "RoomRow",
     "ServerRefusedError",
     "Settings",
+    "Snapshot",
+    "Statistics",
     "StatusStore",
     "StoreClosedError",
     "StoreUnavailableError",

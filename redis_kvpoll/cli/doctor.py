@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from redis_kvpoll.cli.options import table_options
+from redis_kvpoll.cli.options import json_option, table_options
 
 if TYPE_CHECKING:
     from redis_kvpoll.doctor.findings import Finding, Level
@@ -32,8 +32,8 @@ NARROWEST, WIDEST = 60, 120
     help="What should be: policy, shards, mode, feed_length, or how many instances live: prefill=4, decode=8.",
 )
 @click.option("-v", "--verbose", is_flag=True, help="List also what is well or not known.")
-@click.option("--json", "as_json", is_flag=True, help="Print all findings as JSON.")
-def doctor(url: str, namespace: str, expect: Sequence[str], verbose: bool, as_json: bool) -> None:
+@json_option
+def doctor(url: str, namespace: str, expect: Sequence[str], verbose: bool, wants_json: bool) -> None:
     """Examine a table and its server: a line for each check that found something, the worst first.
 
     It looks twice, 5 s apart, and writes nothing. The user of kvpoll acl --read-only is enough; what a user may not
@@ -51,7 +51,7 @@ def doctor(url: str, namespace: str, expect: Sequence[str], verbose: bool, as_js
     examiner = Doctor(url, namespace, expected)
     findings = examiner.examine()
     status = exit_status(findings)
-    if as_json:
+    if wants_json:
         click.echo(json.dumps(as_object(examiner.shown_url, namespace, findings), indent=2, ensure_ascii=False))
     else:
         columns = shutil.get_terminal_size().columns - 1

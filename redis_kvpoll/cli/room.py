@@ -81,7 +81,8 @@ def _seen(store: StatusStore, url: str, namespace: str, room: int) -> Seen | Non
 
 def _of_this_life(changes: list[Change], entry: Entry) -> list[Change]:
     """The changes since the room was opened: its id may have been used before."""
-    return [change for change in changes if change.at >= entry.opened_at - 0.001]
+    begins = max((at + 1 for at, change in enumerate(changes) if change.status is None), default=0)
+    return [change for change in changes[begins:] if change.at >= entry.opened_at - 0.001]
 
 
 def other_side(namespace: str) -> str:

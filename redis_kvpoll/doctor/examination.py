@@ -94,6 +94,7 @@ class _Table:
     settings: Mapping[str, str] | None = None
     facts: TableFacts | None = None
     error: str = ""
+    is_denied: bool = False
 
 
 class _Look:
@@ -132,6 +133,7 @@ class _Look:
             settings=table.settings,
             table=table.facts,
             table_error=table.error,
+            is_denied=table.is_denied,
         )
 
     def _look_over_keys(
@@ -165,6 +167,7 @@ class _Look:
                     table.facts = self._run(table_look.look_at(self._executor, context, found, before, lag))
         except KVPollError as error:
             table.error = str(error)
+            table.is_denied = error.__cause__ is not None and remedies.code_of(error.__cause__) == "NOPERM"
         return table
 
     def _look_around(self, facts: Facts, brief: bool) -> Facts:

@@ -186,5 +186,7 @@ class Facts:
     table: TableFacts | None = None
     table_error: str = ""
     """Why the table could not be read."""
+    is_denied: bool = False
+    """Whether that is for want of rights."""
     before: Facts | None = None
     """An earlier look."""

@@ -9,7 +9,6 @@ from itertools import pairwise
 from redis_kvpoll.doctor.facts import Facts, deployment
 from redis_kvpoll.doctor.findings import Observation, note, plural, problem, unknown, warning, well
 from redis_kvpoll.doctor.table_checks import not_read
-from redis_kvpoll.errors import printable
 from redis_kvpoll.model import Owner
 
 UNNOTICED_HEARTBEATS = 3
@@ -69,9 +68,7 @@ def _turns(owners: Iterable[Owner]) -> Observation | None:
         last = times[-TURNS:]
         gaps = [later - earlier for earlier, later in pairwise(last)]
         if len(last) == TURNS and max(gaps) < TURN_SECONDS:
-            what = (
-                f"{printable(name)} has taken its lease {len(times)} times, the last {TURNS} within {sum(gaps):.0f} s"
-            )
+            what = f"{name} has taken its lease {len(times)} times, the last {TURNS} within {sum(gaps):.0f} s"
             return warning(
                 what, "one process a name", "two processes use one host and port, and end each other's leases"
             )
@@ -121,11 +118,11 @@ def is_of(owner: Owner, role: str) -> bool:
 
 def instance(owner: Owner) -> str:
     """Return the instance of a process: its ranks differ in what follows the @."""
-    return printable(owner.name.partition("@")[0])
+    return owner.name.partition("@")[0]
 
 
 def named(owners: list[Owner]) -> str:
     """Return the names of owners, and the verb for them."""
-    names = sorted({printable(owner.name) for owner in owners})
+    names = sorted({owner.name for owner in owners})
     shown = names[0] + (f" and {len(names) - 1:,} more" if len(names) > 1 else "")
     return f"{shown} {'are' if len(names) > 1 else 'is'}"

@@ -10,6 +10,7 @@ from redis_kvpoll.doctor.facts import Facts
 from redis_kvpoll.doctor.findings import Finding, Level, severity
 from redis_kvpoll.doctor.node_view import Check, each_node, with_info
 from redis_kvpoll.doctor.sample_checks import of_sample
+from redis_kvpoll.errors import printable
 
 CHECKS: dict[str, Check] = {
     "reach": node_checks.reach,
@@ -46,7 +47,11 @@ CHECKS: dict[str, Check] = {
 
 def run(facts: Facts) -> list[Finding]:
     """Return what every check finds, the worst first. If no server gave an answer, only that is known."""
-    found = [Finding(name, *check(facts)) for name, check in CHECKS.items() if not facts.error or name == "reach"]
+    checks = {name: check for name, check in CHECKS.items() if not facts.error or name == "reach"}
+    found = []
+    for name, check in checks.items():
+        level, *texts = check(facts)
+        found.append(Finding(name, level, *map(printable, texts)))  # keys, owners and errors are others' text
     if facts.error:
         found += [Finding(name, Level.UNKNOWN, "no server gave an answer") for name in CHECKS if name != "reach"]
     return sorted(found, key=severity, reverse=True)

@@ -80,7 +80,8 @@ def look_at(
     rooms = yield from read_rooms(executor, sorted({room for _, _, room in of_room}), now)
     by_room = {room.room: room for room in rooms}
     listed = [(name, by_room[room]) for name, key, room in of_room if key.kind == "room" and by_room[room].exists]
-    ttls = yield from read_ttls(executor, [(name, key) for name, key in sample if key.kind != "room"])
+    others = [(name, key) for name, key in sample if key.kind != "room" or not is_room(key.room)]
+    ttls = yield from read_ttls(executor, others)
     prefixes = [
         PrefixFacts(room, by_room[room].exists, ttls[name] / 1000)
         for name, key, room in of_room

@@ -20,6 +20,8 @@ def not_read(facts: Facts) -> Observation:
 
 
 def settings(facts: Facts) -> Observation:
+    if facts.table_error and not facts.is_denied and (facts.settings or {}).get("schema", SCHEMA) == SCHEMA:
+        return problem(f"the table cannot be read: {facts.table_error}", "an answer", "the text says what to do")
     if facts.settings is None:
         return not_read(facts)
     if not facts.settings:

@@ -46,7 +46,8 @@ INTERVAL = 1.0
 SCAN_INTERVAL = 60.0
 """Seconds between walks of a table without a feed."""
 PAGE = 250
-"""Keys of one page of a walk."""
+"""Keys of one page of a walk at a share of a tenth; a page blocks the server, so a larger share has larger ones."""
+MAX_PAGE = 1000
 ENTRIES = 1000
 """Entries of one reading of the feed."""
 NAP = 0.1
@@ -216,7 +217,8 @@ class StatisticsFollower:
         shards, context = self.aggregates.shards, self._known_context
         # A redirect ends the session, so the slot map is the same for the whole scan.
         only = tags if self._clustered or len(tags) < len(shards) else None
-        scan = Scan(self._clustered, only, PAGE, is_distinct=False)
+        page = min(MAX_PAGE, max(1, round(PAGE * self._share * 10)))
+        scan = Scan(self._clustered, only, page, is_distinct=False)
         while (request := scan.request(context, 0)) is not None:
             began = time.monotonic()
             by_tag: dict[str, list[int]] = {tag: [] for tag in tags}

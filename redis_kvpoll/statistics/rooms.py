@@ -24,6 +24,8 @@ CONFIRMED, SINCE_SEEN, OPENING_SEEN = 1, 2, 4
 ASK_AGAIN_MS = 5000
 """After which a room that was due and asked for is due again, if no answer came."""
 EXPIRING_MS = 60_000
+FEW = 1000
+"""Changes in one second that are looked at one by one for a number that is exact to a millisecond."""
 
 _PACKED = struct.Struct("<QIIIIBB")
 _MOST = 2**32 - 1
@@ -111,16 +113,21 @@ class Rooms:
     # Numbers
 
     def oldest_ms(self, status: KVPoll) -> int | None:
-        """Since when the room that has a live status for the longest has it."""
+        """Since when the room with the oldest change to a live status has it; to a second if more than FEW have."""
         buckets = self._buckets[status]
         if not buckets:
             return None
-        return min(record.since_ms for _, record in self._in(status, min(buckets)))
+        second = min(buckets)
+        if len(buckets[second].rooms) > FEW:
+            return second * 1000
+        return min(record.since_ms for _, record in self._in(status, second))
 
     def stuck(self, status: KVPoll, before_ms: int) -> int:
-        """How many rooms have a live status since before a time."""
+        """How many rooms have a live status since before a time; to a second if more than FEW have it since then."""
         border, buckets = before_ms // 1000, self._buckets[status]
         whole = sum(bucket.count for second, bucket in buckets.items() if second < border)
+        if border in buckets and len(buckets[border].rooms) > FEW:
+            return whole
         return whole + sum(record.since_ms < before_ms for _, record in self._in(status, border))
 
     def expiring(self, now_ms: int) -> int:

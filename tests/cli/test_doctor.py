@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 
-import jsonschema
 import pytest
 from click.testing import CliRunner
 
@@ -13,11 +12,10 @@ from redis_kvpoll.cli.app import kvpoll
 from redis_kvpoll.doctor import examination, findings
 from redis_kvpoll.doctor.findings import Finding, Level
 from redis_kvpoll.doctor.registry import CHECKS
-from tests.support import real
-from tests.support.documents import ROOT
+from tests.support import real, schema
 from tests.support.examining import HEALTHY, be_patient, live_table
 
-SCHEMA = json.loads((ROOT / "docs/reference/doctor.schema.json").read_text(encoding="utf-8"))
+SCHEMA = schema.load("doctor")
 FOUND = [
     Finding("eviction", Level.PROBLEM, "maxmemory-policy is allkeys-lru " * 5, "noeviction", "CONFIG SET x y"),
     Finding("latency", Level.WARNING, "slow", "fast", "move"),
@@ -86,7 +84,7 @@ class TestExitStatus:
 class TestJSON:
     def test_output_follows_its_schema(self, server):
         printed = json.loads(run(server, "--json", "--expect", "prefill=4").stdout)
-        jsonschema.validate(printed, SCHEMA, jsonschema.Draft202012Validator)
+        assert schema.faults(printed, SCHEMA) == []
         assert {finding["check"] for finding in printed["findings"]} == set(CHECKS)
         (instances,) = [finding for finding in printed["findings"] if finding["check"] == "instances"]
         assert (instances["level"], instances["wanted"]) == ("problem", "4 prefill")

@@ -92,6 +92,19 @@ class TestSettings:
         client.hset("kvpoll:{default}:settings", "schema", "3")
         assert (found.level, advice in found.advice) == (PROBLEM, True)
 
+    @pytest.mark.parametrize("kind", ["feed", "leases", "owned"])
+    def test_table_with_a_key_of_another_type_is_a_problem(self, server, store, client, kind):
+        client.set(f"kvpoll:{{default}}:{kind}", "x", ex=900)
+        found = found_by("settings", server)
+        client.delete(f"kvpoll:{{default}}:{kind}")
+        assert (found.level, "WRONGTYPE" in found.found) == (PROBLEM, True)
+
+    def test_setting_that_nobody_writes_is_a_problem(self, server, store, client):
+        client.hset("kvpoll:{default}:settings", "policy", "lax")
+        found = found_by("settings", server)
+        client.hset("kvpoll:{default}:settings", "policy", "compat")
+        assert (found.level, "policy=lax" in found.found) == (PROBLEM, True)
+
 
 class TestNamespaces:
     def test_other_deployment_is_a_note(self, server):
@@ -145,6 +158,12 @@ class TestKeys:
         client.set(b"kvpoll:{default}:room:\xff", "x", ex=100)
         client.set(ROOM % 2**64, "x", ex=100)
         assert raised(examine(server.tcp)) == set()
+
+    def test_text_of_others_cannot_control_a_terminal(self, server, store, client):
+        client.set("kvpoll:{default}:room:\x1b[31mred", "x")
+        found = found_by("ttls", server)
+        client.delete("kvpoll:{default}:room:\x1b[31mred")
+        assert found.found.endswith(r"room:\x1b[31mred")
 
     def test_sample_is_bounded(self, server, store):
         store.update_many(dict.fromkeys(range(3, 3000), KVPoll.Success))

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from redis_kvpoll.cli.app import kvpoll
+from redis_kvpoll.cli.app import kvpoll, load
 from redis_kvpoll.monitoring.alerts import ALERTS, RECORDINGS, rules_file
 from tests.monitoring.cases import CASES
 from tests.support.documents import anchors, text_of
@@ -77,6 +77,13 @@ def test_file_has_what_was_declared():
 def test_command_prints_the_file():
     result = CliRunner().invoke(kvpoll, ["rules", "--runbook-base", "https://x/runbook.md"])
     assert result.output == rules_file("https://x/runbook.md")
+
+
+def test_advice_names_commands_and_options_that_exist():
+    for alert in ALERTS:
+        for name, rest in re.findall(r"kvpoll (\w+)([^.;:]*)", f"{alert.summary} {alert.description}"):
+            options = {option for parameter in load(name).params for option in parameter.opts}
+            assert {word.rstrip(",") for word in rest.split() if re.match("--?[a-z]", word)} <= options, alert.name
 
 
 class TestRunbook:

@@ -14,10 +14,12 @@ from redis_kvpoll import (
     AsyncLease,
     AsyncMirror,
     AsyncRoom,
+    AsyncStatistics,
     AsyncStatusStore,
     Lease,
     Mirror,
     Room,
+    Statistics,
     StatusStore,
     errors,
 )
@@ -25,8 +27,10 @@ from redis_kvpoll import (
 PACKAGE = Path(redis_kvpoll.__file__).parent
 
 TWINS = ((StatusStore, AsyncStatusStore), (Room, AsyncRoom), (Lease, AsyncLease), (Mirror, AsyncMirror))
+TWINS += ((Statistics, AsyncStatistics),)
 OTHER_NAMES = {"close": "aclose", "__enter__": "__aenter__", "__exit__": "__aexit__"}
-AT_ONCE = ("__init__", "from_url", "rooms", "tail", "mirror", "lease", "after_fork")
+AT_ONCE = ("__init__", "from_url", "rooms", "rows", "tail", "mirror", "statistics", "lease", "after_fork")
+AT_ONCE += ("snapshot", "seconds")
 """Methods that make no call, or return an asynchronous iterator or context manager."""
 
 
