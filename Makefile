@@ -6,7 +6,7 @@ BIN := .venv/bin
 comma := ,
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-slow test-sglang test-sglang-versions rehearse bench bench-sglang chaos check lint clean
+.PHONY: demo test test-slow test-sglang test-sglang-versions rehearse bench bench-sglang chaos docs check lint clean
 
 # On a terminal it leaves the table, under light traffic, until Enter is pressed.
 demo: .venv/demo
@@ -43,6 +43,11 @@ bench: .venv/bench
 # The plugin with the real SGLang, in the environment of test-sglang.
 bench-sglang: .venv-sglang/project
 	.venv-sglang/bin/python -m bench.sglang
+
+# The pages of docs/ as a site, in build/docs.
+docs: .venv/docs
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs build/docs
+	@echo "build/docs/index.html"
 
 # A few seconds per scenario, a minute with LONG=1. SEED repeats the choice of faults and calls.
 chaos: .venv/test
@@ -91,6 +96,9 @@ endef
 
 .venv/bench: .venv/bin/python pyproject.toml
 	$(call install,test$(comma)bench)
+
+.venv/docs: .venv/bin/python pyproject.toml
+	$(call install,docs)
 
 .venv/lint: .venv/test pyproject.toml
 	$(call install,test$(comma)lint)

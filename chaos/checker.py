@@ -160,7 +160,8 @@ def _unexplained(record: CallRecord, history: History, refusals: Sequence[str]) 
     if kind == "ServerRefusedError":
         return "" if any(word in record.error for word in refusals) else "an unexplained refusal"
     if kind == "OutcomeUnknownError":
-        met = overlap(record, history.faults) > 0
+        # Which server a connection led to may be noticed a moment after a failover is over.
+        met = any(fault.ended + SLACK > record.began for fault in hits(record, history.faults))
         return "" if met and record.name in rules.CLEARS else "an unexplained unknown outcome"
     if kind == "LeaseLostError":
         hit = any(fault.worker == record.worker and fault.began < record.ended for fault in history.faults)
@@ -189,8 +190,14 @@ def failure(record: CallRecord) -> str:
 
 def overlap(record: CallRecord, faults: Iterable[FaultEvent]) -> float:
     """Seconds of a call during which faults that hit its worker or everybody lasted, in sum."""
-    hit = (fault for fault in faults if fault.worker in (None, record.worker))
-    return sum(max(0.0, min(record.ended, fault.ended) - max(record.began, fault.began)) for fault in hit)
+    return sum(
+        max(0.0, min(record.ended, fault.ended) - max(record.began, fault.began)) for fault in hits(record, faults)
+    )
+
+
+def hits(record: CallRecord, faults: Iterable[FaultEvent]) -> Iterator[FaultEvent]:
+    """The faults that hit a call's worker or everybody, and began before its end."""
+    return (fault for fault in faults if fault.worker in (None, record.worker) and fault.began < record.ended)
 
 
 def waited(record: CallRecord, faults: Iterable[FaultEvent]) -> float:

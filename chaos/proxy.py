@@ -38,7 +38,7 @@ class Proxy:
         self.stalled = False
         """While True, what a client sends is dropped: it gets neither a reply nor an error."""
         self.delay = 0.0
-        """Seconds by which each piece of data is delayed, in both directions."""
+        """Seconds by which data is delayed, in both directions."""
         self.rewrite: Callable[[bytes], bytes] | None = None
         """Changes each piece of data from the server."""
         self.refusing = False
@@ -142,6 +142,8 @@ class Proxy:
         lose = False
         while True:
             ready = [client] if self._tls and client.pending() else select.select([client, server], [], [])[0]
+            if self.delay:
+                time.sleep(self.delay)  # before reading: what a busy machine sends in several pieces takes no longer
             for end in ready:
                 data = end.recv(65536)
                 if end is server and lose:
@@ -149,8 +151,6 @@ class Proxy:
                 if end is client and reader is not None:
                     reader.feed(data)
                     lose = self._examine(reader) or lose
-                if self.delay:
-                    time.sleep(self.delay)
                 if end is server:
                     client.sendall(self.rewrite(data) if self.rewrite else data)
                 elif not self.stalled and data:

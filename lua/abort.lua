@@ -47,4 +47,5 @@ for i = 1, count do
     changes[n + 4], changes[n + 5] = fail_room(room, has_ranks, ARGV[i + 4], ARGV[3], now_ms, ARGV[2]), false
   end
   reply[i * 2], reply[i * 2 + 1] = outcome, status
+  if fields_read > MAX_FIELDS then break end
 end

@@ -5,7 +5,7 @@
 -- REPLY    feed_id, epoch; each: outcome, status, reason
 -- FEED     absent, status, rank
 -- CODES    5 SKIPPED, 6 STALE, 7 CLEARED, -3 WORLD_SIZE, -4 CORRUPT
--- INCLUDE  order, numbers, room_id, rank_view, refused, feed
+-- INCLUDE  order, numbers, counts, read_fields, room_id, rank_view, refused, feed
 --
 -- An empty generation clears any. With one, the clear is STALE once the room has another; a rank's is refused with
 -- WORLD_SIZE, as its writes are, if the room has no ranks or another number of them. A rank that clears leaves its last
@@ -26,7 +26,7 @@ for i = 1, #ARGV - 3 do
   local room, prefix, expected_generation = KEYS[i * 2 + 4], KEYS[i * 2 + 5], ARGV[i + 3]
   local fields = redis.pcall(
     'HMGET', room, 'status', 'reason', 'generation', 'world_size', status_field, cleared_field, 'owner',
-    'replayed'
+    'replayed', 'counts'
   )
   local exists, has_ranks = fields[1] or fields.err, rank ~= '' and fields[4]
   local outcome, status, is_removed = exists and 7 or 5, fields[1], true
@@ -42,10 +42,12 @@ for i = 1, #ARGV - 3 do
     if has_ranks and not status then
       outcome, is_removed = expected_generation == '' and 5 or 6, false
     elseif has_ranks then
-      redis.call('HSET', room, cleared_field, fields[5] or 'Failed')
-      redis.call('HDEL', room, status_field, lease_field)
-      is_removed = not string.find(table.concat(redis.call('HKEYS', room), ' '), 'status:', 1, true)
+      local counts = parse_counts(fields[9], fields[5]) or count_ranks(read_fields(room))
+      if not fields[5] then counts[0] = counts[0] + 1 end
+      is_removed = counts[0] + counts[1] + counts[2] + counts[3] + counts[4] - counts[5] <= 1
       if not is_removed then
+        redis.call('HSET', room, cleared_field, fields[5] or 'Failed', 'counts', format_cleared(counts))
+        redis.call('HDEL', room, status_field, lease_field)
         local n = #changes
         changes[n + 1], changes[n + 2], changes[n + 3] = room, fields[1], false
         changes[n + 4], changes[n + 5] = false, {'rank:' .. rank, 'absent'}
@@ -76,4 +78,5 @@ for i = 1, #ARGV - 3 do
     refused[outcome] = (refused[outcome] or 0) + 1
   end
   reply[i * 3], reply[i * 3 + 1], reply[i * 3 + 2] = outcome, status or false, fields[2] or false
+  if fields_read > MAX_FIELDS then break end
 end

@@ -6,7 +6,7 @@
 -- REPLY    feed_id, epoch; each: outcome, status, generation, age_ms, of_owner, of_request, opened
 -- FEED     ttl_ms, status, first, request, rank, owner
 -- CODES    1 CREATED, 3 UNCHANGED, 4 FAILED, -1 BUSY, -2 LEASE, -3 WORLD_SIZE, -4 CORRUPT
--- INCLUDE  ensure_epoch, is_lease_lost, numbers, read_fields, corrupt_field, rank_view,
+-- INCLUDE  ensure_epoch, is_lease_lost, numbers, read_room, corrupt_field, rank_view,
 --          next_generation, room_id, replace_room, write_status, feed_end, refused, feed
 --
 -- A room is free when it is absent, or Failed for another request; its old fields are dropped. With BUSY, of_owner and
@@ -24,7 +24,7 @@ local generation
 for i = 1, (#ARGV - 10) / 3 do
   local room, prefix = KEYS[i * 2 + 4], KEYS[i * 2 + 5]
   local request, incoming, seen = ARGV[i * 3 + 8], ARGV[i * 3 + 9], ARGV[i * 3 + 10]
-  local fields, type_error = read_fields(room)
+  local fields, type_error = read_room(room, true)
   local outcome, status = 3, type_error or fields.status or false
   local is_mine = fields.status and fields.request == request
   local corrupt = is_mine and corrupt_field(fields)
@@ -49,9 +49,9 @@ for i = 1, (#ARGV - 10) / 3 do
     else
       generation = generation or next_generation(seen)  -- the first write: at maxmemory, it is refused
       if fields.owner or fields.world_size then redis.pcall('ZREM', KEYS[4], room_id(room)) end
-      openings = openings or {}
+      openings = openings or {keys = 5, width = 7}
       fields = replace_room(room, prefix, fields, generation, request)
-      openings[#changes + 1] = {i * 2 + 4, #reply + 7}
+      openings[#changes / 5 + 1] = i
     end
     write_status(room, fields, incoming, '')
     status = rank_view(fields.status, fields[status_field], fields[cleared_field])
@@ -66,5 +66,7 @@ for i = 1, (#ARGV - 10) / 3 do
   local n = #reply
   reply[n + 1], reply[n + 2], reply[n + 3], reply[n + 4] = outcome, status, fields.generation or false, age_ms
   reply[n + 5], reply[n + 6], reply[n + 7] = fields.owner or false, fields.request or false, fields.opened or false
+  if fields_read > MAX_FIELDS then break end
 end
+if #new_parts > 0 then list_new_rooms() end
 if #changes == 0 then reply[1] = table.concat({feed_end(KEYS[1])}, '/') end

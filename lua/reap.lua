@@ -5,7 +5,7 @@
 -- REPLY    feed_id; each: outcome, status
 -- FEED     ttl_ms, status, reason
 -- CODES    3 UNCHANGED, 4 FAILED, 5 SKIPPED
--- INCLUDE  numbers, fail_room, list_part, read_fields, feed
+-- INCLUDE  numbers, is_above, fail_room, list_part, read_fields, feed
 --
 -- A room that is absent, or in which the lease holds no part, is SKIPPED. In any case it is no longer listed for the
 -- lost lease, but for another that holds a part of it. failed_by is the owner that the reason names. leases counts what
@@ -53,9 +53,10 @@ for i = 1, count do
   if type(score) == 'string' and score - incarnation == 0 then
     local heir
     for other in pairs(parts) do
-      if other ~= incarnation and (not heir or other < heir) then heir = other end
+      if other ~= incarnation and (not heir or is_above(heir, other)) then heir = other end
     end
     if heir then
+      redis.call('ZREM', KEYS[2], '')  -- nothing, first, as in fail_room.lua
       redis.call('ZADD', KEYS[2], heir, room_id(room))
       for other in pairs(parts) do
         if other ~= incarnation then list_part(KEYS[2], room, other) end
@@ -65,4 +66,5 @@ for i = 1, count do
     end
   end
   reply[i * 2], reply[i * 2 + 1] = outcome, status
+  if fields_read > MAX_FIELDS then break end
 end

@@ -15,7 +15,11 @@ local time = redis.call('TIME')
 local now_ms = time[1] .. string.sub('00000' .. time[2], -6, -4)
 local state, last_sweep_ms = 'unknown', string.match(found[2] or '', '^%d+$')
 if found[1] and string.find(found[1], ARGV[2] .. ' ', 1, true) == 1 then
-  redis.call('HSET', KEYS[2], ARGV[1], ARGV[2] .. ' ' .. ARGV[3] .. ' ' .. ARGV[4] .. ' ' .. now_ms .. ' 0')
+  local record = ARGV[2] .. ' ' .. ARGV[3] .. ' ' .. ARGV[4] .. ' ' .. now_ms .. ' 0'
+  if type(redis.pcall('HSET', KEYS[2], ARGV[1], record)) == 'table' then
+    redis.call('HDEL', KEYS[2], '')  -- at maxmemory: as in fail_room.lua, but without a cost for the usual heartbeat
+    redis.call('HSET', KEYS[2], ARGV[1], record)
+  end
   state = 'held'
 end
 local feed_id, room, status = feed_end(KEYS[3])

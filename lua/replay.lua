@@ -8,8 +8,8 @@
 -- FEED     ttl_ms, status, first, request, reason, rank, owner
 -- CODES    1 CREATED, 2 ADVANCED, 3 UNCHANGED, 4 FAILED, 5 SKIPPED, 6 STALE, -2 LEASE, -3 WORLD_SIZE,
 --          -4 CORRUPT
--- INCLUDE  ensure_epoch, is_lease_lost, is_above, read_fields, corrupt_field, rank_view, order,
---          survival, next_generation, replace_room, write_status, feed_end, feed
+-- INCLUDE  ensure_epoch, is_lease_lost, is_above, read_room, none_exist, corrupt_field, rank_view, order,
+--          survival, next_generation, replace_room, write_status, clear_replayed, feed_end, feed
 --
 -- role: a creator may create the room if it is absent or has a lower generation; attached only merges; cleared is
 -- attached, but the rank has cleared, and its last status still counts. A higher generation wins. Merges by strict.
@@ -20,18 +20,22 @@
 -- late. The caller's rank takes part under its lease. Without a status no room is created, and only the length is
 -- added. A length that was recorded since the loss stays. The version of the consensus was lost: it continues from the
 -- clock's microseconds. opened is the id of the entry that tells the opening. If no entry was appended, feed_id is the
--- feed's last: <id>/<room>/<status>.
+-- feed's last: <id>/<room>/<status>. No room is in a call twice.
 
 local reply = {false, ensure_epoch(KEYS[2], ARGV[5], ARGV[4])}
+read_clock()
 local lease_lost, highest = is_lease_lost(), ''
+local NONE, are_new = {}, false
 
 for i = 1, (#ARGV - 10) / 9 do
   local room, prefix, at = KEYS[i * 2 + 4], KEYS[i * 2 + 5], i * 9 + 2
   local generation, incoming, role, loss = ARGV[at], ARGV[at + 2], ARGV[at + 5], ARGV[at + 6]
-  local fields, type_error = read_fields(room)
+  if i % 64 == 1 then are_new = none_exist(i * 2 + 4, 128) end  -- with 64 rooms and their prefixes, at once
+  local fields, type_error = NONE, nil
+  if not are_new then fields, type_error = read_room(room, true) end
   local current = fields.generation or ''
   local outcome, status = 3, rank_view(fields.status, fields[status_field], fields[cleared_field])
-  local corrupt = corrupt_field(fields)
+  local corrupt = not are_new and corrupt_field(fields)
   local is_absent = is_above(generation, current)
   local absent = is_absent and absence(room, role, loss, generation, ARGV[at + 7], ARGV[at + 8])
   if is_absent and not ORDER[incoming] then absent = absent or 5 end
@@ -48,10 +52,11 @@ for i = 1, (#ARGV - 10) / 9 do
     outcome, status = -3, fields.world_size or ''
   elseif not (current == generation and fields[cleared_field]) then
     if current ~= generation then
-      openings = openings or {}
-      fields = replace_room(room, prefix, fields, generation, ARGV[at + 1], true)
-      openings[#changes + 1] = {i * 2 + 4, i * 3 + 2}
+      openings = openings or {keys = 5, width = 3}
+      if highest == '' then next_generation(generation) end  -- the first write: at maxmemory, it is refused
       if is_above(generation, highest) then highest = generation end
+      fields = replace_room(room, prefix, fields, generation, ARGV[at + 1], true, are_new)
+      openings[#changes / 5 + 1] = i
     end
     if incoming == 'Failed' then
       outcome = fields[status_field] == 'Failed' and 3 or 4
@@ -59,8 +64,7 @@ for i = 1, (#ARGV - 10) / 9 do
       outcome = fields[status_field] and 2 or 1
     end
     if outcome ~= 3 then
-      read_clock()
-      if now_us - (fields.version or 0) > 0 then fields.version = now_us end
+      if rank ~= '' and now_us - (fields.version or 0) > 0 then fields.version = now_us end
       write_status(room, fields, incoming, ARGV[at + 3])
     end
     if outcome == 3 and rank ~= '' then take_part(room, fields) end
@@ -70,18 +74,13 @@ for i = 1, (#ARGV - 10) / 9 do
     end
     status = rank_view(fields.status, fields[status_field], fields[cleared_field])
     if role == 'cleared' and rank ~= '' and fields[status_field] then
-      redis.call('HSET', room, cleared_field, fields[status_field])
-      redis.call('HDEL', room, status_field, lease_field)
+      clear_replayed(room, fields, outcome ~= 3)
       status = false
-      local n = #changes
-      if outcome == 3 then
-        changes[n + 1], changes[n + 2], changes[n + 3], changes[n + 4] = room, fields.status, false, false
-        n = n + 5
-      end
-      changes[n] = {'rank:' .. rank, 'absent'}
     end
   end
   reply[i * 3], reply[i * 3 + 1], reply[i * 3 + 2] = outcome, status, fields.opened or false
+  if fields_read > MAX_FIELDS then break end
 end
+if #new_parts > 0 then list_new_rooms() end
 if #changes == 0 then reply[1] = table.concat({feed_end(KEYS[1])}, '/') end
 if highest ~= '' then next_generation(highest) end

@@ -4,12 +4,12 @@
 -- ARGV     feed_ttl_ms, rank
 -- REPLY    feed_id; each: status, left_ms, ranks
 -- FEED     begun
--- INCLUDE  feed_position, rank_fields, rank_view
+-- INCLUDE  feed_position, limit, rank_fields, rank_view
 --
 -- A missing feed is started by the entry begun, so that feed_id is always a position in it; with an empty feed_ttl_ms
--- it is not, and feed_id is 0-0. status is as the rank sees it. ranks has the fields "status:<rank>" and
--- "cleared:<rank>", names and values in one string, which parses faster. For a key of another type (made by hand), it
--- is empty, and the error replaces the status.
+-- it is not, and feed_id is 0-0. status is as the rank sees it. ranks has the fields "status" (the consensus),
+-- "status:<rank>" and "cleared:<rank>", names and values in one string, which parses faster. For a key of another type
+-- (made by hand), it is empty, and the error replaces the status.
 
 local reply = {feed_position(ARGV[1])}
 local status_field, cleared_field = rank_fields(ARGV[2])
@@ -18,12 +18,14 @@ for i = 2, #KEYS do
   for k = 1, #words, 2 do
     local name, value = words[k], words[k + 1]
     fields[name] = value
-    if string.find(name, '^%l+:%d+$') and string.find(value, '^%a+$') then
+    if (name == 'status' or string.find(name, '^%l+:%d+$')) and string.find(value, '^%a+$') then
       ranks[#ranks + 1], ranks[#ranks + 2] = name, value
     end
   end
   reply[i * 3 - 4] = words.err and words or rank_view(fields.status, fields[status_field], fields[cleared_field])
   reply[i * 3 - 3] = redis.call('PTTL', KEYS[i])
   reply[i * 3 - 2] = table.concat(ranks, ' ')
+  fields_read = fields_read + #words / 2
+  if fields_read > MAX_FIELDS then break end
 end
 return reply

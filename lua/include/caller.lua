@@ -7,6 +7,6 @@
 -- consensus, and each rank has a field status:<rank>, or cleared:<rank> once it has cleared; and by:<rank>, the
 -- incarnation of the lease under which it holds its part, until its own Success, Failed or clear.
 
-local rank, world_size, owner, incarnation = ARGV[6], ARGV[7], ARGV[8], ARGV[9]
+local rank, world_size, owner, incarnation, author = ARGV[6], ARGV[7], ARGV[8], ARGV[9], ARGV[10]
 local status_field, cleared_field, length_field = rank_fields(rank)
 local lease_field = 'by:' .. rank

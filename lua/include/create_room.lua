@@ -1,31 +1,56 @@
--- Writes the first fields of a room, without its status (see write_status). Times are milliseconds.
+-- A new room. create_room collects its fields, and write_status writes them with its first status, by one HSET. Times
+-- are milliseconds.
 --
 -- INCLUDE  clock, changes, caller, room_id
 
--- Adds to fields what it writes.
-local function create_room(room, fields, generation, request, is_replayed)
-  read_clock()
-  fields.generation, fields.request, fields.is_new = generation, request, true
-  if rank ~= '' then fields.world_size = world_size end
-  if owner ~= '' then fields.owner = owner end
-  -- Usually the id of its entry, of which each has up to 16 rooms with 5 items; if not, feed.lua corrects it.
-  fields.opened = openings and now_ms .. '-' .. math.floor(#changes / 80)
-  local entry = {'generation', generation, openings and 'opened' or 'opened_ms', fields.opened or now_ms}
-  if request ~= '' then entry[5], entry[6] = 'request', request end
-  if is_replayed then entry[#entry + 1], entry[#entry + 2] = 'replayed', '1' end
-  if rank ~= '' then entry[#entry + 1], entry[#entry + 2] = 'world_size', world_size end
-  if owner ~= '' then
-    local n = #entry
-    entry[n + 1], entry[n + 2], entry[n + 3], entry[n + 4] = 'owner', owner, 'incarnation', incarnation
-    if rank ~= '' then entry[n + 3], fields[lease_field] = lease_field, incarnation end
-    local added = redis.pcall('ZADD', KEYS[4], incarnation, room_id(room))
+-- The words of that HSET. Those that all new rooms of a call share come first, and are set once.
+local room_words, shared_count, is_created
+local entry_id  -- that the entry with its opening will have
+local new_parts = {}  -- the new rooms for the list of the lease's, which are added together
+
+-- Lists the new rooms of a call, for the lease. A script calls it at its end, if there are any.
+local function list_new_rooms()
+  for first = 1, #new_parts, 256 do
+    local last = math.min(first + 255, #new_parts)
+    local added = redis.pcall('ZADD', KEYS[4], unpack(new_parts, first, last))
     if type(added) == 'table' then
       -- A key of another type was made by hand: nothing else removes it. At maxmemory, both calls fail.
       if type(redis.pcall('ZCARD', KEYS[4])) == 'table' then redis.call('DEL', KEYS[4]) end
-      redis.call('ZADD', KEYS[4], incarnation, room_id(room))
+      redis.call('ZADD', KEYS[4], unpack(new_parts, first, last))
     end
-    if not renew then redis.call('PEXPIRE', KEYS[4], ARGV[4]) end
   end
-  redis.call('HSET', room, unpack(entry))
+  redis.call('PEXPIRE', KEYS[4], ARGV[4])
+end
+
+-- Adds to fields what will be written. They have the generation, the request and the owner; the clock was read.
+local function create_room(room, fields, is_replayed)
+  if not room_words then
+    room_words = {'status', '', 'generation', '', openings and 'opened' or 'opened_ms', now_ms, 'updated_ms', now_ms}
+    local n = 8
+    if owner ~= '' then
+      room_words[9], room_words[10], room_words[11] = 'owner', owner, rank ~= '' and lease_field or 'incarnation'
+      room_words[12], n = incarnation, 12
+    end
+    if rank ~= '' then
+      room_words[n + 1], room_words[n + 2], n = 'world_size', world_size, n + 2
+    end
+    if is_replayed then
+      room_words[n + 1], room_words[n + 2], n = 'replayed', '1', n + 2
+    end
+    shared_count = n
+  end
+  room_words[4], is_created = fields.generation, true
+  if openings then
+    -- Usually the id of its entry, of which each has up to 16 rooms with 5 items; if not, feed.lua corrects it.
+    local n = #changes
+    if not entry_id or n % 80 == 0 then entry_id = now_ms .. '-' .. string.format('%d', n / 80) end
+    room_words[6], fields.opened = entry_id, entry_id
+  end
+  if rank ~= '' then fields.world_size = world_size end
+  if owner ~= '' then
+    if rank ~= '' then fields[lease_field] = incarnation end
+    new_parts[#new_parts + 1] = incarnation
+    new_parts[#new_parts + 1] = room_id(room)
+  end
   renew = true  -- of this call, the first room that is created
 end

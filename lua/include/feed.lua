@@ -17,24 +17,37 @@ local WORDS, ROOMS_AN_ENTRY = 5, 16
 
 if #changes > 0 and ARGV[1] ~= '0' then
   local id_at = #KEYS[1] + 2  -- as in room_id.lua
-  for first = 1, #changes, WORDS * ROOMS_AN_ENTRY do
+  local first = 1
+  while first < #changes do
+    local last = math.min(first + WORDS * ROOMS_AN_ENTRY, #changes + 1) - 1
     -- One constructor for the first room, usually the only one: a table that grows item by item costs a microsecond.
     local ttl_ms, id = changes[first + 2], string.sub(changes[first], id_at)
     local entry = ttl_ms and {'ttl_ms', ttl_ms, id, changes[first + 1]} or {id, changes[first + 1]}
-    local words = changes[first + 4]
-    for k = 1, words and #words or 0 do entry[#entry + 1] = words[k] end
-    if changes[first + 3] then entry[#entry + 1], entry[#entry + 2] = 'reason', changes[first + 3] end
-    for i = first + WORDS, math.min(first + WORDS * ROOMS_AN_ENTRY, #changes) - 1, WORDS do
-      local n = #entry
-      if changes[i + 2] and changes[i + 2] ~= ttl_ms then
+    local words, n = changes[first + 4], ttl_ms and 4 or 2
+    if words then
+      for k = 1, #words do entry[n + k] = words[k] end
+      n = n + #words
+    end
+    if changes[first + 3] then
+      entry[n + 1], entry[n + 2], n = 'reason', changes[first + 3], n + 2
+    end
+    for i = first + WORDS, last, WORDS do
+      if ttl_ms and not changes[i + 2] then
+        last = i - 1  -- a room whose TTL stays does not stand behind the TTL of others
+        break
+      elseif changes[i + 2] ~= ttl_ms then
         ttl_ms = changes[i + 2]
-        entry[n + 1], entry[n + 2] = 'ttl_ms', ttl_ms
-        n = n + 2
+        entry[n + 1], entry[n + 2], n = 'ttl_ms', ttl_ms, n + 2
       end
-      entry[n + 1], entry[n + 2] = string.sub(changes[i], id_at), changes[i + 1]
+      entry[n + 1], entry[n + 2], n = string.sub(changes[i], id_at), changes[i + 1], n + 2
       words = changes[i + 4]
-      for k = 1, words and #words or 0 do entry[#entry + 1] = words[k] end
-      if changes[i + 3] then entry[#entry + 1], entry[#entry + 2] = 'reason', changes[i + 3] end
+      if words then
+        for k = 1, #words do entry[n + k] = words[k] end
+        n = n + #words
+      end
+      if changes[i + 3] then
+        entry[n + 1], entry[n + 2], n = 'reason', changes[i + 3], n + 2
+      end
     end
     local appended = redis.pcall('XADD', KEYS[1], 'NOMKSTREAM', 'MAXLEN', '~', ARGV[1], '*', unpack(entry))
     if not appended or appended.err then
@@ -45,14 +58,16 @@ if #changes > 0 and ARGV[1] ~= '0' then
     end
     reply[1] = appended
     if openings then
-      for i = first, math.min(first + WORDS * ROOMS_AN_ENTRY, #changes) - 1, WORDS do
-        local opening = openings[i]
-        if opening and reply[opening[2]] ~= reply[1] then
-          redis.call('HSET', KEYS[opening[1]], 'opened', reply[1])
-          reply[opening[2]] = reply[1]
+      for i = first, last, WORDS do
+        local number = openings[(i - 1) / WORDS + 1]
+        local at = number and 2 + openings.width * number
+        if at and reply[at] ~= appended then
+          redis.call('HSET', KEYS[openings.keys + 2 * number - 1], 'opened', appended)
+          reply[at] = appended
         end
       end
     end
+    first = last + 1
   end
   if renew then redis.call('PEXPIRE', KEYS[1], FEED_TTL_MS) end
 end

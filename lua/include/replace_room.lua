@@ -2,11 +2,15 @@
 --
 -- INCLUDE  create_room
 
--- Returns the fields of the new room. A decode prefix length that was recorded before any room existed stays.
-local function replace_room(room, prefix, former, generation, request, is_replayed)
+-- Returns the fields of the new room. A decode prefix length that was recorded before any room existed stays. A script
+-- must have made a write before that is refused at maxmemory: here a DEL may come first.
+local function replace_room(room, prefix, former, generation, request, is_replayed, is_without_prefix)
   if next(former) then redis.call('DEL', room) end
-  local fields = {}
-  create_room(room, fields, generation, request, is_replayed)
-  if former.status or redis.pcall('HGET', prefix, 'generation') then redis.call('DEL', prefix) end
+  local fields = {generation = generation, request = request, opened = false, status = nil}
+  if owner ~= '' then fields.owner = owner end
+  create_room(room, fields, is_replayed)
+  if not is_without_prefix and (former.status or redis.pcall('HGET', prefix, 'generation')) then
+    redis.call('DEL', prefix)
+  end
   return fields
 end

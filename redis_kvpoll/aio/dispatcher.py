@@ -55,6 +55,7 @@ class AsyncDispatcher:
     def __init__(self, executor: Executor, transport: AsyncTransport) -> None:
         self.executor = executor
         self.transport = transport
+        executor.recovery.is_clustered = transport.clustered
         self._loop: asyncio.AbstractEventLoop | None = None
         self._queues: defaultdict[str, AsyncShardQueue] = defaultdict(AsyncShardQueue)
 
@@ -117,7 +118,7 @@ class AsyncDispatcher:
             self._observe_rest(queue, call, epochs, send)
             raise
         if reply is None:
-            batch = queue.batch = batching.Batch([pending])
+            batch = queue.batch = batching.Batch([pending], replied=send.replied)
             self._start_sender(queue, batch, first_error)
         else:
             queue.batch = None

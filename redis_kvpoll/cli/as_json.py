@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -95,28 +96,16 @@ def snapshot(one: Snapshot) -> dict[str, Any]:
         "stuck_after_seconds": one.stuck_after,
         "stuck": _by_status(one.stuck),
         "expiring": one.expiring,
-        "rates": {
-            "seconds": one.rates.seconds,
-            "opened": one.rates.opened,
-            "succeeded": one.rates.succeeded,
-            "failed": one.rates.failed,
-            "cleared": one.rates.cleared,
-            "expired": one.rates.expired,
-            "refused": one.rates.refused,
-        },
+        "rates": asdict(one.rates),
         "transitions": [
             {"from": before, "to": after, "count": count} for (before, after), count in sorted(one.transitions.items())
         ],
         "failures": dict(one.failures),
-        "reasons": [
-            {"text": each.text, "kind": each.kind, "count": each.count, "last_at": each.last_at} for each in one.reasons
-        ],
+        "reasons": [asdict(each) for each in one.reasons],
         "refused": dict(one.refused),
         "status_seconds": {status.name: _histogram(each) for status, each in one.status_durations.items()},
         "room_seconds": {status.name: _histogram(each) for status, each in one.room_durations.items()},
-        "feeds": [
-            {"shard": each.shard, "entries": each.entries, "span_seconds": each.span_seconds} for each in one.feeds
-        ],
+        "feeds": [asdict(each) for each in one.feeds],
         "owners": [owner(each) for each in one.owners],
     }
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
+from collections.abc import Iterator
 from typing import NoReturn
 
 import click
@@ -14,7 +17,23 @@ STATUSES = {
     4: "a problem",
     130: "interrupted by Ctrl-C",
 }
+LONGEST_PAUSE = 3600.0
+
 OK, NOT_FOUND, USAGE, ATTENTION, PROBLEM, INTERRUPTED = STATUSES
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """For a command that runs until Ctrl-C: it then exits with INTERRUPTED, without a word."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise click.exceptions.Exit(INTERRUPTED) from None
+
+
+def pause(seconds: float) -> None:
+    """Wait before the next look at what is watched."""
+    time.sleep(min(seconds, LONGEST_PAUSE))
 
 
 def leave(status: int, why: str) -> NoReturn:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from redis_kvpoll import validation
 from redis_kvpoll.cli.exits import NOT_FOUND
 from redis_kvpoll.errors import InvalidInputError
+from redis_kvpoll.transport.password_file import VARIABLE, with_password
 
 if TYPE_CHECKING:
     from redis_kvpoll.protocol.settings import Settings
@@ -27,6 +30,17 @@ DEADLINE = 2.0
 """Seconds; shorter than a store's default, because a person waits."""
 
 
+def _with_password(context: click.Context, parameter: click.Parameter, url: str) -> str:
+    """The URL, with the password of KVPOLL_PASSWORD_FILE if it comes from the environment, too."""
+    path = os.environ.get(VARIABLE, "").strip()
+    if not path or context.get_parameter_source(parameter.name or "") is not ParameterSource.ENVIRONMENT:
+        return url
+    try:
+        return with_password(url, path)
+    except InvalidInputError as error:
+        raise click.UsageError(str(error)) from None
+
+
 def url_option(command: F) -> F:
     """Add --redis."""
     return click.option(
@@ -37,7 +51,8 @@ def url_option(command: F) -> F:
         show_default=True,
         show_envvar=True,
         metavar="URL",
-        help="The server.",
+        callback=_with_password,
+        help="The server. KVPOLL_PASSWORD_FILE names a file with the password of KVPOLL_URL.",
     )(command)
 
 

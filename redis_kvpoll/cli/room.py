@@ -10,7 +10,7 @@ import click
 
 from redis_kvpoll.cli import as_json
 from redis_kvpoll.cli.durations import DURATION, human
-from redis_kvpoll.cli.exits import ATTENTION, NOT_FOUND, leave
+from redis_kvpoll.cli.exits import ATTENTION, NOT_FOUND, interruptible, leave, pause
 from redis_kvpoll.cli.options import ROLES, json_option, need_namespace, open_table, room_id, table_options
 from redis_kvpoll.cli.rows import Period, periods
 from redis_kvpoll.cli.selection import STATUS_CHOICE
@@ -46,7 +46,7 @@ def show(url: str, namespace: str, room: int, watch: bool, wants_json: bool) -> 
 
     Exit status: 1 if the room is absent.
     """
-    with open_table(url, namespace) as store:
+    with open_table(url, namespace) as store, interruptible():
         need_namespace(store, url, namespace)
         while True:
             seen = _seen(store, url, namespace, room)
@@ -55,7 +55,7 @@ def show(url: str, namespace: str, room: int, watch: bool, wants_json: bool) -> 
             _print(namespace, seen, wants_json)
             if not watch or seen.entry.status.is_terminal:
                 return
-            time.sleep(WATCH_INTERVAL)
+            pause(WATCH_INTERVAL)
             if sys.stdout.isatty():
                 click.clear()
 
@@ -150,7 +150,7 @@ def wait(
     not among the statuses.
     """
     goal = [KVPoll[name] for name in statuses]
-    with open_table(url, namespace) as store:
+    with open_table(url, namespace) as store, interruptible():
         need_namespace(store, url, namespace)
         try:
             status = store.wait(room, *goal, timeout=timeout)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import sys
-import time
 from typing import TYPE_CHECKING
 
 import click
 
 from redis_kvpoll.cli import as_json
 from redis_kvpoll.cli.durations import DURATION
-from redis_kvpoll.cli.exits import INTERRUPTED
+from redis_kvpoll.cli.exits import interruptible, pause
 from redis_kvpoll.cli.options import json_option, need_namespace, open_table, table_options
 
 if TYPE_CHECKING:
@@ -57,11 +56,8 @@ def stats(url: str, namespace: str, since: float, stuck: float, watch: bool, int
         need_namespace(store, url, namespace)
         settings = store.settings()
         about = f"{settings.policy}, {_shards(settings.shards)}" if settings else ""
-        try:
-            with store.statistics(lookback=since, stuck_after=stuck, share=SHARE) as statistics:
-                _show(store, statistics, about, interval if watch else None, wants_json)
-        except KeyboardInterrupt:
-            raise click.exceptions.Exit(INTERRUPTED) from None
+        with interruptible(), store.statistics(lookback=since, stuck_after=stuck, share=SHARE) as statistics:
+            _show(store, statistics, about, interval if watch else None, wants_json)
 
 
 def _show(store: StatusStore, statistics: Statistics, about: str, interval: float | None, wants_json: bool) -> None:
@@ -78,7 +74,7 @@ def _show(store: StatusStore, statistics: Statistics, about: str, interval: floa
         if interval is None:
             return
         sys.stdout.flush()
-        time.sleep(interval)
+        pause(interval)
         snapshot = statistics.snapshot()
 
 

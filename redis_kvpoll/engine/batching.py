@@ -16,20 +16,26 @@ from typing import Any
 from redis_kvpoll.engine.effects import PendingCall, Send
 from redis_kvpoll.engine.retry import MAY_HAVE_RUN, CallFailed
 from redis_kvpoll.errors import OutcomeUnknownError, StoreUnavailableError
-from redis_kvpoll.protocol.script_call import MAX_BATCH, Call
+from redis_kvpoll.protocol.script_call import Call
 
 
 class Batch:
     """Pending calls of one kind that are sent as one script call."""
 
-    __slots__ = ("call", "limit", "pending_calls", "send")
+    __slots__ = ("call", "limit", "pending_calls", "replied", "send")
 
-    def __init__(self, pending_calls: list[PendingCall], limit: float = math.inf) -> None:
+    def __init__(
+        self, pending_calls: list[PendingCall], limit: float = math.inf, replied: list[Any] | None = None
+    ) -> None:
         self.limit = limit
         """The deadline of its sender, which must not wait for the deadlines of others."""
         self.send: Send | None = None
         """Its attempts, once there is one."""
+        self.replied: list[Any] = []
+        """The reply so far, if a script has left out the last rooms of its reply."""
         self._set(pending_calls)
+        if replied is not None:
+            self.add(replied)
 
     def _set(self, pending_calls: list[PendingCall]) -> None:
         self.pending_calls = pending_calls
@@ -44,9 +50,14 @@ class Batch:
         waiting = [pending for pending in self.pending_calls if not pending.done]
         if not waiting:
             return None
-        if self.send is not None and not self.send.is_sent and len(waiting) < len(self.pending_calls):
+        if self.send is not None and not self.send.is_sent and not self.replied:
             self._set(waiting)
         return self.call.words()
+
+    def add(self, reply: list[Any]) -> None:
+        """Add a reply that lacks the last rooms; ``call`` is for those from now on."""
+        _, self.call = self.call.split(reply)
+        self.replied += reply
 
     @property
     def give_up_at(self) -> float:
@@ -55,6 +66,8 @@ class Batch:
 
     def distribute(self, reply: list[Any]) -> None:
         """Give each pending call its part of the reply, which consists of the fields of each room in turn."""
+        if self.replied:
+            reply = self.replied + reply
         if len(self.pending_calls) == 1 or not self.pending_calls[0].call.rooms:
             for pending in self.pending_calls:
                 pending.reply = reply
@@ -121,7 +134,7 @@ class ShardQueue:
         """
         first = self.waiting[0]
         pending_calls, left = [first], deque[PendingCall]()
-        capacity = MAX_BATCH - len(first.call.rooms)
+        capacity = first.call.spec.max_rooms - len(first.call.rooms)
         passed: set[int] = set()
         seen = 1
         for pending in islice(self.waiting, 1, None):

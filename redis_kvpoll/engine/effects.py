@@ -36,6 +36,8 @@ class Send:
     it to that of the server to which it was sent."""
     is_sent: bool = False
     """Set by the transport when it has begun to write the command: then it may have been executed."""
+    replied: list[Any] | None = None
+    """The reply, if the script has left out its last rooms; see ``ScriptSpec.may_stop``."""
     rest: Any = None
     """In asyncio, the task that reads the reply when the sending task was cancelled meanwhile."""
 

@@ -21,12 +21,7 @@ from redis_kvpoll.engine.recovery import Recovery
 from redis_kvpoll.engine.retry import Attempts, CallFailed
 from redis_kvpoll.engine.session import ObserverEpochs, Session
 from redis_kvpoll.engine.tracked_rooms import CREATOR_POLL_INTERVAL
-from redis_kvpoll.errors import (
-    FeedOffError,
-    KVPollError,
-    StoreUnavailableError,
-    WorldSizeMismatchError,
-)
+from redis_kvpoll.errors import FeedOffError, KVPollError, StoreUnavailableError, WorldSizeMismatchError
 from redis_kvpoll.model import KVPoll, Outcome, Update
 from redis_kvpoll.protocol.feed_reader import FeedReader
 from redis_kvpoll.protocol.handle import Handle, identity_of
@@ -77,15 +72,19 @@ class Executor:
         return Send(tag, call.words(), None, not call.spec.repeatable, None, (), self.recovery.servers.get(tag))
 
     def complete(self, call: Call, send: Send, epochs: ObserverEpochs, reply: list[Any]) -> list[Any] | None:
-        """Return the part of a reply that belongs to its rooms; None if the call must be sent again."""
-        return self.recovery.complete(call, send.server, epochs, reply)
+        """Return the part of a reply that belongs to its rooms; None if the call, or its rest, must be sent again."""
+        own = self.recovery.complete(call, send.server, epochs, reply)
+        if own is not None and call.spec.may_stop and len(own) < len(call.rooms) * len(call.spec.reply):
+            send.replied = own
+            return None
+        return own
 
     def recover_call(
-        self, command: Command[V, T], call: Call, sent_at: float, first_error: Exception | None
+        self, command: Command[V, T], call: Call, sent_at: float, send: Send, first_error: Exception | None
     ) -> Flow[list[Any]]:
-        """Repeat a command's only call after its first attempt, at ``sent_at``, failed or found that data was lost."""
+        """Repeat a command's only call, or the rest of it, after its first attempt ``send`` at ``sent_at``."""
         pending = PendingCall(call, sent_at + self.deadline)
-        yield from self.send_batch(Batch([pending]), first_error)
+        yield from self.send_batch(Batch([pending], replied=send.replied), first_error)
         return self.replies_of(command, [pending])[0]
 
     # Any other command
@@ -154,6 +153,8 @@ class Executor:
                 continue
             if (own := self.complete(batch.call, send, epochs, reply)) is not None:
                 return own
+            if send.replied is not None:
+                batch.add(send.replied)
 
     def await_creator(self, command: Command[V, T], value: T, began: float) -> Flow[T]:
         """Return ``value``, or the value after the creator of a lost room has replayed it.

@@ -19,7 +19,8 @@ from redis_kvpoll.engine.reaper import reap_lost, rooms_of
 from redis_kvpoll.errors import KVPollError, LeaseLostError
 from redis_kvpoll.protocol import keys, lease_commands, room_commands
 from redis_kvpoll.protocol.lease_commands import Action, LeaseConfig
-from redis_kvpoll.protocol.script_call import MAX_BATCH, Call, CallContext
+from redis_kvpoll.protocol.script_call import Call, CallContext
+from redis_kvpoll.protocol.script_specs import TOUCH
 
 OPERATION = "lease"
 SWEEP_INTERVAL = 0.1
@@ -196,7 +197,7 @@ class LeaseKeeper:
             self._to_touch = []
             for tag in self._tags:
                 rooms = yield from rooms_of(self._executor, self._verified_context, tag, self.incarnation)
-                self._to_touch += [rooms[at : at + MAX_BATCH] for at in range(0, len(rooms), MAX_BATCH)]
+                self._to_touch += [rooms[at : at + TOUCH.max_rooms] for at in range(0, len(rooms), TOUCH.max_rooms)]
             self._next_touch = now + self._touch_after
         while self._to_touch:
             yield from self._executor.run(room_commands.touch(self._to_touch.pop()), [])

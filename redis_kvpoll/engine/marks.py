@@ -15,6 +15,7 @@ from operator import attrgetter
 from typing import Any, NamedTuple
 
 from redis_kvpoll.model import Outcome
+from redis_kvpoll.protocol import keys
 from redis_kvpoll.protocol import script_specs as specs
 from redis_kvpoll.protocol.script_call import Call
 
@@ -105,6 +106,37 @@ def last_present(marks: Sequence[Mark], found: Sequence[Sequence[Any]], first_id
         elif mark.id >= first:
             break
     return kept
+
+
+class Answer(NamedTuple):
+    """What a server said of a shard when it was asked by ``questions``."""
+
+    marks: Sequence[Mark]
+    """The marks that were asked for, the oldest first."""
+    server: bytes | None
+    epoch: bytes | None
+    first_id: bytes | None
+    """That of the feed's first entry; None if there is no feed."""
+    found: Sequence[Sequence[Any]]
+    """The entries at the ids of the marks."""
+
+    @classmethod
+    def parse(cls, marks: Sequence[Mark], server: bytes | None, replies: Sequence[Any]) -> Answer:
+        """Return the answer in the replies to ``questions``."""
+        epoch, first, *found = replies
+        return cls(marks, server, epoch, first[0][0] if first else None, found)
+
+    @property
+    def kept(self) -> Mark | None:
+        """The last of the marks that the server has, with all before it."""
+        return last_present(self.marks, self.found, self.first_id)
+
+
+def questions(tag: str, marks: Sequence[Mark]) -> list[list[str]]:
+    """Return the commands that ask a server for a shard's epoch, and how much of its history there is."""
+    feed = keys.feed(tag)
+    entries = [["XRANGE", feed, mark.feed_id.decode(), mark.feed_id.decode()] for mark in marks]
+    return [["HGET", keys.epoch(tag), "epoch"], ["XRANGE", feed, "-", "+", "COUNT", "1"], *entries]
 
 
 def mark_of(call: Call, feed_id: bytes, reply: Sequence[Any]) -> Mark | None:

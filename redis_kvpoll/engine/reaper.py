@@ -16,7 +16,7 @@ from redis_kvpoll.engine.effects import AwaitCalls, Flow, PendingCall
 from redis_kvpoll.engine.executor import Executor
 from redis_kvpoll.model import Owner
 from redis_kvpoll.protocol import keys, lease_commands
-from redis_kvpoll.protocol.script_call import MAX_BATCH, CallContext
+from redis_kvpoll.protocol.script_call import CallContext
 
 OPERATION = "reap"
 DROP_SECONDS = 1.0
@@ -39,7 +39,8 @@ def reap_lost(executor: Executor, context: CallContext, lost: Mapping[str, str],
     concurrently; each room is failed once.
     """
     tags, failed = keys.tags(context.namespace, context.shards), 0
-    for incarnation, reason in sorted(lost.items()):  # in the order of their leases, so that all fail a room by one
+    # In the order of their leases, so that all fail a room by one.
+    for incarnation, reason in sorted(lost.items(), key=lambda item: int(item[0])):
         dropped = yield from _drop(executor, context, tags, incarnation, reason)
         is_done = len(dropped) == len(tags)
         for tag in dropped:
@@ -107,11 +108,11 @@ class _Reaper:
 
     def _fail(self, found: list[bytes]) -> Flow[int]:
         """Fail the rooms in a list. Returns how many rooms the list has."""
-        rooms = lease_commands.parse_owned(self._context, self._tag, found)
-        for at in range(0, len(rooms), MAX_BATCH):
+        rooms, size = lease_commands.parse_owned(self._context, self._tag, found), lease_commands.MAX_REAPED
+        for at in range(0, len(rooms), size):
             if self.is_interrupted:
                 break
-            command = lease_commands.reap(rooms[at : at + MAX_BATCH], self._incarnation, self._reason)
+            command = lease_commands.reap(rooms[at : at + size], self._incarnation, self._reason)
             self.failed += yield from self._executor.run(command, [])
             self.is_interrupted = time.monotonic() >= self._until
         return len(rooms)

@@ -18,12 +18,11 @@ from typing import Any, Protocol
 from redis_kvpoll.engine import tracking
 from redis_kvpoll.engine.data_loss import DataLossLog
 from redis_kvpoll.engine.effects import Flow, Send
-from redis_kvpoll.engine.marks import Mark, ShardMarks, last_present, mark_of
+from redis_kvpoll.engine.marks import Answer, Mark, ShardMarks, mark_of, questions
 from redis_kvpoll.engine.retry import Attempts
 from redis_kvpoll.engine.session import ObserverEpochs, Session
 from redis_kvpoll.engine.tracked_rooms import TrackedRooms
 from redis_kvpoll.errors import InvalidInputError
-from redis_kvpoll.protocol import keys
 from redis_kvpoll.protocol.script_call import Call, CallContext, Command
 from redis_kvpoll.protocol.script_specs import OPEN, UPDATE, WRITE
 
@@ -55,6 +54,8 @@ class _Shard:
     epoch: bytes | None = None
     is_verified: bool = True
     must_renew_lease: bool = False
+    answer: Answer | None = None
+    """What a server said of it when another shard was verified there; its own verification may use it once."""
     marks: ShardMarks = field(default_factory=ShardMarks)
 
 
@@ -72,6 +73,10 @@ class Recovery:
         self.servers: dict[str, bytes] = {}
         """The identity of the server on which each shard was verified."""
         self._shards: dict[str, _Shard] = {}
+        self.is_clustered = False
+        """Whether shards may be on different servers. The driver sets it."""
+        self._asked: set[str] = set()
+        """The shards of which a server is being asked."""
         self._unverified = 0
         """How many shards are to be verified."""
         self._noticed = b""
@@ -122,7 +127,8 @@ class Recovery:
     def complete(self, call: Call, server: bytes | None, epochs: ObserverEpochs, reply: list[Any]) -> list[Any] | None:
         """Return the part of a reply that belongs to its rooms, after passing it to the observers.
 
-        Returns None if the shard has lost its data: the call must be sent again once that was replayed.
+        Returns None if the shard has lost its data: the call must be sent again once that was replayed. A script that
+        may stop may have left out the last rooms.
         """
         spec, tag, mark = call.spec, call.tag, None
         shard = self._shards.get(tag)
@@ -140,10 +146,13 @@ class Recovery:
             if shard.epoch is None:
                 shard.epoch = epoch
             elif epoch != shard.epoch and not self._session.read_only:
+                shard.answer = None  # it may be from before the loss
                 self._set_verified(shard, False)
                 # A renewal that found the lease lost is final: the script may say so once only.
                 if spec.repeatable and not (spec.tail and reply[3] == b"lost"):
                     return None
+        if spec.may_stop and len(reply) < len(call.rooms) * len(spec.reply):
+            call, _ = call.split(reply)
         if at is not None and self._session.observers and spec.statuses_after:
             for observer, observed in self._session.observers_now(epochs):
                 observer.observe_write(observed, call, at, reply)
@@ -163,7 +172,10 @@ class Recovery:
     def server_changed(self, tag: str, server: bytes) -> None:
         """Note that a shard is on another server now, maybe a lagging replica: it must be verified."""
         if self._holds(tag):
-            self._set_verified(self._shards[tag], False)
+            shard = self._shards[tag]
+            if shard.answer is not None and shard.answer.server != server:
+                shard.answer = None
+            self._set_verified(shard, False)
         else:
             self.servers[tag] = server
         if server != self._noticed:  # once for all shards of a server
@@ -193,37 +205,35 @@ class Recovery:
         Raises:
             ServerChanged: another server has taken over meanwhile; to be repeated.
         """
+        session, has_asked = self._session, False
         while True:
-            session = self._session
             if not session.is_verified:
                 session.adopt_settings((yield from attempts.ask_settings()))
             if not self._needs_check(tag):
                 return
             shard = self._shards[tag]
-            if not shard.is_verified:
+            if not shard.is_verified and not has_asked:
                 yield from self._verify(tag, shard, attempts)
-            if session.is_verified and (yield from self._replay(tag, shard, attempts)):
+            has_asked = not session.is_verified  # a loss was found, and the settings come before the replay
+            if not has_asked and (yield from self._replay(tag, shard, attempts)):
                 self._set_verified(shard, True)
                 if not self._unverified:
                     self.losses.ended()
 
     def _verify(self, tag: str, shard: _Shard, attempts: Attempts) -> Flow[None]:
-        """Find out what a shard may have lost, in one round trip."""
-        marks, feed = shard.marks.all(), keys.feed(tag)
-        entries = [["XRANGE", feed, mark.feed_id.decode(), mark.feed_id.decode()] for mark in marks]
-        oldest = ["XRANGE", feed, "-", "+", "COUNT", "1"]
-        send = Send(tag, ["HGET", keys.epoch(tag), "epoch"], then=[oldest, *entries])
-        epoch, first, *found = yield from attempts.send(send)
-        before, server = self.servers.get(tag), send.server
-        now, has_feed = time.monotonic(), self._context.feed_length != "0"
+        """Find out what a shard may have lost, in one round trip for all shards of its server."""
+        answer, shard.answer = shard.answer, None
+        if answer is None or list(answer.marks) != shard.marks.all():
+            answer = yield from self._ask(tag, shard, attempts)
+        before, now, has_feed = self.servers.get(tag), time.monotonic(), self._context.feed_length != "0"
+        epoch, server, kept = answer.epoch, answer.server, answer.kept
         if shard.epoch not in (None, epoch):
             self._session.server_changed()  # the settings were lost, too, and nothing is replayed under other ones
             self._lost("epoch", self.tracked_rooms.data_lost(tag, now))
             shard.marks.keep_until(None)
         elif server != before and has_feed:
-            kept = last_present(marks, found, first[0][0] if first else None)
             rooms = self.tracked_rooms.server_changed(tag, kept, now)
-            if marks and kept != marks[-1]:
+            if answer.marks and kept != answer.marks[-1]:
                 self._lost("server", rooms)
             shard.marks.keep_until(kept)
         elif server != before:
@@ -233,6 +243,34 @@ class Recovery:
         shard.epoch = epoch  # None until the first write creates one
         if server is not None:
             self.servers[tag] = server
+        self._drop_answers()
+
+    def _ask(self, tag: str, shard: _Shard, attempts: Attempts) -> Flow[Answer]:
+        """Ask a shard's server for it, and for the other shards there, which keep their answers."""
+        asked = {tag: shard.marks.all()}
+        if not self.is_clustered:
+            others = list(self._shards.items())
+            asked |= {one: it.marks.all() for one, it in others if one not in self._asked and self._holds(one)}
+        words = {one: questions(one, marks) for one, marks in asked.items()}
+        self._asked.update(asked)
+        try:
+            first, *then = [question for of_shard in words.values() for question in of_shard]
+            send = Send(tag, first, then=then)
+            replies = iter((yield from attempts.send(send)))
+        finally:
+            self._asked.difference_update(asked)
+        for one, marks in asked.items():
+            of_shard = [next(replies) for _ in words[one]]
+            self._shards[one].answer = Answer.parse(marks, send.server, of_shard)
+        answer, shard.answer = shard.answer, None
+        assert answer is not None  # noqa: S101 - set above
+        return answer
+
+    def _drop_answers(self) -> None:
+        """Drop the answers about shards that need no verification: when they do, it is for something later."""
+        for tag, shard in list(self._shards.items()):
+            if shard.answer is not None and shard.is_verified and shard.answer.server == self.servers.get(tag):
+                shard.answer = None
 
     def _lost(self, what: str, rooms: int) -> None:
         """Note that a shard has lost data: most likely the others have, too, and it is one loss."""
@@ -250,12 +288,15 @@ class Recovery:
                 return False
             self.lease.observe_renewal(tag, report)
         shard.must_renew_lease = False
-        for call in self.tracked_rooms.replays(tag, self._context, time.monotonic()):
-            epochs = self._session.observer_epochs()
-            reply = yield from attempts.send_script(call, self.servers.get(tag))
-            if (outcomes := self.complete(call, None, epochs, reply)) is None:
-                return False
-            self.losses.restored(sum(outcome in tracking.WRITTEN for outcome in outcomes[::3]))
+        for replay in self.tracked_rooms.replays(tag, self._context, time.monotonic()):
+            call = replay
+            while call.rooms:
+                epochs = self._session.observer_epochs()
+                reply = yield from attempts.send_script(call, self.servers.get(tag))
+                if (outcomes := self.complete(call, None, epochs, reply)) is None:
+                    return False
+                self.losses.restored(sum(outcome in tracking.WRITTEN for outcome in outcomes[::3]))
+                _, call = call.split(outcomes)
         return True
 
     @property

@@ -13,8 +13,10 @@ from typing import Literal
 from redis_kvpoll.engine.marks import Mark
 from redis_kvpoll.model import KVPoll
 from redis_kvpoll.protocol import script_specs as specs
-from redis_kvpoll.protocol.script_call import MAX_BATCH, Call, CallContext
+from redis_kvpoll.protocol.script_call import Call, CallContext
 
+MAX_REPLAYED = specs.REPLAY.max_rooms
+"""Rooms per call."""
 CREATOR_TIMEOUT = 10.0
 """Seconds that an attached room waits for its creator's replay, before which the creator must reconnect."""
 CREATOR_POLL_INTERVAL = 0.05
@@ -139,7 +141,7 @@ class TrackedRooms:
             tracked.status = KVPoll.Failed
         else:  # the known status has yet to be replayed, so a lower one must not replace it
             tracked.status = max(tracked.status, status)
-        tracked.until = now + (self._terminal_ttl if tracked.status.is_terminal else self.ttl)
+        tracked.until = now + (self._terminal_ttl if tracked.status in _TERMINAL else self.ttl)
 
     def mark_clearing(self, call: Call) -> None:
         """Note that a clear of these rooms is sent. Whatever its outcome, they are no longer replayed."""
@@ -230,8 +232,8 @@ class TrackedRooms:
             self.replayed(tag, room, is_waiting)
         self.schedule_retry(tag, now)
         rooms = list(due)
-        for at in range(0, len(rooms), MAX_BATCH):
-            chunk = rooms[at : at + MAX_BATCH]
+        for at in range(0, len(rooms), MAX_REPLAYED):
+            chunk = rooms[at : at + MAX_REPLAYED]
             items = [word for room in chunk for word in _replay_item(*due[room])]
             yield specs.REPLAY.call(context, tag, chunk, items, ())
 
@@ -253,7 +255,15 @@ class TrackedRooms:
 
 def _replay_item(tracked: TrackedRoom, loss: Loss) -> tuple[str, ...]:
     """Return the arguments of a room in a call of specs.REPLAY."""
-    status = tracked.status.name if tracked.status is not None else ""
-    reason = tracked.reason if tracked.status is KVPoll.Failed else ""
-    marks = (" ".join(map(str, tracked.openings)), str(tracked.written or "")) if loss == "server" else ("", "")
-    return str(tracked.generation), tracked.request, status, reason, tracked.length, tracked.role, loss, *marks
+    status = tracked.status
+    name, reason = _NAMES[status], tracked.reason if status is KVPoll.Failed else ""
+    opened = written = ""
+    if loss == "server":
+        opened, written = " ".join(map(str, tracked.openings)), str(tracked.written or "")
+    generation = str(tracked.generation)
+    return generation, tracked.request, name, reason, tracked.length, tracked.role, loss, opened, written
+
+
+# Looked up per room: properties of an enum's members are slow.
+_NAMES: dict[KVPoll | None, str] = {None: "", **{status: status.name for status in KVPoll}}
+_TERMINAL = frozenset(status for status in KVPoll if status.is_terminal)

@@ -107,8 +107,11 @@ def parse_entry(fields: Sequence[bytes], openings: dict[int, Opening] | None = N
         elif openings is not None and is_room and name in _OPENING_WORDS:
             _add_opening(openings, len(found) - 1, name, value)
         elif is_room and value in STATUSES and (changed := _parse_rank_field(name)) is not None:
-            room, status, room_ttl, reason, _, _ = found[-1]
-            found[-1] = room, status, room_ttl, reason, changed, value
+            room, status, room_ttl, reason, rank, _ = found[-1]
+            if rank is None:
+                found[-1] = room, status, room_ttl, reason, changed, value
+            else:  # one of several ranks that changed together
+                found.append((room, status, room_ttl, None, changed, value))
     return found
 
 

@@ -19,7 +19,7 @@ from redis_kvpoll import validation
 from redis_kvpoll.errors import InvalidInputError
 from redis_kvpoll.model import Outcome, Owner, Update
 from redis_kvpoll.protocol import keys, replies, script_specs
-from redis_kvpoll.protocol.script_call import MAX_BATCH, Call, CallContext, Command, ScriptSpec
+from redis_kvpoll.protocol.script_call import Call, CallContext, Command, ScriptSpec
 from redis_kvpoll.protocol.scripts import load
 
 LEASE = ScriptSpec(load("lease"), keys=(), reply=(), epoch=True, tail=True)
@@ -38,6 +38,8 @@ AWAY_TTLS = 60
 """The lease's ttl in shards other than its home, in ttls."""
 AWAY_INTERVAL, AWAY_INTERVAL_TRACKED = 20, 2
 """The time between renewals there, in ttls; the second where the store has rooms to restore after a loss of data."""
+MAX_REAPED = script_specs.REAP.max_rooms
+"""Rooms per call."""
 
 _ROOM = re.compile(rb"0|[1-9][0-9]{0,19}")
 _RECORD = re.compile(rb"(\d+) (\d+) (\d+) (\d+) (\d+)")
@@ -156,8 +158,8 @@ def lost_in(found: Iterable[list[Any]]) -> dict[str, str]:
 
 
 def list_owned(tag: str, incarnation: str, offset: int = 0, last: str | None = None) -> list[str]:
-    """Return the command that lists up to MAX_BATCH entries of a lease in one shard, or of those up to another."""
-    return ["ZRANGEBYSCORE", keys.owned(tag), incarnation, last or incarnation, "LIMIT", str(offset), str(MAX_BATCH)]
+    """Return the command that lists up to MAX_REAPED entries of a lease in one shard, or of those up to another."""
+    return ["ZRANGEBYSCORE", keys.owned(tag), incarnation, last or incarnation, "LIMIT", str(offset), str(MAX_REAPED)]
 
 
 def list_all_owned(tag: str, incarnation: str) -> list[str]:

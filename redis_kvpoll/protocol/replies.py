@@ -245,12 +245,22 @@ def _ranks(fields: dict[bytes, bytes], start: bytes) -> dict[int, KVPoll]:
     return found
 
 
-def ranks_of(words: Any) -> tuple[dict[int, KVPoll], set[int]]:
-    """Return the status of each rank in the reply of snapshot_ranks.lua, and the ranks that have cleared."""
+class RankStatuses(NamedTuple):
+    """The ranks of a room, in their order."""
+
+    consensus: KVPoll | None
+    statuses: dict[int, KVPoll]
+    """The status of each rank, the last one of a rank that has cleared."""
+    cleared: set[int]
+
+
+def ranks_of(words: Any) -> RankStatuses:
+    """Return the ranks in the reply of snapshot_ranks.lua."""
     parts = words.split()
     fields = dict(zip(parts[::2], parts[1::2], strict=True))
     cleared = _ranks(fields, b"cleared:")
-    return {**_ranks(fields, b"status:"), **cleared}, set(cleared)
+    statuses = dict(sorted({**_ranks(fields, b"status:"), **cleared}.items()))
+    return RankStatuses(parse_status(fields.get(b"status")), statuses, set(cleared))
 
 
 def _text(value: bytes | None) -> str | None:

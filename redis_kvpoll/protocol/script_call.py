@@ -1,7 +1,10 @@
 """Commands on rooms, and the script calls that they consist of.
 
 A ScriptSpec repeats in Python what the head of its script declares in Lua; a test compares the two. The KEYS and ARGV
-of every call are built from it here and nowhere else. A command is one script call per shard and MAX_BATCH rooms.
+of every call are built from it here and nowhere else. A command is one script call per shard and so many rooms.
+
+Invariant: no call holds the server for more than a few milliseconds. ``max_rooms`` bounds the rooms, and a script
+stops by itself where ranks make rooms large: then its reply lacks the last rooms, which are sent again.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ T = TypeVar("T")
 P = ParamSpec("P")
 
 MAX_BATCH = 1000
-"""Rooms per call. A script blocks the server while it runs: about 2 ms for 1,000 rooms."""
+"""Rooms per call at most. A script blocks the server while it runs: 2 to 4 ms for 1,000 rooms of the fast ones."""
 
 FEED_TTL_MS = "86400000"
 """As in lua/include/feed.lua, which saves the other scripts an argument per call."""
@@ -107,6 +110,11 @@ class ScriptSpec:
     statuses_after: Callable[[list[Any]], list[Any]] | None = None
     """Returns from a reply the status name of each room after the call: None if it is absent, NOT_REPORTED if the reply
     does not contain it. Set for scripts that change statuses and for both SNAPSHOTs; a mirror applies the result."""
+    max_rooms: int = MAX_BATCH
+    """Rooms per call: so many that a call takes about 4 ms, if no room has many ranks."""
+    may_stop: bool = False
+    """Whether the script may leave out the last rooms of its reply, because those before had many ranks: they were not
+    processed."""
     for_rank: ScriptSpec | None = None
     """The variant for a store with a rank."""
     for_owner: ScriptSpec | None = None
@@ -160,6 +168,15 @@ class Call(NamedTuple):
         count = str(len(self.first_keys) + len(self.keys))
         return ["EVALSHA", self.spec.script.sha, count, *self.first_keys, *self.keys, *self.once, *self.items]
 
+    def split(self, reply: Sequence[Any]) -> tuple[Call, Call]:
+        """Return the call for the rooms in a reply, without feed id and epoch, and the call for those that it lacks."""
+        done, count = len(reply) // len(self.spec.reply), len(self.rooms)
+        keys, items = len(self.keys) // count * done, len(self.items) // count * done
+        return (
+            self._replace(rooms=self.rooms[:done], keys=self.keys[:keys], items=self.items[:items]),
+            self._replace(rooms=self.rooms[done:], keys=self.keys[keys:], items=self.items[items:]),
+        )
+
     def merged_with(self, others: Sequence[Call]) -> Call:
         """Return one call for the rooms of this call and others, in this order."""
         calls = [self, *others]
@@ -200,14 +217,14 @@ class Command(NamedTuple, Generic[V, T]):
             width = len(spec.item)
             return [
                 spec.call(context, context.namespace, rooms[at:end], items[at * width : end * width], range(at, end))
-                for at, end in _chunks(len(rooms))
+                for at, end in _chunks(len(rooms), spec.max_rooms)
             ]
         return self._calls_by_shard(context, spec, items)
 
     def _calls_by_shard(self, context: CallContext, spec: ScriptSpec, items: list[str]) -> list[Call]:
         calls, width = [], len(spec.item)
         for tag, all_positions in keys.positions_by_tag(context.namespace, context.shards, self.rooms).items():
-            for at, end in _chunks(len(all_positions)):
+            for at, end in _chunks(len(all_positions), spec.max_rooms):
                 positions = all_positions[at:end]
                 rooms = [self.rooms[p] for p in positions]
                 some = [word for p in positions for word in items[p * width : (p + 1) * width]]
@@ -246,8 +263,8 @@ def _widened(items: list[str], width: int, wider: int) -> list[str]:
     return [word for at in range(0, len(items), width) for word in (*items[at : at + width], *blank)]
 
 
-def _chunks(total: int) -> list[tuple[int, int]]:
-    return [(at, min(at + MAX_BATCH, total)) for at in range(0, total, MAX_BATCH)]
+def _chunks(total: int, size: int) -> list[tuple[int, int]]:
+    return [(at, min(at + size, total)) for at in range(0, total, size)]
 
 
 _FIRST = range(1)

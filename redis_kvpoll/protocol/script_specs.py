@@ -37,6 +37,8 @@ WRITE = ScriptSpec(
     prefix_in_prefill=True,
     epoch=True,
     statuses_after=_reported_statuses(2),
+    max_rooms=200,
+    may_stop=True,
 )
 UPDATE = ScriptSpec(
     load("update"),
@@ -49,6 +51,23 @@ UPDATE = ScriptSpec(
     statuses_after=_reported_statuses(2),
     for_owner=WRITE,
 )
+WRITE_RANKS = ScriptSpec(
+    load("write_ranks"),
+    first=(*_ROOM_KEYS, "cleared", "refused"),
+    keys=("room", "prefix"),
+    once=(*_CALLER, "policy", "mode"),
+    item=(
+        *("of_rank", "of_world_size", "of_owner", "of_incarnation"),
+        *("generation", "status", "reason", "length"),
+    ),
+    reply=("outcome", "status"),
+    codes=(*_MERGED, Outcome.STALE, Outcome.CLEARED, Refusal.LEASE, Refusal.WORLD_SIZE, Refusal.CORRUPT),
+    epoch=True,
+    max_rooms=400,
+    may_stop=True,
+)
+"""For a caller that speaks for many ranks: a room stands in the call once for each. No statuses_after: the reply has
+the status as each rank sees it, so a mirror takes it from the feed."""
 OPEN = ScriptSpec(
     load("open"),
     first=(*_ROOM_KEYS, "refused"),
@@ -62,6 +81,8 @@ OPEN = ScriptSpec(
     ),
     epoch=True,
     statuses_after=_reported_statuses(7),
+    max_rooms=200,
+    may_stop=True,
 )
 REPLAY = ScriptSpec(
     load("replay"),
@@ -73,6 +94,8 @@ REPLAY = ScriptSpec(
     codes=(*_MERGED, Outcome.STALE, Refusal.LEASE, Refusal.WORLD_SIZE, Refusal.CORRUPT),
     epoch=True,
     statuses_after=_reported_statuses(3),
+    max_rooms=400,
+    may_stop=True,
 )
 ATTACH = ScriptSpec(
     load("attach"),
@@ -91,6 +114,8 @@ ABORT = ScriptSpec(
     codes=(Outcome.UNCHANGED, Outcome.FAILED, Outcome.SKIPPED, Refusal.CORRUPT),
     prefix_in_prefill=True,
     statuses_after=_reported_statuses(2),
+    max_rooms=500,
+    may_stop=True,
 )
 REAP = ScriptSpec(
     load("reap"),
@@ -100,6 +125,8 @@ REAP = ScriptSpec(
     reply=("outcome", "status"),
     codes=(Outcome.UNCHANGED, Outcome.FAILED, Outcome.SKIPPED),
     prefix_in_prefill=True,
+    max_rooms=500,
+    may_stop=True,
 )
 """No statuses_after: the reply lacks the status as a rank sees it, so a mirror takes it from the feed."""
 RECORD_FAILURE = ScriptSpec(
@@ -115,6 +142,8 @@ CLEAR = ScriptSpec(
     codes=(Outcome.SKIPPED, Outcome.STALE, Outcome.CLEARED, Refusal.WORLD_SIZE, Refusal.CORRUPT),
     epoch=True,
     repeatable=False,
+    max_rooms=500,
+    may_stop=True,
     statuses_after=lambda reply: [
         None if code == Outcome.CLEARED.value else status
         for code, status in zip(reply[::3], _reported_statuses(3)(reply), strict=True)
@@ -127,9 +156,21 @@ POLL = ScriptSpec(load("poll"))
 POLL_OWN = replace(POLL, for_rank=POLL_RANK)
 CONSENSUS = ScriptSpec(load("consensus"), reply=("status", "generation", "version"))
 TOUCH = ScriptSpec(
-    load("touch"), first=("feed", "owned"), keys=("room", "prefix"), once=("feed_length", "ttl_ms"), reply=("kept",)
+    load("touch"),
+    first=("feed", "owned"),
+    keys=("room", "prefix"),
+    once=("feed_length", "ttl_ms"),
+    reply=("kept",),
+    max_rooms=500,
 )
-ENTRY = ScriptSpec(load("entry"), keys=("room", "prefix"), once=("length_field",), reply=("ttl_ms", "length", "fields"))
+ENTRY = ScriptSpec(
+    load("entry"),
+    keys=("room", "prefix"),
+    once=("length_field",),
+    reply=("ttl_ms", "length", "fields"),
+    max_rooms=500,
+    may_stop=True,
+)
 SET_PREFIX = ScriptSpec(
     load("set_prefix"),
     first=("epoch",),
@@ -148,6 +189,8 @@ SNAPSHOT_RANKS = ScriptSpec(
     once=("feed_ttl_ms", "rank"),
     reply=("status", "left_ms", "ranks"),
     statuses_after=lambda reply: reply[::3],
+    max_rooms=500,
+    may_stop=True,
 )
 SNAPSHOT = ScriptSpec(
     load("snapshot"),
@@ -162,6 +205,7 @@ SNAPSHOT_FIELDS = ScriptSpec(
 )
 
 SPECS = (
+    WRITE_RANKS,
     *(UPDATE, WRITE, OPEN, REPLAY, ATTACH, ABORT, REAP, RECORD_FAILURE, CLEAR, CLEAR_FENCED, POLL, POLL_OWN, POLL_RANK),
     *(CONSENSUS, TOUCH, ENTRY, SET_PREFIX, POP_PREFIX, SNAPSHOT, SNAPSHOT_RANKS, SNAPSHOT_FIELDS),
 )

@@ -224,17 +224,25 @@ class Follower:
     def _read_rooms(self, rooms: list[int]) -> FollowerFlow[None]:
         """Read rooms as they are now."""
         for call in self._read_calls(rooms):
-            was_asked = is_gone = False
-            while True:
-                asked_at = time.monotonic()
-                feed_id, *reply = yield from self._send_script(call)
-                lost = None if is_gone else self._lost_and_held(call, reply)
-                if lost is None:
-                    break
-                if was_asked:
-                    raise _MustResync("the store has rooms that were not found")
-                was_asked, is_gone = True, not (yield from self._ask_store(lost))
-            self._replica.snapshot(call.tag, feed_id, call.rooms, reply, self._now(asked_at), asked_at)
+            rest = call
+            while rest.rooms:
+                rest = yield from self._read_call(rest)
+
+    def _read_call(self, call: Call) -> FollowerFlow[Call]:
+        """Read the rooms of a call, or the first of them. Returns the call for the rest."""
+        was_asked = is_gone = False
+        while True:
+            asked_at = time.monotonic()
+            feed_id, *reply = yield from self._send_script(call)
+            done, rest = call.split(reply)
+            lost = None if is_gone else self._lost_and_held(done, reply)
+            if lost is None:
+                break
+            if was_asked:
+                raise _MustResync("the store has rooms that were not found")
+            was_asked, is_gone = True, not (yield from self._ask_store(lost))
+        self._replica.snapshot(call.tag, feed_id, done.rooms, reply, self._now(asked_at), asked_at)
+        return rest
 
     def _lost_and_held(self, call: Call, reply: list[Any]) -> int | None:
         """Return a room that the store holds and the server does not have; None if there is none."""
@@ -261,8 +269,9 @@ class Follower:
             if tag in by_tag and self._replica.shards[tag].is_relevant(room):
                 by_tag[tag].append(room)
         for tag, some in by_tag.items():
-            for at in range(0, len(some), MAX_BATCH):
-                yield self._replica.read_spec.call(context, tag, some[at : at + MAX_BATCH], [], ())
+            spec, size = self._replica.read_spec, self._replica.read_spec.max_rooms
+            for at in range(0, len(some), size):
+                yield spec.call(context, tag, some[at : at + size], [], ())
 
     def _send_script(self, call: Call) -> FollowerFlow[Any]:
         words = call.words()

@@ -57,6 +57,18 @@ class MirrorBase(ReplicaHost, ABC):
         except TypeError as error:  # the look-ups do not check their argument
             raise InvalidInputError(f"poll: it takes a list of rooms ({printable(str(error))})") from None
 
+    def consensus(self, rooms: Iterable[int]) -> dict[int, KVPoll | None]:
+        """The status that the ranks of each room agree on, None when it is absent: one dict look-up per room.
+
+        Failed if any rank is, Bootstrapping while one is missing, else the lowest; without ranks, the room's own. As
+        ``StatusStore.consensus``, but from this copy, without a call. As ``collect`` for what this store has written.
+        """
+        get = self._open_replica("consensus").consensus.get
+        try:
+            return {room: get(room) for room in rooms}
+        except TypeError as error:  # the look-ups do not check their argument
+            raise InvalidInputError(f"consensus: it takes a list of rooms ({printable(str(error))})") from None
+
     def collect(self, room: int) -> dict[int, KVPoll]:
         """The status of each rank that has written, also of those that have cleared; empty when it is absent.
 
@@ -71,7 +83,8 @@ class MirrorBase(ReplicaHost, ABC):
         replica = self._open_replica("collect")
         if not replica.context.rank:
             raise InvalidInputError("collect: this mirror's store has no rank: give it rank= and world_size=")
-        return dict(sorted(replica.ranks.get(room, {}).copy().items()))
+        ranks = replica.ranks.get(room)
+        return ranks.copy() if ranks is not None else {}
 
     def failure_reason(self, room: int) -> str | None:
         """Why a room failed; None when this copy does not know it.

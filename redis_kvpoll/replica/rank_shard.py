@@ -4,8 +4,10 @@ A feed entry names the rank that changed, and whether it created the room. So th
 this rank's view: its own status; Failed as soon as any rank has failed; none once it has cleared. A room in which only
 other ranks have a status exists, but has no view.
 
-Invariant: the ranks shown for a room are those of one room at one moment. After an entry for an unknown
-room they are not known: the room is uncertain until it has been read.
+The consensus of the ranks is kept up with them, so that reading it costs one look-up: each entry has it.
+
+Invariant: the ranks shown for a room, in the order of their numbers, are those of one room at one moment. After an
+entry for an unknown room they are not known: the room is uncertain until it has been read.
 """
 
 from __future__ import annotations
@@ -37,19 +39,25 @@ class OwnWrite(NamedTuple):
 
 
 class RankShardReplica(ShardReplica):
-    """A shard as ``rank`` sees it. ``ranks`` is shared with the other shards: the ranks of each room that exists."""
+    """A shard as ``rank`` of ``world_size`` sees it.
+
+    ``ranks`` and ``consensus`` are shared with the other shards: the ranks of each room that exists, and what they
+    agree on.
+    """
 
     def __init__(
         self,
         statuses: dict[int, KVPoll],
         is_relevant: Callable[[int], bool] | None,
         notify: Callable[[int, KVPoll | None], object],
-        rank: str,
+        rank: tuple[str, str],
         ranks: dict[int, dict[int, KVPoll]],
+        consensus: dict[int, KVPoll],
     ) -> None:
         super().__init__(statuses, is_relevant, notify)
-        self._rank = int(rank)
+        self._rank, self._world_size = map(int, rank)
         self._ranks = ranks
+        self._consensus = consensus
         self._cleared: dict[int, set[int]] = {}
         self._own_writes: dict[int, OwnWrite] = {}
         self._own_ahead: list[tuple[int, int]] = []
@@ -63,7 +71,6 @@ class RankShardReplica(ShardReplica):
     def start_resync(self, position: int) -> None:
         self._unread.update(self._ids)
         super().start_resync(position)
-        self.uncertain.clear()
         self._own_writes.clear()
         self._own_ahead.clear()
         self._read_ahead.clear()
@@ -79,7 +86,7 @@ class RankShardReplica(ShardReplica):
             own = self._own_writes.get(room)
             if own is not None and own.at == at and own.followed is not None:
                 del self._own_writes[room]
-                self._ranks[room] = own.followed
+                self._show_derived(room, own.followed)
         if self._read_ahead and self.position >= self._read_ahead_to:
             self._read_ahead.clear()
 
@@ -91,7 +98,7 @@ class RankShardReplica(ShardReplica):
             is_newest = at >= self._ids.get(room, self.position)
             # A snapshot that is older than an own write still has the statuses of the other ranks.
             if is_newest or at >= max(self.position, self._read_ahead.get(room, NOWHERE)):
-                self._set_ranks(room, at, *(ranks_of(words) if exists else (None, set())))
+                self._set_ranks(room, at, *(ranks_of(words) if exists else (None, None, set())))
                 if at > self.position:
                     self._read_ahead[room] = at
                     self._read_ahead_to = max(at, self._read_ahead_to)
@@ -124,7 +131,7 @@ class RankShardReplica(ShardReplica):
         if is_certain and code in _REPORT_OWN_STATUS and view is not None and view is not KVPoll.Failed:
             self._own_writes[room] = OwnWrite(at, view, since, ranks)
             heapq.heappush(self._own_ahead, (at, room))
-            self._ranks[room] = {**(ranks if ranks and since == NOWHERE else {}), self._rank: view}
+            self._show_own(room, self._own_writes[room])
 
     def _apply_entry(self, at: int, fields: Sequence[bytes], now: float) -> None:
         is_ahead_of_all = at > self._ahead_to
@@ -167,54 +174,75 @@ class RankShardReplica(ShardReplica):
         Returns False if the ranks are not known after it.
         """
         if consensus is None:
-            self._set_ranks(room, at, None, set())
+            self._set_ranks(room, at, None, None, set())
             return True
         rank, begins = field or (None, False)
-        if rank is not None and begins and status is not None:
-            self._set_ranks(room, at, {rank: status}, set())
+        if rank is not None and begins and status is not None and has_ttl:
+            self._set_ranks(room, at, consensus, {rank: status}, set())
             return True
         own = self._own_writes.get(room)
         ranks = own.followed if own else self._ranks.get(room)
         if ranks is None or room in self._unread:
             return False
+        is_same = own is not None or consensus is self._consensus.get(room)
+        if not has_ttl and (status is not None or not is_same):
+            return False  # as in shard.py: this was written by hand
         if rank is not None and status is None:
             if has_ttl:  # a replay restored it as cleared, with a last status that is not in the entry
                 return False
-            ranks.setdefault(rank, KVPoll.Failed)
+            ranks = _with(ranks, rank, ranks.get(rank, KVPoll.Failed))
             self._cleared.setdefault(room, set()).add(rank)
         elif rank is not None and status is not None:
-            ranks[rank] = status
+            ranks = _with(ranks, rank, status)
         elif consensus is KVPoll.Failed and KVPoll.Failed not in ranks.values():
             cleared = self._cleared.get(room, ())
             ranks = {one: at_end if one in cleared else KVPoll.Failed for one, at_end in ranks.items()}
-        self._show(room, at, ranks)
+        self._show(room, at, consensus, ranks)
         return True
 
-    def _set_ranks(self, room: int, at: int, ranks: dict[int, KVPoll] | None, cleared: set[int]) -> None:
+    def _set_ranks(
+        self, room: int, at: int, consensus: KVPoll | None, ranks: dict[int, KVPoll] | None, cleared: set[int]
+    ) -> None:
         """Replace the known ranks of a room by their state at an id; None when the room is absent."""
         self._unread.discard(room)
-        if self.uncertain.get(room, at + 1) <= at:
-            del self.uncertain[room]
+        self.uncertain.verify(room, at)
         self._cleared.pop(room, None)
         if cleared:
             self._cleared[room] = cleared
-        self._show(room, at, ranks)
+        self._show(room, at, consensus, ranks)
         if room not in self._ranks:
             self._drop(room)
 
-    def _show(self, room: int, at: int, ranks: dict[int, KVPoll] | None) -> None:
-        """Show ``ranks`` as of an id, overlaid by the own write that is ahead of it."""
+    def _show(self, room: int, at: int, consensus: KVPoll | None, ranks: dict[int, KVPoll] | None) -> None:
+        """Show ``ranks`` and their consensus as of an id, overlaid by the own write that is ahead of it."""
         own = self._own_writes.get(room)
         if own is not None and at < own.at:
             since = own.since if at < own.since else NOWHERE
-            self._own_writes[room] = own._replace(since=since, followed=ranks)
-            ranks = {**(ranks if ranks and since == NOWHERE else {}), self._rank: own.status}
-        elif own is not None:
+            own = self._own_writes[room] = own._replace(since=since, followed=ranks)
+            self._show_own(room, own)
+            return
+        if own is not None:
             del self._own_writes[room]
         if ranks is None:
             self._ranks.pop(room, None)
         else:
             self._ranks[room] = ranks
+        if ranks is None or consensus is None:
+            self._consensus.pop(room, None)
+        else:
+            self._consensus[room] = consensus
+
+    def _show_own(self, room: int, own: OwnWrite) -> None:
+        """Show an own write over the ranks that the feed has."""
+        followed = own.followed if own.followed and own.since == NOWHERE else {}
+        self._show_derived(room, _with(dict(followed), self._rank, own.status))
+
+    def _show_derived(self, room: int, ranks: dict[int, KVPoll]) -> None:
+        """Show ranks for which no entry has the consensus. Their room has this store's number of ranks."""
+        self._ranks[room] = ranks
+        lowest = min(ranks.values(), default=KVPoll.Bootstrapping)  # Failed is the lowest
+        is_known = lowest is KVPoll.Failed or len(ranks) == self._world_size
+        self._consensus[room] = lowest if is_known else KVPoll.Bootstrapping
 
     def _view(self, room: int, consensus: KVPoll | None) -> KVPoll | None:
         """Return this rank's view of a room, as far as the feed was read."""
@@ -233,6 +261,14 @@ class RankShardReplica(ShardReplica):
 
     def forget(self, room: int) -> None:
         super().forget(room)
-        for kept in (self.uncertain, self._ranks, self._cleared, self._own_writes, self._read_ahead):
+        for kept in (self._ranks, self._consensus, self._cleared, self._own_writes, self._read_ahead):
             kept.pop(room, None)
         self._unread.discard(room)
+
+
+def _with(ranks: dict[int, KVPoll], rank: int, status: KVPoll) -> dict[int, KVPoll]:
+    """Return ranks with the status of one, in order. They are changed in place if they have it already."""
+    if rank not in ranks:
+        return dict(sorted({**ranks, rank: status}.items()))
+    ranks[rank] = status
+    return ranks

@@ -32,9 +32,10 @@ process was stopped, or the follower cannot keep up."""
 class Replica:
     """The copies of all shards, behind one lock for all writers.
 
-    ``statuses`` is always the same dict, free to read. So is ``ranks``: the statuses of a room's ranks, where the
-    context has a rank. ``is_relevant`` selects the rooms; None selects those that have waiters. ``lock``, which must be
-    reentrant, and every ``now`` (seconds of a monotonic clock) come from outside: this class does no I/O.
+    ``statuses`` is always the same dict, free to read. So are ``ranks``, the statuses of a room's ranks in their order,
+    where the context has a rank, and ``consensus``, what the ranks of a room agree on. ``is_relevant`` selects the
+    rooms; None selects those that have waiters. ``lock``, which must be reentrant, and every ``now`` (seconds of a
+    monotonic clock) come from outside: this class does no I/O.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Replica:
         self._is_owned: Callable[[], bool] = getattr(lock, "_is_owned", bool)  # as threading.Condition asks an RLock
         self.statuses: dict[int, KVPoll] = {}
         self.ranks: dict[int, dict[int, KVPoll]] = {}
+        self.consensus: dict[int, KVPoll] = {} if context.rank else self.statuses
         self.notifying = False
         """Whether changes are recorded for listeners."""
         self.resyncs_wanted = 0
@@ -62,7 +64,8 @@ class Replica:
 
     def _shard(self, is_relevant: Callable[[int], bool] | None) -> ShardReplica:
         if self.context.rank:
-            return RankShardReplica(self.statuses, is_relevant, self._record, self.context.rank, self.ranks)
+            rank = self.context.rank, self.context.world_size
+            return RankShardReplica(self.statuses, is_relevant, self._record, rank, self.ranks, self.consensus)
         return ShardReplica(self.statuses, is_relevant, self._record)
 
     def _record(self, room: int, status: KVPoll | None) -> None:

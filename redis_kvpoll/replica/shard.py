@@ -26,7 +26,7 @@ from redis_kvpoll.protocol.script_call import NOT_REPORTED, Call
 from redis_kvpoll.replica.expiry import Expiry
 from redis_kvpoll.replica.feed_ids import NOWHERE, number_of
 from redis_kvpoll.replica.reasons import FailureReasons
-from redis_kvpoll.replica.unverified import Unverified
+from redis_kvpoll.replica.unverified import Uncertain, Unverified
 from redis_kvpoll.replica.waiter import Waiter
 
 
@@ -67,8 +67,7 @@ class ShardReplica:
         self._reasons = FailureReasons()
         self._unconfirmed: set[int] = set()
         self.unverified = Unverified()
-        self.uncertain: dict[int, int] = {}
-        """Rooms to be read, each with the id of the entry after which its state was unknown (see rank_shard.py)."""
+        self.uncertain = Uncertain()
         self._pending_notifications: dict[int, KVPoll | None] = {}
         """Rooms that an own write changed ahead of the feed, each with the status that was last notified."""
 
@@ -79,6 +78,7 @@ class ShardReplica:
         self.position = position
         self._unconfirmed.update(self._ids, self._pending_notifications)
         self._ids, self._ahead, self._ahead_to = {}, [], NOWHERE
+        self.uncertain.clear()
         self._reasons.clear()
         if self.only_waited:
             self._unconfirmed.update(self.waiters)
@@ -130,6 +130,7 @@ class ShardReplica:
                 and at >= self._ids.get(room, self.position)
             ):
                 status = parse_status(name)
+                self.uncertain.verify(room, at)
                 self._apply(room, status, at)
                 if status is not None and left_ms >= 0:
                     self.expiry.set(room, now + left_ms / 1000)
@@ -185,7 +186,9 @@ class ShardReplica:
                 reasons.apply(room, status, reason if exists else None, field)
             if self.unverified and room in self.unverified:
                 continue  # the read that is to come includes this
-            if is_newest:
+            if is_newest and ttl is None and status is not None and self._statuses.get(room) is not status:
+                self.uncertain[room] = at  # a script that changes a status sets a TTL: this was written by hand
+            elif is_newest:
                 if not is_ahead_of_all:
                     applied.add(room)
                 self._apply(room, status, at)
@@ -272,12 +275,10 @@ class ShardReplica:
                     self.forget(waiter.room)
 
     def forget(self, room: int) -> None:
-        self._statuses.pop(room, None)
-        self._ids.pop(room, None)
+        for kept in (self._statuses, self._ids, self._pending_notifications, self.unverified, self.uncertain):
+            kept.pop(room, None)
         self._drop(room)
         self._unconfirmed.discard(room)
-        self._pending_notifications.pop(room, None)
-        self.unverified.pop(room, None)
         self._evaluate_verified()
 
     def _evaluate_all(self) -> None:

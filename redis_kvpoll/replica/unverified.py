@@ -1,10 +1,10 @@
-"""Rooms that show a reply whose order among the other facts is unknown, until they are read."""
+"""Rooms that are to be read: no entry of the feed says what they are."""
 
 from __future__ import annotations
 
 
 class Unverified(dict[int, float]):
-    """These rooms, each with the time at which its reply came."""
+    """Rooms that show a reply whose order among the other facts is unknown, each with the time at which it came."""
 
     __slots__ = ("were_any",)
 
@@ -31,3 +31,14 @@ class Unverified(dict[int, float]):
             return False
         self.were_any = False
         return True
+
+
+class Uncertain(dict[int, int]):
+    """Rooms whose state is unknown since an entry of the feed, each with the id of that entry."""
+
+    __slots__ = ()
+
+    def verify(self, room: int, at: int) -> None:
+        """A room was read as of an id."""
+        if self and self.get(room, at + 1) <= at:
+            del self[room]

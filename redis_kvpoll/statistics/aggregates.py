@@ -19,7 +19,7 @@ from redis_kvpoll.protocol import keys
 from redis_kvpoll.protocol.settings import Settings
 from redis_kvpoll.statistics.model import LIVE, FeedState, RoomRow, Second, Snapshot
 from redis_kvpoll.statistics.owner_names import OwnerNames
-from redis_kvpoll.statistics.rooms import Record
+from redis_kvpoll.statistics.records import Record
 from redis_kvpoll.statistics.shard import ShardStatistics
 from redis_kvpoll.statistics.totals import Totals
 

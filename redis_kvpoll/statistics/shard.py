@@ -22,7 +22,7 @@ from redis_kvpoll.protocol.replies import parse_status
 from redis_kvpoll.protocol.rows import WIDTH, milliseconds
 from redis_kvpoll.statistics.model import ABSENT, CLEARED, EXPIRED, LIVE
 from redis_kvpoll.statistics.owner_names import OwnerNames
-from redis_kvpoll.statistics.rooms import OPENING_SEEN, SINCE_SEEN, Record, Rooms
+from redis_kvpoll.statistics.records import OPENING_SEEN, SINCE_SEEN, Record, Rooms
 from redis_kvpoll.statistics.totals import Totals
 
 REASON_WAIT_MS = 2000

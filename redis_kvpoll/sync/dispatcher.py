@@ -59,6 +59,7 @@ class Dispatcher:
     def __init__(self, executor: Executor, transport: Transport) -> None:
         self.executor = executor
         self.transport = transport
+        executor.recovery.is_clustered = transport.clustered
         self.after_fork()
         forkable.add(self)
 
@@ -108,7 +109,7 @@ class Dispatcher:
         else:
             if (own := executor.complete(call, send, epochs, reply)) is not None:
                 return own
-        return self.run(executor.recover_call(command, call, now, first_error))
+        return self.run(executor.recover_call(command, call, now, send, first_error))
 
     def run(self, flow: Flow[T]) -> T:
         """Run a flow and return its result."""

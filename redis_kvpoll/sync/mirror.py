@@ -32,8 +32,7 @@ class Mirror(MirrorBase):
     1,000 rooms per second: it is shown for rooms / 1,000 seconds, or for 5 s if that is longer.
 
     Its methods raise StoreClosedError before entry and after ``close``. Entry may raise what every call of the store
-    may raise, and:
-        FeedOffError: the namespace was opened with feed_length=0.
+    may raise, and FeedOffError: the namespace was opened with feed_length=0.
     """
 
     def __init__(self, dispatcher: Dispatcher, rooms: Callable[[int], bool] | None) -> None:

@@ -91,7 +91,7 @@ class Transport(ABC):
 
     def tag_of_each_node(self) -> list[str]:
         """Return a hash tag for each node with rooms, after a first call."""
-        return [""]
+        return self._nodes.tag_of_each_node()
 
     def finish(self, pool: NodePool, connection: Any, effect: Send) -> Any:
         """Wait for the reply to a call in flight."""
@@ -168,9 +168,6 @@ class ClusterTransport(Transport):
                 self._read_map((effect.timeout or self._deadline) / 2)
             pool = self._cluster.pool_for(effect)
             return pool, pool.send(effect), effect
-
-    def tag_of_each_node(self) -> list[str]:
-        return self._cluster.slot_map.tag_of_each_owner()
 
     def finish(self, pool: NodePool, connection: Any, effect: Send) -> Any:
         with self._stale_on_failure():

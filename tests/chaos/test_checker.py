@@ -115,6 +115,12 @@ class TestFaults:
         lost = [ADVANCED, call("clear", None, None, 4, 5, error="OutcomeUnknownError: …")]
         assert broken_rules(*lost, call("get", None, None, 8, 9), faults=[fault(4.5, 6)]) == []
 
+    @pytest.mark.parametrize(("began", "rules"), [(0, [UNKNOWN]), (3, []), (6, [UNKNOWN])])
+    def test_fault_shortly_before_explains_an_unknown_outcome(self, began, rules):
+        """A connection may turn out to be to a former primary when the failover is over."""
+        lost = call("clear", None, None, 4, 5, error="OutcomeUnknownError: …")
+        assert broken_rules(lost, faults=[fault(began, began + 0.5)]) == rules
+
     @pytest.mark.parametrize(("ended", "rule"), [(4, []), (2, [NOT_SURVIVED])])
     def test_long_outage_explains_a_failed_call(self, ended, rule):
         failed = update(BOOT, None, None, 0, 5, error="StoreUnavailableError: …")

@@ -17,7 +17,7 @@ A, B = 1, 2
 @pytest.fixture
 def held(store, client, monkeypatch):
     """Six rooms in three calls, which the server has lost."""
-    monkeypatch.setattr("redis_kvpoll.engine.tracked_rooms.MAX_BATCH", 2)
+    monkeypatch.setattr("redis_kvpoll.engine.tracked_rooms.MAX_REPLAYED", 2)
     held = [store.open(room) for room in range(6)]
     held[0].status()
     client.flushall()

@@ -13,7 +13,7 @@ from redis_kvpoll.engine.batching import Batch, ShardQueue
 from redis_kvpoll.engine.effects import PendingCall, Send
 from redis_kvpoll.engine.retry import CallFailed
 from redis_kvpoll.protocol import room_commands
-from redis_kvpoll.protocol.script_call import MAX_BATCH
+from redis_kvpoll.protocol.script_specs import CLEAR
 from redis_kvpoll.protocol.settings import ExpectedSettings
 from tests.support.contexts import context
 from tests.support.fuzzing import examples
@@ -68,7 +68,7 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(
         kind=st.sampled_from(sorted(MAKE)),
         rooms=st.lists(st.sampled_from(SHARED), min_size=1, max_size=3, unique=True),
-        many=st.sampled_from([0, 0, 0, 400, MAX_BATCH - 3]),
+        many=st.sampled_from([0, 0, 0, 200, CLEAR.max_rooms - 3]),
         context=st.sampled_from([CONTEXT, CONTEXT, CONTEXT, OTHER]),
         patience=st.sampled_from([1.0, 5.0]),
         busy=st.booleans(),
@@ -88,7 +88,7 @@ class QueueMachine(RuleBasedStateMachine):
         batch = self.queue.take_batch()
         assert batch.pending_calls[0] is line[0], "the first call in the queue is sent"
         assert self.queue.elect_sender() is None, "one batch at a time"
-        assert len(batch.call.rooms) <= MAX_BATCH
+        assert len(batch.call.rooms) <= batch.call.spec.max_rooms
         assert {(one.call.spec, tuple(one.call.once)) for one in batch.pending_calls} == {
             (line[0].call.spec, tuple(line[0].call.once))
         }

@@ -34,6 +34,18 @@ def test_each_rank_reads_its_own_status(ranks):
     assert first.collect(42) == {0: KVPoll.Success, 1: KVPoll.Transferring}
 
 
+def test_mirror_keeps_the_consensus_up(ranks):
+    """``mirror.consensus`` is a dict look-up a room: a scheduler may ask it for all its rooms in every round."""
+    first, second = ranks
+    for store in ranks:
+        store.update_status(42, KVPoll.Success)
+    with first.mirror() as mirror:
+        assert mirror.consensus([42, 43]) == {42: KVPoll.Success, 43: None}
+        second.abort(42)
+        assert mirror.wait(42, KVPoll.Failed, timeout=30) is KVPoll.Failed
+        assert mirror.consensus([42]) == {42: KVPoll.Failed}
+
+
 def test_failure_of_one_rank_fails_all(ranks):
     """``abort`` fails every rank, also one that has not written yet."""
     first, second = ranks

@@ -69,8 +69,8 @@ class TestReaping:
     def chunk(self, server, monkeypatch):
         """Rooms a call. fakeredis takes seconds for thousands."""
         if server.is_fake:
-            monkeypatch.setattr(lease_commands, "MAX_BATCH", 10)
-        return lease_commands.MAX_BATCH
+            monkeypatch.setattr(lease_commands, "MAX_REAPED", 10)
+        return lease_commands.MAX_REAPED
 
     def test_rooms_fail_in_chunks_and_once(self, held, client, make_store, chunk):
         rooms = range(chunk * 5 // 2)

@@ -138,6 +138,65 @@ def shows(mirror, **rooms):
         real.until(lambda room=int(room[1:]), ranks=ranks: mirror.collect(room) == ranks, f"{room}: {ranks}")
 
 
+class TestConsensus:
+    def test_consensus_equals_store_consensus(self, ranks):
+        """Of rooms read at the start, and of changes in the feed."""
+        first, second, third = ranks(3)
+        first.update_many(dict.fromkeys((1, 2, 3, 4), MOVE))
+        second.update_many({1: DONE, 2: DONE, 4: INPUT})
+        third.update_many({1: DONE, 3: DONE, 4: DONE})
+        third.update_status(3, FAIL)
+        third.clear(4)
+        rooms = range(1, 7)
+
+        def is_current(mirror):
+            real.until(lambda: mirror.consensus(rooms) == of_store(first, rooms), "it is the store's")
+            return mirror.consensus(rooms)
+
+        with second.mirror() as mirror:
+            assert mirror.consensus(rooms) == {1: MOVE, 2: BOOT, 3: FAIL, 4: INPUT, 5: None, 6: None}
+            third.update_many({2: DONE, 5: BOOT})
+            first.abort(1)
+            for store in (first, second):
+                store.clear(4)
+            assert is_current(mirror) == {1: FAIL, 2: MOVE, 3: FAIL, 4: None, 5: BOOT, 6: None}
+
+    def test_own_write_is_in_the_consensus_at_once(self, ranks):
+        first, second = ranks(2)
+        for store in (first, second):
+            store.update_status(1, MOVE)
+        second.update_status(1, DONE)
+        with first.mirror() as mirror:
+            first.update_status(1, DONE)
+            assert mirror.consensus([1]) == {1: DONE}
+
+    def test_plain_room_agrees_with_itself(self, ranks, side, server):
+        """Before and after the mirror opens; a mirror without a rank has the consensus of rooms with ranks, too."""
+        first, second = ranks(2)
+        plain = side.over(server)
+        plain.update_many({1: MOVE, 3: BOOT})
+        first.update_status(4, DONE)
+        with first.mirror() as mirror, plain.mirror() as without_rank:
+            assert mirror.consensus([1, 3]) == {1: MOVE, 3: BOOT}
+            plain.update_many({2: DONE, 3: DONE})
+            second.update_status(4, MOVE)
+            for one in (mirror, without_rank):
+                real.until(lambda one=one: one.consensus([4]) == {4: MOVE}, "the last change")
+                assert one.consensus([1, 2, 3]) == {1: MOVE, 2: DONE, 3: DONE}
+
+    def test_consensus_refuses_what_is_no_list(self, ranks):
+        (first,) = ranks(1)
+        mirror = first.mirror()
+        with pytest.raises(StoreClosedError, match="consensus: this mirror is not open"):
+            mirror.consensus([1])
+        with mirror, pytest.raises(InvalidInputError, match="consensus: it takes a list of rooms"):
+            mirror.consensus(7)
+
+
+def of_store(store, rooms):
+    return dict(zip(rooms, (found.status for found in store.consensus(rooms)), strict=True))
+
+
 class TestCollect:
     def test_collect_equals_store_collect(self, ranks):
         first, second = ranks(2)

@@ -87,7 +87,7 @@ def model_clock() -> Iterator[None]:
         mock.patch.object(recovery, "time", CLOCK),
         mock.patch.object(data_loss, "time", CLOCK),
         mock.patch.object(data_loss, "logger"),
-        mock.patch.object(tracked_rooms, "MAX_BATCH", 1),
+        mock.patch.object(tracked_rooms, "MAX_REPLAYED", 1),
     ):
         yield
 

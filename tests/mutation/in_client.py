@@ -160,6 +160,16 @@ IN_THE_CLIENT = [
         "replica/test_replica.py::TestEntries::test_feed_does_not_repeat_own_writes",
     ),
     (
+        "a mirror believes a status without a TTL, as no script writes it",
+        "replica.shard:ShardReplica._apply_entry",
+        "is_newest and ttl is None and",
+        "False and",
+        (
+            "protocol/test_foreign_entries.py::TestForeignEntries::"
+            "test_mirror_reads_rooms_of_entries_without_ttl[sync-plain-fakeredis]"
+        ),
+    ),
+    (
         "settings are not compared on another server",
         "engine.session:Session.server_changed",
         "self._valid_until = 0.0",
@@ -218,8 +228,8 @@ IN_THE_CLIENT = [
     (
         "a mirror shows the ranks of a room's former generation",
         "replica.rank_shard:RankShardReplica._follow_ranks",
-        "self._set_ranks(room, at, {rank: status}, set())",
-        "self._set_ranks(room, at, {**self._ranks.get(room, {}), rank: status}, set())",
+        "self._set_ranks(room, at, consensus, {rank: status}, set())",
+        "self._set_ranks(room, at, consensus, {**self._ranks.get(room, {}), rank: status}, set())",
         "replica/test_rank_shard.py::TestRanksOfRoom::test_room_restarted_by_other_rank_drops_former_ranks[reopen]",
     ),
     (
@@ -228,6 +238,13 @@ IN_THE_CLIENT = [
         "since = at",
         "pass",
         "replica/test_rank_shard.py::TestRanksOfRoom::test_own_reopening_drops_former_ranks",
+    ),
+    (
+        "an own write is left out of a mirror's consensus",
+        "replica.rank_shard:RankShardReplica._show_derived",
+        "self._consensus[room] = lowest if is_known else KVPoll.Bootstrapping",
+        "pass",
+        "mirror/test_ranks.py::TestConsensus::test_own_write_is_in_the_consensus_at_once[sync-fakeredis]",
     ),
     (
         "a mirror undoes what it has read by older entries",

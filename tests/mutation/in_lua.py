@@ -6,6 +6,20 @@ here; ``where`` is a file in lua/.
 
 IN_LUA = [
     (
+        "a refused write is not counted",
+        "update.lua",
+        "refused[outcome] = (refused[outcome] or 0) + 1",
+        "refused[3] = 1",
+        "statistics/test_statistics.py::test_refused_writes_are_counted_by_outcome[sync-fakeredis]",
+    ),
+    (
+        "a late clear of an earlier request is not counted",
+        "clear.lua",
+        "(outcome == 6 and fields[3] ~= expected_generation) or outcome < 0",
+        "outcome < 0",
+        "statistics/test_statistics.py::test_refused_writes_are_counted_by_outcome[sync-fakeredis]",
+    ),
+    (
         "a room gets no TTL",
         "update.lua",
         "      redis.call('PEXPIRE', room, ttl_ms)\n    else",
@@ -78,23 +92,37 @@ IN_LUA = [
     (
         "consensus is the highest, not the lowest",
         "write.lua",
-        "(ORDER[status] or 9) < ORDER[lowest]",
-        "(ORDER[status] or 9) > ORDER[lowest]",
-        "table/test_ranks.py::TestConsensus::test_consensus_is_failed_then_missing_then_lowest[sync-fakeredis-statuses6-3]",
+        "for order = 1, 3 do",
+        "for order = 3, 1, -1 do",
+        "protocol/test_fast_path.py::test_fast_path_and_the_rest_agree[fakeredis-none-rank]",
     ),
     (
         "consensus ignores missing ranks",
         "write.lua",
-        "string.format('%d', count) == fields.world_size",
-        "true",
-        "table/test_ranks.py::TestConsensus::test_consensus_is_failed_then_missing_then_lowest[sync-fakeredis-statuses3-1]",
+        "counts[1] + counts[2] + counts[3] + counts[4] - world_size ~= 0",
+        "false",
+        "protocol/test_fast_path.py::test_fast_path_and_the_rest_agree[fakeredis-none-rank]",
     ),
     (
         "consensus ignores cleared ranks",
-        "write.lua",
-        "'^[sc]%l+:%d+$'",
-        "'^[s]%l+:%d+$'",
+        "clear.lua",
+        "counts[5] = counts[5] + 1\n  return",
+        "counts[4], counts[5] = counts[4] - 1, counts[5] + 1\n  return",
         "table/test_ranks.py::TestConsensus::test_missing_rank_keeps_consensus_at_bootstrapping[sync-fakeredis]",
+    ),
+    (
+        "the fast path writes under a lost lease",
+        "write.lua",
+        "is_usual = lease and string.find(lease, ARGV[9] .. ' ', 1, true) == 1 and",
+        "is_usual = lease and",
+        "protocol/test_fast_path.py::test_fast_path_and_the_rest_agree[fakeredis-another lease-both]",
+    ),
+    (
+        "an abort of large rooms does not stop",
+        "abort.lua",
+        "if fields_read > MAX_FIELDS then break end",
+        "",
+        "engine/test_bounded_calls.py::test_call_for_large_rooms_stops_and_continues[valkey-sync-abort]",
     ),
     (
         "a clear drops the other ranks' prefix lengths",
@@ -148,7 +176,7 @@ IN_LUA = [
     (
         "a rank that has finished keeps its part",
         "write.lua",
-        "if fields[lease_field] then redis.call('HDEL', room, lease_field) end",
+        "if to == 4 then redis.call('HDEL', room, 'by:' .. rank) end",
         "",
         "leases/test_parts.py::TestLostParts::test_rank_that_had_finished_is_no_part[fakeredis-sync-0-Success]",
     ),
@@ -190,8 +218,8 @@ IN_LUA = [
     (
         "an abort spares the other ranks",
         "abort.lua",
-        "redis.call('HSET', room, name, 'Failed')",
-        "local _ = name",
+        "changed[#changed + 1], changed[#changed + 2], fields[name] = name, 'Failed', 'Failed'",
+        "fields[name] = 'Failed'",
         "table/test_ranks.py::TestOneRank::test_abort_fails_all_ranks_present_and_later[sync-fakeredis]",
     ),
     (

@@ -20,6 +20,27 @@ IN_RECOVERY = [
         "engine/test_recovery.py::TestReconnect::test_other_server_with_older_data_gets_lost_rooms[sync]",
     ),
     (
+        "shards of one server are asked one by one",
+        "engine.recovery:Recovery._ask",
+        "if not self.is_clustered:",
+        "if False:",
+        "engine/test_shards_of_one_server.py::test_shards_are_verified_in_one_round_trip[sync-with data]",
+    ),
+    (
+        "an answer about other marks is used",
+        "engine.recovery:Recovery._verify",
+        "or list(answer.marks) != shard.marks.all()",
+        "",
+        "engine/test_shards_of_one_server.py::test_answer_is_used_for_the_marks_it_is_about[sync]",
+    ),
+    (
+        "an answer of another server is used",
+        "engine.recovery:Recovery.server_changed",
+        "shard.answer.server != server",
+        "False",
+        "engine/test_shards_of_one_server.py::test_answer_of_another_server_is_dropped[sync]",
+    ),
+    (
         "another server with the same epoch has lost nothing",
         "engine.recovery:Recovery._verify",
         "self.tracked_rooms.server_changed(tag, kept, now)",
@@ -95,6 +116,20 @@ IN_RECOVERY = [
         "raise LateReply",
         "pass",
         "servers/test_two_primaries.py::test_late_reply_to_clear_is_unknown[sync]",
+    ),
+    (
+        "all rooms of a replay are taken for absent",
+        "replay.lua",
+        "unpack(chunk)) == 0",
+        "unpack(chunk)) >= 0",
+        "protocol/test_survival.py::TestWithoutMarks::test_what_is_there_is_found_among_many[fakeredis]",
+    ),
+    (
+        "of a batch of new rooms, only the last is listed for its lease",
+        "replay.lua",
+        "    new_parts[#new_parts + 1] = incarnation",
+        "    new_parts = {incarnation}",
+        "protocol/test_survival.py::TestWithoutMarks::test_what_is_there_is_found_among_many[fakeredis]",
     ),
     (
         "an absent room is created though nothing was lost",

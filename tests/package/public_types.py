@@ -87,6 +87,7 @@ def blocking(store: StatusStore) -> None:
         assert_type(statistics, Statistics)
         assert_type(statistics.wait_synced(timeout=5), Snapshot)
         assert_type(statistics.snapshot().counts[KVPoll.Failed], int)
+        assert_type(statistics.seconds(60)[0].opened, int)
         assert_type(statistics.rooms([KVPoll.Failed], longer_than=1, owner="p", limit=5), list[RoomRow])
     assert_type(store.tail(), Iterator[Change | FeedGap])
     assert_type(store.tail(last=5), Iterator[Change | FeedGap])
@@ -254,6 +255,7 @@ def mirrors(store: StatusStore, other: AsyncStatusStore) -> None:
         assert_type(mirror.get(1), KVPoll | None)
         assert_type(mirror.get(1, "gone"), KVPoll | str)
         assert_type(mirror.poll([1, 2]), list[KVPoll | None])
+        assert_type(mirror.consensus([1, 2]), dict[int, KVPoll | None])
         assert_type(mirror.collect(1), dict[int, KVPoll])
         assert_type(mirror.failure_reason(1), str | None)
         assert_type(mirror.wait(1, 3, timeout=None), KVPoll)
@@ -267,6 +269,7 @@ async def awaited_mirrors(store: AsyncStatusStore) -> None:
     assert_type(await store.wait(1, timeout=1.5), KVPoll)
     async with store.mirror() as mirror:
         assert_type(mirror.get(1), KVPoll | None)
+        assert_type(mirror.consensus([1]), dict[int, KVPoll | None])
         assert_type(mirror.collect(1), dict[int, KVPoll])
         assert_type(mirror.failure_reason(1), str | None)
         assert_type(await mirror.wait(1), KVPoll)

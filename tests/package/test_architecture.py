@@ -29,7 +29,13 @@ PLUGIN_SHELLS = tuple(
     for name in ("worker", "publisher", "lease", "peer_failures", "background", "metrics", "install", "plugin")
 )
 """The modules of the plugin that do I/O. Its ``__init__`` may import these."""
-THREADED = {"registry": {"threading", "time"}, "scope": {"threading"}, "hooks": {"threading"}}
+THREADED = {
+    "registry": {"threading", "time"},
+    "scope": {"threading"},
+    "hooks": {"threading"},
+    "pages": {"time"},
+    "holds": {"time"},
+}
 """Modules of the plugin that do no I/O, and what they need because SGLang has many threads."""
 ALLOWED_WITHOUT_IO = {"redis.exceptions", "redis.backoff", "ssl", "time", "os"}
 

@@ -93,6 +93,7 @@ def signature(method):
         text.replace("AsyncIterator", "Iterator")
         .replace("aio.", "sync.")
         .replace("AsyncMirror", "Mirror")
+        .replace("AsyncStatistics", "Statistics")
         .replace("AsyncLease", "Lease")
         .replace("AsyncRoom", "Room")
         .replace("AsyncDispatcher", "Dispatcher")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
+from redis_kvpoll.integrations.sglang import hooks
 from redis_kvpoll.integrations.sglang.outbox import RoomLife
 from redis_kvpoll.integrations.sglang.scope import Scope
 
@@ -69,6 +72,62 @@ class TestUnclaimed:
         assert registry.unclaimed(0.0) == []
         assert not registry.end_unclaimed(ROOM)
         assert registry.statuses[ROOM] == WAIT
+
+    def test_room_is_claimed_by_its_sender_alone(self, registry):
+        assert not registry.is_claimed(ROOM)
+        registry.statuses[ROOM] = WAIT  # decode's message
+        assert not registry.is_claimed(ROOM)
+        with registry.claiming(ROOM, "rid"):
+            pass
+        assert registry.is_claimed(ROOM)
+
+
+class Sender:
+    """A sender whose constructor does what SGLang's does where decode allocates after prefill."""
+
+    def __init__(self, mgr, bootstrap_addr, bootstrap_room):
+        self.kv_mgr, self.bootstrap_room = mgr, bootstrap_room
+        if mgr.deferred_bootstrap is not None:
+            mgr.deferred_bootstrap.append("opened")
+        mgr.update_status(bootstrap_room, BOOT)
+        if mgr.is_conflict:
+            mgr.record_failure(bootstrap_room, "conflict")
+            mgr.update_status(bootstrap_room, FAIL)
+
+    def poll(self):
+        return self.kv_mgr.request_status[self.bootstrap_room]
+
+
+class TestSecondSender:
+    @pytest.fixture
+    def sglang(self, registry):
+        """A manager with a room that has a sender."""
+        sglang = SimpleNamespace(request_status=registry.statuses, deferred_bootstrap=[], is_conflict=False)
+        sglang.update_status = registry.write_status
+        sglang.record_failure = registry.record_reason
+        self.make(sglang)
+        sglang.is_conflict = True
+        return sglang
+
+    def make(self, sglang, **words):
+        sender = object.__new__(Sender)
+        args = () if words else (sglang, "10.0.0.1:8998", ROOM)
+        hooks.around_sender(Sender.__init__, sender, *args, **words)
+        return sender
+
+    @pytest.mark.parametrize("is_by_name", [True, False])
+    def test_its_constructor_touches_no_room(self, registry, sglang, is_by_name):
+        words = {"mgr": sglang, "bootstrap_addr": "10.0.0.1:8998", "bootstrap_room": ROOM}
+        second = self.make(sglang, **words if is_by_name else {})
+        assert (registry.statuses[ROOM], registry.reasons, sglang.deferred_bootstrap) == (BOOT, {}, ["opened"])
+        assert second.kv_mgr is sglang
+
+    def test_it_reports_failed_and_the_reason(self, sglang):
+        second = self.make(sglang)
+        assert (second.poll(), second.poll_pp_consensus(), second.send([1]), second.clear()) == (FAIL, FAIL, None, None)
+        with pytest.raises(RuntimeError) as raised:
+            second.failure_exception()
+        assert raised.value.args == (ROOM, "room reused while in use")
 
 
 class TestLives:

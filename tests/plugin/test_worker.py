@@ -121,7 +121,8 @@ class TestSettings:
         assert found.options("decode")["namespace"] == "default-decode"
 
     @pytest.mark.parametrize(
-        ("name", "text"), [("LEASE", "-1"), ("TTL", "soon"), ("FEED_LENGTH", "1.5"), ("JOIN", "nan")]
+        ("name", "text"),
+        [("LEASE", "-1"), ("TTL", "soon"), ("FEED_LENGTH", "1.5"), ("JOIN", "nan"), ("LONG_HOLD", "yes")],
     )
     def test_invalid_value_is_reported_with_its_variable(self, name, text):
         with pytest.raises(Exception, match=f"KVPOLL_{name}"):
@@ -309,27 +310,41 @@ class TestFailureFromTable:
             real.until(lambda: sglang.notified, "it is notified")
         assert sglang.notified == [(ROOM, FAIL, "wrong model")]
 
-    def test_update_status_that_blocks_delays_no_heartbeat(self, table):
-        """With the policy prefill_complete it sends a message, to a process that may be dead."""
-        blocked, go = threading.Event(), threading.Event()
+    @pytest.fixture
+    def sends(self, table):
+        """A manager with the policy prefill_complete: a Failed is a message to a process that may be dead."""
 
         class Sends(Manager):
             def update_status(self, room, status):
                 super().update_status(room, status)
                 if room == ROOM and status == FAIL:
-                    blocked.set()
-                    go.wait()
+                    self.blocked.set()
+                    self.go.wait()
 
-        sglang = manager(kind=Sends, deferred_bootstrap=object())
+        sglang = manager(kind=Sends, deferred_bootstrap=object(), blocked=threading.Event(), go=threading.Event())
         with joined(sglang):
             for room in (ROOM, ROOM + 1):
                 sglang.update_status(room, BOOT)
                 until_entry_is(table, room, status=KVPoll.Bootstrapping)
-            table.abort(ROOM)
-            assert blocked.wait(pace.seconds(10))
-            sglang.update_status(ROOM + 1, WAIT)
-            until_entry_is(table, ROOM + 1, status=KVPoll.WaitingForInput)
-            go.set()
+            yield sglang
+            sglang.go.set()
+
+    def test_update_status_that_blocks_delays_no_heartbeat(self, table, sends):
+        table.abort(ROOM)
+        assert sends.blocked.wait(pace.seconds(10))
+        sends.update_status(ROOM + 1, WAIT)
+        until_entry_is(table, ROOM + 1, status=KVPoll.WaitingForInput)
+
+    def test_failure_is_published_after_its_message(self, table, sends):
+        failing = threading.Thread(target=sends.update_status, args=(ROOM, FAIL), daemon=True)
+        failing.start()
+        assert sends.blocked.wait(pace.seconds(10))
+        sends.update_status(ROOM + 1, WAIT)
+        until_entry_is(table, ROOM + 1, status=KVPoll.WaitingForInput)
+        assert table.get(ROOM) is KVPoll.Bootstrapping
+        sends.go.set()
+        until_entry_is(table, ROOM, status=KVPoll.Failed)
+        failing.join()
 
 
 class TestPublishing:
@@ -372,5 +387,7 @@ def test_documented_settings_have_their_defaults():
     defaults |= {
         "SHARDS": adopted.shards,
         "FEED_LENGTH": adopted.feed_length,
+        "PASSWORD_FILE": "none",
+        "LONG_HOLD": 1,
     }  # None adopts the namespace's, else its default
     assert rows == {name: str(value).removesuffix(".0") for name, value in defaults.items()}

@@ -50,6 +50,23 @@ class TestForeignEntries:
         last = {room: [change.status for change in store.history(room)][-1:] for room in SEEN}
         assert last == {room: [status] if status is not None else [] for room, status in shown.items()}
 
+    @pytest.mark.parametrize("rank", [{}, {"rank": 0, "world_size": 2}], ids=["plain", "rank"])
+    def test_mirror_reads_rooms_of_entries_without_ttl(self, side, server, client, rank):
+        """Every script that changes a status sets a TTL. A ghost would stay until the sweep."""
+        store = side.over(server, **rank)
+        store.update_many({1: 3, 2: 1})
+        with store.mirror() as mirror:
+            real.until(lambda: mirror.synced, "synced")
+            shown = []
+            mirror.on_change(lambda room, status: shown.append((room, status)))
+            for words in (["7", "Success"], ["1", "Failed"], ["7", "Success", "first:0", "Success"]):
+                client.execute_command("XADD", FEED, "*", *words)
+            store.update_status(2, 3)
+            real.until(lambda: (2, KVPoll.Transferring) in shown, "the entry after them")
+            assert mirror.synced
+            assert mirror.poll([1, 2, 7]) == [KVPoll.Transferring, KVPoll.Transferring, None]
+        assert shown == [(2, KVPoll.Transferring)]
+
     def test_change_after_the_last_id_reaches_a_mirror(self, side, server, client, peer):
         """Redis gives no id after the last one. The change must not be made without being told."""
         store = side.over(server)

@@ -10,6 +10,7 @@ from redis.exceptions import ResponseError
 
 from redis_kvpoll import Outcome
 from redis_kvpoll.protocol import fenced_commands, keys, lease_commands, room_commands
+from redis_kvpoll.protocol.lease_commands import LeaseConfig
 from tests.support.calls_of_scripts import _OWNER, GENERATION, A, absent, at, replay, send, table, take_lease
 from tests.support.servers import room_keys
 
@@ -51,6 +52,63 @@ def test_what_ends_a_room_passes(limited, actor, name):
     command, expected = ENDS[name]
     once = command.spec.of(context).feed + command.spec.of(context).epoch
     assert send(client, command, context)[once] == expected
+
+
+def act(client, context, action):
+    """The reply to an action on the lease of a context."""
+    call = lease_call(context, action)
+    return client.eval(call.spec.script.source, *call.words()[2:])
+
+
+def lease_call(context, action):
+    owner, incarnation = context.owner, context.incarnation
+    if action == "heartbeat":
+        return LeaseConfig.checked(owner, 5, None).heartbeat_call(context, "ns", incarnation)
+    if action == "sweep":
+        return lease_commands.sweep(context, "ns")
+    return LeaseConfig.checked(owner, 5, None).call(context, "ns", action, incarnation)
+
+
+@pytest.mark.parametrize("action", ["heartbeat", "renew", "sweep", "leave", "drop", "reaped"])
+def test_what_keeps_or_ends_a_lease_passes(limited, action):
+    client, limit = limited
+    context = table("owner")
+    take_lease(client, context)
+    at(2)(client, context)
+    before = client.hgetall(keys.leases("ns"))
+    limit()
+    _, _, _, _, state, _, *findings = act(client, context, action)
+    after, owner = client.hgetall(keys.leases("ns")), context.owner.encode()
+    assert state == (b"held" if action in ("heartbeat", "renew") else b"none")
+    assert (owner in after) == (action not in ("leave", "drop"))
+    assert (findings[:1] == [b"lost"]) == (action in ("leave", "drop"))
+    if action in ("heartbeat", "renew"):
+        assert after[owner] != before[owner]
+
+
+def test_part_of_another_passes_to_its_heir(limited):
+    """To the earliest, by number. The first write of the script is then that of the list of rooms."""
+    client, limit = limited
+    context = table("both")
+    take_lease(client, context)
+    at(2)(client, context)
+    (room,), owned = keys.rooms("ns", [A]), keys.owned("ns")
+    client.hset(room, "by:5", "999999999999999")  # of a clock before September 2001
+    client.zadd(owned, {str(A): 5})
+    limit()
+    assert send(client, lease_commands.reap([A], "5", "why"), context)[1] == Outcome.SKIPPED.value
+    assert client.zscore(owned, str(A)) == 999999999999999
+    assert client.hget(room, "status") == b"Bootstrapping"
+
+
+@pytest.mark.parametrize("action", ["take", "extend"])
+def test_taking_a_lease_is_refused(limited, action):
+    client, limit = limited
+    context = table("owner")
+    send(client, replay(A), table())  # makes the epoch
+    limit()
+    with pytest.raises(ResponseError, match=r"OOM|maxmemory"):
+        act(client, context, action)
 
 
 CREATES = {

@@ -6,7 +6,7 @@ import pytest
 
 from redis_kvpoll import Outcome
 from redis_kvpoll.protocol import keys, room_commands
-from tests.support.calls_of_scripts import GENERATION, A, B, at, replay, send, table
+from tests.support.calls_of_scripts import GENERATION, A, B, at, replay, send, table, take_lease
 
 FEED, CLEARED, ROOM = keys.feed("ns"), keys.cleared("ns"), keys.rooms("ns", [A])[0]
 DAY_MS = 24 * 3600 * 1000
@@ -107,6 +107,20 @@ class TestWithoutMarks:
     def test_lost_data_is_created_by_its_creator(self, client, feed):
         assert outcome(client, role="attached", loss="data") == SKIPPED
         assert outcome(client, loss="data", opened=OPENING) == CREATED
+
+    def test_what_is_there_is_found_among_many(self, client):
+        """They are asked for many at once: one that exists anywhere, or the length of one, is not written over."""
+        (later,), (prefix,) = keys.rooms("ns", [170]), keys.prefixes("ns", [100])
+        client.hset(later, mapping={"status": "Success", "generation": GENERATION + 1})
+        client.pexpire(later, DAY_MS)
+        client.hset(prefix, mapping={"length": 7, "generation": GENERATION - 1})
+        client.pexpire(prefix, DAY_MS)
+        take_lease(client, table("owner"))
+        reply = send(client, replay(*range(200)), table("owner"))
+        assert [code for code in reply[2::3] if code != CREATED] == [STALE]
+        assert reply[2 + 170 * 3 : 4 + 170 * 3] == [STALE, "Success"]
+        assert not client.exists(prefix), "the length of a former generation"
+        assert sorted(map(int, client.zrange(keys.owned("ns"), 0, -1))) == [n for n in range(200) if n != 170]
 
     @pytest.mark.parametrize("role", ["creator", "attached"])
     def test_nothing_lost_creates_nothing(self, client, role):

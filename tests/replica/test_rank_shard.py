@@ -72,6 +72,8 @@ def test_any_interleaving_ends_with_the_view_of_the_rank(steps):
     assert run.replica.statuses == run.server.rooms
     table = run.server.table.rooms
     assert run.replica.ranks == {room: {**there.live, **there.cleared} for room, there in table.items()}
+    assert all(list(ranks) == sorted(ranks) for ranks in run.replica.ranks.values())
+    assert run.replica.consensus == {room: there.status for room, there in table.items()}
     assert cleared_ranks_of(run.shard) == {room: set(there.cleared) for room, there in table.items() if there.cleared}
     assert run.shown_reasons() == run.reasons()
     assert reasons_of(run.shard).keys() <= table.keys()
@@ -209,7 +211,8 @@ class TestSingleChanges:
         replica = replica_of()
         replica.start_resync("ns", b"1-0", 0)
         replica.read("ns", [(b"2-0", [b"ttl_ms", b"9", b"1", b"Bootstrapping", b"rank:0", b"Success"])], True, 0)
-        replica.read("ns", [(b"3-0", [b"1", b"Bootstrapping", b"rank:0", b"absent", b"2", b"Failed"])], True, 0)
+        fields = [b"1", b"Bootstrapping", b"rank:0", b"absent", b"ttl_ms", b"9", b"2", b"Failed"]
+        replica.read("ns", [(b"3-0", fields)], True, 0)
         assert replica.statuses == {1: BOOT, 2: FAIL}
 
 

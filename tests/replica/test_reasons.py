@@ -23,24 +23,25 @@ def replica():
 
 
 def read(replica, *entries):
-    """Each entry with the next id."""
+    """Each entry with the next id; unless a room is absent in it, with a TTL."""
+    entries = [entry if "absent" in entry else f"ttl_ms 9 {entry}" for entry in entries]
     at = replica.shards["ns"].position >> 64
     replica.read("ns", [(b"%d-0" % (at + n), fields) for n, fields in enumerate(map(text, entries), 1)], True, 0)
 
 
 class TestReason:
     def test_reason_comes_with_the_failure(self, replica):
-        read(replica, "ttl_ms 9 1 Failed reason why 2 Failed", "3 Transferring")
+        read(replica, "1 Failed reason why 2 Failed", "3 Transferring")
         assert [replica.failure_reason(room) for room in (1, 2, 3, 4)] == ["why", None, None, None]
 
     def test_reason_recorded_before_the_failure_is_kept(self, replica):
         read(replica, "1 Transferring", "1 Transferring reason cause")
         assert replica.failure_reason(1) == "cause"
-        read(replica, "ttl_ms 9 1 Failed")
+        read(replica, "1 Failed")
         assert replica.failure_reason(1) == "cause"
 
     def test_any_bytes_are_text(self, replica):
-        replica.read("ns", [(b"2-0", [b"1", b"Failed", b"reason", b"na\xefve"])], True, 0)
+        replica.read("ns", [(b"2-0", [b"ttl_ms", b"9", b"1", b"Failed", b"reason", b"na\xefve"])], True, 0)
         assert replica.failure_reason(1) == "na\ufffdve"
 
     @pytest.mark.parametrize("entry", ["1 absent", "1 Bootstrapping", "1 Success", "1 Failed reason other"])
@@ -55,7 +56,7 @@ class TestReason:
         assert replica.failure_reason(1) is None
 
     def test_expired_room_takes_its_reason_along(self, replica):
-        read(replica, "ttl_ms 9 1 Failed reason why")
+        read(replica, "1 Failed reason why")
         replica.snapshot("ns", b"2-0", [1], [None, -2], 0)
         assert not reasons_of(replica.shards["ns"])
 

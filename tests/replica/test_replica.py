@@ -209,7 +209,7 @@ def test_corrupt_rooms_are_absent_and_foreign_words_ignored():
     replica = replica_of()
     replica.start_resync("ns", b"1-0", 0)
     replica.snapshot("ns", b"1-0", [1, 2, 3], [b"Banana", 5, ValueError("WRONGTYPE"), 5, b"Success", -1], 0)
-    fields = [b"3", b"Banana", b"generation", b"7", b"4", b"Failed", b"reason", b"5"]
+    fields = [b"ttl_ms", b"9", b"3", b"Banana", b"generation", b"7", b"4", b"Failed", b"reason", b"5"]
     replica.read("ns", [(b"2-0", fields)], True, 0)
     assert replica.statuses == {3: KVPoll.Success, 4: KVPoll.Failed}
 
@@ -218,7 +218,7 @@ def test_predicate_applies_to_every_source():
     replica = replica_of(lambda room: room % 2 == 0)
     replica.start_resync("ns", b"1-0", 0)
     replica.snapshot("ns", b"1-0", [0, 1], [b"Success", 1000] * 2, 0)
-    replica.read("ns", [(b"2-0", [b"2", b"Success", b"3", b"Success"])], True, 0)
+    replica.read("ns", [(b"2-0", [b"ttl_ms", b"9", b"2", b"Success", b"3", b"Success"])], True, 0)
     call = room_commands.update_many({4: 1, 5: 1}).calls(CONTEXT)[0]
     replica.observe_write(replica.sync_epochs(), call, b"3-0", [1, b"Bootstrapping"] * 2, 0)
     assert sorted(replica.statuses) == [0, 2, 4]

@@ -19,12 +19,12 @@ from typing import Any
 import numpy
 from sglang.srt.disaggregation.base.conn import KVArgs, KVPoll
 from sglang.srt.disaggregation.common.conn import (
-    AbortNotification,
     CommonKVBootstrapServer,
     CommonKVManager,
     CommonKVReceiver,
     CommonKVSender,
 )
+from sglang.srt.disaggregation.nixl.conn import NixlKVManager
 from sglang.srt.disaggregation.utils import DisaggregationMode
 from sglang.srt.runtime_context import SpawnRanks, get_parallel, publish
 from sglang.srt.server_args import ServerArgs
@@ -128,6 +128,7 @@ class _Backend(CommonKVManager):
     """The threads of a backend. An exception ends a thread of SGLang's for good; here it is also recorded."""
 
     kv_status_msg_carries_reason = True
+    supports_deferred_decode_kv_release = True
 
     def __init__(self, settings: Settings) -> None:
         self.errors: list[str] = []
@@ -145,10 +146,14 @@ class _Backend(CommonKVManager):
 
 
 class PrefillManager(_Backend):
-    """Receives decode's messages and transfers nothing, in threads like mooncake's."""
+    """Receives decode's messages and transfers nothing, in threads like mooncake's. It handles an abort as nixl's."""
+
+    _handle_deferred_abort_ack = NixlKVManager._handle_deferred_abort_ack
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
+        self.aborts: list[int] = []
+        """The rooms that decode has aborted."""
         self.queue: queue.Queue[int] = queue.Queue()
         self._start(self._bootstrap_thread)
         self._start(self._transfer_worker)
@@ -157,12 +162,8 @@ class PrefillManager(_Backend):
         receive = self._make_worker_recv(self.server_socket)
         while True:
             message = receive()
-            if message[0] == b"ABORT":
-                notification = AbortNotification.from_zmq(message)
-                room = notification.room
-                if room in self.request_status and self.check_status(room) != KVPoll.Success:
-                    self.record_failure(room, "Aborted by decode")
-                    self.update_status(room, KVPoll.Failed)
+            if NixlKVManager._handle_abort_notification(self, message):
+                self.aborts.append(int(message[1]))
             elif message[0] != b"None":
                 room, endpoint, port, prefix = int(message[0]), message[1].decode(), int(message[2]), int(message[3])
                 info = SimpleNamespace(endpoint=endpoint, dst_port=port, is_dummy=False)

@@ -1,4 +1,4 @@
-"""Rooms that nobody would end, receivers of one room, and what prefill hears of decode."""
+"""Rooms that nobody would end, senders and receivers of one room, and what prefill hears of decode."""
 
 from __future__ import annotations
 
@@ -56,6 +56,48 @@ class TestSecondReceiver:
         decode.reopen(5, "127.0.0.1:1")
         decode.lose_prefill("127.0.0.1:1")
         assert decode.get(5) == [KVPoll.WaitingForInput]
+
+
+class TestSecondSender:
+    """``-room`` is the sender that was there before."""
+
+    def test_second_sender_fails_and_the_first_completes(
+        self, with_plugin: Deployment, tables: dict[str, StatusStore]
+    ) -> None:
+        prefill, decode = with_plugin.pair()
+        prefill.open(5)
+        decode.open(5)
+        prefill.reopen(5)
+        assert prefill.poll(-5, 5) == [KVPoll.Bootstrapping, KVPoll.Failed]
+        assert prefill.fail(5) == REUSED
+        decode.ask(5)
+        until(lambda: prefill.poll(-5), [KVPoll.WaitingForInput])
+        prefill.send(5)
+        prefill.abort(5)
+        prefill.clear(5)
+        assert prefill.leftovers() == []
+        assert (prefill.prefix(5), prefill.prefix(-5)) == (0, 5)
+        assert decode.get(5) == [KVPoll.WaitingForInput]
+        prefill.send(-5)
+        until(lambda: decode.poll(5), [KVPoll.Success])
+        assert prefill.poll(5) == [KVPoll.Failed]
+        prefill.clear(-5)
+        until(lambda: tables["prefill"].get(5), None)
+
+    def test_second_sender_after_the_first_has_cleared_is_failed(self, with_plugin: Deployment) -> None:
+        prefill, _ = with_plugin.pair()
+        prefill.open(5)
+        prefill.reopen(5)
+        prefill.clear(-5)
+        assert prefill.poll(5) == [KVPoll.Failed]
+        assert prefill.get(5) == [None]
+
+    def test_sender_after_the_first_is_over_is_a_first(self, with_plugin: Deployment) -> None:
+        prefill, _ = with_plugin.pair()
+        prefill.open(5)
+        prefill.clear(5)
+        prefill.reopen(5)
+        assert prefill.poll(5) == [KVPoll.Bootstrapping]
 
 
 class TestFormerReceiver:

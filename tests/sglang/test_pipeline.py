@@ -103,8 +103,7 @@ def test_status_of_last_request_is_not_collected(deployment: Deployment, tables:
         second.clear(room)
         if deployment.environment:
             until(lambda room=room: tables["prefill"].get(room), None)
-        else:
-            until(lambda room=room: first.collect(room), [None, None])
+        until(lambda room=room: first.collect(room), [None, None])
         first.open(room)
         first.update(room, KVPoll.WaitingForInput)
         for _ in range(5):

@@ -106,8 +106,9 @@ def test_walk_through_works_in_its_order(own_server: Server, tables: dict[str, S
 
             for shell in (prefill, decode):
                 shell.type("open 43")
-            until(lambda: tables["prefill"].get(43), KVPoll.Bootstrapping)
-            tables["prefill"].abort(43, "wrong model")
+            decode.type("ask 43")
+            until(lambda: tables["prefill"].get(43), KVPoll.WaitingForInput)
+            tables["decode"].abort(43, "wrong model")
             until(lambda: (prefill.type("poll 43"), decode.type("poll 43")), ("Failed", "Failed"))
 
             assert [shell.type("fail 43") for shell in (prefill, decode)] == ["wrong model"] * 2
@@ -139,6 +140,17 @@ def test_walk_through_works_in_its_order(own_server: Server, tables: dict[str, S
 def test_commands_of_the_walk_through_are_on_the_page() -> None:
     """The test above follows the page: its steps are all there, in this order."""
     at = 0
-    for step in ("open 42", "ask 42", "send 42", "clear 42", "open 43", "fail 43", "open 44", "fail 44", "open 45"):
+    for step in (
+        "open 42",
+        "ask 42",
+        "send 42",
+        "clear 42",
+        "open 43",
+        "ask 43",
+        "fail 43",
+        "open 44",
+        "fail 44",
+        "open 45",
+    ):
         at = PAGE.index(f"`{step}`", at)
     assert PAGE.index("Lost connection with prefill instance") > PAGE.index("`fail 44`")

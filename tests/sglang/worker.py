@@ -29,6 +29,7 @@ from tests.sglang.managers import (
     Sender,
     Settings,
 )
+from tests.sglang.paging import PageCommands
 from tests.sglang.serving import Serving
 from tests.support import internals
 
@@ -48,7 +49,7 @@ class Log(logging.Handler):
             self.lines.append((record.name, record.levelname, record.getMessage()))
 
 
-class Worker:
+class Worker(PageCommands):
     """Its methods without an underscore are the commands."""
 
     def __init__(self, plan: dict[str, Any]) -> None:
@@ -63,8 +64,7 @@ class Worker:
         if plan["bootstraps"]:
             CommonKVBootstrapServer(HOST, settings.bootstrap_port)
             _await_port(settings.bootstrap_port)
-        self._manager: Any = (PrefillManager if self._is_prefill else DecodeManager)(settings)
-        self._handles: dict[int, Any] = {}
+        super().__init__((PrefillManager if self._is_prefill else DecodeManager)(settings))
         self._serving: Serving | None = None
 
     def kinds(self) -> dict[str, str]:
@@ -98,10 +98,10 @@ class Worker:
         return str(queue.queue[0].req.rid if hasattr(queue.queue[0], "req") else queue.queue[0].rid)
 
     def reopen(self, room: int, address: str = "") -> None:
-        """Decode: make another receiver of a room; the one before is then under the negative number."""
+        """Make another receiver, or sender, of a room; the one before is then under the negative number."""
         self._handles[-room] = self._handles[room]
-        self._handles[room] = Receiver(self._manager, address or self._address, room)
-        self._handles[room].init(0)
+        self._handles[room] = (Sender if self._is_prefill else Receiver)(self._manager, address or self._address, room)
+        self._handles[room].init(*((len(PAGES), 0) if self._is_prefill else (0,)))
 
     def port(self) -> int:
         """Return the port of prefill's bootstrap server."""
@@ -110,14 +110,6 @@ class Worker:
     def init(self, room: int) -> None:
         """Decode: what follows once prefill's address is known."""
         self._handles[room].init(0)
-
-    def set_outstanding(self, room: int, count: int) -> None:
-        """Prefill: so many writes of a room are under way, as the transfer threads count them."""
-        self._manager._staging_outstanding[room] = count
-
-    def poison(self, room: int) -> None:
-        """Prefill: a write of the room may never be known to have ended."""
-        self._manager.poison_deferred_ack_room(room)
 
     def age_rooms(self, seconds: float) -> None:
         """Prefill: let so many seconds go by for the rooms without a sender."""

@@ -27,7 +27,7 @@ from redis_kvpoll.statistics import beside, follow
 from redis_kvpoll.statistics.aggregates import Aggregates
 from redis_kvpoll.statistics.follow import StatisticsFollower
 from redis_kvpoll.statistics.model import ABSENT, CLEARED, EXPIRED, LIVE
-from redis_kvpoll.statistics.rooms import OPENING_SEEN, SINCE_SEEN
+from redis_kvpoll.statistics.records import OPENING_SEEN, SINCE_SEEN
 from redis_kvpoll.sync import connect
 from tests.support.backup import Backup
 from tests.support.fuzzing import LONG, examples
@@ -286,3 +286,19 @@ def test_statistics_are_those_of_a_scan_after_any_history():
         phases=tuple(Phase) if LONG else (Phase.explicit, Phase.generate),  # shrinking takes minutes
     )
     run_state_machine_as_test(Machine, settings=how_many)
+
+
+def test_feed_of_another_server_is_not_read_on():
+    """Its clock is behind, so its entries have the same ids."""
+    machine = Machine()
+    try:
+        machine.begin(shards=1, feed_length=1000, lookback=False)
+        machine.update(1, KVPoll.Bootstrapping)
+        machine.look()
+        machine.client.flushall()
+        machine.moved.move_to(START)
+        machine.make_store().counts()
+        machine.update(2, KVPoll.Success)
+        machine.look()
+    finally:
+        machine.teardown()

@@ -9,12 +9,15 @@ from redis_kvpoll import (
     KVPoll,
     NamespaceMismatchError,
     RoomBusyError,
+    StatusStore,
     StoreClosedError,
     StoreUnavailableError,
     WorldSizeMismatchError,
 )
-from redis_kvpoll.protocol import acl
+from redis_kvpoll.protocol import acl, keys
 from redis_kvpoll.statistics.model import FAILURES, REFUSED, Histogram
+from redis_kvpoll.sync.namespaces import list_namespaces
+from tests.support import cluster as clusters
 from tests.support import pace, real
 
 BOOT, WAITING, MOVE, DONE = KVPoll.Bootstrapping, KVPoll.WaitingForInput, KVPoll.Transferring, KVPoll.Success
@@ -331,3 +334,45 @@ def test_quantile_is_between_the_bounds_of_its_bucket():
     assert histogram.quantile(1.0) == 300.0
     assert Histogram().quantile(0.5) is None
     assert histogram.since(histogram).total == 0
+
+
+class TestCluster:
+    @pytest.fixture
+    def world(self):
+        with real.World("sync") as world:
+            yield world
+
+    @pytest.fixture
+    def cluster(self, world):
+        cluster = clusters.shared()
+        world.share(*cluster.nodes)
+        return cluster
+
+    @pytest.fixture
+    def store(self, side, cluster):
+        store = side.open(cluster.url, namespace="prod", shards=8, deadline=30.0)
+        store.counts()
+        return store
+
+    def test_shards_of_all_nodes_are_counted(self, store):
+        store.update_many(dict.fromkeys(range(100), BOOT))
+        with store.statistics() as statistics:
+            settled(statistics, {BOOT: 100})
+            store.update_many(dict.fromkeys(range(50), DONE))
+            assert len(settled(statistics, {BOOT: 50, DONE: 50}).feeds) == 8
+
+    def test_moved_slot_is_followed(self, store, cluster):
+        rooms = [room for room in range(100) if keys.tag("prod", 8, room) == "prod/3"]
+        store.update_many(dict.fromkeys(range(100), BOOT))
+        with store.statistics() as statistics:
+            settled(statistics, {BOOT: 100})
+            cluster.start_moving("prod/3")
+            cluster.finish_moving("prod/3")
+            store.update_many(dict.fromkeys(rooms, DONE))
+            settled(statistics, {BOOT: 100 - len(rooms), DONE: len(rooms)})
+
+    def test_namespaces_of_all_nodes_are_listed(self, store, cluster):
+        for name in ("a", "b", "c", "d"):
+            with StatusStore.from_url(cluster.url, namespace=name) as other:
+                other.counts()
+        assert [each.namespace for each in list_namespaces(cluster.url, 30.0)] == ["a", "b", "c", "d", "prod"]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from redis_kvpoll.protocol import fenced_commands, keys, lease_commands, room_commands
+from redis_kvpoll import KVPoll
+from redis_kvpoll.protocol import fenced_commands, keys, lease_commands, rank_commands, room_commands
+from redis_kvpoll.protocol.rank_commands import RankChange, RankIdentity
 from redis_kvpoll.protocol.script_call import Command
 from redis_kvpoll.protocol.script_specs import REPLAY, SNAPSHOT, SNAPSHOT_FIELDS
 from tests.support.contexts import context
@@ -45,6 +47,7 @@ def replay(
 
 
 STATUSES = (1, 2, 3, 4, 0)
+RANKS = [RankIdentity(0, 2, *_OWNER.values()), RankIdentity(1, 2), RankIdentity(0, 3)]
 
 # Every operation, by the script that it is made for; a store with a rank or a lease may use another one.
 OPERATIONS = {
@@ -55,6 +58,12 @@ OPERATIONS = {
     "write": [
         *(fenced_commands.update(A, GENERATION, status) for status in STATUSES),
         fenced_commands.fail(A, GENERATION, "why"),
+    ],
+    "write_ranks": [
+        rank_commands.write_ranks([RankChange(A, rank, GENERATION, status) for rank in RANKS for status in KVPoll]),
+        rank_commands.write_ranks([RankChange(A, rank, 0, KVPoll.WaitingForInput) for rank in RANKS]),
+        rank_commands.write_ranks([RankChange(A, RANKS[0], GENERATION, KVPoll.Failed, "why", 7)]),
+        rank_commands.write_ranks([RankChange(A, rank, GENERATION, clears=True) for rank in RANKS]),
     ],
     "open": [
         fenced_commands.open(A, REQUEST, 1, 0),

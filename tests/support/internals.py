@@ -78,7 +78,7 @@ def state_of_recovery(recovery: Any) -> str:
     for tag in rooms.awaiting_shards:
         rooms.awaiting_shards[tag] = 0.05
     rooms_text = (rooms._shards, rooms._to_replay, rooms._awaiting_creator, rooms.unmarked, rooms.awaiting_shards)
-    shards = {tag: (s.epoch, s.is_verified, s.marks.all()) for tag, s in recovery._shards.items()}
+    shards = {tag: (s.epoch, s.is_verified, s.marks.all(), s.answer) for tag, s in recovery._shards.items()}
     return f"{rooms_text} {rooms.highest_generation} {shards} {recovery.servers}"
 
 
@@ -86,6 +86,15 @@ def verification_of(recovery: Any, tag: str) -> tuple[bool, bool]:
     """Whether a Recovery has to verify a shard before its next call, and whether it knows the shard at all."""
     shard = recovery._shards.get(tag)
     return shard is not None and not shard.is_verified, shard is not None
+
+
+def answers_of(store: Any) -> dict[str, Any]:
+    """{shard: what a server said of it when another was verified; None if nothing, or its own verification used it}"""
+    return {tag: shard.answer for tag, shard in executor_of(store).recovery._shards.items()}
+
+
+def marks_of(store: Any, tag: str) -> Any:
+    return executor_of(store).recovery._shards[tag].marks
 
 
 # Of its dispatcher

@@ -48,6 +48,11 @@ class Room:
     request: str | None = None
     owner: str | None = None
 
+    def counts(self):
+        """How many ranks are at each status, Failed last, and how many have cleared."""
+        found = [*self.live.values(), *self.cleared.values()]
+        return [*(found.count(status) for status in (*list(KVPoll)[1:], FAILED)), len(self.cleared)]
+
     def consensus(self):
         return consensus_of([*self.live.values(), *self.cleared.values()], self.world_size)
 

@@ -270,6 +270,7 @@ class RankedServer(Server):
             there, status = self.table.rooms.get(room), self.rooms.get(room)
             ranks = [("status", there.live), ("cleared", there.cleared)] if there else []
             words = " ".join(f"{kind}:{rank} {at.name}" for kind, of in ranks for rank, at in of.items())
+            words = f"status {there.status.name} {words}" if there else words
             reply += [_name(status), 900_000 if there else -2, words.encode()]
         return text_of(self.last).encode(), list(rooms), reply
 
@@ -365,6 +366,11 @@ class RankedRun(Run):
                 assert self.is_of_one_life(room, at, shown), f"room {room} shows {shown}"
             elif room in ids_of(shard) or shard.synced:
                 assert self.server.ranks_could_be(room, at, shown), f"room {room} shows {shown}"
+        for room, ranks in self.replica.ranks.items():
+            lowest = min(ranks.values())
+            agreed = lowest if lowest is KVPoll.Failed or len(ranks) == 3 else KVPoll.Bootstrapping
+            assert self.replica.consensus[room] is agreed, f"the consensus of room {room} is not that of {ranks}"
+        assert self.replica.consensus.keys() == self.replica.ranks.keys()
 
         unknown = shard.uncertain.keys() | shard.unverified.keys()
         assert reasons_of(shard).keys() <= self.replica.ranks.keys() | unknown, "a reason without its room"

@@ -32,6 +32,17 @@ class Manager(SimpleNamespace):
         return self.request_status[room]
 
 
+class Receiver:
+    """A receiver of a decode manager that defers the release of pages, and has not asked for them."""
+
+    def __init__(self, sglang, room):
+        self.kv_mgr, self.bootstrap_room, self.init_time = sglang, room, None
+        self.kvpoll_life = sglang.request_status.registry.current_life(room)
+
+    def ensure_abort_notified(self):
+        raise AssertionError("nothing here polls a receiver")
+
+
 class EarlyManager(Manager):
     """A manager that changes statuses as SGLang does up to 0.5.19."""
 
@@ -75,7 +86,9 @@ def attributes(role):
     }
     for name in ("attn_tp", "attn_cp", "pp"):
         found |= {f"{name}_size": 1, f"{name}_rank": 0}
-    if role == "prefill":
+    if role == "decode":
+        found["enable_deferred_decode_kv_release"] = True
+    else:
         found["req_to_decode_prefix_len"] = {}
     return found
 
@@ -96,7 +109,14 @@ def table(server):
 
 
 def learn_servers(decode, room, *prefills):
-    """Let a decode manager know which prefill managers serve a room, as its receiver does."""
+    """Let a decode manager know which prefill managers serve a room, as its receiver does.
+
+    The release of its pages is taken to be hooked: see tests/sglang/test_pages.py.
+    """
+    receiver = Receiver(decode, room)
+    vars(decode).setdefault("receivers", []).append(receiver)
+    decode.kvpoll_failures.can_hold = True
+    decode.kvpoll_failures.add(receiver)
     infos = [{"rank_ip": prefill.local_ip, "rank_port": prefill.rank_port} for prefill in prefills]
     decode.kvpoll_worker.learn_servers(room, infos)
 

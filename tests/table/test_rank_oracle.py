@@ -91,6 +91,7 @@ class RankedBench(Bench):
             fields |= {"opened_ms": str(int(there.opened * 1000)), "updated_ms": str(int(there.updated * 1000))}
             if there.world_size:
                 fields |= {"world_size": str(there.world_size), "version": str(there.version)}
+                fields["counts"] = " ".join(map(str, there.counts()))
             fields |= {f"status:{rank}": status.name for rank, status in there.live.items()}
             fields |= {f"cleared:{rank}": status.name for rank, status in there.cleared.items()}
             fields = {name: value for name, value in fields.items() if value is not None}

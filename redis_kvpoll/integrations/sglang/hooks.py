@@ -3,7 +3,7 @@
 They are registered at the start, for the targets that this SGLang has, and what was applied is checked when a process
 joins. Each calls the original with the same arguments and passes on its result, and its exceptions.
 
-To add a hook: a function here, and its target in REQUEST_HOOKS or HANDLE_HOOKS.
+To add a hook: a function here or in holds, and its target in one of the tables below.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from redis_kvpoll.integrations.sglang import duplicates
+from redis_kvpoll.integrations.sglang import duplicates, holds
 from redis_kvpoll.integrations.sglang.compat import CONN
 from redis_kvpoll.integrations.sglang.scope import NO_LIFE, Scope
 
@@ -43,14 +43,17 @@ def around_admission(original: Callable[..., Any], queue: Any, req: Any, *args: 
 
 
 def around_sender(original: Callable[..., Any], sender: Any, *args: Any, **kwargs: Any) -> None:
-    """A sender opens its room, or takes over one that a message of decode's has opened."""
+    """A sender opens its room, or takes over one that a message of decode's has opened. A second one is refused."""
     registry, room = _opening(args, kwargs)
     if registry is None:
         original(sender, *args, **kwargs)
-        return
-    with registry.claiming(room, _request_for(room)):
-        original(sender, *args, **kwargs)
-    sender.kvpoll_life = registry.current_life(room)
+    elif registry.awaits_claims and registry.is_claimed(room):
+        duplicates.make_apart(original, sender, args, kwargs)
+        duplicates.refuse(sender, room)
+    else:
+        with registry.claiming(room, _request_for(room)):
+            original(sender, *args, **kwargs)
+        sender.kvpoll_life = registry.current_life(room)
 
 
 def around_receiver(original: Callable[..., Any], receiver: Any, *args: Any, **kwargs: Any) -> None:
@@ -62,6 +65,8 @@ def around_receiver(original: Callable[..., Any], receiver: Any, *args: Any, **k
         with registry.claiming(room, _request_for(room)):
             original(receiver, *args, **kwargs)
         receiver.kvpoll_life = registry.current_life(room)
+        if (failures := getattr(receiver.kv_mgr, "kvpoll_failures", None)) is not None:
+            failures.add(receiver)
     else:
         with registry.scopes.within(Scope(room, NO_LIFE)), _tracker_kept(*_addressed(args, kwargs), room):
             original(receiver, *args, **kwargs)
@@ -139,13 +144,20 @@ REQUEST_HOOKS: Mapping[str, Hooks] = {
     "decode": {f"{_PACKAGE}.decode.DecodePreallocQueue._create_receiver_and_enqueue": around_admission},
 }
 """By role. In a process without a scheduler these modules are not loaded, and so not hooked."""
+HOLD_HOOKS: Hooks = {
+    f"{CONN}.CommonKVManager._handle_node_failure": holds.around_node_failure,
+    f"{_PACKAGE}.decode.DecodeTransferQueue._defer_release": holds.around_defer,
+    f"{_PACKAGE}.decode.DecodeTransferQueue.resolve_deferred_releases": holds.around_resolve,
+}
+CONCLUDE_HOOKS: Hooks = {f"{CONN}.CommonKVManager.conclude_transfer": holds.around_conclude}
 
 
 def register(hooks: Any) -> None:
     """Register the hooks with SGLang's ``hook_registry``, where their targets exist."""
-    for target, around in [*HANDLE_HOOKS.items(), *(item for of in REQUEST_HOOKS.values() for item in of.items())]:
-        if _exists(target):
-            hooks.HookRegistry.register(target, around, hooks.HookType.AROUND)
+    for of in (HANDLE_HOOKS, *REQUEST_HOOKS.values(), HOLD_HOOKS, CONCLUDE_HOOKS):
+        for target, around in of.items():
+            if _exists(target):
+                hooks.HookRegistry.register(target, around, hooks.HookType.AROUND)
 
 
 def _exists(target: str) -> bool:
@@ -176,6 +188,11 @@ def _applied() -> set[str]:
 def knows_handles() -> bool:
     """Return whether the hooks on senders and receivers are applied."""
     return HANDLE_HOOKS.keys() <= _applied()
+
+
+def can_hold_pages() -> bool:
+    """Return whether decode's queue of held pages is hooked."""
+    return HOLD_HOOKS.keys() <= _applied()
 
 
 def knows_requests(role: str) -> bool:

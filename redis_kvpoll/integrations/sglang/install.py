@@ -11,6 +11,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -19,12 +20,15 @@ from redis_kvpoll.integrations.sglang import hooks
 from redis_kvpoll.integrations.sglang.background import Background
 from redis_kvpoll.integrations.sglang.behaviour import check_clear, check_first_status, check_update_status
 from redis_kvpoll.integrations.sglang.compat import CONN, IncompatibleSGLangError, has_consensus_store, identify
+from redis_kvpoll.integrations.sglang.holds import until_told
 from redis_kvpoll.integrations.sglang.maps import ConsensusMap
 from redis_kvpoll.integrations.sglang.orphans import Orphans
+from redis_kvpoll.integrations.sglang.pages import DecodeFailures
 from redis_kvpoll.integrations.sglang.peers import receivers_of
 from redis_kvpoll.integrations.sglang.settings import PARSERS, PREFIX, read
 from redis_kvpoll.integrations.sglang.startup import log_disabled, log_incompatible
 from redis_kvpoll.integrations.sglang.worker import TableWorker
+from redis_kvpoll.transport.password_file import with_password
 
 logger = logging.getLogger("redis_kvpoll")
 WAITING_TIMEOUT = "SGLANG_DISAGGREGATION_WAITING_TIMEOUT"
@@ -51,6 +55,8 @@ def _join(manager: Any) -> TableWorker | None:
         settings = read(os.environ)
         if settings is None:
             return None
+        if settings.password_file:
+            settings = replace(settings, url=with_password(settings.url, settings.password_file))
         identity = identify(manager)
         check_update_status(manager)
         if CONN in sys.modules:  # without it, this is a test's stand-in
@@ -116,20 +122,31 @@ def _replace_dicts(manager: Any, worker: TableWorker) -> None:
         manager.teardown = _chain(manager.teardown, worker.close)
     if getattr(manager, "deferred_bootstrap", None) is not None:  # its update_status sends a message, which may block
         worker.fail = Background(registry.fail_from_table)
+        manager.update_status = until_told(registry, manager.update_status)
     if identity.role == "prefill":
         worker.receivers_of = partial(receivers_of, manager)
         worker.end_orphans = Orphans(manager, registry, os.environ.get(WAITING_TIMEOUT)).end_old
+    else:
+        manager.kvpoll_failures = failures = DecodeFailures(
+            registry,
+            can_hold=hooks.can_hold_pages(),
+            holds_long=worker.settings.long_hold,
+            has_ranks=identity.world_size > 1,
+        )
+        worker.fail, worker.end_by_hand = failures.end, failures.end_by_hand
     registry.awaits_claims = identity.role == "prefill" and hooks.knows_handles()
-    _log_missing_hooks(identity.role)
+    _log_missing_hooks(manager, identity.role)
     check_first_status(manager, registry.statuses, lambda why: _restore(manager, worker, sglangs, why))
     logger.info("redis_kvpoll: joined the status table as %s", identity.name)
 
 
-def _log_missing_hooks(role: str) -> None:
+def _log_missing_hooks(manager: Any, role: str) -> None:
     """Log what the table leaves out, because this SGLang lacks what the plugin hooks for it."""
     missing = [] if hooks.knows_requests(role) else ["SGLang's request ids"]
     if not hooks.knows_handles():
-        missing.append("failures of the other role" if role == "decode" else "which rooms have a sender")
+        missing.append("failures in the table" if role == "decode" else "which rooms have a sender")
+    if getattr(manager, "enable_deferred_decode_kv_release", False) and not hooks.can_hold_pages() and role == "decode":
+        missing.append("for how long SGLang holds pages")
     if missing:
         logger.info("redis_kvpoll: not known here: %s", " and ".join(missing))
 

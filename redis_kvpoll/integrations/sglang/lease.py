@@ -1,4 +1,4 @@
-"""The lease of one process of SGLang, which goes on under a new one after it has lost one."""
+"""The lease of one process of SGLang, which goes on under a new one after it has lost one; and the other role's."""
 
 from __future__ import annotations
 
@@ -45,3 +45,11 @@ class ReplaceableLease:
             with contextlib.suppress(KVPollError, TimeoutError):
                 async with asyncio.timeout(SHUTDOWN_SECONDS):
                     await self._current.aclose()
+
+
+async def reap(store: AsyncStatusStore, seconds: float) -> None:
+    """Fail the rooms of the other role's lost processes, also when none of that role is left to do it."""
+    while True:
+        with contextlib.suppress(KVPollError):
+            await store.reap()
+        await asyncio.sleep(seconds)

@@ -6,8 +6,10 @@ and ended unpublished, the oldest are dropped first.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from redis_kvpoll.integrations.sglang.merge import merge_optional
 
@@ -41,10 +43,13 @@ class RoomLife:
 class Outbox:
     """The unpublished lives of rooms. ``wake`` is called with the first change after each ``take_changed``."""
 
-    def __init__(self, wake: Callable[[], object]) -> None:
+    def __init__(self, wake: Callable[[], object], lock: contextlib.AbstractContextManager[Any]) -> None:
         self.dropped = 0
         """How many lives never reached the table."""
         self._wake = wake
+        self._lock = lock
+        self._withheld: dict[int, int] = {}
+        """By room: how many threads withhold its changes."""
         self._lives: dict[int, list[RoomLife]] = {}
         self._ended_unpublished: dict[tuple[int, int], None] = {}
         """(room, number) of lives that began and ended unpublished, in the order of their ends."""
@@ -78,6 +83,21 @@ class Outbox:
             self._wake()
         self._changed[room] = None
 
+    @contextlib.contextmanager
+    def withholding(self, room: int) -> Iterator[None]:
+        """Keep a room's changes here until the end of the block. The caller does not hold the lock."""
+        with self._lock:
+            self._withheld[room] = self._withheld.get(room, 0) + 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._withheld[room] -= 1
+                if not self._withheld[room]:
+                    del self._withheld[room]
+                if room in self._lives:
+                    self.mark_changed(room)
+
     def close(self) -> None:
         """Drop everything, also from now on, because there is no publisher any more."""
         self._is_closed = True
@@ -95,7 +115,7 @@ class Outbox:
     def take(self, room: int) -> RoomLife | None:
         """Return a room's oldest unpublished life, for publishing. Later changes come with the next call."""
         lives = self._lives.get(room)
-        if not lives:
+        if not lives or room in self._withheld:
             return None
         life = lives.pop(0)
         if not lives:

@@ -39,9 +39,10 @@ class RoomRegistry:
         self.awaiting_reason: set[int] = set()
         """The rooms for whose reason a thread waits."""
         self._wait_budget = WaitBudget(clock)
-        self._outbox = Outbox(wake)
         self._clock = clock
         self._lock = threading.Lock()
+        self._outbox = Outbox(wake, self._lock)
+        self.withholding = self._outbox.withholding
         self._reason_recorded = threading.Condition(self._lock)
         self._lives: dict[int, int] = {}
         """The current life's number of each room."""
@@ -209,8 +210,6 @@ class RoomRegistry:
             raise KeyError(room)
         return length
 
-    # What the worker observes of the table
-
     def detach(self) -> None:
         """Stop publishing and waiting, because there is no worker any more. The maps work on as dicts."""
         with self._lock:
@@ -220,6 +219,10 @@ class RoomRegistry:
     def current_life(self, room: int) -> int | None:
         """Return the number of a room's current life; None if the room is not open."""
         return self._lives.get(room)
+
+    def is_claimed(self, room: int) -> bool:
+        """Return whether a room is open and has had a sender or receiver."""
+        return room in self._lives and room not in self._unclaimed
 
     def unclaimed(self, age: float) -> list[int]:
         """Return the rooms that have been open for so many seconds without a sender."""
@@ -245,15 +248,14 @@ class RoomRegistry:
         """Fail a life that has failed in the table, by SGLang's own update_status: more may hang on it.
 
         ``publish``: it failed in the other role's table, so the failure must be written to this role's table too. A
-        life that has reached Success no longer depends on the other role, and stays.
+        life that has reached Success stays: what it was for is done.
         """
         with self._lock:
-            status = dict.get(self.statuses, room)
-            if self._lives.get(room) != number or status in ((FAILED, SUCCESS) if publish else (FAILED,)):
+            if self._lives.get(room) != number or dict.get(self.statuses, room) in (FAILED, SUCCESS):
                 return
             if reason and room not in self.reasons:
                 dict.__setitem__(self.reasons, room, reason)
-        with self.scopes.within(Scope(room, number, publish, keeps_success=publish)):
+        with self.scopes.within(Scope(room, number, publish, keeps_success=True)):
             self.update_status(room, FAILED)
 
     def deliver_reason(self, room: int, reason: str) -> None:
@@ -284,8 +286,6 @@ class RoomRegistry:
         """Put back a life that could not be published, before later changes."""
         with self._lock:
             self._outbox.put_back(room, life)
-
-    # Tombstones
 
     def _add_tombstone(self, room: int, status: int | None) -> None:
         for forgotten in self._tombstones.add(room, status):

@@ -22,6 +22,8 @@ class PluginSettings:
     """The settings of one process. Durations are seconds."""
 
     url: str
+    password_file: str = ""
+    """Where the password is, if it is not in the URL."""
     namespace: str = "default"
     """The deployment's name; its tables are in the namespaces with -prefill and -decode appended."""
     lease: float = 5.0
@@ -33,6 +35,8 @@ class PluginSettings:
     """The time limit for joining at the start. Longer than ``deadline``, whose error has more detail than a timeout."""
     shards: int | None = None
     feed_length: int | None = None
+    long_hold: bool = True
+    """Decode: whether pages of a request that the table has failed are held until SGLang would have given them away."""
 
     def options(self, role: str) -> StoreOptions:
         """Return the options of a store of the role's namespace. Policy strict is SGLang's own rule since 0.5.20."""
@@ -62,12 +66,18 @@ def _lease(text: str) -> float:
     return seconds
 
 
+def _switch(text: str) -> bool:
+    return {"0": False, "1": True}[text]
+
+
 EXPECTED: Mapping[Callable[[str], Any], str] = {
     _seconds: "a number of seconds above 0",
     _lease: f"a number of seconds, at least {MIN_LEASE_SECONDS:g}",
     int: "a whole number",
+    _switch: "0 or 1",
 }
 PARSERS: Mapping[str, Callable[[str], Any]] = {
+    "PASSWORD_FILE": str,
     "NAMESPACE": str,
     "LEASE": _lease,
     "TTL": _seconds,
@@ -76,6 +86,7 @@ PARSERS: Mapping[str, Callable[[str], Any]] = {
     "JOIN": _seconds,
     "SHARDS": int,
     "FEED_LENGTH": int,
+    "LONG_HOLD": _switch,
 }
 
 
@@ -89,7 +100,7 @@ def read(environment: Mapping[str, str]) -> PluginSettings | None:
         if text:
             try:
                 found[name.lower()] = parser(text)
-            except (ValueError, InvalidInputError):
+            except (KeyError, ValueError, InvalidInputError):
                 expected = EXPECTED.get(parser, "text")
                 raise InvalidInputError(f"{PREFIX}{name} must be {expected}, not {printable(text)!r}") from None
     return PluginSettings(environment[URL].strip(), **found)

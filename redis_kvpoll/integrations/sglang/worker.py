@@ -21,7 +21,7 @@ from redis_kvpoll.aio.mirror import AsyncMirror
 from redis_kvpoll.aio.store import AsyncStatusStore
 from redis_kvpoll.errors import KVPollError, StoreClosedError
 from redis_kvpoll.integrations.sglang.compat import ProcessIdentity
-from redis_kvpoll.integrations.sglang.lease import SHUTDOWN_SECONDS, ReplaceableLease
+from redis_kvpoll.integrations.sglang.lease import SHUTDOWN_SECONDS, ReplaceableLease, reap
 from redis_kvpoll.integrations.sglang.merge import FAILED
 from redis_kvpoll.integrations.sglang.metrics import LinkMetrics
 from redis_kvpoll.integrations.sglang.peer_failures import PeerFailures, for_people
@@ -63,8 +63,10 @@ class TableWorker:
         self.end_orphans: Callable[[], list[int]] = list
         """Prefill: ends rooms that have had no sender for too long, and returns them."""
         self.fail: Callable[[int, int, str, bool], object] = self.registry.fail_from_table
-        """Fails a life as the table says."""
-        self._settings = settings
+        """Fails a life as the table says: room, life, reason, and whether it failed in the other role's table."""
+        self.end_by_hand: Callable[[int, int, str], object] | None = None
+        """Decode: ends a life that an operator has aborted in its table."""
+        self.settings = settings
         self._metrics = LinkMetrics(identity.role, identity.name)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._has_changes = asyncio.Event()
@@ -163,7 +165,7 @@ class TableWorker:
         self._loop = asyncio.get_running_loop()
         async with AsyncExitStack() as stack:
             try:
-                async with asyncio.timeout(self._settings.join):
+                async with asyncio.timeout(self.settings.join):
                     tasks = await self._enter(stack)
                     stack.callback(self._detach)
             except BaseException as error:
@@ -188,7 +190,7 @@ class TableWorker:
 
     async def _enter(self, stack: AsyncExitStack) -> list[Coroutine[Any, Any, None]]:
         """Join the table until the stack closes; return the coroutines to run until then."""
-        settings, identity = self._settings, self.identity
+        settings, identity = self.settings, self.identity
         store = AsyncStatusStore.from_url(settings.url, **settings.options(identity.role), **identity.rank_options)
         await stack.enter_async_context(store)
         lease = await stack.enter_async_context(ReplaceableLease(store, identity.owner, settings.lease))
@@ -202,7 +204,7 @@ class TableWorker:
         mirrors.append(await stack.enter_async_context(peers.mirror(rooms=self.registry.is_relevant)))
         self._peer_failures = PeerFailures(peers, role, self.registry, self._peers_of, self._fail_for_peers)
         mirrors[1].on_change(self._peer_failures.on_change)
-        tasks.append(_reap(peers, settings.lease / 10))
+        tasks.append(reap(peers, settings.lease / 10))
         return [*tasks, self._monitor(mirrors, lease)]
 
     async def _publish_changes(self) -> None:
@@ -272,10 +274,14 @@ class TableWorker:
 
     async def _fail(self, store: AsyncStatusStore, room: int, number: int) -> None:
         """Fail a life for the table's reason."""
-        reason = None
+        entry = None
         with contextlib.suppress(KVPollError):
-            reason = await store.failure_reason(room)
-        self.fail(room, number, for_people(reason or ""), False)
+            entry = await store.entry(room)
+        life = room, number, for_people((entry.reason if entry else None) or "")
+        if self.end_by_hand is not None and entry is not None and entry.failed_by is None:
+            self.end_by_hand(*life)
+        else:
+            self.fail(*life, False)
 
     def _fail_for_peers(self, room: int, number: int, reason: str) -> None:
         self.fail(room, number, reason, True)
@@ -289,11 +295,3 @@ class TableWorker:
                 len(ended),
                 ", ".join(map(str, ended[:MAX_LISTED])),
             )
-
-
-async def _reap(store: AsyncStatusStore, seconds: float) -> None:
-    """Fail the rooms of the other role's lost processes, also when none of that role is left to do it."""
-    while True:
-        with contextlib.suppress(KVPollError):
-            await store.reap()
-        await asyncio.sleep(seconds)

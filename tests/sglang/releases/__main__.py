@@ -25,8 +25,8 @@ RELEASES = (
 PAGE = ROOT / "docs" / "sglang.md"
 START, END = "<!-- releases: start -->\n", "<!-- releases: end -->\n"
 HEAD = (
-    "| SGLang | the table | request ids | pipelines | on SGLang's own dicts |\n"
-    "|---|---|---|---|---|\n"
+    "| SGLang | the table | request ids | pipelines | decode defers | on SGLang's own dicts |\n"
+    "|---|---|---|---|---|---|\n"
 )  # fmt: skip
 
 
@@ -59,7 +59,8 @@ def row(release: str, found: dict[str, Any]) -> str:
         flaws.append(f"a failed room may become Success ({', '.join(found['revives'])})")
     pipelines = "on every rank `collect` works" if found["store"] else "each stage by itself: there is no `collect`"
     requests = " and ".join(role for role, is_known in found["requests"].items() if is_known) or "no"
-    return f"| {release} | yes | {requests} | {pipelines} | {'; '.join(flaws) or 'as in the table'} |\n"
+    defers = ", ".join(found["defers"]) or "no"
+    return f"| {release} | yes | {requests} | {pipelines} | {defers} | {'; '.join(flaws) or 'as in the table'} |\n"
 
 
 def check_page(rows: dict[str, str]) -> None:

@@ -45,7 +45,7 @@ class Record(NamedTuple):
     flags: int = 0
 
 
-class _Bucket:
+class _Changes:
     """The rooms that got a status in one second."""
 
     __slots__ = ("count", "rooms")
@@ -62,7 +62,7 @@ class Rooms:
         self.counts = [0] * len(KVPoll)
         self._owner_rooms = owner_rooms
         self._packed: dict[int, bytes] = {}
-        self._buckets: dict[KVPoll, dict[int, _Bucket]] = {status: {} for status in LIVE}
+        self._buckets: dict[KVPoll, dict[int, _Changes]] = {status: {} for status in LIVE}
         self._live_due: dict[int, int] = {}
         """How many live rooms are due in each second."""
         self._due: dict[int, array[int]] = {}
@@ -200,7 +200,7 @@ class Rooms:
         buckets = self._buckets[status]
         bucket = buckets.get(second)
         if bucket is None:
-            bucket = buckets[second] = _Bucket()
+            bucket = buckets[second] = _Changes()
         bucket.count += 1
         is_in = former is not None and former.status is status and former.since_ms // 1000 == second
         if not is_in or len(bucket.rooms) == 0:

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from redis_kvpoll import KVPoll
 from redis_kvpoll.statistics.model import LIVE
-from redis_kvpoll.statistics.rooms import EXPIRING_MS, Record, Rooms
+from redis_kvpoll.statistics.records import EXPIRING_MS, Record, Rooms
+from tests.support.fuzzing import examples
 
 START = 1_700_000_000_000
 MS = st.integers(START, START + 200_000)
@@ -48,6 +49,7 @@ def applied(steps):
     return rooms, owners
 
 
+@examples(100)
 @given(steps=STEPS, before_ms=MS)
 def test_numbers_are_those_of_plain_records(steps, before_ms):
     plain, (rooms, owners) = plainly(steps), applied(steps)
@@ -65,6 +67,7 @@ def test_numbers_are_those_of_plain_records(steps, before_ms):
     assert rooms.expiring(before_ms) == sum(r.due_ms > 0 and r.due_ms // 1000 <= last for r in live)
 
 
+@examples(50)
 @given(steps=STEPS)
 def test_room_is_due_once_its_ttl_has_ended(steps):
     plain, (rooms, _) = plainly(steps), applied(steps)
@@ -75,6 +78,13 @@ def test_room_is_due_once_its_ttl_has_ended(steps):
         for room in found:
             rooms.drop(room)
             del plain[room]
+
+
+def test_shorter_ttl_is_noticed_at_its_end():
+    rooms = Rooms(Counter())
+    for left_ms in (900_000, 5000):
+        rooms.put(1, Record(KVPoll.Success, START, START, START + left_ms))
+    assert rooms.due(START + 7000, 10) == [1]
 
 
 def test_due_room_without_an_answer_is_due_again():

@@ -1,0 +1,153 @@
+"""Whether and when a failure in the table may end a request on decode, into whose pages prefill may still write.
+
+A request that polls Failed gives its pages away. Decode *defers* that from SGLang 0.5.21 on, unless it is switched off:
+SGLang asks every prefill process of the request to stop, and holds the pages until all have acknowledged it, or until a
+time limit. Where decode does not defer, the pages are free in the same iteration of its scheduler.
+
+Invariant: what comes from the table frees no page earlier than SGLang alone would have, unless every prefill process
+has acknowledged the end of its writes. An operator's abort on decode counts as a client's.
+
+To add a cause of failures: a Cause, and its rule in ``decide``.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from enum import Enum
+from typing import Any
+from weakref import WeakValueDictionary
+
+from redis_kvpoll.integrations.sglang.merge import FAILED, SUCCESS
+
+logger = logging.getLogger("redis_kvpoll")
+
+
+class Cause(Enum):
+    """Why a room is Failed in the table."""
+
+    FAILURE = "failure"
+    """Prefill's or another rank's failure, or a lost lease. It does not show whether prefill still writes: a lost
+    process may be stopped, and its transfers go on."""
+    BY_HAND = "by hand"
+    """An operator has aborted the room in decode's table."""
+
+
+class Action(Enum):
+    """What to do about it."""
+
+    NOTHING = "nothing"
+    """SGLang ends the request by itself."""
+    FAIL = "fail"
+    FAIL_AND_HOLD = "fail and hold"
+    """Fail it, and let its pages be held until SGLang alone would have given them away."""
+    ABORT = "abort"
+    """Do what SGLang does when a client aborts."""
+
+
+def decide(cause: Cause, *, defers: bool, has_asked: bool) -> Action:
+    """Return what to do about a failure of a request that has asked prefill for its pages, or not yet.
+
+    Who does not know yet whether it has asked passes True, if decode defers: SGLang decides by itself then.
+    """
+    if not has_asked:
+        return Action.FAIL
+    if cause is Cause.BY_HAND:
+        return Action.FAIL if defers else Action.ABORT
+    return Action.FAIL_AND_HOLD if defers else Action.NOTHING
+
+
+def defers(receiver: Any) -> bool:
+    """Return whether a Failed of a receiver starts SGLang's own abort, acknowledgement and hold, whoever wrote it.
+
+    0.5.19 and 0.5.20 hold only what ``receiver.abort`` has ended, so they count as not deferring.
+    """
+    is_on = getattr(receiver.kv_mgr, "enable_deferred_decode_kv_release", False) is True
+    return is_on and callable(getattr(receiver, "ensure_abort_notified", None))
+
+
+class DecodeFailures:
+    """Ends requests of one decode manager for failures in the table.
+
+    ``registry`` is its RoomRegistry. ``can_hold``: whether SGLang's queue of held pages is hooked. ``holds_long`` is
+    False if who runs SGLang has switched the longer hold off. ``has_ranks``: whether this process is one of several.
+    """
+
+    def __init__(self, registry: Any, *, can_hold: bool, holds_long: bool = True, has_ranks: bool = False) -> None:
+        self.can_hold = can_hold
+        self.lost_nodes: dict[str, float] = {}
+        """By prefill's bootstrap address: when SGLang's own heartbeat has found it lost, in monotonic seconds."""
+        self._registry = registry
+        self._holds_long = holds_long
+        self._has_ranks = has_ranks
+        self._receivers: WeakValueDictionary[int, Any] = WeakValueDictionary()
+
+    def add(self, receiver: Any) -> None:
+        """Take note of the receiver that has opened a room."""
+        self._receivers[receiver.bootstrap_room] = receiver
+
+    def end(self, room: int, number: int, reason: str, publish: bool) -> None:
+        """End a life because of a failure in either table, as far as its pages allow."""
+        self._end(Cause.FAILURE, room, number, reason, publish)
+
+    def end_by_hand(self, room: int, number: int, reason: str) -> None:
+        """End a life that an operator has aborted in decode's table."""
+        self._end(Cause.BY_HAND, room, number, reason, False)
+
+    def is_prolonged(self, receiver: Any) -> bool:
+        """Return whether to hold the pages of a request, which has just failed, for longer than SGLang does.
+
+        SGLang's ranks fail a request together. What another rank has failed may have come from the table there, and
+        up to 0.5.22 each rank has a limit of its own.
+        """
+        is_from_another = self._has_ranks and self._registry.last_status(receiver.bootstrap_room) != FAILED
+        if is_from_another and self._holds_long:
+            receiver.kvpoll_failed_at = time.monotonic()
+        return getattr(receiver, "kvpoll_failed_at", None) is not None
+
+    def _end(self, cause: Cause, room: int, number: int, reason: str, publish: bool) -> None:
+        receiver = self._receivers.get(room)
+        if receiver is None or receiver.kvpoll_life != number:
+            return
+        can_hold = self.can_hold or not self._holds_long or cause is Cause.BY_HAND
+        if defers(receiver) and can_hold:
+            self._do(decide(cause, defers=True, has_asked=True), receiver, reason, publish)
+        elif getattr(vars(receiver).get("poll"), "cause", None) is not Cause.BY_HAND:
+            self._end_at_poll(cause, receiver, reason, publish)
+
+    def _end_at_poll(self, cause: Cause, receiver: Any, reason: str, publish: bool) -> None:
+        """Decide when SGLang's scheduler polls the receiver next: until then it may ask prefill for the pages."""
+
+        def poll() -> Any:
+            vars(receiver).pop("poll", None)
+            has_asked = getattr(receiver, "init_time", 0.0) is not None
+            self._do(decide(cause, defers=False, has_asked=has_asked), receiver, reason, publish)
+            return receiver.poll()
+
+        poll.cause = cause  # type: ignore[attr-defined]
+        receiver.poll = poll
+
+    def _do(self, action: Action, receiver: Any, reason: str, publish: bool) -> None:
+        room, number = receiver.bootstrap_room, receiver.kvpoll_life
+        is_current = self._registry.current_life(room) == number
+        if not is_current or dict.get(self._registry.statuses, room) in (FAILED, SUCCESS):
+            return
+        if action is Action.NOTHING:
+            logger.debug("redis_kvpoll: room %d goes on, as prefill may still write to its pages: %s", room, reason)
+        elif action is Action.ABORT:
+            self._registry.record_reason(room, reason)
+            receiver.abort()
+        else:
+            if action is Action.FAIL_AND_HOLD and self._holds_long:
+                receiver.kvpoll_failed_at = time.monotonic()  # first: the scheduler may poll Failed at once
+            self._registry.fail_from_table(room, number, reason, publish)
+
+
+def release_time(asked_at: float | None, waiting_timeout: float, hold: float) -> float:
+    """Return when SGLang alone would have given the pages of a silent prefill away, in monotonic seconds.
+
+    That is after its waiting timeout, which counts from ``asked_at`` (in seconds of ``time.time``), and its hold: at
+    least a hold from now on.
+    """
+    waits = 0.0 if asked_at is None else asked_at - time.time()
+    return time.monotonic() + max(0.0, waits + waiting_timeout) + hold

@@ -1,0 +1,32 @@
+"""A password in a file of its own, as containers mount secrets: it is in no variable and in no list of processes.
+
+Invariant: no message shows what the file contains.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import quote
+
+from redis_kvpoll.errors import InvalidInputError, printable
+
+VARIABLE = "KVPOLL_PASSWORD_FILE"
+
+
+def with_password(url: str, path: str) -> str:
+    """Return a URL with the password that is the first line of a file."""
+    try:
+        password = Path(path).read_text(encoding="utf-8").partition("\n")[0].rstrip("\r")
+    except OSError as error:
+        raise InvalidInputError(f"{VARIABLE}: {printable(path)!r} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise InvalidInputError(f"{VARIABLE}: {printable(path)!r} is not UTF-8") from None
+    if not password:
+        raise InvalidInputError(f"{VARIABLE}: the first line of {printable(path)!r} is empty")
+    scheme, separator, rest = url.partition("://")
+    user, at, hosts = rest.rpartition("@")
+    if not separator or scheme in ("memory", "embedded"):
+        raise InvalidInputError(f"{VARIABLE} is set, and the URL names no server")
+    if ":" in user:
+        raise InvalidInputError(f"{VARIABLE} is set, and the URL has a password, too: give one of them")
+    return f"{scheme}://{user}:{quote(password, safe='')}@{hosts if at else rest}"

@@ -1,0 +1,272 @@
+"""When a failure in the table ends a request on decode, and how long its pages are held. Real queues: tests/sglang."""
+
+from __future__ import annotations
+
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from redis_kvpoll.integrations.sglang import holds
+from redis_kvpoll.integrations.sglang.pages import Action, Cause, DecodeFailures, decide, defers, release_time
+from redis_kvpoll.integrations.sglang.registry import RoomRegistry
+
+ROOM = 7
+FAIL, BOOT, WAIT, MOVE, OK = range(5)
+HOLD, WAITING = 30.0, 300.0
+ADDRESS = "10.0.0.1:8998"
+
+
+@pytest.mark.parametrize(
+    ("cause", "is_deferring", "has_asked", "wanted"),
+    [
+        (Cause.FAILURE, True, True, Action.FAIL_AND_HOLD),
+        (Cause.FAILURE, True, False, Action.FAIL),
+        (Cause.FAILURE, False, True, Action.NOTHING),
+        (Cause.FAILURE, False, False, Action.FAIL),
+        (Cause.BY_HAND, True, True, Action.FAIL),
+        (Cause.BY_HAND, True, False, Action.FAIL),
+        (Cause.BY_HAND, False, True, Action.ABORT),
+        (Cause.BY_HAND, False, False, Action.FAIL),
+    ],
+)
+def test_rules_are_those_of_the_documented_table(cause, is_deferring, has_asked, wanted):
+    assert decide(cause, defers=is_deferring, has_asked=has_asked) is wanted
+
+
+class Receiver:
+    """A receiver that has asked for its pages, on a manager that does not defer."""
+
+    bootstrap_room, bootstrap_addr, kvpoll_life = ROOM, ADDRESS, 1
+    aborts = 0
+
+    def __init__(self, registry, failures, is_deferring=False):
+        self._registry = registry
+        self.init_time = time.time()
+        self.kv_mgr = SimpleNamespace(
+            kvpoll_failures=failures, enable_deferred_decode_kv_release=is_deferring, waiting_timeout=WAITING
+        )
+        if is_deferring:
+            self.ensure_abort_notified = self.abort
+
+    def poll(self):
+        return dict.get(self._registry.statuses, ROOM)
+
+    def abort(self):
+        self.aborts += 1
+        self._registry.statuses[ROOM] = FAIL
+
+
+@pytest.fixture
+def registry():
+    registry = RoomRegistry(lambda: None)
+    registry.statuses[ROOM] = WAIT
+    return registry
+
+
+def failing(registry, is_deferring=False, **options):
+    """Return the failures of a manager with one receiver, and the receiver."""
+    failures = DecodeFailures(registry, **{"can_hold": True} | options)
+    receiver = Receiver(registry, failures, is_deferring)
+    failures.add(receiver)
+    return failures, receiver
+
+
+class TestDeferring:
+    def test_failure_fails_and_is_marked_to_be_held(self, registry):
+        failures, receiver = failing(registry, is_deferring=True)
+        failures.end(ROOM, 1, "lost", True)
+        assert (receiver.poll(), registry.reasons[ROOM]) == (FAIL, "lost")
+        assert failures.is_prolonged(receiver)
+
+    def test_abort_by_hand_is_held_as_by_sglang(self, registry):
+        failures, receiver = failing(registry, is_deferring=True)
+        failures.end_by_hand(ROOM, 1, "wrong model")
+        assert receiver.poll() == FAIL
+        assert not failures.is_prolonged(receiver)
+
+    def test_what_sglang_has_failed_is_held_as_by_sglang(self, registry):
+        failures, receiver = failing(registry, is_deferring=True)
+        registry.statuses[ROOM] = FAIL
+        failures.end(ROOM, 1, "lost", True)
+        assert not failures.is_prolonged(receiver)
+
+    def test_longer_hold_can_be_switched_off(self, registry):
+        failures, receiver = failing(registry, is_deferring=True, can_hold=False, holds_long=False, has_ranks=True)
+        failures.end(ROOM, 1, "lost", True)
+        assert receiver.poll() == FAIL
+        registry.statuses.pop(ROOM)
+        assert not failures.is_prolonged(receiver)
+
+    def test_queue_without_hooks_counts_as_not_deferring(self, registry):
+        failures, receiver = failing(registry, is_deferring=True, can_hold=False)
+        failures.end(ROOM, 1, "lost", True)
+        assert receiver.poll() == WAIT
+        failures.end_by_hand(ROOM, 1, "wrong model")
+        assert (receiver.poll(), receiver.aborts) == (FAIL, 0)
+
+    def test_failure_of_another_rank_is_held(self, registry):
+        """Its Failed comes by SGLang's minimum over ranks; the room is cleared before its pages are held."""
+        failures, receiver = failing(registry, is_deferring=True, has_ranks=True)
+        registry.statuses.pop(ROOM)
+        assert failures.is_prolonged(receiver)
+
+    def test_own_failure_of_a_rank_is_held_as_by_sglang(self, registry):
+        failures, receiver = failing(registry, is_deferring=True, has_ranks=True)
+        registry.statuses[ROOM] = FAIL
+        registry.statuses.pop(ROOM)
+        assert not failures.is_prolonged(receiver)
+
+    def test_release_without_acknowledgements_is_not_deferring(self, registry):
+        """0.5.19 and 0.5.20: the variable is there, and SGLang holds only what it has aborted itself."""
+        _, receiver = failing(registry, is_deferring=True)
+        assert defers(receiver)
+        del receiver.ensure_abort_notified
+        assert not defers(receiver)
+
+
+class TestAtOnce:
+    def test_failure_leaves_a_request_that_has_asked(self, registry):
+        failures, receiver = failing(registry)
+        failures.end(ROOM, 1, "lost", True)
+        assert (receiver.poll(), receiver.poll(), ROOM in registry.reasons) == (WAIT, WAIT, False)
+
+    def test_failure_is_decided_at_the_next_poll(self, registry):
+        failures, receiver = failing(registry)
+        receiver.init_time = None
+        failures.end(ROOM, 1, "lost", True)
+        assert registry.statuses[ROOM] == WAIT
+        assert (receiver.poll(), registry.reasons[ROOM]) == (FAIL, "lost")
+
+    def test_abort_by_hand_is_the_receivers_with_its_reason(self, registry):
+        failures, receiver = failing(registry)
+        failures.end_by_hand(ROOM, 1, "wrong model")
+        failures.end(ROOM, 1, "a failure does not replace it", True)
+        assert receiver.aborts == 0
+        assert (receiver.poll(), receiver.aborts, registry.reasons.get(ROOM)) == (FAIL, 1, "wrong model")
+
+
+@pytest.mark.parametrize("is_deferring", [True, False])
+class TestEither:
+    def test_complete_request_stays(self, registry, is_deferring):
+        failures, receiver = failing(registry, is_deferring)
+        registry.statuses[ROOM] = OK
+        failures.end_by_hand(ROOM, 1, "wrong model")
+        failures.end(ROOM, 1, "lost", True)
+        assert (receiver.poll(), receiver.aborts) == (OK, 0)
+
+    def test_former_life_ends_nothing(self, registry, is_deferring):
+        failures, receiver = failing(registry, is_deferring)
+        receiver.init_time = None
+        failures.end(ROOM, 1, "lost", True) if not is_deferring else None
+        registry.statuses.pop(ROOM)
+        registry.statuses[ROOM] = WAIT
+        failures.end(ROOM, 1, "lost", True)
+        failures.end_by_hand(ROOM, 2, "its receiver is not known")
+        assert (receiver.poll(), receiver.aborts) == (WAIT, 0)
+
+
+class Queue:
+    """Decode's queue, as far as it holds: an entry as from 0.5.22 on, or as before."""
+
+    deferred_kv_release_timeout = HOLD
+
+    def __init__(self, has_start):
+        self.has_start = has_start
+        self._deferred_releases = []
+
+    def defer(self, decode_req):
+        start = time.monotonic()
+        times = (start, start + HOLD) if self.has_start else (start + HOLD,)
+        self._deferred_releases.append((decode_req, *times, 3, 1))
+
+    def resolve(self):
+        return [entry[holds.LIMIT] for entry in self._deferred_releases]
+
+
+@pytest.fixture(params=[True, False], ids=["5 items", "4 items"])
+def queue(request):
+    return Queue(request.param)
+
+
+def hold(registry, queue, **options):
+    """Fail a request by the table and hold its pages; return its receiver and its limit."""
+    failures, receiver = failing(registry, is_deferring=True, **options)
+    failures.end(ROOM, 1, "lost", True)
+    holds.around_defer(Queue.defer, queue, SimpleNamespace(kv_receiver=receiver))
+    return receiver, queue._deferred_releases[0][holds.LIMIT]
+
+
+class TestTelling:
+    """Prefill's table hears of a failure once SGLang has sent its message to decode."""
+
+    @pytest.fixture
+    def sglang(self, registry):
+        """A manager that sends its message at the end of each call."""
+        sglang = SimpleNamespace(request_status=registry.statuses, published=[])
+
+        def fail(bootstrap_room, status):
+            registry.statuses[bootstrap_room] = status
+            sglang.published.append(registry.take(bootstrap_room))
+
+        sglang.fail = fail
+        registry.take(ROOM)
+        return sglang
+
+    def test_update_that_tells_decode_is_published_after_it(self, registry, sglang):
+        holds.until_told(registry, sglang.fail)(ROOM, FAIL)
+        assert (sglang.published, registry.take(ROOM).status) == ([None], FAIL)
+
+    def test_conclusion_is_published_after_it(self, registry, sglang):
+        holds.around_conclude(lambda _, **words: sglang.fail(**words), sglang, bootstrap_room=ROOM, status=FAIL)
+        assert (sglang.published, registry.take(ROOM).status) == ([None], FAIL)
+
+
+class TestHolds:
+    def test_limit_is_when_sglang_would_have_given_up(self, registry, queue):
+        receiver, limit = hold(registry, queue)
+        wanted = release_time(receiver.init_time, WAITING, HOLD)
+        assert limit == pytest.approx(wanted, abs=1.0)
+        assert len(queue._deferred_releases[0]) == (5 if queue.has_start else 4)
+
+    def test_limit_is_never_before_sglangs(self, registry, queue):
+        failures, receiver = failing(registry, is_deferring=True)
+        receiver.init_time = time.time() - 10 * WAITING
+        failures.end(ROOM, 1, "lost", True)
+        began = time.monotonic()
+        holds.around_defer(Queue.defer, queue, SimpleNamespace(kv_receiver=receiver))
+        assert queue.resolve()[0] >= began + HOLD
+
+    def test_sglangs_own_failure_has_sglangs_limit(self, registry, queue):
+        _, receiver = failing(registry, is_deferring=True)
+        registry.statuses[ROOM] = FAIL
+        holds.around_defer(Queue.defer, queue, SimpleNamespace(kv_receiver=receiver))
+        assert queue.resolve()[0] <= time.monotonic() + HOLD
+
+    def test_node_found_lost_has_sglangs_hold_from_then_on(self, registry, queue):
+        receiver, limit = hold(registry, queue)
+        holds.around_node_failure(lambda *_: None, receiver.kv_mgr, "10.0.0.2:8998")
+        assert holds.around_resolve(Queue.resolve, queue) == [limit]
+        lost_at = time.monotonic()
+        holds.around_node_failure(lambda *_: None, receiver.kv_mgr, ADDRESS)
+        (limit,) = holds.around_resolve(Queue.resolve, queue)
+        assert lost_at + HOLD <= limit <= time.monotonic() + HOLD
+
+    def test_node_lost_before_the_request_failed_does_not_count(self, registry, queue):
+        failures, receiver = failing(registry, is_deferring=True)
+        holds.around_node_failure(lambda *_: None, receiver.kv_mgr, ADDRESS)
+        failures.end(ROOM, 1, "lost", True)
+        holds.around_defer(Queue.defer, queue, SimpleNamespace(kv_receiver=receiver))
+        (limit,) = queue.resolve()
+        assert holds.around_resolve(Queue.resolve, queue) == [limit]
+
+    def test_unexpected_entry_stops_failures_and_raises_nothing(self, registry, queue, caplog):
+        failures, receiver = failing(registry, is_deferring=True)
+        failures.end(ROOM, 1, "lost", True)
+
+        def defer(queue, decode_req):
+            queue._deferred_releases.append((decode_req, "another", "form"))
+
+        holds.around_defer(defer, queue, SimpleNamespace(kv_receiver=receiver))
+        assert not failures.can_hold
+        assert "holds pages in another way" in caplog.text

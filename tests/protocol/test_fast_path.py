@@ -1,0 +1,99 @@
+"""The fast path of write.lua, beside the rest of the script: they must agree wherever both could act."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from redis_kvpoll.protocol import fenced_commands, keys, room_commands
+from tests.support.calls_of_scripts import GENERATION, A, replay, send, table, take_lease
+from tests.support.heads import text_of
+
+ROOM = keys.rooms("ns", [A])[0]
+STATUSES = ("Bootstrapping", "WaitingForInput", "Transferring", "Success", "Failed")
+OTHERS = (None, "Bootstrapping", "Success", "Failed", "cleared")
+
+
+def states(client):
+    """What a call has left, without times."""
+    fields = client.hgetall(ROOM) if client.type(ROOM) == b"hash" else {}
+    entries = (
+        [entry for _, entry in client.xrange(keys.feed("ns"))] if client.type(keys.feed("ns")) == b"stream" else []
+    )
+    return (
+        {name: value for name, value in fields.items() if name not in (b"updated_ms", b"opened", b"opened_ms")},
+        entries,
+        client.pttl(ROOM) > 60_000,
+        client.pttl(keys.feed("ns")) > 0,
+        client.zrange(keys.owned("ns"), 0, -1),
+    )
+
+
+def fill(client, actor, own, other, damage):
+    context = table(actor, terminal_ttl_ms="30000", ttl_ms="90000")
+    client.hset(keys.epoch("ns"), "epoch", "1-ab12")  # else each server's own
+    take_lease(client, context)
+    if own:
+        send(client, replay(A, status=own), context)
+    if other and context.rank:
+        role = "cleared" if other == "cleared" else "creator"
+        status = "Transferring" if other == "cleared" else other
+        send(client, replay(A, status=status, role=role), table("rank", rank="1", ttl_ms="90000"))
+    if client.hexists(ROOM, "version"):
+        client.hset(ROOM, "version", "7")  # else a clock's time
+    damage(client)
+    for key in client.keys("*"):
+        if client.pttl(key) < 0:
+            client.pexpire(key, 60_000)
+    return context
+
+
+def nothing(client):
+    pass
+
+
+def by_hand(name, value):
+    return lambda client: client.hset(ROOM, name, value)
+
+
+DAMAGES = {
+    "none": nothing,
+    "no feed": lambda client: client.delete(keys.feed("ns")),
+    "feed of another type": lambda client: (client.delete(keys.feed("ns")), client.set(keys.feed("ns"), "x", ex=60)),
+    "no lease": lambda client: client.delete(keys.leases("ns")),
+    "another lease": lambda client: client.hset(keys.leases("ns"), "prefill-0", "1 5000 500 1700000000000 0"),
+    "no part": lambda client: client.hdel(ROOM, "by:0"),
+    "version": by_hand("version", "v1"),
+    "counts": by_hand("counts", "9"),
+    "world size": by_hand("world_size", "3"),
+    "own status": by_hand("status:0", "Done"),
+    "generation": by_hand("generation", "1800000000000000"),
+    "another type": lambda client: (client.delete(ROOM), client.set(ROOM, "x", ex=60)),
+}
+
+
+@pytest.mark.parametrize("actor", ["rank", "owner", "both"])
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_fast_path_and_the_rest_agree(server, damage, actor):
+    client = server.client()
+    own_statuses = (None, *STATUSES) if damage == "none" else ("Bootstrapping", "Transferring")
+    others = OTHERS if damage == "none" and actor != "owner" else ("WaitingForInput",)
+    fast = text_of("include/advance")
+    for own, other, status, is_fenced in itertools.product(own_statuses, others, range(5), (True, False)):
+        if own is None and (other in (None, "cleared") or actor == "owner"):
+            continue  # created, with a generation of its own
+        found = []
+        for removed in ("", fast):
+            client.flushall()
+            context = fill(client, actor, own, other, DAMAGES[damage])
+            command = (
+                fenced_commands.update(A, GENERATION, status) if is_fenced else room_commands.update_status(A, status)
+            )
+            (call,) = command.calls(context)
+            assert fast in call.spec.script.source
+            reply = client.eval(call.spec.script.source.replace(removed, ""), *call.words()[2:])
+            last = client.xrevrange(keys.feed("ns"), count=1) if client.type(keys.feed("ns")) == b"stream" else None
+            assert reply[0] is None or reply[0] == last[0][0]
+            found.append((list(map(str, reply[1:])), states(client)))
+        assert found[0] == found[1], (own, other, status, is_fenced)

@@ -1,0 +1,177 @@
+"""A caller that speaks for several ranks, beside a caller for each: the server must end as they leave it."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from redis_kvpoll import KVPoll
+from redis_kvpoll.protocol import fenced_commands, keys, room_commands
+from redis_kvpoll.protocol.feed import parse_entry
+from redis_kvpoll.protocol.rank_commands import RankChange, RankIdentity, write_ranks
+from tests.support.calls_of_scripts import GENERATION, replay, send
+from tests.support.contexts import context
+from tests.support.feeds import entries
+from tests.support.fuzzing import examples
+
+BOOT, INPUT, MOVE, DONE, FAIL = (KVPoll(number) for number in (1, 2, 3, 4, 0))
+A, B = 2**53 + 1, 2**64 - 1
+WORLD_SIZE = 3
+CLEAR, LENGTH = "clear", "length"
+TAG = "ns"
+
+
+def identity_of(rank):
+    """Two ranks under leases of their own, and one without."""
+    owned = {"owner": f"prefill-{rank}", "incarnation": f"170000000000000{rank + 1}"} if rank < 2 else {}
+    return RankIdentity(rank, WORLD_SIZE, **owned)
+
+
+def change_of(room, rank, act, is_fenced):
+    generation = GENERATION if is_fenced or act in (CLEAR, LENGTH) else 0
+    if act == CLEAR:
+        return RankChange(room, identity_of(rank), generation, clears=True)
+    if act == LENGTH:
+        return RankChange(room, identity_of(rank), generation, length=rank + 7)
+    return RankChange(room, identity_of(rank), generation, act, reason=f"rank {rank} says" if act == FAIL else "")
+
+
+class Table:
+    """One server, written by single calls or by groups."""
+
+    def __init__(self, client, policy, mode):
+        self.client, self.settings = client, {"policy": policy, "mode": mode, "nonce": "ab12", "feed_length": "1000"}
+        client.flushall()
+        client.hset(keys.epoch(TAG), "epoch", "1-ab12")
+        for rank in range(2):
+            _, _, owner, incarnation = identity_of(rank)
+            client.hset(keys.leases(TAG), owner, f"{incarnation} 5000 500 1700000000000 0")
+
+    def context(self, identity=None):
+        if identity is None:
+            return context(**self.settings)
+        rank, world_size, owner, incarnation = identity
+        words = {"rank": str(rank), "world_size": str(world_size), "owner": owner, "incarnation": incarnation}
+        return context(**self.settings, **words)
+
+    def open(self, room, rank):
+        send(self.client, replay(room), self.context(identity_of(rank)))
+        self.client.hset(keys.rooms(TAG, [room])[0], "version", "7")  # a replay's is the clock's
+
+    def one_by_one(self, changes):
+        """Returns the replies of single calls."""
+        found = []
+        for change in changes:
+            mine, room = self.context(change.identity), change.room
+            if change.length is not None:
+                command = fenced_commands.set_decode_prefix_len(room, change.generation, change.length)
+                stored = send(self.client, command, mine)[-1]
+                if change.status is None:
+                    found.append(stored == 1)
+            if change.clears:
+                found.append(send(self.client, fenced_commands.clear(room, change.generation), mine)[2:4])
+            elif change.status is not None and change.reason:
+                build = fenced_commands.fail(room, 0 if not change.generation else change.generation, change.reason)
+                items = [build.items[0], str(change.generation or ""), change.reason]
+                found.append(send(self.client, build._replace(items=items), mine)[-2:])
+            elif change.status is not None and change.generation:
+                found.append(
+                    send(self.client, fenced_commands.update(room, change.generation, change.status), mine)[-2:]
+                )
+            elif change.status is not None:
+                found.append(send(self.client, room_commands.update_status(room, change.status), mine)[-2:])
+        return found
+
+    def together(self, changes):
+        reply = send(self.client, write_ranks(changes), self.context())[2:]
+        found = [reply[at : at + 2] for at in range(0, len(reply), 2)]
+        return [
+            words[0] == 3 if change.status is None and not change.clears else words
+            for change, words in zip(changes, found, strict=True)
+        ]
+
+    def state(self):
+        """Everything on the server, without times. A generation that was given by the clock has no number."""
+        found = {}
+        for key in sorted(self.client.keys("*")):
+            kind, ttl = self.client.type(key), self.client.pttl(key)
+            if kind == b"hash":
+                fields = self.client.hgetall(key)
+                given = int(fields.get(b"generation", b"0")) > GENERATION
+                times = {b"updated_ms", b"opened_ms", b"opened", *([b"generation"] if given else [])}
+                found[key] = {name: value for name, value in fields.items() if name not in times}, round(ttl, -5)
+            elif kind == b"zset":
+                found[key] = self.client.zrange(key, 0, -1, withscores=True)
+        return found
+
+    def shown(self):
+        """What a follower of the feed knows of each room."""
+        rooms = {}
+        for _, fields in entries(self.client, TAG):
+            for room, status, ttl, reason, rank, rank_status in parse_entry(fields):
+                if status == b"absent":
+                    rooms.pop(room, None)
+                    continue
+                if rank is not None and rank.is_first:
+                    rooms[room] = {}
+                known = rooms.setdefault(room, {})
+                known["status"] = status
+                if ttl is not None:
+                    known["ttl"] = ttl
+                if reason is not None:
+                    known["reason"] = reason
+                if rank is not None:
+                    known[rank.rank] = rank_status
+        return rooms
+
+
+acts = st.sampled_from([BOOT, INPUT, MOVE, DONE, FAIL, INPUT, DONE, CLEAR, CLEAR, LENGTH])
+changes = st.lists(
+    st.tuples(
+        st.sampled_from([A, A, A, B]), st.sampled_from(range(WORLD_SIZE)), acts, st.sampled_from([True, True, False])
+    ),
+    min_size=1,
+    max_size=12,
+)
+LIFE = [[(A, rank, act, True) for rank in range(WORLD_SIZE)] for act in (BOOT, INPUT, DONE, CLEAR)]
+
+
+@pytest.fixture
+def make_table(server):
+    """Makes tables on one server, which is emptied each time."""
+    client = server.client()
+
+    def make(policy, mode):
+        return Table(client, policy, mode)
+
+    return make
+
+
+@pytest.mark.parametrize("mode", ["none", "prefill"])
+@example(batches=LIFE, damage=set())
+@example(batches=[[one for step in LIFE for one in step]], damage=set())
+@example(batches=[LIFE[0], [(A, 0, FAIL, True), (A, 1, INPUT, False), (A, 2, FAIL, True)], LIFE[3]], damage=set())
+@example(batches=[[(A, 0, LENGTH, True), (A, 1, CLEAR, True), (A, 1, LENGTH, True)]], damage=set())
+@example(batches=[[(A, 0, BOOT, False), (A, 1, INPUT, False), (A, 0, DONE, False)]], damage=set())
+@given(
+    batches=st.lists(changes, min_size=1, max_size=4),
+    damage=st.sets(st.sampled_from(["lease", "counts", "version", "world_size"])),
+)
+@examples(60)
+def test_group_and_single_calls_agree(make_table, policy, mode, batches, damage):
+    found = []
+    for how in (Table.one_by_one, Table.together):
+        table = make_table(policy, mode)
+        client = table.client
+        table.open(A, 0)
+        room = keys.rooms(TAG, [A])[0]
+        if "lease" in damage:
+            client.hdel(keys.leases(TAG), "prefill-1")
+        for name in sorted(damage - {"lease"}):
+            client.hset(room, name, "9")
+        replies = [how(table, [change_of(*words) for words in batch]) for batch in batches]
+        found.append((replies, table.state(), table.shown()))
+        for key in client.keys("*"):
+            client.pexpire(key, 60_000)
+    assert found[1] == found[0]
