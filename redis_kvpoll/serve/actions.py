@@ -20,7 +20,7 @@ LONGEST_REASON = 200
 log = logging.getLogger("redis_kvpoll.serve.actions")
 
 
-class Answer(NamedTuple):
+class ActionAnswer(NamedTuple):
     """What an action did."""
 
     status: int
@@ -34,34 +34,34 @@ class RoomActions:
     def __init__(self, stores: Mapping[str, AsyncStatusStore]) -> None:
         self._stores = stores
 
-    async def act(self, action: str, namespace: str, room: int, who: str, form: Mapping[str, str]) -> Answer:
+    async def act(self, action: str, namespace: str, room: int, who: str, form: Mapping[str, str]) -> ActionAnswer:
         """Carry out one action, if it was confirmed by the room's number."""
         if form.get("confirm", "").strip() != str(room):
-            return Answer(400, f"Nothing was done: type {room} to confirm.")
+            return ActionAnswer(400, f"Nothing was done: type {room} to confirm.")
         reason = form.get("reason", "").strip()[:LONGEST_REASON] or DEFAULT_REASON.format(who=who)
         said = f"{action} of room {room} in {namespace} by {printable(who)}"
         log.warning("%s%s", said, f": {printable(reason)}" if action == "abort" else "")
         try:
             answer = await self._run(action, self._stores[namespace], room, reason)
         except KVPollError as error:
-            answer = Answer(502, f"{action}: {error}")
+            answer = ActionAnswer(502, f"{action}: {error}")
         log.warning("%s: %s", said, printable(answer.text))
         return answer
 
-    async def _run(self, action: str, store: AsyncStatusStore, room: int, reason: str) -> Answer:
+    async def _run(self, action: str, store: AsyncStatusStore, room: int, reason: str) -> ActionAnswer:
         if await store.settings() is None:  # a store that writes would create the namespace
-            return Answer(404, "The namespace does not exist.")
+            return ActionAnswer(404, "The namespace does not exist.")
         if action == "clear":
             status = await store.clear(room)
             if status is None:
-                return Answer(404, f"Room {room} is not in the table.")
-            return Answer(200, f"Room {room} was cleared; it was at {status.name}.")
+                return ActionAnswer(404, f"Room {room} is not in the table.")
+            return ActionAnswer(200, f"Room {room} was cleared; it was at {status.name}.")
         update = await store.abort(room, reason)
         if update.status is None:
-            return Answer(404, f"Room {room} is not in the table.")
+            return ActionAnswer(404, f"Room {room} is not in the table.")
         if not update.changed:
-            return Answer(409, f"Room {room} had failed already.")
-        return Answer(200, f"Room {room} was aborted.")
+            return ActionAnswer(409, f"Room {room} had failed already.")
+        return ActionAnswer(200, f"Room {room} was aborted.")
 
     async def close(self) -> None:
         for store in self._stores.values():
