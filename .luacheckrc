@@ -8,17 +8,17 @@ local included = {
   "ORDER", "now_ms", "now_us", "read_clock", "ensure_epoch", "room_id", "rank_fields", "rank_view", "read_fields",
   "corrupt_field", "is_number", "is_above",
   "consensus_of_ranks", "parse_counts", "format_counts", "count_ranks", "format_cleared", "set_rank_status", "read_room",
-  "merge", "write_room", "remove_room", "list_holders", "add_change", "add_pair", "read_group", "add_status", "add_clear", "write_group", "MAX_FIELDS", "FIRST", "WIDTH",
-  "set_caller", "add", "write_alone",
+  "merge", "write_room", "MAX_FIELDS", "clear_rank", "read_quick", "add_quick", "clear_quick", "write_quick",
+  "number", "found", "is_clear", "lengths", "common",
   "list_part", "take_part", "has_rooms", "set_due", "find", "end_lease", "forget", "find_next", "findings",
   "is_lease_lost", "next_generation", "create_room", "shared_count", "list_new_rooms", "none_exist",
   "replace_room", "write_status", "clear_replayed", "fail_room", "feed_position", "feed_end", "survives", "absence",
   "mark_lost", "sweep",
 }
 local written = {
-  "leases",
-  "changes", "renew", "openings", "refused", "refused_key", "new_parts", "room_words", "is_created", "reply", "fields_read", "rank", "world_size", "owner",
-  "incarnation", "author", "status_field", "cleared_field", "length_field", "lease_field",
+  "changes", "renew", "openings", "refused", "refused_key", "new_parts", "room_words", "is_created", "reply", "fields_read", "rank", "world_size",
+  "owner", "incarnation", "author", "status_field", "cleared_field", "length_field", "lease_field",
+  "words", "counts", "entry", "gone", "holders", "outcomes", "outcome", "at",
 }
 files["lua"] = { read_globals = included, globals = written, ignore = { "241/reply" } }
 files["lua/include"] = { globals = written, ignore = { "2[13]1" } }

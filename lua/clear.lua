@@ -24,10 +24,8 @@ local lease_field = 'by:' .. rank
 
 for i = 1, #ARGV - 3 do
   local room, prefix, expected_generation = KEYS[i * 2 + 4], KEYS[i * 2 + 5], ARGV[i + 3]
-  local fields = redis.pcall(
-    'HMGET', room, 'status', 'reason', 'generation', 'world_size', status_field, cleared_field, 'owner',
-    'replayed', 'counts'
-  )
+  local fields = redis.pcall('HMGET', room, 'status', 'reason', 'generation', 'world_size', status_field,
+    cleared_field, 'owner', 'replayed', 'counts')
   local exists, has_ranks = fields[1] or fields.err, rank ~= '' and fields[4]
   local outcome, status, is_removed = exists and 7 or 5, fields[1], true
   if has_ranks then status = rank_view(fields[1], fields[5], fields[6]) end

@@ -1,60 +1,58 @@
--- Merge what several ranks of each room say, as a call of write.lua or of clear.lua for each would. Times are
--- milliseconds.
+-- Merge what several ranks of each room say, as a call of write.lua, set_prefix.lua or clear.lua for each would. Times
+-- are milliseconds.
 --
 -- KEYS     feed, epoch, leases, owned, cleared, refused; each: room, prefix
 -- ARGV     feed_length, ttl_ms, terminal_ttl_ms, epoch_ttl_ms, nonce, rank, world_size, owner,
---          incarnation, author, policy, mode; each: of_rank, of_world_size, of_owner, of_incarnation,
---          generation, status, reason, length
--- REPLY    feed_id, epoch; each: outcome, status
+--          incarnation, author, policy, mode; each: ranks
+-- REPLY    feed_id, epoch; each: outcomes
 -- FEED     ttl_ms, status, first, rank, absent, owner, reason
--- CODES    1 CREATED, 2 ADVANCED, 3 UNCHANGED, 4 FAILED, 5 SKIPPED, 6 STALE, 7 CLEARED, -2 LEASE,
---          -3 WORLD_SIZE, -4 CORRUPT
--- INCLUDE  caller, rank_items, group, write_group, limit, refused, feed
+-- INCLUDE  quick_loop, caller, is_lease_lost, write_room, clear_rank, create_room, limit, refused, feed
 --
--- For a caller that speaks for many ranks, each with a lease of its own; it has neither. Items of one room that follow
--- each other cost little more than one: one read, one write, one change in the feed with the words of each rank. status
--- is absent for a clear, which needs a generation, and empty if there is only a decode prefix length. That is recorded
--- for the generation, before the status.
+-- For a caller that speaks for many ranks, each with a lease of its own; it has neither. A room is one read, one write
+-- and one change in the feed, with all its ranks. Its arguments are its world_size, a generation, a reason and how many
+-- ranks follow, each of which another; of each the names of its fields "status:<rank>" and "by:<rank>", its owner and
+-- incarnation (empty without a lease), status and decode prefix length. The status is absent for a clear, which needs a
+-- generation, and empty if there is only a length, which does, too. outcomes has for each rank its outcome, with the
+-- codes of those scripts, and its status or what replaces it, as "<code> <text>;". For a key of another type (made by
+-- hand), the error replaces them all.
 
-local MAX_RANKS = 64  -- of a group
-local reply = {false, redis.call('HGET', KEYS[2], 'epoch')}
-local count = (#ARGV - FIRST) / WIDTH
-local names = {}
+local is_prefill = ARGV[12] == 'prefill'
 
-for i = 1, count do
-  set_caller(i)
-  if owner ~= '' and not leases[owner] then leases[owner], names[#names + 1] = '', owner end
+-- Takes what one rank says, as words of quick_ranks.lua. Returns the outcome and the status, or what replaces it.
+local function write_one(room, prefix, generation, status, length, reason)
+  if status == 'absent' then return clear_rank(room, prefix, generation) end
+  local current = redis.pcall('HGET', room, 'generation')
+  local is_current = current and current == generation
+  if length ~= '' and is_current then
+    local stored = redis.pcall('HSET', prefix, length_field, length, 'generation', generation)
+    if type(stored) ~= 'table' then redis.call('PEXPIRE', prefix, ARGV[2]) end
+  end
+  if status == '' then return is_current and 3 or 6, type(current) == 'table' and current end
+  if status ~= 'Failed' then reason = '' end
+  room_words = nil  -- of another rank
+  author = (owner == '' and '' or owner .. ' ') .. 'rank ' .. rank
+  local outcome, left = write_room(room, prefix, status, generation, reason, is_lease_lost(), is_prefill)
+  if #new_parts > 0 then list_new_rooms() end  -- before another rank takes part
+  new_parts[1], new_parts[2] = nil, nil
+  return outcome, left
 end
-local found = #names > 0 and redis.call('HMGET', KEYS[3], unpack(names))
-for i = 1, #names do leases[names[i]] = found[i] or '' end
 
-local i = 1
-while i <= count and fields_read <= MAX_FIELDS do
-  local room, prefix, first = KEYS[i * 2 + 5], KEYS[i * 2 + 6], i
-  names = {'status', 'generation', 'world_size', 'version', 'counts', 'replayed'}
-  for at = i, math.min(i + MAX_RANKS - 1, count) do
-    if KEYS[at * 2 + 5] ~= room then break end
-    set_caller(at)
-    local n = #names
-    names[n + 1], names[n + 2], names[n + 3] = status_field, cleared_field, lease_field
+for i = number, (#KEYS - 6) / 2 do
+  local room, prefix, told, type_error = KEYS[i * 2 + 5], KEYS[i * 2 + 6], '', nil
+  world_size = ARGV[at + 1]
+  for k = at + 4, at + 3 + 6 * ARGV[at + 4], 6 do
+    status_field, lease_field, owner, incarnation = ARGV[k + 1], ARGV[k + 2], ARGV[k + 3], ARGV[k + 4]
+    rank = string.sub(status_field, 8)
+    status_field, cleared_field, length_field = rank_fields(rank)
+    local outcome, left = write_one(room, prefix, ARGV[at + 2], ARGV[k + 5], ARGV[k + 6], ARGV[at + 3])
+    if type(left) == 'table' then type_error = left end
+    if (outcome > 4 or outcome < 0) and ORDER[ARGV[k + 5]] then
+      refused, refused_key = refused or {}, KEYS[6]
+      refused[outcome] = (refused[outcome] or 0) + 1
+    end
+    told = told .. outcome .. ' ' .. (type(left) == 'string' and string.gsub(left, ';', ',') or '') .. ';'
   end
-  local group, last = read_group(room, names), i + (#names - 6) / 3 - 1
-  while i <= last and not group.is_over do
-    local outcome, status = add(group, i)
-    if not outcome then break end
-    reply[i * 2 + 1], reply[i * 2 + 2], i = outcome, status, i + 1
-  end
-  if i > first then
-    write_group(room, prefix, group)
-  else
-    reply[i * 2 + 1], reply[i * 2 + 2] = write_alone(room, prefix, i)
-    i = i + 1
-  end
-end
-for at = 1, i - 1 do
-  local outcome = reply[at * 2 + 1]
-  if (outcome > 4 or outcome < 0) and ORDER[ARGV[FIRST + (at - 1) * WIDTH + 6]] then
-    refused, refused_key = refused or {}, KEYS[6]
-    refused[outcome] = (refused[outcome] or 0) + 1
-  end
+  at = at + 4 + 6 * ARGV[at + 4]
+  reply[i + 2] = type_error or told
+  if fields_read > MAX_FIELDS then break end
 end

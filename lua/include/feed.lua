@@ -7,10 +7,10 @@
 -- first, changes and renew.
 --
 -- An entry alternates names and values. A room's id has its new status; ttl_ms, the TTL of the rooms after it. Of the
--- room before it: reason, why it failed; rank:<rank>, the new status of a rank; first:<rank>, the same if that rank
--- created the room, without its former ranks; first, that this change created it, with its generation unless it is
--- plain; owner and request, whose it is then. An entry has so many rooms that a batch costs little more than one room,
--- and so few that the longest feed has about 60 MB.
+-- room before it: reason, why it failed; rank:<rank>, the new status of a rank, or of several (rank:0,1);
+-- first:<rank>, the same if that rank created the room, without its former ranks; first, that this change created it,
+-- with its generation unless it is plain; owner and request, whose it is then. An entry has so many rooms that a batch
+-- costs little more than one room, and so few that the longest feed has about 60 MB.
 
 local FEED_TTL_MS = '86400000'  -- a day: last night's changes can be read in the morning
 local WORDS, ROOMS_AN_ENTRY = 5, 16

@@ -58,13 +58,17 @@ def _rooms(snapshot: Snapshot) -> Text:
 def _flow(snapshot: Snapshot) -> Text:
     rates, refused = snapshot.rates, sum(snapshot.refused.values())
     share = rates.failed_share
-    line = Text(f"opened {rates.opened:.1f}/s   Success {rates.succeeded:.1f}/s   ")
-    line.append(f"Failed {rates.failed:.1f}/s", "red" if rates.failed else "dim")
+    line = Text(f"opened {_rate(rates.opened)}   Success {_rate(rates.succeeded)}   ")
+    line.append(f"Failed {_rate(rates.failed)}", "red" if rates.failed else "dim")
     line.append(f" ({share:.1%})" if rates.failed and share is not None else "", "red")
     line.append("   ")
     words = [f"{outcome} {count:,}" for outcome, count in snapshot.refused.items() if count]
     line.append(f"refused {refused:,}" + (f" ({', '.join(words)})" if words else ""), "" if refused else "dim")
     return line
+
+
+def _rate(a_second: float) -> str:
+    return f"{a_second:.2f}/s" if 0 < a_second < 1 else f"{a_second:,.1f}/s"
 
 
 def _statuses(snapshot: Snapshot) -> Table:

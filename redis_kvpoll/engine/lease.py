@@ -41,6 +41,7 @@ class LeaseKeeper:
         self.incarnation = ""
         """Empty until the lease is taken."""
         self.lost = False
+        self._is_given_up = False
         self._executor = executor
         self._context: CallContext | None = None
         self._next_heartbeat = 0.0
@@ -63,7 +64,7 @@ class LeaseKeeper:
         self._executor.session.check_writable(OPERATION)
         context = self._context = yield from self._executor.context(OPERATION)
         self._executor.recovery.check_no_lease()
-        self.lost, seen = False, ""
+        self.lost, self._is_given_up, seen = False, False, ""
         for _ in range(TRIES):
             replies = yield from self._take(context, seen)
             seen = max((lease_commands.parse_report(reply).incarnation for reply in replies), key=int)
@@ -103,7 +104,7 @@ class LeaseKeeper:
 
     def lose(self) -> None:
         """Note that the lease is lost: its rooms were failed, or will be, so none is replayed."""
-        if not self.lost:
+        if not self.lost and not self._is_given_up:  # then a heartbeat that was under way finds it gone
             self.lost = True
             self._executor.recovery.tracked_rooms.forget()
             logger.error("%s", LeaseLostError(f"namespace {self._executor.namespace!r}", self.name))
@@ -208,6 +209,7 @@ class LeaseKeeper:
 
     def give_up(self) -> Flow[None]:
         """Give up the lease and fail its live rooms. If the server is unreachable, the lease expires by itself."""
+        self._is_given_up = True
         self._executor.recovery.detach_lease(self)
         if self._context is None or self.lost:
             return

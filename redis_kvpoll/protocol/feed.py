@@ -58,13 +58,6 @@ _TTL_DIGITS = len(str(_MAX_TTL_MS))
 _RANK_DIGITS = len(str(validation.MAX_WORLD_SIZE))
 
 
-class RankField(NamedTuple):
-    """The rank that an entry names: ``rank:3``, or ``first:3`` if that rank created the room."""
-
-    rank: int
-    is_first: bool
-
-
 class Opening(NamedTuple):
     """What an entry says of a room that it created."""
 
@@ -72,6 +65,13 @@ class Opening(NamedTuple):
     """Empty for a plain room."""
     owner: str | None = None
     request: str | None = None
+
+
+class RankField(NamedTuple):
+    """A rank that an entry names: ``rank:3`` or ``rank:3,4``, or ``first:3`` if that rank created the room."""
+
+    rank: int
+    is_first: bool
 
 
 ParsedChange: TypeAlias = tuple[int, bytes, float | None, bytes | None, RankField | None, bytes]
@@ -106,12 +106,13 @@ def parse_entry(fields: Sequence[bytes], openings: dict[int, Opening] | None = N
             found[-1] = room, status, room_ttl, value, rank, rank_status
         elif openings is not None and is_room and name in _OPENING_WORDS:
             _add_opening(openings, len(found) - 1, name, value)
-        elif is_room and value in STATUSES and (changed := _parse_rank_field(name)) is not None:
-            room, status, room_ttl, reason, rank, _ = found[-1]
-            if rank is None:
-                found[-1] = room, status, room_ttl, reason, changed, value
-            else:  # one of several ranks that changed together
-                found.append((room, status, room_ttl, None, changed, value))
+        elif is_room and value in STATUSES:
+            for changed in _parse_rank_field(name):
+                room, status, room_ttl, reason, rank, _ = found[-1]
+                if rank is None:
+                    found[-1] = room, status, room_ttl, reason, changed, value
+                else:  # one of several ranks that changed together
+                    found.append((room, status, room_ttl, None, changed, value))
     return found
 
 
@@ -169,7 +170,10 @@ def parse_rank(digits: bytes) -> int | None:
 
 
 @lru_cache(maxsize=2 * validation.MAX_WORLD_SIZE)
-def _parse_rank_field(name: bytes) -> RankField | None:
+def _parse_rank_field(name: bytes) -> tuple[RankField, ...]:
+    """Return the ranks that a name lists; none if no script writes it so."""
     kind, _, digits = name.partition(b":")
-    rank = parse_rank(digits) if kind in (b"rank", b"first") else None
-    return None if rank is None else RankField(rank, kind == b"first")
+    if kind not in (b"rank", b"first"):
+        return ()
+    ranks = [parse_rank(one) for one in digits.split(b",")]
+    return tuple(RankField(rank, kind == b"first") for rank in ranks if rank is not None)

@@ -7,13 +7,19 @@ each rank, in this order. Changes of one room that follow each other cost little
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
+from redis_kvpoll.errors import KVPollError
 from redis_kvpoll.model import KVPoll, Outcome, Update
 from redis_kvpoll.protocol import replies, script_specs
 from redis_kvpoll.protocol.script_call import Command, named
 from redis_kvpoll.validation import reason as checked_reason
 from redis_kvpoll.validation import status_name
+
+MAX_RANKS = 64
+"""Ranks of a room that are one step."""
+
+Answer: TypeAlias = Update | KVPollError
 
 
 class RankIdentity(NamedTuple):
@@ -41,35 +47,66 @@ class RankChange(NamedTuple):
 
 
 @named
-def write_ranks(changes: Sequence[RankChange]) -> Command[Update | Exception, list[Update | Exception]]:
+def write_ranks(changes: Sequence[RankChange]) -> Command[list[Answer], list[Answer]]:
     """Apply changes in their order. The result has an update for each, or the error with which it was refused."""
-    items = [word for change in changes for word in _words(change)]
-    return Command("write_ranks", script_specs.WRITE_RANKS, [c.room for c in changes], items, _updates, _in_order)
+    groups = _groups(changes)
+    items: list[Any] = [_words(group) for group in groups]
+    rooms = [group[0].room for group in groups]
+    return Command("write_ranks", script_specs.WRITE_RANKS, rooms, items, _answers, _in_order)
 
 
-def _words(change: RankChange) -> tuple[str, ...]:
-    rank, world_size, owner, incarnation = change.identity
+def _groups(changes: Sequence[RankChange]) -> list[list[RankChange]]:
+    """Return the changes, those together that can be one step: neighbours of one room, each of another rank."""
+    groups: list[list[RankChange]] = []
+    for change in changes:
+        group = groups[-1] if groups else []
+        if (
+            group
+            and len(group) < MAX_RANKS
+            and (change.room, change.generation, change.reason, change.identity.world_size)
+            == (group[0].room, group[0].generation, group[0].reason, group[0].identity.world_size)
+            and all(change.identity.rank != other.identity.rank for other in group)
+        ):
+            group.append(change)
+        else:
+            groups.append([change])
+    return groups
+
+
+def _words(group: list[RankChange]) -> tuple[str, ...]:
+    """What the ranks of one room say, as write_ranks.lua takes it."""
+    first = group[0]
+    reason = checked_reason(first.reason) if first.reason else ""
+    ranks = [word for change in group for word in _words_of_rank(change)]
+    return str(first.identity.world_size), str(first.generation or ""), reason, str(len(group)), *ranks
+
+
+def _words_of_rank(change: RankChange) -> tuple[str, ...]:
+    rank, _, owner, incarnation = change.identity
     status = "absent" if change.clears else "" if change.status is None else status_name(change.status)
-    return (
-        *(str(rank), str(world_size), owner, incarnation),
-        *(str(change.generation or ""), status, checked_reason(change.reason) if change.reason else ""),
-        "" if change.length is None else str(change.length),
-    )
+    length = "" if change.length is None else str(change.length)
+    return f"status:{rank}", f"by:{rank}", owner, incarnation, status, length
 
 
-def _updates(operation: str, rooms: list[int], reply: list[Any]) -> list[Update | Exception]:
-    found: list[Update | Exception] = []
-    for number, room in enumerate(rooms):
-        words = reply[number * 2 : number * 2 + 2]
-        try:
-            if words[0] == Outcome.CLEARED.value:
-                found.append(Update(Outcome.CLEARED, replies.parse_status(words[1])))
-            else:
-                found += replies.updates(operation, [room], words)
-        except Exception as error:
-            found.append(error)
-    return found
+def _answers(operation: str, rooms: list[int], reply: list[Any]) -> list[list[Answer]]:
+    return [_of_room(operation, room, outcomes) for room, outcomes in zip(rooms, reply, strict=True)]
 
 
-def _in_order(_: list[int], found: list[Update | Exception]) -> list[Update | Exception]:
-    return found
+def _of_room(operation: str, room: int, outcomes: Any) -> list[Answer]:
+    if isinstance(outcomes, Exception):
+        return [_answer(operation, room, Outcome.UNCHANGED.value, outcomes)]
+    found = [told.split(b" ", 1) for told in outcomes.split(b";")[:-1]]
+    return [_answer(operation, room, int(code), text or None) for code, text in found]
+
+
+def _answer(operation: str, room: int, code: int, status: Any) -> Answer:
+    try:
+        if code == Outcome.CLEARED.value:
+            return Update(Outcome.CLEARED, replies.parse_status(status))
+        return replies.updates(operation, [room], [code, status])[0]
+    except KVPollError as error:
+        return error
+
+
+def _in_order(_: list[int], found: list[list[Answer]]) -> list[Answer]:
+    return [answer for of_room in found for answer in of_room]

@@ -110,6 +110,8 @@ class ScriptSpec:
     statuses_after: Callable[[list[Any]], list[Any]] | None = None
     """Returns from a reply the status name of each room after the call: None if it is absent, NOT_REPORTED if the reply
     does not contain it. Set for scripts that change statuses and for both SNAPSHOTs; a mirror applies the result."""
+    is_nested: bool = False
+    """Whether an item is a tuple of words, of any number."""
     max_rooms: int = MAX_BATCH
     """Rooms per call: so many that a call takes about 4 ms, if no room has many ranks."""
     may_stop: bool = False
@@ -165,8 +167,10 @@ class Call(NamedTuple):
 
     def words(self) -> list[str]:
         """Return the command for a server that has the script cached."""
-        count = str(len(self.first_keys) + len(self.keys))
-        return ["EVALSHA", self.spec.script.sha, count, *self.first_keys, *self.keys, *self.once, *self.items]
+        count, items = str(len(self.first_keys) + len(self.keys)), self.items
+        if self.spec.is_nested:
+            items = [word for item in items for word in item]
+        return ["EVALSHA", self.spec.script.sha, count, *self.first_keys, *self.keys, *self.once, *items]
 
     def split(self, reply: Sequence[Any]) -> tuple[Call, Call]:
         """Return the call for the rooms in a reply, without feed id and epoch, and the call for those that it lacks."""

@@ -56,18 +56,15 @@ WRITE_RANKS = ScriptSpec(
     first=(*_ROOM_KEYS, "cleared", "refused"),
     keys=("room", "prefix"),
     once=(*_CALLER, "policy", "mode"),
-    item=(
-        *("of_rank", "of_world_size", "of_owner", "of_incarnation"),
-        *("generation", "status", "reason", "length"),
-    ),
-    reply=("outcome", "status"),
-    codes=(*_MERGED, Outcome.STALE, Outcome.CLEARED, Refusal.LEASE, Refusal.WORLD_SIZE, Refusal.CORRUPT),
+    item=("ranks",),
+    is_nested=True,
+    reply=("outcomes",),
     epoch=True,
-    max_rooms=400,
+    max_rooms=100,
     may_stop=True,
 )
-"""For a caller that speaks for many ranks: a room stands in the call once for each. No statuses_after: the reply has
-the status as each rank sees it, so a mirror takes it from the feed."""
+"""For a caller that speaks for many ranks. No statuses_after: each outcome has the status as its rank sees it, so a
+mirror takes it from the feed."""
 OPEN = ScriptSpec(
     load("open"),
     first=(*_ROOM_KEYS, "refused"),

@@ -61,8 +61,8 @@ class StatisticsFollower:
     """Keeps the aggregates of one namespace. A driver runs ``session`` again and again, each over a new connection.
 
     ``pace`` is the share of the server's time that a walk may take, and for how many seconds before the start the feed
-    is read; ``is_wanted`` is False once nobody reads
-    the aggregates, and ``progressed`` is called when they have been synced for the first time or an error has come.
+    is read; ``is_wanted`` is False once nobody reads the aggregates, and ``progressed`` is called when they have been
+    synced for the first time or an error has come.
     """
 
     def __init__(
@@ -160,7 +160,7 @@ class StatisticsFollower:
         else:
             with self.aggregates.lock:
                 for shard in self.aggregates.shards.values():
-                    shard.begin_walk()
+                    shard.begin_walk(stays_known=True)
             yield from self._walk(tags)
         for tag in tags:
             yield from self._beside.read(tag)

@@ -18,9 +18,9 @@ from typing import NamedTuple
 from redis_kvpoll.model import KVPoll
 from redis_kvpoll.statistics.model import LIVE
 
-CONFIRMED, SINCE_SEEN, OPENING_SEEN = 1, 2, 4
-"""Flags of a record. CONFIRMED: seen in the current walk, or in the feed since it began (its value alternates, see
-``Rooms.begin_walk``). SINCE_SEEN, OPENING_SEEN: that moment was seen in the feed."""
+CONFIRMED, SINCE_SEEN, OPENING_SEEN = 3, 4, 8
+"""Flags of a record. CONFIRMED, two bits: the walk in which it was seen, or since which it was in the feed; walks are 1
+and 2 in turn. SINCE_SEEN, OPENING_SEEN: that moment was seen in the feed."""
 ASK_AGAIN_MS = 5000
 """After which a room that was due and asked for is due again, if no answer came."""
 EXPIRING_MS = 60_000
@@ -68,7 +68,7 @@ class Rooms:
         self._due: dict[int, array[int]] = {}
         """The rooms to look at in each second; a room counts in the second that its record has as ``scheduled``."""
         self._due_seconds: list[int] = []
-        self._confirmed = CONFIRMED
+        self._walk, self._is_walking = 1, False
 
     def __len__(self) -> int:
         return len(self._packed)
@@ -79,7 +79,7 @@ class Rooms:
 
     def is_confirmed(self, record: Record) -> bool:
         """Whether the record was seen in the current walk, or since it began."""
-        return record.flags & CONFIRMED == self._confirmed
+        return record.flags & CONFIRMED == self._walk
 
     def put(self, room: int, record: Record) -> None:
         """Set the record of a room, which is thereby confirmed."""
@@ -90,7 +90,7 @@ class Rooms:
         self._count(room, record, former)
         if record.due_ms and (not scheduled or record.due_ms // 1000 + 1 < scheduled):
             scheduled = self._schedule(room, record.due_ms)
-        flags = record.flags & ~CONFIRMED | self._confirmed
+        flags = record.flags & ~CONFIRMED | self._walk
         self._packed[room] = _pack(record._replace(flags=flags), scheduled)
 
     def drop(self, room: int) -> None:
@@ -102,11 +102,15 @@ class Rooms:
 
     def begin_walk(self) -> None:
         """Let no record be confirmed, until it is put again."""
-        self._confirmed ^= CONFIRMED
+        if self._is_walking:  # the last walk has not come to its end, so there are records of both numbers
+            for room, packed in self._packed.items():
+                self._packed[room] = packed[:-1] + bytes([packed[-1] & ~CONFIRMED])
+        self._walk, self._is_walking = 3 - self._walk, True
 
     def end_walk(self) -> None:
         """Drop the rooms that were not confirmed since the walk began: they are gone."""
-        gone = [room for room, packed in self._packed.items() if packed[-1] & CONFIRMED != self._confirmed]
+        self._is_walking = False
+        gone = [room for room, packed in self._packed.items() if packed[-1] & CONFIRMED != self._walk]
         for room in gone:
             self.drop(room)
 

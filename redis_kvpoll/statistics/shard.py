@@ -43,9 +43,12 @@ class ShardStatistics:
         self.awaiting: dict[int, int] = {}
         """Rooms that failed without a reason, and when."""
 
-    def begin_walk(self) -> None:
-        """All rooms are read from now on. Those that were known stay until the end, but nothing follows from them."""
-        self.is_walked, self.walked = False, 0
+    def begin_walk(self, stays_known: bool = False) -> None:
+        """All rooms are read from now on. Those that were known stay until the end, but nothing follows from them.
+
+        With ``stays_known`` they count as all rooms meanwhile.
+        """
+        self.is_walked, self.walked = self.is_walked and stays_known, 0
         self.rooms.begin_walk()
         for room in list(self.awaiting):
             self._settle(room, None)

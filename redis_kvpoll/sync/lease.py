@@ -12,8 +12,19 @@ from redis_kvpoll.engine.lease_base import LeaseBase
 from redis_kvpoll.errors import KVPollError
 from redis_kvpoll.protocol.lease_commands import LeaseConfig
 from redis_kvpoll.sync.dispatcher import Dispatcher
+from redis_kvpoll.sync.follower import JOIN_TIMEOUT, Signal
 
 logger = logging.getLogger("redis_kvpoll.leases")
+
+
+class _Stop(Signal):
+    """Tells one thread to end."""
+
+    is_set = False
+
+    def set(self) -> None:
+        self.is_set = True
+        super().set()
 
 
 class Lease(LeaseBase):
@@ -32,7 +43,7 @@ class Lease(LeaseBase):
         super().__init__(dispatcher.executor, config)
         self._dispatcher = dispatcher
         forkable.add(self)
-        self._stopping = threading.Event()
+        self._stopping = _Stop()
         self._thread: threading.Thread | None = None
 
     def close(self) -> None:
@@ -49,10 +60,11 @@ class Lease(LeaseBase):
         except BaseException:
             self._executor.recovery.detach_lease(self._keeper)  # it may have been taken, but no thread renews it
             raise
+        self._stopping = stopping = _Stop()
+        thread = threading.Thread(target=self._keep, args=(stopping,), name=f"kvpoll-lease-{self.name}", daemon=True)
+        self._thread = thread
         self._is_held, self._forked_from = True, None
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._keep, name=f"kvpoll-lease-{self.name}", daemon=True)
-        self._thread.start()
+        thread.start()  # it ends at once if a signal handler has closed the lease by now
         return self
 
     def __exit__(
@@ -60,9 +72,12 @@ class Lease(LeaseBase):
     ) -> None:
         self.close()
 
-    def _keep(self) -> None:
-        stopping, keeper = self._stopping, self._keeper
-        while not stopping.wait(keeper.seconds_until_heartbeat()):
+    def _keep(self, stopping: _Stop) -> None:
+        keeper = self._keeper
+        while True:
+            stopping.wait(keeper.seconds_until_heartbeat())
+            if stopping.is_set:
+                return
             try:
                 self._dispatcher.run(keeper.send_heartbeat())
             except KVPollError as error:
@@ -75,8 +90,8 @@ class Lease(LeaseBase):
     def _stop(self) -> None:
         self._stopping.set()
         thread, self._thread = self._thread, None
-        if thread is not None and thread is not threading.current_thread():
-            thread.join()
+        if thread is not None and thread.ident is not None and thread is not threading.current_thread():
+            thread.join(JOIN_TIMEOUT)  # it may need a lock of the caller's, as in follower.py
 
     def after_fork(self) -> None:
         """Reset in the child, where the thread does not run."""

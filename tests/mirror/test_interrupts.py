@@ -8,22 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import sys
 import threading
 
 import pytest
 
 from redis_kvpoll import KVPoll, StatusStore, StoreClosedError
-from tests.support import pace, real
+from tests.support import interrupts, pace, real
 from tests.support.internals import replica_of
+from tests.support.interrupts import Interrupted, every_place
 from tests.support.mirrors import current, sleeping, threads_that_follow
 
 BOOT, MOVE, DONE = KVPoll.Bootstrapping, KVPoll.Transferring, KVPoll.Success
 OURS = ("/redis_kvpoll/replica/", "/redis_kvpoll/sync/waits.py", "/redis_kvpoll/sync/mirror.py", "/sync/follower.py")
-
-
-class Interrupted(BaseException):
-    """Like KeyboardInterrupt: no except clause of the library catches it."""
 
 
 @pytest.fixture
@@ -39,60 +35,7 @@ def store(server):
         yield store
 
 
-def interrupted_at(number, call, handler, passed=lambda name: False):
-    """Run ``handler`` at the ``number``-th place of ``call``. False if it has fewer places."""
-    count, was_handled = 0, False
-
-    def profile(frame, event, _):
-        nonlocal count, was_handled
-        code = frame.f_code
-        is_ours = any(part in code.co_filename for part in OURS) and code.co_name != "<genexpr>"
-        if event in ("call", "c_return") and is_ours and not passed(code.co_name):
-            count += 1
-            if count == number:
-                sys.setprofile(None)
-                was_handled = True
-                handler()
-
-    sys.setprofile(profile)
-    try:
-        call()
-    except (Interrupted, StoreClosedError):
-        pass
-    finally:
-        sys.setprofile(None)
-    return was_handled
-
-
-def completes(work):
-    """Run ``work`` in a thread that may hang; what it returns or raises."""
-    outcome = []
-
-    def run():
-        try:
-            outcome.append((work(), None))
-        except BaseException as error:
-            outcome.append((None, error))
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join(pace.seconds(20))
-    assert outcome, "it waits for a lock that its own thread holds"
-    value, error = outcome[0]
-    if error is not None:
-        raise error
-    return value
-
-
-def every_place(interrupt):
-    """Interrupt at one place after the other, as long as there is one; how many there were."""
-    number = 0
-    is_interrupted = True
-    while is_interrupted:
-        number += 1
-        is_interrupted = completes(functools.partial(interrupt, number))
-    assert number > 10
-    return number
+interrupted_at = functools.partial(interrupts.interrupted_at, where=OURS)
 
 
 CALLS = {

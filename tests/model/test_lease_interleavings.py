@@ -63,8 +63,8 @@ MUTATIONS = [
     (
         "leases",
         "reap",
-        "redis.call('HSET', room, 'status', 'Failed', 'updated_ms', now_ms)",
-        "",
+        "{'status', 'Failed', 'updated_ms', now_ms}",
+        "{'updated_ms', now_ms}",
         "is not among the owned",
     ),
     ("leases", "open", "redis.pcall('ZADD', KEYS[4]", "tostring(KEYS[4]", "is not among the owned"),

@@ -32,7 +32,7 @@ IN_STATISTICS = [
     (
         "rooms that a walk did not meet stay",
         "statistics.records:Rooms.end_walk",
-        "!= self._confirmed",
+        "!= self._walk",
         "== 7",
         "statistics/test_shard.py::test_walk_drops_rooms_that_are_gone_without_counting_them",
     ),

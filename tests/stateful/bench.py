@@ -144,6 +144,7 @@ class Bench:
                 fields["incarnation" if rank is None else f"by:{rank}"] = lease.incarnation
             if there.world_size:
                 fields |= {"world_size": str(there.world_size), "version": str(version_of(there.version))}
+                fields["counts"] = " ".join(map(str, there.counts()))
             fields |= {f"status:{rank}": status.name for rank, status in there.live.items()}
             fields |= {f"cleared:{rank}": status.name for rank, status in there.cleared.items()}
             fields = {name: value for name, value in fields.items() if value is not None}

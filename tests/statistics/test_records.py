@@ -107,6 +107,20 @@ def test_walk_drops_what_it_does_not_meet():
     assert [room for room, _ in rooms.all()] == [1]
 
 
+def test_walk_that_was_broken_off_confirms_nothing():
+    rooms = Rooms(Counter())
+    for room in (1, 2, 3):
+        rooms.put(room, Record(KVPoll.Success, START, START, 0))
+    for room in (1, 2):
+        rooms.begin_walk()
+        rooms.put(room, rooms.get(room))
+    rooms.begin_walk()
+    assert not any(rooms.is_confirmed(record) for _, record in rooms.all())
+    rooms.put(3, rooms.get(3))
+    rooms.end_walk()
+    assert [room for room, _ in rooms.all()] == [3]
+
+
 def test_room_takes_at_most_200_bytes():
     """At 30,000 rooms, each of which has gone through its live statuses."""
     count = 30_000

@@ -103,11 +103,16 @@ OPERATIONS = {
     ],
     "consensus": [room_commands.consensus([A, B])],
     "touch": [room_commands.touch([A, B])],
-    "entry": [room_commands.entry(A), room_commands.failure_reason(A), room_commands.collect(A)],
+    "entry": [
+        room_commands.entry(A),
+        room_commands.entries([A, B]),
+        room_commands.failure_reason(A),
+        room_commands.collect(A),
+    ],
     "set_prefix": [room_commands.set_decode_prefix_len(A, 7), fenced_commands.set_decode_prefix_len(A, GENERATION, 7)],
     "pop_prefix": [room_commands.pop_decode_prefix_len(A)],
     "snapshot": [room_commands.wait(A), bare("snapshot", SNAPSHOT, [A, B])],
-    "snapshot_fields": [bare("statistics", SNAPSHOT_FIELDS, [A, B])],
+    "snapshot_fields": [bare("statistics", SNAPSHOT_FIELDS, [A, B]), room_commands.rows([A, B], 0.0)],
 }
 
 

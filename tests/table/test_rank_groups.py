@@ -84,8 +84,10 @@ class Table:
         return found
 
     def together(self, changes):
-        reply = send(self.client, write_ranks(changes), self.context())[2:]
-        found = [reply[at : at + 2] for at in range(0, len(reply), 2)]
+        found = []
+        for outcomes in send(self.client, write_ranks(changes), self.context())[2:]:
+            told = [text.split(b" ", 1) for text in outcomes.split(b";")[:-1]]
+            found += [[int(code), status or None] for code, status in told]
         return [
             words[0] == 3 if change.status is None and not change.clears else words
             for change, words in zip(changes, found, strict=True)

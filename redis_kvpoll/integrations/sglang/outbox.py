@@ -105,8 +105,8 @@ class Outbox:
 
     def take_changed(self) -> list[int]:
         """Return the rooms that changed since the last call."""
-        rooms, self._changed = list(self._changed), {}
-        return rooms
+        changed, self._changed = self._changed, {}  # at once: ``withholding`` may end in a handler that interrupts this
+        return list(changed)
 
     def rooms(self) -> list[int]:
         """Return all rooms with unpublished changes."""

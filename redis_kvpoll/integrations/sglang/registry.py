@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from redis_kvpoll.integrations.sglang.changes import Changes, change
 from redis_kvpoll.integrations.sglang.maps import MISSING, FailureRecords, PrefixLengths, StatusMap
 from redis_kvpoll.integrations.sglang.merge import CREATING, FAILED, SUCCESS, merge
 from redis_kvpoll.integrations.sglang.outbox import Outbox, RoomLife
@@ -40,15 +41,15 @@ class RoomRegistry:
         """The rooms for whose reason a thread waits."""
         self._wait_budget = WaitBudget(clock)
         self._clock = clock
-        self._lock = threading.Lock()
-        self._outbox = Outbox(wake, self._lock)
-        self.withholding = self._outbox.withholding
-        self._reason_recorded = threading.Condition(self._lock)
         self._lives: dict[int, int] = {}
         """The current life's number of each room."""
+        self.scopes = Scopes(self._lives)
+        self.changes = Changes(self.scopes)
+        self._outbox = Outbox(wake, self.changes.lock)
+        self.withholding = self._outbox.withholding
+        self._reason_recorded = threading.Condition(self.changes.lock)
         self._last_number = 0
         self._tombstones = Tombstones(clock)
-        self.scopes = Scopes(self._lives)
         self.awaits_claims = False
         """Whether a room is published only when it has a sender or receiver here: each one claims its room."""
         self._unclaimed: dict[int, float] = {}
@@ -72,10 +73,11 @@ class RoomRegistry:
 
     def last_status(self, room: int) -> int | None:
         """Return the status of a room that was cleared; None if it was not, or is forgotten."""
-        with self._lock:  # the dict's look-up took no lock: by now the room may even have been opened again
+        with self.changes.lock:  # the dict's look-up took no lock: by now the room may even have been opened again
             status: int | None = dict.get(self.statuses, room, self._tombstones.status(room))
             return status
 
+    @change
     def write_status(self, room: int, status: int) -> None:
         """Write a status that SGLang has decided on.
 
@@ -83,27 +85,28 @@ class RoomRegistry:
         from the beginning and the status is one that opens. Every other write is late and does nothing. Outside a
         scope, where SGLang writes nothing today, it is a dict's assignment.
         """
-        scope = self.scopes.current
-        with self._lock:
-            number = self._lives.get(room)
-            if scope is None or scope.room != room:
-                self._open(room, status) if number is None else self._set(room, number, status)
-            elif number is not None and scope.number in (None, number):
-                before = dict.__getitem__(self.statuses, room)
-                if not (scope.keeps_success and before == SUCCESS):
-                    self._set(room, number, merge(before, status), scope.publish)
-            elif number is None and scope.number is None and status in CREATING:
-                self._open(room, status)
+        scope, number = self.scopes.current, self._lives.get(room)
+        if scope is None or scope.room != room:
+            self._open(room, status) if number is None else self._set(room, number, status)
+        elif number is not None and scope.number in (None, number):
+            before = dict.__getitem__(self.statuses, room)
+            if not (scope.keeps_success and before == SUCCESS):
+                self._set(room, number, merge(before, status), scope.publish)
+        elif number is None and scope.number is None and status in CREATING:
+            self._open(room, status)
 
     def clear(self, room: int, default: Any) -> Any:
         """Clear a room and return its last status; ``default``, or a KeyError, if there is no such room."""
-        with self._lock:
-            number = None if self.scopes.is_late(room) else self._lives.pop(room, None)
-            if number is None:
-                if default is MISSING:
-                    raise KeyError(room)
-                return default
-            return self._remove(room, number)
+        status = None
+        if not self.scopes.is_late(room):
+            status = self.changes.make(lambda: self._clear(room), lambda: self.statuses.get(room))
+        if status is None and default is MISSING:
+            raise KeyError(room)
+        return default if status is None else status
+
+    def _clear(self, room: int) -> int | None:
+        number = None if self.scopes.is_late(room) else self._lives.pop(room, None)
+        return None if number is None else self._remove(room, number)
 
     def _remove(self, room: int, number: int) -> int:
         status = self.statuses.remove(room)
@@ -121,9 +124,12 @@ class RoomRegistry:
             yield
         finally:
             self.scopes.claim = None
-            with self._lock:
-                if self._unclaimed.pop(room, None) is not None:  # it was open before it had a sender
-                    self._begin_publishing(room, self._lives[room], request)
+            self._claim(room, request)
+
+    @change
+    def _claim(self, room: int, request: str) -> None:
+        if self._unclaimed.pop(room, None) is not None:  # it was open before it had a sender
+            self._begin_publishing(room, self._lives[room], request)
 
     def _open(self, room: int, status: int) -> None:
         self._last_number += 1
@@ -159,62 +165,61 @@ class RoomRegistry:
 
     # Reasons and prefix lengths
 
+    @change
     def record_reason(self, room: int, reason: str) -> None:
         """Record why a room fails. The first reason stays."""
-        with self._lock:
-            if self.scopes.is_late(room) or dict.get(self.reasons, room, GENERIC_REASON) != GENERIC_REASON:
-                return
-            dict.__setitem__(self.reasons, room, reason)
-            number = self._lives.get(room)
-            if number is None:
-                self._expire_records(room)
-            elif dict.__getitem__(self.statuses, room) == FAILED:
-                self._changes_of(room, number).reason = reason
-            self._reason_recorded.notify_all()
+        if self.scopes.is_late(room) or dict.get(self.reasons, room, GENERIC_REASON) != GENERIC_REASON:
+            return
+        dict.__setitem__(self.reasons, room, reason)
+        number = self._lives.get(room)
+        if number is None:
+            self._add_tombstone(room, None)
+        elif dict.__getitem__(self.statuses, room) == FAILED:
+            self._changes_of(room, number).reason = reason
+        self._reason_recorded.notify_all()
 
     def pop_reason(self, room: int, default: Any) -> Any:
         """Return the reason and forget it. Without one, wait a moment for another rank's."""
-        with self._lock:
-            if room not in self.reasons and self.reason_wait_seconds and room in self._tombstones:
-                self._await_reason(room)
-            reason = dict.pop(self.reasons, room, default)
-        if reason is MISSING:
-            raise KeyError(room)
-        return reason
+        if room not in self.reasons and self.reason_wait_seconds and room in self._tombstones:
+            self._await_reason(room)
+        return self._pop(self.reasons, room, default)
 
     def _await_reason(self, room: int) -> None:
-        began = self._clock()
-        self.awaiting_reason.add(room)
-        self._outbox.mark_changed(room)
-        self._reason_recorded.wait_for(
-            lambda: room in self.reasons, self._wait_budget.seconds(self.reason_wait_seconds)
-        )
-        self.awaiting_reason.discard(room)
-        self._wait_budget.spend(self._clock() - began)
+        with self.changes.lock:
+            if self.changes.is_changing:
+                return  # by this thread, which must let no other in between
+            began, longest = self._clock(), self._wait_budget.seconds(self.reason_wait_seconds)
+            self.awaiting_reason.add(room)
+            self._outbox.mark_changed(room)
+            self._reason_recorded.wait_for(lambda: room in self.reasons, longest)
+            self.awaiting_reason.discard(room)
+            self._wait_budget.spend(self._clock() - began)
 
+    @change
     def record_length(self, room: int, length: int) -> None:
         """Record how much of a room's prefix the decode side has."""
-        with self._lock:
-            dict.__setitem__(self.lengths, room, length)
-            number = self._lives.get(room)
-            if number is None:
-                self._expire_records(room)
-            else:
-                self._changes_of(room, number).length = length
+        dict.__setitem__(self.lengths, room, length)
+        number = self._lives.get(room)
+        if number is None:
+            self._add_tombstone(room, None)
+        else:
+            self._changes_of(room, number).length = length
 
     def pop_length(self, room: int, default: Any) -> Any:
         """Return the length and forget it here; the table keeps it until the room is cleared."""
-        with self._lock:
-            length = dict.pop(self.lengths, room, default)
-        if length is MISSING:
-            raise KeyError(room)
-        return length
+        return self._pop(self.lengths, room, default)
 
+    def _pop(self, records: dict[int, Any], room: int, default: Any) -> Any:
+        found = self.changes.make(lambda: dict.pop(records, room, default), lambda: dict.get(records, room, default))
+        if found is MISSING:
+            raise KeyError(room)
+        return found
+
+    @change
     def detach(self) -> None:
         """Stop publishing and waiting, because there is no worker any more. The maps work on as dicts."""
-        with self._lock:
-            self.reason_wait_seconds = 0.0
-            self._outbox.close()
+        self.reason_wait_seconds = 0.0
+        self._outbox.close()
 
     def current_life(self, room: int) -> int | None:
         """Return the number of a room's current life; None if the room is not open."""
@@ -226,19 +231,13 @@ class RoomRegistry:
 
     def unclaimed(self, age: float) -> list[int]:
         """Return the rooms that have been open for so many seconds without a sender."""
-        if not self._unclaimed:
-            return []
-        with self._lock:
-            until = self._clock() - age
-            return [room for room, since in self._unclaimed.items() if since <= until]
+        return [room for room, since in list(self._unclaimed.items()) if since <= self._clock() - age]
 
     def end_unclaimed(self, room: int) -> bool:
         """Clear a room without a sender, unless one has come."""
-        with self._lock:
-            if room not in self._unclaimed:
-                return False
-            self._remove(room, self._lives.pop(room))
-            return True
+        return self.changes.make(
+            lambda: room in self._unclaimed and self._clear(room) is not None, lambda: room in self._unclaimed
+        )
 
     def is_relevant(self, room: int) -> bool:
         """Return whether to follow a room in the table: it is open here, or other ranks may not have cleared it yet."""
@@ -250,50 +249,50 @@ class RoomRegistry:
         ``publish``: it failed in the other role's table, so the failure must be written to this role's table too. A
         life that has reached Success stays: what it was for is done.
         """
-        with self._lock:
+
+        def begin() -> bool:
             if self._lives.get(room) != number or dict.get(self.statuses, room) in (FAILED, SUCCESS):
-                return
-            if reason and room not in self.reasons:
-                dict.__setitem__(self.reasons, room, reason)
+                return False
+            if reason:
+                dict.setdefault(self.reasons, room, reason)
+            return True
+
+        if not self.changes.make(begin, lambda: False):
+            return
         with self.scopes.within(Scope(room, number, publish, keeps_success=True)):
             self.update_status(room, FAILED)
 
+    @change
     def deliver_reason(self, room: int, reason: str) -> None:
         """Give another rank's reason to the thread that waits for it."""
-        with self._lock:
-            if room in self.awaiting_reason and room not in self.reasons:
-                dict.__setitem__(self.reasons, room, reason)
-                self._reason_recorded.notify_all()
+        if room in self.awaiting_reason and room not in self.reasons:
+            dict.__setitem__(self.reasons, room, reason)
+            self._reason_recorded.notify_all()
 
-    # The outbox, under the lock
+    # The outbox
 
     def take_changed(self) -> list[int]:
         """Return the rooms that changed since the last call."""
-        with self._lock:
-            return self._outbox.take_changed()
+        return self.changes.make(self._outbox.take_changed, list)
 
     def pending_rooms(self) -> list[int]:
         """Return all rooms with unpublished changes."""
-        with self._lock:
-            return self._outbox.rooms()
+        return self._outbox.rooms()
 
     def take(self, room: int) -> RoomLife | None:
         """Return a room's oldest unpublished life, for publishing. Later changes come with the next call."""
-        with self._lock:
-            return self._outbox.take(room)
+        return self.changes.make(lambda: self._outbox.take(room), lambda: None)
 
+    @change
     def put_back(self, room: int, life: RoomLife) -> None:
         """Put back a life that could not be published, before later changes."""
-        with self._lock:
-            self._outbox.put_back(room, life)
+        self._outbox.put_back(room, life)
 
     def _add_tombstone(self, room: int, status: int | None) -> None:
+        """Let the records of a room that is not open expire. Without a status, it is not known to have been open."""
+        if status is None and room in self._tombstones:
+            return
         for forgotten in self._tombstones.add(room, status):
             if forgotten not in self._lives:
                 dict.pop(self.reasons, forgotten, None)
                 dict.pop(self.lengths, forgotten, None)
-
-    def _expire_records(self, room: int) -> None:
-        """Let the records of a room that is not open expire, by a tombstone without a status."""
-        if room not in self._tombstones:
-            self._add_tombstone(room, None)

@@ -76,7 +76,7 @@ class TableWorker:
         self._peer_failures: PeerFailures | None = None
         self._servers: dict[int, tuple[int, frozenset[Address]]] = {}
         """By room of decode's: its life, and the processes of prefill that serve it."""
-        self._servers_lock = threading.Lock()
+        self._servers_lock = threading.RLock()
         self._failing: set[asyncio.Task[None]] = set()
         self._ended_orphans = 0
         self._thread = threading.Thread(target=self._run, name=f"kvpoll-{identity.name}", daemon=True)
@@ -135,8 +135,8 @@ class TableWorker:
     def _forget_servers(self) -> None:
         """Forget who served rooms that are over."""
         with self._servers_lock:
-            for room in [room for room in self._servers if self._servers_of(room) is None]:
-                del self._servers[room]
+            for room in [room for room in list(self._servers) if self._servers_of(room) is None]:
+                self._servers.pop(room, None)
 
     def _wake(self) -> None:
         self._call_soon(self._has_changes.set)

@@ -1,0 +1,48 @@
+-- Clear a room for one of its ranks, as clear.lua does through a generation. Times are milliseconds.
+--
+-- INCLUDE  caller, changes, order, numbers, counts, room_id, rank_view, read_room
+--
+-- KEYS begin with feed, epoch, leases, owned, cleared.
+
+local DAY_MS = '86400000'
+
+local function add_change(room, status, words)
+  local n = #changes
+  changes[n + 1], changes[n + 2], changes[n + 3], changes[n + 4], changes[n + 5] = room, status, false, false, words
+end
+
+local function remove_room(room, prefix, generation)
+  if redis.pcall('HGET', prefix, 'generation') == generation then redis.call('DEL', prefix) end
+  local is_replayed = redis.call('HEXISTS', room, 'replayed') == 1
+  redis.call('DEL', room)
+  if is_replayed and is_number(generation) then
+    if type(redis.pcall('HLEN', KEYS[5])) == 'table' then redis.call('DEL', KEYS[5]) end
+    redis.call('HSET', KEYS[5], room_id(room), generation)
+    redis.call('PEXPIRE', KEYS[5], DAY_MS)
+  end
+  redis.pcall('ZREM', KEYS[4], room_id(room))
+  add_change(room, 'absent', false)
+end
+
+-- Returns the outcome and the rank's status before, or what replaces it.
+local function clear_rank(room, prefix, generation)
+  local fields, type_error = read_room(room)
+  local own = fields[status_field]
+  local view = rank_view(fields.status, own, fields[cleared_field])
+  if type_error then return 3, type_error end
+  if generation == '' or fields.generation ~= generation then return 6, view end
+  if fields.world_size ~= world_size then return -3, fields.world_size or '' end
+  if not ORDER[fields.status] then return -4, 'status ' .. (fields.status or '') end
+  if type(redis.pcall('HDEL', prefix, length_field)) == 'table' then redis.call('DEL', prefix) end
+  if not view then return 6, false end
+  local counts = parse_counts(fields.counts)
+  if not own then counts[0] = counts[0] + 1 end
+  if counts[0] + counts[1] + counts[2] + counts[3] + counts[4] - counts[5] <= 1 then
+    remove_room(room, prefix, generation)
+  else
+    redis.call('HSET', room, cleared_field, own or 'Failed', 'counts', format_cleared(counts))
+    redis.call('HDEL', room, status_field, lease_field)
+    add_change(room, fields.status, {'rank:' .. rank, 'absent'})
+  end
+  return 7, view
+end

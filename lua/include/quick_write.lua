@@ -1,0 +1,87 @@
+-- Write what the fast path of write_ranks.lua has decided for a room. Times are milliseconds.
+--
+-- INCLUDE  quick_ranks
+
+local now  -- in milliseconds, as text
+
+local function append_quick(status, id, ttl_ms)
+  local entry = ttl_ms and {'ttl_ms', ttl_ms, id, status} or {id, status}
+  local n = #entry
+  if #words > 0 then
+    entry[n + 1], entry[n + 2] = 'rank:' .. table.concat(words, ','), common
+  end
+  local appended = redis.pcall('XADD', KEYS[1], 'NOMKSTREAM', 'MAXLEN', '~', ARGV[1], '*', unpack(entry))
+  if appended and not appended.err then return appended end
+  if appended then redis.call('DEL', KEYS[1]) end  -- as in feed.lua
+  appended = redis.call('XADD', KEYS[1], '*', unpack(entry))
+  redis.call('PEXPIRE', KEYS[1], '86400000')
+  return appended
+end
+
+-- As list_part.lua does for one lease.
+local function list_quick(id)
+  local entry, listed, is_new = {}, redis.call('ZSCORE', KEYS[4], id), false
+  for k = 1, #holders do
+    local n = #entry
+    if not listed then
+      listed, is_new, entry[1], entry[2] = holders[k], true, holders[k], id
+    elseif listed - holders[k] ~= 0 then
+      entry[n + 1], entry[n + 2] = holders[k], holders[k] .. ' in ' .. string.format('%.0f', listed)
+    end
+  end
+  if #entry > 0 then redis.call('ZADD', KEYS[4], unpack(entry)) end
+  if is_new then redis.call('PEXPIRE', KEYS[4], ARGV[4]) end
+end
+
+-- Returns the id of the feed's entry.
+local function clear_quick(room, prefix, id)
+  local is_over = counts[1] + counts[2] + counts[3] + counts[4] - counts[6] <= 0
+  if is_over and redis.pcall('HGET', prefix, 'generation') == found[3] then
+    redis.call('DEL', prefix)
+  elseif type(redis.pcall('HDEL', prefix, unpack(lengths))) == 'table' then
+    redis.call('DEL', prefix)
+  end
+  if is_over then
+    redis.call('DEL', room)
+    redis.pcall('ZREM', KEYS[4], id)
+    words = {}
+    return append_quick('absent', id, false)
+  end
+  redis.call('HSET', room, 'counts', table.concat(counts, ' '), unpack(entry))
+  redis.call('HDEL', room, unpack(gone))
+  return append_quick(found[1], id, false)
+end
+
+-- Returns the id of the feed's entry, false if nothing changes.
+local function write_quick(room, prefix, id)
+  local appended, status, ttl_ms = false, 'Success', ARGV[2]
+  if #words > 0 then
+    local missing = counts[1] + counts[2] + counts[3] + counts[4] - found[2] ~= 0
+    if not now then
+      local time = redis.call('TIME')
+      now = time[1] .. string.sub('00000' .. time[2], -6, -4)
+    end
+    if missing or counts[1] - 0 > 0 then
+      status = 'Bootstrapping'
+    elseif counts[2] - 0 > 0 then
+      status = 'WaitingForInput'
+    elseif counts[3] - 0 > 0 then
+      status = 'Transferring'
+    else
+      ttl_ms = ARGV[3]
+    end
+    redis.call('PEXPIRE', room, ttl_ms)  -- first, as in fail_room.lua
+    redis.call(
+      'HSET', room, 'status', status, 'updated_ms', now, 'version', string.format('%.0f', found[5] + #words),
+      'counts', table.concat(counts, ' '), unpack(entry)
+    )
+    if #gone > 0 then redis.call('HDEL', room, unpack(gone)) end
+    if #holders > 0 then list_quick(id) end
+    appended = append_quick(status, id, ttl_ms)
+  end
+  if #lengths > 0 then
+    local stored = redis.pcall('HSET', prefix, 'generation', found[3], unpack(lengths))
+    if type(stored) ~= 'table' then redis.call('PEXPIRE', prefix, ARGV[2]) end
+  end
+  return appended
+end

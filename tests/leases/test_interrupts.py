@@ -1,0 +1,79 @@
+"""Signal handlers that end a lease while their own thread uses it or its store, at any place."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import sys
+import threading
+
+import pytest
+
+from redis_kvpoll import KVPoll, LeaseLostError, StatusStore
+from tests.support import interrupts, real
+from tests.support.internals import dispatcher_lock_of
+
+BOOT = KVPoll.Bootstrapping
+WHERE = ("/sync/lease.py", "/engine/lease_base.py", "/sync/dispatcher.py", "/sync/follower.py", "/threading.py")
+interrupted_at = functools.partial(interrupts.interrupted_at, where=WHERE)
+
+
+def update(store, lease):
+    with contextlib.suppress(LeaseLostError):  # it was closed while the call was under way
+        store.update_status(1, BOOT)
+
+
+CALLS = {
+    "close": lambda store, lease: lease.close(),
+    "enter": lambda store, lease: (lease.close(), lease.__enter__()),
+    "update": update,
+}
+
+
+def heartbeats():
+    return [thread for thread in threading.enumerate() if thread.name.startswith("kvpoll-lease")]
+
+
+def is_sending(thread):
+    """Whether a thread is inside the dispatcher, where it needs the lock."""
+    return sys._current_frames()[thread.ident].f_code.co_filename.endswith("dispatcher.py")
+
+
+@pytest.fixture
+def server():
+    with real.World("sync") as world:
+        yield world.shared()
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_handler_may_close_lease_at_any_place(server, name):
+    """It waits for no lock of its own thread, and not for ever for a heartbeat that does."""
+
+    def close_at(number):
+        with StatusStore.from_url(server.tcp, deadline=60.0) as store:
+            lease = store.lease("prefill-0", ttl=60.0).__enter__()
+            was_interrupted = interrupted_at(number, lambda: CALLS[name](store, lease), lease.close)
+            lease.close()
+            with store.lease("prefill-0"):
+                assert [owner.state for owner in store.owners()] == ["alive"]
+            assert not store.owners()
+            return was_interrupted
+
+    interrupts.every_place(close_at, at_least=3)
+    real.until(lambda: not heartbeats(), "no thread is left")
+
+
+def test_close_does_not_wait_for_a_heartbeat_in_need_of_its_lock(server, caplog):
+    """The handler runs while its thread has the lock for which the heartbeat waits."""
+    with StatusStore.from_url(server.tcp, deadline=60.0) as store:
+        lease = store.lease("prefill-0", ttl=60.0, heartbeat=0.01).__enter__()
+
+        def close():
+            with dispatcher_lock_of(store):
+                real.until(lambda: all(map(is_sending, heartbeats())), "the heartbeat waits")
+                lease.close()
+
+        interrupts.completes(close)
+        real.until(lambda: not heartbeats(), "the thread has ended")
+        assert not store.owners()
+    assert "lost its lease" not in caplog.text
