@@ -27,7 +27,8 @@ from redis_kvpoll.model import KVPoll, Owner
 from redis_kvpoll.serve.watch import Watch
 from redis_kvpoll.statistics.model import ABSENT, BOUNDS, CLEARED, EXPIRED, LIVE, Histogram, Snapshot
 
-STALE_AFTER = 15.0
+STALE_AFTER, STALE_WITHOUT_FEED = 15.0, 150.0
+"""Seconds. Without a feed the table is read once a minute."""
 LOST_SECONDS = 300.0
 """For how long a lost owner has series of its own."""
 OTHER_OWNERS = "other"
@@ -54,7 +55,7 @@ class TableCollector(Collector):
         by_name = {family.name: family for family in families}
         for name, watch in self._watches.items():
             snapshot = watch.snapshot
-            if snapshot.lag_seconds <= STALE_AFTER:
+            if snapshot.lag_seconds <= (STALE_AFTER if snapshot.has_feed else STALE_WITHOUT_FEED):
                 _add_gauges(by_name, name, snapshot)
                 _add_owners(by_name, name, snapshot, self._max_owners)
             _add_counters(by_name, name, snapshot)

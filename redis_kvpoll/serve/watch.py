@@ -11,6 +11,7 @@ import time
 from bisect import bisect_left
 from collections.abc import Awaitable, Callable, Hashable
 from contextlib import suppress
+from functools import partial
 from typing import NamedTuple
 
 from redis_kvpoll.aio.statistics import AsyncStatistics
@@ -36,8 +37,6 @@ FIRST_CHANGE = 1.0
 LIST_SHARE = 0.02
 """Of a CPU, for each list of rooms that somebody looks at."""
 MOST_LISTS = 50
-MOST_ENDED = 20_000
-"""Ended rooms that are sorted to find the latest."""
 MOST_SEARCHED, SEARCH_PAGE, MOST_FOUND = 20_000, 500, 50
 """Rooms that a search for a request reads, and how many at once."""
 NOT_FOUND = (
@@ -82,6 +81,9 @@ class Watch:
 
     async def run(self) -> None:
         """Follow the table until cancelled."""
+        await self._repeat(self._run, INTERVAL)
+
+    async def _run(self) -> None:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._repeat(self._ask, INTERVAL), name=f"ask {self.name}")
             tasks.create_task(self._follow(), name=f"follow {self.name}")
@@ -182,26 +184,27 @@ class Watch:
 
     def rows(self, statuses: list[KVPoll], longer_than: float, owner: str | None, most: int) -> list[RoomRow]:
         """Return the rooms at some statuses whose status is the oldest first."""
-        return self._paced((*statuses, longer_than, owner, most), statuses, longer_than, owner, most)
+        if (statistics := self.statistics) is None:
+            return []
+        read = partial(statistics.rooms, statuses, longer_than=longer_than, owner=owner, limit=most)
+        return self._paced((*statuses, longer_than, owner, most), read)
 
     def latest_rows(self, status: KVPoll, most: int) -> list[RoomRow]:
         """Return the rooms at a status that got it last, the newest first."""
-        return self._paced((status,), [status], 0.0, None, MOST_ENDED)[: -most - 1 : -1]
+        if (statistics := self.statistics) is None:
+            return []
+        return self._paced((status, most), partial(statistics.latest, status, most))
 
-    def _paced(
-        self, key: Hashable, statuses: list[KVPoll], longer_than: float, owner: str | None, most: int
-    ) -> list[RoomRow]:
+    def _paced(self, key: Hashable, read: Callable[[], list[RoomRow]]) -> list[RoomRow]:
         """Return rooms of the statistics; those of before, while reading them again would take too much of the CPU.
 
         Ended rooms are in no order: with a million rooms it takes a second to find the latest.
         """
-        if self.statistics is None:
-            return []
         kept, until = self._lists.get(key, ([], 0.0))
         began = time.monotonic()
         if began < until:
             return kept
-        found = self.statistics.rooms(statuses, longer_than=longer_than, owner=owner, limit=most)
+        found = read()
         if len(self._lists) >= MOST_LISTS:
             self._lists.clear()
         self._lists[key] = (found, began + (time.monotonic() - began) / LIST_SHARE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -156,6 +157,12 @@ def test_gauges_are_absent_while_nothing_is_known():
     assert found["kvpoll_exporter_synced",] == 0
     assert ("kvpoll_transitions_total", "absent", "Failed") in found
     assert math.isinf(collected(Snapshot("prod", 0.0, False, math.inf))["kvpoll_exporter_lag_seconds",])
+
+
+def test_gauges_without_a_feed_last_from_one_reading_to_the_next():
+    seen = Snapshot("prod", 1000.0, synced=True, lag_seconds=70.0, has_feed=False)
+    assert ("kvpoll_rooms", "Failed") in collected(seen)
+    assert ("kvpoll_rooms", "Failed") not in collected(replace(seen, lag_seconds=151.0))
 
 
 @pytest.mark.parametrize("most", [0, 1, 3])

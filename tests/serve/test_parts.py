@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 
 import pytest
 
-from redis_kvpoll import KVPoll
+from redis_kvpoll import AsyncStatusStore, KVPoll
 from redis_kvpoll.protocol.feed import Change
 from redis_kvpoll.serve import charts, formats, timeline
 from redis_kvpoll.serve.history import PERIOD, SLOTS, ChartHistory
 from redis_kvpoll.serve.markup import join, tag
 from redis_kvpoll.serve.view import Cell, Row, View
+from redis_kvpoll.serve.watch import Watch
 from redis_kvpoll.statistics.model import BOUNDS, Histogram, Snapshot
+from tests.support import pace
 
 BOOT, WAIT, FAIL = KVPoll.Bootstrapping, KVPoll.WaitingForInput, KVPoll.Failed
 
@@ -176,3 +179,27 @@ def test_view_is_encoded_with_its_text_as_it_is():
         "tables": {"rooms": [["1", ["1", "", "/room/1"], "x"]]},
         "charts": {},
     }
+
+
+def test_watch_that_breaks_begins_again(monkeypatch, caplog):
+    """Nothing else would: the process goes on, and would show old numbers."""
+    monkeypatch.setattr("redis_kvpoll.serve.watch.INTERVAL", 0.001)
+
+    async def run():
+        third_turn, turns = asyncio.Event(), []
+
+        def fail(**_):
+            turns.append(1)
+            if len(turns) == 3:
+                third_turn.set()
+            raise RuntimeError("unforeseen")
+
+        async with AsyncStatusStore.from_url("memory://", read_only=True) as store:
+            monkeypatch.setattr(store, "statistics", fail)
+            running = asyncio.create_task(Watch(store, "prod", 60.0).run())
+            await asyncio.wait_for(third_turn.wait(), pace.seconds(30))
+            running.cancel()
+            await asyncio.wait([running])
+
+    asyncio.run(run())
+    assert "unforeseen" in caplog.text
