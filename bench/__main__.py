@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from bench import batches, feed, leases, memory, mirrors, recovery, report, scale, single, together
+from bench import batches, feed, leases, memory, mirrors, ranks, recovery, report, scale, single, together
 from bench.ground import Ground
 from bench.peers import contest, known, rates, reading
 from bench.results import Section
@@ -82,6 +82,11 @@ def measure(ground: Ground, is_quick: bool) -> Found:
     return _sections(ground, sizes), asdict(sizes), {}
 
 
+def measure_single(ground: Ground, is_quick: bool) -> Found:
+    sizes = QUICK if is_quick else FULL
+    return single.measure(ground, sizes.rooms, sizes.call_rounds), {"rooms": sizes.rooms}, {}
+
+
 def measure_recovery(ground: Ground, is_quick: bool) -> Found:
     sizes = (QUICK if is_quick else FULL).recovery
     return recovery.measure(*sizes), {"recovery": sizes}, {}
@@ -90,6 +95,10 @@ def measure_recovery(ground: Ground, is_quick: bool) -> Found:
 def measure_leases(ground: Ground, is_quick: bool) -> Found:
     owners = 50 if is_quick else FULL.owners
     return [leases.measure(ground, owners)], {"owners": owners}, {}
+
+
+def measure_ranks(ground: Ground, _: bool) -> Found:
+    return [ranks.measure(ground)], {}, {}
 
 
 def _sections(ground: Ground, sizes: Sizes) -> list[Section]:
@@ -109,6 +118,8 @@ def _sections(ground: Ground, sizes: Sizes) -> list[Section]:
     if sizes.owners:
         progress("leases")
         sections.append(leases.measure(ground, sizes.owners))
+        progress("requests of several ranks")
+        sections.append(ranks.measure(ground))
     progress("a server killed with all data")
     sections += recovery.measure(*sizes.recovery)
     if sizes.scale:
@@ -137,7 +148,7 @@ BENCH = Bench(
     "The cost of the table, compared with plain Redis and with alternatives.",
     measure,
     report.MARKERS,
-    {"recovery": measure_recovery, "leases": measure_leases},
+    {"single": measure_single, "recovery": measure_recovery, "leases": measure_leases, "ranks": measure_ranks},
 )
 
 if __name__ == "__main__":

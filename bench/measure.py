@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -67,6 +67,41 @@ def interleave(contenders: Sequence[Contender], rounds: int) -> Times:
             seconds = contender.seconds()
             if number >= 0:
                 times[contender.name].append(seconds / contender.units)
+    return times
+
+
+Calls = Mapping[str, Sequence[Callable[[], object]]]
+"""The calls of each contender: as many of each."""
+AsyncCalls = Mapping[str, Sequence[Callable[[], Awaitable[object]]]]
+
+
+def alternate(calls: Calls, rounds: int, prepare: Callable[[], object] = _nothing) -> Times:
+    """Time the first call of each contender, then the second of each, and so on, in every round."""
+    times: Times = {name: [] for name in calls}
+    for number in range(-1, rounds):  # the first round warms up
+        prepare()
+        for each in zip(*calls.values(), strict=True):
+            for name, call in zip(calls, each, strict=True):
+                start = perf_counter()
+                call()
+                seconds = perf_counter() - start
+                if number >= 0:
+                    times[name].append(seconds)
+    return times
+
+
+async def alternate_async(calls: AsyncCalls, rounds: int, prepare: Callable[[], Awaitable[object]]) -> Times:
+    """As ``alternate``, for asyncio."""
+    times: Times = {name: [] for name in calls}
+    for number in range(-1, rounds):
+        await prepare()
+        for each in zip(*calls.values(), strict=True):
+            for name, call in zip(calls, each, strict=True):
+                start = perf_counter()
+                await call()
+                seconds = perf_counter() - start
+                if number >= 0:
+                    times[name].append(seconds)
     return times
 
 

@@ -50,11 +50,14 @@ def run(bench: Bench, arguments: Sequence[str] | None) -> int:
             os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
         if options.markdown:
             report.check_markers(options.markdown, bench.markers)
+        for path in filter(None, (options.json, options.markdown)):
+            path.open("a").close()  # refused before minutes of measuring, not after
         with opened(options.url) as ground:
             facts = environment(ground, options.url)
             measure = bench.parts[options.only] if options.only else bench.measure
             sections, sizes, more = measure(ground, options.quick)
         facts |= more
+        report.show(console, sections, facts)
         if options.json:
             found = report.as_json(sections, facts, sizes, time.monotonic() - started)
             options.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
@@ -65,7 +68,6 @@ def run(bench: Bench, arguments: Sequence[str] | None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
-    report.show(console, sections, facts)
     console.print(f"It took {time.monotonic() - started:.0f} s.", style="dim", highlight=False)
     return 0
 

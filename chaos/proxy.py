@@ -176,6 +176,14 @@ class Proxy:
         return lose
 
 
+_FOR_ONE_ROOM = {"update": "update_one"}
+
+
 def _calls(command: Command, script: str) -> bool:
-    known = load(script)
-    return command[0] in (b"EVALSHA", b"EVAL") and command[1] in (known.sha.encode(), known.source.encode())
+    """Whether a command calls a script, or does the same for one room."""
+    if command[0] == b"HGET":
+        return script == "poll" and command[2] == b"status"
+    known = [load(name) for name in (script, _FOR_ONE_ROOM.get(script, script))]
+    return command[0] in (b"EVALSHA", b"EVAL") and any(
+        command[1] in (one.sha.encode(), one.source.encode()) for one in known
+    )

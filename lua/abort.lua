@@ -1,6 +1,6 @@
 -- Fail each room with a reason, with all its ranks, in one step. The first reason stays. Times are milliseconds.
 --
--- KEYS     feed, refused; each: room, prefix in mode prefill
+-- KEYS     feed, refused; each: room, prefix in mode prefill; last: failed
 -- ARGV     feed_length, terminal_ttl_ms, author, rank; each: reason
 -- REPLY    feed_id; each: outcome, status
 -- FEED     ttl_ms, status, reason
@@ -12,7 +12,7 @@
 -- hand), the error replaces the status; with CORRUPT, a field and its value; the other rooms are processed.
 
 local count = #ARGV - 4
-local step = (#KEYS - 2) / count
+local step = (#KEYS - 3) / count
 local rank = ARGV[4]
 local now_ms
 local reply = {false}
@@ -45,6 +45,9 @@ for i = 1, count do
     local n = #changes
     changes[n + 1], changes[n + 2], changes[n + 3] = room, status, ARGV[2]
     changes[n + 4], changes[n + 5] = fail_room(room, has_ranks, ARGV[i + 4], ARGV[3], now_ms, ARGV[2]), false
+    failures = failures or {}
+    failures[room] = redis.call('HMGET', room, 'generation', 'request', 'owner', 'failed_by', 'reason')
+    failures[room][6] = ARGV[3] == '' and 'operator' or 'abort'
   end
   reply[i * 2], reply[i * 2 + 1] = outcome, status
   if fields_read > MAX_FIELDS then break end

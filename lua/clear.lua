@@ -71,7 +71,7 @@ for i = 1, #ARGV - 3 do
     end
   end
   -- To clear a room once more is no late message: a handle does so at its end.
-  if exists and ((outcome == 6 and fields[3] ~= expected_generation) or outcome < 0) then
+  if fields[1] and ((outcome == 6 and fields[3] ~= expected_generation) or outcome < 0) then
     refused, refused_key = refused or {}, KEYS[5]
     refused[outcome] = (refused[outcome] or 0) + 1
   end

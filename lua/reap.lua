@@ -1,6 +1,6 @@
 -- Fail each live room in which a lost lease holds a part, with all its ranks. Times are milliseconds.
 --
--- KEYS     feed, owned, leases; each: room, prefix in mode prefill
+-- KEYS     feed, owned, leases; each: room, prefix in mode prefill; last: failed
 -- ARGV     feed_length, terminal_ttl_ms; each: incarnation, reason
 -- REPLY    feed_id; each: outcome, status
 -- FEED     ttl_ms, status, reason
@@ -13,7 +13,7 @@
 -- by hand). The other rooms are processed.
 
 local count = (#ARGV - 2) / 2
-local step = (#KEYS - 3) / count
+local step = (#KEYS - 4) / count
 local now_ms
 local reply = {false}
 
@@ -43,6 +43,9 @@ for i = 1, count do
     local author, n = string.match(reason, '^owner (%S+)') or '', #changes
     changes[n + 1], changes[n + 2], changes[n + 3] = room, status, ARGV[2]
     changes[n + 4], changes[n + 5] = fail_room(room, fields.world_size, reason, author, now_ms, ARGV[2]), false
+    failures = failures or {}
+    failures[room] = redis.call('HMGET', room, 'generation', 'request', 'owner', 'failed_by', 'reason')
+    failures[room][6] = string.find(reason, ' left$') and 'left' or 'lost'
     if redis.call('HEXISTS', KEYS[3], 'lost ' .. incarnation) == 1 then
       redis.call('HINCRBY', KEYS[3], 'failed ' .. incarnation, '1')
     end

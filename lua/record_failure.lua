@@ -1,6 +1,6 @@
 -- Record why each room fails, without failing it or changing its TTL. The first reason stays; an absent room gets none.
 --
--- KEYS     feed; each: room
+-- KEYS     feed; each: room; last: failed
 -- ARGV     feed_length, author; each: reason
 -- REPLY    feed_id; each: stored
 -- FEED     status, reason
@@ -11,7 +11,7 @@
 -- status. The other rooms are processed.
 
 local reply = {false}
-for i = 2, #KEYS do
+for i = 2, #KEYS - 1 do
   local room, reason = KEYS[i], ARGV[i + 1]
   local fields = redis.pcall('HMGET', room, 'status', 'reason')
   local status, previous = fields[1], fields[2]
@@ -25,6 +25,11 @@ for i = 2, #KEYS do
     local n = #changes
     changes[n + 1], changes[n + 2], changes[n + 3] = room, status, false
     changes[n + 4], changes[n + 5] = reason, false
+    if status == 'Failed' then
+      failures = failures or {}
+      failures[room] = redis.call('HMGET', room, 'generation', 'request', 'owner', 'failed_by', 'reason')
+      failures[room][6] = 'engine'
+    end
     reply[i] = 1
   else
     reply[i] = (status and previous == reason) and 1 or 0

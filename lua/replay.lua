@@ -1,6 +1,6 @@
 -- Restore each room to the state that the caller knows, after the server has lost it. Times are milliseconds.
 --
--- KEYS     feed, epoch, leases, owned, cleared; each: room, prefix
+-- KEYS     feed, epoch, leases, owned, cleared; each: room, prefix; last: failed if a status is Failed
 -- ARGV     feed_length, ttl_ms, terminal_ttl_ms, epoch_ttl_ms, nonce, rank, world_size, owner,
 --          incarnation, author; each: generation, request, status, reason, length, role, loss, opened,
 --          written
@@ -27,10 +27,11 @@ read_clock()
 local lease_lost, highest = is_lease_lost(), ''
 local NONE, are_new = {}, false
 
-for i = 1, (#ARGV - 10) / 9 do
+local count = (#ARGV - 10) / 9
+for i = 1, count do
   local room, prefix, at = KEYS[i * 2 + 4], KEYS[i * 2 + 5], i * 9 + 2
   local generation, incoming, role, loss = ARGV[at], ARGV[at + 2], ARGV[at + 5], ARGV[at + 6]
-  if i % 64 == 1 then are_new = none_exist(i * 2 + 4, 128) end  -- with 64 rooms and their prefixes, at once
+  if i % 64 == 1 then are_new = none_exist(i * 2 + 4, math.min(128, 2 * (count - i + 1))) end  -- 64 rooms with prefixes
   local fields, type_error = NONE, nil
   if not are_new then fields, type_error = read_room(room, true) end
   local current = fields.generation or ''

@@ -1,6 +1,6 @@
 -- Merge one status into each room, by the policy of the namespace. Times are milliseconds.
 --
--- KEYS     feed, epoch, refused; each: room, prefix in mode prefill
+-- KEYS     feed, epoch, refused; each: room, prefix in mode prefill; last: failed if a status is Failed
 -- ARGV     feed_length, policy, ttl_ms, terminal_ttl_ms, epoch_ttl_ms; each: status
 -- REPLY    feed_id; each: outcome, status
 -- FEED     ttl_ms, status, first
@@ -13,7 +13,7 @@
 -- For a key of another type, the error replaces the status; the other rooms are processed.
 
 local strict, count, reply = ARGV[2] == 'strict', #ARGV - 5, {false}
-local step = (#KEYS - 3) / count
+local step = math.floor((#KEYS - 3 - (ARGV[6] == 'Failed' and 1 or 0)) / count)  -- the last key is of no room
 local now_ms, generation, last
 
 for i = 1, count do
@@ -38,7 +38,6 @@ for i = 1, count do
     last = redis.pcall('HGET', KEYS[2], 'generation') or ''
     if type(last) == 'table' then outcome, current, last = 3, last, nil end
   end
-
   if outcome == 1 or outcome == 2 or outcome == 4 then
     if not now_ms then  -- as in clock.lua; many updates change nothing and need no time
       local time = redis.call('TIME')
@@ -69,6 +68,11 @@ for i = 1, count do
     local n = #changes
     changes[n + 1], changes[n + 2], changes[n + 3] = room, incoming, ttl_ms
     changes[n + 4], changes[n + 5] = false, outcome == 1 and {'first', ''}
+    if outcome == 4 then
+      failures = failures or {}
+      failures[room] = redis.call('HMGET', room, 'generation', 'request', 'owner', 'failed_by', 'reason')
+      failures[room][6] = 'engine'
+    end
   elseif outcome ~= 3 then
     refused, refused_key = refused or {}, KEYS[3]
     refused[outcome] = (refused[outcome] or 0) + 1

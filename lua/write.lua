@@ -1,6 +1,6 @@
 -- Merge one status into each room: for a rank, under a lease, or through a generation. Times are milliseconds.
 --
--- KEYS     feed, epoch, leases, owned, refused; each: room, prefix in mode prefill
+-- KEYS     feed, epoch, leases, owned, refused; each: room, prefix in mode prefill; last: failed if a status is Failed
 -- ARGV     feed_length, ttl_ms, terminal_ttl_ms, epoch_ttl_ms, nonce, rank, world_size, owner,
 --          incarnation, author, policy; each: status, generation, reason
 -- REPLY    feed_id, epoch; each: outcome, status
@@ -16,7 +16,7 @@
 
 local reply = {false, redis.call('HGET', KEYS[2], 'epoch')}
 local count = (#ARGV - 11) / 3
-local step = (#KEYS - 5) / count
+local step = math.floor((#KEYS - 5 - (ARGV[12] == 'Failed' and 1 or 0)) / count)  -- as in update.lua
 local lease_lost = is_lease_lost()
 
 for i = 1, count do

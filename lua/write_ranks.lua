@@ -1,7 +1,7 @@
 -- Merge what several ranks of each room say, as a call of write.lua, set_prefix.lua or clear.lua for each would. Times
 -- are milliseconds.
 --
--- KEYS     feed, epoch, leases, owned, cleared, refused; each: room, prefix
+-- KEYS     feed, epoch, leases, owned, cleared, refused; each: room, prefix; last: failed if a status is Failed
 -- ARGV     feed_length, ttl_ms, terminal_ttl_ms, epoch_ttl_ms, nonce, rank, world_size, owner,
 --          incarnation, author, policy, mode; each: ranks
 -- REPLY    feed_id, epoch; each: outcomes
@@ -44,9 +44,9 @@ for i = number, (#KEYS - 6) / 2 do
     status_field, lease_field, owner, incarnation = ARGV[k + 1], ARGV[k + 2], ARGV[k + 3], ARGV[k + 4]
     rank = string.sub(status_field, 8)
     status_field, cleared_field, length_field = rank_fields(rank)
-    local outcome, left = write_one(room, prefix, ARGV[at + 2], ARGV[k + 5], ARGV[k + 6], ARGV[at + 3])
+    local outcome, left, is_late = write_one(room, prefix, ARGV[at + 2], ARGV[k + 5], ARGV[k + 6], ARGV[at + 3])
     if type(left) == 'table' then type_error = left end
-    if (outcome > 4 or outcome < 0) and ORDER[ARGV[k + 5]] then
+    if is_late or ((outcome > 4 or outcome < 0) and ORDER[ARGV[k + 5]]) then
       refused, refused_key = refused or {}, KEYS[6]
       refused[outcome] = (refused[outcome] or 0) + 1
     end

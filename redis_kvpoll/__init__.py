@@ -16,6 +16,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from redis_kvpoll.aio.failures import AsyncFailures
     from redis_kvpoll.aio.lease import AsyncLease
     from redis_kvpoll.aio.mirror import AsyncMirror
     from redis_kvpoll.aio.room import AsyncRoom
@@ -42,10 +43,11 @@ if TYPE_CHECKING:
         WaitTimeoutError,
         WorldSizeMismatchError,
     )
-    from redis_kvpoll.model import Consensus, DataLosses, Entry, KVPoll, Outcome, Owner, RoomRow, Update
+    from redis_kvpoll.model import Consensus, DataLosses, Entry, KVPoll, Outcome, Owner, RoomFailure, RoomRow, Update
     from redis_kvpoll.protocol.feed import Change, FeedGap
     from redis_kvpoll.protocol.settings import Settings
     from redis_kvpoll.statistics.model import Snapshot
+    from redis_kvpoll.sync.failures import Failures
     from redis_kvpoll.sync.lease import Lease
     from redis_kvpoll.sync.mirror import Mirror
     from redis_kvpoll.sync.room import Room
@@ -54,6 +56,7 @@ if TYPE_CHECKING:
     from redis_kvpoll.validation import Mode, Policy
 
 _MODULES = {
+    "aio.failures": ("AsyncFailures",),
     "aio.lease": ("AsyncLease",),
     "aio.mirror": ("AsyncMirror",),
     "aio.room": ("AsyncRoom",),
@@ -72,10 +75,11 @@ _MODULES = {
         ),
         *("StoreUnavailableError", "WaitTimeoutError", "WorldSizeMismatchError"),
     ),
-    "model": ("Consensus", "DataLosses", "Entry", "KVPoll", "Outcome", "Owner", "RoomRow", "Update"),
+    "model": (*("Consensus", "DataLosses", "Entry", "KVPoll", "Outcome", "Owner", "RoomFailure", "RoomRow", "Update"),),
     "protocol.feed": ("Change", "FeedGap"),
     "protocol.settings": ("Settings",),
     "statistics.model": ("Snapshot",),
+    "sync.failures": ("Failures",),
     "sync.lease": ("Lease",),
     "sync.mirror": ("Mirror",),
     "sync.room": ("Room",),
@@ -86,6 +90,7 @@ _MODULES = {
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
+    "AsyncFailures",
     "AsyncLease",
     "AsyncMirror",
     "AsyncRoom",
@@ -98,6 +103,7 @@ __all__ = [
     "EmbeddedServerError",
     "Entry",
     "EvictionWarning",
+    "Failures",
     "FeedGap",
     "FeedOffError",
     "InvalidInputError",
@@ -117,6 +123,7 @@ __all__ = [
     "ReplayError",
     "Room",
     "RoomBusyError",
+    "RoomFailure",
     "RoomNotFoundError",
     "RoomRow",
     "ServerRefusedError",

@@ -120,6 +120,22 @@ class Entry:
     """The ranks that have cleared; their last status still counts."""
 
 
+class RoomFailure(NamedTuple):
+    """One failure of one generation of a room. What is not known is None."""
+
+    room: int
+    generation: int
+    """The generation that failed; 0 for a room that was made by hand."""
+    request: str | None = None
+    owner: str | None = None
+    by: str | None = None
+    """Who failed it: an owner, a rank, or both."""
+    reason: str | None = None
+    origin: str | None = None
+    """engine: a process of its own; abort: one that was told to abort; operator; lost or left: the end of its owner.
+    None when the failure was found by reading the room."""
+
+
 @dataclass(frozen=True, slots=True)
 class RoomRow:
     """One room in a list: what costs little to read. ``entries`` reads the rest. Times are as in Entry."""

@@ -11,6 +11,11 @@
 -- first:<rank>, the same if that rank created the room, without its former ranks; first, that this change created it,
 -- with its generation unless it is plain; owner and request, whose it is then. An entry has so many rooms that a batch
 -- costs little more than one room, and so few that the longest feed has about 60 MB.
+--
+-- Failures are told once more, with the same ids, in the stream of failures: the last key of each script that fails
+-- rooms. A room's id has its generation; of the room before it are: request, owner, by (who failed it), reason, origin.
+-- What is not known is empty. origin: engine, for a process of its own; abort, for one that was told to; operator; lost
+-- or left, for what became of the room's owner.
 
 local FEED_TTL_MS = '86400000'  -- a day: last night's changes can be read in the morning
 local WORDS, ROOMS_AN_ENTRY = 5, 16
@@ -65,6 +70,25 @@ if #changes > 0 and ARGV[1] ~= '0' then
           redis.call('HSET', KEYS[openings.keys + 2 * number - 1], 'opened', appended)
           reply[at] = appended
         end
+      end
+    end
+    if failures then
+      local names = {false, 'request', 'owner', 'by', 'reason', 'origin'}
+      entry = {}
+      for i = first, last, WORDS do
+        local failure = changes[i + 1] == 'Failed' and failures[changes[i]]
+        names[1] = string.sub(changes[i], id_at)
+        for k = 1, failure and #names or 0 do
+          entry[#entry + 1], entry[#entry + 2] = names[k], failure[k] or ''
+        end
+      end
+      if entry[1] then
+        local told = redis.pcall('XADD', KEYS[#KEYS], 'MAXLEN', '~', ARGV[1], reply[1], unpack(entry))
+        if type(told) == 'table' then  -- as above; or the feed was begun anew, with lower ids
+          redis.call('DEL', KEYS[#KEYS])
+          redis.call('XADD', KEYS[#KEYS], reply[1], unpack(entry))
+        end
+        redis.call('PEXPIRE', KEYS[#KEYS], FEED_TTL_MS)
       end
     end
     first = last + 1

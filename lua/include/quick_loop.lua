@@ -1,6 +1,6 @@
--- Runs the fast path of write_ranks.lua as far as it goes. Times are milliseconds.
+-- Runs the fast path of write_ranks.lua as far as it goes.
 --
--- INCLUDE  order, quick_ranks, quick_write
+-- INCLUDE  order, quick_ranks, quick_add, quick_clear, quick_write
 
 local reply = {false, redis.call('HGET', KEYS[2], 'epoch')}
 local MAX_RANKS = 500  -- of a call, as in limit.lua
@@ -13,17 +13,22 @@ while ARGV[1] ~= '0' and at < #ARGV and done <= MAX_RANKS do
   local is_usual = counts[6] and ORDER[found[1]] and found[2] == ARGV[at + 1] and not (is_clear and found[6])
     and (generation == found[3] or (generation == '' and not is_clear)) and found[5]
     and string.find(found[5], '^[1-9]%d*$') and #found[5] < 16
-  local i = is_clear and 7 or 6
+  local i, rank_number = is_clear and 7 or 6, 0
   for k = at + 4, is_usual and last or -1, 6 do
     local has_holder = ARGV[k + 5] == 'WaitingForInput' or ARGV[k + 5] == 'Transferring'
     is_usual = is_usual and add_quick(k, found[i], has_holder and found[i + 1])
-    outcomes[#outcomes + 1] = outcome
+    rank_number = rank_number + 1
+    outcomes[rank_number] = outcome
     i = has_holder and i + 2 or i + 1
   end
   if not is_usual or (generation == '' and #lengths > 0) then break end
   if counts[1] - 0 < 0 or counts[2] - 0 < 0 or counts[3] - 0 < 0 or counts[4] - 0 < 0 then break end
-  reply[1] = (is_clear and clear_quick or write_quick)(room, prefix, id) or reply[1]
-  reply[number + 2] = table.concat(outcomes, ';') .. ';'
-  at, number, done = last + 1, number + 1, done + #outcomes
+  if is_clear then
+    reply[1] = clear_quick(room, prefix, id)
+  else
+    reply[1] = write_quick(room, prefix, id) or reply[1]
+  end
+  reply[number + 2] = table.concat(outcomes, ';', 1, rank_number) .. ';'
+  at, number, done = last + 1, number + 1, done + rank_number
 end
 if at >= #ARGV or done > MAX_RANKS then return reply end

@@ -1,22 +1,8 @@
--- Write what the fast path of write_ranks.lua has decided for a room. Times are milliseconds.
+-- Writes the statuses of a room's ranks, as the fast path of write_ranks.lua has decided. Times are milliseconds.
 --
--- INCLUDE  quick_ranks
+-- INCLUDE  quick_ranks, quick_clear
 
 local now  -- in milliseconds, as text
-
-local function append_quick(status, id, ttl_ms)
-  local entry = ttl_ms and {'ttl_ms', ttl_ms, id, status} or {id, status}
-  local n = #entry
-  if #words > 0 then
-    entry[n + 1], entry[n + 2] = 'rank:' .. table.concat(words, ','), common
-  end
-  local appended = redis.pcall('XADD', KEYS[1], 'NOMKSTREAM', 'MAXLEN', '~', ARGV[1], '*', unpack(entry))
-  if appended and not appended.err then return appended end
-  if appended then redis.call('DEL', KEYS[1]) end  -- as in feed.lua
-  appended = redis.call('XADD', KEYS[1], '*', unpack(entry))
-  redis.call('PEXPIRE', KEYS[1], '86400000')
-  return appended
-end
 
 -- As list_part.lua does for one lease.
 local function list_quick(id)
@@ -33,29 +19,10 @@ local function list_quick(id)
   if is_new then redis.call('PEXPIRE', KEYS[4], ARGV[4]) end
 end
 
--- Returns the id of the feed's entry.
-local function clear_quick(room, prefix, id)
-  local is_over = counts[1] + counts[2] + counts[3] + counts[4] - counts[6] <= 0
-  if is_over and redis.pcall('HGET', prefix, 'generation') == found[3] then
-    redis.call('DEL', prefix)
-  elseif type(redis.pcall('HDEL', prefix, unpack(lengths))) == 'table' then
-    redis.call('DEL', prefix)
-  end
-  if is_over then
-    redis.call('DEL', room)
-    redis.pcall('ZREM', KEYS[4], id)
-    words = {}
-    return append_quick('absent', id, false)
-  end
-  redis.call('HSET', room, 'counts', table.concat(counts, ' '), unpack(entry))
-  redis.call('HDEL', room, unpack(gone))
-  return append_quick(found[1], id, false)
-end
-
--- Returns the id of the feed's entry, false if nothing changes.
+-- Returns the id of the feed's entry, false if there is none.
 local function write_quick(room, prefix, id)
   local appended, status, ttl_ms = false, 'Success', ARGV[2]
-  if #words > 0 then
+  if changed > 0 then
     local missing = counts[1] + counts[2] + counts[3] + counts[4] - found[2] ~= 0
     if not now then
       local time = redis.call('TIME')
@@ -72,8 +39,8 @@ local function write_quick(room, prefix, id)
     end
     redis.call('PEXPIRE', room, ttl_ms)  -- first, as in fail_room.lua
     redis.call(
-      'HSET', room, 'status', status, 'updated_ms', now, 'version', string.format('%.0f', found[5] + #words),
-      'counts', table.concat(counts, ' '), unpack(entry)
+      'HSET', room, 'status', status, 'updated_ms', now, 'version', string.format('%.0f', found[5] + changed),
+      'counts', table.concat(counts, ' '), unpack(entry, 1, size)
     )
     if #gone > 0 then redis.call('HDEL', room, unpack(gone)) end
     if #holders > 0 then list_quick(id) end

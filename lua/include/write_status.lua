@@ -64,4 +64,9 @@ local function write_status(room, fields, status, reason)
   local n = #changes
   changes[n + 1], changes[n + 2], changes[n + 3] = room, fields.status, ttl_ms
   changes[n + 4], changes[n + 5] = is_first and reason, words
+  if status == 'Failed' and (is_first or previous ~= 'Failed') then
+    failures = failures or {}
+    failures[room] = redis.call('HMGET', room, 'generation', 'request', 'owner', 'failed_by', 'reason')
+    failures[room][6] = reason == 'Aborted by AbortReq.' and 'abort' or 'engine'  -- what SGLang's abort says
+  end
 end

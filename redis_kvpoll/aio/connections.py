@@ -121,7 +121,7 @@ class AsyncNodePool:
         if effect.asking:
             await connection.send_command("ASKING")
             await self._read(connection)
-        packed = pack(effect.words)
+        packed = effect.packed or pack(effect.words)
         if effect.then:
             packed = b"".join([packed, *map(pack, effect.then)])
         effect.is_sent = True

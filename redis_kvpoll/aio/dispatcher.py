@@ -22,9 +22,9 @@ from redis_kvpoll.engine import batching
 from redis_kvpoll.engine.classify import NotSent
 from redis_kvpoll.engine.effects import AwaitCalls, Effect, Flow, PendingCall, Send
 from redis_kvpoll.engine.executor import Executor
-from redis_kvpoll.engine.session import ObserverEpochs
+from redis_kvpoll.engine.ready_calls import ReadyCalls
 from redis_kvpoll.protocol.scan import Scan
-from redis_kvpoll.protocol.script_call import Call, Command
+from redis_kvpoll.protocol.script_call import Command
 
 T = TypeVar("T")
 V = TypeVar("V")
@@ -55,6 +55,7 @@ class AsyncDispatcher:
     def __init__(self, executor: Executor, transport: AsyncTransport) -> None:
         self.executor = executor
         self.transport = transport
+        self.ready = ReadyCalls(executor)
         executor.recovery.is_clustered = transport.clustered
         self._loop: asyncio.AbstractEventLoop | None = None
         self._queues: defaultdict[str, AsyncShardQueue] = defaultdict(AsyncShardQueue)
@@ -106,6 +107,26 @@ class AsyncDispatcher:
             return cast("T", await self._future_for(queue, pending))
         return command.finish(command.rooms, self.executor.decode(command, command.rooms, reply))
 
+    def free_queue(self, tag: str) -> AsyncShardQueue | None:
+        """Return the queue of a shard if a call may be sent at once: nothing else is due in this turn that could join.
+
+        Only asyncio's own loops show what is due.
+        """
+        queue = self._queue(tag)
+        is_free = queue.is_free and not queue.has_sender and not getattr(queue.loop, "_ready", True)
+        return queue if is_free else None
+
+    def end_turn(self, queue: AsyncShardQueue) -> None:
+        """End the turn of a call that was sent at once."""
+        queue.batch = None
+        self._start_sender(queue)
+
+    async def repeat(self, queue: AsyncShardQueue, pending: PendingCall, error: Exception | None) -> Any:
+        """Repeat a call that was sent at once, and has failed; return its result."""
+        batch = queue.batch = batching.Batch([pending])
+        self._start_sender(queue, batch, error)
+        return await self._future_for(queue, pending)
+
     async def _send_alone(self, queue: AsyncShardQueue, pending: PendingCall) -> list[Any] | None:
         """Return the reply to a call that has its queue to itself; None if the sender has to repeat it."""
         executor, call, first_error = self.executor, pending.call, None
@@ -115,7 +136,7 @@ class AsyncDispatcher:
         except (NotSent, RedisError, OSError) as error:
             reply, first_error = None, error
         except BaseException:
-            self._observe_rest(queue, call, epochs, send)
+            self.observe_rest(queue, send, lambda reply: executor.complete(call, send, epochs, reply))
             raise
         if reply is None:
             batch = queue.batch = batching.Batch([pending], replied=send.replied)
@@ -125,13 +146,13 @@ class AsyncDispatcher:
             self._start_sender(queue)
         return reply
 
-    def _observe_rest(self, queue: AsyncShardQueue, call: Call, epochs: ObserverEpochs, send: Send) -> None:
+    def observe_rest(self, queue: AsyncShardQueue, send: Send, complete: Callable[[Any], object]) -> None:
         """End the turn of a call whose caller was cancelled, after its reply, if one is still to come."""
 
         def end(rest: asyncio.Task[Any] | None) -> None:
             try:
                 if rest and not rest.cancelled() and rest.exception() is None:
-                    self.executor.complete(call, send, epochs, rest.result())
+                    complete(rest.result())
             finally:
                 queue.batch = None
                 self._start_sender(queue)

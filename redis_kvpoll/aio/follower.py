@@ -12,9 +12,9 @@ from typing import Any
 
 from redis_kvpoll.aio.dispatcher import AsyncDispatcher, drive
 from redis_kvpoll.errors import KVPollError
-from redis_kvpoll.replica.follow import Follower
 from redis_kvpoll.replica.health import REJECTED_RETRY
 from redis_kvpoll.replica.requests import AskStore, FollowerEffect, OrphanedError
+from redis_kvpoll.replica.session import FollowerSession
 from redis_kvpoll.statistics.follow import StatisticsFollower
 
 logger = logging.getLogger("redis_kvpoll.mirror")
@@ -23,7 +23,9 @@ logger = logging.getLogger("redis_kvpoll.mirror")
 class FollowerTask:
     """Runs the sessions of a follower one after the other, each over connections of its own."""
 
-    def __init__(self, dispatcher: AsyncDispatcher, follower: Follower | StatisticsFollower, namespace: str) -> None:
+    def __init__(
+        self, dispatcher: AsyncDispatcher, follower: FollowerSession | StatisticsFollower, namespace: str
+    ) -> None:
         self.follower = follower
         self._dispatcher = weakref.ref(dispatcher)
         self._clone = dispatcher.transport.clone()

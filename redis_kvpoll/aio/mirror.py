@@ -27,8 +27,8 @@ class AsyncMirror(MirrorBase):
     the loop is blocked. In a child of ``fork`` it is closed.
     """
 
-    def __init__(self, dispatcher: AsyncDispatcher, rooms: Callable[[int], bool] | None) -> None:
-        super().__init__(dispatcher.executor, rooms)
+    def __init__(self, dispatcher: AsyncDispatcher, rooms: Callable[[int], bool] | None, period: float | None) -> None:
+        super().__init__(dispatcher.executor, rooms, period)
         self._dispatcher = dispatcher
         self._tasks: list[FollowerTask] = []
         self._progress = asyncio.Event()

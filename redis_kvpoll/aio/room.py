@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from redis_kvpoll.aio.dispatcher import AsyncDispatcher
+from redis_kvpoll.aio.single_calls import update_handle
 from redis_kvpoll.errors import KVPollError
 from redis_kvpoll.model import KVPoll, Update
 from redis_kvpoll.protocol import fenced_commands
@@ -32,7 +33,13 @@ class AsyncRoom(Handle[AsyncDispatcher]):
 
     async def update(self, status: KVPoll | int) -> Update:
         """Merge a status into the room; STALE when this generation is gone."""
-        return await self._run(fenced_commands.update(self._id, self._generation, status))
+        dispatcher = self._require_dispatcher("update")
+        began = time.monotonic()
+        value = await update_handle(dispatcher, self._id, self._generation, status)
+        if dispatcher.executor.recovery.tracked_rooms.awaits_creator(self._id):
+            command = fenced_commands.update(self._id, self._generation, status)
+            value = await dispatcher.run(dispatcher.executor.await_creator(command, value, began))
+        return value
 
     async def fail(self, reason: str) -> Update:
         """Fail the room with a reason, in one step; STALE when this generation is gone."""

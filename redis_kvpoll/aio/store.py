@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack, cast
 from weakref import WeakSet
@@ -12,10 +12,12 @@ import redis.asyncio as redis
 from redis_kvpoll import validation
 from redis_kvpoll.aio import connect
 from redis_kvpoll.aio.dispatcher import AsyncDispatcher
+from redis_kvpoll.aio.failures import AsyncFailures
 from redis_kvpoll.aio.lease import AsyncLease
 from redis_kvpoll.aio.listing import AsyncListing
 from redis_kvpoll.aio.mirror import AsyncMirror
 from redis_kvpoll.aio.room import AsyncRoom
+from redis_kvpoll.aio.single_calls import AsyncSingleCalls
 from redis_kvpoll.aio.statistics import AsyncStatistics
 from redis_kvpoll.aio.table import AsyncTable
 from redis_kvpoll.aio.waits import AsyncWaitRegistry
@@ -69,8 +71,8 @@ class AsyncStatusStore(StoreBase, AsyncTable, AsyncListing):
         self._transport = connect.transport_for(client, deadline)
         self._executor.session.server = str(self._transport)
         self._dispatcher = AsyncDispatcher(self._executor, self._transport)
-        self._mirrors: WeakSet[AsyncMirror] = WeakSet()
-        self._statistics: WeakSet[AsyncStatistics] = WeakSet()
+        self._single = AsyncSingleCalls(self._dispatcher)
+        self._mirrors: WeakSet[AsyncMirror | AsyncFailures | AsyncStatistics] = WeakSet()
         self._leases: WeakSet[AsyncLease] = WeakSet()
         self._waits = AsyncWaitRegistry(self._dispatcher)
 
@@ -147,8 +149,7 @@ class AsyncStatusStore(StoreBase, AsyncTable, AsyncListing):
             LeaseLostError: on entry: another store takes the same name at the same time.
         """
         self._executor.session.check_open("lease")
-        lease = AsyncLease(self._dispatcher, LeaseConfig.checked(name, ttl, heartbeat))
-        self._leases.add(lease)
+        self._leases.add(lease := AsyncLease(self._dispatcher, LeaseConfig.checked(name, ttl, heartbeat)))
         return lease
 
     async def reap(self) -> int:
@@ -165,15 +166,14 @@ class AsyncStatusStore(StoreBase, AsyncTable, AsyncListing):
 
     # Following
 
-    def mirror(self, *, rooms: Callable[[int], bool] | None = None) -> AsyncMirror:
-        """A local copy of the table that follows its changes, for a ``with`` statement.
+    def mirror(self, *, rooms: Callable[[int], bool] | None = None, period: float | None = None) -> AsyncMirror:
+        """A local copy of the table that follows its changes, for a ``with`` statement, as long as the store lives.
 
         ``rooms`` narrows it to the rooms for which the function is true; its result for a room must not change while
-        the room is in the table. The mirror lives as long as the store, or until it is closed.
+        the room is in the table. ``period``: read every so many seconds, not at each change, for those who only watch.
         """
         self._executor.session.check_open("mirror")
-        mirror = AsyncMirror(self._dispatcher, rooms)
-        self._mirrors.add(mirror)
+        self._mirrors.add(mirror := AsyncMirror(self._dispatcher, rooms, period))
         return mirror
 
     def statistics(self, *, stuck_after: float = 60.0, lookback: float = 0.0, share: float = 0.1) -> AsyncStatistics:
@@ -186,8 +186,14 @@ class AsyncStatusStore(StoreBase, AsyncTable, AsyncListing):
         """
         self._executor.session.check_open("statistics")
         statistics = AsyncStatistics(self._dispatcher, stuck_after, lookback, share)
-        self._statistics.add(statistics)
+        self._mirrors.add(statistics)
         return statistics
+
+    def failures(self, rooms: Callable[[], Iterable[int]]) -> AsyncFailures:
+        """Follow what becomes Failed of the rooms that ``rooms`` returns: those held, and those being opened."""
+        self._executor.session.check_open("failures")
+        self._mirrors.add(failures := AsyncFailures(self._dispatcher, rooms))
+        return failures
 
     async def wait(self, room: int, *statuses: KVPoll | int, timeout: float | None = None) -> KVPoll:  # noqa: ASYNC109
         """Wait until a room is at one of ``statuses`` (Success and Failed, if there are none) or further on.
@@ -207,12 +213,8 @@ class AsyncStatusStore(StoreBase, AsyncTable, AsyncListing):
     async def aclose(self) -> None:
         """Close the store and all that it has given; after from_url, also what that opened. May be repeated."""
         self._executor.session.closed = True
-        for lease in list(self._leases):
-            await lease.aclose()
-        for mirror in list(self._mirrors):
-            await mirror.aclose()
-        for statistics in list(self._statistics):
-            await statistics.aclose()
+        for each in [*self._leases, *self._mirrors]:
+            await each.aclose()
         await self._waits.close()
         await self._transport.close()
 

@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Iterable, Mapping
 from typing import NoReturn, TypeVar, overload
 
+from redis_kvpoll.aio.single_calls import AsyncSingleCalls
 from redis_kvpoll.errors import CorruptEntryError
 from redis_kvpoll.model import Consensus, Entry, KVPoll, Update
 from redis_kvpoll.protocol import room_commands
@@ -23,6 +24,8 @@ D = TypeVar("D")
 class AsyncTable(ABC):
     """The operations on rooms. A store runs their commands."""
 
+    _single: AsyncSingleCalls
+
     # Writing
 
     async def update_status(self, room: int, status: KVPoll | int) -> Update:
@@ -30,7 +33,7 @@ class AsyncTable(ABC):
 
         It is sent again when a reply is lost. The second execution is a late message, and reports UNCHANGED.
         """
-        return await self._run(room_commands.update_status(room, status))
+        return await self._single.update_status(room, status)
 
     async def update_many(self, statuses: Mapping[int, KVPoll | int]) -> dict[int, Update]:
         """Merge many statuses, in one round trip per shard and 1,000 rooms. Atomic for each room, not as a whole."""
@@ -90,7 +93,7 @@ class AsyncTable(ABC):
         Raises:
             RoomNotFoundError: the room is absent (a KeyError, as SGLang's dict would raise).
         """
-        return await self._run(room_commands.check_status(room))
+        return await self._single.check_status(room)
 
     @overload
     async def get(self, room: int) -> KVPoll | None: ...
@@ -98,7 +101,7 @@ class AsyncTable(ABC):
     async def get(self, room: int, default: D) -> KVPoll | D: ...
     async def get(self, room: int, default: object = None) -> object:
         """The status of a room, or ``default`` when it is absent."""
-        return await self._run(room_commands.get(room, default))
+        return await self._single.get(room, default)
 
     async def poll(self, rooms: Iterable[int]) -> list[KVPoll | None]:
         """The status of each room in the given order, in one round trip per shard and 1,000 rooms."""

@@ -97,8 +97,9 @@ class ShardQueue:
 
     def __init__(self) -> None:
         self.waiting: deque[PendingCall] = deque()
-        self.batch: Batch | Call | None = None
-        """The batch in flight. A Call is sent by its caller without a PendingCall, the fast path of a single call."""
+        self.batch: Batch | Call | bytes | None = None
+        """The batch in flight. A Call, or its bytes, is sent by its caller without a PendingCall: the fast path of a
+        single call."""
         self.next_sender: PendingCall | None = None
         """The call whose caller was elected to send the next batch."""
         self.sender: Any = None
@@ -189,7 +190,7 @@ class ShardQueue:
             pending.failure = CallFailed(OutcomeUnknownError if may_have_run else StoreUnavailableError, what)
         self.cancel(pending)
 
-    def requeue_or_fail(self, batch: Batch | Call) -> list[PendingCall]:
+    def requeue_or_fail(self, batch: Batch | Call | bytes) -> list[PendingCall]:
         """End the batch of an interrupted sender: queue its calls again, or fail them if they are not repeatable.
 
         Returns the finished calls, whose callers to wake.

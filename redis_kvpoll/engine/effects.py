@@ -40,6 +40,8 @@ class Send:
     """The reply, if the script has left out its last rooms; see ``ScriptSpec.may_stop``."""
     rest: Any = None
     """In asyncio, the task that reads the reply when the sending task was cancelled meanwhile."""
+    packed: bytes | None = None
+    """The command as it goes over the wire, if it was packed in advance; else None."""
 
 
 @dataclass(slots=True)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -130,6 +131,18 @@ class Answer(NamedTuple):
     def kept(self) -> Mark | None:
         """The last of the marks that the server has, with all before it."""
         return last_present(self.marks, self.found, self.first_id)
+
+
+@dataclass(slots=True)
+class ShardState:
+    """What a store knows of one shard."""
+
+    epoch: bytes | None = None
+    is_verified: bool = True
+    must_renew_lease: bool = False
+    answer: Answer | None = None
+    """What a server said of it when another shard was verified there; its own verification may use it once."""
+    marks: ShardMarks = field(default_factory=ShardMarks)
 
 
 def questions(tag: str, marks: Sequence[Mark]) -> list[list[str]]:

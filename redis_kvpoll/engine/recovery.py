@@ -2,8 +2,7 @@
 
 A shard was verified on one server, in one epoch. Another epoch means that all its data was lost. Another server with
 the same epoch (a promoted replica, a restart with data on disk) has a prefix of the history: the marks tell how much.
-In both cases the store replays its tracked rooms before any other call goes to that shard. The call that detects it
-does so, and a clear that is queued behind it takes effect after the replay.
+In both cases the call that detects it replays the tracked rooms before any other, also a clear, goes to that shard.
 
 Invariant: a connection to the server on which a shard was verified needs no check, however it came about.
 """
@@ -12,13 +11,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from redis_kvpoll.engine import tracking
 from redis_kvpoll.engine.data_loss import DataLossLog
 from redis_kvpoll.engine.effects import Flow, Send
-from redis_kvpoll.engine.marks import Answer, Mark, ShardMarks, mark_of, questions
+from redis_kvpoll.engine.marks import Answer, Mark, ShardState, mark_of, questions
 from redis_kvpoll.engine.retry import Attempts
 from redis_kvpoll.engine.session import ObserverEpochs, Session
 from redis_kvpoll.engine.tracked_rooms import TrackedRooms
@@ -47,18 +45,6 @@ UNDER_LEASE = (UPDATE, WRITE, OPEN)
 """The scripts that a store with a lost lease must not call, even where the shard does not know of the loss."""
 
 
-@dataclass(slots=True)
-class _Shard:
-    """What this store knows of one shard."""
-
-    epoch: bytes | None = None
-    is_verified: bool = True
-    must_renew_lease: bool = False
-    answer: Answer | None = None
-    """What a server said of it when another shard was verified there; its own verification may use it once."""
-    marks: ShardMarks = field(default_factory=ShardMarks)
-
-
 class Recovery:
     """The tracked rooms of a store and its lease, and the server and epoch of each shard."""
 
@@ -72,7 +58,7 @@ class Recovery:
         self._session = session
         self.servers: dict[str, bytes] = {}
         """The identity of the server on which each shard was verified."""
-        self._shards: dict[str, _Shard] = {}
+        self._shards: dict[str, ShardState] = {}
         self.is_clustered = False
         """Whether shards may be on different servers. The driver sets it."""
         self._asked: set[str] = set()
@@ -115,9 +101,12 @@ class Recovery:
 
     def needs_check(self, calls: Sequence[Call]) -> bool:
         """Whether the shard of one of these calls must be verified, or has rooms to replay, before it is sent."""
-        if not self._unverified and not self.tracked_rooms.awaiting_shards:
-            return False
-        return any(self._needs_check(call.tag) for call in calls)
+        return not self.is_current and any(self._needs_check(call.tag) for call in calls)
+
+    @property
+    def is_current(self) -> bool:
+        """Whether no shard must be verified, and none has rooms to replay."""
+        return not self._unverified and not self.tracked_rooms.awaiting_shards
 
     def epoch_of(self, tag: str) -> str:
         """Return the epoch of a shard; empty if unknown."""
@@ -125,19 +114,17 @@ class Recovery:
         return (shard.epoch or b"").decode() if shard is not None else ""
 
     def complete(self, call: Call, server: bytes | None, epochs: ObserverEpochs, reply: list[Any]) -> list[Any] | None:
-        """Return the part of a reply that belongs to its rooms, after passing it to the observers.
+        """Return the part of a reply that belongs to its rooms, maybe not to the last, after the observers saw it.
 
-        Returns None if the shard has lost its data: the call must be sent again once that was replayed. A script that
-        may stop may have left out the last rooms.
+        None if the shard has lost its data: once that was replayed, the call must be sent again.
         """
         spec, tag, mark = call.spec, call.tag, None
         shard = self._shards.get(tag)
         if shard is None:
-            shard = self._shards.setdefault(tag, _Shard())
+            shard = self._shards.setdefault(tag, ShardState())
         if server is not None:
             self.servers[tag] = server
-        feed_id = reply.pop(0) if spec.feed else None
-        at = feed_id
+        at = feed_id = reply.pop(0) if spec.feed else None
         if feed_id is not None and b"/" in feed_id:  # nothing was appended: the feed's end
             mark, feed_id = Mark.parse(feed_id), None
             at = mark.feed_id if mark is not None else None
@@ -151,8 +138,7 @@ class Recovery:
                 # A renewal that found the lease lost is final: the script may say so once only.
                 if spec.repeatable and not (spec.tail and reply[3] == b"lost"):
                     return None
-        if spec.may_stop and len(reply) < len(call.rooms) * len(spec.reply):
-            call, _ = call.split(reply)
+        call = call.replied(reply) if spec.may_stop else call
         if at is not None and self._session.observers and spec.statuses_after:
             for observer, observed in self._session.observers_now(epochs):
                 observer.observe_write(observed, call, at, reply)
@@ -191,8 +177,10 @@ class Recovery:
     def _holds(self, tag: str) -> bool:
         return self.lease is not None or bool(self.tracked_rooms.in_shard(tag))
 
-    def _set_verified(self, shard: _Shard, is_verified: bool) -> None:
+    def _set_verified(self, shard: ShardState, is_verified: bool) -> None:
         shard.is_verified = is_verified
+        if is_verified:
+            shard.answer = None  # when it is verified again, it is for something later
         self._unverified = sum(not other.is_verified for other in list(self._shards.values()))
 
     # Verification
@@ -220,7 +208,7 @@ class Recovery:
                 if not self._unverified:
                     self.losses.ended()
 
-    def _verify(self, tag: str, shard: _Shard, attempts: Attempts) -> Flow[None]:
+    def _verify(self, tag: str, shard: ShardState, attempts: Attempts) -> Flow[None]:
         """Find out what a shard may have lost, in one round trip for all shards of its server."""
         answer, shard.answer = shard.answer, None
         if answer is None or list(answer.marks) != shard.marks.all():
@@ -245,7 +233,7 @@ class Recovery:
             self.servers[tag] = server
         self._drop_answers()
 
-    def _ask(self, tag: str, shard: _Shard, attempts: Attempts) -> Flow[Answer]:
+    def _ask(self, tag: str, shard: ShardState, attempts: Attempts) -> Flow[Answer]:
         """Ask a shard's server for it, and for the other shards there, which keep their answers."""
         asked = {tag: shard.marks.all()}
         if not self.is_clustered:
@@ -259,15 +247,16 @@ class Recovery:
             replies = iter((yield from attempts.send(send)))
         finally:
             self._asked.difference_update(asked)
-        for one, marks in asked.items():
-            of_shard = [next(replies) for _ in words[one]]
-            self._shards[one].answer = Answer.parse(marks, send.server, of_shard)
-        answer, shard.answer = shard.answer, None
-        assert answer is not None  # noqa: S101 - set above
+        answers = {
+            one: Answer.parse(marks, send.server, [next(replies) for _ in words[one]]) for one, marks in asked.items()
+        }
+        answer = answers.pop(tag)
+        for one, other in answers.items():
+            self._shards[one].answer = other
         return answer
 
     def _drop_answers(self) -> None:
-        """Drop the answers about shards that need no verification: when they do, it is for something later."""
+        """Drop the answers about shards that need no verification."""
         for tag, shard in list(self._shards.items()):
             if shard.answer is not None and shard.is_verified and shard.answer.server == self.servers.get(tag):
                 shard.answer = None
@@ -279,7 +268,7 @@ class Recovery:
             if shard.is_verified and self._holds(tag):
                 self._set_verified(shard, False)
 
-    def _replay(self, tag: str, shard: _Shard, attempts: Attempts) -> Flow[bool]:
+    def _replay(self, tag: str, shard: ShardState, attempts: Attempts) -> Flow[bool]:
         """Renew the lease and replay the rooms that are due. Returns False if data was lost again during it."""
         if self.lease is not None and not self.lease.lost and shard.must_renew_lease:
             call = self.lease.renewal(tag, "")

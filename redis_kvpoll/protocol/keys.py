@@ -7,6 +7,7 @@ single server has them too, so no key changes its name when a deployment moves t
     kvpoll:{prod}:room:42           one room
     kvpoll:{prod}:prefix:42         its decode prefix length
     kvpoll:{prod}:feed              the change feed, a stream per shard
+    kvpoll:{prod}:failed            the failures alone, a stream with the feed's ids
     kvpoll:{prod}:epoch             the shard's epoch, another after a loss of data, and its last generation
     kvpoll:{prod}:leases            the leases by owner, and the lost incarnations
     kvpoll:{prod}:due               when to look at each lease again
@@ -75,6 +76,11 @@ def settings(namespace: str) -> str:
 def feed(tag: str) -> str:
     """The change feed of one shard."""
     return f"kvpoll:{{{tag}}}:feed"
+
+
+def failed(tag: str) -> str:
+    """The stream of the failures of one shard, with the ids of its feed."""
+    return f"kvpoll:{{{tag}}}:failed"
 
 
 def epoch(tag: str) -> str:

@@ -45,6 +45,11 @@ def parse_status(name: Any) -> KVPoll | None:
     return _STATUSES.get(name) if isinstance(name, bytes) else None
 
 
+def status(name: Any, otherwise: Any) -> Any:
+    """Return the status with a name, None if the room is absent; ``otherwise`` for any other value."""
+    return _STATUSES.get(name, otherwise)
+
+
 def statuses(operation: str, rooms: list[int], reply: list[Any]) -> list[KVPoll | None]:
     try:
         return [_STATUSES[name] for name in reply]
@@ -62,6 +67,11 @@ def updates(operation: str, rooms: list[int], reply: list[Any]) -> list[Update]:
     except KeyError:
         _check_refusals(operation, rooms, reply, 2)
         _corrupt(operation, rooms, reply[1::2])
+
+
+def update(reply: list[Any]) -> Update | None:
+    """Return the update of a room in a reply that has one; None for any other reply."""
+    return _UPDATES.get((reply[0], reply[1]))
 
 
 def cleared(operation: str, rooms: list[int], reply: list[Any]) -> list[KVPoll | None]:

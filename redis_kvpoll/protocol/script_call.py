@@ -93,6 +93,11 @@ class ScriptSpec:
     keys: tuple[str, ...] = ("room",)
     first: tuple[str, ...] = ()
     """The shard's keys, before those of the rooms. With the feed among them, the reply starts with a feed id."""
+    last: tuple[str, ...] = ()
+    """The shard's keys after those of the rooms: the stream of failures, if the script fails rooms."""
+    last_for: str = ""
+    """The argument of a room for which ``last`` is needed; empty if it always is. A key that is not declared costs
+    nothing, and while a cluster moves the slot, one that does not exist yet would make the call wait."""
     once: tuple[str, ...] = ()
     item: tuple[str, ...] = ()
     reply: tuple[str, ...] = ("status",)
@@ -148,7 +153,10 @@ class ScriptSpec:
         once = context.words.get(self.once)
         if once is None:
             once = context.words[self.once] = [getattr(context, name) for name in self.once]
-        return Call(self, tag, [_FIRST_KEYS[name](tag) for name in self.first], once, rooms, key_list, items, positions)
+        first_keys = [_SHARD_KEYS[name](tag) for name in self.first]
+        words = [word for item in items for word in item] if self.is_nested else items
+        last_keys = [_SHARD_KEYS[name](tag) for name in self.last if not self.last_for or self.last_for in words]
+        return Call(self, tag, first_keys, once, rooms, key_list, items, positions, last_keys)
 
 
 class Call(NamedTuple):
@@ -164,13 +172,19 @@ class Call(NamedTuple):
     items: list[str] = []  # noqa: RUF012
     positions: Sequence[int] = ()
     """The indexes of these rooms in the command's list."""
+    last_keys: list[str] = []  # noqa: RUF012
+
+    @property
+    def all_keys(self) -> list[str]:
+        """All keys of the call, in the order of KEYS."""
+        return [*self.first_keys, *self.keys, *self.last_keys]
 
     def words(self) -> list[str]:
         """Return the command for a server that has the script cached."""
-        count, items = str(len(self.first_keys) + len(self.keys)), self.items
+        all_keys, items = self.all_keys, self.items
         if self.spec.is_nested:
             items = [word for item in items for word in item]
-        return ["EVALSHA", self.spec.script.sha, count, *self.first_keys, *self.keys, *self.once, *items]
+        return ["EVALSHA", self.spec.script.sha, str(len(all_keys)), *all_keys, *self.once, *items]
 
     def split(self, reply: Sequence[Any]) -> tuple[Call, Call]:
         """Return the call for the rooms in a reply, without feed id and epoch, and the call for those that it lacks."""
@@ -181,6 +195,10 @@ class Call(NamedTuple):
             self._replace(rooms=self.rooms[done:], keys=self.keys[keys:], items=self.items[items:]),
         )
 
+    def replied(self, reply: Sequence[Any]) -> Call:
+        """Return the call for the rooms in a reply, without feed id and epoch."""
+        return self if len(reply) == len(self.rooms) * len(self.spec.reply) else self.split(reply)[0]
+
     def merged_with(self, others: Sequence[Call]) -> Call:
         """Return one call for the rooms of this call and others, in this order."""
         calls = [self, *others]
@@ -189,6 +207,7 @@ class Call(NamedTuple):
             keys=[key for call in calls for key in call.keys],
             items=[item for call in calls for item in call.items],
             positions=(),
+            last_keys=max((call.last_keys for call in calls), key=len),
         )
 
     def can_merge_with(self, other: Call) -> bool:
@@ -273,8 +292,9 @@ def _chunks(total: int, size: int) -> list[tuple[int, int]]:
 
 _FIRST = range(1)
 _KEYS: dict[str, Callable[[str, list[int]], list[str]]] = {"room": keys.rooms, "prefix": keys.prefixes}
-_FIRST_KEYS: dict[str, Callable[[str], str]] = {
+_SHARD_KEYS: dict[str, Callable[[str], str]] = {
     "feed": keys.feed,
+    "failed": keys.failed,
     "epoch": keys.epoch,
     "leases": keys.leases,
     "due": keys.due,

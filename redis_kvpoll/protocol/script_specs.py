@@ -12,6 +12,7 @@ from redis_kvpoll.protocol.scripts import load
 
 # Equal to the head of lua/include/caller.lua.
 _ROOM_KEYS = ("feed", "epoch", "leases", "owned")
+_FAILED = ("failed",)
 _CALLER = (
     *("feed_length", "ttl_ms", "terminal_ttl_ms", "epoch_ttl_ms", "nonce"),
     *("rank", "world_size", "owner", "incarnation", "author"),
@@ -30,6 +31,8 @@ _MERGED = (Outcome.CREATED, Outcome.ADVANCED, Outcome.UNCHANGED, Outcome.FAILED,
 WRITE = ScriptSpec(
     load("write"),
     first=(*_ROOM_KEYS, "refused"),
+    last=_FAILED,
+    last_for="Failed",
     once=(*_CALLER, "policy"),
     item=("status", "generation", "reason"),
     reply=("outcome", "status"),
@@ -43,6 +46,8 @@ WRITE = ScriptSpec(
 UPDATE = ScriptSpec(
     load("update"),
     first=("feed", "epoch", "refused"),
+    last=_FAILED,
+    last_for="Failed",
     once=("feed_length", "policy", "ttl_ms", "terminal_ttl_ms", "epoch_ttl_ms"),
     item=("status",),
     reply=("outcome", "status"),
@@ -54,6 +59,8 @@ UPDATE = ScriptSpec(
 WRITE_RANKS = ScriptSpec(
     load("write_ranks"),
     first=(*_ROOM_KEYS, "cleared", "refused"),
+    last=_FAILED,
+    last_for="Failed",
     keys=("room", "prefix"),
     once=(*_CALLER, "policy", "mode"),
     item=("ranks",),
@@ -84,6 +91,8 @@ OPEN = ScriptSpec(
 REPLAY = ScriptSpec(
     load("replay"),
     first=(*_ROOM_KEYS, "cleared"),
+    last=_FAILED,
+    last_for="Failed",
     keys=("room", "prefix"),
     once=_CALLER,
     item=("generation", "request", "status", "reason", "length", "role", "loss", "opened", "written"),
@@ -105,6 +114,7 @@ ATTACH = ScriptSpec(
 ABORT = ScriptSpec(
     load("abort"),
     first=("feed", "refused"),
+    last=_FAILED,
     once=("feed_length", "terminal_ttl_ms", "author", "rank"),
     item=("reason",),
     reply=("outcome", "status"),
@@ -117,6 +127,7 @@ ABORT = ScriptSpec(
 REAP = ScriptSpec(
     load("reap"),
     first=("feed", "owned", "leases"),
+    last=_FAILED,
     once=("feed_length", "terminal_ttl_ms"),
     item=("incarnation", "reason"),
     reply=("outcome", "status"),
@@ -127,7 +138,12 @@ REAP = ScriptSpec(
 )
 """No statuses_after: the reply lacks the status as a rank sees it, so a mirror takes it from the feed."""
 RECORD_FAILURE = ScriptSpec(
-    load("record_failure"), first=("feed",), once=("feed_length", "author"), item=("reason",), reply=("stored",)
+    load("record_failure"),
+    first=("feed",),
+    last=_FAILED,
+    once=("feed_length", "author"),
+    item=("reason",),
+    reply=("stored",),
 )
 CLEAR = ScriptSpec(
     load("clear"),
@@ -201,8 +217,15 @@ SNAPSHOT_FIELDS = ScriptSpec(
     load("snapshot_fields"), first=("feed",), reply=("status", "left_ms", "opening", "updated_ms", "owner")
 )
 
+FAILURES = ScriptSpec(
+    load("failures"),
+    first=("feed", "failed"),
+    once=("feed_ttl_ms",),
+    reply=("status", "generation", "request", "owner", "by", "reason"),
+)
+
 SPECS = (
     WRITE_RANKS,
     *(UPDATE, WRITE, OPEN, REPLAY, ATTACH, ABORT, REAP, RECORD_FAILURE, CLEAR, CLEAR_FENCED, POLL, POLL_OWN, POLL_RANK),
-    *(CONSENSUS, TOUCH, ENTRY, SET_PREFIX, POP_PREFIX, SNAPSHOT, SNAPSHOT_RANKS, SNAPSHOT_FIELDS),
+    *(CONSENSUS, TOUCH, ENTRY, SET_PREFIX, POP_PREFIX, SNAPSHOT, SNAPSHOT_RANKS, SNAPSHOT_FIELDS, FAILURES),
 )

@@ -34,10 +34,13 @@ READS = frozenset(
 )
 """The commands of scripts that write nothing."""
 READING = frozenset(
-    ("attach", "consensus", "entry", "poll", "poll_rank", "snapshot", "snapshot_ranks", "snapshot_fields")
+    (
+        *("attach", "consensus", "entry", "failures", "poll", "poll_rank"),
+        *("snapshot", "snapshot_ranks", "snapshot_fields"),
+    )
 )
-"""The scripts that a store with read_only=True may call. The snapshots write only to start a missing feed, which it
-does not ask for."""
+"""The scripts that a store with read_only=True may call. Some of them write to start a missing stream, which it does
+not ask for."""
 
 
 def called(script: Script) -> frozenset[str]:

@@ -82,7 +82,8 @@ class ReplicaHost(WriteObserver):
     # The followers' side: see replica/follow.py
 
     def _follower(self, replica: Replica, tags: list[str], transport: Any) -> Follower:
-        return Follower(replica, tags, WeakHost(self), transport.clustered, transport.limit, transport.can_block)
+        host, period = WeakHost(self), replica.period
+        return Follower(replica, tags, host, transport.clustered, transport.limit, transport.can_block, period)
 
     def _may_end(self, replica: Replica, tags: Sequence[str]) -> bool:
         return False
@@ -127,10 +128,10 @@ class ReplicaHost(WriteObserver):
 class WeakHost:
     """A host for its followers, who do not keep it alive. Every method raises OrphanedError once it was collected."""
 
-    def __init__(self, host: ReplicaHost) -> None:
+    def __init__(self, host: Any) -> None:
         self._ref = weakref.ref(host)
 
-    def _host(self) -> ReplicaHost:
+    def _host(self) -> Any:
         host = self._ref()
         if host is None:
             raise OrphanedError
@@ -138,7 +139,8 @@ class WeakHost:
 
     @property
     def expected_settings(self) -> ExpectedSettings:
-        return self._host()._executor.session.expected_settings
+        settings: ExpectedSettings = self._host()._executor.session.expected_settings
+        return settings
 
     def notify(self) -> None:
         self._host()._notify()
@@ -147,11 +149,12 @@ class WeakHost:
         self._host()._progressed()
 
     def may_end(self, replica: Replica, tags: Sequence[str]) -> bool:
-        return self._host()._may_end(replica, tags)
+        return bool(self._host()._may_end(replica, tags))
 
     def is_held(self, tag: str, room: int) -> bool:
-        return self._host()._is_held(tag, room)
+        return bool(self._host()._is_held(tag, room))
 
     def ask_store(self, room: int) -> Flow[bool]:
         """Return the flow that asks the store for a room; a driver of the store's runs it."""
-        return self._host()._ask_store(room, for_wait=False)
+        flow: Flow[bool] = self._host()._ask_store(room, for_wait=False)
+        return flow

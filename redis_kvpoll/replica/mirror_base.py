@@ -28,10 +28,14 @@ D = TypeVar("D")
 class MirrorBase(ReplicaHost, ABC):
     """A local copy of a table, to be read. Mirror and AsyncMirror run its followers."""
 
-    def __init__(self, executor: Executor, rooms: Callable[[int], bool] | None) -> None:
+    def __init__(self, executor: Executor, rooms: Callable[[int], bool] | None, period: float | None) -> None:
         super().__init__(executor)
         if rooms is not None and not callable(rooms):
             raise InvalidInputError(f"mirror: rooms is a function of a room, not {type(rooms).__name__}")
+        try:
+            self._period = 0.0 if period is None else validation.seconds(period, "period")
+        except InvalidInputError as error:
+            raise InvalidInputError(f"mirror: {error}") from None
         self._is_relevant = rooms
         self._closed = False
         self._followers: list[Follower] = []
@@ -153,7 +157,7 @@ class MirrorBase(ReplicaHost, ABC):
 
     def _prepare(self, context: CallContext, lock: AbstractContextManager[Any], transport: Any) -> None:
         """Create a replica, and followers that do not run yet."""
-        replica = Replica(followed(context, "mirror"), lock, self._is_relevant or _everything)
+        replica = Replica(followed(context, "mirror"), lock, self._is_relevant or _everything, self._period)
         self._replica = replica
         self._followers = [self._follower(replica, tags, transport) for tags in groups(context, transport.clustered)]
         self._executor.session.add_observer(self)

@@ -39,12 +39,18 @@ class Replica:
     """
 
     def __init__(
-        self, context: CallContext, lock: AbstractContextManager[Any], is_relevant: Callable[[int], bool] | None = None
+        self,
+        context: CallContext,
+        lock: AbstractContextManager[Any],
+        is_relevant: Callable[[int], bool] | None = None,
+        period: float = 0.0,
     ) -> None:
         self.context = context
         self.read_spec = SNAPSHOT.of(context)
         """The script that reads rooms."""
         self.only_waited = is_relevant is None
+        self.period = period
+        """Seconds between reads of the feed; 0 to read each change at once."""
         self.lock = lock
         self._is_owned: Callable[[], bool] = getattr(lock, "_is_owned", bool)  # as threading.Condition asks an RLock
         self.statuses: dict[int, KVPoll] = {}
@@ -114,7 +120,8 @@ class Replica:
     # State
 
     def is_synced(self, now: float) -> bool:
-        return all(shard.synced and now - shard.appended_after < STALE_AFTER for shard in self.shards.values())
+        oldest = now - STALE_AFTER - self.period
+        return all(shard.synced and shard.appended_after > oldest for shard in self.shards.values())
 
     def lag(self, now: float) -> float:
         return max(now - shard.tail_seen_at for shard in self.shards.values())

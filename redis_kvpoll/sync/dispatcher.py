@@ -24,6 +24,7 @@ from redis_kvpoll.engine.batching import Batch, ShardQueue
 from redis_kvpoll.engine.classify import NotSent
 from redis_kvpoll.engine.effects import AwaitCalls, Effect, Flow, PendingCall
 from redis_kvpoll.engine.executor import Executor
+from redis_kvpoll.engine.ready_calls import NOT_SENT, ReadyCalls
 from redis_kvpoll.protocol.scan import Scan
 from redis_kvpoll.protocol.script_call import Call, Command
 from redis_kvpoll.sync.callers import CallingThread
@@ -59,6 +60,7 @@ class Dispatcher:
     def __init__(self, executor: Executor, transport: Transport) -> None:
         self.executor = executor
         self.transport = transport
+        self.ready = ReadyCalls(executor)
         executor.recovery.is_clustered = transport.clustered
         self.after_fork()
         forkable.add(self)
@@ -76,19 +78,24 @@ class Dispatcher:
         calls = executor.calls(command)
         if len(calls) != 1:
             return self.run(executor.run(command, calls))
-        call, now, own = calls[0], time.monotonic(), None
+        call, now = calls[0], time.monotonic()
+        reply = self.send_alone(call.tag, call, self._send_alone, command, call, now)
+        if reply is NOT_SENT:
+            pending = PendingCall(call, now + executor.deadline)
+            self._await_calls(AwaitCalls([pending]))
+            (reply,) = executor.replies_of(command, [pending])
+        return command.finish(command.rooms, executor.decode(command, command.rooms, reply))
+
+    def send_alone(self, tag: str, batch: Call | bytes, send: Callable[..., Any], *args: Any) -> Any:
+        """Return what ``send(*args)`` returns, which sends ``batch``, if the queue is free; else NOT_SENT."""
+        own = None
         try:
             with self._lock:
-                queue = self._queues[call.tag]
+                queue = self._queues[tag]
                 if queue.is_free:
                     queue.sender = get_ident()
-                    own = queue.batch = call  # one statement, so that no interrupt comes between the two
-            if own is None:
-                pending = PendingCall(call, now + executor.deadline)
-                self._await_calls(AwaitCalls([pending]))
-                (reply,) = executor.replies_of(command, [pending])
-            else:
-                reply = self._send_alone(command, call, now)
+                    own = queue.batch = batch  # one statement, so that no interrupt comes between the two
+            return NOT_SENT if own is None else send(*args)
         finally:
             if own is not None:
                 # Without the lock: a caller that enqueues checks the batch once more afterwards.
@@ -96,7 +103,6 @@ class Dispatcher:
                     queue.batch = None
                 if queue.waiting:
                     self._wake_next_sender(queue)
-        return command.finish(command.rooms, executor.decode(command, command.rooms, reply))
 
     def _send_alone(self, command: Command[V, T], call: Call, now: float) -> list[Any]:
         """Return the reply to a call that has its queue to itself."""

@@ -17,9 +17,9 @@ from redis.exceptions import RedisError
 from redis_kvpoll.engine.classify import NotSent
 from redis_kvpoll.engine.effects import Flow
 from redis_kvpoll.errors import KVPollError
-from redis_kvpoll.replica.follow import Follower
 from redis_kvpoll.replica.health import REJECTED_RETRY
 from redis_kvpoll.replica.requests import AskStore, FollowerEffect, FollowerFlow, OrphanedError
+from redis_kvpoll.replica.session import FollowerSession
 from redis_kvpoll.statistics.follow import StatisticsFollower
 from redis_kvpoll.sync.dispatcher import Dispatcher, drive
 
@@ -47,7 +47,7 @@ class Signal:
 class FollowerThread:
     """Runs the sessions of a follower one after the other, each over connections of its own."""
 
-    def __init__(self, dispatcher: Dispatcher, follower: Follower | StatisticsFollower, namespace: str) -> None:
+    def __init__(self, dispatcher: Dispatcher, follower: FollowerSession | StatisticsFollower, namespace: str) -> None:
         self.follower = follower
         self._dispatcher = weakref.ref(dispatcher)
         self._clone = dispatcher.transport.clone()

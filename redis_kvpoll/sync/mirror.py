@@ -35,8 +35,8 @@ class Mirror(MirrorBase):
     may raise, and FeedOffError: the namespace was opened with feed_length=0.
     """
 
-    def __init__(self, dispatcher: Dispatcher, rooms: Callable[[int], bool] | None) -> None:
-        super().__init__(dispatcher.executor, rooms)
+    def __init__(self, dispatcher: Dispatcher, rooms: Callable[[int], bool] | None, period: float | None) -> None:
+        super().__init__(dispatcher.executor, rooms, period)
         self._dispatcher = dispatcher
         self._entered = False
         self._is_open = False

@@ -16,6 +16,7 @@ from redis_kvpoll.protocol import fenced_commands
 from redis_kvpoll.protocol.handle import Handle
 from redis_kvpoll.protocol.script_call import Command
 from redis_kvpoll.sync.dispatcher import Dispatcher
+from redis_kvpoll.sync.single_calls import update_handle
 
 T = TypeVar("T")
 V = TypeVar("V")
@@ -41,7 +42,13 @@ class Room(Handle[Dispatcher]):
 
     def update(self, status: KVPoll | int) -> Update:
         """Merge a status into the room; STALE when this generation is gone."""
-        return self._run(fenced_commands.update(self._id, self._generation, status))
+        dispatcher = self._require_dispatcher("update")
+        began = time.monotonic()
+        value = update_handle(dispatcher, self._id, self._generation, status)
+        if dispatcher.executor.recovery.tracked_rooms.awaits_creator(self._id):
+            command = fenced_commands.update(self._id, self._generation, status)
+            value = dispatcher.run(dispatcher.executor.await_creator(command, value, began))
+        return value
 
     def fail(self, reason: str) -> Update:
         """Fail the room with a reason, in one step; STALE when this generation is gone."""

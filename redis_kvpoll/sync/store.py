@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack, cast
 from weakref import WeakSet
@@ -23,10 +23,12 @@ from redis_kvpoll.protocol.script_call import Command
 from redis_kvpoll.protocol.settings import Settings
 from redis_kvpoll.sync import connect
 from redis_kvpoll.sync.dispatcher import Dispatcher
+from redis_kvpoll.sync.failures import Failures
 from redis_kvpoll.sync.lease import Lease
 from redis_kvpoll.sync.listing import Listing
 from redis_kvpoll.sync.mirror import Mirror
 from redis_kvpoll.sync.room import Room
+from redis_kvpoll.sync.single_calls import SingleCalls
 from redis_kvpoll.sync.statistics import Statistics
 from redis_kvpoll.sync.table import Table
 from redis_kvpoll.sync.waits import WaitRegistry
@@ -100,8 +102,8 @@ class StatusStore(StoreBase, Table, Listing):
         self._transport = connect.transport_for(client, deadline)
         self._executor.session.server = str(self._transport)
         self._dispatcher = Dispatcher(self._executor, self._transport)
-        self._mirrors: WeakSet[Mirror] = WeakSet()
-        self._statistics: WeakSet[Statistics] = WeakSet()
+        self._single = SingleCalls(self._dispatcher)
+        self._mirrors: WeakSet[Mirror | Failures | Statistics] = WeakSet()
         self._leases: WeakSet[Lease] = WeakSet()
         self._waits = WaitRegistry(self._dispatcher)
 
@@ -179,8 +181,7 @@ class StatusStore(StoreBase, Table, Listing):
             LeaseLostError: on entry: another store takes the same name at the same time.
         """
         self._executor.session.check_open("lease")
-        lease = Lease(self._dispatcher, LeaseConfig.checked(name, ttl, heartbeat))
-        self._leases.add(lease)
+        self._leases.add(lease := Lease(self._dispatcher, LeaseConfig.checked(name, ttl, heartbeat)))
         return lease
 
     def reap(self) -> int:
@@ -197,15 +198,14 @@ class StatusStore(StoreBase, Table, Listing):
 
     # Following
 
-    def mirror(self, *, rooms: Callable[[int], bool] | None = None) -> Mirror:
-        """A local copy of the table that follows its changes, for a ``with`` statement.
+    def mirror(self, *, rooms: Callable[[int], bool] | None = None, period: float | None = None) -> Mirror:
+        """A local copy of the table that follows its changes, for a ``with`` statement, as long as the store lives.
 
         ``rooms`` narrows it to the rooms for which the function is true; its result for a room must not change while
-        the room is in the table. The mirror lives as long as the store, or until it is closed.
+        the room is in the table. ``period``: read every so many seconds, not at each change, for those who only watch.
         """
         self._executor.session.check_open("mirror")
-        mirror = Mirror(self._dispatcher, rooms)
-        self._mirrors.add(mirror)
+        self._mirrors.add(mirror := Mirror(self._dispatcher, rooms, period))
         return mirror
 
     def statistics(self, *, stuck_after: float = 60.0, lookback: float = 0.0, share: float = 0.1) -> Statistics:
@@ -218,8 +218,14 @@ class StatusStore(StoreBase, Table, Listing):
         """
         self._executor.session.check_open("statistics")
         statistics = Statistics(self._dispatcher, stuck_after, lookback, share)
-        self._statistics.add(statistics)
+        self._mirrors.add(statistics)
         return statistics
+
+    def failures(self, rooms: Callable[[], Iterable[int]]) -> Failures:
+        """Follow what becomes Failed of the rooms that ``rooms`` returns: those held, and those being opened."""
+        self._executor.session.check_open("failures")
+        self._mirrors.add(failures := Failures(self._dispatcher, rooms))
+        return failures
 
     def wait(self, room: int, *statuses: KVPoll | int, timeout: float | None = None) -> KVPoll:
         """Wait until a room is at one of ``statuses`` (Success and Failed, if there are none) or further on.
@@ -239,12 +245,8 @@ class StatusStore(StoreBase, Table, Listing):
     def close(self) -> None:
         """Close the store and all that it has given; after from_url, also what that opened. May be repeated."""
         self._executor.session.closed = True
-        for lease in list(self._leases):
-            lease.close()
-        for mirror in list(self._mirrors):
-            mirror.close()
-        for statistics in list(self._statistics):
-            statistics.close()
+        for each in [*self._leases, *self._mirrors]:
+            each.close()
         self._waits.close()
         self._transport.close()
 

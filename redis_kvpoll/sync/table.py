@@ -14,6 +14,7 @@ from redis_kvpoll.model import Consensus, Entry, KVPoll, Update
 from redis_kvpoll.protocol import room_commands
 from redis_kvpoll.protocol.room_commands import DEFAULT_ABORT_REASON
 from redis_kvpoll.protocol.script_call import Command
+from redis_kvpoll.sync.single_calls import SingleCalls
 
 T = TypeVar("T")
 V = TypeVar("V")
@@ -23,6 +24,8 @@ D = TypeVar("D")
 class Table(ABC):
     """The operations on rooms. A store runs their commands."""
 
+    _single: SingleCalls
+
     # Writing
 
     def update_status(self, room: int, status: KVPoll | int) -> Update:
@@ -30,7 +33,7 @@ class Table(ABC):
 
         It is sent again when a reply is lost. The second execution is a late message, and reports UNCHANGED.
         """
-        return self._run(room_commands.update_status(room, status))
+        return self._single.update_status(room, status)
 
     def update_many(self, statuses: Mapping[int, KVPoll | int]) -> dict[int, Update]:
         """Merge many statuses, in one round trip per shard and 1,000 rooms. Atomic for each room, not as a whole."""
@@ -90,7 +93,7 @@ class Table(ABC):
         Raises:
             RoomNotFoundError: the room is absent (a KeyError, as SGLang's dict would raise).
         """
-        return self._run(room_commands.check_status(room))
+        return self._single.check_status(room)
 
     @overload
     def get(self, room: int) -> KVPoll | None: ...
@@ -98,7 +101,7 @@ class Table(ABC):
     def get(self, room: int, default: D) -> KVPoll | D: ...
     def get(self, room: int, default: object = None) -> object:
         """The status of a room, or ``default`` when it is absent."""
-        return self._run(room_commands.get(room, default))
+        return self._single.get(room, default)
 
     def poll(self, rooms: Iterable[int]) -> list[KVPoll | None]:
         """The status of each room in the given order, in one round trip per shard and 1,000 rooms."""

@@ -16,6 +16,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from redis_kvpoll.engine.classify import NotSent
 from redis_kvpoll.engine.effects import Effect, FollowRedirect, Send, Sleep
+from redis_kvpoll.engine.ready_calls import NOT_SENT
 from redis_kvpoll.sync.connections import NodePool, readable
 from redis_kvpoll.transport.connection_options import time_limit
 from redis_kvpoll.transport.nodes import ClusterNodes, OneNode
@@ -55,6 +56,10 @@ class Transport(ABC):
     @abstractmethod
     def limit(self) -> float:
         """Seconds for a call that has no timeout of its own."""
+
+    def call_packed(self, packed: bytes, server: bytes | None) -> Any:
+        """As ``NodePool.call_packed``, if there is only one server, else NOT_SENT."""
+        return NOT_SENT
 
     @abstractmethod
     def clone(self) -> Transport:
@@ -121,6 +126,7 @@ class NodeTransport(Transport):
         super().__init__(OneNode(pool), shown, on_close)
         self._node_pool = pool
         self.can_block = pool.can_block
+        self.call_packed = pool.call_packed  # type: ignore[method-assign] # one frame less in the hot call
 
     @property
     def limit(self) -> float:

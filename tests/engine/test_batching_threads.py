@@ -47,7 +47,7 @@ def store(proxy):
     """A store behind the proxy, which has agreed on its settings."""
     with StatusStore.from_url(proxy.url, deadline=60.0) as store:
         store.update_many(dict.fromkeys(range(5), BOOT))
-        store.get(9), store.clear(9), store.entry(9)  # the server knows the scripts
+        store.poll([9]), store.clear(9), store.entry(9)  # the server knows the scripts
         proxy.commands.clear()
         yield store
         proxy.release()

@@ -59,7 +59,7 @@ class TestRegularCuts:
 def test_calls_after_one_cut_succeed(side, proxy):
     """A single thread calls a single shard; the deadline has time for five round trips."""
     second = pace.seconds(1)
-    store = side.open(proxy.url, deadline=2 * second)
+    store = side.open(f"{proxy.url}?socket_timeout={2 * second}", deadline=2 * second)
     handle = store.open(1)
     proxy.delay = 0.2 * second
     handle.status()

@@ -152,7 +152,7 @@ class TestOutOfTime:
         call = store.get if script == "poll" else store.clear
         store.open(9).status()
         store.update_many({1: MOVE, 2: MOVE, 3: MOVE})
-        store.clear(9), store.get(9)
+        store.clear(9), store.poll([9])
         proxy.commands.clear()
         proxy.hold(script)
         in_flight = threads.submit(call, 1)

@@ -74,6 +74,18 @@ class TestGaps:
         current(following_mirror, store)
         assert sorted(changes) == [(1, DONE), (2, None)]
 
+    def test_hole_before_newer_entry_causes_resync(self, following_mirror, store, client):
+        """The position is in the feed as ever once the newer entry was read: only an older one tells."""
+        with client.pipeline(transaction=True) as step:
+            self.change(step, 1, DONE)
+            step.delete("kvpoll:{default}:room:2")
+            step.xtrim(FEED, maxlen=0, approximate=False)
+            self.change(step, 3, BOOT)
+            step.execute()
+        real.until(lambda: following_mirror.get(3) is BOOT, "read")
+        real.until(lambda: following_mirror.poll([1, 2, 3]) == [DONE, None, BOOT], "resynced")
+        current(following_mirror, store)
+
     def test_lower_feed_ids_cause_resync(self, following_mirror, store, client, peer):
         with client.pipeline(transaction=True) as step:
             step.delete(FEED)

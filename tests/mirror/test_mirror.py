@@ -48,6 +48,17 @@ class TestReading:
             assert type(get.__self__) is dict  # and so no code of ours runs
             assert get(ROOM) is DONE
 
+    def test_paced_mirror_shows_changes_and_blocks_nobody(self, store, peer, client):
+        """Its reads wait for nothing on the server, so that they cost what their number costs."""
+        with store.mirror(period=0.02) as mirror:
+            for status in (BOOT, MOVE, DONE):
+                peer.update_status(ROOM, status)
+                real.until(lambda status=status: mirror.get(ROOM) is status, "shown")
+            assert mirror.synced
+            assert not [found for found in client.client_list() if "b" in found["flags"]]
+        with pytest.raises(InvalidInputError, match=r"^mirror: period must be from 0.001"):
+            store.mirror(period=0)
+
     def test_changes_by_others_arrive(self, store, peer):
         with store.mirror() as mirror:
             peer.update_status(ROOM, BOOT)

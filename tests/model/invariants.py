@@ -56,7 +56,13 @@ def said(
     """The ranks that have reported Success in the room's generation, after a call."""
     was = View(before.state)
     ranks = set(before.said) if was.room and after.room and was.generation == after.generation else set()
-    if operation.says(process) == "Success" and isinstance(value, Update) and value.changed:
+    if operation.saying is not None:
+        ranks.update(
+            rank
+            for rank, answer in zip(operation.all_ranks, value, strict=False)
+            if rank in operation.saying and isinstance(answer, Update) and answer.changed
+        )
+    elif operation.says(process) == "Success" and isinstance(value, Update) and value.changed:
         ranks.add(setting.kinds[process.kind].rank)
     return tuple(sorted(ranks)) if after.room else ()
 
@@ -74,6 +80,7 @@ def wrong(step: Effect) -> Iterator[str]:
         _outcome,
         _end,
         _feed,
+        _failures,
         _observe_replay,
     ):
         yield from check(step)
@@ -157,6 +164,10 @@ def _expected(step: Effect) -> Iterator[str]:
         yield f"{twice} has cleared, and is there again"
     everybody = len(ranks) == int(room["world_size"])
     due = "Failed" if "Failed" in ranks else min(ranks, key=RANK.__getitem__) if everybody else "Bootstrapping"
+    live = [text for name, text in room.items() if name.startswith("status:")]
+    counts = [ranks.count(name) for name in (*sorted(RANK, key=RANK.__getitem__)[1:], "Failed")]
+    if room["counts"] != " ".join(map(str, [*counts, len(ranks) - len(live)])):
+        yield f"the counts are {room['counts']}, of {ranks}"
     if room["status"] != due:
         yield f"the consensus is {room['status']}, and of {ranks} it should be {due}"
 
@@ -218,7 +229,7 @@ def _end(step: Effect) -> Iterator[str]:
     if step.before.room and not step.after.room and not step.operation.clears:
         yield f"{step.operation.name} removed the room"
     others = [name for name in step.before.room if name.startswith("status:") and name != f"status:{step.rank}"]
-    if step.rank and others and not step.after.room:
+    if step.rank and others and not step.after.room and step.operation.saying is None:
         yield f"the room went with the clear of one rank, and {others} had not cleared"
     if step.operation.clears and step.before.room and not step.after.room and PREFIX_KEY in step.after.kept:
         yield "the prefix length outlived its room's clear"
@@ -228,8 +239,26 @@ def _feed(step: Effect) -> Iterator[str]:
     """The feed has every change of a status, in the same step, and nothing else but touches."""
     now = step.after.status or "absent"
     news = step.after.entries[len(step.before.entries) :]
-    told = {entry[at + 1] for entry in news for at in range(0, len(entry), 2) if entry[at] == str(ROOM)}
+    words = [entry[at + 1] for entry in news for at in range(0, len(entry), 2) if entry[at] == str(ROOM)]
+    # One who speaks for all ranks may say several things, one after the other.
+    told = set(words if step.operation.saying is None else words[-1:])
     if now != (step.before.status or "absent") and now not in told:
         yield f"the room became {now}, and the feed does not have it"
     if told - {now}:
         yield f"the feed says {told}, and the room is {now}"
+
+
+def _failures(step: Effect) -> Iterator[str]:
+    """The stream of failures has what becomes Failed, and its first reason, with the generation; and nothing else."""
+    before, after = step.before, step.after
+    was_failed = before.status == "Failed" and step.is_same_generation
+    has_first_reason = "reason" in after.room and "reason" not in before.room
+    due = after.status == "Failed" and (not was_failed or has_first_reason)
+    told = after.failures
+    if due != bool(told):
+        yield f"the room was {before.status} and is {after.status}, and the stream of failures says {told}"
+    for is_last_id, words in told:
+        if not is_last_id:
+            yield "a failure is told with an id that the feed does not end with"
+        if words.get(str(ROOM)) != after.generation or words.get("reason", "") != after.room.get("reason", ""):
+            yield f"the stream of failures says {words} of generation {after.generation}"

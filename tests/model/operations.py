@@ -53,6 +53,9 @@ class Operation:
     """Whether it may create a room with any status."""
     clears: bool = False
     reads: bool = False
+    saying: tuple[str, ...] | None = None
+    """The ranks that report Success, if the process speaks for all ranks."""
+    all_ranks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,7 @@ class Servers:
         script = call.spec.script
         source, (good, bad) = script.source, self.mutated.get(script.name, ("", ""))
         assert good in source, "the script has changed: update the mutation"
-        keys_ = [key.encode() for key in (*call.first_keys, *call.keys)]
+        keys_ = [key.encode() for key in call.all_keys]
         argv = [word.encode() for word in (*call.once, *call.items)]
         return self._runner.run(source.replace(good, bad) if good else source, keys_, argv)
 

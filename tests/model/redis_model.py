@@ -218,15 +218,16 @@ class RedisModel:
             if rest[1] != b"~":  # by ~ a server drops whole nodes of a hundred entries, and so long no test is
                 raise NotImplementedError("the model's XADD knows MAXLEN ~ alone")
             rest = rest[3:]
-        if rest[0] != b"*":
-            raise NotImplementedError("the model's XADD makes the id itself")
         if len(rest) < 3 or len(rest) % 2 == 0:
             raise ResponseError("wrong number of arguments for 'xadd' command")
         there = self._read(key, "stream")
         if not make and key not in self._values:
             return None
         now, last = (self.now_us // 1000, 0), next(reversed(there), (0, 0))
-        entry_id = now if now > last else (last[0], last[1] + 1)
+        if rest[0] == b"*":
+            entry_id = now if now > last else (last[0], last[1] + 1)
+        elif (entry_id := _entry_id(rest[0])) <= last:
+            raise ResponseError("The ID specified in XADD is equal or smaller than the target stream top item")
         self._write(key, "stream")[entry_id] = tuple(rest[1:])
         return b"%d-%d" % entry_id
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tests.model import handles
+from tests.model.groups import GROUPS
 from tests.model.operations import UNFENCED, Kind, Setting, context
 
 UPDATES, ABORT, CLEAR = UNFENCED[:5], UNFENCED[5], UNFENCED[6]
@@ -39,6 +40,12 @@ def ranked(policy: str, each: int, third: int = 0, lost: int = 0) -> Setting:
     """Two ranks; the third process has rank 0 too, or (2) is an operator without a rank."""
     alphabet = (*_FEW, UPDATES[0], UPDATES[4], ABORT)
     return Setting(policy, _kinds(policy), (0, 1, third), each, alphabet, lost=lost)
+
+
+def grouped(policy: str, each: int) -> Setting:
+    """Two ranks, beside a process that speaks for both."""
+    alphabet = (*handles.OPENINGS, *GROUPS, *handles.FENCED[1:4], UPDATES[0], UPDATES[4], ABORT, CLEAR)
+    return Setting(policy, _kinds(policy), (0, 1, 2), each, alphabet, lost=0)
 
 
 def ranked_lossy(policy: str, each: int) -> Setting:

@@ -157,8 +157,8 @@ class Steps:
         self.calls += 1
         script = call.spec.script
         source = self.setting.broken.get(script.name, str)(script.source)
-        keys = [key.encode() for key in (*call.first_keys, *call.keys)]
-        reply = self._runner.run(source, keys, [word.encode() for word in (*call.once, *call.items)])
+        keys = [key.encode() for key in call.all_keys]
+        reply = self._runner.run(source, keys, [word.encode() for word in call.words()[3 + len(keys) :]])
         return reply[call.spec.feed + call.spec.epoch + 3 * call.spec.tail :]
 
     def arrival(self, server: int, message: Message, is_behind: bool) -> tuple[int, str]:

@@ -12,6 +12,7 @@ from tests.model.redis_model import EMPTY, Kept, State
 NAMESPACE = "m"
 ROOM = 2**53 + 1  # no double holds it
 FEED = keys.feed(NAMESPACE).encode()
+FAILED = keys.failed(NAMESPACE).encode()
 ROOM_KEY = keys.rooms(NAMESPACE, [ROOM])[0].encode()
 PREFIX_KEY = keys.prefixes(NAMESPACE, [ROOM])[0].encode()
 CLEARED_KEY = keys.cleared(NAMESPACE).encode()
@@ -31,8 +32,8 @@ NOTHING = Server(EMPTY, ())
 
 
 def normal(state: State, now_us: int) -> State:
-    """The state without what only grows: times, versions, and feed entries."""
-    return tuple(_normal(kept, NOW_MS - now_us // 1000) for kept in state)
+    """The state without what only grows: times, versions, feed entries, and failures."""
+    return tuple(_normal(kept, NOW_MS - now_us // 1000) for kept in state if kept.key != FAILED)
 
 
 def _normal(kept: Kept, late_ms: int) -> Kept:
@@ -88,6 +89,14 @@ class View:
         kept = self.kept.get(FEED)
         return [[word.decode() for word in words] for _, words in kept.value] if kept else []
 
+    @property
+    def failures(self) -> list[tuple[bool, dict[str, str]]]:
+        """What the last step has told of failures: whether with the id of the feed's last entry, and the words."""
+        there = self.kept[FAILED].value if FAILED in self.kept else ()
+        ids = [entry_id for entry_id, _ in self.kept[FEED].value] if FEED in self.kept else []
+        words = [(entry_id, [word.decode() for word in words]) for entry_id, words in there]
+        return [(entry_id == ids[-1], dict(zip(found[::2], found[1::2], strict=True))) for entry_id, found in words]
+
     def without(self, *names: bytes) -> State:
         return tuple(kept for kept in self.state if kept.key not in names)
 
@@ -99,7 +108,7 @@ class View:
         others = [
             f"{kept.key.decode().rpartition(':')[2] if kept.key != PREFIX_KEY else 'prefix'} {_text(kept)}"
             for kept in self.state
-            if kept.key not in (ROOM_KEY, FEED)
+            if kept.key not in (ROOM_KEY, FEED, FAILED)
         ]
         return short("; ".join([f"room: {text}", *others]))
 

@@ -24,6 +24,7 @@ SETTINGS = {
     "2 ranks": settings.ranked,
     "2 ranks, operator": lambda policy, each: settings.ranked(policy, each, third=2),
     "2 ranks, loss": settings.ranked_lossy,
+    "2 ranks, one for both": settings.grouped,
 }
 if LONG:
     # States grow by ten with each process that may send again, in any order, what it had no reply to: 3 x 2 is
@@ -76,6 +77,8 @@ MUTATIONS = [
         "outcome = 5 redis.call('HSET', room, 'reason', 'x')\n",
         "abort created",
     ),
+    ("plain", "compat", "abort", "and failures[changes[i]]", "and false", "the stream of failures says"),
+    ("2 ranks", "compat", "write", "and (is_first or previous ~= 'Failed')", "", "the stream of failures says"),
     ("plain", "compat", "abort", "= room, status, ARGV[2]", "= room, 'Success', ARGV[2]", "the feed does not have it"),
     (
         "plain",
@@ -117,7 +120,7 @@ MUTATIONS = [
         "clear",
         "counts[5] = counts[5] + 1\n  return",
         "counts[4], counts[5] = 0, counts[5] + 1\n  return",
-        "the consensus is",
+        "the counts are",
     ),
     (
         "2 ranks",
@@ -128,6 +131,22 @@ MUTATIONS = [
         "went with the clear of one rank",
     ),
     ("2 ranks", "strict", "abort", "name, 'Failed', 'Failed'", "'reason', 'x', 'x'", ""),
+    (
+        "2 ranks, one for both",
+        "strict",
+        "write_ranks",
+        "if own then counts[from] = counts[from] - 1 end",
+        "",
+        "the counts are",
+    ),
+    (
+        "2 ranks, one for both",
+        "strict",
+        "write_ranks",
+        "(generation == found[3] or (generation == '' and not is_clear))",
+        "true",
+        "is stale and changed",
+    ),
     ("2 ranks", "compat", "write", "if fields[cleared_field] then", "if false then", "has cleared, and is there again"),
 ]
 

@@ -41,6 +41,20 @@ IN_LUA = [
         "table/test_regressions.py::TestLateAfterClear::test_late_failed_does_not_recreate_room[sync-fakeredis-compat]",
     ),
     (
+        "one room's update takes what hands have written for a status",
+        "update_one.lua",
+        "return is_known and current",
+        "return current",
+        "protocol/test_update_one.py::test_every_case_equals_update[fakeredis-usual-compat]",
+    ),
+    (
+        "one room's update takes the feed's time, whatever it is",
+        "update_one.lua",
+        "string.find(id, '-', 14, true) ~= 14 or now_ms >= '9'",
+        "false",
+        "protocol/test_update_one.py::test_times_after_an_entry_by_hand_are_the_clocks[fakeredis]",
+    ),
+    (
         "a batch is applied in reverse order",
         "update.lua",
         "for i = 1, count do",
@@ -116,6 +130,20 @@ IN_LUA = [
         "is_usual = lease and string.find(lease, ARGV[9] .. ' ', 1, true) == 1 and",
         "is_usual = lease and",
         "protocol/test_fast_path.py::test_fast_path_and_the_rest_agree[fakeredis-another lease-both]",
+    ),
+    (
+        "one who speaks for all ranks writes under a lost lease",
+        "write_ranks.lua",
+        "if owner ~= '' and incarnations[owner] ~= incarnation then return false end",
+        "",
+        "table/test_rank_groups.py::test_group_names_each_refusal[fakeredis]",
+    ),
+    (
+        "the feed names one of several ranks",
+        "write_ranks.lua",
+        "'rank:' .. table.concat(words, ',', 1, changed), common",
+        "'rank:' .. words[1], common",
+        "table/test_rank_groups.py::test_mirror_follows_all_ranks_of_a_group[fakeredis]",
     ),
     (
         "an abort of large rooms does not stop",
@@ -263,5 +291,26 @@ IN_LUA = [
         "if #one ~= #other then return #one > #other end",
         "",
         "protocol/test_junk_in_keys.py::TestLengths::test_replay_of_lower_generation_is_stale[fakeredis]",
+    ),
+    (
+        "a failure is told with an id of its own",
+        "update.lua",
+        "ARGV[1], reply[1], unpack(entry)",
+        "ARGV[1], '*', unpack(entry)",
+        "protocol/test_failure_stream.py::TestIds::test_ids_are_those_of_the_feed[sync-fakeredis]",
+    ),
+    (
+        "a room that another rank fails again is told again",
+        "write.lua",
+        "status == 'Failed' and (is_first or previous ~= 'Failed')",
+        "status == 'Failed'",
+        "protocol/test_failure_stream.py::TestAppended::test_room_fails_once_and_gets_one_reason[sync-fakeredis]",
+    ),
+    (
+        "a stream of failures that takes no entry stays as it is",
+        "abort.lua",
+        "redis.call('DEL', KEYS[#KEYS])",
+        "",
+        "protocol/test_failure_stream.py::TestIds::test_stream_without_room_is_begun_anew[sync-fakeredis-wrong type]",
     ),
 ]

@@ -196,4 +196,11 @@ IN_THE_PLUGIN = [
         "original(sender, manager, *others, **kwargs)",
         "plugin/test_claims.py::TestSecondSender::test_its_constructor_touches_no_room[False]",
     ),
+    (
+        "a failure of a former generation fails the room's next life",
+        "integrations.sglang.publisher:OutboxPublisher.life_of",
+        "handle is not None and handle.generation == generation",
+        "True",
+        "plugin/test_worker.py::TestOneLife::test_failure_of_former_generation_fails_nothing[prefill]",
+    ),
 ]

@@ -7,6 +7,7 @@ import redis
 import redis.asyncio
 
 from redis_kvpoll import (
+    AsyncFailures,
     AsyncLease,
     AsyncMirror,
     AsyncRoom,
@@ -16,6 +17,7 @@ from redis_kvpoll import (
     Consensus,
     CorruptEntryError,
     Entry,
+    Failures,
     FeedGap,
     FeedOffError,
     InvalidInputError,
@@ -31,6 +33,7 @@ from redis_kvpoll import (
     Owner,
     Room,
     RoomBusyError,
+    RoomFailure,
     RoomNotFoundError,
     RoomRow,
     Settings,
@@ -251,6 +254,7 @@ async def awaited(store: AsyncStatusStore) -> None:
 def mirrors(store: StatusStore, other: AsyncStatusStore) -> None:
     assert_type(store.mirror(), Mirror)
     assert_type(store.mirror(rooms=lambda room: room > 7), Mirror)
+    assert_type(store.mirror(period=0.5), Mirror)
     assert_type(store.wait(1, KVPoll.Success, 0, timeout=3), KVPoll)
     with store.mirror() as mirror:
         assert_type(mirror.get(1), KVPoll | None)
@@ -264,6 +268,23 @@ def mirrors(store: StatusStore, other: AsyncStatusStore) -> None:
         assert_type(mirror.lag, float)
         mirror.on_change(lambda room, status: None)()
     assert_type(other.mirror(), AsyncMirror)
+
+
+def failures(store: StatusStore, other: AsyncStatusStore) -> None:
+    assert_type(store.failures(lambda: [1, 2]), Failures)
+    with store.failures(rooms=set) as failures:
+        assert_type(failures.get(1), RoomFailure | None)
+        assert_type(failures.synced, bool)
+        assert_type(failures.lag, float)
+        failures.on_failure(lambda failure: failure.reason)()
+        failures.close()
+    assert_type(other.failures(list), AsyncFailures)
+
+
+async def awaited_failures(store: AsyncStatusStore) -> None:
+    async with store.failures(list) as failures:
+        assert_type(failures.get(1), RoomFailure | None)
+        await failures.aclose()
 
 
 async def awaited_mirrors(store: AsyncStatusStore) -> None:

@@ -26,10 +26,21 @@ WITHOUT_IO = ("engine", "replica")
 """They may import the errors of redis-py and TLS, the clock and os, but no client."""
 PLUGIN_SHELLS = tuple(
     f"{ROOT}.integrations.sglang.{name}"
-    for name in ("worker", "publisher", "lease", "peer_failures", "background", "metrics", "install", "plugin")
+    for name in (
+        "worker",
+        "publisher",
+        "lease",
+        "own_failures",
+        "peer_failures",
+        "background",
+        "metrics",
+        "install",
+        "plugin",
+    )
 )
 """The modules of the plugin that do I/O. Its ``__init__`` may import these."""
 THREADED = {
+    "changes": {"threading"},
     "registry": {"threading", "time"},
     "scope": {"threading"},
     "hooks": {"threading"},

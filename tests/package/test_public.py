@@ -11,11 +11,13 @@ import pytest
 
 import redis_kvpoll
 from redis_kvpoll import (
+    AsyncFailures,
     AsyncLease,
     AsyncMirror,
     AsyncRoom,
     AsyncStatistics,
     AsyncStatusStore,
+    Failures,
     Lease,
     Mirror,
     Room,
@@ -26,10 +28,16 @@ from redis_kvpoll import (
 
 PACKAGE = Path(redis_kvpoll.__file__).parent
 
-TWINS = ((StatusStore, AsyncStatusStore), (Room, AsyncRoom), (Lease, AsyncLease), (Mirror, AsyncMirror))
-TWINS += ((Statistics, AsyncStatistics),)
+TWINS = (
+    (StatusStore, AsyncStatusStore),
+    (Room, AsyncRoom),
+    (Lease, AsyncLease),
+    (Mirror, AsyncMirror),
+    (Failures, AsyncFailures),
+    (Statistics, AsyncStatistics),
+)
 OTHER_NAMES = {"close": "aclose", "__enter__": "__aenter__", "__exit__": "__aexit__"}
-AT_ONCE = ("__init__", "from_url", "rooms", "rows", "tail", "mirror", "statistics", "lease", "after_fork")
+AT_ONCE = ("__init__", "from_url", "rooms", "rows", "tail", "mirror", "failures", "statistics", "lease", "after_fork")
 AT_ONCE += ("snapshot", "seconds")
 """Methods that make no call, or return an asynchronous iterator or context manager."""
 
@@ -94,6 +102,7 @@ def signature(method):
         .replace("aio.", "sync.")
         .replace("AsyncMirror", "Mirror")
         .replace("AsyncStatistics", "Statistics")
+        .replace("AsyncFailures", "Failures")
         .replace("AsyncLease", "Lease")
         .replace("AsyncRoom", "Room")
         .replace("AsyncDispatcher", "Dispatcher")

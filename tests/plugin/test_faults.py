@@ -10,7 +10,7 @@ import pytest
 
 from redis_kvpoll import KVPoll
 from redis_kvpoll.aio.lease import AsyncLease
-from redis_kvpoll.integrations.sglang import outbox, worker
+from redis_kvpoll.integrations.sglang import outbox, own_failures, worker
 from tests.support import pace, real
 from tests.support.standin import OWNER, joined, manager, serve, table
 
@@ -87,9 +87,8 @@ def test_room_of_lost_lease_with_pending_change_fails(server, monkeypatch):
     may_notice, leases, real_is_lost = [], [], worker.ReplaceableLease.is_lost.fget
     is_lost = property(lambda it: leases.append(it) or bool(may_notice and real_is_lost(it)))
     monkeypatch.setattr(worker.ReplaceableLease, "is_lost", is_lost)
-    monkeypatch.setattr(
-        worker.TableWorker, "_on_own_change", lambda *_: None
-    )  # the push comes later than the end of the lease
+    # The failure is told later than the end of the lease.
+    monkeypatch.setattr(own_failures.OwnFailures, "on_failure", lambda *_: None)
     monkeypatch.setenv("KVPOLL_LEASE", "1")
     sglang = manager()
     with joined(sglang), table(server) as thief:

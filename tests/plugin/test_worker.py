@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import re
 import threading
 from pathlib import Path
 
 import pytest
+import redis
 from click.testing import CliRunner
 
 from redis_kvpoll import AsyncStatusStore, KVPoll, StatusStore
@@ -240,6 +242,44 @@ class TestOneLife:
             for sglang in (prefill, decode):
                 real.until(lambda sglang=sglang: sglang.request_status[ROOM] == FAIL, "the failure arrives")
                 assert sglang.failure_records[ROOM] == "wrong model"
+
+    @pytest.mark.parametrize("role", ["prefill", "decode"])
+    def test_failure_of_former_generation_fails_nothing(self, table, url, role):
+        """Abort, clear, opened again, and only then is the entry read: of the own table, and of the other role's."""
+        prefill, decode = manager(), manager("decode")
+        with joined(prefill, decode), redis.Redis.from_url(url) as client:
+            prefill.request_status[ROOM] = decode.request_status[ROOM] = BOOT
+            learn_servers(decode, ROOM, prefill)
+            until_entry_is(table, ROOM, status=KVPoll.Bootstrapping)
+            late = ["origin", "operator", "reason", "late"]
+            client.execute_command("XADD", f"kvpoll:{{t-{role}}}:failed", "*", ROOM, 1_600_000_000_000_000, *late)
+            client.execute_command("XADD", f"kvpoll:{{t-{role}}}:failed", "*", ROOM + 1, 1, *late)
+            client.pexpire(f"kvpoll:{{t-{role}}}:failed", 60_000)
+            # What is told later is read later.
+            prefill.request_status[ROOM + 2] = decode.request_status[ROOM + 2] = BOOT
+            learn_servers(decode, ROOM + 2, prefill)
+            until_entry_is(table, ROOM + 2, status=KVPoll.Bootstrapping)
+            table.abort(ROOM + 2, "wrong model")
+            for sglang in (prefill, decode):
+                real.until(lambda sglang=sglang: sglang.request_status[ROOM + 2] == FAIL, "the failure arrives")
+                assert sglang.request_status[ROOM] == BOOT
+
+    def test_process_reads_failures_alone(self, table, url, real_servers):
+        """Neither the feed of its role nor the other's, and no room at its start."""
+        with StatusStore.from_url(url, namespace="t-prefill", policy="strict") as early:
+            early.update_many(dict.fromkeys(range(100), 1))
+        with real_servers.get("valkey").client(decode_responses=True) as client, client.monitor() as monitor:
+            with joined(manager(), manager("decode")):
+                for number in range(20):
+                    table.update_status(number, 3)
+                table.abort(19)
+                real.until(lambda: client.xlen("kvpoll:{t-prefill}:failed") > 1, "it is told")
+            client.echo("the end")
+            commands = (said["command"] for said in monitor.listen())
+            said = list(itertools.takewhile(lambda command: command != "ECHO the end", commands))
+        reads = {word for command in said if command.startswith("XREAD") for word in command.split() if ":f" in word}
+        assert reads == {"kvpoll:{t-prefill}:failed", "kvpoll:{t-decode}:failed"}
+        assert not [command for command in said if command.startswith("SCAN")]
 
     def test_abort_after_decode_success_changes_nothing(self, table):
         prefill, decode = manager(), manager("decode")

@@ -71,6 +71,7 @@ ROOM_FIELDS += [
     "by:1",
 ]
 SHARED = {"feed": keys.feed, "epoch": keys.epoch, "leases": keys.leases, "owned": keys.owned, "cleared": keys.cleared}
+SHARED |= {"failed": keys.failed}
 LONG = {f"9 x {count}": b"9" * count for count in (16, 17, 30, 400, 5000)}
 """By name, since hypothesis prints what it chooses from."""
 SHARED_FIELDS = [("epoch", "epoch"), ("epoch", "generation"), ("leases", "prefill-0"), ("cleared", str(A))]

@@ -13,18 +13,19 @@ import pytest
 from redis_kvpoll.model import Outcome, Refusal
 from redis_kvpoll.protocol import fenced_commands, keys, lease_commands, room_commands, script_specs, scripts
 from redis_kvpoll.protocol import settings as settings_module
+from redis_kvpoll.protocol.packed import UPDATE_ONE
 from redis_kvpoll.protocol.script_call import ScriptSpec
 from redis_kvpoll.protocol.script_specs import SPECS
 from redis_kvpoll.protocol.settings import ExpectedSettings
-from tests.support.calls_of_scripts import ACTORS, OPERATIONS, A, B, named, table
-from tests.support.heads import INCLUDES, LABELS, MAY_LACK, NAMES, codes, head, listed, text_of, words
+from tests.support.calls_of_scripts import ACTORS, OPERATIONS, A, B, named, send, table, take_lease
+from tests.support.heads import INCLUDES, LABELS, MAY_LACK, NAMES, codes, head, last_keys, listed, text_of, words
 
-FIRST_KEYS = {"feed": keys.feed, "epoch": keys.epoch, "leases": keys.leases, "owned": keys.owned}
-FIRST_KEYS |= {"cleared": keys.cleared, "due": keys.due, "refused": keys.refused}
+SHARD_KEYS = {"feed": keys.feed, "epoch": keys.epoch, "leases": keys.leases, "owned": keys.owned}
+SHARD_KEYS |= {"cleared": keys.cleared, "due": keys.due, "failed": keys.failed, "refused": keys.refused}
 AFTER = ("refused", "feed")
 """The includes that go after their script."""
-OTHERS = (settings_module.SETTINGS, lease_commands.LEASE, lease_commands.RENEW)  # not about rooms
-MAX_LINES = 64
+OTHERS = (settings_module.SETTINGS, lease_commands.LEASE, lease_commands.RENEW, UPDATE_ONE)  # with replies of their own
+MAX_LINES = 80
 ENUM = {code.value: code.name for code in (*Outcome, *Refusal)}
 
 
@@ -94,9 +95,9 @@ class TestHeads:
             if getattr(value, "__module__", "") == module.__name__ and not name.startswith("_")
         } - {"room_list", "status_filter", "D"}  # argument checks that a store and a mirror call, too
         tried = {command.operation for some in OPERATIONS.values() for command in some}
-        # Scripts without a public method: the snapshots of a mirror and of statistics, the replay of lost rooms, the
-        # failing of a lost owner's rooms, and the writes of one who speaks for many ranks.
-        assert tried - functions == {"snapshot", "statistics", "replay", "reap", "write_ranks"}
+        # Scripts without a public method: the reads of followers, the replay of lost rooms, the failing of a lost
+        # owner's rooms, and the writes of one who speaks for many ranks.
+        assert tried - functions == {"snapshot", "statistics", "failures", "replay", "reap", "write_ranks"}
         assert functions <= tried
 
     @pytest.mark.parametrize("spec", SPECS, ids=named(SPECS))
@@ -104,6 +105,7 @@ class TestHeads:
         labelled = head(spec.script.name)[1]
         names = [*spec.keys, *(["prefix in mode prefill"] if spec.prefix_in_prefill else [])]
         assert words(labelled["KEYS"]) == (list(spec.first), names)
+        assert last_keys(spec.script.name) == (list(spec.last), spec.last_for)
         assert words(labelled["ARGV"]) == (list(spec.once), list(spec.item))
         told = ["feed_id"] * spec.feed + ["epoch"] * spec.epoch
         assert words(labelled["REPLY"]) == (told, list(spec.reply))
@@ -121,6 +123,12 @@ class TestHeads:
         keys_said, once_said = (re.search(rf"{label} begin with ([^.]*)\.", prose)[1] for label in ("KEYS", "ARGV"))
         first, once = keys_said.split(", "), once_said.split(", ")
         assert ("caller" in used) == (list(spec.first[: len(first)]) == first) == (list(spec.once[: len(once)]) == once)
+
+    def test_update_one_head_matches_spec(self):
+        labelled = head("update_one")[1]
+        assert words(labelled["KEYS"]) == (list(UPDATE_ONE.first), list(UPDATE_ONE.keys))
+        assert words(labelled["ARGV"]) == (list(UPDATE_ONE.once), list(UPDATE_ONE.item))
+        assert words(labelled["REPLY"]) == ([], list(UPDATE_ONE.reply))
 
     def test_settings_head_matches_call(self):
         labelled = head("settings")[1]
@@ -151,8 +159,12 @@ class TestCalls:
             first_keys, each_key = words(labelled["KEYS"])
             each_key = [key for key in each_key if mode == "prefill" or not key.endswith(" in mode prefill")]
             once, item = words(labelled["ARGV"])
-            assert call.first_keys == [FIRST_KEYS[word]("ns") for word in first_keys]
+            assert call.first_keys == [SHARD_KEYS[word]("ns") for word in first_keys]
             by_kind = {"room": keys.rooms, "prefix": keys.prefixes}
+            last, status = last_keys(call.spec.script.name)
+            items = [word for item in command.items for word in ([item] if isinstance(item, str) else item)]
+            is_needed = not status or status in items
+            assert call.last_keys == [SHARD_KEYS[word]("ns") for word in last if is_needed]
             assert call.keys == [by_kind[key.split()[0]]("ns", [room])[0] for room in command.rooms for key in each_key]
             assert call.once == [getattr(context, word) for word in once]
             width, given = len(item), len(command.spec.item)
@@ -204,6 +216,29 @@ class TestCalls:
         assert both.words() == twice.calls(table(mode="prefill"))[0].words()
         assert not one.can_merge_with(room_commands.clear(A).calls(table(mode="prefill"))[0])
         assert not one.can_merge_with(room_commands.abort(A, "why").calls(table(feed_length="0"))[0])
+
+    @pytest.mark.parametrize("mode", ["none", "prefill"])
+    @pytest.mark.parametrize("actor", ACTORS)
+    @pytest.mark.parametrize("server", ["fakeredis"], indirect=True)
+    @pytest.mark.parametrize("statuses", [(0,), (2,), (0, 2), (2, 0), (0, 0), (2, 2)])
+    def test_failures_are_declared_with_the_calls_that_fail(self, client, actor, mode, statuses):
+        """Also in combined calls: the scripts tell by the number of keys how many each room has."""
+        context, rooms = table(actor, mode=mode), range(len(statuses))
+        calls = [room_commands.update_status(room, status).calls(context)[0] for room, status in enumerate(statuses)]
+        call = calls[0].merged_with(calls[1:])
+        assert call.last_keys == ([keys.failed("ns")] if 0 in statuses else [])
+        take_lease(client, context)
+        for room in rooms:
+            send(client, room_commands.update_status(room, 1), context)
+            send(client, room_commands.set_decode_prefix_len(room, 7), context)
+        client.eval(call.spec.script.source, *call.words()[2:])
+        status = "status:0" if context.rank else "status"
+        found = [client.hget(key, status) for key in keys.rooms("ns", [*rooms, 99])[:-1]]
+        assert found == ["WaitingForInput" if status else "Failed" for status in statuses]
+        length = "length:0" if context.rank else "length"
+        is_dropped = [not client.hexists(key, length) for key in keys.prefixes("ns", [*rooms])]
+        assert is_dropped == [mode == "prefill" and not status for status in statuses]
+        assert client.xlen(keys.failed("ns")) == (0 in statuses)
 
     def test_repeatable_and_other_calls_are_not_combined(self):
         """They share a script, and what is sent again when its reply was lost must be all of one kind."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 
 import pytest
 
@@ -12,7 +13,7 @@ from redis_kvpoll.replica.replica import Replica
 from tests.support.contexts import context
 from tests.support.internals import follow_feed, read_once
 
-CONTEXT = context()
+CONTEXT = context(feed_length="100000")
 
 
 class Host:
@@ -31,6 +32,23 @@ class Host:
         return False
 
 
+FEED = b"kvpoll:{ns}:feed"
+
+
+def entry(number):
+    return b"%d-0" % number, [b"ttl_ms", b"300000", b"1", b"Transferring"]
+
+
+def nothing_new(read):
+    """The reply to a read; a look with it finds its entry."""
+    return reply_to(read, [])
+
+
+def reply_to(read, entries, is_anchor_there=True):
+    reply = [[FEED, entries]] if entries else None
+    return [reply, [[b"5-0", []]] if is_anchor_there else []] if read.then else reply
+
+
 @pytest.fixture
 def now(monkeypatch):
     """The follower's clock; a list, so that it can be set."""
@@ -39,13 +57,17 @@ def now(monkeypatch):
     return now
 
 
-@pytest.fixture
-def replica():
-    replica = Replica(CONTEXT, contextlib.nullcontext(), lambda room: True)
+def synced_replica(context):
+    replica = Replica(context, contextlib.nullcontext(), lambda room: True)
     replica.start_resync("ns", b"5-0", 1000.0)
     replica.read("ns", [], True, 1000.0)
     replica.mark_synced("ns", 0)
     return replica
+
+
+@pytest.fixture
+def replica():
+    return synced_replica(CONTEXT)
 
 
 @pytest.fixture
@@ -77,5 +99,116 @@ def test_ignored_snapshot_does_not_stop_feed_reading(follower, replica, now):
             continue
         assert isinstance(effect, Send)
         commands.append(effect.words[0])
-        effect = following.send([None, [b"9-0"]] if effect.words[0] == "XREAD" else [b"3-0", None, -2])
+        effect = following.send(nothing_new(effect) if effect.words[0] == "XREAD" else [b"3-0", None, -2])
     assert commands[:4] == ["XREAD", "EVALSHA"] * 2
+
+
+class TestLooks:
+    """Whether an entry was missed is asked once per heartbeat, not with each read."""
+
+    def follow(self, follower, now, reads, seconds, is_anchor_there=lambda look: True):
+        """Read so many entries, one with each read, within so many seconds; the reads that were sent."""
+        following, sent = follow_feed(follower), []
+        effect = next(following)
+        while len(sent) < reads:
+            if isinstance(effect, Sleep):
+                effect = following.send(None)
+                continue
+            sent.append(effect)
+            now[0] += seconds / reads
+            effect = following.send(reply_to(effect, [entry(5 + len(sent))], is_anchor_there(effect)))
+        return sent
+
+    def test_busy_feed_costs_four_looks_a_second(self, follower, now):
+        sent = self.follow(follower, now, reads=400, seconds=4.0)
+        assert sum(len(read.then) for read in sent) in range(14, 18)
+        assert not {words[0] for read in sent for words in read.then} - {"XRANGE"}
+
+    def test_idle_feed_costs_a_look_with_each_heartbeat(self, follower, now):
+        following = follow_feed(follower)
+        effect = next(following)
+        for _ in range(12):
+            assert [words[0] for words in effect.then] == ["XRANGE"]
+            now[0] += 0.25
+            effect = following.send(nothing_new(effect))
+
+    def test_look_asks_for_end_of_last_proof(self, follower, now):
+        """Not for the last entry read: after a hole, that one is there."""
+        sent = self.follow(follower, now, reads=400, seconds=4.0)
+        looks = [(number, read.then[0]) for number, read in enumerate(sent) if read.then]
+        assert len(looks) > 10
+        for (before, _), (_, words) in itertools.pairwise(looks):
+            assert words == ["XRANGE", FEED.decode(), f"{6 + before}-0", f"{6 + before}-0"]
+
+    def test_hole_is_found_by_next_look(self, follower, replica, now):
+        """The feed was trimmed behind the position; what came later was read as ever."""
+        with pytest.raises(Exception, match="no longer reaches back"):
+            self.follow(follower, now, reads=400, seconds=4.0, is_anchor_there=lambda look: now[0] < 1002)
+        assert now[0] < 1002.5
+        assert replica.is_synced(1002.0)
+
+    def test_reads_without_look_do_not_keep_copy_synced(self, follower, replica, now):
+        """What a hole hides is no older than the last look."""
+        following = follow_feed(follower)
+        effect = following.send(nothing_new(next(following)))
+        proved_at = now[0]
+        for number in range(6, 20):
+            now[0] += 0.01
+            effect = following.send(reply_to(effect, [entry(number)])) if isinstance(effect, Send) else next(following)
+        assert replica.lag(now[0]) == pytest.approx(now[0] - proved_at)
+        assert replica.is_synced(proved_at + 0.99)
+        assert not replica.is_synced(proved_at + 1.01)
+
+    def test_short_feed_is_looked_at_with_each_read(self, now):
+        """Else the trimming that it needs would remove what a look asks for."""
+        replica = synced_replica(context(feed_length="1000"))
+        sent = self.follow(Follower(replica, ["ns"], Host(), False, 5.0, True), now, reads=100, seconds=1.0)
+        assert all(read.then for read in sent)
+
+    def test_fast_feed_is_looked_at_before_half_of_it(self, now):
+        replica = synced_replica(context(feed_length="10000"))
+        sent = self.follow(Follower(replica, ["ns"], Host(), False, 5.0, True), now, reads=20_000, seconds=1.0)
+        looks = [number for number, read in enumerate(sent) if read.then]
+        assert max(later - earlier for earlier, later in itertools.pairwise(looks)) <= 5000
+
+
+class TestPeriod:
+    """A follower for those who only watch: what it costs depends on time alone."""
+
+    @pytest.fixture
+    def paced(self, now):
+        replica = Replica(context(feed_length="100000"), contextlib.nullcontext(), lambda room: True, period=2.0)
+        replica.start_resync("ns", b"5-0", 1000.0)
+        replica.read("ns", [], True, 1000.0)
+        replica.mark_synced("ns", 0)
+        return Follower(replica, ["ns"], Host(), False, 5.0, True, period=2.0), replica
+
+    def test_reads_come_once_per_period(self, paced, now):
+        follower, replica = paced
+        following, reads = follow_feed(follower), []
+        effect = next(following)
+        while now[0] < 1004.9:
+            if isinstance(effect, Sleep):
+                assert effect.seconds <= 0.25, "it can be stopped"
+                now[0] += effect.seconds
+                effect = following.send(None)
+            else:
+                reads.append(now[0])
+                assert "BLOCK" not in effect.words
+                effect = following.send(reply_to(effect, [entry(5 + len(reads))]))
+            assert replica.is_synced(now[0])
+        assert reads == pytest.approx([1000, 1002, 1004], abs=0.01)
+
+    def test_full_page_is_followed_by_the_next_at_once(self, paced, now):
+        follower, _ = paced
+        following = follow_feed(follower)
+        effect = following.send(reply_to(next(following), [entry(number) for number in range(6, 1006)]))
+        while isinstance(effect, Sleep):
+            assert effect.seconds < 0.01
+            effect = following.send(None)
+        assert effect.words[0] == "XREAD"
+
+    def test_copy_is_stale_a_second_after_its_period(self, paced, now):
+        _, replica = paced
+        assert replica.is_synced(1002.9)
+        assert not replica.is_synced(1003.1)

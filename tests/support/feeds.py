@@ -11,10 +11,10 @@ from tests.support.internals import executor_of, run
 _READ = "return redis.call('XRANGE', KEYS[1], ARGV[1], '+')"
 
 
-def entries(client, tag="default", after=None):
-    """[(id, [name, value, ...])] of a feed, as bytes."""
+def entries(client, tag="default", after=None, key=None):
+    """[(id, [name, value, ...])] of a feed, or of another stream, as bytes."""
     start = "-" if after is None else f"({_text(after)}"
-    reply = client.eval(_READ, 1, keys.feed(tag), start)
+    reply = client.eval(_READ, 1, key or keys.feed(tag), start)
     return [(_bytes(entry_id), [*map(_bytes, fields)]) for entry_id, fields in reply]
 
 

@@ -42,9 +42,15 @@ def words(text):
     """(once, each): the words before ``each:`` and those after."""
     if text == "nothing":
         return [], []
-    once, _, each = text.partition("each:")
+    once, _, each = text.partition("; last:")[0].partition("each:")
     split = [[word.strip() for word in part.strip(" ;").split(",") if word.strip()] for part in (once, each)]
     return split[0], split[1]
+
+
+def last_keys(name):
+    """(the keys of a script that follow those of the rooms, the status for which they do)"""
+    said, _, status = head(name)[1]["KEYS"].partition("; last:")[2].partition(" if a status is ")
+    return words(said)[0], status
 
 
 def listed(name, label):

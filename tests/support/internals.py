@@ -187,13 +187,25 @@ def follower_threads_of(mirror: Any) -> list[Any]:
 
 
 def read_once(follower: Any) -> Any:
-    """The effects of one blocking read of the feed."""
+    """The effects of one blocking read of the feed, by a follower whose replica is synced."""
+    follower._continuity.start(follower._positions())
     return follower._read(block=True)
 
 
 def follow_feed(follower: Any) -> Any:
-    """The effects of following the feed."""
-    return follower._follow_feed()
+    """The effects of following the feed, by a follower whose replica is synced."""
+    follower._continuity.start(follower._positions())
+    follower._follows = True
+    return follower._follow()
+
+
+def failures_session(follower: Any) -> Any:
+    """The effects of a session of a follower of failures, after its settings were checked."""
+    follower._mark_unsynced()
+    follower._follows = False
+    yield from follower._catch_up()
+    follower._follows = True
+    yield from follower._follow()
 
 
 # Of the replica of a shard

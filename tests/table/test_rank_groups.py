@@ -6,14 +6,16 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from redis_kvpoll import KVPoll
+from redis_kvpoll import KVPoll, LeaseLostError, Outcome, StatusStore, Update, WorldSizeMismatchError
 from redis_kvpoll.protocol import fenced_commands, keys, room_commands
 from redis_kvpoll.protocol.feed import parse_entry
 from redis_kvpoll.protocol.rank_commands import RankChange, RankIdentity, write_ranks
+from tests.support import real
 from tests.support.calls_of_scripts import GENERATION, replay, send
 from tests.support.contexts import context
 from tests.support.feeds import entries
 from tests.support.fuzzing import examples
+from tests.support.internals import executor_of, run
 
 BOOT, INPUT, MOVE, DONE, FAIL = (KVPoll(number) for number in (1, 2, 3, 4, 0))
 A, B = 2**53 + 1, 2**64 - 1
@@ -177,3 +179,50 @@ def test_group_and_single_calls_agree(make_table, policy, mode, batches, damage)
         for key in client.keys("*"):
             client.pexpire(key, 60_000)
     assert found[1] == found[0]
+
+
+def test_mirror_follows_all_ranks_of_a_group(server):
+    """One entry of the feed names them all."""
+    with StatusStore(server.store_client(), rank=2, world_size=WORLD_SIZE) as store, store.mirror() as mirror:
+        generation = store.open(A, request="rid").generation
+        real.until(lambda: mirror.synced, "synced")
+        for status in (BOOT, INPUT):
+            run(store, executor_of(store).run(write_ranks(everybody(generation, status)), []))
+            real.until(lambda now=status: mirror.collect(A) == dict.fromkeys(range(WORLD_SIZE), now), "seen")
+        found = run(store, executor_of(store).run(write_ranks(everybody(generation, None)), []))
+        assert [(update.outcome, update.status) for update in found] == [(Outcome.CLEARED, INPUT)] * WORLD_SIZE
+        real.until(lambda: mirror.get(A) is None, "gone")
+        assert len(list(store.history(A))) == 2 + 2 * WORLD_SIZE - 1
+
+
+def everybody(generation, status):
+    ranks = [RankIdentity(rank, WORLD_SIZE) for rank in range(WORLD_SIZE)]
+    return [RankChange(A, rank, generation, status, clears=status is None) for rank in ranks]
+
+
+def test_group_names_each_refusal(server):
+    """A rank of a lost lease, one of another number of ranks, and one whose generation is over."""
+    with StatusStore(server.store_client(), rank=0, world_size=WORLD_SIZE) as store:
+        generation = store.open(A, request="rid").generation
+        lost, other = RankIdentity(1, WORLD_SIZE, "prefill-1", "17"), RankIdentity(1, 2)
+        changes = [
+            RankChange(A, RankIdentity(0, WORLD_SIZE), generation, BOOT),
+            RankChange(A, lost, generation, BOOT),
+            RankChange(A, other, generation, BOOT),
+            RankChange(A, RankIdentity(2, WORLD_SIZE), generation - 1, BOOT),
+        ]
+        found = run(store, executor_of(store).run(write_ranks(changes), []))
+        assert [type(one) for one in found] == [Update, LeaseLostError, WorldSizeMismatchError, Update]
+        assert [found[0].outcome, found[3].outcome] == [Outcome.UNCHANGED, Outcome.STALE]
+        assert store.collect(A) == {0: BOOT}
+
+
+def test_groups_of_many_rooms_are_bounded(server):
+    """A call stops after 500 ranks, and the rest is sent."""
+    ranks = [RankIdentity(rank, 64) for rank in range(64)]
+    with StatusStore(server.store_client(), rank=0, world_size=64) as store:
+        rooms = {room: store.open(room, request="rid").generation for room in range(20)}
+        changes = [RankChange(room, rank, rooms[room], BOOT) for room in rooms for rank in ranks]
+        found = run(store, executor_of(store).run(write_ranks(changes), []))
+        assert [update.outcome for update in found] == [Outcome.UNCHANGED, *[Outcome.CREATED] * 63] * 20
+        assert [len(store.collect(room)) for room in rooms] == [64] * 20

@@ -9,6 +9,7 @@ from collections.abc import Callable, MutableMapping
 from typing import Any, Protocol
 
 from redis_kvpoll.integrations.sglang.merge import FAILED
+from redis_kvpoll.model import KVPoll
 
 MISSING: Any = object()
 """The default of an argument that was not given."""
@@ -83,6 +84,9 @@ class StatusMap(RegistryMap):
         return status
 
 
+_AS_INT: dict[int | None, int | None] = {None: None, **{status: int(status) for status in KVPoll}}
+
+
 class ConsensusMap(StatusMap):
     """Replaces ``PPConsensusStore``, for pipeline parallelism: ``collect`` works on every rank.
 
@@ -122,11 +126,11 @@ class ConsensusMap(StatusMap):
     def collect(self, room: int) -> list[int | None]:
         """Return the status of each stage, in order; None where it has none."""
         if self._rank == self._peers[0]:
-            found = self._sglangs.collect(room)
-        else:
-            theirs = self._statuses_of(room)
-            found = [dict.get(self, room) if peer == self._rank else theirs.get(peer) for peer in self._peers]
-        return [None if status is None else int(status) for status in found]
+            return [None if status is None else int(status) for status in self._sglangs.collect(room)]
+        found = {**self._statuses_of(room), self._rank: dict.get(self, room)}
+        return list(
+            map(_AS_INT.__getitem__, map(found.get, self._peers))
+        )  # a scheduler collects all rooms in each round
 
     def store(self, room: int, status: int) -> None:
         self._sglangs[room] = int(status)

@@ -16,7 +16,7 @@ from redis_kvpoll.errors import KVPollError
 from redis_kvpoll.integrations.sglang.merge import FAILED, SUCCESS
 from redis_kvpoll.integrations.sglang.peers import Address, concerns, without_address
 from redis_kvpoll.integrations.sglang.registry import RoomRegistry
-from redis_kvpoll.model import KVPoll, Owner
+from redis_kvpoll.model import KVPoll, Owner, RoomFailure
 
 OWNERS_SECONDS = 1.0
 """How long a list of owners is used: many rooms of an instance fail at once."""
@@ -49,19 +49,17 @@ class PeerFailures:
         self._registry = registry
         self._peers_of = peers_of
         self._fail = fail
-        self._waiting: dict[int, int] = {}
-        """By room: the life for which its failure may count."""
+        self._waiting: dict[int, tuple[int, int]] = {}
+        """By room: the life for which its failure may count, and the generation that failed."""
         self._checks: set[asyncio.Task[None]] = set()
         self._owners: tuple[float, list[Owner]] = (float("-inf"), [])
 
-    def on_change(self, room: int, status: KVPoll | None) -> None:
-        """Take note of a change in the other role's table."""
-        number = self._registry.current_life(room)
-        if status is KVPoll.Failed and number is not None:
-            self._waiting[room] = number
-            self.check(room)
-        else:
-            self._waiting.pop(room, None)
+    def on_failure(self, failure: RoomFailure) -> None:
+        """Take note of a failure in the other role's table."""
+        number = self._registry.current_life(failure.room)
+        if number is not None:
+            self._waiting[failure.room] = number, failure.generation
+            self.check(failure.room)
 
     def check_all(self) -> None:
         """Check all failures that wait, because more may be known now."""
@@ -70,7 +68,7 @@ class PeerFailures:
 
     def check(self, room: int) -> None:
         """Decide on a room's failure, if one waits and it is known who serves the room."""
-        number = self._waiting.get(room)
+        number, generation = self._waiting.get(room, (None, 0))
         if number is None:
             return
         is_open = self._registry.current_life(room) == number
@@ -78,18 +76,18 @@ class PeerFailures:
             del self._waiting[room]
         elif peers := self._peers_of(room):
             del self._waiting[room]
-            check = asyncio.create_task(self._decide(room, number, peers))
+            check = asyncio.create_task(self._decide(room, number, generation, peers))
             self._checks.add(check)
             check.add_done_callback(self._checks.discard)
 
-    async def _decide(self, room: int, number: int, peers: Collection[Address]) -> None:
+    async def _decide(self, room: int, number: int, generation: int, peers: Collection[Address]) -> None:
         try:
             entry = await self._store.entry(room)
-            if entry is None or entry.status is not KVPoll.Failed:
-                return
+            if entry is None or entry.status is not KVPoll.Failed or (entry.generation or 0) != generation:
+                return  # it was cleared; what is there since has a failure of its own, or none
             is_mine = concerns(entry, peers, ()) or concerns(entry, peers, await self._known_owners())
         except KVPollError:
-            self._waiting.setdefault(room, number)  # for check_all
+            self._waiting.setdefault(room, (number, generation))  # for check_all
             return
         if is_mine:
             reason = for_people(entry.reason or f"failed on the {self._role} side")

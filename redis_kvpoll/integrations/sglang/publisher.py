@@ -76,6 +76,11 @@ class OutboxPublisher:
         number, _ = self._handles.get(room, (None, None))
         return number if number is not None and number == self._registry.current_life(room) else None
 
+    def life_of(self, room: int, generation: int) -> int | None:
+        """Return the number of a room's current life if the table has it with this generation, else None."""
+        _, handle = self._handles.get(room, (None, None))
+        return self.published_life(room) if handle is not None and handle.generation == generation else None
+
     def publish(self, rooms: list[int]) -> None:
         """Publish what these rooms have in the outbox; while the server is unreachable it stays there."""
         if self.is_online.is_set():

@@ -12,19 +12,20 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import AsyncExitStack
 from typing import Any
 
+from redis_kvpoll.aio.failures import AsyncFailures
 from redis_kvpoll.aio.mirror import AsyncMirror
 from redis_kvpoll.aio.store import AsyncStatusStore
 from redis_kvpoll.errors import KVPollError, StoreClosedError
 from redis_kvpoll.integrations.sglang.compat import ProcessIdentity
 from redis_kvpoll.integrations.sglang.lease import SHUTDOWN_SECONDS, ReplaceableLease, reap
-from redis_kvpoll.integrations.sglang.merge import FAILED
 from redis_kvpoll.integrations.sglang.metrics import LinkMetrics
-from redis_kvpoll.integrations.sglang.peer_failures import PeerFailures, for_people
+from redis_kvpoll.integrations.sglang.own_failures import OwnFailures
+from redis_kvpoll.integrations.sglang.peer_failures import PeerFailures
 from redis_kvpoll.integrations.sglang.peers import Address, servers_of
 from redis_kvpoll.integrations.sglang.publisher import OutboxPublisher
 from redis_kvpoll.integrations.sglang.registry import RoomRegistry
@@ -36,7 +37,7 @@ COALESCE_SECONDS = 0.004
 MONITOR_SECONDS = 0.25
 """Pause between checks whether the server is reachable."""
 OUTAGE_SECONDS = 1.0
-"""The mirrors must be out of sync for this long before Redis counts as unreachable, and not just as slow."""
+"""The followers must be out of sync for this long before Redis counts as unreachable, and not just as slow."""
 REASON_WAIT_SECONDS = 0.25
 """The longest that SGLang's thread waits for another rank's reason, at the end of a request that failed without one
 here. Such a reason arrives within milliseconds, or there is none."""
@@ -73,11 +74,11 @@ class TableWorker:
         self._closing = asyncio.Event()
         self._joined: Future[None] = Future()
         self._mirror: AsyncMirror | None = None
+        """Of a pipeline."""
         self._peer_failures: PeerFailures | None = None
         self._servers: dict[int, tuple[int, frozenset[Address]]] = {}
         """By room of decode's: its life, and the processes of prefill that serve it."""
         self._servers_lock = threading.RLock()
-        self._failing: set[asyncio.Task[None]] = set()
         self._ended_orphans = 0
         self._thread = threading.Thread(target=self._run, name=f"kvpoll-{identity.name}", daemon=True)
 
@@ -108,9 +109,8 @@ class TableWorker:
 
     def statuses_of(self, room: int) -> dict[int, KVPoll]:
         """Return the table's statuses of a room by rank, from the local copy; empty until it knows the current life."""
-        if self._publisher.published_life(room) is None:
+        if self._mirror is None or self._publisher.published_life(room) is None:
             return {}
-        assert self._mirror is not None  # noqa: S101 - it has joined
         try:
             return self._mirror.collect(room)
         except StoreClosedError:  # it was closed just now
@@ -194,18 +194,26 @@ class TableWorker:
         store = AsyncStatusStore.from_url(settings.url, **settings.options(identity.role), **identity.rank_options)
         await stack.enter_async_context(store)
         lease = await stack.enter_async_context(ReplaceableLease(store, identity.owner, settings.lease))
-        self._mirror = await stack.enter_async_context(store.mirror(rooms=self.registry.is_relevant))
-        self._publisher = OutboxPublisher(store, self.registry, identity, lambda room: self._on_opened(store, room))
-        self._mirror.on_change(lambda room, status: self._on_own_change(store, room, status))
-        mirrors, tasks = [self._mirror], [self._publish_changes(), self._replace_lost_lease(lease)]
+        own_failures = store.failures(self._held_rooms)
+        self._publisher = OutboxPublisher(
+            store, self.registry, identity, lambda room: own.on_failure(own_failures.get(room))
+        )
+        own = OwnFailures(store, self.registry, self._publisher.life_of, self._fail_own)
+        own_failures.on_failure(own.on_failure)
+        followers: list[AsyncFailures | AsyncMirror] = [await stack.enter_async_context(own_failures)]
+        if len(identity.stages) > 1:  # a pipeline, whose stages collect each other's statuses
+            self._mirror = await stack.enter_async_context(store.mirror(rooms=self.registry.is_relevant))
+            followers.append(self._mirror)
         role = "prefill" if identity.role == "decode" else "decode"
         peers = AsyncStatusStore.from_url(settings.url, **settings.options(role))
         await stack.enter_async_context(peers)
-        mirrors.append(await stack.enter_async_context(peers.mirror(rooms=self.registry.is_relevant)))
         self._peer_failures = PeerFailures(peers, role, self.registry, self._peers_of, self._fail_for_peers)
-        mirrors[1].on_change(self._peer_failures.on_change)
+        of_peers = peers.failures(self._held_rooms)
+        of_peers.on_failure(self._peer_failures.on_failure)
+        followers.append(await stack.enter_async_context(of_peers))
+        tasks = [self._publish_changes(), self._replace_lost_lease(lease)]
         tasks.append(reap(peers, settings.lease / 10))
-        return [*tasks, self._monitor(mirrors, lease)]
+        return [*tasks, self._monitor(followers, lease)]
 
     async def _publish_changes(self) -> None:
         while True:
@@ -226,13 +234,13 @@ class TableWorker:
                     self._publisher.resume()
                     logger.warning(LEASE_LOST, self.identity.name, lease.ttl)
 
-    async def _monitor(self, mirrors: list[AsyncMirror], lease: ReplaceableLease) -> None:
+    async def _monitor(self, followers: Sequence[AsyncFailures | AsyncMirror], lease: ReplaceableLease) -> None:
         """Log the beginning and the end of an outage once each, resume publishing after it, and update the metrics."""
         down_since: float | None = None
         is_logged = False
         owner = self.identity.name
         while True:
-            is_up, now = all(mirror.synced for mirror in mirrors), time.monotonic()
+            is_up, now = all(follower.synced for follower in followers), time.monotonic()
             has_peers = is_up and self.identity.world_size > 1
             self.registry.reason_wait_seconds = REASON_WAIT_SECONDS if has_peers else 0.0
             if is_up and not lease.is_lost:
@@ -256,32 +264,14 @@ class TableWorker:
 
     # Other processes' changes
 
-    def _on_opened(self, store: AsyncStatusStore, room: int) -> None:
-        """Check a life that was just opened in the table: its room may have failed there already."""
-        if self._mirror is not None:
-            self._on_own_change(store, room, self._mirror.get(room))
+    def _held_rooms(self) -> list[int]:
+        return list(self.registry.statuses)  # takes no lock
 
-    def _on_own_change(self, store: AsyncStatusStore, room: int, status: KVPoll | None) -> None:
-        """Follow a failure in this role's table: by another rank, by an operator, or because this process was lost."""
-        if status is KVPoll.Failed and dict.get(self.registry.statuses, room) not in (None, FAILED):
-            self._start_failing(store, room, self._publisher.published_life(room))
-
-    def _start_failing(self, store: AsyncStatusStore, room: int, number: int | None) -> None:
-        if number is not None:
-            task = asyncio.create_task(self._fail(store, room, number))
-            self._failing.add(task)
-            task.add_done_callback(self._failing.discard)
-
-    async def _fail(self, store: AsyncStatusStore, room: int, number: int) -> None:
-        """Fail a life for the table's reason."""
-        entry = None
-        with contextlib.suppress(KVPollError):
-            entry = await store.entry(room)
-        life = room, number, for_people((entry.reason if entry else None) or "")
-        if self.end_by_hand is not None and entry is not None and entry.failed_by is None:
-            self.end_by_hand(*life)
+    def _fail_own(self, room: int, number: int, reason: str, by_hand: bool) -> None:
+        if by_hand and self.end_by_hand is not None:
+            self.end_by_hand(room, number, reason)
         else:
-            self.fail(*life, False)
+            self.fail(room, number, reason, False)
 
     def _fail_for_peers(self, room: int, number: int, reason: str) -> None:
         self.fail(room, number, reason, True)

@@ -1,0 +1,152 @@
+"""The calls on one room that are made most, sent as bytes that are ready; see ``engine/ready_calls``.
+
+Invariant: a call that was sent ends here, unless its script left it to the full path. So does one that was cancelled:
+its turn ends with its reply.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+from redis.exceptions import NoScriptError, RedisError, ResponseError
+
+from redis_kvpoll.aio.callers import AsyncShardQueue
+from redis_kvpoll.aio.dispatcher import AsyncDispatcher
+from redis_kvpoll.engine.classify import NotSent
+from redis_kvpoll.engine.effects import PendingCall, Send
+from redis_kvpoll.engine.ready_calls import NOT_SENT
+from redis_kvpoll.errors import RoomNotFoundError
+from redis_kvpoll.model import KVPoll, Update
+from redis_kvpoll.protocol import fenced_commands, replies, room_commands
+from redis_kvpoll.protocol.script_call import Command
+
+D = TypeVar("D")
+
+
+class AsyncSingleCalls:
+    """The calls of one asyncio store."""
+
+    def __init__(self, dispatcher: AsyncDispatcher) -> None:
+        self._dispatcher = dispatcher
+        self._ready = dispatcher.ready
+
+    def update_status(self, room: int, status: KVPoll | int) -> Awaitable[Update]:
+        # Without a coroutine of its own for a call that joins a batch.
+        queue = _free_queue(self._dispatcher)
+        if queue is not None and (packed := self._ready.update(room, status)) is not None:
+            return self._send_update(queue, packed, room, status)
+        return self._dispatcher.execute(room_commands.update_status(room, status))
+
+    async def get(self, room: int, default: D) -> KVPoll | D:
+        status = await self._read(room_commands.get, room, default)
+        if status is NOT_SENT:
+            return await self._dispatcher.execute(room_commands.get(room, default))
+        return default if status is None else status
+
+    async def check_status(self, room: int) -> KVPoll:
+        status: KVPoll | None = await self._read(room_commands.check_status, room)
+        if status is NOT_SENT:
+            return await self._dispatcher.execute(room_commands.check_status(room))
+        if status is None:
+            raise RoomNotFoundError(room)
+        return status
+
+    async def _read(self, build: Callable[..., Command[Any, Any]], *args: Any) -> Any:
+        """Return the status of a room, None if it is absent, or NOT_SENT. ``build(*args)`` is the full command."""
+        if (packed := self._ready.get(args[0])) is None or (queue := _free_queue(self._dispatcher)) is None:
+            return NOT_SENT
+        dispatcher, sent_at = self._dispatcher, time.monotonic()
+        try:
+            name = await _send(dispatcher, queue, packed, lambda _: None)
+        except ResponseError:
+            dispatcher.end_turn(queue)
+            return NOT_SENT  # a key of another type, or a command that is not permitted: the script tells it apart
+        except (NotSent, RedisError, OSError) as error:
+            return await self._repeat(queue, build(*args), sent_at, error)
+        dispatcher.end_turn(queue)
+        return replies.status(name, NOT_SENT)
+
+    async def _send_update(self, queue: AsyncShardQueue, packed: bytes, room: int, status: KVPoll | int) -> Update:
+        ready, dispatcher, sent_at, server = self._ready, self._dispatcher, time.monotonic(), self._ready.server
+
+        def complete(reply: bytes | None) -> None:  # of a call that was cancelled
+            if reply is not None and ready.updated(reply, status) is None:
+                ready.complete(room_commands.update_status(room, status), server, reply)
+
+        try:
+            try:
+                reply = await _send(dispatcher, queue, packed, complete)
+            except NoScriptError:
+                reply = await _send(dispatcher, queue, ready.update_with_source(room, status), complete)
+        except (NotSent, RedisError, OSError) as error:
+            updated: Update = await self._repeat(queue, room_commands.update_status(room, status), sent_at, error)
+            return updated
+        dispatcher.end_turn(queue)
+        if reply is None:
+            return await dispatcher.execute(room_commands.update_status(room, status))
+        if (update := ready.updated(reply, status)) is not None:
+            return update
+        command = room_commands.update_status(room, status)
+        return await dispatcher.run(ready.take_over(command, sent_at, server, reply, None))
+
+    async def _repeat(
+        self, queue: AsyncShardQueue, command: Command[Any, Any], sent_at: float, error: Exception
+    ) -> Any:
+        """Repeat a call that has failed as one of the full path."""
+        pending = PendingCall(self._ready.full_call(command), sent_at + self._dispatcher.executor.deadline, command)
+        return await self._dispatcher.repeat(queue, pending, error)
+
+
+async def update_handle(dispatcher: AsyncDispatcher, room: int, generation: int, status: KVPoll | int) -> Update:
+    """Merge a status into one generation of a room."""
+    found = dispatcher.ready.write(room, generation, status)
+    if found is None or (queue := _free_queue(dispatcher)) is None:
+        return await dispatcher.execute(fenced_commands.update(room, generation, status))
+    packed, call = found
+    executor, server, sent_at, error = dispatcher.executor, dispatcher.ready.server, time.monotonic(), None
+    epochs = executor.session.observer_epochs()
+
+    def complete(reply: list[Any]) -> list[Any] | None:
+        return executor.recovery.complete(call, server, epochs, reply)
+
+    own = None
+    try:
+        reply = await _send(dispatcher, queue, packed, complete)
+    except (NotSent, RedisError, OSError) as failure:
+        error = failure
+    else:
+        try:
+            own = complete(reply)
+        except BaseException:
+            dispatcher.end_turn(queue)
+            raise
+    command = fenced_commands.update(room, generation, status)
+    if own is None:
+        updated: Update = await dispatcher.repeat(queue, PendingCall(call, sent_at + executor.deadline, command), error)
+        return updated
+    dispatcher.end_turn(queue)
+    if (update := replies.update(own)) is not None:
+        return update
+    return command.finish(command.rooms, executor.decode(command, command.rooms, own))
+
+
+async def _send(
+    dispatcher: AsyncDispatcher, queue: AsyncShardQueue, packed: bytes, complete: Callable[[Any], object]
+) -> Any:
+    """Send a call that occupies its queue until the turn is ended. ``complete`` gets the reply if it is cancelled."""
+    queue.batch = packed
+    send = Send(dispatcher.ready.tag, (), server=dispatcher.ready.server, packed=packed)
+    try:
+        return await dispatcher.transport.perform(send)
+    except (NotSent, RedisError, OSError):
+        raise
+    except BaseException:
+        dispatcher.observe_rest(queue, send, complete)
+        raise
+
+
+def _free_queue(dispatcher: AsyncDispatcher) -> AsyncShardQueue | None:
+    """Return the queue of a call that can be sent at once."""
+    return None if dispatcher.transport.clustered else dispatcher.free_queue(dispatcher.ready.tag)

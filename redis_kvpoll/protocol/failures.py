@@ -1,0 +1,67 @@
+"""Failures, as the stream of failures and a room's fields tell them: the only module that knows the stream's names.
+
+A hand may have written anything there: what no script writes is skipped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from redis_kvpoll.model import RoomFailure
+from redis_kvpoll.protocol import keys
+from redis_kvpoll.protocol.feed import decode_reason
+from redis_kvpoll.validation import MAX_ROOM
+
+_NAMES = {b"request": "request", b"owner": "owner", b"by": "by", b"reason": "reason", b"origin": "origin"}
+
+
+def parse_entry(words: Sequence[bytes]) -> list[RoomFailure]:
+    """Return the failures of one entry, in its order."""
+    found: list[RoomFailure] = []
+    is_known = False
+    for name, value in zip(words[::2], words[1::2], strict=False):
+        if name.isdigit():
+            room, generation = _room(name), _generation(value)
+            is_known = room is not None and generation is not None
+            if room is not None and generation is not None:
+                found.append(RoomFailure(room, generation))
+        elif is_known and name in _NAMES and value:
+            fields: dict[str, Any] = {_NAMES[name]: decode_reason(value)}
+            found[-1] = found[-1]._replace(**fields)
+    return found
+
+
+def of_rooms(rooms: Sequence[int], reply: Sequence[Any]) -> list[RoomFailure]:
+    """Return the failures in a reply of lua/failures.lua, without its position. An absent room is none."""
+    found = []
+    for room, at in zip(rooms, range(0, len(reply), 6), strict=True):
+        status, generation, *words = reply[at : at + 6]
+        number = _generation(generation or b"")
+        if status == b"Failed" and number is not None:
+            found.append(RoomFailure(room, number, *map(decode_reason, (word or None for word in words))))
+    return found
+
+
+def of_opening(rooms: Sequence[int], reply: Sequence[Any]) -> list[RoomFailure]:
+    """Return the failures in a reply of lua/open.lua, without its feed id and epoch: rooms that were opened Failed."""
+    found = []
+    for room, at in zip(rooms, range(0, len(reply), 7), strict=True):
+        code, status, generation, _, owner, request, _ = reply[at : at + 7]
+        if code > 0 and status == b"Failed":
+            number = _generation(generation or b"") or 0
+            found.append(RoomFailure(room, number, decode_reason(request or None), decode_reason(owner or None)))
+    return found
+
+
+def _room(digits: bytes) -> int | None:
+    if len(digits) > keys.ROOM_DIGITS or (digits[:1] == b"0" and digits != b"0") or int(digits) > MAX_ROOM:
+        return None
+    return int(digits)
+
+
+def _generation(digits: bytes) -> int | None:
+    """Return a generation; 0 for a room without one."""
+    if not digits:
+        return 0
+    return int(digits) if digits.isdigit() and len(digits) <= 16 else None

@@ -1,0 +1,119 @@
+"""The calls on one room that are made most: packed in advance, but for the room and what depends on the status.
+
+The bytes are made from the words that the full path would send; only an update has a script of its own, for the usual
+case. To add one: make its words here, and give it a method in ``engine/ready_calls``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from redis_kvpoll.model import KVPoll, Outcome, Update
+from redis_kvpoll.protocol import keys
+from redis_kvpoll.protocol.script_call import Call, CallContext, ScriptSpec
+from redis_kvpoll.protocol.script_specs import WRITE
+from redis_kvpoll.protocol.scripts import load
+from redis_kvpoll.validation import MAX_ROOM
+
+UPDATE_ONE = ScriptSpec(
+    load("update_one"),
+    first=("feed", "epoch"),
+    once=("feed_length", "epoch_ttl_ms"),
+    item=("ttl_ms", "status"),
+    reply=("done",),
+)
+"""It replies otherwise than the scripts of ``script_specs``, so it is not one of them: see ``update_reply``."""
+
+_EARLY = (KVPoll.Bootstrapping, KVPoll.WaitingForInput, KVPoll.Transferring)
+_CREATED: dict[int, Update] = {s: Update(Outcome.CREATED, s) for s in KVPoll}
+_ADVANCED: dict[int, Update] = {s: Update(Outcome.ADVANCED, s) for s in KVPoll}
+_UNCHANGED = {s.name.encode(): Update(Outcome.UNCHANGED, s) for s in KVPoll}
+_PLUS, _NINE = b"+9"
+_NAMES: dict[int, str] = {s: s.name for s in KVPoll}
+_FIRST = range(1)
+_ENDS = {s: (s.name,) for s in KVPoll if s is not KVPoll.Failed}
+
+
+class PackedCommand:
+    """A command with the key of one room. ``words`` are those for room 0; ``ends`` its last words, by argument.
+
+    ``more`` words come behind them.
+    """
+
+    def __init__(self, words: Sequence[str], key: str, ends: Mapping[Any, Sequence[str]], more: int = 0) -> None:
+        at, count = words.index(key), len(words) + len(next(iter(ends.values()))) + more
+        start = key.removesuffix("0")
+        self._head = f"*{count}\r\n{_bulk(words[:at])}$"
+        self._start, self._length = f"\r\n{start}", len(start)
+        self._ends = {argument: f"\r\n{_bulk([*words[at + 1 :], *end])}" for argument, end in ends.items()}
+
+    def pack(self, room: Any, argument: KVPoll | int | None, more: str = "") -> bytes | None:
+        """Return the command for a room, with ``more`` packed words; None if an argument is not of the usual type, or
+        out of range."""
+        if room.__class__ is not int or argument.__class__ is bool or not 0 <= room <= MAX_ROOM:
+            return None
+        if (end := self._ends.get(argument)) is None:
+            return None
+        number = str(room)
+        return f"{self._head}{self._length + len(number)}{self._start}{number}{end}{more}".encode()
+
+
+def update(context: CallContext, has_source: bool = False) -> PackedCommand:
+    """The call that merges a status other than Failed; with the script's source, for a server that lacks it."""
+    call = UPDATE_ONE.call(context, context.namespace, [0], [], range(1))
+    words = call.words()
+    if has_source:
+        words[:2] = ["EVAL", UPDATE_ONE.script.source]
+    ends = {status: (context.ttl_ms, status.name) for status in _EARLY}
+    ends[KVPoll.Success] = (context.terminal_ttl_ms, KVPoll.Success.name)
+    return PackedCommand(words, call.keys[0], ends)
+
+
+def get(context: CallContext) -> PackedCommand:
+    """The command that reads a status. It is what poll.lua does."""
+    (key,) = keys.rooms(context.namespace, [0])
+    return PackedCommand(["HGET", key], key, {None: ["status"]})
+
+
+class PackedWrite:
+    """Fenced updates: the call that merges a status into one generation of a room, by write.lua.
+
+    Not those to Failed, which need one key more.
+    """
+
+    def __init__(self, context: CallContext) -> None:
+        self._call = WRITE.call(context, context.namespace, [0], [], range(1))
+        self._key = self._call.keys[0].removesuffix("0")
+        self._packed = PackedCommand(self._call.words(), self._call.keys[0], _ENDS, more=2)
+
+    def pack(self, room: int, generation: int, status: KVPoll | int) -> tuple[bytes, Call] | None:
+        """Return the bytes and the call; None as ``PackedCommand.pack``."""
+        number = str(generation)
+        packed = self._packed.pack(room, status, f"${len(number)}\r\n{number}\r\n$0\r\n\r\n")
+        if packed is None:
+            return None
+        spec, tag, first_keys, once, *_ = self._call
+        items = [_NAMES[status], number, ""]
+        return packed, Call(spec, tag, first_keys, once, [room], [f"{self._key}{room}"], items, _FIRST)
+
+
+def updated(reply: bytes | None, status: KVPoll | int) -> Update | None:
+    """Return the result in a reply of update_one.lua; None if update.lua has to do it."""
+    if reply is None:
+        return None
+    if reply[0] > _NINE:
+        return _UNCHANGED.get(reply)
+    return (_CREATED if reply[0] == _PLUS else _ADVANCED)[status]
+
+
+def update_reply(reply: bytes, status: str) -> list[Any]:
+    """Return the reply of update_one.lua as update.lua would have given it."""
+    if reply[0] > _NINE:
+        return [None, Outcome.UNCHANGED.value, reply]
+    outcome = Outcome.CREATED if reply[0] == _PLUS else Outcome.ADVANCED
+    return [reply.removeprefix(b"+"), outcome.value, status.encode()]
+
+
+def _bulk(words: Sequence[str]) -> str:
+    return "".join([f"${len(word.encode())}\r\n{word}\r\n" for word in words])

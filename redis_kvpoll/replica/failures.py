@@ -1,0 +1,192 @@
+"""The follower of failures: what becomes Failed of the rooms that a process holds, without the rest of the table.
+
+A session reads on where the last one ended, if that entry is still there with the same words: then the server has all
+that was read, and what follows is new. Else it starts afresh: it notes where the stream of failures ends, then reads
+the rooms that the process holds, and no others. A room that is absent there is unknown, never failed.
+
+An entry is about one generation. A caller that holds another generation of the room ignores it: the room may have been
+aborted, cleared and opened again before the entry was read.
+
+Invariant: while the log is synced, every failure of a held room was delivered that happened since the room was held and
+before the last proof (see continuity.py), or the room was read since.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from redis.exceptions import ResponseError
+
+from redis_kvpoll.engine.effects import Send, Sleep
+from redis_kvpoll.model import RoomFailure
+from redis_kvpoll.protocol import failures, keys
+from redis_kvpoll.protocol.script_call import CallContext
+from redis_kvpoll.protocol.script_specs import FAILURES
+from redis_kvpoll.protocol.settings import RENEW_SECONDS
+from redis_kvpoll.replica.continuity import Continuity
+from redis_kvpoll.replica.feed_ids import number_of, text_of
+from redis_kvpoll.replica.follow import COALESCE_DELAY, POLL_INTERVAL
+from redis_kvpoll.replica.requests import FollowerFlow, Host
+from redis_kvpoll.replica.session import FollowerSession, MustResyncError
+
+ENTRIES = 1000
+"""Entries of each shard in one read."""
+ROOMS = 500
+"""Rooms in one read. It blocks the server for about 2 ms."""
+HEARTBEAT = 2.5
+"""Seconds between reads while nothing fails: two followers in each of 128 processes cost the server 1 % of its time. A
+failure is read at once."""
+STALE_AFTER = 6.0
+"""Seconds without a proof after which failures may be missing: two heartbeats, and one for a slow moment."""
+
+
+class FailureLog:
+    """The failures of the rooms that ``rooms`` returns, those that are being opened included.
+
+    ``latest`` is free to read. Only the followers change it, each its own shards, and the store's own opens.
+    """
+
+    def __init__(self, context: CallContext, rooms: Callable[[], Iterable[int]]) -> None:
+        self.context = context
+        self.latest: dict[int, RoomFailure] = {}
+        self.resyncs_wanted = 0
+        """Grows when the store has found another server: a follower's may be the former one."""
+        self.news: deque[RoomFailure] = deque()
+        self._rooms = rooms
+        self._proved_at = dict.fromkeys(keys.tags(context.namespace, context.shards), float("-inf"))
+
+    def held(self, tag: str) -> list[int]:
+        """Return the rooms of a shard that the process holds."""
+        namespace, shards = self.context.namespace, self.context.shards
+        return [room for room in self._rooms() if keys.tag(namespace, shards, room) == tag]
+
+    def deliver(self, found: Sequence[RoomFailure]) -> None:
+        """Take the failures of held rooms; forget those of others."""
+        if not found and not self.latest:
+            return
+        held = set(self._rooms())
+        for failure in found:
+            kept = self.latest.get(failure.room)
+            is_known = kept is not None and kept[:2] == failure[:2] and failure.reason in (None, kept.reason)
+            if failure.room in held and not is_known:
+                self.latest[failure.room] = failure
+                self.news.append(failure)
+        for room in [room for room in self.latest.copy() if room not in held]:
+            self.latest.pop(room, None)
+
+    def prove(self, tags: Iterable[str], at: float) -> None:
+        """Everything in these shards up to a time was delivered."""
+        for tag in tags:
+            self._proved_at[tag] = at
+
+    def lag(self, now: float) -> float:
+        return now - min(self._proved_at.values())
+
+    def is_synced(self, now: float) -> bool:
+        return self.lag(now) < STALE_AFTER
+
+
+class FailureFollower(FollowerSession):
+    """Delivers the failures of some shards, all on one server, to a log."""
+
+    def __init__(self, log: FailureLog, tags: Sequence[str], host: Host, limit: float, can_block: bool) -> None:
+        name = f"the follower of failures of namespace {log.context.namespace!r}"
+        super().__init__("failures", name, tags, host, limit, HEARTBEAT, STALE_AFTER)
+        self._log = log
+        self._can_block = can_block
+        self._streams = [keys.failed(tag) for tag in tags]
+        self._positions = [0] * len(tags)
+        self._words: list[list[bytes] | None] = [None] * len(tags)
+        """What the entries at the positions say."""
+        self._continuity = Continuity(self._streams, int(log.context.feed_length), ENTRIES)
+        self._resyncs_wanted = 0
+
+    def _begin(self) -> None:
+        self._resyncs_wanted = self._log.resyncs_wanted
+
+    def _mark_unsynced(self) -> None:
+        self._log.prove(self.tags, float("-inf"))
+
+    def _catch_up(self) -> FollowerFlow[None]:
+        if None in self._words or self._words != (yield from self._entries_there()):
+            for number, tag in enumerate(self.tags):
+                self._positions[number] = yield from self._read_rooms(tag)
+            self._words = yield from self._entries_there()
+        self._continuity.start(self._positions)
+        while not (yield from self._read(block=False)):
+            pass
+        self.health.succeeded()
+
+    def _entries_there(self) -> FollowerFlow[list[list[bytes] | None]]:
+        """Return what the entries at the positions say; None for one that is not there."""
+        places = zip(self._streams, map(text_of, self._positions), strict=True)
+        first, *others = [["XRANGE", stream, at, at] for stream, at in places]
+        try:
+            reply = yield Send(self.tags[0], first, then=others)
+        except ResponseError as error:
+            if str(error).startswith("WRONGTYPE"):  # made by hand: the next session starts afresh, which mends it
+                self._words = [None] * len(self.tags)
+            raise
+        return [found[0][1] if found else None for found in (reply if others else [reply])]
+
+    def _read_rooms(self, tag: str) -> FollowerFlow[int]:
+        """Read the rooms that the process holds; return the position from which to read on."""
+        position, context = None, self._log.context
+        held = self._log.held(tag)
+        for at in range(0, max(len(held), 1), ROOMS):
+            rooms = held[at : at + ROOMS]
+            asked_at = time.monotonic()
+            feed_id, *reply = yield from self._send_script(FAILURES.call(context, tag, rooms, [], ()))
+            self._now(asked_at)
+            position = number_of(feed_id) if position is None else position
+            self._log.deliver(failures.of_rooms(rooms, reply))
+        assert position is not None  # noqa: S101 - it was asked once at least
+        return position
+
+    def _follow(self) -> FollowerFlow[None]:
+        while True:
+            asked_at = time.monotonic()
+            yield from self._read(block=True)
+            if time.monotonic() - asked_at < 2 * COALESCE_DELAY:
+                yield Sleep(COALESCE_DELAY)
+            if time.monotonic() > self._checked_at + RENEW_SECONDS:
+                yield from self._check_settings()
+
+    def _read(self, block: bool) -> FollowerFlow[bool]:
+        """Read on in each stream; return whether that was the end."""
+        if block and not self._can_block:
+            yield Sleep(POLL_INTERVAL)
+            block = False
+        wait = ["BLOCK", self._block] if block else []
+        words = ["XREAD", "COUNT", str(ENTRIES), *wait, "STREAMS", *self._streams, *map(text_of, self._positions)]
+        asked_at = time.monotonic()
+        looks = not self._follows or self._continuity.due(asked_at)
+        look = self._continuity.commands() if looks else []
+        answer = yield Send(self.tags[0], words, then=look)
+        reply, *there = answer if look else [answer]
+        if looks and not self._continuity.holds(there):
+            raise MustResyncError("the stream of failures no longer reaches back to where it was read")
+        is_end = self._take(dict(reply.items() if isinstance(reply, dict) else reply or ()), looks, asked_at)
+        self.host.notify()
+        if self._log.resyncs_wanted != self._resyncs_wanted:
+            raise MustResyncError("the store has found another server")
+        return is_end
+
+    def _take(self, found: dict[bytes, Any], is_proved: bool, asked_at: float) -> bool:
+        now, is_end, count = self._now(asked_at), True, 0
+        delivered: list[RoomFailure] = []
+        for number, stream in enumerate(self._streams):
+            entries = found.get(stream.encode(), ())
+            for _, words in entries:
+                delivered += failures.parse_entry(words)
+            if entries:
+                self._positions[number], self._words[number] = number_of(entries[-1][0]), entries[-1][1]
+            is_end, count = is_end and len(entries) < ENTRIES, count + len(entries)
+        self._log.deliver(delivered)
+        self._continuity.read(self._positions, count, is_proved, is_end, asked_at)
+        if is_proved and is_end:
+            self._log.prove(self.tags, now)
+        return is_end

@@ -1,0 +1,126 @@
+"""What sync and aio share of followers of failures: what they tell, and how they begin and end."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from redis_kvpoll.engine.executor import Executor
+from redis_kvpoll.engine.session import WriteObserver
+from redis_kvpoll.errors import InvalidInputError, StoreClosedError
+from redis_kvpoll.model import RoomFailure
+from redis_kvpoll.protocol.failures import of_opening
+from redis_kvpoll.protocol.script_call import Call, CallContext
+from redis_kvpoll.protocol.script_specs import OPEN
+from redis_kvpoll.replica.failures import FailureFollower, FailureLog
+from redis_kvpoll.replica.host import WeakHost, followed, groups
+
+logger = logging.getLogger("redis_kvpoll.mirror")
+
+
+class FailuresBase(WriteObserver, ABC):
+    """The failures of a store's rooms, to be read. Failures and AsyncFailures run its followers."""
+
+    def __init__(self, executor: Executor, rooms: Callable[[], Iterable[int]]) -> None:
+        if not callable(rooms):
+            raise InvalidInputError(f"failures: rooms is a function that lists rooms, not {type(rooms).__name__}")
+        self._executor = executor
+        self._rooms = rooms
+        self._log: FailureLog | None = None
+        self._callbacks: list[Callable[[RoomFailure], object]] = []
+        self._followers: list[FailureFollower] = []
+        self._closed = False
+
+    def get(self, room: int) -> RoomFailure | None:
+        """The latest failure that is known of a held room; None if there is none.
+
+        It includes at once what an ``open`` of this store was told. It may be of another generation than the caller's:
+        compare ``generation``, or ``request`` in another role's table.
+        """
+        if self._log is None:
+            raise self._refuse("get")
+        return self._log.latest.get(room)
+
+    def on_failure(self, callback: Callable[[RoomFailure], object]) -> Callable[[], None]:
+        """Register ``callback(failure)`` for each failure of a held room, and for a reason that comes later.
+
+        The follower's own thread or task calls it, so it must be short; its exceptions are logged. A failure may be
+        told twice, after an outage. Returns a function that ends the calls.
+        """
+        if not callable(callback):
+            raise InvalidInputError(f"on_failure: it takes a function, not {type(callback).__name__}")
+        listener: Callable[[RoomFailure], object] = lambda failure: callback(failure)  # noqa: E731 - one per registration
+        self._callbacks.append(listener)
+
+        def end() -> None:
+            with contextlib.suppress(ValueError):
+                self._callbacks.remove(listener)
+
+        return end
+
+    @property
+    def synced(self) -> bool:
+        """Whether every failure of a held room was told that happened up to ``lag`` seconds ago, 6 at most."""
+        return self._log is not None and not self._closed and self._log.is_synced(time.monotonic())
+
+    @property
+    def lag(self) -> float:
+        """The seconds since it was last proved that no failure is missing: 2.5 and less while nothing is wrong."""
+        return float("inf") if self._log is None else self._log.lag(time.monotonic())
+
+    # The store's side
+
+    def sync_epochs(self) -> Any:
+        return None
+
+    def observe_write(self, mark: Any, call: Call, feed_id: bytes, reply: Sequence[Any]) -> None:
+        """Take note of what an open found: a failure before it is in no entry that is still to be read."""
+        if self._log is not None and call.spec is OPEN:
+            for failure in of_opening(call.rooms, reply):
+                self._log.latest[failure.room] = failure
+
+    def server_changed(self) -> None:
+        if self._log is not None:
+            self._log.resyncs_wanted += 1
+
+    # The followers' side
+
+    def _notify(self) -> None:
+        """Call the listeners, in the follower's thread or task."""
+        while self._log is not None and self._log.news:
+            failure = self._log.news.popleft()
+            for callback in tuple(self._callbacks):
+                try:
+                    callback(failure)
+                except Exception:
+                    logger.exception("a callback of on_failure raised for room %d", failure.room)
+
+    @abstractmethod
+    def _progressed(self) -> None:
+        """A follower has caught up for the first time, or has failed."""
+
+    def _prepare(self, context: CallContext, transport: Any) -> None:
+        """Create the log, and followers that do not run yet."""
+        self._log = log = FailureLog(followed(context, "failures"), self._rooms)
+        host, limit, can_block = WeakHost(self), transport.limit, transport.can_block
+        self._followers = [
+            FailureFollower(log, tags, host, limit, can_block) for tags in groups(context, transport.clustered)
+        ]
+        self._executor.session.add_observer(self)
+
+    def _has_begun(self) -> bool:
+        """Return whether all followers have caught up once; raises what keeps one from it."""
+        if self._closed:  # by another thread or task
+            raise self._refuse("failures")
+        for follower in self._followers:
+            if not follower.health.began and follower.health.failure is not None:
+                raise follower.health.failure
+        return all(follower.health.began for follower in self._followers)
+
+    def _refuse(self, operation: str) -> StoreClosedError:
+        state = "was closed" if self._closed else "is not open: use it in a with statement"
+        return StoreClosedError(f"{operation}: this follower of failures {state}")

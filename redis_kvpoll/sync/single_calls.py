@@ -1,0 +1,118 @@
+"""The calls on one room that are made most, sent as bytes that are ready; see ``engine/ready_calls``.
+
+Invariant: a call that was sent ends here. One that was not takes the full path from its beginning.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from redis.exceptions import NoScriptError, RedisError, ResponseError
+
+from redis_kvpoll.engine.classify import NotSent
+from redis_kvpoll.engine.ready_calls import NOT_SENT
+from redis_kvpoll.errors import RoomNotFoundError
+from redis_kvpoll.model import KVPoll, Update
+from redis_kvpoll.protocol import fenced_commands, replies, room_commands
+from redis_kvpoll.protocol.script_call import Call, Command
+from redis_kvpoll.sync.dispatcher import Dispatcher
+
+D = TypeVar("D")
+T = TypeVar("T")
+
+
+class SingleCalls:
+    """The calls of one blocking store."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self._dispatcher = dispatcher
+        self._ready = dispatcher.ready
+
+    def update_status(self, room: int, status: KVPoll | int) -> Update:
+        ready, dispatcher = self._ready, self._dispatcher
+        if (packed := ready.update(room, status)) is not None:
+            update: Update = dispatcher.send_alone(ready.tag, packed, self._send_update, packed, room, status)
+            if update is not NOT_SENT:
+                return update
+        return dispatcher.execute(room_commands.update_status(room, status))
+
+    def get(self, room: int, default: D) -> KVPoll | D:
+        status = self._read(room_commands.get, room, default)
+        if status is NOT_SENT:
+            return self._dispatcher.execute(room_commands.get(room, default))
+        return default if status is None else status
+
+    def check_status(self, room: int) -> KVPoll:
+        status: KVPoll | None = self._read(room_commands.check_status, room)
+        if status is NOT_SENT:
+            return self._dispatcher.execute(room_commands.check_status(room))
+        if status is None:
+            raise RoomNotFoundError(room)
+        return status
+
+    def _read(self, build: Callable[..., Command[Any, Any]], *args: Any) -> Any:
+        """Return the status of a room, None if it is absent, or NOT_SENT. ``build(*args)`` is the full command."""
+        if (packed := self._ready.get(args[0])) is None:
+            return NOT_SENT
+        return self._dispatcher.send_alone(self._ready.tag, packed, self._send_read, packed, build, args)
+
+    def _send_update(self, packed: bytes, room: int, status: KVPoll | int) -> Any:
+        ready, call_packed, sent_at = self._ready, self._dispatcher.transport.call_packed, time.monotonic()
+        server, reply, first_error = ready.server, None, None
+        try:
+            try:
+                reply = call_packed(packed, server)
+            except NoScriptError:
+                reply = call_packed(ready.update_with_source(room, status), server)
+        except (NotSent, RedisError, OSError) as error:
+            first_error = error
+        else:
+            if reply is NOT_SENT:
+                return NOT_SENT
+            if (update := ready.updated(reply, status)) is not None:
+                return update
+        command = room_commands.update_status(room, status)
+        return self._dispatcher.run(ready.take_over(command, sent_at, server, reply, first_error))
+
+    def _send_read(self, packed: bytes, build: Callable[..., Command[Any, Any]], args: tuple[Any, ...]) -> Any:
+        ready, sent_at = self._ready, time.monotonic()
+        server = ready.server
+        try:
+            name = self._dispatcher.transport.call_packed(packed, server)
+        except ResponseError:
+            return NOT_SENT  # a key of another type, or a command that is not permitted: the script tells it apart
+        except (NotSent, RedisError, OSError) as error:
+            return self._dispatcher.run(ready.take_over(build(*args), sent_at, server, None, error))
+        return replies.status(name, NOT_SENT)
+
+
+def update_handle(dispatcher: Dispatcher, room: int, generation: int, status: KVPoll | int) -> Update:
+    """Merge a status into one generation of a room."""
+    ready = dispatcher.ready
+    if (found := ready.write(room, generation, status)) is not None:
+        packed, call = found
+        update: Update = dispatcher.send_alone(ready.tag, packed, _send_write, dispatcher, packed, call, status)
+        if update is not NOT_SENT:
+            return update
+    return dispatcher.execute(fenced_commands.update(room, generation, status))
+
+
+def _send_write(dispatcher: Dispatcher, packed: bytes, call: Call, status: KVPoll | int) -> Any:
+    ready, executor, sent_at = dispatcher.ready, dispatcher.executor, time.monotonic()
+    server, epochs, own, first_error = ready.server, executor.session.observer_epochs(), None, None
+    try:
+        reply = dispatcher.transport.call_packed(packed, server)
+    except (NotSent, RedisError, OSError) as error:
+        first_error = error
+    else:
+        if reply is NOT_SENT:
+            return NOT_SENT
+        own = executor.recovery.complete(call, server, epochs, reply)
+        if own is not None and (update := replies.update(own)) is not None:
+            return update
+    command = fenced_commands.update(call.rooms[0], int(call.items[1]), status)
+    if own is None:
+        own = dispatcher.run(ready.repeat(command, call, sent_at, first_error))
+    return command.finish(command.rooms, executor.decode(command, command.rooms, own))

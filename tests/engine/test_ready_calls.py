@@ -1,0 +1,194 @@
+"""Calls on one room that are sent as prepared bytes: when, with what, and what else comes of them."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+
+from redis_kvpoll import InvalidInputError, KVPoll, Outcome, ReadOnlyStoreError, RoomNotFoundError, StatusStore
+from redis_kvpoll.model import Update
+from redis_kvpoll.protocol import fenced_commands, keys, packed
+from redis_kvpoll.transport.connection_options import pack
+from tests.support import real
+from tests.support.contexts import context
+from tests.support.internals import age_settings
+
+BOOT, MOVE, DONE = KVPoll.Bootstrapping, KVPoll.Transferring, KVPoll.Success
+SCRIPT = packed.UPDATE_ONE.script
+
+
+@pytest.fixture
+def server(world):
+    return world.shared()
+
+
+@pytest.fixture
+def stack():
+    with contextlib.ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+def opened(world, proxy):
+    """Opens a store behind the proxy, whose settings are verified, with a room of its own."""
+
+    def open_store(**options):
+        store = world.open(proxy.url, **options)
+        if not options.get("read_only"):
+            store.update_status(1, BOOT)
+            store.update_many({2: BOOT, 3: BOOT})
+            store.update_status(1, BOOT)  # the server knows the scripts
+        store.poll([1])
+        proxy.commands.clear()
+        return store
+
+    return open_store
+
+
+def sent(proxy):
+    """What was sent since the last look: each command, or the name of the script."""
+    names = {SCRIPT.sha.encode(): "update_one"}
+    found = [names.get(one[1], "full") if one[0] == b"EVALSHA" else one[0].decode() for one in proxy.commands]
+    proxy.commands.clear()
+    return found
+
+
+class TestPacked:
+    CONTEXT = context(ttl_ms="60000", terminal_ttl_ms="30000")
+
+    @pytest.mark.parametrize("room", [0, 9, 10, 2**63, 2**64 - 1])
+    @pytest.mark.parametrize("status", list(KVPoll)[1:])
+    def test_bytes_are_those_of_the_words(self, room, status):
+        ttl = "30000" if status is DONE else "60000"
+        words = packed.UPDATE_ONE.call(self.CONTEXT, "ns", [room], [ttl, status.name], [0]).words()
+        assert packed.update(self.CONTEXT).pack(room, status) == pack(words)
+        assert packed.update(self.CONTEXT).pack(room, int(status)) == pack(words)
+        with_source = ["EVAL", SCRIPT.source, *words[2:]]
+        assert packed.update(self.CONTEXT, has_source=True).pack(room, status) == pack(with_source)
+        (key,) = keys.rooms("ns", [room])
+        assert packed.get(self.CONTEXT).pack(room, None) == pack(["HGET", key, "status"])
+
+    @pytest.mark.parametrize("owner", [{}, {"owner": "me", "incarnation": "1700000000000001"}], ids=["", "lease"])
+    @pytest.mark.parametrize("room", [0, 9, 2**64 - 1])
+    @pytest.mark.parametrize("status", KVPoll)
+    def test_fenced_update_is_the_full_call(self, room, status, owner):
+        made = context(**owner)
+        (call,) = fenced_commands.update(room, 1_700_000_000_000_123, status).calls(made)
+        assert packed.PackedWrite(made).pack(room, 1_700_000_000_000_123, int(status)) == (pack(call.words()), call)
+
+    @pytest.mark.parametrize(
+        ("room", "status"),
+        [(-1, 1), (2**64, 1), (True, 1), ("1", 1), (1.0, 1), (1, True), (1, 5), (1, "Success"), (1, 0), (1, None)],
+    )
+    def test_unusual_arguments_are_not_packed(self, room, status):
+        assert packed.update(self.CONTEXT).pack(room, status) is None
+
+
+class TestUsualCase:
+    def test_one_command_a_call(self, opened, proxy):
+        store = opened()
+        assert store.update_status(1, MOVE) == Update(Outcome.ADVANCED, MOVE)
+        assert store.update_status(1, BOOT) == Update(Outcome.UNCHANGED, MOVE)
+        assert store.update_status(4, BOOT) == Update(Outcome.CREATED, BOOT)
+        assert (store.get(1), store.check_status(1), store.get(9), store.get(9, "gone")) == (MOVE, MOVE, None, "gone")
+        with pytest.raises(RoomNotFoundError, match="9"):
+            store.check_status(9)
+        assert sent(proxy) == ["update_one"] * 3 + ["HGET"] * 5
+
+    def test_missing_script_is_sent_with_its_source(self, world, opened, proxy):
+        server = world.serve()
+        proxy.target = server.socket
+        store = opened()
+        with server.client() as client:
+            client.script_flush()
+        assert store.update_status(1, MOVE) == Update(Outcome.ADVANCED, MOVE)
+        assert store.update_status(2, MOVE) == Update(Outcome.ADVANCED, MOVE)
+        assert sent(proxy) == ["update_one", "EVAL", "update_one"]
+
+    def test_write_through_handle_is_in_a_mirror_at_once(self, side, proxy):
+        store = side.open(proxy.url)
+        with store.lease("me"), store.mirror() as mirror:
+            handle = store.open(1)
+            assert handle.update(MOVE) == Update(Outcome.ADVANCED, MOVE)
+            assert mirror.get(1) is MOVE
+            assert handle.update(BOOT) == Update(Outcome.UNCHANGED, MOVE)
+            with pytest.raises(InvalidInputError, match="update: a status is one of"):
+                handle.update(7)
+            handle.clear()
+            assert handle.update(DONE) == Update(Outcome.STALE, None)
+
+    def test_handles_of_a_store_do_not_matter_to_reads(self, opened, proxy):
+        store = opened()
+        with store.open(5):
+            sent(proxy)
+            assert store.get(5) is BOOT
+            assert sent(proxy) == ["HGET"]
+
+
+class TestFullPath:
+    """Whatever concerns more than the caller goes the full path, with the same result."""
+
+    @pytest.mark.parametrize(
+        "options",
+        [{"rank": 0, "world_size": 2}, {"shards": 2}, {"feed_length": 0}],
+        ids=["rank", "shards", "no feed"],
+    )
+    def test_kind_of_store(self, opened, proxy, options):
+        store = opened(namespace="other", **options)
+        assert store.update_status(1, MOVE).outcome is Outcome.ADVANCED
+        assert "update_one" not in sent(proxy)
+
+    def test_status_failed(self, opened, proxy):
+        store = opened()
+        assert store.update_status(1, KVPoll.Failed) == Update(Outcome.FAILED, KVPoll.Failed)
+        assert store.update_status(9, KVPoll.Failed) == Update(Outcome.SKIPPED, None)
+        assert store.update_status(1, MOVE) == Update(Outcome.ADVANCED, MOVE)
+        assert [name for name in sent(proxy) if name != "EVAL"] == ["full", "full", "update_one", "full"]
+
+    def test_mirror_lease_and_handle(self, side, proxy):
+        store = side.open(proxy.url)
+        store.update_many(dict.fromkeys((1, 2, 3), BOOT))
+        proxy.commands.clear()
+        with store.mirror() as mirror:
+            store.update_status(1, MOVE)
+            assert mirror.get(1) is MOVE
+        with store.lease("me"):
+            store.update_status(2, MOVE)
+        assert "update_one" not in sent(proxy)
+        store.update_status(3, MOVE)
+        assert "update_one" in sent(proxy)
+        handle = store.open(5)
+        sent(proxy)
+        store.update_status(5, MOVE)
+        assert "update_one" not in sent(proxy)
+        handle.clear()
+
+    def test_settings_that_are_due_are_verified_first(self, opened, proxy):
+        store = opened()
+        age_settings(store, 4000)
+        assert store.get(1) is BOOT
+        assert proxy.calls("settings") == 1
+        assert "HGET" not in sent(proxy)
+
+    def test_read_only_store_reads_and_refuses(self, opened, proxy):
+        opened(namespace="looked_at")
+        store = opened(namespace="looked_at", read_only=True)
+        assert store.get(1) is BOOT
+        assert sent(proxy) == ["HGET"]
+        with pytest.raises(ReadOnlyStoreError, match="update_status"):
+            store.update_status(1, MOVE)
+
+
+class TestMeanwhile:
+    def test_mirror_opened_during_the_call_gets_the_write(self, proxy, threads, stack):
+        """Its first look may be older than the write; the reply is not."""
+        store = stack.enter_context(StatusStore.from_url(proxy.url))
+        store.update_status(1, BOOT)
+        proxy.hold("update")
+        writing = threads.submit(store.update_status, 1, MOVE)
+        real.until(lambda: proxy.calls("update"), "it is sent")
+        with store.mirror() as mirror:
+            proxy.release()
+            assert writing.result(20) == Update(Outcome.ADVANCED, MOVE)
+            assert mirror.get(1) is MOVE

@@ -1,0 +1,228 @@
+"""The follower of failures with replies by hand, and every interleaving of a few writers with its reads."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from redis_kvpoll.engine.effects import Send, Sleep
+from redis_kvpoll.protocol.failures import of_rooms, parse_entry
+from redis_kvpoll.replica.failures import STALE_AFTER, FailureFollower, FailureLog
+from redis_kvpoll.replica.feed_ids import number_of
+from redis_kvpoll.replica.session import MustResyncError
+from tests.support.contexts import context
+from tests.support.internals import failures_session
+
+
+class Server:
+    """The stream and the rooms of one server, as the scripts would leave them."""
+
+    def __init__(self):
+        self.rooms, self.stream, self.last, self.generation = {}, [(b"1-0", [b"begun", b"failures"])], 1, 100
+
+    def open(self, room):
+        self.last, self.generation = self.last + 1, self.generation + 1
+        self.rooms[room] = [b"Bootstrapping", b"%d" % self.generation, b"rid", None, None, None]
+        return self.generation
+
+    def abort(self, room):
+        self.last += 1
+        if room in self.rooms:
+            fields = self.rooms[room]
+            fields[0], fields[5] = b"Failed", b"why"
+            words = [b"%d" % room, fields[1], b"request", b"rid", b"reason", b"why", b"origin", b"operator"]
+            self.stream.append((b"%d-0" % self.last, words))
+
+    def clear(self, room):
+        self.last += 1
+        self.rooms.pop(room, None)
+
+    def lose(self):
+        """All data is lost."""
+        self.last += 1
+        self.rooms, self.stream = {}, [(b"%d-0" % self.last, [b"begun", b"failures"])]
+
+    def trim(self):
+        self.stream = self.stream[-1:]
+
+    def answer(self, words):
+        if words[0] == "XREAD":
+            after = number_of(words[-1].encode())
+            entries = [entry for entry in self.stream if number_of(entry[0]) > after]
+            return [[words[-2].encode(), entries]] if entries else None
+        if words[0] == "XRANGE":
+            return [entry for entry in self.stream if entry[0] == words[2].encode()]
+        rooms = [int(word.rpartition(":")[2]) for word in words if ":room:" in word]
+        found = [field for room in rooms for field in self.rooms.get(room, [None] * 6)]
+        return [self.stream[-1][0], *found]
+
+
+class Host:
+    def __init__(self, log):
+        self.log, self.told = log, []
+
+    def notify(self):
+        while self.log.news:
+            self.told.append(self.log.news.popleft())
+
+    def progressed(self):
+        pass
+
+
+class Follower:
+    """A follower driven one request at a time. Its connection may be lost between two."""
+
+    def __init__(self, server, held):
+        self.server, self.held = server, held
+        self.log = FailureLog(context(feed_length="100000"), lambda: list(self.held))
+        self.host = Host(self.log)
+        self.follower = FailureFollower(self.log, ["ns"], self.host, 5.0, True)
+        self.sent = []
+        self.connect()
+
+    def connect(self):
+        """A new session."""
+        self.flow = failures_session(self.follower)
+        self.effect = next(self.flow)
+
+    def step(self):
+        """One request and its reply. The session ends by itself when it must catch up."""
+        while isinstance(self.effect, Sleep):
+            self.effect = self.flow.send(None)
+        assert isinstance(self.effect, Send)
+        self.sent.append(self.effect.words)
+        replies = [self.server.answer(words) for words in (self.effect.words, *self.effect.then)]
+        try:
+            self.effect = self.flow.send(replies if self.effect.then else replies[0])
+        except MustResyncError:
+            self.connect()
+
+    def settle(self, now):
+        """Read until nothing is new and the last proof is of now."""
+        for _ in range(12):
+            now[0] += 3.0
+            self.step()
+
+
+@pytest.fixture
+def now(monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr("redis_kvpoll.replica.failures.time.monotonic", lambda: now[0])
+    return now
+
+
+def believed(follower, room, generation):
+    """What a process that holds a generation makes of what it is told."""
+    return [found for found in follower.host.told if (found.room, found.generation) == (room, generation)]
+
+
+ACTIONS = ("abort", "clear", "open", "read", "cut", "trim", "lose")
+
+
+class TestInterleavings:
+    @pytest.mark.parametrize("first", ACTIONS)
+    def test_only_failures_of_a_held_generation_are_believed(self, first, now):
+        """Every order of seven steps: a generation is failed if it was aborted while held, and never otherwise."""
+        for rest in itertools.product(ACTIONS, repeat=4):
+            now[0] = 1000.0
+            server, held = Server(), set()
+            follower = Follower(server, held)
+            follower.settle(now)
+            held.add(7)
+            mine, aborted, was_lost = server.open(7), set(), False
+            for action in (first, *rest):
+                if action == "abort":
+                    if 7 in server.rooms:
+                        aborted.add(int(server.rooms[7][1]))
+                    server.abort(7)
+                elif action == "open":
+                    if server.rooms.get(7, [b"Failed"])[0] == b"Failed":
+                        mine = server.open(7)
+                elif action == "clear":
+                    server.clear(7)
+                elif action == "read":
+                    follower.step()
+                elif action == "cut":
+                    follower.connect()
+                else:
+                    getattr(server, action)()
+                    was_lost = True
+            follower.settle(now)
+            order = (first, *rest)
+            assert bool(believed(follower, 7, mine)) <= (mine in aborted), order
+            if not was_lost:
+                assert bool(believed(follower, 7, mine)) == (mine in aborted), order
+            elif 7 in server.rooms and server.rooms[7][0] == b"Failed":
+                assert believed(follower, 7, int(server.rooms[7][1])), order
+            assert follower.log.is_synced(now[0]), order
+
+
+class TestSessions:
+    def test_lost_connection_reads_no_room(self, now):
+        server = Server()
+        server.open(7)
+        follower = Follower(server, {7})
+        follower.settle(now)
+        follower.sent.clear()
+        follower.connect()
+        server.abort(7)
+        follower.settle(now)
+        assert {words[0] for words in follower.sent} == {"XRANGE", "XREAD"}
+        assert [found.reason for found in follower.host.told] == ["why"]
+
+    def test_other_words_at_the_position_read_the_rooms(self, now):
+        server = Server()
+        follower = Follower(server, {7})
+        follower.settle(now)
+        server.open(7)
+        server.rooms[7][0] = b"Failed"
+        server.stream[-1] = server.stream[-1][0], [b"another", b"history"]
+        follower.connect()
+        follower.settle(now)
+        assert [found.room for found in follower.host.told] == [7]
+
+    def test_log_is_stale_without_proof(self, now):
+        follower = Follower(Server(), {7})
+        follower.settle(now)
+        assert follower.log.is_synced(now[0])
+        assert not follower.log.is_synced(now[0] + STALE_AFTER + 3)
+
+    def test_failures_of_rooms_no_longer_held_are_forgotten(self, now):
+        server, held = Server(), {7}
+        server.open(7)
+        follower = Follower(server, held)
+        server.abort(7)
+        follower.settle(now)
+        assert 7 in follower.log.latest
+        held.clear()
+        follower.settle(now)
+        assert not follower.log.latest
+
+
+class TestEntries:
+    def test_junk_is_skipped(self):
+        words = [
+            b"x",
+            b"y",
+            b"007",
+            b"5",
+            b"reason",
+            b"a",
+            b"7",
+            b"abc",
+            b"reason",
+            b"b",
+            b"9" * 5000,
+            b"5",
+            b"8",
+            b"5",
+        ]
+        words += [b"reason", b"\xff", b"by", b"", b"unknown", b"c", b"odd"]
+        assert [found[:2] for found in parse_entry(words)] == [(8, 5)]
+        assert parse_entry(words)[0].reason == "\ufffd"
+
+    def test_absent_and_live_rooms_are_no_failures(self):
+        reply = [None] * 6 + [b"Success", b"5", *[None] * 4] + [b"Failed", b"6", b"rid", b"owner", b"who", b"why"]
+        assert [found.room for found in of_rooms([1, 2, 3], reply)] == [3]
+        assert of_rooms([3], reply[-6:])[0][1:6] == (6, "rid", "owner", "who", "why")
