@@ -31,7 +31,6 @@ CALLS = {
     "hget": "HGET KEY field",
     "hgetall": "HGETALL KEY",
     "hincrby": "HINCRBY KEY field no-number",
-    "hkeys": "HKEYS KEY",
     "hlen": "HLEN KEY",
     "hmget": "HMGET KEY field",
     "hset": "HSET KEY field value field-without-value",
