@@ -22,6 +22,7 @@ from __future__ import annotations
 import re
 import zlib
 from collections import defaultdict
+from typing import NamedTuple
 
 from redis_kvpoll.validation import MAX_ROOM
 
@@ -29,6 +30,10 @@ ROOM_DIGITS = len(str(MAX_ROOM))
 _SETTINGS_KEY = re.compile(rb"kvpoll:\{([A-Za-z0-9._-]{1,64})\}:settings")
 _ROOM_KEY = re.compile(rb"kvpoll:\{[^}]+\}:room:(0|[1-9][0-9]{0,19})")
 
+_ANY_KEY = re.compile(rb"kvpoll:\{(([A-Za-z0-9._-]{1,64})(?:/[0-9]+)?)\}:([a-z]+)(?::(.*))?")
+
+EVERYTHING = "kvpoll:{*"
+"""Matches the keys of every namespace of a server."""
 ALL_SETTINGS = "kvpoll:{*}:settings"
 """Matches the settings of every namespace of a server."""
 
@@ -103,6 +108,11 @@ def cleared(tag: str) -> str:
     return f"kvpoll:{{{tag}}}:cleared"
 
 
+def nothing(tag: str) -> str:
+    """A key that no script writes: to ask whether a user may use a command."""
+    return f"kvpoll:{{{tag}}}:nothing"
+
+
 def refused(tag: str) -> str:
     """How many writes one shard has refused, by outcome."""
     return f"kvpoll:{{{tag}}}:refused"
@@ -145,3 +155,22 @@ def room_of(key: bytes) -> int | None:
     match = _ROOM_KEY.fullmatch(key)
     number = int(match[1]) if match else -1
     return number if 0 <= number <= MAX_ROOM else None
+
+
+class KeyName(NamedTuple):
+    """The parts of a key's name: of which namespace and shard it is, and what."""
+
+    namespace: str
+    tag: str
+    kind: str
+    room: str
+    """As it is written; empty for a key that is no room's."""
+
+
+def parts(key: bytes) -> KeyName | None:
+    """Return the parts of a key's name; None for a foreign key."""
+    match = _ANY_KEY.fullmatch(key)
+    if not match:
+        return None
+    tag, namespace, kind, room = (part.decode("utf-8", "replace") for part in match.groups(b""))
+    return KeyName(namespace, tag, kind, room)

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from heapq import merge
+from heapq import merge, nlargest
 from itertools import islice
 from typing import Any
 
@@ -146,6 +146,12 @@ class Aggregates:
             number = None if owner is None else self._names.number(owner)
             chosen = (each for each in found if number is None or each[1].owner == number)
             return [self._row(room, record) for room, record in islice(chosen, limit)]
+
+    def latest(self, status: KVPoll, limit: int) -> list[RoomRow]:
+        """Return the rooms that got a status last, the newest first."""
+        with self.lock:
+            every = (each for shard in self.shards.values() for each in shard.rooms.all() if each[1].status is status)
+            return [self._row(*each) for each in nlargest(limit, every, key=lambda each: each[1].since_ms)]
 
     @staticmethod
     def _of(shard: ShardStatistics, status: KVPoll, before_ms: int) -> Iterator[tuple[int, Record]]:

@@ -33,6 +33,8 @@ class SlotMap:
         self._seeds = list(seeds)
         self._known = self._seeds
         self._remap = remap or (lambda host, port: (host, port))
+        self.members: list[Address] = []
+        """The nodes that the map names: those that own slots, then their replicas."""
         self._owners: dict[int, Address] = {}
         self._slots: dict[str, int] = {}
         self._turn = 0
@@ -57,6 +59,7 @@ class SlotMap:
             nodes += found  # the primary and its replicas, one of which may be all that is left
         if owners:
             self._owners, self.stale = owners, False
+            self.members = list(dict.fromkeys([*owners.values(), *nodes]))
             self._known = list(dict.fromkeys([*nodes, *self._seeds]))
         return bool(owners)
 
@@ -70,6 +73,10 @@ class SlotMap:
             self.stale = True
             raise ClusterDownError(f"no node of the cluster owns slot {slot}")
         return owner
+
+    def slots_of(self, address: Address) -> frozenset[int]:
+        """Return the slots that a node owns; none for a replica."""
+        return frozenset(slot for slot, owner in self._owners.items() if owner == address)
 
     def tag_of_each_owner(self) -> list[str]:
         """Return a hash tag for each node that owns slots, by which a command reaches it."""

@@ -127,6 +127,7 @@ def test_kvpoll_commands_run(line, table, monkeypatch):
     tail = StatusStore.tail
     monkeypatch.setattr(StatusStore, "tail", lambda *args: itertools.islice(tail(*args), 2))  # which has no end
     monkeypatch.setattr("redis_kvpoll.cli.stats.pause", interrupt)
+    monkeypatch.setattr("redis_kvpoll.serve.listen.Server.run", lambda self: setattr(self, "started", True))  # the same
     result = CliRunner(env={"KVPOLL_URL": table.url}).invoke(kvpoll, shlex.split(line)[1:])
     assert result.exit_code == (130 if "--watch" in line else 0), result.output
     if "--crash-rate" in line:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from redis_kvpoll import (
@@ -119,6 +121,18 @@ def test_stuck_rooms_are_listed_oldest_first(store):
         assert [row.room for row in statistics.rooms([MOVE, DONE])] == [2, 3]
         assert statistics.rooms(longer_than=1000.0) == []
         assert [row.room for row in statistics.rooms(limit=1)] == [1]
+
+
+def test_latest_rooms_at_a_status_are_newest_first(store):
+    for room in (3, 1, 2):
+        store.update_status(room, BOOT)
+        store.abort(room, "why")
+        time.sleep(0.003)  # the table's times are milliseconds
+    with store.statistics() as statistics:
+        settled(statistics, {FAILED: 3})
+        assert [row.room for row in statistics.latest(FAILED)] == [2, 1, 3]
+        assert [row.room for row in statistics.latest(FAILED, limit=1)] == [2]
+        assert statistics.latest(BOOT) == []
 
 
 def test_rooms_of_an_owner_are_known(store):
