@@ -123,7 +123,7 @@ async def update_handle(dispatcher: AsyncDispatcher, room: int, generation: int,
             dispatcher.end_turn(queue)
             raise
     command = fenced_commands.update(room, generation, status)
-    if own is None:
+    if not own:  # data was lost, or the script has left the room out
         updated: Update = await dispatcher.repeat(queue, PendingCall(call, sent_at + executor.deadline, command), error)
         return updated
     dispatcher.end_turn(queue)

@@ -31,6 +31,8 @@ _ADVANCED: dict[int, Update] = {s: Update(Outcome.ADVANCED, s) for s in KVPoll}
 _UNCHANGED = {s.name.encode(): Update(Outcome.UNCHANGED, s) for s in KVPoll}
 _PLUS, _NINE = b"+9"
 _NAMES: dict[int, str] = {s: s.name for s in KVPoll}
+_USUAL = frozenset((KVPoll, int, type(None)))
+"""The types of the argument. A float may equal a status, and a list is none that a dict could look up."""
 _FIRST = range(1)
 _ENDS = {s: (s.name,) for s in KVPoll if s is not KVPoll.Failed}
 
@@ -49,9 +51,11 @@ class PackedCommand:
         self._ends = {argument: f"\r\n{_bulk([*words[at + 1 :], *end])}" for argument, end in ends.items()}
 
     def pack(self, room: Any, argument: KVPoll | int | None, more: str = "") -> bytes | None:
-        """Return the command for a room, with ``more`` packed words; None if an argument is not of the usual type, or
-        out of range."""
-        if room.__class__ is not int or argument.__class__ is bool or not 0 <= room <= MAX_ROOM:
+        """Return the command for a room, with ``more`` packed words.
+
+        None if an argument is not of the usual type, or out of range.
+        """
+        if room.__class__ is not int or argument.__class__ not in _USUAL or not 0 <= room <= MAX_ROOM:
             return None
         if (end := self._ends.get(argument)) is None:
             return None

@@ -296,4 +296,5 @@ _SHARD_KEYS: dict[str, Callable[[str], str]] = {
     "due": keys.due,
     "owned": keys.owned,
     "cleared": keys.cleared,
+    "refused": keys.refused,
 }

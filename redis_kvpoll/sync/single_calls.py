@@ -110,9 +110,9 @@ def _send_write(dispatcher: Dispatcher, packed: bytes, call: Call, status: KVPol
         if reply is NOT_SENT:
             return NOT_SENT
         own = executor.recovery.complete(call, server, epochs, reply)
-        if own is not None and (update := replies.update(own)) is not None:
+        if own and (update := replies.update(own)) is not None:
             return update
     command = fenced_commands.update(call.rooms[0], int(call.items[1]), status)
-    if own is None:
+    if not own:  # data was lost, or the script has left the room out
         own = dispatcher.run(ready.repeat(command, call, sent_at, first_error))
     return command.finish(command.rooms, executor.decode(command, command.rooms, own))

@@ -79,7 +79,20 @@ class TestPacked:
 
     @pytest.mark.parametrize(
         ("room", "status"),
-        [(-1, 1), (2**64, 1), (True, 1), ("1", 1), (1.0, 1), (1, True), (1, 5), (1, "Success"), (1, 0), (1, None)],
+        [
+            (-1, 1),
+            (2**64, 1),
+            (True, 1),
+            ("1", 1),
+            (1.0, 1),
+            (1, True),
+            (1, 5),
+            (1, "Success"),
+            (1, 0),
+            (1, None),
+            (1, 1.0),
+            (1, []),
+        ],
     )
     def test_unusual_arguments_are_not_packed(self, room, status):
         assert packed.update(self.CONTEXT).pack(room, status) is None
