@@ -3,8 +3,8 @@
 A ScriptSpec repeats in Python what the head of its script declares in Lua; a test compares the two. The KEYS and ARGV
 of every call are built from it here and nowhere else.
 
-Invariant: no call holds the server for more than a few milliseconds. ``max_rooms`` bounds its rooms, and where ranks
-make them large, the script stops by itself: then its reply lacks the last rooms, which are sent again.
+Invariant: no call holds the server for long. ``max_rooms`` bounds its rooms; where ranks make them large, its script
+stops by itself, and its reply lacks the last rooms, which are sent again.
 """
 
 from __future__ import annotations
@@ -180,8 +180,7 @@ class Call(NamedTuple):
     def words(self) -> list[str]:
         """Return the command for a server that has the script cached."""
         all_keys, items = self.all_keys, self.items
-        if self.spec.is_nested:
-            items = [word for item in items for word in item]
+        items = [word for item in self.items for word in item] if self.spec.is_nested else self.items
         return ["EVALSHA", self.spec.script.sha, str(len(all_keys)), *all_keys, *self.once, *items]
 
     def split(self, reply: Sequence[Any]) -> tuple[Call, Call]:
