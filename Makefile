@@ -6,7 +6,7 @@ BIN := .venv/bin
 comma := ,
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-sglang test-sglang-versions rehearse bench bench-sglang chaos docs check lint clean
+.PHONY: demo test test-slow test-sglang test-sglang-versions rehearse bench bench-sglang chaos docs check lint clean
 
 # On a terminal it leaves the table, under light traffic, until Enter is pressed.
 demo: .venv/demo
@@ -14,6 +14,15 @@ demo: .venv/demo
 
 test: .venv/test
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+
+# The tests with the marker slow, which need a browser or a Prometheus; those that miss theirs are skipped and say so.
+test-slow: .venv/test tests/serve/browser/node_modules
+	$(BIN)/python -m pytest -m slow
+
+# What drives the browser. Without npm it is left out, and the tests say so.
+tests/serve/browser/node_modules: tests/serve/browser/package-lock.json
+	@if command -v npm >/dev/null; then cd $(@D) && npm ci --silent --ignore-scripts && touch node_modules; \
+	    else echo "no npm (on Debian: apt install npm): the browser's tests are skipped"; fi
 
 # With the real SGLang 0.5.23, on a CPU, in its own environment.
 test-sglang: .venv-sglang/project

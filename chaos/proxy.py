@@ -39,6 +39,8 @@ class Proxy:
         """While True, what a client sends is dropped: it gets neither a reply nor an error."""
         self.delay = 0.0
         """Seconds by which data is delayed, in both directions."""
+        self.rewrite: Callable[[bytes], bytes] | None = None
+        """Changes each piece of data from the server."""
         self.refusing = False
         """While True, new connections are closed at once."""
         self.refusals = 0
@@ -150,7 +152,7 @@ class Proxy:
                     reader.feed(data)
                     lose = self._examine(reader) or lose
                 if end is server:
-                    client.sendall(data)
+                    client.sendall(self.rewrite(data) if self.rewrite else data)
                 elif not self.stalled and data:
                     server.sendall(data)
                 if not data:

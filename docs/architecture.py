@@ -15,14 +15,18 @@ from pathlib import Path
 
 LAYERS: tuple[dict[str, str], ...] = (
     {"cli": "the kvpoll command"},
+    {"serve": "metrics, probes, pages"},
     {
-        "replay": "simulated traffic with faults",
+        "replay": "traffic with faults",
+        "doctor": "what is wrong",
+        "monitoring": "alerts, a board",
         "integrations": "SGLang's plugin",
     },
     {
         "sync": "the blocking store",
         "aio": "the asyncio store",
     },
+    {"statistics": "aggregates of a table, from its feed"},
     {
         "replica": "the local copy that follows the change feed",
         "transport": "URLs, connection options, slot map",
@@ -33,7 +37,7 @@ LAYERS: tuple[dict[str, str], ...] = (
     {"errors": "the exceptions"},
     {"model": "KVPoll, Outcome, Update, Entry"},
 )
-IO = ("cli", "replay", "integrations", "sync", "aio", "transport")
+IO = ("cli", "serve", "replay", "doctor", "integrations", "sync", "aio", "transport")
 """What talks to a server, a process or a terminal. The others only compute."""
 SERVER = {
     "update, write": "the merge rule",

@@ -1,11 +1,11 @@
 -- Remove each room with its decode prefix length, and return its last status; for a rank, remove that rank's part.
 --
--- KEYS     feed, epoch, owned, cleared; each: room, prefix
+-- KEYS     feed, epoch, owned, cleared, refused; each: room, prefix
 -- ARGV     feed_length, rank, world_size; each: generation
 -- REPLY    feed_id, epoch; each: outcome, status, reason
 -- FEED     absent, status, rank
 -- CODES    5 SKIPPED, 6 STALE, 7 CLEARED, -3 WORLD_SIZE, -4 CORRUPT
--- INCLUDE  order, numbers, counts, read_fields, room_id, rank_view, feed
+-- INCLUDE  order, numbers, counts, read_fields, room_id, rank_view, refused, feed
 --
 -- An empty generation clears any. With one, the clear is STALE once the room has another; a rank's is refused with
 -- WORLD_SIZE, as its writes are, if the room has no ranks or another number of them. A rank that clears leaves its last
@@ -23,13 +23,10 @@ local status_field, cleared_field, length_field = 'status:' .. rank, 'cleared:' 
 local lease_field = 'by:' .. rank
 
 for i = 1, #ARGV - 3 do
-  local room, prefix, expected_generation = KEYS[i * 2 + 3], KEYS[i * 2 + 4], ARGV[i + 3]
-  local fields = redis.pcall(
-    'HMGET', room, 'status', 'reason', 'generation', 'world_size', status_field, cleared_field, 'owner',
-    'replayed', 'counts'
-  )
-  local exists = fields[1] or fields.err
-  local has_ranks = rank ~= '' and fields[4]
+  local room, prefix, expected_generation = KEYS[i * 2 + 4], KEYS[i * 2 + 5], ARGV[i + 3]
+  local fields = redis.pcall('HMGET', room, 'status', 'reason', 'generation', 'world_size', status_field,
+    cleared_field, 'owner', 'replayed', 'counts')
+  local exists, has_ranks = fields[1] or fields.err, rank ~= '' and fields[4]
   local outcome, status, is_removed = exists and 7 or 5, fields[1], true
   if has_ranks then status = rank_view(fields[1], fields[5], fields[6]) end
   if expected_generation ~= '' and fields[3] ~= expected_generation then
@@ -72,6 +69,11 @@ for i = 1, #ARGV - 3 do
       changes[n + 1], changes[n + 2], changes[n + 3] = room, 'absent', false
       changes[n + 4], changes[n + 5] = false, false
     end
+  end
+  -- To clear a room once more is no late message: a handle does so at its end.
+  if fields[1] and ((outcome == 6 and fields[3] ~= expected_generation) or outcome < 0) then
+    refused, refused_key = refused or {}, KEYS[5]
+    refused[outcome] = (refused[outcome] or 0) + 1
   end
   reply[i * 3], reply[i * 3 + 1], reply[i * 3 + 2] = outcome, status or false, fields[2] or false
   if fields_read > MAX_FIELDS then break end

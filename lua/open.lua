@@ -1,13 +1,13 @@
 -- Open each room for a request: a new generation, or the existing one of this request. Times are milliseconds.
 --
--- KEYS     feed, epoch, leases, owned; each: room, prefix
+-- KEYS     feed, epoch, leases, owned, refused; each: room, prefix
 -- ARGV     feed_length, ttl_ms, terminal_ttl_ms, epoch_ttl_ms, nonce, rank, world_size, owner,
 --          incarnation, author; each: request, status, seen
 -- REPLY    feed_id, epoch; each: outcome, status, generation, age_ms, of_owner, of_request, opened
 -- FEED     ttl_ms, status, first, request, rank, owner
 -- CODES    1 CREATED, 3 UNCHANGED, 4 FAILED, -1 BUSY, -2 LEASE, -3 WORLD_SIZE, -4 CORRUPT
 -- INCLUDE  ensure_epoch, is_lease_lost, numbers, read_room, corrupt_field, rank_view,
---          next_generation, room_id, replace_room, write_status, feed_end, feed
+--          next_generation, room_id, replace_room, write_status, feed_end, refused, feed
 --
 -- A room is free when it is absent, or Failed for another request; its old fields are dropped. With BUSY, of_owner and
 -- of_request are the room's; with CORRUPT, a field and its value replace the status. A rank that opens a Failed room of
@@ -22,7 +22,7 @@ local lease_lost = is_lease_lost()
 local generation
 
 for i = 1, (#ARGV - 10) / 3 do
-  local room, prefix = KEYS[i * 2 + 3], KEYS[i * 2 + 4]
+  local room, prefix = KEYS[i * 2 + 4], KEYS[i * 2 + 5]
   local request, incoming, seen = ARGV[i * 3 + 8], ARGV[i * 3 + 9], ARGV[i * 3 + 10]
   local fields, type_error = read_room(room, true)
   local outcome, status = 3, type_error or fields.status or false
@@ -49,12 +49,16 @@ for i = 1, (#ARGV - 10) / 3 do
     else
       generation = generation or next_generation(seen)  -- the first write: at maxmemory, it is refused
       if fields.owner or fields.world_size then redis.pcall('ZREM', KEYS[4], room_id(room)) end
-      openings = openings or {keys = 4, width = 7}
+      openings = openings or {keys = 5, width = 7}
       fields = replace_room(room, prefix, fields, generation, request)
       openings[#changes / 5 + 1] = i
     end
     write_status(room, fields, incoming, '')
     status = rank_view(fields.status, fields[status_field], fields[cleared_field])
+  end
+  if outcome < 0 then
+    refused, refused_key = refused or {}, KEYS[5]
+    refused[outcome] = (refused[outcome] or 0) + 1
   end
   local opened_ms = string.match(fields.opened or fields.opened_ms or now_ms, '^%d+') or now_ms
   if not is_number(opened_ms) then opened_ms = now_ms end

@@ -1,12 +1,12 @@
 -- Merge what several ranks of each room say, as a call of write.lua, set_prefix.lua or clear.lua for each would. Times
 -- are milliseconds.
 --
--- KEYS     feed, epoch, leases, owned, cleared; each: room, prefix; last: failed if a status is Failed
+-- KEYS     feed, epoch, leases, owned, cleared, refused; each: room, prefix; last: failed if a status is Failed
 -- ARGV     feed_length, ttl_ms, terminal_ttl_ms, epoch_ttl_ms, nonce, rank, world_size, owner,
 --          incarnation, author, policy, mode; each: ranks
 -- REPLY    feed_id, epoch; each: outcomes
 -- FEED     ttl_ms, status, first, rank, absent, owner, reason
--- INCLUDE  quick_loop, caller, is_lease_lost, write_room, clear_rank, create_room, limit, feed
+-- INCLUDE  quick_loop, caller, is_lease_lost, write_room, clear_rank, create_room, limit, refused, feed
 --
 -- For a caller that speaks for many ranks, each with a lease of its own; it has neither. A room is one read, one write
 -- and one change in the feed, with all its ranks. Its arguments are its world_size, a generation, a reason and how many
@@ -37,15 +37,19 @@ local function write_one(room, prefix, generation, status, length, reason)
   return outcome, left
 end
 
-for i = number, (#KEYS - 5) / 2 do
-  local room, prefix, told, type_error = KEYS[i * 2 + 4], KEYS[i * 2 + 5], '', nil
+for i = number, (#KEYS - 6) / 2 do
+  local room, prefix, told, type_error = KEYS[i * 2 + 5], KEYS[i * 2 + 6], '', nil
   world_size = ARGV[at + 1]
   for k = at + 4, at + 3 + 6 * ARGV[at + 4], 6 do
     status_field, lease_field, owner, incarnation = ARGV[k + 1], ARGV[k + 2], ARGV[k + 3], ARGV[k + 4]
     rank = string.sub(status_field, 8)
     status_field, cleared_field, length_field = rank_fields(rank)
-    local outcome, left = write_one(room, prefix, ARGV[at + 2], ARGV[k + 5], ARGV[k + 6], ARGV[at + 3])
+    local outcome, left, is_late = write_one(room, prefix, ARGV[at + 2], ARGV[k + 5], ARGV[k + 6], ARGV[at + 3])
     if type(left) == 'table' then type_error = left end
+    if is_late or ((outcome > 4 or outcome < 0) and ORDER[ARGV[k + 5]]) then
+      refused, refused_key = refused or {}, KEYS[6]
+      refused[outcome] = (refused[outcome] or 0) + 1
+    end
     told = told .. outcome .. ' ' .. (type(left) == 'string' and string.gsub(left, ';', ',') or '') .. ';'
   end
   at = at + 4 + 6 * ARGV[at + 4]

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from redis_kvpoll.aio.lease import AsyncLease
     from redis_kvpoll.aio.mirror import AsyncMirror
     from redis_kvpoll.aio.room import AsyncRoom
+    from redis_kvpoll.aio.statistics import AsyncStatistics
     from redis_kvpoll.aio.store import AsyncStatusStore
     from redis_kvpoll.errors import (
         CorruptEntryError,
@@ -42,13 +43,15 @@ if TYPE_CHECKING:
         WaitTimeoutError,
         WorldSizeMismatchError,
     )
-    from redis_kvpoll.model import Consensus, DataLosses, Entry, KVPoll, Outcome, Owner, RoomFailure, Update
+    from redis_kvpoll.model import Consensus, DataLosses, Entry, KVPoll, Outcome, Owner, RoomFailure, RoomRow, Update
     from redis_kvpoll.protocol.feed import Change, FeedGap
     from redis_kvpoll.protocol.settings import Settings
+    from redis_kvpoll.statistics.model import Snapshot
     from redis_kvpoll.sync.failures import Failures
     from redis_kvpoll.sync.lease import Lease
     from redis_kvpoll.sync.mirror import Mirror
     from redis_kvpoll.sync.room import Room
+    from redis_kvpoll.sync.statistics import Statistics
     from redis_kvpoll.sync.store import StatusStore
     from redis_kvpoll.validation import Mode, Policy
 
@@ -57,6 +60,7 @@ _MODULES = {
     "aio.lease": ("AsyncLease",),
     "aio.mirror": ("AsyncMirror",),
     "aio.room": ("AsyncRoom",),
+    "aio.statistics": ("AsyncStatistics",),
     "aio.store": ("AsyncStatusStore",),
     "errors": (
         *("CorruptEntryError", "EmbeddedServerError", "EvictionWarning", "FeedOffError", "InvalidInputError"),
@@ -71,13 +75,15 @@ _MODULES = {
         ),
         *("StoreUnavailableError", "WaitTimeoutError", "WorldSizeMismatchError"),
     ),
-    "model": ("Consensus", "DataLosses", "Entry", "RoomFailure", "KVPoll", "Outcome", "Owner", "Update"),
+    "model": (*("Consensus", "DataLosses", "Entry", "KVPoll", "Outcome", "Owner", "RoomFailure", "RoomRow", "Update"),),
     "protocol.feed": ("Change", "FeedGap"),
     "protocol.settings": ("Settings",),
+    "statistics.model": ("Snapshot",),
     "sync.failures": ("Failures",),
     "sync.lease": ("Lease",),
     "sync.mirror": ("Mirror",),
     "sync.room": ("Room",),
+    "sync.statistics": ("Statistics",),
     "sync.store": ("StatusStore",),
     "validation": ("Mode", "Policy"),
 }
@@ -88,6 +94,7 @@ __all__ = [
     "AsyncLease",
     "AsyncMirror",
     "AsyncRoom",
+    "AsyncStatistics",
     "AsyncStatusStore",
     "Change",
     "Consensus",
@@ -118,8 +125,11 @@ __all__ = [
     "RoomBusyError",
     "RoomFailure",
     "RoomNotFoundError",
+    "RoomRow",
     "ServerRefusedError",
     "Settings",
+    "Snapshot",
+    "Statistics",
     "StatusStore",
     "StoreClosedError",
     "StoreUnavailableError",

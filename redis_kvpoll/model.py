@@ -137,6 +137,22 @@ class RoomFailure(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class RoomRow:
+    """One room in a list: what costs little to read. ``entries`` reads the rest. Times are as in Entry."""
+
+    room: int
+    status: KVPoll | None
+    """With ranks, their consensus. None for a corrupt room, whose times are 0."""
+    since: float
+    """When the room got this status. The table has the time of the last write; statistics know the change itself."""
+    opened_at: float
+    expires_at: float | None
+    """None if its TTL was removed by hand."""
+    owner: str | None = None
+    """The name of the lease under which it was created."""
+
+
+@dataclass(frozen=True, slots=True)
 class Owner:
     """One lease, as the server has it. Times are Unix times of the Redis server; times and durations are in seconds."""
 

@@ -24,14 +24,15 @@ local function remove_room(room, prefix, generation)
   add_change(room, 'absent', false)
 end
 
--- Returns the outcome and the rank's status before, or what replaces it.
+-- Returns the outcome and the rank's status before, or what replaces it; and whether that refuses a late message, which
+-- clear.lua counts, too.
 local function clear_rank(room, prefix, generation)
   local fields, type_error = read_room(room)
   local own = fields[status_field]
   local view = rank_view(fields.status, own, fields[cleared_field])
   if type_error then return 3, type_error end
-  if generation == '' or fields.generation ~= generation then return 6, view end
-  if fields.world_size ~= world_size then return -3, fields.world_size or '' end
+  if generation == '' or fields.generation ~= generation then return 6, view, fields.status end
+  if fields.world_size ~= world_size then return -3, fields.world_size or '', true end
   if not ORDER[fields.status] then return -4, 'status ' .. (fields.status or '') end
   if type(redis.pcall('HDEL', prefix, length_field)) == 'table' then redis.call('DEL', prefix) end
   if not view then return 6, false end

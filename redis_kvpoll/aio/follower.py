@@ -15,6 +15,7 @@ from redis_kvpoll.errors import KVPollError
 from redis_kvpoll.replica.health import REJECTED_RETRY
 from redis_kvpoll.replica.requests import AskStore, FollowerEffect, OrphanedError
 from redis_kvpoll.replica.session import FollowerSession
+from redis_kvpoll.statistics.follow import StatisticsFollower
 
 logger = logging.getLogger("redis_kvpoll.mirror")
 
@@ -22,7 +23,9 @@ logger = logging.getLogger("redis_kvpoll.mirror")
 class FollowerTask:
     """Runs the sessions of a follower one after the other, each over connections of its own."""
 
-    def __init__(self, dispatcher: AsyncDispatcher, follower: FollowerSession, namespace: str) -> None:
+    def __init__(
+        self, dispatcher: AsyncDispatcher, follower: FollowerSession | StatisticsFollower, namespace: str
+    ) -> None:
         self.follower = follower
         self._dispatcher = weakref.ref(dispatcher)
         self._clone = dispatcher.transport.clone()
@@ -59,7 +62,7 @@ class FollowerTask:
 
     async def _ask_store(self, room: int) -> bool | KVPollError:
         dispatcher = self._dispatcher()
-        if dispatcher is None:
+        if dispatcher is None or isinstance(self.follower, StatisticsFollower):  # which asks for nothing
             return False
         try:
             return await dispatcher.run(self.follower.host.ask_store(room))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack, cast
 from weakref import WeakSet
@@ -14,11 +14,12 @@ from redis_kvpoll.aio import connect
 from redis_kvpoll.aio.dispatcher import AsyncDispatcher
 from redis_kvpoll.aio.failures import AsyncFailures
 from redis_kvpoll.aio.lease import AsyncLease
+from redis_kvpoll.aio.listing import AsyncListing
 from redis_kvpoll.aio.mirror import AsyncMirror
 from redis_kvpoll.aio.room import AsyncRoom
 from redis_kvpoll.aio.single_calls import AsyncSingleCalls
+from redis_kvpoll.aio.statistics import AsyncStatistics
 from redis_kvpoll.aio.table import AsyncTable
-from redis_kvpoll.aio.tail import AsyncTailIterator
 from redis_kvpoll.aio.waits import AsyncWaitRegistry
 from redis_kvpoll.engine import reaper
 from redis_kvpoll.engine.executor import Executor
@@ -26,12 +27,9 @@ from redis_kvpoll.engine.session import DEFAULT_DEADLINE, DEFAULT_TERMINAL_TTL, 
 from redis_kvpoll.engine.store_base import StoreBase
 from redis_kvpoll.model import KVPoll, Owner
 from redis_kvpoll.protocol import fenced_commands, room_commands
-from redis_kvpoll.protocol.feed import Change, FeedGap
-from redis_kvpoll.protocol.feed_reader import History, Tail
 from redis_kvpoll.protocol.handle import Handle
 from redis_kvpoll.protocol.lease_commands import LeaseConfig
 from redis_kvpoll.protocol.replies import OpenedRoom
-from redis_kvpoll.protocol.room_commands import status_filter
 from redis_kvpoll.protocol.script_call import Command
 from redis_kvpoll.protocol.settings import Settings
 from redis_kvpoll.validation import Mode, Policy
@@ -40,7 +38,7 @@ T = TypeVar("T")
 V = TypeVar("V")
 
 
-class AsyncStatusStore(StoreBase, AsyncTable):
+class AsyncStatusStore(StoreBase, AsyncTable, AsyncListing):
     """StatusStore for asyncio, with the same methods, awaited, and the same arguments, results and errors.
 
     ``client`` is a ``redis.asyncio.Redis`` or ``redis.asyncio.RedisCluster``. Calls made in the same turn of the event
@@ -74,7 +72,7 @@ class AsyncStatusStore(StoreBase, AsyncTable):
         self._executor.session.server = str(self._transport)
         self._dispatcher = AsyncDispatcher(self._executor, self._transport)
         self._single = AsyncSingleCalls(self._dispatcher)
-        self._mirrors: WeakSet[AsyncMirror | AsyncFailures] = WeakSet()
+        self._mirrors: WeakSet[AsyncMirror | AsyncFailures | AsyncStatistics] = WeakSet()
         self._leases: WeakSet[AsyncLease] = WeakSet()
         self._waits = AsyncWaitRegistry(self._dispatcher)
 
@@ -96,45 +94,6 @@ class AsyncStatusStore(StoreBase, AsyncTable):
             url, validation.seconds(options.get("deadline", DEFAULT_DEADLINE), "deadline")
         )
         return cls(cast(redis.Redis, transport), **options)  # see transport_for
-
-    def rooms(self, status: KVPoll | int | None = None) -> AsyncIterator[int]:
-        """The rooms of the namespace, or those at one status; each once, in no order.
-
-        It uses SCAN: a room that is created or removed during it may be included or not.
-        """
-        return self._rooms(status_filter(status))
-
-    async def counts(self) -> dict[KVPoll, int]:
-        """The number of rooms at each status."""
-        counts = dict.fromkeys(KVPoll, 0)
-        async for page in self._dispatcher.pages():
-            for status in await self._run(room_commands.survey(page)):
-                if status is not None:
-                    counts[status] += 1
-        return counts
-
-    async def history(self, room: int) -> list[Change]:
-        """The changes of a room that the feed still has, the oldest first. An expiry leaves no change.
-
-        Raises:
-            FeedOffError: the namespace was opened with feed_length=0.
-        """
-        history = History(room)
-        while await self._dispatcher.run(self._executor.read_feed("history", history)):
-            pass
-        return history.changes()
-
-    def tail(self, last: int = 0) -> AsyncIterator[Change | FeedGap]:
-        """The last changes of all rooms, then each new one, without end.
-
-        They are in the order of the server's time; with several shards, as far as they are read together. A FeedGap
-        among them marks where changes may be missing. After an error, the next step goes on where it was.
-
-        Raises:
-            FeedOffError: the namespace was opened with feed_length=0.
-            StoreUnavailableError: no answer for ``deadline`` seconds.
-        """
-        return AsyncTailIterator(self._dispatcher, Tail(last))
 
     async def settings(self) -> Settings | None:
         """The namespace's policy, shards, mode and feed; None when the namespace does not exist. Writes nothing."""
@@ -217,6 +176,19 @@ class AsyncStatusStore(StoreBase, AsyncTable):
         self._mirrors.add(mirror := AsyncMirror(self._dispatcher, rooms, period))
         return mirror
 
+    def statistics(self, *, stuck_after: float = 60.0, lookback: float = 0.0, share: float = 0.1) -> AsyncStatistics:
+        """Aggregates of the whole table (counts, rates, durations, stuck rooms, owners), for a ``with`` statement.
+
+        They cost the server little, however many rooms there are: the table is read once, slowly, then the change feed
+        once a second. ``stuck_after`` is the seconds at one status from which on a live room counts as stuck.
+        ``lookback`` is how many seconds before now the feed is read, so that there are rates and reasons at once.
+        ``share`` is the most of the server's time that reading the whole table takes: a tenth.
+        """
+        self._executor.session.check_open("statistics")
+        statistics = AsyncStatistics(self._dispatcher, stuck_after, lookback, share)
+        self._mirrors.add(statistics)
+        return statistics
+
     def failures(self, rooms: Callable[[], Iterable[int]]) -> AsyncFailures:
         """Follow what becomes Failed of the rooms that ``rooms`` returns: those held, and those being opened."""
         self._executor.session.check_open("failures")
@@ -239,7 +211,7 @@ class AsyncStatusStore(StoreBase, AsyncTable):
         return await self._waits.wait(lambda: self._run(room_commands.wait(room)), room, statuses, timeout)
 
     async def aclose(self) -> None:
-        """Close the store's connections, mirrors and leases; after from_url, also what that opened. May be repeated."""
+        """Close the store and all that it has given; after from_url, also what that opened. May be repeated."""
         self._executor.session.closed = True
         for each in [*self._leases, *self._mirrors]:
             await each.aclose()
@@ -257,14 +229,6 @@ class AsyncStatusStore(StoreBase, AsyncTable):
     async def _room(self, command: Command[Any, OpenedRoom]) -> AsyncRoom:
         found = await self._run(command)
         return AsyncRoom(self._dispatcher, self._executor.namespace, command.rooms[0], found.generation, found.request)
-
-    async def _rooms(self, only: KVPoll | None) -> AsyncIterator[int]:
-        async for page in self._dispatcher.pages():
-            if only is not None:
-                statuses = await self._run(room_commands.survey(page))
-                page = [room for room, status in zip(page, statuses, strict=True) if status is only]
-            for room in page:
-                yield room
 
     def _run(self, command: Command[V, T]) -> Awaitable[T]:
         return self._dispatcher.execute(command)

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Iterable, Mapping
 from typing import NoReturn, TypeVar, overload
 
 from redis_kvpoll.aio.single_calls import AsyncSingleCalls
+from redis_kvpoll.errors import CorruptEntryError
 from redis_kvpoll.model import Consensus, Entry, KVPoll, Update
 from redis_kvpoll.protocol import room_commands
 from redis_kvpoll.protocol.room_commands import DEFAULT_ABORT_REASON
@@ -113,6 +114,13 @@ class AsyncTable(ABC):
     async def entry(self, room: int) -> Entry | None:
         """All fields of a room, read at one moment; None when it is absent."""
         return await self._run(room_commands.entry(room))
+
+    async def entries(self, rooms: Iterable[int]) -> dict[int, Entry | CorruptEntryError]:
+        """All fields of many rooms, in one round trip per shard and 1,000 rooms; absent rooms are left out.
+
+        A corrupt room has the error that ``entry`` would raise.
+        """
+        return await self._run(room_commands.entries(rooms))
 
     async def consensus(self, rooms: Iterable[int]) -> list[Consensus]:
         """The consensus of the ranks of each room, in the given order, in one round trip per shard and 1,000 rooms.

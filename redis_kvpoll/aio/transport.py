@@ -65,6 +65,10 @@ class AsyncTransport(ABC):
         if self._on_close:
             await self._on_close()
 
+    def tag_of_each_node(self) -> list[str]:
+        """Return a hash tag for each node with rooms, after a first call."""
+        return self._nodes.tag_of_each_node()
+
     @abstractmethod
     async def _send(self, effect: Send) -> Any:
         """Send a call and wait for its reply."""

@@ -1,4 +1,4 @@
-"""The command ``kvpoll``. Without the extra ``cli`` it exits with the ``pip install`` line that adds it."""
+"""The command ``kvpoll``. Without an extra that it needs, it exits with the ``pip install`` line that adds it."""
 
 from __future__ import annotations
 
@@ -19,9 +19,11 @@ def main() -> None:
             streams.flush()
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
-        if missing not in ("click", "rich"):
-            raise
-        sys.exit(f"kvpoll needs {missing}: pip install 'redis-kvpoll[cli]'")
+        if missing in ("click", "rich"):
+            sys.exit(f"kvpoll needs {missing}: pip install 'redis-kvpoll[cli]'")
+        if missing in ("prometheus_client", "starlette", "uvicorn"):
+            sys.exit(f"kvpoll serve needs {missing}: pip install 'redis-kvpoll[serve]'")
+        raise
     except BrokenPipeError:
         streams.give_up("the output was closed")
     except OSError as error:

@@ -25,16 +25,25 @@ class CommandInfo(NamedTuple):
 
 
 COMMANDS = {
-    "abort": CommandInfo("table", "Fail one room, with all its ranks."),
+    "abort": CommandInfo("bulk", "Fail one room, or all that match, with all their ranks."),
     "acl": CommandInfo("acl", "Print the ACL rule of the Redis user that kvpoll needs."),
-    "clear": CommandInfo("table", "Remove one room from the table."),
+    "board": CommandInfo("monitoring", "Print the board for Grafana."),
+    "clear": CommandInfo("bulk", "Remove one room, or all that match, from the table."),
+    "completion": CommandInfo("completion", "Print the completion script of a shell."),
+    "doctor": CommandInfo("doctor", "Examine a table and its server, and say what to do."),
+    "find": CommandInfo("listing", "Find the rooms of a request."),
     "history": CommandInfo("feed", "Show the changes of one room."),
-    "ls": CommandInfo("table", "List the rooms of a table."),
+    "ls": CommandInfo("listing", "List the rooms of a table, by filters."),
+    "namespaces": CommandInfo("namespaces", "List the tables of a server."),
     "owners": CommandInfo("owners", "List lease owners and their states."),
     "reap": CommandInfo("owners", "Fail the live rooms of lost owners."),
     "replay": CommandInfo("replay", "Replay traffic over a table, with faults."),
-    "show": CommandInfo("table", "Show one room in full."),
+    "rules": CommandInfo("monitoring", "Print the alerts for Prometheus."),
+    "serve": CommandInfo("serve", "Serve metrics, probes and a page."),
+    "show": CommandInfo("room", "Show one room in full, with its timeline."),
+    "stats": CommandInfo("stats", "Show the numbers of a whole table."),
     "tail": CommandInfo("feed", "Print changes as they happen, until Ctrl-C."),
+    "wait": CommandInfo("room", "Wait until a room has ended, or is at a status."),
 }
 
 
@@ -69,6 +78,7 @@ class LazyGroup(click.Group):
 def kvpoll() -> None:
     """Inspect a table of KV-transfer statuses in Redis, and test it under traffic.
 
-    Exit status: 0 success; 1 failure, with the reason on stderr; 2 wrong usage; 3 a replay violated a guarantee;
-    4 the machine is too slow for the replay.
+    Exit status: 0 well; 1 not found, refused, or no answer, with the reason on stderr; 2 wrong usage; 3 a promise was
+    broken, or something wants attention; 4 a problem. For replay: 3 a guarantee was violated, 4 the machine is too
+    slow.
     """

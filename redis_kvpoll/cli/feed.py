@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from redis_kvpoll.cli.options import namespace_exists, open_table, room_id, table_options
+from redis_kvpoll.cli import as_json
+from redis_kvpoll.cli.exits import INTERRUPTED
+from redis_kvpoll.cli.options import json_option, need_namespace, open_table, room_id, table_options
 from redis_kvpoll.cli.rows import GAP, HISTORY_COLUMNS, local_time, period_rows, periods, rank_change, status_name
+from redis_kvpoll.cli.selection import STATUS_CHOICE
 from redis_kvpoll.errors import CorruptEntryError, StoreUnavailableError, printable
 from redis_kvpoll.protocol.feed import Change, FeedGap
 
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
 
 TAIL_DEADLINE = 2.0
 """Seconds without an answer, after which a running tail says so. It goes on when the server answers."""
-INTERRUPTED = 130
 
 
 @click.command(short_help="Print changes as they happen, until Ctrl-C.")
@@ -28,20 +29,30 @@ INTERRUPTED = 130
 @click.option(
     "--last", type=click.IntRange(min=0), default=10, show_default=True, help="Start with so many past changes."
 )
-@click.option("--json", "wants_json", is_flag=True, help="Print each change as a line of JSON.")
-def tail(url: str, namespace: str, last: int, wants_json: bool) -> None:
-    """Print changes as they happen, until Ctrl-C; into a pipe, as tab-separated lines.
+@click.option("--room", type=room_id, multiple=True, help="Changes of this room; may be repeated.")
+@click.option("--status", type=STATUS_CHOICE, multiple=True, help="Changes to this status; may be repeated.")
+@click.option("--reason", metavar="TEXT", help="Changes that record a reason that contains it.")
+@json_option
+def tail(
+    url: str,
+    namespace: str,
+    last: int,
+    room: tuple[int, ...],
+    status: tuple[str, ...],
+    reason: str | None,
+    wants_json: bool,
+) -> None:
+    """Print changes as they happen, until Ctrl-C; into a pipe, as tab-separated lines. With --json, one on each line.
 
     While the server does not answer, a line on stderr says so.
 
     Exit status: 130 after Ctrl-C.
     """
     with open_table(url, namespace) as store:
-        if not namespace_exists(store, url, namespace):
-            sys.exit(1)
+        need_namespace(store, url, namespace)
     try:
         with open_table(url, namespace, TAIL_DEADLINE) as store:
-            print_changes(_patient(store.tail(last)), wants_json)
+            print_changes(_wanted(_patient(store.tail(last)), room, status, reason), wants_json)
     except KeyboardInterrupt:
         if sys.stdout.isatty():
             click.echo()  # the terminal has shown ^C
@@ -51,17 +62,16 @@ def tail(url: str, namespace: str, last: int, wants_json: bool) -> None:
 @click.command(short_help="Show the changes of one room.")
 @table_options
 @click.argument("room", type=room_id)
-@click.option("--json", "wants_json", is_flag=True, help="Print the changes as JSON, each by itself.")
+@json_option
 def history(url: str, namespace: str, room: int, wants_json: bool) -> None:
     """Show the changes of one room that the feed still has, and how long each status lasted."""
     with open_table(url, namespace) as store:
-        if not namespace_exists(store, url, namespace):
-            sys.exit(1)
+        need_namespace(store, url, namespace)
         changes = store.history(room)
         exists = _exists(store, room)
         settings = store.settings()
     if wants_json:
-        click.echo(json.dumps([as_json(change) for change in changes], indent=2))
+        as_json.put([as_json.change(change) for change in changes])
     elif not changes:
         kept = f"the last {settings.feed_length:,}" if settings else "few"
         raise click.ClickException(
@@ -71,6 +81,19 @@ def history(url: str, namespace: str, room: int, wants_json: bool) -> None:
         )
     else:
         print_history([row for period in periods(changes, exists, time.time()) for row in period_rows(period)])
+
+
+def _wanted(
+    changes: Iterator[Change | FeedGap], rooms: tuple[int, ...], statuses: tuple[str, ...], reason: str | None
+) -> Iterator[Change | FeedGap]:
+    """The changes that match, and every gap."""
+    for change in changes:
+        if isinstance(change, FeedGap) or (
+            (not rooms or change.room in rooms)
+            and (not statuses or status_name(change) in statuses)
+            and (reason is None or reason.lower() in (change.reason or "").lower())
+        ):
+            yield change
 
 
 def _exists(store: StatusStore, room: int) -> bool:
@@ -101,7 +124,7 @@ def print_changes(changes: Iterable[Change | FeedGap], wants_json: bool) -> None
     """Print changes as they come: as JSON, for a terminal, or tab-separated."""
     if wants_json:
         for change in changes:
-            click.echo(json.dumps(as_json(change)))
+            as_json.put_line(as_json.change(change))
     elif sys.stdout.isatty():
         from redis_kvpoll.cli import terminal
 
@@ -113,14 +136,6 @@ def print_changes(changes: Iterable[Change | FeedGap], wants_json: bool) -> None
                 continue
             cells = local_time(change.at), str(change.room), status_name(change), printable(change.reason or "")
             click.echo("\t".join(cells if change.rank is None else (*cells, f"rank {rank_change(change)}")))
-
-
-def as_json(change: Change | FeedGap) -> dict[str, Any]:
-    """A change as JSON's types."""
-    if isinstance(change, FeedGap):
-        return {"gap": change._asdict()}
-    statuses = {"status": change.status, "rank_status": change.rank_status}
-    return change._asdict() | {name: None if status is None else status.name for name, status in statuses.items()}
 
 
 def print_history(cells: list[tuple[str, ...]]) -> None:

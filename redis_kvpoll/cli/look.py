@@ -17,7 +17,7 @@ from redis_kvpoll.errors import KVPollError, printable
 from redis_kvpoll.replay import runner, traffic
 from redis_kvpoll.replay.pacing import slower_speed
 from redis_kvpoll.replay.report import Report
-from redis_kvpoll.replay.router import Run, Snapshot
+from redis_kvpoll.replay.router import ReplayProgress, Run
 from redis_kvpoll.transport.urls import parse
 
 OPTIONS_OF_TRAFFIC = {"trace", "prefill", "decode", "limit", "abort_rate", "late_rate", "reuse_rate", "crash_rate"}
@@ -67,7 +67,7 @@ def hold(run: Run, report: Report) -> None:
         return
     prompt = _prompt(run, report)
 
-    def show(snapshot: Snapshot) -> None:
+    def show(snapshot: ReplayProgress) -> None:
         if snapshot.dispatched:  # from now on there is something to see
             next(prompt, None)
         if select.select([sys.stdin], [], [], 0)[0]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -12,13 +12,15 @@ import click
 from click.core import ParameterSource
 
 from redis_kvpoll import validation
+from redis_kvpoll.cli.exits import NOT_FOUND
 from redis_kvpoll.errors import InvalidInputError
-from redis_kvpoll.protocol import keys
 from redis_kvpoll.transport.password_file import VARIABLE, with_password
 
 if TYPE_CHECKING:
     from redis_kvpoll.protocol.settings import Settings
     from redis_kvpoll.sync.store import StatusStore
+
+_HEXADECIMAL = re.compile(r"0[xX][0-9a-fA-F]{1,16}")
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -39,40 +41,48 @@ def _with_password(context: click.Context, parameter: click.Parameter, url: str)
         raise click.UsageError(str(error)) from None
 
 
+def url_option(command: F) -> F:
+    """Add --redis."""
+    return click.option(
+        "--redis",
+        "url",
+        envvar="KVPOLL_URL",
+        default="redis://localhost:6379/0",
+        show_default=True,
+        show_envvar=True,
+        metavar="URL",
+        callback=_with_password,
+        help="The server. KVPOLL_PASSWORD_FILE names a file with the password of KVPOLL_URL.",
+    )(command)
+
+
 def table_options(command: F) -> F:
     """Add --redis and --namespace."""
-    options = (
-        click.option(
-            "-n",
-            "--namespace",
-            envvar="KVPOLL_NAMESPACE",
-            default="default",
-            show_default=True,
-            show_envvar=True,
-            metavar="NAME",
-            help="The table's namespace.",
-        ),
-        click.option(
-            "--redis",
-            "url",
-            envvar="KVPOLL_URL",
-            default="redis://localhost:6379/0",
-            show_default=True,
-            show_envvar=True,
-            metavar="URL",
-            callback=_with_password,
-            help="The server. KVPOLL_PASSWORD_FILE names a file with the password of KVPOLL_URL.",
-        ),
+    return click.option(
+        "-n",
+        "--namespace",
+        envvar="KVPOLL_NAMESPACE",
+        default="default",
+        show_default=True,
+        show_envvar=True,
+        metavar="NAME",
+        help="The table's namespace.",
+    )(url_option(command))
+
+
+def json_option(command: F) -> F:
+    """Add --json."""
+    return click.option("--json", "wants_json", is_flag=True, help="Print JSON; docs/reference has its schema.")(
+        command
     )
-    return functools.reduce(lambda wrapped, option: option(wrapped), options, command)
 
 
 def room_id(text: str) -> int:
-    """The room id in a command line argument."""
-    if text.isdecimal():
+    """The room id in a command line argument: decimal, or hexadecimal with 0x as in spans and logs."""
+    if text.isdecimal() or _HEXADECIMAL.fullmatch(text):
         with contextlib.suppress(InvalidInputError, ValueError):  # int refuses thousands of digits
-            return validation.room(int(text))
-    raise click.BadParameter(f"{text!r} is not a room id: a room id is an int from 0 to 2^64-1")
+            return validation.room(int(text, 10 if text.isdecimal() else 16))
+    raise click.BadParameter(f"{text!r} is not a room id: a room id is an int from 0 to 2^64-1, or 0x…")
 
 
 def open_table(url: str, namespace: str, deadline: float | None = None, writes: bool = False) -> StatusStore:
@@ -83,6 +93,12 @@ def open_table(url: str, namespace: str, deadline: float | None = None, writes: 
     return StatusStore.from_url(url, namespace=namespace, deadline=seconds, read_only=not writes)
 
 
+def need_namespace(store: StatusStore, url: str, namespace: str) -> None:
+    """Exit with status 1 if the namespace does not exist."""
+    if not namespace_exists(store, url, namespace):
+        raise click.exceptions.Exit(NOT_FOUND)
+
+
 def namespace_exists(store: StatusStore, url: str, namespace: str) -> bool:
     """Whether the namespace exists; if not, print that, and where to look.
 
@@ -91,7 +107,7 @@ def namespace_exists(store: StatusStore, url: str, namespace: str) -> bool:
     if store.settings() is not None:
         return True
     roles = [name for role in ROLES if _settings(url, name := f"{namespace}-{role}") is not None]
-    hint = f"List the namespaces of this server: redis-cli --scan --pattern '{keys.ALL_SETTINGS}'"
+    hint = "List the namespaces of this server: kvpoll namespaces"
     if roles:
         hint = "SGLang uses one namespace per role: " + " or ".join(f"-n {name}" for name in roles)
     click.echo(f"namespace {namespace!r} not found: it has no rooms and no settings.\n{hint}", err=True)

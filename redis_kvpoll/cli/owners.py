@@ -7,7 +7,9 @@ import time
 
 import click
 
-from redis_kvpoll.cli.options import namespace_exists, open_table, table_options
+from redis_kvpoll.cli import as_json
+from redis_kvpoll.cli.durations import human
+from redis_kvpoll.cli.options import json_option, need_namespace, open_table, table_options
 from redis_kvpoll.cli.rows import local_time
 from redis_kvpoll.errors import printable
 from redis_kvpoll.model import Owner
@@ -17,17 +19,19 @@ COLUMNS = ("owner", "since", "heartbeat", "state", "live rooms", "failed rooms",
 
 @click.command(short_help="List lease owners and their states.")
 @table_options
-def owners(url: str, namespace: str) -> None:
+@json_option
+def owners(url: str, namespace: str, wants_json: bool) -> None:
     """List lease owners with their last heartbeat and state; into a pipe, as tab-separated lines.
 
     States: alive; expired, with no heartbeat within the lease; suspected, since a sweep found the lease expired; lost,
     since a later sweep did, which fails the owner's live rooms. Lost owners are listed for an hour.
     """
     with open_table(url, namespace) as store:
-        if not namespace_exists(store, url, namespace):
-            return
+        need_namespace(store, url, namespace)
         found = store.owners()
-    if not found:
+    if wants_json:
+        as_json.put({"namespace": namespace, "at": time.time(), "owners": [as_json.owner(one) for one in found]})
+    elif not found:
         click.echo(f"Namespace {namespace!r} has no leases.")
     elif sys.stdout.isatty():
         from redis_kvpoll.cli import terminal
@@ -47,8 +51,7 @@ def reap(url: str, namespace: str) -> None:
     the owner of an expired lease, a later one fails its rooms: so run it twice.
     """
     with open_table(url, namespace, writes=True) as store:
-        if not namespace_exists(store, url, namespace):
-            return
+        need_namespace(store, url, namespace)
         failed = store.reap()
         suspected = [owner for owner in store.owners() if owner.state == "suspected"]
     click.echo(f"Failed {failed:,} room{'' if failed == 1 else 's'} of lost owners.")
@@ -66,7 +69,7 @@ def reap(url: str, namespace: str) -> None:
 
 def cells(owner: Owner) -> tuple[str, ...]:
     """An owner's cells in the order of COLUMNS."""
-    heartbeat = f"{max(0.0, time.time() - owner.last_heartbeat_at):.1f} s ago" if owner.last_heartbeat_at else ""
+    heartbeat = f"{human(max(0.0, time.time() - owner.last_heartbeat_at))} ago" if owner.last_heartbeat_at else ""
     return (
         printable(owner.name),
         local_time(owner.since),

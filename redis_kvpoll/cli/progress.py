@@ -8,7 +8,7 @@ from rich import progress
 from rich.console import Console
 from rich.table import Column
 
-from redis_kvpoll.replay.router import Snapshot
+from redis_kvpoll.replay.router import ReplayProgress
 
 WIDE = 120
 """The width from which on there is space for a bar."""
@@ -36,7 +36,7 @@ class Progress:
         )
         self._task = self._bar.add_task("starting workers", total=total, counts="")
 
-    def show(self, snapshot: Snapshot) -> None:
+    def show(self, snapshot: ReplayProgress) -> None:
         counts = [(snapshot.results.get(result, 0), result) for result in RESULTS]
         parts = [f"{count:,} {result}" for count, result in counts if count]
         if running := snapshot.dispatched - snapshot.ended:

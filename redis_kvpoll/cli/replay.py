@@ -16,7 +16,7 @@ from redis_kvpoll.validation import Policy
 
 if TYPE_CHECKING:
     from redis_kvpoll.replay.report import Report
-    from redis_kvpoll.replay.router import Run, Snapshot
+    from redis_kvpoll.replay.router import ReplayProgress, Run
     from redis_kvpoll.replay.runner import ServerKiller
 
 GUARANTEE_VIOLATED = 3
@@ -97,12 +97,12 @@ def replay(
     violated; 4: the machine is too slow to tell.
     """
     from redis_kvpoll.replay import runner, traffic
-    from redis_kvpoll.replay.fault_plan import Rates
+    from redis_kvpoll.replay.fault_plan import FaultRates
     from redis_kvpoll.replay.router import Run
 
     seed = secrets.randbelow(2**31) if seed is None else seed
     requests = traffic.read_trace(trace, limit) if trace else traffic.generate(limit or GENERATED, seed)
-    rates = Rates(abort_rate, late_rate, reuse_rate, crash_rate)
+    rates = FaultRates(abort_rate, late_rate, reuse_rate, crash_rate)
     with runner.server(url) as (server, private):
         if kill_redis and (private is None or not fenced):
             raise click.UsageError("--kill-redis needs the private server (no --redis), and --fenced to recover")
@@ -133,7 +133,7 @@ def _run(run: Run, trace: Path | None, killer: ServerKiller | None) -> Report:
         console.print(line, soft_wrap=True, markup=False)  # an IPv6 address looks like markup
     with Progress(console, len(run.requests)) as progress:
 
-        def show(snapshot: Snapshot) -> None:
+        def show(snapshot: ReplayProgress) -> None:
             progress.show(snapshot)
             if killer:
                 killer.update(snapshot)

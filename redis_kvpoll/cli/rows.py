@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from datetime import datetime
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
+from redis_kvpoll.cli.durations import human
 from redis_kvpoll.errors import CorruptEntryError, printable
-from redis_kvpoll.model import KVPoll
+from redis_kvpoll.model import Entry, KVPoll, RoomRow
 from redis_kvpoll.protocol.feed import Change
 
-if TYPE_CHECKING:
-    from redis_kvpoll.sync.store import StatusStore
-
-ROOM_COLUMNS = ("room", "status", "age", "updated", "ttl", "reason", "owner")
+ROOM_COLUMNS = ("room", "status", "age", "updated", "ttl", "reason", "owner", "request")
+SHORT_REASON = 200
+"""Characters of a reason in a list on a terminal; ``kvpoll show`` has all of it."""
 HISTORY_COLUMNS = ("since", "status", "lasted", "reason", "note", "rank")
 GAP = "changes may be missing here: the feed was trimmed before they were read, or it was lost"
 CLEARED = "cleared"
@@ -34,35 +33,26 @@ class Line(NamedTuple):
     cells: tuple[str, ...]
     status: KVPoll | None
     """None for a corrupt room."""
-    updated_at: float
 
 
-def room_line(store: StatusStore, room: int) -> Line | None:
-    """A room's line; None if the room no longer exists. A corrupt room gets a line too, and hides no other."""
-    try:
-        entry = store.entry(room)
-    except CorruptEntryError as error:
-        return Line((str(room), "corrupt", "", "", "", printable(error.found), ""), None, 0.0)
-    if entry is None:
-        return None
+def room_line(row: RoomRow, entry: Entry | CorruptEntryError | None, now: float, is_short: bool = False) -> Line:
+    """A room's line; with ``is_short``, its reason is cut. A corrupt room gets a line too, and hides no other."""
+    if not isinstance(entry, Entry):
+        found = printable(entry.found) if entry is not None else ""
+        return Line((str(row.room), "corrupt", "", "", "", found, "", ""), None)
     # The times are the server's, "now" is ours: a clock skew must not give a negative age.
-    now = time.time()
-    ages = (f"{max(0.0, now - then):.1f} s" for then in (entry.opened_at, entry.updated_at))
-    texts = (printable(entry.reason or ""), printable(entry.owner or ""))
-    cells = (str(room), entry.status.name, *ages, f"{entry.ttl:.1f} s", *texts)
-    return Line(cells, entry.status, entry.updated_at)
+    ages = (human(max(0.0, now - then)) for then in (entry.opened_at, entry.updated_at))
+    reason, request = printable(entry.reason or ""), printable(entry.request or "")
+    if is_short and len(reason) > SHORT_REASON:
+        reason = reason[: SHORT_REASON - 1] + "…"
+    texts = (reason, printable(entry.owner or ""), request)
+    return Line((str(row.room), entry.status.name, *ages, human(entry.ttl), *texts), entry.status)
 
 
 def listed_columns(lines: list[Line]) -> tuple[str, ...]:
-    """The columns of a list; the owner's only if a room has one."""
-    return ROOM_COLUMNS if any(line.cells[-1] for line in lines) else ROOM_COLUMNS[:-1]
-
-
-def footer(namespace: str, shown: int, total: int, wanted: KVPoll | None) -> str:
-    """The line below a list: how many rooms there are, and how many of them are listed."""
-    count = f"{shown:,} of {total:,}" if total > shown else f"{total:,}"
-    at = f" at {wanted.name}" if wanted is not None else ""
-    return f"{namespace}: {count} room{'' if total == 1 else 's'}{at}"
+    """The columns of a list; the owner's and the request's only if a room has one."""
+    used = max((at for line in lines for at, cell in enumerate(line.cells) if cell), default=0)
+    return ROOM_COLUMNS[: max(used + 1, ROOM_COLUMNS.index("reason") + 1)]
 
 
 class Period(NamedTuple):

@@ -27,14 +27,18 @@ STATUS_STYLES = {
     KVPoll.Success: "green",
 }
 OWNER_STYLES = {"alive": "green", "expired": "yellow", "suspected": "yellow", "lost": "red"}
+MIN_WIDTHS = {"age": 100, "request": 140}
+"""The width of a terminal from which on a list of rooms has a column."""
 REASON_WIDTH = 20
 """The minimum width of a reason that needs it."""
 
 
-def print_rooms(columns: Sequence[str], lines: list[Line], footer: str) -> None:
-    """Print a list of rooms."""
+def print_rooms(columns: Sequence[str], lines: list[Line]) -> None:
+    """Print a list of rooms: where it is narrow, without their ages and requests, which ``kvpoll show`` has."""
+    console = Console(highlight=False)
     table = Table(box=None, header_style="dim", pad_edge=False)
-    columns = sorted(columns, key="reason".__eq__)  # the longest column last
+    columns = [name for name in columns if console.width >= MIN_WIDTHS.get(name, 0)]
+    columns.sort(key="reason".__eq__)  # the longest column last
     # On any width: an id that is cut cannot be copied.
     widths = {"room": len(str(validation.MAX_ROOM)), "status": max(len(s.name) for s in KVPoll)}
     for name in columns:
@@ -42,13 +46,18 @@ def print_rooms(columns: Sequence[str], lines: list[Line], footer: str) -> None:
         table.add_column(
             name, justify="right" if right else "left", no_wrap=name != "reason", min_width=widths.get(name)
         )
+    left = console.width - sum(2 + _width(name, lines, widths.get(name, 0)) for name in columns if name != "reason")
     for line in lines:
-        cells = {name: Text(cell) for name, cell in zip(ROOM_COLUMNS, line.cells, strict=True)}
+        cells = {name: Text(cell) for name, cell in zip(ROOM_COLUMNS, line.cells, strict=False)}
+        cells["reason"].truncate(left if left >= REASON_WIDTH else console.width - 12, overflow="ellipsis")
         cells["status"].stylize("bold red" if line.status is None else STATUS_STYLES[line.status])
         table.add_row(*(cells[name] for name in columns))
-    console = Console(highlight=False)
     print_table(console, table)
-    console.print(Text(footer, "dim"))
+
+
+def _width(name: str, lines: list[Line], least: int) -> int:
+    at = ROOM_COLUMNS.index(name)
+    return max(least, len(name), *(len(line.cells[at]) for line in lines))
 
 
 def print_owners(columns: Sequence[str], owners: Iterable[tuple[str, Sequence[str]]]) -> None:
@@ -62,6 +71,16 @@ def print_owners(columns: Sequence[str], owners: Iterable[tuple[str, Sequence[st
         cells["since"] = cells["since"][: len("2026-01-31 12:00:00")]  # the zone is the terminal's own
         cells["state"].stylize(OWNER_STYLES[state])
         table.add_row(*(cells[name] for name in names))
+    print_table(Console(highlight=False), table)
+
+
+def print_plain(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table without colours."""
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    for name in columns:
+        table.add_column(name, no_wrap=True)
+    for row in rows:
+        table.add_row(*map(Text, row))
     print_table(Console(highlight=False), table)
 
 

@@ -23,6 +23,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from redis_kvpoll.engine import remedies
 from redis_kvpoll.engine.remedies import ExpectsTLS
+from redis_kvpoll.errors import KVPollError, ServerRefusedError, StoreUnavailableError, printable
 
 
 class NotSent(Exception):  # noqa: N818 - internal signal of a driver to its flow
@@ -113,6 +114,15 @@ def describe_rejection(error: BaseException) -> str:
     """Return what the server said, with its code, and a remedy if one is known."""
     remedy = remedies.remedy(error)
     return f"the server refused: {remedies.text_of(error)}" + (f" ({remedy})" if remedy else "")
+
+
+def explained(operation: str, server: str, error: Exception) -> KVPollError:
+    """Return the error of an operation that is tried once, from what kept it from its reply."""
+    cause = root_cause(error)
+    if classify(error) is Failure.REJECTED:
+        return ServerRefusedError(f"{operation}: {printable(describe_rejection(cause))}")
+    what = f"no answer from {server}: {printable(remedies.text_of(cause))} ({remedies.remedy(cause)})"
+    return StoreUnavailableError(f"{operation}: {what}")
 
 
 def describe_delay(error: BaseException, within: str) -> str:

@@ -124,23 +124,16 @@ class _Reaper:
 def owners(executor: Executor) -> Flow[list[Owner]]:
     """Return all leases, oldest first, with those that were lost in the last hour. Writes nothing."""
     context = yield from executor.context("owners")
-    found: dict[tuple[str, int], Owner] = {}
+    found: list[list[Owner]] = []
     rooms: Counter[int] = Counter()
     for tag in keys.tags(context.namespace, context.shards):
         seconds, micros = yield from executor.send_command("owners", tag, ["TIME"])
         words = yield from executor.send_command("owners", tag, ["HGETALL", keys.leases(tag)])
         flat = [word for pair in words.items() for word in pair] if isinstance(words, dict) else words
-        for owner in lease_commands.parse_owners(flat, int(seconds) + int(micros) / 1e6):
-            other = found.setdefault((owner.name, owner.incarnation), owner)
-            if other is not owner:  # the first shard has its heartbeats, another may know that it was lost
-                worst = max(other, owner, key=lambda owner: _STATES.index(owner.state))
-                failed = other.failed + owner.failed
-                merged = replace(other, state=worst.state, reason=worst.reason, failed=failed)
-                found[owner.name, owner.incarnation] = merged
+        found.append(lease_commands.parse_owners(flat, int(seconds) + int(micros) / 1e6))
         owned = yield from rooms_of(executor, context, tag, "-inf", "+inf")
         rooms += yield from executor.run(lease_commands.parts(owned), [])
-    listed = [replace(owner, rooms=rooms[owner.incarnation]) for owner in found.values()]
-    return sorted(listed, key=lambda owner: owner.incarnation)
+    return [replace(owner, rooms=rooms[owner.incarnation]) for owner in lease_commands.merge_owners(found)]
 
 
 def rooms_of(
@@ -156,7 +149,3 @@ def rooms_of(
             return rooms
         rooms += lease_commands.parse_owned(context, tag, reply)
         at += len(reply)
-
-
-_STATES = ("alive", "expired", "suspected", "lost")
-"""From best to worst. A lease is shown in the worst state that a shard has for it."""

@@ -10,11 +10,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from redis.backoff import EqualJitterBackoff
 from redis.exceptions import AskError, MovedError, NoScriptError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from redis_kvpoll.engine import classify
+from redis_kvpoll.engine.backoff import Backoff
 from redis_kvpoll.engine.classify import Failure, NotSent, ServerChanged
 from redis_kvpoll.engine.effects import Flow, FollowRedirect, Send, Sleep
 from redis_kvpoll.engine.session import Session
@@ -22,9 +22,7 @@ from redis_kvpoll.errors import KVPollError, OutcomeUnknownError, ServerRefusedE
 from redis_kvpoll.protocol.script_call import Call
 from redis_kvpoll.protocol.scripts import Script
 
-# Seconds. The first pause is about 10 ms, the time that a server on the same host needs to accept connections after a
-# restart; the longest is 0.25 s, so that 1,000 waiting clients do not overload a server after a restart.
-_BACKOFF = EqualJitterBackoff(cap=0.25, base=0.01)
+_BACKOFF = Backoff()
 # Redirects followed without a pause. One is usual (a slot has moved); more come only from nodes that disagree, which
 # need time to converge.
 _FREE_REDIRECTS = 4

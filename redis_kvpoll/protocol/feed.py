@@ -58,6 +58,15 @@ _TTL_DIGITS = len(str(_MAX_TTL_MS))
 _RANK_DIGITS = len(str(validation.MAX_WORLD_SIZE))
 
 
+class Opening(NamedTuple):
+    """What an entry says of a room that it created."""
+
+    generation: str
+    """Empty for a plain room."""
+    owner: str | None = None
+    request: str | None = None
+
+
 class RankField(NamedTuple):
     """A rank that an entry names: ``rank:3`` or ``rank:3,4``, or ``first:3`` if that rank created the room."""
 
@@ -69,8 +78,8 @@ ParsedChange: TypeAlias = tuple[int, bytes, float | None, bytes | None, RankFiel
 """(room, name of its status, ttl in seconds, reason, rank that changed, name of that rank's status)."""
 
 
-def parse_entry(fields: Sequence[bytes]) -> list[ParsedChange]:
-    """Return the changes of one entry, in its order.
+def parse_entry(fields: Sequence[bytes], openings: dict[int, Opening] | None = None) -> list[ParsedChange]:
+    """Return the changes of one entry, in its order; in ``openings`` those that created a room, by their index.
 
     A mirror runs this for every change in the table, so the changes are plain tuples, with statuses as names.
 
@@ -95,6 +104,8 @@ def parse_entry(fields: Sequence[bytes]) -> list[ParsedChange]:
         elif is_room and name == b"reason":
             room, status, room_ttl, _, rank, rank_status = found[-1]
             found[-1] = room, status, room_ttl, value, rank, rank_status
+        elif openings is not None and is_room and name in _OPENING_WORDS:
+            _add_opening(openings, len(found) - 1, name, value)
         elif is_room and value in STATUSES:
             for changed in _parse_rank_field(name):
                 room, status, room_ttl, reason, rank, _ = found[-1]
@@ -103,6 +114,18 @@ def parse_entry(fields: Sequence[bytes]) -> list[ParsedChange]:
                 else:  # one of several ranks that changed together
                     found.append((room, status, room_ttl, None, changed, value))
     return found
+
+
+_OPENING_WORDS = (b"first", b"owner", b"request")
+
+
+def _add_opening(openings: dict[int, Opening], at: int, name: bytes, value: bytes) -> None:
+    text = value.decode("utf-8", "replace")
+    if name == b"first":
+        openings[at] = Opening(text)
+    elif at in openings:
+        opening = openings[at]
+        openings[at] = opening._replace(owner=text) if name == b"owner" else opening._replace(request=text)
 
 
 def changes(entry_id: bytes, fields: Sequence[Any]) -> list[Change]:

@@ -13,6 +13,7 @@ single server has them too, so no key changes its name when a deployment moves t
     kvpoll:{prod}:due               when to look at each lease again
     kvpoll:{prod}:owned             the rooms that were created under a lease, by incarnation
     kvpoll:{prod}:cleared           rooms that were cleared after a replay had created them, with their generations
+    kvpoll:{prod}:refused           how many writes were refused, by outcome
     kvpoll:{prod/3}:room:42         the same with shards > 1
 """
 
@@ -21,12 +22,18 @@ from __future__ import annotations
 import re
 import zlib
 from collections import defaultdict
+from typing import NamedTuple
 
 from redis_kvpoll.validation import MAX_ROOM
 
 ROOM_DIGITS = len(str(MAX_ROOM))
+_SETTINGS_KEY = re.compile(rb"kvpoll:\{([A-Za-z0-9._-]{1,64})\}:settings")
 _ROOM_KEY = re.compile(rb"kvpoll:\{[^}]+\}:room:(0|[1-9][0-9]{0,19})")
 
+_ANY_KEY = re.compile(rb"kvpoll:\{(([A-Za-z0-9._-]{1,64})(?:/[0-9]+)?)\}:([a-z]+)(?::(.*))?")
+
+EVERYTHING = "kvpoll:{*"
+"""Matches the keys of every namespace of a server."""
 ALL_SETTINGS = "kvpoll:{*}:settings"
 """Matches the settings of every namespace of a server."""
 
@@ -101,6 +108,16 @@ def cleared(tag: str) -> str:
     return f"kvpoll:{{{tag}}}:cleared"
 
 
+def nothing(tag: str) -> str:
+    """A key that no script writes: to ask whether a user may use a command."""
+    return f"kvpoll:{{{tag}}}:nothing"
+
+
+def refused(tag: str) -> str:
+    """How many writes one shard has refused, by outcome."""
+    return f"kvpoll:{{{tag}}}:refused"
+
+
 def rooms(tag: str, rooms: list[int]) -> list[str]:
     """The keys of rooms of one shard."""
     if len(rooms) == 1:
@@ -113,6 +130,12 @@ def prefixes(tag: str, rooms: list[int]) -> list[str]:
     """The prefix keys of rooms of one shard."""
     start = f"kvpoll:{{{tag}}}:prefix:"
     return [f"{start}{number}" for number in rooms]
+
+
+def namespace_of(key: bytes) -> str | None:
+    """Return the namespace whose settings a key has; None for any other key."""
+    match = _SETTINGS_KEY.fullmatch(key)
+    return match[1].decode() if match else None
 
 
 def rooms_pattern(tag: str) -> str:
@@ -132,3 +155,22 @@ def room_of(key: bytes) -> int | None:
     match = _ROOM_KEY.fullmatch(key)
     number = int(match[1]) if match else -1
     return number if 0 <= number <= MAX_ROOM else None
+
+
+class KeyName(NamedTuple):
+    """The parts of a key's name: of which namespace and shard it is, and what."""
+
+    namespace: str
+    tag: str
+    kind: str
+    room: str
+    """As it is written; empty for a key that is no room's."""
+
+
+def parts(key: bytes) -> KeyName | None:
+    """Return the parts of a key's name; None for a foreign key."""
+    match = _ANY_KEY.fullmatch(key)
+    if not match:
+        return None
+    tag, namespace, kind, room = (part.decode("utf-8", "replace") for part in match.groups(b""))
+    return KeyName(namespace, tag, kind, room)

@@ -12,7 +12,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 from redis_kvpoll import validation
@@ -244,3 +244,21 @@ def parse_owners(fields: Iterable[bytes], now: float) -> list[Owner]:
                 Owner(owner_in(reason), int(lost[1]), state="lost", reason=reason, failed=failed.get(lost[1], 0))
             )
     return owners
+
+
+def merge_owners(by_shard: Iterable[Iterable[Owner]]) -> list[Owner]:
+    """Return each lease once, from what the shards have, the first shard first; the oldest lease first."""
+    found: dict[tuple[str, int], Owner] = {}
+    for owners in by_shard:
+        for owner in owners:
+            other = found.setdefault((owner.name, owner.incarnation), owner)
+            if other is not owner:  # the first shard has its heartbeats, another may know that it was lost
+                worst = max(other, owner, key=lambda owner: _STATES.index(owner.state))
+                failed = other.failed + owner.failed
+                merged = replace(other, state=worst.state, reason=worst.reason, failed=failed)
+                found[owner.name, owner.incarnation] = merged
+    return sorted(found.values(), key=lambda owner: owner.incarnation)
+
+
+_STATES = ("alive", "expired", "suspected", "lost")
+"""From best to worst. A lease is shown in the worst state that a shard has for it."""

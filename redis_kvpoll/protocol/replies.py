@@ -189,6 +189,17 @@ def entries(operation: str, rooms: list[int], reply: list[Any]) -> list[Entry | 
     ]
 
 
+def entries_or_errors(operation: str, rooms: list[int], reply: list[Any]) -> list[Entry | CorruptEntryError | None]:
+    """As entries, but a corrupt room hides no other."""
+    found: list[Entry | CorruptEntryError | None] = []
+    for room, at in zip(rooms, range(0, len(reply), 3), strict=True):
+        try:
+            found.append(_entry(operation, room, *reply[at : at + 3]))
+        except CorruptEntryError as error:
+            found.append(error)
+    return found
+
+
 def _entry(operation: str, room: int, ttl_ms: int, length: Any, pairs: Any) -> Entry | None:
     if not pairs:
         return None

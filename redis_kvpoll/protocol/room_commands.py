@@ -7,12 +7,13 @@ Reads are safe to repeat, and so are writes that the scripts merge. The destruct
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from redis_kvpoll import validation
-from redis_kvpoll.errors import InvalidInputError, KVTransferError, RoomNotFoundError
-from redis_kvpoll.model import Consensus, Entry, KVPoll, Update
+from redis_kvpoll.errors import CorruptEntryError, InvalidInputError, KVTransferError, RoomNotFoundError
+from redis_kvpoll.model import Consensus, Entry, KVPoll, RoomRow, Update
 from redis_kvpoll.protocol import replies, script_specs
+from redis_kvpoll.protocol import rows as row_replies
 from redis_kvpoll.protocol.script_call import Command, by_room, named, only
 
 D = TypeVar("D")
@@ -117,6 +118,27 @@ def poll(rooms: Iterable[int]) -> Command[KVPoll | None, list[KVPoll | None]]:
 def survey(rooms: Iterable[int]) -> Command[KVPoll | None, list[KVPoll | None]]:
     """As poll, but with the consensus of a room's ranks, whatever the store's rank."""
     return Command("survey", script_specs.POLL, room_list(rooms), [], replies.statuses, lambda _, values: values)
+
+
+@named
+def rows(rooms: Iterable[int], now: float) -> Command[RoomRow | None, list[RoomRow]]:
+    """The rooms that exist, as of ``now``, a Unix time."""
+
+    def finish(_: list[int], found: list[RoomRow | None]) -> list[RoomRow]:
+        return [row for row in found if row is not None]
+
+    def decode(_: str, asked: list[int], reply: list[Any]) -> list[RoomRow | None]:
+        return row_replies.rows(asked, reply, now)
+
+    return Command("rows", script_specs.SNAPSHOT_FIELDS, room_list(rooms), [], decode, finish)
+
+
+@named
+def entries(rooms: Iterable[int]) -> Command[Entry | CorruptEntryError | None, dict[int, Entry | CorruptEntryError]]:
+    def finish(asked: list[int], found: list[Entry | CorruptEntryError | None]) -> dict[int, Entry | CorruptEntryError]:
+        return {room: entry for room, entry in zip(asked, found, strict=True) if entry is not None}
+
+    return Command("entries", script_specs.ENTRY, _distinct(rooms), [], replies.entries_or_errors, finish)
 
 
 @named

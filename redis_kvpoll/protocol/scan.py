@@ -18,7 +18,8 @@ the last one, rooms that are being moved may be missing."""
 class Scan:
     """The state of one listing: its position, and the rooms that it has returned.
 
-    SCAN may return a key twice; each room is returned once. A room that exists throughout is returned; one that is
+    SCAN may return a key twice; each room is returned once, unless ``is_distinct`` is False, which saves the memory of
+    all ids. ``page`` is how many keys one SCAN examines. A room that exists throughout is returned; one that is
     created or deleted during the listing may be missing.
 
     In a cluster, each shard is scanned on its own node. SCAN is not a keyed command, so a node that has lost the slot
@@ -26,15 +27,18 @@ class Scan:
     redirects it when the slot has moved, and the scan restarts when the slot map has changed in between.
     """
 
-    def __init__(self, clustered: bool, tags: Sequence[str] | None = None) -> None:
+    def __init__(
+        self, clustered: bool, tags: Sequence[str] | None = None, page: int = PAGE, is_distinct: bool = True
+    ) -> None:
         self._clustered = clustered
+        self._page = str(page)
         self._tags = None if tags is None else list(tags)
         """The shards that are left; None for all, before the first request."""
         self._cursor: str | None = None if clustered or tags is None else "0"
         """None before and after the scan of a shard, when a keyed check is next."""
         self._map_version: int | None = None
         self._scans = 0
-        self._seen: set[int] = set()
+        self._seen: set[int] | None = set() if is_distinct else None
 
     def request(self, context: CallContext, slot_map_version: int) -> tuple[str, list[str]] | None:
         """Return the shard and the command of the next request; None after the last.
@@ -52,7 +56,7 @@ class Scan:
             return tag, ["EXISTS", *keys.rooms(tag, [0])]
         if self._map_version is None:
             self._map_version = slot_map_version
-        return tag, ["SCAN", self._cursor, "MATCH", keys.rooms_pattern(tag), "COUNT", str(PAGE)]
+        return tag, ["SCAN", self._cursor, "MATCH", keys.rooms_pattern(tag), "COUNT", self._page]
 
     def page(self, reply: Any, slot_map_version: int) -> list[int]:
         """Return the rooms in a reply that were not returned before."""
@@ -65,8 +69,10 @@ class Scan:
             self._cursor = None
             if not self._clustered:
                 self._next_shard()
-        rooms = {room for name in names if (room := keys.room_of(name)) is not None} - self._seen
-        self._seen |= rooms
+        rooms = {room for name in names if (room := keys.room_of(name)) is not None}
+        if self._seen is not None:
+            rooms -= self._seen
+            self._seen |= rooms
         return list(rooms)
 
     def _slot_checked(self, slot_map_version: int) -> None:

@@ -1,10 +1,10 @@
 """Commands on rooms, and the script calls that they consist of.
 
 A ScriptSpec repeats in Python what the head of its script declares in Lua; a test compares the two. The KEYS and ARGV
-of every call are built from it here and nowhere else. A command is one script call per shard and so many rooms.
+of every call are built from it here and nowhere else.
 
-Invariant: no call holds the server for more than a few milliseconds. ``max_rooms`` bounds the rooms, and a script
-stops by itself where ranks make rooms large: then its reply lacks the last rooms, which are sent again.
+Invariant: no call holds the server for more than a few milliseconds. ``max_rooms`` bounds its rooms, and where ranks
+make them large, the script stops by itself: then its reply lacks the last rooms, which are sent again.
 """
 
 from __future__ import annotations
@@ -106,8 +106,7 @@ class ScriptSpec:
     prefix_in_prefill: bool = False
     """Whether a prefix key follows each room key, in mode prefill only."""
     epoch: bool = False
-    """Whether the reply contains the shard's epoch, after the feed id if there is one. A script may use the epoch key
-    without returning the epoch."""
+    """Whether the reply contains the shard's epoch, after a feed id. A script may use the epoch key without that."""
     tail: bool = False
     """Whether the feed id, room and status of the feed's last entry follow the epoch in the reply."""
     repeatable: bool = True
@@ -118,10 +117,9 @@ class ScriptSpec:
     is_nested: bool = False
     """Whether an item is a tuple of words, of any number."""
     max_rooms: int = MAX_BATCH
-    """Rooms per call: so many that a call takes about 4 ms, if no room has many ranks."""
+    """Rooms per call: it then takes about 4 ms, if no room has many ranks."""
     may_stop: bool = False
-    """Whether the script may leave out the last rooms of its reply, because those before had many ranks: they were not
-    processed."""
+    """Whether the script may leave the last rooms out of its reply, undone, because those before had many ranks."""
     for_rank: ScriptSpec | None = None
     """The variant for a store with a rank."""
     for_owner: ScriptSpec | None = None
@@ -190,10 +188,8 @@ class Call(NamedTuple):
         """Return the call for the rooms in a reply, without feed id and epoch, and the call for those that it lacks."""
         done, count = len(reply) // len(self.spec.reply), len(self.rooms)
         keys, items = len(self.keys) // count * done, len(self.items) // count * done
-        return (
-            self._replace(rooms=self.rooms[:done], keys=self.keys[:keys], items=self.items[:items]),
-            self._replace(rooms=self.rooms[done:], keys=self.keys[keys:], items=self.items[items:]),
-        )
+        first = self._replace(rooms=self.rooms[:done], keys=self.keys[:keys], items=self.items[:items])
+        return first, self._replace(rooms=self.rooms[done:], keys=self.keys[keys:], items=self.items[items:])
 
     def replied(self, reply: Sequence[Any]) -> Call:
         """Return the call for the rooms in a reply, without feed id and epoch."""
@@ -300,4 +296,5 @@ _SHARD_KEYS: dict[str, Callable[[str], str]] = {
     "due": keys.due,
     "owned": keys.owned,
     "cleared": keys.cleared,
+    "refused": keys.refused,
 }

@@ -30,7 +30,7 @@ _MERGED = (Outcome.CREATED, Outcome.ADVANCED, Outcome.UNCHANGED, Outcome.FAILED,
 
 WRITE = ScriptSpec(
     load("write"),
-    first=_ROOM_KEYS,
+    first=(*_ROOM_KEYS, "refused"),
     last=_FAILED,
     last_for="Failed",
     once=(*_CALLER, "policy"),
@@ -45,7 +45,7 @@ WRITE = ScriptSpec(
 )
 UPDATE = ScriptSpec(
     load("update"),
-    first=("feed", "epoch"),
+    first=("feed", "epoch", "refused"),
     last=_FAILED,
     last_for="Failed",
     once=("feed_length", "policy", "ttl_ms", "terminal_ttl_ms", "epoch_ttl_ms"),
@@ -58,7 +58,7 @@ UPDATE = ScriptSpec(
 )
 WRITE_RANKS = ScriptSpec(
     load("write_ranks"),
-    first=(*_ROOM_KEYS, "cleared"),
+    first=(*_ROOM_KEYS, "cleared", "refused"),
     last=_FAILED,
     last_for="Failed",
     keys=("room", "prefix"),
@@ -74,7 +74,7 @@ WRITE_RANKS = ScriptSpec(
 mirror takes it from the feed."""
 OPEN = ScriptSpec(
     load("open"),
-    first=_ROOM_KEYS,
+    first=(*_ROOM_KEYS, "refused"),
     keys=("room", "prefix"),
     once=_CALLER,
     item=("request", "status", "seen"),
@@ -113,7 +113,7 @@ ATTACH = ScriptSpec(
 )
 ABORT = ScriptSpec(
     load("abort"),
-    first=("feed",),
+    first=("feed", "refused"),
     last=_FAILED,
     once=("feed_length", "terminal_ttl_ms", "author", "rank"),
     item=("reason",),
@@ -147,7 +147,7 @@ RECORD_FAILURE = ScriptSpec(
 )
 CLEAR = ScriptSpec(
     load("clear"),
-    first=("feed", "epoch", "owned", "cleared"),
+    first=("feed", "epoch", "owned", "cleared", "refused"),
     keys=("room", "prefix"),
     once=("feed_length", "rank", "world_size"),
     item=("generation",),
@@ -213,6 +213,9 @@ SNAPSHOT = ScriptSpec(
     statuses_after=lambda reply: reply[::2],
     for_rank=SNAPSHOT_RANKS,
 )
+SNAPSHOT_FIELDS = ScriptSpec(
+    load("snapshot_fields"), first=("feed",), reply=("status", "left_ms", "opening", "updated_ms", "owner")
+)
 
 FAILURES = ScriptSpec(
     load("failures"),
@@ -224,5 +227,5 @@ FAILURES = ScriptSpec(
 SPECS = (
     WRITE_RANKS,
     *(UPDATE, WRITE, OPEN, REPLAY, ATTACH, ABORT, REAP, RECORD_FAILURE, CLEAR, CLEAR_FENCED, POLL, POLL_OWN, POLL_RANK),
-    *(CONSENSUS, TOUCH, ENTRY, SET_PREFIX, POP_PREFIX, SNAPSHOT, SNAPSHOT_RANKS, FAILURES),
+    *(CONSENSUS, TOUCH, ENTRY, SET_PREFIX, POP_PREFIX, SNAPSHOT, SNAPSHOT_RANKS, SNAPSHOT_FIELDS, FAILURES),
 )

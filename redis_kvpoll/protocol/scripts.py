@@ -13,8 +13,9 @@ from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 
-FEED = "include/feed.lua"
-"""The include that goes after the script, not before: the append to the change feed, inlined for speed."""
+AFTER = ("include/refused.lua", "include/feed.lua")
+"""The includes that go after the script, not before, in this order: counting what was refused, and the append to the
+change feed, inlined for speed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +33,14 @@ READS = frozenset(
     ("EXISTS", "HEXISTS", "HGET", "HGETALL", "HKEYS", "HMGET", "PTTL", "TIME", "XREVRANGE", "ZRANGEBYSCORE", "ZSCORE")
 )
 """The commands of scripts that write nothing."""
-READING = frozenset(("attach", "consensus", "entry", "failures", "poll", "poll_rank", "snapshot", "snapshot_ranks"))
-"""The scripts that a store with read_only=True may call. Some of them write to start a missing
-stream, which it does not ask for."""
+READING = frozenset(
+    (
+        *("attach", "consensus", "entry", "failures", "poll", "poll_rank"),
+        *("snapshot", "snapshot_ranks", "snapshot_fields"),
+    )
+)
+"""The scripts that a store with read_only=True may call. Some of them write to start a missing stream, which it does
+not ask for."""
 
 
 def called(script: Script) -> frozenset[str]:
@@ -56,7 +62,7 @@ def folder() -> Traversable:
 def load(name: str) -> Script:
     """Return the script as it is sent, with its includes."""
     parts = dict.fromkeys([*_includes(f"{name}.lua"), f"{name}.lua"])
-    source = "".join(map(_text, sorted(parts, key=lambda path: path == FEED)))
+    source = "".join(map(_text, sorted(parts, key=lambda path: AFTER.index(path) if path in AFTER else -1)))
     # Redis names scripts by SHA-1; it is not used for security.
     return Script(name, source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict, dataclass, replace
-from typing import Any, cast, get_args
+from typing import Any, NamedTuple, cast, get_args
 
 from redis_kvpoll import validation
 from redis_kvpoll.errors import InvalidInputError, NamespaceMismatchError
@@ -46,6 +46,25 @@ class Settings:
     mode: Mode
     feed_length: int
     """Entries that a shard's feed keeps; 0 for no feed."""
+
+
+class Namespace(NamedTuple):
+    """A namespace and its settings, as they are stored; None for one that is missing."""
+
+    namespace: str
+    policy: str | None
+    mode: str | None
+    shards: int | None
+    feed_length: int | None
+    schema: str | None
+
+
+def parse_namespace(name: str, reply: list[Any]) -> Namespace:
+    """Return the settings in a reply, whatever they are."""
+    texts = (None if word is None else word.decode("utf-8", "replace") for word in reply)
+    stored = dict(zip(NAMES, texts, strict=True))
+    shards, feed_length = (int(w) if w and w.isdigit() else None for w in (stored["shards"], stored["feed_length"]))
+    return Namespace(name, stored["policy"], stored["mode"], shards, feed_length, stored["schema"])
 
 
 @dataclass(frozen=True, slots=True)

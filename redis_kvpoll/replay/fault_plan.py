@@ -17,7 +17,7 @@ MAX_LATE_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Rates:
+class FaultRates:
     """The share of requests (0 to 1) that get each fault."""
 
     abort: float = 0.0
@@ -51,7 +51,7 @@ class FaultPlan:
     """The share of its input that decode already has."""
 
 
-def plan_faults(rates: Rates, seed: int, request: int) -> FaultPlan:
+def plan_faults(rates: FaultRates, seed: int, request: int) -> FaultPlan:
     """The faults of a request; the same for the same seed."""
     rng = random.Random(f"{seed}/{request}")  # noqa: S311 - traffic, not secrets
 

@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeAlias
 
 from redis_kvpoll.errors import KVPollError, ReplayError
 from redis_kvpoll.replay.counters import Counters
-from redis_kvpoll.replay.fault_plan import SIDES, FaultPlan, Rates, plan_faults
+from redis_kvpoll.replay.fault_plan import SIDES, FaultPlan, FaultRates, plan_faults
 from redis_kvpoll.replay.handshake import compute_seconds, transfer_seconds
 from redis_kvpoll.replay.ledger import Ledger
 from redis_kvpoll.replay.messages import (
@@ -44,13 +44,13 @@ class Run(NamedTuple):
 
     plan: Plan
     requests: list[Request]
-    rates: Rates
+    rates: FaultRates
     prefill: int
     decode: int
     seed: int
 
 
-class Snapshot(NamedTuple):
+class ReplayProgress(NamedTuple):
     """The progress of a replay."""
 
     phase: str
@@ -61,7 +61,7 @@ class Snapshot(NamedTuple):
     crashes: int
 
 
-Sent: TypeAlias = Snapshot | Report | ReplayError
+Sent: TypeAlias = ReplayProgress | Report | ReplayError
 """What the router sends: snapshots, and in the end a report, or why there is none."""
 
 
@@ -252,7 +252,7 @@ class Router:
         skipped = sum(counts.get("SKIPPED", 0) + counts.get("STALE", 0) for counts in self._ledger.late.values())
         results = {str(result): count for result, count in self._ledger.results.items()}
         ended = sum(results.values())
-        self._pipe.send(Snapshot(phase, dispatched, ended, results, skipped, self._ledger.crashes))
+        self._pipe.send(ReplayProgress(phase, dispatched, ended, results, skipped, self._ledger.crashes))
 
     def _report(self, seconds: float) -> Report:
         run, ledger = self._run, self._ledger

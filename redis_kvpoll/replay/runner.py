@@ -14,7 +14,7 @@ from redis_kvpoll.replay import router
 from redis_kvpoll.replay.fault_plan import SIDES
 from redis_kvpoll.replay.messages import Plan
 from redis_kvpoll.replay.report import Report
-from redis_kvpoll.replay.router import Run, Snapshot
+from redis_kvpoll.replay.router import ReplayProgress, Run
 from redis_kvpoll.replay.side_table import open_store
 from redis_kvpoll.transport.embedded import EmbeddedServer
 from redis_kvpoll.transport.urls import parse
@@ -56,14 +56,14 @@ class ServerKiller:
         self._due = [requests * number // (times + 1) for number in range(1, times + 1)]
         self.kills = 0
 
-    def update(self, snapshot: Snapshot) -> None:
+    def update(self, snapshot: ReplayProgress) -> None:
         """Kill the server if it is time to; on return it runs again, empty."""
         if self.kills < len(self._due) and snapshot.dispatched >= self._due[self.kills]:
             self.kills += 1
             self._server.restart()
 
 
-def replay(run: Run, progress: Callable[[Snapshot], None]) -> Report:
+def replay(run: Run, progress: Callable[[ReplayProgress], None]) -> Report:
     """Run a replay in its own processes; ``progress`` gets ten snapshots per second.
 
     Raises:

@@ -6,10 +6,10 @@ import logging
 import time
 from collections.abc import Callable
 
-from redis.backoff import EqualJitterBackoff
 from redis.exceptions import RedisError
 
 from redis_kvpoll.engine import remedies
+from redis_kvpoll.engine.backoff import Backoff
 from redis_kvpoll.errors import KVPollError, StoreUnavailableError, printable
 
 logger = logging.getLogger("redis_kvpoll.mirror")
@@ -17,12 +17,11 @@ logger = logging.getLogger("redis_kvpoll.mirror")
 REJECTED_RETRY = 2.0
 """Seconds between sessions while the server rejects the connection: a person has to correct that."""
 
-# Seconds, as in engine/retry.py: from about 10 ms, the time that a restarted server needs to accept, to 0.25 s.
-_BACKOFF = EqualJitterBackoff(cap=0.25, base=0.01)
+_BACKOFF = Backoff()
 
 
 class FollowerHealth:
-    """The health of one follower, called ``name`` in the log.
+    """The health of one follower, called ``name`` in the log, and ``operation`` in errors.
 
     Until it is synced once, it fails when for ``limit`` seconds no session has come further than those before it.
     ``progressed`` is called when ``began`` or ``failure`` changes.
@@ -76,7 +75,7 @@ class FollowerHealth:
                 what = f"{self._operation}: no answer for {last}: {remedies.remedy(error)}"
             self._fail(StoreUnavailableError(what))
         self.failures_in_a_row += 1
-        return 0.0 if self.failures_in_a_row == 1 else float(_BACKOFF.compute(self.failures_in_a_row))
+        return 0.0 if self.failures_in_a_row == 1 else _BACKOFF.compute(self.failures_in_a_row)
 
     def rejected(self, error: KVPollError, cause: BaseException | None = None) -> float:
         """Note an error that a person must correct."""

@@ -20,6 +20,7 @@ from redis_kvpoll.errors import KVPollError
 from redis_kvpoll.replica.health import REJECTED_RETRY
 from redis_kvpoll.replica.requests import AskStore, FollowerEffect, FollowerFlow, OrphanedError
 from redis_kvpoll.replica.session import FollowerSession
+from redis_kvpoll.statistics.follow import StatisticsFollower
 from redis_kvpoll.sync.dispatcher import Dispatcher, drive
 
 JOIN_TIMEOUT = 1.0
@@ -46,7 +47,7 @@ class Signal:
 class FollowerThread:
     """Runs the sessions of a follower one after the other, each over connections of its own."""
 
-    def __init__(self, dispatcher: Dispatcher, follower: FollowerSession, namespace: str) -> None:
+    def __init__(self, dispatcher: Dispatcher, follower: FollowerSession | StatisticsFollower, namespace: str) -> None:
         self.follower = follower
         self._dispatcher = weakref.ref(dispatcher)
         self._clone = dispatcher.transport.clone()
@@ -106,7 +107,7 @@ class FollowerThread:
 
     def _ask_store(self, room: int) -> bool | KVPollError:
         dispatcher = self._dispatcher()
-        if dispatcher is None:
+        if dispatcher is None or isinstance(self.follower, StatisticsFollower):  # which asks for nothing
             return False
         try:
             return dispatcher.run(self.follower.host.ask_store(room))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack, cast
 from weakref import WeakSet
@@ -16,23 +16,21 @@ from redis_kvpoll.engine.session import DEFAULT_DEADLINE, DEFAULT_TERMINAL_TTL, 
 from redis_kvpoll.engine.store_base import StoreBase
 from redis_kvpoll.model import KVPoll, Owner
 from redis_kvpoll.protocol import fenced_commands, room_commands
-from redis_kvpoll.protocol.feed import Change, FeedGap
-from redis_kvpoll.protocol.feed_reader import History, Tail
 from redis_kvpoll.protocol.handle import Handle
 from redis_kvpoll.protocol.lease_commands import LeaseConfig
 from redis_kvpoll.protocol.replies import OpenedRoom
-from redis_kvpoll.protocol.room_commands import status_filter
 from redis_kvpoll.protocol.script_call import Command
 from redis_kvpoll.protocol.settings import Settings
 from redis_kvpoll.sync import connect
 from redis_kvpoll.sync.dispatcher import Dispatcher
 from redis_kvpoll.sync.failures import Failures
 from redis_kvpoll.sync.lease import Lease
+from redis_kvpoll.sync.listing import Listing
 from redis_kvpoll.sync.mirror import Mirror
 from redis_kvpoll.sync.room import Room
 from redis_kvpoll.sync.single_calls import SingleCalls
+from redis_kvpoll.sync.statistics import Statistics
 from redis_kvpoll.sync.table import Table
-from redis_kvpoll.sync.tail import TailIterator
 from redis_kvpoll.sync.waits import WaitRegistry
 from redis_kvpoll.validation import Mode, Policy
 
@@ -40,7 +38,7 @@ T = TypeVar("T")
 V = TypeVar("V")
 
 
-class StatusStore(StoreBase, Table):
+class StatusStore(StoreBase, Table, Listing):
     """The status table of one namespace, shared by every process that opens it.
 
     The constructor does no I/O; the first call checks the namespace's settings. Many threads may use one store, and
@@ -105,7 +103,7 @@ class StatusStore(StoreBase, Table):
         self._executor.session.server = str(self._transport)
         self._dispatcher = Dispatcher(self._executor, self._transport)
         self._single = SingleCalls(self._dispatcher)
-        self._mirrors: WeakSet[Mirror | Failures] = WeakSet()
+        self._mirrors: WeakSet[Mirror | Failures | Statistics] = WeakSet()
         self._leases: WeakSet[Lease] = WeakSet()
         self._waits = WaitRegistry(self._dispatcher)
 
@@ -130,45 +128,6 @@ class StatusStore(StoreBase, Table):
         except BaseException:
             transport.close()
             raise
-
-    def rooms(self, status: KVPoll | int | None = None) -> Iterator[int]:
-        """The rooms of the namespace, or those at one status; each once, in no order.
-
-        It uses SCAN: a room that is created or removed during it may be included or not.
-        """
-        return self._rooms(status_filter(status))
-
-    def counts(self) -> dict[KVPoll, int]:
-        """The number of rooms at each status."""
-        counts = dict.fromkeys(KVPoll, 0)
-        for page in self._dispatcher.pages():
-            for status in self._run(room_commands.survey(page)):
-                if status is not None:
-                    counts[status] += 1
-        return counts
-
-    def history(self, room: int) -> list[Change]:
-        """The changes of a room that the feed still has, the oldest first. An expiry leaves no change.
-
-        Raises:
-            FeedOffError: the namespace was opened with feed_length=0.
-        """
-        history = History(room)
-        while self._dispatcher.run(self._executor.read_feed("history", history)):
-            pass
-        return history.changes()
-
-    def tail(self, last: int = 0) -> Iterator[Change | FeedGap]:
-        """The last changes of all rooms, then each new one, without end.
-
-        They are in the order of the server's time; with several shards, as far as they are read together. A FeedGap
-        among them marks where changes may be missing. After an error, the next step goes on where it was.
-
-        Raises:
-            FeedOffError: the namespace was opened with feed_length=0.
-            StoreUnavailableError: no answer for ``deadline`` seconds.
-        """
-        return TailIterator(self._dispatcher, Tail(last))
 
     def settings(self) -> Settings | None:
         """The namespace's policy, shards, mode and feed; None when the namespace does not exist. Writes nothing."""
@@ -249,6 +208,19 @@ class StatusStore(StoreBase, Table):
         self._mirrors.add(mirror := Mirror(self._dispatcher, rooms, period))
         return mirror
 
+    def statistics(self, *, stuck_after: float = 60.0, lookback: float = 0.0, share: float = 0.1) -> Statistics:
+        """Aggregates of the whole table (counts, rates, durations, stuck rooms, owners), for a ``with`` statement.
+
+        They cost the server little, however many rooms there are: the table is read once, slowly, then the change feed
+        once a second. ``stuck_after`` is the seconds at one status from which on a live room counts as stuck.
+        ``lookback`` is how many seconds before now the feed is read, so that there are rates and reasons at once.
+        ``share`` is the most of the server's time that reading the whole table takes: a tenth.
+        """
+        self._executor.session.check_open("statistics")
+        statistics = Statistics(self._dispatcher, stuck_after, lookback, share)
+        self._mirrors.add(statistics)
+        return statistics
+
     def failures(self, rooms: Callable[[], Iterable[int]]) -> Failures:
         """Follow what becomes Failed of the rooms that ``rooms`` returns: those held, and those being opened."""
         self._executor.session.check_open("failures")
@@ -271,7 +243,7 @@ class StatusStore(StoreBase, Table):
         return self._waits.wait(lambda: self._run(room_commands.wait(room)), room, statuses, timeout)
 
     def close(self) -> None:
-        """Close the store's connections, mirrors and leases; after from_url, also what that opened. May be repeated."""
+        """Close the store and all that it has given; after from_url, also what that opened. May be repeated."""
         self._executor.session.closed = True
         for each in [*self._leases, *self._mirrors]:
             each.close()
@@ -289,13 +261,6 @@ class StatusStore(StoreBase, Table):
     def _room(self, command: Command[Any, OpenedRoom]) -> Room:
         found = self._run(command)
         return Room(self._dispatcher, self._executor.namespace, command.rooms[0], found.generation, found.request)
-
-    def _rooms(self, only: KVPoll | None) -> Iterator[int]:
-        for page in self._dispatcher.pages():
-            if only is not None:
-                statuses = self._run(room_commands.survey(page))
-                page = [room for room, status in zip(page, statuses, strict=True) if status is only]
-            yield from page
 
     def _run(self, command: Command[V, T]) -> T:
         return self._dispatcher.execute(command)

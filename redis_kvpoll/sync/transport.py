@@ -9,7 +9,7 @@ import contextlib
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
@@ -21,6 +21,16 @@ from redis_kvpoll.sync.connections import NodePool, readable
 from redis_kvpoll.transport.connection_options import time_limit
 from redis_kvpoll.transport.nodes import ClusterNodes, OneNode
 from redis_kvpoll.transport.slot_map import CLUSTER_SLOTS, SlotMap
+
+
+class Member(NamedTuple):
+    """One node, for those who ask each of them by itself."""
+
+    address: str
+    pool: NodePool
+    slots: frozenset[int] | None
+    """Those that it owns; None outside of a cluster."""
+
 
 InFlight: TypeAlias = tuple[NodePool, Any, Send]
 """A call that was sent: the connection that its reply comes over, and its pool."""
@@ -55,6 +65,10 @@ class Transport(ABC):
     def clone(self) -> Transport:
         """Return a transport to the same server, with its own connections and slot map, without ``on_close``."""
 
+    @abstractmethod
+    def members(self, seconds: float) -> list[Member]:
+        """Return the nodes, replicas of a cluster included. A cluster is asked which they are, within ``seconds``."""
+
     def perform(self, effect: Effect) -> Any:
         """Perform an effect and return its result."""
         if isinstance(effect, Send):
@@ -79,6 +93,10 @@ class Transport(ABC):
     @abstractmethod
     def begin(self, effect: Send) -> InFlight:
         """Send, without waiting for the reply."""
+
+    def tag_of_each_node(self) -> list[str]:
+        """Return a hash tag for each node with rooms, after a first call."""
+        return self._nodes.tag_of_each_node()
 
     def finish(self, pool: NodePool, connection: Any, effect: Send) -> Any:
         """Wait for the reply to a call in flight."""
@@ -117,6 +135,9 @@ class NodeTransport(Transport):
     def clone(self) -> Transport:
         return NodeTransport(self._node_pool.clone(), self._shown)
 
+    def members(self, seconds: float) -> list[Member]:
+        return [Member(self._shown, self._node_pool, None)]
+
     def begin(self, effect: Send) -> InFlight:
         return self._node_pool, self._node_pool.send(effect), effect
 
@@ -138,6 +159,14 @@ class ClusterTransport(Transport):
 
     def clone(self) -> Transport:
         return ClusterTransport(self._cluster.clone(), self._deadline, self._shown)
+
+    def members(self, seconds: float) -> list[Member]:
+        self._read_map(seconds)
+        slot_map, cluster = self._cluster.slot_map, self._cluster
+        return [
+            Member(f"{host}:{port}", cluster.pool_at((host, port)), slot_map.slots_of((host, port)))
+            for host, port in slot_map.members
+        ]
 
     def begin(self, effect: Send) -> InFlight:
         with self._stale_on_failure() as slot_map:

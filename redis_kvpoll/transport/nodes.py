@@ -28,6 +28,9 @@ class OneNode(Generic[P]):
     def pools(self) -> list[P]:
         return [self._pool]
 
+    def tag_of_each_node(self) -> list[str]:
+        return [""]
+
     def follow_redirect(self, redirect: AskError) -> bool:
         """Take note of a redirect. Returns False: there is no cluster in which to follow it."""
         return False
@@ -50,6 +53,10 @@ class ClusterNodes(Generic[P]):
 
     def pools(self) -> list[P]:
         return list(self._by_address.values())
+
+    def tag_of_each_node(self) -> list[str]:
+        """Return a hash tag for each node that owns slots."""
+        return self.slot_map.tag_of_each_owner()
 
     def pool_at(self, address: Address) -> P:
         pool = self._by_address.get(address)

@@ -14,6 +14,8 @@ from redis.exceptions import AskError, ClusterDownError
 
 Address: TypeAlias = tuple[str, int]
 
+_TRIED_TAGS = 100_000
+"""Each reaches one of 16,384 slots, so that hardly a slot is missed."""
 _UNKNOWN = ("", "?")
 """What stands for the host of a node that does not know it, or has not been told the name that it is to announce."""
 
@@ -31,6 +33,8 @@ class SlotMap:
         self._seeds = list(seeds)
         self._known = self._seeds
         self._remap = remap or (lambda host, port: (host, port))
+        self.members: list[Address] = []
+        """The nodes that the map names: those that own slots, then their replicas."""
         self._owners: dict[int, Address] = {}
         self._slots: dict[str, int] = {}
         self._turn = 0
@@ -55,6 +59,7 @@ class SlotMap:
             nodes += found  # the primary and its replicas, one of which may be all that is left
         if owners:
             self._owners, self.stale = owners, False
+            self.members = list(dict.fromkeys([*owners.values(), *nodes]))
             self._known = list(dict.fromkeys([*nodes, *self._seeds]))
         return bool(owners)
 
@@ -68,6 +73,20 @@ class SlotMap:
             self.stale = True
             raise ClusterDownError(f"no node of the cluster owns slot {slot}")
         return owner
+
+    def slots_of(self, address: Address) -> frozenset[int]:
+        """Return the slots that a node owns; none for a replica."""
+        return frozenset(slot for slot, owner in self._owners.items() if owner == address)
+
+    def tag_of_each_owner(self) -> list[str]:
+        """Return a hash tag for each node that owns slots, by which a command reaches it."""
+        found: dict[Address, str] = {}
+        owners = set(self._owners.values())
+        for tag in map(str, range(_TRIED_TAGS)):
+            found.setdefault(self.owner(tag), tag)
+            if len(found) == len(owners):
+                break
+        return list(found.values())
 
     def moved(self, redirect: AskError) -> None:
         """Set the owner that a MOVED names."""

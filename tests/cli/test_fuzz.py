@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from redis_kvpoll import KVPoll, ReplayError, StatusStore
+from redis_kvpoll import KVPoll, ReplayError, StatusStore, WaitTimeoutError
 from redis_kvpoll.cli.app import COMMANDS, kvpoll, load
 from tests.support import pace
 from tests.support.fuzzing import examples
@@ -78,7 +78,7 @@ def contents(client):
 
 @pytest.fixture
 def bounded(monkeypatch, url):
-    """A tail that ends at once, and a replay that stops after checking its arguments."""
+    """What ends at once: a tail, a wait, what is watched; and a replay that stops after checking its arguments."""
     tail = StatusStore.tail
 
     def ended(store, last=0):
@@ -88,7 +88,16 @@ def bounded(monkeypatch, url):
     def stop(*_):
         raise ReplayError("not in a test of its arguments")
 
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    def late(store, room, *statuses, timeout=None):
+        raise WaitTimeoutError(room, store.get(room), timeout or 0.0)
+
     monkeypatch.setattr(StatusStore, "tail", ended)
+    monkeypatch.setattr(StatusStore, "wait", late)
+    for module in ("stats", "room"):
+        monkeypatch.setattr(f"redis_kvpoll.cli.{module}.pause", interrupted)
     monkeypatch.setattr("redis_kvpoll.replay.runner.server", lambda given: contextlib.nullcontext((given or url, None)))
     monkeypatch.setattr("redis_kvpoll.replay.runner.replay", stop)
     monkeypatch.setattr("redis_kvpoll.replay.traffic.generate", lambda *_: [])

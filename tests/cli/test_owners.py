@@ -39,7 +39,7 @@ def test_missing_namespace_is_not_created(url, watched):
     for words in (("owners",), ("reap",), ("abort", "5")):
         result = run(*words, "--redis", url, "-n", "nobody")
         assert "namespace 'nobody' not found" in result.output
-        assert result.exit_code == (words[0] == "abort")
+        assert result.exit_code == 1
     assert watched[0].dbsize() == 0
 
 
@@ -55,7 +55,7 @@ def test_owners_into_a_pipe_are_tab_separated(url, held, client):
     owner, since, heartbeat, *rest = line
     assert (owner, rest) == ("prefill-0", ["alive", "2", "", ""])
     assert since.startswith("20")
-    assert heartbeat.endswith(" s ago")
+    assert heartbeat.endswith("s ago")
 
 
 def test_owners_on_a_terminal_are_a_table(url, held, monkeypatch):

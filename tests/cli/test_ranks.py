@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import time
 
 import pytest
 from click.testing import CliRunner
@@ -51,7 +52,7 @@ class TestShow:
             store.update_status(ROOM, MOVE)
         ranks[0].abort(ROOM, "why")
         ranks[2].clear(ROOM)
-        shown = run("show", str(ROOM), "--redis", url, "-n", "prod").output.splitlines()
+        shown = run("show", str(ROOM), "--redis", url, "-n", "prod").output.partition("\n\n")[0].splitlines()
         words = [line.split(maxsplit=1 + line.startswith(("rank", "world", "failed", "missing"))) for line in shown]
         fields = {" ".join(found[:-1]): found[-1].strip() for found in words}
         assert fields["status"] == "Failed"
@@ -81,20 +82,21 @@ class TestLs:
     def test_owner_column_is_shown_if_a_room_has_one(self, url, ranks, owned):
         with StatusStore.from_url(url, namespace="prod") as store:
             store.update_status(7, DONE)
-            header, *lines = [line.split("\t") for line in run("ls", "--redis", url, "-n", "prod").output.splitlines()]
-            assert header[-1] == "owner"
-            assert {line[0]: (line[1], line[-1]) for line in lines} == {
-                "7": ("Success", ""),
-                str(ROOM): ("Bootstrapping", "prefill-0"),
+            header, *lines = [line.split("\t") for line in run("ls", "--redis", url, "-n", "prod").stdout.splitlines()]
+            assert header[-2:] == ["owner", "request"]
+            assert {line[0]: (line[1], *line[-2:]) for line in lines} == {
+                "7": ("Success", "", ""),
+                str(ROOM): ("Bootstrapping", "prefill-0", "rid-\u2603"),
             }
             store.clear(ROOM)
-        assert "owner" not in run("ls", "--redis", url, "-n", "prod").output
+        assert "owner" not in run("ls", "--redis", url, "-n", "prod").stdout
 
     def test_reason_is_the_last_column_on_a_terminal(self, ranks, owned, monkeypatch):
         ranks[0].abort(ROOM, "it is long: " + "why " * 30)
         out = narrow(monkeypatch, 110)
-        lines = [rows.room_line(ranks[0], ROOM)]
-        terminal.print_rooms(rows.listed_columns(lines), lines, "")
+        (row,) = ranks[0].rows()
+        lines = [rows.room_line(row, ranks[0].entry(ROOM), time.time())]
+        terminal.print_rooms(rows.listed_columns(lines), lines)
         assert out.getvalue().splitlines()[0].split()[-2:] == ["owner", "reason"]
 
 

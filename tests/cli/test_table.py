@@ -6,6 +6,7 @@ import io
 import re
 import subprocess
 import sys
+import time
 
 import pytest
 from click.testing import CliRunner
@@ -26,14 +27,19 @@ def run(*args):
     return CliRunner().invoke(kvpoll, args, catch_exceptions=False)
 
 
-def print_rooms(lines, footer=""):
-    terminal.print_rooms(rows.listed_columns(lines), lines, footer)
+def print_rooms(lines):
+    terminal.print_rooms(rows.listed_columns(lines), lines)
+
+
+def lines_of(store, room):
+    (row,) = (row for row in store.rows() if row.room == room)
+    return [rows.room_line(row, store.entry(room), time.time(), is_short=True)]
 
 
 class TestTable:
     def test_missing_namespace_is_not_created(self, url, watched):
         result = run("ls", "--redis", url, "--namespace", "nobody")
-        assert (result.exit_code, "namespace 'nobody' not found" in result.output) == (0, True)
+        assert (result.exit_code, "namespace 'nobody' not found" in result.output) == (1, True)
         assert run("show", "5", "--redis", url, "-n", "nobody").exit_code == 1
         assert run("clear", "5", "--redis", url, "-n", "nobody").exit_code == 1
         assert watched[0].dbsize() == 0
@@ -55,25 +61,24 @@ class TestTable:
 
     def test_ls_is_limited_by_status_and_count(self, url, store):
         store.update_many(dict.fromkeys(range(9), KVPoll.Bootstrapping) | {9: KVPoll.Success})
-        assert run("ls", "--redis", url, "-n", "prod", "--status", "success").output.count("\n") == 2
-        assert run("ls", "--redis", url, "-n", "prod", "--limit", "3").output.count("\n") == 4
+        assert run("ls", "--redis", url, "-n", "prod", "--status", "success").stdout.count("\n") == 2
+        assert run("ls", "--redis", url, "-n", "prod", "--limit", "3").stdout.count("\n") == 4
         assert "has no rooms at Failed" in run("ls", "--redis", url, "-n", "prod", "--status", "failed").output
 
     def test_room_on_a_terminal_is_never_cut(self, store, monkeypatch):
         store.update_status(2**64 - 1, KVPoll.Transferring)
         out = io.StringIO()
         monkeypatch.setattr(terminal, "Console", lambda **_: Console(file=out, width=40, force_terminal=True))
-        print_rooms([rows.room_line(store, 2**64 - 1)], rows.footer("prod", 1, 1, None))
+        print_rooms(lines_of(store, 2**64 - 1))
         assert "18446744073709551615" in out.getvalue()
         assert "Transferring" in out.getvalue()
-        assert "prod: 1 room" in out.getvalue()
 
-    def test_reason_on_a_narrow_terminal_is_never_cut(self, store, monkeypatch):
+    def test_reason_on_a_narrow_terminal_is_below_the_row(self, store, monkeypatch):
         store.update_status(1, KVPoll.Transferring)
         store.abort(1, "decode worker gone, twice")
         out = io.StringIO()
         monkeypatch.setattr(terminal, "Console", lambda **_: Console(file=out, width=60, force_terminal=True))
-        print_rooms([rows.room_line(store, 1)])
+        print_rooms(lines_of(store, 1))
         assert "\n    reason  decode worker gone, twice\n" in re.sub(r"\x1b\[[\d;]*m| +(?=\n)", "", out.getvalue())
         assert "…" not in out.getvalue()
 
@@ -91,9 +96,15 @@ class TestTable:
             assert f"Cleared room {room}; it was corrupt" in run("clear", room, "--redis", url, "-n", "prod").output
         assert list(store.rooms()) == [7]
 
-    def test_footer_counts_rooms(self):
-        assert rows.footer("prod", 50, 3000, None) == "prod: 50 of 3,000 rooms"
-        assert rows.footer("prod", 1, 1, KVPoll.Failed) == "prod: 1 room at Failed"
+    @pytest.mark.parametrize("width", [60, 80, 120, 200])
+    def test_long_reason_takes_one_line(self, store, monkeypatch, width):
+        store.update_status(1, KVPoll.Transferring)
+        store.abort(1, "why " * 100)
+        out = io.StringIO()
+        monkeypatch.setattr(terminal, "Console", lambda **_: Console(file=out, width=width))
+        print_rooms(lines_of(store, 1))
+        (line,) = (line for line in out.getvalue().splitlines() if "why" in line)
+        assert line.rstrip().endswith("…")
 
     def test_show_prints_every_field(self, url, store):
         store.update_status(7, KVPoll.Transferring)

@@ -50,9 +50,10 @@ class RedisModel:
         self._deadlines = {kept.key: kept.deadline for kept in state if kept.deadline is not None}
 
     def state(self) -> State:
+        """Everything but the counts of refused writes: no script reads them, and they would multiply the states."""
         self.expire()
         kept = []
-        for key in sorted(self._values):
+        for key in sorted(key for key in self._values if not key.endswith(b":refused")):
             kind, value = self._kinds[key], self._values[key].items()
             in_order = tuple(value) if kind == "stream" else tuple(sorted(value))
             kept.append(Kept(key, kind, self._deadlines.get(key), in_order))

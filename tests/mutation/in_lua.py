@@ -6,6 +6,20 @@ here; ``where`` is a file in lua/.
 
 IN_LUA = [
     (
+        "a refused write is not counted",
+        "update.lua",
+        "refused[outcome] = (refused[outcome] or 0) + 1",
+        "refused[3] = 1",
+        "statistics/test_statistics.py::test_refused_writes_are_counted_by_outcome[sync-fakeredis]",
+    ),
+    (
+        "a late clear of an earlier request is not counted",
+        "clear.lua",
+        "(outcome == 6 and fields[3] ~= expected_generation) or outcome < 0",
+        "outcome < 0",
+        "statistics/test_statistics.py::test_refused_writes_are_counted_by_outcome[sync-fakeredis]",
+    ),
+    (
         "a room gets no TTL",
         "update.lua",
         "      redis.call('PEXPIRE', room, ttl_ms)\n    else",
@@ -64,8 +78,8 @@ IN_LUA = [
     (
         "a clear removes another generation's room",
         "clear.lua",
-        "fields[3] ~= expected_generation",
-        "false",
+        "fields[3] ~= expected_generation then",
+        "false then",
         "table/test_generations.py::TestWrites::test_clear_at_exit_spares_newer_generation[sync-fakeredis]",
     ),
     (

@@ -11,9 +11,11 @@ from redis_kvpoll import (
     AsyncLease,
     AsyncMirror,
     AsyncRoom,
+    AsyncStatistics,
     AsyncStatusStore,
     Change,
     Consensus,
+    CorruptEntryError,
     Entry,
     Failures,
     FeedGap,
@@ -33,7 +35,10 @@ from redis_kvpoll import (
     RoomBusyError,
     RoomFailure,
     RoomNotFoundError,
+    RoomRow,
     Settings,
+    Snapshot,
+    Statistics,
     StatusStore,
     StoreUnavailableError,
     Update,
@@ -74,9 +79,20 @@ def blocking(store: StatusStore) -> None:
     assert_type(store.failure_reason(1), str | None)
     assert_type(store.rooms(), Iterator[int])
     assert_type(store.rooms(KVPoll.Failed), Iterator[int])
+    assert_type(store.rows(KVPoll.Failed), Iterator[RoomRow])
+    assert_type(store.entries([1, 2]), dict[int, Entry | CorruptEntryError])
     assert_type(store.counts(), dict[KVPoll, int])
     assert_type(store.settings(), Settings | None)
     assert_type(store.history(1), list[Change])
+    assert_type(store.rows(KVPoll.Failed), Iterator[RoomRow])
+    assert_type(store.entries([1, 2]), dict[int, Entry | CorruptEntryError])
+    with store.statistics(stuck_after=60, lookback=300, share=0.1) as statistics:
+        assert_type(statistics, Statistics)
+        assert_type(statistics.wait_synced(timeout=5), Snapshot)
+        assert_type(statistics.snapshot().counts[KVPoll.Failed], int)
+        assert_type(statistics.seconds(60)[0].opened, int)
+        assert_type(statistics.rooms([KVPoll.Failed], longer_than=1, owner="p", limit=5), list[RoomRow])
+        assert_type(statistics.latest(KVPoll.Failed, limit=5), list[RoomRow])
     assert_type(store.tail(), Iterator[Change | FeedGap])
     assert_type(store.tail(last=5), Iterator[Change | FeedGap])
     with store as same:
@@ -218,6 +234,11 @@ async def awaited(store: AsyncStatusStore) -> None:
     assert_type(await store.counts(), dict[KVPoll, int])
     assert_type(await store.settings(), Settings | None)
     assert_type(await store.history(1), list[Change])
+    assert_type(store.rows(), AsyncIterator[RoomRow])
+    assert_type(await store.entries({1}), dict[int, Entry | CorruptEntryError])
+    async with store.statistics() as statistics:
+        assert_type(statistics, AsyncStatistics)
+        assert_type(await statistics.wait_synced(), Snapshot)
     assert_type(store.tail(5), AsyncIterator[Change | FeedGap])
     async with store as same:
         assert_type(same, AsyncStatusStore)

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import click
 import pytest
 
-from redis_kvpoll.cli.app import kvpoll
+from redis_kvpoll.cli.app import COMMANDS, kvpoll, load
 from redis_kvpoll.integrations.sglang import settings
 from tests.support.documents import DOCUMENTS, ROOT, anchors, blocks, prose_of, shell_lines, text_of
 
@@ -76,15 +76,16 @@ def test_kvpoll_takes_what_is_shown(document):
     for line in [*shell_lines([document], "kvpoll"), *shown, *inline]:
         words = [re.sub("^ROOM$", "42", word) for word in shlex.split(line, comments=True)[1:]]
         name, command, rest = kvpoll.resolve_command(click.Context(kvpoll), words)
-        needs_room = "room" in {parameter.name for parameter in command.params}
+        needs_room = any(p.name == "room" and isinstance(p, click.Argument) for p in command.params)
         if line in inline and needs_room and not any(word.isdigit() for word in rest):
             rest = [*rest, "42"]
         command.make_context(name, rest)  # a wrong option or argument raises UsageError
 
 
 @pytest.mark.parametrize("document", [name for name in DOCUMENTS if name != "CHANGELOG.md"])
-def test_variables_are_read_by_the_plugin(document):
+def test_variables_are_read_by_the_plugin_or_a_command(document):
     known = {settings.URL, *(settings.PREFIX + name for name in settings.PARSERS)}
+    known |= {str(option.envvar) for name in COMMANDS for option in load(name).params if option.envvar}
     assert set(re.findall(r"\bKVPOLL_[A-Z_]+\b", text_of(document))) <= known
 
 

@@ -15,11 +15,13 @@ from redis_kvpoll import (
     AsyncLease,
     AsyncMirror,
     AsyncRoom,
+    AsyncStatistics,
     AsyncStatusStore,
     Failures,
     Lease,
     Mirror,
     Room,
+    Statistics,
     StatusStore,
     errors,
 )
@@ -32,9 +34,11 @@ TWINS = (
     (Lease, AsyncLease),
     (Mirror, AsyncMirror),
     (Failures, AsyncFailures),
+    (Statistics, AsyncStatistics),
 )
 OTHER_NAMES = {"close": "aclose", "__enter__": "__aenter__", "__exit__": "__aexit__"}
-AT_ONCE = ("__init__", "from_url", "rooms", "tail", "mirror", "failures", "lease", "after_fork")
+AT_ONCE = ("__init__", "from_url", "rooms", "rows", "tail", "mirror", "failures", "statistics", "lease", "after_fork")
+AT_ONCE += ("snapshot", "seconds")
 """Methods that make no call, or return an asynchronous iterator or context manager."""
 
 
@@ -97,6 +101,7 @@ def signature(method):
         text.replace("AsyncIterator", "Iterator")
         .replace("aio.", "sync.")
         .replace("AsyncMirror", "Mirror")
+        .replace("AsyncStatistics", "Statistics")
         .replace("AsyncFailures", "Failures")
         .replace("AsyncLease", "Lease")
         .replace("AsyncRoom", "Room")

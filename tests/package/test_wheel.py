@@ -113,6 +113,7 @@ def test_wheel_from_the_sdist_has_the_same_files(tmp_path):
     assert "include/feed.lua" in LUA
     files = files_of(build("wheel", source, tmp_path / "second"))
     assert files == files_of(build("wheel", CHECKOUT, tmp_path / "first"))
+    assert {"redis_kvpoll/serve/static/app.js", "redis_kvpoll/serve/static/style.css"} <= set(files)
     assert [name for name in files if name.endswith(".lua")] == [f"redis_kvpoll/lua/{name}" for name in LUA]
     assert not [name for name in files if not name.startswith(("redis_kvpoll/", "redis_kvpoll-"))]
 

@@ -21,7 +21,9 @@ from tests.support.calls_of_scripts import ACTORS, OPERATIONS, A, B, named, send
 from tests.support.heads import INCLUDES, LABELS, MAY_LACK, NAMES, codes, head, last_keys, listed, text_of, words
 
 SHARD_KEYS = {"feed": keys.feed, "epoch": keys.epoch, "leases": keys.leases, "owned": keys.owned}
-SHARD_KEYS |= {"cleared": keys.cleared, "due": keys.due, "failed": keys.failed}
+SHARD_KEYS |= {"cleared": keys.cleared, "due": keys.due, "failed": keys.failed, "refused": keys.refused}
+AFTER = ("refused", "feed")
+"""The includes that go after their script."""
 OTHERS = (settings_module.SETTINGS, lease_commands.LEASE, lease_commands.RENEW, UPDATE_ONE)  # with replies of their own
 MAX_LINES = 80
 ENUM = {code.value: code.name for code in (*Outcome, *Refusal)}
@@ -51,15 +53,17 @@ class TestHeads:
         assert table().feed_ttl_ms == in_lua
 
     @pytest.mark.parametrize("name", NAMES)
-    def test_includes_precede_script_and_feed_follows(self, name):
+    def test_includes_precede_script_and_some_follow(self, name):
         """In the order of the heads, each once, and each behind what it includes itself."""
         parts = included(name)
         assert len(parts) == len(set(parts))
         for at, part in enumerate(parts):
             assert set(listed(f"include/{part}", "INCLUDE")) <= set(parts[:at]), part
         own = listed(name, "INCLUDE")
-        assert own == sorted(own, key="feed".__eq__), "in the order in which they stand"
-        at = len(parts) - ("feed" in parts)
+        assert own == sorted(own, key=lambda part: AFTER.index(part) if part in AFTER else -1), (
+            "in the order in which they stand"
+        )
+        at = len(parts) - len({*AFTER} & {*parts})
         files = [*(f"include/{part}" for part in parts[:at]), name, *(f"include/{part}" for part in parts[at:])]
         assert scripts.load(name).source == "".join(map(text_of, files))
 
@@ -70,7 +74,7 @@ class TestHeads:
             code = re.sub(r"--[^\n]*", "", text_of(path))
             for part in listed(path, "INCLUDE"):
                 defined = {*locals_of(f"include/{part}"), *(("KEYS", "ARGV") if part == "caller" else ())}
-                assert part in ("feed", "advance") or defined & set(re.findall(r"\w+", code)), (path, part)
+                assert part in (*AFTER, "advance") or defined & set(re.findall(r"\w+", code)), (path, part)
 
     def test_specs_and_script_files_match(self):
         assert set(NAMES) == {spec.script.name for spec in SPECS} | {other.script.name for other in OTHERS}
@@ -93,7 +97,7 @@ class TestHeads:
         tried = {command.operation for some in OPERATIONS.values() for command in some}
         # Scripts without a public method: the reads of followers, the replay of lost rooms, the failing of a lost
         # owner's rooms, and the writes of one who speaks for many ranks.
-        assert tried - functions == {"snapshot", "failures", "replay", "reap", "write_ranks"}
+        assert tried - functions == {"snapshot", "statistics", "failures", "replay", "reap", "write_ranks"}
         assert functions <= tried
 
     @pytest.mark.parametrize("spec", SPECS, ids=named(SPECS))

@@ -17,7 +17,7 @@ from tests.support.heads import codes, head, listed, words
 SCRIPTS = {
     command.spec.of(table(actor)).script.name for some in OPERATIONS.values() for command in some for actor in ACTORS
 }
-SNAPSHOTS = {"snapshot", "snapshot_ranks", "failures"}
+SNAPSHOTS = {"snapshot", "snapshot_ranks", "snapshot_fields", "failures"}
 """They append nothing, or the first entry of a feed; their ids are those of other changes."""
 # Words of a reply that must equal a field of the room: {word: field}.
 FIELDS = {

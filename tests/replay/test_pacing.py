@@ -9,7 +9,7 @@ import pytest
 
 from redis_kvpoll import ReplayError
 from redis_kvpoll.replay import pool, router, traffic
-from redis_kvpoll.replay.fault_plan import Rates
+from redis_kvpoll.replay.fault_plan import FaultRates
 from redis_kvpoll.replay.messages import Ended, Job, Measured, Plan, Ready, Stop
 from redis_kvpoll.replay.pacing import HostTooSlowError, Patience, Window, carried_speed, slower_speed
 from redis_kvpoll.replay.pool import Slot
@@ -146,7 +146,7 @@ class TestRouter:
         with server(None) as (url, _):
             plan = Plan(url, "replay-slow", "strict", speed=20.0, ttl=10.0, lease=5.0)
             requests = [traffic.Request(number, 0.0, 100, 1) for number in range(60)]
-            yield Run(plan, requests, Rates(), 1, 1, seed=5)
+            yield Run(plan, requests, FaultRates(), 1, 1, seed=5)
 
     def route(self, run):
         routing = Router(run, SimpleNamespace(send=lambda _: None))

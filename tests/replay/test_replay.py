@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from redis_kvpoll.replay import runner, traffic
-from redis_kvpoll.replay.fault_plan import MAX_LATE_SECONDS, Rates
+from redis_kvpoll.replay.fault_plan import MAX_LATE_SECONDS, FaultRates
 from redis_kvpoll.replay.messages import Plan
 from redis_kvpoll.replay.router import Run
 from tests.support import pace, real
@@ -20,7 +20,7 @@ from tests.support import servers as matrix
 
 
 class TestWholeRuns:
-    FAULTS = Rates(abort=0.1, late=0.5, reuse=0.2, crash=0.02)
+    FAULTS = FaultRates(abort=0.1, late=0.5, reuse=0.2, crash=0.02)
 
     @pytest.mark.parametrize(
         ("kind", "policy"), [("valkey", "strict"), ("valkey", "compat"), ("redis", "strict"), ("redis62", "strict")]
@@ -74,7 +74,7 @@ class TestWholeRuns:
         watched.append(server.client())
         requests = [traffic.Request(number, 0.0, 100, 1) for number in range(2_000)]
         plan = Plan(server.url, f"replay-{uuid.uuid4().hex[:8]}", "strict", speed=20.0, ttl=pace.seconds(10))
-        found = runner.replay(Run(plan, requests, Rates(), 1, 1, seed=5), lambda snapshot: None)
+        found = runner.replay(Run(plan, requests, FaultRates(), 1, 1, seed=5), lambda snapshot: None)
         assert (found.violations(), sum(found.results.values())) == ([], 2_000)
 
     def test_late_messages_arrive_while_a_room_is_reused(self):

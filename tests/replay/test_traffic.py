@@ -11,7 +11,7 @@ import pytest
 
 from redis_kvpoll import InvalidInputError, KVPoll
 from redis_kvpoll.replay import pacing, traffic
-from redis_kvpoll.replay.fault_plan import Rates, plan_faults
+from redis_kvpoll.replay.fault_plan import FaultRates, plan_faults
 from redis_kvpoll.replay.handshake import Actions, Decode, Prefill, timeout_seconds
 from redis_kvpoll.replay.messages import Job
 
@@ -76,7 +76,7 @@ class TestTraffic:
 
 class TestFaultPlan:
     def test_faults_have_their_rates_and_repeat_with_the_seed(self):
-        rates = Rates(abort=0.1, late=0.2, reuse=0.3, crash=0.4)
+        rates = FaultRates(abort=0.1, late=0.2, reuse=0.3, crash=0.4)
         plans = [plan_faults(rates, 1, request) for request in range(4000)]
         assert plans == [plan_faults(rates, 1, request) for request in range(4000)]
         for attribute, rate in (("abort_side", 0.1), ("late", 0.2), ("reuse", 0.3), ("crash_side", 0.4)):
@@ -85,7 +85,7 @@ class TestFaultPlan:
 
     def test_zero_rates_give_no_faults(self):
         for request in range(100):
-            plan = plan_faults(Rates(), 1, request)
+            plan = plan_faults(FaultRates(), 1, request)
             assert not any((plan.abort_side, plan.late, plan.reuse, plan.crash_side))
 
 

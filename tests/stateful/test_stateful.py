@@ -23,6 +23,9 @@ EXAMPLES = {"sync": 40, "async": 12}
 
 LEFT_OUT = {
     "from_url": "the stores of the machine are made with clients of the two servers; tests/servers/test_urls.py has it",
+    "rows": "its times differ between servers; tests/statistics/test_rows.py has it",
+    "entries": "as rows",
+    "statistics": "tests/statistics/test_model.py has them",
     "data_losses": "a store's own counters; tests/engine/test_data_loss_report.py has them",
 }
 """What the machine does not use, and why."""

@@ -17,11 +17,13 @@ class Backup:
         found: list[Any] = list(client.scan_iter("kvpoll:*", count=1000))
         self._keys = [(key, client.pttl(key), _call(client, "DUMP", key)) for key in found]
 
-    def restore(self, client: redis.Redis) -> None:
-        """Replace what a server of the same kind has. A key without a TTL gets none."""
+    def restore(self, client: redis.Redis, passed_ms: int = 0) -> None:
+        """Replace what a server of the same kind has. A key without a TTL gets none; one that had less than
+        ``passed_ms`` left has expired."""
         client.flushall()
         for key, left, value in self._keys:
-            client.restore(key, max(0, left), value)
+            if left < 0 or left > passed_ms:
+                client.restore(key, max(0, left - passed_ms), value)
 
 
 def lose_room(client: redis.Redis, tag: str, room: int) -> None:

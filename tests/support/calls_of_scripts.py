@@ -6,7 +6,7 @@ from redis_kvpoll import KVPoll
 from redis_kvpoll.protocol import fenced_commands, keys, lease_commands, rank_commands, room_commands
 from redis_kvpoll.protocol.rank_commands import RankChange, RankIdentity
 from redis_kvpoll.protocol.script_call import Command
-from redis_kvpoll.protocol.script_specs import FAILURES, REPLAY, SNAPSHOT
+from redis_kvpoll.protocol.script_specs import FAILURES, REPLAY, SNAPSHOT, SNAPSHOT_FIELDS
 from tests.support.contexts import context
 
 TTL_MS = "60000"
@@ -103,11 +103,17 @@ OPERATIONS = {
     ],
     "consensus": [room_commands.consensus([A, B])],
     "touch": [room_commands.touch([A, B])],
-    "entry": [room_commands.entry(A), room_commands.failure_reason(A), room_commands.collect(A)],
+    "entry": [
+        room_commands.entry(A),
+        room_commands.entries([A, B]),
+        room_commands.failure_reason(A),
+        room_commands.collect(A),
+    ],
     "set_prefix": [room_commands.set_decode_prefix_len(A, 7), fenced_commands.set_decode_prefix_len(A, GENERATION, 7)],
     "pop_prefix": [room_commands.pop_decode_prefix_len(A)],
     "failures": [bare("failures", FAILURES, [A, B])],
     "snapshot": [room_commands.wait(A), bare("snapshot", SNAPSHOT, [A, B])],
+    "snapshot_fields": [bare("statistics", SNAPSHOT_FIELDS, [A, B]), room_commands.rows([A, B], 0.0)],
 }
 
 

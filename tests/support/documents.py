@@ -8,7 +8,10 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted(
     path.relative_to(ROOT).as_posix()
-    for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("tests/*.md")]
+    for path in [
+        *ROOT.glob("*.md"),
+        *(path for name in ("deploy", "docs", "tests") for path in ROOT.glob(f"{name}/*.md")),
+    ]
 )
 GUIDES = ("README.md", "docs/python.md", "docs/operations.md")
 """The documents whose examples are run; those of docs/sglang.md need SGLang."""

@@ -71,7 +71,7 @@ class Looped:
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self.inner, {"close": "aclose"}.get(name, name))
-        if name in ("mirror", "lease", "failures"):
+        if name in ("mirror", "lease", "failures", "statistics"):
             return lambda *args, **options: Looped(method(*args, **options), self._loop)
         if not inspect.iscoroutinefunction(method):
             return method

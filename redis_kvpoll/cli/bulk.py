@@ -1,0 +1,186 @@
+"""``kvpoll abort`` and ``clear``: one room, or all that match.
+
+Invariant: many rooms are changed only after they were counted and the caller has agreed, at most --limit of them, in
+steps, so that no call holds the server up.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+import time
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from redis_kvpoll.cli import as_json
+from redis_kvpoll.cli.exits import NOT_FOUND, leave
+from redis_kvpoll.cli.listing import print_found
+from redis_kvpoll.cli.options import json_option, need_namespace, open_table, room_id, table_options
+from redis_kvpoll.cli.room import absent
+from redis_kvpoll.cli.selection import Found, Selection, select, selection_options, with_entries
+from redis_kvpoll.errors import CorruptEntryError, printable
+from redis_kvpoll.model import Outcome
+
+if TYPE_CHECKING:
+    from redis_kvpoll.sync.store import StatusStore
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+LIMIT = 1000
+STEP = 100
+"""Rooms between two pauses."""
+PAUSE = 0.02
+SHOWN = 20
+REASON = "Aborted by hand."
+
+
+def bulk_options(command: F) -> F:
+    """Add what guards a change of many rooms."""
+    options = (
+        click.option(
+            "--limit", type=click.IntRange(min=1), default=LIMIT, show_default=True, help="Refuse more rooms."
+        ),
+        click.option("--dry-run", is_flag=True, help="Only show the rooms."),
+        click.option("--yes", is_flag=True, help="Do not ask."),
+    )
+    return functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), command)
+
+
+@click.command(short_help="Fail one room, or all that match, with all their ranks.")
+@table_options
+@click.argument("room", type=room_id, required=False)
+@click.option("--reason", default=REASON, show_default=True, metavar="TEXT", help="The reason that every reader gets.")
+@selection_options(reason_option="--with-reason")
+@bulk_options
+@json_option
+def abort(url: str, namespace: str, room: int | None, reason: str, wanted: Selection, **given: Any) -> None:
+    """Fail one room, or all that the options select, with all their ranks.
+
+    Without ROOM, it shows how many rooms match and asks: kvpoll abort --owner prefill/10.0.0.2 --stuck.
+    """
+    if room is None:
+        _change_many(url, namespace, wanted, "abort", lambda store, some: _abort_some(store, some, reason), **given)
+        return
+    _check_one(wanted)
+    with open_table(url, namespace, writes=True) as store:
+        need_namespace(store, url, namespace)
+        outcome = store.abort(room, reason).outcome
+        recorded = store.failure_reason(room)
+    if outcome is Outcome.SKIPPED:
+        raise click.ClickException(absent(room, namespace))
+    is_new = outcome is Outcome.FAILED
+    if given["wants_json"]:
+        as_json.put({"namespace": namespace, "matching": 1, "changed": int(is_new), "rooms": [room]})
+        return
+    state = "is now Failed" if is_new else "was already Failed"
+    click.echo(f"Room {room} {state}: {printable(recorded or 'no reason was recorded')}")
+
+
+@click.command(short_help="Remove one room, or all that match, from the table.")
+@table_options
+@click.argument("room", type=room_id, required=False)
+@selection_options(reason_option="--reason")
+@bulk_options
+@json_option
+def clear(url: str, namespace: str, room: int | None, wanted: Selection, **given: Any) -> None:
+    """Remove one room, or all that the options select, from the table.
+
+    Without ROOM, it shows how many rooms match and asks: kvpoll clear --status Failed --older-than 5m.
+    """
+    if room is None:
+        _change_many(url, namespace, wanted, "clear", _clear_some, **given)
+        return
+    _check_one(wanted)
+    with open_table(url, namespace, writes=True) as store:
+        need_namespace(store, url, namespace)
+        try:
+            entry = store.entry(room)
+            before = entry.status.name if entry else None
+        except CorruptEntryError as error:
+            before = f"corrupt: it held {printable(error.found)}"
+        cleared = store.clear(room)
+    if before is None and cleared is None:
+        raise click.ClickException(absent(room, namespace))
+    if given["wants_json"]:
+        as_json.put({"namespace": namespace, "matching": 1, "changed": 1, "rooms": [room]})
+    else:
+        click.echo(f"Cleared room {room}; it was {cleared.name if cleared is not None else before}.")
+
+
+def _check_one(wanted: Selection) -> None:
+    if not wanted.is_any:
+        raise click.UsageError("give ROOM, or options that select rooms, not both")
+
+
+def _abort_some(store: StatusStore, rooms: list[int], reason: str) -> int:
+    return sum(store.abort(room, reason).outcome is Outcome.FAILED for room in rooms)
+
+
+def _clear_some(store: StatusStore, rooms: list[int]) -> int:
+    return sum(status is not None for status in store.clear_many(rooms).values())
+
+
+def _change_many(
+    url: str,
+    namespace: str,
+    wanted: Selection,
+    operation: str,
+    change: Callable[[StatusStore, list[int]], int],
+    limit: int,
+    dry_run: bool,
+    yes: bool,
+    wants_json: bool,
+) -> None:
+    if wanted.is_any:
+        raise click.UsageError("give ROOM, or options that select rooms: --owner, --status, --older-than, …")
+    with open_table(url, namespace, writes=not dry_run) as store:
+        need_namespace(store, url, namespace)
+        found = list(islice(_matching(store, wanted, operation), limit + 1))
+        if len(found) > limit:
+            leave(NOT_FOUND, f"Error: more than {limit:,} rooms match: narrow the options, or raise --limit")
+        rooms = [each.row.room for each in found]
+        if not dry_run and rooms and not yes:
+            _ask(operation, store, found)
+        changed = 0 if dry_run else sum(_in_steps(store, rooms, change))
+    if wants_json:
+        as_json.put({"namespace": namespace, "matching": len(rooms), "changed": changed, "rooms": rooms})
+    elif dry_run:
+        with open_table(url, namespace) as store:
+            print_found(with_entries(store, found), time.time())
+        click.echo(f"{operation} would change {_rooms(len(rooms))}", err=True)
+    else:
+        click.echo(
+            f"{'Failed' if operation == 'abort' else 'Cleared'} {_rooms(changed)} of {len(rooms):,} that matched."
+        )
+
+
+def _matching(store: StatusStore, wanted: Selection, operation: str) -> Iterator[Found]:
+    for found, is_taken in select(store, wanted):
+        # What has Failed cannot be failed; to abort what has ended in Success would hide that.
+        is_over = found.row.status is not None and found.row.status.is_terminal
+        if is_taken and not (operation == "abort" and is_over):
+            yield found
+
+
+def _ask(operation: str, store: StatusStore, found: list[Found]) -> None:
+    if not sys.stdin.isatty():
+        leave(NOT_FOUND, f"Error: {_rooms(len(found))} match: confirm with --yes, or look with --dry-run")
+    print_found(with_entries(store, found[:SHOWN]), time.time())
+    if len(found) > SHOWN:
+        click.echo(f"and {len(found) - SHOWN:,} more", err=True)
+    if not click.confirm(f"{operation} {_rooms(len(found))}?", err=True):
+        leave(NOT_FOUND, "nothing was changed")
+
+
+def _in_steps(store: StatusStore, rooms: list[int], change: Callable[[StatusStore, list[int]], int]) -> Iterator[int]:
+    for at in range(0, len(rooms), STEP):
+        if at:
+            time.sleep(PAUSE)
+        yield change(store, rooms[at : at + STEP])
+
+
+def _rooms(count: int) -> str:
+    return f"{count:,} room{'' if count == 1 else 's'}"

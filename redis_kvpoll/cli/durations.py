@@ -1,0 +1,47 @@
+"""Durations as people write and read them: 60s, 5m, 2h; 44 ms, 3 min 20 s."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import click
+
+_WRITTEN = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|min|h|d)?")
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0, None: 1.0}
+_LARGE = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
+
+
+class Duration(click.ParamType[float]):
+    """Seconds, or a number with ms, s, m, h or d."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, int | float):
+            return float(value)
+        found = _WRITTEN.fullmatch(value.strip())
+        if found is None:
+            self.fail(f"{value!r} is not a duration: write 90s, 5m, 2h or 1d", param, ctx)
+        return float(found[1]) * _SECONDS[found[2]]
+
+
+DURATION = Duration()
+
+
+def human(seconds: float | None) -> str:
+    """A duration in at most ten characters; empty for None."""
+    if seconds is None:
+        return ""
+    if seconds < 0.0995:
+        return f"{seconds * 1000:.2g} ms" if seconds >= 0.001 else f"{seconds * 1000:.1f} ms"
+    if seconds < 99.95:
+        return f"{seconds:.1f} s"
+    if seconds == float("inf"):
+        return "never"
+    whole = round(seconds)
+    for at, (unit, size) in enumerate(_LARGE):
+        if whole >= size:
+            rest = whole % size // _LARGE[at + 1][1] if at + 1 < len(_LARGE) and whole < 3 * size else 0
+            return f"{whole // size} {unit}" + (f" {rest} {_LARGE[at + 1][0]}" if rest else "")
+    return "0 s"

@@ -1,0 +1,42 @@
+"""The exit statuses of every command: one table, which the help and the documentation show."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from typing import NoReturn
+
+import click
+
+STATUSES = {
+    0: "well",
+    1: "not found, refused, or the server did not answer; the reason is on stderr",
+    2: "wrong usage",
+    3: "a promise was broken, or something wants attention",
+    4: "a problem",
+    130: "interrupted by Ctrl-C",
+}
+LONGEST_PAUSE = 3600.0
+
+OK, NOT_FOUND, USAGE, ATTENTION, PROBLEM, INTERRUPTED = STATUSES
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """For a command that runs until Ctrl-C: it then exits with INTERRUPTED, without a word."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise click.exceptions.Exit(INTERRUPTED) from None
+
+
+def pause(seconds: float) -> None:
+    """Wait before the next look at what is watched."""
+    time.sleep(min(seconds, LONGEST_PAUSE))
+
+
+def leave(status: int, why: str) -> NoReturn:
+    """Say why on stderr, and exit."""
+    click.echo(why, err=True)
+    raise click.exceptions.Exit(status)

@@ -1,0 +1,137 @@
+"""``kvpoll ls`` and ``find``: the rooms of a table, by filters."""
+
+from __future__ import annotations
+
+import heapq
+import sys
+import time
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from redis_kvpoll.cli import as_json
+from redis_kvpoll.cli.exits import NOT_FOUND, leave
+from redis_kvpoll.cli.options import json_option, need_namespace, open_table, table_options
+from redis_kvpoll.cli.rows import listed_columns, room_line
+from redis_kvpoll.cli.selection import Found, Selection, select, selection_options, with_entries
+
+if TYPE_CHECKING:
+    from redis_kvpoll.sync.store import StatusStore
+
+SORTS: dict[str, Callable[[Found], Any]] = {
+    "updated": lambda found: -found.row.since,
+    "age": lambda found: found.row.opened_at,
+    "ttl": lambda found: found.row.expires_at or float("inf"),
+    "room": lambda found: found.row.room,
+    "owner": lambda found: found.row.owner or "",
+    "status": lambda found: -1 if found.row.status is None else int(found.row.status),
+}
+"""What a list begins with: the latest change, the oldest room, the shortest TTL, ..."""
+
+
+@click.command(short_help="List the rooms of a table, by filters.")
+@table_options
+@selection_options()
+@click.option("--sort", type=click.Choice(list(SORTS)), help="By default the latest change first; with --stuck, last.")
+@click.option("--reverse", is_flag=True, help="In the opposite order.")
+@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="List at most so many rooms.")
+@click.option("--all", "wants_all", is_flag=True, help="List all rooms.")
+@json_option
+def ls(
+    url: str,
+    namespace: str,
+    wanted: Selection,
+    sort: str | None,
+    reverse: bool,
+    limit: int,
+    wants_all: bool,
+    wants_json: bool,
+) -> None:
+    """List the rooms of a table, the latest change first; into a pipe, as tab-separated lines.
+
+    The options that select rooms narrow each other: --stuck --owner prefill/10.0.0.1 lists the stuck rooms of one host.
+    What the limit leaves out is said on stderr. The whole table is read, in pages: 100,000 rooms take some seconds.
+    """
+    is_reversed = reverse != (sort is None and (wanted.stuck is not None or wanted.older_than is not None))
+    with open_table(url, namespace) as store:
+        need_namespace(store, url, namespace)
+        matching = Matching(store, wanted)
+        key = SORTS[sort or "updated"]
+        if wants_all:
+            found = sorted(matching, key=key, reverse=is_reversed)
+        else:
+            found = (heapq.nlargest if is_reversed else heapq.nsmallest)(limit, matching, key=key)
+        found = with_entries(store, found)
+    _print(namespace, wanted, found, matching, wants_json)
+
+
+class Matching:
+    """The rooms that match, and how many there were and matched once they were read."""
+
+    def __init__(self, store: StatusStore, wanted: Selection) -> None:
+        self._store, self._wanted = store, wanted
+        self.total = self.count = 0
+
+    def __iter__(self) -> Any:
+        for found, is_taken in select(self._store, self._wanted):
+            self.total += 1
+            if is_taken:
+                self.count += 1
+                yield found
+
+
+def _print(namespace: str, wanted: Selection, found: list[Found], matching: Matching, wants_json: bool) -> None:
+    total, count, now = matching.total, matching.count, time.time()
+    left_out = count - len(found)
+    if wants_json:
+        rooms = [as_json.room(each.row, each.entry, now) for each in found]
+        as_json.put({"namespace": namespace, "at": now, "total": total, "matching": count, "rooms": rooms})
+    elif not found:
+        what = "has no rooms" if wanted.is_any else f"has no rooms of this kind ({total:,} others)"
+        if wanted == Selection(status=wanted.status) and wanted.status:
+            what = f"has no rooms at {' or '.join(wanted.status)}"
+        click.echo(f"Namespace {namespace!r} {what}.", err=not wanted.is_any and not sys.stdout.isatty())
+    else:
+        print_found(found, now)
+    if left_out > 0 or not wanted.is_any or sys.stdout.isatty():
+        more = f"; {left_out:,} left out: --all lists them, --limit more" if left_out > 0 else ""
+        of = f"{count:,} of {total:,}" if count < total else f"{total:,}"
+        click.echo(f"{namespace}: {of} room{'' if total == 1 else 's'}{more}", err=True)
+
+
+def print_found(found: Iterable[Found], now: float) -> None:
+    """Print rooms: for a terminal, or tab-separated."""
+    is_terminal = sys.stdout.isatty()
+    lines = [room_line(each.row, each.entry, now, is_terminal) for each in found]
+    columns = listed_columns(lines)
+    if is_terminal:
+        from redis_kvpoll.cli import terminal
+
+        terminal.print_rooms(columns, lines)
+    else:
+        for cells in (columns, *(line.cells for line in lines)):
+            click.echo("\t".join(cells[: len(columns)]))
+
+
+@click.command(short_help="Find the rooms of a request.")
+@table_options
+@click.argument("request")
+@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="List at most so many rooms.")
+@json_option
+def find(url: str, namespace: str, request: str, limit: int, wants_json: bool) -> None:
+    """Find the rooms whose request contains a text, the latest change first. Only opened rooms have a request.
+
+    Exit status: 1 if there is none.
+    """
+    wanted = Selection(request=request)
+    with open_table(url, namespace) as store:
+        need_namespace(store, url, namespace)
+        matching = Matching(store, wanted)
+        found = heapq.nsmallest(limit, matching, key=SORTS["updated"])
+    if not found and not wants_json:
+        total = f"{matching.total:,} room{'' if matching.total == 1 else 's'}"
+        leave(NOT_FOUND, f"namespace {namespace!r} has no room of a request {request!r} ({total})")
+    _print(namespace, wanted, found, matching, wants_json)
+    if not found:
+        raise click.exceptions.Exit(NOT_FOUND)

@@ -1,0 +1,40 @@
+"""``kvpoll namespaces``: the tables of a server."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from redis_kvpoll.cli import as_json
+from redis_kvpoll.cli.exits import NOT_FOUND, leave
+from redis_kvpoll.cli.options import DEADLINE, json_option, url_option
+
+COLUMNS = ("namespace", "policy", "mode", "shards", "feed_length", "schema")
+
+
+@click.command(short_help="List the tables of a server.")
+@url_option
+@json_option
+def namespaces(url: str, wants_json: bool) -> None:
+    """List the namespaces of a server, with their settings. It reads the server's keys by SCAN.
+
+    Exit status: 1 if there is none.
+    """
+    from redis_kvpoll.sync.namespaces import list_namespaces
+
+    found = list_namespaces(url, DEADLINE)
+    if wants_json:
+        as_json.put({"namespaces": [one._asdict() for one in found]})
+    if not found:
+        leave(NOT_FOUND, "This server has no namespace of kvpoll's.")
+    if wants_json:
+        return
+    rows = [tuple("" if cell is None else str(cell) for cell in one) for one in found]
+    if sys.stdout.isatty():
+        from redis_kvpoll.cli import terminal
+
+        terminal.print_plain(COLUMNS, rows)
+    else:
+        for row in (COLUMNS, *rows):
+            click.echo("\t".join(row))

@@ -1,0 +1,117 @@
+"""A snapshot of statistics as text: the same for pipes and terminals, in 80 columns, with colours on a terminal.
+
+The most important line is the first; what is zero is dim; what wants attention has a colour.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from redis_kvpoll.cli.durations import human
+from redis_kvpoll.cli.rows import local_time
+from redis_kvpoll.cli.terminal import OWNER_STYLES, STATUS_STYLES
+from redis_kvpoll.errors import printable
+from redis_kvpoll.model import KVPoll
+from redis_kvpoll.statistics.model import FAILURES, LIVE, Snapshot
+
+REASONS = 8
+ORDER = (*LIVE, KVPoll.Success, KVPoll.Failed)
+
+
+def print_snapshot(snapshot: Snapshot, about: str) -> None:
+    """Print everything."""
+    console = Console(highlight=False)
+    clock = local_time(snapshot.at).partition(".")[0]
+    console.print(Text.assemble((snapshot.namespace, "bold"), (f"  {about}  {clock}  ", "dim"), _state(snapshot)))
+    console.print(_rooms(snapshot))
+    if snapshot.has_feed:
+        console.print(_flow(snapshot))
+    console.print()
+    console.print(_statuses(snapshot))
+    _print_failures(console, snapshot)
+    _print_owners(console, snapshot)
+
+
+def _state(snapshot: Snapshot) -> Text:
+    if not snapshot.has_feed:
+        return Text("no feed: rooms are counted once a minute, and there are no rates", "yellow")
+    if snapshot.synced:
+        return Text("synced", "green")
+    return Text(f"not current: {printable(snapshot.error or 'the table is being read')}", "bold yellow")
+
+
+def _rooms(snapshot: Snapshot) -> Text:
+    stuck = sum(snapshot.stuck.values())
+    oldest = max((age for age in snapshot.oldest.values() if age is not None), default=None)
+    line = Text(f"rooms {snapshot.total:,}   live {snapshot.live:,}   ")
+    line.append(f"stuck {stuck:,}", "bold red" if stuck else "dim")
+    line.append("   ")
+    line.append(f"expiring {snapshot.expiring:,}", "yellow" if snapshot.expiring else "dim")
+    line.append(f"   oldest live {human(oldest)}" if oldest is not None else "")
+    return line
+
+
+def _flow(snapshot: Snapshot) -> Text:
+    rates, refused = snapshot.rates, sum(snapshot.refused.values())
+    share = rates.failed_share
+    line = Text(f"opened {_rate(rates.opened)}   Success {_rate(rates.succeeded)}   ")
+    line.append(f"Failed {_rate(rates.failed)}", "red" if rates.failed else "dim")
+    line.append(f" ({share:.1%})" if rates.failed and share is not None else "", "red")
+    line.append("   ")
+    words = [f"{outcome} {count:,}" for outcome, count in snapshot.refused.items() if count]
+    line.append(f"refused {refused:,}" + (f" ({', '.join(words)})" if words else ""), "" if refused else "dim")
+    return line
+
+
+def _rate(a_second: float) -> str:
+    return f"{a_second:.2f}/s" if 0 < a_second < 1 else f"{a_second:,.1f}/s"
+
+
+def _statuses(snapshot: Snapshot) -> Table:
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    table.add_column("status")
+    for name in ("rooms", "stuck", "oldest", "p50", "p99"):
+        table.add_column(name, justify="right", min_width=8)
+    for status in ORDER:
+        count = snapshot.counts.get(status, 0)
+        cells = [Text(status.name, STATUS_STYLES[status]), Text(f"{count:,}", "" if count else "dim")]
+        durations = (snapshot.status_durations if status in LIVE else snapshot.room_durations).get(status)
+        stuck = snapshot.stuck.get(status)
+        cells.append(Text("" if stuck is None else f"{stuck:,}", "bold red" if stuck else "dim"))
+        cells.append(Text(human(snapshot.oldest.get(status))))
+        cells += [Text(human(durations.quantile(share) if durations else None)) for share in (0.5, 0.99)]
+        table.add_row(*cells)
+    return table
+
+
+def _print_failures(console: Console, snapshot: Snapshot) -> None:
+    if not any(snapshot.failures.values()):
+        return
+    kinds = [f"{kind} {snapshot.failures[kind]:,}" for kind in FAILURES if snapshot.failures.get(kind)]
+    console.print(Text.assemble(("\nfailures  ", "dim"), "  ".join(kinds)))
+    width = max(20, console.width - 20)
+    for reason in snapshot.reasons[:REASONS]:
+        text = printable(reason.text) or "(no reason)"
+        shown = text if len(text) <= width else text[: width - 1] + "…"
+        console.print(Text.assemble(f"{reason.count:>6,}  ", (f"{reason.kind:<10}  ", "dim"), shown), soft_wrap=True)
+
+
+def _print_owners(console: Console, snapshot: Snapshot) -> None:
+    if not snapshot.owners:
+        return
+    states: Counter[str] = Counter(owner.state for owner in snapshot.owners)
+    line = Text.assemble(("\nowners  ", "dim"))
+    for state, style in OWNER_STYLES.items():
+        if states[state]:
+            line.append(f"{states[state]:,} {state}  ", style)
+    line.rstrip()
+    console.print(line)
+    for owner in snapshot.owners:
+        if owner.state != "alive":
+            reason = f": {printable(owner.reason)}" if owner.reason else ""
+            shown = (f"  {owner.state:<9}", OWNER_STYLES[owner.state])
+            console.print(Text.assemble(shown, f"  {printable(owner.name)}{reason}"))

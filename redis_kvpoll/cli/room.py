@@ -1,0 +1,175 @@
+"""``kvpoll show`` and ``wait``: one room, its timeline, and the end of it."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+import click
+
+from redis_kvpoll.cli import as_json
+from redis_kvpoll.cli.durations import DURATION, human
+from redis_kvpoll.cli.exits import ATTENTION, NOT_FOUND, interruptible, leave, pause
+from redis_kvpoll.cli.options import ROLES, json_option, need_namespace, open_table, room_id, table_options
+from redis_kvpoll.cli.rows import Period, periods
+from redis_kvpoll.cli.selection import STATUS_CHOICE
+from redis_kvpoll.errors import CorruptEntryError, FeedOffError, KVPollError, RoomNotFoundError, WaitTimeoutError
+from redis_kvpoll.model import Entry, KVPoll
+
+if TYPE_CHECKING:
+    from redis_kvpoll.protocol.feed import Change
+    from redis_kvpoll.sync.store import StatusStore
+
+WATCH_INTERVAL = 1.0
+
+
+class Seen(NamedTuple):
+    """What is known of a room, and of the same room in the other side's table."""
+
+    entry: Entry
+    changes: list[Change]
+    other_side: str
+    """The other side's namespace; empty if this one belongs to no side."""
+    other: Entry | None
+
+
+@click.command(short_help="Show one room in full, with its timeline.")
+@table_options
+@click.argument("room", type=room_id)
+@click.option("--watch", is_flag=True, help="Show it again each second, until it has ended.")
+@json_option
+def show(url: str, namespace: str, room: int, watch: bool, wants_json: bool) -> None:
+    """Show every field of one room, how long it was at each status, and the other side's room.
+
+    ROOM is decimal, or hexadecimal with 0x. A namespace that ends in -prefill or -decode has another side.
+
+    Exit status: 1 if the room is absent.
+    """
+    with open_table(url, namespace) as store, interruptible():
+        need_namespace(store, url, namespace)
+        while True:
+            seen = _seen(store, url, namespace, room)
+            if seen is None:
+                leave(NOT_FOUND, f"Error: {absent(room, namespace)}")
+            _print(namespace, seen, wants_json)
+            if not watch or seen.entry.status.is_terminal:
+                return
+            pause(WATCH_INTERVAL)
+            if sys.stdout.isatty():
+                click.clear()
+
+
+def _seen(store: StatusStore, url: str, namespace: str, room: int) -> Seen | None:
+    entry = store.entry(room)
+    if entry is None:
+        return None
+    try:
+        changes = store.history(room)
+    except FeedOffError:
+        changes = []
+    name = other_side(namespace)
+    other = None
+    if name:
+        try:
+            with open_table(url, name) as their_store:
+                other = their_store.entry(room) if their_store.settings() is not None else None
+        except (CorruptEntryError, KVPollError):
+            other = None
+    return Seen(entry, _of_this_life(changes, entry), name, other)
+
+
+def _of_this_life(changes: list[Change], entry: Entry) -> list[Change]:
+    """The changes since the room was opened: its id may have been used before."""
+    begins = max((at + 1 for at, change in enumerate(changes) if change.status is None), default=0)
+    return [change for change in changes[begins:] if change.at >= entry.opened_at - 0.001]
+
+
+def other_side(namespace: str) -> str:
+    """The namespace of the other side, as SGLang's plugin names them; empty if there is none."""
+    for mine, theirs in (ROLES, ROLES[::-1]):
+        if namespace.endswith(f"-{mine}"):
+            return namespace.removesuffix(mine) + theirs
+    return ""
+
+
+def _print(namespace: str, seen: Seen, wants_json: bool) -> None:
+    now = time.time()
+    timeline = list(periods(seen.changes, True, now))
+    if wants_json:
+        as_json.put(
+            {
+                "namespace": namespace,
+                **as_json.room(None, seen.entry, now),
+                "room_hex": f"{seen.entry.room:#x}",
+                "timeline": [_period(period) for period in timeline],
+                "other_side": (
+                    seen.other_side
+                    and {
+                        "namespace": seen.other_side,
+                        "room": as_json.room(None, seen.other, now) if seen.other else None,
+                    }
+                )
+                or None,
+            }
+        )
+        return
+    from redis_kvpoll.cli import terminal
+    from redis_kvpoll.cli import timeline as drawn
+
+    terminal.print_entry(seen.entry)
+    drawn.print_timeline(timeline)
+    if seen.other_side:
+        drawn.print_other_side(seen.other_side, seen.other)
+
+
+def _period(period: Period) -> dict[str, object]:
+    until = None if period.is_current else period.until
+    return {
+        "since": period.since,
+        "status": period.state,
+        "seconds": None if period.until is None else period.until - period.since,
+        "until": until,
+        "reason": period.reason or None,
+        "ranks": [{"at": at, "change": change} for at, change in period.ranks],
+    }
+
+
+@click.command(short_help="Wait until a room has ended, or is at a status.")
+@table_options
+@click.argument("room", type=room_id)
+@click.argument("statuses", type=STATUS_CHOICE, nargs=-1, metavar="[STATUS]...")
+@click.option("--timeout", type=DURATION, metavar="30s", help="Give up after so long; by default never.")
+@json_option
+def wait(
+    url: str, namespace: str, room: int, statuses: tuple[str, ...], timeout: float | None, wants_json: bool
+) -> None:
+    """Wait until a room is at one of the statuses or further on; by default, until it is at Success or Failed.
+
+    Exit status: 0 it is; 1 the room is absent, was removed, or did not get there in time; 3 it Failed, and Failed is
+    not among the statuses.
+    """
+    goal = [KVPoll[name] for name in statuses]
+    with open_table(url, namespace) as store, interruptible():
+        need_namespace(store, url, namespace)
+        try:
+            status = store.wait(room, *goal, timeout=timeout)
+            reason = store.failure_reason(room) if status is KVPoll.Failed else None
+        except WaitTimeoutError as error:
+            leave(NOT_FOUND, f"Error: room {room} did not get there within {human(timeout)}: {_at(error.status)}")
+        except RoomNotFoundError:
+            leave(NOT_FOUND, f"Error: {absent(room, namespace)}")
+    if wants_json:
+        as_json.put({"namespace": namespace, "room": room, "status": status.name, "reason": reason})
+    else:
+        click.echo(f"Room {room} is at {status.name}" + (f": {reason}" if reason else ""))
+    if status is KVPoll.Failed and KVPoll.Failed not in goal:
+        raise click.exceptions.Exit(ATTENTION)
+
+
+def _at(status: KVPoll | None) -> str:
+    return "its status is not known" if status is None else f"it is at {status.name}"
+
+
+def absent(room: int, namespace: str) -> str:
+    return f"room {room} is not in namespace {namespace!r} (never opened, cleared, or expired)"

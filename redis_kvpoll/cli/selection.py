@@ -1,0 +1,135 @@
+"""Which rooms of a table a command is about: the options of ``ls``, and of ``abort`` and ``clear`` for many rooms.
+
+Invariant: the table is read by SCAN and a light read of 1,000 rooms at a time. Requests and reasons, which cost more,
+are read only of rooms that match otherwise.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
+
+import click
+
+from redis_kvpoll.cli.durations import DURATION
+from redis_kvpoll.errors import CorruptEntryError
+from redis_kvpoll.model import Entry, KVPoll, RoomRow
+
+if TYPE_CHECKING:
+    from redis_kvpoll.sync.store import StatusStore
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+STUCK = "60s"
+EXPIRING_SECONDS = 60.0
+BATCH = 1000
+STATUS_CHOICE = click.Choice([s.name for s in KVPoll], case_sensitive=False)
+
+
+class Found(NamedTuple):
+    """One room, as far as it was read."""
+
+    row: RoomRow
+    entry: Entry | CorruptEntryError | None = None
+
+
+class Selection(NamedTuple):
+    """What a room must be; None and False ask for nothing."""
+
+    status: tuple[str, ...] = ()
+    stuck: float | None = None
+    expiring: bool = False
+    older_than: float | None = None
+    owner: str | None = None
+    request: str | None = None
+    reason: str | None = None
+
+    @property
+    def is_any(self) -> bool:
+        """Whether every room matches."""
+        return self == Selection()
+
+    @property
+    def needs_entries(self) -> bool:
+        return self.request is not None or self.reason is not None
+
+    def takes(self, row: RoomRow, now: float) -> bool:
+        """Whether a room matches, as far as its row tells."""
+        is_live = row.status is not None and not row.status.is_terminal
+        age = now - row.since
+        if self.status and (row.status is None or row.status.name.lower() not in map(str.lower, self.status)):
+            return False
+        if self.stuck is not None and not (is_live and age > self.stuck):
+            return False
+        if self.expiring and not (is_live and (row.expires_at or now + 1e9) - now <= EXPIRING_SECONDS):
+            return False
+        if self.older_than is not None and not (row.status is not None and age > self.older_than):
+            return False
+        return self.owner is None or self.owner in (row.owner or "")
+
+    def takes_entry(self, entry: Entry | CorruptEntryError | None) -> bool:
+        """Whether a room matches in what only its entry has."""
+        if not isinstance(entry, Entry):
+            return False
+        return (self.request is None or self.request in (entry.request or "")) and (
+            self.reason is None or self.reason.lower() in (entry.reason or "").lower()
+        )
+
+
+def selection_options(reason_option: str = "--reason") -> Callable[[F], F]:
+    """Add the options that select rooms; the command gets a Selection as ``wanted``."""
+    options = (
+        click.option("--status", type=STATUS_CHOICE, multiple=True, help="Rooms at this status; may be repeated."),
+        click.option(
+            "--stuck",
+            type=DURATION,
+            is_flag=False,
+            flag_value=STUCK,
+            metavar="[=60s]",
+            help="Live rooms without a change for so long.",
+        ),
+        click.option("--expiring", is_flag=True, help="Live rooms whose TTL ends within a minute."),
+        click.option("--older-than", type=DURATION, metavar="5m", help="Rooms whose last change is older."),
+        click.option("--owner", metavar="TEXT", help="Rooms whose owner's name contains it."),
+        click.option("--request", metavar="TEXT", help="Rooms whose request contains it."),
+        click.option(reason_option, "reason_part", metavar="TEXT", help="Rooms whose failure reason contains it."),
+    )
+
+    def add(command: F) -> F:
+        @functools.wraps(command)
+        def selecting(*args: Any, **given: Any) -> Any:
+            names = ("status", "stuck", "expiring", "older_than", "owner", "request")
+            wanted = Selection(**{name: given.pop(name) for name in names}, reason=given.pop("reason_part"))
+            return command(*args, wanted=wanted, **given)
+
+        wrapped: Any = selecting
+        for option in reversed(options):
+            wrapped = option(wrapped)
+        return cast(F, wrapped)
+
+    return add
+
+
+def select(store: StatusStore, wanted: Selection) -> Iterator[tuple[Found, bool]]:
+    """Yield every room of the table, and whether it matches."""
+    rows = iter(store.rows())
+    while batch := list(islice(rows, BATCH)):
+        now = time.time()
+        taken = {row.room for row in batch if wanted.takes(row, now)}
+        entries = store.entries(taken) if taken and wanted.needs_entries else {}
+        for row in batch:
+            entry = entries.get(row.room)
+            yield Found(row, entry), row.room in taken and (not wanted.needs_entries or wanted.takes_entry(entry))
+
+
+def with_entries(store: StatusStore, found: list[Found]) -> list[Found]:
+    """Read what is not known yet of each room. A room that is gone meanwhile is left out."""
+    entries: dict[int, Entry | CorruptEntryError] = {}
+    missing = [each.row.room for each in found if each.entry is None]
+    for at in range(0, len(missing), BATCH):
+        entries |= store.entries(missing[at : at + BATCH])
+    known = (each if each.entry is not None else Found(each.row, entries.get(each.row.room)) for each in found)
+    return [each for each in known if each.entry is not None]

@@ -1,0 +1,85 @@
+"""``kvpoll serve``: metrics, probes, an API and pages over tables."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+
+@click.command(short_help="Serve metrics, probes and a page.")
+@click.option(
+    "-n",
+    "--namespace",
+    "namespaces",
+    envvar="KVPOLL_NAMESPACE",
+    multiple=True,
+    default=["default"],
+    show_default=True,
+    show_envvar=True,
+    metavar="NAME",
+    help="A table's namespace; may be repeated.",
+)
+@click.option(
+    "--redis",
+    "url",
+    envvar="KVPOLL_URL",
+    default="redis://localhost:6379/0",
+    show_default=True,
+    show_envvar=True,
+    metavar="URL",
+    help="The server, with a user who need only read (kvpoll acl --read-only).",
+)
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
+@click.option("--port", type=click.IntRange(0, 65535), default=9464, show_default=True, help="The port to listen on.")
+@click.option("--password-file", metavar="FILE", help="Lines NAME:PASSWORD: who may see the page and the API.")
+@click.option("--token-file", metavar="FILE", help="Lines NAME:TOKEN: the same, for programs.")
+@click.option("--metrics-token-file", metavar="FILE", help="A token for /metrics, which is open without it.")
+@click.option("--no-auth", is_flag=True, help="Show the tables to everyone who can connect.")
+@click.option("--allow-actions", is_flag=True, help="Let users abort and clear rooms on the page.")
+@click.option(
+    "--actions-redis",
+    "actions_url",
+    envvar="KVPOLL_ACTIONS_URL",
+    metavar="URL",
+    help="The server, with a user who may write; for --allow-actions.",
+)
+@click.option("--public-url", default="", metavar="URL", help="Where a reverse proxy offers the page.")
+@click.option(
+    "--stuck-after",
+    type=click.FloatRange(1, 86400),
+    default=60.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="When a room counts as stuck at its status.",
+)
+@click.option(
+    "--max-owners",
+    type=click.IntRange(0, 10_000),
+    default=200,
+    show_default=True,
+    metavar="N",
+    help="How many owners have metrics of their own.",
+)
+@click.option("--log-url", default="", metavar="TEMPLATE", help="A room's link to logs: https://…{room}…{request}")
+@click.option("--trace-url", default="", metavar="TEMPLATE", help="A room's link to traces: https://…{room_hex}")
+def serve(password_file: str | None, token_file: str | None, metrics_token_file: str | None, **options: Any) -> None:
+    """Serve the tables of one server: /metrics for Prometheus, /healthz and /readyz, /api, and a page at /.
+
+    It only reads, unless --allow-actions is given. It listens on this machine alone; on another address it wants
+    --password-file or --token-file, or --no-auth.
+    """
+    from redis_kvpoll.serve import credentials
+    from redis_kvpoll.serve.config import ServeConfig
+
+    users = [
+        *(credentials.read_passwords(password_file) if password_file else ()),
+        *(credentials.read_tokens(token_file) if token_file else ()),
+    ]
+    token = credentials.read_tokens(metrics_token_file)[0] if metrics_token_file else None
+    config = ServeConfig(users=tuple(users), metrics_token=token, **options).checked()
+    from redis_kvpoll.serve import examine, listen
+
+    if not listen.run(config, examine.examiner):
+        sys.exit(1)

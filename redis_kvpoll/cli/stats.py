@@ -1,0 +1,103 @@
+"""``kvpoll stats``: the numbers of a whole table, once or again and again."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from redis_kvpoll.cli import as_json
+from redis_kvpoll.cli.durations import DURATION
+from redis_kvpoll.cli.exits import interruptible, pause
+from redis_kvpoll.cli.options import json_option, need_namespace, open_table, table_options
+
+if TYPE_CHECKING:
+    from redis_kvpoll.statistics.model import Snapshot
+    from redis_kvpoll.sync.statistics import Statistics
+    from redis_kvpoll.sync.store import StatusStore
+
+SHARE = 0.5
+"""A person waits, and the command ends: half of the server's time while it reads the table."""
+PROGRESS_AFTER = 1.0
+"""Seconds without a result, after which a line on stderr says how far it is."""
+
+
+@click.command(short_help="Show the numbers of a whole table.")
+@table_options
+@click.option(
+    "--since",
+    type=DURATION,
+    default="5m",
+    show_default=True,
+    metavar="TIME",
+    help="Read the feed from so long ago, for durations, failures and reasons.",
+)
+@click.option(
+    "--stuck",
+    type=DURATION,
+    default="60s",
+    show_default=True,
+    metavar="TIME",
+    help="A live room without a change for so long is stuck.",
+)
+@click.option("--watch", is_flag=True, help="Show them again, until Ctrl-C.")
+@click.option("--interval", type=DURATION, default="2s", show_default=True, metavar="TIME", help="Between two looks.")
+@json_option
+def stats(url: str, namespace: str, since: float, stuck: float, watch: bool, interval: float, wants_json: bool) -> None:
+    """Show the numbers of a whole table: rooms by status, rates, durations, stuck rooms, reasons of failures, owners.
+
+    The table is read once, with pauses, and the change feed from --since on: 100,000 rooms take some seconds. With
+    --watch, only the feed is read from then on.
+
+    Exit status: 130 after Ctrl-C.
+    """
+    with open_table(url, namespace) as store:
+        need_namespace(store, url, namespace)
+        settings = store.settings()
+        about = f"{settings.policy}, {_shards(settings.shards)}" if settings else ""
+        with interruptible(), store.statistics(lookback=since, stuck_after=stuck, share=SHARE) as statistics:
+            _show(store, statistics, about, interval if watch else None, wants_json)
+
+
+def _show(store: StatusStore, statistics: Statistics, about: str, interval: float | None, wants_json: bool) -> None:
+    snapshot = _first(statistics)
+    while True:
+        if wants_json:
+            (as_json.put if interval is None else as_json.put_line)(as_json.snapshot(snapshot))
+        else:
+            from redis_kvpoll.cli import numbers
+
+            if interval is not None and sys.stdout.isatty():
+                click.clear()
+            numbers.print_snapshot(snapshot, about)
+        if interval is None:
+            return
+        sys.stdout.flush()
+        pause(interval)
+        snapshot = statistics.snapshot()
+
+
+def _first(statistics: Statistics) -> Snapshot:
+    """Wait until all rooms are known."""
+    from redis_kvpoll.errors import StoreUnavailableError
+
+    is_terminal, said = sys.stderr.isatty(), False
+    try:
+        while True:
+            try:
+                return statistics.wait_synced(PROGRESS_AFTER)
+            except StoreUnavailableError:
+                snapshot = statistics.snapshot()
+                if snapshot.error is not None:
+                    raise
+                if is_terminal:
+                    said = True
+                    click.echo(f"\r{snapshot.walked or 0:,} rooms read …", nl=False, err=True)
+    finally:
+        if said:
+            click.echo("\r\x1b[K", nl=False, err=True)
+
+
+def _shards(count: int) -> str:
+    return f"{count} shard{'' if count == 1 else 's'}"

@@ -1,0 +1,64 @@
+"""The timeline of one room on a terminal: a line for each status, with how long it lasted."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.text import Text
+
+from redis_kvpoll.cli.durations import human
+from redis_kvpoll.cli.rows import Period, local_time
+from redis_kvpoll.cli.terminal import STATUS_STYLES
+from redis_kvpoll.errors import printable
+from redis_kvpoll.model import Entry, KVPoll
+
+BAR = 20
+"""Characters of the longest bar."""
+
+
+def print_timeline(timeline: list[Period]) -> None:
+    """Print the periods of a room, the oldest first; nothing if the feed does not have them."""
+    console = Console(highlight=False)
+    longest = max((_lasted(period) for period in timeline), default=0.0) or 1.0
+    if timeline:
+        console.print()
+    for at, period in enumerate(timeline):
+        mark = "└─" if at == len(timeline) - 1 else "├─"
+        is_end = period.state in ("Success", "Failed", "cleared", "expired", "gone")
+        line = Text.assemble((f"{_clock(period.since)}  {mark} ", "dim"))
+        line.append(f"{period.state:<15}", _style(period.state))
+        if period.until is not None and not (is_end and period.is_current):
+            bar = "▇" * max(1, round(BAR * _lasted(period) / longest))
+            line.append(f"  {human(_lasted(period)):>10}  ")
+            line.append(bar, "dim" if is_end else _style(period.state))
+            line.append("  until now" if period.is_current else "", "dim")
+        line.rstrip()
+        console.print(line, soft_wrap=True)
+        if period.reason:
+            console.print(Text(f"{'':17}{printable(period.reason)}"))
+        if period.ranks:
+            ranks = "  ".join(f"rank {change} {_clock(since)[6:]}" for since, change in period.ranks)
+            console.print(Text(f"{'':17}{ranks}", "dim"))
+
+
+def print_other_side(namespace: str, other: Entry | None) -> None:
+    """Print the room in the other side's table."""
+    line = Text.assemble(("\nother side  ", "dim"), f"{namespace}: ")
+    if other is None:
+        line.append("has no such room")
+    else:
+        line.append(other.status.name, STATUS_STYLES[other.status])
+        line.append(f" since {_clock(other.updated_at)}")
+        line.append(f", {printable(other.reason)}" if other.reason else "")
+    Console(highlight=False).print(line)
+
+
+def _lasted(period: Period) -> float:
+    return 0.0 if period.until is None else max(0.0, period.until - period.since)
+
+
+def _clock(at: float) -> str:
+    return local_time(at).partition(" ")[2][:12]
+
+
+def _style(state: str) -> str:
+    return STATUS_STYLES[KVPoll[state]] if state in KVPoll.__members__ else "dim"

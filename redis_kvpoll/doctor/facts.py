@@ -1,0 +1,192 @@
+"""The facts that the checks are made on. Times are Unix times or durations, in seconds.
+
+A member that is None was not asked or could not be: the user may not, or the server does not know the command.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from redis_kvpoll.model import KVPoll, Owner
+from redis_kvpoll.transport.urls import Kind
+
+ROLES = ("prefill", "decode")
+"""What SGLang's plugin appends to a deployment's name."""
+
+
+def deployment(namespace: str) -> list[str]:
+    """Return the namespaces of a deployment of SGLang, from its name or that of one of them; its own name first."""
+    base = namespace
+    for role in ROLES:
+        base = base.removesuffix(f"-{role}")
+    return [base, *(f"{base}-{role}" for role in ROLES)]
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What the caller expects (``--expect``)."""
+
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """Of the namespace, by name."""
+    instances: Mapping[str, int] = field(default_factory=dict)
+    """How many instances of SGLang live, by role."""
+
+
+class ClockReading(NamedTuple):
+    """One reading of a server's clock: ``server`` is its time, read between ``after`` and ``before`` of our clocks."""
+
+    server: float
+    after: float
+    before: float
+    after_monotonic: float
+    before_monotonic: float
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFacts:
+    """One server."""
+
+    address: str
+    error: str = ""
+    """Why it gave no answer; empty if it did."""
+    remedy: str = ""
+    is_busy: bool = False
+    info: Mapping[str, str] | None = None
+    """The fields of INFO."""
+    round_trips: tuple[float, ...] = ()
+    clock: ClockReading | None = None
+    save: str | None = None
+    """The setting ``save``."""
+    cluster: Mapping[str, str] | None = None
+    """The fields of CLUSTER INFO."""
+    errors_at_end: Mapping[str, int] = field(default_factory=dict)
+    """The server's errors by code, once this look had ended: it causes some itself."""
+    slots: int | None = None
+    """How many slots of the cluster somebody serves, as this node knows it."""
+    is_primary: bool = True
+    """Whether it serves slots of a cluster. True outside of a cluster."""
+    foreign_keys: int = 0
+    """Keys of the namespace that are on this node of a cluster, which does not serve their slot."""
+
+    @property
+    def errors(self) -> Mapping[str, int]:
+        """The server's errors by code, when this look began."""
+        return error_counts(self.info or {})
+
+
+def error_counts(info: Mapping[str, str]) -> Mapping[str, int]:
+    """Return the counts of INFO errorstats by code."""
+    found = ((name.removeprefix("errorstat_"), value) for name, value in info.items() if name.startswith("errorstat_"))
+    return {code: int(value.removeprefix("count=")) for code, value in found if value[len("count=") :].isdigit()}
+
+
+@dataclass(frozen=True, slots=True)
+class RoomFacts:
+    """One room of the sample."""
+
+    room: int
+    exists: bool
+    status: KVPoll | None = None
+    corrupt: str = ""
+    """What the key holds that no script writes; empty for a sound room."""
+    has_owner: bool = False
+    age: float = 0.0
+    """Since its opening."""
+    since: float = 0.0
+    """The time at its status."""
+    has_ttl: bool = True
+
+    @property
+    def is_live(self) -> bool:
+        return self.status is not None and not self.status.is_terminal
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixFacts:
+    """One prefix key of the sample."""
+
+    room: int
+    has_room: bool
+    ttl: float
+    """Negative if it has none."""
+
+
+@dataclass(frozen=True, slots=True)
+class SampleFacts:
+    """Some of the namespace's keys, as SCAN gave them."""
+
+    keys: int
+    without_ttl: tuple[str, ...] = ()
+    rooms: tuple[RoomFacts, ...] = ()
+    prefixes: tuple[PrefixFacts, ...] = ()
+    owned: int = 0
+    """Entries of ``owned`` that were looked at."""
+    owned_without_room: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class FeedFacts:
+    """The feed of one shard."""
+
+    first: str | None
+    """The id of its first entry; None if it has none."""
+    last: str | None
+    length: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class TableFacts:
+    """The table of the namespace."""
+
+    now: float
+    """The time of its server."""
+    owners: tuple[Owner, ...] = ()
+    """``rooms`` is counted for lost ones only, up to a thousand."""
+    feeds: Mapping[str, FeedFacts] = field(default_factory=dict)
+    """By shard; empty if the namespace has no feed."""
+    lag: float | None = None
+    """How far a reader of the feed was behind after reading for two seconds."""
+    sample: SampleFacts | None = None
+    script_missing: bool = False
+    """Whether a script was not there that an earlier look had loaded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Permissions:
+    """Which commands of the ACL rule the user is denied."""
+
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
+    asked_writes: int
+    """How many commands that write were asked about."""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Everything that one look has found."""
+
+    namespace: str
+    kind: Kind
+    server: str
+    """The URL, without its password."""
+    expected: Expected = field(default_factory=Expected)
+    error: str = ""
+    """Why no server could be asked; then there is nothing else."""
+    remedy: str = ""
+    nodes: tuple[NodeFacts, ...] = ()
+    settings: Mapping[str, str] | None = None
+    """Empty if the namespace does not exist."""
+    namespaces: tuple[str, ...] | None = None
+    """All namespaces of the server that SCAN has found in its time."""
+    instances: Mapping[str, tuple[Owner, ...]] | None = None
+    """The owners in the tables of a deployment, by namespace; None if none were asked for."""
+    permissions: Permissions | None = None
+    table: TableFacts | None = None
+    table_error: str = ""
+    """Why the table could not be read."""
+    is_denied: bool = False
+    """Whether that is for want of rights."""
+    before: Facts | None = None
+    """An earlier look."""

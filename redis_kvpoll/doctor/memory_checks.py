@@ -1,0 +1,84 @@
+"""The checks of one server's memory, and of what it writes to disk."""
+
+from __future__ import annotations
+
+from redis_kvpoll.doctor.findings import Observation, note, plural, problem, unknown, warning, well
+from redis_kvpoll.doctor.node_view import NodeView, number, size
+
+NEARLY_FULL, FULL = 0.80, 0.95
+FRAGMENTED, FRAGMENTED_FROM = 1.8, 100 * 2**20
+FORK_SECONDS = 0.2
+
+
+def eviction(view: NodeView) -> Observation:
+    policy, limit = view.info.get("maxmemory_policy", "noeviction"), number(view.info, "maxmemory")
+    if not limit or policy == "noeviction":
+        return well(f"maxmemory-policy is {policy}" + ("" if limit else ", without a maxmemory"))
+    return problem(
+        f"maxmemory-policy is {policy} with maxmemory {size(limit)}: live rooms may be dropped",
+        "noeviction",
+        "CONFIG SET maxmemory-policy noeviction",
+    )
+
+
+def memory(view: NodeView) -> Observation:
+    used, limit = number(view.info, "used_memory"), number(view.info, "maxmemory")
+    if not limit:
+        return note(
+            f"maxmemory is 0: {size(used)} used, without a limit",
+            "a limit",
+            "CONFIG SET maxmemory 1gb: 0.25 KB a room, 0.7 KB with 8 ranks, and 5 to 40 MB for each shard's feed",
+        )
+    share, found = used / limit, f"{size(used)} of maxmemory {size(limit)} used ({used / limit:.0%})"
+    if share > NEARLY_FULL:
+        level = problem if share > FULL else warning
+        return level(found, f"at most {NEARLY_FULL:.0%}", "raise maxmemory, or choose shorter TTLs: see kvpoll stats")
+    fragmentation = number(view.info, "mem_fragmentation_ratio")
+    if fragmentation > FRAGMENTED and number(view.info, "used_memory_rss") > FRAGMENTED_FROM:
+        what = f"memory is fragmented: the process has {fragmentation:.1f} times what is used"
+        return note(what, f"at most {FRAGMENTED}", "CONFIG SET activedefrag yes, or a restart in a quiet hour")
+    return well(found)
+
+
+def evicted(view: NodeView) -> Observation:
+    count = int(number(view.info, "evicted_keys"))
+    if not count:
+        return well("nothing was evicted")
+    return warning(
+        f"{plural(count, 'key')} evicted since the server's start or CONFIG RESETSTAT: rooms may be among them",
+        "0",
+        "raise maxmemory and set maxmemory-policy noeviction; then CONFIG RESETSTAT",
+    )
+
+
+def persistence(view: NodeView) -> Observation:
+    failed = [
+        name
+        for name in ("rdb_last_bgsave_status", "aof_last_write_status", "aof_last_bgrewrite_status")
+        if view.info.get(name, "ok") != "ok"
+    ]
+    if failed:
+        return problem(
+            f"the server cannot save ({failed[0]} is {view.info[failed[0]]}): it may refuse all writes",
+            "ok",
+            'see its log (is the disk full?), or switch it off: CONFIG SET save "" and CONFIG SET appendonly no',
+        )
+    on = []
+    if view.node.save or number(view.info, "rdb_saves"):
+        on.append("RDB snapshots are on" + (f" (save {view.node.save})" if view.node.save else ""))
+    if view.info.get("aof_enabled") == "1":
+        on.append("the AOF is on")
+    if on:
+        advice = 'CONFIG SET save "" and CONFIG SET appendonly no'
+        return note(f"{' and '.join(on)}: not needed, and each fork stops the server", "off", advice)
+    if view.node.save is None:
+        return unknown("the AOF is off; about snapshots nothing is known: this user may not call CONFIG GET")
+    return well("off")
+
+
+def fork(view: NodeView) -> Observation:
+    seconds = number(view.info, "latest_fork_usec") / 1e6
+    found = f"the last fork stopped the server for {1000 * seconds:.0f} ms" if seconds else "no fork"
+    if seconds <= FORK_SECONDS:
+        return well(found)
+    return warning(found, f"at most {1000 * FORK_SECONDS:.0f} ms", 'CONFIG SET save "" and CONFIG SET appendonly no')

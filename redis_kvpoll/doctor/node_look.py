@@ -1,0 +1,116 @@
+"""Reads the facts of one server, by commands that change nothing.
+
+Invariant: a command that is denied, or unknown to the server, leaves a fact unknown; it never ends the look.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from redis.exceptions import RedisError
+
+from redis_kvpoll.doctor.facts import ClockReading, NodeFacts, error_counts
+from redis_kvpoll.engine import remedies
+from redis_kvpoll.engine.classify import NotSent, root_cause
+from redis_kvpoll.engine.effects import Send
+from redis_kvpoll.sync.connections import NodePool
+from redis_kvpoll.sync.transport import Member
+
+REACH_SECONDS = 2.0
+"""Without an answer for so long, a server is out of reach."""
+ROUND_TRIPS = 50
+
+FAILURES = (NotSent, RedisError, OSError)
+"""What a call raises that got no answer, or an error for an answer."""
+
+
+def ask(pool: NodePool, *words: str) -> Any:
+    """Return the reply to a command; None if there is none, or if it is an error."""
+    try:
+        return pool.call(Send("", words, REACH_SECONDS))
+    except FAILURES:
+        return None
+
+
+def look_at(member: Member, brief: bool = False) -> NodeFacts:
+    """Return the facts of one server. A brief look leaves out what a later one does not compare with."""
+    pool, is_primary = member.pool, member.slots is None or bool(member.slots)
+    is_busy = False
+    try:
+        pool.call(Send("", ["TIME"], REACH_SECONDS))  # the smallest user may not send PING
+    except FAILURES as failure:
+        cause = root_cause(failure)
+        code = remedies.code_of(cause)
+        is_busy = code == "BUSY"
+        if code not in ("BUSY", "NOPERM"):
+            text = remedies.text_of(cause)
+            return NodeFacts(member.address, text, remedies.remedy(cause), is_primary=is_primary)
+    info = read_info(pool)
+    clock = read_clock(pool)
+    if brief or is_busy:
+        return NodeFacts(member.address, is_busy=is_busy, info=info, clock=clock, is_primary=is_primary)
+    return NodeFacts(
+        member.address,
+        info=info,
+        clock=clock,
+        round_trips=measure(pool),
+        save=read_setting(pool, "save"),
+        cluster=read_fields(ask(pool, "CLUSTER", "INFO")) if (info or {}).get("cluster_enabled") == "1" else None,
+        slots=None if member.slots is None else count_slots(ask(pool, "CLUSTER", "SLOTS")),
+        is_primary=is_primary,
+    )
+
+
+def count_slots(reply: Any) -> int | None:
+    """Return how many slots the reply to CLUSTER SLOTS assigns to nodes."""
+    return None if reply is None else sum(int(last) - int(first) + 1 for first, last, *_ in reply)
+
+
+def read_info(pool: NodePool) -> Mapping[str, str] | None:
+    """Return the fields of INFO."""
+    return read_fields(ask(pool, "INFO"))
+
+
+def read_errors(pool: NodePool) -> Mapping[str, int]:
+    """Return the server's errors by code."""
+    return error_counts(read_info(pool) or {})
+
+
+def read_fields(reply: Any) -> Mapping[str, str] | None:
+    """Return the fields of a reply in lines."""
+    if not isinstance(reply, bytes):
+        return None
+    lines = (line.partition(":") for line in reply.decode("utf-8", "replace").splitlines() if ":" in line)
+    return {name: value for name, _, value in lines}
+
+
+def read_setting(pool: NodePool, name: str) -> str | None:
+    """Return a setting of the server."""
+    reply = ask(pool, "CONFIG", "GET", name)
+    if not reply:
+        return None
+    value = reply.get(name.encode()) if isinstance(reply, dict) else reply[1]
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else None
+
+
+def read_clock(pool: NodePool) -> ClockReading | None:
+    """Return a reading of the server's clock."""
+    after, after_monotonic = time.time(), time.monotonic()
+    reply = ask(pool, "TIME")
+    if not reply:
+        return None
+    server = int(reply[0]) + int(reply[1]) / 1e6
+    return ClockReading(server, after, time.time(), after_monotonic, time.monotonic())
+
+
+def measure(pool: NodePool) -> tuple[float, ...]:
+    """Return the seconds of each of ROUND_TRIPS; none if one got no answer."""
+    found = []
+    for _ in range(ROUND_TRIPS):
+        began = time.perf_counter()
+        if ask(pool, "TIME") is None:
+            return ()
+        found.append(time.perf_counter() - began)
+    return tuple(found)

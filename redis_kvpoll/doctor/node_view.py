@@ -1,0 +1,81 @@
+"""From a check of one server to a check of all nodes, which names the worst."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, TypeAlias
+
+from redis_kvpoll.doctor.facts import Facts, NodeFacts
+from redis_kvpoll.doctor.findings import Level, Observation, severity, unknown
+
+NO_INFO = "not known: this user may not call INFO"
+
+
+class NodeView(NamedTuple):
+    """What a check of one server sees."""
+
+    node: NodeFacts
+    before: NodeFacts | None
+    """The same server in an earlier look."""
+    facts: Facts
+
+    @property
+    def info(self) -> Mapping[str, str]:
+        return self.node.info or {}
+
+
+NodeCheck: TypeAlias = Callable[[NodeView], Observation]
+Check: TypeAlias = Callable[[Facts], Observation]
+
+
+def each_node(check: NodeCheck) -> Check:
+    """Return a check of all nodes that gave an answer."""
+
+    def check_all(facts: Facts) -> Observation:
+        earlier = {node.address: node for node in facts.before.nodes} if facts.before else {}
+        views = [NodeView(node, earlier.get(node.address), facts) for node in facts.nodes if not node.error]
+        seen = [(check(view), view.node) for view in views]
+        if not seen:
+            return unknown("no server gave an answer")
+        worst, where = max(seen, key=lambda pair: severity(pair[0]))
+        if len(seen) == 1 or worst.level is Level.WELL:
+            return worst
+        others = sum(found.level is worst.level for found, _ in seen) - 1
+        more = f" (and {others} more)" if others else ""
+        return worst._replace(found=f"{where.address}{more}: {worst.found}")
+
+    return check_all
+
+
+def with_info(check: NodeCheck) -> Check:
+    """Return a check of all nodes by their INFO."""
+
+    def check_info(view: NodeView) -> Observation:
+        return check(view) if view.node.info is not None else unknown(NO_INFO)
+
+    return each_node(check_info)
+
+
+def number(info: Mapping[str, str], name: str) -> float:
+    """Return a field of INFO as a number; 0 if the server does not have it."""
+    try:
+        return float(info.get(name, 0))
+    except ValueError:
+        return 0.0
+
+
+def size(count: float) -> str:
+    """Return a number of bytes for people."""
+    for unit in ("B", "KB", "MB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}"
+        count /= 1024
+    return f"{count:.1f} GB"
+
+
+def duration(seconds: float) -> str:
+    """Return a duration for people."""
+    for length, unit in ((86400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"

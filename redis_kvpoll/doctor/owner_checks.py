@@ -1,0 +1,128 @@
+"""The checks of leases and of SGLang's instances."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from itertools import pairwise
+
+from redis_kvpoll.doctor.facts import Facts, deployment
+from redis_kvpoll.doctor.findings import Observation, note, plural, problem, unknown, warning, well
+from redis_kvpoll.doctor.table_checks import not_read
+from redis_kvpoll.model import Owner
+
+UNNOTICED_HEARTBEATS = 3
+TURNS, TURN_SECONDS = 3, 60.0
+"""So many leases of one name, each taken within so many seconds of the one before."""
+
+
+def leases(facts: Facts) -> Observation:
+    table = facts.table
+    if table is None:
+        return not_read(facts)
+    for found in (
+        _unnoticed(table.owners, table.now),
+        _suspected(table.owners),
+        _turns(table.owners),
+        _lost(table.owners),
+    ):
+        if found is not None:
+            return found
+    alive = sum(owner.state == "alive" for owner in table.owners)
+    return well(f"{alive:,} alive" if table.owners else "nobody holds a lease")
+
+
+def _unnoticed(owners: Iterable[Owner], now: float) -> Observation | None:
+    """An expired lease that no sweep has noticed: nobody looks."""
+    late = [
+        owner
+        for owner in owners
+        if owner.state == "expired"
+        and now - owner.last_heartbeat_at - owner.ttl > UNNOTICED_HEARTBEATS * owner.heartbeat
+    ]
+    if not late:
+        return None
+    silent = max(now - owner.last_heartbeat_at for owner in late)
+    return problem(
+        f"{named(late)} without a heartbeat for {silent:.0f} s, and no process has noticed",
+        "a sweep within three heartbeats",
+        "no process with a lease is left: kvpoll reap fails their rooms (run it twice)",
+    )
+
+
+def _suspected(owners: Iterable[Owner]) -> Observation | None:
+    found = [owner for owner in owners if owner.state == "suspected"]
+    if not found:
+        return None
+    advice = "see its host and its log: without a heartbeat its rooms fail in a moment"
+    return warning(f"{named(found)} suspected: no heartbeat within the lease", "heartbeats", advice)
+
+
+def _turns(owners: Iterable[Owner]) -> Observation | None:
+    """Several leases of one name in turn: two processes use it."""
+    taken: dict[str, list[float]] = defaultdict(list)
+    for owner in owners:
+        taken[owner.name].append(owner.since)
+    for name, times in taken.items():
+        times.sort()
+        last = times[-TURNS:]
+        gaps = [later - earlier for earlier, later in pairwise(last)]
+        if len(last) == TURNS and max(gaps) < TURN_SECONDS:
+            what = f"{name} has taken its lease {len(times)} times, the last {TURNS} within {sum(gaps):.0f} s"
+            return warning(
+                what, "one process a name", "two processes use one host and port, and end each other's leases"
+            )
+    return None
+
+
+def _lost(owners: Iterable[Owner]) -> Observation | None:
+    lost = [owner for owner in owners if owner.state == "lost"]
+    with_rooms = [owner for owner in lost if owner.rooms]
+    if with_rooms:
+        rooms = sum(owner.rooms for owner in with_rooms)
+        what = f"{named(with_rooms)} lost, and {plural(rooms, 'live room')} left"
+        return warning(what, "no live room", "kvpoll reap fails them, if no process with a lease is left")
+    failed = sum(owner.failed for owner in lost)
+    if failed:
+        what = f"{named(lost)} lost in the last hour; {plural(failed, 'room')} failed"
+        return note(what, "", "kvpoll owners says when; see the log of that host")
+    return None
+
+
+def instances(facts: Facts) -> Observation:
+    if not facts.expected.instances:
+        return well("none were expected (--expect prefill=N, --expect decode=N)")
+    found = facts.instances or {}
+    unread = [name for name in deployment(facts.namespace)[1:] if name not in found]
+    if any(name.rpartition("-")[2] in facts.expected.instances for name in unread):
+        return unknown(f"the owners of {' and '.join(unread)} could not be read")
+    owners = [owner for listed in found.values() for owner in listed]
+    missing, found_all = [], []
+    for role, wanted in facts.expected.instances.items():
+        alive = sorted({instance(owner) for owner in owners if is_of(owner, role) and owner.state == "alive"})
+        found_all.append(f"{len(alive)} of {wanted} {role}")
+        if len(alive) < wanted:
+            gone = sorted({instance(owner) for owner in owners if is_of(owner, role)} - set(alive))
+            known = f"missing: {', '.join(gone)}; " if gone else ""
+            missing.append(f"{len(alive)} of {wanted} {role} ({known}there: {', '.join(alive) or 'none'})")
+    expected = ", ".join(f"{count} {role}" for role, count in facts.expected.instances.items())
+    if not missing:
+        return well(", ".join(found_all))
+    advice = "start it, or see its log for redis_kvpoll: (without KVPOLL_URL it runs without the table)"
+    return problem("; ".join(missing), expected, advice)
+
+
+def is_of(owner: Owner, role: str) -> bool:
+    return owner.name.startswith(f"{role}/")
+
+
+def instance(owner: Owner) -> str:
+    """Return the instance of a process: its ranks differ in what follows the @."""
+    return owner.name.partition("@")[0]
+
+
+def named(owners: list[Owner]) -> str:
+    """Return the names of owners, and the verb for them."""
+    names = sorted({owner.name for owner in owners})
+    shown = names[0] + (f" and {len(names) - 1:,} more" if len(names) > 1 else "")
+    return f"{shown} {'are' if len(names) > 1 else 'is'}"

@@ -1,0 +1,93 @@
+"""The checks of a sample of the table's keys."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from redis_kvpoll.doctor.facts import Facts, RoomFacts, SampleFacts
+from redis_kvpoll.doctor.findings import Observation, problem, unknown, warning, well
+from redis_kvpoll.doctor.node_view import Check, duration
+from redis_kvpoll.doctor.table_checks import not_read
+from redis_kvpoll.engine.session import DEFAULT_TTL
+
+MAX_LEAKED = 0.01
+STUCK, STUCK_LONG = 60.0, 300.0
+ORPHANED = DEFAULT_TTL / 2
+
+
+def of_sample(check: Callable[[SampleFacts, Facts], Observation]) -> Check:
+    """Return a check of the sample, if there is one."""
+
+    def check_sample(facts: Facts) -> Observation:
+        if facts.table is None or facts.table.sample is None:
+            return not_read(facts)
+        if facts.namespaces is None:
+            return unknown("not known: this user may not call SCAN")
+        return check(facts.table.sample, facts)
+
+    return check_sample
+
+
+def ttls(sample: SampleFacts, facts: Facts) -> Observation:
+    if not sample.without_ttl:
+        return well(f"each of {sample.keys:,} sampled keys has one")
+    first = sample.without_ttl[0]
+    found = f"{len(sample.without_ttl):,} of {sample.keys:,} sampled keys have no TTL: {first}"
+    return warning(
+        found, "a TTL on each", "was PERSIST called by hand? They stay for ever: EXPIRE them, or kvpoll clear ROOM"
+    )
+
+
+def leaks(sample: SampleFacts, facts: Facts) -> Observation:
+    old = [prefix for prefix in sample.prefixes if not prefix.has_room and DEFAULT_TTL - prefix.ttl > ORPHANED]
+    among = len(sample.rooms) + len(sample.prefixes)
+    if old and len(old) > MAX_LEAKED * among:
+        found = f"{len(old):,} of {among:,} sampled rooms have a prefix length and do not exist"
+        return warning(found, f"at most {MAX_LEAKED:.0%}", "do all processes run the same version? Please report it")
+    if sample.owned_without_room > MAX_LEAKED * sample.owned:
+        found = f"{sample.owned_without_room:,} of {sample.owned:,} entries in the owners' lists have no room"
+        return warning(found, f"at most {MAX_LEAKED:.0%}", "do all processes run the same version? Please report it")
+    return well("none")
+
+
+def corrupt(sample: SampleFacts, facts: Facts) -> Observation:
+    found = [room for room in sample.rooms if room.corrupt]
+    if not found:
+        return well(f"none of {len(sample.rooms):,} sampled rooms")
+    more = f", and {len(found) - 1:,} more" if len(found) > 1 else ""
+    return warning(
+        f"room {found[0].room} holds what this library never writes: {found[0].corrupt}{more}",
+        "fields and statuses of a room",
+        f"kvpoll clear {found[0].room} -n {facts.namespace}; who writes to these keys?",
+    )
+
+
+def orphans(sample: SampleFacts, facts: Facts) -> Observation:
+    found = [room for room in sample.rooms if room.is_live and not room.has_owner and room.age > ORPHANED]
+    if not found:
+        return well(f"none of {len(sample.rooms):,} sampled rooms")
+    oldest = max(found, key=lambda room: room.age)
+    what = f"{shown(found, sample)} live without an owner; room {oldest.room} for {duration(oldest.age)}"
+    return warning(what, f"no longer than {duration(ORPHANED)}", "who opens rooms without a lease? Nobody fails them")
+
+
+def stuck(sample: SampleFacts, facts: Facts) -> Observation:
+    found = [room for room in sample.rooms if room.is_live and room.since > STUCK]
+    if not found:
+        return well(f"none of {len(sample.rooms):,} sampled rooms")
+    oldest = max(found, key=lambda room: room.since)
+    name = oldest.status.name if oldest.status is not None else ""
+    what = f"{shown(found, sample)} stand still; room {oldest.room} at {name} for {duration(oldest.since)}"
+    level = problem if oldest.since > STUCK_LONG else warning
+    return level(what, f"at most {STUCK:.0f} s at a status", f"kvpoll ls -n {facts.namespace} --stuck; {CAUSES[name]}")
+
+
+CAUSES = {
+    "Bootstrapping": "decode has not asked for it",
+    "WaitingForInput": "it waits in prefill's queue",
+    "Transferring": "the network, or a peer that has died",
+}
+
+
+def shown(found: list[RoomFacts], sample: SampleFacts) -> str:
+    return f"{len(found):,} of {len(sample.rooms):,} sampled rooms"

@@ -1,0 +1,68 @@
+"""The only module that writes: ``abort`` and ``clear`` of one room, with the connection of ``--actions-redis``.
+
+Invariant: an action names its room twice (in the address, and typed), and is logged with who asked for it, before it is
+sent and with its outcome.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from redis_kvpoll.aio.store import AsyncStatusStore
+from redis_kvpoll.errors import KVPollError, printable
+
+ACTIONS = ("abort", "clear")
+DEFAULT_REASON = "aborted by {who} on the page of kvpoll"
+LONGEST_REASON = 200
+
+log = logging.getLogger("redis_kvpoll.serve.actions")
+
+
+class ActionAnswer(NamedTuple):
+    """What an action did."""
+
+    status: int
+    """As HTTP has it."""
+    text: str
+
+
+class RoomActions:
+    """Carries out actions, on a store a namespace."""
+
+    def __init__(self, stores: Mapping[str, AsyncStatusStore]) -> None:
+        self._stores = stores
+
+    async def act(self, action: str, namespace: str, room: int, who: str, form: Mapping[str, str]) -> ActionAnswer:
+        """Carry out one action, if it was confirmed by the room's number."""
+        if form.get("confirm", "").strip() != str(room):
+            return ActionAnswer(400, f"Nothing was done: type {room} to confirm.")
+        reason = form.get("reason", "").strip()[:LONGEST_REASON] or DEFAULT_REASON.format(who=who)
+        said = f"{action} of room {room} in {namespace} by {printable(who)}"
+        log.warning("%s%s", said, f": {printable(reason)}" if action == "abort" else "")
+        try:
+            answer = await self._run(action, self._stores[namespace], room, reason)
+        except KVPollError as error:
+            answer = ActionAnswer(502, f"{action}: {error}")
+        log.warning("%s: %s", said, printable(answer.text))
+        return answer
+
+    async def _run(self, action: str, store: AsyncStatusStore, room: int, reason: str) -> ActionAnswer:
+        if await store.settings() is None:  # a store that writes would create the namespace
+            return ActionAnswer(404, "The namespace does not exist.")
+        if action == "clear":
+            status = await store.clear(room)
+            if status is None:
+                return ActionAnswer(404, f"Room {room} is not in the table.")
+            return ActionAnswer(200, f"Room {room} was cleared; it was at {status.name}.")
+        update = await store.abort(room, reason)
+        if update.status is None:
+            return ActionAnswer(404, f"Room {room} is not in the table.")
+        if not update.changed:
+            return ActionAnswer(409, f"Room {room} had failed already.")
+        return ActionAnswer(200, f"Room {room} was aborted.")
+
+    async def close(self) -> None:
+        for store in self._stores.values():
+            await store.aclose()

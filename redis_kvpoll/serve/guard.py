@@ -1,0 +1,167 @@
+"""Who may call what: the outermost layer of the application.
+
+Three realms. The probes are open, since a kubelet sends no credentials, and say nothing about the data. ``/metrics``
+has a token of its own, or none. All else needs a user, if there are any; without users, the process listens on loopback
+(or was told ``--no-auth``).
+
+Invariants:
+
+- A request that may change something comes from this origin, or from no browser.
+- Without users, a name other than this machine's own is refused, so that no page of another site can read the tables
+  through a name that it points at loopback.
+- Every answer has the headers of HEADERS: scripts and styles come from here alone, and text cannot become markup.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from http.cookies import CookieError, SimpleCookie
+from urllib.parse import quote, urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from redis_kvpoll.serve.config import ServeConfig, is_loopback
+from redis_kvpoll.serve.credentials import Credentials
+
+COOKIE = "kvpoll_session"
+PROBES = ("/healthz", "/readyz")
+OPEN = ("/login", *PROBES)
+STATIC = "/static/"
+HEADERS = {
+    "content-security-policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+        "form-action 'self'; base-uri 'none'; frame-ancestors 'none'; "
+        "require-trusted-types-for 'script'; trusted-types 'none'"
+    ),
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "same-origin",  # with no-referrer a browser sends a form with "Origin: null"
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "camera=(), geolocation=(), microphone=()",
+}
+_FAILURE_DELAY = 0.5
+_MAX_FAILURES_WAITING = 20
+"""One wrong secret is answered each half second, so that none can be found by trying."""
+# A cookie with SameSite=Strict is not sent when a link of another site leads here. This page is this site: the
+# browser sends it with the next request.
+_AGAIN = '<!doctype html><html lang="en"><title>kvpoll</title><meta http-equiv="refresh" content="0"><p>Loading …</p>'
+
+log = logging.getLogger(__name__)
+
+
+class Guard:
+    """An ASGI application around another. It puts the user's name into ``scope["state"]["user"]``."""
+
+    def __init__(self, app: ASGIApp, config: ServeConfig, credentials: Credentials) -> None:
+        self._app = app
+        self._config = config
+        self._credentials = credentials
+        self._metrics = Credentials([config.metrics_token] if config.metrics_token else [])
+        self._failure = asyncio.Lock()
+        self._failures_waiting = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    headers.setdefault(name, value)
+                headers.setdefault("cache-control", "no-store")
+            await send(message)
+
+        refusal = await self._check(scope)
+        await (refusal or self._app)(scope, receive, send_with_headers)
+
+    async def _check(self, scope: Scope) -> Response | None:
+        """Return the answer that refuses a request, or None."""
+        path, headers = scope["path"], Headers(scope=scope)
+        if path in PROBES:
+            return None
+        if not self._is_own_name(headers.get("host", "")):
+            return PlainTextResponse("unknown Host header; see --public-url\n", 421)
+        if scope["method"] not in ("GET", "HEAD") and not self._is_same_origin(headers):
+            return PlainTextResponse("a request from another site\n", 403)
+        if path == "/metrics":
+            return await self._check_metrics(headers)
+        if path in OPEN or path.startswith(STATIC):
+            return None
+        return await self._check_user(scope, headers)
+
+    async def _check_metrics(self, headers: Headers) -> Response | None:
+        if not self._metrics or self._metrics.check_header(headers.get("authorization", "")):
+            return None
+        return await self.refuse("metrics")
+
+    async def _check_user(self, scope: Scope, headers: Headers) -> Response | None:
+        state = scope.setdefault("state", {})
+        state["user"] = ""
+        if not self._credentials:
+            return None
+        if authorization := headers.get("authorization"):
+            state["user"] = self._credentials.check_header(authorization) or ""
+            return None if state["user"] else await self.refuse("kvpoll")
+        cookie = _session(headers)
+        state["user"] = self._credentials.check_session(cookie, time.time()) or ""
+        if state["user"]:
+            # A browser says where a change comes from. One that does not is too old to keep cookies to this site.
+            if scope["method"] in ("GET", "HEAD") or "origin" in headers:
+                return None
+            return PlainTextResponse("a change needs an Origin header\n", 403)
+        if scope["method"] == "GET" and "text/html" in headers.get("accept", ""):
+            if not cookie and headers.get("sec-fetch-site") == "cross-site":
+                return Response(_AGAIN, media_type="text/html")
+            query = f"?{scope['query_string'].decode('latin-1')}" if scope["query_string"] else ""
+            return RedirectResponse(f"{self._config.root}/login?next={quote(scope['path'] + query)}", 303)
+        return _unauthorized("kvpoll")
+
+    async def refuse(self, realm: str) -> Response:
+        """Return the answer to a wrong secret, after a pause that all wrong ones share."""
+        if self._failures_waiting >= _MAX_FAILURES_WAITING:
+            return JSONResponse({"error": "too many wrong credentials; wait"}, 429, {"retry-after": "10"})
+        self._failures_waiting += 1
+        try:
+            async with self._failure:
+                await asyncio.sleep(_FAILURE_DELAY)
+        finally:
+            self._failures_waiting -= 1
+        log.warning("a request with wrong credentials for %s", realm)
+        return _unauthorized(realm)
+
+    def _is_own_name(self, host: str) -> bool:
+        if self._credentials or not is_loopback(self._config.host):
+            return True
+        name = urlsplit(f"//{host}").hostname or ""
+        return is_loopback(name) or host.lower() in {self._config.public_host} - {""}
+
+    def _is_same_origin(self, headers: Headers) -> bool:
+        if headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
+            return False
+        origin = headers.get("origin")
+        if origin is None:
+            return True
+        return urlsplit(origin).netloc.lower() in {headers.get("host", "").lower(), self._config.public_host} - {""}
+
+
+def _session(headers: Headers) -> str:
+    try:
+        morsel = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
+    except CookieError:
+        return ""
+    return morsel.value if morsel else ""
+
+
+def _unauthorized(realm: str) -> Response:
+    return JSONResponse(
+        {"error": "credentials needed: Authorization: Bearer TOKEN"},
+        401,
+        {"www-authenticate": f'Bearer realm="{realm}"'},
+    )

@@ -1,0 +1,82 @@
+"""``/api/...``: the same knowledge as the pages, as JSON. docs/operations.md lists the addresses."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from redis_kvpoll.model import Entry, KVPoll
+from redis_kvpoll.protocol.feed import Change
+from redis_kvpoll.serve.screens.base import Page
+from redis_kvpoll.serve.watch import Watch
+from redis_kvpoll.statistics.model import BOUNDS, LIVE, Histogram, RoomRow
+
+MOST_ROOMS = 1000
+
+
+def namespaces(watches: Mapping[str, Watch]) -> list[dict[str, Any]]:
+    """Return each namespace with its state."""
+    return [
+        {
+            "namespace": name,
+            "state": watch.state.word,
+            "text": watch.state.text,
+            "detail": watch.state.detail,
+            **watch.described(),
+        }
+        for name, watch in watches.items()
+    ]
+
+
+def stats(watch: Watch) -> dict[str, Any]:
+    """Return the snapshot of a namespace."""
+    snapshot = watch.snapshot
+    content = {field.name: plain(getattr(snapshot, field.name)) for field in dataclasses.fields(snapshot)}
+    content["state"] = watch.state.word
+    content["transitions"] = [
+        {"from": before, "to": after, "count": number} for (before, after), number in snapshot.transitions.items()
+    ]
+    return content
+
+
+def rooms(page: Page, limit: int) -> list[dict[str, Any]]:
+    """Return the rooms that the address asks for, those that are at their status for the longest first."""
+    wanted = page.query.get("status", "")
+    statuses = [KVPoll[wanted]] if wanted in KVPoll.__members__ else list(LIVE)
+    longer_than = page.watch.snapshot.stuck_after if page.query.get("stuck") else 0.0
+    found = page.watch.rows(statuses, longer_than, page.query.get("owner") or None, min(limit, MOST_ROOMS))
+    return [plain(row) for row in found]
+
+
+def room(entry: Entry, changes: list[Change]) -> dict[str, Any]:
+    """Return a room with its changes."""
+    return {**plain(entry), "changes": [plain(change._asdict()) for change in changes]}
+
+
+def plain(value: Any) -> Any:
+    """Return a value as JSON has it: statuses by name, room ids as text, and no infinity."""
+    if isinstance(value, KVPoll):
+        return value.name
+    if isinstance(value, Histogram):
+        return {"bounds": list(BOUNDS), "counts": list(value.counts), "sum": value.sum}
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        found = {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return _with_text_room(found) if isinstance(value, Entry | RoomRow) else found
+    if isinstance(value, Mapping):
+        return _with_text_room(
+            {str(plain(name)): plain(each) for name, each in value.items() if not isinstance(name, tuple)}
+        )
+    if isinstance(value, tuple | list | frozenset | set):
+        return [plain(each) for each in value]
+    return value
+
+
+def _with_text_room(found: dict[str, Any]) -> dict[str, Any]:
+    """A room id has 64 bits: a number of JavaScript has 53."""
+    if isinstance(found.get("room"), int):
+        found["room"] = str(found["room"])
+    return found

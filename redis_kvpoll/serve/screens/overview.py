@@ -1,0 +1,126 @@
+"""The page ``/``: charts, the rooms that are at their status for the longest, and why rooms fail."""
+
+from __future__ import annotations
+
+from redis_kvpoll.model import Entry, KVPoll
+from redis_kvpoll.serve import formats
+from redis_kvpoll.serve.history import ENDS, STATUSES
+from redis_kvpoll.serve.markup import Html, join, tag
+from redis_kvpoll.serve.screens.base import Page, Screen, common, empty, namespaces, section, status_cell, table
+from redis_kvpoll.serve.screens.figures import ChartLine, chart
+from redis_kvpoll.serve.view import Cell, Row, View
+from redis_kvpoll.statistics.model import LIVE, ReasonCount, RoomRow
+
+MOST_ROOMS = 25
+MOST_REASONS = 10
+NO_REASON = "No room has failed in the last hour, or since kvpoll serve started."
+COLUMNS = ("Room", "Status", "Status for", "Age", "Expires in", "Owner", "Request")
+
+
+async def view(page: Page) -> View:
+    watch = page.watch
+    found = chosen(page)
+    entries = await watch.entries([row.room for row in found])
+    rows = tuple(room_row(page, row, entries.get(row.room)) for row in found)
+    reasons = tuple(reason_row(reason, watch.snapshot.at) for reason in watch.snapshot.reasons[:MOST_REASONS])
+    nothing = "No room is like that." if any(page.query.values()) else "No room is under way."
+    texts = common(page) | empty(page, rooms=nothing, reasons=NO_REASON)
+    return View(texts, {"namespaces": namespaces(page), "rooms": rows, "reasons": reasons}, watch.history.drawings())
+
+
+def chosen(page: Page) -> list[RoomRow]:
+    """The rooms that the address asks for: those that are at their status for the longest."""
+    wanted = page.query.get("status", "")
+    statuses = [KVPoll[wanted]] if wanted in KVPoll.__members__ else list(LIVE)
+    longer_than = page.watch.snapshot.stuck_after if page.query.get("stuck") else 0.0
+    return page.watch.rows(statuses, longer_than, page.query.get("owner") or None, MOST_ROOMS)
+
+
+def room_row(page: Page, row: RoomRow, entry: Entry | None) -> Row:
+    now, stuck_after = page.watch.snapshot.at, page.watch.snapshot.stuck_after
+    since = now - row.since
+    is_stuck = row.status in LIVE and since > stuck_after
+    left = None if row.expires_at is None else row.expires_at - now
+    last = (entry.reason if row.status is KVPoll.Failed else entry.request) if entry else None
+    return Row(
+        str(row.room),
+        (
+            Cell(str(row.room), "", page.room_link(row.room)),
+            status_cell(row.status),
+            Cell(formats.duration(since), "bad" if is_stuck else ""),
+            Cell(formats.duration(now - row.opened_at)),
+            Cell(formats.duration(left), "warn" if left is not None and left < 60 and row.status in LIVE else ""),
+            Cell(row.owner or formats.NONE),
+            Cell(last or formats.NONE),
+        ),
+    )
+
+
+def reason_row(reason: ReasonCount, now: float) -> Row:
+    return Row(
+        f"{reason.kind} {reason.text}",
+        (
+            Cell(reason.text or "no reason was given"),
+            Cell(reason.kind),
+            Cell(formats.count(reason.count)),
+            Cell(f"{formats.duration(now - reason.last_at)} ago"),
+        ),
+    )
+
+
+def body(page: Page, view: View) -> Html:
+    statuses = tuple(ChartLine(status.name, formats.TONE_OF[status]) for status in STATUSES)
+    ends = tuple(ChartLine(end, tone) for end, tone in zip(ENDS, ("done", "fail", "dim"), strict=True))
+    return join(
+        [
+            tag(
+                "section",
+                tag("h2", "The last 15 minutes", class_="hidden"),
+                chart(view, "rooms", "Rooms by status", statuses, "0", "area"),
+                chart(view, "ends", "Ends a second", ends, "0"),
+                chart(view, "durations", "p99 at a status, last minute", statuses[:3], "1 ms"),
+                class_="charts",
+            ),
+            _rooms(page, view),
+            _reasons(view),
+        ]
+    )
+
+
+def _rooms(page: Page, view: View) -> Html:
+    return section("Longest at their status", _filter(page), table(view, "rooms", COLUMNS, "Rooms", "cards cut"))
+
+
+def _filter(page: Page) -> Html:
+    """A form that works without scripts."""
+    wanted = page.query.get("status", "")
+    options = [tag("option", "All live", value="")]
+    options += [tag("option", name, value=name, selected=name == wanted) for name in KVPoll.__members__]
+    return tag(
+        "form",
+        tag("input", type="hidden", name="n", value=page.watch.name),
+        tag("label", tag("span", "Status"), tag("select", *options, name="status")),
+        tag(
+            "label",
+            tag("span", "Owner"),
+            tag("input", name="owner", value=page.query.get("owner", ""), placeholder="any", autocomplete="off"),
+        ),
+        tag(
+            "label",
+            tag("input", type="checkbox", name="stuck", value="1", checked=bool(page.query.get("stuck"))),
+            tag("span", f"Stuck (over {formats.duration(page.watch.snapshot.stuck_after)})"),
+            class_="check",
+        ),
+        tag("button", "Show", type="submit"),
+        class_="filter",
+        method="get",
+        action=f"{page.config.root}/",
+    )
+
+
+def _reasons(view: View) -> Html:
+    columns = ("Reason", "Kind", "Count", "Last")
+    return section("Why rooms failed, last hour", table(view, "reasons", columns, "Failure reasons", "reasons cards"))
+
+
+SCREEN = Screen("/", "Rooms", view, body, "1")

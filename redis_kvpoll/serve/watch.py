@@ -1,0 +1,247 @@
+"""Follows the table of one namespace: its statistics, whether the server answers, what the doctor finds.
+
+Invariant: a watch never ends by itself, whatever happens to the server; what it cannot do, it says in ``state``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from bisect import bisect_left
+from collections.abc import Awaitable, Callable, Hashable
+from contextlib import suppress
+from functools import partial
+from typing import NamedTuple
+
+from redis_kvpoll.aio.statistics import AsyncStatistics
+from redis_kvpoll.aio.store import AsyncStatusStore
+from redis_kvpoll.errors import KVPollError
+from redis_kvpoll.model import Entry, KVPoll
+from redis_kvpoll.protocol.feed import Change, FeedGap
+from redis_kvpoll.protocol.feed_reader import Tail
+from redis_kvpoll.protocol.settings import SCHEMA, Settings
+from redis_kvpoll.serve import formats
+from redis_kvpoll.serve.examine import Examination, Examine, in_daemon_thread
+from redis_kvpoll.serve.history import ChartHistory
+from redis_kvpoll.statistics.model import BOUNDS, Histogram, RoomRow, Snapshot
+
+INTERVAL = 1.0
+FIRST_INTERVAL, FIRST_SECONDS = 0.1, 5.0
+"""Seconds between the first snapshots, and for how long: a small table is synced at once."""
+DOCTOR_INTERVAL = 60.0
+LATE = 5.0
+"""Seconds of lag from which on the page says that it is behind."""
+FIRST_CHANGE = 1.0
+"""Seconds after which the feed counts as empty."""
+LIST_SHARE = 0.02
+"""Of a CPU, for each list of rooms that somebody looks at."""
+MOST_LISTS = 50
+MOST_SEARCHED, SEARCH_PAGE, MOST_FOUND = 20_000, 500, 50
+"""Rooms that a search for a request reads, and how many at once."""
+NOT_FOUND = (
+    "No process has opened it. SGLang's plugin appends the role to its KVPOLL_NAMESPACE: prod-prefill and prod-decode."
+)
+
+log = logging.getLogger(__name__)
+
+
+class State(NamedTuple):
+    """Whether the numbers are current, in one word and one sentence."""
+
+    word: str
+    """synced, late, reading, absent, away."""
+    tone: str
+    text: str
+    detail: str = ""
+    """What the server or the network said."""
+
+
+class Watch:
+    """The table of one namespace, as far as it is known."""
+
+    def __init__(self, store: AsyncStatusStore, name: str, stuck_after: float, examine: Examine | None = None) -> None:
+        self.store = store
+        self.name = name
+        self.snapshot = Snapshot(name, time.time(), synced=False, lag_seconds=float("inf"), stuck_after=stuck_after)
+        self.history = ChartHistory()
+        self.settings: Settings | None = None
+        self.examination = Examination((), "", "")
+        self.examined_at: float | None = None
+        self.ticked_at = time.monotonic()
+        self.error: str | None = None
+        self._stuck_after = stuck_after
+        self._examine = examine
+        self._exists: bool | None = None
+        self._away_since: float | None = None
+        self._round_trips = [0] * (len(BOUNDS) + 1)
+        self._round_trips_sum = 0.0
+        self.statistics: AsyncStatistics | None = None
+        self._lists: dict[Hashable, tuple[list[RoomRow], float]] = {}
+
+    async def run(self) -> None:
+        """Follow the table until cancelled."""
+        await self._repeat(self._run, INTERVAL)
+
+    async def _run(self) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._repeat(self._ask, INTERVAL), name=f"ask {self.name}")
+            tasks.create_task(self._follow(), name=f"follow {self.name}")
+            if self._examine is not None:
+                tasks.create_task(self._repeat(self._see_doctor, DOCTOR_INTERVAL), name=f"doctor {self.name}")
+
+    @property
+    def state(self) -> State:
+        """Whether the numbers are current."""
+        snapshot = self.snapshot
+        if self._away_since is not None:
+            since = f"{formats.clock(self._away_since)} UTC"
+            return State("away", "bad", f"Redis does not answer since {since}", self.error or "")
+        if self._exists is False and not snapshot.total:
+            return State("absent", "warn", "Namespace not found", NOT_FOUND)
+        if snapshot.error is not None:
+            return State("away", "bad", "The table cannot be read", snapshot.error)
+        if not snapshot.synced:
+            walked = "" if snapshot.walked is None else f": {formats.count(snapshot.walked)} rooms so far"
+            return State("reading", "warn", f"Reading the table{walked}")
+        behind = f"{formats.duration(snapshot.lag_seconds)} behind"
+        if not snapshot.has_feed:
+            return State("synced", "warn", f"Read once a minute, as this namespace keeps no feed; {behind}")
+        if snapshot.lag_seconds > LATE:
+            return State("late", "warn", f"Late: {behind}")
+        return State("synced", "good", f"Synced, {behind}")
+
+    def described(self) -> dict[str, str]:
+        """Return what kind of table it is, by name."""
+        settings = self.settings
+        policy, shards = (settings.policy, str(settings.shards)) if settings else ("", "")
+        return {
+            "schema": SCHEMA if settings else "",
+            "policy": policy,
+            "shards": shards,
+            "server": self.examination.server,
+            "server_version": self.examination.server_version,
+        }
+
+    def round_trips(self) -> Histogram:
+        """Return how long this process's own calls took."""
+        return Histogram(tuple(self._round_trips), self._round_trips_sum)
+
+    async def _repeat(self, do: Callable[[], Awaitable[None]], interval: float) -> None:
+        while True:
+            await self._try(do)
+            await asyncio.sleep(interval)
+
+    async def _try(self, do: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await do()
+        except Exception:
+            log.exception("namespace %s", self.name)
+
+    async def _ask(self) -> None:
+        """Read the settings: the smallest call there is, which also tells whether the namespace exists."""
+        began = time.perf_counter()
+        try:
+            found = await self.store.settings()
+        except KVPollError as error:
+            if self._away_since is None:
+                self._away_since = time.time()
+                log.warning("namespace %s: %s", self.name, error)
+            self.error = str(error)
+            return
+        took = time.perf_counter() - began
+        self._round_trips[bisect_left(BOUNDS, took)] += 1
+        self._round_trips_sum += took
+        if self._away_since is not None:
+            log.warning("namespace %s: Redis answers again", self.name)
+        self._away_since = self.error = None
+        self._exists = found is not None
+        self.settings = found or self.settings
+
+    async def _follow(self) -> None:
+        """Take a snapshot each second."""
+        async with self.store.statistics(stuck_after=self._stuck_after) as statistics:
+            self.statistics = statistics
+
+            async def take() -> None:
+                self.snapshot = statistics.snapshot()
+                self.history.add(self.snapshot)
+                self.ticked_at = time.monotonic()
+
+            began = time.monotonic()
+            while not self.snapshot.synced and time.monotonic() < began + FIRST_SECONDS:
+                await self._try(take)
+                await asyncio.sleep(FIRST_INTERVAL)
+            await self._repeat(take, INTERVAL)
+
+    async def _see_doctor(self) -> None:
+        assert self._examine is not None  # noqa: S101 - run has checked it
+        lag = self.snapshot.lag_seconds if self.snapshot.synced else None
+        self.examination = await in_daemon_thread(self._examine, lag)
+        self.examined_at = time.time()
+
+    # What pages ask for
+
+    def rows(self, statuses: list[KVPoll], longer_than: float, owner: str | None, most: int) -> list[RoomRow]:
+        """Return the rooms at some statuses whose status is the oldest first."""
+        if (statistics := self.statistics) is None:
+            return []
+        read = partial(statistics.rooms, statuses, longer_than=longer_than, owner=owner, limit=most)
+        return self._paced((*statuses, longer_than, owner, most), read)
+
+    def latest_rows(self, status: KVPoll, most: int) -> list[RoomRow]:
+        """Return the rooms at a status that got it last, the newest first."""
+        if (statistics := self.statistics) is None:
+            return []
+        return self._paced((status, most), partial(statistics.latest, status, most))
+
+    def _paced(self, key: Hashable, read: Callable[[], list[RoomRow]]) -> list[RoomRow]:
+        """Return rooms of the statistics; those of before, while reading them again would take too much of the CPU.
+
+        Ended rooms are in no order: with a million rooms it takes a second to find the latest.
+        """
+        kept, until = self._lists.get(key, ([], 0.0))
+        began = time.monotonic()
+        if began < until:
+            return kept
+        found = read()
+        if len(self._lists) >= MOST_LISTS:
+            self._lists.clear()
+        self._lists[key] = (found, began + (time.monotonic() - began) / LIST_SHARE)
+        return found
+
+    async def entries(self, rooms: list[int]) -> dict[int, Entry]:
+        """Return all that the table has of some rooms; nothing while the server does not answer."""
+        if self._away_since is not None or not rooms:
+            return {}
+        try:
+            found = await self.store.entries(rooms)
+        except KVPollError:  # which the state says
+            return {}
+        return {room: entry for room, entry in found.items() if isinstance(entry, Entry)}
+
+    async def latest_changes(self, most: int) -> list[Change | FeedGap]:
+        """Return the last changes of all rooms, the oldest first."""
+        if not (self._exists and self.settings and self.settings.feed_length) or self._away_since is not None:
+            return []
+        tail = self.store.tail(most)
+        found: list[Change | FeedGap] = []
+        # The iterator never ends: after the last changes it waits for new ones.
+        with suppress(TimeoutError, KVPollError):
+            async with asyncio.timeout(FIRST_CHANGE):
+                found.append(await anext(tail))
+            async with asyncio.timeout(Tail.IDLE / 2):
+                while len(found) < most:
+                    found.append(await anext(tail))
+        return found
+
+    async def find(self, request: str) -> tuple[list[Entry], bool]:
+        """Return the rooms of a request, or whose request has this in it, and whether all rooms were looked at."""
+        rows = self.rows(list(KVPoll), 0.0, None, MOST_SEARCHED + 1)
+        found: list[Entry] = []
+        for first in range(0, min(len(rows), MOST_SEARCHED), SEARCH_PAGE):
+            page = await self.entries([row.room for row in rows[first : first + SEARCH_PAGE]])
+            found += [entry for entry in page.values() if request in (entry.request or "")]
+            if len(found) >= MOST_FOUND:
+                return found[:MOST_FOUND], False
+        return found, len(rows) <= MOST_SEARCHED

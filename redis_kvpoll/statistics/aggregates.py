@@ -1,0 +1,181 @@
+"""The statistics of one namespace: its shards, the totals, and what is read beside the feed.
+
+Invariant: the lock is held for every change and for every reading. The follower changes them; any thread may read.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from heapq import merge, nlargest
+from itertools import islice
+from typing import Any
+
+from redis_kvpoll.model import KVPoll, Owner
+from redis_kvpoll.protocol import keys
+from redis_kvpoll.protocol.settings import Settings
+from redis_kvpoll.statistics.model import LIVE, FeedState, RoomRow, Second, Snapshot
+from redis_kvpoll.statistics.owner_names import OwnerNames
+from redis_kvpoll.statistics.records import Record
+from redis_kvpoll.statistics.shard import ShardStatistics
+from redis_kvpoll.statistics.totals import Totals
+
+STALE_AFTER = 5.0
+"""Seconds after the last reading of the feed's end, from which on the statistics are not synced."""
+
+
+class Aggregates:
+    """What is known of a namespace. ``lock`` and every ``now`` (seconds of a monotonic clock) come from outside."""
+
+    def __init__(self, namespace: str, stuck_after: float, lock: AbstractContextManager[Any]) -> None:
+        self.namespace = namespace
+        self.lock = lock
+        self.totals = Totals()
+        self.shards: dict[str, ShardStatistics] = {}
+        self.feeds: dict[str, FeedState] = {}
+        self.owners: Sequence[Owner] = ()
+        self.has_feed = True
+        self.error: str | None = None
+        self.is_connected = False
+        self._stuck_after = stuck_after
+        self._names = OwnerNames()
+        self._owner_rooms: Counter[int] = Counter()
+        self._tail_seen_at = -math.inf
+        self._server_ms, self._server_ms_at = 0, 0.0
+
+    def begin(self, settings: Settings) -> None:
+        """The namespace's settings are known."""
+        self.has_feed = settings.feed_length > 0
+        for tag in keys.tags(self.namespace, settings.shards):
+            self.shards[tag] = ShardStatistics(self.totals, self._names, self._owner_rooms)
+
+    def server_time(self, at_ms: int, now: float) -> None:
+        """Take the time of the server, as of ``now``."""
+        self._server_ms, self._server_ms_at = at_ms, now
+
+    def now_ms(self, now: float) -> int:
+        """Return the time of the server; 0 before it is known."""
+        return self._server_ms + round((now - self._server_ms_at) * 1000) if self._server_ms else 0
+
+    def end_round(self, now: float) -> None:
+        """Everything was read, except what is not walked."""
+        self.error = None
+        if self.is_walked:
+            self._tail_seen_at = now
+        for shard in self.shards.values():
+            shard.settle_failures(self.now_ms(now))
+
+    @property
+    def is_walked(self) -> bool:
+        return bool(self.shards) and all(shard.is_walked for shard in self.shards.values())
+
+    def is_synced(self, now: float) -> bool:
+        return self.is_connected and self.is_walked and (not self.has_feed or now - self._tail_seen_at < STALE_AFTER)
+
+    # Reading
+
+    def snapshot(self, now: float) -> Snapshot:
+        """Return everything as of ``now``."""
+        with self.lock:
+            # What was read is true as of the last reading: an age does not grow while the server is away.
+            at_ms = self.now_ms(max(self._server_ms_at, self._tail_seen_at))
+            shards, totals = list(self.shards.values()), self.totals
+            before_ms = at_ms - round(self._stuck_after * 1000)
+            return Snapshot(
+                namespace=self.namespace,
+                at=at_ms / 1000,
+                synced=self.is_synced(now),
+                lag_seconds=now - self._tail_seen_at,
+                error=self.error,
+                walked=None if self.is_walked else sum(shard.walked for shard in shards),
+                resyncs=totals.resyncs,
+                gaps=totals.gaps,
+                has_feed=self.has_feed,
+                counts={status: sum(shard.rooms.counts[status] for shard in shards) for status in KVPoll},
+                oldest={status: self._oldest(status, at_ms) for status in LIVE},
+                stuck_after=self._stuck_after,
+                stuck={status: sum(shard.rooms.stuck(status, before_ms) for shard in shards) for status in LIVE},
+                expiring=sum(shard.rooms.expiring(at_ms) for shard in shards),
+                transitions=totals.transitions(),
+                failures=totals.failures(),
+                reasons=totals.reasons(at_ms),
+                refused=totals.refusals(),
+                status_durations={status: each.histogram() for status, each in totals.status_durations.items()},
+                room_durations={status: each.histogram() for status, each in totals.room_durations.items()},
+                rates=totals.rates(at_ms),
+                feeds=tuple(self.feeds.values()),
+                owners=self._listed_owners(),
+            )
+
+    def _oldest(self, status: KVPoll, at_ms: int) -> float | None:
+        since = [ms for shard in self.shards.values() if (ms := shard.rooms.oldest_ms(status)) is not None]
+        return max(0, at_ms - min(since)) / 1000 if since else None
+
+    def _listed_owners(self) -> tuple[Owner, ...]:
+        """The leases, each with the live rooms created under it; a name's rooms are its newest lease's."""
+        newest: dict[str, int] = {}
+        for owner in self.owners:
+            newest[owner.name] = max(owner.incarnation, newest.get(owner.name, 0))
+        return tuple(
+            replace(owner, rooms=self.owner_rooms(owner.name) if owner.incarnation == newest[owner.name] else 0)
+            for owner in self.owners
+        )
+
+    def owner_rooms(self, name: str) -> int:
+        """The live rooms that were created under an owner's leases."""
+        return self._owner_rooms[self._names.number(name)]
+
+    def seconds(self, now: float, count: int) -> list[Second]:
+        """The last seconds, the oldest first."""
+        with self.lock:
+            return list(self.totals.seconds(self.now_ms(now), count))
+
+    def rows(
+        self, now: float, statuses: Sequence[KVPoll], longer_than: float, owner: str | None, limit: int
+    ) -> list[RoomRow]:
+        """Return rooms at some statuses, those whose last change is the longest ago first."""
+        with self.lock:
+            before_ms = self.now_ms(now) - round(longer_than * 1000) + 1
+            found = merge(
+                *(self._of(shard, status, before_ms) for shard in self.shards.values() for status in statuses),
+                key=lambda each: each[1].since_ms,
+            )
+            number = None if owner is None else self._names.number(owner)
+            chosen = (each for each in found if number is None or each[1].owner == number)
+            return [self._row(room, record) for room, record in islice(chosen, limit)]
+
+    def latest(self, status: KVPoll, limit: int) -> list[RoomRow]:
+        """Return the rooms that got a status last, the newest first."""
+        with self.lock:
+            every = (each for shard in self.shards.values() for each in shard.rooms.all() if each[1].status is status)
+            return [self._row(*each) for each in nlargest(limit, every, key=lambda each: each[1].since_ms)]
+
+    @staticmethod
+    def _of(shard: ShardStatistics, status: KVPoll, before_ms: int) -> Iterator[tuple[int, Record]]:
+        if status in LIVE:
+            return shard.rooms.oldest_first(status, before_ms)
+        ended = [
+            (room, record)
+            for room, record in shard.rooms.all()
+            if record.status is status and record.since_ms < before_ms
+        ]
+        return iter(sorted(ended, key=lambda each: each[1].since_ms))
+
+    def _row(self, room: int, record: Record) -> RoomRow:
+        return RoomRow(
+            room,
+            record.status,
+            record.since_ms / 1000,
+            record.opened_ms / 1000,
+            record.due_ms / 1000 if record.due_ms else None,
+            self._names.name(record.owner),
+        )
+
+
+def parse_refused(reply: Any) -> Mapping[str, int]:
+    """Return the counts in a reply to HGETALL, of RESP2 or RESP3."""
+    pairs = reply.items() if isinstance(reply, dict) else zip(reply[::2], reply[1::2], strict=True)
+    return {name.decode("utf-8", "replace"): int(count) for name, count in pairs if count.isdigit()}

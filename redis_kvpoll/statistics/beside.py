@@ -1,0 +1,70 @@
+"""What statistics read beside the feed, once in each round: the server's time, the feed's size, refused writes, leases.
+
+Invariant: what the server refuses here (a key of another type, made by hand; a command that an ACL denies) leaves the
+number as it was, and hinders nothing else.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from redis.exceptions import AskError, ResponseError
+
+from redis_kvpoll.engine.effects import Send
+from redis_kvpoll.model import Owner
+from redis_kvpoll.protocol import keys
+from redis_kvpoll.protocol.lease_commands import merge_owners, parse_owners
+from redis_kvpoll.replica.requests import FollowerFlow
+from redis_kvpoll.statistics.aggregates import Aggregates, parse_refused
+from redis_kvpoll.statistics.model import FeedState
+
+
+class Beside:
+    """Reads for some aggregates."""
+
+    def __init__(self, aggregates: Aggregates) -> None:
+        self._aggregates = aggregates
+
+    def read_time(self, tag: str) -> FollowerFlow[None]:
+        """Read the server's time."""
+        seconds, micros = yield Send(tag, ["TIME"])
+        with self._aggregates.lock:
+            self._aggregates.server_time(int(seconds) * 1000 + int(micros) // 1000, time.monotonic())
+
+    def read(self, tag: str) -> FollowerFlow[None]:
+        """Read the size of a shard's feed, and the writes that it has refused."""
+        length = first = None
+        if self._aggregates.has_feed:
+            length = yield from self._try(tag, ["XLEN", keys.feed(tag)])
+            first = yield from self._try(tag, ["XRANGE", keys.feed(tag), "-", "+", "COUNT", "1"])
+        refused = yield from self._try(tag, ["HGETALL", keys.refused(tag)])
+        aggregates = self._aggregates
+        with aggregates.lock:
+            now_ms = aggregates.now_ms(time.monotonic())
+            if length is not None and first is not None:
+                first_ms = int(first[0][0].partition(b"-")[0]) if first else now_ms
+                aggregates.feeds[tag] = FeedState(tag, length, max(0, now_ms - first_ms) / 1000)
+            if refused is not None:
+                aggregates.totals.refused(tag, parse_refused(refused), now_ms)
+
+    def read_owners(self, tags: Sequence[str]) -> FollowerFlow[None]:
+        """Read the leases."""
+        found: list[list[Owner]] = []
+        for tag in tags:
+            words = yield from self._try(tag, ["HGETALL", keys.leases(tag)])
+            if words is None:
+                return
+            flat = [word for pair in words.items() for word in pair] if isinstance(words, dict) else words
+            found.append(parse_owners(flat, self._aggregates.now_ms(time.monotonic()) / 1000))
+        with self._aggregates.lock:
+            self._aggregates.owners = merge_owners(found)
+
+    def _try(self, tag: str, words: list[str]) -> FollowerFlow[Any]:
+        try:
+            return (yield Send(tag, words))
+        except AskError:
+            raise
+        except ResponseError:
+            return None

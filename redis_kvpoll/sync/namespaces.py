@@ -1,0 +1,50 @@
+"""The namespaces of a server, with their settings. A store has one namespace; this needs none."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from redis.exceptions import RedisError
+
+from redis_kvpoll.engine.classify import NotSent, explained
+from redis_kvpoll.engine.effects import Send
+from redis_kvpoll.protocol import keys
+from redis_kvpoll.protocol.settings import NAMES, Namespace, parse_namespace
+from redis_kvpoll.sync import connect
+from redis_kvpoll.sync.transport import Transport
+
+PAGE = 1000
+
+
+def list_namespaces(url: str, deadline: float) -> list[Namespace]:
+    """Return the namespaces of a server, or of all masters of a cluster, by name.
+
+    Raises:
+        InvalidInputError: the URL is wrong.
+        StoreUnavailableError: no answer within ``deadline`` seconds.
+        ServerRefusedError: the server rejected it.
+    """
+    transport = connect.transport_from_url(url, deadline)
+    try:
+        found = []
+        for name in sorted(_names(transport)):
+            reply = transport.perform(Send(name, ["HMGET", keys.settings(name), *NAMES]))
+            found.append(parse_namespace(name, reply))
+        return found
+    except (NotSent, RedisError, OSError) as error:
+        raise explained("namespaces", str(transport), error) from error
+    finally:
+        transport.close()
+
+
+def _names(transport: Transport) -> set[str]:
+    found: set[str] = set()
+    transport.perform(Send("0", ["EXISTS", keys.settings("0")]))  # in a cluster, it reads the slot map
+    for tag in transport.tag_of_each_node():
+        cursor = ""
+        while cursor != "0":
+            words = ["SCAN", cursor or "0", "MATCH", keys.ALL_SETTINGS, "COUNT", str(PAGE)]
+            reply: Any = transport.perform(Send(tag, words))
+            cursor = reply[0].decode()
+            found |= {name for key in reply[1] if (name := keys.namespace_of(key)) is not None}
+    return found

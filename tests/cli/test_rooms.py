@@ -1,0 +1,241 @@
+"""kvpoll ls, find, show, wait, and abort and clear of many rooms: filters, exit statuses, what is said on stderr."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from redis_kvpoll import KVPoll, StatusStore
+from redis_kvpoll.cli.app import kvpoll
+from tests.support import real
+
+BOOT, MOVE, DONE, FAILED = KVPoll.Bootstrapping, KVPoll.Transferring, KVPoll.Success, KVPoll.Failed
+
+
+@pytest.fixture
+def store(url):
+    with StatusStore.from_url(url, namespace="prod") as store:
+        yield store
+
+
+@pytest.fixture
+def run(url):
+    def run(*words, **options):
+        return CliRunner().invoke(kvpoll, [*words, "--redis", url, "-n", "prod"], catch_exceptions=False, **options)
+
+    return run
+
+
+@pytest.fixture
+def table(store):
+    """Five rooms, two of which belong to a lease."""
+    with store.lease("prefill/10.0.0.1:8998"):
+        store.open(1, request="rid-1")
+        store.open(2, request="rid-2").update(MOVE)
+        with StatusStore.from_url(store_url(store), namespace="prod") as other:
+            other.update_many({3: DONE, 4: BOOT, 5: BOOT})
+            other.abort(5, "Mooncake session 7 failed")
+        yield store
+
+
+def store_url(store):
+    return repr(store).partition(" on ")[2].rstrip(">")
+
+
+def rooms(result):
+    return [int(line.split("\t")[0]) for line in result.stdout.splitlines()[1:]]
+
+
+class TestLs:
+    @pytest.mark.parametrize(
+        ("words", "expected"),
+        [
+            ([], {1, 2, 3, 4, 5}),
+            (["--status", "Bootstrapping"], {1, 4}),
+            (["--status", "success", "--status", "failed"], {3, 5}),
+            (["--stuck=1ms"], {1, 2, 4}),
+            (["--stuck"], set()),
+            (["--older-than", "1ms"], {1, 2, 3, 4, 5}),
+            (["--older-than", "1h"], set()),
+            (["--owner", "10.0.0.1"], {1, 2}),
+            (["--request", "rid-2"], {2}),
+            (["--reason", "mooncake"], {5}),
+            (["--owner", "10.0.0.1", "--status", "Transferring"], {2}),
+            (["--expiring"], set()),
+        ],
+    )
+    def test_filters_narrow_each_other(self, table, run, words, expected):
+        result = run("ls", *words)
+        assert result.exit_code == 0
+        assert set(rooms(result)) == expected
+
+    def test_room_that_expires_soon_is_found(self, table, run, client_of):
+        client_of.pexpire("kvpoll:{prod}:room:4", 30_000)
+        assert rooms(run("ls", "--expiring")) == [4]
+
+    def test_what_is_left_out_is_said(self, table, run):
+        result = run("ls", "--limit", "2")
+        assert len(rooms(result)) == 2
+        assert result.stderr == "prod: 5 rooms; 3 left out: --all lists them, --limit more\n"
+        assert run("ls", "--all", "--status", "failed").stderr == "prod: 1 of 5 rooms\n"
+
+    @pytest.mark.parametrize(
+        ("words", "expected"),
+        [(["--sort", "room"], [1, 2, 3, 4, 5]), (["--sort", "room", "--reverse"], [5, 4, 3, 2, 1])],
+    )
+    def test_order_is_as_asked(self, table, run, words, expected):
+        assert rooms(run("ls", *words)) == expected
+        assert rooms(run("ls", *words, "--limit", "2")) == expected[:2]
+
+    def test_oldest_change_is_first_among_the_stuck(self, table, run):
+        stuck = rooms(run("ls", "--stuck=1ms", "--limit", "2"))
+        assert stuck[0] == 1
+        assert rooms(run("ls"))[-1] == 1
+
+    @pytest.mark.parametrize("word", ["x", "5 parsecs", "-1s"])
+    def test_wrong_duration_is_wrong_usage(self, run, word):
+        assert run("ls", f"--stuck={word}").exit_code == 2
+
+    def test_no_namespace_is_not_0(self, run):
+        for command in (["ls"], ["owners"], ["stats"], ["find", "x"], ["wait", "1"], ["reap"]):
+            assert run(*command).exit_code == 1, command
+
+
+class TestFindShowWait:
+    def test_find_names_the_rooms_of_a_request(self, table, run):
+        assert rooms(run("find", "rid-1")) == [1]
+        result = run("find", "rid-9")
+        assert (result.exit_code, "no room of a request 'rid-9' (5 rooms)" in result.stderr) == (1, True)
+
+    def test_show_takes_a_hexadecimal_room(self, table, run):
+        for room in ("5", "0x5", "0X05"):
+            assert "Mooncake session 7 failed" in run("show", room).stdout
+        assert run("show", "0x1" + "0" * 16).exit_code == 2
+
+    def test_timeline_is_of_the_present_request(self, table, run):
+        table.clear(4)
+        table.update_status(4, KVPoll.WaitingForInput)
+        table.update_status(4, DONE)
+        found = json.loads(run("show", "4", "--json").stdout)
+        assert [each["status"] for each in found["timeline"]] == ["WaitingForInput", "Success"]
+        assert found["timeline"][0]["seconds"] >= 0
+
+    def test_other_side_is_shown(self, url):
+        with StatusStore.from_url(url, namespace="p-prefill") as prefill:
+            prefill.update_status(1, BOOT)
+            with StatusStore.from_url(url, namespace="p-decode") as decode:
+                for expected in ("has no such room", "Transferring since"):
+                    shown = CliRunner().invoke(kvpoll, ["show", "1", "--redis", url, "-n", "p-prefill"]).output
+                    assert ("other side  p-decode: " in shown, expected in " ".join(shown.split())) == (True, True)
+                    decode.update_status(1, MOVE)
+
+    @pytest.mark.parametrize(
+        ("words", "status", "said"),
+        [
+            (["3"], 0, "Room 3 is at Success"),
+            (["2", "WaitingForInput"], 0, "Room 2 is at Transferring"),
+            (["5"], 3, "Room 5 is at Failed: Mooncake session 7 failed"),
+            (["5", "Failed"], 0, "Room 5 is at Failed"),
+            (["9"], 1, "room 9 is not in namespace 'prod'"),
+            (["1", "--timeout", "50ms"], 1, "within 50 ms: it is at Bootstrapping"),
+            (["1", "Done"], 2, "Done"),
+        ],
+    )
+    def test_wait_has_its_exit_statuses(self, table, run, words, status, said):
+        result = run("wait", *words)
+        assert (result.exit_code, said in result.output) == (status, True), result.output
+
+
+class TestMany:
+    def test_dry_run_changes_nothing(self, table, run):
+        result = run("abort", "--owner", "10.0.0.1", "--dry-run")
+        assert (result.exit_code, set(rooms(result))) == (0, {1, 2})
+        assert result.stderr == "abort would change 2 rooms\n"
+        assert table.get(1) is BOOT
+
+    def test_without_yes_nothing_is_changed(self, table, run):
+        result = run("abort", "--owner", "10.0.0.1")
+        assert (result.exit_code, result.stderr) == (
+            1,
+            "Error: 2 rooms match: confirm with --yes, or look with --dry-run\n",
+        )
+        assert table.get(1) is BOOT
+
+    def test_abort_fails_the_live_rooms_that_match(self, table, run):
+        result = run("abort", "--older-than", "0s", "--reason", "drained", "--yes")
+        assert (result.exit_code, result.stdout) == (0, "Failed 3 rooms of 3 that matched.\n")
+        assert table.poll(range(1, 6)) == [FAILED, FAILED, DONE, FAILED, FAILED]
+        assert table.failure_reason(4) == "drained"
+        assert table.failure_reason(5) == "Mooncake session 7 failed"
+
+    def test_clear_removes_the_rooms_that_match(self, table, run):
+        result = run("clear", "--reason", "mooncake", "--yes")
+        assert result.stdout == "Cleared 1 room of 1 that matched.\n"
+        assert table.poll([4, 5]) == [BOOT, None]
+
+    def test_more_than_the_limit_is_refused(self, table, run):
+        result = run("clear", "--older-than", "0s", "--limit", "4", "--yes")
+        assert (result.exit_code, "more than 4 rooms match" in result.stderr) == (1, True)
+        assert len(list(table.rooms())) == 5
+
+    @pytest.mark.parametrize("words", [["abort"], ["clear"], ["clear", "1", "--stuck"], ["abort", "1", "--owner", "x"]])
+    def test_a_room_or_a_selection_is_needed(self, table, run, words):
+        assert run(*words, "--yes").exit_code == 2
+
+    def test_steps_cover_every_room(self, store, run):
+        store.update_many(dict.fromkeys(range(250), BOOT))
+        assert run("abort", "--status", "bootstrapping", "--yes").stdout == "Failed 250 rooms of 250 that matched.\n"
+
+
+class TestStats:
+    def test_numbers_of_the_table_are_shown(self, table, run):
+        real.until(lambda: table.history(5)[-1].at < int(_now(table)), "the second is over")
+        shown = run("stats").output
+        assert "rooms 5   live 3   stuck 0" in shown
+        assert "transfer 1" in shown
+        assert "Mooncake session # failed" in shown
+        assert "owners  1 alive" in shown
+
+    def test_counts_are_those_of_the_table(self, table, run):
+        found = json.loads(run("stats", "--json").stdout)
+        assert found["counts"] == {status.name: count for status, count in table.counts().items()}
+        assert found["synced"] is True
+        assert found["failures"]["transfer"] == 1
+
+
+class TestNamespaces:
+    def test_every_namespace_is_listed(self, url, table):
+        with StatusStore.from_url(url, namespace="other", shards=2, mode="decode") as other:
+            other.get(1)
+        result = CliRunner().invoke(kvpoll, ["namespaces", "--redis", url])
+        lines = [line.split("\t")[:4] for line in result.stdout.splitlines()]
+        assert lines[1:] == [["other", "compat", "decode", "2"], ["prod", "compat", "none", "1"]]
+
+    def test_no_namespace_is_not_0(self, url):
+        assert CliRunner().invoke(kvpoll, ["namespaces", "--redis", url]).exit_code == 1
+
+    def test_server_away_is_one_sentence(self):
+        result = CliRunner().invoke(kvpoll, ["namespaces", "--redis", f"redis://127.0.0.1:{real.free_port()}"])
+        assert (result.exit_code, result.output.count("\n")) == (1, 1)
+        assert "namespaces: no answer from redis://127.0.0.1" in result.output
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_is_printed_for_each_shell(shell):
+    result = CliRunner().invoke(kvpoll, ["completion", shell])
+    assert (result.exit_code, "_KVPOLL_COMPLETE" in result.stdout) == (0, True)
+
+
+def _now(store):
+    """The server's time: that of a change that was just made."""
+    store.update_status(99, BOOT)
+    at = store.history(99)[-1].at
+    store.clear(99)
+    return at
+
+
+@pytest.fixture
+def client_of(watched, url):
+    return watched[0]

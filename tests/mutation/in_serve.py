@@ -1,0 +1,88 @@
+"""Mutations of ``kvpoll serve``; see in_client.py."""
+
+IN_SERVE = [
+    (
+        "anybody on the network may look",
+        "serve.config:ServeConfig._check_access",
+        "if is_open and not self.no_auth and",
+        "if False and",
+        "serve/test_config.py::test_other_addresses_need_credentials[10.0.0.1]",
+    ),
+    (
+        "a name that another site points at loopback is served",
+        "serve.guard:Guard._is_own_name",
+        "return is_loopback(name) or",
+        "return True or",
+        "serve/test_guard.py::test_name_of_another_site_is_refused_without_users[evil.example]",
+    ),
+    (
+        "a form of another site is taken",
+        "serve.guard:Guard._is_same_origin",
+        "return urlsplit(origin)",
+        "return True or urlsplit(origin)",
+        "serve/test_guard.py::test_change_from_another_site_is_refused[headers0]",
+    ),
+    (
+        "a cookie is enough for a change",
+        "serve.guard:Guard._check_user",
+        'or "origin" in headers',
+        "or True",
+        "serve/test_guard.py::test_change_with_a_cookie_needs_an_origin",
+    ),
+    (
+        "a session outlives its time",
+        "serve.credentials:Credentials.check_session",
+        "now < int(until)",
+        "True",
+        "serve/test_config.py::test_session_ends_with_its_time_and_with_the_secret",
+    ),
+    (
+        "a login leads to another site",
+        "serve.page_routes:_own_path",
+        'not path.startswith(("//", "/\\\\"))',
+        "True",
+        "serve/test_guard.py::test_login_leads_to_no_other_site[relative]",
+    ),
+    (
+        "an action needs no confirmation",
+        "serve.actions:RoomActions.act",
+        'form.get("confirm", "").strip() != str(room)',
+        "False",
+        "serve/test_actions.py::test_action_that_is_not_confirmed_does_nothing[6]",
+    ),
+    (
+        "text becomes markup",
+        "serve.markup:_text",
+        "return escape(printable(text), quote=True)",
+        "return text",
+        "serve/test_parts.py::TestMarkup::test_text_is_escaped_wherever_it_is",
+    ),
+    (
+        "an old number is shown as a current one",
+        "serve.metrics:TableCollector.collect",
+        "if snapshot.lag_seconds <= (STALE_AFTER if snapshot.has_feed else STALE_WITHOUT_FEED):",
+        "if True:",
+        "serve/test_metrics.py::test_gauges_are_absent_while_nothing_is_known",
+    ),
+    (
+        "a counter begins with its first event",
+        "serve.metrics:_add_counters",
+        "for before, after in TRANSITIONS:",
+        "for before, after in snapshot.transitions:",
+        "serve/test_metrics.py::test_gauges_are_absent_while_nothing_is_known",
+    ),
+    (
+        "the number of owners is not bounded",
+        "serve.metrics:_split",
+        "return by_rooms[:most], by_rooms[most:]",
+        "return by_rooms, []",
+        "serve/test_metrics.py::test_owners_beyond_the_limit_are_one[1]",
+    ),
+    (
+        "each viewer is sent the same View again and again",
+        "serve.hub:Channel.run",
+        "if frame != self.frame:",
+        "if True:",
+        "serve/test_events.py::test_same_view_is_sent_once",
+    ),
+]

@@ -1,0 +1,111 @@
+"""``kvpoll serve`` as a process: its start, its refusals, its end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from redis_kvpoll import KVPoll
+from tests.support import pace, real
+from tests.support.serving import ask, stream, viewer_url
+
+KVPOLL = (sys.executable, "-m", "redis_kvpoll.cli")
+
+
+@pytest.fixture
+def launch(table, store, tmp_path):
+    """Starts the command on a port, and returns the process with the file of its log."""
+    running = []
+
+    def start(*words):
+        port, log = real.free_port(), tmp_path / f"log{len(running)}"
+        with log.open("w") as file:
+            process = subprocess.Popen(
+                [*KVPOLL, "serve", "-n", "prod-prefill", "--redis", viewer_url(table), f"--port={port}", *words],
+                stderr=file,
+                stdout=file,
+                preexec_fn=real.hear_ctrl_c,
+                env=os.environ | {"PYTHONWARNINGS": "error"},
+            )
+        running.append(process)
+        return process, port, log
+
+    yield start
+    for process in running:
+        process.kill()
+        process.wait()
+
+
+def is_ready(port):
+    try:
+        return ask(port, "/readyz").status == 200
+    except OSError:
+        return False
+
+
+def refused(*words):
+    done = subprocess.run([*KVPOLL, "serve", *words], capture_output=True, text=True, timeout=pace.seconds(60))
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_ends_it_with_a_viewer(launch, store, number):
+    """The stream of a viewer ends at once; without that uvicorn would wait for it."""
+    process, port, log = launch("--no-auth")
+    real.until(lambda: is_ready(port), "the start", 60)
+    store.update_status(1, KVPoll.Bootstrapping)
+    with stream(port, "/events?page=/") as events:
+        assert events.readline() == b"retry: 2000\n"
+        process.send_signal(number)
+        assert process.wait(timeout=pace.seconds(30)) in (0, -number)
+    said = log.read_text()
+    assert "Traceback" not in said
+    assert "only-looks" not in said
+
+
+def test_doctor_is_seen_on_its_page_and_in_metrics(launch):
+    _, port, _ = launch()
+    real.until(lambda: is_ready(port), "the start", 60)
+    real.until(lambda: 'check="reach"' in ask(port, "/metrics").body, "the doctor's first look", 60)
+    assert "redis://" in ask(port, "/doctor").body
+
+
+def test_other_address_is_refused_without_credentials(tmp_path):
+    code, said = refused("--host", "0.0.0.0")  # noqa: S104 - it is refused
+    assert code == 1
+    assert "--password-file or --token-file, or --no-auth" in said
+    assert "Traceback" not in said
+    code, said = refused("--password-file", str(tmp_path / "nowhere"))
+    assert code == 1
+    assert "No such file" in said
+
+
+def test_port_in_use_is_named(launch):
+    _, port, _ = launch()
+    real.until(lambda: is_ready(port), "the start", 60)
+    code, said = refused(f"--port={port}")
+    assert code == 1
+    assert "address already in use" in said
+    assert "Traceback" not in said
+
+
+def test_credentials_come_from_files(launch, tmp_path):
+    (tmp_path / "passwords").write_text("alice:correct horse\n")
+    (tmp_path / "token").write_text("scrape-scrape-scrape\n")
+    _, port, _ = launch(f"--password-file={tmp_path / 'passwords'}", f"--metrics-token-file={tmp_path / 'token'}")
+    real.until(lambda: is_ready(port), "the start", 60)
+    assert ask(port, "/").status == 401
+    assert ask(port, "/metrics").status == 401
+    assert ask(port, "/metrics", Authorization="Bearer scrape-scrape-scrape").status == 200
+    assert ask(port, "/", Authorization="Basic YWxpY2U6Y29ycmVjdCBob3JzZQ==").status == 200
+
+
+def test_missing_extra_is_named():
+    program = "import sys; sys.modules['uvicorn'] = None; from redis_kvpoll.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", program, "serve"], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "kvpoll serve needs uvicorn: pip install 'redis-kvpoll[serve]'" in done.stderr

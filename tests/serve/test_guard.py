@@ -1,0 +1,196 @@
+"""Who may call what: the three realms, sessions, other sites, and the headers of every answer."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from redis_kvpoll.serve.credentials import User
+
+ALICE = User("alice", "correct horse")
+TOKEN = User("ci", "0123456789abcdef")
+PROBES = ("/healthz", "/readyz")
+DATA = (
+    "/",
+    "/owners",
+    "/failed",
+    "/feed",
+    "/doctor",
+    "/room/1",
+    "/find?q=x",
+    "/events?page=/",
+    "/api/stats",
+    "/api/rooms",
+)
+
+
+@pytest.fixture
+def closed(serve):
+    return serve(ready=False, users=(ALICE, TOKEN), metrics_token=User("prometheus", "scrape-scrape-scrape"))
+
+
+def log_in(serving, secret=ALICE.secret, goal="/", name="alice"):
+    return serving.post("/login", {"name": name, "secret": secret, "next": goal}, Origin=serving.url)
+
+
+def session(serving):
+    return log_in(serving).headers["set-cookie"].partition(";")[0]
+
+
+@pytest.mark.parametrize("path", DATA)
+def test_data_needs_credentials(closed, path):
+    answer = closed.get(path)
+    assert answer.status == 401
+    assert "prod-prefill" not in answer.body
+    if not path.startswith("/events"):  # which does not end
+        assert closed.get(path, Authorization=f"Bearer {TOKEN.secret}").status in (200, 404)
+
+
+@pytest.mark.parametrize("path", PROBES)
+def test_probes_are_open_and_say_nothing_of_the_data(closed, path):
+    closed.until_ready()
+    answer = closed.get(path, Host="10.1.2.3:9464")
+    assert answer.status == 200
+    assert answer.body in ("ok\n", "ready\n")
+
+
+def test_metrics_have_their_own_token(closed):
+    assert closed.get("/metrics").status == 401
+    assert closed.get("/metrics", Authorization=f"Bearer {TOKEN.secret}").status == 401
+    answer = closed.get("/metrics", Authorization="Bearer scrape-scrape-scrape")
+    assert answer.status == 200
+    assert closed.get("/api/stats", Authorization="Bearer scrape-scrape-scrape").status == 401
+
+
+def test_metrics_are_open_by_default(serve):
+    serving = serve(users=(ALICE,))
+    assert serving.get("/metrics").status == 200
+
+
+def test_page_leads_to_the_login_and_back(closed):
+    answer = closed.get("/failed?n=prod-prefill", Accept="text/html")
+    assert answer.status == 303
+    assert answer.headers["location"] == "/login?next=/failed%3Fn%3Dprod-prefill"
+    assert closed.get("/login").status == 200
+    welcome = log_in(closed, goal="/failed")
+    assert welcome.status == 303
+    assert welcome.headers["location"] == "/failed"
+    cookie = welcome.headers["set-cookie"]
+    assert all(word in cookie for word in ("HttpOnly", "SameSite=strict", "Path=/"))
+    page = closed.get("/failed", Accept="text/html", Cookie=cookie.partition(";")[0])
+    assert page.status == 200
+    assert "Log out alice" in page.text
+
+
+def test_cookie_is_secure_behind_https(serve):
+    serving = serve(users=(ALICE,), public_url="https://ops.example/kvpoll")
+    answer = serving.post("/login", {"secret": ALICE.secret}, Origin="https://ops.example", Host="ops.example")
+    assert "Secure" in answer.headers["set-cookie"]
+    assert "Path=/kvpoll" in answer.headers["set-cookie"]
+
+
+def test_logout_ends_the_session_of_this_browser(closed):
+    answer = closed.post("/logout", Cookie=session(closed), Origin=closed.url)
+    assert answer.status == 303
+    assert 'kvpoll_session=""' in answer.headers["set-cookie"]
+
+
+@pytest.mark.parametrize(
+    "goal",
+    ["//evil.example", "https://evil.example", "/\\evil.example", "/x\r\nA: b", ""],
+    ids=["relative", "absolute", "backslash", "header", "empty"],
+)
+def test_login_leads_to_no_other_site(closed, goal):
+    assert log_in(closed, goal=goal).headers["location"] == "/"
+
+
+def test_wrong_secret_is_refused_and_logged(closed, caplog):
+    answer = log_in(closed, "wrong")
+    assert answer.status == 401
+    assert "do not match" in answer.text
+    assert "set-cookie" not in answer.headers
+    assert closed.get("/", Authorization="Bearer wrong").status == 401
+    assert "wrong credentials" in caplog.text
+    assert "correct horse" not in caplog.text
+
+
+def test_name_and_secret_of_different_users_do_not_match(closed):
+    assert log_in(closed, TOKEN.secret, name="alice").status == 401
+
+
+def test_many_wrong_secrets_are_turned_away(closed, monkeypatch):
+    """A pause for each, one after the other, and no more than twenty that wait."""
+    monkeypatch.setattr("redis_kvpoll.serve.guard._FAILURE_DELAY", 0.1)
+    found = []
+    threads = [
+        threading.Thread(target=lambda: found.append(closed.get("/", Authorization="Bearer wrong").status))
+        for _ in range(24)
+    ]
+    for thread in threads:
+        thread.start()
+    assert closed.get("/", Authorization=f"Bearer {TOKEN.secret}").status == 200  # the right one waits for none
+    for thread in threads:
+        thread.join()
+    assert 429 in found
+    assert set(found) == {401, 429}
+
+
+def test_link_from_another_site_keeps_the_session(closed):
+    """The browser withholds a Strict cookie from it; the page asks once more, by itself."""
+    answer = closed.get("/", Accept="text/html", Sec_Fetch_Site="cross-site")
+    assert answer.status == 200
+    assert 'http-equiv="refresh"' in answer.body
+    assert closed.get("/", Accept="text/html", Sec_Fetch_Site="same-origin").status == 303
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "https://evil.example"},
+        {"Origin": "null"},
+        {"Sec_Fetch_Site": "cross-site"},
+        {"Sec_Fetch_Site": "same-site"},
+    ],
+)
+def test_change_from_another_site_is_refused(serve, headers):
+    serving = serve()
+    for path in ("/login", "/room/1/abort", "/api/rooms/1/abort"):
+        assert serving.post(path, **headers).status == 403
+
+
+def test_change_with_a_cookie_needs_an_origin(closed):
+    cookie = session(closed)
+    assert closed.post("/room/1/abort", Cookie=cookie).body == "a change needs an Origin header\n"
+
+
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:9464", "10.0.0.1", "localhost.evil.example", ""])
+def test_name_of_another_site_is_refused_without_users(serving, host):
+    """Else a page of that site could read the tables, by a name that it points at loopback."""
+    for path in ("/", "/api/stats", "/metrics"):
+        assert serving.get(path, Host=host).status == 421
+    assert serving.get("/", Host="localhost:1").status == 200
+    assert serving.get("/", Host="[::1]:9464").status == 200
+
+
+def test_public_name_is_known(serve):
+    serving = serve(public_url="https://ops.example:8443")
+    assert serving.get("/", Host="ops.example:8443").status == 200
+    assert serving.get("/", Host="ops.example").status == 421
+
+
+@pytest.mark.parametrize("path", ["/", "/healthz", "/metrics", "/nowhere", "/static/x/app.js", "/login", "/api/stats"])
+def test_every_answer_has_the_headers(serving, path):
+    headers = serving.get(path).headers
+    policy = headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "'unsafe" not in policy
+    assert "require-trusted-types-for 'script'" in policy
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["cache-control"]
+    assert "server" not in headers
+
+
+def test_long_form_is_refused(serving):
+    assert serving.post("/room/1/abort", {"reason": "x" * 20_000}).status == 403
+    assert serving.post("/login", {"secret": "x" * 20_000}).status == 303

@@ -1,0 +1,132 @@
+"""Redis goes away, comes back empty, and fails over: the page and /readyz say so, and the process goes on."""
+
+from __future__ import annotations
+
+import pytest
+
+from redis_kvpoll import KVPoll, StatusStore
+from redis_kvpoll.serve.config import ServeConfig
+from tests.support import pace, real
+from tests.support.serving import Serving, viewer_url
+
+
+@pytest.fixture
+def world():
+    with real.World("sync") as world:
+        yield world
+
+
+@pytest.fixture
+def start():
+    started = []
+
+    def start(url, **options):
+        serving = Serving(ServeConfig(url, ("prod",), **options))
+        serving.start()
+        started.append(serving)
+        return serving
+
+    yield start
+    for serving in started:
+        serving.stop()
+
+
+def becomes(serving, status, words):
+    def is_so():
+        answer = serving.get("/readyz")
+        return answer.status == status and words in answer.body
+
+    real.until(is_so, f"/readyz with {status} and {words!r}", 60)
+
+
+def test_restart_with_nothing_is_seen_and_survived(world, start):
+    server = world.serve()
+    store = world.open(server.tcp, namespace="prod")
+    store.update_status(1, KVPoll.Bootstrapping)
+    serving = start(viewer_url(server))
+    becomes(serving, 200, "ready")
+    with serving.events("/") as views:
+        assert next(views)["texts"]["state"][1] == "good"
+        server.stop()
+        becomes(serving, 503, "Redis does not answer")
+        away = next(view for view in views if view["texts"]["state"][0].startswith("Redis does not answer since "))
+        assert away["texts"]["state"][1] == "bad"
+        assert "only-looks" not in away["texts"]["detail"]
+        assert serving.get("/healthz").body == "ok\n"  # a restart of this process would not help
+        world.forget(server)
+        again = world.serve(port=server.port)
+        viewer_url(again)
+        with StatusStore.from_url(again.tcp, namespace="prod", deadline=pace.seconds(5)) as other:
+            other.update_status(2, KVPoll.Transferring)
+        becomes(serving, 200, "ready")
+        next(view for view in views if any(row[0] == "2" for row in view["tables"]["rooms"]))
+
+
+def test_start_without_redis_waits_for_it(world, start):
+    port = real.free_port()
+    serving = start(f"redis://127.0.0.1:{port}")
+    becomes(serving, 503, "Redis does not answer")
+    serving.until("/", "Redis does not answer since")
+    assert "not known" in serving.get("/room/1").text
+    assert 'kvpoll_exporter_synced{namespace="prod"} 0.0' in serving.get("/metrics").body
+    server = world.serve(port=port)
+    with StatusStore.from_url(server.tcp, namespace="prod", deadline=pace.seconds(5)) as store:
+        store.update_status(1, KVPoll.Bootstrapping)
+    becomes(serving, 200, "ready")
+
+
+def test_flush_is_seen_as_a_loss(world, start):
+    server = world.serve()
+    store = world.open(server.tcp, namespace="prod")
+    store.update_status(1, KVPoll.Bootstrapping)
+    serving = start(viewer_url(server))
+    becomes(serving, 200, "ready")
+    serving.until("/", "Bootstrapping")
+    with server.client() as client:
+        client.flushall()
+    store.update_status(2, KVPoll.Bootstrapping)
+    real.until(lambda: 'data-key="2"' in serving.get("/").body, "the new room", 60)
+    none = 'kvpoll_exporter_resyncs_total{namespace="prod"} 0.0'
+    real.until(lambda: none not in serving.get("/metrics").body, "a resync in the metrics", 60)
+
+
+def test_absent_namespace_is_named_and_awaited(world, start):
+    server = world.serve()
+    serving = start(viewer_url(server))
+    page = serving.until("/", "Namespace not found")
+    assert "No process has opened it" in page.text
+    assert serving.get("/readyz").status == 200
+    assert "not in the table" in serving.get("/room/1").text
+    assert serving.get("/feed").status == 200
+    with server.client() as client:
+        assert client.dbsize() == 0  # looking creates nothing
+    with StatusStore.from_url(server.tcp, namespace="prod", deadline=pace.seconds(5)) as store:
+        store.update_status(1, KVPoll.Bootstrapping)
+    serving.until("/", "Synced")
+
+
+def test_namespace_without_a_feed_is_read_each_minute(world, start):
+    server = world.serve()
+    store = world.open(server.tcp, namespace="prod", feed_length=0)
+    store.update_status(1, KVPoll.Bootstrapping)
+    serving = start(viewer_url(server))
+    page = serving.until("/", "keeps no feed")
+    assert page.row("1")[1] == "Bootstrapping"
+    assert "feed_length=0" in serving.get("/feed").text
+    assert serving.get("/room/1").status == 200
+
+
+def test_failover_goes_on_at_the_new_primary(failover, start):
+    url = f"redis://127.0.0.1:{failover.service.port}"
+    with StatusStore.from_url(url, namespace="prod", deadline=pace.seconds(10)) as store:
+        store.update_status(1, KVPoll.Bootstrapping)
+        serving = start(url)
+        becomes(serving, 200, "ready")
+        failover.wait_for_replica()
+        failover.pause()
+        failover.promote()
+        failover.service.cut()
+        store.update_status(2, KVPoll.Bootstrapping)
+        real.until(lambda: 'data-key="2"' in serving.get("/").body, "the room after the failover", 60)
+        becomes(serving, 200, "ready")
+        assert serving.get("/").row("1")[1] == "Bootstrapping"

@@ -1,0 +1,159 @@
+"""The pages: what they show, without a script, and that others' text stays text."""
+
+from __future__ import annotations
+
+import pytest
+
+from redis_kvpoll import KVPoll, StatusStore
+from tests.support import pace
+from tests.support.serving import tags_of
+
+HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&\u202egnp"
+BOOT, WAIT, MOVE, DONE, FAIL = (
+    KVPoll.Bootstrapping,
+    KVPoll.WaitingForInput,
+    KVPoll.Transferring,
+    KVPoll.Success,
+    KVPoll.Failed,
+)
+
+
+def test_rooms_page_shows_live_rooms_and_numbers(serving, store):
+    store.update_many({7: BOOT, 8: WAIT})
+    store.open(9, request="rid-9").update(MOVE)
+    page = serving.until("/", "rid-9")
+    assert page.row("9")[:2] == ["9", "Transferring"]
+    assert page.row("8")[1] == "WaitingForInput"
+    assert "Synced" in page.text
+
+
+def test_rooms_page_is_filtered_by_its_address(serving, store):
+    store.update_many({7: BOOT, 8: WAIT})
+    serving.until("/", "WaitingForInput 1")
+    page = serving.get("/?status=WaitingForInput")
+    assert page.row("8")
+    assert 'data-key="7"' not in page.body
+    assert "No room is like that" in serving.get("/?owner=nobody").text
+
+
+def test_failed_page_shows_reason_and_request(serving, store):
+    store.open(5, request="rid-5")
+    store.abort(5, "the rack lost power")
+    page = serving.until("/failed", "the rack lost power")
+    assert page.row("5")[2] == "the rack lost power"
+    assert page.row("5")[-1] == "rid-5"
+
+
+def test_owners_page_shows_states(serving, store):
+    with store.lease("prefill-0", ttl=pace.seconds(60)):
+        store.update_status(3, BOOT)
+        page = serving.until("/owners", "prefill-0")
+        (row,) = (cells for key, cells in rows_of(page).items() if key.startswith("prefill-0 "))
+        assert row[:2] == ["prefill-0", "alive"]
+
+
+def test_feed_page_shows_changes(serving, store):
+    store.update_status(3, BOOT)
+    store.clear(3)
+    page = serving.until("/feed", "cleared")
+    assert "Bootstrapping" in page.text
+
+
+def test_feed_page_of_an_empty_feed_answers(serving):
+    assert serving.get("/feed").status == 200
+
+
+def test_room_page_shows_its_times_and_the_other_side(serve, store, table):
+    with StatusStore.from_url(table.tcp, namespace="prod-decode", deadline=pace.seconds(5)) as decode:
+        decode.update_status(6, BOOT)
+        decode.abort(6, "decode's reason")
+        serving = serve(namespaces=("prod-prefill", "prod-decode"))
+        handle = store.open(6, request="rid-6")
+        handle.update(WAIT)
+        page = serving.get("/room/6")
+        assert page.row("0")[1] == "Bootstrapping"
+        assert page.row("1")[1] == "WaitingForInput"
+        assert "prod-decode: Failed, decode's reason" in page.text
+        assert "rid-6" in page.text
+
+
+@pytest.mark.parametrize("written", ["255", "0xff", "0xFF"])
+def test_room_is_found_in_decimal_and_hexadecimal(serving, written):
+    answer = serving.get(f"/find?q={written}")
+    assert answer.status == 303
+    assert answer.headers["location"] == "/room/255"
+
+
+def test_room_is_found_by_its_request(serving, store):
+    store.open(11, request="rid-eleven")
+    store.open(12, request="rid-twelve")
+    serving.until("/", "rid-twelve")
+    assert serving.get("/find?q=rid-eleven").headers["location"] == "/room/11"
+    both = serving.get("/find?q=rid-")
+    assert both.status == 200
+    assert "/room/11" in both.body
+    assert "/room/12" in both.body
+    assert serving.get("/find?q=nobody").status == 404
+
+
+@pytest.mark.parametrize("path", ["/room/x", f"/room/{2**64}", "/room/-1", "/?n=other", "/nowhere"])
+def test_what_is_not_there_is_404(serving, path):
+    answer = serving.get(path)
+    assert answer.status == 404
+    assert "Traceback" not in answer.body
+
+
+def test_absent_room_says_so(serving):
+    assert "not in the table" in serving.get("/room/404").text
+
+
+def test_corrupt_room_says_so(serving, table):
+    with table.client() as client:
+        client.set("kvpoll:{prod-prefill}:room:13", "x", ex=60)
+    page = serving.get("/room/13")
+    assert page.status == 200
+    assert "corrupt" in page.text
+
+
+@pytest.mark.parametrize("path", ["/", "/failed", "/feed", "/room/21", "/find?q=script"])
+def test_hostile_text_stays_text(serving, store, path):
+    """Reasons and requests are anybody's: they are shown as they are, and become no element."""
+    store.open(21, request=f"req-{HOSTILE}".replace("\u202e", ""))
+    store.open(22, request=f"req2-{HOSTILE}".replace("\u202e", ""))
+    store.abort(21, HOSTILE)
+    serving.until("/failed", "<script>alert(1)</script>")
+    page = serving.get(path)
+    assert tags_of(page.body) & {"img", "iframe"} == set()
+    assert page.body.count("<script") == page.body.count('<script type="module"') <= 1
+    assert "<script>alert(1)" in page.text
+    assert "\u202e" not in page.body
+
+
+def test_log_link_has_its_parts_quoted(serve, store):
+    store.open(31, request='a&b"><script>')
+    serving = serve(log_url="https://logs.example/q?room={room}&rid={request}&hex={room_hex}")
+    page = serving.get("/room/31")
+    assert "https://logs.example/q?room=31&amp;rid=a%26b%22%3E%3Cscript%3E&amp;hex=0x1f" in page.body
+
+
+def test_public_path_begins_every_link(serve):
+    serving = serve(public_url="https://ops.example/kvpoll")
+    page = serving.get("/")
+    assert 'href="/kvpoll/static/' in page.body
+    assert 'href="/kvpoll/owners"' in page.body
+    assert 'href="/owners' not in page.body
+
+
+def test_static_files_are_kept_by_their_content(serving):
+    page = serving.get("/")
+    address = page.body.partition('src="')[2].partition('"')[0]
+    script = serving.get(address)
+    assert script.headers["content-type"].startswith("text/javascript")
+    assert "immutable" in script.headers["cache-control"]
+    assert serving.get("/static/old/app.js").headers["cache-control"] == "no-store"
+    assert serving.get("/static/old/../../secrets").status == 404
+
+
+def rows_of(page):
+    keys = [part.partition('"')[0] for part in page.body.split('data-key="')[1:]]
+    return {key: page.row(key) for key in keys}

@@ -1,0 +1,205 @@
+"""The parts of pages without a server: markup, numbers, charts, their history, and the periods of a room."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+
+import pytest
+
+from redis_kvpoll import AsyncStatusStore, KVPoll
+from redis_kvpoll.protocol.feed import Change
+from redis_kvpoll.serve import charts, formats, timeline
+from redis_kvpoll.serve.history import PERIOD, SLOTS, ChartHistory
+from redis_kvpoll.serve.markup import join, tag
+from redis_kvpoll.serve.view import Cell, Row, View
+from redis_kvpoll.serve.watch import Watch
+from redis_kvpoll.statistics.model import BOUNDS, Histogram, Snapshot
+from tests.support import pace
+
+BOOT, WAIT, FAIL = KVPoll.Bootstrapping, KVPoll.WaitingForInput, KVPoll.Failed
+
+
+class TestMarkup:
+    def test_text_is_escaped_wherever_it_is(self):
+        text = "<b> & \"'"
+        escaped = "&lt;b&gt; &amp; &quot;&#x27;"
+        assert tag("p", text, title=text) == f'<p title="{escaped}">{escaped}</p>'
+        assert join([text, [text]]) == escaped * 2
+
+    def test_markup_is_put_in_as_it_is(self):
+        assert tag("p", tag("b", "x"), None, [" ", tag("i")]) == "<p><b>x</b> <i></i></p>"
+
+    def test_invisible_characters_are_spelled_out(self):
+        assert tag("p", "a\u202eb\x1b[2J\n") == "<p>a\\u202eb\\x1b[2J\\n</p>"
+
+    def test_attributes_may_be_flags(self):
+        assert tag("input", class_="a", data_key="k", required=True, hidden=False, id=None) == (
+            '<input class="a" data-key="k" required>'
+        )
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (None, "\N{EN DASH}"),
+        (math.nan, "\N{EN DASH}"),
+        (math.inf, "∞"),
+        (-3.0, "0 ms"),
+        (0.0025, "2.5 ms"),
+        (0.0996, "0.1 s"),
+        (59.94, "59.9 s"),
+        (59.96, "1 m 00 s"),
+        (3599.6, "1 h 00 m"),
+        (86400 * 3 + 3600, "3 d 01 h"),
+    ],
+)
+def test_durations_have_two_units_at_most(seconds, text):
+    assert formats.duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("per_second", "text"), [(0, "0.0/s"), (0.02, "0.02/s"), (12.34, "12.3/s"), (1234.5, "1,234/s")]
+)
+def test_rates_have_three_digits(per_second, text):
+    assert formats.rate(per_second) == text
+
+
+def test_times_outside_a_calendar_are_no_error():
+    assert formats.clock(1e20) == formats.moment(-1e20) == formats.NONE
+    assert formats.clock(0.1234, 3) == "00:00:00.123"
+
+
+class TestCharts:
+    @pytest.mark.parametrize("largest", [0.0, 0.004, 0.99, 1, 7.3, 11, 999, 1001, 123456])
+    def test_top_is_round_and_above_every_value(self, largest):
+        top = charts.ceiling([None, largest], 0.001)
+        assert largest <= top <= max(2.1 * largest, 0.001)
+
+    def test_line_has_a_gap_where_nothing_was_seen(self):
+        path = charts.line([0, 10, None, 5, 10], 10)
+        assert path == "M0 120L150 0M450 60L600 0"
+
+    def test_single_value_is_a_dot(self):
+        assert charts.line([None, 5, None], 10) == "M300 60h1"
+
+    def test_areas_stand_on_each_other(self):
+        low, high = charts.stack([[1, 1], [2, 3]], 4)
+        assert low == "M0 90L600 90L600 120L0 120Z"
+        assert high == "M0 30L600 0L600 90L0 90Z"
+
+    def test_areas_have_a_gap_where_nothing_was_seen(self):
+        (path,) = charts.stack([[1, None, 1]], 4)
+        assert path.count("M") == 2
+
+
+def snapshot(at, rooms=0, ends=0, synced=True, durations=()):
+    counts = [0] * (len(BOUNDS) + 1)
+    for bucket in durations:
+        counts[bucket] += 1
+    return Snapshot(
+        "prod",
+        at,
+        synced=synced,
+        lag_seconds=0.0,
+        counts={BOOT: rooms},
+        transitions={("Transferring", "Success"): ends},
+        status_durations={BOOT: Histogram(tuple(counts), 0.0)},
+    )
+
+
+class TestHistory:
+    def test_rate_is_the_difference_of_two_samples(self):
+        history = ChartHistory()
+        history.add(snapshot(1000.0, ends=0))
+        history.add(snapshot(1000.0 + PERIOD, ends=10))
+        assert history.drawings()["ends"].latest[0] == "2.0/s"
+
+    def test_unsynced_time_is_a_gap(self):
+        history = ChartHistory()
+        history.add(snapshot(1000.0, rooms=3))
+        history.add(snapshot(1000.0 + PERIOD, rooms=3, synced=False))
+        history.add(snapshot(1000.0 + 2 * PERIOD, rooms=3))
+        assert history.drawings()["rooms"].paths[0].count("M") == 2
+
+    def test_quantile_is_of_the_last_minute_alone(self):
+        history = ChartHistory()
+        slow, fast = len(BOUNDS) - 1, 0
+        for number in range(30):
+            durations = [slow] * 5 if number < 10 else [slow] * 5 + [fast] * number
+            history.add(snapshot(1000.0 + PERIOD * number, durations=durations))
+        assert history.drawings()["durations"].latest[0] == "0.99 ms"
+
+    def test_old_samples_are_dropped(self):
+        history = ChartHistory()
+        for number in range(2 * SLOTS):
+            history.add(snapshot(1000.0 + PERIOD * number, rooms=1))
+        assert len(history) < SLOTS + 20
+        assert len(history.drawings()["rooms"].rows) == 30
+
+    def test_clock_that_went_back_begins_anew(self):
+        history = ChartHistory()
+        history.add(snapshot(1e6, rooms=7))
+        history.add(snapshot(1000.0, rooms=3))
+        assert history.drawings()["rooms"].latest[0] == "3"
+        assert len(history) == 1
+
+    def test_nothing_seen_is_drawn(self):
+        for drawing in ChartHistory().drawings().values():
+            assert set(drawing.paths) == {""}
+
+
+def change(at, status, **more):
+    return Change("1-0", at, 7, status, **more)
+
+
+def test_periods_last_until_the_next_status():
+    found = timeline.periods(
+        [change(10, BOOT), change(12, BOOT, ttl=9), change(13, WAIT), change(15, FAIL, reason="x")], 20
+    )
+    assert [(period.status, period.seconds, period.reason) for period in found] == [
+        (BOOT, 3, ""),
+        (WAIT, 2, ""),
+        (FAIL, 5, "x"),
+    ]
+    assert [period.is_current for period in found] == [False, False, True]
+
+
+def test_periods_list_the_changes_of_ranks():
+    (period,) = timeline.periods([change(10, BOOT, rank=0, rank_status=WAIT), change(11, BOOT, rank=1)], 12)
+    assert period.ranks == ("0: WaitingForInput 00:00:10.000", "1: cleared 00:00:11.000")
+
+
+def test_view_is_encoded_with_its_text_as_it_is():
+    view = View({"state": Cell("<b>\u202e", "good")}, {"rooms": (Row("1", (Cell("1", "", "/room/1"), Cell("x"))),)})
+    assert json.loads(view.encoded("b")) == {
+        "build": "b",
+        "texts": {"state": ["<b>\\u202e", "good"]},
+        "tables": {"rooms": [["1", ["1", "", "/room/1"], "x"]]},
+        "charts": {},
+    }
+
+
+def test_watch_that_breaks_begins_again(monkeypatch, caplog):
+    """Nothing else would: the process goes on, and would show old numbers."""
+    monkeypatch.setattr("redis_kvpoll.serve.watch.INTERVAL", 0.001)
+
+    async def run():
+        third_turn, turns = asyncio.Event(), []
+
+        def fail(**_):
+            turns.append(1)
+            if len(turns) == 3:
+                third_turn.set()
+            raise RuntimeError("unforeseen")
+
+        async with AsyncStatusStore.from_url("memory://", read_only=True) as store:
+            monkeypatch.setattr(store, "statistics", fail)
+            running = asyncio.create_task(Watch(store, "prod", 60.0).run())
+            await asyncio.wait_for(third_turn.wait(), pace.seconds(30))
+            running.cancel()
+            await asyncio.wait([running])
+
+    asyncio.run(run())
+    assert "unforeseen" in caplog.text

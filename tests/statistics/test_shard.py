@@ -1,0 +1,183 @@
+"""What each fact about a room changes: entries of the feed and reads, without a server."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from redis_kvpoll import KVPoll
+from redis_kvpoll.statistics.owner_names import OwnerNames
+from redis_kvpoll.statistics.shard import ShardStatistics
+from redis_kvpoll.statistics.totals import Totals
+
+NOW = 1_700_000_000_000
+BOOT, MOVE, DONE, FAILED = "Bootstrapping", "Transferring", "Success", "Failed"
+
+
+class Shard(ShardStatistics):
+    """With shorter ways to say facts."""
+
+    def __init__(self):
+        self.totals = Totals()
+        super().__init__(self.totals, OwnerNames(), Counter())
+        self.begin_walk()
+        self.end_walk()
+
+    def tell(self, at, room, status, *more, ttl_ms=900_000):
+        words = ["ttl_ms", ttl_ms, room, status, *more] if status != "absent" else [room, status]
+        self.entry(b"%d-0" % (NOW + at), [str(word).encode() for word in words])
+
+    def found(self, at, room, status, left_ms=900_000, since=0):
+        name = status and status.encode()
+        self.read([room], [name, left_ms, b"%d-0" % (NOW + since), b"%d" % (NOW + since), None], NOW + at)
+
+
+@pytest.fixture
+def shard():
+    return Shard()
+
+
+def test_room_that_was_there_counts_no_transition(shard):
+    shard.begin_walk()
+    shard.tell(0, 1, MOVE)
+    shard.found(10, 2, BOOT)
+    shard.end_walk()
+    assert shard.rooms.counts == [0, 1, 0, 1, 0]
+    assert shard.totals.transitions() == {}
+
+
+def test_room_of_before_a_gap_counts_no_transition(shard):
+    """Its status may have changed meanwhile."""
+    shard.tell(0, 1, BOOT, "first", "")
+    shard.begin_walk()
+    shard.tell(10, 1, MOVE)
+    assert shard.totals.transitions() == {("absent", BOOT): 1}
+
+
+def test_change_counts_once_its_former_status_is_known(shard):
+    shard.begin_walk()
+    shard.found(0, 1, BOOT)
+    shard.end_walk()
+    shard.tell(10, 1, MOVE)
+    shard.tell(20, 1, DONE)
+    assert shard.totals.transitions() == {(BOOT, MOVE): 1, (MOVE, DONE): 1}
+
+
+def test_duration_counts_if_both_ends_were_seen(shard):
+    shard.begin_walk()
+    shard.found(0, 1, BOOT)
+    shard.end_walk()
+    shard.tell(10, 1, MOVE)
+    shard.tell(30, 1, DONE)
+    durations = {status: each.histogram() for status, each in shard.totals.status_durations.items()}
+    assert durations[KVPoll.Bootstrapping].total == 0
+    assert (durations[KVPoll.Transferring].total, durations[KVPoll.Transferring].sum) == (1, 0.02)
+    assert shard.totals.room_durations[KVPoll.Success].histogram().total == 0
+
+
+def test_opening_to_end_counts_as_a_rooms_duration(shard):
+    shard.tell(0, 1, BOOT, "first", 7, "owner", "p0", "request", "rid")
+    shard.tell(500, 1, DONE)
+    found = shard.totals.room_durations[KVPoll.Success].histogram()
+    assert (found.total, found.sum) == (1, 0.5)
+
+
+@pytest.mark.parametrize(("at", "end"), [(500, "cleared"), (1000, "expired"), (1500, "expired")])
+def test_room_opened_anew_has_ended_before(shard, at, end):
+    shard.tell(0, 1, FAILED, "first", "", ttl_ms=1000)
+    shard.tell(at, 1, BOOT, "first", "")
+    assert shard.totals.transitions() == {("absent", FAILED): 1, (FAILED, end): 1, ("absent", BOOT): 1}
+
+
+def test_room_that_is_gone_when_due_has_expired(shard):
+    shard.tell(0, 1, BOOT, "first", "", ttl_ms=1000)
+    assert shard.rooms.due(NOW + 3000, 10) == [1]
+    shard.found(3000, 1, None, left_ms=-2)
+    assert shard.totals.transitions() == {("absent", BOOT): 1, (BOOT, "expired"): 1}
+    assert [second.at for second in shard.totals.seconds(NOW + 5000, 10) if second.expired] == [NOW // 1000 + 1]
+
+
+def test_touched_room_that_was_due_lives_on(shard):
+    shard.tell(0, 1, BOOT, "first", "", ttl_ms=1000)
+    assert shard.rooms.due(NOW + 3000, 10) == [1]
+    shard.found(3000, 1, BOOT, left_ms=5000)
+    assert shard.totals.transitions() == {("absent", BOOT): 1}
+    assert shard.rooms.due(NOW + 7000, 10) == []
+    assert shard.rooms.due(NOW + 10_000, 10) == [1]
+
+
+@pytest.mark.parametrize(
+    ("then", "kind"),
+    [
+        (lambda shard: shard.tell(100, 1, FAILED, "reason", "timed out"), "timeout"),
+        (lambda shard: shard.tell(100, 1, "absent"), "none"),
+        (lambda shard: shard.tell(100, 1, BOOT, "first", ""), "none"),
+        (lambda shard: shard.settle_failures(NOW + 2100), "none"),
+        (lambda shard: shard.begin_walk(), "none"),
+    ],
+    ids=["reason", "clear", "opened anew", "2 s", "walk"],
+)
+def test_failure_without_a_reason_waits_for_it(shard, then, kind):
+    shard.tell(0, 1, BOOT, "first", "")
+    shard.tell(50, 1, FAILED)
+    shard.settle_failures(NOW + 1000)
+    assert sum(shard.totals.failures().values()) == 0
+    then(shard)
+    assert {kind: count for kind, count in shard.totals.failures().items() if count} == {kind: 1}
+
+
+def test_failure_counts_by_its_first_reason(shard):
+    shard.tell(0, 1, BOOT, "first", "")
+    shard.tell(10, 1, FAILED, "reason", "owner p0 lost")
+    shard.tell(20, 1, FAILED, "reason", "timed out")
+    assert shard.totals.failures()["owner_lost"] == sum(shard.totals.failures().values()) == 1
+
+
+def test_room_that_came_back_is_a_transition(shard):
+    shard.tell(0, 1, BOOT, "first", "")
+    shard.tell(10, 1, FAILED, "reason", "why")
+    shard.tell(20, 1, DONE)
+    assert shard.totals.transitions()[FAILED, DONE] == 1
+
+
+def test_walk_drops_rooms_that_are_gone_without_counting_them(shard):
+    shard.tell(0, 1, BOOT, "first", "")
+    shard.begin_walk()
+    shard.found(10, 2, MOVE)
+    shard.end_walk()
+    assert [room for room, _ in shard.rooms.all()] == [2]
+    assert shard.totals.transitions() == {("absent", BOOT): 1}
+
+
+class TestRefused:
+    def test_count_that_begins_anew_goes_on(self):
+        totals = Totals()
+        for count, sum_ in ((5, 5), (7, 7), (2, 9), (2, 9), (0, 9), (1, 10)):
+            totals.refused("ns", {"skipped": count}, NOW)
+            assert totals.refusals()["skipped"] == sum_
+
+    def test_shards_add_up(self):
+        totals = Totals()
+        totals.refused("ns/0", {"skipped": 3}, NOW)
+        totals.refused("ns/1", {"skipped": 4}, NOW)
+        assert totals.refusals()["skipped"] == 7
+
+
+def test_rates_are_of_the_last_minute_or_since_the_beginning():
+    totals = Totals()
+    assert totals.rates(NOW).seconds == 0
+    totals.begin(NOW)
+    for second in range(10):
+        totals.transition("absent", BOOT, NOW + second * 1000)
+    assert (totals.rates(NOW + 10_000).seconds, totals.rates(NOW + 10_000).opened) == (10, 1.0)
+    assert totals.rates(NOW + 65_000).opened == pytest.approx(5 / 60)
+
+
+def test_reasons_are_kept_for_an_hour():
+    totals = Totals()
+    totals.failure("timed out after 3 s", NOW)
+    totals.failure("timed out after 4 s", NOW + 1000)
+    assert [(each.text, each.count) for each in totals.reasons(NOW + 2000)] == [("timed out after # s", 2)]
+    totals.failure("why", NOW + 4_000_000)
+    assert [(each.text, each.count) for each in totals.reasons(NOW + 4_000_000)] == [("why", 1)]
