@@ -179,9 +179,8 @@ class Call(NamedTuple):
 
     def words(self) -> list[str]:
         """Return the command for a server that has the script cached."""
-        all_keys, items = self.all_keys, self.items
-        if self.spec.is_nested:
-            items = [word for item in items for word in item]
+        all_keys = self.all_keys
+        items = [word for item in self.items for word in item] if self.spec.is_nested else self.items
         return ["EVALSHA", self.spec.script.sha, str(len(all_keys)), *all_keys, *self.once, *items]
 
     def split(self, reply: Sequence[Any]) -> tuple[Call, Call]:
