@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 LIMIT = 1000
+MAX_LIMIT = 1_000_000
 STEP = 100
 """Rooms between two pauses."""
 PAUSE = 0.02
@@ -41,7 +42,7 @@ def bulk_options(command: F) -> F:
     """Add what guards a change of many rooms."""
     options = (
         click.option(
-            "--limit", type=click.IntRange(min=1), default=LIMIT, show_default=True, help="Refuse more rooms."
+            "--limit", type=click.IntRange(1, MAX_LIMIT), default=LIMIT, show_default=True, help="Refuse more rooms."
         ),
         click.option("--dry-run", is_flag=True, help="Only show the rooms."),
         click.option("--yes", is_flag=True, help="Do not ask."),

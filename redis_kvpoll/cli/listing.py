@@ -35,7 +35,9 @@ SORTS: dict[str, Callable[[Found], Any]] = {
 @selection_options()
 @click.option("--sort", type=click.Choice(list(SORTS)), help="By default the latest change first; with --stuck, last.")
 @click.option("--reverse", is_flag=True, help="In the opposite order.")
-@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="List at most so many rooms.")
+@click.option(
+    "--limit", type=click.IntRange(1, 1_000_000), default=50, show_default=True, help="List at most so many rooms."
+)
 @click.option("--all", "wants_all", is_flag=True, help="List all rooms.")
 @json_option
 def ls(
@@ -117,7 +119,9 @@ def print_found(found: Iterable[Found], now: float) -> None:
 @click.command(short_help="Find the rooms of a request.")
 @table_options
 @click.argument("request")
-@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="List at most so many rooms.")
+@click.option(
+    "--limit", type=click.IntRange(1, 1_000_000), default=50, show_default=True, help="List at most so many rooms."
+)
 @json_option
 def find(url: str, namespace: str, request: str, limit: int, wants_json: bool) -> None:
     """Find the rooms whose request contains a text, the latest change first. Only opened rooms have a request.
