@@ -84,7 +84,7 @@ def setup(app: Sphinx) -> None:
 
 def _without_constructor(app: Sphinx, what: str, name: str, value: object, options: object, *_: object) -> Any:
     """Hide the constructor of a class that a store makes."""
-    return ("", None) if what == "class" and name.rpartition(".")[2] not in STORES else None
+    return ("", None) if what in ("class", "exception") and name.rpartition(".")[2] not in STORES else None
 
 
 def _without_type(app: Sphinx, what: str, name: str, value: object, options: object, lines: list[str]) -> None:

@@ -8,7 +8,7 @@
 -- FEED     nothing
 
 local NAMES = {'schema', 'policy', 'shards', 'mode', 'feed_length'}
-local DEFAULTS = {'2', 'compat', '1', 'none', '100000'}
+local DEFAULTS = {'3', 'compat', '1', 'none', '100000'}
 local stored = redis.call('HMGET', KEYS[1], 'schema', 'policy', 'shards', 'mode', 'feed_length')
 local agreed = {}
 

@@ -7,12 +7,6 @@
 
 local MAX_WORDS = 2000  -- of one call: unpack fails with many thousands
 
-local function call_with_all(command, room, words)
-  for first = 1, #words, MAX_WORDS do
-    redis.call(command, room, unpack(words, first, math.min(first + MAX_WORDS - 1, #words)))
-  end
-end
-
 -- Returns the reason for the feed if it is the first, else false.
 local function fail_room(room, has_ranks, reason, author, now_ms, ttl_ms)
   redis.call('PEXPIRE', room, ttl_ms)
@@ -29,8 +23,12 @@ local function fail_room(room, has_ranks, reason, author, now_ms, ttl_ms)
     changed[#changed + 1], changed[#changed + 2] = 'counts', format_counts(count_ranks(fields))
     redis.call('HINCRBY', room, 'version', '1')
   end
-  call_with_all('HSET', room, changed)
-  call_with_all('HDEL', room, parts)
+  for first = 1, #changed, MAX_WORDS do
+    redis.call('HSET', room, unpack(changed, first, math.min(first + MAX_WORDS - 1, #changed)))
+  end
+  for first = 1, #parts, MAX_WORDS do
+    redis.call('HDEL', room, unpack(parts, first, math.min(first + MAX_WORDS - 1, #parts)))
+  end
   local is_first = redis.call('HSETNX', room, 'reason', reason) == 1
   if author ~= '' then redis.call('HSETNX', room, 'failed_by', author) end
   return is_first and reason

@@ -179,9 +179,8 @@ class Call(NamedTuple):
 
     def words(self) -> list[str]:
         """Return the command for a server that has the script cached."""
-        all_keys, items = self.all_keys, self.items
-        if self.spec.is_nested:
-            items = [word for item in items for word in item]
+        all_keys = self.all_keys
+        items = [word for item in self.items for word in item] if self.spec.is_nested else self.items
         return ["EVALSHA", self.spec.script.sha, str(len(all_keys)), *all_keys, *self.once, *items]
 
     def split(self, reply: Sequence[Any]) -> tuple[Call, Call]:
@@ -288,13 +287,5 @@ def _chunks(total: int, size: int) -> list[tuple[int, int]]:
 
 _FIRST = range(1)
 _KEYS: dict[str, Callable[[str, list[int]], list[str]]] = {"room": keys.rooms, "prefix": keys.prefixes}
-_SHARD_KEYS: dict[str, Callable[[str], str]] = {
-    "feed": keys.feed,
-    "failed": keys.failed,
-    "epoch": keys.epoch,
-    "leases": keys.leases,
-    "due": keys.due,
-    "owned": keys.owned,
-    "cleared": keys.cleared,
-    "refused": keys.refused,
-}
+_OF_SHARD = (keys.feed, keys.failed, keys.epoch, keys.leases, keys.due, keys.owned, keys.cleared, keys.refused)
+_SHARD_KEYS: dict[str, Callable[[str], str]] = {of_shard.__name__: of_shard for of_shard in _OF_SHARD}

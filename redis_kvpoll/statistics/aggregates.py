@@ -23,6 +23,7 @@ from redis_kvpoll.statistics.records import Record
 from redis_kvpoll.statistics.shard import ShardStatistics
 from redis_kvpoll.statistics.totals import Totals
 
+_NEVER_MS = 2**62
 STALE_AFTER = 5.0
 """Seconds after the last reading of the feed's end, from which on the statistics are not synced."""
 
@@ -138,7 +139,8 @@ class Aggregates:
     ) -> list[RoomRow]:
         """Return rooms at some statuses, those whose last change is the longest ago first."""
         with self.lock:
-            before_ms = self.now_ms(now) - round(longer_than * 1000) + 1
+            # The server's time is known to a round trip, so a change may seem to be yet to come.
+            before_ms = self.now_ms(now) - round(longer_than * 1000) if longer_than else _NEVER_MS
             found = merge(
                 *(self._of(shard, status, before_ms) for shard in self.shards.values() for status in statuses),
                 key=lambda each: each[1].since_ms,

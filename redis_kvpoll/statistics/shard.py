@@ -167,10 +167,13 @@ class ShardStatistics:
                 self.rooms.drop(room)
             return
         due_ms = now_ms + left_ms if left_ms >= 0 else 0
-        if before is not None and is_known and before.status is status:
-            self.rooms.put(room, before._replace(due_ms=due_ms))
-            return
         updated_ms = min(milliseconds(words[3]) or now_ms, now_ms)
         opened_ms = min(milliseconds(words[2]) or updated_ms, updated_ms)
         owner = self._owners.number(words[4].decode("utf-8", "replace")) if words[4] else 0
+        if before is not None and is_known and before.status is status:
+            record = before._replace(due_ms=due_ms)
+            if not before.flags & OPENING_SEEN:  # an entry that was read before the walk came here does not name it
+                record = record._replace(opened_ms=min(opened_ms, before.since_ms), owner=owner)
+            self.rooms.put(room, record)
+            return
         self.rooms.put(room, Record(status, updated_ms, opened_ms, due_ms, owner))

@@ -166,6 +166,8 @@ class TestAllowed:
                 store.update_status(7, 1)
                 assert next(news).room == 7
                 assert store.history(2)
+                with store.statistics() as statistics:
+                    real.until(lambda: statistics.snapshot().feeds, "the feed's size was read")
                 held = ManualLease(store).take()
                 store.update_status(8, 1)
                 make_touch_due(held.keeper)

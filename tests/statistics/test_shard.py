@@ -55,6 +55,16 @@ def test_room_of_before_a_gap_counts_no_transition(shard):
     assert shard.totals.transitions() == {("absent", BOOT): 1}
 
 
+def test_walk_fills_in_what_an_entry_did_not_say(shard):
+    """The room changed while the walk had not come to it."""
+    shard.begin_walk()
+    shard.tell(10, 1, MOVE)
+    shard.read([1], [MOVE.encode(), 900_000, b"%d-0" % (NOW - 500), b"%d" % (NOW + 10), b"p0"], NOW + 20)
+    shard.end_walk()
+    record = shard.rooms.get(1)
+    assert (record.since_ms, record.opened_ms, record.owner) == (NOW + 10, NOW - 500, 1)
+
+
 def test_change_counts_once_its_former_status_is_known(shard):
     shard.begin_walk()
     shard.found(0, 1, BOOT)
