@@ -89,7 +89,7 @@ def context_of(owner: str, incarnation: str, nonce: str) -> CallContext:
 
 
 def sent(name: str, process: Holder, call: Call) -> Sent:
-    keys, argv = call.all_keys, (*call.once, *call.items)
+    keys, argv = tuple(call.all_keys), (*call.once, *call.items)
     spec = call.spec
     return Sent(name, spec.script.name, keys, argv, process.owner, process.incarnation, (spec.feed, spec.epoch))
 

@@ -57,7 +57,7 @@ MUTATIONS = [
     ),
     ("leases", "lease", "if has_rooms(incarnation) then", "if false then", "would never fail"),
     ("leases", "lease", "redis.call('PEXPIRE', KEYS[i], ARGV[1])", "local _ = i", "has no TTL"),
-    ("leases", "write", "elseif lease_lost then", "elseif false then", "under a lease that is over"),
+    ("leases", "write", "if lease_lost then return -2", "if false then return -2", "under a lease that is over"),
     ("leases", "open", "elseif lease_lost then", "elseif false then", "under a lease that is over"),
     ("leases", "reap", "status ~= 'Success' and ", "", "was reaped for"),
     (
