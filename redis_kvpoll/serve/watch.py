@@ -81,14 +81,10 @@ class Watch:
 
     async def run(self) -> None:
         """Follow the table until cancelled."""
-        await self._repeat(self._run, INTERVAL)
-
-    async def _run(self) -> None:
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._repeat(self._ask, INTERVAL), name=f"ask {self.name}")
-            tasks.create_task(self._follow(), name=f"follow {self.name}")
-            if self._examine is not None:
-                tasks.create_task(self._repeat(self._see_doctor, DOCTOR_INTERVAL), name=f"doctor {self.name}")
+        parts = [self._repeat(self._ask, INTERVAL), self._repeat(self._follow, INTERVAL)]
+        if self._examine is not None:
+            parts.append(self._repeat(self._see_doctor, DOCTOR_INTERVAL))
+        await asyncio.gather(*parts)  # none of them ends: a TaskGroup may lose a cancellation beside an error
 
     @property
     def state(self) -> State:
