@@ -128,7 +128,7 @@ IN_THE_PLUGIN = [
     ),
     (
         "a receiver clears the next use of its room",
-        f"{_PLUGIN}.registry:RoomRegistry.clear",
+        f"{_PLUGIN}.registry:RoomRegistry._clear",
         "number = None if self.scopes.is_late(room) else self._lives.pop(room, None)",
         "number = self._lives.pop(room, None)",
         "plugin/test_claims.py::TestLives::test_clear_of_a_former_life_leaves_the_next",

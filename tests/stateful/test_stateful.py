@@ -26,6 +26,7 @@ LEFT_OUT = {
     "rows": "its times differ between servers; tests/statistics/test_rows.py has it",
     "entries": "as rows",
     "statistics": "tests/statistics/test_model.py has them",
+    "failures": "tests/mirror/test_failures.py and the interleavings have them",
     "data_losses": "a store's own counters; tests/engine/test_data_loss_report.py has them",
 }
 """What the machine does not use, and why."""

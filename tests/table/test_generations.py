@@ -32,7 +32,8 @@ PREFIX = f"kvpoll:{{default}}:prefix:{ROOM}"
 
 def dump(client):
     """All rooms and prefix lengths on the server."""
-    return {key: client.hgetall(key) for key in client.scan_iter("kvpoll:*:[rp]*")}
+    keys = [*client.scan_iter("kvpoll:*:room:*"), *client.scan_iter("kvpoll:*:prefix:*")]
+    return {key: client.hgetall(key) for key in keys}
 
 
 async def awaited(method, *args):
