@@ -16,7 +16,7 @@ local included = {
   "mark_lost", "sweep",
 }
 local written = {
-  "changes", "renew", "openings", "failures", "refused", "refused_key", "new_parts", "room_words", "is_created", "reply", "fields_read", "rank", "world_size",
+  "changes", "renew", "openings", "failures", "refused", "new_parts", "room_words", "is_created", "reply", "fields_read", "rank", "world_size",
   "owner", "incarnation", "author", "status_field", "cleared_field", "length_field", "lease_field",
   "words", "counts", "entry", "gone", "holders", "outcomes", "outcome", "common", "lengths", "incarnations", "size", "changed", "at",
 }

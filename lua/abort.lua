@@ -1,6 +1,6 @@
 -- Fail each room with a reason, with all its ranks, in one step. The first reason stays. Times are milliseconds.
 --
--- KEYS     feed, refused; each: room, prefix in mode prefill; last: failed
+-- KEYS     feed; each: room, prefix in mode prefill; last: failed
 -- ARGV     feed_length, terminal_ttl_ms, author, rank; each: reason
 -- REPLY    feed_id; each: outcome, status
 -- FEED     ttl_ms, status, reason
@@ -12,20 +12,20 @@
 -- hand), the error replaces the status; with CORRUPT, a field and its value; the other rooms are processed.
 
 local count = #ARGV - 4
-local step = (#KEYS - 3) / count
+local step = (#KEYS - 2) / count
 local rank = ARGV[4]
 local now_ms
 local reply = {false}
 
 for i = 1, count do
-  local room = KEYS[(i - 1) * step + 3]
+  local room = KEYS[(i - 1) * step + 2]
   local fields = redis.pcall('HMGET', room, 'status', 'world_size', 'cleared:' .. rank, 'version')
   local status, has_ranks = fields.err and fields or fields[1], fields[2]
   local is_corrupt = fields[4] and not is_number(fields[4])
   if has_ranks and fields[3] then status, has_ranks = false, false end
   local outcome = 3
   if step == 2 and not is_corrupt then
-    local prefix = KEYS[i * 2 + 2]
+    local prefix = KEYS[i * 2 + 1]
     local field = (status or rank == '') and 'length' or 'length:' .. rank
     local dropped = has_ranks and redis.call('DEL', prefix) or redis.pcall('HDEL', prefix, field)
     if type(dropped) == 'table' then status = dropped end
@@ -34,7 +34,7 @@ for i = 1, count do
     outcome, status = -4, 'version ' .. fields[4]
   elseif not status then
     outcome = 5
-    refused, refused_key = refused or {}, KEYS[2]
+    refused = refused or {}
     refused[5] = (refused[5] or 0) + 1
   elseif status ~= 'Failed' and type(status) ~= 'table' then
     if not now_ms then  -- as in clock.lua, but without a function, for speed

@@ -1,6 +1,6 @@
 -- Remove each room with its decode prefix length, and return its last status; for a rank, remove that rank's part.
 --
--- KEYS     feed, epoch, owned, cleared, refused; each: room, prefix
+-- KEYS     feed, epoch, owned, cleared; each: room, prefix
 -- ARGV     feed_length, rank, world_size; each: generation
 -- REPLY    feed_id, epoch; each: outcome, status, reason
 -- FEED     absent, status, rank
@@ -23,7 +23,7 @@ local status_field, cleared_field, length_field = 'status:' .. rank, 'cleared:' 
 local lease_field = 'by:' .. rank
 
 for i = 1, #ARGV - 3 do
-  local room, prefix, expected_generation = KEYS[i * 2 + 4], KEYS[i * 2 + 5], ARGV[i + 3]
+  local room, prefix, expected_generation = KEYS[i * 2 + 3], KEYS[i * 2 + 4], ARGV[i + 3]
   local fields = redis.pcall('HMGET', room, 'status', 'reason', 'generation', 'world_size', status_field,
     cleared_field, 'owner', 'replayed', 'counts')
   local exists, has_ranks = fields[1] or fields.err, rank ~= '' and fields[4]
@@ -72,7 +72,7 @@ for i = 1, #ARGV - 3 do
   end
   -- To clear a room once more is no late message: a handle does so at its end.
   if fields[1] and ((outcome == 6 and fields[3] ~= expected_generation) or outcome < 0) then
-    refused, refused_key = refused or {}, KEYS[5]
+    refused = refused or {}
     refused[outcome] = (refused[outcome] or 0) + 1
   end
   reply[i * 3], reply[i * 3 + 1], reply[i * 3 + 2] = outcome, status or false, fields[2] or false

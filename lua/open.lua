@@ -1,6 +1,6 @@
 -- Open each room for a request: a new generation, or the existing one of this request. Times are milliseconds.
 --
--- KEYS     feed, epoch, leases, owned, refused; each: room, prefix
+-- KEYS     feed, epoch, leases, owned; each: room, prefix
 -- ARGV     feed_length, ttl_ms, terminal_ttl_ms, epoch_ttl_ms, nonce, rank, world_size, owner,
 --          incarnation, author; each: request, status, seen
 -- REPLY    feed_id, epoch; each: outcome, status, generation, age_ms, of_owner, of_request, opened
@@ -22,7 +22,7 @@ local lease_lost = is_lease_lost()
 local generation
 
 for i = 1, (#ARGV - 10) / 3 do
-  local room, prefix = KEYS[i * 2 + 4], KEYS[i * 2 + 5]
+  local room, prefix = KEYS[i * 2 + 3], KEYS[i * 2 + 4]
   local request, incoming, seen = ARGV[i * 3 + 8], ARGV[i * 3 + 9], ARGV[i * 3 + 10]
   local fields, type_error = read_room(room, true)
   local outcome, status = 3, type_error or fields.status or false
@@ -49,7 +49,7 @@ for i = 1, (#ARGV - 10) / 3 do
     else
       generation = generation or next_generation(seen)  -- the first write: at maxmemory, it is refused
       if fields.owner or fields.world_size then redis.pcall('ZREM', KEYS[4], room_id(room)) end
-      openings = openings or {keys = 5, width = 7}
+      openings = openings or {keys = 4, width = 7}
       fields = replace_room(room, prefix, fields, generation, request)
       openings[#changes / 5 + 1] = i
     end
@@ -57,7 +57,7 @@ for i = 1, (#ARGV - 10) / 3 do
     status = rank_view(fields.status, fields[status_field], fields[cleared_field])
   end
   if outcome < 0 then
-    refused, refused_key = refused or {}, KEYS[5]
+    refused = refused or {}
     refused[outcome] = (refused[outcome] or 0) + 1
   end
   local opened_ms = string.match(fields.opened or fields.opened_ms or now_ms, '^%d+') or now_ms

@@ -1,6 +1,6 @@
 -- Merge one status into each room, by the policy of the namespace. Times are milliseconds.
 --
--- KEYS     feed, epoch, refused; each: room, prefix in mode prefill; last: failed if a status is Failed
+-- KEYS     feed, epoch; each: room, prefix in mode prefill; last: failed if a status is Failed
 -- ARGV     feed_length, policy, ttl_ms, terminal_ttl_ms, epoch_ttl_ms; each: status
 -- REPLY    feed_id; each: outcome, status
 -- FEED     ttl_ms, status, first
@@ -13,11 +13,11 @@
 -- For a key of another type, the error replaces the status; the other rooms are processed.
 
 local strict, count, reply = ARGV[2] == 'strict', #ARGV - 5, {false}
-local step = math.floor((#KEYS - 3 - (ARGV[6] == 'Failed' and 1 or 0)) / count)  -- the last key is of no room
+local step = math.floor((#KEYS - 2 - (ARGV[6] == 'Failed' and 1 or 0)) / count)  -- the last key is of no room
 local now_ms, generation, last
 
 for i = 1, count do
-  local room, incoming = KEYS[(i - 1) * step + 4], ARGV[i + 5]
+  local room, incoming = KEYS[(i - 1) * step + 3], ARGV[i + 5]
   local fields = redis.pcall('HMGET', room, 'status', 'world_size')
   local current, world_size, outcome = fields.err and fields or fields[1], fields[2], 3
   if incoming == 'Failed' then
@@ -30,7 +30,7 @@ for i = 1, count do
   if world_size and (outcome == 2 or outcome == 4) then
     outcome, current = -3, world_size
   elseif step == 2 and incoming == 'Failed' then
-    local dropped = redis.pcall('HDEL', KEYS[i * 2 + 3], 'length')
+    local dropped = redis.pcall('HDEL', KEYS[i * 2 + 2], 'length')
     if type(dropped) == 'table' then outcome, current = 3, dropped end
   end
 
@@ -74,7 +74,7 @@ for i = 1, count do
       failures[room][6] = 'engine'
     end
   elseif outcome ~= 3 then
-    refused, refused_key = refused or {}, KEYS[3]
+    refused = refused or {}
     refused[outcome] = (refused[outcome] or 0) + 1
   end
   reply[i * 2], reply[i * 2 + 1] = outcome, current

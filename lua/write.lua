@@ -1,6 +1,6 @@
 -- Merge one status into each room: for a rank, under a lease, or through a generation. Times are milliseconds.
 --
--- KEYS     feed, epoch, leases, owned, refused; each: room, prefix in mode prefill; last: failed if a status is Failed
+-- KEYS     feed, epoch, leases, owned; each: room, prefix in mode prefill; last: failed if a status is Failed
 -- ARGV     feed_length, ttl_ms, terminal_ttl_ms, epoch_ttl_ms, nonce, rank, world_size, owner,
 --          incarnation, author, policy; each: status, generation, reason
 -- REPLY    feed_id, epoch; each: outcome, status
@@ -16,15 +16,15 @@
 
 local reply = {false, redis.call('HGET', KEYS[2], 'epoch')}
 local count = (#ARGV - 11) / 3
-local step = math.floor((#KEYS - 5 - (ARGV[12] == 'Failed' and 1 or 0)) / count)  -- as in update.lua
+local step = math.floor((#KEYS - 4 - (ARGV[12] == 'Failed' and 1 or 0)) / count)  -- as in update.lua
 local lease_lost = is_lease_lost()
 
 for i = 1, count do
-  local room, prefix = KEYS[(i - 1) * step + 6], KEYS[i * 2 + 5]
+  local room, prefix = KEYS[(i - 1) * step + 5], KEYS[i * 2 + 4]
   local outcome, status =
     write_room(room, prefix, ARGV[i * 3 + 9], ARGV[i * 3 + 10], ARGV[i * 3 + 11], lease_lost, step == 2)
   if outcome > 4 or outcome < 0 then
-    refused, refused_key = refused or {}, KEYS[5]
+    refused = refused or {}
     refused[outcome] = (refused[outcome] or 0) + 1
   end
   reply[i * 2 + 1], reply[i * 2 + 2] = outcome, status

@@ -1,7 +1,7 @@
 -- Merge what several ranks of each room say, as a call of write.lua, set_prefix.lua or clear.lua for each would. Times
 -- are milliseconds.
 --
--- KEYS     feed, epoch, leases, owned, cleared, refused; each: room, prefix; last: failed if a status is Failed
+-- KEYS     feed, epoch, leases, owned, cleared; each: room, prefix; last: failed if a status is Failed
 -- ARGV     feed_length, ttl_ms, terminal_ttl_ms, epoch_ttl_ms, nonce, rank, world_size, owner,
 --          incarnation, author, policy, mode; each: ranks
 -- REPLY    feed_id, epoch; each: outcomes
@@ -37,8 +37,8 @@ local function write_one(room, prefix, generation, status, length, reason)
   return outcome, left
 end
 
-for i = number, (#KEYS - 6) / 2 do
-  local room, prefix, told, type_error = KEYS[i * 2 + 5], KEYS[i * 2 + 6], '', nil
+for i = number, (#KEYS - 5) / 2 do
+  local room, prefix, told, type_error = KEYS[i * 2 + 4], KEYS[i * 2 + 5], '', nil
   world_size = ARGV[at + 1]
   for k = at + 4, at + 3 + 6 * ARGV[at + 4], 6 do
     status_field, lease_field, owner, incarnation = ARGV[k + 1], ARGV[k + 2], ARGV[k + 3], ARGV[k + 4]
@@ -47,7 +47,7 @@ for i = number, (#KEYS - 6) / 2 do
     local outcome, left, is_late = write_one(room, prefix, ARGV[at + 2], ARGV[k + 5], ARGV[k + 6], ARGV[at + 3])
     if type(left) == 'table' then type_error = left end
     if is_late or ((outcome > 4 or outcome < 0) and ORDER[ARGV[k + 5]]) then
-      refused, refused_key = refused or {}, KEYS[6]
+      refused = refused or {}
       refused[outcome] = (refused[outcome] or 0) + 1
     end
     told = told .. outcome .. ' ' .. (type(left) == 'string' and string.gsub(left, ';', ',') or '') .. ';'

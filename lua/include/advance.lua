@@ -5,7 +5,7 @@
 -- arguments are as in write.lua, the counts as in counts.lua, the entry as in feed.lua.
 
 if #ARGV == 14 and ARGV[1] ~= '0' then
-  local room, rank, owner, incoming, expected_generation = KEYS[6], ARGV[6], ARGV[8], ARGV[12], ARGV[13]
+  local room, rank, owner, incoming, expected_generation = KEYS[5], ARGV[6], ARGV[8], ARGV[12], ARGV[13]
   local names = {rank == '' and 'status' or 'status:' .. rank, 'world_size'}
   if rank ~= '' then names[3], names[4] = 'counts', 'version' end
   if expected_generation ~= '' then names[#names + 1] = 'generation' end

@@ -7,7 +7,7 @@ local MAX_RANKS = 500  -- of a call, as in limit.lua
 local at, number, done = 12, 1, 0  -- where the next room's arguments begin; its number; how many ranks came before
 
 while ARGV[1] ~= '0' and at < #ARGV and done <= MAX_RANKS do
-  local room, prefix, last = KEYS[number * 2 + 5], KEYS[number * 2 + 6], at + 4 + 6 * ARGV[at + 4] - 1
+  local room, prefix, last = KEYS[number * 2 + 4], KEYS[number * 2 + 5], at + 4 + 6 * ARGV[at + 4] - 1
   local id, generation = string.sub(room, #KEYS[1] + 2), ARGV[at + 2]
   read_quick(room, at + 4, last)
   local is_usual = counts[6] and ORDER[found[1]] and found[2] == ARGV[at + 1] and not (is_clear and found[6])

@@ -30,7 +30,7 @@ _MERGED = (Outcome.CREATED, Outcome.ADVANCED, Outcome.UNCHANGED, Outcome.FAILED,
 
 WRITE = ScriptSpec(
     load("write"),
-    first=(*_ROOM_KEYS, "refused"),
+    first=_ROOM_KEYS,
     last=_FAILED,
     last_for="Failed",
     once=(*_CALLER, "policy"),
@@ -45,7 +45,7 @@ WRITE = ScriptSpec(
 )
 UPDATE = ScriptSpec(
     load("update"),
-    first=("feed", "epoch", "refused"),
+    first=("feed", "epoch"),
     last=_FAILED,
     last_for="Failed",
     once=("feed_length", "policy", "ttl_ms", "terminal_ttl_ms", "epoch_ttl_ms"),
@@ -58,7 +58,7 @@ UPDATE = ScriptSpec(
 )
 WRITE_RANKS = ScriptSpec(
     load("write_ranks"),
-    first=(*_ROOM_KEYS, "cleared", "refused"),
+    first=(*_ROOM_KEYS, "cleared"),
     last=_FAILED,
     last_for="Failed",
     keys=("room", "prefix"),
@@ -74,7 +74,7 @@ WRITE_RANKS = ScriptSpec(
 mirror takes it from the feed."""
 OPEN = ScriptSpec(
     load("open"),
-    first=(*_ROOM_KEYS, "refused"),
+    first=_ROOM_KEYS,
     keys=("room", "prefix"),
     once=_CALLER,
     item=("request", "status", "seen"),
@@ -113,7 +113,7 @@ ATTACH = ScriptSpec(
 )
 ABORT = ScriptSpec(
     load("abort"),
-    first=("feed", "refused"),
+    first=("feed",),
     last=_FAILED,
     once=("feed_length", "terminal_ttl_ms", "author", "rank"),
     item=("reason",),
@@ -147,7 +147,7 @@ RECORD_FAILURE = ScriptSpec(
 )
 CLEAR = ScriptSpec(
     load("clear"),
-    first=("feed", "epoch", "owned", "cleared", "refused"),
+    first=("feed", "epoch", "owned", "cleared"),
     keys=("room", "prefix"),
     once=("feed_length", "rank", "world_size"),
     item=("generation",),

@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from redis_kvpoll import validation
 from redis_kvpoll.engine.executor import Executor
 from redis_kvpoll.engine.session import WriteObserver
 from redis_kvpoll.errors import InvalidInputError, StoreClosedError
@@ -43,7 +44,10 @@ class FailuresBase(WriteObserver, ABC):
         """
         if self._log is None:
             raise self._refuse("get")
-        return self._log.latest.get(room)
+        try:
+            return self._log.latest.get(validation.room(room))
+        except InvalidInputError as error:
+            raise InvalidInputError(f"get: {error}") from None
 
     def on_failure(self, callback: Callable[[RoomFailure], object]) -> Callable[[], None]:
         """Register ``callback(failure)`` for each failure of a held room, and for a reason that comes later.

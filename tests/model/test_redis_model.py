@@ -44,7 +44,7 @@ class RealSide:
 
     def keys(self):
         """Without the counts of refused writes, which the model's state leaves out."""
-        return sorted(key for key in self.client.keys() if not key.endswith(b":refused"))
+        return sorted(key for key in self.client.scan_iter() if not key.endswith(b":refused"))
 
     def value(self, key, kind):
         if kind == "hash":

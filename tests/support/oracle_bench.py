@@ -58,7 +58,7 @@ class Bench:
         names = [
             name
             for name in self.client.scan_iter(count=100)
-            if not name.endswith((":settings", ":feed", ":failed", ":epoch", ":owned"))
+            if not name.endswith((":settings", ":feed", ":failed", ":epoch", ":owned", ":refused"))
         ]
         pipeline = self.client.pipeline(transaction=False)
         for name in names:

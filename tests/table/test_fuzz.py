@@ -193,11 +193,12 @@ def handles(caller, store):
         if name in ENDS | ENDLESS or inspect.ismethod(getattr(type(store), name)) or not GOOD.keys() >= set(needed):
             continue
         try:
-            answer = caller(name, getattr(store, name), *[GOOD[of] for of in needed], **brief_if_it_waits)
+            good = [(lambda: [1, 2]) if (name, of) == ("failures", "rooms") else GOOD[of] for of in needed]
+            answer = caller(name, getattr(store, name), *good, **brief_if_it_waits)
         except KVPollError:
             continue
         if is_handle(answer):
-            found.append((name, [GOOD[of] for of in needed], type(answer)))
+            found.append((name, good, type(answer)))
             caller.close(answer)
     HANDLES[type(store)] = found
     return found
