@@ -11,7 +11,7 @@ from redis_kvpoll.protocol import acl as rules
 @click.option("-n", "--namespace", metavar="NAME", help="Allow only this namespace; by default all of them.")
 @click.option("--user", default=rules.DEFAULT_USER, show_default=True, metavar="NAME", help="The user's name.")
 @click.option("--aclfile", is_flag=True, help="Print a line for the server's aclfile or configuration instead.")
-@click.option("--read-only", is_flag=True, help="Allow only to look: ls, show, owners, history, tail.")
+@click.option("--read-only", is_flag=True, help="A user who can only read: ls, show, owners, history, tail and others.")
 def acl(namespace: str | None, user: str, aclfile: bool, read_only: bool) -> None:
     """Print the ACL rule of a Redis user with the permissions that this library needs, and no others.
 

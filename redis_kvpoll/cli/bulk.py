@@ -44,7 +44,7 @@ def bulk_options(command: F) -> F:
         click.option(
             "--limit", type=click.IntRange(1, MAX_LIMIT), default=LIMIT, show_default=True, help="Refuse more rooms."
         ),
-        click.option("--dry-run", is_flag=True, help="Only show the rooms."),
+        click.option("--dry-run", is_flag=True, help="Show the rooms, and change none."),
         click.option("--yes", is_flag=True, help="Do not ask."),
     )
     return functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), command)
@@ -53,7 +53,7 @@ def bulk_options(command: F) -> F:
 @click.command(short_help="Fail one room, or all that match, with all their ranks.")
 @table_options
 @click.argument("room", type=room_id, required=False)
-@click.option("--reason", default=REASON, show_default=True, metavar="TEXT", help="The reason that every reader gets.")
+@click.option("--reason", default=REASON, show_default=True, metavar="TEXT", help="The reason that is recorded.")
 @selection_options(reason_option="--with-reason")
 @bulk_options
 @json_option

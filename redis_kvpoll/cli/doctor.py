@@ -29,15 +29,15 @@ NARROWEST, WIDEST = 60, 120
     "--expect",
     multiple=True,
     metavar="NAME=VALUE",
-    help="What should be: policy, shards, mode, feed_length, or how many instances live: prefill=4, decode=8.",
+    help="What should be: policy, shards, mode, feed_length, schema, or how many are alive: prefill=4, decode=8.",
 )
-@click.option("-v", "--verbose", is_flag=True, help="List also what is well or not known.")
+@click.option("-v", "--verbose", is_flag=True, help="Also list what is well or not known.")
 @json_option
 def doctor(url: str, namespace: str, expect: Sequence[str], verbose: bool, wants_json: bool) -> None:
-    """Examine a table and its server: a line for each check that found something, the worst first.
+    """Examine a table and its server, and print a line for each check that found something, the worst first.
 
-    It looks twice, 5 s apart, and writes nothing. The user of kvpoll acl --read-only is enough; what a user may not
-    ask is not known, and no failure. All nodes of a cluster are examined.
+    It looks twice, 5 s apart, at all nodes of a cluster, and writes nothing. The user of kvpoll acl --read-only is
+    enough: what the user may not read counts as not known, not as a failure.
 
     Exit status: 0 all is well, or notes only; 3 warnings; 4 problems; 1 the server gives no answer.
     """

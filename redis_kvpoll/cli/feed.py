@@ -27,11 +27,11 @@ TAIL_DEADLINE = 2.0
 @click.command(short_help="Print changes as they happen, until Ctrl-C.")
 @table_options
 @click.option(
-    "--last", type=click.IntRange(min=0), default=10, show_default=True, help="Start with so many past changes."
+    "--last", type=click.IntRange(min=0), default=10, show_default=True, help="Begin with this many past changes."
 )
 @click.option("--room", type=room_id, multiple=True, help="Changes of this room; may be repeated.")
 @click.option("--status", type=STATUS_CHOICE, multiple=True, help="Changes to this status; may be repeated.")
-@click.option("--reason", metavar="TEXT", help="Changes that record a reason that contains it.")
+@click.option("--reason", metavar="TEXT", help="Changes whose reason contains TEXT.")
 @json_option
 def tail(
     url: str,
@@ -42,7 +42,9 @@ def tail(
     reason: str | None,
     wants_json: bool,
 ) -> None:
-    """Print changes as they happen, until Ctrl-C; into a pipe, as tab-separated lines. With --json, one on each line.
+    """Print changes as they happen, until Ctrl-C; into a pipe, as tab-separated lines.
+
+    With --json, each line is one change.
 
     While the server does not answer, a line on stderr says so.
 

@@ -34,7 +34,7 @@ SORTS: dict[str, Callable[[Found], Any]] = {
 @table_options
 @selection_options()
 @click.option("--sort", type=click.Choice(list(SORTS)), help="By default the latest change first; with --stuck, last.")
-@click.option("--reverse", is_flag=True, help="In the opposite order.")
+@click.option("--reverse", is_flag=True, help="List in the opposite order.")
 @click.option(
     "--limit", type=click.IntRange(1, 1_000_000), default=50, show_default=True, help="List at most so many rooms."
 )
@@ -52,8 +52,8 @@ def ls(
 ) -> None:
     """List the rooms of a table, the latest change first; into a pipe, as tab-separated lines.
 
-    The options that select rooms narrow each other: --stuck --owner prefill/10.0.0.1 lists the stuck rooms of one host.
-    What the limit leaves out is said on stderr. The whole table is read, in pages: 100,000 rooms take some seconds.
+    A room is listed if it matches all options: --stuck --owner prefill/10.0.0.1 lists the stuck rooms of one host.
+    stderr says how many rooms the limit left out. It reads the whole table, in pages: 100,000 rooms take some seconds.
     """
     is_reversed = reverse != (sort is None and (wanted.stuck is not None or wanted.older_than is not None))
     with open_table(url, namespace) as store:
@@ -124,7 +124,9 @@ def print_found(found: Iterable[Found], now: float) -> None:
 )
 @json_option
 def find(url: str, namespace: str, request: str, limit: int, wants_json: bool) -> None:
-    """Find the rooms whose request contains a text, the latest change first. Only opened rooms have a request.
+    """Find the rooms whose request contains a text, the latest change first.
+
+    Only rooms that were opened have a request.
 
     Exit status: 1 if there is none.
     """

@@ -17,7 +17,7 @@ COLUMNS = ("namespace", "policy", "mode", "shards", "feed_length", "schema")
 @url_option
 @json_option
 def namespaces(url: str, wants_json: bool) -> None:
-    """List the namespaces of a server, with their settings. It reads the server's keys by SCAN.
+    """List the namespaces of a server, with their settings. It finds them by SCAN.
 
     Exit status: 1 if there is none.
     """

@@ -52,7 +52,7 @@ def url_option(command: F) -> F:
         show_envvar=True,
         metavar="URL",
         callback=_with_password,
-        help="The server. KVPOLL_PASSWORD_FILE names a file with the password of KVPOLL_URL.",
+        help="The server. KVPOLL_PASSWORD_FILE names a file with the password for KVPOLL_URL.",
     )(command)
 
 

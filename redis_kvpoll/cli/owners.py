@@ -23,8 +23,8 @@ COLUMNS = ("owner", "since", "heartbeat", "state", "live rooms", "failed rooms",
 def owners(url: str, namespace: str, wants_json: bool) -> None:
     """List lease owners with their last heartbeat and state; into a pipe, as tab-separated lines.
 
-    States: alive; expired, with no heartbeat within the lease; suspected, since a sweep found the lease expired; lost,
-    since a later sweep did, which fails the owner's live rooms. Lost owners are listed for an hour.
+    States: alive; expired: no heartbeat within its lease; suspected: a sweep found the lease expired; lost: a later
+    sweep found it still expired, and the owner's live rooms fail. Lost owners are listed for an hour.
     """
     with open_table(url, namespace) as store:
         need_namespace(store, url, namespace)
@@ -45,10 +45,10 @@ def owners(url: str, namespace: str, wants_json: bool) -> None:
 @click.command(short_help="Fail the live rooms of lost owners.")
 @table_options
 def reap(url: str, namespace: str) -> None:
-    """Check the leases that are due once, and fail the live rooms of lost owners.
+    """Check once the leases that are due, and fail the live rooms of lost owners.
 
-    The processes with leases do this all the time; run it by hand only when none is left. A first check suspects
-    the owner of an expired lease, a later one fails its rooms: so run it twice.
+    The processes with leases do this all the time; run it by hand only if none is left. Run it twice: the first
+    check marks the owner of an expired lease as suspected, a later one fails its rooms.
     """
     with open_table(url, namespace, writes=True) as store:
         need_namespace(store, url, namespace)

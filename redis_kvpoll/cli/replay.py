@@ -52,7 +52,7 @@ _workers = click.IntRange(1, 64)
 @click.option("--prefill", type=_workers, default=2, show_default=True, help="Prefill worker processes.")
 @click.option("--decode", type=_workers, default=2, show_default=True, help="Decode worker processes.")
 @click.option("--speed", type=Finite(0, min_open=True), default=20.0, show_default=True,
-              help="How many times faster than the trace.")  # fmt: skip
+              help="How many times as fast as the trace.")  # fmt: skip
 @click.option("--limit", type=click.IntRange(min=1), help=f"Maximum number of requests; {GENERATED:,} if generated.")
 @click.option("--fenced/--plain", default=True, show_default=True,
               help="Write through generations, under leases; or by room id alone, as SGLang does.")  # fmt: skip

@@ -139,15 +139,15 @@ def _period(period: Period) -> dict[str, object]:
 @table_options
 @click.argument("room", type=room_id)
 @click.argument("statuses", type=STATUS_CHOICE, nargs=-1, metavar="[STATUS]...")
-@click.option("--timeout", type=DURATION, metavar="30s", help="Give up after so long; by default never.")
+@click.option("--timeout", type=DURATION, metavar="30s", help="Give up after this time; by default never.")
 @json_option
 def wait(
     url: str, namespace: str, room: int, statuses: tuple[str, ...], timeout: float | None, wants_json: bool
 ) -> None:
-    """Wait until a room is at one of the statuses or further on; by default, until it is at Success or Failed.
+    """Wait until a room is at one of the statuses or a higher one; by default, until it is at Success or Failed.
 
-    Exit status: 0 it is; 1 the room is absent, was removed, or did not get there in time; 3 it Failed, and Failed is
-    not among the statuses.
+    Exit status: 0 it is there; 1 the room is absent, was removed, or did not get there in time; 3 it Failed, and
+    Failed is not among the statuses.
     """
     goal = [KVPoll[name] for name in statuses]
     with open_table(url, namespace) as store, interruptible():

@@ -89,13 +89,13 @@ def selection_options(reason_option: str = "--reason") -> Callable[[F], F]:
             is_flag=False,
             flag_value=STUCK,
             metavar="[=60s]",
-            help="Live rooms without a change for so long.",
+            help="Live rooms without a change for this long.",
         ),
         click.option("--expiring", is_flag=True, help="Live rooms whose TTL ends within a minute."),
-        click.option("--older-than", type=DURATION, metavar="5m", help="Rooms whose last change is older."),
-        click.option("--owner", metavar="TEXT", help="Rooms whose owner's name contains it."),
-        click.option("--request", metavar="TEXT", help="Rooms whose request contains it."),
-        click.option(reason_option, "reason_part", metavar="TEXT", help="Rooms whose failure reason contains it."),
+        click.option("--older-than", type=DURATION, metavar="5m", help="Rooms whose last change is older than this."),
+        click.option("--owner", metavar="TEXT", help="Rooms whose owner's name contains TEXT."),
+        click.option("--request", metavar="TEXT", help="Rooms whose request contains TEXT."),
+        click.option(reason_option, "reason_part", metavar="TEXT", help="Rooms whose failure reason contains TEXT."),
     )
 
     def add(command: F) -> F:

@@ -29,13 +29,13 @@ import click
     show_default=True,
     show_envvar=True,
     metavar="URL",
-    help="The server, with a user who need only read (kvpoll acl --read-only).",
+    help="The server; a user who can only read is enough (kvpoll acl --read-only).",
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
 @click.option("--port", type=click.IntRange(0, 65535), default=9464, show_default=True, help="The port to listen on.")
 @click.option("--password-file", metavar="FILE", help="Lines NAME:PASSWORD: who may see the page and the API.")
-@click.option("--token-file", metavar="FILE", help="Lines NAME:TOKEN: the same, for programs.")
-@click.option("--metrics-token-file", metavar="FILE", help="A token for /metrics, which is open without it.")
+@click.option("--token-file", metavar="FILE", help="Lines NAME:TOKEN: which programs may.")
+@click.option("--metrics-token-file", metavar="FILE", help="A token for /metrics; without it /metrics is open.")
 @click.option("--no-auth", is_flag=True, help="Show the tables to everyone who can connect.")
 @click.option("--allow-actions", is_flag=True, help="Let users abort and clear rooms on the page.")
 @click.option(
@@ -43,16 +43,16 @@ import click
     "actions_url",
     envvar="KVPOLL_ACTIONS_URL",
     metavar="URL",
-    help="The server, with a user who may write; for --allow-actions.",
+    help="The server, with a user who may write, for --allow-actions.",
 )
-@click.option("--public-url", default="", metavar="URL", help="Where a reverse proxy offers the page.")
+@click.option("--public-url", default="", metavar="URL", help="The address of the page behind a reverse proxy.")
 @click.option(
     "--stuck-after",
     type=click.FloatRange(1, 86400),
     default=60.0,
     show_default=True,
     metavar="SECONDS",
-    help="When a room counts as stuck at its status.",
+    help="After how long at its status a room is stuck.",
 )
 @click.option(
     "--max-owners",
@@ -67,8 +67,8 @@ import click
 def serve(password_file: str | None, token_file: str | None, metrics_token_file: str | None, **options: Any) -> None:
     """Serve the tables of one server: /metrics for Prometheus, /healthz and /readyz, /api, and a page at /.
 
-    It only reads, unless --allow-actions is given. It listens on this machine alone; on another address it wants
-    --password-file or --token-file, or --no-auth.
+    It only reads, unless you give --allow-actions. By default only this machine can connect. To listen on another
+    address, it needs --password-file, --token-file or --no-auth.
     """
     from redis_kvpoll.serve import credentials
     from redis_kvpoll.serve.config import ServeConfig

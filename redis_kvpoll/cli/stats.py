@@ -31,7 +31,7 @@ PROGRESS_AFTER = 1.0
     default="5m",
     show_default=True,
     metavar="TIME",
-    help="Read the feed from so long ago, for durations, failures and reasons.",
+    help="How far back the feed is read, for durations, failures and reasons.",
 )
 @click.option(
     "--stuck",
@@ -39,16 +39,16 @@ PROGRESS_AFTER = 1.0
     default="60s",
     show_default=True,
     metavar="TIME",
-    help="A live room without a change for so long is stuck.",
+    help="A live room without a change for this long is stuck.",
 )
-@click.option("--watch", is_flag=True, help="Show them again, until Ctrl-C.")
-@click.option("--interval", type=DURATION, default="2s", show_default=True, metavar="TIME", help="Between two looks.")
+@click.option("--watch", is_flag=True, help="Show them again and again, until Ctrl-C.")
+@click.option("--interval", type=DURATION, default="2s", show_default=True, metavar="TIME", help="For --watch.")
 @json_option
 def stats(url: str, namespace: str, since: float, stuck: float, watch: bool, interval: float, wants_json: bool) -> None:
     """Show the numbers of a whole table: rooms by status, rates, durations, stuck rooms, reasons of failures, owners.
 
-    The table is read once, with pauses, and the change feed from --since on: 100,000 rooms take some seconds. With
-    --watch, only the feed is read from then on.
+    It reads the table once, with pauses, and the feed of the last --since: 100,000 rooms take some seconds. With
+    --watch, it reads only the feed from then on.
 
     Exit status: 130 after Ctrl-C.
     """

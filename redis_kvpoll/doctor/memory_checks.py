@@ -72,7 +72,7 @@ def persistence(view: NodeView) -> Observation:
         advice = 'CONFIG SET save "" and CONFIG SET appendonly no'
         return note(f"{' and '.join(on)}: not needed, and each fork stops the server", "off", advice)
     if view.node.save is None:
-        return unknown("the AOF is off; about snapshots nothing is known: this user may not call CONFIG GET")
+        return unknown("the AOF is off; whether snapshots are on is not known: this user may not call CONFIG GET")
     return well("off")
 
 

@@ -19,7 +19,7 @@ MAX_CLIENTS, MAX_OUTPUT = 0.80, 64 * 2**20
 MAX_REPLICA_LAG = 1
 TELLING_ERRORS = {
     "OOM": (Level.WARNING, "writes were refused at maxmemory: raise it"),
-    "READONLY": (Level.WARNING, "somebody writes to a replica: see the URLs of the processes"),
+    "READONLY": (Level.WARNING, "a process writes to a replica: check the URLs of all processes"),
     "BUSY": (Level.WARNING, "a long script kept the server busy: find who runs Lua here with SLOWLOG GET"),
     "NOSCRIPT": (Level.NOTE, "scripts are sent again and again: does somebody run SCRIPT FLUSH?"),
 }
@@ -85,7 +85,7 @@ def clock(view: NodeView) -> Observation:
         if back > CLOCK_STEP:
             what = f"the server's clock went back by {back:.1f} s between two looks"
             return problem(
-                what, "a clock that only goes on", "see chrony or ntpd on the server's host: slew, never step"
+                what, "a clock that never goes back", "see chrony or ntpd on the server's host: slew, never step"
             )
     ahead = max(0.0, now.server - now.before, now.after - now.server)
     which = "ahead of" if now.server > now.before else "behind"
@@ -104,7 +104,7 @@ def errors(view: NodeView) -> Observation:
     risen = {code: view.node.errors.get(code, 0) - view.before.errors_at_end.get(code, 0) for code in TELLING_ERRORS}
     found = {code: count for code, count in risen.items() if count > USUAL_ERRORS.get(code, 0)}
     if not found:
-        return well("no telling one during the look")
+        return well("none that matters during the look")
     worst = max(found, key=lambda code: TELLING_ERRORS[code][0])
     level, advice = TELLING_ERRORS[worst]
     shown = ", ".join(f"{count:,} {code}" for code, count in found.items())
@@ -141,7 +141,7 @@ def replicas(view: NodeView) -> Observation:
         return warning(
             "min-replicas-to-write is set: writes are refused while a replica is away",
             "0",
-            "CONFIG SET min-replicas-to-write 0: a write that is refused is worse than one that is lost",
+            "CONFIG SET min-replicas-to-write 0: here a refused write is worse than a lost one",
         )
     listed = [view.info[name] for name in sorted(view.info) if re.fullmatch(r"slave\d+", name)]
     found = [dict(pair.split("=", 1) for pair in text.split(",") if "=" in pair) for text in listed]
@@ -151,7 +151,7 @@ def replicas(view: NodeView) -> Observation:
         where = f"{one.get('ip', '?')}:{one.get('port', '?')}"
         what = f"replica {where} is {number(one, 'lag'):.0f} s behind"
         return warning(
-            what, f"at most {MAX_REPLICA_LAG} s", "see its host and the network: a failover would lose as much"
+            what, f"at most {MAX_REPLICA_LAG} s", "check its host and the network: a failover now would lose as much"
         )
     if not found and view.facts.kind != "single" and view.node.is_primary and view.info.get("role") == "master":
         return note("no replica: nothing takes over if this server is lost", "one", "add a replica, or use redis://")

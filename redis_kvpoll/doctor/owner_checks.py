@@ -54,7 +54,7 @@ def _suspected(owners: Iterable[Owner]) -> Observation | None:
     found = [owner for owner in owners if owner.state == "suspected"]
     if not found:
         return None
-    advice = "see its host and its log: without a heartbeat its rooms fail in a moment"
+    advice = "check its host and its log: without a heartbeat its rooms fail in a moment"
     return warning(f"{named(found)} suspected: no heartbeat within the lease", "heartbeats", advice)
 
 

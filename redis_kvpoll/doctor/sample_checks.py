@@ -68,7 +68,9 @@ def orphans(sample: SampleFacts, facts: Facts) -> Observation:
         return well(f"none of {len(sample.rooms):,} sampled rooms")
     oldest = max(found, key=lambda room: room.age)
     what = f"{shown(found, sample)} live without an owner; room {oldest.room} for {duration(oldest.age)}"
-    return warning(what, f"no longer than {duration(ORPHANED)}", "who opens rooms without a lease? Nobody fails them")
+    return warning(
+        what, f"no longer than {duration(ORPHANED)}", "find who opens rooms without a lease: nobody fails them"
+    )
 
 
 def stuck(sample: SampleFacts, facts: Facts) -> Observation:
@@ -85,7 +87,7 @@ def stuck(sample: SampleFacts, facts: Facts) -> Observation:
 CAUSES = {
     "Bootstrapping": "decode has not asked for it",
     "WaitingForInput": "it waits in prefill's queue",
-    "Transferring": "the network, or a peer that has died",
+    "Transferring": "the network, or a peer that hangs",
 }
 
 

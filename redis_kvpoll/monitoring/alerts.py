@@ -55,7 +55,7 @@ ALERTS = (
         "2m",
         "critical",
         "No kvpoll serve is scraped",
-        "See the pod of kvpoll serve, and Prometheus' targets: nothing else here can fire.",
+        "Check the pod of kvpoll serve, and Prometheus' targets: no other alert of a table can fire.",
     ),
     Alert(
         "KVPollOwnerLost",
@@ -81,7 +81,7 @@ ALERTS = (
         "warning",
         f"{{{{ $value }}}} rooms of {_IN} stand still at {{{{ $labels.status }}}}",
         f"kvpoll ls -n {_IN} --stuck. Bootstrapping: decode has not asked; WaitingForInput: prefill's queue;"
-        " Transferring: the network, or a dead peer.",
+        " Transferring: the network, or a peer that hangs.",
     ),
     Alert(
         "KVPollTransferSlow",
@@ -115,8 +115,8 @@ ALERTS = (
         " > 0.2 * sum by (namespace) (rate(kvpoll_transitions_total[10m]))",
         "10m",
         "info",
-        f"More than a fifth of the writes to {_IN} come too late",
-        f"kvpoll stats -n {_IN} has the outcomes: who sends late? See clocks and retries.",
+        f"{_IN} refuses more than one write for each five changes",
+        f"kvpoll stats -n {_IN} counts them by outcome. Stale and skipped: late messages. Busy: a room id in use.",
     ),
     Alert(
         "KVPollLinkDown",
@@ -124,7 +124,7 @@ ALERTS = (
         "2m",
         "warning",
         "{{ $labels.owner }} does not reach the table",
-        "See that host's network to Redis, and the lines of its log with redis_kvpoll:",
+        "Check that host's network to Redis, and the lines of its log that begin with redis_kvpoll:",
     ),
     Alert(
         "KVPollDoctor",
@@ -140,7 +140,7 @@ ALERTS = (
         "",
         "info",
         f"Changes of {_IN} were dropped before they were read",
-        "Raise feed_length, or see why kvpoll serve stood still; the rates of that time are too low.",
+        "The rates of that time are too low. Check why kvpoll serve stood still; else use a longer feed_length.",
     ),
 )
 

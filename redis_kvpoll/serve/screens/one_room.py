@@ -230,8 +230,8 @@ def _actions(page: Page, view: View) -> list[Html]:
     ]
 
 
-ABORT = "Fails the room for all its ranks, with your reason. In SGLang it ends the request on both sides."
-CLEAR = "Removes the room from the table. In SGLang it ends no request: the room is only no longer shown."
+ABORT = "Fails the room for all its ranks, with your reason. In SGLang, abort in decode's table to end both sides."
+CLEAR = "Removes the room from the table. In SGLang it does not end the request."
 
 
 def _form(page: Page, action: str, what: str, title: str) -> Html:
