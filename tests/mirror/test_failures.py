@@ -8,7 +8,7 @@ import signal
 
 import pytest
 
-from redis_kvpoll import FeedOffError, KVPoll, StatusStore, StoreClosedError
+from redis_kvpoll import FeedOffError, InvalidInputError, KVPoll, StatusStore, StoreClosedError
 from redis_kvpoll.protocol import keys
 from tests.support import pace, real
 
@@ -136,6 +136,18 @@ class TestOnServers:
             assert failures.synced
             peer.abort(1, "why")
             real.until(lambda: told.found, "told")
+
+    def test_what_is_no_room_and_no_function_is_refused(self, side, server, peer):
+        peer.update_status(1, BOOT)
+        store = side.over(server)
+        with pytest.raises(InvalidInputError, match="failures: rooms is a function"):
+            store.failures([1])
+        with following(store, Told(1)) as failures:
+            for junk in ([], "1", -1, None):
+                with pytest.raises(InvalidInputError, match=r"^get: "):
+                    failures.get(junk)
+            with pytest.raises(InvalidInputError, match="on_failure: it takes a function"):
+                failures.on_failure(1)
 
     def test_namespace_without_feed_is_refused(self, side, server):
         store = side.over(server, feed_length=0)
