@@ -179,6 +179,8 @@ def is_handle(answer):
 
 
 HANDLES = {}
+APART = {("statistics", "rooms")}
+"""Hypothesis takes so many arguments of junk for inconsistent; tests/statistics has what it refuses."""
 FAILURES = (redis_kvpoll.Failures, redis_kvpoll.AsyncFailures)
 """Made with a function, and so not by an argument that fits: tests/mirror/test_failures.py has their refusals."""
 
@@ -267,7 +269,9 @@ class TestJunkArguments:
             found = handles(caller, store)
             assert "mirror" in {name for name, _, _ in found}
             maker, made_by, cls = data.draw(st.sampled_from(found))
-            name = data.draw(st.sampled_from([name for name in entries(cls) if name not in ENDS]))
+            name = data.draw(
+                st.sampled_from([name for name in entries(cls) if (maker, name) not in APART and name not in ENDS])
+            )
             args, kwargs = arguments(data.draw, getattr(cls, name))
             client.flushall()
             handle = caller.enter(caller(maker, getattr(store, maker), *made_by))
