@@ -62,7 +62,7 @@ class StatisticsBase:
             chosen = [validation.status(status) for status in statuses]
             seconds = 0.0 if longer_than == 0 else validation.seconds(longer_than, "longer_than, if not 0,")
             most = min(validation.count(limit, "limit"), MAX_ROWS)
-        except InvalidInputError as error:
+        except (InvalidInputError, TypeError) as error:
             raise InvalidInputError(f"rooms: {error}") from None
         return aggregates.rows(time.monotonic(), chosen, seconds, owner, most)
 

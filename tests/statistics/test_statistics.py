@@ -339,6 +339,12 @@ def test_wrong_options_are_refused(store, options):
         store.statistics(**options)
 
 
+@pytest.mark.parametrize("options", [{"statuses": 5}, {"statuses": [9]}, {"longer_than": "x"}, {"limit": -1}])
+def test_rooms_of_no_status_or_number_are_refused(store, options):
+    with store.statistics() as statistics, pytest.raises(InvalidInputError, match=r"^rooms: "):
+        statistics.rooms(**options)
+
+
 def test_quantile_is_between_the_bounds_of_its_bucket():
     counts = [0] * 20
     counts[3], counts[-1] = 99, 1
