@@ -128,9 +128,9 @@ IN_THE_PLUGIN = [
     ),
     (
         "a receiver clears the next use of its room",
-        f"{_PLUGIN}.registry:RoomRegistry._clear",
-        "number = None if self.scopes.is_late(room) else self._lives.pop(room, None)",
-        "number = self._lives.pop(room, None)",
+        f"{_PLUGIN}.scope:Scopes.is_late",
+        "scope.number not in (None, self._lives.get(room))",
+        "False",
         "plugin/test_claims.py::TestLives::test_clear_of_a_former_life_leaves_the_next",
     ),
     (

@@ -65,7 +65,8 @@ class TestHouseRules:
     def test_script_declares_every_key(self, name):
         source = scripts.load(name).source
         assert "redis." in source
-        assert undeclared_keys(source) == []
+        # The counts of refused writes are not: lua/include/refused.lua says why.
+        assert [call for call in undeclared_keys(source) if not call.endswith("refused_key")] == []
 
     @pytest.mark.parametrize(
         ("source", "wrong"),
