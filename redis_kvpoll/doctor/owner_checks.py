@@ -84,8 +84,8 @@ def _lost(owners: Iterable[Owner]) -> Observation | None:
         return warning(what, "no live room", "kvpoll reap fails them, if no process with a lease is left")
     failed = sum(owner.failed for owner in lost)
     if failed:
-        what = f"{named(lost)} lost in the last hour; {plural(failed, 'room')} failed"
-        return note(what, "", "kvpoll owners says when; see the log of that host")
+        what = f"lost in the last hour, with {plural(failed, 'room')} failed: {names(lost)}"
+        return note(what, "", "kvpoll owners lists them; see the log of that host")
     return None
 
 
@@ -123,6 +123,10 @@ def instance(owner: Owner) -> str:
 
 def named(owners: list[Owner]) -> str:
     """Return the names of owners, and the verb for them."""
-    names = sorted({owner.name for owner in owners})
-    shown = names[0] + (f" and {len(names) - 1:,} more" if len(names) > 1 else "")
-    return f"{shown} {'are' if len(names) > 1 else 'is'}"
+    return f"{names(owners)} {'are' if len({owner.name for owner in owners}) > 1 else 'is'}"
+
+
+def names(owners: list[Owner]) -> str:
+    """Return the names of owners, the first in full."""
+    first, *more = sorted({owner.name for owner in owners})
+    return first + (f" and {len(more):,} more" if more else "")

@@ -27,7 +27,7 @@ def settings(facts: Facts) -> Observation:
     if not facts.settings:
         roles = [name for name in deployment(facts.namespace) if name in (facts.namespaces or ())]
         return warning(
-            f"namespace {facts.namespace!r} not found: nobody has used it yet",
+            f"namespace {facts.namespace!r} not found: never used, or its keys are gone (evicted, flushed)",
             "a namespace in use",
             " or ".join(f"-n {name}" for name in roles) or "check -n; kvpoll namespaces lists what this server has",
         )
