@@ -36,12 +36,13 @@ def test_each_rank_reads_its_own_status(ranks):
 
 def test_mirror_keeps_the_consensus_up(ranks):
     """``mirror.consensus`` is a dict look-up a room: a scheduler may ask it for all its rooms in every round."""
-    first, _ = ranks
+    first, second = ranks
     for store in ranks:
-        store.update_status(42, KVPoll.Success)
+        store.update_status(42, KVPoll.Transferring)
     with first.mirror() as mirror:
-        assert mirror.consensus([42, 43]) == {42: KVPoll.Success, 43: None}
-        first.abort(42)  # a store's own writes are in its mirrors when they return
+        assert mirror.consensus([42, 43]) == {42: KVPoll.Transferring, 43: None}
+        second.abort(42)
+        assert mirror.wait(42, KVPoll.Failed, timeout=30) is KVPoll.Failed
         assert mirror.consensus([42]) == {42: KVPoll.Failed}
 
 
