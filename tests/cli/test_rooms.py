@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 from click.testing import CliRunner
@@ -33,6 +34,7 @@ def table(store):
     """Five rooms, two of which belong to a lease."""
     with store.lease("prefill/10.0.0.1:8998"):
         store.open(1, request="rid-1")
+        time.sleep(0.002)  # the oldest by a millisecond of the server's clock
         store.open(2, request="rid-2").update(MOVE)
         with StatusStore.from_url(store_url(store), namespace="prod") as other:
             other.update_many({3: DONE, 4: BOOT, 5: BOOT})
