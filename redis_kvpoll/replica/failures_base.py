@@ -18,6 +18,7 @@ from redis_kvpoll.protocol.failures import of_opening
 from redis_kvpoll.protocol.script_call import Call, CallContext
 from redis_kvpoll.protocol.script_specs import OPEN
 from redis_kvpoll.replica.failures import FailureFollower, FailureLog
+from redis_kvpoll.replica.health import have_begun
 from redis_kvpoll.replica.host import WeakHost, followed, groups
 
 logger = logging.getLogger("redis_kvpoll.mirror")
@@ -120,10 +121,7 @@ class FailuresBase(WriteObserver, ABC):
         """Return whether all followers have caught up once; raises what keeps one from it."""
         if self._closed:  # by another thread or task
             raise self._refuse("failures")
-        for follower in self._followers:
-            if not follower.health.began and follower.health.failure is not None:
-                raise follower.health.failure
-        return all(follower.health.began for follower in self._followers)
+        return have_begun(follower.health for follower in self._followers)
 
     def _refuse(self, operation: str) -> StoreClosedError:
         state = "was closed" if self._closed else "is not open: use it in a with statement"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from redis.exceptions import RedisError
 
@@ -88,3 +88,12 @@ class FollowerHealth:
     def _fail(self, error: KVPollError) -> None:
         self.failure = error
         self._progressed()
+
+
+def have_begun(every: Iterable[FollowerHealth]) -> bool:
+    """Return whether all followers have synced once; raises what keeps one from it."""
+    found = list(every)
+    for health in found:
+        if not health.began and health.failure is not None:
+            raise health.failure
+    return all(health.began for health in found)

@@ -18,6 +18,7 @@ from redis_kvpoll.errors import InvalidInputError, StoreClosedError, printable
 from redis_kvpoll.model import KVPoll
 from redis_kvpoll.protocol.script_call import CallContext
 from redis_kvpoll.replica.follow import Follower
+from redis_kvpoll.replica.health import have_begun
 from redis_kvpoll.replica.host import Callback, ReplicaHost, checked_wait, followed, groups
 from redis_kvpoll.replica.replica import Replica
 from redis_kvpoll.replica.waiter import Waiter
@@ -166,10 +167,7 @@ class MirrorBase(ReplicaHost, ABC):
         """Return whether all followers have synced once; raises what keeps one from it."""
         if self._closed:  # by another thread or task
             raise self._refuse("mirror")
-        for follower in self._followers:
-            if not follower.health.began and follower.health.failure is not None:
-                raise follower.health.failure
-        return all(follower.health.began for follower in self._followers)
+        return have_begun(follower.health for follower in self._followers)
 
     def _bind(self) -> None:
         """All rooms are known: from now on, ``get`` is the dict's."""
