@@ -82,9 +82,12 @@ def setup(app: Sphinx) -> None:
     app.connect("autodoc-skip-member", lambda app, what, name, value, skip, options: skip or name == "after_fork")
 
 
-def _without_constructor(app: Sphinx, what: str, name: str, value: object, options: object, *_: object) -> Any:
-    """Hide the constructor of a class that a store makes."""
-    return ("", None) if what in ("class", "exception") and name.rpartition(".")[2] not in STORES else None
+def _without_constructor(
+    app: Sphinx, what: str, name: str, value: object, options: object, arguments: str | None, returns: str | None
+) -> Any:
+    """Hide the constructor of a class that a store makes. An exception has no arguments to hide: Sphinx fails then."""
+    made = what in ("class", "exception") and name.rpartition(".")[2] not in STORES
+    return ("", None) if made and arguments is not None else None
 
 
 def _without_type(app: Sphinx, what: str, name: str, value: object, options: object, lines: list[str]) -> None:
