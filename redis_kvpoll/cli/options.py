@@ -17,6 +17,7 @@ from redis_kvpoll.errors import InvalidInputError
 from redis_kvpoll.transport.password_file import VARIABLE, with_password
 
 if TYPE_CHECKING:
+    from redis_kvpoll.doctor.replica import Replica
     from redis_kvpoll.protocol.settings import Settings
     from redis_kvpoll.sync.store import StatusStore
 
@@ -93,10 +94,17 @@ def open_table(url: str, namespace: str, deadline: float | None = None, writes: 
     return StatusStore.from_url(url, namespace=namespace, deadline=seconds, read_only=not writes)
 
 
-def need_namespace(store: StatusStore, url: str, namespace: str) -> None:
-    """Exit with status 1 if the namespace does not exist."""
+def need_namespace(store: StatusStore, url: str, namespace: str) -> Replica | None:
+    """Exit with status 1 if the namespace does not exist. Returns the replica that is read, and says so on stderr."""
+    from redis_kvpoll.doctor.replica import read_replica
+
     if not namespace_exists(store, url, namespace):
         raise click.exceptions.Exit(NOT_FOUND)
+    found = read_replica(url, DEADLINE)
+    if found is not None:
+        what = "what it shows may be a moment old" if found.is_linked else f"{found.described}; trust no state here"
+        click.echo(f"this server is a replica of {found.primary}: {what}", err=True)
+    return found
 
 
 def namespace_exists(store: StatusStore, url: str, namespace: str) -> bool:

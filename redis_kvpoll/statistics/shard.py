@@ -27,6 +27,17 @@ from redis_kvpoll.statistics.totals import Totals
 
 REASON_WAIT_MS = 2000
 """For so long a failure without a reason waits for one, which may come in a later entry."""
+RESTORED_AFTER_MS = 1000
+"""A room whose generation is so much older than the entry that tells its opening was restored after a loss of data."""
+
+
+def opened_before(opening: Opening, at_ms: int) -> int | None:
+    """Return when a room that was restored had been opened, by its generation; None for a room that is opened now."""
+    micros = opening.generation
+    if not (micros.isascii() and micros.isdecimal() and len(micros) < 18):
+        return None
+    opened_ms = int(micros) // 1000
+    return opened_ms if opened_ms < at_ms - RESTORED_AFTER_MS else None
 
 
 class ShardStatistics:
@@ -98,8 +109,12 @@ class ShardStatistics:
     ) -> None:
         if before is not None and self.rooms.is_confirmed(before):
             self._ended(room, before, at_ms)
-        self._totals.transition(ABSENT, status.name, at_ms)
         owner = self._owners.number(opening.owner) if opening.owner else 0
+        opened_ms = opened_before(opening, at_ms)
+        if opened_ms is not None:  # it was not opened now: it is back after a loss of data
+            self.rooms.put(room, Record(status, at_ms, opened_ms, due_ms, owner))
+            return
+        self._totals.transition(ABSENT, status.name, at_ms)
         self.rooms.put(room, Record(status, at_ms, at_ms, due_ms, owner, SINCE_SEEN | OPENING_SEEN))
 
     def _ended(self, room: int, before: Record, at_ms: int) -> None:

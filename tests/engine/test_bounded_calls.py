@@ -57,7 +57,9 @@ def reap_all(store):
 
 
 def count_parts(store):
-    return execute(store, lease_commands.parts([*ROOMS]))
+    found = owner_listing.Parts()
+    execute(store, owner_listing.parts([*ROOMS], found))
+    return found.rooms
 
 
 OPERATIONS = {
