@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from redis_kvpoll.cli.durations import human
-from redis_kvpoll.cli.owners import fold
+from redis_kvpoll.cli.owners import fold, why
 from redis_kvpoll.cli.rows import local_time
 from redis_kvpoll.cli.terminal import OWNER_STYLES, STATUS_STYLES, short_time
 from redis_kvpoll.errors import printable
@@ -139,7 +139,7 @@ def _print_owners(console: Console, snapshot: Snapshot) -> None:
     console.print(line)
     for group in fold(owner for owner in snapshot.owners if owner.state != "alive"):
         owner, lost_at = group[-1], max(one.lost_at for one in group)
-        text = printable(owner.name) + (f": {printable(owner.reason)}" if owner.reason else "")
-        text += f", {len(group):,} times" if len(group) > 1 else ""
-        text += f", {'the last ' if len(group) > 1 else ''}at {clock_of(lost_at)}" if lost_at else ""
+        text = printable(owner.name) + (f" {len(group):,} times, the last" if len(group) > 1 else "")
+        text += f" at {clock_of(lost_at)}" if lost_at else ""
+        text += f": {printable(why(owner))}" if why(owner) else ""
         console.print(Text.assemble((f"  {owner.state:<9}", OWNER_STYLES[owner.state]), f"  {text}"), soft_wrap=True)

@@ -16,7 +16,7 @@ from redis_kvpoll.errors import printable
 from redis_kvpoll.model import Owner
 
 COLUMNS = (
-    *("owner", "state", "live rooms", "failed rooms", "heartbeat", "lost at", "lease since"),
+    *("owner", "state", "live", "failed", "heartbeat", "lost at", "lease since"),
     *("ranks", "process", "reason"),
 )
 SHOWN_PROCESSES = 4
@@ -100,5 +100,10 @@ def cells(group: list[Owner]) -> tuple[str, ...]:
         local_time(owner.since),
         ", ".join(map(str, owner.ranks)),
         printable(", ".join(processes[:SHOWN_PROCESSES]) + more),
-        printable(owner.reason),
+        printable(why(owner)),
     )
+
+
+def why(owner: Owner) -> str:
+    """What the reason of a lost owner says beside that it was lost."""
+    return owner.reason.removeprefix(f"owner {owner.name} lost").strip(" ()")

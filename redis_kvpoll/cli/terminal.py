@@ -27,7 +27,7 @@ STATUS_STYLES = {
     KVPoll.Transferring: "cyan",
     KVPoll.Success: "green",
 }
-ALWAYS, TIMES = ("owner", "state"), ("lost at", "lease since")
+ALWAYS, NUMBERS, TIMES = ("owner", "state"), ("live", "failed"), ("lost at", "lease since")
 OWNER_STYLES = {"alive": "green", "expired": "yellow", "suspected": "yellow", "lost": "red"}
 MIN_WIDTHS = {"age": 100, "request": 140}
 """The width of a terminal from which on a list of rooms has a column."""
@@ -67,17 +67,18 @@ def print_owners(columns: Sequence[str], owners: Sequence[tuple[str, Sequence[st
     used = [at for at, name in enumerate(columns) if name in ALWAYS or any(cells[at] for _, cells in owners)]
     for at in used:
         name = columns[at]
-        heading = f"{name} ({zone()})" if name in TIMES else name
-        table.add_column(heading, justify="right" if name.endswith(" rooms") else "left", no_wrap=name != "reason")
+        table.add_column(name, justify="right" if name in NUMBERS else "left", no_wrap=name != "reason")
     for state, row in owners:
         cells = [Text(short_time(row[at]) if columns[at] in TIMES else row[at]) for at in used]
         cells[1].stylize(OWNER_STYLES[state])
         table.add_row(*cells)
-    print_table(Console(highlight=False), table)
+    console = Console(highlight=False)
+    print_table(console, table)
+    console.print(Text(f"times are {zone()}", "dim"))
 
 
 def short_time(text: str) -> str:
-    """A time without its milliseconds and its zone, which the heading names; of today, without the day."""
+    """A time without its milliseconds and its zone, which is said beside it; of today, without the day."""
     day, _, clock = text.partition(" ")
     is_today = day == local_time(time.time()).partition(" ")[0]
     return clock[: len("12:00:00")] if is_today else text[: len("2026-01-31 12:00:00")]

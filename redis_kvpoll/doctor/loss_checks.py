@@ -42,12 +42,12 @@ def data_loss(facts: Facts) -> Observation:
     back = [plural(len(set(older)), "lease")] * bool(older) + [plural(len(restored), "sampled room")] * bool(restored)
     kind = losses.cause(facts, min(older, default=at), at)
     what = f"all data was lost at {when(at, table.now)}: {losses.in_words(facts, kind)}"
-    what += f"; {' and '.join(back)} restored since"
+    what += f"; back since: {' and '.join(back)}"
     if table.now - at > RECENT_SECONDS:
         return note(what)
     advice = (
-        "nothing to do for rooms of live owners: each restores its own. Rooms of plain updates and of dead processes "
-        f"are gone. {ADVICE[kind]}"
+        "nothing to do for rooms of live owners: each restores its own; rooms of plain updates and of dead processes "
+        f"are gone; {ADVICE[kind]}"
     )
     return warning(what, "no loss", advice)
 

@@ -54,7 +54,7 @@ def test_owners_into_a_pipe_are_tab_separated(url, held, client):
     assert header == list(owners.COLUMNS)
     name, state, live, failed, heartbeat, lost_at, since, *rest = line
     assert [name, state, live, failed, lost_at] == ["prefill-0", "alive", "2", "0", ""]
-    assert [*map(bool, rest)] == [False, True, False], "ranks, process, reason"
+    assert rest == ["", "", ""], "ranks, process, reason"
     assert since.startswith("20")
     assert heartbeat.endswith("s ago")
 

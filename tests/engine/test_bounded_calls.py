@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from redis_kvpoll import KVPoll, StatusStore
-from redis_kvpoll.protocol import lease_commands, room_commands
+from redis_kvpoll.protocol import lease_commands, owner_listing, room_commands
 from redis_kvpoll.protocol.script_specs import SPECS
 from tests.support import real
 from tests.support.internals import executor_of, run

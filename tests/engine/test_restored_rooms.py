@@ -1,0 +1,43 @@
+"""What a restored room still tells of its past: when it was opened, when it was last written, and that it is restored."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from redis_kvpoll import KVPoll
+
+
+def restored(store, client):
+    """Room 1 as it was, and after a loss of all data some milliseconds later."""
+    handle = store.open(1, request="rid-1")
+    time.sleep(0.01)
+    handle.update(KVPoll.Transferring)
+    before = store.entry(1)
+    time.sleep(0.01)  # the server's times are milliseconds
+    client.flushall()
+    handle.status()
+    return before, store.entry(1)
+
+
+def test_restored_room_keeps_its_times(store, client):
+    before, after = restored(store, client)
+    assert before.restored_at is None
+    assert after.opened_at == pytest.approx(before.opened_at, abs=0.002)
+    assert after.updated_at == before.updated_at
+    assert after.restored_at > before.updated_at
+
+
+def test_rows_of_restored_rooms_keep_their_times(store, client):
+    before, _ = restored(store, client)
+    (row,) = store.rows()
+    assert row.opened_at == pytest.approx(before.opened_at, abs=0.002)
+    assert row.since == before.updated_at
+
+
+def test_room_is_never_updated_before_it_was_opened(store):
+    for room in range(50):
+        store.open(room)
+    assert all(entry.opened_at <= entry.updated_at for entry in store.entries(range(50)).values())
+    assert all(row.opened_at <= row.since for row in store.rows())
