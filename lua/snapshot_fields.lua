@@ -16,7 +16,7 @@ for i = 2, #KEYS do
     'HMGET', KEYS[i], 'status', 'opened', 'opened_ms', 'updated_ms', 'owner', 'replayed', 'generation'
   )
   local n, opening = #reply, fields[2] or fields[3] or false
-  if fields[6] and fields[7] then opening = string.sub(fields[7], 1, -4) end
+  if fields[6] and #(fields[7] or '') == 16 then opening = string.sub(fields[7], 1, -4) end
   reply[n + 1] = fields.err and fields or fields[1]
   reply[n + 2] = redis.call('PTTL', KEYS[i])
   reply[n + 3], reply[n + 4], reply[n + 5] = opening, fields[4] or false, fields[5] or false

@@ -76,7 +76,7 @@ def abort(url: str, namespace: str, room: int | None, reason: str, wanted: Selec
         return
     _check_one(wanted)
     with open_table(url, namespace, writes=True) as store:
-        need_namespace(store, url, namespace)
+        need_namespace(store, url, namespace, "abort")
         outcome = store.abort(room, by_hand(reason)).outcome
         recorded = store.failure_reason(room)
     if outcome is Outcome.SKIPPED:
@@ -105,7 +105,7 @@ def clear(url: str, namespace: str, room: int | None, wanted: Selection, **given
         return
     _check_one(wanted)
     with open_table(url, namespace, writes=True) as store:
-        need_namespace(store, url, namespace)
+        need_namespace(store, url, namespace, "clear")
         try:
             entry = store.entry(room)
             before = entry.status.name if entry else None
@@ -147,7 +147,7 @@ def _change_many(
     if wanted.is_any:
         raise click.UsageError("give ROOM, or options that select rooms: --owner, --status, --older-than, …")
     with open_table(url, namespace, writes=not dry_run) as store:
-        need_namespace(store, url, namespace)
+        need_namespace(store, url, namespace, "" if dry_run else operation)
         found = list(islice(_matching(store, wanted, operation), limit + 1))
         if len(found) > limit:
             leave(NOT_FOUND, f"Error: more than {limit:,} rooms match: narrow the options, or raise --limit")

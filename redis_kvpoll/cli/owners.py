@@ -58,7 +58,7 @@ def reap(url: str, namespace: str) -> None:
     check marks the owner of an expired lease as suspected, a later one fails its rooms.
     """
     with open_table(url, namespace, writes=True) as store:
-        need_namespace(store, url, namespace)
+        need_namespace(store, url, namespace, "reap")
         failed = store.reap()
         suspected = [owner for owner in store.owners() if owner.state == "suspected"]
     click.echo(f"Failed {failed:,} room{'' if failed == 1 else 's'} of lost owners.")

@@ -58,7 +58,8 @@ def stats(url: str, namespace: str, since: float, stuck: float, watch: bool, int
         replica = need_namespace(store, url, namespace)
         settings = store.settings()
         about = f"{settings.policy}, {_shards(settings.shards)}" if settings else ""
-        about += ", a replica" if replica else ""
+        if replica is not None:
+            about += ", a replica" if replica.is_linked else ", a replica without its primary"
         with interruptible(), store.statistics(lookback=since, stuck_after=stuck, share=SHARE) as statistics:
             _show(statistics, about, replica, interval if watch else None, wants_json)
 

@@ -6,6 +6,7 @@ from redis_kvpoll.doctor import losses
 from redis_kvpoll.doctor.facts import Facts
 from redis_kvpoll.doctor.findings import Observation, note, plural, unknown, warning, well
 from redis_kvpoll.doctor.node_view import when
+from redis_kvpoll.doctor.replica import replica_of
 from redis_kvpoll.doctor.table_checks import not_read
 from redis_kvpoll.protocol import keys
 
@@ -45,6 +46,8 @@ def data_loss(facts: Facts) -> Observation:
     what += f"; back since: {' and '.join(back)}"
     if table.now - at > RECENT_SECONDS:
         return note(what)
+    if replica_of(facts) is not None:
+        return warning(what, "no loss", "why? kvpoll doctor at the primary")
     advice = (
         "nothing to do for rooms of live owners: each restores its own; rooms of plain updates and of dead processes "
         f"are gone; {ADVICE[kind]}"

@@ -150,7 +150,7 @@ def room_facts(room: int, ttl_ms: int, length: Any, pairs: Any, now: float) -> R
     opened = milliseconds(fields.get(b"opened_ms") or fields.get(b"opened", b"").partition(b"-")[0])
     updated = milliseconds(fields.get(b"updated_ms", b""))
     began = opened
-    if b"replayed" in fields and fields.get(b"generation", b"").isdigit():
+    if b"replayed" in fields and len(fields.get(b"generation", b"")) == len("1700000000000000"):
         began = milliseconds(fields[b"generation"][:-3])
     ages = (max(0.0, now - then) if then is not None else 0.0 for then in (began, updated))
     age, since = ages

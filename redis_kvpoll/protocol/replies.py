@@ -30,6 +30,8 @@ _UPDATES = {(o.value, name): Update(o, status) for o in Outcome for name, status
 
 _NUMBER = re.compile(rb"0|[1-9][0-9]{0,15}")
 """As scripts write numbers."""
+_FIRST_TIME = 10**15
+"""The least generation that is a time in microseconds."""
 _MAX_NUMBER = 9 * 10**15 - 1
 """As in lua/include/numbers.lua."""
 _FEED_ID = re.compile(rb"([0-9]{1,20})-[0-9]{1,20}")
@@ -211,8 +213,8 @@ def _entry(operation: str, room: int, ttl_ms: int, length: Any, pairs: Any) -> E
     generation = _count(operation, room, "generation", fields.get(b"generation"))
     updated_at = _seconds(operation, room, "updated_ms", fields.get(b"updated_ms"))
     created_at = opened_at = _opened_at(operation, room, fields, generation)
-    is_restored = generation > 0 and b"replayed" in fields
-    if is_restored:
+    is_restored = b"replayed" in fields
+    if is_restored and generation >= _FIRST_TIME:
         opened_at = min(opened_at, generation / 1_000_000)
     return Entry(
         room,

@@ -27,6 +27,8 @@ from redis_kvpoll.statistics.totals import Totals
 
 REASON_WAIT_MS = 2000
 """For so long a failure without a reason waits for one, which may come in a later entry."""
+MICROSECONDS_DIGITS = 16
+"""Of a generation that is a time."""
 RESTORED_AFTER_MS = 1000
 """A room whose generation is so much older than the entry that tells its opening was restored after a loss of data."""
 
@@ -34,7 +36,7 @@ RESTORED_AFTER_MS = 1000
 def opened_before(opening: Opening, at_ms: int) -> int | None:
     """Return when a room that was restored had been opened, by its generation; None for a room that is opened now."""
     micros = opening.generation
-    if not (micros.isascii() and micros.isdecimal() and len(micros) < 18):
+    if not (micros.isascii() and micros.isdecimal() and len(micros) == MICROSECONDS_DIGITS):
         return None
     opened_ms = int(micros) // 1000
     return opened_ms if opened_ms < at_ms - RESTORED_AFTER_MS else None

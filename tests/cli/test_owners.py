@@ -77,7 +77,7 @@ def test_long_owner_is_whole_on_a_narrow_terminal(width, monkeypatch):
     lines = [line.rstrip() for line in out.getvalue().splitlines()]
     assert max(map(len, lines)) <= width
     assert lines[1].startswith(name)
-    assert lines[2].startswith("    heartbeat" if width == 80 else "    state")
+    assert lines[2].startswith("    lease since" if width == 80 else "    state")
     assert [word for word in ("lost", "1,234", "56", "again") if word not in out.getvalue()] == []
     assert "…" not in out.getvalue()
 

@@ -15,6 +15,7 @@ from redis_kvpoll.cli import owners
 from redis_kvpoll.cli.app import kvpoll
 from redis_kvpoll.cli.selection import Owners
 from redis_kvpoll.model import Owner
+from tests.support import real
 from tests.support.leasing import ManualLease, begin_long_ago, pass_time, reap_lost
 
 BOOT, MOVE, FAILED = KVPoll.Bootstrapping, KVPoll.Transferring, KVPoll.Failed
@@ -138,3 +139,34 @@ def test_owner_is_told_by_the_end_that_it_caused(stores):
         False,
         False,
     )
+
+
+class TestReplica:
+    @pytest.fixture
+    def replica(self):
+        """The URL of a replica of a server with room 1."""
+        with real.World("sync") as world:
+            primary = world.serve()
+            with StatusStore.from_url(primary.tcp, namespace="prod") as store:
+                store.update_status(1, BOOT)
+            replica = world.serve("--replicaof", "127.0.0.1", str(primary.port))
+            with replica.client() as eyes:
+                real.until(lambda: eyes.exists("kvpoll:{prod}:room:1"), "copied")
+            yield f"127.0.0.1:{primary.port}", replica.tcp
+
+    @pytest.mark.parametrize("command", ["ls", "stats", "owners"])
+    def test_reader_is_told_of_a_replica(self, replica, command):
+        primary, url = replica
+        result = CliRunner().invoke(kvpoll, [command, "--redis", url, "-n", "prod", "--json"])
+        assert f"this server is a replica of {primary}" in result.stderr
+        assert json.loads(result.stdout)["replica"]["primary"] == primary
+
+    @pytest.mark.parametrize(
+        "words", [("clear", "1"), ("abort", "1"), ("reap",), ("clear", "--older-than=0s", "--yes")]
+    )
+    def test_command_that_writes_names_the_primary(self, replica, words):
+        primary, url = replica
+        result = CliRunner().invoke(kvpoll, [*words, "--redis", url, "-n", "prod"])
+        assert (result.exit_code, result.stderr.partition(":")[0]) == (1, "Error")
+        assert f"{words[0]}: this server is a replica of {primary}" in result.stderr
+        assert f"--redis redis://{primary}" in result.stderr

@@ -6,7 +6,7 @@ import contextlib
 
 import pytest
 
-from redis_kvpoll import KVPoll, StaleHandleError, StatusStore
+from redis_kvpoll import KVPoll, Outcome, StatusStore
 from redis_kvpoll.doctor import owner_checks
 from redis_kvpoll.doctor.findings import Level, exit_status
 from redis_kvpoll.doctor.replica import read_replica
@@ -175,8 +175,7 @@ class TestRefused:
         with StatusStore.from_url(server.tcp) as other:
             other.clear(7)
         doctor.examine()
-        with contextlib.suppress(StaleHandleError):
-            handle.update(DONE)
+        assert handle.update(DONE).outcome is Outcome.STALE
         found = by_check(doctor.examine())["refused"]
         assert found.level is NOTE
         assert "stale 1 refused" in found.found

@@ -1,4 +1,4 @@
-"""What a restored room still tells of its past: when it was opened, when it was last written, and that it is restored."""
+"""What a restored room still tells of its past: its opening, its last write, and that it was restored."""
 
 from __future__ import annotations
 
