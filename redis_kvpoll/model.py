@@ -176,7 +176,7 @@ class Owner:
     failed: int = 0
     """The number of rooms that were failed since the lease was lost."""
     lost_at: float = 0.0
-    """When its rooms had been failed, or were last looked for; 0 for a lease that is not lost."""
+    """When its rooms had been failed; 0 before that, and for a lease that is not lost."""
     process: str = ""
     """The process that took the lease, as ``host:pid``; empty if it is not known."""
     ranks: tuple[int, ...] = ()

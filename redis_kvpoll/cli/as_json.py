@@ -116,7 +116,7 @@ def snapshot(one: Snapshot) -> dict[str, Any]:
         "reasons": [asdict(each) for each in one.reasons],
         "refused": dict(one.refused),
         "refused_since": one.refused_since,
-        "last_refused": one.last_refused and one.last_refused._asdict(),
+        "last_refused": one.last_refused and asdict(one.last_refused),
         "data_began_at": one.data_began_at,
         "status_seconds": {status.name: _histogram(each) for status, each in one.status_durations.items()},
         "room_seconds": {status.name: _histogram(each) for status, each in one.room_durations.items()},

@@ -41,7 +41,8 @@ def data_loss(facts: Facts) -> Observation:
         return note(what, "", "who was it? See redis-cli SLOWLOG GET 128; the users of kvpoll acl may not do that")
     at = max(moment for moment in moments if moment)
     back = [plural(len(set(older)), "lease")] * bool(older) + [plural(len(restored), "sampled room")] * bool(restored)
-    kind = losses.cause(facts, min(older, default=at), at)
+    rooms = [table.now - room.age for room in (table.sample.rooms if table.sample else ()) if room.restored_at]
+    kind = losses.cause(facts, min([*older, *rooms], default=at), at)
     what = f"all data was lost at {when(at, table.now)}: {losses.in_words(facts, kind)}"
     what += f"; back since: {' and '.join(back)}"
     if table.now - at > RECENT_SECONDS:

@@ -7,6 +7,8 @@ from redis_kvpoll.doctor.findings import plural
 from redis_kvpoll.doctor.node_view import duration, number
 
 RECENT_SECONDS = 3600.0
+UPTIME_SECONDS = 1.0
+"""A server's uptime is in whole seconds."""
 CLOSE_SECONDS = 1.0
 """Times within so much of each other are of one moment."""
 
@@ -15,7 +17,7 @@ def cause(facts: Facts, before: float, at: float) -> str:
     """Return why data that was there at one time was lost by another: restart, flush, eviction, or empty."""
     for node in facts.nodes:
         start = started_at(node, facts)
-        if start is not None and before < start <= at + CLOSE_SECONDS:
+        if start is not None and before < start - UPTIME_SECONDS and start <= at + UPTIME_SECONDS:
             return "restart"
     if flushes(facts):
         return "flush"

@@ -14,6 +14,7 @@ from redis_kvpoll.engine.session import DEFAULT_TTL
 MAX_LEAKED = 0.01
 STUCK, STUCK_LONG = 60.0, 300.0
 ORPHANED = DEFAULT_TTL / 2
+SHOWN_OWNERS = 3
 
 
 def of_sample(check: Callable[[SampleFacts, Facts], Observation]) -> Check:
@@ -92,10 +93,17 @@ def stuck(sample: SampleFacts, facts: Facts) -> Observation:
 
 def owners_of(rooms: list[RoomFacts]) -> str:
     """Return whose rooms they are, in words."""
-    counts = Counter(room.owner for room in rooms)
-    (name, count), *others = counts.most_common()
-    first = f"of {name}" if name else "of no owner"
-    return first + (f" ({count:,} of them; {len(others):,} others have the rest)" if others else "")
+    counts = Counter(room.owner or "no owner" for room in rooms).most_common()
+    if len(counts) == 1:
+        return f"of {counts[0][0]}"
+    shown = ", ".join(f"{name} {count:,}" for name, count in counts[:SHOWN_OWNERS])
+    more = f", {len(counts) - SHOWN_OWNERS:,} more" if len(counts) > SHOWN_OWNERS else ""
+    return f"of {rooms_owner(rooms)} (by owner: {shown}{more})"
+
+
+def rooms_owner(rooms: list[RoomFacts]) -> str:
+    """Return the owner of the oldest room."""
+    return max(rooms, key=lambda room: room.since).owner or "no owner"
 
 
 def end_command(room: int, namespace: str) -> str:

@@ -127,11 +127,9 @@ def explained(operation: str, server: str, error: Exception) -> KVPollError:
 
 def describe_delay(error: BaseException, within: str) -> str:
     """Return why a call was not executed in time, and a remedy. ``within`` is the time, and the tries."""
-    code = remedies.code_of(error)
-    what = "not executed" if code else "no answer"
+    what = "not executed" if remedies.code_of(error) else "no answer"
     last = remedies.text_of(error).rstrip(".")
-    more = "" if code == "READONLY" else "; the call is safe to retry"  # it is, and does not help on a replica
-    return f"{what} within {within}; last: {last}): {remedies.remedy(error)}{more}"
+    return f"{what} within {within}; last: {last}): {remedies.remedy(error)}; the call is safe to retry"
 
 
 def _is_temporary(error: BaseException | None) -> bool:

@@ -78,7 +78,8 @@ _TLS_FILE = "a certificate or key file that the URL names cannot be read"
 _FIRST_WORD = re.compile(r"([A-Z]{3,})\b")
 _WRAPPED_CODE = re.compile(rf"(?:[ :]|-)({'|'.join(_BY_CODE)})\b")
 _OF_SCRIPT = re.compile(
-    r"^(ERR )?Error running script \([^)]*\): (@user_script: ?\d+: )*-?|,? script: [0-9a-f]{40}, on @user_script:\d+\.?$"
+    r"^(ERR )?Error running script \([^)]*\): (@user_script: ?\d+: )*-?"
+    r"|,? script: [0-9a-f]{40}, on @user_script:\d+\.?$"
 )
 """What a server adds about the script: the caller knows the operation, not the script."""
 _HIDDEN = (", with args beginning with", " : <redis.")

@@ -17,14 +17,14 @@ from redis_kvpoll.protocol.feed import parse_rank
 from redis_kvpoll.protocol.lease_commands import owner_in
 from redis_kvpoll.protocol.script_call import Command
 
-SHOWN_SECONDS, RETRY_SECONDS = 3600.0, 0.5
+SHOWN_SECONDS = 3600.0
 """As in lease_due.lua."""
 
 _RECORD = re.compile(rb"(\d+) (\d+) (\d+) (\d+) (\d+)")
 _LOST = re.compile(rb"lost (\d+)")
 _FAILED = re.compile(rb"failed (\d+)")
 _BY = re.compile(rb"by (\d+)")
-_DUE = re.compile(rb"(lost|gone) (\d+)")
+_GONE = re.compile(rb"gone (\d+)")
 
 
 class Parts:
@@ -95,13 +95,10 @@ def list_due(tag: str) -> list[str]:
 
 
 def parse_due(reply: Any) -> dict[bytes, float]:
-    """Return when each lost incarnation had its rooms failed, or was last named to a sweeper, from ``list_due``."""
+    """Return when each lost incarnation had its rooms failed, from the reply to ``list_due``."""
     pairs = reply if reply and isinstance(reply[0], list | tuple) else zip(reply[::2], reply[1::2], strict=True)
-    found = {}
-    for member, score in pairs:
-        if due := _DUE.fullmatch(member):
-            found[due[2]] = float(score) / 1000 - (SHOWN_SECONDS if due[1] == b"gone" else RETRY_SECONDS)
-    return found
+    due = ((_GONE.fullmatch(member), score) for member, score in pairs)
+    return {found[1]: float(score) / 1000 - SHOWN_SECONDS for found, score in due if found}
 
 
 def parse_owners(fields: Iterable[bytes], now: float, lost_at: Mapping[bytes, float] | None = None) -> list[Owner]:

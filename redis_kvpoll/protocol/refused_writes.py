@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 OUTCOMES = ("skipped", "stale", "busy", "lease", "world_size")
 """The outcomes of refused writes, as the hash ``refused`` names them."""
 
 
-class LastRefused(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class LastRefused:
     """The last write that was refused. ``at`` is the server's Unix time."""
 
     at: float
@@ -66,4 +67,5 @@ def merge(shards: Iterable[RefusedWrites]) -> RefusedWrites:
     for one in found:
         counts.update(one.counts)
     since = min((one.since for one in found if one.since is not None), default=None)
-    return RefusedWrites(counts, since, max((one.last for one in found if one.last is not None), default=None))
+    lasts = [one.last for one in found if one.last is not None]
+    return RefusedWrites(counts, since, max(lasts, key=lambda last: last.at, default=None))

@@ -88,7 +88,8 @@ class ShardStatistics:
     ) -> None:
         before = self.rooms.get(room)
         if opening is not None:
-            self._opened(room, before, status, at_ms, due_ms or 0, opening)
+            if not self._opened(room, before, status, at_ms, due_ms or 0, opening):
+                return
             before = None
         elif before is not None and self.rooms.is_confirmed(before):
             record = before if due_ms is None else before._replace(due_ms=due_ms)
@@ -108,16 +109,27 @@ class ShardStatistics:
 
     def _opened(
         self, room: int, before: Record | None, status: KVPoll, at_ms: int, due_ms: int, opening: Opening
-    ) -> None:
-        if before is not None and self.rooms.is_confirmed(before):
-            self._ended(room, before, at_ms)
+    ) -> bool:
+        """Take an entry that created a room. Returns whether the room is new, and not one that is back."""
         owner = self._owners.number(opening.owner) if opening.owner else 0
+        is_known = before is not None and self.rooms.is_confirmed(before)
         opened_ms = opened_before(opening, at_ms)
         if opened_ms is not None:  # it was not opened now: it is back after a loss of data
-            self.rooms.put(room, Record(status, at_ms, opened_ms, due_ms, owner))
-            return
+            self._restored(room, before if is_known else None, Record(status, at_ms, opened_ms, due_ms, owner))
+            return False
+        if before is not None and is_known:
+            self._ended(room, before, at_ms)
         self._totals.transition(ABSENT, status.name, at_ms)
         self.rooms.put(room, Record(status, at_ms, at_ms, due_ms, owner, SINCE_SEEN | OPENING_SEEN))
+        return True
+
+    def _restored(self, room: int, before: Record | None, record: Record) -> None:
+        """A room is back after a loss of data; ``before`` is what it was, if that is known. Nobody has opened it."""
+        if before is not None and before.status is record.status:
+            record = record._replace(since_ms=before.since_ms, flags=before.flags)
+        elif before is not None:
+            self._left(room, before, record.status.name, record.since_ms)
+        self.rooms.put(room, record)
 
     def _ended(self, room: int, before: Record, at_ms: int) -> None:
         """A room was opened anew: the former one had expired, or it was Failed and was replaced."""

@@ -152,6 +152,7 @@ class TestReplica:
             replica = world.serve("--replicaof", "127.0.0.1", str(primary.port))
             with replica.client() as eyes:
                 real.until(lambda: eyes.exists("kvpoll:{prod}:room:1"), "copied")
+            world.forget(replica)  # it cannot be emptied
             yield f"127.0.0.1:{primary.port}", replica.tcp
 
     @pytest.mark.parametrize("command", ["ls", "stats", "owners"])
