@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from bench import batches, feed, leases, memory, mirrors, ranks, recovery, report, scale, single, together
+from bench import batches, feed, leases, memory, mirrors, ranks, recovery, report, single, sizes, together
 from bench.ground import Ground
 from bench.peers import contest, known, rates, reading
 from bench.results import Section
@@ -42,7 +42,7 @@ class Sizes:
     """Owners, rooms of each, and repetitions."""
     owners: int
     """With a lease each; 0 to leave them out."""
-    scale: tuple[int, ...]
+    sizes: tuple[int, ...]
 
 
 FULL = Sizes(
@@ -56,7 +56,7 @@ FULL = Sizes(
     memory_rooms=100_000,
     recovery=(4, 10_000, 3),
     owners=1_000,
-    scale=(1_000, 10_000, 100_000, 1_000_000),
+    sizes=(1_000, 10_000, 100_000, 1_000_000),
 )
 QUICK = Sizes(
     rooms=8,
@@ -69,7 +69,7 @@ QUICK = Sizes(
     memory_rooms=2_000,
     recovery=(2, 200, 1),
     owners=0,
-    scale=(),
+    sizes=(),
 )
 
 
@@ -122,8 +122,8 @@ def _sections(ground: Ground, sizes: Sizes) -> list[Section]:
         sections.append(ranks.measure(ground))
     progress("a server killed with all data")
     sections += recovery.measure(*sizes.recovery)
-    if sizes.scale:
-        sections.append(scale.measure(ground, sizes.scale, sizes.rounds, progress))
+    if sizes.sizes:
+        sections.append(sizes_section.measure(ground, sizes.sizes, sizes.rounds, progress))
     return sections
 
 
