@@ -70,7 +70,7 @@ class _Follower:
         commands = [["XREAD", "COUNT", count, "BLOCK", block, "STREAMS", self.feed, text_of(self.position)]]
         commands += self.continuity.commands() if self.looks else []
         self.expected, self.replies = len(commands), []
-        self.socket.sendall(b"".join(hiredis.pack_command(tuple(command)) for command in commands))
+        self.socket.sendall(b"".join(map(_packed, commands)))
 
     def receive(self, now: float) -> bool:
         """Take what has come; whether the read is over."""
@@ -80,7 +80,7 @@ class _Follower:
         if len(self.replies) < self.expected:
             return False
         found, *look = self.replies
-        if isinstance(found, Exception) or not self.continuity.holds(look):
+        if isinstance(found, Exception) or (self.looks and not self.continuity.holds(look)):
             raise RuntimeError(f"a follower cannot read on in {self.feed}: {found}")
         entries = next(iter(found.values())) if found else []
         if entries:
@@ -130,6 +130,12 @@ def _finish(followers: list[_Follower], pipe: Connection[Any, Any]) -> None:
         pass
 
 
+def _packed(words: Sequence[str]) -> bytes:
+    arguments: Any = tuple(words)
+    packed: bytes = hiredis.pack_command(arguments)
+    return packed
+
+
 def _connect(url: str, feed: Feed) -> _Follower:
     place = urlsplit(url)
     if place.scheme == "unix":
@@ -138,7 +144,7 @@ def _connect(url: str, feed: Feed) -> _Follower:
     else:
         connection = socket.create_connection((place.hostname, place.port))
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    connection.sendall(hiredis.pack_command(("HELLO", "3")))
+    connection.sendall(_packed(["HELLO", "3"]))
     reader = hiredis.Reader()
     while reader.gets() is False:
         reader.feed(connection.recv(_RECEIVED))
@@ -167,8 +173,11 @@ class Simulator:
 
     def stop(self) -> list[tuple[str, int, list[float]]]:
         """End it; return each follower's feed, its reads, and when it knew each entry."""
-        self._pipe.send("stop")
-        found: list[tuple[str, int, list[float]]] = self._pipe.recv()
+        try:
+            self._pipe.send("stop")
+            found: list[tuple[str, int, list[float]]] = self._pipe.recv()
+        except (EOFError, OSError):
+            raise RuntimeError("a simulated follower failed; its process has said why") from None
         return found
 
     def __exit__(self, *_: object) -> None:
