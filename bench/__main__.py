@@ -148,7 +148,7 @@ def _sections(ground: Ground, sizes: Sizes) -> list[Section]:
         sections.append(ranks.measure(ground))
     progress("a server killed with all data")
     sections += recovery.measure(*sizes.recovery)
-    if sizes.followers:
+    if sizes.followers and not ground.url.startswith("rediss:"):  # the simulated followers know no TLS
         sections += followers.measure(ground, sizes.followers, progress)
     if sizes.table_sizes:
         sections.append(table_sizes.measure(ground, sizes.table_sizes, sizes.rounds, progress))

@@ -7,6 +7,7 @@ sweep for ghosts (one EXISTS every 5 s for up to 250 rooms) and the hourly look 
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import multiprocessing
 import selectors
@@ -16,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import hiredis
 
@@ -93,8 +94,15 @@ class _Follower:
 
 def run(url: str, feeds: Sequence[Feed], pipe: Connection[Any, Any]) -> None:
     """Follow until the pipe says so or closes; then send the moments at which each follower knew each entry."""
-    followers = [_connect(url, feed) for feed in feeds for _ in range(feed.followers)]
-    selector = selectors.DefaultSelector()
+    with contextlib.ExitStack() as stack:
+        followers = [_connect(url, feed, stack) for feed in feeds for _ in range(feed.followers)]
+        _follow(followers, pipe, stack.enter_context(selectors.DefaultSelector()))
+        with contextlib.suppress(EOFError):
+            pipe.recv()
+            pipe.send([(one.feed, one.reads, one.known_at) for one in followers])
+
+
+def _follow(followers: list[_Follower], pipe: Connection[Any, Any], selector: selectors.BaseSelector) -> None:
     selector.register(pipe, selectors.EVENT_READ)
     # Real followers begin at different moments, and so do their heartbeats.
     start = time.monotonic()
@@ -114,20 +122,11 @@ def run(url: str, feeds: Sequence[Feed], pipe: Connection[Any, Any]) -> None:
                 unasked = -1
         for key, _ in selector.select(max(0.0, waiting[0][0] - time.monotonic()) if waiting else None):
             if key.fileobj is pipe:
-                _finish(followers, pipe)
                 return
             one, now = followers[key.data], time.monotonic()
             if one.receive(now):
                 quick = now - one.asked_at < 2 * follow.COALESCE_DELAY
                 heapq.heappush(waiting, (now + follow.COALESCE_DELAY if quick else now, key.data))
-
-
-def _finish(followers: list[_Follower], pipe: Connection[Any, Any]) -> None:
-    try:
-        pipe.recv()
-        pipe.send([(one.feed, one.reads, one.known_at) for one in followers])
-    except EOFError:
-        pass
 
 
 def _packed(words: Sequence[str]) -> bytes:
@@ -136,7 +135,7 @@ def _packed(words: Sequence[str]) -> bytes:
     return packed
 
 
-def _connect(url: str, feed: Feed) -> _Follower:
+def _connect(url: str, feed: Feed, stack: contextlib.ExitStack) -> _Follower:
     place = urlsplit(url)
     if place.scheme == "unix":
         connection = socket.socket(socket.AF_UNIX)
@@ -144,11 +143,14 @@ def _connect(url: str, feed: Feed) -> _Follower:
     else:
         connection = socket.create_connection((place.hostname, place.port))
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    connection.sendall(_packed(["HELLO", "3"]))
+    stack.enter_context(connection)
+    login = ["AUTH", unquote(place.username or "default"), unquote(place.password)] if place.password else []
+    connection.sendall(_packed(["HELLO", "3", *login]))
     reader = hiredis.Reader()
-    while reader.gets() is False:
+    while (reply := reader.gets()) is False:
         reader.feed(connection.recv(_RECEIVED))
-    connection.setblocking(True)
+    if isinstance(reply, Exception):
+        raise reply
     continuity = Continuity([feed.key], FEED_LENGTH, follow.ENTRIES)
     continuity.start([number_of(feed.position.encode())])
     heartbeat = follow.HEARTBEAT if feed.kind == "mirror" else failures.HEARTBEAT
