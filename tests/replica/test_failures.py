@@ -51,7 +51,7 @@ class Server:
             after = number_of(words[-1].encode())
             entries = [entry for entry in self.stream if number_of(entry[0]) > after]
             return [[words[-2].encode(), entries]] if entries else None
-        if words[0] == "XRANGE":
+        if words[0] in ("XRANGE", "XREVRANGE"):
             return [entry for entry in self.stream if entry[0] == words[2].encode()]
         rooms = [int(word.rpartition(":")[2]) for word in words if ":room:" in word]
         found = [field for room in rooms for field in self.rooms.get(room, [None] * 6)]
