@@ -13,7 +13,7 @@ from typing import Literal
 from redis_kvpoll.engine.marks import Mark
 from redis_kvpoll.model import KVPoll
 from redis_kvpoll.protocol import script_specs as specs
-from redis_kvpoll.protocol.script_call import Call, CallContext
+from redis_kvpoll.protocol.script_call import Call, CallContext, Identity
 
 MAX_REPLAYED = specs.REPLAY.max_rooms
 """Rooms per call."""
@@ -81,6 +81,11 @@ class TrackedRooms:
         self.highest_generation = 0
         """The highest generation that this store has seen."""
 
+    @classmethod
+    def of(cls, identity: Identity, has_rank: bool) -> TrackedRooms:
+        """Return none yet, with the TTLs of a store."""
+        return cls(int(identity.ttl_ms) / 1000, int(identity.terminal_ttl_ms) / 1000, has_rank)
+
     def __bool__(self) -> bool:
         return bool(self._shards)
 
@@ -145,13 +150,15 @@ class TrackedRooms:
 
     def mark_clearing(self, call: Call) -> None:
         """Note that a clear of these rooms is sent. Whatever its outcome, they are no longer replayed."""
-        rooms_here = self._shards.get(call.tag)
-        if rooms_here:
-            for room, fence in zip(call.rooms, call.items, strict=True):
-                tracked = rooms_here.get(room)
-                # A clear through an old handle does not affect a later generation.
-                if tracked and fence in ("", str(tracked.generation)):
-                    tracked.is_clearing = True
+        for room, fence in zip(call.rooms, call.items, strict=True):
+            self.mark_room_clearing(call.tag, room, fence)
+
+    def mark_room_clearing(self, tag: str, room: int, fence: str) -> None:
+        """Note that a clear of a room is sent; ``fence`` is its generation, empty for any."""
+        tracked = self.in_shard(tag).get(room)
+        # A clear through an old handle does not affect a later generation.
+        if tracked and fence in ("", str(tracked.generation)):
+            tracked.is_clearing = True
 
     def mark(self, tag: str, room: int, tracked: TrackedRoom, mark: Mark | None) -> None:
         """Note that the server has had at this mark whatever was learned of a room so far."""
