@@ -10,7 +10,7 @@ Invariant: a connection to the server on which a shard was verified needs no che
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from redis_kvpoll.engine import tracking
@@ -20,7 +20,7 @@ from redis_kvpoll.engine.marks import Answer, Mark, ShardState, mark_of, questio
 from redis_kvpoll.engine.members import Members, Renewable
 from redis_kvpoll.engine.retry import Attempts
 from redis_kvpoll.engine.session import ObserverEpochs, Session
-from redis_kvpoll.engine.tracked_rooms import TrackedRooms
+from redis_kvpoll.engine.tracked_rooms import CREATORS, OTHERS, TrackedRooms
 from redis_kvpoll.errors import InvalidInputError
 from redis_kvpoll.protocol.script_call import Call, CallContext, Command
 from redis_kvpoll.protocol.script_specs import OPEN, UPDATE, WRITE, WRITE_RANKS
@@ -130,22 +130,25 @@ class Recovery:
         if at is not None and self._session.observers and spec.statuses_after:
             for observer, observed in self._session.observers_now(epochs):
                 observer.observe_write(observed, call, at, reply)
-        is_tracking = self.tracked_rooms or spec.epoch or self.lease is not None
-        if is_tracking and not self._session.read_only:
-            if spec.tail:
-                if tail := Mark.of_entry(*(reply.pop(0) for _ in range(3))):
-                    shard.marks.tails.append(tail)
-                    for rooms, _ in self.members.holders:
-                        rooms.mark_all(tag, tail)
-            elif feed_id is not None:
-                mark = mark_of(call, feed_id, reply)
-            if mark is not None:
-                shard.marks.last_write = mark
-            if self.members:
-                self.members.observe(call, reply, mark, time.monotonic())
-            else:
-                tracking.observe(self.tracked_rooms, call, reply, mark, time.monotonic())
+        if (self.tracked_rooms or spec.epoch or self.lease is not None) and not self._session.read_only:
+            self._track(shard, call, feed_id, mark, reply)
         return reply
+
+    def _track(self, shard: ShardState, call: Call, feed_id: bytes | None, mark: Mark | None, reply: list[Any]) -> None:
+        """Learn what a reply says of the marks of a shard and of its rooms."""
+        if call.spec.tail:
+            if tail := Mark.of_entry(*(reply.pop(0) for _ in range(3))):
+                shard.marks.tails.append(tail)
+                for rooms, _ in self.members.holders:
+                    rooms.mark_all(call.tag, tail)
+        elif feed_id is not None:
+            mark = mark_of(call, feed_id, reply)
+        if mark is not None:
+            shard.marks.last_write = mark
+        if self.members:
+            self.members.observe(call, reply, mark, time.monotonic())
+        else:
+            tracking.observe(self.tracked_rooms, call, reply, mark, time.monotonic())
 
     def server_changed(self, tag: str, server: bytes) -> None:
         """Note that a shard is on another server now, maybe a lagging replica: it must be verified."""
@@ -274,24 +277,22 @@ class Recovery:
                     return False
                 lease.observe_renewal(tag, report)
         shard.must_renew_lease = False
-        is_current = yield from self._replay_rooms(tag, attempts)
-        if is_current and self.members and self.members.await_creator(tag):  # which may be among them
-            is_current = yield from self._replay_rooms(tag, attempts)
-        return is_current
-
-    def _replay_rooms(self, tag: str, attempts: Attempts) -> Flow[bool]:
-        for rooms, member in self.members.holders:
-            context = member.context(self._context) if member else self._context
-            for replay in rooms.replays(tag, context, time.monotonic()):
-                call = replay
-                while call.rooms:
-                    epochs = self._session.observer_epochs()
-                    reply = yield from attempts.send_script(call, self.servers.get(tag))
-                    if (outcomes := self.complete(call, None, epochs, reply)) is None:
-                        return False
-                    self.losses.restored(sum(outcome in tracking.WRITTEN for outcome in outcomes[::3]))
-                    _, call = call.split(outcomes)
+        for replay in self._replays(tag):
+            call = replay
+            while call.rooms:
+                epochs = self._session.observer_epochs()
+                reply = yield from attempts.send_script(call, self.servers.get(tag))
+                if (outcomes := self.complete(call, None, epochs, reply)) is None:
+                    return False
+                self.losses.restored(sum(outcome in tracking.WRITTEN for outcome in outcomes[::3]))
+                _, call = call.split(outcomes)
         return True
+
+    def _replays(self, tag: str) -> Iterator[Call]:
+        for roles in (CREATORS, OTHERS) if self.members else (CREATORS | OTHERS,):  # whom one awaits may be another
+            for rooms, member in self.members.holders:
+                context = member.context(self._context) if member else self._context
+                yield from rooms.replays(tag, context, time.monotonic(), roles)
 
     @property
     def _context(self) -> CallContext:

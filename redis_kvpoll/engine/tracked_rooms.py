@@ -29,6 +29,8 @@ SWEEP_EVERY = 1000
 """New rooms between two removals of expired ones."""
 
 Role = Literal["creator", "attached", "cleared"]
+CREATORS, OTHERS = frozenset[Role]({"creator"}), frozenset[Role]({"attached", "cleared"})
+_ROLES = CREATORS | OTHERS
 Loss = Literal["data", "server", "none"]
 """What a shard may have lost, as replay.lua takes it: all data; what came after the room's marks, for the script to
 decide; or nothing that left a trace in the feed."""
@@ -219,8 +221,8 @@ class TrackedRooms:
                 tracked.awaiting_since = now
                 self._to_replay.setdefault(tag, {}).setdefault(room, loss)
 
-    def replays(self, tag: str, context: CallContext, now: float) -> Iterator[Call]:
-        """Yield the calls that replay the rooms which are due, and those that await their creator.
+    def replays(self, tag: str, context: CallContext, now: float, roles: frozenset[Role] = _ROLES) -> Iterator[Call]:
+        """Yield the calls that replay the rooms of some roles which are due, and those that await their creator.
 
         After an interruption, the next run continues with the rooms whose replay has no reply.
         """
@@ -234,7 +236,8 @@ class TrackedRooms:
             elif (
                 tracked and tracked.status is not None and not tracked.is_clearing and (is_waiting or room in to_replay)
             ):
-                due[room] = tracked, loss
+                if tracked.role in roles:
+                    due[room] = tracked, loss
                 continue
             self.replayed(tag, room, is_waiting)
         self.schedule_retry(tag, now)

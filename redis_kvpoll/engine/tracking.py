@@ -85,7 +85,7 @@ def observe_written(
     generation, code, status, reason = found
     rooms_here = rooms.in_shard(tag)
     tracked = rooms_here.get(room)
-    if tracked is None:
+    if tracked is None or generation > tracked.generation:  # which is over then
         if not (generation and code in _DONE and status is not None):
             return
         tracked = rooms.track(tag, room, TrackedRoom(generation, "", "attached", None, now), now)

@@ -15,14 +15,15 @@ from redis_kvpoll import (
     Outcome,
     RoomBusyError,
     StatusStore,
+    StoreUnavailableError,
     Update,
 )
 from redis_kvpoll.aio.rank_group import AsyncRankGroup
 from redis_kvpoll.protocol import keys, lease_commands
 from redis_kvpoll.protocol.rank_commands import RankChange
 from tests.support import cluster, pace
-from tests.support.feeds import words
-from tests.support.internals import transport_of
+from tests.support.feeds import entries, words
+from tests.support.internals import marks_of, transport_of
 from tests.support.leasing import begin_long_ago, record
 from tests.support.servers import rooms_on_server
 
@@ -156,6 +157,22 @@ class TestLossOfData:
             await it.clear(A, generation, 1)
             assert not rooms_on_server(client)
 
+    async def test_room_whose_clear_got_no_answer_stays_away(self, server, client, monkeypatch):
+        async with grouped(server.async_client()) as it:
+            generation = await it.open(A)
+            perform, transport = transport_of(it.store).perform, transport_of(it.store)
+
+            async def cut(effect):
+                raise StoreUnavailableError("cut")
+
+            monkeypatch.setattr(transport, "perform", cut)
+            with pytest.raises(StoreUnavailableError):
+                await it.clear(A, generation, *range(RANKS))
+            monkeypatch.setattr(transport, "perform", perform)
+            client.flushall()
+            await it.open(B, "other")
+            assert rooms_on_server(client).keys() == {B}
+
     async def test_rank_that_only_wrote_follows_its_opener(self, server, client):
         """In the same recovery, whichever is first among the members."""
         async with grouped(server.async_client()) as it:
@@ -200,6 +217,37 @@ class TestLossOfData:
             assert [await it.ranks(room) for room in rooms] == [dict.fromkeys(range(RANKS), MOVE)] * 12
         for client in shared.clients:
             client.flushall()
+
+
+class TestMarks:
+    async def test_mark_of_each_write_is_in_the_feed(self, server, client):
+        """By its words, which another server's entry with that id would not have."""
+        reader = server.client()
+        async with grouped(server.async_client()) as it:
+            generation, other = await it.open(A), await it.open(B, "other")
+            one, two, three = it.identities
+            found = set()
+            for changes in (
+                [RankChange(A, one, generation, INPUT), RankChange(B, one, other, BOOT)],
+                [RankChange(A, one, generation, DONE), RankChange(A, two, generation, MOVE)],
+                [RankChange(B, two, other, FAIL, "why"), RankChange(A, three, generation, BOOT)],
+                [RankChange(A, two, generation, clears=True)],
+                [RankChange(A, one, generation, clears=True), RankChange(A, three, generation, clears=True)],
+            ):
+                await it.group.write(changes)
+                mark = marks_of(it.store, "default").last_write
+                feed_id, flat = entries(reader, "default")[-1]
+                assert feed_id == mark.feed_id
+                assert mark.is_in([(feed_id, flat)])
+                assert mark.value
+                assert not mark._replace(value=b"Transferred").is_in([(feed_id, flat)])
+                found.add((mark.room, mark.value))
+            assert found == {
+                (A, b"WaitingForInput"),
+                (A, b"Transferring"),
+                (B, b"Failed"),
+                (A, b"absent"),
+            }
 
 
 class TestLeases:
