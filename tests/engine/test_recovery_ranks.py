@@ -119,7 +119,7 @@ class TestRanks:
         later.update(KVPoll.WaitingForInput)
         client.flushall()
         stores[1].open(B)
-        assert later.update(KVPoll.WaitingForInput) == Update(Outcome.UNCHANGED, KVPoll.WaitingForInput)
+        stores[0].open(C)
         assert stores[0].collect(A) == {0: KVPoll.WaitingForInput, 1: KVPoll.Bootstrapping}
 
 

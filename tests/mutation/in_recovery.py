@@ -34,13 +34,6 @@ IN_RECOVERY = [
         "engine/test_rank_group.py::TestMarks::test_mark_of_each_write_is_in_the_feed[fakeredis]",
     ),
     (
-        "a rank whose lease is lost is still a member",
-        "aio.rank_group:AsyncRankGroup._send_heartbeat",
-        "keeper.detach()",
-        "pass",
-        "engine/test_rank_group.py::TestLeases::test_lost_rank_writes_nothing_more[fakeredis]",
-    ),
-    (
         "a write of a later generation is not tracked",
         "engine.tracking:observe_written",
         "or generation > tracked.generation",
