@@ -132,6 +132,13 @@ IN_LUA = [
         "protocol/test_fast_path.py::test_fast_path_and_the_rest_agree[fakeredis-another lease-both]",
     ),
     (
+        "a heartbeat for many renews a lease of a former incarnation",
+        "renew.lua",
+        "string.find(lease, ARGV[at + 1] .. ' ', 1, true) == 1",
+        "true",
+        "leases/test_heartbeats.py::test_each_lease_that_is_held_is_renewed[fakeredis]",
+    ),
+    (
         "one who speaks for all ranks writes under a lost lease",
         "write_ranks.lua",
         "if owner ~= '' and incarnations[owner] ~= incarnation then return false end",
