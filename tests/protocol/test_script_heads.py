@@ -77,10 +77,8 @@ class TestHeads:
             code = re.sub(r"--[^\n]*", "", text_of(path))
             for part in listed(path, "INCLUDE"):
                 defined = {*locals_of(f"include/{part}"), *(("KEYS", "ARGV") if part == "caller" else ())}
-                assert part in (*AFTER, "advance", "quick_open") or defined & set(re.findall(r"\w+", code)), (
-                    path,
-                    part,
-                )
+                used = part in (*AFTER, *FAST_PATHS) or defined & set(re.findall(r"\w+", code))
+                assert used, (path, part)
 
     def test_specs_and_script_files_match(self):
         assert set(NAMES) == {spec.script.name for spec in SPECS} | {other.script.name for other in OTHERS}
