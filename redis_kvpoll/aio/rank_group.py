@@ -112,9 +112,10 @@ class AsyncRankGroup:
             opening.set_result(None)
 
     async def write(self, changes: Sequence[RankChange]) -> list[Answer]:
-        """Apply what ranks say, in this order. Returns an update for each, or the error with which it was refused.
+        """Apply what ranks say, of each room in this order. Returns an update for each, or the error of its refusal.
 
-        Changes of one room that follow each other are one step on the server.
+        What they say of one room is one step on the server, as far as it has one generation and one reason, and no rank
+        speaks twice.
         """
         return await self._dispatcher.run(self._group.write(changes))
 
@@ -173,6 +174,7 @@ class AsyncRankGroup:
         for keeper in self._keepers.values():
             keeper.detach()
         self._keepers = {}
+        self._group.members.clear()
 
     async def __aenter__(self) -> Self:
         return self

@@ -8,7 +8,6 @@ Invariant: a member whose lease was lost or given up is no member any more; what
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Protocol
@@ -108,7 +107,7 @@ class Members(dict[RankIdentity, RankMember]):
         """Whether anybody tracks rooms of a shard."""
         return any(rooms.in_shard(tag) for rooms, _ in self.holders)
 
-    def await_creator(self, tag: str, now: float = math.inf) -> bool:
+    def await_creator(self, tag: str, now: float) -> bool:
         """Whether rooms of a shard await their creator, and are to be replayed again by now."""
         due = [rooms.awaiting_shards[tag] for rooms, _ in self.holders if tag in rooms.awaiting_shards]
         return bool(due) and min(due) <= now
