@@ -17,7 +17,7 @@ from redis_kvpoll.cli.rows import listed_columns, room_line, shown_cells
 from redis_kvpoll.cli.selection import Found, Selection, select, selection_options, with_entries
 
 if TYPE_CHECKING:
-    from redis_kvpoll.doctor.replica import Replica
+    from redis_kvpoll.doctor.replica import ReplicaLink
     from redis_kvpoll.sync.store import StatusStore
 
 SORTS: dict[str, Callable[[Found], Any]] = {
@@ -90,7 +90,7 @@ def _print(
     found: list[Found],
     matching: Matching,
     wants_json: bool,
-    replica: Replica | None,
+    replica: ReplicaLink | None,
 ) -> None:
     total, count, now = matching.total, matching.count, time.time()
     left_out = count - len(found)
