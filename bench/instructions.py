@@ -20,7 +20,7 @@ from pathlib import Path
 from bench.ground import Ground
 from bench.services import free_ports
 from redis_kvpoll import KVPollError
-from redis_kvpoll.transport.embedded import EmbeddedServer, find_program
+from redis_kvpoll.transport.embedded import EmbeddedServer
 
 PERF, CALLGRIND = "perf: user and kernel", "callgrind: user"
 CPU_TIME = "none: CPU time alone"
@@ -74,7 +74,7 @@ def counting(ground: Ground) -> Iterator[Counter | None]:
         yield Counter(ground, int(ground.client.info("server")["process_id"]), None)
     else:
         with tempfile.TemporaryDirectory() as folder:
-            server = _under_callgrind(Path(folder))
+            server = _under_callgrind(ground, Path(folder))
             if server is None:
                 yield None
                 return
@@ -83,12 +83,15 @@ def counting(ground: Ground) -> Iterator[Counter | None]:
                 yield Counter(Ground(f"redis://127.0.0.1:{port}/0"), running.pid, Path(folder))
 
 
-def _under_callgrind(folder: Path) -> tuple[int, EmbeddedServer] | None:
-    """Start a private server by TCP under callgrind; None if it does not start in time."""
+def _under_callgrind(ground: Ground, folder: Path) -> tuple[int, EmbeddedServer] | None:
+    """Start a private server of the same program under callgrind; None if that is not here, or does not start."""
     (port,) = free_ports(1)
+    executable = str(ground.client.info("server").get("executable", ""))
+    if not os.access(executable, os.X_OK):  # the server is on another host
+        return None
     program = folder / "server"
     options = f"--tool=callgrind --callgrind-out-file={folder}/out"
-    program.write_text(f'#!/bin/sh\nexec valgrind {options} {find_program()} "$@"\n', encoding="utf-8")
+    program.write_text(f'#!/bin/sh\nexec valgrind {options} {executable} "$@"\n', encoding="utf-8")
     program.chmod(0o700)
     try:
         return port, EmbeddedServer(str(program), ("--bind", "127.0.0.1", "--port", str(port)))

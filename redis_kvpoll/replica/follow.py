@@ -7,8 +7,8 @@ to the same server without its data:
 2. List: scan all rooms and read each (with the feed id of the read), while reading on in the feed. Then read the rooms
    that were known before and that neither the scan nor the feed has named: they may be gone.
 3. Read the feed to its end. Now the copy is synced.
-4. Watch: XREAD waits for the next entries. Once per heartbeat, an XREVRANGE right after it looks whether an entry may have
-   been missed (see continuity.py): the feed was trimmed, or is another server's. Then the session resyncs.
+4. Watch: XREAD waits for the next entries. Once per heartbeat, an XREVRANGE right after it looks whether an entry may
+   have been missed (see continuity.py): the feed was trimmed, or is another server's. Then the session resyncs.
 
 Invariant: a copy that may have missed a change is not synced. Any error ends the session and marks the copy unsynced;
 the next session begins over a new connection.
@@ -37,7 +37,7 @@ ENTRIES = 1000
 """Entries of each shard in one read."""
 HEARTBEAT = 0.5
 """Seconds between reads when nothing changes. They prove that the server answers; due rooms are read then, too. Two fit
-into the second that ``synced`` promises, so one may be late. 128 idle mirrors cost the server 1 % of its time."""
+into the second that ``synced`` promises, so one may be late. 128 idle mirrors take under 1 % of the server's time."""
 PRECISION = 0.5
 STOPS_WITHIN = 0.25
 """The longest sleep, in seconds."""
