@@ -94,7 +94,7 @@ class FailureFollower(FollowerSession):
 
     def __init__(self, log: FailureLog, tags: Sequence[str], host: Host, limit: float, can_block: bool) -> None:
         name = f"the follower of failures of namespace {log.context.namespace!r}"
-        super().__init__("failures", name, tags, host, limit, Pace(HEARTBEAT, STALE_AFTER, 2 * HEARTBEAT))
+        super().__init__("failures", name, tags, host, limit, Pace(HEARTBEAT, STALE_AFTER, HEARTBEAT))
         self._log = log
         self._can_block = can_block
         self._streams = [keys.failed(tag) for tag in tags]

@@ -46,9 +46,7 @@ class FollowerSession(ABC):
     ``operation`` begins its errors. ``limit`` (seconds) is how long the transport waits for a reply.
     """
 
-    def __init__(
-        self, operation: str, name: str, tags: Sequence[str], host: Host, limit: float, pace: Pace
-    ) -> None:
+    def __init__(self, operation: str, name: str, tags: Sequence[str], host: Host, limit: float, pace: Pace) -> None:
         self.tags = tags
         self.host = host
         self.health = FollowerHealth(name, limit, self._progressed, operation)
@@ -144,14 +142,13 @@ class FollowerSession(ABC):
     def _now(self, asked_at: float, waited: float = 0.0) -> float:
         """Return the time as of which a reply that has just arrived is true.
 
-        ``waited`` is how long the server has waited for news before it replied that there are none: the reply is not
-        older than that. If this process was stopped in between, it may be as old.
+        ``waited`` is how long the server has waited before it replied that nothing is new. If this process was stopped
+        in between, the reply may be as old as that moment; if the server was, as old as the request.
         """
         now = time.monotonic()
         self.health.answered(now)
-        oldest = min(now, asked_at + waited)
-        if self._follows and now - oldest > self._pace.stale_after:
+        if self._follows and now - asked_at > self._pace.stale_after:
             # The server stood still, or this process. Another server may have taken over in the meantime, so this reply
             # counts for nothing, and a new connection asks which is the primary now.
             raise MustResyncError(f"no answer for {self._pace.stale_after:g} s")
-        return now if now - oldest < self._pace.precision else oldest
+        return now if now - asked_at - waited < self._pace.precision else asked_at
