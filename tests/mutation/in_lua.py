@@ -211,7 +211,7 @@ IN_LUA = [
     (
         "a rank that has finished keeps its part",
         "write.lua",
-        "if to == 4 then redis.call('HDEL', room, 'by:' .. rank) end",
+        "if to == 4 and found[6] then redis.call('HDEL', room, lease_field) end",
         "",
         "leases/test_parts.py::TestLostParts::test_rank_that_had_finished_is_no_part[fakeredis-sync-0-Success]",
     ),

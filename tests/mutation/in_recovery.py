@@ -78,22 +78,22 @@ IN_RECOVERY = [
     (
         "another server with the same epoch has lost nothing",
         "engine.recovery:Recovery._verify",
-        "self.tracked_rooms.server_changed(tag, kept, now)",
+        "self.members.server_changed(tag, kept, now)",
         "0",
         "engine/test_recovery.py::TestReconnect::test_other_server_with_older_data_gets_lost_rooms[sync]",
     ),
     (
         "another server with the same epoch has lost all",
         "engine.recovery:Recovery._verify",
-        "self.tracked_rooms.server_changed(tag, kept, now)",
-        "self.tracked_rooms.data_lost(tag, now)",
+        "self.members.server_changed(tag, kept, now)",
+        "self.members.data_lost(tag, now)",
         "engine/test_recovery.py::TestReconnect::test_other_server_with_all_data_gets_no_replay[sync]",
     ),
     (
         "a lease that a lagging replica lacks is lost",
         "engine.recovery:Recovery._replay",
-        'self.lease.renewal(tag, "")',
-        "self.lease.renewal(tag, self.epoch_of(tag))",
+        'lease.renewal(tag, "")',
+        "lease.renewal(tag, self.epoch_of(tag))",
         "leases/test_live.py::test_lease_that_a_lagging_replica_lacks_is_held_on",
     ),
     (
