@@ -58,14 +58,14 @@ IN_THE_PLUGIN = [
     ),
     (
         "a life that is put back comes after later ones",
-        f"{_PLUGIN}.outbox:Outbox.put_back",
+        "agent.outbox:Outbox.put_back",
         "lives.insert(0, life)",
         "lives.append(life)",
         "plugin/test_registry.py::TestOutbox::test_life_put_back_comes_before_the_next_life",
     ),
     (
         "unpublished lives grow without bound",
-        f"{_PLUGIN}.outbox:Outbox._drop_excess",
+        "agent.outbox:Outbox._drop_excess",
         "if len(self._ended_unpublished) > MAX_ENDED_LIVES:",
         "if False:",
         "plugin/test_registry.py::TestOutbox::test_outbox_over_limit_drops_ended_lives_only",
@@ -86,14 +86,14 @@ IN_THE_PLUGIN = [
     ),
     (
         "a room reaches WaitingForInput in the table before its prefix length",
-        f"{_PLUGIN}.publisher:OutboxPublisher._send",
+        "agent.publisher:OutboxPublisher._send",
         "life.status in CREATING and life.length is None",
         "life.status in CREATING",
         "plugin/test_worker.py::TestPublishing::test_prefix_length_is_published_before_the_status[at once]",
     ),
     (
         "a status is published before the prefix length",
-        f"{_PLUGIN}.publisher:OutboxPublisher._send",
+        "agent.publisher:OutboxPublisher._send",
         "if life.length is not None:",
         "if status is not None:\n        await handle.update(status)\n    if life.length is not None:",
         "plugin/test_worker.py::TestPublishing::test_prefix_length_is_published_before_the_status[later]",
@@ -184,7 +184,7 @@ IN_THE_PLUGIN = [
     ),
     (
         "the table shows a failure before decode is told",
-        f"{_PLUGIN}.outbox:Outbox.take",
+        "agent.outbox:Outbox.take",
         "if not lives or room in self._withheld:",
         "if not lives:",
         "plugin/test_registry.py::TestOutbox::test_withheld_changes_are_taken_after_the_last_block",
@@ -198,7 +198,7 @@ IN_THE_PLUGIN = [
     ),
     (
         "a failure of a former generation fails the room's next life",
-        "integrations.sglang.publisher:OutboxPublisher.life_of",
+        "agent.publisher:OutboxPublisher.life_of",
         "handle is not None and handle.generation == generation",
         "True",
         "plugin/test_worker.py::TestOneLife::test_failure_of_former_generation_fails_nothing[prefill]",

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from redis_kvpoll.agent.outbox import RoomLife
 from redis_kvpoll.integrations.sglang import hooks
-from redis_kvpoll.integrations.sglang.outbox import RoomLife
 from redis_kvpoll.integrations.sglang.scope import Scope
 
 FAIL, BOOT, WAIT, MOVE, OK = range(5)

@@ -13,12 +13,12 @@ import redis
 from click.testing import CliRunner
 
 from redis_kvpoll import AsyncStatusStore, KVPoll, StatusStore
+from redis_kvpoll.agent.publisher import OutboxPublisher
 from redis_kvpoll.aio.room import AsyncRoom
 from redis_kvpoll.cli.app import kvpoll
 from redis_kvpoll.integrations.sglang import register, settings
 from redis_kvpoll.integrations.sglang.compat import IncompatibleSGLangError, identify
 from redis_kvpoll.integrations.sglang.maps import FailureRecords, PrefixLengths, StatusMap
-from redis_kvpoll.integrations.sglang.publisher import OutboxPublisher
 from redis_kvpoll.integrations.sglang.registry import RoomRegistry
 from tests.support import pace, real
 from tests.support.standin import OWNER, Manager, joined, learn_servers, manager
@@ -401,7 +401,7 @@ class TestPublishing:
         monkeypatch.setattr(AsyncRoom, "set_decode_prefix_len", observed)
         registry = RoomRegistry(lambda: None)
         async with AsyncStatusStore.from_url("memory://", policy="strict") as store:
-            publisher = OutboxPublisher(store, registry, identify(manager()), lambda room: None)
+            publisher = OutboxPublisher(store, registry, identify(manager()), lambda *_: None)
             publisher.resume()
             if is_open:
                 registry.statuses[ROOM] = BOOT

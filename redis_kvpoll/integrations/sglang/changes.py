@@ -21,11 +21,16 @@ T = TypeVar("T")
 
 
 class Changes:
-    """The lock of a registry, and the changes that are put off. ``lock`` is reentrant; it suffices for reads."""
+    """The lock of a registry, and the changes that are put off. ``lock`` is reentrant; it suffices for reads.
 
-    def __init__(self, scopes: Scopes) -> None:
+    ``after`` is called, with the lock, after a change for which ``is_news`` was set.
+    """
+
+    def __init__(self, scopes: Scopes, after: Callable[[], object]) -> None:
         self.lock = threading.RLock()
+        self.is_news = False
         self._scopes = scopes
+        self._after = after
         self.is_changing = False
         """Whether a change is being made; to a thread that has the lock: by itself."""
         self._put_off: deque[Callable[[], object]] = deque()
@@ -49,7 +54,14 @@ class Changes:
                     self._make_put_off()
                 finally:
                     self.is_changing = False
+            self.settle()
         return result
+
+    def settle(self) -> None:
+        """Tell that there is news, if there is. The caller holds the lock."""
+        if self.is_news and not self.is_changing:
+            self.is_news = False
+            self._after()
 
     def _make_put_off(self) -> None:
         while self._put_off:

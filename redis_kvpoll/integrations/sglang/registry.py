@@ -15,10 +15,10 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from redis_kvpoll.agent.merge import CREATING, FAILED, SUCCESS, merge
+from redis_kvpoll.agent.outbox import Outbox, RoomLife
 from redis_kvpoll.integrations.sglang.changes import Changes, change
 from redis_kvpoll.integrations.sglang.maps import MISSING, FailureRecords, PrefixLengths, StatusMap
-from redis_kvpoll.integrations.sglang.merge import CREATING, FAILED, SUCCESS, merge
-from redis_kvpoll.integrations.sglang.outbox import Outbox, RoomLife
 from redis_kvpoll.integrations.sglang.scope import Claim, Scope, Scopes
 from redis_kvpoll.integrations.sglang.tombstones import Tombstones, WaitBudget
 
@@ -27,7 +27,10 @@ GENERIC_REASON = "Aborted by AbortReq."
 
 
 class RoomRegistry:
-    """The rooms of one process. ``wake`` is called when there are changes to publish; ``clock`` gives seconds."""
+    """The rooms of one process. ``clock`` gives seconds.
+
+    ``wake`` is called, with the lock and between changes, when there are changes to publish.
+    """
 
     def __init__(self, wake: Callable[[], object], clock: Callable[[], float] = time.monotonic) -> None:
         self.statuses = StatusMap(self)
@@ -44,12 +47,15 @@ class RoomRegistry:
         self._lives: dict[int, int] = {}
         """The current life's number of each room."""
         self.scopes = Scopes(self._lives)
-        self.changes = Changes(self.scopes)
-        self._outbox = Outbox(wake, self.changes.lock)
-        self.withholding = self._outbox.withholding
+        self.changes = Changes(self.scopes, wake)
+        self.outbox = Outbox(self._note_news, self.changes.lock)
         self._reason_recorded = threading.Condition(self.changes.lock)
         self._last_number = 0
         self._tombstones = Tombstones(clock)
+        self.on_hold: Callable[[int, int, bool, float], object] = lambda *_: None
+        """Called with a room without a sender, its life, whether that is over, and the time; with the lock."""
+        self.on_waiting: Callable[[int, bool], object] = lambda room, is_waiting: None
+        """Called with a room for whose reason a thread begins or ends to wait."""
         self.awaits_claims = False
         """Whether a room is published only when it has a sender or receiver here: each one claims its room."""
         self._unclaimed: dict[int, float] = {}
@@ -57,12 +63,12 @@ class RoomRegistry:
 
     def __len__(self) -> int:
         """Return how many rooms have unpublished changes."""
-        return len(self._outbox)
+        return len(self.outbox)
 
     @property
     def dropped(self) -> int:
         """How many lives never reached the table."""
-        return self._outbox.dropped
+        return self.outbox.dropped
 
     # Statuses, as SGLang reads and writes them
 
@@ -112,7 +118,9 @@ class RoomRegistry:
         status = self.statuses.remove(room)
         dict.pop(self.lengths, room, None)
         if self._unclaimed.pop(room, None) is None:
-            self._outbox.end(room, number)
+            self.outbox.end(room, number)
+        else:
+            self._hold(room, number, True)
         self._add_tombstone(room, status)
         return status
 
@@ -142,18 +150,24 @@ class RoomRegistry:
             self._begin_publishing(room, self._last_number, claim.request)
         elif self.awaits_claims:
             self._unclaimed[room] = self._clock()
+            self._hold(room, self._last_number, False)
         else:
             self._begin_publishing(room, self._last_number, "")
 
+    def _hold(self, room: int, number: int, is_over: bool) -> None:
+        self.on_hold(room, number, is_over, self._clock())
+        self._note_news()
+
     def _begin_publishing(self, room: int, number: int, request: str) -> None:
-        life = self._outbox.life(room, number)
+        life = self.outbox.life(room, number)
         life.is_new, life.request, life.length = True, request, dict.get(self.lengths, room)
+        life.opened_at = self._clock()
         life.status = dict.__getitem__(self.statuses, room)
         life.reason = dict.get(self.reasons, room, "") if life.status == FAILED else ""
 
     def _changes_of(self, room: int, number: int) -> RoomLife:
         """Return where to add changes of a life."""
-        return RoomLife(number) if room in self._unclaimed else self._outbox.life(room, number)
+        return RoomLife(number) if room in self._unclaimed else self.outbox.life(room, number)
 
     def _set(self, room: int, number: int, status: int, publish: bool = True) -> None:
         if status != dict.__getitem__(self.statuses, room):
@@ -190,9 +204,14 @@ class RoomRegistry:
                 return  # by this thread, which must let no other in between
             began, longest = self._clock(), self._wait_budget.seconds(self.reason_wait_seconds)
             self.awaiting_reason.add(room)
-            self._outbox.mark_changed(room)
+            self.on_waiting(room, True)
+            self._note_news()
+            self.changes.settle()
             self._reason_recorded.wait_for(lambda: room in self.reasons, longest)
             self.awaiting_reason.discard(room)
+            self.on_waiting(room, False)
+            self._note_news()
+            self.changes.settle()
             self._wait_budget.spend(self._clock() - began)
 
     @change
@@ -215,11 +234,24 @@ class RoomRegistry:
             raise KeyError(room)
         return found
 
+    def _note_news(self) -> None:
+        self.changes.is_news = True
+
+    @contextlib.contextmanager
+    def withholding(self, room: int) -> Iterator[None]:
+        """Keep a room's changes from the table until the end of the block."""
+        try:
+            with self.outbox.withholding(room):
+                yield
+        finally:
+            with self.changes.lock:
+                self.changes.settle()
+
     @change
     def detach(self) -> None:
         """Stop publishing and waiting, because there is no worker any more. The maps work on as dicts."""
         self.reason_wait_seconds = 0.0
-        self._outbox.close()
+        self.outbox.close()
 
     def current_life(self, room: int) -> int | None:
         """Return the number of a room's current life; None if the room is not open."""
@@ -232,6 +264,10 @@ class RoomRegistry:
     def unclaimed(self, age: float) -> list[int]:
         """Return the rooms that have been open for so many seconds without a sender."""
         return [room for room, since in list(self._unclaimed.items()) if since <= self._clock() - age]
+
+    def held(self) -> list[tuple[int, int]]:
+        """Return the open rooms without a sender, with their lives. The caller holds the lock."""
+        return [(room, self._lives[room]) for room in self._unclaimed]
 
     def end_unclaimed(self, room: int) -> bool:
         """Clear a room without a sender, unless one has come."""
@@ -273,20 +309,20 @@ class RoomRegistry:
 
     def take_changed(self) -> list[int]:
         """Return the rooms that changed since the last call."""
-        return self.changes.make(self._outbox.take_changed, list)
+        return self.changes.make(self.outbox.take_changed, list)
 
     def pending_rooms(self) -> list[int]:
         """Return all rooms with unpublished changes."""
-        return self._outbox.rooms()
+        return self.outbox.rooms()
 
     def take(self, room: int) -> RoomLife | None:
         """Return a room's oldest unpublished life, for publishing. Later changes come with the next call."""
-        return self.changes.make(lambda: self._outbox.take(room), lambda: None)
+        return self.changes.make(lambda: self.outbox.take(room), lambda: None)
 
     @change
     def put_back(self, room: int, life: RoomLife) -> None:
         """Put back a life that could not be published, before later changes."""
-        self._outbox.put_back(room, life)
+        self.outbox.put_back(room, life)
 
     def _add_tombstone(self, room: int, status: int | None) -> None:
         """Let the records of a room that is not open expire. Without a status, it is not known to have been open."""
