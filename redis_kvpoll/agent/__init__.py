@@ -1,8 +1,9 @@
-"""The table for processes that must not wait for it, nor run an event loop: they speak by messages to a part that does.
+"""One process per engine and host that speaks to Redis for the engine's processes.
 
-The client's side keeps its rooms in dicts and tells each change (outbox, sender, messages). The table's side
-(session) knows a client by its messages alone: it publishes the changes, holds the client's lease, and tells it the
-failures of its rooms.
+A process keeps its rooms in dicts and tells each change (``sender``, ``outbox``, ``messages``) over a channel
+(``channel``, ``link``, ``frames``, ``launch``). These are the client's part. They import neither asyncio nor a Redis
+client: they run inside an engine's process.
 
-Importing this package loads neither a Redis client nor asyncio, nor do the modules of the client's side.
+The agent knows a process by its messages alone (``session``): it publishes the changes, holds the process's lease, and
+tells it the failures of its rooms.
 """

@@ -1,8 +1,8 @@
 """Tells the table part each change of a client's rooms: at once, or from the outbox, in one order. No I/O of its own.
 
-The caller holds the lock of the rooms. While the channel takes messages, a change is sent by the thread that makes it.
-Else changes are merged in the outbox until it takes them again. What was sent is kept until the table part has said
-that the table has it to its end: after a reconnect it is told once more.
+The caller holds the lock of the rooms, and lets nothing interrupt a call. While the channel takes messages, a change is
+sent by the thread that makes it. Else changes are merged in the outbox until it takes them again. What was sent is kept
+until the table part has said that the table has it to its end: after a reconnect it is told once more.
 
 Invariant: changes of a room are sent in the order of its lives, whichever thread sends. Nothing raises.
 """
@@ -33,7 +33,8 @@ class ChangeSender:
         self._told: dict[tuple[int, int], RoomLife] = {}
         """By room and life: all that was told of it. The oldest first."""
         self._told_ends: dict[tuple[int, int], None] = {}
-        self._is_sending = False
+        self._unsent: dict[int, None] = {}
+        """Rooms that were taken from the outbox's changes, and could not be sent."""
 
     def post(self, kind: int, payload: bytes) -> None:
         """Let ``send_changes`` send a message that is no change. It is dropped while there is no connection."""
@@ -42,24 +43,28 @@ class ChangeSender:
 
     def send_changes(self) -> None:
         """Send what there is, as far as the channel takes it."""
-        while self.is_online and not self._is_sending and (self._others or self._outbox.has_changes):
-            self._is_sending = True  # a handler that interrupts this adds changes, and leaves them to this loop
-            try:
-                if not self._send_some():
-                    return
-            finally:
-                self._is_sending = False
+        if not self.is_online:
+            return
+        while self._others:
+            if not self._send(*self._others[0]):
+                return
+            self._others.popleft()
+        self._unsent.update(dict.fromkeys(self._outbox.take_changed()))
+        while self._unsent:
+            room = next(iter(self._unsent))
+            if not self._send_room(room):
+                return
+            del self._unsent[room]
 
     def connected(self) -> None:
         """Tell everything once more, to a table part that knows nothing."""
-        self.is_online, self.sent = False, 0
+        self.sent = 0
         self._others.clear()
         told, self._told, self._told_ends = self._told, {}, {}
         for (room, _), life in reversed(told.items()):
             life.is_new = True
             self._outbox.put_back(room, life)
-        for room in self._outbox.rooms():
-            self._outbox.mark_changed(room)
+        self._unsent = dict.fromkeys(self._outbox.rooms())
         self.is_online = True
 
     def opened(self, room: int, number: int, generation: int) -> None:
@@ -72,19 +77,6 @@ class ChangeSender:
         """Forget a life: the table has all of it."""
         if self._told_ends.pop((room, number), self) is None:
             self._told.pop((room, number), None)
-
-    def _send_some(self) -> bool:
-        while self._others:
-            if not self._send(*self._others[0]):
-                return False
-            self._others.popleft()
-        rooms = self._outbox.take_changed()
-        for position, room in enumerate(rooms):
-            if not self._send_room(room):
-                for left in rooms[position:]:
-                    self._outbox.mark_changed(left)
-                return False
-        return True
 
     def _send_room(self, room: int) -> bool:
         while (life := self._outbox.take(room)) is not None:

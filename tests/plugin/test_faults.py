@@ -69,7 +69,7 @@ def test_maps_without_worker_thread_go_on(server, monkeypatch, caplog, ends):
     with joined(*ranks):
         sglang, its_worker = ranks[0], ranks[0].kvpoll_worker
         sglang.request_status[ROOM] = BOOT
-        real.until(lambda: its_worker.registry.reason_wait_seconds and its_worker.is_idle, "it is published")
+        real.until(lambda: its_worker.registry.waiting.longest and its_worker.is_idle, "it is published")
         if ends == "by close":
             its_worker.close()
             its_worker.close()

@@ -117,7 +117,7 @@ class TestRouterRetries:
         decode.request_status[ROOM] = WAIT
         table.abort(ROOM, "wrong model")
         until_status(table, ROOM, KVPoll.Failed)
-        real.until(lambda: first.request_status[ROOM] == FAIL, "the abort is in the feed")
+        real.until(lambda: ROOM in decode.kvpoll_worker._peer_failures._waiting, "decode knows of the abort")
         decode.request_status.pop(ROOM)
         decode.request_status[ROOM] = WAIT
         learn_servers(decode, ROOM, first)

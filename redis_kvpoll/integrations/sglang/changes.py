@@ -23,12 +23,13 @@ T = TypeVar("T")
 class Changes:
     """The lock of a registry, and the changes that are put off. ``lock`` is reentrant; it suffices for reads.
 
-    ``after`` is called, with the lock, after a change for which ``is_news`` was set.
+    ``after`` is called after changes that have set ``is_news``. It is a change itself, which no other interrupts.
     """
 
     def __init__(self, scopes: Scopes, after: Callable[[], object]) -> None:
         self.lock = threading.RLock()
         self.is_news = False
+        """Whether there is something to tell outside."""
         self._scopes = scopes
         self._after = after
         self.is_changing = False
@@ -48,20 +49,20 @@ class Changes:
                 self._make_put_off()
             finally:
                 self.is_changing = False
-            while self._put_off and not self.is_changing:  # one was put off just before that
-                try:
-                    self.is_changing = True
-                    self._make_put_off()
-                finally:
-                    self.is_changing = False
             self.settle()
         return result
 
     def settle(self) -> None:
-        """Tell that there is news, if there is. The caller holds the lock."""
-        if self.is_news and not self.is_changing:
-            self.is_news = False
-            self._after()
+        """Make what was put off, and tell of the news, unless a change is under way. The caller holds the lock."""
+        while (self._put_off or self.is_news) and not self.is_changing:
+            try:
+                self.is_changing = True
+                self._make_put_off()
+                if self.is_news:
+                    self.is_news = False
+                    self._after()
+            finally:
+                self.is_changing = False
 
     def _make_put_off(self) -> None:
         while self._put_off:

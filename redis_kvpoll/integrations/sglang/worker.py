@@ -65,7 +65,7 @@ class TableWorker:
         self.channel: LocalChannel | None = None
         self._sender = ChangeSender(self.registry.outbox, self._send)
         self.registry.on_hold = lambda *life: self._sender.post(messages.HOLD, messages.encode_life(*life))
-        self.registry.on_waiting = lambda room, is_waiting: self._sender.post(
+        self.registry.waiting.on_waiting = lambda room, is_waiting: self._sender.post(
             messages.WANT_REASON, messages.encode_life(room, 0, is_waiting)
         )
         other = "prefill" if identity.role == "decode" else "decode"
@@ -101,9 +101,7 @@ class TableWorker:
         """Have what is pending published, and leave the table. Further calls do nothing."""
         atexit.unregister(self.close)
         if self.channel is not None:
-            with self.registry.changes.lock:
-                self._sender.post(messages.LEAVE, b"")
-                self._sender.send_changes()
+            self._post(messages.LEAVE, b"")
             self._left.wait(SHUTDOWN_SECONDS)
             self.channel.close(SHUTDOWN_SECONDS)
             self._detach()
@@ -140,17 +138,18 @@ class TableWorker:
         return servers if number is not None and number == self.registry.current_life(room) else None
 
     def _send_changes(self) -> None:
-        """Send what has changed, if the channel takes it. The caller holds the registry's lock."""
+        """Send what has changed, if the channel takes it: a change of the registry's."""
         self._sender.send_changes()
 
     def _send(self, kind: int, payload: bytes) -> bool:
         return self.channel is not None and self.channel.send(kind, payload)
 
     def _post(self, kind: int, payload: bytes) -> None:
-        with self.registry.changes.lock:
+        def post() -> None:
             self._sender.post(kind, payload)
-            self.registry.changes.is_news = True
-            self.registry.changes.settle()
+            self._sender.send_changes()
+
+        self._change(post)
 
     # Called by the channel
 
@@ -170,12 +169,14 @@ class TableWorker:
         )
 
     def _on_connected(self) -> None:
-        with self.registry.changes.lock:
-            self._is_table_idle, self._received = False, 0
-            self._sender.connected()
-            for room, number in self.registry.held():
-                self._sender.post(messages.HOLD, messages.encode_life(room, number))
-            self._sender.send_changes()
+        self._change(self._tell_all)
+
+    def _tell_all(self) -> None:
+        self._is_table_idle, self._received = False, 0
+        self._sender.connected()
+        for room, number, since in self.registry.held():
+            self._sender.post(messages.HOLD, messages.encode_life(room, number, False, since))
+        self._sender.send_changes()
 
     def _on_message(self, kind: int, payload: bytes) -> None:
         try:
@@ -183,15 +184,17 @@ class TableWorker:
         except Exception:
             self._break("")
 
+    def _change(self, call: Callable[..., object], *arguments: Any) -> None:
+        """Call a method of the sender as a change of the registry's, which no other interrupts."""
+        self.registry.changes.make(lambda: call(*arguments), _nothing)
+
     def _handle(self, kind: int, payload: bytes) -> None:
         if kind == messages.OPENED:
-            with self.registry.changes.lock:
-                for life in messages.decode_lives(payload):
-                    self._sender.opened(*life)
+            for life in messages.decode_lives(payload):
+                self._change(self._sender.opened, *life)
         elif kind == messages.ENDED:
-            with self.registry.changes.lock:
-                for room, number, _ in messages.decode_lives(payload):
-                    self._sender.ended(room, number)
+            for room, number, _ in messages.decode_lives(payload):
+                self._change(self._sender.ended, room, number)
         elif kind == messages.RANKS:
             room, number, ranks = messages.decode_ranks(payload)
             self._ranks[room] = number, ranks
@@ -211,7 +214,7 @@ class TableWorker:
                 self._received, self._is_table_idle, self._is_up, self._is_reachable, self._pending, dropped = words
                 self._dropped = dropped
                 has_peers = self._is_up and self.identity.world_size > 1
-                self.registry.reason_wait_seconds = REASON_WAIT_SECONDS if has_peers else 0.0
+                self.registry.waiting.longest = REASON_WAIT_SECONDS if has_peers else 0.0
         elif kind == messages.FAILED:
             self._fail_own(*words)
         elif kind == messages.FAILURE_READ:
@@ -292,3 +295,7 @@ class TableWorker:
                 len(ended),
                 ", ".join(map(str, ended[:MAX_LISTED])),
             )
+
+
+def _nothing() -> None:
+    return None
