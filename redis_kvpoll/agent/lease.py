@@ -1,31 +1,56 @@
-"""The lease of one process of SGLang, which goes on under a new one after it has lost one; and the other role's."""
+"""The lease of one client, which goes on under a new one after it has lost one; and the leases of the other table."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+from enum import Enum
 from typing import Any
 
-from redis_kvpoll.aio.lease import AsyncLease
+from redis_kvpoll.aio.lease import AsyncLease, abandon, resume, state_of
 from redis_kvpoll.aio.store import AsyncStatusStore
-from redis_kvpoll.errors import KVPollError
+from redis_kvpoll.engine.lease_state import LeaseState
+from redis_kvpoll.errors import KVPollError, LeaseLostError
 
 SHUTDOWN_SECONDS = 1.0
 """When a process ends: the time limit for publishing what is pending, and then for giving up the lease."""
 
 
-class ReplaceableLease:
-    """The lease of a process, which can be replaced once it is lost. A context manager."""
+class Ending(Enum):
+    """What becomes of a lease at the end."""
 
-    def __init__(self, store: AsyncStatusStore, owner: str, ttl: float) -> None:
+    LEAVE = "leave"
+    """The client leaves: its live rooms fail, "owner ... left"."""
+    LOST = "lost"
+    """The client is dead: its live rooms fail, "owner ... lost"."""
+    KEEP = "keep"
+    """The client lives, or nobody knows: the lease expires, unless another store resumes it."""
+
+
+class ReplaceableLease:
+    """The lease of a client, which can be replaced once it is lost. A context manager.
+
+    ``former`` is the lease that the client had from another store, if any.
+    """
+
+    def __init__(self, store: AsyncStatusStore, owner: str, ttl: float, former: LeaseState | None = None) -> None:
         self.ttl = ttl
+        self.ending = Ending.LEAVE
+        self.was_lost = False
+        """Whether the former lease was lost."""
         self._store = store
         self._owner = owner
+        self._former = former
         self._current: AsyncLease | None = None
 
     @property
     def is_lost(self) -> bool:
         return self._current is None or self._current.lost
+
+    @property
+    def state(self) -> LeaseState | None:
+        """What another store needs to resume it."""
+        return None if self._current is None else state_of(self._current)
 
     async def replace(self) -> None:
         """Take a new lease."""
@@ -36,7 +61,21 @@ class ReplaceableLease:
         await lease.__aenter__()
         self._current = lease
 
+    async def abandon(self) -> None:
+        """Stop renewing it: whether its client is dead is not known."""
+        if self._current is not None:
+            await abandon(self._current, as_lost=False)
+
     async def __aenter__(self) -> ReplaceableLease:
+        if self._former is not None:
+            lease = self._store.lease(self._owner, ttl=self.ttl)
+            try:
+                await resume(lease, self._former)
+            except LeaseLostError:
+                self.was_lost = True
+            else:
+                self._current = lease
+                return self
         await self.replace()
         return self
 
@@ -44,11 +83,14 @@ class ReplaceableLease:
         if self._current is not None:
             with contextlib.suppress(KVPollError, TimeoutError):
                 async with asyncio.timeout(SHUTDOWN_SECONDS):
-                    await self._current.aclose()
+                    if self.ending is Ending.LEAVE:
+                        await self._current.aclose()
+                    else:
+                        await abandon(self._current, as_lost=self.ending is Ending.LOST)
 
 
 async def reap(store: AsyncStatusStore, seconds: float) -> None:
-    """Fail the rooms of the other role's lost processes, also when none of that role is left to do it."""
+    """Fail the rooms of lost owners of another table, also when none of its owners is left to do it."""
     while True:
         with contextlib.suppress(KVPollError):
             await store.reap()

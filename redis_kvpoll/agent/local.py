@@ -23,25 +23,34 @@ logger = logging.getLogger("redis_kvpoll")
 
 
 class LocalChannel:
-    """A channel to a table part in a thread. ``tick`` is called four times a second, in that thread."""
+    """A channel to a table part in a thread, which is never away or full.
+
+    ``on_tick`` is called four times a second, in that thread.
+    """
 
     def __init__(
         self,
         hello: bytes,
         on_message: Callable[[int, bytes], object],
-        on_connected: Callable[[], object],
-        tick: Callable[[], object],
+        on_connected: Callable[[bytes], object],
+        on_away: Callable[[], object],
+        *,
+        on_writable: Callable[[], object],
+        on_tick: Callable[[], object],
     ) -> None:
         self.session: TableSession | None = None
-        self._hello = hello
+        self.hello = hello
         self._on_message = on_message
         self._on_connected = on_connected
-        self._tick = tick
+        self._tick = on_tick
         self._sent: deque[tuple[int, bytes]] = deque()
         self._is_awake = False
         """Whether ``_deliver`` will run without being woken."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self.thread = threading.Thread(target=self._run, name="kvpoll-table", daemon=True)
+
+    def start(self) -> None:
+        """Begin to connect. Returns at once."""
         self.thread.start()
 
     def send(self, kind: int, payload: bytes) -> bool:
@@ -81,10 +90,10 @@ class LocalChannel:
             self._loop = None
 
     async def _main(self) -> None:
-        self.session = TableSession(Hello.decode(self._hello), self._on_message)
+        self.session = TableSession(Hello.decode(self.hello), self._on_message)
         self._loop = asyncio.get_running_loop()
         ticking = asyncio.create_task(self._tick_on())
-        self._on_connected()
+        self._on_connected(b"")
         await self.session.run()
         ticking.cancel()
 

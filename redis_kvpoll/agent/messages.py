@@ -54,6 +54,8 @@ LOG = 90
 BROKEN = 91
 """The table part has ended by a bug."""
 LEFT = 92
+LEASE = 93
+"""The client's lease, for the next table part: its incarnation, and the epoch of each shard."""
 
 STATUSES = frozenset(map(int, KVPoll))
 _ROOM_BYTES = 16
@@ -83,8 +85,8 @@ class Hello:
     """The namespace whose failures it hears too."""
     collects: bool = False
     """Whether it wants the other ranks' statuses."""
-    former: dict[str, Any] = field(default_factory=dict)
-    """The lease that it has from a former table part, as in JOINED."""
+    former: list[Any] = field(default_factory=list)
+    """The lease that it has from a former table part, as in LEASE; empty if none."""
 
     @property
     def world_size(self) -> int:

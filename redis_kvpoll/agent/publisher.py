@@ -24,10 +24,11 @@ from redis_kvpoll.errors import (
     LeaseLostError,
     OutcomeUnknownError,
     RoomBusyError,
+    RoomNotFoundError,
     ServerRefusedError,
     StoreUnavailableError,
 )
-from redis_kvpoll.model import KVPoll
+from redis_kvpoll.model import Entry, KVPoll
 from redis_kvpoll.validation import MAX_REQUEST
 
 FIRST_RETRY_SECONDS = 0.02
@@ -83,6 +84,8 @@ class OutboxPublisher:
         on_ended: Callable[[int, int], object] = lambda room, number: None,
         log: Callable[[int, str], object] = logger.log,
     ) -> None:
+        self.on_found_failed: Callable[[int, int, Entry], object] = lambda room, number, entry: None
+        """Called with a room and life of a former table part that the table has as Failed."""
         self.is_online = asyncio.Event()
         """Cleared by a call that finds the server unreachable: then changes wait in the outbox."""
         self._store = store
@@ -185,11 +188,15 @@ class OutboxPublisher:
         status = KVPoll(life.status) if life.status in STATUSES else None
         if life.is_new and number != life.number:
             first = status if life.status in CREATING and life.length is None else KVPoll.Bootstrapping
-            handle = await self._store.open(room, self._request_of(life), first or KVPoll.Bootstrapping)
+            handle = await self._adopt(room, life) if life.generation else None
+            if handle is None and life.generation and life.is_over:
+                return  # it was cleared already
+            if handle is None:
+                handle = await self._store.open(room, self._request_of(life), first or KVPoll.Bootstrapping)
+                status = None if status is first else status
             self._handles[room] = life.number, handle
             life.is_new = False  # if the connection is lost before the rest is sent, it is not opened again
             self._on_opened(room, life.number, handle.generation)
-            status = None if status is first else status
         elif number != life.number or handle is None:
             return  # the table has failed this life, as this process lost its lease
         if life.length is not None:
@@ -205,6 +212,17 @@ class OutboxPublisher:
                 await self._fetch_reason(room)
             await handle.clear()
             self._handles.pop(room, None)
+
+    async def _adopt(self, room: int, life: RoomLife) -> AsyncRoom | None:
+        """Return the handle of a life that the table has from a former table part; None if it does not have it."""
+        with contextlib.suppress(RoomNotFoundError):
+            entry = await self._store.entry(room)
+            handle = await self._store.attach(room)
+            if entry is not None and entry.generation == handle.generation == life.generation:
+                if entry.status is KVPoll.Failed:
+                    self.on_found_failed(room, life.number, entry)
+                return handle
+        return None
 
     def _request_of(self, life: RoomLife) -> str:
         """Return the request of a life in the table: equal for all ranks of its instance, and for no other life.

@@ -18,7 +18,7 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 from redis_kvpoll.agent import messages
-from redis_kvpoll.agent.lease import SHUTDOWN_SECONDS, ReplaceableLease, reap
+from redis_kvpoll.agent.lease import SHUTDOWN_SECONDS, Ending, ReplaceableLease, reap
 from redis_kvpoll.agent.messages import Hello
 from redis_kvpoll.agent.other_failures import OtherFailures
 from redis_kvpoll.agent.own_failures import OwnFailures
@@ -29,7 +29,9 @@ from redis_kvpoll.agent.told import ToldRooms
 from redis_kvpoll.aio.failures import AsyncFailures
 from redis_kvpoll.aio.mirror import AsyncMirror
 from redis_kvpoll.aio.store import AsyncStatusStore
+from redis_kvpoll.engine.lease_state import LeaseState
 from redis_kvpoll.errors import KVPollError
+from redis_kvpoll.model import Entry
 
 COALESCE_SECONDS = 0.004
 """The pause after publishing: changes that arrive during it are sent together."""
@@ -40,6 +42,10 @@ REPORT_SECONDS = 0.1
 OUTAGE_SECONDS = 1.0
 """The followers must be out of sync for this long before Redis counts as unreachable, and not just as slow."""
 
+REJOIN_SECONDS = 1.0
+"""Pause before a client that has joined before tries it again."""
+
+UNREACHABLE = "{}: Redis is unreachable; SGLang continues without it"
 LEASE_LOST = (
     "{} lost its lease: no heartbeat for more than KVPOLL_LEASE ({:g} s), or another process uses the same name; its "
     "in-flight rooms were failed; continuing under a new lease"
@@ -58,7 +64,11 @@ class TableSession:
         """None until it has joined the table."""
         self._send = send
         self._has_changes = asyncio.Event()
+        self.ending: Ending | None = None
+        """How it ends, once that is known."""
+        self._awaits_death = False
         self._ending = asyncio.Event()
+        self._end_is_known = asyncio.Event()
         self._others: OtherFailures | None = None
         self._of_others: AsyncFailures | None = None
         self._ranks: RankStatuses | None = None
@@ -66,6 +76,8 @@ class TableSession:
         self._opened: list[tuple[int, int, int]] = []
         self._ended: list[tuple[int, int, int]] = []
         self._state: list[Any] = []
+        self._lease: ReplaceableLease | None = None
+        self._told_lease: LeaseState | None = None
         self._is_up = False
         self._is_reachable = True
         self.rooms.outbox.on_dropped = self._is_over
@@ -85,22 +97,37 @@ class TableSession:
             room, number, *_ = messages.decode_life(payload)
             self._others.read(room, number)
         elif kind == messages.LEAVE:
-            self._ending.set()
+            self.end(Ending.LEAVE)
+
+    def end(self, how: Ending, *, may_be_dead: bool = False) -> None:
+        """Publish what is pending, and end, in the first way that is told.
+
+        ``may_be_dead``: only the client's connection has ended, so its death may still be told.
+        """
+        is_known = self.ending is not None and not self._awaits_death
+        if not is_known:
+            self.ending, self._awaits_death = how, may_be_dead
+        self._ending.set()
+        if not self._awaits_death:
+            self._end_is_known.set()
 
     # Its run
 
     async def run(self) -> None:
-        """Join the table, and stay until the client leaves."""
+        """Join the table, and stay until the client leaves. A client that has joined before is not refused."""
         has_joined = False
         try:
-            async with AsyncExitStack() as stack:
-                async with asyncio.timeout(self.hello.join):
-                    tasks = await self._enter(stack)
-                has_joined = True
-                self._is_up = all(follower.synced for follower in self._followers)
-                self._report()
-                self._send(messages.JOINED, b"{}")
-                await self._run_until_end(tasks)
+            while not has_joined and not self._ending.is_set():
+                try:
+                    async with AsyncExitStack() as stack:
+                        async with asyncio.timeout(self.hello.join):
+                            tasks = await self._enter(stack)
+                        has_joined = True
+                        await self._run_until_end(tasks)
+                except (KVPollError, TimeoutError) as error:
+                    if has_joined or not self.hello.former:
+                        raise
+                    await self._pause(error)
         except Exception as error:
             if has_joined:
                 logger.exception("redis_kvpoll: %s left the status table because of a bug", self.hello.name)
@@ -110,33 +137,65 @@ class TableSession:
         finally:
             self._send(messages.LEFT, b"")
 
+    async def _pause(self, error: Exception) -> None:
+        """Wait a moment for a server that does not let the client join again."""
+        if self._is_reachable:
+            self._is_reachable = False
+            self._log(logging.WARNING, UNREACHABLE.format(self.hello.name))
+            logger.warning("redis_kvpoll: %s cannot join again, and tries on: %s", self.hello.name, error)
+        self._followers.clear()
+        self._report()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(REJOIN_SECONDS):
+                await self._ending.wait()
+
     async def _run_until_end(self, tasks: Sequence[Coroutine[Any, Any, None]]) -> None:
+        self._is_up = all(follower.synced for follower in self._followers)
+        self._report()
+        self._send(messages.JOINED, b"")
         running = [asyncio.create_task(task) for task in tasks]
         ending = asyncio.create_task(self._ending.wait())
         try:
             ended, _ = await asyncio.wait([ending, *running], return_when=asyncio.FIRST_COMPLETED)
             if ending not in ended:
                 ended.pop().result()  # raises: the tasks end only by an exception
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(SHUTDOWN_SECONDS):
-                    await self._publisher.flush()
+            if self.ending is not Ending.KEEP:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(SHUTDOWN_SECONDS):
+                        await self._publisher.flush()
             self._report()
         finally:
             for task in (ending, *running):
                 task.cancel()
+        if self._awaits_death:
+            await self._held_lease.abandon()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self.hello.lease + SHUTDOWN_SECONDS):
+                    await self._end_is_known.wait()
 
     @property
     def _publisher(self) -> OutboxPublisher:
         assert self.publisher is not None  # noqa: S101 - set when it joined
         return self.publisher
 
+    @property
+    def _held_lease(self) -> ReplaceableLease:
+        assert self._lease is not None  # noqa: S101 - set when it joined
+        return self._lease
+
     async def _enter(self, stack: AsyncExitStack) -> list[Coroutine[Any, Any, None]]:
         """Join the table until the stack closes; return the coroutines to run until then."""
         hello = self.hello
         store = await stack.enter_async_context(AsyncStatusStore.from_url(hello.url, **hello.options))
-        lease = await stack.enter_async_context(ReplaceableLease(store, hello.owner, hello.lease))
+        former = LeaseState(hello.former[0], tuple(map(tuple, hello.former[1]))) if hello.former else None
+        lease = self._lease = ReplaceableLease(store, hello.owner, hello.lease, former)
+        await stack.enter_async_context(lease)
+        stack.callback(self._choose_ending)
+        if lease.was_lost:
+            self._log(logging.WARNING, LEASE_LOST.format(hello.name, hello.lease))
         own_failures = store.failures(self.rooms.rooms)
         publisher = OutboxPublisher(store, self.rooms, hello, self._has_opened, self._is_over, self._log)
+        publisher.on_found_failed = self._fail_as_found
         own = OwnFailures(store, self.rooms, publisher.life_of, self._fail)
         own_failures.on_failure(own.on_failure)
         self._on_opened: Callable[[int], object] = lambda room: own.on_failure(own_failures.get(room))
@@ -156,6 +215,9 @@ class TableSession:
             followers.append(await stack.enter_async_context(of_others))
             tasks.append(reap(others, hello.lease / 10))
         return [*tasks, self._monitor(lease)]
+
+    def _choose_ending(self) -> None:
+        self._held_lease.ending = self.ending or Ending.LEAVE
 
     async def _publish_changes(self) -> None:
         while True:
@@ -194,9 +256,10 @@ class TableSession:
                 down_since = now
             elif self._is_reachable and now - down_since > OUTAGE_SECONDS:
                 self._is_reachable = False
-                self._log(logging.WARNING, f"{name}: Redis is unreachable; SGLang continues without it")
+                self._log(logging.WARNING, UNREACHABLE.format(name))
             if self._is_up and self._others is not None:
                 self._others.tidy()
+            self._report()
             await asyncio.sleep(MONITOR_SECONDS)
 
     # To the client
@@ -215,7 +278,11 @@ class TableSession:
             ended, self._ended = self._ended, []
             self._send(messages.ENDED, messages.encode_lives(ended))
         pending = len(self.rooms.outbox)
-        is_idle = not pending and self._publisher.is_idle
+        is_idle = not pending and self.publisher is not None and self.publisher.is_idle
+        lease = self._lease.state if self._lease is not None else None
+        if lease is not None and lease != self._told_lease:
+            self._told_lease = lease
+            self._send(messages.LEASE, messages.encode_words(*lease))
         state = [self.rooms.received, is_idle, self._is_up, self._is_reachable, pending, self.rooms.outbox.dropped]
         if state != self._state:
             self._state = state
@@ -241,6 +308,10 @@ class TableSession:
 
     def _fail(self, room: int, number: int, reason: str, by_hand: bool) -> None:
         self._send(messages.FAILED, messages.encode_words(room, number, reason, by_hand))
+
+    def _fail_as_found(self, room: int, number: int, entry: Entry) -> None:
+        is_by_hand = entry.reason is not None and entry.failed_by is None
+        self._fail(room, number, entry.reason or "", is_by_hand)
 
     def _deliver_reason(self, room: int, reason: str) -> None:
         self._send(messages.REASON, messages.encode_words(room, reason))

@@ -15,6 +15,7 @@ from typing import Any
 
 from redis_kvpoll.engine.effects import AwaitCalls, Flow, PendingCall
 from redis_kvpoll.engine.executor import Executor
+from redis_kvpoll.engine.lease_state import LeaseState
 from redis_kvpoll.engine.reaper import reap_lost, rooms_of
 from redis_kvpoll.errors import KVPollError, LeaseLostError
 from redis_kvpoll.protocol import keys, lease_commands, room_commands
@@ -79,6 +80,33 @@ class LeaseKeeper:
         self._executor.recovery.attach_lease(self, self.name, self.incarnation)
         with contextlib.suppress(KVPollError):  # the heartbeat repeats what fails here
             yield from reap_lost(self._executor, context, lease_commands.lost_in(replies), self._next_heartbeat)
+
+    def resume(self, state: LeaseState) -> Flow[None]:
+        """Hold a lease that another store took, and that nobody renews now. Nothing is failed.
+
+        Raises:
+            LeaseLostError: it is lost, or another process has taken its name.
+        """
+        self._executor.session.check_writable(OPERATION)
+        context = self._context = yield from self._executor.context(OPERATION)
+        self._executor.recovery.check_no_lease()
+        self.lost, self._is_given_up, self.incarnation = False, False, state.incarnation
+        epochs = dict(state.epochs)
+        calls = [self.config.call(context, tag, "renew", self.incarnation, epochs.get(tag, "")) for tag in self._tags]
+        replies = yield from self._executor.send_calls(OPERATION, calls)
+        if any(lease_commands.parse_report(reply).state != "held" for reply in replies):
+            self.lost = True
+            raise LeaseLostError(OPERATION, self.name)
+        now = time.monotonic()
+        self._next_heartbeat, self._next_touch = now + self._interval, now
+        self._visited = dict.fromkeys(self._tags[1:], now)
+        self._executor.recovery.attach_lease(self, self.name, self.incarnation)
+
+    @property
+    def state(self) -> LeaseState:
+        """What another store needs to resume it."""
+        epochs = {tag: self._executor.recovery.epoch_of(tag) for tag in self._tags}
+        return LeaseState(self.incarnation, tuple(epochs.items()))
 
     def _take(self, context: CallContext, seen: str) -> Flow[list[list[Any]]]:
         """Get an incarnation from the first shard and extend it to the others. Returns the replies."""
@@ -219,6 +247,20 @@ class LeaseKeeper:
             yield from reap_lost(self._executor, self._verified_context, lease_commands.lost_in(replies))
         except KVPollError as error:
             logger.warning("%s was not given up and will expire: %s", self, error)
+
+    def abandon(self) -> None:
+        """Neither renew nor end the lease any more: it expires, unless another store resumes it."""
+        self._is_given_up = True
+        self._executor.recovery.detach_lease(self)
+
+    def end_as_lost(self) -> Flow[None]:
+        """End the lease of a holder that is known to be dead, and fail its rooms as those of a lost owner."""
+        self.abandon()
+        if self._context is None or self.lost:
+            return
+        calls = [self.config.call(self._context, tag, "drop", self.incarnation) for tag in self._tags]
+        yield from self._executor.send_calls(OPERATION, calls)
+        yield from reap_lost(self._executor, self._context, {self.incarnation: f"owner {self.name} lost"})
 
     def _drop(self, until: float = math.inf) -> Flow[None]:
         """Drop a lost lease in the shards that still have it, and fail what it has there."""

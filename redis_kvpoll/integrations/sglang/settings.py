@@ -38,6 +38,9 @@ class PluginSettings:
     long_hold: bool = True
     """Decode: whether pages of a request that the table has failed are held until SGLang would have given them away."""
 
+    agent: str = ""
+    """Where the agent is that speaks to Redis: a path, or AUTO for one that the first process starts. Empty: none."""
+
     def options(self, role: str) -> StoreOptions:
         """Return the options of a store of the role's namespace. Policy strict is SGLang's own rule since 0.5.20."""
         return StoreOptions(
@@ -87,6 +90,7 @@ PARSERS: Mapping[str, Callable[[str], Any]] = {
     "SHARDS": int,
     "FEED_LENGTH": int,
     "LONG_HOLD": _switch,
+    "AGENT": str,
 }
 
 

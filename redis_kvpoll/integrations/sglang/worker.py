@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from redis_kvpoll.agent import messages
-from redis_kvpoll.agent.local import LocalChannel
+from redis_kvpoll.agent.channels import Channel, open_channel
 from redis_kvpoll.agent.merge import FAILED
 from redis_kvpoll.agent.messages import Hello
 from redis_kvpoll.agent.sender import ChangeSender
@@ -62,7 +62,7 @@ class TableWorker:
         """Fails a life as the table says: room, life, reason, and whether it failed in the other role's table."""
         self.end_by_hand: Callable[[int, int, str], object] | None = None
         """Decode: ends a life that an operator has aborted in its table."""
-        self.channel: LocalChannel | None = None
+        self.channel: Channel | None = None
         self._sender = ChangeSender(self.registry.outbox, self._send)
         self.registry.on_hold = lambda *life: self._sender.post(messages.HOLD, messages.encode_life(*life))
         self.registry.waiting.on_waiting = lambda room, is_waiting: self._sender.post(
@@ -84,12 +84,23 @@ class TableWorker:
         """By room of decode's: its life, and the processes of prefill that serve it."""
         self._servers_lock = threading.RLock()
         self._ended_orphans = 0
+        self._lease: list[Any] = []
+        """Its lease, for another table part."""
 
     # Called by SGLang's threads
 
     def join(self) -> None:
         """Return once this process has joined the table; RefusedError says what prevents that."""
-        self.channel = LocalChannel(self._hello().encode(), self._on_message, self._on_connected, self._tick)
+        self.channel = open_channel(
+            self.settings.agent,
+            self._hello(),
+            self._on_message,
+            self._on_connected,
+            self._on_away,
+            on_writable=self._on_writable,
+            on_tick=self._tick,
+        )
+        self.channel.start()
         if not self._joined.wait(self.settings.join + JOIN_MARGIN_SECONDS):
             self._refusal = RefusedError("no answer within KVPOLL_JOIN")
         if self._refusal is not None:
@@ -166,10 +177,21 @@ class TableWorker:
             settings.join,
             other=f"{settings.namespace}-{other}",
             collects=len(identity.stages) > 1,
+            former=self._lease,
         )
 
-    def _on_connected(self) -> None:
+    def _on_connected(self, _: bytes) -> None:
         self._change(self._tell_all)
+
+    def _on_away(self) -> None:
+        def go_away() -> None:
+            self._sender.is_online = self._is_up = self._is_reachable = self._is_table_idle = False
+            self.registry.waiting.longest = 0.0
+
+        self._change(go_away)
+
+    def _on_writable(self) -> None:
+        self._change(self._sender.send_changes)
 
     def _tell_all(self) -> None:
         self._is_table_idle, self._received = False, 0
@@ -223,6 +245,9 @@ class TableWorker:
             self.registry.deliver_reason(*words)
         elif kind == messages.LOG:
             logger.log(*words)
+        elif kind == messages.LEASE and self.channel is not None:
+            self._lease = words
+            self.channel.hello = self._hello().encode()
         elif kind == messages.REFUSED:
             self._refusal = RefusedError(*words)
             self._joined.set()

@@ -1,0 +1,50 @@
+"""Which way a client takes to its table part: a thread of its own process, or an agent."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from typing import Protocol
+
+from redis_kvpoll.agent.channel import AgentChannel
+from redis_kvpoll.agent.launch import Launcher
+from redis_kvpoll.agent.messages import Hello
+
+AUTO = "auto"
+"""For an agent that the first process of an instance starts."""
+APPLICATION = "redis_kvpoll.agent.tables:make"
+
+
+class Channel(Protocol):
+    """What a client needs of a channel. ``send`` neither waits nor raises."""
+
+    hello: bytes
+
+    def start(self) -> None: ...
+    def send(self, kind: int, payload: bytes) -> bool: ...
+    def close(self, timeout: float) -> None: ...
+
+
+def open_channel(
+    agent: str,
+    hello: Hello,
+    on_message: Callable[[int, bytes], None],
+    on_connected: Callable[[bytes], None],
+    on_away: Callable[[], None],
+    *,
+    on_writable: Callable[[], None],
+    on_tick: Callable[[], None],
+) -> Channel:
+    """Return a channel: to the agent at a path, to one that is started (AUTO), or, without either, to a thread."""
+    callbacks = on_message, on_connected, on_away
+    if not agent:
+        from redis_kvpoll.agent.local import LocalChannel  # which loads a Redis client
+
+        return LocalChannel(hello.encode(), *callbacks, on_writable=on_writable, on_tick=on_tick)
+    source = Launcher(_name_of(hello), APPLICATION) if agent == AUTO else agent
+    return AgentChannel(source, hello.encode(), *callbacks, on_writable=on_writable, on_tick=on_tick)
+
+
+def _name_of(hello: Hello) -> str:
+    """Return the name of the agent of an instance: one for each server and deployment, without the password."""
+    return f"{hello.instance} {hello.options.get('namespace')} {zlib.crc32(hello.url.encode()):08x}"
