@@ -67,6 +67,10 @@ class ChangeSender:
         self._unsent = dict.fromkeys(self._outbox.rooms())
         self.is_online = True
 
+    def disconnected(self) -> None:
+        """Keep what changes, until there is a connection again."""
+        self.is_online = False
+
     def opened(self, room: int, number: int, generation: int) -> None:
         """Take note of the generation that a life has in the table."""
         life = self._told.get((room, number))

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import time
 import traceback
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
@@ -21,10 +20,13 @@ from redis_kvpoll.agent import messages
 from redis_kvpoll.agent.lease import SHUTDOWN_SECONDS, Ending, ReplaceableLease, reap
 from redis_kvpoll.agent.messages import Hello
 from redis_kvpoll.agent.other_failures import OtherFailures
+from redis_kvpoll.agent.outage import Outage
 from redis_kvpoll.agent.own_failures import OwnFailures
 from redis_kvpoll.agent.publisher import OutboxPublisher
 from redis_kvpoll.agent.ranks import RankStatuses
 from redis_kvpoll.agent.refusals import refusal
+from redis_kvpoll.agent.reports import Reports
+from redis_kvpoll.agent.state import TableState
 from redis_kvpoll.agent.told import ToldRooms
 from redis_kvpoll.aio.failures import AsyncFailures
 from redis_kvpoll.aio.mirror import AsyncMirror
@@ -39,13 +41,9 @@ MONITOR_SECONDS = 0.25
 """Pause between checks whether the server is reachable."""
 REPORT_SECONDS = 0.1
 """Pause between reports to the client of what is in the table: each wakes it."""
-OUTAGE_SECONDS = 1.0
-"""The followers must be out of sync for this long before Redis counts as unreachable, and not just as slow."""
-
 REJOIN_SECONDS = 1.0
 """Pause before a client that has joined before tries it again."""
 
-UNREACHABLE = "{}: Redis is unreachable; SGLang continues without it"
 LEASE_LOST = (
     "{} lost its lease: no heartbeat for more than KVPOLL_LEASE ({:g} s), or another process uses the same name; its "
     "in-flight rooms were failed; continuing under a new lease"
@@ -63,6 +61,7 @@ class TableSession:
         self.publisher: OutboxPublisher | None = None
         """None until it has joined the table."""
         self._send = send
+        self._reports = Reports(send)
         self._has_changes = asyncio.Event()
         self.ending: Ending | None = None
         """How it ends, once that is known."""
@@ -73,13 +72,9 @@ class TableSession:
         self._of_others: AsyncFailures | None = None
         self._ranks: RankStatuses | None = None
         self._followers: list[AsyncFailures | AsyncMirror] = []
-        self._opened: list[tuple[int, int, int]] = []
-        self._ended: list[tuple[int, int, int]] = []
-        self._state: list[Any] = []
         self._lease: ReplaceableLease | None = None
-        self._told_lease: LeaseState | None = None
         self._is_up = False
-        self._is_reachable = True
+        self._outage = Outage(hello.name, self._log)
         self.rooms.outbox.on_dropped = self._is_over
 
     # The client's side
@@ -139,10 +134,8 @@ class TableSession:
 
     async def _pause(self, error: Exception) -> None:
         """Wait a moment for a server that does not let the client join again."""
-        if self._is_reachable:
-            self._is_reachable = False
-            self._log(logging.WARNING, UNREACHABLE.format(self.hello.name))
-            logger.warning("redis_kvpoll: %s cannot join again, and tries on: %s", self.hello.name, error)
+        logger.warning("redis_kvpoll: %s cannot join again, and tries on: %s", self.hello.name, error)
+        self._outage.begin()
         self._followers.clear()
         self._report()
         with contextlib.suppress(TimeoutError):
@@ -240,23 +233,12 @@ class TableSession:
                     self._log(logging.WARNING, LEASE_LOST.format(name, lease.ttl))
 
     async def _monitor(self, lease: ReplaceableLease) -> None:
-        """Log the beginning and the end of an outage once each, and resume publishing after it."""
-        down_since: float | None = None
-        name = self.hello.name
+        """Follow whether the server is reachable, and resume publishing when it is again."""
         while True:
-            self._is_up, now = all(follower.synced for follower in self._followers), time.monotonic()
+            self._is_up = all(follower.synced for follower in self._followers)
             if self._is_up and not lease.is_lost:
                 self._publisher.resume()
-            if self._is_up:
-                if not self._is_reachable:
-                    seconds = now - (down_since or now)
-                    self._log(logging.INFO, f"{name}: Redis is reachable again after {seconds:.1f} s")
-                down_since, self._is_reachable = None, True
-            elif down_since is None:
-                down_since = now
-            elif self._is_reachable and now - down_since > OUTAGE_SECONDS:
-                self._is_reachable = False
-                self._log(logging.WARNING, UNREACHABLE.format(name))
+            self._outage.note(self._is_up)
             if self._is_up and self._others is not None:
                 self._others.tidy()
             self._report()
@@ -271,22 +253,11 @@ class TableSession:
 
     def _report(self) -> None:
         """Tell the client what the table has now, if that is news."""
-        if self._opened:
-            opened, self._opened = self._opened, []
-            self._send(messages.OPENED, messages.encode_lives(opened))
-        if self._ended:
-            ended, self._ended = self._ended, []
-            self._send(messages.ENDED, messages.encode_lives(ended))
         pending = len(self.rooms.outbox)
         is_idle = not pending and self.publisher is not None and self.publisher.is_idle
-        lease = self._lease.state if self._lease is not None else None
-        if lease is not None and lease != self._told_lease:
-            self._told_lease = lease
-            self._send(messages.LEASE, messages.encode_words(*lease))
-        state = [self.rooms.received, is_idle, self._is_up, self._is_reachable, pending, self.rooms.outbox.dropped]
-        if state != self._state:
-            self._state = state
-            self._send(messages.STATE, messages.encode_words(*state))
+        is_up, is_reachable = self._is_up, not self._outage.is_logged
+        state = TableState(self.rooms.received, is_idle, is_up, is_reachable, pending, self.rooms.outbox.dropped)
+        self._reports.send(state, self._lease.state if self._lease is not None else None)
 
     def _has_begun(self, room: int, opened_at: float) -> None:
         """Look whether a room of the client's has failed in the other table since the client opened it."""
@@ -296,13 +267,13 @@ class TableSession:
                 self._others.on_failure(failure)
 
     def _has_opened(self, room: int, number: int, generation: int) -> None:
-        self._opened.append((room, number, generation))
+        self._reports.opened(room, number, generation)
         self._on_opened(room)
         if self._ranks is not None:
             self._ranks.opened(room)
 
     def _is_over(self, room: int, number: int) -> None:
-        self._ended.append((room, number, 0))
+        self._reports.ended(room, number)
         if self._ranks is not None:
             self._ranks.forget(room)
 

@@ -38,7 +38,7 @@ def life(sglang, room):
 def has_taken(sglang):
     """Whether the table part has taken all changes out of its outbox, or found that it cannot."""
     part = session_of(sglang)
-    return part.rooms.received == sglang.kvpoll_worker._sender.sent and not part.rooms.outbox.has_changes
+    return part.rooms.received == sglang.kvpoll_worker.client.sent and not part.rooms.outbox.has_changes
 
 
 def test_lives_during_outage_are_bounded(world, server, monkeypatch):
@@ -75,7 +75,7 @@ def test_maps_without_worker_thread_go_on(server, monkeypatch, caplog, ends):
             its_worker.close()
         else:
             monkeypatch.setattr(session_of(sglang), "_report", lambda: monkeypatch.undo() or 1 / 0)
-        real.until(lambda: not its_worker.channel.thread.is_alive(), "the thread has ended")
+        real.until(lambda: not its_worker.client.channel.thread.is_alive(), "the thread has ended")
         assert its_worker.statuses_of(ROOM) == {}
         for room in (ROOM, ROOM + 1):
             life(sglang, room)

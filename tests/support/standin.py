@@ -8,7 +8,7 @@ from enum import Enum
 from types import SimpleNamespace
 
 from redis_kvpoll import StatusStore
-from redis_kvpoll.agent import session
+from redis_kvpoll.agent import outage
 from redis_kvpoll.integrations.sglang import install, plugin
 from tests.support import pace
 
@@ -100,7 +100,7 @@ def serve(world, monkeypatch, deadline):
     deadline = str(pace.seconds(deadline))
     for name, value in {"URL": server.tcp, "NAMESPACE": "t", "LEASE": "5", "DEADLINE": deadline}.items():
         monkeypatch.setenv(f"KVPOLL_{name}", value)
-    monkeypatch.setattr(session, "OUTAGE_SECONDS", 0.0)
+    monkeypatch.setattr(outage, "OUTAGE_SECONDS", 0.0)
     return server
 
 
@@ -124,7 +124,7 @@ def learn_servers(decode, room, *prefills):
 
 def session_of(sglang):
     """Return the table part of a manager's process, which runs in a thread of it."""
-    return sglang.kvpoll_worker.channel.session
+    return sglang.kvpoll_worker.client.channel.session
 
 
 @contextlib.contextmanager

@@ -52,6 +52,10 @@ class Changes:
             self.settle()
         return result
 
+    def do(self, call: Callable[[], object]) -> None:
+        """Make a change without a result."""
+        self.make(call, _nothing)
+
     def settle(self) -> None:
         """Make what was put off, and tell of the news, unless a change is under way. The caller holds the lock."""
         while (self._put_off or self.is_news) and not self.is_changing:
@@ -89,7 +93,7 @@ def change(method: F) -> F:
 
     @wraps(method)
     def made(self: Any, *arguments: Any) -> None:
-        self.changes.make(lambda: method(self, *arguments), _nothing)
+        self.changes.do(lambda: method(self, *arguments))
 
     return cast(F, made)
 

@@ -15,6 +15,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from redis_kvpoll.agent.client import RefusedError
 from redis_kvpoll.errors import InvalidInputError, LeaseLostError
 from redis_kvpoll.integrations.sglang import hooks
 from redis_kvpoll.integrations.sglang.background import Background
@@ -27,7 +28,7 @@ from redis_kvpoll.integrations.sglang.pages import DecodeFailures
 from redis_kvpoll.integrations.sglang.peers import receivers_of
 from redis_kvpoll.integrations.sglang.settings import PARSERS, PREFIX, read
 from redis_kvpoll.integrations.sglang.startup import log_disabled, log_incompatible
-from redis_kvpoll.integrations.sglang.worker import RefusedError, TableWorker
+from redis_kvpoll.integrations.sglang.worker import TableWorker
 from redis_kvpoll.transport.password_file import with_password
 
 logger = logging.getLogger("redis_kvpoll")

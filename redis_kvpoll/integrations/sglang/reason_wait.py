@@ -45,4 +45,4 @@ class ReasonWait:
             self.on_waiting(room, is_waiting)
             self._changes.is_news = True
 
-        self._changes.make(tell, lambda: None)
+        self._changes.do(tell)

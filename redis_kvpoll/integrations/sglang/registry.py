@@ -43,6 +43,7 @@ class RoomRegistry:
         """The current life's number of each room."""
         self.scopes = Scopes(self._lives)
         self.changes = Changes(self.scopes, wake)
+        self.change = self.changes.do
         self.outbox = Outbox(self._note_news, self.changes.lock)
         self.waiting = ReasonWait(self.changes, clock)
         self._last_number = 0

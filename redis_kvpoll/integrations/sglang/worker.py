@@ -1,4 +1,4 @@
-"""One process of SGLang on the table, as its threads see it: the registry, and a channel to its table part.
+"""One process of SGLang on the table, as its threads see it: the registry, and a client of a table part.
 
 No event loop and no Redis client run here. Whatever happens to the table part or to Redis, SGLang's threads continue
 with the registry.
@@ -13,10 +13,9 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from redis_kvpoll.agent import messages
-from redis_kvpoll.agent.channels import Channel, open_channel
+from redis_kvpoll.agent.client import TableClient
 from redis_kvpoll.agent.merge import FAILED
 from redis_kvpoll.agent.messages import Hello
-from redis_kvpoll.agent.sender import ChangeSender
 from redis_kvpoll.integrations.sglang.compat import ProcessIdentity
 from redis_kvpoll.integrations.sglang.metrics import LinkMetrics
 from redis_kvpoll.integrations.sglang.peer_failures import PeerFailures, for_people
@@ -25,10 +24,6 @@ from redis_kvpoll.integrations.sglang.registry import RoomRegistry
 from redis_kvpoll.integrations.sglang.settings import PluginSettings
 from redis_kvpoll.model import KVPoll
 
-SHUTDOWN_SECONDS = 3.0
-"""The longest that a process waits at its end for what is pending to be in the table."""
-JOIN_MARGIN_SECONDS = 5.0
-"""How much longer than the table part this waits for it to join."""
 REASON_WAIT_SECONDS = 0.25
 """The longest that SGLang's thread waits for another rank's reason, at the end of a request that failed without one
 here. Such a reason arrives within milliseconds, or there is none."""
@@ -39,21 +34,14 @@ MAX_LISTED = 10
 logger = logging.getLogger("redis_kvpoll")
 
 
-class RefusedError(Exception):
-    """The process cannot join the table; ``setting`` names the namespace's setting that differs, if it is that."""
-
-    def __init__(self, reason: str, setting: str = "") -> None:
-        super().__init__(reason)
-        self.setting = setting
-
-
 class TableWorker:
-    """The registry of one process, and its channel to the table part, which keeps it and the table in sync."""
+    """The registry of one process, and its client, which keeps it and the table in sync."""
 
     def __init__(self, settings: PluginSettings, identity: ProcessIdentity) -> None:
         self.identity = identity
         self.settings = settings
-        self.registry = RoomRegistry(self._send_changes)
+        self.client: TableClient
+        self.registry = RoomRegistry(lambda: self.client.send_changes())
         self.receivers_of: Callable[[int], frozenset[Address] | None] = lambda _: None
         """Prefill: who has asked for a room's pages."""
         self.end_orphans: Callable[[], list[int]] = list
@@ -62,75 +50,48 @@ class TableWorker:
         """Fails a life as the table says: room, life, reason, and whether it failed in the other role's table."""
         self.end_by_hand: Callable[[int, int, str], object] | None = None
         """Decode: ends a life that an operator has aborted in its table."""
-        self.channel: Channel | None = None
-        self._sender = ChangeSender(self.registry.outbox, self._send)
-        self.registry.on_hold = lambda *life: self._sender.post(messages.HOLD, messages.encode_life(*life))
-        self.registry.waiting.on_waiting = lambda room, is_waiting: self._sender.post(
-            messages.WANT_REASON, messages.encode_life(room, 0, is_waiting)
-        )
-        other = "prefill" if identity.role == "decode" else "decode"
+        self.client = TableClient(_hello(settings, identity), settings.agent, self.registry, self)
+        self.registry.on_hold = self._tell_hold
+        self.registry.waiting.on_waiting = self._tell_waiting
         self._peer_failures = PeerFailures(
-            other, self.registry, self._peers_of, self._read_failure, self._fail_for_peers
+            _other_role(identity), self.registry, self._peers_of, self._read_failure, self._fail_for_peers
         )
+        self.note_other_failure = self._peer_failures.on_failure
+        self.decide_other_failure = self._peer_failures.decide
+        self.deliver_reason = self.registry.deliver_reason
         self._metrics = LinkMetrics(identity.role, identity.name)
-        self._joined = threading.Event()
-        self._left = threading.Event()
-        self._refusal: RefusedError | None = None
-        self._received, self._is_table_idle, self._is_up, self._is_reachable = 0, True, False, True
-        self._pending, self._dropped = 0, 0
-        self._ranks: dict[int, tuple[int, dict[int, KVPoll]]] = {}
-        """Of a pipeline, by room: a life, and what each rank has."""
         self._servers: dict[int, tuple[int, frozenset[Address]]] = {}
         """By room of decode's: its life, and the processes of prefill that serve it."""
         self._servers_lock = threading.RLock()
         self._ended_orphans = 0
-        self._lease: list[Any] = []
-        """Its lease, for another table part."""
 
     # Called by SGLang's threads
 
     def join(self) -> None:
         """Return once this process has joined the table; RefusedError says what prevents that."""
-        self.channel = open_channel(
-            self.settings.agent,
-            self._hello(),
-            self._on_message,
-            self._on_connected,
-            self._on_away,
-            on_writable=self._on_writable,
-            on_tick=self._tick,
-        )
-        self.channel.start()
-        if not self._joined.wait(self.settings.join + JOIN_MARGIN_SECONDS):
-            self._refusal = RefusedError("no answer within KVPOLL_JOIN")
-        if self._refusal is not None:
-            self.channel.close(SHUTDOWN_SECONDS)
-            raise self._refusal
+        self.client.join()
         atexit.register(self.close)
 
     def close(self) -> None:
         """Have what is pending published, and leave the table. Further calls do nothing."""
         atexit.unregister(self.close)
-        if self.channel is not None:
-            self._post(messages.LEAVE, b"")
-            self._left.wait(SHUTDOWN_SECONDS)
-            self.channel.close(SHUTDOWN_SECONDS)
-            self._detach()
+        self.client.close()
+        self.went_on_alone()
 
     @property
     def is_idle(self) -> bool:
         """Whether every change is in the table."""
         with self.registry.changes.lock:
-            return not len(self.registry) and self._is_table_idle and self._received == self._sender.sent
+            return not len(self.registry) and self.client.is_told
 
     @property
     def dropped(self) -> int:
         """How many lives never reached the table."""
-        return self.registry.dropped + self._dropped
+        return self.registry.dropped + self.client.state.dropped
 
     def statuses_of(self, room: int) -> dict[int, KVPoll]:
         """Return the table's statuses of a room by rank; empty until it knows the current life."""
-        number, statuses = self._ranks.get(room, (None, {}))
+        number, statuses = self.client.ranks.get(room, (None, {}))
         return statuses if number is not None and number == self.registry.current_life(room) else {}
 
     def learn_servers(self, room: int, bootstrap_infos: Iterable[Any]) -> None:
@@ -148,147 +109,36 @@ class TableWorker:
         number, servers = self._servers.get(room, (None, None))
         return servers if number is not None and number == self.registry.current_life(room) else None
 
-    def _send_changes(self) -> None:
-        """Send what has changed, if the channel takes it: a change of the registry's."""
-        self._sender.send_changes()
+    def _tell_hold(self, room: int, number: int, is_over: bool, moment: float) -> None:
+        self.client.add(messages.HOLD, messages.encode_life(room, number, is_over, moment))
 
-    def _send(self, kind: int, payload: bytes) -> bool:
-        return self.channel is not None and self.channel.send(kind, payload)
+    def _tell_waiting(self, room: int, is_waiting: bool) -> None:
+        self.client.add(messages.WANT_REASON, messages.encode_life(room, 0, is_waiting))
 
-    def _post(self, kind: int, payload: bytes) -> None:
-        def post() -> None:
-            self._sender.post(kind, payload)
-            self._sender.send_changes()
+    # Called by the client, in its channel's thread
 
-        self._change(post)
+    def state_changed(self) -> None:
+        """Wait for other ranks' reasons only while they can come."""
+        has_peers = self.client.state.is_up and self.identity.world_size > 1
+        self.registry.waiting.longest = REASON_WAIT_SECONDS if has_peers else 0.0
 
-    # Called by the channel
-
-    def _hello(self) -> Hello:
-        settings, identity = self.settings, self.identity
-        other = "prefill" if identity.role == "decode" else "decode"
-        return Hello(
-            settings.url,
-            {**settings.options(identity.role), **identity.rank_options},
-            identity.owner,
-            identity.name,
-            identity.instance,
-            settings.lease,
-            settings.join,
-            other=f"{settings.namespace}-{other}",
-            collects=len(identity.stages) > 1,
-            former=self._lease,
-        )
-
-    def _on_connected(self, _: bytes) -> None:
-        self._change(self._tell_all)
-
-    def _on_away(self) -> None:
-        def go_away() -> None:
-            self._sender.is_online = self._is_up = self._is_reachable = self._is_table_idle = False
-            self.registry.waiting.longest = 0.0
-
-        self._change(go_away)
-
-    def _on_writable(self) -> None:
-        self._change(self._sender.send_changes)
-
-    def _tell_all(self) -> None:
-        self._is_table_idle, self._received = False, 0
-        self._sender.connected()
-        for room, number, since in self.registry.held():
-            self._sender.post(messages.HOLD, messages.encode_life(room, number, False, since))
-        self._sender.send_changes()
-
-    def _on_message(self, kind: int, payload: bytes) -> None:
-        try:
-            self._handle(kind, payload)
-        except Exception:
-            self._break("")
-
-    def _change(self, call: Callable[..., object], *arguments: Any) -> None:
-        """Call a method of the sender as a change of the registry's, which no other interrupts."""
-        self.registry.changes.make(lambda: call(*arguments), _nothing)
-
-    def _handle(self, kind: int, payload: bytes) -> None:
-        if kind == messages.OPENED:
-            for life in messages.decode_lives(payload):
-                self._change(self._sender.opened, *life)
-        elif kind == messages.ENDED:
-            for room, number, _ in messages.decode_lives(payload):
-                self._change(self._sender.ended, room, number)
-        elif kind == messages.RANKS:
-            room, number, ranks = messages.decode_ranks(payload)
-            self._ranks[room] = number, ranks
-        elif kind == messages.FAILURE_WAITS:
-            room, number, *_ = messages.decode_life(payload)
-            self._peer_failures.on_failure(room, number)
-        elif kind == messages.JOINED:
-            self._joined.set()
-        elif kind == messages.LEFT:
-            self._left.set()
-        else:
-            self._handle_words(kind, messages.decode_words(payload))
-
-    def _handle_words(self, kind: int, words: list[Any]) -> None:
-        if kind == messages.STATE:
-            with self.registry.changes.lock:
-                self._received, self._is_table_idle, self._is_up, self._is_reachable, self._pending, dropped = words
-                self._dropped = dropped
-                has_peers = self._is_up and self.identity.world_size > 1
-                self.registry.waiting.longest = REASON_WAIT_SECONDS if has_peers else 0.0
-        elif kind == messages.FAILED:
-            self._fail_own(*words)
-        elif kind == messages.FAILURE_READ:
-            self._peer_failures.decide(*words)
-        elif kind == messages.REASON:
-            self.registry.deliver_reason(*words)
-        elif kind == messages.LOG:
-            logger.log(*words)
-        elif kind == messages.LEASE and self.channel is not None:
-            self._lease = words
-            self.channel.hello = self._hello().encode()
-        elif kind == messages.REFUSED:
-            self._refusal = RefusedError(*words)
-            self._joined.set()
-        elif kind == messages.BROKEN:
-            self._break(*words)
-
-    def _tick(self) -> None:
+    def tick(self) -> None:
         """Do what is due four times a second."""
-        try:
-            self._peer_failures.check_all()
-            self._forget()
-            self._end_orphans()
-            pending = len(self.registry) + self._pending
-            self._metrics.update(
-                self._joined.is_set() and self._is_reachable, pending, self.dropped, self._ended_orphans
-            )
-        except Exception:
-            self._break("")
+        state = self.client.state
+        self._peer_failures.check_all()
+        self._forget()
+        self._end_orphans()
+        is_up, pending = self.client.is_joined and state.is_reachable, len(self.registry) + state.pending
+        self._metrics.update(is_up, pending, self.dropped, self._ended_orphans)
 
-    def _break(self, trace: str) -> None:
-        """Go on without the table, because of a bug."""
-        log = logger.error if trace else logger.exception
-        log(
-            "redis_kvpoll: %s left the status table because of a bug, and SGLang continues without it; report this "
-            "traceback%s",
-            self.identity.name,
-            f"\n{trace}" if trace else "",
-        )
-        self._post(messages.LEAVE, b"")
-        self._detach()
-
-    def _detach(self) -> None:
+    def went_on_alone(self) -> None:
+        """Go on without the table."""
         self.registry.detach()
-        with self.registry.changes.lock:
-            self._sender.is_online = False
-        self._ranks = {}
+        self.client.ranks.clear()
         self._metrics.update(False, 0, self.dropped, self._ended_orphans)
 
-    # Other processes' changes
-
-    def _fail_own(self, room: int, number: int, reason: str, by_hand: bool) -> None:
+    def fail_own(self, room: int, number: int, reason: str, by_hand: bool) -> None:
+        """Fail a life that has failed in this role's table."""
         if self.registry.current_life(room) != number or dict.get(self.registry.statuses, room) == FAILED:
             return
         if by_hand and self.end_by_hand is not None:
@@ -300,16 +150,16 @@ class TableWorker:
         self.fail(room, number, reason, True)
 
     def _read_failure(self, room: int, number: int) -> None:
-        self._post(messages.READ_FAILURE, messages.encode_life(room, number))
+        self.client.post(messages.READ_FAILURE, messages.encode_life(room, number))
 
     def _forget(self) -> None:
         """Forget what is known of rooms that are over."""
         with self._servers_lock:
             for room in [room for room in list(self._servers) if self._servers_of(room) is None]:
                 self._servers.pop(room, None)
-        for room, (number, _) in list(self._ranks.items()):
+        for room, (number, _) in list(self.client.ranks.items()):
             if self.registry.current_life(room) != number:
-                self._ranks.pop(room, None)
+                self.client.ranks.pop(room, None)
 
     def _end_orphans(self) -> None:
         if ended := self.end_orphans():
@@ -322,5 +172,19 @@ class TableWorker:
             )
 
 
-def _nothing() -> None:
-    return None
+def _hello(settings: PluginSettings, identity: ProcessIdentity) -> Hello:
+    return Hello(
+        settings.url,
+        {**settings.options(identity.role), **identity.rank_options},
+        identity.owner,
+        identity.name,
+        identity.instance,
+        settings.lease,
+        settings.join,
+        other=f"{settings.namespace}-{_other_role(identity)}",
+        collects=len(identity.stages) > 1,
+    )
+
+
+def _other_role(identity: ProcessIdentity) -> str:
+    return "prefill" if identity.role == "decode" else "decode"
