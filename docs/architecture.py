@@ -22,7 +22,7 @@ LAYERS: tuple[dict[str, str], ...] = (
         "monitoring": "alerts, a board",
         "integrations": "SGLang's plugin",
     },
-    {"agent": "the table for processes without an event loop"},
+    {"agent": "one process that speaks for an engine's processes"},
     {
         "sync": "the blocking store",
         "aio": "the asyncio store",

@@ -2,7 +2,7 @@
 
 No event loop and no Redis client run here. Whatever happens to the table part or to Redis, the client's threads go on.
 
-To serve another program: give it a ``Rooms`` and ``Handlers``. To add a message: its kind in messages, and its handler
+To serve another program: give it a ``ClientRooms`` and ``Handlers``. To add a message: its kind in messages, and its handler
 in ``_handle``.
 """
 
@@ -15,8 +15,8 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from redis_kvpoll.agent import messages
-from redis_kvpoll.agent.channels import Channel, open_channel
-from redis_kvpoll.agent.messages import Hello
+from redis_kvpoll.agent.messages import ClientHello
+from redis_kvpoll.agent.open_channel import ClientChannel, open_channel
 from redis_kvpoll.agent.outbox import Outbox
 from redis_kvpoll.agent.sender import ChangeSender
 from redis_kvpoll.agent.state import TableState
@@ -38,7 +38,7 @@ class RefusedError(Exception):
         self.setting = setting
 
 
-class Rooms(Protocol):
+class ClientRooms(Protocol):
     """The rooms of a client."""
 
     outbox: Outbox
@@ -67,10 +67,10 @@ class Handlers(Protocol):
 class TableClient:
     """One client's connection to its table part. ``agent`` says where that is: see channels."""
 
-    def __init__(self, hello: Hello, agent: str, rooms: Rooms, handlers: Handlers) -> None:
+    def __init__(self, hello: ClientHello, agent: str, rooms: ClientRooms, handlers: Handlers) -> None:
         self.state = TableState()
         """As the table part has told it last."""
-        self.channel: Channel | None = None
+        self.channel: ClientChannel | None = None
         self.ranks: dict[int, tuple[int, dict[int, KVPoll]]] = {}
         """By room: a life, and what each rank has in the table."""
         self._hello = hello

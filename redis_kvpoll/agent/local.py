@@ -12,7 +12,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
-from redis_kvpoll.agent.messages import Hello
+from redis_kvpoll.agent.messages import ClientHello
 from redis_kvpoll.agent.session import TableSession
 
 TICK_SECONDS = 0.25
@@ -90,7 +90,7 @@ class LocalChannel:
             self._loop = None
 
     async def _main(self) -> None:
-        self.session = TableSession(Hello.decode(self.hello), self._on_message)
+        self.session = TableSession(ClientHello.decode(self.hello), self._on_message)
         self._loop = asyncio.get_running_loop()
         ticking = asyncio.create_task(self._tick_on())
         self._on_connected(b"")

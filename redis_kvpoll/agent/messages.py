@@ -68,7 +68,7 @@ _RANK = Struct("<Hb")
 
 
 @dataclass(frozen=True, slots=True)
-class Hello:
+class ClientHello:
     """Who a client is, and what it wants of which table. Durations are seconds."""
 
     url: str
@@ -97,7 +97,7 @@ class Hello:
         return json.dumps(asdict(self)).encode()
 
     @classmethod
-    def decode(cls, payload: bytes) -> Hello:
+    def decode(cls, payload: bytes) -> ClientHello:
         return cls(**json.loads(payload))
 
 

@@ -45,7 +45,7 @@ REASON_POLL_SECONDS = 0.01
 logger = logging.getLogger("redis_kvpoll")
 
 
-class Rooms(Protocol):
+class UnpublishedRooms(Protocol):
     """The rooms of a client, and what the table does not have of them yet."""
 
     @property
@@ -57,7 +57,7 @@ class Rooms(Protocol):
     def deliver_reason(self, room: int, reason: str) -> None: ...
 
 
-class Writer(Protocol):
+class RoomWriter(Protocol):
     """Who a client is."""
 
     @property
@@ -78,8 +78,8 @@ class OutboxPublisher:
     def __init__(
         self,
         store: AsyncStatusStore,
-        rooms: Rooms,
-        writer: Writer,
+        rooms: UnpublishedRooms,
+        writer: RoomWriter,
         on_opened: Callable[[int, int, int], object],
         on_ended: Callable[[int, int], object] = lambda room, number: None,
         log: Callable[[int, str], object] = logger.log,

@@ -13,7 +13,7 @@ from redis_kvpoll.errors import StoreClosedError
 from redis_kvpoll.model import KVPoll
 
 
-class RankStatuses:
+class RankFollower:
     """Follows all ranks of a client's rooms, by a mirror.
 
     ``published_life`` gives the current life of a room if the table has it: only its ranks are told.

@@ -62,8 +62,9 @@ def run_started(options: argparse.Namespace) -> int:
 
 
 def run_service(path: str, application: str, group: str | None) -> None:
-    """Run an agent at a path until SIGINT or SIGTERM. OSError if another one runs there."""
+    """Run an agent at a path until SIGINT or SIGTERM. OSError if another runs there, KeyError for an unknown group."""
     _log_to_stderr()
+    allowed_uids()
     make = load(application)
     with _listening(path, group) as listener:
         asyncio.run(_serve(make, listener, number=int(time.time() * 1000)))

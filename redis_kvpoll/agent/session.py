@@ -18,12 +18,12 @@ from typing import Any
 
 from redis_kvpoll.agent import messages
 from redis_kvpoll.agent.lease import SHUTDOWN_SECONDS, Ending, ReplaceableLease, reap
-from redis_kvpoll.agent.messages import Hello
+from redis_kvpoll.agent.messages import ClientHello
 from redis_kvpoll.agent.other_failures import OtherFailures
 from redis_kvpoll.agent.outage import Outage
 from redis_kvpoll.agent.own_failures import OwnFailures
 from redis_kvpoll.agent.publisher import OutboxPublisher
-from redis_kvpoll.agent.ranks import RankStatuses
+from redis_kvpoll.agent.ranks import RankFollower
 from redis_kvpoll.agent.refusals import refusal
 from redis_kvpoll.agent.reports import Reports
 from redis_kvpoll.agent.state import TableState
@@ -34,6 +34,7 @@ from redis_kvpoll.aio.store import AsyncStatusStore
 from redis_kvpoll.engine.lease_state import LeaseState
 from redis_kvpoll.errors import KVPollError
 from redis_kvpoll.model import Entry
+from redis_kvpoll.replica.failures_base import read_since
 
 COALESCE_SECONDS = 0.004
 """The pause after publishing: changes that arrive during it are sent together."""
@@ -55,7 +56,7 @@ logger = logging.getLogger("redis_kvpoll")
 class TableSession:
     """The table part of one client. ``send`` sends it a message, and neither waits nor raises."""
 
-    def __init__(self, hello: Hello, send: Callable[[int, bytes], object]) -> None:
+    def __init__(self, hello: ClientHello, send: Callable[[int, bytes], object]) -> None:
         self.hello = hello
         self.rooms = ToldRooms(self._wake, self._deliver_reason, self._has_begun)
         self.publisher: OutboxPublisher | None = None
@@ -70,7 +71,7 @@ class TableSession:
         self._end_is_known = asyncio.Event()
         self._others: OtherFailures | None = None
         self._of_others: AsyncFailures | None = None
-        self._ranks: RankStatuses | None = None
+        self._ranks: RankFollower | None = None
         self._followers: list[AsyncFailures | AsyncMirror] = []
         self._lease: ReplaceableLease | None = None
         self._is_up = False
@@ -196,7 +197,7 @@ class TableSession:
         followers = self._followers
         followers.append(await stack.enter_async_context(own_failures))
         if hello.collects:
-            self._ranks = RankStatuses(store, self.rooms, publisher.published_life, self._send)
+            self._ranks = RankFollower(store, self.rooms, publisher.published_life, self._send)
             followers.append(await stack.enter_async_context(self._ranks.mirror))
         tasks = [self._publish_changes(), self._replace_lost_lease(lease), self._report_changes()]
         if hello.other:
@@ -262,7 +263,7 @@ class TableSession:
     def _has_begun(self, room: int, opened_at: float) -> None:
         """Look whether a room of the client's has failed in the other table since the client opened it."""
         if self._others is not None and self._of_others is not None:
-            failure = self._of_others.read_since(room, opened_at)
+            failure = read_since(self._of_others, room, opened_at)
             if failure is not None:
                 self._others.on_failure(failure)
 

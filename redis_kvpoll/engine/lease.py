@@ -105,8 +105,8 @@ class LeaseKeeper:
     @property
     def state(self) -> LeaseState:
         """What another store needs to resume it."""
-        epochs = {tag: self._executor.recovery.epoch_of(tag) for tag in self._tags}
-        return LeaseState(self.incarnation, tuple(epochs.items()))
+        epoch_of = self._executor.recovery.epoch_of
+        return LeaseState(self.incarnation, tuple((tag, epoch_of(tag)) for tag in self._tags))
 
     def _take(self, context: CallContext, seen: str) -> Flow[list[list[Any]]]:
         """Get an incarnation from the first shard and extend it to the others. Returns the replies."""
@@ -256,11 +256,11 @@ class LeaseKeeper:
     def end_as_lost(self) -> Flow[None]:
         """End the lease of a holder that is known to be dead, and fail its rooms as those of a lost owner."""
         self.abandon()
-        if self._context is None or self.lost:
-            return
-        calls = [self.config.call(self._context, tag, "drop", self.incarnation) for tag in self._tags]
-        yield from self._executor.send_calls(OPERATION, calls)
-        yield from reap_lost(self._executor, self._context, {self.incarnation: f"owner {self.name} lost"})
+        if not self.lost:
+            context = self._verified_context
+            calls = [self.config.call(context, tag, "drop", self.incarnation) for tag in self._tags]
+            yield from self._executor.send_calls(OPERATION, calls)
+            yield from reap_lost(self._executor, context, {self.incarnation: f"owner {self.name} lost"})
 
     def _drop(self, until: float = math.inf) -> Flow[None]:
         """Drop a lost lease in the shards that still have it, and fail what it has there."""

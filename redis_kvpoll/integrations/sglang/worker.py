@@ -15,7 +15,7 @@ from typing import Any
 from redis_kvpoll.agent import messages
 from redis_kvpoll.agent.client import TableClient
 from redis_kvpoll.agent.merge import FAILED
-from redis_kvpoll.agent.messages import Hello
+from redis_kvpoll.agent.messages import ClientHello
 from redis_kvpoll.integrations.sglang.compat import ProcessIdentity
 from redis_kvpoll.integrations.sglang.metrics import LinkMetrics
 from redis_kvpoll.integrations.sglang.peer_failures import PeerFailures, for_people
@@ -172,8 +172,8 @@ class TableWorker:
             )
 
 
-def _hello(settings: PluginSettings, identity: ProcessIdentity) -> Hello:
-    return Hello(
+def _hello(settings: PluginSettings, identity: ProcessIdentity) -> ClientHello:
+    return ClientHello(
         settings.url,
         {**settings.options(identity.role), **identity.rank_options},
         identity.owner,

@@ -11,7 +11,7 @@ import logging
 
 from redis_kvpoll.agent.agent_sessions import Ending as HowEnded
 from redis_kvpoll.agent.lease import Ending
-from redis_kvpoll.agent.messages import Hello
+from redis_kvpoll.agent.messages import ClientHello
 from redis_kvpoll.agent.peer_socket import Peer
 from redis_kvpoll.agent.session import TableSession
 
@@ -28,7 +28,7 @@ _ENDINGS: dict[str, Ending] = {
 }
 
 
-class Tables:
+class TableParts:
     """The table parts of all processes."""
 
     def __init__(self) -> None:
@@ -39,7 +39,7 @@ class Tables:
 
     def open_session(self, peer: Peer, hello: bytes) -> HostedPart:
         """Begin the table part of a process. Its messages are kept until it has joined."""
-        found = Hello.decode(hello)
+        found = ClientHello.decode(hello)
         key = found.url, str(found.options.get("namespace")), found.owner
         former, former_task = self._parts.get(key), self._tasks.get(key)
         if former is not None:
@@ -88,6 +88,6 @@ class HostedPart:
         self.part.end(_ENDINGS[how], may_be_dead=how == "vanished")
 
 
-def make() -> Tables:
+def make() -> TableParts:
     """Make the application, in the agent's event loop."""
-    return Tables()
+    return TableParts()

@@ -8,14 +8,14 @@ from typing import Protocol
 
 from redis_kvpoll.agent.channel import AgentChannel
 from redis_kvpoll.agent.launch import Launcher
-from redis_kvpoll.agent.messages import Hello
+from redis_kvpoll.agent.messages import ClientHello
 
 AUTO = "auto"
 """For an agent that the first process of an instance starts."""
-APPLICATION = "redis_kvpoll.agent.tables:make"
+APPLICATION = "redis_kvpoll.agent.table_parts:make"
 
 
-class Channel(Protocol):
+class ClientChannel(Protocol):
     """What a client needs of a channel. ``send`` neither waits nor raises."""
 
     hello: bytes
@@ -27,14 +27,14 @@ class Channel(Protocol):
 
 def open_channel(
     agent: str,
-    hello: Hello,
+    hello: ClientHello,
     on_message: Callable[[int, bytes], None],
     on_connected: Callable[[bytes], None],
     on_away: Callable[[], None],
     *,
     on_writable: Callable[[], None],
     on_tick: Callable[[], None],
-) -> Channel:
+) -> ClientChannel:
     """Return a channel: to the agent at a path, to one that is started (AUTO), or, without either, to a thread."""
     callbacks = on_message, on_connected, on_away
     if not agent:
@@ -45,6 +45,6 @@ def open_channel(
     return AgentChannel(source, hello.encode(), *callbacks, on_writable=on_writable, on_tick=on_tick)
 
 
-def _name_of(hello: Hello) -> str:
+def _name_of(hello: ClientHello) -> str:
     """Return the name of the agent of an instance: one for each server and deployment, without the password."""
     return f"{hello.instance} {hello.options.get('namespace')} {zlib.crc32(hello.url.encode()):08x}"
