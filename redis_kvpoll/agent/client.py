@@ -2,8 +2,8 @@
 
 No event loop and no Redis client run here. Whatever happens to the table part or to Redis, the client's threads go on.
 
-To serve another program: give it a ``ClientRooms`` and ``Handlers``. To add a message: its kind in messages, and its handler
-in ``_handle``.
+To serve another program: give it a ``ClientRooms`` and ``Handlers``. To add a message: its kind in messages, and its
+handler in ``_handle``.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from redis_kvpoll.agent import messages
 from redis_kvpoll.agent.messages import ClientHello
 from redis_kvpoll.agent.open_channel import ClientChannel, open_channel
 from redis_kvpoll.agent.outbox import Outbox
+from redis_kvpoll.agent.part_state import TableState
 from redis_kvpoll.agent.sender import ChangeSender
-from redis_kvpoll.agent.state import TableState
 from redis_kvpoll.model import KVPoll
 
 CLOSE_SECONDS = 3.0

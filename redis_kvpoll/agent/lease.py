@@ -5,15 +5,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from enum import Enum
-from typing import Any
+from typing import Any, Protocol
 
-from redis_kvpoll.aio.lease import AsyncLease, abandon, resume, state_of
+from redis_kvpoll.aio.lease import AsyncLease, abandon, renew_unless, resume, state_of
 from redis_kvpoll.aio.store import AsyncStatusStore
 from redis_kvpoll.engine.lease_state import LeaseState
 from redis_kvpoll.errors import KVPollError, LeaseLostError
 
 SHUTDOWN_SECONDS = 1.0
 """When a process ends: the time limit for publishing what is pending, and then for giving up the lease."""
+
+
+LEASE_LOST = (
+    "{} lost its lease: no heartbeat for more than KVPOLL_LEASE ({:g} s), or another process uses the same name; its "
+    "in-flight rooms were failed; continuing under a new lease"
+)
 
 
 class Ending(Enum):
@@ -27,19 +33,35 @@ class Ending(Enum):
     """The client lives, or nobody knows: the lease expires, unless another store resumes it."""
 
 
+class LeaseClient(Protocol):
+    """A client, as far as its lease depends on it."""
+
+    ending: Ending | None
+
+    def stands_still(self) -> bool:
+        """Whether it does, as far as is known: then its lease is not renewed."""
+
+
 class ReplaceableLease:
     """The lease of a client, which can be replaced once it is lost. A context manager.
 
     ``former`` is the lease that the client had from another store, if any.
     """
 
-    def __init__(self, store: AsyncStatusStore, owner: str, ttl: float, former: LeaseState | None = None) -> None:
+    def __init__(
+        self,
+        store: AsyncStatusStore,
+        owner: str,
+        ttl: float,
+        client: LeaseClient,
+        former: LeaseState | None = None,
+    ) -> None:
         self.ttl = ttl
-        self.ending = Ending.LEAVE
         self.was_lost = False
         """Whether the former lease was lost."""
         self._store = store
         self._owner = owner
+        self._client = client
         self._former = former
         self._current: AsyncLease | None = None
 
@@ -57,9 +79,14 @@ class ReplaceableLease:
         if self._current is not None:
             await self._current.aclose()
             self._current = None
-        lease = self._store.lease(self._owner, ttl=self.ttl)
+        lease = self._new()
         await lease.__aenter__()
         self._current = lease
+
+    def _new(self) -> AsyncLease:
+        lease = self._store.lease(self._owner, ttl=self.ttl)
+        renew_unless(lease, self._client.stands_still)
+        return lease
 
     async def abandon(self) -> None:
         """Stop renewing it: whether its client is dead is not known."""
@@ -68,7 +95,7 @@ class ReplaceableLease:
 
     async def __aenter__(self) -> ReplaceableLease:
         if self._former is not None:
-            lease = self._store.lease(self._owner, ttl=self.ttl)
+            lease = self._new()
             try:
                 await resume(lease, self._former)
             except LeaseLostError:
@@ -83,10 +110,10 @@ class ReplaceableLease:
         if self._current is not None:
             with contextlib.suppress(KVPollError, TimeoutError):
                 async with asyncio.timeout(SHUTDOWN_SECONDS):
-                    if self.ending is Ending.LEAVE:
+                    if self._client.ending in (None, Ending.LEAVE):
                         await self._current.aclose()
                     else:
-                        await abandon(self._current, as_lost=self.ending is Ending.LOST)
+                        await abandon(self._current, as_lost=self._client.ending is Ending.LOST)
 
 
 async def reap(store: AsyncStatusStore, seconds: float) -> None:

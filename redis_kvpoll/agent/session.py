@@ -17,16 +17,16 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 from redis_kvpoll.agent import messages
-from redis_kvpoll.agent.lease import SHUTDOWN_SECONDS, Ending, ReplaceableLease, reap
+from redis_kvpoll.agent.client_news import ClientNews
+from redis_kvpoll.agent.lease import LEASE_LOST, SHUTDOWN_SECONDS, Ending, ReplaceableLease, reap
 from redis_kvpoll.agent.messages import ClientHello
 from redis_kvpoll.agent.other_failures import OtherFailures
 from redis_kvpoll.agent.outage import Outage
 from redis_kvpoll.agent.own_failures import OwnFailures
+from redis_kvpoll.agent.part_state import TableState
 from redis_kvpoll.agent.publisher import OutboxPublisher
 from redis_kvpoll.agent.ranks import RankFollower
 from redis_kvpoll.agent.refusals import refusal
-from redis_kvpoll.agent.reports import Reports
-from redis_kvpoll.agent.state import TableState
 from redis_kvpoll.agent.told import ToldRooms
 from redis_kvpoll.aio.failures import AsyncFailures
 from redis_kvpoll.aio.mirror import AsyncMirror
@@ -42,27 +42,33 @@ MONITOR_SECONDS = 0.25
 """Pause between checks whether the server is reachable."""
 REPORT_SECONDS = 0.1
 """Pause between reports to the client of what is in the table: each wakes it."""
+SILENT_SECONDS = 0.75
+"""A client that was not heard for so long counts as standing still."""
 REJOIN_SECONDS = 1.0
 """Pause before a client that has joined before tries it again."""
-
-LEASE_LOST = (
-    "{} lost its lease: no heartbeat for more than KVPOLL_LEASE ({:g} s), or another process uses the same name; its "
-    "in-flight rooms were failed; continuing under a new lease"
-)
 
 logger = logging.getLogger("redis_kvpoll")
 
 
 class TableSession:
-    """The table part of one client. ``send`` sends it a message, and neither waits nor raises."""
+    """The table part of one client.
 
-    def __init__(self, hello: ClientHello, send: Callable[[int, bytes], object]) -> None:
+    ``send`` sends it a message, and neither waits nor raises. ``silent_for`` gives the seconds since it was heard.
+    """
+
+    def __init__(
+        self,
+        hello: ClientHello,
+        send: Callable[[int, bytes], object],
+        silent_for: Callable[[], float] = lambda: 0.0,
+    ) -> None:
         self.hello = hello
         self.rooms = ToldRooms(self._wake, self._deliver_reason, self._has_begun)
         self.publisher: OutboxPublisher | None = None
         """None until it has joined the table."""
         self._send = send
-        self._reports = Reports(send)
+        self._silent_for = silent_for
+        self._news = ClientNews(send)
         self._has_changes = asyncio.Event()
         self.ending: Ending | None = None
         """How it ends, once that is known."""
@@ -106,6 +112,10 @@ class TableSession:
         self._ending.set()
         if not self._awaits_death:
             self._end_is_known.set()
+
+    def stands_still(self) -> bool:
+        """Whether the client may stand still; it says four times a second that it does not."""
+        return self._silent_for() > SILENT_SECONDS
 
     # Its run
 
@@ -161,8 +171,8 @@ class TableSession:
         finally:
             for task in (ending, *running):
                 task.cancel()
-        if self._awaits_death:
-            await self._held_lease.abandon()
+        if self._awaits_death and self._lease is not None:
+            await self._lease.abandon()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self.hello.lease + SHUTDOWN_SECONDS):
                     await self._end_is_known.wait()
@@ -172,19 +182,13 @@ class TableSession:
         assert self.publisher is not None  # noqa: S101 - set when it joined
         return self.publisher
 
-    @property
-    def _held_lease(self) -> ReplaceableLease:
-        assert self._lease is not None  # noqa: S101 - set when it joined
-        return self._lease
-
     async def _enter(self, stack: AsyncExitStack) -> list[Coroutine[Any, Any, None]]:
         """Join the table until the stack closes; return the coroutines to run until then."""
         hello = self.hello
         store = await stack.enter_async_context(AsyncStatusStore.from_url(hello.url, **hello.options))
         former = LeaseState(hello.former[0], tuple(map(tuple, hello.former[1]))) if hello.former else None
-        lease = self._lease = ReplaceableLease(store, hello.owner, hello.lease, former)
+        lease = self._lease = ReplaceableLease(store, hello.owner, hello.lease, self, former)
         await stack.enter_async_context(lease)
-        stack.callback(self._choose_ending)
         if lease.was_lost:
             self._log(logging.WARNING, LEASE_LOST.format(hello.name, hello.lease))
         own_failures = store.failures(self.rooms.rooms)
@@ -209,9 +213,6 @@ class TableSession:
             followers.append(await stack.enter_async_context(of_others))
             tasks.append(reap(others, hello.lease / 10))
         return [*tasks, self._monitor(lease)]
-
-    def _choose_ending(self) -> None:
-        self._held_lease.ending = self.ending or Ending.LEAVE
 
     async def _publish_changes(self) -> None:
         while True:
@@ -258,7 +259,7 @@ class TableSession:
         is_idle = not pending and self.publisher is not None and self.publisher.is_idle
         is_up, is_reachable = self._is_up, not self._outage.is_logged
         state = TableState(self.rooms.received, is_idle, is_up, is_reachable, pending, self.rooms.outbox.dropped)
-        self._reports.send(state, self._lease.state if self._lease is not None else None)
+        self._news.send(state, self._lease.state if self._lease is not None else None)
 
     def _has_begun(self, room: int, opened_at: float) -> None:
         """Look whether a room of the client's has failed in the other table since the client opened it."""
@@ -268,13 +269,13 @@ class TableSession:
                 self._others.on_failure(failure)
 
     def _has_opened(self, room: int, number: int, generation: int) -> None:
-        self._reports.opened(room, number, generation)
+        self._news.opened(room, number, generation)
         self._on_opened(room)
         if self._ranks is not None:
             self._ranks.opened(room)
 
     def _is_over(self, room: int, number: int) -> None:
-        self._reports.ended(room, number)
+        self._news.ended(room, number)
         if self._ranks is not None:
             self._ranks.forget(room)
 

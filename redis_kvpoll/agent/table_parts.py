@@ -44,7 +44,7 @@ class TableParts:
         former, former_task = self._parts.get(key), self._tasks.get(key)
         if former is not None:
             former.part.end(Ending.KEEP)
-        part = self._parts[key] = HostedPart(TableSession(found, peer.send))
+        part = self._parts[key] = HostedPart(TableSession(found, peer.send, peer.silent_for))
         task = self._tasks[key] = asyncio.create_task(self._run(key, part, former_task))
         self._all.add(task)
         task.add_done_callback(self._all.discard)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -16,7 +17,14 @@ from redis_kvpoll.engine.lease_state import LeaseState
 from redis_kvpoll.errors import KVPollError
 from redis_kvpoll.protocol.lease_commands import LeaseConfig
 
+LOOK_SECONDS = 0.05
+"""Between two looks whether a process still stands still."""
+
 logger = logging.getLogger("redis_kvpoll.leases")
+
+
+def _never() -> bool:
+    return False
 
 
 class AsyncLease(LeaseBase):
@@ -32,6 +40,7 @@ class AsyncLease(LeaseBase):
         forkable.add(self)
         self._stopping = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._stands_still: Callable[[], bool] = _never
 
     async def aclose(self) -> None:
         """Release the lease. May be repeated."""
@@ -64,6 +73,9 @@ class AsyncLease(LeaseBase):
     async def _keep(self) -> None:
         stopping, keeper = self._stopping, self._keeper
         while not await _is_set(stopping, keeper.seconds_until_heartbeat()):
+            if self._stands_still():
+                await asyncio.sleep(LOOK_SECONDS)
+                continue
             try:
                 await self._dispatcher.run(keeper.send_heartbeat())
             except KVPollError as error:
@@ -84,6 +96,11 @@ class AsyncLease(LeaseBase):
         """Reset in the child, where the event loop does not run."""
         self._task = None
         self._forked()
+
+
+def renew_unless(lease: AsyncLease, stands_still: Callable[[], bool]) -> None:
+    """Renew a lease for another process, but let it expire while that stands still, as the process's own would."""
+    lease._stands_still = stands_still
 
 
 async def resume(lease: AsyncLease, state: LeaseState) -> None:

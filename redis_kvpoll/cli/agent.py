@@ -20,7 +20,8 @@ import click
 def agent(path: str, group: str | None, application: str) -> None:
     """Run an agent until SIGINT or SIGTERM, outside of the engine's process tree.
 
-    It speaks to Redis for SGLang's processes, unless MODULE:FUNCTION makes something else. Users other than this one must be in KVPOLL_AGENT_UIDS.
+    It speaks to Redis for SGLang's processes, unless MODULE:FUNCTION makes something else. Users other than this one
+    must be in KVPOLL_AGENT_UIDS.
     """
     from redis_kvpoll.agent import running
 

@@ -82,11 +82,7 @@ class LeaseKeeper:
             yield from reap_lost(self._executor, context, lease_commands.lost_in(replies), self._next_heartbeat)
 
     def resume(self, state: LeaseState) -> Flow[None]:
-        """Hold a lease that another store took, and that nobody renews now. Nothing is failed.
-
-        Raises:
-            LeaseLostError: it is lost, or another process has taken its name.
-        """
+        """Hold a lease that another store took, and fail no room; raise LeaseLostError if it is lost."""
         self._executor.session.check_writable(OPERATION)
         context = self._context = yield from self._executor.context(OPERATION)
         self._executor.recovery.check_no_lease()

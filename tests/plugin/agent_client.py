@@ -1,6 +1,7 @@
 """A process of SGLang on an agent, with a stand-in for its manager: run by test_agent.py.
 
-Its argument is how many rooms it opens. It says "open", and when told so it makes more changes and kills itself.
+Its argument is how many rooms it opens. It says "open". Told to "end", it makes more changes and kills itself; else it
+answers with the statuses of its rooms.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ def main() -> None:
         sglang.request_status[room] = 1
     sys.stdout.write("open\n")
     sys.stdout.flush()
-    sys.stdin.readline()
+    while sys.stdin.readline() != "end\n":
+        sys.stdout.write(f"{sorted(set(sglang.request_status.values()))}\n")
+        sys.stdout.flush()
     for room in rooms:
         sglang.request_status[room] = 3
     os.kill(os.getpid(), signal.SIGKILL)

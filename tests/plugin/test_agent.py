@@ -113,6 +113,21 @@ def incarnations(store):
     return [(owner.name, owner.incarnation) for owner in store.owners() if owner.state != "lost"]
 
 
+@contextlib.contextmanager
+def process_with(rooms):
+    """Another process of SGLang, with so many open rooms."""
+    command = [sys.executable, "-m", "tests.plugin.agent_client", str(rooms)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, bufsize=1, **pipes) as process:
+        assert process.stdout.readline() == "open\n"
+        yield process
+
+
+def ask(process):
+    process.stdin.write("?\n")
+    return process.stdout.readline()
+
+
 class TestOneAgent:
     def test_changes_and_failures_pass_through_it(self, store, sglang):
         serve_rooms(sglang, ROOMS)
@@ -145,15 +160,24 @@ class TestOneAgent:
 class TestDeaths:
     def test_killed_process_fails_at_once_after_its_last_message(self, store, agents):
         """Long before its lease expires; what it has sent is told first."""
-        command = [sys.executable, "-m", "tests.plugin.agent_client", "40"]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        with subprocess.Popen(command, text=True, **pipes) as process:
-            assert process.stdout.readline() == "open\n"
-            process.stdin.write("\n")
+        with process_with(40) as process:
+            process.stdin.write("end\n")
         rooms = range(FIRST, FIRST + 40)
         real.until(lambda: set(store.poll(rooms)) == {KVPoll.Failed}, "its rooms fail")
         assert store.entry(FIRST).reason == f"owner prefill/10.0.0.1:8998@10.0.0.1:{PORT} lost"
         assert KVPoll.Transferring in [change.status for change in store.history(FIRST)]
+
+    def test_process_that_stands_still_loses_its_lease(self, store, monkeypatch):
+        """Its agent does not renew it; it hears of its loss when it goes on."""
+        monkeypatch.setenv("KVPOLL_LEASE", f"{pace.seconds(1):g}")
+        with process_with(1) as process:
+            os.kill(process.pid, signal.SIGSTOP)
+            try:
+                real.until(lambda: store.get(FIRST) is KVPoll.Failed, "its room fails")
+            finally:
+                os.kill(process.pid, signal.SIGCONT)
+            real.until(lambda: ask(process) == "[0]\n", "it is Failed there, too")
+            process.stdin.write("end\n")
 
     def test_killed_agent_is_replaced_and_nothing_is_lost(self, store, sglang, agents):
         serve_rooms(sglang, ROOMS[:30])

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from redis_kvpoll.agent import messages
-from redis_kvpoll.agent.state import TableState
+from redis_kvpoll.agent.part_state import TableState
 from redis_kvpoll.engine.lease_state import LeaseState
 
 
-class Reports:
+class ClientNews:
     """Collects news for a client. ``send`` sends it a message."""
 
     def __init__(self, send: Callable[[int, bytes], object]) -> None:
