@@ -178,8 +178,7 @@ class TableClient:
 
     def _handle(self, kind: int, payload: bytes) -> None:
         if kind in (messages.OPENED, messages.ENDED):
-            for room, number, generation in messages.decode_lives(payload):
-                self._rooms.change(lambda life=(room, number, generation): self._note(kind, *life))  # type: ignore[misc]
+            self._rooms.change(lambda: self._note(kind, payload))
         elif kind == messages.RANKS:
             room, number, ranks = messages.decode_ranks(payload)
             self.ranks[room] = number, ranks
@@ -215,11 +214,12 @@ class TableClient:
             logger.error(text, self._hello.name, *words)
             self._go_on_alone()
 
-    def _note(self, kind: int, room: int, number: int, generation: int) -> None:
-        if kind == messages.OPENED:
-            self._sender.opened(room, number, generation)
-        else:
-            self._sender.ended(room, number)
+    def _note(self, kind: int, payload: bytes) -> None:
+        for room, number, generation in messages.decode_lives(payload):
+            if kind == messages.OPENED:
+                self._sender.opened(room, number, generation)
+            else:
+                self._sender.ended(room, number)
 
     def _go_on_alone(self) -> None:
         self.post(messages.LEAVE, b"")

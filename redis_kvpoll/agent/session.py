@@ -39,9 +39,7 @@ from redis_kvpoll.replica.failures_base import read_since
 COALESCE_SECONDS = 0.004
 """The pause after publishing: changes that arrive during it are sent together."""
 MONITOR_SECONDS = 0.25
-"""Pause between checks whether the server is reachable."""
-REPORT_SECONDS = 0.1
-"""Pause between reports to the client of what is in the table: each wakes it."""
+"""Pause between checks whether the server is reachable, and reports to the client, each of which wakes it."""
 SILENT_SECONDS = 0.75
 """A client that was not heard for so long counts as standing still."""
 REJOIN_SECONDS = 1.0
@@ -203,7 +201,7 @@ class TableSession:
         if hello.collects:
             self._ranks = RankFollower(store, self.rooms, publisher.published_life, self._send)
             followers.append(await stack.enter_async_context(self._ranks.mirror))
-        tasks = [self._publish_changes(), self._replace_lost_lease(lease), self._report_changes()]
+        tasks = [self._publish_changes(), self._replace_lost_lease(lease)]
         if hello.other:
             others = AsyncStatusStore.from_url(hello.url, **{**hello.options, **_OTHER, "namespace": hello.other})
             await stack.enter_async_context(others)
@@ -247,11 +245,6 @@ class TableSession:
             await asyncio.sleep(MONITOR_SECONDS)
 
     # To the client
-
-    async def _report_changes(self) -> None:
-        while True:
-            await asyncio.sleep(REPORT_SECONDS)
-            self._report()
 
     def _report(self) -> None:
         """Tell the client what the table has now, if that is news."""
