@@ -9,12 +9,16 @@ import time
 from collections.abc import Iterator
 from heapq import heappop, heappush
 from random import Random
+from typing import Any
+from unittest.mock import patch
 
 from bench.peers.way import wait_until
 from bench.sglang.moments import TIMEOUT_SECONDS
 from bench.sglang.processes import Job
 from bench.sglang.sender import Worker as SenderWorker
 from bench.sglang.sender import manager_with
+from redis_kvpoll.agent import open_channel
+from tests.support.local_channel import open_local
 
 PLAIN, THREAD, AGENT = "dict", "thread", "agent"
 WORK_SECONDS = 0.001
@@ -31,15 +35,15 @@ class Worker(SenderWorker):
         self._random = Random(13)  # noqa: S311 - ids and times
         environment = job["environment"]
         self._managers = {
-            AGENT: manager_with(environment | {"KVPOLL_AGENT": "auto"}),
-            THREAD: manager_with(environment | {"KVPOLL_NAMESPACE": f"{environment['KVPOLL_NAMESPACE']}.thread"}),
+            AGENT: manager_with(environment),
+            THREAD: _in_a_thread(environment | {"KVPOLL_NAMESPACE": f"{environment['KVPOLL_NAMESPACE']}.thread"}),
             PLAIN: manager_with({}),
         }
         self._opened = None
         self._turns = _turns_of(WORK_SECONDS)
 
     def rounds(self, how: str, rate: int, seconds: float) -> tuple[float, float]:
-        """Run the loop beside so many requests a second; return its rounds a second, and the CPU seconds of the rest."""
+        """Run the loop beside so many requests a second; return its rounds a second, and the other CPU seconds."""
         steps = self._steps(how, rate, seconds)
         due = next(steps, None)
         before, start = time.process_time(), time.monotonic()
@@ -77,6 +81,12 @@ class Worker(SenderWorker):
         """Return when the tables have everything."""
         for how in (AGENT, THREAD):
             wait_until(lambda how=how: self._managers[how].kvpoll_worker.is_idle, TIMEOUT_SECONDS)  # type: ignore[misc]
+
+
+def _in_a_thread(environment: dict[str, str]) -> Any:
+    """Return a manager whose table part runs in a thread of its process, in place of an agent."""
+    with patch.object(open_channel, "open_channel", open_local):
+        return manager_with(environment)
 
 
 def _work(turns: int) -> int:

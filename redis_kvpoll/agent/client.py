@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, Protocol
 
-from redis_kvpoll.agent import messages
+from redis_kvpoll.agent import messages, open_channel
 from redis_kvpoll.agent.messages import ClientHello
-from redis_kvpoll.agent.open_channel import ClientChannel, open_channel
+from redis_kvpoll.agent.open_channel import ClientChannel
 from redis_kvpoll.agent.outbox import Outbox
 from redis_kvpoll.agent.part_state import TableState
 from redis_kvpoll.agent.sender import ChangeSender
@@ -65,7 +65,7 @@ class Handlers(Protocol):
 
 
 class TableClient:
-    """One client's connection to its table part. ``agent`` says where that is: see channels."""
+    """One client's connection to its table part. ``agent`` says where that is: see open_channel."""
 
     def __init__(self, hello: ClientHello, agent: str, rooms: ClientRooms, handlers: Handlers) -> None:
         self.state = TableState()
@@ -86,7 +86,7 @@ class TableClient:
 
     def join(self) -> None:
         """Return once the table part has joined the table; RefusedError says what prevents that."""
-        self.channel = open_channel(
+        self.channel = open_channel.open_channel(
             self._agent,
             self._hello,
             self._on_message,

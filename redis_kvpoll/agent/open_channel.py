@@ -1,4 +1,4 @@
-"""Which way a client takes to its table part: a thread of its own process, or an agent."""
+"""The channel to a client's agent: one that runs as a service, or one that the first client starts."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from redis_kvpoll.agent.channel import AgentChannel
 from redis_kvpoll.agent.launch import Launcher
 from redis_kvpoll.agent.messages import ClientHello
 
-AUTO = "auto"
-"""For an agent that the first process of an instance starts."""
 APPLICATION = "redis_kvpoll.agent.table_parts:make"
 
 
@@ -35,13 +33,9 @@ def open_channel(
     on_writable: Callable[[], None],
     on_tick: Callable[[], None],
 ) -> ClientChannel:
-    """Return a channel: to the agent at a path, to one that is started (AUTO), or, without either, to a thread."""
+    """Return a channel to the agent at a path, or else to the one that an instance's first process starts."""
+    source = agent or Launcher(_name_of(hello), APPLICATION)
     callbacks = on_message, on_connected, on_away
-    if not agent:
-        from redis_kvpoll.agent.local import LocalChannel  # which loads a Redis client
-
-        return LocalChannel(hello.encode(), *callbacks, on_writable=on_writable, on_tick=on_tick)
-    source = Launcher(_name_of(hello), APPLICATION) if agent == AUTO else agent
     return AgentChannel(source, hello.encode(), *callbacks, on_writable=on_writable, on_tick=on_tick)
 
 

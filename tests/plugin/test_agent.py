@@ -51,6 +51,11 @@ class Agents:
         shutil.rmtree(self.folder)
 
 
+@pytest.fixture(autouse=True)
+def in_this_process():
+    """Not here."""
+
+
 @pytest.fixture
 def world():
     with real.World("sync") as world:
@@ -70,7 +75,7 @@ def agents(monkeypatch):
 @pytest.fixture
 def server(world, agents, monkeypatch):
     server = serve(world, monkeypatch, deadline=1.0)
-    for name, value in {"AGENT": "auto", "LEASE": str(LEASE), "JOIN": f"{pace.seconds(60):g}"}.items():
+    for name, value in {"LEASE": str(LEASE), "JOIN": f"{pace.seconds(60):g}"}.items():
         monkeypatch.setenv(f"KVPOLL_{name}", value)
     return server
 

@@ -427,6 +427,7 @@ def test_documented_settings_have_their_defaults():
         "SHARDS": adopted.shards,
         "FEED_LENGTH": adopted.feed_length,
         "PASSWORD_FILE": "none",
+        "AGENT": "none",
         "LONG_HOLD": 1,
     }  # None adopts the namespace's, else its default
     assert rows == {name: str(value).removesuffix(".0") for name, value in defaults.items()}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -80,7 +79,6 @@ def plugin_environment(namespace: str) -> Callable[[Server], dict[str, str]]:
         "KVPOLL_LEASE": f"{LEASE:g}",
         "KVPOLL_DEADLINE": f"{pace.seconds(5):g}",
         "KVPOLL_JOIN": "600",
-        "KVPOLL_AGENT": os.environ.get("TEST_AGENT", ""),
     }
 
 

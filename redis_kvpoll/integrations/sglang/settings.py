@@ -39,7 +39,7 @@ class PluginSettings:
     """Decode: whether pages of a request that the table has failed are held until SGLang would have given them away."""
 
     agent: str = ""
-    """Where the agent is that speaks to Redis: a path, or AUTO for one that the first process starts. Empty: none."""
+    """The socket of an agent that runs as a service; without one, an instance's first process starts its agent."""
 
     def options(self, role: str) -> StoreOptions:
         """Return the options of a store of the role's namespace. Policy strict is SGLang's own rule since 0.5.20."""

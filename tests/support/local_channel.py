@@ -1,4 +1,4 @@
-"""The table part in a thread of the client's own process: an event loop in it, and a channel to it.
+"""The table part of an agent in a thread of the test's own process, where the test can look into it.
 
 It takes the place of a connection to an agent: the same messages, in the same order.
 """
@@ -20,6 +20,11 @@ COALESCE_SECONDS = 0.004
 """The pause after taking messages: those that arrive during it are taken together, and wake no thread."""
 
 logger = logging.getLogger("redis_kvpoll")
+
+
+def open_local(agent, hello, *callbacks, **others):
+    """Take the place of open_channel."""
+    return LocalChannel(hello.encode(), *callbacks, **others)
 
 
 class LocalChannel:
