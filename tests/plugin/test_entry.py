@@ -47,6 +47,13 @@ def test_entry_point_loads_no_redis_and_no_asyncio(monkeypatch, statement):
     assert len(own) <= MAX_OWN_MODULES, own
 
 
+def test_process_on_the_table_loads_no_redis_and_no_asyncio():
+    """The agent has them. This is what SGLang's process imports when it joins."""
+    loaded = modules_loaded_by("import redis_kvpoll.integrations.sglang.install")
+    assert not loaded & {"redis", "asyncio", "fakeredis", "hiredis", "ssl", "concurrent"}
+    assert not {name for name in loaded if name.startswith(("redis_kvpoll.aio", "redis_kvpoll.sync"))}
+
+
 def test_hook_in_incomplete_installation_logs_one_error(monkeypatch, caplog):
     """The import that fails there must not fail SGLang's start."""
     monkeypatch.setitem(sys.modules, "redis_kvpoll.integrations.sglang.install", None)

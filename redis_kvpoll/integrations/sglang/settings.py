@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from redis_kvpoll import validation
-from redis_kvpoll.engine.session import DEFAULT_DEADLINE, DEFAULT_TERMINAL_TTL, DEFAULT_TTL, StoreOptions
+from redis_kvpoll.engine.store_options import DEFAULT_DEADLINE, DEFAULT_TERMINAL_TTL, DEFAULT_TTL, StoreOptions
 from redis_kvpoll.errors import InvalidInputError, printable
 from redis_kvpoll.integrations.sglang.startup import URL, is_enabled
 
