@@ -5,8 +5,8 @@ from __future__ import annotations
 from bench.measure import Spread
 from bench.results import Row, Section
 from bench.sglang.processes import WorkerProcess
-from bench.sglang.scheduler import AGENT, PLAIN, THREAD
 
+PLAIN, THREAD, AGENT = "dict", "thread", "agent"
 RATES = (50, 200, 500)
 """Requests a second."""
 

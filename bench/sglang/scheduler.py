@@ -15,12 +15,12 @@ from unittest.mock import patch
 from bench.peers.way import wait_until
 from bench.sglang.moments import TIMEOUT_SECONDS
 from bench.sglang.processes import Job
+from bench.sglang.rounds import AGENT, PLAIN, THREAD
 from bench.sglang.sender import Worker as SenderWorker
 from bench.sglang.sender import manager_with
 from redis_kvpoll.agent import open_channel
 from tests.support.local_channel import open_local
 
-PLAIN, THREAD, AGENT = "dict", "thread", "agent"
 WORK_SECONDS = 0.001
 SLEEP_SECONDS = 0.002
 STEPS = 5
