@@ -180,8 +180,8 @@ class TableClient:
         if kind in (messages.OPENED, messages.ENDED):
             self._rooms.change(lambda: self._note(kind, payload))
         elif kind == messages.RANKS:
-            room, number, ranks = messages.decode_ranks(payload)
-            self.ranks[room] = number, ranks
+            for room, number, ranks in messages.decode_ranks(payload):
+                self.ranks[room] = number, ranks
         elif kind == messages.FAILURE_WAITS:
             room, number, *_ = messages.decode_life(payload)
             self._handlers.note_other_failure(room, number)

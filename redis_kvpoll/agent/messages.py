@@ -64,6 +64,7 @@ _IS_NEW, _IS_OVER, _HAS_LENGTH = 1, 2, 4
 _CHANGE = Struct(f"<{_ROOM_BYTES}sqBbqqdHH")
 _LIFE = Struct(f"<{_ROOM_BYTES}sqBd")
 _OPENED = Struct(f"<{_ROOM_BYTES}sqq")
+_RANKS = Struct(f"<{_ROOM_BYTES}sqH")
 _RANK = Struct("<Hb")
 
 
@@ -158,14 +159,24 @@ def decode_lives(payload: bytes) -> Iterator[tuple[int, int, int]]:
         yield int.from_bytes(room, "little", signed=True), number, generation
 
 
-def encode_ranks(room: int, number: int, ranks: dict[int, KVPoll]) -> bytes:
-    """Return the payload of RANKS."""
-    return encode_life(room, number) + b"".join(_RANK.pack(rank, status) for rank, status in ranks.items())
+def encode_ranks(rooms: Iterable[tuple[int, int, dict[int, KVPoll]]]) -> bytes:
+    """Return the payload of RANKS: each a room, the life's number, and what each rank has."""
+    pieces = []
+    for room, number, ranks in rooms:
+        pieces.append(_RANKS.pack(_room(room), number, len(ranks)))
+        pieces += [_RANK.pack(rank, status) for rank, status in ranks.items()]
+    return b"".join(pieces)
 
 
-def decode_ranks(payload: bytes) -> tuple[int, int, dict[int, KVPoll]]:
-    room, number, *_ = decode_life(payload[: _LIFE.size])
-    return room, number, {rank: KVPoll(status) for rank, status in _RANK.iter_unpack(payload[_LIFE.size :])}
+def decode_ranks(payload: bytes) -> Iterator[tuple[int, int, dict[int, KVPoll]]]:
+    at = 0
+    while at < len(payload):
+        room, number, count = _RANKS.unpack_from(payload, at)
+        at += _RANKS.size
+        end = at + count * _RANK.size
+        ranks = {rank: KVPoll(status) for rank, status in _RANK.iter_unpack(payload[at:end])}
+        yield int.from_bytes(room, "little", signed=True), number, ranks
+        at = end
 
 
 def encode_words(*words: Any) -> bytes:

@@ -12,6 +12,11 @@ from redis_kvpoll.aio.store import AsyncStatusStore
 from redis_kvpoll.errors import StoreClosedError
 from redis_kvpoll.model import KVPoll
 
+COALESCE_SECONDS = 0.002
+"""Changes that come within this time are told together."""
+ROOMS = 500
+"""Rooms in one message."""
+
 
 class RankFollower:
     """Follows all ranks of a client's rooms, by a mirror.
@@ -50,11 +55,12 @@ class RankFollower:
 
     def _touch(self, room: int) -> None:
         if not self._touched:
-            asyncio.get_running_loop().call_soon(self._tell)  # the entries are read without a pause
+            asyncio.get_running_loop().call_later(COALESCE_SECONDS, self._tell)  # entries are read without a pause
         self._touched.add(room)
 
     def _tell(self) -> None:
         touched, self._touched = self._touched, set()
+        news = []
         for room in touched:
             number = self._published_life(room)
             if number is None:
@@ -65,4 +71,6 @@ class RankFollower:
                 return
             if self._told.get(room) != (number, ranks):
                 self._told[room] = number, ranks
-                self._send(messages.RANKS, messages.encode_ranks(room, number, ranks))
+                news.append((room, number, ranks))
+        for at in range(0, len(news), ROOMS):
+            self._send(messages.RANKS, messages.encode_ranks(news[at : at + ROOMS]))

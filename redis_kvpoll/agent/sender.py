@@ -61,10 +61,14 @@ class ChangeSender:
         self.sent = 0
         self._others.clear()
         told, self._told, self._told_ends = self._told, {}, {}
-        for (room, _), life in reversed(told.items()):
-            life.is_new = True
-            self._outbox.put_back(room, life)
-        self._unsent = dict.fromkeys(self._outbox.rooms())
+        lives: dict[int, list[RoomLife]] = {}
+        for (room, _), life in told.items():
+            lives.setdefault(room, []).append(life)
+        for room, former in lives.items():
+            for life in reversed(former):
+                life.is_new = True
+                self._outbox.put_back(room, life)
+        self._unsent = dict.fromkeys([*lives, *self._outbox.rooms()])
         self.is_online = True
 
     def disconnected(self) -> None:

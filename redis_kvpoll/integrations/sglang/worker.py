@@ -182,7 +182,7 @@ def _hello(settings: PluginSettings, identity: ProcessIdentity) -> ClientHello:
         settings.lease,
         settings.join,
         other=f"{settings.namespace}-{_other_role(identity)}",
-        collects=len(identity.stages) > 1,
+        collects=identity.rank in identity.stages[1:],  # the first stage collects from SGLang's own store
     )
 
 
