@@ -66,7 +66,6 @@ class ChangeSender:
             lives.setdefault(room, []).append(life)
         for room, former in lives.items():
             for life in reversed(former):
-                life.is_new = True
                 self._outbox.put_back(room, life)
         self._unsent = dict.fromkeys([*lives, *self._outbox.rooms()])
         self.is_online = True
