@@ -66,6 +66,10 @@ class Outbox:
     def __len__(self) -> int:
         return len(self._lives)
 
+    def has(self, room: int) -> bool:
+        """Whether a room has unpublished changes."""
+        return room in self._lives
+
     @property
     def has_changes(self) -> bool:
         """Whether a room has changed since the last ``take_changed``."""

@@ -49,12 +49,14 @@ class ChangeSender:
             if not self._send(*self._others[0]):
                 return
             self._others.popleft()
-        self._unsent.update(dict.fromkeys(self._outbox.take_changed()))
-        while self._unsent:
-            room = next(iter(self._unsent))
+        rooms = self._outbox.take_changed()
+        if self._unsent:
+            rooms = list({**self._unsent, **dict.fromkeys(rooms)})
+            self._unsent = {}
+        for at, room in enumerate(rooms):
             if not self._send_room(room):
+                self._unsent = dict.fromkeys(rooms[at:])
                 return
-            del self._unsent[room]
 
     def connected(self) -> None:
         """Tell everything once more, to a table part that knows nothing."""
@@ -97,6 +99,8 @@ class ChangeSender:
                 return False
             self.sent += 1
             self._keep(room, life)
+            if not self._outbox.has(room):
+                break
         return True
 
     def _keep(self, room: int, life: RoomLife) -> None:
