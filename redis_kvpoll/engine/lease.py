@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from redis_kvpoll.engine.effects import AwaitCalls, Flow, PendingCall
 from redis_kvpoll.engine.executor import Executor
+from redis_kvpoll.engine.lease_state import LeaseState
 from redis_kvpoll.engine.members import RankMember
 from redis_kvpoll.engine.reaper import reap_lost, rooms_of
 from redis_kvpoll.engine.recovery import Recovery
@@ -82,6 +83,29 @@ class LeaseKeeper:
         self._holder.attach_lease(self, self.name, self.incarnation)
         with contextlib.suppress(KVPollError):  # the heartbeat repeats what fails here
             yield from reap_lost(self._executor, context, lease_commands.lost_in(replies), self._next_heartbeat)
+
+    def resume(self, state: LeaseState) -> Flow[None]:
+        """Hold a lease that another store took, and fail no room; raise LeaseLostError if it is lost."""
+        self._executor.session.check_writable(OPERATION)
+        context = self._context = yield from self._executor.context(OPERATION)
+        self._holder.check_no_lease()
+        self.lost, self._is_given_up, self.incarnation = False, False, state.incarnation
+        epochs = dict(state.epochs)
+        calls = [self.config.call(context, tag, "renew", self.incarnation, epochs.get(tag, "")) for tag in self._tags]
+        replies = yield from self._executor.send_calls(OPERATION, calls)
+        if any(lease_commands.parse_report(reply).state != "held" for reply in replies):
+            self.lost = True
+            raise LeaseLostError(OPERATION, self.name)
+        now = time.monotonic()
+        self._next_heartbeat, self._next_touch = now + self._interval, now
+        self._visited = dict.fromkeys(self._tags[1:], now)
+        self._holder.attach_lease(self, self.name, self.incarnation)
+
+    @property
+    def state(self) -> LeaseState:
+        """What another store needs to resume it."""
+        epoch_of = self._executor.recovery.epoch_of
+        return LeaseState(self.incarnation, tuple((tag, epoch_of(tag)) for tag in self._tags))
 
     def _take(self, context: CallContext, seen: str) -> Flow[list[list[Any]]]:
         """Get an incarnation from the first shard and extend it to the others. Returns the replies."""
@@ -218,20 +242,29 @@ class LeaseKeeper:
 
         With drop, they fail as those of an owner that is lost, and not of one that has left.
         """
-        self.detach()
+        self.abandon()
         if self._context is None or self.lost:
             return
         try:
-            calls = [self.config.call(self._verified_context, tag, action, self.incarnation) for tag in self._tags]
-            replies = yield from self._executor.send_calls(OPERATION, calls)
-            yield from reap_lost(self._executor, self._verified_context, lease_commands.lost_in(replies))
+            yield from self._end(action)
         except KVPollError as error:
             logger.warning("%s was not given up and will expire: %s", self, error)
 
-    def detach(self) -> None:
-        """Take the holder from under the lease."""
+    def abandon(self) -> None:
+        """Neither renew nor end the lease any more: it expires, unless another store resumes it."""
         self._is_given_up = True
         self._holder.detach_lease(self)
+
+    def end_as_lost(self) -> Flow[None]:
+        """End the lease of a holder that is known to be dead, and fail its rooms as those of a lost owner."""
+        self.abandon()
+        if not self.lost:
+            yield from self._end("drop")
+
+    def _end(self, action: Literal["leave", "drop"]) -> Flow[None]:
+        calls = [self.config.call(self._verified_context, tag, action, self.incarnation) for tag in self._tags]
+        replies = yield from self._executor.send_calls(OPERATION, calls)
+        yield from reap_lost(self._executor, self._verified_context, lease_commands.lost_in(replies))
 
     def _drop(self, until: float = math.inf) -> Flow[None]:
         """Drop a lost lease in the shards that still have it, and fail what it has there."""
