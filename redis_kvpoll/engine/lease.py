@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from redis_kvpoll.engine.effects import AwaitCalls, Flow, PendingCall
 from redis_kvpoll.engine.executor import Executor
+from redis_kvpoll.engine.lease_shards import OPERATION, end, take
 from redis_kvpoll.engine.lease_state import LeaseState
 from redis_kvpoll.engine.members import RankMember
 from redis_kvpoll.engine.reaper import reap_lost, rooms_of
@@ -25,7 +26,6 @@ from redis_kvpoll.protocol.lease_commands import Action, LeaseConfig
 from redis_kvpoll.protocol.script_call import Call, CallContext
 from redis_kvpoll.protocol.script_specs import TOUCH
 
-OPERATION = "lease"
 SWEEP_INTERVAL = 0.1
 """Seconds between sweeps of a shard at least, whoever sweeps."""
 LOOK_DELAY = 0.5
@@ -70,7 +70,7 @@ class LeaseKeeper:
         self._holder.check_no_lease()
         self.lost, self._is_given_up, seen = False, False, ""
         for _ in range(TRIES):
-            replies = yield from self._take(context, seen)
+            self.incarnation, replies = yield from take(self._executor, context, self.config, seen)
             seen = max((lease_commands.parse_report(reply).incarnation for reply in replies), key=int)
             if seen == self.incarnation:
                 break
@@ -106,16 +106,6 @@ class LeaseKeeper:
         """What another store needs to resume it."""
         epoch_of = self._executor.recovery.epoch_of
         return LeaseState(self.incarnation, tuple((tag, epoch_of(tag)) for tag in self._tags))
-
-    def _take(self, context: CallContext, seen: str) -> Flow[list[list[Any]]]:
-        """Get an incarnation from the first shard and extend it to the others. Returns the replies."""
-        first, *others = self._tags
-        replies = yield from self._executor.send_calls(OPERATION, [self.config.call(context, first, "take", seen)])
-        self.incarnation = lease_commands.parse_report(replies[0]).incarnation
-        calls = [self.config.call(context, tag, "extend", self.incarnation) for tag in others]
-        if calls:
-            replies += yield from self._executor.send_calls(OPERATION, calls)
-        return replies
 
     # Renewal: by the heartbeat, and by recovery before it replays the rooms of a shard
 
@@ -246,7 +236,7 @@ class LeaseKeeper:
         if self._context is None or self.lost:
             return
         try:
-            yield from self._end(action)
+            yield from end(self._executor, self._verified_context, self.config, self.incarnation, action)
         except KVPollError as error:
             logger.warning("%s was not given up and will expire: %s", self, error)
 
@@ -259,12 +249,7 @@ class LeaseKeeper:
         """End the lease of a holder that is known to be dead, and fail its rooms as those of a lost owner."""
         self.abandon()
         if not self.lost:
-            yield from self._end("drop")
-
-    def _end(self, action: Literal["leave", "drop"]) -> Flow[None]:
-        calls = [self.config.call(self._verified_context, tag, action, self.incarnation) for tag in self._tags]
-        replies = yield from self._executor.send_calls(OPERATION, calls)
-        yield from reap_lost(self._executor, self._verified_context, lease_commands.lost_in(replies))
+            yield from end(self._executor, self._verified_context, self.config, self.incarnation, "drop")
 
     def _drop(self, until: float = math.inf) -> Flow[None]:
         """Drop a lost lease in the shards that still have it, and fail what it has there."""
