@@ -35,7 +35,7 @@ IN_THE_CLIENT = [
     ),
     (
         "a room being cleared is recovered",
-        "engine.tracked_rooms:TrackedRooms.mark_clearing",
+        "engine.tracked_rooms:TrackedRooms.mark_room_clearing",
         "tracked.is_clearing = True",
         "pass",
         "engine/test_recovery.py::TestFlushAll::test_room_being_cleared_is_not_recovered[sync-fakeredis]",
