@@ -25,6 +25,7 @@ from bench.ground import Ground
 from bench.peers import contest, known, rates, reading
 from bench.results import Section
 from bench.running import Bench, Found, progress, run
+from redis_kvpoll import InvalidInputError
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +120,8 @@ def measure_ranks(ground: Ground, _: bool) -> Found:
 
 
 def measure_scale(ground: Ground, is_quick: bool) -> Found:
+    if ground.url.startswith("rediss:"):
+        raise InvalidInputError("--only scale: the simulated followers know no TLS; use a server without it")
     sizes = followers.QUICK if is_quick else followers.FULL
     return followers.measure(ground, sizes, progress), asdict(sizes), _counted()
 
@@ -148,7 +151,7 @@ def _sections(ground: Ground, sizes: Sizes) -> list[Section]:
         sections.append(ranks.measure(ground))
     progress("a server killed with all data")
     sections += recovery.measure(*sizes.recovery)
-    if sizes.followers and not ground.url.startswith("rediss:"):  # the simulated followers know no TLS
+    if sizes.followers and not ground.url.startswith("rediss:"):
         sections += followers.measure(ground, sizes.followers, progress)
     if sizes.table_sizes:
         sections.append(table_sizes.measure(ground, sizes.table_sizes, sizes.rounds, progress))

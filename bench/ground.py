@@ -56,7 +56,7 @@ class Ground:
     def store(
         self,
         table: str,
-        shards: int | None = 1,
+        shards: int = 1,
         pure: bool = False,
         feed_length: int | None = None,
         policy: Policy | None = None,

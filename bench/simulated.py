@@ -75,7 +75,7 @@ class _Follower:
 
     def receive(self, now: float) -> bool:
         """Take what has come; whether the read is over."""
-        self.reader.feed(self.socket.recv(_RECEIVED))
+        self.reader.feed(_received(self.socket))
         while len(self.replies) < self.expected and (reply := self.reader.gets()) is not False:
             self.replies.append(reply)
         if len(self.replies) < self.expected:
@@ -129,6 +129,12 @@ def _follow(followers: list[_Follower], pipe: Connection[Any, Any], selector: se
                 heapq.heappush(waiting, (now + follow.COALESCE_DELAY if quick else now, key.data))
 
 
+def _received(connection: socket.socket) -> bytes:
+    if not (data := connection.recv(_RECEIVED)):
+        raise ConnectionError("the server has closed a simulated follower's connection")
+    return data
+
+
 def _packed(words: Sequence[str]) -> bytes:
     arguments: Any = tuple(words)
     packed: bytes = hiredis.pack_command(arguments)
@@ -141,16 +147,18 @@ def _connect(url: str, feed: Feed, stack: contextlib.ExitStack) -> _Follower:
         connection = socket.socket(socket.AF_UNIX)
         connection.connect(place.path)
     else:
-        connection = socket.create_connection((place.hostname, place.port))
+        connection = socket.create_connection((place.hostname, place.port or 6379))
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     stack.enter_context(connection)
     login = ["AUTH", unquote(place.username or "default"), unquote(place.password)] if place.password else []
-    connection.sendall(_packed(["HELLO", "3", *login]))
+    database = "" if place.scheme == "unix" else place.path.strip("/")
     reader = hiredis.Reader()
-    while (reply := reader.gets()) is False:
-        reader.feed(connection.recv(_RECEIVED))
-    if isinstance(reply, Exception):
-        raise reply
+    for command in (["HELLO", "3", *login], ["SELECT", database or "0"]):
+        connection.sendall(_packed(command))
+        while (reply := reader.gets()) is False:
+            reader.feed(_received(connection))
+        if isinstance(reply, Exception):
+            raise reply
     continuity = Continuity([feed.key], FEED_LENGTH, follow.ENTRIES)
     continuity.start([number_of(feed.position.encode())])
     heartbeat = follow.HEARTBEAT if feed.kind == "mirror" else failures.HEARTBEAT
