@@ -156,7 +156,7 @@ class AsyncRankGroup:
             logger.exception("a heartbeat of %s failed unexpectedly; the next tries again", keeper)
         if keeper.lost and self._keepers.get(identity) is keeper:
             del self._keepers[identity]
-            keeper.detach()
+            keeper.abandon()
             self._on_lost(identity)
 
     async def aclose(self) -> None:
@@ -172,7 +172,7 @@ class AsyncRankGroup:
         """In the child of a fork: leave the leases to the parent."""
         self._task = None
         for keeper in self._keepers.values():
-            keeper.detach()
+            keeper.abandon()
         self._keepers = {}
         self._group.members.clear()
 

@@ -15,6 +15,8 @@ from typing import Any, Literal
 
 from redis_kvpoll.engine.effects import AwaitCalls, Flow, PendingCall
 from redis_kvpoll.engine.executor import Executor
+from redis_kvpoll.engine.lease_shards import OPERATION, end, take
+from redis_kvpoll.engine.lease_state import LeaseState
 from redis_kvpoll.engine.members import RankMember
 from redis_kvpoll.engine.reaper import reap_lost, rooms_of
 from redis_kvpoll.engine.recovery import Recovery
@@ -24,7 +26,6 @@ from redis_kvpoll.protocol.lease_commands import Action, LeaseConfig
 from redis_kvpoll.protocol.script_call import Call, CallContext
 from redis_kvpoll.protocol.script_specs import TOUCH
 
-OPERATION = "lease"
 SWEEP_INTERVAL = 0.1
 """Seconds between sweeps of a shard at least, whoever sweeps."""
 LOOK_DELAY = 0.5
@@ -69,7 +70,7 @@ class LeaseKeeper:
         self._holder.check_no_lease()
         self.lost, self._is_given_up, seen = False, False, ""
         for _ in range(TRIES):
-            replies = yield from self._take(context, seen)
+            self.incarnation, replies = yield from take(self._executor, context, self.config, seen)
             seen = max((lease_commands.parse_report(reply).incarnation for reply in replies), key=int)
             if seen == self.incarnation:
                 break
@@ -83,15 +84,28 @@ class LeaseKeeper:
         with contextlib.suppress(KVPollError):  # the heartbeat repeats what fails here
             yield from reap_lost(self._executor, context, lease_commands.lost_in(replies), self._next_heartbeat)
 
-    def _take(self, context: CallContext, seen: str) -> Flow[list[list[Any]]]:
-        """Get an incarnation from the first shard and extend it to the others. Returns the replies."""
-        first, *others = self._tags
-        replies = yield from self._executor.send_calls(OPERATION, [self.config.call(context, first, "take", seen)])
-        self.incarnation = lease_commands.parse_report(replies[0]).incarnation
-        calls = [self.config.call(context, tag, "extend", self.incarnation) for tag in others]
-        if calls:
-            replies += yield from self._executor.send_calls(OPERATION, calls)
-        return replies
+    def resume(self, state: LeaseState) -> Flow[None]:
+        """Hold a lease that another store took, and fail no room; raise LeaseLostError if it is lost."""
+        self._executor.session.check_writable(OPERATION)
+        context = self._context = yield from self._executor.context(OPERATION)
+        self._holder.check_no_lease()
+        self.lost, self._is_given_up, self.incarnation = False, False, state.incarnation
+        epochs = dict(state.epochs)
+        calls = [self.config.call(context, tag, "renew", self.incarnation, epochs.get(tag, "")) for tag in self._tags]
+        replies = yield from self._executor.send_calls(OPERATION, calls)
+        if any(lease_commands.parse_report(reply).state != "held" for reply in replies):
+            self.lost = True
+            raise LeaseLostError(OPERATION, self.name)
+        now = time.monotonic()
+        self._next_heartbeat, self._next_touch = now + self._interval, now
+        self._visited = dict.fromkeys(self._tags[1:], now)
+        self._holder.attach_lease(self, self.name, self.incarnation)
+
+    @property
+    def state(self) -> LeaseState:
+        """What another store needs to resume it."""
+        epoch_of = self._executor.recovery.epoch_of
+        return LeaseState(self.incarnation, tuple((tag, epoch_of(tag)) for tag in self._tags))
 
     # Renewal: by the heartbeat, and by recovery before it replays the rooms of a shard
 
@@ -218,20 +232,24 @@ class LeaseKeeper:
 
         With drop, they fail as those of an owner that is lost, and not of one that has left.
         """
-        self.detach()
+        self.abandon()
         if self._context is None or self.lost:
             return
         try:
-            calls = [self.config.call(self._verified_context, tag, action, self.incarnation) for tag in self._tags]
-            replies = yield from self._executor.send_calls(OPERATION, calls)
-            yield from reap_lost(self._executor, self._verified_context, lease_commands.lost_in(replies))
+            yield from end(self._executor, self._verified_context, self.config, self.incarnation, action)
         except KVPollError as error:
             logger.warning("%s was not given up and will expire: %s", self, error)
 
-    def detach(self) -> None:
-        """Take the holder from under the lease."""
+    def abandon(self) -> None:
+        """Neither renew nor end the lease any more: it expires, unless another store resumes it."""
         self._is_given_up = True
         self._holder.detach_lease(self)
+
+    def end_as_lost(self) -> Flow[None]:
+        """End the lease of a holder that is known to be dead, and fail its rooms as those of a lost owner."""
+        self.abandon()
+        if not self.lost:
+            yield from end(self._executor, self._verified_context, self.config, self.incarnation, "drop")
 
     def _drop(self, until: float = math.inf) -> Flow[None]:
         """Drop a lost lease in the shards that still have it, and fail what it has there."""

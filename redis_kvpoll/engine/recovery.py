@@ -267,14 +267,13 @@ class Recovery:
 
     def _replay(self, tag: str, shard: ShardState, attempts: Attempts) -> Flow[bool]:
         """Renew the leases and replay the rooms that are due. Returns False if data was lost again during it."""
-        leases = [*([self.lease] if self.lease else []), *self.members.leases] if shard.must_renew_lease else []
-        for lease in leases:
-            if not lease.lost:
-                call = lease.renewal(tag, "")
-                reply = yield from attempts.send_script(call, self.servers.get(tag))
-                if (report := self.complete(call, None, (), reply)) is None:
-                    return False
-                lease.observe_renewal(tag, report)
+        leases = [lease for lease in (self.lease, *self.members.leases) if lease is not None and not lease.lost]
+        for lease in leases if shard.must_renew_lease else ():
+            call = lease.renewal(tag, "")
+            reply = yield from attempts.send_script(call, self.servers.get(tag))
+            if (report := self.complete(call, None, (), reply)) is None:
+                return False
+            lease.observe_renewal(tag, report)
         shard.must_renew_lease = False
         for replay in self._replays(tag):
             call = replay

@@ -28,9 +28,6 @@ PLUGIN_SHELLS = tuple(
     f"{ROOT}.integrations.sglang.{name}"
     for name in (
         "worker",
-        "publisher",
-        "lease",
-        "own_failures",
         "peer_failures",
         "background",
         "metrics",
@@ -41,6 +38,7 @@ PLUGIN_SHELLS = tuple(
 """The modules of the plugin that do I/O. Its ``__init__`` may import these."""
 THREADED = {
     "changes": {"threading"},
+    "reason_wait": {"threading"},
     "registry": {"threading", "time"},
     "scope": {"threading"},
     "hooks": {"threading"},
