@@ -120,12 +120,13 @@ class Members(dict[RankIdentity, RankMember]):
         """As TrackedRooms.server_changed, for all."""
         return sum(rooms.server_changed(tag, kept, now) for rooms, _ in self.holders)
 
-    def mark_clearing(self, call: Call) -> None:
-        """Note which rooms a call of WRITE_RANKS clears, and for which members."""
-        for room, words in zip(call.rooms, call.items, strict=True):
-            for change in rank_commands.sent_changes(words):
-                if change.clears and (member := self.get(change.identity)):
-                    member.tracked_rooms.mark_room_clearing(call.tag, room, str(change.generation))
+    def mark_clearing(self, calls: Sequence[Call]) -> None:
+        """Note which rooms calls of WRITE_RANKS clear, and for which members."""
+        for call in calls:
+            for room, words in zip(call.rooms, call.items, strict=True):
+                for change in rank_commands.sent_changes(words):
+                    if change.clears and (member := self.get(change.identity)):
+                        member.tracked_rooms.mark_room_clearing(call.tag, room, str(change.generation))
 
     def observe(self, call: Call, reply: Sequence[Any], mark: Mark | None, now: float) -> None:
         """Update what all track, as ``tracking.observe``."""

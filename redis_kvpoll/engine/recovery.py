@@ -81,8 +81,7 @@ class Recovery:
             for call in calls:
                 self.tracked_rooms.mark_clearing(call)
         if self.members and command.spec is WRITE_RANKS:
-            for call in calls:
-                self.members.mark_clearing(call)
+            self.members.mark_clearing(calls)
         return calls
 
     def needs_check(self, calls: Sequence[Call]) -> bool:

