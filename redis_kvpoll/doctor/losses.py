@@ -10,6 +10,8 @@ RECENT_SECONDS = 3600.0
 """For how long a loss of data, or a start, explains what is missing."""
 UPTIME_SECONDS = 1.0
 """A server's uptime is in whole seconds."""
+RESTORE_SECONDS = 20.0
+"""After the start of an empty server, in which owners restore their rooms."""
 CLOSE_SECONDS = 1.0
 """Times within so much of each other are of one moment."""
 
@@ -18,7 +20,9 @@ def cause(facts: Facts, before: float, at: float) -> str:
     """Return why data that was there at one time was lost by another: restart, flush, eviction, or empty."""
     for node in facts.nodes:
         start = started_at(node)
-        if start is not None and before < start - UPTIME_SECONDS and start <= at + UPTIME_SECONDS:
+        is_between = start is not None and before < start - UPTIME_SECONDS and start <= at + UPTIME_SECONDS
+        # Owners restore within seconds: what was lost long after a start was flushed, if somebody did.
+        if start is not None and is_between and (at - start < RESTORE_SECONDS or not flushes(facts)):
             return "restart"
     if flushes(facts):
         return "flush"

@@ -201,6 +201,8 @@ class ShardStatistics:
         owner = self._owners.number(words[4].decode("utf-8", "replace")) if words[4] else 0
         if before is not None and is_known and before.status is status:
             record = before._replace(due_ms=due_ms)
+            if not before.flags & SINCE_SEEN:  # the entry of a restored room has the time at which it was restored
+                record = record._replace(since_ms=min(before.since_ms, updated_ms))
             if not before.flags & OPENING_SEEN:  # an entry that was read before the walk came here does not name it
                 record = record._replace(opened_ms=min(opened_ms, before.since_ms), owner=owner)
             self.rooms.put(room, record)

@@ -88,6 +88,18 @@ class TestDataLoss:
         assert (found.level, "started anew" in found.found) == (WARNING, True)
         assert "its log" in found.advice
 
+    def test_flush_long_after_a_restart_is_a_flush(self, world, server, lease, monkeypatch):
+        """The owners are older than the server: they have survived its restart, too."""
+        monkeypatch.setattr(losses, "RESTORE_SECONDS", -10.0)
+        server = world.restart(server, *HEALTHY)
+        lease.heartbeat()
+        with server.client(decode_responses=True) as client:
+            client.flushall()
+            lease.heartbeat()
+            real.until(lambda: client.exists("kvpoll:{default}:room:2"), "restored")
+            restored_long_after(client, lease)
+        assert "FLUSHALL once" in examine(server.tcp)["data_loss"].found
+
     def test_deleted_keys_have_no_known_cause(self, server, client, lease):
         client.delete(*client.keys("kvpoll:*"))
         lease.heartbeat()

@@ -46,10 +46,10 @@ def test_abort_fails_the_room_with_its_reason(acting, store, caplog):
     page = act(acting, "/room/5/abort", confirm="5", reason="drained for an upgrade")
     assert page.status == 200
     assert "Room 5 was aborted." in page.text
-    assert store.failure_reason(5) == "drained for an upgrade"
+    assert store.failure_reason(5) == "Aborted by hand: drained for an upgrade"
     said = [record.getMessage() for record in caplog.records if record.name == "redis_kvpoll.serve.actions"]
     assert said == [
-        "abort of room 5 in prod-prefill by alice: drained for an upgrade",
+        "abort of room 5 in prod-prefill by alice: Aborted by hand: drained for an upgrade",
         "abort of room 5 in prod-prefill by alice: Room 5 was aborted.",
     ]
 
@@ -99,7 +99,7 @@ def test_api_acts_with_a_token(acting, store, caplog):
     body = json.dumps({"confirm": 5, "reason": "by a script"})
     answer = acting.send("POST", "/api/rooms/5/abort", body, Authorization=bearer)
     assert answer.json == {"result": "Room 5 was aborted."}
-    assert "by ci: by a script" in caplog.text
+    assert "by ci: Aborted by hand: by a script" in caplog.text
     again = acting.send("POST", "/api/rooms/5/abort", body, Authorization=bearer)
     assert again.status == 409
     for wrong in ("", "[]", "{", '{"confirm": 6}'):

@@ -304,7 +304,13 @@ def shown(value):
     """An answer without what differs between servers: the times, and which generation a consensus is of."""
     if isinstance(value, Entry):
         return dataclasses.replace(
-            value, opened_at=0, updated_at=0, ttl=int(value.ttl) // STEP, ranks=dict(value.ranks)
+            value,
+            opened_at=0,
+            updated_at=0,
+            ttl=int(value.ttl) // STEP,
+            ranks=dict(value.ranks),
+            restored_at=None,
+            rank_leases={},
         )
     if isinstance(value, list):
         return [

@@ -85,6 +85,7 @@ class World(Table):
                 current = self.rooms.get(room)
                 parts = sorted(current.parts.values(), key=lambda one: one.incarnation) if current else []
                 fails = lease in parts and not current.status.is_terminal
+                ranks = [rank for rank, one in current.parts.items() if one is lease] if fails else []
                 if self.owned[room] is lease:
                     del self.owned[room]
                     if others := [one for one in parts if one is not lease and not fails]:
@@ -100,7 +101,8 @@ class World(Table):
                     self.lengths.pop(room, None)
                 self.write(current, FAILED)
                 current.reason = current.reason or reason
-                current.failed_by = current.failed_by or lease.name
+                by = f"{lease.name} rank {ranks[0]}" if current.world_size else lease.name
+                current.failed_by = current.failed_by or by
         self.lost.clear()
         return failed
 

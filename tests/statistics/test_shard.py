@@ -200,3 +200,9 @@ def test_restored_room_is_no_opening_and_keeps_its_age(shard):
     assert shard.rooms.get(1).opened_ms == NOW
     assert shard.rooms.get(2).opened_ms == NOW + 60_000
     assert shard.totals.transitions() == {("absent", BOOT): 1}
+
+
+def test_restored_room_has_its_status_since_its_last_write(shard):
+    shard.tell(60_000, 1, BOOT, "first", NOW * 1000)
+    shard.found(60_010, 1, BOOT, since=5000)
+    assert shard.rooms.get(1).since_ms == NOW + 5000
