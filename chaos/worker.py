@@ -28,7 +28,7 @@ from chaos.history import HistoryWriter
 from chaos.holding import HoldingCaller, WaitingCaller
 from chaos.recording import Recorder, owner
 from redis_kvpoll import AsyncMirror, AsyncStatusStore, KVPoll, Mirror, StatusStore
-from redis_kvpoll.engine.session import StoreOptions
+from redis_kvpoll.engine.store_options import StoreOptions
 
 SYNC_SECONDS = 10.0
 """Seconds within which a mirror must be synced once no calls are made."""

@@ -39,6 +39,9 @@ ROOMS = 500
 HEARTBEAT = 2.5
 """Seconds between reads while nothing fails: two followers in each of 128 processes cost the server 1 % of its time. A
 failure is read at once."""
+REMEMBER_SECONDS = 10.0
+"""How long a failure of a room that is not held is remembered, for a process that says late what it holds."""
+MAX_REMEMBERED = 10_000
 STALE_AFTER = 6.0
 """Seconds without a proof after which failures may be missing: two heartbeats, and one for a slow moment."""
 
@@ -52,6 +55,8 @@ class FailureLog:
     def __init__(self, context: CallContext, rooms: Callable[[], Iterable[int]]) -> None:
         self.context = context
         self.latest: dict[int, RoomFailure] = {}
+        self.unheld: dict[int, tuple[RoomFailure, float]] = {}
+        """The latest failures of other rooms, and when they were read, in monotonic seconds; the oldest first."""
         self.resyncs_wanted = 0
         """Grows when the store has found another server: a follower's may be the former one."""
         self.news: deque[RoomFailure] = deque()
@@ -74,8 +79,20 @@ class FailureLog:
             if failure.room in held and not is_known:
                 self.latest[failure.room] = failure
                 self.news.append(failure)
+            elif failure.room not in held:
+                self._remember(failure)
         for room in [room for room in self.latest.copy() if room not in held]:
             self.latest.pop(room, None)
+
+    def _remember(self, failure: RoomFailure) -> None:
+        now = time.monotonic()
+        self.unheld.pop(failure.room, None)
+        self.unheld[failure.room] = failure, now
+        while True:
+            oldest = next(iter(self.unheld))
+            if self.unheld[oldest][1] > now - REMEMBER_SECONDS and len(self.unheld) <= MAX_REMEMBERED:
+                return
+            del self.unheld[oldest]
 
     def prove(self, tags: Iterable[str], at: float) -> None:
         """Everything in these shards up to a time was delivered."""
