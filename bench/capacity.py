@@ -43,8 +43,7 @@ def capacity(inputs: Inputs, instances: int) -> Capacity:
     changes = _CHANGES * RANKS * inputs.change
     deliveries = _DELIVERIES * instances * RANKS**2 * inputs.delivery
     left = 1e6 - heartbeats(instances * RANKS) * inputs.heartbeat
-    one_left = 1e6 - heartbeats(instances) * inputs.heartbeat
-    return Capacity(1e6 / (changes + deliveries), left / changes, one_left / inputs.request)
+    return Capacity(1e6 / (changes + deliveries), left / changes, left / inputs.request)
 
 
 def heartbeats(processes: int) -> float:

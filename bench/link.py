@@ -1,6 +1,7 @@
 """What the plugin's link takes of a CPU in SGLang's process, while changes come that do not concern it.
 
-The link is the real one, in a process of its own, without SGLang: it holds no room.
+The link is the real one, in a process of its own, without SGLang: it holds no room. Its agent is another process, whose
+CPU is not counted.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ def cpu_percent(ground: Ground, seconds: float) -> float:
     """Percent of a CPU during so many seconds of changes."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_link, args=(ground.url, f"{ground.id}.link", theirs), daemon=True)
+    process = context.Process(target=_link, args=(ground.url, ground.id, theirs), daemon=True)
     process.start()
     theirs.close()
     try:
@@ -58,10 +59,10 @@ def _receive(pipe: Connection[Any, Any]) -> float:
     return float(pipe.recv())
 
 
-def _link(url: str, namespace: str, pipe: Connection[Any, Any]) -> None:
+def _link(url: str, name: str, pipe: Connection[Any, Any]) -> None:
     """Join the table; then say what CPU this process has used, whenever it is asked."""
-    identity = ProcessIdentity("prefill", "prefill/bench", "prefill/bench@127.0.0.1:1", 0, 1, (0,))
-    worker = TableWorker(PluginSettings(url, namespace=namespace), identity)
+    identity = ProcessIdentity("prefill", f"prefill/{name}", f"prefill/{name}@127.0.0.1:1", 0, 1, (0,))
+    worker = TableWorker(PluginSettings(url, namespace=f"{name}.link"), identity)
     worker.join()
     pipe.send(0.0)
     with contextlib.suppress(EOFError, OSError):
