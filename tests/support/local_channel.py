@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable
 
 from redis_kvpoll.agent.messages import ClientHello
+from redis_kvpoll.agent.quiet import be_quiet
 from redis_kvpoll.agent.session import TableSession
 
 TICK_SECONDS = 0.25
@@ -24,6 +25,7 @@ logger = logging.getLogger("redis_kvpoll")
 
 def open_local(agent, hello, *callbacks, **others):
     """Take the place of open_channel."""
+    be_quiet()
     return LocalChannel(hello.encode(), *callbacks, **others)
 
 
