@@ -81,6 +81,7 @@ class TableClient:
         self._joined = threading.Event()
         self._left = threading.Event()
         self._refusal: RefusedError | None = None
+        self._had_agent = False
 
     # Called by the client's threads
 
@@ -97,7 +98,8 @@ class TableClient:
         )
         self.channel.start()
         if not self._joined.wait(self._hello.join + START_SECONDS):
-            self._refusal = RefusedError("no answer within KVPOLL_JOIN")
+            what = "no answer within KVPOLL_JOIN" if self._had_agent else "there is no agent (the lines before say why)"
+            self._refusal = RefusedError(what)
         if self._refusal is not None:
             self.channel.close(CLOSE_SECONDS)
             raise self._refusal
@@ -148,6 +150,7 @@ class TableClient:
         return self.channel is not None and self.channel.send(kind, payload)
 
     def _on_connected(self, _: bytes) -> None:
+        self._had_agent = True
         self._rooms.change(self._tell_all)
 
     def _tell_all(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import shutil
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from redis_kvpoll import KVPoll
+from redis_kvpoll.agent import client
 from redis_kvpoll.agent.channel import AgentChannel
 from tests.plugin.agent_client import FIRST, PORT
 from tests.support import pace, real
@@ -160,6 +162,19 @@ class TestOneAgent:
             ranks[1].request_status[1] = FAIL
             real.until(lambda: ranks[0].request_status[1] == FAIL, "the other rank hears of it")
         assert len(agents.pids) == 1
+
+
+def test_process_without_an_agent_keeps_its_dicts(server, monkeypatch, caplog):
+    for name in ("XDG_RUNTIME_DIR", "TMPDIR"):
+        monkeypatch.setenv(name, "/nonexistent")
+    monkeypatch.setenv("KVPOLL_JOIN", "0.2")
+    monkeypatch.setattr(client, "START_SECONDS", 0.2)
+    sglang = manager()
+    with joined(sglang):
+        assert type(sglang.request_status) is dict
+    [error] = [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
+    assert "there is no agent" in error
+    assert "no connection to the agent" in caplog.text
 
 
 class TestDeaths:
