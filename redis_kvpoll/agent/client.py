@@ -108,7 +108,8 @@ class TableClient:
         """Have what is pending published, and leave the table."""
         if self.channel is not None:
             self.post(messages.LEAVE, b"")
-            self._left.wait(CLOSE_SECONDS)
+            if self.channel.is_connected:
+                self._left.wait(CLOSE_SECONDS)
             self.channel.close(CLOSE_SECONDS)
         self._rooms.change(self._sender.disconnected)
 
@@ -225,6 +226,9 @@ class TableClient:
                 self._sender.ended(room, number)
 
     def _go_on_alone(self) -> None:
+        """End the link for good; the next agent must not be told of rooms that nobody here follows."""
         self.post(messages.LEAVE, b"")
         self._rooms.change(self._sender.disconnected)
+        if self.channel is not None:
+            self.channel.close(0.0)
         self._handlers.went_on_alone()

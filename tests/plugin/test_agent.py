@@ -248,3 +248,22 @@ class TestOutage:
         with table(world.restart(server)) as store:
             until_equal(store, sglang)
             assert {store.entry(room).owner for room in store.rooms()} == {OWNER}
+
+
+def test_fork_of_a_process_leaves_its_rooms_and_lease_alone(store, sglang):
+    """Its child has a copy of the maps, and no part in the table; it ends without waiting for anything."""
+    sglang.request_status[1] = BOOT
+    until_equal(store, sglang)
+    before = incarnations(store)
+    real.until(lambda: sglang.kvpoll_worker.is_idle, "no thread holds a lock that the child would never get")
+    child = os.fork()
+    if not child:
+        with contextlib.suppress(BaseException):
+            sglang.request_status[1] = OK
+            sglang.request_status[2] = BOOT
+            sglang.kvpoll_worker.close()
+        os._exit(0)
+    os.waitpid(child, 0)
+    sglang.request_status[3] = BOOT
+    until_equal(store, sglang)
+    assert (store.get(1), incarnations(store)) == (KVPoll.Bootstrapping, before)

@@ -56,6 +56,11 @@ class LocalChannel:
         self._loop: asyncio.AbstractEventLoop | None = None
         self.thread = threading.Thread(target=self._run, name="kvpoll-table", daemon=True)
 
+    @property
+    def is_connected(self) -> bool:
+        """Whether its event loop runs."""
+        return self._loop is not None
+
     def start(self) -> None:
         """Begin to connect. Returns at once."""
         self.thread.start()
