@@ -30,7 +30,7 @@ from redis_kvpoll.replica.continuity import Continuity
 from redis_kvpoll.replica.feed_ids import number_of, text_of
 from redis_kvpoll.replica.follow import COALESCE_DELAY, POLL_INTERVAL
 from redis_kvpoll.replica.requests import FollowerFlow, Host
-from redis_kvpoll.replica.session import FollowerSession, MustResyncError
+from redis_kvpoll.replica.session import FollowerSession, MustResyncError, Pace
 
 ENTRIES = 1000
 """Entries of each shard in one read."""
@@ -111,7 +111,7 @@ class FailureFollower(FollowerSession):
 
     def __init__(self, log: FailureLog, tags: Sequence[str], host: Host, limit: float, can_block: bool) -> None:
         name = f"the follower of failures of namespace {log.context.namespace!r}"
-        super().__init__("failures", name, tags, host, limit, HEARTBEAT, STALE_AFTER)
+        super().__init__("failures", name, tags, host, limit, Pace(HEARTBEAT, STALE_AFTER, HEARTBEAT))
         self._log = log
         self._can_block = can_block
         self._streams = [keys.failed(tag) for tag in tags]
@@ -177,7 +177,7 @@ class FailureFollower(FollowerSession):
         if block and not self._can_block:
             yield Sleep(POLL_INTERVAL)
             block = False
-        wait = ["BLOCK", self._block] if block else []
+        wait = ["BLOCK", str(self._block_ms)] if block else []
         words = ["XREAD", "COUNT", str(ENTRIES), *wait, "STREAMS", *self._streams, *map(text_of, self._positions)]
         asked_at = time.monotonic()
         looks = not self._follows or self._continuity.due(asked_at)
@@ -186,14 +186,16 @@ class FailureFollower(FollowerSession):
         reply, *there = answer if look else [answer]
         if looks and not self._continuity.holds(there):
             raise MustResyncError("the stream of failures no longer reaches back to where it was read")
-        is_end = self._take(dict(reply.items() if isinstance(reply, dict) else reply or ()), looks, asked_at)
+        found = dict(reply.items() if isinstance(reply, dict) else reply or ())
+        now = self._now(asked_at, self._block_ms / 1000 if block and not found else 0.0)
+        is_end = self._take(found, looks, now, asked_at)
         self.host.notify()
         if self._log.resyncs_wanted != self._resyncs_wanted:
             raise MustResyncError("the store has found another server")
         return is_end
 
-    def _take(self, found: dict[bytes, Any], is_proved: bool, asked_at: float) -> bool:
-        now, is_end, count = self._now(asked_at), True, 0
+    def _take(self, found: dict[bytes, Any], is_proved: bool, now: float, asked_at: float) -> bool:
+        is_end, count = True, 0
         delivered: list[RoomFailure] = []
         for number, stream in enumerate(self._streams):
             entries = found.get(stream.encode(), ())

@@ -126,7 +126,8 @@ class TestLayers:
 
     def test_sync_and_aio_have_the_same_files(self):
         sync, aio = ({path.name for path in (PACKAGE / side).glob("*.py")} for side in ("sync", "aio"))
-        assert sync - {"fan_out.py"} == aio  # asyncio waits for several shards by itself
+        # asyncio waits for several shards by itself, and who speaks for several ranks uses asyncio.
+        assert sync - {"fan_out.py"} == aio - {"rank_group.py"}
 
     def test_imports_are_found(self):
         """Otherwise the tests above would pass on an empty list."""
