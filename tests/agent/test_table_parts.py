@@ -7,11 +7,12 @@ from dataclasses import replace
 
 import pytest
 
-from redis_kvpoll import AsyncStatusStore, KVPoll
+from redis_kvpoll import AsyncStatusStore, KVPoll, StoreUnavailableError
 from redis_kvpoll.agent import messages
 from redis_kvpoll.agent.messages import ClientHello
 from redis_kvpoll.agent.outbox import RoomLife
 from redis_kvpoll.agent.table_parts import TableParts
+from redis_kvpoll.aio.failures import AsyncFailures
 from tests.support import pace
 
 OWNER = "h:1"
@@ -88,6 +89,37 @@ async def test_death_after_a_broken_connection_fails_its_rooms(process, store, p
     process.session.ended("killed")
     await process.until(messages.LEFT)
     assert (await store.get(1), await store.failure_reason(1)) == (KVPoll.Failed, f"owner {OWNER} lost")
+
+
+async def test_process_that_is_not_heard_opens_no_room(process, store):
+    """Without its lease a room would have no owner."""
+    room = await store.open(2, "another's")
+    process.change(2, is_new=True, status=1)
+    await asyncio.sleep(0.1)
+    process.session.ended("vanished")
+    await room.clear()
+    await asyncio.sleep(1.5)  # longer than the pause before another try
+    assert await store.get(2) is None
+    process.session.ended("killed")
+
+
+async def test_lease_stays_while_a_process_cannot_join_again(process, store, parts, hello, monkeypatch):
+    tries, enter = [], AsyncFailures.__aenter__
+
+    async def entering(failures):
+        tries.append(1)
+        if len(tries) == 1:
+            raise StoreUnavailableError("failures: the server has just gone")
+        return await enter(failures)
+
+    process.session.ended("superseded")
+    await process.until(messages.LEFT)
+    monkeypatch.setattr(AsyncFailures, "__aenter__", entering)
+    again = Process(parts, replace(hello, former=process.lease))
+    again.change(1, is_new=True, status=3, generation=process.generation)
+    await again.until(messages.OPENED)
+    assert (len(tries), (await store.entry(1)).generation) == (2, process.generation)
+    assert await store.get(1) is KVPoll.Transferring
 
 
 @pytest.mark.parametrize("how", ["vanished", "superseded"])
