@@ -17,6 +17,7 @@ import logging
 import os
 import select
 import socket
+import threading
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
@@ -24,6 +25,8 @@ from redis_kvpoll.agent import frames
 from redis_kvpoll.agent.agent_sessions import OpenSession, OpenSessions
 from redis_kvpoll.agent.peer_socket import MAX_PACKETS, Peer
 from redis_kvpoll.agent.process_death import credentials_of, has_ended
+
+BEAT_SECONDS = 0.1
 
 logger = logging.getLogger("redis_kvpoll.agent")
 
@@ -83,10 +86,13 @@ class AgentServer:
         self._listener.setblocking(False)
         self._epoll.register(self._listener, select.EPOLLIN)
         checks = asyncio.create_task(self._check_often())
+        ended = threading.Event()
+        threading.Thread(target=self._beat, args=(ended,), name="kvpoll-beat", daemon=True).start()
         self._turn()
         try:
             await self._stopped.wait()
         finally:
+            ended.set()
             checks.cancel()
             if self._timer:
                 self._timer.cancel()
@@ -94,6 +100,12 @@ class AgentServer:
             self._end_all()
             self._epoll.close()
             self._listener.close()
+
+    def _beat(self, ended: threading.Event) -> None:
+        """Show all processes that this one runs, while its event loop is busy, too; in a thread."""
+        while not ended.wait(BEAT_SECONDS):
+            for peer in list(self._peers.values()):
+                peer.beat()
 
     def stop(self) -> None:
         """End ``run``: all sessions learn ``superseded``, and the processes look for another agent at once."""

@@ -39,6 +39,8 @@ class Timing:
     """Seconds between two questions to the agent."""
     unanswered: int = 4
     """After so many ticks without an answer another agent is started."""
+    busy: int = 120
+    """The same while its process runs: it may only be slow, and another one would be no faster."""
     unwelcome: int = 40
     """The same before its welcome: a new agent is an interpreter that has to start, on a busy machine too."""
     polled: float = 0.05
@@ -82,6 +84,7 @@ class AgentChannel:
         self._failures = 0
         """How many connections failed since the last welcome."""
         self._unanswered = 0
+        self._beats = 0
         self._polls = self._polls_seen = 0
         self._next_tick = 0.0
         self._is_closing = False
@@ -213,7 +216,9 @@ class AgentChannel:
 
     def _ask(self, link: Link) -> None:
         """Ask the agent whether it is there, or give it up."""
-        if self._unanswered >= (self._timing.unanswered if link.is_welcome else self._timing.unwelcome):
+        beats, self._beats = self._beats, link.beats
+        limit = self._timing.unanswered if self._beats == beats else self._timing.busy
+        if self._unanswered >= (limit if link.is_welcome else self._timing.unwelcome):
             logger.warning("redis_kvpoll: agent %d does not answer; connecting to another", link.agent)
             link.is_ended = True
             if not link.is_in_use:  # Else it is this process that stands still.

@@ -28,7 +28,7 @@ _DESCRIPTOR_SPACE = socket.CMSG_SPACE(4)
 PATIENCE = 1.0
 """Seconds to wait for a thread that is in the middle of a callback when the connection ends."""
 COUNTER_BYTES = 4096
-"""One page, of which the first 8 bytes are used."""
+"""One page: 8 bytes that count the packets, and 8 that show that the agent's process runs."""
 
 
 class AgentSource(Protocol):
@@ -99,6 +99,11 @@ class Link:
         """Whether there may be something to receive."""
         counter = self._counter
         return counter is None or counter[0] != self._received
+
+    @property
+    def beats(self) -> int:
+        """How often the agent has shown that its process runs; it does that while its event loop is busy, too."""
+        return self._counter[1] if self._counter is not None else 0
 
     @property
     def is_in_use(self) -> bool:
@@ -207,6 +212,8 @@ class Link:
         self.is_ended = True
         with contextlib.suppress(OSError):
             self.socket.shutdown(socket.SHUT_RDWR)
-        # Not closed while another thread may use its number; the locks stay held.
-        if self._receiving.acquire(timeout=PATIENCE) and self._sending.acquire(timeout=PATIENCE):
-            self.socket.close()
+        # Not closed while another thread is about to use its number. One that holds a lock for so long is in a callback,
+        # or was thrown out by a signal handler.
+        self._receiving.acquire(timeout=PATIENCE)
+        self._sending.acquire(timeout=PATIENCE)
+        self.socket.close()
