@@ -212,8 +212,8 @@ class Link:
         self.is_ended = True
         with contextlib.suppress(OSError):
             self.socket.shutdown(socket.SHUT_RDWR)
-        # Not closed while another thread is about to use its number. One that holds a lock for so long is in a callback,
-        # or was thrown out by a signal handler.
+        # Not closed while another thread is about to use its number. One that holds a lock for longer is in a callback,
+        # or a signal handler threw it out.
         self._receiving.acquire(timeout=PATIENCE)
         self._sending.acquire(timeout=PATIENCE)
         self.socket.close()

@@ -55,13 +55,13 @@ class Recorder:
 
 
 class Application:
-    """All is told once the file UNTOLD is gone."""
+    """All is told while there is no file with the ending .behind."""
 
     def open_session(self, peer, hello):
         return Recorder(peer, hello)
 
     def is_told(self):
-        return not Path(os.environ["AGENT_EVENTS"] + ".untold").exists()
+        return not Path(os.environ["AGENT_EVENTS"] + ".behind").exists()
 
     async def close(self):
         record("closed")

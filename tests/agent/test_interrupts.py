@@ -19,8 +19,10 @@ def raise_interrupted():
 
 @pytest.mark.parametrize("size", [5, 100_000])
 def test_an_exception_at_any_place_costs_one_connection(engine, size):
-    """A thread that is thrown out while it sends or takes messages leaves its connection in an unknown state: it is given
-    up, the same agent serves the next one, and messages go there and back."""
+    """A thread that is thrown out while it sends or takes messages leaves its connection in an unknown state.
+
+    That connection is given up, the same agent serves the next one, and messages go there and back.
+    """
     here = engine.channel(timing=Timing(tick=0.05, unanswered=round(4 * pace.factor()), unwelcome=10_000))
     number = 0
     while True:

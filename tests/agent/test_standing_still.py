@@ -37,7 +37,7 @@ class TestStopped:
         assert len(engine.events("ended", agent=former)) == 2
         assert not engine.events("ended", agent=newer)
 
-    def test_a_process_that_died_meanwhile_is_told_by_the_newer_alone(self, engine):
+    def test_a_death_meanwhile_is_told_by_the_newer_alone(self, engine):
         """The former one sees the death as it wakes, but is not the newest any more."""
         client = engine.client("victim")
         here = engine.channel(timing=quick())
