@@ -10,11 +10,11 @@ _AGENT = "agent"
 
 IN_THE_AGENT = [
     (
-        "a refused message is sent before the rest of the one before it",
+        "a message is sent before the rest of the one before it",
         f"{_AGENT}.link:Link.send",
         "if self._unsent and not self._send_rest():",
         "if False:",
-        "agent/test_channel.py::TestFullSocket::test_a_long_message_goes_on_when_there_is_room",
+        "agent/test_link.py::test_a_message_follows_the_rest_of_the_one_before",
     ),
     (
         "nobody hears that there is room again",
