@@ -81,6 +81,7 @@ class TableClient:
         self._joined = threading.Event()
         self._left = threading.Event()
         self._refusal: RefusedError | None = None
+        self._had_agent = False
 
     # Called by the client's threads
 
@@ -97,7 +98,8 @@ class TableClient:
         )
         self.channel.start()
         if not self._joined.wait(self._hello.join + START_SECONDS):
-            self._refusal = RefusedError("no answer within KVPOLL_JOIN")
+            what = "no answer within KVPOLL_JOIN" if self._had_agent else "there is no agent (the lines before say why)"
+            self._refusal = RefusedError(what)
         if self._refusal is not None:
             self.channel.close(CLOSE_SECONDS)
             raise self._refusal
@@ -106,7 +108,8 @@ class TableClient:
         """Have what is pending published, and leave the table."""
         if self.channel is not None:
             self.post(messages.LEAVE, b"")
-            self._left.wait(CLOSE_SECONDS)
+            if self.channel.is_connected:
+                self._left.wait(CLOSE_SECONDS)
             self.channel.close(CLOSE_SECONDS)
         self._rooms.change(self._sender.disconnected)
 
@@ -148,6 +151,7 @@ class TableClient:
         return self.channel is not None and self.channel.send(kind, payload)
 
     def _on_connected(self, _: bytes) -> None:
+        self._had_agent = True
         self._rooms.change(self._tell_all)
 
     def _tell_all(self) -> None:
@@ -222,6 +226,9 @@ class TableClient:
                 self._sender.ended(room, number)
 
     def _go_on_alone(self) -> None:
+        """End the link for good; the next agent must not be told of rooms that nobody here follows."""
         self.post(messages.LEAVE, b"")
         self._rooms.change(self._sender.disconnected)
+        if self.channel is not None:
+            self.channel.close(0.0)
         self._handlers.went_on_alone()

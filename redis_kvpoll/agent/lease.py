@@ -36,7 +36,8 @@ class Ending(Enum):
 class LeaseClient(Protocol):
     """A client, as far as its lease depends on it."""
 
-    ending: Ending | None
+    @property
+    def lease_ending(self) -> Ending: ...
 
     def stands_still(self) -> bool:
         """Whether it does, as far as is known: then its lease is not renewed."""
@@ -110,10 +111,11 @@ class ReplaceableLease:
         if self._current is not None:
             with contextlib.suppress(KVPollError, TimeoutError):
                 async with asyncio.timeout(SHUTDOWN_SECONDS):
-                    if self._client.ending in (None, Ending.LEAVE):
+                    ending = self._client.lease_ending
+                    if ending is Ending.LEAVE:
                         await self._current.aclose()
                     else:
-                        await abandon(self._current, as_lost=self._client.ending is Ending.LOST)
+                        await abandon(self._current, as_lost=ending is Ending.LOST)
 
 
 async def reap(store: AsyncStatusStore, seconds: float) -> None:

@@ -212,6 +212,8 @@ class Link:
         self.is_ended = True
         with contextlib.suppress(OSError):
             self.socket.shutdown(socket.SHUT_RDWR)
-        # Not closed while another thread may use its number; the locks stay held.
-        if self._receiving.acquire(timeout=PATIENCE) and self._sending.acquire(timeout=PATIENCE):
-            self.socket.close()
+        # Not closed while another thread is about to use its number. One that holds a lock for longer is in a callback,
+        # or a signal handler threw it out.
+        self._receiving.acquire(timeout=PATIENCE)
+        self._sending.acquire(timeout=PATIENCE)
+        self.socket.close()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from struct import Struct
 from typing import Any
 
@@ -99,7 +99,9 @@ class ClientHello:
 
     @classmethod
     def decode(cls, payload: bytes) -> ClientHello:
-        return cls(**json.loads(payload))
+        """Return what a client of this or a later version has encoded; what is not known here is left out."""
+        known = {one.name for one in fields(cls)}
+        return cls(**{name: value for name, value in json.loads(payload).items() if name in known})
 
 
 def encode_change(room: int, life: RoomLife) -> bytes:

@@ -127,6 +127,12 @@ class OutboxPublisher:
             self.is_online.set()
             self.publish(self._rooms.pending_rooms())
 
+    def stop(self) -> None:
+        """Publish nothing more; what was under way may be in the table or not."""
+        self.is_online.clear()
+        for task in self._tasks.values():
+            task.cancel()
+
     async def flush(self) -> None:
         """Publish everything before returning."""
         await self.is_online.wait()

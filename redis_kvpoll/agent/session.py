@@ -71,6 +71,7 @@ class TableSession:
         self.ending: Ending | None = None
         """How it ends, once that is known."""
         self._awaits_death = False
+        self._has_joined = False
         self._ending = asyncio.Event()
         self._end_is_known = asyncio.Event()
         self._others: OtherFailures | None = None
@@ -111,6 +112,11 @@ class TableSession:
         if not self._awaits_death:
             self._end_is_known.set()
 
+    @property
+    def lease_ending(self) -> Ending:
+        """What becomes of the lease. One from a former table part stays for the next try to join."""
+        return self.ending or (Ending.KEEP if self.hello.former and not self._has_joined else Ending.LEAVE)
+
     def stands_still(self) -> bool:
         """Whether the client may stand still; it says four times a second that it does not."""
         return self._silent_for() > SILENT_SECONDS
@@ -119,21 +125,20 @@ class TableSession:
 
     async def run(self) -> None:
         """Join the table, and stay until the client leaves. A client that has joined before is not refused."""
-        has_joined = False
         try:
-            while not has_joined and not self._ending.is_set():
+            while not self._has_joined and not self._ending.is_set():
                 try:
                     async with AsyncExitStack() as stack:
                         async with asyncio.timeout(self.hello.join):
                             tasks = await self._enter(stack)
-                        has_joined = True
+                        self._has_joined = True
                         await self._run_until_end(tasks)
                 except (KVPollError, TimeoutError) as error:
-                    if has_joined or not self.hello.former:
+                    if self._has_joined or not self.hello.former:
                         raise
                     await self._pause(error)
         except Exception as error:
-            if has_joined:
+            if self._has_joined:
                 logger.exception("redis_kvpoll: %s left the status table because of a bug", self.hello.name)
                 self._send(messages.BROKEN, messages.encode_words(traceback.format_exc()))
             else:
@@ -169,6 +174,7 @@ class TableSession:
         finally:
             for task in (ending, *running):
                 task.cancel()
+            self._publisher.stop()  # first: what is opened without the lease would have no owner
         if self._awaits_death and self._lease is not None:
             await self._lease.abandon()
             with contextlib.suppress(TimeoutError):

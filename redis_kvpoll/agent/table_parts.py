@@ -13,6 +13,7 @@ from redis_kvpoll.agent.agent_sessions import Ending as HowEnded
 from redis_kvpoll.agent.lease import Ending
 from redis_kvpoll.agent.messages import ClientHello
 from redis_kvpoll.agent.peer_socket import Peer
+from redis_kvpoll.agent.quiet import be_quiet
 from redis_kvpoll.agent.session import TableSession
 
 CLOSE_SECONDS = 4.0
@@ -90,4 +91,5 @@ class HostedPart:
 
 def make() -> TableParts:
     """Make the application, in the agent's event loop."""
+    be_quiet()
     return TableParts()

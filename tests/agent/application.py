@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
 
 from redis_kvpoll.agent import agent_sessions, process_death
 
-RECORD, ECHO, FLOOD, BREAK = range(4)
-"""What a message asks for: to be recorded alone, to be sent back, as many messages as it says, an exception."""
+RECORD, ECHO, FLOOD, BREAK, STALL = range(5)
+"""What a message asks for: to be recorded alone, to be sent back, as many messages as it says, an exception, a long
+time."""
 
 
 def record(event, **facts):
@@ -38,6 +40,8 @@ class Recorder:
     def received(self, kind, payload):
         if kind == BREAK:
             raise RuntimeError("a session that fails")
+        if kind == STALL:
+            time.sleep(float(payload))
         if kind == FLOOD:
             for number in range(int(payload)):
                 self.peer.send(RECORD, b"%06d" % number + bytes(1_000))
@@ -51,13 +55,13 @@ class Recorder:
 
 
 class Application:
-    """All is told once the file UNTOLD is gone."""
+    """All is told while there is no file with the ending .behind."""
 
     def open_session(self, peer, hello):
         return Recorder(peer, hello)
 
     def is_told(self):
-        return not Path(os.environ["AGENT_EVENTS"] + ".untold").exists()
+        return not Path(os.environ["AGENT_EVENTS"] + ".behind").exists()
 
     async def close(self):
         record("closed")

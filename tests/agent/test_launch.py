@@ -104,8 +104,8 @@ class TestEnd:
         assert len(engine.agents()) == 2
 
     def test_it_stays_until_all_is_told(self, engine):
-        untold = Path(f"{engine.file}.untold")
-        untold.touch()
+        is_behind = Path(f"{engine.file}.behind")
+        is_behind.touch()
         here = engine.channel(source=engine.launcher(idle=0.2))
         (agent,) = engine.agents()
         here.channel.close()
@@ -113,11 +113,11 @@ class TestEnd:
         back = engine.channel(source=engine.launcher(idle=0.2))
         assert engine.agents() == [agent]
         back.channel.close()
-        untold.unlink()
+        is_behind.unlink()
         until(lambda: not is_alive(agent), "its end")
 
     def test_it_ends_at_its_limit_though_not_all_is_told(self, engine):
-        Path(f"{engine.file}.untold").touch()
+        Path(f"{engine.file}.behind").touch()
         launcher = Launcher(engine.name, f"{agents.APPLICATION}:make", ("--idle=0.1", "--limit=1"))
         here = engine.channel(source=launcher)
         here.channel.close()

@@ -44,3 +44,5 @@ def test_hello_is_read_as_it_was_written():
     hello = ClientHello("redis://h", {"world_size": 8}, "a", "b", "c", 5.0, 10.0, former=["1", [["t", "e"]]])
     assert ClientHello.decode(hello.encode()) == hello
     assert hello.world_size == 8
+    later = hello.encode()[:-1] + b', "of_a_later_version": 1}'
+    assert ClientHello.decode(later) == hello

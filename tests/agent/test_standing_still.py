@@ -9,7 +9,7 @@ import signal
 import pytest
 
 from redis_kvpoll.agent.channel import Timing
-from tests.agent.application import ECHO
+from tests.agent.application import ECHO, STALL
 from tests.support import pace
 from tests.support.agents import is_alive
 from tests.support.real import until
@@ -37,7 +37,7 @@ class TestStopped:
         assert len(engine.events("ended", agent=former)) == 2
         assert not engine.events("ended", agent=newer)
 
-    def test_a_process_that_died_meanwhile_is_told_by_the_newer_alone(self, engine):
+    def test_a_death_meanwhile_is_told_by_the_newer_alone(self, engine):
         """The former one sees the death as it wakes, but is not the newest any more."""
         client = engine.client("victim")
         here = engine.channel(timing=quick())
@@ -61,6 +61,15 @@ class TestStopped:
             pass
         assert len(engine.agents()) == 1
         assert not engine.events("ended")
+
+    def test_an_agent_that_is_only_busy_is_kept(self, engine):
+        """Its process runs, however long its event loop takes: another one would be no faster."""
+        here = engine.channel(timing=Timing(unanswered=4, busy=10**6, unwelcome=1_000))
+        assert here.channel.send(STALL, b"3")
+        assert here.channel.send(ECHO, b"later")
+        until(here.messages, "the echo")
+        assert len(engine.agents()) == 1
+        assert not here.named("away")
 
     @pytest.mark.slow
     def test_twenty_seconds(self, engine):

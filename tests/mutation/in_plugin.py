@@ -245,4 +245,18 @@ IN_THE_PLUGIN = [
         '"leave"',
         "leases/test_handover.py::test_rooms_of_a_dead_holder_fail_at_once[one shard]",
     ),
+    (
+        "rooms are opened for a process without its lease",
+        "agent.session:TableSession._run_until_end",
+        "self._publisher.stop()",
+        "pass",
+        "agent/test_table_parts.py::test_process_that_is_not_heard_opens_no_room",
+    ),
+    (
+        "a try to join again that fails ends the lease",
+        "agent.session:TableSession.lease_ending",
+        "Ending.KEEP if self.hello.former and not self._has_joined else Ending.LEAVE",
+        "Ending.LEAVE",
+        "agent/test_table_parts.py::test_lease_stays_while_a_process_cannot_join_again",
+    ),
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import shutil
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from redis_kvpoll import KVPoll
+from redis_kvpoll.agent import client
 from redis_kvpoll.agent.channel import AgentChannel
 from tests.plugin.agent_client import FIRST, PORT
 from tests.support import pace, real
@@ -162,6 +164,19 @@ class TestOneAgent:
         assert len(agents.pids) == 1
 
 
+def test_process_without_an_agent_keeps_its_dicts(server, monkeypatch, caplog):
+    for name in ("XDG_RUNTIME_DIR", "TMPDIR"):
+        monkeypatch.setenv(name, "/nonexistent")
+    monkeypatch.setenv("KVPOLL_JOIN", "0.2")
+    monkeypatch.setattr(client, "START_SECONDS", 0.2)
+    sglang = manager()
+    with joined(sglang):
+        assert type(sglang.request_status) is dict
+    [error] = [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
+    assert "there is no agent" in error
+    assert "no connection to the agent" in caplog.text
+
+
 class TestDeaths:
     def test_killed_process_fails_at_once_after_its_last_message(self, store, agents):
         """Long before its lease expires; what it has sent is told first."""
@@ -233,3 +248,22 @@ class TestOutage:
         with table(world.restart(server)) as store:
             until_equal(store, sglang)
             assert {store.entry(room).owner for room in store.rooms()} == {OWNER}
+
+
+def test_fork_of_a_process_leaves_its_rooms_and_lease_alone(store, sglang):
+    """Its child has a copy of the maps, and no part in the table; it ends without waiting for anything."""
+    sglang.request_status[1] = BOOT
+    until_equal(store, sglang)
+    before = incarnations(store)
+    real.until(lambda: sglang.kvpoll_worker.is_idle, "no thread holds a lock that the child would never get")
+    child = os.fork()
+    if not child:
+        with contextlib.suppress(BaseException):
+            sglang.request_status[1] = OK
+            sglang.request_status[2] = BOOT
+            sglang.kvpoll_worker.close()
+        os._exit(0)
+    os.waitpid(child, 0)
+    sglang.request_status[3] = BOOT
+    until_equal(store, sglang)
+    assert (store.get(1), incarnations(store)) == (KVPoll.Bootstrapping, before)

@@ -7,8 +7,8 @@ import pytest
 from redis_kvpoll import KVPoll, StatusStore
 from redis_kvpoll.integrations.sglang import peer_failures, peers
 from redis_kvpoll.integrations.sglang.compat import identify
-from tests.support import real
-from tests.support.standin import joined, learn_servers, manager
+from tests.support import local_channel, pace, real
+from tests.support.standin import joined, learn_servers, manager, session_of
 
 FAIL, BOOT, WAIT, MOVE, OK = range(5)
 ROOM = 4711
@@ -108,6 +108,19 @@ class TestRouterRetries:
         real.until(lambda: decode.request_status[ROOM + 1] == FAIL, "the abort arrives")
         assert decode.request_status[ROOM] == WAIT
         learn_servers(decode, ROOM, first)
+        real.until(lambda: decode.request_status[ROOM] == FAIL, "the abort counts")
+
+    def test_failure_that_is_read_before_the_room_is_told_counts(self, table, trio, monkeypatch):
+        """It failed after SGLang had opened it."""
+        first, _, decode = trio
+        first.request_status[ROOM] = BOOT
+        until_status(table, ROOM, KVPoll.Bootstrapping)
+        monkeypatch.setattr(local_channel, "COALESCE_SECONDS", pace.seconds(0.3))
+        decode.request_status[ROOM + 1] = WAIT  # the next message is told that much later
+        real.until(lambda: session_of(decode).rooms.current_life(ROOM + 1), "the channel pauses")
+        decode.request_status[ROOM] = WAIT
+        learn_servers(decode, ROOM, first)
+        table.abort(ROOM, "wrong model")
         real.until(lambda: decode.request_status[ROOM] == FAIL, "the abort counts")
 
     def test_failure_that_waits_ends_with_its_life(self, table, trio):

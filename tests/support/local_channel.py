@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable
 
 from redis_kvpoll.agent.messages import ClientHello
+from redis_kvpoll.agent.quiet import be_quiet
 from redis_kvpoll.agent.session import TableSession
 
 TICK_SECONDS = 0.25
@@ -24,6 +25,7 @@ logger = logging.getLogger("redis_kvpoll")
 
 def open_local(agent, hello, *callbacks, **others):
     """Take the place of open_channel."""
+    be_quiet()
     return LocalChannel(hello.encode(), *callbacks, **others)
 
 
@@ -53,6 +55,11 @@ class LocalChannel:
         """Whether ``_deliver`` will run without being woken."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self.thread = threading.Thread(target=self._run, name="kvpoll-table", daemon=True)
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether its event loop runs."""
+        return self._loop is not None
 
     def start(self) -> None:
         """Begin to connect. Returns at once."""

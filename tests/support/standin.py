@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 from enum import Enum
 from types import SimpleNamespace
 
 from redis_kvpoll import StatusStore
 from redis_kvpoll.agent import outage
-from redis_kvpoll.integrations.sglang import install, plugin
+from redis_kvpoll.agent.quiet import be_loud_again
+from redis_kvpoll.integrations.sglang import plugin
 from tests.support import pace
 
 OWNER = "prefill/10.0.0.1:8998@10.0.0.1:40000"
@@ -137,9 +137,7 @@ def joined(*managers):
     finally:
         for sglang in managers:
             leave(sglang)
-        for name in install.QUIET_LOGGERS:
-            logging.getLogger(name).setLevel(logging.NOTSET)
-            logging.getLogger(name).removeFilter(install.is_not_lease_advice)
+        be_loud_again()
 
 
 def leave(sglang):

@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any
 
 from redis_kvpoll.agent.client import RefusedError
-from redis_kvpoll.errors import InvalidInputError, LeaseLostError
+from redis_kvpoll.errors import InvalidInputError
 from redis_kvpoll.integrations.sglang import hooks
 from redis_kvpoll.integrations.sglang.background import Background
 from redis_kvpoll.integrations.sglang.behaviour import check_clear, check_first_status, check_update_status
@@ -34,8 +34,6 @@ from redis_kvpoll.transport.password_file import with_password
 logger = logging.getLogger("redis_kvpoll")
 WAITING_TIMEOUT = "SGLANG_DISAGGREGATION_WAITING_TIMEOUT"
 MAPS = ("request_status", "failure_records", "req_to_decode_prefix_len")
-QUIET_LOGGERS = ("redis_kvpoll.mirror", "redis_kvpoll.leases")
-"""During an outage each mirror and lease would log a warning; the plugin logs one per process: TableWorker._monitor."""
 
 
 def install(manager: Any) -> None:
@@ -100,9 +98,6 @@ def _all_stages_joined(manager: Any, has_joined: bool) -> bool:
 
 def _replace_dicts(manager: Any, worker: TableWorker) -> None:
     """Replace the dicts. Everything that may fail comes before the first replacement."""
-    for name in QUIET_LOGGERS:
-        logging.getLogger(name).setLevel(logging.ERROR)
-        logging.getLogger(name).addFilter(is_not_lease_advice)
     registry, identity = worker.registry, worker.identity
     sglangs = {name: getattr(manager, name) for name in MAPS if hasattr(manager, name)}
     if has_consensus_store(manager):
@@ -157,11 +152,6 @@ def _restore(manager: Any, worker: TableWorker, sglangs: dict[str, Any], why: st
     vars(manager).pop("update_status", None)
     threading.Thread(target=worker.close, name="kvpoll-leave", daemon=True).start()
     log_incompatible(IncompatibleSGLangError(why))
-
-
-def is_not_lease_advice(record: logging.LogRecord) -> bool:
-    """Filter out the advice after a lost lease: the plugin itself takes a new one, and logs that."""
-    return not (isinstance(record.args, tuple) and any(isinstance(value, LeaseLostError) for value in record.args))
 
 
 def _chain(first: Callable[[], Any], second: Callable[[], Any]) -> Callable[[], Any]:

@@ -1,0 +1,163 @@
+"""The table parts of an agent: what becomes of a lease when a process leaves, dies, comes back, or is not heard."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from redis_kvpoll import AsyncStatusStore, KVPoll, StoreUnavailableError
+from redis_kvpoll.agent import messages
+from redis_kvpoll.agent.messages import ClientHello
+from redis_kvpoll.agent.outbox import RoomLife
+from redis_kvpoll.agent.table_parts import TableParts
+from redis_kvpoll.aio.failures import AsyncFailures
+from tests.support import pace
+
+OWNER = "h:1"
+LEASE = 60.0
+"""Longer than any test."""
+
+
+class Process:
+    """A process, as its agent knows it."""
+
+    def __init__(self, parts, hello):
+        self.told = asyncio.Queue()
+        self.session = parts.open_session(self, hello.encode())
+
+    def send(self, kind, payload):
+        self.told.put_nowait((kind, payload))
+
+    def silent_for(self):
+        return 0.0
+
+    def change(self, room, **words):
+        self.session.received(messages.CHANGE, messages.encode_change(room, RoomLife(1, **words)))
+
+    async def until(self, wanted):
+        """Wait for a message; return its payload."""
+        async with asyncio.timeout(pace.seconds(60)):
+            while True:
+                kind, payload = await self.told.get()
+                if kind == wanted:
+                    return payload
+
+
+@pytest.fixture
+def hello(url):
+    return ClientHello(url, {"namespace": "t", "policy": "strict"}, OWNER, OWNER, "h", LEASE, 60.0)
+
+
+@pytest.fixture
+async def store(url):
+    async with AsyncStatusStore.from_url(url, namespace="t", policy="strict") as store:
+        yield store
+
+
+@pytest.fixture
+async def parts():
+    parts = TableParts()
+    yield parts
+    await parts.close()
+    assert parts.is_told()
+
+
+@pytest.fixture
+async def process(parts, hello):
+    """A process with a room that the table has, and its lease as it was told."""
+    process = Process(parts, hello)
+    process.change(1, is_new=True, status=1)
+    process.lease = messages.decode_words(await process.until(messages.LEASE))
+    [(_, _, process.generation)] = messages.decode_lives(await process.until(messages.OPENED))
+    return process
+
+
+async def test_process_that_says_goodbye_leaves(process, store):
+    process.change(1, status=3)
+    process.session.ended("goodbye")
+    await process.until(messages.LEFT)
+    assert (await store.get(1), await store.failure_reason(1)) == (KVPoll.Failed, f"owner {OWNER} left")
+    assert KVPoll.Transferring in [change.status for change in await store.history(1)]
+
+
+async def test_death_after_a_broken_connection_fails_its_rooms(process, store, parts):
+    process.session.ended("vanished")
+    await asyncio.sleep(0.1)
+    assert (await store.get(1), parts.is_told()) == (KVPoll.Bootstrapping, False)
+    process.session.ended("killed")
+    await process.until(messages.LEFT)
+    assert (await store.get(1), await store.failure_reason(1)) == (KVPoll.Failed, f"owner {OWNER} lost")
+
+
+async def test_process_that_is_not_heard_opens_no_room(process, store):
+    """Without its lease a room would have no owner."""
+    room = await store.open(2, "another's")
+    process.change(2, is_new=True, status=1)
+    await asyncio.sleep(0.1)
+    process.session.ended("vanished")
+    await room.clear()
+    await asyncio.sleep(1.5)  # longer than the pause before another try
+    assert await store.get(2) is None
+    process.session.ended("killed")
+
+
+async def test_lease_stays_while_a_process_cannot_join_again(process, store, parts, hello, monkeypatch):
+    tries, enter = [], AsyncFailures.__aenter__
+
+    async def entering(failures):
+        tries.append(1)
+        if len(tries) == 1:
+            raise StoreUnavailableError("failures: the server has just gone")
+        return await enter(failures)
+
+    process.session.ended("superseded")
+    await process.until(messages.LEFT)
+    monkeypatch.setattr(AsyncFailures, "__aenter__", entering)
+    again = Process(parts, replace(hello, former=process.lease))
+    again.change(1, is_new=True, status=3, generation=process.generation)
+    await again.until(messages.OPENED)
+    assert (len(tries), (await store.entry(1)).generation) == (2, process.generation)
+    assert await store.get(1) is KVPoll.Transferring
+
+
+@pytest.mark.parametrize("how", ["vanished", "superseded"])
+async def test_process_that_comes_back_keeps_its_rooms(process, store, parts, hello, how):
+    process.session.ended(how)
+    again = Process(parts, replace(hello, former=process.lease))
+    again.change(1, is_new=True, status=3, generation=process.generation)
+    await again.until(messages.JOINED)
+    await again.until(messages.OPENED)
+    entry = await store.entry(1)
+    assert (entry.status, entry.generation) == (KVPoll.Transferring, process.generation)
+    assert [str(owner.incarnation) for owner in await store.owners()] == [process.lease[0]]
+
+
+async def test_life_that_has_failed_meanwhile_fails_in_the_process(process, store, parts, hello):
+    process.session.ended("superseded")
+    await process.until(messages.LEFT)
+    await store.abort(1, "wrong model")
+    again = Process(parts, replace(hello, former=process.lease))
+    again.change(1, is_new=True, status=3, generation=process.generation)
+    assert messages.decode_words(await again.until(messages.FAILED)) == [1, 1, "wrong model", True]
+
+
+async def test_ended_life_that_the_table_has_cleared_opens_nothing(process, store, parts, hello):
+    process.change(1, is_over=True)
+    await process.until(messages.ENDED)
+    process.session.ended("superseded")
+    await process.until(messages.LEFT)
+    before = await store.history(1)
+    again = Process(parts, replace(hello, former=process.lease))
+    again.change(1, is_new=True, status=4, is_over=True, generation=process.generation)
+    await again.until(messages.ENDED)
+    assert await store.history(1) == before
+
+
+async def test_namespace_with_other_settings_refuses_a_process(parts, hello, url):
+    async with AsyncStatusStore.from_url(url, namespace="t", policy="compat") as other:
+        await other.update_status(1, 1)
+    refused = Process(parts, hello)
+    reason, setting = messages.decode_words(await refused.until(messages.REFUSED))
+    assert (setting, "policy=compat" in reason) == ("policy", True)

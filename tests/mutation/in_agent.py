@@ -1,0 +1,82 @@
+"""Mutations of the agent's connections: what is wrong, where, the text, its replacement, and the test that must fail.
+
+A test's agent is a process of its own, where no mutation is. So these are of its client's side, and of what a test
+calls itself.
+"""
+
+from __future__ import annotations
+
+_AGENT = "agent"
+
+IN_THE_AGENT = [
+    (
+        "a message is sent before the rest of the one before it",
+        f"{_AGENT}.link:Link.send",
+        "if self._unsent and not self._send_rest():",
+        "if False:",
+        "agent/test_link.py::test_a_message_follows_the_rest_of_the_one_before",
+    ),
+    (
+        "nobody hears that there is room again",
+        f"{_AGENT}.channel:AgentChannel._follow",
+        "if link.flush() and self._link is link:",
+        "if False:",
+        "agent/test_channel.py::TestFullSocket::test_a_refused_message_is_followed_by_a_call",
+    ),
+    (
+        "another thread sends before the greeting",
+        f"{_AGENT}.channel:AgentChannel.send",
+        "if self._greeter is not None and self._greeter != threading.get_ident():",
+        "if False:",
+        "agent/test_channel.py::TestConnection::test_only_the_greeter_sends_before_on_connected_returns",
+    ),
+    (
+        "a forked child keeps the socket",
+        f"{_AGENT}.channel:AgentChannel.after_fork",
+        "link.socket.close()",
+        "pass",
+        "agent/test_channel.py::TestConnection::test_a_forked_child_has_no_channel",
+    ),
+    (
+        "a thread waits for another one that sends",
+        f"{_AGENT}.link:Link.send",
+        "self._sending.acquire(blocking=False)",
+        "self._sending.acquire()",
+        "agent/test_interrupts.py::test_a_handler_may_use_the_channel_at_any_place",
+    ),
+    (
+        "a process starts an agent although it stood still itself",
+        f"{_AGENT}.channel:AgentChannel._ask",
+        "if not link.is_in_use:",
+        "if True:",
+        "agent/test_interrupts.py::test_an_exception_at_any_place_costs_one_connection[5]",
+    ),
+    (
+        "a pid that is used again counts",
+        f"{_AGENT}.process_death:open_watch",
+        "if start_of(pid) == hello.started:",
+        "if True:",
+        "agent/test_death.py::TestWatch::test_a_pid_that_is_used_again_is_not_its_process",
+    ),
+    (
+        "a folder that others may use is used",
+        f"{_AGENT}.rendezvous:private_folder",
+        "if not _is_ours(folder):",
+        "if False:",
+        "agent/test_launch.py::TestFolder::test_a_link_is_refused",
+    ),
+    (
+        "the number of a stopped agent is used again",
+        f"{_AGENT}.rendezvous:Rendezvous.next_number",
+        "max(above + 1, int(time.time() * 1000))",
+        "int(time.time() * 1000)",
+        "agent/test_launch.py::TestStart::test_numbers_grow_even_if_the_clock_does_not",
+    ),
+    (
+        "pieces of two kinds make one message",
+        f"{_AGENT}.frames:Assembler.add",
+        "(self._pieces and kind != self._kind)",
+        "False",
+        "agent/test_frames.py::test_an_invalid_packet_is_noticed[packets3]",
+    ),
+]
