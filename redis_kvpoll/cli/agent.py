@@ -16,11 +16,12 @@ import click
     help="The socket to listen on; the engine's processes have the same KVPOLL_AGENT.",
 )
 @click.option("--group", metavar="NAME", help="Whose members may connect, too (mode 0660).")
-@click.argument("application", metavar="MODULE:FUNCTION")
+@click.argument("application", metavar="[MODULE:FUNCTION]", default="redis_kvpoll.agent.table_parts:make")
 def agent(path: str, group: str | None, application: str) -> None:
     """Run an agent until SIGINT or SIGTERM, outside of the engine's process tree.
 
-    MODULE:FUNCTION makes what the agent is for. Users other than this one must be in KVPOLL_AGENT_UIDS.
+    It speaks to Redis for SGLang's processes, unless MODULE:FUNCTION makes something else. Users other than this one
+    must be in KVPOLL_AGENT_UIDS.
     """
     from redis_kvpoll.agent import running
 

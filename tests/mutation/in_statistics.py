@@ -57,4 +57,18 @@ IN_STATISTICS = [
         "entries[0][0] != position.id",
         "statistics/test_model.py::test_feed_of_another_server_is_not_read_on",
     ),
+    (
+        "a restored room counts as opened",
+        "statistics.shard:opened_before",
+        "opened_ms < at_ms - RESTORED_AFTER_MS",
+        "False",
+        "statistics/test_shard.py::test_restored_room_is_no_opening_and_keeps_its_age",
+    ),
+    (
+        "a quantile is above the longest duration",
+        "statistics.model:Histogram.quantile",
+        "min(guess, self.longest)",
+        "guess",
+        "statistics/test_statistics.py::test_quantile_is_between_the_bounds_of_its_bucket",
+    ),
 ]
