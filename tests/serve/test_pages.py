@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from redis_kvpoll import KVPoll, StatusStore
-from tests.support import pace
+from tests.support import pace, real
 from tests.support.serving import tags_of
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&\u202egnp"
@@ -75,6 +75,21 @@ def test_room_page_shows_its_times_and_the_other_side(serve, store, table):
         assert page.row("1")[1] == "WaitingForInput"
         assert "prod-decode: Failed, decode's reason" in page.text
         assert "rid-6" in page.text
+
+
+def test_room_page_shows_that_a_former_life_expired(serving, store, table):
+    """The feed has no entry for an expiry: the page takes it from the TTLs, as the command does."""
+    with StatusStore.from_url(table.tcp, namespace="prod-prefill", ttl=0.1, policy="strict") as brief:
+        brief.update_status(11, BOOT)
+    real.until(lambda: store.get(11) is None, "the room's expiry")
+    store.open(11).update(WAIT)
+    page = serving.get("/room/11")
+    assert [page.row(str(number))[1] for number in range(4)] == [
+        "Bootstrapping",
+        "expired",
+        "Bootstrapping",
+        "WaitingForInput",
+    ]
 
 
 @pytest.mark.parametrize("written", ["255", "0xff", "0xFF"])

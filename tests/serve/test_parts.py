@@ -1,4 +1,4 @@
-"""The parts of pages without a server: markup, numbers, charts, their history, and the periods of a room."""
+"""The parts of pages without a server: markup, numbers, charts and their history."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import math
 import pytest
 
 from redis_kvpoll import AsyncStatusStore, KVPoll
-from redis_kvpoll.protocol.feed import Change
-from redis_kvpoll.serve import charts, formats, timeline
+from redis_kvpoll.serve import charts, formats
 from redis_kvpoll.serve.history import PERIOD, SLOTS, ChartHistory
 from redis_kvpoll.serve.markup import join, tag
 from redis_kvpoll.serve.view import Cell, Row, View
@@ -18,7 +17,7 @@ from redis_kvpoll.serve.watch import Watch
 from redis_kvpoll.statistics.model import BOUNDS, Histogram, Snapshot
 from tests.support import pace
 
-BOOT, WAIT, FAIL = KVPoll.Bootstrapping, KVPoll.WaitingForInput, KVPoll.Failed
+BOOT = KVPoll.Bootstrapping
 
 
 class TestMarkup:
@@ -148,27 +147,6 @@ class TestHistory:
     def test_nothing_seen_is_drawn(self):
         for drawing in ChartHistory().drawings().values():
             assert set(drawing.paths) == {""}
-
-
-def change(at, status, **more):
-    return Change("1-0", at, 7, status, **more)
-
-
-def test_periods_last_until_the_next_status():
-    found = timeline.periods(
-        [change(10, BOOT), change(12, BOOT, ttl=9), change(13, WAIT), change(15, FAIL, reason="x")], 20
-    )
-    assert [(period.status, period.seconds, period.reason) for period in found] == [
-        (BOOT, 3, ""),
-        (WAIT, 2, ""),
-        (FAIL, 5, "x"),
-    ]
-    assert [period.is_current for period in found] == [False, False, True]
-
-
-def test_periods_list_the_changes_of_ranks():
-    (period,) = timeline.periods([change(10, BOOT, rank=0, rank_status=WAIT), change(11, BOOT, rank=1)], 12)
-    assert period.ranks == ("0: WaitingForInput 00:00:10.000", "1: cleared 00:00:11.000")
 
 
 def test_view_is_encoded_with_its_text_as_it_is():
