@@ -34,7 +34,7 @@ class RefusedError(Exception):
     """Why serve was of no use: one clause."""
 
 
-class Answer(NamedTuple):
+class ServeAnswer(NamedTuple):
     """The stuck rooms, as far as serve lists them: those that are stuck for the longest first."""
 
     rooms: list[Found]
@@ -57,7 +57,7 @@ def is_question(wanted: Selection) -> bool:
     return wanted.stuck is not None and wanted == Selection(stuck=wanted.stuck, status=wanted.status)
 
 
-def ask(url: str, namespace: str, wanted: Selection) -> Answer:
+def ask(url: str, namespace: str, wanted: Selection) -> ServeAnswer:
     """Return the rooms that match; raises RefusedError if there is no answer, or none that is current."""
     live = [status.name for status in KVPoll if not status.is_terminal]
     names = [name for name in live if not wanted.status or name.lower() in map(str.lower, wanted.status)]
@@ -71,7 +71,7 @@ def ask(url: str, namespace: str, wanted: Selection) -> Answer:
         raise RefusedError("its answer is not that of kvpoll serve") from None
 
 
-def _checked(answer: dict[str, Any]) -> Answer:
+def _checked(answer: dict[str, Any]) -> ServeAnswer:
     lag = answer["lag_seconds"]
     if not answer["synced"] or lag is None or not lag < LATE:
         raise RefusedError("it does not know the whole table yet" if lag is None else f"it is {human(lag)} behind")
@@ -86,7 +86,9 @@ def _checked(answer: dict[str, Any]) -> Answer:
         )
         for each in answer["rooms"]
     ]
-    return Answer([Found(row) for row in rooms], int(answer["matching"]), int(answer["total"]), max(0.0, float(lag)))
+    return ServeAnswer(
+        [Found(row) for row in rooms], int(answer["matching"]), int(answer["total"]), max(0.0, float(lag))
+    )
 
 
 def _number(value: Any) -> float:

@@ -44,6 +44,18 @@ def test_failed_page_shows_reason_and_request(serving, store):
     assert page.row("5")[-1] == "rid-5"
 
 
+def test_failed_page_leaves_out_what_was_cleared_meanwhile(serving, store):
+    """The list is from the feed's last reading, the reasons are read now."""
+    for room in (5, 6):
+        store.open(room)
+        store.abort(room, f"reason {room}")
+    serving.until("/failed", "reason 6")
+    store.clear(5)
+    page = serving.get("/failed")
+    assert 'data-key="6"' in page.body
+    assert 'data-key="5"' not in page.body
+
+
 def test_owners_page_shows_states(serving, store):
     with store.lease("prefill-0", ttl=pace.seconds(60)):
         store.update_status(3, BOOT)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import time
+from dataclasses import replace
 
 import pytest
 
@@ -157,6 +159,17 @@ def test_view_is_encoded_with_its_text_as_it_is():
         "tables": {"rooms": [["1", ["1", "", "/room/1"], "x"]]},
         "charts": {},
     }
+
+
+def test_ages_are_counted_from_now_while_the_table_is_known():
+    """A room that changed after the snapshot would be older than its own time."""
+    store = AsyncStatusStore.from_url("memory://", namespace="prod")
+    watch = Watch(store, "prod", 60.0)
+    watch.snapshot = replace(snapshot(1000.0), lag_seconds=2.0)
+    watch.ticked_at = time.monotonic() - 1.0
+    assert watch.now() >= 1003.0
+    watch.snapshot = replace(snapshot(1000.0, synced=False), lag_seconds=math.inf)
+    assert watch.now() == 1000.0
 
 
 def test_watch_that_breaks_begins_again(monkeypatch, caplog):

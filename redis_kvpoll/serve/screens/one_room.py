@@ -53,7 +53,7 @@ async def view(page: Page) -> View:
     tables: dict[str, tuple[Row, ...]] = {"namespaces": namespaces(page), "periods": (), "ranks": ()}
     lived: list[Period] = []
     if isinstance(found, Entry):
-        now = watch.snapshot.at
+        now = watch.now()
         lived = list(periods(await _changes(watch, room), True, now))
         tables["periods"] = tuple(_period_row(number, period) for number, period in enumerate(lived))
         tables["ranks"] = tuple(_rank_row(found, rank) for rank in sorted(found.ranks))
@@ -91,7 +91,7 @@ def _facts(page: Page, found: Entry | NotShown) -> dict[str, Cell]:
     if isinstance(found, NotShown):
         nothing = {name: Cell(formats.NONE, "dim") for name, _ in FACTS}
         return nothing | {"room_status": Cell(found.word, "dim"), "message": Cell(found.text)}
-    now = page.watch.snapshot.at
+    now = page.watch.now()
     ranks = "" if not found.world_size else f"{len(found.ranks)} of {found.world_size} have written"
     is_stuck = not found.status.is_terminal and now - found.updated_at > page.watch.snapshot.stuck_after
     return {
