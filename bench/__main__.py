@@ -6,8 +6,9 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from bench import batches, feed, leases, memory, mirrors, ranks, recovery, report, scale, single, together
+from bench import batches, feed, leases, memory, mirrors, operate, ranks, recovery, report, scale, single, together
 from bench.ground import Ground
+from bench.operate import OperateSizes
 from bench.peers import contest, known, rates, reading
 from bench.results import Section
 from bench.running import Bench, Found, progress, run
@@ -43,6 +44,7 @@ class Sizes:
     owners: int
     """With a lease each; 0 to leave them out."""
     scale: tuple[int, ...]
+    operate: OperateSizes
 
 
 FULL = Sizes(
@@ -57,6 +59,7 @@ FULL = Sizes(
     recovery=(4, 10_000, 3),
     owners=1_000,
     scale=(1_000, 10_000, 100_000, 1_000_000),
+    operate=OperateSizes(listed=100_000, followed=1_000_000, changes=10_000, viewed_seconds=20),
 )
 QUICK = Sizes(
     rooms=8,
@@ -70,6 +73,7 @@ QUICK = Sizes(
     recovery=(2, 200, 1),
     owners=0,
     scale=(),
+    operate=OperateSizes(listed=2_000, followed=5_000, changes=200, viewed_seconds=1),
 )
 
 
@@ -101,6 +105,11 @@ def measure_ranks(ground: Ground, _: bool) -> Found:
     return [ranks.measure(ground)], {}, {}
 
 
+def measure_operate(ground: Ground, is_quick: bool) -> Found:
+    sizes = (QUICK if is_quick else FULL).operate
+    return [operate.measure(ground, sizes)], asdict(sizes), {}
+
+
 def _sections(ground: Ground, sizes: Sizes) -> list[Section]:
     """All sections, one after the other on the same server; the largest last, so that it disturbs no other."""
     progress("one call at a time")
@@ -120,6 +129,8 @@ def _sections(ground: Ground, sizes: Sizes) -> list[Section]:
         sections.append(leases.measure(ground, sizes.owners))
         progress("requests of several ranks")
         sections.append(ranks.measure(ground))
+        progress("looking at a large table")
+        sections.append(operate.measure(ground, sizes.operate))
     progress("a server killed with all data")
     sections += recovery.measure(*sizes.recovery)
     if sizes.scale:
@@ -148,7 +159,13 @@ BENCH = Bench(
     "The cost of the table, compared with plain Redis and with alternatives.",
     measure,
     report.MARKERS,
-    {"single": measure_single, "recovery": measure_recovery, "leases": measure_leases, "ranks": measure_ranks},
+    {
+        "single": measure_single,
+        "recovery": measure_recovery,
+        "leases": measure_leases,
+        "ranks": measure_ranks,
+        "operate": measure_operate,
+    },
 )
 
 if __name__ == "__main__":
