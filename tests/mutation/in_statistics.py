@@ -57,4 +57,11 @@ IN_STATISTICS = [
         "entries[0][0] != position.id",
         "statistics/test_model.py::test_feed_of_another_server_is_not_read_on",
     ),
+    (
+        "rooms are counted however long they are at their status",
+        "statistics.aggregates:Aggregates.count",
+        "if longer_than else",
+        "if False else",
+        "statistics/test_statistics.py::test_rooms_are_counted_as_they_are_listed[sync-fakeredis]",
+    ),
 ]
