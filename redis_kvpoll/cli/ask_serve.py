@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlencode, urlsplit
@@ -21,13 +20,20 @@ from redis_kvpoll.model import KVPoll, RoomRow
 from redis_kvpoll.validation import room as checked_room
 
 VARIABLE = "KVPOLL_SERVE"
-TOKEN_VARIABLE = "KVPOLL_SERVE_TOKEN_FILE"  # noqa: S105 - the name of a variable
 TIMEOUT = 2.0
 MOST_ROOMS = 1000
 """As many as one answer of serve has."""
 MOST_BYTES = 10_000_000
 LATE = 5.0
 """Seconds behind the table from which on an answer is not used."""
+
+
+class ServeAddress(NamedTuple):
+    """A running serve."""
+
+    url: str
+    token_file: str | None = None
+    """Used if the URL has no credentials."""
 
 
 class RefusedError(Exception):
@@ -57,14 +63,14 @@ def is_question(wanted: Selection) -> bool:
     return wanted.stuck is not None and wanted == Selection(stuck=wanted.stuck, status=wanted.status)
 
 
-def ask(url: str, namespace: str, wanted: Selection) -> ServeAnswer:
+def ask(server: ServeAddress, namespace: str, wanted: Selection) -> ServeAnswer:
     """Return the rooms that match; raises RefusedError if there is no answer, or none that is current."""
     live = [status.name for status in KVPoll if not status.is_terminal]
     names = [name for name in live if not wanted.status or name.lower() in map(str.lower, wanted.status)]
     if not names:  # only ended rooms were asked for, of which none is stuck
         raise RefusedError("it is asked for live rooms only")
     query = {"n": namespace, "status": ",".join(names), "longer_than": wanted.stuck or 0, "limit": MOST_ROOMS}
-    answer = _get(url, f"/api/rooms?{urlencode(query)}")
+    answer = _get(server, f"/api/rooms?{urlencode(query)}")
     try:
         return _checked(answer)
     except (KeyError, TypeError, ValueError, InvalidInputError):
@@ -98,7 +104,7 @@ def _number(value: Any) -> float:
     return number
 
 
-def _get(url: str, path: str) -> Any:
+def _get(server: ServeAddress, path: str) -> Any:
     """Return the JSON at a path below serve's URL. A redirect is not followed: it would take the token along."""
     from http.client import HTTPException
     from urllib.error import HTTPError
@@ -109,7 +115,7 @@ def _get(url: str, path: str) -> Any:
             return None
 
     try:
-        address, headers = _address(url)
+        address, headers = _address(server)
         request = Request(address + path, headers=headers)  # noqa: S310 - _address takes http and https alone
         with build_opener(Stay).open(request, timeout=TIMEOUT) as reply:
             return json.loads(reply.read(MOST_BYTES))
@@ -124,19 +130,19 @@ def _get(url: str, path: str) -> Any:
 def _status(code: int) -> str:
     match code:
         case 401:
-            return f"it wants credentials: name:password@ in the URL, or {TOKEN_VARIABLE}"
+            return "it wants credentials: name:password@ in the URL, or --serve-token-file"
         case 404:
             return "it does not serve this namespace"
         case _:
             return f"it answers with HTTP {code}"
 
 
-def _address(url: str) -> tuple[str, dict[str, str]]:
+def _address(server: ServeAddress) -> tuple[str, dict[str, str]]:
     """Split serve's URL into an address without credentials, and the headers that have them."""
     from base64 import b64encode
 
     try:
-        parts = urlsplit(url)
+        parts = urlsplit(server.url)
         is_usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
         is_usable = False
@@ -146,8 +152,8 @@ def _address(url: str) -> tuple[str, dict[str, str]]:
     if parts.password is not None:
         pair = f"{unquote(parts.username or '')}:{unquote(parts.password)}"
         headers["authorization"] = f"Basic {b64encode(pair.encode()).decode()}"
-    elif path := os.environ.get(TOKEN_VARIABLE, "").strip():
-        headers["authorization"] = f"Bearer {_token(path)}"
+    elif server.token_file:
+        headers["authorization"] = f"Bearer {_token(server.token_file)}"
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}", headers
 
 
@@ -158,8 +164,8 @@ def _token(path: str) -> str:
             name, colon, secret = file.readline().strip().partition(":")
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or "it is not UTF-8"
-        raise RefusedError(f"{TOKEN_VARIABLE}: {printable(path)!r} cannot be read: {why}") from None
+        raise RefusedError(f"--serve-token-file: {printable(path)!r} cannot be read: {why}") from None
     token = secret if colon else name
     if not token or not token.isascii() or not token.isprintable():
-        raise RefusedError(f"{TOKEN_VARIABLE}: the first line of {printable(path)!r} has no token")
+        raise RefusedError(f"--serve-token-file: the first line of {printable(path)!r} has no token")
     return token

@@ -47,6 +47,13 @@ SORTS: dict[str, Callable[[Found], Any]] = {
     metavar="URL",
     help="A running kvpoll serve, which knows at once what is stuck (for --stuck, alone or with --status).",
 )
+@click.option(
+    "--serve-token-file",
+    envvar=f"{ask_serve.VARIABLE}_TOKEN_FILE",
+    show_envvar=True,
+    metavar="FILE",
+    help="A file with the token for --serve.",
+)
 @json_option
 def ls(
     url: str,
@@ -57,6 +64,7 @@ def ls(
     limit: int,
     wants_all: bool,
     serve: str | None,
+    serve_token_file: str | None,
     wants_json: bool,
 ) -> None:
     """List the rooms of a table, the latest change first; into a pipe, as tab-separated lines.
@@ -70,7 +78,9 @@ def ls(
     order = Order(SORTS[sort or "updated"], is_reversed, None if wants_all else limit)
     with open_table(url, namespace) as store:
         need_namespace(store, url, namespace)
-        listed = _asked(store, serve, namespace, wanted, order) if serve and ask_serve.is_question(wanted) else None
+        listed = None
+        if serve and ask_serve.is_question(wanted):
+            listed = _asked(store, ask_serve.ServeAddress(serve, serve_token_file), namespace, wanted, order)
         if listed is None:
             matching = Matching(store, wanted)
             found = with_entries(store, order.first(matching))
@@ -103,10 +113,12 @@ class Listed(NamedTuple):
     """Who has found them, if it was not this command."""
 
 
-def _asked(store: StatusStore, url: str, namespace: str, wanted: Selection, order: Order) -> Listed | None:
+def _asked(
+    store: StatusStore, server: ask_serve.ServeAddress, namespace: str, wanted: Selection, order: Order
+) -> Listed | None:
     """Return the rooms by the word of serve, each as it is in the table now; None if serve is of no use."""
     try:
-        answer = ask_serve.ask(url, namespace, wanted)
+        answer = ask_serve.ask(server, namespace, wanted)
         longest_first = order.key is SORTS["updated"] and order.is_reversed
         if not answer.is_whole and not (longest_first and order.limit and order.limit <= len(answer.rooms)):
             raise ask_serve.RefusedError(f"it lists {len(answer.rooms):,} rooms, and {answer.matching:,} match")

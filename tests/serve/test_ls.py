@@ -174,6 +174,6 @@ def test_credentials_are_sent_and_wanted(table, stuck, serve, tmp_path):
     assert ls(table, "--stuck=1ms", serve=guarded.url, KVPOLL_SERVE_TOKEN_FILE=str(file))[3] == 0
     assert ls(table, "--stuck=1ms", serve=guarded.url.replace("//", f"//bot:{TOKEN}@"))[3] == 0
     said = ls(table, "--stuck=1ms", serve=guarded.url)[2]
-    assert "it wants credentials: name:password@ in the URL, or KVPOLL_SERVE_TOKEN_FILE" in said
+    assert "it wants credentials: name:password@ in the URL, or --serve-token-file" in said
     said = ls(table, "--stuck=1ms", serve=guarded.url, KVPOLL_SERVE_TOKEN_FILE=str(tmp_path / "none"))[2]
     assert "cannot be read: No such file" in said
