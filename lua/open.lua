@@ -59,6 +59,7 @@ for i = 1, (#ARGV - 10) / 3 do
   if outcome < 0 then
     refused = refused or {}
     refused[outcome] = (refused[outcome] or 0) + 1
+    refused_room, refused_by = room, owner
   end
   local opened_ms = string.match(fields.opened or fields.opened_ms or now_ms, '^%d+') or now_ms
   if not is_number(opened_ms) then opened_ms = now_ms end

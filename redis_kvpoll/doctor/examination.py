@@ -149,7 +149,7 @@ class _Look:
             if scanned is not None:
                 namespaces = (namespaces or set()) | scanned.namespaces
                 found.append(scanned.keys)
-                nodes[number] = replace(node, foreign_keys=scanned.foreign)
+                nodes[number] = replace(node, foreign_keys=scanned.foreign, kvpoll_share=scanned.share)
         facts = replace(facts, namespaces=None if namespaces is None else tuple(sorted(namespaces)))
         in_turn = [key for of_nodes in zip_longest(*found) for key in of_nodes if key is not None]
         return facts, nodes, in_turn

@@ -257,9 +257,8 @@ def _replay_item(tracked: TrackedRoom, loss: Loss) -> tuple[str, ...]:
     """Return the arguments of a room in a call of specs.REPLAY."""
     status = tracked.status
     name, reason = _NAMES[status], tracked.reason if status is KVPoll.Failed else ""
-    opened = written = ""
-    if loss == "server":
-        opened, written = " ".join(map(str, tracked.openings)), str(tracked.written or "")
+    opened = " ".join(map(str, tracked.openings)) if loss == "server" else ""
+    written = str(tracked.written or "")
     generation = str(tracked.generation)
     return generation, tracked.request, name, reason, tracked.length, tracked.role, loss, opened, written
 

@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from redis_kvpoll import validation
 from redis_kvpoll.errors import InvalidInputError
-from redis_kvpoll.model import Outcome, Owner, Update
+from redis_kvpoll.model import Outcome, Update
 from redis_kvpoll.protocol import keys, replies, script_specs
 from redis_kvpoll.protocol.script_call import Call, CallContext, Command, ScriptSpec
 from redis_kvpoll.protocol.scripts import load
@@ -42,9 +41,6 @@ MAX_REAPED = script_specs.REAP.max_rooms
 """Rooms per call."""
 
 _ROOM = re.compile(rb"0|[1-9][0-9]{0,19}")
-_RECORD = re.compile(rb"(\d+) (\d+) (\d+) (\d+) (\d+)")
-_LOST = re.compile(rb"lost (\d+)")
-_FAILED = re.compile(rb"failed (\d+)")
 _POINTER = re.compile(rb"(\d+) in (\d+)")
 _REASON = re.compile(r"owner (\S+) ")
 
@@ -59,6 +55,8 @@ class LeaseConfig:
     """Between heartbeats after one has failed: a suspected owner has the time of two to renew its lease."""
     calm: float = 0.0
     """Between heartbeats while they succeed; 0 for the same."""
+    process: str = ""
+    """The process that takes it, for operators: ``host:pid``."""
 
     @classmethod
     def checked(cls, name: Any, ttl: Any, heartbeat: Any) -> LeaseConfig:
@@ -78,7 +76,8 @@ class LeaseConfig:
     def call(self, context: CallContext, tag: str, action: Action, incarnation: str, epoch: str = "") -> Call:
         """Return the call that performs an action on this lease in one shard."""
         times = self._times(context, tag)
-        return _call(context, tag, action, self.name, incarnation, *times, epoch, f"owner {self.name} lost")
+        reason = f"owner {self.name} lost"
+        return _call(context, tag, action, self.name, incarnation, *times, epoch, reason, self.process)
 
     def heartbeat_call(self, context: CallContext, tag: str, incarnation: str) -> Call:
         """Return the call that renews this lease in one shard, if it is held there."""
@@ -95,17 +94,17 @@ class LeaseConfig:
 
 def sweep(context: CallContext, tag: str) -> Call:
     """Return the call that sweeps the leases of one shard without holding one."""
-    return _call(context, tag, "sweep", "", "", "", "", "", "")
+    return _call(context, tag, "sweep", "", "", "", "", "", "", "")
 
 
 def drop(context: CallContext, tag: str, incarnation: str, reason: str) -> Call:
     """Return the call that ends a lease in one shard, since it was lost in another."""
-    return _call(context, tag, "drop", owner_in(reason), incarnation, "", "", "", reason)
+    return _call(context, tag, "drop", owner_in(reason), incarnation, "", "", "", reason, "")
 
 
 def reaped(context: CallContext, tag: str, incarnation: str) -> Call:
     """Return the call that notes that the rooms of a lost incarnation have failed in all shards."""
-    return _call(context, tag, "reaped", "", incarnation, "", "", "", "")
+    return _call(context, tag, "reaped", "", incarnation, "", "", "", "", "")
 
 
 def _call(context: CallContext, tag: str, action: Action, *words: str) -> Call:
@@ -194,71 +193,3 @@ def _reaped(_: str, rooms: list[int], reply: list[Any]) -> list[Update]:
         Update(Outcome(code), replies.parse_status(status))
         for code, status in zip(reply[::2], reply[1::2], strict=True)
     ]
-
-
-# Listing the owners
-
-
-def parts(rooms: list[int]) -> Command[tuple[int, ...], Counter[int]]:
-    """Count the live rooms that each incarnation takes part in."""
-
-    def count(_: list[int], holders: list[tuple[int, ...]]) -> Counter[int]:
-        return Counter(incarnation for of_room in holders for incarnation in of_room)
-
-    return Command("owners", script_specs.ENTRY, rooms, [], _holders, count)
-
-
-def _holders(_: str, rooms: list[int], reply: list[Any]) -> list[tuple[int, ...]]:
-    return [() if isinstance(pairs, Exception) else _holders_of(pairs) for pairs in reply[2::3]]
-
-
-def _holders_of(pairs: list[bytes]) -> tuple[int, ...]:
-    """Return the incarnations that hold a part of a room, from its fields. A corrupt room has none."""
-    fields = dict(zip(pairs[::2], pairs[1::2], strict=True))
-    status = replies.parse_status(fields.get(b"status"))
-    if status is None or status.is_terminal:
-        return ()
-    is_part = (lambda name: name.startswith(b"by:")) if b"world_size" in fields else b"incarnation".__eq__
-    return tuple({int(value) for name, value in fields.items() if is_part(name) and value.isdigit()})
-
-
-def parse_owners(fields: Iterable[bytes], now: float) -> list[Owner]:
-    """Return the leases in the fields of a shard's key, without their rooms; ``now`` is the server's Unix time."""
-    words = list(fields)
-    pairs = list(zip(words[::2], words[1::2], strict=True))
-    failed = {found[1]: int(value) for name, value in pairs if (found := _FAILED.fullmatch(name)) and value.isdigit()}
-    owners = []
-    for name, value in pairs:
-        if record := _RECORD.fullmatch(value):
-            incarnation, ttl_ms, heartbeat_ms, last_heartbeat_ms, suspected_ms = map(int, record.groups())
-            has_expired = now > (last_heartbeat_ms + ttl_ms) / 1000
-            state: Literal["alive", "expired", "suspected"] = "alive"
-            if has_expired or suspected_ms:
-                state = "suspected" if suspected_ms else "expired"
-            owner = name.decode("utf-8", "replace")
-            times = (ttl_ms / 1000, heartbeat_ms / 1000, last_heartbeat_ms / 1000)
-            owners.append(Owner(owner, incarnation, *times, state))
-        elif lost := _LOST.fullmatch(name):
-            reason = value.decode("utf-8", "replace")
-            owners.append(
-                Owner(owner_in(reason), int(lost[1]), state="lost", reason=reason, failed=failed.get(lost[1], 0))
-            )
-    return owners
-
-
-def merge_owners(by_shard: Iterable[Iterable[Owner]]) -> list[Owner]:
-    """Return each lease once, from what the shards have, the first shard first; the oldest lease first."""
-    found: dict[tuple[str, int], Owner] = {}
-    for owners in by_shard:
-        for owner in owners:
-            other = found.setdefault((owner.name, owner.incarnation), owner)
-            if other is not owner:  # the first shard has its heartbeats, another may know that it was lost
-                worst = max(other, owner, key=lambda owner: _STATES.index(owner.state))
-                failed = other.failed + owner.failed
-                merged = replace(other, state=worst.state, reason=worst.reason, failed=failed)
-                found[owner.name, owner.incarnation] = merged
-    return sorted(found.values(), key=lambda owner: owner.incarnation)
-
-
-_STATES = ("alive", "expired", "suspected", "lost")
-"""From best to worst. A lease is shown in the worst state that a shard has for it."""

@@ -30,6 +30,8 @@ _UPDATES = {(o.value, name): Update(o, status) for o in Outcome for name, status
 
 _NUMBER = re.compile(rb"0|[1-9][0-9]{0,15}")
 """As scripts write numbers."""
+_FIRST_TIME = 10**15
+"""The least generation that is a time in microseconds."""
 _MAX_NUMBER = 9 * 10**15 - 1
 """As in lua/include/numbers.lua."""
 _FEED_ID = re.compile(rb"([0-9]{1,20})-[0-9]{1,20}")
@@ -209,11 +211,17 @@ def _entry(operation: str, room: int, ttl_ms: int, length: Any, pairs: Any) -> E
     status = statuses(operation, [room], [fields.get(b"status", b"")])[0]
     assert status is not None  # noqa: S101 - statuses() has raised for a missing status
     generation = _count(operation, room, "generation", fields.get(b"generation"))
+    updated_at = _seconds(operation, room, "updated_ms", fields.get(b"updated_ms"))
+    created_at = opened_at = _opened_at(operation, room, fields, generation)
+    is_restored = b"replayed" in fields
+    if is_restored and generation >= _FIRST_TIME:
+        opened_at = min(opened_at, generation / 1_000_000)
     return Entry(
         room,
         status,
-        _opened_at(operation, room, fields, generation),
-        _seconds(operation, room, "updated_ms", fields.get(b"updated_ms")),
+        # The id of its entry may be a millisecond above the time that the script has written.
+        min(opened_at, updated_at),
+        updated_at,
         ttl=ttl_ms / 1000 if ttl_ms >= 0 else math.inf,
         reason=_text(fields.get(b"reason")),
         decode_prefix_len=_length(operation, room, length),
@@ -224,6 +232,8 @@ def _entry(operation: str, room: int, ttl_ms: int, length: Any, pairs: Any) -> E
         world_size=_count(operation, room, "world_size", fields.get(b"world_size"), MAX_WORLD_SIZE) or None,
         ranks={**_ranks(fields, b"status:"), **_ranks(fields, b"cleared:")},
         cleared=frozenset(_ranks(fields, b"cleared:")),
+        restored_at=created_at if is_restored else None,
+        rank_leases=_rank_leases(fields),
     )
 
 
@@ -253,6 +263,12 @@ def _ranks(fields: dict[bytes, bytes], start: bytes) -> dict[int, KVPoll]:
             if status is not None:
                 found[rank] = status
     return found
+
+
+def _rank_leases(fields: dict[bytes, bytes]) -> dict[int, int]:
+    """Return the incarnation of the lease that each rank takes part under."""
+    found = ((parse_rank(name[3:]), value) for name, value in fields.items() if name.startswith(b"by:"))
+    return {rank: int(value) for rank, value in found if rank is not None and _NUMBER.fullmatch(value)}
 
 
 class RankStatuses(NamedTuple):

@@ -54,6 +54,7 @@ def test_each_answer_fits_its_schema(full, store):
     real.until(lambda: full.get("/api/stats").json["reasons"], "the reason")
     stats = check("stats", full.get("/api/stats"))
     assert all(stats[name] for name in ("transitions", "failures", "feeds", "owners", "room_durations"))
+    assert stats["last_refused"]["room"] == "11"
     assert {each["room"] for each in found["rooms"]["rooms"]} >= {"1", str(2**64 - 1)}
     assert found["rooms"]["matching"] == 8
     assert found["doctor"]["findings"][0]["check"] == "eviction"
