@@ -94,7 +94,7 @@ def _draw(words: list[str], url: str, stop_after: float | None = None) -> None:
 def _terminals(url: str, serve_url: str) -> None:
     _draw(["stats", "-n", PREFILL], url)
     _draw(["show", str(scene.SHOWN), "-n", PREFILL], url)
-    _draw(["tail", "-n", PREFILL, "--last", "8"], url, stop_after=3.0)
+    _draw(["tail", "-n", PREFILL, "--last", "6"], url, stop_after=1.5)
     calls = (["ls", "-n", PREFILL, "--limit", "10"], ["ls", "-n", PREFILL, "--stuck", "--serve", serve_url])
     terminal.draw(FOLDER / "ls.svg", [terminal.run(words, url, COLUMNS) for words in calls], COLUMNS)
     with scene.killed_worker(url):

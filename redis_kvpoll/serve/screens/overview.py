@@ -76,9 +76,9 @@ def body(page: Page, view: View) -> Html:
             tag(
                 "section",
                 tag("h2", "The last 15 minutes", class_="hidden"),
-                chart(view, "rooms", "Rooms by status", statuses, "0", "area"),
-                chart(view, "ends", "Ends a second", ends, "0"),
-                chart(view, "durations", "p99 at a status, last minute", statuses[:3], "1 ms"),
+                chart(view, "rooms", "Rooms by status", statuses, "area"),
+                chart(view, "ends", "Ends a second", ends),
+                chart(view, "durations", "p99 at a status, last minute", statuses[:3], bottom="1 ms"),
                 class_="charts",
             ),
             _rooms(page, view),
