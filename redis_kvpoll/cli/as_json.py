@@ -19,7 +19,7 @@ from redis_kvpoll.model import Entry, KVPoll, Owner, RoomRow
 from redis_kvpoll.protocol.feed import Change, FeedGap
 
 if TYPE_CHECKING:
-    from redis_kvpoll.doctor.replica import Replica
+    from redis_kvpoll.doctor.replica import ReplicaLink
     from redis_kvpoll.statistics.model import Histogram, Snapshot
 
 
@@ -75,7 +75,7 @@ def owner(one: Owner) -> dict[str, Any]:
     }
 
 
-def replica(one: Replica | None) -> dict[str, Any] | None:
+def replica(one: ReplicaLink | None) -> dict[str, Any] | None:
     """The replica that was read; None for a primary."""
     if one is None:
         return None

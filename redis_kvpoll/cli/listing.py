@@ -18,7 +18,7 @@ from redis_kvpoll.cli.selection import Found, Selection, select, selection_optio
 from redis_kvpoll.model import Entry
 
 if TYPE_CHECKING:
-    from redis_kvpoll.doctor.replica import Replica
+    from redis_kvpoll.doctor.replica import ReplicaLink
     from redis_kvpoll.sync.store import StatusStore
 
 SORTS: dict[str, Callable[[Found], Any]] = {
@@ -147,7 +147,7 @@ class Matching:
                 yield found
 
 
-def _print(namespace: str, wanted: Selection, listed: Listed, wants_json: bool, replica: Replica | None) -> None:
+def _print(namespace: str, wanted: Selection, listed: Listed, wants_json: bool, replica: ReplicaLink | None) -> None:
     found, total, count, source = listed
     left_out, now = count - len(found), time.time()
     if wants_json:

@@ -17,7 +17,7 @@ from redis_kvpoll.errors import InvalidInputError
 from redis_kvpoll.transport.password_file import VARIABLE, with_password
 
 if TYPE_CHECKING:
-    from redis_kvpoll.doctor.replica import Replica
+    from redis_kvpoll.doctor.replica import ReplicaLink
     from redis_kvpoll.protocol.settings import Settings
     from redis_kvpoll.sync.store import StatusStore
 
@@ -94,7 +94,7 @@ def open_table(url: str, namespace: str, deadline: float | None = None, writes: 
     return StatusStore.from_url(url, namespace=namespace, deadline=seconds, read_only=not writes)
 
 
-def need_namespace(store: StatusStore, url: str, namespace: str, writes: str = "") -> Replica | None:
+def need_namespace(store: StatusStore, url: str, namespace: str, writes: str = "") -> ReplicaLink | None:
     """Exit with status 1 if the namespace does not exist. Returns the replica that is read, and says so on stderr.
 
     ``writes`` is the name of a command that writes: on a replica it ends here.
@@ -109,7 +109,12 @@ def need_namespace(store: StatusStore, url: str, namespace: str, writes: str = "
         advice = f"use --redis redis://{found.primary}" if found.is_linked else found.described
         leave(NOT_FOUND, f"Error: {what}: {advice}")
     if found is not None:
-        what = "what it shows may be a moment old" if found.is_linked else f"{found.described}; trust no state here"
+        heard = f"it heard of it {found.behind:.0f} s ago, so " if found.behind is not None else ""
+        what = (
+            f"{heard}what it shows may be a moment old"
+            if found.is_linked
+            else f"{found.described}; trust no state here"
+        )
         click.echo(f"this server is a replica of {found.primary}: {what}", err=True)
     return found
 

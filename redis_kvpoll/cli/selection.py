@@ -83,22 +83,8 @@ def selection_options(reason_option: str = "--reason") -> Callable[[F], F]:
     """Add the options that select rooms; the command gets a Selection as ``wanted``."""
     options = (
         click.option("--status", type=STATUS_CHOICE, multiple=True, help="Rooms at this status; may be repeated."),
-        click.option(
-            "--stuck",
-            type=DURATION,
-            is_flag=False,
-            flag_value=STUCK,
-            metavar="[=60s]",
-            help="Live rooms without a change for this long.",
-        ),
-        click.option(
-            "--expiring",
-            type=DURATION,
-            is_flag=False,
-            flag_value=EXPIRING,
-            metavar="[=60s]",
-            help="Live rooms whose TTL ends within this time.",
-        ),
+        _duration_or_default("--stuck", STUCK, "Live rooms without a change for this long."),
+        _duration_or_default("--expiring", EXPIRING, "Live rooms whose TTL ends within this time."),
         click.option("--older-than", type=DURATION, metavar="5m", help="Rooms whose last change is older than this."),
         click.option(
             "--owner",
@@ -122,6 +108,11 @@ def selection_options(reason_option: str = "--reason") -> Callable[[F], F]:
         return cast(F, wrapped)
 
     return add
+
+
+def _duration_or_default(name: str, default: str, help_text: str) -> Callable[[F], F]:
+    """Return an option that may have a value or stand alone."""
+    return click.option(name, type=DURATION, is_flag=False, flag_value=default, metavar=f"[={default}]", help=help_text)
 
 
 def select(store: StatusStore, wanted: Selection) -> Iterator[tuple[Found, bool]]:

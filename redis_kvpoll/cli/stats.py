@@ -13,7 +13,7 @@ from redis_kvpoll.cli.exits import interruptible, pause
 from redis_kvpoll.cli.options import json_option, need_namespace, open_table, table_options
 
 if TYPE_CHECKING:
-    from redis_kvpoll.doctor.replica import Replica
+    from redis_kvpoll.doctor.replica import ReplicaLink
     from redis_kvpoll.statistics.model import Snapshot
     from redis_kvpoll.sync.statistics import Statistics
 
@@ -65,7 +65,7 @@ def stats(url: str, namespace: str, since: float, stuck: float, watch: bool, int
 
 
 def _show(
-    statistics: Statistics, about: str, replica: Replica | None, interval: float | None, wants_json: bool
+    statistics: Statistics, about: str, replica: ReplicaLink | None, interval: float | None, wants_json: bool
 ) -> None:
     before = snapshot = _first(statistics)
     if interval is None and any(snapshot.refused.values()):

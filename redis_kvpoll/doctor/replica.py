@@ -13,7 +13,7 @@ from redis_kvpoll.sync.connect import transport_from_url
 from redis_kvpoll.transport.urls import parse
 
 
-class Replica(NamedTuple):
+class ReplicaLink(NamedTuple):
     """What a replica tells of its link."""
 
     primary: str
@@ -31,17 +31,17 @@ class Replica(NamedTuple):
         return f"it has had no link to it for {duration(self.behind)}, and its data is as old"
 
 
-def replica_in(info: Mapping[str, str]) -> Replica | None:
+def replica_in(info: Mapping[str, str]) -> ReplicaLink | None:
     """Return the replica that INFO describes; None for a primary."""
     if info.get("role") != "slave":
         return None
     primary = f"{info.get('master_host', '?')}:{info.get('master_port', '?')}"
     is_linked = info.get("master_link_status") == "up"
     seconds = number(info, "master_last_io_seconds_ago" if is_linked else "master_link_down_since_seconds")
-    return Replica(primary, is_linked, seconds if seconds >= 0 else None)
+    return ReplicaLink(primary, is_linked, seconds if seconds >= 0 else None)
 
 
-def read_replica(url: str, seconds: float) -> Replica | None:
+def read_replica(url: str, seconds: float) -> ReplicaLink | None:
     """Return what the server of a URL tells if it is a replica; None for a primary, a cluster or Sentinels.
 
     None, too, if it does not answer, or does not let this user ask.
@@ -58,7 +58,7 @@ def read_replica(url: str, seconds: float) -> Replica | None:
         transport.close()
 
 
-def replica_of(facts: Facts) -> Replica | None:
+def replica_of(facts: Facts) -> ReplicaLink | None:
     """Return the replica that was looked at; None for a primary or a cluster."""
     found = (replica_in(node.info or {}) for node in facts.nodes if node.is_primary)
     return next((one for one in found if one is not None), None)

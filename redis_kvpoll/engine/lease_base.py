@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from dataclasses import replace
 
 from redis_kvpoll.engine.executor import Executor
@@ -17,7 +16,7 @@ class LeaseBase:
 
     def __init__(self, executor: Executor, config: LeaseConfig) -> None:
         self._executor = executor
-        self._keeper = LeaseKeeper(executor, replace(config, process=f"{socket.gethostname()}:{os.getpid()}"))
+        self._keeper = LeaseKeeper(executor, replace(config, process=f"{os.uname().nodename}:{os.getpid()}"))
         self._is_held = False
         self._forked_from: int | None = None
 

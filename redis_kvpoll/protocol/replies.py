@@ -18,7 +18,7 @@ from redis_kvpoll.errors import (
     WorldSizeMismatchError,
 )
 from redis_kvpoll.model import Consensus, Entry, KVPoll, Outcome, Refusal, Update
-from redis_kvpoll.protocol.feed import parse_rank
+from redis_kvpoll.protocol.rank_replies import rank_leases_in, ranks_in
 from redis_kvpoll.validation import MAX_PREFIX_LEN, MAX_WORLD_SIZE
 
 NO_REASON = "no reason was recorded"
@@ -230,10 +230,10 @@ def _entry(operation: str, room: int, ttl_ms: int, length: Any, pairs: Any) -> E
         request=_text(fields.get(b"request")),
         owner=_text(fields.get(b"owner")),
         world_size=_count(operation, room, "world_size", fields.get(b"world_size"), MAX_WORLD_SIZE) or None,
-        ranks={**_ranks(fields, b"status:"), **_ranks(fields, b"cleared:")},
-        cleared=frozenset(_ranks(fields, b"cleared:")),
+        ranks={**ranks_in(fields, b"status:"), **ranks_in(fields, b"cleared:")},
+        cleared=frozenset(ranks_in(fields, b"cleared:")),
         restored_at=created_at if is_restored else None,
-        rank_leases=_rank_leases(fields),
+        rank_leases=rank_leases_in(fields),
     )
 
 
@@ -252,41 +252,6 @@ def _seconds(operation: str, room: int, name: str, milliseconds: bytes | None) -
     if milliseconds is None:
         raise CorruptEntryError(room, operation, f"no {name}")
     return _count(operation, room, name, milliseconds, _LAST_MS) / 1000
-
-
-def _ranks(fields: dict[bytes, bytes], start: bytes) -> dict[int, KVPoll]:
-    """Return the status of each rank that has a field with the prefix ``start``; other fields were made by hand."""
-    found: dict[int, KVPoll] = {}
-    for name, value in fields.items():
-        if name.startswith(start) and (rank := parse_rank(name[len(start) :])) is not None:
-            status = parse_status(value)
-            if status is not None:
-                found[rank] = status
-    return found
-
-
-def _rank_leases(fields: dict[bytes, bytes]) -> dict[int, int]:
-    """Return the incarnation of the lease that each rank takes part under."""
-    found = ((parse_rank(name[3:]), value) for name, value in fields.items() if name.startswith(b"by:"))
-    return {rank: int(value) for rank, value in found if rank is not None and _NUMBER.fullmatch(value)}
-
-
-class RankStatuses(NamedTuple):
-    """The ranks of a room, in their order."""
-
-    consensus: KVPoll | None
-    statuses: dict[int, KVPoll]
-    """The status of each rank, the last one of a rank that has cleared."""
-    cleared: set[int]
-
-
-def ranks_of(words: Any) -> RankStatuses:
-    """Return the ranks in the reply of snapshot_ranks.lua."""
-    parts = words.split()
-    fields = dict(zip(parts[::2], parts[1::2], strict=True))
-    cleared = _ranks(fields, b"cleared:")
-    statuses = dict(sorted({**_ranks(fields, b"status:"), **cleared}.items()))
-    return RankStatuses(parse_status(fields.get(b"status")), statuses, set(cleared))
 
 
 def _text(value: bytes | None) -> str | None:

@@ -313,4 +313,18 @@ IN_LUA = [
         "",
         "protocol/test_failure_stream.py::TestIds::test_stream_without_room_is_begun_anew[sync-fakeredis-wrong type]",
     ),
+    (
+        "a restored room counts as written now",
+        "replay.lua",
+        "#written_ms == #now_ms and written_ms < now_ms and written_ms or now_ms",
+        "now_ms",
+        "engine/test_restored_rooms.py::test_restored_room_keeps_its_times[sync-fakeredis]",
+    ),
+    (
+        "the rank whose loss failed a room is not named",
+        "reap.lua",
+        "if lost_rank and author ~= '' then",
+        "if false then",
+        "cli/test_owners_of_rooms.py::test_room_that_a_lost_rank_failed_is_listed_as_its",
+    ),
 ]
