@@ -115,11 +115,15 @@ def _of_owner(changes: Iterator[Change | FeedGap], store: StatusStore, text: str
         if change.room not in known:
             if len(known) >= MOST_KNOWN:
                 known.clear()
-            known[change.room] = owners.have(store.entries([change.room]).get(change.room))
+            try:
+                known[change.room] = owners.have(store.entries([change.room]).get(change.room))
+            except StoreUnavailableError:  # rather too many than one too few
+                yield change
+                continue
         if known[change.room] or owners.ended(change.reason):
             yield change
         if change.status is None:
-            del known[change.room]  # the next of this id is another's
+            known.pop(change.room, None)  # the next of this id is another's
 
 
 def _exists(store: StatusStore, room: int) -> bool:

@@ -43,7 +43,7 @@ def data_loss(facts: Facts) -> Observation:
     back = [plural(len(set(older)), "lease")] * bool(older) + [plural(len(restored), "sampled room")] * bool(restored)
     rooms = [table.now - room.age for room in (table.sample.rooms if table.sample else ()) if room.restored_at]
     kind = losses.cause(facts, min([*older, *rooms], default=at), at)
-    what = f"all data was lost at {when(at, table.now)}: {losses.in_words(facts, kind)}"
+    what = f"{'all data' if older else 'data'} was lost at {when(at, table.now)}: {losses.in_words(facts, kind)}"
     what += f"; back since: {' and '.join(back)}"
     if table.now - at > RECENT_SECONDS:
         return note(what)

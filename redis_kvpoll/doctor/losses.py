@@ -7,6 +7,7 @@ from redis_kvpoll.doctor.findings import plural
 from redis_kvpoll.doctor.node_view import duration, number
 
 RECENT_SECONDS = 3600.0
+"""For how long a loss of data, or a start, explains what is missing."""
 UPTIME_SECONDS = 1.0
 """A server's uptime is in whole seconds."""
 CLOSE_SECONDS = 1.0
@@ -16,7 +17,7 @@ CLOSE_SECONDS = 1.0
 def cause(facts: Facts, before: float, at: float) -> str:
     """Return why data that was there at one time was lost by another: restart, flush, eviction, or empty."""
     for node in facts.nodes:
-        start = started_at(node, facts)
+        start = started_at(node)
         if start is not None and before < start - UPTIME_SECONDS and start <= at + UPTIME_SECONDS:
             return "restart"
     if flushes(facts):
@@ -55,14 +56,14 @@ def flushes(facts: Facts) -> str:
         for name, count in node.flushes.items():
             counts[name.upper()] = counts.get(name.upper(), 0) + count
     shown = " and ".join(f"{name} {times(count)}" for name, count in counts.items())
-    return f"{shown} since the server's start" if shown else ""
+    return f"{shown} since the server's start or CONFIG RESETSTAT" if shown else ""
 
 
 def times(count: int) -> str:
     return "once" if count == 1 else f"{count:,} times"
 
 
-def started_at(node: NodeFacts, facts: Facts) -> float | None:
+def started_at(node: NodeFacts) -> float | None:
     """Return when a server was started, by its own clock."""
     uptime = number(node.info or {}, "uptime_in_seconds")
     return node.clock.server - uptime if node.clock is not None and node.info else None
@@ -70,4 +71,4 @@ def started_at(node: NodeFacts, facts: Facts) -> float | None:
 
 def is_older_than_servers(facts: Facts, begun: float) -> bool:
     """Whether a table began before its servers were started."""
-    return all((started_at(node, facts) or 0.0) > begun for node in facts.nodes)
+    return all((started_at(node) or 0.0) > begun for node in facts.nodes)

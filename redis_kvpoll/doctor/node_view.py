@@ -79,7 +79,10 @@ def size(count: float) -> str:
 
 def when(at: float, now: float) -> str:
     """Return a moment for people: the time of day here, with its zone, and how long ago it was."""
-    local = datetime.fromtimestamp(at).astimezone()
+    try:
+        local = datetime.fromtimestamp(at).astimezone()
+    except (OSError, OverflowError, ValueError):  # written by hand, and outside any calendar
+        return f"{at:g} s after 1970"
     form = "%H:%M:%S" if now - at < DAY else "%Y-%m-%d %H:%M:%S"
     zone = local.isoformat()[-6:]
     return f"{local.strftime(form)} {zone} ({duration(max(0.0, now - at))} ago)"

@@ -23,9 +23,7 @@ class ReplicaLink(NamedTuple):
 
     @property
     def described(self) -> str:
-        """How old its data is, in words."""
-        if self.is_linked:
-            return "linked"
+        """How old its data is without a link, in words."""
         if self.behind is None:
             return "it has no link to it, and has had none since its start"
         return f"it has had no link to it for {duration(self.behind)}, and its data is as old"

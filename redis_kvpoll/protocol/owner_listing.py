@@ -5,6 +5,7 @@ Invariant: fields and members that no script writes are passed over.
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
@@ -98,7 +99,8 @@ def parse_due(reply: Any) -> dict[bytes, float]:
     """Return when each lost incarnation had its rooms failed, from the reply to ``list_due``."""
     pairs = reply if reply and isinstance(reply[0], list | tuple) else zip(reply[::2], reply[1::2], strict=True)
     due = ((_GONE.fullmatch(member), score) for member, score in pairs)
-    return {found[1]: float(score) / 1000 - SHOWN_SECONDS for found, score in due if found}
+    times = {found[1]: float(score) / 1000 - SHOWN_SECONDS for found, score in due if found}
+    return {incarnation: at for incarnation, at in times.items() if math.isfinite(at)}
 
 
 def parse_owners(fields: Iterable[bytes], now: float, lost_at: Mapping[bytes, float] | None = None) -> list[Owner]:
