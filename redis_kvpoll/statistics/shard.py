@@ -201,8 +201,10 @@ class ShardStatistics:
         owner = self._owners.number(words[4].decode("utf-8", "replace")) if words[4] else 0
         if before is not None and is_known and before.status is status:
             record = before._replace(due_ms=due_ms)
+            if not before.flags & SINCE_SEEN:  # the first entry that was read of a room may have been a touch
+                record = record._replace(since_ms=min(updated_ms, before.since_ms))
             if not before.flags & OPENING_SEEN:  # an entry that was read before the walk came here does not name it
-                record = record._replace(opened_ms=min(opened_ms, before.since_ms), owner=owner)
+                record = record._replace(opened_ms=min(opened_ms, record.since_ms), owner=owner)
             self.rooms.put(room, record)
             return
         self.rooms.put(room, Record(status, updated_ms, opened_ms, due_ms, owner))
