@@ -6,7 +6,7 @@ BIN := .venv/bin
 comma := ,
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-slow test-sglang test-sglang-versions rehearse bench bench-sglang chaos docs check lint clean
+.PHONY: demo test test-slow test-sglang test-sglang-versions rehearse bench bench-sglang chaos docs pictures check lint clean
 
 # On a terminal it leaves the table, under light traffic, until Enter is pressed.
 demo: .venv/demo
@@ -48,6 +48,10 @@ bench-sglang: .venv-sglang/project
 docs: .venv/docs
 	$(BIN)/python -m sphinx -q -W --keep-going -b html docs build/docs
 	@echo "build/docs/index.html"
+
+# docs/pictures, from the real programs: a quarter of an hour, for charts that are full. MINUTES=1 for a try.
+pictures: .venv/pictures tests/serve/browser/node_modules
+	$(BIN)/python docs/draw_pictures.py --minutes $(or $(MINUTES),15)
 
 # A few seconds per scenario, a minute with LONG=1. SEED repeats the choice of faults and calls.
 chaos: .venv/test
@@ -99,6 +103,9 @@ endef
 
 .venv/docs: .venv/bin/python pyproject.toml
 	$(call install,docs)
+
+.venv/pictures: .venv/test pyproject.toml
+	$(call install,test$(comma)pictures)
 
 .venv/lint: .venv/test pyproject.toml
 	$(call install,test$(comma)lint)

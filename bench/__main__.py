@@ -14,6 +14,7 @@ from bench import (
     leases,
     memory,
     mirrors,
+    operate,
     ranks,
     recovery,
     report,
@@ -22,6 +23,7 @@ from bench import (
     together,
 )
 from bench.ground import Ground
+from bench.operate import OperateSizes
 from bench.peers import contest, known, rates, reading
 from bench.results import Section
 from bench.running import Bench, Found, progress, run
@@ -59,6 +61,7 @@ class Sizes:
     """With a lease each; 0 to leave them out."""
     followers: followers.Sizes | None
     table_sizes: tuple[int, ...]
+    operate: OperateSizes
 
 
 FULL = Sizes(
@@ -74,6 +77,7 @@ FULL = Sizes(
     owners=1_000,
     followers=followers.FULL,
     table_sizes=(1_000, 10_000, 100_000, 1_000_000),
+    operate=OperateSizes(listed=100_000, followed=1_000_000, changes=10_000, viewed_seconds=20),
 )
 QUICK = Sizes(
     rooms=8,
@@ -88,6 +92,7 @@ QUICK = Sizes(
     owners=0,
     followers=None,
     table_sizes=(),
+    operate=OperateSizes(listed=2_000, followed=5_000, changes=200, viewed_seconds=1),
 )
 
 
@@ -130,6 +135,11 @@ def _counted() -> report.Environment:
     return {"instructions": instructions.way()}
 
 
+def measure_operate(ground: Ground, is_quick: bool) -> Found:
+    sizes = (QUICK if is_quick else FULL).operate
+    return [operate.measure(ground, sizes)], asdict(sizes), {}
+
+
 def _sections(ground: Ground, sizes: Sizes) -> list[Section]:
     """All sections, one after the other on the same server; the largest last, so that it disturbs no other."""
     progress("one call at a time")
@@ -149,6 +159,8 @@ def _sections(ground: Ground, sizes: Sizes) -> list[Section]:
         sections.append(leases.measure(ground, sizes.owners))
         progress("requests of several ranks")
         sections.append(ranks.measure(ground))
+        progress("looking at a large table")
+        sections.append(operate.measure(ground, sizes.operate))
     progress("a server killed with all data")
     sections += recovery.measure(*sizes.recovery)
     if sizes.followers and not ground.url.startswith("rediss:"):
@@ -185,6 +197,7 @@ BENCH = Bench(
         "leases": measure_leases,
         "ranks": measure_ranks,
         "scale": measure_scale,
+        "operate": measure_operate,
     },
 )
 

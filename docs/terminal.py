@@ -1,9 +1,4 @@
-"""Draw docs/terminal.svg: ``kvpoll owners`` and ``kvpoll ls`` as a terminal shows them, from a real run.
-
-A private server has two prefill workers, each a process with a lease. One is killed with SIGKILL: it is first
-suspected, with its rooms still live; then it is lost, and its rooms are Failed. Run it again after a change of these
-commands: python docs/terminal.py (about 12 s; it needs the extras ``cli`` and ``embedded``).
-"""
+"""Runs commands on a terminal of their own, and draws what it shows as an SVG."""
 
 from __future__ import annotations
 
@@ -14,30 +9,18 @@ import re
 import signal
 import subprocess
 import sys
-import time
+import threading
+from collections.abc import Iterable
 from html import escape, unescape
 from pathlib import Path
 
 from rich.console import Console
 from rich.text import Text
 
-from redis_kvpoll import KVPoll, StatusStore
-from redis_kvpoll.transport.embedded import EmbeddedServer
-
-PICTURE = Path(__file__).with_name("terminal.svg")
-COLUMNS = 96
 CHARACTER = 12.2
 """How wide rich draws one."""
-ROOMS = {
-    1655955501905217457: KVPoll.Transferring,
-    4402177609215883310: KVPoll.Success,
-    7216003984456718022: KVPoll.WaitingForInput,
-}
-ABORTED = 2870533160027415209
-ROOMS_OF_THE_KILLED = {5839001276639914485: KVPoll.Transferring, 8101420537714420816: KVPoll.Bootstrapping}
-NAMESPACE = "prod-prefill"
-KILLED_HEARTBEAT = 1.6
-"""Seconds, of a ttl of 5: an owner stays suspected for two heartbeats, long enough for two commands."""
+Shown = tuple[str, str]
+"""A command line, and what it printed, colors included."""
 
 # Without rich's own @font-face: it loads from a content network, which a picture in a page may not.
 FORMAT = """\
@@ -64,20 +47,16 @@ FORMAT = """\
 """
 
 
-def main() -> None:
-    if sys.argv[1:2] == ["--worker"]:
-        _work(sys.argv[2])
-        return
-    with EmbeddedServer() as server:
-        shown = _scene(server.url)
-    console = Console(record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True, highlight=False)
+def draw(path: Path, shown: Iterable[Shown], columns: int) -> None:
+    """Write what a terminal shows of some commands."""
+    console = Console(record=True, width=columns, file=io.StringIO(), force_terminal=True, highlight=False)
     for words, output in shown:
-        console.print(Text.assemble(("$ ", "green"), (" ".join(["kvpoll", *words]), "bold")))
-        console.print(Text.from_ansi(output))
+        console.print(Text.assemble(("$ ", "green"), (words, "bold")))
+        console.print(Text.from_ansi(output.rstrip()))
     picture = console.export_svg(title="kvpoll", code_format=FORMAT, unique_id="kvpoll")
     picture = re.sub(r'<g transform="translate\([\d.,]+\)">\s*<circle.*?</g>', "", picture, flags=re.DOTALL)  # buttons
     placed = re.sub(r'<text class="(\S+)" x="([\d.]+)" y="(\S+)" textLength[^>]*>([^<]*)</text>', _placed, picture)
-    PICTURE.write_text(placed, encoding="utf-8")
+    path.write_text(placed, encoding="utf-8")
 
 
 def _placed(text: re.Match[str]) -> str:
@@ -88,53 +67,24 @@ def _placed(text: re.Match[str]) -> str:
     return "".join(f'<text class="{style}" x="{at:.1f}" y="{top}">{escape(words)}</text>' for at, words in places)
 
 
-def _scene(url: str) -> list[tuple[list[str], str]]:
-    """Return what the commands print while the killed worker is suspected, and once its rooms are Failed."""
-    with StatusStore.from_url(url, namespace=NAMESPACE) as store, store.lease("prefill-0"):
-        store.update_many(dict.fromkeys([*ROOMS, ABORTED], KVPoll.Bootstrapping))
-        store.update_many(ROOMS)
-        store.abort(ABORTED, "client disconnected")
-        worker = subprocess.Popen([sys.executable, __file__, "--worker", url], stdout=subprocess.PIPE)  # noqa: S603
-        assert worker.stdout is not None  # noqa: S101 - it is a pipe
-        worker.stdout.readline()
-        worker.send_signal(signal.SIGKILL)
-        worker.wait()
-        while all(owner.state != "suspected" for owner in store.owners()):
-            time.sleep(0.02)
-        shown = [(words, _run(words, url)) for words in (["owners", "-n", NAMESPACE], ["ls", "-n", NAMESPACE])]
-        while store.get(next(iter(ROOMS_OF_THE_KILLED))) is not KVPoll.Failed:
-            time.sleep(0.02)
-        words = ["ls", "-n", NAMESPACE, "--status", "failed"]
-        return [*shown, (words, _run(words, url))]
-
-
-def _work(url: str) -> None:
-    """The worker that is killed."""
-    with StatusStore.from_url(url, namespace=NAMESPACE) as store, store.lease("prefill-1", heartbeat=KILLED_HEARTBEAT):
-        store.update_many(dict.fromkeys(ROOMS_OF_THE_KILLED, KVPoll.Bootstrapping))
-        store.update_many(ROOMS_OF_THE_KILLED)
-        print("ready", flush=True)  # noqa: T201
-        time.sleep(60)
-
-
-def _run(words: list[str], url: str) -> str:
-    """Run the command on a terminal of its own; return what it printed, colors included."""
+def run(words: list[str], url: str, columns: int, stop_after: float | None = None) -> Shown:
+    """Run a command of kvpoll on a terminal; with ``stop_after``, end it so many seconds after its first output."""
     ours, its = pty.openpty()
-    terminal = {"KVPOLL_URL": url, "COLUMNS": str(COLUMNS), "TERM": "xterm-256color", "TZ": "UTC"}
+    terminal = {"KVPOLL_URL": url, "COLUMNS": str(columns), "TERM": "xterm-256color", "TZ": "UTC"}
     command = [sys.executable, "-m", "redis_kvpoll.cli", *words]
     with subprocess.Popen(command, stdout=its, stderr=its, env={**os.environ, **terminal}) as process:  # noqa: S603
         os.close(its)
+        stop = threading.Timer(stop_after or 0, process.send_signal, [signal.SIGTERM])
         output = b""
         try:
             while chunk := os.read(ours, 65536):
+                if not output and stop_after is not None:
+                    stop.start()
                 output += chunk
         except OSError:  # how a terminal ends on Linux
             pass
+        stop.cancel()
         os.close(ours)
-    if process.returncode:
-        raise SystemExit(output.decode())
-    return output.decode().replace("\r\n", "\n")
-
-
-if __name__ == "__main__":
-    main()
+    if process.returncode in (1, 2):
+        raise SystemExit(f"kvpoll {' '.join(words)}: {output.decode()}")
+    return " ".join(["kvpoll", *words]), output.decode().replace("\r\n", "\n")

@@ -12,10 +12,11 @@ import click
 from redis_kvpoll.cli import as_json
 from redis_kvpoll.cli.exits import INTERRUPTED
 from redis_kvpoll.cli.options import json_option, need_namespace, open_table, room_id, table_options
-from redis_kvpoll.cli.rows import GAP, HISTORY_COLUMNS, local_time, period_rows, periods, rank_change, status_name
+from redis_kvpoll.cli.rows import GAP, HISTORY_COLUMNS, local_time, period_rows
 from redis_kvpoll.cli.selection import STATUS_CHOICE, Owners
 from redis_kvpoll.errors import CorruptEntryError, StoreUnavailableError, printable
 from redis_kvpoll.protocol.feed import Change, FeedGap
+from redis_kvpoll.protocol.periods import periods, rank_change, status_name
 
 if TYPE_CHECKING:
     from redis_kvpoll.sync.store import StatusStore

@@ -6,15 +6,16 @@ import heapq
 import sys
 import time
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from redis_kvpoll.cli import as_json
+from redis_kvpoll.cli import as_json, ask_serve
 from redis_kvpoll.cli.exits import NOT_FOUND, leave
 from redis_kvpoll.cli.options import json_option, need_namespace, open_table, table_options
 from redis_kvpoll.cli.rows import listed_columns, room_line, shown_cells
 from redis_kvpoll.cli.selection import Found, Selection, select, selection_options, with_entries
+from redis_kvpoll.model import Entry
 
 if TYPE_CHECKING:
     from redis_kvpoll.doctor.replica import ReplicaLink
@@ -40,6 +41,20 @@ SORTS: dict[str, Callable[[Found], Any]] = {
     "--limit", type=click.IntRange(1, 1_000_000), default=50, show_default=True, help="List at most so many rooms."
 )
 @click.option("--all", "wants_all", is_flag=True, help="List all rooms.")
+@click.option(
+    "--serve",
+    envvar=ask_serve.VARIABLE,
+    show_envvar=True,
+    metavar="URL",
+    help="A running kvpoll serve, which knows at once what is stuck (for --stuck, alone or with --status).",
+)
+@click.option(
+    "--serve-token-file",
+    envvar=f"{ask_serve.VARIABLE}_TOKEN_FILE",
+    show_envvar=True,
+    metavar="FILE",
+    help="A file with the token for --serve.",
+)
 @json_option
 def ls(
     url: str,
@@ -49,24 +64,72 @@ def ls(
     reverse: bool,
     limit: int,
     wants_all: bool,
+    serve: str | None,
+    serve_token_file: str | None,
     wants_json: bool,
 ) -> None:
     """List the rooms of a table, the latest change first; into a pipe, as tab-separated lines.
 
     A room is listed if it matches all options: --stuck --owner prefill/10.0.0.1 lists the stuck rooms of one host.
     stderr says how many rooms the limit left out. It reads the whole table, in pages: 100,000 rooms take some seconds.
+    With --serve, --stuck is answered at once also if there are a million; if serve gives no answer, stderr says why,
+    and the table is read.
     """
     is_reversed = reverse != (sort is None and (wanted.stuck is not None or wanted.older_than is not None))
+    order = Order(SORTS[sort or "updated"], is_reversed, None if wants_all else limit)
     with open_table(url, namespace) as store:
         replica = need_namespace(store, url, namespace)
-        matching = Matching(store, wanted)
-        key = SORTS[sort or "updated"]
-        if wants_all:
-            found = sorted(matching, key=key, reverse=is_reversed)
-        else:
-            found = (heapq.nlargest if is_reversed else heapq.nsmallest)(limit, matching, key=key)
-        found = with_entries(store, found)
-    _print(namespace, wanted, found, matching, wants_json, replica)
+        listed = None
+        if serve and ask_serve.is_question(wanted):
+            listed = _asked(store, ask_serve.ServeAddress(serve, serve_token_file), namespace, wanted, order)
+        if listed is None:
+            matching = Matching(store, wanted)
+            found = with_entries(store, order.first(matching))
+            listed = Listed(found, matching.total, matching.count)
+    _print(namespace, wanted, listed, wants_json, replica)
+
+
+class Order(NamedTuple):
+    """What a list begins with, and how many rooms it has."""
+
+    key: Callable[[Found], Any]
+    is_reversed: bool
+    limit: int | None
+    """None for all."""
+
+    def first(self, found: Iterable[Found]) -> list[Found]:
+        if self.limit is None:
+            return sorted(found, key=self.key, reverse=self.is_reversed)
+        return (heapq.nlargest if self.is_reversed else heapq.nsmallest)(self.limit, found, key=self.key)
+
+
+class Listed(NamedTuple):
+    """The rooms to print."""
+
+    found: list[Found]
+    total: int
+    """All rooms of the table."""
+    matching: int
+    source: str = ""
+    """Who has found them, if it was not this command."""
+
+
+def _asked(
+    store: StatusStore, server: ask_serve.ServeAddress, namespace: str, wanted: Selection, order: Order
+) -> Listed | None:
+    """Return the rooms by the word of serve, each as it is in the table now; None if serve is of no use."""
+    try:
+        answer = ask_serve.ask(server, namespace, wanted)
+        longest_first = order.key is SORTS["updated"] and order.is_reversed
+        if not answer.is_whole and not (longest_first and order.limit and order.limit <= len(answer.rooms)):
+            raise ask_serve.RefusedError(f"it lists {len(answer.rooms):,} rooms, and {answer.matching:,} match")
+    except ask_serve.RefusedError as refused:
+        click.echo(f"kvpoll serve was of no use: {refused}; reading the table", err=True)
+        return None
+    chosen = order.first(answer.rooms)
+    known = with_entries(store, chosen)
+    still = [each for each in known if isinstance(each.entry, Entry) and each.entry.status is each.row.status]
+    return Listed(still, answer.total, answer.matching - (len(chosen) - len(still)), answer.source)
 
 
 class Matching:
@@ -84,16 +147,9 @@ class Matching:
                 yield found
 
 
-def _print(
-    namespace: str,
-    wanted: Selection,
-    found: list[Found],
-    matching: Matching,
-    wants_json: bool,
-    replica: ReplicaLink | None,
-) -> None:
-    total, count, now = matching.total, matching.count, time.time()
-    left_out = count - len(found)
+def _print(namespace: str, wanted: Selection, listed: Listed, wants_json: bool, replica: ReplicaLink | None) -> None:
+    found, total, count, source = listed
+    left_out, now = count - len(found), time.time()
     if wants_json:
         rooms = [as_json.room(each.row, each.entry, now) for each in found]
         head = {"namespace": namespace, "at": now, "replica": as_json.replica(replica)}
@@ -110,7 +166,8 @@ def _print(
     if left_out > 0 or not wanted.is_any or sys.stdout.isatty():
         more = f"; {left_out:,} left out: --all lists them, --limit more" if left_out > 0 else ""
         of = f"{count:,} of {total:,}" if count < total else f"{total:,}"
-        click.echo(f"{namespace}: {of} room{'' if total == 1 else 's'}{more}", err=True)
+        by = f" ({source})" if source else ""
+        click.echo(f"{namespace}: {of} room{'' if total == 1 else 's'}{more}{by}", err=True)
 
 
 def print_found(found: Iterable[Found], now: float) -> None:
@@ -149,6 +206,6 @@ def find(url: str, namespace: str, request: str, limit: int, wants_json: bool) -
     if not found and not wants_json:
         total = f"{matching.total:,} room{'' if matching.total == 1 else 's'}"
         leave(NOT_FOUND, f"namespace {namespace!r} has no room of a request {request!r} ({total})")
-    _print(namespace, wanted, found, matching, wants_json, replica)
+    _print(namespace, wanted, Listed(found, matching.total, matching.count), wants_json, replica)
     if not found:
         raise click.exceptions.Exit(NOT_FOUND)

@@ -12,10 +12,10 @@ from redis_kvpoll.cli import as_json
 from redis_kvpoll.cli.durations import DURATION, human
 from redis_kvpoll.cli.exits import ATTENTION, NOT_FOUND, interruptible, leave, pause
 from redis_kvpoll.cli.options import ROLES, json_option, need_namespace, open_table, room_id, table_options
-from redis_kvpoll.cli.rows import Period, periods
 from redis_kvpoll.cli.selection import STATUS_CHOICE
 from redis_kvpoll.errors import CorruptEntryError, FeedOffError, KVPollError, RoomNotFoundError, WaitTimeoutError
 from redis_kvpoll.model import Entry, KVPoll
+from redis_kvpoll.protocol.periods import Period, periods
 
 if TYPE_CHECKING:
     from redis_kvpoll.protocol.feed import Change

@@ -9,6 +9,7 @@ import contextlib
 import io
 import os
 import sys
+import warnings
 from typing import NoReturn
 
 
@@ -26,6 +27,14 @@ def prepare() -> None:
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 - for as long as the process lives
     if sys.stdout is None:
         give_up("stdout is closed")
+    warnings.formatwarning = _sentence
+
+
+def _sentence(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """A warning as one sentence, without Python's file and line."""
+    return f"Warning: {message}\n"
 
 
 def flush() -> None:

@@ -15,10 +15,11 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from redis_kvpoll import validation
-from redis_kvpoll.cli.rows import GAP, ROOM_COLUMNS, Line, local_time, rank_change, status_name, zone
+from redis_kvpoll.cli.rows import GAP, ROOM_COLUMNS, Line, local_time, zone
 from redis_kvpoll.errors import printable
 from redis_kvpoll.model import Entry, KVPoll
 from redis_kvpoll.protocol.feed import Change, FeedGap
+from redis_kvpoll.protocol.periods import rank_change, status_name
 
 STATUS_STYLES = {
     KVPoll.Failed: "red",

@@ -8,10 +8,11 @@ from rich.console import Console
 from rich.text import Text
 
 from redis_kvpoll.cli.durations import human
-from redis_kvpoll.cli.rows import Period, local_time
+from redis_kvpoll.cli.rows import local_time
 from redis_kvpoll.cli.terminal import STATUS_STYLES
 from redis_kvpoll.errors import printable
 from redis_kvpoll.model import Entry, KVPoll
+from redis_kvpoll.protocol.periods import Period
 
 BAR = 20
 """Characters of the longest bar."""

@@ -7,11 +7,15 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from starlette.exceptions import HTTPException
+
+from redis_kvpoll import validation
+from redis_kvpoll.errors import InvalidInputError
 from redis_kvpoll.model import Entry, KVPoll
 from redis_kvpoll.protocol.feed import Change
 from redis_kvpoll.serve.screens.base import Page
 from redis_kvpoll.serve.watch import Watch
-from redis_kvpoll.statistics.model import BOUNDS, LIVE, Histogram, RoomRow
+from redis_kvpoll.statistics.model import BOUNDS, LIVE, Histogram
 
 MOST_ROOMS = 1000
 
@@ -41,13 +45,46 @@ def stats(watch: Watch) -> dict[str, Any]:
     return content
 
 
-def rooms(page: Page, limit: int) -> list[dict[str, Any]]:
-    """Return the rooms that the address asks for, those that are at their status for the longest first."""
-    wanted = page.query.get("status", "")
-    statuses = [KVPoll[wanted]] if wanted in KVPoll.__members__ else list(LIVE)
-    longer_than = page.watch.snapshot.stuck_after if page.query.get("stuck") else 0.0
-    found = page.watch.rows(statuses, longer_than, page.query.get("owner") or None, min(limit, MOST_ROOMS))
-    return [plain(row) for row in found]
+def rooms(page: Page, limit: int) -> dict[str, Any]:
+    """Return the rooms that the address asks for, those that are at their status for the longest first.
+
+    ``matching`` is how many there are of them; None where counting them would take a look at each room of the table.
+    """
+    watch, owner = page.watch, page.query.get("owner") or None
+    statuses, longer_than = _statuses(page), _longer_than(page)
+    found = watch.rows(statuses, longer_than, owner, min(limit, MOST_ROOMS))
+    snapshot, statistics = watch.snapshot, watch.statistics
+    is_counted = owner is None and (not longer_than or set(statuses) <= set(LIVE))
+    return {
+        "namespace": watch.name,
+        "at": snapshot.at,
+        "synced": snapshot.synced,
+        "lag_seconds": plain(snapshot.lag_seconds),
+        "total": statistics.count(KVPoll) if statistics else snapshot.total,
+        "matching": statistics.count(statuses, longer_than=longer_than) if statistics and is_counted else None,
+        "rooms": [plain(row) for row in found],
+    }
+
+
+def _statuses(page: Page) -> list[KVPoll]:
+    """The statuses that the address names, with commas between them; the live ones if it names none."""
+    words = page.query.get("status", "")
+    if not words:
+        return list(LIVE)
+    if unknown := [word for word in words.split(",") if word not in KVPoll.__members__]:
+        raise HTTPException(400, f"status: {unknown[0][:80]!r} is not one of {', '.join(KVPoll.__members__)}")
+    return list(dict.fromkeys(KVPoll[word] for word in words.split(",")))
+
+
+def _longer_than(page: Page) -> float:
+    """The seconds of ``longer_than``; those of ``kvpoll serve --stuck-after`` with ``stuck``."""
+    text = page.query.get("longer_than", "")
+    if not text:
+        return page.watch.snapshot.stuck_after if page.query.get("stuck") else 0.0
+    try:
+        return 0.0 if float(text) == 0 else validation.seconds(float(text), "longer_than")
+    except (ValueError, InvalidInputError):
+        raise HTTPException(400, f"longer_than: {text[:80]!r} is not a number of seconds") from None
 
 
 def room(entry: Entry, changes: list[Change]) -> dict[str, Any]:
@@ -64,8 +101,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        found = {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-        return _with_text_room(found) if isinstance(value, Entry | RoomRow) else found
+        return _with_text_room({field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)})
     if isinstance(value, Mapping):
         return _with_text_room(
             {str(plain(name)): plain(each) for name, each in value.items() if not isinstance(name, tuple)}

@@ -69,6 +69,7 @@ class Watch:
         self.examination = Examination((), "", "")
         self.examined_at: float | None = None
         self.ticked_at = time.monotonic()
+        """When the snapshot was taken, by the clock of this process."""
         self.error: str | None = None
         self._stuck_after = stuck_after
         self._examine = examine
@@ -106,6 +107,16 @@ class Watch:
         if snapshot.lag_seconds > LATE:
             return State("late", "warn", f"Late: {behind}")
         return State("synced", "good", f"Synced, {behind}")
+
+    def now(self) -> float:
+        """Return the server's time, from which ages are counted; that of the last reading while it is not current.
+
+        Rooms may have changed since the snapshot: its own time would be before their changes.
+        """
+        snapshot = self.snapshot
+        if not snapshot.synced:
+            return snapshot.at
+        return snapshot.at + snapshot.lag_seconds + time.monotonic() - self.ticked_at
 
     def described(self) -> dict[str, str]:
         """Return what kind of table it is, by name."""

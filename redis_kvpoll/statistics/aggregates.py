@@ -155,6 +155,16 @@ class Aggregates:
             chosen = (each for each in found if number is None or each[1].owner == number)
             return [self._row(room, record) for room, record in islice(chosen, limit)]
 
+    def count(self, now: float, statuses: Sequence[KVPoll], longer_than: float) -> int:
+        """Return how many rooms are at some statuses whose last change is so long ago."""
+        with self.lock:
+            before_ms = self.now_ms(now) - round(longer_than * 1000)
+            return sum(
+                self._count_of(shard, status, before_ms) if longer_than else shard.rooms.counts[status]
+                for shard in self.shards.values()
+                for status in set(statuses)
+            )
+
     def latest(self, status: KVPoll, limit: int) -> list[RoomRow]:
         """Return the rooms that got a status last, the newest first."""
         with self.lock:
@@ -171,6 +181,12 @@ class Aggregates:
             if record.status is status and record.since_ms < before_ms
         ]
         return iter(sorted(ended, key=lambda each: each[1].since_ms))
+
+    @staticmethod
+    def _count_of(shard: ShardStatistics, status: KVPoll, before_ms: int) -> int:
+        if status in LIVE:
+            return shard.rooms.stuck(status, before_ms)
+        return sum(record.status is status and record.since_ms < before_ms for _, record in shard.rooms.all())
 
     def _row(self, room: int, record: Record) -> RoomRow:
         return RoomRow(

@@ -66,6 +66,19 @@ class StatisticsBase:
             raise InvalidInputError(f"rooms: {error}") from None
         return aggregates.rows(time.monotonic(), chosen, seconds, owner, most)
 
+    def count(self, statuses: Iterable[KVPoll | int] = LIVE, *, longer_than: float = 0.0) -> int:
+        """How many rooms are at some statuses, live ones by default: no call. See ``rooms``.
+
+        With ``longer_than`` and ended statuses it looks at every room.
+        """
+        aggregates = self._aggregates("count")
+        try:
+            chosen = [validation.status(status) for status in statuses]
+            seconds = 0.0 if longer_than == 0 else validation.seconds(longer_than, "longer_than, if not 0,")
+        except (InvalidInputError, TypeError) as error:
+            raise InvalidInputError(f"count: {error}") from None
+        return aggregates.count(time.monotonic(), chosen, seconds)
+
     def latest(self, status: KVPoll | int, limit: int = 50) -> list[RoomRow]:
         """The rooms that got a status last, the newest first: no call.
 

@@ -204,7 +204,7 @@ class ShardStatistics:
             if not before.flags & SINCE_SEEN:  # the entry of a restored room has the time at which it was restored
                 record = record._replace(since_ms=min(before.since_ms, updated_ms))
             if not before.flags & OPENING_SEEN:  # an entry that was read before the walk came here does not name it
-                record = record._replace(opened_ms=min(opened_ms, before.since_ms), owner=owner)
+                record = record._replace(opened_ms=min(opened_ms, record.since_ms), owner=owner)
             self.rooms.put(room, record)
             return
         self.rooms.put(room, Record(status, updated_ms, opened_ms, due_ms, owner))

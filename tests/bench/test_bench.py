@@ -171,6 +171,22 @@ def test_tables_are_printed_before_an_output_fails():
     assert "budgets are kept" in done.stdout
 
 
+def test_looking_at_a_large_table_is_measured_alone(tmp_path):
+    """The command, kvpoll serve with its viewers, and a process that follows statistics."""
+    done = bench("--quick", "--only", "operate", "--json", str(tmp_path / "found.json"))
+    assert done.returncode == 0, done.stderr
+    (section,) = json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))["sections"]
+    budgets = {row["name"]: row["budget"]["limit"] for row in section["rows"] if row["budget"]}
+    assert budgets == {
+        "ls --stuck of 2,000 rooms": 5000,
+        "ls --stuck --serve of 2,000 rooms": 2000,
+        "serve with 20 viewers, share of a CPU": 0.05,
+        "statistics of 5,000 rooms: the walk's share of the server": 0.1,
+        "memory": 200e6,
+        "CPU of the process, a change": 60,
+    }
+
+
 @pytest.mark.parametrize(
     ("url", "message"),
     [("memory://", "needs one real server"), ("redis://127.0.0.1:1", "127.0.0.1:1"), ("foo://", "must start with")],

@@ -19,6 +19,7 @@ from chaos.proxy import Proxy
 from redis_kvpoll import Change, FeedGap, KVPoll, StatusStore
 from redis_kvpoll.cli import feed, rows, terminal
 from redis_kvpoll.cli.app import kvpoll
+from redis_kvpoll.protocol.periods import periods
 from tests.support import pace, real
 
 ROOM = 2**64 - 1
@@ -42,7 +43,7 @@ def shown(changes, exists=False, now=1000.0):
     """(since, state, duration, reason, touches, whether it is current) of each period."""
     return [
         (period.since, period.state, None if period.until is None else period.until - period.since, *period[3:6])
-        for period in rows.periods(changes, exists, now)
+        for period in periods(changes, exists, now)
     ]
 
 
@@ -102,7 +103,7 @@ class TestPeriods:
 
 
 def print_history(changes, exists, now):
-    feed.print_history([row for period in rows.periods(changes, exists, now) for row in rows.period_rows(period)])
+    feed.print_history([row for period in periods(changes, exists, now) for row in rows.period_rows(period)])
 
 
 class TestHistory:

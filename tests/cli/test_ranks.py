@@ -14,6 +14,7 @@ from redis_kvpoll import Change, FeedGap, KVPoll, StatusStore
 from redis_kvpoll.cli import feed, rows, terminal
 from redis_kvpoll.cli.app import kvpoll
 from redis_kvpoll.protocol.feed import changes
+from redis_kvpoll.protocol.periods import periods
 
 BOOT, INPUT, MOVE, DONE, FAIL = (KVPoll(number) for number in (1, 2, 3, 4, 0))
 ROOM = 2**64 - 1
@@ -125,8 +126,8 @@ class TestChanges:
         out = narrow(monkeypatch, 80)
         monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
         found = ranks[0].history(7)
-        periods = rows.periods(found, True, found[-1].at + 5)
-        feed.print_history([row for period in periods for row in rows.period_rows(period)])
+        lived = periods(found, True, found[-1].at + 5)
+        feed.print_history([row for period in lived for row in rows.period_rows(period)])
         lines = out.getvalue().splitlines()
         assert len(lines) == 5
         assert lines[0].split() == ["since", f"({rows.zone(found[0].at)})", "status", "rank", "lasted", "note"]

@@ -84,20 +84,3 @@ def test_every_command_with_json_has_a_schema():
     assert found == set(schema.names())
     assert found | WITHOUT == set(app.COMMANDS)
     assert found - ELSEWHERE == set(CALLS)
-
-
-@pytest.mark.parametrize(
-    ("value", "of"),
-    [
-        (1, {"type": "string"}),
-        (True, {"type": "integer"}),
-        ({"a": 1}, {"type": "object", "additionalProperties": False}),
-        ({}, {"type": "object", "required": ["a"]}),
-        ([1], {"type": "array", "items": {"type": "null"}}),
-        ("x", {"enum": ["y"]}),
-        ("x", {"oneOf": [{"type": "string"}, {"enum": ["x"]}]}),
-        ("x", {"pattern": "y"}),
-    ],
-)
-def test_schema_checker_finds_faults(value, of):
-    assert schema.faults(value, of)

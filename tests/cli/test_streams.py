@@ -85,3 +85,19 @@ def test_tail_into_a_full_disk_ends(url, run):
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(line, stdout=full, stderr=subprocess.PIPE, timeout=60)
     assert (done.returncode, done.stderr.count(b"\n")) == (1, 1)
+
+
+def test_warning_is_a_sentence_without_a_file(run, watched):
+    client = watched[0]
+    client.config_set("maxmemory", "1gb")
+    client.config_set("maxmemory-policy", "allkeys-lru")
+    try:
+        done = run("ls")
+    finally:
+        client.config_set("maxmemory-policy", "noeviction")
+        client.config_set("maxmemory", "0")
+    assert done.returncode == 0
+    first, *rest = done.stderr.decode().splitlines()
+    assert first.startswith("Warning: the server's maxmemory-policy is allkeys-lru")
+    assert ".py" not in first
+    assert "warnings.warn" not in "".join(rest)

@@ -85,4 +85,25 @@ IN_SERVE = [
         "if True:",
         "serve/test_events.py::test_same_view_is_sent_once",
     ),
+    (
+        "a room that has moved on is listed as stuck",
+        "cli.listing:_asked",
+        "each.entry.status is each.row.status",
+        "True",
+        "serve/test_ls.py::test_room_that_has_moved_on_is_not_stuck",
+    ),
+    (
+        "the stuck rooms that serve lists count as all",
+        "cli.listing:_asked",
+        "if not answer.is_whole and not",
+        "if False and not",
+        "serve/test_ls.py::test_more_rooms_than_serve_lists_are_read_from_the_table",
+    ),
+    (
+        "a failed room that was cleared is listed",
+        "serve.screens.failed:_rooms",
+        "if entries and (entry is None or entry.status is not KVPoll.Failed):",
+        "if False:",
+        "serve/test_pages.py::test_failed_page_leaves_out_what_was_cleared_meanwhile",
+    ),
 ]

@@ -58,6 +58,20 @@ IN_STATISTICS = [
         "statistics/test_model.py::test_feed_of_another_server_is_not_read_on",
     ),
     (
+        "a touch that was read before the walk counts as a change of status",
+        "statistics.shard:ShardStatistics._read",
+        "since_ms=min(updated_ms, before.since_ms)",
+        "since_ms=before.since_ms",
+        "statistics/test_shard.py::test_touch_before_the_walk_is_no_change_of_status",
+    ),
+    (
+        "rooms are counted however long they are at their status",
+        "statistics.aggregates:Aggregates.count",
+        "if longer_than else",
+        "if False else",
+        "statistics/test_statistics.py::test_rooms_are_counted_as_they_are_listed[sync-fakeredis]",
+    ),
+    (
         "a restored room counts as opened",
         "statistics.shard:opened_before",
         "opened_ms < at_ms - RESTORED_AFTER_MS",

@@ -92,6 +92,7 @@ def blocking(store: StatusStore) -> None:
         assert_type(statistics.snapshot().counts[KVPoll.Failed], int)
         assert_type(statistics.seconds(60)[0].opened, int)
         assert_type(statistics.rooms([KVPoll.Failed], longer_than=1, owner="p", limit=5), list[RoomRow])
+        assert_type(statistics.count([KVPoll.Failed], longer_than=1), int)
         assert_type(statistics.latest(KVPoll.Failed, limit=5), list[RoomRow])
     assert_type(store.tail(), Iterator[Change | FeedGap])
     assert_type(store.tail(last=5), Iterator[Change | FeedGap])

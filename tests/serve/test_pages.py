@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from redis_kvpoll import KVPoll, StatusStore
-from tests.support import pace
+from tests.support import pace, real
 from tests.support.serving import tags_of
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&\u202egnp"
@@ -44,6 +44,18 @@ def test_failed_page_shows_reason_and_request(serving, store):
     assert page.row("5")[-1] == "rid-5"
 
 
+def test_failed_page_leaves_out_what_was_cleared_meanwhile(serving, store):
+    """The list is from the feed's last reading, the reasons are read now."""
+    for room in (5, 6):
+        store.open(room)
+        store.abort(room, f"reason {room}")
+    serving.until("/failed", "reason 6")
+    store.clear(5)
+    page = serving.get("/failed")
+    assert 'data-key="6"' in page.body
+    assert 'data-key="5"' not in page.body
+
+
 def test_owners_page_shows_states(serving, store):
     with store.lease("prefill-0", ttl=pace.seconds(60)):
         store.update_status(3, BOOT)
@@ -75,6 +87,21 @@ def test_room_page_shows_its_times_and_the_other_side(serve, store, table):
         assert page.row("1")[1] == "WaitingForInput"
         assert "prod-decode: Failed, decode's reason" in page.text
         assert "rid-6" in page.text
+
+
+def test_room_page_shows_that_a_former_life_expired(serving, store, table):
+    """The feed has no entry for an expiry: the page takes it from the TTLs, as the command does."""
+    with StatusStore.from_url(table.tcp, namespace="prod-prefill", ttl=0.1, policy="strict") as brief:
+        brief.update_status(11, BOOT)
+    real.until(lambda: store.get(11) is None, "the room's expiry")
+    store.open(11).update(WAIT)
+    page = serving.get("/room/11")
+    assert [page.row(str(number))[1] for number in range(4)] == [
+        "Bootstrapping",
+        "expired",
+        "Bootstrapping",
+        "WaitingForInput",
+    ]
 
 
 @pytest.mark.parametrize("written", ["255", "0xff", "0xFF"])

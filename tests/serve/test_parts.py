@@ -1,16 +1,17 @@
-"""The parts of pages without a server: markup, numbers, charts, their history, and the periods of a room."""
+"""The parts of pages without a server: markup, numbers, charts and their history."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import math
+import time
+from dataclasses import replace
 
 import pytest
 
 from redis_kvpoll import AsyncStatusStore, KVPoll
-from redis_kvpoll.protocol.feed import Change
-from redis_kvpoll.serve import charts, formats, timeline
+from redis_kvpoll.serve import charts, formats
 from redis_kvpoll.serve.history import PERIOD, SLOTS, ChartHistory
 from redis_kvpoll.serve.markup import join, tag
 from redis_kvpoll.serve.view import Cell, Row, View
@@ -18,7 +19,7 @@ from redis_kvpoll.serve.watch import Watch
 from redis_kvpoll.statistics.model import BOUNDS, Histogram, Snapshot
 from tests.support import pace
 
-BOOT, WAIT, FAIL = KVPoll.Bootstrapping, KVPoll.WaitingForInput, KVPoll.Failed
+BOOT = KVPoll.Bootstrapping
 
 
 class TestMarkup:
@@ -150,27 +151,6 @@ class TestHistory:
             assert set(drawing.paths) == {""}
 
 
-def change(at, status, **more):
-    return Change("1-0", at, 7, status, **more)
-
-
-def test_periods_last_until_the_next_status():
-    found = timeline.periods(
-        [change(10, BOOT), change(12, BOOT, ttl=9), change(13, WAIT), change(15, FAIL, reason="x")], 20
-    )
-    assert [(period.status, period.seconds, period.reason) for period in found] == [
-        (BOOT, 3, ""),
-        (WAIT, 2, ""),
-        (FAIL, 5, "x"),
-    ]
-    assert [period.is_current for period in found] == [False, False, True]
-
-
-def test_periods_list_the_changes_of_ranks():
-    (period,) = timeline.periods([change(10, BOOT, rank=0, rank_status=WAIT), change(11, BOOT, rank=1)], 12)
-    assert period.ranks == ("0: WaitingForInput 00:00:10.000", "1: cleared 00:00:11.000")
-
-
 def test_view_is_encoded_with_its_text_as_it_is():
     view = View({"state": Cell("<b>\u202e", "good")}, {"rooms": (Row("1", (Cell("1", "", "/room/1"), Cell("x"))),)})
     assert json.loads(view.encoded("b")) == {
@@ -179,6 +159,17 @@ def test_view_is_encoded_with_its_text_as_it_is():
         "tables": {"rooms": [["1", ["1", "", "/room/1"], "x"]]},
         "charts": {},
     }
+
+
+def test_ages_are_counted_from_now_while_the_table_is_known():
+    """A room that changed after the snapshot would be older than its own time."""
+    store = AsyncStatusStore.from_url("memory://", namespace="prod")
+    watch = Watch(store, "prod", 60.0)
+    watch.snapshot = replace(snapshot(1000.0), lag_seconds=2.0)
+    watch.ticked_at = time.monotonic() - 1.0
+    assert watch.now() >= 1003.0
+    watch.snapshot = replace(snapshot(1000.0, synced=False), lag_seconds=math.inf)
+    assert watch.now() == 1000.0
 
 
 def test_watch_that_breaks_begins_again(monkeypatch, caplog):

@@ -65,6 +65,24 @@ def test_walk_fills_in_what_an_entry_did_not_say(shard):
     assert (record.since_ms, record.opened_ms, record.owner) == (NOW + 10, NOW - 500, 1)
 
 
+def test_touch_before_the_walk_is_no_change_of_status(shard):
+    """A lease touches its rooms: one that is stuck for longer than the feed was read back is stuck since its change."""
+    shard.begin_walk()
+    shard.tell(10, 1, MOVE)
+    shard.read([1], [MOVE.encode(), 900_000, b"%d-0" % (NOW - 9000), b"%d" % (NOW - 7000), None], NOW + 20)
+    shard.end_walk()
+    record = shard.rooms.get(1)
+    assert (record.since_ms, record.opened_ms) == (NOW - 7000, NOW - 9000)
+    assert shard.rooms.stuck(KVPoll.Transferring, NOW - 5000) == 1
+
+
+def test_change_that_was_seen_is_not_dated_back_by_a_read(shard):
+    shard.found(0, 1, BOOT, since=-500)
+    shard.tell(10, 1, MOVE)
+    shard.found(20, 1, MOVE, since=-500)
+    assert shard.rooms.get(1).since_ms == NOW + 10
+
+
 def test_change_counts_once_its_former_status_is_known(shard):
     shard.begin_walk()
     shard.found(0, 1, BOOT)

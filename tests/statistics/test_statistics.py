@@ -123,6 +123,26 @@ def test_stuck_rooms_are_listed_oldest_first(store):
         assert [row.room for row in statistics.rooms(limit=1)] == [1]
 
 
+def test_rooms_are_counted_as_they_are_listed(store):
+    store.update_many({room: (BOOT, MOVE, DONE)[room % 3] for room in range(600)})
+    with store.statistics() as statistics:
+        settled(statistics, {BOOT: 200, MOVE: 200, DONE: 200})
+        assert (statistics.count(), statistics.count([MOVE, DONE, MOVE]), statistics.count([])) == (400, 400, 0)
+        real.until(lambda: statistics.count(KVPoll, longer_than=1.0) == 600, "a second has passed")
+        for statuses in ([BOOT], [MOVE, DONE], list(KVPoll)):
+            assert statistics.count(statuses, longer_than=1.0) == len(
+                statistics.rooms(statuses, longer_than=1.0, limit=1000)
+            )
+        assert statistics.count(KVPoll, longer_than=1000.0) == 0
+
+
+def test_count_of_what_is_no_status_is_refused(store):
+    with store.statistics() as statistics:
+        for statuses, longer_than in (([7], 0.0), (5, 0.0), ([BOOT], -1.0), ([BOOT], "x")):
+            with pytest.raises(InvalidInputError, match=r"^count: "):
+                statistics.count(statuses, longer_than=longer_than)
+
+
 def test_latest_rooms_at_a_status_are_newest_first(store):
     for room in (3, 1, 2):
         store.update_status(room, BOOT)

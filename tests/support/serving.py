@@ -14,6 +14,7 @@ from urllib.parse import urlencode
 import uvicorn
 
 from redis_kvpoll.protocol import acl
+from redis_kvpoll.serve.api_routes import ApiRoutes
 from redis_kvpoll.serve.app import make_app
 from redis_kvpoll.serve.config import ServeConfig
 from redis_kvpoll.serve.listen import Server, uvicorn_options
@@ -109,6 +110,11 @@ class Serving:
     def stop(self) -> None:
         self._server.should_exit = True
         self._thread.join()
+
+    @property
+    def routes(self) -> list[Any]:
+        """The addresses that are served."""
+        return [*ApiRoutes(self.service).routes()]
 
     @property
     def url(self) -> str:

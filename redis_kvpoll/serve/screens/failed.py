@@ -39,19 +39,21 @@ async def view(page: Page) -> View:
                 Row(kind, (Cell(kind), Cell(formats.count(number)), Cell(KINDS.get(kind, ""))))
                 for kind, number in kinds
             ),
-            "reasons": tuple(reason_row(reason, snapshot.at) for reason in snapshot.reasons[:MOST_REASONS]),
+            "reasons": tuple(reason_row(reason, page.watch.now()) for reason in snapshot.reasons[:MOST_REASONS]),
             "rooms": await _rooms(page),
         },
     )
 
 
 async def _rooms(page: Page) -> tuple[Row, ...]:
-    now = page.watch.snapshot.at
+    now = page.watch.now()
     found = page.watch.latest_rows(KVPoll.Failed, MOST_ROOMS)
     entries = await page.watch.entries([row.room for row in found])
     rows = []
     for each in found:
         entry = entries.get(each.room)
+        if entries and (entry is None or entry.status is not KVPoll.Failed):  # cleared since the list was made
+            continue
         texts = (entry.reason, entry.failed_by, entry.owner, entry.request) if entry else (None,) * 4
         cells = (
             Cell(str(each.room), "", page.room_link(each.room)),

@@ -18,12 +18,16 @@ class ChartLine(NamedTuple):
     tone: str
 
 
-def chart(view: View, name: str, title: str, lines: tuple[ChartLine, ...], bottom: str, kind: str = "line") -> Html:
-    """A chart of the View, with its legend, its axes, and its numbers as a table."""
+def chart(
+    view: View, name: str, title: str, lines: tuple[ChartLine, ...], kind: str = "line", bottom: str = ""
+) -> Html:
+    """A chart of the View, with its legend, its axes, and its numbers as a table; it begins at ``bottom``, or 0."""
     drawing = view.charts[name]
     axis = tag("p", tag("span", "15 min ago"), tag("span", "now"), class_="axis", aria_hidden="true")
     hint = tag("p", class_="hint", hidden=True, aria_hidden="true")
-    scale = [tag("span", drawing.top, class_="top", data_top=True), tag("span", bottom, class_="bottom")]
+    scale = [tag("span", drawing.top, class_="top", data_top=True)]
+    if bottom:  # a 0 would only cover what is drawn there
+        scale.append(tag("span", bottom, class_="bottom"))
     return tag(
         "figure",
         tag("figcaption", title),

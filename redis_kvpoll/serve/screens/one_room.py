@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from redis_kvpoll.errors import CorruptEntryError, KVPollError
-from redis_kvpoll.model import Entry
+from redis_kvpoll.model import Entry, KVPoll
 from redis_kvpoll.protocol.feed import Change
-from redis_kvpoll.serve import formats, timeline
+from redis_kvpoll.protocol.periods import Period, periods
+from redis_kvpoll.serve import formats
 from redis_kvpoll.serve.charts import HEIGHT, WIDTH, Drawing
 from redis_kvpoll.serve.history import STATUSES
 from redis_kvpoll.serve.markup import Html, tag
@@ -50,13 +51,13 @@ async def view(page: Page) -> View:
     texts = common(page) | _facts(page, found) | {"room_other_side": await _other_side(page, room)}
     texts |= empty(page, periods=NO_TIMES, ranks="This room has no ranks.")
     tables: dict[str, tuple[Row, ...]] = {"namespaces": namespaces(page), "periods": (), "ranks": ()}
-    periods: list[timeline.StatusPeriod] = []
+    lived: list[Period] = []
     if isinstance(found, Entry):
-        now = watch.snapshot.at
-        periods = timeline.periods(await _changes(watch, room), now)
-        tables["periods"] = tuple(_period_row(number, period) for number, period in enumerate(periods))
+        now = watch.now()
+        lived = list(periods(await _changes(watch, room), True, now))
+        tables["periods"] = tuple(_period_row(number, period) for number, period in enumerate(lived))
         tables["ranks"] = tuple(_rank_row(found, rank) for rank in sorted(found.ranks))
-    return View(texts, tables, {"timeline": _drawing(periods)})
+    return View(texts, tables, {"timeline": _drawing(lived)})
 
 
 class NotShown(NamedTuple):
@@ -90,7 +91,7 @@ def _facts(page: Page, found: Entry | NotShown) -> dict[str, Cell]:
     if isinstance(found, NotShown):
         nothing = {name: Cell(formats.NONE, "dim") for name, _ in FACTS}
         return nothing | {"room_status": Cell(found.word, "dim"), "message": Cell(found.text)}
-    now = page.watch.snapshot.at
+    now = page.watch.now()
     ranks = "" if not found.world_size else f"{len(found.ranks)} of {found.world_size} have written"
     is_stuck = not found.status.is_terminal and now - found.updated_at > page.watch.snapshot.stuck_after
     return {
@@ -122,14 +123,14 @@ async def _other_side(page: Page, room: int) -> Cell:
     return Cell(f"{name}: {found.status.name}{why}", "", page.room_link(room, name))
 
 
-def _period_row(number: int, period: timeline.StatusPeriod) -> Row:
-    lasted = formats.duration(period.seconds) + (", until now" if period.is_current else "")
+def _period_row(number: int, period: Period) -> Row:
+    lasted = formats.duration(_seconds(period)) + (", until now" if period.is_current else "")
     cells = (
         Cell(formats.clock(period.since, 3)),
-        status_cell(period.status, "cleared"),
-        Cell("" if period.status is None else lasted),
+        status_cell(KVPoll.__members__.get(period.state), period.state),
+        Cell("" if period.until is None else lasted),
         Cell(period.reason),
-        Cell(", ".join(period.ranks)),
+        Cell(", ".join(f"{change} {formats.clock(at, 3)}" for at, change in period.ranks)),
     )
     return Row(str(number), cells)
 
@@ -140,17 +141,21 @@ def _rank_row(found: Entry, rank: int) -> Row:
     return Row(str(rank), (Cell(str(rank)), status_cell(status), Cell(note)))
 
 
-def _drawing(periods: list[timeline.StatusPeriod]) -> Drawing:
+def _seconds(period: Period) -> float:
+    return 0.0 if period.until is None else max(0.0, period.until - period.since)
+
+
+def _drawing(lived: list[Period]) -> Drawing:
     """A bar whose parts are as long as the room was at each status; what it waits for after its end is no part."""
-    total = sum(period.seconds for period in periods if period.status in LIVE) or 1.0
+    found = [(KVPoll[period.state], _seconds(period)) for period in lived if period.state in KVPoll.__members__]
+    total = sum(seconds for status, seconds in found if status in LIVE) or 1.0
     paths, lasted = dict.fromkeys(STATUSES, ""), dict.fromkeys(STATUSES, 0.0)
     left = 0.0
-    for period in periods:
-        if period.status is not None:
-            width = WIDTH * period.seconds / total if period.status in LIVE else 0.0
-            paths[period.status] += f"M{left:.4g} 0h{width:.4g}v{HEIGHT}h-{width:.4g}z"
-            lasted[period.status] += period.seconds
-            left += width
+    for status, seconds in found:
+        width = WIDTH * seconds / total if status in LIVE else 0.0
+        paths[status] += f"M{left:.4g} 0h{width:.4g}v{HEIGHT}h-{width:.4g}z"
+        lasted[status] += seconds
+        left += width
     shown = tuple(formats.duration(lasted[status]) if lasted[status] else formats.NONE for status in STATUSES)
     return Drawing(tuple(paths.values()), "", shown)
 

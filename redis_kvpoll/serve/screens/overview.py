@@ -22,7 +22,7 @@ async def view(page: Page) -> View:
     found = chosen(page)
     entries = await watch.entries([row.room for row in found])
     rows = tuple(room_row(page, row, entries.get(row.room)) for row in found)
-    reasons = tuple(reason_row(reason, watch.snapshot.at) for reason in watch.snapshot.reasons[:MOST_REASONS])
+    reasons = tuple(reason_row(reason, watch.now()) for reason in watch.snapshot.reasons[:MOST_REASONS])
     nothing = "No room is like that." if any(page.query.values()) else "No room is under way."
     texts = common(page) | empty(page, rooms=nothing, reasons=NO_REASON)
     return View(texts, {"namespaces": namespaces(page), "rooms": rows, "reasons": reasons}, watch.history.drawings())
@@ -37,7 +37,7 @@ def chosen(page: Page) -> list[RoomRow]:
 
 
 def room_row(page: Page, row: RoomRow, entry: Entry | None) -> Row:
-    now, stuck_after = page.watch.snapshot.at, page.watch.snapshot.stuck_after
+    now, stuck_after = page.watch.now(), page.watch.snapshot.stuck_after
     since = now - row.since
     is_stuck = row.status in LIVE and since > stuck_after
     left = None if row.expires_at is None else row.expires_at - now
@@ -76,9 +76,9 @@ def body(page: Page, view: View) -> Html:
             tag(
                 "section",
                 tag("h2", "The last 15 minutes", class_="hidden"),
-                chart(view, "rooms", "Rooms by status", statuses, "0", "area"),
-                chart(view, "ends", "Ends a second", ends, "0"),
-                chart(view, "durations", "p99 at a status, last minute", statuses[:3], "1 ms"),
+                chart(view, "rooms", "Rooms by status", statuses, "area"),
+                chart(view, "ends", "Ends a second", ends),
+                chart(view, "durations", "p99 at a status, last minute", statuses[:3], bottom="1 ms"),
                 class_="charts",
             ),
             _rooms(page, view),
