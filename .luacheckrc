@@ -13,10 +13,10 @@ local included = {
   "list_part", "take_part", "has_rooms", "set_due", "find", "end_lease", "forget", "find_next", "findings",
   "is_lease_lost", "next_generation", "create_room", "shared_count", "list_new_rooms", "none_exist",
   "replace_room", "write_status", "clear_replayed", "fail_room", "feed_position", "feed_end", "survives", "absence",
-  "mark_lost", "sweep",
+  "mark_lost", "sweep", "erase",
 }
 local written = {
-  "changes", "renew", "openings", "failures", "refused", "new_parts", "room_words", "is_created", "reply", "fields_read", "rank", "world_size",
+  "changes", "renew", "openings", "failures", "refused", "refused_room", "refused_by", "new_parts", "room_words", "is_created", "reply", "fields_read", "rank", "world_size",
   "owner", "incarnation", "author", "status_field", "cleared_field", "length_field", "lease_field",
   "words", "counts", "entry", "gone", "holders", "outcomes", "outcome", "common", "lengths", "incarnations", "size", "changed", "at",
 }

@@ -17,10 +17,11 @@
 -- marks decide: if its opening survived, an absent room was cleared or has expired; if that was lost, it is created;
 -- where the feed was trimmed, only if its last write did not survive, and it was opened in the last minute. With none,
 -- none is. A room that a replay created is marked as replayed, so that its clear is remembered: another replay may be
--- late. It keeps the time of its last write, as far as its caller knows it. The caller's rank takes part under its lease. Without a status no room is created, and only the length is
--- added. A length that was recorded since the loss stays. The version of the consensus was lost: it continues from the
--- clock's microseconds. opened is the id of the entry that tells the opening. If no entry was appended, feed_id is the
--- feed's last: <id>/<room>/<status>. No room is in a call twice.
+-- late. It keeps the time of its last write, as far as its caller knows it. The caller's rank takes part under its
+-- lease. Without a status no room is created, and only the length is added. A length that was recorded since the loss
+-- stays. The version of the consensus was lost: it continues from the clock's microseconds. opened is the id of the
+-- entry that tells the opening. If no entry was appended, feed_id is the feed's last: <id>/<room>/<status>. No room is
+-- in a call twice.
 
 local reply = {false, ensure_epoch(KEYS[2], ARGV[5], ARGV[4])}
 read_clock()

@@ -4,9 +4,9 @@
 --
 -- Goes after the including script, before feed.lua. refused has how many rooms had each outcome, or is nil: a call that
 -- refuses nothing comes here for nothing else. refused_room is the key of the last one, and refused_by the owner that
--- wanted to write it, if the script knows it: "last" says so, with the time. What the server does not take (at maxmemory; a key of another type, made
--- by hand) is not counted: the call goes on. The key is not declared: while a cluster moves the slot, a declared key
--- that is not there makes every call wait.
+-- wanted to write it, if the script knows it: "last" says so, with the time. What the server does not take (at
+-- maxmemory; a key of another type, made by hand) is not counted: the call goes on. The key is not declared: while a
+-- cluster moves the slot, a declared key that is not there makes every call wait.
 
 if refused then
   local refused_key = string.sub(KEYS[1], 1, -5) .. 'refused'  -- KEYS[1] ends with feed
