@@ -80,8 +80,9 @@ def test_a_killed_service_leaves_nothing_in_the_way(engine, path, run):
     until(lambda: here.channel.is_connected, "the next service", 30)
 
 
-def test_ctrl_c_ends_it(run):
+def test_ctrl_c_ends_it(engine, path, run):
     service = run()
+    engine.channel(source=path)
     service.send_signal(signal.SIGINT)
     assert service.wait() == 0
 

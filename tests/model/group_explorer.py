@@ -30,6 +30,7 @@ from tests.model.recovery_settings import MORE
 from tests.model.recovery_store import Facts, Recoveries, StubSession, Told
 from tests.model.steps import BrokenError
 from tests.model.table import ROOM, ROOM_KEY
+from tests.support import internals
 
 STATUSES = {status.name.encode(): int(status) for status in KVPoll}
 
@@ -254,7 +255,7 @@ def _facts(store: Recovery) -> Facts:
     """``awaiting`` has ranks."""
     facts = recovery_store.facts_of(store)
     if not store.members:
-        own = int(store._session.identity.rank)
+        own = internals.rank_of_recovery(store)
         return facts._replace(awaiting=frozenset([own] if facts.awaiting else []))
     awaiting = {one.rank for one, member in store.members.items() if member.tracked_rooms.awaits_creator(ROOM)}
     has_awaiting = any(member.tracked_rooms.awaiting_shards for member in store.members.values())
