@@ -13,7 +13,7 @@ from redis_kvpoll.cli import app
 from redis_kvpoll.cli.app import kvpoll
 from tests.support import schema
 
-WITHOUT = {"acl", "board", "completion", "reap", "replay", "rules", "serve"}
+WITHOUT = {"acl", "agent", "board", "completion", "reap", "replay", "rules", "serve"}
 """Commands that print no data of a table. The JSON of a replay is its report."""
 ELSEWHERE = {"doctor", "tail"}
 """Commands whose JSON has tests of its own."""
