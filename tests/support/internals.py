@@ -72,11 +72,6 @@ def track_one_room(tracked_rooms: Any, tag: str, room: int, tracked: Any, *, awa
         tracked_rooms._awaiting_creator[tag] = {room: "server"}
 
 
-def rank_of_recovery(recovery: Any) -> int:
-    """The rank of a Recovery's store."""
-    return int(recovery._session.identity.rank)
-
-
 def state_of_recovery(recovery: Any) -> str:
     """All that a Recovery knows: two with the same text behave the same. Waits for creators are due from 0.05 s on."""
     texts = []
