@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 import click
 import pytest
 
+from redis_kvpoll.agent import running
 from redis_kvpoll.cli.app import COMMANDS, kvpoll, load
 from redis_kvpoll.integrations.sglang import settings
 from tests.support.documents import DOCUMENTS, ROOT, anchors, blocks, prose_of, shell_lines, text_of
@@ -84,7 +85,7 @@ def test_kvpoll_takes_what_is_shown(document):
 
 @pytest.mark.parametrize("document", [name for name in DOCUMENTS if name != "CHANGELOG.md"])
 def test_variables_are_read_by_the_plugin_or_a_command(document):
-    known = {settings.URL, *(settings.PREFIX + name for name in settings.PARSERS)}
+    known = {settings.URL, running.UIDS, *(settings.PREFIX + name for name in settings.PARSERS)}
     known |= {str(option.envvar) for name in COMMANDS for option in load(name).params if option.envvar}
     assert set(re.findall(r"\bKVPOLL_[A-Z_]+\b", text_of(document))) <= known
 
