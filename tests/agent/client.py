@@ -40,6 +40,7 @@ def main():
     parser.add_argument("--megabytes", type=int, default=0)
     parser.add_argument("--hold", action="store_true", help="leave the socket to a child")
     parser.add_argument("--application", default="tests.agent.application:make")
+    parser.add_argument("--unanswered", type=int, default=10**6, help="ticks until it gives its agent up")
     options = parser.parse_args()
     connected = threading.Event()
     channel = AgentChannel(
@@ -48,7 +49,7 @@ def main():
         lambda *_: None,
         lambda _: connected.set(),
         lambda: None,
-        timing=Timing(unanswered=10**6),
+        timing=Timing(unanswered=options.unanswered),
     )
     channel.start()
     connected.wait()

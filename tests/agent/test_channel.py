@@ -6,7 +6,6 @@ import os
 import signal
 import threading
 import time
-from itertools import pairwise
 
 import pytest
 
@@ -88,10 +87,15 @@ class TestMessages:
         assert [int(payload[:6]) for payload in here.messages()] == list(range(3000))
 
     def test_a_caller_takes_what_has_come_on_its_own_thread(self, engine):
+        """While it polls, the channel's thread looks only now and then."""
         here = engine.channel()
-        here.channel.send(FLOOD, b"300")
-        until(lambda: here.channel.poll() or len(here.messages()) == 300, "all messages")
-        assert threading.current_thread().name in here.threads
+
+        def is_taken_here():
+            here.channel.send(FLOOD, b"1")
+            here.channel.poll()
+            return threading.current_thread().name in here.threads
+
+        until(is_taken_here, "a message that this thread takes")
 
 
 class TestFullSocket:
@@ -188,11 +192,11 @@ class TestConnection:
         assert here.calls == []
         assert caplog.text.count("no connection to the agent") == 1
 
-    def test_ticks_come_four_times_a_second(self, engine):
-        ticks = []
+    def test_ticks_come_at_most_four_times_a_second(self, engine):
+        ticks, began = [], time.monotonic()
         engine.channel(on_tick=lambda: ticks.append(time.monotonic()))
         until(lambda: len(ticks) > 4, "ticks")
-        assert all(later - earlier > 0.2 for earlier, later in pairwise(ticks))
+        assert all(tick - began >= 0.25 * number for number, tick in enumerate(ticks, 1))
 
     def test_a_refused_process_is_told_why(self, engine, caplog):
         here = engine.channel(b"refuse", start=False)

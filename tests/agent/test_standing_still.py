@@ -52,9 +52,9 @@ class TestStopped:
 
     def test_a_process_that_stands_still_blames_nobody(self, engine):
         """A client that is stopped for long asks again before it gives its agent up."""
-        client = engine.client("stopped")
+        client = engine.client("stopped", "--unanswered=4")
         os.kill(client.pid, signal.SIGSTOP)
-        for _ in pace.turns(2):
+        for _ in pace.turns(3):
             pass
         os.kill(client.pid, signal.SIGCONT)
         for _ in pace.turns(1):
