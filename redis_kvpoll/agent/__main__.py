@@ -31,7 +31,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--number", type=int, required=True, help="the agent's number")
     parser.add_argument("--descriptor", type=int, required=True, help="the listening socket")
     parser.add_argument("--idle", type=float, default=10.0, help="end so many seconds after the last process left")
-    parser.add_argument("--limit", type=float, default=3600.0, help="the same if not all is told by then")
+    parser.add_argument("--limit", type=float, default=900.0, help="the same if not all is told by then; a room's TTL")
     return parser.parse_args(arguments)
 
 
