@@ -16,8 +16,8 @@ if refused then
       if redis.pcall('HINCRBY', refused_key, NAMES[outcome], string.format('%d', count)) == count then
         redis.pcall('HSETNX', refused_key, 'since', redis.call('TIME')[1])
       end
-      local room = string.match(refused_room or '', '%d+$') or ''
-      local last = {redis.call('TIME')[1], NAMES[outcome], room, refused_by}
+      local refused_id = string.match(refused_room or '', '%d+$') or ''
+      local last = {redis.call('TIME')[1], NAMES[outcome], refused_id, refused_by}
       redis.pcall('HSET', refused_key, 'last', table.concat(last, ' '))
     end
   end

@@ -74,10 +74,13 @@ class AsyncRankGroup:
         return member.identity
 
     async def leave(self, identity: RankIdentity, *, is_lost: bool = False) -> None:
-        """Take a rank out, and fail the live rooms in which it has a part: as of an owner that has left, or is lost."""
+        """Take a rank out, and fail the live rooms in which it has a part: as of an owner that has left, or is lost.
+
+        While the server is away, its lease expires by itself; with ``is_lost``, a StoreUnavailableError says so.
+        """
         keeper = self._keepers.pop(identity, None)
         if keeper is not None:
-            await self._dispatcher.run(keeper.give_up("drop" if is_lost else "leave"))
+            await self._dispatcher.run(keeper.end_as_lost() if is_lost else keeper.give_up())
         elif member := self._group.members.get(identity):
             member.leave()
 

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import math
 import time
-from typing import Any, Literal
+from typing import Any
 
 from redis_kvpoll.engine.effects import AwaitCalls, Flow, PendingCall
 from redis_kvpoll.engine.executor import Executor
@@ -227,16 +227,13 @@ class LeaseKeeper:
 
     # Giving up
 
-    def give_up(self, action: Literal["leave", "drop"] = "leave") -> Flow[None]:
-        """Give up the lease and fail its live rooms. If the server is unreachable, the lease expires by itself.
-
-        With drop, they fail as those of an owner that is lost, and not of one that has left.
-        """
+    def give_up(self) -> Flow[None]:
+        """Give up the lease and fail its live rooms. If the server is unreachable, the lease expires by itself."""
         self.abandon()
         if self._context is None or self.lost:
             return
         try:
-            yield from end(self._executor, self._verified_context, self.config, self.incarnation, action)
+            yield from end(self._executor, self._verified_context, self.config, self.incarnation, "leave")
         except KVPollError as error:
             logger.warning("%s was not given up and will expire: %s", self, error)
 
