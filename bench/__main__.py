@@ -6,7 +6,21 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from bench import batches, feed, leases, memory, mirrors, ranks, recovery, report, scale, single, together
+from bench import (
+    batches,
+    feed,
+    followers,
+    instructions,
+    leases,
+    memory,
+    mirrors,
+    ranks,
+    recovery,
+    report,
+    single,
+    table_sizes,
+    together,
+)
 from bench.ground import Ground
 from bench.peers import contest, known, rates, reading
 from bench.results import Section
@@ -42,7 +56,8 @@ class Sizes:
     """Owners, rooms of each, and repetitions."""
     owners: int
     """With a lease each; 0 to leave them out."""
-    scale: tuple[int, ...]
+    followers: followers.Sizes | None
+    table_sizes: tuple[int, ...]
 
 
 FULL = Sizes(
@@ -56,7 +71,8 @@ FULL = Sizes(
     memory_rooms=100_000,
     recovery=(4, 10_000, 3),
     owners=1_000,
-    scale=(1_000, 10_000, 100_000, 1_000_000),
+    followers=followers.FULL,
+    table_sizes=(1_000, 10_000, 100_000, 1_000_000),
 )
 QUICK = Sizes(
     rooms=8,
@@ -69,7 +85,8 @@ QUICK = Sizes(
     memory_rooms=2_000,
     recovery=(2, 200, 1),
     owners=0,
-    scale=(),
+    followers=None,
+    table_sizes=(),
 )
 
 
@@ -79,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def measure(ground: Ground, is_quick: bool) -> Found:
     sizes = QUICK if is_quick else FULL
-    return _sections(ground, sizes), asdict(sizes), {}
+    return _sections(ground, sizes), asdict(sizes), _counted()
 
 
 def measure_single(ground: Ground, is_quick: bool) -> Found:
@@ -99,6 +116,15 @@ def measure_leases(ground: Ground, is_quick: bool) -> Found:
 
 def measure_ranks(ground: Ground, _: bool) -> Found:
     return [ranks.measure(ground)], {}, {}
+
+
+def measure_scale(ground: Ground, is_quick: bool) -> Found:
+    sizes = followers.QUICK if is_quick else followers.FULL
+    return followers.measure(ground, sizes, progress), asdict(sizes), _counted()
+
+
+def _counted() -> report.Environment:
+    return {"instructions": instructions.way()}
 
 
 def _sections(ground: Ground, sizes: Sizes) -> list[Section]:
@@ -122,8 +148,10 @@ def _sections(ground: Ground, sizes: Sizes) -> list[Section]:
         sections.append(ranks.measure(ground))
     progress("a server killed with all data")
     sections += recovery.measure(*sizes.recovery)
-    if sizes.scale:
-        sections.append(scale.measure(ground, sizes.scale, sizes.rounds, progress))
+    if sizes.followers and not ground.url.startswith("rediss:"):  # the simulated followers know no TLS
+        sections += followers.measure(ground, sizes.followers, progress)
+    if sizes.table_sizes:
+        sections.append(table_sizes.measure(ground, sizes.table_sizes, sizes.rounds, progress))
     return sections
 
 
@@ -148,7 +176,13 @@ BENCH = Bench(
     "The cost of the table, compared with plain Redis and with alternatives.",
     measure,
     report.MARKERS,
-    {"single": measure_single, "recovery": measure_recovery, "leases": measure_leases, "ranks": measure_ranks},
+    {
+        "single": measure_single,
+        "recovery": measure_recovery,
+        "leases": measure_leases,
+        "ranks": measure_ranks,
+        "scale": measure_scale,
+    },
 )
 
 if __name__ == "__main__":

@@ -15,7 +15,8 @@ from redis_kvpoll.engine import remedies
 from redis_kvpoll.engine.classify import root_cause
 from redis_kvpoll.engine.effects import Flow
 from redis_kvpoll.engine.executor import Executor
-from redis_kvpoll.engine.session import DEFAULT_TERMINAL_TTL, DEFAULT_TTL, Session
+from redis_kvpoll.engine.session import Session
+from redis_kvpoll.engine.store_options import DEFAULT_TERMINAL_TTL, DEFAULT_TTL
 from redis_kvpoll.errors import KVPollError, printable
 from redis_kvpoll.model import Owner
 from redis_kvpoll.protocol import keys

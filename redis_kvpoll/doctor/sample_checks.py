@@ -9,7 +9,7 @@ from redis_kvpoll.doctor.facts import Facts, RoomFacts, SampleFacts, deployment
 from redis_kvpoll.doctor.findings import Observation, problem, unknown, warning, well
 from redis_kvpoll.doctor.node_view import Check, duration
 from redis_kvpoll.doctor.table_checks import not_read
-from redis_kvpoll.engine.session import DEFAULT_TTL
+from redis_kvpoll.engine.store_options import DEFAULT_TTL
 
 MAX_LEAKED = 0.01
 STUCK, STUCK_LONG = 60.0, 300.0

@@ -94,11 +94,21 @@ class _Reaper:
                     if other not in seen:
                         seen.add(other)
                         is_complete = False
-                        yield from self._fail((yield from self._send(lease_commands.list_all_owned(self._tag, other))))
+                        yield from self._fail_listed_for(other)
                 rooms = yield from self._fail(page)
                 offset += len(page) - rooms  # those are no longer among its own: the rest was added by hand, or points
                 if self.is_interrupted:
                     return
+
+    def _fail_listed_for(self, other: str) -> Flow[None]:
+        """Fail its rooms among those that are listed for another incarnation.
+
+        A room that leaves that list meanwhile is listed for one of its parts from then on: the next pass finds it.
+        """
+        pages = lease_commands.OwnedPages()
+        while pages.offset is not None and not self.is_interrupted:
+            words = lease_commands.list_owned(self._tag, other, pages.offset)
+            yield from self._fail(pages.take((yield from self._send(words))))
 
     def _send(self, words: list[str]) -> Flow[list[bytes]]:
         found: list[bytes] = yield from self._executor.send_command(OPERATION, self._tag, words)

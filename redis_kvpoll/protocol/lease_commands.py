@@ -22,8 +22,17 @@ from redis_kvpoll.protocol.script_call import Call, CallContext, Command, Script
 from redis_kvpoll.protocol.scripts import load
 
 LEASE = ScriptSpec(load("lease"), keys=(), reply=(), epoch=True, tail=True)
-RENEW = ScriptSpec(load("renew"), keys=(), reply=(), epoch=True, tail=True)
-"""A heartbeat for a lease that is held; LEASE does the rest."""
+RENEW = ScriptSpec(
+    load("renew"),
+    keys=(),
+    item=("owner", "incarnation", "lease_ttl_ms", "heartbeat_ms"),
+    reply=("state",),
+    epoch=True,
+    tail=True,
+    max_rooms=200,
+)
+"""A heartbeat for leases that are held; LEASE does the rest. Its items are leases in place of rooms, so heartbeats of
+one store that are sent at once are one call."""
 
 Action = Literal["take", "extend", "renew", "leave", "drop", "reaped", "sweep"]
 
@@ -40,6 +49,7 @@ AWAY_INTERVAL, AWAY_INTERVAL_TRACKED = 20, 2
 MAX_REAPED = script_specs.REAP.max_rooms
 """Rooms per call."""
 
+_NO_ROOM = -1
 _ROOM = re.compile(rb"0|[1-9][0-9]{0,19}")
 _POINTER = re.compile(rb"(\d+) in (\d+)")
 _REASON = re.compile(r"owner (\S+) ")
@@ -82,7 +92,7 @@ class LeaseConfig:
     def heartbeat_call(self, context: CallContext, tag: str, incarnation: str) -> Call:
         """Return the call that renews this lease in one shard, if it is held there."""
         first_keys = [keys.epoch(tag), keys.leases(tag), keys.feed(tag)]
-        return Call(RENEW, tag, first_keys, [self.name, incarnation, *self._times(context, tag)])
+        return Call(RENEW, tag, first_keys, [], [_NO_ROOM], [], [self.name, incarnation, *self._times(context, tag)])
 
     def _times(self, context: CallContext, tag: str) -> tuple[str, str]:
         """Return the lease's ttl and heartbeat in one shard, in milliseconds."""
@@ -122,7 +132,7 @@ class LeaseReport(NamedTuple):
     """The reply of one shard to an action on a lease."""
 
     state: str
-    """The state of the lease in the call: held, lost or none; or unknown to a heartbeat, which decides nothing."""
+    """The state of the lease in the call: held, lost or none."""
     incarnation: str
     suspected: tuple[str, ...]
     """The owners whose lease has expired; a later sweep may mark it lost."""
@@ -130,8 +140,6 @@ class LeaseReport(NamedTuple):
     """The lost incarnations whose rooms are to be failed, each with its reason."""
     next_look: float = math.inf
     """Seconds until another sweep has something to look at."""
-    is_sweep_due: bool = False
-    """Whether leases have not been checked for a while. Said by a heartbeat, which does not check them."""
 
 
 def parse_report(reply: list[Any]) -> LeaseReport:
@@ -144,8 +152,15 @@ def parse_report(reply: list[Any]) -> LeaseReport:
         tuple(owner for kind, owner, _ in findings if kind == "suspected"),
         {incarnation: reason for kind, incarnation, reason in findings if kind == "lost"},
         min((int(ms) / 1000 for kind, ms, _ in findings if kind == "next"), default=math.inf),
-        any(kind == "sweep" for kind, _, _ in findings),
     )
+
+
+def is_settled(reply: list[Any]) -> bool:
+    """Whether a heartbeat is all that a lease needs, by the reply without its epoch and the end of the feed.
+
+    If not, it did not find the lease, or a sweep is due: then LEASE does the rest.
+    """
+    return bool(reply[0] == b"held")
 
 
 def lost_in(found: Iterable[list[Any]]) -> dict[str, str]:
@@ -161,9 +176,28 @@ def list_owned(tag: str, incarnation: str, offset: int = 0, last: str | None = N
     return ["ZRANGEBYSCORE", keys.owned(tag), incarnation, last or incarnation, "LIMIT", str(offset), str(MAX_REAPED)]
 
 
-def list_all_owned(tag: str, incarnation: str) -> list[str]:
-    """Return the command that lists all entries of a lease in one shard, atomically."""
-    return ["ZRANGEBYSCORE", keys.owned(tag), incarnation, incarnation]
+class OwnedPages:
+    """Reads the list of a lease in pages, so that no command holds the server for long, and misses none.
+
+    Entries may come and go meanwhile. Those that are listed from the first page to the last are all read: they are in
+    the order of their bytes, and each page begins with the last entry of the page before, or one in front of it.
+    """
+
+    def __init__(self) -> None:
+        self.offset: int | None = 0
+        """Where the next page begins; None after the last."""
+        self._last = b""
+
+    def take(self, page: list[bytes]) -> list[bytes]:
+        """Process the page at ``offset``. Returns its entries that are new."""
+        assert self.offset is not None  # noqa: S101 - no page follows the last
+        if self.offset and (not page or page[0] > self._last):  # entries in front of it have gone
+            self.offset = max(0, self.offset - MAX_REAPED)
+            return []
+        found = [entry for entry in page if entry > self._last]
+        self._last = max([self._last, *page[-1:]])
+        self.offset = self.offset + len(page) - 1 if len(page) == MAX_REAPED else None
+        return found
 
 
 def parse_owned(context: CallContext, tag: str, reply: Iterable[bytes]) -> list[int]:
