@@ -258,9 +258,10 @@ async def _is_open(connection: Any) -> bool:
             return False
         # redis-py sees only what the event loop has read: after a busy period, or between two runs, more may be there.
         writer: Any = getattr(connection, "_writer", None)
-        if hasattr(writer, "get_extra_info"):
+        socket = writer.get_extra_info("socket") if hasattr(writer, "get_extra_info") else None
+        if socket is not None:  # fakeredis has none
             poll = select.poll()
-            poll.register(writer.get_extra_info("socket"), select.POLLIN)
+            poll.register(socket, select.POLLIN)
             return not poll.poll(0)
     except (RedisError, OSError, ValueError):
         return False
