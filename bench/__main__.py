@@ -6,7 +6,22 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from bench import batches, feed, leases, memory, mirrors, operate, ranks, recovery, report, scale, single, together
+from bench import (
+    batches,
+    feed,
+    followers,
+    instructions,
+    leases,
+    memory,
+    mirrors,
+    operate,
+    ranks,
+    recovery,
+    report,
+    single,
+    table_sizes,
+    together,
+)
 from bench.ground import Ground
 from bench.operate import OperateSizes
 from bench.peers import contest, known, rates, reading
@@ -43,8 +58,9 @@ class Sizes:
     """Owners, rooms of each, and repetitions."""
     owners: int
     """With a lease each; 0 to leave them out."""
-    scale: tuple[int, ...]
     operate: OperateSizes
+    followers: followers.Sizes | None
+    table_sizes: tuple[int, ...]
 
 
 FULL = Sizes(
@@ -58,8 +74,9 @@ FULL = Sizes(
     memory_rooms=100_000,
     recovery=(4, 10_000, 3),
     owners=1_000,
-    scale=(1_000, 10_000, 100_000, 1_000_000),
     operate=OperateSizes(listed=100_000, followed=1_000_000, changes=10_000, viewed_seconds=20),
+    followers=followers.FULL,
+    table_sizes=(1_000, 10_000, 100_000, 1_000_000),
 )
 QUICK = Sizes(
     rooms=8,
@@ -72,8 +89,9 @@ QUICK = Sizes(
     memory_rooms=2_000,
     recovery=(2, 200, 1),
     owners=0,
-    scale=(),
     operate=OperateSizes(listed=2_000, followed=5_000, changes=200, viewed_seconds=1),
+    followers=None,
+    table_sizes=(),
 )
 
 
@@ -83,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def measure(ground: Ground, is_quick: bool) -> Found:
     sizes = QUICK if is_quick else FULL
-    return _sections(ground, sizes), asdict(sizes), {}
+    return _sections(ground, sizes), asdict(sizes), _counted()
 
 
 def measure_single(ground: Ground, is_quick: bool) -> Found:
@@ -110,6 +128,15 @@ def measure_operate(ground: Ground, is_quick: bool) -> Found:
     return [operate.measure(ground, sizes)], asdict(sizes), {}
 
 
+def measure_scale(ground: Ground, is_quick: bool) -> Found:
+    sizes = followers.QUICK if is_quick else followers.FULL
+    return followers.measure(ground, sizes, progress), asdict(sizes), _counted()
+
+
+def _counted() -> report.Environment:
+    return {"instructions": instructions.way()}
+
+
 def _sections(ground: Ground, sizes: Sizes) -> list[Section]:
     """All sections, one after the other on the same server; the largest last, so that it disturbs no other."""
     progress("one call at a time")
@@ -133,8 +160,10 @@ def _sections(ground: Ground, sizes: Sizes) -> list[Section]:
         sections.append(operate.measure(ground, sizes.operate))
     progress("a server killed with all data")
     sections += recovery.measure(*sizes.recovery)
-    if sizes.scale:
-        sections.append(scale.measure(ground, sizes.scale, sizes.rounds, progress))
+    if sizes.followers and not ground.url.startswith("rediss:"):  # the simulated followers know no TLS
+        sections += followers.measure(ground, sizes.followers, progress)
+    if sizes.table_sizes:
+        sections.append(table_sizes.measure(ground, sizes.table_sizes, sizes.rounds, progress))
     return sections
 
 
@@ -164,6 +193,7 @@ BENCH = Bench(
         "recovery": measure_recovery,
         "leases": measure_leases,
         "ranks": measure_ranks,
+        "scale": measure_scale,
         "operate": measure_operate,
     },
 )

@@ -22,6 +22,7 @@ from bench.services import free_ports
 from redis_kvpoll import AsyncStatusStore, InvalidInputError, StatusStore
 from redis_kvpoll.transport.embedded import EmbeddedServer
 from redis_kvpoll.transport.urls import Target, parse
+from redis_kvpoll.validation import Policy
 
 TTL = 900
 """Seconds: the store's default, and the TTL of every plain key. What a killed run leaves behind expires."""
@@ -52,9 +53,21 @@ class Ground:
         client: redis.asyncio.Redis = redis.asyncio.Redis.from_url(self.url, protocol=3, **options)
         return client
 
-    def store(self, table: str, shards: int = 1, pure: bool = False, feed_length: int | None = None) -> StatusStore:
+    def store(
+        self,
+        table: str,
+        shards: int | None = 1,
+        pure: bool = False,
+        feed_length: int | None = None,
+        policy: Policy | None = None,
+    ) -> StatusStore:
         return StatusStore(
-            self.plain(pure), namespace=f"{self.id}.{table}", ttl=TTL, shards=shards, feed_length=feed_length
+            self.plain(pure),
+            namespace=f"{self.id}.{table}",
+            ttl=TTL,
+            shards=shards,
+            feed_length=feed_length,
+            policy=policy,
         )
 
     def rank(self, table: str, rank: int, world_size: int) -> StatusStore:

@@ -59,7 +59,7 @@ class _Owner:
             self._visited, tags = now, self._tags
         for tag in tags:
             reply = self._send(self._config.heartbeat_call(self._context, tag, self._incarnation))
-            if len(reply) > 6:  # a sweep is due
+            if not lease_commands.is_settled(reply[4:]):
                 self._send(self._config.call(self._context, tag, "renew", self._incarnation))
 
     def close(self) -> None:

@@ -7,12 +7,6 @@ prefill and decode, each in its table: opened, waiting for input, at success, an
 
 from __future__ import annotations
 
-import contextlib
-import os
-import shutil
-import signal
-import subprocess
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from random import Random
@@ -20,7 +14,9 @@ from typing import Any
 
 import redis
 
+from bench import instructions
 from bench.ground import Ground
+from bench.instructions import Counter
 from bench.measure import Spread
 from bench.results import Budget, Row, Section
 from redis_kvpoll import KVPoll
@@ -126,24 +122,29 @@ def measure(ground: Ground) -> Section:
         theirs="one by one",
     )
     client = ground.plain()
-    sides = [_Side(ground, client, role) for role in ("prefill", "decode")]
-    moments = Random(5)  # noqa: S311 - when each rank speaks
+    sides, moments = _sides(ground, client)
 
     def one_by_one() -> None:
         for room in ground.ids(REQUESTS):
             for side in sides:
                 side.one_by_one(room)
 
-    def together(window: float) -> None:
-        for room in ground.ids(REQUESTS):
-            for side in sides:
-                side.together(room, window, moments)
-
     for window in WINDOWS:
-        section.rows.append(_row(client, sides, window, one_by_one, partial(together, window)))
-    section.rows.append(_instructions(client, partial(together, SPREAD)))
+        section.rows.append(_row(client, sides, window, one_by_one, partial(_together, ground, sides, window, moments)))
+    section.rows.append(_instructions(ground))
     client.close()
     return section
+
+
+def _sides(ground: Ground, client: redis.Redis) -> tuple[list[_Side], Random]:
+    """Both sides, and the moments at which each rank speaks."""
+    return [_Side(ground, client, role) for role in ("prefill", "decode")], Random(5)  # noqa: S311
+
+
+def _together(ground: Ground, sides: list[_Side], window: float, moments: Random) -> None:
+    for room in ground.ids(REQUESTS):
+        for side in sides:
+            side.together(room, window, moments)
 
 
 def _row(
@@ -177,28 +178,31 @@ def _used(client: redis.Redis) -> float:
     return float(found["used_cpu_user"]) + float(found["used_cpu_sys"])
 
 
-def _instructions(client: redis.Redis, run: Callable[[], None]) -> Row:
+def request_us(ground: Ground) -> float:
+    """The server's CPU time for a request that one caller sends for all ranks, in microseconds."""
+    with ground.plain() as client:
+        sides, moments = _sides(ground, client)
+        _together(ground, sides, SPREAD, moments)
+        return Spread.of(
+            [_cpu_us(client, lambda: _together(ground, sides, SPREAD, moments)) for _ in range(ROUNDS)]
+        ).median
+
+
+def request_instructions(counter: Counter) -> float | None:
+    """The server's instructions for the same."""
+    ground = counter.ground
+    with ground.plain() as client:
+        sides, moments = _sides(ground, client)
+        _together(ground, sides, SPREAD, moments)
+        counted = counter.count(lambda: _together(ground, sides, SPREAD, moments))
+    return None if counted is None else counted / REQUESTS
+
+
+def _instructions(ground: Ground) -> Row:
     """The instructions of a request, in thousands; a row without a figure where they cannot be counted."""
-    name = f"gathered for {SPREAD * 1000:.0f} ms: instructions, thousands"
-    counted = instructions(int(client.info("server")["process_id"]), run)
+    with instructions.counting(ground) as counter:
+        counted = request_instructions(counter) if counter else None
+    name = f"gathered for {SPREAD * 1000:.0f} ms: thousand instructions ({instructions.way()})"
     if counted is None:
-        return Row(name, "", "ratio", None, None, None, INSTRUCTIONS_BUDGET, "perf cannot count instructions here")
-    thousands = counted / REQUESTS / 1000
-    return Row(name, "", "ratio", None, None, Spread(*[thousands] * 3), INSTRUCTIONS_BUDGET)
-
-
-def instructions(pid: int, run: Callable[[], None]) -> float | None:
-    """Return the instructions, user's and kernel's, that a process retires during ``run``; None without perf."""
-    program = shutil.which("perf")
-    if program is None:
-        return None
-    command = [program, "stat", "-x", ",", "-e", "instructions", "-p", str(pid)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as perf:  # noqa: S603 - a fixed command
-        time.sleep(0.2)  # until it counts
-        run()
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(perf.pid, signal.SIGINT)
-        assert perf.stderr is not None  # noqa: S101 - a pipe
-        text = perf.stderr.read()
-    found = [line.split(",")[0] for line in text.splitlines() if "instructions" in line]
-    return float(found[0]) if found and found[0].isdigit() else None
+        return Row(name, "", "ratio", None, None, None, INSTRUCTIONS_BUDGET, "instructions cannot be counted here")
+    return Row(name, "", "ratio", None, None, Spread(*[counted / 1000] * 3), INSTRUCTIONS_BUDGET)

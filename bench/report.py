@@ -62,6 +62,7 @@ def as_json(
             }
             for section in sections
         ],
+        **{name: figures for section in sections for name, figures in section.named.items()},
     }
 
 
@@ -82,7 +83,7 @@ def as_markdown(sections: list[Section], environment: Environment, pictures_in: 
 
 
 def check_markers(page: Path, markers: Markers) -> None:
-    """Raise InvalidInputError for a page without markers: before a run, not after it."""
+    """Raise InvalidInputError for a page without markers, OSError where its pictures have no folder."""
     try:
         text = page.read_text(encoding="utf-8")
     except OSError as error:
@@ -90,12 +91,12 @@ def check_markers(page: Path, markers: Markers) -> None:
     start, end = markers
     if text.count(start) != 1 or text.count(end) != 1 or text.index(start) > text.index(end):
         raise InvalidInputError(f"--markdown {page}: it must have one line {start} and, below, one line {end}")
+    page.with_suffix("").mkdir(exist_ok=True)  # for the pictures
 
 
 def write_page(page: Path, sections: list[Section], environment: Environment, markers: Markers) -> None:
     """Write the tables between the page's markers, and their pictures into a folder with the page's name."""
     folder = page.with_suffix("")
-    folder.mkdir(exist_ok=True)
     for section in sections:
         (folder / f"{section.id}.svg").write_text(pictures.draw(section), encoding="utf-8")
     refresh(page, as_markdown(sections, environment, folder.name), markers)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from bench.measure import Spread, Times, ratio
 
@@ -60,6 +60,8 @@ class Section:
     ours: str = "ours"
     theirs: str = "theirs"
     pictured: Pictured = "figure"
+    named: dict[str, Any] = field(default_factory=dict)
+    """Figures under names that programs may rely on, for the top of the JSON."""
 
 
 def compare(name: str, ours: str, against: str, theirs: str, times: Times, budget: Budget | None = None) -> Row:

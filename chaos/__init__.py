@@ -3,8 +3,8 @@
 Run it by ``make chaos`` (``LONG=1`` for the long form) or ``python -m chaos``. From the bottom to the top:
 
 history              every call of every worker with its reply, and every injected fault
-checker, rules, fenced, recoveries    what a history must not show (pure)
-worker, calls, handles, holding       a process that uses the table until it is killed or stopped
+checker, rules, fenced, recoveries, followed    what a history must not show (pure)
+worker, calls, handles, holding, following    a process that uses the table until it is killed or stopped
 plain                a plain redis-py client, for comparison
 pool                 the workers of one run
 servers, replicas, waking, lagging, clusters, proxy    what the workers use, and how it fails

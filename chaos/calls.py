@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from chaos.history import HistoryWriter
 from chaos.recording import Recorder
 from redis_kvpoll import AsyncMirror, AsyncStatusStore, Mirror, StatusStore
-from redis_kvpoll.replica.follow import HEARTBEAT
+from redis_kvpoll.replica.follow import PRECISION
 
 Store = StatusStore | AsyncStatusStore
 Calls = list[Callable[[], Awaitable[None]]]
@@ -24,11 +24,11 @@ class PlainCaller(Recorder):
     """Makes and records plain calls."""
 
     def __init__(
-        self, store: Store, mirror: Mirror | AsyncMirror, writer: HistoryWriter, seed: str, start: float
+        self, store: Store, mirrors: Sequence[Mirror | AsyncMirror], writer: HistoryWriter, seed: str, start: float
     ) -> None:
         super().__init__(writer, seed, start)
         self._store = store
-        self._mirror = mirror
+        self._mirrors = mirrors
         weighted: list[tuple[int, Callable[[], Awaitable[None]]]] = [
             (12, self._update),
             (3, self._update_many),
@@ -44,7 +44,7 @@ class PlainCaller(Recorder):
         self._choices: Calls = [call for weight, call in weighted for _ in range(weight)]
 
     async def call(self) -> None:
-        """Make one random call, then read the mirror."""
+        """Make one random call, then read a mirror."""
         await self._chance.choice(self._choices)()
         self._read_mirror(self._room())
 
@@ -90,13 +90,14 @@ class PlainCaller(Recorder):
         await self._record("wait", {room: WAIT_TIMEOUT}, call, _single)
 
     def _read_mirror(self, room: int) -> None:
-        """Record the mirror's status of a room, which was true at some time since the mirror was last current.
+        """Record a mirror's status of a room, which was true at some time since the mirror was last current.
 
-        ``lag`` counts from the arrival of a reply, and a mirror may call itself synced for two heartbeats after that.
+        ``lag`` counts from the arrival of a reply, which may be older by PRECISION.
         """
-        since = time.monotonic() - self._mirror.lag - 2 * HEARTBEAT
-        if self._mirror.synced:
-            self._writer.mirrored(room, self._mirror.get(room), since)
+        mirror = self._chance.choice(self._mirrors)
+        since = time.monotonic() - mirror.lag - PRECISION
+        if mirror.synced:
+            self._writer.mirrored(room, mirror.get(room), since)
 
 
 def _single(rooms: list[int], answer: Any) -> dict[int, Any]:

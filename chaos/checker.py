@@ -15,7 +15,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from chaos import fenced, rules
+from chaos import fenced, followed, rules
 from chaos.history import CallRecord, FaultEvent, History
 from chaos.violations import Observation, Span, Violation
 from redis_kvpoll.engine.tracked_rooms import CREATOR_TIMEOUT
@@ -27,6 +27,7 @@ EARLY = 0.5
 EXPECTED = {
     "wait": ("WaitTimeoutError", "RoomNotFoundError"),
     "open": ("RoomBusyError",),
+    "claim": ("RoomBusyError",),
     "attach": ("RoomNotFoundError",),
     fenced.AWAIT: ("WaitTimeoutError", "RoomNotFoundError"),
 }
@@ -64,6 +65,7 @@ def check(
         found += goes_back(of_room, losses, execution)
         found += comes_back(of_room, rollbacks, execution)
     found += fenced.check(history.calls, history.faults, execution, shard)
+    found += followed.check(history.calls, history.faults, execution)
     found += wrong_errors(history, refusals)
     found += needless_failures(history)
     found += overlong_calls(history)
@@ -230,7 +232,7 @@ def longest_wait(history: History) -> float:
 
 def check_end(
     table: Mapping[int, int | None],
-    copies: Mapping[int, Mapping[int, int | None] | None],
+    copies: Mapping[str, Mapping[int, int | None] | None],
     ttls: Mapping[str, int],
     max_ttl: float,
 ) -> list[Violation]:

@@ -96,9 +96,14 @@ def of_server(server: Server) -> list[Fault]:
         server_fault("SIGSTOP of the server", stop, outage=True),
         restart(server),
         server_fault("SCRIPT FLUSH", lambda _: server.client.script_flush()),
-        server_fault("CLIENT KILL", lambda _: kill_clients(server.client)),
+        cut_clients(server),
         server_fault("CLIENT PAUSE", pause, outage=True),
     ]
+
+
+def cut_clients(server: Server) -> Fault:
+    """Connections that the server closes."""
+    return server_fault("CLIENT KILL", lambda _: kill_clients(server.client))
 
 
 def restart(server: Server) -> Fault:

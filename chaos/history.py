@@ -97,6 +97,10 @@ class HistoryWriter:
         """Record a status in a mirror that was current at some moment since a time."""
         self._append(["mirrored", room, status, since, time.monotonic()])
 
+    def reported(self, room: int, generation: int, reason: str | None) -> None:
+        """Record a failure that a follower of failures has reported."""
+        self._append(["reported", room, generation, reason, time.monotonic()])
+
     def _append(self, line: list[Any]) -> None:
         os.write(self._file, json.dumps(line).encode() + b"\n")
 
@@ -126,6 +130,9 @@ def joined(worker: int, lines: Iterable[list[Any]]) -> list[CallRecord]:
                 )
                 for room, argument in arguments
             ]
+        elif kind == "reported":
+            room, generation, reason, now = rest
+            calls.append(CallRecord(worker, kind, room, None, reason, "", now, now, str(generation)))
         else:
             room, status, since, now = rest
             calls.append(CallRecord(worker, "mirror", room, None, status, "", since, now))

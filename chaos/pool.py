@@ -91,14 +91,14 @@ class WorkerPool:
         for worker in self.running + self._plain:
             worker.receive(max(0.0, give_up_at - time.monotonic()))
 
-    def copies(self, rooms: list[int]) -> dict[int, dict[int, int | None] | None]:
-        """These rooms in each worker's mirror; None if the mirror does not become synced."""
+    def copies(self, rooms: list[int]) -> dict[str, dict[int, int | None] | None]:
+        """These rooms in each mirror, by the names of worker and mirror; None if the mirror does not become synced."""
         for worker in self.running:
             worker.send(rooms)
-        copies: dict[int, dict[int, int | None] | None] = {}
+        copies: dict[str, dict[int, int | None] | None] = {}
         for worker in self.running:
-            answer = json.loads(worker.receive(SYNC_SECONDS + START_SECONDS))
-            copies[worker.plan.number] = None if answer is None else dict(answer)
+            for number, copy in enumerate(json.loads(worker.receive(SYNC_SECONDS + START_SECONDS))):
+                copies[f"{worker.plan.number}, mirror {number}"] = None if copy is None else dict(copy)
         return copies
 
     def calls(self) -> list[CallRecord]:

@@ -61,6 +61,8 @@ def run(name: str, scenario: Scenario, seconds: float, seed: int) -> RunResult:
             feed_length=setup.feed_length,
             lease=setup.lease,
             is_holding=setup.is_holding,
+            mirrors=setup.mirrors,
+            followers=setup.followers,
         )
         with WorkerPool(Path(folder), plan, WORKERS, setup.has_plain) as pool:
             chance = random.Random(f"{seed} {name}")  # noqa: S311 - chance, not secrets
@@ -89,11 +91,11 @@ def _check(setup: Setup, pool: WorkerPool, events: list[FaultEvent], start: floa
     reaped_at = max(killed.values(), default=0.0) + setup.lease + fenced.RECOVERY_SECONDS
     recovered_at = max((event.ended for event in events if event.loses), default=0.0) + fenced.RECOVERY_SECONDS
     time.sleep(max(0.0, reaped_at - time.monotonic(), recovered_at - time.monotonic()))
-    calls = pool.calls()
-    held = sorted({call.room for call in calls if call.room >= holding.FIRST})
+    held = sorted({call.room for call in pool.calls() if call.room >= holding.FIRST})
     reads = read_table(setup, rooms, [handles.FIRST + room for room in rooms] + held)
     copies = pool.copies(rooms)
-    found_history = History([*calls, *reads], events, DEADLINE, pool.plain_calls())
+    # Read once more: workers have recorded what they hold.
+    found_history = History([*pool.calls(), *reads], events, DEADLINE, pool.plain_calls())
     found = checker.check(found_history, setup.refusals, lambda room: keys.tag(NAMESPACE, setup.shards, room))
     found += fenced.outlived_leases(reads, killed, setup.lease) + fenced.false_expiries(reads, hit)
     table = {read.room: read.answer for read in reads if read.name == "poll"}

@@ -50,6 +50,9 @@ class Setup:
     """Words of the server's refusals that the faults explain."""
     is_holding: bool = False
     """Whether workers also hold rooms for the whole run."""
+    mirrors: int = 1
+    followers: int = 0
+    """Mirrors and followers of failures of each worker."""
     has_plain: bool = False
     """Whether a plain redis-py client runs beside the workers, for comparison."""
     direct: str = ""
@@ -83,6 +86,24 @@ def workers(folder: Path) -> Iterator[Setup]:
     with Server(folder / "server") as server:
         kinds = [*faults.of_workers(), faults.long_pause(server, 3 * LEASE)]
         yield Setup(server.url, kinds, lambda: [server.client], feed_length=100)
+
+
+@contextlib.contextmanager
+def failures(folder: Path) -> Iterator[Setup]:
+    """Followers of failures, on rooms that are failed, cleared and opened again. The stream is short, so that a stopped
+    worker's follower finds a gap."""
+    with Server(folder / "server", *DURABLE) as server:
+        kinds = [*faults.of_workers(), faults.restart(server), faults.cut_clients(server)]
+        yield Setup(server.url, kinds, lambda: [server.client], feed_length=100, followers=1)
+
+
+@contextlib.contextmanager
+def followers(folder: Path) -> Iterator[Setup]:
+    """32 followers of a server that loses its data and its connections: 16 mirrors, and 16 followers of failures."""
+    with Server(folder / "server") as server:
+        kinds = [faults.amnesia(server), faults.cut_clients(server)]
+        clients = lambda: [server.client]  # noqa: E731
+        yield Setup(server.url, kinds, clients, lease=LONG_LEASE, pause=(0.5, 1.5), mirrors=4, followers=4)
 
 
 @contextlib.contextmanager
@@ -158,6 +179,8 @@ def cluster(folder: Path) -> Iterator[Setup]:
 
 SCENARIOS = {
     "workers": Scenario(workers),
+    "failures": Scenario(failures, seconds=6.0),
+    "followers": Scenario(followers, seconds=6.0),
     "server": Scenario(server, seconds=5.0),
     "redis": Scenario(
         lambda folder: server(folder, system_redis),

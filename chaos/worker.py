@@ -16,24 +16,27 @@ import sys
 import threading
 import time
 from collections.abc import Coroutine, Sequence
+from contextlib import AsyncExitStack, ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from chaos.calls import CALL_INTERVAL, PlainCaller, Store
+from chaos.following import FollowingCaller, Holdings
 from chaos.handles import HandleCaller
 from chaos.history import HistoryWriter
 from chaos.holding import HoldingCaller, WaitingCaller
 from chaos.recording import Recorder, owner
 from redis_kvpoll import AsyncMirror, AsyncStatusStore, KVPoll, Mirror, StatusStore
-from redis_kvpoll.engine.session import StoreOptions
+from redis_kvpoll.engine.store_options import StoreOptions
 
 SYNC_SECONDS = 10.0
 """Seconds within which a mirror must be synced once no calls are made."""
 CALLERS = 3
 """Threads or tasks of a worker that share its store."""
 
-Caller = PlainCaller | HandleCaller | WaitingCaller
+Mirrors = Sequence[Mirror | AsyncMirror]
+Caller = PlainCaller | HandleCaller | WaitingCaller | FollowingCaller
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,9 @@ class Plan:
     lease: float
     is_holding: bool = False
     """Whether it also holds rooms for the whole run."""
+    mirrors: int = 1
+    followers: int = 0
+    """Followers of failures. With some, it also works on the rooms that they follow."""
 
     def text(self) -> str:
         return json.dumps(asdict(self))
@@ -107,9 +113,14 @@ def main() -> None:
 
 def _work(plan: Plan, commands: Commands) -> None:
     writer = HistoryWriter(Path(plan.file))
-    with StatusStore.from_url(plan.url, **plan.options()) as store, store.mirror() as mirror:
+    holdings = Holdings(writer)
+    with ExitStack() as stack:
+        store = stack.enter_context(StatusStore.from_url(plan.url, **plan.options()))
+        mirrors = [stack.enter_context(store.mirror()) for _ in range(plan.mirrors)]
+        for _ in range(plan.followers):
+            holdings.add(stack.enter_context(store.failures(holdings.rooms)))
         for lease_number in itertools.count():
-            callers = _callers(plan, store, mirror, writer, lease_number)
+            callers = _callers(plan, store, mirrors, writer, lease_number, holdings)
             with _lease(store, plan):
                 if lease_number == 0:
                     answer("working")
@@ -129,17 +140,23 @@ def _work(plan: Plan, commands: Commands) -> None:
                 answer("quiet")
                 commands.report.wait()
                 since, give_up_at = time.monotonic(), time.monotonic() + SYNC_SECONDS
-                while not _is_current(mirror, since) and time.monotonic() < give_up_at:
+                while not _are_current(mirrors, holdings, since) and time.monotonic() < give_up_at:
                     time.sleep(0.02)
-                answer(json.dumps(_copy(mirror, commands.rooms, since)))
+                holdings.record(since)
+                answer(json.dumps(_copies(mirrors, commands.rooms, since)))
                 commands.never.wait()  # the lease must last: its end would fail rooms that are still being read
 
 
 async def _work_async(plan: Plan, commands: Commands) -> None:
     writer = HistoryWriter(Path(plan.file))
-    async with AsyncStatusStore.from_url(plan.url, **plan.options()) as store, store.mirror() as mirror:
+    holdings = Holdings(writer)
+    async with AsyncExitStack() as stack:
+        store = await stack.enter_async_context(AsyncStatusStore.from_url(plan.url, **plan.options()))
+        mirrors = [await stack.enter_async_context(store.mirror()) for _ in range(plan.mirrors)]
+        for _ in range(plan.followers):
+            holdings.add(await stack.enter_async_context(store.failures(holdings.rooms)))
         for lease_number in itertools.count():
-            callers = _callers(plan, store, mirror, writer, lease_number)
+            callers = _callers(plan, store, mirrors, writer, lease_number, holdings)
             async with _lease(store, plan):
                 if lease_number == 0:
                     answer("working")
@@ -157,9 +174,10 @@ async def _work_async(plan: Plan, commands: Commands) -> None:
                 answer("quiet")
                 await asyncio.to_thread(commands.report.wait)
                 since, give_up_at = time.monotonic(), time.monotonic() + SYNC_SECONDS
-                while not _is_current(mirror, since) and time.monotonic() < give_up_at:  # noqa: ASYNC110 - it is its lag
+                while not _are_current(mirrors, holdings, since) and time.monotonic() < give_up_at:  # noqa: ASYNC110
                     await asyncio.sleep(0.02)
-                answer(json.dumps(_copy(mirror, commands.rooms, since)))
+                holdings.record(since)
+                answer(json.dumps(_copies(mirrors, commands.rooms, since)))
                 await asyncio.to_thread(commands.never.wait)
 
 
@@ -174,16 +192,20 @@ def _may_continue(commands: Commands, callers: Sequence[Recorder]) -> bool:
 
 
 def _callers(
-    plan: Plan, store: Store, mirror: Mirror | AsyncMirror, writer: HistoryWriter, lease_number: int
+    plan: Plan, store: Store, mirrors: Mirrors, writer: HistoryWriter, lease_number: int, holdings: Holdings
 ) -> list[Caller]:
-    """One caller of plain calls; the others use handles. If the plan says so, one more holds rooms, and one waits."""
+    """One caller of plain calls; the others use handles. If the plan says so, more work on rooms that are held for the
+    whole run, or followed."""
     seeds = [f"{plan.seed} {lease_number} {number}" for number in range(CALLERS)]
     handles = [HandleCaller(store, writer, seed, plan.start) for seed in seeds[1:]]
-    callers: list[Caller] = [PlainCaller(store, mirror, writer, seeds[0], plan.start), *handles]
+    callers: list[Caller] = [PlainCaller(store, mirrors, writer, seeds[0], plan.start), *handles]
     if plan.is_holding:
         seed = f"{plan.seed} {lease_number} holding"
         holder = HoldingCaller(store, writer, seed, plan.start, plan.number, lease_number)
         callers += [holder, WaitingCaller(store, writer, seed, plan.start, holder)]
+    if plan.followers:
+        seed = f"{plan.seed} {lease_number} following"
+        callers.append(FollowingCaller(store, writer, seed, plan.start, holdings))
     return callers
 
 
@@ -201,9 +223,15 @@ def _is_current(mirror: Mirror | AsyncMirror, since: float) -> bool:
     return mirror.synced and time.monotonic() - mirror.lag > since
 
 
-def _copy(mirror: Mirror | AsyncMirror, rooms: list[int], since: float) -> list[tuple[int, KVPoll | None]] | None:
-    """The mirror's statuses of these rooms; None if it is not current."""
-    return list(zip(rooms, mirror.poll(rooms), strict=True)) if _is_current(mirror, since) else None
+def _are_current(mirrors: Mirrors, holdings: Holdings, since: float) -> bool:
+    return all(_is_current(mirror, since) for mirror in mirrors) and holdings.are_current(since)
+
+
+def _copies(mirrors: Mirrors, rooms: list[int], since: float) -> list[list[tuple[int, KVPoll | None]] | None]:
+    """Each mirror's statuses of these rooms; None for one that is not current."""
+    return [
+        list(zip(rooms, mirror.poll(rooms), strict=True)) if _is_current(mirror, since) else None for mirror in mirrors
+    ]
 
 
 def answer(line: str) -> None:

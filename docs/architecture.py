@@ -22,6 +22,7 @@ LAYERS: tuple[dict[str, str], ...] = (
         "monitoring": "alerts, a board",
         "integrations": "SGLang's plugin",
     },
+    {"agent": "one process that speaks for an engine's processes"},
     {
         "sync": "the blocking store",
         "aio": "the asyncio store",
@@ -37,7 +38,7 @@ LAYERS: tuple[dict[str, str], ...] = (
     {"errors": "the exceptions"},
     {"model": "KVPoll, Outcome, Update, Entry"},
 )
-IO = ("cli", "serve", "replay", "doctor", "integrations", "sync", "aio", "transport")
+IO = ("cli", "serve", "replay", "doctor", "integrations", "agent", "sync", "aio", "transport")
 """What talks to a server, a process or a terminal. The others only compute."""
 SERVER = {
     "update, write": "the merge rule",

@@ -36,6 +36,7 @@ for i = 1, count do
     outcome = 5
     refused = refused or {}
     refused[5] = (refused[5] or 0) + 1
+    refused_room = room
   elseif status ~= 'Failed' and type(status) ~= 'table' then
     if not now_ms then  -- as in clock.lua, but without a function, for speed
       local time = redis.call('TIME')

@@ -74,6 +74,7 @@ for i = 1, #ARGV - 3 do
   if fields[1] and ((outcome == 6 and fields[3] ~= expected_generation) or outcome < 0) then
     refused = refused or {}
     refused[outcome] = (refused[outcome] or 0) + 1
+    refused_room = room
   end
   reply[i * 3], reply[i * 3 + 1], reply[i * 3 + 2] = outcome, status or false, fields[2] or false
   if fields_read > MAX_FIELDS then break end

@@ -1,7 +1,7 @@
 -- Take, renew or release a lease, or end one that was lost; and check the leases that are due. Times are milliseconds.
 --
 -- KEYS     epoch, leases, owned, feed, due
--- ARGV     epoch_ttl_ms, nonce, action, owner, incarnation, lease_ttl_ms, heartbeat_ms, known_epoch, reason
+-- ARGV     epoch_ttl_ms, nonce, action, owner, incarnation, lease_ttl_ms, heartbeat_ms, known_epoch, reason, process
 -- REPLY    epoch, feed_id, room, status, state, incarnation; each: finding, subject, reason
 -- FEED     nothing
 -- INCLUDE  ensure_epoch, is_above, lease_due, lease_sweep, feed_end
@@ -28,6 +28,7 @@ local function hold()
   if current ~= incarnation then
     if current ~= '' then mark_lost(owner, current, 'owner ' .. owner .. ' lost (its name was taken again)') end
     if is_above(incarnation, last) then redis.call('HSET', KEYS[2], 'last incarnation', incarnation) end
+    if ARGV[10] ~= '' then redis.call('HSET', KEYS[2], 'by ' .. incarnation, ARGV[10]) end
   end
   redis.call('HSET', KEYS[2], owner, table.concat({incarnation, ARGV[6], ARGV[7], now_ms, '0'}, ' '))
   -- If the lease was there and not due, the key of due times was lost: the leases are all checked.
@@ -50,7 +51,7 @@ elseif action == 'reaped' then
   forget(incarnation, lost_reason)
 elseif action == 'leave' and current == incarnation then
   end_lease(owner)
-  if has_rooms(incarnation) then mark_lost(owner, incarnation, 'owner ' .. owner .. ' left') end
+  if has_rooms(incarnation) then mark_lost(owner, incarnation, 'owner ' .. owner .. ' left') else erase(incarnation) end
 elseif action == 'drop' and (current == incarnation or lost_reason or has_rooms(incarnation)) then
   mark_lost(current == incarnation and owner, incarnation, lost_reason or ARGV[9])
 end

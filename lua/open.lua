@@ -6,7 +6,7 @@
 -- REPLY    feed_id, epoch; each: outcome, status, generation, age_ms, of_owner, of_request, opened
 -- FEED     ttl_ms, status, first, request, rank, owner
 -- CODES    1 CREATED, 3 UNCHANGED, 4 FAILED, -1 BUSY, -2 LEASE, -3 WORLD_SIZE, -4 CORRUPT
--- INCLUDE  ensure_epoch, is_lease_lost, numbers, read_room, corrupt_field, rank_view,
+-- INCLUDE  quick_open, ensure_epoch, is_lease_lost, numbers, read_room, corrupt_field, rank_view,
 --          next_generation, room_id, replace_room, write_status, feed_end, refused, feed
 --
 -- A room is free when it is absent, or Failed for another request; its old fields are dropped. With BUSY, of_owner and
@@ -59,6 +59,7 @@ for i = 1, (#ARGV - 10) / 3 do
   if outcome < 0 then
     refused = refused or {}
     refused[outcome] = (refused[outcome] or 0) + 1
+    refused_room, refused_by = room, owner
   end
   local opened_ms = string.match(fields.opened or fields.opened_ms or now_ms, '^%d+') or now_ms
   if not is_number(opened_ms) then opened_ms = now_ms end

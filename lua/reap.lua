@@ -8,7 +8,8 @@
 -- INCLUDE  numbers, is_above, fail_room, list_part, read_fields, feed
 --
 -- A room that is absent, or in which the lease holds no part, is SKIPPED. In any case it is no longer listed for the
--- lost lease, but for another that holds a part of it. failed_by is the owner that the reason names. leases counts what
+-- lost lease, but for another that holds a part of it. failed_by is the owner that the reason names,
+-- and its rank. leases counts what
 -- has failed. For a key of another type, the error replaces the status; so does a version that is no number (both made
 -- by hand). The other rooms are processed.
 
@@ -39,8 +40,10 @@ for i = 1, count do
       local time = redis.call('TIME')
       now_ms = time[1] .. string.sub('00000' .. time[2], -6, -4)
     end
-    outcome, status, parts = 4, 'Failed', {}
     local author, n = string.match(reason, '^owner (%S+)') or '', #changes
+    local lost_rank = string.match(parts[incarnation], '^by:(.*)')
+    if lost_rank and author ~= '' then author = author .. ' rank ' .. lost_rank end
+    outcome, status, parts = 4, 'Failed', {}
     changes[n + 1], changes[n + 2], changes[n + 3] = room, status, ARGV[2]
     changes[n + 4], changes[n + 5] = fail_room(room, fields.world_size, reason, author, now_ms, ARGV[2]), false
     failures = failures or {}

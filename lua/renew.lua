@@ -1,28 +1,36 @@
--- Renew a lease that is held: the heartbeat. Times are milliseconds.
+-- Renew the leases of one process that are held: its heartbeat. Times are milliseconds.
 --
 -- KEYS     epoch, leases, feed
--- ARGV     owner, incarnation, lease_ttl_ms, heartbeat_ms
--- REPLY    epoch, feed_id, room, status, state, incarnation; each: finding, subject, reason
+-- ARGV     each: owner, incarnation, lease_ttl_ms, heartbeat_ms
+-- REPLY    epoch, feed_id, room, status; each: state
 -- FEED     nothing
 -- INCLUDE  feed_end
 --
--- The hot script of leases, a half of the cost of lease.lua, which does the rest. state: held, or unknown; then
--- lease.lua has to decide. finding: sweep, when one is due. The time at which to look at the lease again stays: the
--- sweep that looks then finds it renewed.
+-- The hot script of leases, a half of the cost of lease.lua, which does the rest. state: held; due, if a sweep is due,
+-- too, of the first lease alone; or unknown: then lease.lua has to decide. The time at which to look at a lease again
+-- stays: the sweep that looks then finds it renewed.
 
-local found = redis.call('HMGET', KEYS[2], ARGV[1], 'last sweep')
-local time = redis.call('TIME')
+local names, entry, reply = {ARGV[1]}, {}, {redis.call('HGET', KEYS[1], 'epoch'), feed_end(KEYS[3])}
+for i = 5, #ARGV, 4 do names[#names + 1] = ARGV[i] end
+local count = #names
+names[count + 1] = 'last sweep'
+local found, time = redis.call('HMGET', KEYS[2], unpack(names)), redis.call('TIME')
 local now_ms = time[1] .. string.sub('00000' .. time[2], -6, -4)
-local state, last_sweep_ms = 'unknown', string.match(found[2] or '', '^%d+$')
-if found[1] and string.find(found[1], ARGV[2] .. ' ', 1, true) == 1 then
-  local record = ARGV[2] .. ' ' .. ARGV[3] .. ' ' .. ARGV[4] .. ' ' .. now_ms .. ' 0'
-  if type(redis.pcall('HSET', KEYS[2], ARGV[1], record)) == 'table' then
-    redis.call('HDEL', KEYS[2], '')  -- at maxmemory: as in fail_room.lua, but without a cost for the usual heartbeat
-    redis.call('HSET', KEYS[2], ARGV[1], record)
+for i = 1, count do
+  local at, lease = i * 4 - 3, found[i]
+  if lease and string.find(lease, ARGV[at + 1] .. ' ', 1, true) == 1 then
+    local n = #entry
+    entry[n + 1] = ARGV[at]
+    entry[n + 2] = ARGV[at + 1] .. ' ' .. ARGV[at + 2] .. ' ' .. ARGV[at + 3] .. ' ' .. now_ms .. ' 0'
+    reply[i + 4] = 'held'
+  else
+    reply[i + 4] = 'unknown'
   end
-  state = 'held'
 end
-local feed_id, room, status = feed_end(KEYS[3])
-local reply = {redis.call('HGET', KEYS[1], 'epoch'), feed_id, room, status, state, ARGV[2]}
-if not last_sweep_ms or math.abs(now_ms - last_sweep_ms) >= 100 then reply[7], reply[8], reply[9] = 'sweep', '', '' end
+if #entry > 0 and type(redis.pcall('HSET', KEYS[2], unpack(entry))) == 'table' then
+  redis.call('HDEL', KEYS[2], '')  -- at maxmemory: as in fail_room.lua, but without a cost for the usual heartbeat
+  redis.call('HSET', KEYS[2], unpack(entry))
+end
+local last_sweep_ms = string.match(found[count + 1] or '', '^%d+$')
+if reply[5] == 'held' and (not last_sweep_ms or math.abs(now_ms - last_sweep_ms) >= 100) then reply[5] = 'due' end
 return reply

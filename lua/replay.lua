@@ -17,7 +17,7 @@
 -- marks decide: if its opening survived, an absent room was cleared or has expired; if that was lost, it is created;
 -- where the feed was trimmed, only if its last write did not survive, and it was opened in the last minute. With none,
 -- none is. A room that a replay created is marked as replayed, so that its clear is remembered: another replay may be
--- late. The caller's rank takes part under its lease. Without a status no room is created, and only the length is
+-- late. It keeps the time of its last write, as far as its caller knows it. The caller's rank takes part under its lease. Without a status no room is created, and only the length is
 -- added. A length that was recorded since the loss stays. The version of the consensus was lost: it continues from the
 -- clock's microseconds. opened is the id of the entry that tells the opening. If no entry was appended, feed_id is the
 -- feed's last: <id>/<room>/<status>. No room is in a call twice.
@@ -56,7 +56,7 @@ for i = 1, count do
       openings = openings or {keys = 5, width = 3}
       if highest == '' then next_generation(generation) end  -- the first write: at maxmemory, it is refused
       if is_above(generation, highest) then highest = generation end
-      fields = replace_room(room, prefix, fields, generation, ARGV[at + 1], true, are_new)
+      fields = replace_room(room, prefix, fields, generation, ARGV[at + 1], ARGV[at + 8], are_new)
       openings[#changes / 5 + 1] = i
     end
     if incoming == 'Failed' then

@@ -76,6 +76,7 @@ for i = 1, count do
   elseif outcome ~= 3 then
     refused = refused or {}
     refused[outcome] = (refused[outcome] or 0) + 1
+    refused_room = room
   end
   reply[i * 2], reply[i * 2 + 1] = outcome, current
 end

@@ -26,6 +26,7 @@ for i = 1, count do
   if outcome > 4 or outcome < 0 then
     refused = refused or {}
     refused[outcome] = (refused[outcome] or 0) + 1
+    refused_room, refused_by = room, owner
   end
   reply[i * 2 + 1], reply[i * 2 + 2] = outcome, status
   if fields_read > MAX_FIELDS then break end

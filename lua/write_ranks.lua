@@ -49,6 +49,7 @@ for i = number, (#KEYS - 5) / 2 do
     if is_late or ((outcome > 4 or outcome < 0) and ORDER[ARGV[k + 5]]) then
       refused = refused or {}
       refused[outcome] = (refused[outcome] or 0) + 1
+      refused_room, refused_by = room, owner
     end
     told = told .. outcome .. ' ' .. (type(left) == 'string' and string.gsub(left, ';', ',') or '') .. ';'
   end

@@ -118,6 +118,10 @@ class Entry:
     """The status of each rank that has written one."""
     cleared: frozenset[int] = frozenset()
     """The ranks that have cleared; their last status still counts."""
+    restored_at: float | None = None
+    """When it was restored after a loss of data; ``opened_at`` is then the time of its generation."""
+    rank_leases: Mapping[int, int] = field(default_factory=dict)
+    """The incarnation of the lease under which each rank takes part, until its own Success, Failed or clear."""
 
 
 class RoomFailure(NamedTuple):
@@ -171,6 +175,12 @@ class Owner:
     """The number of live rooms that the lease takes part in."""
     failed: int = 0
     """The number of rooms that were failed since the lease was lost."""
+    lost_at: float = 0.0
+    """When its rooms had been failed; 0 before that, and for a lease that is not lost."""
+    process: str = ""
+    """The process that took the lease, as ``host:pid``; empty if it is not known."""
+    ranks: tuple[int, ...] = ()
+    """The ranks as which it takes part in live rooms."""
 
     @property
     def since(self) -> float:

@@ -13,7 +13,7 @@ from bench.ground import Ground
 from bench.results import Section
 from bench.running import Bench, Found, progress, run
 from bench.services import free_ports
-from bench.sglang import calls, consensus, processes
+from bench.sglang import calls, consensus, processes, rounds
 from redis_kvpoll import InvalidInputError
 
 RANKS = 8
@@ -32,10 +32,12 @@ class Sizes:
     """For the consensus, and for collect."""
     consensus_rounds: int
     changes: int
+    loops: tuple[int, float]
+    """Of the scheduler's loop: how many runs of each way, and their seconds."""
 
 
-FULL = Sizes(rounds=51, lives=(20, 40), published=100, rooms=(64, 1_000), consensus_rounds=15, changes=150)
-QUICK = Sizes(rounds=3, lives=(5, 9), published=3, rooms=(64, 1_000), consensus_rounds=1, changes=3)
+FULL = Sizes(51, (20, 40), published=100, rooms=(64, 1_000), consensus_rounds=15, changes=150, loops=(7, 4.0))
+QUICK = Sizes(3, (5, 9), published=3, rooms=(64, 1_000), consensus_rounds=1, changes=3, loops=(1, 0.5))
 
 
 def measure(ground: Ground, is_quick: bool) -> Found:
@@ -57,6 +59,9 @@ def _sections(ground: Ground, sizes: Sizes) -> list[Section]:
         progress("until the table has it")
         namespace = f"{environment['KVPOLL_NAMESPACE']}-prefill"
         sections.append(calls.publishing(ground, worker, namespace, sizes.published))
+    progress("a scheduler's loop beside requests")
+    with processes.started(context, processes.SCHEDULER, [{"environment": _environment(ground, "loop")}]) as (worker,):
+        sections += rounds.measure(worker, *sizes.loops)
     progress(f"{RANKS} ranks in {RANKS} processes: starting them")
     ports, environment = free_ports(2), _environment(ground, "many")
     jobs = [{"rank": rank, "ranks": RANKS, "ports": ports, "environment": environment} for rank in range(RANKS)]

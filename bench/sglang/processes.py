@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
 from typing import Any, Self
 
-SENDER, RANK = "bench.sglang.sender", "bench.sglang.rank"
+SENDER, RANK, SCHEDULER = "bench.sglang.sender", "bench.sglang.rank", "bench.sglang.scheduler"
 """The modules of the workers. Each has a ``Worker``, whose methods are the commands. Only these import SGLang."""
 IMPORT_SECONDS = 120.0
 ANSWER_SECONDS = 60.0

@@ -53,7 +53,7 @@ class Worker:
         logging.basicConfig(level=logging.WARNING)
         self._random = Random(11)  # noqa: S311 - ids
         # The one with the plugin first: the hook stays in the process.
-        self._managers = {PLUGIN: _manager(job["environment"]), PLAIN: _manager({})}
+        self._managers = {PLUGIN: manager_with(job["environment"]), PLAIN: manager_with({})}
         plugged = self._managers[PLUGIN]
         if not isinstance(plugged.request_status, StatusMap):
             raise TypeError(f"the plugin did not join: request_status is a {type(plugged.request_status).__name__}")
@@ -208,7 +208,7 @@ def _polling(senders: list[Any]) -> Any:
     return poll
 
 
-def _manager(environment: dict[str, str]) -> Any:
+def manager_with(environment: dict[str, str]) -> Any:
     """Return a manager of an instance of its own; with the plugin if the environment has its settings."""
     (port,) = free_ports(1)
     CommonKVBootstrapServer(HOST, port)

@@ -6,8 +6,8 @@
 -- the call's rooms is to keep the id of its entry as opened; with keys, how many keys come before those of the rooms,
 -- and width, the fields of a room in the reply, of which that id is the last. failures: by its key, of each room that
 -- has become Failed, or has got its first reason then: generation, request, owner, failed_by, reason, origin. Scripts
--- append to changes inline, without a function call, for the speed of calls with one room. refused: see
--- refused.lua.
+-- append to changes inline, without a function call, for the speed of calls with one room. refused, refused_room,
+-- refused_by: see refused.lua.
 
 local changes, renew, openings, failures = {}, false, nil, nil
-local refused
+local refused, refused_room, refused_by

@@ -23,7 +23,8 @@ local function list_new_rooms()
 end
 
 -- Adds to fields what will be written. They have the generation, the request and the owner; the clock was read.
-local function create_room(room, fields, is_replayed)
+-- written: for a room that is replayed, the id of the entry of its last write, or empty.
+local function create_room(room, fields, written)
   if not room_words then
     room_words = {'status', '', 'generation', '', openings and 'opened' or 'opened_ms', now_ms, 'updated_ms', now_ms}
     local n = 8
@@ -34,12 +35,16 @@ local function create_room(room, fields, is_replayed)
     if rank ~= '' then
       room_words[n + 1], room_words[n + 2], n = 'world_size', world_size, n + 2
     end
-    if is_replayed then
+    if written then
       room_words[n + 1], room_words[n + 2], n = 'replayed', '1', n + 2
     end
     shared_count = n
   end
   room_words[4], is_created = fields.generation, true
+  if written then
+    local written_ms = string.match(written, '^%d+') or ''
+    room_words[8] = #written_ms == #now_ms and written_ms < now_ms and written_ms or now_ms
+  end
   if openings then
     -- Usually the id of its entry, of which each has up to 16 rooms with 5 items; if not, feed.lua corrects it.
     local n = #changes

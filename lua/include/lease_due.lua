@@ -5,8 +5,9 @@
 -- KEYS are epoch, leases, owned, feed, due. A lease is a field of leases, by its owner:
 -- "<incarnation> <ttl_ms> <heartbeat_ms> <last_heartbeat_ms> <suspected_ms, or 0>", where ttl_ms is the lease's, not a
 -- room's. A field "lost <incarnation>" has the reason with which to fail the rooms of that incarnation; it stays for an
--- hour after that, with "failed <incarnation>", how many did. due has the time at which to look at each lease again, by
--- owner; "lost <incarnation>": when to name it to another sweeper; "gone <incarnation>": when to forget it.
+-- hour after that, with "failed <incarnation>", how many did. "by <incarnation>" is the process that took the lease, for
+-- operators. due has the time at which to look at each lease again, by owner; "lost <incarnation>": when to name it to
+-- another sweeper; "gone <incarnation>": when to forget it, an hour after its rooms had failed.
 
 local RETRY_MS, SHOWN_MS = 500, 3600000  -- the sweeper that was named a lost lease may have died; for operators
 local findings = {}
@@ -22,6 +23,10 @@ end
 local function find(finding, subject, reason)
   local n = #findings
   findings[n + 1], findings[n + 2], findings[n + 3] = finding, subject, reason
+end
+
+local function erase(incarnation)
+  redis.call('HDEL', KEYS[2], 'lost ' .. incarnation, 'failed ' .. incarnation, 'by ' .. incarnation)
 end
 
 local function end_lease(owner)
@@ -44,7 +49,7 @@ local function forget(incarnation, reason)
   redis.call('ZREMRANGEBYSCORE', KEYS[3], incarnation, incarnation)
   if redis.call('ZREM', KEYS[5], 'lost ' .. incarnation) == 0 then return end
   if string.find(reason, ' left$') then
-    redis.call('HDEL', KEYS[2], 'lost ' .. incarnation, 'failed ' .. incarnation)
+    erase(incarnation)
   else
     set_due('gone ' .. incarnation, now_ms + SHOWN_MS)
   end

@@ -56,7 +56,7 @@ local function sweep(epoch, last_sweep_ms)
     if lost then
       mark_lost(nil, lost, record)
     elseif gone then
-      redis.call('HDEL', KEYS[2], 'lost ' .. gone, 'failed ' .. gone)
+      erase(gone)
       redis.call('ZREM', KEYS[5], name)
     else
       check_expiry(name, record, epoch)

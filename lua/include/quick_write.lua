@@ -6,13 +6,15 @@ local now  -- in milliseconds, as text
 
 -- As list_part.lua does for one lease.
 local function list_quick(id)
-  local entry, listed, is_new = {}, redis.call('ZSCORE', KEYS[4], id), false
+  local entry, listed, is_new, shown = {}, redis.call('ZSCORE', KEYS[4], id), false, nil
+  listed = listed and listed - 0
   for k = 1, #holders do
     local n = #entry
     if not listed then
-      listed, is_new, entry[1], entry[2] = holders[k], true, holders[k], id
+      listed, is_new, entry[1], entry[2] = holders[k] - 0, true, holders[k], id
     elseif listed - holders[k] ~= 0 then
-      entry[n + 1], entry[n + 2] = holders[k], holders[k] .. ' in ' .. string.format('%.0f', listed)
+      shown = shown or ' in ' .. string.format('%.0f', listed)
+      entry[n + 1], entry[n + 2] = holders[k], holders[k] .. shown
     end
   end
   if #entry > 0 then redis.call('ZADD', KEYS[4], unpack(entry)) end

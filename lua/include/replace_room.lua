@@ -4,11 +4,11 @@
 
 -- Returns the fields of the new room. A decode prefix length that was recorded before any room existed stays. A script
 -- must have made a write before that is refused at maxmemory: here a DEL may come first.
-local function replace_room(room, prefix, former, generation, request, is_replayed, is_without_prefix)
+local function replace_room(room, prefix, former, generation, request, written, is_without_prefix)
   if next(former) then redis.call('DEL', room) end
   local fields = {generation = generation, request = request, opened = false, status = nil}
   if owner ~= '' then fields.owner = owner end
-  create_room(room, fields, is_replayed)
+  create_room(room, fields, written)
   if not is_without_prefix and (former.status or redis.pcall('HGET', prefix, 'generation')) then
     redis.call('DEL', prefix)
   end

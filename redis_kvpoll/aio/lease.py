@@ -5,16 +5,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
 from redis_kvpoll._fork import forkable
 from redis_kvpoll.aio.dispatcher import AsyncDispatcher
+from redis_kvpoll.engine.effects import Flow
 from redis_kvpoll.engine.lease_base import LeaseBase
+from redis_kvpoll.engine.lease_state import LeaseState
 from redis_kvpoll.errors import KVPollError
 from redis_kvpoll.protocol.lease_commands import LeaseConfig
 
+LOOK_SECONDS = 0.05
+"""Between two looks whether a process still stands still."""
+
 logger = logging.getLogger("redis_kvpoll.leases")
+
+
+def _never() -> bool:
+    return False
 
 
 class AsyncLease(LeaseBase):
@@ -30,6 +40,7 @@ class AsyncLease(LeaseBase):
         forkable.add(self)
         self._stopping = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._stands_still: Callable[[], bool] = _never
 
     async def aclose(self) -> None:
         """Release the lease. May be repeated."""
@@ -39,9 +50,13 @@ class AsyncLease(LeaseBase):
             await self._dispatcher.run(self._keeper.give_up())
 
     async def __aenter__(self) -> Self:
+        return await self._hold(self._keeper.take())
+
+    async def _hold(self, flow: Flow[None]) -> Self:
+        """Hold the lease that a flow takes, and renew it."""
         self._executor.recovery.check_no_lease()
         try:
-            await self._dispatcher.run(self._keeper.take())
+            await self._dispatcher.run(flow)
         except BaseException:
             self._executor.recovery.detach_lease(self._keeper)  # it may have been taken, but no task renews it
             raise
@@ -58,6 +73,9 @@ class AsyncLease(LeaseBase):
     async def _keep(self) -> None:
         stopping, keeper = self._stopping, self._keeper
         while not await _is_set(stopping, keeper.seconds_until_heartbeat()):
+            if self._stands_still():
+                await asyncio.sleep(LOOK_SECONDS)
+                continue
             try:
                 await self._dispatcher.run(keeper.send_heartbeat())
             except KVPollError as error:
@@ -78,6 +96,31 @@ class AsyncLease(LeaseBase):
         """Reset in the child, where the event loop does not run."""
         self._task = None
         self._forked()
+
+
+def renew_unless(lease: AsyncLease, stands_still: Callable[[], bool]) -> None:
+    """Renew a lease for another process, but let it expire while that stands still, as the process's own would."""
+    lease._stands_still = stands_still
+
+
+async def resume(lease: AsyncLease, state: LeaseState) -> None:
+    """Hold a lease as another store has held it, in place of entering it. LeaseLostError if it is lost."""
+    await lease._hold(lease._keeper.resume(state))
+
+
+def state_of(lease: AsyncLease) -> LeaseState:
+    """Return what another store needs to resume a lease that is held."""
+    return lease._keeper.state
+
+
+async def abandon(lease: AsyncLease, *, as_lost: bool) -> None:
+    """Stop renewing a lease. ``as_lost``: its holder is dead, so its rooms fail at once; else it expires."""
+    if lease._is_held:
+        lease._is_held = False
+        await lease._stop()
+        lease._keeper.abandon()
+    if as_lost:
+        await lease._dispatcher.run(lease._keeper.end_as_lost())
 
 
 async def _is_set(event: asyncio.Event, seconds: float) -> bool:

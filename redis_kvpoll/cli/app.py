@@ -27,6 +27,7 @@ class CommandInfo(NamedTuple):
 COMMANDS = {
     "abort": CommandInfo("bulk", "Fail one room, or all that match, with all their ranks."),
     "acl": CommandInfo("acl", "Print the ACL rule of the Redis user that kvpoll needs."),
+    "agent": CommandInfo("agent", "Run an engine's agent as a service."),
     "board": CommandInfo("monitoring", "Print the board for Grafana."),
     "clear": CommandInfo("bulk", "Remove one room, or all that match, from the table."),
     "completion": CommandInfo("completion", "Print the completion script of a shell."),

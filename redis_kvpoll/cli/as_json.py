@@ -19,6 +19,7 @@ from redis_kvpoll.model import Entry, KVPoll, Owner, RoomRow
 from redis_kvpoll.protocol.feed import Change, FeedGap
 
 if TYPE_CHECKING:
+    from redis_kvpoll.doctor.replica import ReplicaLink
     from redis_kvpoll.statistics.model import Histogram, Snapshot
 
 
@@ -41,6 +42,7 @@ def room(row: RoomRow | None, entry: Entry | CorruptEntryError | None, now: floa
             "status": entry.status.name,
             "updated_at": entry.updated_at,
             "opened_at": entry.opened_at,
+            "restored_at": entry.restored_at,
             "age_seconds": max(0.0, now - entry.opened_at),
             "ttl_seconds": ttl,
             "owner": entry.owner,
@@ -67,7 +69,17 @@ def owner(one: Owner) -> dict[str, Any]:
         "live_rooms": one.rooms,
         "failed_rooms": one.failed,
         "reason": one.reason or None,
+        "lost_at": one.lost_at or None,
+        "process": one.process or None,
+        "ranks": list(one.ranks),
     }
+
+
+def replica(one: ReplicaLink | None) -> dict[str, Any] | None:
+    """The replica that was read; None for a primary."""
+    if one is None:
+        return None
+    return {"primary": one.primary, "linked": one.is_linked, "seconds_behind": one.behind}
 
 
 def change(one: Change | FeedGap) -> dict[str, Any]:
@@ -103,6 +115,9 @@ def snapshot(one: Snapshot) -> dict[str, Any]:
         "failures": dict(one.failures),
         "reasons": [asdict(each) for each in one.reasons],
         "refused": dict(one.refused),
+        "refused_since": one.refused_since,
+        "last_refused": one.last_refused and asdict(one.last_refused),
+        "data_began_at": one.data_began_at,
         "status_seconds": {status.name: _histogram(each) for status, each in one.status_durations.items()},
         "room_seconds": {status.name: _histogram(each) for status, each in one.room_durations.items()},
         "feeds": [asdict(each) for each in one.feeds],

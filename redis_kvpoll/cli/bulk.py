@@ -23,6 +23,7 @@ from redis_kvpoll.cli.room import absent
 from redis_kvpoll.cli.selection import Found, Selection, select, selection_options, with_entries
 from redis_kvpoll.errors import CorruptEntryError, printable
 from redis_kvpoll.model import Outcome
+from redis_kvpoll.statistics.reasons import by_hand
 
 if TYPE_CHECKING:
     from redis_kvpoll.sync.store import StatusStore
@@ -53,7 +54,13 @@ def bulk_options(command: F) -> F:
 @click.command(short_help="Fail one room, or all that match, with all their ranks.")
 @table_options
 @click.argument("room", type=room_id, required=False)
-@click.option("--reason", default=REASON, show_default=True, metavar="TEXT", help="The reason that is recorded.")
+@click.option(
+    "--reason",
+    default=REASON,
+    show_default=True,
+    metavar="TEXT",
+    help="The reason that is recorded; your own words follow 'Aborted by hand: '.",
+)
 @selection_options(reason_option="--with-reason")
 @bulk_options
 @json_option
@@ -63,12 +70,14 @@ def abort(url: str, namespace: str, room: int | None, reason: str, wanted: Selec
     Without ROOM, it shows how many rooms match and asks: kvpoll abort --owner prefill/10.0.0.2 --stuck.
     """
     if room is None:
-        _change_many(url, namespace, wanted, "abort", lambda store, some: _abort_some(store, some, reason), **given)
+        _change_many(
+            url, namespace, wanted, "abort", lambda store, some: _abort_some(store, some, by_hand(reason)), **given
+        )
         return
     _check_one(wanted)
     with open_table(url, namespace, writes=True) as store:
-        need_namespace(store, url, namespace)
-        outcome = store.abort(room, reason).outcome
+        need_namespace(store, url, namespace, "abort")
+        outcome = store.abort(room, by_hand(reason)).outcome
         recorded = store.failure_reason(room)
     if outcome is Outcome.SKIPPED:
         raise click.ClickException(absent(room, namespace))
@@ -96,7 +105,7 @@ def clear(url: str, namespace: str, room: int | None, wanted: Selection, **given
         return
     _check_one(wanted)
     with open_table(url, namespace, writes=True) as store:
-        need_namespace(store, url, namespace)
+        need_namespace(store, url, namespace, "clear")
         try:
             entry = store.entry(room)
             before = entry.status.name if entry else None
@@ -138,7 +147,7 @@ def _change_many(
     if wanted.is_any:
         raise click.UsageError("give ROOM, or options that select rooms: --owner, --status, --older-than, …")
     with open_table(url, namespace, writes=not dry_run) as store:
-        need_namespace(store, url, namespace)
+        need_namespace(store, url, namespace, "" if dry_run else operation)
         found = list(islice(_matching(store, wanted, operation), limit + 1))
         if len(found) > limit:
             leave(NOT_FOUND, f"Error: more than {limit:,} rooms match: narrow the options, or raise --limit")

@@ -13,7 +13,7 @@ from redis_kvpoll.cli import as_json
 from redis_kvpoll.cli.exits import INTERRUPTED
 from redis_kvpoll.cli.options import json_option, need_namespace, open_table, room_id, table_options
 from redis_kvpoll.cli.rows import GAP, HISTORY_COLUMNS, local_time, period_rows
-from redis_kvpoll.cli.selection import STATUS_CHOICE
+from redis_kvpoll.cli.selection import STATUS_CHOICE, Owners
 from redis_kvpoll.errors import CorruptEntryError, StoreUnavailableError, printable
 from redis_kvpoll.protocol.feed import Change, FeedGap
 from redis_kvpoll.protocol.periods import periods, rank_change, status_name
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 TAIL_DEADLINE = 2.0
 """Seconds without an answer, after which a running tail says so. It goes on when the server answers."""
+MOST_KNOWN = 100_000
+"""Rooms whose owner a tail remembers."""
 
 
 @click.command(short_help="Print changes as they happen, until Ctrl-C.")
@@ -33,6 +35,7 @@ TAIL_DEADLINE = 2.0
 @click.option("--room", type=room_id, multiple=True, help="Changes of this room; may be repeated.")
 @click.option("--status", type=STATUS_CHOICE, multiple=True, help="Changes to this status; may be repeated.")
 @click.option("--reason", metavar="TEXT", help="Changes whose reason contains TEXT.")
+@click.option("--owner", metavar="TEXT", help="Changes of rooms of the owners whose names contain TEXT.")
 @json_option
 def tail(
     url: str,
@@ -41,6 +44,7 @@ def tail(
     room: tuple[int, ...],
     status: tuple[str, ...],
     reason: str | None,
+    owner: str | None,
     wants_json: bool,
 ) -> None:
     """Print changes as they happen, until Ctrl-C; into a pipe, as tab-separated lines.
@@ -55,7 +59,8 @@ def tail(
         need_namespace(store, url, namespace)
     try:
         with open_table(url, namespace, TAIL_DEADLINE) as store:
-            print_changes(_wanted(_patient(store.tail(last)), room, status, reason), wants_json)
+            changes = _wanted(_patient(store.tail(last)), room, status, reason)
+            print_changes(changes if owner is None else _of_owner(changes, store, owner), wants_json)
     except KeyboardInterrupt:
         if sys.stdout.isatty():
             click.echo()  # the terminal has shown ^C
@@ -97,6 +102,28 @@ def _wanted(
             and (reason is None or reason.lower() in (change.reason or "").lower())
         ):
             yield change
+
+
+def _of_owner(changes: Iterator[Change | FeedGap], store: StatusStore, text: str) -> Iterator[Change | FeedGap]:
+    """The changes of an owner's rooms, and every gap. Each room is read once, when it is first met."""
+    owners = Owners(store, text)
+    known: dict[int, bool] = {}
+    for change in changes:
+        if isinstance(change, FeedGap):
+            yield change
+            continue
+        if change.room not in known:
+            if len(known) >= MOST_KNOWN:
+                known.clear()
+            try:
+                known[change.room] = owners.have(store.entries([change.room]).get(change.room))
+            except StoreUnavailableError:  # rather too many than one too few
+                yield change
+                continue
+        if known[change.room] or owners.ended(change.reason):
+            yield change
+        if change.status is None:
+            known.pop(change.room, None)  # the next of this id is another's
 
 
 def _exists(store: StatusStore, room: int) -> bool:
@@ -148,6 +175,7 @@ def print_history(cells: list[tuple[str, ...]]) -> None:
 
         terminal.print_history(HISTORY_COLUMNS, cells)
         return
-    width = len(HISTORY_COLUMNS) if any(row[-1] for row in cells) else len(HISTORY_COLUMNS) - 1
+    rank = HISTORY_COLUMNS.index("rank")
+    has_ranks = any(row[rank] for row in cells)
     for row in (HISTORY_COLUMNS, *cells):
-        click.echo("\t".join(row[:width]))
+        click.echo("\t".join(cell for at, cell in enumerate(row) if has_ranks or at != rank))

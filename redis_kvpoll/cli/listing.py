@@ -13,11 +13,12 @@ import click
 from redis_kvpoll.cli import as_json, ask_serve
 from redis_kvpoll.cli.exits import NOT_FOUND, leave
 from redis_kvpoll.cli.options import json_option, need_namespace, open_table, table_options
-from redis_kvpoll.cli.rows import listed_columns, room_line
+from redis_kvpoll.cli.rows import listed_columns, room_line, shown_cells
 from redis_kvpoll.cli.selection import Found, Selection, select, selection_options, with_entries
 from redis_kvpoll.model import Entry
 
 if TYPE_CHECKING:
+    from redis_kvpoll.doctor.replica import ReplicaLink
     from redis_kvpoll.sync.store import StatusStore
 
 SORTS: dict[str, Callable[[Found], Any]] = {
@@ -77,7 +78,7 @@ def ls(
     is_reversed = reverse != (sort is None and (wanted.stuck is not None or wanted.older_than is not None))
     order = Order(SORTS[sort or "updated"], is_reversed, None if wants_all else limit)
     with open_table(url, namespace) as store:
-        need_namespace(store, url, namespace)
+        replica = need_namespace(store, url, namespace)
         listed = None
         if serve and ask_serve.is_question(wanted):
             listed = _asked(store, ask_serve.ServeAddress(serve, serve_token_file), namespace, wanted, order)
@@ -85,7 +86,7 @@ def ls(
             matching = Matching(store, wanted)
             found = with_entries(store, order.first(matching))
             listed = Listed(found, matching.total, matching.count)
-    _print(namespace, wanted, listed, wants_json)
+    _print(namespace, wanted, listed, wants_json, replica)
 
 
 class Order(NamedTuple):
@@ -146,17 +147,20 @@ class Matching:
                 yield found
 
 
-def _print(namespace: str, wanted: Selection, listed: Listed, wants_json: bool) -> None:
+def _print(namespace: str, wanted: Selection, listed: Listed, wants_json: bool, replica: ReplicaLink | None) -> None:
     found, total, count, source = listed
     left_out, now = count - len(found), time.time()
     if wants_json:
         rooms = [as_json.room(each.row, each.entry, now) for each in found]
-        as_json.put({"namespace": namespace, "at": now, "total": total, "matching": count, "rooms": rooms})
+        head = {"namespace": namespace, "at": now, "replica": as_json.replica(replica)}
+        as_json.put({**head, "total": total, "matching": count, "rooms": rooms})
     elif not found:
-        what = "has no rooms" if wanted.is_any else f"has no rooms of this kind ({total:,} others)"
+        others = f"none of its {total:,} rooms matches" if total > 1 else "its one room does not match"
+        what = others if total else "has no rooms"
         if wanted == Selection(status=wanted.status) and wanted.status:
             what = f"has no rooms at {' or '.join(wanted.status)}"
-        click.echo(f"Namespace {namespace!r} {what}.", err=not wanted.is_any and not sys.stdout.isatty())
+        joint = " " if what.startswith("has") else ": "
+        click.echo(f"Namespace {namespace!r}{joint}{what}.", err=not wanted.is_any and not sys.stdout.isatty())
     else:
         print_found(found, now)
     if left_out > 0 or not wanted.is_any or sys.stdout.isatty():
@@ -176,8 +180,8 @@ def print_found(found: Iterable[Found], now: float) -> None:
 
         terminal.print_rooms(columns, lines)
     else:
-        for cells in (columns, *(line.cells for line in lines)):
-            click.echo("\t".join(cells[: len(columns)]))
+        for cells in (columns, *(shown_cells(columns, line) for line in lines)):
+            click.echo("\t".join(cells))
 
 
 @click.command(short_help="Find the rooms of a request.")
@@ -196,12 +200,12 @@ def find(url: str, namespace: str, request: str, limit: int, wants_json: bool) -
     """
     wanted = Selection(request=request)
     with open_table(url, namespace) as store:
-        need_namespace(store, url, namespace)
+        replica = need_namespace(store, url, namespace)
         matching = Matching(store, wanted)
         found = heapq.nsmallest(limit, matching, key=SORTS["updated"])
     if not found and not wants_json:
         total = f"{matching.total:,} room{'' if matching.total == 1 else 's'}"
         leave(NOT_FOUND, f"namespace {namespace!r} has no room of a request {request!r} ({total})")
-    _print(namespace, wanted, Listed(found, matching.total, matching.count), wants_json)
+    _print(namespace, wanted, Listed(found, matching.total, matching.count), wants_json, replica)
     if not found:
         raise click.exceptions.Exit(NOT_FOUND)

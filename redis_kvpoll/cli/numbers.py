@@ -12,24 +12,32 @@ from rich.table import Table
 from rich.text import Text
 
 from redis_kvpoll.cli.durations import human
+from redis_kvpoll.cli.owners import fold, why
 from redis_kvpoll.cli.rows import local_time
-from redis_kvpoll.cli.terminal import OWNER_STYLES, STATUS_STYLES
+from redis_kvpoll.cli.terminal import OWNER_STYLES, STATUS_STYLES, short_time
 from redis_kvpoll.errors import printable
 from redis_kvpoll.model import KVPoll
 from redis_kvpoll.statistics.model import FAILURES, LIVE, Snapshot
 
 REASONS = 8
+LOSS_SECONDS = 3600.0
+"""For how long a loss of data is shown."""
 ORDER = (*LIVE, KVPoll.Success, KVPoll.Failed)
 
 
-def print_snapshot(snapshot: Snapshot, about: str) -> None:
+def print_snapshot(snapshot: Snapshot, about: str, refused_rate: float | None = None) -> None:
     """Print everything."""
     console = Console(highlight=False)
-    clock = local_time(snapshot.at).partition(".")[0]
+    clock = clock_of(snapshot.at)
     console.print(Text.assemble((snapshot.namespace, "bold"), (f"  {about}  {clock}  ", "dim"), _state(snapshot)))
     console.print(_rooms(snapshot))
     if snapshot.has_feed:
         console.print(_flow(snapshot))
+    if any(snapshot.refused.values()):
+        console.print(_refused(snapshot, refused_rate))
+    if (lost_at := snapshot.data_lost_at) is not None and snapshot.at - lost_at < LOSS_SECONDS:
+        ago = human(max(0.0, snapshot.at - lost_at))
+        console.print(Text(f"all data was lost at {clock_of(lost_at)}, {ago} ago; live owners restore", "yellow"))
     console.print()
     console.print(_statuses(snapshot))
     _print_failures(console, snapshot)
@@ -56,15 +64,34 @@ def _rooms(snapshot: Snapshot) -> Text:
 
 
 def _flow(snapshot: Snapshot) -> Text:
-    rates, refused = snapshot.rates, sum(snapshot.refused.values())
+    rates = snapshot.rates
     share = rates.failed_share
     line = Text(f"opened {_rate(rates.opened)}   Success {_rate(rates.succeeded)}   ")
     line.append(f"Failed {_rate(rates.failed)}", "red" if rates.failed else "dim")
     line.append(f" ({share:.1%})" if rates.failed and share is not None else "", "red")
-    line.append("   ")
-    words = [f"{outcome} {count:,}" for outcome, count in snapshot.refused.items() if count]
-    line.append(f"refused {refused:,}" + (f" ({', '.join(words)})" if words else ""), "" if refused else "dim")
+    line.append("" if any(snapshot.refused.values()) else "   refused 0", "dim")
     return line
+
+
+def _refused(snapshot: Snapshot, rate: float | None) -> Text:
+    """The refused writes: how many a second, how many in all, and what is known of the last."""
+    words = ", ".join(f"{outcome} {count:,}" for outcome, count in snapshot.refused.items() if count)
+    line = Text("refused " if rate is None else f"refused {_rate(rate)}   ", "yellow" if rate else "")
+    line.append(f"{sum(snapshot.refused.values()):,} ({words})")
+    line.append(f" since {clock_of(snapshot.refused_since)}" if snapshot.refused_since else "")
+    if (last := snapshot.last_refused) is not None:
+        who = printable(last.owner) if last.owner else "a process without a lease"
+        room = "" if last.room is None else f", room {last.room}"
+        line.append(
+            f"\n  the last {human(max(0.0, snapshot.at - last.at))} ago: {last.outcome}{room}, from {who}", "dim"
+        )
+    return line
+
+
+def clock_of(at: float) -> str:
+    """A time with its zone, without milliseconds; of today, without the day."""
+    text = local_time(at)
+    return f"{short_time(text)} {text[-6:]}"
 
 
 def _rate(a_second: float) -> str:
@@ -110,8 +137,9 @@ def _print_owners(console: Console, snapshot: Snapshot) -> None:
             line.append(f"{states[state]:,} {state}  ", style)
     line.rstrip()
     console.print(line)
-    for owner in snapshot.owners:
-        if owner.state != "alive":
-            reason = f": {printable(owner.reason)}" if owner.reason else ""
-            shown = (f"  {owner.state:<9}", OWNER_STYLES[owner.state])
-            console.print(Text.assemble(shown, f"  {printable(owner.name)}{reason}"))
+    for group in fold(owner for owner in snapshot.owners if owner.state != "alive"):
+        owner, lost_at = group[-1], max(one.lost_at for one in group)
+        text = printable(owner.name) + (f" {len(group):,} times, the last" if len(group) > 1 else "")
+        text += f" at {clock_of(lost_at)}" if lost_at else ""
+        text += f": {printable(why(owner))}" if why(owner) else ""
+        console.print(Text.assemble((f"  {owner.state:<9}", OWNER_STYLES[owner.state]), f"  {text}"), soft_wrap=True)

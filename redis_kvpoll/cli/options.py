@@ -12,11 +12,12 @@ import click
 from click.core import ParameterSource
 
 from redis_kvpoll import validation
-from redis_kvpoll.cli.exits import NOT_FOUND
+from redis_kvpoll.cli.exits import NOT_FOUND, leave
 from redis_kvpoll.errors import InvalidInputError
 from redis_kvpoll.transport.password_file import VARIABLE, with_password
 
 if TYPE_CHECKING:
+    from redis_kvpoll.doctor.replica import ReplicaLink
     from redis_kvpoll.protocol.settings import Settings
     from redis_kvpoll.sync.store import StatusStore
 
@@ -93,10 +94,29 @@ def open_table(url: str, namespace: str, deadline: float | None = None, writes: 
     return StatusStore.from_url(url, namespace=namespace, deadline=seconds, read_only=not writes)
 
 
-def need_namespace(store: StatusStore, url: str, namespace: str) -> None:
-    """Exit with status 1 if the namespace does not exist."""
+def need_namespace(store: StatusStore, url: str, namespace: str, writes: str = "") -> ReplicaLink | None:
+    """Exit with status 1 if the namespace does not exist. Returns the replica that is read, and says so on stderr.
+
+    ``writes`` is the name of a command that writes: on a replica it ends here.
+    """
+    from redis_kvpoll.doctor.replica import read_replica
+
     if not namespace_exists(store, url, namespace):
         raise click.exceptions.Exit(NOT_FOUND)
+    found = read_replica(url, DEADLINE)
+    if found is not None and writes:
+        what = f"{writes}: this server is a replica of {found.primary}, and takes no writes"
+        advice = f"use --redis redis://{found.primary}" if found.is_linked else found.described
+        leave(NOT_FOUND, f"Error: {what}: {advice}")
+    if found is not None:
+        heard = f"it heard of it {found.behind:.0f} s ago, so " if found.behind is not None else ""
+        what = (
+            f"{heard}what it shows may be a moment old"
+            if found.is_linked
+            else f"{found.described}; trust no state here"
+        )
+        click.echo(f"this server is a replica of {found.primary}: {what}", err=True)
+    return found
 
 
 def namespace_exists(store: StatusStore, url: str, namespace: str) -> bool:

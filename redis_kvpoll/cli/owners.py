@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterable
 
 import click
 
@@ -14,7 +15,11 @@ from redis_kvpoll.cli.rows import local_time
 from redis_kvpoll.errors import printable
 from redis_kvpoll.model import Owner
 
-COLUMNS = ("owner", "since", "heartbeat", "state", "live rooms", "failed rooms", "reason")
+COLUMNS = (
+    *("owner", "state", "live", "failed", "heartbeat", "lost at", "lease since"),
+    *("ranks", "process", "reason"),
+)
+SHOWN_PROCESSES = 4
 
 
 @click.command(short_help="List lease owners and their states.")
@@ -24,21 +29,23 @@ def owners(url: str, namespace: str, wants_json: bool) -> None:
     """List lease owners with their last heartbeat and state; into a pipe, as tab-separated lines.
 
     States: alive; expired: no heartbeat within its lease; suspected: a sweep found the lease expired; lost: a later
-    sweep found it still expired, and the owner's live rooms fail. Lost owners are listed for an hour.
+    sweep found it still expired, and the owner's live rooms fail. Lost owners are listed for an hour; several lost
+    leases of one name are one line, with the times of the last. --json has each of them.
     """
     with open_table(url, namespace) as store:
-        need_namespace(store, url, namespace)
+        replica = need_namespace(store, url, namespace)
         found = store.owners()
     if wants_json:
-        as_json.put({"namespace": namespace, "at": time.time(), "owners": [as_json.owner(one) for one in found]})
+        head = {"namespace": namespace, "at": time.time(), "replica": as_json.replica(replica)}
+        as_json.put({**head, "owners": [as_json.owner(one) for one in found]})
     elif not found:
         click.echo(f"Namespace {namespace!r} has no leases.")
     elif sys.stdout.isatty():
         from redis_kvpoll.cli import terminal
 
-        terminal.print_owners(COLUMNS, [(owner.state, cells(owner)) for owner in found])
+        terminal.print_owners(COLUMNS, [(group[-1].state, cells(group)) for group in fold(found)])
     else:
-        for line in (COLUMNS, *map(cells, found)):
+        for line in (COLUMNS, *map(cells, fold(found))):
             click.echo("\t".join(line))
 
 
@@ -51,7 +58,7 @@ def reap(url: str, namespace: str) -> None:
     check marks the owner of an expired lease as suspected, a later one fails its rooms.
     """
     with open_table(url, namespace, writes=True) as store:
-        need_namespace(store, url, namespace)
+        need_namespace(store, url, namespace, "reap")
         failed = store.reap()
         suspected = [owner for owner in store.owners() if owner.state == "suspected"]
     click.echo(f"Failed {failed:,} room{'' if failed == 1 else 's'} of lost owners.")
@@ -67,15 +74,36 @@ def reap(url: str, namespace: str) -> None:
         )
 
 
-def cells(owner: Owner) -> tuple[str, ...]:
-    """An owner's cells in the order of COLUMNS."""
+def fold(owners: Iterable[Owner]) -> list[list[Owner]]:
+    """The owners, with the lost leases of one name and reason together, the last one at the end."""
+    groups: dict[tuple[object, ...], list[Owner]] = {}
+    for owner in owners:
+        key = (owner.name, owner.reason) if owner.state == "lost" else (owner.name, owner.incarnation)
+        groups.setdefault(key, []).append(owner)
+    return list(groups.values())
+
+
+def cells(group: list[Owner]) -> tuple[str, ...]:
+    """The cells of an owner, or of the lost leases of one name, in the order of COLUMNS."""
+    owner, count = group[-1], len(group)
     heartbeat = f"{human(max(0.0, time.time() - owner.last_heartbeat_at))} ago" if owner.last_heartbeat_at else ""
+    lost_at = max(one.lost_at for one in group)
+    processes = sorted({one.process for one in group if one.process})
+    more = f" and {len(processes) - SHOWN_PROCESSES} more" if len(processes) > SHOWN_PROCESSES else ""
     return (
         printable(owner.name),
-        local_time(owner.since),
+        owner.state if count == 1 else f"{owner.state} {count:,} times",
+        f"{sum(one.rooms for one in group):,}",
+        f"{sum(one.failed for one in group):,}",
         heartbeat,
-        owner.state,
-        f"{owner.rooms:,}",
-        f"{owner.failed:,}" if owner.state == "lost" else "",
-        printable(owner.reason),
+        local_time(lost_at) if lost_at else "",
+        local_time(owner.since),
+        ", ".join(map(str, owner.ranks)),
+        printable(", ".join(processes[:SHOWN_PROCESSES]) + more),
+        printable(why(owner)),
     )
+
+
+def why(owner: Owner) -> str:
+    """What the reason of a lost owner says beside that it was lost."""
+    return owner.reason.removeprefix(f"owner {owner.name} lost").strip(" ()")

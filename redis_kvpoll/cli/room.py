@@ -32,6 +32,8 @@ class Seen(NamedTuple):
     other_side: str
     """The other side's namespace; empty if this one belongs to no side."""
     other: Entry | None
+    owners: dict[int, str]
+    """The owner of each rank that takes part, and its state."""
 
 
 @click.command(short_help="Show one room in full, with its timeline.")
@@ -76,7 +78,14 @@ def _seen(store: StatusStore, url: str, namespace: str, room: int) -> Seen | Non
                 other = their_store.entry(room) if their_store.settings() is not None else None
         except (CorruptEntryError, KVPollError):
             other = None
-    return Seen(entry, _of_this_life(changes, entry), name, other)
+    return Seen(entry, _of_this_life(changes, entry), name, other, _owners(store, entry))
+
+
+def _owners(store: StatusStore, entry: Entry) -> dict[int, str]:
+    if not entry.rank_leases:
+        return {}
+    shown = {one.incarnation: f"{one.name} ({one.state})" for one in store.owners()}
+    return {rank: shown.get(incarnation, "an owner that is gone") for rank, incarnation in entry.rank_leases.items()}
 
 
 def _of_this_life(changes: list[Change], entry: Entry) -> list[Change]:
@@ -102,6 +111,7 @@ def _print(namespace: str, seen: Seen, wants_json: bool) -> None:
                 "namespace": namespace,
                 **as_json.room(None, seen.entry, now),
                 "room_hex": f"{seen.entry.room:#x}",
+                "rank_owners": {str(rank): owner for rank, owner in sorted(seen.owners.items())},
                 "timeline": [_period(period) for period in timeline],
                 "other_side": (
                     seen.other_side
@@ -117,7 +127,7 @@ def _print(namespace: str, seen: Seen, wants_json: bool) -> None:
     from redis_kvpoll.cli import terminal
     from redis_kvpoll.cli import timeline as drawn
 
-    terminal.print_entry(seen.entry)
+    terminal.print_entry(seen.entry, seen.owners)
     drawn.print_timeline(timeline)
     if seen.other_side:
         drawn.print_other_side(seen.other_side, seen.other)

@@ -7,6 +7,7 @@ are read only of rooms that match otherwise.
 from __future__ import annotations
 
 import functools
+import math
 import time
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -17,6 +18,7 @@ import click
 from redis_kvpoll.cli.durations import DURATION
 from redis_kvpoll.errors import CorruptEntryError
 from redis_kvpoll.model import Entry, KVPoll, RoomRow
+from redis_kvpoll.protocol.lease_commands import owner_in
 
 if TYPE_CHECKING:
     from redis_kvpoll.sync.store import StatusStore
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 STUCK = "60s"
-EXPIRING_SECONDS = 60.0
+EXPIRING = "60s"
 BATCH = 1000
 STATUS_CHOICE = click.Choice([s.name for s in KVPoll], case_sensitive=False)
 
@@ -41,7 +43,7 @@ class Selection(NamedTuple):
 
     status: tuple[str, ...] = ()
     stuck: float | None = None
-    expiring: bool = False
+    expiring: float | None = None
     older_than: float | None = None
     owner: str | None = None
     request: str | None = None
@@ -54,21 +56,19 @@ class Selection(NamedTuple):
 
     @property
     def needs_entries(self) -> bool:
-        return self.request is not None or self.reason is not None
+        return self.request is not None or self.reason is not None or self.owner is not None
 
     def takes(self, row: RoomRow, now: float) -> bool:
-        """Whether a room matches, as far as its row tells."""
+        """Whether a room matches, as far as its row tells; its owner is another matter."""
         is_live = row.status is not None and not row.status.is_terminal
         age = now - row.since
         if self.status and (row.status is None or row.status.name.lower() not in map(str.lower, self.status)):
             return False
         if self.stuck is not None and not (is_live and age > self.stuck):
             return False
-        if self.expiring and not (is_live and (row.expires_at or now + 1e9) - now <= EXPIRING_SECONDS):
+        if self.expiring is not None and not (is_live and (row.expires_at or math.inf) - now <= self.expiring):
             return False
-        if self.older_than is not None and not (row.status is not None and age > self.older_than):
-            return False
-        return self.owner is None or self.owner in (row.owner or "")
+        return self.older_than is None or (row.status is not None and age > self.older_than)
 
     def takes_entry(self, entry: Entry | CorruptEntryError | None) -> bool:
         """Whether a room matches in what only its entry has."""
@@ -83,17 +83,14 @@ def selection_options(reason_option: str = "--reason") -> Callable[[F], F]:
     """Add the options that select rooms; the command gets a Selection as ``wanted``."""
     options = (
         click.option("--status", type=STATUS_CHOICE, multiple=True, help="Rooms at this status; may be repeated."),
-        click.option(
-            "--stuck",
-            type=DURATION,
-            is_flag=False,
-            flag_value=STUCK,
-            metavar="[=60s]",
-            help="Live rooms without a change for this long.",
-        ),
-        click.option("--expiring", is_flag=True, help="Live rooms whose TTL ends within a minute."),
+        _duration_or_default("--stuck", STUCK, "Live rooms without a change for this long."),
+        _duration_or_default("--expiring", EXPIRING, "Live rooms whose TTL ends within this time."),
         click.option("--older-than", type=DURATION, metavar="5m", help="Rooms whose last change is older than this."),
-        click.option("--owner", metavar="TEXT", help="Rooms whose owner's name contains TEXT."),
+        click.option(
+            "--owner",
+            metavar="TEXT",
+            help="Rooms that an owner with TEXT in its name opened or has a part in, or whose end failed them.",
+        ),
         click.option("--request", metavar="TEXT", help="Rooms whose request contains TEXT."),
         click.option(reason_option, "reason_part", metavar="TEXT", help="Rooms whose failure reason contains TEXT."),
     )
@@ -113,16 +110,51 @@ def selection_options(reason_option: str = "--reason") -> Callable[[F], F]:
     return add
 
 
+def _duration_or_default(name: str, default: str, help_text: str) -> Callable[[F], F]:
+    """Return an option that may have a value or stand alone."""
+    return click.option(name, type=DURATION, is_flag=False, flag_value=default, metavar=f"[={default}]", help=help_text)
+
+
 def select(store: StatusStore, wanted: Selection) -> Iterator[tuple[Found, bool]]:
     """Yield every room of the table, and whether it matches."""
     rows = iter(store.rows())
+    owners = None if wanted.owner is None else Owners(store, wanted.owner)
     while batch := list(islice(rows, BATCH)):
         now = time.time()
         taken = {row.room for row in batch if wanted.takes(row, now)}
         entries = store.entries(taken) if taken and wanted.needs_entries else {}
         for row in batch:
             entry = entries.get(row.room)
-            yield Found(row, entry), row.room in taken and (not wanted.needs_entries or wanted.takes_entry(entry))
+            is_taken = row.room in taken and (not wanted.needs_entries or wanted.takes_entry(entry))
+            yield Found(row, entry), is_taken and (owners is None or owners.have(entry))
+
+
+class Owners:
+    """The owners whose names contain a text."""
+
+    def __init__(self, store: StatusStore, text: str) -> None:
+        self._store, self._text = store, text
+        self._incarnations: dict[int, bool] = {}
+        """Of each lease that is known, whether it is one of theirs."""
+
+    def have(self, entry: Entry | CorruptEntryError | None) -> bool:
+        """Whether one of them has opened a room, takes part in it, or failed it by its end."""
+        if not isinstance(entry, Entry):
+            return False
+        if self._text in (entry.owner or "") or self.ended(entry.reason):
+            return True
+        return any(map(self._has, entry.rank_leases.values()))
+
+    def ended(self, reason: str | None) -> bool:
+        """Whether a reason is the end of one of them."""
+        return self._text in owner_in(reason or "")
+
+    def _has(self, incarnation: int) -> bool:
+        if incarnation not in self._incarnations:
+            self._incarnations[incarnation] = False
+            for owner in self._store.owners():
+                self._incarnations[owner.incarnation] = self._text in owner.name
+        return self._incarnations[incarnation]
 
 
 def with_entries(store: StatusStore, found: list[Found]) -> list[Found]:

@@ -13,12 +13,14 @@ from redis_kvpoll.cli.exits import interruptible, pause
 from redis_kvpoll.cli.options import json_option, need_namespace, open_table, table_options
 
 if TYPE_CHECKING:
+    from redis_kvpoll.doctor.replica import ReplicaLink
     from redis_kvpoll.statistics.model import Snapshot
     from redis_kvpoll.sync.statistics import Statistics
-    from redis_kvpoll.sync.store import StatusStore
 
 SHARE = 0.5
 """A person waits, and the command ends: half of the server's time while it reads the table."""
+RATE_SECONDS = 2.2
+"""Between two readings of the refused writes, which are read once a second."""
 PROGRESS_AFTER = 1.0
 """Seconds without a result, after which a line on stderr says how far it is."""
 
@@ -53,29 +55,44 @@ def stats(url: str, namespace: str, since: float, stuck: float, watch: bool, int
     Exit status: 130 after Ctrl-C.
     """
     with open_table(url, namespace) as store:
-        need_namespace(store, url, namespace)
+        replica = need_namespace(store, url, namespace)
         settings = store.settings()
         about = f"{settings.policy}, {_shards(settings.shards)}" if settings else ""
+        if replica is not None:
+            about += ", a replica" if replica.is_linked else ", a replica without its primary"
         with interruptible(), store.statistics(lookback=since, stuck_after=stuck, share=SHARE) as statistics:
-            _show(store, statistics, about, interval if watch else None, wants_json)
+            _show(statistics, about, replica, interval if watch else None, wants_json)
 
 
-def _show(store: StatusStore, statistics: Statistics, about: str, interval: float | None, wants_json: bool) -> None:
-    snapshot = _first(statistics)
+def _show(
+    statistics: Statistics, about: str, replica: ReplicaLink | None, interval: float | None, wants_json: bool
+) -> None:
+    before = snapshot = _first(statistics)
+    if interval is None and any(snapshot.refused.values()):
+        pause(RATE_SECONDS)  # the server counts them, and does not know since when
+        snapshot = statistics.snapshot()
     while True:
+        rate = refused_rate(before, snapshot)
         if wants_json:
-            (as_json.put if interval is None else as_json.put_line)(as_json.snapshot(snapshot))
+            document = {**as_json.snapshot(snapshot), "refused_per_second": rate, "replica": as_json.replica(replica)}
+            (as_json.put if interval is None else as_json.put_line)(document)
         else:
             from redis_kvpoll.cli import numbers
 
             if interval is not None and sys.stdout.isatty():
                 click.clear()
-            numbers.print_snapshot(snapshot, about)
+            numbers.print_snapshot(snapshot, about, rate)
         if interval is None:
             return
         sys.stdout.flush()
         pause(interval)
-        snapshot = statistics.snapshot()
+        before, snapshot = snapshot, statistics.snapshot()
+
+
+def refused_rate(before: Snapshot, now: Snapshot) -> float | None:
+    """How many writes were refused in a second between two snapshots; None if they are one."""
+    seconds = now.at - before.at
+    return (sum(now.refused.values()) - sum(before.refused.values())) / seconds if seconds > 0 else None
 
 
 def _first(statistics: Statistics) -> Snapshot:

@@ -7,14 +7,15 @@ that prints with rich imports this module.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
 from redis_kvpoll import validation
-from redis_kvpoll.cli.rows import GAP, ROOM_COLUMNS, Line, local_time
+from redis_kvpoll.cli.rows import GAP, ROOM_COLUMNS, Line, local_time, zone
 from redis_kvpoll.errors import printable
 from redis_kvpoll.model import Entry, KVPoll
 from redis_kvpoll.protocol.feed import Change, FeedGap
@@ -27,6 +28,7 @@ STATUS_STYLES = {
     KVPoll.Transferring: "cyan",
     KVPoll.Success: "green",
 }
+ALWAYS, NUMBERS, TIMES = ("owner", "state"), ("live", "failed"), ("lost at", "lease since")
 OWNER_STYLES = {"alive": "green", "expired": "yellow", "suspected": "yellow", "lost": "red"}
 MIN_WIDTHS = {"age": 100, "request": 140}
 """The width of a terminal from which on a list of rooms has a column."""
@@ -39,7 +41,6 @@ def print_rooms(columns: Sequence[str], lines: list[Line]) -> None:
     console = Console(highlight=False)
     table = Table(box=None, header_style="dim", pad_edge=False)
     columns = [name for name in columns if console.width >= MIN_WIDTHS.get(name, 0)]
-    columns.sort(key="reason".__eq__)  # the longest column last
     # On any width: an id that is cut cannot be copied.
     widths = {"room": len(str(validation.MAX_ROOM)), "status": max(len(s.name) for s in KVPoll)}
     for name in columns:
@@ -61,18 +62,27 @@ def _width(name: str, lines: list[Line], least: int) -> int:
     return max(least, len(name), *(len(line.cells[at]) for line in lines))
 
 
-def print_owners(columns: Sequence[str], owners: Iterable[tuple[str, Sequence[str]]]) -> None:
-    """Print a list of owners, each a state and the cells of ``columns``."""
-    names = ("owner", "state", "live rooms", "failed rooms", "heartbeat", "since", "reason")  # the most important first
+def print_owners(columns: Sequence[str], owners: Sequence[tuple[str, Sequence[str]]]) -> None:
+    """Print a list of owners, each a state and the cells of ``columns``; columns without a cell are left out."""
     table = Table(box=None, header_style="dim", pad_edge=False)
-    for name in names:
-        table.add_column(name, justify="right" if name.endswith(" rooms") else "left", no_wrap=name != "reason")
-    for state, owner in owners:
-        cells = {name: Text(cell) for name, cell in zip(columns, owner, strict=True)}
-        cells["since"] = cells["since"][: len("2026-01-31 12:00:00")]  # the zone is the terminal's own
-        cells["state"].stylize(OWNER_STYLES[state])
-        table.add_row(*(cells[name] for name in names))
-    print_table(Console(highlight=False), table)
+    used = [at for at, name in enumerate(columns) if name in ALWAYS or any(cells[at] for _, cells in owners)]
+    for at in used:
+        name = columns[at]
+        table.add_column(name, justify="right" if name in NUMBERS else "left", no_wrap=name != "reason")
+    for state, row in owners:
+        cells = [Text(short_time(row[at]) if columns[at] in TIMES else row[at]) for at in used]
+        cells[1].stylize(OWNER_STYLES[state])
+        table.add_row(*cells)
+    console = Console(highlight=False)
+    print_table(console, table)
+    console.print(Text(f"times are {zone()}", "dim"))
+
+
+def short_time(text: str) -> str:
+    """A time without its milliseconds and its zone, which is said beside it; of today, without the day."""
+    day, _, clock = text.partition(" ")
+    is_today = day == local_time(time.time()).partition(" ")[0]
+    return clock[: len("12:00:00")] if is_today else text[: len("2026-01-31 12:00:00")]
 
 
 def print_plain(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -85,16 +95,16 @@ def print_plain(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     print_table(Console(highlight=False), table)
 
 
-def print_entry(entry: Entry) -> None:
-    """Print the fields of one room that have a value."""
+def print_entry(entry: Entry, owners: Mapping[int, str]) -> None:
+    """Print the fields of one room that have a value; ``owners`` has the owner of each rank that takes part."""
     grid = Table.grid(padding=(0, 2))
-    for name, value in _fields(entry):
+    for name, value in _fields(entry, owners):
         if value:
             grid.add_row(Text(name, "dim"), value if isinstance(value, Text) else Text(value))
     Console(highlight=False).print(grid)
 
 
-def _fields(entry: Entry) -> Iterator[tuple[str, str | Text]]:
+def _fields(entry: Entry, owners: Mapping[int, str]) -> Iterator[tuple[str, str | Text]]:
     yield "room", str(entry.room)
     yield "status", Text(entry.status.name, STATUS_STYLES[entry.status])
     yield "reason", printable(entry.reason or "")
@@ -103,6 +113,7 @@ def _fields(entry: Entry) -> Iterator[tuple[str, str | Text]]:
     yield "owner", printable(entry.owner or "")
     yield "generation", "" if entry.generation is None else str(entry.generation)
     yield "opened", local_time(entry.opened_at)
+    yield "restored", f"{local_time(entry.restored_at)} after a loss of data" if entry.restored_at else ""
     yield "updated", local_time(entry.updated_at)
     yield "ttl", f"{entry.ttl:.1f} s"
     yield "decode prefix", "" if entry.decode_prefix_len is None else f"{entry.decode_prefix_len:,} tokens"
@@ -110,7 +121,8 @@ def _fields(entry: Entry) -> Iterator[tuple[str, str | Text]]:
         yield "world size", str(entry.world_size)
         for rank, status in sorted(entry.ranks.items()):
             cleared = ", cleared" if rank in entry.cleared else ""
-            yield f"rank {rank}", Text.assemble((status.name, STATUS_STYLES[status]), cleared)
+            owner = f"  {printable(owners[rank])}" if rank in owners else ""
+            yield f"rank {rank}", Text.assemble((status.name, STATUS_STYLES[status]), cleared, (owner, "dim"))
         yield "missing ranks", ranges([rank for rank in range(entry.world_size) if rank not in entry.ranks])
 
 
@@ -132,7 +144,7 @@ def print_changes(changes: Iterable[Change | FeedGap]) -> None:
     for change in changes:
         if isinstance(change, Change) and (day := local_time(change.at).partition(" ")[0]) != today:
             today = day
-            console.print(Text(f"-- {day} --", "dim"))
+            console.print(Text(f"-- {day} ({zone(change.at)}) --", "dim"))
         console.print(change_line(change), soft_wrap=True)
 
 
@@ -151,11 +163,11 @@ def change_line(change: Change | FeedGap) -> Text:
 
 def print_history(columns: Sequence[str], rows: list[tuple[str, ...]]) -> None:
     """Print a room's history, without empty columns; a rank is beside the status that results from it."""
-    names = ("since", "status", "rank", "lasted", "reason", "note")
-    shown = [name for name in names if name in ("since", "status") or any(row[columns.index(name)] for row in rows)]
+    shown = [name for name in columns if name in ("since", "status") or any(row[columns.index(name)] for row in rows)]
     table = Table(box=None, header_style="dim", pad_edge=False)
     for name in shown:
-        table.add_column(name, justify="right" if name == "lasted" else "left", no_wrap=name != "reason")
+        heading = f"{name} ({rows[0][0][-6:]})" if name == "since" and rows else name
+        table.add_column(heading, justify="right" if name == "lasted" else "left", no_wrap=name != "reason")
     for row in rows:
         cells = {name: Text(cell) for name, cell in zip(columns, row, strict=True)}
         cells["since"] = Text(row[0][:23])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from rich.console import Console
 from rich.text import Text
 
@@ -37,8 +39,21 @@ def print_timeline(timeline: list[Period]) -> None:
         if period.reason:
             console.print(Text(f"{'':17}{printable(period.reason)}"))
         if period.ranks:
-            ranks = "  ".join(f"rank {change} {_clock(since)[6:]}" for since, change in period.ranks)
-            console.print(Text(f"{'':17}{ranks}", "dim"))
+            ranks = [f"rank {change} {_clock(then)[6:]}" for then, change in period.ranks]
+            for text in _wrapped(ranks, console.width - 17):
+                console.print(Text(f"{'':17}{text}", "dim"), soft_wrap=True)
+
+
+def _wrapped(words: list[str], width: int) -> Iterator[str]:
+    """Lines of at most ``width`` characters, that break between the words alone."""
+    line = ""
+    for word in words:
+        if line and len(line) + 2 + len(word) > width:
+            yield line
+            line = word
+        else:
+            line = f"{line}  {word}" if line else word
+    yield line
 
 
 def print_other_side(namespace: str, other: Entry | None) -> None:

@@ -15,7 +15,8 @@ from redis_kvpoll.engine import remedies
 from redis_kvpoll.engine.classify import root_cause
 from redis_kvpoll.engine.effects import Flow
 from redis_kvpoll.engine.executor import Executor
-from redis_kvpoll.engine.session import DEFAULT_TERMINAL_TTL, DEFAULT_TTL, Session
+from redis_kvpoll.engine.session import Session
+from redis_kvpoll.engine.store_options import DEFAULT_TERMINAL_TTL, DEFAULT_TTL
 from redis_kvpoll.errors import KVPollError, printable
 from redis_kvpoll.model import Owner
 from redis_kvpoll.protocol import keys
@@ -149,7 +150,7 @@ class _Look:
             if scanned is not None:
                 namespaces = (namespaces or set()) | scanned.namespaces
                 found.append(scanned.keys)
-                nodes[number] = replace(node, foreign_keys=scanned.foreign)
+                nodes[number] = replace(node, foreign_keys=scanned.foreign, kvpoll_share=scanned.share)
         facts = replace(facts, namespaces=None if namespaces is None else tuple(sorted(namespaces)))
         in_turn = [key for of_nodes in zip_longest(*found) for key in of_nodes if key is not None]
         return facts, nodes, in_turn

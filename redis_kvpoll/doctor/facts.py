@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from redis_kvpoll.model import KVPoll, Owner
+from redis_kvpoll.protocol.refused_writes import RefusedWrites
 from redis_kvpoll.transport.urls import Kind
 
 ROLES = ("prefill", "decode")
@@ -69,6 +70,10 @@ class NodeFacts:
     """Whether it serves slots of a cluster. True outside of a cluster."""
     foreign_keys: int = 0
     """Keys of the namespace that are on this node of a cluster, which does not serve their slot."""
+    flushes: Mapping[str, int] = field(default_factory=dict)
+    """How often FLUSHALL and FLUSHDB were called since the server's start or CONFIG RESETSTAT."""
+    kvpoll_share: float | None = None
+    """Which share of the keys that SCAN has passed is kvpoll's."""
 
     @property
     def errors(self) -> Mapping[str, int]:
@@ -91,12 +96,18 @@ class RoomFacts:
     status: KVPoll | None = None
     corrupt: str = ""
     """What the key holds that no script writes; empty for a sound room."""
-    has_owner: bool = False
+    owner: str = ""
     age: float = 0.0
     """Since its opening."""
     since: float = 0.0
     """The time at its status."""
+    restored_at: float | None = None
+    """When it was restored after a loss of data."""
     has_ttl: bool = True
+
+    @property
+    def has_owner(self) -> bool:
+        return bool(self.owner)
 
     @property
     def is_live(self) -> bool:
@@ -146,6 +157,9 @@ class TableFacts:
     """``rooms`` is counted for lost ones only, up to a thousand."""
     feeds: Mapping[str, FeedFacts] = field(default_factory=dict)
     """By shard; empty if the namespace has no feed."""
+    epochs: Mapping[str, float] = field(default_factory=dict)
+    """By shard, when its data began."""
+    refused: RefusedWrites = field(default_factory=RefusedWrites)
     lag: float | None = None
     """How far a reader of the feed was behind after reading for two seconds."""
     sample: SampleFacts | None = None

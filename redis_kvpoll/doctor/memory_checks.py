@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 from redis_kvpoll.doctor.findings import Observation, note, plural, problem, unknown, warning, well
 from redis_kvpoll.doctor.node_view import NodeView, number, size
 
 NEARLY_FULL, FULL = 0.80, 0.95
 FRAGMENTED, FRAGMENTED_FROM = 1.8, 100 * 2**20
 FORK_SECONDS = 0.2
+OTHERS_SHARE = 0.5
 
 
 def eviction(view: NodeView) -> Observation:
@@ -32,12 +35,25 @@ def memory(view: NodeView) -> Observation:
     share, found = used / limit, f"{size(used)} of maxmemory {size(limit)} used ({used / limit:.0%})"
     if share > NEARLY_FULL:
         level = problem if share > FULL else warning
-        return level(found, f"at most {NEARLY_FULL:.0%}", "raise maxmemory, or choose shorter TTLs: see kvpoll stats")
+        return level(found + _whose(view), f"at most {NEARLY_FULL:.0%}", _more_memory(view, limit))
     fragmentation = number(view.info, "mem_fragmentation_ratio")
     if fragmentation > FRAGMENTED and number(view.info, "used_memory_rss") > FRAGMENTED_FROM:
         what = f"memory is fragmented: the process has {fragmentation:.1f} times what is used"
         return note(what, f"at most {FRAGMENTED}", "CONFIG SET activedefrag yes, or a restart in a quiet hour")
     return well(found)
+
+
+def _whose(view: NodeView) -> str:
+    """Return whose keys are in the memory."""
+    share = view.node.kvpoll_share
+    return "" if share is None else f"; {share:.0%} of its keys are kvpoll's"
+
+
+def _more_memory(view: NodeView, limit: float) -> str:
+    raised = f"CONFIG SET maxmemory {math.ceil(2 * limit / 2**20)}mb, also in the server's file"
+    if (share := view.node.kvpoll_share) is not None and share < OTHERS_SHARE:
+        return f"{raised}; most keys are others': redis-cli --memkeys shows the largest"
+    return f"{raised}; to free some at once: kvpoll clear -n {view.facts.namespace} --status failed --older-than 5m"
 
 
 def evicted(view: NodeView) -> Observation:

@@ -7,6 +7,7 @@ import re
 from redis_kvpoll.doctor.facts import Facts
 from redis_kvpoll.doctor.findings import Level, Observation, note, problem, unknown, warning, well
 from redis_kvpoll.doctor.node_view import NodeView, duration, number, size
+from redis_kvpoll.doctor.replica import replica_in
 from redis_kvpoll.protocol.scripts import names
 
 OLDEST = {"valkey_version": (7, 2), "redis_version": (6, 2)}
@@ -18,7 +19,7 @@ MAX_SCRIPTS = 500
 MAX_CLIENTS, MAX_OUTPUT = 0.80, 64 * 2**20
 MAX_REPLICA_LAG = 1
 TELLING_ERRORS = {
-    "OOM": (Level.WARNING, "writes were refused at maxmemory: raise it"),
+    "OOM": (Level.WARNING, "writes were refused at maxmemory: the check memory has the command that raises it"),
     "READONLY": (Level.WARNING, "a process writes to a replica: check the URLs of all processes"),
     "BUSY": (Level.WARNING, "a long script kept the server busy: find who runs Lua here with SLOWLOG GET"),
     "NOSCRIPT": (Level.NOTE, "scripts are sent again and again: does somebody run SCRIPT FLUSH?"),
@@ -64,13 +65,20 @@ def server(view: NodeView) -> Observation:
 
 
 def role(view: NodeView) -> Observation:
-    if view.info.get("role") != "slave" or not view.node.is_primary:
+    replica = replica_in(view.info)
+    if replica is None or not view.node.is_primary:
         return well("a primary" if view.node.is_primary else "a replica of the cluster")
-    primary = f"{view.info.get('master_host', '?')}:{view.info.get('master_port', '?')}"
+    if replica.is_linked:
+        return problem(
+            f"this server is a replica of {replica.primary}: it refuses writes",
+            "the primary",
+            f"use the primary's address ({replica.primary}), or redis+sentinel://, which follows it",
+        )
     return problem(
-        f"this server is a replica of {primary}: it refuses writes",
+        f"this server is a replica of {replica.primary}: it refuses writes; {replica.described}",
         "the primary",
-        "use the primary's address, or redis+sentinel://, which follows it",
+        f"start {replica.primary} again; if it cannot come back, make this one the primary (REPLICAOF NO ONE) and give "
+        "its address to all processes, or use redis+sentinel://, which does both",
     )
 
 
@@ -108,7 +116,7 @@ def errors(view: NodeView) -> Observation:
     worst = max(found, key=lambda code: TELLING_ERRORS[code][0])
     level, advice = TELLING_ERRORS[worst]
     shown = ", ".join(f"{count:,} {code}" for code, count in found.items())
-    return Observation(level, f"calls were refused during the look: {shown}", "none", advice)
+    return Observation(level, f"the server counted errors during the look: {shown}", "none", advice)
 
 
 def busy(view: NodeView) -> Observation:

@@ -21,6 +21,7 @@ from redis_kvpoll.sync.transport import Member
 REACH_SECONDS = 2.0
 """Without an answer for so long, a server is out of reach."""
 ROUND_TRIPS = 50
+FLUSHES = ("flushall", "flushdb")
 
 FAILURES = (NotSent, RedisError, OSError)
 """What a call raises that got no answer, or an error for an answer."""
@@ -55,6 +56,7 @@ def look_at(member: Member, brief: bool = False) -> NodeFacts:
         member.address,
         info=info,
         clock=clock,
+        flushes=read_flushes(pool),
         round_trips=measure(pool),
         save=read_setting(pool, "save"),
         cluster=read_fields(ask(pool, "CLUSTER", "INFO")) if (info or {}).get("cluster_enabled") == "1" else None,
@@ -71,6 +73,13 @@ def count_slots(reply: Any) -> int | None:
 def read_info(pool: NodePool) -> Mapping[str, str] | None:
     """Return the fields of INFO."""
     return read_fields(ask(pool, "INFO"))
+
+
+def read_flushes(pool: NodePool) -> Mapping[str, int]:
+    """Return how often a server was asked to drop its data, by command."""
+    fields = read_fields(ask(pool, "INFO", "commandstats")) or {}
+    counts = {name: fields.get(f"cmdstat_{name}", "").partition(",")[0].removeprefix("calls=") for name in FLUSHES}
+    return {name: int(count) for name, count in counts.items() if count.isdigit() and int(count)}
 
 
 def read_errors(pool: NodePool) -> Mapping[str, int]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from typing import NamedTuple, TypeAlias
 
 from redis_kvpoll.doctor.facts import Facts, NodeFacts
 from redis_kvpoll.doctor.findings import Level, Observation, severity, unknown
 
+DAY = 86400
 NO_INFO = "not known: this user may not call INFO"
 
 
@@ -68,9 +70,22 @@ def size(count: float) -> str:
     """Return a number of bytes for people."""
     for unit in ("B", "KB", "MB"):
         if count < 1024:
-            return f"{count:.0f} {unit}"
+            return (
+                f"{count:.1f} {unit}" if unit == "MB" and count < 100 and count != int(count) else f"{count:.0f} {unit}"
+            )
         count /= 1024
     return f"{count:.1f} GB"
+
+
+def when(at: float, now: float) -> str:
+    """Return a moment for people: the time of day here, with its zone, and how long ago it was."""
+    try:
+        local = datetime.fromtimestamp(at).astimezone()
+    except (OSError, OverflowError, ValueError):  # written by hand, and outside any calendar
+        return f"{at:g} s after 1970"
+    form = "%H:%M:%S" if now - at < DAY else "%Y-%m-%d %H:%M:%S"
+    zone = local.isoformat()[-6:]
+    return f"{local.strftime(form)} {zone} ({duration(max(0.0, now - at))} ago)"
 
 
 def duration(seconds: float) -> str:

@@ -6,14 +6,18 @@ from collections import defaultdict
 from collections.abc import Iterable
 from itertools import pairwise
 
-from redis_kvpoll.doctor.facts import Facts, deployment
+from redis_kvpoll.doctor.facts import Facts, TableFacts, deployment
 from redis_kvpoll.doctor.findings import Observation, note, plural, problem, unknown, warning, well
+from redis_kvpoll.doctor.node_view import when
+from redis_kvpoll.doctor.replica import replica_of
 from redis_kvpoll.doctor.table_checks import not_read
 from redis_kvpoll.model import Owner
 
 UNNOTICED_HEARTBEATS = 3
 TURNS, TURN_SECONDS = 3, 60.0
 """So many leases of one name, each taken within so many seconds of the one before."""
+TURNS_RECENT = 600.0
+"""After which the turns of a name no longer matter."""
 
 
 def leases(facts: Facts) -> Observation:
@@ -21,10 +25,10 @@ def leases(facts: Facts) -> Observation:
     if table is None:
         return not_read(facts)
     for found in (
-        _unnoticed(table.owners, table.now),
+        _unnoticed(facts, table),
         _suspected(table.owners),
-        _turns(table.owners),
-        _lost(table.owners),
+        _turns(table),
+        _lost(facts, table),
     ):
         if found is not None:
             return found
@@ -32,21 +36,23 @@ def leases(facts: Facts) -> Observation:
     return well(f"{alive:,} alive" if table.owners else "nobody holds a lease")
 
 
-def _unnoticed(owners: Iterable[Owner], now: float) -> Observation | None:
+def _unnoticed(facts: Facts, table: TableFacts) -> Observation | None:
     """An expired lease that no sweep has noticed: nobody looks."""
+    now = table.now
     late = [
         owner
-        for owner in owners
+        for owner in table.owners
         if owner.state == "expired"
         and now - owner.last_heartbeat_at - owner.ttl > UNNOTICED_HEARTBEATS * owner.heartbeat
     ]
     if not late:
         return None
     silent = max(now - owner.last_heartbeat_at for owner in late)
+    where = "" if replica_of(facts) is None else " at the primary"
     return problem(
         f"{named(late)} without a heartbeat for {silent:.0f} s, and no process has noticed",
         "a sweep within three heartbeats",
-        "no process with a lease is left: kvpoll reap fails their rooms (run it twice)",
+        f"no process with a lease is left: kvpoll reap -n {facts.namespace}{where} fails their rooms (run it twice)",
     )
 
 
@@ -58,35 +64,50 @@ def _suspected(owners: Iterable[Owner]) -> Observation | None:
     return warning(f"{named(found)} suspected: no heartbeat within the lease", "heartbeats", advice)
 
 
-def _turns(owners: Iterable[Owner]) -> Observation | None:
-    """Several leases of one name in turn: two processes use it."""
-    taken: dict[str, list[float]] = defaultdict(list)
-    for owner in owners:
-        taken[owner.name].append(owner.since)
-    for name, times in taken.items():
-        times.sort()
-        last = times[-TURNS:]
-        gaps = [later - earlier for earlier, later in pairwise(last)]
-        if len(last) == TURNS and max(gaps) < TURN_SECONDS:
-            what = f"{name} has taken its lease {len(times)} times, the last {TURNS} within {sum(gaps):.0f} s"
-            return warning(
-                what, "one process a name", "two processes use one host and port, and end each other's leases"
-            )
+def _turns(table: TableFacts) -> Observation | None:
+    """Several leases of one name in turn, the last lately: two processes use it."""
+    taken: dict[str, list[Owner]] = defaultdict(list)
+    for owner in table.owners:
+        taken[owner.name].append(owner)
+    for name, leases in taken.items():
+        leases.sort(key=lambda owner: owner.since)
+        gaps = [later.since - earlier.since for earlier, later in pairwise(leases[-TURNS:])]
+        last = leases[-1]
+        if len(gaps) < TURNS - 1 or max(gaps) >= TURN_SECONDS or table.now - last.since > TURNS_RECENT:
+            continue
+        what = f"{name} took its lease {len(leases)} times, the last {TURNS} within {sum(gaps):.0f} s; the last at "
+        what += when(last.since, table.now) + ("" if last.state == "alive" else ", and nobody holds it now")
+        processes = sorted({owner.process for owner in leases if owner.process})
+        where = f"{', '.join(processes[:4])}. " if processes else ""
+        advice = f"{where}Processes of one host and port end each other's leases: stop all but one, or rename them"
+        return warning(what, "one process a name", advice)
     return None
 
 
-def _lost(owners: Iterable[Owner]) -> Observation | None:
-    lost = [owner for owner in owners if owner.state == "lost"]
+def _lost(facts: Facts, table: TableFacts) -> Observation | None:
+    lost = [owner for owner in table.owners if owner.state == "lost"]
     with_rooms = [owner for owner in lost if owner.rooms]
     if with_rooms:
         rooms = sum(owner.rooms for owner in with_rooms)
         what = f"{named(with_rooms)} lost, and {plural(rooms, 'live room')} left"
-        return warning(what, "no live room", "kvpoll reap fails them, if no process with a lease is left")
-    failed = sum(owner.failed for owner in lost)
-    if failed:
-        what = f"lost in the last hour, with {plural(failed, 'room')} failed: {names(lost)}"
-        return note(what, "", "kvpoll owners lists them; see the log of that host")
-    return None
+        advice = f"kvpoll reap -n {facts.namespace} fails them, if no process with a lease is left"
+        return warning(what, "no live room", advice)
+    with_failed = [owner for owner in lost if owner.failed]
+    if not with_failed:
+        return None
+    back = {instance(owner) for owner in table.owners if owner.state == "alive"}
+    missing = [owner for owner in with_failed if instance(owner) not in back]
+    found = missing or with_failed
+    last = max(found, key=lambda owner: owner.lost_at)
+    is_one = len({owner.name for owner in found}) == 1
+    what = f"{names(found)} {'was' if is_one else 'were'} lost"
+    if last.lost_at:
+        what += f"{'' if is_one else ', the last'} at {when(last.lost_at, table.now)}"
+    what += f"; {plural(sum(owner.failed for owner in found), 'room')} failed"
+    where = f"the log of {last.process}" if last.process else "the log of its host"
+    if not missing:
+        return note(f"{what}; {'it is' if is_one else 'they are'} back", "", f"kvpoll owners -n {facts.namespace}")
+    return warning(what, "no lost owner", f"see {where}, and start it again: kvpoll owners -n {facts.namespace}")
 
 
 def instances(facts: Facts) -> Observation:

@@ -5,10 +5,11 @@ A name is also a value of the label ``check`` of the metric ``kvpoll_doctor_chec
 
 from __future__ import annotations
 
-from redis_kvpoll.doctor import memory_checks, node_checks, owner_checks, sample_checks, table_checks
+from redis_kvpoll.doctor import loss_checks, memory_checks, node_checks, owner_checks, sample_checks, table_checks
 from redis_kvpoll.doctor.facts import Facts
 from redis_kvpoll.doctor.findings import Finding, Level, severity
 from redis_kvpoll.doctor.node_view import Check, each_node, with_info
+from redis_kvpoll.doctor.replica import of_primary
 from redis_kvpoll.doctor.sample_checks import of_sample
 from redis_kvpoll.errors import printable
 
@@ -33,14 +34,16 @@ CHECKS: dict[str, Check] = {
     "settings": table_checks.settings,
     "library": table_checks.library,
     "namespaces": table_checks.namespaces,
-    "instances": owner_checks.instances,
-    "leases": owner_checks.leases,
-    "stuck": of_sample(sample_checks.stuck),
-    "orphans": of_sample(sample_checks.orphans),
+    "data_loss": of_primary(loss_checks.data_loss),
+    "instances": of_primary(owner_checks.instances),
+    "leases": of_primary(owner_checks.leases),
+    "stuck": of_primary(of_sample(sample_checks.stuck)),
+    "orphans": of_primary(of_sample(sample_checks.orphans)),
+    "refused": of_primary(loss_checks.refused),
     "corrupt": of_sample(sample_checks.corrupt),
     "ttls": of_sample(sample_checks.ttls),
     "leaks": of_sample(sample_checks.leaks),
-    "feed": table_checks.feed,
+    "feed": of_primary(table_checks.feed),
     "feed_lag": table_checks.feed_lag,
 }
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 
-from redis_kvpoll.doctor.facts import Facts, RoomFacts, SampleFacts
+from redis_kvpoll.doctor.facts import Facts, RoomFacts, SampleFacts, deployment
 from redis_kvpoll.doctor.findings import Observation, problem, unknown, warning, well
 from redis_kvpoll.doctor.node_view import Check, duration
 from redis_kvpoll.doctor.table_checks import not_read
-from redis_kvpoll.engine.session import DEFAULT_TTL
+from redis_kvpoll.engine.store_options import DEFAULT_TTL
 
 MAX_LEAKED = 0.01
 STUCK, STUCK_LONG = 60.0, 300.0
 ORPHANED = DEFAULT_TTL / 2
+SHOWN_OWNERS = 3
 
 
 def of_sample(check: Callable[[SampleFacts, Facts], Observation]) -> Check:
@@ -67,7 +69,8 @@ def orphans(sample: SampleFacts, facts: Facts) -> Observation:
     if not found:
         return well(f"none of {len(sample.rooms):,} sampled rooms")
     oldest = max(found, key=lambda room: room.age)
-    what = f"{shown(found, sample)} live without an owner; room {oldest.room} for {duration(oldest.age)}"
+    verb = "lives" if len(found) == 1 else "live"
+    what = f"{shown(found, sample)} {verb} without an owner; room {oldest.room} for {duration(oldest.age)}"
     return warning(
         what, f"no longer than {duration(ORPHANED)}", "find who opens rooms without a lease: nobody fails them"
     )
@@ -76,12 +79,37 @@ def orphans(sample: SampleFacts, facts: Facts) -> Observation:
 def stuck(sample: SampleFacts, facts: Facts) -> Observation:
     found = [room for room in sample.rooms if room.is_live and room.since > STUCK]
     if not found:
-        return well(f"none of {len(sample.rooms):,} sampled rooms")
+        return well(f"none of {len(sample.rooms):,} sampled rooms has been at a live status for {STUCK:.0f} s")
     oldest = max(found, key=lambda room: room.since)
     name = oldest.status.name if oldest.status is not None else ""
-    what = f"{shown(found, sample)} stand still; room {oldest.room} at {name} for {duration(oldest.since)}"
+    verb = "has" if len(found) == 1 else "have"
+    what = f"{shown(found, sample)} {verb} not changed for {STUCK:.0f} s; room {oldest.room} at {name} for "
+    what += f"{duration(oldest.since)}, {owners_of(found)}"
     level = problem if oldest.since > STUCK_LONG else warning
-    return level(what, f"at most {STUCK:.0f} s at a status", f"kvpoll ls -n {facts.namespace} --stuck; {CAUSES[name]}")
+    advice = f"{CAUSES[name]}: kvpoll ls -n {facts.namespace} --stuck lists them; kvpoll show {oldest.room} -n "
+    advice += f"{facts.namespace} has both sides; to end one: {end_command(oldest.room, facts.namespace)}"
+    return level(what, f"at most {STUCK:.0f} s at a status", advice)
+
+
+def owners_of(rooms: list[RoomFacts]) -> str:
+    """Return whose rooms they are, in words."""
+    counts = Counter(room.owner or "no owner" for room in rooms).most_common()
+    if len(counts) == 1:
+        return f"of {counts[0][0]}"
+    shown = ", ".join(f"{name} {count:,}" for name, count in counts[:SHOWN_OWNERS])
+    more = f", {len(counts) - SHOWN_OWNERS:,} more" if len(counts) > SHOWN_OWNERS else ""
+    return f"of {rooms_owner(rooms)} (by owner: {shown}{more})"
+
+
+def rooms_owner(rooms: list[RoomFacts]) -> str:
+    """Return the owner of the oldest room."""
+    return max(rooms, key=lambda room: room.since).owner or "no owner"
+
+
+def end_command(room: int, namespace: str) -> str:
+    """Return the command that ends a room on both sides: in SGLang, decode's table decides."""
+    base = deployment(namespace)[0]
+    return f"kvpoll abort {room} -n {namespace if base == namespace else f'{base}-decode'}"
 
 
 CAUSES = {

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from redis.crc import key_slot
 
 from redis_kvpoll.doctor.facts import PrefixFacts, RoomFacts, SampleFacts
-from redis_kvpoll.doctor.node_look import ask
+from redis_kvpoll.doctor.node_look import ask, read_fields
 from redis_kvpoll.engine.effects import Flow
 from redis_kvpoll.engine.executor import Executor
 from redis_kvpoll.errors import printable
@@ -42,6 +42,8 @@ class Scanned(NamedTuple):
     """Of the namespace: the sample."""
     foreign: int
     """Keys of the sample whose slot this node does not serve."""
+    share: float | None
+    """Which share of the keys that were passed is kvpoll's; None if none was."""
 
 
 def scan(member: Member, namespace: str) -> Scanned | None:
@@ -49,8 +51,10 @@ def scan(member: Member, namespace: str) -> Scanned | None:
     namespaces: set[str] = set()
     sample: dict[str, KeyName] = {}
     cursor, give_up_at = "0", time.monotonic() + SCAN_SECONDS
+    total, passed, ours = _count_keys(member), 0, 0
     while True:
-        pattern = keys.EVERYTHING if len(sample) < SAMPLE else keys.ALL_SETTINGS
+        is_sampling = len(sample) < SAMPLE
+        pattern = keys.EVERYTHING if is_sampling else keys.ALL_SETTINGS
         began = time.monotonic()
         reply = ask(member.pool, "SCAN", cursor, "MATCH", pattern, "COUNT", str(PAGE))
         if reply is None:
@@ -63,12 +67,22 @@ def scan(member: Member, namespace: str) -> Scanned | None:
             if found.namespace == namespace and len(sample) < SAMPLE:
                 sample[name.decode("utf-8", "replace")] = found
         cursor = reply[0].decode()
+        if is_sampling:
+            passed = min(passed + PAGE, total) if cursor != "0" else total
+            ours += len(reply[1])
         if cursor == "0" or time.monotonic() > give_up_at:
             break
         time.sleep(PAUSE * (time.monotonic() - began))
     slots = member.slots
     foreign = 0 if slots is None else sum(key_slot(found.tag.encode()) not in slots for found in sample.values())
-    return Scanned(frozenset(namespaces), tuple(sample.items()), foreign)
+    return Scanned(frozenset(namespaces), tuple(sample.items()), foreign, min(1.0, ours / passed) if passed else None)
+
+
+def _count_keys(member: Member) -> int:
+    """Return how many keys a node has, in all its databases; 0 if it is not known."""
+    keyspace = read_fields(ask(member.pool, "INFO", "keyspace")) or {}
+    counts = (value.partition(",")[0].removeprefix("keys=") for value in keyspace.values())
+    return sum(int(count) for count in counts if count.isdigit())
 
 
 def look_at(
@@ -135,9 +149,14 @@ def room_facts(room: int, ttl_ms: int, length: Any, pairs: Any, now: float) -> R
         return RoomFacts(room, True, corrupt=f"status {shown}", has_ttl=has_ttl)
     opened = milliseconds(fields.get(b"opened_ms") or fields.get(b"opened", b"").partition(b"-")[0])
     updated = milliseconds(fields.get(b"updated_ms", b""))
-    ages = (max(0.0, now - then) if then is not None else 0.0 for then in (opened, updated))
+    began = opened
+    if b"replayed" in fields and len(fields.get(b"generation", b"")) == len("1700000000000000"):
+        began = milliseconds(fields[b"generation"][:-3])
+    ages = (max(0.0, now - then) if then is not None else 0.0 for then in (began, updated))
     age, since = ages
-    return RoomFacts(room, True, status, has_owner=b"owner" in fields, age=age, since=since, has_ttl=has_ttl)
+    owner = fields.get(b"owner", b"").decode("utf-8", "replace")
+    restored_at = opened if b"replayed" in fields else None
+    return RoomFacts(room, True, status, owner=owner, age=age, since=since, restored_at=restored_at, has_ttl=has_ttl)
 
 
 def milliseconds(text: bytes) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from redis_kvpoll.doctor import losses
 from redis_kvpoll.doctor.facts import Facts, FeedFacts, deployment
 from redis_kvpoll.doctor.findings import Observation, note, problem, unknown, warning, well
 from redis_kvpoll.protocol.settings import NAMES, SCHEMA
@@ -25,12 +26,7 @@ def settings(facts: Facts) -> Observation:
     if facts.settings is None:
         return not_read(facts)
     if not facts.settings:
-        roles = [name for name in deployment(facts.namespace) if name in (facts.namespaces or ())]
-        return warning(
-            f"namespace {facts.namespace!r} not found: never used, or its keys are gone (evicted, flushed)",
-            "a namespace in use",
-            " or ".join(f"-n {name}" for name in roles) or "check -n; kvpoll namespaces lists what this server has",
-        )
+        return absent(facts)
     wrong = [
         (name, value, facts.settings.get(name, "none"))
         for name, value in facts.expected.settings.items()
@@ -41,6 +37,20 @@ def settings(facts: Facts) -> Observation:
         advice = "which of the two is wrong? The processes of a namespace must agree; to change it, use another one"
         return problem(f"{name} is {found}, not {wanted} as expected", f"{name}={wanted}", advice)
     return well(", ".join(f"{name} {facts.settings[name]}" for name in NAMES if name in facts.settings))
+
+
+def absent(facts: Facts) -> Observation:
+    """Return that the namespace is not there: it may never have been, or all of it is gone."""
+    roles = [name for name in deployment(facts.namespace) if name in (facts.namespaces or ())]
+    advice = " or ".join(f"-n {name}" for name in roles) or "check -n; kvpoll namespaces lists what this server has"
+    found = f"namespace {facts.namespace!r} not found: "
+    if reason := "" if roles else losses.may_be_gone(facts):
+        what = f"{found}its data is gone ({reason}), or nobody has used it yet"
+        more = "restart the processes that log a lost lease: their rooms do not come back"
+        return problem(what, "a namespace in use", f"{advice}; {more}")
+    started = losses.last_start(facts)
+    why = f"nobody has used it since {started}" if started and not roles else "nobody has used it yet"
+    return warning(found + why, "a namespace in use", advice)
 
 
 def library(facts: Facts) -> Observation:

@@ -14,7 +14,7 @@ from redis_kvpoll.engine.effects import Flow
 from redis_kvpoll.engine.executor import Executor
 from redis_kvpoll.errors import ServerRefusedError
 from redis_kvpoll.model import Owner
-from redis_kvpoll.protocol import keys, lease_commands, room_commands, script_specs
+from redis_kvpoll.protocol import keys, owner_listing, refused_writes, room_commands, script_specs
 from redis_kvpoll.protocol.keys import KeyName
 from redis_kvpoll.protocol.script_call import CallContext
 
@@ -67,8 +67,16 @@ def look_briefly_at(executor: Executor, context: CallContext) -> Flow[TableFacts
     if context.feed_length != "0":
         for tag in keys.tags(context.namespace, context.shards):
             feeds[tag] = yield from look_at_feed(executor, tag)
+    epochs, refused = {}, []
+    for tag in keys.tags(context.namespace, context.shards):
+        began = yield from executor.send_command(_OPERATION, tag, ["HGET", keys.epoch(tag), "epoch"])
+        micros = (began or b"").partition(b"-")[0]
+        if micros.isdigit() and len(micros) < 18:
+            epochs[tag] = int(micros) / 1e6
+        reply = yield from executor.send_command(_OPERATION, tag, ["HGETALL", keys.refused(tag)])
+        refused.append(refused_writes.parse(reply))
     yield from executor.run(room_commands.poll([0]), [])  # loads its script
-    return TableFacts(now, tuple(owners), feeds)
+    return TableFacts(now, tuple(owners), feeds, epochs, refused_writes.merge(refused))
 
 
 def is_script_missing(executor: Executor, context: CallContext) -> Flow[bool]:
@@ -98,9 +106,13 @@ def read_owners(executor: Executor, context: CallContext, count: bool = False) -
     tags = keys.tags(context.namespace, context.shards)
     for tag in tags:
         now = yield from read_time(executor, tag)
-        words = yield from executor.send_command(_OPERATION, tag, ["HGETALL", keys.leases(tag)])
-        flat = [word for pair in words.items() for word in pair] if isinstance(words, dict) else words
-        for owner in lease_commands.parse_owners(flat, now):
+        reply = yield from executor.send_command(_OPERATION, tag, ["HGETALL", keys.leases(tag)])
+        words, due = owner_listing.words_of(reply), {}
+        if owner_listing.has_lost(words):
+            due = owner_listing.parse_due(
+                (yield from executor.send_command(_OPERATION, tag, owner_listing.list_due(tag)))
+            )
+        for owner in owner_listing.parse_owners(words, now, due):
             known, is_lost = found.get((owner.name, owner.incarnation)), owner.state == "lost"
             if tag != tags[0] and not is_lost:
                 continue

@@ -281,9 +281,9 @@ class Executor:
 
 
 def _is_missing(value: Any) -> bool:
-    """Whether a handle's result is that of an absent room."""
+    """Whether a handle's result is that of an absent room, or of a rank that has not been replayed yet."""
     if isinstance(value, Update):
-        return value.outcome is Outcome.STALE
+        return value.outcome in (Outcome.STALE, Outcome.SKIPPED)
     return not value and not isinstance(value, KVPoll)  # Failed is 0
 
 

@@ -11,18 +11,21 @@ import contextlib
 import logging
 import math
 import time
-from typing import Any
+from typing import Any, Literal
 
 from redis_kvpoll.engine.effects import AwaitCalls, Flow, PendingCall
 from redis_kvpoll.engine.executor import Executor
+from redis_kvpoll.engine.lease_shards import OPERATION, end, take
+from redis_kvpoll.engine.lease_state import LeaseState
+from redis_kvpoll.engine.members import RankMember
 from redis_kvpoll.engine.reaper import reap_lost, rooms_of
+from redis_kvpoll.engine.recovery import Recovery
 from redis_kvpoll.errors import KVPollError, LeaseLostError
 from redis_kvpoll.protocol import keys, lease_commands, room_commands
 from redis_kvpoll.protocol.lease_commands import Action, LeaseConfig
 from redis_kvpoll.protocol.script_call import Call, CallContext
 from redis_kvpoll.protocol.script_specs import TOUCH
 
-OPERATION = "lease"
 SWEEP_INTERVAL = 0.1
 """Seconds between sweeps of a shard at least, whoever sweeps."""
 LOOK_DELAY = 0.5
@@ -34,15 +37,16 @@ logger = logging.getLogger("redis_kvpoll.leases")
 
 
 class LeaseKeeper:
-    """One lease of one store."""
+    """One lease of a store, or of one of its members: the holder."""
 
-    def __init__(self, executor: Executor, config: LeaseConfig) -> None:
+    def __init__(self, executor: Executor, config: LeaseConfig, holder: Recovery | RankMember | None = None) -> None:
         self.config = config
         self.incarnation = ""
         """Empty until the lease is taken."""
         self.lost = False
         self._is_given_up = False
         self._executor = executor
+        self._holder = executor.recovery if holder is None else holder
         self._context: CallContext | None = None
         self._next_heartbeat = 0.0
         self._next_touch = 0.0
@@ -63,10 +67,10 @@ class LeaseKeeper:
         """
         self._executor.session.check_writable(OPERATION)
         context = self._context = yield from self._executor.context(OPERATION)
-        self._executor.recovery.check_no_lease()
+        self._holder.check_no_lease()
         self.lost, self._is_given_up, seen = False, False, ""
         for _ in range(TRIES):
-            replies = yield from self._take(context, seen)
+            self.incarnation, replies = yield from take(self._executor, context, self.config, seen)
             seen = max((lease_commands.parse_report(reply).incarnation for reply in replies), key=int)
             if seen == self.incarnation:
                 break
@@ -76,19 +80,32 @@ class LeaseKeeper:
         now = time.monotonic()
         self._next_heartbeat, self._next_touch = now + self._interval, now + self._touch_after
         self._visited = dict.fromkeys(self._tags[1:], now)
-        self._executor.recovery.attach_lease(self, self.name, self.incarnation)
+        self._holder.attach_lease(self, self.name, self.incarnation)
         with contextlib.suppress(KVPollError):  # the heartbeat repeats what fails here
             yield from reap_lost(self._executor, context, lease_commands.lost_in(replies), self._next_heartbeat)
 
-    def _take(self, context: CallContext, seen: str) -> Flow[list[list[Any]]]:
-        """Get an incarnation from the first shard and extend it to the others. Returns the replies."""
-        first, *others = self._tags
-        replies = yield from self._executor.send_calls(OPERATION, [self.config.call(context, first, "take", seen)])
-        self.incarnation = lease_commands.parse_report(replies[0]).incarnation
-        calls = [self.config.call(context, tag, "extend", self.incarnation) for tag in others]
-        if calls:
-            replies += yield from self._executor.send_calls(OPERATION, calls)
-        return replies
+    def resume(self, state: LeaseState) -> Flow[None]:
+        """Hold a lease that another store took, and fail no room; raise LeaseLostError if it is lost."""
+        self._executor.session.check_writable(OPERATION)
+        context = self._context = yield from self._executor.context(OPERATION)
+        self._holder.check_no_lease()
+        self.lost, self._is_given_up, self.incarnation = False, False, state.incarnation
+        epochs = dict(state.epochs)
+        calls = [self.config.call(context, tag, "renew", self.incarnation, epochs.get(tag, "")) for tag in self._tags]
+        replies = yield from self._executor.send_calls(OPERATION, calls)
+        if any(lease_commands.parse_report(reply).state != "held" for reply in replies):
+            self.lost = True
+            raise LeaseLostError(OPERATION, self.name)
+        now = time.monotonic()
+        self._next_heartbeat, self._next_touch = now + self._interval, now
+        self._visited = dict.fromkeys(self._tags[1:], now)
+        self._holder.attach_lease(self, self.name, self.incarnation)
+
+    @property
+    def state(self) -> LeaseState:
+        """What another store needs to resume it."""
+        epoch_of = self._executor.recovery.epoch_of
+        return LeaseState(self.incarnation, tuple((tag, epoch_of(tag)) for tag in self._tags))
 
     # Renewal: by the heartbeat, and by recovery before it replays the rooms of a shard
 
@@ -106,7 +123,7 @@ class LeaseKeeper:
         """Note that the lease is lost: its rooms were failed, or will be, so none is replayed."""
         if not self.lost and not self._is_given_up:  # then a heartbeat that was under way finds it gone
             self.lost = True
-            self._executor.recovery.tracked_rooms.forget()
+            self._holder.tracked_rooms.forget()
             logger.error("%s", LeaseLostError(f"namespace {self._executor.namespace!r}", self.name))
 
     def check(self, operation: str) -> None:
@@ -120,6 +137,11 @@ class LeaseKeeper:
         """Seconds until the next heartbeat is due."""
         return max(0.0, self._next_heartbeat - time.monotonic())
 
+    @property
+    def may_send_heartbeat(self) -> bool:
+        """Whether a heartbeat may be sent already, together with that of another lease."""
+        return self.seconds_until_heartbeat() <= self._interval / 2
+
     def send_heartbeat(self) -> Flow[None]:
         """Renew the lease, fail the rooms of lost leases, and touch its rooms, as time permits."""
         now = time.monotonic()
@@ -131,8 +153,8 @@ class LeaseKeeper:
             pending_calls += yield from self._renew(now, others)
         if self.lost:
             return (yield from self._drop(until))
-        replies = [pending.reply for pending in pending_calls if pending.reply is not None]
-        yield from reap_lost(self._executor, self._verified_context, lease_commands.lost_in(replies), until)
+        lost = lease_commands.lost_in(reply for _, reply in _reports(pending_calls))
+        yield from reap_lost(self._executor, self._verified_context, lost, until)
         self._executor.replies_of(OPERATION, pending_calls)
         yield from self._touch(now, until)
         if self._is_failing:
@@ -156,19 +178,17 @@ class LeaseKeeper:
         if not self.lost:
             calls = [self.config.heartbeat_call(context, tag, self.incarnation) for tag in tags]
             pending_calls = yield from self._send_in_time(now, calls)
-            settled = {pending.call.tag for pending in pending_calls if not _is_unsettled(pending)}
-            unsettled = [tag for tag in tags if tag not in settled]
+            replies = {pending.call.tag: pending.reply for pending in pending_calls if pending.reply is not None}
+            unsettled = [tag for tag, reply in replies.items() if not lease_commands.is_settled(reply)]
         if unsettled:
             epoch_of = self._executor.recovery.epoch_of
             calls = [self.renewal(tag, epoch_of(tag)) for tag in unsettled]
             pending_calls += yield from self._send_in_time(now, calls)
-        for pending in pending_calls:
-            if pending.reply is not None and pending.call.spec is lease_commands.LEASE:
-                self.observe_renewal(pending.call.tag, pending.reply)
-                if pending.call.tag == self._tags[0]:
-                    next_look = lease_commands.parse_report(pending.reply).next_look
-                    next_look += LOOK_DELAY * self.config.heartbeat
-                    self._next_heartbeat = min(self._next_heartbeat, now + max(next_look, SWEEP_INTERVAL))
+        for tag, reply in _reports(pending_calls):
+            self.observe_renewal(tag, reply)
+            if tag == self._tags[0]:
+                next_look = lease_commands.parse_report(reply).next_look + LOOK_DELAY * self.config.heartbeat
+                self._next_heartbeat = min(self._next_heartbeat, now + max(next_look, SWEEP_INTERVAL))
         for pending in pending_calls:
             if pending.reply is not None and pending.call.tag in self._visited:
                 self._visited[pending.call.tag] = now
@@ -184,7 +204,7 @@ class LeaseKeeper:
 
     def _due_visits(self, now: float) -> list[str]:
         """Return the shards other than the first in which the lease is to be renewed now."""
-        rooms, ttl = self._executor.recovery.tracked_rooms, self.config.ttl
+        rooms, ttl = self._holder.tracked_rooms, self.config.ttl
         found = []
         for tag, visited in self._visited.items():
             ttls = lease_commands.AWAY_INTERVAL_TRACKED if rooms.in_shard(tag) else lease_commands.AWAY_INTERVAL
@@ -207,18 +227,29 @@ class LeaseKeeper:
 
     # Giving up
 
-    def give_up(self) -> Flow[None]:
-        """Give up the lease and fail its live rooms. If the server is unreachable, the lease expires by itself."""
-        self._is_given_up = True
-        self._executor.recovery.detach_lease(self)
+    def give_up(self, action: Literal["leave", "drop"] = "leave") -> Flow[None]:
+        """Give up the lease and fail its live rooms. If the server is unreachable, the lease expires by itself.
+
+        With drop, they fail as those of an owner that is lost, and not of one that has left.
+        """
+        self.abandon()
         if self._context is None or self.lost:
             return
         try:
-            calls = [self.config.call(self._verified_context, tag, "leave", self.incarnation) for tag in self._tags]
-            replies = yield from self._executor.send_calls(OPERATION, calls)
-            yield from reap_lost(self._executor, self._verified_context, lease_commands.lost_in(replies))
+            yield from end(self._executor, self._verified_context, self.config, self.incarnation, action)
         except KVPollError as error:
             logger.warning("%s was not given up and will expire: %s", self, error)
+
+    def abandon(self) -> None:
+        """Neither renew nor end the lease any more: it expires, unless another store resumes it."""
+        self._is_given_up = True
+        self._holder.detach_lease(self)
+
+    def end_as_lost(self) -> Flow[None]:
+        """End the lease of a holder that is known to be dead, and fail its rooms as those of a lost owner."""
+        self.abandon()
+        if not self.lost:
+            yield from end(self._executor, self._verified_context, self.config, self.incarnation, "drop")
 
     def _drop(self, until: float = math.inf) -> Flow[None]:
         """Drop a lost lease in the shards that still have it, and fail what it has there."""
@@ -252,9 +283,10 @@ class LeaseKeeper:
         return f"the lease of owner {self.name!r} of namespace {self._executor.namespace!r}"
 
 
-def _is_unsettled(pending: PendingCall) -> bool:
-    """Whether a heartbeat did not find the lease, or found a sweep due: then lease.lua does the rest."""
-    if pending.reply is None:
-        return False
-    report = lease_commands.parse_report(pending.reply)
-    return report.state != "held" or report.is_sweep_due
+def _reports(pending_calls: list[PendingCall]) -> list[tuple[str, list[Any]]]:
+    """Return the shard and the reply of each call of lease.lua that has one."""
+    return [
+        (pending.call.tag, pending.reply)
+        for pending in pending_calls
+        if pending.reply is not None and pending.call.spec is lease_commands.LEASE
+    ]

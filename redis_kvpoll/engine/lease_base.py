@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 from redis_kvpoll.engine.executor import Executor
 from redis_kvpoll.engine.lease import LeaseKeeper
@@ -15,7 +16,7 @@ class LeaseBase:
 
     def __init__(self, executor: Executor, config: LeaseConfig) -> None:
         self._executor = executor
-        self._keeper = LeaseKeeper(executor, config)
+        self._keeper = LeaseKeeper(executor, replace(config, process=f"{os.uname().nodename}:{os.getpid()}"))
         self._is_held = False
         self._forked_from: int | None = None
 

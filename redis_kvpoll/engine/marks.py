@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from redis_kvpoll.model import Outcome
 from redis_kvpoll.protocol import keys
 from redis_kvpoll.protocol import script_specs as specs
+from redis_kvpoll.protocol.rank_commands import outcomes_of
 from redis_kvpoll.protocol.script_call import Call
 
 KEPT = 64
@@ -160,6 +161,8 @@ def mark_of(call: Call, feed_id: bytes, reply: Sequence[Any]) -> Mark | None:
     spec = call.spec
     if spec.script is specs.TOUCH.script or (spec.script is specs.REPLAY.script and "cleared" in call.items):
         return Mark(feed_id, None, b"")
+    if spec is specs.WRITE_RANKS:
+        return _mark_of_ranks(call, feed_id, reply)
     if spec.reply[0] != "outcome":
         return None
     for at in range(len(call.rooms) - 1, -1, -1):
@@ -168,4 +171,13 @@ def mark_of(call: Call, feed_id: bytes, reply: Sequence[Any]) -> Mark | None:
             return Mark(feed_id, call.rooms[at], reply[at * len(spec.reply) + 1] or b"")
         if outcome == _CLEARED:
             return Mark(feed_id, call.rooms[at], b"absent")
+    return None
+
+
+def _mark_of_ranks(call: Call, feed_id: bytes, reply: Sequence[Any]) -> Mark | None:
+    """Return the mark of the last entry of a call of WRITE_RANKS: of the last rank of the last room that it changed."""
+    for room, outcomes in zip(reversed(call.rooms), reversed(reply), strict=True):
+        for code, text in reversed(outcomes_of(outcomes)):
+            if code in _WRITTEN or code == _CLEARED:
+                return Mark(feed_id, room, b"absent" if code == _CLEARED else text)
     return None

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter
 from collections.abc import Mapping
-from dataclasses import replace
 
 from redis_kvpoll.engine.effects import AwaitCalls, Flow, PendingCall
 from redis_kvpoll.engine.executor import Executor
 from redis_kvpoll.model import Owner
-from redis_kvpoll.protocol import keys, lease_commands
+from redis_kvpoll.protocol import keys, lease_commands, owner_listing
 from redis_kvpoll.protocol.script_call import CallContext
 
 OPERATION = "reap"
@@ -96,11 +94,21 @@ class _Reaper:
                     if other not in seen:
                         seen.add(other)
                         is_complete = False
-                        yield from self._fail((yield from self._send(lease_commands.list_all_owned(self._tag, other))))
+                        yield from self._fail_listed_for(other)
                 rooms = yield from self._fail(page)
                 offset += len(page) - rooms  # those are no longer among its own: the rest was added by hand, or points
                 if self.is_interrupted:
                     return
+
+    def _fail_listed_for(self, other: str) -> Flow[None]:
+        """Fail its rooms among those that are listed for another incarnation.
+
+        A room that leaves that list meanwhile is listed for one of its parts from then on: the next pass finds it.
+        """
+        pages = lease_commands.OwnedPages()
+        while pages.offset is not None and not self.is_interrupted:
+            words = lease_commands.list_owned(self._tag, other, pages.offset)
+            yield from self._fail(pages.take((yield from self._send(words))))
 
     def _send(self, words: list[str]) -> Flow[list[bytes]]:
         found: list[bytes] = yield from self._executor.send_command(OPERATION, self._tag, words)
@@ -125,15 +133,19 @@ def owners(executor: Executor) -> Flow[list[Owner]]:
     """Return all leases, oldest first, with those that were lost in the last hour. Writes nothing."""
     context = yield from executor.context("owners")
     found: list[list[Owner]] = []
-    rooms: Counter[int] = Counter()
+    parts = owner_listing.Parts()
     for tag in keys.tags(context.namespace, context.shards):
         seconds, micros = yield from executor.send_command("owners", tag, ["TIME"])
-        words = yield from executor.send_command("owners", tag, ["HGETALL", keys.leases(tag)])
-        flat = [word for pair in words.items() for word in pair] if isinstance(words, dict) else words
-        found.append(lease_commands.parse_owners(flat, int(seconds) + int(micros) / 1e6))
+        reply = yield from executor.send_command("owners", tag, ["HGETALL", keys.leases(tag)])
+        words, due = owner_listing.words_of(reply), {}
+        if owner_listing.has_lost(words):
+            due = owner_listing.parse_due(
+                (yield from executor.send_command("owners", tag, owner_listing.list_due(tag)))
+            )
+        found.append(owner_listing.parse_owners(words, int(seconds) + int(micros) / 1e6, due))
         owned = yield from rooms_of(executor, context, tag, "-inf", "+inf")
-        rooms += yield from executor.run(lease_commands.parts(owned), [])
-    return [replace(owner, rooms=rooms[owner.incarnation]) for owner in lease_commands.merge_owners(found)]
+        yield from executor.run(owner_listing.parts(owned, parts), [])
+    return [parts.of(owner) for owner in owner_listing.merge_owners(found)]
 
 
 def rooms_of(

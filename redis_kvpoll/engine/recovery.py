@@ -10,36 +10,20 @@ Invariant: a connection to the server on which a shard was verified needs no che
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from redis_kvpoll.engine import tracking
 from redis_kvpoll.engine.data_loss import DataLossLog
 from redis_kvpoll.engine.effects import Flow, Send
 from redis_kvpoll.engine.marks import Answer, Mark, ShardState, mark_of, questions
+from redis_kvpoll.engine.members import Members, Renewable
 from redis_kvpoll.engine.retry import Attempts
 from redis_kvpoll.engine.session import ObserverEpochs, Session
-from redis_kvpoll.engine.tracked_rooms import TrackedRooms
+from redis_kvpoll.engine.tracked_rooms import CREATORS, OTHERS, TrackedRooms
 from redis_kvpoll.errors import InvalidInputError
 from redis_kvpoll.protocol.script_call import Call, CallContext, Command
-from redis_kvpoll.protocol.script_specs import OPEN, UPDATE, WRITE
-
-
-class Renewable(Protocol):
-    """A lease, as far as recovery needs it: it is renewed before the rooms that it owns are replayed."""
-
-    lost: bool
-    """Whether it is known to be lost. A lost lease is not taken again, even if the server has forgotten that."""
-
-    def renewal(self, tag: str, epoch: str) -> Call:
-        """Return the call that renews the lease in a shard. A missing lease is lost if the shard has this epoch."""
-
-    def observe_renewal(self, tag: str, reply: list[Any]) -> object:
-        """Process the reply to ``renewal``."""
-
-    def check(self, operation: str) -> None:
-        """Raise LeaseLostError if it is known to be lost."""
-
+from redis_kvpoll.protocol.script_specs import OPEN, UPDATE, WRITE, WRITE_RANKS
 
 UNDER_LEASE = (UPDATE, WRITE, OPEN)
 """The scripts that a store with a lost lease must not call, even where the shard does not know of the loss."""
@@ -49,11 +33,10 @@ class Recovery:
     """The tracked rooms of a store and its lease, and the server and epoch of each shard."""
 
     def __init__(self, session: Session) -> None:
-        identity = session.identity
-        self.tracked_rooms = TrackedRooms(
-            int(identity.ttl_ms) / 1000, int(identity.terminal_ttl_ms) / 1000, bool(identity.rank)
-        )
+        self.tracked_rooms = TrackedRooms.of(session.identity, bool(session.identity.rank))
         self.lease: Renewable | None = None
+        self.members = Members(self.tracked_rooms)
+        """The ranks for which this store speaks besides itself."""
         self.losses = DataLossLog(session.namespace)
         self._session = session
         self.servers: dict[str, bytes] = {}
@@ -97,6 +80,9 @@ class Recovery:
         if self.tracked_rooms and command.spec in tracking.CLEARING:
             for call in calls:
                 self.tracked_rooms.mark_clearing(call)
+        if self.members and command.spec is WRITE_RANKS:
+            for call in calls:
+                self.members.mark_clearing(call)
         return calls
 
     def needs_check(self, calls: Sequence[Call]) -> bool:
@@ -106,7 +92,9 @@ class Recovery:
     @property
     def is_current(self) -> bool:
         """Whether no shard must be verified, and none has rooms to replay."""
-        return not self._unverified and not self.tracked_rooms.awaiting_shards
+        if self._unverified or self.tracked_rooms.awaiting_shards:
+            return False
+        return not self.members or not any(rooms.awaiting_shards for rooms, _ in self.members.holders)
 
     def epoch_of(self, tag: str) -> str:
         """Return the epoch of a shard; empty if unknown."""
@@ -142,18 +130,25 @@ class Recovery:
         if at is not None and self._session.observers and spec.statuses_after:
             for observer, observed in self._session.observers_now(epochs):
                 observer.observe_write(observed, call, at, reply)
-        is_tracking = self.tracked_rooms or spec.epoch or self.lease is not None
-        if is_tracking and not self._session.read_only:
-            if spec.tail:
-                if tail := Mark.of_entry(*(reply.pop(0) for _ in range(3))):
-                    shard.marks.tails.append(tail)
-                    self.tracked_rooms.mark_all(tag, tail)
-            elif feed_id is not None:
-                mark = mark_of(call, feed_id, reply)
-            if mark is not None:
-                shard.marks.last_write = mark
-            tracking.observe(self.tracked_rooms, call, reply, mark, time.monotonic())
+        if (self.tracked_rooms or spec.epoch or self.lease is not None) and not self._session.read_only:
+            self._track(shard, call, feed_id, mark, reply)
         return reply
+
+    def _track(self, shard: ShardState, call: Call, feed_id: bytes | None, mark: Mark | None, reply: list[Any]) -> None:
+        """Learn what a reply says of the marks of a shard and of its rooms."""
+        if call.spec.tail:
+            if tail := Mark.of_entry(*(reply.pop(0) for _ in range(3))):
+                shard.marks.tails.append(tail)
+                for rooms, _ in self.members.holders:
+                    rooms.mark_all(call.tag, tail)
+        elif feed_id is not None:
+            mark = mark_of(call, feed_id, reply)
+        if mark is not None:
+            shard.marks.last_write = mark
+        if self.members:
+            self.members.observe(call, reply, mark, time.monotonic())
+        else:
+            tracking.observe(self.tracked_rooms, call, reply, mark, time.monotonic())
 
     def server_changed(self, tag: str, server: bytes) -> None:
         """Note that a shard is on another server now, maybe a lagging replica: it must be verified."""
@@ -169,13 +164,16 @@ class Recovery:
             self._session.server_changed()
 
     def _needs_check(self, tag: str) -> bool:
-        shard, awaiting = self._shards.get(tag), self.tracked_rooms.awaiting_shards
+        shard = self._shards.get(tag)
         if shard is not None and not shard.is_verified:
             return True
+        awaiting = self.tracked_rooms.awaiting_shards
+        if self.members:
+            return self.members.await_creator(tag, time.monotonic())
         return tag in awaiting and awaiting[tag] <= time.monotonic()
 
     def _holds(self, tag: str) -> bool:
-        return self.lease is not None or bool(self.tracked_rooms.in_shard(tag))
+        return self.lease is not None or bool(self.members.leases) or self.members.hold(tag)
 
     def _set_verified(self, shard: ShardState, is_verified: bool) -> None:
         shard.is_verified = is_verified
@@ -217,15 +215,15 @@ class Recovery:
         epoch, server, kept = answer.epoch, answer.server, answer.kept
         if shard.epoch not in (None, epoch):
             self._session.server_changed()  # the settings were lost, too, and nothing is replayed under other ones
-            self._lost("epoch", self.tracked_rooms.data_lost(tag, now))
+            self._lost("epoch", self.members.data_lost(tag, now))
             shard.marks.keep_until(None)
         elif server != before and has_feed:
-            rooms = self.tracked_rooms.server_changed(tag, kept, now)
+            rooms = self.members.server_changed(tag, kept, now)
             if answer.marks and kept != answer.marks[-1]:
                 self._lost("server", rooms)
             shard.marks.keep_until(kept)
         elif server != before:
-            self._lost("server", self.tracked_rooms.data_lost(tag, now))
+            self._lost("server", self.members.data_lost(tag, now))
         if shard.epoch not in (None, epoch) or server != before:
             shard.must_renew_lease = True
         shard.epoch = epoch  # None until the first write creates one
@@ -269,15 +267,16 @@ class Recovery:
                 self._set_verified(shard, False)
 
     def _replay(self, tag: str, shard: ShardState, attempts: Attempts) -> Flow[bool]:
-        """Renew the lease and replay the rooms that are due. Returns False if data was lost again during it."""
-        if self.lease is not None and not self.lease.lost and shard.must_renew_lease:
-            call = self.lease.renewal(tag, "")
+        """Renew the leases and replay the rooms that are due. Returns False if data was lost again during it."""
+        leases = [lease for lease in (self.lease, *self.members.leases) if lease is not None and not lease.lost]
+        for lease in leases if shard.must_renew_lease else ():
+            call = lease.renewal(tag, "")
             reply = yield from attempts.send_script(call, self.servers.get(tag))
             if (report := self.complete(call, None, (), reply)) is None:
                 return False
-            self.lease.observe_renewal(tag, report)
+            lease.observe_renewal(tag, report)
         shard.must_renew_lease = False
-        for replay in self.tracked_rooms.replays(tag, self._context, time.monotonic()):
+        for replay in self._replays(tag):
             call = replay
             while call.rooms:
                 epochs = self._session.observer_epochs()
@@ -287,6 +286,12 @@ class Recovery:
                 self.losses.restored(sum(outcome in tracking.WRITTEN for outcome in outcomes[::3]))
                 _, call = call.split(outcomes)
         return True
+
+    def _replays(self, tag: str) -> Iterator[Call]:
+        for roles in (CREATORS, OTHERS) if self.members else (CREATORS | OTHERS,):  # whom one awaits may be another
+            for rooms, member in self.members.holders:
+                context = member.context(self._context) if member else self._context
+                yield from rooms.replays(tag, context, time.monotonic(), roles)
 
     @property
     def _context(self) -> CallContext:

@@ -77,6 +77,11 @@ _TLS_FILE = "a certificate or key file that the URL names cannot be read"
 # An error inside a script arrives unchanged, or (Redis 6.2) wrapped in "ERR Error running script …: -CODE …".
 _FIRST_WORD = re.compile(r"([A-Z]{3,})\b")
 _WRAPPED_CODE = re.compile(rf"(?:[ :]|-)({'|'.join(_BY_CODE)})\b")
+_OF_SCRIPT = re.compile(
+    r"^(ERR )?Error running script \([^)]*\): (@user_script: ?\d+: )*-?"
+    r"|,? script: [0-9a-f]{40}, on @user_script:\d+\.?$"
+)
+"""What a server adds about the script: the caller knows the operation, not the script."""
 _HIDDEN = (", with args beginning with", " : <redis.")
 """Where a text ends for us. A server repeats the words of a command that it does not know, those of HELLO with the
 password; and redis-py appends its clients, with their options, to what it says of Sentinels."""
@@ -114,7 +119,7 @@ def text_of(error: BaseException) -> str:
             error.args = (text,)  # it is the cause of what the caller gets, and is printed with it
     if not isinstance(error, RedisError | OSError):
         return f"{type(error).__name__}: {text}"
-    code = code_of(error)
+    code, text = code_of(error), _OF_SCRIPT.sub("", text)
     return f"{code} {text}" if code and code not in text else text
 
 

@@ -9,36 +9,15 @@ import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Protocol, TypeAlias, TypedDict
+from typing import Any, Protocol, TypeAlias
 
 from redis_kvpoll import validation
 from redis_kvpoll.errors import ReadOnlyStoreError, StoreClosedError
 from redis_kvpoll.protocol.script_call import Call, CallContext, Identity
 from redis_kvpoll.protocol.settings import RENEW_SECONDS, ExpectedSettings
-from redis_kvpoll.validation import Mode, Policy
+
 
 # Seconds; the docstring of StatusStore has the reasons.
-DEFAULT_TTL = 900.0
-DEFAULT_TERMINAL_TTL = 300.0
-DEFAULT_DEADLINE = 5.0
-
-
-class StoreOptions(TypedDict, total=False):
-    """The options of StatusStore and AsyncStatusStore, as ``from_url`` takes them."""
-
-    namespace: str
-    ttl: float
-    terminal_ttl: float
-    deadline: float
-    policy: Policy | None
-    mode: Mode | None
-    shards: int | None
-    feed_length: int | None
-    rank: int | None
-    world_size: int | None
-    read_only: bool
-
-
 class WriteObserver(Protocol):
     """A local copy of the table that applies this store's own writes. A mirror is one."""
 

@@ -13,7 +13,7 @@ from typing import Literal
 from redis_kvpoll.engine.marks import Mark
 from redis_kvpoll.model import KVPoll
 from redis_kvpoll.protocol import script_specs as specs
-from redis_kvpoll.protocol.script_call import Call, CallContext
+from redis_kvpoll.protocol.script_call import Call, CallContext, Identity
 
 MAX_REPLAYED = specs.REPLAY.max_rooms
 """Rooms per call."""
@@ -29,6 +29,8 @@ SWEEP_EVERY = 1000
 """New rooms between two removals of expired ones."""
 
 Role = Literal["creator", "attached", "cleared"]
+CREATORS, OTHERS = frozenset[Role]({"creator"}), frozenset[Role]({"attached", "cleared"})
+_ROLES = CREATORS | OTHERS
 Loss = Literal["data", "server", "none"]
 """What a shard may have lost, as replay.lua takes it: all data; what came after the room's marks, for the script to
 decide; or nothing that left a trace in the feed."""
@@ -80,6 +82,11 @@ class TrackedRooms:
         """The shards with rooms that await their creator, and when to replay them again."""
         self.highest_generation = 0
         """The highest generation that this store has seen."""
+
+    @classmethod
+    def of(cls, identity: Identity, has_rank: bool) -> TrackedRooms:
+        """Return none yet, with the TTLs of a store."""
+        return cls(int(identity.ttl_ms) / 1000, int(identity.terminal_ttl_ms) / 1000, has_rank)
 
     def __bool__(self) -> bool:
         return bool(self._shards)
@@ -145,13 +152,15 @@ class TrackedRooms:
 
     def mark_clearing(self, call: Call) -> None:
         """Note that a clear of these rooms is sent. Whatever its outcome, they are no longer replayed."""
-        rooms_here = self._shards.get(call.tag)
-        if rooms_here:
-            for room, fence in zip(call.rooms, call.items, strict=True):
-                tracked = rooms_here.get(room)
-                # A clear through an old handle does not affect a later generation.
-                if tracked and fence in ("", str(tracked.generation)):
-                    tracked.is_clearing = True
+        for room, fence in zip(call.rooms, call.items, strict=True):
+            self.mark_room_clearing(call.tag, room, fence)
+
+    def mark_room_clearing(self, tag: str, room: int, fence: str) -> None:
+        """Note that a clear of a room is sent; ``fence`` is its generation, empty for any."""
+        tracked = self.in_shard(tag).get(room)
+        # A clear through an old handle does not affect a later generation.
+        if tracked and fence in ("", str(tracked.generation)):
+            tracked.is_clearing = True
 
     def mark(self, tag: str, room: int, tracked: TrackedRoom, mark: Mark | None) -> None:
         """Note that the server has had at this mark whatever was learned of a room so far."""
@@ -212,8 +221,8 @@ class TrackedRooms:
                 tracked.awaiting_since = now
                 self._to_replay.setdefault(tag, {}).setdefault(room, loss)
 
-    def replays(self, tag: str, context: CallContext, now: float) -> Iterator[Call]:
-        """Yield the calls that replay the rooms which are due, and those that await their creator.
+    def replays(self, tag: str, context: CallContext, now: float, roles: frozenset[Role] = _ROLES) -> Iterator[Call]:
+        """Yield the calls that replay the rooms of some roles which are due, and those that await their creator.
 
         After an interruption, the next run continues with the rooms whose replay has no reply.
         """
@@ -227,7 +236,8 @@ class TrackedRooms:
             elif (
                 tracked and tracked.status is not None and not tracked.is_clearing and (is_waiting or room in to_replay)
             ):
-                due[room] = tracked, loss
+                if tracked.role in roles:
+                    due[room] = tracked, loss
                 continue
             self.replayed(tag, room, is_waiting)
         self.schedule_retry(tag, now)
@@ -257,9 +267,8 @@ def _replay_item(tracked: TrackedRoom, loss: Loss) -> tuple[str, ...]:
     """Return the arguments of a room in a call of specs.REPLAY."""
     status = tracked.status
     name, reason = _NAMES[status], tracked.reason if status is KVPoll.Failed else ""
-    opened = written = ""
-    if loss == "server":
-        opened, written = " ".join(map(str, tracked.openings)), str(tracked.written or "")
+    opened = " ".join(map(str, tracked.openings)) if loss == "server" else ""
+    written = str(tracked.written or "")
     generation = str(tracked.generation)
     return generation, tracked.request, name, reason, tracked.length, tracked.role, loss, opened, written
 

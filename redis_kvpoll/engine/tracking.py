@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 from redis_kvpoll.engine.marks import Mark
 from redis_kvpoll.engine.tracked_rooms import TrackedRoom, TrackedRooms
-from redis_kvpoll.model import Outcome, Refusal
+from redis_kvpoll.model import KVPoll, Outcome, Refusal
 from redis_kvpoll.protocol import script_specs as specs
 from redis_kvpoll.protocol.replies import parse_status
 from redis_kvpoll.protocol.script_call import Call
@@ -64,33 +64,47 @@ def _observe_attach(rooms: TrackedRooms, call: Call, reply: Sequence[Any], mark:
 
 def _observe_write(rooms: TrackedRooms, call: Call, reply: Sequence[Any], mark: Mark | None, now: float) -> None:
     """Process a write: fenced ones, and plain ones to tracked rooms, whose replies have the status, too."""
-    rooms_here = rooms.in_shard(call.tag)
     width = len(call.spec.item)
     for number, room in enumerate(call.rooms):
         code, status = reply[number * 2], parse_status(reply[number * 2 + 1])
         words = call.items[number * width : (number + 1) * width]
         generation = int(words[1] or 0) if call.spec is specs.WRITE else 0
-        tracked = rooms_here.get(room)
-        if tracked is None:
-            if not (generation and code in _DONE and status is not None):
-                continue
-            tracked = rooms.track(call.tag, room, TrackedRoom(generation, "", "attached", None, now), now)
-        elif generation and generation != tracked.generation:
-            continue
-        elif code == Refusal.LEASE.value or (generation and code == Outcome.STALE.value):
-            if tracked.awaiting_since is None:
-                del rooms_here[room]
-            continue
-        if code in WRITTEN:
-            tracked.written = mark
-            if rooms.unmarked:
-                rooms.unmarked.get(call.tag, {}).pop(room, None)
-        elif code in _DONE and status != tracked.status:
-            rooms.unmark(call.tag, room)
-        if code in _DONE:
-            rooms.merge_status(tracked, status, now)
-            if code == Outcome.FAILED.value and call.spec is not specs.UPDATE:
-                tracked.reason = tracked.reason or words[-1]
+        reason = "" if call.spec is specs.UPDATE else words[-1]
+        observe_written(rooms, call.tag, room, (generation, code, status, reason), mark, now)
+
+
+def observe_written(
+    rooms: TrackedRooms,
+    tag: str,
+    room: int,
+    found: tuple[int, int, KVPoll | None, str],
+    mark: Mark | None,
+    now: float,
+) -> None:
+    """Process a write to one room: its generation (0 for a plain one), its code, its status, and the reason sent."""
+    generation, code, status, reason = found
+    rooms_here = rooms.in_shard(tag)
+    tracked = rooms_here.get(room)
+    if tracked is None or generation > tracked.generation:  # which is over then
+        if not (generation and code in _DONE and status is not None):
+            return
+        tracked = rooms.track(tag, room, TrackedRoom(generation, "", "attached", None, now), now)
+    elif generation and generation != tracked.generation:
+        return
+    elif code == Refusal.LEASE.value or (generation and code == Outcome.STALE.value):
+        if tracked.awaiting_since is None:
+            del rooms_here[room]
+        return
+    if code in WRITTEN:
+        tracked.written = mark
+        if rooms.unmarked:
+            rooms.unmarked.get(tag, {}).pop(room, None)
+    elif code in _DONE and status != tracked.status:
+        rooms.unmark(tag, room)
+    if code in _DONE:
+        rooms.merge_status(tracked, status, now)
+        if code == Outcome.FAILED.value:
+            tracked.reason = tracked.reason or reason
 
 
 def _observe_replay(rooms: TrackedRooms, call: Call, reply: Sequence[Any], mark: Mark | None, now: float) -> None:
@@ -115,17 +129,24 @@ def _observe_replay(rooms: TrackedRooms, call: Call, reply: Sequence[Any], mark:
 
 
 def _observe_clear(rooms: TrackedRooms, call: Call, reply: Sequence[Any], mark: Mark | None, now: float) -> None:
-    rooms_here = rooms.in_shard(call.tag)
     for room, code, fence in zip(call.rooms, reply[::3], call.items, strict=True):
-        tracked = rooms_here.get(room)
-        if tracked is None or (fence and int(fence) != tracked.generation):
-            continue
-        if rooms.has_rank and code == Outcome.CLEARED.value and tracked.status is not None:
-            # The rank's last status still counts for the others. If all have cleared, the replay is ignored.
-            tracked.role, tracked.is_clearing, tracked.until = "cleared", False, now + rooms.ttl
-            rooms.mark(call.tag, room, tracked, mark)
-        elif tracked.awaiting_since is None:
-            del rooms_here[room]
+        observe_cleared(rooms, call.tag, room, fence, code, mark, now)
+
+
+def observe_cleared(
+    rooms: TrackedRooms, tag: str, room: int, fence: str, code: int, mark: Mark | None, now: float
+) -> None:
+    """Process a clear of one room; ``fence`` is its generation, empty for any."""
+    rooms_here = rooms.in_shard(tag)
+    tracked = rooms_here.get(room)
+    if tracked is None or (fence and int(fence) != tracked.generation):
+        return
+    if rooms.has_rank and code == Outcome.CLEARED.value and tracked.status is not None:
+        # The rank's last status still counts for the others. If all have cleared, the replay is ignored.
+        tracked.role, tracked.is_clearing, tracked.until = "cleared", False, now + rooms.ttl
+        rooms.mark(tag, room, tracked, mark)
+    elif tracked.awaiting_since is None:
+        del rooms_here[room]
 
 
 def _observe_touch(rooms: TrackedRooms, call: Call, reply: Sequence[Any], mark: Mark | None, now: float) -> None:

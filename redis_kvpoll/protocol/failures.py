@@ -61,7 +61,7 @@ def _room(digits: bytes) -> int | None:
 
 
 def _generation(digits: bytes) -> int | None:
-    """Return a generation; 0 for a room without one."""
+    """Return a generation; 0 for a room without one. None for what no script writes, as another form of a number."""
     if not digits:
         return 0
-    return int(digits) if digits.isdigit() and len(digits) <= 16 else None
+    return int(digits) if digits.isdigit() and len(digits) <= 16 and digits[:1] != b"0" else None

@@ -10,21 +10,29 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from redis_kvpoll import validation
 from redis_kvpoll.errors import InvalidInputError
-from redis_kvpoll.model import Outcome, Owner, Update
+from redis_kvpoll.model import Outcome, Update
 from redis_kvpoll.protocol import keys, replies, script_specs
 from redis_kvpoll.protocol.script_call import Call, CallContext, Command, ScriptSpec
 from redis_kvpoll.protocol.scripts import load
 
 LEASE = ScriptSpec(load("lease"), keys=(), reply=(), epoch=True, tail=True)
-RENEW = ScriptSpec(load("renew"), keys=(), reply=(), epoch=True, tail=True)
-"""A heartbeat for a lease that is held; LEASE does the rest."""
+RENEW = ScriptSpec(
+    load("renew"),
+    keys=(),
+    item=("owner", "incarnation", "lease_ttl_ms", "heartbeat_ms"),
+    reply=("state",),
+    epoch=True,
+    tail=True,
+    max_rooms=200,
+)
+"""A heartbeat for leases that are held; LEASE does the rest. Its items are leases in place of rooms, so heartbeats of
+one store that are sent at once are one call."""
 
 Action = Literal["take", "extend", "renew", "leave", "drop", "reaped", "sweep"]
 
@@ -41,10 +49,8 @@ AWAY_INTERVAL, AWAY_INTERVAL_TRACKED = 20, 2
 MAX_REAPED = script_specs.REAP.max_rooms
 """Rooms per call."""
 
+_NO_ROOM = -1
 _ROOM = re.compile(rb"0|[1-9][0-9]{0,19}")
-_RECORD = re.compile(rb"(\d+) (\d+) (\d+) (\d+) (\d+)")
-_LOST = re.compile(rb"lost (\d+)")
-_FAILED = re.compile(rb"failed (\d+)")
 _POINTER = re.compile(rb"(\d+) in (\d+)")
 _REASON = re.compile(r"owner (\S+) ")
 
@@ -59,6 +65,8 @@ class LeaseConfig:
     """Between heartbeats after one has failed: a suspected owner has the time of two to renew its lease."""
     calm: float = 0.0
     """Between heartbeats while they succeed; 0 for the same."""
+    process: str = ""
+    """The process that takes it, for operators: ``host:pid``."""
 
     @classmethod
     def checked(cls, name: Any, ttl: Any, heartbeat: Any) -> LeaseConfig:
@@ -78,12 +86,13 @@ class LeaseConfig:
     def call(self, context: CallContext, tag: str, action: Action, incarnation: str, epoch: str = "") -> Call:
         """Return the call that performs an action on this lease in one shard."""
         times = self._times(context, tag)
-        return _call(context, tag, action, self.name, incarnation, *times, epoch, f"owner {self.name} lost")
+        reason = f"owner {self.name} lost"
+        return _call(context, tag, action, self.name, incarnation, *times, epoch, reason, self.process)
 
     def heartbeat_call(self, context: CallContext, tag: str, incarnation: str) -> Call:
         """Return the call that renews this lease in one shard, if it is held there."""
         first_keys = [keys.epoch(tag), keys.leases(tag), keys.feed(tag)]
-        return Call(RENEW, tag, first_keys, [self.name, incarnation, *self._times(context, tag)])
+        return Call(RENEW, tag, first_keys, [], [_NO_ROOM], [], [self.name, incarnation, *self._times(context, tag)])
 
     def _times(self, context: CallContext, tag: str) -> tuple[str, str]:
         """Return the lease's ttl and heartbeat in one shard, in milliseconds."""
@@ -95,17 +104,17 @@ class LeaseConfig:
 
 def sweep(context: CallContext, tag: str) -> Call:
     """Return the call that sweeps the leases of one shard without holding one."""
-    return _call(context, tag, "sweep", "", "", "", "", "", "")
+    return _call(context, tag, "sweep", "", "", "", "", "", "", "")
 
 
 def drop(context: CallContext, tag: str, incarnation: str, reason: str) -> Call:
     """Return the call that ends a lease in one shard, since it was lost in another."""
-    return _call(context, tag, "drop", owner_in(reason), incarnation, "", "", "", reason)
+    return _call(context, tag, "drop", owner_in(reason), incarnation, "", "", "", reason, "")
 
 
 def reaped(context: CallContext, tag: str, incarnation: str) -> Call:
     """Return the call that notes that the rooms of a lost incarnation have failed in all shards."""
-    return _call(context, tag, "reaped", "", incarnation, "", "", "", "")
+    return _call(context, tag, "reaped", "", incarnation, "", "", "", "", "")
 
 
 def _call(context: CallContext, tag: str, action: Action, *words: str) -> Call:
@@ -123,7 +132,7 @@ class LeaseReport(NamedTuple):
     """The reply of one shard to an action on a lease."""
 
     state: str
-    """The state of the lease in the call: held, lost or none; or unknown to a heartbeat, which decides nothing."""
+    """The state of the lease in the call: held, lost or none."""
     incarnation: str
     suspected: tuple[str, ...]
     """The owners whose lease has expired; a later sweep may mark it lost."""
@@ -131,8 +140,6 @@ class LeaseReport(NamedTuple):
     """The lost incarnations whose rooms are to be failed, each with its reason."""
     next_look: float = math.inf
     """Seconds until another sweep has something to look at."""
-    is_sweep_due: bool = False
-    """Whether leases have not been checked for a while. Said by a heartbeat, which does not check them."""
 
 
 def parse_report(reply: list[Any]) -> LeaseReport:
@@ -145,8 +152,15 @@ def parse_report(reply: list[Any]) -> LeaseReport:
         tuple(owner for kind, owner, _ in findings if kind == "suspected"),
         {incarnation: reason for kind, incarnation, reason in findings if kind == "lost"},
         min((int(ms) / 1000 for kind, ms, _ in findings if kind == "next"), default=math.inf),
-        any(kind == "sweep" for kind, _, _ in findings),
     )
+
+
+def is_settled(reply: list[Any]) -> bool:
+    """Whether a heartbeat is all that a lease needs, by the reply without its epoch and the end of the feed.
+
+    If not, it did not find the lease, or a sweep is due: then LEASE does the rest.
+    """
+    return bool(reply[0] == b"held")
 
 
 def lost_in(found: Iterable[list[Any]]) -> dict[str, str]:
@@ -162,9 +176,28 @@ def list_owned(tag: str, incarnation: str, offset: int = 0, last: str | None = N
     return ["ZRANGEBYSCORE", keys.owned(tag), incarnation, last or incarnation, "LIMIT", str(offset), str(MAX_REAPED)]
 
 
-def list_all_owned(tag: str, incarnation: str) -> list[str]:
-    """Return the command that lists all entries of a lease in one shard, atomically."""
-    return ["ZRANGEBYSCORE", keys.owned(tag), incarnation, incarnation]
+class OwnedPages:
+    """Reads the list of a lease in pages, so that no command holds the server for long, and misses none.
+
+    Entries may come and go meanwhile. Those that are listed from the first page to the last are all read: they are in
+    the order of their bytes, and each page begins with the last entry of the page before, or one in front of it.
+    """
+
+    def __init__(self) -> None:
+        self.offset: int | None = 0
+        """Where the next page begins; None after the last."""
+        self._last = b""
+
+    def take(self, page: list[bytes]) -> list[bytes]:
+        """Process the page at ``offset``. Returns its entries that are new."""
+        assert self.offset is not None  # noqa: S101 - no page follows the last
+        if self.offset and (not page or page[0] > self._last):  # entries in front of it have gone
+            self.offset = max(0, self.offset - MAX_REAPED)
+            return []
+        found = [entry for entry in page if entry > self._last]
+        self._last = max([self._last, *page[-1:]])
+        self.offset = self.offset + len(page) - 1 if len(page) == MAX_REAPED else None
+        return found
 
 
 def parse_owned(context: CallContext, tag: str, reply: Iterable[bytes]) -> list[int]:
@@ -194,71 +227,3 @@ def _reaped(_: str, rooms: list[int], reply: list[Any]) -> list[Update]:
         Update(Outcome(code), replies.parse_status(status))
         for code, status in zip(reply[::2], reply[1::2], strict=True)
     ]
-
-
-# Listing the owners
-
-
-def parts(rooms: list[int]) -> Command[tuple[int, ...], Counter[int]]:
-    """Count the live rooms that each incarnation takes part in."""
-
-    def count(_: list[int], holders: list[tuple[int, ...]]) -> Counter[int]:
-        return Counter(incarnation for of_room in holders for incarnation in of_room)
-
-    return Command("owners", script_specs.ENTRY, rooms, [], _holders, count)
-
-
-def _holders(_: str, rooms: list[int], reply: list[Any]) -> list[tuple[int, ...]]:
-    return [() if isinstance(pairs, Exception) else _holders_of(pairs) for pairs in reply[2::3]]
-
-
-def _holders_of(pairs: list[bytes]) -> tuple[int, ...]:
-    """Return the incarnations that hold a part of a room, from its fields. A corrupt room has none."""
-    fields = dict(zip(pairs[::2], pairs[1::2], strict=True))
-    status = replies.parse_status(fields.get(b"status"))
-    if status is None or status.is_terminal:
-        return ()
-    is_part = (lambda name: name.startswith(b"by:")) if b"world_size" in fields else b"incarnation".__eq__
-    return tuple({int(value) for name, value in fields.items() if is_part(name) and value.isdigit()})
-
-
-def parse_owners(fields: Iterable[bytes], now: float) -> list[Owner]:
-    """Return the leases in the fields of a shard's key, without their rooms; ``now`` is the server's Unix time."""
-    words = list(fields)
-    pairs = list(zip(words[::2], words[1::2], strict=True))
-    failed = {found[1]: int(value) for name, value in pairs if (found := _FAILED.fullmatch(name)) and value.isdigit()}
-    owners = []
-    for name, value in pairs:
-        if record := _RECORD.fullmatch(value):
-            incarnation, ttl_ms, heartbeat_ms, last_heartbeat_ms, suspected_ms = map(int, record.groups())
-            has_expired = now > (last_heartbeat_ms + ttl_ms) / 1000
-            state: Literal["alive", "expired", "suspected"] = "alive"
-            if has_expired or suspected_ms:
-                state = "suspected" if suspected_ms else "expired"
-            owner = name.decode("utf-8", "replace")
-            times = (ttl_ms / 1000, heartbeat_ms / 1000, last_heartbeat_ms / 1000)
-            owners.append(Owner(owner, incarnation, *times, state))
-        elif lost := _LOST.fullmatch(name):
-            reason = value.decode("utf-8", "replace")
-            owners.append(
-                Owner(owner_in(reason), int(lost[1]), state="lost", reason=reason, failed=failed.get(lost[1], 0))
-            )
-    return owners
-
-
-def merge_owners(by_shard: Iterable[Iterable[Owner]]) -> list[Owner]:
-    """Return each lease once, from what the shards have, the first shard first; the oldest lease first."""
-    found: dict[tuple[str, int], Owner] = {}
-    for owners in by_shard:
-        for owner in owners:
-            other = found.setdefault((owner.name, owner.incarnation), owner)
-            if other is not owner:  # the first shard has its heartbeats, another may know that it was lost
-                worst = max(other, owner, key=lambda owner: _STATES.index(owner.state))
-                failed = other.failed + owner.failed
-                merged = replace(other, state=worst.state, reason=worst.reason, failed=failed)
-                found[owner.name, owner.incarnation] = merged
-    return sorted(found.values(), key=lambda owner: owner.incarnation)
-
-
-_STATES = ("alive", "expired", "suspected", "lost")
-"""From best to worst. A lease is shown in the worst state that a shard has for it."""

@@ -6,7 +6,7 @@ each rank, in this order. Changes of one room that follow each other cost little
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from redis_kvpoll.errors import KVPollError
@@ -18,6 +18,9 @@ from redis_kvpoll.validation import status_name
 
 MAX_RANKS = 64
 """Ranks of a room that are one step."""
+_STATUS, _ABSENT = "status:", "absent"
+_WIDTH = 6
+"""The arguments of a rank."""
 
 Answer: TypeAlias = Update | KVPollError
 
@@ -83,9 +86,38 @@ def _words(group: list[RankChange]) -> tuple[str, ...]:
 
 def _words_of_rank(change: RankChange) -> tuple[str, ...]:
     rank, _, owner, incarnation = change.identity
-    status = "absent" if change.clears else "" if change.status is None else status_name(change.status)
+    status = _ABSENT if change.clears else "" if change.status is None else status_name(change.status)
     length = "" if change.length is None else str(change.length)
-    return f"status:{rank}", f"by:{rank}", owner, incarnation, status, length
+    return f"{_STATUS}{rank}", f"by:{rank}", owner, incarnation, status, length
+
+
+class SentChange(NamedTuple):
+    """A change as a call has it."""
+
+    identity: RankIdentity
+    generation: int
+    status: str
+    """Empty if there is none, or the rank clears the room."""
+    reason: str
+    length: str
+    clears: bool
+
+
+def sent_changes(words: Sequence[str]) -> Iterator[SentChange]:
+    """Yield the changes in the arguments of one room."""
+    world_size, generation, reason = int(words[0]), int(words[1] or 0), words[2]
+    for at in range(4, len(words), _WIDTH):
+        field, _, owner, incarnation, status, length = words[at : at + _WIDTH]
+        identity = RankIdentity(int(field[len(_STATUS) :]), world_size, owner, incarnation)
+        said = "" if status == _ABSENT else status
+        yield SentChange(identity, generation, said, reason, length, status == _ABSENT)
+
+
+def outcomes_of(outcomes: Any) -> list[tuple[int, bytes]]:
+    """Return the code and the text of each rank in the reply for one room; none if it is an error."""
+    if not isinstance(outcomes, bytes):
+        return []
+    return [(int(code), text) for code, text in (told.split(b" ", 1) for told in outcomes.split(b";")[:-1])]
 
 
 def _answers(operation: str, rooms: list[int], reply: list[Any]) -> list[list[Answer]]:
@@ -95,8 +127,7 @@ def _answers(operation: str, rooms: list[int], reply: list[Any]) -> list[list[An
 def _of_room(operation: str, room: int, outcomes: Any) -> list[Answer]:
     if isinstance(outcomes, Exception):
         return [_answer(operation, room, Outcome.UNCHANGED.value, outcomes)]
-    found = [told.split(b" ", 1) for told in outcomes.split(b";")[:-1]]
-    return [_answer(operation, room, int(code), text or None) for code, text in found]
+    return [_answer(operation, room, code, text or None) for code, text in outcomes_of(outcomes)]
 
 
 def _answer(operation: str, room: int, code: int, status: Any) -> Answer:

@@ -18,7 +18,7 @@ from redis_kvpoll.errors import (
     WorldSizeMismatchError,
 )
 from redis_kvpoll.model import Consensus, Entry, KVPoll, Outcome, Refusal, Update
-from redis_kvpoll.protocol.feed import parse_rank
+from redis_kvpoll.protocol.rank_replies import rank_leases_in, ranks_in
 from redis_kvpoll.validation import MAX_PREFIX_LEN, MAX_WORLD_SIZE
 
 NO_REASON = "no reason was recorded"
@@ -30,6 +30,8 @@ _UPDATES = {(o.value, name): Update(o, status) for o in Outcome for name, status
 
 _NUMBER = re.compile(rb"0|[1-9][0-9]{0,15}")
 """As scripts write numbers."""
+_FIRST_TIME = 10**15
+"""The least generation that is a time in microseconds."""
 _MAX_NUMBER = 9 * 10**15 - 1
 """As in lua/include/numbers.lua."""
 _FEED_ID = re.compile(rb"([0-9]{1,20})-[0-9]{1,20}")
@@ -209,11 +211,17 @@ def _entry(operation: str, room: int, ttl_ms: int, length: Any, pairs: Any) -> E
     status = statuses(operation, [room], [fields.get(b"status", b"")])[0]
     assert status is not None  # noqa: S101 - statuses() has raised for a missing status
     generation = _count(operation, room, "generation", fields.get(b"generation"))
+    updated_at = _seconds(operation, room, "updated_ms", fields.get(b"updated_ms"))
+    created_at = opened_at = _opened_at(operation, room, fields, generation)
+    is_restored = b"replayed" in fields
+    if is_restored and generation >= _FIRST_TIME:
+        opened_at = min(opened_at, generation / 1_000_000)
     return Entry(
         room,
         status,
-        _opened_at(operation, room, fields, generation),
-        _seconds(operation, room, "updated_ms", fields.get(b"updated_ms")),
+        # The id of its entry may be a millisecond above the time that the script has written.
+        min(opened_at, updated_at),
+        updated_at,
         ttl=ttl_ms / 1000 if ttl_ms >= 0 else math.inf,
         reason=_text(fields.get(b"reason")),
         decode_prefix_len=_length(operation, room, length),
@@ -222,8 +230,10 @@ def _entry(operation: str, room: int, ttl_ms: int, length: Any, pairs: Any) -> E
         request=_text(fields.get(b"request")),
         owner=_text(fields.get(b"owner")),
         world_size=_count(operation, room, "world_size", fields.get(b"world_size"), MAX_WORLD_SIZE) or None,
-        ranks={**_ranks(fields, b"status:"), **_ranks(fields, b"cleared:")},
-        cleared=frozenset(_ranks(fields, b"cleared:")),
+        ranks={**ranks_in(fields, b"status:"), **ranks_in(fields, b"cleared:")},
+        cleared=frozenset(ranks_in(fields, b"cleared:")),
+        restored_at=created_at if is_restored else None,
+        rank_leases=rank_leases_in(fields),
     )
 
 
@@ -242,35 +252,6 @@ def _seconds(operation: str, room: int, name: str, milliseconds: bytes | None) -
     if milliseconds is None:
         raise CorruptEntryError(room, operation, f"no {name}")
     return _count(operation, room, name, milliseconds, _LAST_MS) / 1000
-
-
-def _ranks(fields: dict[bytes, bytes], start: bytes) -> dict[int, KVPoll]:
-    """Return the status of each rank that has a field with the prefix ``start``; other fields were made by hand."""
-    found: dict[int, KVPoll] = {}
-    for name, value in fields.items():
-        if name.startswith(start) and (rank := parse_rank(name[len(start) :])) is not None:
-            status = parse_status(value)
-            if status is not None:
-                found[rank] = status
-    return found
-
-
-class RankStatuses(NamedTuple):
-    """The ranks of a room, in their order."""
-
-    consensus: KVPoll | None
-    statuses: dict[int, KVPoll]
-    """The status of each rank, the last one of a rank that has cleared."""
-    cleared: set[int]
-
-
-def ranks_of(words: Any) -> RankStatuses:
-    """Return the ranks in the reply of snapshot_ranks.lua."""
-    parts = words.split()
-    fields = dict(zip(parts[::2], parts[1::2], strict=True))
-    cleared = _ranks(fields, b"cleared:")
-    statuses = dict(sorted({**_ranks(fields, b"status:"), **cleared}.items()))
-    return RankStatuses(parse_status(fields.get(b"status")), statuses, set(cleared))
 
 
 def _text(value: bytes | None) -> str | None:

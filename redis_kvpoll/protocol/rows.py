@@ -26,7 +26,8 @@ def rows(rooms: list[int], reply: list[Any], now: float) -> list[RoomRow | None]
         if status is None:
             found.append(RoomRow(room, None, 0.0, 0.0, expires_at))
             continue
-        since, opened_at = milliseconds(updated_ms) / 1000, milliseconds(opening) / 1000
+        since = milliseconds(updated_ms) / 1000
+        opened_at = min(milliseconds(opening) / 1000, since)
         found.append(
             RoomRow(room, status, since, opened_at, expires_at, owner.decode("utf-8", "replace") if owner else None)
         )

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
-from redis_kvpoll.engine.session import DEFAULT_DEADLINE
+from redis_kvpoll.engine.store_options import DEFAULT_DEADLINE
 from redis_kvpoll.model import KVPoll, Outcome, Update
 from redis_kvpoll.replay.fault_plan import Side
 from redis_kvpoll.replay.messages import Measured, Plan

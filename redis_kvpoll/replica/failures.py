@@ -30,7 +30,7 @@ from redis_kvpoll.replica.continuity import Continuity
 from redis_kvpoll.replica.feed_ids import number_of, text_of
 from redis_kvpoll.replica.follow import COALESCE_DELAY, POLL_INTERVAL
 from redis_kvpoll.replica.requests import FollowerFlow, Host
-from redis_kvpoll.replica.session import FollowerSession, MustResyncError
+from redis_kvpoll.replica.session import FollowerSession, MustResyncError, Pace
 
 ENTRIES = 1000
 """Entries of each shard in one read."""
@@ -39,6 +39,9 @@ ROOMS = 500
 HEARTBEAT = 2.5
 """Seconds between reads while nothing fails: two followers in each of 128 processes cost the server 1 % of its time. A
 failure is read at once."""
+REMEMBER_SECONDS = 10.0
+"""How long a failure of a room that is not held is remembered, for a process that says late what it holds."""
+MAX_REMEMBERED = 10_000
 STALE_AFTER = 6.0
 """Seconds without a proof after which failures may be missing: two heartbeats, and one for a slow moment."""
 
@@ -52,6 +55,8 @@ class FailureLog:
     def __init__(self, context: CallContext, rooms: Callable[[], Iterable[int]]) -> None:
         self.context = context
         self.latest: dict[int, RoomFailure] = {}
+        self.unheld: dict[int, tuple[RoomFailure, float]] = {}
+        """The latest failures of other rooms, and when they were read, in monotonic seconds; the oldest first."""
         self.resyncs_wanted = 0
         """Grows when the store has found another server: a follower's may be the former one."""
         self.news: deque[RoomFailure] = deque()
@@ -74,8 +79,20 @@ class FailureLog:
             if failure.room in held and not is_known:
                 self.latest[failure.room] = failure
                 self.news.append(failure)
+            elif failure.room not in held:
+                self._remember(failure)
         for room in [room for room in self.latest.copy() if room not in held]:
             self.latest.pop(room, None)
+
+    def _remember(self, failure: RoomFailure) -> None:
+        now = time.monotonic()
+        self.unheld.pop(failure.room, None)
+        self.unheld[failure.room] = failure, now
+        while True:
+            oldest = next(iter(self.unheld))
+            if self.unheld[oldest][1] > now - REMEMBER_SECONDS and len(self.unheld) <= MAX_REMEMBERED:
+                return
+            del self.unheld[oldest]
 
     def prove(self, tags: Iterable[str], at: float) -> None:
         """Everything in these shards up to a time was delivered."""
@@ -94,7 +111,7 @@ class FailureFollower(FollowerSession):
 
     def __init__(self, log: FailureLog, tags: Sequence[str], host: Host, limit: float, can_block: bool) -> None:
         name = f"the follower of failures of namespace {log.context.namespace!r}"
-        super().__init__("failures", name, tags, host, limit, HEARTBEAT, STALE_AFTER)
+        super().__init__("failures", name, tags, host, limit, Pace(HEARTBEAT, STALE_AFTER, HEARTBEAT))
         self._log = log
         self._can_block = can_block
         self._streams = [keys.failed(tag) for tag in tags]
@@ -160,7 +177,7 @@ class FailureFollower(FollowerSession):
         if block and not self._can_block:
             yield Sleep(POLL_INTERVAL)
             block = False
-        wait = ["BLOCK", self._block] if block else []
+        wait = ["BLOCK", str(self._block_ms)] if block else []
         words = ["XREAD", "COUNT", str(ENTRIES), *wait, "STREAMS", *self._streams, *map(text_of, self._positions)]
         asked_at = time.monotonic()
         looks = not self._follows or self._continuity.due(asked_at)
@@ -169,14 +186,16 @@ class FailureFollower(FollowerSession):
         reply, *there = answer if look else [answer]
         if looks and not self._continuity.holds(there):
             raise MustResyncError("the stream of failures no longer reaches back to where it was read")
-        is_end = self._take(dict(reply.items() if isinstance(reply, dict) else reply or ()), looks, asked_at)
+        found = dict(reply.items() if isinstance(reply, dict) else reply or ())
+        now = self._now(asked_at, self._block_ms / 1000 if block and not found else 0.0)
+        is_end = self._take(found, looks, now, asked_at)
         self.host.notify()
         if self._log.resyncs_wanted != self._resyncs_wanted:
             raise MustResyncError("the store has found another server")
         return is_end
 
-    def _take(self, found: dict[bytes, Any], is_proved: bool, asked_at: float) -> bool:
-        now, is_end, count = self._now(asked_at), True, 0
+    def _take(self, found: dict[bytes, Any], is_proved: bool, now: float, asked_at: float) -> bool:
+        is_end, count = True, 0
         delivered: list[RoomFailure] = []
         for number, stream in enumerate(self._streams):
             entries = found.get(stream.encode(), ())

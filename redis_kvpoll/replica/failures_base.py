@@ -126,3 +126,12 @@ class FailuresBase(WriteObserver, ABC):
     def _refuse(self, operation: str) -> StoreClosedError:
         state = "was closed" if self._closed else "is not open: use it in a with statement"
         return StoreClosedError(f"{operation}: this follower of failures {state}")
+
+
+def read_since(failures: FailuresBase, room: int, moment: float) -> RoomFailure | None:
+    """Return the latest failure of a room that was not held, if it was read since a moment of ``time.monotonic``.
+
+    For a process that says late what it holds, by at most 10 seconds.
+    """
+    failure, at = (None, 0.0) if failures._log is None else failures._log.unheld.get(room, (None, 0.0))
+    return failure if at >= moment else None

@@ -12,7 +12,7 @@ import contextlib
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from redis.exceptions import AskError, NoScriptError, RedisError
 
@@ -29,23 +29,30 @@ class MustResyncError(Exception):
     """The connection is open, but a change may have been missed. Never seen outside."""
 
 
+class Pace(NamedTuple):
+    """How often a follower reads while nothing changes, and what its replies count for. In seconds."""
+
+    heartbeat: float
+    """A read waits for so long on the server."""
+    stale_after: float
+    """A reply that is later than this counts for nothing once the session follows."""
+    precision: float
+    """A reply may be older by this than it is taken for."""
+
+
 class FollowerSession(ABC):
     """Follows some shards, all on one server, for ``host``. A driver runs ``session`` again and again.
 
-    ``operation`` begins its errors. A reply that took longer than ``stale_after`` seconds counts for nothing once the
-    session follows: see ``_now``.
+    ``operation`` begins its errors. ``limit`` (seconds) is how long the transport waits for a reply.
     """
 
-    def __init__(
-        self, operation: str, name: str, tags: Sequence[str], host: Host, limit: float, heartbeat: float, stale: float
-    ) -> None:
+    def __init__(self, operation: str, name: str, tags: Sequence[str], host: Host, limit: float, pace: Pace) -> None:
         self.tags = tags
         self.host = host
         self.health = FollowerHealth(name, limit, self._progressed, operation)
         self._operation = operation
-        self._heartbeat = heartbeat
-        self._stale_after = stale
-        self._block = str(max(1, int(min(heartbeat, limit / 3) * 1000)))
+        self._pace = pace
+        self._block_ms = max(1, int(min(pace.heartbeat, limit / 3) * 1000))
         self._checked_at = 0.0
         self._follows = False
         """Whether this session has caught up."""
@@ -132,15 +139,16 @@ class FollowerSession(ABC):
             words[:2] = "EVAL", call.spec.script.source
         return (yield Send(call.tag, words))
 
-    def _now(self, asked_at: float) -> float:
+    def _now(self, asked_at: float, waited: float = 0.0) -> float:
         """Return the time as of which a reply that has just arrived is true.
 
-        If this process was stopped in between, the reply may be as old as the request.
+        ``waited`` is how long the server has waited before it replied that nothing is new. If this process was stopped
+        in between, the reply may be as old as that moment; if the server was, as old as the request.
         """
         now = time.monotonic()
         self.health.answered(now)
-        if self._follows and now - asked_at > self._stale_after:
+        if self._follows and now - asked_at > self._pace.stale_after:
             # The server stood still, or this process. Another server may have taken over in the meantime, so this reply
             # counts for nothing, and a new connection asks which is the primary now.
-            raise MustResyncError(f"no answer for {self._stale_after:g} s")
-        return now if now - asked_at < 2 * self._heartbeat else asked_at
+            raise MustResyncError(f"no answer for {self._pace.stale_after:g} s")
+        return now if now - asked_at - waited < self._pace.precision else asked_at

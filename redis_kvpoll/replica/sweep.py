@@ -17,7 +17,9 @@ ROOMS_PER_SECOND = 1000
 SHORTEST_PASS = 5.0
 """Seconds between the beginnings of two passes, so that many mirrors of few rooms cost no more."""
 INTERVAL = 0.25
-"""Seconds between two parts of a pass."""
+"""Seconds between two parts of a pass, at least: they go with the follower's reads."""
+LONGEST_INTERVAL = 5.0
+"""Seconds that one part makes up for, at most: its EXISTS holds the server for a millisecond."""
 
 
 class RoomSweep:
@@ -25,7 +27,7 @@ class RoomSweep:
 
     def __init__(self, shards: Mapping[str, ShardReplica]) -> None:
         self._shards = shards
-        self._next_at = 0.0
+        self._next_at = self._last_at = 0.0
         self._next_pass_at = float("inf")
         self._rest: Iterator[tuple[int, str]] | None = None
 
@@ -34,14 +36,15 @@ class RoomSweep:
         if now < self._next_at:
             return [], []
         if self._next_at == 0.0:  # all rooms were just read
-            self._next_pass_at = now + SHORTEST_PASS
+            self._next_pass_at, self._last_at = now + SHORTEST_PASS, now - INTERVAL
+        seconds, self._last_at = min(now - self._last_at, LONGEST_INTERVAL), now
         self._next_at = now + INTERVAL
         if self._rest is None:
             if now < self._next_pass_at:
                 return [], []
             self._next_pass_at = now + SHORTEST_PASS
             self._rest = self._all()
-        part = list(islice(self._rest, int(ROOMS_PER_SECOND * INTERVAL)))
+        part = list(islice(self._rest, int(ROOMS_PER_SECOND * seconds)))
         if not part:
             self._rest = None
             return [], []

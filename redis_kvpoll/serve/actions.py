@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from redis_kvpoll.aio.store import AsyncStatusStore
 from redis_kvpoll.errors import KVPollError, printable
+from redis_kvpoll.statistics.reasons import by_hand
 
 ACTIONS = ("abort", "clear")
 DEFAULT_REASON = "aborted by {who} on the page of kvpoll"
@@ -39,6 +40,7 @@ class RoomActions:
         if form.get("confirm", "").strip() != str(room):
             return ActionAnswer(400, f"Nothing was done: type {room} to confirm.")
         reason = form.get("reason", "").strip()[:LONGEST_REASON] or DEFAULT_REASON.format(who=who)
+        reason = by_hand(reason)
         said = f"{action} of room {room} in {namespace} by {printable(who)}"
         log.warning("%s%s", said, f": {printable(reason)}" if action == "abort" else "")
         try:

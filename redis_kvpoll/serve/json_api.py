@@ -15,7 +15,7 @@ from redis_kvpoll.model import Entry, KVPoll
 from redis_kvpoll.protocol.feed import Change
 from redis_kvpoll.serve.screens.base import Page
 from redis_kvpoll.serve.watch import Watch
-from redis_kvpoll.statistics.model import BOUNDS, LIVE, Histogram, RoomRow
+from redis_kvpoll.statistics.model import BOUNDS, LIVE, Histogram
 
 MOST_ROOMS = 1000
 
@@ -101,8 +101,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        found = {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-        return _with_text_room(found) if isinstance(value, Entry | RoomRow) else found
+        return _with_text_room({field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)})
     if isinstance(value, Mapping):
         return _with_text_room(
             {str(plain(name)): plain(each) for name, each in value.items() if not isinstance(name, tuple)}

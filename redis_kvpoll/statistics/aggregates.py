@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from heapq import merge, nlargest
@@ -15,7 +15,8 @@ from itertools import islice
 from typing import Any
 
 from redis_kvpoll.model import KVPoll, Owner
-from redis_kvpoll.protocol import keys
+from redis_kvpoll.protocol import keys, refused_writes
+from redis_kvpoll.protocol.refused_writes import RefusedWrites
 from redis_kvpoll.protocol.settings import Settings
 from redis_kvpoll.statistics.model import LIVE, FeedState, RoomRow, Second, Snapshot
 from redis_kvpoll.statistics.owner_names import OwnerNames
@@ -38,6 +39,8 @@ class Aggregates:
         self.shards: dict[str, ShardStatistics] = {}
         self.feeds: dict[str, FeedState] = {}
         self.owners: Sequence[Owner] = ()
+        self.refused: dict[str, RefusedWrites] = {}
+        self.data_began_at: float | None = None
         self.has_feed = True
         self.error: str | None = None
         self.is_connected = False
@@ -104,6 +107,9 @@ class Aggregates:
                 failures=totals.failures(),
                 reasons=totals.reasons(at_ms),
                 refused=totals.refusals(),
+                refused_since=(refused := refused_writes.merge(self.refused.values())).since,
+                last_refused=refused.last,
+                data_began_at=self.data_began_at,
                 status_durations={status: each.histogram() for status, each in totals.status_durations.items()},
                 room_durations={status: each.histogram() for status, each in totals.room_durations.items()},
                 rates=totals.rates(at_ms),
@@ -191,9 +197,3 @@ class Aggregates:
             record.due_ms / 1000 if record.due_ms else None,
             self._names.name(record.owner),
         )
-
-
-def parse_refused(reply: Any) -> Mapping[str, int]:
-    """Return the counts in a reply to HGETALL, of RESP2 or RESP3."""
-    pairs = reply.items() if isinstance(reply, dict) else zip(reply[::2], reply[1::2], strict=True)
-    return {name.decode("utf-8", "replace"): int(count) for name, count in pairs if count.isdigit()}

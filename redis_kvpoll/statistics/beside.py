@@ -14,10 +14,10 @@ from redis.exceptions import AskError, ResponseError
 
 from redis_kvpoll.engine.effects import Send
 from redis_kvpoll.model import Owner
-from redis_kvpoll.protocol import keys
-from redis_kvpoll.protocol.lease_commands import merge_owners, parse_owners
+from redis_kvpoll.protocol import keys, refused_writes
+from redis_kvpoll.protocol.owner_listing import has_lost, list_due, merge_owners, parse_due, parse_owners, words_of
 from redis_kvpoll.replica.requests import FollowerFlow
-from redis_kvpoll.statistics.aggregates import Aggregates, parse_refused
+from redis_kvpoll.statistics.aggregates import Aggregates
 from redis_kvpoll.statistics.model import FeedState
 
 
@@ -47,7 +47,8 @@ class Beside:
                 first_ms = int(first[0][0].partition(b"-")[0]) if first else now_ms
                 aggregates.feeds[tag] = FeedState(tag, length, max(0, now_ms - first_ms) / 1000)
             if refused is not None:
-                aggregates.totals.refused(tag, parse_refused(refused), now_ms)
+                aggregates.refused[tag] = refused_writes.parse(refused)
+                aggregates.totals.refused(tag, aggregates.refused[tag].counts, now_ms)
 
     def read_owners(self, tags: Sequence[str]) -> FollowerFlow[None]:
         """Read the leases."""
@@ -56,10 +57,15 @@ class Beside:
             words = yield from self._try(tag, ["HGETALL", keys.leases(tag)])
             if words is None:
                 return
-            flat = [word for pair in words.items() for word in pair] if isinstance(words, dict) else words
-            found.append(parse_owners(flat, self._aggregates.now_ms(time.monotonic()) / 1000))
+            flat = words_of(words)
+            due = (yield from self._try(tag, list_due(tag))) if has_lost(flat) else None
+            now = self._aggregates.now_ms(time.monotonic()) / 1000
+            found.append(parse_owners(flat, now, parse_due(due or [])))
+        epoch = yield from self._try(tags[0], ["HGET", keys.epoch(tags[0]), "epoch"])
         with self._aggregates.lock:
             self._aggregates.owners = merge_owners(found)
+            micros = (epoch or b"").partition(b"-")[0]
+            self._aggregates.data_began_at = int(micros) / 1e6 if micros.isdigit() and len(micros) < 18 else None
 
     def _try(self, tag: str, words: list[str]) -> FollowerFlow[Any]:
         try:

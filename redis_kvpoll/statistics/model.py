@@ -8,6 +8,7 @@ To add a number: give it a field here, and set it in ``aggregates.py``.
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from itertools import accumulate
 
 from redis_kvpoll.model import KVPoll, Owner
 from redis_kvpoll.model import RoomRow as RoomRow
+from redis_kvpoll.protocol.refused_writes import OUTCOMES, LastRefused
 
 LIVE = (KVPoll.Bootstrapping, KVPoll.WaitingForInput, KVPoll.Transferring)
 """The statuses of a room that is under way."""
@@ -25,8 +27,7 @@ FAILURES = (
     *("aborted", "transfer", "none", "other"),
 )
 """The kinds of failure reasons; see ``reasons.py``."""
-REFUSED = ("skipped", "stale", "busy", "lease", "world_size")
-"""The outcomes of refused writes, as the hash ``refused`` names them."""
+REFUSED = OUTCOMES
 BOUNDS = (
     *(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5),
     *(1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 180.0, 300.0),
@@ -41,6 +42,8 @@ class Histogram:
     counts: tuple[int, ...] = (0,) * (len(BOUNDS) + 1)
     """By bucket, each without those below it; the last has what is above all bounds."""
     sum: float = 0.0
+    longest: float = math.inf
+    """The longest duration; infinite if it is not known."""
 
     @property
     def total(self) -> int:
@@ -53,7 +56,8 @@ class Histogram:
     def quantile(self, share: float) -> float | None:
         """Return the duration below which ``share`` (0 to 1) of them are, by its bucket; None if there are none.
 
-        It is exact to a bucket, within which durations are taken to be even. What is above all bounds counts as 300 s.
+        It is exact to a bucket, within which durations are taken to be even, and never above the longest. What is
+        above all bounds counts as 300 s.
         """
         below = self.cumulative()
         if not below[-1]:
@@ -62,12 +66,13 @@ class Histogram:
         if at >= len(BOUNDS):
             return BOUNDS[-1]
         low, before = (BOUNDS[at - 1], below[at - 1]) if at else (0.0, 0)
-        return low + (BOUNDS[at] - low) * max(0.0, share * below[-1] - before) / (self.counts[at] or 1)
+        guess = low + (BOUNDS[at] - low) * max(0.0, share * below[-1] - before) / (self.counts[at] or 1)
+        return min(guess, self.longest)
 
     def since(self, earlier: Histogram) -> Histogram:
         """Return the durations that have come since an earlier state of the same histogram."""
         counts = tuple(now - then for now, then in zip(self.counts, earlier.counts, strict=True))
-        return Histogram(counts, self.sum - earlier.sum)
+        return Histogram(counts, self.sum - earlier.sum, self.longest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +172,11 @@ class Snapshot:
     """The most frequent reasons of the last hour, most frequent first."""
     refused: Mapping[str, int] = field(default_factory=dict)
     """Refused writes, by outcome (all of REFUSED), as the server counts them."""
+    refused_since: float | None = None
+    """When these counts began; None before the first."""
+    last_refused: LastRefused | None = None
+    data_began_at: float | None = None
+    """When the data of the first shard began. A lease that is older was restored after a loss of all data."""
     status_durations: Mapping[KVPoll, Histogram] = field(default_factory=dict)
     """How long rooms were at each live status, of those whose beginning and end were both seen."""
     room_durations: Mapping[KVPoll, Histogram] = field(default_factory=dict)
@@ -177,6 +187,12 @@ class Snapshot:
     feeds: tuple[FeedState, ...] = ()
     owners: tuple[Owner, ...] = ()
     """The leases, those lost in the last hour among them. ``rooms`` is here the live rooms created under it."""
+
+    @property
+    def data_lost_at(self) -> float | None:
+        """When all data was lost while owners lived, who have restored it; None if that is not known."""
+        began = self.data_began_at
+        return began if began and any(owner.since < began - 1.0 for owner in self.owners) else None
 
     @property
     def live(self) -> int:

@@ -13,7 +13,11 @@ NONE, OTHER = "none", "other"
 MASKED_LENGTH = 120
 """Characters of a masked reason."""
 
+BY_HAND = "Aborted by hand"
+"""How the reason of an operator's abort begins."""
+
 _KINDS = (
+    ("aborted", re.compile(rf"^{BY_HAND}\b")),
     ("lease_lost", re.compile(r"lost its lease|lease (was )?lost", re.IGNORECASE)),
     ("owner_lost", re.compile(r"^(owner|prefill|decode) \S+ lost\b", re.IGNORECASE)),
     ("owner_left", re.compile(r"^(owner|prefill|decode) \S+ left\b", re.IGNORECASE)),
@@ -38,6 +42,12 @@ def kind_of(reason: str | None) -> str:
     if not reason:
         return NONE
     return next((kind for kind, pattern in _KINDS if pattern.search(reason)), OTHER)
+
+
+def by_hand(reason: str) -> str:
+    """Return the reason that an operator's abort records for his own words, so that it is counted as that."""
+    text = reason.strip()
+    return text if not text or kind_of(text) == "aborted" else f"{BY_HAND}: {text}"
 
 
 @lru_cache(maxsize=1024)

@@ -27,6 +27,19 @@ from redis_kvpoll.statistics.totals import Totals
 
 REASON_WAIT_MS = 2000
 """For so long a failure without a reason waits for one, which may come in a later entry."""
+MICROSECONDS_DIGITS = 16
+"""Of a generation that is a time."""
+RESTORED_AFTER_MS = 1000
+"""A room whose generation is so much older than the entry that tells its opening was restored after a loss of data."""
+
+
+def opened_before(opening: Opening, at_ms: int) -> int | None:
+    """Return when a room that was restored had been opened, by its generation; None for a room that is opened now."""
+    micros = opening.generation
+    if not (micros.isascii() and micros.isdecimal() and len(micros) == MICROSECONDS_DIGITS):
+        return None
+    opened_ms = int(micros) // 1000
+    return opened_ms if opened_ms < at_ms - RESTORED_AFTER_MS else None
 
 
 class ShardStatistics:
@@ -75,7 +88,8 @@ class ShardStatistics:
     ) -> None:
         before = self.rooms.get(room)
         if opening is not None:
-            self._opened(room, before, status, at_ms, due_ms or 0, opening)
+            if not self._opened(room, before, status, at_ms, due_ms or 0, opening):
+                return
             before = None
         elif before is not None and self.rooms.is_confirmed(before):
             record = before if due_ms is None else before._replace(due_ms=due_ms)
@@ -95,12 +109,27 @@ class ShardStatistics:
 
     def _opened(
         self, room: int, before: Record | None, status: KVPoll, at_ms: int, due_ms: int, opening: Opening
-    ) -> None:
-        if before is not None and self.rooms.is_confirmed(before):
+    ) -> bool:
+        """Take an entry that created a room. Returns whether the room is new, and not one that is back."""
+        owner = self._owners.number(opening.owner) if opening.owner else 0
+        is_known = before is not None and self.rooms.is_confirmed(before)
+        opened_ms = opened_before(opening, at_ms)
+        if opened_ms is not None:  # it was not opened now: it is back after a loss of data
+            self._restored(room, before if is_known else None, Record(status, at_ms, opened_ms, due_ms, owner))
+            return False
+        if before is not None and is_known:
             self._ended(room, before, at_ms)
         self._totals.transition(ABSENT, status.name, at_ms)
-        owner = self._owners.number(opening.owner) if opening.owner else 0
         self.rooms.put(room, Record(status, at_ms, at_ms, due_ms, owner, SINCE_SEEN | OPENING_SEEN))
+        return True
+
+    def _restored(self, room: int, before: Record | None, record: Record) -> None:
+        """A room is back after a loss of data; ``before`` is what it was, if that is known. Nobody has opened it."""
+        if before is not None and before.status is record.status:
+            record = record._replace(since_ms=before.since_ms, flags=before.flags)
+        elif before is not None:
+            self._left(room, before, record.status.name, record.since_ms)
+        self.rooms.put(room, record)
 
     def _ended(self, room: int, before: Record, at_ms: int) -> None:
         """A room was opened anew: the former one had expired, or it was Failed and was replaced."""

@@ -46,19 +46,20 @@ _FIELD_OF = {
 class Durations:
     """A histogram that grows."""
 
-    __slots__ = ("_counts", "_sum")
+    __slots__ = ("_counts", "_longest", "_sum")
 
     def __init__(self) -> None:
         self._counts = [0] * (len(BOUNDS) + 1)
-        self._sum = 0.0
+        self._sum = self._longest = 0.0
 
     def add(self, milliseconds: int) -> None:
         seconds = max(0, milliseconds) / 1000
         self._counts[bisect_left(BOUNDS, seconds)] += 1
         self._sum += seconds
+        self._longest = max(self._longest, seconds)
 
     def histogram(self) -> Histogram:
-        return Histogram(tuple(self._counts), self._sum)
+        return Histogram(tuple(self._counts), self._sum, self._longest)
 
 
 class _Reasons:

@@ -12,8 +12,9 @@ import redis
 from redis_kvpoll import validation
 from redis_kvpoll.engine import reaper
 from redis_kvpoll.engine.executor import Executor
-from redis_kvpoll.engine.session import DEFAULT_DEADLINE, DEFAULT_TERMINAL_TTL, DEFAULT_TTL, Session, StoreOptions
+from redis_kvpoll.engine.session import Session
 from redis_kvpoll.engine.store_base import StoreBase
+from redis_kvpoll.engine.store_options import DEFAULT_DEADLINE, DEFAULT_TERMINAL_TTL, DEFAULT_TTL, StoreOptions
 from redis_kvpoll.model import KVPoll, Owner
 from redis_kvpoll.protocol import fenced_commands, room_commands
 from redis_kvpoll.protocol.handle import Handle

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from bench import report
+from bench import instructions, report
+from bench.capacity import Inputs, capacity
 from bench.measure import Contender, SelfTimed, Spread, interleave, ratio
 from bench.peers.contest import WAYS
 from bench.peers.way import merged
@@ -51,9 +52,9 @@ BUDGETED["woken"] = {f"{how}.wait, {figure}": ms for how in ("store", "mirror") 
 BUDGETED["mirror_read"] = {"mirror.get": 5, "mirror.poll, 1,000 rooms": 5}
 
 
-def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
+def bench(*arguments: str, seconds: float = 100) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "bench", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=pace.seconds(100))
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=pace.seconds(seconds))
 
 
 def test_quick_run_reports_every_section(tmp_path):
@@ -110,6 +111,64 @@ def test_recovery_is_measured_alone():
     assert "update_many" in rows[1]
     refused = bench("--quick", "--only", "recovery", "--markdown", "page.md")
     assert (refused.returncode, "whole run" in refused.stderr) == (2, True)
+
+
+def test_scale_has_the_keys_that_programs_rely_on(tmp_path):
+    """Its tables are printed, with a budget beside each figure that has one."""
+    found = tmp_path / "found.json"
+    done = bench("--quick", "--only", "scale", "--json", str(found), seconds=300)
+    assert done.returncode == 0, done.stderr
+    results = json.loads(found.read_text())
+    mirrors = {"server_us_per_change", "bytes_out_per_change", "known_p50_ms"}
+    scale = results["scale"]
+    assert scale.pop("link_cpu_percent_at_200") > 0
+    assert {name: figures.keys() for name, figures in scale.items()} == {
+        **{f"followers_{count}": mirrors for count in (0, 8, 64, 128)},
+        **{f"plugin_{count}": {"server_us_per_change"} for count in (64, 128)},
+        "heartbeats_128": {"instructions_per_s"},
+        "request_t8": {"server_instructions"},
+    }
+    assert scale["followers_0"]["known_p50_ms"] is None
+    assert scale["followers_8"]["bytes_out_per_change"] > scale["followers_0"]["bytes_out_per_change"]
+    counted = results["environment"]["instructions"]
+    assert counted in (instructions.PERF, instructions.CALLGRIND, instructions.CPU_TIME)
+    assert (scale["request_t8"]["server_instructions"] is None) == (counted == instructions.CPU_TIME)
+    rows = [row for section in results["sections"] for row in section["rows"]]
+    assert sorted(row["budget"]["limit"] for row in rows if row["budget"]) == [1.2, 2, 10, 10]
+    for instances in (1, 4, 8, 16):
+        assert f" {instances}+{instances}: one caller an instance " in done.stdout
+
+
+@pytest.mark.parametrize("instances", [1, 8])
+def test_capacity_is_what_the_model_says(instances):
+    """With mirrors, 8 T changes and 13 N T^2 deliveries a request."""
+    by = capacity(Inputs(change=80, delivery=23, heartbeat=0, request=1_000), instances)
+    assert by.mirrors == pytest.approx(1e6 / (8 * 8 * 80 + 13 * instances * 64 * 23))
+    assert by.failures == pytest.approx(1e6 / (8 * 8 * 80))
+    assert by.one_caller == 1000
+    assert capacity(Inputs(80, 23, 30, 1_000), instances).failures < by.failures
+
+
+@pytest.mark.parametrize("output", ["--json", "--markdown"])
+def test_output_that_cannot_be_written_is_refused_at_once(tmp_path, output):
+    """A page that can be written, too, if its pictures have no folder."""
+    path = tmp_path / "page.md"
+    if output == "--json":
+        path.mkdir()
+    else:
+        path.write_text(f"{report.START}\n{report.END}\n")
+        path.with_suffix("").write_text("in the way")
+    done = bench("--quick", output, str(path))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_tables_are_printed_before_an_output_fails():
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full here")
+    done = bench("--quick", "--only", "leases", "--json", "/dev/full")
+    assert done.returncode == 1
+    assert "budgets are kept" in done.stdout
 
 
 def test_looking_at_a_large_table_is_measured_alone(tmp_path):

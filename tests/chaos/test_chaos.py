@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from chaos import checker, fenced, history, holding, report
+from chaos import checker, fenced, followed, following, history, holding, report
 from chaos.history import HistoryWriter
 from chaos.run import run
 from chaos.scenarios import SCENARIOS
@@ -58,9 +58,19 @@ def revive_cleared_rooms(client):
             client.restore(key, 1_000_000, data)
 
 
+def forge_failures(client):
+    """Tell followers that rooms have failed which live on."""
+    for key in client.scan_iter(f"*:room:{str(following.FIRST)[:1]}?????????", count=1000):
+        status, generation = client.hmget(key, "status", "generation")
+        if status not in (None, b"Failed") and generation:
+            tag, room = key.decode().split(":room:")
+            client.xadd(f"{tag}:failed", {room: generation, "reason": "forged"})
+
+
 @pytest.mark.parametrize(
     ("name", "harm", "rule"),
     [
+        ("failures", forge_failures, "a failure was reported that its generation did not have"),
         ("aof", revive_cleared_rooms, "a generation came back"),
         ("lag", lose_held_rooms, "a generation went back"),
         ("wakes", lose_held_rooms, "a generation went back"),
@@ -114,6 +124,11 @@ class TestHistory:
         assert second != first
         assert 0 < calls[0].began <= calls[0].ended < calls[3].ended == math.inf
         assert calls[2].began == 5.0
+
+    def test_report_of_a_failure_is_read_as_written(self, tmp_path):
+        HistoryWriter(tmp_path / "calls").reported(1, 7, "why")
+        (record,) = history.read(tmp_path / "calls", 3)
+        assert (record.name, record.room, record.generation, record.answer) == (followed.REPORT, 1, "7", "why")
 
     def test_half_a_line_of_a_killed_worker_is_ignored(self, tmp_path):
         writer = HistoryWriter(tmp_path / "calls")

@@ -224,6 +224,17 @@ class TestTail:
             tailing.process.send_signal(signal.SIGINT)
             assert tailing.end() == (130, "")
 
+    def test_tail_of_an_owner_has_its_rooms_alone(self, url, store):
+        with store.lease("prefill-0"):
+            store.open(7)
+            with StatusStore.from_url(url, namespace="prod") as other, other.lease("prefill-1"):
+                other.open(8)
+                with Tailing(url, "--owner", "prefill-0") as tailing:
+                    assert tailing.line().split("\t")[1] == "7"
+                    other.update_status(8, 3)
+                    store.update_status(7, 3)
+                    assert tailing.line().split("\t")[1:3] == ["7", "Transferring"]
+
     def test_tail_as_json_prints_gaps_too(self, url, store, watched):
         store.update_status(7, 1)
         with Tailing(url, "--json") as tailing:
@@ -276,7 +287,7 @@ class TestTail:
         text = line.decode()
         assert f"{ROOM}  \x1b[" in text, "the room is whole, and the status has a colour"
         day, change = re.sub(r"\x1b\[[\d;]*m", "", text).splitlines()[:2]
-        assert re.fullmatch(r"-- \d{4}-\d\d-\d\d --", day)
+        assert re.fullmatch(r"-- \d{4}-\d\d-\d\d \([+-]\d\d:\d\d\) --", day)
         assert re.fullmatch(rf"\d\d:\d\d:\d\d\.\d{{3}}  {ROOM}  Transferring", change)
 
     def test_unreachable_server_is_an_error(self):

@@ -51,9 +51,10 @@ def test_namespace_without_leases_is_named(url, held):
 def test_owners_into_a_pipe_are_tab_separated(url, held, client):
     held.store.update_many({1: BOOT, 2: BOOT, 3: DONE})
     header, line = (line.split("\t") for line in run("owners", "--redis", url).output.splitlines())
-    assert header == ["owner", "since", "heartbeat", "state", "live rooms", "failed rooms", "reason"]
-    owner, since, heartbeat, *rest = line
-    assert (owner, rest) == ("prefill-0", ["alive", "2", "", ""])
+    assert header == list(owners.COLUMNS)
+    name, state, live, failed, heartbeat, lost_at, since, *rest = line
+    assert [name, state, live, failed, lost_at] == ["prefill-0", "alive", "2", "0", ""]
+    assert rest == ["", "", ""], "ranks, process, reason"
     assert since.startswith("20")
     assert heartbeat.endswith("s ago")
 
@@ -72,11 +73,11 @@ def test_long_owner_is_whole_on_a_narrow_terminal(width, monkeypatch):
     monkeypatch.setattr(terminal, "Console", lambda **_: Console(file=out, width=width))
     name = "rack7/node-0123.cluster.example:9000"
     owner = Owner(name, 1, 5.0, 0.5, 1e9, "lost", "the name was taken again", 1234, 56)
-    terminal.print_owners(owners.COLUMNS, [(owner.state, owners.cells(owner))])
+    terminal.print_owners(owners.COLUMNS, [(owner.state, owners.cells([owner]))])
     lines = [line.rstrip() for line in out.getvalue().splitlines()]
     assert max(map(len, lines)) <= width
     assert lines[1].startswith(name)
-    assert lines[2].startswith("    heartbeat" if width == 80 else "    state")
+    assert lines[2].startswith("    lease since" if width == 80 else "    state")
     assert [word for word in ("lost", "1,234", "56", "again") if word not in out.getvalue()] == []
     assert "…" not in out.getvalue()
 
@@ -98,9 +99,12 @@ def test_reap_suspects_first_and_fails_rooms_later(url, held, client):
 
 def test_abort_fails_a_room_once_for_its_reason(url, held):
     held.store.update_status(1, BOOT)
-    assert run("abort", "1", "--redis", url, "--reason", "drained").output == "Room 1 is now Failed: drained\n"
-    assert run("abort", "1", "--redis", url).output == "Room 1 was already Failed: drained\n"
-    assert held.store.failure_reason(1) == "drained"
+    assert (
+        run("abort", "1", "--redis", url, "--reason", "drained").output
+        == "Room 1 is now Failed: Aborted by hand: drained\n"
+    )
+    assert run("abort", "1", "--redis", url).output == "Room 1 was already Failed: Aborted by hand: drained\n"
+    assert held.store.failure_reason(1) == "Aborted by hand: drained"
     absent = run("abort", "2", "--redis", url)
     assert (absent.exit_code, "room 2 is not in namespace 'default'" in absent.output) == (1, True)
     assert held.store.get(2) is None

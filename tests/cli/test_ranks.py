@@ -84,10 +84,10 @@ class TestLs:
         with StatusStore.from_url(url, namespace="prod") as store:
             store.update_status(7, DONE)
             header, *lines = [line.split("\t") for line in run("ls", "--redis", url, "-n", "prod").stdout.splitlines()]
-            assert header[-2:] == ["owner", "request"]
-            assert {line[0]: (line[1], *line[-2:]) for line in lines} == {
-                "7": ("Success", "", ""),
-                str(ROOM): ("Bootstrapping", "prefill-0", "rid-\u2603"),
+            assert header[-3:] == ["owner", "request", "reason"]
+            assert {line[0]: (line[1], *line[-3:]) for line in lines} == {
+                "7": ("Success", "", "", ""),
+                str(ROOM): ("Bootstrapping", "prefill-0", "rid-\u2603", ""),
             }
             store.clear(ROOM)
         assert "owner" not in run("ls", "--redis", url, "-n", "prod").stdout
@@ -114,8 +114,8 @@ class TestChanges:
         header, *found = [
             line.split("\t") for line in run("history", "7", "--redis", url, "-n", "prod").output.splitlines()
         ]
-        assert header == ["since", "status", "lasted", "reason", "note", "rank"]
-        assert [(row[1], row[4], row[5]) for row in found] == [
+        assert header == ["since", "status", "rank", "lasted", "reason", "note"]
+        assert [(row[1], row[5], row[2]) for row in found] == [
             ("Bootstrapping", "", "0: Bootstrapping"),
             ("", "", "1: Transferring"),
             ("Failed", "until now", "1: Failed"),
@@ -130,7 +130,7 @@ class TestChanges:
         feed.print_history([row for period in lived for row in rows.period_rows(period)])
         lines = out.getvalue().splitlines()
         assert len(lines) == 5
-        assert lines[0].split() == ["since", "status", "rank", "lasted", "note"]
+        assert lines[0].split() == ["since", f"({rows.zone(found[0].at)})", "status", "rank", "lasted", "note"]
 
     def test_history_as_json_has_the_ranks(self, url, lived):
         found = json.loads(run("history", "7", "--json", "--redis", url, "-n", "prod").output)

@@ -8,7 +8,7 @@ import time
 import pytest
 from click.testing import CliRunner
 
-from redis_kvpoll import KVPoll, StatusStore
+from redis_kvpoll import KVPoll, Outcome, StatusStore
 from redis_kvpoll.cli.app import kvpoll
 from tests.support import real
 
@@ -76,6 +76,10 @@ class TestLs:
     def test_room_that_expires_soon_is_found(self, table, run, client_of):
         client_of.pexpire("kvpoll:{prod}:room:4", 30_000)
         assert rooms(run("ls", "--expiring")) == [4]
+        assert (rooms(run("ls", "--expiring=20s")), rooms(run("ls", "--expiring=40s"))) == ([], [4])
+
+    def test_filter_that_nothing_matches_says_so(self, table, run):
+        assert "none of its 5 rooms matches" in run("ls", "--owner", "nobody").stderr
 
     def test_what_is_left_out_is_said(self, table, run):
         result = run("ls", "--limit", "2")
@@ -169,7 +173,7 @@ class TestMany:
         result = run("abort", "--older-than", "0s", "--reason", "drained", "--yes")
         assert (result.exit_code, result.stdout) == (0, "Failed 3 rooms of 3 that matched.\n")
         assert table.poll(range(1, 6)) == [FAILED, FAILED, DONE, FAILED, FAILED]
-        assert table.failure_reason(4) == "drained"
+        assert table.failure_reason(4) == "Aborted by hand: drained"
         assert table.failure_reason(5) == "Mooncake session 7 failed"
 
     def test_clear_removes_the_rooms_that_match(self, table, run):
@@ -205,6 +209,21 @@ class TestStats:
         assert found["counts"] == {status.name: count for status, count in table.counts().items()}
         assert found["synced"] is True
         assert found["failures"]["transfer"] == 1
+
+    def test_refused_writes_have_a_rate_and_the_last(self, store, run):
+        store.update_status(1, BOOT)
+        with store.lease("prefill-0"):
+            handle = store.open(7)
+            with StatusStore.from_url(store_url(store), namespace="prod") as other:
+                other.clear(7)
+            assert handle.update(MOVE).outcome is Outcome.STALE
+            shown = run("stats").stdout
+        assert "refused 0.0/s   1 (stale 1) since " in shown
+        assert "stale, room 7, from prefill-0" in shown
+
+    def test_abort_in_own_words_counts_as_aborted(self, table, run):
+        assert run("abort", "1", "--reason", "stuck, drill").exit_code == 0
+        assert "aborted 1" in run("stats").stdout
 
 
 class TestNamespaces:

@@ -218,7 +218,8 @@ class TestLeases:
         found = found_by("leases", server)
         assert (found.level, "lost, and 1 live room left" in found.found) == (WARNING, True)
         reap_lost(store, {incarnation: "owner prefill-0 lost"})
-        assert found_by("leases", server).level is NOTE
+        found = found_by("leases", server)
+        assert (found.level, "1 room failed" in found.found) == (WARNING, True)
 
     def test_two_processes_with_one_name_are_a_warning(self, server, store):
         store.clear(2)
@@ -227,7 +228,7 @@ class TestLeases:
                 assert raised(examine(server.tcp)) == set(), "it may have been started again"
                 ManualLease(stack.enter_context(StatusStore.from_url(server.tcp)), ttl=600.0).take()
             found = found_by("leases", server)
-        assert (found.level, "two processes use one host and port" in found.advice) == (WARNING, True)
+        assert (found.level, "stop all but one" in found.advice) == (WARNING, True)
 
 
 class TestInstances:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from redis_kvpoll import KVPoll, StatusStore
-from redis_kvpoll.protocol import lease_commands, room_commands
+from redis_kvpoll.protocol import lease_commands, owner_listing, room_commands
 from redis_kvpoll.protocol.script_specs import SPECS
 from tests.support import real
 from tests.support.internals import executor_of, run
@@ -57,7 +57,9 @@ def reap_all(store):
 
 
 def count_parts(store):
-    return execute(store, lease_commands.parts([*ROOMS]))
+    found = owner_listing.Parts()
+    execute(store, owner_listing.parts([*ROOMS], found))
+    return found.rooms
 
 
 OPERATIONS = {

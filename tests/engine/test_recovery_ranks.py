@@ -110,6 +110,18 @@ class TestRanks:
         held[1].clear()
         assert A not in rooms_on_server(client)
 
+    def test_later_generation_by_an_adopted_handle_is_recovered(self, make_store, client):
+        """A rank that has cleared a room still tracks it, as its last status counts; then it is told of the next."""
+        stores = [make_store(rank=rank, world_size=2) for rank in range(2)]
+        for room in [store.open(A, request="former") for store in stores]:
+            room.clear()
+        later = stores[0].attach(stores[1].open(A, request="later"))
+        later.update(KVPoll.WaitingForInput)
+        client.flushall()
+        stores[1].open(B)
+        stores[0].open(C)
+        assert stores[0].collect(A) == {0: KVPoll.WaitingForInput, 1: KVPoll.Bootstrapping}
+
 
 class TestLostLeases:
     """A lost lease stays lost when the server has lost its data."""

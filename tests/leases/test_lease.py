@@ -347,6 +347,7 @@ def test_script_head_matches_calls_and_reply():
         assert call.spec is not SETTINGS
     sent = dict(zip(once, config.call(table, "ns", "renew", "1", "e").once, strict=True))
     assert sent == {
+        "process": "",
         "epoch_ttl_ms": table.epoch_ttl_ms,
         "nonce": "n",
         "action": "renew",

@@ -64,7 +64,7 @@ class TestLostParts:
         die(client, [dead], living, other)
         assert [one.store.get(1) for one in living] == [FAIL, FAIL]
         assert other.failure_reason(1) == f"owner prefill-{lost} lost"
-        assert other.entry(1).failed_by == f"prefill-{lost}"
+        assert other.entry(1).failed_by == f"prefill-{lost} rank {lost}"
         assert len(failures(client)) == 1
         assert [one.heartbeat().lost for one in living] == [False, False]
 

@@ -128,6 +128,34 @@ class TestOnServers:
             real.until(lambda: (3, "third") in told.shown(), "and followed")
             real.until(lambda: failures.synced, "synced")
 
+    def test_entries_made_by_hand_fail_no_room(self, side, server, client, peer, caplog):
+        """Whatever is in the stream, the follower reads on, and tells the next failure that is one."""
+        told, store = Told(1, 2), side.over(server)
+        held, other = peer.open(1, "rid"), peer.open(2, "rid")
+        generation = str(held.generation)
+        junk = [
+            ["x", "y"],
+            ["1", f"0{generation}", "reason", "another form"],
+            ["01", generation, "reason", "another form"],
+            ["1", f"{generation} ", "reason", "text"],
+            ["1", "9" * 5000],
+            ["9" * 5000, generation],
+            ["reason", "of nothing", "1", "junk", "by", "nobody"],
+            [b"\xff", b"\xfe", "1", b"\x00"],
+            [str(word) for word in range(20_000)],
+        ]
+        with following(store, told) as failures:
+            for words in junk:
+                client.execute_command("XADD", FAILED, "*", *words)
+            client.execute_command("XADD", FAILED, f"{2**64 - 1}-{2**64 - 1}", "the last", "possible id")
+            other.fail("a real one")
+            real.until(lambda: (2, "a real one") in told.shown(), "told")
+            real.until(lambda: failures.synced, "synced")
+            assert {found.generation for found in told.found if found.room == 1} <= {0, 2}  # of the numbers in a row
+            assert failures.get(2).generation == other.generation
+            client.pexpire(FAILED, 60_000)
+        assert "unexpectedly" not in caplog.text
+
     def test_read_only_store_follows_and_writes_nothing(self, side, server, client, peer):
         peer.update_status(1, BOOT)
         told, store = Told(1), side.over(server, read_only=True)

@@ -86,12 +86,12 @@ class TestSweep:
     def replica(self):
         return replica_of()
 
-    def looked_at(self, replica, rooms, seconds):
-        """The rooms of each part, when one is asked for every 10 ms."""
+    def looked_at(self, replica, rooms, seconds, every=0.01):
+        """The rooms of each part, when one is asked for so often."""
         replica.start_resync("ns", b"1-0", 0)
         replica.snapshot("ns", b"1-0", range(rooms), [b"Success", 900_000] * rooms, 0)
         sweeping = sweep.RoomSweep(replica.shards)
-        return [sweeping.part(1000 + number / 100)[0] for number in range(seconds * 100)]
+        return [sweeping.part(1000 + number * every)[0] for number in range(int(seconds / every))]
 
     def test_many_rooms_are_swept_at_fixed_rate(self, replica):
         rooms = 10_000
@@ -101,6 +101,12 @@ class TestSweep:
             assert len(set().union(*parts[start : start + most + 100])) == rooms
         for start in range(len(parts) - 100):
             assert sum(map(len, parts[start : start + 100])) <= sweep.ROOMS_PER_SECOND
+
+    @pytest.mark.parametrize("every", [0.5, 2.0])
+    def test_rare_reads_sweep_at_the_same_rate(self, replica, every):
+        """A heartbeat, or a mirror's period."""
+        parts = self.looked_at(replica, 10_000, seconds=sweep.SHORTEST_PASS + 10 + 2 * every, every=every)
+        assert len(set().union(*parts)) == 10_000
 
     def test_few_rooms_are_swept_once_per_pass(self, replica):
         parts = self.looked_at(replica, 10, seconds=31)

@@ -155,7 +155,8 @@ class LeaseExplorer:
             yield self._replay(world, at), "replays"
         else:
             if holder.incarnation:
-                yield self._heartbeat(world, at), "sends a heartbeat"
+                yield self._heartbeat(world, at, [holder]), "sends a heartbeat"
+                yield self._heartbeat(world, at, list(world.holders)), "sends a heartbeat for all"
                 yield self._on_lease(world, at, "renew"), "renews its lease"
                 yield from self._lost(world, at, leaseholders.lease_call(holder, "renew", self._nonce(world)), "renew")
             elif not holder.owner:
@@ -195,10 +196,10 @@ class LeaseExplorer:
             learnt = learnt._replace(reaping=())
         return _after(world, at, carried, learnt)
 
-    def _heartbeat(self, world: World, at: int) -> World:
-        """Renew by the hot script, which decides nothing: where that does not find the lease, a renewal follows."""
+    def _heartbeat(self, world: World, at: int, holders: list[Holder]) -> World:
+        """Renew by the hot script, which decides nothing: where that does not find a lease, a renewal follows."""
         holder = world.holders[at]
-        call = leaseholders.heartbeat_call(holder, self._nonce(world))
+        call = leaseholders.heartbeat_call([one for one in holders if one.incarnation], self._nonce(world))
         return _after(world, at, self._carry_out(world, leaseholders.sent("heartbeat", holder, call)), holder)
 
     def _context(self, world: World, holder: Holder) -> Any:
@@ -268,13 +269,21 @@ class LeaseExplorer:
         text = reply if is_lease else reply[sum(sent.words) :]
         value = None if is_lease else leaseholders.value_of(sent.script, list(text))
         after = View(self._model.state())
-        state = reply[LEASE_WORDS].decode() if is_lease else ""
-        step = Effect(sent, now_us // 1000, before, after, world.notes, state, value, is_late)
+        states = _states(sent, reply) if is_lease else {}
+        step = Effect(sent, now_us // 1000, before, after, world.notes, states, value, is_late)
         notes, found = lease_rules.noted(step)
         found += lease_rules.wrong(step, notes)
         if found:
             raise BrokenError(f"{sent.name}: {short('; '.join(found))}\n     before: {before}\n     after:  {after}")
         return Carried(_timeless(after.state, now_us), notes, text, value)
+
+
+def _states(sent: Sent, reply: list[bytes]) -> dict[str, str]:
+    """The state of each lease in the reply of a lease script, by its owner."""
+    if sent.script == "lease":
+        return {sent.owner: reply[LEASE_WORDS].decode()}
+    found = zip(sent.argv[::4], reply[LEASE_WORDS:], strict=True)
+    return {owner: "held" for owner, state in found if state != b"unknown"}
 
 
 def _with(world: World, at: int, holder: Holder) -> World:

@@ -47,8 +47,8 @@ class Effect:
     before: View
     after: View
     notes: Notes
-    state: str
-    """The state of the lease in the reply of the lease script."""
+    states: dict[str, str]
+    """The state of each lease in the reply of a lease script, by its owner."""
     value: Any
     """The result of a call on the room, or the exception."""
     is_late: bool
@@ -96,7 +96,7 @@ def noted(step: Effect) -> tuple[Notes, list[str]]:
     heartbeats = {incarnation: (renewed, found) for incarnation, renewed, found in step.notes.heartbeats}
     if step.sent.script in LEASE_SCRIPTS:
         for owner, incarnation in now.items():
-            if step.state == "held" and owner == step.sent.owner:
+            if step.states.get(owner) == "held":
                 heartbeats[incarnation] = (step.now_ms, 0)
             renewed, found = heartbeats[incarnation]
             if step.now_ms > renewed + TTL_MS and not found:
@@ -143,7 +143,7 @@ def _living(step: Effect, after: Notes) -> Iterator[str]:
         return
     if isinstance(step.value, LeaseLostError):
         yield f"{step.sent.name} was refused by a lease that is not lost"
-    if step.state == "lost":
+    if step.states.get(step.sent.owner) == "lost":
         yield "a lease was called lost that is not"
 
 

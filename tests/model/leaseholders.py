@@ -105,9 +105,13 @@ def lease_call(process: Holder, action: lease_commands.Action, nonce: str) -> Ca
     return config.call(where, NAMESPACE, action, process.incarnation, process.epoch)
 
 
-def heartbeat_call(process: Holder, nonce: str) -> Call:
-    config = LeaseConfig(process.owner, TTL_MS / 1000, HEARTBEAT_MS / 1000)
-    return config.heartbeat_call(context_of("", "", nonce), NAMESPACE, process.incarnation)
+def heartbeat_call(holders: list[Holder], nonce: str) -> Call:
+    """The heartbeat of some holders, as one call."""
+    where, calls = context_of("", "", nonce), []
+    for one in holders:
+        config = LeaseConfig(one.owner, TTL_MS / 1000, HEARTBEAT_MS / 1000)
+        calls.append(config.heartbeat_call(where, NAMESPACE, one.incarnation))
+    return calls[0].merged_with(calls[1:])
 
 
 def after_lease_call(

@@ -19,7 +19,7 @@ from tests.model import recovery_store
 from tests.model.breadth_first import Report, search
 from tests.model.canonical import short
 from tests.model.loss_server import has_ended, is_superseded
-from tests.model.recovery_server import FIRST_ENTRY, ROOMS, Server, Servers
+from tests.model.recovery_server import FIRST_ENTRY, ROOMS, Change, Server, Servers
 from tests.model.recovery_settings import Setting
 from tests.model.recovery_store import Recoveries, Told
 from tests.model.steps import BrokenError
@@ -47,9 +47,9 @@ class World(NamedTuple):
 Step = tuple[World, str]
 
 
-def explore(setting: Setting, most: int | None = None) -> Report:
+def explore(setting: Setting, most: int | None = None, of: type[RecoveryExplorer] | None = None) -> Report:
     with recovery_store.model_clock():
-        explorer = RecoveryExplorer(setting)
+        explorer = (of or RecoveryExplorer)(setting)
         return search(explorer.start(), explorer.steps, explorer.check, most)
 
 
@@ -77,7 +77,7 @@ class RecoveryExplorer:
         for number, store in enumerate(world.stores):
             facts = self._recoveries.facts[store.recovery]
             if facts.is_unverified:
-                yield from self._with_lost(world, number, [self._recover(world, number)])
+                yield from self._with_lost(world, number, self._recover_in_steps(world, number))
             else:
                 if world.ops:
                     yield from self._with_lost(world, number, self._operations(world, number))
@@ -118,8 +118,11 @@ class RecoveryExplorer:
             self._reached[recovery, other] = self._recoveries.number(thawed)
         return self._reached[recovery, other]
 
-    def _recover(self, world: World, number: int, at: float = 0.0) -> Step:
-        """One round trip of a recovery: the verification; or, after it, the replay of one room."""
+    def _recover_in_steps(self, world: World, number: int) -> list[Step]:
+        return [self._recover(world, number)]
+
+    def _recover(self, world: World, number: int, at: float = 0.0, is_whole: bool = False) -> Step:
+        """One round trip of a recovery: the verification; or, after it, the replay of one room, or of all."""
         store = world.stores[number]
         recovery = self._recoveries.thaw(store.recovery)
         recovery_store.CLOCK.now = at
@@ -132,10 +135,12 @@ class RecoveryExplorer:
             effect = _send(flow, [self._servers.execute(words) for words in (effect.words, *effect.then)])
         if isinstance(effect, Call) and effect.spec is lease_commands.LEASE:
             effect, text = _send(flow, self._servers.run(effect)), f"{text}, renews its lease"
-        if isinstance(effect, Call) and not is_new:
+        while isinstance(effect, Call) and not is_new:
             reply = self._servers.run(effect)
             text = f"replays {list(effect.items)} -> {reply[2:]}"
-            _send(flow, reply)
+            effect = _send(flow, reply)
+            if not is_whole:
+                break
         flow.close()
         after = self._changed(world, store.server)
         text = short(f"{_name(number)} on S{store.server}: {text}")
@@ -216,10 +221,7 @@ class RecoveryExplorer:
     def _with_store(self, world: World, number: int, store: Store, recovery: int) -> World:
         if any(store.told) and len(world.servers) > 1 and not self._recoveries.facts[recovery].is_unverified:
             history = world.servers[store.server].history
-            over = [
-                told and (has_ended(history, room, told.generation) or is_superseded(history, room, told.generation))
-                for room, told in enumerate(store.told)
-            ]
+            over = [told and self._is_over(history, room, told.generation) for room, told in enumerate(store.told)]
             told = tuple(None if is_over else told for told, is_over in zip(store.told, over, strict=True))
             store = store._replace(told=told)
         store = store._replace(recovery=recovery)
@@ -243,13 +245,16 @@ class RecoveryExplorer:
         for number, store in enumerate(world.stores):
             facts = self._recoveries.facts[store.recovery]
             for room, told in enumerate(store.told if not facts.is_unverified else ()):
-                if told is None or (ROOMS[room] in facts.awaiting and not told.creator):
+                if told is None or (self._awaits(store.recovery, room) and not told.creator):
                     continue
                 if lost := self._lost(told, room, world.servers[store.server]):
                     raise BrokenError(f"{_name(number)}'s {room} {lost}")
 
+    def _awaits(self, recovery: int, room: int) -> bool:
+        return ROOMS[room] in self._recoveries.facts[recovery].awaiting
+
     def _check_created(self, before: Server, after: Server, text: str) -> None:
-        for change in after.history[len(before.history) :]:
+        for change in (change for step in after.steps[len(before.steps) :] for change in step):
             was = self._servers.room(before, change.room) if change.opens else None
             is_known = self.setting.is_slow or self._has_whole_feed(before)
             if change.opens and is_known and has_ended(before.history, change.room, change.generation):
@@ -259,12 +264,15 @@ class RecoveryExplorer:
 
     def _lost(self, told: Told, room: int, server: Server) -> str:
         there, generation = self._servers.room(server, room), told.generation
-        if has_ended(server.history, room, generation) or is_superseded(server.history, room, generation):
+        if self._is_over(server.history, room, generation):
             return ""
         if there is None or there[0] != generation:
             is_unknown = self.setting.is_slow and not self._has_whole_feed(server)
             return "was lost, and is not there again" if told.creator and not is_unknown else ""
         return f"was told {told.status}, and is {there[1]}" if there[1] < told.status else ""
+
+    def _is_over(self, history: list[Change], room: int, generation: int) -> bool:
+        return has_ended(history, room, generation) or is_superseded(history, room, generation)
 
     def _has_whole_feed(self, server: Server) -> bool:
         entries = self._servers.feed(server)

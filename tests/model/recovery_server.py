@@ -19,7 +19,7 @@ FIRST_ENTRY = (b"1", b"Success")
 
 
 class Change(NamedTuple):
-    """A change of a room; of a server's other data, that of no room."""
+    """A change of a room."""
 
     room: int
     generation: int
@@ -28,16 +28,18 @@ class Change(NamedTuple):
     opens: bool
 
 
-NO_CHANGE = Change(-1, 0, 0, False)
-
-
 class Server(NamedTuple):
     states: tuple[int, ...]
-    """After each change, by their numbers."""
-    history: tuple[Change, ...]
+    """After each step, by their numbers."""
+    steps: tuple[tuple[Change, ...], ...]
+    """The changes of each step."""
+
+    @property
+    def history(self) -> list[Change]:
+        return [change for step in self.steps for change in step]
 
     def promoted(self, length: int) -> Server:
-        return Server(self.states[:length], self.history[:length])
+        return Server(self.states[:length], self.steps[:length])
 
 
 class Servers:
@@ -55,11 +57,11 @@ class Servers:
 
     def first(self, context: CallContext) -> Server:
         """A server with an epoch, and a feed of one entry."""
-        self.load(Server((self._number(EMPTY),), (NO_CHANGE,)), 0)
+        self.load(Server((self._number(EMPTY),), ((),)), 0)
         self.run(lease_commands.sweep(context, NAMESPACE))
         self._model.execute(b"XADD", FEED, b"*", *FIRST_ENTRY)
         self._model.execute(b"PEXPIRE", FEED, b"86400000")
-        return Server((self._number(EMPTY), self._number(self._model.state())), (NO_CHANGE, NO_CHANGE))
+        return Server((self._number(EMPTY), self._number(self._model.state())), ((), ()))
 
     def load(self, server: Server, now: int) -> None:
         self._model.now_us = BEHIND_US if self._is_behind else CLOCK_US + now * self._seconds * 1_000_000
@@ -73,8 +75,8 @@ class Servers:
         script = call.spec.script
         source, (good, bad) = script.source, self.mutated.get(script.name, ("", ""))
         assert good in source, "the script has changed: update the mutation"
-        keys_ = [key.encode() for key in call.all_keys]
-        argv = [word.encode() for word in (*call.once, *call.items)]
+        words = [word.encode() for word in call.words()[3:]]
+        keys_, argv = words[: len(call.all_keys)], words[len(call.all_keys) :]
         return self._runner.run(source.replace(good, bad) if good else source, keys_, argv)
 
     def changed(self, server: Server, rooms: int) -> Server:
@@ -83,13 +85,14 @@ class Servers:
         if number == server.states[-1]:
             return server
         after = server._replace(states=(*server.states, number))
-        change = NO_CHANGE
+        changes: list[Change] = []
         for room in range(rooms):
             was, now = self.room(server, room), self.room(after, room)
             if was != now:
                 generation, status = now or (was[0] if was else 0, -1)
-                change = Change(room, generation, status + 1, now is not None and (was is None or was[0] != now[0]))
-        return after._replace(history=(*server.history, change))
+                opens = now is not None and (was is None or was[0] != now[0])
+                changes.append(Change(room, generation, status + 1, opens))
+        return after._replace(steps=(*server.steps, tuple(changes)))
 
     def room(self, server: Server, room: int) -> tuple[int, int] | None:
         """Its generation and status."""
@@ -110,7 +113,7 @@ class Servers:
             for kept in self._states[server.states[-1]]
             if kept.key != FEED or cut < len(kept.value)
         )
-        return Server((*server.states, self._number(state)), (*server.history, NO_CHANGE))
+        return Server((*server.states, self._number(state)), (*server.steps, ()))
 
     def _number(self, state: State) -> int:
         number = self._numbers.setdefault(state, len(self._states))

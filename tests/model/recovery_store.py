@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -29,8 +29,9 @@ class StubSession:
     observers = ()
     namespace = NAMESPACE
 
-    def __init__(self, feed_length: str) -> None:
-        self.context = self.identity = replace(context("compat"), feed_length=feed_length, words={})
+    def __init__(self, feed_length: str, rank: str = "", world_size: str = "") -> None:
+        of_rank = {"rank": rank, "world_size": world_size}
+        self.context = self.identity = replace(context("compat"), feed_length=feed_length, words={}, **of_rank)
         self.observers: dict[Any, None] = {}
 
     def server_changed(self) -> None:
@@ -106,7 +107,8 @@ class Facts(NamedTuple):
 class Recoveries:
     """Recoveries by their numbers: two that behave the same have one number."""
 
-    def __init__(self) -> None:
+    def __init__(self, facts: Callable[[Recovery], Facts] | None = None) -> None:
+        self._facts_of = facts or facts_of
         self.facts: list[Facts] = []
         self._frozen: list[bytes] = []
         self._numbers: dict[str, int] = {}
@@ -115,7 +117,7 @@ class Recoveries:
         number = self._numbers.setdefault(state_of_recovery(store), len(self._frozen))
         if number == len(self._frozen):
             self._frozen.append(pickle.dumps(store))
-            self.facts.append(_facts(store))
+            self.facts.append(self._facts_of(store))
         return number
 
     def thaw(self, number: int) -> Recovery:
@@ -124,7 +126,7 @@ class Recoveries:
         return store
 
 
-def _facts(store: Recovery) -> Facts:
+def facts_of(store: Recovery) -> Facts:
     rooms = store.tracked_rooms
     awaiting = frozenset(room for room in rooms.in_shard(NAMESPACE) if rooms.awaits_creator(room))
     is_unverified, has_called = verification_of(store, NAMESPACE)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import pytest
 
 from redis_kvpoll.engine import tracked_rooms
-from tests.model import loss_explorer, recovery_explorer
+from tests.model import group_explorer, loss_explorer, recovery_explorer
+from tests.model.group_explorer import GROUPS
 from tests.model.loss_rule import Rule
 from tests.model.recovery_settings import ATTACHED, MUTATIONS, PARTS, RECOVERIES, RULES, Setting
 
@@ -43,6 +44,24 @@ def test_recovery_keeps_all_invariants(name, request):
 def test_recovery_by_mutated_script_violates_invariant(mutation):
     setting, *mutated, violation = mutation
     report = recovery_explorer.explore(Setting(mutated=(tuple(mutated),), **setting), MOST)
+    assert report.violation is not None
+    assert violation in report.violation, str(report)
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_recovery_of_groups_keeps_all_invariants(name, request):
+    """Of a store that speaks for two ranks, which may open, write and clear a room in one call."""
+    report = group_explorer.explore(GROUPS[name])
+    request.node.user_properties.append(("explored", f"recovery of a group, {name}: {report}"))
+    assert report.violation is None, str(report)
+    assert report.worlds > 1_000
+
+
+@pytest.mark.parametrize("part", group_explorer.PARTS, ids=lambda part: part[0])
+def test_group_without_a_part_violates_an_invariant(part, monkeypatch):
+    name, replacement, setting, violation = part
+    monkeypatch.setattr(f"redis_kvpoll.engine.{name.replace(':', '.')}", replacement)
+    report = group_explorer.explore(setting, MOST)
     assert report.violation is not None
     assert violation in report.violation, str(report)
 

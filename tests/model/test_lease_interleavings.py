@@ -44,7 +44,7 @@ MUTATIONS = [
     (
         "leases",
         "renew",
-        "found[1] and string.find(found[1], ARGV[2] .. ' ', 1, true) == 1",
+        "lease and string.find(lease, ARGV[at + 1] .. ' ', 1, true) == 1",
         "true",
         "under a lease that is over",
     ),

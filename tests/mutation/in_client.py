@@ -146,6 +146,13 @@ IN_THE_CLIENT = [
         "leases/test_parts.py::TestLists::test_foreign_members_do_not_hide_rooms[fakeredis-sync]",
     ),
     (
+        "rooms behind those that went are not read",
+        "protocol.lease_commands:OwnedPages.take",
+        "self.offset and (not page or page[0] > self._last)",
+        "False",
+        "leases/test_owned_pages.py::test_what_is_listed_throughout_is_read_once",
+    ),
+    (
         "only the first chunk of a lost owner's rooms is failed",
         "engine.reaper:_Reaper.run",
         "if self.is_interrupted:",
@@ -322,5 +329,26 @@ IN_THE_CLIENT = [
         "call.spec is OPEN",
         "call.spec is not OPEN",
         "mirror/test_failures.py::TestOnServers::test_open_that_finds_room_failed_is_known_at_once[sync-fakeredis]",
+    ),
+    (
+        "an entry made by hand fails a room, by another form of its generation",
+        "protocol.failures:_generation",
+        ' and digits[:1] != b"0"',
+        "",
+        "replica/test_failures.py::TestJunk::test_other_form_of_a_generation_is_no_failure[0101]",
+    ),
+    (
+        "a reply without news counts from when it was asked for",
+        "replica.session:FollowerSession._now",
+        "now - asked_at - waited <",
+        "now - asked_at <",
+        "replica/test_follow.py::test_no_news_counts_from_the_end_of_its_wait[0.4-0.0]",
+    ),
+    (
+        "a sweep slows down with its follower's reads",
+        "replica.sweep:RoomSweep.part",
+        "ROOMS_PER_SECOND * seconds",
+        "ROOMS_PER_SECOND * INTERVAL",
+        "mirror/test_ghosts.py::TestSweep::test_rare_reads_sweep_at_the_same_rate[0.5]",
     ),
 ]

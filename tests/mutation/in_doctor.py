@@ -71,4 +71,32 @@ IN_THE_DOCTOR = [
         "0 if slots else",
         "doctor/test_clusters.py::test_keys_on_two_nodes_are_a_warning",
     ),
+    (
+        "a flush counts as a restart",
+        "doctor.losses:cause",
+        "before < start - UPTIME_SECONDS and ",
+        "",
+        "doctor/test_losses.py::TestDataLoss::test_rooms_alone_show_that_data_was_lost",
+    ),
+    (
+        "a replica is taken for a primary",
+        "doctor.replica:replica_in",
+        'info.get("role") != "slave"',
+        "True",
+        "doctor/test_losses.py::TestReplica::test_replica_without_its_primary_says_nothing_of_leases",
+    ),
+    (
+        "a lost owner that is back stays a warning",
+        "doctor.owner_checks:_lost",
+        "instance(owner) not in back",
+        "True",
+        "doctor/test_losses.py::TestOwners::test_lost_owner_is_a_warning_until_it_is_back",
+    ),
+    (
+        "a flood of refused writes is a note",
+        "doctor.loss_checks:refused",
+        "if is_flood",
+        "if False",
+        "doctor/test_losses.py::TestRefused::test_flood_of_refused_writes_is_a_warning",
+    ),
 ]

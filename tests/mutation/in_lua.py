@@ -127,9 +127,16 @@ IN_LUA = [
     (
         "the fast path writes under a lost lease",
         "write.lua",
-        "is_usual = lease and string.find(lease, ARGV[9] .. ' ', 1, true) == 1 and",
-        "is_usual = lease and",
+        "is_usual = lease and string.find(lease, ARGV[9] .. ' ', 1, true) == 1",
+        "is_usual = lease",
         "protocol/test_fast_path.py::test_fast_path_and_the_rest_agree[fakeredis-another lease-both]",
+    ),
+    (
+        "a heartbeat for many renews a lease of a former incarnation",
+        "renew.lua",
+        "string.find(lease, ARGV[at + 1] .. ' ', 1, true) == 1",
+        "true",
+        "leases/test_heartbeats.py::test_each_lease_that_is_held_is_renewed[fakeredis]",
     ),
     (
         "one who speaks for all ranks writes under a lost lease",
@@ -204,7 +211,7 @@ IN_LUA = [
     (
         "a rank that has finished keeps its part",
         "write.lua",
-        "if to == 4 then redis.call('HDEL', room, 'by:' .. rank) end",
+        "if to == 4 and found[6] then redis.call('HDEL', room, lease_field) end",
         "",
         "leases/test_parts.py::TestLostParts::test_rank_that_had_finished_is_no_part[fakeredis-sync-0-Success]",
     ),
@@ -312,5 +319,19 @@ IN_LUA = [
         "redis.call('DEL', KEYS[#KEYS])",
         "",
         "protocol/test_failure_stream.py::TestIds::test_stream_without_room_is_begun_anew[sync-fakeredis-wrong type]",
+    ),
+    (
+        "a restored room counts as written now",
+        "replay.lua",
+        "#written_ms == #now_ms and written_ms < now_ms and written_ms or now_ms",
+        "now_ms",
+        "engine/test_restored_rooms.py::test_restored_room_keeps_its_times[sync-fakeredis]",
+    ),
+    (
+        "the rank whose loss failed a room is not named",
+        "reap.lua",
+        "if lost_rank and author ~= '' then",
+        "if false then",
+        "cli/test_owners_of_rooms.py::test_room_that_a_lost_rank_failed_is_listed_as_its",
     ),
 ]

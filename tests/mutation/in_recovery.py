@@ -6,6 +6,41 @@ Each is (what is wrong then, where, the text there, its replacement, the test th
 
 IN_RECOVERY = [
     (
+        "the ranks of a group lose their rooms",
+        "engine.members:Members.data_lost",
+        "in self.holders",
+        "in self.holders[:1]",
+        "engine/test_rank_group.py::TestLossOfData::test_every_rank_of_every_room_is_back[fakeredis]",
+    ),
+    (
+        "the leases of a group are not renewed before its rooms are replayed",
+        "engine.recovery:Recovery._replay",
+        "*self.members.leases",
+        "",
+        "engine/test_rank_group.py::TestLossOfData::test_every_rank_of_every_room_is_back[fakeredis]",
+    ),
+    (
+        "what a group was clearing is replayed",
+        "engine.members:Members.mark_clearing",
+        "if change.clears and",
+        "if False and",
+        "engine/test_rank_group.py::TestLossOfData::test_room_whose_clear_got_no_answer_stays_away[fakeredis]",
+    ),
+    (
+        "an id alone proves what a group has written",
+        "engine.marks:_mark_of_ranks",
+        "text)",
+        'b"")',
+        "engine/test_rank_group.py::TestMarks::test_mark_of_each_write_is_in_the_feed[fakeredis]",
+    ),
+    (
+        "a write of a later generation is not tracked",
+        "engine.tracking:observe_written",
+        "or generation > tracked.generation",
+        "",
+        "engine/test_recovery_ranks.py::TestRanks::test_later_generation_by_an_adopted_handle_is_recovered[sync-fakeredis]",
+    ),
+    (
         "another epoch is not detected",
         "engine.recovery:Recovery.complete",
         "elif epoch != shard.epoch and",
@@ -43,22 +78,22 @@ IN_RECOVERY = [
     (
         "another server with the same epoch has lost nothing",
         "engine.recovery:Recovery._verify",
-        "self.tracked_rooms.server_changed(tag, kept, now)",
+        "self.members.server_changed(tag, kept, now)",
         "0",
         "engine/test_recovery.py::TestReconnect::test_other_server_with_older_data_gets_lost_rooms[sync]",
     ),
     (
         "another server with the same epoch has lost all",
         "engine.recovery:Recovery._verify",
-        "self.tracked_rooms.server_changed(tag, kept, now)",
-        "self.tracked_rooms.data_lost(tag, now)",
+        "self.members.server_changed(tag, kept, now)",
+        "self.members.data_lost(tag, now)",
         "engine/test_recovery.py::TestReconnect::test_other_server_with_all_data_gets_no_replay[sync]",
     ),
     (
         "a lease that a lagging replica lacks is lost",
         "engine.recovery:Recovery._replay",
-        'self.lease.renewal(tag, "")',
-        "self.lease.renewal(tag, self.epoch_of(tag))",
+        'lease.renewal(tag, "")',
+        "lease.renewal(tag, self.epoch_of(tag))",
         "leases/test_live.py::test_lease_that_a_lagging_replica_lacks_is_held_on",
     ),
     (

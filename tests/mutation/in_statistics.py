@@ -71,4 +71,18 @@ IN_STATISTICS = [
         "if False else",
         "statistics/test_statistics.py::test_rooms_are_counted_as_they_are_listed[sync-fakeredis]",
     ),
+    (
+        "a restored room counts as opened",
+        "statistics.shard:opened_before",
+        "opened_ms < at_ms - RESTORED_AFTER_MS",
+        "False",
+        "statistics/test_shard.py::test_restored_room_is_no_opening_and_keeps_its_age",
+    ),
+    (
+        "a quantile is above the longest duration",
+        "statistics.model:Histogram.quantile",
+        "min(guess, self.longest)",
+        "guess",
+        "statistics/test_statistics.py::test_quantile_is_between_the_bounds_of_its_bucket",
+    ),
 ]

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 
+from redis_kvpoll.agent import open_channel
 from redis_kvpoll.integrations.sglang.registry import RoomRegistry
+from tests.support.local_channel import open_local
+
+
+@pytest.fixture(autouse=True)
+def in_this_process(monkeypatch):
+    """Table parts run in threads of the test, which looks into them. For real agents see test_agent.py."""
+    monkeypatch.setattr(open_channel, "open_channel", open_local)
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from redis_kvpoll.integrations.sglang import plugin
 from tests.support import pace
 from tests.support.standin import manager
 
-MAX_OWN_MODULES = 15
-"""The package, its errors and model, and of the plugin: package, entry point, checks, hooks and their parts, start."""
+MAX_OWN_MODULES = 16
+"""The package, its errors, model and rule of statuses, and the plugin's entry point, checks, hooks and their parts."""
 LIST_MODULES = """
 import json, sys
 {statement}
@@ -45,6 +45,13 @@ def test_entry_point_loads_no_redis_and_no_asyncio(monkeypatch, statement):
     assert not loaded & {"redis", "asyncio", "fakeredis"}
     own = {name for name in loaded if name.partition(".")[0] == "redis_kvpoll"}
     assert len(own) <= MAX_OWN_MODULES, own
+
+
+def test_process_on_the_table_loads_no_redis_and_no_asyncio():
+    """The agent has them. This is what SGLang's process imports when it joins."""
+    loaded = modules_loaded_by("import redis_kvpoll.integrations.sglang.install")
+    assert not loaded & {"redis", "asyncio", "fakeredis", "hiredis", "ssl", "concurrent"}
+    assert not {name for name in loaded if name.startswith(("redis_kvpoll.aio", "redis_kvpoll.sync"))}
 
 
 def test_hook_in_incomplete_installation_logs_one_error(monkeypatch, caplog):

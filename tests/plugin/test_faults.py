@@ -9,10 +9,10 @@ import signal
 import pytest
 
 from redis_kvpoll import KVPoll
+from redis_kvpoll.agent import lease, outbox, own_failures
 from redis_kvpoll.aio.lease import AsyncLease
-from redis_kvpoll.integrations.sglang import outbox, own_failures, worker
 from tests.support import pace, real
-from tests.support.standin import OWNER, joined, manager, serve, table
+from tests.support.standin import OWNER, joined, manager, serve, session_of, table
 
 FAIL, BOOT, WAIT, MOVE, OK = range(5)
 ROOM = 4711
@@ -35,22 +35,28 @@ def life(sglang, room):
     sglang.request_status.pop(room, None)
 
 
+def has_taken(sglang):
+    """Whether the table part has taken all changes out of its outbox, or found that it cannot."""
+    part = session_of(sglang)
+    return part.rooms.received == sglang.kvpoll_worker.client.sent and not part.rooms.outbox.has_changes
+
+
 def test_lives_during_outage_are_bounded(world, server, monkeypatch):
     """Also those that the publisher took once and put back."""
     monkeypatch.setattr(outbox, "MAX_ENDED_LIVES", 20)
     sglang = manager()
     with joined(sglang):
-        its_worker = sglang.kvpoll_worker
+        part = session_of(sglang)
         os.kill(server.pid, signal.SIGKILL)
         sglang.request_status[ROOM] = BOOT
-        real.until(lambda: not its_worker._publisher.is_online.is_set(), "the outage is detected")
+        real.until(lambda: not part.publisher.is_online.is_set(), "the outage is detected")
         for room in range(200):
             sglang.request_status[room] = BOOT
-            real.until(lambda: not its_worker.registry._outbox._changed, "the publisher has taken the change")
+            real.until(lambda: has_taken(sglang), "the publisher has taken the change")
             life(sglang, room)
-        real.until(lambda: its_worker._publisher.is_idle, "the publisher is idle")
-        assert len(its_worker.registry) <= 21
-        assert its_worker.registry.dropped >= 180
+        real.until(lambda: has_taken(sglang) and part.publisher.is_idle, "the publisher is idle")
+        assert len(part.rooms.outbox) <= 21
+        real.until(lambda: sglang.kvpoll_worker.dropped >= 180, "the client is told what was dropped")
         server = world.restart(server)
         with table(server) as store:
             real.until(lambda: store.get(ROOM), "the live room is published")
@@ -63,13 +69,13 @@ def test_maps_without_worker_thread_go_on(server, monkeypatch, caplog, ends):
     with joined(*ranks):
         sglang, its_worker = ranks[0], ranks[0].kvpoll_worker
         sglang.request_status[ROOM] = BOOT
-        real.until(lambda: its_worker.registry.reason_wait_seconds and its_worker.is_idle, "it is published")
+        real.until(lambda: its_worker.registry.waiting.longest and its_worker.is_idle, "it is published")
         if ends == "by close":
             its_worker.close()
             its_worker.close()
         else:
-            monkeypatch.setattr(its_worker._metrics, "update", lambda *_, **__: monkeypatch.undo() or 1 / 0)
-        real.until(lambda: not its_worker._thread.is_alive(), "the thread has ended")
+            monkeypatch.setattr(session_of(sglang), "_report", lambda: monkeypatch.undo() or 1 / 0)
+        real.until(lambda: not its_worker.client.channel.thread.is_alive(), "the thread has ended")
         assert its_worker.statuses_of(ROOM) == {}
         for room in (ROOM, ROOM + 1):
             life(sglang, room)
@@ -84,9 +90,9 @@ def test_maps_without_worker_thread_go_on(server, monkeypatch, caplog, ends):
 
 def test_room_of_lost_lease_with_pending_change_fails(server, monkeypatch):
     """The pending change does not hide the failure, and is not published under the new lease."""
-    may_notice, leases, real_is_lost = [], [], worker.ReplaceableLease.is_lost.fget
+    may_notice, leases, real_is_lost = [], [], lease.ReplaceableLease.is_lost.fget
     is_lost = property(lambda it: leases.append(it) or bool(may_notice and real_is_lost(it)))
-    monkeypatch.setattr(worker.ReplaceableLease, "is_lost", is_lost)
+    monkeypatch.setattr(lease.ReplaceableLease, "is_lost", is_lost)
     # The failure is told later than the end of the lease.
     monkeypatch.setattr(own_failures.OwnFailures, "on_failure", lambda *_: None)
     monkeypatch.setenv("KVPOLL_LEASE", "1")
@@ -99,7 +105,7 @@ def test_room_of_lost_lease_with_pending_change_fails(server, monkeypatch):
             real.until(lambda: leases and real_is_lost(leases[-1]), "the lease is lost")
             sglang.request_status[ROOM] = WAIT
             real.until(
-                lambda: not its_worker.registry._outbox._changed and not its_worker._publisher.is_idle,
+                lambda: has_taken(sglang) and not session_of(sglang).publisher.is_idle,
                 "a change is pending",
             )
             may_notice.append(True)
@@ -124,12 +130,11 @@ def test_change_between_leases_waits_for_the_new_one(server, monkeypatch):
     monkeypatch.setenv("KVPOLL_LEASE", "1")
     sglang = manager()
     with joined(sglang), table(server) as thief:
-        its_worker = sglang.kvpoll_worker
         with thief.lease(OWNER):
             real.until(lambda: len(gates) == 3, "it is about to take a new lease")
             sglang.request_status[ROOM] = BOOT
             real.until(
-                lambda: not its_worker.registry._outbox._changed and its_worker._publisher.is_idle,
+                lambda: has_taken(sglang) and session_of(sglang).publisher.is_idle,
                 "the change is taken",
             )
         gates[2].call_soon_threadsafe(gates[1].set)

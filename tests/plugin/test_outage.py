@@ -11,8 +11,8 @@ import threading
 import pytest
 
 from redis_kvpoll import KVPoll
+from redis_kvpoll.agent import session
 from redis_kvpoll.aio.lease import AsyncLease
-from redis_kvpoll.integrations.sglang import worker
 from tests.support import real
 from tests.support.standin import OWNER, joined, manager, serve, table
 
@@ -106,7 +106,7 @@ def test_room_opened_between_leases_has_an_owner(server, monkeypatch):
         if len(entered) == 2:
             sglang.request_status[2] = BOOT
             for _ in range(20):  # time in which it must not be published
-                await asyncio.sleep(worker.COALESCE_SECONDS)
+                await asyncio.sleep(session.COALESCE_SECONDS)
         return await enter(lease)
 
     monkeypatch.setattr(AsyncLease, "__aenter__", entering)
@@ -132,7 +132,7 @@ def test_close_during_outage_ends_in_time(world, server):
     with joined(sglang):
         os.kill(server.pid, signal.SIGKILL)
         sglang.request_status[1] = BOOT
-    assert f"kvpoll-{OWNER}" not in {thread.name for thread in threading.enumerate()}
+    assert "kvpoll-table" not in {thread.name for thread in threading.enumerate()}
     sglang.request_status[1] = OK  # SGLang runs on until it ends
     assert sglang.request_status[1] == OK
     world.restart(server)

@@ -207,19 +207,19 @@ class TestTelling:
 
         def fail(bootstrap_room, status):
             registry.statuses[bootstrap_room] = status
-            sglang.published.append(registry.take(bootstrap_room))
+            sglang.published.append(registry.outbox.take(bootstrap_room))
 
         sglang.fail = fail
-        registry.take(ROOM)
+        registry.outbox.take(ROOM)
         return sglang
 
     def test_update_that_tells_decode_is_published_after_it(self, registry, sglang):
         holds.until_told(registry, sglang.fail)(ROOM, FAIL)
-        assert (sglang.published, registry.take(ROOM).status) == ([None], FAIL)
+        assert (sglang.published, registry.outbox.take(ROOM).status) == ([None], FAIL)
 
     def test_conclusion_is_published_after_it(self, registry, sglang):
         holds.around_conclude(lambda _, **words: sglang.fail(**words), sglang, bootstrap_room=ROOM, status=FAIL)
-        assert (sglang.published, registry.take(ROOM).status) == ([None], FAIL)
+        assert (sglang.published, registry.outbox.take(ROOM).status) == ([None], FAIL)
 
 
 class TestHolds:

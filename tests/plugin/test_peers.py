@@ -7,7 +7,6 @@ import pytest
 from redis_kvpoll import KVPoll, StatusStore
 from redis_kvpoll.integrations.sglang import peer_failures, peers
 from redis_kvpoll.integrations.sglang.compat import identify
-from redis_kvpoll.model import Entry, Owner
 from tests.support import real
 from tests.support.standin import joined, learn_servers, manager
 
@@ -56,8 +55,7 @@ def test_address_of_an_ipv6_host_matches_its_owner():
 )
 def test_failure_concerns_its_author_or_instance(failed_by, owner, concerned):
     """This rank is served by tp1; a sibling's failure comes from the decode rank that the sibling serves."""
-    entry = Entry(ROOM, KVPoll.Failed, 0.0, 0.0, 1.0, failed_by=failed_by, owner=owner)
-    assert peers.concerns(entry, {("10.0.0.2", 40000)}, [Owner(name, 1) for name in (TP0, TP1, OTHER_DP)]) is concerned
+    assert peers.concerns(failed_by, owner, {("10.0.0.2", 40000)}, [TP0, TP1, OTHER_DP]) is concerned
 
 
 @pytest.fixture
@@ -119,7 +117,7 @@ class TestRouterRetries:
         decode.request_status[ROOM] = WAIT
         table.abort(ROOM, "wrong model")
         until_status(table, ROOM, KVPoll.Failed)
-        real.until(lambda: first.request_status[ROOM] == FAIL, "the abort is in the feed")
+        real.until(lambda: ROOM in decode.kvpoll_worker._peer_failures._waiting, "decode knows of the abort")
         decode.request_status.pop(ROOM)
         decode.request_status[ROOM] = WAIT
         learn_servers(decode, ROOM, first)

@@ -7,9 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from redis_kvpoll.integrations.sglang import outbox, tombstones
+from redis_kvpoll.agent import outbox
+from redis_kvpoll.agent.outbox import RoomLife
 from redis_kvpoll.integrations.sglang import registry as registry_module
-from redis_kvpoll.integrations.sglang.outbox import RoomLife
+from redis_kvpoll.integrations.sglang import tombstones
 from redis_kvpoll.integrations.sglang.registry import RoomRegistry
 from tests.support import pace
 
@@ -31,7 +32,7 @@ def other():
 
 def take_all(registry, room=ROOM):
     """Take all unpublished lives of a room, in order."""
-    return [(life.is_new, life.status, life.is_over) for life in iter(lambda: registry.take(room), None)]
+    return [(life.is_new, life.status, life.is_over) for life in iter(lambda: registry.outbox.take(room), None)]
 
 
 class TestOutbox:
@@ -56,32 +57,32 @@ class TestOutbox:
             with registry.withholding(ROOM):
                 registry.statuses[ROOM] = FAIL
                 registry.statuses.pop(ROOM)
-            registry.take_changed()
-            assert (registry.take(ROOM), len(registry)) == (None, 1)
-        assert registry.take_changed() == [ROOM]
+            registry.outbox.take_changed()
+            assert (registry.outbox.take(ROOM), len(registry)) == (None, 1)
+        assert registry.outbox.take_changed() == [ROOM]
         assert take_all(registry) == [(True, FAIL, True)]
 
     def test_life_put_back_is_merged_with_later_changes(self, registry):
         registry.statuses[ROOM] = BOOT
-        life = registry.take(ROOM)
+        life = registry.outbox.take(ROOM)
         registry.statuses[ROOM] = MOVE
-        registry.put_back(ROOM, life)
+        registry.outbox.put_back(ROOM, life)
         assert take_all(registry) == [(True, MOVE, False)]
 
     def test_life_put_back_comes_before_the_next_life(self, registry):
         registry.statuses[ROOM] = BOOT
-        life = registry.take(ROOM)
+        life = registry.outbox.take(ROOM)
         registry.statuses.pop(ROOM)
         registry.statuses[ROOM] = WAIT
-        registry.put_back(ROOM, life)
+        registry.outbox.put_back(ROOM, life)
         assert take_all(registry) == [(True, BOOT, True), (True, WAIT, False)]
 
     def test_write_without_change_is_not_published(self, registry):
         registry.statuses[ROOM] = BOOT
-        assert registry.take_changed() == [ROOM]
-        registry.take(ROOM)
+        assert registry.outbox.take_changed() == [ROOM]
+        registry.outbox.take(ROOM)
         registry.statuses[ROOM] = BOOT
-        assert registry.take_changed() == []
+        assert registry.outbox.take_changed() == []
         assert take_all(registry) == []
 
     def test_changes_wake_once_until_taken(self):
@@ -89,24 +90,24 @@ class TestOutbox:
         registry = RoomRegistry(lambda: woken.append(1))
         for room in range(3):
             registry.statuses[room] = BOOT
-        assert (len(woken), registry.take_changed()) == (1, [0, 1, 2])
+        assert (len(woken), registry.outbox.take_changed()) == (1, [0, 1, 2])
         registry.statuses[0] = WAIT
         assert len(woken) == 2
 
     def test_failure_has_its_reason_and_opening_its_length(self, registry):
         registry.lengths[ROOM] = 17
         registry.statuses[ROOM] = BOOT
-        assert registry.take(ROOM) == RoomLife(1, is_new=True, status=BOOT, length=17)
+        assert registry.outbox.take(ROOM) == RoomLife(1, is_new=True, status=BOOT, length=17)
         registry.reasons[ROOM] = "no route"
         registry.statuses[ROOM] = FAIL
-        assert registry.take(ROOM) == RoomLife(1, status=FAIL, reason="no route")
+        assert registry.outbox.take(ROOM) == RoomLife(1, status=FAIL, reason="no route")
 
     def test_reason_recorded_after_failure_is_published(self, registry):
         registry.statuses.update({ROOM: BOOT})
         registry.statuses[ROOM] = FAIL
-        registry.take(ROOM)
+        registry.outbox.take(ROOM)
         registry.reasons[ROOM] = "no route"
-        assert registry.take(ROOM) == RoomLife(1, reason="no route")
+        assert registry.outbox.take(ROOM) == RoomLife(1, reason="no route")
 
     def test_outbox_over_limit_drops_ended_lives_only(self, registry, monkeypatch):
         monkeypatch.setattr(outbox, "MAX_ENDED_LIVES", 10)
@@ -157,12 +158,12 @@ class TestReasons:
         assert registry.last_status(3) is None
 
     def test_reason_of_another_rank_is_waited_for(self, registry, other):
-        registry.reason_wait_seconds = pace.seconds(5)
+        registry.waiting.longest = pace.seconds(5)
         registry.statuses[ROOM] = BOOT
         registry.statuses.pop(ROOM)
 
         def deliver():
-            while ROOM not in registry.awaiting_reason:
+            while ROOM not in registry.waiting.rooms:
                 pass
             registry.deliver_reason(ROOM, "rank 1 says no")
 
@@ -170,10 +171,10 @@ class TestReasons:
             delivered = pool.submit(deliver)
             assert other(registry.reasons.pop, ROOM, None) == "rank 1 says no"
             delivered.result(pace.seconds(5))
-        assert not registry.awaiting_reason
+        assert not registry.waiting.rooms
 
     def test_waits_of_many_rooms_share_one_budget(self, registry):
-        registry.reason_wait_seconds = 0.25
+        registry.waiting.longest = 0.25
         for room in range(40):
             registry.statuses[room] = BOOT
             registry.statuses.pop(room)
@@ -186,9 +187,9 @@ class TestReasons:
     def test_wait_budget_after_a_pause_is_restored(self):
         now = [0.0]
         registry = RoomRegistry(lambda: None, clock=lambda: now[0])
-        registry.reason_wait_seconds = 0.25
+        registry.waiting.longest = 0.25
         waited = []
-        registry._reason_recorded.wait_for = lambda _, seconds: (
+        registry.waiting._recorded.wait_for = lambda _, seconds: (
             waited.append(round(seconds, 3)),
             now.append(now.pop() + seconds),
         )
@@ -200,7 +201,7 @@ class TestReasons:
         assert waited == [0.25, 0.025, 0.102, 0.01, 0.25]
 
     def test_reason_that_no_rank_can_have_is_not_waited_for(self, registry):
-        registry.reason_wait_seconds = 60.0
+        registry.waiting.longest = 60.0
         assert registry.reasons.pop(ROOM, None) is None  # it was never opened
         registry.statuses[ROOM] = BOOT
         registry.reasons[ROOM] = "own"
@@ -220,7 +221,7 @@ class TestFailFromTable:
         registry.statuses[ROOM] = BOOT
         take_all(registry)
         registry.fail_from_table(ROOM, registry.current_life(ROOM), "prefill lost", True)
-        assert registry.take(ROOM) == RoomLife(1, status=FAIL, reason="prefill lost")
+        assert registry.outbox.take(ROOM) == RoomLife(1, status=FAIL, reason="prefill lost")
 
     def test_success_survives_failure_in_either_table(self, registry):
         registry.statuses[ROOM] = BOOT
@@ -241,7 +242,7 @@ class TestFailFromTable:
 
 class TestDetached:
     def test_detached_registry_keeps_and_awaits_nothing(self, registry):
-        registry.reason_wait_seconds = 60.0
+        registry.waiting.longest = 60.0
         registry.statuses[1] = BOOT
         registry.detach()
         registry.statuses[1] = MOVE
@@ -253,4 +254,4 @@ class TestDetached:
             registry.statuses.pop(room)
         assert registry.reasons.pop(7, None) == "no route"
         assert registry.reasons.pop(7, None) is None
-        assert (len(registry), registry.take_changed(), registry.pending_rooms()) == (0, [], [])
+        assert (len(registry), registry.outbox.take_changed(), registry.outbox.rooms()) == (0, [], [])

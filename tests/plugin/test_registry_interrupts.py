@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import pytest
 
+from redis_kvpoll.agent import messages
+from redis_kvpoll.agent.sender import ChangeSender
 from redis_kvpoll.integrations.sglang.registry import RoomRegistry
 from tests.support.interrupts import every_place, interrupted_at
 
 FAIL, BOOT, WAIT, MOVE, OK = range(5)
 ROOM, OTHER, HANDLED = 1, 2, 3
-WHERE = ("/integrations/sglang/", "/threading.py")
+WHERE = ("/integrations/sglang/", "/agent/", "/threading.py")
 
 
 def write(registry):
@@ -36,17 +38,19 @@ def pop(registry):
 
 def wait(registry):
     """For another rank's reason, which does not come."""
-    registry.reason_wait_seconds = 0.001
+    registry.waiting.longest = 0.001
     registry.statuses[OTHER] = FAIL
     registry.statuses.pop(OTHER, None)
     registry.reasons.pop(OTHER, None)
 
 
-def publish(registry):
-    for room in registry.take_changed():
-        life = registry.take(room)
-        if life is not None:
-            registry.put_back(room, life)
+def reconnect(registry):
+    """All is told once more, and the channel is full for a while."""
+    registry.connected()
+    registry.is_full = True
+    write(registry)
+    registry.is_full = False
+    registry.has_room()
 
 
 def withhold(registry):
@@ -62,15 +66,54 @@ def fail(registry):
     registry.end_unclaimed(OTHER)
 
 
+class Told(RoomRegistry):
+    """A registry that tells its changes by a sender, and what it has told on the present connection."""
+
+    def __init__(self):
+        super().__init__(lambda: self.sender.send_changes())
+        self.sender = ChangeSender(self.outbox, self.send)
+        self.is_full = False
+        self.told = []
+
+    def send(self, kind, payload):
+        if not self.is_full:
+            self.told.append(messages.decode_change(payload))
+        return not self.is_full
+
+    def connected(self):
+        def connect():
+            self.told.clear()
+            self.sender.connected()
+            self.sender.send_changes()
+
+        self.changes.make(connect, lambda: None)
+
+    def has_room(self):
+        self.changes.make(self.sender.send_changes, lambda: None)
+
+
 def begun():
-    """A registry with one room, which scopes SGLang's update_status."""
-    registry = RoomRegistry(lambda: None)
+    """A registry with one room, which scopes SGLang's update_status, and tells its changes."""
+    registry = Told()
+    registry.connected()
     registry.scoped(registry.statuses.__setitem__)
     registry.update_status(ROOM, BOOT)
     return registry
 
 
-@pytest.mark.parametrize("call", [write, clear, record, pop, wait, publish, withhold, fail])
+def told_by(registry):
+    """The lives that were told of each room, in their order, and the last status of each that is not over."""
+    rooms = {}
+    for room, life in registry.told:
+        lives = rooms.setdefault(room, [])
+        if lives and lives[-1].number == life.number:
+            lives[-1].add(life)
+        else:
+            lives.append(life)
+    return rooms
+
+
+@pytest.mark.parametrize("call", [write, clear, record, pop, wait, reconnect, withhold, fail])
 def test_handler_may_use_maps_at_any_place(call):
     def interrupt(number):
         registry = begun()
@@ -81,7 +124,7 @@ def test_handler_may_use_maps_at_any_place(call):
             registry.reasons[HANDLED] = "handled"
             registry.lengths[HANDLED] = 9
             assert registry.statuses.pop(ROOM, None) in (BOOT, MOVE, FAIL, None)
-            publish(registry)
+            registry.has_room()
             write(registry)
 
         was_interrupted = interrupted_at(number, lambda: call(registry), handler, WHERE)
@@ -90,11 +133,12 @@ def test_handler_may_use_maps_at_any_place(call):
             assert registry.lengths.get(HANDLED) == 9
         rooms = {ROOM, OTHER, HANDLED}
         assert {room for room in rooms if registry.current_life(room)} == registry.statuses.keys()
-        # What is published tells the same: each life's end, and the last status of one that has none.
-        published = {room: list(iter(lambda room=room: registry.take(room), None)) for room in rooms}
-        assert all(life.is_over for lives in published.values() for life in lives[:-1])
-        last = {room: lives[-1] for room, lives in published.items() if lives}
-        assert {room: life.status for room, life in last.items() if not life.is_over} == registry.statuses
+        # What is told says the same: each life's end, and the last status of one that has none.
+        told = told_by(registry)
+        assert all(life.is_over for lives in told.values() for life in lives[:-1])
+        last = {room: lives[-1].status for room, lives in told.items() if not lives[-1].is_over}
+        assert last == registry.statuses
+        assert not registry.outbox.has_changes
         return was_interrupted
 
     every_place(interrupt)

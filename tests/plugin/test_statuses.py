@@ -55,7 +55,7 @@ class Update:
 
 def take_all(registry, room=ROOM):
     """Take all unpublished lives of a room, in order."""
-    return [(life.is_new, life.status, life.is_over) for life in iter(lambda: registry.take(room), None)]
+    return [(life.is_new, life.status, life.is_over) for life in iter(lambda: registry.outbox.take(room), None)]
 
 
 class TestUpdate:

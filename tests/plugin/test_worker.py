@@ -13,13 +13,14 @@ import redis
 from click.testing import CliRunner
 
 from redis_kvpoll import AsyncStatusStore, KVPoll, StatusStore
+from redis_kvpoll.agent.outbox import RoomLife
+from redis_kvpoll.agent.publisher import OutboxPublisher
+from redis_kvpoll.agent.told import ToldRooms
 from redis_kvpoll.aio.room import AsyncRoom
 from redis_kvpoll.cli.app import kvpoll
 from redis_kvpoll.integrations.sglang import register, settings
 from redis_kvpoll.integrations.sglang.compat import IncompatibleSGLangError, identify
 from redis_kvpoll.integrations.sglang.maps import FailureRecords, PrefixLengths, StatusMap
-from redis_kvpoll.integrations.sglang.publisher import OutboxPublisher
-from redis_kvpoll.integrations.sglang.registry import RoomRegistry
 from tests.support import pace, real
 from tests.support.standin import OWNER, Manager, joined, learn_servers, manager
 
@@ -399,18 +400,16 @@ class TestPublishing:
             await set_length(room, length)
 
         monkeypatch.setattr(AsyncRoom, "set_decode_prefix_len", observed)
-        registry = RoomRegistry(lambda: None)
+        rooms = ToldRooms(lambda: None, lambda room, reason: None)
+        first = RoomLife(1, is_new=True, status=BOOT) if is_open else RoomLife(1, is_new=True, status=status, length=17)
         async with AsyncStatusStore.from_url("memory://", policy="strict") as store:
-            publisher = OutboxPublisher(store, registry, identify(manager()), lambda room: None)
+            publisher = OutboxPublisher(store, rooms, identify(manager()), lambda *_: None)
             publisher.resume()
-            if is_open:
-                registry.statuses[ROOM] = BOOT
-                publisher.publish([ROOM])
-                await publisher.flush()
-            registry.lengths[ROOM] = 17
-            registry.statuses[ROOM] = status
-            publisher.publish([ROOM])
+            rooms.change(ROOM, first)
             await publisher.flush()
+            if is_open:
+                rooms.change(ROOM, RoomLife(1, status=status, length=17))
+                await publisher.flush()
             entry = await store.entry(ROOM)
         assert statuses_before == [KVPoll.Bootstrapping]
         assert (entry.status, entry.decode_prefix_len) == (status, 17)
@@ -428,6 +427,7 @@ def test_documented_settings_have_their_defaults():
         "SHARDS": adopted.shards,
         "FEED_LENGTH": adopted.feed_length,
         "PASSWORD_FILE": "none",
+        "AGENT": "none",
         "LONG_HOLD": 1,
     }  # None adopts the namespace's, else its default
     assert rows == {name: str(value).removesuffix(".0") for name, value in defaults.items()}

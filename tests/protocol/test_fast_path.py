@@ -1,4 +1,4 @@
-"""The fast path of write.lua, beside the rest of the script: they must agree wherever both could act."""
+"""The fast paths of write.lua and open.lua, beside the rest of each: they must agree wherever both could act."""
 
 from __future__ import annotations
 
@@ -97,3 +97,72 @@ def test_fast_path_and_the_rest_agree(server, damage, actor):
             assert reply[0] is None or reply[0] == last[0][0]
             found.append((list(map(str, reply[1:])), states(client)))
         assert found[0] == found[1], (own, other, status, is_fenced)
+
+
+OPENINGS = {
+    "none": nothing,
+    "a room": lambda client: send(client, replay(A, status="Failed"), table()),
+    "a prefix length": lambda client: client.hset(keys.prefixes("ns", [A])[0], "length", "7"),
+    "no epoch": lambda client: client.delete(keys.epoch("ns")),
+    "a former generation": lambda client: client.hset(keys.epoch("ns"), "generation", "1600000000000000"),
+    "a later generation": lambda client: client.hset(keys.epoch("ns"), "generation", "1999999999999999"),
+    "a generation by hand": lambda client: client.hset(keys.epoch("ns"), "generation", "1z99999999999999"),
+    "a list of another type": lambda client: (client.delete(keys.owned("ns")), client.set(keys.owned("ns"), "x")),
+    "entries from the future": lambda client: client.xadd(keys.feed("ns"), {"7": "Success"}, "1999999999999-5"),
+    **{name: DAMAGES[name] for name in ("no feed", "feed of another type", "no lease", "another lease")},
+}
+
+
+def opened(client, call, removed):
+    """What an opening has told and left, without what the clock gives."""
+    reply = client.eval(call.spec.script.source.replace(removed, ""), *call.words()[2:])
+    fields = client.hgetall(ROOM) if client.type(ROOM) == b"hash" else {}
+    generation, status = fields.pop(b"generation", b""), client.type(keys.feed("ns"))
+    last = client.xrevrange(keys.feed("ns"), count=1) if status == b"stream" else []
+    if reply[2] == 1:
+        assert reply[4] == generation == client.hget(keys.epoch("ns"), "generation")
+        assert reply[1] == client.hget(keys.epoch("ns"), "epoch")
+        assert reply[8] == fields[b"opened"]
+        assert reply[0] in (None, last[0][0] if last else None)
+        assert reply[0] in (None, reply[8])
+        reply[4], words = b"g", [b"g" if word == generation else word for word in _flat(last)]
+    else:
+        words = _flat(last)
+    is_later = generation > b"1999999999999999"
+    ttls = [client.pttl(key) > 50_000 for key in (ROOM, keys.feed("ns"), keys.epoch("ns"))]
+    owned = client.zrange(keys.owned("ns"), 0, -1, withscores=True) if client.type(keys.owned("ns")) == b"zset" else []
+    return (
+        [word for at, word in enumerate(reply) if at not in (0, 1, 5, 8)],
+        {name: value for name, value in fields.items() if name not in (b"updated_ms", b"opened_ms", b"opened")},
+        (words, is_later, ttls, owned, reply[0] is None),
+    )
+
+
+def _flat(last):
+    return [word for _, found in last for pair in found.items() for word in pair]
+
+
+@pytest.mark.parametrize("actor", ["plain", "rank", "owner", "both", "alone"])
+@pytest.mark.parametrize("damage", OPENINGS)
+def test_fast_path_of_open_and_the_rest_agree(server, damage, actor):
+    client = server.client()
+    fast = text_of("include/quick_open")
+    alone = {"rank": "0", "world_size": "1"}
+    for status, seen, length in itertools.product((1, 2), (0, 1_600_000_000_000_001, 1_999_999_999_999_998), "05"):
+        found = []
+        for removed in ("", fast):
+            client.flushall()
+            context = table("plain" if actor == "alone" else actor, feed_length=f"{int(length) * 100}")
+            if actor == "alone":
+                context = table("plain", **alone)
+            client.hset(keys.epoch("ns"), "epoch", "1-ab12")
+            take_lease(client, context)
+            client.xadd(keys.feed("ns"), {"7": "Success"}, "1600000000000-0")
+            OPENINGS[damage](client)
+            for key in client.keys("*"):
+                if client.pttl(key) < 0:
+                    client.pexpire(key, 40_000)
+            (call,) = fenced_commands.open(A, "rid", status, seen).calls(context)
+            assert fast in call.spec.script.source
+            found.append(opened(client, call, removed))
+        assert found[0] == found[1], (status, seen, length)

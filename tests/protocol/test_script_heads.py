@@ -13,6 +13,7 @@ import pytest
 from redis_kvpoll.model import Outcome, Refusal
 from redis_kvpoll.protocol import fenced_commands, keys, lease_commands, room_commands, script_specs, scripts
 from redis_kvpoll.protocol import settings as settings_module
+from redis_kvpoll.protocol.lease_commands import LeaseConfig
 from redis_kvpoll.protocol.packed import UPDATE_ONE
 from redis_kvpoll.protocol.script_call import ScriptSpec
 from redis_kvpoll.protocol.script_specs import SPECS
@@ -24,6 +25,8 @@ SHARD_KEYS = {"feed": keys.feed, "epoch": keys.epoch, "leases": keys.leases, "ow
 SHARD_KEYS |= {"cleared": keys.cleared, "due": keys.due, "failed": keys.failed, "refused": keys.refused}
 AFTER = ("refused", "feed")
 """The includes that go after their script."""
+FAST_PATHS = ("advance", "quick_open")
+"""Those that come before all else and define nothing."""
 OTHERS = (settings_module.SETTINGS, lease_commands.LEASE, lease_commands.RENEW, UPDATE_ONE)  # with replies of their own
 MAX_LINES = 80
 ENUM = {code.value: code.name for code in (*Outcome, *Refusal)}
@@ -74,7 +77,8 @@ class TestHeads:
             code = re.sub(r"--[^\n]*", "", text_of(path))
             for part in listed(path, "INCLUDE"):
                 defined = {*locals_of(f"include/{part}"), *(("KEYS", "ARGV") if part == "caller" else ())}
-                assert part in (*AFTER, "advance") or defined & set(re.findall(r"\w+", code)), (path, part)
+                used = part in (*AFTER, *FAST_PATHS) or defined & set(re.findall(r"\w+", code))
+                assert used, (path, part)
 
     def test_specs_and_script_files_match(self):
         assert set(NAMES) == {spec.script.name for spec in SPECS} | {other.script.name for other in OTHERS}
@@ -129,6 +133,14 @@ class TestHeads:
         assert words(labelled["KEYS"]) == (list(UPDATE_ONE.first), list(UPDATE_ONE.keys))
         assert words(labelled["ARGV"]) == (list(UPDATE_ONE.once), list(UPDATE_ONE.item))
         assert words(labelled["REPLY"]) == ([], list(UPDATE_ONE.reply))
+
+    def test_renew_head_matches_call(self):
+        labelled, spec = head("renew")[1], lease_commands.RENEW
+        call = LeaseConfig.checked("prefill-0", 5.0, None).heartbeat_call(table(), "ns", "17")
+        assert words(labelled["ARGV"]) == ([], list(spec.item))
+        assert words(labelled["REPLY"]) == (["epoch", "feed_id", "room", "status"], list(spec.reply))
+        assert call.first_keys == [SHARD_KEYS[name]("ns") for name in words(labelled["KEYS"])[0]]
+        assert (call.once, call.items) == ([], ["prefill-0", "17", "5000", "500"])
 
     def test_settings_head_matches_call(self):
         labelled = head("settings")[1]

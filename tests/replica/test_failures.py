@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from redis_kvpoll.engine.effects import Send, Sleep
 from redis_kvpoll.protocol.failures import of_rooms, parse_entry
@@ -12,6 +14,7 @@ from redis_kvpoll.replica.failures import STALE_AFTER, FailureFollower, FailureL
 from redis_kvpoll.replica.feed_ids import number_of
 from redis_kvpoll.replica.session import MustResyncError
 from tests.support.contexts import context
+from tests.support.fuzzing import examples
 from tests.support.internals import failures_session
 
 
@@ -51,7 +54,7 @@ class Server:
             after = number_of(words[-1].encode())
             entries = [entry for entry in self.stream if number_of(entry[0]) > after]
             return [[words[-2].encode(), entries]] if entries else None
-        if words[0] == "XRANGE":
+        if words[0] in ("XRANGE", "XREVRANGE"):
             return [entry for entry in self.stream if entry[0] == words[2].encode()]
         rooms = [int(word.rpartition(":")[2]) for word in words if ":room:" in word]
         found = [field for room in rooms for field in self.rooms.get(room, [None] * 6)]
@@ -198,6 +201,66 @@ class TestSessions:
         held.clear()
         follower.settle(now)
         assert not follower.log.latest
+
+
+PIECES = (b"7", b"07", b"8", b"", b"0", b"101", b"0101", b"101 ", b"9" * 5000, b"18446744073709551616", b"begun")
+NAMES = (b"request", b"owner", b"by", b"reason", b"origin")
+JUNK = st.lists(st.tuples(*[st.sampled_from(PIECES + NAMES) | st.binary(max_size=4)] * 2), min_size=1, max_size=8)
+
+
+def words_of(pairs):
+    return [word for pair in pairs for word in pair]
+
+
+class TestJunk:
+    """Entries that were made by hand: none raises, and none fails the generation of a room that did not fail."""
+
+    @given(pairs=JUNK)
+    @examples(300)
+    def test_entry_tells_only_what_it_says_in_the_scripts_words(self, pairs):
+        told = [(found.room, found.generation) for found in parse_entry(words_of(pairs))]
+        assert told == [
+            (int(name), int(value or b"0"))
+            for name, value in pairs
+            if name.isdigit() and str(int(name[:20])).encode() == name and int(name) < 2**64
+            if value == b"" or (value.isdigit() and value[:1] != b"0" and len(value) <= 16)
+        ]
+
+    @given(steps=st.lists(JUNK | st.sampled_from(("abort", "clear", "open", "read", "cut")), max_size=12))
+    @examples(150)
+    def test_follower_tells_what_failed_and_nothing_else(self, steps):
+        """Among changes as the scripts make them."""
+        now = [1000.0]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("redis_kvpoll.replica.failures.time.monotonic", lambda: now[0])
+            server = Server()
+            follower = Follower(server, {7})
+            follower.settle(now)
+            server.open(7)
+            failed, opened = set(), {server.generation}
+            for step in steps:
+                if step == "abort" and 7 in server.rooms:
+                    failed.add(int(server.rooms[7][1]))
+                    server.abort(7)
+                elif step == "open" and 7 not in server.rooms:
+                    opened.add(server.open(7))
+                elif step == "clear":
+                    server.clear(7)
+                elif step == "read":
+                    follower.step()
+                elif step == "cut":
+                    follower.connect()
+                elif isinstance(step, list):
+                    pairs = [(name, value) for name, value in step if name != b"7" or value != b"101"]
+                    server.last += 1
+                    server.stream.append((b"%d-0" % server.last, words_of(pairs) or [b"x", b"y"]))
+            follower.settle(now)
+            assert {found.generation for found in follower.host.told if found.room == 7} & opened == failed
+            assert follower.log.is_synced(now[0])
+
+    @pytest.mark.parametrize("generation", [b"0101", b"101 ", b"+101", b"1" * 17, b"-1", b"0"])
+    def test_other_form_of_a_generation_is_no_failure(self, generation):
+        assert parse_entry([b"7", generation, b"reason", b"junk"]) == []
 
 
 class TestEntries:

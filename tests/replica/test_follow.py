@@ -8,7 +8,7 @@ import itertools
 import pytest
 
 from redis_kvpoll.engine.effects import Send, Sleep
-from redis_kvpoll.replica.follow import Follower
+from redis_kvpoll.replica.follow import HEARTBEAT, Follower
 from redis_kvpoll.replica.replica import Replica
 from tests.support.contexts import context
 from tests.support.internals import follow_feed, read_once
@@ -87,6 +87,17 @@ def test_reply_from_before_process_pause_is_unsynced(follower, replica, now):
     assert replica.due("ns", now[0], 10) == [1]
 
 
+@pytest.mark.parametrize(("late", "lag"), [(0.4, 0.0), (0.6, HEARTBEAT + 0.6)])
+def test_no_news_counts_from_the_end_of_its_wait(follower, replica, now, late, lag):
+    """The server has waited for the whole heartbeat; only what came after that can make the reply old."""
+    reading = read_once(follower)
+    effect = next(reading)
+    now[0] += HEARTBEAT + late
+    with pytest.raises(StopIteration):
+        reading.send(nothing_new(effect))
+    assert replica.lag(now[0]) == pytest.approx(lag)
+
+
 def test_ignored_snapshot_does_not_stop_feed_reading(follower, replica, now):
     """The data was lost and the clock set back: only the feed shows it."""
     replica.read("ns", [(b"9-0", [b"ttl_ms", b"1", b"1", b"Success"])], True, now[0])
@@ -122,14 +133,14 @@ class TestLooks:
     def test_busy_feed_costs_four_looks_a_second(self, follower, now):
         sent = self.follow(follower, now, reads=400, seconds=4.0)
         assert sum(len(read.then) for read in sent) in range(14, 18)
-        assert not {words[0] for read in sent for words in read.then} - {"XRANGE"}
+        assert not {words[0] for read in sent for words in read.then} - {"XREVRANGE"}
 
     def test_idle_feed_costs_a_look_with_each_heartbeat(self, follower, now):
         following = follow_feed(follower)
         effect = next(following)
         for _ in range(12):
-            assert [words[0] for words in effect.then] == ["XRANGE"]
-            now[0] += 0.25
+            assert [words[0] for words in effect.then] == ["XREVRANGE"]
+            now[0] += HEARTBEAT
             effect = following.send(nothing_new(effect))
 
     def test_look_asks_for_end_of_last_proof(self, follower, now):
@@ -138,7 +149,7 @@ class TestLooks:
         looks = [(number, read.then[0]) for number, read in enumerate(sent) if read.then]
         assert len(looks) > 10
         for (before, _), (_, words) in itertools.pairwise(looks):
-            assert words == ["XRANGE", FEED.decode(), f"{6 + before}-0", f"{6 + before}-0"]
+            assert words == ["XREVRANGE", FEED.decode(), f"{6 + before}-0", f"{6 + before}-0"]
 
     def test_hole_is_found_by_next_look(self, follower, replica, now):
         """The feed was trimmed behind the position; what came later was read as ever."""

@@ -34,7 +34,9 @@ def full(serve, store, table):
         opened = store.open(11, request="rid-11")
         for status in (KVPoll.WaitingForInput, KVPoll.Transferring, KVPoll.Success):
             opened.update(status)
-        opened.update(KVPoll.WaitingForInput)
+        gone = store.open(13, request="rid-13")
+        gone.clear()
+        gone.update(KVPoll.WaitingForInput)
         store.set_decode_prefix_len(1, 1024)
         store.clear(2)
         for rank in (0, 1):
@@ -54,6 +56,7 @@ def test_each_answer_fits_its_schema(full, store):
     real.until(lambda: full.get("/api/stats").json["reasons"], "the reason")
     stats = check("stats", full.get("/api/stats"))
     assert all(stats[name] for name in ("transitions", "failures", "feeds", "owners", "room_durations"))
+    assert stats["last_refused"]["room"] == "13"
     assert {each["room"] for each in found["rooms"]["rooms"]} >= {"1", str(2**64 - 1)}
     assert found["rooms"]["matching"] == 8
     assert found["doctor"]["findings"][0]["check"] == "eviction"

@@ -7,9 +7,11 @@ from click.testing import CliRunner
 
 from chaos.servers import Server
 from redis_kvpoll import InvalidInputError
+from redis_kvpoll.agent import open_channel
 from redis_kvpoll.cli.app import kvpoll
 from redis_kvpoll.integrations.sglang.maps import StatusMap
 from redis_kvpoll.transport.password_file import with_password
+from tests.support.local_channel import open_local
 from tests.support.standin import joined, manager
 
 TEXT = "p/w?#@: %é"
@@ -63,6 +65,7 @@ def test_plugin_and_command_take_it_from_the_environment(tmp_path, file, monkeyp
         server.client.config_set("requirepass", TEXT)
         monkeypatch.setenv("KVPOLL_URL", server.url)
         monkeypatch.setenv("KVPOLL_PASSWORD_FILE", file)
+        monkeypatch.setattr(open_channel, "open_channel", open_local)
         with joined(manager()) as (sglang,):
             assert type(sglang.request_status) is StatusMap
             done = CliRunner().invoke(kvpoll, ["owners", "-n", "default-prefill"])

@@ -98,7 +98,7 @@ class Host:
                 stdout=errors,
                 stderr=errors,
                 cwd=ROOT,
-                env=plain | quiet | {"SGLANG_HOST_IP": "127.0.0.1"},
+                env=plain | quiet | {"SGLANG_HOST_IP": "127.0.0.1", "XDG_RUNTIME_DIR": str(folder)},  # where agents are
             )
         self._pipe = ours
         self._lines = ours.makefile("rb")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from redis_kvpoll.statistics.model import FAILURES
-from redis_kvpoll.statistics.reasons import kind_of, masked
+from redis_kvpoll.statistics.reasons import by_hand, kind_of, masked
 
 REASONS = {
     "owner prefill/10.0.0.1:8998 lost": "owner_lost",
@@ -29,6 +29,13 @@ REASONS = {
 @pytest.mark.parametrize("reason", REASONS)
 def test_reason_has_its_kind(reason):
     assert kind_of(reason) == REASONS[reason]
+
+
+@pytest.mark.parametrize("words", ["stuck, drill", "timed out", "owner p0 lost its lease", "host 10.0.0.1 drained"])
+def test_own_words_of_an_operator_are_aborted(words):
+    reason = by_hand(words)
+    assert (kind_of(reason), reason.endswith(words)) == ("aborted", True)
+    assert by_hand(reason) == reason
 
 
 def test_every_kind_has_an_example():

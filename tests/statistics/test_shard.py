@@ -209,3 +209,12 @@ def test_reasons_are_kept_for_an_hour():
     assert [(each.text, each.count) for each in totals.reasons(NOW + 2000)] == [("timed out after # s", 2)]
     totals.failure("why", NOW + 4_000_000)
     assert [(each.text, each.count) for each in totals.reasons(NOW + 4_000_000)] == [("why", 1)]
+
+
+def test_restored_room_is_no_opening_and_keeps_its_age(shard):
+    """A generation is the time of the opening in microseconds."""
+    shard.tell(60_000, 1, BOOT, "first", NOW * 1000)
+    shard.tell(60_000, 2, BOOT, "first", (NOW + 60_000) * 1000)
+    assert shard.rooms.get(1).opened_ms == NOW
+    assert shard.rooms.get(2).opened_ms == NOW + 60_000
+    assert shard.totals.transitions() == {("absent", BOOT): 1}

@@ -373,6 +373,7 @@ def test_quantile_is_between_the_bounds_of_its_bucket():
     assert 0.005 <= histogram.quantile(0.5) <= 0.01
     assert histogram.quantile(1.0) == 300.0
     assert Histogram().quantile(0.5) is None
+    assert Histogram((*tuple(counts[:-1]), 0), 0.7, 0.007).quantile(0.99) == 0.007
     assert histogram.since(histogram).total == 0
 
 

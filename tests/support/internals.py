@@ -74,12 +74,14 @@ def track_one_room(tracked_rooms: Any, tag: str, room: int, tracked: Any, *, awa
 
 def state_of_recovery(recovery: Any) -> str:
     """All that a Recovery knows: two with the same text behave the same. Waits for creators are due from 0.05 s on."""
-    rooms = recovery.tracked_rooms
-    for tag in rooms.awaiting_shards:
-        rooms.awaiting_shards[tag] = 0.05
-    rooms_text = (rooms._shards, rooms._to_replay, rooms._awaiting_creator, rooms.unmarked, rooms.awaiting_shards)
+    texts = []
+    for rooms, _ in recovery.members.holders:
+        for tag in rooms.awaiting_shards:
+            rooms.awaiting_shards[tag] = 0.05
+        held = (rooms._shards, rooms._to_replay, rooms._awaiting_creator, rooms.unmarked, rooms.awaiting_shards)
+        texts.append(f"{held} {rooms.highest_generation}")
     shards = {tag: (s.epoch, s.is_verified, s.marks.all(), s.answer) for tag, s in recovery._shards.items()}
-    return f"{rooms_text} {rooms.highest_generation} {shards} {recovery.servers}"
+    return f"{texts} {shards} {recovery.servers}"
 
 
 def verification_of(recovery: Any, tag: str) -> tuple[bool, bool]:

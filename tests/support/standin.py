@@ -8,7 +8,8 @@ from enum import Enum
 from types import SimpleNamespace
 
 from redis_kvpoll import StatusStore
-from redis_kvpoll.integrations.sglang import install, plugin, worker
+from redis_kvpoll.agent import outage
+from redis_kvpoll.integrations.sglang import install, plugin
 from tests.support import pace
 
 OWNER = "prefill/10.0.0.1:8998@10.0.0.1:40000"
@@ -99,7 +100,7 @@ def serve(world, monkeypatch, deadline):
     deadline = str(pace.seconds(deadline))
     for name, value in {"URL": server.tcp, "NAMESPACE": "t", "LEASE": "5", "DEADLINE": deadline}.items():
         monkeypatch.setenv(f"KVPOLL_{name}", value)
-    monkeypatch.setattr(worker, "OUTAGE_SECONDS", 0.0)
+    monkeypatch.setattr(outage, "OUTAGE_SECONDS", 0.0)
     return server
 
 
@@ -119,6 +120,11 @@ def learn_servers(decode, room, *prefills):
     decode.kvpoll_failures.add(receiver)
     infos = [{"rank_ip": prefill.local_ip, "rank_port": prefill.rank_port} for prefill in prefills]
     decode.kvpoll_worker.learn_servers(room, infos)
+
+
+def session_of(sglang):
+    """Return the table part of a manager's process, which runs in a thread of it."""
+    return sglang.kvpoll_worker.client.channel.session
 
 
 @contextlib.contextmanager

@@ -102,6 +102,8 @@ class Table:
             kind, ttl = self.client.type(key), self.client.pttl(key)
             if kind == b"hash":
                 fields = self.client.hgetall(key)
+                for last in (b"since", b"last"):  # of refused writes: a group's last one is another
+                    fields.pop(last, None)
                 given = int(fields.get(b"generation", b"0")) > GENERATION
                 times = {b"updated_ms", b"opened_ms", b"opened", *([b"generation"] if given else [])}
                 found[key] = {name: value for name, value in fields.items() if name not in times}, round(ttl, -5)

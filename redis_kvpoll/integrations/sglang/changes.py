@@ -21,11 +21,17 @@ T = TypeVar("T")
 
 
 class Changes:
-    """The lock of a registry, and the changes that are put off. ``lock`` is reentrant; it suffices for reads."""
+    """The lock of a registry, and the changes that are put off. ``lock`` is reentrant; it suffices for reads.
 
-    def __init__(self, scopes: Scopes) -> None:
+    ``after`` is called after changes that have set ``is_news``. It is a change itself, which no other interrupts.
+    """
+
+    def __init__(self, scopes: Scopes, after: Callable[[], object]) -> None:
         self.lock = threading.RLock()
+        self.is_news = False
+        """Whether there is something to tell outside."""
         self._scopes = scopes
+        self._after = after
         self.is_changing = False
         """Whether a change is being made; to a thread that has the lock: by itself."""
         self._put_off: deque[Callable[[], object]] = deque()
@@ -43,13 +49,24 @@ class Changes:
                 self._make_put_off()
             finally:
                 self.is_changing = False
-            while self._put_off and not self.is_changing:  # one was put off just before that
-                try:
-                    self.is_changing = True
-                    self._make_put_off()
-                finally:
-                    self.is_changing = False
+            self.settle()
         return result
+
+    def do(self, call: Callable[[], object]) -> None:
+        """Make a change without a result."""
+        self.make(call, _nothing)
+
+    def settle(self) -> None:
+        """Make what was put off, and tell of the news, unless a change is under way. The caller holds the lock."""
+        while (self._put_off or self.is_news) and not self.is_changing:
+            try:
+                self.is_changing = True
+                self._make_put_off()
+                if self.is_news:
+                    self.is_news = False
+                    self._after()
+            finally:
+                self.is_changing = False
 
     def _make_put_off(self) -> None:
         while self._put_off:
@@ -76,7 +93,7 @@ def change(method: F) -> F:
 
     @wraps(method)
     def made(self: Any, *arguments: Any) -> None:
-        self.changes.make(lambda: method(self, *arguments), _nothing)
+        self.changes.do(lambda: method(self, *arguments))
 
     return cast(F, made)
 

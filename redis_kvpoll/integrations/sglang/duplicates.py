@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from redis_kvpoll.integrations.sglang.merge import FAILED
+from redis_kvpoll.agent.merge import FAILED
 
 REASON = "room reused while in use"
 STEPS = ("init", "send", "send_metadata", "abort", "clear", "ensure_abort_notified", "mark_prefill_complete")

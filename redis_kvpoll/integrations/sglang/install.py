@@ -15,7 +15,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from redis_kvpoll.errors import InvalidInputError, KVPollError, LeaseLostError, NamespaceMismatchError, printable
+from redis_kvpoll.agent.client import RefusedError
+from redis_kvpoll.errors import InvalidInputError, LeaseLostError
 from redis_kvpoll.integrations.sglang import hooks
 from redis_kvpoll.integrations.sglang.background import Background
 from redis_kvpoll.integrations.sglang.behaviour import check_clear, check_first_status, check_update_status
@@ -67,14 +68,8 @@ def _join(manager: Any) -> TableWorker | None:
         log_incompatible(error)
     except InvalidInputError as error:
         log_disabled(str(error))
-    except NamespaceMismatchError as error:
-        found = f"namespace {error.namespace!r} has {error.setting}={printable(error.theirs)}, not {error.ours}"
-        log_disabled(f"{found}: set KVPOLL_NAMESPACE to another namespace, or {_remedy(error.setting)}")
-    except KVPollError as error:
-        reason = str(error).partition("; the call ")[0].rstrip(".")  # without advice on a retry: there is none here
-        log_disabled(f"{reason} (see KVPOLL_URL and KVPOLL_NAMESPACE)")
-    except TimeoutError:
-        log_disabled("no answer within KVPOLL_JOIN: check KVPOLL_URL, and that Redis is up and reachable")
+    except RefusedError as error:
+        log_disabled(f"{error}: {_remedy(error.setting)}" if error.setting else str(error))
     except Exception as error:
         log_disabled(f"{type(error).__name__}: {error}")
     else:
@@ -83,9 +78,11 @@ def _join(manager: Any) -> TableWorker | None:
 
 
 def _remedy(setting: str) -> str:
+    """Return what to do about a namespace that has another value of a setting."""
+    other = "delete that namespace's data: SGLang needs this value"
     if setting.upper() in PARSERS:
-        return f"set {PREFIX}{setting.upper()} to that value, or unset it"
-    return "delete that namespace's data: SGLang needs this value"
+        other = f"set {PREFIX}{setting.upper()} to that value, or unset it"
+    return f"set KVPOLL_NAMESPACE to another namespace, or {other}"
 
 
 def _all_stages_joined(manager: Any, has_joined: bool) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, MutableMapping
 from typing import Any, Protocol
 
-from redis_kvpoll.integrations.sglang.merge import FAILED
+from redis_kvpoll.agent.merge import FAILED
 from redis_kvpoll.model import KVPoll
 
 MISSING: Any = object()

@@ -18,7 +18,7 @@ from enum import Enum
 from typing import Any
 from weakref import WeakValueDictionary
 
-from redis_kvpoll.integrations.sglang.merge import FAILED, SUCCESS
+from redis_kvpoll.agent.merge import FAILED, SUCCESS
 
 logger = logging.getLogger("redis_kvpoll")
 

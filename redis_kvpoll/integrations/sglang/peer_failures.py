@@ -6,20 +6,13 @@ is read. Until SGLang says who serves it, the failure waits.
 
 from __future__ import annotations
 
-import asyncio
 import re
-import time
 from collections.abc import Callable, Collection
 
-from redis_kvpoll.aio.store import AsyncStatusStore
-from redis_kvpoll.errors import KVPollError
-from redis_kvpoll.integrations.sglang.merge import FAILED, SUCCESS
+from redis_kvpoll.agent.merge import FAILED, SUCCESS
 from redis_kvpoll.integrations.sglang.peers import Address, concerns, without_address
 from redis_kvpoll.integrations.sglang.registry import RoomRegistry
-from redis_kvpoll.model import KVPoll, Owner, RoomFailure
 
-OWNERS_SECONDS = 1.0
-"""How long a list of owners is used: many rooms of an instance fail at once."""
 _OWNER = re.compile(r"^owner (prefill|decode)/(\S+)")
 """The start of the table's reason for a room whose owner was lost."""
 
@@ -30,36 +23,32 @@ def for_people(reason: str) -> str:
 
 
 class PeerFailures:
-    """Follows the other role's table.
+    """Decides on the failures in the other role's table.
 
-    ``peers_of`` gives the addresses that serve a room, or none while they are not known. ``fail`` is called with a
-    room, its life and the reason.
+    ``peers_of`` gives the addresses that serve a room, or none while they are not known. ``read`` is called with a room
+    and its life to have the room read. ``fail`` is called with a room, its life and the reason.
     """
 
     def __init__(
         self,
-        store: AsyncStatusStore,
         role: str,
         registry: RoomRegistry,
         peers_of: Callable[[int], Collection[Address] | None],
+        read: Callable[[int, int], object],
         fail: Callable[[int, int, str], object],
     ) -> None:
-        self._store = store
         self._role = role
         self._registry = registry
         self._peers_of = peers_of
+        self._read = read
         self._fail = fail
-        self._waiting: dict[int, tuple[int, int]] = {}
-        """By room: the life for which its failure may count, and the generation that failed."""
-        self._checks: set[asyncio.Task[None]] = set()
-        self._owners: tuple[float, list[Owner]] = (float("-inf"), [])
+        self._waiting: dict[int, int] = {}
+        """By room: the life for which its failure may count."""
 
-    def on_failure(self, failure: RoomFailure) -> None:
+    def on_failure(self, room: int, number: int) -> None:
         """Take note of a failure in the other role's table."""
-        number = self._registry.current_life(failure.room)
-        if number is not None:
-            self._waiting[failure.room] = number, failure.generation
-            self.check(failure.room)
+        self._waiting[room] = number
+        self.check(room)
 
     def check_all(self) -> None:
         """Check all failures that wait, because more may be known now."""
@@ -67,35 +56,23 @@ class PeerFailures:
             self.check(room)
 
     def check(self, room: int) -> None:
-        """Decide on a room's failure, if one waits and it is known who serves the room."""
-        number, generation = self._waiting.get(room, (None, 0))
+        """Have a room read, if a failure of it waits and it is known who serves the room."""
+        number = self._waiting.get(room)
         if number is None:
             return
+        if not self._is_undecided(room, number):
+            self._waiting.pop(room, None)
+        elif self._peers_of(room) and self._waiting.pop(room, None) is not None:
+            self._read(room, number)
+
+    def decide(
+        self, room: int, number: int, failed_by: str | None, owner: str | None, reason: str | None, owners: list[str]
+    ) -> None:
+        """Fail a room that was read, if its failure concerns who serves it."""
+        peers = self._peers_of(room) or ()
+        if self._is_undecided(room, number) and concerns(failed_by, owner, peers, owners):
+            self._fail(room, number, for_people(reason or f"failed on the {self._role} side"))
+
+    def _is_undecided(self, room: int, number: int) -> bool:
         is_open = self._registry.current_life(room) == number
-        if not is_open or dict.get(self._registry.statuses, room) in (FAILED, SUCCESS):
-            del self._waiting[room]
-        elif peers := self._peers_of(room):
-            del self._waiting[room]
-            check = asyncio.create_task(self._decide(room, number, generation, peers))
-            self._checks.add(check)
-            check.add_done_callback(self._checks.discard)
-
-    async def _decide(self, room: int, number: int, generation: int, peers: Collection[Address]) -> None:
-        try:
-            entry = await self._store.entry(room)
-            if entry is None or entry.status is not KVPoll.Failed or (entry.generation or 0) != generation:
-                return  # it was cleared; what is there since has a failure of its own, or none
-            is_mine = concerns(entry, peers, ()) or concerns(entry, peers, await self._known_owners())
-        except KVPollError:
-            self._waiting.setdefault(room, (number, generation))  # for check_all
-            return
-        if is_mine:
-            reason = for_people(entry.reason or f"failed on the {self._role} side")
-            self._fail(room, number, reason)
-
-    async def _known_owners(self) -> list[Owner]:
-        at, owners = self._owners
-        if time.monotonic() - at > OWNERS_SECONDS:
-            owners = await self._store.owners()
-            self._owners = time.monotonic(), owners
-        return owners
+        return is_open and dict.get(self._registry.statuses, room) not in (FAILED, SUCCESS)

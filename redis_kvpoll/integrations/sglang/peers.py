@@ -10,8 +10,6 @@ import re
 from collections.abc import Collection, Iterable
 from typing import Any
 
-from redis_kvpoll.model import Entry, Owner
-
 Address = tuple[str, int]
 """Where a process receives SGLang's messages: its ``local_ip`` and ``rank_port``."""
 
@@ -58,20 +56,15 @@ def _plain(host: Any) -> str:
     return str(host).strip("[]").partition("%")[0]
 
 
-def author_of(entry: Entry) -> Address | None:
-    """Return the address of the process that has failed a room; None for a person, or a process without a name."""
-    return address_of(entry.failed_by)
-
-
-def concerns(entry: Entry, peers: Collection[Address], owners: Iterable[Owner]) -> bool:
+def concerns(failed_by: str | None, owner: str | None, peers: Collection[Address], owners: Iterable[str]) -> bool:
     """Return whether a failed room is the one that these peers serve.
 
     A process that failed it must be one of them. If nobody did, as after an abort by hand, the room must belong to an
-    instance of theirs.
+    instance of theirs. ``owner`` is the room's, and ``owners`` are all.
     """
-    if (author := author_of(entry)) is not None:
+    if (author := address_of(failed_by)) is not None:
         return author in peers
-    if address_of(entry.owner) in peers:
+    if address_of(owner) in peers:
         return True
-    instances = {instance_of(owner.name) for owner in owners if address_of(owner.name) in peers}
-    return instance_of(entry.owner) in instances - {None}
+    instances = {instance_of(name) for name in owners if address_of(name) in peers}
+    return instance_of(owner) in instances - {None}

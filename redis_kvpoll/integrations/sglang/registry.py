@@ -10,24 +10,27 @@ late write neither changes a room's next life nor re-creates a cleared room.
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from redis_kvpoll.agent.merge import CREATING, FAILED, SUCCESS, merge
+from redis_kvpoll.agent.outbox import Outbox, RoomLife
 from redis_kvpoll.integrations.sglang.changes import Changes, change
 from redis_kvpoll.integrations.sglang.maps import MISSING, FailureRecords, PrefixLengths, StatusMap
-from redis_kvpoll.integrations.sglang.merge import CREATING, FAILED, SUCCESS, merge
-from redis_kvpoll.integrations.sglang.outbox import Outbox, RoomLife
+from redis_kvpoll.integrations.sglang.reason_wait import ReasonWait
 from redis_kvpoll.integrations.sglang.scope import Claim, Scope, Scopes
-from redis_kvpoll.integrations.sglang.tombstones import Tombstones, WaitBudget
+from redis_kvpoll.integrations.sglang.tombstones import Tombstones
 
 GENERIC_REASON = "Aborted by AbortReq."
 """What SGLang's abort() records. A more specific reason may replace it, as in _fail_prefill_recompute."""
 
 
 class RoomRegistry:
-    """The rooms of one process. ``wake`` is called when there are changes to publish; ``clock`` gives seconds."""
+    """The rooms of one process. ``clock`` gives seconds.
+
+    ``wake`` is called, as a change of its own, when there is something in the outbox to publish.
+    """
 
     def __init__(self, wake: Callable[[], object], clock: Callable[[], float] = time.monotonic) -> None:
         self.statuses = StatusMap(self)
@@ -35,21 +38,18 @@ class RoomRegistry:
         self.lengths = PrefixLengths(self)
         self.update_status: Callable[[int, int], Any] = self.write_status
         """SGLang's own, once it is scoped."""
-        self.reason_wait_seconds = 0.0
-        """The longest wait for another rank's reason; 0 while no other rank can give one."""
-        self.awaiting_reason: set[int] = set()
-        """The rooms for whose reason a thread waits."""
-        self._wait_budget = WaitBudget(clock)
         self._clock = clock
         self._lives: dict[int, int] = {}
         """The current life's number of each room."""
         self.scopes = Scopes(self._lives)
-        self.changes = Changes(self.scopes)
-        self._outbox = Outbox(wake, self.changes.lock)
-        self.withholding = self._outbox.withholding
-        self._reason_recorded = threading.Condition(self.changes.lock)
+        self.changes = Changes(self.scopes, wake)
+        self.change = self.changes.do
+        self.outbox = Outbox(self._note_news, self.changes.lock)
+        self.waiting = ReasonWait(self.changes, clock)
         self._last_number = 0
         self._tombstones = Tombstones(clock)
+        self.on_hold: Callable[[int, int, bool, float], object] = lambda *_: None
+        """Called with a room without a sender, its life, whether that is over, and the time; with the lock."""
         self.awaits_claims = False
         """Whether a room is published only when it has a sender or receiver here: each one claims its room."""
         self._unclaimed: dict[int, float] = {}
@@ -57,12 +57,12 @@ class RoomRegistry:
 
     def __len__(self) -> int:
         """Return how many rooms have unpublished changes."""
-        return len(self._outbox)
+        return len(self.outbox)
 
     @property
     def dropped(self) -> int:
         """How many lives never reached the table."""
-        return self._outbox.dropped
+        return self.outbox.dropped
 
     # Statuses, as SGLang reads and writes them
 
@@ -112,7 +112,9 @@ class RoomRegistry:
         status = self.statuses.remove(room)
         dict.pop(self.lengths, room, None)
         if self._unclaimed.pop(room, None) is None:
-            self._outbox.end(room, number)
+            self.outbox.end(room, number)
+        else:
+            self._hold(room, number, True)
         self._add_tombstone(room, status)
         return status
 
@@ -142,18 +144,24 @@ class RoomRegistry:
             self._begin_publishing(room, self._last_number, claim.request)
         elif self.awaits_claims:
             self._unclaimed[room] = self._clock()
+            self._hold(room, self._last_number, False)
         else:
             self._begin_publishing(room, self._last_number, "")
 
+    def _hold(self, room: int, number: int, is_over: bool) -> None:
+        self.on_hold(room, number, is_over, self._clock())
+        self._note_news()
+
     def _begin_publishing(self, room: int, number: int, request: str) -> None:
-        life = self._outbox.life(room, number)
+        life = self.outbox.life(room, number)
         life.is_new, life.request, life.length = True, request, dict.get(self.lengths, room)
+        life.opened_at = self._clock()
         life.status = dict.__getitem__(self.statuses, room)
         life.reason = dict.get(self.reasons, room, "") if life.status == FAILED else ""
 
     def _changes_of(self, room: int, number: int) -> RoomLife:
         """Return where to add changes of a life."""
-        return RoomLife(number) if room in self._unclaimed else self._outbox.life(room, number)
+        return RoomLife(number) if room in self._unclaimed else self.outbox.life(room, number)
 
     def _set(self, room: int, number: int, status: int, publish: bool = True) -> None:
         if status != dict.__getitem__(self.statuses, room):
@@ -176,24 +184,13 @@ class RoomRegistry:
             self._add_tombstone(room, None)
         elif dict.__getitem__(self.statuses, room) == FAILED:
             self._changes_of(room, number).reason = reason
-        self._reason_recorded.notify_all()
+        self.waiting.recorded()
 
     def pop_reason(self, room: int, default: Any) -> Any:
         """Return the reason and forget it. Without one, wait a moment for another rank's."""
-        if room not in self.reasons and self.reason_wait_seconds and room in self._tombstones:
-            self._await_reason(room)
+        if room not in self.reasons and self.waiting.longest and room in self._tombstones:
+            self.waiting.wait(room, self.reasons)
         return self._pop(self.reasons, room, default)
-
-    def _await_reason(self, room: int) -> None:
-        with self.changes.lock:
-            if self.changes.is_changing:
-                return  # by this thread, which must let no other in between
-            began, longest = self._clock(), self._wait_budget.seconds(self.reason_wait_seconds)
-            self.awaiting_reason.add(room)
-            self._outbox.mark_changed(room)
-            self._reason_recorded.wait_for(lambda: room in self.reasons, longest)
-            self.awaiting_reason.discard(room)
-            self._wait_budget.spend(self._clock() - began)
 
     @change
     def record_length(self, room: int, length: int) -> None:
@@ -215,11 +212,24 @@ class RoomRegistry:
             raise KeyError(room)
         return found
 
+    def _note_news(self) -> None:
+        self.changes.is_news = True
+
+    @contextlib.contextmanager
+    def withholding(self, room: int) -> Iterator[None]:
+        """Keep a room's changes from the table until the end of the block."""
+        try:
+            with self.outbox.withholding(room):
+                yield
+        finally:
+            with self.changes.lock:
+                self.changes.settle()
+
     @change
     def detach(self) -> None:
         """Stop publishing and waiting, because there is no worker any more. The maps work on as dicts."""
-        self.reason_wait_seconds = 0.0
-        self._outbox.close()
+        self.waiting.longest = 0.0
+        self.outbox.close()
 
     def current_life(self, room: int) -> int | None:
         """Return the number of a room's current life; None if the room is not open."""
@@ -233,15 +243,15 @@ class RoomRegistry:
         """Return the rooms that have been open for so many seconds without a sender."""
         return [room for room, since in list(self._unclaimed.items()) if since <= self._clock() - age]
 
+    def held(self) -> list[tuple[int, int, float]]:
+        """Return the open rooms without a sender, with their lives, and since when. The caller holds the lock."""
+        return [(room, self._lives[room], since) for room, since in self._unclaimed.items()]
+
     def end_unclaimed(self, room: int) -> bool:
         """Clear a room without a sender, unless one has come."""
         return self.changes.make(
             lambda: room in self._unclaimed and self._clear(room) is not None, lambda: room in self._unclaimed
         )
-
-    def is_relevant(self, room: int) -> bool:
-        """Return whether to follow a room in the table: it is open here, or other ranks may not have cleared it yet."""
-        return room in self._lives or room in self._tombstones
 
     def fail_from_table(self, room: int, number: int, reason: str, publish: bool) -> None:
         """Fail a life that has failed in the table, by SGLang's own update_status: more may hang on it.
@@ -265,28 +275,9 @@ class RoomRegistry:
     @change
     def deliver_reason(self, room: int, reason: str) -> None:
         """Give another rank's reason to the thread that waits for it."""
-        if room in self.awaiting_reason and room not in self.reasons:
+        if room in self.waiting.rooms and room not in self.reasons:
             dict.__setitem__(self.reasons, room, reason)
-            self._reason_recorded.notify_all()
-
-    # The outbox
-
-    def take_changed(self) -> list[int]:
-        """Return the rooms that changed since the last call."""
-        return self.changes.make(self._outbox.take_changed, list)
-
-    def pending_rooms(self) -> list[int]:
-        """Return all rooms with unpublished changes."""
-        return self._outbox.rooms()
-
-    def take(self, room: int) -> RoomLife | None:
-        """Return a room's oldest unpublished life, for publishing. Later changes come with the next call."""
-        return self.changes.make(lambda: self._outbox.take(room), lambda: None)
-
-    @change
-    def put_back(self, room: int, life: RoomLife) -> None:
-        """Put back a life that could not be published, before later changes."""
-        self._outbox.put_back(room, life)
+            self.waiting.recorded()
 
     def _add_tombstone(self, room: int, status: int | None) -> None:
         """Let the records of a room that is not open expire. Without a status, it is not known to have been open."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from redis_kvpoll import validation
-from redis_kvpoll.engine.session import DEFAULT_DEADLINE, DEFAULT_TERMINAL_TTL, DEFAULT_TTL, StoreOptions
+from redis_kvpoll.engine.store_options import DEFAULT_DEADLINE, DEFAULT_TERMINAL_TTL, DEFAULT_TTL, StoreOptions
 from redis_kvpoll.errors import InvalidInputError, printable
 from redis_kvpoll.integrations.sglang.startup import URL, is_enabled
 
@@ -37,6 +37,9 @@ class PluginSettings:
     feed_length: int | None = None
     long_hold: bool = True
     """Decode: whether pages of a request that the table has failed are held until SGLang would have given them away."""
+
+    agent: str = ""
+    """The socket of an agent that runs as a service; without one, an instance's first process starts its agent."""
 
     def options(self, role: str) -> StoreOptions:
         """Return the options of a store of the role's namespace. Policy strict is SGLang's own rule since 0.5.20."""
@@ -87,6 +90,7 @@ PARSERS: Mapping[str, Callable[[str], Any]] = {
     "SHARDS": int,
     "FEED_LENGTH": int,
     "LONG_HOLD": _switch,
+    "AGENT": str,
 }
 
 

@@ -26,20 +26,26 @@ async def view(page: Page) -> View:
 
 def row(page: Page, owner: Owner, now: float) -> Row:
     is_lost = owner.state == "lost"
-    age = now - owner.last_heartbeat_at if owner.last_heartbeat_at else None
     return Row(
         f"{owner.name} {owner.incarnation}",
         (
             Cell(owner.name, "", page.link("/", owner=owner.name)),
             Cell(owner.state, TONES[owner.state]),
             Cell(formats.count(owner.rooms)),
-            Cell(formats.NONE if age is None else f"{formats.duration(age)} ago"),
+            Cell(_heard_of(owner, now)),
             Cell(formats.duration(owner.ttl) if owner.ttl else formats.NONE),
             Cell(formats.moment(owner.since)),
             Cell(formats.count(owner.failed) if is_lost else formats.NONE, "bad" if is_lost and owner.failed else ""),
             Cell(owner.reason or formats.NONE),
         ),
     )
+
+
+def _heard_of(owner: Owner, now: float) -> str:
+    """Return when its last heartbeat was, or when it was lost."""
+    if owner.lost_at:
+        return f"lost {formats.duration(now - owner.lost_at)} ago"
+    return f"{formats.duration(now - owner.last_heartbeat_at)} ago" if owner.last_heartbeat_at else formats.NONE
 
 
 def body(page: Page, view: View) -> Html:

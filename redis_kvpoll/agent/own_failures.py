@@ -1,4 +1,4 @@
-"""Failures in this role's table: by another rank, by an operator, or because this process was lost.
+"""Failures in a client's own table: by another rank, by an operator, or because the client was lost.
 
 A failure counts only for the generation that the current life of its room has in the table. So a failure that is read
 late, after its room was cleared and opened again, fails nothing.
@@ -10,37 +10,35 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 
+from redis_kvpoll.agent.told import ToldRooms
 from redis_kvpoll.aio.store import AsyncStatusStore
 from redis_kvpoll.errors import KVPollError
-from redis_kvpoll.integrations.sglang.merge import FAILED
-from redis_kvpoll.integrations.sglang.peer_failures import for_people
-from redis_kvpoll.integrations.sglang.registry import RoomRegistry
 from redis_kvpoll.model import RoomFailure
 
 
 class OwnFailures:
-    """Fails the lives that have failed in this role's table.
+    """Fails the lives that have failed in the table.
 
     ``life_of`` gives the current life of a room, if the table has it with a generation. ``fail`` is called with a room,
-    its life, the reason, and whether nobody of SGLang's did it.
+    its life, the reason, and whether no client did it.
     """
 
     def __init__(
         self,
         store: AsyncStatusStore,
-        registry: RoomRegistry,
+        rooms: ToldRooms,
         life_of: Callable[[int, int], int | None],
         fail: Callable[[int, int, str, bool], object],
     ) -> None:
         self._store = store
-        self._registry = registry
+        self._rooms = rooms
         self._life_of = life_of
         self._fail = fail
         self._failing: set[asyncio.Task[None]] = set()
 
     def on_failure(self, failure: RoomFailure | None) -> None:
         """Take note of a failure in the table."""
-        if failure is None or dict.get(self._registry.statuses, failure.room) in (None, FAILED):
+        if failure is None or self._rooms.is_failed(failure.room):
             return
         number = self._life_of(failure.room, failure.generation)
         if number is not None:
@@ -55,4 +53,4 @@ class OwnFailures:
                 entry = await self._store.entry(failure.room)
                 if entry is not None and entry.generation == failure.generation:
                     reason, is_by_hand = entry.reason, entry.failed_by is None
-        self._fail(failure.room, number, for_people(reason or ""), is_by_hand)
+        self._fail(failure.room, number, reason or "", is_by_hand)

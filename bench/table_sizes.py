@@ -25,7 +25,7 @@ def measure(ground: Ground, sizes: tuple[int, ...], rounds: int, progress: Calla
     """The ratios at each size, compared with those at the first."""
     first, last = sizes[0], sizes[-1]
     section = Section(
-        "scale",
+        "sizes",
         f"The ratios with up to {last:,} live rooms, beside those with {first:,}",
         "large / small",
         theirs=f"with {first:,}",

@@ -1,4 +1,4 @@
-"""Publishes the registry's changes to the table.
+"""Publishes a client's changes to the table.
 
 Each room's lives are sent in order; rooms are sent concurrently, so that the store batches them.
 A life that cannot be sent goes back into the outbox.
@@ -11,8 +11,12 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from typing import Protocol
 
+from redis_kvpoll.agent.merge import CREATING, FAILED
+from redis_kvpoll.agent.messages import STATUSES
+from redis_kvpoll.agent.outbox import RoomLife
 from redis_kvpoll.aio.room import AsyncRoom
 from redis_kvpoll.aio.store import AsyncStatusStore
 from redis_kvpoll.errors import (
@@ -20,14 +24,11 @@ from redis_kvpoll.errors import (
     LeaseLostError,
     OutcomeUnknownError,
     RoomBusyError,
+    RoomNotFoundError,
     ServerRefusedError,
     StoreUnavailableError,
 )
-from redis_kvpoll.integrations.sglang.compat import ProcessIdentity
-from redis_kvpoll.integrations.sglang.merge import CREATING, FAILED
-from redis_kvpoll.integrations.sglang.outbox import RoomLife
-from redis_kvpoll.integrations.sglang.registry import RoomRegistry
-from redis_kvpoll.model import KVPoll
+from redis_kvpoll.model import Entry, KVPoll
 from redis_kvpoll.validation import MAX_REQUEST
 
 FIRST_RETRY_SECONDS = 0.02
@@ -38,29 +39,61 @@ REJECTED_RETRY_SECONDS = 5.0
 """Longest pause before retrying a call that the server has rejected, for lack of memory or permission."""
 REJECTED_LOG_SECONDS = 60.0
 """A rejection is logged only if there was none for this long."""
-STATUSES = frozenset(map(int, KVPoll))
 REASON_POLL_SECONDS = 0.01
 """Pause between reads of another rank's reason."""
 
 logger = logging.getLogger("redis_kvpoll")
 
 
+class UnpublishedRooms(Protocol):
+    """The rooms of a client, and what the table does not have of them yet."""
+
+    @property
+    def awaiting_reason(self) -> Collection[int]: ...
+    def current_life(self, room: int) -> int | None: ...
+    def pending_rooms(self) -> list[int]: ...
+    def take(self, room: int) -> RoomLife | None: ...
+    def put_back(self, room: int, life: RoomLife) -> None: ...
+    def deliver_reason(self, room: int, reason: str) -> None: ...
+
+
+class RoomWriter(Protocol):
+    """Who a client is."""
+
+    @property
+    def owner(self) -> str: ...
+    @property
+    def instance(self) -> str: ...
+    @property
+    def world_size(self) -> int: ...
+
+
 class OutboxPublisher:
-    """One task for each room with changes. ``on_opened`` is called with each room once the table knows its life."""
+    """One task for each room with changes.
+
+    ``on_opened`` is called with each room, its life and generation once the table has it, and ``on_ended`` with each
+    room and life that is over, once the table has all of it that it will ever have.
+    """
 
     def __init__(
         self,
         store: AsyncStatusStore,
-        registry: RoomRegistry,
-        identity: ProcessIdentity,
-        on_opened: Callable[[int], object],
+        rooms: UnpublishedRooms,
+        writer: RoomWriter,
+        on_opened: Callable[[int, int, int], object],
+        on_ended: Callable[[int, int], object] = lambda room, number: None,
+        log: Callable[[int, str], object] = logger.log,
     ) -> None:
+        self.on_found_failed: Callable[[int, int, Entry], object] = lambda room, number, entry: None
+        """Called with a room and life of a former table part that the table has as Failed."""
         self.is_online = asyncio.Event()
         """Cleared by a call that finds the server unreachable: then changes wait in the outbox."""
         self._store = store
-        self._registry = registry
-        self._identity = identity
+        self._rooms = rooms
+        self._writer = writer
         self._on_opened = on_opened
+        self._on_ended = on_ended
+        self._log = log
         self._handles: dict[int, tuple[int, AsyncRoom]] = {}
         """By room: the number of the life that the table knows, and its handle."""
         self._tasks: dict[int, asyncio.Task[None]] = {}
@@ -74,7 +107,7 @@ class OutboxPublisher:
     def published_life(self, room: int) -> int | None:
         """Return the number of a room's current life if the table knows it, else None."""
         number, _ = self._handles.get(room, (None, None))
-        return number if number is not None and number == self._registry.current_life(room) else None
+        return number if number is not None and number == self._rooms.current_life(room) else None
 
     def life_of(self, room: int, generation: int) -> int | None:
         """Return the number of a room's current life if the table has it with this generation, else None."""
@@ -92,36 +125,39 @@ class OutboxPublisher:
         """Publish all that is pending: the server is reachable again."""
         if not self.is_online.is_set():
             self.is_online.set()
-            self.publish(self._registry.pending_rooms())
+            self.publish(self._rooms.pending_rooms())
 
     async def flush(self) -> None:
         """Publish everything before returning."""
         await self.is_online.wait()
-        self.publish(self._registry.pending_rooms())
+        self.publish(self._rooms.pending_rooms())
         while self._tasks:
             await asyncio.wait(list(self._tasks.values()))
 
     async def _publish_room(self, room: int) -> None:
         try:
             while self.is_online.is_set():
-                if room in self._registry.awaiting_reason:
+                if room in self._rooms.awaiting_reason:
                     await self._fetch_reason(room)
-                life = self._registry.take(room)
+                life = self._rooms.take(room)
                 if life is None:
                     return
-                await self._publish_life(room, life)
+                sent = await self._publish_life(room, life)
+                if sent is not None and sent.is_over:
+                    self._on_ended(room, sent.number)
         except Exception:
             logger.exception("redis_kvpoll: room %d was not published because of a bug; report this traceback", room)
         finally:
             del self._tasks[room]
 
-    async def _publish_life(self, room: int, life: RoomLife) -> None:
-        """Send a life, with retries; put it back while the server is unreachable."""
+    async def _publish_life(self, room: int, life: RoomLife) -> RoomLife | None:
+        """Send a life, with retries, and return it with what came meanwhile; put it back while the server is
+        unreachable."""
         pause = FIRST_RETRY_SECONDS
         while True:
             try:
                 await self._send(room, life)
-                return
+                return life
             except (StoreUnavailableError, OutcomeUnknownError):
                 self.is_online.clear()
             except LeaseLostError:
@@ -135,16 +171,16 @@ class OutboxPublisher:
                 pause = min(pause * 2, REJECTED_RETRY_SECONDS)
             except KVPollError as error:
                 self._log_rejected(error)
-                return
-            self._registry.put_back(room, life)
+                return life
+            self._rooms.put_back(room, life)
             if not self.is_online.is_set():
-                return
-            latest = self._registry.take(room)
+                return None
+            latest = self._rooms.take(room)
             if latest is None:
-                return
+                return None
             life = latest
             if life.is_new and life.is_over and pause >= BUSY_RETRY_SECONDS:
-                return  # it ended before its room was free or the server accepted it
+                return life  # it ended before its room was free or the server accepted it
 
     async def _send(self, room: int, life: RoomLife) -> None:
         """Send a whole life. The prefix length comes before the status, as SGLang relies on this order."""
@@ -152,11 +188,15 @@ class OutboxPublisher:
         status = KVPoll(life.status) if life.status in STATUSES else None
         if life.is_new and number != life.number:
             first = status if life.status in CREATING and life.length is None else KVPoll.Bootstrapping
-            handle = await self._store.open(room, self._request_of(life), first or KVPoll.Bootstrapping)
+            handle = await self._adopt(room, life) if life.generation else None
+            if handle is None and life.generation and life.is_over:
+                return  # it was cleared already
+            if handle is None:
+                handle = await self._store.open(room, self._request_of(life), first or KVPoll.Bootstrapping)
+                status = None if status is first else status
             self._handles[room] = life.number, handle
             life.is_new = False  # if the connection is lost before the rest is sent, it is not opened again
-            self._on_opened(room)
-            status = None if status is first else status
+            self._on_opened(room, life.number, handle.generation)
         elif number != life.number or handle is None:
             return  # the table has failed this life, as this process lost its lease
         if life.length is not None:
@@ -168,29 +208,40 @@ class OutboxPublisher:
         if life.reason and life.status is None:
             await self._store.record_failure(room, life.reason)
         if life.is_over:
-            if room in self._registry.awaiting_reason:
+            if room in self._rooms.awaiting_reason:
                 await self._fetch_reason(room)
             await handle.clear()
             self._handles.pop(room, None)
 
-    def _request_of(self, life: RoomLife) -> str:
-        """Return the request of a life in the table: equal for all ranks of this instance, and for no other life.
+    async def _adopt(self, room: int, life: RoomLife) -> AsyncRoom | None:
+        """Return the handle of a life that the table has from a former table part; None if it does not have it."""
+        with contextlib.suppress(RoomNotFoundError):
+            entry = await self._store.entry(room)
+            handle = await self._store.attach(room)
+            if entry is not None and entry.generation == handle.generation == life.generation:
+                if entry.status is KVPoll.Failed:
+                    self.on_found_failed(room, life.number, entry)
+                return handle
+        return None
 
-        SGLang's id alone is not enough: a router may try one request with a second instance. Without an id it is the
-        life's number, which only a single rank can use.
+    def _request_of(self, life: RoomLife) -> str:
+        """Return the request of a life in the table: equal for all ranks of its instance, and for no other life.
+
+        The client's id alone is not enough: a router may try one request with a second instance. Without an id it is
+        the life's number, which only a single rank can use.
         """
-        identity = self._identity
+        writer = self._writer
         if life.request:
             id_ = "".join(letter if letter.isprintable() else "?" for letter in life.request)
-            return f"{id_[: MAX_REQUEST - len(identity.instance) - 1]} {identity.instance}"
-        return identity.instance if identity.world_size > 1 else f"{identity.owner}#{life.number}"
+            return f"{id_[: MAX_REQUEST - len(writer.instance) - 1]} {writer.instance}"
+        return writer.instance if writer.world_size > 1 else f"{writer.owner}#{life.number}"
 
     async def _fetch_reason(self, room: int) -> None:
         """Read until another rank has recorded a reason or no thread waits for it. The last clear removes it."""
         with contextlib.suppress(KVPollError):
-            while room in self._registry.awaiting_reason:
+            while room in self._rooms.awaiting_reason:
                 if reason := await self._store.failure_reason(room):
-                    self._registry.deliver_reason(room, reason)
+                    self._rooms.deliver_reason(room, reason)
                     return
                 await asyncio.sleep(REASON_POLL_SECONDS)
 
@@ -207,4 +258,4 @@ class OutboxPublisher:
     def _log_rejected(self, error: KVPollError) -> None:
         last, self._rejected_at = self._rejected_at, time.monotonic()
         if self._rejected_at - last > REJECTED_LOG_SECONDS:
-            logger.error("redis_kvpoll: the status table rejected a change; SGLang continues without it: %s", error)
+            self._log(logging.ERROR, f"the status table rejected a change; SGLang continues without it: {error}")

@@ -1,6 +1,6 @@
 """Changes that the table does not have yet: in order for each room, and bounded.
 
-The caller holds the registry's lock. The changes of a live room are never dropped. Of lives that began
+The caller holds the lock of the rooms. The changes of a live room are never dropped. Of lives that began
 and ended unpublished, the oldest are dropped first.
 """
 
@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from redis_kvpoll.integrations.sglang.merge import merge_optional
+from redis_kvpoll.agent.merge import merge_optional
 
 MAX_ENDED_LIVES = 10_000
 """The limit for lives that began and ended unpublished; beyond it, the oldest are dropped."""
@@ -30,6 +30,10 @@ class RoomLife:
     reason: str = ""
     length: int | None = None
     is_over: bool = False
+    generation: int = 0
+    """Its generation in the table, if it was told."""
+    opened_at: float = field(default=0.0, compare=False)
+    """When it was opened, in monotonic seconds; 0 if it was told before."""
 
     def add(self, later: RoomLife) -> None:
         """Merge later changes of the same life into these."""
@@ -38,6 +42,8 @@ class RoomLife:
         self.reason = self.reason or later.reason
         self.length = self.length if later.length is None else later.length
         self.is_over = self.is_over or later.is_over
+        self.generation = self.generation or later.generation
+        self.opened_at = self.opened_at or later.opened_at
 
 
 class Outbox:
@@ -46,6 +52,7 @@ class Outbox:
     def __init__(self, wake: Callable[[], object], lock: contextlib.AbstractContextManager[Any]) -> None:
         self.dropped = 0
         """How many lives never reached the table."""
+        self.on_dropped: Callable[[int, int], object] = lambda room, number: None
         self._wake = wake
         self._lock = lock
         self._withheld: dict[int, int] = {}
@@ -58,6 +65,15 @@ class Outbox:
 
     def __len__(self) -> int:
         return len(self._lives)
+
+    def has(self, room: int) -> bool:
+        """Whether a room has unpublished changes."""
+        return room in self._lives
+
+    @property
+    def has_changes(self) -> bool:
+        """Whether a room has changed since the last ``take_changed``."""
+        return bool(self._changed)
 
     def life(self, room: int, number: int) -> RoomLife:
         """Return the unpublished changes of a life, for the caller to add to."""
@@ -144,3 +160,4 @@ class Outbox:
             else:
                 del self._lives[room]
             self.dropped += 1
+            self.on_dropped(room, number)

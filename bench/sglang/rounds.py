@@ -1,0 +1,36 @@
+"""What the plugin takes from SGLang's scheduler: rounds of its loop, and CPU of its process."""
+
+from __future__ import annotations
+
+from bench.measure import Spread
+from bench.results import Row, Section
+from bench.sglang.processes import WorkerProcess
+
+PLAIN, THREAD, AGENT = "dict", "thread", "agent"
+RATES = (50, 200, 500)
+"""Requests a second."""
+
+
+def measure(worker: WorkerProcess, rounds: int, seconds: float) -> list[Section]:
+    """Return the sections: the ways in turn, ``rounds`` times each, for so many seconds."""
+    lost = Section("sglang_rounds", "Rounds of a scheduler's loop beside requests", "ours / theirs", theirs="dict")
+    cpu = Section("sglang_cpu", "CPU of SGLang's process beyond the dict's, a request", "µs", ours="median")
+    ways = (PLAIN, THREAD, AGENT)
+    for rate in RATES:
+        found: dict[str, list[tuple[float, float]]] = {how: [] for how in ways}
+        for number in range(-1, rounds):  # the first is to warm up
+            for how in ways if number % 2 else reversed(ways):
+                result = worker.call("rounds", how, rate, seconds if number >= 0 else seconds / 4)
+                if number >= 0:
+                    found[how].append(result)
+        plain = found[PLAIN]
+        for how in (THREAD, AGENT):
+            pairs = list(zip(found[how], plain, strict=True))
+            name = f"{how}, {rate} requests/s"
+            kept = Spread.of([ours[0] / theirs[0] for ours, theirs in pairs])
+            ours, theirs = (Spread.of([rounds for rounds, _ in some]).median for some in (found[how], plain))
+            lost.rows.append(Row(name, "SGLang's dicts", "per_second", ours, theirs, kept))
+            requests = int(rate * seconds)
+            more = Spread.of([max(1e-3, (ours[1] - theirs[1]) / requests * 1e6) for ours, theirs in pairs])
+            cpu.rows.append(Row(name, "", "us", more.median, None, more))
+    return [lost, cpu]

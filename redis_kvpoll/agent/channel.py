@@ -1,0 +1,281 @@
+"""A process's channel to its agent: it connects, connects again, and passes messages both ways.
+
+Invariants:
+
+- ``send`` and ``poll`` never wait and never raise, whatever the agent does. What ``send`` refuses is not sent; the
+  caller keeps it.
+- Messages arrive in the order in which they were sent, on whichever thread. Nothing arrives between ``on_away`` and
+  the next ``on_connected``, and ``on_connected`` is the first call of a connection.
+- Until ``on_connected`` returns, its thread alone can send: nothing comes before what it sends.
+
+A thread of its own connects, calls the callbacks and asks the agent four times a second whether it is there. It takes
+messages while nobody polls: beside a busy main thread it would get the interpreter only after 5 ms, so a caller that
+wants to know more calls ``poll`` first, which takes well below a microsecond when nothing has come.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import select
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from redis_kvpoll._fork import forkable
+from redis_kvpoll.agent import frames
+from redis_kvpoll.agent.link import AgentSource, Link, ServicePath, start_of
+
+logger = logging.getLogger("redis_kvpoll")
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """How long a channel waits. A process that stands still wakes to one tick, so that it does not blame its agent."""
+
+    tick: float = 0.25
+    """Seconds between two questions to the agent."""
+    unanswered: int = 4
+    """After so many ticks without an answer another agent is started."""
+    busy: int = 120
+    """The same while its process runs: it may only be slow, and another one would be no faster."""
+    unwelcome: int = 40
+    """The same before its welcome: a new agent is an interpreter that has to start, on a busy machine too."""
+    polled: float = 0.05
+    """Seconds between two looks of the channel's thread while callers poll."""
+    longest_pause: float = 5.0
+    """The upper limit in seconds for a pause between two attempts to connect."""
+
+
+class AgentChannel:
+    """The channel. Callbacks run on its own thread, ``on_message`` also on the thread that polls; none may wait.
+
+    ``hello`` may be replaced at any time: the next connection sends it.
+    """
+
+    def __init__(
+        self,
+        source: AgentSource | str | os.PathLike[str],
+        hello: bytes,
+        on_message: Callable[[int, bytes], None],
+        on_connected: Callable[[bytes], None],
+        on_away: Callable[[], None],
+        *,
+        on_writable: Callable[[], None] = lambda: None,
+        on_tick: Callable[[], None] = lambda: None,
+        timing: Timing = Timing(),
+    ) -> None:
+        self.hello = hello
+        self._source: AgentSource = ServicePath(source) if isinstance(source, str | os.PathLike) else source
+        self._on_message, self._on_connected, self._on_away = on_message, on_connected, on_away
+        self._on_writable, self._on_tick = on_writable, on_tick
+        self._timing = timing
+        self._identity = os.urandom(16)
+        self._link: Link | None = None
+        """The connection since its welcome."""
+        self._latest: Link | None = None
+        """The connection, also before."""
+        self._greeter: int | None = None
+        """The thread that is in ``on_connected``."""
+        self._agent = 0
+        self._newer_than = 0
+        self._failures = 0
+        """How many connections failed since the last welcome."""
+        self._unanswered = 0
+        self._beats = 0
+        self._polls = self._polls_seen = 0
+        self._next_tick = 0.0
+        self._is_closing = False
+        self._waker = -1
+        self._thread = threading.Thread(target=self._run, name="redis_kvpoll agent channel", daemon=True)
+
+    def start(self) -> None:
+        """Begin to connect. Returns at once."""
+        self._waker = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        forkable.add(self)
+        self._thread.start()
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether there is a connection that the agent has welcomed."""
+        return self._link is not None
+
+    @property
+    def agent(self) -> int:
+        """The number of the agent of the last welcome; 0 before the first."""
+        return self._agent
+
+    def send(self, kind: int, payload: bytes) -> bool:
+        """Send a message; False if it cannot be sent now. After that, ``on_writable`` or ``on_connected`` is called."""
+        link = self._link
+        if link is None:
+            return False
+        if self._greeter is not None and self._greeter != threading.get_ident():
+            link.wants_room = True
+            return False
+        if len(payload) > frames.MAX_MESSAGE:
+            logger.error("redis_kvpoll: a message of %d bytes for the agent is dropped: it is too long", len(payload))
+            return True
+        is_sent = link.send(kind, payload)
+        if link.wants_room or link.is_ended:
+            self._wake()
+        return is_sent
+
+    def poll(self) -> None:
+        """Take the messages that have come, on this thread, unless another one does so now."""
+        self._polls += 1
+        link = self._link
+        if link is not None and link.has_new:
+            link.receive(self._deliver)
+
+    def close(self, timeout: float = 1.0) -> None:
+        """Say goodbye, if there is room for it within the time, and end. No callback is called for that."""
+        deadline = time.monotonic() + timeout
+        while (link := self._link) is not None and not link.send(frames.GOODBYE, b""):
+            if link.is_ended or time.monotonic() > deadline:
+                break
+            time.sleep(0.005)
+        self._is_closing = True
+        self._link = None
+        if self._waker < 0:
+            return
+        self._wake()
+        if self._thread is not threading.current_thread():
+            self._thread.join(max(0.0, deadline - time.monotonic()))
+
+    def after_fork(self) -> None:
+        """In a child: close the parent's socket. The channel is away for good."""
+        link, self._link, self._is_closing = self._latest, None, True
+        if link is not None:
+            link.socket.close()
+        if self._waker >= 0:
+            os.close(self._waker)
+            self._waker = -1
+
+    def _wake(self) -> None:
+        with contextlib.suppress(OSError):
+            os.eventfd_write(self._waker, 1)
+
+    # The channel's thread.
+
+    def _run(self) -> None:
+        self._next_tick = time.monotonic() + self._timing.tick
+        while not self._is_closing:
+            try:
+                connection, agent = self._source.connect(self._newer_than)
+            except Exception as error:
+                self._fail(str(error))
+                continue
+            link = self._latest = Link(connection, agent)
+            try:
+                self._follow(link)
+            finally:
+                self._leave(link)
+        waker, self._waker = self._waker, -1
+        os.close(waker)
+
+    def _follow(self, link: Link) -> None:
+        """Serve a connection until it ends."""
+        pid = os.getpid()
+        hello = frames.Hello(pid, start_of(pid), self._identity, self._agent, self.hello)
+        link.send(frames.HELLO, hello.pack())
+        self._unanswered = 0
+        poller = select.poll()
+        poller.register(self._waker, select.POLLIN)
+        while not (link.is_ended or self._is_closing):
+            has_room = self._wait(poller, link)
+            if not link.receive(self._deliver):
+                time.sleep(0.001)  # Another thread does it now; the socket may stay readable until it is done.
+            if has_room:
+                link.wants_room = False
+                if link.flush() and self._link is link:
+                    self._call(self._on_writable)
+            if self._tick():
+                self._ask(link)
+
+    def _wait(self, poller: select.poll, link: Link) -> bool:
+        """Wait for a message, room or the next tick. Returns whether there is room for what was refused."""
+        is_polled = link.is_welcome and self._polls != self._polls_seen
+        self._polls_seen = self._polls
+        poller.register(link.socket, (0 if is_polled else select.POLLIN) | (select.POLLOUT if link.wants_room else 0))
+        left = max(0.0, self._next_tick - time.monotonic())
+        found = dict(poller.poll(1000 * (min(left, self._timing.polled) if is_polled else left)))
+        if self._waker in found:
+            os.eventfd_read(self._waker)
+        return bool(found.get(link.socket.fileno(), 0) & select.POLLOUT)
+
+    def _tick(self) -> bool:
+        """Call ``on_tick`` if it is time. Returns whether it was."""
+        if time.monotonic() < self._next_tick:
+            return False
+        self._next_tick = time.monotonic() + self._timing.tick
+        self._call(self._on_tick)
+        return True
+
+    def _ask(self, link: Link) -> None:
+        """Ask the agent whether it is there, or give it up."""
+        beats, self._beats = self._beats, link.beats
+        limit = self._timing.unanswered if self._beats == beats else self._timing.busy
+        if self._unanswered >= (limit if link.is_welcome else self._timing.unwelcome):
+            logger.warning("redis_kvpoll: agent %d does not answer; connecting to another", link.agent)
+            link.is_ended = True
+            if not link.is_in_use:  # Else it is this process that stands still.
+                self._newer_than = max(self._newer_than, link.agent)
+            return
+        self._unanswered += 1
+        if link.is_welcome:
+            self._failures = 0
+            link.send(frames.PING, b"")
+
+    def _deliver(self, link: Link, kind: int, payload: bytes) -> None:
+        self._unanswered = 0
+        if kind < frames.FIRST_CONTROL:
+            self._call(self._on_message, kind, payload)
+        elif kind == frames.WELCOME and not link.is_welcome:
+            self._greet(link, frames.Welcome.unpack(payload))
+        elif kind in (frames.SUPERSEDED, frames.REFUSED):
+            link.refusal = payload.decode(errors="replace")
+            link.is_ended = True
+
+    def _greet(self, link: Link, welcome: frames.Welcome) -> None:
+        if self._failures:
+            logger.info("redis_kvpoll: connected to agent %d", welcome.agent)
+        self._agent = link.agent = welcome.agent
+        link.is_welcome = True
+        self._greeter = threading.get_ident()
+        self._link = link
+        try:
+            self._call(self._on_connected, welcome.payload)
+        finally:
+            self._greeter = None
+
+    def _leave(self, link: Link) -> None:
+        link.receive(self._deliver)  # What was sent before the end.
+        was_connected, self._link = self._link is link, None
+        link.end()
+        self._latest = None
+        if self._is_closing:
+            return
+        if was_connected:
+            self._call(self._on_away)
+        if self._failures or not link.is_welcome:
+            self._fail(link.refusal or "it ended the connection")
+
+    def _fail(self, why: str) -> None:
+        """Log the first of several failures, and pause. Ticks go on."""
+        self._failures += 1
+        if self._failures == 1:
+            logger.warning("redis_kvpoll: no connection to the agent: %s; trying again", why)
+        end = time.monotonic() + min(self._timing.longest_pause, 0.025 * 2 ** min(self._failures, 20))
+        while not self._is_closing and (left := end - time.monotonic()) > 0:
+            time.sleep(min(left, max(0.0, self._next_tick - time.monotonic()), 0.1))
+            self._tick()
+
+    @staticmethod
+    def _call(callback: Callable[..., None], *arguments: object) -> None:
+        try:
+            callback(*arguments)
+        except Exception:
+            logger.exception("redis_kvpoll: a callback of the agent's channel failed")

@@ -1,0 +1,43 @@
+"""What a table part tells its client of its progress: together, since each message wakes a thread there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from redis_kvpoll.agent import messages
+from redis_kvpoll.agent.part_state import TableState
+from redis_kvpoll.engine.lease_state import LeaseState
+
+
+class ClientNews:
+    """Collects news for a client. ``send`` sends it a message."""
+
+    def __init__(self, send: Callable[[int, bytes], object]) -> None:
+        self._send = send
+        self._opened: list[tuple[int, int, int]] = []
+        self._ended: list[tuple[int, int, int]] = []
+        self._state: TableState | None = None
+        self._lease: LeaseState | None = None
+
+    def opened(self, room: int, number: int, generation: int) -> None:
+        """The table has a life now."""
+        self._opened.append((room, number, generation))
+
+    def ended(self, room: int, number: int) -> None:
+        """The table has all of a life, its end too, or never will."""
+        self._ended.append((room, number, 0))
+
+    def send(self, state: TableState, lease: LeaseState | None) -> None:
+        """Tell what is new."""
+        if self._opened:
+            opened, self._opened = self._opened, []
+            self._send(messages.OPENED, messages.encode_lives(opened))
+        if self._ended:
+            ended, self._ended = self._ended, []
+            self._send(messages.ENDED, messages.encode_lives(ended))
+        if lease is not None and lease != self._lease:
+            self._lease = lease
+            self._send(messages.LEASE, messages.encode_words(*lease))
+        if state != self._state:
+            self._state = state
+            self._send(messages.STATE, messages.encode_words(*state))

@@ -1,0 +1,44 @@
+"""The channel to a client's agent: one that runs as a service, or one that the first client starts."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from typing import Protocol
+
+from redis_kvpoll.agent.channel import AgentChannel
+from redis_kvpoll.agent.launch import Launcher
+from redis_kvpoll.agent.messages import ClientHello
+
+APPLICATION = "redis_kvpoll.agent.table_parts:make"
+
+
+class ClientChannel(Protocol):
+    """What a client needs of a channel. ``send`` neither waits nor raises."""
+
+    hello: bytes
+
+    def start(self) -> None: ...
+    def send(self, kind: int, payload: bytes) -> bool: ...
+    def close(self, timeout: float) -> None: ...
+
+
+def open_channel(
+    agent: str,
+    hello: ClientHello,
+    on_message: Callable[[int, bytes], None],
+    on_connected: Callable[[bytes], None],
+    on_away: Callable[[], None],
+    *,
+    on_writable: Callable[[], None],
+    on_tick: Callable[[], None],
+) -> ClientChannel:
+    """Return a channel to the agent at a path, or else to the one that an instance's first process starts."""
+    source = agent or Launcher(_name_of(hello), APPLICATION)
+    callbacks = on_message, on_connected, on_away
+    return AgentChannel(source, hello.encode(), *callbacks, on_writable=on_writable, on_tick=on_tick)
+
+
+def _name_of(hello: ClientHello) -> str:
+    """Return the name of the agent of an instance: one for each server and deployment, without the password."""
+    return f"{hello.instance} {hello.options.get('namespace')} {zlib.crc32(hello.url.encode()):08x}"

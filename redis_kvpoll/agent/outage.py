@@ -1,0 +1,41 @@
+"""When Redis counts as unreachable to a client: its beginning and its end are logged once each."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+OUTAGE_SECONDS = 1.0
+"""The followers must be out of sync for this long before Redis counts as unreachable, and not just as slow."""
+
+
+class Outage:
+    """``log`` is called with a level and a text."""
+
+    def __init__(self, name: str, log: Callable[[int, str], object]) -> None:
+        self.is_logged = False
+        """Whether Redis counts as unreachable."""
+        self._name = name
+        self._log = log
+        self._since: float | None = None
+
+    def note(self, is_up: bool) -> None:
+        """Take note of whether everything is in sync."""
+        now = time.monotonic()
+        if is_up:
+            if self.is_logged:
+                seconds = now - (self._since or now)
+                self._log(logging.INFO, f"{self._name}: Redis is reachable again after {seconds:.1f} s")
+            self._since, self.is_logged = None, False
+        elif self._since is None:
+            self._since = now
+        elif now - self._since > OUTAGE_SECONDS:
+            self.begin()
+
+    def begin(self) -> None:
+        """Redis is unreachable now."""
+        self._since = self._since or time.monotonic()
+        if not self.is_logged:
+            self.is_logged = True
+            self._log(logging.WARNING, f"{self._name}: Redis is unreachable; SGLang continues without it")

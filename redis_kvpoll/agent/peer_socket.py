@@ -1,0 +1,160 @@
+"""A process that the agent serves, and its socket.
+
+Invariant: what is sent arrives in order, and nothing waits for a process that does not read: beyond MAX_QUEUED it is
+dropped, and connects again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import mmap
+import os
+import socket
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+
+from redis_kvpoll.agent import frames
+from redis_kvpoll.agent.link import COUNTER_BYTES
+
+MAX_QUEUED = 8 * 1024 * 1024
+"""The bytes that may wait for a process to read them."""
+MAX_PACKETS = 1_000
+"""How many packets of one process are read before the others' turn."""
+_PACKET = frames.PIECE + frames.HEADER.size
+
+
+class Peer:
+    """A process, as a session knows it."""
+
+    def __init__(self, connection: socket.socket, pid: int, uid: int, on_full: Callable[[Peer], None]) -> None:
+        self.socket = connection
+        self.pid = pid
+        """As the agent sees it; 0 if it is in a foreign PID namespace."""
+        self.uid = uid
+        self.channel = b""
+        """16 bytes that stay the same when the process connects again."""
+        self.watch: int | None = None
+        """The descriptor of the kernel's word for its death, or None: then its lease alone decides."""
+        self.is_open = True
+        self.last_heard = time.monotonic()
+        self._on_full = on_full
+        self._assembler = frames.Assembler()
+        self._queue: deque[bytes] = deque()
+        self._queued = 0
+        self._sent = 0
+        self._counter: memoryview | None = None
+        self._is_welcome = False
+        self._attached: int | None = None
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether the kernel tells the end of the process."""
+        return self.watch is not None
+
+    @property
+    def has_queued(self) -> bool:
+        """Whether something waits for room."""
+        return bool(self._queue)
+
+    def silent_for(self) -> float:
+        """Return for how many seconds nothing came. A process asks four times a second, unless it stands still."""
+        return time.monotonic() - self.last_heard
+
+    def send(self, kind: int, payload: bytes) -> bool:
+        """Send a message, or queue it. False if the process is gone, or is dropped because it does not read."""
+        if not self.is_open or self._queued > MAX_QUEUED:
+            return False
+        for packet in frames.packets(kind, payload):
+            if self._queue or not self._is_welcome or not self._transmit(packet):
+                self._queue.append(packet)
+                self._queued += len(packet)
+        if self._queued > MAX_QUEUED:
+            self._on_full(self)
+            return False
+        return True
+
+    def welcome(self, welcome: frames.Welcome) -> None:
+        """Send the welcome, with the counter of packets as shared memory, before all that is queued."""
+        with contextlib.suppress(OSError):  # Without it, the process asks the kernel.
+            self._attached = self._share()
+        first = list(frames.packets(frames.WELCOME, welcome.pack()))
+        self._queue.extendleft(reversed(first))
+        self._queued += sum(map(len, first))
+        self._is_welcome = True
+        self.flush()
+
+    def refuse(self, why: str) -> None:
+        """Say why the process is not served, and take nothing more from it."""
+        for packet in frames.packets(frames.REFUSED, why.encode()):
+            self._transmit(packet)
+        self.is_open = False
+
+    def flush(self) -> None:
+        """Send what waits, as far as there is room."""
+        while self._queue and self._transmit(self._queue[0]):
+            self._queued -= len(self._queue.popleft())
+
+    def messages(self, limit: int | None = MAX_PACKETS) -> Iterator[tuple[int, bytes]]:
+        """Yield the messages that have come; ``is_open`` is False after the last one. FrameError if one is invalid."""
+        taken = 0
+        while self.is_open and (limit is None or taken < limit):
+            try:
+                packet = self.socket.recv(_PACKET)
+            except ConnectionResetError:
+                continue  # The kernel says so once, before it gives the packets that are still in the queue.
+            except BlockingIOError:
+                break
+            except OSError:
+                packet = b""
+            if not packet:
+                self.is_open = False
+                break
+            taken += 1
+            message = self._assembler.add(packet)
+            if message:
+                yield message
+        if taken:
+            self.last_heard = time.monotonic()
+
+    def beat(self) -> None:
+        """Show the process that this one runs, however busy it is."""
+        if self._counter is not None:
+            self._counter[1] = (self._counter[1] + 1) % 2**32
+
+    def close(self) -> None:
+        """Close the socket. The watch stays."""
+        self.is_open = False
+        self.socket.close()
+        self._queue.clear()
+
+    def _transmit(self, packet: bytes) -> bool:
+        """Give a packet to the kernel. False if there is no room. One for a process that is gone is lost."""
+        try:
+            if self._attached is None:
+                self.socket.send(packet, socket.MSG_NOSIGNAL)
+            else:
+                socket.send_fds(self.socket, [packet], [self._attached], socket.MSG_NOSIGNAL)
+                os.close(self._attached)
+                self._attached = None
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+        self._sent += 1
+        if self._counter is not None:
+            self._counter[0] = self._sent
+        return True
+
+    def _share(self) -> int:
+        descriptor = os.memfd_create("redis_kvpoll", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        try:
+            os.ftruncate(descriptor, COUNTER_BYTES)
+            # Without the seals the process could make it shorter, and a write here would end the agent.
+            fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+            self._counter = memoryview(mmap.mmap(descriptor, COUNTER_BYTES)).cast("Q")
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return descriptor

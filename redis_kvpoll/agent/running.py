@@ -1,0 +1,206 @@
+"""The life of an agent's process: its application, its logs, its end.
+
+Invariant: an agent that a client started ends when it is not needed: ``idle`` seconds after its last process left, as
+soon as its application has told all, or at ``limit``. One that runs as a service ends by a signal.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import fcntl
+import grp
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Protocol
+
+from redis_kvpoll.agent.agent_server import AgentServer
+from redis_kvpoll.agent.agent_sessions import AgentSession
+from redis_kvpoll.agent.peer_socket import Peer
+from redis_kvpoll.agent.rendezvous import BACKLOG, Rendezvous, number_at, write_number
+
+UIDS = "KVPOLL_AGENT_UIDS"
+CLOSE_SECONDS = 5.0
+"""For an application to close: a server that does not answer must not keep the agent."""
+
+logger = logging.getLogger("redis_kvpoll.agent")
+
+
+class AgentApplication(Protocol):
+    """What an agent is for. It is made in the agent's event loop."""
+
+    def open_session(self, peer: Peer, hello: bytes) -> AgentSession:
+        """Open the session of a process."""
+
+    def is_told(self) -> bool:
+        """Whether nothing is left to do for processes that are gone."""
+
+    async def close(self) -> None:
+        """Close connections."""
+
+
+def run_started(options: argparse.Namespace) -> int:
+    """Run the agent of ``python -m redis_kvpoll.agent``."""
+    _log_to_stderr()
+    listener = socket.socket(fileno=options.descriptor)
+    listener.set_inheritable(False)
+    try:
+        make = load(options.application)
+        asyncio.run(_Started(options).run(make, listener))
+    except Exception:
+        logger.exception("the agent ends by an error")
+        return 1
+    return 0
+
+
+def run_service(path: str, application: str, group: str | None) -> None:
+    """Run an agent at a path until SIGINT or SIGTERM. OSError if another runs there, KeyError for an unknown group."""
+    _log_to_stderr()
+    allowed_uids()
+    make = load(application)
+    with _listening(path, group) as listener:
+        asyncio.run(_serve(make, listener, number=int(time.time() * 1000)))
+
+
+def load(application: str) -> Callable[[], AgentApplication]:
+    """Return the function that ``module:function`` names. ValueError if there is none."""
+    module, _, name = application.partition(":")
+    try:
+        make: Callable[[], AgentApplication] = getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"no application {application!r}: {error}") from error
+    return make
+
+
+async def _serve(
+    make: Callable[[], AgentApplication],
+    listener: socket.socket,
+    *,
+    number: int,
+    beside: Callable[[AgentServer, AgentApplication], contextlib.AbstractContextManager[object]] | None = None,
+    is_newest: Callable[[], bool] = lambda: True,
+) -> None:
+    application = make()
+    server = AgentServer(listener, application.open_session, number=number, is_newest=is_newest, uids=allowed_uids())
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, server.stop)
+    if beside is None:
+        loop.add_signal_handler(signal.SIGINT, server.stop)
+    logger.info("agent %d runs as process %d", number, os.getpid())
+    try:
+        with beside(server, application) if beside else contextlib.nullcontext():
+            await server.run()
+    finally:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await application.close()
+        logger.info("agent %d has ended", number)
+
+
+def allowed_uids() -> list[int]:
+    """Return the users of KVPOLL_AGENT_UIDS. ValueError if it is invalid."""
+    text = os.environ.get(UIDS, "")
+    try:
+        return [int(uid) for uid in text.split(",") if uid.strip()]
+    except ValueError:
+        raise ValueError(f"{UIDS} must be user ids with commas between them, not {text!r}") from None
+
+
+class _Started:
+    """An agent that a client started: it has a number, keeps its place, and ends by itself."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self._number: int = options.number
+        self._idle: float = options.idle
+        self._limit: float = options.limit
+        self._rendezvous = Rendezvous(options.name)
+
+    async def run(self, make: Callable[[], AgentApplication], listener: socket.socket) -> None:
+        await _serve(make, listener, number=self._number, beside=self._beside, is_newest=self._is_newest)
+
+    def _is_newest(self) -> bool:
+        try:
+            return self._rendezvous.newest() <= self._number
+        except OSError:
+            return True  # Nobody can have started another one there.
+
+    @contextlib.contextmanager
+    def _beside(self, server: AgentServer, application: AgentApplication) -> Iterator[None]:
+        task = asyncio.create_task(self._watch(server, application))
+        try:
+            yield
+        finally:
+            task.cancel()
+
+    async def _watch(self, server: AgentServer, application: AgentApplication) -> None:
+        """Keep the socket's path, and stop the server when it is not needed."""
+        loop = asyncio.get_running_loop()
+        busy_until = loop.time()
+        while True:
+            await asyncio.sleep(min(1.0, self._idle / 4))
+            try:
+                self._keep_place(server)
+                if not server.is_idle:
+                    busy_until = loop.time()
+                elif (idle := loop.time() - busy_until) >= self._idle and (
+                    application.is_told() or idle >= self._limit
+                ):
+                    self._retire(server)
+            except OSError as error:
+                logger.warning("the agent's folder cannot be used: %s", error)
+
+    def _keep_place(self, server: AgentServer) -> None:
+        """Listen at the path again after something removed it."""
+        if os.path.exists(self._rendezvous.socket_path(self._number)):  # noqa: PTH110
+            return
+        with self._rendezvous.locked(0) as lock:
+            if number_at(lock) <= self._number:
+                server.listen_on(self._rendezvous.listen(self._number))
+                write_number(lock, self._number)
+                logger.info("the agent's socket was removed, and is there again")
+
+    def _retire(self, server: AgentServer) -> None:
+        """End, so that whoever connects from now on starts another agent."""
+        with self._rendezvous.locked(0):
+            self._rendezvous.remove(self._number)
+            server.stop()
+
+
+@contextlib.contextmanager
+def _listening(path: str, group: str | None) -> Iterator[socket.socket]:
+    """Listen at a service's path, for its group, too, if one is given."""
+    lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise FileExistsError(f"an agent listens at {path}: end it, or choose another path") from None
+    Path(path).unlink(missing_ok=True)  # Left by a former agent, which was killed.
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    former = os.umask(0o177)
+    try:
+        listener.bind(path)
+    finally:
+        os.umask(former)
+    try:
+        if group is not None:
+            os.chown(path, -1, grp.getgrnam(group).gr_gid)
+            Path(path).chmod(0o660)
+        listener.listen(BACKLOG)
+        yield listener
+    finally:
+        listener.close()
+        Path(path).unlink(missing_ok=True)
+        os.close(lock)
+
+
+def _log_to_stderr() -> None:
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")

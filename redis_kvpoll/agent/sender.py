@@ -1,0 +1,118 @@
+"""Tells the table part each change of a client's rooms: at once, or from the outbox, in one order. No I/O of its own.
+
+The caller holds the lock of the rooms, and lets nothing interrupt a call. While the channel takes messages, a change is
+sent by the thread that makes it. Else changes are merged in the outbox until it takes them again. What was sent is kept
+until the table part has said that the table has it to its end: after a reconnect it is told once more.
+
+Invariant: changes of a room are sent in the order of its lives, whichever thread sends. Nothing raises.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+
+from redis_kvpoll.agent import messages
+from redis_kvpoll.agent.outbox import MAX_ENDED_LIVES, Outbox, RoomLife
+
+logger = logging.getLogger("redis_kvpoll")
+
+
+class ChangeSender:
+    """Sends what is in an outbox. ``send`` sends a message, and returns False if it cannot be sent now."""
+
+    def __init__(self, outbox: Outbox, send: Callable[[int, bytes], bool]) -> None:
+        self.is_online = False
+        self.sent = 0
+        """How many changes were sent on this connection."""
+        self._outbox = outbox
+        self._send = send
+        self._others: deque[tuple[int, bytes]] = deque()
+        """Messages that are no changes, to be sent before what changes next."""
+        self._told: dict[tuple[int, int], RoomLife] = {}
+        """By room and life: all that was told of it. The oldest first."""
+        self._told_ends: dict[tuple[int, int], None] = {}
+        self._unsent: dict[int, None] = {}
+        """Rooms that were taken from the outbox's changes, and could not be sent."""
+
+    def post(self, kind: int, payload: bytes) -> None:
+        """Let ``send_changes`` send a message that is no change. It is dropped while there is no connection."""
+        if self.is_online:
+            self._others.append((kind, payload))
+
+    def send_changes(self) -> None:
+        """Send what there is, as far as the channel takes it."""
+        if not self.is_online:
+            return
+        while self._others:
+            if not self._send(*self._others[0]):
+                return
+            self._others.popleft()
+        rooms = self._outbox.take_changed()
+        if self._unsent:
+            rooms = list({**self._unsent, **dict.fromkeys(rooms)})
+            self._unsent = {}
+        for at, room in enumerate(rooms):
+            if not self._send_room(room):
+                self._unsent = dict.fromkeys(rooms[at:])
+                return
+
+    def connected(self) -> None:
+        """Tell everything once more, to a table part that knows nothing."""
+        self.sent = 0
+        self._others.clear()
+        told, self._told, self._told_ends = self._told, {}, {}
+        lives: dict[int, list[RoomLife]] = {}
+        for (room, _), life in told.items():
+            lives.setdefault(room, []).append(life)
+        for room, former in lives.items():
+            for life in reversed(former):
+                self._outbox.put_back(room, life)
+        self._unsent = dict.fromkeys([*lives, *self._outbox.rooms()])
+        self.is_online = True
+
+    def disconnected(self) -> None:
+        """Keep what changes, until there is a connection again."""
+        self.is_online = False
+
+    def opened(self, room: int, number: int, generation: int) -> None:
+        """Take note of the generation that a life has in the table."""
+        life = self._told.get((room, number))
+        if life is not None:
+            life.generation = generation
+
+    def ended(self, room: int, number: int) -> None:
+        """Forget a life: the table has all of it."""
+        if self._told_ends.pop((room, number), self) is None:
+            self._told.pop((room, number), None)
+
+    def _send_room(self, room: int) -> bool:
+        while (life := self._outbox.take(room)) is not None:
+            try:
+                payload = messages.encode_change(room, life)
+            except Exception:
+                logger.exception("redis_kvpoll: a change of room %r cannot be told to the table", room)
+                continue
+            if not self._send(messages.CHANGE, payload):
+                self._outbox.put_back(room, life)
+                return False
+            self.sent += 1
+            self._keep(room, life)
+            if not self._outbox.has(room):
+                break
+        return True
+
+    def _keep(self, room: int, life: RoomLife) -> None:
+        """Keep what was told, in case that it must be told once more."""
+        key = room, life.number
+        told = self._told.get(key)
+        if told is None:
+            told = self._told[key] = life
+        else:
+            told.add(life)
+        if told.is_over:
+            self._told_ends[key] = None
+            if len(self._told_ends) > MAX_ENDED_LIVES:
+                oldest = next(iter(self._told_ends))
+                self.ended(*oldest)

@@ -1,0 +1,293 @@
+"""The table part of one client: it publishes what the client tells, renews its lease, and tells it of failures.
+
+It knows the client by its messages alone, and runs in an event loop: of a thread, or of another process. Whatever
+happens to Redis, it takes what the client tells, and keeps it, merged and bounded, until it is in the table.
+
+To add a message: its kind in messages, and its handler in ``received``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import traceback
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack
+from typing import Any
+
+from redis_kvpoll.agent import messages
+from redis_kvpoll.agent.client_news import ClientNews
+from redis_kvpoll.agent.lease import LEASE_LOST, SHUTDOWN_SECONDS, Ending, ReplaceableLease, reap
+from redis_kvpoll.agent.messages import ClientHello
+from redis_kvpoll.agent.other_failures import OtherFailures
+from redis_kvpoll.agent.outage import Outage
+from redis_kvpoll.agent.own_failures import OwnFailures
+from redis_kvpoll.agent.part_state import TableState
+from redis_kvpoll.agent.publisher import OutboxPublisher
+from redis_kvpoll.agent.ranks import RankFollower
+from redis_kvpoll.agent.refusals import refusal
+from redis_kvpoll.agent.told import ToldRooms
+from redis_kvpoll.aio.failures import AsyncFailures
+from redis_kvpoll.aio.mirror import AsyncMirror
+from redis_kvpoll.aio.store import AsyncStatusStore
+from redis_kvpoll.engine.lease_state import LeaseState
+from redis_kvpoll.errors import KVPollError
+from redis_kvpoll.model import Entry
+from redis_kvpoll.replica.failures_base import read_since
+
+COALESCE_SECONDS = 0.004
+"""The pause after publishing: changes that arrive during it are sent together."""
+MONITOR_SECONDS = 0.25
+"""Pause between checks whether the server is reachable, and reports to the client, each of which wakes it."""
+SILENT_SECONDS = 0.75
+"""A client that was not heard for so long counts as standing still."""
+REJOIN_SECONDS = 1.0
+"""Pause before a client that has joined before tries it again."""
+
+logger = logging.getLogger("redis_kvpoll")
+
+
+class TableSession:
+    """The table part of one client.
+
+    ``send`` sends it a message, and neither waits nor raises. ``silent_for`` gives the seconds since it was heard.
+    """
+
+    def __init__(
+        self,
+        hello: ClientHello,
+        send: Callable[[int, bytes], object],
+        silent_for: Callable[[], float] = lambda: 0.0,
+    ) -> None:
+        self.hello = hello
+        self.rooms = ToldRooms(self._wake, self._deliver_reason, self._has_begun)
+        self.publisher: OutboxPublisher | None = None
+        """None until it has joined the table."""
+        self._send = send
+        self._silent_for = silent_for
+        self._news = ClientNews(send)
+        self._has_changes = asyncio.Event()
+        self.ending: Ending | None = None
+        """How it ends, once that is known."""
+        self._awaits_death = False
+        self._ending = asyncio.Event()
+        self._end_is_known = asyncio.Event()
+        self._others: OtherFailures | None = None
+        self._of_others: AsyncFailures | None = None
+        self._ranks: RankFollower | None = None
+        self._followers: list[AsyncFailures | AsyncMirror] = []
+        self._lease: ReplaceableLease | None = None
+        self._is_up = False
+        self._outage = Outage(hello.name, self._log)
+        self.rooms.outbox.on_dropped = self._is_over
+
+    # The client's side
+
+    def received(self, kind: int, payload: bytes) -> None:
+        """Take a message of the client's."""
+        if kind == messages.CHANGE:
+            self.rooms.change(*messages.decode_change(payload))
+        elif kind == messages.HOLD:
+            self.rooms.hold(*messages.decode_life(payload))
+        elif kind == messages.WANT_REASON:
+            room, _, is_wanted, _ = messages.decode_life(payload)
+            self.rooms.want_reason(room, is_wanted)
+        elif kind == messages.READ_FAILURE and self._others is not None:
+            room, number, *_ = messages.decode_life(payload)
+            self._others.read(room, number)
+        elif kind == messages.LEAVE:
+            self.end(Ending.LEAVE)
+
+    def end(self, how: Ending, *, may_be_dead: bool = False) -> None:
+        """Publish what is pending, and end, in the first way that is told.
+
+        ``may_be_dead``: only the client's connection has ended, so its death may still be told.
+        """
+        is_known = self.ending is not None and not self._awaits_death
+        if not is_known:
+            self.ending, self._awaits_death = how, may_be_dead
+        self._ending.set()
+        if not self._awaits_death:
+            self._end_is_known.set()
+
+    def stands_still(self) -> bool:
+        """Whether the client may stand still; it says four times a second that it does not."""
+        return self._silent_for() > SILENT_SECONDS
+
+    # Its run
+
+    async def run(self) -> None:
+        """Join the table, and stay until the client leaves. A client that has joined before is not refused."""
+        has_joined = False
+        try:
+            while not has_joined and not self._ending.is_set():
+                try:
+                    async with AsyncExitStack() as stack:
+                        async with asyncio.timeout(self.hello.join):
+                            tasks = await self._enter(stack)
+                        has_joined = True
+                        await self._run_until_end(tasks)
+                except (KVPollError, TimeoutError) as error:
+                    if has_joined or not self.hello.former:
+                        raise
+                    await self._pause(error)
+        except Exception as error:
+            if has_joined:
+                logger.exception("redis_kvpoll: %s left the status table because of a bug", self.hello.name)
+                self._send(messages.BROKEN, messages.encode_words(traceback.format_exc()))
+            else:
+                self._send(messages.REFUSED, messages.encode_words(*refusal(error)))
+        finally:
+            self._send(messages.LEFT, b"")
+
+    async def _pause(self, error: Exception) -> None:
+        """Wait a moment for a server that does not let the client join again."""
+        logger.warning("redis_kvpoll: %s cannot join again, and tries on: %s", self.hello.name, error)
+        self._outage.begin()
+        self._followers.clear()
+        self._report()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(REJOIN_SECONDS):
+                await self._ending.wait()
+
+    async def _run_until_end(self, tasks: Sequence[Coroutine[Any, Any, None]]) -> None:
+        self._is_up = all(follower.synced for follower in self._followers)
+        self._report()
+        self._send(messages.JOINED, b"")
+        running = [asyncio.create_task(task) for task in tasks]
+        ending = asyncio.create_task(self._ending.wait())
+        try:
+            ended, _ = await asyncio.wait([ending, *running], return_when=asyncio.FIRST_COMPLETED)
+            if ending not in ended:
+                ended.pop().result()  # raises: the tasks end only by an exception
+            if self.ending is not Ending.KEEP:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(SHUTDOWN_SECONDS):
+                        await self._publisher.flush()
+            self._report()
+        finally:
+            for task in (ending, *running):
+                task.cancel()
+        if self._awaits_death and self._lease is not None:
+            await self._lease.abandon()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self.hello.lease + SHUTDOWN_SECONDS):
+                    await self._end_is_known.wait()
+
+    @property
+    def _publisher(self) -> OutboxPublisher:
+        assert self.publisher is not None  # noqa: S101 - set when it joined
+        return self.publisher
+
+    async def _enter(self, stack: AsyncExitStack) -> list[Coroutine[Any, Any, None]]:
+        """Join the table until the stack closes; return the coroutines to run until then."""
+        hello = self.hello
+        store = await stack.enter_async_context(AsyncStatusStore.from_url(hello.url, **hello.options))
+        former = LeaseState(hello.former[0], tuple(map(tuple, hello.former[1]))) if hello.former else None
+        lease = self._lease = ReplaceableLease(store, hello.owner, hello.lease, self, former)
+        await stack.enter_async_context(lease)
+        if lease.was_lost:
+            self._log(logging.WARNING, LEASE_LOST.format(hello.name, hello.lease))
+        own_failures = store.failures(self.rooms.rooms)
+        publisher = OutboxPublisher(store, self.rooms, hello, self._has_opened, self._is_over, self._log)
+        publisher.on_found_failed = self._fail_as_found
+        own = OwnFailures(store, self.rooms, publisher.life_of, self._fail)
+        own_failures.on_failure(own.on_failure)
+        self._on_opened: Callable[[int], object] = lambda room: own.on_failure(own_failures.get(room))
+        self.publisher = publisher
+        followers = self._followers
+        followers.append(await stack.enter_async_context(own_failures))
+        if hello.collects:
+            self._ranks = RankFollower(store, self.rooms, publisher.published_life, self._send)
+            followers.append(await stack.enter_async_context(self._ranks.mirror))
+        tasks = [self._publish_changes(), self._replace_lost_lease(lease)]
+        if hello.other:
+            others = AsyncStatusStore.from_url(hello.url, **{**hello.options, **_OTHER, "namespace": hello.other})
+            await stack.enter_async_context(others)
+            self._others = OtherFailures(others, self.rooms, self._send)
+            self._of_others = of_others = others.failures(self.rooms.rooms)
+            of_others.on_failure(self._others.on_failure)
+            followers.append(await stack.enter_async_context(of_others))
+            tasks.append(reap(others, hello.lease / 10))
+        return [*tasks, self._monitor(lease)]
+
+    async def _publish_changes(self) -> None:
+        while True:
+            await self._has_changes.wait()
+            self._has_changes.clear()
+            self._publisher.publish(self.rooms.take_changed())
+            await asyncio.sleep(COALESCE_SECONDS)
+
+    async def _replace_lost_lease(self, lease: ReplaceableLease) -> None:
+        """After a lost lease, fail the rooms that it owned, as in the table, and continue under a new one."""
+        name = self.hello.name
+        while True:
+            await asyncio.sleep(lease.ttl / 10)
+            if lease.is_lost:
+                for room, number in self._publisher.reset():
+                    self._fail(room, number, f"{name} lost its lease", False)
+                with contextlib.suppress(KVPollError):
+                    await lease.replace()  # first: a room opened before that would have no owner
+                    self._publisher.resume()
+                    self._log(logging.WARNING, LEASE_LOST.format(name, lease.ttl))
+
+    async def _monitor(self, lease: ReplaceableLease) -> None:
+        """Follow whether the server is reachable, and resume publishing when it is again."""
+        while True:
+            self._is_up = all(follower.synced for follower in self._followers)
+            if self._is_up and not lease.is_lost:
+                self._publisher.resume()
+            self._outage.note(self._is_up)
+            if self._is_up and self._others is not None:
+                self._others.tidy()
+            self._report()
+            await asyncio.sleep(MONITOR_SECONDS)
+
+    # To the client
+
+    def _report(self) -> None:
+        """Tell the client what the table has now, if that is news."""
+        pending = len(self.rooms.outbox)
+        is_idle = not pending and self.publisher is not None and self.publisher.is_idle
+        is_up, is_reachable = self._is_up, not self._outage.is_logged
+        state = TableState(self.rooms.received, is_idle, is_up, is_reachable, pending, self.rooms.outbox.dropped)
+        self._news.send(state, self._lease.state if self._lease is not None else None)
+
+    def _has_begun(self, room: int, opened_at: float) -> None:
+        """Look whether a room of the client's has failed in the other table since the client opened it."""
+        if self._others is not None and self._of_others is not None:
+            failure = read_since(self._of_others, room, opened_at)
+            if failure is not None:
+                self._others.on_failure(failure)
+
+    def _has_opened(self, room: int, number: int, generation: int) -> None:
+        self._news.opened(room, number, generation)
+        self._on_opened(room)
+        if self._ranks is not None:
+            self._ranks.opened(room)
+
+    def _is_over(self, room: int, number: int) -> None:
+        self._news.ended(room, number)
+        if self._ranks is not None:
+            self._ranks.forget(room)
+
+    def _fail(self, room: int, number: int, reason: str, by_hand: bool) -> None:
+        self._send(messages.FAILED, messages.encode_words(room, number, reason, by_hand))
+
+    def _fail_as_found(self, room: int, number: int, entry: Entry) -> None:
+        is_by_hand = entry.reason is not None and entry.failed_by is None
+        self._fail(room, number, entry.reason or "", is_by_hand)
+
+    def _deliver_reason(self, room: int, reason: str) -> None:
+        self._send(messages.REASON, messages.encode_words(room, reason))
+
+    def _log(self, level: int, text: str) -> None:
+        self._send(messages.LOG, messages.encode_words(level, f"redis_kvpoll: {text}"))
+
+    def _wake(self) -> None:
+        self._has_changes.set()
+
+
+_OTHER = {"rank": None, "world_size": None}
+"""Nobody writes the other table by this store, so it has no rank."""

@@ -1,0 +1,185 @@
+"""One store that speaks for several ranks, each with a lease of its own: for a process beside those of an engine.
+
+Invariant: the heartbeats of all its leases that are due at about the same time are one call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Self
+
+from redis_kvpoll import validation
+from redis_kvpoll._fork import forkable
+from redis_kvpoll.aio.store import AsyncStatusStore
+from redis_kvpoll.engine.lease import LeaseKeeper
+from redis_kvpoll.engine.rank_group import RankGroup
+from redis_kvpoll.errors import KVPollError
+from redis_kvpoll.model import KVPoll
+from redis_kvpoll.protocol.lease_commands import LeaseConfig
+from redis_kvpoll.protocol.rank_commands import Answer, RankChange, RankIdentity
+from redis_kvpoll.protocol.replies import OpenedRoom
+
+logger = logging.getLogger("redis_kvpoll.leases")
+
+
+class AsyncRankGroup:
+    """The ranks that a store speaks for. Internal.
+
+    Each is tracked, and recovered after a loss of data, as a store of its rank under its lease would be. What several
+    ranks say of a room costs the server little more than what one says, if it is in one call of ``write``.
+    ``on_lost`` is called with the identity of a rank whose lease was lost.
+    """
+
+    def __init__(self, store: AsyncStatusStore, on_lost: Callable[[RankIdentity], None] = lambda _: None) -> None:
+        self._dispatcher = store._dispatcher
+        self._group = RankGroup(self._dispatcher.executor)
+        self._on_lost = on_lost
+        self._keepers: dict[RankIdentity, LeaseKeeper] = {}
+        self._opening: dict[tuple[int, str], asyncio.Future[None]] = {}
+        self._together: tuple[list[RankChange], asyncio.Future[list[Answer]]] | None = None
+        """The changes of this turn, and the call that will have them."""
+        self._changed = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        forkable.add(self)
+
+    # The ranks
+
+    async def join(
+        self, rank: int, world_size: int, name: str = "", ttl: float = 5.0, heartbeat: float | None = None
+    ) -> RankIdentity:
+        """Add a rank, under a lease of its own if it has a ``name``. Returns its identity.
+
+        Raises:
+            InvalidInputError: an invalid rank or name.
+            LeaseLostError: other processes take the same name at the same time.
+        """
+        member = self._group.member(rank, world_size)
+        if not name:
+            member.join()
+            return member.identity
+        keeper = LeaseKeeper(self._dispatcher.executor, LeaseConfig.checked(name, ttl, heartbeat), member)
+        try:
+            await self._dispatcher.run(keeper.take())
+        except BaseException:
+            member.detach_lease(keeper)
+            raise
+        self._keepers[member.identity] = keeper
+        self._changed.set()
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._keep(), name="kvpoll-rank-leases")
+        return member.identity
+
+    async def leave(self, identity: RankIdentity, *, is_lost: bool = False) -> None:
+        """Take a rank out, and fail the live rooms in which it has a part: as of an owner that has left, or is lost."""
+        keeper = self._keepers.pop(identity, None)
+        if keeper is not None:
+            await self._dispatcher.run(keeper.give_up("drop" if is_lost else "leave"))
+        elif member := self._group.members.get(identity):
+            member.leave()
+
+    def is_lost(self, identity: RankIdentity) -> bool:
+        """Whether a rank is no member any more, or its lease is known to be lost."""
+        member = self._group.members.get(identity)
+        return member is None or (member.lease is not None and member.lease.lost)
+
+    # Rooms
+
+    async def open(self, room: int, request: str, status: KVPoll | int, identity: RankIdentity) -> OpenedRoom:
+        """Open a room for a rank, as ``AsyncStatusStore.open``.
+
+        The first rank opens it. Those that come meanwhile, or later in one turn of the event loop, join it in one step.
+        """
+        room, request, first_status = validation.room(room), validation.request(request), validation.status(status)
+        validation.opening_status(status)
+        self._group.check("open", identity)
+        if (first := self._opening.get((room, request))) is not None:
+            await asyncio.wait([first])
+        if (known := self._group.opened_by_another(room, request, identity)) is not None:
+            change = RankChange(room, identity, known.generation, first_status)
+            if (joined := self._group.joined(change, known, await self._write_together(change))) is not None:
+                return joined
+        opening = asyncio.get_running_loop().create_future()
+        if self._opening.setdefault((room, request), opening) is not opening:
+            return await self._dispatcher.run(self._group.open(room, request, first_status, identity))
+        try:
+            return await self._dispatcher.run(self._group.open(room, request, first_status, identity))
+        finally:
+            del self._opening[room, request]
+            opening.set_result(None)
+
+    async def write(self, changes: Sequence[RankChange]) -> list[Answer]:
+        """Apply what ranks say, of each room in this order. Returns an update for each, or the error of its refusal.
+
+        What they say of one room is one step on the server, as far as it has one generation and one reason, and no rank
+        speaks twice.
+        """
+        return await self._dispatcher.run(self._group.write(changes))
+
+    async def _write_together(self, change: RankChange) -> Answer:
+        """Apply a change, in one call with the others of this turn of the event loop."""
+        if self._together is None:
+            changes: list[RankChange] = []
+            self._together = changes, asyncio.ensure_future(self._write_at_end_of_turn(changes))
+        changes, writing = self._together
+        changes.append(change)
+        number = len(changes) - 1
+        return (await asyncio.shield(writing))[number]
+
+    async def _write_at_end_of_turn(self, changes: list[RankChange]) -> list[Answer]:
+        await asyncio.sleep(0)
+        self._together = None
+        return await self.write(changes)
+
+    # The leases
+
+    async def _keep(self) -> None:
+        while True:
+            self._changed.clear()
+            due_in = min((keeper.seconds_until_heartbeat() for keeper in self._keepers.values()), default=None)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(due_in):
+                    await self._changed.wait()
+                    continue
+            due = [(identity, keeper) for identity, keeper in self._keepers.items() if keeper.may_send_heartbeat]
+            await asyncio.gather(*(self._send_heartbeat(identity, keeper) for identity, keeper in due))
+
+    async def _send_heartbeat(self, identity: RankIdentity, keeper: LeaseKeeper) -> None:
+        try:
+            await self._dispatcher.run(keeper.send_heartbeat())
+        except KVPollError as error:
+            keeper.heartbeat_failed(error)
+        except Exception:
+            logger.exception("a heartbeat of %s failed unexpectedly; the next tries again", keeper)
+        if keeper.lost and self._keepers.get(identity) is keeper:
+            del self._keepers[identity]
+            keeper.abandon()
+            self._on_lost(identity)
+
+    async def aclose(self) -> None:
+        """Take all ranks out. May be repeated."""
+        task, self._task = self._task, None
+        if task is not None and task.get_loop() is asyncio.get_running_loop():
+            task.cancel()
+            await asyncio.wait([task])
+        for identity in list(self._group.members):
+            await self.leave(identity)
+
+    def after_fork(self) -> None:
+        """In the child of a fork: leave the leases to the parent."""
+        self._task = None
+        for keeper in self._keepers.values():
+            keeper.abandon()
+        self._keepers = {}
+        self._group.members.clear()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()

@@ -1,0 +1,31 @@
+"""``kvpoll agent``: an engine's agent as a service or sidecar."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command(short_help="Run an engine's agent as a service.")
+@click.option(
+    "--socket",
+    "path",
+    envvar="KVPOLL_AGENT",
+    required=True,
+    show_envvar=True,
+    metavar="PATH",
+    help="The socket to listen on; the engine's processes have the same KVPOLL_AGENT.",
+)
+@click.option("--group", metavar="NAME", help="Whose members may connect, too (mode 0660).")
+@click.argument("application", metavar="[MODULE:FUNCTION]", default="redis_kvpoll.agent.table_parts:make")
+def agent(path: str, group: str | None, application: str) -> None:
+    """Run an agent until SIGINT or SIGTERM, outside of the engine's process tree.
+
+    It speaks to Redis for SGLang's processes, unless MODULE:FUNCTION makes something else. Users other than this one
+    must be in KVPOLL_AGENT_UIDS.
+    """
+    from redis_kvpoll.agent import running
+
+    try:
+        running.run_service(path, application, group)
+    except (OSError, ValueError, KeyError) as error:
+        raise click.ClickException(str(error.args[0] if isinstance(error, KeyError) else error)) from None

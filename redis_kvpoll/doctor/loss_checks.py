@@ -1,0 +1,94 @@
+"""The checks of what a table has lost or refused: its data, and writes."""
+
+from __future__ import annotations
+
+from redis_kvpoll.doctor import losses
+from redis_kvpoll.doctor.facts import Facts
+from redis_kvpoll.doctor.findings import Observation, note, plural, unknown, warning, well
+from redis_kvpoll.doctor.node_view import when
+from redis_kvpoll.doctor.replica import replica_of
+from redis_kvpoll.doctor.table_checks import not_read
+from redis_kvpoll.protocol import keys
+
+RECENT_SECONDS = losses.RECENT_SECONDS
+"""A loss of data is a warning for so long, as a lost owner is."""
+MANY_REFUSED, FEW_REFUSED = 10.0, 20
+"""Refused writes a second from which on they are a warning; and how many in a look are too few for a rate."""
+SENDERS = {
+    "skipped": "messages that come after the clear: a slow network, a paused worker, a client that retries",
+    "stale": "messages that come after the clear: a slow network, a paused worker, a client that retries",
+    "busy": "room ids that are given out twice: see the router or client",
+    "lease": "a process that writes after it has lost its lease",
+    "world_size": "ranks that disagree on their number",
+}
+
+
+def data_loss(facts: Facts) -> Observation:
+    """Whether the server has lost the table's data: then what is older than the data was restored."""
+    table = facts.table
+    if table is None:
+        return not_read(facts)
+    home = table.epochs.get(keys.home(facts.namespace, int((facts.settings or {}).get("shards", "1"))))
+    older = [owner.since for owner in table.owners if home and owner.since < home - losses.CLOSE_SECONDS]
+    restored = [room.restored_at for room in (table.sample.rooms if table.sample else ()) if room.restored_at]
+    moments = [home] * bool(older) + restored
+    begun = max(table.epochs.values(), default=table.now)
+    if not moments:
+        flushes = losses.flushes(facts)
+        if not flushes or losses.is_older_than_servers(facts, begun) or table.now - begun > RECENT_SECONDS:
+            return well(f"none is known; the table began at {when(begun, table.now)}")
+        what = f"{flushes}, and the table began at {when(begun, table.now)}: it may have been dropped"
+        return note(what, "", "who was it? See redis-cli SLOWLOG GET 128; the users of kvpoll acl may not do that")
+    at = max(moment for moment in moments if moment)
+    back = [plural(len(set(older)), "lease")] * bool(older) + [plural(len(restored), "sampled room")] * bool(restored)
+    rooms = [table.now - room.age for room in (table.sample.rooms if table.sample else ()) if room.restored_at]
+    kind = losses.cause(facts, min([*older, *rooms], default=at), at)
+    what = f"{'all data' if older else 'data'} was lost at {when(at, table.now)}: {losses.in_words(facts, kind)}"
+    what += f"; back since: {' and '.join(back)}"
+    if table.now - at > RECENT_SECONDS:
+        return note(what)
+    if replica_of(facts) is not None:
+        return warning(what, "no loss", "why? kvpoll doctor at the primary")
+    advice = (
+        "nothing to do for rooms of live owners: each restores its own; rooms of plain updates and of dead processes "
+        f"are gone; {ADVICE[kind]}"
+    )
+    return warning(what, "no loss", advice)
+
+
+ADVICE = {
+    "restart": "why did the server stop? See its log; what CONFIG SET and ACL SETUSER had set is gone",
+    "flush": "who was it? See redis-cli SLOWLOG GET 128; the users of kvpoll acl may not do that",
+    "eviction": "CONFIG SET maxmemory-policy noeviction, and raise maxmemory",
+    "": "who deletes keys, or did another server take over? See its log",
+}
+
+
+def refused(facts: Facts) -> Observation:
+    """How many writes were refused during the look."""
+    table, before = facts.table, facts.before.table if facts.before else None
+    if table is None:
+        return not_read(facts)
+    now = table.refused
+    if not now.total:
+        return well("none")
+    since = (
+        f"{now.total:,} since {when(now.since, table.now)}" if now.since else f"{now.total:,} since the counts began"
+    )
+    if now.last is not None:
+        since += f"; the last at {when(now.last.at, table.now)}: {now.last.outcome}"
+        since += f", room {now.last.room}" if now.last.room is not None else ""
+        since += f", from {now.last.owner}" if now.last.owner else ", from a process without a lease"
+    if before is None:
+        return unknown(f"whether there are more was not looked at; {since}")
+    risen = {name: count - before.refused.counts.get(name, 0) for name, count in now.counts.items()}
+    risen = {name: count for name, count in risen.items() if count > 0}
+    if not risen:
+        return well(f"none during the look; {since}")
+    seconds = max(table.now - before.now, 0.001)
+    shown = ", ".join(f"{name} {count:,}" for name, count in risen.items())
+    what = f"{shown} refused in {seconds:.1f} s ({sum(risen.values()) / seconds:,.1f}/s); {since}"
+    most = max(risen, key=lambda name: risen[name])
+    advice = f"no room was changed. It points at {SENDERS[most]}: kvpoll stats -n {facts.namespace} --watch"
+    is_flood = sum(risen.values()) > FEW_REFUSED and sum(risen.values()) / seconds >= MANY_REFUSED
+    return warning(what, "few", advice) if is_flood else note(what, "few", advice)

@@ -1,0 +1,74 @@
+"""Why the data of a table was lost, as far as its servers tell."""
+
+from __future__ import annotations
+
+from redis_kvpoll.doctor.facts import Facts, NodeFacts
+from redis_kvpoll.doctor.findings import plural
+from redis_kvpoll.doctor.node_view import duration, number
+
+RECENT_SECONDS = 3600.0
+"""For how long a loss of data, or a start, explains what is missing."""
+UPTIME_SECONDS = 1.0
+"""A server's uptime is in whole seconds."""
+CLOSE_SECONDS = 1.0
+"""Times within so much of each other are of one moment."""
+
+
+def cause(facts: Facts, before: float, at: float) -> str:
+    """Return why data that was there at one time was lost by another: restart, flush, eviction, or empty."""
+    for node in facts.nodes:
+        start = started_at(node)
+        if start is not None and before < start - UPTIME_SECONDS and start <= at + UPTIME_SECONDS:
+            return "restart"
+    if flushes(facts):
+        return "flush"
+    return "eviction" if any(number(node.info or {}, "evicted_keys") for node in facts.nodes) else ""
+
+
+def in_words(facts: Facts, cause: str) -> str:
+    """Return a cause in words."""
+    texts = {
+        "restart": "the server was started anew, without it",
+        "flush": flushes(facts),
+        "eviction": "keys were evicted",
+        "": "its keys are gone",
+    }
+    return texts[cause]
+
+
+def may_be_gone(facts: Facts) -> str:
+    """Return what may have removed a namespace that is not there; empty if nothing points at that."""
+    evicted = sum(int(number(node.info or {}, "evicted_keys")) for node in facts.nodes)
+    found = [flushes(facts)] * bool(flushes(facts)) + [f"{plural(evicted, 'key')} evicted"] * bool(evicted)
+    return ", ".join(found)
+
+
+def last_start(facts: Facts) -> str:
+    """Return how long ago the youngest server was started, if that was lately; else nothing."""
+    ups = [number(node.info, "uptime_in_seconds") for node in facts.nodes if node.info]
+    return f"the server was started {duration(min(ups))} ago" if ups and min(ups) < RECENT_SECONDS else ""
+
+
+def flushes(facts: Facts) -> str:
+    """Return how often the servers were flushed, in words; empty for never."""
+    counts: dict[str, int] = {}
+    for node in facts.nodes:
+        for name, count in node.flushes.items():
+            counts[name.upper()] = counts.get(name.upper(), 0) + count
+    shown = " and ".join(f"{name} {times(count)}" for name, count in counts.items())
+    return f"{shown} since the server's start or CONFIG RESETSTAT" if shown else ""
+
+
+def times(count: int) -> str:
+    return "once" if count == 1 else f"{count:,} times"
+
+
+def started_at(node: NodeFacts) -> float | None:
+    """Return when a server was started, by its own clock."""
+    uptime = number(node.info or {}, "uptime_in_seconds")
+    return node.clock.server - uptime if node.clock is not None and node.info else None
+
+
+def is_older_than_servers(facts: Facts, begun: float) -> bool:
+    """Whether a table began before its servers were started."""
+    return all((started_at(node) or 0.0) > begun for node in facts.nodes)

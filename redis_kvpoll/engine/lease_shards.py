@@ -1,0 +1,37 @@
+"""A lease in all shards of its table: taken in the first and extended to the others, and ended in all.
+
+It is in all of them so that each can refuse the writes of a lost one (see protocol/lease_commands.py).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from redis_kvpoll.engine.effects import Flow
+from redis_kvpoll.engine.executor import Executor
+from redis_kvpoll.engine.reaper import reap_lost
+from redis_kvpoll.protocol import keys, lease_commands
+from redis_kvpoll.protocol.lease_commands import LeaseConfig
+from redis_kvpoll.protocol.script_call import CallContext
+
+OPERATION = "lease"
+
+
+def take(executor: Executor, context: CallContext, config: LeaseConfig, seen: str) -> Flow[tuple[str, list[list[Any]]]]:
+    """Get an incarnation from the first shard and extend it to the others. Returns it, and the replies."""
+    first, *others = keys.tags(context.namespace, context.shards)
+    replies = yield from executor.send_calls(OPERATION, [config.call(context, first, "take", seen)])
+    incarnation = lease_commands.parse_report(replies[0]).incarnation
+    calls = [config.call(context, tag, "extend", incarnation) for tag in others]
+    if calls:
+        replies += yield from executor.send_calls(OPERATION, calls)
+    return incarnation, replies
+
+
+def end(
+    executor: Executor, context: CallContext, config: LeaseConfig, incarnation: str, action: Literal["leave", "drop"]
+) -> Flow[None]:
+    """End a lease and fail its live rooms: as those of an owner that has left, or with drop of one that is lost."""
+    calls = [config.call(context, tag, action, incarnation) for tag in keys.tags(context.namespace, context.shards)]
+    replies = yield from executor.send_calls(OPERATION, calls)
+    yield from reap_lost(executor, context, lease_commands.lost_in(replies))

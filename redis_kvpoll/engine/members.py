@@ -1,0 +1,175 @@
+"""The members of a group: the ranks for which a store speaks besides itself, each with its lease and its rooms.
+
+A member is tracked, and recovered after a loss of data, as a store of its rank is. Its calls are told by its identity,
+which their arguments have.
+
+Invariant: a member whose lease was lost or given up is no member any more; what it held is not replayed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Protocol
+
+from redis_kvpoll.engine import tracking
+from redis_kvpoll.engine.marks import Mark
+from redis_kvpoll.engine.tracked_rooms import TrackedRooms
+from redis_kvpoll.errors import InvalidInputError
+from redis_kvpoll.model import Outcome
+from redis_kvpoll.protocol import rank_commands, script_specs
+from redis_kvpoll.protocol.rank_commands import RankIdentity, SentChange
+from redis_kvpoll.protocol.replies import parse_status
+from redis_kvpoll.protocol.script_call import Call, CallContext
+
+
+class Renewable(Protocol):
+    """A lease, as far as recovery needs it: it is renewed before the rooms that it owns are replayed."""
+
+    lost: bool
+    """Whether it is known to be lost. A lost lease is not taken again, even if the server has forgotten that."""
+
+    def renewal(self, tag: str, epoch: str) -> Call:
+        """Return the call that renews the lease in a shard. A missing lease is lost if the shard has this epoch."""
+
+    def observe_renewal(self, tag: str, reply: list[Any]) -> object:
+        """Process the reply to ``renewal``."""
+
+    def check(self, operation: str) -> None:
+        """Raise LeaseLostError if it is known to be lost."""
+
+
+class RankMember:
+    """One rank, and the lease under which it takes part, if any."""
+
+    def __init__(self, members: Members, rank: int, world_size: int, rooms: TrackedRooms) -> None:
+        self.identity = RankIdentity(rank, world_size)
+        self.tracked_rooms = rooms
+        self.lease: Renewable | None = None
+        self._members = members
+        self._made_of: CallContext | None = None
+        self._context: CallContext | None = None
+
+    def join(self) -> None:
+        """Make it a member, under the lease that it has."""
+        self._members[self.identity] = self
+
+    def leave(self) -> None:
+        """Make it no member any more. May be repeated."""
+        self._members.pop(self.identity, None)
+
+    def context(self, context: CallContext) -> CallContext:
+        """Return the context of its calls, from that of the store."""
+        if self._context is None or self._made_of is not context:
+            rank, world_size, owner, incarnation = self.identity
+            self._context = replace(
+                context, rank=str(rank), world_size=str(world_size), owner=owner, incarnation=incarnation, words={}
+            )
+            self._made_of = context
+        return self._context
+
+    # As Recovery, for the keeper of its lease
+
+    def check_no_lease(self) -> None:
+        """Raise InvalidInputError if it holds a lease."""
+        if self.lease is not None:
+            raise InvalidInputError(f"lease: this rank has {self.lease} already")
+
+    def attach_lease(self, lease: Renewable, owner: str, incarnation: str) -> None:
+        """Put it under a lease, and make it a member."""
+        self.lease, self.identity = lease, self.identity._replace(owner=owner, incarnation=incarnation)
+        self.join()
+
+    def detach_lease(self, lease: Renewable) -> None:
+        """End its membership, if it is under this lease."""
+        if self.lease is lease:
+            self.leave()
+            self.lease = None
+
+
+class Members(dict[RankIdentity, RankMember]):
+    """The members of a group, by their identity, beside ``own``, the store itself; none in a store for itself alone."""
+
+    def __init__(self, own: TrackedRooms) -> None:
+        super().__init__()
+        self.own = own
+
+    @property
+    def holders(self) -> list[tuple[TrackedRooms, RankMember | None]]:
+        """What the store itself tracks, and what each member does."""
+        return [(self.own, None), *((member.tracked_rooms, member) for member in list(self.values()))]
+
+    @property
+    def leases(self) -> list[Renewable]:
+        return [member.lease for member in list(self.values()) if member.lease is not None]
+
+    def hold(self, tag: str) -> bool:
+        """Whether anybody tracks rooms of a shard."""
+        return any(rooms.in_shard(tag) for rooms, _ in self.holders)
+
+    def await_creator(self, tag: str, now: float) -> bool:
+        """Whether rooms of a shard await their creator, and are to be replayed again by now."""
+        due = [rooms.awaiting_shards[tag] for rooms, _ in self.holders if tag in rooms.awaiting_shards]
+        return bool(due) and min(due) <= now
+
+    def data_lost(self, tag: str, now: float) -> int:
+        """As TrackedRooms.data_lost, for all."""
+        return sum(rooms.data_lost(tag, now) for rooms, _ in self.holders)
+
+    def server_changed(self, tag: str, kept: Mark | None, now: float) -> int:
+        """As TrackedRooms.server_changed, for all."""
+        return sum(rooms.server_changed(tag, kept, now) for rooms, _ in self.holders)
+
+    def mark_clearing(self, call: Call) -> None:
+        """Note which rooms a call of WRITE_RANKS clears, and for which members."""
+        for room, words in zip(call.rooms, call.items, strict=True):
+            for change in rank_commands.sent_changes(words):
+                if change.clears and (member := self.get(change.identity)):
+                    member.tracked_rooms.mark_room_clearing(call.tag, room, str(change.generation))
+
+    def observe(self, call: Call, reply: Sequence[Any], mark: Mark | None, now: float) -> None:
+        """Update what all track, as ``tracking.observe``."""
+        spec = call.spec
+        if spec is script_specs.WRITE_RANKS:
+            self._observe_ranks(call, reply, mark, now)
+        elif "incarnation" in spec.once and call.once[_CALLER][0]:
+            rank, world_size, owner, incarnation = call.once[_CALLER]
+            if member := self.get(RankIdentity(int(rank), int(world_size), owner, incarnation)):
+                tracking.observe(member.tracked_rooms, call, reply, mark, now)
+        else:
+            for rooms, _ in self.holders if spec is script_specs.TOUCH else self.holders[:1]:
+                tracking.observe(rooms, call, reply, mark, now)
+
+    def _observe_ranks(self, call: Call, reply: Sequence[Any], mark: Mark | None, now: float) -> None:
+        for room, words, outcomes in zip(call.rooms, call.items, reply, strict=True):
+            changes, told = rank_commands.sent_changes(words), rank_commands.outcomes_of(outcomes)
+            for change, found in zip(changes, told, strict=False):  # an error replaces them all
+                if member := self.get(change.identity):
+                    _observe_rank(member.tracked_rooms, call.tag, room, change, found, mark, now)
+
+
+def _observe_rank(
+    rooms: TrackedRooms,
+    tag: str,
+    room: int,
+    change: SentChange,
+    told: tuple[int, bytes],
+    mark: Mark | None,
+    now: float,
+) -> None:
+    (code, text), generation = told, change.generation
+    if change.clears:
+        return tracking.observe_cleared(rooms, tag, room, str(generation), code, mark, now)
+    if change.status:
+        found = generation, code, parse_status(text), change.reason
+        tracking.observe_written(rooms, tag, room, found, mark, now)
+    tracked = rooms.in_shard(tag).get(room)
+    if change.length and tracked and tracked.generation == generation and code != Outcome.STALE.value:
+        tracked.length = change.length
+        if code not in tracking.WRITTEN:
+            rooms.unmark(tag, room)  # a length alone leaves no entry
+    return None
+
+
+_CALLER = slice(5, 9)
+"""Rank, world_size, owner and incarnation, in the arguments of a call that has its caller's identity."""

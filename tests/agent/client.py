@@ -1,0 +1,72 @@
+"""A process with a channel, for tests that kill it: ``python -m tests.agent.client NAME ENGINE [--…]``.
+
+It prints "connected", then does what each line of its standard input says, and ends with it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+from redis_kvpoll.agent.channel import AgentChannel, Timing
+from redis_kvpoll.agent.launch import Launcher
+from tests.agent.application import RECORD, record
+
+
+def sockets():
+    """The descriptors of this process's sockets."""
+    found = []
+    for path in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):
+            if str(path.readlink()).startswith("socket:"):
+                found.append(int(path.name))
+    return found
+
+
+def say(word):
+    sys.stdout.write(f"{word}\n")
+    sys.stdout.flush()
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("name")
+    parser.add_argument("engine")
+    parser.add_argument("--messages", type=int, default=0)
+    parser.add_argument("--megabytes", type=int, default=0)
+    parser.add_argument("--hold", action="store_true", help="leave the socket to a child")
+    parser.add_argument("--application", default="tests.agent.application:make")
+    options = parser.parse_args()
+    connected = threading.Event()
+    channel = AgentChannel(
+        Launcher(options.engine, options.application, ("--idle=0.5",)),
+        options.name.encode(),
+        lambda *_: None,
+        lambda _: connected.set(),
+        lambda: None,
+        timing=Timing(unanswered=10**6),
+    )
+    channel.start()
+    connected.wait()
+    touched = bytearray(options.megabytes << 20)
+    touched[::4096] = b"x" * len(touched[::4096])
+    if options.hold:
+        child = subprocess.Popen(["sleep", "1000"], pass_fds=sockets(), stdout=subprocess.DEVNULL)
+        record("holds", pid=child.pid)
+    say("connected")
+    for line in sys.stdin:
+        if line == "send\n":
+            for number in range(options.messages):
+                assert channel.send(RECORD, b"%d" % number)
+            say("sent")
+        elif line == "close\n":
+            channel.close(20)
+            say("closed")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,217 @@
+"""How an agent starts with the first process of an engine, and how it ends after the last."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from redis_kvpoll.agent import rendezvous as places
+from redis_kvpoll.agent.launch import Launcher
+from tests.agent.application import ECHO
+from tests.support import agents
+from tests.support.agents import is_alive
+from tests.support.real import until
+
+
+class TestStart:
+    def test_processes_that_begin_together_share_an_agent(self, engine):
+        channels = [engine.channel(b"%d" % number, start=False) for number in range(6)]
+        for each in channels:
+            each.channel.start()
+        clients = []
+        threads = [threading.Thread(target=lambda n=n: clients.append(engine.client(f"p{n}"))) for n in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        until(lambda: all(each.channel.is_connected for each in channels), "all channels", 60)
+        assert len(clients) == 2
+        assert len(engine.agents()) == 1
+
+    def test_engines_have_agents_of_their_own(self, engine):
+        """Also those whose names begin alike, or have no letter that a path may have."""
+        names = ["x" * 30 + "1", "x" * 30 + "2", "…", "/", ""]
+        for name in names:
+            engine.channel(source=engine.launcher(name=name or "empty"))
+        assert len(engine.agents()) == len(names)
+
+    def test_it_shares_nothing_with_the_process_that_started_it(self, engine):
+        """No parent, no terminal's session, no CPU, no descriptor but its own; no zombie is left."""
+        allowed = os.sched_getaffinity(0)
+        reading, writing = os.pipe()
+        os.set_inheritable(writing, True)
+        try:
+            os.sched_setaffinity(0, {min(allowed)})
+            engine.channel()
+        finally:
+            os.sched_setaffinity(0, allowed)
+        os.close(writing)
+        assert os.read(reading, 1) == b""
+        os.close(reading)
+        started = engine.until("started")
+        assert started["affinity"] == len(allowed)
+        assert started["parent"] != os.getpid()
+        assert os.getsid(started["agent"]) != os.getsid(0)
+        with pytest.raises(ChildProcessError):
+            os.waitpid(-1, os.WNOHANG)
+        assert Path(f"/proc/{started['agent']}/cwd").readlink() == Path("/")
+
+    def test_its_log_is_in_the_folder(self, engine):
+        engine.channel()
+        assert f"runs as process {engine.agents()[0]}" in engine.rendezvous.log_path().read_text()
+
+    def test_an_agent_that_cannot_start_is_tried_again(self, engine, caplog):
+        """One line says so, at a growing distance it is tried again, and nothing else happens."""
+        here = engine.channel(source=engine.launcher("fail"), start=False)
+        here.channel.start()
+        log = engine.rendezvous.log_path
+        until(lambda: log().exists() and log().read_text().count("the agent ends by an error") >= 2, "a second try")
+        assert not here.channel.is_connected
+        assert here.calls == []
+        assert caplog.text.count("no connection to the agent") == 1
+
+    def test_a_python_that_cannot_run_it_is_reported(self, engine, monkeypatch, caplog):
+        monkeypatch.setattr(sys, "executable", "/bin/false")
+        here = engine.channel(start=False)
+        here.channel.start()
+        until(lambda: "the agent could not be started" in caplog.text, "the report")
+        assert str(engine.rendezvous.log_path()) in caplog.text
+
+    def test_numbers_grow_even_if_the_clock_does_not(self, engine):
+        place = engine.rendezvous
+        first = place.next_number(0)
+        assert place.next_number(first + 10**9) == first + 10**9 + 1
+
+
+class TestEnd:
+    def test_it_ends_after_its_last_process(self, engine):
+        here = engine.channel(source=engine.launcher(idle=0.2))
+        (agent,) = engine.agents()
+        for _ in range(3):
+            here.channel.send(ECHO, b"x")
+        until(lambda: len(here.messages()) == 3, "the echoes")
+        here.channel.close()
+        until(lambda: not is_alive(agent), "its end")
+        assert [event["event"] for event in engine.events()][-2:] == ["ended", "closed"]
+        assert not Path(engine.rendezvous.socket_path(engine.rendezvous.newest())).exists()
+        engine.channel()
+        assert len(engine.agents()) == 2
+
+    def test_it_stays_until_all_is_told(self, engine):
+        untold = Path(f"{engine.file}.untold")
+        untold.touch()
+        here = engine.channel(source=engine.launcher(idle=0.2))
+        (agent,) = engine.agents()
+        here.channel.close()
+        engine.until("ended")
+        back = engine.channel(source=engine.launcher(idle=0.2))
+        assert engine.agents() == [agent]
+        back.channel.close()
+        untold.unlink()
+        until(lambda: not is_alive(agent), "its end")
+
+    def test_it_ends_at_its_limit_though_not_all_is_told(self, engine):
+        Path(f"{engine.file}.untold").touch()
+        launcher = Launcher(engine.name, f"{agents.APPLICATION}:make", ("--idle=0.1", "--limit=1"))
+        here = engine.channel(source=launcher)
+        here.channel.close()
+        until(lambda: not is_alive(engine.agents()[0]), "its end")
+
+
+class TestFolder:
+    @pytest.mark.parametrize("mode", [0o755, 0o770, 0o702])
+    def test_a_folder_that_others_may_use_is_refused(self, engine, caplog, mode):
+        folder = places.private_folder()
+        folder.chmod(mode)
+        here = engine.channel(start=False)
+        here.channel.start()
+        until(lambda: f"{folder} belongs to another user, or others may use it" in caplog.text, "the refusal")
+        assert engine.agents() == []
+
+    @pytest.mark.skipif(os.getuid() != 0, reason="needs root, to give a folder away")
+    def test_a_folder_of_another_user_is_refused(self, engine):
+        os.chown(places.private_folder(), 65534, -1)
+        with pytest.raises(PermissionError, match="belongs to another user"):
+            engine.launcher().connect(0)
+
+    def test_a_link_is_refused(self, engine, tmp_path):
+        folder = places.private_folder()
+        folder.rmdir()
+        tmp_path.chmod(0o700)
+        folder.symlink_to(tmp_path)
+        with pytest.raises(PermissionError):
+            engine.launcher().connect(0)
+
+    def test_without_a_runtime_folder_the_temporary_one_serves(self, engine, monkeypatch):
+        """Also if the one in the environment is another user's, or does not exist."""
+        monkeypatch.setenv("TMPDIR", str(engine.folder))
+        for runtime in ("", "/nowhere", "/proc"):
+            monkeypatch.setenv("XDG_RUNTIME_DIR", runtime)
+            assert places.private_folder() == engine.folder / f"redis_kvpoll-{os.getuid()}"
+
+    def test_a_path_that_is_too_long_says_so(self, engine, monkeypatch):
+        long = engine.folder / ("x" * 100)
+        long.mkdir(mode=0o700)
+        monkeypatch.setenv("XDG_RUNTIME_DIR", str(long))
+        with pytest.raises(OSError, match="too long for a socket: set XDG_RUNTIME_DIR to a shorter path"):
+            engine.launcher().connect(0)
+
+
+LAUNCHER = """
+import ctypes, subprocess, sys
+ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER: orphans become its children, as with PID 1.
+workers = [subprocess.Popen([sys.executable, "-m", "tests.agent.client", f"rank {n}", sys.argv[1]],
+                            stdin=subprocess.PIPE, stdout=subprocess.PIPE) for n in range(2)]
+for worker in workers:
+    worker.stdout.readline()
+print("up", flush=True)
+sys.stdin.read()
+"""
+
+
+def tree(pid):
+    """A process and all that descend from it, as engines find them."""
+    parents = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            continue
+    found = [pid]
+    for each in found:
+        found += [child for child, parent in parents.items() if parent == each]
+    return found
+
+
+def test_a_launcher_that_kills_its_tree_takes_the_agent_along(engine):
+    """As PID 1 of a container, or a subreaper, it is the agent's parent. No death is told then: leases lapse. The next
+    process of the engine starts another agent."""
+    launcher = subprocess.Popen(
+        [sys.executable, "-c", LAUNCHER, engine.name],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=agents.PROJECT,
+    )
+    try:
+        assert launcher.stdout.readline() == b"up\n"
+        (agent,) = engine.agents()
+        assert engine.events("started")[0]["parent"] == launcher.pid
+        found = tree(launcher.pid)
+        assert agent in found
+        assert len(found) == 4
+        os.kill(agent, signal.SIGKILL)
+        for pid in found:
+            os.kill(pid, signal.SIGKILL)
+    finally:
+        launcher.kill()
+        launcher.communicate()
+    until(lambda: not any(map(is_alive, found)), "the ends")
+    assert not engine.events("ended")
+    engine.channel()
+    assert len(engine.agents()) == 2

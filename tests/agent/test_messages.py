@@ -1,0 +1,46 @@
+"""What a client and its table part write is what the other reads."""
+
+from __future__ import annotations
+
+import pytest
+
+from redis_kvpoll import KVPoll
+from redis_kvpoll.agent import messages
+from redis_kvpoll.agent.messages import ClientHello
+from redis_kvpoll.agent.outbox import RoomLife
+from redis_kvpoll.validation import MAX_PREFIX_LEN, MAX_REASON
+
+
+@pytest.mark.parametrize("room", [0, 42, 2**64 - 1, 2**64 + 1, -(2**62)])
+@pytest.mark.parametrize(
+    "life",
+    [
+        RoomLife(1),
+        RoomLife(7, is_new=True, request="rid é", status=1, length=0, opened_at=12.5),
+        RoomLife(2**40, status=0, reason="why \udc80 🙂", is_over=True, generation=1795689786638044),
+    ],
+)
+def test_change_is_read_as_it_was_written(room, life):
+    found_room, found = messages.decode_change(messages.encode_change(room, life))
+    assert (found_room, found, found.opened_at) == (room, life, life.opened_at)
+
+
+def test_what_the_table_would_refuse_is_still_told():
+    """It is refused there, with a line in the log, and not in a thread of SGLang's."""
+    life = RoomLife(1, status=17, length=10**30, reason="x" * 5000)
+    _, found = messages.decode_change(messages.encode_change(1, life))
+    assert (found.status, found.length, len(found.reason)) == (None, MAX_PREFIX_LEN + 1, MAX_REASON + 1)
+
+
+def test_lives_and_ranks_are_read_as_they_were_written():
+    lives = [(1, 2, 3), (2**64 - 1, 4, 0)]
+    assert list(messages.decode_lives(messages.encode_lives(lives))) == lives
+    ranks = [(5, 6, {0: KVPoll.Failed, 1023: KVPoll.Success}), (7, 8, {})]
+    assert list(messages.decode_ranks(messages.encode_ranks(ranks))) == ranks
+    assert messages.decode_life(messages.encode_life(5, 6, True, 0.5)) == (5, 6, True, 0.5)
+
+
+def test_hello_is_read_as_it_was_written():
+    hello = ClientHello("redis://h", {"world_size": 8}, "a", "b", "c", 5.0, 10.0, former=["1", [["t", "e"]]])
+    assert ClientHello.decode(hello.encode()) == hello
+    assert hello.world_size == 8

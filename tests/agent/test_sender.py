@@ -1,0 +1,149 @@
+"""What a client tells, and keeps for the next table part; and what a table part makes of it."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+
+from redis_kvpoll.agent import messages, outbox, sender, told
+from redis_kvpoll.agent.outbox import Outbox, RoomLife
+from redis_kvpoll.agent.sender import ChangeSender
+from redis_kvpoll.agent.told import ToldRooms
+
+FAIL, BOOT, WAIT, MOVE, OK = range(5)
+ROOM = 7
+
+
+class Client:
+    """An outbox, its sender, and what was sent on this connection."""
+
+    def __init__(self):
+        self.outbox = Outbox(lambda: None, contextlib.nullcontext())
+        self.sender = ChangeSender(self.outbox, self.send)
+        self.sent = []
+        self.room_left = 10**6
+        self.connect()
+
+    def send(self, kind, payload):
+        if not self.room_left:
+            return False
+        self.room_left -= 1
+        self.sent.append(messages.decode_change(payload) if kind == messages.CHANGE else kind)
+        return True
+
+    def connect(self):
+        self.sent.clear()
+        self.sender.connected()
+        self.sender.send_changes()
+
+    def change(self, room, number, status=None, *, is_new=False, is_over=False):
+        life = self.outbox.life(room, number)
+        life.add(RoomLife(number, status=status, is_over=is_over))
+        life.is_new = life.is_new or is_new
+        self.sender.send_changes()
+
+
+@pytest.fixture
+def client():
+    return Client()
+
+
+class TestSender:
+    def test_change_is_sent_at_once(self, client):
+        client.change(ROOM, 1, BOOT, is_new=True)
+        client.change(ROOM, 1, WAIT)
+        assert client.sent == [(ROOM, RoomLife(1, is_new=True, status=BOOT)), (ROOM, RoomLife(1, status=WAIT))]
+
+    def test_full_channel_merges_and_keeps_the_order(self, client):
+        client.room_left = 0
+        for status in (BOOT, WAIT, OK):
+            client.change(ROOM, 1, status, is_new=status == BOOT)
+        client.change(ROOM, 1, is_over=True)
+        client.change(ROOM, 2, BOOT, is_new=True)
+        client.sender.post(messages.HOLD, b"")
+        client.room_left = 2
+        client.sender.send_changes()
+        client.room_left = 10
+        client.sender.send_changes()
+        lives = [RoomLife(1, is_new=True, status=OK, is_over=True), RoomLife(2, is_new=True, status=BOOT)]
+        assert client.sent == [messages.HOLD, *((ROOM, life) for life in lives)]
+
+    def test_next_table_part_is_told_all_that_has_not_ended(self, client):
+        client.change(ROOM, 1, BOOT, is_new=True)
+        client.change(ROOM, 1, OK)
+        client.change(ROOM, 1, is_over=True)
+        client.change(ROOM, 2, BOOT, is_new=True)
+        client.change(ROOM + 1, 3, BOOT, is_new=True)
+        client.sender.opened(ROOM, 1, 99)
+        client.connect()
+        assert client.sent == [
+            (ROOM, RoomLife(1, is_new=True, status=OK, is_over=True, generation=99)),
+            (ROOM, RoomLife(2, is_new=True, status=BOOT)),
+            (ROOM + 1, RoomLife(3, is_new=True, status=BOOT)),
+        ]
+        client.sender.ended(ROOM, 1)
+        client.connect()
+        assert [(room, life.number) for room, life in client.sent] == [(ROOM, 2), (ROOM + 1, 3)]
+
+    def test_change_while_away_is_told_once(self, client):
+        client.change(ROOM, 1, BOOT, is_new=True)
+        client.sender.disconnected()
+        client.change(ROOM, 1, MOVE)
+        client.connect()
+        assert client.sent == [(ROOM, RoomLife(1, is_new=True, status=MOVE))]
+
+    def test_ends_that_nobody_acknowledges_are_bounded(self, client, monkeypatch):
+        monkeypatch.setattr(sender, "MAX_ENDED_LIVES", 10)
+        monkeypatch.setattr(outbox, "MAX_ENDED_LIVES", 10)
+        client.change(ROOM, 1, BOOT, is_new=True)
+        for number in range(2, 100):
+            client.change(1000 + number, number, BOOT, is_new=True)
+            client.change(1000 + number, number, is_over=True)
+        client.connect()
+        assert [life.number for _, life in client.sent] == [1, *range(90, 100)]
+
+    def test_change_that_cannot_be_written_is_dropped(self, client, caplog):
+        client.change(2**200, 1, BOOT, is_new=True)
+        client.change(ROOM, 2, BOOT, is_new=True)
+        assert [room for room, _ in client.sent] == [ROOM]
+        assert "cannot be told" in caplog.text
+
+
+class TestTold:
+    @pytest.fixture
+    def rooms(self):
+        return ToldRooms(lambda: None, lambda room, reason: None)
+
+    def test_late_change_revives_no_room(self, rooms):
+        rooms.change(ROOM, RoomLife(1, is_new=True, status=BOOT))
+        rooms.change(ROOM, RoomLife(1, is_over=True))
+        rooms.take(ROOM)
+        rooms.change(ROOM, RoomLife(1, is_new=True, status=WAIT))
+        rooms.hold(ROOM, 1, False, 0.0)
+        assert (rooms.current_life(ROOM), rooms.take(ROOM)) == (None, None)
+
+    def test_end_of_a_former_life_leaves_the_next(self, rooms):
+        rooms.hold(ROOM, 2, False, 0.0)
+        rooms.change(ROOM, RoomLife(1, status=OK, is_over=True))
+        assert rooms.current_life(ROOM) == 2
+        assert rooms.take(ROOM) == RoomLife(1, status=OK, is_over=True)
+
+    def test_held_room_is_not_published(self, rooms):
+        rooms.hold(ROOM, 1, False, 0.0)
+        assert (rooms.rooms(), rooms.take(ROOM)) == ([ROOM], None)
+        rooms.change(ROOM, RoomLife(1, is_new=True, status=WAIT))
+        assert rooms.take(ROOM) == RoomLife(1, is_new=True, status=WAIT)
+        rooms.hold(ROOM, 1, True, 0.0)
+        assert rooms.rooms() == []
+
+    def test_rooms_that_are_over_are_forgotten_in_time(self, monkeypatch):
+        monkeypatch.setattr(told, "MAX_TOMBSTONES", 3)
+        now = [0.0]
+        rooms = ToldRooms(lambda: None, lambda room, reason: None, clock=lambda: now[0])
+        for room in range(5):
+            rooms.change(room, RoomLife(1, is_new=True, is_over=True))
+        assert [room for room in range(5) if rooms.is_relevant(room)] == [2, 3, 4]
+        now[0] = told.TOMBSTONE_SECONDS + 1
+        rooms.change(9, RoomLife(1, is_new=True, is_over=True))
+        assert not rooms.is_relevant(4)

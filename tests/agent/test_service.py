@@ -1,0 +1,178 @@
+"""``kvpoll agent``: an agent that somebody else starts, at a path."""
+
+from __future__ import annotations
+
+import grp
+import logging
+import os
+import signal
+import stat
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from redis_kvpoll.agent.channel import AgentChannel
+from tests.agent.application import ECHO
+from tests.support import agents, pace
+from tests.support.real import hear_ctrl_c, until
+
+AGENT = [sys.executable, "-m", "redis_kvpoll.cli", "agent"]
+APPLICATION = f"{agents.APPLICATION}:make"
+
+
+@pytest.fixture
+def path(engine):
+    return engine.folder / "agent.sock"
+
+
+@pytest.fixture
+def run(engine, path):
+    """Start a service; it has its socket when this returns."""
+    services = []
+
+    def start(*options, **environment):
+        command = [*AGENT, "--socket", str(path), *options, APPLICATION]
+        service = subprocess.Popen(
+            command,
+            cwd=agents.PROJECT,
+            env=os.environ | environment,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=hear_ctrl_c,
+        )
+        services.append(service)
+        until(lambda: service.pid in engine.agents(), "its start")
+        return service
+
+    yield start
+    for service in services:
+        service.kill()
+        service.wait()
+        service.stderr.close()
+
+
+def mode(path):
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_processes_connect_to_a_service(engine, path, run):
+    service = run()
+    assert mode(path) == 0o600
+    here = engine.channel(source=path)
+    assert here.channel.send(ECHO, b"hello")
+    until(here.messages, "the echo")
+    service.terminate()
+    assert service.wait() == 0
+    assert engine.events("ended")[0]["how"] == "superseded"
+    assert not path.exists()
+    run()
+    until(lambda: len(here.named("connected")) == 2, "the next service", 30)
+
+
+def test_a_killed_service_leaves_nothing_in_the_way(engine, path, run):
+    run().kill()
+    here = engine.channel(source=path, start=False)
+    here.channel.start()
+    run()
+    until(lambda: here.channel.is_connected, "the next service", 30)
+
+
+def test_ctrl_c_ends_it(run):
+    service = run()
+    service.send_signal(signal.SIGINT)
+    assert service.wait() == 0
+
+
+def test_a_second_one_at_the_same_path_is_refused(path, run):
+    run()
+    second = subprocess.run(
+        [*AGENT, APPLICATION],
+        env=os.environ | {"KVPOLL_AGENT": str(path)},
+        capture_output=True,
+        text=True,
+        cwd=agents.PROJECT,
+        check=False,
+    )
+    assert second.returncode == 1
+    assert second.stderr.splitlines()[-1] == f"Error: an agent listens at {path}: end it, or choose another path"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--group", "no such group", APPLICATION], "no such group"),
+        (["nothing:at_all"], "no application 'nothing:at_all'"),
+        (["tests.agent.application:nothing"], "no application 'tests.agent.application:nothing'"),
+    ],
+)
+def test_wrong_options_are_one_sentence(path, options, message):
+    found = subprocess.run(
+        [*AGENT, "--socket", str(path), *options], capture_output=True, text=True, cwd=agents.PROJECT, check=False
+    )
+    assert found.returncode == 1
+    assert message in found.stderr.splitlines()[-1]
+    assert "Traceback" not in found.stderr
+    assert not path.exists()
+
+
+def test_a_group_may_connect(path, run):
+    group = grp.getgrgid(os.getgid())
+    run("--group", group.gr_name)
+    assert mode(path) == 0o660
+    assert path.stat().st_gid == group.gr_gid
+
+
+NOBODY = 65534
+
+
+def connects_as_nobody(path, seconds):
+    """Whether a process of another user gets a welcome; or the reason that it is told."""
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    try:
+        os.setuid(NOBODY)
+        connected, refused = threading.Event(), logging.Handler()
+        refused.emit = lambda record: "is not in the agent's KVPOLL_AGENT_UIDS" in record.getMessage() and os._exit(2)
+        logging.getLogger("redis_kvpoll").addHandler(refused)
+        channel = AgentChannel(path, b"nobody", lambda *_: None, lambda _: connected.set(), lambda: None)
+        channel.start()
+        connected.wait(seconds)
+        channel.close()
+        os._exit(0)
+    finally:
+        os._exit(1)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root, to be another user")
+@pytest.mark.parametrize("is_allowed", [True, False])
+def test_another_user_must_be_named(engine, path, run, is_allowed):
+    """Even if the socket's mode lets it connect."""
+    service = run(KVPOLL_AGENT_UIDS=f"12,{NOBODY}" if is_allowed else "")
+    engine.folder.chmod(0o755)
+    path.chmod(0o666)
+    assert connects_as_nobody(path, pace.seconds(30)) == (0 if is_allowed else 2)
+    engine.folder.chmod(0o700)
+    if is_allowed:
+        assert engine.until("opened")["uid"] == NOBODY
+        engine.until("ended", how="goodbye")
+    else:
+        assert not engine.events("opened")
+        service.terminate()
+        assert f"a process of user {NOBODY} was refused" in service.communicate()[1]
+
+
+def test_invalid_users_are_an_error(path):
+    found = subprocess.run(
+        [*AGENT, "--socket", str(path), APPLICATION],
+        env=os.environ | {"KVPOLL_AGENT_UIDS": "0;1"},
+        capture_output=True,
+        text=True,
+        cwd=agents.PROJECT,
+        check=False,
+    )
+    assert "KVPOLL_AGENT_UIDS must be user ids with commas between them, not '0;1'" in found.stderr
+    assert not Path(path).exists()

@@ -1,0 +1,173 @@
+"""Whose rooms: owners, their ranks and processes, in ls, show, tail, owners and the commands for many rooms."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+
+import pytest
+from click.testing import CliRunner
+
+from redis_kvpoll import KVPoll, StatusStore
+from redis_kvpoll.cli import owners
+from redis_kvpoll.cli.app import kvpoll
+from redis_kvpoll.cli.selection import Owners
+from redis_kvpoll.model import Owner
+from tests.support import real
+from tests.support.leasing import ManualLease, begin_long_ago, pass_time, reap_lost
+
+BOOT, MOVE, FAILED = KVPoll.Bootstrapping, KVPoll.Transferring, KVPoll.Failed
+
+
+@pytest.fixture
+def client(url, real_servers):
+    client = real_servers.get("valkey").client(decode_responses=True)
+    begin_long_ago(client, ["prod"])
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def stores(url, client):
+    """The stores of two ranks under leases, with room 1 of both."""
+    stores = [StatusStore.from_url(url, namespace="prod", rank=rank, world_size=2) for rank in (0, 1)]
+    with stores[0], stores[1]:
+        for rank, store in enumerate(stores):
+            ManualLease(store, f"pre-r{rank}").take()
+            store.open(1, request="rid-1")
+        yield stores
+
+
+@pytest.fixture
+def run(url):
+    def run(*words, **options):
+        return CliRunner().invoke(kvpoll, [*words, "--redis", url, "-n", "prod"], catch_exceptions=False, **options)
+
+    return run
+
+
+def listed(result):
+    return [int(line.split("\t")[0]) for line in result.stdout.splitlines()[1:]]
+
+
+def table(result):
+    """[{column: cell}] of tab-separated lines."""
+    header, *lines = (line.split("\t") for line in result.stdout.splitlines())
+    return [dict(zip(header, line, strict=True)) for line in lines]
+
+
+@pytest.mark.parametrize("owner", ["pre-r0", "pre-r1"])
+def test_ls_by_owner_finds_rooms_of_every_rank(stores, run, owner):
+    assert listed(run("ls", "--owner", owner)) == [1]
+    assert listed(run("ls", "--owner", "nobody")) == []
+
+
+def test_room_that_a_lost_rank_failed_is_listed_as_its(stores, run, client, url):
+    with StatusStore.from_url(url, namespace="prod") as other:
+        for store in stores:
+            store.update_status(1, MOVE)
+        lost = next(owner for owner in other.owners() if owner.name == "pre-r1")
+        assert reap_lost(other, {str(lost.incarnation): "owner pre-r1 lost"}) == 1
+    assert listed(run("ls", "--owner", "pre-r1")) == [1]
+    assert "pre-r1 rank 1" in run("show", "1").stdout
+
+
+def test_abort_by_owner_ends_rooms_of_a_later_rank(stores, run):
+    result = run("abort", "--owner", "pre-r1", "--reason", "drained", "--yes")
+    assert result.stdout == "Failed 1 room of 1 that matched.\n"
+    assert stores[0].failure_reason(1) == "Aborted by hand: drained"
+
+
+def test_show_names_the_owner_of_each_rank(stores, run):
+    shown = [line.split() for line in run("show", "1").stdout.splitlines()]
+    assert ["rank", "0", "Bootstrapping", "pre-r0", "(alive)"] in shown
+    assert ["rank", "1", "Bootstrapping", "pre-r1", "(alive)"] in shown
+    assert json.loads(run("show", "1", "--json").stdout)["rank_owners"] == {
+        "0": "pre-r0 (alive)",
+        "1": "pre-r1 (alive)",
+    }
+
+
+def test_owners_have_their_rank_and_process(stores, run, url):
+    with StatusStore.from_url(url, namespace="prod", rank=0, world_size=2) as store, store.lease("pre-r2"):
+        store.open(2)
+        found = {row["owner"]: row for row in table(run("owners"))}
+    assert found["pre-r1"]["ranks"] == "1"
+    assert found["pre-r2"]["process"] == f"{socket.gethostname()}:{os.getpid()}"
+
+
+def test_process_of_a_lease_is_forgotten_with_it(url, client):
+    with StatusStore.from_url(url, namespace="prod") as store:
+        with store.lease("prefill-0"):
+            assert any(name.startswith("by ") for name in client.hkeys("kvpoll:{prod}:leases"))
+        assert not any(name.startswith("by ") for name in client.hkeys("kvpoll:{prod}:leases"))
+
+
+def test_owners_say_when_one_was_lost(url, run, client):
+    with StatusStore.from_url(url, namespace="prod") as store, StatusStore.from_url(url, namespace="prod") as other:
+        ManualLease(store).take()
+        store.open(1)
+        pass_time(client, 10, ["prod"])
+        other.reap()
+        pass_time(client, 2, ["prod"])
+        before = client.time()[0]
+        assert other.reap() == 1
+        row = table(run("owners"))[0]
+        found = json.loads(run("owners", "--json").stdout)["owners"][0]
+    assert (row["state"], row["failed"], row["lost at"] > row["lease since"]) == ("lost", "1", True)
+    assert before - 1 <= found["lost_at"] <= client.time()[0] + 1
+
+
+def test_lost_leases_of_one_name_are_one_row():
+    lost = [
+        Owner("dup-0", 1_000_000 * n, state="lost", reason="owner dup-0 lost (its name was taken again)")
+        for n in range(1, 26)
+    ]
+    alive = Owner("dup-0", 99_000_000, 5.0, 0.5, time.time())
+    found = owners.fold([*lost, alive])
+    assert [len(group) for group in found] == [25, 1]
+    cells = dict(zip(owners.COLUMNS, owners.cells(found[0]), strict=True))
+    assert (cells["state"], cells["reason"]) == ("lost 25 times", "its name was taken again")
+
+
+def test_owner_is_told_by_the_end_that_it_caused(stores):
+    found = Owners(stores[0], "pre-r1")
+    assert (found.ended("owner pre-r1 lost"), found.ended("owner pre-r0 lost"), found.ended(None)) == (
+        True,
+        False,
+        False,
+    )
+
+
+class TestReplica:
+    @pytest.fixture
+    def replica(self):
+        """The URL of a replica of a server with room 1."""
+        with real.World("sync") as world:
+            primary = world.serve()
+            with StatusStore.from_url(primary.tcp, namespace="prod") as store:
+                store.update_status(1, BOOT)
+            replica = world.serve("--replicaof", "127.0.0.1", str(primary.port))
+            with replica.client() as eyes:
+                real.until(lambda: eyes.exists("kvpoll:{prod}:room:1"), "copied")
+            world.forget(replica)  # it cannot be emptied
+            yield f"127.0.0.1:{primary.port}", replica.tcp
+
+    @pytest.mark.parametrize("command", ["ls", "stats", "owners"])
+    def test_reader_is_told_of_a_replica(self, replica, command):
+        primary, url = replica
+        result = CliRunner().invoke(kvpoll, [command, "--redis", url, "-n", "prod", "--json"])
+        assert f"this server is a replica of {primary}" in result.stderr
+        assert json.loads(result.stdout)["replica"]["primary"] == primary
+
+    @pytest.mark.parametrize(
+        "words", [("clear", "1"), ("abort", "1"), ("reap",), ("clear", "--older-than=0s", "--yes")]
+    )
+    def test_command_that_writes_names_the_primary(self, replica, words):
+        primary, url = replica
+        result = CliRunner().invoke(kvpoll, [*words, "--redis", url, "-n", "prod"])
+        assert (result.exit_code, result.stderr.partition(":")[0]) == (1, "Error")
+        assert f"{words[0]}: this server is a replica of {primary}" in result.stderr
+        assert f"--redis redis://{primary}" in result.stderr

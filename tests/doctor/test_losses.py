@@ -1,0 +1,262 @@
+"""kvpoll doctor after data was lost, with a replica, and under refused writes. Each test does it to a real server."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+
+from redis_kvpoll import KVPoll, Outcome, StatusStore
+from redis_kvpoll.doctor import losses, owner_checks
+from redis_kvpoll.doctor.findings import Level, exit_status
+from redis_kvpoll.doctor.replica import read_replica
+from redis_kvpoll.protocol import keys
+from tests.support import real
+from tests.support.examining import HEALTHY, by_check, doctor_of, examine, live_table, raised, user_of
+from tests.support.leasing import ManualLease, begin_long_ago, die, pass_time
+
+NOTE, WARNING, PROBLEM, UNKNOWN = Level.NOTE, Level.WARNING, Level.PROBLEM, Level.UNKNOWN
+BOOT, DONE = KVPoll.Bootstrapping, KVPoll.Success
+
+
+@pytest.fixture
+def world():
+    with real.World("sync") as world:
+        yield world
+
+
+@pytest.fixture
+def server(world):
+    return world.serve(*HEALTHY)
+
+
+@pytest.fixture
+def client(server):
+    with server.client(decode_responses=True) as client:
+        yield client
+
+
+@pytest.fixture
+def store(server):
+    with StatusStore.from_url(server.tcp) as store:
+        yield store
+
+
+@pytest.fixture
+def lease(store):
+    """A lease with room 2, which no thread renews."""
+    lease = ManualLease(store, ttl=600.0).take()
+    store.open(2, request="rid-2")
+    return lease
+
+
+def age_epoch(client, seconds):
+    """Let the table's data have begun so much earlier."""
+    micros, _, nonce = client.hget(keys.epoch("default"), "epoch").partition("-")
+    client.hset(keys.epoch("default"), "epoch", f"{int(micros) - int(seconds * 1e6)}-{nonce}")
+
+
+def restored_long_after(client, lease, seconds=100):
+    """Let the lease, and the room that it restored, be older than the data."""
+    fields = client.hgetall(keys.leases("default"))
+    old, new = lease.incarnation, str(int(lease.incarnation) - int(seconds * 1e6))
+    client.hset(keys.leases("default"), "prefill-0", fields["prefill-0"].replace(old, new, 1))
+
+
+class TestDataLoss:
+    def test_flushed_table_with_living_owners_is_a_warning(self, server, client, lease, monkeypatch):
+        monkeypatch.setattr(losses, "CLOSE_SECONDS", 0.0)
+        client.flushall()
+        lease.heartbeat()
+        found = examine(server.tcp)["data_loss"]
+        assert (found.level, "FLUSHALL once" in found.found) == (WARNING, True)
+        assert "1 lease and 1 sampled room" in found.found
+        assert "SLOWLOG GET" in found.advice
+
+    def test_rooms_alone_show_that_data_was_lost(self, server, client, lease):
+        client.flushdb()
+        lease.heartbeat()
+        assert "FLUSHDB once" in examine(server.tcp)["data_loss"].found
+
+    def test_server_started_empty_under_owners_is_a_warning(self, world, server, lease):
+        server = world.restart(server, *HEALTHY)
+        lease.heartbeat()
+        with server.client(decode_responses=True) as client:
+            real.until(lambda: client.exists("kvpoll:{default}:room:2"), "restored")
+            restored_long_after(client, lease)
+        found = examine(server.tcp)["data_loss"]
+        assert (found.level, "started anew" in found.found) == (WARNING, True)
+        assert "its log" in found.advice
+
+    def test_deleted_keys_have_no_known_cause(self, server, client, lease):
+        client.delete(*client.keys("kvpoll:*"))
+        lease.heartbeat()
+        found = examine(server.tcp)["data_loss"]
+        assert (found.level, "its keys are gone" in found.found) == (WARNING, True)
+
+    def test_loss_of_long_ago_is_a_note(self, server, client, lease):
+        client.flushall()
+        lease.heartbeat()
+        restored_long_after(client, lease, 10_000)
+        age_epoch(client, 5000)
+        client.delete("kvpoll:{default}:room:2")
+        assert examine(server.tcp)["data_loss"].level is NOTE
+
+    def test_table_that_began_after_a_flush_is_a_note(self, server, client):
+        client.flushall()
+        with StatusStore.from_url(server.tcp) as store:
+            store.update_status(1, BOOT)
+            found = examine(server.tcp)["data_loss"]
+        assert (found.level, "it may have been dropped" in found.found) == (NOTE, True)
+
+    def test_namespace_that_was_flushed_away_is_a_problem(self, server, client, store):
+        store.update_status(1, BOOT)
+        client.flushall()
+        found = examine(server.tcp)["settings"]
+        assert (found.level, "FLUSHALL once" in found.found) == (PROBLEM, True)
+        assert "nobody has used it yet" in found.found
+
+    def test_namespace_that_was_evicted_is_a_problem(self, server, client, store):
+        store.update_status(1, BOOT)
+        client.config_set("maxmemory-policy", "allkeys-random")
+        client.config_set("maxmemory", 1)
+        with contextlib.suppress(Exception):
+            client.set("victim", "x", ex=1000)
+        client.config_set("maxmemory", 2**30)
+        client.config_set("maxmemory-policy", "noeviction")
+        found = examine(server.tcp)["settings"]
+        assert (found.level, "evicted" in found.found) == (PROBLEM, True)
+
+    def test_namespace_that_nobody_used_is_a_warning(self, server):
+        found = examine(server.tcp)["settings"]
+        assert (found.level, "nobody has used it" in found.found) == (WARNING, True)
+
+
+class TestReplica:
+    @pytest.fixture
+    def replica(self, world, server, client, lease):
+        replica = world.serve(*HEALTHY, "--replicaof", "127.0.0.1", str(server.port))
+        with replica.client() as eyes:
+            real.until(lambda: eyes.info("replication").get("master_link_status") == "up", "linked")
+            real.until(lambda: eyes.exists("kvpoll:{default}:room:2"), "copied")
+        world.forget(replica)  # it cannot be emptied
+        return replica
+
+    def test_linked_replica_names_its_primary(self, server, replica):
+        found = examine(replica.tcp)
+        assert (found["role"].level, f"127.0.0.1:{server.port}" in found["role"].advice) == (PROBLEM, True)
+        assert found["leases"].level is Level.WELL
+
+    def test_replica_without_its_primary_says_nothing_of_leases(self, world, server, replica, client):
+        """Its data is old: the owners may be alive, and nobody can reap there."""
+        pass_time(client, 1000)
+        with replica.client(decode_responses=True) as eyes:
+            record = client.hget(keys.leases("default"), "prefill-0")
+            real.until(lambda: eyes.hget(keys.leases("default"), "prefill-0") == record, "copied")
+            world.forget(server)
+            server.stop()
+            real.until(lambda: eyes.info("replication")["master_link_status"] == "down", "the link is down")
+        found = examine(replica.tcp)
+        assert "no link" in found["role"].found
+        assert "REPLICAOF NO ONE" in found["role"].advice
+        assert {found[name].level for name in ("leases", "stuck", "orphans", "data_loss")} == {UNKNOWN}
+        assert not [finding for finding in found.values() if "kvpoll reap" in finding.advice]
+
+    def test_reader_learns_of_a_replica(self, server, replica):
+        found = read_replica(replica.tcp, 2.0)
+        assert (found.primary, found.is_linked) == (f"127.0.0.1:{server.port}", True)
+        assert read_replica(server.tcp, 2.0) is None
+        assert read_replica(f"redis://127.0.0.1:{real.free_port()}", 0.5) is None
+
+
+class TestRefused:
+    def test_refused_writes_are_counted_with_the_last(self, server, store, lease):
+        doctor, handle = doctor_of(server.tcp), store.open(7)
+        with StatusStore.from_url(server.tcp) as other:
+            other.clear(7)
+        doctor.examine()
+        assert handle.update(DONE).outcome is Outcome.STALE
+        found = by_check(doctor.examine())["refused"]
+        assert found.level is NOTE
+        assert "stale 1 refused" in found.found
+        assert "room 7, from prefill-0" in found.found
+        assert by_check(doctor.examine())["refused"].level is Level.WELL
+
+    def test_flood_of_refused_writes_is_a_warning(self, server, client, store):
+        store.update_status(1, BOOT)
+        doctor = doctor_of(server.tcp)
+        doctor.examine()
+        client.hincrby(keys.refused("default"), "skipped", 1_000_000)
+        client.expire(keys.refused("default"), 1000)
+        found = by_check(doctor.examine())["refused"]
+        assert (found.level, "skipped 1,000,000 refused" in found.found) == (WARNING, True)
+        assert "after the clear" in found.advice
+
+
+class TestMemory:
+    def test_full_server_is_told_what_to_paste(self, server, client, store):
+        store.update_status(1, BOOT)
+        for number in range(100):
+            client.set(f"ballast:{number}", "x" * 100_000, ex=1000)
+        client.config_set("maxmemory", int(client.info("memory")["used_memory"] / 0.98))
+        found = examine(server.tcp)["memory"]
+        assert found.level is PROBLEM
+        assert "% of its keys are kvpoll's" in found.found
+        assert found.advice.startswith("CONFIG SET maxmemory ")
+        assert "--memkeys" in found.advice
+
+    def test_full_server_of_ours_is_told_what_to_clear(self, server, client, store):
+        store.update_many(dict.fromkeys(range(300), DONE))
+        client.config_set("maxmemory", int(client.info("memory")["used_memory"] / 0.98))
+        assert "kvpoll clear -n default" in examine(server.tcp)["memory"].advice
+
+
+class TestOwners:
+    def test_lost_owner_is_a_warning_until_it_is_back(self, server, client, store):
+        store.update_status(1, DONE)
+        begin_long_ago(client)
+        ManualLease(store).take()
+        store.open(2)
+        with StatusStore.from_url(server.tcp) as other:
+            assert die(client, other) == 1
+            findings = doctor_of(server.tcp).examine()
+            found = by_check(findings)["leases"]
+            assert (found.level, exit_status(findings)) == (WARNING, 3)
+            assert "prefill-0 was lost at" in found.found
+            assert "1 room failed" in found.found
+            back = ManualLease(other, ttl=600.0).take()
+            found = examine(server.tcp)["leases"]
+            assert (found.level, "it is back" in found.found) == (NOTE, True)
+            back.give_up()
+
+    def test_turns_of_a_name_are_a_warning_for_minutes(self, server, client, store, monkeypatch):
+        with contextlib.ExitStack() as stack:
+            for room in range(3):
+                one = stack.enter_context(StatusStore.from_url(server.tcp))
+                ManualLease(one, "dup-0", ttl=600.0).take()
+                one.open(room)
+            found = examine(server.tcp)["leases"]
+            assert (found.level, "dup-0 took its lease 3 times" in found.found) == (WARNING, True)
+            assert "stop all but one" in found.advice
+            monkeypatch.setattr(owner_checks, "TURNS_RECENT", -1.0)
+            assert examine(server.tcp)["leases"].level is not WARNING
+
+    def test_limit_is_said_where_no_room_is_stuck(self, server):
+        with live_table(server):
+            assert "60 s" in examine(server.tcp)["stuck"].found
+
+    def test_stuck_room_names_its_owner_and_its_end(self, server, client, lease):
+        client.hincrby("kvpoll:{default}:room:2", "updated_ms", -90_000)
+        found = examine(server.tcp)["stuck"]
+        assert "of prefill-0" in found.found
+        assert "kvpoll abort 2 -n default" in found.advice
+
+
+def test_smallest_user_sees_losses_too(server, client, lease):
+    client.flushall()
+    lease.heartbeat()
+    restored_long_after(client, lease)
+    with user_of(server, "--read-only") as url:
+        found = examine(url)
+    assert found["data_loss"].level is WARNING
+    assert "memory" not in raised(found)

@@ -1,0 +1,235 @@
+"""A process of SGLang whose table part runs in an agent, as real processes; with a stand-in for its manager."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from redis_kvpoll import KVPoll
+from redis_kvpoll.agent.channel import AgentChannel
+from tests.plugin.agent_client import FIRST, PORT
+from tests.support import pace, real
+from tests.support.standin import OWNER, joined, manager, serve, table
+
+FAIL, BOOT, WAIT, MOVE, OK = range(5)
+ROOMS = range(1000, 1060)
+LEASE = 30
+"""So long that no test sees a lease expire."""
+
+
+class Agents:
+    """The agents of a test, which end with it."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    @property
+    def pids(self):
+        """The processes of all agents that have run, in order."""
+        logs = "".join(log.read_text() for log in self.folder.rglob("*.log"))
+        return [int(pid) for pid in re.findall(r"runs as process (\d+)", logs)]
+
+    def signal(self, number):
+        """Send the latest agent a signal; return which one that was."""
+        latest = self.pids[-1]
+        os.kill(latest, number)
+        return latest
+
+    def close(self):
+        for pid in self.pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        shutil.rmtree(self.folder)
+
+
+@pytest.fixture(autouse=True)
+def in_this_process():
+    """Not here."""
+
+
+@pytest.fixture
+def world():
+    with real.World("sync") as world:
+        yield world
+
+
+@pytest.fixture
+def agents(monkeypatch):
+    """The folder has a short path: the address of a socket has room for 107 bytes."""
+    folder = Path(tempfile.mkdtemp(prefix="kva"))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(folder))
+    agents = Agents(folder)
+    yield agents
+    agents.close()
+
+
+@pytest.fixture
+def server(world, agents, monkeypatch):
+    server = serve(world, monkeypatch, deadline=1.0)
+    for name, value in {"LEASE": str(LEASE), "JOIN": f"{pace.seconds(60):g}"}.items():
+        monkeypatch.setenv(f"KVPOLL_{name}", value)
+    return server
+
+
+@pytest.fixture
+def sglang(server):
+    sglang = manager()
+    with joined(sglang):
+        assert isinstance(sglang.kvpoll_worker.client.channel, AgentChannel)
+        yield sglang
+
+
+@pytest.fixture
+def store(server, sglang):
+    with table(server) as store:
+        yield store
+
+
+def until_equal(store, sglang):
+    """Wait until the table has exactly what SGLang has."""
+
+    def is_equal():
+        rooms = list(store.rooms())
+        return dict(zip(rooms, store.poll(rooms), strict=True)) == dict(sglang.request_status)
+
+    real.until(is_equal, "the table equals SGLang's statuses")
+
+
+def serve_rooms(sglang, rooms):
+    """Take each room through a request's life; every third is still in progress afterwards."""
+    for room in rooms:
+        for status in (BOOT, WAIT, MOVE):
+            sglang.request_status[room] = status
+        if room % 3:
+            sglang.request_status[room] = OK
+            sglang.request_status.pop(room, None)
+
+
+def incarnations(store):
+    return [(owner.name, owner.incarnation) for owner in store.owners() if owner.state != "lost"]
+
+
+@contextlib.contextmanager
+def process_with(rooms):
+    """Another process of SGLang, with so many open rooms."""
+    command = [sys.executable, "-m", "tests.plugin.agent_client", str(rooms)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, bufsize=1, **pipes) as process:
+        assert process.stdout.readline() == "open\n"
+        yield process
+
+
+def ask(process):
+    process.stdin.write("?\n")
+    return process.stdout.readline()
+
+
+class TestOneAgent:
+    def test_changes_and_failures_pass_through_it(self, store, sglang):
+        serve_rooms(sglang, ROOMS)
+        until_equal(store, sglang)
+        store.abort(ROOMS[2], "wrong model")
+        real.until(lambda: sglang.request_status[ROOMS[2]] == FAIL, "the abort arrives")
+        assert sglang.failure_records[ROOMS[2]] == "wrong model"
+        real.until(lambda: sglang.kvpoll_worker.is_idle, "all is told")
+
+    def test_process_that_leaves_has_published_all(self, server, sglang):
+        sglang.request_status[1] = BOOT
+        sglang.request_status[1] = OK
+        sglang.kvpoll_worker.close()
+        with table(server) as store:
+            assert store.get(1) is KVPoll.Success
+            assert store.owners() == []
+
+    def test_ranks_of_an_instance_share_it(self, server, agents):
+        ranks = [manager(attn_tp_size=2, attn_tp_rank=rank, rank_port=40000 + rank) for rank in range(2)]
+        with joined(*ranks), table(server) as store:
+            for sglang in ranks:
+                sglang.request_status[1] = BOOT
+            real.until(lambda: store.collect(1).keys() == {0, 1}, "both are published")
+            ranks[1].failure_records[1] = "rank 1 says no"
+            ranks[1].request_status[1] = FAIL
+            real.until(lambda: ranks[0].request_status[1] == FAIL, "the other rank hears of it")
+        assert len(agents.pids) == 1
+
+
+class TestDeaths:
+    def test_killed_process_fails_at_once_after_its_last_message(self, store, agents):
+        """Long before its lease expires; what it has sent is told first."""
+        with process_with(40) as process:
+            process.stdin.write("end\n")
+        rooms = range(FIRST, FIRST + 40)
+        real.until(lambda: set(store.poll(rooms)) == {KVPoll.Failed}, "its rooms fail")
+        assert store.entry(FIRST).reason == f"owner prefill/10.0.0.1:8998@10.0.0.1:{PORT} lost"
+        assert KVPoll.Transferring in [change.status for change in store.history(FIRST)]
+
+    def test_process_that_stands_still_loses_its_lease(self, store, monkeypatch):
+        """Its agent does not renew it; it hears of its loss when it goes on."""
+        monkeypatch.setenv("KVPOLL_LEASE", f"{pace.seconds(1):g}")
+        with process_with(1) as process:
+            os.kill(process.pid, signal.SIGSTOP)
+            try:
+                real.until(lambda: store.get(FIRST) is KVPoll.Failed, "its room fails")
+            finally:
+                os.kill(process.pid, signal.SIGCONT)
+            real.until(lambda: ask(process) == "[0]\n", "it is Failed there, too")
+            process.stdin.write("end\n")
+
+    def test_killed_agent_is_replaced_and_nothing_is_lost(self, store, sglang, agents):
+        serve_rooms(sglang, ROOMS[:30])
+        until_equal(store, sglang)
+        before = incarnations(store)
+        agents.signal(signal.SIGKILL)
+        serve_rooms(sglang, ROOMS[30:])
+        for room in ROOMS[:15]:
+            sglang.request_status.pop(room, None)
+        until_equal(store, sglang)
+        assert FAIL not in sglang.request_status.values()
+        assert (incarnations(store), len(agents.pids)) == (before, 2)
+
+    def test_agent_that_stands_still_harms_nobody(self, store, sglang, agents):
+        """Another one takes its place; when it wakes, it ends."""
+        serve_rooms(sglang, ROOMS[:30])
+        until_equal(store, sglang)
+        before = incarnations(store)
+        stopped = agents.signal(signal.SIGSTOP)
+        serve_rooms(sglang, ROOMS[30:])
+        until_equal(store, sglang)
+        os.kill(stopped, signal.SIGCONT)
+        real.until(lambda: not Path(f"/proc/{stopped}").exists(), "it ends")
+        for room in list(sglang.request_status):
+            sglang.request_status[room] = OK
+        until_equal(store, sglang)
+        assert incarnations(store) == before
+
+    def test_full_socket_keeps_no_thread_waiting(self, store, sglang, agents):
+        """Thousands of changes while the agent takes none: all are in the table afterwards, in their order."""
+        stopped = agents.signal(signal.SIGSTOP)
+        for room in range(2000, 4000):
+            serve_rooms(sglang, [room])
+        os.kill(stopped, signal.SIGCONT)
+        until_equal(store, sglang)
+
+
+class TestOutage:
+    def test_agent_killed_during_an_outage_joins_again_after_it(self, world, server, sglang, agents):
+        serve_rooms(sglang, ROOMS[:30])
+        with table(server) as store:
+            until_equal(store, sglang)
+        os.kill(server.pid, signal.SIGKILL)
+        agents.signal(signal.SIGKILL)
+        serve_rooms(sglang, ROOMS[30:])
+        real.until(lambda: len(agents.pids) == 2, "another agent is there")
+        assert FAIL not in sglang.request_status.values()
+        with table(world.restart(server)) as store:
+            until_equal(store, sglang)
+            assert {store.entry(room).owner for room in store.rooms()} == {OWNER}
