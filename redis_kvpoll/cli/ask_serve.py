@@ -36,7 +36,7 @@ class ServeAddress(NamedTuple):
     """Used if the URL has no credentials."""
 
 
-class RefusedError(Exception):
+class UselessAnswerError(Exception):
     """Why serve was of no use: one clause."""
 
 
@@ -64,23 +64,25 @@ def is_question(wanted: Selection) -> bool:
 
 
 def ask(server: ServeAddress, namespace: str, wanted: Selection) -> ServeAnswer:
-    """Return the rooms that match; raises RefusedError if there is no answer, or none that is current."""
+    """Return the rooms that match; raises UselessAnswerError if there is no answer, or none that is current."""
     live = [status.name for status in KVPoll if not status.is_terminal]
     names = [name for name in live if not wanted.status or name.lower() in map(str.lower, wanted.status)]
     if not names:  # only ended rooms were asked for, of which none is stuck
-        raise RefusedError("it is asked for live rooms only")
+        raise UselessAnswerError("it is asked for live rooms only")
     query = {"n": namespace, "status": ",".join(names), "longer_than": wanted.stuck or 0, "limit": MOST_ROOMS}
     answer = _get(server, f"/api/rooms?{urlencode(query)}")
     try:
         return _checked(answer)
     except (KeyError, TypeError, ValueError, InvalidInputError):
-        raise RefusedError("its answer is not that of kvpoll serve") from None
+        raise UselessAnswerError("its answer is not that of kvpoll serve") from None
 
 
 def _checked(answer: dict[str, Any]) -> ServeAnswer:
     lag = answer["lag_seconds"]
     if not answer["synced"] or lag is None or not lag < LATE:
-        raise RefusedError("it does not know the whole table yet" if lag is None else f"it is {human(lag)} behind")
+        raise UselessAnswerError(
+            "it does not know the whole table yet" if lag is None else f"it is {human(lag)} behind"
+        )
     rooms = [
         RoomRow(
             checked_room(int(each["room"])),
@@ -120,11 +122,11 @@ def _get(server: ServeAddress, path: str) -> Any:
         with build_opener(Stay).open(request, timeout=TIMEOUT) as reply:
             return json.loads(reply.read(MOST_BYTES))
     except HTTPError as error:
-        raise RefusedError(_status(error.code)) from None
+        raise UselessAnswerError(_status(error.code)) from None
     except (OSError, HTTPException) as error:
-        raise RefusedError(f"no answer ({printable(str(getattr(error, 'reason', None) or error))})") from None
+        raise UselessAnswerError(f"no answer ({printable(str(getattr(error, 'reason', None) or error))})") from None
     except ValueError:  # no JSON, or no UTF-8
-        raise RefusedError("its answer is not that of kvpoll serve") from None
+        raise UselessAnswerError("its answer is not that of kvpoll serve") from None
 
 
 def _status(code: int) -> str:
@@ -147,7 +149,7 @@ def _address(server: ServeAddress) -> tuple[str, dict[str, str]]:
     except ValueError:
         is_usable = False
     if not is_usable:
-        raise RefusedError("its URL is not http:// or https:// with a host")
+        raise UselessAnswerError("its URL is not http:// or https:// with a host")
     headers = {"accept": "application/json"}
     if parts.password is not None:
         pair = f"{unquote(parts.username or '')}:{unquote(parts.password)}"
@@ -164,8 +166,8 @@ def _token(path: str) -> str:
             name, colon, secret = file.readline().strip().partition(":")
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or "it is not UTF-8"
-        raise RefusedError(f"--serve-token-file: {printable(path)!r} cannot be read: {why}") from None
+        raise UselessAnswerError(f"--serve-token-file: {printable(path)!r} cannot be read: {why}") from None
     token = secret if colon else name
     if not token or not token.isascii() or not token.isprintable():
-        raise RefusedError(f"--serve-token-file: the first line of {printable(path)!r} has no token")
+        raise UselessAnswerError(f"--serve-token-file: the first line of {printable(path)!r} has no token")
     return token

@@ -122,8 +122,8 @@ def _asked(
         answer = ask_serve.ask(server, namespace, wanted)
         longest_first = order.key is SORTS["updated"] and order.is_reversed
         if not answer.is_whole and not (longest_first and order.limit and order.limit <= len(answer.rooms)):
-            raise ask_serve.RefusedError(f"it lists {len(answer.rooms):,} rooms, and {answer.matching:,} match")
-    except ask_serve.RefusedError as refused:
+            raise ask_serve.UselessAnswerError(f"it lists {len(answer.rooms):,} rooms, and {answer.matching:,} match")
+    except ask_serve.UselessAnswerError as refused:
         click.echo(f"kvpoll serve was of no use: {refused}; reading the table", err=True)
         return None
     chosen = order.first(answer.rooms)
