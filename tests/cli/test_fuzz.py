@@ -16,11 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from redis_kvpoll import KVPoll, ReplayError, StatusStore, WaitTimeoutError
+from redis_kvpoll.cli import exits
 from redis_kvpoll.cli.app import COMMANDS, kvpoll, load
 from tests.support import pace
 from tests.support.fuzzing import examples
 
-DOCUMENTED = {0, 1, 2, 3, 130}
+DOCUMENTED = set(exits.STATUSES)
 WRITING = {"abort", "clear", "reap"}
 """The commands that may write when they succeed."""
 PATIENCE = pace.seconds(10)

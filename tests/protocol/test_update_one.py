@@ -66,7 +66,7 @@ def prepared(client, in_room, in_shard):
 
 
 def state(client):
-    """What is in the table, but for times, which differ from call to call, and the TTLs in seconds."""
+    """What is in the table, but for times, which differ from call to call, and the room's TTL in steps of 10 s."""
     fields = client.hgetall(ROOM) if client.type(ROOM) == b"hash" else client.get(ROOM)
     epoch = client.hgetall(EPOCH) if client.type(EPOCH) == b"hash" else client.get(EPOCH)
     feed = [words for _, words in entries(client, "ns")] if client.type(FEED) == b"stream" else client.get(FEED)
@@ -76,7 +76,8 @@ def state(client):
         }
     if isinstance(epoch, dict) and b"generation" in epoch:
         epoch[b"generation"] = len(epoch[b"generation"])
-    return fields, epoch, feed, client.ttl(ROOM)
+    ttl = client.ttl(ROOM)
+    return fields, epoch, feed, ttl if ttl < 0 else -(-ttl // 10)
 
 
 def update_one(client, status):
