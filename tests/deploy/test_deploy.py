@@ -200,6 +200,16 @@ class TestKubernetes:
         known = {settings.URL, *(settings.PREFIX + name for name in settings.PARSERS)}
         assert {variable["name"] for variable in container["env"]} <= known
 
+    def test_the_agent_and_sglang_share_its_socket(self):
+        pod = objects()["Deployment", "sglang-prefill"]["spec"]["template"]["spec"]
+        (agent,), (engine,) = pod["initContainers"], pod["containers"]
+        assert agent["command"][:2] == ["kvpoll", "agent"]
+        (path,) = [variable["value"] for variable in engine["env"] if variable["name"] == settings.PREFIX + "AGENT"]
+        assert agent["command"][2:] == ["--socket", path]
+        folders = [[mount["mountPath"] for mount in container["volumeMounts"]] for container in (agent, engine)]
+        assert folders[0] == folders[1] == [path.rpartition("/")[0]]
+        assert agent["image"] == engine["image"], "the same user and the same release"
+
     def test_metrics_keep_their_label_namespace(self):
         """The operator adds a label of this name, and every alert is by the table's."""
         (endpoint,) = objects()["PodMonitor", "kvpoll-serve"]["spec"]["podMetricsEndpoints"]
