@@ -202,7 +202,7 @@ class ShardStatistics:
         if before is not None and is_known and before.status is status:
             record = before._replace(due_ms=due_ms)
             if not before.flags & SINCE_SEEN:  # the entry of a restored room has the time at which it was restored
-                record = record._replace(since_ms=min(before.since_ms, updated_ms))
+                record = record._replace(since_ms=min(updated_ms, before.since_ms))
             if not before.flags & OPENING_SEEN:  # an entry that was read before the walk came here does not name it
                 record = record._replace(opened_ms=min(opened_ms, record.since_ms), owner=owner)
             self.rooms.put(room, record)
