@@ -23,6 +23,12 @@ SENDERS = {
 }
 
 
+FLUSHED = (
+    "who was it? The server knows only if it took long: redis-cli SLOWLOG GET 128; the users of kvpoll acl may not do "
+    "that"
+)
+
+
 def data_loss(facts: Facts) -> Observation:
     """Whether the server has lost the table's data: then what is older than the data was restored."""
     table = facts.table
@@ -38,7 +44,7 @@ def data_loss(facts: Facts) -> Observation:
         if not flushes or losses.is_older_than_servers(facts, begun) or table.now - begun > RECENT_SECONDS:
             return well(f"none is known; the table began at {when(begun, table.now)}")
         what = f"{flushes}, and the table began at {when(begun, table.now)}: it may have been dropped"
-        return note(what, "", "who was it? See redis-cli SLOWLOG GET 128; the users of kvpoll acl may not do that")
+        return note(what, "", FLUSHED)
     at = max(moment for moment in moments if moment)
     back = [plural(len(set(older)), "lease")] * bool(older) + [plural(len(restored), "sampled room")] * bool(restored)
     rooms = [table.now - room.age for room in (table.sample.rooms if table.sample else ()) if room.restored_at]
@@ -58,7 +64,7 @@ def data_loss(facts: Facts) -> Observation:
 
 ADVICE = {
     "restart": "why did the server stop? See its log; what CONFIG SET and ACL SETUSER had set is gone",
-    "flush": "who was it? See redis-cli SLOWLOG GET 128; the users of kvpoll acl may not do that",
+    "flush": FLUSHED,
     "eviction": "CONFIG SET maxmemory-policy noeviction, and raise maxmemory",
     "": "who deletes keys, or did another server take over? See its log",
 }

@@ -92,21 +92,31 @@ def _lost(facts: Facts, table: TableFacts) -> Observation | None:
         what = f"{named(with_rooms)} lost, and {plural(rooms, 'live room')} left"
         advice = f"kvpoll reap -n {facts.namespace} fails them, if no process with a lease is left"
         return warning(what, "no live room", advice)
-    with_failed = [owner for owner in lost if owner.failed]
+    return _lost_with_failures(facts, table, [owner for owner in lost if owner.failed])
+
+
+def _lost_with_failures(facts: Facts, table: TableFacts, with_failed: list[Owner]) -> Observation | None:
+    """Owners whose rooms have been failed: a warning until each is back."""
     if not with_failed:
         return None
     back = {instance(owner) for owner in table.owners if owner.state == "alive"}
     missing = [owner for owner in with_failed if instance(owner) not in back]
     found = missing or with_failed
     last = max(found, key=lambda owner: owner.lost_at)
-    is_one = len({owner.name for owner in found}) == 1
-    what = f"{names(found)} {'was' if is_one else 'were'} lost"
+    others = {owner.name for owner in found} - {last.name}
+    if others:
+        what = f"{last.name} and {len(others):,} more were lost, this one"
+    else:
+        what = f"{last.name} was lost" + (f" {len(found):,} times, the last" if len(found) > 1 else "")
     if last.lost_at:
-        what += f"{'' if is_one else ', the last'} at {when(last.lost_at, table.now)}"
+        what += f" at {when(last.lost_at, table.now)}"
     what += f"; {plural(sum(owner.failed for owner in found), 'room')} failed"
-    where = f"the log of {last.process}" if last.process else "the log of its host"
     if not missing:
-        return note(f"{what}; {'it is' if is_one else 'they are'} back", "", f"kvpoll owners -n {facts.namespace}")
+        now = {owner.process for owner in table.owners if owner.state == "alive" and owner.name == last.name}
+        what += "; they are back" if others else f"; it is back, as {min(now)}" if all(now) and now else "; it is back"
+        advice = "a process that was not started again shares its name with another one, and lost its rooms to it"
+        return note(what, "", f"kvpoll owners -n {facts.namespace} lists them; {advice}")
+    where = f"the log of {last.process}" if last.process else "the log of its host"
     return warning(what, "no lost owner", f"see {where}, and start it again: kvpoll owners -n {facts.namespace}")
 
 

@@ -46,7 +46,7 @@ def absent(facts: Facts) -> Observation:
     found = f"namespace {facts.namespace!r} not found: "
     if reason := "" if roles else losses.may_be_gone(facts):
         what = f"{found}its data is gone ({reason}), or nobody has used it yet"
-        more = "restart the processes that log a lost lease: their rooms do not come back"
+        more = "nobody has restored it: start its processes again; their former rooms do not come back"
         return problem(what, "a namespace in use", f"{advice}; {more}")
     started = losses.last_start(facts)
     why = f"nobody has used it since {started}" if started and not roles else "nobody has used it yet"

@@ -241,6 +241,35 @@ class TestOwners:
             assert (found.level, "it is back" in found.found) == (NOTE, True)
             back.give_up()
 
+    def test_a_lost_owner_is_named_with_its_own_process(self, server, client, store):
+        """And not the first by name with the process of the last."""
+        begin_long_ago(client)
+        with StatusStore.from_url(server.tcp) as other, StatusStore.from_url(server.tcp) as third:
+            for room, (each, name) in enumerate([(store, "a"), (other, "z")]):
+                lease = ManualLease(each, name).take()
+                each.open(room)
+                client.hset("kvpoll:{default}:leases", f"by {lease.incarnation}", f"host-{name}:1")
+                assert die(client, third) == 1
+            found = examine(server.tcp)["leases"]
+            assert "z and 1 more were lost" in found.found
+            assert "the log of host-z:1" in found.advice
+
+    def test_an_owner_that_is_back_says_how_often_it_was_lost(self, server, client, store, monkeypatch):
+        """And which process is back: another one may have taken the name."""
+        monkeypatch.setattr(owner_checks, "TURNS_RECENT", -1.0)  # else the turns of the name are what it says
+        begin_long_ago(client)
+        with StatusStore.from_url(server.tcp) as other, StatusStore.from_url(server.tcp) as third:
+            for room, each in enumerate([store, other]):
+                ManualLease(each).take()
+                each.open(room)
+                assert die(client, third) == 1
+            back = ManualLease(third, ttl=600.0).take()
+            client.hset("kvpoll:{default}:leases", f"by {back.incarnation}", "host:7")
+            found = examine(server.tcp)["leases"]
+            assert "prefill-0 was lost 2 times, the last at" in found.found
+            assert "it is back, as host:7" in found.found
+            back.give_up()
+
     def test_turns_of_a_name_are_a_warning_for_minutes(self, server, client, store, monkeypatch):
         with contextlib.ExitStack() as stack:
             for room in range(3):
