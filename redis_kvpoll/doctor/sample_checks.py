@@ -86,9 +86,17 @@ def stuck(sample: SampleFacts, facts: Facts) -> Observation:
     what = f"{shown(found, sample)} {verb} not changed for {STUCK:.0f} s; room {oldest.room} at {name} for "
     what += f"{duration(oldest.since)}, {owners_of(found)}"
     level = problem if oldest.since > STUCK_LONG else warning
-    advice = f"{CAUSES[name]}: kvpoll ls -n {facts.namespace} --stuck lists them; kvpoll show {oldest.room} -n "
+    advice = f"{causes_of(found)}: kvpoll ls -n {facts.namespace} --stuck lists them; kvpoll show {oldest.room} -n "
     advice += f"{facts.namespace} has both sides; to end one: {end_command(oldest.room, facts.namespace)}"
     return level(what, f"at most {STUCK:.0f} s at a status", advice)
+
+
+def causes_of(rooms: list[RoomFacts]) -> str:
+    """Return what holds rooms up at their statuses; how many are at each if they are at several."""
+    counts = Counter(room.status.name for room in rooms if room.status is not None).most_common()
+    if len(counts) == 1:
+        return CAUSES[counts[0][0]]
+    return ", ".join(f"{count:,} at {name} ({CAUSES[name]})" for name, count in counts)
 
 
 def owners_of(rooms: list[RoomFacts]) -> str:

@@ -291,6 +291,16 @@ class TestOwners:
         found = examine(server.tcp)["stuck"]
         assert "of prefill-0" in found.found
         assert "kvpoll abort 2 -n default" in found.advice
+        assert "1 at" not in found.advice
+
+    def test_stuck_rooms_are_counted_by_status(self, server, client, store, lease):
+        with StatusStore.from_url(server.tcp) as other:
+            other.update_status(3, KVPoll.Transferring)
+        for room in (2, 3):
+            client.hincrby(f"kvpoll:{{default}}:room:{room}", "updated_ms", -90_000)
+        advice = examine(server.tcp)["stuck"].advice
+        assert "1 at Bootstrapping (decode has not asked for it)" in advice
+        assert "1 at Transferring (the network, or a peer that hangs)" in advice
 
 
 def test_smallest_user_sees_losses_too(server, client, lease):
