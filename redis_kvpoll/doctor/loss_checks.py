@@ -65,7 +65,7 @@ def data_loss(facts: Facts) -> Observation:
 ADVICE = {
     "restart": "why did the server stop? See its log; what CONFIG SET and ACL SETUSER had set is gone",
     "flush": FLUSHED,
-    "eviction": "rooms that were evicted one by one stay gone: CONFIG SET maxmemory-policy noeviction, and raise maxmemory",
+    "eviction": "rooms evicted one by one stay gone: CONFIG SET maxmemory-policy noeviction, and raise maxmemory",
     "": "who deletes keys, or did another server take over? See its log",
 }
 
