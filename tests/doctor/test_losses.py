@@ -20,23 +20,6 @@ BOOT, DONE = KVPoll.Bootstrapping, KVPoll.Success
 
 
 @pytest.fixture
-def world():
-    with real.World("sync") as world:
-        yield world
-
-
-@pytest.fixture
-def server(world):
-    return world.serve(*HEALTHY)
-
-
-@pytest.fixture
-def client(server):
-    with server.client(decode_responses=True) as client:
-        yield client
-
-
-@pytest.fixture
 def store(server):
     with StatusStore.from_url(server.tcp) as store:
         yield store

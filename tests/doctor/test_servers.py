@@ -28,12 +28,6 @@ def server(world):
 
 
 @pytest.fixture
-def world():
-    with real.World("sync") as world:
-        yield world
-
-
-@pytest.fixture
 def admin(server):
     with server.client() as client:
         yield client

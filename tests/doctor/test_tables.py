@@ -29,28 +29,10 @@ ROOM = "kvpoll:{default}:room:%d"
 
 
 @pytest.fixture
-def world():
-    with real.World("sync") as world:
-        yield world
-
-
-@pytest.fixture
-def server(world):
-    """A healthy server."""
-    return world.serve(*HEALTHY)
-
-
-@pytest.fixture
 def store(server):
     """The store of a live table in namespace default, with rooms 1 (plain) and 2 (opened)."""
     with live_table(server) as store:
         yield store
-
-
-@pytest.fixture
-def client(server):
-    with server.client(decode_responses=True) as client:
-        yield client
 
 
 def found_by(check, server, **options):

@@ -20,7 +20,7 @@ from redis_kvpoll.agent import client
 from redis_kvpoll.agent.channel import AgentChannel
 from tests.plugin.agent_client import FIRST, PORT
 from tests.support import pace, real
-from tests.support.standin import OWNER, joined, manager, serve, table
+from tests.support.standin import OWNER, joined, manager, serve, serve_rooms, table, until_equal
 
 FAIL, BOOT, WAIT, MOVE, OK = range(5)
 ROOMS = range(1000, 1060)
@@ -94,26 +94,6 @@ def sglang(server):
 def store(server, sglang):
     with table(server) as store:
         yield store
-
-
-def until_equal(store, sglang):
-    """Wait until the table has exactly what SGLang has."""
-
-    def is_equal():
-        rooms = list(store.rooms())
-        return dict(zip(rooms, store.poll(rooms), strict=True)) == dict(sglang.request_status)
-
-    real.until(is_equal, "the table equals SGLang's statuses")
-
-
-def serve_rooms(sglang, rooms):
-    """Take each room through a request's life; every third is still in progress afterwards."""
-    for room in rooms:
-        for status in (BOOT, WAIT, MOVE):
-            sglang.request_status[room] = status
-        if room % 3:
-            sglang.request_status[room] = OK
-            sglang.request_status.pop(room, None)
 
 
 def incarnations(store):

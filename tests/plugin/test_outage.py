@@ -14,7 +14,7 @@ from redis_kvpoll import KVPoll
 from redis_kvpoll.agent import session
 from redis_kvpoll.aio.lease import AsyncLease
 from tests.support import real
-from tests.support.standin import OWNER, joined, manager, serve, table
+from tests.support.standin import OWNER, joined, manager, serve, serve_rooms, table, until_equal
 
 FAIL, BOOT, WAIT, MOVE, OK = range(5)
 ROOMS = range(1000, 1200)
@@ -31,26 +31,6 @@ def server(world, monkeypatch):
     return serve(world, monkeypatch, deadline=1.0)
 
 
-def until_complete(store, sglang):
-    """Wait until the table has exactly what SGLang has."""
-
-    def is_complete():
-        rooms = list(store.rooms())
-        return dict(zip(rooms, store.poll(rooms), strict=True)) == dict(sglang.request_status)
-
-    real.until(is_complete, "the table equals SGLang's statuses")
-
-
-def serve_rooms(sglang, rooms):
-    """Take each room through a request's life; every third is still in progress afterwards."""
-    for room in rooms:
-        for status in (BOOT, WAIT, MOVE):
-            sglang.request_status[room] = status
-        if room % 3:
-            sglang.request_status[room] = OK
-            sglang.request_status.pop(room, None)
-
-
 @pytest.mark.parametrize("world_size", [1, 2])
 def test_table_after_outage_and_data_loss_is_complete(world, server, caplog, world_size):
     caplog.set_level(logging.INFO, "redis_kvpoll")
@@ -59,7 +39,7 @@ def test_table_after_outage_and_data_loss_is_complete(world, server, caplog, wor
         for sglang in ranks:
             serve_rooms(sglang, ROOMS[:100])
         with table(server) as store:
-            until_complete(store, ranks[0])
+            until_equal(store, ranks[0])
         os.kill(server.pid, signal.SIGKILL)
         for sglang in ranks:
             serve_rooms(sglang, ROOMS[100:])
@@ -69,12 +49,12 @@ def test_table_after_outage_and_data_loss_is_complete(world, server, caplog, wor
         real.until(lambda: caplog.text.count("Redis is unreachable") == world_size, "the outage is logged")
         server = world.restart(server)
         with table(server) as store:
-            until_complete(store, ranks[0])
+            until_equal(store, ranks[0])
             for sglang in ranks:
                 for room in list(sglang.request_status):
                     sglang.request_status[room] = OK
                     sglang.request_status.pop(room)
-            until_complete(store, ranks[0])
+            until_equal(store, ranks[0])
         real.until(lambda: caplog.text.count("is reachable again") == world_size, "its end is logged")
     warnings = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
     for what in ("Redis is unreachable", "lost data (noticed by another epoch)"):

@@ -6,11 +6,11 @@ import contextlib
 from enum import Enum
 from types import SimpleNamespace
 
-from redis_kvpoll import StatusStore
+from redis_kvpoll import KVPoll, StatusStore
 from redis_kvpoll.agent import outage
 from redis_kvpoll.agent.quiet import be_loud_again
 from redis_kvpoll.integrations.sglang import plugin
-from tests.support import pace
+from tests.support import pace, real
 
 OWNER = "prefill/10.0.0.1:8998@10.0.0.1:40000"
 """The owner of a prefill manager's rooms."""
@@ -107,6 +107,26 @@ def serve(world, monkeypatch, deadline):
 def table(server):
     """Return a store of the server's prefill table, as an operator's."""
     return StatusStore.from_url(server.tcp, namespace="t-prefill", policy="strict")
+
+
+def until_equal(store, sglang):
+    """Wait until the table has exactly what SGLang has."""
+
+    def is_equal():
+        rooms = list(store.rooms())
+        return dict(zip(rooms, store.poll(rooms), strict=True)) == dict(sglang.request_status)
+
+    real.until(is_equal, "the table equals SGLang's statuses")
+
+
+def serve_rooms(sglang, rooms):
+    """Take each room through a request's life; every third is still in progress afterwards."""
+    for room in rooms:
+        for status in (KVPoll.Bootstrapping, KVPoll.WaitingForInput, KVPoll.Transferring):
+            sglang.request_status[room] = int(status)
+        if room % 3:
+            sglang.request_status[room] = int(KVPoll.Success)
+            sglang.request_status.pop(room, None)
 
 
 def learn_servers(decode, room, *prefills):
