@@ -87,7 +87,7 @@ IN_THE_DOCTOR = [
     ),
     (
         "a lost owner that is back stays a warning",
-        "doctor.owner_checks:_lost",
+        "doctor.owner_checks:_lost_with_failures",
         "instance(owner) not in back",
         "True",
         "doctor/test_losses.py::TestOwners::test_lost_owner_is_a_warning_until_it_is_back",
