@@ -7,7 +7,7 @@ import contextlib
 from enum import Enum
 from typing import Any, Protocol
 
-from redis_kvpoll.aio.lease import AsyncLease, abandon, renew_unless, resume, state_of
+from redis_kvpoll.agent.member import HeldLease, Member
 from redis_kvpoll.aio.store import AsyncStatusStore
 from redis_kvpoll.engine.lease_state import LeaseState
 from redis_kvpoll.errors import KVPollError, LeaseLostError
@@ -46,13 +46,12 @@ class LeaseClient(Protocol):
 class ReplaceableLease:
     """The lease of a client, which can be replaced once it is lost. A context manager.
 
-    ``former`` is the lease that the client had from another store, if any.
+    ``former`` is the lease that the client had from another table part, if any.
     """
 
     def __init__(
         self,
-        store: AsyncStatusStore,
-        owner: str,
+        member: Member,
         ttl: float,
         client: LeaseClient,
         former: LeaseState | None = None,
@@ -60,11 +59,10 @@ class ReplaceableLease:
         self.ttl = ttl
         self.was_lost = False
         """Whether the former lease was lost."""
-        self._store = store
-        self._owner = owner
+        self._member = member
         self._client = client
         self._former = former
-        self._current: AsyncLease | None = None
+        self._current: HeldLease | None = None
 
     @property
     def is_lost(self) -> bool:
@@ -72,37 +70,31 @@ class ReplaceableLease:
 
     @property
     def state(self) -> LeaseState | None:
-        """What another store needs to resume it."""
-        return None if self._current is None else state_of(self._current)
+        """What another table part needs to resume it."""
+        return None if self._current is None else self._current.state
 
     async def replace(self) -> None:
         """Take a new lease."""
         if self._current is not None:
             await self._current.aclose()
             self._current = None
-        lease = self._new()
-        await lease.__aenter__()
-        self._current = lease
+        self._current = await self._hold()
 
-    def _new(self) -> AsyncLease:
-        lease = self._store.lease(self._owner, ttl=self.ttl)
-        renew_unless(lease, self._client.stands_still)
-        return lease
+    async def _hold(self, former: LeaseState | None = None) -> HeldLease:
+        return await self._member.hold_lease(self.ttl, self._client.stands_still, former)
 
     async def abandon(self) -> None:
         """Stop renewing it: whether its client is dead is not known."""
         if self._current is not None:
-            await abandon(self._current, as_lost=False)
+            await self._current.abandon(as_lost=False)
 
     async def __aenter__(self) -> ReplaceableLease:
         if self._former is not None:
-            lease = self._new()
             try:
-                await resume(lease, self._former)
+                self._current = await self._hold(self._former)
             except LeaseLostError:
                 self.was_lost = True
             else:
-                self._current = lease
                 return self
         await self.replace()
         return self
@@ -115,7 +107,7 @@ class ReplaceableLease:
                     if ending is Ending.LEAVE:
                         await self._current.aclose()
                     else:
-                        await abandon(self._current, as_lost=ending is Ending.LOST)
+                        await self._current.abandon(as_lost=ending is Ending.LOST)
 
 
 async def reap(store: AsyncStatusStore, seconds: float) -> None:

@@ -90,6 +90,11 @@ class ClientHello:
     """The lease that it has from a former table part, as in LEASE; empty if none."""
 
     @property
+    def rank(self) -> int | None:
+        """Which of the ranks that share its rooms it is; None if it has none."""
+        return self.options.get("rank")
+
+    @property
     def world_size(self) -> int:
         """How many ranks share its rooms."""
         return int(self.options.get("world_size") or 1)

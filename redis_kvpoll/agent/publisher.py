@@ -14,17 +14,15 @@ import time
 from collections.abc import Callable, Collection
 from typing import Protocol
 
-from redis_kvpoll.agent.merge import CREATING, FAILED
+from redis_kvpoll.agent.member import Member, MemberRoom
+from redis_kvpoll.agent.merge import CREATING
 from redis_kvpoll.agent.messages import STATUSES
 from redis_kvpoll.agent.outbox import RoomLife
-from redis_kvpoll.aio.room import AsyncRoom
-from redis_kvpoll.aio.store import AsyncStatusStore
 from redis_kvpoll.errors import (
     KVPollError,
     LeaseLostError,
     OutcomeUnknownError,
     RoomBusyError,
-    RoomNotFoundError,
     ServerRefusedError,
     StoreUnavailableError,
 )
@@ -77,7 +75,7 @@ class OutboxPublisher:
 
     def __init__(
         self,
-        store: AsyncStatusStore,
+        member: Member,
         rooms: UnpublishedRooms,
         writer: RoomWriter,
         on_opened: Callable[[int, int, int], object],
@@ -85,16 +83,16 @@ class OutboxPublisher:
         log: Callable[[int, str], object] = logger.log,
     ) -> None:
         self.on_found_failed: Callable[[int, int, Entry], object] = lambda room, number, entry: None
-        """Called with a room and life of a former table part that the table has as Failed."""
+        """Called with a room and life that the table had as Failed when it was opened, or taken from a former part."""
         self.is_online = asyncio.Event()
         """Cleared by a call that finds the server unreachable: then changes wait in the outbox."""
-        self._store = store
+        self._member = member
         self._rooms = rooms
         self._writer = writer
         self._on_opened = on_opened
         self._on_ended = on_ended
         self._log = log
-        self._handles: dict[int, tuple[int, AsyncRoom]] = {}
+        self._handles: dict[int, tuple[int, MemberRoom]] = {}
         """By room: the number of the life that the table knows, and its handle."""
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._rejected_at = -math.inf
@@ -198,37 +196,38 @@ class OutboxPublisher:
             if handle is None and life.generation and life.is_over:
                 return  # it was cleared already
             if handle is None:
-                handle = await self._store.open(room, self._request_of(life), first or KVPoll.Bootstrapping)
+                handle = await self._member.open(room, self._request_of(life), first or KVPoll.Bootstrapping)
                 status = None if status is first else status
+                if handle.has_failed:
+                    await self._find_failed(room, life.number, handle.generation)
             self._handles[room] = life.number, handle
             life.is_new = False  # if the connection is lost before the rest is sent, it is not opened again
             self._on_opened(room, life.number, handle.generation)
         elif number != life.number or handle is None:
             return  # the table has failed this life, as this process lost its lease
-        if life.length is not None:
-            await handle.set_decode_prefix_len(life.length)
-        if life.status == FAILED:
-            await (handle.fail(life.reason) if life.reason else handle.update(KVPoll.Failed))
-        elif status is not None:
-            await handle.update(status)
+        if status is not None or life.length is not None:
+            await handle.write(status, life.reason, life.length)
         if life.reason and life.status is None:
-            await self._store.record_failure(room, life.reason)
+            await self._member.record_failure(room, life.reason)
         if life.is_over:
             if room in self._rooms.awaiting_reason:
                 await self._fetch_reason(room)
             await handle.clear()
             self._handles.pop(room, None)
 
-    async def _adopt(self, room: int, life: RoomLife) -> AsyncRoom | None:
+    async def _adopt(self, room: int, life: RoomLife) -> MemberRoom | None:
         """Return the handle of a life that the table has from a former table part; None if it does not have it."""
-        with contextlib.suppress(RoomNotFoundError):
-            entry = await self._store.entry(room)
-            handle = await self._store.attach(room)
-            if entry is not None and entry.generation == handle.generation == life.generation:
-                if entry.status is KVPoll.Failed:
-                    self.on_found_failed(room, life.number, entry)
-                return handle
-        return None
+        entry = await self._member.store.entry(room)
+        handle = await self._member.adopt(entry) if entry is not None and entry.generation == life.generation else None
+        if handle is not None and entry is not None and entry.status is KVPoll.Failed:
+            self.on_found_failed(room, life.number, entry)
+        return handle
+
+    async def _find_failed(self, room: int, number: int, generation: int) -> None:
+        """Pass on a failure that no follower tells, because the table had it before the room was opened here."""
+        entry = await self._member.store.entry(room)
+        if entry is not None and entry.generation == generation and entry.status is KVPoll.Failed:
+            self.on_found_failed(room, number, entry)
 
     def _request_of(self, life: RoomLife) -> str:
         """Return the request of a life in the table: equal for all ranks of its instance, and for no other life.
@@ -246,7 +245,7 @@ class OutboxPublisher:
         """Read until another rank has recorded a reason or no thread waits for it. The last clear removes it."""
         with contextlib.suppress(KVPollError):
             while room in self._rooms.awaiting_reason:
-                if reason := await self._store.failure_reason(room):
+                if reason := await self._member.store.failure_reason(room):
                     self._rooms.deliver_reason(room, reason)
                     return
                 await asyncio.sleep(REASON_POLL_SECONDS)

@@ -18,7 +18,7 @@ from typing import Any
 
 from redis_kvpoll.agent import messages
 from redis_kvpoll.agent.client_news import ClientNews
-from redis_kvpoll.agent.lease import LEASE_LOST, SHUTDOWN_SECONDS, Ending, ReplaceableLease, reap
+from redis_kvpoll.agent.lease import LEASE_LOST, SHUTDOWN_SECONDS, Ending, ReplaceableLease
 from redis_kvpoll.agent.messages import ClientHello
 from redis_kvpoll.agent.other_failures import OtherFailures
 from redis_kvpoll.agent.outage import Outage
@@ -27,17 +27,14 @@ from redis_kvpoll.agent.part_state import TableState
 from redis_kvpoll.agent.publisher import OutboxPublisher
 from redis_kvpoll.agent.ranks import RankFollower
 from redis_kvpoll.agent.refusals import refusal
+from redis_kvpoll.agent.shared_table import Rounds, SharedFailures, SharedTable, SharedTables
 from redis_kvpoll.agent.told import ToldRooms
-from redis_kvpoll.aio.failures import AsyncFailures
 from redis_kvpoll.aio.mirror import AsyncMirror
 from redis_kvpoll.aio.store import AsyncStatusStore
 from redis_kvpoll.engine.lease_state import LeaseState
 from redis_kvpoll.errors import KVPollError
 from redis_kvpoll.model import Entry
-from redis_kvpoll.replica.failures_base import read_since
 
-COALESCE_SECONDS = 0.004
-"""The pause after publishing: changes that arrive during it are sent together."""
 MONITOR_SECONDS = 0.25
 """Pause between checks whether the server is reachable, and reports to the client, each of which wakes it."""
 SILENT_SECONDS = 0.75
@@ -51,7 +48,8 @@ logger = logging.getLogger("redis_kvpoll")
 class TableSession:
     """The table part of one client.
 
-    ``send`` sends it a message, and neither waits nor raises. ``silent_for`` gives the seconds since it was heard.
+    ``send`` sends it a message, and neither waits nor raises. ``silent_for`` gives the seconds since it was heard. It
+    shares its tables with the other table parts of ``tables``.
     """
 
     def __init__(
@@ -59,6 +57,7 @@ class TableSession:
         hello: ClientHello,
         send: Callable[[int, bytes], object],
         silent_for: Callable[[], float] = lambda: 0.0,
+        tables: SharedTables | None = None,
     ) -> None:
         self.hello = hello
         self.rooms = ToldRooms(self._wake, self._deliver_reason, self._has_begun)
@@ -66,6 +65,7 @@ class TableSession:
         """None until it has joined the table."""
         self._send = send
         self._silent_for = silent_for
+        self._tables = tables or SharedTables()
         self._news = ClientNews(send)
         self._has_changes = asyncio.Event()
         self.ending: Ending | None = None
@@ -75,9 +75,9 @@ class TableSession:
         self._ending = asyncio.Event()
         self._end_is_known = asyncio.Event()
         self._others: OtherFailures | None = None
-        self._of_others: AsyncFailures | None = None
+        self._of_others: SharedFailures | None = None
         self._ranks: RankFollower | None = None
-        self._followers: list[AsyncFailures | AsyncMirror] = []
+        self._followers: list[SharedFailures | AsyncMirror] = []
         self._lease: ReplaceableLease | None = None
         self._is_up = False
         self._outage = Outage(hello.name, self._log)
@@ -189,41 +189,41 @@ class TableSession:
     async def _enter(self, stack: AsyncExitStack) -> list[Coroutine[Any, Any, None]]:
         """Join the table until the stack closes; return the coroutines to run until then."""
         hello = self.hello
-        store = await stack.enter_async_context(AsyncStatusStore.from_url(hello.url, **hello.options))
+        table = await stack.enter_async_context(self._tables.table_of(hello))
+        member = table.member(hello)
         former = LeaseState(hello.former[0], tuple(map(tuple, hello.former[1]))) if hello.former else None
-        lease = self._lease = ReplaceableLease(store, hello.owner, hello.lease, self, former)
+        lease = self._lease = ReplaceableLease(member, hello.lease, self, former)
         await stack.enter_async_context(lease)
         if lease.was_lost:
             self._log(logging.WARNING, LEASE_LOST.format(hello.name, hello.lease))
-        own_failures = store.failures(self.rooms.rooms)
-        publisher = OutboxPublisher(store, self.rooms, hello, self._has_opened, self._is_over, self._log)
+        publisher = OutboxPublisher(member, self.rooms, hello, self._has_opened, self._is_over, self._log)
         publisher.on_found_failed = self._fail_as_found
-        own = OwnFailures(store, self.rooms, publisher.life_of, self._fail)
-        own_failures.on_failure(own.on_failure)
-        self._on_opened: Callable[[int], object] = lambda room: own.on_failure(own_failures.get(room))
+        own = OwnFailures(member.store, self.rooms, publisher.life_of, self._fail)
+        self._on_opened: Callable[[int], object] = lambda room: own.on_failure(table.failures.get(room))
         self.publisher = publisher
-        followers = self._followers
-        followers.append(await stack.enter_async_context(own_failures))
+        await self._follow(stack, table, own)
+        return [self._publish_changes(table.rounds), self._replace_lost_lease(lease), self._monitor(lease)]
+
+    async def _follow(self, stack: AsyncExitStack, table: SharedTable, own: OwnFailures) -> None:
+        """Follow what concerns the client's rooms until the stack closes."""
+        hello, followers, publisher = self.hello, self._followers, self._publisher
+        followers.append(await stack.enter_async_context(table.failures.followed(self.rooms, own.on_failure)))
         if hello.collects:
+            store = await stack.enter_async_context(AsyncStatusStore.from_url(hello.url, **hello.options))
             self._ranks = RankFollower(store, self.rooms, publisher.published_life, self._send)
             followers.append(await stack.enter_async_context(self._ranks.mirror))
-        tasks = [self._publish_changes(), self._replace_lost_lease(lease)]
-        if hello.other:
-            others = AsyncStatusStore.from_url(hello.url, **{**hello.options, **_OTHER, "namespace": hello.other})
-            await stack.enter_async_context(others)
-            self._others = OtherFailures(others, self.rooms, self._send)
-            self._of_others = of_others = others.failures(self.rooms.rooms)
-            of_others.on_failure(self._others.on_failure)
-            followers.append(await stack.enter_async_context(of_others))
-            tasks.append(reap(others, hello.lease / 10))
-        return [*tasks, self._monitor(lease)]
+        if table.others is not None and table.of_others is not None:
+            self._others = others = OtherFailures(table.others, self.rooms, self._send)
+            self._of_others = of_others = table.of_others
+            followers.append(await stack.enter_async_context(of_others.followed(self.rooms, others.on_failure)))
+            table.reap_others()
 
-    async def _publish_changes(self) -> None:
+    async def _publish_changes(self, rounds: Rounds) -> None:
         while True:
             await self._has_changes.wait()
+            await rounds.next()
             self._has_changes.clear()
             self._publisher.publish(self.rooms.take_changed())
-            await asyncio.sleep(COALESCE_SECONDS)
 
     async def _replace_lost_lease(self, lease: ReplaceableLease) -> None:
         """After a lost lease, fail the rooms that it owned, as in the table, and continue under a new one."""
@@ -263,7 +263,7 @@ class TableSession:
     def _has_begun(self, room: int, opened_at: float) -> None:
         """Look whether a room of the client's has failed in the other table since the client opened it."""
         if self._others is not None and self._of_others is not None:
-            failure = read_since(self._of_others, room, opened_at)
+            failure = self._of_others.since(room, opened_at)
             if failure is not None:
                 self._others.on_failure(failure)
 
@@ -293,7 +293,3 @@ class TableSession:
 
     def _wake(self) -> None:
         self._has_changes.set()
-
-
-_OTHER = {"rank": None, "world_size": None}
-"""Nobody writes the other table by this store, so it has no rank."""

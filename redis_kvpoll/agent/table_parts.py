@@ -15,6 +15,7 @@ from redis_kvpoll.agent.messages import ClientHello
 from redis_kvpoll.agent.peer_socket import Peer
 from redis_kvpoll.agent.quiet import be_quiet
 from redis_kvpoll.agent.session import TableSession
+from redis_kvpoll.agent.shared_table import SharedTables
 
 CLOSE_SECONDS = 4.0
 """For all table parts to end, when the agent does."""
@@ -37,6 +38,7 @@ class TableParts:
         """By server, namespace and owner: the run of the latest table part."""
         self._parts: dict[tuple[str, str, str], HostedPart] = {}
         self._all: set[asyncio.Task[None]] = set()
+        self._tables = SharedTables()
 
     def open_session(self, peer: Peer, hello: bytes) -> HostedPart:
         """Begin the table part of a process. Its messages are kept until it has joined."""
@@ -45,7 +47,7 @@ class TableParts:
         former, former_task = self._parts.get(key), self._tasks.get(key)
         if former is not None:
             former.part.end(Ending.KEEP)
-        part = self._parts[key] = HostedPart(TableSession(found, peer.send, peer.silent_for))
+        part = self._parts[key] = HostedPart(TableSession(found, peer.send, peer.silent_for, self._tables))
         task = self._tasks[key] = asyncio.create_task(self._run(key, part, former_task))
         self._all.add(task)
         task.add_done_callback(self._all.discard)

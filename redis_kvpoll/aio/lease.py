@@ -23,7 +23,8 @@ LOOK_SECONDS = 0.05
 logger = logging.getLogger("redis_kvpoll.leases")
 
 
-def _never() -> bool:
+def never() -> bool:
+    """Whether a holder stands still that is this process."""
     return False
 
 
@@ -40,7 +41,7 @@ class AsyncLease(LeaseBase):
         forkable.add(self)
         self._stopping = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self._stands_still: Callable[[], bool] = _never
+        self._stands_still: Callable[[], bool] = never
 
     async def aclose(self) -> None:
         """Release the lease. May be repeated."""

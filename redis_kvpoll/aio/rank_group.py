@@ -8,22 +8,57 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
 from redis_kvpoll import validation
 from redis_kvpoll._fork import forkable
+from redis_kvpoll.aio.lease import LOOK_SECONDS, never
 from redis_kvpoll.aio.store import AsyncStatusStore
 from redis_kvpoll.engine.lease import LeaseKeeper
+from redis_kvpoll.engine.lease_state import LeaseState
+from redis_kvpoll.engine.members import RankMember
 from redis_kvpoll.engine.rank_group import RankGroup
 from redis_kvpoll.errors import KVPollError
-from redis_kvpoll.model import KVPoll
+from redis_kvpoll.model import Entry, KVPoll
 from redis_kvpoll.protocol.lease_commands import LeaseConfig
 from redis_kvpoll.protocol.rank_commands import Answer, RankChange, RankIdentity
 from redis_kvpoll.protocol.replies import OpenedRoom
 
 logger = logging.getLogger("redis_kvpoll.leases")
+
+
+class RankLease:
+    """The lease of one rank of a group, for who holds it."""
+
+    def __init__(self, group: AsyncRankGroup, identity: RankIdentity, keeper: LeaseKeeper) -> None:
+        self.identity = identity
+        self._group = group
+        self._keeper = keeper
+
+    @property
+    def lost(self) -> bool:
+        """Whether it is known to be lost."""
+        return self._keeper.lost
+
+    @property
+    def state(self) -> LeaseState:
+        """What another group needs to resume it."""
+        return self._keeper.state
+
+    async def aclose(self) -> None:
+        """Release it, and fail the live rooms in which its rank has a part. May be repeated."""
+        await self._group.leave(self.identity)
+
+    async def abandon(self, *, as_lost: bool) -> None:
+        """Stop renewing it. ``as_lost``: its holder is dead, so its rooms fail at once; else it expires."""
+        self._group.forget(self.identity)
+        self._keeper.abandon()
+        if as_lost:
+            await self._group.end_as_lost(self._keeper)
 
 
 class AsyncRankGroup:
@@ -39,6 +74,8 @@ class AsyncRankGroup:
         self._group = RankGroup(self._dispatcher.executor)
         self._on_lost = on_lost
         self._keepers: dict[RankIdentity, LeaseKeeper] = {}
+        self._stands_still: dict[RankIdentity, Callable[[], bool]] = {}
+        """Of those that speak for another process: whether that does, so that its lease is not renewed."""
         self._opening: dict[tuple[int, str], asyncio.Future[None]] = {}
         self._together: tuple[list[RankChange], asyncio.Future[list[Answer]]] | None = None
         """The changes of this turn, and the call that will have them."""
@@ -61,28 +98,57 @@ class AsyncRankGroup:
         if not name:
             member.join()
             return member.identity
-        keeper = LeaseKeeper(self._dispatcher.executor, LeaseConfig.checked(name, ttl, heartbeat), member)
+        return (await self._hold(member, LeaseConfig.checked(name, ttl, heartbeat), None, never)).identity
+
+    async def hold(
+        self,
+        ranks: tuple[int, int],
+        config: LeaseConfig,
+        former: LeaseState | None = None,
+        stands_still: Callable[[], bool] = never,
+    ) -> RankLease:
+        """Add a rank, given with its world size, for another process. Returns its lease, for which that process counts.
+
+        The lease is not renewed while the process stands still. ``former`` is one to resume, instead of taking it: then
+        LeaseLostError says that it is lost.
+        """
+        return await self._hold(self._group.member(*ranks), config, former, stands_still)
+
+    async def _hold(
+        self, member: RankMember, config: LeaseConfig, former: LeaseState | None, stands_still: Callable[[], bool]
+    ) -> RankLease:
+        config = replace(config, process=f"{os.uname().nodename}:{os.getpid()}")
+        keeper = LeaseKeeper(self._dispatcher.executor, config, member)
         try:
-            await self._dispatcher.run(keeper.take())
+            await self._dispatcher.run(keeper.take() if former is None else keeper.resume(former))
         except BaseException:
             member.detach_lease(keeper)
             raise
-        self._keepers[member.identity] = keeper
+        self._keepers[member.identity], self._stands_still[member.identity] = keeper, stands_still
         self._changed.set()
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._keep(), name="kvpoll-rank-leases")
-        return member.identity
+        return RankLease(self, member.identity, keeper)
 
     async def leave(self, identity: RankIdentity, *, is_lost: bool = False) -> None:
         """Take a rank out, and fail the live rooms in which it has a part: as of an owner that has left, or is lost.
 
         While the server is away, its lease expires by itself; with ``is_lost``, a StoreUnavailableError says so.
         """
-        keeper = self._keepers.pop(identity, None)
+        keeper = self.forget(identity)
         if keeper is not None:
             await self._dispatcher.run(keeper.end_as_lost() if is_lost else keeper.give_up())
         elif member := self._group.members.get(identity):
             member.leave()
+
+    def forget(self, identity: RankIdentity) -> LeaseKeeper | None:
+        """Renew a rank's lease no more."""
+        self._stands_still.pop(identity, None)
+        return self._keepers.pop(identity, None)
+
+    async def end_as_lost(self, keeper: LeaseKeeper) -> None:
+        """End the lease of a rank that was taken out."""
+        await self._dispatcher.run(keeper.end_as_lost())
 
     def is_lost(self, identity: RankIdentity) -> bool:
         """Whether a rank is no member any more, or its lease is known to be lost."""
@@ -103,7 +169,7 @@ class AsyncRankGroup:
             await asyncio.wait([first])
         if (known := self._group.opened_by_another(room, request, identity)) is not None:
             change = RankChange(room, identity, known.generation, first_status)
-            if (joined := self._group.joined(change, known, await self._write_together(change))) is not None:
+            if (joined := self._group.joined(change, known, await self.write_together(change))) is not None:
                 return joined
         opening = asyncio.get_running_loop().create_future()
         if self._opening.setdefault((room, request), opening) is not opening:
@@ -114,6 +180,14 @@ class AsyncRankGroup:
             del self._opening[room, request]
             opening.set_result(None)
 
+    def adopt(self, entry: Entry, identity: RankIdentity) -> None:
+        """Track a room that the rank has opened in another group, as the table has it."""
+        self._group.adopt(entry, identity)
+
+    async def record_failure(self, room: int, reason: str, identity: RankIdentity) -> bool:
+        """Record why a room fails, as ``AsyncStatusStore.record_failure`` of the rank's."""
+        return await self._dispatcher.run(self._group.record_failure(room, reason, identity))
+
     async def write(self, changes: Sequence[RankChange]) -> list[Answer]:
         """Apply what ranks say, of each room in this order. Returns an update for each, or the error of its refusal.
 
@@ -122,7 +196,7 @@ class AsyncRankGroup:
         """
         return await self._dispatcher.run(self._group.write(changes))
 
-    async def _write_together(self, change: RankChange) -> Answer:
+    async def write_together(self, change: RankChange) -> Answer:
         """Apply a change, in one call with the others of this turn of the event loop."""
         if self._together is None:
             changes: list[RankChange] = []
@@ -142,13 +216,22 @@ class AsyncRankGroup:
     async def _keep(self) -> None:
         while True:
             self._changed.clear()
-            due_in = min((keeper.seconds_until_heartbeat() for keeper in self._keepers.values()), default=None)
+            due_in = min((self._due_in(identity) for identity in self._keepers), default=None)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(due_in):
                     await self._changed.wait()
                     continue
-            due = [(identity, keeper) for identity, keeper in self._keepers.items() if keeper.may_send_heartbeat]
+            due = [
+                (identity, keeper)
+                for identity, keeper in self._keepers.items()
+                if keeper.may_send_heartbeat and not self._stands_still[identity]()
+            ]
             await asyncio.gather(*(self._send_heartbeat(identity, keeper) for identity, keeper in due))
+
+    def _due_in(self, identity: RankIdentity) -> float:
+        """Return the seconds until a rank's lease must be looked at."""
+        seconds = self._keepers[identity].seconds_until_heartbeat()
+        return max(seconds, LOOK_SECONDS) if self._stands_still[identity]() else seconds
 
     async def _send_heartbeat(self, identity: RankIdentity, keeper: LeaseKeeper) -> None:
         try:
@@ -158,7 +241,7 @@ class AsyncRankGroup:
         except Exception:
             logger.exception("a heartbeat of %s failed unexpectedly; the next tries again", keeper)
         if keeper.lost and self._keepers.get(identity) is keeper:
-            del self._keepers[identity]
+            self.forget(identity)
             keeper.abandon()
             self._on_lost(identity)
 
@@ -176,7 +259,7 @@ class AsyncRankGroup:
         self._task = None
         for keeper in self._keepers.values():
             keeper.abandon()
-        self._keepers = {}
+        self._keepers, self._stands_still = {}, {}
         self._group.members.clear()
 
     async def __aenter__(self) -> Self:

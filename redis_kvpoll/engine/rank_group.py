@@ -16,8 +16,8 @@ from redis_kvpoll.engine.executor import Executor
 from redis_kvpoll.engine.members import RankMember
 from redis_kvpoll.engine.tracked_rooms import CREATOR_POLL_INTERVAL, TrackedRoom, TrackedRooms
 from redis_kvpoll.errors import InvalidInputError, LeaseLostError, WorldSizeMismatchError
-from redis_kvpoll.model import KVPoll, Outcome, Update
-from redis_kvpoll.protocol import fenced_commands, keys, rank_commands
+from redis_kvpoll.model import Entry, KVPoll, Outcome, Update
+from redis_kvpoll.protocol import fenced_commands, keys, rank_commands, room_commands
 from redis_kvpoll.protocol.rank_commands import Answer, RankChange, RankIdentity
 from redis_kvpoll.protocol.replies import OpenedRoom
 
@@ -101,6 +101,29 @@ class RankGroup:
             if tracked is not None and tracked.generation == known.generation:
                 tracked.role, tracked.request, tracked.openings = "creator", known.request, known.openings
         return OpenedRoom(outcome, answer.status, known.generation, known.request)
+
+    def adopt(self, entry: Entry, identity: RankIdentity) -> None:
+        """Track a room that a member has opened through another store, as the table has it."""
+        member, context = self.check("attach", identity), self._executor.session.context
+        status = entry.ranks.get(identity.rank)
+        if context is None or status is None or not entry.generation or identity.rank in entry.cleared:
+            return
+        tag, now = keys.tag(context.namespace, context.shards, entry.room), time.monotonic()
+        tracked = TrackedRoom(entry.generation, entry.request or "", "creator", status, now)
+        tracked = member.tracked_rooms.track(tag, entry.room, tracked, now)
+        if status is KVPoll.Failed:
+            tracked.reason = entry.reason or ""
+        member.tracked_rooms.unmark(tag, entry.room)
+
+    def record_failure(self, room: int, reason: str, identity: RankIdentity) -> Flow[bool]:
+        """Record why a room fails, as a store of a member's rank does."""
+        context = yield from self._executor.context("record_failure")
+        command = room_commands.record_failure(room, reason)
+        return (
+            yield from self._executor.run(
+                command, command.calls(self.check(command.operation, identity).context(context))
+            )
+        )
 
     def write(self, changes: Sequence[RankChange]) -> Flow[list[Answer]]:
         """Apply changes, those of one room in their order. Returns an update for each, or the error of its refusal."""

@@ -13,6 +13,7 @@ import redis
 from click.testing import CliRunner
 
 from redis_kvpoll import AsyncStatusStore, KVPoll, StatusStore
+from redis_kvpoll.agent.member import StoreMember
 from redis_kvpoll.agent.outbox import RoomLife
 from redis_kvpoll.agent.publisher import OutboxPublisher
 from redis_kvpoll.agent.told import ToldRooms
@@ -403,7 +404,7 @@ class TestPublishing:
         rooms = ToldRooms(lambda: None, lambda room, reason: None)
         first = RoomLife(1, is_new=True, status=BOOT) if is_open else RoomLife(1, is_new=True, status=status, length=17)
         async with AsyncStatusStore.from_url("memory://", policy="strict") as store:
-            publisher = OutboxPublisher(store, rooms, identify(manager()), lambda *_: None)
+            publisher = OutboxPublisher(StoreMember(store, "a"), rooms, identify(manager()), lambda *_: None)
             publisher.resume()
             rooms.change(ROOM, first)
             await publisher.flush()

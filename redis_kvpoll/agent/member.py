@@ -1,0 +1,196 @@
+"""How one client takes part in a table: by a store of its own, or as one of the ranks for which a store speaks.
+
+Invariant: what a client opens or writes is its own, by its rank, under its lease, whoever sends it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from redis_kvpoll import validation
+from redis_kvpoll.aio.lease import AsyncLease, abandon, renew_unless, resume, state_of
+from redis_kvpoll.aio.rank_group import AsyncRankGroup, RankLease
+from redis_kvpoll.aio.room import AsyncRoom
+from redis_kvpoll.aio.store import AsyncStatusStore
+from redis_kvpoll.engine.lease_state import LeaseState
+from redis_kvpoll.errors import KVPollError, LeaseLostError, RoomNotFoundError
+from redis_kvpoll.model import Entry, KVPoll
+from redis_kvpoll.protocol.lease_commands import LeaseConfig
+from redis_kvpoll.protocol.rank_commands import RankChange
+
+
+class MemberRoom(Protocol):
+    """A generation of a room, to be written by one client."""
+
+    @property
+    def generation(self) -> int: ...
+    @property
+    def has_failed(self) -> bool:
+        """Whether it was found Failed, and no follower knows of that."""
+
+    async def write(self, status: KVPoll | None, reason: str, length: int | None) -> None:
+        """Record the decode prefix length and merge the status, in this order. The reason is of Failed."""
+
+    async def clear(self) -> None: ...
+
+
+class HeldLease(Protocol):
+    """A lease that a client holds."""
+
+    @property
+    def lost(self) -> bool: ...
+    @property
+    def state(self) -> LeaseState:
+        """What another member needs to resume it."""
+
+    async def aclose(self) -> None: ...
+    async def abandon(self, *, as_lost: bool) -> None:
+        """Stop renewing it. ``as_lost``: its client is dead, so its rooms fail at once; else it expires."""
+
+
+class Member(Protocol):
+    """One client in a table."""
+
+    store: AsyncStatusStore
+    """For reads."""
+
+    async def hold_lease(self, ttl: float, stands_still: Callable[[], bool], former: LeaseState | None) -> HeldLease:
+        """Take a lease, or resume a former one; LeaseLostError if that is lost. What it opens is under it."""
+
+    async def open(self, room: int, request: str, status: KVPoll) -> MemberRoom: ...
+    async def adopt(self, entry: Entry) -> MemberRoom | None:
+        """Go on with a room that the client has opened through another member; None if it is gone meanwhile."""
+
+    async def record_failure(self, room: int, reason: str) -> object: ...
+
+
+class StoreMember:
+    """A client without ranks: the store is its own."""
+
+    def __init__(self, store: AsyncStatusStore, owner: str) -> None:
+        self.store = store
+        self._owner = owner
+
+    async def hold_lease(self, ttl: float, stands_still: Callable[[], bool], former: LeaseState | None) -> HeldLease:
+        lease = self.store.lease(self._owner, ttl=ttl)
+        renew_unless(lease, stands_still)
+        if former is None:
+            await lease.__aenter__()
+        else:
+            await resume(lease, former)
+        return _StoreLease(lease)
+
+    async def open(self, room: int, request: str, status: KVPoll) -> MemberRoom:
+        return _StoreRoom(await self.store.open(room, request, status))
+
+    async def adopt(self, entry: Entry) -> MemberRoom | None:
+        try:
+            handle = await self.store.attach(entry.room)
+        except RoomNotFoundError:
+            return None
+        return _StoreRoom(handle) if handle.generation == entry.generation else None
+
+    async def record_failure(self, room: int, reason: str) -> object:
+        return await self.store.record_failure(room, reason)
+
+
+class _StoreLease:
+    def __init__(self, lease: AsyncLease) -> None:
+        self._lease = lease
+        self.aclose = lease.aclose
+
+    @property
+    def lost(self) -> bool:
+        return self._lease.lost
+
+    @property
+    def state(self) -> LeaseState:
+        return state_of(self._lease)
+
+    async def abandon(self, *, as_lost: bool) -> None:
+        await abandon(self._lease, as_lost=as_lost)
+
+
+class _StoreRoom:
+    has_failed = False
+
+    def __init__(self, handle: AsyncRoom) -> None:
+        self._handle = handle
+
+    @property
+    def generation(self) -> int:
+        return self._handle.generation
+
+    async def write(self, status: KVPoll | None, reason: str, length: int | None) -> None:
+        if length is not None:
+            await self._handle.set_decode_prefix_len(length)
+        if status is KVPoll.Failed and reason:
+            await self._handle.fail(reason)
+        elif status is not None:
+            await self._handle.update(status)
+
+    async def clear(self) -> None:
+        await self._handle.clear()
+
+
+class GroupMember:
+    """A client that is one of the ranks of a group, of which the store speaks for all."""
+
+    def __init__(self, store: AsyncStatusStore, group: AsyncRankGroup, ranks: tuple[int, int], owner: str) -> None:
+        self.store = store
+        self._group = group
+        self._ranks = ranks
+        self._owner = owner
+        self._lease: RankLease | None = None
+
+    async def hold_lease(self, ttl: float, stands_still: Callable[[], bool], former: LeaseState | None) -> HeldLease:
+        config = LeaseConfig.checked(self._owner, ttl, None)
+        self._lease = await self._group.hold(self._ranks, config, former, stands_still)
+        return self._lease
+
+    async def open(self, room: int, request: str, status: KVPoll) -> MemberRoom:
+        opened = await self._group.open(room, request, status, self._held("open").identity)
+        return _GroupRoom(self, room, opened.generation, has_failed=opened.status is KVPoll.Failed)
+
+    async def adopt(self, entry: Entry) -> MemberRoom | None:
+        self._group.adopt(entry, self._held("attach").identity)
+        return _GroupRoom(self, entry.room, entry.generation or 0)
+
+    async def record_failure(self, room: int, reason: str) -> object:
+        return await self._group.record_failure(room, reason, self._held("record_failure").identity)
+
+    async def say(self, room: int, generation: int, status: KVPoll | None, reason: str, length: int | None) -> None:
+        """Write what this rank says, with what the others say now; no status and no length for a clear."""
+        change = RankChange(
+            room,
+            self._held("update").identity,
+            generation,
+            status,
+            validation.reason(reason) if reason else "",
+            None if length is None else validation.prefix_len(length),
+            clears=status is None and length is None,
+        )
+        answer = await self._group.write_together(change)
+        if isinstance(answer, KVPollError):
+            raise answer
+
+    def _held(self, operation: str) -> RankLease:
+        if self._lease is None:
+            raise LeaseLostError(operation, self._owner)
+        return self._lease
+
+
+class _GroupRoom:
+    def __init__(self, member: GroupMember, room: int, generation: int, has_failed: bool = False) -> None:
+        self.generation = generation
+        self.has_failed = has_failed
+        self._member = member
+        self._room = room
+
+    async def write(self, status: KVPoll | None, reason: str, length: int | None) -> None:
+        reason = reason if status is KVPoll.Failed else ""
+        await self._member.say(self._room, self.generation, status, reason, length)
+
+    async def clear(self) -> None:
+        await self._member.say(self._room, self.generation, None, "", None)

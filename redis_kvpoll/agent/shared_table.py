@@ -1,0 +1,211 @@
+"""The tables of one instance, as its clients share them: connections, followers, and the moments of publishing.
+
+Invariant: a table is there as long as one of its clients. What a client opens, writes and holds is its own (``member``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from redis_kvpoll.agent.lease import reap
+from redis_kvpoll.agent.member import GroupMember, Member, StoreMember
+from redis_kvpoll.agent.messages import ClientHello
+from redis_kvpoll.agent.told import ToldRooms
+from redis_kvpoll.aio.failures import AsyncFailures
+from redis_kvpoll.aio.rank_group import AsyncRankGroup
+from redis_kvpoll.aio.store import AsyncStatusStore
+from redis_kvpoll.model import Entry, KVPoll, RoomFailure
+from redis_kvpoll.replica.failures import REMEMBER_SECONDS
+from redis_kvpoll.replica.failures_base import read_since
+
+ROUND_SECONDS = 0.004
+"""Between two rounds of publishing: what comes meanwhile is sent together."""
+
+OnFailure = Callable[[RoomFailure], object]
+
+
+class Rounds:
+    """Lets all who come meanwhile go on at one moment, and the next of them ROUND_SECONDS later."""
+
+    def __init__(self) -> None:
+        self._begins_at = 0.0
+        self._next: asyncio.Event | None = None
+
+    async def next(self) -> None:
+        """Wait for the next round."""
+        if self._next is None:
+            self._next = asyncio.Event()
+            loop = asyncio.get_running_loop()
+            loop.call_at(max(self._begins_at, loop.time()), self._begin)
+        await self._next.wait()
+
+    def _begin(self) -> None:
+        self._begins_at = asyncio.get_running_loop().time() + ROUND_SECONDS
+        event, self._next = self._next, None
+        if event is not None:
+            event.set()
+
+
+class SharedFailures:
+    """The failures of the rooms of several clients, which one follower reads."""
+
+    def __init__(self, store: AsyncStatusStore) -> None:
+        self._store = store
+        self._clients: dict[ToldRooms, OnFailure] = {}
+        self._heard: dict[int, tuple[RoomFailure, float]] = {}
+        """The failures that were told lately, and when; the oldest first."""
+        self._follower: AsyncFailures | None = None
+        self._entering: asyncio.Task[AsyncFailures] | None = None
+
+    @property
+    def synced(self) -> bool:
+        """Whether the failures of all rooms are current."""
+        return self._follower is not None and self._follower.synced
+
+    def get(self, room: int) -> RoomFailure | None:
+        """Return the latest failure that is known of a client's room."""
+        return None if self._follower is None else self._follower.get(room)
+
+    def since(self, room: int, moment: float) -> RoomFailure | None:
+        """Return the latest failure of a room that was read since a moment of ``time.monotonic``: not long ago."""
+        failure, at = self._heard.get(room, (None, 0.0))
+        if failure is not None and at >= moment:
+            return failure
+        return None if self._follower is None else read_since(self._follower, room, moment)
+
+    @contextlib.asynccontextmanager
+    async def followed(self, rooms: ToldRooms, on_failure: OnFailure) -> AsyncIterator[SharedFailures]:
+        """Tell a client the failures of its rooms, those that it has by now included."""
+        self._clients[rooms] = on_failure
+        try:
+            if self._entering is None or (self._entering.done() and not self._is_entered):
+                self._entering = asyncio.create_task(self._enter())
+                await asyncio.shield(self._entering)
+            else:
+                await asyncio.shield(self._entering)
+                await self._read(rooms.rooms(), on_failure)  # the follower may not have known of these as it began
+            yield self
+        finally:
+            del self._clients[rooms]
+
+    async def aclose(self) -> None:
+        """Stop following."""
+        if self._entering is not None:
+            self._entering.cancel()
+            await asyncio.wait([self._entering])
+        if self._follower is not None:
+            await self._follower.aclose()
+
+    @property
+    def _is_entered(self) -> bool:
+        return self._follower is not None
+
+    async def _enter(self) -> AsyncFailures:
+        follower = self._store.failures(self._rooms)
+        follower.on_failure(self._tell)
+        self._follower = await follower.__aenter__()
+        return follower
+
+    async def _read(self, rooms: list[int], on_failure: OnFailure) -> None:
+        for entry in (await self._store.entries(rooms)).values() if rooms else ():
+            if isinstance(entry, Entry) and entry.status is KVPoll.Failed:
+                words = entry.request, entry.owner, entry.failed_by, entry.reason
+                on_failure(RoomFailure(entry.room, entry.generation or 0, *words))
+
+    def _rooms(self) -> list[int]:
+        return [room for rooms in self._clients for room in rooms.rooms()]
+
+    def _tell(self, failure: RoomFailure) -> None:
+        now = time.monotonic()
+        self._heard.pop(failure.room, None)
+        self._heard[failure.room] = failure, now
+        while (oldest := next(iter(self._heard))) != failure.room and self._heard[oldest][1] < now - REMEMBER_SECONDS:
+            del self._heard[oldest]
+        for on_failure in list(self._clients.values()):
+            on_failure(failure)
+
+
+class SharedTable:
+    """The tables of one instance: its own, which its clients write, and the other role's, whose failures they hear."""
+
+    def __init__(self, hello: ClientHello) -> None:
+        self.clients = 0
+        options = hello.options if hello.rank is None else {**hello.options, **_NO_RANK}
+        self._store = AsyncStatusStore.from_url(hello.url, **options)
+        self._group = None if hello.rank is None else AsyncRankGroup(self._store)
+        self.rounds = Rounds()
+        self.failures = SharedFailures(self._store)
+        self.others: AsyncStatusStore | None = None
+        """The other table, if its failures are heard."""
+        self.of_others: SharedFailures | None = None
+        self._lease = hello.lease
+        self._reaping: asyncio.Task[None] | None = None
+        if hello.other:
+            self.others = AsyncStatusStore.from_url(
+                hello.url, **{**hello.options, **_NO_RANK, "namespace": hello.other}
+            )
+            self.of_others = SharedFailures(self.others)
+
+    def member(self, hello: ClientHello) -> Member:
+        """Return how a client takes part in its table."""
+        if self._group is None or hello.rank is None:
+            return StoreMember(self._store, hello.owner)
+        return GroupMember(self._store, self._group, (hello.rank, hello.world_size), hello.owner)
+
+    def reap_others(self) -> None:
+        """Fail the rooms of lost owners of the other table from now on."""
+        if self._reaping is None and self.others is not None:
+            self._reaping = asyncio.create_task(reap(self.others, self._lease / 10))
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        if self._reaping is not None:
+            self._reaping.cancel()
+            await asyncio.wait([self._reaping])
+        for failures in (self.failures, self.of_others):
+            if failures is not None:
+                await failures.aclose()
+        if self._group is not None:
+            await self._group.aclose()
+        for store in (self._store, self.others):
+            if store is not None:
+                await store.aclose()
+
+
+class SharedTables:
+    """The tables of all instances that an agent speaks for."""
+
+    def __init__(self) -> None:
+        self._tables: dict[str, SharedTable] = {}
+
+    @contextlib.asynccontextmanager
+    async def table_of(self, hello: ClientHello) -> AsyncIterator[SharedTable]:
+        """A client's tables, which it shares with all that differ from it in rank alone."""
+        key = _key(hello)
+        table = self._tables.get(key)
+        if table is None:
+            table = self._tables[key] = SharedTable(hello)
+        table.clients += 1
+        try:
+            yield table
+        finally:
+            table.clients -= 1
+            if not table.clients:
+                del self._tables[key]
+                await table.aclose()
+
+
+def _key(hello: ClientHello) -> str:
+    """Return what clients that share tables have in common."""
+    options = {name: value for name, value in hello.options.items() if name != "rank"}
+    alone = hello.owner if hello.rank is None else ""
+    words: list[Any] = [hello.url, options, hello.instance, hello.lease, hello.other, alone]
+    return json.dumps(words, sort_keys=True)
+
+
+_NO_RANK = {"rank": None, "world_size": None}
