@@ -10,39 +10,13 @@ import pytest
 from redis_kvpoll import AsyncStatusStore, KVPoll, StoreUnavailableError
 from redis_kvpoll.agent import messages
 from redis_kvpoll.agent.messages import ClientHello
-from redis_kvpoll.agent.outbox import RoomLife
 from redis_kvpoll.agent.table_parts import TableParts
 from redis_kvpoll.aio.failures import AsyncFailures
-from tests.support import pace
+from tests.support.table_clients import Process
 
 OWNER = "h:1"
 LEASE = 60.0
 """Longer than any test."""
-
-
-class Process:
-    """A process, as its agent knows it."""
-
-    def __init__(self, parts, hello):
-        self.told = asyncio.Queue()
-        self.session = parts.open_session(self, hello.encode())
-
-    def send(self, kind, payload):
-        self.told.put_nowait((kind, payload))
-
-    def silent_for(self):
-        return 0.0
-
-    def change(self, room, **words):
-        self.session.received(messages.CHANGE, messages.encode_change(room, RoomLife(1, **words)))
-
-    async def until(self, wanted):
-        """Wait for a message; return its payload."""
-        async with asyncio.timeout(pace.seconds(60)):
-            while True:
-                kind, payload = await self.told.get()
-                if kind == wanted:
-                    return payload
 
 
 @pytest.fixture

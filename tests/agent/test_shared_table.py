@@ -1,0 +1,259 @@
+"""The ranks of an instance in one agent: they share calls and connections, each with its own lease and end."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from redis_kvpoll import AsyncStatusStore, KVPoll
+from redis_kvpoll.agent import messages
+from redis_kvpoll.agent.messages import ClientHello
+from redis_kvpoll.agent.table_parts import TableParts
+from tests.support import pace
+from tests.support.table_clients import Process
+
+FAIL, BOOT, INPUT, MOVE, DONE = range(5)
+RANKS = 8
+A, B = 2**53 + 1, 7
+LEASE = 60.0
+"""Longer than any test."""
+
+
+def hello_of(url, rank, **words):
+    options = {"namespace": "t", "policy": "strict", "rank": rank, "world_size": RANKS}
+    return ClientHello(url, options, f"h:{rank}", f"h:{rank}", "h", **{"lease": LEASE, "join": 60.0} | words)
+
+
+def joining(parts, url, **words):
+    return [Process(parts, hello_of(url, rank, **words)) for rank in range(RANKS)]
+
+
+async def joined(parts, url, **words):
+    found = joining(parts, url, **words)
+    for rank in found:
+        rank.lease = messages.decode_words(await rank.until(messages.LEASE))
+        await rank.until(messages.JOINED)
+    return found
+
+
+async def opened(ranks, room):
+    """Open a room for all of these ranks at once; return its generation."""
+    for rank in ranks:
+        rank.change(room, is_new=True, status=BOOT, request="rid")
+    (generation,) = {(await rank.until_opened())[2] for rank in ranks}
+    return generation
+
+
+async def until(condition):
+    """Wait until a condition, which is awaited, holds; return its result."""
+    async with asyncio.timeout(pace.seconds(60)):
+        while not (found := await condition()):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        return found
+
+
+@pytest.fixture
+async def store(url):
+    async with AsyncStatusStore.from_url(url, namespace="t", policy="strict", rank=0, world_size=RANKS) as store:
+        yield store
+
+
+@pytest.fixture
+def client(url, real_servers):
+    with real_servers.get("valkey").client() as client:
+        yield client
+
+
+@pytest.fixture
+async def parts():
+    parts = TableParts()
+    yield parts
+    await parts.close()
+    assert parts.is_told()
+
+
+@pytest.fixture
+async def ranks(parts, url):
+    return await joined(parts, url)
+
+
+def calls(client):
+    """How many scripts the server has run."""
+    return client.info("commandstats").get("cmdstat_evalsha", {"calls": 0})["calls"]
+
+
+def connections(client):
+    return {each["id"] for each in client.client_list()}
+
+
+async def _are_closed(client, before):
+    return not connections(client) - before
+
+
+async def until_ranks(store, room, wanted):
+    await until(lambda: _collects(store, room, wanted))
+
+
+async def _collects(store, room, wanted):
+    return await store.collect(room) == {rank: KVPoll(status) for rank, status in wanted.items()}
+
+
+ALL = range(RANKS)
+
+
+class TestOneCall:
+    async def test_changes_of_one_round_are_one_call(self, ranks, client, store):
+        """Those of two rooms, too. To open a room takes one more: the first rank opens it, and the others join."""
+        await opened(ranks, A), await opened(ranks, B)
+        await until_ranks(store, A, dict.fromkeys(ALL, BOOT))
+        before = calls(client)
+        for rank in ranks:
+            rank.change(A, status=MOVE, length=9)
+            rank.change(B, status=FAIL, reason="why")
+        await asyncio.gather(*(rank.session.part.publisher.flush() for rank in ranks))
+        assert calls(client) - before == 1
+        await until_ranks(store, A, dict.fromkeys(ALL, MOVE))
+        entry = await store.entry(B)
+        assert (entry.status, entry.reason, entry.failed_by) == (KVPoll.Failed, "why", "h:0 rank 0")
+        before = calls(client)
+        await opened(ranks, 99)
+        assert calls(client) - before == 2
+
+    async def test_ranks_share_connections(self, parts, url, client):
+        """To write and to follow, in their own table and in the other; one more for what is not queued. Not 4 each."""
+        before = connections(client)
+        ranks = await joined(parts, url, other="o")
+        assert len(connections(client) - before) <= 6
+        for rank in ranks:
+            rank.session.ended("goodbye")
+        for rank in ranks:
+            await rank.until(messages.LEFT)
+        await until(lambda: _are_closed(client, before))
+
+    @pytest.mark.parametrize("words", [{"instance": "i"}, {"lease": 50.0}, {"other": "o"}])
+    async def test_process_with_other_settings_shares_nothing(self, parts, ranks, url, client, words):
+        """It joins beside them, and its rooms are its own."""
+        before = connections(client)
+        process = Process(parts, replace(hello_of(url, 1), owner="another", **words))
+        await process.until(messages.JOINED)
+        assert len(connections(client) - before) >= (4 if "other" in words else 2)
+
+
+class TestEnds:
+    @pytest.mark.parametrize(("how", "why"), [("killed", "lost"), ("goodbye", "left")])
+    async def test_end_of_one_rank_fails_only_its_rooms(self, ranks, store, how, why):
+        await opened(ranks, A)
+        await opened(ranks[:4], B)
+        ranks[6].session.ended(how)
+        await ranks[6].until(messages.LEFT)
+        entry = await store.entry(A)
+        assert (entry.status, entry.reason) == (KVPoll.Failed, f"owner h:6 {why}")
+        assert [await rank.until(messages.FAILED) for rank in (ranks[0], ranks[7])]
+        ranks[1].change(B, status=MOVE)
+        await until_ranks(store, B, {0: BOOT, 1: MOVE, 2: BOOT, 3: BOOT})
+        assert {owner.name for owner in await store.owners() if owner.state == "alive"} == {
+            f"h:{rank}" for rank in ALL if rank != 6
+        }
+
+    async def test_rank_that_stands_still_loses_its_lease_alone(self, parts, url, store):
+        ranks = await joined(parts, url, lease=pace.seconds(1.0))
+        await opened(ranks, A)
+        await opened(ranks[:4], B)
+        ranks[6].silence = 10.0
+        await until(lambda: _has_failed(store, A))
+        assert (await store.entry(A)).reason == "owner h:6 lost"
+        assert await store.get(B) is KVPoll.Bootstrapping
+        ranks[6].silence = 0.0
+        await ranks[6].until(messages.FAILED)
+        ranks[6].change(A, is_over=True)
+        ranks[6].change(9, number=2, is_new=True, status=BOOT, request="next")
+        assert (await ranks[6].until_opened())[:2] == (9, 2)
+
+    async def test_process_with_taken_name_loses_its_lease_alone(self, parts, url, store):
+        ranks = await joined(parts, url, lease=pace.seconds(1.0))
+        await opened(ranks, A)
+        await opened(ranks[:4], B)
+        async with AsyncStatusStore.from_url(url, namespace="t", policy="strict") as thief, thief.lease("h:6"):
+            await ranks[6].until(messages.FAILED)
+        assert await store.get(B) is KVPoll.Bootstrapping
+
+
+async def _has_failed(store, room):
+    return await store.get(room) is KVPoll.Failed
+
+
+class TestGoingOn:
+    @pytest.fixture
+    async def again(self, parts, ranks, url, store):
+        """The ranks in another agent, with a room that they had before; its generation."""
+        generation = await opened(ranks, A)
+        for rank in ranks:
+            rank.session.ended("superseded")
+        for rank in ranks:
+            await rank.until(messages.LEFT)
+        again = [Process(parts, replace(hello_of(url, rank), former=ranks[rank].lease)) for rank in ALL]
+        for rank in again:
+            rank.change(A, is_new=True, status=MOVE, request="rid", generation=generation)
+            assert await rank.until_opened() == (A, 1, generation)
+        return again, [rank.lease[0] for rank in ranks]
+
+    async def test_ranks_keep_their_rooms_and_leases_in_another_agent(self, again, store):
+        _, leases = again
+        await until_ranks(store, A, dict.fromkeys(ALL, MOVE))
+        assert sorted(str(owner.incarnation) for owner in await store.owners()) == sorted(leases)
+
+    async def test_rooms_from_a_former_agent_survive_a_loss_of_data(self, again, store, client):
+        """Whoever opened them is no more: each rank is the one that has opened its part."""
+        ranks, _ = again
+        await until_ranks(store, A, dict.fromkeys(ALL, MOVE))
+        client.flushall()
+        ranks[3].change(A, status=DONE)
+        await until_ranks(store, A, dict.fromkeys(ALL, MOVE) | {3: DONE})
+
+    async def test_loss_of_data_brings_each_rank_back(self, ranks, store, client):
+        generation = await opened(ranks, A)
+        ranks[0].change(A, status=MOVE)
+        await until_ranks(store, A, dict.fromkeys(ALL, BOOT) | {0: MOVE})
+        client.flushall()
+        ranks[1].change(A, status=INPUT)
+        await until_ranks(store, A, dict.fromkeys(ALL, BOOT) | {0: MOVE, 1: INPUT})
+        assert (await store.entry(A)).generation == generation
+
+
+class TestFailures:
+    async def test_rank_hears_of_a_failure_before_it_came(self, ranks, url):
+        """It joins a room that is Failed, of which the follower has told the other ranks."""
+        await opened(ranks[:2], A)
+        async with AsyncStatusStore.from_url(url, namespace="t", policy="strict") as operator:
+            await operator.abort(A, "wrong model")
+        await ranks[0].until(messages.FAILED)
+        ranks[5].change(A, is_new=True, status=BOOT, request="rid")
+        assert messages.decode_words(await ranks[5].until(messages.FAILED)) == [A, 1, "wrong model", True]
+
+    async def test_rank_that_comes_later_hears_of_the_other_table(self, parts, url):
+        """Its rooms are read, since the follower that is there has not known of them."""
+        options = {"policy": "strict", "rank": 0, "world_size": RANKS}
+        async with AsyncStatusStore.from_url(url, namespace="o", **options) as others:
+            room = await others.open(B, "rid")
+            await room.fail("no route")
+            first = Process(parts, hello_of(url, 0, other="o"))
+            await first.until(messages.JOINED)
+            late = Process(parts, hello_of(url, 1, other="o"))
+            late.change(B, is_new=True, status=BOOT, request="rid")
+            assert messages.decode_life(await late.until(messages.FAILURE_WAITS))[:2] == (B, 1)
+            late.session.received(messages.READ_FAILURE, messages.encode_life(B, 1))
+            assert messages.decode_words(await late.until(messages.FAILURE_READ))[4] == "no route"
+
+    async def test_room_told_late_has_failed_in_the_other_table(self, parts, url):
+        """The follower has told it to another rank, which holds the room."""
+        ranks = await joined(parts, url, other="o")
+        moment = asyncio.get_running_loop().time()
+        ranks[0].change(B, is_new=True, status=BOOT, request="rid", opened_at=moment)
+        options = {"policy": "strict", "rank": 0, "world_size": RANKS}
+        async with AsyncStatusStore.from_url(url, namespace="o", **options) as others:
+            await (await others.open(B, "rid")).fail("no route")
+            await ranks[0].until(messages.FAILURE_WAITS)
+            ranks[1].change(B, is_new=True, status=BOOT, request="rid", opened_at=moment)
+            await ranks[1].until(messages.FAILURE_WAITS)

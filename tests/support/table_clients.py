@@ -1,0 +1,40 @@
+"""Clients of an agent's table parts without processes: what they tell, and what they are told."""
+
+from __future__ import annotations
+
+import asyncio
+
+from redis_kvpoll.agent import messages
+from redis_kvpoll.agent.outbox import RoomLife
+from tests.support import pace
+
+
+class Process:
+    """A process, as its agent knows it."""
+
+    def __init__(self, parts, hello):
+        self.told = asyncio.Queue()
+        self.silence = 0.0
+        self.session = parts.open_session(self, hello.encode())
+
+    def send(self, kind, payload):
+        self.told.put_nowait((kind, payload))
+
+    def silent_for(self):
+        return self.silence
+
+    def change(self, room, *, number=1, **words):
+        self.session.received(messages.CHANGE, messages.encode_change(room, RoomLife(number, **words)))
+
+    async def until(self, wanted):
+        """Wait for a message; return its payload."""
+        async with asyncio.timeout(pace.seconds(60)):
+            while True:
+                kind, payload = await self.told.get()
+                if kind == wanted:
+                    return payload
+
+    async def until_opened(self):
+        """Wait until the table has a life; return its room, number and generation."""
+        [opened] = messages.decode_lives(await self.until(messages.OPENED))
+        return opened
