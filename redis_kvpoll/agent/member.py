@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from redis_kvpoll import validation
+from redis_kvpoll.agent.rounds import OnAnswer, Rounds
 from redis_kvpoll.aio.lease import AsyncLease, abandon, renew_unless, resume, state_of
 from redis_kvpoll.aio.rank_group import AsyncRankGroup, RankLease
 from redis_kvpoll.aio.room import AsyncRoom
@@ -33,6 +34,8 @@ class MemberRoom(Protocol):
         """Record the decode prefix length and merge the status, in this order. The reason is of Failed."""
 
     async def clear(self) -> None: ...
+    def say(self, status: KVPoll | None, reason: str, length: int | None, is_over: bool, on_answer: OnAnswer) -> bool:
+        """Do all this in the next round, with what other ranks say. False if this client has no rounds."""
 
 
 class HeldLease(Protocol):
@@ -133,12 +136,18 @@ class _StoreRoom:
     async def clear(self) -> None:
         await self._handle.clear()
 
+    def say(self, status: KVPoll | None, reason: str, length: int | None, is_over: bool, on_answer: OnAnswer) -> bool:
+        return False
+
 
 class GroupMember:
     """A client that is one of the ranks of a group, of which the store speaks for all."""
 
-    def __init__(self, store: AsyncStatusStore, group: AsyncRankGroup, ranks: tuple[int, int], owner: str) -> None:
+    def __init__(
+        self, store: AsyncStatusStore, group: AsyncRankGroup, rounds: Rounds, ranks: tuple[int, int], owner: str
+    ) -> None:
         self.store = store
+        self.rounds = rounds
         self._group = group
         self._ranks = ranks
         self._owner = owner
@@ -160,17 +169,20 @@ class GroupMember:
     async def record_failure(self, room: int, reason: str) -> object:
         return await self._group.record_failure(room, reason, self._held("record_failure").identity)
 
-    async def say(self, room: int, generation: int, status: KVPoll | None, reason: str, length: int | None) -> None:
-        """Write what this rank says, with what the others say now; no status and no length for a clear."""
-        change = RankChange(
+    def change(self, room: int, generation: int, status: KVPoll | None, reason: str, length: int | None) -> RankChange:
+        """Return what this rank says of a room; no status and no length is a clear."""
+        return RankChange(
             room,
             self._held("update").identity,
             generation,
             status,
-            validation.reason(reason) if reason else "",
+            validation.reason(reason) if reason and status is KVPoll.Failed else "",
             None if length is None else validation.prefix_len(length),
             clears=status is None and length is None,
         )
+
+    async def write(self, change: RankChange) -> None:
+        """Write what this rank says, with what the others say at this moment."""
         answer = await self._group.write_together(change)
         if isinstance(answer, KVPollError):
             raise answer
@@ -189,8 +201,18 @@ class _GroupRoom:
         self._room = room
 
     async def write(self, status: KVPoll | None, reason: str, length: int | None) -> None:
-        reason = reason if status is KVPoll.Failed else ""
-        await self._member.say(self._room, self.generation, status, reason, length)
+        await self._member.write(self._member.change(self._room, self.generation, status, reason, length))
 
     async def clear(self) -> None:
-        await self._member.say(self._room, self.generation, None, "", None)
+        await self._member.write(self._clearing)
+
+    def say(self, status: KVPoll | None, reason: str, length: int | None, is_over: bool, on_answer: OnAnswer) -> bool:
+        changes = [self._clearing] if is_over else []
+        if status is not None or length is not None:
+            changes.insert(0, self._member.change(self._room, self.generation, status, reason, length))
+        self._member.rounds.say(changes, on_answer)
+        return True
+
+    @property
+    def _clearing(self) -> RankChange:
+        return self._member.change(self._room, self.generation, None, "", None)

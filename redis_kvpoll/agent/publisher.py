@@ -1,7 +1,8 @@
 """Publishes a client's changes to the table.
 
-Each room's lives are sent in order; rooms are sent concurrently, so that the store batches them.
-A life that cannot be sent goes back into the outbox.
+Each room's lives are sent in order. What a rank says of a room that the table has goes with the round; whatever else,
+and what a round could not write, has a task for each room, so that the store batches them. A life that cannot be sent
+goes back into the outbox.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ class UnpublishedRooms(Protocol):
     def awaiting_reason(self) -> Collection[int]: ...
     def current_life(self, room: int) -> int | None: ...
     def pending_rooms(self) -> list[int]: ...
+    def is_pending(self, room: int) -> bool: ...
     def take(self, room: int) -> RoomLife | None: ...
     def put_back(self, room: int, life: RoomLife) -> None: ...
     def deliver_reason(self, room: int, reason: str) -> None: ...
@@ -67,7 +69,7 @@ class RoomWriter(Protocol):
 
 
 class OutboxPublisher:
-    """One task for each room with changes.
+    """Publishes the changes of one client.
 
     ``on_opened`` is called with each room, its life and generation once the table has it, and ``on_ended`` with each
     room and life that is over, once the table has all of it that it will ever have.
@@ -95,12 +97,15 @@ class OutboxPublisher:
         self._handles: dict[int, tuple[int, MemberRoom]] = {}
         """By room: the number of the life that the table knows, and its handle."""
         self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._said: dict[int, RoomLife] = {}
+        """By room: what a round has of it."""
+        self._answered = asyncio.Event()
         self._rejected_at = -math.inf
 
     @property
     def is_idle(self) -> bool:
         """Whether no room is being published."""
-        return not self._tasks
+        return not self._tasks and not self._said
 
     def published_life(self, room: int) -> int | None:
         """Return the number of a room's current life if the table knows it, else None."""
@@ -116,7 +121,7 @@ class OutboxPublisher:
         """Publish what these rooms have in the outbox; while the server is unreachable it stays there."""
         if self.is_online.is_set():
             for room in rooms:
-                if room not in self._tasks:
+                if room not in self._tasks and room not in self._said and not self._say(room):
                     self._tasks[room] = asyncio.create_task(self._publish_room(room))
 
     def resume(self) -> None:
@@ -135,8 +140,48 @@ class OutboxPublisher:
         """Publish everything before returning."""
         await self.is_online.wait()
         self.publish(self._rooms.pending_rooms())
-        while self._tasks:
-            await asyncio.wait(list(self._tasks.values()))
+        while not self.is_idle:
+            self._answered.clear()
+            await (asyncio.wait(list(self._tasks.values())) if self._tasks else self._answered.wait())
+
+    def _say(self, room: int) -> bool:
+        """Have a round write a room's changes. False if they need more than that."""
+        number, handle = self._handles.get(room, (0, None))
+        if handle is None or room in self._rooms.awaiting_reason:
+            return False
+        life = self._rooms.take(room)
+        if life is None:
+            return True
+        status = KVPoll(life.status) if life.status in STATUSES else None
+        is_plain = life.number == number and (not life.reason or status is KVPoll.Failed)
+        try:
+            if (
+                is_plain
+                and (status is not None or life.length is not None or life.is_over)
+                and handle.say(
+                    status, life.reason, life.length, life.is_over, lambda error: self._take(room, life, error)
+                )
+            ):
+                self._said[room] = life
+                return True
+        except KVPollError:
+            pass  # its task sees to it
+        self._rooms.put_back(room, life)
+        return False
+
+    def _take(self, room: int, life: RoomLife, error: Exception | None) -> None:
+        """Take the answer to what a round has written."""
+        del self._said[room]
+        self._answered.set()
+        if error is None and life.is_over:
+            self._handles.pop(room, None)
+            self._on_ended(room, life.number)
+        elif error is not None:
+            self._rooms.put_back(room, life)
+            if self.is_online.is_set():
+                self._tasks[room] = asyncio.create_task(self._publish_room(room))
+        if self._rooms.is_pending(room):
+            self.publish([room])
 
     async def _publish_room(self, room: int) -> None:
         try:

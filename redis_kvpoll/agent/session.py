@@ -27,7 +27,8 @@ from redis_kvpoll.agent.part_state import TableState
 from redis_kvpoll.agent.publisher import OutboxPublisher
 from redis_kvpoll.agent.ranks import RankFollower
 from redis_kvpoll.agent.refusals import refusal
-from redis_kvpoll.agent.shared_table import Rounds, SharedFailures, SharedTable, SharedTables
+from redis_kvpoll.agent.rounds import Rounds
+from redis_kvpoll.agent.shared_table import SharedFailures, SharedTable, SharedTables
 from redis_kvpoll.agent.told import ToldRooms
 from redis_kvpoll.aio.mirror import AsyncMirror
 from redis_kvpoll.aio.store import AsyncStatusStore
@@ -67,7 +68,7 @@ class TableSession:
         self._silent_for = silent_for
         self._tables = tables or SharedTables()
         self._news = ClientNews(send)
-        self._has_changes = asyncio.Event()
+        self._rounds: Rounds | None = None
         self.ending: Ending | None = None
         """How it ends, once that is known."""
         self._awaits_death = False
@@ -202,7 +203,9 @@ class TableSession:
         self._on_opened: Callable[[int], object] = lambda room: own.on_failure(table.failures.get(room))
         self.publisher = publisher
         await self._follow(stack, table, own)
-        return [self._publish_changes(table.rounds), self._replace_lost_lease(lease), self._monitor(lease)]
+        self._rounds = table.rounds
+        self._wake()
+        return [self._replace_lost_lease(lease), self._monitor(lease)]
 
     async def _follow(self, stack: AsyncExitStack, table: SharedTable, own: OwnFailures) -> None:
         """Follow what concerns the client's rooms until the stack closes."""
@@ -218,12 +221,10 @@ class TableSession:
             followers.append(await stack.enter_async_context(of_others.followed(self.rooms, others.on_failure)))
             table.reap_others()
 
-    async def _publish_changes(self, rounds: Rounds) -> None:
-        while True:
-            await self._has_changes.wait()
-            await rounds.next()
-            self._has_changes.clear()
-            self._publisher.publish(self.rooms.take_changed())
+    def _publish(self) -> None:
+        """Publish what has changed: a round has begun."""
+        if self.publisher is not None:
+            self.publisher.publish(self.rooms.take_changed())
 
     async def _replace_lost_lease(self, lease: ReplaceableLease) -> None:
         """After a lost lease, fail the rooms that it owned, as in the table, and continue under a new one."""
@@ -292,4 +293,5 @@ class TableSession:
         self._send(messages.LOG, messages.encode_words(level, f"redis_kvpoll: {text}"))
 
     def _wake(self) -> None:
-        self._has_changes.set()
+        if self._rounds is not None:
+            self._rounds.join(self._publish)

@@ -15,6 +15,7 @@ from typing import Any
 from redis_kvpoll.agent.lease import reap
 from redis_kvpoll.agent.member import GroupMember, Member, StoreMember
 from redis_kvpoll.agent.messages import ClientHello
+from redis_kvpoll.agent.rounds import Rounds
 from redis_kvpoll.agent.told import ToldRooms
 from redis_kvpoll.aio.failures import AsyncFailures
 from redis_kvpoll.aio.rank_group import AsyncRankGroup
@@ -23,32 +24,7 @@ from redis_kvpoll.model import Entry, KVPoll, RoomFailure
 from redis_kvpoll.replica.failures import REMEMBER_SECONDS
 from redis_kvpoll.replica.failures_base import read_since
 
-ROUND_SECONDS = 0.004
-"""Between two rounds of publishing: what comes meanwhile is sent together."""
-
 OnFailure = Callable[[RoomFailure], object]
-
-
-class Rounds:
-    """Lets all who come meanwhile go on at one moment, and the next of them ROUND_SECONDS later."""
-
-    def __init__(self) -> None:
-        self._begins_at = 0.0
-        self._next: asyncio.Event | None = None
-
-    async def next(self) -> None:
-        """Wait for the next round."""
-        if self._next is None:
-            self._next = asyncio.Event()
-            loop = asyncio.get_running_loop()
-            loop.call_at(max(self._begins_at, loop.time()), self._begin)
-        await self._next.wait()
-
-    def _begin(self) -> None:
-        self._begins_at = asyncio.get_running_loop().time() + ROUND_SECONDS
-        event, self._next = self._next, None
-        if event is not None:
-            event.set()
 
 
 class SharedFailures:
@@ -138,7 +114,7 @@ class SharedTable:
         options = hello.options if hello.rank is None else {**hello.options, **_NO_RANK}
         self._store = AsyncStatusStore.from_url(hello.url, **options)
         self._group = None if hello.rank is None else AsyncRankGroup(self._store)
-        self.rounds = Rounds()
+        self.rounds = Rounds(self._group)
         self.failures = SharedFailures(self._store)
         self.others: AsyncStatusStore | None = None
         """The other table, if its failures are heard."""
@@ -155,7 +131,7 @@ class SharedTable:
         """Return how a client takes part in its table."""
         if self._group is None or hello.rank is None:
             return StoreMember(self._store, hello.owner)
-        return GroupMember(self._store, self._group, (hello.rank, hello.world_size), hello.owner)
+        return GroupMember(self._store, self._group, self.rounds, (hello.rank, hello.world_size), hello.owner)
 
     def reap_others(self) -> None:
         """Fail the rooms of lost owners of the other table from now on."""

@@ -40,6 +40,7 @@ class ToldRooms:
         self.put_back = self.outbox.put_back
         self.take_changed = self.outbox.take_changed
         self.pending_rooms = self.outbox.rooms
+        self.is_pending = self.outbox.has
         self._deliver_reason = deliver_reason
         self._began = began
         self._clock = clock
