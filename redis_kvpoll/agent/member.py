@@ -183,7 +183,7 @@ class GroupMember:
 
     async def write(self, change: RankChange) -> None:
         """Write what this rank says, with what the others say at this moment."""
-        answer = await self._group.write_together(change)
+        [answer] = await self._group.write_together([change])
         if isinstance(answer, KVPollError):
             raise answer
 

@@ -63,7 +63,7 @@ class Rounds:
         order.sort()  # the clears of all ranks after what they said before
         errors: dict[int, Exception] = {}
         try:
-            answers = await self._group.write([said[number][0][at] for at, number in order])
+            answers = await self._group.write_together([said[number][0][at] for at, number in order])
         except Exception as error:  # each caller sees to it, and a bug is logged there
             errors = dict.fromkeys(range(len(said)), error)
         else:

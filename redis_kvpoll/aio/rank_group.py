@@ -169,7 +169,8 @@ class AsyncRankGroup:
             await asyncio.wait([first])
         if (known := self._group.opened_by_another(room, request, identity)) is not None:
             change = RankChange(room, identity, known.generation, first_status)
-            if (joined := self._group.joined(change, known, await self.write_together(change))) is not None:
+            [answer] = await self.write_together([change])
+            if (joined := self._group.joined(change, known, answer)) is not None:
                 return joined
         opening = asyncio.get_running_loop().create_future()
         if self._opening.setdefault((room, request), opening) is not opening:
@@ -196,15 +197,16 @@ class AsyncRankGroup:
         """
         return await self._dispatcher.run(self._group.write(changes))
 
-    async def write_together(self, change: RankChange) -> Answer:
-        """Apply a change, in one call with the others of this turn of the event loop."""
+    async def write_together(self, changes: Sequence[RankChange]) -> list[Answer]:
+        """Apply changes as ``write``, in one call with the others of this turn of the event loop."""
         if self._together is None:
-            changes: list[RankChange] = []
-            self._together = changes, asyncio.ensure_future(self._write_at_end_of_turn(changes))
-        changes, writing = self._together
-        changes.append(change)
-        number = len(changes) - 1
-        return (await asyncio.shield(writing))[number]
+            collected: list[RankChange] = []
+            self._together = collected, asyncio.ensure_future(self._write_at_end_of_turn(collected))
+        collected, writing = self._together
+        first = len(collected)
+        collected += changes
+        answers = await asyncio.shield(writing)
+        return answers[first : first + len(changes)]
 
     async def _write_at_end_of_turn(self, changes: list[RankChange]) -> list[Answer]:
         await asyncio.sleep(0)
