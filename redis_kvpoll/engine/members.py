@@ -124,7 +124,7 @@ class Members(dict[RankIdentity, RankMember]):
         """Note which rooms calls of WRITE_RANKS clear, and for which members."""
         for call in calls:
             for room, words in zip(call.rooms, call.items, strict=True):
-                for change in rank_commands.sent_changes(words):
+                for change in rank_commands.sent_changes(words) if rank_commands.ABSENT in words else ():
                     if change.clears and (member := self.get(change.identity)):
                         member.tracked_rooms.mark_room_clearing(call.tag, room, str(change.generation))
 

@@ -18,7 +18,9 @@ from redis_kvpoll.validation import status_name
 
 MAX_RANKS = 64
 """Ranks of a room that are one step."""
-_STATUS, _ABSENT = "status:", "absent"
+_STATUS = "status:"
+ABSENT = "absent"
+"""The status of a rank that clears."""
 _WIDTH = 6
 """The arguments of a rank."""
 
@@ -86,7 +88,7 @@ def _words(group: list[RankChange]) -> tuple[str, ...]:
 
 def _words_of_rank(change: RankChange) -> tuple[str, ...]:
     rank, _, owner, incarnation = change.identity
-    status = _ABSENT if change.clears else "" if change.status is None else status_name(change.status)
+    status = ABSENT if change.clears else "" if change.status is None else status_name(change.status)
     length = "" if change.length is None else str(change.length)
     return f"{_STATUS}{rank}", f"by:{rank}", owner, incarnation, status, length
 
@@ -109,8 +111,8 @@ def sent_changes(words: Sequence[str]) -> Iterator[SentChange]:
     for at in range(4, len(words), _WIDTH):
         field, _, owner, incarnation, status, length = words[at : at + _WIDTH]
         identity = RankIdentity(int(field[len(_STATUS) :]), world_size, owner, incarnation)
-        said = "" if status == _ABSENT else status
-        yield SentChange(identity, generation, said, reason, length, status == _ABSENT)
+        said = "" if status == ABSENT else status
+        yield SentChange(identity, generation, said, reason, length, status == ABSENT)
 
 
 def outcomes_of(outcomes: Any) -> list[tuple[int, bytes]]:

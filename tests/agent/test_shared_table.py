@@ -11,6 +11,7 @@ from redis_kvpoll import AsyncStatusStore, KVPoll
 from redis_kvpoll.agent import messages
 from redis_kvpoll.agent.messages import ClientHello
 from redis_kvpoll.agent.table_parts import TableParts
+from redis_kvpoll.protocol import keys
 from tests.support import pace
 from tests.support.table_clients import Process
 
@@ -92,6 +93,10 @@ async def _are_closed(client, before):
     return not connections(client) - before
 
 
+async def flushed(ranks):
+    await asyncio.gather(*(rank.session.part.publisher.flush() for rank in ranks))
+
+
 async def until_ranks(store, room, wanted):
     await until(lambda: _collects(store, room, wanted))
 
@@ -110,10 +115,12 @@ class TestOneCall:
         await until_ranks(store, A, dict.fromkeys(ALL, BOOT))
         before = calls(client)
         for rank in ranks:
-            rank.change(A, status=MOVE, length=9)
+            rank.change(A, status=MOVE)
             rank.change(B, status=FAIL, reason="why")
-        await asyncio.gather(*(rank.session.part.publisher.flush() for rank in ranks))
+        await flushed(ranks)
         assert calls(client) - before == 1
+        [(_, words)] = client.xrevrange(keys.feed("t"), count=1)
+        assert b"rank:0,1,2,3,4,5,6,7" in words
         await until_ranks(store, A, dict.fromkeys(ALL, MOVE))
         entry = await store.entry(B)
         assert (entry.status, entry.reason, entry.failed_by) == (KVPoll.Failed, "why", "h:0 rank 0")
@@ -162,6 +169,8 @@ class TestEnds:
         await opened(ranks, A)
         await opened(ranks[:4], B)
         ranks[6].silence = 10.0
+        before = await _after_a_heartbeat(store)
+        assert await _after_a_heartbeat(store) == before
         await until(lambda: _has_failed(store, A))
         assert (await store.entry(A)).reason == "owner h:6 lost"
         assert await store.get(B) is KVPoll.Bootstrapping
@@ -178,6 +187,23 @@ class TestEnds:
         async with AsyncStatusStore.from_url(url, namespace="t", policy="strict") as thief, thief.lease("h:6"):
             await ranks[6].until(messages.FAILED)
         assert await store.get(B) is KVPoll.Bootstrapping
+
+
+async def _after_a_heartbeat(store):
+    """Wait for a heartbeat of rank 0; return when rank 6 has had one."""
+    first = (await _last_heartbeats(store))["h:0"]
+    async with asyncio.timeout(pace.seconds(60)):
+        while (found := await _last_heartbeats(store))["h:0"] == first:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    return found["h:6"]
+
+
+async def _last_heartbeats(store):
+    return {owner.name: owner.last_heartbeat_at for owner in await store.owners()}
+
+
+async def _is_told(process, kind):
+    return kind in process.kinds
 
 
 async def _has_failed(store, room):
@@ -210,7 +236,8 @@ class TestGoingOn:
         await until_ranks(store, A, dict.fromkeys(ALL, MOVE))
         client.flushall()
         ranks[3].change(A, status=DONE)
-        await until_ranks(store, A, dict.fromkeys(ALL, MOVE) | {3: DONE})
+        await flushed(ranks)
+        assert await _collects(store, A, dict.fromkeys(ALL, MOVE) | {3: DONE})
 
     async def test_loss_of_data_brings_each_rank_back(self, ranks, store, client):
         generation = await opened(ranks, A)
@@ -230,6 +257,8 @@ class TestFailures:
             await operator.abort(A, "wrong model")
         await ranks[0].until(messages.FAILED)
         ranks[5].change(A, is_new=True, status=BOOT, request="rid")
+        await until(lambda: _is_told(ranks[5], messages.OPENED))
+        assert messages.FAILED in ranks[5].kinds
         assert messages.decode_words(await ranks[5].until(messages.FAILED)) == [A, 1, "wrong model", True]
 
     async def test_rank_that_comes_later_hears_of_the_other_table(self, parts, url):
@@ -242,6 +271,8 @@ class TestFailures:
             await first.until(messages.JOINED)
             late = Process(parts, hello_of(url, 1, other="o"))
             late.change(B, is_new=True, status=BOOT, request="rid")
+            await until(lambda: _is_told(late, messages.JOINED))
+            assert messages.FAILURE_WAITS in late.kinds
             assert messages.decode_life(await late.until(messages.FAILURE_WAITS))[:2] == (B, 1)
             late.session.received(messages.READ_FAILURE, messages.encode_life(B, 1))
             assert messages.decode_words(await late.until(messages.FAILURE_READ))[4] == "no route"
@@ -256,4 +287,4 @@ class TestFailures:
             await (await others.open(B, "rid")).fail("no route")
             await ranks[0].until(messages.FAILURE_WAITS)
             ranks[1].change(B, is_new=True, status=BOOT, request="rid", opened_at=moment)
-            await ranks[1].until(messages.FAILURE_WAITS)
+            assert messages.FAILURE_WAITS in ranks[1].kinds

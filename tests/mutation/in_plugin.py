@@ -93,9 +93,9 @@ IN_THE_PLUGIN = [
     ),
     (
         "a status is published before the prefix length",
-        "agent.publisher:OutboxPublisher._send",
-        "if life.length is not None:",
-        "if status is not None:\n        await handle.update(status)\n    if life.length is not None:",
+        "agent.member:_StoreRoom.write",
+        "if length is not None:",
+        "if status is not None:\n        await self._handle.update(status)\n    if length is not None:",
         "plugin/test_worker.py::TestPublishing::test_prefix_length_is_published_before_the_status[later]",
     ),
     (

@@ -1,6 +1,7 @@
 """A process of SGLang on an agent, with a stand-in for its manager: run by test_agent.py.
 
-Its argument is how many rooms it opens. It says "open". Told to "end", it makes more changes and kills itself; else it
+Its arguments are how many rooms it opens, and of how many ranks it is the last. It says "open".
+Told to "end", it makes more changes and kills itself; else it
 answers with the statuses of its rooms.
 """
 
@@ -18,7 +19,8 @@ PORT = 41000
 
 
 def main() -> None:
-    sglang = manager(rank_port=PORT)
+    ranks = int(sys.argv[2])
+    sglang = manager(rank_port=PORT, attn_tp_size=ranks, attn_tp_rank=ranks - 1)
     plugin.after_init(None, sglang)
     rooms = range(FIRST, FIRST + int(sys.argv[1]))
     for room in rooms:

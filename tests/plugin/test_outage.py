@@ -11,7 +11,7 @@ import threading
 import pytest
 
 from redis_kvpoll import KVPoll
-from redis_kvpoll.agent import session
+from redis_kvpoll.agent import rounds
 from redis_kvpoll.aio.lease import AsyncLease
 from tests.support import real
 from tests.support.standin import OWNER, joined, manager, serve, serve_rooms, table, until_equal
@@ -86,7 +86,7 @@ def test_room_opened_between_leases_has_an_owner(server, monkeypatch):
         if len(entered) == 2:
             sglang.request_status[2] = BOOT
             for _ in range(20):  # time in which it must not be published
-                await asyncio.sleep(session.COALESCE_SECONDS)
+                await asyncio.sleep(rounds.ROUND_SECONDS)
         return await enter(lease)
 
     monkeypatch.setattr(AsyncLease, "__aenter__", entering)

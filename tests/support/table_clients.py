@@ -14,10 +14,13 @@ class Process:
 
     def __init__(self, parts, hello):
         self.told = asyncio.Queue()
+        self.kinds = []
+        """Of all messages so far."""
         self.silence = 0.0
         self.session = parts.open_session(self, hello.encode())
 
     def send(self, kind, payload):
+        self.kinds.append(kind)
         self.told.put_nowait((kind, payload))
 
     def silent_for(self):
