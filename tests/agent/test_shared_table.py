@@ -110,23 +110,30 @@ ALL = range(RANKS)
 
 class TestOneCall:
     async def test_changes_of_one_round_are_one_call(self, ranks, client, store):
-        """Those of two rooms, too. To open a room takes one more: the first rank opens it, and the others join."""
+        """Of each room they are one change. To open a room takes one more: the others join the first rank."""
         await opened(ranks, A), await opened(ranks, B)
-        await until_ranks(store, A, dict.fromkeys(ALL, BOOT))
         before = calls(client)
         for rank in ranks:
             rank.change(A, status=MOVE)
-            rank.change(B, status=FAIL, reason="why")
+            rank.change(B, status=INPUT)
         await flushed(ranks)
         assert calls(client) - before == 1
         [(_, words)] = client.xrevrange(keys.feed("t"), count=1)
-        assert b"rank:0,1,2,3,4,5,6,7" in words
-        await until_ranks(store, A, dict.fromkeys(ALL, MOVE))
-        entry = await store.entry(B)
-        assert (entry.status, entry.reason, entry.failed_by) == (KVPoll.Failed, "why", "h:0 rank 0")
+        assert words[b"rank:0,1,2,3,4,5,6,7"] == b"Transferring"
         before = calls(client)
         await opened(ranks, 99)
         assert calls(client) - before == 2
+
+    async def test_failure_of_all_ranks_is_one_call(self, ranks, client, store):
+        """Their reason, too, is the first one's."""
+        await opened(ranks, B)
+        before = calls(client)
+        for rank in ranks:
+            rank.change(B, status=FAIL, reason=f"why {rank.session.part.hello.rank}", length=9)
+        await flushed(ranks)
+        assert calls(client) - before == 1
+        entry = await store.entry(B)
+        assert (entry.status, entry.reason, entry.failed_by) == (KVPoll.Failed, "why 0", "h:0 rank 0")
 
     async def test_ranks_share_connections(self, parts, url, client):
         """To write and to follow, in their own table and in the other; one more for what is not queued. Not 4 each."""
@@ -260,6 +267,20 @@ class TestFailures:
         await until(lambda: _is_told(ranks[5], messages.OPENED))
         assert messages.FAILED in ranks[5].kinds
         assert messages.decode_words(await ranks[5].until(messages.FAILED)) == [A, 1, "wrong model", True]
+
+    async def test_rank_that_joins_a_failed_room_hears_of_it(self, ranks, url):
+        """The follower has told nobody of it: the client that had it was done with it, but not yet in the table."""
+        await opened(ranks[:1], A)
+        await opened(ranks[1:2], B)
+        ranks[0].session.received(messages.WANT_REASON, messages.encode_life(A, 1, True))
+        ranks[0].change(A, is_over=True)
+        async with AsyncStatusStore.from_url(url, namespace="t", policy="strict", rank=7, world_size=RANKS) as other:
+            for room in (A, B):
+                await (await other.attach(room)).update(FAIL)
+        await ranks[1].until(messages.FAILED)
+        ranks[5].change(A, is_new=True, status=BOOT, request="rid")
+        await until(lambda: _is_told(ranks[5], messages.OPENED))
+        assert messages.FAILED in ranks[5].kinds
 
     async def test_rank_that_comes_later_hears_of_the_other_table(self, parts, url):
         """Its rooms are read, since the follower that is there has not known of them."""

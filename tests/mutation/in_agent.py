@@ -105,7 +105,7 @@ IN_THE_AGENT = [
         "agent.publisher:OutboxPublisher._send",
         "if handle.has_failed:",
         "if False:",
-        "agent/test_shared_table.py::TestFailures::test_rank_hears_of_a_failure_before_it_came",
+        "agent/test_shared_table.py::TestFailures::test_rank_that_joins_a_failed_room_hears_of_it",
     ),
     (
         "a failure that one rank was told is not told to one that opens its room later",
@@ -115,10 +115,10 @@ IN_THE_AGENT = [
         "agent/test_shared_table.py::TestFailures::test_room_told_late_has_failed_in_the_other_table",
     ),
     (
-        "what one rank says of a room is a change of its own",
-        "aio.rank_group:AsyncRankGroup.write_together",
-        "if self._together is None:",
-        "if True:",
+        "each rank has its own store",
+        "agent.shared_table:_key",
+        'if name != "rank"',
+        "",
         "agent/test_shared_table.py::TestOneCall::test_changes_of_one_round_are_one_call",
     ),
 ]
