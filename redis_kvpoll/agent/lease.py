@@ -7,7 +7,7 @@ import contextlib
 from enum import Enum
 from typing import Any, Protocol
 
-from redis_kvpoll.agent.member import HeldLease, Member
+from redis_kvpoll.agent.table_member import HeldLease, TableMember
 from redis_kvpoll.aio.store import AsyncStatusStore
 from redis_kvpoll.engine.lease_state import LeaseState
 from redis_kvpoll.errors import KVPollError, LeaseLostError
@@ -51,7 +51,7 @@ class ReplaceableLease:
 
     def __init__(
         self,
-        member: Member,
+        member: TableMember,
         ttl: float,
         client: LeaseClient,
         former: LeaseState | None = None,

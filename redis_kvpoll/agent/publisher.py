@@ -15,10 +15,11 @@ import time
 from collections.abc import Callable, Collection
 from typing import Protocol
 
-from redis_kvpoll.agent.member import Member, MemberRoom
 from redis_kvpoll.agent.merge import CREATING
 from redis_kvpoll.agent.messages import STATUSES
 from redis_kvpoll.agent.outbox import RoomLife
+from redis_kvpoll.agent.request_ids import RoomWriter, request_of
+from redis_kvpoll.agent.table_member import MemberRoom, TableMember
 from redis_kvpoll.errors import (
     KVPollError,
     LeaseLostError,
@@ -28,7 +29,6 @@ from redis_kvpoll.errors import (
     StoreUnavailableError,
 )
 from redis_kvpoll.model import Entry, KVPoll
-from redis_kvpoll.validation import MAX_REQUEST
 
 FIRST_RETRY_SECONDS = 0.02
 """First pause before a retry, which then doubles: other ranks usually clear a room within milliseconds."""
@@ -57,17 +57,6 @@ class UnpublishedRooms(Protocol):
     def deliver_reason(self, room: int, reason: str) -> None: ...
 
 
-class RoomWriter(Protocol):
-    """Who a client is."""
-
-    @property
-    def owner(self) -> str: ...
-    @property
-    def instance(self) -> str: ...
-    @property
-    def world_size(self) -> int: ...
-
-
 class OutboxPublisher:
     """Publishes the changes of one client.
 
@@ -77,7 +66,7 @@ class OutboxPublisher:
 
     def __init__(
         self,
-        member: Member,
+        member: TableMember,
         rooms: UnpublishedRooms,
         writer: RoomWriter,
         on_opened: Callable[[int, int, int], object],
@@ -241,7 +230,7 @@ class OutboxPublisher:
             if handle is None and life.generation and life.is_over:
                 return  # it was cleared already
             if handle is None:
-                handle = await self._member.open(room, self._request_of(life), first or KVPoll.Bootstrapping)
+                handle = await self._member.open(room, request_of(self._writer, life), first or KVPoll.Bootstrapping)
                 status = None if status is first else status
                 if handle.has_failed:
                     await self._find_failed(room, life.number, handle.generation)
@@ -273,18 +262,6 @@ class OutboxPublisher:
         entry = await self._member.store.entry(room)
         if entry is not None and entry.generation == generation and entry.status is KVPoll.Failed:
             self.on_found_failed(room, number, entry)
-
-    def _request_of(self, life: RoomLife) -> str:
-        """Return the request of a life in the table: equal for all ranks of its instance, and for no other life.
-
-        The client's id alone is not enough: a router may try one request with a second instance. Without an id it is
-        the life's number, which only a single rank can use.
-        """
-        writer = self._writer
-        if life.request:
-            id_ = "".join(letter if letter.isprintable() else "?" for letter in life.request)
-            return f"{id_[: MAX_REQUEST - len(writer.instance) - 1]} {writer.instance}"
-        return writer.instance if writer.world_size > 1 else f"{writer.owner}#{life.number}"
 
     async def _fetch_reason(self, room: int) -> None:
         """Read until another rank has recorded a reason or no thread waits for it. The last clear removes it."""

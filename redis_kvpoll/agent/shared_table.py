@@ -1,6 +1,6 @@
 """The tables of one instance, as its clients share them: connections, followers, and the moments of publishing.
 
-Invariant: a table is there as long as one of its clients. What a client opens, writes and holds is its own: see member.
+Invariant: a table is there as long as one of its clients. What a client opens, writes and holds is its own (table_member).
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from redis_kvpoll.agent.lease import reap
-from redis_kvpoll.agent.member import GroupMember, Member, StoreMember
 from redis_kvpoll.agent.messages import ClientHello
 from redis_kvpoll.agent.rounds import Rounds
+from redis_kvpoll.agent.table_member import GroupMember, StoreMember, TableMember
 from redis_kvpoll.agent.told import ToldRooms
 from redis_kvpoll.aio.failures import AsyncFailures
 from redis_kvpoll.aio.rank_group import AsyncRankGroup
@@ -127,7 +127,7 @@ class SharedTable:
             )
             self.of_others = SharedFailures(self.others)
 
-    def member(self, hello: ClientHello) -> Member:
+    def member(self, hello: ClientHello) -> TableMember:
         """Return how a client takes part in its table."""
         if self._group is None or hello.rank is None:
             return StoreMember(self._store, hello.owner)

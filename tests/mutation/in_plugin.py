@@ -93,7 +93,7 @@ IN_THE_PLUGIN = [
     ),
     (
         "a status is published before the prefix length",
-        "agent.member:_StoreRoom.write",
+        "agent.table_member:_StoreRoom.write",
         "if length is not None:",
         "if status is not None:\n        await self._handle.update(status)\n    if length is not None:",
         "plugin/test_worker.py::TestPublishing::test_prefix_length_is_published_before_the_status[later]",

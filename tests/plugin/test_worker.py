@@ -13,9 +13,9 @@ import redis
 from click.testing import CliRunner
 
 from redis_kvpoll import AsyncStatusStore, KVPoll, StatusStore
-from redis_kvpoll.agent.member import StoreMember
 from redis_kvpoll.agent.outbox import RoomLife
 from redis_kvpoll.agent.publisher import OutboxPublisher
+from redis_kvpoll.agent.table_member import StoreMember
 from redis_kvpoll.agent.told import ToldRooms
 from redis_kvpoll.aio.room import AsyncRoom
 from redis_kvpoll.cli.app import kvpoll

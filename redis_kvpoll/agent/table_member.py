@@ -52,7 +52,7 @@ class HeldLease(Protocol):
         """Stop renewing it. ``as_lost``: its client is dead, so its rooms fail at once; else it expires."""
 
 
-class Member(Protocol):
+class TableMember(Protocol):
     """One client in a table."""
 
     store: AsyncStatusStore
