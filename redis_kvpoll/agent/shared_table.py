@@ -1,6 +1,6 @@
 """The tables of one instance, as its clients share them: connections, followers, and the moments of publishing.
 
-Invariant: a table is there as long as one of its clients. What a client opens, writes and holds is its own (table_member).
+Invariant: a table is there as long as one of its clients. What a client opens, writes and holds is its own.
 """
 
 from __future__ import annotations
