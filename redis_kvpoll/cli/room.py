@@ -104,7 +104,7 @@ def other_side(namespace: str) -> str:
 
 def _print(namespace: str, seen: Seen, wants_json: bool) -> None:
     now = time.time()
-    timeline = list(periods(seen.changes, True, now))
+    timeline = _before_restore(list(periods(seen.changes, True, now)), seen.entry)
     if wants_json:
         as_json.put(
             {
@@ -128,9 +128,16 @@ def _print(namespace: str, seen: Seen, wants_json: bool) -> None:
     from redis_kvpoll.cli import timeline as drawn
 
     terminal.print_entry(seen.entry, seen.owners)
-    drawn.print_timeline(timeline)
+    drawn.print_timeline(timeline, seen.entry.restored_at)
     if seen.other_side:
         drawn.print_other_side(seen.other_side, seen.other)
+
+
+def _before_restore(timeline: list[Period], entry: Entry) -> list[Period]:
+    """The timeline of a room; if nothing has happened since its restore, it begins at the last change before."""
+    if entry.restored_at is None or len(timeline) != 1 or timeline[0].state != entry.status.name:
+        return timeline
+    return [timeline[0]._replace(since=min(timeline[0].since, entry.updated_at))]
 
 
 def _period(period: Period) -> dict[str, object]:

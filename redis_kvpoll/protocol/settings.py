@@ -35,6 +35,8 @@ TTL_MS = 7 * 24 * 3600 * 1000
 """A week: the settings of an unused namespace expire after it."""
 RENEW_SECONDS = 3600.0
 """Far below the TTL, so that a namespace in use keeps its settings."""
+RESTORE_SECONDS = 30.0
+"""Between the renewals by heartbeats: so soon, settings that were evicted or deleted alone are there again."""
 
 
 @dataclass(frozen=True, slots=True)

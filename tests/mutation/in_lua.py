@@ -323,7 +323,7 @@ IN_LUA = [
     (
         "a restored room counts as written now",
         "replay.lua",
-        "#written_ms == #now_ms and written_ms < now_ms and written_ms or now_ms",
+        "#changed_ms == #now_ms and changed_ms < now_ms and changed_ms or now_ms",
         "now_ms",
         "engine/test_restored_rooms.py::test_restored_room_keeps_its_times[sync-fakeredis]",
     ),
