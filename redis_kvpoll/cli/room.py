@@ -11,7 +11,8 @@ import click
 from redis_kvpoll.cli import as_json
 from redis_kvpoll.cli.durations import DURATION, human
 from redis_kvpoll.cli.exits import ATTENTION, NOT_FOUND, interruptible, leave, pause
-from redis_kvpoll.cli.options import ROLES, json_option, need_namespace, open_table, room_id, table_options
+from redis_kvpoll.cli.found import found_table
+from redis_kvpoll.cli.options import ROLES, json_option, open_table, room_id, table_options
 from redis_kvpoll.cli.selection import STATUS_CHOICE
 from redis_kvpoll.errors import CorruptEntryError, FeedOffError, KVPollError, RoomNotFoundError, WaitTimeoutError
 from redis_kvpoll.model import Entry, KVPoll
@@ -48,8 +49,7 @@ def show(url: str, namespace: str, room: int, watch: bool, wants_json: bool) -> 
 
     Exit status: 1 if the room is absent.
     """
-    with open_table(url, namespace) as store, interruptible():
-        need_namespace(store, url, namespace)
+    with found_table(url, namespace) as (store, _), interruptible():
         while True:
             seen = _seen(store, url, namespace, room)
             if seen is None:
@@ -167,8 +167,7 @@ def wait(
     Failed is not among the statuses.
     """
     goal = [KVPoll[name] for name in statuses]
-    with open_table(url, namespace) as store, interruptible():
-        need_namespace(store, url, namespace)
+    with found_table(url, namespace) as (store, _), interruptible():
         try:
             status = store.wait(room, *goal, timeout=timeout)
             reason = store.failure_reason(room) if status is KVPoll.Failed else None

@@ -28,7 +28,7 @@ def print_timeline(timeline: list[Period], restored_at: float | None = None) -> 
     if timeline:
         console.print()
     if timeline and restored_at is not None:
-        console.print(Text(f"{_clock(restored_at)}  restored after a loss of data: what was before is not known", "dim"))
+        console.print(Text(f"{_clock(restored_at)}  restored after a loss of data; before: not known", "dim"))
     for at, period in enumerate(timeline):
         mark = "└─" if at == len(timeline) - 1 else "├─"
         is_end = period.state in ("Success", "Failed", "cleared", "expired", "gone")

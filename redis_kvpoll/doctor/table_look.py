@@ -76,7 +76,7 @@ def look_briefly_at(executor: Executor, context: CallContext) -> Flow[TableFacts
         reply = yield from executor.send_command(_OPERATION, tag, ["HGETALL", keys.refused(tag)])
         refused.append(refused_writes.parse(reply))
     yield from executor.run(room_commands.poll([0]), [])  # loads its script
-    return TableFacts(now, tuple(owners), feeds, epochs, refused_writes.merge(refused))
+    return TableFacts(now, tuple(owners), feeds, epochs, refused_writes.merge(refused), shards=context.shards)
 
 
 def is_script_missing(executor: Executor, context: CallContext) -> Flow[bool]:

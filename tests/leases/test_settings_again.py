@@ -51,7 +51,7 @@ def test_other_settings_by_then_refuse_the_next_call(lease, client, server):
 def test_refused_settings_end_no_heartbeat(lease, client):
     """As at maxmemory, where nothing may be created."""
     client.delete(SETTINGS)
-    client.set(SETTINGS, "of another type")
+    client.set(SETTINGS, "of another type", ex=1000)
     lease.heartbeat()
     lease.heartbeat()
     assert not lease.lost
