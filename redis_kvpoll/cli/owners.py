@@ -105,4 +105,5 @@ def cells(group: list[Owner]) -> tuple[str, ...]:
 
 def why(owner: Owner) -> str:
     """What the reason of a lost owner says beside that it was lost."""
-    return owner.reason.removeprefix(f"owner {owner.name} lost").strip(" ()")
+    said = owner.reason.removeprefix(f"owner {owner.name} lost").strip(" ()")
+    return f"{said}, while its process lived" if owner.contested_at else said

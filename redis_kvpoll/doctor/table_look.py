@@ -119,9 +119,12 @@ def read_owners(executor: Executor, context: CallContext, count: bool = False) -
             live, incarnation = 0, str(owner.incarnation)
             if count and is_lost:
                 live = yield from sampling.count_live(executor, context, tag, incarnation, now)
-            totals = (known.rooms, known.failed) if known is not None else (0, 0)
+            totals = (known.rooms, known.failed, known.contested_at) if known is not None else (0, 0, 0.0)
             found[owner.name, owner.incarnation] = replace(
-                owner, rooms=totals[0] + live, failed=totals[1] + owner.failed
+                owner,
+                rooms=totals[0] + live,
+                failed=totals[1] + owner.failed,
+                contested_at=max(totals[2], owner.contested_at),
             )
     return sorted(found.values(), key=lambda owner: owner.incarnation)
 

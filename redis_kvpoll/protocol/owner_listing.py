@@ -25,6 +25,7 @@ _RECORD = re.compile(rb"(\d+) (\d+) (\d+) (\d+) (\d+)")
 _LOST = re.compile(rb"lost (\d+)")
 _FAILED = re.compile(rb"failed (\d+)")
 _BY = re.compile(rb"by (\d+)")
+_ALIVE = re.compile(rb"alive (\d+)")
 _GONE = re.compile(rb"gone (\d+)")
 
 
@@ -109,6 +110,7 @@ def parse_owners(fields: Iterable[bytes], now: float, lost_at: Mapping[bytes, fl
     pairs = list(zip(words[::2], words[1::2], strict=True))
     by = {found[1]: value.decode("utf-8", "replace") for name, value in pairs if (found := _BY.fullmatch(name))}
     failed = {found[1]: int(value) for name, value in pairs if (found := _FAILED.fullmatch(name)) and value.isdigit()}
+    alive = {found[1]: int(value) for name, value in pairs if (found := _ALIVE.fullmatch(name)) and value.isdigit()}
     owners = []
     for name, value in pairs:
         if record := _RECORD.fullmatch(value):
@@ -123,7 +125,8 @@ def parse_owners(fields: Iterable[bytes], now: float, lost_at: Mapping[bytes, fl
         elif lost := _LOST.fullmatch(name):
             reason = value.decode("utf-8", "replace")
             one = Owner(owner_in(reason), int(lost[1]), state="lost", reason=reason, process=by.get(lost[1], ""))
-            owners.append(replace(one, failed=failed.get(lost[1], 0), lost_at=lost_times.get(lost[1], 0.0)))
+            times = {"lost_at": lost_times.get(lost[1], 0.0), "contested_at": alive.get(lost[1], 0) / 1000}
+            owners.append(replace(one, failed=failed.get(lost[1], 0), **times))
     return owners
 
 
@@ -144,6 +147,7 @@ def merge_owners(by_shard: Iterable[Iterable[Owner]]) -> list[Owner]:
                     failed=failed,
                     lost_at=max(ends, default=0.0),
                     process=other.process or owner.process,
+                    contested_at=max(other.contested_at, owner.contested_at),
                 )
                 found[owner.name, owner.incarnation] = merged
     return sorted(found.values(), key=lambda owner: owner.incarnation)

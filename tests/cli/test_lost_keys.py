@@ -1,4 +1,4 @@
-"""What the commands say when single keys of a table are gone, and when all of it is. Each is taken from a real server."""
+"""What the commands say when single keys of a table are gone, or all of it, on real servers."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ IN_THE_DOCTOR = [
         "doctor.owner_checks:_lost_with_failures",
         "instance(owner) not in back",
         "True",
-        "doctor/test_losses.py::TestOwners::test_lost_owner_is_a_warning_until_it_is_back",
+        "doctor/test_owners.py::TestOwners::test_lost_owner_is_a_warning_until_it_is_back",
     ),
     (
         "a flood of refused writes is a note",
