@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from redis_kvpoll.model import KVPoll, Owner
+from redis_kvpoll.protocol.owner_listing import MemoryFull
 from redis_kvpoll.protocol.refused_writes import RefusedWrites
 from redis_kvpoll.transport.urls import Kind
 
@@ -177,6 +178,8 @@ class TableFacts:
     """How far a reader of the feed was behind after reading for two seconds."""
     sample: SampleFacts | None = None
     shards: int = 1
+    full: MemoryFull | None = None
+    """When heartbeats found the first shard's server at its maxmemory."""
     script_missing: bool = False
     """Whether a script was not there that an earlier look had loaded."""
 

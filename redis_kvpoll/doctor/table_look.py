@@ -61,7 +61,8 @@ def look_at(
 
 def look_briefly_at(executor: Executor, context: CallContext) -> Flow[TableFacts]:
     """Return the facts with which a later look compares its own."""
-    now = yield from read_time(executor, keys.home(context.namespace, context.shards))
+    home = keys.home(context.namespace, context.shards)
+    now = yield from read_time(executor, home)
     owners = yield from read_owners(executor, context, count=True)
     feeds: dict[str, FeedFacts] = {}
     if context.feed_length != "0":
@@ -75,8 +76,12 @@ def look_briefly_at(executor: Executor, context: CallContext) -> Flow[TableFacts
             epochs[tag] = int(micros) / 1e6
         reply = yield from executor.send_command(_OPERATION, tag, ["HGETALL", keys.refused(tag)])
         refused.append(refused_writes.parse(reply))
+    full = owner_listing.parse_full(
+        (yield from executor.send_command(_OPERATION, home, owner_listing.full_words(home)))
+    )
     yield from executor.run(room_commands.poll([0]), [])  # loads its script
-    return TableFacts(now, tuple(owners), feeds, epochs, refused_writes.merge(refused), shards=context.shards)
+    counts = refused_writes.merge(refused)
+    return TableFacts(now, tuple(owners), feeds, epochs, counts, shards=context.shards, full=full)
 
 
 def is_script_missing(executor: Executor, context: CallContext) -> Flow[bool]:

@@ -6,7 +6,7 @@ import contextlib
 
 import pytest
 
-from redis_kvpoll import KVPoll, Outcome, StatusStore
+from redis_kvpoll import KVPoll, Outcome, ServerRefusedError, StatusStore
 from redis_kvpoll.doctor import losses
 from redis_kvpoll.doctor.findings import Level
 from redis_kvpoll.doctor.replica import read_replica
@@ -199,6 +199,24 @@ class TestMemory:
         assert "% of its keys are kvpoll's" in found.found
         assert found.advice.startswith("CONFIG SET maxmemory ")
         assert "--memkeys" in found.advice
+
+    def test_heartbeat_tells_since_when_it_is_full(self, server, client, lease):
+        client.config_set("maxmemory", 1)
+        lease.heartbeat()
+        client.config_set("maxmemory", int(client.info("memory")["used_memory"] / 0.98))
+        found = examine(server.tcp)["memory"]
+        assert (found.level, "new rooms and leases are refused since" in found.found) == (PROBLEM, True)
+        client.config_set("maxmemory", 2**30)
+        found = examine(server.tcp)["memory"]
+        assert (found.level, "it was full from" in found.found) == (NOTE, True)
+
+    def test_without_heartbeats_the_logs_know_when(self, server, client, store):
+        store.update_status(1, BOOT)
+        client.config_set("maxmemory", 1)
+        with contextlib.suppress(ServerRefusedError):
+            store.update_status(2, BOOT)
+        client.config_set("maxmemory", int(client.info("memory")["used_memory"] / 0.98))
+        assert "got OOM since the server's start; since when is in the logs" in examine(server.tcp)["memory"].found
 
     def test_full_server_of_ours_is_told_what_to_clear(self, server, client, store):
         store.update_many(dict.fromkeys(range(300), DONE))
