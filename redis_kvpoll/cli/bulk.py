@@ -19,11 +19,11 @@ from redis_kvpoll.cli import as_json
 from redis_kvpoll.cli.exits import NOT_FOUND, leave
 from redis_kvpoll.cli.found import found_table
 from redis_kvpoll.cli.listing import print_found
-from redis_kvpoll.cli.options import json_option, room_id, table_options
-from redis_kvpoll.cli.room import absent
+from redis_kvpoll.cli.options import json_option, open_table, room_id, table_options
+from redis_kvpoll.cli.room import absent, other_side
 from redis_kvpoll.cli.selection import Found, Selection, select, selection_options, with_entries
-from redis_kvpoll.errors import CorruptEntryError, printable
-from redis_kvpoll.model import Outcome
+from redis_kvpoll.errors import CorruptEntryError, KVPollError, printable
+from redis_kvpoll.model import KVPoll, Outcome
 from redis_kvpoll.statistics.reasons import by_hand
 
 if TYPE_CHECKING:
@@ -87,6 +87,23 @@ def abort(url: str, namespace: str, room: int | None, reason: str, wanted: Selec
         return
     state = "is now Failed" if is_new else "was already Failed"
     click.echo(f"Room {room} {state}: {printable(recorded or 'no reason was recorded')}")
+    if (status := _other_status(url, namespace, room)) is not None and not status.is_terminal:
+        name = other_side(namespace)
+        what = f"in {name} it is still {status.name}: SGLang ends it there, too; kvpoll show {room} -n {name}"
+        click.echo(what, err=True)
+
+
+def _other_status(url: str, namespace: str, room: int) -> KVPoll | None:
+    """The status of a room on the other side; None if there is none, or it cannot be read."""
+    name = other_side(namespace)
+    if not name:
+        return None
+    try:
+        with open_table(url, name) as store:
+            entry = store.entry(room)
+    except KVPollError:
+        return None
+    return entry.status if entry else None
 
 
 @click.command(short_help="Remove one room, or all that match, from the table.")

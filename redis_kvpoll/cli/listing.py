@@ -174,7 +174,7 @@ def print_found(found: Iterable[Found], now: float) -> None:
     """Print rooms: for a terminal, or tab-separated."""
     is_terminal = sys.stdout.isatty()
     lines = [room_line(each.row, each.entry, now, is_terminal) for each in found]
-    columns = listed_columns(lines)
+    columns = listed_columns(lines, is_terminal)
     if is_terminal:
         from redis_kvpoll.cli import terminal
 

@@ -15,7 +15,7 @@ from redis_kvpoll.doctor.findings import Level
 from redis_kvpoll.protocol import keys
 from tests.support import real
 from tests.support.examining import HEALTHY, be_patient, examine
-from tests.support.leasing import ManualLease
+from tests.support.leasing import ManualLease, begin_long_ago, die
 
 LOOKING = (["owners"], ["stats"], ["ls"], ["show", "2"], ["history", "2"], ["doctor"])
 WRITING = (["abort", "2"], ["clear", "2"], ["reap"])
@@ -49,6 +49,10 @@ def lease(request, server):
 
 def run(server, *words, namespace="prod"):
     return CliRunner().invoke(kvpoll, [*words, "--redis", server.tcp, "-n", namespace], catch_exceptions=False)
+
+
+def run_on_server(server, *words):
+    return CliRunner().invoke(kvpoll, [*words, "--redis", server.tcp], catch_exceptions=False)
 
 
 def delete(client, name):
@@ -127,6 +131,34 @@ class TestAllKeys:
     def test_other_namespaces_are_listed_to_paste(self, server, lease):
         shown = run(server, "ls", namespace="default")
         assert (shown.exit_code, "This server has: -n prod" in shown.stderr) == (1, True)
+
+
+class TestNeighbours:
+    def test_namespaces_says_how_many_keys_are_others(self, server, client, lease):
+        for number in range(200):
+            client.set(f"other:{number}", "x", ex=1000)
+        shown = run_on_server(server, "namespaces")
+        assert re.search(r"The server has 2\d\d keys; about [89]\d% are others'", shown.stderr)
+
+    def test_server_without_a_namespace_says_so_too(self, server, client):
+        client.set("other", "x", ex=1000)
+        shown = run_on_server(server, "namespaces")
+        assert (shown.exit_code, "1 keys; about 100% are others'" in shown.stderr) == (1, True)
+
+
+def test_stats_names_the_owner_that_was_lost_last(server, client):
+    """Reasons are counted without their numbers."""
+    with StatusStore.from_url(server.tcp) as store, StatusStore.from_url(server.tcp) as other:
+        store.update_status(9, KVPoll.Success)
+        begin_long_ago(client)
+        for name in ("prefill-1/tp0", "prefill-0/tp3"):
+            lease = ManualLease(store, name).take()
+            store.open(int(name[8]))
+            assert die(client, other) == 1
+            lease.heartbeat()  # it finds the lease lost
+            lease.give_up()
+        shown = run(server, "stats", namespace="default").stdout
+    assert "2  owner_lost  owner prefill-#/tp# lost   (last: prefill-0/tp3)" in shown
 
 
 class TestRestoredRooms:
