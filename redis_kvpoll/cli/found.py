@@ -24,7 +24,7 @@ LIST_SECONDS = 1.0
 """For how long namespaces are looked for, to name them."""
 
 
-class Found(NamedTuple):
+class OpenTable(NamedTuple):
     """The table of a namespace that exists."""
 
     store: StatusStore
@@ -33,7 +33,7 @@ class Found(NamedTuple):
 
 
 @contextmanager
-def found_table(url: str, namespace: str, writes: str = "", deadline: float = DEADLINE) -> Iterator[Found]:
+def found_table(url: str, namespace: str, writes: str = "", deadline: float = DEADLINE) -> Iterator[OpenTable]:
     """Open a table, or exit with status 1 if the namespace does not exist. stderr says that a replica is read.
 
     ``writes`` is the name of a command that writes: on a replica, and without settings, it ends here.
@@ -48,7 +48,7 @@ def found_table(url: str, namespace: str, writes: str = "", deadline: float = DE
             _warn_of(replica, writes)
         if shards is not None or deadline != DEADLINE:
             store = stack.enter_context(open_table(url, namespace, deadline, bool(writes), shards))
-        yield Found(store, replica)
+        yield OpenTable(store, replica)
 
 
 def _shards_without_settings(url: str, namespace: str, writes: str) -> int:

@@ -75,7 +75,9 @@ def who_flushed(facts: Facts) -> str:
     last = min(found, key=lambda one: one.idle)
     names = [f"name {last.name}"] * bool(last.name) + [f"user {last.user}"] * bool(last.user)
     shown = f" ({', '.join(names)})" if names else ""
-    return f"{last.address}{shown} sent {last.command} {duration(last.idle)} ago, and is still connected"
+    total = sum(sum(node.flushes.values()) for node in facts.nodes)
+    others = "" if total <= len(found) else "; of the others nothing is known"
+    return f"{last.address}{shown} sent {last.command} {duration(last.idle)} ago, and is still connected{others}"
 
 
 def why_absent(facts: Facts) -> str:
@@ -83,7 +85,9 @@ def why_absent(facts: Facts) -> str:
     if reason := may_be_gone(facts):
         ups = [number(node.info, "uptime_in_seconds") for node in facts.nodes if node.info]
         start = f" (it was started {duration(min(ups))} ago)" if ups else ""
-        known = who_flushed(facts) or f"the server does not know when{start}; whoever used the table has it in its log"
+        known = (
+            who_flushed(facts) or f"the server does not know when{start}: the logs of the table's processes may tell"
+        )
         return f"its data is gone ({reason}), or nobody has used it yet; {known}"
     started = last_start(facts)
     return f"{started}, and what it held before is gone unless it was on disk" if started else ""

@@ -116,7 +116,12 @@ class TestAllKeys:
             for words in (["owners"], ["ls"], ["stats"], ["doctor"]):
                 shown = " ".join(run(server, *words).output.split())
                 assert "its data is gone (FLUSHALL once" in shown, words
+                assert "of the others nothing is known" not in shown
                 assert re.search(r"\S+ \(name batch-job, user \w+\) sent FLUSHALL", shown), words
+
+            client.flushdb()
+            client.ping()
+            assert "of the others nothing is known" in run(server, "ls").stderr
 
     def test_flush_of_a_closed_connection_has_no_time(self, server, client, lease):
         with server.client() as other:
