@@ -6,8 +6,8 @@
 -- refuses nothing comes here for nothing else. refused_room is the key of the last one, and refused_by the owner that
 -- wanted to write it, if the script knows it: "last" says so, with the time. What the server does not take (a key of
 -- another type, made by hand) is not counted: the call goes on. At maxmemory it takes the count after an HDEL, as in
--- fail_room.lua. The key is not declared: while a
--- cluster moves the slot, a declared key that is not there makes every call wait.
+-- fail_room.lua. The key is not declared: while a cluster moves the slot, a declared key that is not there makes every
+-- call wait.
 
 if refused then
   local refused_key = string.sub(KEYS[1], 1, -5) .. 'refused'  -- KEYS[1] ends with feed

@@ -1,5 +1,4 @@
--- Replaces a room by one of a new generation, without any of its old fields. Times are
--- milliseconds.
+-- Replaces a room by one of a new generation, without any of its old fields. Times are milliseconds.
 --
 -- INCLUDE  create_room
 

@@ -89,8 +89,8 @@ def abort(url: str, namespace: str, room: int | None, reason: str, wanted: Selec
     click.echo(f"Room {room} {state}: {printable(recorded or 'no reason was recorded')}")
     if (status := _other_status(url, namespace, room)) is not None and not status.is_terminal:
         name = other_side(namespace)
-        what = f"in {name} it is still {status.name}: SGLang ends it there, too; kvpoll show {room} -n {name}"
-        click.echo(what, err=True)
+        follows = "SGLang follows; other programs need " if namespace.endswith("-decode") else ""
+        click.echo(f"in {name} it is still {status.name}: {follows}kvpoll abort {room} -n {name}", err=True)
 
 
 def _other_status(url: str, namespace: str, room: int) -> KVPoll | None:

@@ -49,7 +49,7 @@ def show(url: str, namespace: str, room: int, watch: bool, wants_json: bool) -> 
 
     Exit status: 1 if the room is absent.
     """
-    with found_table(url, namespace) as (store, _), interruptible():
+    with interruptible(), found_table(url, namespace) as (store, _):
         while True:
             seen = _seen(store, url, namespace, room)
             if seen is None:
@@ -167,7 +167,7 @@ def wait(
     Failed is not among the statuses.
     """
     goal = [KVPoll[name] for name in statuses]
-    with found_table(url, namespace) as (store, _), interruptible():
+    with interruptible(), found_table(url, namespace) as (store, _):
         try:
             status = store.wait(room, *goal, timeout=timeout)
             reason = store.failure_reason(room) if status is KVPoll.Failed else None
