@@ -46,7 +46,12 @@ elseif action == 'extend' then
 elseif action == 'renew' then
   -- If two processes renew one name after a data loss, the later incarnation holds it, whichever renews first.
   local is_lost = is_above(current, incarnation) or (current == '' and epoch == ARGV[8]) or lost_reason
-  if current == incarnation or not is_lost then hold() else state = 'lost' end
+  if current == incarnation or not is_lost then
+    hold()
+  else
+    state = 'lost'
+    if current ~= '' and lost_reason then redis.call('HSETNX', KEYS[2], 'alive ' .. incarnation, now_ms) end
+  end
 elseif action == 'reaped' then
   forget(incarnation, lost_reason)
 elseif action == 'leave' and current == incarnation then

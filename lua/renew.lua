@@ -8,7 +8,8 @@
 --
 -- The hot script of leases, a half of the cost of lease.lua, which does the rest. state: held; due, if a sweep is due,
 -- too, of the first lease alone; or unknown: then lease.lua has to decide. The time at which to look at a lease again
--- stays: the sweep that looks then finds it renewed.
+-- stays: the sweep that looks then finds it renewed. At maxmemory, a field "memory full" of the leases says since when
+-- it is reached, and when a heartbeat found that last: "<since_ms> <last_ms>", for operators.
 
 local names, entry, reply = {ARGV[1]}, {}, {redis.call('HGET', KEYS[1], 'epoch'), feed_end(KEYS[3])}
 for i = 5, #ARGV, 4 do names[#names + 1] = ARGV[i] end
@@ -30,6 +31,9 @@ end
 if #entry > 0 and type(redis.pcall('HSET', KEYS[2], unpack(entry))) == 'table' then
   redis.call('HDEL', KEYS[2], '')  -- at maxmemory: as in fail_room.lua, but without a cost for the usual heartbeat
   redis.call('HSET', KEYS[2], unpack(entry))
+  local since_ms, last_ms = string.match(redis.call('HGET', KEYS[2], 'memory full') or '', '^(%d+) (%d+)$')
+  if not last_ms or now_ms - last_ms > math.max(60000, ARGV[3]) then since_ms = now_ms end
+  redis.call('HSET', KEYS[2], 'memory full', since_ms .. ' ' .. now_ms)
 end
 local last_sweep_ms = string.match(found[count + 1] or '', '^%d+$')
 if reply[5] == 'held' and (not last_sweep_ms or math.abs(now_ms - last_sweep_ms) >= 100) then reply[5] = 'due' end

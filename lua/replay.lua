@@ -3,7 +3,7 @@
 -- KEYS     feed, epoch, leases, owned, cleared; each: room, prefix; last: failed if a status is Failed
 -- ARGV     feed_length, ttl_ms, terminal_ttl_ms, epoch_ttl_ms, nonce, rank, world_size, owner,
 --          incarnation, author; each: generation, request, status, reason, length, role, loss, opened,
---          written
+--          written, updated_ms
 -- REPLY    feed_id, epoch; each: outcome, status, opened
 -- FEED     ttl_ms, status, first, request, reason, rank, owner
 -- CODES    1 CREATED, 2 ADVANCED, 3 UNCHANGED, 4 FAILED, 5 SKIPPED, 6 STALE, -2 LEASE, -3 WORLD_SIZE,
@@ -17,7 +17,7 @@
 -- marks decide: if its opening survived, an absent room was cleared or has expired; if that was lost, it is created;
 -- where the feed was trimmed, only if its last write did not survive, and it was opened in the last minute. With none,
 -- none is. A room that a replay created is marked as replayed, so that its clear is remembered: another replay may be
--- late. It keeps the time of its last write, as far as its caller knows it. The caller's rank takes part under its
+-- late. It keeps the time of its last change: updated_ms, empty if unknown. The caller's rank takes part under its
 -- lease. Without a status no room is created, and only the length is added. A length that was recorded since the loss
 -- stays. The version of the consensus was lost: it continues from the clock's microseconds. opened is the id of the
 -- entry that tells the opening. If no entry was appended, feed_id is the feed's last: <id>/<room>/<status>. No room is
@@ -28,9 +28,9 @@ read_clock()
 local lease_lost, highest = is_lease_lost(), ''
 local NONE, are_new = {}, false
 
-local count = (#ARGV - 10) / 9
+local count = (#ARGV - 10) / 10
 for i = 1, count do
-  local room, prefix, at = KEYS[i * 2 + 4], KEYS[i * 2 + 5], i * 9 + 2
+  local room, prefix, at = KEYS[i * 2 + 4], KEYS[i * 2 + 5], i * 10 + 1
   local generation, incoming, role, loss = ARGV[at], ARGV[at + 2], ARGV[at + 5], ARGV[at + 6]
   if i % 64 == 1 then are_new = none_exist(i * 2 + 4, math.min(128, 2 * (count - i + 1))) end  -- 64 rooms with prefixes
   local fields, type_error = NONE, nil
@@ -57,7 +57,7 @@ for i = 1, count do
       openings = openings or {keys = 5, width = 3}
       if highest == '' then next_generation(generation) end  -- the first write: at maxmemory, it is refused
       if is_above(generation, highest) then highest = generation end
-      fields = replace_room(room, prefix, fields, generation, ARGV[at + 1], ARGV[at + 8], are_new)
+      fields = replace_room(room, prefix, fields, generation, ARGV[at + 1], ARGV[at + 9], are_new)
       openings[#changes / 5 + 1] = i
     end
     if incoming == 'Failed' then

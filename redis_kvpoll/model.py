@@ -181,6 +181,8 @@ class Owner:
     """The process that took the lease, as ``host:pid``; empty if it is not known."""
     ranks: tuple[int, ...] = ()
     """The ranks as which it takes part in live rooms."""
+    contested_at: float = 0.0
+    """When it sent a heartbeat although another lease had taken its name: two processes use it. 0 if it did not."""
 
     @property
     def since(self) -> float:

@@ -23,8 +23,8 @@ local function list_new_rooms()
 end
 
 -- Adds to fields what will be written. They have the generation, the request and the owner; the clock was read.
--- written: for a room that is replayed, the id of the entry of its last write, or empty.
-local function create_room(room, fields, written)
+-- changed_ms: for a room that is replayed, the time of its last change, or empty.
+local function create_room(room, fields, changed_ms)
   if not room_words then
     room_words = {'status', '', 'generation', '', openings and 'opened' or 'opened_ms', now_ms, 'updated_ms', now_ms}
     local n = 8
@@ -35,15 +35,14 @@ local function create_room(room, fields, written)
     if rank ~= '' then
       room_words[n + 1], room_words[n + 2], n = 'world_size', world_size, n + 2
     end
-    if written then
+    if changed_ms then
       room_words[n + 1], room_words[n + 2], n = 'replayed', '1', n + 2
     end
     shared_count = n
   end
   room_words[4], is_created = fields.generation, true
-  if written then
-    local written_ms = string.match(written, '^%d+') or ''
-    room_words[8] = #written_ms == #now_ms and written_ms < now_ms and written_ms or now_ms
+  if changed_ms then
+    room_words[8] = #changed_ms == #now_ms and changed_ms < now_ms and changed_ms or now_ms
   end
   if openings then
     -- Usually the id of its entry, of which each has up to 16 rooms with 5 items; if not, feed.lua corrects it.

@@ -2,12 +2,13 @@
 --
 -- INCLUDE  clock
 --
--- KEYS are epoch, leases, owned, feed, due. A lease is a field of leases, by its owner:
--- "<incarnation> <ttl_ms> <heartbeat_ms> <last_heartbeat_ms> <suspected_ms, or 0>", where ttl_ms is the lease's, not a
--- room's. A field "lost <incarnation>" has the reason with which to fail the rooms of that incarnation; it stays for
--- an hour after that, with "failed <incarnation>", how many did. "by <incarnation>" is the process that took the lease,
--- for operators. due has the time at which to look at each lease again, by owner; "lost <incarnation>": when to name it
--- to another sweeper; "gone <incarnation>": when to forget it, an hour after its rooms had failed.
+-- KEYS are epoch, leases, owned, feed, due. A lease is a field of leases, by its owner: "<incarnation> <ttl_ms>
+-- <heartbeat_ms> <last_heartbeat_ms> <suspected_ms, or 0>", where ttl_ms is the lease's, not a room's. A field "lost
+-- <incarnation>" has the reason with which to fail the rooms of that incarnation; it stays for an hour after that, with
+-- "failed <incarnation>", how many did. For operators: "by <incarnation>" is the process that took the lease; "alive
+-- <incarnation>", when it sent a heartbeat for the name that another one had taken from it. due has the time at which
+-- to look at each lease again, by owner; "lost <incarnation>": when to name it to another sweeper; "gone
+-- <incarnation>": when to forget it, an hour after its rooms had failed.
 
 local RETRY_MS, SHOWN_MS = 500, 3600000  -- the sweeper that was named a lost lease may have died; for operators
 local findings = {}
@@ -27,6 +28,7 @@ end
 
 local function erase(incarnation)
   redis.call('HDEL', KEYS[2], 'lost ' .. incarnation, 'failed ' .. incarnation, 'by ' .. incarnation)
+  redis.call('HDEL', KEYS[2], 'alive ' .. incarnation)
 end
 
 local function end_lease(owner)

@@ -1,14 +1,14 @@
--- Replaces a room by one of a new generation, without any of its old fields.
+-- Replaces a room by one of a new generation, without any of its old fields. Times are milliseconds.
 --
 -- INCLUDE  create_room
 
 -- Returns the fields of the new room. A decode prefix length that was recorded before any room existed stays. A script
 -- must have made a write before that is refused at maxmemory: here a DEL may come first.
-local function replace_room(room, prefix, former, generation, request, written, is_without_prefix)
+local function replace_room(room, prefix, former, generation, request, changed_ms, is_without_prefix)
   if next(former) then redis.call('DEL', room) end
   local fields = {generation = generation, request = request, opened = false, status = nil}
   if owner ~= '' then fields.owner = owner end
-  create_room(room, fields, written)
+  create_room(room, fields, changed_ms)
   if not is_without_prefix and (former.status or redis.pcall('HGET', prefix, 'generation')) then
     redis.call('DEL', prefix)
   end

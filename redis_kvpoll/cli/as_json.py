@@ -72,6 +72,7 @@ def owner(one: Owner) -> dict[str, Any]:
         "lost_at": one.lost_at or None,
         "process": one.process or None,
         "ranks": list(one.ranks),
+        "contested_at": one.contested_at or None,
     }
 
 

@@ -17,12 +17,13 @@ import click
 
 from redis_kvpoll.cli import as_json
 from redis_kvpoll.cli.exits import NOT_FOUND, leave
+from redis_kvpoll.cli.found import found_table
 from redis_kvpoll.cli.listing import print_found
-from redis_kvpoll.cli.options import json_option, need_namespace, open_table, room_id, table_options
-from redis_kvpoll.cli.room import absent
+from redis_kvpoll.cli.options import json_option, open_table, room_id, table_options
+from redis_kvpoll.cli.room import absent, other_side
 from redis_kvpoll.cli.selection import Found, Selection, select, selection_options, with_entries
-from redis_kvpoll.errors import CorruptEntryError, printable
-from redis_kvpoll.model import Outcome
+from redis_kvpoll.errors import CorruptEntryError, KVPollError, printable
+from redis_kvpoll.model import KVPoll, Outcome
 from redis_kvpoll.statistics.reasons import by_hand
 
 if TYPE_CHECKING:
@@ -75,8 +76,7 @@ def abort(url: str, namespace: str, room: int | None, reason: str, wanted: Selec
         )
         return
     _check_one(wanted)
-    with open_table(url, namespace, writes=True) as store:
-        need_namespace(store, url, namespace, "abort")
+    with found_table(url, namespace, "abort") as (store, _):
         outcome = store.abort(room, by_hand(reason)).outcome
         recorded = store.failure_reason(room)
     if outcome is Outcome.SKIPPED:
@@ -87,6 +87,23 @@ def abort(url: str, namespace: str, room: int | None, reason: str, wanted: Selec
         return
     state = "is now Failed" if is_new else "was already Failed"
     click.echo(f"Room {room} {state}: {printable(recorded or 'no reason was recorded')}")
+    if (status := _other_status(url, namespace, room)) is not None and not status.is_terminal:
+        name = other_side(namespace)
+        follows = "SGLang follows; other programs need " if namespace.endswith("-decode") else ""
+        click.echo(f"in {name} it is still {status.name}: {follows}kvpoll abort {room} -n {name}", err=True)
+
+
+def _other_status(url: str, namespace: str, room: int) -> KVPoll | None:
+    """The status of a room on the other side; None if there is none, or it cannot be read."""
+    name = other_side(namespace)
+    if not name:
+        return None
+    try:
+        with open_table(url, name) as store:
+            entry = store.entry(room)
+    except KVPollError:
+        return None
+    return entry.status if entry else None
 
 
 @click.command(short_help="Remove one room, or all that match, from the table.")
@@ -104,8 +121,7 @@ def clear(url: str, namespace: str, room: int | None, wanted: Selection, **given
         _change_many(url, namespace, wanted, "clear", _clear_some, **given)
         return
     _check_one(wanted)
-    with open_table(url, namespace, writes=True) as store:
-        need_namespace(store, url, namespace, "clear")
+    with found_table(url, namespace, "clear") as (store, _):
         try:
             entry = store.entry(room)
             before = entry.status.name if entry else None
@@ -146,20 +162,19 @@ def _change_many(
 ) -> None:
     if wanted.is_any:
         raise click.UsageError("give ROOM, or options that select rooms: --owner, --status, --older-than, …")
-    with open_table(url, namespace, writes=not dry_run) as store:
-        need_namespace(store, url, namespace, "" if dry_run else operation)
+    with found_table(url, namespace, "" if dry_run else operation) as (store, _):
         found = list(islice(_matching(store, wanted, operation), limit + 1))
         if len(found) > limit:
             leave(NOT_FOUND, f"Error: more than {limit:,} rooms match: narrow the options, or raise --limit")
         rooms = [each.row.room for each in found]
         if not dry_run and rooms and not yes:
             _ask(operation, store, found)
+        shown = with_entries(store, found) if dry_run and not wants_json else []
         changed = 0 if dry_run else sum(_in_steps(store, rooms, change))
     if wants_json:
         as_json.put({"namespace": namespace, "matching": len(rooms), "changed": changed, "rooms": rooms})
     elif dry_run:
-        with open_table(url, namespace) as store:
-            print_found(with_entries(store, found), time.time())
+        print_found(shown, time.time())
         click.echo(f"{operation} would change {_rooms(len(rooms))}", err=True)
     else:
         click.echo(

@@ -72,15 +72,16 @@ def lines(findings: Sequence[Finding], verbose: bool, width: int) -> Iterator[st
     quiet = ("WELL", "UNKNOWN")
     listed = [finding for finding in findings if verbose or finding.level.name not in quiet]
     margin = 2 + max((len(finding.check) for finding in findings), default=0) + 2
+    wrapper = textwrap.TextWrapper(width - margin, break_long_words=False, break_on_hyphens=False)  # names stay whole
     for finding in listed:
         head = f"{symbol(finding.level)} {click.style(finding.check.ljust(margin - 2), bold=True)}"
-        first, *more = textwrap.wrap(finding.found, width - margin, break_long_words=False) or [""]
+        first, *more = wrapper.wrap(finding.found) or [""]
         yield head + first
         for line in more:
             yield " " * margin + line
         if finding.wanted and verbose:
             yield " " * margin + click.style(f"wanted: {finding.wanted}", dim=True)
-        for line in textwrap.wrap(finding.advice, width - margin, break_long_words=False, break_on_hyphens=False):
+        for line in wrapper.wrap(finding.advice):
             yield " " * margin + click.style(line, dim=finding.level.name == "WELL", fg="blue")
     if not verbose:
         yield from _unlisted(findings, listed, margin)

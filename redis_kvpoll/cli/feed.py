@@ -11,7 +11,8 @@ import click
 
 from redis_kvpoll.cli import as_json
 from redis_kvpoll.cli.exits import INTERRUPTED
-from redis_kvpoll.cli.options import json_option, need_namespace, open_table, room_id, table_options
+from redis_kvpoll.cli.found import found_table
+from redis_kvpoll.cli.options import json_option, room_id, table_options
 from redis_kvpoll.cli.rows import GAP, HISTORY_COLUMNS, local_time, period_rows
 from redis_kvpoll.cli.selection import STATUS_CHOICE, Owners
 from redis_kvpoll.errors import CorruptEntryError, StoreUnavailableError, printable
@@ -55,10 +56,8 @@ def tail(
 
     Exit status: 130 after Ctrl-C.
     """
-    with open_table(url, namespace) as store:
-        need_namespace(store, url, namespace)
     try:
-        with open_table(url, namespace, TAIL_DEADLINE) as store:
+        with found_table(url, namespace, deadline=TAIL_DEADLINE) as (store, _):
             changes = _wanted(_patient(store.tail(last)), room, status, reason)
             print_changes(changes if owner is None else _of_owner(changes, store, owner), wants_json)
     except KeyboardInterrupt:
@@ -73,8 +72,7 @@ def tail(
 @json_option
 def history(url: str, namespace: str, room: int, wants_json: bool) -> None:
     """Show the changes of one room that the feed still has, and how long each status lasted."""
-    with open_table(url, namespace) as store:
-        need_namespace(store, url, namespace)
+    with found_table(url, namespace) as (store, _):
         changes = store.history(room)
         exists = _exists(store, room)
         settings = store.settings()

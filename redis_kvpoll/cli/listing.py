@@ -12,7 +12,8 @@ import click
 
 from redis_kvpoll.cli import as_json, ask_serve
 from redis_kvpoll.cli.exits import NOT_FOUND, leave
-from redis_kvpoll.cli.options import json_option, need_namespace, open_table, table_options
+from redis_kvpoll.cli.found import found_table
+from redis_kvpoll.cli.options import json_option, table_options
 from redis_kvpoll.cli.rows import listed_columns, room_line, shown_cells
 from redis_kvpoll.cli.selection import Found, Selection, select, selection_options, with_entries
 from redis_kvpoll.model import Entry
@@ -77,8 +78,7 @@ def ls(
     """
     is_reversed = reverse != (sort is None and (wanted.stuck is not None or wanted.older_than is not None))
     order = Order(SORTS[sort or "updated"], is_reversed, None if wants_all else limit)
-    with open_table(url, namespace) as store:
-        replica = need_namespace(store, url, namespace)
+    with found_table(url, namespace) as (store, replica):
         listed = None
         if serve and ask_serve.is_question(wanted):
             listed = _asked(store, ask_serve.ServeAddress(serve, serve_token_file), namespace, wanted, order)
@@ -174,7 +174,7 @@ def print_found(found: Iterable[Found], now: float) -> None:
     """Print rooms: for a terminal, or tab-separated."""
     is_terminal = sys.stdout.isatty()
     lines = [room_line(each.row, each.entry, now, is_terminal) for each in found]
-    columns = listed_columns(lines)
+    columns = listed_columns(lines, is_terminal)
     if is_terminal:
         from redis_kvpoll.cli import terminal
 
@@ -199,8 +199,7 @@ def find(url: str, namespace: str, request: str, limit: int, wants_json: bool) -
     Exit status: 1 if there is none.
     """
     wanted = Selection(request=request)
-    with open_table(url, namespace) as store:
-        replica = need_namespace(store, url, namespace)
+    with found_table(url, namespace) as (store, replica):
         matching = Matching(store, wanted)
         found = heapq.nsmallest(limit, matching, key=SORTS["updated"])
     if not found and not wants_json:

@@ -19,13 +19,19 @@ COLUMNS = ("namespace", "policy", "mode", "shards", "feed_length", "schema")
 def namespaces(url: str, wants_json: bool) -> None:
     """List the namespaces of a server, with their settings. It finds them by SCAN.
 
+    stderr says how many keys the server has, and how many of them are others'.
+
     Exit status: 1 if there is none.
     """
+    from redis_kvpoll.doctor.neighbours import count_keys
     from redis_kvpoll.sync.namespaces import list_namespaces
 
     found = list_namespaces(url, DEADLINE)
     if wants_json:
         as_json.put({"namespaces": [one._asdict() for one in found]})
+    if (there := count_keys(url, DEADLINE)) is not None:
+        others = f"about {1 - there.share:.0%} are others': redis-cli --memkeys shows the largest"
+        click.echo(f"The server has {there.total:,} keys; {others}", err=True)
     if not found:
         leave(NOT_FOUND, "This server has no namespace of kvpoll's.")
     if wants_json:

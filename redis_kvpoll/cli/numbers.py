@@ -20,6 +20,8 @@ from redis_kvpoll.model import KVPoll
 from redis_kvpoll.statistics.model import FAILURES, LIVE, Snapshot
 
 REASONS = 8
+OWNERS = ("owner_lost", "owner_left")
+"""Kinds of reasons whose second word is an owner."""
 LOSS_SECONDS = 3600.0
 """For how long a loss of data is shown."""
 ORDER = (*LIVE, KVPoll.Success, KVPoll.Failed)
@@ -124,6 +126,8 @@ def _print_failures(console: Console, snapshot: Snapshot) -> None:
     for reason in snapshot.reasons[:REASONS]:
         text = printable(reason.text) or "(no reason)"
         shown = text if len(text) <= width else text[: width - 1] + "…"
+        if reason.kind in OWNERS and reason.last != reason.text:
+            shown += f"   (last: {printable(reason.last.split()[1])})"
         console.print(Text.assemble(f"{reason.count:>6,}  ", (f"{reason.kind:<10}  ", "dim"), shown), soft_wrap=True)
 
 

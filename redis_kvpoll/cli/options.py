@@ -12,13 +12,10 @@ import click
 from click.core import ParameterSource
 
 from redis_kvpoll import validation
-from redis_kvpoll.cli.exits import NOT_FOUND, leave
 from redis_kvpoll.errors import InvalidInputError
 from redis_kvpoll.transport.password_file import VARIABLE, with_password
 
 if TYPE_CHECKING:
-    from redis_kvpoll.doctor.replica import ReplicaLink
-    from redis_kvpoll.protocol.settings import Settings
     from redis_kvpoll.sync.store import StatusStore
 
 _HEXADECIMAL = re.compile(r"0[xX][0-9a-fA-F]{1,16}")
@@ -86,57 +83,10 @@ def room_id(text: str) -> int:
     raise click.BadParameter(f"{text!r} is not a room id: a room id is an int from 0 to 2^64-1, or 0x…")
 
 
-def open_table(url: str, namespace: str, deadline: float | None = None, writes: bool = False) -> StatusStore:
+def open_table(
+    url: str, namespace: str, deadline: float = DEADLINE, writes: bool = False, shards: int | None = None
+) -> StatusStore:
     """A store with the settings that the namespace has; one that only reads, unless the command ``writes``."""
     from redis_kvpoll.sync.store import StatusStore
 
-    seconds = DEADLINE if deadline is None else deadline
-    return StatusStore.from_url(url, namespace=namespace, deadline=seconds, read_only=not writes)
-
-
-def need_namespace(store: StatusStore, url: str, namespace: str, writes: str = "") -> ReplicaLink | None:
-    """Exit with status 1 if the namespace does not exist. Returns the replica that is read, and says so on stderr.
-
-    ``writes`` is the name of a command that writes: on a replica it ends here.
-    """
-    from redis_kvpoll.doctor.replica import read_replica
-
-    if not namespace_exists(store, url, namespace):
-        raise click.exceptions.Exit(NOT_FOUND)
-    found = read_replica(url, DEADLINE)
-    if found is not None and writes:
-        what = f"{writes}: this server is a replica of {found.primary}, and takes no writes"
-        advice = f"use --redis redis://{found.primary}" if found.is_linked else found.described
-        leave(NOT_FOUND, f"Error: {what}: {advice}")
-    if found is not None:
-        heard = f"it heard of it {found.behind:.0f} s ago, so " if found.behind is not None else ""
-        what = (
-            f"{heard}what it shows may be a moment old"
-            if found.is_linked
-            else f"{found.described}; trust no state here"
-        )
-        click.echo(f"this server is a replica of {found.primary}: {what}", err=True)
-    return found
-
-
-def namespace_exists(store: StatusStore, url: str, namespace: str) -> bool:
-    """Whether the namespace exists; if not, print that, and where to look.
-
-    Every command but replay checks this first: a writing store's first other command would create the namespace.
-    """
-    if store.settings() is not None:
-        return True
-    roles = [name for role in ROLES if _settings(url, name := f"{namespace}-{role}") is not None]
-    hint = "List the namespaces of this server: kvpoll namespaces"
-    if roles:
-        hint = "SGLang uses one namespace per role: " + " or ".join(f"-n {name}" for name in roles)
-    click.echo(f"namespace {namespace!r} not found: it has no rooms and no settings.\n{hint}", err=True)
-    return False
-
-
-def _settings(url: str, namespace: str) -> Settings | None:
-    try:
-        with open_table(url, namespace) as store:
-            return store.settings()
-    except InvalidInputError:  # with the role appended, the name is too long
-        return None
+    return StatusStore.from_url(url, namespace=namespace, deadline=deadline, read_only=not writes, shards=shards)

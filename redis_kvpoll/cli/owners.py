@@ -10,7 +10,8 @@ import click
 
 from redis_kvpoll.cli import as_json
 from redis_kvpoll.cli.durations import human
-from redis_kvpoll.cli.options import json_option, need_namespace, open_table, table_options
+from redis_kvpoll.cli.found import found_table
+from redis_kvpoll.cli.options import json_option, table_options
 from redis_kvpoll.cli.rows import local_time
 from redis_kvpoll.errors import printable
 from redis_kvpoll.model import Owner
@@ -32,8 +33,7 @@ def owners(url: str, namespace: str, wants_json: bool) -> None:
     sweep found it still expired, and the owner's live rooms fail. Lost owners are listed for an hour; several lost
     leases of one name are one line, with the times of the last. --json has each of them.
     """
-    with open_table(url, namespace) as store:
-        replica = need_namespace(store, url, namespace)
+    with found_table(url, namespace) as (store, replica):
         found = store.owners()
     if wants_json:
         head = {"namespace": namespace, "at": time.time(), "replica": as_json.replica(replica)}
@@ -57,8 +57,7 @@ def reap(url: str, namespace: str) -> None:
     The processes with leases do this all the time; run it by hand only if none is left. Run it twice: the first
     check marks the owner of an expired lease as suspected, a later one fails its rooms.
     """
-    with open_table(url, namespace, writes=True) as store:
-        need_namespace(store, url, namespace, "reap")
+    with found_table(url, namespace, "reap") as (store, _):
         failed = store.reap()
         suspected = [owner for owner in store.owners() if owner.state == "suspected"]
     click.echo(f"Failed {failed:,} room{'' if failed == 1 else 's'} of lost owners.")
@@ -106,4 +105,5 @@ def cells(group: list[Owner]) -> tuple[str, ...]:
 
 def why(owner: Owner) -> str:
     """What the reason of a lost owner says beside that it was lost."""
-    return owner.reason.removeprefix(f"owner {owner.name} lost").strip(" ()")
+    said = owner.reason.removeprefix(f"owner {owner.name} lost").strip(" ()")
+    return f"{said}, while its process lived" if owner.contested_at else said

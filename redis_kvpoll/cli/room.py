@@ -11,7 +11,8 @@ import click
 from redis_kvpoll.cli import as_json
 from redis_kvpoll.cli.durations import DURATION, human
 from redis_kvpoll.cli.exits import ATTENTION, NOT_FOUND, interruptible, leave, pause
-from redis_kvpoll.cli.options import ROLES, json_option, need_namespace, open_table, room_id, table_options
+from redis_kvpoll.cli.found import found_table
+from redis_kvpoll.cli.options import ROLES, json_option, open_table, room_id, table_options
 from redis_kvpoll.cli.selection import STATUS_CHOICE
 from redis_kvpoll.errors import CorruptEntryError, FeedOffError, KVPollError, RoomNotFoundError, WaitTimeoutError
 from redis_kvpoll.model import Entry, KVPoll
@@ -48,8 +49,7 @@ def show(url: str, namespace: str, room: int, watch: bool, wants_json: bool) -> 
 
     Exit status: 1 if the room is absent.
     """
-    with open_table(url, namespace) as store, interruptible():
-        need_namespace(store, url, namespace)
+    with interruptible(), found_table(url, namespace) as (store, _):
         while True:
             seen = _seen(store, url, namespace, room)
             if seen is None:
@@ -104,7 +104,7 @@ def other_side(namespace: str) -> str:
 
 def _print(namespace: str, seen: Seen, wants_json: bool) -> None:
     now = time.time()
-    timeline = list(periods(seen.changes, True, now))
+    timeline = _before_restore(list(periods(seen.changes, True, now)), seen.entry)
     if wants_json:
         as_json.put(
             {
@@ -128,9 +128,16 @@ def _print(namespace: str, seen: Seen, wants_json: bool) -> None:
     from redis_kvpoll.cli import timeline as drawn
 
     terminal.print_entry(seen.entry, seen.owners)
-    drawn.print_timeline(timeline)
+    drawn.print_timeline(timeline, seen.entry.restored_at)
     if seen.other_side:
         drawn.print_other_side(seen.other_side, seen.other)
+
+
+def _before_restore(timeline: list[Period], entry: Entry) -> list[Period]:
+    """The timeline of a room; if nothing has happened since its restore, it begins at the last change before."""
+    if entry.restored_at is None or len(timeline) != 1 or timeline[0].state != entry.status.name:
+        return timeline
+    return [timeline[0]._replace(since=min(timeline[0].since, entry.updated_at))]
 
 
 def _period(period: Period) -> dict[str, object]:
@@ -160,8 +167,7 @@ def wait(
     Failed is not among the statuses.
     """
     goal = [KVPoll[name] for name in statuses]
-    with open_table(url, namespace) as store, interruptible():
-        need_namespace(store, url, namespace)
+    with interruptible(), found_table(url, namespace) as (store, _):
         try:
             status = store.wait(room, *goal, timeout=timeout)
             reason = store.failure_reason(room) if status is KVPoll.Failed else None

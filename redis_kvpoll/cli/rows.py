@@ -48,10 +48,11 @@ def room_line(row: RoomRow, entry: Entry | CorruptEntryError | None, now: float,
     return Line((str(row.room), entry.status.name, *ages, human(entry.ttl), *texts), entry.status)
 
 
-def listed_columns(lines: list[Line]) -> tuple[str, ...]:
-    """The columns of a list; the owner's and the request's only if a room has one."""
+def listed_columns(lines: list[Line], is_terminal: bool) -> tuple[str, ...]:
+    """The columns of a list; the owner's and the request's only if a room has one, on a terminal the reason's, too."""
+    optional = ("owner", "request", *(("reason",) if is_terminal else ()))
     used = {name for line in lines for name, cell in zip(ROOM_COLUMNS, line.cells, strict=True) if cell}
-    return tuple(name for name in ROOM_COLUMNS if name in used or name not in ("owner", "request"))
+    return tuple(name for name in ROOM_COLUMNS if name in used or name not in optional)
 
 
 def shown_cells(columns: tuple[str, ...], line: Line) -> list[str]:

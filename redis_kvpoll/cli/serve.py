@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from redis_kvpoll.cli.options import url_option
+
 
 @click.command(short_help="Serve metrics, probes and a page.")
 @click.option(
@@ -21,16 +23,7 @@ import click
     metavar="NAME",
     help="A table's namespace; may be repeated.",
 )
-@click.option(
-    "--redis",
-    "url",
-    envvar="KVPOLL_URL",
-    default="redis://localhost:6379/0",
-    show_default=True,
-    show_envvar=True,
-    metavar="URL",
-    help="The server; a user who can only read is enough (kvpoll acl --read-only).",
-)
+@url_option
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
 @click.option("--port", type=click.IntRange(0, 65535), default=9464, show_default=True, help="The port to listen on.")
 @click.option("--password-file", metavar="FILE", help="Lines NAME:PASSWORD: who may see the page and the API.")
@@ -67,8 +60,8 @@ import click
 def serve(password_file: str | None, token_file: str | None, metrics_token_file: str | None, **options: Any) -> None:
     """Serve the tables of one server: /metrics for Prometheus, /healthz and /readyz, /api, and a page at /.
 
-    It only reads, unless you give --allow-actions. By default only this machine can connect. To listen on another
-    address, it needs --password-file, --token-file or --no-auth.
+    It only reads, unless you give --allow-actions: the user of kvpoll acl --read-only is enough. By default only this
+    machine can connect. To listen on another address, it needs --password-file, --token-file or --no-auth.
     """
     from redis_kvpoll.serve import credentials
     from redis_kvpoll.serve.config import ServeConfig

@@ -10,7 +10,8 @@ import click
 from redis_kvpoll.cli import as_json
 from redis_kvpoll.cli.durations import DURATION
 from redis_kvpoll.cli.exits import interruptible, pause
-from redis_kvpoll.cli.options import json_option, need_namespace, open_table, table_options
+from redis_kvpoll.cli.found import found_table
+from redis_kvpoll.cli.options import json_option, table_options
 
 if TYPE_CHECKING:
     from redis_kvpoll.doctor.replica import ReplicaLink
@@ -54,8 +55,7 @@ def stats(url: str, namespace: str, since: float, stuck: float, watch: bool, int
 
     Exit status: 130 after Ctrl-C.
     """
-    with open_table(url, namespace) as store:
-        replica = need_namespace(store, url, namespace)
+    with found_table(url, namespace) as (store, replica):
         settings = store.settings()
         about = f"{settings.policy}, {_shards(settings.shards)}" if settings else ""
         if replica is not None:

@@ -18,12 +18,17 @@ BAR = 20
 """Characters of the longest bar."""
 
 
-def print_timeline(timeline: list[Period]) -> None:
-    """Print the periods of a room, the oldest first; nothing if the feed does not have them."""
+def print_timeline(timeline: list[Period], restored_at: float | None = None) -> None:
+    """Print the periods of a room, the oldest first; nothing if the feed does not have them.
+
+    The feed of a room that was restored has nothing older than the restore.
+    """
     console = Console(highlight=False)
     longest = max((_lasted(period) for period in timeline), default=0.0) or 1.0
     if timeline:
         console.print()
+    if timeline and restored_at is not None:
+        console.print(Text(f"{_clock(restored_at)}  restored after a loss of data; before: not known", "dim"))
     for at, period in enumerate(timeline):
         mark = "└─" if at == len(timeline) - 1 else "├─"
         is_end = period.state in ("Success", "Failed", "cleared", "expired", "gone")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import Any, TypeVar
 
-from redis_kvpoll.doctor import node_look, permissions, registry, sampling, table_look
+from redis_kvpoll.doctor import node_look, permissions, registry, sampling, table_look, traces
 from redis_kvpoll.doctor.facts import ROLES, Expected, Facts, NodeFacts, TableFacts, deployment
 from redis_kvpoll.doctor.findings import Finding
 from redis_kvpoll.engine import remedies
@@ -159,7 +159,7 @@ class _Look:
         table = _Table()
         try:
             table.settings = self._run(table_look.read_settings(self._executor))
-            if table.settings:
+            if table.settings or _adopt_shards(self._dispatcher):
                 context = self._run(table_look.adopt_settings(self._executor))
                 if brief:
                     table.facts = self._run(table_look.look_briefly_at(self._executor, context))
@@ -175,8 +175,7 @@ class _Look:
         """Ask what concerns more than this table: the user's rights, and the deployment's instances."""
         if brief:
             return facts
-        context = self._executor.session.context
-        tag = keys.home(facts.namespace, context.shards if context else 1)
+        tag = keys.home(facts.namespace, self._executor.session.expected_settings.shards or 1)
         facts = replace(facts, permissions=permissions.look_at(self._transport, tag))
         if not facts.expected.instances:
             return facts
@@ -191,7 +190,7 @@ class _Look:
     def _owners_of(self, namespace: str) -> list[Owner]:
         executor = _executor(namespace)
         dispatcher = Dispatcher(executor, self._transport)
-        if not dispatcher.run(table_look.read_settings(executor)):
+        if not dispatcher.run(table_look.read_settings(executor)) and not _adopt_shards(dispatcher):
             return []
         context = dispatcher.run(table_look.adopt_settings(executor))
         return dispatcher.run(table_look.read_owners(executor, context))
@@ -204,6 +203,20 @@ def _executor(namespace: str) -> Executor:
     """Return the executor of a store that only reads."""
     settings: tuple[Any, ...] = (None, None, None, None, True)
     return Executor(Session.checked(namespace, (DEFAULT_TTL, DEFAULT_TERMINAL_TTL, DEADLINE), settings, (None, None)))
+
+
+def _adopt_shards(dispatcher: Dispatcher) -> int:
+    """Adopt the shards of a table whose settings are gone; return how many its keys show, 0 for no table."""
+    executor = dispatcher.executor
+    session = executor.session
+
+    def ask(tag: str, words: Sequence[str]) -> Any:
+        return dispatcher.run(executor.send_command("doctor", tag, list(words)))
+
+    shards = traces.count_shards(executor.namespace, ask)
+    if shards:
+        session.expected_settings = replace(session.expected_settings, shards=shards)
+    return shards
 
 
 def parse_expected(texts: Iterable[str]) -> Expected:

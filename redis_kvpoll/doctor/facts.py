@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from redis_kvpoll.model import KVPoll, Owner
+from redis_kvpoll.protocol.owner_listing import MemoryFull
 from redis_kvpoll.protocol.refused_writes import RefusedWrites
 from redis_kvpoll.transport.urls import Kind
 
@@ -45,6 +46,17 @@ class ClockReading(NamedTuple):
     before_monotonic: float
 
 
+class Flusher(NamedTuple):
+    """A connection whose last command dropped a server's data, and which is still open."""
+
+    address: str
+    name: str
+    user: str
+    command: str
+    idle: float
+    """Seconds since that command."""
+
+
 @dataclass(frozen=True, slots=True)
 class NodeFacts:
     """One server."""
@@ -72,6 +84,8 @@ class NodeFacts:
     """Keys of the namespace that are on this node of a cluster, which does not serve their slot."""
     flushes: Mapping[str, int] = field(default_factory=dict)
     """How often FLUSHALL and FLUSHDB were called since the server's start or CONFIG RESETSTAT."""
+    flushers: tuple[Flusher, ...] = ()
+    """Who did so last and is still connected; empty also if this user may not call CLIENT LIST."""
     kvpoll_share: float | None = None
     """Which share of the keys that SCAN has passed is kvpoll's."""
 
@@ -163,6 +177,9 @@ class TableFacts:
     lag: float | None = None
     """How far a reader of the feed was behind after reading for two seconds."""
     sample: SampleFacts | None = None
+    shards: int = 1
+    full: MemoryFull | None = None
+    """When heartbeats found the first shard's server at its maxmemory."""
     script_missing: bool = False
     """Whether a script was not there that an earlier look had loaded."""
 
@@ -191,7 +208,7 @@ class Facts:
     remedy: str = ""
     nodes: tuple[NodeFacts, ...] = ()
     settings: Mapping[str, str] | None = None
-    """Empty if the namespace does not exist."""
+    """Empty if the namespace does not exist, or if its settings alone are gone: then there is a table."""
     namespaces: tuple[str, ...] | None = None
     """All namespaces of the server that SCAN has found in its time."""
     instances: Mapping[str, tuple[Owner, ...]] | None = None

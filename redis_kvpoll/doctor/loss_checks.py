@@ -24,8 +24,8 @@ SENDERS = {
 
 
 FLUSHED = (
-    "who was it? The server knows only if it took long: redis-cli SLOWLOG GET 128; the users of kvpoll acl may not do "
-    "that"
+    "who was it? The server knows while that connection is open (redis-cli CLIENT LIST: cmd=flushall), or if it took "
+    "long (redis-cli SLOWLOG GET 128); the users of kvpoll acl may not do that"
 )
 
 
@@ -34,7 +34,7 @@ def data_loss(facts: Facts) -> Observation:
     table = facts.table
     if table is None:
         return not_read(facts)
-    home = table.epochs.get(keys.home(facts.namespace, int((facts.settings or {}).get("shards", "1"))))
+    home = table.epochs.get(keys.home(facts.namespace, table.shards))
     older = [owner.since for owner in table.owners if home and owner.since < home - losses.CLOSE_SECONDS]
     restored = [room.restored_at for room in (table.sample.rooms if table.sample else ()) if room.restored_at]
     moments = [home] * bool(older) + restored
@@ -44,7 +44,7 @@ def data_loss(facts: Facts) -> Observation:
         if not flushes or losses.is_older_than_servers(facts, begun) or table.now - begun > RECENT_SECONDS:
             return well(f"none is known; the table began at {when(begun, table.now)}")
         what = f"{flushes}, and the table began at {when(begun, table.now)}: it may have been dropped"
-        return note(what, "", FLUSHED)
+        return note(what, "", _who(facts))
     at = max(moment for moment in moments if moment)
     back = [plural(len(set(older)), "lease")] * bool(older) + [plural(len(restored), "sampled room")] * bool(restored)
     rooms = [table.now - room.age for room in (table.sample.rooms if table.sample else ()) if room.restored_at]
@@ -57,14 +57,19 @@ def data_loss(facts: Facts) -> Observation:
         return warning(what, "no loss", "why? kvpoll doctor at the primary")
     advice = (
         "nothing to do for rooms of live owners: each restores its own; rooms of plain updates and of dead processes "
-        f"are gone; {ADVICE[kind]}"
+        f"are gone; {_who(facts) if kind == 'flush' else ADVICE[kind]}"
     )
     return warning(what, "no loss", advice)
 
 
+def _who(facts: Facts) -> str:
+    """Return who has flushed the server, as far as it knows."""
+    found = losses.who_flushed(facts)
+    return f"{found}: the users of kvpoll acl may not do that" if found else FLUSHED
+
+
 ADVICE = {
     "restart": "why did the server stop? See its log; what CONFIG SET and ACL SETUSER had set is gone",
-    "flush": FLUSHED,
     "eviction": "rooms evicted one by one stay gone: CONFIG SET maxmemory-policy noeviction, and raise maxmemory",
     "": "who deletes keys, or did another server take over? See its log",
 }

@@ -42,9 +42,13 @@ def in_words(facts: Facts, cause: str) -> str:
 
 def may_be_gone(facts: Facts) -> str:
     """Return what may have removed a namespace that is not there; empty if nothing points at that."""
-    evicted = sum(int(number(node.info or {}, "evicted_keys")) for node in facts.nodes)
-    found = [flushes(facts)] * bool(flushes(facts)) + [f"{plural(evicted, 'key')} evicted"] * bool(evicted)
-    return ", ".join(found)
+    return ", ".join(found for found in (flushes(facts), evicted(facts)) if found)
+
+
+def evicted(facts: Facts) -> str:
+    """Return how many keys the servers have evicted, in words; empty for none."""
+    count = sum(int(number(node.info or {}, "evicted_keys")) for node in facts.nodes)
+    return f"{plural(count, 'key')} evicted" if count else ""
 
 
 def last_start(facts: Facts) -> str:
@@ -61,6 +65,32 @@ def flushes(facts: Facts) -> str:
             counts[name.upper()] = counts.get(name.upper(), 0) + count
     shown = " and ".join(f"{name} {times(count)}" for name, count in counts.items())
     return f"{shown} since the server's start or CONFIG RESETSTAT" if shown else ""
+
+
+def who_flushed(facts: Facts) -> str:
+    """Return which connection has flushed a server last, in words; empty if none that is open has."""
+    found = [one for node in facts.nodes for one in node.flushers]
+    if not found:
+        return ""
+    last = min(found, key=lambda one: one.idle)
+    names = [f"name {last.name}"] * bool(last.name) + [f"user {last.user}"] * bool(last.user)
+    shown = f" ({', '.join(names)})" if names else ""
+    total = sum(sum(node.flushes.values()) for node in facts.nodes)
+    others = "" if total <= len(found) else "; of the others nothing is known"
+    return f"{last.address}{shown} sent {last.command} {duration(last.idle)} ago, and is still connected{others}"
+
+
+def why_absent(facts: Facts) -> str:
+    """Return what may have removed a namespace that is not there, and what is known of the time; empty for nothing."""
+    if reason := may_be_gone(facts):
+        ups = [number(node.info, "uptime_in_seconds") for node in facts.nodes if node.info]
+        start = f" (it was started {duration(min(ups))} ago)" if ups else ""
+        known = (
+            who_flushed(facts) or f"the server does not know when{start}: the logs of the table's processes may tell"
+        )
+        return f"its data is gone ({reason}), or nobody has used it yet; {known}"
+    started = last_start(facts)
+    return f"{started}, and what it held before is gone unless it was on disk" if started else ""
 
 
 def times(count: int) -> str:

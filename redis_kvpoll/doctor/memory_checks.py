@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 
 from redis_kvpoll.doctor.findings import Observation, note, plural, problem, unknown, warning, well
-from redis_kvpoll.doctor.node_view import NodeView, number, size
+from redis_kvpoll.doctor.losses import RECENT_SECONDS
+from redis_kvpoll.doctor.node_view import NodeView, number, size, when
 
 NEARLY_FULL, FULL = 0.80, 0.95
 FRAGMENTED, FRAGMENTED_FROM = 1.8, 100 * 2**20
 FORK_SECONDS = 0.2
 OTHERS_SHARE = 0.5
+STILL_SECONDS = 30.0
+"""A heartbeat that found no memory so lately has found what still is."""
 
 
 def eviction(view: NodeView) -> Observation:
@@ -35,12 +38,29 @@ def memory(view: NodeView) -> Observation:
     share, found = used / limit, f"{size(used)} of maxmemory {size(limit)} used ({used / limit:.0%})"
     if share > NEARLY_FULL:
         level = problem if share > FULL else warning
-        return level(found + _whose(view), f"at most {NEARLY_FULL:.0%}", _more_memory(view, limit))
+        return level(found + _whose(view) + _since(view), f"at most {NEARLY_FULL:.0%}", _more_memory(view, limit))
     fragmentation = number(view.info, "mem_fragmentation_ratio")
     if fragmentation > FRAGMENTED and number(view.info, "used_memory_rss") > FRAGMENTED_FROM:
         what = f"memory is fragmented: the process has {fragmentation:.1f} times what is used"
         return note(what, f"at most {FRAGMENTED}", "CONFIG SET activedefrag yes, or a restart in a quiet hour")
+    full = view.facts.table.full if view.facts.table else None
+    if full is not None and view.facts.table and view.facts.table.now - full.last < RECENT_SECONDS:
+        return note(found + _since(view, is_over=True), "", "what grew then? kvpoll stats, redis-cli --memkeys")
     return well(found)
+
+
+def _since(view: NodeView, is_over: bool = False) -> str:
+    """Return since when nothing can be created, as far as it is known."""
+    table = view.facts.table
+    if table is not None and table.full is not None and table.now - table.full.last < RECENT_SECONDS:
+        since, last = (when(at, table.now) for at in table.full)
+        if is_over or table.now - table.full.last > STILL_SECONDS:
+            return f"; it was full from {since} to {last}"
+        return f"; new rooms and leases are refused since {since}"
+    total = view.node.errors.get("OOM", 0)
+    if not total:
+        return ""
+    return f"; {plural(total, 'call')} got OOM since the server's start; since when is in the logs of the processes"
 
 
 def _whose(view: NodeView) -> str:

@@ -30,7 +30,8 @@ USUAL_ERRORS = {"NOSCRIPT": len(list(names()))}
 
 def reach(facts: Facts) -> Observation:
     if facts.error:
-        return problem(f"{facts.server} gives no answer: {facts.error}", "an answer within 2 s", facts.remedy)
+        advice = f"{facts.remedy}; since when is in the logs of the processes, and in those of kvpoll serve"
+        return problem(f"{facts.server} gives no answer: {facts.error}", "an answer within 2 s", advice)
     away = [node for node in facts.nodes if node.error]
     if away:
         first = away[0]

@@ -11,7 +11,7 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
-from redis_kvpoll.doctor.facts import ClockReading, NodeFacts, error_counts
+from redis_kvpoll.doctor.facts import ClockReading, Flusher, NodeFacts, error_counts
 from redis_kvpoll.engine import remedies
 from redis_kvpoll.engine.classify import NotSent, root_cause
 from redis_kvpoll.engine.effects import Send
@@ -52,11 +52,13 @@ def look_at(member: Member, brief: bool = False) -> NodeFacts:
     clock = read_clock(pool)
     if brief or is_busy:
         return NodeFacts(member.address, is_busy=is_busy, info=info, clock=clock, is_primary=is_primary)
+    flushes = read_flushes(pool)
     return NodeFacts(
         member.address,
         info=info,
         clock=clock,
-        flushes=read_flushes(pool),
+        flushes=flushes,
+        flushers=read_flushers(pool) if flushes else (),
         round_trips=measure(pool),
         save=read_setting(pool, "save"),
         cluster=read_fields(ask(pool, "CLUSTER", "INFO")) if (info or {}).get("cluster_enabled") == "1" else None,
@@ -80,6 +82,27 @@ def read_flushes(pool: NodePool) -> Mapping[str, int]:
     fields = read_fields(ask(pool, "INFO", "commandstats")) or {}
     counts = {name: fields.get(f"cmdstat_{name}", "").partition(",")[0].removeprefix("calls=") for name in FLUSHES}
     return {name: int(count) for name, count in counts.items() if count.isdigit() and int(count)}
+
+
+def look_at_losses(member: Member) -> NodeFacts:
+    """Return the facts that tell whether a server has lost data."""
+    pool, flushes = member.pool, read_flushes(member.pool)
+    flushers = read_flushers(pool) if flushes else ()
+    return NodeFacts(member.address, info=read_info(pool), clock=read_clock(pool), flushes=flushes, flushers=flushers)
+
+
+def read_flushers(pool: NodePool) -> tuple[Flusher, ...]:
+    """Return the connections whose last command dropped data, the latest first."""
+    reply = ask(pool, "CLIENT", "LIST")
+    if not isinstance(reply, bytes):
+        return ()
+    found = []
+    for line in reply.decode("utf-8", "replace").splitlines():
+        fields = {name: value for name, _, value in (word.partition("=") for word in line.split())}
+        if fields.get("cmd") in FLUSHES and fields.get("idle", "").isdigit():
+            who = (fields.get("addr", "?"), fields.get("name", ""), fields.get("user", ""))
+            found.append(Flusher(*who, fields["cmd"].upper(), float(fields["idle"])))
+    return tuple(sorted(found, key=lambda one: one.idle))
 
 
 def read_errors(pool: NodePool) -> Mapping[str, int]:

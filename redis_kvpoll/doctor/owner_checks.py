@@ -28,6 +28,7 @@ def leases(facts: Facts) -> Observation:
         _unnoticed(facts, table),
         _suspected(table.owners),
         _turns(table),
+        _contested(table),
         _lost(facts, table),
     ):
         if found is not None:
@@ -82,6 +83,24 @@ def _turns(table: TableFacts) -> Observation | None:
         advice = f"{where}Processes of one host and port end each other's leases: stop all but one, or rename them"
         return warning(what, "one process a name", advice)
     return None
+
+
+def _contested(table: TableFacts) -> Observation | None:
+    """A lease of which the holder lived when another process took its name, lately."""
+    found = [owner for owner in table.owners if table.now - owner.contested_at < TURNS_RECENT]
+    if not found:
+        return None
+    one = max(found, key=lambda owner: owner.contested_at)
+    later = [owner for owner in table.owners if owner.name == one.name and owner.since > one.since]
+    taker = min(later, key=lambda owner: owner.since, default=None)
+    first, second = one.process or "a process", (taker.process if taker else "") or "another one"
+    what = f"two processes use the name {one.name}: {second} took its lease"
+    what += f" at {when(taker.since, table.now)}" if taker else ""
+    what += f", while {first} lived; {plural(one.failed, 'room')} failed"
+    more = len({owner.name for owner in found} - {one.name})
+    what += f"; and {plural(more, 'other name')}" if more else ""
+    advice = f"stop one of the two, or rename it; then restart {first}: it writes nothing more under the lease it lost"
+    return warning(what, "one process a name", advice)
 
 
 def _lost(facts: Facts, table: TableFacts) -> Observation | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 
+from redis_kvpoll.doctor import losses
 from redis_kvpoll.doctor.facts import Facts, RoomFacts, SampleFacts, deployment
 from redis_kvpoll.doctor.findings import Observation, problem, unknown, warning, well
 from redis_kvpoll.doctor.node_view import Check, duration
@@ -48,6 +49,10 @@ def leaks(sample: SampleFacts, facts: Facts) -> Observation:
         return warning(found, f"at most {MAX_LEAKED:.0%}", "do all processes run the same version? Please report it")
     if sample.owned_without_room > MAX_LEAKED * sample.owned:
         found = f"{sample.owned_without_room:,} of {sample.owned:,} entries in the owners' lists have no room"
+        if evicted := losses.evicted(facts):
+            return warning(
+                f"{found}: {evicted}", f"at most {MAX_LEAKED:.0%}", "the entries go with their owners' leases"
+            )
         return warning(found, f"at most {MAX_LEAKED:.0%}", "do all processes run the same version? Please report it")
     return well("none")
 

@@ -51,7 +51,7 @@ def scan(member: Member, namespace: str) -> Scanned | None:
     namespaces: set[str] = set()
     sample: dict[str, KeyName] = {}
     cursor, give_up_at = "0", time.monotonic() + SCAN_SECONDS
-    total, passed, ours = _count_keys(member), 0, 0
+    total, passed, ours = count_keys(member), 0, 0
     while True:
         is_sampling = len(sample) < SAMPLE
         pattern = keys.EVERYTHING if is_sampling else keys.ALL_SETTINGS
@@ -78,7 +78,7 @@ def scan(member: Member, namespace: str) -> Scanned | None:
     return Scanned(frozenset(namespaces), tuple(sample.items()), foreign, min(1.0, ours / passed) if passed else None)
 
 
-def _count_keys(member: Member) -> int:
+def count_keys(member: Member) -> int:
     """Return how many keys a node has, in all its databases; 0 if it is not known."""
     keyspace = read_fields(ask(member.pool, "INFO", "keyspace")) or {}
     counts = (value.partition(",")[0].removeprefix("keys=") for value in keyspace.values())

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from redis_kvpoll.doctor import losses
-from redis_kvpoll.doctor.facts import Facts, FeedFacts, deployment
+from redis_kvpoll.doctor import losses, traces
+from redis_kvpoll.doctor.facts import Facts, FeedFacts, TableFacts, deployment
 from redis_kvpoll.doctor.findings import Observation, note, problem, unknown, warning, well
 from redis_kvpoll.protocol.settings import NAMES, SCHEMA
 
@@ -11,6 +11,7 @@ SLOTS = 16384
 QUIET_SECONDS = 3600.0
 MIN_SPAN_SECONDS = 300.0
 MAX_LAG_SECONDS = 2.0
+NO_SETTINGS = "not known: the settings are gone"
 
 
 def not_read(facts: Facts) -> Observation:
@@ -26,7 +27,7 @@ def settings(facts: Facts) -> Observation:
     if facts.settings is None:
         return not_read(facts)
     if not facts.settings:
-        return absent(facts)
+        return absent(facts) if facts.table is None else gone(facts, facts.table)
     wrong = [
         (name, value, facts.settings.get(name, "none"))
         for name, value in facts.expected.settings.items()
@@ -44,8 +45,8 @@ def absent(facts: Facts) -> Observation:
     roles = [name for name in deployment(facts.namespace) if name in (facts.namespaces or ())]
     advice = " or ".join(f"-n {name}" for name in roles) or "check -n; kvpoll namespaces lists what this server has"
     found = f"namespace {facts.namespace!r} not found: "
-    if reason := "" if roles else losses.may_be_gone(facts):
-        what = f"{found}its data is gone ({reason}), or nobody has used it yet"
+    if not roles and losses.may_be_gone(facts):
+        what = f"{found}{losses.why_absent(facts)}"
         more = "nobody has restored it: start its processes again; their former rooms do not come back"
         return problem(what, "a namespace in use", f"{advice}; {more}")
     started = losses.last_start(facts)
@@ -53,7 +54,18 @@ def absent(facts: Facts) -> Observation:
     return warning(found + why, "a namespace in use", advice)
 
 
+def gone(facts: Facts, table: TableFacts) -> Observation:
+    """Return that the settings alone are gone: the table lives."""
+    alive = [owner for owner in table.owners if owner.state == "alive"]
+    evicted = losses.evicted(facts)
+    cause = f"{evicted}: CONFIG SET maxmemory-policy noeviction" if evicted else "who deletes single keys?"
+    advice = f"{traces.when_back(alive)}; {cause}; other keys may be gone, too: kvpoll owners -n {facts.namespace}"
+    return problem(traces.described(facts.namespace, alive), "settings", advice)
+
+
 def library(facts: Facts) -> Observation:
+    if not facts.settings and facts.table is not None:
+        return unknown(NO_SETTINGS)
     if not facts.settings:
         return not_read(facts)
     schema = facts.settings.get("schema", "none")
@@ -90,6 +102,8 @@ def feed(facts: Facts) -> Observation:
     if (facts.settings or {}).get("feed_length") == "0":
         what = "the namespace keeps no feed: no mirrors, no wait, no tail, no history, no rates"
         return note(what, "a feed", "use another namespace, opened with a feed_length")
+    if not facts.settings:
+        return unknown(NO_SETTINGS)
     live = bool(table.sample and any(room.is_live for room in table.sample.rooms))
     lasts = [entry_time(found.last) for found in table.feeds.values() if found.last]
     if live and lasts and table.now - max(lasts) > QUIET_SECONDS:

@@ -61,7 +61,8 @@ def look_at(
 
 def look_briefly_at(executor: Executor, context: CallContext) -> Flow[TableFacts]:
     """Return the facts with which a later look compares its own."""
-    now = yield from read_time(executor, keys.home(context.namespace, context.shards))
+    home = keys.home(context.namespace, context.shards)
+    now = yield from read_time(executor, home)
     owners = yield from read_owners(executor, context, count=True)
     feeds: dict[str, FeedFacts] = {}
     if context.feed_length != "0":
@@ -75,8 +76,12 @@ def look_briefly_at(executor: Executor, context: CallContext) -> Flow[TableFacts
             epochs[tag] = int(micros) / 1e6
         reply = yield from executor.send_command(_OPERATION, tag, ["HGETALL", keys.refused(tag)])
         refused.append(refused_writes.parse(reply))
+    full = owner_listing.parse_full(
+        (yield from executor.send_command(_OPERATION, home, owner_listing.full_words(home)))
+    )
     yield from executor.run(room_commands.poll([0]), [])  # loads its script
-    return TableFacts(now, tuple(owners), feeds, epochs, refused_writes.merge(refused))
+    counts = refused_writes.merge(refused)
+    return TableFacts(now, tuple(owners), feeds, epochs, counts, shards=context.shards, full=full)
 
 
 def is_script_missing(executor: Executor, context: CallContext) -> Flow[bool]:
@@ -119,9 +124,12 @@ def read_owners(executor: Executor, context: CallContext, count: bool = False) -
             live, incarnation = 0, str(owner.incarnation)
             if count and is_lost:
                 live = yield from sampling.count_live(executor, context, tag, incarnation, now)
-            totals = (known.rooms, known.failed) if known is not None else (0, 0)
+            totals = (known.rooms, known.failed, known.contested_at) if known is not None else (0, 0, 0.0)
             found[owner.name, owner.incarnation] = replace(
-                owner, rooms=totals[0] + live, failed=totals[1] + owner.failed
+                owner,
+                rooms=totals[0] + live,
+                failed=totals[1] + owner.failed,
+                contested_at=max(totals[2], owner.contested_at),
             )
     return sorted(found.values(), key=lambda owner: owner.incarnation)
 

@@ -20,6 +20,7 @@ from redis_kvpoll.engine.lease_state import LeaseState
 from redis_kvpoll.engine.members import RankMember
 from redis_kvpoll.engine.reaper import reap_lost, rooms_of
 from redis_kvpoll.engine.recovery import Recovery
+from redis_kvpoll.engine.settings_renewal import renew_settings
 from redis_kvpoll.errors import KVPollError, LeaseLostError
 from redis_kvpoll.protocol import keys, lease_commands, room_commands
 from redis_kvpoll.protocol.lease_commands import Action, LeaseConfig
@@ -157,6 +158,8 @@ class LeaseKeeper:
         yield from reap_lost(self._executor, self._verified_context, lost, until)
         self._executor.replies_of(OPERATION, pending_calls)
         yield from self._touch(now, until)
+        if self._executor.session.must_renew_settings(now):
+            yield from renew_settings(self._executor.session)
         if self._is_failing:
             self._is_failing = False
             logger.info("%s is renewed again", self)

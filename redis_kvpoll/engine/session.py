@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeAlias
 from redis_kvpoll import validation
 from redis_kvpoll.errors import ReadOnlyStoreError, StoreClosedError
 from redis_kvpoll.protocol.script_call import Call, CallContext, Identity
-from redis_kvpoll.protocol.settings import RENEW_SECONDS, ExpectedSettings
+from redis_kvpoll.protocol.settings import RENEW_SECONDS, RESTORE_SECONDS, ExpectedSettings
 
 
 # Seconds; the docstring of StatusStore has the reasons.
@@ -57,7 +57,7 @@ class Session:
         self.read_only = expected_settings.read_only
         self.context: CallContext | None = None
         """None before the first call. What it says of the namespace never changes."""
-        self._valid_until = 0.0
+        self._valid_until = self._renew_at = 0.0
         self.slot_map_version = 0
         """Incremented when a cluster's slot map may have changed."""
         self.closed = False
@@ -112,6 +112,13 @@ class Session:
         """The context; None before the first call, and when the settings must be verified again."""
         return self.context if self.is_verified else None
 
+    def must_renew_settings(self, now: float) -> bool:
+        """Whether a heartbeat is to renew the settings. Counts as done, so that one of several leases does it."""
+        is_due = now >= self._renew_at
+        if is_due:
+            self._renew_at = now + RESTORE_SECONDS
+        return is_due
+
     def adopt_settings(self, reply: list[Any]) -> CallContext:
         """Adopt the settings in a reply, or raise NamespaceMismatchError. Returns the new context."""
         if self.read_only and not any(reply):  # nobody has created the namespace yet, so the next call asks again
@@ -119,7 +126,8 @@ class Session:
         settings = self.expected_settings.read(reply)
         self.expected_settings = self.expected_settings.adopt(settings)
         self.context = self.expected_settings.context(settings, self.identity)
-        self._valid_until = time.monotonic() + RENEW_SECONDS
+        now = time.monotonic()
+        self._valid_until, self._renew_at = now + RENEW_SECONDS, now + RESTORE_SECONDS
         return self.context
 
     def set_owner(self, owner: str, incarnation: str) -> None:

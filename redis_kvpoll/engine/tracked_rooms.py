@@ -53,6 +53,8 @@ class TrackedRoom:
     """The entries that tell its opening: one for each server that this store has found without it."""
     written: Mark | None = None
     """A mark as of which the server has had all of this; None if there was none yet."""
+    changed: Mark | None = None
+    """The entry of its last change by this store. A replay is none."""
     is_clearing: bool = False
     """Whether a clear was sent. Such a room is not replayed."""
     awaiting_since: float | None = None
@@ -270,7 +272,9 @@ def _replay_item(tracked: TrackedRoom, loss: Loss) -> tuple[str, ...]:
     opened = " ".join(map(str, tracked.openings)) if loss == "server" else ""
     written = str(tracked.written or "")
     generation = str(tracked.generation)
-    return generation, tracked.request, name, reason, tracked.length, tracked.role, loss, opened, written
+    changed = tracked.changed or tracked.written
+    updated = changed.feed_id.partition(b"-")[0].decode() if changed else ""
+    return generation, tracked.request, name, reason, tracked.length, tracked.role, loss, opened, written, updated
 
 
 # Looked up per room: properties of an enum's members are slow.

@@ -43,6 +43,8 @@ def _observe_open(rooms: TrackedRooms, call: Call, reply: Sequence[Any], mark: M
             tracked = rooms.track(call.tag, room, created, now)
             tracked.add_opening(room, opened)
             rooms.mark(call.tag, room, tracked, mark)
+            if code in WRITTEN:
+                tracked.changed = mark
 
 
 def _observe_attach(rooms: TrackedRooms, call: Call, reply: Sequence[Any], mark: Mark | None, now: float) -> None:
@@ -96,7 +98,7 @@ def observe_written(
             del rooms_here[room]
         return
     if code in WRITTEN:
-        tracked.written = mark
+        tracked.written = tracked.changed = mark
         if rooms.unmarked:
             rooms.unmarked.get(tag, {}).pop(room, None)
     elif code in _DONE and status != tracked.status:

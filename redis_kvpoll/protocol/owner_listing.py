@@ -10,7 +10,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from redis_kvpoll.model import Owner
 from redis_kvpoll.protocol import keys, replies, script_specs
@@ -25,6 +25,8 @@ _RECORD = re.compile(rb"(\d+) (\d+) (\d+) (\d+) (\d+)")
 _LOST = re.compile(rb"lost (\d+)")
 _FAILED = re.compile(rb"failed (\d+)")
 _BY = re.compile(rb"by (\d+)")
+_ALIVE = re.compile(rb"alive (\d+)")
+_FULL = re.compile(rb"(\d{1,15}) (\d{1,15})")
 _GONE = re.compile(rb"gone (\d+)")
 
 
@@ -109,6 +111,7 @@ def parse_owners(fields: Iterable[bytes], now: float, lost_at: Mapping[bytes, fl
     pairs = list(zip(words[::2], words[1::2], strict=True))
     by = {found[1]: value.decode("utf-8", "replace") for name, value in pairs if (found := _BY.fullmatch(name))}
     failed = {found[1]: int(value) for name, value in pairs if (found := _FAILED.fullmatch(name)) and value.isdigit()}
+    alive = {found[1]: int(value) for name, value in pairs if (found := _ALIVE.fullmatch(name)) and value.isdigit()}
     owners = []
     for name, value in pairs:
         if record := _RECORD.fullmatch(value):
@@ -123,8 +126,27 @@ def parse_owners(fields: Iterable[bytes], now: float, lost_at: Mapping[bytes, fl
         elif lost := _LOST.fullmatch(name):
             reason = value.decode("utf-8", "replace")
             one = Owner(owner_in(reason), int(lost[1]), state="lost", reason=reason, process=by.get(lost[1], ""))
-            owners.append(replace(one, failed=failed.get(lost[1], 0), lost_at=lost_times.get(lost[1], 0.0)))
+            ended, contested = lost_times.get(lost[1], 0.0), alive.get(lost[1], 0) / 1000
+            owners.append(replace(one, failed=failed.get(lost[1], 0), lost_at=ended, contested_at=contested))
     return owners
+
+
+class MemoryFull(NamedTuple):
+    """When heartbeats found the server at its maxmemory: since when, and the last time. Unix times of the server."""
+
+    since: float
+    last: float
+
+
+def full_words(tag: str) -> list[str]:
+    """Return the command that reads what ``parse_full`` takes."""
+    return ["HGET", keys.leases(tag), "memory full"]
+
+
+def parse_full(reply: bytes | None) -> MemoryFull | None:
+    """Return when a shard's server had no memory, as lua/renew.lua writes it; None if no heartbeat has found that."""
+    found = _FULL.fullmatch(reply or b"")
+    return MemoryFull(int(found[1]) / 1000, int(found[2]) / 1000) if found else None
 
 
 def merge_owners(by_shard: Iterable[Iterable[Owner]]) -> list[Owner]:
@@ -144,6 +166,7 @@ def merge_owners(by_shard: Iterable[Iterable[Owner]]) -> list[Owner]:
                     failed=failed,
                     lost_at=max(ends, default=0.0),
                     process=other.process or owner.process,
+                    contested_at=max(other.contested_at, owner.contested_at),
                 )
                 found[owner.name, owner.incarnation] = merged
     return sorted(found.values(), key=lambda owner: owner.incarnation)

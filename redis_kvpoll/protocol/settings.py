@@ -35,6 +35,8 @@ TTL_MS = 7 * 24 * 3600 * 1000
 """A week: the settings of an unused namespace expire after it."""
 RENEW_SECONDS = 3600.0
 """Far below the TTL, so that a namespace in use keeps its settings."""
+RESTORE_SECONDS = 30.0
+"""Between the renewals by heartbeats: so soon, settings that were evicted or deleted alone are there again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +104,14 @@ class ExpectedSettings:
         """Return the command that reads the settings; its reply is like that of ``call``, or all None."""
         return ["HMGET", keys.settings(self.namespace), *NAMES]
 
+    @property
+    def does_without(self) -> bool:
+        """Whether the store reads a table whose settings are gone: it writes nothing, and was told the shards."""
+        return self.read_only and self.shards is not None
+
     def check_exists(self, operation: str, reply: list[Any]) -> None:
         """Raise InvalidInputError if the reply to ``reading`` is that of an absent namespace."""
-        if not any(reply):
+        if not any(reply) and not self.does_without:
             what = f"namespace {self.namespace!r} does not exist, and a store with read_only=True"
             raise InvalidInputError(f"{operation}: {what} does not create it")
 
@@ -115,6 +122,8 @@ class ExpectedSettings:
 
     def read(self, reply: list[Any]) -> Settings:
         """Return the settings in a reply; raise NamespaceMismatchError if they are not the required ones."""
+        if not any(reply) and self.does_without:
+            return self.of_absent()
         stored = {name: (value or b"").decode("utf-8", "replace") for name, value in zip(NAMES, reply, strict=True)}
         if stored["schema"] != SCHEMA:  # not an argument of a store, so it cannot be adopted
             raise NamespaceMismatchError(self.namespace, "schema", None, stored["schema"])

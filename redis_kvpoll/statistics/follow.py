@@ -125,11 +125,11 @@ class StatisticsFollower:
         """Adopt the namespace's settings, or check that they are the ones that were adopted."""
         reply = yield Send(self._expected.namespace, self._expected.reading())
         if self._context is None:
-            if not any(reply):
+            if not any(reply) and not self._expected.does_without:
                 what = f"namespace {self._expected.namespace!r} does not exist yet: nothing has been written to it"
                 raise StoreUnavailableError(what)
             settings = self._expected.read(reply)
-            self._expected = self._expected.adopt(settings)
+            self._expected = self._expected.adopt(settings) if any(reply) else self._expected
             self._context = self._expected.context(settings, self._identity)
             with self.aggregates.lock:
                 self.aggregates.begin(settings)

@@ -118,6 +118,8 @@ class ReasonCount:
     """One of FAILURES."""
     count: int
     last_at: float
+    last: str = ""
+    """The last one as it was, with its numbers."""
 
 
 @dataclass(frozen=True, slots=True)

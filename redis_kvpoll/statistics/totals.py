@@ -65,11 +65,12 @@ class Durations:
 class _Reasons:
     """The reasons of a period of time."""
 
-    __slots__ = ("counts", "last_at")
+    __slots__ = ("counts", "last")
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
-        self.last_at: dict[str, float] = {}
+        self.last: dict[str, tuple[float, str]] = {}
+        """When each came last, and how it read then."""
 
 
 class Totals:
@@ -111,7 +112,8 @@ class Totals:
                 del self._reasons[old]
         if text in kept.counts or len(kept.counts) < _MAX_REASONS:
             kept.counts[text] += 1
-            kept.last_at[text] = max(at_ms / 1000, kept.last_at.get(text, 0.0))
+            now = (at_ms / 1000, (reason or "")[: reasons.MASKED_LENGTH])
+            kept.last[text] = max(now, kept.last.get(text, now))
 
     def refused(self, tag: str, counts: Mapping[str, int], at_ms: int) -> None:
         """Take what the server of a shard has counted. Below what it was, it has begun anew."""
@@ -166,11 +168,11 @@ class Totals:
     def reasons(self, now_ms: int, limit: int = 20) -> tuple[ReasonCount, ...]:
         """The most frequent reasons of the last hour."""
         counts: Counter[str] = Counter()
-        last_at: dict[str, float] = {}
+        last: dict[str, tuple[float, str]] = {}
         for period, kept in self._reasons.items():
             if (period + 1) * _REASON_PERIOD * 1000 > now_ms - REASON_SECONDS * 1000:
                 counts.update(kept.counts)
-                for text, at in kept.last_at.items():
-                    last_at[text] = max(at, last_at.get(text, 0.0))
+                for text, latest in kept.last.items():
+                    last[text] = max(latest, last.get(text, latest))
         most = sorted(counts.items(), key=lambda each: (-each[1], each[0]))[:limit]
-        return tuple(ReasonCount(text, reasons.kind_of(text), count, last_at[text]) for text, count in most)
+        return tuple(ReasonCount(text, reasons.kind_of(text), count, *last[text]) for text, count in most)

@@ -69,6 +69,7 @@ class StatusStore(StoreBase, Table, Listing):
         world_size: the number of ranks, 1 to 1,024. A room with another number is refused.
         read_only: write nothing, not even the settings: for a replica, a server that refuses writes, or a user who may
             only read (``kvpoll acl --read-only``). A namespace that does not exist is empty.
+            With ``shards``, a table whose settings alone are gone is read.
 
     Every method may raise, besides what it names:
         InvalidInputError: an argument was refused; nothing was sent.

@@ -97,7 +97,7 @@ class TestLs:
         out = narrow(monkeypatch, 110)
         (row,) = ranks[0].rows()
         lines = [rows.room_line(row, ranks[0].entry(ROOM), time.time())]
-        terminal.print_rooms(rows.listed_columns(lines), lines)
+        terminal.print_rooms(rows.listed_columns(lines, True), lines)
         assert out.getvalue().splitlines()[0].split()[-2:] == ["owner", "reason"]
 
 

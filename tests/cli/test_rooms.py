@@ -137,6 +137,18 @@ class TestFindShowWait:
                     assert ("other side  p-decode: " in shown, expected in " ".join(shown.split())) == (True, True)
                     decode.update_status(1, MOVE)
 
+    def test_abort_says_where_the_other_side_is(self, url):
+        """One side is aborted; the other one ends by SGLang, or not at all."""
+        with StatusStore.from_url(url, namespace="p-prefill") as prefill:
+            prefill.update_status(1, MOVE)
+            with StatusStore.from_url(url, namespace="p-decode") as decode:
+                decode.update_many({1: BOOT, 2: BOOT})
+                shown = CliRunner().invoke(kvpoll, ["abort", "1", "--redis", url, "-n", "p-decode"])
+                assert (shown.exit_code, "Room 1 is now Failed" in shown.stdout) == (0, True)
+                assert "in p-prefill it is still Transferring" in shown.stderr
+                shown = CliRunner().invoke(kvpoll, ["abort", "2", "--redis", url, "-n", "p-decode"])
+                assert (shown.exit_code, shown.stderr) == (0, "")
+
     @pytest.mark.parametrize(
         ("words", "status", "said"),
         [

@@ -28,7 +28,7 @@ def run(*args):
 
 
 def print_rooms(lines):
-    terminal.print_rooms(rows.listed_columns(lines), lines)
+    terminal.print_rooms(rows.listed_columns(lines, True), lines)
 
 
 def lines_of(store, room):
@@ -43,6 +43,16 @@ class TestTable:
         assert run("show", "5", "--redis", url, "-n", "nobody").exit_code == 1
         assert run("clear", "5", "--redis", url, "-n", "nobody").exit_code == 1
         assert watched[0].dbsize() == 0
+
+    def test_reason_has_no_column_where_no_room_has_one(self, store, capsys):
+        """On a terminal; a pipe keeps it, so that what reads it finds the same columns."""
+        store.update_status(1, KVPoll.Bootstrapping)
+        print_rooms(lines_of(store, 1))
+        assert "reason" not in capsys.readouterr().out
+        assert "reason" in rows.listed_columns(lines_of(store, 1), is_terminal=False)
+        store.abort(1, "why")
+        print_rooms(lines_of(store, 1))
+        assert "why" in capsys.readouterr().out
 
     def test_empty_table_is_named(self, url, store):
         store.get(1)

@@ -6,14 +6,14 @@ import contextlib
 
 import pytest
 
-from redis_kvpoll import KVPoll, Outcome, StatusStore
-from redis_kvpoll.doctor import losses, owner_checks
-from redis_kvpoll.doctor.findings import Level, exit_status
+from redis_kvpoll import KVPoll, Outcome, ServerRefusedError, StatusStore
+from redis_kvpoll.doctor import losses
+from redis_kvpoll.doctor.findings import Level
 from redis_kvpoll.doctor.replica import read_replica
 from redis_kvpoll.protocol import keys
 from tests.support import real
-from tests.support.examining import HEALTHY, by_check, doctor_of, examine, live_table, raised, user_of
-from tests.support.leasing import ManualLease, begin_long_ago, die, pass_time
+from tests.support.examining import HEALTHY, by_check, doctor_of, examine, raised, user_of
+from tests.support.leasing import ManualLease, pass_time
 
 NOTE, WARNING, PROBLEM, UNKNOWN = Level.NOTE, Level.WARNING, Level.PROBLEM, Level.UNKNOWN
 BOOT, DONE = KVPoll.Bootstrapping, KVPoll.Success
@@ -200,90 +200,28 @@ class TestMemory:
         assert found.advice.startswith("CONFIG SET maxmemory ")
         assert "--memkeys" in found.advice
 
+    def test_heartbeat_tells_since_when_it_is_full(self, server, client, lease):
+        client.config_set("maxmemory", 1)
+        lease.heartbeat()
+        client.config_set("maxmemory", int(client.info("memory")["used_memory"] / 0.98))
+        found = examine(server.tcp)["memory"]
+        assert (found.level, "new rooms and leases are refused since" in found.found) == (PROBLEM, True)
+        client.config_set("maxmemory", 2**30)
+        found = examine(server.tcp)["memory"]
+        assert (found.level, "it was full from" in found.found) == (NOTE, True)
+
+    def test_without_heartbeats_the_logs_know_when(self, server, client, store):
+        store.update_status(1, BOOT)
+        client.config_set("maxmemory", 1)
+        with contextlib.suppress(ServerRefusedError):
+            store.update_status(2, BOOT)
+        client.config_set("maxmemory", int(client.info("memory")["used_memory"] / 0.98))
+        assert "got OOM since the server's start; since when is in the logs" in examine(server.tcp)["memory"].found
+
     def test_full_server_of_ours_is_told_what_to_clear(self, server, client, store):
         store.update_many(dict.fromkeys(range(300), DONE))
         client.config_set("maxmemory", int(client.info("memory")["used_memory"] / 0.98))
         assert "kvpoll clear -n default" in examine(server.tcp)["memory"].advice
-
-
-class TestOwners:
-    def test_lost_owner_is_a_warning_until_it_is_back(self, server, client, store):
-        store.update_status(1, DONE)
-        begin_long_ago(client)
-        ManualLease(store).take()
-        store.open(2)
-        with StatusStore.from_url(server.tcp) as other:
-            assert die(client, other) == 1
-            findings = doctor_of(server.tcp).examine()
-            found = by_check(findings)["leases"]
-            assert (found.level, exit_status(findings)) == (WARNING, 3)
-            assert "prefill-0 was lost at" in found.found
-            assert "1 room failed" in found.found
-            back = ManualLease(other, ttl=600.0).take()
-            found = examine(server.tcp)["leases"]
-            assert (found.level, "it is back" in found.found) == (NOTE, True)
-            back.give_up()
-
-    def test_a_lost_owner_is_named_with_its_own_process(self, server, client, store):
-        """And not the first by name with the process of the last."""
-        begin_long_ago(client)
-        with StatusStore.from_url(server.tcp) as other, StatusStore.from_url(server.tcp) as third:
-            for room, (each, name) in enumerate([(store, "a"), (other, "z")]):
-                lease = ManualLease(each, name).take()
-                each.open(room)
-                client.hset("kvpoll:{default}:leases", f"by {lease.incarnation}", f"host-{name}:1")
-                assert die(client, third) == 1
-            found = examine(server.tcp)["leases"]
-            assert "z and 1 more were lost" in found.found
-            assert "the log of host-z:1" in found.advice
-
-    def test_an_owner_that_is_back_says_how_often_it_was_lost(self, server, client, store, monkeypatch):
-        """And which process is back: another one may have taken the name."""
-        monkeypatch.setattr(owner_checks, "TURNS_RECENT", -1.0)  # else the turns of the name are what it says
-        begin_long_ago(client)
-        with StatusStore.from_url(server.tcp) as other, StatusStore.from_url(server.tcp) as third:
-            for room, each in enumerate([store, other]):
-                ManualLease(each).take()
-                each.open(room)
-                assert die(client, third) == 1
-            back = ManualLease(third, ttl=600.0).take()
-            client.hset("kvpoll:{default}:leases", f"by {back.incarnation}", "host:7")
-            found = examine(server.tcp)["leases"]
-            assert "prefill-0 was lost 2 times, the last at" in found.found
-            assert "it is back, as host:7" in found.found
-            back.give_up()
-
-    def test_turns_of_a_name_are_a_warning_for_minutes(self, server, client, store, monkeypatch):
-        with contextlib.ExitStack() as stack:
-            for room in range(3):
-                one = stack.enter_context(StatusStore.from_url(server.tcp))
-                ManualLease(one, "dup-0", ttl=600.0).take()
-                one.open(room)
-            found = examine(server.tcp)["leases"]
-            assert (found.level, "dup-0 took its lease 3 times" in found.found) == (WARNING, True)
-            assert "stop all but one" in found.advice
-            monkeypatch.setattr(owner_checks, "TURNS_RECENT", -1.0)
-            assert examine(server.tcp)["leases"].level is not WARNING
-
-    def test_limit_is_said_where_no_room_is_stuck(self, server):
-        with live_table(server):
-            assert "60 s" in examine(server.tcp)["stuck"].found
-
-    def test_stuck_room_names_its_owner_and_its_end(self, server, client, lease):
-        client.hincrby("kvpoll:{default}:room:2", "updated_ms", -90_000)
-        found = examine(server.tcp)["stuck"]
-        assert "of prefill-0" in found.found
-        assert "kvpoll abort 2 -n default" in found.advice
-        assert "1 at" not in found.advice
-
-    def test_stuck_rooms_are_counted_by_status(self, server, client, store, lease):
-        with StatusStore.from_url(server.tcp) as other:
-            other.update_status(3, KVPoll.Transferring)
-        for room in (2, 3):
-            client.hincrby(f"kvpoll:{{default}}:room:{room}", "updated_ms", -90_000)
-        advice = examine(server.tcp)["stuck"].advice
-        assert "1 at Bootstrapping (decode has not asked for it)" in advice
-        assert "1 at Transferring (the network, or a peer that hangs)" in advice
 
 
 def test_smallest_user_sees_losses_too(server, client, lease):

@@ -14,7 +14,7 @@ from tests.support.internals import execute
 from tests.support.servers import rooms_on_server
 
 A, B, C = 1, 2, 2**63 - 1
-LOST = ("data", "", "")
+LOST = ("data", "", "", "")
 """In a replay: all data was lost, so no marks decide."""
 
 

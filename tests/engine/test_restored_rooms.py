@@ -18,10 +18,15 @@ def restored(store, client):
     time.sleep(PAUSE)
     handle.update(KVPoll.Transferring)
     before = store.entry(1)
+    return before, lost(store, client, handle)
+
+
+def lost(store, client, handle):
+    """Room 1 after a loss of all data."""
     time.sleep(PAUSE)
     client.flushall()
     handle.status()
-    return before, store.entry(1)
+    return store.entry(1)
 
 
 def test_restored_room_keeps_its_times(store, client):
@@ -37,6 +42,15 @@ def test_rows_of_restored_rooms_keep_their_times(store, client):
     (row,) = store.rows()
     assert row.opened_at == pytest.approx(before.opened_at, abs=PAUSE / 2)
     assert row.since == pytest.approx(before.updated_at, abs=PAUSE / 2)
+
+
+def test_room_that_is_lost_again_keeps_its_times(store, client):
+    """The first restore is no change of the room, nor is a heartbeat's mark."""
+    before, first = restored(store, client)
+    after = lost(store, client, store.attach(1))
+    assert after.restored_at > first.restored_at
+    assert after.updated_at == pytest.approx(before.updated_at, abs=PAUSE / 2)
+    assert after.opened_at == pytest.approx(before.opened_at, abs=PAUSE / 2)
 
 
 def test_room_is_never_updated_before_it_was_opened(store):

@@ -82,7 +82,7 @@ PARTS: list[tuple[str, dict[str, Any], str]] = [
 # Mutations of scripts that must be found: (the setting, script, the text there, its replacement, the violation)
 MUTATIONS: list[tuple[dict[str, Any], str, str, str, str]] = [
     ({}, "clear", "if fields[8] and is_number(fields[3] or '') then", "if false then", "created again"),
-    ({}, "replay", "if written then", "if false then", "created again"),
+    ({}, "replay", "if changed_ms then", "if false then", "created again"),
     ({"ops": 4}, "replay", "if survived then return 6 end", "", "created again"),
     ({"ops": 4}, "replay", "if is_named and (", "if false and (", "created again"),
     (

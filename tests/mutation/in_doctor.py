@@ -72,6 +72,27 @@ IN_THE_DOCTOR = [
         "doctor/test_clusters.py::test_keys_on_two_nodes_are_a_warning",
     ),
     (
+        "settings that alone are gone hide the table",
+        "doctor.examination:_Look._look_at_table",
+        "if table.settings or _adopt_shards(self._dispatcher):",
+        "if table.settings:",
+        "cli/test_lost_keys.py::TestSingleKeys::test_settings_alone_are_a_problem_with_their_owners[1]",
+    ),
+    (
+        "only the first shard of a table without settings is read",
+        "doctor.traces:count_shards",
+        "count = there[-1] + 1",
+        "count = 1",
+        "cli/test_lost_keys.py::TestSingleKeys::test_rooms_are_listed_without_settings[8]",
+    ),
+    (
+        "a name that a living process lost is a note",
+        "doctor.owner_checks:leases",
+        "_contested(table),",
+        "",
+        "doctor/test_owners.py::TestOwners::test_name_taken_from_a_living_process_is_a_warning",
+    ),
+    (
         "a flush counts as a restart",
         "doctor.losses:cause",
         "before < start - UPTIME_SECONDS and ",
@@ -90,7 +111,7 @@ IN_THE_DOCTOR = [
         "doctor.owner_checks:_lost_with_failures",
         "instance(owner) not in back",
         "True",
-        "doctor/test_losses.py::TestOwners::test_lost_owner_is_a_warning_until_it_is_back",
+        "doctor/test_owners.py::TestOwners::test_lost_owner_is_a_warning_until_it_is_back",
     ),
     (
         "a flood of refused writes is a note",

@@ -41,6 +41,20 @@ IN_RECOVERY = [
         "engine/test_recovery_ranks.py::TestRanks::test_later_generation_by_an_adopted_handle_is_recovered[sync-fakeredis]",
     ),
     (
+        "a restore counts as a change of the room",
+        "engine.tracking:observe_written",
+        "tracked.written = tracked.changed = mark",
+        "tracked.written = mark",
+        "engine/test_restored_rooms.py::test_room_that_is_lost_again_keeps_its_times[sync-fakeredis]",
+    ),
+    (
+        "heartbeats do not write lost settings again",
+        "engine.lease:LeaseKeeper.send_heartbeat",
+        "if self._executor.session.must_renew_settings(now):",
+        "if False:",
+        "leases/test_settings_again.py::test_heartbeat_writes_deleted_settings_again[sync-fakeredis]",
+    ),
+    (
         "another epoch is not detected",
         "engine.recovery:Recovery.complete",
         "elif epoch != shard.epoch and",

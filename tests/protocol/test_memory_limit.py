@@ -9,7 +9,7 @@ import pytest
 from redis.exceptions import ResponseError
 
 from redis_kvpoll import Outcome
-from redis_kvpoll.protocol import fenced_commands, keys, lease_commands, room_commands
+from redis_kvpoll.protocol import fenced_commands, keys, lease_commands, owner_listing, refused_writes, room_commands
 from redis_kvpoll.protocol.lease_commands import LeaseConfig
 from tests.support.calls_of_scripts import _OWNER, GENERATION, A, absent, at, replay, send, table, take_lease
 from tests.support.servers import room_keys
@@ -84,6 +84,44 @@ def test_what_keeps_or_ends_a_lease_passes(limited, action):
     assert (b"lost" in found) == (action in ("leave", "drop"))
     if action in ("heartbeat", "renew"):
         assert after[owner] != before[owner]
+
+
+def test_heartbeats_keep_since_when_there_is_no_memory(limited):
+    """Until more than a minute without: then it is another time."""
+    client, limit = limited
+    context, key = table("owner"), keys.leases("ns")
+    take_lease(client, context)
+    act(client, context, "heartbeat")
+    assert owner_listing.parse_full(client.hget(key, "memory full")) is None
+    limit()
+    act(client, context, "heartbeat")
+    first = owner_listing.parse_full(client.hget(key, "memory full"))
+    assert first.since == first.last > 1e9
+    for back, is_same in ((50.0, True), (70.0, False)):
+        client.config_set("maxmemory", 0)
+        earlier = [int(1000 * (first.last - back - ago)) for ago in (100, 0)]
+        client.hset(key, "memory full", f"{earlier[0]} {earlier[1]}")
+        limit()
+        act(client, context, "heartbeat")
+        found = owner_listing.parse_full(client.hget(key, "memory full"))
+        assert found.last >= first.last
+        assert (found.since == earlier[0] / 1000) == is_same
+
+
+def test_refused_writes_are_counted_there_too(limited):
+    """A flood of late messages goes on while there is no memory."""
+    client, limit = limited
+    context, key = table(), keys.refused("ns")
+    send(client, room_commands.abort(A, "late"), context)  # makes the key
+    limit()
+    for _ in range(2):
+        send(client, room_commands.abort(A, "late"), context)
+    assert refused_writes.parse(client.hgetall(key)).counts == {"skipped": 3}
+    client.delete(key)
+    send(client, room_commands.abort(A, "late"), context)
+    found = refused_writes.parse(client.hgetall(key))
+    assert (found.counts, found.last.room) == ({"skipped": 1}, A)
+    assert client.pttl(key) > 0
 
 
 def test_part_of_another_passes_to_its_heir(limited):

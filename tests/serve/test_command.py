@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -21,15 +22,18 @@ def launch(table, store, tmp_path):
     """Starts the command on a port, and returns the process with the file of its log."""
     running = []
 
-    def start(*words):
+    def start(*words, url=None, **variables):
+        """``url`` None is that of a viewer, as an argument."""
+        given = ["--redis", viewer_url(table)] if url is None else []
+        variables |= {} if url is None else {"KVPOLL_URL": url}
         port, log = real.free_port(), tmp_path / f"log{len(running)}"
         with log.open("w") as file:
             process = subprocess.Popen(
-                [*KVPOLL, "serve", "-n", "prod-prefill", "--redis", viewer_url(table), f"--port={port}", *words],
+                [*KVPOLL, "serve", "-n", "prod-prefill", *given, f"--port={port}", *words],
                 stderr=file,
                 stdout=file,
                 preexec_fn=real.hear_signals,
-                env=os.environ | {"PYTHONWARNINGS": "error"},
+                env=os.environ | {"PYTHONWARNINGS": "error"} | variables,
             )
         running.append(process)
         return process, port, log
@@ -50,6 +54,15 @@ def is_ready(port):
 def refused(*words):
     done = subprocess.run([*KVPOLL, "serve", *words], capture_output=True, text=True, timeout=pace.seconds(60))
     return done.returncode, done.stderr
+
+
+def test_password_comes_from_a_file(launch, table, tmp_path):
+    """As with every other command: the URL from the environment, and its password from the file."""
+    url, file = urlsplit(viewer_url(table)), tmp_path / "password"
+    file.write_text(f"{url.password}\n")
+    bare = f"redis://{url.username}@{url.hostname}:{url.port}"
+    _, port, _ = launch("--no-auth", url=bare, KVPOLL_PASSWORD_FILE=str(file))
+    real.until(lambda: is_ready(port), "the start", 60)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

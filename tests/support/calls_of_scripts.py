@@ -41,8 +41,9 @@ def replay(
     loss="data",
     opened="",
     written="",
+    updated_ms="",
 ):
-    item = [str(generation), REQUEST, status, reason, length, role, loss, opened, written]
+    item = [str(generation), REQUEST, status, reason, length, role, loss, opened, written, updated_ms]
     return bare("replay", REPLAY, [*rooms], item * len(rooms))
 
 

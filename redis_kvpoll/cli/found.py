@@ -1,0 +1,108 @@
+"""Opens the table that a command is about; if it is not there, says why, as far as the server knows.
+
+Invariant: no command but replay creates a namespace. A table whose settings alone are gone is read, and not written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, NamedTuple
+
+import click
+
+from redis_kvpoll.cli.exits import NOT_FOUND, leave
+from redis_kvpoll.cli.options import DEADLINE, ROLES, open_table
+from redis_kvpoll.errors import InvalidInputError, KVPollError, printable
+
+if TYPE_CHECKING:
+    from redis_kvpoll.doctor.replica import ReplicaLink
+    from redis_kvpoll.sync.store import StatusStore
+
+SHOWN = 5
+LIST_SECONDS = 1.0
+"""For how long namespaces are looked for, to name them."""
+
+
+class OpenTable(NamedTuple):
+    """The table of a namespace that exists."""
+
+    store: StatusStore
+    replica: ReplicaLink | None
+    """The replica that is read; None for a primary."""
+
+
+@contextmanager
+def found_table(url: str, namespace: str, writes: str = "", deadline: float = DEADLINE) -> Iterator[OpenTable]:
+    """Open a table, or exit with status 1 if the namespace does not exist. stderr says that a replica is read.
+
+    ``writes`` is the name of a command that writes: on a replica, and without settings, it ends here.
+    """
+    from redis_kvpoll.doctor.replica import read_replica
+
+    with ExitStack() as stack:
+        store, shards = stack.enter_context(open_table(url, namespace, writes=bool(writes))), None
+        if store.settings() is None:
+            shards = _shards_without_settings(url, namespace, writes)
+        if (replica := read_replica(url, DEADLINE)) is not None:
+            _warn_of(replica, writes)
+        if shards is not None or deadline != DEADLINE:
+            store = stack.enter_context(open_table(url, namespace, deadline, bool(writes), shards))
+        yield OpenTable(store, replica)
+
+
+def _shards_without_settings(url: str, namespace: str, writes: str) -> int:
+    """Return the shards of a table whose settings are gone, by the keys that are left of it, or exit."""
+    from redis_kvpoll.doctor import traces
+
+    left = traces.read_traces(url, namespace, DEADLINE)
+    if left is None:
+        what = f"namespace {namespace!r} not found: it has no rooms and no settings."
+        leave(NOT_FOUND, "\n".join((what, *_hints(url, namespace))))
+    found, back = printable(traces.described(namespace, left.alive)), traces.when_back(left.alive)
+    if writes:
+        leave(NOT_FOUND, f"Error: {writes}: {found}; {back}: then run it again")
+    click.echo(f"{found}; {back}", err=True)
+    return left.shards
+
+
+def _warn_of(replica: ReplicaLink, writes: str) -> None:
+    """Say that a replica is read; exit if the command writes."""
+    if writes:
+        what = f"{writes}: this server is a replica of {replica.primary}, and takes no writes"
+        advice = f"use --redis redis://{replica.primary}" if replica.is_linked else replica.described
+        leave(NOT_FOUND, f"Error: {what}: {advice}")
+    what = f"{replica.described}; trust no state here"
+    if replica.is_linked:
+        heard = f"it heard of it {replica.behind:.0f} s ago, so " if replica.behind is not None else ""
+        what = f"{heard}what it shows may be a moment old"
+    click.echo(f"this server is a replica of {replica.primary}: {what}", err=True)
+
+
+def _hints(url: str, namespace: str) -> Iterator[str]:
+    """Yield where to look: what the server says of lost data, and the namespaces that there are."""
+    from redis_kvpoll.doctor.absence import why_absent
+    from redis_kvpoll.sync.namespaces import list_namespaces
+
+    roles = [name for role in ROLES if _exists(url, name := f"{namespace}-{role}")]
+    try:
+        names = [] if roles else [one.namespace for one in list_namespaces(url, DEADLINE, LIST_SECONDS)]
+    except KVPollError:
+        names = []
+    if not roles and (why := why_absent(url, DEADLINE)):
+        yield why
+    if roles:
+        yield "SGLang uses one namespace per role: " + " or ".join(f"-n {name}" for name in roles)
+    elif names:
+        more = f" and {len(names) - SHOWN:,} more (kvpoll namespaces)" if len(names) > SHOWN else ""
+        yield f"This server has: {', '.join(f'-n {name}' for name in names[:SHOWN])}{more}"
+    else:
+        yield "No namespace was found on this server: check --redis"
+
+
+def _exists(url: str, namespace: str) -> bool:
+    try:
+        with open_table(url, namespace) as store:
+            return store.settings() is not None
+    except InvalidInputError:  # with the role appended, the name is too long
+        return False

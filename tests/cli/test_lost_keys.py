@@ -1,0 +1,182 @@
+"""What the commands say when single keys of a table are gone, or all of it, on real servers."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+from click.testing import CliRunner
+
+from redis_kvpoll import KVPoll, StatusStore
+from redis_kvpoll.cli.app import kvpoll
+from redis_kvpoll.doctor import examination
+from redis_kvpoll.doctor.findings import Level
+from redis_kvpoll.protocol import keys
+from tests.support import real
+from tests.support.examining import HEALTHY, be_patient, examine
+from tests.support.leasing import ManualLease, begin_long_ago, die
+
+LOOKING = (["owners"], ["stats"], ["ls"], ["show", "2"], ["history", "2"], ["doctor"])
+WRITING = (["abort", "2"], ["clear", "2"], ["reap"])
+KEYS = ("settings", "epoch", "leases", "due", "owned", "feed", "failed", "refused", "cleared", "room:2", "room:1")
+
+
+@pytest.fixture
+def server(monkeypatch):
+    be_patient(monkeypatch)
+    monkeypatch.setattr(examination, "WATCH_SECONDS", 0.0)
+    with real.World("sync") as world:
+        yield world.serve(*HEALTHY)
+
+
+@pytest.fixture
+def client(server):
+    with server.client(decode_responses=True) as client:
+        yield client
+
+
+@pytest.fixture(params=[1, 8])
+def lease(request, server):
+    """The lease of an owner that lives and has room 2; room 1 was refused, and is Failed."""
+    with StatusStore.from_url(server.tcp, namespace="prod", shards=request.param, policy="strict") as store:
+        lease = ManualLease(store, "prefill-0", ttl=600.0).take()
+        store.open(2, request="rid-2").update(KVPoll.Transferring)
+        store.open(1).fail("a reason")
+        store.update_status(99, KVPoll.Success)
+        yield lease
+
+
+def run(server, *words, namespace="prod"):
+    return CliRunner().invoke(kvpoll, [*words, "--redis", server.tcp, "-n", namespace], catch_exceptions=False)
+
+
+def run_on_server(server, *words):
+    return CliRunner().invoke(kvpoll, [*words, "--redis", server.tcp], catch_exceptions=False)
+
+
+def delete(client, name):
+    """Delete this key in each shard; the settings are in none."""
+    found = [key for key in client.keys("kvpoll:{prod*") if key.partition("}:")[2] == name]
+    assert found or name in ("cleared",)
+    client.delete("nothing", *found)
+
+
+class TestSingleKeys:
+    @pytest.mark.parametrize("name", KEYS)
+    def test_owner_that_lives_is_not_called_absent(self, server, client, lease, name):
+        """Whichever single key was evicted or deleted. Without its leases the server knows no owner any more."""
+        delete(client, name)
+        for words in LOOKING:
+            shown = run(server, *words)
+            assert "namespace 'prod' not found" not in shown.output, words
+            assert "does not exist" not in shown.output, words
+        owners = run(server, "owners").stdout
+        assert ("prefill-0" in owners) == (name != "leases")
+
+    def test_settings_alone_are_a_problem_with_their_owners(self, server, client, lease):
+        client.delete("kvpoll:{prod}:settings")
+        found = examine(server.tcp, "prod")
+        assert (found["settings"].level, "prefill-0" in found["settings"].found) == (Level.PROBLEM, True)
+        assert "within 30 s" in found["settings"].advice
+        assert found["leases"].found == "1 alive"
+        assert found["feed"].level is Level.UNKNOWN
+
+    def test_rooms_are_listed_without_settings(self, server, client, lease):
+        client.delete("kvpoll:{prod}:settings")
+        shown = run(server, "ls", "--json")
+        assert [room["room"] for room in json.loads(shown.stdout)["rooms"]] == [1, 2]
+        assert "the settings of namespace 'prod' are gone" in shown.stderr
+        assert "alive: prefill-0" in shown.stderr
+
+    @pytest.mark.parametrize("words", WRITING)
+    def test_nothing_is_written_without_settings(self, server, client, lease, words):
+        """A command would create them with its own defaults, which are not those of the processes."""
+        client.delete("kvpoll:{prod}:settings")
+        shown = run(server, *words)
+        assert (shown.exit_code, "run it again" in shown.stderr) == (1, True)
+        assert not client.exists("kvpoll:{prod}:settings")
+        assert run(server, "ls", "--status", "transferring").stdout.count("\n") == 2
+
+    def test_table_without_owner_or_settings_is_shown(self, server, client, lease):
+        lease.give_up()
+        client.delete("kvpoll:{prod}:settings")
+        shown = run(server, "ls")
+        assert "no owner is alive" in shown.stderr
+        assert "the next process that opens a store" in shown.stderr
+        assert examine(server.tcp, "prod")["settings"].level is Level.PROBLEM
+
+
+class TestAllKeys:
+    def test_flushed_namespace_names_the_open_connection(self, server, client, lease):
+        """For a user who may ask; the rule of kvpoll acl does not allow CLIENT LIST."""
+        client.execute_command("ACL", "SETUSER", "default", "+client|list")
+        with server.client(client_name="batch-job") as other:
+            other.flushall()
+            for words in (["owners"], ["ls"], ["stats"], ["doctor"]):
+                shown = " ".join(run(server, *words).output.split())
+                assert "its data is gone (FLUSHALL once" in shown, words
+                assert "of the others nothing is known" not in shown
+                assert re.search(r"\S+ \(name batch-job, user \w+\) sent FLUSHALL", shown), words
+
+            client.flushdb()
+            client.ping()
+            assert "of the others nothing is known" in run(server, "ls").stderr
+
+    def test_flush_of_a_closed_connection_has_no_time(self, server, client, lease):
+        with server.client() as other:
+            other.flushall()
+        shown = run(server, "ls").stderr
+        assert "the server does not know when (it was started" in shown
+        assert "No namespace was found on this server" in shown
+
+    def test_server_that_was_started_anew_is_named(self, server):
+        assert "the server was started" in run(server, "ls").stderr
+
+    def test_other_namespaces_are_listed_to_paste(self, server, lease):
+        shown = run(server, "ls", namespace="default")
+        assert (shown.exit_code, "This server has: -n prod" in shown.stderr) == (1, True)
+
+
+class TestNeighbours:
+    def test_namespaces_says_how_many_keys_are_others(self, server, client, lease):
+        for number in range(200):
+            client.set(f"other:{number}", "x", ex=1000)
+        shown = run_on_server(server, "namespaces")
+        assert re.search(r"The server has 2\d\d keys; about [89]\d% are others'", shown.stderr)
+
+    def test_server_without_a_namespace_says_so_too(self, server, client):
+        client.set("other", "x", ex=1000)
+        shown = run_on_server(server, "namespaces")
+        assert (shown.exit_code, "1 keys; about 100% are others'" in shown.stderr) == (1, True)
+
+
+def test_stats_names_the_owner_that_was_lost_last(server, client):
+    """Reasons are counted without their numbers."""
+    with StatusStore.from_url(server.tcp) as store, StatusStore.from_url(server.tcp) as other:
+        store.update_status(9, KVPoll.Success)
+        begin_long_ago(client)
+        for name in ("prefill-1/tp0", "prefill-0/tp3"):
+            lease = ManualLease(store, name).take()
+            store.open(int(name[8]))
+            assert die(client, other) == 1
+            lease.heartbeat()  # it finds the lease lost
+            lease.give_up()
+        shown = run(server, "stats", namespace="default").stdout
+    assert "2  owner_lost  owner prefill-#/tp# lost   (last: prefill-0/tp3)" in shown
+
+
+class TestRestoredRooms:
+    def test_timeline_begins_at_the_last_change(self, server, client, lease):
+        before = lease.store.entry(2)
+        client.flushall()
+        lease.heartbeat()
+        document = json.loads(run(server, "show", "2", "--json").stdout)
+        assert document["timeline"][0]["since"] == pytest.approx(before.updated_at, abs=0.1)
+        assert "restored after a loss of data; before: not known" in run(server, "show", "2").stdout
+
+
+def test_keys_are_those_that_the_library_has(client, lease):
+    """KEYS above has each kind."""
+    kinds = {keys.parts(key.encode()).kind for key in client.keys("kvpoll:{prod*")}
+    assert kinds <= {name.partition(":")[0] for name in KEYS}

@@ -1,0 +1,137 @@
+"""kvpoll doctor about owners that were lost, that share a name, or whose rooms are stuck, on a real server."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+
+from redis_kvpoll import KVPoll, StatusStore
+from redis_kvpoll.doctor import owner_checks
+from redis_kvpoll.doctor.findings import Level, exit_status
+from redis_kvpoll.protocol import keys
+from tests.support.examining import by_check, doctor_of, examine, live_table
+from tests.support.leasing import ManualLease, begin_long_ago, die
+
+NOTE, WARNING, DONE = Level.NOTE, Level.WARNING, KVPoll.Success
+
+
+@pytest.fixture
+def store(server):
+    with StatusStore.from_url(server.tcp) as store:
+        yield store
+
+
+@pytest.fixture
+def lease(store):
+    """A lease with room 2, which no thread renews."""
+    lease = ManualLease(store, ttl=600.0).take()
+    store.open(2, request="rid-2")
+    return lease
+
+
+class TestOwners:
+    def test_lost_owner_is_a_warning_until_it_is_back(self, server, client, store):
+        store.update_status(1, DONE)
+        begin_long_ago(client)
+        ManualLease(store).take()
+        store.open(2)
+        with StatusStore.from_url(server.tcp) as other:
+            assert die(client, other) == 1
+            findings = doctor_of(server.tcp).examine()
+            found = by_check(findings)["leases"]
+            assert (found.level, exit_status(findings)) == (WARNING, 3)
+            assert "prefill-0 was lost at" in found.found
+            assert "1 room failed" in found.found
+            back = ManualLease(other, ttl=600.0).take()
+            found = examine(server.tcp)["leases"]
+            assert (found.level, "it is back" in found.found) == (NOTE, True)
+            back.give_up()
+
+    def test_a_lost_owner_is_named_with_its_own_process(self, server, client, store):
+        """And not the first by name with the process of the last."""
+        begin_long_ago(client)
+        with StatusStore.from_url(server.tcp) as other, StatusStore.from_url(server.tcp) as third:
+            for room, (each, name) in enumerate([(store, "a"), (other, "z")]):
+                lease = ManualLease(each, name).take()
+                each.open(room)
+                client.hset("kvpoll:{default}:leases", f"by {lease.incarnation}", f"host-{name}:1")
+                assert die(client, third) == 1
+            found = examine(server.tcp)["leases"]
+            assert "z and 1 more were lost" in found.found
+            assert "the log of host-z:1" in found.advice
+
+    def test_an_owner_that_is_back_says_how_often_it_was_lost(self, server, client, store, monkeypatch):
+        """And which process is back: another one may have taken the name."""
+        monkeypatch.setattr(owner_checks, "TURNS_RECENT", -1.0)  # else the turns of the name are what it says
+        begin_long_ago(client)
+        with StatusStore.from_url(server.tcp) as other, StatusStore.from_url(server.tcp) as third:
+            for room, each in enumerate([store, other]):
+                ManualLease(each).take()
+                each.open(room)
+                assert die(client, third) == 1
+            back = ManualLease(third, ttl=600.0).take()
+            client.hset("kvpoll:{default}:leases", f"by {back.incarnation}", "host:7")
+            found = examine(server.tcp)["leases"]
+            assert "prefill-0 was lost 2 times, the last at" in found.found
+            assert "it is back, as host:7" in found.found
+            back.give_up()
+
+    def test_turns_of_a_name_are_a_warning_for_minutes(self, server, client, store, monkeypatch):
+        with contextlib.ExitStack() as stack:
+            for room in range(3):
+                one = stack.enter_context(StatusStore.from_url(server.tcp))
+                ManualLease(one, "dup-0", ttl=600.0).take()
+                one.open(room)
+            found = examine(server.tcp)["leases"]
+            assert (found.level, "dup-0 took its lease 3 times" in found.found) == (WARNING, True)
+            assert "stop all but one" in found.advice
+            monkeypatch.setattr(owner_checks, "TURNS_RECENT", -1.0)
+            assert examine(server.tcp)["leases"].level is not WARNING
+
+    def test_name_taken_from_a_living_process_is_a_warning(self, server, client, store, monkeypatch):
+        """Once is enough: a heartbeat for a name that another process has taken proves that both live."""
+        with StatusStore.from_url(server.tcp) as other:
+            first, second = ManualLease(store, ttl=600.0).take(), None
+            store.open(1)
+            client.hset(keys.leases("default"), f"by {first.incarnation}", "host:1")
+            second = ManualLease(other, ttl=600.0).take()
+            client.hset(keys.leases("default"), f"by {second.incarnation}", "host:2")
+            first.heartbeat()
+            findings = doctor_of(server.tcp).examine()
+            found = by_check(findings)["leases"]
+            assert (found.level, exit_status(findings)) == (WARNING, 3)
+            assert "two processes use the name prefill-0: host:2 took its lease at" in found.found
+            assert "while host:1 lived; 1 room failed" in found.found
+            lost = next(owner for owner in store.owners() if owner.state == "lost")
+            assert lost.contested_at > 1e9
+            monkeypatch.setattr(owner_checks, "TURNS_RECENT", -1.0)
+            assert examine(server.tcp)["leases"].level is NOTE
+
+    def test_quick_restart_under_the_same_name_is_a_note(self, server, client, store):
+        """The former process was dead, and sent no heartbeat any more."""
+        with StatusStore.from_url(server.tcp) as other:
+            ManualLease(store, ttl=600.0).take()
+            store.open(1)
+            ManualLease(other, ttl=600.0).take()
+            assert examine(server.tcp)["leases"].level is NOTE
+
+    def test_limit_is_said_where_no_room_is_stuck(self, server):
+        with live_table(server):
+            assert "60 s" in examine(server.tcp)["stuck"].found
+
+    def test_stuck_room_names_its_owner_and_its_end(self, server, client, lease):
+        client.hincrby("kvpoll:{default}:room:2", "updated_ms", -90_000)
+        found = examine(server.tcp)["stuck"]
+        assert "of prefill-0" in found.found
+        assert "kvpoll abort 2 -n default" in found.advice
+        assert "1 at" not in found.advice
+
+    def test_stuck_rooms_are_counted_by_status(self, server, client, store, lease):
+        with StatusStore.from_url(server.tcp) as other:
+            other.update_status(3, KVPoll.Transferring)
+        for room in (2, 3):
+            client.hincrby(f"kvpoll:{{default}}:room:{room}", "updated_ms", -90_000)
+        advice = examine(server.tcp)["stuck"].advice
+        assert "1 at Bootstrapping (decode has not asked for it)" in advice
+        assert "1 at Transferring (the network, or a peer that hangs)" in advice
