@@ -126,7 +126,7 @@ def _mirror(report: Report) -> Text:
     """How the statuses of mirrors and of calls differed."""
     behind = f"{report.mirror_behind:,} of {report.rooms_mirrored:,} rooms changed before the next call"
     unsynced = f"; {report.mirror_unsynced:,} polls of an unsynced one" if report.mirror_unsynced else ""
-    return Text(f"mirror: a process's local copy; {behind}{unsynced}", "dim")
+    return Text(f"mirror: a local copy; {behind}{unsynced}", "dim")
 
 
 def _outcomes(report: Report) -> Text:

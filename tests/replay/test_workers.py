@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import threading
 import uuid
+from collections import Counter
 from multiprocessing import Pipe
 
 import pytest
 
-from redis_kvpoll import KVPoll
+from redis_kvpoll import KVPoll, Outcome
 from redis_kvpoll.replay import side_table
 from redis_kvpoll.replay.fault_plan import SIDES
-from redis_kvpoll.replay.messages import Announced, Ended, Job, Opened, PeerWrote, Plan, Stop
+from redis_kvpoll.replay.messages import Announced, Ended, Job, Measured, Opened, PeerWrote, Plan, Stop
 from redis_kvpoll.replay.side_table import Meter, SideTable
 from redis_kvpoll.replay.worker import Worker
 from redis_kvpoll.replay.writers import FencedWriter, PlainWriter
@@ -29,7 +30,7 @@ def plan(request, url, monkeypatch):
 
 
 def replayed(plan, abort_side=None):
-    """The results of one request in two workers, by side; this is their router."""
+    """The results of one request in two workers, and the outcomes of their writes, by side; this is their router."""
     ours, threads = {}, []
     for side in SIDES:
         ours[side], theirs = Pipe()
@@ -40,8 +41,9 @@ def replayed(plan, abort_side=None):
         ours[side].recv()  # Ready
     for side in SIDES if abort_side == "decode" else SIDES[::-1]:  # it aborts what the other side has opened
         ours[side].send(Job(1, ROOM, 100, 0, 0.0 if side == abort_side else None, None))
-        real.until(lambda: isinstance(ours[side].recv(), Opened), "it is open")
-    results = {}
+        while not isinstance(ours[side].recv(), Opened):
+            pass
+    results, outcomes = {}, {side: Counter() for side in SIDES}
     while len(results) < 2:
         for side, other in (SIDES, SIDES[::-1]):
             if ours[side].poll(0.001):
@@ -50,20 +52,25 @@ def replayed(plan, abort_side=None):
                     ours[other].send(message)
                 elif isinstance(message, Ended):
                     results[side] = message.result
+                elif isinstance(message, Measured):
+                    outcomes[side].update(message.outcomes)
     for side in SIDES:
         ours[side].send(Stop())
     for thread in threads:
         thread.join()
-    return results
+    return results, outcomes
 
 
 def test_decode_hears_of_prefills_success(plan):
-    assert replayed(plan) == {"prefill": "success", "decode": "success"}
+    assert replayed(plan)[0] == {"prefill": "success", "decode": "success"}
 
 
 @pytest.mark.parametrize("side", SIDES)
 def test_abort_of_one_side_reaches_the_other(plan, side):
-    assert set(replayed(plan, abort_side=side).values()) == {"aborted"}
+    results, outcomes = replayed(plan, abort_side=side)
+    assert set(results.values()) == {"aborted"}
+    told = next(other for other in SIDES if other != side)
+    assert outcomes[told].keys() <= {Outcome.CREATED, Outcome.ADVANCED}  # it did not have to time out
 
 
 def test_room_without_news_is_not_read(plan):
