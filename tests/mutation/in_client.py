@@ -6,6 +6,13 @@ here; ``where`` is ``module:Class.function`` below redis_kvpoll.
 
 IN_THE_CLIENT = [
     (
+        "a connection that a call's timer has closed is used again",
+        "aio.connections:AsyncNodePool.call_packed",
+        "if loop.time() < expiry.when():",
+        "if True:",
+        "engine/test_asyncio.py::TestAsyncioStore::test_reply_as_late_as_the_deadline_is_returned",
+    ),
+    (
         "a replay's worker is not told of failures",
         "replay.side_table:SideTable.following",
         "lambda failure: self.tell(failure.room)",
