@@ -14,7 +14,7 @@ import pytest
 from chaos.proxy import Proxy
 from redis_kvpoll import AsyncStatusStore, KVPoll, Outcome, StoreUnavailableError
 from tests.support import pace, real
-from tests.support.internals import idle_connections_of, tracked_rooms_of, transport_of
+from tests.support.internals import idle_connections_of, socket_of, tracked_rooms_of, transport_of
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ class TestAsyncioStore:
             async with AsyncStatusStore.from_url(proxy.url, deadline=deadline) as store:
                 await store.update_status(1, KVPoll.Bootstrapping)
                 (connection,) = idle_connections_of(store)
-                socket = connection._writer.get_extra_info("socket")
+                socket = socket_of(connection)
 
                 def stand_still():
                     select.select([socket], [], [], deadline)
