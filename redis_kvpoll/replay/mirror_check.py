@@ -1,4 +1,4 @@
-"""A mirror of each table, beside the workers: ten times a second its statuses are compared with the table's own.
+"""A mirror of each table, beside the workers: four times a second its statuses are compared with the table's own.
 
 A difference breaks no promise: a room may change between the two. The report counts them.
 """
@@ -15,7 +15,7 @@ from redis_kvpoll.replay.side_table import Meter, open_store
 from redis_kvpoll.sync.mirror import Mirror
 from redis_kvpoll.sync.store import StatusStore
 
-COMPARE_SECONDS = 0.1
+COMPARE_SECONDS = 0.25
 ROOMS = 256
 """How many rooms are compared at once: the router has other work."""
 

@@ -31,12 +31,14 @@ from redis_kvpoll.replay.messages import (
     WorkerFailed,
     Written,
 )
-from redis_kvpoll.replay.pacing import Patience
+from redis_kvpoll.replay.pacing import TURN_SECONDS, Patience
 from redis_kvpoll.replay.side_table import Meter, SideTable
 from redis_kvpoll.replay.writers import CHECK_PEER_SECONDS, FencedWriter, PlainWriter, Writer
 
 POLL_SECONDS = 0.004
 """The time between two polls of all rooms: a scheduler's loop takes about as long."""
+REPORT_SECONDS = TURN_SECONDS
+"""The time between two reports of a loop that has nothing else to say: one at each turn would keep the router busy."""
 
 
 def main(side: Side, plan: Plan, pipe: Connection[FromWorker, ToWorker]) -> None:
@@ -70,6 +72,7 @@ class Worker:
         self._announced: list[int] = []
         self._late: list[tuple[float, Job, LateMessage]] = []  # a heap: when, whose, message
         self._touch_at = 0.0
+        self._report_at = 0.0
         self._stopping = False
         self._events: list[FromWorker] = []
 
@@ -208,9 +211,12 @@ class Worker:
         if writes := self._writer.take_writes():
             self._events.append(Written(writes))
         self._events += (PeerWrote(request) for request in self._writer.take_peer_wrote())
-        measured = self._meter.take()
-        if measured.updates or measured.polls or self._running:  # the router hears that the loop turns
-            self._events.append(measured)
+        now = time.monotonic()
+        if now >= self._report_at or self._events:
+            self._report_at = now + REPORT_SECONDS
+            measured = self._meter.take()
+            if measured.updates or measured.polls or self._running:  # the router hears that the loop turns
+                self._events.append(measured)
         for event in self._events:
             self._pipe.send(event)
         self._events.clear()
