@@ -58,8 +58,9 @@ if #ARGV == 14 and ARGV[1] ~= '0' then
       redis.call('HSET', room, 'status', incoming, 'updated_ms', now_ms)
     else
       redis.call(
-        'HSET', room, status_field, incoming, 'status', consensus, 'updated_ms', now_ms, 'version',
-        string.format('%.0f', version + 1), 'counts', table.concat(counts, ' ')
+        'HSET', room, status_field, incoming, 'status', consensus, 'updated_ms', now_ms,
+        'version', string.format('%.0f', version + 1),
+        'counts', counts[1] .. ' ' .. counts[2] .. ' ' .. counts[3] .. ' ' .. counts[4] .. ' 0 ' .. counts[6]
       )
       if to == 4 and found[6] then redis.call('HDEL', room, lease_field) end
     end

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import select
 from typing import Any
 
-from redis.exceptions import ResponseError
+from redis.exceptions import RedisError, ResponseError
 
 from redis_kvpoll.transport import tls_probe
 from redis_kvpoll.transport.connection_options import pack
@@ -43,6 +44,23 @@ class AsyncConnector:
             self._probe_is_due = False
             return await asyncio.to_thread(tls_probe.probe, self._options, seconds) or error
         return error
+
+
+async def is_open(connection: Any) -> bool:
+    """Return whether an idle connection is still open. No reply is due, so anything to read means that it is not."""
+    try:
+        if await connection.can_read():
+            return False
+        # redis-py sees only what the event loop has read: after a busy period, or between two runs, more may be there.
+        writer: Any = getattr(connection, "_writer", None)
+        socket = writer.get_extra_info("socket") if hasattr(writer, "get_extra_info") else None
+        if socket is not None:  # fakeredis has none
+            poll = select.poll()
+            poll.register(socket, select.POLLIN)
+            return not poll.poll(0)
+    except (RedisError, OSError, ValueError):
+        return False
+    return True
 
 
 async def _ask(connection: Any) -> list[Any]:

@@ -139,7 +139,7 @@ async def _send(
     queue.batch = packed
     send = Send(dispatcher.ready.tag, (), server=dispatcher.ready.server, packed=packed)
     try:
-        return await dispatcher.transport.perform(send)
+        return await dispatcher.transport.call_packed(send)
     except (NotSent, RedisError, OSError):
         raise
     except BaseException:

@@ -59,6 +59,10 @@ class AsyncTransport(ABC):
             return self._nodes.follow_redirect(effect.redirect)
         raise AssertionError("AwaitCalls is the dispatcher's")
 
+    def call_packed(self, send: Send) -> Awaitable[Any]:
+        """Send a packed command and wait for its reply."""
+        return self._send(send)
+
     async def close(self) -> None:
         for pool in self._nodes.pools():
             await pool.close()
@@ -91,6 +95,9 @@ class AsyncNodeTransport(AsyncTransport):
 
     async def _send(self, effect: Send) -> Any:
         return await self._node_pool.call(effect)
+
+    def call_packed(self, send: Send) -> Awaitable[Any]:
+        return self._node_pool.call_packed(send)
 
 
 class AsyncClusterTransport(AsyncTransport):

@@ -109,7 +109,7 @@ def _calls(report: Report) -> Table:
     table = _table("table calls", "calls", "rooms", "rooms/s", "p50 ms", "p90 ms", "p99 ms", "max ms")
     rows: tuple[tuple[str, Latency, int, float], ...] = (
         ("update", report.updates, report.rooms_updated, report.updates_per_second),
-        ("poll, mirror", report.mirror_polls, report.rooms_polled, report.polls_per_second),
+        ("poll, mirror", report.mirror_polls, report.rooms_mirrored, report.mirror_polls_per_second),
         ("poll, server", report.polls, report.rooms_polled, report.polls_per_second),
     )
     for name, latency, rooms, rate in rows:
@@ -124,9 +124,9 @@ def _milliseconds(value: float) -> str:
 
 def _mirror(report: Report) -> Text:
     """How the statuses of mirrors and of calls differed."""
-    behind = f"{report.mirror_behind:,} of {report.rooms_polled:,} rooms changed before the next call"
+    behind = f"{report.mirror_behind:,} of {report.rooms_mirrored:,} rooms changed before the next call"
     unsynced = f"; {report.mirror_unsynced:,} polls of an unsynced one" if report.mirror_unsynced else ""
-    return Text(f"mirror: a worker's local copy; {behind}{unsynced}", "dim")
+    return Text(f"mirror: a local copy; {behind}{unsynced}", "dim")
 
 
 def _outcomes(report: Report) -> Text:

@@ -40,6 +40,12 @@ class Job(NamedTuple):
     late: LateMessage | None
 
 
+class PeerWrote(NamedTuple):
+    """The other side has written a status into this request's room. From a worker through the router to the other."""
+
+    request: int
+
+
 class Announced(NamedTuple):
     """Decode is ready for this request. From a decode worker through the router to the prefill worker."""
 
@@ -54,7 +60,7 @@ class Stop(NamedTuple):
 
 
 class Ready(NamedTuple):
-    """The worker has its lease and its mirror, and takes requests."""
+    """The worker has its lease, follows failures, and takes requests."""
 
 
 class Opened(NamedTuple):
@@ -112,7 +118,9 @@ class Measured(NamedTuple):
     mirror_polls: list[float]
     rooms_updated: int
     rooms_polled: int
-    """By call; the mirror is polled for the same rooms."""
+    """Read by calls."""
+    rooms_mirrored: int
+    """Read from a mirror, and by a call right after."""
     mirror_behind: int
     """Rooms for which the call returned another status than the mirror just before."""
     mirror_unsynced: int
@@ -128,5 +136,5 @@ class WorkerFailed(NamedTuple):
     """Its lease expired, which only a host can cause that lets it not run for so long."""
 
 
-ToWorker: TypeAlias = Job | Announced | Stop
-FromWorker: TypeAlias = Ready | Announced | Opened | Ended | Arrived | Written | Measured | WorkerFailed
+ToWorker: TypeAlias = Job | Announced | PeerWrote | Stop
+FromWorker: TypeAlias = Ready | Announced | PeerWrote | Opened | Ended | Arrived | Written | Measured | WorkerFailed

@@ -13,7 +13,7 @@ from redis_kvpoll.errors import ReplayError
 TURN_SECONDS = 0.02
 """The most that one turn of a loop counts: several times what it takes on a host at rest."""
 SILENT_SECONDS = 60.0
-"""A worker that reports nothing for so long gets no CPU: with requests it reports at every turn of its loop."""
+"""A worker that reports nothing for so long gets no CPU: with requests it reports fifty times a second."""
 
 FIRST_WINDOW = 64
 """Requests in flight per worker at the start: more than traffic at its own speed has."""

@@ -88,8 +88,10 @@ class Pool:
     def all(self) -> list[Slot]:
         return [slot for slots in self.slots.values() for slot in slots]
 
-    def slot_of(self, side: Side, request: int) -> Slot | None:
-        return next((slot for slot in self.slots[side] if request in slot.requests), None)
+    def peer_of(self, slot: Slot, request: int) -> Slot | None:
+        """The worker that runs the other side of a request."""
+        side: Side = "decode" if slot.side == "prefill" else "prefill"
+        return next((peer for peer in self.slots[side] if request in peer.requests), None)
 
     def messages(self, timeout: float) -> Iterator[tuple[Slot, FromWorker | None]]:
         """The workers' messages within ``timeout`` seconds; None for a worker's death."""

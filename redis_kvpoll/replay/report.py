@@ -80,7 +80,8 @@ class Report:
     updates: Latency
     polls: Latency
     mirror_polls: Latency
-    """The workers follow their mirrors; each poll of one is followed by a call for the same rooms."""
+    """Of one mirror a table, beside the workers; each poll is followed by a call for the same rooms."""
+    rooms_mirrored: int
     mirror_behind: int
     """Rooms for which the call returned another status than the mirror just before."""
     mirror_unsynced: int
@@ -134,6 +135,10 @@ class Report:
     @property
     def polls_per_second(self) -> float:
         return self.rooms_polled / self.seconds if self.seconds else 0.0
+
+    @property
+    def mirror_polls_per_second(self) -> float:
+        return self.rooms_mirrored / self.seconds if self.seconds else 0.0
 
     @property
     def late_failed_skipped(self) -> int:

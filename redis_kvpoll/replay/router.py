@@ -24,10 +24,12 @@ from redis_kvpoll.replay.messages import (
     Job,
     Measured,
     Opened,
+    PeerWrote,
     Plan,
     WorkerFailed,
     Written,
 )
+from redis_kvpoll.replay.mirror_check import MirrorCheck
 from redis_kvpoll.replay.pacing import FIRST_WINDOW, HostTooSlowError, Window, carried_speed
 from redis_kvpoll.replay.pool import Pool, Slot
 from redis_kvpoll.replay.report import Report
@@ -91,6 +93,7 @@ class Router:
         self._ledger = Ledger()
         self._counters = Counters()
         self._sweep = Sweep(run.plan)
+        self._mirrors = MirrorCheck(run.plan)
         self._rng = random.Random(run.seed)  # noqa: S311 - room ids, not secrets
         self._free: deque[int] = deque(maxlen=64)  # rooms of ended requests, the latest last
         self._kills: list[tuple[float, int, Slot]] = []  # a heap: when, a number, which worker
@@ -106,6 +109,7 @@ class Router:
 
     def run(self) -> Report:
         total = len(self._run.requests)
+        self._mirrors.start()
         while not all(slot.is_ready for slot in self._pool.all()):
             self._process_events(TURN_SECONDS, "starting workers", 0)
         started = time.monotonic()
@@ -151,6 +155,7 @@ class Router:
 
     def kill(self) -> None:
         self._pool.kill()
+        self._mirrors.close()
         self._sweep.close()
 
     def _dispatch(self, request: Request, now: float) -> None:
@@ -196,6 +201,7 @@ class Router:
         self._sweep.check_orphans(now)
         if self._sweep.is_silent(now):
             raise self._too_slow("no worker renewed its lease for a minute")
+        self._mirrors.compare(self._ledger.running, now)
         if now >= self._check_at:
             self._check_at = now + self._run.plan.ttl / 4
             self._sweep.check_leaks(self._ledger)
@@ -209,9 +215,9 @@ class Router:
             self._ledger.opened(slot.side, message)
         elif isinstance(message, Arrived):
             self._ledger.arrived(message)
-        elif isinstance(message, Announced):
-            if prefill := self._pool.slot_of("prefill", message.request):
-                self._pool.send(prefill, message)
+        elif isinstance(message, Announced | PeerWrote):
+            if peer := self._pool.peer_of(slot, message.request):
+                self._pool.send(peer, message)
         elif isinstance(message, Written):
             self._ledger.written(message.writes)
         elif isinstance(message, WorkerFailed):
@@ -256,6 +262,7 @@ class Router:
 
     def _report(self, seconds: float) -> Report:
         run, ledger = self._run, self._ledger
+        self._counters.add(self._mirrors.take())
         cross_contaminated = ledger.cross_contaminated()
         plain = ledger.plain_dict() if run.plan.lease is not None else None
         return Report(

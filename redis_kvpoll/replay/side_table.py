@@ -1,9 +1,13 @@
-"""The table of one side of a replay, its mirror, and how long calls to it take."""
+"""The table of one side of a replay, what a worker knows of it, and how long calls to it take.
+
+Invariant: what a worker knows of a room, its table has said: in a reply to a write or a read. News from elsewhere (a
+failure that is followed, a message of the other side) only makes it read the room.
+"""
 
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
@@ -11,8 +15,11 @@ from redis_kvpoll.engine.store_options import DEFAULT_DEADLINE
 from redis_kvpoll.model import KVPoll, Outcome, Update
 from redis_kvpoll.replay.fault_plan import Side
 from redis_kvpoll.replay.messages import Measured, Plan
-from redis_kvpoll.sync.mirror import Mirror
+from redis_kvpoll.sync.failures import Failures
 from redis_kvpoll.sync.store import StatusStore
+
+READ_ALL_SECONDS = 0.5
+"""The time between two reads of all rooms: for news that a killed worker did not send."""
 
 
 def namespace(plan: Plan, side: Side) -> str:
@@ -39,9 +46,10 @@ class Meter:
         self._measured = _nothing()
 
     @contextmanager
-    def poll(self) -> Iterator[None]:
+    def poll(self, rooms: int) -> Iterator[None]:
         with self._timed(self._measured.polls):
             yield
+        self._measured = self._measured._replace(rooms_polled=self._measured.rooms_polled + rooms)
 
     @contextmanager
     def mirror_poll(self) -> Iterator[None]:
@@ -53,7 +61,7 @@ class Meter:
         measured = self._measured
         behind = sum(one is not other for one, other in zip(mirrored, polled, strict=True)) if synced else 0
         self._measured = measured._replace(
-            rooms_polled=measured.rooms_polled + len(polled),
+            rooms_mirrored=measured.rooms_mirrored + len(mirrored),
             mirror_behind=measured.mirror_behind + behind,
             mirror_unsynced=measured.mirror_unsynced + (not synced),
         )
@@ -68,12 +76,9 @@ class Meter:
             self._measured.outcomes[update.outcome] += 1
         self._measured = self._measured._replace(rooms_updated=self._measured.rooms_updated + len(updates))
 
-    def take(self) -> Measured | None:
-        """The measurements since the last call of this; None if no call was measured."""
-        taken = self._measured
-        if not taken.updates and not taken.polls:
-            return None
-        self._measured = _nothing()
+    def take(self) -> Measured:
+        """The measurements since the last call of this."""
+        taken, self._measured = self._measured, _nothing()
         return taken
 
     @contextmanager
@@ -84,37 +89,57 @@ class Meter:
 
 
 def _nothing() -> Measured:
-    return Measured([], [], [], 0, 0, 0, 0, Counter[Outcome]())
+    return Measured([], [], [], 0, 0, 0, 0, 0, Counter[Outcome]())
 
 
 class SideTable:
-    """One side's table. Updates and polls are measured; other calls go to ``store``."""
+    """One side's table. Updates and reads are measured; other calls go to ``store``."""
 
     def __init__(self, plan: Plan, side: Side, meter: Meter) -> None:
         self.side = side
         self.store = open_store(plan, side)
         self._meter = meter
-        self._followed: set[int] = set()
-        self._mirror: Mirror | None = None
+        self._held: set[int] = set()
+        self._known: dict[int, KVPoll | None] = {}
+        self._news: deque[int] = deque()
+        """Rooms to read again. The follower's thread appends to it."""
+        self._failures: Failures | None = None
+        self._read_all_at = time.monotonic() + READ_ALL_SECONDS
 
     @contextmanager
-    def mirrored(self) -> Iterator[None]:
-        """Poll from a mirror of the followed rooms in this block."""
-        with self.store.mirror(rooms=self._followed.__contains__) as mirror:
-            self._mirror = mirror
+    def following(self) -> Iterator[None]:
+        """Follow the failures of the held rooms in this block, so that ``poll`` need not read them."""
+        with self.store.failures(self._held.copy) as failures:
+            failures.on_failure(lambda failure: self.tell(failure.room))
+            self._failures = failures
             yield
 
-    def follow(self, rooms: Iterable[int]) -> None:
-        """Add rooms to the mirror; call it before their first write, so that the mirror sees every change."""
-        self._followed.update(rooms)
+    def hold(self, rooms: Iterable[int]) -> None:
+        """Follow these rooms, too; call it before they are opened, so that no failure is missed."""
+        self._held.update(rooms)
 
-    def forget(self, rooms: Iterable[int]) -> None:
-        self._followed.difference_update(rooms)
+    def forget(self, room: int) -> None:
+        self._held.discard(room)
+        self._known.pop(room, None)
+
+    def tell(self, room: int) -> None:
+        """There is news of a room: the next poll reads it."""
+        self._news.append(room)
+
+    def learn(self, room: int, update: Update) -> None:
+        """Take a held room's status from the reply to a write."""
+        if room not in self._held:
+            return
+        self._known[room] = update.status
+        if update.outcome in (Outcome.SKIPPED, Outcome.STALE):
+            self.tell(room)
 
     def update(self, statuses: Mapping[int, KVPoll]) -> dict[int, Update]:
         with self._meter.update() as updates:
             by_room = self.store.update_many(statuses)
             updates += by_room.values()
+        for room, update in by_room.items():
+            self.learn(room, update)
         return by_room
 
     def timed(self) -> AbstractContextManager[list[Update]]:
@@ -122,12 +147,23 @@ class SideTable:
         return self._meter.update()
 
     def poll(self, rooms: Sequence[int]) -> list[KVPoll | None]:
-        """The mirror's statuses, or the server's while the mirror is not synced. Reads and compares both each time."""
-        assert self._mirror is not None  # noqa: S101 - only this side's rooms are polled
-        with self._meter.mirror_poll():
-            mirrored = self._mirror.poll(rooms)
-            synced = self._mirror.synced
-        with self._meter.poll():
-            polled = self.store.poll(rooms)
-        self._meter.compare(mirrored, polled, synced)
-        return mirrored if synced else polled
+        """The rooms' statuses as far as they are known. Reads those with news; all, where a failure may be missing."""
+        assert self._failures is not None  # noqa: S101 - only this side's rooms are polled
+        news = {self._news.popleft() for _ in range(len(self._news))}
+        now = time.monotonic()
+        if now >= self._read_all_at or not self._failures.synced:
+            self._read_all_at = now + READ_ALL_SECONDS
+            self._read(rooms)
+        else:
+            self._read([room for room in rooms if room in news])
+        return [self._known.get(room) for room in rooms]
+
+    def _read(self, rooms: Sequence[int]) -> None:
+        if not rooms:
+            return
+        with self._meter.poll(len(rooms)):
+            statuses = self.store.poll(rooms)
+        for room, status in zip(rooms, statuses, strict=True):
+            self._known[room] = status
+            if status is None:  # lost by the server and not replayed yet, perhaps
+                self.tell(room)

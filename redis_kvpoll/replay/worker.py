@@ -22,6 +22,7 @@ from redis_kvpoll.replay.messages import (
     FromWorker,
     Job,
     Opened,
+    PeerWrote,
     Plan,
     Ready,
     Result,
@@ -30,19 +31,21 @@ from redis_kvpoll.replay.messages import (
     WorkerFailed,
     Written,
 )
-from redis_kvpoll.replay.pacing import Patience
+from redis_kvpoll.replay.pacing import TURN_SECONDS, Patience
 from redis_kvpoll.replay.side_table import Meter, SideTable
 from redis_kvpoll.replay.writers import CHECK_PEER_SECONDS, FencedWriter, PlainWriter, Writer
 
 POLL_SECONDS = 0.004
 """The time between two polls of all rooms: a scheduler's loop takes about as long."""
+REPORT_SECONDS = TURN_SECONDS
+"""The time between two reports of a loop that has nothing else to say: one at each turn would keep the router busy."""
 
 
 def main(side: Side, plan: Plan, pipe: Connection[FromWorker, ToWorker]) -> None:
     """Run a worker process; it ends when the router stops it, or is gone."""
     # Ctrl-C reaches the whole process group, but the router decides how the replay ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # The replay counts unsynced mirrors, and may kill the server on purpose: no warnings about that.
+    # The replay may kill the server on purpose: no warnings about that.
     logging.getLogger("redis_kvpoll").setLevel(logging.ERROR)
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         try:
@@ -69,13 +72,14 @@ class Worker:
         self._announced: list[int] = []
         self._late: list[tuple[float, Job, LateMessage]] = []  # a heap: when, whose, message
         self._touch_at = 0.0
+        self._report_at = 0.0
         self._stopping = False
         self._events: list[FromWorker] = []
 
     def run(self) -> None:
         # A thread always reads the pipe: if this loop did, it and the router could wait for each other.
         threading.Thread(target=self._receive, daemon=True).start()
-        with self._own.mirrored(), self._writer.session():
+        with self._own.following(), self._writer.session():
             self._pipe.send(Ready())
             while not (self._stopping and not self._new and not self._running and not self._late):
                 self._read_messages()
@@ -107,6 +111,9 @@ class Worker:
                     self._new[message] = Patience(timeout_seconds(self._plan.speed), time.monotonic())
                 elif isinstance(message, Announced):
                     self._announced.append(message.request)
+                elif isinstance(message, PeerWrote):
+                    if (room := self._room_of.get(message.request)) is not None:
+                        self._own.tell(room)
                 elif isinstance(message, Stop):
                     self._stopping = True
                 else:
@@ -117,7 +124,7 @@ class Worker:
         if not self._new:
             return
         now = time.monotonic()
-        self._own.follow(job.room for job in self._new)
+        self._own.hold(job.room for job in self._new)
         for job, outcome in self._writer.open([job for job in self._new if job.room not in self._running]).items():
             del self._new[job]
             self._running[job.room] = HANDSHAKES[self._side](job, self._plan.speed, now)
@@ -128,7 +135,7 @@ class Worker:
             self._events.append(Ended(job.request, "timed out", now))
 
     def _poll(self) -> Actions:
-        """Poll every running room, and let each handshake take its step."""
+        """Let the handshake of every running room take its step."""
         actions = Actions()
         rooms = list(self._running)
         if rooms:
@@ -183,7 +190,7 @@ class Worker:
                 result = handshake.result(reasons[job])
             now = time.monotonic()
             self._events.append(Ended(job.request, result, now))
-            self._own.forget([job.room])
+            self._own.forget(job.room)
             if job.late:
                 heapq.heappush(self._late, (now + job.late.delay, job, job.late))
 
@@ -203,8 +210,13 @@ class Worker:
     def _report(self) -> None:
         if writes := self._writer.take_writes():
             self._events.append(Written(writes))
-        if measured := self._meter.take():
-            self._events.append(measured)
+        self._events += (PeerWrote(request) for request in self._writer.take_peer_wrote())
+        now = time.monotonic()
+        if now >= self._report_at or self._events:
+            self._report_at = now + REPORT_SECONDS
+            measured = self._meter.take()
+            if measured.updates or measured.polls or self._running:  # the router hears that the loop turns
+                self._events.append(measured)
         for event in self._events:
             self._pipe.send(event)
         self._events.clear()

@@ -33,6 +33,7 @@ class Writer(ABC):
         self.own = own
         self.peer = peer
         self._writes: list[Write] = []
+        self._peer_wrote: list[int] = []
 
     @abstractmethod
     @contextmanager
@@ -79,6 +80,11 @@ class Writer(ABC):
         """Repeat the writes that found a room of the other side absent, or that the server has lost since."""
         return
 
+    def take_peer_wrote(self) -> list[int]:
+        """The requests with a status that reached the other side's table since the last call of this."""
+        taken, self._peer_wrote = self._peer_wrote, []
+        return taken
+
     def take_writes(self) -> list[Write]:
         """The writes through handles since the last call of this, late messages excepted."""
         taken, self._writes = self._writes, []
@@ -100,12 +106,14 @@ class PlainWriter(Writer):
         return _by_job(self.own, statuses)
 
     def write_peer(self, statuses: Mapping[Job, KVPoll]) -> dict[Job, Update]:
+        self._peer_wrote += [job.request for job in statuses]
         return _by_job(self.peer, statuses)
 
     def abort(self, job: Job, reason: str, both: bool) -> None:
         for table in (self.own, self.peer) if both else (self.own,):
             with table.timed() as updates:
                 updates.append(table.store.abort(job.room, reason))
+            table.learn(job.room, updates[0])
 
     def end(self, jobs: Iterable[Job], failed: Iterable[Job]) -> dict[Job, str]:
         failed = list(failed)
@@ -160,6 +168,7 @@ class FencedWriter(Writer):
                     updates.append(Update(Outcome.CREATED, KVPoll.Bootstrapping))
             except RoomBusyError:
                 continue
+            self.own.learn(job.room, updates[0])
             opened[job] = Outcome.CREATED
         return opened
 
@@ -232,16 +241,19 @@ class FencedWriter(Writer):
             self._note(job, self.peer, KVPoll.Failed, self._fail(self.peer, room, what))
         else:
             self._note(job, self.peer, what, self._update(self.peer, room, what))
+            self._peer_wrote.append(job.request)
         return True
 
     def _update(self, table: SideTable, room: Room, status: KVPoll) -> Update:
         with table.timed() as updates:
             updates.append(room.update(status))
+        table.learn(room.id, updates[0])
         return updates[0]
 
     def _fail(self, table: SideTable, room: Room, reason: str) -> Update:
         with table.timed() as updates:
             updates.append(room.fail(reason))
+        table.learn(room.id, updates[0])
         return updates[0]
 
     def _note(self, job: Job, table: SideTable, status: KVPoll, update: Update) -> None:

@@ -115,7 +115,7 @@ WHOLE = {
     "results": {"success": 10_600, "aborted": 360, "crashed": 1_000, "failed": 20, "timed out": 20},
     "late": {"Failed": {"STALE": 500}, "Success": {"STALE": 501}, "Transferring": {"STALE": 502}},
     "updates": LATENCY, "polls": LATENCY, "mirror_polls": LATENCY, "rooms_polled": 219_036,
-    "plain_dict": (169, 55), "speed": 60.0, "carried_speed": 31.7,
+    "rooms_mirrored": 219_036, "plain_dict": (169, 55), "speed": 60.0, "carried_speed": 31.7,
 }  # fmt: skip
 
 

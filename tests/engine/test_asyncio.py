@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import select
 import subprocess
 import sys
 import textwrap
+import time
 
 import pytest
 
 from chaos.proxy import Proxy
 from redis_kvpoll import AsyncStatusStore, KVPoll, Outcome, StoreUnavailableError
 from tests.support import pace, real
-from tests.support.internals import idle_connections_of, tracked_rooms_of, transport_of
+from tests.support.internals import idle_connections_of, socket_of, tracked_rooms_of, transport_of
 
 
 @pytest.fixture
@@ -60,6 +62,25 @@ class TestAsyncioStore:
             await store.get(2)
             await until(lambda: len(idle_connections_of(store)) == len(idle), "its reply was read")
             assert set(idle_connections_of(store)) == set(idle)
+
+    async def test_reply_as_late_as_the_deadline_is_returned(self, server_alone):
+        """It and the timer that closes the connection come in one turn of the loop, which stood still."""
+        deadline = pace.seconds(1)
+        with Proxy(server_alone.socket) as proxy:
+            async with AsyncStatusStore.from_url(proxy.url, deadline=deadline) as store:
+                await store.update_status(1, KVPoll.Bootstrapping)
+                (connection,) = idle_connections_of(store)
+                socket = socket_of(connection)
+
+                def stand_still():
+                    select.select([socket], [], [], deadline)
+                    time.sleep(deadline)
+
+                proxy.delay = 0.1
+                asyncio.get_running_loop().call_later(0.01, stand_still)
+                assert await store.get(1) is KVPoll.Bootstrapping
+                assert connection not in idle_connections_of(store)
+                assert await store.get(1) is KVPoll.Bootstrapping
 
     async def test_call_cancelled_in_queue_frees_its_place(self, server_alone):
         with Proxy(server_alone.socket) as proxy:

@@ -6,6 +6,27 @@ here; ``where`` is ``module:Class.function`` below redis_kvpoll.
 
 IN_THE_CLIENT = [
     (
+        "a connection that a call's timer has closed is used again",
+        "aio.connections:AsyncNodePool.call_packed",
+        "if loop.time() < expiry.when():",
+        "if True:",
+        "engine/test_asyncio.py::TestAsyncioStore::test_reply_as_late_as_the_deadline_is_returned",
+    ),
+    (
+        "a replay's worker is not told of failures",
+        "replay.side_table:SideTable.following",
+        "lambda failure: self.tell(failure.room)",
+        "lambda failure: None",
+        "replay/test_workers.py::test_abort_of_one_side_reaches_the_other[fenced-prefill]",
+    ),
+    (
+        "a replay's worker does not say what it wrote for the other side",
+        "replay.worker:Worker._report",
+        "self._writer.take_peer_wrote()",
+        "()",
+        "replay/test_workers.py::test_decode_hears_of_prefills_success[plain]",
+    ),
+    (
         "a call overtakes an earlier one for the same room",
         "engine.batching:ShardQueue.take_batch",
         "passed.isdisjoint(rooms)",

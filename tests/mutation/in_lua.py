@@ -6,6 +6,13 @@ here; ``where`` is a file in lua/.
 
 IN_LUA = [
     (
+        "a feed that an opening has begun again has no TTL",
+        "open.lua",
+        "unpack(entry, 1, size)), true",
+        "unpack(entry, 1, size)), is_due",
+        "table/test_ttl.py::TestTimeToLive::test_feed_begun_again_by_an_opening_has_a_ttl[sync-fakeredis]",
+    ),
+    (
         "a refused write is not counted",
         "update.lua",
         "refused[outcome] = (refused[outcome] or 0) + 1",

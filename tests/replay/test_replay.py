@@ -40,8 +40,8 @@ class TestWholeRuns:
         assert found.late_failed_skipped > 0
         assert found.reused > 0
         assert found.rooms_updated > 4 * 150
-        assert found.mirror_polls.calls == found.polls.calls > 0
-        assert found.mirror_behind < found.rooms_polled / 5  # mostly mirror and call agree, a moment apart
+        assert found.polls.calls > found.mirror_polls.calls > 0
+        assert found.mirror_behind < found.rooms_mirrored / 5  # mostly mirror and call agree, a moment apart
         assert bool(found.leaked) is (policy == "compat")
 
     @pytest.mark.parametrize("kills", [0, 2])

@@ -136,6 +136,11 @@ def idle_connections_of(store: Any) -> list[Any]:
     return list(node_pool_of(store)._idle)
 
 
+def socket_of(connection: Any) -> Any:
+    """The socket of an asyncio connection of redis-py's."""
+    return connection._writer.get_extra_info("socket")
+
+
 def known_server_of(store: Any) -> Any:
     """What the connections of a store have found of their server."""
     return node_pool_of(store)._known

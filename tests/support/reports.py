@@ -11,6 +11,7 @@ def report(**changes):
         "policy": "strict", "requests": 1, "prefill": 1, "decode": 1, "speed": 1.0, "carried_speed": 1.0,
         "seed": 1, "seconds": 1.0,
         "input_tokens": 1, "output_tokens": 1, "results": {"success": 1}, "rooms_updated": 0, "rooms_polled": 0,
+        "rooms_mirrored": 0,
         "updates": none, "polls": none, "mirror_polls": none, "mirror_behind": 0, "mirror_unsynced": 0,
         "outcomes": {}, "late": {}, "reused": 0, "crashes": 0, "unfinished": 0, "timed_out_for_nothing": 0,
         "orphaned": 3,

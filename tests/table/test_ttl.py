@@ -38,6 +38,13 @@ class TestTimeToLive:
             end()
             assert 0 < self.left(client) <= self.TERMINAL
 
+    def test_feed_begun_again_by_an_opening_has_a_ttl(self, store, client):
+        """An opening renews the TTL of a feed that is there only now and then."""
+        store.open(1)
+        client.delete("kvpoll:{default}:feed")
+        store.open(2)
+        assert self.left(client, "kvpoll:{default}:feed") > 3600
+
     def test_call_that_writes_nothing_keeps_ttl(self, make_store, client):
         store = make_store(ttl=self.TTL, terminal_ttl=self.TERMINAL)
         put(store, ROOM, KVPoll.Transferring)
