@@ -15,7 +15,11 @@ import click
     metavar="PATH",
     help="The socket to listen on; the engine's processes have the same KVPOLL_AGENT.",
 )
-@click.option("--group", metavar="NAME", help="Let this group open the socket (mode 0660); its users must be in KVPOLL_AGENT_UIDS, too.")
+@click.option(
+    "--group",
+    metavar="NAME",
+    help="Let this group open the socket (mode 0660); its users must be in KVPOLL_AGENT_UIDS, too.",
+)
 @click.argument("application", metavar="[MODULE:FUNCTION]", default="redis_kvpoll.agent.table_parts:make")
 def agent(path: str, group: str | None, application: str) -> None:
     """Run an agent until SIGINT or SIGTERM, outside of the engine's process tree.

@@ -27,7 +27,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 ROLES = ("prefill", "decode")
 """What SGLang's plugin appends to KVPOLL_NAMESPACE, which an operator's shell may have from the same file."""
-PASSWORD_PATH = "redis_kvpoll.password_path"
+CREDENTIALS_FILE = "redis_kvpoll.credentials_file"
 """In a context's meta: the file with the password of --redis."""
 DEADLINE = 2.0
 """Seconds; shorter than a store's default, because a person waits."""
@@ -42,7 +42,7 @@ def _with_password(context: click.Context, parameter: click.Parameter, url: str)
         found = with_password(url, path)
     except InvalidInputError as error:
         raise click.UsageError(str(error)) from None
-    context.meta[PASSWORD_PATH] = path
+    context.meta[CREDENTIALS_FILE] = path
     return found
 
 

@@ -149,7 +149,7 @@ class TestFindShowWait:
                 assert other.endswith(reason) is (side == "prefill")
 
     def test_bars_compare_what_is_drawn(self, capsys):
-        """How long the room has stayed at its end is not drawn, and makes no bar shorter. A pipe has a line for all ranks."""
+        """The time at an end is not drawn, and makes no bar shorter. A pipe has one line for all ranks."""
         ended = Period(12.05, "Failed", 900.0, is_current=True, ranks=((12.05, "0: Failed"),) * 12)
         print_timeline([Period(0.0, "Bootstrapping", 12.0), Period(12.0, "Transferring", 12.05), ended])
         assert [line.count("▇") for line in capsys.readouterr().out.splitlines()] == [0, 20, 1, 0, 0]

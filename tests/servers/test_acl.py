@@ -128,7 +128,10 @@ class TestRule:
             acl.user_name(bad)
         assert str(caught.value).isprintable()
 
-    @pytest.mark.parametrize("options", [["--user", "a b"], ["-n", "a b"], ["-n", ""], ["-n", "a", "-n", "a b"], ["-n", "a" * 120, "--roles"]])
+    @pytest.mark.parametrize(
+        "options",
+        [["--user", "a b"], ["-n", "a b"], ["-n", ""], ["-n", "a", "-n", "a b"], ["-n", "a" * 120, "--roles"]],
+    )
     def test_command_refuses_bad_name_and_prints_nothing(self, options):
         result = CliRunner().invoke(kvpoll, ["acl", *options], catch_exceptions=False)
         assert (result.exit_code, result.stdout) == (1, "")

@@ -68,7 +68,7 @@ def _join(manager: Any) -> TableWorker | None:
         log_disabled(str(error))
     except RefusedError as error:
         reason = f"{error}: {_remedy(error.setting)}" if error.setting else str(error)
-        log_disabled(named(reason, settings.password_file))
+        log_disabled(named(reason, settings.password_file if settings else ""))
     except Exception as error:
         log_disabled(f"{type(error).__name__}: {error}")
     else:
