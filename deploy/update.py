@@ -16,7 +16,7 @@ USERS = {"kvpoll": ("WRITE_PASSWORD", False), "kvpoll-read": ("READ_PASSWORD", T
 def made() -> dict[str, str]:
     """Return the text of each file, by its path in deploy/."""
     rules = rules_file()
-    users = [f"user {name} on >{password} {acl.rule(None, read)}" for name, (password, read) in USERS.items()]
+    users = [f"user {name} on >{password} {acl.rule(read_only=read)}" for name, (password, read) in USERS.items()]
     head = (
         "apiVersion: monitoring.coreos.com/v1\nkind: PrometheusRule\nmetadata:\n  name: kvpoll\n"
         "  labels: {app.kubernetes.io/name: kvpoll}\nspec:\n"

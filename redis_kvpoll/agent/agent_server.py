@@ -27,6 +27,8 @@ from redis_kvpoll.agent.peer_socket import MAX_PACKETS, Peer
 from redis_kvpoll.agent.process_death import credentials_of, has_ended
 
 BEAT_SECONDS = 0.1
+REFUSED_SECONDS = 60.0
+"""Between two log lines of one user who is refused."""
 
 logger = logging.getLogger("redis_kvpoll.agent")
 
@@ -69,6 +71,8 @@ class AgentServer:
         self._peers: dict[int, Peer] = {}
         """By the descriptor of the socket: who is connected."""
         self._sessions = OpenSessions(open_session, number, self._epoll, timing.grace)
+        self._refused: dict[int, float] = {}
+        """When the refusal of a user was logged last."""
         self._is_blocking = False
         self._timer: asyncio.TimerHandle | None = None
         self._last_message = self._last_turn = 0.0
@@ -184,12 +188,19 @@ class AgentServer:
             pid, uid = credentials_of(connection)
             peer = Peer(connection, pid, uid, self._on_full)
             if uid not in self._uids:
-                logger.warning("a process of user %d was refused: KVPOLL_AGENT_UIDS does not name it", uid)
+                self._log_refused(uid)
                 peer.refuse(f"user {uid} is not in the agent's KVPOLL_AGENT_UIDS")
                 peer.close()
                 continue
             self._peers[connection.fileno()] = peer
             self._epoll.register(connection, select.EPOLLIN)
+
+    def _log_refused(self, uid: int) -> None:
+        """Log a refused user once a minute: its processes try again every few seconds."""
+        now = asyncio.get_running_loop().time()
+        if self._refused.get(uid, -REFUSED_SECONDS) <= now - REFUSED_SECONDS:
+            self._refused[uid] = now
+            logger.warning("a process of user %d was refused: KVPOLL_AGENT_UIDS does not name it", uid)
 
     def _read(self, peer: Peer, limit: int | None = MAX_PACKETS) -> None:
         """Pass on what has come from a process, and see to the end of its connection."""

@@ -22,6 +22,14 @@ logger = logging.getLogger("redis_kvpoll.agent")
 Ending = Literal["goodbye", "killed", "vanished", "superseded"]
 
 
+LEFT: dict[Ending, str] = {
+    "goodbye": "has left",
+    "killed": "has ended without a goodbye",
+    "vanished": "has lost its connection",
+}
+"""What the log says of the end of a session, unless the agent itself ends."""
+
+
 class AgentSession(Protocol):
     """What the messages of one process mean. Nothing here may wait or raise."""
 
@@ -98,6 +106,7 @@ class OpenSessions:
             self._watched[peer.watch] = peer
             self._epoll.register(peer.watch, select.EPOLLIN)
         peer.welcome(welcome)
+        logger.info("process %d of user %d has joined", peer.pid, peer.uid)
         return is_alive
 
     def deliver(self, peer: Peer, kind: int, payload: bytes) -> bool:
@@ -114,7 +123,7 @@ class OpenSessions:
         self._vanished.discard(peer)
         self._unwatch(peer)
         if session is not None:
-            self._call(session.ended, how)
+            self._end(peer, session, how)
 
     def lose(self, peer: Peer) -> None:
         """See to a session whose connection has ended: wait for the kernel's word, then call it vanished."""
@@ -139,7 +148,12 @@ class OpenSessions:
     def _vanish(self, peer: Peer) -> None:
         if peer in self._sessions and peer not in self._vanished:
             self._vanished.add(peer)
-            self._call(self._sessions[peer].ended, "vanished")
+            self._end(peer, self._sessions[peer], "vanished")
+
+    def _end(self, peer: Peer, session: AgentSession, how: Ending) -> None:
+        if how != "superseded":  # then the agent ends, and says so
+            logger.info("process %d %s", peer.pid, LEFT[how])
+        self._call(session.ended, how)
 
     def _unwatch(self, peer: Peer) -> None:
         watch, peer.watch = peer.watch, None

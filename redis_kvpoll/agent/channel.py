@@ -83,6 +83,8 @@ class AgentChannel:
         self._newer_than = 0
         self._failures = 0
         """How many connections failed since the last welcome."""
+        self._is_warned = False
+        """Whether the log's last line says that there is no agent."""
         self._unanswered = 0
         self._beats = 0
         self._polls = self._polls_seen = 0
@@ -220,6 +222,7 @@ class AgentChannel:
         limit = self._timing.unanswered if self._beats == beats else self._timing.busy
         if self._unanswered >= (limit if link.is_welcome else self._timing.unwelcome):
             logger.warning("redis_kvpoll: agent %d does not answer; connecting to another", link.agent)
+            self._is_warned = True
             link.is_ended = True
             if not link.is_in_use:  # Else it is this process that stands still.
                 self._newer_than = max(self._newer_than, link.agent)
@@ -240,8 +243,9 @@ class AgentChannel:
             link.is_ended = True
 
     def _greet(self, link: Link, welcome: frames.Welcome) -> None:
-        if self._failures:
+        if self._is_warned or self._agent not in (0, welcome.agent):
             logger.info("redis_kvpoll: connected to agent %d", welcome.agent)
+            self._is_warned = False
         self._agent = link.agent = welcome.agent
         link.is_welcome = True
         self._greeter = threading.get_ident()
@@ -267,7 +271,9 @@ class AgentChannel:
         """Log the first of several failures, and pause. Ticks go on."""
         self._failures += 1
         if self._failures == 1:
-            logger.warning("redis_kvpoll: no connection to the agent: %s; trying again", why)
+            where = f" at {self._source.path}" if isinstance(self._source, ServicePath) else ""
+            logger.warning("redis_kvpoll: no connection to the agent%s: %s; trying again", where, why)
+            self._is_warned = True
         end = time.monotonic() + min(self._timing.longest_pause, 0.025 * 2 ** min(self._failures, 20))
         while not self._is_closing and (left := end - time.monotonic()) > 0:
             time.sleep(min(left, max(0.0, self._next_tick - time.monotonic()), 0.1))

@@ -62,11 +62,15 @@ def run_started(options: argparse.Namespace) -> int:
 
 
 def run_service(path: str, application: str, group: str | None) -> None:
-    """Run an agent at a path until SIGINT or SIGTERM. OSError if another runs there, KeyError for an unknown group."""
+    """Run an agent at a path until SIGINT or SIGTERM.
+
+    OSError if another runs there or the path cannot be used, ValueError for an unknown group.
+    """
     _log_to_stderr()
     allowed_uids()
     make = load(application)
-    with _listening(path, group) as listener:
+    _make_folder(path)
+    with _listening(path, None if group is None else _gid_of(group)) as listener:
         asyncio.run(_serve(make, listener, number=int(time.time() * 1000)))
 
 
@@ -94,7 +98,7 @@ async def _serve(
     loop.add_signal_handler(signal.SIGTERM, server.stop)
     if beside is None:
         loop.add_signal_handler(signal.SIGINT, server.stop)
-    logger.info("agent %d runs as process %d", number, os.getpid())
+    logger.info("agent %d runs as process %d at %s", number, os.getpid(), listener.getsockname())
     try:
         with beside(server, application) if beside else contextlib.nullcontext():
             await server.run()
@@ -174,9 +178,29 @@ class _Started:
             server.stop()
 
 
+def _gid_of(group: str) -> int:
+    try:
+        return grp.getgrnam(group).gr_gid
+    except KeyError:
+        raise ValueError(f"this host has no group {group!r}: make it (groupadd), or leave out --group") from None
+
+
+def _make_folder(path: str) -> None:
+    """Make the folder of a service's socket. OSError, with what to do, if it cannot be made or used."""
+    folder = Path(path).absolute().parent
+    try:
+        folder.mkdir(mode=0o755, exist_ok=True)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{folder.parent} does not exist: make it, or choose another --socket") from None
+    except OSError as error:
+        raise OSError(f"{folder} cannot be made: {error.strerror}; make it, or choose another --socket") from None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(f"user {os.getuid()} may not make files in {folder}: change its owner or mode")
+
+
 @contextlib.contextmanager
-def _listening(path: str, group: str | None) -> Iterator[socket.socket]:
-    """Listen at a service's path, for its group, too, if one is given."""
+def _listening(path: str, gid: int | None) -> Iterator[socket.socket]:
+    """Listen at a service's path, for a group, too, if one is given."""
     lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -191,8 +215,8 @@ def _listening(path: str, group: str | None) -> Iterator[socket.socket]:
     finally:
         os.umask(former)
     try:
-        if group is not None:
-            os.chown(path, -1, grp.getgrnam(group).gr_gid)
+        if gid is not None:
+            os.chown(path, -1, gid)
             Path(path).chmod(0o660)
         listener.listen(BACKLOG)
         yield listener

@@ -4,20 +4,38 @@ from __future__ import annotations
 
 import click
 
+from redis_kvpoll.cli.options import ROLES
 from redis_kvpoll.protocol import acl as rules
 
 
 @click.command(short_help="Print the ACL rule of the Redis user that kvpoll needs.")
-@click.option("-n", "--namespace", metavar="NAME", help="Allow only this namespace; by default all of them.")
+@click.option(
+    "-n",
+    "--namespace",
+    "namespaces",
+    metavar="NAME",
+    multiple=True,
+    help="Allow only this namespace; can be repeated. By default all of them.",
+)
+@click.option(
+    "--roles",
+    is_flag=True,
+    help="NAME is a deployment of SGLang (KVPOLL_NAMESPACE): allow its two tables, NAME-prefill and NAME-decode.",
+)
 @click.option("--user", default=rules.DEFAULT_USER, show_default=True, metavar="NAME", help="The user's name.")
 @click.option("--aclfile", is_flag=True, help="Print a line for the server's aclfile or configuration instead.")
 @click.option("--read-only", is_flag=True, help="A user who can only read: ls, show, owners, history, tail and others.")
-def acl(namespace: str | None, user: str, aclfile: bool, read_only: bool) -> None:
+def acl(namespaces: tuple[str, ...], roles: bool, user: str, aclfile: bool, read_only: bool) -> None:
     """Print the ACL rule of a Redis user with the permissions that this library needs, and no others.
 
     Paste it into redis-cli with a password in place of PASSWORD; without ">PASSWORD" an existing user keeps its own.
+    SGLang needs --roles: each role also reads the failures of the other one.
     The command contacts no server. The rule works with Redis 6.2 or newer, and with Valkey.
     """
+    if roles:
+        if not namespaces:
+            raise click.UsageError("--roles needs -n NAME: the KVPOLL_NAMESPACE of the deployment")
+        namespaces = tuple(f"{name}-{role}" for name in namespaces for role in ROLES)
     command = "user" if aclfile else "ACL SETUSER"
-    click.echo(f"{command} {rules.user_name(user)} on >PASSWORD {rules.rule(namespace, read_only)}")
+    click.echo(f"{command} {rules.user_name(user)} on >PASSWORD {rules.rule(namespaces, read_only)}")
     click.echo("Replace PASSWORD with your own.", err=True)

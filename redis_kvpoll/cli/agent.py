@@ -15,17 +15,22 @@ import click
     metavar="PATH",
     help="The socket to listen on; the engine's processes have the same KVPOLL_AGENT.",
 )
-@click.option("--group", metavar="NAME", help="Whose members may connect, too (mode 0660).")
+@click.option(
+    "--group",
+    metavar="NAME",
+    help="Let this group open the socket (mode 0660); its users must be in KVPOLL_AGENT_UIDS, too.",
+)
 @click.argument("application", metavar="[MODULE:FUNCTION]", default="redis_kvpoll.agent.table_parts:make")
 def agent(path: str, group: str | None, application: str) -> None:
     """Run an agent until SIGINT or SIGTERM, outside of the engine's process tree.
 
-    It speaks to Redis for SGLang's processes, unless MODULE:FUNCTION makes something else. Users other than this one
-    must be in KVPOLL_AGENT_UIDS.
+    It speaks to Redis for SGLang's processes, unless MODULE:FUNCTION makes something else. It needs no KVPOLL_URL:
+    the processes send it. Users other than this one must be in the agent's KVPOLL_AGENT_UIDS, numbers with commas
+    between them.
     """
     from redis_kvpoll.agent import running
 
     try:
         running.run_service(path, application, group)
-    except (OSError, ValueError, KeyError) as error:
-        raise click.ClickException(str(error.args[0] if isinstance(error, KeyError) else error)) from None
+    except (OSError, ValueError) as error:
+        raise click.ClickException(str(error)) from None

@@ -67,7 +67,10 @@ class LazyGroup(click.Group):
         try:
             return super().invoke(ctx)
         except KVPollError as error:
-            raise click.ClickException(str(error)) from None
+            from redis_kvpoll.cli.options import CREDENTIALS_FILE
+            from redis_kvpoll.transport.password_file import named
+
+            raise click.ClickException(named(str(error), ctx.meta.get(CREDENTIALS_FILE, ""))) from None
 
 
 @click.group(

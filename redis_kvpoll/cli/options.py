@@ -24,6 +24,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 ROLES = ("prefill", "decode")
 """What SGLang's plugin appends to KVPOLL_NAMESPACE, which an operator's shell may have from the same file."""
+CREDENTIALS_FILE = "redis_kvpoll.credentials_file"
+"""In a context's meta: the file with the password of --redis."""
 DEADLINE = 2.0
 """Seconds; shorter than a store's default, because a person waits."""
 
@@ -34,9 +36,11 @@ def _with_password(context: click.Context, parameter: click.Parameter, url: str)
     if not path or context.get_parameter_source(parameter.name or "") is not ParameterSource.ENVIRONMENT:
         return url
     try:
-        return with_password(url, path)
+        found = with_password(url, path)
     except InvalidInputError as error:
         raise click.UsageError(str(error)) from None
+    context.meta[CREDENTIALS_FILE] = path
+    return found
 
 
 def url_option(command: F) -> F:

@@ -96,12 +96,18 @@ def print_plain(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 
 def print_entry(entry: Entry, owners: Mapping[int, str]) -> None:
-    """Print the fields of one room that have a value; ``owners`` has the owner of each rank that takes part."""
+    """Print the fields of one room that have a value, in a pipe one a line; ``owners`` has each rank's owner."""
+    console = Console(highlight=False)
+    fields = [(name, value) for name, value in _fields(entry, owners) if value]
+    if not console.is_terminal:
+        width = 2 + max(len(name) for name, _ in fields)
+        for name, value in fields:
+            console.print(Text.assemble(f"{name:<{width}}", value), soft_wrap=True)
+        return
     grid = Table.grid(padding=(0, 2))
-    for name, value in _fields(entry, owners):
-        if value:
-            grid.add_row(Text(name, "dim"), value if isinstance(value, Text) else Text(value))
-    Console(highlight=False).print(grid)
+    for name, value in fields:
+        grid.add_row(Text(name, "dim"), value if isinstance(value, Text) else Text(value))
+    console.print(grid)
 
 
 def _fields(entry: Entry, owners: Mapping[int, str]) -> Iterator[tuple[str, str | Text]]:

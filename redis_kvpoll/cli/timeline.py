@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 
 from rich.console import Console
@@ -16,6 +17,7 @@ from redis_kvpoll.protocol.periods import Period
 
 BAR = 20
 """Characters of the longest bar."""
+ENDS = ("Success", "Failed", "cleared", "expired", "gone")
 
 
 def print_timeline(timeline: list[Period], restored_at: float | None = None) -> None:
@@ -24,28 +26,28 @@ def print_timeline(timeline: list[Period], restored_at: float | None = None) -> 
     The feed of a room that was restored has nothing older than the restore.
     """
     console = Console(highlight=False)
-    longest = max((_lasted(period) for period in timeline), default=0.0) or 1.0
+    longest = max((_lasted(period) for period in timeline if _has_bar(period)), default=0.0) or 1.0
+    width = console.width - 17 if console.is_terminal else sys.maxsize
     if timeline:
         console.print()
     if timeline and restored_at is not None:
         console.print(Text(f"{_clock(restored_at)}  restored after a loss of data; before: not known", "dim"))
     for at, period in enumerate(timeline):
         mark = "└─" if at == len(timeline) - 1 else "├─"
-        is_end = period.state in ("Success", "Failed", "cleared", "expired", "gone")
         line = Text.assemble((f"{_clock(period.since)}  {mark} ", "dim"))
         line.append(f"{period.state:<15}", _style(period.state))
-        if period.until is not None and not (is_end and period.is_current):
+        if _has_bar(period):
             bar = "▇" * max(1, round(BAR * _lasted(period) / longest))
             line.append(f"  {human(_lasted(period)):>10}  ")
-            line.append(bar, "dim" if is_end else _style(period.state))
+            line.append(bar, "dim" if period.state in ENDS else _style(period.state))
             line.append("  until now" if period.is_current else "", "dim")
         line.rstrip()
         console.print(line, soft_wrap=True)
         if period.reason:
-            console.print(Text(f"{'':17}{printable(period.reason)}"))
+            console.print(Text(f"{'':17}{printable(period.reason)}"), soft_wrap=True)
         if period.ranks:
             ranks = [f"rank {change} {_clock(then)[6:]}" for then, change in period.ranks]
-            for text in _wrapped(ranks, console.width - 17):
+            for text in _wrapped(ranks, width):
                 console.print(Text(f"{'':17}{text}", "dim"), soft_wrap=True)
 
 
@@ -70,7 +72,12 @@ def print_other_side(namespace: str, other: Entry | None) -> None:
         line.append(other.status.name, STATUS_STYLES[other.status])
         line.append(f" since {_clock(other.updated_at)}")
         line.append(f", {printable(other.reason)}" if other.reason else "")
-    Console(highlight=False).print(line)
+    Console(highlight=False).print(line, soft_wrap=True)
+
+
+def _has_bar(period: Period) -> bool:
+    """Whether it is said how long a period lasted: an end lasts until the room goes, which says nothing."""
+    return period.until is not None and not (period.state in ENDS and period.is_current)
 
 
 def _lasted(period: Period) -> float:

@@ -23,8 +23,8 @@ _BY_CODE = {
         "check it with redis-cli and delete it"
     ),
     "NOPERM": "this Redis user lacks a permission: kvpoll acl prints the rule that it needs, with the keys kvpoll:*",
-    "NOAUTH": "the server requires a password: put it into the URL",
-    "WRONGPASS": "check the user name and the password in the URL",
+    "NOAUTH": "the server requires a password: put it into the URL, or name its file in KVPOLL_PASSWORD_FILE",
+    "WRONGPASS": "check the user name in the URL, and the password there or in the file of KVPOLL_PASSWORD_FILE",
     "OOM": "the server has reached its maxmemory: raise it, or choose shorter TTLs",
     "MISCONF": "the server cannot save its data to disk, and so takes no writes: its log says why (is the disk full?)",
     "READONLY": (

@@ -10,6 +10,7 @@ To send another plain command: add it to SENT with its purpose.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from redis_kvpoll import validation
@@ -57,12 +58,12 @@ def commands(read_only: bool = False) -> list[str]:
     return [*SENT, *sorted(called(read_only) - SENT.keys())]
 
 
-def rule(namespace: str | None = None, read_only: bool = False) -> str:
-    """Return the ACL rule for the keys of one namespace, or of all; of a store that writes, or only reads.
+def rule(namespaces: Sequence[str] = (), read_only: bool = False) -> str:
+    """Return the ACL rule for the keys of these namespaces, or of all; of a store that writes, or only reads.
 
     It resets keys and commands first, so it can be applied to a user that has an older rule. Passwords stay.
     """
-    patterns = keys.patterns(None if namespace is None else validation.namespace(namespace))
+    patterns = keys.patterns([validation.namespace(name) for name in dict.fromkeys(namespaces)])
     words = ["resetkeys", "resetchannels", "-@all", *(f"~{pattern}" for pattern in patterns)]
     return " ".join([*words, *(f"+{command}" for command in commands(read_only))])
 

@@ -22,6 +22,7 @@ from __future__ import annotations
 import re
 import zlib
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from redis_kvpoll.validation import MAX_ROOM
@@ -143,10 +144,10 @@ def rooms_pattern(tag: str) -> str:
     return f"kvpoll:{{{tag}}}:room:*"
 
 
-def patterns(namespace: str | None) -> list[str]:
-    """Return patterns that match all keys of one namespace, or of all namespaces, and no others."""
-    # A namespace has no special character of patterns and no slash, so the second pattern matches only its shards.
-    names = ["*"] if namespace is None else [namespace, f"{namespace}/*"]
+def patterns(namespaces: Sequence[str]) -> list[str]:
+    """Return patterns that match all keys of these namespaces, or of all if there are none, and no others."""
+    # A namespace has no special character of patterns and no slash, so the second one matches only its shards.
+    names = [name for namespace in namespaces for name in (namespace, f"{namespace}/*")] or ["*"]
     return [f"kvpoll:{{{name}}}:*" for name in names]
 
 

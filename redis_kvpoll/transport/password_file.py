@@ -13,6 +13,13 @@ from redis_kvpoll.errors import InvalidInputError, printable
 VARIABLE = "KVPOLL_PASSWORD_FILE"
 
 
+def named(text: str, path: str) -> str:
+    """Return an error's text; that of a refused password names the file that it is from, if it is from one."""
+    if not path or "WRONGPASS" not in text:
+        return text
+    return f"{text}; the password is the first line of {printable(path)!r} ({VARIABLE})"
+
+
 def with_password(url: str, path: str) -> str:
     """Return a URL with the password that is the first line of a file."""
     try:

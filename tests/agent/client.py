@@ -40,11 +40,12 @@ def main():
     parser.add_argument("--megabytes", type=int, default=0)
     parser.add_argument("--hold", action="store_true", help="leave the socket to a child")
     parser.add_argument("--application", default="tests.agent.application:make")
+    parser.add_argument("--service", help="the path of the agent, which nobody here starts")
     parser.add_argument("--unanswered", type=int, default=10**6, help="ticks until it gives its agent up")
     options = parser.parse_args()
     connected = threading.Event()
     channel = AgentChannel(
-        Launcher(options.engine, options.application, ("--idle=0.5",)),
+        options.service or Launcher(options.engine, options.application, ("--idle=0.5",)),
         options.name.encode(),
         lambda *_: None,
         lambda _: connected.set(),

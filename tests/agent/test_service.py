@@ -5,6 +5,7 @@ from __future__ import annotations
 import grp
 import logging
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -72,6 +73,36 @@ def test_processes_connect_to_a_service(engine, path, run):
     until(lambda: len(here.named("connected")) == 2, "the next service", 30)
 
 
+def test_the_log_says_who_comes_and_goes(engine, path, run):
+    """One line for the start, with the socket's path, and one for each process that joins, leaves, or is killed."""
+    service = run()
+    first, second = (engine.client(name, "--service", str(path)) for name in ("first", "second"))
+    agents.tell(first, "close", "closed")
+    engine.until("ended", how="goodbye")
+    second.kill()
+    engine.until("ended", how="killed")
+    service.terminate()
+    lines = [line.partition(" INFO ")[2] for line in service.communicate()[1].splitlines()]
+    started, *between, ended = lines
+    assert re.fullmatch(rf"agent \d+ runs as process {service.pid} at {re.escape(str(path))}", started)
+    assert between[2:] == [f"process {first.pid} has left", f"process {second.pid} has ended without a goodbye"]
+    assert sorted(between[:2]) == sorted(f"process {p.pid} of user {os.getuid()} has joined" for p in (first, second))
+    assert re.fullmatch(r"agent \d+ has ended", ended)
+
+
+def test_the_channel_names_the_path_and_the_next_agent(engine, path, run, caplog):
+    """A line that warns of an agent that is away has its counterpart, also if the agent was only replaced."""
+    caplog.set_level(logging.INFO)
+    here = engine.channel(source=path, start=False)
+    here.channel.start()
+    until(lambda: f"no connection to the agent at {path}: [Errno 2]" in caplog.text, "the warning")
+    service = run()
+    until(lambda: caplog.text.count("connected to agent") == 1, "its counterpart", 30)
+    service.kill()
+    run()
+    until(lambda: caplog.text.count("connected to agent") == 2, "the next agent", 30)
+
+
 def test_a_killed_service_leaves_nothing_in_the_way(engine, path, run):
     run().kill()
     here = engine.channel(source=path, start=False)
@@ -101,10 +132,32 @@ def test_a_second_one_at_the_same_path_is_refused(path, run):
     assert second.stderr.splitlines()[-1] == f"Error: an agent listens at {path}: end it, or choose another path"
 
 
+def test_the_folder_is_made(engine, run, path):
+    """As for /run/kvpoll on a host that has just started."""
+    folder = path.parent / "kvpoll"
+    run("--socket", str(folder / "agent.sock"))
+    assert mode(folder / "agent.sock") == 0o600
+    assert mode(folder) == 0o755 & ~current_umask()
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ("{0}/no/where/agent.sock", "Error: {0}/no does not exist: make it, or choose another --socket"),
+        ("{0}/file/agent.sock", "Error: {0}/file cannot be made: File exists; make it, or choose another --socket"),
+    ],
+)
+def test_an_unusable_folder_is_one_sentence(tmp_path, place, message):
+    (tmp_path / "file").touch()
+    command = [*AGENT, "--socket", place.format(tmp_path), APPLICATION]
+    found = subprocess.run(command, capture_output=True, text=True, cwd=agents.PROJECT, check=False)
+    assert (found.returncode, found.stderr.splitlines()[-1]) == (1, message.format(tmp_path))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--group", "no such group", APPLICATION], "no such group"),
+        (["--group", "no such group", APPLICATION], "Error: this host has no group 'no such group': make it"),
         (["nothing:at_all"], "no application 'nothing:at_all'"),
         (["tests.agent.application:nothing"], "no application 'tests.agent.application:nothing'"),
     ],
@@ -124,6 +177,12 @@ def test_a_group_may_connect(path, run):
     run("--group", group.gr_name)
     assert mode(path) == 0o660
     assert path.stat().st_gid == group.gr_gid
+
+
+def current_umask():
+    found = os.umask(0o022)
+    os.umask(found)
+    return found
 
 
 NOBODY = 65534
@@ -163,7 +222,7 @@ def test_another_user_must_be_named(engine, path, run, is_allowed):
     else:
         assert not engine.events("opened")
         service.terminate()
-        assert f"a process of user {NOBODY} was refused" in service.communicate()[1]
+        assert service.communicate()[1].count(f"a process of user {NOBODY} was refused") == 1
 
 
 def test_invalid_users_are_an_error(path):

@@ -10,6 +10,8 @@ from click.testing import CliRunner
 
 from redis_kvpoll import KVPoll, Outcome, StatusStore
 from redis_kvpoll.cli.app import kvpoll
+from redis_kvpoll.cli.timeline import print_timeline
+from redis_kvpoll.protocol.periods import Period
 from tests.support import real
 
 BOOT, MOVE, DONE, FAILED = KVPoll.Bootstrapping, KVPoll.Transferring, KVPoll.Success, KVPoll.Failed
@@ -127,6 +129,30 @@ class TestFindShowWait:
         found = json.loads(run("show", "4", "--json").stdout)
         assert [each["status"] for each in found["timeline"]] == ["WaitingForInput", "Success"]
         assert found["timeline"][0]["seconds"] >= 0
+
+    def test_show_in_a_pipe_wraps_and_pads_nothing(self, url):
+        """So that a script finds each value whole, in its line."""
+        owner, reason = "o" * 100, "r" * 150
+        with (
+            StatusStore.from_url(url, namespace="p-prefill") as prefill,
+            StatusStore.from_url(url, namespace="p-decode") as decode,
+            prefill.lease(owner),
+        ):
+            prefill.open(1)
+            decode.open(1)
+            decode.abort(1, reason)
+            for side, whole in (("prefill", {f"owner       {owner}"}), ("decode", {f"{'':17}{reason}"})):
+                shown = CliRunner().invoke(kvpoll, ["show", "1", "--redis", url, "-n", f"p-{side}"]).stdout.splitlines()
+                assert whole <= set(shown)
+                assert [line for line in shown if line != line.rstrip()] == []
+                (other,) = [line for line in shown if line.startswith("other side")]
+                assert other.endswith(reason) is (side == "prefill")
+
+    def test_bars_compare_what_is_drawn(self, capsys):
+        """The time at an end is not drawn, and makes no bar shorter. A pipe has one line for all ranks."""
+        ended = Period(12.05, "Failed", 900.0, is_current=True, ranks=((12.05, "0: Failed"),) * 12)
+        print_timeline([Period(0.0, "Bootstrapping", 12.0), Period(12.0, "Transferring", 12.05), ended])
+        assert [line.count("▇") for line in capsys.readouterr().out.splitlines()] == [0, 20, 1, 0, 0]
 
     def test_other_side_is_shown(self, url):
         with StatusStore.from_url(url, namespace="p-prefill") as prefill:

@@ -18,6 +18,7 @@ from redis_kvpoll.cli.app import COMMANDS, kvpoll
 from redis_kvpoll.doctor.findings import Level
 from redis_kvpoll.integrations.sglang import settings
 from redis_kvpoll.transport.embedded import EmbeddedServer
+from redis_kvpoll.transport.password_file import with_password
 from tests.support import real
 from tests.support.documents import ROOT
 from tests.support.examining import be_patient, examine, raised
@@ -206,9 +207,22 @@ class TestKubernetes:
         assert agent["command"][:2] == ["kvpoll", "agent"]
         (path,) = [variable["value"] for variable in engine["env"] if variable["name"] == settings.PREFIX + "AGENT"]
         assert agent["command"][2:] == ["--socket", path]
-        folders = [[mount["mountPath"] for mount in container["volumeMounts"]] for container in (agent, engine)]
+        folders = [
+            [mount["mountPath"] for mount in container["volumeMounts"] if mount["name"] == "kvpoll-agent"]
+            for container in (agent, engine)
+        ]
         assert folders[0] == folders[1] == [path.rpartition("/")[0]]
         assert agent["image"] == engine["image"], "the same user and the same release"
+
+    def test_sglang_reads_its_password_where_it_is_mounted(self):
+        pod = objects()["Deployment", "sglang-prefill"]["spec"]["template"]["spec"]
+        (engine,) = pod["containers"]
+        environment = {variable["name"]: variable["value"] for variable in engine["env"]}
+        folder, _, name = environment["KVPOLL_PASSWORD_FILE"].rpartition("/")
+        (volume,) = [mount["name"] for mount in engine["volumeMounts"] if mount["mountPath"] == folder]
+        (secret,) = [one["secret"] for one in pod["volumes"] if one["name"] == volume]
+        assert (secret["secretName"], [item["path"] for item in secret["items"]]) == ("kvpoll", [name])
+        assert with_password(environment["KVPOLL_URL"], __file__).startswith("redis://kvpoll:")
 
     def test_metrics_keep_their_label_namespace(self):
         """The operator adds a label of this name, and every alert is by the table's."""
@@ -252,6 +266,21 @@ def test_serve_takes_the_arguments():
     for name, *arguments in served():
         assert name == "serve"
         assert [word for word in arguments if word.startswith("--") and word.partition("=")[0] not in options] == []
+
+
+def test_the_agents_unit_makes_the_folder_of_its_socket():
+    unit = (DEPLOY / "systemd" / "kvpoll-agent.service").read_text()
+    (path,) = re.findall(r"^ExecStart=\S+/kvpoll agent --socket (\S+)$", unit, re.MULTILINE)
+    (folder,) = re.findall(r"^RuntimeDirectory=(\S+)$", unit, re.MULTILINE)
+    assert path.startswith(f"/run/{folder}/")
+    assert f"KVPOLL_AGENT={path}" in unit
+
+
+def test_nothing_is_installed_by_a_name_from_an_index():
+    """Nothing is published: whoever took the name would be installed. Python packages come as the wheel."""
+    for path in sorted(path for path in DEPLOY.rglob("*") if path.is_file()):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            assert not re.search(r"pip install\b.*['\" ]redis-kvpoll", line), (path, line)
 
 
 def test_units_are_valid(tmp_path):

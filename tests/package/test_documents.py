@@ -13,6 +13,7 @@ import pytest
 from redis_kvpoll.agent import running
 from redis_kvpoll.cli.app import COMMANDS, kvpoll, load
 from redis_kvpoll.integrations.sglang import settings
+from redis_kvpoll.protocol.settings import SCHEMA
 from tests.support.documents import DOCUMENTS, ROOT, anchors, blocks, prose_of, shell_lines, text_of
 
 FOLDERS = ("redis_kvpoll", "lua", "tests", "docs", "bench", "chaos")
@@ -104,6 +105,11 @@ def test_a_picture_stands_alone(name):
     root = ElementTree.fromstring(picture)  # noqa: S314 - our own file
     assert root.get("aria-label") or root.get("aria-labelledby")
     assert set(re.findall(r"\w+://[^\s\"')]+", picture)) == {"http://www.w3.org/2000/svg"}
+
+
+def test_compatibility_has_the_schema():
+    (number,) = re.findall(r"^\| schema \| (\d+) \|", text_of("docs/compatibility.md"), re.MULTILINE)
+    assert number == SCHEMA
 
 
 def test_the_layers_are_drawn_from_their_list():

@@ -18,6 +18,7 @@ from redis.exceptions import NoPermissionError, ResponseError
 
 from chaos.proxy import Proxy
 from redis_kvpoll import InvalidInputError, KVPoll, ServerRefusedError, StatusStore
+from redis_kvpoll.agent import open_channel
 from redis_kvpoll.cli.app import kvpoll
 from redis_kvpoll.protocol import acl, keys, scripts
 from redis_kvpoll.transport.embedded import EmbeddedServer
@@ -25,7 +26,9 @@ from tests.support import cluster, real
 from tests.support.calls import DESTROYING, REPEATED, works
 from tests.support.internals import calls_without_comments, make_touch_due
 from tests.support.leasing import ManualLease
+from tests.support.local_channel import open_local
 from tests.support.servers import KINDS, program, why_absent
+from tests.support.standin import joined, learn_servers, manager
 
 REAL = [kind for kind in KINDS if kind != "fakeredis"]
 FOR_ALL = {"auth", "hello", "quit", "reset"}
@@ -115,7 +118,7 @@ class TestRule:
             assert len(calls) == code.count("redis."), name
 
     def test_rule_has_no_duplicate_and_no_category(self):
-        words = acl.rule("prod").split()
+        words = acl.rule(["prod", "prod-2", "prod"]).split()
         assert len(words) == len(set(words))
         assert not [word for word in words if "@" in word and word != "-@all"]
 
@@ -125,10 +128,18 @@ class TestRule:
             acl.user_name(bad)
         assert str(caught.value).isprintable()
 
-    @pytest.mark.parametrize("options", [["--user", "a b"], ["-n", "a b"], ["-n", ""]])
+    @pytest.mark.parametrize(
+        "options",
+        [["--user", "a b"], ["-n", "a b"], ["-n", ""], ["-n", "a", "-n", "a b"], ["-n", "a" * 120, "--roles"]],
+    )
     def test_command_refuses_bad_name_and_prints_nothing(self, options):
         result = CliRunner().invoke(kvpoll, ["acl", *options], catch_exceptions=False)
         assert (result.exit_code, result.stdout) == (1, "")
+
+    def test_roles_need_a_deployment(self):
+        result = CliRunner().invoke(kvpoll, ["acl", "--roles"])
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert "--roles needs -n NAME" in result.stderr
 
 
 @pytest.mark.parametrize("kind", REAL)
@@ -181,6 +192,30 @@ class TestAllowed:
                 held.give_up()
             sent = {sent_word(command) for command in proxy.commands}
         assert sent - {"auth"} == acl.SENT.keys() - CLUSTER_ONLY
+
+    def test_both_roles_of_sglang_work(self, world, kind, monkeypatch):
+        """Each role reads the other's failures; a rule for fewer namespaces than were given would not do."""
+        server = world.shared(kind)
+        name = f"roles-{uuid.uuid4().hex[:8]}"
+        monkeypatch.setattr(open_channel, "open_channel", open_local)
+        monkeypatch.setenv("KVPOLL_NAMESPACE", name)
+        for options in (("-n", name, "--roles"), ("-n", f"{name}-prefill", "-n", f"{name}-decode")):
+            with user(server, *options) as (user_name, password), server.client() as client:
+                client.execute_command("ACL", "LOG", "RESET")
+                url = f"redis://{user_name}:{password}@127.0.0.1:{server.port}/1"
+                monkeypatch.setenv("KVPOLL_URL", url)
+                with joined(manager(), manager("decode")) as (prefill, decode):
+                    decode.request_status[7] = int(KVPoll.WaitingForInput)
+                    learn_servers(decode, 7, prefill)
+                    prefill.request_status[7] = int(KVPoll.Bootstrapping)
+                    store = world.open(url, namespace=f"{name}-prefill")
+                    real.until(lambda store=store: store.get(7) is not None, "prefill's room")
+                    prefill.request_status[7] = int(KVPoll.Failed)
+                    real.until(lambda decode=decode: decode.request_status[7] == KVPoll.Failed, "its failure on decode")
+                denied = world.open(url, namespace=name)
+                with pytest.raises(ServerRefusedError, match="NOPERM"):
+                    denied.update_status(1, 1)
+                assert all(name in str(entry) for entry in client.execute_command("ACL", "LOG"))
 
     def test_aclfile_line_works(self, kind, tmp_path):
         if program(kind) is None:

@@ -73,3 +73,22 @@ def test_plugin_and_command_take_it_from_the_environment(tmp_path, file, monkeyp
             done = CliRunner().invoke(kvpoll, ["owners", "-n", "default-prefill", "--redis", server.url])
             assert done.exit_code != 0
             assert "password" in done.output
+
+
+def test_wrong_password_names_its_file(tmp_path, file, monkeypatch, caplog):
+    """Not for a URL on the command line, whose password is its own."""
+    with Server(tmp_path / "data") as server:
+        server.client.config_set("requirepass", "another")
+        monkeypatch.setenv("KVPOLL_URL", server.url)
+        monkeypatch.setenv("KVPOLL_PASSWORD_FILE", file)
+        monkeypatch.setattr(open_channel, "open_channel", open_local)
+        with joined(manager()) as (sglang,):
+            assert type(sglang.request_status) is dict
+        (line,) = [line for line in caplog.messages if "is disabled" in line]
+        assert f"the password is the first line of {file!r} (KVPOLL_PASSWORD_FILE); SGLang uses its own" in line
+        for url, is_named in (((), True), (("--redis", f"{server.url.replace('://', '://:wrong@')}"), False)):
+            done = CliRunner().invoke(kvpoll, ["owners", "-n", "p", *url])
+            assert done.exit_code == 1
+            assert "WRONGPASS" in done.output
+            assert (f"first line of {file!r}" in done.output) is is_named
+            assert TEXT not in done.output

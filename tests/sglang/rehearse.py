@@ -9,7 +9,6 @@ rooms. Log lines look as in SGLang's own logs.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import sys
@@ -43,13 +42,15 @@ def main(role: str, port: int = BOOTSTRAP_PORT) -> None:
     show("\n".join(f"  {name + ' ROOM':12} {what}" for name, what in (COMMANDS[role] | COMMON_COMMANDS).items()))
     show(f"This is process {os.getpid()}. Ctrl-D ends it in order, kill -9 {os.getpid()} does not.")
     while True:
-        try:
-            line = input(f"{role}> ").split()
-        except EOFError:
+        sys.stdout.write(f"{role}> ")
+        sys.stdout.flush()
+        # Not input(): with line editing it changes the terminal, and a killed process leaves it without an echo.
+        line = sys.stdin.readline()
+        if not line:
             show("")
             return
-        if line:
-            run(worker, role, *line)
+        if words := line.split():
+            run(worker, role, *words)
 
 
 def start(role: str, port: int) -> Any:
@@ -110,8 +111,6 @@ def show(text: str) -> None:
 if __name__ == "__main__":
     if sys.argv[1:2] not in (["prefill"], ["decode"]):
         sys.exit(USAGE)
-    with contextlib.suppress(ImportError):
-        import readline  # noqa: F401 - gives input() line editing and a history
     try:
         main(sys.argv[1], *map(int, sys.argv[2:]))
     except KeyboardInterrupt:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
+import termios
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -135,6 +137,35 @@ def test_walk_through_works_in_its_order(own_server: Server, tables: dict[str, S
             own_server.forget()
             own_server.start()
             until(lambda: tables["prefill"].get(45), KVPoll.Success)
+
+
+def test_a_killed_side_leaves_the_terminal_as_it_was(own_server: Server) -> None:
+    """At the prompt the terminal has an echo, so it has one after a kill, too."""
+    ours, terminal = os.openpty()
+    before = termios.tcgetattr(terminal)
+    process = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-m", "tests.sglang.rehearse", "decode", str(free_port())],
+        **dict.fromkeys(("stdin", "stdout", "stderr"), terminal),
+        cwd=ROOT,
+        env=os.environ | {"KVPOLL_URL": own_server.url, "KVPOLL_NAMESPACE": "prod"},
+    )
+    try:
+        shown = b""
+        while b"decode> " not in shown:
+            assert select.select([ours], [], [], LONGEST_SECONDS)[0], shown
+            shown += os.read(ours, 65536)
+        os.write(ours, b"poll 1\n")
+        while shown.count(b"decode> ") < 2 or b"poll 1" not in shown:
+            assert select.select([ours], [], [], LONGEST_SECONDS)[0], shown
+            shown += os.read(ours, 65536)
+        process.kill()
+        process.wait()
+        assert termios.tcgetattr(terminal) == before
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
+        os.close(terminal)
 
 
 def test_commands_of_the_walk_through_are_on_the_page() -> None:

@@ -248,7 +248,7 @@ def test_looking_needs_no_right_to_write(side, url, server):
     store = side.over(server)
     store.update_status(1, BOOT)
     with server.client() as client:
-        client.execute_command("ACL", "SETUSER", "looks", "on", ">pw", *acl.rule("default", read_only=True).split())
+        client.execute_command("ACL", "SETUSER", "looks", "on", ">pw", *acl.rule(["default"], read_only=True).split())
         try:
             looks = side.open(url.replace("unix://", "unix://looks:pw@"), read_only=True)
             with looks.statistics() as statistics:

@@ -29,7 +29,7 @@ from redis_kvpoll.integrations.sglang.peers import receivers_of
 from redis_kvpoll.integrations.sglang.settings import PARSERS, PREFIX, read
 from redis_kvpoll.integrations.sglang.startup import log_disabled, log_incompatible
 from redis_kvpoll.integrations.sglang.worker import TableWorker
-from redis_kvpoll.transport.password_file import with_password
+from redis_kvpoll.transport.password_file import named, with_password
 
 logger = logging.getLogger("redis_kvpoll")
 WAITING_TIMEOUT = "SGLANG_DISAGGREGATION_WAITING_TIMEOUT"
@@ -67,7 +67,8 @@ def _join(manager: Any) -> TableWorker | None:
     except InvalidInputError as error:
         log_disabled(str(error))
     except RefusedError as error:
-        log_disabled(f"{error}: {_remedy(error.setting)}" if error.setting else str(error))
+        reason = f"{error}: {_remedy(error.setting)}" if error.setting else str(error)
+        log_disabled(named(reason, settings.password_file if settings else ""))
     except Exception as error:
         log_disabled(f"{type(error).__name__}: {error}")
     else:

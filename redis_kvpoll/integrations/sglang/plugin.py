@@ -20,7 +20,7 @@ logger = logging.getLogger("redis_kvpoll")
 def register() -> None:
     """Register the hook; the entry point of the group ``sglang.srt.plugins``."""
     if not is_enabled(os.environ):
-        logger.debug("%s is not set: SGLang uses its own dicts", URL)
+        logger.debug("redis_kvpoll: %s is not set: SGLang uses its own dicts", URL)
         return
     try:
         check_class(pkgutil.resolve_name(CONN))
