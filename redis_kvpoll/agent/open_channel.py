@@ -36,11 +36,11 @@ def open_channel(
     on_tick: Callable[[], None],
 ) -> ClientChannel:
     """Return a channel to the agent at a path, or else to the one that an instance's first process starts."""
-    source = agent or Launcher(_name_of(hello), APPLICATION)
+    source = agent or Launcher(agent_name(hello), APPLICATION)
     callbacks = on_message, on_connected, on_away
     return AgentChannel(source, hello.encode(), *callbacks, on_writable=on_writable, on_tick=on_tick)
 
 
-def _name_of(hello: ClientHello) -> str:
+def agent_name(hello: ClientHello) -> str:
     """Return the name of the agent of an instance: one for each server and deployment, without the password."""
     return f"{hello.instance} {hello.options.get('namespace')} {zlib.crc32(hello.url.encode()):08x}"

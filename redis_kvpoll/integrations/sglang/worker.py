@@ -50,7 +50,7 @@ class TableWorker:
         """Fails a life as the table says: room, life, reason, and whether it failed in the other role's table."""
         self.end_by_hand: Callable[[int, int, str], object] | None = None
         """Decode: ends a life that an operator has aborted in its table."""
-        self.client = TableClient(_hello(settings, identity), settings.agent, self.registry, self)
+        self.client = TableClient(hello_of(settings, identity), settings.agent, self.registry, self)
         self.registry.on_hold = self._tell_hold
         self.registry.waiting.on_waiting = self._tell_waiting
         self._peer_failures = PeerFailures(
@@ -172,7 +172,8 @@ class TableWorker:
             )
 
 
-def _hello(settings: PluginSettings, identity: ProcessIdentity) -> ClientHello:
+def hello_of(settings: PluginSettings, identity: ProcessIdentity) -> ClientHello:
+    """Return what a process tells its agent of itself."""
     return ClientHello(
         settings.url,
         {**settings.options(identity.role), **identity.rank_options},
