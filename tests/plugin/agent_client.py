@@ -1,7 +1,7 @@
 """A process of SGLang on an agent, with a stand-in for its manager: run by test_agent.py.
 
-Its argument is how many rooms it opens. It says "open". Told to "end", it makes more changes and kills itself; else it
-answers with the statuses of its rooms.
+Its arguments are how many rooms it opens, and how many megabytes it touches. It says "open". Told to "end", it makes
+more changes and kills itself; else it answers with the statuses of its rooms.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ PORT = 41000
 
 
 def main() -> None:
+    touched = bytearray(int(sys.argv[2]) << 20)  # before it has a lease, since this holds the interpreter lock
+    for page in range(0, len(touched), 4096):
+        touched[page] = 1
     sglang = manager(rank_port=PORT)
     plugin.after_init(None, sglang)
     rooms = range(FIRST, FIRST + int(sys.argv[1]))
