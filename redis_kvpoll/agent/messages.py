@@ -56,7 +56,11 @@ BROKEN = 91
 LEFT = 92
 LEASE = 93
 """The client's lease, for the next table part: its incarnation, and the epoch of each shard."""
+NEWS = 94
+"""Several of these messages, for one look of the client's: their kinds and payloads."""
 
+PROGRESS = frozenset({OPENED, ENDED, STATE, RANKS, LEASE, NEWS})
+"""The kinds that any thread of the client may take: what they tell changes nothing outside of this package."""
 STATUSES = frozenset(map(int, KVPoll))
 _ROOM_BYTES = 16
 _NO_STATUS = -1
@@ -66,6 +70,7 @@ _LIFE = Struct(f"<{_ROOM_BYTES}sqBd")
 _OPENED = Struct(f"<{_ROOM_BYTES}sqq")
 _RANKS = Struct(f"<{_ROOM_BYTES}sqH")
 _RANK = Struct("<Hb")
+_PART = Struct("<BI")
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +184,20 @@ def decode_ranks(payload: bytes) -> Iterator[tuple[int, int, dict[int, KVPoll]]]
         ranks = {rank: KVPoll(status) for rank, status in _RANK.iter_unpack(payload[at:end])}
         yield int.from_bytes(room, "little", signed=True), number, ranks
         at = end
+
+
+def encode_news(parts: Iterable[tuple[int, bytes]]) -> bytes:
+    """Return the payload of NEWS."""
+    return b"".join(_PART.pack(kind, len(payload)) + payload for kind, payload in parts)
+
+
+def decode_news(payload: bytes) -> Iterator[tuple[int, bytes]]:
+    at = 0
+    while at < len(payload):
+        kind, size = _PART.unpack_from(payload, at)
+        at += _PART.size
+        yield kind, payload[at : at + size]
+        at += size
 
 
 def encode_words(*words: Any) -> bytes:

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from redis_kvpoll.agent.channel import AgentChannel
 from redis_kvpoll.agent.launch import Launcher
-from redis_kvpoll.agent.messages import ClientHello
+from redis_kvpoll.agent.messages import PROGRESS, ClientHello
 
 APPLICATION = "redis_kvpoll.agent.table_parts:make"
 
@@ -22,6 +22,7 @@ class ClientChannel(Protocol):
     def is_connected(self) -> bool: ...
     def start(self) -> None: ...
     def send(self, kind: int, payload: bytes) -> bool: ...
+    def poll(self) -> None: ...
     def close(self, timeout: float) -> None: ...
 
 
@@ -38,7 +39,9 @@ def open_channel(
     """Return a channel to the agent at a path, or else to the one that an instance's first process starts."""
     source = agent or Launcher(agent_name(hello), APPLICATION)
     callbacks = on_message, on_connected, on_away
-    return AgentChannel(source, hello.encode(), *callbacks, on_writable=on_writable, on_tick=on_tick)
+    return AgentChannel(
+        source, hello.encode(), *callbacks, on_writable=on_writable, on_tick=on_tick, polled_kinds=PROGRESS
+    )
 
 
 def agent_name(hello: ClientHello) -> str:

@@ -46,6 +46,7 @@ class Peer:
         self._sent = 0
         self._counter: memoryview | None = None
         self._is_welcome = False
+        self._version = 1
         self._attached: int | None = None
 
     @property
@@ -59,7 +60,7 @@ class Peer:
         return bool(self._queue)
 
     def silent_for(self) -> float:
-        """Return for how many seconds nothing came. A process asks four times a second, unless it stands still."""
+        """Return for how many seconds nothing came. A process asks several times a second, unless it stands still."""
         return time.monotonic() - self.last_heard
 
     def send(self, kind: int, payload: bytes) -> bool:
@@ -83,6 +84,7 @@ class Peer:
         self._queue.extendleft(reversed(first))
         self._queued += sum(map(len, first))
         self._is_welcome = True
+        self._version = welcome.version
         self.flush()
 
     def refuse(self, why: str) -> None:
@@ -117,6 +119,13 @@ class Peer:
                 yield message
         if taken:
             self.last_heard = time.monotonic()
+
+    def pong(self) -> None:
+        """Show the process that its ping was read."""
+        if self._counter is not None and self._version > 1:
+            self._counter[2] = (self._counter[2] + 1) % 2**32
+        else:
+            self.send(frames.PONG, b"")
 
     def beat(self) -> None:
         """Show the process that this one runs, however busy it is."""

@@ -91,6 +91,7 @@ class TableWorker:
 
     def statuses_of(self, room: int) -> dict[int, KVPoll]:
         """Return the table's statuses of a room by rank; empty until it knows the current life."""
+        self.client.poll()
         number, statuses = self.client.ranks.get(room, (None, {}))
         return statuses if number is not None and number == self.registry.current_life(room) else {}
 
@@ -123,7 +124,7 @@ class TableWorker:
         self.registry.waiting.longest = REASON_WAIT_SECONDS if has_peers else 0.0
 
     def tick(self) -> None:
-        """Do what is due four times a second."""
+        """Do what is due several times a second."""
         state = self.client.state
         self._peer_failures.check_all()
         self._forget()
