@@ -28,7 +28,8 @@ class Process:
         self.session = parts.open_session(self, hello.encode())
 
     def send(self, kind, payload):
-        self.told.put_nowait((kind, payload))
+        for part in messages.decode_news(payload) if kind == messages.NEWS else [(kind, payload)]:
+            self.told.put_nowait(part)
 
     def silent_for(self):
         return 0.0
