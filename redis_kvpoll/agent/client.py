@@ -107,6 +107,7 @@ class TableClient:
     def close(self) -> None:
         """Have what is pending published, and leave the table."""
         if self.channel is not None:
+            self._rooms.change(self._sender.send_changes)
             self.post(messages.LEAVE, b"")
             if self.channel.is_connected:
                 self._left.wait(CLOSE_SECONDS)
@@ -172,6 +173,8 @@ class TableClient:
         self._guard(self._handlers.state_changed)
 
     def _on_tick(self) -> None:
+        if self._rooms.outbox.has_changes:  # what was not urgent
+            self._rooms.change(self._sender.send_changes)
         self._guard(self._handlers.tick)
 
     def _on_message(self, kind: int, payload: bytes) -> None:

@@ -112,19 +112,17 @@ class ClientHello:
 def encode_change(room: int, life: RoomLife) -> bytes:
     """Return the payload of CHANGE."""
     length = life.length
-    flags = _IS_NEW * life.is_new | _IS_OVER * life.is_over | _HAS_LENGTH * (length is not None)
-    request, reason = _text(life.request, MAX_REQUEST), _text(life.reason, MAX_REASON)
-    head = _CHANGE.pack(
-        _room(room),
-        life.number,
-        flags,
-        _NO_STATUS if life.status not in STATUSES else life.status,
-        -1 if length is None else max(-1, min(length, MAX_PREFIX_LEN + 1)),  # one that is too large is refused later
-        life.generation,
-        life.opened_at,
-        len(request),
-        len(reason),
-    )
+    flags = (_IS_NEW if life.is_new else 0) | (_IS_OVER if life.is_over else 0)
+    if length is None:
+        length = -1
+    else:
+        flags |= _HAS_LENGTH
+        length = max(-1, min(length, MAX_PREFIX_LEN + 1))  # one that is too large is refused later
+    request = _text(life.request, MAX_REQUEST) if life.request else b""
+    reason = _text(life.reason, MAX_REASON) if life.reason else b""
+    status = life.status if life.status in STATUSES else _NO_STATUS
+    sizes = len(request), len(reason)
+    head = _CHANGE.pack(_room(room), life.number, flags, status, length, life.generation, life.opened_at, *sizes)
     return head + request + reason
 
 
@@ -216,4 +214,4 @@ def _room(room: int) -> bytes:
 
 def _text(text: str, limit: int) -> bytes:
     """Return a text, one character longer than the limit at most: the table cuts what is too long, and says so."""
-    return text[: limit + 1].encode("utf-8", "surrogatepass") if text else b""
+    return text[: limit + 1].encode("utf-8", "surrogatepass")
