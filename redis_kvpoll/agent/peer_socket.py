@@ -46,7 +46,6 @@ class Peer:
         self._sent = 0
         self._counter: memoryview | None = None
         self._is_welcome = False
-        self._version = 1
         self._attached: int | None = None
 
     @property
@@ -84,7 +83,6 @@ class Peer:
         self._queue.extendleft(reversed(first))
         self._queued += sum(map(len, first))
         self._is_welcome = True
-        self._version = welcome.version
         self.flush()
 
     def refuse(self, why: str) -> None:
@@ -121,8 +119,8 @@ class Peer:
             self.last_heard = time.monotonic()
 
     def pong(self) -> None:
-        """Show the process that its ping was read."""
-        if self._counter is not None and self._version > 1:
+        """Show the process that its ping was read, if possible without waking it."""
+        if self._counter is not None:
             self._counter[2] = (self._counter[2] + 1) % 2**32
         else:
             self.send(frames.PONG, b"")

@@ -122,13 +122,6 @@ class TestWakeUps:
             raw.send(kind, b"")
         assert raw.answer()[0] == ECHO
 
-    def test_a_process_of_version_1_gets_a_message(self, engine):
-        engine.channel()
-        raw = engine.raw(versions=(1, 1))
-        assert raw.answer()[0] == frames.WELCOME
-        raw.send(frames.PING, b"")
-        assert raw.answer()[0] == frames.PONG
-
     def test_a_message_that_wakes_the_thread_brings_a_tick(self, engine):
         """So that it does not wake once more for that."""
         ticks = []
