@@ -3,10 +3,12 @@
 Run it by ``make chaos`` (``LONG=1`` for the long form) or ``python -m chaos``. From the bottom to the top:
 
 history              every call of every worker with its reply, and every injected fault
-checker, rules, fenced, recoveries, followed    what a history must not show (pure)
+checker, rules, fenced, recoveries, followed, told    what a history must not show (pure)
 worker, calls, handles, holding, following    a process that uses the table until it is killed or stopped
 plain                a plain redis-py client, for comparison
-pool                 the workers of one run
+children, pool       the workers of one run
+engine_process       a process of an engine that has an agent
+engine               the processes of an engine, their agent, and its faults
 servers, replicas, waking, lagging, clusters, proxy    what the workers use, and how it fails
 faults, scenarios    which faults are injected where
 run, report          one scenario from start to result; what is printed

@@ -3,56 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
-import select
 import signal
-import subprocess
-import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from chaos import history
+from chaos.children import Child, launch
 from chaos.history import CallRecord
-from chaos.servers import ChaosError
 from chaos.worker import SYNC_SECONDS, Plan
 
 START_SECONDS = 20.0
 ERROR_WORDS = ("Traceback", "Warning", "Exception ignored", "failed unexpectedly", "Fatal")
-ROOT = Path(__file__).parent.parent
 
 
-@dataclass(eq=False)
-class WorkerProcess:
-    """One worker, running or ended."""
-
-    plan: Plan
-    process: subprocess.Popen[bytes]
-    errors: Path
-    """The file of its standard error."""
-
-    def send(self, command: object) -> None:
-        assert self.process.stdin is not None  # noqa: S101 - it is a pipe
-        self.process.stdin.write(json.dumps(command).encode() + b"\n")
-        self.process.stdin.flush()
-
-    def receive(self, seconds: float) -> str:
-        """The worker's next line."""
-        assert self.process.stdout is not None  # noqa: S101 - it is a pipe
-        if not select.select([self.process.stdout], [], [], seconds)[0]:
-            raise ChaosError(f"worker {self.plan.number} sent nothing for {seconds:g} s")
-        line = self.process.stdout.readline().decode().strip()
-        if not line:
-            raise ChaosError(f"worker {self.plan.number} ended: {self.errors.read_text()[-2000:]}")
-        return line
-
-    def end(self) -> None:
-        """Kill the process, and close its pipes."""
-        self.process.kill()
-        self.process.wait()
-        for pipe in (self.process.stdin, self.process.stdout):
-            if pipe is not None:
-                pipe.close()
+WorkerProcess = Child[Plan]
 
 
 class WorkerPool:
@@ -136,17 +101,7 @@ class WorkerPool:
         return worker
 
     def _launch(self, module: str, plan: Plan) -> WorkerProcess:
-        errors = Path(plan.file).with_suffix(".log")
-        with errors.open("wb") as log:
-            process = subprocess.Popen(  # noqa: S603 - our own program
-                [sys.executable, "-m", module, plan.text()],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                cwd=ROOT,
-                env=os.environ | {"PYTHONUNBUFFERED": "1"},
-            )
-        return WorkerProcess(plan, process, errors)
+        return launch(module, plan, Path(plan.file))
 
 
 def pause(worker: WorkerProcess) -> None:

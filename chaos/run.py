@@ -64,10 +64,14 @@ def run(name: str, scenario: Scenario, seconds: float, seed: int) -> RunResult:
             mirrors=setup.mirrors,
             followers=setup.followers,
         )
-        with WorkerPool(Path(folder), plan, WORKERS, setup.has_plain) as pool:
+        with WorkerPool(Path(folder), plan, 0 if setup.engine else WORKERS, setup.has_plain) as pool:
             chance = random.Random(f"{seed} {name}")  # noqa: S311 - chance, not secrets
             events = inject_faults(setup, pool, chance, seconds)
-            found_history, violations = _check(setup, pool, events, start)
+            if setup.engine:
+                violations = setup.engine.check() + checker.check_end({}, {}, ttls(setup), TTL)
+                found_history = History(setup.engine.calls(), events, DEADLINE)
+            else:
+                found_history, violations = _check(setup, pool, events, start)
     failures = {(call.worker, call.began): checker.failure(call) for call in found_history.calls}
     return RunResult(
         name,

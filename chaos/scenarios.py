@@ -12,6 +12,7 @@ import redis
 
 from chaos import faults
 from chaos.clusters import Cluster
+from chaos.engine import Engine
 from chaos.faults import Fault
 from chaos.lagging import Lagging
 from chaos.proxy import Proxy
@@ -55,6 +56,8 @@ class Setup:
     """Mirrors and followers of failures of each worker."""
     has_plain: bool = False
     """Whether a plain redis-py client runs beside the workers, for comparison."""
+    engine: Engine | None = None
+    """An engine that runs instead of workers."""
     direct: str = ""
     """The URL that the observer uses, past the network faults; by default that of the workers."""
 
@@ -177,6 +180,13 @@ def cluster(folder: Path) -> Iterator[Setup]:
         yield Setup(cluster.url, cluster.faults(), clients, shards=shards, lease=LONG_LEASE)
 
 
+@contextlib.contextmanager
+def agent(folder: Path) -> Iterator[Setup]:
+    """Processes of an engine, their agent, and a server that keeps its data."""
+    with Server(folder / "server", *DURABLE) as server, Engine(folder, server) as engine:
+        yield Setup(server.url, engine.faults(), lambda: [server.client], engine=engine)
+
+
 SCENARIOS = {
     "workers": Scenario(workers),
     "failures": Scenario(failures, seconds=6.0),
@@ -196,4 +206,5 @@ SCENARIOS = {
     "lag": Scenario(lag, seconds=6.0),
     "wakes": Scenario(wakes),
     "cluster": Scenario(cluster, seconds=8.0),
+    "agent": Scenario(agent, seconds=1.0),
 }

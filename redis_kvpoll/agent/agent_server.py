@@ -218,7 +218,7 @@ class AgentServer:
 
     def _control(self, peer: Peer, kind: int, payload: bytes) -> None:
         if kind == frames.PING:
-            peer.send(frames.PONG, payload)
+            peer.pong()
         elif kind == frames.GOODBYE:
             self._sessions.end(peer, "goodbye")
         elif kind == frames.HELLO and peer not in self._sessions:

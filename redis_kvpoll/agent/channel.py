@@ -8,9 +8,13 @@ Invariants:
   the next ``on_connected``, and ``on_connected`` is the first call of a connection.
 - Until ``on_connected`` returns, its thread alone can send: nothing comes before what it sends.
 
-A thread of its own connects, calls the callbacks and asks the agent four times a second whether it is there. It takes
-messages while nobody polls: beside a busy main thread it would get the interpreter only after 5 ms, so a caller that
-wants to know more calls ``poll`` first, which takes well below a microsecond when nothing has come.
+A thread of its own connects, calls the callbacks and asks the agent several times a second whether it is there. It
+takes messages while nobody polls: beside a busy main thread it would get the interpreter only after 5 ms, so a caller
+that wants to know more calls ``poll`` first, which takes well below a microsecond when nothing has come. What is not of
+the ``polled_kinds`` then goes to the channel's thread, in the order among itself.
+
+Each time that the thread wakes it takes the interpreter from the process's other threads. So it asks when a message has
+woken it anyway, if it can, and the agent's answer is a number in shared memory.
 """
 
 from __future__ import annotations
@@ -21,37 +25,21 @@ import os
 import select
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Collection
 
 from redis_kvpoll._fork import forkable
 from redis_kvpoll.agent import frames
 from redis_kvpoll.agent.link import AgentSource, Link, ServicePath, start_of
+from redis_kvpoll.agent.patience import DEFAULT_TIMING, Patience, Timing
 
 logger = logging.getLogger("redis_kvpoll")
-
-
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """How long a channel waits. A process that stands still wakes to one tick, so that it does not blame its agent."""
-
-    tick: float = 0.25
-    """Seconds between two questions to the agent."""
-    unanswered: int = 4
-    """After so many ticks without an answer another agent is started."""
-    busy: int = 120
-    """The same while its process runs: it may only be slow, and another one would be no faster."""
-    unwelcome: int = 40
-    """The same before its welcome: a new agent is an interpreter that has to start, on a busy machine too."""
-    polled: float = 0.05
-    """Seconds between two looks of the channel's thread while callers poll."""
-    longest_pause: float = 5.0
-    """The upper limit in seconds for a pause between two attempts to connect."""
 
 
 class AgentChannel:
     """The channel. Callbacks run on its own thread, ``on_message`` also on the thread that polls; none may wait.
 
+    ``polled_kinds`` are the kinds of which ``on_message`` may run on a thread that polls; by default all.
     ``hello`` may be replaced at any time: the next connection sends it.
     """
 
@@ -65,12 +53,16 @@ class AgentChannel:
         *,
         on_writable: Callable[[], None] = lambda: None,
         on_tick: Callable[[], None] = lambda: None,
-        timing: Timing = Timing(),
+        polled_kinds: Collection[int] = range(frames.FIRST_CONTROL),
+        timing: Timing = DEFAULT_TIMING,
     ) -> None:
         self.hello = hello
         self._source: AgentSource = ServicePath(source) if isinstance(source, str | os.PathLike) else source
         self._on_message, self._on_connected, self._on_away = on_message, on_connected, on_away
         self._on_writable, self._on_tick = on_writable, on_tick
+        self._polled_kinds = polled_kinds
+        self._kept: deque[tuple[int, bytes]] = deque()
+        """Messages that were polled, and are for the channel's thread."""
         self._timing = timing
         self._identity = os.urandom(16)
         self._link: Link | None = None
@@ -85,8 +77,7 @@ class AgentChannel:
         """How many connections failed since the last welcome."""
         self._is_warned = False
         """Whether the log's last line says that there is no agent."""
-        self._unanswered = 0
-        self._beats = 0
+        self._patience = Patience(timing)
         self._polls = self._polls_seen = 0
         self._next_tick = 0.0
         self._is_closing = False
@@ -183,18 +174,19 @@ class AgentChannel:
         pid = os.getpid()
         hello = frames.Hello(pid, start_of(pid), self._identity, self._agent, self.hello)
         link.send(frames.HELLO, hello.pack())
-        self._unanswered = 0
+        self._patience.begin()
         poller = select.poll()
         poller.register(self._waker, select.POLLIN)
         while not (link.is_ended or self._is_closing):
-            has_room = self._wait(poller, link)
+            has_room, received = self._wait(poller, link), link.received
             if not link.receive(self._deliver):
                 time.sleep(0.001)  # Another thread does it now; the socket may stay readable until it is done.
+            self._deliver_kept()
             if has_room:
                 link.wants_room = False
                 if link.flush() and self._link is link:
                     self._call(self._on_writable)
-            if self._tick():
+            if self._tick(is_awake=link.received != received):
                 self._ask(link)
 
     def _wait(self, poller: select.poll, link: Link) -> bool:
@@ -208,39 +200,49 @@ class AgentChannel:
             os.eventfd_read(self._waker)
         return bool(found.get(link.socket.fileno(), 0) & select.POLLOUT)
 
-    def _tick(self) -> bool:
-        """Call ``on_tick`` if it is time. Returns whether it was."""
-        if time.monotonic() < self._next_tick:
+    def _tick(self, is_awake: bool = False) -> bool:
+        """Call ``on_tick`` if it is time, or, if a message has woken this thread, almost. Returns whether it was."""
+        timing, now = self._timing, time.monotonic()
+        if now < self._next_tick - (timing.tick - timing.early if is_awake else 0.0):
             return False
-        self._next_tick = time.monotonic() + self._timing.tick
+        self._next_tick = now + timing.tick
         self._call(self._on_tick)
         return True
 
     def _ask(self, link: Link) -> None:
         """Ask the agent whether it is there, or give it up."""
-        beats, self._beats = self._beats, link.beats
-        limit = self._timing.unanswered if self._beats == beats else self._timing.busy
-        if self._unanswered >= (limit if link.is_welcome else self._timing.unwelcome):
+        if self._patience.is_over(link):
             logger.warning("redis_kvpoll: agent %d does not answer; connecting to another", link.agent)
             self._is_warned = True
             link.is_ended = True
             if not link.is_in_use:  # Else it is this process that stands still.
                 self._newer_than = max(self._newer_than, link.agent)
-            return
-        self._unanswered += 1
-        if link.is_welcome:
+        elif link.is_welcome:
             self._failures = 0
             link.send(frames.PING, b"")
 
     def _deliver(self, link: Link, kind: int, payload: bytes) -> None:
-        self._unanswered = 0
+        self._patience.begin()
         if kind < frames.FIRST_CONTROL:
-            self._call(self._on_message, kind, payload)
+            self._pass_on(kind, payload)
         elif kind == frames.WELCOME and not link.is_welcome:
             self._greet(link, frames.Welcome.unpack(payload))
         elif kind in (frames.SUPERSEDED, frames.REFUSED):
             link.refusal = payload.decode(errors="replace")
             link.is_ended = True
+
+    def _pass_on(self, kind: int, payload: bytes) -> None:
+        if threading.get_ident() == self._thread.ident:
+            self._deliver_kept()
+        elif kind not in self._polled_kinds:
+            self._kept.append((kind, payload))
+            self._wake()
+            return
+        self._call(self._on_message, kind, payload)
+
+    def _deliver_kept(self) -> None:
+        while self._kept:
+            self._call(self._on_message, *self._kept.popleft())
 
     def _greet(self, link: Link, welcome: frames.Welcome) -> None:
         if self._is_warned or self._agent not in (0, welcome.agent):
@@ -259,6 +261,7 @@ class AgentChannel:
         link.receive(self._deliver)  # What was sent before the end.
         was_connected, self._link = self._link is link, None
         link.end()
+        self._deliver_kept()
         self._latest = None
         if self._is_closing:
             return

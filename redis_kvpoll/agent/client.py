@@ -107,6 +107,7 @@ class TableClient:
     def close(self) -> None:
         """Have what is pending published, and leave the table."""
         if self.channel is not None:
+            self._rooms.change(self._sender.send_changes)
             self.post(messages.LEAVE, b"")
             if self.channel.is_connected:
                 self._left.wait(CLOSE_SECONDS)
@@ -131,6 +132,11 @@ class TableClient:
     def send_changes(self) -> None:
         """Send what has changed, if the channel takes it. A change of the rooms, as ``add`` is."""
         self._sender.send_changes()
+
+    def poll(self) -> None:
+        """Take what the table part has told of its progress, without waiting; the rest goes to the channel's thread."""
+        if self.channel is not None:
+            self.channel.poll()
 
     def add(self, kind: int, payload: bytes) -> None:
         """Have a message that is no change sent by the next ``send_changes``."""
@@ -167,6 +173,8 @@ class TableClient:
         self._guard(self._handlers.state_changed)
 
     def _on_tick(self) -> None:
+        if self._rooms.outbox.has_changes:  # what was not urgent
+            self._rooms.change(self._sender.send_changes)
         self._guard(self._handlers.tick)
 
     def _on_message(self, kind: int, payload: bytes) -> None:
@@ -181,7 +189,10 @@ class TableClient:
             self._go_on_alone()
 
     def _handle(self, kind: int, payload: bytes) -> None:
-        if kind in (messages.OPENED, messages.ENDED):
+        if kind == messages.NEWS:
+            for part, contents in messages.decode_news(payload):
+                self._handle(part, contents)
+        elif kind in (messages.OPENED, messages.ENDED):
             self._rooms.change(lambda: self._note(kind, payload))
         elif kind == messages.RANKS:
             for room, number, ranks in messages.decode_ranks(payload):

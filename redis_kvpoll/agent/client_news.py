@@ -1,4 +1,4 @@
-"""What a table part tells its client of its progress: together, since each message wakes a thread there."""
+"""What a table part tells its client of its progress: in one message, since each wakes a thread there."""
 
 from __future__ import annotations
 
@@ -29,15 +29,20 @@ class ClientNews:
 
     def send(self, state: TableState, lease: LeaseState | None) -> None:
         """Tell what is new."""
+        parts = []
         if self._opened:
             opened, self._opened = self._opened, []
-            self._send(messages.OPENED, messages.encode_lives(opened))
+            parts.append((messages.OPENED, messages.encode_lives(opened)))
         if self._ended:
             ended, self._ended = self._ended, []
-            self._send(messages.ENDED, messages.encode_lives(ended))
+            parts.append((messages.ENDED, messages.encode_lives(ended)))
         if lease is not None and lease != self._lease:
             self._lease = lease
-            self._send(messages.LEASE, messages.encode_words(*lease))
+            parts.append((messages.LEASE, messages.encode_words(*lease)))
         if state != self._state:
             self._state = state
-            self._send(messages.STATE, messages.encode_words(*state))
+            parts.append((messages.STATE, messages.encode_words(*state)))
+        if len(parts) > 1:
+            self._send(messages.NEWS, messages.encode_news(parts))
+        elif parts:
+            self._send(*parts[0])

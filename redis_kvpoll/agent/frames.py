@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Self
 
-VERSIONS = (1, 1)
-"""The versions of this protocol that this code speaks: first and last."""
+VERSIONS = (2, 2)
+"""The versions of this protocol that this code speaks: first and last. Version 1 was never published."""
 
 FIRST_CONTROL = 0xF0
 HELLO, WELCOME, PING, PONG, GOODBYE, SUPERSEDED, REFUSED = range(FIRST_CONTROL, FIRST_CONTROL + 7)

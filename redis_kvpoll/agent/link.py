@@ -28,7 +28,7 @@ _DESCRIPTOR_SPACE = socket.CMSG_SPACE(4)
 PATIENCE = 1.0
 """Seconds to wait for a thread that is in the middle of a callback when the connection ends."""
 COUNTER_BYTES = 4096
-"""One page: 8 bytes that count the packets, and 8 that show that the agent's process runs."""
+"""One page, of which 8 bytes count the packets, 8 show that the agent's process runs, and 8 count the pings read."""
 
 
 class AgentSource(Protocol):
@@ -104,6 +104,16 @@ class Link:
     def beats(self) -> int:
         """How often the agent has shown that its process runs; it does that while its event loop is busy, too."""
         return self._counter[1] if self._counter is not None else 0
+
+    @property
+    def answers(self) -> int:
+        """How many pings the agent has read, as far as it says so here."""
+        return self._counter[2] if self._counter is not None else 0
+
+    @property
+    def received(self) -> int:
+        """How many packets have come."""
+        return self._received
 
     @property
     def is_in_use(self) -> bool:

@@ -56,7 +56,11 @@ BROKEN = 91
 LEFT = 92
 LEASE = 93
 """The client's lease, for the next table part: its incarnation, and the epoch of each shard."""
+NEWS = 94
+"""Several of these messages, for one look of the client's: their kinds and payloads."""
 
+PROGRESS = frozenset({OPENED, ENDED, STATE, RANKS, LEASE, NEWS})
+"""The kinds that any thread of the client may take: what they tell changes nothing outside of this package."""
 STATUSES = frozenset(map(int, KVPoll))
 _ROOM_BYTES = 16
 _NO_STATUS = -1
@@ -66,6 +70,7 @@ _LIFE = Struct(f"<{_ROOM_BYTES}sqBd")
 _OPENED = Struct(f"<{_ROOM_BYTES}sqq")
 _RANKS = Struct(f"<{_ROOM_BYTES}sqH")
 _RANK = Struct("<Hb")
+_PART = Struct("<BI")
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,19 +117,17 @@ class ClientHello:
 def encode_change(room: int, life: RoomLife) -> bytes:
     """Return the payload of CHANGE."""
     length = life.length
-    flags = _IS_NEW * life.is_new | _IS_OVER * life.is_over | _HAS_LENGTH * (length is not None)
-    request, reason = _text(life.request, MAX_REQUEST), _text(life.reason, MAX_REASON)
-    head = _CHANGE.pack(
-        _room(room),
-        life.number,
-        flags,
-        _NO_STATUS if life.status not in STATUSES else life.status,
-        -1 if length is None else max(-1, min(length, MAX_PREFIX_LEN + 1)),  # one that is too large is refused later
-        life.generation,
-        life.opened_at,
-        len(request),
-        len(reason),
-    )
+    flags = (_IS_NEW if life.is_new else 0) | (_IS_OVER if life.is_over else 0)
+    if length is None:
+        length = -1
+    else:
+        flags |= _HAS_LENGTH
+        length = max(-1, min(length, MAX_PREFIX_LEN + 1))  # one that is too large is refused later
+    request = _text(life.request, MAX_REQUEST) if life.request else b""
+    reason = _text(life.reason, MAX_REASON) if life.reason else b""
+    status = life.status if life.status in STATUSES else _NO_STATUS
+    sizes = len(request), len(reason)
+    head = _CHANGE.pack(_room(room), life.number, flags, status, length, life.generation, life.opened_at, *sizes)
     return head + request + reason
 
 
@@ -186,6 +189,20 @@ def decode_ranks(payload: bytes) -> Iterator[tuple[int, int, dict[int, KVPoll]]]
         at = end
 
 
+def encode_news(parts: Iterable[tuple[int, bytes]]) -> bytes:
+    """Return the payload of NEWS."""
+    return b"".join(_PART.pack(kind, len(payload)) + payload for kind, payload in parts)
+
+
+def decode_news(payload: bytes) -> Iterator[tuple[int, bytes]]:
+    at = 0
+    while at < len(payload):
+        kind, size = _PART.unpack_from(payload, at)
+        at += _PART.size
+        yield kind, payload[at : at + size]
+        at += size
+
+
 def encode_words(*words: Any) -> bytes:
     """Return the payload of a rare message."""
     return json.dumps(words).encode()
@@ -202,4 +219,4 @@ def _room(room: int) -> bytes:
 
 def _text(text: str, limit: int) -> bytes:
     """Return a text, one character longer than the limit at most: the table cuts what is too long, and says so."""
-    return text[: limit + 1].encode("utf-8", "surrogatepass") if text else b""
+    return text[: limit + 1].encode("utf-8", "surrogatepass")

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from redis_kvpoll.agent.channel import AgentChannel
 from redis_kvpoll.agent.launch import Launcher
-from redis_kvpoll.agent.messages import ClientHello
+from redis_kvpoll.agent.messages import PROGRESS, ClientHello
 
 APPLICATION = "redis_kvpoll.agent.table_parts:make"
 
@@ -22,6 +22,7 @@ class ClientChannel(Protocol):
     def is_connected(self) -> bool: ...
     def start(self) -> None: ...
     def send(self, kind: int, payload: bytes) -> bool: ...
+    def poll(self) -> None: ...
     def close(self, timeout: float) -> None: ...
 
 
@@ -36,11 +37,13 @@ def open_channel(
     on_tick: Callable[[], None],
 ) -> ClientChannel:
     """Return a channel to the agent at a path, or else to the one that an instance's first process starts."""
-    source = agent or Launcher(_name_of(hello), APPLICATION)
+    source = agent or Launcher(agent_name(hello), APPLICATION)
     callbacks = on_message, on_connected, on_away
-    return AgentChannel(source, hello.encode(), *callbacks, on_writable=on_writable, on_tick=on_tick)
+    return AgentChannel(
+        source, hello.encode(), *callbacks, on_writable=on_writable, on_tick=on_tick, polled_kinds=PROGRESS
+    )
 
 
-def _name_of(hello: ClientHello) -> str:
+def agent_name(hello: ClientHello) -> str:
     """Return the name of the agent of an instance: one for each server and deployment, without the password."""
     return f"{hello.instance} {hello.options.get('namespace')} {zlib.crc32(hello.url.encode()):08x}"

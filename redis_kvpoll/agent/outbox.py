@@ -38,7 +38,8 @@ class RoomLife:
     def add(self, later: RoomLife) -> None:
         """Merge later changes of the same life into these."""
         self.request = self.request or later.request
-        self.status = merge_optional(self.status, later.status)
+        if later.status is not None:
+            self.status = merge_optional(self.status, later.status)
         self.reason = self.reason or later.reason
         self.length = self.length if later.length is None else later.length
         self.is_over = self.is_over or later.is_over
@@ -47,7 +48,7 @@ class RoomLife:
 
 
 class Outbox:
-    """The unpublished lives of rooms. ``wake`` is called with the first change after each ``take_changed``."""
+    """The unpublished lives of rooms. ``wake`` is called with each change that is to be published at once."""
 
     def __init__(self, wake: Callable[[], object], lock: contextlib.AbstractContextManager[Any]) -> None:
         self.dropped = 0
@@ -75,14 +76,14 @@ class Outbox:
         """Whether a room has changed since the last ``take_changed``."""
         return bool(self._changed)
 
-    def life(self, room: int, number: int) -> RoomLife:
-        """Return the unpublished changes of a life, for the caller to add to."""
+    def life(self, room: int, number: int, is_urgent: bool = True) -> RoomLife:
+        """Return the unpublished changes of a life, for the caller to add to; what is not urgent goes with others."""
         if self._is_closed:
             return RoomLife(number)
         lives = self._lives.setdefault(room, [])
         if not lives or lives[-1].number != number:
             lives.append(RoomLife(number))
-        self.mark_changed(room)
+        self.mark_changed(room, is_urgent)
         return lives[-1]
 
     def end(self, room: int, number: int) -> None:
@@ -91,13 +92,12 @@ class Outbox:
         life.is_over = True
         self._drop_excess(room, life)
 
-    def mark_changed(self, room: int) -> None:
+    def mark_changed(self, room: int, is_urgent: bool = True) -> None:
         """Queue the room for the publisher."""
-        if self._is_closed:
-            return
-        if not self._changed:
-            self._wake()
-        self._changed[room] = None
+        if not self._is_closed:
+            self._changed[room] = None
+            if is_urgent:
+                self._wake()
 
     @contextlib.contextmanager
     def withholding(self, room: int) -> Iterator[None]:

@@ -59,7 +59,7 @@ class Peer:
         return bool(self._queue)
 
     def silent_for(self) -> float:
-        """Return for how many seconds nothing came. A process asks four times a second, unless it stands still."""
+        """Return for how many seconds nothing came. A process asks several times a second, unless it stands still."""
         return time.monotonic() - self.last_heard
 
     def send(self, kind: int, payload: bytes) -> bool:
@@ -117,6 +117,13 @@ class Peer:
                 yield message
         if taken:
             self.last_heard = time.monotonic()
+
+    def pong(self) -> None:
+        """Show the process that its ping was read, if possible without waking it."""
+        if self._counter is not None:
+            self._counter[2] = (self._counter[2] + 1) % 2**32
+        else:
+            self.send(frames.PONG, b"")
 
     def beat(self) -> None:
         """Show the process that this one runs, however busy it is."""

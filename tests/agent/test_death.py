@@ -124,7 +124,7 @@ class TestRefused:
         engine.channel()
         kind, why = engine.raw(versions=(7, 9)).answer()
         assert kind == frames.REFUSED
-        assert why.decode() == "the agent speaks versions 1 to 1 of the protocol, and this process 7 to 9"
+        assert why.decode() == "the agent speaks versions 2 to 2 of the protocol, and this process 7 to 9"
 
     @pytest.mark.parametrize("packet", [b"x", bytes([frames.HELLO, 0]), b"\x01\x07"])
     def test_an_invalid_packet_ends_its_connection_alone(self, engine, packet):

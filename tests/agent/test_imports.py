@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-CLIENT_MODULES = ("frames", "link", "channel", "rendezvous", "launch")
+CLIENT_MODULES = ("frames", "link", "patience", "channel", "rendezvous", "launch")
 LOAD = "import sys; import redis_kvpoll.agent.{}; print(*sorted(sys.modules))"
 
 

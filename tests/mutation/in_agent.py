@@ -121,4 +121,18 @@ IN_THE_AGENT = [
         "",
         "agent/test_shared_table.py::TestOneCall::test_changes_of_one_round_are_one_call",
     ),
+    (
+        "an agent that counts its answers is given up",
+        f"{_AGENT}.patience:Patience.is_over",
+        "if agent.answers != self._answers:",
+        "if False:",
+        "agent/test_patience.py::test_agent_that_counts_its_answers_is_never_given_up",
+    ),
+    (
+        "a caller that polls handles what is for the channel's thread",
+        f"{_AGENT}.channel:AgentChannel._pass_on",
+        "elif kind not in self._polled_kinds:",
+        "elif False:",
+        "agent/test_channel.py::TestMessages::test_kinds_that_are_not_polled_reach_the_channels_thread_alone",
+    ),
 ]

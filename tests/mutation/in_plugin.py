@@ -225,6 +225,13 @@ IN_THE_PLUGIN = [
         "agent/test_sender.py::TestSender::test_full_channel_merges_and_keeps_the_order",
     ),
     (
+        "collect does not look for what has come",
+        "integrations.sglang.worker:TableWorker.statuses_of",
+        "self.client.poll()",
+        "pass",
+        "plugin/test_consensus_map.py::test_collect_takes_what_has_come_on_its_own_thread",
+    ),
+    (
         "the next agent is told nothing of the present rooms",
         "agent.sender:ChangeSender._keep",
         "told = self._told[key] = life",

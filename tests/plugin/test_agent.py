@@ -6,11 +6,13 @@ import contextlib
 import logging
 import os
 import re
+import select
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -101,9 +103,9 @@ def incarnations(store):
 
 
 @contextlib.contextmanager
-def process_with(rooms, ranks=1):
-    """Another process of SGLang, the last of some ranks, with so many open rooms."""
-    command = [sys.executable, "-m", "tests.plugin.agent_client", str(rooms), str(ranks)]
+def process_with(rooms, ranks=1, megabytes=0):
+    """Another process of SGLang, the last of some ranks, with so many open rooms and so much memory touched."""
+    command = [sys.executable, "-m", "tests.plugin.agent_client", *map(str, (rooms, ranks, megabytes))]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen(command, text=True, bufsize=1, **pipes) as process:
         assert process.stdout.readline() == "open\n"
@@ -113,6 +115,10 @@ def process_with(rooms, ranks=1):
 def ask(process):
     process.stdin.write("?\n")
     return process.stdout.readline()
+
+
+def is_readable(descriptor):
+    return bool(select.select([descriptor], [], [], 0)[0])
 
 
 class TestOneAgent:
@@ -230,6 +236,45 @@ class TestDeaths:
             serve_rooms(sglang, [room])
         os.kill(stopped, signal.SIGCONT)
         until_equal(store, sglang)
+
+
+@pytest.mark.slow
+class TestLong:
+    def test_twenty_seconds_without_the_agent_harm_nobody(self, store, sglang, agents):
+        """SGLang serves requests all the time; the agent that wakes ends, and fails nothing."""
+        serve_rooms(sglang, ROOMS)
+        until_equal(store, sglang)
+        before = incarnations(store)
+        stopped, end = agents.signal(signal.SIGSTOP), time.monotonic() + 20
+        room = 2000
+        while time.monotonic() < end:
+            serve_rooms(sglang, [room])
+            room += 1
+            time.sleep(0.02)
+        os.kill(stopped, signal.SIGCONT)
+        real.until(lambda: not Path(f"/proc/{stopped}").exists(), "it ends")
+        assert FAIL not in sglang.request_status.values()
+        until_equal(store, sglang)
+        assert (incarnations(store), len(agents.pids)) == (before, 2)
+
+    def test_process_with_much_memory_fails_with_the_kernels_word(self, store, agents):
+        """The kernel frees its memory first, then says that it is dead. Its rooms do not fail before that."""
+        free = re.search(r"MemAvailable: +(\d+)", Path("/proc/meminfo").read_text())
+        megabytes = min(8192, int(free[1]) * 7 // 10 >> 10)
+        if megabytes < 1024:
+            pytest.skip(f"only {megabytes} MB are free")
+        with process_with(40, megabytes=megabytes) as process:
+            watch = os.pidfd_open(process.pid)
+            process.stdin.write("end\n")
+            while not is_readable(watch):
+                status = store.get(FIRST)
+                assert status is not KVPoll.Failed or is_readable(watch)
+            told = time.monotonic()
+            real.until(lambda: set(store.poll(range(FIRST, FIRST + 40))) == {KVPoll.Failed}, "its rooms fail")
+            took = time.monotonic() - told
+            os.close(watch)
+        sys.stdout.write(f"{megabytes} MB: Failed {1000 * took:.0f} ms after the kernel's word\n")
+        assert KVPoll.Transferring in [change.status for change in store.history(FIRST)]
 
 
 class TestOutage:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
+from redis_kvpoll.integrations.sglang.compat import ProcessIdentity
 from redis_kvpoll.integrations.sglang.maps import ConsensusMap
 from redis_kvpoll.integrations.sglang.registry import RoomRegistry
+from redis_kvpoll.integrations.sglang.settings import PluginSettings
+from redis_kvpoll.integrations.sglang.worker import TableWorker
 
 FAIL, BOOT, WAIT, MOVE, OK = range(5)
 ROOM = 7
@@ -51,6 +56,16 @@ def test_collect_on_another_rank_is_the_tables(own):
     statuses[ROOM] = BOOT
     assert statuses.collect(ROOM) == [OK, BOOT, None]
     assert statuses.collect(8) == [None, None, None]
+
+
+def test_collect_takes_what_has_come_on_its_own_thread():
+    """A thread that waits for the interpreter beside a busy scheduler gets it only after 5 ms."""
+    identity = ProcessIdentity("prefill", "prefill/h:1", "prefill/h:1/pp1@h:2", 1, 2, (0, 1))
+    worker = TableWorker(PluginSettings("redis://nowhere"), identity)
+    worker.registry.statuses[ROOM] = BOOT
+    ranks = {ROOM: (worker.registry.current_life(ROOM), {0: OK})}
+    worker.client.channel = SimpleNamespace(poll=lambda: worker.client.ranks.update(ranks))
+    assert worker.statuses_of(ROOM) == {0: OK}
 
 
 def test_every_write_reaches_sglangs_own_store(own):

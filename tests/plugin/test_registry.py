@@ -85,14 +85,17 @@ class TestOutbox:
         assert registry.outbox.take_changed() == []
         assert take_all(registry) == []
 
-    def test_changes_wake_once_until_taken(self):
-        woken = []
-        registry = RoomRegistry(lambda: woken.append(1))
+    def test_each_change_but_a_length_is_news(self):
+        """A length goes with the status of the same message, so that the two are one for the agent."""
+        told = []
+        registry = RoomRegistry(lambda: told.append(registry.outbox.take_changed()))
         for room in range(3):
             registry.statuses[room] = BOOT
-        assert (len(woken), registry.outbox.take_changed()) == (1, [0, 1, 2])
+        registry.lengths[0] = 17
+        assert (told, registry.outbox.has_changes) == ([[0], [1], [2]], True)
         registry.statuses[0] = WAIT
-        assert len(woken) == 2
+        assert told[3:] == [[0]]
+        assert registry.outbox.take(0) == RoomLife(1, is_new=True, status=WAIT, length=17)
 
     def test_failure_has_its_reason_and_opening_its_length(self, registry):
         registry.lengths[ROOM] = 17

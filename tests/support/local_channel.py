@@ -56,6 +56,9 @@ class LocalChannel:
         self._loop: asyncio.AbstractEventLoop | None = None
         self.thread = threading.Thread(target=self._run, name="kvpoll-table", daemon=True)
 
+    def poll(self):
+        """Nothing waits for a poll here."""
+
     @property
     def is_connected(self) -> bool:
         """Whether its event loop runs."""

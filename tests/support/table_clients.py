@@ -20,8 +20,9 @@ class Process:
         self.session = parts.open_session(self, hello.encode())
 
     def send(self, kind, payload):
-        self.kinds.append(kind)
-        self.told.put_nowait((kind, payload))
+        for part in messages.decode_news(payload) if kind == messages.NEWS else [(kind, payload)]:
+            self.kinds.append(part[0])
+            self.told.put_nowait(part)
 
     def silent_for(self):
         return self.silence

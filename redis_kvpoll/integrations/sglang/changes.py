@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, TypeVar, cast
 
 from redis_kvpoll.integrations.sglang.scope import Scopes
@@ -46,10 +46,12 @@ class Changes:
             try:
                 self.is_changing = True
                 result = change()
-                self._make_put_off()
+                if self._put_off:
+                    self._make_put_off()
             finally:
                 self.is_changing = False
-            self.settle()
+            if self.is_news or self._put_off:
+                self.settle()
         return result
 
     def do(self, call: Callable[[], object]) -> None:
@@ -61,7 +63,8 @@ class Changes:
         while (self._put_off or self.is_news) and not self.is_changing:
             try:
                 self.is_changing = True
-                self._make_put_off()
+                if self._put_off:
+                    self._make_put_off()
                 if self.is_news:
                     self.is_news = False
                     self._after()
@@ -93,7 +96,7 @@ def change(method: F) -> F:
 
     @wraps(method)
     def made(self: Any, *arguments: Any) -> None:
-        self.changes.do(lambda: method(self, *arguments))
+        self.changes.make(partial(method, self, *arguments), _nothing)
 
     return cast(F, made)
 

@@ -159,9 +159,9 @@ class RoomRegistry:
         life.status = dict.__getitem__(self.statuses, room)
         life.reason = dict.get(self.reasons, room, "") if life.status == FAILED else ""
 
-    def _changes_of(self, room: int, number: int) -> RoomLife:
+    def _changes_of(self, room: int, number: int, is_urgent: bool = True) -> RoomLife:
         """Return where to add changes of a life."""
-        return RoomLife(number) if room in self._unclaimed else self.outbox.life(room, number)
+        return RoomLife(number) if room in self._unclaimed else self.outbox.life(room, number, is_urgent)
 
     def _set(self, room: int, number: int, status: int, publish: bool = True) -> None:
         if status != dict.__getitem__(self.statuses, room):
@@ -194,13 +194,16 @@ class RoomRegistry:
 
     @change
     def record_length(self, room: int, length: int) -> None:
-        """Record how much of a room's prefix the decode side has."""
+        """Record how much of a room's prefix the decode side has. It goes into the table with the next change.
+
+        SGLang records it just before it writes the status of the same message: together they are one for the agent.
+        """
         dict.__setitem__(self.lengths, room, length)
         number = self._lives.get(room)
         if number is None:
             self._add_tombstone(room, None)
         else:
-            self._changes_of(room, number).length = length
+            self._changes_of(room, number, is_urgent=False).length = length
 
     def pop_length(self, room: int, default: Any) -> Any:
         """Return the length and forget it here; the table keeps it until the room is cleared."""

@@ -50,7 +50,7 @@ class TableWorker:
         """Fails a life as the table says: room, life, reason, and whether it failed in the other role's table."""
         self.end_by_hand: Callable[[int, int, str], object] | None = None
         """Decode: ends a life that an operator has aborted in its table."""
-        self.client = TableClient(_hello(settings, identity), settings.agent, self.registry, self)
+        self.client = TableClient(hello_of(settings, identity), settings.agent, self.registry, self)
         self.registry.on_hold = self._tell_hold
         self.registry.waiting.on_waiting = self._tell_waiting
         self._peer_failures = PeerFailures(
@@ -91,6 +91,7 @@ class TableWorker:
 
     def statuses_of(self, room: int) -> dict[int, KVPoll]:
         """Return the table's statuses of a room by rank; empty until it knows the current life."""
+        self.client.poll()
         number, statuses = self.client.ranks.get(room, (None, {}))
         return statuses if number is not None and number == self.registry.current_life(room) else {}
 
@@ -123,7 +124,7 @@ class TableWorker:
         self.registry.waiting.longest = REASON_WAIT_SECONDS if has_peers else 0.0
 
     def tick(self) -> None:
-        """Do what is due four times a second."""
+        """Do what is due several times a second."""
         state = self.client.state
         self._peer_failures.check_all()
         self._forget()
@@ -172,7 +173,8 @@ class TableWorker:
             )
 
 
-def _hello(settings: PluginSettings, identity: ProcessIdentity) -> ClientHello:
+def hello_of(settings: PluginSettings, identity: ProcessIdentity) -> ClientHello:
+    """Return what a process tells its agent of itself."""
     return ClientHello(
         settings.url,
         {**settings.options(identity.role), **identity.rank_options},

@@ -1,0 +1,280 @@
+"""An engine whose processes use one agent, and the faults of both. See engine_process for what the processes do.
+
+A fault ends when everything works again. Whether a call waits is judged by order, not by time: while no agent runs
+that could answer, and no other can start, every process must make its calls. One that does not ends the run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+from chaos import told
+from chaos.children import Child, launch
+from chaos.engine_process import IDLE_SECONDS, NAMESPACE, SHARED, ProcessPlan
+from chaos.faults import Chance, Fault, cut_clients, restart, server_fault
+from chaos.history import CallRecord, read
+from chaos.pool import ERROR_WORDS
+from chaos.servers import ChaosError, Server, until
+from chaos.violations import Violation
+from redis_kvpoll import KVPoll, StatusStore
+from redis_kvpoll.agent.launch import Launcher
+from redis_kvpoll.agent.open_channel import APPLICATION, agent_name
+from redis_kvpoll.agent.rendezvous import Rendezvous
+from redis_kvpoll.integrations.sglang.worker import hello_of
+
+RANKS = 3
+LEASE = 180.0
+"""So long that none expires, on a busy machine either: what fails within a run has failed by the kernel's word."""
+TTL = 1800.0
+DEADLINE = 5.0
+PATIENCE = 90.0
+"""Seconds for anything of an engine to happen: less than a lease."""
+ERRORS = (*ERROR_WORDS, "lost its lease")
+
+
+class Engine:
+    """The processes of an engine, and their agents. A context manager."""
+
+    def __init__(self, folder: Path, server: Server) -> None:
+        self._found: list[Violation] = []
+        self._folder = folder
+        self._server = server
+        self._start = time.monotonic()
+        self._count = 0
+        self._running: list[Child[ProcessPlan]] = []
+        self._ended: list[Child[ProcessPlan]] = []
+        self._held: list[int] = []
+        """Children that hold sockets of their parents."""
+        self._store = StatusStore.from_url(server.url, namespace=f"{NAMESPACE}-prefill", policy="strict")
+
+    def __enter__(self) -> Engine:
+        self._environment = os.environ.get("XDG_RUNTIME_DIR")
+        os.environ["XDG_RUNTIME_DIR"] = str(self._folder)
+        for rank in range(RANKS):
+            self._launch(rank)
+        for child in self._running:
+            child.receive(PATIENCE)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for child in self._running:
+            child.end()
+        for pid in [*self.agents(), *self._held]:
+            _signal(pid, signal.SIGKILL)
+        self._store.close()
+        if self._environment is None:
+            del os.environ["XDG_RUNTIME_DIR"]
+        else:
+            os.environ["XDG_RUNTIME_DIR"] = self._environment
+
+    def agents(self) -> list[int]:
+        """Return the processes of all agents that have run, in order."""
+        return [int(pid) for pid in re.findall(r"runs as process (\d+)", self._log())]
+
+    def calls(self) -> list[CallRecord]:
+        children = self._ended + self._running
+        return [record for one in children for record in read(Path(one.plan.file), one.plan.number)]
+
+    # Faults
+
+    def faults(self) -> list[Fault]:
+        """Return every fault of this engine, its agent and its server."""
+        faults = {
+            "SIGKILL of the agent": self._kill_agent,
+            "SIGSTOP of the agent": self._stop_agent,
+            "SIGSTOP of the agent until another has its place": self._replace_agent,
+            "two agents at once": self._start_another_agent,
+            "the agent's socket is full": self._fill_socket,
+            "SIGKILL of a process": self._kill_process,
+            "SIGKILL of a process, a child holds its socket": self._kill_process_with_child,
+            "SIGKILL of a process with messages queued": self._kill_process_with_messages,
+            "a process leaves with messages queued": self._leave_with_messages,
+            "SIGSTOP of the server": self._stop_server,
+        }
+        own = [server_fault(name, inject) for name, inject in faults.items()]
+        return [*own, restart(self._server), cut_clients(self._server)]
+
+    def _kill_agent(self, _: Chance) -> None:
+        number = self._newest()
+        _signal(self._agent(), signal.SIGKILL)
+        self._await_newer(number)
+
+    def _stop_agent(self, chance: Chance) -> None:
+        with self._stopped_agent():
+            time.sleep(chance.uniform(0.05, 0.8))
+
+    def _replace_agent(self, _: Chance) -> None:
+        number = self._newest()
+        with self._stopped_agent() as stopped:
+            self._await_newer(number)
+        until(lambda: not _is_alive(stopped), "the former agent ends", PATIENCE)
+
+    def _start_another_agent(self, _: Chance) -> None:
+        number, former = self._newest(), self._agent()
+        hello = hello_of(self._running[0].plan.settings, self._running[0].plan.identity)
+        Launcher(agent_name(hello), APPLICATION).connect(newer_than=number)[0].close()
+        until(lambda: not _is_alive(former), "the former agent ends", PATIENCE)
+        self._await_newer(number)
+
+    def _fill_socket(self, chance: Chance) -> None:
+        with self._no_agent():
+            if not all(self._ask_for_calls(1_000 + chance.randrange(500))):
+                raise ChaosError("the socket of a stopped agent took everything")
+
+    def _kill_process(self, chance: Chance) -> None:
+        self._kill(self._settled(chance))
+
+    def _kill_process_with_child(self, chance: Chance) -> None:
+        victim = self._settled(chance)
+        self._held.append(int(victim.ask(PATIENCE, "hold")))
+        self._kill(victim)
+
+    def _kill_process_with_messages(self, chance: Chance) -> None:
+        victim = self._settled(chance)
+        with self._no_agent(is_back=lambda: self._await_failure(victim)):
+            victim.ask(PATIENCE, "calls", chance.randrange(20, 60))
+            victim.end()
+        self._replace(victim)
+
+    def _leave_with_messages(self, chance: Chance) -> None:
+        victim = self._settled(chance)
+        with self._no_agent(is_back=lambda: self._await_failure(victim)):
+            victim.ask(PATIENCE, "calls", chance.randrange(20, 60))
+            victim.ask(PATIENCE, "leave")
+            victim.end()
+        self._replace(victim)
+
+    def _stop_server(self, chance: Chance) -> None:
+        self._server.pause()
+        try:
+            self._ask_for_calls(chance.randrange(100, 200))
+        finally:
+            self._server.resume()
+        self._server.client.ping()
+
+    def _settled(self, chance: Chance) -> Child[ProcessPlan]:
+        """Return a process that has an agent, which knows it and has all that it has told so far."""
+        victim = chance.choice(self._running)
+        self._ask_if_told(victim, "settle")
+        return victim
+
+    def _ask_if_told(self, child: Child[ProcessPlan], command: str) -> None:
+        if not child.ask(IDLE_SECONDS + PATIENCE, command):
+            self._found.append(Violation("the table does not have all changes", f"process {child.plan.number}"))
+
+    def _kill(self, victim: Child[ProcessPlan]) -> None:
+        victim.end()
+        self._await_failure(victim)
+        self._replace(victim)
+
+    def _replace(self, victim: Child[ProcessPlan]) -> None:
+        self._running.remove(victim)
+        self._ended.append(victim)
+        self._launch(victim.plan.rank).receive(PATIENCE)
+
+    def _await_failure(self, victim: Child[ProcessPlan]) -> None:
+        """Wait until no room is live in which only the ended process has a part."""
+        rooms = sorted({call.room for call in read(Path(victim.plan.file), victim.plan.number) if call.room < SHARED})
+        live = (KVPoll.Bootstrapping, KVPoll.WaitingForInput, KVPoll.Transferring)
+        rank = victim.plan.rank
+        try:
+            until(lambda: not any(self._store.collect(room).get(rank) in live for room in rooms), "they fail", PATIENCE)
+        except ChaosError as error:
+            rule = "rooms of a process that has ended do not fail before its lease"
+            self._found.append(Violation(rule, f"process {victim.plan.number}: {error}"))
+
+    def _ask_for_calls(self, count: int) -> list[int]:
+        """Have every process make calls now, which nothing may keep waiting."""
+        for child in self._running:
+            child.send(["calls", count])
+        return [int(json.loads(child.receive(PATIENCE))) for child in self._running]
+
+    # Agents
+
+    @contextlib.contextmanager
+    def _stopped_agent(self) -> Iterator[int]:
+        pid = self._agent()
+        _signal(pid, signal.SIGSTOP)
+        try:
+            yield pid
+        finally:
+            _signal(pid, signal.SIGCONT)
+
+    @contextlib.contextmanager
+    def _no_agent(self, is_back: Callable[[], object] = lambda: None) -> Iterator[None]:
+        """Stop the agent, and let no other start, until it is back."""
+        with self._rendezvous.locked(PATIENCE):
+            with self._stopped_agent():
+                yield
+            is_back()
+
+    @property
+    def _rendezvous(self) -> Rendezvous:
+        return Rendezvous(agent_name(hello_of(self._running[0].plan.settings, self._running[0].plan.identity)))
+
+    def _newest(self) -> int:
+        return self._rendezvous.newest()
+
+    def _agent(self) -> int:
+        """Return the process of the newest agent, once it runs."""
+        return int(until(lambda: [pid for pid in self.agents() if _is_alive(pid)], "an agent runs", PATIENCE)[-1])
+
+    def _await_newer(self, number: int) -> None:
+        """Wait until every process is connected to a newer agent."""
+        for child in self._running:
+            until(partial(self._has_newer, child, number), "a newer agent", PATIENCE)
+
+    def _has_newer(self, child: Child[ProcessPlan], number: int) -> bool:
+        return int(child.ask(PATIENCE, "agent")) > number
+
+    def _log(self) -> str:
+        return "".join(log.read_text(errors="replace") for log in self._folder.glob("redis_kvpoll-*/*.log"))
+
+    def _launch(self, rank: int) -> Child[ProcessPlan]:
+        number, self._count = self._count, self._count + 1
+        file = self._folder / f"process-{number}.jsonl"
+        plan = ProcessPlan(
+            number, rank, RANKS, self._server.url, str(file), f"{number}", self._start, LEASE, TTL, DEADLINE
+        )
+        child = launch("chaos.engine_process", plan, file)
+        self._running.append(child)
+        return child
+
+    # Check
+
+    def check(self) -> list[Violation]:
+        """End all calls, and check the table, the processes and what they have printed."""
+        processes = [told.Process(one.plan.number, one.plan.rank, None) for one in self._ended]
+        for child in self._running:
+            self._ask_if_told(child, "quiesce")
+            statuses = dict(child.ask(PATIENCE, "statuses"))
+            processes.append(told.Process(child.plan.number, child.plan.rank, statuses))
+        calls = self.calls()
+        rooms = {call.room for call in calls}
+        table = {room: {rank: int(status) for rank, status in self._store.collect(room).items()} for room in rooms}
+        found = [*self._found, *told.check(calls, processes, table, SHARED)]
+        newest = self._agent()
+        until(lambda: not any(_is_alive(pid) for pid in self.agents() if pid != newest), "one agent is left", PATIENCE)
+        printed = [one.errors.read_text(errors="replace") for one in self._ended + self._running]
+        errors = [text[-2000:] for text in [*printed, self._log()] if any(word in text for word in ERRORS)]
+        return found + [Violation("a process printed an error", text) for text in errors]
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def _is_alive(pid: int) -> bool:
+    """Return whether a process runs; one that nobody has waited for does not."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    return False

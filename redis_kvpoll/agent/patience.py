@@ -1,0 +1,68 @@
+"""How long a process waits for its agent. No I/O.
+
+Invariant: only questions that stay without an answer count, never time alone: a process that stood still itself does
+not blame its agent.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """How long a channel waits. A process that stood still wakes to one tick."""
+
+    tick: float = 0.3
+    """Seconds between two questions to the agent."""
+    early: float = 0.2
+    """The same if a message wakes the channel's thread; less than the time between two reports of a table part."""
+    unanswered: int = 3
+    """After so many ticks without an answer another agent is started."""
+    busy: int = 100
+    """The same while its process runs: it may only be slow, and another one would be no faster."""
+    unwelcome: int = 34
+    """The same before its welcome: a new agent is an interpreter that has to start, on a busy machine too."""
+    polled: float = 0.05
+    """Seconds between two looks of the channel's thread while callers poll."""
+    longest_pause: float = 5.0
+    """The upper limit in seconds for a pause between two attempts to connect."""
+
+
+DEFAULT_TIMING = Timing()
+
+
+class Signs(Protocol):
+    """What an agent shows of itself, beside what it sends."""
+
+    @property
+    def is_welcome(self) -> bool: ...
+    @property
+    def beats(self) -> int: ...
+    @property
+    def answers(self) -> int: ...
+
+
+class Patience:
+    """Counts the questions to an agent that has not answered."""
+
+    def __init__(self, timing: Timing) -> None:
+        self._timing = timing
+        self._unanswered = 0
+        self._beats = self._answers = 0
+
+    def begin(self) -> None:
+        """Begin anew, because something has come from the agent, or there is another one."""
+        self._unanswered = 0
+
+    def is_over(self, agent: Signs) -> bool:
+        """Return whether the agent has left too many questions unanswered; otherwise it is asked once more."""
+        if agent.answers != self._answers:
+            self._answers, self._unanswered = agent.answers, 0
+        beats, self._beats = self._beats, agent.beats
+        limit = self._timing.unanswered if self._beats == beats else self._timing.busy
+        if self._unanswered >= (limit if agent.is_welcome else self._timing.unwelcome):
+            return True
+        self._unanswered += 1
+        return False
