@@ -93,6 +93,8 @@ class ClientHello:
     """Whether it wants the other ranks' statuses."""
     former: list[Any] = field(default_factory=list)
     """The lease that it has from a former table part, as in LEASE; empty if none."""
+    process: str = ""
+    """Its process for the owners' list, as ``host:pid``: as it sees itself, and as its own log names it."""
 
     @property
     def rank(self) -> int | None:

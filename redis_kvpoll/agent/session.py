@@ -12,9 +12,8 @@ import asyncio
 import contextlib
 import logging
 import traceback
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable
 from contextlib import AsyncExitStack
-from typing import Any
 
 from redis_kvpoll.agent import messages
 from redis_kvpoll.agent.client_news import ClientNews
@@ -131,9 +130,9 @@ class TableSession:
                 try:
                     async with AsyncExitStack() as stack:
                         async with asyncio.timeout(self.hello.join):
-                            tasks = await self._enter(stack)
+                            lease = await self._enter(stack)
                         self._has_joined = True
-                        await self._run_until_end(tasks)
+                        await self._run_until_end(lease)
                 except (KVPollError, TimeoutError) as error:
                     if self._has_joined or not self.hello.former:
                         raise
@@ -157,11 +156,11 @@ class TableSession:
             async with asyncio.timeout(REJOIN_SECONDS):
                 await self._ending.wait()
 
-    async def _run_until_end(self, tasks: Sequence[Coroutine[Any, Any, None]]) -> None:
+    async def _run_until_end(self, lease: ReplaceableLease) -> None:
         self._is_up = all(follower.synced for follower in self._followers)
         self._report()
         self._send(messages.JOINED, b"")
-        running = [asyncio.create_task(task) for task in tasks]
+        running = [asyncio.create_task(task) for task in (self._replace_lost_lease(lease), self._monitor(lease))]
         ending = asyncio.create_task(self._ending.wait())
         try:
             ended, _ = await asyncio.wait([ending, *running], return_when=asyncio.FIRST_COMPLETED)
@@ -176,8 +175,8 @@ class TableSession:
             for task in (ending, *running):
                 task.cancel()
             self._publisher.stop()  # first: what is opened without the lease would have no owner
-        if self._awaits_death and self._lease is not None:
-            await self._lease.abandon()
+        if self._awaits_death:
+            await lease.abandon()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self.hello.lease + SHUTDOWN_SECONDS):
                     await self._end_is_known.wait()
@@ -187,8 +186,8 @@ class TableSession:
         assert self.publisher is not None  # noqa: S101 - set when it joined
         return self.publisher
 
-    async def _enter(self, stack: AsyncExitStack) -> list[Coroutine[Any, Any, None]]:
-        """Join the table until the stack closes; return the coroutines to run until then."""
+    async def _enter(self, stack: AsyncExitStack) -> ReplaceableLease:
+        """Join the table until the stack closes; return the client's lease."""
         hello = self.hello
         table = await stack.enter_async_context(self._tables.table_of(hello))
         member = table.member(hello)
@@ -205,7 +204,7 @@ class TableSession:
         await self._follow(stack, table, own)
         self._rounds = table.rounds
         self._wake()
-        return [self._replace_lost_lease(lease), self._monitor(lease)]
+        return lease
 
     async def _follow(self, stack: AsyncExitStack, table: SharedTable, own: OwnFailures) -> None:
         """Follow what concerns the client's rooms until the stack closes."""

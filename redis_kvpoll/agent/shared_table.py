@@ -130,8 +130,8 @@ class SharedTable:
     def member(self, hello: ClientHello) -> TableMember:
         """Return how a client takes part in its table."""
         if self._group is None or hello.rank is None:
-            return StoreMember(self._store, hello.owner)
-        return GroupMember(self._store, self._group, self.rounds, (hello.rank, hello.world_size), hello.owner)
+            return StoreMember(self._store, hello)
+        return GroupMember(self._store, self._group, self.rounds, hello.rank, hello)
 
     def reap_others(self) -> None:
         """Fail the rooms of lost owners of the other table from now on."""

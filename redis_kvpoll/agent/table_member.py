@@ -6,11 +6,13 @@ Invariant: what a client opens or writes is its own, by its rank, under its leas
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Protocol
 
 from redis_kvpoll import validation
+from redis_kvpoll.agent.messages import ClientHello
 from redis_kvpoll.agent.rounds import OnAnswer, Rounds
-from redis_kvpoll.aio.lease import AsyncLease, abandon, renew_unless, resume, state_of
+from redis_kvpoll.aio.lease import AsyncLease, abandon, hold_for, resume, resume_room, state_of
 from redis_kvpoll.aio.rank_group import AsyncRankGroup, RankLease
 from redis_kvpoll.aio.room import AsyncRoom
 from redis_kvpoll.aio.store import AsyncStatusStore
@@ -71,13 +73,13 @@ class TableMember(Protocol):
 class StoreMember:
     """A client without ranks: the store is its own."""
 
-    def __init__(self, store: AsyncStatusStore, owner: str) -> None:
+    def __init__(self, store: AsyncStatusStore, hello: ClientHello) -> None:
         self.store = store
-        self._owner = owner
+        self._hello = hello
 
     async def hold_lease(self, ttl: float, stands_still: Callable[[], bool], former: LeaseState | None) -> HeldLease:
-        lease = self.store.lease(self._owner, ttl=ttl)
-        renew_unless(lease, stands_still)
+        lease = self.store.lease(self._hello.owner, ttl=ttl)
+        hold_for(lease, self._hello.process, stands_still)
         if former is None:
             await lease.__aenter__()
         else:
@@ -92,7 +94,10 @@ class StoreMember:
             handle = await self.store.attach(entry.room)
         except RoomNotFoundError:
             return None
-        return _StoreRoom(handle) if handle.generation == entry.generation else None
+        if handle.generation != entry.generation:
+            return None
+        resume_room(handle)
+        return _StoreRoom(handle)
 
     async def record_failure(self, room: int, reason: str) -> object:
         return await self.store.record_failure(room, reason)
@@ -144,17 +149,17 @@ class GroupMember:
     """A client that is one of the ranks of a group, of which the store speaks for all."""
 
     def __init__(
-        self, store: AsyncStatusStore, group: AsyncRankGroup, rounds: Rounds, ranks: tuple[int, int], owner: str
+        self, store: AsyncStatusStore, group: AsyncRankGroup, rounds: Rounds, rank: int, hello: ClientHello
     ) -> None:
         self.store = store
         self.rounds = rounds
         self._group = group
-        self._ranks = ranks
-        self._owner = owner
+        self._ranks = rank, hello.world_size
+        self._hello = hello
         self._lease: RankLease | None = None
 
     async def hold_lease(self, ttl: float, stands_still: Callable[[], bool], former: LeaseState | None) -> HeldLease:
-        config = LeaseConfig.checked(self._owner, ttl, None)
+        config = replace(LeaseConfig.checked(self._hello.owner, ttl, None), process=self._hello.process)
         self._lease = await self._group.hold(self._ranks, config, former, stands_still)
         return self._lease
 
@@ -189,7 +194,7 @@ class GroupMember:
 
     def _held(self, operation: str) -> RankLease:
         if self._lease is None:
-            raise LeaseLostError(operation, self._owner)
+            raise LeaseLostError(operation, self._hello.owner)
         return self._lease
 
 

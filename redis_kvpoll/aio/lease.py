@@ -6,15 +6,18 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
 from redis_kvpoll._fork import forkable
 from redis_kvpoll.aio.dispatcher import AsyncDispatcher
+from redis_kvpoll.aio.room import AsyncRoom
 from redis_kvpoll.engine.effects import Flow
 from redis_kvpoll.engine.lease_base import LeaseBase
 from redis_kvpoll.engine.lease_state import LeaseState
 from redis_kvpoll.errors import KVPollError
+from redis_kvpoll.protocol import keys
 from redis_kvpoll.protocol.lease_commands import LeaseConfig
 
 LOOK_SECONDS = 0.05
@@ -99,14 +102,23 @@ class AsyncLease(LeaseBase):
         self._forked()
 
 
-def renew_unless(lease: AsyncLease, stands_still: Callable[[], bool]) -> None:
-    """Renew a lease for another process, but let it expire while that stands still, as the process's own would."""
+def hold_for(lease: AsyncLease, process: str, stands_still: Callable[[], bool]) -> None:
+    """Let a lease be another process's: it has its name, and expires while that stands still, as its own would."""
+    lease._keeper.config = replace(lease._keeper.config, process=process or lease._keeper.config.process)
     lease._stands_still = stands_still
 
 
 async def resume(lease: AsyncLease, state: LeaseState) -> None:
     """Hold a lease as another store has held it, in place of entering it. LeaseLostError if it is lost."""
     await lease._hold(lease._keeper.resume(state))
+
+
+def resume_room(handle: AsyncRoom) -> None:
+    """Restore an attached room after a loss of data, as another store did that its process has opened it through."""
+    executor = handle._require_dispatcher("attach").executor
+    if (context := executor.session.context) is not None:
+        tag = keys.tag(context.namespace, context.shards, handle.id)
+        executor.recovery.tracked_rooms.own(tag, handle.id, handle.generation)
 
 
 def state_of(lease: AsyncLease) -> LeaseState:

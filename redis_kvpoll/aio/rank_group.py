@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from types import TracebackType
@@ -19,6 +18,7 @@ from redis_kvpoll._fork import forkable
 from redis_kvpoll.aio.lease import LOOK_SECONDS, never
 from redis_kvpoll.aio.store import AsyncStatusStore
 from redis_kvpoll.engine.lease import LeaseKeeper
+from redis_kvpoll.engine.lease_base import this_process
 from redis_kvpoll.engine.lease_state import LeaseState
 from redis_kvpoll.engine.members import RankMember
 from redis_kvpoll.engine.rank_group import RankGroup
@@ -117,7 +117,7 @@ class AsyncRankGroup:
     async def _hold(
         self, member: RankMember, config: LeaseConfig, former: LeaseState | None, stands_still: Callable[[], bool]
     ) -> RankLease:
-        config = replace(config, process=f"{os.uname().nodename}:{os.getpid()}")
+        config = replace(config, process=config.process or this_process())
         keeper = LeaseKeeper(self._dispatcher.executor, config, member)
         try:
             await self._dispatcher.run(keeper.take() if former is None else keeper.resume(former))

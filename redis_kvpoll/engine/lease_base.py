@@ -11,12 +11,17 @@ from redis_kvpoll.errors import StoreClosedError
 from redis_kvpoll.protocol.lease_commands import LeaseConfig
 
 
+def this_process() -> str:
+    """Return this process as the owners' list names it, ``host:pid``."""
+    return f"{os.uname().nodename}:{os.getpid()}"
+
+
 class LeaseBase:
     """The state of a lease, without I/O."""
 
     def __init__(self, executor: Executor, config: LeaseConfig) -> None:
         self._executor = executor
-        self._keeper = LeaseKeeper(executor, replace(config, process=f"{os.uname().nodename}:{os.getpid()}"))
+        self._keeper = LeaseKeeper(executor, replace(config, process=config.process or this_process()))
         self._is_held = False
         self._forked_from: int | None = None
 

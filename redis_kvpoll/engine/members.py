@@ -8,6 +8,7 @@ Invariant: a member whose lease was lost or given up is no member any more; what
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Protocol
@@ -16,8 +17,8 @@ from redis_kvpoll.engine import tracking
 from redis_kvpoll.engine.marks import Mark
 from redis_kvpoll.engine.tracked_rooms import TrackedRooms
 from redis_kvpoll.errors import InvalidInputError
-from redis_kvpoll.model import Outcome
-from redis_kvpoll.protocol import rank_commands, script_specs
+from redis_kvpoll.model import Outcome, RoomFailure
+from redis_kvpoll.protocol import keys, rank_commands, script_specs
 from redis_kvpoll.protocol.rank_commands import RankIdentity, SentChange
 from redis_kvpoll.protocol.replies import parse_status
 from redis_kvpoll.protocol.script_call import Call, CallContext
@@ -98,6 +99,12 @@ class Members(dict[RankIdentity, RankMember]):
     def holders(self) -> list[tuple[TrackedRooms, RankMember | None]]:
         """What the store itself tracks, and what each member does."""
         return [(self.own, None), *((member.tracked_rooms, member) for member in list(self.values()))]
+
+    def fail(self, context: CallContext, failure: RoomFailure) -> None:
+        """Note a failure that a follower has read: whoever tracks the room brings it back as Failed."""
+        tag = keys.tag(context.namespace, context.shards, failure.room)
+        for rooms, _ in self.holders:
+            rooms.fail(tag, failure.room, failure.generation, failure.reason or "", time.monotonic())
 
     @property
     def leases(self) -> list[Renewable]:

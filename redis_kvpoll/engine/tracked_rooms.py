@@ -140,6 +140,19 @@ class TrackedRooms:
             self._sweep_at = len(rooms_here) * 2 + SWEEP_EVERY
         return tracked
 
+    def own(self, tag: str, room: int, generation: int) -> None:
+        """Bring back a generation that is attached here, after a loss, as the store does that has opened it."""
+        tracked = self.in_shard(tag).get(room)
+        if tracked is not None and tracked.generation == generation:
+            tracked.role = "creator"
+
+    def fail(self, tag: str, room: int, generation: int, reason: str, now: float) -> None:
+        """Note that a generation has failed, as a follower's thread has read: it is brought back as Failed."""
+        tracked = self.in_shard(tag).get(room)
+        if tracked is not None and tracked.generation == generation and tracked.status is not KVPoll.Failed:
+            self.merge_status(tracked, KVPoll.Failed, now)
+            tracked.reason = reason
+
     def merge_status(self, tracked: TrackedRoom, status: KVPoll | None, now: float) -> None:
         """Merge a status from a reply into what is known of a room."""
         if status is None:

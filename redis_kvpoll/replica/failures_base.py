@@ -98,6 +98,8 @@ class FailuresBase(WriteObserver, ABC):
         """Call the listeners, in the follower's thread or task."""
         while self._log is not None and self._log.news:
             failure = self._log.news.popleft()
+            if (context := self._executor.session.context) is not None:
+                self._executor.recovery.members.fail(context, failure)
             for callback in tuple(self._callbacks):
                 try:
                     callback(failure)

@@ -257,6 +257,17 @@ class TestGoingOn:
 
 
 class TestFailures:
+    async def test_room_failed_by_hand_is_brought_back_as_failed(self, ranks, url, client, store):
+        """The ranks were told that it has failed: after a loss of data nobody else knows."""
+        await opened(ranks, A)
+        async with AsyncStatusStore.from_url(url, namespace="t", policy="strict") as operator:
+            await operator.abort(A, "wrong model")
+        for rank in ranks:
+            await rank.until(messages.FAILED)
+        client.flushall()
+        await opened(ranks[:1], B)
+        assert (await store.get(A), await store.failure_reason(A)) == (FAIL, "wrong model")
+
     async def test_rank_hears_of_a_failure_before_it_came(self, ranks, url):
         """It joins a room that is Failed, of which the follower has told the other ranks."""
         await opened(ranks[:2], A)

@@ -31,6 +31,12 @@ async def store(url):
 
 
 @pytest.fixture
+def client(url, real_servers):
+    with real_servers.get("valkey").client() as client:
+        yield client
+
+
+@pytest.fixture
 async def parts():
     parts = TableParts()
     yield parts
@@ -115,6 +121,38 @@ async def test_life_that_has_failed_meanwhile_fails_in_the_process(process, stor
     again = Process(parts, replace(hello, former=process.lease))
     again.change(1, is_new=True, status=3, generation=process.generation)
     assert messages.decode_words(await again.until(messages.FAILED)) == [1, 1, "wrong model", True]
+
+
+async def test_room_from_a_former_agent_survives_a_loss_of_data(process, store, parts, hello, client):
+    """Another store has opened it, for the same process: that still has it, so it is brought back."""
+    process.session.ended("superseded")
+    await process.until(messages.LEFT)
+    again = Process(parts, replace(hello, former=process.lease))
+    again.change(1, is_new=True, status=2, generation=process.generation)
+    await again.until(messages.OPENED)
+    client.flushall()
+    again.change(2, is_new=True, status=1)
+    await again.until(messages.OPENED)
+    entry = await store.entry(1)
+    assert entry is not None
+    assert (entry.status, entry.generation) == (KVPoll.WaitingForInput, process.generation)
+
+
+async def test_room_failed_by_hand_is_brought_back_as_failed(process, store, client):
+    """The process was told that it has failed: after a loss of data nobody else knows."""
+    await store.abort(1, "wrong model")
+    await process.until(messages.FAILED)
+    client.flushall()
+    process.change(2, is_new=True, status=1)
+    await process.until(messages.OPENED)
+    entry = await store.entry(1)
+    assert (entry.status, entry.reason, entry.generation) == (KVPoll.Failed, "wrong model", process.generation)
+
+
+async def test_owner_is_the_process_and_not_its_agent(parts, hello, store):
+    process = Process(parts, replace(hello, process="engine:7"))
+    await process.until(messages.JOINED)
+    assert [owner.process for owner in await store.owners()] == ["engine:7"]
 
 
 async def test_ended_life_that_the_table_has_cleared_opens_nothing(process, store, parts, hello):

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from redis_kvpoll import AsyncStatusStore, KVPoll, LeaseLostError
-from redis_kvpoll.aio.lease import abandon, renew_unless, resume, state_of
+from redis_kvpoll.aio.lease import abandon, hold_for, resume, state_of
 from redis_kvpoll.engine.lease_state import LeaseState
 from tests.support import pace
 
@@ -95,7 +95,7 @@ async def test_lease_of_one_who_stands_still_expires(stores):
     stands_still = [False]
     async with stores() as first, stores() as second:
         lease = first.lease(OWNER, ttl=pace.seconds(0.5))
-        renew_unless(lease, lambda: stands_still[0])
+        hold_for(lease, "", lambda: stands_still[0])
         await lease.__aenter__()
         await opened(first)
         stands_still[0] = True

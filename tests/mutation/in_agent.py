@@ -135,4 +135,25 @@ IN_THE_AGENT = [
         "elif False:",
         "agent/test_channel.py::TestMessages::test_kinds_that_are_not_polled_reach_the_channels_thread_alone",
     ),
+    (
+        "a room from a former agent is not brought back",
+        "engine.tracked_rooms:TrackedRooms.own",
+        'tracked.role = "creator"',
+        "pass",
+        "agent/test_table_parts.py::test_room_from_a_former_agent_survives_a_loss_of_data",
+    ),
+    (
+        "a failure that a follower has read is forgotten with the data",
+        "engine.tracked_rooms:TrackedRooms.fail",
+        "self.merge_status(tracked, KVPoll.Failed, now)",
+        "pass",
+        "agent/test_table_parts.py::test_room_failed_by_hand_is_brought_back_as_failed",
+    ),
+    (
+        "the agent is the owner",
+        "aio.lease:hold_for",
+        "process=process or lease._keeper.config.process",
+        "process=lease._keeper.config.process",
+        "agent/test_table_parts.py::test_owner_is_the_process_and_not_its_agent",
+    ),
 ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import os
 import threading
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -185,6 +186,7 @@ def hello_of(settings: PluginSettings, identity: ProcessIdentity) -> ClientHello
         settings.join,
         other=f"{settings.namespace}-{_other_role(identity)}",
         collects=identity.rank in identity.stages[1:],  # the first stage collects from SGLang's own store
+        process=f"{os.uname().nodename}:{os.getpid()}",
     )
 
 
