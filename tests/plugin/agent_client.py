@@ -1,7 +1,6 @@
 """A process of SGLang on an agent, with a stand-in for its manager: run by test_agent.py.
 
-Its arguments are how many rooms it opens, and of how many ranks it is the last. It says "open".
-Told to "end", it makes more changes and kills itself; else it
+Its argument is how many rooms it opens. It says "open". Told to "end", it makes more changes and kills itself; else it
 answers with the statuses of its rooms.
 """
 
@@ -19,8 +18,7 @@ PORT = 41000
 
 
 def main() -> None:
-    ranks = int(sys.argv[2])
-    sglang = manager(rank_port=PORT, attn_tp_size=ranks, attn_tp_rank=ranks - 1)
+    sglang = manager(rank_port=PORT)
     plugin.after_init(None, sglang)
     rooms = range(FIRST, FIRST + int(sys.argv[1]))
     for room in rooms:
