@@ -268,6 +268,14 @@ class TestFailures:
         await opened(ranks[:1], B)
         assert (await store.get(A), await store.failure_reason(A)) == (FAIL, "wrong model")
 
+    async def test_reason_alone_is_of_its_rank(self, ranks, store):
+        """It is recorded before its failure, and no hand's."""
+        await opened(ranks, A)
+        ranks[1].change(A, reason="no route")
+        await flushed(ranks)
+        entry = await store.entry(A)
+        assert (entry.status, entry.reason, entry.failed_by) == (KVPoll.Bootstrapping, "no route", "h:1 rank 1")
+
     async def test_rank_hears_of_a_failure_before_it_came(self, ranks, url):
         """It joins a room that is Failed, of which the follower has told the other ranks."""
         await opened(ranks[:2], A)

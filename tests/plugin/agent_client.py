@@ -1,7 +1,7 @@
 """A process of SGLang on an agent, with a stand-in for its manager: run by test_agent.py.
 
-Its arguments are how many rooms it opens, of how many ranks it is the last, and how many megabytes it touches. It says
-"open". Told to "end", it makes more changes and kills itself; else it answers with the statuses of its rooms.
+Its arguments are how many rooms it opens, and how many megabytes it touches. It says "open". Told to "end", it makes
+more changes and kills itself; else it answers with the statuses of its rooms.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ PORT = 41000
 
 
 def main() -> None:
-    count, ranks, megabytes = map(int, sys.argv[1:])
+    count, megabytes = map(int, sys.argv[1:])
     touched = bytearray(megabytes << 20)  # before it has a lease, since this holds the interpreter lock
     for page in range(0, len(touched), 4096):
         touched[page] = 1
-    sglang = manager(rank_port=PORT, attn_tp_size=ranks, attn_tp_rank=ranks - 1)
+    sglang = manager(rank_port=PORT)
     plugin.after_init(None, sglang)
     rooms = range(FIRST, FIRST + count)
     for room in rooms:

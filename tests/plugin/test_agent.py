@@ -21,6 +21,7 @@ from redis_kvpoll import KVPoll
 from redis_kvpoll.agent import client
 from redis_kvpoll.agent.channel import AgentChannel
 from tests.plugin.agent_client import FIRST, PORT
+from tests.plugin.rank_client import RANKS
 from tests.support import pace, real
 from tests.support.standin import OWNER, joined, manager, serve, serve_rooms, table, until_equal
 
@@ -103,9 +104,9 @@ def incarnations(store):
 
 
 @contextlib.contextmanager
-def process_with(rooms, ranks=1, megabytes=0):
-    """Another process of SGLang, the last of some ranks, with so many open rooms and so much memory touched."""
-    command = [sys.executable, "-m", "tests.plugin.agent_client", *map(str, (rooms, ranks, megabytes))]
+def process_with(rooms, megabytes=0):
+    """Another process of SGLang, with so many open rooms, and so much memory that it has touched."""
+    command = [sys.executable, "-m", "tests.plugin.agent_client", str(rooms), str(megabytes)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen(command, text=True, bufsize=1, **pipes) as process:
         assert process.stdout.readline() == "open\n"
@@ -151,18 +152,20 @@ class TestOneAgent:
 
     def test_ranks_share_its_connections_and_no_end(self, server, agents):
         """One of 8 processes is killed: the rooms in which it has a part fail, and no other's lease is lost."""
-        ranks = [manager(attn_tp_size=8, attn_tp_rank=rank, rank_port=40000 + rank) for rank in range(7)]
-        with joined(*ranks), table(server) as store, process_with(1, ranks=8) as process:
+        ranks = [manager(attn_tp_size=RANKS, attn_tp_rank=rank, rank_port=40000 + rank) for rank in range(RANKS - 1)]
+        command, pipe = [sys.executable, "-m", "tests.plugin.rank_client"], subprocess.PIPE
+        with joined(*ranks), table(server) as store, subprocess.Popen(command, stdin=pipe, stdout=pipe) as process:
+            assert process.stdout.readline() == b"open\n"
             for sglang in ranks:
                 sglang.request_status[FIRST] = sglang.request_status[1] = BOOT
-            real.until(lambda: len(store.collect(FIRST)) == 8, "all are published")
-            real.until(lambda: len(store.collect(1)) == 7, "all are published")
-            assert len(server.client().client_list()) < 8 + 7  # 4 each would be 32
+            real.until(lambda: len(store.collect(FIRST)) == RANKS, "all are published")
+            real.until(lambda: len(store.collect(1)) == RANKS - 1, "all are published")
+            assert len(server.client().client_list()) < 2 * RANKS  # with 4 each there were 32
             process.kill()
             real.until(lambda: store.get(FIRST) is KVPoll.Failed, "its room fails")
             assert store.entry(FIRST).reason.endswith(f":{PORT} lost")
             assert store.get(1) is KVPoll.Bootstrapping
-            assert [owner.state for owner in store.owners() if owner.state != "lost"] == ["alive"] * 7
+            assert [owner.state for owner in store.owners() if owner.state != "lost"] == ["alive"] * (RANKS - 1)
             real.until(lambda: {sglang.request_status[FIRST] for sglang in ranks} == {FAIL}, "the others hear of it")
         assert len(agents.pids) == 1
 
