@@ -32,7 +32,7 @@ def launch(table, store, tmp_path):
                 [*KVPOLL, "serve", "-n", "prod-prefill", *given, f"--port={port}", *words],
                 stderr=file,
                 stdout=file,
-                preexec_fn=real.hear_ctrl_c,
+                preexec_fn=real.hear_signals,
                 env=os.environ | {"PYTHONWARNINGS": "error"} | variables,
             )
         running.append(process)
