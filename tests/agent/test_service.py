@@ -17,7 +17,7 @@ import pytest
 from redis_kvpoll.agent.channel import AgentChannel
 from tests.agent.application import ECHO
 from tests.support import agents, pace
-from tests.support.real import hear_ctrl_c, until
+from tests.support.real import hear_signals, until
 
 AGENT = [sys.executable, "-m", "redis_kvpoll.cli", "agent"]
 APPLICATION = f"{agents.APPLICATION}:make"
@@ -41,7 +41,7 @@ def run(engine, path):
             env=os.environ | environment,
             stderr=subprocess.PIPE,
             text=True,
-            preexec_fn=hear_ctrl_c,
+            preexec_fn=hear_signals,
         )
         services.append(service)
         until(lambda: service.pid in engine.agents(), "its start")

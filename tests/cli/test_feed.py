@@ -193,7 +193,7 @@ class Tailing:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
-            preexec_fn=real.hear_ctrl_c,
+            preexec_fn=real.hear_signals,
         )
 
     def __enter__(self):

@@ -26,6 +26,7 @@ from redis_kvpoll.cli.report import as_json, render
 from redis_kvpoll.replay import runner
 from redis_kvpoll.replay.pacing import HostTooSlowError
 from redis_kvpoll.replay.report import Latency
+from tests.support import real
 from tests.support.reports import report
 
 SMALL = ("--limit=20", "--speed=60", "--crash-rate=0", "--late-rate=0.3", "--reuse-rate=0.3", "--seed=4")
@@ -225,6 +226,7 @@ class Terminal:
         self._text = ""
         self.pid, self._fd = pty.fork()
         if self.pid == 0:
+            real.hear_signals()
             os.execvp(command[0], command)  # noqa: S606
         fcntl.ioctl(self._fd, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 80, 0, 0))
 

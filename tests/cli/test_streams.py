@@ -74,7 +74,7 @@ def test_pipe_that_ends_is_silent(run, command):
 def test_tail_escapes_what_cannot_be_encoded(run, url, encoding):
     line = [sys.executable, "-m", "redis_kvpoll.cli", "tail", "-n", "p", "--redis", url, "--last", "1"]
     environment = os.environ | {"PYTHONIOENCODING": encoding}
-    with subprocess.Popen(line, stdout=subprocess.PIPE, env=environment, preexec_fn=real.hear_ctrl_c) as process:
+    with subprocess.Popen(line, stdout=subprocess.PIPE, env=environment, preexec_fn=real.hear_signals) as process:
         assert REASON.encode(encoding, "backslashreplace") in process.stdout.readline()
         process.send_signal(signal.SIGINT)
     assert process.returncode == 130

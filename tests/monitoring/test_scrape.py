@@ -29,7 +29,7 @@ REPLAY = ("--limit", "20000", "--speed", "30", "--late-rate", "0.3", "--reuse-ra
 
 def start(*arguments):
     command = [sys.executable, "-m", "redis_kvpoll.cli", *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, preexec_fn=real.hear_ctrl_c)
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, preexec_fn=real.hear_signals)
 
 
 def namespaces_of(server):

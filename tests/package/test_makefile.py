@@ -62,7 +62,7 @@ def start(checkout):
         stderr=subprocess.STDOUT,
         text=True,
         env=os.environ | {"MAKEFLAGS": "", "MAKELEVEL": "0"},  # it is nobody else's part, though make test runs this
-        preexec_fn=real.hear_ctrl_c,
+        preexec_fn=real.hear_signals,
     )
 
 

@@ -91,7 +91,7 @@ class TestWholeRuns:
             env=environment,
             stderr=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
-            preexec_fn=real.hear_ctrl_c,
+            preexec_fn=real.hear_signals,
         ) as process:
             # Itself, guard and server, router, two forkservers, workers.
             real.until(lambda: len(marked(mark)) >= 7, "all processes run")

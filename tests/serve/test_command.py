@@ -28,7 +28,7 @@ def launch(table, store, tmp_path):
                 [*KVPOLL, "serve", "-n", "prod-prefill", "--redis", viewer_url(table), f"--port={port}", *words],
                 stderr=file,
                 stdout=file,
-                preexec_fn=real.hear_ctrl_c,
+                preexec_fn=real.hear_signals,
                 env=os.environ | {"PYTHONWARNINGS": "error"},
             )
         running.append(process)

@@ -134,7 +134,7 @@ class TestReading:
                 result = CliRunner().invoke(kvpoll, [*command, *where])
                 assert (result.exit_code, found in result.output) == (0, True), result.output
             tail = [sys.executable, "-m", "redis_kvpoll.cli", "tail", "--json", "--last", "9", *where]
-            with subprocess.Popen(tail, stdout=subprocess.PIPE, preexec_fn=real.hear_ctrl_c) as process:
+            with subprocess.Popen(tail, stdout=subprocess.PIPE, preexec_fn=real.hear_signals) as process:
                 assert json.loads(process.stdout.readline())["room"] in (1, 2, 3)
                 process.send_signal(signal.SIGINT)
 

@@ -93,9 +93,10 @@ def is_busy(client: redis.Redis) -> bool:
     return False
 
 
-def hear_ctrl_c() -> None:
-    """Undo that SIGINT is ignored: it is when the tests run in the background, and children inherit it."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+def hear_signals() -> None:
+    """Undo what children inherit: in the background SIGINT and SIGQUIT are ignored, under nohup SIGHUP is."""
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def at_the_second_pause(monkeypatch: pytest.MonkeyPatch, do: Callable[[], Any]) -> list[int]:
