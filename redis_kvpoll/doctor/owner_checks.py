@@ -50,10 +50,17 @@ def _unnoticed(facts: Facts, table: TableFacts) -> Observation | None:
         return None
     silent = max(now - owner.last_heartbeat_at for owner in late)
     where = "" if replica_of(facts) is None else " at the primary"
+    processes = sorted({owner.process for owner in late if owner.process})
+    who = ", ".join(processes[:4]) or "its process"
+    advice = (
+        f"no lease is held. See whether {who} runs, and SGLang's agent beside it: one that lives goes on by itself. "
+        f"If it is dead, kvpoll reap -n {facts.namespace}{where} fails its rooms, also those that are still served "
+        "(run it twice)"
+    )
     return problem(
         f"{named(late)} without a heartbeat for {silent:.0f} s, and no process has noticed",
         "a sweep within three heartbeats",
-        f"no process with a lease is left: kvpoll reap -n {facts.namespace}{where} fails their rooms (run it twice)",
+        advice,
     )
 
 
@@ -131,10 +138,13 @@ def _lost_with_failures(facts: Facts, table: TableFacts, with_failed: list[Owner
         what += f" at {when(last.lost_at, table.now)}"
     what += f"; {plural(sum(owner.failed for owner in found), 'room')} failed"
     if not missing:
+        listed = f"kvpoll owners -n {facts.namespace} lists them"
         now = {owner.process for owner in table.owners if owner.state == "alive" and owner.name == last.name}
         what += "; they are back" if others else f"; it is back, as {min(now)}" if all(now) and now else "; it is back"
+        if last.process in now:
+            return note(what, "", f"{listed}; it is the same process: it stood still, or its agent or its network did")
         advice = "a process that was not started again shares its name with another one, and lost its rooms to it"
-        return note(what, "", f"kvpoll owners -n {facts.namespace} lists them; {advice}")
+        return note(what, "", f"{listed}; {advice}")
     where = f"the log of {last.process}" if last.process else "the log of its host"
     return warning(what, "no lost owner", f"see {where}, and start it again: kvpoll owners -n {facts.namespace}")
 

@@ -67,7 +67,8 @@ class TestOwners:
         begin_long_ago(client)
         with StatusStore.from_url(server.tcp) as other, StatusStore.from_url(server.tcp) as third:
             for room, each in enumerate([store, other]):
-                ManualLease(each).take()
+                lost = ManualLease(each).take()
+                client.hset("kvpoll:{default}:leases", f"by {lost.incarnation}", "host:8")
                 each.open(room)
                 assert die(client, third) == 1
             back = ManualLease(third, ttl=600.0).take()
@@ -75,6 +76,9 @@ class TestOwners:
             found = examine(server.tcp)["leases"]
             assert "prefill-0 was lost 2 times, the last at" in found.found
             assert "it is back, as host:7" in found.found
+            assert "shares its name with another one" in found.advice
+            client.hset("kvpoll:{default}:leases", f"by {back.incarnation}", "host:8")
+            assert "it is the same process" in examine(server.tcp)["leases"].advice
             back.give_up()
 
     def test_turns_of_a_name_are_a_warning_for_minutes(self, server, client, store, monkeypatch):

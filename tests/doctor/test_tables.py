@@ -181,6 +181,7 @@ class TestLeases:
         pass_time(client, 1000)
         found = found_by("leases", server)
         assert (found.level, "no process has noticed" in found.found) == (PROBLEM, True)
+        assert "See whether its process runs" in found.advice
 
     def test_lease_that_has_just_expired_is_no_finding(self, server, store, client):
         pass_time(client, 610)
